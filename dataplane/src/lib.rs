@@ -1,0 +1,15 @@
+//! NIC queues, as a TCP stack sees them, and what stands behind.
+//!
+//! * [`pkt`]: the seam. Received packets, packets to be sent, ports and what they can do. No DPDK.
+//! * [`mem`]: a port pair of plain memory.
+//! * [`fault`] and [`capture`]: wrappers round any port that lose, delay, double, reorder and corrupt packets,
+//!   and that write pcap files.
+#![cfg_attr(feature = "lcore", doc = "* [`cpt`], [`lcore`]: CPU partitions and pinned polling threads.")]
+#![cfg_attr(feature = "dpdk", doc = "* [`dpdk`]: the EAL, ethdev ports, mempools.")]
+
+pub mod capture;
+pub mod fault;
+pub mod mem;
+pub mod pkt;
+
+pub use hugepages;

@@ -1,0 +1,261 @@
+//! Packet buffers and ports: what a TCP stack sees of a NIC queue pair.
+//!
+//! Nothing here knows DPDK. A port's packets are `!Send`: they live and die on the lcore that polls the port.
+
+use std::collections::VecDeque;
+
+use arrayvec::ArrayVec;
+use hugepages::{BackingKind, Lent, PageRun, RxFrag, RxHome};
+
+/// Most packets that one receive burst brings.
+pub const RX_BURST: usize = 32;
+
+/// Room for copied bytes (headers and small payload) in a transmit packet's first buffer, in bytes.
+pub const TX_HEAD_ROOM: usize = 2048;
+
+/// What the port knows of a received packet's TCP checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Csum {
+    /// Verified by the device.
+    Good,
+    /// Wrong: drop and count.
+    Bad,
+    /// Not looked at: verify in software.
+    #[default]
+    None,
+    /// The sender left it partial (it never crossed a wire): accept.
+    Partial,
+}
+
+/// What comes with a received packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct RxMeta {
+    /// TCP checksum.
+    pub csum: Csum,
+    /// Segment size that a coalesced packet (LRO) was made of, in bytes; 0 when it is a plain one.
+    pub lro_segsz: u16,
+    /// RSS hash, or 0.
+    pub hash: u32,
+    /// VLAN id that the device stripped.
+    pub vlan: Option<u16>,
+    /// Pool memory behind the packet, in bytes.
+    pub truesize: u32,
+}
+
+/// How the TCP checksum field of a packet to be sent is to be understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum TxCsum {
+    /// Complete; the device leaves it alone.
+    #[default]
+    Done,
+    /// Holds the pseudo-header sum (without the length when `segsz` is set); the device completes it, and the
+    /// IPv4 header's, too.
+    Offload,
+}
+
+/// What the device needs to know of a packet to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct TxMeta {
+    /// Length of the link header, in bytes.
+    pub l2: u8,
+    /// Length of the IP header, in bytes.
+    pub l3: u8,
+    /// Length of the TCP header, in bytes.
+    pub l4: u8,
+    /// Segment size for TSO in payload bytes; 0 when the packet goes out as it is.
+    pub segsz: u16,
+    /// TCP checksum.
+    pub csum: TxCsum,
+    /// IPv6 rather than IPv4.
+    pub v6: bool,
+    /// VLAN id for the device to insert; only where [`PortCaps::vlan_insert`] says so.
+    pub vlan: Option<u16>,
+}
+
+/// Which memory the device behind a port can read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Any memory of this process (the port copies).
+    Any,
+    /// Memory of the EAL with a valid I/O address.
+    Eal,
+    /// No external memory at all: everything is copied.
+    None,
+}
+
+impl Reach {
+    /// Whether pages of `run` may be attached.
+    pub fn covers(self, run: &PageRun) -> bool {
+        match self {
+            Reach::Any => true,
+            Reach::Eal => run.kind() == BackingKind::Eal && run.iova() != hugepages::BAD_IOVA,
+            Reach::None => false,
+        }
+    }
+}
+
+/// What a port can do, negotiated when it was started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortCaps {
+    /// Name, as DPDK or the test gave it.
+    pub name: String,
+    /// Ethernet address.
+    pub mac: [u8; 6],
+    /// Largest IP packet, in bytes, link header not counted.
+    pub mtu: u16,
+    /// Largest IP packet handed over for TSO, in bytes; 0 when the port cannot segment.
+    pub tso_max: u32,
+    /// Most buffers in one packet to be sent, the header's included.
+    pub max_segs: u16,
+    /// The device completes TCP and IPv4 checksums ([`TxCsum::Offload`]).
+    pub tx_csum: bool,
+    /// The device judges TCP checksums of received packets.
+    pub rx_csum: bool,
+    /// The device may hand over coalesced packets.
+    pub lro: bool,
+    /// The device inserts VLAN tags.
+    pub vlan_insert: bool,
+    /// The device strips VLAN tags.
+    pub vlan_strip: bool,
+    /// External memory that may be attached.
+    pub reach: Reach,
+}
+
+/// Bytes that did not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the packet's first buffer has no room for the bytes")]
+pub struct Full;
+
+/// Why pages were not attached. The caller copies them and counts, or refuses the operation.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AttachError {
+    /// The device cannot read this memory.
+    #[error("port {port} cannot reach {kind:?} memory: allocate the pages from the EAL")]
+    Unreachable {
+        /// Port name.
+        port: String,
+        /// What the pages are made of.
+        kind: BackingKind,
+    },
+    /// The packet has as many buffers as the device takes.
+    #[error("the packet already has {max} buffers")]
+    Segments {
+        /// The limit.
+        max: u16,
+    },
+    /// The NIC holds too many references on these pages.
+    #[error(transparent)]
+    Count(#[from] hugepages::AttachRefused),
+    /// No mbuf was left for the attachment.
+    #[error("no buffer left to attach pages with")]
+    NoBuffer,
+}
+
+/// A received packet.
+pub trait RxPkt: Sized {
+    /// The first buffer. Ethernet, IP and TCP headers are contiguous in it (up to 128 bytes).
+    fn head(&self) -> &[u8];
+    /// The first buffer, to change headers in place. Payload is not written through it.
+    fn head_mut(&mut self) -> &mut [u8];
+    /// Length of the whole packet in bytes.
+    fn len(&self) -> u32;
+    /// Whether the packet is empty.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// What the device said of it.
+    fn meta(&self) -> RxMeta;
+    /// Shows all bytes in order, buffer by buffer (checksums, captures).
+    fn for_each(&self, f: &mut dyn FnMut(&[u8]));
+    /// Takes the packet apart: the `len` bytes from `off` go to `out` by reference, in order; the rest is freed.
+    fn frags(self, off: u32, len: u32, out: &mut dyn FnMut(RxFrag));
+}
+
+/// A packet to be sent: a first buffer with copied bytes, then attached pages.
+pub trait TxPkt: Sized {
+    /// The bytes copied so far.
+    fn head_mut(&mut self) -> &mut [u8];
+    /// Appends bytes to the first buffer. Only before the first `attach`.
+    ///
+    /// # Errors
+    /// [`Full`] beyond [`TX_HEAD_ROOM`]; nothing was copied then.
+    fn copy_in(&mut self, b: &[u8]) -> Result<(), Full>;
+    /// Appends the window of `s` by reference. On an error nothing was appended.
+    ///
+    /// # Errors
+    /// [`AttachError`] says why; the packet is as before.
+    fn attach(&mut self, s: &Lent) -> Result<(), AttachError>;
+    /// Length of the whole packet in bytes.
+    fn len(&self) -> u32;
+    /// Whether the packet is empty.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Shows all bytes in order (software checksums, captures).
+    fn for_each(&self, f: &mut dyn FnMut(&[u8]));
+    /// Sets what the device has to know.
+    fn finish(self, m: TxMeta) -> Self;
+    /// What `finish` set.
+    fn tx_meta(&self) -> TxMeta;
+}
+
+/// What [`Port::reclaim`] came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reclaimed {
+    /// The driver let this many buffers go.
+    Freed(u32),
+    /// The driver holds nothing.
+    Clean,
+    /// The driver frees only when something is sent: send one harmless frame.
+    Nudge,
+}
+
+/// Counts of one queue pair since the port was started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortCounters {
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Packets that the receiver had no buffer for.
+    pub rx_nombuf: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Packets dropped on sending (malformed for the device).
+    pub tx_dropped: u64,
+    /// Payload pieces attached by reference.
+    pub tx_attached: u64,
+    /// Packets whose buffers had to be joined into one.
+    pub linearised: u64,
+    /// `tx_alloc` calls that found no buffer.
+    pub tx_nombuf: u64,
+}
+
+/// One receive and one transmit queue of a port, polled by one lcore.
+pub trait Port {
+    /// Received packets.
+    type Rx: RxPkt;
+    /// Packets to be sent.
+    type Tx: TxPkt;
+
+    /// What the port can do.
+    fn caps(&self) -> &PortCaps;
+    /// Appends received packets to `out` until it is full or none is left.
+    fn rx_burst(&mut self, out: &mut ArrayVec<Self::Rx, RX_BURST>);
+    /// An empty packet, or `None` when no buffer is left.
+    fn tx_alloc(&mut self) -> Option<Self::Tx>;
+    /// Sends from the front of `q`; what the device does not take stays in it. Returns how many were sent.
+    fn tx_burst(&mut self, q: &mut VecDeque<Self::Tx>) -> usize;
+    /// Asks the driver to let go of sent buffers, `want` of them.
+    fn reclaim(&mut self, want: u32) -> Reclaimed;
+    /// The home of this port's receive buffers: drained each turn by whoever polls.
+    fn home(&self) -> &RxHome;
+    /// Receive memory: (bytes free, bytes in all).
+    fn rx_memory(&self) -> (u64, u64);
+    /// Whether the link is up.
+    fn link_up(&self) -> bool;
+    /// Counts since the start.
+    fn counters(&self) -> PortCounters;
+}

@@ -1,0 +1,514 @@
+//! Lendings: who still needs the pages of a message that is being sent.
+//!
+//! A lending is made per (message, run) on the lcore that transmits. Three parties may hold it:
+//!
+//! ```text
+//!   stream  ── Lent clones, until TCP has acknowledged past the piece ─┐
+//!   runtime ── one Lent clone, until the peer's zero-copy ACK ─────────┼─> last one drops the first NIC count
+//!   NIC     ── NicRef per attached frame (u16, atomic, DPDK's) ────────┴─> at 0: freed list -> reap() -> released
+//! ```
+//!
+//! So "released" means: acknowledged by the peer AND by TCP AND let go by the NIC, in any order, exactly once.
+//! `Lent` counts without atomics and stays on its lcore. The NIC's count may fall on any thread, inside a
+//! driver: that path only links the slot into a list.
+
+use std::cell::{Cell, UnsafeCell};
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicPtr, AtomicU16, AtomicU64, Ordering, fence};
+
+use crate::run::PageRun;
+
+/// The most references that a NIC may hold on one lending. DPDK's count is a `u16`; at half of its range the
+/// attachment is refused and the caller copies instead.
+pub const NIC_REFS_MAX: u16 = 32_768;
+
+/// Same layout as DPDK's `struct rte_mbuf_ext_shared_info`: an mbuf points at it while pages are attached.
+#[repr(C)]
+#[derive(Debug)]
+pub struct ShInfo {
+    /// Called by whoever drops the last count, with the buffer address and `fcb_opaque`.
+    pub free_cb: extern "C" fn(*mut c_void, *mut c_void),
+    /// Slot address with the slot's generation in the upper 16 bits.
+    pub fcb_opaque: *mut c_void,
+    /// NIC references, plus one while any [`Lent`] lives.
+    pub refcnt: AtomicU16,
+}
+
+#[repr(C, align(64))]
+struct Slot {
+    sh: ShInfo,
+    local: Cell<u32>,
+    generation: Cell<u16>,
+    index: u32,
+    token: Cell<u64>,
+    next: Cell<*mut Slot>,
+    shared: *const Shared,
+    run: UnsafeCell<Option<PageRun>>,
+}
+
+const _: () = assert!(size_of::<Slot>() <= 128);
+
+/// What the driver-side callback may touch: an intrusive stack and two counters.
+struct Shared {
+    freed: AtomicPtr<Slot>,
+    stale: AtomicU64,
+}
+
+const ADDR_BITS: u32 = 48;
+
+fn pack(slot: *mut Slot, generation: u16) -> *mut c_void {
+    ptr::with_exposed_provenance_mut(slot.expose_provenance() | usize::from(generation) << ADDR_BITS)
+}
+
+/// Runs in a driver, on any thread, when the last NIC reference falls: links the slot into the freed list.
+/// No DPDK call, no lock, no allocation, and it cannot panic.
+extern "C" fn on_free(_addr: *mut c_void, opaque: *mut c_void) {
+    let word = opaque.addr();
+    let slot: *mut Slot = ptr::with_exposed_provenance_mut(word & ((1 << ADDR_BITS) - 1));
+    // SAFETY: `opaque` was packed by `lend` for a slot whose slab is leaked, not freed, while any count is out;
+    // at count 0 this call is the only one that touches the slot until `reap` takes it from the list.
+    unsafe {
+        let shared = &*(*slot).shared;
+        if (*slot).generation.get() != (word >> ADDR_BITS) as u16 {
+            shared.stale.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let mut head = shared.freed.load(Ordering::Relaxed);
+        loop {
+            (*slot).next.set(head);
+            match shared.freed.compare_exchange_weak(head, slot, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(h) => head = h,
+            }
+        }
+    }
+}
+
+/// No slot is free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LendSlabError {
+    /// Every slot is lent out.
+    #[error("all {0} lendings of this lcore are out: the message waits until one comes home")]
+    Full(usize),
+}
+
+/// Why pages could not be attached to a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AttachRefused {
+    /// The NIC already holds [`NIC_REFS_MAX`] references on the lending.
+    #[error("the NIC holds {NIC_REFS_MAX} references on these pages: the frame is copied instead")]
+    Count,
+}
+
+/// Counts of a slab since it was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SlabCounters {
+    /// Lendings made.
+    pub lent: u64,
+    /// Lendings released.
+    pub released: u64,
+    /// Attachments refused for the reference limit.
+    pub refused_count: u64,
+    /// Callbacks of an older generation of a slot; always 0 unless a driver frees twice.
+    pub stale: u64,
+}
+
+struct SlabInner {
+    slots: NonNull<Slot>,
+    cap: usize,
+    idle: UnsafeCell<Vec<u32>>,
+    shared: *const Shared,
+    lent: Cell<u64>,
+    released: Cell<u64>,
+    refused: Cell<u64>,
+}
+
+impl Drop for SlabInner {
+    fn drop(&mut self) {
+        if self.lent.get() != self.released.get() {
+            // A NIC may still count in a slot: its memory stays (quarantine) rather than be reused.
+            return;
+        }
+        // SAFETY: every slot is home, so no Lent, NicRef or driver refers to slots or shared part.
+        unsafe {
+            drop(Box::from_raw(ptr::slice_from_raw_parts_mut(self.slots.as_ptr(), self.cap)));
+            drop(Box::from_raw(self.shared.cast_mut()));
+        }
+    }
+}
+
+/// The lendings of one lcore. Not `Send`: it stays with the lcore that transmits.
+#[derive(Clone)]
+pub struct LendSlab(Rc<SlabInner>);
+
+impl LendSlab {
+    /// A slab of `cap` slots of 128 bytes (at most 2^32 - 1; 0 counts as 1).
+    pub fn new(cap: usize) -> LendSlab {
+        let cap = cap.clamp(1, u32::MAX as usize);
+        let shared =
+            Box::into_raw(Box::new(Shared { freed: AtomicPtr::new(ptr::null_mut()), stale: AtomicU64::new(0) }));
+        let slots: Box<[Slot]> = (0..cap)
+            .map(|i| Slot {
+                sh: ShInfo { free_cb: on_free, fcb_opaque: ptr::null_mut(), refcnt: AtomicU16::new(0) },
+                local: Cell::new(0),
+                generation: Cell::new(0),
+                index: i as u32,
+                token: Cell::new(0),
+                next: Cell::new(ptr::null_mut()),
+                shared,
+                run: UnsafeCell::new(None),
+            })
+            .collect();
+        // A boxed slice's pointer is never null.
+        let slots = NonNull::new(Box::into_raw(slots).cast::<Slot>()).unwrap_or(NonNull::dangling());
+        LendSlab(Rc::new(SlabInner {
+            slots,
+            cap,
+            idle: UnsafeCell::new((0..cap as u32).rev().collect()),
+            shared,
+            lent: Cell::new(0),
+            released: Cell::new(0),
+            refused: Cell::new(0),
+        }))
+    }
+
+    /// Lends `run` under `token`, which [`LendSlab::reap`] gives back. The [`Lent`] covers `off..off + len`.
+    ///
+    /// # Errors
+    /// [`LendSlabError::Full`] when every slot is out.
+    pub fn lend(&self, slice: crate::PageSlice, token: u64) -> Result<Lent, LendSlabError> {
+        // SAFETY: `idle` is touched by `lend` and `reap` alone, which never overlap (one thread, no reentry).
+        let Some(i) = (unsafe { &mut *self.0.idle.get() }).pop() else { return Err(LendSlabError::Full(self.0.cap)) };
+        let (off, len) = (slice.off(), slice.len());
+        // SAFETY: `i` came from the idle list, so it is in bounds and nobody else refers to the slot.
+        unsafe {
+            let slot = self.0.slots.as_ptr().add(i as usize);
+            (*slot).local.set(1);
+            (*slot).token.set(token);
+            *(*slot).run.get() = Some(slice.into_run());
+            (*slot).sh.fcb_opaque = pack(slot, (*slot).generation.get());
+            (*slot).sh.refcnt.store(1, Ordering::Relaxed);
+            self.0.lent.set(self.0.lent.get() + 1);
+            Ok(Lent { slot: NonNull::new_unchecked(slot), off, len, _local: PhantomData })
+        }
+    }
+
+    /// Takes in every lending whose last count has fallen and calls `f` with its token and its run, once each.
+    /// Called from the poll loop.
+    pub fn reap(&self, mut f: impl FnMut(u64, PageRun)) -> usize {
+        // SAFETY: `shared` lives as long as the slab.
+        let shared = unsafe { &*self.0.shared };
+        if shared.freed.load(Ordering::Relaxed).is_null() {
+            return 0;
+        }
+        let mut slot = shared.freed.swap(ptr::null_mut(), Ordering::Relaxed);
+        // Pairs with the release of whoever linked the slot: its writes to the count come before our reuse.
+        fence(Ordering::Acquire);
+        let mut n = 0;
+        while !slot.is_null() {
+            // SAFETY: slots on the list have no other user; each is linked once.
+            let (next, token, run, index) = unsafe {
+                let s = &*slot;
+                let run = (*s.run.get()).take();
+                s.generation.set(s.generation.get().wrapping_add(1));
+                (s.next.get(), s.token.get(), run, s.index)
+            };
+            // SAFETY: as in `lend`; `f` runs after this borrow has ended.
+            unsafe { (*self.0.idle.get()).push(index) };
+            self.0.released.set(self.0.released.get() + 1);
+            n += 1;
+            if let Some(run) = run {
+                f(token, run);
+            }
+            slot = next;
+        }
+        n
+    }
+
+    /// Lendings that are out.
+    pub fn out(&self) -> u64 {
+        self.0.lent.get() - self.0.released.get()
+    }
+
+    /// Slots in all.
+    pub fn capacity(&self) -> usize {
+        self.0.cap
+    }
+
+    /// Counts since the slab was made.
+    pub fn counters(&self) -> SlabCounters {
+        // SAFETY: `shared` lives as long as the slab.
+        let stale = unsafe { &*self.0.shared }.stale.load(Ordering::Relaxed);
+        SlabCounters { lent: self.0.lent.get(), released: self.0.released.get(), refused_count: self.0.refused.get(), stale }
+    }
+
+    /// Notes an attachment that was refused (the caller copied).
+    pub fn note_refused(&self) {
+        self.0.refused.set(self.0.refused.get() + 1);
+    }
+}
+
+/// A lcore-local reference on a lending: a window of its run. Clone adds one, drop takes one away.
+pub struct Lent {
+    slot: NonNull<Slot>,
+    off: u32,
+    len: u32,
+    _local: PhantomData<Rc<()>>,
+}
+
+impl Lent {
+    fn slot(&self) -> &Slot {
+        // SAFETY: the slot is not reused, and its slab's memory not freed, while a Lent holds a count.
+        unsafe { self.slot.as_ref() }
+    }
+
+    fn run(&self) -> &PageRun {
+        // SAFETY: `run` is Some from `lend` to `reap`, and reap waits for this Lent.
+        unsafe { (*self.slot().run.get()).as_ref() }.unwrap_or_else(|| unreachable!("lending without a run"))
+    }
+
+    /// Offset of the window in the run, in bytes.
+    pub fn off(&self) -> u32 {
+        self.off
+    }
+
+    /// Length of the window in bytes.
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether the window is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The bytes of the window.
+    pub fn bytes(&self) -> &[u8] {
+        &self.run().bytes()[self.off as usize..][..self.len as usize]
+    }
+
+    /// The token it was lent under.
+    pub fn token(&self) -> u64 {
+        self.slot().token.get()
+    }
+
+    /// A reference on `len` bytes from `off` of this window, or `None` when they are not all inside it.
+    pub fn window(&self, off: u32, len: u32) -> Option<Lent> {
+        let end = u64::from(off) + u64::from(len);
+        if end > u64::from(self.len) {
+            return None;
+        }
+        let mut l = self.clone();
+        l.off += off;
+        l.len = len;
+        Some(l)
+    }
+
+    /// A reference for a NIC on `len` bytes from `off` of this window. The caller already holds one (this
+    /// `Lent`), so the count never rises from 0.
+    ///
+    /// # Errors
+    /// [`AttachRefused::Count`] when the NIC holds too many; the caller copies and counts.
+    pub fn nic_ref(&self, off: u32, len: u32) -> Result<NicRef, AttachRefused> {
+        assert!(u64::from(off) + u64::from(len) <= u64::from(self.len), "window of a NIC reference");
+        let slot = self.slot();
+        let old = slot.sh.refcnt.fetch_add(1, Ordering::Relaxed);
+        debug_assert!(old >= 1, "attach on a lending that nobody holds");
+        if old >= NIC_REFS_MAX {
+            slot.sh.refcnt.fetch_sub(1, Ordering::Relaxed);
+            return Err(AttachRefused::Count);
+        }
+        Ok(NicRef { slot: self.slot, off: self.off + off, len })
+    }
+
+    /// The run's address, I/O address, contiguity and kind, for a port to judge whether it can reach it.
+    pub fn page_run(&self) -> &PageRun {
+        self.run()
+    }
+}
+
+impl Clone for Lent {
+    fn clone(&self) -> Lent {
+        let s = self.slot();
+        s.local.set(s.local.get() + 1);
+        Lent { slot: self.slot, off: self.off, len: self.len, _local: PhantomData }
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let s = self.slot();
+        let n = s.local.get() - 1;
+        s.local.set(n);
+        if n == 0 {
+            drop_nic_count(self.slot);
+        }
+    }
+}
+
+impl std::fmt::Debug for Lent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Lent(token {}, {}+{})", self.token(), self.off, self.len)
+    }
+}
+
+/// Takes one NIC count away, and plays the driver's part if it was the last.
+fn drop_nic_count(slot: NonNull<Slot>) {
+    // SAFETY: the caller gives up a count it holds, so the slot is live until the subtraction; after it the
+    // slot is touched only if the count fell to 0, when it is ours alone.
+    unsafe {
+        let opaque = slot.as_ref().sh.fcb_opaque;
+        let cb = slot.as_ref().sh.free_cb;
+        if slot.as_ref().sh.refcnt.fetch_sub(1, Ordering::AcqRel) == 1 {
+            cb(ptr::null_mut(), opaque);
+        }
+    }
+}
+
+/// One NIC reference on pages of a lending. DPDK takes it over with [`NicRef::into_raw`]; dropping it gives it
+/// back, as a driver's free would.
+pub struct NicRef {
+    slot: NonNull<Slot>,
+    off: u32,
+    len: u32,
+}
+
+// SAFETY: the count is atomic, the run is read-only and stays while the count is held.
+unsafe impl Send for NicRef {}
+
+impl NicRef {
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the run stays while this reference holds a count; nobody writes `run` meanwhile.
+        let run = unsafe { (*self.slot.as_ref().run.get()).as_ref() };
+        run.map_or(&[], |r| &r.bytes()[self.off as usize..][..self.len as usize])
+    }
+
+    /// Gives the reference to DPDK: shared info, address and length of the piece. From here on the driver's
+    /// `rte_mbuf_ext_refcnt_update(-1)` is what drops it.
+    pub fn into_raw(self) -> (NonNull<ShInfo>, *const u8, u32) {
+        let addr = self.bytes().as_ptr();
+        let me = std::mem::ManuallyDrop::new(self);
+        // `sh` is the slot's first field.
+        (me.slot.cast(), addr, me.len)
+    }
+}
+
+impl Drop for NicRef {
+    fn drop(&mut self) {
+        drop_nic_count(self.slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{PageRunMut, PrivatePages};
+    use std::sync::Arc;
+
+    fn run() -> PageRun {
+        PageRunMut::new(Arc::new(PrivatePages), 65536).unwrap().freeze()
+    }
+
+    fn reaped(s: &LendSlab) -> Vec<u64> {
+        let mut v = vec![];
+        s.reap(|t, _| v.push(t));
+        v
+    }
+
+    #[test]
+    fn released_only_when_stream_hold_and_nic_have_all_let_go_in_any_order() {
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let s = LendSlab::new(4);
+            let stream = s.lend(run().slice_all(), 42).unwrap();
+            let hold = stream.clone();
+            let nic = stream.nic_ref(0, 100).unwrap();
+            let mut parts: [Option<Box<dyn FnOnce()>>; 3] =
+                [Some(Box::new(move || drop(stream))), Some(Box::new(move || drop(hold))), Some(Box::new(move || drop(nic)))];
+            for (n, i) in order.into_iter().enumerate() {
+                assert_eq!(reaped(&s), [], "order {order:?} step {n}");
+                parts[i].take().unwrap()();
+            }
+            assert_eq!(reaped(&s), [42]);
+            assert_eq!(reaped(&s), []);
+            assert_eq!(s.out(), 0);
+        }
+    }
+
+    #[test]
+    fn a_slot_is_not_reused_while_the_nic_counts_in_it() {
+        let s = LendSlab::new(1);
+        let l = s.lend(run().slice_all(), 1).unwrap();
+        let nic = l.nic_ref(0, 1).unwrap();
+        drop(l);
+        assert_eq!(s.lend(run().slice_all(), 2).unwrap_err(), LendSlabError::Full(1));
+        drop(nic);
+        assert_eq!(reaped(&s), [1]);
+        assert!(s.lend(run().slice_all(), 2).is_ok());
+    }
+
+    #[test]
+    fn attach_is_refused_at_half_the_count_and_nothing_wraps() {
+        let s = LendSlab::new(1);
+        let l = s.lend(run().slice_all(), 1).unwrap();
+        let refs: Vec<_> = (0..NIC_REFS_MAX - 1).map(|_| l.nic_ref(0, 1448).unwrap()).collect();
+        assert_eq!(l.nic_ref(0, 1).err(), Some(AttachRefused::Count));
+        drop(refs);
+        assert!(l.nic_ref(0, 1).is_ok());
+        drop(l);
+        assert_eq!(reaped(&s), [1]);
+    }
+
+    #[test]
+    fn the_last_nic_reference_may_fall_on_another_thread() {
+        let s = LendSlab::new(64);
+        for round in 0..50 {
+            let l = s.lend(run().slice_all(), round).unwrap();
+            let refs: Vec<_> = (0..8).map(|i| l.nic_ref(i, 8).unwrap()).collect();
+            let t = std::thread::spawn(move || drop(refs));
+            drop(l);
+            t.join().unwrap();
+            assert_eq!(reaped(&s), [round]);
+        }
+        assert_eq!(s.counters().stale, 0);
+    }
+
+    #[test]
+    fn a_late_callback_of_an_older_generation_is_counted_not_obeyed() {
+        let s = LendSlab::new(1);
+        let l = s.lend(run().slice_all(), 1).unwrap();
+        let old = l.slot().sh.fcb_opaque;
+        drop(l);
+        assert_eq!(reaped(&s), [1]);
+        let l = s.lend(run().slice_all(), 2).unwrap();
+        on_free(ptr::null_mut(), old);
+        assert_eq!(reaped(&s), []);
+        assert_eq!(s.counters().stale, 1);
+        drop(l);
+        assert_eq!(reaped(&s), [2]);
+    }
+
+    #[test]
+    fn a_slab_dropped_with_references_out_leaves_their_memory() {
+        let s = LendSlab::new(1);
+        let l = s.lend(run().slice_all(), 1).unwrap();
+        let nic = l.nic_ref(0, 16).unwrap();
+        drop(l);
+        drop(s);
+        assert_eq!(nic.bytes().len(), 16);
+    }
+
+    #[test]
+    fn windows_stay_inside() {
+        let s = LendSlab::new(1);
+        let l = s.lend(run().slice(100, 200).unwrap(), 1).unwrap();
+        assert_eq!((l.off(), l.len()), (100, 200));
+        assert!(l.window(1, 200).is_none());
+        let w = l.window(50, 150).unwrap();
+        assert_eq!((w.off(), w.len()), (150, 150));
+        assert_eq!(w.nic_ref(0, 150).unwrap().into_raw().2, 150);
+    }
+}

@@ -1,0 +1,518 @@
+//! Received fragments: parts of receive buffers, on their lcore or lent to an application.
+//!
+//! A receive buffer belongs to a pool that only one lcore (its *home*) touches. [`RxFrag`] is a counted
+//! reference on it that stays on that lcore. [`RxLent`] may go to any thread; dropping it pushes the buffer on
+//! the home's return ring, and the home frees it on its next turn. So an application thread never touches a
+//! mempool.
+
+use std::cell::{Cell, RefCell};
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crossbeam_queue::ArrayQueue;
+
+/// How a home's buffers are counted. The functions are called on the home lcore only.
+///
+/// # Safety of implementations
+/// `retain` adds one reference to the buffer behind `raw`; `release` takes one away and frees it at 0.
+#[derive(Debug)]
+pub struct RxOps {
+    /// Adds a reference.
+    pub retain: unsafe fn(raw: NonNull<()>),
+    /// Takes a reference away; the last one frees the buffer.
+    pub release: unsafe fn(raw: NonNull<()>),
+}
+
+/// Counts of one home.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RxCounters {
+    /// Fragments lent since the start.
+    pub lent: u64,
+    /// Lent fragments that came back.
+    pub returned: u64,
+    /// Lends refused for the budget (the payload was copied).
+    pub refused: u64,
+    /// Pool bytes lent now.
+    pub lent_bytes: u64,
+}
+
+struct Returned {
+    raw: usize,
+    truesize: u32,
+    owner: u32,
+}
+
+/// The ring that lent fragments come home on.
+pub struct ReturnRing(ArrayQueue<Returned>);
+
+struct HomeInner {
+    ops: &'static RxOps,
+    ring: Arc<ReturnRing>,
+    budget: LendBudget,
+    lent_handles: Cell<usize>,
+    counters: Cell<RxCounters>,
+    owners: RefCell<Vec<u64>>,
+}
+
+/// Bounds on what may be lent at a time, in pool bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LendBudget {
+    /// For the lcore; half of its pool by default.
+    pub lcore_bytes: u64,
+    /// For one owner (an application's event queue); a quarter of the pool by default.
+    pub owner_bytes: u64,
+    /// Fragments out at a time; also the size of the return ring.
+    pub handles: usize,
+}
+
+impl LendBudget {
+    /// The default shares of a pool of `bytes` in `buffers` buffers.
+    pub fn of_pool(bytes: u64, buffers: usize) -> LendBudget {
+        LendBudget { lcore_bytes: bytes / 2, owner_bytes: bytes / 4, handles: (buffers * 4).max(64) }
+    }
+}
+
+/// Who holds lent buffers; index of an application's event queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct LendOwner(pub u32);
+
+/// The lcore's end of a receive pool: makes fragments and takes lent ones back.
+#[derive(Clone)]
+pub struct RxHome(Rc<HomeInner>);
+
+impl RxHome {
+    /// A home whose buffers are counted by `ops`.
+    pub fn new(ops: &'static RxOps, budget: LendBudget) -> RxHome {
+        RxHome(Rc::new(HomeInner {
+            ops,
+            ring: Arc::new(ReturnRing(ArrayQueue::new(budget.handles.max(1)))),
+            budget,
+            lent_handles: Cell::new(0),
+            counters: Cell::default(),
+            owners: RefCell::default(),
+        }))
+    }
+
+    /// A fragment that owns one reference on `raw`.
+    ///
+    /// # Safety
+    /// `data..data + len` lies in the buffer `raw` and is not written while any fragment of it lives; the
+    /// caller gives up one reference on `raw`, which `ops.release` understands. `truesize` is the pool memory
+    /// that the buffer occupies, in bytes.
+    pub unsafe fn frag(&self, raw: NonNull<()>, data: NonNull<u8>, len: u32, truesize: u32, lendable: bool) -> RxFrag {
+        RxFrag { data, len, truesize, lendable, raw, home: self.clone() }
+    }
+
+    /// Frees what has come back. Called from the poll loop; cheap when nothing has.
+    pub fn drain(&self) -> usize {
+        let mut n = 0;
+        while n < 1024 {
+            let Some(r) = self.0.ring.0.pop() else { break };
+            n += 1;
+            if let Some(raw) = NonNull::new(std::ptr::with_exposed_provenance_mut::<()>(r.raw)) {
+                // SAFETY: the fragment that was lent owned this reference and gave it up in `RxLent::drop`.
+                unsafe { (self.0.ops.release)(raw) };
+            }
+            self.0.lent_handles.set(self.0.lent_handles.get().saturating_sub(1));
+            let mut c = self.0.counters.get();
+            c.returned += 1;
+            c.lent_bytes = c.lent_bytes.saturating_sub(u64::from(r.truesize));
+            self.0.counters.set(c);
+            if let Some(o) = self.0.owners.borrow_mut().get_mut(r.owner as usize) {
+                *o = o.saturating_sub(u64::from(r.truesize));
+            }
+        }
+        n
+    }
+
+    /// Counts since the start.
+    pub fn counters(&self) -> RxCounters {
+        self.0.counters.get()
+    }
+
+    /// Fragments that are out with applications.
+    pub fn lent_out(&self) -> usize {
+        self.0.lent_handles.get()
+    }
+
+    fn charge(&self, owner: LendOwner, truesize: u32) -> bool {
+        let mut c = self.0.counters.get();
+        let t = u64::from(truesize);
+        let mut owners = self.0.owners.borrow_mut();
+        let i = owner.0 as usize;
+        if i >= owners.len() && i < 65_536 {
+            owners.resize(i + 1, 0);
+        }
+        let used = owners.get(i).copied();
+        let fits = used.is_some_and(|u| u + t <= self.0.budget.owner_bytes)
+            && c.lent_bytes + t <= self.0.budget.lcore_bytes
+            && self.0.lent_handles.get() < self.0.ring.0.capacity();
+        if fits {
+            owners[i] += t;
+            c.lent += 1;
+            c.lent_bytes += t;
+            self.0.lent_handles.set(self.0.lent_handles.get() + 1);
+        } else {
+            c.refused += 1;
+        }
+        self.0.counters.set(c);
+        fits
+    }
+}
+
+/// Part of a receive buffer, in order, on its home lcore.
+pub struct RxFrag {
+    data: NonNull<u8>,
+    len: u32,
+    truesize: u32,
+    lendable: bool,
+    raw: NonNull<()>,
+    home: RxHome,
+}
+
+impl RxFrag {
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: promised by whoever made the fragment (`RxHome::frag`), for as long as its reference lives.
+        unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.len as usize) }
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether it is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Pool memory that the buffer behind it occupies, in bytes.
+    pub fn truesize(&self) -> u32 {
+        self.truesize
+    }
+
+    /// Cuts the fragment: the first `n` bytes are returned, the rest stays. Both hold the buffer.
+    /// `n` over the length takes everything.
+    pub fn split_to(&mut self, n: u32) -> RxFrag {
+        let n = n.min(self.len);
+        // SAFETY: we hold a reference, so the buffer lives; the new fragment owns the one added here.
+        unsafe { (self.home.0.ops.retain)(self.raw) };
+        let head = RxFrag {
+            data: self.data,
+            len: n,
+            truesize: self.truesize,
+            lendable: self.lendable,
+            raw: self.raw,
+            home: self.home.clone(),
+        };
+        self.advance(n);
+        head
+    }
+
+    /// Drops the first `n` bytes; all of them when `n` is over the length.
+    pub fn advance(&mut self, n: u32) {
+        let n = n.min(self.len);
+        // SAFETY: `n` is at most the length, so the pointer stays inside the buffer or one past its end.
+        self.data = unsafe { self.data.add(n as usize) };
+        self.len -= n;
+    }
+
+    /// Keeps the first `n` bytes only.
+    pub fn truncate(&mut self, n: u32) {
+        self.len = self.len.min(n);
+    }
+
+    /// Lends the fragment to an application thread, within the home's budget.
+    ///
+    /// # Errors
+    /// The fragment itself when the budget is spent or the buffer may not be lent: copy it, and count.
+    pub fn lend(self, owner: LendOwner) -> Result<RxLent, RxFrag> {
+        if !self.lendable || !self.home.charge(owner, self.truesize) {
+            return Err(self);
+        }
+        let ring = self.home.0.ring.clone();
+        let me = std::mem::ManuallyDrop::new(self);
+        // SAFETY: `me` is never dropped, so its handle on the home is read out exactly once; the reference on
+        // the buffer passes to the RxLent.
+        let home = unsafe { std::ptr::read(&raw const me.home) };
+        drop(home);
+        Ok(RxLent { data: me.data, len: me.len, truesize: me.truesize, owner: owner.0, raw: me.raw, ring })
+    }
+}
+
+impl Drop for RxFrag {
+    fn drop(&mut self) {
+        // SAFETY: the fragment owns one reference and gives it up here, on its home lcore (it is not Send).
+        unsafe { (self.home.0.ops.release)(self.raw) };
+    }
+}
+
+impl std::fmt::Debug for RxFrag {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RxFrag({} B of {})", self.len, self.truesize)
+    }
+}
+
+/// A received fragment in an application's hands. Dropping it sends the buffer home.
+pub struct RxLent {
+    data: NonNull<u8>,
+    len: u32,
+    truesize: u32,
+    owner: u32,
+    raw: NonNull<()>,
+    ring: Arc<ReturnRing>,
+}
+
+// SAFETY: the bytes are read-only while lent, and `raw` is only passed back over the ring.
+unsafe impl Send for RxLent {}
+// SAFETY: shared access only reads.
+unsafe impl Sync for RxLent {}
+
+impl RxLent {
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the buffer is not reused before this value is dropped and its home has drained the ring.
+        unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.len as usize) }
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether it is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl Drop for RxLent {
+    fn drop(&mut self) {
+        let r = Returned { raw: self.raw.as_ptr().expose_provenance(), truesize: self.truesize, owner: self.owner };
+        // The budget bounds what is out by the ring's capacity, so the push cannot fail.
+        let pushed = self.ring.0.push(r);
+        debug_assert!(pushed.is_ok(), "return ring full");
+    }
+}
+
+impl std::fmt::Debug for RxLent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RxLent({} B)", self.len)
+    }
+}
+
+// ---- a pool of ordinary memory: kernel sockets, simulations, small copies ----
+
+struct HeapBuf {
+    refs: Cell<u32>,
+    data: Box<[u8]>,
+    pool: std::rc::Weak<PoolInner>,
+}
+
+struct PoolInner {
+    // Boxed on purpose: a buffer's address is its handle and must not move.
+    #[allow(clippy::vec_box)]
+    idle: RefCell<Vec<Box<HeapBuf>>>,
+    out: Cell<usize>,
+    max: usize,
+    size: usize,
+}
+
+/// Receive buffers of ordinary memory, for runtimes without mbufs.
+#[derive(Clone)]
+pub struct HeapRxPool {
+    inner: Rc<PoolInner>,
+    home: RxHome,
+}
+
+unsafe fn heap_retain(raw: NonNull<()>) {
+    // SAFETY: `raw` is a leaked HeapBuf with at least one reference.
+    let b = unsafe { raw.cast::<HeapBuf>().as_ref() };
+    b.refs.set(b.refs.get() + 1);
+}
+
+unsafe fn heap_release(raw: NonNull<()>) {
+    let p = raw.cast::<HeapBuf>();
+    // SAFETY: `raw` is a leaked HeapBuf and the caller owns one reference.
+    let b = unsafe { p.as_ref() };
+    let n = b.refs.get() - 1;
+    b.refs.set(n);
+    if n == 0 {
+        // SAFETY: the last reference has gone; the box was leaked by `HeapRxPool::take`.
+        let boxed = unsafe { Box::from_raw(p.as_ptr()) };
+        if let Some(pool) = boxed.pool.upgrade() {
+            pool.out.set(pool.out.get() - 1);
+            pool.idle.borrow_mut().push(boxed);
+        }
+    }
+}
+
+static HEAP_OPS: RxOps = RxOps { retain: heap_retain, release: heap_release };
+
+impl HeapRxPool {
+    /// A pool of at most `max` buffers of `size` bytes, with the default lend budget.
+    pub fn new(size: usize, max: usize) -> HeapRxPool {
+        HeapRxPool::with_budget(size, max, LendBudget::of_pool((size * max) as u64, max))
+    }
+
+    /// A pool with a lend budget of the caller's.
+    pub fn with_budget(size: usize, max: usize, budget: LendBudget) -> HeapRxPool {
+        let inner = PoolInner { idle: RefCell::default(), out: Cell::new(0), max, size };
+        HeapRxPool { inner: Rc::new(inner), home: RxHome::new(&HEAP_OPS, budget) }
+    }
+
+    /// A buffer to fill, or `None` when all are out.
+    pub fn take(&self) -> Option<HeapRxBuf> {
+        if self.inner.out.get() >= self.inner.max {
+            return None;
+        }
+        let buf = self.inner.idle.borrow_mut().pop().unwrap_or_else(|| {
+            let data = vec![0; self.inner.size].into_boxed_slice();
+            Box::new(HeapBuf { refs: Cell::new(0), data, pool: Rc::downgrade(&self.inner) })
+        });
+        self.inner.out.set(self.inner.out.get() + 1);
+        Some(HeapRxBuf { buf: Some(buf), home: self.home.clone() })
+    }
+
+    /// A fragment with a copy of `bytes`, or `None` when no buffer is left or they do not fit in one.
+    pub fn copy_of(&self, bytes: &[u8]) -> Option<RxFrag> {
+        if bytes.len() > self.inner.size {
+            return None;
+        }
+        let mut b = self.take()?;
+        b.space()[..bytes.len()].copy_from_slice(bytes);
+        Some(b.into_frag(0, bytes.len() as u32))
+    }
+
+    /// The home: drain it each turn.
+    pub fn home(&self) -> &RxHome {
+        &self.home
+    }
+
+    /// Buffers that are out.
+    pub fn out(&self) -> usize {
+        self.inner.out.get()
+    }
+
+    /// Buffers in all.
+    pub fn max(&self) -> usize {
+        self.inner.max
+    }
+
+    /// Size of a buffer in bytes.
+    pub fn buf_size(&self) -> usize {
+        self.inner.size
+    }
+}
+
+/// A buffer being filled.
+pub struct HeapRxBuf {
+    buf: Option<Box<HeapBuf>>,
+    home: RxHome,
+}
+
+impl HeapRxBuf {
+    /// The whole buffer.
+    pub fn space(&mut self) -> &mut [u8] {
+        self.buf.as_mut().map_or(&mut [], |b| &mut b.data)
+    }
+
+    /// Turns `len` bytes from `off` into a fragment; what lies outside the buffer is cut off.
+    pub fn into_frag(mut self, off: u32, len: u32) -> RxFrag {
+        let buf = self.buf.take().unwrap_or_else(|| unreachable!("a buffer is taken once"));
+        let size = buf.data.len() as u32;
+        let off = off.min(size);
+        let len = len.min(size - off);
+        buf.refs.set(1);
+        let raw = NonNull::from(Box::leak(buf));
+        // SAFETY: the buffer was just leaked with one reference, which the fragment takes over; it is written
+        // no more until the last reference has gone; `off` is inside it.
+        unsafe {
+            let data = NonNull::new_unchecked(raw.as_ref().data.as_ptr().cast_mut().add(off as usize));
+            self.home.frag(raw.cast(), data, len, size, true)
+        }
+    }
+}
+
+impl Drop for HeapRxBuf {
+    fn drop(&mut self) {
+        if let Some(b) = self.buf.take()
+            && let Some(pool) = b.pool.upgrade()
+        {
+            pool.out.set(pool.out.get() - 1);
+            pool.idle.borrow_mut().push(b);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frag(p: &HeapRxPool, s: &[u8]) -> RxFrag {
+        p.copy_of(s).unwrap()
+    }
+
+    #[test]
+    fn a_split_buffer_is_freed_when_both_parts_are() {
+        let p = HeapRxPool::new(64, 2);
+        let mut f = frag(&p, b"abcdef");
+        let head = f.split_to(2);
+        assert_eq!((head.bytes(), f.bytes()), (&b"ab"[..], &b"cdef"[..]));
+        drop(f);
+        assert_eq!(p.out(), 1);
+        drop(head);
+        assert_eq!(p.out(), 0);
+        let mut f = frag(&p, b"abc");
+        assert_eq!(f.split_to(99).bytes(), b"abc");
+        assert!(f.is_empty());
+    }
+
+    #[test]
+    fn lent_fragments_come_home_over_the_ring_from_any_thread() {
+        let p = HeapRxPool::new(64, 8);
+        let lent = frag(&p, b"hello").lend(LendOwner(0)).unwrap();
+        std::thread::spawn(move || assert_eq!(lent.bytes(), b"hello")).join().unwrap();
+        assert_eq!(p.out(), 1, "only the home frees");
+        assert_eq!(p.home().drain(), 1);
+        assert_eq!((p.out(), p.home().lent_out(), p.home().counters().lent_bytes), (0, 0, 0));
+    }
+
+    #[test]
+    fn the_budget_refuses_and_gives_the_fragment_back() {
+        let p = HeapRxPool::new(64, 8); // 512 B: 256 for the lcore, 128 an owner
+        let a: Vec<_> = (0..2).map(|_| frag(&p, b"a").lend(LendOwner(1)).unwrap()).collect();
+        let back = frag(&p, b"b").lend(LendOwner(1)).unwrap_err();
+        assert_eq!(back.bytes(), b"b");
+        let c: Vec<_> = (0..2).map(|_| frag(&p, b"c").lend(LendOwner(2)).unwrap()).collect();
+        assert!(frag(&p, b"d").lend(LendOwner(3)).is_err(), "half of the pool is out");
+        assert_eq!(p.home().counters().refused, 2);
+        drop((a, c));
+        p.home().drain();
+        assert!(back.lend(LendOwner(1)).is_ok());
+    }
+
+    #[test]
+    fn a_drained_pool_gives_nothing_and_recovers() {
+        let p = HeapRxPool::new(16, 1);
+        let f = frag(&p, b"x");
+        assert!(p.take().is_none());
+        drop(f);
+        drop(p.take().unwrap());
+        assert!(p.copy_of(&[0; 17]).is_none());
+        assert!(p.copy_of(&[0; 16]).is_some());
+    }
+
+    #[test]
+    fn fragments_may_outlive_their_pool() {
+        let p = HeapRxPool::new(16, 1);
+        let f = frag(&p, b"x");
+        let l = p.home().clone();
+        drop(p);
+        assert_eq!(f.bytes(), b"x");
+        drop(f);
+        assert_eq!(l.drain(), 0);
+    }
+}

@@ -1,0 +1,1 @@
+//! One TCP stack an lcore.
