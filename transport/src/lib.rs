@@ -1,0 +1,18 @@
+//! The protocols of pollnd: what goes over the wire, and the machines that speak it.
+//!
+//! * [`wire`]: formats of socklnd and LNet, parsed and written byte for byte.
+//! * [`proto`]: sans-io machines. They take bytes, a time in ns and completions; they give sends, placements and
+//!   events. They know no socket, no packet, no clock and no thread.
+//! * `node` (feature `node`): shards and runtimes that join the machines to a TCP stack.
+//! * `testing` (feature `testing`): a capture reader and a two-node harness in virtual time.
+//!
+//! Specifications: `docs/protocol/`.
+
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "node")]
+pub mod node;
+pub mod proto;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod wire;

@@ -1,0 +1,120 @@
+//! Counts of what a machine did and of everything that it refused.
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Counts since the machine was made. Plain words, written by the machine's lcore alone.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Counters { $($(#[$doc])* pub $name: u64,)* }
+
+        impl Counters {
+            /// Every counter by name.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+                [$((stringify!($name), self.$name),)*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// LNet messages put on a stream.
+    msgs_tx,
+    /// LNet messages received whole.
+    msgs_rx,
+    /// Payload bytes put on streams.
+    payload_tx_bytes,
+    /// Payload bytes received.
+    payload_rx_bytes,
+    /// Payload bytes put inline into headers (small messages; no page is involved).
+    tx_inline_bytes,
+    /// Payload bytes copied into an MD, or because the lend budget was spent.
+    rx_copied_bytes,
+    /// Payload bytes handed to applications in the buffers they came in.
+    rx_lent_bytes,
+    /// Pieces copied since the lend budget was spent.
+    rx_lend_refused,
+    /// Payload bytes read and dropped: no match, or slop behind a short MD.
+    rx_dropped_bytes,
+    /// NOOPs put on a stream.
+    noops_tx,
+    /// NOOPs received.
+    noops_rx,
+    /// Keepalive NOOPs sent.
+    keepalives_tx,
+    /// Zero-copy ACKs asked of peers.
+    zc_requested,
+    /// Zero-copy ACKs received.
+    zc_acked,
+    /// Zero-copy ACKs given to peers.
+    zc_acks_tx,
+    /// Zero-copy ACKs that rode on an LNet message or in another NOOP.
+    zc_acks_merged,
+    /// Connections that passed the HELLO.
+    conns_up,
+    /// Connection sets closed, for whatever reason.
+    sets_closed,
+    /// Dials that came to nothing.
+    dials_failed,
+    /// HELLOs answered with NONE, and NONEs received.
+    races,
+    /// Peers that came back with another incarnation.
+    peers_rebooted,
+    /// Messages that waited for a credit.
+    credit_waits,
+    /// PUTs and GETs that nothing matched.
+    drop_no_match,
+    /// PUTs longer than the room in the MD that they matched.
+    drop_too_long,
+    /// GETs with an offset beyond the MD (lnet.md §3).
+    drop_bad_offset,
+    /// ACKs and REPLYs for a handle that is not ours or no longer alive.
+    drop_stale_handle,
+    /// Messages for a node elsewhere, or from nobody.
+    drop_not_for_us,
+    /// Passive connections from unprivileged ports.
+    err_unprivileged,
+    /// Passive connections over the limit of unfinished handshakes.
+    err_too_many_embryonic,
+    /// Acceptor requests and HELLOs with a wrong magic.
+    err_magic,
+    /// Acceptor requests and HELLOs with a version not spoken here.
+    err_version,
+    /// Acceptor requests for a NID that is not ours.
+    err_target_nid,
+    /// HELLOs with a source NID that may not be one, or not the one dialled.
+    err_hello_nid,
+    /// HELLOs with a type that is wrong or not usable on V3.
+    err_conn_type,
+    /// HELLOs with a bad address list.
+    err_hello_ips,
+    /// Handshakes not finished in time.
+    err_hello_timeout,
+    /// ksock headers of an unknown type.
+    err_ksock_type,
+    /// LNet headers of an unknown type.
+    err_lnet_type,
+    /// LNet payload lengths that the type does not allow.
+    err_payload_len,
+    /// LNet headers whose destination is a wrong NID of our network.
+    err_dest_nid,
+    /// ACKs of a cookie that is not pending, or whose bytes are not all sent.
+    err_cookie,
+    /// Wrong checksums.
+    err_checksum,
+    /// Connections that ended inside a message or a handshake.
+    err_eof_inside,
+    /// Sets closed since a message did not go on arriving.
+    err_rx_timeout,
+    /// Sets closed since TCP made no progress.
+    err_tx_timeout,
+    /// Sets closed since a zero-copy ACK did not come.
+    err_zc_timeout,
+    /// Messages that waited too long for a connection.
+    err_queue_timeout,
+    /// ACKs and REPLYs that did not come.
+    err_no_answer,
+    /// Malformed ping info received.
+    err_ping_info,
+    /// Operations refused.
+    ops_refused,
+}

@@ -1,0 +1,22 @@
+//! The socklnd and LNet machines: bytes, a time and completions in; sends, placements and events out.
+//!
+//! [`Machine`] is one shard of a node. It is deterministic: it has no clock, no thread and no socket, and the same
+//! inputs give the same outputs. A runtime (`transport::node`, or the test harness) owns the streams and drives it:
+//!
+//! ```text
+//!            Opened, Progress, Bytes, PeerFin, Closed, Released, Cmd, From, Timer
+//!  runtime ------------------------------------------------------------------------> Machine::handle(now, input)
+//!          <------------------------------------------------------------------------ Machine::poll() until None
+//!            Dial, Send, Unhold, Read, Close, Complete, To                           Machine::deadline()
+//! ```
+//!
+//! Inside, from the stream upwards: `hello` (handshakes), `rx` (framing), `txq` (queues and ACK carriers), `zc`
+//! (zero-copy cookies), `peer` (connection sets), `lnet` (matching, MDs, operations).
+
+pub mod config;
+pub mod counters;
+pub mod io;
+
+pub use config::{Accept, Config, Shards};
+pub use counters::Counters;
+pub use io::*;
