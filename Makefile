@@ -1,0 +1,37 @@
+# What one does with a clone. `make help` lists it.
+
+export PATH := $(PATH):$(HOME)/.cargo/bin
+CARGO ?= cargo
+
+.DEFAULT_GOAL := help
+.PHONY: help deps build demo test lint doc clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  make test STAGES=\"units lints\"   only these stages (scripts/run-tests --list names them)"
+	@echo "  make demo ARGS=\"--json\"          arguments for 'pollnd demo'"
+
+deps: ## install what is missing (as root), or say how
+	@scripts/deps test
+
+build: ## build everything for speed
+	@scripts/deps
+	$(CARGO) build --release --workspace
+
+demo: ## two nodes in one process over a virtio link, against kernel sockets; at most a minute once built
+	@scripts/demo $(ARGS)
+
+test: ## build, run every test and every check, print one table
+	@scripts/deps test
+	@scripts/run-tests $(STAGES)
+
+lint: ## formatting, clippy, documentation, arrows between crates, file rules
+	@scripts/deps test
+	@scripts/run-tests lints
+
+doc: ## the crates' documentation, in target/doc
+	$(CARGO) doc --workspace --no-deps --all-features
+
+clean: ## remove what was built
+	$(CARGO) clean
