@@ -1,0 +1,279 @@
+//! smoltcp 0.14, unmodified, as the state machine of one connection at a time.
+//!
+//! It is fed what a network without loss, in order, would have delivered, at a time that never moves. So none of
+//! its timers fires, it never retransmits, and what it emits are permissions: so many bytes may be sent, this
+//! much may be acknowledged, that window may be offered, a SYN, FIN or RST is due.
+//!
+//! A congestion window would be applied where [`Feed::win`] is filled in.
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use smoltcp::iface::{Config, Interface, PollResult, SocketSet};
+use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::time::Instant;
+use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint};
+
+use crate::phantom::{PhantomSocket, Rings, Scratch};
+use crate::seq::Seq;
+use crate::table::Key;
+use crate::wire::{self, HDR};
+
+pub use smoltcp::socket::tcp::State;
+
+/// Largest packet that smoltcp sees, in bytes. The shim cuts it to what the path takes.
+const MTU: usize = 61_440;
+/// MSS that smoltcp is shown for the peer.
+const SHOWN_MSS: u16 = (MTU - 2 * HDR) as u16;
+/// Most payload of one feed, in bytes.
+pub const FEED_MAX: u32 = SHOWN_MSS as u32;
+/// The time that smoltcp lives in. Its challenge-ACK limiter starts at 0, its timers end at least 10 ms later.
+const NOW: Instant = Instant::from_micros_const(1);
+
+/// A segment for smoltcp, without payload.
+#[derive(Clone, Copy, Debug)]
+pub struct Feed {
+    /// Sequence number, the peer's own.
+    pub seq: Seq,
+    /// Acknowledgement in smoltcp's numbers, if the ACK flag is to be set.
+    pub ack: Option<Seq>,
+    /// SYN, FIN, RST.
+    pub flags: u8,
+    /// Window field.
+    pub win: u16,
+    /// Window scale of a SYN.
+    pub scale: Option<u8>,
+}
+
+/// A segment that smoltcp wants sent, in its own numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Emission {
+    /// Sequence number.
+    pub seq: Seq,
+    /// Acknowledgement number.
+    pub ack: Seq,
+    /// Flags.
+    pub flags: u8,
+    /// Window field.
+    pub win: u16,
+    /// Window scale of a SYN.
+    pub scale: Option<u8>,
+    /// Payload in bytes.
+    pub plen: u32,
+}
+
+struct Dev {
+    rx: Scratch,
+    tx: Scratch,
+    rx_len: usize,
+    tx_len: usize,
+}
+
+struct Rx<'a>(&'a [u8]);
+struct Tx<'a>(&'a mut Scratch, &'a mut usize);
+
+impl RxToken for Rx<'_> {
+    #[inline]
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(self.0)
+    }
+}
+
+impl TxToken for Tx<'_> {
+    #[inline]
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        *self.1 = len;
+        f(self.0.bytes_mut(len))
+    }
+}
+
+impl Device for Dev {
+    type RxToken<'a> = Rx<'a>;
+    type TxToken<'a> = Tx<'a>;
+
+    fn receive(&mut self, _: Instant) -> Option<(Rx<'_>, Tx<'_>)> {
+        let n = std::mem::take(&mut self.rx_len);
+        (n > 0).then_some((Rx(self.rx.bytes(n)), Tx(&mut self.tx, &mut self.tx_len)))
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<Tx<'_>> {
+        Some(Tx(&mut self.tx, &mut self.tx_len))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut c = DeviceCapabilities::default();
+        c.medium = Medium::Ip;
+        c.max_transmission_unit = MTU;
+        c.checksum = ChecksumCapabilities::ignored();
+        c
+    }
+}
+
+/// One lcore's smoltcp.
+pub struct Engine {
+    iface: Interface,
+    dev: Dev,
+    empty: SocketSet<'static>,
+    rings: Rings,
+    rx_window: usize,
+    tx_window: usize,
+}
+
+impl Engine {
+    /// An engine for address `addr`. Windows are in bytes and bound what one connection has in flight.
+    ///
+    /// # Errors
+    /// What the kernel says to the mappings of the phantom rings.
+    pub fn new(addr: Ipv4Addr, seed: u64, rx_window: usize, tx_window: usize) -> io::Result<Engine> {
+        let mut dev = Dev { rx: Scratch::new()?, tx: Scratch::new()?, rx_len: 0, tx_len: 0 };
+        let mut cfg = Config::new(HardwareAddress::Ip);
+        cfg.random_seed = seed;
+        let mut iface = Interface::new(cfg, &mut dev, NOW);
+        iface.update_ip_addrs(|a| {
+            // Capacity is at least one; a /32 has no broadcast address to confuse a peer's with.
+            let _ = a.push(IpCidr::new(IpAddress::Ipv4(addr), 32));
+        });
+        let rings = Rings::new(rx_window.max(tx_window))?;
+        Ok(Engine { iface, dev, empty: SocketSet::new(vec![]), rings, rx_window, tx_window })
+    }
+
+    /// A socket that listens for the SYN of `k`; `None` when smoltcp refuses the port (0).
+    pub fn listen(&mut self, k: &Key) -> Option<PhantomSocket> {
+        let mut s = self.rings.socket(self.rx_window, self.tx_window);
+        let ep = IpListenEndpoint { addr: Some(IpAddress::Ipv4(k.local.into())), port: k.lport() };
+        s.with(|s| s.listen(ep)).ok().map(|()| s)
+    }
+
+    /// A socket about to send the SYN of `k`; `None` when smoltcp refuses the addresses.
+    pub fn connect(&mut self, k: &Key) -> Option<PhantomSocket> {
+        let mut s = self.rings.socket(self.rx_window, self.tx_window);
+        let remote = IpEndpoint::new(IpAddress::Ipv4(k.remote.into()), k.rport());
+        let local = IpEndpoint::new(IpAddress::Ipv4(k.local.into()), k.lport());
+        let cx = self.iface.context();
+        s.with(|s| s.connect(cx, remote, local)).ok().map(|()| s)
+    }
+
+    fn load(&mut self, k: &Key, f: &Feed, plen: u32) {
+        let b = self.dev.rx.bytes_mut(2 * HDR + 8);
+        let hlen = if f.flags & wire::SYN == 0 { HDR } else { HDR + 8 };
+        let total = (HDR + hlen) as u32 + plen;
+        b[..4].copy_from_slice(&[0x45, 0, (total >> 8) as u8, total as u8]);
+        b[4..12].copy_from_slice(&[0, 0, 0x40, 0, 64, 6, 0, 0]);
+        b[12..16].copy_from_slice(&k.remote.to_be_bytes());
+        b[16..20].copy_from_slice(&k.local.to_be_bytes());
+        b[20..24].copy_from_slice(&k.ports.rotate_left(16).to_be_bytes());
+        b[24..28].copy_from_slice(&f.seq.0.to_be_bytes());
+        b[28..32].copy_from_slice(&f.ack.map_or(0, |a| a.0).to_be_bytes());
+        b[32] = (hlen as u8 / 4) << 4;
+        b[33] = f.flags | if f.ack.is_some() { wire::ACK } else { 0 };
+        b[34..36].copy_from_slice(&f.win.to_be_bytes());
+        b[36..40].fill(0);
+        if hlen > HDR {
+            let m = SHOWN_MSS.to_be_bytes();
+            let o = match f.scale {
+                Some(s) => [2, 4, m[0], m[1], 3, 3, s, 0],
+                None => [2, 4, m[0], m[1], 0, 0, 0, 0],
+            };
+            b[40..48].copy_from_slice(&o);
+        }
+        self.dev.rx_len = total as usize;
+        self.dev.tx_len = 0;
+    }
+
+    /// Feeds a segment with `plen` bytes of payload (at most [`FEED_MAX`]). What smoltcp answers by itself comes
+    /// back; with a normalised feed it answers nothing but a SYN out of place.
+    #[inline]
+    pub fn feed(&mut self, s: &mut PhantomSocket, k: &Key, f: &Feed, plen: u32) -> Option<Emission> {
+        self.load(k, f, plen.min(FEED_MAX));
+        s.with_set(|set| self.iface.poll_ingress_single(NOW, &mut self.dev, set));
+        self.emitted()
+    }
+
+    /// What smoltcp says to a segment that belongs to no connection: a RST, or nothing.
+    pub fn reject(&mut self, k: &Key, f: &Feed, plen: u32) -> Option<Emission> {
+        self.load(k, f, plen.min(FEED_MAX));
+        self.iface.poll_ingress_single(NOW, &mut self.dev, &mut self.empty);
+        self.emitted()
+    }
+
+    /// The next segment that the socket wants sent.
+    #[inline]
+    pub fn poll(&mut self, s: &mut PhantomSocket) -> Option<Emission> {
+        self.dev.tx_len = 0;
+        if s.with_set(|set| self.iface.poll_egress(NOW, &mut self.dev, set)) == PollResult::None {
+            return None;
+        }
+        self.emitted()
+    }
+
+    #[inline]
+    fn emitted(&mut self) -> Option<Emission> {
+        let len = std::mem::take(&mut self.dev.tx_len);
+        if len < 2 * HDR {
+            return None;
+        }
+        let b = self.dev.tx.bytes(len.min(HDR + 60));
+        let w = |i: usize| u32::from_be_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
+        let hlen = usize::from(b[32] >> 4) * 4;
+        let flags = b[33];
+        let scale = if flags & wire::SYN == 0 { None } else { wire::syn_opts(b.get(40..HDR + hlen)?).scale };
+        Some(Emission {
+            seq: Seq(w(24)),
+            ack: Seq(w(28)),
+            flags,
+            win: u16::from_be_bytes([b[34], b[35]]),
+            scale,
+            plen: len.checked_sub(HDR + hlen)? as u32,
+        })
+    }
+
+    /// Receive window of a connection, in bytes.
+    pub fn rx_window(&self) -> u32 {
+        self.rx_window as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> Key {
+        Key::new(0x0a00_0001, 988, 0x0a00_0002, 1023)
+    }
+
+    fn engine() -> Engine {
+        Engine::new(Ipv4Addr::new(10, 0, 0, 1), 1, 1 << 20, 1 << 20).unwrap()
+    }
+
+    #[test]
+    fn a_connection_opens_moves_super_segments_and_never_retransmits() {
+        let (mut e, k) = (engine(), key());
+        let mut s = e.connect(&k).unwrap();
+        let syn = e.poll(&mut s).unwrap();
+        assert_eq!((syn.flags, syn.scale, syn.plen), (wire::SYN, Some(5), 0));
+        assert!(e.poll(&mut s).is_none(), "time stands still: no second SYN");
+        let f = Feed { seq: Seq(100), ack: Some(syn.seq.add(1)), flags: wire::SYN, win: 65_535, scale: Some(7) };
+        assert!(e.feed(&mut s, &k, &f, 0).is_none());
+        assert_eq!(s.get().state(), State::Established);
+        assert_eq!(e.poll(&mut s).unwrap().ack, Seq(101));
+        let f = Feed { seq: Seq(101), ack: Some(syn.seq.add(1)), flags: 0, win: 8192, scale: None };
+        assert!(e.feed(&mut s, &k, &f, FEED_MAX).is_none());
+        assert_eq!(s.get().recv_queue(), FEED_MAX as usize);
+        s.with(|s| s.send(|b| (200_000, assert!(b.len() >= 200_000)))).unwrap();
+        let sizes: Vec<u32> = std::iter::from_fn(|| e.poll(&mut s)).map(|m| m.plen).collect();
+        assert_eq!(sizes, [61_400, 61_400, 61_400, 15_800]);
+    }
+
+    #[test]
+    fn a_stray_segment_gets_a_reset_with_its_own_ack() {
+        let mut e = engine();
+        let f = Feed { seq: Seq(5), ack: Some(Seq(77)), flags: 0, win: 1, scale: None };
+        let r = e.reject(&key(), &f, 10).unwrap();
+        assert_eq!((r.flags & wire::RST, r.seq), (wire::RST, Seq(77)));
+        let f = Feed { seq: Seq(5), ack: None, flags: wire::SYN, win: 1, scale: None };
+        let r = e.reject(&key(), &f, 0).unwrap();
+        assert_eq!((r.flags, r.ack), (wire::RST | wire::ACK, Seq(6)));
+        let f = Feed { seq: Seq(5), ack: None, flags: wire::RST, win: 1, scale: None };
+        assert!(e.reject(&key(), &f, 0).is_none());
+    }
+}

@@ -1,0 +1,56 @@
+//! Initial sequence numbers (RFC 6528): a clock of 4 µs plus a keyed hash of the connection's addresses.
+
+use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
+
+use crate::seq::Seq;
+use crate::table::Key;
+
+/// The secret behind a stack's sequence numbers and hash tables.
+#[derive(Clone, Copy)]
+pub struct Secret(pub [u64; 2]);
+
+impl Secret {
+    /// A secret from the system's random numbers.
+    pub fn random() -> Secret {
+        let one = |n| {
+            let mut h = RandomState::new().build_hasher();
+            h.write_u64(n);
+            h.finish()
+        };
+        Secret([one(1), one(2)])
+    }
+
+    /// Initial sequence number of connection `k` at time `now` (ns).
+    pub fn isn(self, k: &Key, now: u64) -> Seq {
+        let mut h = DefaultHasher::new();
+        h.write_u64(self.0[0]);
+        h.write_u64(self.0[1]);
+        h.write_u32(k.local);
+        h.write_u32(k.remote);
+        h.write_u32(k.ports);
+        Seq((h.finish() as u32).wrapping_add((now / 4000) as u32))
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_grow_with_time_and_differ_by_connection_and_secret() {
+        let s = Secret([1, 2]);
+        let a = Key { local: 1, remote: 2, ports: 3 };
+        let b = Key { ports: 4, ..a };
+        assert_eq!(s.isn(&a, 4_000_000).since(s.isn(&a, 0)), 1000);
+        assert_ne!(s.isn(&a, 0), s.isn(&b, 0));
+        assert_ne!(s.isn(&a, 0), Secret([1, 3]).isn(&a, 0));
+        assert_ne!(Secret::random().0, Secret::random().0);
+        assert_eq!(format!("{s:?}"), "Secret(..)");
+    }
+}
