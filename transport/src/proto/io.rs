@@ -441,8 +441,8 @@ pub enum OpRefused {
     /// Payload, or GET length, over 1 MiB.
     #[error("{0} bytes in one operation; at most 1048576 are allowed: split it")]
     TooLong(u64),
-    /// The target is no IPv4 NID of our network.
-    #[error("{0} is not on this node's network")]
+    /// The target is no IPv4 NID of our network, or is this node itself.
+    #[error("{0} is not another node of this node's network: give an IPv4 NID on the same network")]
     Target(Nid),
     /// The peer's queue is full.
     #[error("{0} operations wait for this peer already: wait for completions")]

@@ -11,12 +11,32 @@
 //! ```
 //!
 //! Inside, from the stream upwards: `hello` (handshakes), `rx` (framing), `txq` (queues and ACK carriers), `zc`
-//! (zero-copy cookies), `peer` (connection sets), `lnet` (matching, MDs, operations).
+//! (zero-copy cookies), `peer` (connection sets), `lnet` (matching, MDs, operations). Those hold rules and tables;
+//! `handshake`, `receive`, `send`, `sets`, `answer` and `timers` are the machine's methods that apply them.
 
+mod answer;
+mod choose;
 pub mod config;
+mod conn;
 pub mod counters;
+mod handshake;
+mod hello;
 pub mod io;
+mod lnet;
+mod machine;
+mod peer;
+mod placement;
+mod receive;
+mod rx;
+mod send;
+mod sets;
+mod slab;
+mod timers;
+mod txq;
+mod zc;
 
 pub use config::{Accept, Config, Shards};
 pub use counters::Counters;
 pub use io::*;
+pub use lnet::remote::ShardMsg;
+pub use machine::{Gauges, Machine};

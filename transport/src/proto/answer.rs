@@ -1,0 +1,415 @@
+//! LNet's side of the machine: operations of applications, and what incoming messages lead to
+//! (docs/protocol/lnet.md §3 to §6).
+
+use hugepages::LendOwner;
+
+use super::io::{AppId, Data, Event, LnetError, Op, OpRefused, Payload, ShardId, Sink};
+use super::lnet::ops::OpKind;
+use super::lnet::remote::{Body, Waiter};
+use super::lnet::{Delivery, DropWhy, GetGrant, MatchReq, PutGrant, TxDone, Verdict};
+use super::machine::Machine;
+use super::placement::{Dest, Placement};
+use super::rx::{RxEvent, RxState, WaitFor};
+use super::slab::Key;
+use super::txq::Tx;
+use crate::wire::{LnetBody, LnetHdr, Nid, ProcessId, WireHandle, lnet, ping};
+
+/// Longest ping info that we ask for, in bytes: what `lctl ping` of 2.17 asks for (lnet.md §6.1).
+const PING_LEN: u32 = 3960;
+
+impl Machine {
+    /// The shard that an operation belongs to; `None` when it must be refused here.
+    pub(super) fn owner_of(&self, op: &Op) -> Option<ShardId> {
+        let shards = self.cfg.shards;
+        match op {
+            Op::Put { target, .. } | Op::Get { target, .. } | Op::Ping { target, .. } => {
+                target.nid.ip().map(|ip| shards.home_of(ip))
+            }
+            Op::Attach { portal, .. } | Op::Unlink { portal, .. } => Some(shards.owner_of(*portal)),
+            Op::Shutdown { .. } => Some(shards.me),
+        }
+    }
+
+    /// Starts an operation on the shard that it belongs to.
+    pub(super) fn start(&mut self, app: AppId, op: Op) {
+        let tag = match &op {
+            Op::Put { tag, .. }
+            | Op::Get { tag, .. }
+            | Op::Ping { tag, .. }
+            | Op::Attach { tag, .. }
+            | Op::Unlink { tag, .. }
+            | Op::Shutdown { tag } => *tag,
+        };
+        if let Err(why) = self.try_start(app, op) {
+            self.counters.ops_refused += 1;
+            self.complete(app, Event::Refused { tag, why });
+        }
+    }
+
+    fn try_start(&mut self, app: AppId, op: Op) -> Result<(), OpRefused> {
+        if self.down {
+            return Err(OpRefused::ShuttingDown);
+        }
+        match op {
+            Op::Put { tag, target, portal, match_bits, offset, hdr_data, payload, ack } => {
+                check_portal(portal)?;
+                let len = check_len(payload.len())?;
+                let peer = self.target_peer(target)?;
+                let (handle, done) = if ack {
+                    let kind = OpKind::Put { sent: false, acked: false };
+                    let (key, handle) = self.begin_op(app, tag, target.nid, kind);
+                    (handle, TxDone::Op(key))
+                } else {
+                    (WireHandle::NONE, TxDone::Put { app, tag })
+                };
+                let body = LnetBody::Put { ack: handle, match_bits, hdr_data, portal, offset };
+                let hdr = self.header(target, len, body);
+                self.launch(peer, Tx::lnet(hdr, payload, done));
+            }
+            Op::Get { tag, target, portal, match_bits, sink } => {
+                check_portal(portal)?;
+                let sink_length = check_len(u64::from(sink.len()))?;
+                let peer = self.target_peer(target)?;
+                let (key, handle) = self.begin_op(app, tag, target.nid, OpKind::Get { sink: Some(sink) });
+                // The offset stays 0: kernels have died of others (lnet.md §3).
+                let body = LnetBody::Get { handle, match_bits, portal, src_offset: 0, sink_length };
+                let hdr = self.header(target, 0, body);
+                self.launch(peer, Tx::lnet(hdr, Payload::empty(), TxDone::Op(key)));
+            }
+            Op::Ping { tag, target } => {
+                let peer = self.target_peer(target)?;
+                let kind = OpKind::Ping { asked: self.now, placing: false };
+                let (key, handle) = self.begin_op(app, tag, target.nid, kind);
+                let body = LnetBody::Get {
+                    handle,
+                    match_bits: ping::MATCH_BITS,
+                    portal: ping::PORTAL,
+                    src_offset: 0,
+                    sink_length: PING_LEN,
+                };
+                let hdr = self.header(target, 0, body);
+                self.launch(peer, Tx::lnet(hdr, Payload::empty(), TxDone::Op(key)));
+            }
+            Op::Attach { tag, portal, who, match_bits, ignore_bits, md } => {
+                check_portal(portal)?;
+                let me = self.portals.attach((app, tag), portal, who, (match_bits, ignore_bits), md)?;
+                self.complete(app, Event::Attached { tag, me });
+            }
+            Op::Unlink { me, .. } => {
+                let (event, waiters) = self.portals.unlink(me)?;
+                self.complete_some(event);
+                self.wake_waiters(waiters);
+            }
+            Op::Shutdown { tag } => self.shut_down(app, tag),
+        }
+        Ok(())
+    }
+
+    fn begin_op(&mut self, app: AppId, tag: u64, target: Nid, kind: OpKind) -> (Key, WireHandle) {
+        let deadline = self.now + self.cfg.transaction_timeout;
+        self.wake_about(deadline);
+        self.ops.start((app, tag), target, kind, deadline)
+    }
+
+    fn header(&self, target: ProcessId, payload_len: u32, body: LnetBody) -> LnetHdr {
+        LnetHdr {
+            dest_nid: target.nid,
+            src_nid: self.cfg.nid,
+            dest_pid: target.pid,
+            src_pid: self.cfg.pid,
+            payload_len,
+            body,
+        }
+    }
+
+    /// The peer's entry, made if need be.
+    fn target_peer(&mut self, target: ProcessId) -> Result<Key, OpRefused> {
+        let nid = target.nid;
+        if nid.ip().is_none() || !nid.same_net(self.cfg.nid) || nid == self.cfg.nid || nid.to_nid4().is_none() {
+            return Err(OpRefused::Target(nid));
+        }
+        let key = match self.by_peer.get(&target) {
+            Some(key) => *key,
+            None => self.add_peer(target).ok_or(OpRefused::QueueFull(self.cfg.max_peers))?,
+        };
+        let waiting = self.peers.get(key).map_or(0, |p| p.waiting.len() + p.queue.len());
+        if waiting >= self.cfg.max_queued {
+            return Err(OpRefused::QueueFull(waiting));
+        }
+        Ok(key)
+    }
+
+    fn shut_down(&mut self, app: AppId, tag: u64) {
+        self.down = true;
+        self.shutdown = Some((app, tag));
+        let why = LnetError::ShuttingDown;
+        let peers: Vec<Key> = (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect();
+        for peer in peers {
+            self.close_set(Some(peer), why, true);
+            let n = self.peers.get(peer).map_or(0, |p| p.waiting.len());
+            for _ in 0..n {
+                let Some(tx) = self.peers.get_mut(peer).and_then(|p| p.waiting.pop_front()) else { break };
+                self.end_tx(peer, tx, Err(why));
+            }
+        }
+        for conn in (0..self.conns.capacity()).filter_map(|i| self.conns.key_at(i)).collect::<Vec<_>>() {
+            self.end_conn(conn, super::io::Close::Abort);
+        }
+        let mut ops = Vec::new();
+        self.ops.overdue(self.now, true, &mut ops);
+        for op in ops {
+            let event = self.ops.fail(op, self.now, why);
+            self.complete_some(event);
+        }
+        while let Some(me) = self.portals.any() {
+            match self.portals.unlink(me) {
+                Ok((event, _)) => self.complete_some(event),
+                Err(_) => break,
+            }
+        }
+    }
+
+    /// PARSE: finds out what a message's header leads to.
+    pub(super) fn parse(&mut self, key: Key) {
+        let Some(c) = self.conns.get(key) else { return };
+        let (Some(hdr), Some(ksock), Some(peer)) = (c.rx.hdr, c.rx.ksock, c.peer) else { return };
+        let checked = ksock.csum != 0;
+        if hdr.dest_nid != self.cfg.nid || hdr.src_nid.is_any() || !hdr.src_nid.same_net(self.cfg.nid) {
+            self.counters.drop_not_for_us += 1;
+            return self.begin(key, None, Delivery::Nothing, 0);
+        }
+        match hdr.body {
+            LnetBody::Ack { handle, mlength, .. } => {
+                let event = self.ops.find(handle, hdr.src_nid).and_then(|op| self.ops.acked(op, Ok(()), mlength));
+                self.counters.drop_stale_handle += u64::from(event.is_none());
+                self.complete_some(event);
+                self.begin(key, None, Delivery::Nothing, 0);
+            }
+            LnetBody::Reply { handle } => self.parse_reply(key, handle, hdr, checked),
+            LnetBody::Put { .. } | LnetBody::Get { .. } => self.parse_request(key, peer, hdr),
+        }
+    }
+
+    fn parse_reply(&mut self, key: Key, handle: WireHandle, hdr: LnetHdr, checked: bool) {
+        let len = hdr.payload_len;
+        let found = self.ops.find(handle, hdr.src_nid);
+        let Some((op, rec)) = found.and_then(|op| Some((op, self.ops.get_mut(op)?))) else {
+            self.counters.drop_stale_handle += 1;
+            return self.begin(key, None, Delivery::Nothing, 0);
+        };
+        let owner = LendOwner(rec.app.0);
+        let dest = match &mut rec.kind {
+            OpKind::Get { sink } => match sink.take() {
+                Some(s) if s.len() >= len => Ok(Dest::Sink { sink: s, offset: 0 }),
+                Some(s) => {
+                    *sink = Some(s);
+                    Err(LnetError::TooLong)
+                }
+                // A second answer while the first is being read.
+                None => {
+                    self.counters.drop_stale_handle += 1;
+                    return self.begin(key, None, Delivery::Nothing, 0);
+                }
+            },
+            OpKind::Ping { placing, .. } if !*placing && len <= PING_LEN => {
+                *placing = true;
+                Ok(Dest::Own(Vec::with_capacity(len as usize)))
+            }
+            _ => Err(LnetError::Malformed),
+        };
+        match dest {
+            Ok(dest) => {
+                let placement = Placement::new(dest, len, owner, checked && len > 0);
+                self.begin(key, Some(placement), Delivery::Reply(op), len);
+            }
+            Err(why) => {
+                self.counters.drop_too_long += u64::from(why == LnetError::TooLong);
+                let event = self.ops.fail(op, self.now, why);
+                self.complete_some(event);
+                self.begin(key, None, Delivery::Nothing, 0);
+            }
+        }
+    }
+
+    fn parse_request(&mut self, key: Key, peer: Key, hdr: LnetHdr) {
+        let Some(p) = self.peers.get_mut(peer) else { return };
+        let sender = p.id.nid;
+        // A peer that asks and never reads would make our answers pile up.
+        if p.answers >= self.cfg.max_answers {
+            p.stalled.push(key);
+            self.stall(key, WaitFor::Answers);
+            return;
+        }
+        let req = MatchReq { hdr, sender };
+        if let LnetBody::Get { handle, match_bits: ping::MATCH_BITS, portal: ping::PORTAL, src_offset, sink_length } =
+            hdr.body
+        {
+            self.pong(peer, &hdr, handle, src_offset, sink_length);
+            return self.begin(key, None, Delivery::Nothing, 0);
+        }
+        let portal = match hdr.body {
+            LnetBody::Put { portal, .. } | LnetBody::Get { portal, .. } => portal,
+            _ => lnet::PORTALS,
+        };
+        let owner = self.cfg.shards.owner_of(portal);
+        if owner != self.cfg.shards.me && portal < lnet::PORTALS {
+            let Some(ticket) = self.conns.get(key).map(|c| c.rx.ticket) else { return };
+            self.stall(key, WaitFor::Match);
+            return self.post(owner, Body::Ask { conn: key, ticket, req });
+        }
+        let verdict = self.portals.find(req);
+        self.apply(key, req, verdict);
+    }
+
+    fn stall(&mut self, key: Key, wait: WaitFor) {
+        if let Some(c) = self.conns.get_mut(key) {
+            c.rx.wait = wait;
+            c.rx.deadline = None;
+        }
+        self.rx_event(key, RxEvent::Wait);
+    }
+
+    /// Does what the portal's owner said.
+    fn apply(&mut self, key: Key, req: MatchReq, verdict: Verdict) {
+        let Some(c) = self.conns.get(key) else { return };
+        let (Some(ksock), Some(peer), ticket) = (c.rx.ksock, c.peer, c.rx.ticket) else { return };
+        match verdict {
+            Verdict::Put(grant, sink) => {
+                let ack = matches!(req.hdr.body, LnetBody::Put { ack, .. } if ack != WireHandle::NONE);
+                let grant = PutGrant { ack: grant.ack && ack, ..grant };
+                let whole = grant.mlength == req.hdr.payload_len && grant.mlength > 0;
+                let discards = matches!(sink, Sink::Discard(_));
+                let checked = ksock.csum != 0 && whole && !discards;
+                let dest = Dest::Sink { sink, offset: grant.offset };
+                let placement = Placement::new(dest, grant.mlength, LendOwner(grant.app.0), checked);
+                self.begin(key, Some(placement), Delivery::Put(grant), grant.mlength);
+            }
+            Verdict::Get(grant, payload) => {
+                self.send_reply(peer, grant, payload);
+                self.begin(key, None, Delivery::Nothing, 0);
+            }
+            Verdict::Busy(me) => {
+                self.portals.wait(me, Waiter { from: self.cfg.shards.me, conn: key, ticket, req });
+                self.stall(key, WaitFor::Match);
+            }
+            Verdict::Drop(why) => {
+                match why {
+                    DropWhy::NoMatch => self.counters.drop_no_match += 1,
+                    DropWhy::TooLong => self.counters.drop_too_long += 1,
+                    DropWhy::BadOffset => self.counters.drop_bad_offset += 1,
+                }
+                self.begin(key, None, Delivery::Nothing, 0);
+            }
+        }
+    }
+
+    /// Another shard asks about a portal of ours.
+    pub(super) fn asked(&mut self, from: ShardId, conn: Key, ticket: u64, req: MatchReq) {
+        match self.portals.find(req) {
+            Verdict::Busy(me) => self.portals.wait(me, Waiter { from, conn, ticket, req }),
+            verdict => self.post(from, Body::Answer { conn, ticket, verdict }),
+        }
+    }
+
+    /// The owner of a portal has answered.
+    pub(super) fn answered(&mut self, key: Key, ticket: u64, verdict: Verdict) {
+        let waiting = self.conns.get(key).filter(|c| c.up() && c.rx.ticket == ticket);
+        let req = waiting.filter(|c| c.rx.state == RxState::ParseWait && c.rx.wait == WaitFor::Match).and_then(|c| {
+            let sender = c.peer.and_then(|p| self.peers.get(p))?.id.nid;
+            c.rx.hdr.map(|hdr| MatchReq { hdr, sender })
+        });
+        if let Some(req) = req {
+            self.apply(key, req, verdict);
+            return self.read_again(key);
+        }
+        // The connection has died meanwhile: what was granted goes back.
+        match verdict {
+            Verdict::Put(grant, sink) => self.return_put(grant, sink, Err(LnetError::ConnLost), Data::Discarded),
+            Verdict::Get(grant, _) => self.return_get(grant, Err(LnetError::ConnLost)),
+            Verdict::Busy(_) | Verdict::Drop(_) => {}
+        }
+    }
+
+    /// Gives a PUT's grant back to the portal's owner.
+    pub(super) fn return_put(&mut self, grant: PutGrant, sink: Sink, status: Result<(), LnetError>, data: Data) {
+        if grant.owner == self.cfg.shards.me {
+            self.put_done(grant, sink, status, data);
+        } else {
+            self.post(grant.owner, Body::PutDone { grant, sink, status, data });
+        }
+    }
+
+    /// Gives a GET's grant back to the portal's owner.
+    pub(super) fn return_get(&mut self, grant: GetGrant, status: Result<(), LnetError>) {
+        if grant.owner == self.cfg.shards.me {
+            self.get_done(grant, status);
+        } else {
+            self.post(grant.owner, Body::GetDone { grant, status });
+        }
+    }
+
+    pub(super) fn put_done(&mut self, grant: PutGrant, sink: Sink, status: Result<(), LnetError>, data: Data) {
+        if let Some((app, event, waiters)) = self.portals.put_done(&grant, sink, status, data) {
+            self.complete(app, event);
+            self.wake_waiters(waiters);
+        }
+    }
+
+    pub(super) fn get_done(&mut self, grant: GetGrant, status: Result<(), LnetError>) {
+        let event = self.portals.get_done(&grant, status);
+        self.complete_some(event);
+    }
+
+    fn wake_waiters(&mut self, waiters: impl IntoIterator<Item = Waiter>) {
+        for w in waiters {
+            if w.from != self.cfg.shards.me {
+                self.asked(w.from, w.conn, w.ticket, w.req);
+            } else if self.conns.get(w.conn).is_some_and(|c| c.rx.ticket == w.ticket && c.rx.wait == WaitFor::Match) {
+                self.resume(w.conn);
+            }
+        }
+    }
+
+    fn answer(&mut self, peer: Key, to: &LnetHdr, body: LnetBody, payload: Payload, done: TxDone) {
+        let target = ProcessId { nid: to.src_nid, pid: to.src_pid };
+        let len = u32::try_from(payload.len()).unwrap_or(lnet::MTU);
+        let mut tx = Tx::lnet(self.header(target, len, body), payload, done);
+        tx.answer = true;
+        self.launch(peer, tx);
+    }
+
+    /// Tells the initiator of a PUT that it was stored.
+    pub(super) fn send_ack(&mut self, peer: Key, grant: &PutGrant) {
+        let LnetBody::Put { ack, match_bits, .. } = grant.req.hdr.body else { return };
+        let body = LnetBody::Ack { handle: ack, match_bits, mlength: grant.mlength };
+        self.answer(peer, &grant.req.hdr, body, Payload::empty(), TxDone::Nothing);
+    }
+
+    fn send_reply(&mut self, peer: Key, grant: GetGrant, payload: Payload) {
+        let LnetBody::Get { handle, .. } = grant.req.hdr.body else { return };
+        self.answer(peer, &grant.req.hdr, LnetBody::Reply { handle }, payload, TxDone::Reply(grant));
+    }
+
+    /// Answers a ping with as much of our info as is asked for (lnet.md §6.1).
+    fn pong(&mut self, peer: Key, hdr: &LnetHdr, handle: WireHandle, offset: u32, sink: u32) {
+        let Some(rest) = self.ping_info.get(offset as usize..) else {
+            self.counters.drop_bad_offset += 1;
+            return;
+        };
+        let part = rest.get(..sink as usize).unwrap_or(rest);
+        // One NI's info always fits inline.
+        let payload = Payload::inline(part).unwrap_or_else(Payload::empty);
+        self.answer(peer, hdr, LnetBody::Reply { handle }, payload, TxDone::Nothing);
+    }
+}
+
+fn check_portal(portal: u32) -> Result<(), OpRefused> {
+    if portal < lnet::PORTALS { Ok(()) } else { Err(OpRefused::Portal(portal)) }
+}
+
+fn check_len(len: u64) -> Result<u32, OpRefused> {
+    match u32::try_from(len) {
+        Ok(n) if n <= lnet::MTU => Ok(n),
+        _ => Err(OpRefused::TooLong(len)),
+    }
+}

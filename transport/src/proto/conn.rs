@@ -1,0 +1,81 @@
+//! One connection as the machine sees it.
+
+use std::collections::VecDeque;
+
+use arrayvec::ArrayVec;
+
+use super::hello::{self, HsState};
+use super::io::{ConnId, ConnInfo};
+use super::rx::Rx;
+use super::slab::Key;
+use super::txq::TxQueue;
+use crate::wire::{ByteOrder, ConnType, Nid};
+
+/// A connection, from `Opened` to `Closed`.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) id: ConnId,
+    pub(super) info: ConnInfo,
+    /// Set once the HELLO is through, or from the start on one that we dialled.
+    pub(super) peer: Option<Key>,
+    /// The NID in the peer's HELLO.
+    pub(super) claimed: Option<Nid>,
+    /// Our own end's type.
+    pub(super) ctype: ConnType,
+    pub(super) hs: HsState,
+    pub(super) hs_buf: ArrayVec<u8, { hello::BUF }>,
+    pub(super) hs_deadline: u64,
+    /// Order of the peer's ksock headers.
+    pub(super) order: ByteOrder,
+    pub(super) rx: Rx,
+    pub(super) txq: TxQueue,
+    /// Stream position behind everything pushed.
+    pub(super) pushed: u64,
+    pub(super) acked: u64,
+    pub(super) sent: u64,
+    /// TCP must have made progress by then; meaningful while `pushed > acked`.
+    pub(super) tx_deadline: u64,
+    /// Lends pushed, oldest first; released ones leave from the front.
+    pub(super) lends: VecDeque<Key>,
+    /// Second of the last message, for the choice among equals.
+    pub(super) last_used: u64,
+}
+
+impl Conn {
+    pub(super) fn new(id: ConnId, info: ConnInfo) -> Conn {
+        Conn {
+            id,
+            info,
+            peer: None,
+            claimed: None,
+            ctype: ConnType::None,
+            hs: HsState::Request,
+            hs_buf: ArrayVec::new(),
+            hs_deadline: u64::MAX,
+            order: ByteOrder::Little,
+            rx: Rx::new(),
+            txq: TxQueue::new(),
+            pushed: 0,
+            acked: 0,
+            sent: 0,
+            tx_deadline: u64::MAX,
+            lends: VecDeque::new(),
+            last_used: 0,
+        }
+    }
+
+    /// Whether messages flow.
+    pub(super) fn up(&self) -> bool {
+        self.hs == HsState::Up
+    }
+
+    /// Whether nothing is under way in either direction.
+    pub(super) fn quiet(&self) -> bool {
+        self.txq.is_empty() && self.pushed == self.acked && self.rx.at_boundary()
+    }
+
+    /// Bytes that a new message would wait for.
+    pub(super) fn backlog(&self) -> u64 {
+        self.txq.bytes() + (self.pushed - self.sent.min(self.pushed))
+    }
+}

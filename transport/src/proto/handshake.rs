@@ -1,0 +1,304 @@
+//! Handshakes: from `Opened` to a connection that carries messages, or to its end.
+
+use super::config::Accept;
+use super::conn::Conn;
+use super::hello::{self, Front, HsAction, HsEvent, HsState};
+use super::io::{Close, ConnId, ConnInfo, InlineHdr, LnetError, Output, Pages, SendMsg, StreamRx};
+use super::machine::Machine;
+use super::peer::{DialEvent, DialState, Peer};
+use super::slab::Key;
+use crate::wire::{AcceptorReq, ConnType, Hello, ProcessId, acceptor};
+
+/// Highest port that only root may bind on kernels' usual settings (socklnd.md §1).
+const LAST_PRIVILEGED: u16 = 1023;
+
+impl Machine {
+    fn register(&mut self, id: ConnId, info: ConnInfo) -> Key {
+        let key = self.conns.insert(Conn::new(id, info));
+        self.by_id.insert(id, key);
+        key
+    }
+
+    pub(super) fn opened_passive(&mut self, id: ConnId, info: ConnInfo) {
+        let key = self.register(id, info);
+        let refuse = if self.down {
+            true
+        } else if self.cfg.accept == Accept::Secure && info.remote.port() > LAST_PRIVILEGED {
+            self.counters.err_unprivileged += 1;
+            true
+        } else if self.embryonic >= self.cfg.max_embryonic {
+            self.counters.err_too_many_embryonic += 1;
+            true
+        } else {
+            false
+        };
+        if refuse {
+            self.end_conn(key, Close::Abort);
+            return;
+        }
+        self.embryonic += 1;
+        let deadline = self.now + self.cfg.accept_timeout;
+        if let Some(c) = self.conns.get_mut(key) {
+            c.hs_deadline = deadline;
+        }
+        self.wake_at(deadline);
+    }
+
+    pub(super) fn opened_active(&mut self, id: ConnId, info: ConnInfo) {
+        let key = self.register(id, info);
+        let dialled = info.dial.and_then(|d| self.dials.remove(&d));
+        let Some((peer_key, peer)) = dialled.and_then(|p| Some((p, self.peers.get_mut(p)?))) else {
+            // Given up meanwhile.
+            self.end_conn(key, Close::Abort);
+            return;
+        };
+        let DialState::Dialling(_, ctype) = peer.dial else {
+            self.end_conn(key, Close::Abort);
+            return;
+        };
+        if let Some(next) = super::peer::next(peer.dial, DialEvent::Opened(key)) {
+            peer.dial = next;
+        }
+        let target = peer.id;
+        let deadline = self.now + self.cfg.timeout;
+        peer.dial_deadline = deadline;
+        if let Some(c) = self.conns.get_mut(key) {
+            c.peer = Some(peer_key);
+            c.ctype = ctype;
+            c.hs = HsState::Reply;
+            c.hs_deadline = deadline;
+        }
+        self.embryonic += 1;
+        self.wake_about(deadline);
+        // Request and HELLO leave together: the acceptor says nothing when it agrees (socklnd.md §0).
+        let req = AcceptorReq::new(target.nid);
+        let mut hdr = InlineHdr::new();
+        extend(&mut hdr, req.emit().get(..req.wire_len()).unwrap_or_default());
+        extend(&mut hdr, &hello::ours(&self.cfg, target.nid, ctype).emit());
+        self.write(key, hdr);
+    }
+
+    /// Sends handshake bytes.
+    fn write(&mut self, key: Key, hdr: InlineHdr) {
+        let deadline = self.now + self.cfg.timeout;
+        let Some(c) = self.conns.get_mut(key) else { return };
+        c.pushed += hdr.len() as u64;
+        c.tx_deadline = deadline;
+        let msg = SendMsg { hdr, pay: Pages::new(), lend: None, hold: false };
+        self.out.push_back(Output::Send(c.id, msg));
+    }
+
+    /// Reads handshake messages off a stream, and no byte more.
+    pub(super) fn handshake_bytes(&mut self, key: Key, rx: &mut dyn StreamRx) {
+        // A round reads further into a message, ends one, or returns; a handshake has no more rounds than this.
+        for _ in 0..16 {
+            let Some(c) = self.conns.get_mut(key) else { return };
+            let front = match c.hs {
+                HsState::Request => hello::request(&c.hs_buf, &self.cfg, &mut self.counters),
+                HsState::Hello | HsState::Reply => hello::hello(&c.hs_buf, &mut self.counters),
+                HsState::Up | HsState::Dead => return,
+            };
+            match front {
+                Front::Need(need) => {
+                    if !collect(&mut c.hs_buf, rx, need) {
+                        return;
+                    }
+                }
+                Front::Request => {
+                    c.hs_buf.clear();
+                    let deadline = self.now + self.cfg.accept_timeout;
+                    c.hs_deadline = deadline;
+                    self.wake_at(deadline);
+                    self.handshake_event(key, HsEvent::Request);
+                }
+                Front::Hello(h) => {
+                    c.hs_buf.clear();
+                    self.handshake_hello(key, &h);
+                }
+                Front::Fail(event) => self.handshake_event(key, event),
+            }
+        }
+    }
+
+    fn handshake_hello(&mut self, key: Key, h: &Hello) {
+        let Some(c) = self.conns.get_mut(key) else { return };
+        c.order = h.order;
+        c.claimed = Some(h.src_nid);
+        if c.hs == HsState::Reply {
+            let (peer_key, mine) = (c.peer, c.ctype);
+            let Some(peer) = peer_key.and_then(|p| self.peers.get(p)) else { return };
+            let mut event = hello::judge_reply(h, peer.id, mine, &mut self.counters);
+            if event == HsEvent::Hello && peer.incarnation.is_some_and(|i| i != h.src_incarnation) {
+                // Rebooted between two of our dials: what is open belongs to a node that is gone. The set's end
+                // takes this connection along; a kernel dials again at once, which loops (socklnd.md §2.7).
+                self.counters.peers_rebooted += 1;
+                event = HsEvent::Busy;
+                self.handshake_event(key, event);
+                return self.close_set(peer_key, LnetError::ConnLost, false);
+            }
+            if event == HsEvent::Hello
+                && let Some(peer) = peer_key.and_then(|p| self.peers.get_mut(p))
+            {
+                peer.incarnation = Some(h.src_incarnation);
+            }
+            return self.handshake_event(key, event);
+        }
+        let mine = match hello::judge_passive(h, &self.cfg, &mut self.counters) {
+            Ok(mine) => mine,
+            Err(event) => return self.handshake_event(key, event),
+        };
+        c.ctype = mine;
+        let id = ProcessId { nid: h.src_nid, pid: h.src_pid };
+        let event = self.admit(key, id, mine, h.src_incarnation);
+        self.handshake_event(key, event);
+    }
+
+    /// Steps 6 to 9 of socklnd.md §2.6: finds the peer's entry or makes one, and looks for reasons to say NONE.
+    fn admit(&mut self, key: Key, id: ProcessId, mine: ConnType, incarnation: u64) -> HsEvent {
+        let peer_key = match self.by_peer.get(&id) {
+            Some(k) => *k,
+            None => match self.add_peer(id) {
+                Some(k) => k,
+                None => return HsEvent::Busy,
+            },
+        };
+        if let Some(c) = self.conns.get_mut(key) {
+            c.peer = Some(peer_key);
+        }
+        let Some(peer) = self.peers.get(peer_key) else { return HsEvent::Bad };
+        let connecting = matches!(peer.dial, DialState::Dialling(..) | DialState::Shaking(..));
+        if id.nid < self.cfg.nid && connecting {
+            return HsEvent::Busy;
+        }
+        if peer.incarnation.is_some_and(|i| i != incarnation) {
+            self.counters.peers_rebooted += 1;
+            self.close_set(Some(peer_key), LnetError::ConnLost, false);
+            return HsEvent::Busy;
+        }
+        let same = peer.conns.iter().filter(|c| self.conns.get(**c).is_some_and(|c| c.ctype == mine)).count();
+        if same >= usize::from(self.cfg.max_conns_per_type) {
+            return HsEvent::Busy;
+        }
+        if let Some(peer) = self.peers.get_mut(peer_key) {
+            peer.incarnation = Some(incarnation);
+        }
+        HsEvent::Hello
+    }
+
+    /// Applies the handshake's table.
+    pub(super) fn handshake_event(&mut self, key: Key, event: HsEvent) {
+        let Some(c) = self.conns.get_mut(key) else { return };
+        if matches!(c.hs, HsState::Up | HsState::Dead) {
+            return;
+        }
+        let dialled = c.hs == HsState::Reply;
+        let (state, action) = hello::next(c.hs, event);
+        let (peer, mine) = (c.peer, c.ctype);
+        if state != HsState::Dead {
+            c.hs = state;
+        }
+        if state == HsState::Up {
+            self.embryonic = self.embryonic.saturating_sub(1);
+        }
+        let target = c.claimed.unwrap_or(self.cfg.nid);
+        let mut how = Close::Abort;
+        match action {
+            HsAction::Wait => return,
+            HsAction::AnswerAndUp | HsAction::Up => {
+                if action == HsAction::AnswerAndUp {
+                    self.write_hello(key, target, mine);
+                }
+                return self.conn_up(key);
+            }
+            HsAction::AnswerNone => {
+                self.counters.races += 1;
+                self.write_hello(key, target, ConnType::None);
+                how = Close::Fin;
+            }
+            HsAction::AnswerVersion => {
+                self.write_hello(key, self.cfg.nid, ConnType::None);
+                how = Close::Fin;
+            }
+            HsAction::Refuse => {
+                let mut hdr = InlineHdr::new();
+                extend(&mut hdr, &acceptor::refusal());
+                self.write(key, hdr);
+                how = Close::Fin;
+            }
+            HsAction::Retry => self.counters.races += 1,
+            HsAction::Close => {}
+        }
+        if event == HsEvent::Timeout {
+            self.counters.err_hello_timeout += 1;
+        }
+        self.end_conn(key, how);
+        match peer {
+            Some(p) if dialled && action == HsAction::Retry => self.dial_busy(p),
+            Some(p) if dialled => self.dial_hard_failure(p),
+            Some(p) => self.forget_if_idle(p),
+            None => {}
+        }
+    }
+
+    fn write_hello(&mut self, key: Key, dst: crate::wire::Nid, ctype: ConnType) {
+        let mut hdr = InlineHdr::new();
+        extend(&mut hdr, &hello::ours(&self.cfg, dst, ctype).emit());
+        self.write(key, hdr);
+    }
+
+    fn conn_up(&mut self, key: Key) {
+        self.counters.conns_up += 1;
+        let now = self.now;
+        let Some(peer_key) = self.conns.get(key).and_then(|c| c.peer) else { return };
+        let Some(peer) = self.peers.get_mut(peer_key) else { return };
+        peer.conns.push(key);
+        peer.last_alive = now;
+        if matches!(peer.dial, DialState::Shaking(k, _) if k == key)
+            && let Some(next) = super::peer::next(peer.dial, DialEvent::Up)
+        {
+            peer.dial = next;
+            peer.nones = 0;
+            peer.interval = 0;
+        }
+        if self.cfg.keepalive > 0 {
+            self.wake_about(now + self.cfg.keepalive);
+        }
+        self.flush(peer_key);
+        self.maybe_dial(peer_key);
+    }
+
+    /// A new entry, unless there are too many.
+    pub(super) fn add_peer(&mut self, id: ProcessId) -> Option<Key> {
+        if self.peers.len() >= self.cfg.max_peers {
+            return None;
+        }
+        let key = self.peers.insert(Peer::new(id, self.now));
+        self.by_peer.insert(id, key);
+        Some(key)
+    }
+}
+
+/// Appends as much as fits.
+fn extend(hdr: &mut InlineHdr, bytes: &[u8]) {
+    let n = bytes.len().min(hdr.remaining_capacity());
+    hdr.extend(bytes.iter().take(n).copied());
+}
+
+/// Collects bytes until `buf` has `need` of them; gives whether it has.
+pub(super) fn collect<const N: usize>(
+    buf: &mut arrayvec::ArrayVec<u8, N>,
+    rx: &mut dyn StreamRx,
+    need: usize,
+) -> bool {
+    let need = need.min(N);
+    while buf.len() < need {
+        let Some(mut frag) = rx.next() else { return false };
+        let take = frag.bytes().len().min(need - buf.len());
+        buf.extend(frag.bytes().iter().take(take).copied());
+        frag.advance(take as u32);
+        if !frag.is_empty() {
+            rx.unread(frag);
+        }
+    }
+    true
+}

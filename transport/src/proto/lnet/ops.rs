@@ -1,0 +1,197 @@
+//! Operations of this node that wait for an answer: PUTs with ACK, GETs, pings.
+
+use std::collections::HashMap;
+
+use crate::proto::io::{AppId, Data, Event, LnetError, Sink};
+use crate::proto::slab::{Key, Slab};
+use crate::wire::{Nid, WireHandle};
+
+/// What an operation waits for.
+#[derive(Debug)]
+pub(in crate::proto) enum OpKind {
+    /// SEND and ACK; which have come.
+    Put { sent: bool, acked: bool },
+    /// The REPLY. The sink is absent while the payload is being stored.
+    Get { sink: Option<Sink> },
+    /// The REPLY of a ping, asked at this time; `placing` while its payload is read.
+    Ping { asked: u64, placing: bool },
+}
+
+/// An operation.
+#[derive(Debug)]
+pub(in crate::proto) struct OpRec {
+    pub(in crate::proto) app: AppId,
+    pub(in crate::proto) tag: u64,
+    pub(in crate::proto) target: Nid,
+    pub(in crate::proto) kind: OpKind,
+    pub(in crate::proto) object: u64,
+    pub(in crate::proto) deadline: u64,
+}
+
+/// The operations of a shard.
+#[derive(Debug)]
+pub(in crate::proto) struct Ops {
+    recs: Slab<OpRec>,
+    by_object: HashMap<u64, Key>,
+    interface: u64,
+    next_object: u64,
+    step: u64,
+    /// No deadline lies before this.
+    pub(in crate::proto) next_deadline: u64,
+}
+
+impl Ops {
+    pub(in crate::proto) fn new(interface: u64, first: u64, step: u64) -> Ops {
+        Ops {
+            recs: Slab::new(),
+            by_object: HashMap::new(),
+            interface,
+            next_object: first,
+            step: step.max(1),
+            next_deadline: u64::MAX,
+        }
+    }
+
+    /// Registers an operation and gives it the handle that its answer will name.
+    pub(in crate::proto) fn start(
+        &mut self,
+        (app, tag): (AppId, u64),
+        target: Nid,
+        kind: OpKind,
+        deadline: u64,
+    ) -> (Key, WireHandle) {
+        let object = self.next_object;
+        self.next_object = object.wrapping_add(self.step);
+        let key = self.recs.insert(OpRec { app, tag, target, kind, object, deadline });
+        self.by_object.insert(object, key);
+        self.next_deadline = self.next_deadline.min(deadline);
+        (key, WireHandle { interface: self.interface, object })
+    }
+
+    /// The operation that an answer from `src` names.
+    pub(in crate::proto) fn find(&self, handle: WireHandle, src: Nid) -> Option<Key> {
+        if handle.interface != self.interface {
+            return None;
+        }
+        let key = *self.by_object.get(&handle.object)?;
+        // Handles are easy to guess; an answer counts only from the node that was asked.
+        self.recs.get(key).is_some_and(|r| r.target == src).then_some(key)
+    }
+
+    pub(in crate::proto) fn get_mut(&mut self, key: Key) -> Option<&mut OpRec> {
+        self.recs.get_mut(key)
+    }
+
+    pub(in crate::proto) fn len(&self) -> usize {
+        self.recs.len()
+    }
+
+    fn end(&mut self, key: Key) -> Option<OpRec> {
+        let rec = self.recs.remove(key)?;
+        self.by_object.remove(&rec.object);
+        Some(rec)
+    }
+
+    /// The request has left, or will not.
+    pub(in crate::proto) fn sent(&mut self, key: Key, now: u64, status: Result<(), LnetError>) -> Option<(AppId, Event)> {
+        let rec = self.recs.get_mut(key)?;
+        let (app, tag) = (rec.app, rec.tag);
+        match (&mut rec.kind, status) {
+            (OpKind::Put { sent, acked }, Ok(())) => {
+                *sent = true;
+                let done = *acked;
+                if done {
+                    self.end(key);
+                }
+                Some((app, Event::Send { tag, status: Ok(()), done }))
+            }
+            (OpKind::Put { .. }, Err(e)) => {
+                self.end(key);
+                Some((app, Event::Send { tag, status: Err(e), done: true }))
+            }
+            (_, Ok(())) => None,
+            (_, Err(e)) => self.fail(key, now, e),
+        }
+    }
+
+    /// The ACK has come.
+    pub(in crate::proto) fn acked(
+        &mut self,
+        key: Key,
+        status: Result<(), LnetError>,
+        mlength: u32,
+    ) -> Option<(AppId, Event)> {
+        let rec = self.recs.get_mut(key)?;
+        let OpKind::Put { sent, acked } = &mut rec.kind else { return None };
+        if std::mem::replace(acked, true) {
+            return None;
+        }
+        let (app, tag, done) = (rec.app, rec.tag, *sent);
+        if done {
+            self.end(key);
+        }
+        Some((app, Event::Ack { tag, status, mlength, done }))
+    }
+
+    /// Ends a GET or a ping (or a PUT's wait for its ACK) with an error, if no payload is being stored.
+    pub(in crate::proto) fn fail(&mut self, key: Key, now: u64, e: LnetError) -> Option<(AppId, Event)> {
+        match &mut self.recs.get_mut(key)?.kind {
+            OpKind::Put { .. } => self.acked(key, Err(e), 0),
+            OpKind::Get { sink: None } | OpKind::Ping { placing: true, .. } => None,
+            OpKind::Get { sink } => {
+                let sink = sink.take();
+                self.reply(key, Err(e), 0, Data::Discarded, sink)
+            }
+            OpKind::Ping { .. } => self.pong(key, now, Err(e)),
+        }
+    }
+
+    /// Ends a GET.
+    pub(in crate::proto) fn reply(
+        &mut self,
+        key: Key,
+        status: Result<(), LnetError>,
+        mlength: u32,
+        data: Data,
+        sink: Option<Sink>,
+    ) -> Option<(AppId, Event)> {
+        let rec = self.end(key)?;
+        let sink = match sink {
+            Some(Sink::Copy(run)) => Some(run),
+            _ => None,
+        };
+        Some((rec.app, Event::Reply { tag: rec.tag, status, mlength, data, sink }))
+    }
+
+    /// Ends a ping.
+    pub(in crate::proto) fn pong(
+        &mut self,
+        key: Key,
+        now: u64,
+        info: Result<crate::wire::PingInfo, LnetError>,
+    ) -> Option<(AppId, Event)> {
+        let rec = self.end(key)?;
+        let OpKind::Ping { asked, .. } = rec.kind else { return None };
+        Some((rec.app, Event::Ping { tag: rec.tag, info, rtt_ns: now.saturating_sub(asked) }))
+    }
+
+    /// Some operation that is overdue, or any at all when `all`; those whose payload is being stored are left to
+    /// the connection that does it.
+    pub(in crate::proto) fn overdue(&mut self, now: u64, all: bool, out: &mut Vec<Key>) {
+        let mut next = u64::MAX;
+        for key in (0..self.recs.capacity()).filter_map(|i| self.recs.key_at(i)) {
+            let Some(rec) = self.recs.get(key) else { continue };
+            let waits = match &rec.kind {
+                OpKind::Put { acked, .. } => !acked,
+                OpKind::Get { sink } => sink.is_some(),
+                OpKind::Ping { placing, .. } => !placing,
+            };
+            if waits && (all || rec.deadline <= now) {
+                out.push(key);
+            } else if waits {
+                next = next.min(rec.deadline);
+            }
+        }
+        self.next_deadline = next;
+    }
+}

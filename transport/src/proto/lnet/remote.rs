@@ -1,0 +1,42 @@
+//! Messages between the shards of a node: a peer's home is rarely the owner of a portal.
+
+use super::{GetGrant, MatchReq, PutGrant, Verdict};
+use crate::proto::io::{AppId, Data, LnetError, Op, ShardId, Sink};
+use crate::proto::slab::Key;
+
+/// A message to another shard of the same node, given with [`Input::From`](crate::proto::Input::From). Opaque to
+/// runtimes. Messages between two shards must arrive in order; they may be large and own memory.
+#[derive(Debug)]
+pub struct ShardMsg(pub(in crate::proto) Body);
+
+#[derive(Debug)]
+pub(in crate::proto) enum Body {
+    /// An operation that belongs elsewhere.
+    Cmd(AppId, Op),
+    /// Home to owner: does anything match?
+    Ask { conn: Key, ticket: u64, req: MatchReq },
+    /// Owner to home.
+    Answer { conn: Key, ticket: u64, verdict: Verdict },
+    /// Home to owner: the PUT is stored, or will not be.
+    PutDone { grant: PutGrant, sink: Sink, status: Result<(), LnetError>, data: Data },
+    /// Home to owner: the REPLY's pages are home.
+    GetDone { grant: GetGrant, status: Result<(), LnetError> },
+}
+
+/// Who waits for a match entry's sink.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::proto) struct Waiter {
+    pub(in crate::proto) from: ShardId,
+    pub(in crate::proto) conn: Key,
+    pub(in crate::proto) ticket: u64,
+    pub(in crate::proto) req: MatchReq,
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn messages_may_cross_threads() {
+        fn check<T: Send>() {}
+        check::<super::ShardMsg>();
+    }
+}

@@ -1,0 +1,308 @@
+//! The machine: its state, its inputs and outputs.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::config::Config;
+use super::conn::Conn;
+use super::counters::Counters;
+use super::hello::{HsEvent, HsState};
+use super::io::{AppId, CloseWhy, ConnId, ConnInfo, DialId, Event, Input, LendId, LnetError, Op, Output, Progress, ShardId};
+use super::lnet::ops::Ops;
+use super::lnet::portal::Portals;
+use super::lnet::remote::{Body, ShardMsg};
+use super::lnet::TxDone;
+use super::peer::Peer;
+use super::slab::{Key, Slab};
+use super::timers::GRAIN;
+use crate::wire::ProcessId;
+
+/// Pages on loan to a connection.
+#[derive(Debug)]
+pub(super) struct LendRec {
+    pub(super) done: TxDone,
+    pub(super) peer: Key,
+    /// Stream position of the message's end.
+    pub(super) end: u64,
+    /// Waits for a zero-copy ACK.
+    pub(super) held: bool,
+    pub(super) failed: Option<LnetError>,
+}
+
+/// What is out at the moment: all zero (but `conns_up`, `peers` and `entries`) when a node is quiet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gauges {
+    /// Connections that passed the HELLO.
+    pub conns_up: usize,
+    /// Connections in any state, closing ones too.
+    pub conns: usize,
+    /// Peers remembered.
+    pub peers: usize,
+    /// Zero-copy cookies pending.
+    pub cookies: usize,
+    /// Lends not released.
+    pub lends: usize,
+    /// Messages that hold credits.
+    pub credits_used: usize,
+    /// Operations that wait for an answer.
+    pub ops: usize,
+    /// Match entries attached or in use.
+    pub entries: usize,
+    /// Messages queued for a credit, a connection or room on a stream.
+    pub queued: usize,
+}
+
+/// One shard of a node. See the [module](super) for how it is driven.
+pub struct Machine {
+    pub(super) cfg: Config,
+    /// Time of the present input, in ns.
+    pub(super) now: u64,
+    pub(super) counters: Counters,
+    pub(super) out: VecDeque<Output>,
+    pub(super) conns: Slab<Conn>,
+    pub(super) by_id: HashMap<ConnId, Key>,
+    pub(super) embryonic: usize,
+    pub(super) peers: Slab<Peer>,
+    pub(super) by_peer: HashMap<ProcessId, Key>,
+    pub(super) dials: HashMap<DialId, Key>,
+    pub(super) next_dial: u64,
+    pub(super) lends: Slab<LendRec>,
+    pub(super) ops: Ops,
+    pub(super) portals: Portals,
+    pub(super) ni_used: u32,
+    /// Peers whose messages wait for an NI credit.
+    pub(super) ni_waiters: VecDeque<Key>,
+    /// Peers to look at again before this input is done.
+    pub(super) kicks: VecDeque<Key>,
+    pub(super) wake: u64,
+    pub(super) next_ticket: u64,
+    /// Set while going down; emptied when the event is out.
+    pub(super) shutdown: Option<(AppId, u64)>,
+    pub(super) down: bool,
+    pub(super) ping_info: Vec<u8>,
+}
+
+impl Machine {
+    /// A machine with no connections.
+    pub fn new(cfg: Config) -> Machine {
+        let mut ping_info = Vec::new();
+        let info = crate::wire::PingInfo::single(cfg.nid, cfg.pid, cfg.ping_features, cfg.ping_sequence);
+        info.emit(&mut ping_info);
+        // Each shard's handles and dials differ from the others'.
+        let shards = u64::from(cfg.shards.count.max(1));
+        let me = u64::from(cfg.shards.me.0);
+        let first = cfg.first_object.wrapping_add(me.wrapping_mul(cfg.object_step));
+        Machine {
+            ops: Ops::new(cfg.interface_cookie, first, cfg.object_step.wrapping_mul(shards)),
+            portals: Portals::new(cfg.shards.me),
+            now: 0,
+            counters: Counters::default(),
+            out: VecDeque::new(),
+            conns: Slab::new(),
+            by_id: HashMap::new(),
+            embryonic: 0,
+            peers: Slab::new(),
+            by_peer: HashMap::new(),
+            dials: HashMap::new(),
+            next_dial: me,
+            lends: Slab::new(),
+            ni_used: 0,
+            ni_waiters: VecDeque::new(),
+            kicks: VecDeque::new(),
+            wake: u64::MAX,
+            next_ticket: 0,
+            shutdown: None,
+            down: false,
+            ping_info,
+            cfg,
+        }
+    }
+
+    /// Configuration.
+    pub fn config(&self) -> &Config {
+        &self.cfg
+    }
+
+    /// Counts so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// What is out now. Walks all connections and peers: not for every message.
+    pub fn gauges(&self) -> Gauges {
+        let conns = (0..self.conns.capacity()).filter_map(|i| self.conns.get(self.conns.key_at(i)?));
+        let peers = || (0..self.peers.capacity()).filter_map(|i| self.peers.get(self.peers.key_at(i)?));
+        let mut g = Gauges {
+            conns: self.conns.len(),
+            peers: self.peers.len(),
+            cookies: peers().map(|p| p.zc.len()).sum(),
+            lends: self.lends.len(),
+            credits_used: self.ni_used as usize,
+            ops: self.ops.len(),
+            entries: self.portals.len(),
+            queued: peers().map(|p| p.waiting.len() + p.queue.len()).sum(),
+            conns_up: 0,
+        };
+        for c in conns {
+            g.conns_up += usize::from(c.up());
+            g.queued += c.txq.len();
+        }
+        g
+    }
+
+    /// When to give [`Input::Timer`], in ns; `None` when nothing is timed.
+    pub fn deadline(&self) -> Option<u64> {
+        (self.wake != u64::MAX).then_some(self.wake)
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.out.pop_front()
+    }
+
+    /// Takes what happened at `now`, in ns; `now` never goes back. All that follows from it is ready for
+    /// [`Machine::poll`] when this returns.
+    pub fn handle(&mut self, now: u64, input: Input<'_>) {
+        self.now = self.now.max(now);
+        match input {
+            Input::Opened(id, info) => self.opened(id, info),
+            Input::DialFailed(id, _) => self.dial_failed(id),
+            Input::Progress(id, p) => self.progress(id, p),
+            Input::Bytes(id, rx) => {
+                if let Some(key) = self.by_id.get(&id).copied() {
+                    self.bytes(key, rx);
+                }
+            }
+            Input::PeerFin(id) => self.peer_fin(id),
+            Input::Closed(id, why) => self.closed(id, why),
+            Input::Released(id) => self.released(id),
+            Input::Cmd(app, op) => self.command(app, op),
+            Input::From(from, msg) => self.from_shard(from, msg),
+            Input::Timer => self.timer(),
+        }
+        self.settle();
+    }
+
+    /// Looks again at the peers whose credits changed, until none is left. Each round puts a message on its way
+    /// or ends it, so the work is bounded by what is queued.
+    fn settle(&mut self) {
+        while let Some(peer) = self.kicks.pop_front() {
+            self.kick(peer);
+        }
+        if let Some((app, tag)) = self.shutdown
+            && self.conns.is_empty()
+            && self.lends.is_empty()
+        {
+            self.shutdown = None;
+            self.complete(app, Event::ShutDown { tag });
+        }
+    }
+
+    pub(super) fn complete(&mut self, app: AppId, event: Event) {
+        self.out.push_back(Output::Complete(app, event));
+    }
+
+    pub(super) fn complete_some(&mut self, event: Option<(AppId, Event)>) {
+        if let Some((app, event)) = event {
+            self.complete(app, event);
+        }
+    }
+
+    pub(super) fn post(&mut self, to: ShardId, body: Body) {
+        self.out.push_back(Output::To(to, ShardMsg(body)));
+    }
+
+    /// Asks for a look at the clock at `at`, exactly.
+    pub(super) fn wake_at(&mut self, at: u64) {
+        self.wake = self.wake.min(at);
+    }
+
+    /// Asks for a look at the clock soon after `at`: for deadlines of many seconds, which share wake-ups.
+    pub(super) fn wake_about(&mut self, at: u64) {
+        if at != u64::MAX {
+            self.wake = self.wake.min(at.checked_next_multiple_of(GRAIN).unwrap_or(at));
+        }
+    }
+
+    fn opened(&mut self, id: ConnId, info: ConnInfo) {
+        if info.dial.is_some() {
+            self.opened_active(id, info);
+        } else {
+            self.opened_passive(id, info);
+        }
+    }
+
+    fn progress(&mut self, id: ConnId, p: Progress) {
+        let Some(key) = self.by_id.get(&id).copied() else { return };
+        let (now, timeout) = (self.now, self.cfg.timeout);
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        // A runtime can only report what was pushed; anything else would corrupt the arithmetic below.
+        let acked = p.acked.min(conn.pushed);
+        conn.sent = conn.sent.max(p.sent.min(conn.pushed)).max(acked);
+        if acked <= conn.acked {
+            return;
+        }
+        conn.acked = acked;
+        conn.tx_deadline = now + timeout;
+        if !conn.up() {
+            return;
+        }
+        if let Some(peer) = conn.peer.and_then(|p| self.peers.get_mut(p)) {
+            peer.last_alive = now;
+        }
+        self.pump(key);
+    }
+
+    fn peer_fin(&mut self, id: ConnId) {
+        let Some(key) = self.by_id.get(&id).copied() else { return };
+        let Some(conn) = self.conns.get(key) else { return };
+        match conn.hs {
+            HsState::Dead => {}
+            HsState::Up => {
+                let clean = conn.rx.at_boundary();
+                self.counters.err_eof_inside += u64::from(!clean);
+                let peer = conn.peer;
+                self.close_set(peer, LnetError::ConnLost, clean);
+            }
+            _ => {
+                self.counters.err_eof_inside += 1;
+                self.handshake_event(key, HsEvent::Lost);
+            }
+        }
+    }
+
+    fn closed(&mut self, id: ConnId, _why: CloseWhy) {
+        let Some(key) = self.by_id.remove(&id) else { return };
+        match self.conns.get(key).map(|c| (c.hs, c.peer)) {
+            Some((HsState::Up, peer)) => self.close_set(peer, LnetError::ConnLost, false),
+            Some((HsState::Dead, _)) | None => {}
+            Some(_) => self.handshake_event(key, HsEvent::Lost),
+        }
+        self.conns.remove(key);
+    }
+
+    fn released(&mut self, id: LendId) {
+        let key = Key::from_word(id.0);
+        let Some(rec) = self.lends.remove(key) else { return };
+        let status = rec.failed.map_or(Ok(()), Err);
+        self.tx_done(rec.done, Some(rec.peer), status);
+    }
+
+    fn command(&mut self, app: AppId, op: Op) {
+        if let Some(owner) = self.owner_of(&op)
+            && owner != self.cfg.shards.me
+        {
+            return self.post(owner, Body::Cmd(app, op));
+        }
+        self.start(app, op);
+    }
+
+    fn from_shard(&mut self, from: ShardId, msg: ShardMsg) {
+        match msg.0 {
+            Body::Cmd(app, op) => self.start(app, op),
+            Body::Ask { conn, ticket, req } => self.asked(from, conn, ticket, req),
+            Body::Answer { conn, ticket, verdict } => self.answered(conn, ticket, verdict),
+            Body::PutDone { grant, sink, status, data } => self.put_done(grant, sink, status, data),
+            Body::GetDone { grant, status } => self.get_done(grant, status),
+        }
+    }
+}

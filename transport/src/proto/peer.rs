@@ -1,0 +1,217 @@
+//! One peer: its set of connections, and when to dial (docs/protocol/socklnd.md §3, §4).
+//!
+//! ```text
+//!            Want                 Opened            Up, all there
+//!   IDLE -----------> DIALLING ------------> SHAKING -----------> IDLE
+//!    ^  <-- Want        |  ^                  |  |  '-- Up, more to open --> IDLE --Want--> DIALLING
+//!    |                  |  | Due              |  |
+//!    |           Failed |  '--- WAITING <-----'  | None (at most 3 times)
+//!    |                  v                        |
+//!    '---- Due ----- BACKOFF <--- Failed --------'
+//! ```
+//!
+//! WAITING keeps queued messages; BACKOFF has failed them, and refuses new ones until it is over.
+
+use std::collections::VecDeque;
+
+use smallvec::SmallVec;
+
+use super::config::{Config, SEC};
+use super::io::DialId;
+use super::slab::Key;
+use super::txq::Tx;
+use super::zc::ZcTable;
+use crate::wire::{ConnType, ProcessId};
+
+/// NONE answers in a row before a pass over the types is given up.
+pub(super) const MAX_NONES: u8 = 3;
+/// Time between NONE and the next attempt, in ns.
+pub(super) const NONE_RETRY: u64 = SEC;
+
+/// Where the dialling of a peer stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DialState {
+    /// Nothing under way.
+    Idle,
+    /// TCP is connecting.
+    Dialling(DialId, ConnType),
+    /// HELLOs are exchanged on this connection.
+    Shaking(Key, ConnType),
+    /// NONE came; the next attempt is due then.
+    Waiting(u64),
+    /// Hard failure; no attempt before then.
+    BackOff(u64),
+}
+
+/// What moves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DialEvent {
+    /// A connection is wanted: dial with this id.
+    Want(DialId, ConnType),
+    /// TCP is connected.
+    Opened(Key),
+    /// The HELLO was good.
+    Up,
+    /// The peer said NONE; the next attempt may be made then.
+    None(u64),
+    /// It came to nothing; the next attempt may be made then.
+    Failed(u64),
+    /// Enough NONEs: no attempt until somebody wants one.
+    Enough,
+    /// The set was closed under it, or the time waited for has come.
+    Clear,
+}
+
+/// The transition table; `None` when the event says nothing in that state.
+pub(super) fn next(state: DialState, event: DialEvent) -> Option<DialState> {
+    use {DialEvent as E, DialState as S};
+    Some(match (state, event) {
+        (S::Idle, E::Want(id, t)) => S::Dialling(id, t),
+        (S::Dialling(_, t), E::Opened(conn)) => S::Shaking(conn, t),
+        (S::Shaking(..), E::Up) => S::Idle,
+        (S::Shaking(..), E::None(t)) => S::Waiting(t),
+        (S::Shaking(..), E::Enough) => S::Idle,
+        (S::Dialling(..) | S::Shaking(..), E::Failed(t)) => S::BackOff(t),
+        (_, E::Clear) => S::Idle,
+        _ => return None,
+    })
+}
+
+/// A peer.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) id: ProcessId,
+    /// Connections that passed the HELLO, oldest first.
+    pub(super) conns: SmallVec<[Key; 4]>,
+    /// We dial this peer: one that dialled us is not dialled back while it is connected.
+    pub(super) active: bool,
+    pub(super) dial: DialState,
+    /// When the present dial is given up.
+    pub(super) dial_deadline: u64,
+    pub(super) nones: u8,
+    /// Present interval between attempts, in ns.
+    pub(super) interval: u64,
+    /// Incarnation of the present set.
+    pub(super) incarnation: Option<u64>,
+    pub(super) zc: ZcTable,
+    /// Messages that wait for a credit.
+    pub(super) waiting: VecDeque<Tx>,
+    /// Messages that wait for a connection.
+    pub(super) queue: VecDeque<Tx>,
+    pub(super) credits_used: u32,
+    /// ACKs, REPLYs and NOOPs not yet on a stream.
+    pub(super) answers: usize,
+    /// Last received byte, or TCP acknowledgement.
+    pub(super) last_alive: u64,
+    pub(super) last_keepalive: u64,
+    /// Connections that stopped reading since `answers` was too high.
+    pub(super) stalled: SmallVec<[Key; 4]>,
+    /// Stands in the machine's list of peers that wait for an NI credit.
+    pub(super) listed_for_ni: bool,
+}
+
+impl Peer {
+    pub(super) fn new(id: ProcessId, now: u64) -> Peer {
+        Peer {
+            id,
+            conns: SmallVec::new(),
+            active: false,
+            dial: DialState::Idle,
+            dial_deadline: u64::MAX,
+            nones: 0,
+            interval: 0,
+            incarnation: None,
+            zc: ZcTable::new(),
+            waiting: VecDeque::new(),
+            queue: VecDeque::new(),
+            credits_used: 0,
+            answers: 0,
+            last_alive: now,
+            last_keepalive: now,
+            stalled: SmallVec::new(),
+            listed_for_ni: false,
+        }
+    }
+
+    /// Whether nothing would be lost by forgetting it.
+    pub(super) fn idle(&self) -> bool {
+        self.conns.is_empty()
+            && self.dial == DialState::Idle
+            && self.waiting.is_empty()
+            && self.queue.is_empty()
+            && self.credits_used == 0
+            && self.zc.len() == 0
+    }
+
+    /// The type to open next (socklnd.md §3), given how many of each there are.
+    pub(super) fn missing(control: usize, bulk_in: usize, bulk_out: usize, cfg: &Config) -> Option<ConnType> {
+        let want = usize::from(cfg.conns_per_peer.max(1));
+        if control == 0 {
+            Some(ConnType::Control)
+        } else if bulk_in < want && bulk_in <= bulk_out {
+            Some(ConnType::BulkIn)
+        } else if bulk_out < want {
+            Some(ConnType::BulkOut)
+        } else if bulk_in < want {
+            Some(ConnType::BulkIn)
+        } else {
+            None
+        }
+    }
+
+    /// The interval after one more hard failure, in ns.
+    pub(super) fn back_off(&mut self, cfg: &Config) -> u64 {
+        self.interval = (self.interval * 2).clamp(cfg.min_reconnect, cfg.max_reconnect);
+        self.interval
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transitions() {
+        use {DialEvent as E, DialState as S};
+        let (id, key) = (DialId(1), Key { index: 0, generation: 0 });
+        let t = ConnType::Control;
+        let mut text = String::new();
+        for s in [S::Idle, S::Dialling(id, t), S::Shaking(key, t), S::Waiting(5), S::BackOff(6)] {
+            for e in [E::Want(id, t), E::Opened(key), E::Up, E::None(5), E::Failed(6), E::Enough, E::Clear] {
+                if let Some(n) = next(s, e) {
+                    let name = |s: &dyn std::fmt::Debug| {
+                        format!("{s:?}").split('(').next().unwrap_or_default().to_owned()
+                    };
+                    text += &format!("{} + {} -> {}\n", name(&s), name(&e), name(&n));
+                }
+            }
+        }
+        insta::assert_snapshot!(text, @"");
+    }
+
+    #[test]
+    fn opening_order() {
+        let mut cfg = Config::new(crate::wire::Nid::LO, 1);
+        for (per_peer, want) in [(1, "Control BulkIn BulkOut"), (2, "Control BulkIn BulkOut BulkIn BulkOut")] {
+            cfg.conns_per_peer = per_peer;
+            let (mut c, mut i, mut o, mut order) = (0, 0, 0, Vec::new());
+            while let Some(t) = Peer::missing(c, i, o, &cfg) {
+                match t {
+                    ConnType::Control => c += 1,
+                    ConnType::BulkIn => i += 1,
+                    _ => o += 1,
+                }
+                order.push(format!("{t:?}"));
+            }
+            assert_eq!(order.join(" "), want);
+        }
+    }
+
+    #[test]
+    fn back_off_doubles_within_its_bounds() {
+        let cfg = Config::new(crate::wire::Nid::LO, 1);
+        let mut p = Peer::new(ProcessId::ANY, 0);
+        let got: Vec<u64> = (0..8).map(|_| p.back_off(&cfg) / SEC).collect();
+        assert_eq!(got, [1, 2, 4, 8, 16, 32, 60, 60]);
+    }
+}

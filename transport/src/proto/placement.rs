@@ -1,0 +1,95 @@
+//! Where the payload of one message goes: an object that is fed with fragments and knows nothing else.
+
+use hugepages::{LendOwner, RxFrag};
+
+use super::counters::Counters;
+use super::io::{Data, RxPiece, Sink};
+use crate::wire::ksock::Checksum;
+
+/// Destination of the payload. It owns its memory, so a placement may be moved to another lcore and come back.
+#[derive(Debug)]
+pub(super) enum Dest {
+    /// The sink of an MD, from an offset.
+    Sink { sink: Sink, offset: u32 },
+    /// The machine's own buffer (ping info).
+    Own(Vec<u8>),
+}
+
+/// Takes the payload of one message.
+#[derive(Debug)]
+pub(super) struct Placement {
+    dest: Dest,
+    want: u32,
+    done: u32,
+    owner: LendOwner,
+    pieces: Vec<RxPiece>,
+    sum: Option<Checksum>,
+}
+
+impl Placement {
+    /// A placement of `want` bytes; `checked` when their checksum will be asked for.
+    pub(super) fn new(dest: Dest, want: u32, owner: LendOwner, checked: bool) -> Placement {
+        let pieces = match dest {
+            // Fragments are about an MSS long; most messages then fit without growing the list.
+            Dest::Sink { sink: Sink::Lend(_), .. } => Vec::with_capacity(want.div_ceil(1448) as usize + 1),
+            _ => Vec::new(),
+        };
+        let sum = checked.then(Checksum::default);
+        Placement { dest, want, done: 0, owner, pieces, sum }
+    }
+
+    /// Bytes still to come.
+    pub(super) fn missing(&self) -> u32 {
+        self.want - self.done
+    }
+
+    /// Takes what it wants of `frag` and gives back the rest.
+    pub(super) fn feed(&mut self, mut frag: RxFrag, counters: &mut Counters) -> Option<RxFrag> {
+        let take = frag.len().min(self.missing());
+        let rest = if take < frag.len() {
+            let head = frag.split_to(take);
+            Some(std::mem::replace(&mut frag, head))
+        } else {
+            None
+        };
+        if let Some(sum) = &mut self.sum {
+            sum.update(frag.bytes());
+        }
+        let at = self.done;
+        self.done += take;
+        match &mut self.dest {
+            Dest::Own(buf) => buf.extend_from_slice(frag.bytes()),
+            Dest::Sink { sink: Sink::Discard(_), .. } => counters.rx_dropped_bytes += u64::from(take),
+            Dest::Sink { sink: Sink::Copy(run), offset } => {
+                let start = *offset as usize + at as usize;
+                let room = run.bytes_mut().get_mut(start..).and_then(|b| b.get_mut(..take as usize));
+                if let Some(room) = room {
+                    room.copy_from_slice(frag.bytes());
+                }
+                counters.rx_copied_bytes += u64::from(take);
+            }
+            Dest::Sink { sink: Sink::Lend(_), .. } => match frag.lend(self.owner) {
+                Ok(lent) => {
+                    counters.rx_lent_bytes += u64::from(take);
+                    self.pieces.push(RxPiece::Lent(lent));
+                }
+                Err(frag) => {
+                    counters.rx_lend_refused += 1;
+                    counters.rx_copied_bytes += u64::from(take);
+                    self.pieces.push(RxPiece::Copied(frag.bytes().into()));
+                }
+            },
+        }
+        rest
+    }
+
+    /// Ends it: the destination, what became of the bytes, and their checksum if it was asked for.
+    pub(super) fn finish(self) -> (Dest, Data, Option<u32>) {
+        let data = match self.dest {
+            Dest::Sink { sink: Sink::Lend(_), .. } => Data::Lent(self.pieces),
+            Dest::Sink { sink: Sink::Copy(_), .. } => Data::InSink,
+            _ => Data::Discarded,
+        };
+        (self.dest, data, self.sum.map(Checksum::value))
+    }
+}

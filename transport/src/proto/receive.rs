@@ -1,0 +1,313 @@
+//! Receiving: the loop that takes a stream apart (docs/protocol/socklnd.md §8).
+
+use super::handshake::collect;
+use super::io::{Data, LendId, LnetError, Output, Sink, StreamRx};
+use super::lnet::Delivery;
+use super::machine::Machine;
+use super::placement::{Dest, Placement};
+use super::rx::{self, RxEvent, RxState, WaitFor};
+use super::slab::Key;
+use super::zc;
+use crate::wire::ksock::{self, KsockHdr, KsockType};
+use crate::wire::{LnetHdr, PingInfo, WireError, lnet};
+
+/// The checksum of no bytes (socklnd.md §5.3).
+const EMPTY_SUM: u32 = 0xFFFF_FFFF;
+
+impl Machine {
+    /// Takes what a stream has.
+    pub(super) fn bytes(&mut self, key: Key, rx: &mut dyn StreamRx) {
+        let Some(c) = self.conns.get(key) else { return };
+        if !c.up() {
+            self.handshake_bytes(key, rx);
+        }
+        let now = self.now;
+        let Some(c) = self.conns.get(key) else { return };
+        if !c.up() {
+            return;
+        }
+        if let Some(p) = c.peer.and_then(|p| self.peers.get_mut(p)) {
+            p.last_alive = now;
+        }
+        // Each round takes bytes off the stream, moves to a state that does, or returns.
+        while self.receive(key, rx) {}
+        let deadline = now + self.cfg.timeout;
+        let Some(c) = self.conns.get_mut(key) else { return };
+        if c.rx.at_boundary() || c.rx.state == RxState::ParseWait {
+            c.rx.deadline = None;
+        } else {
+            c.rx.deadline = Some(deadline);
+            self.wake_about(deadline);
+        }
+    }
+
+    /// One step; `false` when the stream is empty or the connection takes no more.
+    fn receive(&mut self, key: Key, rx: &mut dyn StreamRx) -> bool {
+        let Some(c) = self.conns.get_mut(key) else { return false };
+        if !c.up() {
+            return false;
+        }
+        let order = c.order;
+        match c.rx.state {
+            RxState::KsmHeader => {
+                if !collect(&mut c.rx.buf, rx, ksock::LEN) {
+                    return false;
+                }
+                let parsed = KsockHdr::parse(&c.rx.buf, order);
+                c.rx.buf.clear();
+                match parsed {
+                    Ok(h) => self.ksock_header(key, h),
+                    Err(_) => {
+                        self.counters.err_ksock_type += 1;
+                        self.protocol_error(key)
+                    }
+                }
+            }
+            RxState::LnetHeader => {
+                if !collect(&mut c.rx.buf, rx, lnet::LEN) {
+                    return false;
+                }
+                let parsed = LnetHdr::parse(&c.rx.buf);
+                c.rx.buf.clear();
+                match parsed {
+                    Ok(h) => self.lnet_header(key, h),
+                    Err(e) => {
+                        match e {
+                            WireError::BadPayload { .. } => self.counters.err_payload_len += 1,
+                            _ => self.counters.err_lnet_type += 1,
+                        }
+                        self.protocol_error(key)
+                    }
+                }
+            }
+            RxState::LnetPayload => {
+                let Some(p) = &mut c.rx.placement else { return self.rx_event(key, RxEvent::Noop) };
+                while p.missing() > 0 {
+                    let Some(frag) = rx.next() else { return false };
+                    if let Some(rest) = p.feed(frag, &mut self.counters) {
+                        rx.unread(rest);
+                    }
+                }
+                self.payload_done(key);
+                true
+            }
+            RxState::Slop => {
+                while c.rx.slop > 0 {
+                    let Some(mut frag) = rx.next() else { return false };
+                    let take = frag.len().min(c.rx.slop);
+                    c.rx.slop -= take;
+                    self.counters.rx_dropped_bytes += u64::from(take);
+                    frag.advance(take);
+                    if !frag.is_empty() {
+                        rx.unread(frag);
+                    }
+                }
+                self.rx_event(key, RxEvent::Done)
+            }
+            RxState::Parse | RxState::ParseWait => false,
+        }
+    }
+
+    /// Applies the receive table; a move that it does not know closes the set. Gives whether to go on.
+    pub(super) fn rx_event(&mut self, key: Key, event: RxEvent) -> bool {
+        let Some(c) = self.conns.get_mut(key) else { return false };
+        match rx::next(c.rx.state, event) {
+            Some(next) => {
+                c.rx.state = next;
+                true
+            }
+            None => self.protocol_error(key),
+        }
+    }
+
+    /// Closes the set that a connection belongs to, with RST. Always `false`: nothing more is taken from it.
+    pub(super) fn protocol_error(&mut self, key: Key) -> bool {
+        let peer = self.conns.get(key).and_then(|c| c.peer);
+        self.close_set(peer, LnetError::ConnLost, false);
+        false
+    }
+
+    fn ksock_header(&mut self, key: Key, h: KsockHdr) -> bool {
+        let Some(c) = self.conns.get_mut(key) else { return false };
+        let Some(p) = c.peer.and_then(|p| self.peers.get_mut(p)) else { return false };
+        let (conns, lends, out) = (&self.conns, &mut self.lends, &mut self.out);
+        let mut acked = 0;
+        let result = p.zc.ack(
+            zc::acks(&h),
+            |pending| conns.get(pending.conn).is_some_and(|c| c.sent >= pending.end),
+            |pending| {
+                acked += 1;
+                let LendId(word) = pending.lend;
+                if let Some(rec) = lends.get_mut(Key::from_word(word)) {
+                    rec.held = false;
+                }
+                if let Some(c) = conns.get(pending.conn) {
+                    out.push_back(Output::Unhold(c.id, pending.lend));
+                }
+            },
+        );
+        self.counters.zc_acked += acked;
+        if result.is_err() {
+            self.counters.err_cookie += 1;
+            return self.protocol_error(key);
+        }
+        match h.kind {
+            KsockType::Noop => {
+                self.counters.noops_rx += 1;
+                if h.csum != 0 && h.csum != EMPTY_SUM {
+                    self.counters.err_checksum += 1;
+                    return self.protocol_error(key);
+                }
+                self.rx_event(key, RxEvent::Noop)
+            }
+            KsockType::Lnet => {
+                if let Some(c) = self.conns.get_mut(key) {
+                    c.rx.ksock = Some(h);
+                }
+                self.rx_event(key, RxEvent::Lnet)
+            }
+        }
+    }
+
+    fn lnet_header(&mut self, key: Key, h: LnetHdr) -> bool {
+        if h.dest_nid != self.cfg.nid && (h.dest_nid.same_net(self.cfg.nid) || h.dest_nid == crate::wire::Nid::LO) {
+            self.counters.err_dest_nid += 1;
+            return self.protocol_error(key);
+        }
+        self.next_ticket += 1;
+        let ticket = self.next_ticket;
+        let Some(c) = self.conns.get_mut(key) else { return false };
+        if h.payload_len == 0 && c.rx.ksock.is_some_and(|k| k.csum != 0 && k.csum != EMPTY_SUM) {
+            self.counters.err_checksum += 1;
+            return self.protocol_error(key);
+        }
+        c.rx.hdr = Some(h);
+        c.rx.ticket = ticket;
+        if !self.rx_event(key, RxEvent::Header) {
+            return false;
+        }
+        self.parse(key);
+        self.conns.get(key).is_some_and(|c| c.up() && c.rx.state != RxState::ParseWait)
+    }
+
+    /// Starts reading the payload of the message that was just matched, `mlength` bytes of it.
+    pub(super) fn begin(&mut self, key: Key, placement: Option<Placement>, delivery: Delivery, mlength: u32) {
+        let Some(c) = self.conns.get_mut(key) else { return };
+        let Some(hdr) = c.rx.hdr else { return };
+        c.rx.wait = WaitFor::Nothing;
+        c.rx.slop = hdr.payload_len.saturating_sub(mlength);
+        c.rx.placement = placement;
+        c.rx.delivery = delivery;
+        if mlength > 0 {
+            self.rx_event(key, RxEvent::Payload);
+        } else {
+            self.payload_done(key);
+        }
+    }
+
+    /// The accepted payload has been read: check it, ACK it, deliver it, and go on to what is left.
+    fn payload_done(&mut self, key: Key) {
+        let Some(c) = self.conns.get_mut(key) else { return };
+        let (Some(hdr), Some(ksock), Some(peer)) = (c.rx.hdr, c.rx.ksock, c.peer) else { return };
+        let slop = c.rx.slop;
+        let delivery = std::mem::replace(&mut c.rx.delivery, Delivery::Nothing);
+        let finished = c.rx.placement.take().map(Placement::finish);
+        self.counters.msgs_rx += 1;
+        self.counters.payload_rx_bytes += u64::from(hdr.payload_len);
+        let (dest, data, sum) = match finished {
+            Some((dest, data, sum)) => (Some(dest), data, sum),
+            None => (None, Data::Discarded, None),
+        };
+        if sum.is_some_and(|s| s != ksock.csum) {
+            self.counters.err_checksum += 1;
+            self.deliver(peer, delivery, dest, data, Err(LnetError::Checksum), hdr);
+            self.protocol_error(key);
+            return;
+        }
+        if ksock.cookie0 != 0 {
+            self.zc_ack(peer, ksock.cookie0);
+        }
+        self.deliver(peer, delivery, dest, data, Ok(()), hdr);
+        self.rx_event(key, if slop > 0 { RxEvent::Slop } else { RxEvent::Done });
+    }
+
+    /// Gives a message's payload, or its failure, to whom it concerns.
+    fn deliver(
+        &mut self,
+        peer: Key,
+        delivery: Delivery,
+        dest: Option<Dest>,
+        data: Data,
+        status: Result<(), LnetError>,
+        hdr: LnetHdr,
+    ) {
+        let sink = match dest {
+            Some(Dest::Sink { sink, .. }) => Some(sink),
+            Some(Dest::Own(info)) => {
+                let Delivery::Reply(op) = delivery else { return };
+                let info = match status {
+                    Ok(()) => PingInfo::parse(&info).map_err(|_| LnetError::Malformed),
+                    Err(e) => Err(e),
+                };
+                self.counters.err_ping_info += u64::from(info == Err(LnetError::Malformed));
+                let event = self.ops.pong(op, self.now, info);
+                return self.complete_some(event);
+            }
+            None => None,
+        };
+        match delivery {
+            Delivery::Nothing => {}
+            Delivery::Put(grant) => {
+                if grant.ack && status.is_ok() {
+                    self.send_ack(peer, &grant);
+                }
+                self.return_put(grant, sink.unwrap_or(Sink::Discard(0)), status, data);
+            }
+            Delivery::Reply(op) => {
+                let event = self.ops.reply(op, status, hdr.payload_len, data, sink);
+                self.complete_some(event);
+            }
+        }
+    }
+
+    /// A connection died: ends the message that it was receiving.
+    pub(super) fn abandon_rx(&mut self, key: Key, why: LnetError) {
+        let Some(c) = self.conns.get_mut(key) else { return };
+        let delivery = std::mem::replace(&mut c.rx.delivery, Delivery::Nothing);
+        let (Some(hdr), Some(peer)) = (c.rx.hdr, c.peer) else { return };
+        let finished = c.rx.placement.take().map(Placement::finish);
+        let (dest, data) = match finished {
+            Some((dest, data, _)) => (Some(dest), data),
+            None => (None, Data::Discarded),
+        };
+        // A part of a message is no message: what was lent of it goes home.
+        let data = if matches!(data, Data::Lent(_)) { Data::Discarded } else { data };
+        self.deliver(peer, delivery, dest, data, Err(why), hdr);
+    }
+
+    /// Goes on with a message that waited for us.
+    pub(super) fn resume(&mut self, key: Key) {
+        let Some(c) = self.conns.get_mut(key) else { return };
+        if !c.up() || c.rx.state != RxState::ParseWait {
+            return;
+        }
+        c.rx.wait = WaitFor::Nothing;
+        self.parse(key);
+        self.read_again(key);
+    }
+
+    /// Asks for bytes again, if the connection takes them.
+    pub(super) fn read_again(&mut self, key: Key) {
+        let deadline = self.now + self.cfg.timeout;
+        let Some(c) = self.conns.get_mut(key) else { return };
+        if !c.up() || c.rx.state == RxState::ParseWait {
+            return;
+        }
+        let id = c.id;
+        if !c.rx.at_boundary() {
+            c.rx.deadline = Some(deadline);
+            self.wake_about(deadline);
+        }
+        self.out.push_back(Output::Read(id));
+    }
+}

@@ -1,0 +1,138 @@
+//! Framing of what a connection receives (docs/protocol/socklnd.md §8).
+//!
+//! ```text
+//!                      Noop
+//!                     .----.
+//!                     v    |   Lnet                   Header
+//!   start ------> KSM_HEADER ------> LNET_HEADER -------------> PARSE --------.
+//!                  ^   ^   ^                                     | |Wait      | Payload
+//!        SlopDone  |   |   '---- Empty --------------------------' v          |
+//!                  |   |                                    PARSE_WAIT ----.  |
+//!                  |   '---- Empty ------------------------------'  Payload|  |
+//!                  |                                                       v  v
+//!                 SLOP <-- Slop -- (PARSE, PARSE_WAIT, LNET_PAYLOAD)   LNET_PAYLOAD -- Done --> KSM_HEADER
+//! ```
+//!
+//! `Empty`: nothing of the message is still to be read. Anything else, in any state, closes the set.
+
+use arrayvec::ArrayVec;
+
+use super::lnet::Delivery;
+use super::placement::Placement;
+use crate::wire::{KsockHdr, LnetHdr, lnet};
+
+/// State of the receiving side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RxState {
+    KsmHeader,
+    LnetHeader,
+    Parse,
+    ParseWait,
+    LnetPayload,
+    Slop,
+}
+
+/// What moves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RxEvent {
+    /// A NOOP was read.
+    Noop,
+    /// A ksock header of an LNet message was read.
+    Lnet,
+    /// An LNet header was read.
+    Header,
+    /// No buffer yet.
+    Wait,
+    /// Payload goes to a placement.
+    Payload,
+    /// The rest of the message is to be dropped.
+    Slop,
+    /// The message has no more bytes.
+    Done,
+}
+
+/// The transition table; `None` is a protocol error of ours or theirs, and closes the set.
+pub(super) fn next(state: RxState, event: RxEvent) -> Option<RxState> {
+    use {RxEvent as E, RxState as S};
+    Some(match (state, event) {
+        (S::KsmHeader, E::Noop) => S::KsmHeader,
+        (S::KsmHeader, E::Lnet) => S::LnetHeader,
+        (S::LnetHeader, E::Header) => S::Parse,
+        (S::Parse | S::ParseWait, E::Wait) => S::ParseWait,
+        (S::Parse | S::ParseWait, E::Payload) => S::LnetPayload,
+        (S::Parse | S::ParseWait | S::LnetPayload, E::Slop) => S::Slop,
+        (S::Parse | S::ParseWait | S::LnetPayload | S::Slop, E::Done) => S::KsmHeader,
+        _ => return None,
+    })
+}
+
+/// Why a connection waits in PARSE_WAIT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WaitFor {
+    /// Nothing.
+    Nothing,
+    /// The MD's run is in another message's hands, or another shard has been asked.
+    Match,
+    /// Too many answers wait for this peer.
+    Answers,
+}
+
+/// The receiving side of a connection.
+#[derive(Debug)]
+pub(super) struct Rx {
+    pub(super) state: RxState,
+    /// The header being read.
+    pub(super) buf: ArrayVec<u8, { lnet::LEN }>,
+    pub(super) ksock: Option<KsockHdr>,
+    pub(super) hdr: Option<LnetHdr>,
+    pub(super) placement: Option<Placement>,
+    pub(super) delivery: Delivery,
+    /// Bytes to drop after the placement.
+    pub(super) slop: u32,
+    pub(super) wait: WaitFor,
+    /// When the message is given up; `None` at a boundary, and while we are what it waits for.
+    pub(super) deadline: Option<u64>,
+    /// Ticket of the question to another shard, so that a late answer finds its message or none.
+    pub(super) ticket: u64,
+}
+
+impl Rx {
+    pub(super) fn new() -> Rx {
+        Rx {
+            state: RxState::KsmHeader,
+            buf: ArrayVec::new(),
+            ksock: None,
+            hdr: None,
+            placement: None,
+            delivery: Delivery::Nothing,
+            slop: 0,
+            wait: WaitFor::Nothing,
+            deadline: None,
+            ticket: 0,
+        }
+    }
+
+    /// Whether the stream stands between two messages.
+    pub(super) fn at_boundary(&self) -> bool {
+        self.state == RxState::KsmHeader && self.buf.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transitions() {
+        use {RxEvent as E, RxState as S};
+        let mut text = String::new();
+        for s in [S::KsmHeader, S::LnetHeader, S::Parse, S::ParseWait, S::LnetPayload, S::Slop] {
+            for e in [E::Noop, E::Lnet, E::Header, E::Wait, E::Payload, E::Slop, E::Done] {
+                if let Some(n) = next(s, e) {
+                    text += &format!("{s:?} + {e:?} -> {n:?}\n");
+                }
+            }
+        }
+        insta::assert_snapshot!(text, @"");
+    }
+}

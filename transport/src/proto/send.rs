@@ -1,0 +1,306 @@
+//! Sending: credits, the choice of connection, the stream's window, lends.
+
+use super::choose::{self, Cargo, Fit};
+use super::config::SEC;
+use super::io::{Event, INLINE_PAYLOAD_MAX, InlineHdr, LendId, LnetError, Output, Pages, Payload, SendMsg};
+use super::lnet::TxDone;
+use super::machine::{LendRec, Machine};
+use super::peer::DialState;
+use super::slab::Key;
+use super::txq::{Merged, Tx};
+use crate::wire::ksock::{COOKIE_KEEPALIVE, KsockHdr};
+use crate::wire::{ByteOrder, ConnType};
+
+impl Machine {
+    /// Sends an LNet message to a peer: now, or when it has credits, a connection and room.
+    pub(super) fn launch(&mut self, peer: Key, mut tx: Tx) {
+        if let Some(p) = self.peers.get_mut(peer) {
+            p.answers += usize::from(tx.answer);
+            if !p.waiting.is_empty() || p.credits_used >= self.cfg.peer_credits || self.ni_used >= self.cfg.ni_credits
+            {
+                self.counters.credit_waits += 1;
+                p.waiting.push_back(tx);
+                if self.ni_used >= self.cfg.ni_credits && !std::mem::replace(&mut p.listed_for_ni, true) {
+                    self.ni_waiters.push_back(peer);
+                }
+                return;
+            }
+            p.credits_used += 1;
+        } else {
+            return self.end_tx(peer, tx, Err(LnetError::ConnLost));
+        }
+        self.ni_used += 1;
+        tx.credit = true;
+        self.route(peer, tx);
+    }
+
+    /// Sends what waits for credits, as far as they go.
+    pub(super) fn kick(&mut self, peer: Key) {
+        // What is sent here may end at once and give its credit back: the kicks that follow see to the rest.
+        for _ in 0..self.cfg.peer_credits.max(1) {
+            let Some(p) = self.peers.get_mut(peer) else { return };
+            if p.waiting.is_empty() || p.credits_used >= self.cfg.peer_credits {
+                break;
+            }
+            if self.ni_used >= self.cfg.ni_credits {
+                if !std::mem::replace(&mut p.listed_for_ni, true) {
+                    self.ni_waiters.push_back(peer);
+                }
+                break;
+            }
+            let Some(mut tx) = p.waiting.pop_front() else { break };
+            p.credits_used += 1;
+            self.ni_used += 1;
+            tx.credit = true;
+            self.route(peer, tx);
+        }
+        self.forget_if_idle(peer);
+    }
+
+    fn give_credit_back(&mut self, peer: Key) {
+        self.ni_used = self.ni_used.saturating_sub(1);
+        if let Some(p) = self.peers.get_mut(peer) {
+            p.credits_used = p.credits_used.saturating_sub(1);
+            if !p.waiting.is_empty() || p.conns.is_empty() {
+                self.kicks.push_back(peer);
+            }
+        }
+        while let Some(next) = self.ni_waiters.pop_front() {
+            let Some(p) = self.peers.get_mut(next) else { continue };
+            p.listed_for_ni = false;
+            if !p.waiting.is_empty() {
+                self.kicks.push_back(next);
+                break;
+            }
+        }
+    }
+
+    /// The best connection of a peer for a message (socklnd.md §7).
+    fn choose(&self, peer: Key, cargo: Cargo) -> Option<Key> {
+        let p = self.peers.get(peer)?;
+        let mut best: Option<((Fit, std::cmp::Reverse<(u64, u64)>), Key)> = None;
+        for key in &p.conns {
+            let Some(c) = self.conns.get(*key) else { continue };
+            let fit = choose::fit(c.ctype, cargo);
+            if fit == Fit::No {
+                continue;
+            }
+            let rank = (fit, std::cmp::Reverse((c.backlog(), c.last_used)));
+            if best.as_ref().is_none_or(|(b, _)| rank > *b) {
+                best = Some((rank, *key));
+            }
+        }
+        best.map(|(_, key)| key)
+    }
+
+    /// Gives a message to a connection, or keeps it until there is one.
+    pub(super) fn route(&mut self, peer: Key, mut tx: Tx) {
+        if let Some(p) = self.peers.get_mut(peer) {
+            // One that dialled us is dialled back only when its connections are gone.
+            p.active |= p.conns.is_empty();
+        }
+        self.maybe_dial(peer);
+        let cargo = if tx.nob() >= u64::from(self.cfg.min_bulk) { Cargo::Bulk } else { Cargo::Small };
+        if let Some(conn) = self.choose(peer, cargo) {
+            if let Some(c) = self.conns.get_mut(conn)
+                && c.txq.push_lnet(tx)
+            {
+                self.counters.zc_acks_merged += 1;
+                self.answer_left(peer);
+            }
+            return self.pump(conn);
+        }
+        let deadline = self.now + self.cfg.timeout;
+        let Some(p) = self.peers.get_mut(peer) else {
+            return self.end_tx(peer, tx, Err(LnetError::Unreachable));
+        };
+        let hope = !self.down
+            && (!p.conns.is_empty()
+                || matches!(p.dial, DialState::Dialling(..) | DialState::Shaking(..) | DialState::Waiting(_)));
+        if !hope {
+            let why = if self.down { LnetError::ShuttingDown } else { LnetError::Unreachable };
+            return self.end_tx(peer, tx, Err(why));
+        }
+        if tx.deadline == u64::MAX {
+            tx.deadline = deadline;
+        }
+        p.queue.push_back(tx);
+        self.wake_about(deadline);
+    }
+
+    /// Routes again what waited for a connection.
+    pub(super) fn flush(&mut self, peer: Key) {
+        let n = self.peers.get(peer).map_or(0, |p| p.queue.len());
+        for _ in 0..n {
+            let Some(tx) = self.peers.get_mut(peer).and_then(|p| p.queue.pop_front()) else { return };
+            self.route(peer, tx);
+        }
+    }
+
+    /// Acknowledges a zero-copy request, on BULK_IN if there is one (socklnd.md §6.3).
+    pub(super) fn zc_ack(&mut self, peer: Key, cookie: u64) {
+        self.noop(peer, cookie);
+        self.counters.zc_acks_tx += 1;
+    }
+
+    /// Sends a NOOP with this cookie, or lets it ride.
+    pub(super) fn noop(&mut self, peer: Key, cookie: u64) {
+        let conn = self
+            .choose(peer, Cargo::Noop { nonblk: true })
+            .or_else(|| self.choose(peer, Cargo::Noop { nonblk: false }));
+        let Some(key) = conn else { return };
+        let Some(c) = self.conns.get_mut(key) else { return };
+        match c.txq.push_ack(cookie, c.ctype) {
+            Merged::Queued => {
+                if let Some(p) = self.peers.get_mut(peer) {
+                    p.answers += 1;
+                }
+            }
+            Merged::Rides => self.counters.zc_acks_merged += 1,
+            Merged::Needless => {}
+        }
+        self.pump(key);
+    }
+
+    /// Moves messages from a connection's queue to its stream while the stream has room.
+    pub(super) fn pump(&mut self, key: Key) {
+        loop {
+            let Some(c) = self.conns.get_mut(key) else { return };
+            if !c.up() || c.pushed - c.acked >= self.cfg.tx_window {
+                return;
+            }
+            let Some(tx) = c.txq.pop() else { return };
+            let Some(peer) = c.peer else { return };
+            self.push(key, peer, tx);
+        }
+    }
+
+    fn push(&mut self, key: Key, peer: Key, mut tx: Tx) {
+        let now = self.now;
+        let nob = tx.nob();
+        let payload = tx.payload.len();
+        let bulk_out = self.has_bulk_out(peer);
+        let Some(c) = self.conns.get_mut(key) else { return };
+        if c.pushed == c.acked {
+            c.tx_deadline = now + self.cfg.timeout;
+        }
+        c.pushed += nob;
+        c.last_used = now / SEC;
+        let (id, end, tx_deadline) = (c.id, c.pushed, c.tx_deadline);
+        self.wake_about(tx_deadline);
+
+        let pages = match std::mem::replace(&mut tx.payload, Payload::empty()) {
+            Payload::Inline(b) => {
+                tx.payload = Payload::Inline(b);
+                Pages::new()
+            }
+            Payload::Pages(p) if payload as usize <= INLINE_PAYLOAD_MAX => {
+                let mut b = arrayvec::ArrayVec::new();
+                b.extend(p.iter().flat_map(|s| s.bytes().iter().copied()).take(INLINE_PAYLOAD_MAX));
+                tx.payload = Payload::Inline(b);
+                Pages::new()
+            }
+            Payload::Pages(p) => p,
+        };
+        let lend = (!pages.is_empty()).then(|| {
+            let done = std::mem::replace(&mut tx.done, TxDone::Nothing);
+            self.lends.insert(LendRec { done, peer, end, held: false, failed: None })
+        });
+        let lend_id = lend.map(|k| LendId(k.word()));
+        let mut hold = false;
+        if let (Some(k), Some(lend_id)) = (lend, lend_id) {
+            // Asked only when the peer has a connection for its answer (socklnd.md §6.2, §6.3).
+            if payload >= u64::from(self.cfg.zc_min_payload)
+                && bulk_out
+                && let Some(p) = self.peers.get_mut(peer)
+            {
+                let deadline = now + self.cfg.timeout;
+                tx.cookie0 = p.zc.request(lend_id, key, end, deadline);
+                hold = true;
+                self.counters.zc_requested += 1;
+                self.wake_about(deadline);
+                if let Some(rec) = self.lends.get_mut(k) {
+                    rec.held = true;
+                }
+            }
+            if let Some(c) = self.conns.get_mut(key) {
+                while c.lends.front().is_some_and(|l| self.lends.get(*l).is_none()) {
+                    c.lends.pop_front();
+                }
+                c.lends.push_back(k);
+            }
+        }
+        let ksock = KsockHdr { kind: tx.kind(), csum: 0, cookie0: tx.cookie0, cookie1: tx.cookie1 };
+        let mut hdr = InlineHdr::new();
+        hdr.extend(ksock.emit(ByteOrder::Little));
+        match &tx.hdr {
+            None => {
+                self.counters.noops_tx += 1;
+                self.counters.keepalives_tx += u64::from(tx.cookie1 == COOKIE_KEEPALIVE);
+            }
+            Some(h) => {
+                hdr.extend(h.emit());
+                if let Payload::Inline(b) = &tx.payload {
+                    hdr.extend(b.iter().copied());
+                    self.counters.tx_inline_bytes += b.len() as u64;
+                }
+                self.counters.msgs_tx += 1;
+                self.counters.payload_tx_bytes += payload;
+            }
+        }
+        self.out.push_back(Output::Send(id, SendMsg { hdr, pay: pages, lend: lend_id, hold }));
+        if tx.answer || tx.hdr.is_none() {
+            self.answer_left(peer);
+        }
+        if lend.is_none() {
+            self.finish(peer, tx.credit, tx.done, Ok(()));
+        }
+    }
+
+    fn has_bulk_out(&self, peer: Key) -> bool {
+        self.peers.get(peer).is_some_and(|p| {
+            p.conns.iter().any(|c| self.conns.get(*c).is_some_and(|c| c.ctype == ConnType::BulkOut))
+        })
+    }
+
+    /// One answer less waits for this peer; connections that stopped reading go on when half are gone.
+    fn answer_left(&mut self, peer: Key) {
+        let Some(p) = self.peers.get_mut(peer) else { return };
+        p.answers = p.answers.saturating_sub(1);
+        if p.answers <= self.cfg.max_answers / 2 && !p.stalled.is_empty() {
+            for key in std::mem::take(&mut p.stalled) {
+                self.resume(key);
+            }
+        }
+    }
+
+    /// Ends a message that never reached a stream.
+    pub(super) fn end_tx(&mut self, peer: Key, tx: Tx, status: Result<(), LnetError>) {
+        if tx.answer || tx.hdr.is_none() {
+            self.answer_left(peer);
+        }
+        self.finish(peer, tx.credit, tx.done, status);
+    }
+
+    /// A lend has come home: its message ends.
+    pub(super) fn tx_done(&mut self, done: TxDone, peer: Option<Key>, status: Result<(), LnetError>) {
+        if let Some(peer) = peer {
+            self.finish(peer, true, done, status);
+        }
+    }
+
+    fn finish(&mut self, peer: Key, credit: bool, done: TxDone, status: Result<(), LnetError>) {
+        match done {
+            TxDone::Nothing => {}
+            TxDone::Put { app, tag } => self.complete(app, Event::Send { tag, status, done: true }),
+            TxDone::Op(op) => {
+                let event = self.ops.sent(op, self.now, status);
+                self.complete_some(event);
+            }
+            TxDone::Reply(grant) => self.return_get(grant, status),
+        }
+        if credit {
+            self.give_credit_back(peer);
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! A connection's queue of messages, and how zero-copy ACKs ride on what is queued (docs/protocol/socklnd.md §6.4).
+//!
+//! The *carrier* is the first queued message that can still take or give an ACK; from it to the tail all messages
+//! are of one kind. A message that leaves is never changed: the carrier moves on first.
+
+use std::collections::VecDeque;
+
+use super::io::Payload;
+use super::lnet::TxDone;
+use crate::wire::ksock::{COOKIE_KEEPALIVE, KsockType};
+use crate::wire::{ConnType, LnetHdr, ksock, lnet};
+
+/// A message to be sent.
+#[derive(Debug)]
+pub(super) struct Tx {
+    /// `None` for a NOOP.
+    pub(super) hdr: Option<LnetHdr>,
+    pub(super) cookie0: u64,
+    pub(super) cookie1: u64,
+    pub(super) payload: Payload,
+    pub(super) done: TxDone,
+    /// Given up if still unassigned to a connection then.
+    pub(super) deadline: u64,
+    /// Holds a peer credit and an NI credit.
+    pub(super) credit: bool,
+    /// Counts against the peer's limit of answers.
+    pub(super) answer: bool,
+}
+
+impl Tx {
+    /// An LNet message.
+    pub(super) fn lnet(hdr: LnetHdr, payload: Payload, done: TxDone) -> Tx {
+        Tx { hdr: Some(hdr), cookie0: 0, cookie1: 0, payload, done, deadline: u64::MAX, credit: false, answer: false }
+    }
+
+    /// A NOOP that ACKs `cookie`, or is a keepalive.
+    pub(super) fn noop(cookie: u64) -> Tx {
+        Tx {
+            hdr: None,
+            cookie0: 0,
+            cookie1: cookie,
+            payload: Payload::empty(),
+            done: TxDone::Nothing,
+            deadline: u64::MAX,
+            credit: false,
+            answer: false,
+        }
+    }
+
+    /// Kind of its ksock header.
+    pub(super) fn kind(&self) -> KsockType {
+        if self.hdr.is_some() { KsockType::Lnet } else { KsockType::Noop }
+    }
+
+    /// Bytes on the wire.
+    pub(super) fn nob(&self) -> u64 {
+        match self.hdr {
+            None => ksock::LEN as u64,
+            Some(_) => (ksock::LEN + lnet::LEN) as u64 + self.payload.len(),
+        }
+    }
+}
+
+/// What became of an ACK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Merged {
+    /// A NOOP was queued for it.
+    Queued,
+    /// It rides on a message that was queued already.
+    Rides,
+    /// It was queued already (or a queued ACK says what the keepalive would).
+    Needless,
+}
+
+/// The queue.
+#[derive(Debug)]
+pub(super) struct TxQueue {
+    q: VecDeque<Tx>,
+    /// Number of messages that have left: the position of `q`'s front.
+    head: u64,
+    carrier: Option<u64>,
+    bytes: u64,
+}
+
+impl TxQueue {
+    pub(super) fn new() -> TxQueue {
+        TxQueue { q: VecDeque::new(), head: 0, carrier: None, bytes: 0 }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.q.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.q.len()
+    }
+
+    /// Bytes queued, headers included.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn append(&mut self, tx: Tx) -> u64 {
+        self.bytes += tx.nob();
+        self.q.push_back(tx);
+        self.head + self.q.len() as u64 - 1
+    }
+
+    fn carrier_mut(&mut self) -> Option<&mut Tx> {
+        let at = self.carrier?.checked_sub(self.head)?;
+        self.q.get_mut(usize::try_from(at).ok()?)
+    }
+
+    fn advance(&mut self) {
+        let end = self.head + self.q.len() as u64;
+        self.carrier = self.carrier.map(|c| c + 1).filter(|c| *c < end);
+    }
+
+    /// Queues an LNet message; gives whether it took over a queued NOOP.
+    pub(super) fn push_lnet(&mut self, mut tx: Tx) -> bool {
+        let bytes = tx.nob();
+        match self.carrier_mut() {
+            Some(noop) if noop.kind() == KsockType::Noop && noop.cookie0 == 0 => {
+                // The ACK rides on the message, which takes the NOOP's place.
+                if noop.cookie1 != COOKIE_KEEPALIVE {
+                    tx.cookie1 = noop.cookie1;
+                }
+                let old = noop.nob();
+                *noop = tx;
+                self.bytes = self.bytes - old + bytes;
+                self.advance();
+                true
+            }
+            Some(_) => {
+                self.append(tx);
+                false
+            }
+            None => {
+                let at = self.append(tx);
+                self.carrier = Some(at);
+                false
+            }
+        }
+    }
+
+    /// Queues an ACK (or the keepalive cookie) on a connection of type `ctype`.
+    pub(super) fn push_ack(&mut self, k: u64, ctype: ConnType) -> Merged {
+        let acks_only = ctype == ConnType::BulkIn;
+        let Some(carrier) = self.carrier_mut() else {
+            let at = self.append(Tx::noop(k));
+            self.carrier = Some(at);
+            return Merged::Queued;
+        };
+        if !acks_only {
+            return match carrier.kind() {
+                KsockType::Lnet => {
+                    carrier.cookie1 = k;
+                    self.advance();
+                    Merged::Rides
+                }
+                KsockType::Noop => {
+                    self.append(Tx::noop(k));
+                    Merged::Queued
+                }
+            };
+        }
+        match merge(carrier.cookie0, carrier.cookie1, k) {
+            Merge::Drop => Merged::Needless,
+            Merge::Set(c0, c1, close) => {
+                (carrier.cookie0, carrier.cookie1) = (c0, c1);
+                if close {
+                    self.advance();
+                }
+                Merged::Rides
+            }
+            Merge::Append => {
+                // Appended first: then the carrier has somewhere to go.
+                self.append(Tx::noop(k));
+                self.advance();
+                Merged::Queued
+            }
+        }
+    }
+
+    /// Takes the message that leaves next.
+    pub(super) fn pop(&mut self) -> Option<Tx> {
+        if self.carrier == Some(self.head) {
+            self.advance();
+        }
+        let tx = self.q.pop_front()?;
+        self.head += 1;
+        self.bytes -= tx.nob();
+        Some(tx)
+    }
+}
+
+/// What to do with an ACK and a carrier on the BULK_IN connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Merge {
+    Drop,
+    /// New words of the carrier, and whether it is closed to further ACKs.
+    Set(u64, u64, bool),
+    Append,
+}
+
+/// The rules of socklnd.md §6.4, rows 2 to 11, for a carrier with words `(c0, c1)`.
+fn merge(c0: u64, c1: u64, k: u64) -> Merge {
+    if k == COOKIE_KEEPALIVE {
+        return Merge::Drop;
+    }
+    if c1 == COOKIE_KEEPALIVE {
+        return Merge::Set(c0, k, false);
+    }
+    if k == c0 || k == c1 {
+        return Merge::Drop;
+    }
+    if c0 == 0 {
+        let (hi, lo) = (k.max(c1), k.min(c1));
+        return Merge::Set(hi, lo, hi - lo > 2);
+    }
+    if c0 > c1 {
+        return match (c0 - c1, k) {
+            (2, k) if k == c1 + 1 => Merge::Set(c1, c0, false),
+            (1, k) if k.checked_add(1) == Some(c1) => Merge::Set(k, c0, false),
+            (1, k) if c0.checked_add(1) == Some(k) => Merge::Set(c1, k, false),
+            _ => Merge::Append,
+        };
+    }
+    if k > c0 && k < c1 {
+        Merge::Drop
+    } else if c1.checked_add(1) == Some(k) {
+        Merge::Set(c0, k, false)
+    } else if k.checked_add(1) == Some(c0) {
+        Merge::Set(k, c1, false)
+    } else {
+        Merge::Append
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{LnetBody, Nid, WireHandle};
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn msg() -> Tx {
+        let hdr = LnetHdr {
+            dest_nid: Nid::LO,
+            src_nid: Nid::LO,
+            dest_pid: 0,
+            src_pid: 0,
+            payload_len: 0,
+            body: LnetBody::Reply { handle: WireHandle::NONE },
+        };
+        Tx::lnet(hdr, Payload::empty(), TxDone::Nothing)
+    }
+
+    fn words(q: &mut TxQueue) -> Vec<(bool, u64, u64)> {
+        let mut out = Vec::new();
+        while let Some(t) = q.pop() {
+            out.push((t.hdr.is_some(), t.cookie0, t.cookie1));
+        }
+        assert_eq!(q.bytes(), 0);
+        out
+    }
+
+    fn bulk_in(acks: &[u64]) -> Vec<(bool, u64, u64)> {
+        let mut q = TxQueue::new();
+        for k in acks {
+            q.push_ack(*k, ConnType::BulkIn);
+        }
+        words(&mut q)
+    }
+
+    #[test]
+    fn the_examples_of_the_specification() {
+        assert_eq!(bulk_in(&[5, 7]), [(false, 7, 5)]);
+        assert_eq!(bulk_in(&[5, 7, 6]), [(false, 5, 7)]);
+        assert_eq!(bulk_in(&[5, 7, 6, 8]), [(false, 5, 8)]);
+        assert_eq!(bulk_in(&[5, 9]), [(false, 9, 5)]);
+        assert_eq!(bulk_in(&[5, 9, 10]), [(false, 9, 5), (false, 0, 10)]);
+    }
+
+    #[test]
+    fn every_rule_once() {
+        assert_eq!(bulk_in(&[5, 1]), [(false, 0, 5)], "2: a queued ACK is proof of life");
+        assert_eq!(bulk_in(&[1, 5]), [(false, 0, 5)], "3: an ACK takes the keepalive's place");
+        assert_eq!(bulk_in(&[5, 5]), [(false, 0, 5)], "4");
+        assert_eq!(bulk_in(&[5, 6]), [(false, 6, 5)], "5");
+        assert_eq!(bulk_in(&[5, 6, 4]), [(false, 4, 6)], "7");
+        assert_eq!(bulk_in(&[5, 6, 7]), [(false, 5, 7)], "8");
+        assert_eq!(bulk_in(&[5, 6, 7, 6]), [(false, 5, 7)], "9");
+        assert_eq!(bulk_in(&[5, 6, 7, 4]), [(false, 4, 7)], "10");
+        assert_eq!(bulk_in(&[5, 6, 7, 20]), [(false, 5, 7), (false, 0, 20)], "11");
+        assert_eq!(bulk_in(&[5, 6, 7, 20, 21]), [(false, 5, 7), (false, 21, 20)], "11, then 5 on the new carrier");
+    }
+
+    #[test]
+    fn other_types_piggyback() {
+        let mut q = TxQueue::new();
+        assert!(!q.push_lnet(msg()));
+        assert_eq!(q.push_ack(7, ConnType::Control), Merged::Rides);
+        assert_eq!(q.push_ack(8, ConnType::Control), Merged::Queued);
+        assert!(q.push_lnet(msg()), "the message takes the NOOP's ACK and place");
+        assert!(!q.push_lnet(msg()));
+        assert_eq!(words(&mut q), [(true, 0, 7), (true, 0, 8), (true, 0, 0)]);
+    }
+
+    #[test]
+    fn what_leaves_is_not_changed() {
+        let mut q = TxQueue::new();
+        q.push_lnet(msg());
+        assert_eq!(q.pop().map(|t| t.cookie1), Some(0));
+        assert_eq!(q.push_ack(9, ConnType::Control), Merged::Queued);
+        assert_eq!(words(&mut q), [(false, 0, 9)]);
+    }
+
+    proptest! {
+        /// Whatever is queued between sends, every ACK leaves exactly once.
+        #[test]
+        fn acks_are_conserved(ops in prop::collection::vec((0u8..4, 2u64..40), 1..200), bulk_in: bool) {
+            let ctype = if bulk_in { ConnType::BulkIn } else { ConnType::Control };
+            let (mut q, mut want, mut got) = (TxQueue::new(), BTreeSet::new(), Vec::new());
+            let take = |t: Tx, got: &mut Vec<u64>| match (t.hdr.is_some(), t.cookie0, t.cookie1) {
+                (_, 0, 0) | (_, 0, 1) => {}
+                (true, _, k) | (false, 0, k) => got.push(k),
+                (false, a, b) if a > b => got.extend([a, b]),
+                (false, a, b) => got.extend(a..=b),
+            };
+            for (op, k) in ops {
+                match op {
+                    0 if !bulk_in => drop(q.push_lnet(msg())),
+                    1 => if let Some(t) = q.pop() { take(t, &mut got) },
+                    _ => if want.insert(k) { q.push_ack(k, ctype); },
+                }
+            }
+            while let Some(t) = q.pop() { take(t, &mut got) }
+            got.sort_unstable();
+            prop_assert_eq!(got, want.into_iter().collect::<Vec<_>>());
+            prop_assert_eq!(q.bytes(), 0);
+        }
+    }
+}
