@@ -84,6 +84,21 @@ uint16_t shim_mbuf_ext_refcnt_update(struct rte_mbuf_ext_shared_info *shinfo, in
 	return rte_mbuf_ext_refcnt_update(shinfo, value);
 }
 
+unsigned shim_mempool_avail_near(struct rte_mempool *pool)
+{
+	unsigned me = rte_lcore_id(), main_id = rte_get_main_lcore();
+	unsigned n = rte_mempool_get_ops(pool->ops_index)->get_count(pool);
+
+	if (pool->cache_size == 0)
+		return n;
+	if (me < RTE_MAX_LCORE)
+		n += pool->local_cache[me].len;
+	if (main_id < RTE_MAX_LCORE && main_id != me)
+		n += pool->local_cache[main_id].len;
+	/* As in rte_mempool_avail_count: racing with others may count an object twice. */
+	return n > pool->size ? pool->size : n;
+}
+
 unsigned shim_lcore_id(void)
 {
 	return rte_lcore_id();

@@ -42,6 +42,10 @@ uint16_t shim_mbuf_ext_refcnt_read(const struct rte_mbuf_ext_shared_info *shinfo
 void shim_mbuf_ext_refcnt_set(struct rte_mbuf_ext_shared_info *shinfo, uint16_t value);
 uint16_t shim_mbuf_ext_refcnt_update(struct rte_mbuf_ext_shared_info *shinfo, int16_t value);
 
+/* Free objects of a pool that only the calling lcore and the main lcore use: its ring and their two caches.
+ * rte_mempool_avail_count walks the caches of all lcores, too dear for a poll loop. */
+unsigned shim_mempool_avail_near(struct rte_mempool *pool);
+
 unsigned shim_lcore_id(void);
 int shim_errno(void);
 uint64_t shim_rdtsc(void);

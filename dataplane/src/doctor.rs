@@ -1,0 +1,320 @@
+//! What the machine has, what is missing, and the line that mends it.
+//!
+//! Every probe reads below a root that tests can set; nothing here changes the machine. [`examine`] collects all
+//! findings; the command only prints them.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+/// How a finding bears on running a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// As it should be.
+    Good,
+    /// It runs, but slower, or with a risk.
+    Warning,
+    /// Something that was asked for cannot run.
+    Missing,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Severity::Good => "ok",
+            Severity::Warning => "warning",
+            Severity::Missing => "missing",
+        })
+    }
+}
+
+/// One thing found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked at: `huge pages`, `port 0000:03:00.0`.
+    pub subject: String,
+    /// How it bears.
+    pub severity: Severity,
+    /// What was found, in words.
+    pub detail: String,
+    /// What to do, as a command where there is one; `None` when all is well.
+    pub remedy: Option<String>,
+}
+
+impl Finding {
+    fn good(subject: impl Into<String>, detail: impl Into<String>) -> Finding {
+        Finding { subject: subject.into(), severity: Severity::Good, detail: detail.into(), remedy: None }
+    }
+
+    fn bad(
+        severity: Severity,
+        subject: impl Into<String>,
+        detail: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Finding {
+        Finding { subject: subject.into(), severity, detail: detail.into(), remedy: Some(remedy.into()) }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:7} {}: {}", self.severity, self.subject, self.detail)?;
+        self.remedy.iter().try_for_each(|r| write!(f, "\n        -> {r}"))
+    }
+}
+
+/// A network device on the PCI bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PciPort {
+    /// Address, `0000:03:00.0`.
+    pub addr: String,
+    /// `vendor:device` in hexadecimal.
+    pub id: String,
+    /// Driver it is bound to, if any.
+    pub driver: Option<String>,
+    /// Kernel interfaces it has.
+    pub ifaces: Vec<String>,
+    /// NUMA node, if it has one.
+    pub node: Option<u32>,
+}
+
+/// Drivers that give a device to user space.
+const USER_DRIVERS: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
+
+impl PciPort {
+    /// Whether DPDK can open it as it is. Bifurcated drivers (mlx5, mlx4) keep their kernel interface.
+    pub fn usable(&self) -> bool {
+        self.driver.as_deref().is_some_and(|d| USER_DRIVERS.contains(&d) || d.starts_with("mlx"))
+    }
+
+    /// uio does not stop a device's DMA when its process is killed; vfio does.
+    pub fn dma_warning(&self) -> Option<String> {
+        let d = self.driver.as_deref().filter(|d| d.contains("uio"))?;
+        Some(format!(
+            "port {} is bound to {d}: after a kill -9 the device keeps writing into memory that the kernel has given \
+             to others; bind it to vfio-pci instead (dpdk-devbind.py -b vfio-pci {})",
+            self.addr, self.addr
+        ))
+    }
+}
+
+fn text(p: &Path) -> Option<String> {
+    fs::read_to_string(p).ok().map(|s| s.trim().to_owned())
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut v: Vec<String> = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|e| e.file_name().into_string().ok())
+        .collect();
+    v.sort();
+    v
+}
+
+/// Interfaces with an IPv4 or IPv6 default route. `root` is `/` but for tests.
+pub fn default_route_ifaces(root: &Path) -> Vec<String> {
+    let mut v = Vec::new();
+    // Iface, destination, gateway, flags, ..., mask as the eighth word: 0/0 is the default route.
+    for l in text(&root.join("proc/net/route")).unwrap_or_default().lines().skip(1) {
+        let w: Vec<_> = l.split_whitespace().collect();
+        if w.len() > 7 && w[1] == "00000000" && w[7] == "00000000" {
+            v.push(w[0].to_owned());
+        }
+    }
+    // Destination, its length, ..., interface last. Flag 0x200 (RTF_REJECT) is the kernel's own "unreachable".
+    for l in text(&root.join("proc/net/ipv6_route")).unwrap_or_default().lines() {
+        let w: Vec<_> = l.split_whitespace().collect();
+        if let [dest, len, .., flags, iface] = w[..]
+            && dest.bytes().all(|b| b == b'0')
+            && len == "00"
+            && u32::from_str_radix(flags, 16).is_ok_and(|f| f & 0x200 == 0)
+            && iface != "lo"
+        {
+            v.push(iface.to_owned());
+        }
+    }
+    v.sort();
+    v.dedup();
+    v
+}
+
+/// The network device at a PCI address, if there is one.
+pub fn pci_port(root: &Path, addr: &str) -> Option<PciPort> {
+    let dev = root.join("sys/bus/pci/devices").join(addr);
+    // Class 0x02xxxx: network controller.
+    if !text(&dev.join("class"))?.starts_with("0x02") {
+        return None;
+    }
+    let hex = |f: &str| text(&dev.join(f)).unwrap_or_default().trim_start_matches("0x").to_owned();
+    let driver = fs::read_link(dev.join("driver"))
+        .ok()
+        .and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
+    let mut ifaces = names(&dev.join("net"));
+    // virtio devices have their interface one level down.
+    for child in names(&dev).iter().filter(|n| n.starts_with("virtio")) {
+        ifaces.extend(names(&dev.join(child).join("net")));
+    }
+    let node = text(&dev.join("numa_node")).and_then(|n| n.parse().ok());
+    Some(PciPort {
+        addr: addr.to_owned(),
+        id: format!("{}:{}", hex("vendor"), hex("device")),
+        driver,
+        ifaces,
+        node,
+    })
+}
+
+/// All network devices on the PCI bus, by address.
+pub fn pci_ports(root: &Path) -> Vec<PciPort> {
+    names(&root.join("sys/bus/pci/devices")).iter().filter_map(|a| pci_port(root, a)).collect()
+}
+
+/// Parses the kernel's list format: `0-3,8,10-11`. Empty or broken text is an empty list.
+pub fn parse_cpu_list(s: &str) -> Vec<usize> {
+    let mut v = Vec::new();
+    for part in s.trim().split(',').filter(|p| !p.is_empty()) {
+        let (a, b) = part.split_once('-').unwrap_or((part, part));
+        match (a.parse::<usize>(), b.parse::<usize>()) {
+            // No machine has more; a broken file must not exhaust memory.
+            (Ok(a), Ok(b)) if a <= b && b < 65_536 => v.extend(a..=b),
+            _ => return Vec::new(),
+        }
+    }
+    v
+}
+
+fn ports(root: &Path, out: &mut Vec<Finding>) {
+    let routed = default_route_ifaces(root);
+    let found = pci_ports(root);
+    if found.is_empty() {
+        out.push(Finding::bad(
+            Severity::Warning,
+            "ports",
+            "no network device on the PCI bus",
+            "virtual ports work: pollnd demo uses a virtio pair; --port net_tap0,iface=tap0 makes a TAP",
+        ));
+    }
+    for p in found {
+        let subject = format!("port {}", p.addr);
+        let driver = p.driver.as_deref().unwrap_or("no driver");
+        let what = format!("{} bound to {driver}", p.id);
+        if let Some(i) = p.ifaces.iter().find(|i| routed.contains(i)) {
+            let detail = format!("{what}; interface {i} carries the default route");
+            out.push(Finding::bad(
+                Severity::Warning,
+                subject,
+                detail,
+                "leave it to the kernel; use another port",
+            ));
+        } else if let Some(w) = p.dma_warning() {
+            out.push(Finding::bad(Severity::Warning, subject, what, w));
+        } else if p.usable() {
+            out.push(Finding::good(subject, what));
+        } else {
+            let remedy = format!("modprobe vfio-pci && dpdk-devbind.py -b vfio-pci {}", p.addr);
+            out.push(Finding::bad(
+                Severity::Warning,
+                subject,
+                format!("{what}: DPDK cannot open it"),
+                remedy,
+            ));
+        }
+    }
+    for i in routed {
+        out.push(Finding::good("default route", format!("interface {i}")));
+    }
+}
+
+fn memory(root: &Path, out: &mut Vec<Finding>) {
+    let h = hugepages::pool::discover(root);
+    let reserve = "echo 512 > /proc/sys/vm/nr_hugepages   (as root; 1 GiB in pages of 2 MiB)";
+    for p in h.pools.iter().filter(|p| p.total > 0) {
+        let node = p.node.map_or_else(String::new, |n| format!(" on node {n}"));
+        let detail = format!("{} of {} pages of {} KiB free{node}", p.free, p.total, p.page_size / 1024);
+        out.push(if p.free > 0 {
+            Finding::good("huge pages", detail)
+        } else {
+            Finding::bad(Severity::Warning, "huge pages", detail, reserve)
+        });
+    }
+    if h.pools.iter().all(|p| p.total == 0) {
+        let detail =
+            "none reserved: nodes run with ordinary pages (--no-huge), slower and without physical ports";
+        out.push(Finding::bad(Severity::Warning, "huge pages", detail, reserve));
+    }
+}
+
+fn cores(root: &Path, out: &mut Vec<Finding>) {
+    let sys = root.join("sys/devices/system");
+    let online = parse_cpu_list(&text(&sys.join("cpu/online")).unwrap_or_default());
+    let allowed = text(&root.join("proc/self/status")).unwrap_or_default();
+    let allowed = allowed.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:"));
+    let usable = allowed.map_or_else(|| online.clone(), parse_cpu_list);
+    let detail = format!("{} online, {} usable by this process", online.len(), usable.len());
+    out.push(if usable.len() < 2 {
+        let remedy = "run with at least 2 cores for a node and its applications; on one core lcores yield";
+        Finding::bad(Severity::Warning, "cores", detail, remedy)
+    } else {
+        Finding::good("cores", detail)
+    });
+    let nodes: Vec<_> = names(&sys.join("node"))
+        .into_iter()
+        .filter_map(|n| {
+            let id: u32 = n.strip_prefix("node")?.parse().ok()?;
+            let cpus = parse_cpu_list(&text(&sys.join("node").join(&n).join("cpulist"))?);
+            Some(format!("node {id}: {} cores", cpus.len()))
+        })
+        .collect();
+    let detail =
+        if nodes.is_empty() { "the kernel names no nodes: one is assumed".into() } else { nodes.join(", ") };
+    out.push(Finding::good("NUMA", detail));
+}
+
+/// Linux capabilities that matter, with their bit numbers (capabilities(7)).
+const CAPS: [(&str, u32, &str); 4] = [
+    ("CAP_NET_BIND_SERVICE", 10, "kernel-socket nodes dial Linux peers from ports below 1024"),
+    ("CAP_NET_ADMIN", 12, "TAP and AF_PACKET ports"),
+    ("CAP_IPC_LOCK", 14, "locking device memory"),
+    ("CAP_SYS_ADMIN", 21, "physical addresses of pages, for ports without an IOMMU"),
+];
+
+fn rights(root: &Path, out: &mut Vec<Finding>) {
+    let status = text(&root.join("proc/self/status")).unwrap_or_default();
+    let word = |k: &str| status.lines().find_map(|l| l.strip_prefix(k)).map(|v| v.trim().to_owned());
+    let effective = word("CapEff:").and_then(|v| u64::from_str_radix(&v, 16).ok()).unwrap_or(0);
+    let uid = word("Uid:").and_then(|v| v.split_whitespace().nth(1)?.parse::<u32>().ok());
+    let missing: Vec<_> = CAPS.iter().filter(|c| effective & (1 << c.1) == 0).collect();
+    let who = uid
+        .map_or_else(|| "unknown user".into(), |u| if u == 0 { "root".into() } else { format!("uid {u}") });
+    if missing.is_empty() {
+        out.push(Finding::good("rights", format!("{who}, all capabilities needed")));
+    }
+    for (name, _, what) in missing {
+        let remedy = format!("run as root, or: setcap {}+ep $(command -v pollnd)", name.to_ascii_lowercase());
+        out.push(Finding::bad(Severity::Warning, "rights", format!("{who} lacks {name} ({what})"), remedy));
+    }
+}
+
+/// Looks at everything. `dpdk` is the version of the DPDK that is linked, if any. `root` is `/` but for tests.
+pub fn examine(root: &Path, dpdk: Option<&str>) -> Vec<Finding> {
+    let mut out = Vec::new();
+    out.push(match dpdk {
+        Some(v) => Finding::good("DPDK", v),
+        None => Finding::bad(
+            Severity::Missing,
+            "DPDK",
+            "this pollnd was built without it: kernel sockets only",
+            "apt-get install libdpdk-dev libclang-dev pkg-config && cargo build --release",
+        ),
+    });
+    memory(root, &mut out);
+    ports(root, &mut out);
+    cores(root, &mut out);
+    rights(root, &mut out);
+    out
+}
+
+#[cfg(test)]
+mod tests;

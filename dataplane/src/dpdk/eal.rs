@@ -1,0 +1,444 @@
+//! The EAL: started once a process, stopped when nothing of it is in use any more.
+
+use std::ffi::{CStr, CString, c_char};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use dpdk_sys as sys;
+
+use super::config::{EalConfig, Machine};
+
+/// Why the EAL did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum EalError {
+    /// A second start in one process.
+    #[error(
+        "the EAL was started in this process before, and DPDK allows one start: keep the first handle, or run a new process"
+    )]
+    AlreadyStarted,
+    /// A secondary process.
+    #[error(
+        "--proc-type={0} is refused: pages are lent with addresses of one process; run a node as a primary process"
+    )]
+    Secondary(String),
+    /// Huge pages were demanded and are not there.
+    #[error("{want_mb} MiB of huge pages are wanted and {free_mb} MiB are free; as root: echo {} > /proc/sys/vm/nr_hugepages, or allow ordinary pages (--no-huge)", want_mb.div_ceil(2))]
+    HugeShort {
+        /// Memory wanted, MiB.
+        want_mb: u32,
+        /// Huge memory free, MiB.
+        free_mb: u64,
+    },
+    /// An argument has a zero byte.
+    #[error("the EAL argument \"{0}\" has a zero byte: remove it")]
+    Nul(String),
+    /// `rte_eal_init` failed.
+    #[error("the EAL does not start ({what}); {remedy}\narguments: {args}\n{log}")]
+    Init {
+        /// What DPDK calls the error.
+        what: String,
+        /// What to do.
+        remedy: &'static str,
+        /// The argument list.
+        args: String,
+        /// What the EAL printed meanwhile.
+        log: String,
+    },
+}
+
+/// Why the EAL was not stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CleanupError {
+    /// Memory, ports or threads of the EAL are still in use.
+    #[error(
+        "the EAL cannot be stopped yet: {runs} page runs, {pools} mempools, {ports} ports and {lcores} lcores are in use; close the ports, drop the arenas and lent buffers first"
+    )]
+    InUse {
+        /// Page runs of [`super::EalBacking`] that are out.
+        runs: usize,
+        /// Mempools.
+        pools: usize,
+        /// Ports that are open.
+        ports: usize,
+        /// Threads that poll.
+        lcores: usize,
+    },
+    /// It was stopped before.
+    #[error("the EAL was stopped before")]
+    Stopped,
+    /// DPDK reports an error.
+    #[error("rte_eal_cleanup failed with code {0}: exit the process to free its memory")]
+    Failed(i32),
+}
+
+/// Things that keep the EAL from being stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HoldKind {
+    Runs,
+    Pools,
+    Ports,
+    Lcores,
+}
+
+const LIVE: u8 = 0;
+const CLOSING: u8 = 1;
+const STOPPED: u8 = 2;
+
+struct Inner {
+    holds: [AtomicUsize; 4],
+    state: AtomicU8,
+    huge: bool,
+    args: Vec<String>,
+    boot_log: String,
+}
+
+/// The running EAL. Clones are handles on the same one.
+#[derive(Clone)]
+pub struct Eal(Arc<Inner>);
+
+/// Keeps the EAL running; see [`CleanupError::InUse`].
+pub(crate) struct Hold {
+    eal: Eal,
+    kind: HoldKind,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.eal.release(self.kind);
+    }
+}
+
+impl std::fmt::Debug for Eal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Eal({})", self.0.args.join(" "))
+    }
+}
+
+static STARTED: AtomicBool = AtomicBool::new(false);
+
+impl Eal {
+    /// Starts the EAL. The calling thread becomes its main lcore and keeps its own CPU affinity.
+    ///
+    /// # Errors
+    /// [`EalError`] names the cause and the remedy. After [`EalError::Init`] the process cannot try again: DPDK
+    /// does not undo a start that failed half-way.
+    pub fn start(config: &EalConfig) -> Result<Eal, EalError> {
+        let machine = Machine {
+            huge_free_mb: hugepages::pool::discover(Path::new("/"))
+                .free_bytes(hugepages::backing::HUGE_2M as u64)
+                >> 20,
+            cores: allowed_cores(),
+            pid: std::process::id(),
+        };
+        let (args, huge) = config.args(&machine)?;
+        if STARTED.swap(true, Ordering::SeqCst) {
+            return Err(EalError::AlreadyStarted);
+        }
+        let affinity = Affinity::save();
+        let log = LogCapture::start();
+        let started = init(&args);
+        let boot_log = log.finish();
+        affinity.restore();
+        if let Err(errno) = started {
+            return Err(EalError::Init {
+                what: strerror(errno),
+                remedy: remedy(errno),
+                args: args.join(" "),
+                log: boot_log.trim_end().to_owned(),
+            });
+        }
+        Ok(Eal(Arc::new(Inner {
+            holds: Default::default(),
+            state: AtomicU8::new(LIVE),
+            huge,
+            args,
+            boot_log,
+        })))
+    }
+
+    /// Whether its memory is made of huge pages.
+    pub fn huge(&self) -> bool {
+        self.0.huge
+    }
+
+    /// The arguments it was started with.
+    pub fn args(&self) -> &[String] {
+        &self.0.args
+    }
+
+    /// What it printed while it started.
+    pub fn boot_log(&self) -> &str {
+        &self.0.boot_log
+    }
+
+    /// Whether devices use virtual addresses: page runs are then contiguous for every device, whatever their size.
+    pub fn iova_is_va(&self) -> bool {
+        // SAFETY: reads the configuration of the running EAL.
+        unsafe { sys::rte_eal_iova_mode() == sys::RTE_IOVA_VA }
+    }
+
+    /// Makes the calling thread a polling lcore: only such threads may touch mempools. Pin the thread first; its
+    /// NUMA node is looked up here.
+    ///
+    /// # Errors
+    /// [`LcoreError`] when the EAL has no lcore left or is stopped.
+    pub fn enter(&self) -> Result<PollLcore, LcoreError> {
+        let hold = self.hold(HoldKind::Lcores).ok_or(LcoreError::Stopped)?;
+        // SAFETY: reads thread-local state.
+        let before = unsafe { sys::shim_lcore_id() };
+        let registered = before == sys::SHIM_LCORE_ID_ANY;
+        // SAFETY: the EAL runs (the hold keeps it), and the thread is not registered yet.
+        if registered && unsafe { sys::rte_thread_register() } != 0 {
+            return Err(LcoreError::Register { what: strerror(errno()), max: sys::RTE_MAX_LCORE });
+        }
+        // SAFETY: as above.
+        let (id, node) = unsafe { (sys::shim_lcore_id(), sys::rte_socket_id() as i32) };
+        Ok(PollLcore(Rc::new(LcoreInner { id, node, registered, _hold: hold })))
+    }
+
+    /// Stops the EAL and frees its memory.
+    ///
+    /// # Errors
+    /// [`CleanupError::InUse`] while anything of it is out: stopping would unmap pages under their users.
+    pub fn cleanup(&self) -> Result<(), CleanupError> {
+        match self.0.state.compare_exchange(LIVE, CLOSING, Ordering::SeqCst, Ordering::SeqCst) {
+            Ok(_) => {}
+            Err(_) => return Err(CleanupError::Stopped),
+        }
+        let [runs, pools, ports, lcores] = [0, 1, 2, 3].map(|i| self.0.holds[i].load(Ordering::SeqCst));
+        if runs + pools + ports + lcores > 0 {
+            self.0.state.store(LIVE, Ordering::SeqCst);
+            return Err(CleanupError::InUse { runs, pools, ports, lcores });
+        }
+        // SAFETY: nothing of the EAL is in use, and nothing can start to use it in state CLOSING.
+        let r = unsafe { sys::rte_eal_cleanup() };
+        self.0.state.store(STOPPED, Ordering::SeqCst);
+        self.remove_runtime_dir();
+        if r == 0 { Ok(()) } else { Err(CleanupError::Failed(r)) }
+    }
+
+    /// Stops the EAL as soon as nothing of it is in use, for at most `limit`; then gives up, so that the process
+    /// can exit with what is still out mapped.
+    ///
+    /// # Errors
+    /// The last [`CleanupError`]: report it and exit without cleanup.
+    pub fn cleanup_within(&self, limit: Duration) -> Result<(), CleanupError> {
+        let end = Instant::now() + limit;
+        loop {
+            match self.cleanup() {
+                Err(CleanupError::InUse { .. }) if Instant::now() < end => {
+                    std::thread::sleep(Duration::from_millis(5))
+                }
+                r => return r,
+            }
+        }
+    }
+
+    /// The folder is of this process alone when we chose its name; DPDK leaves it behind.
+    fn remove_runtime_dir(&self) {
+        // SAFETY: returns a static string once the EAL was started.
+        let dir = unsafe { sys::rte_eal_get_runtime_dir() };
+        if dir.is_null() {
+            return;
+        }
+        // SAFETY: a terminated string.
+        let dir = unsafe { CStr::from_ptr(dir) }.to_string_lossy().into_owned();
+        let own = format!("pollnd-{}", std::process::id());
+        if Path::new(&dir).file_name().is_some_and(|f| f == own.as_str()) {
+            // Best effort: a folder that stays is litter, not an error.
+            let _ = std::fs::remove_dir_all(dir);
+        }
+    }
+
+    pub(crate) fn hold(&self, kind: HoldKind) -> Option<Hold> {
+        self.retain(kind).then(|| Hold { eal: self.clone(), kind })
+    }
+
+    /// Counts one more user; false when the EAL is stopped or about to be.
+    pub(crate) fn retain(&self, kind: HoldKind) -> bool {
+        self.0.holds[kind as usize].fetch_add(1, Ordering::SeqCst);
+        if self.0.state.load(Ordering::SeqCst) == LIVE {
+            return true;
+        }
+        self.release(kind);
+        false
+    }
+
+    pub(crate) fn release(&self, kind: HoldKind) {
+        self.0.holds[kind as usize].fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Why a thread did not become a polling lcore.
+#[derive(Debug, thiserror::Error)]
+pub enum LcoreError {
+    /// The EAL is stopped.
+    #[error("the EAL is stopped: no thread can poll")]
+    Stopped,
+    /// The EAL refused.
+    #[error("the EAL does not take this thread as an lcore ({what}): it has {max} in all; use fewer lcores")]
+    Register {
+        /// What DPDK calls the error.
+        what: String,
+        /// Lcores that DPDK was built for.
+        max: u32,
+    },
+}
+
+/// Proof that this thread is an lcore of the EAL. Not `Send`: it is the thread's. Queues keep clones; the
+/// registration ends with the last one.
+#[derive(Clone, Debug)]
+pub struct PollLcore(Rc<LcoreInner>);
+
+#[derive(Debug)]
+struct LcoreInner {
+    id: u32,
+    node: i32,
+    registered: bool,
+    _hold: Hold,
+}
+
+impl std::fmt::Debug for Hold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Hold({:?})", self.kind)
+    }
+}
+
+impl PollLcore {
+    /// The EAL's number of this lcore.
+    pub fn id(&self) -> u32 {
+        self.0.id
+    }
+
+    /// Its NUMA node, or -1 when its cores span several.
+    pub fn node(&self) -> i32 {
+        self.0.node
+    }
+}
+
+impl Drop for LcoreInner {
+    fn drop(&mut self) {
+        if self.registered {
+            // SAFETY: this thread was registered by `enter`, and the hold keeps the EAL running.
+            unsafe { sys::rte_thread_unregister() };
+        }
+    }
+}
+
+/// The version of the DPDK that is loaded, such as `DPDK 22.11.11`.
+pub fn dpdk_version() -> String {
+    // SAFETY: a static string.
+    unsafe { CStr::from_ptr(sys::rte_version()) }.to_string_lossy().into_owned()
+}
+
+pub(crate) fn errno() -> i32 {
+    // SAFETY: reads thread-local state.
+    unsafe { sys::shim_errno() }
+}
+
+pub(crate) fn strerror(e: i32) -> String {
+    // SAFETY: returns a terminated string for every value.
+    unsafe { CStr::from_ptr(sys::rte_strerror(e)) }.to_string_lossy().into_owned()
+}
+
+fn init(args: &[String]) -> Result<(), i32> {
+    // No argument has a zero byte: `EalConfig::args` looked.
+    let args: Vec<CString> = args.iter().filter_map(|a| CString::new(a.as_str()).ok()).collect();
+    let mut argv: Vec<*mut c_char> = args.iter().map(|a| a.as_ptr().cast_mut()).collect();
+    let argc = argv.len() as i32;
+    argv.push(std::ptr::null_mut());
+    // The EAL keeps pointers into the strings.
+    std::mem::forget(args);
+    // SAFETY: a terminated argument vector of terminated strings; it is called once a process.
+    if unsafe { sys::rte_eal_init(argc, argv.as_mut_ptr()) } < 0 { Err(errno()) } else { Ok(()) }
+}
+
+fn remedy(errno: i32) -> &'static str {
+    match errno {
+        libc::EACCES | libc::EPERM => {
+            "run as root, or grant the user its huge pages, vfio group and run-time folder"
+        }
+        libc::ENOMEM => "reserve more huge pages (echo N > /proc/sys/vm/nr_hugepages) or ask for less memory",
+        libc::EINVAL => "correct the arguments; those after -- are passed on as they are",
+        libc::ENODEV | libc::ENOTSUP => "look at the log below: a device or bus is not usable",
+        libc::EALREADY => "run a new process: the EAL starts once",
+        libc::EPROTO => "the vdev or PCI bus did not probe: look at the log below",
+        _ => "look at the log below, or run `pollnd doctor`",
+    }
+}
+
+fn cpu_set() -> (libc::cpu_set_t, bool) {
+    // SAFETY: a cpu_set_t is plain bits, all-zero valid; the call writes at most its size.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        let ok = libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) == 0;
+        (set, ok)
+    }
+}
+
+fn allowed_cores() -> Vec<usize> {
+    let (set, ok) = cpu_set();
+    if !ok {
+        return vec![0];
+    }
+    // SAFETY: every index is below CPU_SETSIZE.
+    (0..libc::CPU_SETSIZE as usize).filter(|i| unsafe { libc::CPU_ISSET(*i, &set) }).collect()
+}
+
+/// The EAL pins the thread that starts it; the caller's affinity is not the EAL's to change.
+struct Affinity(Option<libc::cpu_set_t>);
+
+impl Affinity {
+    fn save() -> Affinity {
+        let (set, ok) = cpu_set();
+        Affinity(ok.then_some(set))
+    }
+
+    fn restore(self) {
+        if let Some(set) = self.0 {
+            // SAFETY: a set that the kernel gave us.
+            unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) };
+        }
+    }
+}
+
+/// Collects what the EAL logs while it starts, so that a failure can show it; from then on the log goes to the
+/// standard error stream (DPDK's default is the standard output, where results belong).
+struct LogCapture {
+    stream: *mut libc::FILE,
+    text: *mut (*mut c_char, usize),
+}
+
+impl LogCapture {
+    fn start() -> LogCapture {
+        let text = Box::into_raw(Box::new((std::ptr::null_mut(), 0)));
+        // SAFETY: both addresses stay valid: `text` is never freed, since the EAL's threads may still hold the
+        // stream after `finish`.
+        let stream = unsafe { libc::open_memstream(&raw mut (*text).0, &raw mut (*text).1) };
+        if !stream.is_null() {
+            // SAFETY: an open stream that is never closed.
+            unsafe { sys::rte_openlog_stream(stream.cast()) };
+        }
+        LogCapture { stream, text }
+    }
+
+    fn finish(self) -> String {
+        // SAFETY: `stream` is open; after fflush the text is terminated and complete; descriptor 2 is duplicated,
+        // so closing is nobody's concern.
+        unsafe {
+            let fd = libc::dup(2);
+            let err = if fd < 0 { std::ptr::null_mut() } else { libc::fdopen(fd, c"w".as_ptr()) };
+            if !err.is_null() {
+                libc::setvbuf(err, std::ptr::null_mut(), libc::_IONBF, 0);
+            }
+            sys::rte_openlog_stream(err.cast());
+            if self.stream.is_null() || libc::fflush(self.stream) != 0 || (*self.text).0.is_null() {
+                return String::new();
+            }
+            CStr::from_ptr((*self.text).0).to_string_lossy().into_owned()
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! DPDK: the EAL, ethdev ports, mempools, page runs in EAL memory.
+//!
+//! * [`Eal`] is started once a process. Polling threads are the caller's own: they pin themselves and call
+//!   [`Eal::enter`]; the EAL launches and pins none.
+//! * [`EthPort`] is a device: configured, started, stopped and closed by the control thread.
+//! * [`EthQueue`] is one of its queue pairs, on the lcore that polls it: a [`crate::pkt::Port`].
+//! * [`EalBacking`] gives page runs that every port can reach.
+//!
+//! Order of shutdown: stop polling (park or drop the queues) -> [`EthPort::close`] -> lendings home -> queues and
+//! pools dropped -> arenas -> [`Eal::cleanup`], which refuses while anything is out.
+
+mod backing;
+mod config;
+mod eal;
+mod gate;
+mod mempool;
+mod offload;
+mod pair;
+mod port;
+mod port_config;
+mod queue;
+mod rx;
+mod spec;
+mod telemetry;
+mod tx;
+
+pub use backing::EalBacking;
+pub use config::{EalConfig, Huge};
+pub use eal::{CleanupError, Eal, EalError, LcoreError, PollLcore, dpdk_version};
+pub use mempool::{HEADROOM, Mempool, PoolError, RX_ROOM};
+pub use pair::{PairConfig, virtio_pair};
+pub use port::EthPort;
+pub use port_config::{Closed, LinkState, PortConfig, PortError};
+pub use queue::{EthQueue, QueueSeed};
+pub use rx::EthRxPkt;
+pub use spec::PortSpec;
+pub use telemetry::{TelemetryError, TelemetryFn, TelemetryValue, telemetry};
+pub use tx::EthTxPkt;

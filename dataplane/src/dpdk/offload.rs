@@ -1,0 +1,191 @@
+//! What is asked of a device, from what it offers: a pure function, so that every driver's offer can be tested.
+
+use dpdk_sys as sys;
+
+use crate::pkt::Reach;
+
+/// What a device offers (`rte_eth_dev_info`), as far as it matters here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Offer {
+    pub driver: String,
+    pub rx: u64,
+    pub tx: u64,
+    /// Segments of a packet, 0 for no statement.
+    pub seg_max: u16,
+    /// Segments of a packet that is not segmented by the device, 0 for no statement.
+    pub mtu_seg_max: u16,
+    pub max_lro: u32,
+    pub rss: u64,
+    pub queues: u16,
+    /// TSO works although the driver does not say so (net_vhost whose guest side took `tso=1`).
+    pub silent_tso: bool,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Choice {
+    pub rx: u64,
+    pub tx: u64,
+    pub rss: u64,
+    pub tso: bool,
+    /// TCP checksum by the device.
+    pub tx_csum: bool,
+    /// IPv4 header checksum by the device; done in software otherwise.
+    pub tx_ip_csum: bool,
+    pub rx_csum: bool,
+    pub lro: bool,
+    pub vlan_insert: bool,
+    pub vlan_strip: bool,
+    pub max_segs: u16,
+    pub reach: Reach,
+    /// Received mbufs are the sender's own (net_ring): copy at once.
+    pub shares_mbufs: bool,
+    /// Frees sent mbufs late unless its threshold is near the ring size.
+    pub lazy_free: bool,
+}
+
+/// Most buffers in one packet: a 64 KiB packet of 4 KiB pages, twice over; more only lengthens a driver's walk.
+const MAX_SEGS: u16 = 40;
+
+/// Which memory the driver's device can read. A driver that is not listed is taken for hardware.
+fn reach(driver: &str, multi_seg: bool) -> Reach {
+    match driver {
+        _ if !multi_seg => Reach::None,
+        // Frees the segments after the first one without sending them.
+        "net_af_xdp" => Reach::None,
+        // These copy with the CPU when they send.
+        "net_vhost" | "net_tap" | "net_af_packet" | "net_memif" | "net_pcap" | "net_null" => Reach::Any,
+        _ => Reach::Eal,
+    }
+}
+
+pub(crate) fn negotiate(o: &Offer) -> Choice {
+    let rx_has = |f: u64| o.rx & f == f;
+    let tx_has = |f: u64| o.tx & f == f;
+    let mut rx = 0;
+    let mut tx = 0;
+    let mut want_rx = |f: u64| {
+        let got = rx_has(f);
+        rx |= if got { f } else { 0 };
+        got
+    };
+    let rx_csum = want_rx(sys::SHIM_ETH_RX_OFFLOAD_TCP_CKSUM);
+    // Not judged alone: a port without the IPv4 half still says whether TCP's is right.
+    want_rx(sys::SHIM_ETH_RX_OFFLOAD_IPV4_CKSUM);
+    want_rx(sys::SHIM_ETH_RX_OFFLOAD_SCATTER);
+    let lro = o.driver != "net_af_xdp" && want_rx(sys::SHIM_ETH_RX_OFFLOAD_TCP_LRO);
+    let vlan_strip = want_rx(sys::SHIM_ETH_RX_OFFLOAD_VLAN_STRIP);
+    let rss = if o.queues > 1 {
+        o.rss
+            & (sys::SHIM_ETH_RSS_IPV4
+                | sys::SHIM_ETH_RSS_IPV6
+                | sys::SHIM_ETH_RSS_NONFRAG_IPV4_TCP
+                | sys::SHIM_ETH_RSS_NONFRAG_IPV6_TCP)
+    } else {
+        0
+    };
+    if rss != 0 {
+        want_rx(sys::SHIM_ETH_RX_OFFLOAD_RSS_HASH);
+    }
+    let mut want_tx = |f: u64| {
+        let got = tx_has(f);
+        tx |= if got { f } else { 0 };
+        got
+    };
+    let multi_seg = want_tx(sys::SHIM_ETH_TX_OFFLOAD_MULTI_SEGS);
+    let tx_csum = want_tx(sys::SHIM_ETH_TX_OFFLOAD_TCP_CKSUM);
+    let tx_ip_csum = want_tx(sys::SHIM_ETH_TX_OFFLOAD_IPV4_CKSUM);
+    let vlan_insert = want_tx(sys::SHIM_ETH_TX_OFFLOAD_VLAN_INSERT);
+    // A device that segments must complete the checksums of what it makes.
+    let tso = multi_seg && tx_csum && (want_tx(sys::SHIM_ETH_TX_OFFLOAD_TCP_TSO) || o.silent_tso);
+    let limit = |n: u16| if n == 0 { MAX_SEGS } else { n.min(MAX_SEGS) };
+    let reach = reach(&o.driver, multi_seg);
+    let max_segs = match reach {
+        Reach::None => 1,
+        _ => limit(o.seg_max).min(limit(o.mtu_seg_max)),
+    };
+    Choice {
+        rx,
+        tx,
+        rss,
+        tso,
+        tx_csum,
+        tx_ip_csum,
+        rx_csum,
+        lro,
+        vlan_insert,
+        vlan_strip,
+        max_segs,
+        reach,
+        shares_mbufs: o.driver == "net_ring",
+        lazy_free: o.driver.starts_with("net_virtio"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer(driver: &str, rx: u64, tx: u64) -> Offer {
+        Offer {
+            driver: driver.into(),
+            rx,
+            tx,
+            seg_max: u16::MAX,
+            mtu_seg_max: u16::MAX,
+            max_lro: 65_535,
+            rss: 0,
+            queues: 1,
+            silent_tso: false,
+        }
+    }
+
+    #[test]
+    fn only_what_is_offered_is_asked_for() {
+        let c = negotiate(&offer(
+            "net_ring",
+            sys::SHIM_ETH_RX_OFFLOAD_SCATTER,
+            sys::SHIM_ETH_TX_OFFLOAD_MULTI_SEGS,
+        ));
+        assert_eq!((c.rx, c.tx), (sys::SHIM_ETH_RX_OFFLOAD_SCATTER, sys::SHIM_ETH_TX_OFFLOAD_MULTI_SEGS));
+        assert!(!c.tso && !c.tx_csum && !c.rx_csum && !c.lro && c.shares_mbufs);
+        let all = negotiate(&offer("net_ixgbe", u64::MAX, u64::MAX));
+        assert!(
+            all.tso
+                && all.tx_csum
+                && all.tx_ip_csum
+                && all.rx_csum
+                && all.lro
+                && all.vlan_insert
+                && all.vlan_strip
+        );
+        assert_eq!((all.reach, all.max_segs, all.rss), (Reach::Eal, MAX_SEGS, 0));
+    }
+
+    #[test]
+    fn a_port_that_cannot_chain_or_loses_chains_gets_whole_copied_packets() {
+        for o in [offer("net_x", 0, 0), offer("net_af_xdp", u64::MAX, u64::MAX)] {
+            let c = negotiate(&o);
+            assert_eq!((c.reach, c.max_segs), (Reach::None, 1), "{o:?}");
+        }
+    }
+
+    #[test]
+    fn silent_tso_needs_checksums_and_segments() {
+        let base = sys::SHIM_ETH_TX_OFFLOAD_MULTI_SEGS | sys::SHIM_ETH_TX_OFFLOAD_TCP_CKSUM;
+        let with = |tx| negotiate(&Offer { silent_tso: true, ..offer("net_vhost", 0, tx) });
+        let c = with(base);
+        assert!(c.tso && c.tx & sys::SHIM_ETH_TX_OFFLOAD_TCP_TSO == 0 && c.reach == Reach::Any);
+        assert!(!with(sys::SHIM_ETH_TX_OFFLOAD_MULTI_SEGS).tso);
+    }
+
+    #[test]
+    fn rss_is_for_several_queues_and_the_smaller_segment_limit_counts() {
+        let o = Offer { rss: u64::MAX, queues: 4, mtu_seg_max: 8, ..offer("net_i40e", u64::MAX, u64::MAX) };
+        let c = negotiate(&o);
+        assert_eq!(c.max_segs, 8);
+        assert!(
+            c.rss & sys::SHIM_ETH_RSS_NONFRAG_IPV4_TCP != 0 && c.rx & sys::SHIM_ETH_RX_OFFLOAD_RSS_HASH != 0
+        );
+    }
+}

@@ -1,0 +1,99 @@
+//! Two ports of one process, joined: vhost on one side, virtio_user on the other. It needs no NIC, no privilege
+//! beyond a folder for the socket, and has a real NIC's offloads: checksums, TSO, LRO.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use super::eal::Eal;
+use super::port::EthPort;
+use super::port_config::{PortConfig, PortError};
+use super::spec::PortSpec;
+
+/// What the pair is like.
+#[derive(Clone, Debug)]
+pub struct PairConfig {
+    /// Both ends; `queues`, `rx_desc` and `tx_desc` count for both.
+    pub port: PortConfig,
+    /// Descriptors of each virtio ring: a power of two, at most 32768. Small rings cost speed.
+    pub queue_size: u16,
+    /// Let 64 KiB super-segments cross whole.
+    pub tso: bool,
+    /// Packed rings instead of split ones.
+    pub packed: bool,
+}
+
+impl Default for PairConfig {
+    fn default() -> PairConfig {
+        let port = PortConfig { mtu: 9000, ..PortConfig::default() };
+        PairConfig { port, queue_size: 1024, tso: true, packed: false }
+    }
+}
+
+static SERIAL: AtomicU32 = AtomicU32::new(0);
+
+/// The longest path of a Unix socket, in bytes (`sun_path` has 108 with the terminator).
+const SOCKET_PATH_MAX: usize = 107;
+
+fn socket(dir: &Path, n: u32) -> Result<PathBuf, PortError> {
+    let path = dir.join(format!("pollnd-{}-{n}.sock", std::process::id()));
+    let s = path.to_string_lossy();
+    // Commas end an argument of a virtual device.
+    if s.len() > SOCKET_PATH_MAX || s.contains(',') || !dir.is_dir() {
+        return Err(PortError::NotFound {
+            port: s.into_owned(),
+            errno: "not a usable socket path".into(),
+            remedy: "give an existing folder whose path is under 80 bytes long and has no comma, such as /tmp",
+        });
+    }
+    Ok(path)
+}
+
+/// A locally administered address for the virtio end; vhost ports have fixed ones of their own.
+fn mac(pid: u32, n: u32) -> String {
+    let [_, _, p1, p0] = pid.to_be_bytes();
+    let [.., n0] = n.to_be_bytes();
+    format!("02:70:6e:{p1:02x}:{p0:02x}:{n0:02x}")
+}
+
+/// Makes the pair: (net_vhost, net_virtio_user), both started, the link up.
+///
+/// The vhost side goes first, since the virtio side connects to its socket when it is probed; EAL arguments alone
+/// cannot do that in one process. Close the virtio end first: it has to tell the vhost end.
+///
+/// # Errors
+/// [`PortError`]; nothing stays open then.
+pub fn virtio_pair(eal: &Eal, sockdir: &Path, config: &PairConfig) -> Result<(EthPort, EthPort), PortError> {
+    let n = SERIAL.fetch_add(1, Ordering::Relaxed);
+    let sock = socket(sockdir, n)?;
+    let path = sock.to_string_lossy();
+    let c = &config.port;
+    let tso = u8::from(config.tso);
+    let vhost = PortSpec::Vdev {
+        name: format!("net_vhost{n}"),
+        args: format!("iface={path},queues={},tso={tso}", c.queues),
+    };
+    let virtio = PortSpec::Vdev {
+        name: format!("net_virtio_user{n}"),
+        args: format!(
+            "path={path},queues={},queue_size={},mrg_rxbuf=1,packed_vq={},mac={}",
+            c.queues,
+            config.queue_size,
+            u8::from(config.packed),
+            mac(std::process::id(), n)
+        ),
+    };
+    let a = EthPort::open(eal, &vhost, &PortConfig { silent_tso: config.tso, ..c.clone() })?;
+    let b = EthPort::open(eal, &virtio, c)?;
+    for p in [&a, &b] {
+        if !p.wait_link(Duration::from_secs(5)) {
+            return Err(PortError::Call {
+                port: p.name().into(),
+                call: "waiting for the link",
+                errno: "still down after 5 s".into(),
+                remedy: "with huge pages the EAL needs --single-file-segments; look at the log lines above",
+            });
+        }
+    }
+    Ok((a, b))
+}

@@ -1,0 +1,140 @@
+//! How a port is set up, what can go wrong, and what it reports.
+
+use std::time::Duration;
+
+use super::mempool::PoolError;
+
+/// How a port is to be set up. Sizes are per queue.
+#[derive(Clone, Debug)]
+pub struct PortConfig {
+    /// Queue pairs: one an lcore.
+    pub queues: u16,
+    /// Largest IP packet in bytes.
+    pub mtu: u16,
+    /// Receive descriptors; the driver may round.
+    pub rx_desc: u16,
+    /// Transmit descriptors; the driver may round.
+    pub tx_desc: u16,
+    /// Receive buffers of about 9 KiB.
+    pub rx_bufs: u32,
+    /// Heads of packets to be sent, 2 KiB each: in the ring, in the stack's queue, and held by a lazy driver.
+    pub tx_heads: u32,
+    /// Bare mbufs that pages are attached to, 128 bytes each.
+    pub tx_bare: u32,
+    /// Receive packets for other addresses, too.
+    pub promiscuous: bool,
+    /// Take the port even if its kernel interface carries the default route.
+    pub allow_default_route: bool,
+    /// Use TSO although the driver does not advertise it (net_vhost made with `tso=1`).
+    pub silent_tso: bool,
+}
+
+impl Default for PortConfig {
+    fn default() -> PortConfig {
+        PortConfig {
+            queues: 1,
+            mtu: 1500,
+            rx_desc: 1024,
+            tx_desc: 1024,
+            rx_bufs: 4096,
+            tx_heads: 4096,
+            tx_bare: 8192,
+            promiscuous: false,
+            allow_default_route: false,
+            silent_tso: false,
+        }
+    }
+}
+
+/// Why a port cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PortError {
+    /// No such device, or its driver is missing.
+    #[error("no port {port} ({errno}): {remedy}")]
+    NotFound {
+        /// What was asked for.
+        port: String,
+        /// What DPDK calls the error.
+        errno: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// Its kernel interface carries the machine's default route.
+    #[error(
+        "port {port} is kernel interface {iface}, which carries the default route: taking it would cut the machine off; use another port, or set allow_default_route"
+    )]
+    DefaultRoute {
+        /// What was asked for.
+        port: String,
+        /// The interface.
+        iface: String,
+    },
+    /// A number is outside of what the device can do.
+    #[error("port {port} (driver {driver}) has {what} {min}..={max}, {asked} was asked for: {remedy}")]
+    Range {
+        /// Port name.
+        port: String,
+        /// Driver name.
+        driver: String,
+        /// Which number.
+        what: &'static str,
+        /// Least allowed.
+        min: u32,
+        /// Most allowed.
+        max: u32,
+        /// Asked for.
+        asked: u32,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A call failed.
+    #[error("port {port}: {call} failed ({errno}); {remedy}")]
+    Call {
+        /// Port name.
+        port: String,
+        /// DPDK's function.
+        call: &'static str,
+        /// What DPDK calls the error.
+        errno: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// An lcore still polls it.
+    #[error(
+        "port {port}: the lcore of queue {queue} did not yield within {waited:?}: it is stuck, or its poll loop no longer runs; drop the queue there"
+    )]
+    Polled {
+        /// Port name.
+        port: String,
+        /// Which queue.
+        queue: usize,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// No memory for its buffers.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// The EAL is stopped.
+    #[error("the EAL is stopped: no port can be opened")]
+    Stopped,
+}
+
+/// State of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkState {
+    /// Whether it is up.
+    pub up: bool,
+    /// Speed in Mbit/s; 0 when unknown, `u32::MAX` when the driver has none.
+    pub mbps: u32,
+}
+
+/// What was left when a port was closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Closed {
+    /// Attachment mbufs that no driver gave back: the pages behind them are quarantined.
+    pub attachments_out: u32,
+    /// Heads of packets that are still out (in a stack's queue, or lost in a driver).
+    pub heads_out: u32,
+    /// Receive buffers still out (fragments and lent buffers).
+    pub rx_out: u32,
+}
