@@ -50,7 +50,12 @@ impl<P: Port> CapturePort<P> {
     ///
     /// # Errors
     /// [`CaptureError`] names the path.
-    pub fn new(inner: P, path: &Path, snap: usize, clock: Box<dyn Fn() -> u64>) -> Result<CapturePort<P>, CaptureError> {
+    pub fn new(
+        inner: P,
+        path: &Path,
+        snap: usize,
+        clock: Box<dyn Fn() -> u64>,
+    ) -> Result<CapturePort<P>, CaptureError> {
         let name = path.display().to_string();
         let file = File::create(path).map_err(|source| CaptureError::Open { path: name.clone(), source })?;
         let header = PcapHeader {
@@ -171,7 +176,10 @@ mod tests {
         drop(a);
         let mut r = PcapReader::new(File::open(&path).unwrap()).unwrap();
         let p = r.next_packet().unwrap().unwrap();
-        assert_eq!((&p.data[..], p.orig_len, p.timestamp.as_nanos()), (&b"0123456789"[..], 16, 5_000_000_001));
+        assert_eq!(
+            (&p.data[..], p.orig_len, p.timestamp.as_nanos()),
+            (&b"0123456789"[..], 16, 5_000_000_001)
+        );
         assert_eq!(&r.next_packet().unwrap().unwrap().data[..], b"back");
         assert!(r.next_packet().is_none());
     }

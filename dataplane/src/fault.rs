@@ -139,7 +139,15 @@ impl<P: Port> FaultPort<P> {
     /// Wraps `inner`. `clock` gives the time in ns (virtual or real).
     pub fn new(inner: P, faults: Faults, seed: u64, clock: Box<dyn Fn() -> u64>) -> FaultPort<P> {
         let pool = HeapRxPool::new(9216, 4096);
-        FaultPort { inner, faults, rng: Rng::new(seed), clock, held: VecDeque::new(), pool, counters: FaultCounters::default() }
+        FaultPort {
+            inner,
+            faults,
+            rng: Rng::new(seed),
+            clock,
+            held: VecDeque::new(),
+            pool,
+            counters: FaultCounters::default(),
+        }
     }
 
     /// Changes the rates.

@@ -4,10 +4,15 @@
 //! * [`mem`]: a port pair of plain memory.
 //! * [`fault`] and [`capture`]: wrappers round any port that lose, delay, double, reorder and corrupt packets,
 //!   and that write pcap files.
+//! * [`doctor`]: what the machine has and lacks for a node.
 #![cfg_attr(feature = "lcore", doc = "* [`cpt`], [`lcore`]: CPU partitions and pinned polling threads.")]
 #![cfg_attr(feature = "dpdk", doc = "* [`dpdk`]: the EAL, ethdev ports, mempools.")]
 
 pub mod capture;
+pub mod clock;
+pub mod doctor;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 pub mod fault;
 pub mod mem;
 pub mod pkt;

@@ -13,8 +13,8 @@ use arrayvec::ArrayVec;
 use hugepages::{HeapRxPool, Lent, NicRef, RxFrag, RxHome, RxOps};
 
 use crate::pkt::{
-    AttachError, Csum, Full, Port, PortCaps, PortCounters, RX_BURST, Reach, Reclaimed, RxMeta, RxPkt, TX_HEAD_ROOM,
-    TxCsum, TxMeta, TxPkt,
+    AttachError, Csum, Full, Port, PortCaps, PortCounters, RX_BURST, Reach, Reclaimed, RxMeta, RxPkt,
+    TX_HEAD_ROOM, TxCsum, TxMeta, TxPkt,
 };
 
 /// Length of an Ethernet header with room for one VLAN tag, in bytes.
@@ -268,7 +268,13 @@ pub fn pair(cfg: &MemConfig) -> (MemPort, MemPort) {
         let pool = HeapRxPool::new(cfg.rx_buf, cfg.rx_bufs);
         let budget = hugepages::LendBudget { lcore_bytes: 0, owner_bytes: 0, handles: 1 };
         let shared_home = RxHome::new(&SHARED_OPS, budget);
-        Rc::new(Side { inbox: RefCell::default(), pool, shared_home, nombuf: Cell::new(0), up: Cell::new(true) })
+        Rc::new(Side {
+            inbox: RefCell::default(),
+            pool,
+            shared_home,
+            nombuf: Cell::new(0),
+            up: Cell::new(true),
+        })
     };
     let (a, b) = (side(), side());
     let port = |n: u8, me: &Rc<Side>, peer: &Rc<Side>| MemPort {
@@ -427,7 +433,8 @@ impl Port for MemPort {
         while self.peer.inbox.borrow().len() < self.cfg.depth {
             let Some(mut p) = q.pop_front() else { break };
             n += 1;
-            let payload_max = if p.meta.segsz > 0 { self.cfg.tso_max as usize } else { usize::from(self.cfg.mtu) };
+            let payload_max =
+                if p.meta.segsz > 0 { self.cfg.tso_max as usize } else { usize::from(self.cfg.mtu) };
             if p.len() as usize > payload_max + L2_MAX || p.segs.len() + 1 > usize::from(self.cfg.max_segs) {
                 self.counters.tx_dropped += 1;
                 continue;

@@ -51,7 +51,11 @@ pub struct Arena {
 impl Arena {
     /// An arena of at most `max` runs of `run_len` bytes each.
     pub fn new(backing: Arc<dyn Backing>, run_len: usize, max: usize) -> Arena {
-        let shelf = Arc::new(Shelf { backing: backing.clone(), idle: ArrayQueue::new(max.max(1)), out: AtomicUsize::new(0) });
+        let shelf = Arc::new(Shelf {
+            backing: backing.clone(),
+            idle: ArrayQueue::new(max.max(1)),
+            out: AtomicUsize::new(0),
+        });
         Arena { backing, shelf, run_len, max }
     }
 

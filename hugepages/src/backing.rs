@@ -51,7 +51,9 @@ pub enum BackingError {
         source: io::Error,
     },
     /// The EAL has no such block left.
-    #[error("the EAL has no {len} bytes left on NUMA node {node}: give it more memory (-m MiB, or more huge pages)")]
+    #[error(
+        "the EAL has no {len} bytes left on NUMA node {node}: give it more memory (-m MiB, or more huge pages)"
+    )]
     Eal {
         /// Bytes asked for.
         len: usize,
@@ -100,11 +102,16 @@ fn round_up(len: usize, to: usize) -> usize {
 
 fn map(len: usize, flags: i32, fd: i32, what: &'static str) -> Result<NonNull<u8>, BackingError> {
     // SAFETY: a fresh mapping at an address of the kernel's choice touches no existing memory.
-    let p = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, fd, 0) };
+    let p =
+        unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, fd, 0) };
     if p == libc::MAP_FAILED {
         return Err(BackingError::Map { len, what, source: io::Error::last_os_error() });
     }
-    NonNull::new(p.cast()).ok_or_else(|| BackingError::Map { len, what, source: io::Error::from_raw_os_error(libc::EFAULT) })
+    NonNull::new(p.cast()).ok_or_else(|| BackingError::Map {
+        len,
+        what,
+        source: io::Error::from_raw_os_error(libc::EFAULT),
+    })
 }
 
 /// Frees what [`map`] made.
@@ -154,8 +161,11 @@ unsafe impl Backing for Memfd {
         }
         // SAFETY: `fd` is a descriptor that we just opened.
         let r = unsafe { libc::ftruncate(fd, len as libc::off_t) };
-        let mapped =
-            if r == 0 { map(len, libc::MAP_SHARED, fd, "memfd pages") } else { Err(err(io::Error::last_os_error())) };
+        let mapped = if r == 0 {
+            map(len, libc::MAP_SHARED, fd, "memfd pages")
+        } else {
+            Err(err(io::Error::last_os_error()))
+        };
         // SAFETY: `fd` is ours and not used again.
         unsafe { libc::close(fd) };
         Ok(RawRun { ptr: mapped?, len, iova: BAD_IOVA, contig: 4096, kind: BackingKind::Memfd })

@@ -148,8 +148,10 @@ impl LendSlab {
     /// A slab of `cap` slots of 128 bytes (at most 2^32 - 1; 0 counts as 1).
     pub fn new(cap: usize) -> LendSlab {
         let cap = cap.clamp(1, u32::MAX as usize);
-        let shared =
-            Box::into_raw(Box::new(Shared { freed: AtomicPtr::new(ptr::null_mut()), stale: AtomicU64::new(0) }));
+        let shared = Box::into_raw(Box::new(Shared {
+            freed: AtomicPtr::new(ptr::null_mut()),
+            stale: AtomicU64::new(0),
+        }));
         let slots: Box<[Slot]> = (0..cap)
             .map(|i| Slot {
                 sh: ShInfo { free_cb: on_free, fcb_opaque: ptr::null_mut(), refcnt: AtomicU16::new(0) },
@@ -181,7 +183,9 @@ impl LendSlab {
     /// [`LendSlabError::Full`] when every slot is out.
     pub fn lend(&self, slice: crate::PageSlice, token: u64) -> Result<Lent, LendSlabError> {
         // SAFETY: `idle` is touched by `lend` and `reap` alone, which never overlap (one thread, no reentry).
-        let Some(i) = (unsafe { &mut *self.0.idle.get() }).pop() else { return Err(LendSlabError::Full(self.0.cap)) };
+        let Some(i) = (unsafe { &mut *self.0.idle.get() }).pop() else {
+            return Err(LendSlabError::Full(self.0.cap));
+        };
         let (off, len) = (slice.off(), slice.len());
         // SAFETY: `i` came from the idle list, so it is in bounds and nobody else refers to the slot.
         unsafe {
@@ -242,7 +246,12 @@ impl LendSlab {
     pub fn counters(&self) -> SlabCounters {
         // SAFETY: `shared` lives as long as the slab.
         let stale = unsafe { &*self.0.shared }.stale.load(Ordering::Relaxed);
-        SlabCounters { lent: self.0.lent.get(), released: self.0.released.get(), refused_count: self.0.refused.get(), stale }
+        SlabCounters {
+            lent: self.0.lent.get(),
+            released: self.0.released.get(),
+            refused_count: self.0.refused.get(),
+            stale,
+        }
     }
 
     /// Notes an attachment that was refused (the caller copied).
@@ -426,8 +435,11 @@ mod tests {
             let stream = s.lend(run().slice_all(), 42).unwrap();
             let hold = stream.clone();
             let nic = stream.nic_ref(0, 100).unwrap();
-            let mut parts: [Option<Box<dyn FnOnce()>>; 3] =
-                [Some(Box::new(move || drop(stream))), Some(Box::new(move || drop(hold))), Some(Box::new(move || drop(nic)))];
+            let mut parts: [Option<Box<dyn FnOnce()>>; 3] = [
+                Some(Box::new(move || drop(stream))),
+                Some(Box::new(move || drop(hold))),
+                Some(Box::new(move || drop(nic))),
+            ];
             for (n, i) in order.into_iter().enumerate() {
                 assert_eq!(reaped(&s), [], "order {order:?} step {n}");
                 parts[i].take().unwrap()();

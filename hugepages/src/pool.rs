@@ -43,7 +43,9 @@ pub enum ReserveError {
         source: io::Error,
     },
     /// The kernel reserved fewer: memory is fragmented or short.
-    #[error("the kernel reserved {got} of {want} huge pages: free memory is short or fragmented; reserve at boot with hugepages={want}")]
+    #[error(
+        "the kernel reserved {got} of {want} huge pages: free memory is short or fragmented; reserve at boot with hugepages={want}"
+    )]
     Short {
         /// Pages wanted in all.
         want: u64,
@@ -119,7 +121,11 @@ pub fn reserve(root: &Path, page_size: u64, want: u64) -> Result<u64, ReserveErr
     if have >= want {
         return Ok(have);
     }
-    fs::write(&path, want.to_string()).map_err(|source| ReserveError::Write { path: path.clone(), want, source })?;
+    fs::write(&path, want.to_string()).map_err(|source| ReserveError::Write {
+        path: path.clone(),
+        want,
+        source,
+    })?;
     let got = read_u64(&path).unwrap_or(0);
     if got < want { Err(ReserveError::Short { want, got }) } else { Ok(got) }
 }

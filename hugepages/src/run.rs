@@ -52,7 +52,12 @@ impl PageRunMut {
         Ok(PageRunMut(Inner { raw: Some(raw), len, backing, home: None }))
     }
 
-    pub(crate) fn from_shelf(raw: RawRun, len: usize, backing: Arc<dyn Backing>, shelf: Arc<crate::arena::Shelf>) -> Self {
+    pub(crate) fn from_shelf(
+        raw: RawRun,
+        len: usize,
+        backing: Arc<dyn Backing>,
+        shelf: Arc<crate::arena::Shelf>,
+    ) -> Self {
         PageRunMut(Inner { raw: Some(raw), len, backing, home: Some(shelf) })
     }
 

@@ -100,7 +100,14 @@ impl RxHome {
     /// `data..data + len` lies in the buffer `raw` and is not written while any fragment of it lives; the
     /// caller gives up one reference on `raw`, which `ops.release` understands. `truesize` is the pool memory
     /// that the buffer occupies, in bytes.
-    pub unsafe fn frag(&self, raw: NonNull<()>, data: NonNull<u8>, len: u32, truesize: u32, lendable: bool) -> RxFrag {
+    pub unsafe fn frag(
+        &self,
+        raw: NonNull<()>,
+        data: NonNull<u8>,
+        len: u32,
+        truesize: u32,
+        lendable: bool,
+    ) -> RxFrag {
         RxFrag { data, len, truesize, lendable, raw, home: self.clone() }
     }
 
@@ -290,7 +297,11 @@ impl RxLent {
 
 impl Drop for RxLent {
     fn drop(&mut self) {
-        let r = Returned { raw: self.raw.as_ptr().expose_provenance(), truesize: self.truesize, owner: self.owner };
+        let r = Returned {
+            raw: self.raw.as_ptr().expose_provenance(),
+            truesize: self.truesize,
+            owner: self.owner,
+        };
         // The budget bounds what is out by the ring's capacity, so the push cannot fail.
         let pushed = self.ring.0.push(r);
         debug_assert!(pushed.is_ok(), "return ring full");

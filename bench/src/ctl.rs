@@ -1,0 +1,103 @@
+//! What the controlling thread and the applications on the lcores tell each other.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+use hdrhistogram::Histogram;
+
+/// What the client node does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// Nothing; everything started before comes to its end.
+    Quiet = 0,
+    /// One LNet ping after the other.
+    Ping = 1,
+    /// Large PUTs, several at a time; each message's checksum is verified.
+    BulkChecked = 2,
+    /// Large PUTs, several at a time; one in [`SAMPLE`] is verified.
+    Bulk = 3,
+    /// Small PUTs with ACK, one at a time.
+    Rtt = 4,
+    /// Small PUTs with ACK, several at a time.
+    Rate = 5,
+    /// Large GETs, several at a time; each answer's checksum is verified by the client.
+    Get = 6,
+}
+
+/// In [`Phase::Bulk`] one message in so many has its checksum verified, on every runtime alike.
+pub const SAMPLE: u64 = 64;
+
+impl Phase {
+    fn of(n: u8) -> Phase {
+        [Phase::Quiet, Phase::Ping, Phase::BulkChecked, Phase::Bulk, Phase::Rtt, Phase::Rate, Phase::Get]
+            .into_iter()
+            .find(|p| *p as u8 == n)
+            .unwrap_or(Phase::Quiet)
+    }
+}
+
+/// Shared by one pair of nodes and whoever runs them. Each counter has one writer.
+#[derive(Debug, Default)]
+pub struct Ctl {
+    phase: AtomicU8,
+    /// Operations started by the client.
+    pub started: AtomicU64,
+    /// Operations that completed well.
+    pub completed: AtomicU64,
+    /// Operations that completed with an error.
+    pub failed: AtomicU64,
+    /// Completions that nothing was waiting for; always 0.
+    pub twice: AtomicU64,
+    /// Messages that arrived at the server.
+    pub arrived: AtomicU64,
+    /// Payload bytes that arrived at the server.
+    pub bytes: AtomicU64,
+    /// Checksums verified at the server.
+    pub crc_good: AtomicU64,
+    /// Checksums that differed; always 0.
+    pub crc_bad: AtomicU64,
+    /// The client has nothing outstanding.
+    pub quiet: AtomicBool,
+    /// The server's match entries are attached.
+    pub ready: AtomicBool,
+    /// Round-trip times in ns, filled when a phase ends.
+    pub rtt: Mutex<Option<Histogram<u64>>>,
+    /// First error, in words.
+    pub error: Mutex<Option<String>>,
+}
+
+impl Ctl {
+    /// Changes what the client does.
+    pub fn set_phase(&self, p: Phase) {
+        self.quiet.store(false, Ordering::Release);
+        self.phase.store(p as u8, Ordering::Release);
+    }
+
+    /// What the client does.
+    pub fn phase(&self) -> Phase {
+        Phase::of(self.phase.load(Ordering::Acquire))
+    }
+
+    /// Whether the client has come to rest since the phase was set to quiet.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet.load(Ordering::Acquire)
+    }
+
+    /// Keeps the first error.
+    pub fn fail(&self, what: impl Into<String>) {
+        if let Ok(mut e) = self.error.lock() {
+            e.get_or_insert_with(|| what.into());
+        }
+    }
+
+    /// The first error.
+    pub fn first_error(&self) -> Option<String> {
+        self.error.lock().ok().and_then(|e| e.clone())
+    }
+}
+
+/// Adds to a counter that only this thread writes: no atomic read-modify-write on the packet path.
+pub fn bump(c: &AtomicU64, n: u64) {
+    c.store(c.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+}

@@ -1,0 +1,13 @@
+//! Workloads, baselines and reports.
+//!
+//! A figure of pollnd is a ratio of two things run side by side in one run: [`pair`] joins two nodes and turns
+//! them on one thread or two, [`workload`] is what they do, [`measure`] what it cost, [`report`] how it is told.
+//! The kernel-socket runtime over loopback is the baseline ([`sock`]).
+#![forbid(unsafe_code)]
+
+pub mod ctl;
+pub mod measure;
+pub mod pair;
+pub mod report;
+pub mod sock;
+pub mod workload;

@@ -1,0 +1,147 @@
+//! What a stretch of work cost: wall time and CPU time of the whole process, spinning included.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+
+use crate::ctl::{Ctl, Phase};
+
+/// CPU time of this process so far, user and system, all threads.
+pub fn cpu_time() -> Duration {
+    let t = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(t.tv_sec.unsigned_abs(), t.tv_nsec.unsigned_abs() as u32)
+}
+
+/// One measured stretch of a phase.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Stretch {
+    /// Wall time in seconds.
+    pub wall_s: f64,
+    /// CPU time of both ends in seconds, spinning counted.
+    pub cpu_s: f64,
+    /// Messages that arrived.
+    pub messages: u64,
+    /// Payload bytes that arrived.
+    pub bytes: u64,
+}
+
+impl Stretch {
+    /// Goodput in Gbit/s.
+    pub fn gbps(&self) -> f64 {
+        self.bytes as f64 * 8e-9 / self.wall_s.max(1e-9)
+    }
+    /// Gbit moved per second of CPU time.
+    pub fn gbit_per_cpu_s(&self) -> f64 {
+        self.bytes as f64 * 8e-9 / self.cpu_s.max(1e-9)
+    }
+    /// Messages a second.
+    pub fn rate(&self) -> f64 {
+        self.messages as f64 / self.wall_s.max(1e-9)
+    }
+}
+
+/// Percentiles of a round trip, in microseconds.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Rtt {
+    /// Median.
+    pub p50_us: f64,
+    /// 99th percentile.
+    pub p99_us: f64,
+    /// 99.9th percentile.
+    pub p999_us: f64,
+    /// Round trips measured.
+    pub count: u64,
+}
+
+impl Rtt {
+    /// Of a histogram in ns.
+    pub fn of(h: &Histogram<u64>) -> Rtt {
+        let us = |q| h.value_at_quantile(q) as f64 / 1000.0;
+        Rtt { p50_us: us(0.5), p99_us: us(0.99), p999_us: us(0.999), count: h.len() }
+    }
+}
+
+/// Why a measurement came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum MeasureError {
+    /// An operation failed.
+    #[error("the workload failed: {0}")]
+    Failed(String),
+    /// Nothing moved.
+    #[error("{what} did not happen within {secs} s")]
+    Stuck {
+        /// What was waited for.
+        what: &'static str,
+        /// For how long.
+        secs: u64,
+    },
+}
+
+/// Waits until `done`, at most `secs` seconds.
+///
+/// # Errors
+/// The first error of the workload, or that `what` did not happen.
+pub fn wait_for(
+    ctl: &Ctl,
+    what: &'static str,
+    secs: u64,
+    mut done: impl FnMut() -> bool,
+) -> Result<(), MeasureError> {
+    let end = Instant::now() + Duration::from_secs(secs);
+    while !done() {
+        if let Some(e) = ctl.first_error() {
+            return Err(MeasureError::Failed(e));
+        }
+        if Instant::now() > end {
+            return Err(MeasureError::Stuck { what, secs });
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// Runs `phase` for `secs` after a warm-up of a fifth of that, then lets it come to rest.
+/// `tick` is called some ten times a second with the bytes and messages so far.
+///
+/// # Errors
+/// See [`wait_for`].
+pub fn stretch(
+    ctl: &Ctl,
+    phase: Phase,
+    secs: f64,
+    tick: &mut dyn FnMut(&Ctl),
+) -> Result<Stretch, MeasureError> {
+    let sleep = |secs: f64, tick: &mut dyn FnMut(&Ctl)| {
+        let end = Instant::now() + Duration::from_secs_f64(secs);
+        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|d| !d.is_zero()) {
+            std::thread::sleep(left.min(Duration::from_millis(100)));
+            tick(ctl);
+        }
+    };
+    ctl.set_phase(phase);
+    sleep(secs / 5.0, tick);
+    let (b0, m0) = (ctl.bytes.load(Ordering::Relaxed), ctl.arrived.load(Ordering::Relaxed));
+    let (t0, c0) = (Instant::now(), cpu_time());
+    sleep(secs, tick);
+    let (wall, cpu) = (t0.elapsed(), cpu_time() - c0);
+    let (b1, m1) = (ctl.bytes.load(Ordering::Relaxed), ctl.arrived.load(Ordering::Relaxed));
+    rest(ctl)?;
+    Ok(Stretch { wall_s: wall.as_secs_f64(), cpu_s: cpu.as_secs_f64(), messages: m1 - m0, bytes: b1 - b0 })
+}
+
+/// Ends the phase and waits until nothing is outstanding.
+///
+/// # Errors
+/// See [`wait_for`].
+pub fn rest(ctl: &Ctl) -> Result<(), MeasureError> {
+    ctl.set_phase(Phase::Quiet);
+    wait_for(ctl, "the end of all outstanding operations", 20, || ctl.is_quiet())
+}
+
+/// The histogram of the phase that ended last.
+pub fn last_rtt(ctl: &Ctl) -> Rtt {
+    ctl.rtt.lock().ok().and_then(|r| r.as_ref().map(Rtt::of)).unwrap_or_default()
+}

@@ -1,0 +1,161 @@
+//! Two nodes, turned by one thread or by one thread each.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+
+use transport::node::{Control, Idle, NodeEnd, Order, Turn, run};
+
+use crate::ctl::Ctl;
+
+/// Makes a node on the thread that will turn it.
+pub type Make = Box<dyn FnOnce() -> Result<Box<dyn Turn>, String> + Send>;
+
+/// Which threads turn the nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// Both on one.
+    One,
+    /// One each.
+    Two,
+}
+
+/// Runs before a node is made, on its thread: pins it, registers it.
+pub type Enter = Arc<dyn Fn(usize) -> Result<(), String> + Send + Sync>;
+
+/// Two nodes that run.
+pub struct Running {
+    threads: Vec<JoinHandle<Result<Vec<NodeEnd>, String>>>,
+    control: Arc<Control>,
+}
+
+fn turn_all(
+    me: usize,
+    makes: Vec<Make>,
+    control: &Control,
+    enter: &Enter,
+    idle: Idle,
+) -> Result<Vec<NodeEnd>, String> {
+    enter(me)?;
+    let nodes = makes.into_iter().map(|m| m()).collect::<Result<Vec<_>, _>>()?;
+    run(nodes, control, idle).into_iter().map(|e| e.ok_or_else(|| "a node panicked".to_owned())).collect()
+}
+
+impl Running {
+    /// Starts the nodes.
+    pub fn start(threads: Threads, idle: Idle, ctl: &Arc<Ctl>, enter: &Enter, makes: [Make; 2]) -> Running {
+        let [a, b] = makes;
+        let groups = match threads {
+            Threads::One => vec![vec![a, b]],
+            Threads::Two => vec![vec![a], vec![b]],
+        };
+        let control = Arc::new(Control::default());
+        let threads = groups
+            .into_iter()
+            .enumerate()
+            .map(|(i, makes)| {
+                let (ctl, control, enter) = (ctl.clone(), control.clone(), enter.clone());
+                std::thread::spawn(move || {
+                    turn_all(i, makes, &control, &enter, idle).inspect_err(|e| {
+                        ctl.fail(e.clone());
+                        control.give(Order::Drain);
+                    })
+                })
+            })
+            .collect();
+        Running { threads, control }
+    }
+
+    /// Takes both nodes down and returns what they came to, in the order they were given.
+    ///
+    /// # Errors
+    /// What kept a node from starting, or that one panicked.
+    pub fn stop(self) -> Result<Vec<NodeEnd>, String> {
+        self.control.give(Order::Drain);
+        let mut ends = Vec::new();
+        for t in self.threads {
+            ends.extend(t.join().map_err(|_| "a polling thread panicked".to_owned())??);
+        }
+        Ok(ends)
+    }
+}
+
+/// The nothing-lost line.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct NothingLost {
+    /// All of the below.
+    pub ok: bool,
+    /// Operations started by the client.
+    pub started: u64,
+    /// Operations that completed, well or not.
+    pub completed: u64,
+    /// Completions without an operation.
+    pub completed_twice: u64,
+    /// Operations that failed.
+    pub failed: u64,
+    /// Checksums verified.
+    pub crc_checked: u64,
+    /// Checksums that differed.
+    pub crc_bad: u64,
+    /// Zero-copy cookies asked for and not acknowledged.
+    pub cookies_pending: u64,
+    /// Lendings that did not come home.
+    pub lendings_out: u64,
+    /// Received fragments still with applications.
+    pub rx_lent_out: u64,
+    /// Receive buffers not back in their pool.
+    pub rx_bufs_in_use: u64,
+    /// Both nodes went down in order.
+    pub clean: bool,
+}
+
+impl NothingLost {
+    /// Judges a run that is over.
+    pub fn of(ctl: &Ctl, ends: &[NodeEnd]) -> NothingLost {
+        let get = |c: &std::sync::atomic::AtomicU64| c.load(Ordering::Relaxed);
+        let sum = |f: fn(&NodeEnd) -> u64| ends.iter().map(f).sum::<u64>();
+        let mut n = NothingLost {
+            ok: false,
+            started: get(&ctl.started),
+            completed: get(&ctl.completed) + get(&ctl.failed),
+            completed_twice: get(&ctl.twice),
+            failed: get(&ctl.failed),
+            crc_checked: get(&ctl.crc_good) + get(&ctl.crc_bad),
+            crc_bad: get(&ctl.crc_bad),
+            cookies_pending: sum(|e| e.proto.zc_requested.saturating_sub(e.proto.zc_acked)),
+            lendings_out: sum(|e| e.rt.lendings_out),
+            rx_lent_out: sum(|e| e.rt.rx_lent_out),
+            rx_bufs_in_use: sum(|e| e.rt.rx_bufs_in_use),
+            clean: ends.iter().all(|e| e.clean),
+        };
+        n.ok = n.started == n.completed
+            && n.completed_twice == 0
+            && n.failed == 0
+            && n.crc_bad == 0
+            && n.cookies_pending == 0
+            && n.lendings_out == 0
+            && n.rx_lent_out == 0
+            && n.rx_bufs_in_use == 0
+            && n.clean;
+        n
+    }
+
+    /// Of several runs, the sum.
+    pub fn sum(all: &[NothingLost]) -> NothingLost {
+        let s = |f: fn(&NothingLost) -> u64| all.iter().map(f).sum();
+        NothingLost {
+            ok: !all.is_empty() && all.iter().all(|n| n.ok),
+            started: s(|n| n.started),
+            completed: s(|n| n.completed),
+            completed_twice: s(|n| n.completed_twice),
+            failed: s(|n| n.failed),
+            crc_checked: s(|n| n.crc_checked),
+            crc_bad: s(|n| n.crc_bad),
+            cookies_pending: s(|n| n.cookies_pending),
+            lendings_out: s(|n| n.lendings_out),
+            rx_lent_out: s(|n| n.rx_lent_out),
+            rx_bufs_in_use: s(|n| n.rx_bufs_in_use),
+            clean: all.iter().all(|n| n.clean),
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! What a run is told as: one table for people, one JSON object for programs.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+use transport::node::NodeEnd;
+
+use crate::measure::{Rtt, Stretch};
+use crate::pair::NothingLost;
+
+/// Bulk PUTs on one arrangement of threads.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Bulk {
+    /// Payload that arrived, Gbit/s.
+    pub goodput_gbps: f64,
+    /// CPU time of both ends, spinning counted, in seconds.
+    pub cpu_s: f64,
+    /// Goodput for a second of CPU time, in Gbit.
+    pub gbit_per_cpu_s: f64,
+    /// The same, divided by the kernel-socket runtime's in this run; absent where nothing was compared.
+    pub ratio_to_kernel_sockets: Option<f64>,
+    /// Payload bytes that pollnd copied on sending.
+    pub tx_copied_bytes: u64,
+    /// Payload bytes that pollnd copied on receiving.
+    pub rx_copied_bytes: u64,
+    /// Messages that arrived.
+    pub messages: u64,
+}
+
+impl Bulk {
+    /// Of a stretch; copies are the node's over its whole life.
+    pub fn of(s: &Stretch, ends: &[NodeEnd]) -> Bulk {
+        Bulk {
+            goodput_gbps: s.gbps(),
+            cpu_s: s.cpu_s,
+            gbit_per_cpu_s: s.gbit_per_cpu_s(),
+            ratio_to_kernel_sockets: None,
+            tx_copied_bytes: ends.iter().map(|e| e.rt.tx_copied_bytes).sum(),
+            rx_copied_bytes: ends.iter().map(|e| e.proto.rx_copied_bytes).sum(),
+            messages: s.messages,
+        }
+    }
+
+    /// With the ratio to a baseline.
+    #[must_use]
+    pub fn against(self, base: &Bulk) -> Bulk {
+        let r = (base.gbit_per_cpu_s > 0.0).then(|| self.gbit_per_cpu_s / base.gbit_per_cpu_s);
+        Bulk { ratio_to_kernel_sockets: r, ..self }
+    }
+}
+
+/// Round trips of small PUTs with ACK.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Trips {
+    /// Percentiles.
+    #[serde(flatten)]
+    pub rtt: Rtt,
+    /// Messages a second, one in flight.
+    pub messages_per_s: f64,
+    /// Median divided by that of kernel sockets that spin, in this run.
+    pub ratio_to_kernel_sockets: Option<f64>,
+    /// Median divided by that of kernel sockets that block.
+    pub ratio_to_blocking_sockets: Option<f64>,
+}
+
+/// A whole demonstration.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Bulk over the virtio link: two lcores where there are two cores, else one.
+    pub bulk: Option<Bulk>,
+    /// Bulk with both nodes on one lcore.
+    pub bulk_one_lcore: Option<Bulk>,
+    /// Round trips over the virtio link.
+    pub rtt: Option<Trips>,
+    /// LNet pings over the virtio link.
+    pub ping: Option<Rtt>,
+    /// The baseline: kernel sockets over loopback.
+    pub kernel_sockets: Baseline,
+    /// Nothing was lost, on any runtime.
+    pub nothing_lost: bool,
+    /// What that is made of.
+    pub nothing_lost_detail: NothingLost,
+    /// Zero copy, counted.
+    pub counts: Counts,
+    /// What it ran on.
+    pub ran_on: RanOn,
+}
+
+/// Kernel sockets in the same run.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Baseline {
+    /// Bulk.
+    pub bulk: Bulk,
+    /// Round trips, both ends spinning.
+    pub rtt_spin: Trips,
+    /// Round trips, both ends sleeping in the kernel.
+    pub rtt_block: Trips,
+}
+
+/// Counts over the virtio link.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Counts {
+    /// Payload bytes sent by reference.
+    pub tx_attached_bytes: u64,
+    /// Payload bytes below the attach threshold, copied with their headers.
+    pub tx_inline_bytes: u64,
+    /// Payload bytes handed to the application in the buffers they arrived in.
+    pub rx_lent_bytes: u64,
+    /// Payload bytes copied since the lend budget was spent.
+    pub rx_copied_bytes: u64,
+    /// Packets that had to be joined into one buffer.
+    pub linearised: u64,
+    /// Frames sent to make a driver let go.
+    pub nudges: u64,
+    /// TCP segments sent again.
+    pub retransmits: u64,
+    /// Zero-copy ACKs asked for, and received.
+    pub zc_requested: u64,
+    /// Zero-copy ACKs received.
+    pub zc_acked: u64,
+}
+
+impl Counts {
+    /// Adds what two nodes came to.
+    pub fn add(&mut self, ends: &[NodeEnd]) {
+        for e in ends {
+            self.tx_attached_bytes += e.rt.tx_attached_bytes;
+            self.tx_inline_bytes += e.rt.tx_inline_bytes;
+            self.rx_lent_bytes += e.proto.rx_lent_bytes;
+            self.rx_copied_bytes += e.proto.rx_copied_bytes;
+            self.linearised += e.rt.linearised;
+            self.nudges += e.rt.nudges;
+            self.retransmits += e.rt.retransmits;
+            self.zc_requested += e.proto.zc_requested;
+            self.zc_acked += e.proto.zc_acked;
+        }
+    }
+}
+
+/// The machine and the arrangement.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RanOn {
+    /// CPU model.
+    pub cpu: String,
+    /// Cores that the process may use.
+    pub cores: usize,
+    /// Lcores that the link's nodes ran on.
+    pub lcores: usize,
+    /// Kernel release.
+    pub kernel: String,
+    /// DPDK release, or what is missing.
+    pub dpdk: String,
+    /// Huge pages, or that it ran without.
+    pub memory: String,
+    /// The link.
+    pub link: String,
+}
+
+impl RanOn {
+    /// What the system tells.
+    pub fn look() -> RanOn {
+        let read = |p: &str| std::fs::read_to_string(p).unwrap_or_default();
+        let cpu = read("/proc/cpuinfo");
+        let model = cpu
+            .lines()
+            .find_map(|l| l.strip_prefix("model name")?.split_once(':').map(|x| x.1.trim().to_owned()));
+        RanOn {
+            cpu: model.unwrap_or_else(|| "unknown".into()),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            ..RanOn::default()
+        }
+    }
+}
+
+fn ratio(r: Option<f64>) -> String {
+    r.map_or_else(|| "-".into(), |r| format!("{r:.2} x"))
+}
+
+impl Report {
+    /// The table.
+    pub fn table(&self) -> String {
+        let mut s = String::new();
+        let k = &self.kernel_sockets;
+        let w = &mut s;
+        let _ = writeln!(
+            w,
+            "\n  1 MiB PUTs                 goodput      CPU    Gbit per   against    copied by pollnd"
+        );
+        let _ = writeln!(
+            w,
+            "                              Gbit/s        s   CPU-second   sockets    sent / received"
+        );
+        let mut row = |name: &str, b: &Bulk| {
+            let _ = writeln!(
+                w,
+                "  {name:<24} {:>9.1} {:>8.2} {:>12.1} {:>9}    {} B / {} B",
+                b.goodput_gbps,
+                b.cpu_s,
+                b.gbit_per_cpu_s,
+                ratio(b.ratio_to_kernel_sockets),
+                b.tx_copied_bytes,
+                b.rx_copied_bytes
+            );
+        };
+        if let Some(b) = &self.bulk_one_lcore {
+            row("virtio link, 1 lcore", b);
+        }
+        if let Some(b) = self.bulk.as_ref().filter(|_| self.ran_on.lcores > 1) {
+            row("virtio link, 2 lcores", b);
+        }
+        row("kernel sockets", &k.bulk);
+        let _ = writeln!(
+            w,
+            "\n  64 B PUT + ACK                p50 us    p99 us  p99.9 us   messages/s   p50 against"
+        );
+        let mut row = |name: &str, t: &Trips, against: String| {
+            let r = &t.rtt;
+            let _ = writeln!(
+                w,
+                "  {name:<26} {:>9.2} {:>9.2} {:>9.2} {:>12.0}   {against}",
+                r.p50_us, r.p99_us, r.p999_us, t.messages_per_s
+            );
+        };
+        if let Some(t) = &self.rtt {
+            let (a, b) = (ratio(t.ratio_to_kernel_sockets), ratio(t.ratio_to_blocking_sockets));
+            row("virtio link", t, format!("{a} spinning, {b} blocking sockets"));
+        }
+        row("kernel sockets, spinning", &k.rtt_spin, "-".into());
+        row("kernel sockets, blocking", &k.rtt_block, "-".into());
+        if let Some(p) = &self.ping {
+            let _ = writeln!(w, "  LNet ping over the link: p50 {:.2} us", p.p50_us);
+        }
+        let c = &self.counts;
+        let _ = writeln!(
+            w,
+            "\n  zero copy: {} B sent by reference, {} B lent to the application, {} zero-copy ACKs of {} asked;\n  \
+             {} B copied on receive (lend budget), {} linearised, {} nudges, {} TCP retransmissions",
+            c.tx_attached_bytes,
+            c.rx_lent_bytes,
+            c.zc_acked,
+            c.zc_requested,
+            c.rx_copied_bytes,
+            c.linearised,
+            c.nudges,
+            c.retransmits
+        );
+        let n = &self.nothing_lost_detail;
+        let verdict = if n.ok { "nothing lost" } else { "SOMETHING WAS LOST" };
+        let _ = writeln!(
+            w,
+            "  {verdict}: {} messages started, {} completed once ({} twice, {} failed); {} CRCs equal, {} not; cookies pending {}, \
+             lendings out {},\n  lent fragments out {}, receive buffers out {}",
+            n.started,
+            n.completed,
+            n.completed_twice,
+            n.failed,
+            n.crc_checked - n.crc_bad,
+            n.crc_bad,
+            n.cookies_pending,
+            n.lendings_out,
+            n.rx_lent_out,
+            n.rx_bufs_in_use
+        );
+        let r = &self.ran_on;
+        let _ = writeln!(
+            w,
+            "  on {} ({} cores), Linux {}, {}, {}, {}",
+            r.cpu, r.cores, r.kernel, r.dpdk, r.memory, r.link
+        );
+        s
+    }
+}

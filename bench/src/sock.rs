@@ -1,0 +1,75 @@
+//! The baseline: two nodes on kernel sockets over loopback.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use dataplane::clock::Clock;
+use hugepages::{Backing, PrivatePages};
+use transport::node::sock::{Idle, SockConfig, SockRt, may_bind_privileged};
+use transport::node::{self, Shard};
+use transport::proto::{Accept, Config, Machine};
+use transport::wire::Nid;
+
+use crate::ctl::Ctl;
+use crate::pair::{Enter, Make, Running, Threads};
+use crate::workload::{Client, ClientConfig, Intake, Server};
+
+/// Wall clock in ns: incarnation and epoch of a node that starts now.
+pub fn epoch() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.as_nanos() as u64)
+}
+
+/// How the baseline is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct SockPair {
+    /// What the two threads do when idle.
+    pub idle: Idle,
+    /// How the server takes bulk in.
+    pub intake: Intake,
+    /// Sizes.
+    pub client: ClientConfig,
+    /// Messages in flight per peer (`peer_credits`).
+    pub peer_credits: u32,
+}
+
+fn config(ip: Ipv4Addr, port: u16, privileged: bool, peer_credits: u32) -> Config {
+    let mut c = Config::new(Nid::tcp(IpAddr::V4(ip), 0), epoch());
+    c.port = port;
+    c.privileged = privileged;
+    c.accept = if privileged { Accept::Secure } else { Accept::All };
+    c.peer_credits = peer_credits;
+    c
+}
+
+/// Starts client 127.0.0.1@tcp and server 127.0.0.2@tcp, a thread each. They use reserved ports where this
+/// process may, else port 10988.
+pub fn start(p: SockPair, ctl: Arc<Ctl>) -> Running {
+    let (client_ip, server_ip) = (Ipv4Addr::new(127, 0, 0, 1), Ipv4Addr::new(127, 0, 0, 2));
+    let privileged = may_bind_privileged(IpAddr::V4(client_ip));
+    let port = if privileged { 988 } else { 10_988 };
+    let make = move |ip: Ipv4Addr| {
+        let cfg =
+            SockConfig { listen: vec![SocketAddr::from((ip, port))], idle: p.idle, ..SockConfig::default() };
+        let rt = SockRt::new(cfg, Clock::calibrated()).map_err(|e| e.to_string())?;
+        Ok::<_, String>((Machine::new(config(ip, port, privileged, p.peer_credits)), rt))
+    };
+    let c = ctl.clone();
+    let client: Make = Box::new(move || {
+        let (machine, rt) = make(client_ip)?;
+        let backing: Arc<dyn Backing> = Arc::new(PrivatePages);
+        let app = Client::new(p.client, c, Nid::tcp(IpAddr::V4(server_ip), 0), &backing)
+            .map_err(|e| e.to_string())?;
+        Ok(Box::new(Shard::new(machine, rt, app)) as _)
+    });
+    let s = ctl.clone();
+    let server: Make = Box::new(move || {
+        let (machine, rt) = make(server_ip)?;
+        let backing: Arc<dyn Backing> = Arc::new(PrivatePages);
+        let app = Server::new(s, p.intake, &backing).map_err(|e| e.to_string())?;
+        Ok(Box::new(Shard::new(machine, rt, app)) as _)
+    });
+    let enter: Enter = Arc::new(|_| Ok(()));
+    let spin = node::Idle { spin: u32::MAX, yield_after: u32::MAX };
+    Running::start(Threads::Two, spin, &ctl, &enter, [client, server])
+}

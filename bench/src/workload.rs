@@ -1,0 +1,386 @@
+//! The applications: a client that PUTs, and a server that takes it in and checks it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hdrhistogram::Histogram;
+use hugepages::{Backing, BackingError, PageRunMut, PageSlice, PrivatePages};
+use smallvec::smallvec;
+use transport::node::{App, Ops, Work};
+use transport::proto::{AppId, Data, Event, MdMem, MdSpec, Op, Payload, Sink};
+use transport::wire::{Nid, ProcessId};
+
+use crate::ctl::{Ctl, Phase, SAMPLE, bump};
+
+/// Portal of bulk PUTs that the server takes.
+pub const BULK_PORTAL: u32 = 40;
+/// Portal of small PUTs.
+pub const SMALL_PORTAL: u32 = 41;
+/// Portal that GETs are served from: 1 MiB of [`patterned`] bytes, the first run.
+pub const SOURCE_PORTAL: u32 = 42;
+/// Match bits of both.
+pub const MATCH: u64 = 0x706f_6c6c_6e64;
+/// Payload of a small PUT, in bytes.
+pub const SMALL: usize = 64;
+/// The applications' id.
+pub const APP: AppId = AppId(0);
+
+/// Sizes of the client's work.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientConfig {
+    /// Payload of a bulk PUT in bytes, up to 1 MiB.
+    pub bulk_len: usize,
+    /// Bulk PUTs in flight.
+    pub bulk_flight: u64,
+    /// Small PUTs in flight in [`Phase::Rate`].
+    pub small_flight: u64,
+    /// Different page runs to send from.
+    pub runs: usize,
+    /// Operations to start in all; then the client comes to rest.
+    pub limit: u64,
+}
+
+impl Default for ClientConfig {
+    fn default() -> ClientConfig {
+        ClientConfig { bulk_len: 1 << 20, bulk_flight: 8, small_flight: 64, runs: 8, limit: u64::MAX }
+    }
+}
+
+/// Pages to send, each with the CRC-32 of its bytes.
+pub fn patterned(
+    backing: &Arc<dyn Backing>,
+    n: usize,
+    len: usize,
+) -> Result<Vec<(PageSlice, u32)>, BackingError> {
+    (0..n)
+        .map(|i| {
+            let mut run = PageRunMut::new(backing.clone(), len)?;
+            let mut x = 0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(i as u64 + 1);
+            for w in run.bytes_mut().chunks_mut(8) {
+                x ^= x << 13;
+                x ^= x >> 7;
+                x ^= x << 17;
+                w.copy_from_slice(&x.to_le_bytes()[..w.len()]);
+            }
+            let crc = crc32fast::hash(run.bytes());
+            Ok((run.freeze().slice_all(), crc))
+        })
+        .collect()
+}
+
+/// Which operations are outstanding: completions are matched one by one.
+#[derive(Debug)]
+struct Outstanding {
+    slots: Vec<Option<u64>>,
+    free: Vec<u32>,
+}
+
+impl Outstanding {
+    fn new(n: u64) -> Outstanding {
+        Outstanding { slots: vec![None; n as usize], free: (0..n as u32).rev().collect() }
+    }
+    fn start(&mut self, now: u64) -> Option<u64> {
+        let i = self.free.pop()?;
+        self.slots[i as usize] = Some(now);
+        Some(u64::from(i))
+    }
+    fn end(&mut self, tag: u64) -> Option<u64> {
+        let t = self.slots.get_mut(tag as usize)?.take()?;
+        self.free.push(tag as u32);
+        Some(t)
+    }
+    fn count(&self) -> u64 {
+        (self.slots.len() - self.free.len()) as u64
+    }
+}
+
+/// The side that sends.
+pub struct Client {
+    cfg: ClientConfig,
+    ctl: Arc<Ctl>,
+    target: ProcessId,
+    pages: Vec<(PageSlice, u32)>,
+    small: Payload,
+    /// Of the first `bulk_len` bytes that a [`Server`] serves.
+    source_crc: u32,
+    out: Outstanding,
+    seq: u64,
+    was: Phase,
+    rtt: Histogram<u64>,
+}
+
+impl Client {
+    /// A client of the node `target`, sending pages from `backing`.
+    ///
+    /// # Errors
+    /// The backing has no memory for the pages.
+    pub fn new(
+        cfg: ClientConfig,
+        ctl: Arc<Ctl>,
+        target: Nid,
+        backing: &Arc<dyn Backing>,
+    ) -> Result<Client, BackingError> {
+        let max = cfg.bulk_flight.max(cfg.small_flight).max(1);
+        let pages = patterned(backing, cfg.runs.max(1), cfg.bulk_len)?;
+        Ok(Client {
+            // The pattern of a run does not depend on its length, so the server's first run begins like ours.
+            source_crc: pages.first().map_or(0, |p| p.1),
+            pages,
+            small: Payload::inline(&[0x5a; SMALL]).unwrap_or_else(Payload::empty),
+            out: Outstanding::new(max),
+            seq: 0,
+            was: Phase::Quiet,
+            rtt: new_histogram(),
+            target: ProcessId::lustre(target),
+            cfg,
+            ctl,
+        })
+    }
+
+    fn ended(&mut self, now: u64, tag: u64, ok: Result<(), String>) {
+        let Some(t0) = self.out.end(tag) else {
+            bump(&self.ctl.twice, 1);
+            return;
+        };
+        match ok {
+            Ok(()) => {
+                bump(&self.ctl.completed, 1);
+                if matches!(self.was, Phase::Rtt | Phase::Ping | Phase::Rate) {
+                    self.rtt.saturating_record(now.saturating_sub(t0).max(1));
+                }
+            }
+            Err(e) => {
+                bump(&self.ctl.failed, 1);
+                self.ctl.fail(e);
+            }
+        }
+    }
+
+    fn begin(&mut self, now: u64) -> Option<u64> {
+        if self.seq >= self.cfg.limit {
+            return None;
+        }
+        let tag = self.out.start(now)?;
+        self.seq += 1;
+        bump(&self.ctl.started, 1);
+        Some(tag)
+    }
+
+    fn get(&mut self, now: u64, ops: &mut Ops) {
+        let Some(tag) = self.begin(now) else { return };
+        let sink = Sink::Lend(self.cfg.bulk_len as u32);
+        let target = self.target;
+        ops.push_back((APP, Op::Get { tag, target, portal: SOURCE_PORTAL, match_bits: MATCH, sink }));
+    }
+
+    fn ping(&mut self, now: u64, ops: &mut Ops) {
+        let Some(tag) = self.begin(now) else { return };
+        ops.push_back((APP, Op::Ping { tag, target: self.target }));
+    }
+
+    fn put(&mut self, now: u64, ops: &mut Ops, bulk: bool, checked: bool) {
+        let Some(tag) = self.begin(now) else { return };
+        let (portal, payload, hdr_data) = if bulk {
+            let (slice, crc) = &self.pages[(self.seq % self.pages.len() as u64) as usize];
+            let check = checked || self.seq.is_multiple_of(SAMPLE);
+            (BULK_PORTAL, Payload::Pages(smallvec![slice.clone()]), u64::from(*crc) | u64::from(check) << 32)
+        } else {
+            (SMALL_PORTAL, self.small.clone(), 0)
+        };
+        let target = self.target;
+        let op = Op::Put { tag, target, portal, match_bits: MATCH, offset: 0, hdr_data, payload, ack: true };
+        ops.push_back((APP, op));
+    }
+}
+
+fn new_histogram() -> Histogram<u64> {
+    // 1 ns to 100 s, three digits: the bounds are constants that the constructor accepts.
+    Histogram::new_with_bounds(1, 100_000_000_000, 3).unwrap_or_else(|_| unreachable!("histogram bounds"))
+}
+
+impl App for Client {
+    fn turn(&mut self, now: u64, ops: &mut Ops) -> Work {
+        let phase = self.ctl.phase();
+        if phase != self.was {
+            // A new phase starts when the old one has come to rest, so that each has its own figures.
+            if self.out.count() > 0 {
+                return Work::Idle;
+            }
+            if matches!(self.was, Phase::Rtt | Phase::Ping | Phase::Rate)
+                && let Ok(mut r) = self.ctl.rtt.lock()
+            {
+                *r = Some(std::mem::replace(&mut self.rtt, new_histogram()));
+            }
+            self.was = phase;
+        }
+        let flight = match phase {
+            Phase::Quiet => {
+                if self.out.count() == 0 {
+                    self.ctl.quiet.store(true, Ordering::Release);
+                }
+                return Work::Idle;
+            }
+            Phase::Ping | Phase::Rtt => 1,
+            Phase::Bulk | Phase::BulkChecked | Phase::Get => self.cfg.bulk_flight,
+            Phase::Rate => self.cfg.small_flight,
+        };
+        let mut n = 0;
+        while self.out.count() < flight && self.seq < self.cfg.limit {
+            n += 1;
+            match phase {
+                Phase::Ping => self.ping(now, ops),
+                Phase::Get => self.get(now, ops),
+                Phase::Bulk => self.put(now, ops, true, false),
+                Phase::BulkChecked => self.put(now, ops, true, true),
+                _ => self.put(now, ops, false, false),
+            }
+        }
+        if self.seq >= self.cfg.limit && self.out.count() == 0 {
+            self.ctl.quiet.store(true, Ordering::Release);
+        }
+        Work::of(n)
+    }
+
+    fn event(&mut self, now: u64, _: AppId, ev: Event, _: &mut Ops) {
+        match ev {
+            Event::Reply { tag, status, data, .. } => {
+                if let (Ok(()), Data::Lent(pieces)) = (&status, &data) {
+                    bump(&self.ctl.arrived, 1);
+                    bump(&self.ctl.bytes, pieces.iter().map(|p| p.bytes().len() as u64).sum());
+                    let mut h = crc32fast::Hasher::new();
+                    pieces.iter().for_each(|p| h.update(p.bytes()));
+                    let good = h.finalize() == self.source_crc;
+                    bump(if good { &self.ctl.crc_good } else { &self.ctl.crc_bad }, 1);
+                }
+                self.ended(now, tag, status.map_err(|e| e.to_string()));
+            }
+            Event::Ack { tag, status, done: true, .. } => {
+                self.ended(now, tag, status.map_err(|e| e.to_string()))
+            }
+            Event::Send { tag, status, done: true } => {
+                self.ended(now, tag, status.map_err(|e| e.to_string()))
+            }
+            Event::Ping { tag, info, .. } => self.ended(now, tag, info.map(drop).map_err(|e| e.to_string())),
+            Event::Refused { tag, why } => self.ended(now, tag, Err(why.to_string())),
+            Event::Ack { status: Err(e), .. } | Event::Send { status: Err(e), .. } => {
+                self.ctl.fail(e.to_string())
+            }
+            _ => {}
+        }
+    }
+}
+
+/// How the server takes bulk payload in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intake {
+    /// In the buffers that it arrived in.
+    Lent,
+    /// One copy into a page run.
+    Copied,
+}
+
+/// Match entries that a copying server keeps attached for bulk: twice what a client has in flight.
+const COPY_ENTRIES: u64 = 32;
+const SMALL_TAG: u64 = 1 << 32;
+
+/// The side that takes PUTs in.
+pub struct Server {
+    ctl: Arc<Ctl>,
+    intake: Intake,
+    source: PageSlice,
+    attached: u64,
+    asked: bool,
+}
+
+impl Server {
+    /// A server; the page run that it serves GETs from comes from `backing`.
+    ///
+    /// # Errors
+    /// The backing has no memory for it.
+    pub fn new(ctl: Arc<Ctl>, intake: Intake, backing: &Arc<dyn Backing>) -> Result<Server, BackingError> {
+        let mut made = patterned(backing, 1, 1 << 20)?;
+        let Some((source, _)) = made.pop() else { return Err(BackingError::BadLength(0)) };
+        Ok(Server { ctl, intake, source, attached: 0, asked: false })
+    }
+
+    fn entries(&self) -> u64 {
+        2 + if self.intake == Intake::Copied { COPY_ENTRIES } else { 1 }
+    }
+
+    fn attach(&self, ops: &mut Ops, tag: u64, portal: u32, mem: MdMem) {
+        let mut md = MdSpec::new(mem);
+        if portal == BULK_PORTAL && self.intake == Intake::Copied {
+            md.threshold = Some(1);
+        }
+        let who = ProcessId::ANY;
+        ops.push_back((APP, Op::Attach { tag, portal, who, match_bits: MATCH, ignore_bits: 0, md }));
+    }
+
+    fn verify(&self, hdr_data: u64, parts: &mut dyn Iterator<Item = &[u8]>) {
+        if hdr_data >> 32 == 0 {
+            return;
+        }
+        let mut h = crc32fast::Hasher::new();
+        parts.for_each(|p| h.update(p));
+        let good = h.finalize() == hdr_data as u32;
+        bump(if good { &self.ctl.crc_good } else { &self.ctl.crc_bad }, 1);
+    }
+}
+
+impl App for Server {
+    fn turn(&mut self, _: u64, ops: &mut Ops) -> Work {
+        if self.asked {
+            return Work::Idle;
+        }
+        self.asked = true;
+        let run = |len| PageRunMut::new(Arc::new(PrivatePages), len);
+        let made = run(SMALL).and_then(|small| {
+            self.attach(ops, SMALL_TAG, SMALL_PORTAL, MdMem::Sink(Sink::Copy(small)));
+            let source = Payload::Pages(smallvec![self.source.clone()]);
+            self.attach(ops, SMALL_TAG + 1, SOURCE_PORTAL, MdMem::Source(source));
+            match self.intake {
+                Intake::Lent => self.attach(ops, 0, BULK_PORTAL, MdMem::Sink(Sink::Lend(1 << 20))),
+                Intake::Copied => {
+                    for tag in 0..COPY_ENTRIES {
+                        self.attach(ops, tag, BULK_PORTAL, MdMem::Sink(Sink::Copy(run(1 << 20)?)));
+                    }
+                }
+            }
+            Ok(())
+        });
+        if let Err(e) = made {
+            self.ctl.fail(e.to_string());
+        }
+        Work::Busy(1)
+    }
+
+    fn event(&mut self, _: u64, _: AppId, ev: Event, ops: &mut Ops) {
+        match ev {
+            Event::Attached { .. } => {
+                self.attached += 1;
+                if self.attached == self.entries() {
+                    self.ctl.ready.store(true, Ordering::Release);
+                }
+            }
+            Event::Refused { why, .. } => self.ctl.fail(why.to_string()),
+            Event::Put(put) => {
+                bump(&self.ctl.arrived, 1);
+                bump(&self.ctl.bytes, u64::from(put.mlength));
+                if let Err(e) = put.status {
+                    self.ctl.fail(e.to_string());
+                }
+                if let Data::Lent(pieces) = &put.data {
+                    self.verify(put.hdr_data, &mut pieces.iter().map(|p| p.bytes()));
+                }
+                if let Some(Some(run)) = put.unlinked {
+                    let got = run.bytes().get(..put.mlength as usize).unwrap_or_default();
+                    self.verify(put.hdr_data, &mut std::iter::once(got));
+                    if put.portal == BULK_PORTAL {
+                        self.attach(ops, put.tag, BULK_PORTAL, MdMem::Sink(Sink::Copy(run)));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The command line.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use transport::wire::Nid;
+
+/// A user-space LNet node: socklnd over its own TCP on DPDK queues, without copying a bulk byte.
+#[derive(Parser, Debug)]
+#[command(name = "pollnd", version, about, propagate_version = true)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// More to say: -v information, -vv details.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Two nodes over an in-process virtio link, measured against kernel sockets.
+    Demo(DemoArgs),
+    /// Runs a node: answers pings, takes bulk PUTs in, serves bulk GETs.
+    Node(NodeArgs),
+    /// Pings a node, as `lctl ping` does.
+    Ping(PingArgs),
+    /// PUTs messages to a pollnd node and has every byte checked there.
+    Put(BulkArgs),
+    /// GETs messages from a pollnd node and checks every byte.
+    Get(BulkArgs),
+    /// Looks at the machine: huge pages, ports and drivers, cores, NUMA; what is missing, and the line that mends it.
+    Doctor(DoctorArgs),
+}
+
+/// `pollnd demo`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct DemoArgs {
+    /// One JSON object instead of the table.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Seconds for each measured stretch.
+    #[arg(long, default_value_t = 3.0, value_parser = seconds)]
+    pub(crate) seconds: f64,
+    /// Run both nodes on one lcore only, even if there are more cores.
+    #[arg(long)]
+    pub(crate) one_lcore: bool,
+    /// Kernel sockets only (what the program does where DPDK is not to be had).
+    #[arg(long)]
+    pub(crate) sockets_only: bool,
+    /// Copy received payload into page runs instead of lending it.
+    #[arg(long)]
+    pub(crate) copy: bool,
+    /// EAL arguments, as DPDK documents them.
+    #[arg(last = true)]
+    pub(crate) eal: Vec<String>,
+}
+
+fn seconds(s: &str) -> Result<f64, String> {
+    match s.parse::<f64>() {
+        Ok(v) if (0.1..=3600.0).contains(&v) => Ok(v),
+        _ => Err(format!("{s:?} is not a number of seconds from 0.1 to 3600")),
+    }
+}
+
+/// `pollnd doctor`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct DoctorArgs {
+    /// One JSON object instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What carries the node.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Carrier {
+    /// The kernel's sockets.
+    Sockets,
+    /// A DPDK port.
+    Dpdk,
+}
+
+/// Whom to accept.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AcceptArg {
+    /// Peers with source ports up to 1023.
+    Secure,
+    /// Everybody.
+    All,
+}
+
+/// Who the node is and what carries it.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct NodeArgs {
+    /// This node's NID, such as 10.0.0.1@tcp.
+    #[arg(long, value_parser = nid)]
+    pub(crate) nid: Nid,
+    /// Kernel sockets, or a DPDK port (the default when --port or --vdev is given).
+    #[arg(long, value_enum)]
+    pub(crate) carrier: Option<Carrier>,
+    /// DPDK port: a PCI address (0000:03:00.0) or the name of a port.
+    #[arg(long)]
+    pub(crate) port: Option<String>,
+    /// DPDK virtual device to create and use, such as net_virtio_user0,path=/tmp/vhost.sock.
+    #[arg(long)]
+    pub(crate) vdev: Option<String>,
+    /// Prefix length of the port's network.
+    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub(crate) prefix: u8,
+    /// Gateway for addresses outside it.
+    #[arg(long)]
+    pub(crate) gateway: Option<Ipv4Addr>,
+    /// VLAN id on the port.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4094))]
+    pub(crate) vlan: Option<u16>,
+    /// MTU of the port, in bytes.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(576..=9600))]
+    pub(crate) mtu: Option<u16>,
+    /// CPU partitions in Lustre's syntax, such as "0[0-3] 1[4-7]" or "N".
+    #[arg(long)]
+    pub(crate) cpu_pattern: Option<String>,
+    /// Lcores that poll.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) lcores: u16,
+    /// Port that nodes listen on.
+    #[arg(long, default_value_t = 988)]
+    pub(crate) accept_port: u16,
+    /// Whom to accept. Default: secure where this node may use reserved ports itself, else all.
+    #[arg(long, value_enum)]
+    pub(crate) accept: Option<AcceptArg>,
+    /// Messages in flight to a peer.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    pub(crate) peer_credits: u32,
+    /// Payload from which a zero-copy ACK is asked for, in bytes (at least 2048).
+    #[arg(long, default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(2048..))]
+    pub(crate) zc_min_payload: u32,
+    /// Seconds of silence after which a peer is asked for a sign of life; 0 for never.
+    #[arg(long, default_value_t = 30)]
+    pub(crate) keepalive: u64,
+    /// Writes all packets of the DPDK port to this pcap file (slow: for looking, not for measuring).
+    #[arg(long)]
+    pub(crate) pcap: Option<PathBuf>,
+    /// Copy received payload into page runs instead of lending it.
+    #[arg(long)]
+    pub(crate) copy: bool,
+    /// Go down after so many seconds.
+    #[arg(long, value_parser = seconds)]
+    pub(crate) run_for: Option<f64>,
+    /// EAL arguments, as DPDK documents them.
+    #[arg(last = true)]
+    pub(crate) eal: Vec<String>,
+}
+
+/// `pollnd ping`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct PingArgs {
+    /// Whom to ping, such as 10.0.0.2@tcp.
+    #[arg(value_parser = nid)]
+    pub(crate) target: Nid,
+    /// How many pings, one a second.
+    #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) count: u64,
+    /// The node that pings.
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+/// `pollnd put` and `pollnd get`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct BulkArgs {
+    /// Whom to, such as 10.0.0.2@tcp.
+    #[arg(value_parser = nid)]
+    pub(crate) target: Nid,
+    /// How many messages.
+    #[arg(long, short, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: u64,
+    /// Payload of each, in bytes, up to 1 MiB.
+    #[arg(long, short, default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(97..=1 << 20))]
+    pub(crate) size: u32,
+    /// One JSON object instead of a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The node that asks.
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+/// A NID of the tcp LND.
+fn nid(s: &str) -> Result<Nid, String> {
+    let n = Nid::from_str(s).map_err(|e| e.to_string())?;
+    match n.ip() {
+        Some(IpAddr::V4(_)) => Ok(n),
+        _ => Err(format!("{s:?} is no IPv4 NID of a tcp network; it should look like 10.0.0.1@tcp")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn bad_values_are_named() {
+        for (args, says) in [
+            (&["ping", "fd00::1@tcp", "--nid", "10.0.0.1@tcp"][..], "fd00::1@tcp"),
+            (&["ping", "10.0.0.2@tcp", "--nid", "nonsense"], "nonsense"),
+            (&["demo", "--seconds", "0"], "0.1 to 3600"),
+            (&["node", "--nid", "10.0.0.1@tcp", "--zc-min-payload", "100"], "100"),
+            (&["put", "10.0.0.2@tcp", "--nid", "10.0.0.1@tcp", "-s", "2000000"], "2000000"),
+        ] {
+            let e = Cli::try_parse_from(std::iter::once("pollnd").chain(args.iter().copied())).unwrap_err();
+            assert!(e.to_string().contains(says), "{e}");
+        }
+    }
+
+    #[test]
+    fn eal_arguments_pass_through() {
+        let c =
+            Cli::try_parse_from(["pollnd", "node", "--nid", "1.2.3.4", "--", "-a", "0000:03:00.0"]).unwrap();
+        let Command::Node(n) = c.command else { panic!("not node") };
+        assert_eq!(
+            (n.eal.join(" ").as_str(), n.nid.to_string().as_str()),
+            ("-a 0000:03:00.0", "1.2.3.4@tcp")
+        );
+    }
+}

@@ -1,0 +1,162 @@
+//! From a command line to a running node.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+
+use bench::sock::epoch;
+use dataplane::clock::Clock;
+use hugepages::{Backing, PrivatePages};
+use transport::node::sock::{self, SockConfig, SockRt, may_bind_privileged};
+use transport::node::{App, Control, Idle, NodeEnd, Order, Shard, run};
+use transport::proto::{Accept, Config, Machine, config::SEC};
+
+use crate::args::{AcceptArg, Carrier, NodeArgs};
+use crate::signals;
+
+/// What the node is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It serves others, and must be able to listen.
+    Server,
+    /// It asks others. It listens too, since a kernel may connect back, but can do without.
+    Dialler,
+}
+
+/// Makes the application on the lcore; pages for it come from the backing.
+pub(crate) type MakeApp = Box<dyn FnOnce(&Arc<dyn Backing>) -> Result<Box<dyn App>, String> + Send>;
+
+/// A node that runs.
+pub(crate) struct Node {
+    threads: Vec<JoinHandle<Result<Vec<Option<NodeEnd>>, String>>>,
+    control: Arc<Control>,
+    describe: String,
+    /// What has to be taken down after the threads, on this thread.
+    after: Option<Box<dyn FnOnce() -> Result<(), String>>>,
+}
+
+impl Node {
+    /// In words, for people.
+    pub(crate) fn describe(&self) -> &str {
+        &self.describe
+    }
+
+    /// Whether it goes, or has gone, down.
+    pub(crate) fn stopped(&self) -> bool {
+        self.control.order() > Order::Run || self.threads.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Takes it down in order.
+    ///
+    /// # Errors
+    /// What went wrong on a polling thread, or on the way down.
+    pub(crate) fn stop(self) -> Result<Vec<NodeEnd>, String> {
+        self.control.give(Order::Drain);
+        let mut ends = Vec::new();
+        for t in self.threads {
+            let polled = t.join().map_err(|_| "a polling thread panicked outside of its nodes".to_owned())?;
+            ends.extend(polled?.into_iter().flatten());
+        }
+        if let Some(f) = self.after {
+            f()?;
+        }
+        match self.control.panics.load(Ordering::Acquire) {
+            0 => Ok(ends),
+            n => Err(format!(
+                "{n} shards of the node panicked: this is a bug of pollnd; the lines above say where"
+            )),
+        }
+    }
+}
+
+/// Settles what the command line leaves open: may we use reserved ports, and whom do we accept?
+fn machine_config(a: &NodeArgs, may_privileged: bool) -> Config {
+    let mut c = Config::new(a.nid, epoch());
+    c.port = a.accept_port;
+    c.privileged = may_privileged;
+    c.accept = match a.accept {
+        Some(AcceptArg::Secure) => Accept::Secure,
+        Some(AcceptArg::All) => Accept::All,
+        None if may_privileged => Accept::Secure,
+        None => Accept::All,
+    };
+    c.peer_credits = a.peer_credits;
+    c.ni_credits = c.ni_credits.max(a.peer_credits);
+    c.zc_min_payload = a.zc_min_payload;
+    c.keepalive = a.keepalive.saturating_mul(SEC);
+    c
+}
+
+/// Starts the node.
+///
+/// # Errors
+/// What is missing, and the remedy.
+pub(crate) fn start(a: &NodeArgs, role: Role, make: MakeApp) -> Result<Node, String> {
+    let control = Arc::new(Control::default());
+    signals::watch(control.clone())?;
+    let dpdk = a.port.is_some() || a.vdev.is_some();
+    match a.carrier.unwrap_or(if dpdk { Carrier::Dpdk } else { Carrier::Sockets }) {
+        Carrier::Sockets if dpdk => {
+            Err("--carrier sockets does not go with --port or --vdev: leave one of them out".into())
+        }
+        Carrier::Sockets => start_sockets(a, role, make, control),
+        Carrier::Dpdk => start_dpdk(a, make, control),
+    }
+}
+
+fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>) -> Result<Node, String> {
+    if a.lcores > 1 {
+        return Err(format!(
+            "--lcores {}: a node on kernel sockets has one thread; leave it out, or give --port",
+            a.lcores
+        ));
+    }
+    let ip = a.nid.ip().unwrap_or(IpAddr::from([0, 0, 0, 0]));
+    let privileged = may_bind_privileged(ip);
+    if !privileged {
+        tracing::warn!(
+            "cannot bind ports below 1024: peers that accept only secure connections (Lustre's default) will refuse this node; \
+             grant it with: setcap cap_net_bind_service=+ep $(command -v pollnd)"
+        );
+    }
+    let config = machine_config(a, privileged);
+    let addr = SocketAddr::new(ip, a.accept_port);
+    let clock = Clock::calibrated();
+    let open = |listen| SockRt::probe(&SockConfig { listen, ..SockConfig::default() });
+    // Tried here first, so that the error comes from the command and not from a thread.
+    let listen = match open(vec![addr]) {
+        Ok(()) => vec![addr],
+        Err(e) if role == Role::Dialler && !matches!(e, sock::SockError::Poll(_)) => {
+            tracing::info!("{e}; going on without, peers cannot connect back");
+            Vec::new()
+        }
+        Err(e) => return Err(e.to_string()),
+    };
+    let describe =
+        format!("kernel sockets, port {}{}", a.accept_port, if privileged { "" } else { ", unprivileged" });
+    let c = control.clone();
+    let thread = std::thread::spawn(move || {
+        let fail = |e: String| {
+            c.give(Order::Drain);
+            e
+        };
+        let backing: Arc<dyn Backing> = Arc::new(PrivatePages);
+        let app = make(&backing).map_err(fail)?;
+        let rt = SockRt::new(SockConfig { listen, ..SockConfig::default() }, clock)
+            .map_err(|e| fail(e.to_string()))?;
+        let shard = Shard::new(Machine::new(config), rt, app);
+        Ok(run(vec![Box::new(shard)], &c, Idle { spin: u32::MAX, yield_after: u32::MAX }))
+    });
+    Ok(Node { threads: vec![thread], control, describe, after: None })
+}
+
+#[cfg(not(feature = "dpdk"))]
+fn start_dpdk(_: &NodeArgs, _: MakeApp, _: Arc<Control>) -> Result<Node, String> {
+    Err("this pollnd was built without DPDK: build it with `cargo build --release -p pollnd` (feature dpdk is the default)".into())
+}
+
+#[cfg(feature = "dpdk")]
+fn start_dpdk(_: &NodeArgs, _: MakeApp, _: Arc<Control>) -> Result<Node, String> {
+    Err("pending".into())
+}

@@ -1,0 +1,45 @@
+//! The command: `pollnd demo`, `node`, `ping`, `put`, `get`, `doctor`.
+#![forbid(unsafe_code)]
+
+mod args;
+mod assemble;
+mod bulk;
+mod demo;
+mod doctor;
+mod node;
+mod ping;
+mod signals;
+
+use std::process::ExitCode;
+
+use args::{Cli, Command};
+use clap::Parser;
+
+/// Exit code when something that was asked for did not work.
+const FAILED: u8 = 1;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = match cli.verbose {
+        0 => "warn",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("POLLND_LOG").unwrap_or_else(|_| level.into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let done = match cli.command {
+        Command::Demo(a) => demo::main(&a),
+        Command::Node(a) => node::main(a),
+        Command::Ping(a) => ping::main(a),
+        Command::Put(a) => bulk::main(a, bulk::Way::Put),
+        Command::Get(a) => bulk::main(a, bulk::Way::Get),
+        Command::Doctor(a) => doctor::main(&a),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("pollnd: {e}");
+            ExitCode::from(FAILED)
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! `pollnd node`: answers pings, takes bulk PUTs in and checks them, serves bulk GETs.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bench::ctl::Ctl;
+use bench::workload::{Intake, Server};
+
+use crate::args::NodeArgs;
+use crate::assemble::{self, Role};
+
+pub(crate) fn main(a: NodeArgs) -> Result<(), String> {
+    let ctl = Arc::new(Ctl::default());
+    let c = ctl.clone();
+    let intake = if a.copy { Intake::Copied } else { Intake::Lent };
+    let make = Box::new(move |backing: &_| {
+        Server::new(c, intake, backing).map(|s| Box::new(s) as _).map_err(|e| e.to_string())
+    });
+    let node = assemble::start(&a, Role::Server, make)?;
+    // One line on standard output says that the node is there: scripts wait for it.
+    println!("{} is up on {}", a.nid, node.describe());
+    let until = a.run_for.map(|s| Instant::now() + Duration::from_secs_f64(s));
+    while !node.stopped() && until.is_none_or(|t| Instant::now() < t) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let ends = node.stop()?;
+    let get = |c: &std::sync::atomic::AtomicU64| c.load(Ordering::Relaxed);
+    println!(
+        "{} PUTs, {} bytes; checked {}, wrong {}",
+        get(&ctl.arrived),
+        get(&ctl.bytes),
+        get(&ctl.crc_good) + get(&ctl.crc_bad),
+        get(&ctl.crc_bad)
+    );
+    for e in &ends {
+        for (name, n) in e.proto.iter().filter(|(_, n)| *n > 0) {
+            println!("{name} {n}");
+        }
+        println!("{:?}", e.rt);
+    }
+    if get(&ctl.crc_bad) > 0 {
+        return Err(format!("{} messages had wrong bytes", get(&ctl.crc_bad)));
+    }
+    match ends.iter().all(|e| e.clean) {
+        true => Ok(()),
+        false => Err("the node did not go down in order within the time for it".into()),
+    }
+}

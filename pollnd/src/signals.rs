@@ -1,0 +1,28 @@
+//! SIGINT and SIGTERM: the first drains, the second leaves at once.
+
+use std::sync::Arc;
+use std::thread;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use transport::node::{Control, Order};
+
+/// Watches for signals on a thread of its own.
+///
+/// # Errors
+/// The kernel refuses the handlers.
+pub(crate) fn watch(control: Arc<Control>) -> Result<(), String> {
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM]).map_err(|e| format!("cannot watch for signals: {e}"))?;
+    thread::spawn(move || {
+        for (n, _) in signals.forever().enumerate() {
+            if n == 0 {
+                eprintln!("pollnd: going down (once more to leave at once)");
+                control.give(Order::Drain);
+            } else {
+                control.give(Order::Leave);
+            }
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,487 @@
+//! Streams of an lcore: a TCP stack over one queue pair of a port, lendings, and the way home for pages.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use dataplane::clock::Clock;
+use dataplane::pkt::{Port, Reclaimed};
+use hugepages::{LendSlab, Lent, RxFrag};
+use smallvec::SmallVec;
+use tcpstack::{Dial, FlowId, Stack, Why};
+
+use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
+use crate::proto::{
+    Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Input, LendId, Progress, SendMsg,
+    ShardId, StreamRx,
+};
+
+/// Source ports of a privileged dial (socklnd.md §1), tried from the top.
+const PRIVILEGED: std::ops::RangeInclusive<u16> = 512..=1023;
+/// Source ports of an unprivileged dial (RFC 6335 §6), tried from the top.
+const EPHEMERAL: std::ops::RangeInclusive<u16> = 49_152..=65_535;
+/// Pages that only the NIC may still hold are asked for after this long, in ns; also the time between nudges.
+const NUDGE_EVERY: u64 = 1_000_000;
+/// Without a page coming home for so long, the driver counts as stuck, in ns.
+const STUCK_AFTER: u64 = 1_000_000_000;
+
+/// A message's pages on loan.
+struct Lend {
+    id: LendId,
+    conn: ConnId,
+    /// Lendings that have not come home.
+    runs: u32,
+    /// Kept until the zero-copy ACK.
+    hold: SmallVec<[Lent; 2]>,
+}
+
+struct Conn {
+    id: ConnId,
+    open: bool,
+    dial: Option<DialId>,
+    /// What the machine put back.
+    rest: Option<RxFrag>,
+    ring: bool,
+    fin: bool,
+    fin_told: bool,
+    closing: bool,
+    progress: Option<Progress>,
+    gone: Option<CloseWhy>,
+    /// In `touched` already.
+    listed: bool,
+    waiting: VecDeque<SendMsg>,
+}
+
+/// A runtime over one port queue, for the lcore that polls it.
+pub struct LcoreRt<P: Port> {
+    stack: Stack<P>,
+    slab: Rc<LendSlab>,
+    clock: Clock,
+    now: u64,
+    shard: ShardId,
+    conns: Vec<Option<Conn>>,
+    lends: slab::Slab<Lend>,
+    held: HashMap<LendId, usize>,
+    opened: VecDeque<(ConnId, ConnInfo)>,
+    failed: VecDeque<(DialId, DialError)>,
+    orphans: VecDeque<LendId>,
+    /// Connections with something to tell this turn.
+    touched: Vec<u32>,
+    /// Connections whose messages wait for room or a lending.
+    stalled: VecDeque<u32>,
+    reclaim: Reclaim,
+    counters: RtCounters,
+}
+
+/// When pages that the NIC holds were last seen to move.
+#[derive(Default)]
+struct Reclaim {
+    released: u64,
+    moved: u64,
+    asked: u64,
+    stuck: bool,
+}
+
+fn conn_id(shard: ShardId, f: FlowId) -> ConnId {
+    ConnId { shard, index: f.index, generation: f.generation }
+}
+
+fn flow_id(c: ConnId) -> FlowId {
+    FlowId { index: c.index, generation: c.generation }
+}
+
+fn close_why(w: Why) -> CloseWhy {
+    match w {
+        Why::Fin => CloseWhy::Fin,
+        Why::Reset | Why::Refused => CloseWhy::Reset,
+        Why::Timeout => CloseWhy::Timeout,
+        Why::Unreachable => CloseWhy::Unreachable,
+        Why::LocalAbort => CloseWhy::Local,
+    }
+}
+
+fn dial_error(w: Why) -> DialError {
+    match w {
+        Why::Refused | Why::Reset | Why::Fin => DialError::Refused,
+        Why::Timeout => DialError::TimedOut,
+        Why::Unreachable => DialError::Unreachable,
+        Why::LocalAbort => DialError::Local,
+    }
+}
+
+/// What the machine reads a stream through: taking a fragment opens the window by its length.
+struct View<'a, P: Port> {
+    stack: &'a mut Stack<P>,
+    flow: FlowId,
+    rest: &'a mut Option<RxFrag>,
+}
+
+impl<P: Port> StreamRx for View<'_, P> {
+    fn next(&mut self) -> Option<RxFrag> {
+        if let Some(f) = self.rest.take() {
+            return Some(f);
+        }
+        let f = self.stack.next(self.flow)?;
+        self.stack.credit(self.flow, f.len());
+        Some(f)
+    }
+    fn unread(&mut self, rest: RxFrag) {
+        *self.rest = Some(rest);
+    }
+}
+
+impl<P: Port> LcoreRt<P> {
+    /// A runtime over `stack`, whose pages are lent from `slab`.
+    pub fn new(stack: Stack<P>, slab: Rc<LendSlab>, clock: Clock, shard: ShardId) -> LcoreRt<P> {
+        LcoreRt {
+            stack,
+            slab,
+            now: clock.now(),
+            clock,
+            shard,
+            conns: Vec::new(),
+            lends: slab::Slab::new(),
+            held: HashMap::new(),
+            opened: VecDeque::new(),
+            failed: VecDeque::new(),
+            orphans: VecDeque::new(),
+            touched: Vec::new(),
+            stalled: VecDeque::new(),
+            reclaim: Reclaim::default(),
+            counters: RtCounters::default(),
+        }
+    }
+
+    /// The stack, to listen on it or look at it.
+    pub fn stack(&mut self) -> &mut Stack<P> {
+        &mut self.stack
+    }
+
+    fn conn(&mut self, id: ConnId) -> Option<&mut Conn> {
+        self.conns.get_mut(id.index as usize)?.as_mut().filter(|c| c.id == id)
+    }
+
+    fn insert(&mut self, flow: FlowId, dial: Option<DialId>) -> ConnId {
+        let id = conn_id(self.shard, flow);
+        let i = flow.index as usize;
+        if self.conns.len() <= i {
+            self.conns.resize_with(i + 1, || None);
+        }
+        self.conns[i] = Some(Conn {
+            id,
+            open: false,
+            dial,
+            rest: None,
+            ring: false,
+            fin: false,
+            fin_told: false,
+            closing: false,
+            progress: None,
+            gone: None,
+            listed: false,
+            waiting: VecDeque::new(),
+        });
+        id
+    }
+
+    fn touch(&mut self, flow: FlowId, f: impl FnOnce(&mut Conn)) {
+        let id = conn_id(self.shard, flow);
+        if let Some(c) = self.conns.get_mut(id.index as usize).and_then(Option::as_mut).filter(|c| c.id == id)
+        {
+            f(c);
+            if !c.listed {
+                c.listed = true;
+                self.touched.push(id.index);
+            }
+        }
+    }
+
+    fn gather(&mut self) {
+        while let Some(ev) = self.stack.event() {
+            match ev {
+                tcpstack::Event::Opened { flow, local, remote, passive } => {
+                    let id = if passive { self.insert(flow, None) } else { conn_id(self.shard, flow) };
+                    let dial = self.conn(id).and_then(|c| {
+                        c.open = true;
+                        c.dial
+                    });
+                    self.opened.push_back((id, ConnInfo { local, remote, dial }));
+                }
+                tcpstack::Event::Readable(flow) => self.touch(flow, |c| c.ring = true),
+                tcpstack::Event::Progress { flow, acked, sent } => {
+                    self.touch(flow, |c| c.progress = Some(Progress { acked, sent }));
+                }
+                tcpstack::Event::PeerFin(flow) => self.touch(flow, |c| c.fin = true),
+                tcpstack::Event::Closed { flow, why } => {
+                    let id = conn_id(self.shard, flow);
+                    let Some(c) = self.conn(id) else { continue };
+                    if c.open {
+                        self.touch(flow, |c| c.gone = Some(close_why(why)));
+                    } else {
+                        let dial = c.dial;
+                        self.conns[id.index as usize] = None;
+                        self.failed.extend(dial.map(|d| (d, dial_error(why))));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Pushes a message, or gives it back while there is no lending or no room.
+    fn push(&mut self, id: ConnId, m: SendMsg) -> Result<(), SendMsg> {
+        let flow = flow_id(id);
+        let Some(lend) = m.lend else {
+            return self.stack.push(flow, &m.hdr, &[]).map(drop).map_err(|_| m);
+        };
+        if self.slab.capacity() as u64 - self.slab.out() < m.pay.len() as u64 || !self.stack.room(flow) {
+            return Err(m);
+        }
+        let key =
+            self.lends.insert(Lend { id: lend, conn: id, runs: m.pay.len() as u32, hold: SmallVec::new() });
+        let pay: SmallVec<[Lent; 2]> =
+            m.pay.into_iter().filter_map(|p| self.slab.lend(p, key as u64).ok()).collect();
+        // There was room for the message, so it is taken; else the flow has just gone and the pages go home.
+        let _ = self.stack.push(flow, &m.hdr, &pay);
+        if pay.is_empty() {
+            self.lends.remove(key);
+            self.orphans.push_back(lend);
+        } else if m.hold {
+            self.held.insert(lend, key);
+            if let Some(l) = self.lends.get_mut(key) {
+                l.hold = pay;
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, id: ConnId, m: SendMsg) {
+        let Some(c) = self.conn(id) else {
+            self.orphans.extend(m.lend);
+            return;
+        };
+        if !c.waiting.is_empty() {
+            c.waiting.push_back(m);
+            return;
+        }
+        if let Err(m) = self.push(id, m) {
+            self.counters.lend_waits += 1;
+            self.stalled.push_back(id.index);
+            if let Some(c) = self.conn(id) {
+                c.waiting.push_back(m);
+            }
+        }
+    }
+
+    fn retry(&mut self) {
+        for _ in 0..self.stalled.len() {
+            let Some(i) = self.stalled.pop_front() else { return };
+            while let Some(c) = self.conns.get_mut(i as usize).and_then(Option::as_mut) {
+                let id = c.id;
+                let Some(m) = c.waiting.pop_front() else { break };
+                if let Err(m) = self.push(id, m) {
+                    if let Some(c) = self.conn(id) {
+                        c.waiting.push_front(m);
+                    }
+                    self.stalled.push_back(i);
+                    break;
+                }
+            }
+        }
+    }
+
+    fn remove(&mut self, i: u32) {
+        let Some(mut c) = self.conns.get_mut(i as usize).and_then(Option::take) else { return };
+        self.orphans.extend(c.waiting.drain(..).filter_map(|m| m.lend));
+        if !self.held.is_empty() {
+            let lends = &mut self.lends;
+            self.held.retain(|_, key| match lends.get_mut(*key) {
+                Some(l) if l.conn == c.id => {
+                    l.hold.clear();
+                    false
+                }
+                _ => true,
+            });
+        }
+    }
+
+    fn reap(&mut self, sink: &mut dyn FnMut(Input<'_>)) -> usize {
+        let (lends, mut n) = (&mut self.lends, 0);
+        self.slab.reap(|token, _run| {
+            let key = token as usize;
+            let Some(l) = lends.get_mut(key) else { return };
+            l.runs -= 1;
+            if l.runs == 0 {
+                let id = l.id;
+                lends.remove(key);
+                n += 1;
+                sink(Input::Released(id));
+            }
+        });
+        while let Some(lend) = self.orphans.pop_front() {
+            n += 1;
+            sink(Input::Released(lend));
+        }
+        n
+    }
+
+    /// Makes a driver that frees late let go: at the latest a millisecond after the last page moved it is
+    /// asked, and a driver that frees only while sending gets a harmless frame to send.
+    fn chase_pages(&mut self) {
+        let (out, released) = (self.slab.out(), self.slab.counters().released);
+        if out == 0 || released != self.reclaim.released {
+            self.reclaim = Reclaim { released, moved: self.now, asked: self.now, stuck: false };
+            return;
+        }
+        if self.now - self.reclaim.asked < NUDGE_EVERY {
+            return;
+        }
+        self.reclaim.asked = self.now;
+        if self.stack.port_mut().reclaim(u32::MAX) == Reclaimed::Nudge && self.stack.nudge(self.now) {
+            self.counters.nudges += 1;
+        }
+        self.reclaim.stuck = self.now - self.reclaim.moved > STUCK_AFTER && self.stack.unacked() == 0;
+    }
+
+    /// Whether a driver has held pages for a second though TCP is done with them: the control thread then stops
+    /// and starts its port.
+    pub fn driver_stuck(&self) -> bool {
+        self.reclaim.stuck
+    }
+}
+
+impl<P: Port> Runtime for LcoreRt<P> {
+    fn now(&self) -> u64 {
+        self.clock.now()
+    }
+
+    fn dial(&mut self, d: &DialSpec) {
+        let ports = if d.privileged { PRIVILEGED } else { EPHEMERAL };
+        for port in ports.rev() {
+            let dial = Dial { local: SocketAddr::new(d.local_ip, port), remote: d.remote };
+            match self.stack.dial(self.now, dial) {
+                Ok(flow) => {
+                    self.insert(flow, Some(d.id));
+                    return;
+                }
+                Err(tcpstack::DialError::PortInUse) => {}
+                Err(_) => {
+                    self.failed.push_back((d.id, DialError::Local));
+                    return;
+                }
+            }
+        }
+        self.failed.push_back((d.id, DialError::NoPort));
+    }
+
+    fn command(&mut self, id: ConnId, cmd: StreamCmd) {
+        match cmd {
+            StreamCmd::Send(m) => self.send(id, m),
+            StreamCmd::Unhold(lend) => {
+                if let Some(l) = self.held.remove(&lend).and_then(|key| self.lends.get_mut(key)) {
+                    l.hold.clear();
+                }
+            }
+            StreamCmd::Read => self.touch(flow_id(id), |c| c.ring = true),
+            StreamCmd::Close(how) => {
+                let how = match how {
+                    Close::Fin => tcpstack::Close::Fin,
+                    Close::Abort => tcpstack::Close::Abort,
+                };
+                self.stack.close(flow_id(id), how);
+                if let Some(c) = self.conn(id) {
+                    c.closing = true;
+                }
+            }
+        }
+    }
+
+    fn turn(&mut self, sink: &mut dyn FnMut(Input<'_>)) -> Work {
+        self.now = self.clock.now();
+        let busy = self.stack.turn(self.now);
+        self.gather();
+        let mut n = 0;
+        while let Some((dial, why)) = self.failed.pop_front() {
+            n += 1;
+            sink(Input::DialFailed(dial, why));
+        }
+        while let Some((id, info)) = self.opened.pop_front() {
+            n += 1;
+            sink(Input::Opened(id, info));
+        }
+        let touched = std::mem::take(&mut self.touched);
+        for i in &touched {
+            if let Some(c) = self.conns[*i as usize].as_mut() {
+                c.listed = false;
+                if let Some(p) = c.progress.take() {
+                    n += 1;
+                    sink(Input::Progress(c.id, p));
+                }
+            }
+        }
+        for i in &touched {
+            let Some(c) = self.conns[*i as usize].as_mut() else { continue };
+            let flow = flow_id(c.id);
+            if std::mem::take(&mut c.ring) && !c.closing {
+                n += 1;
+                sink(Input::Bytes(c.id, &mut View { stack: &mut self.stack, flow, rest: &mut c.rest }));
+            }
+            if c.fin && !c.fin_told && !c.closing && c.rest.is_none() && !self.stack.readable(flow) {
+                c.fin_told = true;
+                n += 1;
+                sink(Input::PeerFin(c.id));
+            }
+            if let Some(why) = c.gone {
+                n += 1;
+                let id = c.id;
+                self.remove(*i);
+                sink(Input::Closed(id, why));
+            }
+        }
+        let mut touched = touched;
+        touched.clear();
+        // What was touched meanwhile (never from within the sink) stays listed.
+        touched.append(&mut self.touched);
+        self.touched = touched;
+        n += self.reap(sink);
+        self.chase_pages();
+        busy_or(busy, n)
+    }
+
+    fn flush(&mut self) -> Work {
+        if !self.stalled.is_empty() {
+            self.retry();
+        }
+        busy_or(self.stack.flush(self.now), 0)
+    }
+
+    fn deadline(&self) -> Option<u64> {
+        self.stack.deadline()
+    }
+
+    fn wait(&mut self, _: Option<u64>) {}
+
+    fn counters(&self) -> RtCounters {
+        let (s, p) = (self.stack.counters(), self.stack.port().counters());
+        let (free, all) = self.stack.port().rx_memory();
+        RtCounters {
+            tx_copied_bytes: s.tx_copied_bytes,
+            tx_inline_bytes: s.tx_inline_bytes,
+            tx_attached_bytes: s.tx_attached_bytes,
+            linearised: p.linearised,
+            lent: self.slab.counters().lent,
+            lendings_out: self.slab.out(),
+            rx_lent_out: self.stack.port().home().lent_out() as u64,
+            rx_bufs_in_use: all - free,
+            retransmits: s.retransmits,
+            conns: self.conns.iter().flatten().count() as u64,
+            ..self.counters
+        }
+    }
+}
+
+fn busy_or(w: tcpstack::Work, n: usize) -> Work {
+    match w {
+        tcpstack::Work::Busy(k) => Work::of(n.saturating_add(k as usize)),
+        tcpstack::Work::Idle => Work::of(n),
+    }
+}

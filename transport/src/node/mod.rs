@@ -1,0 +1,18 @@
+//! Nodes that run: a protocol machine, a runtime that carries its streams, and the applications on it.
+//!
+//! * [`shard`]: the loop of one lcore, the same over every runtime.
+//! * [`runtime`]: the seam. [`sock`] carries streams over kernel sockets, [`lcore`] over a TCP stack on a NIC
+//!   queue, [`sim`] over a simulated network in virtual time.
+//! * [`app`]: what uses the node, on its lcore or behind rings.
+//! * [`run`]: threads, signals, drain, idling, and what happens when an lcore panics.
+
+pub mod app;
+pub mod run;
+pub mod runtime;
+pub mod shard;
+pub mod sock;
+
+pub use app::{App, Handle, NoApp, Ops, RingApp, rings};
+pub use run::{Control, Idle, NodeEnd, Order, Turn, run};
+pub use runtime::{RtCounters, Runtime, StreamCmd, Work};
+pub use shard::Shard;

@@ -1,0 +1,259 @@
+//! Turning shards: idling, draining, and what happens when one panics.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::app::App;
+use super::runtime::{RtCounters, Runtime, Work};
+use super::shard::Shard;
+use crate::proto::Counters;
+
+/// What a node came to.
+#[derive(Clone, Debug)]
+pub struct NodeEnd {
+    /// Protocol.
+    pub proto: Counters,
+    /// Streams and buffers.
+    pub rt: RtCounters,
+    /// Whether it went down in order: no connection, no lend left.
+    pub clean: bool,
+}
+
+/// A shard whose types are forgotten.
+pub trait Turn {
+    /// See [`Shard::turn`].
+    fn turn(&mut self) -> Work;
+    /// See [`Shard::shut_down`].
+    fn shut_down(&mut self);
+    /// See [`Shard::is_down`].
+    fn is_down(&self) -> bool;
+    /// Waits for something to arrive, if the runtime can.
+    fn wait(&mut self);
+    /// Counts.
+    fn end(&self) -> NodeEnd;
+}
+
+impl<R: Runtime, A: App> Turn for Shard<R, A> {
+    fn turn(&mut self) -> Work {
+        Shard::turn(self)
+    }
+    fn shut_down(&mut self) {
+        Shard::shut_down(self);
+    }
+    fn is_down(&self) -> bool {
+        Shard::is_down(self)
+    }
+    fn wait(&mut self) {
+        let until = self.deadline();
+        self.rt.wait(until);
+    }
+    fn end(&self) -> NodeEnd {
+        NodeEnd { proto: *self.machine.counters(), rt: self.rt.counters(), clean: Shard::is_down(self) }
+    }
+}
+
+/// What the polling threads are to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Order {
+    /// Run.
+    Run = 0,
+    /// Go down in order, within the deadline.
+    Drain = 1,
+    /// Go at once.
+    Leave = 2,
+}
+
+/// Between a controlling thread and its polling threads.
+#[derive(Debug, Default)]
+pub struct Control {
+    order: AtomicU8,
+    /// Turns that found nothing to do.
+    pub idle_turns: AtomicU64,
+    /// Turns that did something.
+    pub busy_turns: AtomicU64,
+    /// Shards that panicked.
+    pub panics: AtomicU32,
+}
+
+impl Control {
+    /// Gives an order; orders only grow.
+    pub fn give(&self, o: Order) {
+        self.order.fetch_max(o as u8, Ordering::AcqRel);
+    }
+
+    /// The order in force.
+    pub fn order(&self) -> Order {
+        match self.order.load(Ordering::Acquire) {
+            0 => Order::Run,
+            1 => Order::Drain,
+            _ => Order::Leave,
+        }
+    }
+}
+
+/// What a polling thread does while nothing arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Idle {
+    /// Idle turns in a row that spin flat out.
+    pub spin: u32,
+    /// Idle turns in a row after which the thread yields its core each time; between, it pauses a little.
+    pub yield_after: u32,
+}
+
+impl Idle {
+    /// The policy for a machine with `cores` cores and `polling` threads that poll: with a core for each they
+    /// spin, else they yield soon so that all make progress.
+    pub fn for_machine(cores: usize, polling: usize) -> Idle {
+        if cores > polling {
+            Idle { spin: 1000, yield_after: u32::MAX }
+        } else if cores == polling {
+            // The controlling thread and the driver's own threads need a share, too.
+            Idle { spin: 1000, yield_after: 20_000 }
+        } else {
+            Idle { spin: 0, yield_after: 1 }
+        }
+    }
+
+    fn pass(self, idle_in_a_row: u32) {
+        if idle_in_a_row >= self.yield_after {
+            std::thread::yield_now();
+        } else if idle_in_a_row >= self.spin {
+            (0..8).for_each(|_| std::hint::spin_loop());
+        } else {
+            std::hint::spin_loop();
+        }
+    }
+}
+
+/// How long nodes may take to go down in order.
+pub const DRAIN: Duration = Duration::from_secs(10);
+
+/// Turns `nodes` on this thread until told to stop. A panic in a turn is contained: that node is not touched
+/// again, the others drain, and [`Control::panics`] counts it. `None` stands for a node that panicked.
+pub fn run(nodes: Vec<Box<dyn Turn>>, ctl: &Control, idle: Idle) -> Vec<Option<NodeEnd>> {
+    let mut nodes: Vec<Option<Box<dyn Turn>>> = nodes.into_iter().map(Some).collect();
+    let mut drain_until: Option<Instant> = None;
+    let mut quiet = 0_u32;
+    let mut turns = [0_u64; 2];
+    loop {
+        let mut work = Work::Idle;
+        for slot in &mut nodes {
+            work = work.and(contained(slot, ctl, Work::Idle, |n| n.turn()));
+        }
+        turns[usize::from(work.is_busy())] += 1;
+        if (turns[0] + turns[1]).is_multiple_of(1024) {
+            ctl.idle_turns.fetch_add(std::mem::take(&mut turns[0]), Ordering::Relaxed);
+            ctl.busy_turns.fetch_add(std::mem::take(&mut turns[1]), Ordering::Relaxed);
+        }
+        let order = ctl.order();
+        if order >= Order::Drain && drain_until.is_none() {
+            drain_until = Some(Instant::now() + DRAIN);
+            nodes.iter_mut().for_each(|s| contained(s, ctl, (), |n| n.shut_down()));
+        }
+        if work.is_busy() {
+            quiet = 0;
+        } else {
+            quiet = quiet.saturating_add(1);
+        }
+        if let Some(t) = drain_until
+            && (order == Order::Leave
+                || (!work.is_busy() && (nodes.iter().flatten().all(|n| n.is_down()) || Instant::now() > t)))
+        {
+            break;
+        }
+        if !work.is_busy() {
+            match &mut nodes[..] {
+                [only] => contained(only, ctl, (), |n| n.wait()),
+                _ => {}
+            }
+            idle.pass(quiet);
+        }
+    }
+    // A last look: what came home with the last turn is counted as home.
+    for slot in &mut nodes {
+        contained(slot, ctl, (), |n| {
+            n.turn();
+        });
+    }
+    nodes.iter().map(|s| s.as_ref().map(|n| n.end())).collect()
+}
+
+fn contained<T>(
+    slot: &mut Option<Box<dyn Turn>>,
+    ctl: &Control,
+    otherwise: T,
+    f: impl FnOnce(&mut dyn Turn) -> T,
+) -> T {
+    let Some(node) = slot else { return otherwise };
+    match catch_unwind(AssertUnwindSafe(|| f(&mut **node))) {
+        Ok(r) => r,
+        Err(_) => {
+            ctl.panics.fetch_add(1, Ordering::AcqRel);
+            ctl.give(Order::Drain);
+            // Half-done state is not run again, not even its destructors.
+            std::mem::forget(slot.take());
+            otherwise
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fake {
+        turns: u32,
+        panic_at: u32,
+        down: bool,
+    }
+
+    impl Turn for Fake {
+        fn turn(&mut self) -> Work {
+            self.turns += 1;
+            assert!(self.turns != self.panic_at, "as planned");
+            Work::Idle
+        }
+        fn shut_down(&mut self) {
+            self.down = true;
+        }
+        fn is_down(&self) -> bool {
+            self.down
+        }
+        fn wait(&mut self) {}
+        fn end(&self) -> NodeEnd {
+            NodeEnd { proto: Counters::default(), rt: RtCounters::default(), clean: self.down }
+        }
+    }
+
+    fn fake(panic_at: u32) -> Box<dyn Turn> {
+        Box::new(Fake { turns: 0, panic_at, down: false })
+    }
+
+    const IDLE: Idle = Idle { spin: 0, yield_after: 0 };
+
+    #[test]
+    fn a_panic_takes_down_its_own_node_and_the_others_drain() {
+        let ctl = Control::default();
+        let ends = run(vec![fake(3), fake(0)], &ctl, IDLE);
+        assert!(ends[0].is_none());
+        assert!(ends[1].as_ref().unwrap().clean);
+        assert_eq!(ctl.panics.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn orders_only_grow() {
+        let ctl = Control::default();
+        ctl.give(Order::Leave);
+        ctl.give(Order::Drain);
+        assert_eq!(ctl.order(), Order::Leave);
+        assert_eq!(run(vec![fake(0)], &ctl, IDLE).len(), 1);
+    }
+
+    #[test]
+    fn a_machine_with_too_few_cores_yields() {
+        assert_eq!(Idle::for_machine(1, 2).yield_after, 1);
+        assert_eq!(Idle::for_machine(8, 2).yield_after, u32::MAX);
+    }
+}

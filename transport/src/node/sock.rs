@@ -1,0 +1,730 @@
+//! Streams over the kernel's sockets: the node that runs anywhere, and the honest baseline.
+//!
+//! The kernel copies every byte, each way; this runtime adds no copy of its own: pages are written from where
+//! they lie, and what is read into a buffer can be lent from it. A page is free once the kernel has taken it
+//! (and its zero-copy ACK has come, where one was asked for).
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::time::Duration;
+
+use hugepages::{HeapRxPool, LendSlab, Lent, RxFrag};
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+use smallvec::SmallVec;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
+use crate::proto::{
+    Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Input, LendId, Progress, SendMsg,
+    ShardId, StreamRx,
+};
+
+/// How the runtime passes the time when there is nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Idle {
+    /// Sleep in the kernel until something arrives.
+    #[default]
+    Block,
+    /// Ask again and again: a core for the lowest latency that sockets give.
+    Spin,
+}
+
+/// Configuration. Sizes in bytes.
+#[derive(Clone, Debug)]
+pub struct SockConfig {
+    /// Addresses to listen on.
+    pub listen: Vec<SocketAddr>,
+    /// Waiting connections that the kernel keeps.
+    pub backlog: i32,
+    /// What to do when there is nothing to do.
+    pub idle: Idle,
+    /// Size of a receive buffer: the most that one read brings.
+    pub rx_buf: usize,
+    /// Receive buffers.
+    pub rx_bufs: usize,
+    /// Lendings that may be out.
+    pub lendings: usize,
+    /// TCP keep-alive: idle time, interval, probes. `None` switches it off.
+    pub keepalive: Option<(Duration, Duration, u32)>,
+    /// This shard.
+    pub shard: ShardId,
+}
+
+impl Default for SockConfig {
+    fn default() -> SockConfig {
+        SockConfig {
+            listen: Vec::new(),
+            backlog: 127,
+            idle: Idle::Block,
+            rx_buf: 256 << 10,
+            rx_bufs: 256,
+            lendings: 4096,
+            keepalive: Some((Duration::from_secs(30), Duration::from_secs(5), 5)),
+            shard: ShardId(0),
+        }
+    }
+}
+
+/// Why the runtime could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum SockError {
+    /// The kernel refused to listen.
+    #[error("cannot listen on {addr}: {source}{}", listen_remedy(.source))]
+    Listen {
+        /// Address.
+        addr: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// No epoll.
+    #[error("cannot wait for sockets: {0}")]
+    Poll(io::Error),
+}
+
+fn listen_remedy(e: &io::Error) -> &'static str {
+    match e.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need CAP_NET_BIND_SERVICE: setcap cap_net_bind_service=+ep on the pollnd program, run as root, or give --port 1024 or higher"
+        }
+        io::ErrorKind::AddrInUse => "; another program listens there: `ss -ltnp` names it",
+        io::ErrorKind::AddrNotAvailable => {
+            "; no interface of this machine has that address: `ip addr` lists them"
+        }
+        _ => "",
+    }
+}
+
+/// Whether this process may bind ports below 1024 on `ip`.
+pub fn may_bind_privileged(ip: IpAddr) -> bool {
+    // Any free port will do; a used one says nothing.
+    (512..1024).rev().find_map(|p| match bind(SocketAddr::new(ip, p)) {
+        Ok(_) => Some(true),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Some(false),
+        Err(_) => None,
+    }) == Some(true)
+}
+
+fn bind(local: SocketAddr) -> io::Result<Socket> {
+    let s = Socket::new(Domain::for_address(local), Type::STREAM, Some(Protocol::TCP))?;
+    s.set_reuse_address(true)?;
+    s.bind(&local.into())?;
+    Ok(s)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Connecting(DialId),
+    Open,
+}
+
+struct TxItem {
+    hdr: crate::proto::InlineHdr,
+    pay: SmallVec<[Lent; 2]>,
+    /// Bytes of this item that the kernel has taken.
+    done: usize,
+}
+
+impl TxItem {
+    fn len(&self) -> usize {
+        self.hdr.len() + self.pay.iter().map(|l| l.len() as usize).sum::<usize>()
+    }
+}
+
+struct Conn {
+    sock: TcpStream,
+    id: ConnId,
+    info: ConnInfo,
+    stage: Stage,
+    tx: VecDeque<TxItem>,
+    written: u64,
+    told: u64,
+    writable: bool,
+    readable: bool,
+    rx: VecDeque<RxFrag>,
+    /// Bytes came, or the machine asked: tell it.
+    ring: bool,
+    eof: bool,
+    eof_told: bool,
+    close: Option<Close>,
+    dead: Option<CloseWhy>,
+}
+
+struct Listener {
+    sock: TcpListener,
+}
+
+struct Hold {
+    conn: ConnId,
+    lend: LendId,
+    lents: SmallVec<[Lent; 2]>,
+}
+
+/// Kernel sockets.
+pub struct SockRt {
+    cfg: SockConfig,
+    clock: dataplane::clock::Clock,
+    poll: Poll,
+    events: Events,
+    listeners: Vec<Listener>,
+    conns: Vec<Option<Conn>>,
+    generations: Vec<u32>,
+    free: Vec<u32>,
+    pool: HeapRxPool,
+    small: HeapRxPool,
+    slab: LendSlab,
+    holds: HashMap<LendId, Hold>,
+    /// Lendings outstanding for a message of more than one run.
+    runs: HashMap<LendId, u32>,
+    waiting: VecDeque<(ConnId, SendMsg)>,
+    failed: VecDeque<(DialId, DialError)>,
+    opened: VecDeque<ConnId>,
+    orphans: VecDeque<LendId>,
+    polled: bool,
+    counters: RtCounters,
+}
+
+const LISTENER: usize = 1 << 40;
+/// Bytes taken from one connection in one turn at most.
+const READ_A_TURN: usize = 1 << 20;
+/// Reads below this size are copied out of the big buffer, which is used again at once.
+const SMALL_READ: usize = 2048;
+/// Most slices in one write.
+const IOV: usize = 64;
+
+impl SockRt {
+    /// Listens, where asked to.
+    ///
+    /// # Errors
+    /// [`SockError`] names the address and the remedy.
+    pub fn new(cfg: SockConfig, clock: dataplane::clock::Clock) -> Result<SockRt, SockError> {
+        let poll = Poll::new().map_err(SockError::Poll)?;
+        let mut listeners = Vec::new();
+        for addr in &cfg.listen {
+            let err = |source| SockError::Listen { addr: *addr, source };
+            let s = bind(*addr).map_err(err)?;
+            s.listen(cfg.backlog).map_err(err)?;
+            s.set_nonblocking(true).map_err(err)?;
+            let mut sock = TcpListener::from_std(s.into());
+            poll.registry()
+                .register(&mut sock, Token(LISTENER + listeners.len()), Interest::READABLE)
+                .map_err(SockError::Poll)?;
+            listeners.push(Listener { sock });
+        }
+        Ok(SockRt {
+            poll,
+            events: Events::with_capacity(256),
+            listeners,
+            conns: Vec::new(),
+            generations: Vec::new(),
+            free: Vec::new(),
+            pool: HeapRxPool::new(cfg.rx_buf, cfg.rx_bufs),
+            small: HeapRxPool::new(SMALL_READ, cfg.rx_bufs * 4),
+            slab: LendSlab::new(cfg.lendings),
+            holds: HashMap::new(),
+            runs: HashMap::new(),
+            waiting: VecDeque::new(),
+            failed: VecDeque::new(),
+            opened: VecDeque::new(),
+            orphans: VecDeque::new(),
+            polled: false,
+            counters: RtCounters::default(),
+            cfg,
+            clock,
+        })
+    }
+
+    /// Whether a runtime of this configuration could listen now; opens and closes what [`SockRt::new`] opens.
+    ///
+    /// # Errors
+    /// As [`SockRt::new`].
+    pub fn probe(cfg: &SockConfig) -> Result<(), SockError> {
+        for addr in &cfg.listen {
+            let s = bind(*addr).and_then(|s| s.listen(1));
+            s.map_err(|source| SockError::Listen { addr: *addr, source })?;
+        }
+        Ok(())
+    }
+
+    /// Addresses listened on (with the port that the kernel chose, if 0 was asked for).
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().filter_map(|l| l.sock.local_addr().ok()).collect()
+    }
+
+    fn insert(&mut self, mut sock: TcpStream, stage: Stage, info: ConnInfo) -> io::Result<ConnId> {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.conns.push(None);
+            self.generations.push(0);
+            (self.conns.len() - 1) as u32
+        });
+        let i = index as usize;
+        let set_up = self.tune(&sock).and_then(|()| {
+            self.poll.registry().register(&mut sock, Token(i), Interest::READABLE | Interest::WRITABLE)
+        });
+        if let Err(e) = set_up {
+            self.free.push(index);
+            return Err(e);
+        }
+        self.generations[i] = self.generations[i].wrapping_add(1);
+        let id = ConnId { shard: self.cfg.shard, index, generation: self.generations[i] };
+        self.conns[i] = Some(Conn {
+            sock,
+            id,
+            info,
+            stage,
+            tx: VecDeque::new(),
+            written: 0,
+            told: 0,
+            writable: false,
+            readable: false,
+            rx: VecDeque::new(),
+            ring: false,
+            eof: false,
+            eof_told: false,
+            close: None,
+            dead: None,
+        });
+        Ok(id)
+    }
+
+    fn tune(&self, sock: &TcpStream) -> io::Result<()> {
+        sock.set_nodelay(true)?;
+        if let Some((idle, every, count)) = self.cfg.keepalive {
+            let k = TcpKeepalive::new().with_time(idle).with_interval(every).with_retries(count);
+            SockRef::from(sock).set_tcp_keepalive(&k)?;
+        }
+        Ok(())
+    }
+
+    fn accept_all(&mut self) {
+        for i in 0..self.listeners.len() {
+            // Bounded: the kernel's queue is.
+            for _ in 0..1024 {
+                let Ok((sock, remote)) = self.listeners[i].sock.accept() else { break };
+                let Ok(local) = sock.local_addr() else { continue };
+                let info = ConnInfo { local, remote, dial: None };
+                if let Ok(id) = self.insert(sock, Stage::Open, info) {
+                    self.opened.push_back(id);
+                }
+            }
+        }
+    }
+
+    fn start_dial(&mut self, d: &DialSpec) -> Result<(), DialError> {
+        let ports: &mut dyn Iterator<Item = u16> =
+            if d.privileged { &mut (512..=1023).rev() } else { &mut std::iter::once(0) };
+        for port in ports {
+            let sock = match bind(SocketAddr::new(d.local_ip, port)) {
+                Ok(s) => s,
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse => continue,
+                Err(e) => {
+                    tracing::warn!(peer = %d.remote, local = %d.local_ip, port, error = %e, "cannot bind to dial{}", listen_remedy(&e));
+                    return Err(DialError::Local);
+                }
+            };
+            let started = sock.set_nonblocking(true).and_then(|()| sock.connect(&d.remote.into()));
+            match started {
+                Ok(()) => {}
+                Err(e) if e.raw_os_error() == Some(EINPROGRESS) => {}
+                Err(e) if matches!(e.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable) => {
+                    continue;
+                }
+                Err(e) => return Err(dial_error(&e)),
+            }
+            let sock = TcpStream::from_std(sock.into());
+            let local = sock.local_addr().map_err(|_| DialError::Local)?;
+            let info = ConnInfo { local, remote: d.remote, dial: Some(d.id) };
+            return self.insert(sock, Stage::Connecting(d.id), info).map(drop).map_err(|_| DialError::Local);
+        }
+        Err(DialError::NoPort)
+    }
+
+    fn conn(&mut self, id: ConnId) -> Option<&mut Conn> {
+        self.conns.get_mut(id.index as usize)?.as_mut().filter(|c| c.id == id)
+    }
+
+    /// Lends the pages of `m` and queues it. Gives it back while no lending is free.
+    fn enqueue(&mut self, id: ConnId, m: SendMsg) -> Result<(), SendMsg> {
+        let Some(lend) = m.lend else {
+            if let Some(c) = self.conn(id) {
+                c.tx.push_back(TxItem { hdr: m.hdr, pay: SmallVec::new(), done: 0 });
+            }
+            return Ok(());
+        };
+        if self.conn(id).is_none() {
+            self.orphans.push_back(lend);
+            return Ok(());
+        }
+        if self.slab.capacity() as u64 - self.slab.out() < m.pay.len() as u64 {
+            return Err(m);
+        }
+        let pay: SmallVec<[Lent; 2]> =
+            m.pay.into_iter().filter_map(|p| self.slab.lend(p, lend.0).ok()).collect();
+        match pay.len() {
+            0 => self.orphans.push_back(lend),
+            1 => {}
+            n => drop(self.runs.insert(lend, n as u32)),
+        }
+        if m.hold {
+            self.holds.insert(lend, Hold { conn: id, lend, lents: pay.clone() });
+        }
+        if let Some(c) = self.conn(id) {
+            c.tx.push_back(TxItem { hdr: m.hdr, pay, done: 0 });
+        }
+        Ok(())
+    }
+
+    fn poll_kernel(&mut self, timeout: Option<Duration>) {
+        if self.poll.poll(&mut self.events, timeout).is_err() {
+            return;
+        }
+        let mut accept = false;
+        for e in &self.events {
+            if e.token().0 >= LISTENER {
+                accept = true;
+            } else if let Some(c) = self.conns.get_mut(e.token().0).and_then(Option::as_mut) {
+                c.readable |= e.is_readable() || e.is_read_closed() || e.is_error();
+                c.writable |= e.is_writable() || e.is_write_closed() || e.is_error();
+            }
+        }
+        if accept {
+            self.accept_all();
+        }
+    }
+
+    fn finish_dials(&mut self) {
+        for i in 0..self.conns.len() {
+            let Some(c) = &mut self.conns[i] else { continue };
+            let Stage::Connecting(dial) = c.stage else { continue };
+            if !c.writable {
+                continue;
+            }
+            let failed = match (c.sock.take_error(), c.sock.peer_addr()) {
+                (Ok(Some(e)) | Err(e), _) => Some(dial_error(&e)),
+                (Ok(None), Ok(_)) => None,
+                (Ok(None), Err(e)) if e.kind() == io::ErrorKind::NotConnected => continue,
+                (Ok(None), Err(e)) => Some(dial_error(&e)),
+            };
+            match failed {
+                Some(why) => {
+                    self.failed.push_back((dial, why));
+                    self.remove(i);
+                }
+                None => {
+                    c.stage = Stage::Open;
+                    let id = c.id;
+                    self.opened.push_back(id);
+                }
+            }
+        }
+    }
+
+    fn remove(&mut self, i: usize) {
+        let Some(mut c) = self.conns[i].take() else { return };
+        let _ = self.poll.registry().deregister(&mut c.sock);
+        if c.close == Some(Close::Abort) {
+            let _ = SockRef::from(&c.sock).set_linger(Some(Duration::ZERO));
+        }
+        self.free.push(i as u32);
+        if !self.holds.is_empty() {
+            self.holds.retain(|_, h| h.conn != c.id);
+        }
+    }
+
+    fn read_some(&mut self) -> usize {
+        let mut n = 0;
+        for c in self.conns.iter_mut().flatten() {
+            // Bytes that the machine has not taken hold the socket back: that is the flow control.
+            if c.stage != Stage::Open || !c.readable || !c.rx.is_empty() || c.dead.is_some() || c.eof {
+                continue;
+            }
+            let mut got = 0;
+            while got < READ_A_TURN {
+                let Some(mut buf) = self.pool.take() else { break };
+                match c.sock.read(buf.space()) {
+                    Ok(0) => {
+                        c.eof = true;
+                        break;
+                    }
+                    Ok(k) => {
+                        got += k;
+                        n += 1;
+                        let small =
+                            (k <= SMALL_READ).then(|| self.small.copy_of(&buf.space()[..k])).flatten();
+                        c.rx.push_back(small.unwrap_or_else(|| buf.into_frag(0, k as u32)));
+                        c.ring = true;
+                        if k < self.cfg.rx_buf / 2 {
+                            // Less than was asked for: very likely all there is; a later turn looks again.
+                            break;
+                        }
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                        c.readable = false;
+                        break;
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Err(e) => {
+                        c.dead = Some(close_why(&e));
+                        break;
+                    }
+                }
+            }
+        }
+        n
+    }
+
+    fn write_some(&mut self) -> usize {
+        let mut n = 0;
+        for c in self.conns.iter_mut().flatten() {
+            if c.stage == Stage::Open && c.dead.is_none() {
+                n += c.write();
+            }
+        }
+        n
+    }
+
+    fn retry_waiting(&mut self) {
+        while let Some((id, m)) = self.waiting.pop_front() {
+            if let Err(m) = self.enqueue(id, m) {
+                self.waiting.push_front((id, m));
+                return;
+            }
+        }
+    }
+
+    fn reap(&mut self, sink: &mut dyn FnMut(Input<'_>)) {
+        let runs = &mut self.runs;
+        self.slab.reap(|token, _run| {
+            let lend = LendId(token);
+            if let Some(left) = runs.get_mut(&lend) {
+                *left -= 1;
+                if *left > 0 {
+                    return;
+                }
+                runs.remove(&lend);
+            }
+            sink(Input::Released(lend));
+        });
+        while let Some(lend) = self.orphans.pop_front() {
+            sink(Input::Released(lend));
+        }
+    }
+}
+
+const EINPROGRESS: i32 = 115;
+
+fn dial_error(e: &io::Error) -> DialError {
+    match e.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => DialError::Refused,
+        io::ErrorKind::TimedOut => DialError::TimedOut,
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => DialError::Unreachable,
+        _ => DialError::Local,
+    }
+}
+
+fn close_why(e: &io::Error) -> CloseWhy {
+    match e.kind() {
+        io::ErrorKind::TimedOut => CloseWhy::Timeout,
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => CloseWhy::Unreachable,
+        _ => CloseWhy::Reset,
+    }
+}
+
+impl Conn {
+    /// Writes until the queue is empty or the kernel takes no more.
+    fn write(&mut self) -> usize {
+        let mut calls = 0;
+        while self.writable && !self.tx.is_empty() {
+            let mut iov: SmallVec<[IoSlice<'_>; IOV]> = SmallVec::new();
+            for item in &self.tx {
+                let mut skip = item.done;
+                for part in std::iter::once(&item.hdr[..]).chain(item.pay.iter().map(Lent::bytes)) {
+                    if skip < part.len() && iov.len() < IOV {
+                        iov.push(IoSlice::new(&part[skip..]));
+                    }
+                    skip = skip.saturating_sub(part.len());
+                }
+                if iov.len() >= IOV {
+                    break;
+                }
+            }
+            calls += 1;
+            let wrote = self.sock.write_vectored(&iov);
+            drop(iov);
+            match wrote {
+                Ok(k) => self.taken(k),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    self.dead = Some(close_why(&e));
+                    break;
+                }
+            }
+        }
+        if self.tx.is_empty() && self.close == Some(Close::Fin) && self.dead.is_none() {
+            let _ = self.sock.shutdown(Shutdown::Write);
+            self.dead = Some(CloseWhy::Local);
+        }
+        calls
+    }
+
+    fn taken(&mut self, mut k: usize) {
+        self.written += k as u64;
+        while k > 0 {
+            let Some(item) = self.tx.front_mut() else { return };
+            let left = item.len() - item.done;
+            if k < left {
+                item.done += k;
+                return;
+            }
+            k -= left;
+            self.tx.pop_front();
+        }
+    }
+}
+
+struct View<'a>(&'a mut VecDeque<RxFrag>);
+
+impl StreamRx for View<'_> {
+    fn next(&mut self) -> Option<RxFrag> {
+        self.0.pop_front()
+    }
+    fn unread(&mut self, rest: RxFrag) {
+        self.0.push_front(rest);
+    }
+}
+
+impl Runtime for SockRt {
+    fn now(&self) -> u64 {
+        self.clock.now()
+    }
+
+    fn dial(&mut self, d: &DialSpec) {
+        if let Err(why) = self.start_dial(d) {
+            self.failed.push_back((d.id, why));
+        }
+    }
+
+    fn command(&mut self, id: ConnId, cmd: StreamCmd) {
+        match cmd {
+            StreamCmd::Send(m) => {
+                let queued = if self.waiting.is_empty() { self.enqueue(id, m) } else { Err(m) };
+                if let Err(m) = queued {
+                    self.counters.lend_waits += 1;
+                    self.waiting.push_back((id, m));
+                }
+            }
+            StreamCmd::Unhold(lend) => {
+                if let Some(h) = self.holds.remove(&lend) {
+                    debug_assert_eq!(h.lend, lend);
+                    drop(h.lents);
+                }
+            }
+            StreamCmd::Read => {
+                if let Some(c) = self.conn(id) {
+                    c.ring = true;
+                }
+            }
+            StreamCmd::Close(how) => {
+                if let Some(c) = self.conn(id) {
+                    c.close = Some(how);
+                    if how == Close::Abort {
+                        c.dead = Some(CloseWhy::Local);
+                    }
+                }
+            }
+        }
+    }
+
+    fn turn(&mut self, sink: &mut dyn FnMut(Input<'_>)) -> Work {
+        if !std::mem::take(&mut self.polled) {
+            self.poll_kernel(Some(Duration::ZERO));
+        }
+        self.pool.home().drain();
+        self.small.home().drain();
+        let mut n = 0;
+        self.finish_dials();
+        while let Some((dial, why)) = self.failed.pop_front() {
+            n += 1;
+            sink(Input::DialFailed(dial, why));
+        }
+        while let Some(id) = self.opened.pop_front() {
+            n += 1;
+            if let Some(c) = self.conn(id) {
+                sink(Input::Opened(id, c.info));
+            }
+        }
+        n += self.read_some();
+        for c in self.conns.iter_mut().flatten() {
+            if c.told != c.written {
+                c.told = c.written;
+                n += 1;
+                sink(Input::Progress(c.id, Progress { acked: c.written, sent: c.written }));
+            }
+        }
+        for c in self.conns.iter_mut().flatten() {
+            if c.stage == Stage::Open && std::mem::take(&mut c.ring) && !c.rx.is_empty() && c.close.is_none()
+            {
+                n += 1;
+                sink(Input::Bytes(c.id, &mut View(&mut c.rx)));
+            }
+            if c.eof && c.rx.is_empty() && !c.eof_told && c.close.is_none() {
+                c.eof_told = true;
+                n += 1;
+                sink(Input::PeerFin(c.id));
+            }
+        }
+        for i in 0..self.conns.len() {
+            if let Some((id, why)) = self.conns[i].as_ref().and_then(|c| Some((c.id, c.dead?))) {
+                n += 1;
+                self.remove(i);
+                sink(Input::Closed(id, why));
+            }
+        }
+        self.reap(sink);
+        Work::of(n)
+    }
+
+    fn flush(&mut self) -> Work {
+        self.retry_waiting();
+        Work::of(self.write_some())
+    }
+
+    fn deadline(&self) -> Option<u64> {
+        // Something that the kernel will not wake us for.
+        let pending = !self.failed.is_empty()
+            || !self.orphans.is_empty()
+            || self.conns.iter().flatten().any(|c| {
+                c.dead.is_some()
+                    || c.told != c.written
+                    || (c.stage == Stage::Open && c.readable && c.rx.is_empty() && !c.eof)
+                    || (c.ring && !c.rx.is_empty())
+                    || (c.eof && !c.eof_told && c.rx.is_empty() && c.close.is_none())
+            });
+        pending.then_some(0)
+    }
+
+    fn wait(&mut self, until: Option<u64>) {
+        let timeout = match (self.cfg.idle, until) {
+            (Idle::Spin, _) => Some(Duration::ZERO),
+            (Idle::Block, None) => None,
+            (Idle::Block, Some(t)) => Some(Duration::from_nanos(t.saturating_sub(self.now()))),
+        };
+        // At most 100 ms, so that other threads' wishes (a ring, a signal) are seen.
+        let timeout = timeout.map_or(Duration::from_millis(100), |t| t.min(Duration::from_millis(100)));
+        self.poll_kernel(Some(timeout));
+        self.polled = true;
+    }
+
+    fn counters(&self) -> RtCounters {
+        RtCounters {
+            lent: self.slab.counters().lent,
+            lendings_out: self.slab.out(),
+            rx_lent_out: (self.pool.home().lent_out() + self.small.home().lent_out()) as u64,
+            rx_bufs_in_use: (self.pool.out() + self.small.out()) as u64,
+            conns: self.conns.iter().flatten().count() as u64,
+            ..self.counters
+        }
+    }
+}
