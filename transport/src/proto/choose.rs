@@ -50,6 +50,27 @@ mod tests {
                 text += &format!("{c:?} {m:?}: {:?}\n", fit(c, m));
             }
         }
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @r"
+        None Small: No
+        None Bulk: No
+        None Noop { nonblk: false }: No
+        None Noop { nonblk: true }: No
+        Any Small: No
+        Any Bulk: No
+        Any Noop { nonblk: false }: No
+        Any Noop { nonblk: true }: No
+        Control Small: Yes
+        Control Bulk: May
+        Control Noop { nonblk: false }: Yes
+        Control Noop { nonblk: true }: No
+        BulkIn Small: No
+        BulkIn Bulk: No
+        BulkIn Noop { nonblk: false }: May
+        BulkIn Noop { nonblk: true }: Yes
+        BulkOut Small: May
+        BulkOut Bulk: Yes
+        BulkOut Noop { nonblk: false }: May
+        BulkOut Noop { nonblk: true }: No
+        ");
     }
 }

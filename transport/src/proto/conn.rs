@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use arrayvec::ArrayVec;
 
 use super::hello::{self, HsState};
-use super::io::{ConnId, ConnInfo};
+use super::io::ConnId;
 use super::rx::Rx;
 use super::slab::Key;
 use super::txq::TxQueue;
@@ -15,7 +15,6 @@ use crate::wire::{ByteOrder, ConnType, Nid};
 #[derive(Debug)]
 pub(super) struct Conn {
     pub(super) id: ConnId,
-    pub(super) info: ConnInfo,
     /// Set once the HELLO is through, or from the start on one that we dialled.
     pub(super) peer: Option<Key>,
     /// The NID in the peer's HELLO.
@@ -42,10 +41,9 @@ pub(super) struct Conn {
 }
 
 impl Conn {
-    pub(super) fn new(id: ConnId, info: ConnInfo) -> Conn {
+    pub(super) fn new(id: ConnId) -> Conn {
         Conn {
             id,
-            info,
             peer: None,
             claimed: None,
             ctype: ConnType::None,

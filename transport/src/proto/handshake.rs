@@ -13,14 +13,14 @@ use crate::wire::{AcceptorReq, ConnType, Hello, ProcessId, acceptor};
 const LAST_PRIVILEGED: u16 = 1023;
 
 impl Machine {
-    fn register(&mut self, id: ConnId, info: ConnInfo) -> Key {
-        let key = self.conns.insert(Conn::new(id, info));
+    fn register(&mut self, id: ConnId) -> Key {
+        let key = self.conns.insert(Conn::new(id));
         self.by_id.insert(id, key);
         key
     }
 
     pub(super) fn opened_passive(&mut self, id: ConnId, info: ConnInfo) {
-        let key = self.register(id, info);
+        let key = self.register(id);
         let refuse = if self.down {
             true
         } else if self.cfg.accept == Accept::Secure && info.remote.port() > LAST_PRIVILEGED {
@@ -45,7 +45,7 @@ impl Machine {
     }
 
     pub(super) fn opened_active(&mut self, id: ConnId, info: ConnInfo) {
-        let key = self.register(id, info);
+        let key = self.register(id);
         let dialled = info.dial.and_then(|d| self.dials.remove(&d));
         let Some((peer_key, peer)) = dialled.and_then(|p| Some((p, self.peers.get_mut(p)?))) else {
             // Given up meanwhile.

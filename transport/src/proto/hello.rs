@@ -210,6 +210,14 @@ mod tests {
                 }
             }
         }
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @r"
+        Request + Request -> Hello, Wait
+        Request + Version -> Dead, Refuse
+        Hello + Hello -> Up, AnswerAndUp
+        Hello + Busy -> Dead, AnswerNone
+        Hello + Version -> Dead, AnswerVersion
+        Reply + Hello -> Up, Up
+        Reply + Busy -> Dead, Retry
+        ");
     }
 }

@@ -1,13 +1,15 @@
 //! One peer: its set of connections, and when to dial (docs/protocol/socklnd.md §3, §4).
 //!
 //! ```text
-//!            Want                 Opened            Up, all there
-//!   IDLE -----------> DIALLING ------------> SHAKING -----------> IDLE
-//!    ^  <-- Want        |  ^                  |  |  '-- Up, more to open --> IDLE --Want--> DIALLING
-//!    |                  |  | Due              |  |
-//!    |           Failed |  '--- WAITING <-----'  | None (at most 3 times)
-//!    |                  v                        |
-//!    '---- Due ----- BACKOFF <--- Failed --------'
+//!          Want              Opened            Up
+//!   IDLE --------> DIALLING --------> SHAKING -----> IDLE        (and Want again while a type is missing)
+//!    ^                |                |  | |
+//!    |                | Failed  Failed |  | '- Enough -> IDLE    (the third NONE in a row)
+//!    | Clear          v                |  |
+//!    |------------ BACKOFF <-----------'  | None
+//!    | Clear                              v
+//!    '--------------------------------- WAITING
+//!  any state: Clear -> IDLE, when the set is closed or the time waited for has come
 //! ```
 //!
 //! WAITING keeps queued messages; BACKOFF has failed them, and refuses new ones until it is over.
@@ -186,7 +188,20 @@ mod tests {
                 }
             }
         }
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @r"
+        Idle + Want -> Dialling
+        Idle + Clear -> Idle
+        Dialling + Opened -> Shaking
+        Dialling + Failed -> BackOff
+        Dialling + Clear -> Idle
+        Shaking + Up -> Idle
+        Shaking + None -> Waiting
+        Shaking + Failed -> BackOff
+        Shaking + Enough -> Idle
+        Shaking + Clear -> Idle
+        Waiting + Clear -> Idle
+        BackOff + Clear -> Idle
+        ");
     }
 
     #[test]

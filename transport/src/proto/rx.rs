@@ -133,6 +133,21 @@ mod tests {
                 }
             }
         }
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @r"
+        KsmHeader + Noop -> KsmHeader
+        KsmHeader + Lnet -> LnetHeader
+        LnetHeader + Header -> Parse
+        Parse + Wait -> ParseWait
+        Parse + Payload -> LnetPayload
+        Parse + Slop -> Slop
+        Parse + Done -> KsmHeader
+        ParseWait + Wait -> ParseWait
+        ParseWait + Payload -> LnetPayload
+        ParseWait + Slop -> Slop
+        ParseWait + Done -> KsmHeader
+        LnetPayload + Slop -> Slop
+        LnetPayload + Done -> KsmHeader
+        Slop + Done -> KsmHeader
+        ");
     }
 }
