@@ -1,1 +1,4 @@
-//! x
+//! Tools of the tests: a capture reader and nodes on a simulated network. Not part of a running node.
+
+pub mod capture;
+pub mod net;

@@ -1,0 +1,261 @@
+//! Reads captures: Ethernet, IPv4 and IPv6, TCP reassembly, and the messages in the streams.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+
+use pcap_file::PcapError;
+use pcap_file::pcap::PcapReader;
+
+use crate::wire::ksock::{self, KsockType};
+use crate::wire::{AcceptorReq, ByteOrder, Hello, KsockHdr, LnetHdr, WireError, lnet};
+
+/// Payload of one TCP segment, in order and without repeats.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    /// Since the first frame of the capture, in ns.
+    pub at: u64,
+    /// Bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// One direction of a connection.
+#[derive(Clone, Debug, Default)]
+pub struct Dir {
+    /// What was sent, in order.
+    pub segments: Vec<Segment>,
+    next_seq: Option<u32>,
+    held: BTreeMap<u32, Segment>,
+}
+
+impl Dir {
+    /// The whole stream.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.segments.iter().flat_map(|s| s.bytes.iter().copied()).collect()
+    }
+
+    /// Bytes that were captured behind a gap.
+    pub fn stranded(&self) -> usize {
+        self.held.len()
+    }
+
+    fn take(&mut self, seq: u32, at: u64, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let next = *self.next_seq.get_or_insert(seq);
+        // Old bytes: retransmissions and keepalive probes.
+        let behind = next.wrapping_sub(seq);
+        if behind as i32 >= 0 {
+            if let Some(fresh) = bytes.get(behind as usize..)
+                && !fresh.is_empty()
+            {
+                self.segments.push(Segment { at, bytes: fresh.to_vec() });
+                self.next_seq = Some(next.wrapping_add(fresh.len() as u32));
+                self.take_held();
+            }
+            return;
+        }
+        self.held.insert(seq, Segment { at, bytes: bytes.to_vec() });
+    }
+
+    fn take_held(&mut self) {
+        while let Some(next) = self.next_seq {
+            let Some(seq) = self.held.keys().copied().find(|s| next.wrapping_sub(*s) as i32 >= 0) else { return };
+            if let Some(s) = self.held.remove(&seq) {
+                self.take(seq, s.at, &s.bytes);
+            }
+        }
+    }
+}
+
+/// A TCP connection.
+#[derive(Clone, Debug)]
+pub struct Flow {
+    /// The end that connected.
+    pub active: SocketAddr,
+    /// The end that accepted (port 988 when the SYN is not in the capture).
+    pub passive: SocketAddr,
+    /// The capture holds its beginning.
+    pub from_start: bool,
+    /// What the active end sent.
+    pub a: Dir,
+    /// What the passive end sent.
+    pub p: Dir,
+}
+
+/// Reads the connections of a capture, in the order of their first frames.
+///
+/// # Errors
+/// What the file reader says; frames that are not TCP over IP over Ethernet are skipped.
+pub fn flows(path: &Path) -> Result<Vec<Flow>, PcapError> {
+    let mut reader = PcapReader::new(File::open(path).map_err(PcapError::IoError)?)?;
+    let mut out: Vec<Flow> = Vec::new();
+    let mut start = None;
+    while let Some(packet) = reader.next_packet() {
+        let packet = packet?;
+        let ns = packet.timestamp.as_nanos() as u64;
+        let at = ns.saturating_sub(*start.get_or_insert(ns));
+        let Some(seg) = tcp(&packet.data) else { continue };
+        let syn = seg.flags & 0x12 == 0x02;
+        let known = out.iter_mut().rev().find(|f| {
+            (f.active, f.passive) == (seg.src, seg.dst) || (f.active, f.passive) == (seg.dst, seg.src)
+        });
+        let flow = match known {
+            // The same ports again: a new connection, unless the SYN is sent again.
+            Some(f) if !(syn && !f.a.segments.is_empty()) => f,
+            _ => {
+                let from_active = syn || seg.dst.port() == 988;
+                let (active, passive) = if from_active { (seg.src, seg.dst) } else { (seg.dst, seg.src) };
+                out.push(Flow { active, passive, from_start: syn, a: Dir::default(), p: Dir::default() });
+                let Some(f) = out.last_mut() else { continue };
+                f
+            }
+        };
+        let dir = if seg.src == flow.active { &mut flow.a } else { &mut flow.p };
+        if seg.flags & 0x02 != 0 {
+            dir.next_seq = Some(seg.seq.wrapping_add(1));
+        }
+        dir.take(seg.seq, at, seg.payload);
+    }
+    Ok(out)
+}
+
+struct Tcp<'a> {
+    src: SocketAddr,
+    dst: SocketAddr,
+    seq: u32,
+    flags: u8,
+    payload: &'a [u8],
+}
+
+/// Takes a frame apart as far as TCP.
+fn tcp(frame: &[u8]) -> Option<Tcp<'_>> {
+    let be = ByteOrder::Big;
+    let mut off = 14;
+    let mut kind = be.u16(frame, 12);
+    if kind == 0x8100 {
+        kind = be.u16(frame, 16);
+        off = 18;
+    }
+    let ip = frame.get(off..)?;
+    let (src, dst, segment): (IpAddr, IpAddr, &[u8]) = match kind {
+        0x0800 => {
+            let ihl = usize::from(ip.first()? & 15) * 4;
+            // Frames that a guest left to segment offload may carry a length of 0.
+            let total = match usize::from(be.u16(ip, 2)) {
+                0 => ip.len(),
+                n => n.min(ip.len()),
+            };
+            if *ip.get(9)? != 6 {
+                return None;
+            }
+            let addr = |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(ip.get(at..at + 4)?).ok()?));
+            (addr(12)?.into(), addr(16)?.into(), ip.get(ihl..total)?)
+        }
+        0x86DD => {
+            if *ip.get(6)? != 6 {
+                return None;
+            }
+            let total = match usize::from(be.u16(ip, 4)) {
+                0 => ip.len(),
+                n => (n + 40).min(ip.len()),
+            };
+            let addr = |at: usize| Some(Ipv6Addr::from(<[u8; 16]>::try_from(ip.get(at..at + 16)?).ok()?));
+            (addr(8)?.into(), addr(24)?.into(), ip.get(40..total)?)
+        }
+        _ => return None,
+    };
+    let data = usize::from(segment.get(12)? >> 4) * 4;
+    Some(Tcp {
+        src: SocketAddr::new(src, be.u16(segment, 0)),
+        dst: SocketAddr::new(dst, be.u16(segment, 2)),
+        seq: be.u32(segment, 4),
+        flags: *segment.get(13)?,
+        payload: segment.get(data..)?,
+    })
+}
+
+/// A message in a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Msg {
+    /// Acceptor request.
+    Acceptor(AcceptorReq),
+    /// HELLO.
+    Hello(Hello),
+    /// NOOP.
+    Noop(KsockHdr),
+    /// LNet message with its payload.
+    Lnet(KsockHdr, LnetHdr, Vec<u8>),
+}
+
+impl Msg {
+    /// Name as the capture lists have it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Msg::Acceptor(_) => "ACCEPTOR",
+            Msg::Hello(_) => "HELLO",
+            Msg::Noop(_) => "NOOP",
+            Msg::Lnet(..) => "LNET",
+        }
+    }
+}
+
+/// A message and where its bytes lie in the stream.
+#[derive(Clone, Debug)]
+pub struct Located {
+    /// The message.
+    pub msg: Msg,
+    /// Its bytes.
+    pub range: std::ops::Range<usize>,
+    /// When its last byte was captured, in ns.
+    pub at: u64,
+}
+
+/// The messages of one direction of a V3 connection, and the number of bytes left over.
+///
+/// # Errors
+/// What the parser says of bytes that are no message.
+pub fn messages(dir: &Dir, active: bool, from_start: bool) -> Result<(Vec<Located>, usize), WireError> {
+    let stream = dir.bytes();
+    let mut times = Vec::new();
+    let mut end = 0;
+    for s in &dir.segments {
+        end += s.bytes.len();
+        times.push((end, s.at));
+    }
+    let at = |pos: usize| times.iter().find(|(e, _)| pos <= *e).map_or(0, |(_, t)| *t);
+    let (mut out, mut pos) = (Vec::new(), 0);
+    let mut opening = if !from_start { 0 } else if active { 2 } else { 1 };
+    while let Some(rest) = stream.get(pos..).filter(|r| !r.is_empty()) {
+        let parsed = match opening {
+            2 => AcceptorReq::parse(rest).map(|(m, n)| (Msg::Acceptor(m), n)),
+            1 => Hello::parse(rest).map(|(m, n)| (Msg::Hello(m), n)),
+            _ => message(rest),
+        };
+        let (msg, len) = match parsed {
+            Ok(ok) => ok,
+            Err(WireError::Truncated { .. }) => break,
+            Err(e) => return Err(e),
+        };
+        opening = i32::max(opening - 1, 0);
+        out.push(Located { msg, range: pos..pos + len, at: at(pos + len) });
+        pos += len;
+    }
+    Ok((out, stream.len() - pos))
+}
+
+fn message(buf: &[u8]) -> Result<(Msg, usize), WireError> {
+    let k = KsockHdr::parse(buf, ByteOrder::Little)?;
+    if k.kind == KsockType::Noop {
+        return Ok((Msg::Noop(k), ksock::LEN));
+    }
+    let rest = buf.get(ksock::LEN..).unwrap_or_default();
+    let h = LnetHdr::parse(rest)?;
+    let end = lnet::LEN + h.payload_len as usize;
+    match rest.get(lnet::LEN..end) {
+        Some(pay) => Ok((Msg::Lnet(k, h, pay.to_vec()), ksock::LEN + end)),
+        None => Err(WireError::Truncated { what: "payload", need: end, have: rest.len() }),
+    }
+}

@@ -1,0 +1,56 @@
+//! Every V3 capture parses to the last byte, and holds the messages that its list says.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use transport::testing::capture::{flows, messages};
+
+fn captures() -> Vec<PathBuf> {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../testdata/captures/lnet");
+    let mut all: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
+    all.retain(|p| {
+        let name = p.file_name().unwrap().to_string_lossy();
+        name.starts_with("v3-") && name.ends_with(".pcap")
+    });
+    all.sort();
+    assert_eq!(all.len(), 17);
+    all
+}
+
+/// Messages by connection, side and kind, from the list beside a capture.
+fn listed(pcap: &std::path::Path) -> BTreeMap<(usize, char, String), usize> {
+    let mut out = BTreeMap::new();
+    for line in std::fs::read_to_string(pcap.with_extension("txt")).unwrap().lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if let [_, _, conn, side @ ("A" | "P"), kind, ..] = words[..] {
+            let conn = conn.strip_prefix('c').unwrap().parse().unwrap();
+            *out.entry((conn, side.chars().next().unwrap(), kind.to_owned())).or_insert(0) += 1;
+        }
+    }
+    out
+}
+
+#[test]
+fn every_frame_of_v3_parses() {
+    let mut total = 0;
+    for path in captures() {
+        let mut got = BTreeMap::new();
+        for (i, flow) in flows(&path).unwrap().iter().enumerate() {
+            for (side, dir) in [('A', &flow.a), ('P', &flow.p)] {
+                let name = format!("{} c{} {side}", path.display(), i + 1);
+                assert_eq!(dir.stranded(), 0, "{name}: a gap in the stream");
+                let (list, left) = messages(dir, side == 'A', flow.from_start).unwrap_or_else(|e| panic!("{name}: {e}"));
+                assert_eq!(left, 0, "{name}: bytes left over");
+                let mut end = 0;
+                for m in &list {
+                    assert_eq!(m.range.start, end);
+                    end = m.range.end;
+                    *got.entry((i + 1, side, m.msg.name().to_owned())).or_insert(0) += 1;
+                    total += 1;
+                }
+            }
+        }
+        assert_eq!(got, listed(&path), "{}", path.display());
+    }
+    assert!(total > 500, "{total} messages");
+}
