@@ -1,0 +1,182 @@
+//! Timers: resending, probing, giving up.
+
+use dataplane::pkt::Port;
+
+use crate::flow::{Clock, Flow};
+use crate::phase::Phase;
+use crate::recover::Event as LossEvent;
+use crate::segment::Cx;
+use crate::stack::{CloseWhy, Stack};
+
+/// Starved connections looked at in one turn.
+const STARVED_A_TURN: usize = 64;
+
+/// What a connection's timer leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rung {
+    /// Nothing is due yet.
+    Early,
+    /// Something is to be sent.
+    Serve,
+    /// A probe is to be sent.
+    Probe,
+    /// It is over.
+    GiveUp,
+}
+
+impl<P: Port> Stack<P> {
+    /// Sets the wheel to the earliest thing that connection `i` waits for, unless it wakes before anyway.
+    pub(crate) fn arm(&mut self, i: u32) {
+        let ka = self.cfg.keepalive;
+        let Some(f) = self.slots.get(i as usize).and_then(|s| s.flow.as_deref()) else { return };
+        let at = f.clock_at.min(ka.map_or(u64::MAX, |k| f.keepalive_at(&k)));
+        if at != u64::MAX && self.wheel.at(i).is_none_or(|w| w > at) {
+            self.wheel.set(i, at);
+        }
+    }
+
+    /// Runs what is due; at most `max` connections.
+    pub(crate) fn run_timers(&mut self, max: usize) -> u32 {
+        self.poll_arp();
+        while let Some(e) = self.tw.expired(self.now) {
+            self.table.remove(&e.key);
+        }
+        let mut fired = std::mem::take(&mut self.fired);
+        self.wheel.expire(self.now, max, &mut fired);
+        let n = fired.len() as u32;
+        for i in fired.drain(..) {
+            self.ring(i);
+        }
+        self.fired = fired;
+        n
+    }
+
+    fn ring(&mut self, i: u32) {
+        let Some(f) = self.slots.get_mut(i as usize).and_then(|s| s.flow.as_deref_mut()) else { return };
+        let mut cx = Cx {
+            now: self.now,
+            cfg: &self.cfg,
+            engine: &mut self.engine,
+            c: &mut self.c,
+            own_mss: self.io.mss,
+            super_max: self.io.super_max,
+        };
+        let rung = f.ring(&mut cx);
+        let (hop, doubt) = (f.next_hop, f.rtt.backoff() == 2);
+        match rung {
+            Rung::Early => (),
+            Rung::Serve => {
+                if doubt {
+                    self.arp.doubt(hop, self.now);
+                }
+                self.mark(i);
+            }
+            Rung::Probe => {
+                f.probe(&mut self.io, &mut self.c);
+            }
+            Rung::GiveUp => return self.abort(i, CloseWhy::Timeout),
+        }
+        self.arm(i);
+    }
+
+    /// Sends ARP requests that are due; whoever waits for a neighbour that is not there ends.
+    pub(crate) fn poll_arp(&mut self) {
+        if self.now < self.arp.deadline() {
+            return;
+        }
+        let (mut ask, mut dead) = (vec![], vec![]);
+        self.arp.poll(self.now, |p, dst| ask.push((p, dst)), |ip| dead.push(ip));
+        for (p, dst) in ask {
+            self.c.arp_requests += 1;
+            self.send_arp(&p, dst);
+        }
+        let mut waiting = std::mem::take(&mut self.resolving);
+        waiting.retain(|i| {
+            let Some(f) = self.at(*i).filter(|f| f.phase == Phase::Resolve) else { return false };
+            if dead.contains(&f.next_hop) {
+                self.release(*i, CloseWhy::Unreachable);
+                return false;
+            }
+            true
+        });
+        self.resolving = waiting;
+    }
+
+    /// Connections whose window was held back for want of pool memory get another look.
+    pub(crate) fn feed_starved(&mut self) {
+        if self.starved.is_empty() {
+            return;
+        }
+        self.rx_free = self.io.port.rx_memory().0;
+        let window = self.engine.rx_window();
+        for _ in 0..self.starved.len().min(STARVED_A_TURN) {
+            let Some(i) = self.starved.pop() else { break };
+            let (free, mss) = (self.rx_free, self.io.mss);
+            let Some(f) = self.at(i).filter(|f| f.starved) else { continue };
+            if f.advance_edge(free, mss, window) {
+                f.ack_due = crate::flow::AckDue::Now;
+                self.mark(i);
+            }
+            if self.at(i).is_some_and(|f| f.starved) {
+                self.starved.insert(0, i);
+            }
+        }
+    }
+}
+
+impl Flow {
+    pub(crate) fn keepalive_at(&self, k: &crate::config::KeepAlive) -> u64 {
+        let idle = self.phase.synchronised() && self.una == self.snd_max();
+        if idle { self.last_rx + k.idle + u64::from(self.probes) * k.interval } else { u64::MAX }
+    }
+
+    fn ring(&mut self, cx: &mut Cx<'_>) -> Rung {
+        if self.clock_at <= cx.now {
+            return self.ring_clock(cx);
+        }
+        let Some(k) = cx.cfg.keepalive.filter(|k| self.keepalive_at(k) <= cx.now) else { return Rung::Early };
+        if self.probes >= k.count {
+            return Rung::GiveUp;
+        }
+        self.probes += 1;
+        cx.c.keepalive_probes += 1;
+        Rung::Probe
+    }
+
+    fn ring_clock(&mut self, cx: &mut Cx<'_>) -> Rung {
+        let stuck = cx.now.saturating_sub(self.stuck_since) > cx.cfg.user_timeout;
+        let rto = self.rtt.rto(&cx.cfg.rto);
+        match self.clock {
+            Clock::Off => {
+                self.clock_at = u64::MAX;
+                Rung::Early
+            }
+            Clock::Syn if self.tries >= cx.cfg.syn_retries => Rung::GiveUp,
+            Clock::Syn => {
+                self.tries += 1;
+                self.syn_due = true;
+                self.clock_at = cx.now + rto;
+                Rung::Serve
+            }
+            Clock::Data if stuck => Rung::GiveUp,
+            Clock::Data => {
+                cx.c.rto += 1;
+                self.stats.rto += 1;
+                self.rtt.on_timeout();
+                self.lose(LossEvent::Timeout, cx);
+                self.set_clock(Clock::Data, cx.now + self.rtt.rto(&cx.cfg.rto));
+                Rung::Serve
+            }
+            // A peer that answers may keep its window shut for ever (RFC 9293 §3.8.6.1).
+            Clock::Persist if cx.now.saturating_sub(self.last_rx) > cx.cfg.user_timeout && stuck => Rung::GiveUp,
+            Clock::Persist => {
+                self.tries = self.tries.saturating_add(1);
+                cx.c.window_probes += 1;
+                let wait = rto.saturating_mul(1 << self.tries.min(16)).min(cx.cfg.rto.max);
+                self.clock_at = cx.now + wait;
+                Rung::Probe
+            }
+            Clock::Fin => Rung::GiveUp,
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! What a stack is told, and what it counts.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use crate::rtt::RtoLimits;
+
+/// Keep-alive of idle connections (RFC 9293 §3.8.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// Silence before the first probe, in ns.
+    pub idle: u64,
+    /// Time between probes, in ns.
+    pub interval: u64,
+    /// Probes without any answer before the connection is given up.
+    pub count: u8,
+}
+
+/// One stack: one lcore, one queue pair, one address.
+#[derive(Clone, Debug)]
+pub struct StackConfig {
+    /// Our address.
+    pub addr: Ipv4Addr,
+    /// Length of the network's prefix in bits; peers inside it are asked for by ARP.
+    pub prefix: u8,
+    /// Next hop for everybody else.
+    pub gateway: Option<Ipv4Addr>,
+    /// VLAN id: packets of others are dropped, ours are tagged (by the device where it can).
+    pub vlan: Option<u16>,
+    /// Most bytes a peer may have in flight to one connection (64 KiB to 1 GiB).
+    pub rx_window: u32,
+    /// Most bytes one connection may have in flight (64 KiB to 1 GiB).
+    pub tx_window: u32,
+    /// Bytes pushed and not acknowledged beyond which a push is refused; one push may overshoot it.
+    pub backlog: u64,
+    /// Payload of at least this many bytes in a frame is attached; less is copied into the header's buffer.
+    pub attach_min: u32,
+    /// Received payload below this many bytes is copied out of the port's buffer at once.
+    pub copy_below: u32,
+    /// Small buffers for that, of `copy_below` bytes each.
+    pub small_bufs: usize,
+    /// Pool memory that one connection's out-of-order data may occupy, in bytes.
+    pub ooo_max: u64,
+    /// Receive fragments that one connection may have waiting for its reader.
+    pub ready_max: usize,
+    /// Packets waiting for the port beyond which nothing more is emitted.
+    pub tx_depth: usize,
+    /// Retransmission time-out.
+    pub rto: RtoLimits,
+    /// SYN and SYN-ACK sent again this often before giving up.
+    pub syn_retries: u8,
+    /// No progress for this long ends a connection, in ns (RFC 9293 §3.8.3: at least 100 s).
+    pub user_timeout: u64,
+    /// Wait in FIN-WAIT-2 for the peer's FIN, in ns.
+    pub fin_timeout: u64,
+    /// Keep-alive, unless `None`.
+    pub keepalive: Option<KeepAlive>,
+    /// TIME-WAIT, in ns.
+    pub time_wait: u64,
+    /// TIME-WAIT entries kept.
+    pub time_wait_max: usize,
+    /// Connections at most.
+    pub max_flows: u32,
+    /// Secret of sequence numbers and tables; random when `None`.
+    pub secret: Option<[u64; 2]>,
+}
+
+impl StackConfig {
+    /// The defaults for an address.
+    pub fn new(addr: Ipv4Addr, prefix: u8) -> StackConfig {
+        StackConfig {
+            addr,
+            prefix,
+            gateway: None,
+            vlan: None,
+            rx_window: 1 << 20,
+            tx_window: 4 << 20,
+            backlog: 4 << 20,
+            attach_min: 512,
+            copy_below: 512,
+            small_bufs: 8192,
+            ooo_max: 2 << 20,
+            ready_max: 8192,
+            tx_depth: 256,
+            rto: RtoLimits::default(),
+            syn_retries: 6,
+            user_timeout: 100_000_000_000,
+            fin_timeout: 60_000_000_000,
+            keepalive: Some(KeepAlive { idle: 30_000_000_000, interval: 5_000_000_000, count: 6 }),
+            time_wait: 5_000_000_000,
+            time_wait_max: 16_384,
+            max_flows: 65_536,
+            secret: None,
+        }
+    }
+}
+
+/// Where to listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Our address.
+    pub addr: IpAddr,
+    /// Port.
+    pub port: u16,
+    /// Half-open connections at most; SYNs beyond are dropped and counted.
+    pub backlog: u32,
+}
+
+/// Whom to connect to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dial {
+    /// Our address and port.
+    pub local: SocketAddr,
+    /// The peer's.
+    pub remote: SocketAddr,
+}
+
+/// Why a stack was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum StackError {
+    /// The kernel refused the mappings of the phantom rings.
+    #[error("cannot map {bytes} bytes of phantom rings: {source}; raise vm.max_map_count or make the windows smaller")]
+    Map {
+        /// Window in bytes.
+        bytes: u32,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// A window is out of range.
+    #[error("window of {0} bytes: it must be from 65536 to 1073741824")]
+    Window(u32),
+    /// The address cannot be a host's.
+    #[error("{0}/{1} is no host address: use a unicast IPv4 address with a prefix of 0 to 32 bits")]
+    Address(Ipv4Addr, u8),
+    /// The port's MTU is too small.
+    #[error("port {port} has an MTU of {mtu}: TCP over IPv4 needs at least 576 here")]
+    Mtu {
+        /// Port name.
+        port: String,
+        /// Its MTU.
+        mtu: u16,
+    },
+}
+
+/// Why a port is not listened on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ListenError {
+    /// Not this stack's address.
+    #[error("{0} is not an address of this stack")]
+    NotOurs(IpAddr),
+    /// Port 0, or already listened on.
+    #[error("port {0} is already listened on, or 0")]
+    Port(u16),
+}
+
+/// Why a connection was not begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DialError {
+    /// IPv6, or families that differ.
+    #[error("{0} to {1}: only IPv4 is spoken yet")]
+    Family(SocketAddr, SocketAddr),
+    /// The local address is not ours.
+    #[error("{0} is not an address of this stack")]
+    NotOurs(IpAddr),
+    /// The peer cannot be a host, or is ourselves.
+    #[error("{0} cannot be connected to: it is not another host's unicast address with a port")]
+    BadPeer(SocketAddr),
+    /// Outside the network, and there is no gateway.
+    #[error("{0} is outside the local network and no gateway is configured")]
+    NoRoute(IpAddr),
+    /// These addresses and ports are taken by a connection.
+    #[error("port {0} is already connected to that peer: dial from another")]
+    InUse(u16),
+    /// Too many connections.
+    #[error("{0} connections are open, the configured maximum")]
+    TooMany(u32),
+}
+
+/// Why bytes were not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PushError {
+    /// Too much is not acknowledged yet: push again after a `Progress` event.
+    #[error("{backlog} bytes are not acknowledged yet, the limit is {limit}")]
+    Full {
+        /// Bytes pushed and not acknowledged.
+        backlog: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The connection is not open for sending, or is no more.
+    #[error("the connection is not open for sending")]
+    NotOpen,
+    /// More header bytes than a push takes.
+    #[error("{0} header bytes: at most {HDR_MAX} are copied, attach the rest")]
+    HeaderTooLong(usize),
+}
+
+/// Most header bytes of one push.
+pub const HDR_MAX: usize = 192;
+
+macro_rules! counters {
+    ($(#[$m:meta])* $name:ident { $($(#[$d:meta])* $f:ident,)* }) => {
+        $(#[$m])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $name { $($(#[$d])* pub $f: u64,)* }
+        impl $name {
+            /// Names and values, for telemetry.
+            pub fn each(&self, mut f: impl FnMut(&'static str, u64)) { $(f(stringify!($f), self.$f);)* }
+        }
+    };
+}
+
+counters! {
+    /// Counts of one stack since it was made.
+    Counters {
+        /// TCP segments that reached a connection (a coalesced packet is one).
+        rx_segments,
+        /// Payload bytes accepted in order.
+        rx_bytes,
+        /// Payload bytes copied on receiving (small payloads).
+        rx_copied_bytes,
+        /// Packets dropped: lengths that contradict each other.
+        rx_malformed,
+        /// Packets dropped: not for us.
+        rx_not_ours,
+        /// Packets dropped: protocol not spoken.
+        rx_protocol,
+        /// IP fragments dropped.
+        rx_fragments,
+        /// Packets dropped: wrong checksum.
+        rx_bad_csum,
+        /// Packets dropped: impossible source address.
+        rx_martian,
+        /// Segments with bytes that were there already.
+        rx_duplicate,
+        /// Segments that came before their turn.
+        rx_out_of_order,
+        /// Segments or bytes beyond the window.
+        rx_beyond_window,
+        /// Segments dropped because the connection holds too many buffers.
+        rx_overflow,
+        /// Segments dropped: ACK of bytes never sent.
+        rx_ack_unsent,
+        /// Segments dropped: ACK older than any window.
+        rx_ack_old,
+        /// RSTs that were not in sequence.
+        rx_bad_rst,
+        /// SYNs dropped for the backlog limit.
+        syn_dropped,
+        /// Half-open connections that ended before they opened.
+        half_open_lost,
+        /// Segments fed to smoltcp.
+        fed,
+        /// Segments that smoltcp emitted.
+        emitted,
+        /// Bytes that smoltcp emitted a second time; 0 unless the scheme is broken.
+        smoltcp_resent,
+        /// Times smoltcp and the shim disagreed; 0 unless the scheme is broken. The connection is reset.
+        desync,
+        /// TCP frames sent (a super-segment is one).
+        tx_segments,
+        /// Payload bytes sent, resent ones included.
+        tx_bytes,
+        /// Payload bytes attached by reference.
+        tx_attached_bytes,
+        /// Pushed header bytes copied into frames.
+        tx_header_bytes,
+        /// Payload bytes copied because the piece in the frame was short.
+        tx_inline_bytes,
+        /// Payload bytes copied because they could not be attached.
+        tx_copied_bytes,
+        /// Frames that carry bytes sent before.
+        tx_resent,
+        /// Frames without payload, FIN or SYN.
+        tx_pure_acks,
+        /// Retransmission time-outs.
+        rto,
+        /// Fast retransmissions begun.
+        fast_resends,
+        /// Window probes.
+        window_probes,
+        /// Keep-alive probes.
+        keepalive_probes,
+        /// SYN and SYN-ACK resends.
+        syn_resent,
+        /// Frames not built because the port had no buffer; tried again.
+        tx_no_buffer,
+        /// Times emission stopped because the port's queue was deep.
+        tx_deep,
+        /// RSTs sent for segments of no connection.
+        rst_sent,
+        /// Challenge ACKs (RFC 5961).
+        challenge_acks,
+        /// Connections begun by us.
+        dialled,
+        /// Connections begun by peers.
+        accepted,
+        /// Connections over.
+        closed,
+        /// TIME-WAIT entries reused early.
+        time_wait_reused,
+        /// ARP requests sent.
+        arp_requests,
+        /// ARP replies sent.
+        arp_replies,
+        /// ARP packets of others with our address: two hosts share it.
+        arp_duplicate_address,
+        /// Echo requests answered.
+        icmp_echo,
+        /// Echo requests over the rate limit or too long.
+        icmp_limited,
+    }
+}
+
+counters! {
+    /// Counts of one connection.
+    FlowCounters {
+        /// Payload bytes received in order.
+        rx_bytes,
+        /// Payload bytes acknowledged by the peer.
+        acked_bytes,
+        /// Frames resent.
+        resent,
+        /// Retransmission time-outs.
+        rto,
+        /// Smoothed round-trip time, in ns.
+        srtt_ns,
+        /// The peer's window, in bytes.
+        peer_window,
+        /// Bytes pushed and not acknowledged.
+        backlog,
+        /// Pool memory behind out-of-order data, in bytes.
+        ooo_truesize,
+    }
+}

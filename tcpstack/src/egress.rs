@@ -1,0 +1,362 @@
+//! Serving a connection: smoltcp is brought up to date and asked what may be sent; the shim sends it, and what
+//! has to be sent again.
+
+use dataplane::pkt::Port;
+
+use crate::arp::Lookup;
+use crate::flow::{AckDue, Clock, Flow};
+use crate::io::{Io, syn_options};
+use crate::phase::{Ev, Phase};
+use crate::seq::Seq;
+use crate::stack::{CloseWhy, Event, Stack};
+use crate::table::Place;
+use crate::timewait::Entry;
+use crate::wire::{self, Fields};
+
+/// Segments taken from smoltcp for one connection in one turn at most.
+const EMISSIONS: usize = 64;
+
+/// How serving a connection went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Served {
+    Done,
+    /// More to do at the next turn.
+    Again,
+    /// The shim and smoltcp disagree, or the connection cannot go on.
+    Broken,
+}
+
+impl<P: Port> Stack<P> {
+    /// Serves every connection on the list once.
+    pub(crate) fn serve_all(&mut self) -> u32 {
+        let n = self.dirty.len();
+        for _ in 0..n {
+            let Some(i) = self.dirty.pop_front() else { break };
+            self.serve(i);
+        }
+        n as u32
+    }
+
+    fn serve(&mut self, i: u32) {
+        let id = self.id(i);
+        // The connection is taken out while it is served, so that the rest of the stack can be used.
+        let Some(mut f) = self.slots.get_mut(i as usize).and_then(|s| s.flow.take()) else { return };
+        f.queued = false;
+        if f.phase == Phase::Resolve {
+            self.resolve(i, &mut f);
+        }
+        let sent = f.sent;
+        let served = match f.phase {
+            Phase::Resolve | Phase::Closed if !f.opened || f.phase == Phase::Resolve => Served::Done,
+            _ => self.serve_flow(&mut f),
+        };
+        if f.sent > sent && !f.ev_progress {
+            f.ev_progress = true;
+            self.events.push_back(Event::Progress { flow: id, acked: 0, sent: 0 });
+        }
+        let (phase, again) = (f.phase, served == Served::Again);
+        if f.starved && !self.starved.contains(&i) {
+            self.starved.push(i);
+        }
+        if again && !f.queued {
+            f.queued = true;
+            self.dirty.push_back(i);
+        }
+        if let Some(s) = self.slots.get_mut(i as usize) {
+            s.flow = Some(f);
+        }
+        match (served, phase) {
+            (Served::Broken, _) => {
+                self.c.desync += 1;
+                self.abort(i, CloseWhy::Reset);
+            }
+            (Served::Done, Phase::TimeWait) => self.time_wait(i),
+            (Served::Done, Phase::Closed) => self.finished(i),
+            _ => self.arm(i),
+        }
+    }
+
+    fn resolve(&mut self, i: u32, f: &mut Flow) {
+        match self.arp.lookup(f.next_hop, self.now) {
+            Lookup::Known(mac) => {
+                f.tmpl.set_dst(mac);
+                f.go(Ev::Resolved);
+            }
+            Lookup::Wait => {
+                if !self.resolving.contains(&i) {
+                    self.resolving.push(i);
+                }
+                self.poll_arp();
+            }
+        }
+    }
+
+    fn serve_flow(&mut self, f: &mut Flow) -> Served {
+        let window = self.engine.rx_window();
+        if f.phase != Phase::SynSent && f.phase != Phase::SynReceived && !f.feed(&mut self.engine, &mut self.c) {
+            return Served::Broken;
+        }
+        f.exchange();
+        let end = f.shadow.end();
+        if f.want_fin && f.phase.may_send() && f.permit == end {
+            // Only now: smoltcp does not take a window in LAST-ACK while bytes are unsent.
+            f.sock.with(|s| s.close());
+            f.go(Ev::Close);
+            f.poll = true;
+        }
+        let mut window_only = false;
+        let mut served = Served::Done;
+        if f.wants_poll(window) {
+            if self.may_wait(f) {
+                f.ack_due = AckDue::Soon;
+                return Served::Again;
+            }
+            f.poll = false;
+            for k in 0..=EMISSIONS {
+                if k == EMISSIONS {
+                    served = Served::Again;
+                    break;
+                }
+                let Some(m) = self.engine.poll(&mut f.sock) else { break };
+                let before = f.smol_acked;
+                f.record(&m, &mut self.c);
+                window_only |= m.plen == 0 && f.smol_acked == before;
+                if m.plen == 0 || f.permit >= f.fed_end {
+                    break;
+                }
+            }
+        }
+        if !f.agrees() {
+            return Served::Broken;
+        }
+        if f.advance_edge(self.rx_free, self.io.mss, window) && window_only {
+            f.ack_due = AckDue::Now;
+        }
+        match self.io_transmit(f) {
+            Served::Done => served,
+            other => other,
+        }
+    }
+
+    /// Whether the only thing to say is an ACK of little, which may go with data at the next turn.
+    fn may_wait(&self, f: &Flow) -> bool {
+        let unacked = f.rcv_nxt() - f.acked;
+        f.ack_due == AckDue::No
+            && !f.poll
+            && f.dup_acks_due == 0
+            && f.rtx.is_empty()
+            && unacked > 0
+            && unacked < 2 * u64::from(f.mss)
+            && f.permit == f.fed_end
+            && f.sent == f.permit
+            && f.phase.may_send()
+    }
+
+    fn io_transmit(&mut self, f: &mut Flow) -> Served {
+        let (io, c, now) = (&mut self.io, &mut self.c, self.now);
+        if f.syn_due {
+            let flags = if f.phase == Phase::SynSent { wire::SYN } else { wire::SYN | wire::ACK };
+            let ack = if f.phase == Phase::SynSent { Seq(0) } else { f.rcv_seq(0) };
+            let win = f.smol_edge.min(65_535) as u16;
+            let (o, n) = syn_options(io.mss, f.offer_scale);
+            if !io.control(&f.tmpl, &Fields { seq: f.iss, ack, flags, win }, &o[..n], c) {
+                return Served::Again;
+            }
+            f.syn_due = false;
+            c.syn_resent += u64::from(f.tries > 0);
+            let wait = self.cfg.rto.initial << f.tries.min(6);
+            f.set_clock(Clock::Syn, now + wait);
+            return Served::Done;
+        }
+        if !f.phase.synchronised() && f.phase != Phase::Closed {
+            return Served::Done;
+        }
+        match f.resend(io, c).and_then(|()| f.send_new(io, c, now)).and_then(|()| f.send_acks(io, c)) {
+            Err(s) => return s,
+            Ok(()) => (),
+        }
+        if f.una < f.snd_max() {
+            if f.clock != Clock::Data {
+                f.set_clock(Clock::Data, now + f.rtt.rto(&self.cfg.rto));
+            }
+        } else if f.sent < f.shadow.end() && f.clock == Clock::Off && f.permit == f.sent {
+            f.stuck_since = now;
+            f.tries = 0;
+            f.set_clock(Clock::Persist, now + f.rtt.rto(&self.cfg.rto));
+        }
+        Served::Done
+    }
+
+    /// Both sides are done: the rest is a table entry, once everything received has been read.
+    fn time_wait(&mut self, i: u32) {
+        let now = self.now;
+        let Some(f) = self.at(i) else { return };
+        f.phase = Phase::Closed;
+        let e = Entry {
+            key: f.key,
+            snd_nxt: f.snd_seq(f.snd_max()),
+            rcv_nxt: f.rcv_seq(f.rcv_nxt()),
+            win: f.window_field(),
+            until: 0,
+        };
+        let t = self.tw.insert(e, now);
+        self.table.insert(e.key, Place::TimeWait(t));
+        self.finished(i);
+    }
+
+    /// In order at an end; the user is told when it has read everything.
+    fn finished(&mut self, i: u32) {
+        self.wheel.cancel(i);
+        let Some(f) = self.at(i) else { return };
+        let (key, unread) = (f.key, !f.ready.is_empty());
+        if !unread {
+            return self.release(i, CloseWhy::Fin);
+        }
+        f.shadow.clear();
+        if self.table.get(&key) == Some(Place::Flow(i)) {
+            self.table.remove(&key);
+        }
+    }
+
+    /// Ends a connection with a RST.
+    pub(crate) fn abort(&mut self, i: u32, why: CloseWhy) {
+        let Some(mut f) = self.slots.get_mut(i as usize).and_then(|s| s.flow.take()) else { return };
+        if !matches!(f.phase, Phase::Resolve | Phase::Closed) {
+            f.sock.with(|s| s.abort());
+            // smoltcp says whether a RST is due; where it is, the numbers are the shim's.
+            let due = self.engine.poll(&mut f.sock).is_some_and(|m| m.flags & wire::RST != 0);
+            if due {
+                let ack = if f.phase == Phase::SynSent { Seq(0) } else { f.rcv_seq(f.rcv_nxt()) };
+                let flags = if f.phase == Phase::SynSent { wire::RST } else { wire::RST | wire::ACK };
+                let seq = f.snd_seq(f.snd_max());
+                self.io.control(&f.tmpl, &Fields { seq, ack, flags, win: 0 }, &[], &mut self.c);
+            }
+        }
+        f.phase = Phase::Closed;
+        if let Some(s) = self.slots.get_mut(i as usize) {
+            s.flow = Some(f);
+        }
+        self.release(i, why);
+    }
+}
+
+impl Flow {
+    /// The window field that fits what was last offered.
+    pub(crate) fn window_field(&self) -> u16 {
+        (self.wire_edge.saturating_sub(self.rcv_nxt()) >> self.rcv_scale).min(65_535) as u16
+    }
+
+    fn fields(&self, off: u64, flags: u8) -> Fields {
+        Fields {
+            seq: self.snd_seq(off),
+            ack: self.rcv_seq(self.rcv_nxt()),
+            flags: wire::ACK | flags,
+            win: self.window_field(),
+        }
+    }
+
+    /// Offers more of what smoltcp permits, as far as the port's memory goes: half of what is free, at what this
+    /// connection's payload costs in pool memory. The edge moves in steps worth a segment (RFC 9293 §3.8.6.2.2)
+    /// and never back. Returns whether it moved.
+    pub(crate) fn advance_edge(&mut self, free: u64, mss: u16, window: u32) -> bool {
+        let (bytes, cost) = self.density;
+        let room = (free / 2).saturating_mul(u64::from(bytes)) / u64::from(cost.max(1));
+        let limit = self.rcv_nxt() + room;
+        let target = self.smol_edge.min(limit);
+        self.starved = limit < self.smol_edge;
+        let step = u64::from(mss).min(u64::from(window) / 2);
+        if target < self.wire_edge + step {
+            return false;
+        }
+        self.wire_edge = target;
+        true
+    }
+
+    fn acked_now(&mut self) {
+        self.acked = self.rcv_nxt();
+        self.ack_due = AckDue::No;
+    }
+
+    fn resend<P: Port>(&mut self, io: &mut Io<P>, c: &mut crate::config::Counters) -> Result<(), Served> {
+        self.rtx.start = self.rtx.start.max(self.una);
+        while self.rtx.start < self.rtx.end {
+            if io.deep(c) {
+                return Err(Served::Again);
+            }
+            let (off, end) = (self.rtx.start, self.rtx.end.min(self.sent));
+            self.rtt.on_resend();
+            if off >= end {
+                // Only the FIN lies there.
+                let f = self.fields(self.shadow.end(), wire::FIN);
+                if self.fin_sent && !io.control(&self.tmpl, &f, &[], c) {
+                    return Err(Served::Again);
+                }
+                self.rtx.start = self.rtx.end;
+            } else {
+                let len = (end - off).min(u64::from(u32::MAX)) as u32;
+                let f = self.fields(off, 0);
+                match io.data(&self.tmpl, &f, &mut self.shadow, (off, len), u32::from(self.mss), c) {
+                    None => return Err(Served::Again),
+                    Some(0) => return Err(Served::Broken),
+                    Some(n) => self.rtx.start += u64::from(n),
+                }
+            }
+            c.tx_resent += 1;
+            self.stats.resent += 1;
+            self.acked_now();
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn send_new<P: Port>(&mut self, io: &mut Io<P>, c: &mut crate::config::Counters, now: u64) -> Result<(), Served> {
+        while self.sent < self.permit {
+            if io.deep(c) {
+                return Err(Served::Again);
+            }
+            if self.una == self.snd_max() {
+                self.stuck_since = now;
+            }
+            let len = (self.permit - self.sent).min(u64::from(u32::MAX)) as u32;
+            let f = self.fields(self.sent, 0);
+            match io.data(&self.tmpl, &f, &mut self.shadow, (self.sent, len), u32::from(self.mss), c) {
+                None => return Err(Served::Again),
+                Some(0) => return Err(Served::Broken),
+                Some(n) => self.sent += u64::from(n),
+            }
+            self.rtt.on_send(self.sent, now);
+            self.acked_now();
+        }
+        if self.fin_permit && !self.fin_sent && self.sent == self.shadow.end() {
+            let f = self.fields(self.sent, wire::FIN);
+            if !io.control(&self.tmpl, &f, &[], c) {
+                return Err(Served::Again);
+            }
+            self.stuck_since = now;
+            self.fin_sent = true;
+            self.acked_now();
+        }
+        Ok(())
+    }
+
+    fn send_acks<P: Port>(&mut self, io: &mut Io<P>, c: &mut crate::config::Counters) -> Result<(), Served> {
+        // One duplicate ACK for each segment out of order: the peer counts them (RFC 5681 §3.2).
+        while self.dup_acks_due > 0 || self.ack_due == AckDue::Now {
+            let f = self.fields(self.snd_max(), 0);
+            if !io.control(&self.tmpl, &f, &[], c) {
+                return Err(Served::Again);
+            }
+            c.tx_pure_acks += 1;
+            self.dup_acks_due = self.dup_acks_due.saturating_sub(1);
+            self.acked_now();
+        }
+        Ok(())
+    }
+
+    /// A segment without data, one before what is next: whoever gets it answers with an ACK.
+    pub(crate) fn probe<P: Port>(&mut self, io: &mut Io<P>, c: &mut crate::config::Counters) -> bool {
+        let mut f = self.fields(self.una, 0);
+        f.seq = Seq(f.seq.0.wrapping_sub(1));
+        io.control(&self.tmpl, &f, &[], c)
+    }
+}

@@ -1,0 +1,84 @@
+//! ICMP echo (RFC 792): requests for us are answered, at a bounded rate. Nothing else is acted on.
+
+use crate::csum::Sum;
+
+/// A token bucket.
+#[derive(Clone, Copy, Debug)]
+pub struct Limiter {
+    tokens: u64,
+    burst: u64,
+    /// Time for one token, in ns.
+    each: u64,
+    last: u64,
+}
+
+impl Limiter {
+    /// At most `per_second` in the long run and `burst` at once.
+    pub fn new(per_second: u64, burst: u64) -> Limiter {
+        Limiter { tokens: burst, burst, each: 1_000_000_000 / per_second.max(1), last: 0 }
+    }
+
+    /// Takes a token if there is one at `now` (ns).
+    pub fn take(&mut self, now: u64) -> bool {
+        let n = now.saturating_sub(self.last) / self.each;
+        if n > 0 {
+            self.tokens = (self.tokens + n).min(self.burst);
+            self.last = if self.tokens == self.burst { now } else { self.last + n * self.each };
+        }
+        let ok = self.tokens > 0;
+        self.tokens -= u64::from(ok);
+        ok
+    }
+}
+
+/// Turns the ICMP message `m` (header and data) into the echo reply, in place. `false` when it is not an echo
+/// request or its checksum is wrong.
+pub fn echo_reply(m: &mut [u8]) -> bool {
+    if m.len() < 8 || m[0] != 8 || m[1] != 0 {
+        return false;
+    }
+    let mut s = Sum::default();
+    s.add(m);
+    if s.finish() != 0 {
+        return false;
+    }
+    m[0] = 0;
+    m[2..4].fill(0);
+    let mut s = Sum::default();
+    s.add(m);
+    let c = s.finish().to_be_bytes();
+    m[2..4].copy_from_slice(&c);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_becomes_a_reply_with_a_good_checksum() {
+        let mut m = [8u8, 0, 0, 0, 0, 1, 0, 2, b'p', b'i', b'n'];
+        let mut s = Sum::default();
+        s.add(&m);
+        m[2..4].copy_from_slice(&s.finish().to_be_bytes());
+        let mut bad = m;
+        bad[9] ^= 1;
+        assert!(!echo_reply(&mut bad));
+        assert!(echo_reply(&mut m));
+        let mut s = Sum::default();
+        s.add(&m);
+        assert_eq!((m[0], s.finish()), (0, 0));
+        assert!(!echo_reply(&mut m), "a reply is not answered");
+        assert!(!echo_reply(&mut [8, 0, 0]));
+    }
+
+    #[test]
+    fn the_limiter_refills_over_time() {
+        let mut l = Limiter::new(10, 3);
+        let n = |l: &mut Limiter, now| (0..10).filter(|_| l.take(now)).count();
+        assert_eq!(n(&mut l, 1_000_000_000), 3);
+        assert_eq!(n(&mut l, 1_099_000_000), 0);
+        assert_eq!(n(&mut l, 1_250_000_000), 2);
+        assert_eq!(n(&mut l, 90_000_000_000), 3);
+    }
+}

@@ -1,0 +1,279 @@
+//! Packets from the port: link, ARP, IPv4, ICMP, and TCP to its connection.
+
+use dataplane::pkt::{Csum, Port, RxPkt};
+
+use crate::arp;
+use crate::engine::Feed;
+use crate::icmp;
+use crate::io::{small_ip, tcp_sum};
+use crate::phase::Phase;
+use crate::segment::{Cx, Outcome};
+use crate::seq::Seq;
+use crate::stack::{CloseWhy, Event, Stack};
+use crate::table::Place;
+use crate::timewait::Verdict;
+use crate::wire::{self, Drop, ETH_ARP, ETH_IPV4, Eth, Fields, HDR, Ip4, Mac, Seg, Template};
+
+/// Longest echo request answered: what fits beside the headers in a packet's first buffer, in bytes.
+const ECHO_MAX: usize = 1480;
+
+impl<P: Port> Stack<P> {
+    /// Takes in one packet.
+    pub(crate) fn ingress(&mut self, p: P::Rx) {
+        if let Err(why) = self.packet(p) {
+            let c = &mut self.c;
+            *match why {
+                Drop::Malformed => &mut c.rx_malformed,
+                Drop::NotOurs => &mut c.rx_not_ours,
+                Drop::Protocol => &mut c.rx_protocol,
+                Drop::Fragment => &mut c.rx_fragments,
+                Drop::Checksum => &mut c.rx_bad_csum,
+                Drop::Martian => &mut c.rx_martian,
+            } += 1;
+        }
+    }
+
+    #[inline]
+    fn packet(&mut self, p: P::Rx) -> Result<(), Drop> {
+        let meta = p.meta();
+        if meta.csum == Csum::Bad {
+            return Err(Drop::Checksum);
+        }
+        let head = p.head();
+        let e = wire::eth(head).ok_or(Drop::Malformed)?;
+        if meta.vlan.or(e.vlan) != self.cfg.vlan {
+            return Err(Drop::NotOurs);
+        }
+        if e.src[0] & 1 != 0 {
+            return Err(Drop::Martian);
+        }
+        let mine = e.dst == self.io.mac;
+        match e.kind {
+            ETH_ARP if mine || e.dst == wire::BROADCAST => {
+                let a = arp::Packet::parse(&head[e.len..]).ok_or(Drop::Malformed)?;
+                self.on_arp(&a);
+                Ok(())
+            }
+            // TCP and echo by Ethernet broadcast or multicast are not answered (RFC 1122 §4.2.3.10).
+            ETH_ARP | ETH_IPV4 if !mine => Err(Drop::NotOurs),
+            ETH_IPV4 => {
+                // A packet that the device joined, or that never crossed a wire, has no header checksum to speak of.
+                let sum = meta.csum != Csum::Partial && meta.lro_segsz == 0;
+                let ip = wire::ip4(&head[e.len..], p.len() as usize - e.len, sum)?;
+                if ip.dst != u32::from(self.cfg.addr) {
+                    return Err(Drop::NotOurs);
+                }
+                if !wire::unicast(ip.src) || ip.src == ip.dst || self.is_broadcast(ip.src) {
+                    return Err(Drop::Martian);
+                }
+                match ip.proto {
+                    6 => self.on_tcp(p, &e, &ip, meta.csum),
+                    1 => self.on_icmp(&p, &e, &ip),
+                    _ => Err(Drop::Protocol),
+                }
+            }
+            _ => Err(Drop::Protocol),
+        }
+    }
+
+    fn is_broadcast(&self, a: u32) -> bool {
+        let host = u32::MAX.checked_shr(u32::from(self.cfg.prefix)).unwrap_or(0);
+        self.cfg.prefix < 31 && a & host == host && self.route(a) == Some(a)
+    }
+
+    fn on_arp(&mut self, a: &arp::Packet) {
+        let h = self.arp.hear(a, self.now);
+        if let Some(mac) = h.duplicate {
+            self.c.arp_duplicate_address += 1;
+            self.last_duplicate = Some(mac);
+        }
+        if let Some((p, dst)) = h.reply {
+            self.c.arp_replies += 1;
+            self.send_arp(&p, dst);
+        }
+        if let Some((ip, mac)) = h.learned {
+            // Rare: a neighbour appeared or moved. Those who wait for it go on, those who use it follow.
+            for i in 0..self.slots.len() as u32 {
+                if let Some(f) = self.at(i)
+                    && f.next_hop == ip
+                {
+                    f.tmpl.set_dst(mac);
+                    self.mark(i);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn send_arp(&mut self, p: &arp::Packet, dst: Mac) {
+        let mut b = [0; 46];
+        let n = p.frame(dst, self.io.soft_vlan(), &mut b);
+        self.io.raw(&b[..n], &mut self.c);
+    }
+
+    fn on_icmp(&mut self, p: &P::Rx, e: &Eth, ip: &Ip4) -> Result<(), Drop> {
+        if ip.payload > ECHO_MAX || !self.icmp.take(self.now) {
+            self.c.icmp_limited += 1;
+            return Ok(());
+        }
+        let mut b = [0u8; 18 + HDR + ECHO_MAX];
+        let l2 = wire::write_eth(&mut b, self.io.mac, e.src, self.io.soft_vlan(), ETH_IPV4);
+        let (mut skip, mut at) = (e.len + ip.ihl, l2 + HDR);
+        let end = at + ip.payload;
+        p.for_each(&mut |x| {
+            let k = skip.min(x.len());
+            skip -= k;
+            let n = (x.len() - k).min(end - at);
+            b[at..at + n].copy_from_slice(&x[k..k + n]);
+            at += n;
+        });
+        if !icmp::echo_reply(&mut b[l2 + HDR..end]) {
+            return Err(Drop::Protocol);
+        }
+        b[l2 + 12..l2 + 16].copy_from_slice(&ip.dst.to_be_bytes());
+        b[l2 + 16..l2 + 20].copy_from_slice(&ip.src.to_be_bytes());
+        small_ip(&mut b[..end], l2, 1);
+        self.c.icmp_echo += u64::from(self.io.raw(&b[..end], &mut self.c));
+        Ok(())
+    }
+
+    #[inline]
+    fn on_tcp(&mut self, p: P::Rx, e: &Eth, ip: &Ip4, csum: Csum) -> Result<(), Drop> {
+        let off = e.len + ip.ihl;
+        let head = p.head();
+        let s = wire::tcp(head.get(off..).unwrap_or(&[]), ip)?;
+        if csum == Csum::None && tcp_sum(&p, off, ip) != 0xffff {
+            return Err(Drop::Checksum);
+        }
+        let place = self.table.get(&s.key);
+        if s.has(wire::SYN) {
+            let o = wire::syn_opts(head.get(off + HDR..off + s.hlen).unwrap_or(&[]));
+            self.on_syn(&s, place, o, e.src);
+            return Ok(());
+        }
+        match place {
+            Some(Place::Flow(i)) => {
+                if s.plen > 0 {
+                    self.take_payload(p, off + s.hlen, s.plen);
+                }
+                self.segment(i, &s, wire::SynOpts::default(), e.src);
+            }
+            Some(Place::TimeWait(t)) => self.in_time_wait(t, &s, e.src),
+            None => self.reject(&s, e.src),
+        }
+        Ok(())
+    }
+
+    fn on_syn(&mut self, s: &Seg, place: Option<Place>, o: wire::SynOpts, src: Mac) {
+        match place {
+            Some(Place::Flow(i)) => self.segment(i, s, o, src),
+            Some(Place::TimeWait(t)) => match self.tw.on_segment(t, s, self.now) {
+                Verdict::Reuse(after) => {
+                    self.c.time_wait_reused += 1;
+                    self.tw.remove(t);
+                    self.table.remove(&s.key);
+                    self.accept(s, o, src, Some(after));
+                }
+                _ => self.in_time_wait(t, s, src),
+            },
+            None if s.has(wire::ACK) || s.has(wire::RST) => self.reject(s, src),
+            None => self.accept(s, o, src, None),
+        }
+    }
+
+    /// Takes a packet apart into `self.frags`; a small payload is copied and the buffer freed at once.
+    #[inline]
+    fn take_payload(&mut self, p: P::Rx, off: usize, len: u32) {
+        self.frags.clear();
+        let frags = &mut self.frags;
+        p.frags(off as u32, len, &mut |f| frags.push(f));
+        if len >= self.cfg.copy_below {
+            return;
+        }
+        let Some(mut b) = self.small.take() else { return };
+        let mut at = 0;
+        for f in frags.drain(..) {
+            let n = f.bytes().len();
+            b.space()[at..at + n].copy_from_slice(f.bytes());
+            at += n;
+        }
+        self.c.rx_copied_bytes += at as u64;
+        frags.push(b.into_frag(0, at as u32));
+    }
+
+    #[inline]
+    fn segment(&mut self, i: u32, s: &Seg, o: wire::SynOpts, src: Mac) {
+        let id = self.id(i);
+        let Some(f) = self.slots.get_mut(i as usize).and_then(|s| s.flow.as_deref_mut()) else { return };
+        let (una, nxt, fin, phase) = (f.una, f.nxt, f.fin_rcvd, f.phase);
+        let mut cx = Cx {
+            now: self.now,
+            cfg: &self.cfg,
+            engine: &mut self.engine,
+            c: &mut self.c,
+            own_mss: self.io.mss,
+            super_max: self.io.super_max,
+        };
+        let outcome = f.on_segment(s, o, &mut self.frags, &mut cx);
+        self.frags.clear();
+        match outcome {
+            Outcome::Reset => {
+                let why = if phase == Phase::SynSent { CloseWhy::Refused } else { CloseWhy::Reset };
+                return self.release(i, why);
+            }
+            Outcome::Reject => return self.reject(s, src),
+            Outcome::Fine => (),
+        }
+        if !f.opened && f.phase.synchronised() {
+            f.opened = true;
+            let e = Event::Opened { flow: id, local: f.local(), remote: f.remote(), passive: f.passive };
+            self.events.push_back(e);
+            if f.passive {
+                let l = f.listener;
+                if let Some(l) = self.listeners.get_mut(usize::from(l)) {
+                    l.half_open = l.half_open.saturating_sub(1);
+                }
+            }
+        }
+        if f.una > una && !f.ev_progress {
+            f.ev_progress = true;
+            self.events.push_back(Event::Progress { flow: id, acked: 0, sent: 0 });
+        }
+        if f.nxt > nxt {
+            self.c.rx_bytes += f.nxt - nxt;
+            f.stats.rx_bytes += f.nxt - nxt;
+            if !f.ev_readable {
+                f.ev_readable = true;
+                self.events.push_back(Event::Readable(id));
+            }
+        }
+        if f.fin_rcvd && !fin {
+            self.events.push_back(Event::PeerFin(id));
+        }
+        if !f.queued {
+            f.queued = true;
+            self.dirty.push_back(i);
+        }
+    }
+
+    fn in_time_wait(&mut self, t: u32, s: &Seg, src: Mac) {
+        if self.tw.on_segment(t, s, self.now) != Verdict::Ack {
+            return;
+        }
+        let Some(e) = self.tw.get(t).copied() else { return };
+        let f = Fields { seq: e.snd_nxt, ack: e.rcv_nxt, flags: wire::ACK, win: e.win };
+        let tmpl = Template::new(self.io.mac, src, self.io.soft_vlan(), &e.key);
+        self.io.control(&tmpl, &f, &[], &mut self.c);
+    }
+
+    /// Answers a segment that belongs to no connection, or that its connection cannot accept, with a RST.
+    pub(crate) fn reject(&mut self, s: &Seg, src: Mac) {
+        let acked = s.has(wire::ACK).then_some(s.ack);
+        let flags = s.flags & (wire::SYN | wire::FIN | wire::RST);
+        let feed = Feed { seq: s.seq, ack: acked, flags, win: s.win, scale: None };
+        let Some(m) = self.engine.reject(&s.key, &feed, s.plen) else { return };
+        let ack = if m.flags & wire::ACK == 0 { Seq(0) } else { m.ack };
+        let f = Fields { seq: m.seq, ack, flags: m.flags, win: 0 };
+        let tmpl = Template::new(self.io.mac, src, self.io.soft_vlan(), &s.key);
+        self.c.rst_sent += u64::from(self.io.control(&tmpl, &f, &[], &mut self.c));
+    }
+}

@@ -1,0 +1,100 @@
+//! Beginnings: dialling, and answering a SYN.
+
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+
+use dataplane::pkt::Port;
+
+use crate::config::{Dial, DialError};
+use crate::flow::Flow;
+use crate::phase::Phase;
+use crate::seq::Seq;
+use crate::stack::{FlowId, Stack};
+use crate::table::{Key, Place};
+use crate::wire::{self, Mac, Seg, SynOpts, Template};
+
+/// Distance kept from the last number of a connection whose place is taken over, in bytes: more than a window.
+const REUSE_GAP: u64 = 1 << 20;
+
+impl Flow {
+    pub(crate) fn local(&self) -> SocketAddr {
+        SocketAddrV4::new(self.key.local.into(), self.key.lport()).into()
+    }
+
+    pub(crate) fn remote(&self) -> SocketAddr {
+        SocketAddrV4::new(self.key.remote.into(), self.key.rport()).into()
+    }
+}
+
+impl<P: Port> Stack<P> {
+    /// Begins a connection. [`crate::Event::Opened`] or `Closed` follows.
+    ///
+    /// # Errors
+    /// [`DialError`]; nothing was begun then.
+    pub fn dial(&mut self, now: u64, d: Dial) -> Result<FlowId, DialError> {
+        self.now = now.max(self.now);
+        let (SocketAddr::V4(local), SocketAddr::V4(remote)) = (d.local, d.remote) else {
+            return Err(DialError::Family(d.local, d.remote));
+        };
+        if *local.ip() != self.cfg.addr || local.port() == 0 {
+            return Err(DialError::NotOurs(d.local.ip()));
+        }
+        let raddr = u32::from(*remote.ip());
+        if !wire::unicast(raddr) || remote.port() == 0 || local.ip() == remote.ip() {
+            return Err(DialError::BadPeer(d.remote));
+        }
+        let hop = self.route(raddr).ok_or(DialError::NoRoute(IpAddr::V4(*remote.ip())))?;
+        if self.live >= self.cfg.max_flows {
+            return Err(DialError::TooMany(self.live));
+        }
+        let key = Key::new(u32::from(*local.ip()), local.port(), raddr, remote.port());
+        let after = match self.table.get(&key) {
+            Some(Place::Flow(_)) => return Err(DialError::InUse(local.port())),
+            Some(Place::TimeWait(t)) => self.tw.remove(t).map(|e| e.snd_nxt),
+            None => None,
+        };
+        let sock = self.engine.connect(&key).ok_or(DialError::BadPeer(d.remote))?;
+        let tmpl = Template::new(self.io.mac, [0; 6], self.io.soft_vlan(), &key);
+        let mut f = Box::new(Flow::new(key, sock, tmpl, hop, self.now));
+        f.iss = self.first_seq(&key, after);
+        f.poll = true;
+        self.c.dialled += 1;
+        let slot = self.add_flow(f);
+        self.mark(slot);
+        Ok(self.id(slot))
+    }
+
+    /// RFC 6528, and beyond what an earlier connection in the same place has used.
+    fn first_seq(&self, key: &Key, after: Option<Seq>) -> Seq {
+        let isn = self.secret.isn(key, self.now);
+        after.map_or(isn, |a| isn.max(a.add(REUSE_GAP)))
+    }
+
+    /// Answers a SYN for nobody's connection: a new half-open one if somebody listens and the backlog has room.
+    pub(crate) fn accept(&mut self, s: &Seg, o: SynOpts, src: Mac, after: Option<Seq>) {
+        let Some(l) = self.listeners.iter().position(|l| l.port == s.key.lport()) else {
+            return self.reject(s, src);
+        };
+        let full = self.listeners[l].half_open >= self.listeners[l].backlog || self.live >= self.cfg.max_flows;
+        let Some(sock) = (if full { None } else { self.engine.listen(&s.key) }) else {
+            self.c.syn_dropped += 1;
+            return;
+        };
+        let hop = self.route(s.key.remote).unwrap_or(s.key.remote);
+        let tmpl = Template::new(self.io.mac, src, self.io.soft_vlan(), &s.key);
+        let mut f = Box::new(Flow::new(s.key, sock, tmpl, hop, self.now));
+        f.iss = self.first_seq(&s.key, after);
+        f.passive = true;
+        f.listener = l as u16;
+        f.phase = Phase::SynReceived;
+        f.take_syn(s, o, self.io.mss);
+        let answer = f.feed_syn(&mut self.engine, &mut self.c, false, o.scale);
+        if answer.is_some() || !f.agrees() {
+            self.c.desync += 1;
+            return;
+        }
+        self.listeners[l].half_open += 1;
+        self.c.accepted += 1;
+        let slot = self.add_flow(f);
+        self.mark(slot);
+    }
+}

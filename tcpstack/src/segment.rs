@@ -1,0 +1,320 @@
+//! A segment for a known connection: what it means to the shim (RFC 9293 §3.10.7, RFC 5961), before smoltcp sees
+//! the normalised form.
+
+use hugepages::RxFrag;
+
+use crate::config::{Counters, StackConfig};
+use crate::engine::Engine;
+use crate::flow::{AckDue, Clock, Flow, NO_FIN};
+use crate::phase::{Ev, Phase};
+use crate::recover::{Ctx, Event as LossEvent, Loss};
+use crate::seq::offset_of;
+use crate::wire::{self, Seg, SynOpts};
+
+/// Time between challenge ACKs of one connection, in ns (RFC 5961 §10 asks for a limit).
+const CHALLENGE_GAP: u64 = 5_000_000;
+/// Duplicate ACKs sent in one turn at most; more tell the peer nothing.
+const DUP_ACKS_MAX: u8 = 8;
+
+/// What a segment leads to beyond the connection's own state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Nothing.
+    Fine,
+    /// The connection is over: refused or reset by the peer.
+    Reset,
+    /// The peer deserves a RST for this segment; the connection stays.
+    Reject,
+}
+
+/// What the segment routine needs of the stack.
+pub(crate) struct Cx<'a> {
+    pub(crate) now: u64,
+    pub(crate) cfg: &'a StackConfig,
+    pub(crate) engine: &'a mut Engine,
+    pub(crate) c: &'a mut Counters,
+    pub(crate) own_mss: u16,
+    pub(crate) super_max: u32,
+}
+
+impl Flow {
+    /// Takes in a segment. `frags` holds its payload; what is not kept is left in it.
+    pub(crate) fn on_segment(&mut self, s: &Seg, syn: SynOpts, frags: &mut Vec<RxFrag>, cx: &mut Cx<'_>) -> Outcome {
+        cx.c.rx_segments += 1;
+        match self.phase {
+            Phase::Resolve | Phase::Closed | Phase::TimeWait => Outcome::Fine,
+            Phase::SynSent => self.in_syn_sent(s, syn, cx),
+            _ => self.in_sync(s, frags, cx),
+        }
+    }
+
+    /// The peer's SYN: its numbers, window and options.
+    pub(crate) fn take_syn(&mut self, s: &Seg, o: SynOpts, own_mss: u16) {
+        self.irs = s.seq;
+        self.syn_window(s.win, s.seq);
+        self.snd_scale = o.scale.unwrap_or(0);
+        self.mss = o.mss.unwrap_or(wire::DEFAULT_MSS).clamp(wire::MIN_MSS, own_mss);
+    }
+
+    fn in_syn_sent(&mut self, s: &Seg, o: SynOpts, cx: &mut Cx<'_>) -> Outcome {
+        let acked = s.has(wire::ACK) && s.ack == self.iss.add(1);
+        if s.has(wire::RST) {
+            cx.c.rx_bad_rst += u64::from(!acked);
+            return if acked { Outcome::Reset } else { Outcome::Fine };
+        }
+        if s.has(wire::ACK) && !acked {
+            // An old connection of the peer's (RFC 9293 §3.5.2): the RST ends it, then our SYN is tried again.
+            cx.c.rx_ack_unsent += 1;
+            self.clock_at = self.clock_at.min(cx.now + 1_000_000);
+            return Outcome::Reject;
+        }
+        if !s.has(wire::SYN) {
+            return Outcome::Fine;
+        }
+        self.take_syn(s, o, cx.own_mss);
+        self.last_rx = cx.now;
+        if o.scale.is_none() {
+            self.rcv_scale = 0;
+        }
+        let answer = self.feed_syn(cx.engine, cx.c, acked, o.scale);
+        self.go(if acked { Ev::SynAck } else { Ev::Syn });
+        if acked {
+            self.set_clock(Clock::Off, u64::MAX);
+            self.tries = 0;
+            self.ack_due = AckDue::Now;
+        }
+        if answer.is_some() || !self.agrees() {
+            cx.c.desync += 1;
+            return Outcome::Reset;
+        }
+        Outcome::Fine
+    }
+
+    fn challenge(&mut self, cx: &mut Cx<'_>) {
+        if cx.now >= self.challenge_at {
+            self.challenge_at = cx.now + CHALLENGE_GAP;
+            self.ack_due = AckDue::Now;
+            cx.c.challenge_acks += 1;
+        }
+    }
+
+    fn in_sync(&mut self, s: &Seg, frags: &mut Vec<RxFrag>, cx: &mut Cx<'_>) -> Outcome {
+        let mut s = *s;
+        let nxt = self.rcv_nxt();
+        let d = s.seq.since(self.rcv_seq(nxt));
+        let window = self.wire_edge.saturating_sub(nxt);
+        if s.has(wire::RST) {
+            // RFC 5961 §3: exactly next resets, elsewhere in the window is challenged, outside is nothing.
+            if d == 0 {
+                return Outcome::Reset;
+            }
+            cx.c.rx_bad_rst += 1;
+            if d > 0 && (d as u64) < window {
+                self.challenge(cx);
+            }
+            return Outcome::Fine;
+        }
+        if s.has(wire::SYN) {
+            let same = s.seq == self.irs;
+            match self.phase {
+                // Our SYN-ACK was lost.
+                Phase::SynReceived if same && !s.has(wire::ACK) => {
+                    self.syn_due = true;
+                    return Outcome::Fine;
+                }
+                // Simultaneous open: the peer's SYN-ACK is the ACK of our SYN.
+                Phase::SynReceived if same && s.plen == 0 => {
+                    s.flags &= !wire::SYN;
+                    s.seq = s.seq.add(1);
+                    s.win >>= self.snd_scale; // a SYN's window is not scaled
+                }
+                // RFC 5961 §4.
+                _ => {
+                    self.challenge(cx);
+                    return Outcome::Fine;
+                }
+            }
+        }
+        if !s.has(wire::ACK) {
+            cx.c.rx_malformed += 1;
+            return Outcome::Fine;
+        }
+        let a = offset_of(s.ack, self.snd_seq(self.una), self.una);
+        if self.phase == Phase::SynReceived && a != 0 {
+            cx.c.rx_ack_unsent += 1;
+            return Outcome::Reject;
+        }
+        if a > self.snd_max() as i64 {
+            cx.c.rx_ack_unsent += 1;
+            self.challenge(cx);
+            return Outcome::Fine;
+        }
+        if a < self.una as i64 - i64::from(self.max_wnd) {
+            // RFC 5961 §5.
+            cx.c.rx_ack_old += 1;
+            self.challenge(cx);
+            return Outcome::Fine;
+        }
+        let d = i64::from(s.seq.since(self.rcv_seq(nxt)));
+        if d > window as i64 {
+            cx.c.rx_beyond_window += 1;
+            self.ack_due = AckDue::Now;
+            return Outcome::Fine;
+        }
+        if self.phase == Phase::SynReceived {
+            self.go(Ev::AckOfSyn);
+            self.set_clock(Clock::Off, u64::MAX);
+            self.tries = 0;
+            self.wnd_news = true;
+        }
+        self.last_rx = cx.now;
+        self.probes = 0;
+        self.on_ack(&s, a, cx);
+        if s.plen > 0 || s.has(wire::FIN) {
+            self.on_payload(&s, nxt as i64 + d, frags, cx);
+        } else if d < 0 {
+            // A keep-alive or window probe, or an old ACK: the answer says where we are.
+            self.challenge(cx);
+        }
+        Outcome::Fine
+    }
+
+    fn loss_ctx(&self, cx: &Cx<'_>) -> Ctx {
+        let max = cx.super_max.max(u32::from(self.mss));
+        Ctx { una: self.una, sent: self.snd_max(), mss: u32::from(self.mss), max }
+    }
+
+    fn on_ack(&mut self, s: &Seg, a: i64, cx: &mut Cx<'_>) {
+        let news = a > self.una as i64;
+        let wnd = u32::from(s.win) << self.snd_scale;
+        // Linux's form of RFC 9293 §3.10.7.4: a window counts when its segment is newer, or it grew.
+        let newer = s.seq.after(self.wl1);
+        let update = a >= self.una as i64 && (news || newer || (s.seq == self.wl1 && wnd > self.wnd));
+        let changed = update && wnd != self.wnd;
+        if update {
+            self.wl1 = s.seq;
+            self.wnd_news |= changed;
+            (self.wnd, self.wnd_field) = (wnd, s.win);
+            self.max_wnd = self.max_wnd.max(wnd);
+        }
+        if news {
+            self.on_new_ack(a as u64, cx);
+        } else if a == self.una as i64 && s.plen == 0 && !s.has(wire::FIN) && !changed && self.snd_max() > self.una {
+            let was = self.loss.active();
+            self.lose(LossEvent::Dup, cx);
+            cx.c.fast_resends += u64::from(!was && self.loss.active());
+        }
+        if changed && self.wnd > 0 && self.clock == Clock::Persist {
+            self.set_clock(Clock::Off, u64::MAX);
+            self.tries = 0;
+        }
+    }
+
+    fn on_new_ack(&mut self, a: u64, cx: &mut Cx<'_>) {
+        let end = self.shadow.end();
+        self.stats.acked_bytes += a.min(end) - self.una.min(end);
+        self.una = a;
+        self.shadow.release(a);
+        self.rtt.on_ack(a, cx.now);
+        self.stuck_since = cx.now;
+        self.tries = 0;
+        if self.fin_sent && a == end + 1 {
+            self.go(Ev::AckOfFin);
+        }
+        if self.una < self.snd_max() {
+            self.set_clock(Clock::Data, cx.now + self.rtt.rto(&cx.cfg.rto));
+        } else if self.phase == Phase::FinWait2 {
+            self.set_clock(Clock::Fin, cx.now + cx.cfg.fin_timeout);
+        } else {
+            self.set_clock(Clock::Off, u64::MAX);
+        }
+        self.rtx.start = self.rtx.start.max(a);
+        self.lose(LossEvent::Ack, cx);
+    }
+
+    /// Steps loss recovery and notes what to resend.
+    pub(crate) fn lose(&mut self, ev: LossEvent, cx: &mut Cx<'_>) {
+        let ctx = self.loss_ctx(cx);
+        let (next, resend): (Loss, _) = self.loss.step(ev, &ctx);
+        self.loss = next;
+        if let Some(r) = resend {
+            self.rtx = r;
+        }
+    }
+
+    fn on_payload(&mut self, s: &Seg, start: i64, frags: &mut Vec<RxFrag>, cx: &mut Cx<'_>) {
+        let (mut start, mut end) = (start, start + i64::from(s.plen));
+        if s.has(wire::FIN) && !self.fin_rcvd && end >= self.nxt as i64 && end <= self.wire_edge as i64 {
+            // The first FIN in the window stands; one that contradicts it is ignored.
+            if self.fin_at == NO_FIN {
+                self.fin_at = end as u64;
+            }
+        }
+        let limit = self.wire_edge.min(self.fin_at) as i64;
+        if end > limit {
+            cx.c.rx_beyond_window += 1;
+            end = limit;
+        }
+        let bare_fin = s.plen == 0 && end == self.nxt as i64 && !self.fin_rcvd;
+        if end <= self.nxt as i64 && !bare_fin {
+            cx.c.rx_duplicate += 1;
+            self.ack_due = AckDue::Now;
+        } else if start > self.nxt as i64 {
+            cx.c.rx_out_of_order += 1;
+            self.dup_acks_due = (self.dup_acks_due + 1).min(DUP_ACKS_MAX);
+        }
+        if self.ready.len() + frags.len() > cx.cfg.ready_max {
+            cx.c.rx_overflow += 1;
+            return;
+        }
+        let direct = self.ooo.is_empty() && start <= self.nxt as i64;
+        for mut f in frags.drain(..) {
+            let len = i64::from(f.len());
+            let skip = (self.nxt as i64 - start).clamp(0, len);
+            let keep = (end - start).clamp(0, len) - skip;
+            if keep > 0 {
+                self.weigh(keep as u32, f.truesize());
+                f.advance(skip as u32);
+                f.truncate(keep as u32);
+                if direct {
+                    self.nxt += keep as u64;
+                    self.ready.push_back(f);
+                } else if self.ooo.insert((start + skip) as u64, f, cx.cfg.ooo_max).is_err() {
+                    cx.c.rx_overflow += 1;
+                }
+            }
+            start += len;
+        }
+        if !direct {
+            let before = self.nxt;
+            while let Some(f) = self.ooo.pop(self.nxt) {
+                self.nxt += u64::from(f.len());
+                self.ready.push_back(f);
+            }
+            // RFC 5681 §4.2: what fills a gap is acknowledged at once.
+            if self.nxt > before {
+                self.ack_due = AckDue::Now;
+            }
+        }
+        if self.nxt == self.fin_at && !self.fin_rcvd {
+            self.fin_rcvd = true;
+            self.ack_due = AckDue::Now;
+            self.go(Ev::PeerFin);
+            if self.phase == Phase::TimeWait {
+                self.set_clock(Clock::Off, u64::MAX);
+            }
+        }
+    }
+
+    /// Keeps the running ratio of payload to pool memory.
+    #[inline]
+    fn weigh(&mut self, len: u32, truesize: u32) {
+        let (b, t) = &mut self.density;
+        *b += len;
+        *t += truesize.max(len);
+        if *t > 1 << 24 {
+            *b = *b / 2 + 1;
+            *t /= 2;
+        }
+    }
+}

@@ -1,0 +1,523 @@
+//! The stack of one lcore: connections, listeners, neighbours, and the turn that serves them all.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use arrayvec::ArrayVec;
+use dataplane::pkt::{Port, RX_BURST, Reclaimed};
+use hugepages::{HeapRxPool, LendSlab, Lent, RxFrag};
+
+use crate::arp::Arp;
+use crate::config::{Counters, FlowCounters, HDR_MAX, Listen, ListenError, PushError, StackConfig, StackError};
+use crate::engine::Engine;
+use crate::flow::Flow;
+use crate::icmp::Limiter;
+use crate::io::Io;
+use crate::isn::Secret;
+use crate::phase::Phase;
+use crate::table::{FlowTable, Place};
+use crate::timewait::TimeWait;
+use crate::wheel::Wheel;
+use crate::wire::{HDR, unicast};
+
+/// Stream offset of the end of something, in bytes from the start of the direction.
+pub type Pos = u64;
+
+/// A connection of a stack. Never reused for another one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct FlowId {
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+}
+
+impl FlowId {
+    /// As a number, for tables of the caller's.
+    pub fn as_u64(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.slot)
+    }
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CloseWhy {
+    /// Both sides closed in order.
+    Fin,
+    /// The peer reset it.
+    Reset,
+    /// The peer did not answer.
+    Timeout,
+    /// The peer refused our SYN.
+    Refused,
+    /// The next hop did not answer ARP.
+    Unreachable,
+    /// We aborted it.
+    LocalAbort,
+}
+
+/// How to close.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Close {
+    /// After everything pushed has been sent; the peer may still send.
+    Fin,
+    /// At once, with a RST; what was pushed is dropped.
+    Abort,
+}
+
+/// What a stack tells its user.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// The connection is open.
+    Opened {
+        /// Which.
+        flow: FlowId,
+        /// Our end.
+        local: SocketAddr,
+        /// The peer's.
+        remote: SocketAddr,
+        /// The peer dialled.
+        passive: bool,
+    },
+    /// There is something to read ([`Stack::next`]).
+    Readable(FlowId),
+    /// The peer has acknowledged, or more was sent.
+    Progress {
+        /// Which connection.
+        flow: FlowId,
+        /// Everything before this is acknowledged.
+        acked: Pos,
+        /// Everything before this was sent at least once.
+        sent: Pos,
+    },
+    /// The peer sends no more.
+    PeerFin(FlowId),
+    /// The connection is over; its id means nothing from here on.
+    Closed {
+        /// Which.
+        flow: FlowId,
+        /// Why.
+        why: CloseWhy,
+    },
+}
+
+/// What a turn came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Work {
+    /// That many packets, connections and timers; call again at once.
+    Busy(u32),
+    /// Nothing to do before [`Stack::deadline`] or a packet.
+    Idle,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Listener {
+    pub(crate) port: u16,
+    pub(crate) backlog: u32,
+    pub(crate) half_open: u32,
+}
+
+pub(crate) struct Slot {
+    pub(crate) flow: Option<Box<Flow>>,
+    pub(crate) generation: u32,
+}
+
+/// A TCP stack. It stays on its lcore; time is what the caller says (ns, never backwards).
+pub struct Stack<P: Port> {
+    pub(crate) cfg: StackConfig,
+    pub(crate) io: Io<P>,
+    pub(crate) engine: Engine,
+    pub(crate) slab: LendSlab,
+    pub(crate) small: HeapRxPool,
+    pub(crate) secret: Secret,
+    pub(crate) table: FlowTable,
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) idle: Vec<u32>,
+    pub(crate) live: u32,
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) tw: TimeWait,
+    pub(crate) arp: Arp,
+    pub(crate) wheel: Wheel,
+    pub(crate) fired: Vec<u32>,
+    /// Connections to serve, in order.
+    pub(crate) dirty: VecDeque<u32>,
+    pub(crate) starved: Vec<u32>,
+    pub(crate) resolving: Vec<u32>,
+    pub(crate) events: VecDeque<Event>,
+    pub(crate) c: Counters,
+    pub(crate) icmp: Limiter,
+    pub(crate) frags: Vec<RxFrag>,
+    pub(crate) now: u64,
+    pub(crate) rx_free: u64,
+    pub(crate) full_bursts: u32,
+    pub(crate) last_duplicate: Option<[u8; 6]>,
+    pub(crate) announced: bool,
+    rx: ArrayVec<P::Rx, RX_BURST>,
+}
+
+/// Full receive bursts in a row after which timers are looked at all the same.
+const BURSTS_BEFORE_TIMERS: u32 = 64;
+/// Timers handled in one turn at most.
+const TIMERS_A_TURN: usize = 256;
+
+impl<P: Port> Stack<P> {
+    /// A stack on one queue pair. `slab` is where the lendings that will be pushed come from.
+    ///
+    /// # Errors
+    /// [`StackError`] names the value that is out of range, or what the kernel refused.
+    pub fn new(cfg: StackConfig, port: P, slab: LendSlab) -> Result<Stack<P>, StackError> {
+        for w in [cfg.rx_window, cfg.tx_window] {
+            if !(65_536..=1 << 30).contains(&w) {
+                return Err(StackError::Window(w));
+            }
+        }
+        let ip = u32::from(cfg.addr);
+        if !unicast(ip) || cfg.prefix > 32 {
+            return Err(StackError::Address(cfg.addr, cfg.prefix));
+        }
+        let caps = port.caps();
+        if caps.mtu < 576 {
+            return Err(StackError::Mtu { port: caps.name.clone(), mtu: caps.mtu });
+        }
+        let secret = cfg.secret.map_or_else(Secret::random, Secret);
+        let bytes = cfg.rx_window.max(cfg.tx_window);
+        let engine = Engine::new(cfg.addr, secret.0[0], cfg.rx_window as usize, cfg.tx_window as usize)
+            .map_err(|source| StackError::Map { bytes, source })?;
+        let io = Io::new(port, cfg.vlan, cfg.attach_min, cfg.tx_depth.max(1));
+        let rx_free = io.port.rx_memory().0;
+        Ok(Stack {
+            engine,
+            slab,
+            small: HeapRxPool::new(cfg.copy_below.max(1) as usize, cfg.small_bufs),
+            secret,
+            table: FlowTable::new(secret.0),
+            slots: Vec::new(),
+            idle: Vec::new(),
+            live: 0,
+            listeners: Vec::new(),
+            tw: TimeWait::new(cfg.time_wait, cfg.time_wait_max),
+            arp: Arp::new(io.mac, ip),
+            wheel: Wheel::new(0),
+            fired: Vec::with_capacity(TIMERS_A_TURN),
+            dirty: VecDeque::new(),
+            starved: Vec::new(),
+            resolving: Vec::new(),
+            events: VecDeque::new(),
+            c: Counters::default(),
+            icmp: Limiter::new(100, 50),
+            frags: Vec::with_capacity(64),
+            now: 0,
+            rx_free,
+            full_bursts: 0,
+            last_duplicate: None,
+            announced: false,
+            rx: ArrayVec::new(),
+            io,
+            cfg,
+        })
+    }
+
+    /// Accepts connections to a port. They appear as [`Event::Opened`].
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn listen(&mut self, l: Listen) -> Result<(), ListenError> {
+        if l.addr != IpAddr::V4(self.cfg.addr) && l.addr != IpAddr::V4(Ipv4Addr::UNSPECIFIED) {
+            return Err(ListenError::NotOurs(l.addr));
+        }
+        if l.port == 0 || self.listeners.iter().any(|x| x.port == l.port) || self.listeners.len() >= 1024 {
+            return Err(ListenError::Port(l.port));
+        }
+        self.listeners.push(Listener { port: l.port, backlog: l.backlog, half_open: 0 });
+        Ok(())
+    }
+
+    /// One round: receive, act on what came, timers, emit, send.
+    pub fn turn(&mut self, now: u64) -> Work {
+        self.now = now.max(self.now);
+        let mut n = self.io.port.home().drain() as u32 + self.small.home().drain() as u32;
+        if !self.announced {
+            self.announced = true;
+            let p = self.arp.announcement();
+            self.send_arp(&p, crate::wire::BROADCAST);
+        }
+        n += self.receive();
+        if self.full_bursts % BURSTS_BEFORE_TIMERS == 0 {
+            n += self.run_timers(TIMERS_A_TURN);
+        }
+        self.feed_starved();
+        n += self.serve_all();
+        if !self.io.q.is_empty() {
+            n += self.io.port.tx_burst(&mut self.io.q) as u32;
+        }
+        if n == 0 && self.dirty.is_empty() && self.io.q.is_empty() { Work::Idle } else { Work::Busy(n.max(1)) }
+    }
+
+    fn receive(&mut self) -> u32 {
+        let mut rx = std::mem::take(&mut self.rx);
+        self.io.port.rx_burst(&mut rx);
+        let n = rx.len();
+        self.full_bursts = if n == RX_BURST { self.full_bursts + 1 } else { 0 };
+        for p in rx.drain(..) {
+            self.ingress(p);
+        }
+        self.rx = rx;
+        if n > 0 {
+            self.rx_free = self.io.port.rx_memory().0;
+        }
+        n as u32
+    }
+
+    /// When the next turn is due (ns) if no packet comes; `None` for never.
+    pub fn deadline(&self) -> Option<u64> {
+        if !self.dirty.is_empty() || !self.io.q.is_empty() || !self.announced {
+            return Some(self.now);
+        }
+        let arp = Some(self.arp.deadline()).filter(|d| *d != u64::MAX);
+        [self.wheel.next(), arp, self.tw.deadline()].into_iter().flatten().min()
+    }
+
+    /// The next event.
+    pub fn event(&mut self) -> Option<Event> {
+        loop {
+            match self.events.pop_front()? {
+                Event::Readable(id) => {
+                    if let Some(f) = self.flow_mut(id) {
+                        f.ev_readable = false;
+                        return Some(Event::Readable(id));
+                    }
+                }
+                Event::Progress { flow, .. } => {
+                    if let Some(f) = self.flow_mut(flow) {
+                        f.ev_progress = false;
+                        let end = f.shadow.end();
+                        return Some(Event::Progress { flow, acked: f.una.min(end), sent: f.sent });
+                    }
+                }
+                e @ (Event::Opened { flow: id, .. } | Event::PeerFin(id)) => {
+                    if self.flow(id).is_some() {
+                        return Some(e);
+                    }
+                }
+                e @ Event::Closed { .. } => return Some(e),
+            }
+        }
+    }
+
+    /// Appends header bytes (copied, at most [`HDR_MAX`]) and payload (by reference) to what is to be sent.
+    /// Returns the offset of the end.
+    ///
+    /// # Errors
+    /// [`PushError`]; nothing was accepted then.
+    pub fn push(&mut self, id: FlowId, hdr: &[u8], pay: &[Lent]) -> Result<Pos, PushError> {
+        if hdr.len() > HDR_MAX {
+            return Err(PushError::HeaderTooLong(hdr.len()));
+        }
+        let limit = self.cfg.backlog;
+        let f = self.flow_mut(id).ok_or(PushError::NotOpen)?;
+        if !f.phase.may_send() || f.want_fin {
+            return Err(PushError::NotOpen);
+        }
+        let backlog = f.backlog();
+        if backlog >= limit {
+            return Err(PushError::Full { backlog, limit });
+        }
+        f.shadow.push_inline(hdr);
+        for l in pay {
+            f.shadow.push_lent(l);
+        }
+        let end = f.shadow.end();
+        self.mark(id.slot);
+        Ok(end)
+    }
+
+    /// The next received bytes, in order. The window stays as it is until they are credited.
+    pub fn next(&mut self, id: FlowId) -> Option<RxFrag> {
+        let f = self.flow_mut(id)?;
+        let r = f.ready.pop_front();
+        match &r {
+            Some(x) => f.handed += u64::from(x.len()),
+            None if f.phase == Phase::Closed => self.release(id.slot, CloseWhy::Fin),
+            None => (),
+        }
+        r
+    }
+
+    /// Gives `bytes` that were read back to the window; more than was read counts as what was.
+    pub fn credit(&mut self, id: FlowId, bytes: u32) {
+        let window = self.engine.rx_window();
+        let Some(f) = self.flow_mut(id) else { return };
+        let n = u64::from(bytes).min(f.handed - f.credited);
+        f.credited += n;
+        f.credit_due += n as u32;
+        // smoltcp offers a window when it has doubled; asking before that is vain.
+        if f.wants_poll(window) || f.smol_edge > f.wire_edge {
+            self.mark(id.slot);
+        }
+    }
+
+    /// Closes. [`Event::Closed`] follows.
+    pub fn close(&mut self, id: FlowId, how: Close) {
+        let Some(f) = self.flow_mut(id) else { return };
+        match how {
+            Close::Fin if f.phase == Phase::Closed => (),
+            Close::Fin => {
+                f.want_fin = true;
+                self.mark(id.slot);
+            }
+            Close::Abort => self.abort(id.slot, CloseWhy::LocalAbort),
+        }
+    }
+
+    /// Counts of the stack.
+    pub fn counters(&self) -> Counters {
+        self.c
+    }
+
+    /// Counts of a connection; `None` when it is over.
+    pub fn flow_counters(&self, id: FlowId) -> Option<FlowCounters> {
+        let f = self.flow(id)?;
+        Some(FlowCounters {
+            srtt_ns: f.rtt.srtt(),
+            peer_window: u64::from(f.wnd),
+            backlog: f.backlog(),
+            ooo_truesize: f.ooo.truesize(),
+            ..f.stats
+        })
+    }
+
+    /// Connections that are not over.
+    pub fn flows(&self) -> u32 {
+        self.live
+    }
+
+    /// TIME-WAIT entries.
+    pub fn time_waits(&self) -> usize {
+        self.tw.len()
+    }
+
+    /// The Ethernet address of the last host seen with our IP address.
+    pub fn duplicate_address(&self) -> Option<[u8; 6]> {
+        self.last_duplicate
+    }
+
+    /// The port.
+    pub fn port(&self) -> &P {
+        &self.io.port
+    }
+
+    /// The port, for what the stack does not do with it (faults, link state). Not to receive or send.
+    pub fn port_mut(&mut self) -> &mut P {
+        &mut self.io.port
+    }
+
+    /// The slab that lendings come from.
+    pub fn slab(&self) -> &LendSlab {
+        &self.slab
+    }
+
+    /// Asks the driver to let go of sent buffers.
+    pub fn reclaim(&mut self, want: u32) -> Reclaimed {
+        self.io.port.reclaim(want)
+    }
+
+    /// Sends one harmless frame (an ARP announcement), for drivers that free only when something is sent.
+    pub fn nudge(&mut self) {
+        let p = self.arp.announcement();
+        self.send_arp(&p, crate::wire::BROADCAST);
+        self.io.port.tx_burst(&mut self.io.q);
+    }
+
+    /// Packets built and not yet taken by the port.
+    pub fn tx_waiting(&self) -> usize {
+        self.io.q.len()
+    }
+
+    /// Most payload of one segment, in bytes.
+    pub fn mss(&self) -> u16 {
+        self.io.mss
+    }
+
+    // ---- within the crate ----
+
+    pub(crate) fn flow(&self, id: FlowId) -> Option<&Flow> {
+        let s = self.slots.get(id.slot as usize)?;
+        s.flow.as_deref().filter(|_| s.generation == id.generation)
+    }
+
+    pub(crate) fn flow_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
+        let s = self.slots.get_mut(id.slot as usize)?;
+        let g = s.generation;
+        s.flow.as_deref_mut().filter(|_| g == id.generation)
+    }
+
+    pub(crate) fn id(&self, slot: u32) -> FlowId {
+        let generation = self.slots.get(slot as usize).map_or(0, |s| s.generation);
+        FlowId { slot, generation }
+    }
+
+    pub(crate) fn at(&mut self, slot: u32) -> Option<&mut Flow> {
+        self.slots.get_mut(slot as usize)?.flow.as_deref_mut()
+    }
+
+    /// Puts a connection on the list to be served.
+    #[inline]
+    pub(crate) fn mark(&mut self, slot: u32) {
+        if let Some(f) = self.slots.get_mut(slot as usize).and_then(|s| s.flow.as_deref_mut())
+            && !f.queued
+        {
+            f.queued = true;
+            self.dirty.push_back(slot);
+        }
+    }
+
+    pub(crate) fn add_flow(&mut self, f: Box<Flow>) -> u32 {
+        let slot = self.idle.pop().unwrap_or_else(|| {
+            self.slots.push(Slot { flow: None, generation: 0 });
+            self.slots.len() as u32 - 1
+        });
+        self.live += 1;
+        self.table.insert(f.key, Place::Flow(slot));
+        if let Some(s) = self.slots.get_mut(slot as usize) {
+            s.flow = Some(f);
+        }
+        slot
+    }
+
+    /// Forgets a connection: every lending and buffer it held is let go, and the user is told if it knew of it.
+    pub(crate) fn release(&mut self, slot: u32, why: CloseWhy) {
+        let id = self.id(slot);
+        let Some(f) = self.slots.get_mut(slot as usize).and_then(|s| {
+            s.generation = s.generation.wrapping_add(1);
+            s.flow.take()
+        }) else {
+            return;
+        };
+        if self.table.get(&f.key) == Some(Place::Flow(slot)) {
+            self.table.remove(&f.key);
+        }
+        self.wheel.cancel(slot);
+        self.idle.push(slot);
+        self.live -= 1;
+        self.c.closed += 1;
+        if f.passive && !f.opened {
+            self.c.half_open_lost += 1;
+            self.half_open_done(f.listener);
+        } else {
+            self.events.push_back(Event::Closed { flow: id, why });
+        }
+    }
+
+    pub(crate) fn half_open_done(&mut self, listener: u16) {
+        if let Some(l) = self.listeners.get_mut(usize::from(listener)) {
+            l.half_open = l.half_open.saturating_sub(1);
+        }
+    }
+
+    /// Next hop towards an address.
+    pub(crate) fn route(&self, remote: u32) -> Option<u32> {
+        let mask = u32::MAX.checked_shl(32 - u32::from(self.cfg.prefix)).unwrap_or(0);
+        let same = (remote ^ u32::from(self.cfg.addr)) & mask == 0;
+        if same { Some(remote) } else { self.cfg.gateway.map(u32::from) }
+    }
+}
+
+const _: () = assert!(size_of::<Event>() <= 80 && HDR == 20);
