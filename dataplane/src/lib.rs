@@ -10,10 +10,14 @@
 
 pub mod capture;
 pub mod clock;
+#[cfg(feature = "lcore")]
+pub mod cpt;
 pub mod doctor;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
 pub mod fault;
+#[cfg(feature = "lcore")]
+pub mod lcore;
 pub mod mem;
 pub mod pkt;
 
