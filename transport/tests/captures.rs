@@ -39,7 +39,8 @@ fn every_frame_of_v3_parses() {
             for (side, dir) in [('A', &flow.a), ('P', &flow.p)] {
                 let name = format!("{} c{} {side}", path.display(), i + 1);
                 assert_eq!(dir.stranded(), 0, "{name}: a gap in the stream");
-                let (list, left) = messages(dir, side == 'A', flow.from_start).unwrap_or_else(|e| panic!("{name}: {e}"));
+                let (list, left) =
+                    messages(dir, side == 'A', flow.from_start).unwrap_or_else(|e| panic!("{name}: {e}"));
                 assert_eq!(left, 0, "{name}: bytes left over");
                 let mut end = 0;
                 for m in &list {

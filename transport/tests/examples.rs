@@ -3,7 +3,9 @@
 use serde_json::Value;
 use transport::wire::hello::{HelloStart, Version};
 use transport::wire::ksock::{self, KsockType};
-use transport::wire::{AcceptorReq, ByteOrder, Hello, KsockHdr, LnetBody, LnetHdr, PingInfo, WireError, acceptor, lnet};
+use transport::wire::{
+    AcceptorReq, ByteOrder, Hello, KsockHdr, LnetBody, LnetHdr, PingInfo, WireError, acceptor, lnet,
+};
 
 fn examples() -> Vec<(String, Vec<u8>, Value)> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../testdata/examples/lnet-examples.json");
@@ -93,7 +95,11 @@ fn every_example_that_we_know() {
                 let (h, len) = Hello::parse(&bytes).unwrap();
                 assert_eq!((len, &h.emit()[..]), (bytes.len(), &bytes[..]), "{n}");
                 let ctype = u64::from(h.ctype.to_wire().cast_unsigned());
-                check(&fields, &[("ctype", ctype), ("nips", h.ips.len() as u64), ("src_inc", h.src_incarnation)], n);
+                check(
+                    &fields,
+                    &[("ctype", ctype), ("nips", h.ips.len() as u64), ("src_inc", h.src_incarnation)],
+                    n,
+                );
                 let nid = |nid: transport::wire::Nid| nid.to_nid4().unwrap();
                 check(&fields, &[("src_nid", nid(h.src_nid)), ("dst_nid", nid(h.dst_nid))], n);
                 check(&fields, &[("src_pid", h.src_pid.into()), ("dst_pid", h.dst_pid.into())], n);
@@ -115,9 +121,7 @@ fn every_example_that_we_know() {
                 skipped.push(name);
                 continue;
             }
-            _ if n.starts_with("lnet_")
-                || matches!(n, "ping_get_v3" | "ping_reply_v3" | "push_put_v3") =>
-            {
+            _ if n.starts_with("lnet_") || matches!(n, "ping_get_v3" | "ping_reply_v3" | "push_put_v3") => {
                 lnet_example(n, &bytes, &fields);
             }
             _ if n.starts_with("ping_info") => {

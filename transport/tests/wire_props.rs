@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use transport::wire::hello::{HelloStart, Version};
 use transport::wire::ping::{FEAT_LARGE_ADDR, FEAT_NI_STATUS};
 use transport::wire::{
-    AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, Nid, NiEntry, NiStatus, PingInfo,
-    ProcessId, WireError, WireHandle, lnet,
+    AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, NiEntry, NiStatus, Nid,
+    PingInfo, ProcessId, WireError, WireHandle, lnet,
 };
 
 fn order() -> impl Strategy<Value = ByteOrder> {
@@ -23,11 +23,20 @@ fn handle() -> impl Strategy<Value = WireHandle> {
 
 fn hello() -> impl Strategy<Value = Hello> {
     let types = [ConnType::None, ConnType::Any, ConnType::Control, ConnType::BulkIn, ConnType::BulkOut];
-    let ips = prop::collection::vec(1u32.., 0..=16).prop_map(|v| v.into_iter().collect::<ArrayVec<u32, 16>>());
+    let ips =
+        prop::collection::vec(1u32.., 0..=16).prop_map(|v| v.into_iter().collect::<ArrayVec<u32, 16>>());
     let version = prop_oneof![Just(Version::V2), Just(Version::V3)];
     let words = any::<(u32, u32, u64, u64)>();
     (version, order(), nid4(), nid4(), words, prop::sample::select(types.to_vec()), ips).prop_map(
-        |(version, order, src_nid, dst_nid, (src_pid, dst_pid, src_incarnation, dst_incarnation), ctype, ips)| Hello {
+        |(
+            version,
+            order,
+            src_nid,
+            dst_nid,
+            (src_pid, dst_pid, src_incarnation, dst_incarnation),
+            ctype,
+            ips,
+        )| Hello {
             version,
             order,
             src_nid,
@@ -44,11 +53,16 @@ fn hello() -> impl Strategy<Value = Hello> {
 
 fn lnet_hdr() -> impl Strategy<Value = LnetHdr> {
     let body = prop_oneof![
-        (handle(), any::<(u64, u32)>())
-            .prop_map(|(handle, (match_bits, mlength))| LnetBody::Ack { handle, match_bits, mlength }),
-        (handle(), any::<(u64, u64, u32, u32)>()).prop_map(|(ack, (match_bits, hdr_data, portal, offset))| {
-            LnetBody::Put { ack, match_bits, hdr_data, portal, offset }
+        (handle(), any::<(u64, u32)>()).prop_map(|(handle, (match_bits, mlength))| LnetBody::Ack {
+            handle,
+            match_bits,
+            mlength
         }),
+        (handle(), any::<(u64, u64, u32, u32)>()).prop_map(
+            |(ack, (match_bits, hdr_data, portal, offset))| {
+                LnetBody::Put { ack, match_bits, hdr_data, portal, offset }
+            }
+        ),
         (handle(), any::<(u64, u32, u32, u32)>()).prop_map(
             |(handle, (match_bits, portal, src_offset, sink_length))| {
                 LnetBody::Get { handle, match_bits, portal, src_offset, sink_length }
@@ -56,21 +70,23 @@ fn lnet_hdr() -> impl Strategy<Value = LnetHdr> {
         ),
         handle().prop_map(|handle| LnetBody::Reply { handle }),
     ];
-    (nid4(), nid4(), any::<(u32, u32, u32)>(), body).prop_map(|(dest_nid, src_nid, (dp, sp, len), body)| LnetHdr {
-        dest_nid,
-        src_nid,
-        dest_pid: dp,
-        src_pid: sp,
-        payload_len: len.min(body.max_payload()),
-        body,
+    (nid4(), nid4(), any::<(u32, u32, u32)>(), body).prop_map(|(dest_nid, src_nid, (dp, sp, len), body)| {
+        LnetHdr {
+            dest_nid,
+            src_nid,
+            dest_pid: dp,
+            src_pid: sp,
+            payload_len: len.min(body.max_payload()),
+            body,
+        }
     })
 }
 
 fn ping_info() -> impl Strategy<Value = PingInfo> {
     let status = prop_oneof![Just(NiStatus::Up), Just(NiStatus::Down), Just(NiStatus::Other(0))];
     let entry = (nid4(), status.clone()).prop_map(|(nid, status)| NiEntry { nid, status });
-    let v6 = (any::<[u8; 16]>(), any::<u16>())
-        .prop_map(|(a, n)| Nid::tcp(std::net::Ipv6Addr::from(a).into(), n));
+    let v6 =
+        (any::<[u8; 16]>(), any::<u16>()).prop_map(|(a, n)| Nid::tcp(std::net::Ipv6Addr::from(a).into(), n));
     let large = (v6, status).prop_map(|(nid, status)| NiEntry { nid, status });
     let lists = (prop::collection::vec(entry, 0..20), prop::collection::vec(large, 0..8));
     (any::<(u32, u32, u32)>(), lists, order()).prop_map(|((features, pid, sequence), (nis, large), order)| {
@@ -84,7 +100,9 @@ fn ping_info() -> impl Strategy<Value = PingInfo> {
 fn cuts<T: std::fmt::Debug>(bytes: &[u8], parse: impl Fn(&[u8]) -> Result<T, WireError>) {
     for n in 0..bytes.len() {
         match parse(&bytes[..n]) {
-            Err(WireError::Truncated { need, have, .. }) => assert!(have == n && need > n && need <= bytes.len()),
+            Err(WireError::Truncated { need, have, .. }) => {
+                assert!(have == n && need > n && need <= bytes.len())
+            }
             other => panic!("{n} of {} bytes: {other:?}", bytes.len()),
         }
     }

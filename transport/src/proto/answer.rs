@@ -125,7 +125,8 @@ impl Machine {
     /// The peer's entry, made if need be.
     fn target_peer(&mut self, target: ProcessId) -> Result<Key, OpRefused> {
         let nid = target.nid;
-        if nid.ip().is_none() || !nid.same_net(self.cfg.nid) || nid == self.cfg.nid || nid.to_nid4().is_none() {
+        if nid.ip().is_none() || !nid.same_net(self.cfg.nid) || nid == self.cfg.nid || nid.to_nid4().is_none()
+        {
             return Err(OpRefused::Target(nid));
         }
         let key = match self.by_peer.get(&target) {
@@ -180,7 +181,8 @@ impl Machine {
         }
         match hdr.body {
             LnetBody::Ack { handle, mlength, .. } => {
-                let event = self.ops.find(handle, hdr.src_nid).and_then(|op| self.ops.acked(op, Ok(()), mlength));
+                let event =
+                    self.ops.find(handle, hdr.src_nid).and_then(|op| self.ops.acked(op, Ok(()), mlength));
                 self.counters.drop_stale_handle += u64::from(event.is_none());
                 self.complete_some(event);
                 self.begin(key, None, Delivery::Nothing, 0);
@@ -241,8 +243,13 @@ impl Machine {
             return;
         }
         let req = MatchReq { hdr, sender };
-        if let LnetBody::Get { handle, match_bits: ping::MATCH_BITS, portal: ping::PORTAL, src_offset, sink_length } =
-            hdr.body
+        if let LnetBody::Get {
+            handle,
+            match_bits: ping::MATCH_BITS,
+            portal: ping::PORTAL,
+            src_offset,
+            sink_length,
+        } = hdr.body
         {
             self.pong(peer, &hdr, handle, src_offset, sink_length);
             return self.begin(key, None, Delivery::Nothing, 0);
@@ -314,24 +321,34 @@ impl Machine {
     /// The owner of a portal has answered.
     pub(super) fn answered(&mut self, key: Key, ticket: u64, verdict: Verdict) {
         let waiting = self.conns.get(key).filter(|c| c.up() && c.rx.ticket == ticket);
-        let req = waiting.filter(|c| c.rx.state == RxState::ParseWait && c.rx.wait == WaitFor::Match).and_then(|c| {
-            let sender = c.peer.and_then(|p| self.peers.get(p))?.id.nid;
-            c.rx.hdr.map(|hdr| MatchReq { hdr, sender })
-        });
+        let req = waiting
+            .filter(|c| c.rx.state == RxState::ParseWait && c.rx.wait == WaitFor::Match)
+            .and_then(|c| {
+                let sender = c.peer.and_then(|p| self.peers.get(p))?.id.nid;
+                c.rx.hdr.map(|hdr| MatchReq { hdr, sender })
+            });
         if let Some(req) = req {
             self.apply(key, req, verdict);
             return self.read_again(key);
         }
         // The connection has died meanwhile: what was granted goes back.
         match verdict {
-            Verdict::Put(grant, sink) => self.return_put(grant, sink, Err(LnetError::ConnLost), Data::Discarded),
+            Verdict::Put(grant, sink) => {
+                self.return_put(grant, sink, Err(LnetError::ConnLost), Data::Discarded)
+            }
             Verdict::Get(grant, _) => self.return_get(grant, Err(LnetError::ConnLost)),
             Verdict::Busy(_) | Verdict::Drop(_) => {}
         }
     }
 
     /// Gives a PUT's grant back to the portal's owner.
-    pub(super) fn return_put(&mut self, grant: PutGrant, sink: Sink, status: Result<(), LnetError>, data: Data) {
+    pub(super) fn return_put(
+        &mut self,
+        grant: PutGrant,
+        sink: Sink,
+        status: Result<(), LnetError>,
+        data: Data,
+    ) {
         if grant.owner == self.cfg.shards.me {
             self.put_done(grant, sink, status, data);
         } else {
@@ -348,7 +365,13 @@ impl Machine {
         }
     }
 
-    pub(super) fn put_done(&mut self, grant: PutGrant, sink: Sink, status: Result<(), LnetError>, data: Data) {
+    pub(super) fn put_done(
+        &mut self,
+        grant: PutGrant,
+        sink: Sink,
+        status: Result<(), LnetError>,
+        data: Data,
+    ) {
         if let Some((app, event, waiters)) = self.portals.put_done(&grant, sink, status, data) {
             self.complete(app, event);
             self.wake_waiters(waiters);
@@ -364,7 +387,11 @@ impl Machine {
         for w in waiters {
             if w.from != self.cfg.shards.me {
                 self.asked(w.from, w.conn, w.ticket, w.req);
-            } else if self.conns.get(w.conn).is_some_and(|c| c.rx.ticket == w.ticket && c.rx.wait == WaitFor::Match) {
+            } else if self
+                .conns
+                .get(w.conn)
+                .is_some_and(|c| c.rx.ticket == w.ticket && c.rx.wait == WaitFor::Match)
+            {
                 self.resume(w.conn);
             }
         }

@@ -46,7 +46,8 @@ mod tests {
     fn table() {
         let mut text = String::new();
         for c in [None, Any, Control, BulkIn, BulkOut] {
-            for m in [Cargo::Small, Cargo::Bulk, Cargo::Noop { nonblk: false }, Cargo::Noop { nonblk: true }] {
+            for m in [Cargo::Small, Cargo::Bulk, Cargo::Noop { nonblk: false }, Cargo::Noop { nonblk: true }]
+            {
                 text += &format!("{c:?} {m:?}: {:?}\n", fit(c, m));
             }
         }

@@ -36,7 +36,9 @@ impl Shards {
     /// Home of the peer at `ip`: where its connections and the operations on it belong.
     pub fn home_of(self, ip: IpAddr) -> ShardId {
         let fold = |bytes: &[u8]| {
-            bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+            bytes
+                .iter()
+                .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
         };
         let h = match ip {
             IpAddr::V4(a) => fold(&a.octets()),

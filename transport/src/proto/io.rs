@@ -203,7 +203,9 @@ impl std::fmt::Debug for Output {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Output::Dial(d) => write!(f, "Dial({d:?})"),
-            Output::Send(c, m) => write!(f, "Send({c:?}, {} B + {} runs, {:?})", m.hdr.len(), m.pay.len(), m.lend),
+            Output::Send(c, m) => {
+                write!(f, "Send({c:?}, {} B + {} runs, {:?})", m.hdr.len(), m.pay.len(), m.lend)
+            }
             Output::Unhold(c, l) => write!(f, "Unhold({c:?}, {l:?})"),
             Output::Read(c) => write!(f, "Read({c:?})"),
             Output::Close(c, how) => write!(f, "Close({c:?}, {how:?})"),
@@ -326,7 +328,14 @@ pub struct MdSpec {
 impl MdSpec {
     /// An MD over `mem` for any number of operations, each at the initiator's offset, none truncated.
     pub fn new(mem: MdMem) -> MdSpec {
-        MdSpec { mem, threshold: None, max_size: None, manage_remote: true, truncate: false, ack_disable: false }
+        MdSpec {
+            mem,
+            threshold: None,
+            max_size: None,
+            manage_remote: true,
+            truncate: false,
+            ack_disable: false,
+        }
     }
 }
 

@@ -6,11 +6,13 @@ use super::config::Config;
 use super::conn::Conn;
 use super::counters::Counters;
 use super::hello::{HsEvent, HsState};
-use super::io::{AppId, CloseWhy, ConnId, ConnInfo, DialId, Event, Input, LendId, LnetError, Op, Output, Progress, ShardId};
+use super::io::{
+    AppId, CloseWhy, ConnId, ConnInfo, DialId, Event, Input, LendId, LnetError, Op, Output, Progress, ShardId,
+};
+use super::lnet::TxDone;
 use super::lnet::ops::Ops;
 use super::lnet::portal::Portals;
 use super::lnet::remote::{Body, ShardMsg};
-use super::lnet::TxDone;
 use super::peer::Peer;
 use super::slab::{Key, Slab};
 use super::timers::GRAIN;

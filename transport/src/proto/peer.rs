@@ -207,7 +207,8 @@ mod tests {
     #[test]
     fn opening_order() {
         let mut cfg = Config::new(crate::wire::Nid::LO, 1);
-        for (per_peer, want) in [(1, "Control BulkIn BulkOut"), (2, "Control BulkIn BulkOut BulkIn BulkOut")] {
+        for (per_peer, want) in [(1, "Control BulkIn BulkOut"), (2, "Control BulkIn BulkOut BulkIn BulkOut")]
+        {
             cfg.conns_per_peer = per_peer;
             let (mut c, mut i, mut o, mut order) = (0, 0, 0, Vec::new());
             while let Some(t) = Peer::missing(c, i, o, &cfg) {

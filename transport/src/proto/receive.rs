@@ -170,7 +170,9 @@ impl Machine {
     }
 
     fn lnet_header(&mut self, key: Key, h: LnetHdr) -> bool {
-        if h.dest_nid != self.cfg.nid && (h.dest_nid.same_net(self.cfg.nid) || h.dest_nid == crate::wire::Nid::LO) {
+        if h.dest_nid != self.cfg.nid
+            && (h.dest_nid.same_net(self.cfg.nid) || h.dest_nid == crate::wire::Nid::LO)
+        {
             self.counters.err_dest_nid += 1;
             return self.protocol_error(key);
         }

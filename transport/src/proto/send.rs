@@ -16,7 +16,9 @@ impl Machine {
     pub(super) fn launch(&mut self, peer: Key, mut tx: Tx) {
         if let Some(p) = self.peers.get_mut(peer) {
             p.answers += usize::from(tx.answer);
-            if !p.waiting.is_empty() || p.credits_used >= self.cfg.peer_credits || self.ni_used >= self.cfg.ni_credits
+            if !p.waiting.is_empty()
+                || p.credits_used >= self.cfg.peer_credits
+                || self.ni_used >= self.cfg.ni_credits
             {
                 self.counters.credit_waits += 1;
                 p.waiting.push_back(tx);
@@ -116,7 +118,10 @@ impl Machine {
         };
         let hope = !self.down
             && (!p.conns.is_empty()
-                || matches!(p.dial, DialState::Dialling(..) | DialState::Shaking(..) | DialState::Waiting(_)));
+                || matches!(
+                    p.dial,
+                    DialState::Dialling(..) | DialState::Shaking(..) | DialState::Waiting(_)
+                ));
         if !hope {
             let why = if self.down { LnetError::ShuttingDown } else { LnetError::Unreachable };
             return self.end_tx(peer, tx, Err(why));

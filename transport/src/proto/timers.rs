@@ -145,9 +145,10 @@ impl Machine {
             return self.wake_about(due);
         }
         p.last_keepalive = now;
-        let quiet = p.conns.iter().any(|c| {
-            self.conns.get(*c).is_some_and(|c| c.ctype == ConnType::BulkIn && c.txq.is_empty())
-        });
+        let quiet = p
+            .conns
+            .iter()
+            .any(|c| self.conns.get(*c).is_some_and(|c| c.ctype == ConnType::BulkIn && c.txq.is_empty()));
         self.wake_about(now + KEEPALIVE_RETRY);
         if quiet {
             self.noop(key, COOKIE_KEEPALIVE);

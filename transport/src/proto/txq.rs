@@ -30,7 +30,16 @@ pub(super) struct Tx {
 impl Tx {
     /// An LNet message.
     pub(super) fn lnet(hdr: LnetHdr, payload: Payload, done: TxDone) -> Tx {
-        Tx { hdr: Some(hdr), cookie0: 0, cookie1: 0, payload, done, deadline: u64::MAX, credit: false, answer: false }
+        Tx {
+            hdr: Some(hdr),
+            cookie0: 0,
+            cookie1: 0,
+            payload,
+            done,
+            deadline: u64::MAX,
+            credit: false,
+            answer: false,
+        }
     }
 
     /// A NOOP that ACKs `cookie`, or is a keepalive.
@@ -293,7 +302,11 @@ mod tests {
         assert_eq!(bulk_in(&[5, 6, 7, 6]), [(false, 5, 7)], "9");
         assert_eq!(bulk_in(&[5, 6, 7, 4]), [(false, 4, 7)], "10");
         assert_eq!(bulk_in(&[5, 6, 7, 20]), [(false, 5, 7), (false, 0, 20)], "11");
-        assert_eq!(bulk_in(&[5, 6, 7, 20, 21]), [(false, 5, 7), (false, 21, 20)], "11, then 5 on the new carrier");
+        assert_eq!(
+            bulk_in(&[5, 6, 7, 20, 21]),
+            [(false, 5, 7), (false, 21, 20)],
+            "11, then 5 on the new carrier"
+        );
     }
 
     #[test]

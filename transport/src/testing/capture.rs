@@ -62,7 +62,9 @@ impl Dir {
 
     fn take_held(&mut self) {
         while let Some(next) = self.next_seq {
-            let Some(seq) = self.held.keys().copied().find(|s| next.wrapping_sub(*s) as i32 >= 0) else { return };
+            let Some(seq) = self.held.keys().copied().find(|s| next.wrapping_sub(*s) as i32 >= 0) else {
+                return;
+            };
             if let Some(s) = self.held.remove(&seq) {
                 self.take(seq, s.at, &s.bytes);
             }
@@ -227,7 +229,13 @@ pub fn messages(dir: &Dir, active: bool, from_start: bool) -> Result<(Vec<Locate
     }
     let at = |pos: usize| times.iter().find(|(e, _)| pos <= *e).map_or(0, |(_, t)| *t);
     let (mut out, mut pos) = (Vec::new(), 0);
-    let mut opening = if !from_start { 0 } else if active { 2 } else { 1 };
+    let mut opening = if !from_start {
+        0
+    } else if active {
+        2
+    } else {
+        1
+    };
     while let Some(rest) = stream.get(pos..).filter(|r| !r.is_empty()) {
         let parsed = match opening {
             2 => AcceptorReq::parse(rest).map(|(m, n)| (Msg::Acceptor(m), n)),

@@ -149,7 +149,11 @@ impl LnetHdr {
         };
         let payload_len = LE.u32(buf, 28);
         if payload_len > body.max_payload() {
-            return Err(WireError::BadPayload { what: body.name(), got: payload_len, max: body.max_payload() });
+            return Err(WireError::BadPayload {
+                what: body.name(),
+                got: payload_len,
+                max: body.max_payload(),
+            });
         }
         Ok(LnetHdr {
             dest_nid: Nid::from_nid4(LE.u64(buf, 0)),

@@ -93,7 +93,12 @@ impl Ops {
     }
 
     /// The request has left, or will not.
-    pub(in crate::proto) fn sent(&mut self, key: Key, now: u64, status: Result<(), LnetError>) -> Option<(AppId, Event)> {
+    pub(in crate::proto) fn sent(
+        &mut self,
+        key: Key,
+        now: u64,
+        status: Result<(), LnetError>,
+    ) -> Option<(AppId, Event)> {
         let rec = self.recs.get_mut(key)?;
         let (app, tag) = (rec.app, rec.tag);
         match (&mut rec.kind, status) {

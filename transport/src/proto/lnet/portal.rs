@@ -173,7 +173,9 @@ impl Portals {
     /// Looks for an entry: those with ignore bits first, then those with exact bits, each FIFO.
     pub(in crate::proto) fn find(&mut self, req: MatchReq) -> Verdict {
         let (portal, bits, msg_offset, rlength) = match req.hdr.body {
-            LnetBody::Put { portal, match_bits, offset, .. } => (portal, match_bits, offset, req.hdr.payload_len),
+            LnetBody::Put { portal, match_bits, offset, .. } => {
+                (portal, match_bits, offset, req.hdr.payload_len)
+            }
             LnetBody::Get { portal, match_bits, src_offset, sink_length, .. } => {
                 (portal, match_bits, src_offset, sink_length)
             }

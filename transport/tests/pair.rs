@@ -1,0 +1,400 @@
+//! Two nodes in virtual time: everything that an application can ask for, and that nothing is lost.
+
+use std::sync::Arc;
+
+use hugepages::{PageRunMut, PrivatePages};
+use transport::proto::{Config, Data, Event, LnetError, MdMem, MdSpec, Op, Payload, RxPiece, Sink};
+use transport::testing::net::{Net, SEC};
+use transport::wire::{Nid, ProcessId};
+
+const MIB: usize = 1 << 20;
+
+fn nid(n: u8) -> Nid {
+    format!("10.0.0.{n}@tcp").parse().unwrap()
+}
+
+fn id(n: u8) -> ProcessId {
+    ProcessId::lustre(nid(n))
+}
+
+fn config(n: u8) -> Config {
+    Config::new(nid(n), 1_700_000_000_000_000_000 + u64::from(n))
+}
+
+fn pair() -> Net {
+    let mut net = Net::new();
+    net.add(config(1));
+    net.add(config(2));
+    net
+}
+
+fn run_of(len: usize, seed: u8) -> PageRunMut {
+    let mut run = PageRunMut::new(Arc::new(PrivatePages), len).unwrap();
+    for (i, b) in run.bytes_mut().iter_mut().enumerate() {
+        *b = (i as u8).wrapping_mul(31).wrapping_add((i >> 8) as u8).wrapping_add(seed);
+    }
+    run
+}
+
+fn pages(len: usize, seed: u8) -> Payload {
+    let run = run_of(len, seed).freeze();
+    let half = (len / 2) as u32;
+    // Two runs' worth of slices, so that a message has more than one.
+    Payload::Pages(
+        [run.slice(0, half).unwrap(), run.slice(half, len as u32 - half).unwrap()].into_iter().collect(),
+    )
+}
+
+fn put(tag: u64, to: u8, bits: u64, payload: Payload, ack: bool) -> Op {
+    Op::Put { tag, target: id(to), portal: 26, match_bits: bits, offset: 0, hdr_data: 77, payload, ack }
+}
+
+fn attach(tag: u64, bits: u64, mem: MdMem, threshold: Option<u32>) -> Op {
+    let md = MdSpec { threshold, ..MdSpec::new(mem) };
+    Op::Attach { tag, portal: 26, who: ProcessId::ANY, match_bits: bits, ignore_bits: 0, md }
+}
+
+/// Everything is home: no credit, cookie, lend, operation or queue.
+fn quiet(net: &Net, nodes: &[usize]) {
+    for n in nodes {
+        let g = net.nodes[*n].machine.gauges();
+        assert_eq!((g.cookies, g.lends, g.credits_used, g.ops, g.queued), (0, 0, 0, 0, 0), "node {n}: {g:?}");
+        let home = net.nodes[*n].pool.home();
+        home.drain();
+        assert_eq!(home.lent_out(), 0);
+    }
+}
+
+fn bytes_of(data: &Data) -> Vec<u8> {
+    match data {
+        Data::Lent(pieces) => pieces.iter().flat_map(|p: &RxPiece| p.bytes().to_vec()).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn ping_opens_three_connections_and_answers() {
+    let mut net = pair();
+    net.op(0, Op::Ping { tag: 5, target: id(2) });
+    net.run(SEC / 2);
+    let [Event::Ping { tag: 5, info: Ok(info), rtt_ns }] = &net.take_events(0)[..] else { panic!() };
+    assert_eq!(info.nis[0].nid, nid(2));
+    assert!(*rtt_ns > 0);
+    for n in 0..2 {
+        assert_eq!(net.nodes[n].machine.gauges().conns_up, 3);
+    }
+    quiet(&net, &[0, 1]);
+    // And back, over the connections that are there.
+    net.op(1, Op::Ping { tag: 6, target: id(1) });
+    net.run(SEC / 2);
+    assert!(matches!(&net.take_events(1)[..], [Event::Ping { tag: 6, info: Ok(_), .. }]));
+    assert_eq!(net.links(), 3);
+}
+
+#[test]
+fn bulk_put_is_lent_and_released_once() {
+    let mut net = pair();
+    net.op(1, attach(9, 0x42, MdMem::Sink(Sink::Lend(MIB as u32)), None));
+    net.op(0, Op::Ping { tag: 1, target: id(2) });
+    net.run(SEC / 2);
+    net.take_events(0);
+    assert!(matches!(net.take_events(1)[..], [Event::Attached { tag: 9, .. }]));
+    let want = run_of(MIB, 3).bytes().to_vec();
+    for tag in 0..20 {
+        net.op(0, put(tag, 2, 0x42, pages(MIB, 3), true));
+    }
+    // Peer credits hold 12 of them back.
+    assert_eq!(net.nodes[0].machine.gauges().credits_used, 8);
+    net.run(SEC);
+    let (mut sends, mut acks, mut dones) = (0, 0, 0);
+    for e in net.take_events(0) {
+        match e {
+            Event::Send { status: Ok(()), done, .. } => {
+                (sends, dones) = (sends + 1, dones + usize::from(done))
+            }
+            Event::Ack { status: Ok(()), mlength, done, .. } => {
+                assert_eq!(mlength as usize, MIB);
+                (acks, dones) = (acks + 1, dones + usize::from(done));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((sends, acks, dones), (20, 20, 20));
+    let events = net.take_events(1);
+    assert_eq!(events.len(), 20);
+    for e in events {
+        let Event::Put(p) = e else { panic!() };
+        assert_eq!((p.tag, p.rlength as usize, p.mlength as usize, p.hdr_data), (9, MIB, MIB, 77));
+        assert_eq!((p.initiator, p.sender, p.unlinked.is_none()), (id(1), nid(1), true));
+        assert!(bytes_of(&p.data) == want);
+        net.nodes[1].pool.home().drain();
+    }
+    net.nodes[1].pool.home().drain();
+    let (tx, rx) = (*net.nodes[0].machine.counters(), *net.nodes[1].machine.counters());
+    assert_eq!((tx.zc_requested, tx.zc_acked, rx.zc_acks_tx), (20, 20, 20));
+    assert_eq!(rx.rx_lent_bytes + rx.rx_copied_bytes, 20 * MIB as u64);
+    assert_eq!(tx.tx_inline_bytes, 0);
+    quiet(&net, &[0, 1]);
+}
+
+#[test]
+fn copying_sinks_come_back_and_gets_are_answered() {
+    let mut net = pair();
+    let want = run_of(70_000, 9).bytes().to_vec();
+    net.op(1, attach(1, 1, MdMem::Sink(Sink::Copy(run_of(MIB, 0))), Some(1)));
+    net.op(1, attach(2, 2, MdMem::Source(pages(70_000, 9)), Some(2)));
+    net.op(0, put(10, 2, 1, pages(70_000, 9), false));
+    net.op(
+        0,
+        Op::Get { tag: 11, target: id(2), portal: 26, match_bits: 2, sink: Sink::Copy(run_of(70_000, 0)) },
+    );
+    net.op(0, Op::Get { tag: 12, target: id(2), portal: 26, match_bits: 2, sink: Sink::Lend(70_000) });
+    net.run(SEC / 2);
+    for e in net.take_events(0) {
+        match e {
+            Event::Send { tag: 10, status: Ok(()), done: true } => {}
+            Event::Reply {
+                tag: 11,
+                status: Ok(()),
+                mlength: 70_000,
+                data: Data::InSink,
+                sink: Some(run),
+            } => {
+                assert!(run.bytes() == want);
+            }
+            Event::Reply { tag: 12, status: Ok(()), mlength: 70_000, data, sink: None } => {
+                assert!(bytes_of(&data) == want);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    net.nodes[0].pool.home().drain();
+    let mut gets = 0;
+    for e in net.take_events(1) {
+        match e {
+            Event::Attached { .. } => {}
+            Event::Put(p) => {
+                let run = p.unlinked.flatten().expect("the run comes back with the last event");
+                assert!(run.bytes()[..70_000] == want[..]);
+            }
+            Event::Get(g) => {
+                gets += 1;
+                assert_eq!((g.status, g.mlength, g.unlinked), (Ok(()), 70_000, gets == 2));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(gets, 2);
+    assert_eq!(net.nodes[1].machine.counters().rx_copied_bytes, 70_000);
+    assert_eq!(net.nodes[1].machine.gauges().entries, 0);
+    quiet(&net, &[0, 1]);
+}
+
+#[test]
+fn one_byte_at_a_time_is_the_same() {
+    for piecemeal in [false, true] {
+        let mut net = Net::new();
+        (net.chunk, net.piecemeal) = (1, piecemeal);
+        net.add(config(1));
+        net.add(config(2));
+        net.op(1, attach(1, 1, MdMem::Sink(Sink::Copy(run_of(20_000, 0))), None));
+        net.op(0, put(10, 2, 1, pages(20_000, 4), true));
+        net.op(0, Op::Ping { tag: 11, target: id(2) });
+        net.run(SEC / 2);
+        let events = net.take_events(0);
+        assert!(
+            events.iter().any(|e| matches!(e, Event::Ack { tag: 10, status: Ok(()), mlength: 20_000, .. }))
+        );
+        assert!(events.iter().any(|e| matches!(e, Event::Ping { tag: 11, info: Ok(_), .. })));
+        assert!(matches!(net.take_events(1)[1], Event::Put(ref p) if p.mlength == 20_000));
+        quiet(&net, &[0, 1]);
+    }
+}
+
+#[test]
+fn matching_rules() {
+    let mut net = pair();
+    let small = |n: usize| Payload::inline(&vec![7; n]).unwrap();
+    // Exact entries FIFO; a full MD is skipped; too long is dropped unless truncated.
+    net.op(1, attach(1, 1, MdMem::Sink(Sink::Lend(50)), Some(1)));
+    net.op(1, attach(2, 1, MdMem::Sink(Sink::Lend(96)), None));
+    let md = MdSpec { truncate: true, ..MdSpec::new(MdMem::Sink(Sink::Lend(10))) };
+    net.op(1, Op::Attach { tag: 3, portal: 26, who: id(1), match_bits: 0x100, ignore_bits: 0xff, md });
+    let md = MdSpec { manage_remote: false, max_size: Some(40), ..MdSpec::new(MdMem::Sink(Sink::Lend(100))) };
+    net.op(1, Op::Attach { tag: 4, portal: 26, who: ProcessId::ANY, match_bits: 5, ignore_bits: 0, md });
+    net.run(SEC / 10);
+    net.take_events(1);
+    for (tag, bits, len) in [
+        (0, 1, 60),
+        (1, 1, 20),
+        (2, 1, 60),
+        (3, 0x1ab, 60),
+        (4, 0x2ab, 60),
+        (5, 5, 30),
+        (6, 5, 40),
+        (7, 5, 40),
+        (8, 5, 1),
+    ] {
+        net.op(0, put(tag, 2, bits, small(len), true));
+    }
+    net.run(SEC);
+    let got: Vec<(u64, u32, u32, u32)> = net
+        .take_events(1)
+        .iter()
+        .map(|e| match e {
+            Event::Put(p) => (p.tag, p.rlength, p.mlength, p.offset),
+            Event::Unlink { .. } => (99, 0, 0, 0),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(got, [(1, 20, 20, 0), (2, 60, 60, 0), (3, 60, 10, 0), (4, 30, 30, 0), (4, 40, 40, 30)]);
+    let c = net.nodes[1].machine.counters();
+    assert_eq!((c.drop_too_long, c.drop_no_match), (1, 3));
+    // What was dropped never gets an ACK: the initiator waits its time.
+    net.run(200 * SEC);
+    let late = net
+        .take_events(0)
+        .iter()
+        .filter(|e| matches!(e, Event::Ack { status: Err(LnetError::TimedOut), .. }))
+        .count();
+    assert_eq!(late, 4);
+    quiet(&net, &[0, 1]);
+}
+
+#[test]
+fn a_busy_run_holds_up_only_who_wants_it() {
+    let mut net = Net::new();
+    for n in 1..=3 {
+        net.add(config(n));
+    }
+    net.op(2, attach(1, 1, MdMem::Sink(Sink::Copy(run_of(MIB, 0))), None));
+    for n in 0..2 {
+        net.op(n, Op::Ping { tag: 0, target: id(3) });
+    }
+    net.run(SEC / 2);
+    for n in 0..2 {
+        for tag in 1..=4 {
+            net.op(n, put(tag, 3, 1, pages(MIB, 1), true));
+        }
+        net.op(n, Op::Ping { tag: 9, target: id(3) });
+    }
+    net.run(SEC);
+    for n in 0..2 {
+        let events = net.take_events(n);
+        assert_eq!(events.iter().filter(|e| matches!(e, Event::Ack { status: Ok(()), .. })).count(), 4);
+        assert!(events.iter().any(|e| matches!(e, Event::Ping { tag: 9, info: Ok(_), .. })));
+    }
+    assert_eq!(net.take_events(2).iter().filter(|e| matches!(e, Event::Put(_))).count(), 8);
+    quiet(&net, &[0, 1, 2]);
+}
+
+#[test]
+fn both_dial_at_once_and_one_set_is_left() {
+    let mut net = pair();
+    net.op(0, Op::Ping { tag: 1, target: id(2) });
+    net.op(1, Op::Ping { tag: 2, target: id(1) });
+    net.run(10 * SEC);
+    assert!(matches!(net.take_events(0)[..], [Event::Ping { info: Ok(_), .. }]));
+    assert!(matches!(net.take_events(1)[..], [Event::Ping { info: Ok(_), .. }]));
+    for n in 0..2 {
+        assert_eq!(net.nodes[n].machine.gauges().conns_up, 3);
+        assert!(net.nodes[n].machine.counters().races > 0);
+    }
+    quiet(&net, &[0, 1]);
+}
+
+#[test]
+fn a_killed_peer_ends_every_message_once() {
+    for rst in [true, false] {
+        let mut net = pair();
+        net.op(1, attach(1, 1, MdMem::Sink(Sink::Discard(MIB as u32)), None));
+        net.op(0, Op::Ping { tag: 0, target: id(2) });
+        net.run(SEC / 2);
+        net.take_events(0);
+        for tag in 0..30 {
+            net.op(0, put(tag, 2, 1, pages(MIB, 1), tag % 2 == 0));
+        }
+        net.kill(1, rst);
+        net.run(400 * SEC);
+        let mut dones: Vec<u64> = net
+            .take_events(0)
+            .iter()
+            .filter_map(|e| match e {
+                Event::Send { tag, done: true, .. } | Event::Ack { tag, done: true, .. } => Some(*tag),
+                _ => None,
+            })
+            .collect();
+        dones.sort_unstable();
+        assert_eq!(dones, (0..30).collect::<Vec<_>>(), "rst {rst}");
+        quiet(&net, &[0]);
+        // It comes back as another incarnation, and is reached again.
+        let again = Config { incarnation: 5, ..config(2) };
+        net.restart(1, again);
+        net.op(0, Op::Ping { tag: 99, target: id(2) });
+        net.run(100 * SEC);
+        assert!(matches!(net.take_events(0)[..], [Event::Ping { tag: 99, info: Ok(_), .. }]));
+    }
+}
+
+#[test]
+fn an_absent_peer_is_unreachable_with_back_off() {
+    let mut net = pair();
+    net.nodes[1].deaf = true;
+    net.op(0, Op::Ping { tag: 0, target: id(2) });
+    net.run(SEC / 10);
+    assert!(matches!(net.take_events(0)[..], [Event::Ping { info: Err(LnetError::Unreachable), .. }]));
+    net.op(0, Op::Ping { tag: 1, target: id(2) });
+    assert!(matches!(net.take_events(0)[..], [Event::Ping { info: Err(LnetError::Unreachable), .. }]));
+    net.nodes[1].deaf = false;
+    net.run(2 * SEC);
+    net.op(0, Op::Ping { tag: 2, target: id(2) });
+    net.run(SEC);
+    assert!(matches!(net.take_events(0)[..], [Event::Ping { info: Ok(_), .. }]));
+    assert_eq!(net.nodes[0].machine.counters().dials_failed, 1);
+    quiet(&net, &[0, 1]);
+}
+
+#[test]
+fn keepalive_when_idle_and_nothing_else() {
+    let mut net = pair();
+    net.op(0, Op::Ping { tag: 0, target: id(2) });
+    net.run(SEC);
+    let before = *net.nodes[0].machine.counters();
+    net.run(100 * SEC);
+    let (a, b) = (*net.nodes[0].machine.counters(), *net.nodes[1].machine.counters());
+    assert!(a.keepalives_tx + b.keepalives_tx >= 3);
+    assert_eq!((a.msgs_tx, a.sets_closed, a.conns_up), (before.msgs_tx, 0, 3));
+    assert_eq!(b.noops_rx, a.keepalives_tx);
+    quiet(&net, &[0, 1]);
+}
+
+#[test]
+fn shutdown_ends_everything_and_says_so() {
+    let mut net = pair();
+    net.op(0, attach(1, 1, MdMem::Sink(Sink::Copy(run_of(4096, 0))), None));
+    net.op(0, Op::Ping { tag: 0, target: id(2) });
+    net.run(SEC / 2);
+    net.take_events(0);
+    for tag in 10..30 {
+        net.op(0, put(tag, 2, 1, pages(MIB, 1), true));
+    }
+    net.op(0, Op::Shutdown { tag: 7 });
+    net.run(SEC);
+    let events = net.take_events(0);
+    assert_eq!(
+        events
+            .iter()
+            .filter(|e| matches!(e, Event::Send { done: true, .. } | Event::Ack { done: true, .. }))
+            .count(),
+        20
+    );
+    assert!(events.iter().any(|e| matches!(e, Event::Unlink { tag: 1, sink: Some(_), .. })));
+    assert!(matches!(events.last(), Some(Event::ShutDown { tag: 7 })));
+    net.op(0, Op::Ping { tag: 8, target: id(2) });
+    assert!(matches!(net.take_events(0)[..], [Event::Refused { tag: 8, .. }]));
+    let g = net.nodes[0].machine.gauges();
+    assert_eq!((g.conns, g.lends, g.peers, g.ops, g.entries), (0, 0, 0, 0, 0));
+    net.run(SEC);
+    assert_eq!(net.nodes[1].machine.gauges().conns, 0);
+    quiet(&net, &[0, 1]);
+}
