@@ -18,6 +18,7 @@ pub mod dpdk;
 pub mod fault;
 #[cfg(feature = "lcore")]
 pub mod lcore;
+pub mod latefree;
 pub mod mem;
 pub mod pkt;
 
