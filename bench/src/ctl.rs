@@ -53,6 +53,8 @@ pub struct Ctl {
     pub arrived: AtomicU64,
     /// Payload bytes that arrived at the server.
     pub bytes: AtomicU64,
+    /// Bulk payload bytes that were copied on receive instead of lent.
+    pub bulk_copied: AtomicU64,
     /// Checksums verified at the server.
     pub crc_good: AtomicU64,
     /// Checksums that differed; always 0.

@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 pub mod ctl;
+#[cfg(feature = "dpdk")]
+pub mod link;
 pub mod measure;
 pub mod pair;
 pub mod report;

@@ -105,6 +105,8 @@ pub struct NothingLost {
     pub rx_lent_out: u64,
     /// Receive buffers not back in their pool.
     pub rx_bufs_in_use: u64,
+    /// Mbufs not back in their mempools when the ports were closed.
+    pub buffers_left: u64,
     /// Both nodes went down in order.
     pub clean: bool,
 }
@@ -126,6 +128,7 @@ impl NothingLost {
             lendings_out: sum(|e| e.rt.lendings_out),
             rx_lent_out: sum(|e| e.rt.rx_lent_out),
             rx_bufs_in_use: sum(|e| e.rt.rx_bufs_in_use),
+            buffers_left: 0,
             clean: ends.iter().all(|e| e.clean),
         };
         n.ok = n.started == n.completed
@@ -155,6 +158,7 @@ impl NothingLost {
             lendings_out: s(|n| n.lendings_out),
             rx_lent_out: s(|n| n.rx_lent_out),
             rx_bufs_in_use: s(|n| n.rx_bufs_in_use),
+            buffers_left: s(|n| n.buffers_left),
             clean: all.iter().all(|n| n.clean),
         }
     }

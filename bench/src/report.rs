@@ -1,10 +1,12 @@
 //! What a run is told as: one table for people, one JSON object for programs.
 
 use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 use transport::node::NodeEnd;
 
+use crate::ctl::Ctl;
 use crate::measure::{Rtt, Stretch};
 use crate::pair::NothingLost;
 
@@ -28,15 +30,15 @@ pub struct Bulk {
 }
 
 impl Bulk {
-    /// Of a stretch; copies are the node's over its whole life.
-    pub fn of(s: &Stretch, ends: &[NodeEnd]) -> Bulk {
+    /// Of a stretch; copies are those of all bulk messages of the run.
+    pub fn of(s: &Stretch, ctl: &Ctl, ends: &[NodeEnd]) -> Bulk {
         Bulk {
             goodput_gbps: s.gbps(),
             cpu_s: s.cpu_s,
             gbit_per_cpu_s: s.gbit_per_cpu_s(),
             ratio_to_kernel_sockets: None,
             tx_copied_bytes: ends.iter().map(|e| e.rt.tx_copied_bytes).sum(),
-            rx_copied_bytes: ends.iter().map(|e| e.proto.rx_copied_bytes).sum(),
+            rx_copied_bytes: ctl.bulk_copied.load(Ordering::Relaxed),
             messages: s.messages,
         }
     }
@@ -250,7 +252,7 @@ impl Report {
         let _ = writeln!(
             w,
             "  {verdict}: {} messages started, {} completed once ({} twice, {} failed); {} CRCs equal, {} not; cookies pending {}, \
-             lendings out {},\n  lent fragments out {}, receive buffers out {}",
+             lendings out {},\n  lent fragments out {}, receive buffers out {}, mbufs not home {}",
             n.started,
             n.completed,
             n.completed_twice,
@@ -260,7 +262,8 @@ impl Report {
             n.cookies_pending,
             n.lendings_out,
             n.rx_lent_out,
-            n.rx_bufs_in_use
+            n.rx_bufs_in_use,
+            n.buffers_left
         );
         let r = &self.ran_on;
         let _ = writeln!(

@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use hugepages::{Backing, BackingError, PageRunMut, PageSlice, PrivatePages};
 use smallvec::smallvec;
 use transport::node::{App, Ops, Work};
-use transport::proto::{AppId, Data, Event, MdMem, MdSpec, Op, Payload, Sink};
+use transport::proto::{AppId, Data, Event, MdMem, MdSpec, Op, Payload, RxPiece, Sink};
 use transport::wire::{Nid, ProcessId};
 
 use crate::ctl::{Ctl, Phase, SAMPLE, bump};
@@ -370,12 +370,15 @@ impl App for Server {
                     self.ctl.fail(e.to_string());
                 }
                 if let Data::Lent(pieces) = &put.data {
+                    let copied = |p: &RxPiece| if let RxPiece::Copied(b) = p { b.len() as u64 } else { 0 };
+                    bump(&self.ctl.bulk_copied, pieces.iter().map(copied).sum());
                     self.verify(put.hdr_data, &mut pieces.iter().map(|p| p.bytes()));
                 }
                 if let Some(Some(run)) = put.unlinked {
                     let got = run.bytes().get(..put.mlength as usize).unwrap_or_default();
                     self.verify(put.hdr_data, &mut std::iter::once(got));
                     if put.portal == BULK_PORTAL {
+                        bump(&self.ctl.bulk_copied, u64::from(put.mlength));
                         self.attach(ops, put.tag, BULK_PORTAL, MdMem::Sink(Sink::Copy(run)));
                     }
                 }

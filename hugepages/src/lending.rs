@@ -55,6 +55,8 @@ const _: () = assert!(size_of::<Slot>() <= 128);
 struct Shared {
     freed: AtomicPtr<Slot>,
     stale: AtomicU64,
+    /// Lendings with a [`Lent`] left. Touched by the slab's own lcore alone.
+    live: Cell<u64>,
 }
 
 const ADDR_BITS: u32 = 48;
@@ -151,6 +153,7 @@ impl LendSlab {
         let shared = Box::into_raw(Box::new(Shared {
             freed: AtomicPtr::new(ptr::null_mut()),
             stale: AtomicU64::new(0),
+            live: Cell::new(0),
         }));
         let slots: Box<[Slot]> = (0..cap)
             .map(|i| Slot {
@@ -196,6 +199,7 @@ impl LendSlab {
             (*slot).sh.fcb_opaque = pack(slot, (*slot).generation.get());
             (*slot).sh.refcnt.store(1, Ordering::Relaxed);
             self.0.lent.set(self.0.lent.get() + 1);
+            (*self.0.shared).live.set((*self.0.shared).live.get() + 1);
             Ok(Lent { slot: NonNull::new_unchecked(slot), off, len, _local: PhantomData })
         }
     }
@@ -235,6 +239,12 @@ impl LendSlab {
     /// Lendings that are out.
     pub fn out(&self) -> u64 {
         self.0.lent.get() - self.0.released.get()
+    }
+
+    /// Lendings that only a NIC still holds.
+    pub fn nic_held(&self) -> u64 {
+        // SAFETY: `shared` lives as long as the slab; `live` is this lcore's.
+        self.out() - unsafe { &*self.0.shared }.live.get()
     }
 
     /// Slots in all.
@@ -353,6 +363,9 @@ impl Drop for Lent {
         let n = s.local.get() - 1;
         s.local.set(n);
         if n == 0 {
+            // SAFETY: the slab's shared part outlives its slots; `live` is this lcore's, and so is this Lent.
+            let live = unsafe { &(*s.shared).live };
+            live.set(live.get() - 1);
             drop_nic_count(self.slot);
         }
     }
@@ -457,7 +470,9 @@ mod tests {
         let nic = l.nic_ref(0, 1).unwrap();
         drop(l);
         assert_eq!(s.lend(run().slice_all(), 2).unwrap_err(), LendSlabError::Full(1));
+        assert_eq!((s.out(), s.nic_held()), (1, 1));
         drop(nic);
+        assert_eq!((s.out(), s.nic_held()), (1, 1), "home, but not reaped");
         assert_eq!(reaped(&s), [1]);
         assert!(s.lend(run().slice_all(), 2).is_ok());
     }

@@ -1,5 +1,262 @@
-//! `pollnd demo`.
+//! `pollnd demo`: two nodes over an in-process virtio link, measured against kernel sockets.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bench::ctl::{Ctl, Phase};
+use bench::measure::{MeasureError, last_rtt, stretch, wait_for};
+use bench::pair::NothingLost;
+use bench::report::{Baseline, Bulk, Counts, RanOn, Report, Trips};
+use bench::sock::{self, SockPair};
+use bench::workload::{ClientConfig, Intake};
+use indicatif::{ProgressBar, ProgressStyle};
+use transport::node::NodeEnd;
+use transport::node::sock::Idle as SockIdle;
+
 use crate::args::DemoArgs;
-pub(crate) fn main(_: &DemoArgs) -> Result<(), String> {
-    Err("pending".into())
+
+/// What is measured on one pair of nodes.
+struct Plan {
+    ping: bool,
+    bulk: bool,
+    rtt: bool,
+}
+
+/// What one pair of nodes gave.
+struct Outcome {
+    ping: Option<bench::measure::Rtt>,
+    bulk: Option<Bulk>,
+    rtt: Option<Trips>,
+    lost: NothingLost,
+    ends: Vec<NodeEnd>,
+}
+
+/// The live line.
+struct Live(ProgressBar);
+
+impl Live {
+    fn new(quiet: bool) -> Live {
+        let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+        bar.set_style(
+            ProgressStyle::with_template("  {spinner} {msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_spinner()),
+        );
+        Live(bar)
+    }
+    fn say(&self, what: &str) {
+        self.0.set_message(what.to_owned());
+        self.0.tick();
+    }
+    fn tick<'a>(&'a self, what: &'a str) -> impl FnMut(&Ctl) + 'a {
+        let (mut bytes, mut msgs) = (0, 0);
+        move |ctl| {
+            let (b, m) = (ctl.bytes.load(Ordering::Relaxed), ctl.arrived.load(Ordering::Relaxed));
+            let (db, dm) = (b.saturating_sub(bytes), m.saturating_sub(msgs));
+            (bytes, msgs) = (b, m);
+            if db < b {
+                self.say(&format!("{what}: {:.1} Gbit/s, {} messages/s", db as f64 * 8e-8, dm * 10));
+            }
+        }
+    }
+}
+
+fn run(
+    name: &str,
+    a: &DemoArgs,
+    plan: &Plan,
+    live: &Live,
+    ctl: &Ctl,
+    stop: impl FnOnce() -> Result<(Vec<NodeEnd>, u64), String>,
+) -> Result<Outcome, String> {
+    let measured = (|| {
+        wait_for(ctl, "the start of the nodes", 20, || ctl.ready.load(Ordering::Acquire))?;
+        let mut ping = None;
+        if plan.ping {
+            live.say(&format!("{name}: LNet ping"));
+            stretch(ctl, Phase::Ping, a.seconds.min(0.3), &mut |_| ())?;
+            ctl.set_phase(Phase::BulkChecked);
+            ping = Some(last(ctl)?);
+        }
+        let bulk = if plan.bulk {
+            stretch(
+                ctl,
+                Phase::BulkChecked,
+                a.seconds.min(0.5),
+                &mut live.tick(&format!("{name}: every byte checked")),
+            )?;
+            Some(stretch(ctl, Phase::Bulk, a.seconds, &mut live.tick(&format!("{name}: 1 MiB PUTs")))?)
+        } else {
+            None
+        };
+        let rtt = if plan.rtt {
+            let s = stretch(ctl, Phase::Rtt, a.seconds, &mut live.tick(&format!("{name}: 64 B PUT + ACK")))?;
+            Some((s, last(ctl)?))
+        } else {
+            None
+        };
+        Ok::<_, MeasureError>((ping, bulk, rtt))
+    })();
+    let (ends, left) = stop()?;
+    let (ping, bulk, rtt) = measured.map_err(|e| format!("{name}: {e}"))?;
+    let mut lost = NothingLost::of(ctl, &ends);
+    lost.buffers_left = left;
+    lost.ok &= left == 0;
+    Ok(Outcome {
+        ping,
+        bulk: bulk.map(|s| Bulk::of(&s, ctl, &ends)),
+        rtt: rtt.map(|(s, rtt)| Trips { rtt, messages_per_s: s.rate(), ..Trips::default() }),
+        lost,
+        ends,
+    })
+}
+
+/// The round trips of the phase that has just come to rest: the client hands them over on its next turn.
+fn last(ctl: &Ctl) -> Result<bench::measure::Rtt, MeasureError> {
+    ctl.set_phase(Phase::Quiet);
+    wait_for(ctl, "the histogram", 5, || ctl.is_quiet() && ctl.rtt.lock().is_ok_and(|r| r.is_some()))?;
+    let r = last_rtt(ctl);
+    if let Ok(mut h) = ctl.rtt.lock() {
+        *h = None;
+    }
+    Ok(r)
+}
+
+fn intake(a: &DemoArgs) -> Intake {
+    if a.copy { Intake::Copied } else { Intake::Lent }
+}
+
+fn sockets(a: &DemoArgs, live: &Live, name: &str, idle: SockIdle, plan: &Plan) -> Result<Outcome, String> {
+    let ctl = Arc::new(Ctl::default());
+    let p = SockPair { idle, intake: intake(a), client: ClientConfig::default(), peer_credits: 8 };
+    let running = sock::start(p, ctl.clone());
+    run(name, a, plan, live, &ctl, || running.stop().map(|e| (e, 0)))
+}
+
+fn baseline(a: &DemoArgs, live: &Live, lost: &mut Vec<NothingLost>) -> Result<Baseline, String> {
+    let blocking =
+        sockets(a, live, "kernel sockets", SockIdle::Block, &Plan { ping: false, bulk: true, rtt: true })?;
+    let spinning = sockets(
+        a,
+        live,
+        "kernel sockets, spinning",
+        SockIdle::Spin,
+        &Plan { ping: false, bulk: false, rtt: true },
+    )?;
+    lost.extend([blocking.lost, spinning.lost]);
+    Ok(Baseline {
+        bulk: blocking.bulk.unwrap_or_default(),
+        rtt_spin: spinning.rtt.unwrap_or_default(),
+        rtt_block: blocking.rtt.unwrap_or_default(),
+    })
+}
+
+/// What the virtio link gave.
+#[derive(Default)]
+struct OverLink {
+    one: Option<Bulk>,
+    two: Option<Bulk>,
+    ping: Option<bench::measure::Rtt>,
+    rtt: Option<Trips>,
+}
+
+#[cfg(feature = "dpdk")]
+fn over_link(
+    a: &DemoArgs,
+    live: &Live,
+    on: &mut RanOn,
+    counts: &mut Counts,
+    lost: &mut Vec<NothingLost>,
+) -> Result<OverLink, String> {
+    use bench::link::{self, LinkConfig};
+    use bench::pair::{Enter, Threads};
+    use dataplane::dpdk::{Eal, EalConfig, dpdk_version};
+    use transport::node::Idle;
+
+    live.say("starting the EAL");
+    let eal = EalConfig { no_pci: true, raw: a.eal.clone(), ..EalConfig::default() };
+    let eal = Eal::start(&eal).map_err(|e| e.to_string())?;
+    on.dpdk = dpdk_version();
+    on.memory = if eal.huge() { "2 MiB huge pages".into() } else { "ordinary pages (--no-huge)".into() };
+    let two = !a.one_lcore && on.cores > 1;
+    on.lcores = if two { 2 } else { 1 };
+    let dir = std::env::temp_dir();
+    let mut go = |threads, name: &str, plan: &Plan| {
+        let ctl = Arc::new(Ctl::default());
+        let cfg = LinkConfig { threads, intake: intake(a), ..LinkConfig::default() };
+        on.link = format!("net_virtio_user to net_vhost in one process, MTU {}, 64 KiB TSO", cfg.mtu);
+        let polling = if threads == Threads::One { 1 } else { 2 };
+        let enter: Enter = Arc::new(|i| crate::pin::core(i));
+        let l = link::start(&eal, &dir, cfg, &ctl, &enter, Idle::for_machine(on.cores, polling))?;
+        let out = run(name, a, plan, live, &ctl, || {
+            let end = l.stop()?;
+            Ok((end.nodes, u64::from(end.left.attachments_out + end.left.heads_out + end.left.rx_out)))
+        })?;
+        counts.add(&out.ends);
+        lost.push(out.lost.clone());
+        Ok::<_, String>(out)
+    };
+    let mut r = OverLink::default();
+    let first = go(Threads::One, "virtio link, 1 lcore", &Plan { ping: true, bulk: true, rtt: !two })?;
+    (r.one, r.ping, r.rtt) = (first.bulk, first.ping, first.rtt);
+    if two {
+        let second = go(Threads::Two, "virtio link, 2 lcores", &Plan { ping: true, bulk: true, rtt: true })?;
+        (r.two, r.ping, r.rtt) = (second.bulk, second.ping, second.rtt);
+    }
+    if let Err(e) = eal.cleanup_within(Duration::from_secs(5)) {
+        tracing::warn!("{e}");
+    }
+    Ok(r)
+}
+
+#[cfg(not(feature = "dpdk"))]
+fn over_link(
+    _: &DemoArgs,
+    _: &Live,
+    _: &mut RanOn,
+    _: &mut Counts,
+    _: &mut Vec<NothingLost>,
+) -> Result<OverLink, String> {
+    Err("this pollnd was built without DPDK: `pollnd demo --sockets-only` shows the baseline alone".into())
+}
+
+pub(crate) fn main(a: &DemoArgs) -> Result<(), String> {
+    let live = Live::new(a.json);
+    let mut on = RanOn::look();
+    let (mut counts, mut lost) = (Counts::default(), Vec::new());
+    let link = if a.sockets_only {
+        on.dpdk = "DPDK not used".into();
+        on.memory = "ordinary pages".into();
+        on.link = "loopback".into();
+        OverLink::default()
+    } else {
+        over_link(a, &live, &mut on, &mut counts, &mut lost)?
+    };
+    let base = baseline(a, &live, &mut lost)?;
+    live.0.finish_and_clear();
+    let against = |b: Option<Bulk>| b.map(|b| b.against(&base.bulk));
+    let ratio = |t: f64, b: f64| (b > 0.0).then(|| t / b);
+    let rtt = link.rtt.map(|t| Trips {
+        ratio_to_kernel_sockets: ratio(t.rtt.p50_us, base.rtt_spin.rtt.p50_us),
+        ratio_to_blocking_sockets: ratio(t.rtt.p50_us, base.rtt_block.rtt.p50_us),
+        ..t
+    });
+    let detail = NothingLost::sum(&lost);
+    let report = Report {
+        bulk: against(link.two.or(link.one)),
+        bulk_one_lcore: against(link.one),
+        rtt,
+        ping: link.ping,
+        kernel_sockets: base,
+        nothing_lost: detail.ok,
+        nothing_lost_detail: detail,
+        counts,
+        ran_on: on,
+    };
+    if a.json {
+        println!("{}", serde_json::to_string(&report).map_err(|e| e.to_string())?);
+    } else {
+        println!("{}", report.table());
+    }
+    if report.nothing_lost { Ok(()) } else { Err("something was lost: see the line above".into()) }
 }

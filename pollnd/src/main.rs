@@ -7,6 +7,8 @@ mod bulk;
 mod demo;
 mod doctor;
 mod node;
+#[cfg(feature = "dpdk")]
+mod pin;
 mod ping;
 mod signals;
 

@@ -2,18 +2,17 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::rc::Rc;
 
 use dataplane::clock::Clock;
 use dataplane::pkt::{Port, Reclaimed};
 use hugepages::{LendSlab, Lent, RxFrag};
 use smallvec::SmallVec;
-use tcpstack::{Dial, FlowId, Stack, Why};
+use tcpstack::{CloseWhy as Why, Dial, FlowId, PushError, Stack};
 
 use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
 use crate::proto::{
-    Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Input, LendId, Progress, SendMsg,
-    ShardId, StreamRx,
+    Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, InlineHdr, Input, LendId, Progress,
+    SendMsg, ShardId, StreamRx,
 };
 
 /// Source ports of a privileged dial (socklnd.md §1), tried from the top.
@@ -35,12 +34,20 @@ struct Lend {
     hold: SmallVec<[Lent; 2]>,
 }
 
+/// A message that waits for room in its stream.
+struct Queued {
+    hdr: InlineHdr,
+    pay: SmallVec<[Lent; 2]>,
+}
+
 struct Conn {
     id: ConnId,
+    flow: FlowId,
     open: bool,
     dial: Option<DialId>,
-    /// What the machine put back.
-    rest: Option<RxFrag>,
+    /// Next in the stream, and whether the window was opened for it: what the machine put back, or what was
+    /// looked at to tell whether all has been taken.
+    rest: Option<(RxFrag, bool)>,
     ring: bool,
     fin: bool,
     fin_told: bool,
@@ -49,13 +56,13 @@ struct Conn {
     gone: Option<CloseWhy>,
     /// In `touched` already.
     listed: bool,
-    waiting: VecDeque<SendMsg>,
+    waiting: VecDeque<Queued>,
 }
 
 /// A runtime over one port queue, for the lcore that polls it.
 pub struct LcoreRt<P: Port> {
     stack: Stack<P>,
-    slab: Rc<LendSlab>,
+    slab: LendSlab,
     clock: Clock,
     now: u64,
     shard: ShardId,
@@ -65,9 +72,13 @@ pub struct LcoreRt<P: Port> {
     opened: VecDeque<(ConnId, ConnInfo)>,
     failed: VecDeque<(DialId, DialError)>,
     orphans: VecDeque<LendId>,
+    /// Messages that wait for a free lending, of all connections.
+    unlent: VecDeque<(ConnId, SendMsg)>,
+    /// Commands were given that the stack has not acted on.
+    commanded: bool,
     /// Connections with something to tell this turn.
     touched: Vec<u32>,
-    /// Connections whose messages wait for room or a lending.
+    /// Connections whose messages wait for room.
     stalled: VecDeque<u32>,
     reclaim: Reclaim,
     counters: RtCounters,
@@ -83,11 +94,7 @@ struct Reclaim {
 }
 
 fn conn_id(shard: ShardId, f: FlowId) -> ConnId {
-    ConnId { shard, index: f.index, generation: f.generation }
-}
-
-fn flow_id(c: ConnId) -> FlowId {
-    FlowId { index: c.index, generation: c.generation }
+    ConnId { shard, index: f.slot(), generation: f.generation() }
 }
 
 fn close_why(w: Why) -> CloseWhy {
@@ -113,29 +120,28 @@ fn dial_error(w: Why) -> DialError {
 struct View<'a, P: Port> {
     stack: &'a mut Stack<P>,
     flow: FlowId,
-    rest: &'a mut Option<RxFrag>,
+    rest: &'a mut Option<(RxFrag, bool)>,
 }
 
 impl<P: Port> StreamRx for View<'_, P> {
     fn next(&mut self) -> Option<RxFrag> {
-        if let Some(f) = self.rest.take() {
-            return Some(f);
+        let (frag, credited) = self.rest.take().or_else(|| Some((self.stack.next(self.flow)?, false)))?;
+        if !credited {
+            self.stack.credit(self.flow, frag.len());
         }
-        let f = self.stack.next(self.flow)?;
-        self.stack.credit(self.flow, f.len());
-        Some(f)
+        Some(frag)
     }
     fn unread(&mut self, rest: RxFrag) {
-        *self.rest = Some(rest);
+        *self.rest = Some((rest, true));
     }
 }
 
 impl<P: Port> LcoreRt<P> {
-    /// A runtime over `stack`, whose pages are lent from `slab`.
-    pub fn new(stack: Stack<P>, slab: Rc<LendSlab>, clock: Clock, shard: ShardId) -> LcoreRt<P> {
+    /// A runtime over `stack`; pages are lent from the stack's slab.
+    pub fn new(stack: Stack<P>, clock: Clock, shard: ShardId) -> LcoreRt<P> {
         LcoreRt {
+            slab: stack.slab().clone(),
             stack,
-            slab,
             now: clock.now(),
             clock,
             shard,
@@ -145,6 +151,8 @@ impl<P: Port> LcoreRt<P> {
             opened: VecDeque::new(),
             failed: VecDeque::new(),
             orphans: VecDeque::new(),
+            unlent: VecDeque::new(),
+            commanded: false,
             touched: Vec::new(),
             stalled: VecDeque::new(),
             reclaim: Reclaim::default(),
@@ -163,12 +171,13 @@ impl<P: Port> LcoreRt<P> {
 
     fn insert(&mut self, flow: FlowId, dial: Option<DialId>) -> ConnId {
         let id = conn_id(self.shard, flow);
-        let i = flow.index as usize;
+        let i = id.index as usize;
         if self.conns.len() <= i {
             self.conns.resize_with(i + 1, || None);
         }
         self.conns[i] = Some(Conn {
             id,
+            flow,
             open: false,
             dial,
             rest: None,
@@ -184,8 +193,7 @@ impl<P: Port> LcoreRt<P> {
         id
     }
 
-    fn touch(&mut self, flow: FlowId, f: impl FnOnce(&mut Conn)) {
-        let id = conn_id(self.shard, flow);
+    fn touch(&mut self, id: ConnId, f: impl FnOnce(&mut Conn)) {
         if let Some(c) = self.conns.get_mut(id.index as usize).and_then(Option::as_mut).filter(|c| c.id == id)
         {
             f(c);
@@ -207,16 +215,16 @@ impl<P: Port> LcoreRt<P> {
                     });
                     self.opened.push_back((id, ConnInfo { local, remote, dial }));
                 }
-                tcpstack::Event::Readable(flow) => self.touch(flow, |c| c.ring = true),
+                tcpstack::Event::Readable(flow) => self.touch(conn_id(self.shard, flow), |c| c.ring = true),
                 tcpstack::Event::Progress { flow, acked, sent } => {
-                    self.touch(flow, |c| c.progress = Some(Progress { acked, sent }));
+                    self.touch(conn_id(self.shard, flow), |c| c.progress = Some(Progress { acked, sent }));
                 }
-                tcpstack::Event::PeerFin(flow) => self.touch(flow, |c| c.fin = true),
+                tcpstack::Event::PeerFin(flow) => self.touch(conn_id(self.shard, flow), |c| c.fin = true),
                 tcpstack::Event::Closed { flow, why } => {
                     let id = conn_id(self.shard, flow);
                     let Some(c) = self.conn(id) else { continue };
                     if c.open {
-                        self.touch(flow, |c| c.gone = Some(close_why(why)));
+                        self.touch(id, |c| c.gone = Some(close_why(why)));
                     } else {
                         let dial = c.dial;
                         self.conns[id.index as usize] = None;
@@ -227,61 +235,58 @@ impl<P: Port> LcoreRt<P> {
         }
     }
 
-    /// Pushes a message, or gives it back while there is no lending or no room.
-    fn push(&mut self, id: ConnId, m: SendMsg) -> Result<(), SendMsg> {
-        let flow = flow_id(id);
-        let Some(lend) = m.lend else {
-            return self.stack.push(flow, &m.hdr, &[]).map(drop).map_err(|_| m);
+    /// Lends the message's pages and pushes it, or keeps it until there is room. Gives it back while no lending
+    /// is free.
+    fn send(&mut self, id: ConnId, m: SendMsg) -> Result<(), SendMsg> {
+        let Some(flow) = self.conn(id).map(|c| c.flow) else {
+            self.orphans.extend(m.lend);
+            return Ok(());
         };
-        if self.slab.capacity() as u64 - self.slab.out() < m.pay.len() as u64 || !self.stack.room(flow) {
-            return Err(m);
+        let mut pay: SmallVec<[Lent; 2]> = SmallVec::new();
+        if let Some(lend) = m.lend {
+            if self.slab.capacity() as u64 - self.slab.out() < m.pay.len() as u64 {
+                return Err(m);
+            }
+            let runs = m.pay.len() as u32;
+            let key = self.lends.insert(Lend { id: lend, conn: id, runs, hold: SmallVec::new() });
+            pay.extend(m.pay.into_iter().filter_map(|p| self.slab.lend(p, key as u64).ok()));
+            if pay.is_empty() {
+                self.lends.remove(key);
+                self.orphans.push_back(lend);
+            } else if m.hold {
+                self.held.insert(lend, key);
+                if let Some(l) = self.lends.get_mut(key) {
+                    l.hold.clone_from(&pay);
+                }
+            }
         }
-        let key =
-            self.lends.insert(Lend { id: lend, conn: id, runs: m.pay.len() as u32, hold: SmallVec::new() });
-        let pay: SmallVec<[Lent; 2]> =
-            m.pay.into_iter().filter_map(|p| self.slab.lend(p, key as u64).ok()).collect();
-        // There was room for the message, so it is taken; else the flow has just gone and the pages go home.
-        let _ = self.stack.push(flow, &m.hdr, &pay);
-        if pay.is_empty() {
-            self.lends.remove(key);
-            self.orphans.push_back(lend);
-        } else if m.hold {
-            self.held.insert(lend, key);
-            if let Some(l) = self.lends.get_mut(key) {
-                l.hold = pay;
+        let waits = self.conn(id).is_some_and(|c| !c.waiting.is_empty());
+        if waits || self.stack.push(flow, &m.hdr, &pay).is_err_and(|e| matches!(e, PushError::Full { .. })) {
+            if !waits {
+                self.stalled.push_back(id.index);
+            }
+            if let Some(c) = self.conn(id) {
+                c.waiting.push_back(Queued { hdr: m.hdr, pay });
             }
         }
         Ok(())
     }
 
-    fn send(&mut self, id: ConnId, m: SendMsg) {
-        let Some(c) = self.conn(id) else {
-            self.orphans.extend(m.lend);
-            return;
-        };
-        if !c.waiting.is_empty() {
-            c.waiting.push_back(m);
-            return;
-        }
-        if let Err(m) = self.push(id, m) {
-            self.counters.lend_waits += 1;
-            self.stalled.push_back(id.index);
-            if let Some(c) = self.conn(id) {
-                c.waiting.push_back(m);
+    fn retry(&mut self) {
+        while let Some((id, m)) = self.unlent.pop_front() {
+            if let Err(m) = self.send(id, m) {
+                self.unlent.push_front((id, m));
+                break;
             }
         }
-    }
-
-    fn retry(&mut self) {
         for _ in 0..self.stalled.len() {
             let Some(i) = self.stalled.pop_front() else { return };
-            while let Some(c) = self.conns.get_mut(i as usize).and_then(Option::as_mut) {
-                let id = c.id;
-                let Some(m) = c.waiting.pop_front() else { break };
-                if let Err(m) = self.push(id, m) {
-                    if let Some(c) = self.conn(id) {
-                        c.waiting.push_front(m);
-                    }
+            let Some(c) = self.conns.get_mut(i as usize).and_then(Option::as_mut) else { continue };
+            while let Some(q) = c.waiting.pop_front() {
+                self.commanded = true;
+                if self.stack.push(c.flow, &q.hdr, &q.pay).is_err_and(|e| matches!(e, PushError::Full { .. }))
+                {
+                    c.waiting.push_front(q);
                     self.stalled.push_back(i);
                     break;
                 }
@@ -290,8 +295,8 @@ impl<P: Port> LcoreRt<P> {
     }
 
     fn remove(&mut self, i: u32) {
-        let Some(mut c) = self.conns.get_mut(i as usize).and_then(Option::take) else { return };
-        self.orphans.extend(c.waiting.drain(..).filter_map(|m| m.lend));
+        // Messages that wait there drop their pages, which then come home like any others.
+        let Some(c) = self.conns.get_mut(i as usize).and_then(Option::take) else { return };
         if !self.held.is_empty() {
             let lends = &mut self.lends;
             self.held.retain(|_, key| match lends.get_mut(*key) {
@@ -327,8 +332,8 @@ impl<P: Port> LcoreRt<P> {
     /// Makes a driver that frees late let go: at the latest a millisecond after the last page moved it is
     /// asked, and a driver that frees only while sending gets a harmless frame to send.
     fn chase_pages(&mut self) {
-        let (out, released) = (self.slab.out(), self.slab.counters().released);
-        if out == 0 || released != self.reclaim.released {
+        let released = self.slab.counters().released;
+        if self.slab.nic_held() == 0 || released != self.reclaim.released {
             self.reclaim = Reclaim { released, moved: self.now, asked: self.now, stuck: false };
             return;
         }
@@ -336,10 +341,11 @@ impl<P: Port> LcoreRt<P> {
             return;
         }
         self.reclaim.asked = self.now;
-        if self.stack.port_mut().reclaim(u32::MAX) == Reclaimed::Nudge && self.stack.nudge(self.now) {
+        if self.stack.reclaim(u32::MAX) == Reclaimed::Nudge {
+            self.stack.nudge();
             self.counters.nudges += 1;
         }
-        self.reclaim.stuck = self.now - self.reclaim.moved > STUCK_AFTER && self.stack.unacked() == 0;
+        self.reclaim.stuck = self.now - self.reclaim.moved > STUCK_AFTER;
     }
 
     /// Whether a driver has held pages for a second though TCP is done with them: the control thread then stops
@@ -363,7 +369,7 @@ impl<P: Port> Runtime for LcoreRt<P> {
                     self.insert(flow, Some(d.id));
                     return;
                 }
-                Err(tcpstack::DialError::PortInUse) => {}
+                Err(tcpstack::DialError::InUse(_)) => {}
                 Err(_) => {
                     self.failed.push_back((d.id, DialError::Local));
                     return;
@@ -375,22 +381,30 @@ impl<P: Port> Runtime for LcoreRt<P> {
 
     fn command(&mut self, id: ConnId, cmd: StreamCmd) {
         match cmd {
-            StreamCmd::Send(m) => self.send(id, m),
+            StreamCmd::Send(m) => {
+                self.commanded = true;
+                let queued = if self.unlent.is_empty() { self.send(id, m) } else { Err(m) };
+                if let Err(m) = queued {
+                    self.counters.lend_waits += 1;
+                    self.unlent.push_back((id, m));
+                }
+            }
             StreamCmd::Unhold(lend) => {
                 if let Some(l) = self.held.remove(&lend).and_then(|key| self.lends.get_mut(key)) {
                     l.hold.clear();
                 }
             }
-            StreamCmd::Read => self.touch(flow_id(id), |c| c.ring = true),
+            StreamCmd::Read => self.touch(id, |c| c.ring = true),
             StreamCmd::Close(how) => {
+                self.commanded = true;
                 let how = match how {
                     Close::Fin => tcpstack::Close::Fin,
                     Close::Abort => tcpstack::Close::Abort,
                 };
-                self.stack.close(flow_id(id), how);
-                if let Some(c) = self.conn(id) {
-                    c.closing = true;
-                }
+                let Some(c) = self.conn(id) else { return };
+                c.closing = true;
+                let flow = c.flow;
+                self.stack.close(flow, how);
             }
         }
     }
@@ -420,15 +434,20 @@ impl<P: Port> Runtime for LcoreRt<P> {
         }
         for i in &touched {
             let Some(c) = self.conns[*i as usize].as_mut() else { continue };
-            let flow = flow_id(c.id);
+            let flow = c.flow;
             if std::mem::take(&mut c.ring) && !c.closing {
                 n += 1;
                 sink(Input::Bytes(c.id, &mut View { stack: &mut self.stack, flow, rest: &mut c.rest }));
             }
-            if c.fin && !c.fin_told && !c.closing && c.rest.is_none() && !self.stack.readable(flow) {
-                c.fin_told = true;
-                n += 1;
-                sink(Input::PeerFin(c.id));
+            if c.fin && !c.fin_told && !c.closing {
+                if c.rest.is_none() {
+                    c.rest = self.stack.next(flow).map(|f| (f, false));
+                }
+                if c.rest.is_none() {
+                    c.fin_told = true;
+                    n += 1;
+                    sink(Input::PeerFin(c.id));
+                }
             }
             if let Some(why) = c.gone {
                 n += 1;
@@ -448,10 +467,13 @@ impl<P: Port> Runtime for LcoreRt<P> {
     }
 
     fn flush(&mut self) -> Work {
-        if !self.stalled.is_empty() {
+        if !self.stalled.is_empty() || !self.unlent.is_empty() {
             self.retry();
         }
-        busy_or(self.stack.flush(self.now), 0)
+        if !std::mem::take(&mut self.commanded) {
+            return Work::Idle;
+        }
+        busy_or(self.stack.turn(self.now), 0)
     }
 
     fn deadline(&self) -> Option<u64> {
@@ -472,7 +494,7 @@ impl<P: Port> Runtime for LcoreRt<P> {
             lendings_out: self.slab.out(),
             rx_lent_out: self.stack.port().home().lent_out() as u64,
             rx_bufs_in_use: all - free,
-            retransmits: s.retransmits,
+            retransmits: s.tx_resent,
             conns: self.conns.iter().flatten().count() as u64,
             ..self.counters
         }

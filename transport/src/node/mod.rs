@@ -7,6 +7,7 @@
 //! * [`run`]: threads, signals, drain, idling, and what happens when an lcore panics.
 
 pub mod app;
+pub mod lcore;
 pub mod run;
 pub mod runtime;
 pub mod shard;

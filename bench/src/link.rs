@@ -1,0 +1,172 @@
+//! Two nodes joined by an in-process virtio link: net_vhost on one side, net_virtio_user on the other.
+
+use std::cell::RefCell;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dataplane::clock::Clock;
+use dataplane::dpdk::{Closed, Eal, EalBacking, EthPort, PairConfig, PollLcore, QueueSeed, virtio_pair};
+use hugepages::{Backing, LendSlab};
+use tcpstack::{Listen, Stack, StackConfig};
+use transport::node::lcore::LcoreRt;
+use transport::node::{Idle, NodeEnd, Shard};
+use transport::proto::{Config, Machine, ShardId};
+use transport::wire::Nid;
+
+use crate::ctl::Ctl;
+use crate::pair::{Enter, Make, Running, Threads};
+use crate::sock::epoch;
+use crate::workload::{Client, ClientConfig, Intake, Server};
+
+/// How the pair of nodes is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkConfig {
+    /// Which threads turn the nodes.
+    pub threads: Threads,
+    /// How the server takes bulk in.
+    pub intake: Intake,
+    /// Sizes.
+    pub client: ClientConfig,
+    /// Messages in flight per peer (`peer_credits`).
+    pub peer_credits: u32,
+    /// MTU of the link in bytes.
+    pub mtu: u16,
+    /// Let super-segments cross whole.
+    pub tso: bool,
+    /// Lendings of an lcore.
+    pub lendings: usize,
+}
+
+impl Default for LinkConfig {
+    fn default() -> LinkConfig {
+        LinkConfig {
+            threads: Threads::Two,
+            intake: Intake::Lent,
+            client: ClientConfig::default(),
+            peer_credits: 8,
+            mtu: 9000,
+            tso: true,
+            lendings: 4096,
+        }
+    }
+}
+
+/// The pair, running.
+pub struct Link {
+    running: Running,
+    ports: [EthPort; 2],
+}
+
+/// What the pair came to.
+pub struct LinkEnd {
+    /// Client, then server.
+    pub nodes: Vec<NodeEnd>,
+    /// Buffers that did not come home to their mempools, of both ports.
+    pub left: Closed,
+}
+
+thread_local! {
+    // A thread is registered with the EAL once, and stays so for all its queues.
+    static LCORE: RefCell<Option<PollLcore>> = const { RefCell::new(None) };
+}
+
+/// This thread's registration as a polling lcore.
+///
+/// # Errors
+/// The EAL takes no more lcores.
+pub fn this_lcore(eal: &Eal) -> Result<PollLcore, String> {
+    LCORE.with_borrow_mut(|l| match l {
+        Some(l) => Ok(l.clone()),
+        None => {
+            let new = eal.enter().map_err(|e| e.to_string())?;
+            *l = Some(new.clone());
+            Ok(new)
+        }
+    })
+}
+
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+
+fn nid(ip: Ipv4Addr) -> Nid {
+    Nid::tcp(IpAddr::V4(ip), 0)
+}
+
+/// Protocol machine and runtime of one end, on the thread that polls it.
+fn end(
+    eal: &Eal,
+    seed: QueueSeed,
+    ip: Ipv4Addr,
+    cfg: &LinkConfig,
+) -> Result<(Machine, LcoreRt<dataplane::dpdk::EthQueue>), String> {
+    let queue = seed.build(&this_lcore(eal)?);
+    let slab = LendSlab::new(cfg.lendings);
+    let mut stack = Stack::new(StackConfig::new(ip, 24), queue, slab).map_err(|e| e.to_string())?;
+    stack.listen(Listen { addr: IpAddr::V4(ip), port: 988, backlog: 128 }).map_err(|e| e.to_string())?;
+    let mut config = Config::new(nid(ip), epoch());
+    config.peer_credits = cfg.peer_credits;
+    Ok((Machine::new(config), LcoreRt::new(stack, Clock::calibrated(), ShardId(0))))
+}
+
+/// Makes the link and starts both nodes. The client sits on the virtio side, whose sending copies nothing.
+///
+/// # Errors
+/// The port that could not be had, and the remedy.
+pub fn start(
+    eal: &Eal,
+    sockdir: &Path,
+    cfg: LinkConfig,
+    ctl: &Arc<Ctl>,
+    enter: &Enter,
+    idle: Idle,
+) -> Result<Link, String> {
+    let mut pair = PairConfig { tso: cfg.tso, ..PairConfig::default() };
+    pair.port.mtu = cfg.mtu;
+    let (mut vhost, mut virtio) = virtio_pair(eal, sockdir, &pair).map_err(|e| e.to_string())?;
+    let seed =
+        |p: &mut EthPort| p.take_queue(0).ok_or_else(|| format!("queue 0 of port {} is taken", p.name()));
+    let (server_seed, client_seed) = (seed(&mut vhost)?, seed(&mut virtio)?);
+    let backing: Arc<dyn Backing> = Arc::new(EalBacking::new(eal, virtio.node()));
+    let (e, c, b) = (eal.clone(), ctl.clone(), backing.clone());
+    let client: Make = Box::new(move || {
+        let (machine, rt) = end(&e, client_seed, CLIENT, &cfg)?;
+        let app = Client::new(cfg.client, c, nid(SERVER), &b).map_err(|e| e.to_string())?;
+        Ok(Box::new(Shard::new(machine, rt, app)) as _)
+    });
+    let (e, s) = (eal.clone(), ctl.clone());
+    let server: Make = Box::new(move || {
+        let (machine, rt) = end(&e, server_seed, SERVER, &cfg)?;
+        let app = Server::new(s, cfg.intake, &backing).map_err(|e| e.to_string())?;
+        Ok(Box::new(Shard::new(machine, rt, app)) as _)
+    });
+    let running = Running::start(cfg.threads, idle, ctl, enter, [client, server]);
+    Ok(Link { running, ports: [virtio, vhost] })
+}
+
+impl Link {
+    /// Takes both nodes and the ports down.
+    ///
+    /// # Errors
+    /// What kept a node from starting, or a port from closing.
+    pub fn stop(self) -> Result<LinkEnd, String> {
+        let nodes = self.running.stop()?;
+        let mut left = Closed::default();
+        // The virtio side first: it frees what it sent, and the vhost side sees the link go down.
+        for mut p in self.ports {
+            let c = p.close(Duration::from_secs(2)).map_err(|e| e.to_string())?;
+            left.attachments_out += c.attachments_out;
+            left.heads_out += c.heads_out;
+            left.rx_out += c.rx_out;
+        }
+        Ok(LinkEnd { nodes, left })
+    }
+
+    /// Tells the queues of a change of the link, and asks the driver. For the control thread, now and then.
+    pub fn refresh(&self) {
+        for p in &self.ports {
+            p.refresh_link();
+        }
+    }
+}
