@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use dataplane::dpdk::{
-    EthPort, Huge, PairConfig, PortConfig, PortError, PortSpec, TelemetryValue, telemetry, virtio_pair,
+    Eal, EthPort, Huge, PairConfig, PortConfig, PortError, PortSpec, TelemetryValue, telemetry, virtio_pair,
 };
 use dataplane::pkt::{Port, RxPkt, TxMeta, TxPkt};
 use dpdk::*;
@@ -85,6 +85,8 @@ fn ordinary_pages_errors_and_a_second_lcore() {
     telemetry(&eal, "/pollnd/test", "A test.", |p| vec![("param".into(), TelemetryValue::Text(p.into()))])
         .unwrap();
     assert!(telemetry(&eal, "/pollnd/test", "", |_| Vec::new()).is_err());
+    let answer = ask_telemetry(&eal, "/pollnd/test,abc");
+    assert_eq!(answer, r#"{"/pollnd/test":{"param":"abc"}}"#);
     let e = telemetry(&eal, "bad name", "", |_| Vec::new()).unwrap_err().to_string();
     assert!(e.contains("bad name"), "{e}");
 
@@ -92,4 +94,27 @@ fn ordinary_pages_errors_and_a_second_lcore() {
     va.close(LIMIT).unwrap();
     drop((a, va, vb, lcore));
     eal.cleanup_within(LIMIT).unwrap();
+}
+
+/// Asks DPDK's telemetry socket, as dpdk-telemetry.py does: SOCK_SEQPACKET, one greeting, then question and answer.
+fn ask_telemetry(eal: &Eal, question: &str) -> String {
+    let prefix = eal.args().iter().skip_while(|a| *a != "--file-prefix").nth(1).unwrap();
+    let dirs = ["/var/run".to_owned(), std::env::var("XDG_RUNTIME_DIR").unwrap_or("/tmp".into())];
+    let paths = dirs.map(|d| format!("{d}/dpdk/{prefix}/dpdk_telemetry.v2"));
+    let path = paths.iter().find(|p| std::path::Path::new(p).exists()).unwrap();
+    // SAFETY: plain socket calls on a descriptor of our own, with buffers that outlive them.
+    unsafe {
+        let fd = libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET, 0);
+        let mut at: libc::sockaddr_un = std::mem::zeroed();
+        at.sun_family = libc::AF_UNIX as u16;
+        at.sun_path.iter_mut().zip(path.bytes()).for_each(|(to, b)| *to = b as libc::c_char);
+        let len = size_of::<libc::sockaddr_un>() as u32;
+        assert_eq!(libc::connect(fd, (&raw const at).cast(), len), 0, "{}", std::io::Error::last_os_error());
+        let mut buf = [0u8; 16_384];
+        assert!(libc::recv(fd, buf.as_mut_ptr().cast(), buf.len(), 0) > 0, "greeting");
+        assert_eq!(libc::send(fd, question.as_ptr().cast(), question.len(), 0), question.len() as isize);
+        let n = libc::recv(fd, buf.as_mut_ptr().cast(), buf.len(), 0);
+        libc::close(fd);
+        String::from_utf8_lossy(&buf[..usize::try_from(n).unwrap()]).into_owned()
+    }
 }

@@ -120,8 +120,7 @@ fn find(spec: &PortSpec) -> Result<(u16, Option<CString>), PortError> {
 }
 
 /// Refuses an interface with the default route, and collects what the user should know of the device.
-fn guard(spec: &PortSpec, config: &PortConfig) -> Result<Vec<String>, PortError> {
-    let root = Path::new("/");
+fn guard(root: &Path, spec: &PortSpec, config: &PortConfig) -> Result<Vec<String>, PortError> {
     let mut ifaces: Vec<String> = spec.kernel_iface().map(str::to_owned).into_iter().collect();
     let mut warnings = Vec::new();
     if let PortSpec::Pci(addr) = spec
@@ -146,7 +145,7 @@ impl EthPort {
     /// [`PortError`] names the port, what failed and the remedy; nothing stays half open but the device itself.
     pub fn open(eal: &Eal, spec: &PortSpec, config: &PortConfig) -> Result<EthPort, PortError> {
         let hold = eal.hold(HoldKind::Ports).ok_or(PortError::Stopped)?;
-        let warnings = guard(spec, config)?;
+        let warnings = guard(Path::new("/"), spec, config)?;
         let (id, made) = find(spec)?;
         let opened = Self::configure(eal, spec.port_name(), id, config, hold).map(|mut p| {
             p.made.clone_from(&made);
@@ -244,7 +243,7 @@ impl EthPort {
         // SAFETY: `id` is a port that exists.
         let node = unsafe { sys::rte_eth_dev_socket_id(id) };
         let pools = (0..config.queues)
-            .map(|_| queue_pools(eal, config, rx_desc, node))
+            .map(|_| queue_pools(eal, config, (rx_desc, tx_desc), node))
             .collect::<Result<Vec<_>, _>>()?;
         for (q, p) in (0..config.queues).zip(&pools) {
             let mut rxc = info.default_rxconf;
@@ -280,7 +279,8 @@ impl EthPort {
             max_segs: choice.max_segs,
             tx_csum: choice.tx_csum,
             rx_csum: choice.rx_csum,
-            lro: choice.lro,
+            // Whoever may send super-segments to a vhost port does.
+            lro: choice.lro || config.silent_tso,
             // In software where the device cannot.
             vlan_insert: true,
             vlan_strip: true,
@@ -483,18 +483,20 @@ impl EthPort {
     }
 }
 
-fn queue_pools(eal: &Eal, c: &PortConfig, rx_desc: u16, node: i32) -> Result<QueuePools, PoolError> {
-    // The ring, two caches (the main lcore fills the ring, its own lcore refills it), a burst under way.
-    let need = u32::from(rx_desc) + 2 * 384 + 64;
-    if c.rx_bufs < need {
-        let (what, why) = ("receive buffers", "the receive ring, two lcore caches and a burst");
-        return Err(PoolError::TooSmall { what, count: c.rx_bufs, need, why });
-    }
-    let pool = |what, n, room| Mempool::new(eal, what, n, room, node).map(Arc::new);
+fn queue_pools(eal: &Eal, c: &PortConfig, rings: (u16, u16), node: i32) -> Result<QueuePools, PoolError> {
+    let pool = |what, count: u32, ring: u16, room| {
+        // The ring, two caches (the main lcore fills the receive ring, its own lcore refills it), two bursts.
+        let need = u32::from(ring) + 2 * 384 + 64;
+        if count < need {
+            let why = "one ring, the caches of two lcores and two bursts";
+            return Err(PoolError::TooSmall { what, count, need, why });
+        }
+        Mempool::new(eal, what, count, room, node).map(Arc::new)
+    };
     Ok(QueuePools {
-        rx: pool("receive buffers", c.rx_bufs, RX_ROOM)?,
-        heads: pool("packet heads", c.tx_heads, TX_HEAD_ROOM as u16)?,
-        bare: pool("attachments", c.tx_bare, 0)?,
+        rx: pool("receive buffers", c.rx_bufs, rings.0, RX_ROOM)?,
+        heads: pool("packet heads", c.tx_heads, rings.1, TX_HEAD_ROOM as u16)?,
+        bare: pool("attachments", c.tx_bare, rings.1, 0)?,
     })
 }
 
@@ -515,5 +517,35 @@ impl Drop for EthPort {
 impl std::fmt::Debug for EthPort {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "EthPort({} {} {:?})", self.shared.id, self.driver, self.shared.choice)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_interface_with_the_default_route_is_refused_however_it_is_named() {
+        let d = tempfile::tempdir().unwrap();
+        let pci = d.path().join("sys/bus/pci/devices/0000:03:00.0");
+        std::fs::create_dir_all(pci.join("net/wan0")).unwrap();
+        std::fs::write(pci.join("class"), "0x020000\n").unwrap();
+        std::os::unix::fs::symlink("../drivers/igb_uio", pci.join("driver")).unwrap();
+        std::fs::create_dir_all(d.path().join("proc/net")).unwrap();
+        let route =
+            "Iface Destination Gateway Flags RefCnt Use Metric Mask\nwan0 00000000 01 3 0 0 0 00000000\n";
+        std::fs::write(d.path().join("proc/net/route"), route).unwrap();
+        let ask = |s: &str, allow| {
+            let config = PortConfig { allow_default_route: allow, ..PortConfig::default() };
+            guard(d.path(), &s.parse().unwrap(), &config)
+        };
+        for s in ["03:00.0", "net_af_packet0,iface=wan0", "net_tap0,remote=wan0"] {
+            let e = ask(s, false).unwrap_err().to_string();
+            assert!(e.contains("wan0") && e.contains("default route"), "{e}");
+            assert!(ask(s, true).is_ok());
+        }
+        assert!(ask("net_af_xdp0,iface=lan0", false).unwrap().is_empty());
+        let w = ask("03:00.0", true).unwrap();
+        assert!(w.len() == 1 && w[0].contains("vfio-pci"), "uio is warned of: {w:?}");
     }
 }
