@@ -2,6 +2,7 @@
 
 use dpdk_sys as sys;
 
+use super::mempool::RX_ROOM;
 use crate::pkt::Reach;
 
 /// What a device offers (`rte_eth_dev_info`), as far as it matters here.
@@ -42,6 +43,8 @@ pub(crate) struct Choice {
     pub shares_mbufs: bool,
     /// Frees sent mbufs late unless its threshold is near the ring size.
     pub lazy_free: bool,
+    /// Data room of receive buffers, in bytes.
+    pub rx_room: u16,
 }
 
 /// Most buffers in one packet: a 64 KiB packet of 4 KiB pages, twice over; more only lengthens a driver's walk.
@@ -119,6 +122,8 @@ pub(crate) fn negotiate(o: &Offer) -> Choice {
         reach,
         shares_mbufs: o.driver == "net_ring",
         lazy_free: o.driver.starts_with("net_virtio"),
+        // The kernel wants each buffer of an AF_XDP area, mbuf and pool header included, inside a 4 KiB page.
+        rx_room: if o.driver == "net_af_xdp" { 3584 } else { RX_ROOM },
     }
 }
 

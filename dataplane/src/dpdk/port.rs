@@ -10,7 +10,7 @@ use dpdk_sys as sys;
 
 use super::eal::{Eal, Hold, HoldKind, strerror};
 use super::gate::{GateCell, GateEvent};
-use super::mempool::{Mempool, PoolError, RX_ROOM};
+use super::mempool::{Mempool, PoolError};
 use super::offload::{Choice, Offer, negotiate};
 use super::port_config::{Closed, LinkState, PortConfig, PortError};
 use super::queue::QueueSeed;
@@ -243,7 +243,7 @@ impl EthPort {
         // SAFETY: `id` is a port that exists.
         let node = unsafe { sys::rte_eth_dev_socket_id(id) };
         let pools = (0..config.queues)
-            .map(|_| queue_pools(eal, config, (rx_desc, tx_desc), node))
+            .map(|_| queue_pools(eal, config, (rx_desc, tx_desc), choice.rx_room, node))
             .collect::<Result<Vec<_>, _>>()?;
         for (q, p) in (0..config.queues).zip(&pools) {
             let mut rxc = info.default_rxconf;
@@ -483,7 +483,13 @@ impl EthPort {
     }
 }
 
-fn queue_pools(eal: &Eal, c: &PortConfig, rings: (u16, u16), node: i32) -> Result<QueuePools, PoolError> {
+fn queue_pools(
+    eal: &Eal,
+    c: &PortConfig,
+    rings: (u16, u16),
+    rx_room: u16,
+    node: i32,
+) -> Result<QueuePools, PoolError> {
     let pool = |what, count: u32, ring: u16, room| {
         // The ring, two caches (the main lcore fills the receive ring, its own lcore refills it), two bursts.
         let need = u32::from(ring) + 2 * 384 + 64;
@@ -494,7 +500,7 @@ fn queue_pools(eal: &Eal, c: &PortConfig, rings: (u16, u16), node: i32) -> Resul
         Mempool::new(eal, what, count, room, node).map(Arc::new)
     };
     Ok(QueuePools {
-        rx: pool("receive buffers", c.rx_bufs, rings.0, RX_ROOM)?,
+        rx: pool("receive buffers", c.rx_bufs, rings.0, rx_room)?,
         heads: pool("packet heads", c.tx_heads, rings.1, TX_HEAD_ROOM as u16)?,
         bare: pool("attachments", c.tx_bare, rings.1, 0)?,
     })
