@@ -3,7 +3,8 @@
 
 use hugepages::LendOwner;
 
-use super::io::{AppId, Data, Event, LnetError, Op, OpRefused, Payload, ShardId, Sink};
+use super::api::{Data, Event, LnetError, Op, OpRefused, Payload, Sink};
+use super::io::{AppId, ShardId};
 use super::lnet::ops::OpKind;
 use super::lnet::remote::{Body, Waiter};
 use super::lnet::{Delivery, DropWhy, GetGrant, MatchReq, PutGrant, TxDone, Verdict};

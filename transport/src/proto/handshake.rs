@@ -1,9 +1,10 @@
 //! Handshakes: from `Opened` to a connection that carries messages, or to its end.
 
+use super::api::LnetError;
 use super::config::Accept;
 use super::conn::Conn;
 use super::hello::{self, Front, HsAction, HsEvent, HsState};
-use super::io::{Close, ConnId, ConnInfo, InlineHdr, LnetError, Output, Pages, SendMsg, StreamRx};
+use super::io::{Close, ConnId, ConnInfo, InlineHdr, Output, Pages, SendMsg, StreamRx};
 use super::machine::Machine;
 use super::peer::{DialEvent, DialState, Peer};
 use super::slab::Key;

@@ -2,13 +2,12 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use super::api::{Event, LnetError, Op};
 use super::config::Config;
 use super::conn::Conn;
 use super::counters::Counters;
 use super::hello::{HsEvent, HsState};
-use super::io::{
-    AppId, CloseWhy, ConnId, ConnInfo, DialId, Event, Input, LendId, LnetError, Op, Output, Progress, ShardId,
-};
+use super::io::{AppId, CloseWhy, ConnId, ConnInfo, DialId, Input, LendId, Output, Progress, ShardId};
 use super::lnet::TxDone;
 use super::lnet::ops::Ops;
 use super::lnet::portal::Portals;
@@ -178,7 +177,7 @@ impl Machine {
             Input::Closed(id, why) => self.closed(id, why),
             Input::Released(id) => self.released(id),
             Input::Cmd(app, op) => self.command(app, op),
-            Input::From(from, msg) => self.from_shard(from, msg),
+            Input::From(from, msg) => self.shard_msg(from, msg),
             Input::Timer => self.timer(),
         }
         self.settle();
@@ -298,7 +297,7 @@ impl Machine {
         self.start(app, op);
     }
 
-    fn from_shard(&mut self, from: ShardId, msg: ShardMsg) {
+    fn shard_msg(&mut self, from: ShardId, msg: ShardMsg) {
         match msg.0 {
             Body::Cmd(app, op) => self.start(app, op),
             Body::Ask { conn, ticket, req } => self.asked(from, conn, ticket, req),

@@ -15,6 +15,7 @@
 //! `handshake`, `receive`, `send`, `sets`, `answer` and `timers` are the machine's methods that apply them.
 
 mod answer;
+pub mod api;
 mod choose;
 pub mod config;
 mod conn;
@@ -35,6 +36,7 @@ mod timers;
 mod txq;
 mod zc;
 
+pub use api::*;
 pub use config::{Accept, Config, Shards};
 pub use counters::Counters;
 pub use io::*;

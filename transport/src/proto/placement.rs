@@ -2,8 +2,8 @@
 
 use hugepages::{LendOwner, RxFrag};
 
+use super::api::{Data, RxPiece, Sink};
 use super::counters::Counters;
-use super::io::{Data, RxPiece, Sink};
 use crate::wire::ksock::Checksum;
 
 /// Destination of the payload. It owns its memory, so a placement may be moved to another lcore and come back.

@@ -1,7 +1,8 @@
 //! Receiving: the loop that takes a stream apart (docs/protocol/socklnd.md §8).
 
+use super::api::{Data, LnetError, Sink};
 use super::handshake::collect;
-use super::io::{Data, LendId, LnetError, Output, Sink, StreamRx};
+use super::io::{LendId, Output, StreamRx};
 use super::lnet::Delivery;
 use super::machine::Machine;
 use super::placement::{Dest, Placement};

@@ -1,8 +1,11 @@
 //! Sending: credits, the choice of connection, the stream's window, lends.
 
+use std::cmp::Reverse;
+
+use super::api::{Event, LnetError, Payload};
 use super::choose::{self, Cargo, Fit};
 use super::config::SEC;
-use super::io::{Event, INLINE_PAYLOAD_MAX, InlineHdr, LendId, LnetError, Output, Pages, Payload, SendMsg};
+use super::io::{INLINE_PAYLOAD_MAX, InlineHdr, LendId, Output, Pages, SendMsg};
 use super::lnet::TxDone;
 use super::machine::{LendRec, Machine};
 use super::peer::DialState;
@@ -80,19 +83,13 @@ impl Machine {
     /// The best connection of a peer for a message (socklnd.md §7).
     fn choose(&self, peer: Key, cargo: Cargo) -> Option<Key> {
         let p = self.peers.get(peer)?;
-        let mut best: Option<((Fit, std::cmp::Reverse<(u64, u64)>), Key)> = None;
-        for key in &p.conns {
-            let Some(c) = self.conns.get(*key) else { continue };
+        let ranked = p.conns.iter().rev().filter_map(|key| {
+            let c = self.conns.get(*key)?;
             let fit = choose::fit(c.ctype, cargo);
-            if fit == Fit::No {
-                continue;
-            }
-            let rank = (fit, std::cmp::Reverse((c.backlog(), c.last_used)));
-            if best.as_ref().is_none_or(|(b, _)| rank > *b) {
-                best = Some((rank, *key));
-            }
-        }
-        best.map(|(_, key)| key)
+            (fit != Fit::No).then_some(((fit, Reverse((c.backlog(), c.last_used))), *key))
+        });
+        // Of equals the last counts: the oldest connection.
+        ranked.max_by_key(|(rank, _)| *rank).map(|(_, key)| key)
     }
 
     /// Gives a message to a connection, or keeps it until there is one.

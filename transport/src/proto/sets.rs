@@ -1,7 +1,8 @@
 //! Connection sets: dialling, and closing as one (docs/protocol/socklnd.md §3, §4).
 
+use super::api::LnetError;
 use super::hello::HsState;
-use super::io::{Close, DialId, DialSpec, LnetError, Output};
+use super::io::{Close, DialId, DialSpec, Output};
 use super::machine::Machine;
 use super::peer::{self, DialEvent, DialState, MAX_NONES, NONE_RETRY, Peer};
 use super::slab::Key;

@@ -1,9 +1,9 @@
 //! Deadlines: handshakes, dials, silence in either direction, cookies, queues, answers, keepalive
 //! (docs/protocol/socklnd.md §6.5, §8).
 
+use super::api::LnetError;
 use super::config::SEC;
 use super::hello::{HsEvent, HsState};
-use super::io::LnetError;
 use super::machine::Machine;
 use super::peer::DialState;
 use super::slab::Key;

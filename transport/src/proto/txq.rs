@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::io::Payload;
+use super::api::Payload;
 use super::lnet::TxDone;
 use crate::wire::ksock::{COOKIE_KEEPALIVE, KsockType};
 use crate::wire::{ConnType, LnetHdr, ksock, lnet};

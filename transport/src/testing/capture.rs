@@ -106,7 +106,7 @@ pub fn flows(path: &Path) -> Result<Vec<Flow>, PcapError> {
         });
         let flow = match known {
             // The same ports again: a new connection, unless the SYN is sent again.
-            Some(f) if !(syn && !f.a.segments.is_empty()) => f,
+            Some(f) if !syn || f.a.segments.is_empty() => f,
             _ => {
                 let from_active = syn || seg.dst.port() == 988;
                 let (active, passive) = if from_active { (seg.src, seg.dst) } else { (seg.dst, seg.src) };

@@ -272,9 +272,11 @@ impl Net {
         match ev {
             Ev::Connect(from, spec) => {
                 let node = self.nodes.iter().position(|n| n.ip == spec.remote.ip() && n.alive && !n.deaf);
-                let Some(node) = node.filter(|_| self.nodes[from].alive) else {
+                let Some(first) = node.filter(|_| self.nodes[from].alive) else {
                     return self.at(self.latency, Ev::Refused(from, spec.id));
                 };
+                let shards = self.nodes[first].machine.config().shards;
+                let node = first + usize::from(shards.home_of(spec.local_ip).0);
                 let port = self.nodes[from].next_port;
                 self.nodes[from].next_port = if port == 512 { 1023 } else { port - 1 };
                 let link = self.link(from, SocketAddr::new(spec.local_ip, port), node, spec.remote);

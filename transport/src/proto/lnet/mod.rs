@@ -4,7 +4,8 @@ pub(super) mod ops;
 pub(super) mod portal;
 pub(super) mod remote;
 
-use super::io::{AppId, Payload, ShardId, Sink};
+use super::api::{Payload, Sink};
+use super::io::{AppId, ShardId};
 use super::slab::Key;
 use crate::wire::{LnetHdr, Nid};
 

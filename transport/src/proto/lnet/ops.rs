@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::proto::io::{AppId, Data, Event, LnetError, Sink};
+use crate::proto::api::{Data, Event, LnetError, Sink};
+use crate::proto::io::AppId;
 use crate::proto::slab::{Key, Slab};
 use crate::wire::{Nid, WireHandle};
 

@@ -6,9 +6,10 @@ use smallvec::SmallVec;
 
 use super::remote::Waiter;
 use super::{DropWhy, GetGrant, MatchReq, PutGrant, Verdict};
-use crate::proto::io::{
-    AppId, Data, Event, GetEvent, LnetError, MdMem, MdSpec, MeId, OpRefused, Payload, PutEvent, ShardId, Sink,
+use crate::proto::api::{
+    Data, Event, GetEvent, LnetError, MdMem, MdSpec, OpRefused, Payload, PutEvent, Sink,
 };
+use crate::proto::io::{AppId, MeId, ShardId};
 use crate::proto::slab::{Key, Slab};
 use crate::wire::nid::PID_ANY;
 use crate::wire::{LnetBody, LnetHdr, ProcessId, lnet};

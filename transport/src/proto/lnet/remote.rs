@@ -1,7 +1,8 @@
 //! Messages between the shards of a node: a peer's home is rarely the owner of a portal.
 
 use super::{GetGrant, MatchReq, PutGrant, Verdict};
-use crate::proto::io::{AppId, Data, LnetError, Op, ShardId, Sink};
+use crate::proto::api::{Data, LnetError, Op, Sink};
+use crate::proto::io::{AppId, ShardId};
 use crate::proto::slab::Key;
 
 /// A message to another shard of the same node, given with [`Input::From`](crate::proto::Input::From). Opaque to

@@ -1,0 +1,163 @@
+//! A node of several shards: peers live where their address says, portals where their number says, and the two meet
+//! by message.
+
+use std::sync::Arc;
+
+use hugepages::{PageRunMut, PrivatePages};
+use transport::proto::{Config, Event, MdMem, MdSpec, Op, Payload, ShardId, Shards, Sink};
+use transport::testing::net::{Net, SEC};
+use transport::wire::{Nid, ProcessId};
+
+const SHARDS: u16 = 3;
+const PEERS: u8 = 8;
+
+fn id(n: u8) -> ProcessId {
+    let nid: Nid = format!("10.0.0.{n}@tcp").parse().unwrap();
+    ProcessId::lustre(nid)
+}
+
+fn run(len: usize) -> PageRunMut {
+    PageRunMut::new(Arc::new(PrivatePages), len).unwrap()
+}
+
+/// Nodes 0 to 2 are the shards of 10.0.0.1; the others its peers.
+fn net() -> Net {
+    let mut net = Net::new();
+    for s in 0..SHARDS {
+        net.add(Config { shards: Shards { me: ShardId(s), count: SHARDS }, ..Config::new(id(1).nid, 100) });
+    }
+    for n in 0..PEERS {
+        net.add(Config::new(id(10 + n).nid, 200 + u64::from(n)));
+    }
+    net
+}
+
+fn quiet(net: &Net) {
+    for (i, n) in net.nodes.iter().enumerate() {
+        let g = n.machine.gauges();
+        assert_eq!((g.cookies, g.lends, g.credits_used, g.ops, g.queued), (0, 0, 0, 0, 0), "{i}: {g:?}");
+    }
+}
+
+#[test]
+fn every_peer_reaches_every_portal() {
+    let mut net = net();
+    // Attached through a shard that owns none of it: operations find their own way.
+    for portal in 1..=6 {
+        let mem = match portal {
+            1..=3 => MdMem::Sink(Sink::Copy(run(100_000))),
+            _ => MdMem::Source(Payload::Pages([run(50_000).freeze().slice_all()].into_iter().collect())),
+        };
+        let (who, md) = (ProcessId::ANY, MdSpec::new(mem));
+        net.op(0, Op::Attach { tag: u64::from(portal), portal, who, match_bits: 7, ignore_bits: 0, md });
+    }
+    net.run(SEC / 100);
+    for peer in 0..usize::from(PEERS) {
+        for portal in 1..=3 {
+            let payload = Payload::Pages([run(100_000).freeze().slice_all()].into_iter().collect());
+            let (target, match_bits) = (id(1), 7);
+            let put =
+                Op::Put { tag: 1, target, portal, match_bits, offset: 0, hdr_data: 0, payload, ack: true };
+            net.op(3 + peer, put);
+            let sink = Sink::Copy(run(50_000));
+            net.op(3 + peer, Op::Get { tag: 2, target, portal: portal + 3, match_bits, sink });
+        }
+    }
+    net.run(5 * SEC);
+    for peer in 0..usize::from(PEERS) {
+        let events = net.take_events(3 + peer);
+        let acks = events.iter().filter(|e| matches!(e, Event::Ack { status: Ok(()), .. })).count();
+        let replies = events.iter().filter(|e| matches!(e, Event::Reply { status: Ok(()), .. })).count();
+        assert_eq!((acks, replies), (3, 3), "peer {peer}: {events:?}");
+    }
+    let (mut puts, mut gets) = (0, 0);
+    for shard in 0..usize::from(SHARDS) {
+        for e in net.take_events(shard) {
+            match e {
+                Event::Put(p) if p.status.is_ok() => puts += 1,
+                Event::Get(g) if g.status.is_ok() => gets += 1,
+                Event::Attached { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(net.nodes[shard].machine.gauges().peers > 0, "shard {shard} is nobody's home");
+    }
+    assert_eq!((puts, gets), (3 * usize::from(PEERS), 3 * usize::from(PEERS)));
+    quiet(&net);
+}
+
+#[test]
+fn operations_go_to_the_peers_home_and_handles_do_not_clash() {
+    let mut net = net();
+    for n in 0..PEERS {
+        // From whatever shard the application happens to speak to.
+        net.op(usize::from(n % 3), Op::Ping { tag: u64::from(n), target: id(10 + n) });
+    }
+    net.run(SEC);
+    let mut tags: Vec<u64> = (0..usize::from(SHARDS))
+        .flat_map(|s| net.take_events(s))
+        .map(|e| match e {
+            Event::Ping { tag, info: Ok(_), .. } => tag,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    tags.sort_unstable();
+    assert_eq!(tags, (0..u64::from(PEERS)).collect::<Vec<_>>());
+    quiet(&net);
+}
+
+#[test]
+fn a_peer_that_dies_while_its_message_is_asked_about_gives_the_grant_back() {
+    let mut net = net();
+    for portal in 1..=3 {
+        let md = MdSpec::new(MdMem::Sink(Sink::Copy(run(1 << 20))));
+        net.op(0, Op::Attach { tag: 0, portal, who: ProcessId::ANY, match_bits: 7, ignore_bits: 0, md });
+    }
+    for n in 0..usize::from(PEERS) {
+        net.op(3 + n, Op::Ping { tag: 0, target: id(1) });
+    }
+    net.run(SEC);
+    // Killed at moments that fall before, between and behind the shards' messages.
+    for n in 0..usize::from(PEERS) {
+        for portal in 1..=3 {
+            let payload = Payload::Pages([run(1 << 20).freeze().slice_all()].into_iter().collect());
+            let op = Op::Put {
+                tag: 1,
+                target: id(1),
+                portal,
+                match_bits: 7,
+                offset: 0,
+                hdr_data: 0,
+                payload,
+                ack: false,
+            };
+            net.op(3 + n, op);
+        }
+        net.run(49_700 + 200 * n as u64);
+        net.kill(3 + n, true);
+        net.run(SEC);
+    }
+    // The entries are as good as before: a fresh peer uses all of them.
+    let fresh = net.add(Config::new(id(99).nid, 999));
+    for portal in 1..=3 {
+        let op = Op::Put {
+            tag: 1,
+            target: id(1),
+            portal,
+            match_bits: 7,
+            offset: 0,
+            hdr_data: 0,
+            payload: Payload::empty(),
+            ack: true,
+        };
+        net.op(fresh, op);
+    }
+    net.run(SEC);
+    let acks =
+        net.take_events(fresh).iter().filter(|e| matches!(e, Event::Ack { status: Ok(()), .. })).count();
+    assert_eq!(acks, 3);
+    for s in 0..usize::from(SHARDS) {
+        let g = net.nodes[s].machine.gauges();
+        assert_eq!((g.cookies, g.lends, g.credits_used, g.queued), (0, 0, 0, 0));
+    }
+}

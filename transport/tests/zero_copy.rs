@@ -1,0 +1,396 @@
+//! The rule by which pages come home (docs/lifetimes.md), step by step: cookies, holds, TCP's word, death.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hugepages::{HeapRxPool, PageRunMut, PrivatePages, RxFrag};
+use transport::proto::{
+    AppId, Close, CloseWhy, Config, ConnId, ConnInfo, Event, Input, LendId, LnetError, Machine, MdMem,
+    MdSpec, Op, Output, Payload, Progress, SendMsg, ShardId, Sink, StreamRx,
+};
+use transport::wire::{
+    AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, Nid, ProcessId, Version,
+    WireHandle,
+};
+
+const SEC: u64 = 1_000_000_000;
+
+#[derive(Default)]
+struct Queue(VecDeque<RxFrag>);
+
+impl StreamRx for Queue {
+    fn next(&mut self) -> Option<RxFrag> {
+        self.0.pop_front()
+    }
+    fn unread(&mut self, rest: RxFrag) {
+        self.0.push_front(rest);
+    }
+}
+
+fn nid(n: u8) -> Nid {
+    format!("10.0.0.{n}@tcp").parse().unwrap()
+}
+
+/// A machine whose streams are in the test's hands. The peer is 10.0.0.2.
+struct Bench {
+    m: Machine,
+    now: u64,
+    pool: HeapRxPool,
+    conns: u32,
+    /// Our positions by connection.
+    pushed: Vec<u64>,
+    out: Vec<Output>,
+}
+
+impl Bench {
+    fn new(f: impl FnOnce(&mut Config)) -> Bench {
+        let mut cfg = Config::new(nid(1), 5);
+        f(&mut cfg);
+        let pool = HeapRxPool::new(1 << 16, 1 << 12);
+        Bench { m: Machine::new(cfg), now: SEC, pool, conns: 0, pushed: Vec::new(), out: Vec::new() }
+    }
+
+    fn id(n: u32) -> ConnId {
+        ConnId { shard: ShardId(0), index: n, generation: 0 }
+    }
+
+    fn input(&mut self, input: Input<'_>) {
+        self.m.handle(self.now, input);
+        while let Some(o) = self.m.poll() {
+            if let Output::Send(c, msg) = &o {
+                let pay: u64 = msg.pay.iter().map(|p| u64::from(p.len())).sum();
+                self.pushed[c.index as usize] += msg.hdr.len() as u64 + pay;
+            }
+            self.out.push(o);
+        }
+    }
+
+    fn feed(&mut self, conn: u32, bytes: &[u8]) {
+        let mut q = Queue::default();
+        q.0.extend(bytes.chunks(1 << 16).map(|b| self.pool.copy_of(b).unwrap()));
+        self.input(Input::Bytes(Bench::id(conn), &mut q));
+        assert!(q.0.is_empty() || self.out.iter().any(|o| matches!(o, Output::Close(..))));
+    }
+
+    /// The peer opens a connection on which we hold `mine`.
+    fn open(&mut self, mine: ConnType) -> u32 {
+        let n = self.conns;
+        self.conns += 1;
+        self.pushed.push(0);
+        let remote = SocketAddr::new([10, 0, 0, 2].into(), 1023 - n as u16);
+        let local = SocketAddr::new([10, 0, 0, 1].into(), 988);
+        self.input(Input::Opened(Bench::id(n), ConnInfo { local, remote, dial: None }));
+        let req = AcceptorReq::new(nid(1));
+        let hello = Hello {
+            version: Version::V3,
+            order: ByteOrder::Little,
+            src_nid: nid(2),
+            dst_nid: nid(1),
+            src_pid: 12345,
+            dst_pid: 0,
+            src_incarnation: 3,
+            dst_incarnation: 0,
+            ctype: mine.invert(),
+            ips: Default::default(),
+        };
+        self.feed(n, &[&req.emit()[..16], &hello.emit()[..]].concat());
+        self.sent(n);
+        self.acked(n, self.pushed[n as usize]);
+        self.out.clear();
+        n
+    }
+
+    /// CONTROL, BULK_IN, BULK_OUT: connections 0, 1, 2.
+    fn set(f: impl FnOnce(&mut Config)) -> Bench {
+        let mut b = Bench::new(f);
+        for t in [ConnType::Control, ConnType::BulkIn, ConnType::BulkOut] {
+            b.open(t);
+        }
+        b
+    }
+
+    /// Everything pushed has been transmitted once, nothing acknowledged.
+    fn sent(&mut self, n: u32) {
+        let sent = self.pushed[n as usize];
+        self.input(Input::Progress(Bench::id(n), Progress { acked: 0, sent }));
+    }
+
+    fn acked(&mut self, n: u32, acked: u64) {
+        self.input(Input::Progress(Bench::id(n), Progress { acked, sent: self.pushed[n as usize] }));
+    }
+
+    fn put(&mut self, tag: u64, len: usize) {
+        let run = PageRunMut::new(Arc::new(PrivatePages), len).unwrap().freeze();
+        let payload = Payload::Pages([run.slice_all()].into_iter().collect());
+        let target = ProcessId::lustre(nid(2));
+        let op =
+            Op::Put { tag, target, portal: 9, match_bits: 0, offset: 0, hdr_data: 0, payload, ack: false };
+        self.input(Input::Cmd(AppId(0), op));
+    }
+
+    fn noop(&mut self, conn: u32, c0: u64, c1: u64) {
+        let h = KsockHdr { kind: KsockType::Noop, csum: 0, cookie0: c0, cookie1: c1 };
+        self.feed(conn, &h.emit(ByteOrder::Little));
+    }
+
+    /// A message of the peer's for nobody, with a zero-copy request.
+    fn asks(&mut self, conn: u32, cookie: u64) {
+        let k = KsockHdr { kind: KsockType::Lnet, csum: 0, cookie0: cookie, cookie1: 0 };
+        let body = LnetBody::Put { ack: WireHandle::NONE, match_bits: 0, hdr_data: 0, portal: 3, offset: 0 };
+        let h = LnetHdr {
+            dest_nid: nid(1),
+            src_nid: nid(2),
+            dest_pid: 12345,
+            src_pid: 12345,
+            payload_len: 4,
+            body,
+        };
+        self.feed(conn, &[&k.emit(ByteOrder::Little)[..], &h.emit(), &[0; 4]].concat());
+    }
+
+    fn take(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// The messages written, by connection.
+    fn sends(&mut self) -> Vec<(u32, SendMsg)> {
+        let sends = |o| match o {
+            Output::Send(c, m) => Some((c.index, m)),
+            _ => None,
+        };
+        self.take().into_iter().filter_map(sends).collect()
+    }
+
+    fn events(&mut self) -> Vec<(u64, Result<(), LnetError>)> {
+        let event = |o| match o {
+            Output::Complete(_, Event::Send { tag, status, done: true }) => Some((tag, status)),
+            Output::Complete(_, e) => panic!("{e:?}"),
+            _ => None,
+        };
+        self.take().into_iter().filter_map(event).collect()
+    }
+}
+
+fn cookies(m: &SendMsg) -> (u64, u64) {
+    let h = KsockHdr::parse(&m.hdr, ByteOrder::Little).unwrap();
+    (h.cookie0, h.cookie1)
+}
+
+#[test]
+fn the_ack_on_another_connection_lifts_the_hold_and_no_more() {
+    let mut b = Bench::set(|_| {});
+    b.put(1, 1 << 20);
+    let [(2, msg)] = &b.sends()[..] else { panic!("bulk goes on BULK_OUT") };
+    assert_eq!((cookies(msg), msg.hold, msg.hdr.len()), ((2, 0), true, 96));
+    let lend = msg.lend.unwrap();
+    b.sent(2);
+    b.noop(0, 0, 2);
+    let out = b.take();
+    assert!(matches!(out[..], [Output::Unhold(c, l)] if c.index == 2 && l == lend), "{out:?}");
+    // TCP may still retransmit from the pages: no event yet.
+    b.acked(2, b.pushed[2]);
+    assert!(b.take().is_empty());
+    b.input(Input::Released(lend));
+    assert_eq!(b.events(), [(1, Ok(()))]);
+    // A second release of the same name says nothing.
+    b.input(Input::Released(lend));
+    assert!(b.take().is_empty());
+    assert_eq!(b.m.gauges().credits_used, 0);
+}
+
+#[test]
+fn an_ack_for_bytes_not_sent_is_unmatched() {
+    let mut b = Bench::set(|_| {});
+    b.put(1, 1 << 20);
+    let lend = b.sends()[0].1.lend.unwrap();
+    let sent = b.pushed[2] - 1;
+    b.input(Input::Progress(Bench::id(2), Progress { acked: 0, sent }));
+    b.noop(0, 0, 2);
+    assert_eq!(b.m.counters().err_cookie, 1);
+    let out = b.take();
+    assert_eq!(out.iter().filter(|o| matches!(o, Output::Close(_, Close::Abort))).count(), 3, "one fate");
+    assert!(out.iter().any(|o| matches!(o, Output::Unhold(_, l) if *l == lend)));
+    assert!(!out.iter().any(|o| matches!(o, Output::Complete(..))), "the error waits for the pages");
+    for n in 0..3 {
+        b.input(Input::Closed(Bench::id(n), CloseWhy::Local));
+    }
+    assert!(b.events().is_empty());
+    b.input(Input::Released(lend));
+    assert_eq!(b.events(), [(1, Err(LnetError::ConnLost))]);
+    assert_eq!(b.m.gauges(), Default::default());
+}
+
+#[test]
+fn what_tcp_had_delivered_before_death_is_sent() {
+    let mut b = Bench::set(|_| {});
+    // Below zc_min_payload: pages, no cookie. One is acknowledged when the connection dies, one is not.
+    b.put(1, 4096);
+    b.put(2, 4096);
+    let lends: Vec<LendId> = b.sends().iter().map(|(_, m)| (m.lend.unwrap(), assert!(!m.hold)).0).collect();
+    b.acked(2, b.pushed[2] - 1);
+    b.input(Input::Closed(Bench::id(0), CloseWhy::Reset));
+    b.take();
+    for l in lends {
+        b.input(Input::Released(l));
+    }
+    assert_eq!(b.events(), [(1, Ok(())), (2, Err(LnetError::ConnLost))]);
+}
+
+#[test]
+fn no_request_without_bulk_out() {
+    let mut b = Bench::new(|_| {});
+    b.open(ConnType::Control);
+    b.open(ConnType::BulkIn);
+    b.put(1, 1 << 20);
+    let [(0, msg)] = &b.sends()[..] else { panic!("bulk falls back to CONTROL") };
+    assert_eq!((cookies(msg), msg.hold, msg.lend.is_some()), ((0, 0), false, true));
+    b.open(ConnType::BulkOut);
+    b.put(2, 16_384);
+    b.put(3, 16_383);
+    let sends = b.sends();
+    assert_eq!(sends.iter().map(|(c, m)| (*c, cookies(m))).collect::<Vec<_>>(), [(2, (2, 0)), (2, (0, 0))]);
+}
+
+#[test]
+fn pairs_and_ranges_and_what_breaks_them() {
+    let setup = || {
+        let mut b = Bench::set(|c| c.peer_credits = 64);
+        for tag in 2..10 {
+            b.put(tag, 20_000);
+        }
+        b.sent(2);
+        b.take();
+        b
+    };
+    let unheld = |b: &mut Bench| b.take().iter().filter(|o| matches!(o, Output::Unhold(..))).count();
+    let mut b = setup();
+    b.noop(1, 5, 3);
+    assert_eq!(unheld(&mut b), 2);
+    b.noop(0, 6, 9);
+    assert_eq!(unheld(&mut b), 4);
+    assert_eq!((b.m.gauges().cookies, b.m.counters().zc_acked), (2, 6));
+    // One hole spoils a range, and the set.
+    b.noop(2, 2, 4);
+    assert_eq!(b.m.counters().err_cookie, 1);
+    assert_eq!(b.m.gauges().cookies, 0);
+    for (c0, c1) in [(0, 10), (10, 2), (2, 10), (0, u64::MAX)] {
+        let mut b = setup();
+        b.noop(1, c0, c1);
+        assert_eq!((b.m.counters().err_cookie, b.m.gauges().conns_up), (1, 0), "{c0} {c1}");
+    }
+    // A duplicate is as bad.
+    let mut b = setup();
+    b.noop(1, 0, 2);
+    b.noop(1, 0, 2);
+    assert_eq!(b.m.counters().err_cookie, 1);
+}
+
+#[test]
+fn our_acks_go_on_bulk_in_at_once_and_merge_when_they_wait() {
+    let mut b = Bench::set(|c| c.tx_window = 48);
+    // The first two leave at once and fill the window; the others wait and become one range.
+    for k in [7, 8, 9, 10, 11] {
+        b.asks(0, k);
+    }
+    let acks: Vec<_> = b.sends().iter().map(|(c, m)| (*c, cookies(m))).collect();
+    assert_eq!(acks, [(1, (0, 7)), (1, (0, 8))]);
+    b.acked(1, b.pushed[1]);
+    let acks: Vec<_> = b.sends().iter().map(|(c, m)| (*c, cookies(m))).collect();
+    assert_eq!(acks, [(1, (9, 11))]);
+    assert_eq!((b.m.counters().zc_acks_tx, b.m.counters().zc_acks_merged), (5, 2));
+}
+
+#[test]
+fn without_bulk_in_acks_ride_on_messages() {
+    let mut b = Bench::new(|c| c.tx_window = 96);
+    b.open(ConnType::Control);
+    for tag in 0..3 {
+        b.put(tag, 64);
+    }
+    b.asks(0, 40);
+    b.asks(0, 41);
+    b.asks(0, 42);
+    b.acked(0, b.pushed[0]);
+    b.acked(0, b.pushed[0]);
+    b.acked(0, b.pushed[0]);
+    b.acked(0, b.pushed[0]);
+    let sends: Vec<_> = b.sends().iter().map(|(_, m)| (m.hdr.len(), cookies(m))).collect();
+    assert_eq!(sends, [(160, (0, 0)), (160, (0, 40)), (160, (0, 41)), (24, (0, 42))]);
+}
+
+#[test]
+fn a_peer_that_never_acks_is_given_up() {
+    let mut b = Bench::set(|_| {});
+    for tag in 0..10 {
+        b.put(tag, 1 << 20);
+    }
+    let lends: Vec<LendId> = b.sends().iter().map(|(_, m)| m.lend.unwrap()).collect();
+    assert_eq!(lends.len(), 4, "the stream's window holds the others back");
+    assert_eq!(b.m.gauges().credits_used, 8);
+    b.acked(2, b.pushed[2]);
+    let lends: Vec<LendId> =
+        lends.into_iter().chain(b.sends().iter().map(|(_, m)| m.lend.unwrap())).collect();
+    assert_eq!(lends.len(), 8, "and the credits the last two");
+    b.acked(2, b.pushed[2]);
+    while b.m.counters().err_zc_timeout == 0 {
+        b.now = b.m.deadline().expect("a cookie is timed");
+        assert!(b.now < 60 * SEC);
+        b.input(Input::Timer);
+    }
+    assert!(b.now >= 51 * SEC);
+    for l in lends {
+        b.input(Input::Released(l));
+    }
+    // The credits free the other two, which find nobody: the machine dials.
+    let out = b.take();
+    assert_eq!(
+        out.iter().filter(|o| matches!(o, Output::Complete(_, Event::Send { status: Err(_), .. }))).count(),
+        8
+    );
+    assert_eq!(out.iter().filter(|o| matches!(o, Output::Dial(_))).count(), 1);
+}
+
+#[test]
+fn the_counter_starts_again_with_a_new_set() {
+    let mut b = Bench::set(|_| {});
+    b.put(1, 1 << 20);
+    let lend = b.sends()[0].1.lend.unwrap();
+    b.input(Input::PeerFin(Bench::id(1)));
+    for n in 0..3 {
+        b.input(Input::Closed(Bench::id(n), CloseWhy::Local));
+    }
+    b.input(Input::Released(lend));
+    assert_eq!(b.events(), [(1, Err(LnetError::ConnLost))]);
+    for t in [ConnType::Control, ConnType::BulkIn, ConnType::BulkOut] {
+        b.open(t);
+    }
+    b.put(2, 1 << 20);
+    assert_eq!(cookies(&b.sends()[0].1), (2, 0));
+}
+
+#[test]
+fn a_message_half_received_gives_its_sink_back() {
+    let mut b = Bench::set(|_| {});
+    let run = PageRunMut::new(Arc::new(PrivatePages), 4096).unwrap();
+    let md = MdSpec { threshold: Some(1), ..MdSpec::new(MdMem::Sink(Sink::Copy(run))) };
+    let who = ProcessId::ANY;
+    b.input(Input::Cmd(AppId(0), Op::Attach { tag: 8, portal: 3, who, match_bits: 0, ignore_bits: 0, md }));
+    b.take();
+    let k = KsockHdr { kind: KsockType::Lnet, csum: 0, cookie0: 6, cookie1: 0 };
+    let body = LnetBody::Put { ack: WireHandle::NONE, match_bits: 0, hdr_data: 0, portal: 3, offset: 0 };
+    let h =
+        LnetHdr { dest_nid: nid(1), src_nid: nid(2), dest_pid: 0, src_pid: 12345, payload_len: 4096, body };
+    b.feed(0, &[&k.emit(ByteOrder::Little)[..], &h.emit(), &[1; 4000]].concat());
+    assert!(b.take().is_empty(), "no ACK and no event before the last byte");
+    b.input(Input::Closed(Bench::id(2), CloseWhy::Timeout));
+    let out = b.take();
+    let put = out.iter().find_map(|o| match o {
+        Output::Complete(_, Event::Put(p)) => Some(p),
+        _ => None,
+    });
+    let put = put.expect("the entry's last event");
+    assert_eq!(put.status, Err(LnetError::ConnLost));
+    assert!(matches!(&put.unlinked, Some(Some(run)) if run.len() == 4096));
+    assert_eq!((b.m.counters().zc_acks_tx, b.m.gauges().entries), (0, 0));
+}
