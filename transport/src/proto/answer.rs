@@ -165,7 +165,10 @@ impl Machine {
         }
         while let Some(me) = self.portals.any() {
             match self.portals.unlink(me) {
-                Ok((event, _)) => self.complete_some(event),
+                Ok((event, waiters)) => {
+                    self.complete_some(event);
+                    self.wake_waiters(waiters);
+                }
                 Err(_) => break,
             }
         }

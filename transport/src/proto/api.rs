@@ -2,6 +2,7 @@
 
 use arrayvec::ArrayVec;
 use hugepages::{PageRunMut, RxLent};
+use smallvec::SmallVec;
 
 use super::io::{INLINE_PAYLOAD_MAX, MeId, Pages};
 use crate::wire::{Nid, PingInfo, ProcessId};
@@ -277,13 +278,16 @@ impl RxPiece {
     }
 }
 
+/// The parts of one payload, in order. A single part takes no allocation.
+pub type Pieces = SmallVec<[RxPiece; 1]>;
+
 /// What became of received payload.
 #[derive(Debug)]
 pub enum Data {
     /// It lies in the MD's run, at the event's offset.
     InSink,
     /// Here it is, in order.
-    Lent(Vec<RxPiece>),
+    Lent(Pieces),
     /// It was dropped, as the MD asked.
     Discarded,
 }

@@ -1,6 +1,8 @@
 //! Handshakes: from `Opened` to a connection that carries messages, or to its end.
 
 use super::api::LnetError;
+use arrayvec::ArrayVec;
+
 use super::config::Accept;
 use super::conn::Conn;
 use super::hello::{self, Front, HsAction, HsEvent, HsState};
@@ -74,8 +76,8 @@ impl Machine {
         // Request and HELLO leave together: the acceptor says nothing when it agrees (socklnd.md §0).
         let req = AcceptorReq::new(target.nid);
         let mut hdr = InlineHdr::new();
-        extend(&mut hdr, req.emit().get(..req.wire_len()).unwrap_or_default());
-        extend(&mut hdr, &hello::ours(&self.cfg, target.nid, ctype).emit());
+        append(&mut hdr, req.emit().get(..req.wire_len()).unwrap_or_default());
+        append(&mut hdr, &hello::ours(&self.cfg, target.nid, ctype).emit());
         self.write(key, hdr);
     }
 
@@ -222,7 +224,7 @@ impl Machine {
             }
             HsAction::Refuse => {
                 let mut hdr = InlineHdr::new();
-                extend(&mut hdr, &acceptor::refusal());
+                append(&mut hdr, &acceptor::refusal());
                 self.write(key, hdr);
                 how = Close::Fin;
             }
@@ -243,7 +245,7 @@ impl Machine {
 
     fn write_hello(&mut self, key: Key, dst: crate::wire::Nid, ctype: ConnType) {
         let mut hdr = InlineHdr::new();
-        extend(&mut hdr, &hello::ours(&self.cfg, dst, ctype).emit());
+        append(&mut hdr, &hello::ours(&self.cfg, dst, ctype).emit());
         self.write(key, hdr);
     }
 
@@ -279,23 +281,20 @@ impl Machine {
     }
 }
 
-/// Appends as much as fits.
-fn extend(hdr: &mut InlineHdr, bytes: &[u8]) {
-    let n = bytes.len().min(hdr.remaining_capacity());
-    hdr.extend(bytes.iter().take(n).copied());
+/// Appends as much as fits: all of it, by the sizes of the formats.
+pub(super) fn append<const N: usize>(buf: &mut ArrayVec<u8, N>, bytes: &[u8]) {
+    let n = bytes.len().min(buf.remaining_capacity());
+    let fits = buf.try_extend_from_slice(bytes.get(..n).unwrap_or_default());
+    debug_assert!(fits.is_ok() && n == bytes.len());
 }
 
 /// Collects bytes until `buf` has `need` of them; gives whether it has.
-pub(super) fn collect<const N: usize>(
-    buf: &mut arrayvec::ArrayVec<u8, N>,
-    rx: &mut dyn StreamRx,
-    need: usize,
-) -> bool {
+pub(super) fn collect<const N: usize>(buf: &mut ArrayVec<u8, N>, rx: &mut dyn StreamRx, need: usize) -> bool {
     let need = need.min(N);
     while buf.len() < need {
         let Some(mut frag) = rx.next() else { return false };
         let take = frag.bytes().len().min(need - buf.len());
-        buf.extend(frag.bytes().iter().take(take).copied());
+        append(buf, frag.bytes().get(..take).unwrap_or_default());
         frag.advance(take as u32);
         if !frag.is_empty() {
             rx.unread(frag);

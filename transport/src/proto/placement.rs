@@ -2,7 +2,7 @@
 
 use hugepages::{LendOwner, RxFrag};
 
-use super::api::{Data, RxPiece, Sink};
+use super::api::{Data, Pieces, RxPiece, Sink};
 use super::counters::Counters;
 use crate::wire::ksock::Checksum;
 
@@ -22,7 +22,7 @@ pub(super) struct Placement {
     want: u32,
     done: u32,
     owner: LendOwner,
-    pieces: Vec<RxPiece>,
+    pieces: Pieces,
     sum: Option<Checksum>,
 }
 
@@ -30,9 +30,11 @@ impl Placement {
     /// A placement of `want` bytes; `checked` when their checksum will be asked for.
     pub(super) fn new(dest: Dest, want: u32, owner: LendOwner, checked: bool) -> Placement {
         let pieces = match dest {
-            // Fragments are about an MSS long; most messages then fit without growing the list.
-            Dest::Sink { sink: Sink::Lend(_), .. } => Vec::with_capacity(want.div_ceil(1448) as usize + 1),
-            _ => Vec::new(),
+            // Fragments are an MSS or a receive buffer long: one allocation or two for a bulk message.
+            Dest::Sink { sink: Sink::Lend(_), .. } if want > 2048 => {
+                Pieces::with_capacity(want.div_ceil(4096) as usize)
+            }
+            _ => Pieces::new(),
         };
         let sum = checked.then(Checksum::default);
         Placement { dest, want, done: 0, owner, pieces, sum }

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use super::api::{Event, LnetError, Payload};
 use super::choose::{self, Cargo, Fit};
 use super::config::SEC;
+use super::handshake::append;
 use super::io::{INLINE_PAYLOAD_MAX, InlineHdr, LendId, Output, Pages, SendMsg};
 use super::lnet::TxDone;
 use super::machine::{LendRec, Machine};
@@ -198,7 +199,7 @@ impl Machine {
             }
             Payload::Pages(p) if payload as usize <= INLINE_PAYLOAD_MAX => {
                 let mut b = arrayvec::ArrayVec::new();
-                b.extend(p.iter().flat_map(|s| s.bytes().iter().copied()).take(INLINE_PAYLOAD_MAX));
+                p.iter().for_each(|s| append(&mut b, s.bytes()));
                 tx.payload = Payload::Inline(b);
                 Pages::new()
             }
@@ -234,16 +235,16 @@ impl Machine {
         }
         let ksock = KsockHdr { kind: tx.kind(), csum: 0, cookie0: tx.cookie0, cookie1: tx.cookie1 };
         let mut hdr = InlineHdr::new();
-        hdr.extend(ksock.emit(ByteOrder::Little));
+        append(&mut hdr, &ksock.emit(ByteOrder::Little));
         match &tx.hdr {
             None => {
                 self.counters.noops_tx += 1;
                 self.counters.keepalives_tx += u64::from(tx.cookie1 == COOKIE_KEEPALIVE);
             }
             Some(h) => {
-                hdr.extend(h.emit());
+                append(&mut hdr, &h.emit());
                 if let Payload::Inline(b) = &tx.payload {
-                    hdr.extend(b.iter().copied());
+                    append(&mut hdr, b);
                     self.counters.tx_inline_bytes += b.len() as u64;
                 }
                 self.counters.msgs_tx += 1;

@@ -67,7 +67,7 @@ enum Ev {
     Ack(usize, usize, u64),
     Fin(usize, usize),
     Closed(usize, usize, CloseWhy),
-    Shard(usize, ShardId, ShardMsg),
+    Shard(usize, ShardId, Box<ShardMsg>),
 }
 
 /// A node: a machine and what the runtime keeps for it.
@@ -330,7 +330,7 @@ impl Net {
                     }
                 }
             }
-            Ev::Shard(node, from, msg) => self.input(node, Input::From(from, msg)),
+            Ev::Shard(node, from, msg) => self.input(node, Input::From(from, *msg)),
         }
     }
 
@@ -415,7 +415,7 @@ impl Net {
                     // Shards of one node are added one behind the other, the first as shard 0.
                     let me = self.nodes[node].machine.config().shards.me;
                     let other = node - usize::from(me.0) + usize::from(to.0);
-                    self.at(1000, Ev::Shard(other, me, msg));
+                    self.at(1000, Ev::Shard(other, me, Box::new(msg)));
                 }
             }
         }
