@@ -63,8 +63,15 @@ impl Packet {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Entry {
     /// Asked for; `used` says that somebody waits.
-    Asking { tries: u8, next: u64, known: Option<Mac> },
-    Known { mac: Mac, at: u64 },
+    Asking {
+        tries: u8,
+        next: u64,
+        known: Option<Mac>,
+    },
+    Known {
+        mac: Mac,
+        at: u64,
+    },
 }
 
 /// What to do about an address.

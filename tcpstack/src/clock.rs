@@ -168,7 +168,9 @@ impl Flow {
                 Rung::Serve
             }
             // A peer that answers may keep its window shut for ever (RFC 9293 §3.8.6.1).
-            Clock::Persist if cx.now.saturating_sub(self.last_rx) > cx.cfg.user_timeout && stuck => Rung::GiveUp,
+            Clock::Persist if cx.now.saturating_sub(self.last_rx) > cx.cfg.user_timeout && stuck => {
+                Rung::GiveUp
+            }
             Clock::Persist => {
                 self.tries = self.tries.saturating_add(1);
                 cx.c.window_probes += 1;

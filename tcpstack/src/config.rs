@@ -118,7 +118,9 @@ pub struct Dial {
 #[derive(Debug, thiserror::Error)]
 pub enum StackError {
     /// The kernel refused the mappings of the phantom rings.
-    #[error("cannot map {bytes} bytes of phantom rings: {source}; raise vm.max_map_count or make the windows smaller")]
+    #[error(
+        "cannot map {bytes} bytes of phantom rings: {source}; raise vm.max_map_count or make the windows smaller"
+    )]
     Map {
         /// Window in bytes.
         bytes: u32,

@@ -47,7 +47,7 @@ impl<P: Port> Stack<P> {
         }
         let sent = f.sent;
         let served = match f.phase {
-            Phase::Resolve | Phase::Closed if !f.opened || f.phase == Phase::Resolve => Served::Done,
+            Phase::Resolve | Phase::Closed => Served::Done,
             _ => self.serve_flow(&mut f),
         };
         if f.sent > sent && !f.ev_progress {
@@ -93,7 +93,10 @@ impl<P: Port> Stack<P> {
 
     fn serve_flow(&mut self, f: &mut Flow) -> Served {
         let window = self.engine.rx_window();
-        if f.phase != Phase::SynSent && f.phase != Phase::SynReceived && !f.feed(&mut self.engine, &mut self.c) {
+        if f.phase != Phase::SynSent
+            && f.phase != Phase::SynReceived
+            && !f.feed(&mut self.engine, &mut self.c)
+        {
             return Served::Broken;
         }
         f.exchange();
@@ -309,7 +312,12 @@ impl Flow {
     }
 
     #[inline]
-    fn send_new<P: Port>(&mut self, io: &mut Io<P>, c: &mut crate::config::Counters, now: u64) -> Result<(), Served> {
+    fn send_new<P: Port>(
+        &mut self,
+        io: &mut Io<P>,
+        c: &mut crate::config::Counters,
+        now: u64,
+    ) -> Result<(), Served> {
         while self.sent < self.permit {
             if io.deep(c) {
                 return Err(Served::Again);

@@ -252,7 +252,8 @@ mod tests {
         let syn = e.poll(&mut s).unwrap();
         assert_eq!((syn.flags, syn.scale, syn.plen), (wire::SYN, Some(5), 0));
         assert!(e.poll(&mut s).is_none(), "time stands still: no second SYN");
-        let f = Feed { seq: Seq(100), ack: Some(syn.seq.add(1)), flags: wire::SYN, win: 65_535, scale: Some(7) };
+        let f =
+            Feed { seq: Seq(100), ack: Some(syn.seq.add(1)), flags: wire::SYN, win: 65_535, scale: Some(7) };
         assert!(e.feed(&mut s, &k, &f, 0).is_none());
         assert_eq!(s.get().state(), State::Established);
         assert_eq!(e.poll(&mut s).unwrap().ack, Seq(101));

@@ -247,7 +247,13 @@ impl Flow {
     }
 
     /// Feeds the peer's SYN.
-    pub(crate) fn feed_syn(&mut self, e: &mut Engine, c: &mut Counters, acks: bool, scale: Option<u8>) -> Option<Emission> {
+    pub(crate) fn feed_syn(
+        &mut self,
+        e: &mut Engine,
+        c: &mut Counters,
+        acks: bool,
+        scale: Option<u8>,
+    ) -> Option<Emission> {
         let f = Feed {
             seq: self.irs,
             ack: acks.then(|| Seq(self.iss.add(1).0.wrapping_sub(self.delta))),
@@ -267,8 +273,8 @@ impl Flow {
             let n = (self.nxt - self.fed).min(u64::from(FEED_MAX)) as u32;
             let fin = self.fin_rcvd && !self.fin_fed && self.fed + u64::from(n) == self.fin_at;
             let acks = self.una > self.fed_una;
-            // A window alone matters only while there is something to send.
-            let window = self.wnd_news && !self.fin_sent;
+            // A window alone matters only while there may be something to send; in LAST-ACK smoltcp would answer.
+            let window = self.wnd_news && self.phase.may_send();
             if n == 0 && !fin && !acks && !window {
                 return true;
             }
@@ -363,7 +369,9 @@ impl Flow {
         let ack = self.fed + u64::from(self.fin_fed);
         let news = ack > self.smol_acked;
         self.smol_acked = ack;
-        self.smol_edge = self.smol_edge.max(ack + (u64::from(m.win) << self.rcv_scale));
+        // The field is rounded down, so smoltcp's own edge may step back by less than one unit of the scale.
+        let edge = ack + (u64::from(m.win) << self.rcv_scale);
+        self.smol_edge = self.smol_edge.max(edge.saturating_sub((1 << self.rcv_scale) - 1));
         if news || m.plen == 0 {
             self.ack_due = self.ack_due.max(if news { AckDue::Now } else { AckDue::Soon });
         }

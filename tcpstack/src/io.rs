@@ -181,7 +181,14 @@ fn addresses(ip: &[u8]) -> Option<([u8; 4], [u8; 4])> {
 
 /// Puts up to `want` bytes of `s` from `off` on into `tx`. Returns how many, and how many of them by reference.
 #[inline]
-fn fill<T: TxPkt>(tx: &mut T, s: &mut Shadow, off: u64, want: u32, attach_min: u32, c: &mut Counters) -> (u32, u32) {
+fn fill<T: TxPkt>(
+    tx: &mut T,
+    s: &mut Shadow,
+    off: u64,
+    want: u32,
+    attach_min: u32,
+    c: &mut Counters,
+) -> (u32, u32) {
     let (mut n, mut attached) = (0u32, 0u32);
     while n < want {
         let Some(chunk) = s.chunk(off + u64::from(n), want - n) else { break };

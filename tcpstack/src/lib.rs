@@ -28,7 +28,8 @@ pub mod wheel;
 pub mod wire;
 
 pub use config::{
-    Counters, Dial, DialError, FlowCounters, HDR_MAX, KeepAlive, Listen, ListenError, PushError, StackConfig, StackError,
+    Counters, Dial, DialError, FlowCounters, HDR_MAX, KeepAlive, Listen, ListenError, PushError, StackConfig,
+    StackError,
 };
 pub use rtt::RtoLimits;
 pub use stack::{Close, CloseWhy, Event, FlowId, Pos, Stack, Work};

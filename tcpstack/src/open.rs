@@ -74,7 +74,8 @@ impl<P: Port> Stack<P> {
         let Some(l) = self.listeners.iter().position(|l| l.port == s.key.lport()) else {
             return self.reject(s, src);
         };
-        let full = self.listeners[l].half_open >= self.listeners[l].backlog || self.live >= self.cfg.max_flows;
+        let full =
+            self.listeners[l].half_open >= self.listeners[l].backlog || self.live >= self.cfg.max_flows;
         let Some(sock) = (if full { None } else { self.engine.listen(&s.key) }) else {
             self.c.syn_dropped += 1;
             return;

@@ -109,10 +109,29 @@ mod tests {
     #[test]
     fn the_table() {
         use Phase::*;
-        let all =
-            [Resolve, SynSent, SynReceived, Established, FinWait1, FinWait2, CloseWait, Closing, LastAck, TimeWait, Closed];
+        let all = [
+            Resolve,
+            SynSent,
+            SynReceived,
+            Established,
+            FinWait1,
+            FinWait2,
+            CloseWait,
+            Closing,
+            LastAck,
+            TimeWait,
+            Closed,
+        ];
         let evs = [
-            Ev::Resolved, Ev::Syn, Ev::SynAck, Ev::AckOfSyn, Ev::Close, Ev::PeerFin, Ev::AckOfFin, Ev::Reset, Ev::GiveUp,
+            Ev::Resolved,
+            Ev::Syn,
+            Ev::SynAck,
+            Ev::AckOfSyn,
+            Ev::Close,
+            Ev::PeerFin,
+            Ev::AckOfFin,
+            Ev::Reset,
+            Ev::GiveUp,
             Ev::Abort,
         ];
         let mut t = String::new();

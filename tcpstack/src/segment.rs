@@ -39,7 +39,13 @@ pub(crate) struct Cx<'a> {
 
 impl Flow {
     /// Takes in a segment. `frags` holds its payload; what is not kept is left in it.
-    pub(crate) fn on_segment(&mut self, s: &Seg, syn: SynOpts, frags: &mut Vec<RxFrag>, cx: &mut Cx<'_>) -> Outcome {
+    pub(crate) fn on_segment(
+        &mut self,
+        s: &Seg,
+        syn: SynOpts,
+        frags: &mut Vec<RxFrag>,
+        cx: &mut Cx<'_>,
+    ) -> Outcome {
         cx.c.rx_segments += 1;
         match self.phase {
             Phase::Resolve | Phase::Closed | Phase::TimeWait => Outcome::Fine,
@@ -199,7 +205,12 @@ impl Flow {
         }
         if news {
             self.on_new_ack(a as u64, cx);
-        } else if a == self.una as i64 && s.plen == 0 && !s.has(wire::FIN) && !changed && self.snd_max() > self.una {
+        } else if a == self.una as i64
+            && s.plen == 0
+            && !s.has(wire::FIN)
+            && !changed
+            && self.snd_max() > self.una
+        {
             let was = self.loss.active();
             self.lose(LossEvent::Dup, cx);
             cx.c.fast_resends += u64::from(!was && self.loss.active());

@@ -221,7 +221,10 @@ mod tests {
             assert_eq!(s.end(), model.len() as u64);
             let off = una + rnd((s.end() - una).max(1));
             let len = rnd(s.end() - off + 1).min(20_000);
-            assert_eq!(read(&mut s, off, len, 1 + rnd(3000) as u32), model[off as usize..(off + len) as usize]);
+            assert_eq!(
+                read(&mut s, off, len, 1 + rnd(3000) as u32),
+                model[off as usize..(off + len) as usize]
+            );
             una += rnd((s.end() - una).min(10_000) + 1);
             s.release(una);
             slab.reap(|_, _| ());

@@ -8,7 +8,9 @@ use dataplane::pkt::{Port, RX_BURST, Reclaimed};
 use hugepages::{HeapRxPool, LendSlab, Lent, RxFrag};
 
 use crate::arp::Arp;
-use crate::config::{Counters, FlowCounters, HDR_MAX, Listen, ListenError, PushError, StackConfig, StackError};
+use crate::config::{
+    Counters, FlowCounters, HDR_MAX, Listen, ListenError, PushError, StackConfig, StackError,
+};
 use crate::engine::Engine;
 use crate::flow::Flow;
 use crate::icmp::Limiter;
@@ -31,6 +33,16 @@ pub struct FlowId {
 }
 
 impl FlowId {
+    /// Its place in the stack's table: small, and used again once the connection is over.
+    pub fn slot(self) -> u32 {
+        self.slot
+    }
+
+    /// Tells users of a slot apart.
+    pub fn generation(self) -> u32 {
+        self.generation
+    }
+
     /// As a number, for tables of the caller's.
     pub fn as_u64(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.slot)
@@ -248,7 +260,11 @@ impl<P: Port> Stack<P> {
         if !self.io.q.is_empty() {
             n += self.io.port.tx_burst(&mut self.io.q) as u32;
         }
-        if n == 0 && self.dirty.is_empty() && self.io.q.is_empty() { Work::Idle } else { Work::Busy(n.max(1)) }
+        if n == 0 && self.dirty.is_empty() && self.io.q.is_empty() {
+            Work::Idle
+        } else {
+            Work::Busy(n.max(1))
+        }
     }
 
     fn receive(&mut self) -> u32 {
@@ -344,12 +360,16 @@ impl<P: Port> Stack<P> {
     /// Gives `bytes` that were read back to the window; more than was read counts as what was.
     pub fn credit(&mut self, id: FlowId, bytes: u32) {
         let window = self.engine.rx_window();
+        let step = u64::from(self.io.mss);
         let Some(f) = self.flow_mut(id) else { return };
         let n = u64::from(bytes).min(f.handed - f.credited);
+        if n == 0 {
+            return;
+        }
         f.credited += n;
         f.credit_due += n as u32;
         // smoltcp offers a window when it has doubled; asking before that is vain.
-        if f.wants_poll(window) || f.smol_edge > f.wire_edge {
+        if f.wants_poll(window) || f.smol_edge >= f.wire_edge + step {
             self.mark(id.slot);
         }
     }

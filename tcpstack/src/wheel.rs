@@ -32,7 +32,13 @@ pub struct Wheel {
 impl Wheel {
     /// A wheel that starts at `now` (ns).
     pub fn new(now: u64) -> Wheel {
-        Wheel { nodes: Vec::new(), heads: [NIL; SLOTS * LEVELS], used: [0; LEVELS], tick: now >> TICK, len: 0 }
+        Wheel {
+            nodes: Vec::new(),
+            heads: [NIL; SLOTS * LEVELS],
+            used: [0; LEVELS],
+            tick: now >> TICK,
+            len: 0,
+        }
     }
 
     /// Sets the timer of `id` to `at` (ns), instead of what it was.

@@ -127,7 +127,13 @@ pub fn ip4(b: &[u8], len: usize, sum: bool) -> Result<Ip4, Drop> {
     if be16(b, 6).ok_or(bad)? & 0x3fff != 0 {
         return Err(Drop::Fragment);
     }
-    Ok(Ip4 { src: be32(b, 12).ok_or(bad)?, dst: be32(b, 16).ok_or(bad)?, proto: b[9], ihl, payload: total - ihl })
+    Ok(Ip4 {
+        src: be32(b, 12).ok_or(bad)?,
+        dst: be32(b, 16).ok_or(bad)?,
+        proto: b[9],
+        ihl,
+        payload: total - ihl,
+    })
 }
 
 /// Whether a host may send from this address: not this network, loopback, multicast, reserved or broadcast.
@@ -414,7 +420,9 @@ mod tests {
 
     #[test]
     fn odd_source_addresses_are_martians() {
-        for (a, ok) in [(0x0a00_0001, true), (0, false), (0x7f00_0001, false), (0xe000_0001, false), (u32::MAX, false)] {
+        for (a, ok) in
+            [(0x0a00_0001, true), (0, false), (0x7f00_0001, false), (0xe000_0001, false), (u32::MAX, false)]
+        {
             assert_eq!(unicast(a), ok, "{a:x}");
         }
     }

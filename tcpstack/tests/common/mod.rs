@@ -1,5 +1,5 @@
 //! Two stacks joined by an in-memory link with faults, in virtual time.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -201,7 +201,11 @@ impl End {
         while self.pushed < self.out.len() {
             let left = self.out.len() - self.pushed;
             let h = (self.rng.below(193) as usize).min(left);
-            let n = if self.rng.chance(0.5) { self.rng.below(60_000) as usize } else { self.rng.below(300) as usize };
+            let n = if self.rng.chance(0.5) {
+                self.rng.below(60_000) as usize
+            } else {
+                self.rng.below(300) as usize
+            };
             let n = n.min(left - h);
             let mut pay = vec![];
             let at = (self.pushed + h) as u32;
@@ -259,10 +263,14 @@ impl End {
         self.closed.is_some()
     }
 
+    /// Lets go of what the reader still holds.
+    pub fn drop_held(&mut self) {
+        self.held.clear();
+    }
+
     /// Nothing lent is left out.
     pub fn settle_lendings(&mut self, s: &TestStack) {
         s.slab().reap(|t, _| assert!(self.tokens.remove(&t)));
-        self.held.clear();
         assert!(self.tokens.is_empty(), "{} lendings out", self.tokens.len());
     }
 }
