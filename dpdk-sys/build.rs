@@ -30,11 +30,10 @@ fn build() -> Result<(), String> {
         return Err(format!("pkg-config is not installed, so DPDK cannot be found.\nInstall it: {APT}"));
     }
     // The shims first: a static library must come before the shared ones that it needs.
-    let lib = pkg_config::Config::new()
-        .atleast_version(OLDEST)
-        .cargo_metadata(false)
-        .probe("libdpdk")
-        .map_err(|e| format!("DPDK {OLDEST} or newer is not installed.\nInstall it: {APT}\npkg-config says: {e}"))?;
+    let lib =
+        pkg_config::Config::new().atleast_version(OLDEST).cargo_metadata(false).probe("libdpdk").map_err(
+            |e| format!("DPDK {OLDEST} or newer is not installed.\nInstall it: {APT}\npkg-config says: {e}"),
+        )?;
     let cflags = cflags()?;
     check_libclang()?;
 
@@ -45,7 +44,9 @@ fn build() -> Result<(), String> {
     }
     // DPDK's own headers are not ours to warn about.
     cc.warnings(false);
-    cc.try_compile("pollnd_dpdk_shim").map_err(|e| format!("the C shims do not compile: {e}\nIs a C compiler there? apt-get install gcc"))?;
+    cc.try_compile("pollnd_dpdk_shim").map_err(|e| {
+        format!("the C shims do not compile: {e}\nIs a C compiler there? apt-get install gcc")
+    })?;
 
     for dir in &lib.link_paths {
         println!("cargo:rustc-link-search=native={}", dir.display());
@@ -71,7 +72,9 @@ fn check_libclang() -> Result<(), String> {
     std::panic::set_hook(Box::new(|_| {}));
     let found = std::panic::catch_unwind(bindgen::clang_version);
     std::panic::set_hook(hook);
-    found.map(|_| ()).map_err(|_| format!("libclang is not installed, so DPDK's headers cannot be read.\nInstall it: {APT}"))
+    found.map(|_| ()).map_err(|_| {
+        format!("libclang is not installed, so DPDK's headers cannot be read.\nInstall it: {APT}")
+    })
 }
 
 fn bindings(cflags: &[String]) -> Result<(), String> {
@@ -95,7 +98,14 @@ fn bindings(cflags: &[String]) -> Result<(), String> {
         "rte_eth_(find_next|macaddr_get|link_get_nowait|stats_get|stats_reset|promiscuous_enable|promiscuous_get|allmulticast_enable|tx_done_cleanup|tx_queue_setup|rx_queue_setup|from_rings|iterator_init|iterator_next|iterator_cleanup)",
         "rte_(telemetry_register_cmd|tel_data_.*)",
     ];
-    let types = ["rte_mbuf", "rte_mbuf_ext_shared_info", "rte_eth_.*conf", "rte_eth_dev_info", "rte_eth_link", "rte_eth_stats"];
+    let types = [
+        "rte_mbuf",
+        "rte_mbuf_ext_shared_info",
+        "rte_eth_.*conf",
+        "rte_eth_dev_info",
+        "rte_eth_link",
+        "rte_eth_stats",
+    ];
     let vars = [
         "SHIM_.*",
         "RTE_MAX_LCORE",
@@ -130,6 +140,8 @@ fn bindings(cflags: &[String]) -> Result<(), String> {
     for v in vars {
         b = b.allowlist_var(v);
     }
-    let bindings = b.generate().map_err(|e| format!("DPDK's headers cannot be read: {e}\nInstall what they need: {APT}"))?;
+    let bindings = b
+        .generate()
+        .map_err(|e| format!("DPDK's headers cannot be read: {e}\nInstall what they need: {APT}"))?;
     bindings.write_to_file(out.join("bindings.rs")).map_err(|e| e.to_string())
 }

@@ -227,6 +227,46 @@ fn ports(root: &Path, out: &mut Vec<Finding>) {
     }
 }
 
+/// DPDK libraries in its plugin folders that a node cannot do without, and what for.
+const PLUGINS: [(&str, &str); 4] = [
+    ("mempool_ring", "every mempool"),
+    ("bus_vdev", "virtual ports"),
+    ("net_vhost", "the in-process virtio pair"),
+    ("net_virtio", "the in-process virtio pair, and virtio NICs"),
+];
+
+/// Names of the DPDK libraries in the plugin folders, such as `net_ixgbe`. `root` is `/` but for tests.
+pub fn dpdk_plugins(root: &Path) -> Vec<String> {
+    let mut v = Vec::new();
+    let bases = ["usr/lib", "usr/lib64", "usr/local/lib", "usr/local/lib64"].map(|b| root.join(b));
+    // Debian keeps libraries one folder down, by architecture.
+    let arch = names(&bases[0]).into_iter().filter(|n| n.contains("-linux-")).map(|n| bases[0].join(n));
+    for dir in arch.chain(bases.iter().cloned()).map(|d| d.join("dpdk")) {
+        for pmds in names(&dir).iter().filter(|n| n.starts_with("pmds")) {
+            v.extend(names(&dir.join(pmds)).iter().filter_map(|f| {
+                let (stem, _) = f.strip_prefix("librte_")?.split_once(".so")?;
+                Some(stem.to_owned())
+            }));
+        }
+    }
+    v.sort();
+    v.dedup();
+    v
+}
+
+fn plugins(root: &Path, out: &mut Vec<Finding>) {
+    let have = dpdk_plugins(root);
+    let nics = have.iter().filter(|n| n.starts_with("net_")).count();
+    let missing: Vec<_> = PLUGINS.iter().filter(|p| !have.iter().any(|h| h == p.0)).collect();
+    if missing.is_empty() {
+        out.push(Finding::good("drivers", format!("{nics} port drivers in DPDK's plugin folder")));
+    }
+    for (name, what) in missing {
+        let remedy = format!("apt-get install '^librte-{}[0-9]+$'", name.replace('_', "-"));
+        out.push(Finding::bad(Severity::Missing, "drivers", format!("no librte_{name} ({what})"), remedy));
+    }
+}
+
 fn memory(root: &Path, out: &mut Vec<Finding>) {
     let h = hugepages::pool::discover(root);
     let reserve = "echo 512 > /proc/sys/vm/nr_hugepages   (as root; 1 GiB in pages of 2 MiB)";
@@ -309,6 +349,9 @@ pub fn examine(root: &Path, dpdk: Option<&str>) -> Vec<Finding> {
             "apt-get install libdpdk-dev libclang-dev pkg-config && cargo build --release",
         ),
     });
+    if dpdk.is_some() {
+        plugins(root, &mut out);
+    }
     memory(root, &mut out);
     ports(root, &mut out);
     cores(root, &mut out);

@@ -122,7 +122,19 @@ fn a_good_machine_needs_no_remedy() {
     ])
     .pci("0000:00:04.0", "0x020000", Some("vfio-pci"), None);
     let out = examine(t.0.path(), Some("DPDK 22.11"));
+    let (lacking, rest): (Vec<_>, Vec<_>) = out.into_iter().partition(|f| f.subject == "drivers");
+    assert!(rest.iter().all(|f| f.remedy.is_none()), "{rest:?}");
+    assert_eq!(lacking.len(), 4);
+    assert_eq!(lacking[2].remedy.as_deref(), Some("apt-get install '^librte-net-vhost[0-9]+$'"));
+
+    let dir = t.0.path().join("usr/lib/x86_64-linux-gnu/dpdk/pmds-23.0");
+    fs::create_dir_all(&dir).unwrap();
+    for l in ["mempool_ring", "bus_vdev", "net_vhost", "net_virtio"] {
+        fs::write(dir.join(format!("librte_{l}.so.23.0")), "").unwrap();
+    }
+    let out = examine(t.0.path(), Some("DPDK 22.11"));
     assert!(out.iter().all(|f| f.remedy.is_none()), "{out:?}");
+    assert!(out.iter().any(|f| f.detail.starts_with("2 port drivers")), "{out:?}");
 }
 
 #[test]

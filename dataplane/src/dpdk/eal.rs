@@ -128,8 +128,10 @@ impl Eal {
     pub fn start(config: &EalConfig) -> Result<Eal, EalError> {
         let machine = Machine {
             huge_free_mb: hugepages::pool::discover(Path::new("/"))
-                .free_bytes(hugepages::backing::HUGE_2M as u64)
-                >> 20,
+                .pools
+                .iter()
+                .map(|p| (p.free * p.page_size) >> 20)
+                .sum(),
             cores: allowed_cores(),
             pid: std::process::id(),
         };

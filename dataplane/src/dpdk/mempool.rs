@@ -44,6 +44,8 @@ pub enum PoolError {
         node: i32,
         /// What DPDK calls the error.
         errno: String,
+        /// What to do.
+        remedy: &'static str,
     },
     /// The EAL is stopped.
     #[error("the EAL is stopped: no mempool can be made")]
@@ -89,12 +91,18 @@ impl Mempool {
         let full = if room == 0 { 0 } else { room + HEADROOM };
         let name = format!("pn{}_{}", SERIAL.fetch_add(1, Ordering::Relaxed), what.replace(' ', "_"));
         let name: String = name.chars().take(24).collect();
-        let failed = |errno| PoolError::Create { what, count, room, node, errno };
-        let name = CString::new(name).map_err(|e| failed(e.to_string()))?;
+        let failed = |e| {
+            let remedy = match e {
+                libc::ENOMEM => "give the EAL more memory (-m MiB)",
+                _ => "is the package librte-mempool-ring installed? DPDK loads it from its plugin folder",
+            };
+            PoolError::Create { what, count, room, node, errno: strerror(e), remedy }
+        };
+        let name = CString::new(name).map_err(|_| failed(libc::EINVAL))?;
         // SAFETY: the EAL runs (the hold keeps it); the name is terminated.
         let raw =
             unsafe { sys::rte_pktmbuf_pool_create(name.as_ptr(), count, cache_size(count), 0, full, node) };
-        let raw = NonNull::new(raw).ok_or_else(|| failed(strerror(errno())))?;
+        let raw = NonNull::new(raw).ok_or_else(|| failed(errno()))?;
         Ok(Mempool { raw, count, room, hold: Some(hold) })
     }
 

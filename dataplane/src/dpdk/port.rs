@@ -16,6 +16,7 @@ use super::port_config::{Closed, LinkState, PortConfig, PortError};
 use super::queue::QueueSeed;
 use super::spec::PortSpec;
 use crate::doctor;
+use crate::lcore::Lcore;
 use crate::pkt::{PortCaps, TX_HEAD_ROOM};
 
 /// What the control thread and the lcores share.
@@ -456,6 +457,11 @@ impl EthPort {
         self.node
     }
 
+    /// What to tell the user when `lcore` is far from the device; `None` when it is near, or either has no node.
+    pub fn numa_warning(&self, lcore: &Lcore) -> Option<String> {
+        numa_mismatch(self.name(), self.node, lcore)
+    }
+
     /// What was negotiated.
     pub fn caps(&self) -> &PortCaps {
         &self.shared.caps
@@ -481,6 +487,15 @@ impl EthPort {
         let p = self.pools.get(usize::from(q))?;
         Some((p.rx.in_use(), p.heads.in_use(), p.bare.in_use()))
     }
+}
+
+fn numa_mismatch(port: &str, node: i32, lcore: &Lcore) -> Option<String> {
+    let far = lcore.node.filter(|n| node >= 0 && i64::from(*n) != i64::from(node))?;
+    Some(format!(
+        "port {port} is on NUMA node {node} and its lcore on CPU {} on node {far}: every packet crosses between them; \
+         choose cores of node {node} in cpu_pattern",
+        lcore.cpu
+    ))
 }
 
 fn queue_pools(
@@ -529,6 +544,16 @@ impl std::fmt::Debug for EthPort {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_lcore_far_from_its_port_is_warned_of() {
+        let lcore = |node| Lcore { index: 0, cpu: 5, cpt: 0, node };
+        for (port, lcore_node) in [(-1, Some(1)), (1, Some(1)), (0, None)] {
+            assert_eq!(numa_mismatch("p", port, &lcore(lcore_node)), None);
+        }
+        let w = numa_mismatch("p", 0, &lcore(Some(1))).unwrap();
+        assert!(w.contains("CPU 5 on node 1") && w.contains("cpu_pattern"), "{w}");
+    }
 
     #[test]
     fn the_interface_with_the_default_route_is_refused_however_it_is_named() {
