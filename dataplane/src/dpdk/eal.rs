@@ -145,6 +145,7 @@ impl Eal {
         let boot_log = log.finish();
         affinity.restore();
         if let Err(errno) = started {
+            remove_runtime_dir();
             return Err(EalError::Init {
                 what: strerror(errno),
                 remedy: remedy(errno),
@@ -218,7 +219,7 @@ impl Eal {
         // SAFETY: nothing of the EAL is in use, and nothing can start to use it in state CLOSING.
         let r = unsafe { sys::rte_eal_cleanup() };
         self.0.state.store(STOPPED, Ordering::SeqCst);
-        self.remove_runtime_dir();
+        remove_runtime_dir();
         if r == 0 { Ok(()) } else { Err(CleanupError::Failed(r)) }
     }
 
@@ -236,22 +237,6 @@ impl Eal {
                 }
                 r => return r,
             }
-        }
-    }
-
-    /// The folder is of this process alone when we chose its name; DPDK leaves it behind.
-    fn remove_runtime_dir(&self) {
-        // SAFETY: returns a static string once the EAL was started.
-        let dir = unsafe { sys::rte_eal_get_runtime_dir() };
-        if dir.is_null() {
-            return;
-        }
-        // SAFETY: a terminated string.
-        let dir = unsafe { CStr::from_ptr(dir) }.to_string_lossy().into_owned();
-        let own = format!("pollnd-{}", std::process::id());
-        if Path::new(&dir).file_name().is_some_and(|f| f == own.as_str()) {
-            // Best effort: a folder that stays is litter, not an error.
-            let _ = std::fs::remove_dir_all(dir);
         }
     }
 
@@ -327,6 +312,22 @@ impl Drop for LcoreInner {
             // SAFETY: this thread was registered by `enter`, and the hold keeps the EAL running.
             unsafe { sys::rte_thread_unregister() };
         }
+    }
+}
+
+/// Removes the run-time folder, which DPDK leaves behind, when it is of this process alone: when we chose its name.
+fn remove_runtime_dir() {
+    // SAFETY: returns a static string, empty before the EAL has made the folder.
+    let dir = unsafe { sys::rte_eal_get_runtime_dir() };
+    if dir.is_null() {
+        return;
+    }
+    // SAFETY: a terminated string.
+    let dir = unsafe { CStr::from_ptr(dir) }.to_string_lossy().into_owned();
+    let own = format!("pollnd-{}", std::process::id());
+    if Path::new(&dir).file_name().is_some_and(|f| f == own.as_str()) {
+        // Best effort: a folder that stays is litter, not an error.
+        let _ = std::fs::remove_dir_all(dir);
     }
 }
 
