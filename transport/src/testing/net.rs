@@ -18,6 +18,9 @@ use crate::proto::{
 /// One second in ns.
 pub const SEC: u64 = 1_000_000_000;
 
+/// Bytes that arrive at once.
+const SEGMENT: usize = 32 << 10;
+
 /// Received bytes of one end, as the machine sees them.
 #[derive(Default)]
 pub struct Inbox {
@@ -53,6 +56,8 @@ struct End {
     inbox: Inbox,
     pushed: u64,
     acked: u64,
+    /// When the last byte pushed has left, in ns.
+    leaves: u64,
     fin: bool,
     closed: bool,
     /// Bytes pushed, for tests that look at the wire.
@@ -220,6 +225,7 @@ impl Net {
             inbox: Inbox::default(),
             pushed: 0,
             acked: 0,
+            leaves: 0,
             fin: false,
             closed: false,
             record: Vec::new(),
@@ -406,7 +412,10 @@ impl Net {
                     self.links[link][end].closed = true;
                     self.at(0, Ev::Closed(link, end, CloseWhy::Local));
                     match how {
-                        Close::Fin => self.at(self.latency, Ev::Fin(link, 1 - end)),
+                        Close::Fin => {
+                            let left = self.links[link][end].leaves.saturating_sub(self.now);
+                            self.at(left + self.latency, Ev::Fin(link, 1 - end));
+                        }
                         Close::Abort => self.at(self.latency, Ev::Closed(link, 1 - end, CloseWhy::Reset)),
                     }
                 }
@@ -442,7 +451,13 @@ impl Net {
         // Transmitted at once: the position is known before any answer can be.
         let id = conn_id(link, end);
         self.nodes[node].machine.handle(self.now, Input::Progress(id, Progress { acked, sent: pushed }));
-        self.at(self.latency, Ev::Data(link, 1 - end, bytes));
+        // Segments follow one another at 100 Gb/s, so that messages of several connections overlap.
+        for segment in bytes.chunks(SEGMENT) {
+            let e = &mut self.links[link][end];
+            e.leaves = e.leaves.max(self.now) + segment.len() as u64 * 8 / 100;
+            let delay = e.leaves - self.now + self.latency;
+            self.at(delay, Ev::Data(link, 1 - end, segment.to_vec()));
+        }
     }
 }
 
