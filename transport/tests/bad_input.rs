@@ -414,6 +414,32 @@ fn a_peer_that_asks_and_never_reads_is_held_back() {
 }
 
 #[test]
+fn a_slow_reader_gets_every_answer() {
+    let mut net = Net::new();
+    net.raw_acks = false;
+    net.add(Config { max_answers: 16, tx_window: 2048, ..config(1) });
+    let (_, _, link) = send(&mut net, 700, &start(ConnType::Control));
+    let body = LnetBody::Get {
+        handle: WireHandle { interface: 1, object: 2 },
+        match_bits: 1 << 63,
+        portal: 0,
+        src_offset: 0,
+        sink_length: 272,
+    };
+    for _ in 0..300 {
+        net.raw_send(link, &message(&LnetHdr { body, ..put(0) }));
+    }
+    net.run(SEC / 10);
+    assert!(counters(&net).msgs_rx < 40, "the window and the queue are full");
+    for _ in 0..100 {
+        net.raw_ack(link);
+        net.run(SEC / 1000);
+    }
+    assert_eq!(counters(&net).msgs_rx, 300);
+    assert_eq!(net.wire(link, 1).0.len(), 56 + 300 * (24 + 72 + 48));
+}
+
+#[test]
 fn another_incarnation_closes_the_old_set() {
     let mut net = net();
     let (_, _, old) = send(&mut net, 700, &start(ConnType::Control));

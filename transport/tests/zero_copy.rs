@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hugepages::{HeapRxPool, PageRunMut, PrivatePages, RxFrag};
 use transport::proto::{
     AppId, Close, CloseWhy, Config, ConnId, ConnInfo, Event, Input, LendId, LnetError, Machine, MdMem,
-    MdSpec, Op, Output, Payload, Progress, SendMsg, ShardId, Sink, StreamRx,
+    MdSpec, Op, Output, Payload, Progress, SendMsg, ShardId, Shards, Sink, StreamRx,
 };
 use transport::wire::{
     AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, Nid, ProcessId, Version,
@@ -70,7 +70,9 @@ impl Bench {
         let mut q = Queue::default();
         q.0.extend(bytes.chunks(1 << 16).map(|b| self.pool.copy_of(b).unwrap()));
         self.input(Input::Bytes(Bench::id(conn), &mut q));
-        assert!(q.0.is_empty() || self.out.iter().any(|o| matches!(o, Output::Close(..))));
+        let taken =
+            q.0.is_empty() || self.out.iter().any(|o| matches!(o, Output::Close(..) | Output::To(..)));
+        assert!(taken, "the machine left bytes");
     }
 
     /// The peer opens a connection on which we hold `mine`.
@@ -393,4 +395,36 @@ fn a_message_half_received_gives_its_sink_back() {
     assert_eq!(put.status, Err(LnetError::ConnLost));
     assert!(matches!(&put.unlinked, Some(Some(run)) if run.len() == 4096));
     assert_eq!((b.m.counters().zc_acks_tx, b.m.gauges().entries), (0, 0));
+}
+
+#[test]
+fn a_grant_for_a_connection_that_died_goes_back_to_its_owner() {
+    let shards = |me| Shards { me: ShardId(me), count: 2 };
+    let mut b = Bench::set(|c| c.shards = shards(0));
+    let mut owner = Machine::new(Config { shards: shards(1), ..Config::new(nid(1), 5) });
+    let sink = Sink::Copy(PageRunMut::new(Arc::new(PrivatePages), 64).unwrap());
+    let who = ProcessId::ANY;
+    let md = MdSpec::new(MdMem::Sink(sink));
+    owner.handle(
+        1,
+        Input::Cmd(AppId(0), Op::Attach { tag: 8, portal: 3, who, match_bits: 0, ignore_bits: 0, md }),
+    );
+    assert!(matches!(owner.poll(), Some(Output::Complete(_, Event::Attached { .. }))));
+    let to = |out: Vec<Output>| {
+        let mut msgs = out.into_iter().filter_map(|o| match o {
+            Output::To(_, m) => Some(m),
+            _ => None,
+        });
+        (msgs.next().expect("a message to the other shard"), assert!(msgs.next().is_none())).0
+    };
+    b.asks(0, 6);
+    assert_eq!(b.m.counters().msgs_rx, 0, "it waits for the owner");
+    owner.handle(2, Input::From(ShardId(0), to(b.take())));
+    let Some(Output::To(ShardId(0), answer)) = owner.poll() else { panic!() };
+    b.input(Input::Closed(Bench::id(0), CloseWhy::Reset));
+    b.take();
+    b.input(Input::From(ShardId(1), answer));
+    owner.handle(3, Input::From(ShardId(0), to(b.take())));
+    let Some(Output::Complete(_, Event::Put(put))) = owner.poll() else { panic!() };
+    assert_eq!((put.status, put.mlength, put.unlinked.is_none()), (Err(LnetError::ConnLost), 4, true));
 }

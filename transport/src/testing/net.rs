@@ -202,6 +202,13 @@ impl Net {
         self.at(self.latency, Ev::Data(link, 1, bytes.to_vec()));
     }
 
+    /// The TCP of the raw side acknowledges all that it was sent so far.
+    pub fn raw_ack(&mut self, link: usize) {
+        let pushed = self.links[link][1].pushed;
+        self.links[link][1].acked = pushed;
+        self.at(self.latency, Ev::Ack(link, 1, pushed));
+    }
+
     /// Ends the raw side of a connection with FIN.
     pub fn raw_fin(&mut self, link: usize) {
         self.at(self.latency, Ev::Fin(link, 1));
