@@ -3,13 +3,19 @@
 //! Reading the counter costs a few nanoseconds and no system call. Where the counter does not run at a constant
 //! rate (or the CPU has none that we know), the monotonic clock itself is read.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// A clock that starts near 1 s, so that "an age ago" never goes below zero. Monotonic, in ns.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock {
-    epoch: Instant,
-    tsc: Option<Tsc>,
+#[derive(Clone, Debug)]
+pub struct Clock(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    Tsc(Tsc),
+    Monotonic(Instant),
+    Virtual(Arc<AtomicU64>),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -59,29 +65,36 @@ impl Clock {
         let mult = u64::try_from((now << 32) / u128::from(passed)).unwrap_or(0);
         // 0.1 to 10 GHz; anything else is no time base.
         let plausible = ((1 << 32) / 10..(1 << 32) * 10).contains(&mult);
-        Clock { epoch, tsc: plausible.then_some(Tsc { start, mult }) }
+        if plausible { Clock(Source::Tsc(Tsc { start, mult })) } else { Clock(Source::Monotonic(epoch)) }
     }
 
     /// Reads the kernel's monotonic clock each time.
     pub fn monotonic() -> Clock {
-        Clock { epoch: Instant::now(), tsc: None }
+        Clock(Source::Monotonic(Instant::now()))
+    }
+
+    /// Time that only moves when somebody sets it, in ns: simulations.
+    pub fn virtual_time(now: Arc<AtomicU64>) -> Clock {
+        Clock(Source::Virtual(now))
     }
 
     /// The time in ns.
     pub fn now(&self) -> u64 {
-        let since = match self.tsc {
-            Some(t) => {
+        match &self.0 {
+            Source::Tsc(t) => {
                 let passed = ticks().saturating_sub(t.start);
-                ((u128::from(passed) * u128::from(t.mult)) >> 32) as u64
+                START + ((u128::from(passed) * u128::from(t.mult)) >> 32) as u64
             }
-            None => u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX / 2),
-        };
-        START + since
+            Source::Monotonic(epoch) => {
+                START + u64::try_from(epoch.elapsed().as_nanos()).unwrap_or(u64::MAX / 2)
+            }
+            Source::Virtual(t) => t.load(Ordering::Relaxed),
+        }
     }
 
     /// Whether the time-stamp counter is used.
     pub fn is_tsc(&self) -> bool {
-        self.tsc.is_some()
+        matches!(self.0, Source::Tsc(_))
     }
 }
 
@@ -97,6 +110,15 @@ mod tests {
         let (da, db) = ((a.now() - a0) as f64, (b.now() - b0) as f64);
         assert!(a0 >= START && b0 >= START);
         assert!((da / db - 1.0).abs() < 0.5, "{da} ns against {db} ns");
+    }
+
+    #[test]
+    fn virtual_time_stands_still_until_it_is_set() {
+        let t = Arc::new(AtomicU64::new(7));
+        let c = Clock::virtual_time(t.clone());
+        assert_eq!(c.now(), 7);
+        t.store(9, Ordering::Relaxed);
+        assert_eq!(c.now(), 9);
     }
 
     #[test]

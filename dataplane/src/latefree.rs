@@ -10,7 +10,7 @@
 //!     │ waiting == 0         │  │   │ no progress for 1 s                │  │ 16 nudges, or 10 ms
 //!     ├──────────────────────┘  │   └────────────────┐                   │  v
 //!     │                         │ progress           │                   │ Holding (asks no more,
-//!     │                         └────────────────────┼───────────────────┤          waits)
+//!     │                         └────────────────────┼───────────────────┤      one each 10 ms)
 //!     │                                              v                   │  │
 //!     │                                        Restarting <──────────────┴──┘ no progress for 1 s
 //!     │ waiting == 0                                 │
@@ -19,7 +19,8 @@
 //!                                               Quarantined (until waiting == 0)
 //! ```
 
-/// How long a driver may hold pages of an idle queue before frames are sent to nudge it no more, in ns.
+/// How long a driver may hold pages of an idle queue before frames to nudge it become rare, in ns; then one is
+/// sent in each such time.
 pub const NUDGE_NS: u64 = 10_000_000;
 /// Most nudges in one such time.
 pub const NUDGES_MAX: u32 = 16;
@@ -181,12 +182,21 @@ impl LateFree {
                     self.on(LateEvent::Spent);
                     return LateAction::None;
                 }
-                self.nudges += 1;
-                self.counters.nudges += 1;
-                LateAction::Nudge
+                self.nudge(now)
             }
+            // Whoever empties the ring may just not have had the CPU: now and then one more frame.
+            LateState::Holding if now.saturating_sub(self.nudging_since) >= NUDGE_NS => self.nudge(now),
             _ => LateAction::None,
         }
+    }
+
+    fn nudge(&mut self, now: u64) -> LateAction {
+        if self.state == LateState::Holding {
+            self.nudging_since = now;
+        }
+        self.nudges += 1;
+        self.counters.nudges += 1;
+        LateAction::Nudge
     }
 
     /// What [`LateAction::Reclaim`] came to: `freed` buffers let go.
@@ -253,8 +263,9 @@ mod tests {
             let mut l = LateFree::default();
             l.step(0, 1, true);
             l.reclaimed(0, 0);
-            let n = (1..1000).filter(|i| l.step(i * step, 1, true) == LateAction::Nudge).count() as u64;
-            assert_eq!(n, if step == 1 { u64::from(NUDGES_MAX) } else { 3 });
+            let n = (1..200).filter(|i| l.step(i * step, 1, true) == LateAction::Nudge).count() as u64;
+            // Then one in 10 ms, until the port counts as stuck.
+            assert_eq!(n, if step == 1 { u64::from(NUDGES_MAX) } else { 3 + 49 });
             assert!(n == l.counters().nudges && l.state() != LateState::Nudging);
         }
     }

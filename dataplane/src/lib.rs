@@ -16,9 +16,9 @@ pub mod doctor;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
 pub mod fault;
+pub mod latefree;
 #[cfg(feature = "lcore")]
 pub mod lcore;
-pub mod latefree;
 pub mod mem;
 pub mod pkt;
 

@@ -24,4 +24,6 @@ pub use arena::{Arena, ArenaError};
 pub use backing::{Backing, BackingError, BackingKind, HugePages, Memfd, PrivatePages, RawRun};
 pub use lending::{AttachRefused, LendSlab, LendSlabError, Lent, NIC_REFS_MAX, NicRef, ShInfo, SlabCounters};
 pub use run::{BAD_IOVA, PageRun, PageRunMut, PageSlice};
-pub use rx::{HeapRxBuf, HeapRxPool, LendBudget, LendOwner, RxCounters, RxFrag, RxHome, RxLent, RxOps};
+pub use rx::{
+    HeapRxBuf, HeapRxPool, LendBudget, LendOwner, Relay, RxCounters, RxFrag, RxHome, RxLent, RxOps,
+};

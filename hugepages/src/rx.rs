@@ -314,6 +314,75 @@ impl std::fmt::Debug for RxLent {
     }
 }
 
+// ---- lent once more: a fragment that arrived on another lcore ----
+
+struct LentBuf {
+    refs: Cell<u32>,
+    lent: Option<RxLent>,
+    shelf: std::rc::Weak<RefCell<Shelf>>,
+}
+
+// Boxed on purpose: a buffer's address is its handle and must not move.
+#[allow(clippy::vec_box)]
+type Shelf = Vec<Box<LentBuf>>;
+
+/// Turns lent fragments of other lcores into fragments of this one, which may be split and lent again.
+#[derive(Clone)]
+pub struct Relay {
+    shelf: Rc<RefCell<Shelf>>,
+    home: RxHome,
+}
+
+unsafe fn relay_retain(raw: NonNull<()>) {
+    // SAFETY: `raw` is a leaked LentBuf with at least one reference.
+    let b = unsafe { raw.cast::<LentBuf>().as_ref() };
+    b.refs.set(b.refs.get() + 1);
+}
+
+unsafe fn relay_release(raw: NonNull<()>) {
+    let p = raw.cast::<LentBuf>();
+    // SAFETY: as above; the caller owns one reference.
+    let n = unsafe { p.as_ref() }.refs.get() - 1;
+    // SAFETY: as above.
+    unsafe { p.as_ref() }.refs.set(n);
+    if n == 0 {
+        // SAFETY: the last reference has gone; the box was leaked by `Relay::frag`.
+        let mut b = unsafe { Box::from_raw(p.as_ptr()) };
+        // Sends the buffer home.
+        b.lent = None;
+        if let Some(shelf) = b.shelf.upgrade() {
+            shelf.borrow_mut().push(b);
+        }
+    }
+}
+
+static RELAY_OPS: RxOps = RxOps { retain: relay_retain, release: relay_release };
+
+impl Relay {
+    /// A relay with its own budget for what is lent again.
+    pub fn new(budget: LendBudget) -> Relay {
+        Relay { shelf: Rc::default(), home: RxHome::new(&RELAY_OPS, budget) }
+    }
+
+    /// `lent` as a fragment of this lcore.
+    pub fn frag(&self, lent: RxLent) -> RxFrag {
+        let (data, len, truesize) = (lent.data, lent.len, lent.truesize);
+        let mut b = self.shelf.borrow_mut().pop().unwrap_or_else(|| {
+            Box::new(LentBuf { refs: Cell::new(0), lent: None, shelf: Rc::downgrade(&self.shelf) })
+        });
+        b.refs.set(1);
+        b.lent = Some(lent);
+        let raw = NonNull::from(Box::leak(b));
+        // SAFETY: the lent fragment inside keeps the bytes; it is dropped with the last reference.
+        unsafe { self.home.frag(raw.cast(), data, len, truesize, true) }
+    }
+
+    /// The home: drain it each turn.
+    pub fn home(&self) -> &RxHome {
+        &self.home
+    }
+}
+
 // ---- a pool of ordinary memory: kernel sockets, simulations, small copies ----
 
 struct HeapBuf {
@@ -503,6 +572,21 @@ mod tests {
         drop((a, c));
         p.home().drain();
         assert!(back.lend(LendOwner(1)).is_ok());
+    }
+
+    #[test]
+    fn a_relayed_fragment_goes_home_through_both_rings() {
+        let p = HeapRxPool::new(64, 8);
+        let relay = Relay::new(LendBudget { lcore_bytes: 1 << 20, owner_bytes: 1 << 20, handles: 8 });
+        let lent = frag(&p, b"hello").lend(LendOwner(0)).unwrap();
+        let mut f = relay.frag(lent);
+        assert_eq!(f.split_to(2).bytes(), b"he");
+        let again = f.lend(LendOwner(1)).unwrap();
+        assert_eq!(again.bytes(), b"llo");
+        std::thread::spawn(move || drop(again)).join().unwrap();
+        assert_eq!((p.home().drain(), p.out()), (0, 1));
+        assert_eq!(relay.home().drain(), 1);
+        assert_eq!((p.home().drain(), p.out()), (1, 0));
     }
 
     #[test]

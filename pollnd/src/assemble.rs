@@ -13,6 +13,8 @@ use transport::node::{App, Control, Idle, NodeEnd, Order, Shard, run};
 use transport::proto::{Accept, Config, Machine, config::SEC};
 
 use crate::args::{AcceptArg, Carrier, NodeArgs};
+#[cfg(feature = "dpdk")]
+use crate::dpdk::start as start_dpdk;
 use crate::signals;
 
 /// What the node is for.
@@ -29,14 +31,27 @@ pub(crate) type MakeApp = Box<dyn FnOnce(&Arc<dyn Backing>) -> Result<Box<dyn Ap
 
 /// A node that runs.
 pub(crate) struct Node {
-    threads: Vec<JoinHandle<Result<Vec<Option<NodeEnd>>, String>>>,
+    threads: Vec<Polling>,
     control: Arc<Control>,
     describe: String,
     /// What has to be taken down after the threads, on this thread.
     after: Option<Box<dyn FnOnce() -> Result<(), String>>>,
 }
 
+/// A thread that polls, and what its nodes came to.
+pub(crate) type Polling = JoinHandle<Result<Vec<Option<NodeEnd>>, String>>;
+
 impl Node {
+    /// A node that the given threads turn; `after` runs on the stopping thread once they have ended.
+    pub(crate) fn new(
+        threads: Vec<Polling>,
+        control: Arc<Control>,
+        describe: String,
+        after: Option<Box<dyn FnOnce() -> Result<(), String>>>,
+    ) -> Node {
+        Node { threads, control, describe, after }
+    }
+
     /// In words, for people.
     pub(crate) fn describe(&self) -> &str {
         &self.describe
@@ -71,7 +86,7 @@ impl Node {
 }
 
 /// Settles what the command line leaves open: may we use reserved ports, and whom do we accept?
-fn machine_config(a: &NodeArgs, may_privileged: bool) -> Config {
+pub(crate) fn machine_config(a: &NodeArgs, may_privileged: bool) -> Config {
     let mut c = Config::new(a.nid, epoch());
     c.port = a.accept_port;
     c.privileged = may_privileged;
@@ -148,15 +163,10 @@ fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>)
         let shard = Shard::new(Machine::new(config), rt, app);
         Ok(run(vec![Box::new(shard)], &c, Idle { spin: u32::MAX, yield_after: u32::MAX }))
     });
-    Ok(Node { threads: vec![thread], control, describe, after: None })
+    Ok(Node::new(vec![thread], control, describe, None))
 }
 
 #[cfg(not(feature = "dpdk"))]
 fn start_dpdk(_: &NodeArgs, _: MakeApp, _: Arc<Control>) -> Result<Node, String> {
     Err("this pollnd was built without DPDK: build it with `cargo build --release -p pollnd` (feature dpdk is the default)".into())
-}
-
-#[cfg(feature = "dpdk")]
-fn start_dpdk(_: &NodeArgs, _: MakeApp, _: Arc<Control>) -> Result<Node, String> {
-    Err("pending".into())
 }

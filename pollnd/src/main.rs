@@ -6,6 +6,8 @@ mod assemble;
 mod bulk;
 mod demo;
 mod doctor;
+#[cfg(feature = "dpdk")]
+mod dpdk;
 mod node;
 #[cfg(feature = "dpdk")]
 mod pin;

@@ -34,10 +34,9 @@ pub(crate) fn main(a: NodeArgs) -> Result<(), String> {
         get(&ctl.crc_bad)
     );
     for e in &ends {
-        for (name, n) in e.proto.iter().filter(|(_, n)| *n > 0) {
+        for (name, n) in e.proto.iter().chain(e.rt.iter()).filter(|(_, n)| *n > 0) {
             println!("{name} {n}");
         }
-        println!("{:?}", e.rt);
     }
     if get(&ctl.crc_bad) > 0 {
         return Err(format!("{} messages had wrong bytes", get(&ctl.crc_bad)));

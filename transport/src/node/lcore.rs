@@ -2,8 +2,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dataplane::clock::Clock;
+use dataplane::latefree::{LateAction, LateFree};
 use dataplane::pkt::{Port, Reclaimed};
 use hugepages::{LendSlab, Lent, RxFrag};
 use smallvec::SmallVec;
@@ -19,15 +22,13 @@ use crate::proto::{
 const PRIVILEGED: std::ops::RangeInclusive<u16> = 512..=1023;
 /// Source ports of an unprivileged dial (RFC 6335 §6), tried from the top.
 const EPHEMERAL: std::ops::RangeInclusive<u16> = 49_152..=65_535;
-/// Pages that only the NIC may still hold are asked for after this long, in ns; also the time between nudges.
-const NUDGE_EVERY: u64 = 1_000_000;
-/// Without a page coming home for so long, the driver counts as stuck, in ns.
-const STUCK_AFTER: u64 = 1_000_000_000;
 
 /// A message's pages on loan.
 struct Lend {
     id: LendId,
     conn: ConnId,
+    /// Tells users of a slot apart: a page may come home after its message was given up.
+    serial: u32,
     /// Lendings that have not come home.
     runs: u32,
     /// Kept until the zero-copy ACK.
@@ -80,17 +81,10 @@ pub struct LcoreRt<P: Port> {
     touched: Vec<u32>,
     /// Connections whose messages wait for room.
     stalled: VecDeque<u32>,
-    reclaim: Reclaim,
+    late: LateFree,
+    serial: u32,
+    restart: Arc<AtomicBool>,
     counters: RtCounters,
-}
-
-/// When pages that the NIC holds were last seen to move.
-#[derive(Default)]
-struct Reclaim {
-    released: u64,
-    moved: u64,
-    asked: u64,
-    stuck: bool,
 }
 
 fn conn_id(shard: ShardId, f: FlowId) -> ConnId {
@@ -155,7 +149,9 @@ impl<P: Port> LcoreRt<P> {
             commanded: false,
             touched: Vec::new(),
             stalled: VecDeque::new(),
-            reclaim: Reclaim::default(),
+            late: LateFree::default(),
+            serial: 0,
+            restart: Arc::default(),
             counters: RtCounters::default(),
         }
     }
@@ -248,8 +244,11 @@ impl<P: Port> LcoreRt<P> {
                 return Err(m);
             }
             let runs = m.pay.len() as u32;
-            let key = self.lends.insert(Lend { id: lend, conn: id, runs, hold: SmallVec::new() });
-            pay.extend(m.pay.into_iter().filter_map(|p| self.slab.lend(p, key as u64).ok()));
+            self.serial = self.serial.wrapping_add(1);
+            let serial = self.serial;
+            let key = self.lends.insert(Lend { id: lend, conn: id, serial, runs, hold: SmallVec::new() });
+            let token = u64::from(serial) << 32 | key as u64;
+            pay.extend(m.pay.into_iter().filter_map(|p| self.slab.lend(p, token).ok()));
             if pay.is_empty() {
                 self.lends.remove(key);
                 self.orphans.push_back(lend);
@@ -312,8 +311,8 @@ impl<P: Port> LcoreRt<P> {
     fn reap(&mut self, sink: &mut dyn FnMut(Input<'_>)) -> usize {
         let (lends, mut n) = (&mut self.lends, 0);
         self.slab.reap(|token, _run| {
-            let key = token as usize;
-            let Some(l) = lends.get_mut(key) else { return };
+            let (key, serial) = (token as u32 as usize, (token >> 32) as u32);
+            let Some(l) = lends.get_mut(key).filter(|l| l.serial == serial) else { return };
             l.runs -= 1;
             if l.runs == 0 {
                 let id = l.id;
@@ -329,29 +328,45 @@ impl<P: Port> LcoreRt<P> {
         n
     }
 
-    /// Makes a driver that frees late let go: at the latest a millisecond after the last page moved it is
-    /// asked, and a driver that frees only while sending gets a harmless frame to send.
+    /// Makes a driver that frees late let go of pages (ARCHITECTURE.md, life of a page).
     fn chase_pages(&mut self) {
-        let released = self.slab.counters().released;
-        if self.slab.nic_held() == 0 || released != self.reclaim.released {
-            self.reclaim = Reclaim { released, moved: self.now, asked: self.now, stuck: false };
-            return;
+        match self.late.step(self.now, self.slab.nic_held(), self.stack.tx_waiting() == 0) {
+            LateAction::None => {}
+            LateAction::Reclaim => {
+                let freed = match self.stack.reclaim(u32::MAX) {
+                    Reclaimed::Freed(n) => n,
+                    Reclaimed::Clean | Reclaimed::Nudge => 0,
+                };
+                self.late.reclaimed(self.now, freed);
+            }
+            LateAction::Nudge => self.stack.nudge(),
+            LateAction::Restart => self.restart.store(true, Ordering::Release),
+            LateAction::Quarantine => self.give_up(),
         }
-        if self.now - self.reclaim.asked < NUDGE_EVERY {
-            return;
-        }
-        self.reclaim.asked = self.now;
-        if self.stack.reclaim(u32::MAX) == Reclaimed::Nudge {
-            self.stack.nudge();
-            self.counters.nudges += 1;
-        }
-        self.reclaim.stuck = self.now - self.reclaim.moved > STUCK_AFTER;
     }
 
-    /// Whether a driver has held pages for a second though TCP is done with them: the control thread then stops
-    /// and starts its port.
-    pub fn driver_stuck(&self) -> bool {
-        self.reclaim.stuck
+    /// The driver keeps pages of connections that are gone: their messages are completed, and the pages stay
+    /// where they are, never to be used again while the driver may read them.
+    fn give_up(&mut self) {
+        let conns = &self.conns;
+        let alive =
+            |c: ConnId| conns.get(c.index as usize).and_then(Option::as_ref).is_some_and(|x| x.id == c);
+        let orphans = &mut self.orphans;
+        let before = self.lends.len();
+        self.lends.retain(|_, l| {
+            let keep = alive(l.conn);
+            if !keep {
+                orphans.push_back(l.id);
+            }
+            keep
+        });
+        self.counters.quarantined += (before - self.lends.len()) as u64;
+    }
+
+    /// Set while the port should be stopped and started, since its driver has held pages for a second. The
+    /// control thread does it and clears the flag.
+    pub fn restart_wanted(&self) -> Arc<AtomicBool> {
+        self.restart.clone()
     }
 }
 
@@ -495,6 +510,7 @@ impl<P: Port> Runtime for LcoreRt<P> {
             rx_lent_out: self.stack.port().home().lent_out() as u64,
             rx_bufs_in_use: all - free,
             retransmits: s.tx_resent,
+            nudges: self.late.counters().nudges,
             conns: self.conns.iter().flatten().count() as u64,
             ..self.counters
         }

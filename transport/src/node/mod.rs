@@ -8,6 +8,7 @@
 
 pub mod app;
 pub mod lcore;
+pub mod links;
 pub mod run;
 pub mod runtime;
 pub mod shard;

@@ -1,7 +1,10 @@
 //! Turning shards: idling, draining, and what happens when one panics.
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use super::app::App;
@@ -75,12 +78,39 @@ pub struct Control {
     pub busy_turns: AtomicU64,
     /// Shards that panicked.
     pub panics: AtomicU32,
+    /// Counts of each polling thread's nodes, as of some moments ago.
+    published: Mutex<HashMap<ThreadId, Vec<NodeEnd>>>,
 }
 
 impl Control {
     /// Gives an order; orders only grow.
     pub fn give(&self, o: Order) {
         self.order.fetch_max(o as u8, Ordering::AcqRel);
+    }
+
+    /// What the nodes counted, as of at most a second ago, summed: for telemetry. Any thread may ask.
+    pub fn snapshot(&self) -> Vec<(&'static str, u64)> {
+        let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sum: Vec<(&'static str, u64)> = Vec::new();
+        let mut add = |k, v| match sum.iter_mut().find(|e| e.0 == k) {
+            Some(e) => e.1 += v,
+            None => sum.push((k, v)),
+        };
+        for end in published.values().flatten() {
+            end.proto.iter().chain(end.rt.iter()).for_each(|(k, v)| add(k, v));
+        }
+        add("idle_turns", self.idle_turns.load(Ordering::Relaxed));
+        add("busy_turns", self.busy_turns.load(Ordering::Relaxed));
+        sum
+    }
+
+    /// Leaves the counts where [`Control::snapshot`] finds them. Skipped while somebody reads.
+    fn publish(&self, nodes: &[Option<Box<dyn Turn>>]) {
+        if let Ok(mut p) = self.published.try_lock() {
+            let mine = p.entry(std::thread::current().id()).or_default();
+            mine.clear();
+            mine.extend(nodes.iter().flatten().map(|n| n.end()));
+        }
     }
 
     /// The order in force.
@@ -127,6 +157,9 @@ impl Idle {
     }
 }
 
+/// How often a polling thread publishes its counts.
+const PUBLISH: Duration = Duration::from_millis(500);
+
 /// How long nodes may take to go down in order.
 pub const DRAIN: Duration = Duration::from_secs(10);
 
@@ -137,6 +170,7 @@ pub fn run(nodes: Vec<Box<dyn Turn>>, ctl: &Control, idle: Idle) -> Vec<Option<N
     let mut drain_until: Option<Instant> = None;
     let mut quiet = 0_u32;
     let mut turns = [0_u64; 2];
+    let mut last_look = Instant::now();
     loop {
         let mut work = Work::Idle;
         for slot in &mut nodes {
@@ -146,6 +180,10 @@ pub fn run(nodes: Vec<Box<dyn Turn>>, ctl: &Control, idle: Idle) -> Vec<Option<N
         if (turns[0] + turns[1]).is_multiple_of(1024) {
             ctl.idle_turns.fetch_add(std::mem::take(&mut turns[0]), Ordering::Relaxed);
             ctl.busy_turns.fetch_add(std::mem::take(&mut turns[1]), Ordering::Relaxed);
+            if last_look.elapsed() >= PUBLISH {
+                last_look = Instant::now();
+                ctl.publish(&nodes);
+            }
         }
         let order = ctl.order();
         if order >= Order::Drain && drain_until.is_none() {

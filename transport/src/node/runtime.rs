@@ -1,6 +1,6 @@
 //! What carries a machine's streams: the seam between protocol and wire.
 
-use crate::proto::{Close, ConnId, DialSpec, Input, LendId, SendMsg};
+use crate::proto::{Close, ConnId, DialSpec, Input, LendId, SendMsg, ShardId, ShardMsg};
 
 /// What came of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,35 +45,49 @@ pub enum StreamCmd {
     Close(Close),
 }
 
-/// Counts of a runtime, for the nothing-lost line and telemetry. Bytes and pieces, since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RtCounters {
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Counts of a runtime, for the nothing-lost line and telemetry. Bytes and pieces, since the start.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct RtCounters { $($(#[$doc])* pub $name: u64,)* }
+
+        impl RtCounters {
+            /// Every count by name.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+                [$((stringify!($name), self.$name),)*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+
     /// Payload bytes that had to be copied on sending, though pages were given (unreachable memory, limits).
-    pub tx_copied_bytes: u64,
+    tx_copied_bytes,
     /// Payload bytes below the attach threshold, copied into the header's buffer.
-    pub tx_inline_bytes: u64,
+    tx_inline_bytes,
     /// Payload bytes sent by reference.
-    pub tx_attached_bytes: u64,
+    tx_attached_bytes,
     /// Packets joined into one buffer since the port takes no chains.
-    pub linearised: u64,
+    linearised,
     /// Lendings made.
-    pub lent: u64,
+    lent,
     /// Lendings that are out now.
-    pub lendings_out: u64,
+    lendings_out,
     /// Received fragments that applications hold now.
-    pub rx_lent_out: u64,
+    rx_lent_out,
     /// Receive buffers in use, those posted to the NIC not counted.
-    pub rx_bufs_in_use: u64,
+    rx_bufs_in_use,
     /// Harmless frames sent to make a driver let go of pages.
-    pub nudges: u64,
+    nudges,
     /// Lendings given up as quarantined.
-    pub quarantined: u64,
+    quarantined,
     /// TCP segments sent again.
-    pub retransmits: u64,
+    retransmits,
     /// Connections open.
-    pub conns: u64,
+    conns,
     /// Messages that waited for a free lending.
-    pub lend_waits: u64,
+    lend_waits,
 }
 
 /// Streams of one lcore. Implemented over DPDK queues, kernel sockets and the simulated network.
@@ -87,6 +101,12 @@ pub trait Runtime {
     /// Does something to a stream. Commands for streams that have gone are dropped (their lends come home all
     /// the same).
     fn command(&mut self, c: ConnId, cmd: StreamCmd);
+
+    /// Sends a message to another shard's machine. A node of one shard has nobody to send to.
+    fn post(&mut self, to: ShardId, m: ShardMsg) {
+        debug_assert!(false, "a node of one shard posted to {to:?}");
+        drop(m);
+    }
 
     /// Receives, runs timers, and tells what happened: all `Progress` before any `Bytes`.
     fn turn(&mut self, sink: &mut dyn FnMut(Input<'_>)) -> Work;

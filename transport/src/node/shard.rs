@@ -67,7 +67,7 @@ impl<R: Runtime, A: App> Shard<R, A> {
                 Output::Complete(OWN_APP, crate::proto::Event::ShutDown { .. }) => self.down = true,
                 Output::Complete(OWN_APP, _) => {}
                 Output::Complete(app, ev) => self.app.event(now, app, ev, &mut self.ops),
-                Output::To(_, m) => self.machine.handle(now, Input::From(self.machine.config().shards.me, m)),
+                Output::To(to, m) => self.rt.post(to, m),
             }
         }
     }

@@ -1,0 +1,292 @@
+//! A node on a DPDK port: the EAL, the port, lcores, and the control thread that looks after them.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bench::link::this_lcore;
+use dataplane::capture::CapturePort;
+use dataplane::clock::Clock;
+use dataplane::cpt::Machine as Cores;
+use dataplane::dpdk::{
+    Eal, EalBacking, EalConfig, EthPort, PortConfig, PortSpec, QueueSeed, TelemetryValue, telemetry,
+};
+use dataplane::lcore::{self, Lcore};
+use dataplane::pkt::Port;
+use hugepages::{Backing, LendSlab};
+use tcpstack::{KeepAlive, Listen, Stack, StackConfig};
+use transport::node::lcore::LcoreRt;
+use transport::node::links::{Linked, Rings};
+use transport::node::{Control, Idle, NoApp, NodeEnd, Order, Shard, Turn, run};
+use transport::proto::{Config, Machine, ShardId, Shards, config::SEC};
+
+use crate::args::NodeArgs;
+use crate::assemble::{MakeApp, Node, machine_config};
+
+/// Lendings of an lcore.
+const LENDINGS: usize = 8192;
+/// Memory for pages of applications and for slack, in MiB.
+const PAGES_MB: u64 = 64;
+/// How often the control thread looks at links and late drivers.
+const LOOK: Duration = Duration::from_millis(100);
+
+type Ended = Result<Vec<Option<NodeEnd>>, String>;
+
+fn port_spec(a: &NodeArgs) -> Result<PortSpec, String> {
+    match (&a.port, &a.vdev) {
+        (Some(_), Some(_)) => Err("--port and --vdev do not go together: a node has one port".into()),
+        (Some(s), None) | (None, Some(s)) => s.parse::<PortSpec>().map_err(|e| e.to_string()),
+        (None, None) => {
+            Err("--carrier dpdk needs --port (a PCI address) or --vdev (such as net_tap0)".into())
+        }
+    }
+}
+
+/// Memory that the port's pools and the applications' pages take, in MiB.
+fn memory_mb(c: &PortConfig) -> u32 {
+    // Data room, headroom, mbuf and mempool header: a little over 9.5 KiB; heads 2.4 KiB; bare mbufs 256 B.
+    let queue = u64::from(c.rx_bufs) * 9_728 + u64::from(c.tx_heads) * 2_496 + u64::from(c.tx_bare) * 256;
+    u32::try_from((u64::from(c.queues) * queue >> 20) + PAGES_MB).unwrap_or(u32::MAX)
+}
+
+/// Lcores of the node, from the pattern and the number asked for.
+fn lcores(a: &NodeArgs, cores: &Cores) -> Result<Vec<Lcore>, String> {
+    let cpts = cores.cpts(a.cpu_pattern.as_deref().unwrap_or("")).map_err(|e| e.to_string())?;
+    let want = usize::from(a.lcores);
+    let each = want.div_ceil(cpts.len());
+    let mut all = lcore::plan(&cpts, Some(each)).map_err(|e| e.to_string())?;
+    all.truncate(want);
+    Ok(all)
+}
+
+fn stack_config(a: &NodeArgs, ip: Ipv4Addr) -> StackConfig {
+    let mut c = StackConfig::new(ip, a.prefix);
+    c.gateway = a.gateway;
+    c.vlan = a.vlan;
+    c.keepalive = Some(KeepAlive { idle: 30 * SEC, interval: 5 * SEC, count: 5 });
+    c
+}
+
+/// What the polling threads are made from.
+struct Plan {
+    args: NodeArgs,
+    ip: Ipv4Addr,
+    config: Config,
+    clock: Clock,
+    rings: Rings,
+    eal: Eal,
+    backing: Arc<dyn Backing>,
+    restart: Mutex<Vec<Arc<AtomicBool>>>,
+}
+
+impl Plan {
+    fn runtime<P: Port>(&self, port: P, me: ShardId) -> Result<LcoreRt<P>, String> {
+        let (ip, port_no) = (IpAddr::V4(self.ip), self.config.port);
+        let slab = LendSlab::new(LENDINGS);
+        let mut stack =
+            Stack::new(stack_config(&self.args, self.ip), port, slab).map_err(|e| e.to_string())?;
+        stack.listen(Listen { addr: ip, port: port_no, backlog: 128 }).map_err(|e| e.to_string())?;
+        let rt = LcoreRt::new(stack, self.clock.clone(), me);
+        self.restart.lock().unwrap_or_else(PoisonError::into_inner).push(rt.restart_wanted());
+        Ok(rt)
+    }
+
+    /// One shard, over `port` if its lcore has a queue.
+    fn shard<P: Port + 'static>(
+        &self,
+        port: Option<P>,
+        me: ShardId,
+        make: Option<MakeApp>,
+    ) -> Result<Box<dyn Turn>, String> {
+        let mut config = self.config.clone();
+        let shards = Shards { me, count: self.args.lcores };
+        config.shards = shards;
+        let machine = Machine::new(config);
+        let app = match make {
+            Some(make) => make(&self.backing)?,
+            None => Box::new(NoApp),
+        };
+        let own = port.map(|p| self.runtime(p, me)).transpose()?;
+        match own {
+            Some(rt) if shards.count == 1 => Ok(Box::new(Shard::new(machine, rt, app))),
+            own => {
+                let clock = self.clock.clone();
+                let now = Box::new(move || clock.now());
+                let rt = Linked::new(own, shards, vec![ShardId(0)], &self.rings, now);
+                Ok(Box::new(Shard::new(machine, rt, app)))
+            }
+        }
+    }
+
+    fn make(
+        &self,
+        seed: Option<QueueSeed>,
+        me: ShardId,
+        make: Option<MakeApp>,
+    ) -> Result<Box<dyn Turn>, String> {
+        let lcore = this_lcore(&self.eal)?;
+        let queue = seed.map(|s| s.build(&lcore));
+        match (&self.args.pcap, queue) {
+            (Some(path), Some(q)) => {
+                let epoch = bench::sock::epoch().saturating_sub(self.clock.now());
+                let clock = self.clock.clone();
+                let stamp = Box::new(move || epoch + clock.now());
+                let port = CapturePort::new(q, path, 65_535, stamp).map_err(|e| e.to_string())?;
+                self.shard(Some(port), me, make)
+            }
+            (_, queue) => self.shard(queue, me, make),
+        }
+    }
+}
+
+/// Counters as the telemetry socket shows them. A process has one EAL, and so one set.
+static PUBLISHED: OnceLock<Arc<Control>> = OnceLock::new();
+
+fn answer(_: &str) -> Vec<(String, TelemetryValue)> {
+    let Some(c) = PUBLISHED.get() else { return Vec::new() };
+    c.snapshot().into_iter().map(|(k, v)| (k.to_owned(), TelemetryValue::U64(v))).collect()
+}
+
+/// Looks after the port while the lcores poll it.
+struct Keeper {
+    stop: Sender<()>,
+    thread: JoinHandle<EthPort>,
+}
+
+fn keep(mut port: EthPort, plan: &Arc<Plan>) -> Keeper {
+    let (stop, stopped): (Sender<()>, Receiver<()>) = mpsc::channel();
+    let plan = plan.clone();
+    let thread = std::thread::spawn(move || {
+        while stopped.recv_timeout(LOOK) == Err(mpsc::RecvTimeoutError::Timeout) {
+            port.refresh_link();
+            let flags = plan.restart.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut wanted = false;
+            for f in flags.iter() {
+                wanted |= f.swap(false, Ordering::AcqRel);
+            }
+            drop(flags);
+            if wanted {
+                tracing::warn!(
+                    port = port.name(),
+                    "its driver has held sent pages for a second: stopping and starting it"
+                );
+                if let Err(e) = port.restart(Duration::from_secs(2)) {
+                    tracing::error!("{e}");
+                }
+            }
+        }
+        port
+    });
+    Keeper { stop, thread }
+}
+
+/// Starts a node on a DPDK port.
+///
+/// # Errors
+/// What is missing, and the remedy.
+pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Result<Node, String> {
+    let spec = port_spec(a)?;
+    let Some(IpAddr::V4(ip)) = a.nid.ip() else { return Err(format!("{} has no IPv4 address", a.nid)) };
+    let cores = Cores::detect().map_err(|e| e.to_string())?;
+    let lcores = lcores(a, &cores)?;
+    let port_config = PortConfig { mtu: a.mtu.unwrap_or(1500), ..PortConfig::default() };
+    let pci = match &spec {
+        PortSpec::Pci(p) => Some(p.clone()),
+        _ => None,
+    };
+    let eal = EalConfig {
+        mem_mb: memory_mb(&port_config).max(256),
+        no_pci: pci.is_none(),
+        allow: pci.into_iter().collect(),
+        raw: a.eal.clone(),
+        ..EalConfig::default()
+    };
+    let eal = Eal::start(&eal).map_err(|e| e.to_string())?;
+    let mut port = EthPort::open(&eal, &spec, &port_config).map_err(|e| e.to_string())?;
+    for w in port.warnings() {
+        tracing::warn!("{w}");
+    }
+    for l in &lcores {
+        if let Some(n) = l.node.filter(|n| port.node() >= 0 && *n != port.node().unsigned_abs()) {
+            tracing::warn!(
+                "lcore {} is on NUMA node {n}, port {} on node {}: choose CPUs near the port with --cpu-pattern",
+                l.index,
+                port.name(),
+                port.node()
+            );
+        }
+    }
+    let mut config = machine_config(a, true);
+    // The stack is ours: reserved ports need nobody's leave.
+    config.privileged = true;
+    let describe = format!(
+        "port {} ({}), {} lcore(s) on CPU {:?}, MTU {}, {}",
+        port.name(),
+        port.driver(),
+        lcores.len(),
+        lcores.iter().map(|l| l.cpu).collect::<Vec<_>>(),
+        port.caps().mtu,
+        if eal.huge() { "huge pages" } else { "ordinary pages" }
+    );
+    let plan = Arc::new(Plan {
+        args: a.clone(),
+        ip,
+        config,
+        clock: Clock::calibrated(),
+        rings: Rings::new(a.lcores),
+        backing: Arc::new(EalBacking::new(&eal, port.node())),
+        eal: eal.clone(),
+        restart: Mutex::default(),
+    });
+    if PUBLISHED.set(control.clone()).is_ok()
+        && let Err(e) =
+            telemetry(&eal, "/pollnd/counters", "Counters of the node, summed over its lcores", answer)
+    {
+        tracing::warn!("{e}");
+    }
+    let idle = Idle::for_machine(cores.cpus().len(), lcores.len());
+    let mut seed = port.take_queue(0);
+    let mut make = Some(make);
+    let threads = lcores
+        .iter()
+        .map(|l| {
+            let (plan, control, seed, make) = (plan.clone(), control.clone(), seed.take(), make.take());
+            lcore::spawn(&cores, l, move |l| -> Ended {
+                let me = ShardId(u16::try_from(l.index).unwrap_or(u16::MAX));
+                let node = plan.make(seed, me, make).inspect_err(|_| control.give(Order::Drain))?;
+                Ok(run(vec![node], &control, idle))
+            })
+            .map_err(|e| e.to_string())
+        })
+        .collect::<Result<Vec<_>, _>>()
+        .inspect_err(|_| control.give(Order::Drain))?;
+    // A thread that could not be pinned has told so already and ended.
+    let threads = threads
+        .into_iter()
+        .map(|t| {
+            std::thread::spawn(move || {
+                t.join().map_err(|_| "an lcore panicked".to_owned())?.unwrap_or(Ok(Vec::new()))
+            })
+        })
+        .collect();
+    let keeper = keep(port, &plan);
+    drop(plan);
+    let after = Box::new(move || {
+        drop(keeper.stop);
+        let mut port = keeper.thread.join().map_err(|_| "the control thread panicked".to_owned())?;
+        let left = port.close(Duration::from_secs(2)).map_err(|e| e.to_string())?;
+        if left.attachments_out > 0 {
+            tracing::error!(
+                "port {}: its driver kept {} attached pages: they are not used again",
+                port.name(),
+                left.attachments_out
+            );
+        }
+        drop(port);
+        eal.cleanup_within(Duration::from_secs(5)).map_err(|e| e.to_string())
+    });
+    Ok(Node::new(threads, control, describe, Some(after)))
+}

@@ -1,0 +1,435 @@
+//! Shards of one node, talking: a ring into each, and a runtime that hands over what belongs elsewhere.
+//!
+//! The lcore that a NIC queue feeds owns the flow; the peer's home, found by hash of its address, runs its
+//! protocol. Where they differ, commands and events cross as [`Parcel`]s, and received bytes as lent fragments
+//! whose buffers go home over their return ring. Where they are the same, nothing crosses.
+//!
+//! ```text
+//!   owner                                                    home
+//!   Opened, Progress, Bytes, PeerFin, Closed, Released  ──>  sink
+//!   streams                                             <──  Dial, Cmd (Send, Unhold, Close), Took
+//! ```
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use crossbeam_queue::ArrayQueue;
+use hugepages::{LendBudget, LendOwner, Relay, RxFrag, RxLent};
+
+use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
+use crate::proto::{
+    CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Input, LendId, Progress, ShardId, ShardMsg,
+    Shards, StreamRx,
+};
+
+/// What crosses from one lcore to another.
+enum Parcel {
+    Dial(ShardId, DialSpec),
+    Cmd(ShardId, ConnId, StreamCmd),
+    /// Bytes of the stream that the home has taken.
+    Took(ConnId, u64),
+    Opened(ConnId, ConnInfo),
+    DialFailed(DialId, DialError),
+    Progress(ConnId, Progress),
+    Bytes(ConnId, RxLent),
+    PeerFin(ConnId),
+    Closed(ConnId, CloseWhy),
+    Released(LendId),
+    Shard(ShardId, ShardMsg),
+}
+
+/// Parcels that wait in one ring at most; beyond, they wait on the sender's side.
+const RING: usize = 4096;
+/// Parcels opened in one turn.
+const PARCELS_A_TURN: usize = 512;
+/// Bytes of one stream on their way to its home, or waiting there.
+const IN_FLIGHT: u64 = 1 << 20;
+/// Owner under which fragments for another shard are lent.
+const LEND_AS: u32 = 60_000;
+
+/// The rings of a node: one into each shard.
+pub struct Rings(Vec<Arc<ArrayQueue<Parcel>>>);
+
+impl Rings {
+    /// Rings for `n` shards.
+    pub fn new(n: u16) -> Rings {
+        Rings((0..n.max(1)).map(|_| Arc::new(ArrayQueue::new(RING))).collect())
+    }
+
+    fn ends(&self) -> Vec<Arc<ArrayQueue<Parcel>>> {
+        self.0.clone()
+    }
+}
+
+/// A connection that we own for another shard.
+struct Away {
+    home: ShardId,
+    /// Bytes sent there and not yet taken.
+    in_flight: u64,
+    /// There is more to read than may be on its way.
+    waits: bool,
+    /// Bytes pushed for the home so far.
+    pushed: u64,
+    acked: u64,
+}
+
+/// A connection that another shard owns for us.
+#[derive(Default)]
+struct Here {
+    rx: VecDeque<RxFrag>,
+    ring: bool,
+    fin: bool,
+    closed: Option<CloseWhy>,
+    listed: bool,
+}
+
+/// A runtime among others. `R` is `None` on lcores that own no queue.
+pub struct Linked<R: Runtime> {
+    inner: Option<R>,
+    now: Box<dyn Fn() -> u64>,
+    shards: Shards,
+    /// Shards that own queues: the ones that can dial.
+    owners: Vec<ShardId>,
+    rings: Vec<Arc<ArrayQueue<Parcel>>>,
+    /// What a full ring had no room for, by shard.
+    spill: Vec<VecDeque<Parcel>>,
+    away: HashMap<ConnId, Away>,
+    here: HashMap<ConnId, Here>,
+    touched: Vec<ConnId>,
+    /// Connections whose bytes could not be lent though none is on its way: looked at again each turn.
+    starved: Vec<ConnId>,
+    relay: Relay,
+}
+
+// A machine names dials and lends itself; the owner's runtime sees those of several machines, so each foreign
+// name carries its shard in bits that a counter never reaches.
+const NAME_SHIFT: u32 = 48;
+
+fn foreign(of: ShardId, id: u64) -> u64 {
+    id | (u64::from(of.0) + 1) << NAME_SHIFT
+}
+
+fn native(id: u64) -> Option<(ShardId, u64)> {
+    let of = (id >> NAME_SHIFT) as u16;
+    (of > 0).then(|| (ShardId(of - 1), id & ((1 << NAME_SHIFT) - 1)))
+}
+
+struct View<'a> {
+    rx: &'a mut VecDeque<RxFrag>,
+    took: u64,
+}
+
+impl StreamRx for View<'_> {
+    fn next(&mut self) -> Option<RxFrag> {
+        let f = self.rx.pop_front()?;
+        self.took += u64::from(f.len());
+        Some(f)
+    }
+    fn unread(&mut self, rest: RxFrag) {
+        self.took -= u64::from(rest.len());
+        self.rx.push_front(rest);
+    }
+}
+
+impl<R: Runtime> Linked<R> {
+    /// Shard `shards.me` of a node whose queues `owners` (not empty) have. `now` is the node's clock in ns.
+    pub fn new(
+        inner: Option<R>,
+        shards: Shards,
+        owners: Vec<ShardId>,
+        rings: &Rings,
+        now: Box<dyn Fn() -> u64>,
+    ) -> Linked<R> {
+        let budget = LendBudget { lcore_bytes: 64 << 20, owner_bytes: 32 << 20, handles: 16_384 };
+        Linked {
+            inner,
+            now,
+            shards,
+            owners,
+            spill: rings.ends().iter().map(|_| VecDeque::new()).collect(),
+            rings: rings.ends(),
+            away: HashMap::new(),
+            here: HashMap::new(),
+            touched: Vec::new(),
+            starved: Vec::new(),
+            relay: Relay::new(budget),
+        }
+    }
+
+    /// The runtime over this lcore's own queue.
+    pub fn inner(&mut self) -> Option<&mut R> {
+        self.inner.as_mut()
+    }
+
+    fn send(&mut self, to: ShardId, p: Parcel) {
+        post(&self.rings, &mut self.spill, to, p);
+    }
+
+    /// Passes on what the own queue brought: to the machine here, or to the shard that it is for.
+    fn turn_inner(&mut self, sink: &mut dyn FnMut(Input<'_>)) -> Work {
+        let Some(inner) = &mut self.inner else { return Work::Idle };
+        let (away, rings, spill, shards) = (&mut self.away, &self.rings, &mut self.spill, self.shards);
+        let starved = &mut self.starved;
+        for c in starved.drain(..) {
+            inner.command(c, StreamCmd::Read);
+        }
+        inner.turn(&mut |input| {
+            let mut to = |home, p| post(rings, spill, home, p);
+            match input {
+                Input::Opened(c, info) => {
+                    let (home, info) = match info.dial.and_then(|d| native(d.0)) {
+                        Some((home, d)) => (home, ConnInfo { dial: Some(DialId(d)), ..info }),
+                        None if info.dial.is_some() => (shards.me, info),
+                        None => (shards.home_of(info.remote.ip()), info),
+                    };
+                    if home == shards.me {
+                        return sink(Input::Opened(c, info));
+                    }
+                    away.insert(c, Away { home, in_flight: 0, waits: false, pushed: 0, acked: 0 });
+                    to(home, Parcel::Opened(c, info));
+                }
+                Input::DialFailed(d, why) => match native(d.0) {
+                    Some((home, d)) => to(home, Parcel::DialFailed(DialId(d), why)),
+                    None => sink(Input::DialFailed(d, why)),
+                },
+                Input::Released(l) => match native(l.0) {
+                    Some((home, l)) => to(home, Parcel::Released(LendId(l))),
+                    None => sink(Input::Released(l)),
+                },
+                Input::Progress(c, p) => match away.get_mut(&c) {
+                    Some(a) => {
+                        a.acked = p.acked;
+                        to(a.home, Parcel::Progress(c, Progress { acked: p.acked, sent: a.pushed }));
+                    }
+                    None => sink(Input::Progress(c, p)),
+                },
+                Input::Bytes(c, stream) => match away.get_mut(&c) {
+                    Some(a) => {
+                        if ship(c, a, stream, &mut to) {
+                            starved.push(c);
+                        }
+                    }
+                    None => sink(Input::Bytes(c, stream)),
+                },
+                Input::PeerFin(c) => match away.get(&c) {
+                    Some(a) => to(a.home, Parcel::PeerFin(c)),
+                    None => sink(Input::PeerFin(c)),
+                },
+                Input::Closed(c, why) => match away.remove(&c) {
+                    Some(a) => to(a.home, Parcel::Closed(c, why)),
+                    None => sink(Input::Closed(c, why)),
+                },
+                other => sink(other),
+            }
+        })
+    }
+
+    fn command_inner(&mut self, c: ConnId, cmd: StreamCmd) {
+        if let Some(r) = &mut self.inner {
+            r.command(c, cmd);
+        }
+    }
+
+    fn touch(&mut self, c: ConnId, f: impl FnOnce(&mut Here)) {
+        let h = self.here.entry(c).or_default();
+        f(h);
+        if !h.listed {
+            h.listed = true;
+            self.touched.push(c);
+        }
+    }
+
+    fn open(&mut self, p: Parcel, sink: &mut dyn FnMut(Input<'_>)) {
+        match p {
+            Parcel::Dial(home, mut d) => {
+                d.id = DialId(foreign(home, d.id.0));
+                match &mut self.inner {
+                    Some(r) => r.dial(&d),
+                    None => self.send(home, Parcel::DialFailed(d.id, DialError::Local)),
+                }
+            }
+            Parcel::Cmd(home, c, mut cmd) => {
+                match &mut cmd {
+                    StreamCmd::Send(m) => {
+                        m.lend = m.lend.map(|l| LendId(foreign(home, l.0)));
+                        // Told before a byte of it can leave: the peer's zero-copy ACK may come in over another
+                        // lcore, and must not get home before the news that its message was sent.
+                        if let Some(a) = self.away.get_mut(&c) {
+                            a.pushed +=
+                                m.hdr.len() as u64 + m.pay.iter().map(|p| u64::from(p.len())).sum::<u64>();
+                            let p = Progress { acked: a.acked, sent: a.pushed };
+                            post(&self.rings, &mut self.spill, home, Parcel::Progress(c, p));
+                        }
+                    }
+                    StreamCmd::Unhold(l) => *l = LendId(foreign(home, l.0)),
+                    StreamCmd::Read | StreamCmd::Close(_) => {}
+                }
+                self.command_inner(c, cmd);
+            }
+            Parcel::Took(c, n) => {
+                if let Some(a) = self.away.get_mut(&c) {
+                    a.in_flight = a.in_flight.saturating_sub(n);
+                    if std::mem::take(&mut a.waits) {
+                        self.command_inner(c, StreamCmd::Read);
+                    }
+                }
+            }
+            Parcel::Opened(c, info) => {
+                self.here.insert(c, Here::default());
+                sink(Input::Opened(c, info));
+            }
+            Parcel::DialFailed(d, why) => sink(Input::DialFailed(d, why)),
+            Parcel::Progress(c, p) => sink(Input::Progress(c, p)),
+            Parcel::Bytes(c, lent) => {
+                let f = self.relay.frag(lent);
+                if self.here.contains_key(&c) {
+                    self.touch(c, |h| {
+                        h.rx.push_back(f);
+                        h.ring = true;
+                    });
+                }
+            }
+            Parcel::PeerFin(c) => self.touch(c, |h| h.fin = true),
+            Parcel::Closed(c, why) => self.touch(c, |h| h.closed = Some(why)),
+            Parcel::Released(l) => sink(Input::Released(l)),
+            Parcel::Shard(from, m) => sink(Input::From(from, m)),
+        }
+    }
+
+    /// Bytes and ends of streams that others own for us, after everything else that the parcels said.
+    fn deliver(&mut self, sink: &mut dyn FnMut(Input<'_>)) {
+        for c in std::mem::take(&mut self.touched) {
+            let Some(h) = self.here.get_mut(&c) else { continue };
+            h.listed = false;
+            let mut took = 0;
+            if std::mem::take(&mut h.ring) && !h.rx.is_empty() {
+                let mut v = View { rx: &mut h.rx, took: 0 };
+                sink(Input::Bytes(c, &mut v));
+                took = v.took;
+            }
+            if h.fin && h.rx.is_empty() {
+                h.fin = false;
+                sink(Input::PeerFin(c));
+            }
+            if let Some(why) = h.closed {
+                self.here.remove(&c);
+                sink(Input::Closed(c, why));
+            } else if took > 0 {
+                self.send(c.shard, Parcel::Took(c, took));
+            }
+        }
+    }
+}
+
+fn post(rings: &[Arc<ArrayQueue<Parcel>>], spill: &mut [VecDeque<Parcel>], to: ShardId, p: Parcel) {
+    let i = usize::from(to.0);
+    let (Some(ring), Some(spill)) = (rings.get(i), spill.get_mut(i)) else { return };
+    // Behind what waits already, so that order is kept.
+    if !spill.is_empty() {
+        spill.push_back(p);
+    } else if let Err(p) = ring.push(p) {
+        spill.push_back(p);
+    }
+}
+
+/// Sends a stream's bytes to its home, as far as they may be on their way. True when nothing is, and yet nothing
+/// could be lent.
+fn ship(c: ConnId, a: &mut Away, stream: &mut dyn StreamRx, to: &mut dyn FnMut(ShardId, Parcel)) -> bool {
+    while a.in_flight < IN_FLIGHT {
+        let Some(f) = stream.next() else { return false };
+        let n = u64::from(f.len());
+        match f.lend(LendOwner(LEND_AS + u32::from(a.home.0))) {
+            Ok(lent) => {
+                a.in_flight += n;
+                to(a.home, Parcel::Bytes(c, lent));
+            }
+            Err(f) => {
+                // Too much is lent already. What is in flight comes back, and asks for more then.
+                stream.unread(f);
+                break;
+            }
+        }
+    }
+    a.waits = a.in_flight > 0;
+    !a.waits
+}
+
+impl<R: Runtime> Runtime for Linked<R> {
+    fn now(&self) -> u64 {
+        (self.now)()
+    }
+
+    fn dial(&mut self, d: &DialSpec) {
+        if let Some(r) = &mut self.inner {
+            return r.dial(d);
+        }
+        // Spread by peer, so that one owner does not get all.
+        let h = self.shards.home_of(d.remote.ip()).0;
+        let Some(owner) = self.owners.get(usize::from(h) % self.owners.len().max(1)).copied() else { return };
+        self.send(owner, Parcel::Dial(self.shards.me, *d));
+    }
+
+    fn command(&mut self, c: ConnId, cmd: StreamCmd) {
+        if c.shard == self.shards.me {
+            return self.command_inner(c, cmd);
+        }
+        match cmd {
+            StreamCmd::Read => {
+                if self.here.contains_key(&c) {
+                    self.touch(c, |h| h.ring = true);
+                }
+            }
+            cmd => self.send(c.shard, Parcel::Cmd(self.shards.me, c, cmd)),
+        }
+    }
+
+    fn post(&mut self, to: ShardId, m: ShardMsg) {
+        self.send(to, Parcel::Shard(self.shards.me, m));
+    }
+
+    fn turn(&mut self, sink: &mut dyn FnMut(Input<'_>)) -> Work {
+        self.relay.home().drain();
+        let mut work = self.turn_inner(sink);
+        let mut n = 0;
+        let mine = self.rings[usize::from(self.shards.me.0)].clone();
+        while n < PARCELS_A_TURN {
+            let Some(p) = mine.pop() else { break };
+            n += 1;
+            self.open(p, sink);
+        }
+        n += self.touched.len();
+        self.deliver(sink);
+        work = work.and(Work::of(n));
+        work
+    }
+
+    fn flush(&mut self) -> Work {
+        for (ring, spill) in self.rings.iter().zip(&mut self.spill) {
+            while let Some(p) = spill.pop_front() {
+                if let Err(p) = ring.push(p) {
+                    spill.push_front(p);
+                    break;
+                }
+            }
+        }
+        self.inner.as_mut().map_or(Work::Idle, Runtime::flush)
+    }
+
+    fn deadline(&self) -> Option<u64> {
+        let waits =
+            self.spill.iter().any(|s| !s.is_empty()) || !self.touched.is_empty() || !self.starved.is_empty();
+        if waits { Some(0) } else { self.inner.as_ref().and_then(Runtime::deadline) }
+    }
+
+    fn wait(&mut self, until: Option<u64>) {
+        if let Some(r) = &mut self.inner {
+            r.wait(until);
+        }
+    }
+
+    fn counters(&self) -> RtCounters {
+        let mut c = self.inner.as_ref().map(Runtime::counters).unwrap_or_default();
+        c.rx_lent_out += self.relay.home().lent_out() as u64;
+        c
+    }
+}
