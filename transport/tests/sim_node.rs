@@ -1,0 +1,236 @@
+//! Whole nodes over in-memory ports in virtual time: TCP, socklnd and LNet together, on a bad network, with the
+//! peer's home on another lcore than its flows.
+
+use std::cell::RefCell;
+use std::net::{IpAddr, Ipv4Addr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dataplane::clock::Clock;
+use dataplane::fault::{FaultPort, Faults};
+use dataplane::mem::{MemConfig, MemPort, pair};
+use hugepages::{LendSlab, PageRunMut, PrivatePages};
+use tcpstack::{Listen, Stack, StackConfig};
+use transport::node::lcore::LcoreRt;
+use transport::node::links::{Linked, Rings};
+use transport::node::{App, Ops, Runtime, Shard, Work};
+use transport::proto::{
+    AppId, Config, Data, Event, Machine, MdMem, MdSpec, Op, Payload, ShardId, Shards, Sink,
+};
+use transport::wire::{Nid, ProcessId};
+
+type Rt = LcoreRt<FaultPort<MemPort>>;
+type Log = Rc<RefCell<Vec<Event>>>;
+
+#[derive(Default)]
+struct Script {
+    todo: Ops,
+    log: Log,
+}
+
+impl App for Script {
+    fn turn(&mut self, _: u64, ops: &mut Ops) -> Work {
+        let n = self.todo.len();
+        ops.append(&mut self.todo);
+        Work::of(n)
+    }
+    fn event(&mut self, _: u64, _: AppId, ev: Event, _: &mut Ops) {
+        self.log.borrow_mut().push(ev);
+    }
+}
+
+struct World {
+    now: Arc<AtomicU64>,
+    client: Shard<Rt, Script>,
+    servers: Vec<Shard<Linked<Rt>, Script>>,
+}
+
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 1);
+
+fn nid(ip: Ipv4Addr) -> Nid {
+    Nid::tcp(IpAddr::V4(ip), 0)
+}
+
+fn runtime(port: MemPort, ip: Ipv4Addr, faults: Faults, seed: u64, now: &Arc<AtomicU64>) -> Rt {
+    let t = now.clone();
+    let port = FaultPort::new(port, faults, seed, Box::new(move || t.load(Ordering::Relaxed)));
+    let cfg = StackConfig { secret: Some([seed, 1]), ..StackConfig::new(ip, 16) };
+    let mut stack = Stack::new(cfg, port, LendSlab::new(512)).unwrap();
+    stack.listen(Listen { addr: IpAddr::V4(ip), port: 988, backlog: 16 }).unwrap();
+    LcoreRt::new(stack, Clock::virtual_time(now.clone()), ShardId(0))
+}
+
+impl World {
+    /// A client, and a server of `shards` shards of which only the first has a queue. The client's address is
+    /// such that its home is shard `home`.
+    fn new(shards: u16, home: u16, faults: Faults, seed: u64, mem: &MemConfig) -> World {
+        let now = Arc::new(AtomicU64::new(1_000_000_000));
+        let count = Shards { me: ShardId(0), count: shards };
+        let client_ip = (2..=250)
+            .map(|i| Ipv4Addr::new(10, 5, 1, i))
+            .find(|ip| count.home_of(IpAddr::V4(*ip)) == ShardId(home))
+            .unwrap();
+        let (a, b) = pair(mem);
+        let mut config = Config::new(nid(client_ip), 1000 + seed);
+        config.peer_credits = 8;
+        let client =
+            Shard::new(Machine::new(config), runtime(a, client_ip, faults, seed * 2, &now), Script::default());
+        let rings = Rings::new(shards);
+        let mut own = Some(runtime(b, SERVER, faults, seed * 2 + 1, &now));
+        let servers = (0..shards)
+            .map(|i| {
+                let mut c = Config::new(nid(SERVER), 2000 + seed);
+                c.shards = Shards { me: ShardId(i), count: shards };
+                let t = now.clone();
+                let rt = Linked::new(
+                    own.take(),
+                    c.shards,
+                    vec![ShardId(0)],
+                    &rings,
+                    Box::new(move || t.load(Ordering::Relaxed)),
+                );
+                Shard::new(Machine::new(c), rt, Script::default())
+            })
+            .collect();
+        World { now, client, servers }
+    }
+
+    /// Turns until `done`, jumping to the next deadline when nothing moves. At most two virtual minutes.
+    fn run(&mut self, what: &str, mut done: impl FnMut(&mut World) -> bool) {
+        let end = self.now.load(Ordering::Relaxed) + 120_000_000_000;
+        let mut idle = 0;
+        while !done(self) {
+            let now = self.now.load(Ordering::Relaxed);
+            assert!(now < end, "{what}: not within two minutes");
+            let mut work = self.client.turn();
+            for s in &mut self.servers {
+                work = work.and(s.turn());
+            }
+            if work.is_busy() {
+                idle = 0;
+                self.now.store(now + 1_000, Ordering::Relaxed);
+                continue;
+            }
+            idle += 1;
+            let held = [self.client.rt.stack().port().deadline(), self.servers[0].rt.inner().unwrap().stack().port().deadline()];
+            let next = std::iter::once(self.client.deadline())
+                .chain(self.servers.iter().map(|s| s.deadline()))
+                .chain(held)
+                .flatten()
+                .min()
+                .unwrap_or(now + 1_000_000);
+            self.now.store(next.max(now + 1_000).min(now + 100_000_000), Ordering::Relaxed);
+            assert!(idle < 1_000_000, "{what}: nothing moves");
+        }
+    }
+
+    fn shut_down(mut self) {
+        self.client.shut_down();
+        self.run("client down", |w| w.client.is_down());
+        self.servers.iter_mut().for_each(|s| s.shut_down());
+        self.run("server down", |w| w.servers.iter().all(|s| s.is_down()));
+        // What was lent comes home with one more turn of each.
+        for _ in 0..3 {
+            self.client.turn();
+            self.servers.iter_mut().for_each(|s| drop(s.turn().is_busy()));
+        }
+        for c in std::iter::once(self.client.rt.counters()).chain(self.servers.iter().map(|s| s.rt.counters())) {
+            assert_eq!((c.lendings_out, c.rx_lent_out, c.rx_bufs_in_use, c.conns), (0, 0, 0, 0), "{c:?}");
+        }
+    }
+}
+
+fn attach(portal: u32, mem: MdMem) -> Op {
+    Op::Attach { tag: u64::from(portal), portal, who: ProcessId::ANY, match_bits: 7, ignore_bits: 0, md: MdSpec::new(mem) }
+}
+
+fn pages(len: usize, seed: u8) -> (Payload, u64) {
+    let mut r = PageRunMut::new(Arc::new(PrivatePages), len).unwrap();
+    r.bytes_mut().iter_mut().enumerate().for_each(|(i, b)| *b = (i as u8).wrapping_mul(31) ^ (i >> 8) as u8 ^ seed);
+    let crc = u64::from(crc32fast::hash(r.bytes()));
+    (Payload::Pages(smallvec::smallvec![r.freeze().slice_all()]), crc)
+}
+
+fn put(tag: u64, portal: u32, payload: Payload, hdr_data: u64) -> Op {
+    let target = ProcessId::lustre(nid(SERVER));
+    Op::Put { tag, target, portal, match_bits: 7, offset: 0, hdr_data, payload, ack: true }
+}
+
+fn logged(log: &Log, f: impl Fn(&Event) -> bool) -> usize {
+    log.borrow().iter().filter(|e| f(e)).count()
+}
+
+/// PUTs to a portal of each shard, a GET and pings; every byte checked, everything home at the end.
+fn traffic(mut w: World, puts: u64, len: usize) {
+    let n = w.servers.len() as u32;
+    for portal in 10..10 + n {
+        w.servers[0].app.todo.push_back((AppId(0), attach(portal, MdMem::Sink(Sink::Lend(1 << 20)))));
+    }
+    let (source, source_crc) = pages(300_000, 99);
+    w.servers[0].app.todo.push_back((AppId(0), attach(20, MdMem::Source(source))));
+    let server_log = w.servers[0].app.log.clone();
+    w.run("attach", |_| logged(&server_log, |e| matches!(e, Event::Attached { .. })) == n as usize + 1);
+    for i in 0..puts {
+        let (p, crc) = pages(len, i as u8);
+        w.client.app.todo.push_back((AppId(0), put(i, 10 + i as u32 % n, p, crc)));
+    }
+    let target = ProcessId::lustre(nid(SERVER));
+    w.client.app.todo.push_back((AppId(0), Op::Ping { tag: 5000, target }));
+    let sink = Sink::Lend(1 << 20);
+    w.client.app.todo.push_back((AppId(0), Op::Get { tag: 6000, target, portal: 20, match_bits: 7, sink }));
+    let log = w.client.app.log.clone();
+    let last = |e: &Event| {
+        matches!(e, Event::Send { done: true, .. } | Event::Ack { done: true, .. } | Event::Ping { .. } | Event::Reply { .. })
+    };
+    w.run("traffic", |_| logged(&log, last) as u64 == puts + 2);
+    for e in log.borrow_mut().drain(..) {
+        match e {
+            Event::Ack { status, mlength, .. } => assert_eq!((status, mlength), (Ok(()), len as u32)),
+            Event::Send { status, .. } => assert_eq!(status, Ok(())),
+            Event::Ping { info, .. } => assert_eq!(info.unwrap().nis[0].nid, nid(SERVER)),
+            Event::Reply { status, data: Data::Lent(parts), .. } => {
+                assert_eq!(status, Ok(()));
+                let mut h = crc32fast::Hasher::new();
+                parts.iter().for_each(|p| h.update(p.bytes()));
+                assert_eq!(u64::from(h.finalize()), source_crc);
+            }
+            e => panic!("{e:?}"),
+        }
+    }
+    let mut seen = 0;
+    for e in server_log.borrow_mut().drain(..) {
+        if let Event::Put(p) = e {
+            seen += 1;
+            assert_eq!((p.status, p.mlength), (Ok(()), len as u32));
+            let Data::Lent(parts) = &p.data else { panic!("{:?}", p.data) };
+            let mut h = crc32fast::Hasher::new();
+            parts.iter().for_each(|p| h.update(p.bytes()));
+            assert_eq!(u64::from(h.finalize()), p.hdr_data, "payload of PUT {seen}");
+        }
+    }
+    assert_eq!(seen, puts);
+    w.shut_down();
+}
+
+#[test]
+fn one_shard_over_a_good_link() {
+    traffic(World::new(1, 0, Faults::default(), 1, &MemConfig::default()), 24, 1 << 20);
+}
+
+#[test]
+fn a_peer_whose_home_is_not_the_lcore_that_owns_its_flows() {
+    for home in [0, 1, 2] {
+        traffic(World::new(3, home, Faults::default(), 1, &MemConfig::default()), 24, 300_000);
+    }
+}
+
+#[test]
+fn a_bad_network_changes_nothing_but_the_time() {
+    let faults = Faults { loss: 0.01, dup: 0.01, reorder: 0.02, corrupt: 0.002, delay_ns: 20_000, ..Faults::default() };
+    for seed in 1..=12 {
+        println!("seed {seed}");
+        let mem = MemConfig { tso_max: 0, mtu: 9000, csum: false, lazy: (seed % 3) as usize * 4, ..MemConfig::default() };
+        traffic(World::new(2, (seed % 2) as u16, faults, seed, &mem), 8, 200_000);
+    }
+}
