@@ -67,7 +67,8 @@ fn run(name: &str, mem: &MemConfig, time: Duration) {
     let (pa, pb) = pair(mem);
     let (mut a, mut b) = (Side::new(1, pa), Side::new(2, pb));
     b.s.listen(Listen { addr: Ipv4Addr::new(10, 0, 0, 2).into(), port: 988, backlog: 4 }).expect("listen");
-    let (local, remote) = ((Ipv4Addr::new(10, 0, 0, 1), 1023).into(), (Ipv4Addr::new(10, 0, 0, 2), 988).into());
+    let (local, remote) =
+        ((Ipv4Addr::new(10, 0, 0, 1), 1023).into(), (Ipv4Addr::new(10, 0, 0, 2), 988).into());
     a.s.dial(1, Dial { local, remote }).expect("dial");
     let pages: Vec<_> = (0..8).map(|_| message()).collect();
     let start = Instant::now();

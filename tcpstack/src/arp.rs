@@ -236,6 +236,8 @@ mod tests {
     use super::*;
     const ME: Mac = [2, 0, 0, 0, 0, 1];
     const YOU: Mac = [2, 0, 0, 0, 0, 2];
+    const A: u32 = 0x0a00_0001;
+    const B: u32 = 0x0a00_0002;
     const S: u64 = 1_000_000_000;
 
     fn polled(a: &mut Arp, now: u64) -> (Vec<(u32, Mac)>, Vec<u32>) {
@@ -246,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_packet_parses_back_and_foreign_ones_do_not() {
-        let p = Packet { op: 2, sha: ME, spa: 1, tha: YOU, tpa: 2 };
+        let p = Packet { op: 2, sha: ME, spa: A, tha: YOU, tpa: B };
         let mut b = [0; 46];
         for (vlan, n) in [(None, 42), (Some(5), 46)] {
             assert_eq!(p.frame(YOU, vlan, &mut b), n);
@@ -259,49 +261,49 @@ mod tests {
 
     #[test]
     fn asks_three_times_then_gives_up() {
-        let mut a = Arp::new(ME, 1);
-        assert_eq!(a.lookup(2, 0), Lookup::Wait);
+        let mut a = Arp::new(ME, A);
+        assert_eq!(a.lookup(B, 0), Lookup::Wait);
         for t in 0..3 {
-            assert_eq!(polled(&mut a, t * S), (vec![(2, BROADCAST)], vec![]));
+            assert_eq!(polled(&mut a, t * S), (vec![(B, BROADCAST)], vec![]));
             assert_eq!(polled(&mut a, t * S + 1), (vec![], vec![]));
             assert_eq!(a.deadline(), (t + 1) * S);
         }
-        assert_eq!(polled(&mut a, 3 * S), (vec![], vec![2]));
+        assert_eq!(polled(&mut a, 3 * S), (vec![], vec![B]));
         assert_eq!(a.deadline(), u64::MAX);
     }
 
     #[test]
     fn learns_from_replies_and_from_those_who_ask_for_us_only() {
-        let mut a = Arp::new(ME, 1);
-        let stray = Packet { op: 2, sha: YOU, spa: 2, tha: ME, tpa: 1 };
+        let mut a = Arp::new(ME, A);
+        let stray = Packet { op: 2, sha: YOU, spa: B, tha: ME, tpa: A };
         assert_eq!(a.hear(&stray, 0), Heard::default(), "nobody asked");
-        let ask = Packet { op: 1, sha: YOU, spa: 2, tha: [0; 6], tpa: 1 };
+        let ask = Packet { op: 1, sha: YOU, spa: B, tha: [0; 6], tpa: A };
         let h = a.hear(&ask, 0);
-        assert_eq!(h.reply, Some((Packet { op: 2, sha: ME, spa: 1, tha: YOU, tpa: 2 }, YOU)));
-        assert_eq!((h.learned, a.lookup(2, 0)), (Some((2, YOU)), Lookup::Known(YOU)));
-        let moved = Packet { op: 1, sha: [6; 6], spa: 2, tha: [0; 6], tpa: 2 };
-        assert_eq!(a.hear(&moved, 0).learned, Some((2, [6; 6])), "gratuitous, of one we know");
+        assert_eq!(h.reply, Some((Packet { op: 2, sha: ME, spa: A, tha: YOU, tpa: B }, YOU)));
+        assert_eq!((h.learned, a.lookup(B, 0)), (Some((B, YOU)), Lookup::Known(YOU)));
+        let moved = Packet { op: 1, sha: [6; 6], spa: B, tha: [0; 6], tpa: B };
+        assert_eq!(a.hear(&moved, 0).learned, Some((B, [6; 6])), "gratuitous, of one we know");
         let group = Packet { sha: [1; 6], ..moved };
         assert_eq!(a.hear(&group, 0), Heard::default(), "a group address is no station's");
     }
 
     #[test]
     fn an_old_answer_is_used_while_it_is_checked() {
-        let mut a = Arp::new(ME, 1);
-        a.lookup(2, 0);
-        a.hear(&Packet { op: 2, sha: YOU, spa: 2, tha: ME, tpa: 1 }, 0);
-        assert_eq!(a.lookup(2, 61 * S), Lookup::Known(YOU));
-        assert_eq!(polled(&mut a, 61 * S).0, [(2, YOU)], "asked directly");
-        assert_eq!(polled(&mut a, 62 * S).0, [(2, BROADCAST)]);
+        let mut a = Arp::new(ME, A);
+        a.lookup(B, 0);
+        a.hear(&Packet { op: 2, sha: YOU, spa: B, tha: ME, tpa: A }, 0);
+        assert_eq!(a.lookup(B, 61 * S), Lookup::Known(YOU));
+        assert_eq!(polled(&mut a, 61 * S).0, [(B, YOU)], "asked directly");
+        assert_eq!(polled(&mut a, 62 * S).0, [(B, BROADCAST)]);
         polled(&mut a, 63 * S);
-        assert_eq!(polled(&mut a, 64 * S).1, [2]);
-        assert_eq!(a.lookup(2, 64 * S), Lookup::Wait);
+        assert_eq!(polled(&mut a, 64 * S).1, [B]);
+        assert_eq!(a.lookup(B, 64 * S), Lookup::Wait);
     }
 
     #[test]
     fn somebody_with_our_address_is_reported_and_answered_now_and_then() {
-        let mut a = Arp::new(ME, 1);
-        let thief = Packet { op: 1, sha: YOU, spa: 1, tha: [0; 6], tpa: 1 };
+        let mut a = Arp::new(ME, A);
+        let thief = Packet { op: 1, sha: YOU, spa: A, tha: [0; 6], tpa: A };
         let h = a.hear(&thief, S);
         assert_eq!((h.duplicate, h.reply), (Some(YOU), Some((a.announcement(), BROADCAST))));
         assert_eq!(a.hear(&thief, 2 * S), Heard { duplicate: Some(YOU), ..Heard::default() });
@@ -310,9 +312,9 @@ mod tests {
 
     #[test]
     fn the_table_is_bounded() {
-        let mut a = Arp::new(ME, 1);
+        let mut a = Arp::new(ME, A);
         for ip in 10..5000 {
-            a.hear(&Packet { op: 1, sha: YOU, spa: 0x0a00_0000 + ip, tha: [0; 6], tpa: 1 }, u64::from(ip));
+            a.hear(&Packet { op: 1, sha: YOU, spa: 0x0a00_0000 + ip, tha: [0; 6], tpa: A }, u64::from(ip));
         }
         assert!(a.table.len() <= MAX);
     }

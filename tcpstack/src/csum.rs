@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn pieces_of_any_length_sum_as_the_whole() {
-        let data: Vec<u8> = (0..1000u32).map(|i| (i * 7919 >> 3) as u8).collect();
+        let data: Vec<u8> = (0..1000u32).map(|i| ((i * 7919) >> 3) as u8).collect();
         for cuts in [[1, 2, 3], [7, 8, 9], [333, 334, 335], [1, 500, 999]] {
             let mut s = Sum::default();
             let mut at = 0;

@@ -86,7 +86,6 @@ impl<P: Port> Stack<P> {
                 if !self.resolving.contains(&i) {
                     self.resolving.push(i);
                 }
-                self.poll_arp();
             }
         }
     }
@@ -132,6 +131,9 @@ impl<P: Port> Stack<P> {
         if !f.agrees() {
             return Served::Broken;
         }
+        if f.want_fin && f.phase.may_send() && f.permit == f.shadow.end() {
+            served = Served::Again; // everything is permitted now: the FIN is next
+        }
         if f.advance_edge(self.rx_free, self.io.mss, window) && window_only {
             f.ack_due = AckDue::Now;
         }
@@ -174,9 +176,9 @@ impl<P: Port> Stack<P> {
         if !f.phase.synchronised() && f.phase != Phase::Closed {
             return Served::Done;
         }
-        match f.resend(io, c).and_then(|()| f.send_new(io, c, now)).and_then(|()| f.send_acks(io, c)) {
-            Err(s) => return s,
-            Ok(()) => (),
+        let sent = f.resend(io, c).and_then(|()| f.send_new(io, c, now)).and_then(|()| f.send_acks(io, c));
+        if let Err(s) = sent {
+            return s;
         }
         if f.una < f.snd_max() {
             if f.clock != Clock::Data {
@@ -224,15 +226,13 @@ impl<P: Port> Stack<P> {
     /// Ends a connection with a RST.
     pub(crate) fn abort(&mut self, i: u32, why: CloseWhy) {
         let Some(mut f) = self.slots.get_mut(i as usize).and_then(|s| s.flow.take()) else { return };
-        if !matches!(f.phase, Phase::Resolve | Phase::Closed) {
+        // In SYN-SENT there is nobody to tell (RFC 9293 §3.10.5).
+        if !matches!(f.phase, Phase::Resolve | Phase::SynSent | Phase::Closed) {
             f.sock.with(|s| s.abort());
             // smoltcp says whether a RST is due; where it is, the numbers are the shim's.
-            let due = self.engine.poll(&mut f.sock).is_some_and(|m| m.flags & wire::RST != 0);
-            if due {
-                let ack = if f.phase == Phase::SynSent { Seq(0) } else { f.rcv_seq(f.rcv_nxt()) };
-                let flags = if f.phase == Phase::SynSent { wire::RST } else { wire::RST | wire::ACK };
-                let seq = f.snd_seq(f.snd_max());
-                self.io.control(&f.tmpl, &Fields { seq, ack, flags, win: 0 }, &[], &mut self.c);
+            if self.engine.poll(&mut f.sock).is_some_and(|m| m.flags & wire::RST != 0) {
+                let r = Fields { win: 0, ..f.fields(f.snd_max(), wire::RST) };
+                self.io.control(&f.tmpl, &r, &[], &mut self.c);
             }
         }
         f.phase = Phase::Closed;

@@ -253,11 +253,11 @@ mod tests {
         assert_eq!((syn.flags, syn.scale, syn.plen), (wire::SYN, Some(5), 0));
         assert!(e.poll(&mut s).is_none(), "time stands still: no second SYN");
         let f =
-            Feed { seq: Seq(100), ack: Some(syn.seq.add(1)), flags: wire::SYN, win: 65_535, scale: Some(7) };
+            Feed { seq: Seq(100), ack: Some(syn.seq.plus(1)), flags: wire::SYN, win: 65_535, scale: Some(7) };
         assert!(e.feed(&mut s, &k, &f, 0).is_none());
         assert_eq!(s.get().state(), State::Established);
         assert_eq!(e.poll(&mut s).unwrap().ack, Seq(101));
-        let f = Feed { seq: Seq(101), ack: Some(syn.seq.add(1)), flags: 0, win: 8192, scale: None };
+        let f = Feed { seq: Seq(101), ack: Some(syn.seq.plus(1)), flags: 0, win: 8192, scale: None };
         assert!(e.feed(&mut s, &k, &f, FEED_MAX).is_none());
         assert_eq!(s.get().recv_queue(), FEED_MAX as usize);
         s.with(|s| s.send(|b| (200_000, assert!(b.len() >= 200_000)))).unwrap();

@@ -199,13 +199,13 @@ impl Flow {
     /// Sequence number on the wire of a sending offset.
     #[inline]
     pub(crate) fn snd_seq(&self, off: u64) -> Seq {
-        self.iss.add(1).add(off)
+        self.iss.plus(1).plus(off)
     }
 
     /// Sequence number of a receiving offset.
     #[inline]
     pub(crate) fn rcv_seq(&self, off: u64) -> Seq {
-        self.irs.add(1).add(off)
+        self.irs.plus(1).plus(off)
     }
 
     /// Next offset expected, the FIN counted.
@@ -256,7 +256,7 @@ impl Flow {
     ) -> Option<Emission> {
         let f = Feed {
             seq: self.irs,
-            ack: acks.then(|| Seq(self.iss.add(1).0.wrapping_sub(self.delta))),
+            ack: acks.then(|| Seq(self.iss.plus(1).0.wrapping_sub(self.delta))),
             flags: wire::SYN,
             win: self.wnd_field,
             scale,

@@ -220,7 +220,10 @@ impl<P: Port> Stack<P> {
                 let why = if phase == Phase::SynSent { CloseWhy::Refused } else { CloseWhy::Reset };
                 return self.release(i, why);
             }
-            Outcome::Reject => return self.reject(s, src),
+            Outcome::Reject => {
+                self.reject(s, src);
+                return self.arm(i);
+            }
             Outcome::Fine => (),
         }
         if !f.opened && f.phase.synchronised() {

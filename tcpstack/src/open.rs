@@ -66,7 +66,7 @@ impl<P: Port> Stack<P> {
     /// RFC 6528, and beyond what an earlier connection in the same place has used.
     fn first_seq(&self, key: &Key, after: Option<Seq>) -> Seq {
         let isn = self.secret.isn(key, self.now);
-        after.map_or(isn, |a| isn.max(a.add(REUSE_GAP)))
+        after.map_or(isn, |a| isn.max(a.plus(REUSE_GAP)))
     }
 
     /// Answers a SYN for nobody's connection: a new half-open one if somebody listens and the backlog has room.

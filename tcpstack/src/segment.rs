@@ -63,7 +63,7 @@ impl Flow {
     }
 
     fn in_syn_sent(&mut self, s: &Seg, o: SynOpts, cx: &mut Cx<'_>) -> Outcome {
-        let acked = s.has(wire::ACK) && s.ack == self.iss.add(1);
+        let acked = s.has(wire::ACK) && s.ack == self.iss.plus(1);
         if s.has(wire::RST) {
             cx.c.rx_bad_rst += u64::from(!acked);
             return if acked { Outcome::Reset } else { Outcome::Fine };
@@ -131,7 +131,7 @@ impl Flow {
                 // Simultaneous open: the peer's SYN-ACK is the ACK of our SYN.
                 Phase::SynReceived if same && s.plen == 0 => {
                     s.flags &= !wire::SYN;
-                    s.seq = s.seq.add(1);
+                    s.seq = s.seq.plus(1);
                     s.win >>= self.snd_scale; // a SYN's window is not scaled
                 }
                 // RFC 5961 §4.
@@ -193,9 +193,11 @@ impl Flow {
     fn on_ack(&mut self, s: &Seg, a: i64, cx: &mut Cx<'_>) {
         let news = a > self.una as i64;
         let wnd = u32::from(s.win) << self.snd_scale;
-        // Linux's form of RFC 9293 §3.10.7.4: a window counts when its segment is newer, or it grew.
+        // Linux's form of RFC 9293 §3.10.7.4: a window counts when its segment is newer, or it
+        // grew, or it is shut.
         let newer = s.seq.after(self.wl1);
-        let update = a >= self.una as i64 && (news || newer || (s.seq == self.wl1 && wnd > self.wnd));
+        let update =
+            a >= self.una as i64 && (news || newer || (s.seq == self.wl1 && (wnd > self.wnd || wnd == 0)));
         let changed = update && wnd != self.wnd;
         if update {
             self.wl1 = s.seq;

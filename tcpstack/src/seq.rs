@@ -11,7 +11,7 @@ pub struct Seq(pub u32);
 impl Seq {
     /// The number `n` further on (modulo 2^32; only the low 32 bits of `n` count).
     #[inline]
-    pub fn add(self, n: u64) -> Seq {
+    pub fn plus(self, n: u64) -> Seq {
         Seq(self.0.wrapping_add(n as u32))
     }
 
@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn order_holds_across_the_wrap() {
         let a = Seq(u32::MAX - 1);
-        let b = a.add(4);
+        let b = a.plus(4);
         assert_eq!(b, Seq(2));
         assert!(b.after(a) && !a.after(b) && !a.after(a));
         assert_eq!((b.since(a), a.since(b)), (4, -4));

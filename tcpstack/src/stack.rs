@@ -252,11 +252,13 @@ impl<P: Port> Stack<P> {
             self.send_arp(&p, crate::wire::BROADCAST);
         }
         n += self.receive();
-        if self.full_bursts % BURSTS_BEFORE_TIMERS == 0 {
+        if self.full_bursts.is_multiple_of(BURSTS_BEFORE_TIMERS) {
             n += self.run_timers(TIMERS_A_TURN);
         }
         self.feed_starved();
         n += self.serve_all();
+        // Whoever was served may have asked for a neighbour.
+        self.poll_arp();
         if !self.io.q.is_empty() {
             n += self.io.port.tx_burst(&mut self.io.q) as u32;
         }

@@ -1,6 +1,8 @@
 //! Two stacks joined by an in-memory link with faults, in virtual time.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod bench;
+
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};

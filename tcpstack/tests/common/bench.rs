@@ -1,0 +1,223 @@
+//! A stack, and a peer made of hand-written segments.
+#![allow(dead_code, unreachable_pub)]
+
+use std::collections::VecDeque;
+
+use super::{SEC, addr, config, ip, pattern};
+use arrayvec::ArrayVec;
+use dataplane::mem::{MemConfig, MemPort, MemRx, pair};
+use dataplane::pkt::{Port, RxPkt, TxCsum, TxMeta, TxPkt};
+use hugepages::LendSlab;
+use tcpstack::arp::Packet as Arp;
+use tcpstack::csum::{Sum, pseudo_v4};
+use tcpstack::seq::Seq;
+use tcpstack::table::Key;
+use tcpstack::wire::{self, ACK, Fields, SYN, Seg, Template};
+use tcpstack::{CloseWhy, Dial, Event, FlowId, Listen, Stack, StackConfig, Work};
+
+pub const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+/// A stack (10.0.0.1) and, at the other end of the wire, whatever the test makes of 10.0.0.2.
+pub struct Bench {
+    pub s: Stack<MemPort>,
+    pub wire: MemPort,
+    pub now: u64,
+}
+
+/// A connection of which the test plays the peer.
+pub struct Peer {
+    pub flow: FlowId,
+    pub key: Key,
+    /// Our next number, and the stack's.
+    pub seq: Seq,
+    pub ack: Seq,
+}
+
+#[derive(Debug)]
+pub struct Got {
+    pub seg: Seg,
+    pub data: Vec<u8>,
+}
+
+impl Bench {
+    pub fn with(cfg: StackConfig, mem: &MemConfig) -> Bench {
+        let (p, wire) = pair(mem);
+        let s = Stack::new(cfg, p, LendSlab::new(64)).unwrap();
+        let mut b = Bench { s, wire, now: SEC };
+        b.turn();
+        b.frames();
+        b
+    }
+
+    pub fn new() -> Bench {
+        let mut b =
+            Bench::with(config(1), &MemConfig { mtu: 1500, tso_max: 0, csum: false, ..MemConfig::default() });
+        b.s.listen(Listen { addr: ip(1).into(), port: 988, backlog: 2 }).unwrap();
+        b
+    }
+
+    pub fn turn(&mut self) {
+        for _ in 0..1000 {
+            if self.s.turn(self.now) == Work::Idle {
+                return;
+            }
+        }
+        panic!("the stack spins");
+    }
+
+    pub fn wait(&mut self, ns: u64) {
+        let end = self.now + ns;
+        for _ in 0..100_000 {
+            match self.s.deadline() {
+                Some(t) if t <= end => self.now = t.max(self.now + 1),
+                _ => break,
+            }
+            self.turn();
+        }
+        self.now = end;
+        self.turn();
+    }
+
+    pub fn send(&mut self, frame: &[u8]) {
+        let mut t = self.wire.tx_alloc().unwrap();
+        t.copy_in(frame).unwrap();
+        let t = t.finish(TxMeta { csum: TxCsum::Done, ..TxMeta::default() });
+        self.wire.tx_burst(&mut VecDeque::from([t]));
+        self.turn();
+    }
+
+    pub fn frames(&mut self) -> Vec<Vec<u8>> {
+        let mut all = vec![];
+        loop {
+            let mut v: ArrayVec<MemRx, 32> = ArrayVec::new();
+            self.wire.rx_burst(&mut v);
+            if v.is_empty() {
+                return all;
+            }
+            for p in v {
+                let mut b = vec![];
+                p.for_each(&mut |x| b.extend_from_slice(x));
+                all.push(b);
+            }
+        }
+    }
+
+    /// TCP segments that the stack sent, checksums verified.
+    pub fn segs(&mut self) -> Vec<Got> {
+        self.frames()
+            .into_iter()
+            .filter_map(|b| {
+                let e = wire::eth(&b)?;
+                let ip = wire::ip4(&b[e.len..], b.len() - e.len, true).ok().filter(|i| i.proto == 6)?;
+                let t = &b[e.len + 20..];
+                let mut sum = pseudo_v4(ip.src.to_be_bytes(), ip.dst.to_be_bytes(), ip.payload as u16);
+                sum.add(t);
+                assert_eq!(sum.finish(), 0, "TCP checksum");
+                let seg = wire::tcp(t, &ip).unwrap();
+                Some(Got { seg, data: t[seg.hlen..].to_vec() })
+            })
+            .collect()
+    }
+
+    pub fn one(&mut self) -> Got {
+        let mut v = self.segs();
+        assert_eq!(v.len(), 1, "{v:?}");
+        v.remove(0)
+    }
+
+    pub fn arp(&mut self, op: u16, spa: u8, tpa: u8) {
+        let mut b = [0; 46];
+        let p = Arp { op, sha: PEER_MAC, spa: ip(spa).into(), tha: [0; 6], tpa: ip(tpa).into() };
+        let n = p.frame(wire::BROADCAST, None, &mut b);
+        self.send(&b[..n]);
+    }
+
+    pub fn events(&mut self) -> Vec<Event> {
+        std::iter::from_fn(|| self.s.event()).collect()
+    }
+
+    pub fn closed(&mut self) -> Option<CloseWhy> {
+        self.events().into_iter().find_map(|e| match e {
+            Event::Closed { why, .. } => Some(why),
+            _ => None,
+        })
+    }
+
+    pub fn syn(&mut self, port: u16, seq: u32) {
+        let f = Fields { seq: Seq(seq), ack: Seq(0), flags: SYN, win: 65_535 };
+        self.send(&segment(
+            &Key::new(ip(2).into(), port, ip(1).into(), 988),
+            &f,
+            &[2, 4, 5, 0xb4, 1, 3, 3, 7],
+            &[],
+        ));
+    }
+
+    /// A connection that the test dials.
+    pub fn accept(&mut self, port: u16, seq: u32) -> Peer {
+        self.syn(port, seq);
+        let sa = self.one().seg;
+        assert_eq!((sa.flags, sa.ack), (SYN | ACK, Seq(seq + 1)));
+        let key = Key::new(ip(2).into(), port, ip(1).into(), 988);
+        let f = Fields { seq: Seq(seq + 1), ack: sa.seq.plus(1), flags: ACK, win: 1000 };
+        self.send(&segment(&key, &f, &[], &[]));
+        match self.events()[..] {
+            [Event::Opened { flow, passive: true, .. }] => {
+                Peer { flow, key, seq: Seq(seq + 1), ack: sa.seq.plus(1) }
+            }
+            ref e => panic!("{e:?}"),
+        }
+    }
+
+    pub fn put(&mut self, p: &Peer, flags: u8, seq: Seq, ack: Seq, win: u16, data: &[u8]) {
+        self.send(&segment(&p.key, &Fields { seq, ack, flags, win }, &[], data));
+    }
+
+    /// The next data of the peer, in order.
+    pub fn data(&mut self, p: &mut Peer, data: &[u8]) {
+        self.put(p, ACK, p.seq, p.ack, 1000, data);
+        p.seq = p.seq.plus(data.len() as u64);
+    }
+
+    pub fn read(&mut self, f: FlowId) -> Vec<u8> {
+        let mut v = vec![];
+        while let Some(x) = self.s.next(f) {
+            v.extend_from_slice(x.bytes());
+        }
+        self.s.credit(f, v.len() as u32);
+        v
+    }
+
+    pub fn push(&mut self, f: FlowId, n: usize) {
+        let l = self.s.slab().lend(pattern(n, 3).slice_all(), 1).unwrap();
+        self.s.push(f, b"", &[l]).unwrap();
+        self.turn();
+    }
+}
+
+/// A frame from `key.local` with complete checksums.
+pub fn segment(key: &Key, f: &Fields, opts: &[u8], data: &[u8]) -> Vec<u8> {
+    let t = Template::new(PEER_MAC, [2, 0, 0, 0, 0, 1], None, key);
+    let mut b = t.bytes().to_vec();
+    b.extend_from_slice(opts);
+    b.extend_from_slice(data);
+    wire::patch(&mut b[14..], f, 20 + opts.len(), data.len());
+    wire::fill_ip_csum(&mut b[14..]);
+    let len = b.len() - 34;
+    let mut s: Sum = pseudo_v4(key.local.to_be_bytes(), key.remote.to_be_bytes(), len as u16);
+    s.add(&b[34..]);
+    let c = s.finish().to_be_bytes();
+    b[50..52].copy_from_slice(&c);
+    b
+}
+
+/// Dials the peer and answers ARP; returns the SYN.
+pub fn dial(b: &mut Bench) -> (FlowId, Seg) {
+    let now = b.now;
+    let f = b.s.dial(now, Dial { local: addr(1, 1023), remote: addr(2, 988) }).unwrap();
+    b.turn();
+    b.arp(2, 2, 1);
+    let syn = b.one().seg;
+    assert_eq!(syn.flags, SYN);
+    (f, syn)
+}
