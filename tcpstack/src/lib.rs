@@ -1,4 +1,67 @@
-//! One TCP stack an lcore.
+//! One TCP stack an lcore: smoltcp as the state machine, a shim for reliability and zero copy.
+//!
+//! smoltcp 0.14, unmodified, never sees a payload byte, a lost segment or a clock that moves. It is fed what a
+//! lossless, ordered network would have delivered, and what it emits are permissions: so many bytes may go out,
+//! this window may be offered. Everything else is the shim's.
+//!
+//! ```text
+//!   port ─ packet ─> ingress ─ segment ─> Flow::on_segment ─ in order, trimmed, joined ─> Engine::feed ─> smoltcp
+//!                    (link, ARP, IP,      (RFC 5961 guards, ACKs, reassembly,               phantom rings
+//!                     ICMP, RST)           loss recovery)                                      │
+//!   port <─ packet ─ Io <─ shadow queue <─ Flow: resend, send_new, send_acks <─ permissions <──┘
+//! ```
+//!
+//! * **Zero copy.** [`Stack::push`] copies at most [`HDR_MAX`] header bytes and holds payload by
+//!   [`hugepages::Lent`]; frames attach it. A piece is let go when the peer has acknowledged past its end.
+//!   [`Stack::next`] hands out receive buffers; [`Stack::credit`] opens the window again.
+//! * **One retransmitter** ([`recover`], [`rtt`]): from the shadow queue, in real time. smoltcp emits each byte once.
+//! * **Super-segments.** smoltcp works in packets of 61,440 bytes; the shim cuts what is permitted by TSO where the
+//!   port has it, or to plain segments of the peer's MSS.
+//! * **Cheap demultiplexing.** One look-up a segment ([`table`]), one set of one socket a connection, one feed and
+//!   one round of emissions a connection and turn, however many segments came.
+//! * **Bounded.** Half-open connections, out-of-order data and waiting buffers have limits; the window offered
+//!   follows the memory that the port really has left.
+//!
+//! A [`Stack`] lives on one lcore. Time is an argument, in ns; there is no clock, lock or thread in here, so the
+//! same code runs in a simulation.
+//!
+//! ```
+//! use dataplane::mem::{MemConfig, pair};
+//! use hugepages::LendSlab;
+//! use std::net::Ipv4Addr;
+//! use tcpstack::{Dial, Event, Listen, Stack, StackConfig};
+//!
+//! let (pa, pb) = pair(&MemConfig::default());
+//! let ip = |n| Ipv4Addr::new(10, 0, 0, n);
+//! let mut a = Stack::new(StackConfig::new(ip(1), 24), pa, LendSlab::new(16))?;
+//! let mut b = Stack::new(StackConfig::new(ip(2), 24), pb, LendSlab::new(16))?;
+//! b.listen(Listen { addr: ip(2).into(), port: 988, backlog: 16 })?;
+//! let flow = a.dial(1, Dial { local: (ip(1), 1023).into(), remote: (ip(2), 988).into() })?;
+//! let mut heard = Vec::new();
+//! for now in 1..20 {
+//!     a.turn(now);
+//!     b.turn(now);
+//!     while let Some(e) = a.event() {
+//!         if let Event::Opened { .. } = e {
+//!             a.push(flow, b"hello", &[])?;
+//!         }
+//!     }
+//!     while let Some(e) = b.event() {
+//!         if let Event::Readable(f) = e {
+//!             while let Some(x) = b.next(f) {
+//!                 heard.extend_from_slice(x.bytes());
+//!                 b.credit(f, x.len());
+//!             }
+//!         }
+//!     }
+//! }
+//! assert_eq!(heard, b"hello");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Not here yet, each with its place: SACK and RACK refine which ranges are lost (beside [`recover`]); congestion
+//! control bounds the window that [`engine::Feed::win`] carries; IPv6 needs a second [`table::Key`] and header
+//! views in [`wire`]; path MTU changes lower a connection's segment size.
 #![deny(unsafe_code)]
 
 pub mod arp;

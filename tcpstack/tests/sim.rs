@@ -165,3 +165,107 @@ fn every_seed_is_byte_exact_and_leaves_nothing_behind() {
         assert!(resent > 1000 && ooo > 1000, "the faults did not bite: {resent} resent, {ooo} out of order");
     }
 }
+
+/// Both numbers run past 2^32: offsets are 64 bits wide, sequence numbers wrap.
+#[test]
+fn a_stream_longer_than_the_sequence_space() {
+    let mem = MemConfig { mtu: 1500, crossing: Crossing::Share, ..MemConfig::default() };
+    let mut w = World::plain(&mem);
+    let (f, g) = w.connect();
+    let page = pattern(1 << 20, 9);
+    let total = (1u64 << 32) + (200 << 20);
+    let (mut pushed, mut got, mut now) = (0u64, 0u64, w.now());
+    for _ in 0..2_000_000 {
+        now += 1000;
+        while pushed < total {
+            let l = w.a.slab().lend(page.slice_all(), 0).unwrap();
+            match w.a.push(f, b"", &[l]) {
+                Ok(end) => pushed = end,
+                Err(_) => break,
+            }
+        }
+        w.clock.set(now);
+        w.a.turn(now);
+        w.b.turn(now);
+        let mut n = 0;
+        while let Some(x) = w.b.next(g) {
+            let at = (got % (1 << 20)) as usize;
+            let k = x.bytes().len().min(64).min((1 << 20) - at);
+            assert_eq!(&x.bytes()[..k], &page.bytes()[at..at + k], "at {got}");
+            got += u64::from(x.len());
+            n += x.len();
+        }
+        w.b.credit(g, n);
+        World::events(&mut w.a);
+        World::events(&mut w.b);
+        w.a.slab().reap(|_, _| ());
+        if got >= total {
+            break;
+        }
+    }
+    assert_eq!(got, pushed);
+    w.settle();
+    w.a.slab().reap(|_, _| ());
+    assert_eq!((w.a.slab().out(), w.a.counters().tx_resent, w.a.counters().desync), (0, 0, 0));
+}
+
+/// Many connections at once, opened from both sides, each with its own streams.
+#[test]
+fn connections_do_not_mix() {
+    let faults = Faults { loss: 0.01, reorder: 0.02, delay_ns: 10_000, ..Faults::default() };
+    let mem = MemConfig { csum: false, tso_max: 0, ..MemConfig::default() };
+    let mut w = World::new(&mem, faults, 3, config(1), config(2));
+    w.a.listen(Listen { addr: ip(1).into(), port: 988, backlog: 64 }).unwrap();
+    w.b.listen(Listen { addr: ip(2).into(), port: 988, backlog: 64 }).unwrap();
+    let n = 40u16;
+    for i in 0..n {
+        let now = w.now();
+        w.a.dial(now, Dial { local: addr(1, 900 + i), remote: addr(2, 988) }).unwrap();
+        w.b.dial(now, Dial { local: addr(2, 900 + i), remote: addr(1, 988) }).unwrap();
+    }
+    let mut seen = std::collections::HashMap::new();
+    let mut closed = 0;
+    let word =
+        |local: std::net::SocketAddr, remote: std::net::SocketAddr| format!("{local}>{remote};").repeat(100);
+    for _ in 0..200_000 {
+        let now = w.now();
+        let (mut x, mut y) = (w.a.turn(now), w.b.turn(now));
+        for (side, s) in [(0, &mut w.a), (1, &mut w.b)] {
+            while let Some(e) = s.event() {
+                match e {
+                    tcpstack::Event::Opened { flow, local, remote, .. } => {
+                        seen.insert((side, flow), (word(remote, local), String::new()));
+                        s.push(flow, b"", &[]).unwrap();
+                        for part in word(local, remote).as_bytes().chunks(150) {
+                            s.push(flow, part, &[]).unwrap();
+                        }
+                        s.close(flow, tcpstack::Close::Fin);
+                    }
+                    tcpstack::Event::Readable(f) => {
+                        while let Some(b) = s.next(f) {
+                            let text = std::str::from_utf8(b.bytes()).unwrap();
+                            seen.get_mut(&(side, f)).unwrap().1.push_str(text);
+                            s.credit(f, b.len());
+                        }
+                    }
+                    tcpstack::Event::Closed { why, .. } => {
+                        assert_eq!(why, CloseWhy::Fin);
+                        closed += 1;
+                    }
+                    _ => (),
+                }
+                (x, y) = (tcpstack::Work::Busy(1), tcpstack::Work::Busy(1));
+            }
+        }
+        if closed == 4 * usize::from(n) {
+            break;
+        }
+        let busy = x != tcpstack::Work::Idle || y != tcpstack::Work::Idle;
+        let next = if busy { now + 1000 } else { w.next_time().expect("stuck") };
+        w.clock.set(next.max(now + 1));
+    }
+    assert_eq!((closed, seen.len()), (160, 160));
+    for (id, (want, got)) in seen {
+        assert!(want == got, "{id:?}: {} of {} bytes", got.len(), want.len());
+    }
+}
