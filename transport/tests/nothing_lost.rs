@@ -15,7 +15,7 @@ fn id(n: usize) -> ProcessId {
 }
 
 fn config(n: usize, epoch: u64) -> Config {
-    Config { peer_credits: 3, ni_credits: 4, tx_window: 100_000, ..Config::new(id(n).nid, epoch) }
+    Config { peer_credits: 3, ni_credits: 2, tx_window: 100_000, ..Config::new(id(n).nid, epoch) }
 }
 
 fn run(len: u32) -> PageRunMut {
