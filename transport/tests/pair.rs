@@ -355,6 +355,22 @@ fn an_absent_peer_is_unreachable_with_back_off() {
 }
 
 #[test]
+fn attempts_get_rarer_and_are_forgiven() {
+    let mut net = pair();
+    net.nodes[1].deaf = true;
+    for tag in 0..2000 {
+        net.op(0, Op::Ping { tag, target: id(2) });
+        net.run(SEC / 10);
+    }
+    assert_eq!(net.take_events(0).len(), 2000);
+    // 1, 2, 4, 8, 16, 32, 60 and 60 s.
+    let failed = net.nodes[0].machine.counters().dials_failed;
+    assert!((7..=9).contains(&failed), "{failed} attempts in 200 s");
+    net.run(300 * SEC);
+    assert_eq!(net.nodes[0].machine.gauges().peers, 0);
+}
+
+#[test]
 fn keepalive_when_idle_and_nothing_else() {
     let mut net = pair();
     net.op(0, Op::Ping { tag: 0, target: id(2) });

@@ -132,7 +132,7 @@ impl Machine {
         }
         let key = match self.by_peer.get(&target) {
             Some(key) => *key,
-            None => self.add_peer(target).ok_or(OpRefused::QueueFull(self.cfg.max_peers))?,
+            None => self.add_peer(target).ok_or(OpRefused::TooManyPeers(self.cfg.max_peers))?,
         };
         let waiting = self.peers.get(key).map_or(0, |p| p.waiting.len() + p.queue.len());
         if waiting >= self.cfg.max_queued {

@@ -248,6 +248,9 @@ pub enum OpRefused {
     /// The peer's queue is full.
     #[error("{0} operations wait for this peer already: wait for completions")]
     QueueFull(usize),
+    /// The node knows as many peers as it may.
+    #[error("this node knows {0} peers, as many as it may: raise max_peers")]
+    TooManyPeers(usize),
     /// No such match entry.
     #[error("match entry {0:?} is not attached (any more)")]
     NoSuchMe(MeId),

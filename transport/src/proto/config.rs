@@ -36,9 +36,12 @@ impl Shards {
     /// Home of the peer at `ip`: where its connections and the operations on it belong.
     pub fn home_of(self, ip: IpAddr) -> ShardId {
         let fold = |bytes: &[u8]| {
-            bytes
+            let h = bytes
                 .iter()
-                .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+                .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
+            // Neighbours differ in the low bits alone so far; these steps spread them.
+            let h = (h ^ h >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
+            h ^ h >> 29
         };
         let h = match ip {
             IpAddr::V4(a) => fold(&a.octets()),

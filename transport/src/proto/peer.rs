@@ -93,6 +93,8 @@ pub(super) struct Peer {
     pub(super) nones: u8,
     /// Present interval between attempts, in ns.
     pub(super) interval: u64,
+    /// Last hard failure.
+    pub(super) failed_at: u64,
     /// Incarnation of the present set.
     pub(super) incarnation: Option<u64>,
     pub(super) zc: ZcTable,
@@ -122,6 +124,7 @@ impl Peer {
             dial_deadline: u64::MAX,
             nones: 0,
             interval: 0,
+            failed_at: 0,
             incarnation: None,
             zc: ZcTable::new(),
             waiting: VecDeque::new(),
@@ -135,9 +138,10 @@ impl Peer {
         }
     }
 
-    /// Whether nothing would be lost by forgetting it.
+    /// Whether nothing would be lost by forgetting it: how long to back off would be, for a while.
     pub(super) fn idle(&self) -> bool {
-        self.conns.is_empty()
+        self.interval == 0
+            && self.conns.is_empty()
             && self.dial == DialState::Idle
             && self.waiting.is_empty()
             && self.queue.is_empty()

@@ -65,6 +65,7 @@ impl Machine {
         if let DialState::Dialling(id, _) = p.dial {
             self.dials.remove(&id);
         }
+        p.failed_at = now;
         let until = now + p.back_off(&self.cfg);
         self.dial_event(key, DialEvent::Failed(until));
         self.wake_at(until);

@@ -91,12 +91,10 @@ impl Machine {
             // The connection's own deadline covers it.
             DialState::Shaking(..) => {}
             DialState::Waiting(t) if t <= now => self.maybe_dial(key),
-            DialState::BackOff(t) if t <= now => {
-                self.end_back_off(key);
-                self.forget_if_idle(key);
-            }
+            DialState::BackOff(t) if t <= now => self.end_back_off(key),
             DialState::Waiting(t) | DialState::BackOff(t) => self.wake_at(t),
         }
+        self.forgive(key);
         let Some(p) = self.peers.get(key) else { return };
         if let Some(d) = p.zc.deadline() {
             if d <= now {
@@ -124,6 +122,20 @@ impl Machine {
             }
         }
         self.keepalive(key);
+    }
+
+    /// Forgets how long to back off, once the longest interval has passed twice since the last failure.
+    fn forgive(&mut self, key: Key) {
+        let Some(p) = self.peers.get_mut(key) else { return };
+        if p.interval == 0 || p.dial != DialState::Idle {
+            return;
+        }
+        let at = p.failed_at + 2 * self.cfg.max_reconnect;
+        if at > self.now {
+            return self.wake_about(at);
+        }
+        p.interval = 0;
+        self.forget_if_idle(key);
     }
 
     fn end_back_off(&mut self, key: Key) {
