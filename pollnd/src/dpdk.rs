@@ -19,12 +19,12 @@ use dataplane::pkt::Port;
 use hugepages::{Backing, LendSlab};
 use tcpstack::{KeepAlive, Listen, Stack, StackConfig};
 use transport::node::lcore::LcoreRt;
-use transport::node::links::{Linked, Rings};
+use transport::node::links::{Linked, Rings, relay_budget};
 use transport::node::{Control, Idle, NoApp, NodeEnd, Order, Shard, Turn, run};
 use transport::proto::{Config, Machine, ShardId, Shards, config::SEC};
 
 use crate::args::NodeArgs;
-use crate::assemble::{MakeApp, Node, machine_config};
+use crate::assemble::{MakeApp, Node, machine_config, until_made};
 
 /// Lendings of an lcore.
 const LENDINGS: usize = 8192;
@@ -115,7 +115,9 @@ impl Plan {
             own => {
                 let clock = self.clock.clone();
                 let now = Box::new(move || clock.now());
-                let rt = Linked::new(own, shards, vec![ShardId(0)], &self.rings, now);
+                let bufs = PortConfig::default().rx_bufs;
+                let lend = relay_budget(u64::from(bufs) * 9216, bufs as usize);
+                let rt = Linked::new(own, shards, vec![ShardId(0)], &self.rings, lend, now);
                 Ok(Box::new(Shard::new(machine, rt, app)))
             }
         }
@@ -250,13 +252,16 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
     let idle = Idle::for_machine(cores.cpus().len(), lcores.len());
     let mut seed = port.take_queue(0);
     let mut make = Some(make);
+    let (made, wait) = mpsc::channel::<()>();
     let threads = lcores
         .iter()
         .map(|l| {
             let (plan, control, seed, make) = (plan.clone(), control.clone(), seed.take(), make.take());
+            let made = made.clone();
             lcore::spawn(&cores, l, move |l| -> Ended {
                 let me = ShardId(u16::try_from(l.index).unwrap_or(u16::MAX));
                 let node = plan.make(seed, me, make).inspect_err(|_| control.give(Order::Drain))?;
+                drop(made);
                 Ok(run(vec![node], &control, idle))
             })
             .map_err(|e| e.to_string())
@@ -272,6 +277,8 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
             })
         })
         .collect();
+    drop(made);
+    until_made(&wait);
     let keeper = keep(port, &plan);
     drop(plan);
     let after = Box::new(move || {

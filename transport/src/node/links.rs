@@ -18,8 +18,8 @@ use hugepages::{LendBudget, LendOwner, Relay, RxFrag, RxLent};
 
 use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
 use crate::proto::{
-    CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Input, LendId, Progress, ShardId, ShardMsg,
-    Shards, StreamRx,
+    AppId, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Event, Input, LendId, Progress, ShardId,
+    ShardMsg, Shards, StreamRx,
 };
 
 /// What crosses from one lcore to another.
@@ -36,6 +36,8 @@ enum Parcel {
     Closed(ConnId, CloseWhy),
     Released(LendId),
     Shard(ShardId, ShardMsg),
+    /// For an application.
+    Event(AppId, Box<Event>),
 }
 
 /// Parcels that wait in one ring at most; beyond, they wait on the sender's side.
@@ -98,6 +100,7 @@ pub struct Linked<R: Runtime> {
     touched: Vec<ConnId>,
     /// Connections whose bytes could not be lent though none is on its way: looked at again each turn.
     starved: Vec<ConnId>,
+    events: VecDeque<(AppId, Event)>,
     relay: Relay,
 }
 
@@ -132,15 +135,17 @@ impl StreamRx for View<'_> {
 }
 
 impl<R: Runtime> Linked<R> {
-    /// Shard `shards.me` of a node whose queues `owners` (not empty) have. `now` is the node's clock in ns.
+    /// Shard `shards.me` of a node whose queues `owners` (not empty) have. `now` is the node's clock in ns. `lend`
+    /// bounds what applications may hold of fragments from other lcores; it must leave room in what those may
+    /// lend ([`relay_budget`]), so that payload is copied here before a stream is held up there.
     pub fn new(
         inner: Option<R>,
         shards: Shards,
         owners: Vec<ShardId>,
         rings: &Rings,
+        lend: LendBudget,
         now: Box<dyn Fn() -> u64>,
     ) -> Linked<R> {
-        let budget = LendBudget { lcore_bytes: 64 << 20, owner_bytes: 32 << 20, handles: 16_384 };
         Linked {
             inner,
             now,
@@ -152,7 +157,8 @@ impl<R: Runtime> Linked<R> {
             here: HashMap::new(),
             touched: Vec::new(),
             starved: Vec::new(),
-            relay: Relay::new(budget),
+            events: VecDeque::new(),
+            relay: Relay::new(lend),
         }
     }
 
@@ -293,6 +299,7 @@ impl<R: Runtime> Linked<R> {
             Parcel::Closed(c, why) => self.touch(c, |h| h.closed = Some(why)),
             Parcel::Released(l) => sink(Input::Released(l)),
             Parcel::Shard(from, m) => sink(Input::From(from, m)),
+            Parcel::Event(app, ev) => self.events.push_back((app, *ev)),
         }
     }
 
@@ -319,6 +326,13 @@ impl<R: Runtime> Linked<R> {
             }
         }
     }
+}
+
+/// The budget for fragments from an lcore whose receive pool has `bytes` in `buffers` buffers: half of what that
+/// lcore lends to one home.
+pub fn relay_budget(bytes: u64, buffers: usize) -> LendBudget {
+    let b = LendBudget::of_pool(bytes, buffers);
+    LendBudget { lcore_bytes: b.owner_bytes / 2, owner_bytes: b.owner_bytes / 4, handles: b.handles }
 }
 
 fn post(rings: &[Arc<ArrayQueue<Parcel>>], spill: &mut [VecDeque<Parcel>], to: ShardId, p: Parcel) {
@@ -385,6 +399,14 @@ impl<R: Runtime> Runtime for Linked<R> {
 
     fn post(&mut self, to: ShardId, m: ShardMsg) {
         self.send(to, Parcel::Shard(self.shards.me, m));
+    }
+
+    fn post_event(&mut self, to: ShardId, app: AppId, ev: Event) {
+        self.send(to, Parcel::Event(app, Box::new(ev)));
+    }
+
+    fn posted_event(&mut self) -> Option<(AppId, Event)> {
+        self.events.pop_front()
     }
 
     fn turn(&mut self, sink: &mut dyn FnMut(Input<'_>)) -> Work {

@@ -1,6 +1,6 @@
 //! What carries a machine's streams: the seam between protocol and wire.
 
-use crate::proto::{Close, ConnId, DialSpec, Input, LendId, SendMsg, ShardId, ShardMsg};
+use crate::proto::{AppId, Close, ConnId, DialSpec, Event, Input, LendId, SendMsg, ShardId, ShardMsg};
 
 /// What came of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +106,17 @@ pub trait Runtime {
     fn post(&mut self, to: ShardId, m: ShardMsg) {
         debug_assert!(false, "a node of one shard posted to {to:?}");
         drop(m);
+    }
+
+    /// Sends an event to the shard where its application lives.
+    fn post_event(&mut self, to: ShardId, app: AppId, ev: Event) {
+        debug_assert!(false, "a node of one shard has {app:?} on {to:?}");
+        drop(ev);
+    }
+
+    /// The next event that another shard sent here.
+    fn posted_event(&mut self) -> Option<(AppId, Event)> {
+        None
     }
 
     /// Receives, runs timers, and tells what happened: all `Progress` before any `Bytes`.

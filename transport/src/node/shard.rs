@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::app::{App, Ops};
 use super::runtime::{Runtime, StreamCmd, Work};
-use crate::proto::{AppId, Input, Machine, Op, Output};
+use crate::proto::{AppId, Event, Input, Machine, Op, Output, ShardId};
 
 /// The whole loop of an lcore, the same over every runtime.
 pub struct Shard<R: Runtime, A: App> {
@@ -17,11 +17,27 @@ pub struct Shard<R: Runtime, A: App> {
     ops: Ops,
     /// Operations of the shard itself (shutdown) go under this id.
     own: VecDeque<Op>,
+    me: ShardId,
     down: bool,
 }
 
 /// The id under which a shard's own operations complete.
-pub const OWN_APP: AppId = AppId(u32::MAX);
+const OWN_APP: AppId = AppId(900);
+
+// Towards the machines an application's id carries the shard that it lives on, so that its events find the way
+// back from wherever its operations were done.
+const SHARD_BITS: u32 = 6;
+
+fn global(app: AppId, me: ShardId) -> AppId {
+    AppId(app.0 << SHARD_BITS | u32::from(me.0))
+}
+
+fn local(app: AppId) -> (AppId, ShardId) {
+    (AppId(app.0 >> SHARD_BITS), ShardId((app.0 & ((1 << SHARD_BITS) - 1)) as u16))
+}
+
+/// Most shards of a node.
+pub const SHARDS_MAX: u16 = 1 << SHARD_BITS;
 
 /// Operations handled in one turn at most, so that an application which answers each event with an operation
 /// cannot keep the streams from being served.
@@ -30,7 +46,8 @@ const OPS_A_TURN: usize = 256;
 impl<R: Runtime, A: App> Shard<R, A> {
     /// A shard.
     pub fn new(machine: Machine, rt: R, app: A) -> Shard<R, A> {
-        Shard { machine, rt, app, ops: Ops::new(), own: VecDeque::new(), down: false }
+        let me = machine.config().shards.me;
+        Shard { machine, rt, app, ops: Ops::new(), own: VecDeque::new(), me, down: false }
     }
 
     /// One turn: receive, time, applications, act, send.
@@ -42,6 +59,9 @@ impl<R: Runtime, A: App> Shard<R, A> {
             self.machine.handle(now, Input::Timer);
             work = work.and(Work::Busy(1));
         }
+        while let Some((app, ev)) = self.rt.posted_event() {
+            self.event(now, app, ev);
+        }
         work = work.and(self.app.turn(now, &mut self.ops));
         while let Some(op) = self.own.pop_front() {
             self.ops.push_back((OWN_APP, op));
@@ -49,7 +69,7 @@ impl<R: Runtime, A: App> Shard<R, A> {
         for _ in 0..OPS_A_TURN {
             self.act(now);
             let Some((app, op)) = self.ops.pop_front() else { break };
-            self.machine.handle(now, Input::Cmd(app, op));
+            self.machine.handle(now, Input::Cmd(global(app, self.me), op));
             work = work.and(Work::Busy(1));
         }
         self.act(now);
@@ -64,11 +84,20 @@ impl<R: Runtime, A: App> Shard<R, A> {
                 Output::Unhold(c, l) => self.rt.command(c, StreamCmd::Unhold(l)),
                 Output::Read(c) => self.rt.command(c, StreamCmd::Read),
                 Output::Close(c, how) => self.rt.command(c, StreamCmd::Close(how)),
-                Output::Complete(OWN_APP, crate::proto::Event::ShutDown { .. }) => self.down = true,
-                Output::Complete(OWN_APP, _) => {}
-                Output::Complete(app, ev) => self.app.event(now, app, ev, &mut self.ops),
+                Output::Complete(app, ev) => match local(app) {
+                    (app, at) if at != self.me => self.rt.post_event(at, app, ev),
+                    (app, _) => self.event(now, app, ev),
+                },
                 Output::To(to, m) => self.rt.post(to, m),
             }
+        }
+    }
+
+    fn event(&mut self, now: u64, app: AppId, ev: Event) {
+        match (app, &ev) {
+            (OWN_APP, Event::ShutDown { .. }) => self.down = true,
+            (OWN_APP, _) => {}
+            _ => self.app.event(now, app, ev, &mut self.ops),
         }
     }
 

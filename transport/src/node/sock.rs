@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::time::Duration;
 
 use hugepages::{HeapRxPool, LendSlab, Lent, RxFrag};
@@ -86,7 +86,7 @@ pub enum SockError {
 fn listen_remedy(e: &io::Error) -> &'static str {
     match e.kind() {
         io::ErrorKind::PermissionDenied => {
-            "; ports below 1024 need CAP_NET_BIND_SERVICE: setcap cap_net_bind_service=+ep on the pollnd program, run as root, or give --port 1024 or higher"
+            "; ports below 1024 need CAP_NET_BIND_SERVICE: setcap cap_net_bind_service=+ep on the pollnd program, run as root, or listen on a higher port (--accept-port 10988), as all nodes that talk to each other must then"
         }
         io::ErrorKind::AddrInUse => "; another program listens there: `ss -ltnp` names it",
         io::ErrorKind::AddrNotAvailable => {
@@ -96,14 +96,20 @@ fn listen_remedy(e: &io::Error) -> &'static str {
     }
 }
 
-/// Whether this process may bind ports below 1024 on `ip`.
+/// Whether this process may bind ports below 1024 on `ip`, or would if `ip` were an address of this machine.
 pub fn may_bind_privileged(ip: IpAddr) -> bool {
+    let any = match ip {
+        IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+    };
     // Any free port will do; a used one says nothing.
-    (512..1024).rev().find_map(|p| match bind(SocketAddr::new(ip, p)) {
+    let tries = [ip, any].into_iter().flat_map(|ip| (512..1024).rev().map(move |p| SocketAddr::new(ip, p)));
+    let mut answers = tries.filter_map(|addr| match bind(addr) {
         Ok(_) => Some(true),
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Some(false),
         Err(_) => None,
-    }) == Some(true)
+    });
+    answers.next() == Some(true)
 }
 
 fn bind(local: SocketAddr) -> io::Result<Socket> {
