@@ -6,6 +6,7 @@ use super::api::{Event, LnetError, Op};
 use super::config::Config;
 use super::conn::Conn;
 use super::counters::Counters;
+use super::hash::OwnMap;
 use super::hello::{HsEvent, HsState};
 use super::io::{AppId, CloseWhy, ConnId, ConnInfo, DialId, Input, LendId, Output, Progress, ShardId};
 use super::lnet::TxDone;
@@ -60,11 +61,11 @@ pub struct Machine {
     pub(super) counters: Counters,
     pub(super) out: VecDeque<Output>,
     pub(super) conns: Slab<Conn>,
-    pub(super) by_id: HashMap<ConnId, Key>,
+    pub(super) by_id: OwnMap<ConnId, Key>,
     pub(super) embryonic: usize,
     pub(super) peers: Slab<Peer>,
     pub(super) by_peer: HashMap<ProcessId, Key>,
-    pub(super) dials: HashMap<DialId, Key>,
+    pub(super) dials: OwnMap<DialId, Key>,
     pub(super) next_dial: u64,
     pub(super) lends: Slab<LendRec>,
     pub(super) ops: Ops,
@@ -99,11 +100,11 @@ impl Machine {
             counters: Counters::default(),
             out: VecDeque::new(),
             conns: Slab::new(),
-            by_id: HashMap::new(),
+            by_id: OwnMap::default(),
             embryonic: 0,
             peers: Slab::new(),
             by_peer: HashMap::new(),
-            dials: HashMap::new(),
+            dials: OwnMap::default(),
             next_dial: me,
             lends: Slab::new(),
             ni_used: 0,

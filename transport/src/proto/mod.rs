@@ -21,6 +21,7 @@ pub mod config;
 mod conn;
 pub mod counters;
 mod handshake;
+mod hash;
 mod hello;
 pub mod io;
 mod lnet;

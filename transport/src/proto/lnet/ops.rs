@@ -1,8 +1,7 @@
 //! Operations of this node that wait for an answer: PUTs with ACK, GETs, pings.
 
-use std::collections::HashMap;
-
 use crate::proto::api::{Data, Event, LnetError, Sink};
+use crate::proto::hash::OwnMap;
 use crate::proto::io::AppId;
 use crate::proto::slab::{Key, Slab};
 use crate::wire::{Nid, WireHandle};
@@ -33,7 +32,7 @@ pub(in crate::proto) struct OpRec {
 #[derive(Debug)]
 pub(in crate::proto) struct Ops {
     recs: Slab<OpRec>,
-    by_object: HashMap<u64, Key>,
+    by_object: OwnMap<u64, Key>,
     interface: u64,
     next_object: u64,
     step: u64,
@@ -45,7 +44,7 @@ impl Ops {
     pub(in crate::proto) fn new(interface: u64, first: u64, step: u64) -> Ops {
         Ops {
             recs: Slab::new(),
-            by_object: HashMap::new(),
+            by_object: OwnMap::default(),
             interface,
             next_object: first,
             step: step.max(1),
