@@ -237,7 +237,7 @@ impl Report {
         let _ = writeln!(
             w,
             "\n  zero copy: {} B sent by reference, {} B lent to the application, {} zero-copy ACKs of {} asked;\n  \
-             {} B copied on receive (lend budget), {} linearised, {} nudges, {} TCP retransmissions",
+             {} B copied on receive (small PUTs, and what found the lend budget spent), {} linearised, {} nudges, {} TCP retransmissions",
             c.tx_attached_bytes,
             c.rx_lent_bytes,
             c.zc_acked,

@@ -15,7 +15,7 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
     /// More to say: -v information, -vv details.
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, display_order = 900, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
 }
 
@@ -175,9 +175,9 @@ pub(crate) struct BulkArgs {
     #[arg(value_parser = nid)]
     pub(crate) target: Nid,
     /// How many messages.
-    #[arg(long, short, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, short, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=u64::MAX))]
     pub(crate) count: u64,
-    /// Payload of each, in bytes, up to 1 MiB.
+    /// Payload of each, in bytes: 97 (less is inline, not bulk) to 1 MiB.
     #[arg(long, short, default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(97..=1 << 20))]
     pub(crate) size: u32,
     /// One JSON object instead of a line.

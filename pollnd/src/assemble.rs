@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
@@ -120,6 +121,12 @@ pub(crate) fn start(a: &NodeArgs, role: Role, make: MakeApp) -> Result<Node, Str
     }
 }
 
+/// Waits until every polling thread has made its nodes, or has failed to: each then drops its sender.
+pub(crate) fn until_made(made: &Receiver<()>) {
+    // Nothing is ever sent: this ends with the last sender.
+    let _ = made.recv();
+}
+
 fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>) -> Result<Node, String> {
     if a.lcores > 1 {
         return Err(format!(
@@ -151,6 +158,7 @@ fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>)
     let describe =
         format!("kernel sockets, port {}{}", a.accept_port, if privileged { "" } else { ", unprivileged" });
     let c = control.clone();
+    let (made, wait) = mpsc::channel::<()>();
     let thread = std::thread::spawn(move || {
         let fail = |e: String| {
             c.give(Order::Drain);
@@ -161,8 +169,10 @@ fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>)
         let rt = SockRt::new(SockConfig { listen, ..SockConfig::default() }, clock)
             .map_err(|e| fail(e.to_string()))?;
         let shard = Shard::new(Machine::new(config), rt, app);
+        drop(made);
         Ok(run(vec![Box::new(shard)], &c, Idle { spin: u32::MAX, yield_after: u32::MAX }))
     });
+    until_made(&wait);
     Ok(Node::new(vec![thread], control, describe, None))
 }
 

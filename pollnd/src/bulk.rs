@@ -39,17 +39,16 @@ pub(crate) fn main(a: BulkArgs, way: Way) -> Result<(), String> {
     let (t0, c0) = (Instant::now(), cpu_time());
     ctl.set_phase(if way == Way::Put { Phase::BulkChecked } else { Phase::Get });
     let (mut last, mut since) = (0, Instant::now());
-    let ended = |ctl: &Ctl| ctl.completed.load(Ordering::Relaxed) + ctl.failed.load(Ordering::Relaxed);
     let result = loop {
-        let n = ended(&ctl);
+        if ctl.failed.load(Ordering::Relaxed) > 0 {
+            break Err(ctl.first_error().unwrap_or_else(|| "an operation failed".into()));
+        }
+        let n = ctl.completed.load(Ordering::Relaxed);
         if n >= a.count || ctl.is_quiet() {
             break Ok(());
         }
         if n != last {
             (last, since) = (n, Instant::now());
-        }
-        if ctl.failed.load(Ordering::Relaxed) > 0 {
-            break Err(ctl.first_error().unwrap_or_else(|| "an operation failed".into()));
         }
         if since.elapsed() > STUCK {
             break Err(format!("nothing has completed for {} s", STUCK.as_secs()));
@@ -61,8 +60,14 @@ pub(crate) fn main(a: BulkArgs, way: Way) -> Result<(), String> {
     };
     let (wall, cpu) = (t0.elapsed().as_secs_f64(), (cpu_time() - c0).as_secs_f64());
     let ends = node.stop()?;
-    result.map_err(|e| format!("{way:?} to {}: {e}", a.target))?;
     let done = ctl.completed.load(Ordering::Relaxed);
+    let what = if way == Way::Put { "PUT to" } else { "GET from" };
+    let result = match ctl.first_error() {
+        // The last operation may have failed between two looks.
+        Some(e) if result.is_ok() && done != a.count => Err(e),
+        _ => result,
+    };
+    result.map_err(|e| format!("{what} {}: {e}; {done} of {} messages had completed", a.target, a.count))?;
     let bad = ctl.crc_bad.load(Ordering::Relaxed);
     let bytes = done * u64::from(a.size);
     let copied_tx: u64 = ends.iter().map(|e| e.rt.tx_copied_bytes).sum();

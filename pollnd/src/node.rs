@@ -19,7 +19,9 @@ pub(crate) fn main(a: NodeArgs) -> Result<(), String> {
     });
     let node = assemble::start(&a, Role::Server, make)?;
     // One line on standard output says that the node is there: scripts wait for it.
-    println!("{} is up on {}", a.nid, node.describe());
+    if !node.stopped() {
+        println!("{} is up on {}", a.nid, node.describe());
+    }
     let until = a.run_for.map(|s| Instant::now() + Duration::from_secs_f64(s));
     while !node.stopped() && until.is_none_or(|t| Instant::now() < t) {
         std::thread::sleep(Duration::from_millis(20));

@@ -61,7 +61,7 @@ pub enum PortError {
     },
     /// Its kernel interface carries the machine's default route.
     #[error(
-        "port {port} is kernel interface {iface}, which carries the default route: taking it would cut the machine off; use another port, or set allow_default_route"
+        "port {port} is kernel interface {iface}, which carries the default route: taking it would cut the machine off; use another port (`pollnd doctor` lists them)"
     )]
     DefaultRoute {
         /// What was asked for.
