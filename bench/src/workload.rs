@@ -150,8 +150,9 @@ impl Client {
                 }
             }
             Err(e) => {
-                bump(&self.ctl.failed, 1);
+                // In this order: who sees the count finds the error.
                 self.ctl.fail(e);
+                bump(&self.ctl.failed, 1);
             }
         }
     }
@@ -364,10 +365,14 @@ impl App for Server {
             }
             Event::Refused { why, .. } => self.ctl.fail(why.to_string()),
             Event::Put(put) => {
-                bump(&self.ctl.arrived, 1);
-                bump(&self.ctl.bytes, u64::from(put.mlength));
-                if let Err(e) = put.status {
-                    self.ctl.fail(e.to_string());
+                // A message that was cut off has not arrived, and its bytes prove nothing.
+                let whole = put.status.is_ok();
+                match put.status {
+                    Ok(()) => {
+                        bump(&self.ctl.arrived, 1);
+                        bump(&self.ctl.bytes, u64::from(put.mlength));
+                    }
+                    Err(e) => self.ctl.fail(e.to_string()),
                 }
                 if let Data::Lent(pieces) = &put.data {
                     let copied = |p: &RxPiece| if let RxPiece::Copied(b) = p { b.len() as u64 } else { 0 };
@@ -375,8 +380,10 @@ impl App for Server {
                     self.verify(put.hdr_data, &mut pieces.iter().map(|p| p.bytes()));
                 }
                 if let Some(Some(run)) = put.unlinked {
-                    let got = run.bytes().get(..put.mlength as usize).unwrap_or_default();
-                    self.verify(put.hdr_data, &mut std::iter::once(got));
+                    if whole {
+                        let got = run.bytes().get(..put.mlength as usize).unwrap_or_default();
+                        self.verify(put.hdr_data, &mut std::iter::once(got));
+                    }
                     if put.portal == BULK_PORTAL {
                         bump(&self.ctl.bulk_copied, u64::from(put.mlength));
                         self.attach(ops, put.tag, BULK_PORTAL, MdMem::Sink(Sink::Copy(run)));
