@@ -2,7 +2,7 @@
 //! each answered by 64 bytes. Prints Gbit of payload per CPU-second, both ends and the port included.
 //!
 //! ```text
-//! cargo run --release -p pollnd-tcpstack --example stack_cost [seconds]
+//! cargo run --release -p pollnd-tcpstack --example stack_cost [seconds [part of a case's name]]
 //! ```
 #![forbid(unsafe_code)]
 
@@ -64,6 +64,9 @@ fn message() -> PageRun {
 }
 
 fn run(name: &str, mem: &MemConfig, time: Duration) {
+    if !std::env::args().nth(2).is_none_or(|only| name.contains(&only)) {
+        return;
+    }
     let (pa, pb) = pair(mem);
     let (mut a, mut b) = (Side::new(1, pa), Side::new(2, pb));
     b.s.listen(Listen { addr: Ipv4Addr::new(10, 0, 0, 2).into(), port: 988, backlog: 4 }).expect("listen");

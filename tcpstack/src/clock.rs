@@ -110,15 +110,19 @@ impl<P: Port> Stack<P> {
         self.rx_free = self.io.port.rx_memory().0;
         let window = self.engine.rx_window();
         for _ in 0..self.starved.len().min(STARVED_A_TURN) {
-            let Some(i) = self.starved.pop() else { break };
+            let Some(i) = self.starved.pop_front() else { break };
             let (free, mss) = (self.rx_free, self.io.mss);
-            let Some(f) = self.at(i).filter(|f| f.starved) else { continue };
-            if f.advance_edge(free, mss, window) {
+            let Some(f) = self.at(i).filter(|f| f.waits && f.phase != Phase::Resolve) else { continue };
+            let moved = f.advance_edge(free, mss, window);
+            f.waits = f.starved;
+            if moved {
                 f.ack_due = crate::flow::AckDue::Now;
-                self.mark(i);
             }
-            if self.at(i).is_some_and(|f| f.starved) {
-                self.starved.insert(0, i);
+            if f.starved {
+                self.starved.push_back(i);
+            }
+            if moved {
+                self.mark(i);
             }
         }
     }

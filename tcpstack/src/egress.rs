@@ -55,8 +55,9 @@ impl<P: Port> Stack<P> {
             self.events.push_back(Event::Progress { flow: id, acked: 0, sent: 0 });
         }
         let (phase, again) = (f.phase, served == Served::Again);
-        if f.starved && !self.starved.contains(&i) {
-            self.starved.push(i);
+        if f.starved && !f.waits {
+            f.waits = true;
+            self.starved.push_back(i);
         }
         if again && !f.queued {
             f.queued = true;
@@ -80,10 +81,13 @@ impl<P: Port> Stack<P> {
         match self.arp.lookup(f.next_hop, self.now) {
             Lookup::Known(mac) => {
                 f.tmpl.set_dst(mac);
+                f.waits = false;
                 f.go(Ev::Resolved);
             }
             Lookup::Wait => {
-                if !self.resolving.contains(&i) {
+                // Before it opens nothing else uses the flag.
+                if !f.waits {
+                    f.waits = true;
                     self.resolving.push(i);
                 }
             }
@@ -168,6 +172,7 @@ impl<P: Port> Stack<P> {
                 return Served::Again;
             }
             f.syn_due = false;
+            f.stuck_since = now;
             c.syn_resent += u64::from(f.tries > 0);
             let wait = self.cfg.rto.initial << f.tries.min(6);
             f.set_clock(Clock::Syn, now + wait);
@@ -350,6 +355,9 @@ impl Flow {
     fn send_acks<P: Port>(&mut self, io: &mut Io<P>, c: &mut crate::config::Counters) -> Result<(), Served> {
         // One duplicate ACK for each segment out of order: the peer counts them (RFC 5681 §3.2).
         while self.dup_acks_due > 0 || self.ack_due == AckDue::Now {
+            if io.deep(c) {
+                return Err(Served::Again);
+            }
             let f = self.fields(self.snd_max(), 0);
             if !io.control(&self.tmpl, &f, &[], c) {
                 return Err(Served::Again);

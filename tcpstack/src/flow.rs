@@ -63,7 +63,9 @@ pub(crate) struct Flow {
     pub(crate) syn_due: bool,
     /// smoltcp has to be asked whether or not there is other reason to.
     pub(crate) poll: bool,
+    /// The window is held back for want of pool memory; `waits` while it is on the list of such.
     pub(crate) starved: bool,
+    pub(crate) waits: bool,
     pub(crate) ack_due: AckDue,
     pub(crate) dup_acks_due: u8,
 
@@ -145,6 +147,7 @@ impl Flow {
             syn_due: false,
             poll: false,
             starved: false,
+            waits: false,
             ack_due: AckDue::No,
             dup_acks_due: 0,
             una: 0,

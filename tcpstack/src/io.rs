@@ -69,7 +69,13 @@ impl<P: Port> Io<P> {
         deep
     }
 
+    /// Answers to strangers (RST, ARP, echo) may use the queue beyond the depth at which connections stop, up to
+    /// twice that.
     fn alloc(&mut self, c: &mut Counters) -> Option<P::Tx> {
+        if self.q.len() >= 2 * self.depth {
+            c.tx_deep += 1;
+            return None;
+        }
         let t = self.port.tx_alloc();
         c.tx_no_buffer += u64::from(t.is_none());
         t

@@ -20,7 +20,7 @@ const UNIT: usize = 16 << 10;
 /// The first page of a scratch area has memory of its own: headers are read and written there.
 const PAGE: usize = 4096;
 /// Room for one packet, in bytes: the largest IPv4 packet and a page's rounding.
-const SCRATCH: usize = PAGE + 4 * UNIT;
+const SCRATCH: usize = PAGE + (60 << 10);
 
 /// A mapping; unmapped when dropped.
 struct Region {

@@ -53,6 +53,11 @@ impl Rtt {
         }
     }
 
+    /// The SYN was answered after `r` ns, without having been sent twice.
+    pub fn on_handshake(&mut self, r: u64) {
+        self.sample(r);
+    }
+
     fn sample(&mut self, r: u64) {
         let r = r.max(1);
         if self.srtt == 0 {

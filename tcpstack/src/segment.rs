@@ -85,8 +85,7 @@ impl Flow {
         let answer = self.feed_syn(cx.engine, cx.c, acked, o.scale);
         self.go(if acked { Ev::SynAck } else { Ev::Syn });
         if acked {
-            self.set_clock(Clock::Off, u64::MAX);
-            self.tries = 0;
+            self.syn_answered(cx.now);
             self.ack_due = AckDue::Now;
         }
         if answer.is_some() || !self.agrees() {
@@ -94,6 +93,15 @@ impl Flow {
             return Outcome::Reset;
         }
         Outcome::Fine
+    }
+
+    /// The SYN needs no resending any more; its round trip is the first sample unless it was sent twice.
+    fn syn_answered(&mut self, now: u64) {
+        self.set_clock(Clock::Off, u64::MAX);
+        if self.tries == 0 {
+            self.rtt.on_handshake(now.saturating_sub(self.stuck_since));
+        }
+        self.tries = 0;
     }
 
     fn challenge(&mut self, cx: &mut Cx<'_>) {
@@ -169,8 +177,7 @@ impl Flow {
         }
         if self.phase == Phase::SynReceived {
             self.go(Ev::AckOfSyn);
-            self.set_clock(Clock::Off, u64::MAX);
-            self.tries = 0;
+            self.syn_answered(cx.now);
             self.wnd_news = true;
         }
         self.last_rx = cx.now;

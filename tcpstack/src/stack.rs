@@ -151,7 +151,7 @@ pub struct Stack<P: Port> {
     pub(crate) fired: Vec<u32>,
     /// Connections to serve, in order.
     pub(crate) dirty: VecDeque<u32>,
-    pub(crate) starved: Vec<u32>,
+    pub(crate) starved: VecDeque<u32>,
     pub(crate) resolving: Vec<u32>,
     pub(crate) events: VecDeque<Event>,
     pub(crate) c: Counters,
@@ -210,7 +210,7 @@ impl<P: Port> Stack<P> {
             wheel: Wheel::new(0),
             fired: Vec::with_capacity(TIMERS_A_TURN),
             dirty: VecDeque::new(),
-            starved: Vec::new(),
+            starved: VecDeque::new(),
             resolving: Vec::new(),
             events: VecDeque::new(),
             c: Counters::default(),

@@ -144,3 +144,20 @@ fn what_was_received_can_be_read_after_both_ends_have_closed() {
     assert_eq!(b.read(p.flow), b"last words");
     assert_eq!((b.closed(), b.s.flows()), (Some(CloseWhy::Fin), 0));
 }
+
+#[test]
+fn a_port_that_takes_nothing_bounds_what_waits_for_it() {
+    use dataplane::mem::MemConfig;
+    use tcpstack::{Listen, StackConfig};
+    let mem = MemConfig { depth: 1, csum: false, tso_max: 0, mtu: 1500, ..MemConfig::default() };
+    let mut b = Bench::with(StackConfig { tx_depth: 8, ..common::config(1) }, &mem);
+    b.s.listen(Listen { addr: ip(1).into(), port: 988, backlog: 2 }).unwrap();
+    // Nobody reads the wire: strays, echo and ARP pile up answers.
+    let key = Key::new(ip(2).into(), 7, ip(1).into(), 8);
+    for _ in 0..200 {
+        b.inject(&segment(&key, &Fields { seq: Seq(5), ack: Seq(6), flags: ACK, win: 0 }, &[], b"abc"));
+        b.s.turn(b.now);
+    }
+    assert_eq!(b.s.tx_waiting(), 16);
+    assert!(b.s.counters().tx_deep > 100);
+}

@@ -79,11 +79,16 @@ impl Bench {
     }
 
     pub fn send(&mut self, frame: &[u8]) {
+        self.inject(frame);
+        self.turn();
+    }
+
+    /// Puts a frame on the wire; the stack has not seen it yet.
+    pub fn inject(&mut self, frame: &[u8]) {
         let mut t = self.wire.tx_alloc().unwrap();
         t.copy_in(frame).unwrap();
         let t = t.finish(TxMeta { csum: TxCsum::Done, ..TxMeta::default() });
         self.wire.tx_burst(&mut VecDeque::from([t]));
-        self.turn();
     }
 
     pub fn frames(&mut self) -> Vec<Vec<u8>> {
