@@ -114,7 +114,9 @@ fn run(name: &str, mem: &MemConfig, time: Duration) {
         ca.tx_resent,
         ca.tx_copied_bytes + ca.tx_inline_bytes,
     );
-    if let Some(f) = a.flow {
+    if let (Some(f), Some(g)) = (a.flow, b.flow) {
+        let bytes = |s: &Stack<MemPort>, f| s.flow_memory(f).unwrap_or(0);
+        println!("{:<34} {} B a connection (sender), {} B (receiver)", "", bytes(&a.s, f), bytes(&b.s, g));
         a.s.close(f, Close::Abort);
     }
 }

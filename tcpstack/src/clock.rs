@@ -182,6 +182,11 @@ impl Flow {
                 self.clock_at = cx.now + wait;
                 Rung::Probe
             }
+            // A peer that still sends after our FIN is not lost.
+            Clock::Fin if cx.now < self.last_rx + cx.cfg.fin_timeout => {
+                self.clock_at = self.last_rx + cx.cfg.fin_timeout;
+                Rung::Early
+            }
             Clock::Fin => Rung::GiveUp,
         }
     }

@@ -76,6 +76,11 @@ impl Shadow {
         self.ring.len()
     }
 
+    /// Memory that the queue owns, in bytes; lent pages not counted.
+    pub fn memory(&self) -> usize {
+        self.ring.len() + self.pieces.capacity() * size_of::<Piece>()
+    }
+
     /// Appends header bytes by copy.
     pub fn push_inline(&mut self, b: &[u8]) {
         let len = b.len() as u32;

@@ -406,6 +406,16 @@ impl<P: Port> Stack<P> {
         })
     }
 
+    /// Memory that a connection occupies, in bytes: its state, smoltcp's socket, its queues and its share of the
+    /// tables. Lent pages and receive buffers are not counted. `None` when it is over.
+    pub fn flow_memory(&self, id: FlowId) -> Option<usize> {
+        let f = self.flow(id)?;
+        let fixed =
+            size_of::<Flow>() + size_of::<smoltcp::socket::tcp::Socket<'static>>() + size_of::<Slot>();
+        let queues = f.shadow.memory() + f.ready.capacity() * size_of::<RxFrag>();
+        Some(fixed + queues + FlowTable::BYTES_AN_ENTRY + Wheel::BYTES_A_TIMER)
+    }
+
     /// Connections that are not over.
     pub fn flows(&self) -> u32 {
         self.live

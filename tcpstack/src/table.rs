@@ -67,6 +67,9 @@ fn unpack(v: u32) -> Place {
 }
 
 impl FlowTable {
+    /// Memory for one entry, in bytes, at the fullest that the table gets.
+    pub const BYTES_AN_ENTRY: usize = 2 * size_of::<Cell>();
+
     /// An empty table.
     pub fn new(secret: [u64; 2]) -> FlowTable {
         FlowTable { cells: vec![Cell { key: Key::default(), val: EMPTY }; 64], len: 0, secret }

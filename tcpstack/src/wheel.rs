@@ -30,6 +30,9 @@ pub struct Wheel {
 }
 
 impl Wheel {
+    /// Memory for one timer, in bytes.
+    pub const BYTES_A_TIMER: usize = size_of::<Node>();
+
     /// A wheel that starts at `now` (ns).
     pub fn new(now: u64) -> Wheel {
         Wheel {

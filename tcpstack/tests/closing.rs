@@ -161,3 +161,21 @@ fn a_port_that_takes_nothing_bounds_what_waits_for_it() {
     assert_eq!(b.s.tx_waiting(), 16);
     assert!(b.s.counters().tx_deep > 100);
 }
+
+#[test]
+fn a_peer_that_still_sends_after_our_fin_is_kept_and_a_silent_one_is_not() {
+    let mut b = Bench::new();
+    let mut p = b.accept(1, 100);
+    b.s.close(p.flow, Close::Fin);
+    b.turn();
+    b.put(&p, ACK, p.seq, p.ack.plus(1), 1000, b"");
+    p.ack = p.ack.plus(1);
+    for _ in 0..5 {
+        b.wait(20 * SEC);
+        b.data(&mut p, b"more");
+        assert_eq!(b.read(p.flow), b"more");
+    }
+    assert_eq!(b.closed(), None);
+    b.wait(61 * SEC);
+    assert_eq!(b.closed(), Some(CloseWhy::Timeout));
+}
