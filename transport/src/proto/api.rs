@@ -1,10 +1,10 @@
 //! What an application asks of a [`Machine`](super::Machine), and what it hears.
 
 use arrayvec::ArrayVec;
-use hugepages::{PageRunMut, RxLent};
-use smallvec::SmallVec;
+use hugepages::PageRunMut;
 
 use super::io::{INLINE_PAYLOAD_MAX, MeId, Pages};
+use super::pieces::Pieces;
 use crate::wire::{Nid, PingInfo, ProcessId};
 
 /// What a PUT or REPLY carries.
@@ -261,28 +261,6 @@ pub enum OpRefused {
     #[error("the node is shutting down")]
     ShuttingDown,
 }
-
-/// Part of a payload in an application's hands.
-#[derive(Debug)]
-pub enum RxPiece {
-    /// In the buffer that it arrived in; dropping it sends the buffer home.
-    Lent(RxLent),
-    /// A copy, since the lend budget was spent (counted in `rx_copied_bytes`).
-    Copied(Box<[u8]>),
-}
-
-impl RxPiece {
-    /// The bytes.
-    pub fn bytes(&self) -> &[u8] {
-        match self {
-            RxPiece::Lent(l) => l.bytes(),
-            RxPiece::Copied(c) => c,
-        }
-    }
-}
-
-/// The parts of one payload, in order. A single part takes no allocation.
-pub type Pieces = SmallVec<[RxPiece; 1]>;
 
 /// What became of received payload.
 #[derive(Debug)]

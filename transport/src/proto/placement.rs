@@ -2,8 +2,9 @@
 
 use hugepages::{LendOwner, RxFrag};
 
-use super::api::{Data, Pieces, RxPiece, Sink};
+use super::api::{Data, Sink};
 use super::counters::Counters;
+use super::pieces::{Pieces, RxPiece};
 use crate::wire::ksock::Checksum;
 
 /// Destination of the payload. It owns its memory, so a placement may be moved to another lcore and come back.
@@ -30,11 +31,11 @@ impl Placement {
     /// A placement of `want` bytes; `checked` when their checksum will be asked for.
     pub(super) fn new(dest: Dest, want: u32, owner: LendOwner, checked: bool) -> Placement {
         let pieces = match dest {
-            // Fragments are an MSS or a receive buffer long: one allocation or two for a bulk message.
+            // Fragments are an MSS or a receive buffer long: the list grows once or not at all.
             Dest::Sink { sink: Sink::Lend(_), .. } if want > 2048 => {
                 Pieces::with_capacity(want.div_ceil(4096) as usize)
             }
-            _ => Pieces::new(),
+            _ => Pieces::default(),
         };
         let sum = checked.then(Checksum::default);
         Placement { dest, want, done: 0, owner, pieces, sum }
