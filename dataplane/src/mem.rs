@@ -11,6 +11,7 @@ use std::rc::Rc;
 
 use arrayvec::ArrayVec;
 use hugepages::{HeapRxPool, Lent, NicRef, RxFrag, RxHome, RxOps};
+use smallvec::SmallVec;
 
 use crate::pkt::{
     AttachError, Csum, Full, Port, PortCaps, PortCounters, RX_BURST, Reach, Reclaimed, RxMeta, RxPkt,
@@ -127,10 +128,13 @@ impl TxPkt for MemTx {
     }
 }
 
+/// Buffers of a received packet. A super-segment of 64 KiB in default buffers takes no allocation.
+type RxSegs = SmallVec<[RxFrag; 10]>;
+
 /// A received packet.
 pub struct MemRx {
     head: ArrayVec<u8, 128>,
-    segs: VecDeque<RxFrag>,
+    segs: RxSegs,
     len: u32,
     meta: RxMeta,
 }
@@ -138,11 +142,11 @@ pub struct MemRx {
 impl MemRx {
     /// A packet of `bytes` in one buffer of `pool`, or `None` when none is left or it does not fit.
     pub fn of_bytes(pool: &HeapRxPool, bytes: &[u8], meta: RxMeta) -> Option<MemRx> {
-        let mut segs = VecDeque::with_capacity(1);
+        let mut segs = RxSegs::new();
         let mut rest = bytes;
         while !rest.is_empty() {
             let n = rest.len().min(pool.buf_size());
-            segs.push_back(pool.copy_of(&rest[..n])?);
+            segs.push(pool.copy_of(&rest[..n])?);
             rest = &rest[n..];
         }
         let truesize = segs.iter().map(RxFrag::truesize).sum();
@@ -328,12 +332,12 @@ impl MemPort {
             ..RxMeta::default()
         };
         let pool = &self.peer.pool;
-        let mut segs = VecDeque::with_capacity(4);
+        let mut segs = RxSegs::new();
         let head: ArrayVec<u8, 128> = p.head.iter().copied().take(128).collect();
         let ok = match self.cfg.crossing {
             Crossing::Share => match pool.copy_of(&p.head) {
                 Some(h) => {
-                    segs.push_back(h);
+                    segs.push(h);
                     segs.extend(p.segs.drain(..).map(|n| share(&self.peer.shared_home, n)));
                     true
                 }
@@ -360,7 +364,7 @@ impl MemPort {
     }
 }
 
-fn copy_chain(pool: &HeapRxPool, p: &MemTx, segs: &mut VecDeque<RxFrag>) -> bool {
+fn copy_chain(pool: &HeapRxPool, p: &MemTx, segs: &mut RxSegs) -> bool {
     let mut cur: Option<(hugepages::HeapRxBuf, usize)> = None;
     let mut ok = true;
     p.for_each(&mut |mut b| {
@@ -379,12 +383,12 @@ fn copy_chain(pool: &HeapRxPool, p: &MemTx, segs: &mut VecDeque<RxFrag>) -> bool
             if *at == pool.buf_size()
                 && let Some((buf, at)) = cur.take()
             {
-                segs.push_back(buf.into_frag(0, at as u32));
+                segs.push(buf.into_frag(0, at as u32));
             }
         }
     });
     if let Some((buf, at)) = cur {
-        segs.push_back(buf.into_frag(0, at as u32));
+        segs.push(buf.into_frag(0, at as u32));
     }
     ok
 }
@@ -413,7 +417,8 @@ impl Port for MemPort {
             return None;
         }
         self.tx_out.set(self.tx_out.get() + 1);
-        let (head, segs) = self.spare.pop().unwrap_or_default();
+        let new = || (Vec::with_capacity(TX_HEAD_ROOM), Vec::with_capacity(16));
+        let (head, segs) = self.spare.pop().unwrap_or_else(new);
         Some(MemTx {
             head,
             segs,
