@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod ctl;
+pub mod inmem;
 #[cfg(feature = "dpdk")]
 pub mod link;
 pub mod measure;

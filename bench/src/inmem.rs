@@ -1,0 +1,153 @@
+//! Two nodes on one thread over the in-memory port, in virtual time: what pollnd itself costs.
+//!
+//! No device, no kernel and no second thread take part, and every turn is the same number of nanoseconds later
+//! than the one before. So two runs do the same work instruction for instruction, and allocations and
+//! instructions can be counted instead of timed.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dataplane::clock::Clock;
+use dataplane::mem::{MemConfig, MemPort, pair};
+use hugepages::{Backing, LendSlab, PrivatePages};
+use tcpstack::{Listen, Stack, StackConfig};
+use transport::node::lcore::LcoreRt;
+use transport::node::{App, Shard, Turn};
+use transport::proto::{Accept, Config, Machine, ShardId};
+use transport::wire::Nid;
+
+use crate::ctl::{Ctl, Phase};
+use crate::measure::MeasureError;
+use crate::workload::{Client, ClientConfig, Intake, Server};
+
+/// From one turn to the next, in ns.
+pub const TURN_NS: u64 = 1_000;
+/// Turns after which something that did not happen is given up.
+const PATIENCE: u64 = 2_000_000;
+
+pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
+pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 2);
+
+/// Virtual time that both ends share, in ns.
+#[derive(Clone, Debug)]
+pub(crate) struct Time(Arc<AtomicU64>);
+
+impl Time {
+    pub(crate) fn new() -> Time {
+        // Not 0: "an age ago" is before the start, too.
+        Time(Arc::new(AtomicU64::new(1_000_000_000)))
+    }
+    pub(crate) fn clock(&self) -> Clock {
+        Clock::virtual_time(self.0.clone())
+    }
+    pub(crate) fn step(&self) -> u64 {
+        self.0.fetch_add(TURN_NS, Ordering::Relaxed) + TURN_NS
+    }
+}
+
+pub(crate) fn nid(ip: Ipv4Addr) -> Nid {
+    Nid::tcp(IpAddr::V4(ip), 0)
+}
+
+/// A TCP stack with constant sequence numbers, so that runs are alike.
+pub(crate) fn stack(ip: Ipv4Addr, port: MemPort) -> Result<Stack<MemPort>, String> {
+    let mut config = StackConfig::new(ip, 24);
+    config.secret = Some([u64::from(u32::from(ip)), 0x706f_6c6c_6e64]);
+    Stack::new(config, port, LendSlab::new(4096)).map_err(|e| e.to_string())
+}
+
+/// One node, listening.
+pub(crate) fn node<A: App>(
+    ip: Ipv4Addr,
+    port: MemPort,
+    time: &Time,
+    app: A,
+) -> Result<Shard<LcoreRt<MemPort>, A>, String> {
+    let mut stack = stack(ip, port)?;
+    stack.listen(Listen { addr: IpAddr::V4(ip), port: 988, backlog: 4096 }).map_err(|e| e.to_string())?;
+    let mut config = Config::new(nid(ip), 1);
+    config.accept = Accept::All;
+    Ok(Shard::new(Machine::new(config), LcoreRt::new(stack, time.clock(), ShardId(0)), app))
+}
+
+/// The two nodes.
+pub struct InMemory {
+    /// What they tell and are told.
+    pub ctl: Arc<Ctl>,
+    time: Time,
+    client: Shard<LcoreRt<MemPort>, Client>,
+    server: Shard<LcoreRt<MemPort>, Server>,
+}
+
+impl InMemory {
+    /// Makes both nodes; the first operation connects them.
+    ///
+    /// # Errors
+    /// No memory for pages.
+    pub fn new(mem: &MemConfig, client: ClientConfig, intake: Intake) -> Result<InMemory, String> {
+        let (ctl, time) = (Arc::new(Ctl::default()), Time::new());
+        let backing: Arc<dyn Backing> = Arc::new(PrivatePages);
+        let (a, b) = pair(mem);
+        let app = Client::new(client, ctl.clone(), nid(SERVER), &backing).map_err(|e| e.to_string())?;
+        let client = node(CLIENT, a, &time, app)?;
+        let app = Server::new(ctl.clone(), intake, &backing).map_err(|e| e.to_string())?;
+        let server = node(SERVER, b, &time, app)?;
+        Ok(InMemory { ctl, time, client, server })
+    }
+
+    /// One turn of each.
+    pub fn turn(&mut self) {
+        self.time.step();
+        self.client.turn();
+        self.server.turn();
+    }
+
+    fn until(&mut self, what: &'static str, done: impl Fn(&InMemory) -> bool) -> Result<(), MeasureError> {
+        for _ in 0..PATIENCE {
+            if done(self) {
+                return Ok(());
+            }
+            if let Some(e) = self.ctl.first_error() {
+                return Err(MeasureError::Failed(e));
+            }
+            self.turn();
+        }
+        Err(MeasureError::Stuck { what, secs: PATIENCE * TURN_NS / 1_000_000_000 })
+    }
+
+    /// Runs `phase` until `n` more operations have completed; the phase goes on.
+    ///
+    /// # Errors
+    /// An operation failed, or nothing moves any more.
+    pub fn complete(&mut self, phase: Phase, n: u64) -> Result<(), MeasureError> {
+        if self.ctl.phase() != phase {
+            self.ctl.set_phase(phase);
+        }
+        let goal = self.ctl.completed.load(Ordering::Relaxed) + n;
+        self.until("the operations' completion", |m| m.ctl.completed.load(Ordering::Relaxed) >= goal)
+    }
+
+    /// Ends the phase and waits for what is outstanding.
+    ///
+    /// # Errors
+    /// As [`InMemory::complete`].
+    pub fn rest(&mut self) -> Result<(), MeasureError> {
+        self.ctl.set_phase(Phase::Quiet);
+        self.until("rest", |m| m.ctl.is_quiet())
+    }
+
+    /// Takes both nodes down in order; gives what they came to, the client first.
+    ///
+    /// # Errors
+    /// They do not go down.
+    pub fn stop(mut self) -> Result<[transport::node::NodeEnd; 2], MeasureError> {
+        self.rest()?;
+        self.client.shut_down();
+        self.server.shut_down();
+        self.until("the end of both nodes", |m| m.client.is_down() && m.server.is_down())?;
+        // What came home with the last turn is reaped in the next.
+        (0..16).for_each(|_| self.turn());
+        Ok([Turn::end(&self.client), Turn::end(&self.server)])
+    }
+}
