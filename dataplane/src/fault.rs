@@ -79,7 +79,7 @@ pub enum FaultRx<R> {
     /// As received.
     Real(R),
     /// Copied.
-    Copy(MemRx),
+    Copy(Box<MemRx>),
 }
 
 impl<R: RxPkt> RxPkt for FaultRx<R> {
@@ -192,14 +192,14 @@ impl<P: Port> FaultPort<P> {
             && let Some(c) = self.copy(&p, None)
         {
             self.counters.doubled += 1;
-            self.held.push_back((due, FaultRx::Copy(c)));
+            self.held.push_back((due, FaultRx::Copy(Box::new(c))));
         }
         // Partial checksums have nothing to check a changed byte against; such packets are left whole.
         if p.meta().csum != Csum::Partial && self.rng.chance(f.corrupt) {
             let at = self.rng.below(u64::from(p.len())) as usize;
             if let Some(c) = self.copy(&p, Some(at)) {
                 self.counters.corrupted += 1;
-                self.held.push_back((due, FaultRx::Copy(c)));
+                self.held.push_back((due, FaultRx::Copy(Box::new(c))));
                 return;
             }
         }

@@ -54,7 +54,11 @@ impl<A: App, B: App> App for (A, B) {
     }
     fn event(&mut self, now: u64, app: AppId, ev: Event, ops: &mut Ops) {
         // Even ids are the first's, odd ones the second's.
-        if app.0 % 2 == 0 { self.0.event(now, app, ev, ops) } else { self.1.event(now, app, ev, ops) }
+        if app.0.is_multiple_of(2) {
+            self.0.event(now, app, ev, ops)
+        } else {
+            self.1.event(now, app, ev, ops)
+        }
     }
     fn done(&self) -> bool {
         self.0.done() && self.1.done()

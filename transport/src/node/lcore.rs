@@ -233,6 +233,7 @@ impl<P: Port> LcoreRt<P> {
 
     /// Lends the message's pages and pushes it, or keeps it until there is room. Gives it back while no lending
     /// is free.
+    #[expect(clippy::result_large_err, reason = "the message itself comes back, unboxed")]
     fn send(&mut self, id: ConnId, m: SendMsg) -> Result<(), SendMsg> {
         let Some(flow) = self.conn(id).map(|c| c.flow) else {
             self.orphans.extend(m.lend);

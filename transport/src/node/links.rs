@@ -1,7 +1,7 @@
 //! Shards of one node, talking: a ring into each, and a runtime that hands over what belongs elsewhere.
 //!
 //! The lcore that a NIC queue feeds owns the flow; the peer's home, found by hash of its address, runs its
-//! protocol. Where they differ, commands and events cross as [`Parcel`]s, and received bytes as lent fragments
+//! protocol. Where they differ, commands and events cross as parcels, and received bytes as lent fragments
 //! whose buffers go home over their return ring. Where they are the same, nothing crosses.
 //!
 //! ```text

@@ -2,9 +2,9 @@
 //!
 //! * [`shard`]: the loop of one lcore, the same over every runtime.
 //! * [`runtime`]: the seam. [`sock`] carries streams over kernel sockets, [`lcore`] over a TCP stack on a NIC
-//!   queue, [`sim`] over a simulated network in virtual time.
+//!   queue or, with an in-memory port and virtual time, a simulated network; [`links`] joins shards.
 //! * [`app`]: what uses the node, on its lcore or behind rings.
-//! * [`run`]: threads, signals, drain, idling, and what happens when an lcore panics.
+//! * [`mod@run`]: threads, signals, drain, idling, and what happens when an lcore panics.
 
 pub mod app;
 pub mod lcore;

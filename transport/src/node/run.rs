@@ -202,9 +202,8 @@ pub fn run(nodes: Vec<Box<dyn Turn>>, ctl: &Control, idle: Idle) -> Vec<Option<N
             break;
         }
         if !work.is_busy() {
-            match &mut nodes[..] {
-                [only] => contained(only, ctl, (), |n| n.wait()),
-                _ => {}
+            if let [only] = &mut nodes[..] {
+                contained(only, ctl, (), |n| n.wait());
             }
             idle.pass(quiet);
         }

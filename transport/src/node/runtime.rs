@@ -34,6 +34,10 @@ impl Work {
 
 /// What a stream is asked to do. The same four whether the flow's owner is this lcore or another.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are messages; a box each would be an allocation each"
+)]
 pub enum StreamCmd {
     /// Push a message.
     Send(SendMsg),

@@ -4,21 +4,23 @@
 //! they lie, and what is read into a buffer can be lent from it. A page is free once the kernel has taken it
 //! (and its zero-copy ACK has come, where one was asked for).
 
+mod conn;
+
 use std::collections::{HashMap, VecDeque};
-use std::io::{self, IoSlice, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
+use std::io::{self, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use hugepages::{HeapRxPool, LendSlab, Lent, RxFrag};
+use hugepages::{HeapRxPool, LendSlab, Lent};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use smallvec::SmallVec;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use self::conn::{Conn, EINPROGRESS, Stage, TxItem, View, close_why, dial_error};
 use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
 use crate::proto::{
-    Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Input, LendId, Progress, SendMsg,
-    ShardId, StreamRx,
+    Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Input, LendId, Progress, SendMsg, ShardId,
 };
 
 /// How the runtime passes the time when there is nothing to do.
@@ -119,44 +121,6 @@ fn bind(local: SocketAddr) -> io::Result<Socket> {
     Ok(s)
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Connecting(DialId),
-    Open,
-}
-
-struct TxItem {
-    hdr: crate::proto::InlineHdr,
-    pay: SmallVec<[Lent; 2]>,
-    /// Bytes of this item that the kernel has taken.
-    done: usize,
-}
-
-impl TxItem {
-    fn len(&self) -> usize {
-        self.hdr.len() + self.pay.iter().map(|l| l.len() as usize).sum::<usize>()
-    }
-}
-
-struct Conn {
-    sock: TcpStream,
-    id: ConnId,
-    info: ConnInfo,
-    stage: Stage,
-    tx: VecDeque<TxItem>,
-    written: u64,
-    told: u64,
-    writable: bool,
-    readable: bool,
-    rx: VecDeque<RxFrag>,
-    /// Bytes came, or the machine asked: tell it.
-    ring: bool,
-    eof: bool,
-    eof_told: bool,
-    close: Option<Close>,
-    dead: Option<CloseWhy>,
-}
-
 struct Listener {
     sock: TcpListener,
 }
@@ -196,8 +160,6 @@ const LISTENER: usize = 1 << 40;
 const READ_A_TURN: usize = 1 << 20;
 /// Reads below this size are copied out of the big buffer, which is used again at once.
 const SMALL_READ: usize = 2048;
-/// Most slices in one write.
-const IOV: usize = 64;
 
 impl SockRt {
     /// Listens, where asked to.
@@ -274,23 +236,7 @@ impl SockRt {
         }
         self.generations[i] = self.generations[i].wrapping_add(1);
         let id = ConnId { shard: self.cfg.shard, index, generation: self.generations[i] };
-        self.conns[i] = Some(Conn {
-            sock,
-            id,
-            info,
-            stage,
-            tx: VecDeque::new(),
-            written: 0,
-            told: 0,
-            writable: false,
-            readable: false,
-            rx: VecDeque::new(),
-            ring: false,
-            eof: false,
-            eof_told: false,
-            close: None,
-            dead: None,
-        });
+        self.conns[i] = Some(Conn::new(sock, id, info, stage));
         Ok(id)
     }
 
@@ -351,6 +297,7 @@ impl SockRt {
     }
 
     /// Lends the pages of `m` and queues it. Gives it back while no lending is free.
+    #[expect(clippy::result_large_err, reason = "the message itself comes back, unboxed")]
     fn enqueue(&mut self, id: ConnId, m: SendMsg) -> Result<(), SendMsg> {
         let Some(lend) = m.lend else {
             if let Some(c) = self.conn(id) {
@@ -515,89 +462,6 @@ impl SockRt {
         while let Some(lend) = self.orphans.pop_front() {
             sink(Input::Released(lend));
         }
-    }
-}
-
-const EINPROGRESS: i32 = 115;
-
-fn dial_error(e: &io::Error) -> DialError {
-    match e.kind() {
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => DialError::Refused,
-        io::ErrorKind::TimedOut => DialError::TimedOut,
-        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => DialError::Unreachable,
-        _ => DialError::Local,
-    }
-}
-
-fn close_why(e: &io::Error) -> CloseWhy {
-    match e.kind() {
-        io::ErrorKind::TimedOut => CloseWhy::Timeout,
-        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => CloseWhy::Unreachable,
-        _ => CloseWhy::Reset,
-    }
-}
-
-impl Conn {
-    /// Writes until the queue is empty or the kernel takes no more.
-    fn write(&mut self) -> usize {
-        let mut calls = 0;
-        while self.writable && !self.tx.is_empty() {
-            let mut iov: SmallVec<[IoSlice<'_>; IOV]> = SmallVec::new();
-            for item in &self.tx {
-                let mut skip = item.done;
-                for part in std::iter::once(&item.hdr[..]).chain(item.pay.iter().map(Lent::bytes)) {
-                    if skip < part.len() && iov.len() < IOV {
-                        iov.push(IoSlice::new(&part[skip..]));
-                    }
-                    skip = skip.saturating_sub(part.len());
-                }
-                if iov.len() >= IOV {
-                    break;
-                }
-            }
-            calls += 1;
-            let wrote = self.sock.write_vectored(&iov);
-            drop(iov);
-            match wrote {
-                Ok(k) => self.taken(k),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.writable = false,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => {
-                    self.dead = Some(close_why(&e));
-                    break;
-                }
-            }
-        }
-        if self.tx.is_empty() && self.close == Some(Close::Fin) && self.dead.is_none() {
-            let _ = self.sock.shutdown(Shutdown::Write);
-            self.dead = Some(CloseWhy::Local);
-        }
-        calls
-    }
-
-    fn taken(&mut self, mut k: usize) {
-        self.written += k as u64;
-        while k > 0 {
-            let Some(item) = self.tx.front_mut() else { return };
-            let left = item.len() - item.done;
-            if k < left {
-                item.done += k;
-                return;
-            }
-            k -= left;
-            self.tx.pop_front();
-        }
-    }
-}
-
-struct View<'a>(&'a mut VecDeque<RxFrag>);
-
-impl StreamRx for View<'_> {
-    fn next(&mut self) -> Option<RxFrag> {
-        self.0.pop_front()
-    }
-    fn unread(&mut self, rest: RxFrag) {
-        self.0.push_front(rest);
     }
 }
 

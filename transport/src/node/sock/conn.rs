@@ -1,0 +1,155 @@
+//! One connection of the socket runtime: what waits to be written, what was read.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Write};
+use std::net::Shutdown;
+
+use hugepages::{Lent, RxFrag};
+use mio::net::TcpStream;
+use smallvec::SmallVec;
+
+use crate::proto::{Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, StreamRx};
+
+/// Most slices in one write.
+const IOV: usize = 64;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    Connecting(DialId),
+    Open,
+}
+
+pub(super) struct TxItem {
+    pub(super) hdr: crate::proto::InlineHdr,
+    pub(super) pay: SmallVec<[Lent; 2]>,
+    /// Bytes of this item that the kernel has taken.
+    pub(super) done: usize,
+}
+
+impl TxItem {
+    fn len(&self) -> usize {
+        self.hdr.len() + self.pay.iter().map(|l| l.len() as usize).sum::<usize>()
+    }
+}
+
+pub(super) struct Conn {
+    pub(super) sock: TcpStream,
+    pub(super) id: ConnId,
+    pub(super) info: ConnInfo,
+    pub(super) stage: Stage,
+    pub(super) tx: VecDeque<TxItem>,
+    pub(super) written: u64,
+    pub(super) told: u64,
+    pub(super) writable: bool,
+    pub(super) readable: bool,
+    pub(super) rx: VecDeque<RxFrag>,
+    /// Bytes came, or the machine asked: tell it.
+    pub(super) ring: bool,
+    pub(super) eof: bool,
+    pub(super) eof_told: bool,
+    pub(super) close: Option<Close>,
+    pub(super) dead: Option<CloseWhy>,
+}
+
+pub(super) const EINPROGRESS: i32 = 115;
+
+pub(super) fn dial_error(e: &io::Error) -> DialError {
+    match e.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => DialError::Refused,
+        io::ErrorKind::TimedOut => DialError::TimedOut,
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => DialError::Unreachable,
+        _ => DialError::Local,
+    }
+}
+
+pub(super) fn close_why(e: &io::Error) -> CloseWhy {
+    match e.kind() {
+        io::ErrorKind::TimedOut => CloseWhy::Timeout,
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => CloseWhy::Unreachable,
+        _ => CloseWhy::Reset,
+    }
+}
+
+impl Conn {
+    pub(super) fn new(sock: TcpStream, id: ConnId, info: ConnInfo, stage: Stage) -> Conn {
+        Conn {
+            sock,
+            id,
+            info,
+            stage,
+            tx: VecDeque::new(),
+            written: 0,
+            told: 0,
+            writable: false,
+            readable: false,
+            rx: VecDeque::new(),
+            ring: false,
+            eof: false,
+            eof_told: false,
+            close: None,
+            dead: None,
+        }
+    }
+
+    /// Writes until the queue is empty or the kernel takes no more.
+    pub(super) fn write(&mut self) -> usize {
+        let mut calls = 0;
+        while self.writable && !self.tx.is_empty() {
+            let mut iov: SmallVec<[IoSlice<'_>; IOV]> = SmallVec::new();
+            for item in &self.tx {
+                let mut skip = item.done;
+                for part in std::iter::once(&item.hdr[..]).chain(item.pay.iter().map(Lent::bytes)) {
+                    if skip < part.len() && iov.len() < IOV {
+                        iov.push(IoSlice::new(&part[skip..]));
+                    }
+                    skip = skip.saturating_sub(part.len());
+                }
+                if iov.len() >= IOV {
+                    break;
+                }
+            }
+            calls += 1;
+            let wrote = self.sock.write_vectored(&iov);
+            drop(iov);
+            match wrote {
+                Ok(k) => self.taken(k),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    self.dead = Some(close_why(&e));
+                    break;
+                }
+            }
+        }
+        if self.tx.is_empty() && self.close == Some(Close::Fin) && self.dead.is_none() {
+            let _ = self.sock.shutdown(Shutdown::Write);
+            self.dead = Some(CloseWhy::Local);
+        }
+        calls
+    }
+
+    fn taken(&mut self, mut k: usize) {
+        self.written += k as u64;
+        while k > 0 {
+            let Some(item) = self.tx.front_mut() else { return };
+            let left = item.len() - item.done;
+            if k < left {
+                item.done += k;
+                return;
+            }
+            k -= left;
+            self.tx.pop_front();
+        }
+    }
+}
+
+pub(super) struct View<'a>(pub(super) &'a mut VecDeque<RxFrag>);
+
+impl StreamRx for View<'_> {
+    fn next(&mut self) -> Option<RxFrag> {
+        self.0.pop_front()
+    }
+    fn unread(&mut self, rest: RxFrag) {
+        self.0.push_front(rest);
+    }
+}
