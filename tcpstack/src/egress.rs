@@ -286,7 +286,6 @@ impl Flow {
     }
 
     fn resend<P: Port>(&mut self, io: &mut Io<P>, c: &mut crate::config::Counters) -> Result<(), Served> {
-        self.rtx.start = self.rtx.start.max(self.una);
         while self.rtx.start < self.rtx.end {
             if io.deep(c) {
                 return Err(Served::Again);
