@@ -1,0 +1,203 @@
+//! What goes wrong at a command line: each error names the thing, its value and the remedy, and the exit code
+//! tells that it is one (2 for a command line that makes no sense, 1 for a machine or peer that does not do it).
+
+#![allow(missing_docs)]
+
+#[allow(dead_code)]
+mod proc;
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use proc::{End, Proc, nid, node, own_ip, run};
+use rustix::process::geteuid;
+
+#[test]
+fn wrong_arguments_are_named_with_what_is_right() {
+    let me = nid(own_ip());
+    let with = |args: &[&str]| run(&[args, &["--nid", &me]].concat());
+    for (target, words) in [
+        ("127.0.0.300@tcp", &["127.0.0.300", "10.0.0.1@tcp"][..]),
+        ("10.0.0.1@o2ib", &["10.0.0.1@o2ib", "10.0.0.1@tcp"]),
+        ("10.0.0.1@tcp99999", &["99999"]),
+        ("fd00::1@tcp", &["fd00::1@tcp", "IPv4"]),
+        ("0@lo", &["0@lo", "10.0.0.1@tcp"]),
+        ("host.example@tcp", &["host.example", "10.0.0.1@tcp"]),
+        ("", &["10.0.0.1@tcp"]),
+    ] {
+        for command in ["ping", "put", "get"] {
+            with(&[command, target]).failed(2, words).failed(2, &["TARGET"]);
+        }
+        run(&["node", "--nid", target]).failed(2, words).failed(2, &["--nid"]);
+    }
+    for (args, words) in [
+        (&["put", "10.0.0.1@tcp", "-c", "0"][..], &["--count", "'0'", "1.."][..]),
+        (&["put", "10.0.0.1@tcp", "-s", "96"], &["--size", "96", "97..=1048576"]),
+        (&["get", "10.0.0.1@tcp", "-s", "1048577"], &["--size", "1048577", "97..=1048576"]),
+        (&["ping", "10.0.0.1@tcp", "-c", "-1"], &["-1"]),
+        (&["ping", "10.0.0.1@tcp", "--prefix", "33"], &["--prefix", "33", "1..=32"]),
+        (&["ping", "10.0.0.1@tcp", "--vlan", "4095"], &["--vlan", "4095", "1..=4094"]),
+        (&["ping", "10.0.0.1@tcp", "--mtu", "100"], &["--mtu", "100", "576..=9600"]),
+        (&["ping", "10.0.0.1@tcp", "--gateway", "x"], &["--gateway", "x"]),
+        (&["node", "--accept", "none"], &["--accept", "none", "secure", "all"]),
+        (&["node", "--accept-port", "70000"], &["--accept-port", "70000"]),
+        (&["node", "--peer-credits", "0"], &["--peer-credits", "1..=65535"]),
+        (&["node", "--run-for", "0"], &["--run-for", "0.1 to 3600"]),
+        (&["serve"], &["serve"]),
+    ] {
+        with(args).failed(2, words);
+    }
+    run(&["node"]).failed(2, &["--nid"]);
+    run(&["demo", "--seconds", "NaN"]).failed(2, &["NaN", "0.1 to 3600"]);
+    run(&[]).failed(2, &["Usage: pollnd", "doctor"]);
+}
+
+#[test]
+fn each_command_has_a_help_text() {
+    for command in ["demo", "node", "ping", "put", "get", "doctor"] {
+        let help = run(&[command, "--help"]).good().says(&["Usage: pollnd", command, "--verbose"]);
+        assert!(help.err.is_empty(), "{help:?}");
+    }
+    run(&["--version"]).good().says(&["pollnd ", env!("CARGO_PKG_VERSION")]);
+}
+
+#[test]
+fn what_a_node_on_kernel_sockets_cannot_do_is_refused() {
+    let ip = own_ip();
+    let me = nid(ip);
+    let node = |args: &[&str]| run(&[&["node", "--nid", &me, "--accept-port", "10988"], args].concat());
+    node(&["--lcores", "2"]).failed(1, &["--lcores 2", "one thread", "--port"]);
+    node(&["--carrier", "sockets", "--vdev", "net_ring0"]).failed(1, &["--carrier sockets", "--vdev"]);
+
+    let other = TcpListener::bind((ip, 10_988)).unwrap();
+    node(&[]).failed(1, &[&format!("{ip}:10988"), "in use", "ss -ltnp"]);
+    drop(other);
+    // TEST-NET-2 (RFC 5737) belongs to no machine.
+    let away = run(&["node", "--nid", "198.51.100.77@tcp", "--accept-port", "10988"])
+        .failed(1, &["198.51.100.77:10988", "no interface of this machine", "ip addr"]);
+    assert!(!geteuid().is_root() || !away.err.contains("cap_net_bind_service"), "nothing to grant: {away:?}");
+}
+
+#[test]
+fn peers_that_cannot_be_are_told_from_peers_that_are_not_there() {
+    let (a, b) = (own_ip(), own_ip());
+    let (me, peer) = (nid(a), nid(b));
+    let up = node(b, &["--accept-port", "10988", "--accept", "all"]);
+    let ask = |args: &[&str]| run(&[args, &["--nid", &me, "--accept-port", "10988"]].concat());
+    let net = format!("{b}@tcp7");
+    let nobody = nid(own_ip());
+    ask(&["ping", &peer]).good();
+    ask(&["ping", &me]).failed(1, &[&me, "not another node"]);
+    for command in [&["ping"][..], &["put", "-c", "1"], &["put"], &["get"]] {
+        let ask = |target: &str| ask(&[command, &[target]].concat());
+        ask(&net).failed(1, &[&net, "network"]);
+        ask(&nobody).failed(1, &[&nobody, "cannot be reached", "listening"]);
+    }
+    // A node of another network at the same address.
+    let other = format!("{a}@tcp7");
+    run(&["ping", &net, "--nid", &other, "--accept-port", "10988"]).failed(1, &[&net]);
+    let end = up.stop().good();
+    assert_eq!(end.counter("err_target_nid"), 1, "{end:?}");
+}
+
+/// The program as it runs for a user without rights, in a folder of its own that goes with it.
+struct Nobody {
+    dir: tempfile::TempDir,
+}
+
+impl Nobody {
+    /// `None`, and a line that says so, when this machine cannot take rights away.
+    fn new(test: &str) -> Option<Nobody> {
+        let tool = Command::new("setpriv").arg("--version").output();
+        if !geteuid().is_root() || !tool.is_ok_and(|o| o.status.success()) {
+            println!("SKIP: {test}: needs root, and setpriv (apt-get install util-linux)");
+            return None;
+        }
+        let start = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+        if start.is_ok_and(|s| s.trim() != "1024") {
+            println!("SKIP: {test}: net.ipv4.ip_unprivileged_port_start is not 1024 here");
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::copy(env!("CARGO_BIN_EXE_pollnd"), dir.path().join("pollnd")).unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        Some(Nobody { dir })
+    }
+
+    fn start(&self, args: &[&str]) -> Proc {
+        let mut c = Command::new("setpriv");
+        c.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+            .arg(self.dir.path().join("pollnd"))
+            .args(args)
+            .current_dir("/");
+        Proc::start(c)
+    }
+
+    fn run(&self, args: &[&str]) -> End {
+        self.start(args).end()
+    }
+}
+
+/// What it says that has to be granted.
+const GRANT: &str = "setcap cap_net_bind_service=+ep";
+
+#[test]
+fn a_user_without_rights_is_told_what_to_grant_and_served_on_high_ports() {
+    let Some(nobody) = Nobody::new("a_user_without_rights_is_told_what_to_grant_and_served_on_high_ports")
+    else {
+        return;
+    };
+    let (a, b) = (own_ip(), own_ip());
+    let (client, server) = (nid(a), nid(b));
+    nobody
+        .run(&["node", "--nid", &server])
+        .failed(1, &[&format!("{b}:988"), "Permission denied", GRANT, "--accept-port 10988"]);
+
+    let high = ["--accept-port", "10988"];
+    let up = nobody.start(&[&["node", "--nid", &server], &high[..]].concat()).up();
+    let run = |args: &[&str]| nobody.run(&[args, &["--nid", &client], &high[..]].concat()).good();
+    let ping = run(&["ping", &server]).says(&[&server]);
+    assert!(ping.err.contains(GRANT), "{ping:?}");
+    run(&["put", &server, "-c", "20"]);
+    run(&["get", &server, "-c", "20"]);
+    let end = up.stop().good().says(&["port 10988, unprivileged", "20 PUTs,", "checked 20, wrong 0"]);
+    assert!(end.errors().is_empty(), "{end:?}");
+}
+
+#[test]
+fn a_node_that_takes_secure_peers_only_closes_the_door_to_others() {
+    let test = "a_node_that_takes_secure_peers_only_closes_the_door_to_others";
+    let Some(nobody) = Nobody::new(test) else {
+        return;
+    };
+    let (a, b) = (own_ip(), own_ip());
+    let up = node(b, &[]);
+    // Its own node has the rights, so it is secure by default, as Lustre is.
+    nobody.run(&["ping", &nid(b), "--nid", &nid(a)]).failed(1, &[&nid(b), GRANT]);
+    run(&["ping", &nid(b), "--nid", &nid(a)]).good();
+    let end = up.stop().good();
+    assert_eq!(end.counter("err_unprivileged"), 1, "{end:?}");
+    let up = node(b, &["--accept", "all"]);
+    nobody.run(&["ping", &nid(b), "--nid", &nid(a)]).good();
+    up.stop().good();
+}
+
+#[test]
+fn doctor_tells_a_user_what_is_missing_and_how_to_mend_it() {
+    let report = run(&["doctor"]).good().says(&["huge pages", "cores", "NUMA", "rights"]);
+    for line in report.out.lines().filter(|l| !l.starts_with("        -> ")) {
+        let known = ["ok", "warning", "missing"].iter().any(|s| line.starts_with(s));
+        assert!(known && line.contains(": "), "{line}");
+    }
+    let all = run(&["doctor", "--json"]).good().json();
+    let all = all.as_array().unwrap();
+    assert!(all.len() >= 5, "{all:?}");
+    for f in all {
+        assert!(f["subject"].is_string() && f["detail"].is_string(), "{f}");
+        assert_eq!(f["severity"] != "ok", f["remedy"].is_string(), "{f}");
+    }
+    if let Some(nobody) = Nobody::new("doctor_tells_a_user_what_is_missing_and_how_to_mend_it") {
+        nobody.run(&["doctor"]).good().says(&["uid 65534", "CAP_NET_BIND_SERVICE", "setcap"]);
+    }
+}

@@ -1,0 +1,212 @@
+//! `pollnd node`, `ping`, `put` and `get` between processes on kernel sockets.
+
+#![allow(missing_docs)]
+
+#[allow(dead_code)]
+mod proc;
+
+use std::net::Ipv4Addr;
+
+use proc::{End, Proc, nid, node, own_ip, run, start};
+use rustix::process::{Signal, geteuid};
+
+/// The tests of this file dial from ports below 1024, as peers of Linux nodes must.
+fn can(test: &str) -> bool {
+    let root = geteuid().is_root();
+    if !root {
+        println!("SKIP: {test}: ports below 1024 take root");
+    }
+    root
+}
+
+/// What `put --json` or `get --json` says: all messages, nothing copied, down in order.
+fn moved(e: &End, n: u64, size: u64) {
+    let v = e.json();
+    for (name, want) in
+        [("messages", n), ("bytes", n * size), ("crc_bad", 0), ("tx_copied_bytes", 0), ("rx_copied_bytes", 0)]
+    {
+        assert_eq!(v[name].as_u64(), Some(want), "{name}: {v}");
+    }
+    assert_eq!(v["clean"].as_bool(), Some(true), "{v}");
+}
+
+#[test]
+fn ping_put_and_get_between_two_processes() {
+    if !can("ping_put_and_get_between_two_processes") {
+        return;
+    }
+    let (a, b) = (own_ip(), own_ip());
+    let (client, server) = (nid(a), nid(b));
+    let up = node(b, &[]);
+    let ping = run(&["ping", &server, "--nid", &client]).good();
+    let lines: Vec<_> = ping.out.lines().collect();
+    assert_eq!(lines[..2], ["12345-0@lo", &format!("12345-{server}")], "as lctl ping shows it");
+    assert!(lines[2].starts_with("time ") && lines[2].contains(" us, features 0x"), "{ping:?}");
+    let both = ["--nid", &client, "--json"];
+    let bulk = |args: &[&str]| run(&[args, &both].concat()).good();
+    moved(&bulk(&["put", &server, "-c", "20"]), 20, 1 << 20);
+    moved(&bulk(&["get", &server, "-c", "20"]), 20, 1 << 20);
+    // Below the size from which pages and zero-copy ACKs are used, and an odd size.
+    moved(&bulk(&["put", &server, "-c", "3", "-s", "97"]), 3, 97);
+    moved(&bulk(&["put", &server, "-c", "3", "-s", "16385"]), 3, 16_385);
+    let text = run(&["put", &server, "--nid", &client, "-c", "2", "-s", "4096"]).good();
+    assert!(text.out.contains("2 messages of 4096 bytes"), "{text:?}");
+
+    let bytes = (20 << 20) + 3 * 97 + 3 * 16_385 + 2 * 4096;
+    let end = up.stop().good().says(&[&format!("28 PUTs, {bytes} bytes; checked 28, wrong 0")]);
+    assert!(end.errors().is_empty(), "{end:?}");
+    // Those that were sent before the connection for bulk was there ask for none.
+    assert!((1..=23).contains(&end.counter("zc_acks_tx")), "{end:?}");
+    let asked = end.counter("zc_requested");
+    assert!((1..=20).contains(&asked) && end.counter("zc_acked") == asked, "{end:?}");
+    for gone in
+        ["lendings_out", "rx_lent_out", "rx_bufs_in_use", "rx_copied_bytes", "tx_copied_bytes", "conns"]
+    {
+        assert_eq!(end.counter(gone), 0, "{gone}: {end:?}");
+    }
+    assert!(end.err.contains("going down"), "{end:?}");
+}
+
+#[test]
+fn without_lending_every_byte_is_copied_once() {
+    if !can("without_lending_every_byte_is_copied_once") {
+        return;
+    }
+    let (a, b) = (own_ip(), own_ip());
+    let up = node(b, &["--copy"]);
+    run(&["put", &nid(b), "--nid", &nid(a), "-c", "40", "-s", "1000000"]).good();
+    let end = up.stop().good().says(&["checked 40, wrong 0"]);
+    assert_eq!((end.counter("rx_copied_bytes"), end.counter("rx_lent_bytes")), (40_000_000, 0), "{end:?}");
+}
+
+#[test]
+fn two_clients_and_a_ping_at_once() {
+    if !can("two_clients_and_a_ping_at_once") {
+        return;
+    }
+    let (a, b, c, s) = (own_ip(), own_ip(), own_ip(), own_ip());
+    let up = node(s, &[]);
+    let put = |ip| start(&["put", &nid(s), "--nid", &nid(ip), "-c", "60", "--json"]);
+    let (one, two) = (put(a), put(b));
+    run(&["ping", &nid(s), "--nid", &nid(c)]).good();
+    for p in [one, two] {
+        moved(&p.end().good(), 60, 1 << 20);
+    }
+    let end = up.stop().good().says(&["120 PUTs,", "checked 120, wrong 0"]);
+    assert!(end.errors().is_empty(), "{end:?}");
+}
+
+/// A `put` from `client` with no end in sight, under way.
+fn endless(server: &str, client: Ipv4Addr) -> Proc {
+    let mut p = start(&["put", server, "--nid", &nid(client), "-c", "10000000", "-s", "65536"]);
+    p.until("a connection for control and two for bulk", |_, _| proc::connections(client) == 3);
+    // Eight messages behind those that are under way.
+    run(&["get", server, "--nid", &nid(own_ip()), "-c", "8"]).good();
+    p
+}
+
+#[test]
+fn a_client_whose_server_is_killed_says_so() {
+    if !can("a_client_whose_server_is_killed_says_so") {
+        return;
+    }
+    for copy in [&[][..], &["--copy"]] {
+        let (a, b) = (own_ip(), own_ip());
+        let server = nid(b);
+        let up = node(b, copy);
+        let put = endless(&server, a);
+        up.kill();
+        let end = put.end().failed(1, &["PUT to", &server, "of 10000000 messages had completed"]);
+        // The second when it has dialled once more already.
+        let why = ["the connection to the peer was lost", "the peer cannot be reached"];
+        assert!(why.iter().any(|w| end.err.contains(w)), "{end:?}");
+        // The same address serves again at once.
+        let up = node(b, copy);
+        moved(&run(&["put", &server, "--nid", &nid(a), "-c", "5", "--json"]).good(), 5, 1 << 20);
+        up.stop().good().says(&["checked 5, wrong 0"]);
+    }
+}
+
+#[test]
+fn a_server_whose_client_is_killed_serves_the_next() {
+    if !can("a_server_whose_client_is_killed_serves_the_next") {
+        return;
+    }
+    for copy in [&[][..], &["--copy"]] {
+        let (a, b) = (own_ip(), own_ip());
+        let server = nid(b);
+        let up = node(b, copy);
+        let put = endless(&server, a);
+        put.kill();
+        run(&["put", &server, "--nid", &nid(a), "-c", "5"]).good();
+        // What was cut off is no message with wrong bytes.
+        let end = up.stop().good().says(&["wrong 0"]);
+        assert_eq!((end.counter("rx_lent_out"), end.counter("rx_bufs_in_use")), (0, 0), "{end:?}");
+    }
+}
+
+#[test]
+fn a_pinger_finds_a_restarted_server_again() {
+    if !can("a_pinger_finds_a_restarted_server_again") {
+        return;
+    }
+    let (a, b) = (own_ip(), own_ip());
+    let mut up = node(b, &[]);
+    let mut ping = start(&["ping", &nid(b), "--nid", &nid(a), "-c", "4"]);
+    for (n, hard) in [(1, true), (2, false)] {
+        ping.until("an answer", |out, _| out.matches("time ").count() >= n);
+        if hard {
+            up.kill();
+        } else {
+            up.stop().good();
+        }
+        up = node(b, &[]);
+    }
+    let end = ping.end().good();
+    assert_eq!(end.out.matches("time ").count(), 4, "{end:?}");
+    up.stop().good();
+}
+
+#[test]
+fn interrupting_a_client_is_no_error_of_the_server() {
+    if !can("interrupting_a_client_is_no_error_of_the_server") {
+        return;
+    }
+    let (a, b) = (own_ip(), own_ip());
+    let up = node(b, &[]);
+    let put = endless(&nid(b), a);
+    put.signal(Signal::INT);
+    put.end().failed(1, &["going down", "interrupted", "of 10000000 messages"]);
+    let end = up.stop().good().says(&["wrong 0"]);
+    assert_eq!((end.counter("rx_lent_out"), end.counter("rx_bufs_in_use")), (0, 0), "{end:?}");
+}
+
+#[test]
+fn the_second_signal_ends_a_node_that_cannot_drain() {
+    if !can("the_second_signal_ends_a_node_that_cannot_drain") {
+        return;
+    }
+    let (a, b) = (own_ip(), own_ip());
+    let mut up = node(b, &["--peer-credits", "64"]);
+    // A client that asks for more than the sockets hold, and then reads no more.
+    let mut get = start(&["get", &nid(b), "--nid", &nid(a), "-c", "1000000", "--peer-credits", "64"]);
+    get.until("connections", |_, _| proc::connections(a) == 3);
+    run(&["get", &nid(b), "--nid", &nid(own_ip()), "-c", "8"]).good();
+    get.signal(Signal::STOP);
+    up.signal(Signal::TERM);
+    up.until("\"going down\"", |_, err| err.contains("going down"));
+    up.signal(Signal::TERM);
+    let end = up.end().failed(1, &["did not go down in order"]);
+    assert!(end.counter("lendings_out") > 0, "the client has not read everything: {end:?}");
+    get.signal(Signal::CONT);
+    get.end().failed(1, &["GET from", &nid(b), "the connection to the peer was lost"]);
+}
+
+#[test]
+fn a_node_goes_down_when_its_time_is_over() {
+    let b = own_ip();
+    let end = run(&["node", "--nid", &nid(b), "--accept-port", "10988", "--run-for", "0.1"]).good();
+    let first = format!("{} is up on kernel sockets, port 10988", nid(b));
+    assert!(end.out.starts_with(&first), "{end:?}");
+    end.says(&["0 PUTs, 0 bytes; checked 0, wrong 0"]);
+}
