@@ -340,6 +340,8 @@ impl Flow {
             }
         });
         self.fed_end += taken;
+        // Nothing is left but when smoltcp has not been fed what was read.
+        self.credit_due = give as u32;
     }
 
     /// Takes in what smoltcp emitted.
@@ -382,7 +384,8 @@ impl Flow {
 
     /// Whether asking smoltcp for segments can bring anything.
     pub(crate) fn wants_poll(&self, rx_window: u32) -> bool {
-        let held = self.fed - self.credited;
+        // Bytes may be read, and credited, before smoltcp has seen them: it is fed when the flow is served.
+        let held = self.fed.saturating_sub(self.credited);
         let window = u64::from(rx_window).saturating_sub(held);
         let offered = self.smol_edge.saturating_sub(self.rcv_nxt());
         self.poll

@@ -288,6 +288,7 @@ impl Flow {
             return;
         }
         let direct = self.ooo.is_empty() && start <= self.nxt as i64;
+        let before = self.nxt;
         for mut f in frags.drain(..) {
             let len = i64::from(f.len());
             let skip = (self.nxt as i64 - start).clamp(0, len);
@@ -299,22 +300,25 @@ impl Flow {
                 if direct {
                     self.nxt += keep as u64;
                     self.ready.push_back(f);
-                } else if self.ooo.insert((start + skip) as u64, f, cx.cfg.ooo_max).is_err() {
-                    cx.c.rx_overflow += 1;
+                } else {
+                    // What comes next in order is not kept but passed on, so the bound is not for it: a full
+                    // store would refuse the very bytes that empty it.
+                    let at = (start + skip) as u64;
+                    let max = if at == self.nxt { u64::MAX } else { cx.cfg.ooo_max };
+                    if self.ooo.insert(at, f, max).is_err() {
+                        cx.c.rx_overflow += 1;
+                    }
+                    while let Some(f) = self.ooo.pop(self.nxt) {
+                        self.nxt += u64::from(f.len());
+                        self.ready.push_back(f);
+                    }
                 }
             }
             start += len;
         }
-        if !direct {
-            let before = self.nxt;
-            while let Some(f) = self.ooo.pop(self.nxt) {
-                self.nxt += u64::from(f.len());
-                self.ready.push_back(f);
-            }
-            // RFC 5681 §4.2: what fills a gap is acknowledged at once.
-            if self.nxt > before {
-                self.ack_due = AckDue::Now;
-            }
+        // RFC 5681 §4.2: what fills a gap is acknowledged at once.
+        if !direct && self.nxt > before {
+            self.ack_due = AckDue::Now;
         }
         if self.nxt == self.fin_at && !self.fin_rcvd {
             self.fin_rcvd = true;

@@ -244,6 +244,15 @@ impl<P: Port> Stack<P> {
 
     /// One round: receive, act on what came, timers, emit, send.
     pub fn turn(&mut self, now: u64) -> Work {
+        match (self.poll(now), self.flush(now)) {
+            (Work::Busy(a), Work::Busy(b)) => Work::Busy(a.saturating_add(b)),
+            (Work::Idle, w) | (w, Work::Idle) => w,
+        }
+    }
+
+    /// The first half of a round: receive, act on what came, timers. Answers given before [`Stack::flush`] leave
+    /// with it, and carry the acknowledgement of what they answer.
+    pub fn poll(&mut self, now: u64) -> Work {
         self.now = now.max(self.now);
         let mut n = self.io.port.home().drain() as u32 + self.small.home().drain() as u32;
         if !self.announced {
@@ -255,8 +264,14 @@ impl<P: Port> Stack<P> {
         if self.full_bursts.is_multiple_of(BURSTS_BEFORE_TIMERS) {
             n += self.run_timers(TIMERS_A_TURN);
         }
+        if n == 0 { Work::Idle } else { Work::Busy(n) }
+    }
+
+    /// The second half of a round: emit and send.
+    pub fn flush(&mut self, now: u64) -> Work {
+        self.now = now.max(self.now);
         self.feed_starved();
-        n += self.serve_all();
+        let mut n = self.serve_all();
         // Whoever was served may have asked for a neighbour.
         self.poll_arp();
         if !self.io.q.is_empty() {

@@ -75,8 +75,6 @@ pub struct LcoreRt<P: Port> {
     orphans: VecDeque<LendId>,
     /// Messages that wait for a free lending, of all connections.
     unlent: VecDeque<(ConnId, SendMsg)>,
-    /// Commands were given that the stack has not acted on.
-    commanded: bool,
     /// Connections with something to tell this turn.
     touched: Vec<u32>,
     /// Connections whose messages wait for room.
@@ -146,7 +144,6 @@ impl<P: Port> LcoreRt<P> {
             failed: VecDeque::new(),
             orphans: VecDeque::new(),
             unlent: VecDeque::new(),
-            commanded: false,
             touched: Vec::new(),
             stalled: VecDeque::new(),
             late: LateFree::default(),
@@ -283,7 +280,6 @@ impl<P: Port> LcoreRt<P> {
             let Some(i) = self.stalled.pop_front() else { return };
             let Some(c) = self.conns.get_mut(i as usize).and_then(Option::as_mut) else { continue };
             while let Some(q) = c.waiting.pop_front() {
-                self.commanded = true;
                 if self.stack.push(c.flow, &q.hdr, &q.pay).is_err_and(|e| matches!(e, PushError::Full { .. }))
                 {
                     c.waiting.push_front(q);
@@ -398,7 +394,6 @@ impl<P: Port> Runtime for LcoreRt<P> {
     fn command(&mut self, id: ConnId, cmd: StreamCmd) {
         match cmd {
             StreamCmd::Send(m) => {
-                self.commanded = true;
                 let queued = if self.unlent.is_empty() { self.send(id, m) } else { Err(m) };
                 if let Err(m) = queued {
                     self.counters.lend_waits += 1;
@@ -412,7 +407,6 @@ impl<P: Port> Runtime for LcoreRt<P> {
             }
             StreamCmd::Read => self.touch(id, |c| c.ring = true),
             StreamCmd::Close(how) => {
-                self.commanded = true;
                 let how = match how {
                     Close::Fin => tcpstack::Close::Fin,
                     Close::Abort => tcpstack::Close::Abort,
@@ -427,7 +421,7 @@ impl<P: Port> Runtime for LcoreRt<P> {
 
     fn turn(&mut self, sink: &mut dyn FnMut(Input<'_>)) -> Work {
         self.now = self.clock.now();
-        let busy = self.stack.turn(self.now);
+        let busy = self.stack.poll(self.now);
         self.gather();
         let mut n = 0;
         while let Some((dial, why)) = self.failed.pop_front() {
@@ -486,10 +480,7 @@ impl<P: Port> Runtime for LcoreRt<P> {
         if !self.stalled.is_empty() || !self.unlent.is_empty() {
             self.retry();
         }
-        if !std::mem::take(&mut self.commanded) {
-            return Work::Idle;
-        }
-        busy_or(self.stack.turn(self.now), 0)
+        busy_or(self.stack.flush(self.now), 0)
     }
 
     fn deadline(&self) -> Option<u64> {
