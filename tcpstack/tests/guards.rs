@@ -261,3 +261,30 @@ fn out_of_order_data_is_bounded_in_pool_memory() {
     b.s.close(p.flow, Close::Abort);
     assert_eq!(b.s.port().rx_out(), 0);
 }
+
+#[test]
+fn a_full_store_of_out_of_order_data_still_lets_the_gap_be_filled() {
+    let mut b = Bench::with(
+        StackConfig { ooo_max: 30_000, ..config(1) },
+        &MemConfig { mtu: 1500, tso_max: 0, csum: false, ..MemConfig::default() },
+    );
+    b.s.listen(Listen { addr: ip(1).into(), port: 988, backlog: 2 }).unwrap();
+    let mut p = b.accept(1, 100);
+    for i in 1..40 {
+        b.put(&p, ACK, p.seq.plus(i * 1000), p.ack, 1000, &[1; 1000]);
+    }
+    let refused = b.s.counters().rx_overflow;
+    assert!(refused > 20, "{refused}");
+    b.segs();
+    b.data(&mut p, &[0; 1000]);
+    // In order now: the first one and those that were kept.
+    let kept = 1000 * (40 - refused);
+    assert_eq!(b.segs().last().unwrap().seg.ack, Seq(101 + kept as u32));
+    // The rest comes again, each of them where a gap begins.
+    for i in 40 - refused..40 {
+        b.put(&p, ACK, Seq(101 + 1000 * i as u32), p.ack, 1000, &[1; 1000]);
+    }
+    let all = b.read(p.flow);
+    assert_eq!((all.len(), all[..1000].iter().all(|x| *x == 0)), (40_000, true));
+    assert!(all[1000..].iter().all(|x| *x == 1));
+}
