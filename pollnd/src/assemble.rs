@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver};
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Receiver};
 use std::thread::JoinHandle;
 
 use bench::sock::epoch;
