@@ -103,8 +103,8 @@ pub struct NothingLost {
     pub lendings_out: u64,
     /// Received fragments still with applications.
     pub rx_lent_out: u64,
-    /// Receive buffers not back in their pool.
-    pub rx_bufs_in_use: u64,
+    /// Bytes of receive buffers not back in their pools.
+    pub rx_pool_bytes_in_use: u64,
     /// Mbufs not back in their mempools when the ports were closed.
     pub buffers_left: u64,
     /// Both nodes went down in order.
@@ -127,7 +127,7 @@ impl NothingLost {
             cookies_pending: sum(|e| e.proto.zc_requested.saturating_sub(e.proto.zc_acked)),
             lendings_out: sum(|e| e.rt.lendings_out),
             rx_lent_out: sum(|e| e.rt.rx_lent_out),
-            rx_bufs_in_use: sum(|e| e.rt.rx_bufs_in_use),
+            rx_pool_bytes_in_use: sum(|e| e.rt.rx_pool_bytes_in_use),
             buffers_left: 0,
             clean: ends.iter().all(|e| e.clean),
         };
@@ -138,7 +138,7 @@ impl NothingLost {
             && n.cookies_pending == 0
             && n.lendings_out == 0
             && n.rx_lent_out == 0
-            && n.rx_bufs_in_use == 0
+            && n.rx_pool_bytes_in_use == 0
             && n.clean;
         n
     }
@@ -157,7 +157,7 @@ impl NothingLost {
             cookies_pending: s(|n| n.cookies_pending),
             lendings_out: s(|n| n.lendings_out),
             rx_lent_out: s(|n| n.rx_lent_out),
-            rx_bufs_in_use: s(|n| n.rx_bufs_in_use),
+            rx_pool_bytes_in_use: s(|n| n.rx_pool_bytes_in_use),
             buffers_left: s(|n| n.buffers_left),
             clean: all.iter().all(|n| n.clean),
         }

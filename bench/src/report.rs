@@ -252,7 +252,7 @@ impl Report {
         let _ = writeln!(
             w,
             "  {verdict}: {} messages started, {} completed once ({} twice, {} failed); {} CRCs equal, {} not; cookies pending {}, \
-             lendings out {},\n  lent fragments out {}, receive buffers out {}, mbufs not home {}",
+             lendings out {},\n  lent fragments out {}, receive pool bytes out {}, mbufs not home {}",
             n.started,
             n.completed,
             n.completed_twice,
@@ -262,7 +262,7 @@ impl Report {
             n.cookies_pending,
             n.lendings_out,
             n.rx_lent_out,
-            n.rx_bufs_in_use,
+            n.rx_pool_bytes_in_use,
             n.buffers_left
         );
         let r = &self.ran_on;

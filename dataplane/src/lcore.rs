@@ -1,4 +1,4 @@
-//! Polling threads: pinned to one CPU each, idle without sleeping.
+//! Polling threads: planned over the partitions, pinned to one CPU each.
 
 use std::io;
 use std::sync::mpsc;
@@ -95,57 +95,6 @@ pub fn spawn<T: Send + 'static>(
     Ok(handle)
 }
 
-/// What a poll loop does between turns that found nothing: first spin, then pause, then give the CPU away. It never
-/// sleeps; on a machine with a CPU for each lcore, yielding costs one system call that returns at once.
-#[derive(Clone, Debug)]
-pub struct Idle {
-    quiet: u32,
-    spin: u32,
-    pause: u32,
-    yields: u64,
-}
-
-impl Idle {
-    /// `spin` turns without any wait, then `pause` turns with the CPU's pause instruction, then yields.
-    pub fn new(spin: u32, pause: u32) -> Idle {
-        Idle { quiet: 0, spin, pause, yields: 0 }
-    }
-
-    /// For machines where several lcores, or an lcore and a vhost thread, share a CPU: yields at once.
-    pub fn shared_cpu() -> Idle {
-        Idle::new(0, 0)
-    }
-
-    /// After a turn: `busy` when it did anything.
-    pub fn after_turn(&mut self, busy: bool) {
-        if busy {
-            self.quiet = 0;
-            return;
-        }
-        self.quiet = self.quiet.saturating_add(1);
-        if self.quiet <= self.spin {
-            return;
-        }
-        if self.quiet <= self.spin.saturating_add(self.pause) {
-            std::hint::spin_loop();
-        } else {
-            self.yields += 1;
-            std::thread::yield_now();
-        }
-    }
-
-    /// Yields since the start.
-    pub fn yields(&self) -> u64 {
-        self.yields
-    }
-}
-
-impl Default for Idle {
-    fn default() -> Idle {
-        Idle::new(64, 1024)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,20 +130,5 @@ mod tests {
         assert_eq!(core_affinity::get_core_ids(), before);
         let e = pin(&m, 100_000).unwrap_err().to_string();
         assert!(e.contains("100000") && e.contains("taskset"), "{e}");
-    }
-
-    #[test]
-    fn idling_yields_only_after_spinning_and_pausing() {
-        let mut i = Idle::new(2, 3);
-        (0..5).for_each(|_| i.after_turn(false));
-        assert_eq!(i.yields(), 0);
-        i.after_turn(false);
-        assert_eq!(i.yields(), 1);
-        i.after_turn(true);
-        i.after_turn(false);
-        assert_eq!(i.yields(), 1);
-        let mut s = Idle::shared_cpu();
-        s.after_turn(false);
-        assert_eq!(s.yields(), 1);
     }
 }

@@ -169,25 +169,23 @@ fn over_link(
     lost: &mut Vec<NothingLost>,
 ) -> Result<OverLink, String> {
     use bench::link::{self, LinkConfig};
-    use bench::pair::{Enter, Threads};
+    use bench::pair::Threads;
     use dataplane::dpdk::{Eal, EalConfig, dpdk_version};
-    use transport::node::Idle;
 
     live.say("starting the EAL");
     let eal = EalConfig { no_pci: true, raw: a.eal.clone(), ..EalConfig::default() };
     let eal = Eal::start(&eal).map_err(|e| e.to_string())?;
     on.dpdk = dpdk_version();
     on.memory = if eal.huge() { "2 MiB huge pages".into() } else { "ordinary pages (--no-huge)".into() };
-    let two = !a.one_lcore && on.cores > 1;
+    let two = crate::place::pair(a.one_lcore)?.0 == Threads::Two;
     on.lcores = if two { 2 } else { 1 };
     let dir = std::env::temp_dir();
     let mut go = |threads, name: &str, plan: &Plan| {
         let ctl = Arc::new(Ctl::default());
         let cfg = LinkConfig { threads, intake: intake(a), ..LinkConfig::default() };
         on.link = format!("net_virtio_user to net_vhost in one process, MTU {}, 64 KiB TSO", cfg.mtu);
-        let polling = if threads == Threads::One { 1 } else { 2 };
-        let enter: Enter = Arc::new(|i| crate::pin::core(i));
-        let l = link::start(&eal, &dir, cfg, &ctl, &enter, Idle::for_machine(on.cores, polling))?;
+        let (threads, enter, idle) = crate::place::pair(threads == Threads::One)?;
+        let l = link::start(&eal, &dir, LinkConfig { threads, ..cfg }, &ctl, &enter, idle)?;
         let out = run(name, a, plan, live, &ctl, || {
             let end = l.stop()?;
             Ok((end.nodes, u64::from(end.left.attachments_out + end.left.heads_out + end.left.rx_out)))

@@ -1,17 +1,18 @@
-//! The command: `pollnd demo`, `node`, `ping`, `put`, `get`, `doctor`.
+//! The command: `pollnd demo`, `node`, `ping`, `put`, `get`, `doctor`, `bench`.
 #![forbid(unsafe_code)]
 
 mod args;
 mod assemble;
+mod benchcmd;
 mod bulk;
 mod demo;
 mod doctor;
 #[cfg(feature = "dpdk")]
 mod dpdk;
 mod node;
-#[cfg(feature = "dpdk")]
-mod pin;
 mod ping;
+#[cfg(feature = "dpdk")]
+mod place;
 mod signals;
 
 use std::process::ExitCode;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Command::Put(a) => bulk::main(a, bulk::Way::Put),
         Command::Get(a) => bulk::main(a, bulk::Way::Get),
         Command::Doctor(a) => doctor::main(&a),
+        Command::Bench(a) => benchcmd::main(&a.what),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -456,6 +456,17 @@ impl<P: Port> Stack<P> {
         &mut self.io.port
     }
 
+    /// Buffers that small payloads are copied into: (bytes in use, bytes in all).
+    pub fn small_memory(&self) -> (u64, u64) {
+        let size = self.small.buf_size() as u64;
+        (self.small.out() as u64 * size, self.small.max() as u64 * size)
+    }
+
+    /// Received fragments that applications hold, of the port's buffers and of the small ones.
+    pub fn lent_out(&self) -> u64 {
+        (self.io.port.home().lent_out() + self.small.home().lent_out()) as u64
+    }
+
     /// The slab that lendings come from.
     pub fn slab(&self) -> &LendSlab {
         &self.slab

@@ -155,7 +155,7 @@ impl World {
         // Late copies are still on their way, and pages wait for the driver to let go.
         self.run("everything home", |w| {
             let mut all = w.servers.iter().map(|s| s.rt.counters()).chain([w.client.rt.counters()]);
-            all.all(|c| (c.lendings_out, c.rx_lent_out, c.rx_bufs_in_use, c.conns) == (0, 0, 0, 0))
+            all.all(|c| (c.lendings_out, c.rx_lent_out, c.rx_pool_bytes_in_use, c.conns) == (0, 0, 0, 0))
         });
     }
 }

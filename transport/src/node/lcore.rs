@@ -492,6 +492,7 @@ impl<P: Port> Runtime for LcoreRt<P> {
     fn counters(&self) -> RtCounters {
         let (s, p) = (self.stack.counters(), self.stack.port().counters());
         let (free, all) = self.stack.port().rx_memory();
+        let (small_out, small_all) = self.stack.small_memory();
         RtCounters {
             tx_copied_bytes: s.tx_copied_bytes,
             tx_inline_bytes: s.tx_inline_bytes,
@@ -499,8 +500,9 @@ impl<P: Port> Runtime for LcoreRt<P> {
             linearised: p.linearised,
             lent: self.slab.counters().lent,
             lendings_out: self.slab.out(),
-            rx_lent_out: self.stack.port().home().lent_out() as u64,
-            rx_bufs_in_use: all - free,
+            rx_lent_out: self.stack.lent_out(),
+            rx_pool_bytes_in_use: all - free + small_out,
+            rx_pool_bytes: all + small_all,
             retransmits: s.tx_resent,
             nudges: self.late.counters().nudges,
             conns: self.conns.iter().flatten().count() as u64,

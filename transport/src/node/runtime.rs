@@ -80,8 +80,10 @@ counters! {
     lendings_out,
     /// Received fragments that applications hold now.
     rx_lent_out,
-    /// Receive buffers in use, those posted to the NIC not counted.
-    rx_bufs_in_use,
+    /// Bytes of the receive pools in use, buffers posted to the NIC not counted.
+    rx_pool_bytes_in_use,
+    /// Bytes of the receive pools, the same buffers not counted.
+    rx_pool_bytes,
     /// Harmless frames sent to make a driver let go of pages.
     nudges,
     /// Lendings given up as quarantined.

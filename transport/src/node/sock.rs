@@ -592,7 +592,11 @@ impl Runtime for SockRt {
             lent: self.slab.counters().lent,
             lendings_out: self.slab.out(),
             rx_lent_out: (self.pool.home().lent_out() + self.small.home().lent_out()) as u64,
-            rx_bufs_in_use: (self.pool.out() + self.small.out()) as u64,
+            rx_pool_bytes_in_use: [&self.pool, &self.small]
+                .iter()
+                .map(|p| (p.out() * p.buf_size()) as u64)
+                .sum(),
+            rx_pool_bytes: [&self.pool, &self.small].iter().map(|p| (p.max() * p.buf_size()) as u64).sum(),
             conns: self.conns.iter().flatten().count() as u64,
             ..self.counters
         }
