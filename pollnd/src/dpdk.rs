@@ -1,6 +1,7 @@
 //! A node on a DPDK port: the EAL, the port, lcores, and the control thread that looks after them.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -42,6 +43,38 @@ fn port_spec(a: &NodeArgs) -> Result<PortSpec, String> {
         (None, None) => {
             Err("--carrier dpdk needs --port (a PCI address) or --vdev (such as net_tap0)".into())
         }
+    }
+}
+
+/// Looks for the socket of a vhost link, whose absence drivers tell only in their log.
+fn vhost_socket(spec: &PortSpec) -> Result<(), String> {
+    let PortSpec::Vdev { name, args } = spec else { return Ok(()) };
+    let value = |key: &str| args.split(',').find_map(|a| a.strip_prefix(key)).map(Path::new);
+    let listens = |p: &Path| match p.parent().filter(|d| !d.as_os_str().is_empty() && !d.is_dir()) {
+        Some(d) => Err(format!(
+            "{name} cannot make its socket {}: the folder {} does not exist; make it, or give another path",
+            p.display(),
+            d.display()
+        )),
+        None => Ok(()),
+    };
+    if name.starts_with("net_vhost") {
+        value("iface=").map_or(Ok(()), listens)
+    } else if name.starts_with("net_virtio_user") {
+        let Some(p) = value("path=") else { return Ok(()) };
+        if args.split(',').any(|a| a == "server=1") {
+            return listens(p);
+        }
+        if p.exists() {
+            return Ok(());
+        }
+        Err(format!(
+            "{name}: there is no vhost socket {0}: start the other end first (a node with --vdev net_vhost0,iface={0}, \
+             a virtual switch), or correct the path",
+            p.display()
+        ))
+    } else {
+        Ok(())
     }
 }
 
@@ -195,6 +228,8 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
     let cores = Cores::detect().map_err(|e| e.to_string())?;
     let lcores = lcores(a, &cores)?;
     let port_config = PortConfig { mtu: a.mtu.unwrap_or(1500), ..PortConfig::default() };
+    EthPort::check(&spec, &port_config).map_err(|e| e.to_string())?;
+    vhost_socket(&spec)?;
     let pci = match &spec {
         PortSpec::Pci(p) => Some(p.clone()),
         _ => None,

@@ -140,6 +140,15 @@ fn guard(root: &Path, spec: &PortSpec, config: &PortConfig) -> Result<Vec<String
 }
 
 impl EthPort {
+    /// Whether [`EthPort::open`] may take this port: asked before the EAL starts, since some drivers take hold of
+    /// a device when the EAL finds it.
+    ///
+    /// # Errors
+    /// [`PortError::DefaultRoute`].
+    pub fn check(spec: &PortSpec, config: &PortConfig) -> Result<(), PortError> {
+        guard(Path::new("/"), spec, config).map(drop)
+    }
+
     /// Opens the port, configures queues, offloads and pools, and starts it.
     ///
     /// # Errors

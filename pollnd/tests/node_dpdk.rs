@@ -1,0 +1,184 @@
+//! The program on DPDK ports: `demo` and its measures, nodes of two processes over a vhost link, and what a
+//! machine or a command line does not have.
+
+#![cfg(feature = "dpdk")]
+#![allow(missing_docs)]
+
+#[allow(dead_code)]
+mod proc;
+
+use std::path::Path;
+use std::process::Command;
+
+use proc::{End, Proc, pollnd, run, start};
+use serde_json::Value;
+
+/// `pollnd node` with these arguments, which does not start.
+fn refused(args: &[&str], words: &[&str]) -> End {
+    let end = run(&[&["node", "--nid", "10.9.0.1@tcp", "--run-for", "0.1"], args].concat());
+    assert!(!end.out.contains("is up on"), "it says that it runs: {end:?}");
+    end.failed(1, words)
+}
+
+#[test]
+fn what_the_machine_or_the_port_lacks_is_named() {
+    refused(&["--carrier", "dpdk"], &["--port", "--vdev"]);
+    refused(&["--port", "net_ring0", "--vdev", "net_ring1"], &["--port and --vdev", "one port"]);
+    refused(&["--vdev", "net_ring"], &["\"net_ring\"", "net_tap0,iface=tap7"]);
+    refused(&["--port", "nonsense"], &["nonsense", "pollnd doctor"]);
+    // The last function of the last device of the last bus: free on all but wondrous machines.
+    refused(&["--port", "0000:ff:1f.7"], &["0000:ff:1f.7", "vfio-pci"]);
+    refused(&["--vdev", "net_nosuch0"], &["net_nosuch0", "librte-net"]);
+    refused(&["--vdev", "net_vhost0,iface=/no/such/dir/v.sock"], &["/no/such/dir", "does not exist"]);
+    refused(
+        &["--vdev", "net_virtio_user0,path=/no/such/v.sock,queues=1"],
+        &["/no/such/v.sock", "start the other end first"],
+    );
+    refused(&["--vdev", "net_ring0", "--cpu-pattern", "0[x]"], &["cpu_pattern", "0[x]", "0[0-3]"]);
+    refused(&["--vdev", "net_ring0", "--cpu-pattern", "0[8191]"], &["8191", "does not exist"]);
+    refused(&["--vdev", "net_ring0", "--lcores", "64", "--cpu-pattern", "0[0]"], &["64", "ask for 1"]);
+    refused(&["--vdev", "net_ring0", "--pcap", "/no/such/dir/x.pcap"], &["/no/such/dir/x.pcap"]);
+    refused(&["--vdev", "net_ring0", "--", "--no-such-option"], &["--no-such-option", "after --"]);
+    refused(&["--vdev", "net_ring0", "--", "--proc-type", "secondary"], &["secondary", "primary"]);
+}
+
+/// Address and interface of the PCI device that carries the default route.
+fn routed() -> Option<(String, String)> {
+    let iface = dataplane::doctor::default_route_ifaces(Path::new("/")).into_iter().next()?;
+    let ports = dataplane::doctor::pci_ports(Path::new("/"));
+    ports.into_iter().find(|p| p.ifaces.contains(&iface)).map(|p| (p.addr, iface))
+}
+
+#[test]
+fn the_port_with_the_default_route_is_left_alone() {
+    let test = "the_port_with_the_default_route_is_left_alone";
+    let Some((addr, iface)) = routed() else {
+        println!("SKIP: {test}: no PCI device carries the default route");
+        return;
+    };
+    let driver = || std::fs::read_link(format!("/sys/bus/pci/devices/{addr}/driver")).ok();
+    let before = driver();
+    refused(&["--port", &addr], &[&addr, &iface, "default route", "another port"]);
+    for vdev in [format!("net_af_packet0,iface={iface}"), format!("net_tap0,remote={iface}")] {
+        refused(&["--vdev", &vdev], &[&iface, "default route", "another port"]);
+    }
+    assert_eq!((driver(), routed()), (before, Some((addr.clone(), iface.clone()))));
+    run(&["doctor"]).good().says(&[&addr, &iface, "leave it to the kernel"]);
+}
+
+/// A device name and its vhost socket.
+fn vhost(dir: &Path) -> (String, String) {
+    let sock = dir.join("v.sock").display().to_string();
+    (
+        format!("net_vhost0,iface={sock},queues=1,tso=1"),
+        format!("net_virtio_user0,path={sock},queues=1,queue_size=1024,mrg_rxbuf=1"),
+    )
+}
+
+/// What both ends of a link must have come to.
+fn whole(end: &End) {
+    assert!(end.errors().is_empty(), "{end:?}");
+    for gone in
+        ["tx_copied_bytes", "linearised", "quarantined", "lendings_out", "rx_lent_out", "rx_bufs_in_use"]
+    {
+        assert_eq!(end.counter(gone), 0, "{gone}: {end:?}");
+    }
+}
+
+#[test]
+fn two_processes_over_a_vhost_link() {
+    for memory in [&["--", "--no-huge"][..], &[]] {
+        let dir = tempfile::tempdir().unwrap();
+        let (vhost, virtio) = vhost(dir.path());
+        let up = start(&[&["node", "--nid", "10.9.0.2@tcp", "--vdev", &vhost], memory].concat()).up();
+        let me = ["--nid", "10.9.0.1@tcp", "--vdev", &virtio];
+        run(&[&["ping", "10.9.0.2@tcp"], &me[..], memory].concat()).good().says(&["10.9.0.2@tcp", "time "]);
+        // A link that was down is up again for the next process.
+        let json = ["-c", "50", "--json"];
+        let put = run(&[&["put", "10.9.0.2@tcp"], &json[..], &me, memory].concat()).good().json();
+        assert_eq!((put["messages"].as_u64(), put["tx_copied_bytes"].as_u64()), (Some(50), Some(0)), "{put}");
+        assert_eq!((put["clean"].as_bool(), put["retransmits"].as_u64()), (Some(true), Some(0)), "{put}");
+        let get = run(&[&["get", "10.9.0.2@tcp"], &json[..], &me, memory].concat()).good().json();
+        assert_eq!((get["messages"].as_u64(), get["crc_bad"].as_u64()), (Some(50), Some(0)), "{get}");
+        let end = up.stop().good().says(&["50 PUTs,", "checked 50, wrong 0"]);
+        whole(&end);
+    }
+}
+
+/// `pollnd demo --json` with these arguments.
+fn demo(mut c: Command, args: &[&str]) -> Value {
+    c.args(args);
+    let end = Proc::start(c).end().good();
+    assert_eq!(end.out.lines().count(), 1, "one object and nothing else: {end:?}");
+    end.json()
+}
+
+/// A number that is there and more than 0.
+fn some(v: &Value, group: &str, name: &str) -> f64 {
+    let n = v[group][name].as_f64().unwrap_or_else(|| panic!("no {group}.{name} in {v}"));
+    assert!(n > 0.0, "{group}.{name} in {v}");
+    n
+}
+
+/// All that the demo promises, but for its speed.
+fn complete(v: &Value) {
+    for name in ["goodput_gbps", "cpu_s", "gbit_per_cpu_s", "ratio_to_kernel_sockets"] {
+        some(v, "bulk", name);
+    }
+    assert_eq!(v["bulk"]["tx_copied_bytes"].as_u64(), Some(0), "{v}");
+    let [p50, p99, p999] = ["p50_us", "p99_us", "p999_us"].map(|n| some(v, "rtt", n));
+    assert!(p50 <= p99 && p99 <= p999, "{v}");
+    some(v, "rtt", "ratio_to_kernel_sockets");
+    some(v, "ping", "p50_us");
+    assert_eq!(v["nothing_lost"].as_bool(), Some(true), "{v}");
+    let lost = &v["nothing_lost_detail"];
+    assert_eq!(lost["started"], lost["completed"], "{v}");
+    assert!(lost["crc_checked"].as_u64() > Some(0), "{v}");
+    for name in ["completed_twice", "failed", "crc_bad", "cookies_pending", "lendings_out", "rx_lent_out"] {
+        assert_eq!(lost[name].as_u64(), Some(0), "{name}: {v}");
+    }
+    for name in ["cpu", "kernel", "dpdk", "memory", "link"] {
+        assert!(v["ran_on"][name].as_str().is_some_and(|s| !s.is_empty()), "ran_on.{name} in {v}");
+    }
+}
+
+#[test]
+fn the_demo_shows_what_it_promises() {
+    let v = demo(pollnd(&["demo"]), &["--json", "--seconds", "0.3"]);
+    complete(&v);
+    assert_eq!(v["bulk"]["rx_copied_bytes"].as_u64(), Some(0), "lent: {v}");
+}
+
+#[test]
+fn the_demo_makes_progress_on_one_core() {
+    let mut c = Command::new("taskset");
+    c.args(["-c", "0", env!("CARGO_BIN_EXE_pollnd"), "demo"]);
+    let v = demo(c, &["--json", "--seconds", "0.3", "--", "--no-huge"]);
+    complete(&v);
+    assert_eq!((v["ran_on"]["cores"].as_u64(), v["ran_on"]["lcores"].as_u64()), (Some(1), Some(1)), "{v}");
+    assert!(v["ran_on"]["memory"].as_str().is_some_and(|m| m.contains("no-huge")), "{v}");
+}
+
+#[test]
+fn the_demo_prints_a_table_and_no_live_line_where_there_is_no_terminal() {
+    let end = run(&["demo", "--seconds", "0.1", "--one-lcore", "--copy"]).good().says(&[
+        "1 MiB PUTs",
+        "virtio link, 1 lcore",
+        "kernel sockets",
+        "64 B PUT + ACK",
+        "LNet ping over the link: p50",
+        "nothing lost:",
+        "0 twice, 0 failed",
+        "DPDK ",
+    ]);
+    let garbled = |s: &str| s.contains(['\x1b', '\r']);
+    assert!(!garbled(&end.out) && !garbled(&end.err), "{end:?}");
+}
+
+#[test]
+fn the_demo_can_do_without_dpdk() {
+    let v = demo(pollnd(&["demo"]), &["--sockets-only", "--json", "--seconds", "0.1"]);
+    assert!(v["bulk"].is_null() && v["rtt"].is_null(), "nothing that was not measured: {v}");
+    assert!(v["kernel_sockets"]["bulk"]["goodput_gbps"].as_f64() > Some(0.0), "{v}");
+    assert_eq!(v["nothing_lost"].as_bool(), Some(true), "{v}");
+}
