@@ -1,6 +1,30 @@
 //! Packet buffers and ports: what a TCP stack sees of a NIC queue pair.
 //!
 //! Nothing here knows DPDK. A port's packets are `!Send`: they live and die on the lcore that polls the port.
+//!
+//! ```
+//! use std::collections::VecDeque;
+//! use std::sync::Arc;
+//! use dataplane::mem::{MemConfig, pair};
+//! use dataplane::pkt::{Port, RxPkt, TxMeta, TxPkt};
+//! use hugepages::{LendSlab, PageRunMut, PrivatePages};
+//!
+//! let (mut a, mut b) = pair(&MemConfig::default());
+//! let slab = LendSlab::new(4);
+//! let pages = slab.lend(PageRunMut::new(Arc::new(PrivatePages), 4096)?.freeze().slice_all(), 1)?;
+//!
+//! let mut p = a.tx_alloc().ok_or("no buffer")?;
+//! p.copy_in(b"headers")?;
+//! p.attach(&pages)?; // by reference
+//! a.tx_burst(&mut VecDeque::from([p.finish(TxMeta::default())]));
+//!
+//! let mut got = Default::default();
+//! b.rx_burst(&mut got);
+//! let mut payload = 0;
+//! got.remove(0).frags(7, 4096, &mut |f| payload += f.len()); // split by reference
+//! assert_eq!(payload, 4096);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::collections::VecDeque;
 

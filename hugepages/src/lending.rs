@@ -9,6 +9,21 @@
 //! ```
 //!
 //! So "released" means: acknowledged by the peer AND by TCP AND let go by the NIC, in any order, exactly once.
+//! ```
+//! use std::sync::Arc;
+//! use hugepages::{LendSlab, PageRunMut, PrivatePages};
+//!
+//! let slab = LendSlab::new(16);
+//! let run = PageRunMut::new(Arc::new(PrivatePages), 1 << 20)?.freeze();
+//! let stream = slab.lend(run.slice_all(), 7)?; // token 7
+//! let nic = stream.nic_ref(0, 65_000)?; // attached to a frame
+//! drop(stream); // TCP has acknowledged
+//! assert_eq!(slab.reap(|_, _| unreachable!()), 0); // the NIC has not let go
+//! drop(nic);
+//! assert_eq!(slab.reap(|token, _run| assert_eq!(token, 7)), 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! `Lent` counts without atomics and stays on its lcore. The NIC's count may fall on any thread, inside a
 //! driver: that path only links the slot into a list.
 

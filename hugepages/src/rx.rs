@@ -4,6 +4,21 @@
 //! reference on it that stays on that lcore. [`RxLent`] may go to any thread; dropping it pushes the buffer on
 //! the home's return ring, and the home frees it on its next turn. So an application thread never touches a
 //! mempool.
+//!
+//! ```
+//! use hugepages::{HeapRxPool, LendOwner};
+//!
+//! let pool = HeapRxPool::new(2048, 64);
+//! let mut frag = pool.copy_of(b"header, then payload").ok_or("no buffer")?;
+//! let header = frag.split_to(8);
+//! let lent = frag.lend(LendOwner(0)).map_err(|_| "budget spent")?;
+//! drop(header);
+//! std::thread::spawn(move || assert_eq!(lent.bytes(), b"then payload")).join().unwrap();
+//! assert_eq!(pool.out(), 1); // still out: only the home frees
+//! pool.home().drain();
+//! assert_eq!(pool.out(), 0);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;

@@ -10,6 +10,18 @@
 //!            Dial, Send, Unhold, Read, Close, Complete, To                           Machine::deadline()
 //! ```
 //!
+//! ```
+//! use transport::proto::{AppId, Config, Input, Machine, Op, Output};
+//! use transport::wire::{Nid, ProcessId};
+//!
+//! let (here, there): (Nid, Nid) = ("10.0.0.1@tcp".parse()?, "10.0.0.2@tcp".parse()?);
+//! let mut machine = Machine::new(Config::new(here, 1));
+//! machine.handle(1_000, Input::Cmd(AppId(0), Op::Ping { tag: 1, target: ProcessId::lustre(there) }));
+//! let Some(Output::Dial(d)) = machine.poll() else { unreachable!() };
+//! assert_eq!((d.peer, d.remote.port(), d.privileged), (there, 988, true));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Inside, from the stream upwards: `hello` (handshakes), `rx` (framing), `txq` (queues and ACK carriers), `zc`
 //! (zero-copy cookies), `peer` (connection sets), `lnet` (matching, MDs, operations). Those hold rules and tables;
 //! `handshake`, `receive`, `send`, `sets`, `answer` and `timers` are the machine's methods that apply them.
