@@ -23,6 +23,8 @@ pub enum Phase {
     Rate = 5,
     /// Large GETs, several at a time; each answer's checksum is verified by the client.
     Get = 6,
+    /// Small PUTs, one operation in four a large PUT, one in sixteen an LNet ping; several at a time.
+    Mixed = 7,
 }
 
 /// In [`Phase::Bulk`] one message in so many has its checksum verified, on every runtime alike.
@@ -30,7 +32,8 @@ pub const SAMPLE: u64 = 64;
 
 impl Phase {
     fn of(n: u8) -> Phase {
-        [Phase::Quiet, Phase::Ping, Phase::BulkChecked, Phase::Bulk, Phase::Rtt, Phase::Rate, Phase::Get]
+        use Phase::{Bulk, BulkChecked, Get, Mixed, Ping, Quiet, Rate, Rtt};
+        [Quiet, Ping, BulkChecked, Bulk, Rtt, Rate, Get, Mixed]
             .into_iter()
             .find(|p| *p as u8 == n)
             .unwrap_or(Phase::Quiet)

@@ -6,11 +6,14 @@
 #![forbid(unsafe_code)]
 
 pub mod ctl;
+pub mod growth;
 pub mod inmem;
 #[cfg(feature = "dpdk")]
 pub mod link;
 pub mod measure;
+pub mod memory;
 pub mod pair;
+pub mod repeat;
 pub mod report;
 pub mod sock;
 pub mod workload;

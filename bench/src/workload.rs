@@ -222,7 +222,7 @@ impl App for Client {
                 return Work::Idle;
             }
             Phase::Ping | Phase::Rtt => 1,
-            Phase::Bulk | Phase::BulkChecked | Phase::Get => self.cfg.bulk_flight,
+            Phase::Bulk | Phase::BulkChecked | Phase::Get | Phase::Mixed => self.cfg.bulk_flight,
             Phase::Rate => self.cfg.small_flight,
         };
         let mut n = 0;
@@ -233,6 +233,8 @@ impl App for Client {
                 Phase::Get => self.get(now, ops),
                 Phase::Bulk => self.put(now, ops, true, false),
                 Phase::BulkChecked => self.put(now, ops, true, true),
+                Phase::Mixed if self.seq.is_multiple_of(16) => self.ping(now, ops),
+                Phase::Mixed => self.put(now, ops, self.seq.is_multiple_of(4), self.seq % SAMPLE == 4),
                 _ => self.put(now, ops, false, false),
             }
         }

@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Get(BulkArgs),
     /// Looks at the machine: huge pages, ports and drivers, cores, NUMA; what is missing, and the line that mends it.
     Doctor(DoctorArgs),
+    /// Measures what the documentation claims.
+    Bench(BenchArgs),
 }
 
 /// `pollnd demo`.
@@ -72,6 +74,84 @@ pub(crate) struct DoctorArgs {
     /// One JSON object instead of text.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `pollnd bench`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct BenchArgs {
+    /// What to measure.
+    #[command(subcommand)]
+    pub(crate) what: BenchWhat,
+}
+
+/// What `pollnd bench` measures.
+#[derive(Subcommand, Debug, Clone)]
+pub(crate) enum BenchWhat {
+    /// Runs the demonstration several times and prints medians.
+    Repeat(RepeatArgs),
+    /// What an idle connection and a set of three connections cost in memory.
+    Memory(MemoryArgs),
+    /// Works through large and small messages and watches the process's memory.
+    Growth(GrowthArgs),
+}
+
+/// `pollnd bench repeat`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct RepeatArgs {
+    /// How many demonstrations.
+    #[arg(default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) runs: u32,
+    /// Seconds for each measured stretch.
+    #[arg(long, default_value_t = 3.0, value_parser = seconds)]
+    pub(crate) seconds: f64,
+    /// Kernel sockets only.
+    #[arg(long)]
+    pub(crate) sockets_only: bool,
+    /// One JSON object instead of the table.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// EAL arguments, as DPDK documents them.
+    #[arg(last = true)]
+    pub(crate) eal: Vec<String>,
+}
+
+/// `pollnd bench memory`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct MemoryArgs {
+    /// Connection sets at the first look.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) few: u32,
+    /// Connection sets at the second look.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) many: u32,
+    /// One JSON object instead of the table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `pollnd bench growth`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct GrowthArgs {
+    /// Seconds for each run, a fifth of it warm-up.
+    #[arg(long, default_value_t = 60.0, value_parser = growth_seconds)]
+    pub(crate) seconds: f64,
+    /// Kernel sockets only.
+    #[arg(long)]
+    pub(crate) sockets_only: bool,
+    /// One JSON object instead of the table.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// EAL arguments, as DPDK documents them.
+    #[arg(last = true)]
+    pub(crate) eal: Vec<String>,
+}
+
+/// A line through fewer than a handful of samples, one a second, tells nothing.
+fn growth_seconds(s: &str) -> Result<f64, String> {
+    match s.parse::<f64>() {
+        Ok(v) if (5.0..=86_400.0).contains(&v) => Ok(v),
+        _ => Err(format!("{s:?} is not a number of seconds from 5 to 86400")),
+    }
 }
 
 /// What carries the node.
@@ -214,6 +294,7 @@ mod tests {
             (&["ping", "10.0.0.2@tcp", "--nid", "nonsense"], "nonsense"),
             (&["demo", "--seconds", "0"], "0.1 to 3600"),
             (&["node", "--nid", "10.0.0.1@tcp", "--zc-min-payload", "100"], "100"),
+            (&["bench", "growth", "--seconds", "1"], "5 to 86400"),
             (&["put", "10.0.0.2@tcp", "--nid", "10.0.0.1@tcp", "-s", "2000000"], "2000000"),
         ] {
             let e = Cli::try_parse_from(std::iter::once("pollnd").chain(args.iter().copied())).unwrap_err();

@@ -1,0 +1,185 @@
+//! Whether a run grows: memory sampled while nodes work, and a line fitted through it.
+//!
+//! Whatever is sampled reaches a level in the warm-up (pools, tables and queues take the size that the work
+//! needs) and should stay there. The verdict looks at the fitted slope over the whole window, not at single
+//! samples: the allocator and the kernel take and give pages in steps.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::ctl::{Ctl, Phase};
+use crate::measure::{MeasureError, rest, wait_for};
+use crate::memory::resident;
+
+/// Part of the run that is warm-up: so many seconds of each ten.
+const WARM_TENTHS: u32 = 2;
+/// Growth over the whole window that is none, in bytes: a few pages for each thread's stack and allocator.
+pub const SLACK: f64 = 256.0 * 1024.0;
+/// Growth over the whole window that is none, as a part of what is resident.
+pub const SLACK_PART: f64 = 0.002;
+
+/// One look at the process.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Sample {
+    /// Since the start of the run, in seconds.
+    pub at_s: f64,
+    /// Anonymous memory that is resident, in bytes. Huge pages are reserved once and not part of it.
+    pub resident: u64,
+    /// Messages that arrived so far.
+    pub messages: u64,
+    /// Payload bytes that arrived so far.
+    pub bytes: u64,
+}
+
+/// A run and its verdict.
+#[derive(Clone, Debug, Serialize)]
+pub struct Growth {
+    /// What was run.
+    pub name: String,
+    /// One a second.
+    pub samples: Vec<Sample>,
+    /// Samples from here on count.
+    pub warm_s: f64,
+    /// Fitted slope after warm-up, in bytes a second.
+    pub slope: f64,
+    /// Fitted growth from warm-up to the end, in bytes.
+    pub grown: f64,
+    /// Bytes for each message that arrived in that time.
+    pub per_message: f64,
+    /// It is within [`SLACK`] or [`SLACK_PART`].
+    pub level: bool,
+}
+
+/// Least-squares slope of `y` over `x`; 0 for fewer than two different `x`.
+fn slope(points: &[(f64, f64)]) -> f64 {
+    let n = points.len() as f64;
+    let mean = |f: fn(&(f64, f64)) -> f64| points.iter().map(f).sum::<f64>() / n.max(1.0);
+    let (mx, my) = (mean(|p| p.0), mean(|p| p.1));
+    let var: f64 = points.iter().map(|p| (p.0 - mx).powi(2)).sum();
+    let cov: f64 = points.iter().map(|p| (p.0 - mx) * (p.1 - my)).sum();
+    if var > 0.0 { cov / var } else { 0.0 }
+}
+
+/// Judges samples of a run that took `secs` seconds.
+pub fn judge(name: &str, secs: f64, samples: Vec<Sample>) -> Growth {
+    let warm_s = secs * f64::from(WARM_TENTHS) / 10.0;
+    let warm: Vec<&Sample> = samples.iter().filter(|s| s.at_s >= warm_s).collect();
+    let points: Vec<_> = warm.iter().map(|s| (s.at_s, s.resident as f64)).collect();
+    let slope = slope(&points);
+    let (first, last) = (warm.first().copied(), warm.last().copied());
+    let over = |f: fn(&Sample) -> f64| last.map_or(0.0, f) - first.map_or(0.0, f);
+    let grown = slope * over(|s| s.at_s);
+    let messages = over(|s| s.messages as f64);
+    let bound = SLACK.max(SLACK_PART * first.map_or(0.0, |s| s.resident as f64));
+    Growth {
+        name: name.to_owned(),
+        warm_s,
+        slope,
+        grown,
+        per_message: if messages > 0.0 { grown / messages } else { 0.0 },
+        // A window without work proves nothing.
+        level: messages > 0.0 && grown <= bound,
+        samples,
+    }
+}
+
+/// Works through large and small PUTs and pings for `secs` seconds and samples once a second. `each` sees every
+/// sample.
+///
+/// # Errors
+/// The workload failed, or the kernel does not tell how much memory there is.
+pub fn watch(
+    name: &str,
+    ctl: &Ctl,
+    secs: f64,
+    each: &mut dyn FnMut(&Sample),
+) -> Result<Growth, MeasureError> {
+    use std::sync::atomic::Ordering;
+    wait_for(ctl, "the start of the nodes", 20, || ctl.ready.load(Ordering::Acquire))?;
+    // Space for all samples, so that the watch itself does not grow.
+    let mut samples = Vec::with_capacity(secs as usize + 2);
+    let start = Instant::now();
+    ctl.set_phase(Phase::Mixed);
+    let mut next = Duration::from_secs(1);
+    while next.as_secs_f64() <= secs + 0.5 {
+        std::thread::sleep(next.saturating_sub(start.elapsed()));
+        if let Some(e) = ctl.first_error() {
+            return Err(MeasureError::Failed(e));
+        }
+        let s = Sample {
+            at_s: start.elapsed().as_secs_f64(),
+            resident: resident().map_err(MeasureError::Failed)?,
+            messages: ctl.arrived.load(Ordering::Relaxed),
+            bytes: ctl.bytes.load(Ordering::Relaxed),
+        };
+        each(&s);
+        samples.push(s);
+        next += Duration::from_secs(1);
+    }
+    rest(ctl)?;
+    Ok(judge(name, secs, samples))
+}
+
+impl Growth {
+    /// The table: some ten samples, the slope and the verdict.
+    pub fn table(&self) -> String {
+        let mut t = format!("\n  {}\n      at s    resident KiB     messages   payload GB\n", self.name);
+        let step = self.samples.len().div_ceil(10).max(1);
+        for (i, s) in self.samples.iter().enumerate() {
+            if i % step == 0 || i + 1 == self.samples.len() {
+                t += &format!(
+                    "  {:>8.1} {:>15} {:>12} {:>12.1}\n",
+                    s.at_s,
+                    s.resident / 1024,
+                    s.messages,
+                    s.bytes as f64 * 1e-9
+                );
+            }
+        }
+        t += &format!(
+            "  after {:.0} s of warm-up: {:+.1} B/s, {:+.1} KiB in all, {:+.4} B for each message: {}\n",
+            self.warm_s,
+            self.slope,
+            self.grown / 1024.0,
+            self.per_message,
+            if self.level { "no growth" } else { "IT GROWS" }
+        );
+        t
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(resident: impl Fn(u64) -> u64) -> Growth {
+        let sample = |i| Sample { at_s: i as f64, resident: resident(i), messages: i * 1000, bytes: i << 20 };
+        judge("a run", 60.0, (1..=60).map(sample).collect())
+    }
+
+    const MB: u64 = 1 << 20;
+
+    #[test]
+    fn a_level_run_with_a_warm_up_and_steps_is_level() {
+        let g = run(|i| 40 * MB + i.min(10) * MB + (i % 7) * 4096);
+        assert!(g.level, "{}", g.table());
+        assert!(g.table().contains("no growth"));
+    }
+
+    #[test]
+    fn a_leak_of_a_byte_or_two_a_message_is_seen() {
+        let g = run(|i| 40 * MB + i * 10_000);
+        assert!(!g.level && (g.slope - 10_000.0).abs() < 1.0, "{}", g.table());
+        assert!((g.per_message - 10.0).abs() < 0.1, "{}", g.per_message);
+        assert!(g.table().contains("IT GROWS"));
+    }
+
+    #[test]
+    fn memory_that_shrinks_is_no_growth_but_a_run_without_work_proves_nothing() {
+        assert!(run(|i| 90 * MB - i * 10_000).level);
+        let idle = |i: u64| Sample { at_s: i as f64, resident: MB, messages: 0, bytes: 0 };
+        assert!(!judge("idle", 60.0, (1..=60).map(idle).collect()).level);
+        assert!(!judge("none", 60.0, vec![]).level);
+    }
+}
