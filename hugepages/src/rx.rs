@@ -463,7 +463,10 @@ impl HeapRxPool {
         if self.inner.out.get() >= self.inner.max {
             return None;
         }
-        let buf = self.inner.idle.borrow_mut().pop().unwrap_or_else(|| {
+        let buf = self.inner.idle.borrow_mut().pop();
+        let buf = buf.unwrap_or_else(|| {
+            // All are out, so this one is one more: room for it to come home without an allocation then.
+            self.inner.idle.borrow_mut().reserve(self.inner.out.get() + 1);
             let data = vec![0; self.inner.size].into_boxed_slice();
             Box::new(HeapBuf { refs: Cell::new(0), data, pool: Rc::downgrade(&self.inner) })
         });
