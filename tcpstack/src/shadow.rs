@@ -11,7 +11,7 @@ use hugepages::Lent;
 
 /// Inline bytes of pushes in a row are joined up to this length, in bytes.
 const JOIN_MAX: u32 = 4096;
-const RING_MIN: usize = 4096;
+const RING_MIN: usize = 512;
 
 enum Src {
     /// Place in the ring, counted from its first byte ever (modulo 2^32).
