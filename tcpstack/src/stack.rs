@@ -162,7 +162,8 @@ pub struct Stack<P: Port> {
     pub(crate) full_bursts: u32,
     pub(crate) last_duplicate: Option<[u8; 6]>,
     pub(crate) announced: bool,
-    rx: ArrayVec<P::Rx, RX_BURST>,
+    /// Boxed, so that taking it out for a burst moves a pointer and not the burst.
+    rx: Option<Box<ArrayVec<P::Rx, RX_BURST>>>,
 }
 
 /// Full receive bursts in a row after which timers are looked at all the same.
@@ -221,7 +222,7 @@ impl<P: Port> Stack<P> {
             full_bursts: 0,
             last_duplicate: None,
             announced: false,
-            rx: ArrayVec::new(),
+            rx: Some(Box::default()),
             io,
             cfg,
         })
@@ -285,14 +286,14 @@ impl<P: Port> Stack<P> {
     }
 
     fn receive(&mut self) -> u32 {
-        let mut rx = std::mem::take(&mut self.rx);
+        let mut rx = self.rx.take().unwrap_or_default();
         self.io.port.rx_burst(&mut rx);
         let n = rx.len();
         self.full_bursts = if n == RX_BURST { self.full_bursts + 1 } else { 0 };
         for p in rx.drain(..) {
             self.ingress(p);
         }
-        self.rx = rx;
+        self.rx = Some(rx);
         if n > 0 {
             self.rx_free = self.io.port.rx_memory().0;
         }
