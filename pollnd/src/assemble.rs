@@ -53,6 +53,18 @@ impl Node {
         Node { threads, control, describe, after }
     }
 
+    /// Gives the node when it has come up.
+    ///
+    /// # Errors
+    /// What kept a polling thread from starting, or that a signal came first.
+    fn come_up(self) -> Result<Node, String> {
+        if !self.stopped() {
+            return Ok(self);
+        }
+        self.stop()?;
+        Err("told to go down before it was up".into())
+    }
+
     /// In words, for people.
     pub(crate) fn describe(&self) -> &str {
         &self.describe
@@ -61,6 +73,23 @@ impl Node {
     /// Whether it goes, or has gone, down.
     pub(crate) fn stopped(&self) -> bool {
         self.control.order() > Order::Run || self.threads.iter().all(JoinHandle::is_finished)
+    }
+
+    /// What its polling threads are told; outlives the node.
+    pub(crate) fn control(&self) -> Arc<Control> {
+        self.control.clone()
+    }
+
+    /// Takes it down after `outcome`, whose error matters more than one on the way down.
+    ///
+    /// # Errors
+    /// `outcome`'s; then as [`Node::stop`].
+    pub(crate) fn stop_after(self, outcome: Result<(), String>) -> Result<Vec<NodeEnd>, String> {
+        match (outcome, self.stop()) {
+            (Ok(()), stopped) => stopped,
+            (Err(e), Ok(_)) => Err(e),
+            (Err(e), Err(down)) => Err(format!("{e}\non the way down: {down}")),
+        }
     }
 
     /// Takes it down in order.
@@ -116,8 +145,8 @@ pub(crate) fn start(a: &NodeArgs, role: Role, make: MakeApp) -> Result<Node, Str
         Carrier::Sockets if dpdk => {
             Err("--carrier sockets does not go with --port or --vdev: leave one of them out".into())
         }
-        Carrier::Sockets => start_sockets(a, role, make, control),
-        Carrier::Dpdk => start_dpdk(a, make, control),
+        Carrier::Sockets => start_sockets(a, role, make, control)?.come_up(),
+        Carrier::Dpdk => start_dpdk(a, make, control)?.come_up(),
     }
 }
 

@@ -59,15 +59,16 @@ pub(crate) fn main(a: BulkArgs, way: Way) -> Result<(), String> {
         std::thread::sleep(Duration::from_millis(1));
     };
     let (wall, cpu) = (t0.elapsed().as_secs_f64(), (cpu_time() - c0).as_secs_f64());
-    let ends = node.stop()?;
-    let done = ctl.completed.load(Ordering::Relaxed);
     let what = if way == Way::Put { "PUT to" } else { "GET from" };
-    let result = match ctl.first_error() {
-        // The last operation may have failed between two looks.
-        Some(e) if result.is_ok() && done != a.count => Err(e),
-        _ => result,
-    };
-    result.map_err(|e| format!("{what} {}: {e}; {done} of {} messages had completed", a.target, a.count))?;
+    let ends = node.stop_after(result.map_err(|e| {
+        let done = ctl.completed.load(Ordering::Relaxed);
+        format!("{what} {}: {e}; {done} of {} messages had completed", a.target, a.count)
+    }))?;
+    let done = ctl.completed.load(Ordering::Relaxed);
+    if let Some(e) = ctl.first_error().filter(|_| done != a.count) {
+        // The last operation has failed between two looks.
+        return Err(format!("{what} {}: {e}; {done} of {} messages had completed", a.target, a.count));
+    }
     let bad = ctl.crc_bad.load(Ordering::Relaxed);
     let bytes = done * u64::from(a.size);
     let copied_tx: u64 = ends.iter().map(|e| e.rt.tx_copied_bytes).sum();

@@ -34,6 +34,9 @@ const PAGES_MB: u64 = 64;
 /// How often the control thread looks at links and late drivers.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// How often once a link that was up is down.
+const LOOK_DOWN: Duration = Duration::from_secs(1);
+
 type Ended = Result<Vec<Option<NodeEnd>>, String>;
 
 fn port_spec(a: &NodeArgs) -> Result<PortSpec, String> {
@@ -55,6 +58,10 @@ fn vhost_socket(spec: &PortSpec) -> Result<(), String> {
             "{name} cannot make its socket {}: the folder {} does not exist; make it, or give another path",
             p.display(),
             d.display()
+        )),
+        None if p.exists() => Err(format!(
+            "{name} cannot make its socket {0}: it exists; a node that was killed leaves it behind: if no other serves it, rm {0}",
+            p.display()
         )),
         None => Ok(()),
     };
@@ -82,7 +89,7 @@ fn vhost_socket(spec: &PortSpec) -> Result<(), String> {
 fn memory_mb(c: &PortConfig) -> u32 {
     // Data room, headroom, mbuf and mempool header: a little over 9.5 KiB; heads 2.4 KiB; bare mbufs 256 B.
     let queue = u64::from(c.rx_bufs) * 9_728 + u64::from(c.tx_heads) * 2_496 + u64::from(c.tx_bare) * 256;
-    u32::try_from((u64::from(c.queues) * queue >> 20) + PAGES_MB).unwrap_or(u32::MAX)
+    u32::try_from(((u64::from(c.queues) * queue) >> 20) + PAGES_MB).unwrap_or(u32::MAX)
 }
 
 /// Lcores of the node, from the pattern and the number asked for.
@@ -195,8 +202,12 @@ fn keep(mut port: EthPort, plan: &Arc<Plan>) -> Keeper {
     let (stop, stopped): (Sender<()>, Receiver<()>) = mpsc::channel();
     let plan = plan.clone();
     let thread = std::thread::spawn(move || {
-        while stopped.recv_timeout(LOOK) == Err(mpsc::RecvTimeoutError::Timeout) {
-            port.refresh_link();
+        let (mut look, mut was_up) = (LOOK, false);
+        while stopped.recv_timeout(look) == Err(mpsc::RecvTimeoutError::Timeout) {
+            let up = port.refresh_link().up;
+            was_up |= up;
+            // A virtio_user port whose other end has gone logs each look.
+            look = if up || !was_up { LOOK } else { LOOK_DOWN };
             let flags = plan.restart.lock().unwrap_or_else(PoisonError::into_inner);
             let mut wanted = false;
             for f in flags.iter() {
@@ -328,7 +339,15 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
             );
         }
         drop(port);
-        eal.cleanup_within(Duration::from_secs(5)).map_err(|e| e.to_string())
+        if left.attachments_out > 0 {
+            // The pages that the driver kept are the EAL's: it stays until the process ends, as they do.
+            return Ok(());
+        }
+        // A peer that has gone for good leaves pages lent: the process ends, and they with it.
+        if let Err(e) = eal.cleanup_within(Duration::from_secs(1)) {
+            tracing::warn!("{e}");
+        }
+        Ok(())
     });
     Ok(Node::new(threads, control, describe, Some(after)))
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bench::ctl::Ctl;
 use bench::workload::{Intake, Server};
+use transport::node::{Order, run::DRAIN};
 
 use crate::args::NodeArgs;
 use crate::assemble::{self, Role};
@@ -19,13 +20,12 @@ pub(crate) fn main(a: NodeArgs) -> Result<(), String> {
     });
     let node = assemble::start(&a, Role::Server, make)?;
     // One line on standard output says that the node is there: scripts wait for it.
-    if !node.stopped() {
-        println!("{} is up on {}", a.nid, node.describe());
-    }
+    println!("{} is up on {}", a.nid, node.describe());
     let until = a.run_for.map(|s| Instant::now() + Duration::from_secs_f64(s));
     while !node.stopped() && until.is_none_or(|t| Instant::now() < t) {
         std::thread::sleep(Duration::from_millis(20));
     }
+    let control = node.control();
     let ends = node.stop()?;
     let get = |c: &std::sync::atomic::AtomicU64| c.load(Ordering::Relaxed);
     println!(
@@ -45,6 +45,7 @@ pub(crate) fn main(a: NodeArgs) -> Result<(), String> {
     }
     match ends.iter().all(|e| e.clean) {
         true => Ok(()),
-        false => Err("the node did not go down in order within the time for it".into()),
+        false if control.order() == Order::Leave => Err("left at once, as told, before it was down".into()),
+        false => Err(format!("the node did not go down in order within {} s", DRAIN.as_secs())),
     }
 }

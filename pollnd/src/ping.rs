@@ -42,8 +42,7 @@ pub(crate) fn main(a: PingArgs) -> Result<(), String> {
             }
         }
     }
-    node.stop()?;
-    outcome
+    node.stop_after(outcome).map(drop)
 }
 
 fn print(info: &PingInfo, rtt_ns: u64) {

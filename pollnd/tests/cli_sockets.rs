@@ -182,27 +182,6 @@ fn interrupting_a_client_is_no_error_of_the_server() {
 }
 
 #[test]
-fn the_second_signal_ends_a_node_that_cannot_drain() {
-    if !can("the_second_signal_ends_a_node_that_cannot_drain") {
-        return;
-    }
-    let (a, b) = (own_ip(), own_ip());
-    let mut up = node(b, &["--peer-credits", "64"]);
-    // A client that asks for more than the sockets hold, and then reads no more.
-    let mut get = start(&["get", &nid(b), "--nid", &nid(a), "-c", "1000000", "--peer-credits", "64"]);
-    get.until("connections", |_, _| proc::connections(a) == 3);
-    run(&["get", &nid(b), "--nid", &nid(own_ip()), "-c", "8"]).good();
-    get.signal(Signal::STOP);
-    up.signal(Signal::TERM);
-    up.until("\"going down\"", |_, err| err.contains("going down"));
-    up.signal(Signal::TERM);
-    let end = up.end().failed(1, &["did not go down in order"]);
-    assert!(end.counter("lendings_out") > 0, "the client has not read everything: {end:?}");
-    get.signal(Signal::CONT);
-    get.end().failed(1, &["GET from", &nid(b), "the connection to the peer was lost"]);
-}
-
-#[test]
 fn a_node_goes_down_when_its_time_is_over() {
     let b = own_ip();
     let end = run(&["node", "--nid", &nid(b), "--accept-port", "10988", "--run-for", "0.1"]).good();

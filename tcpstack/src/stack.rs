@@ -278,7 +278,8 @@ impl<P: Port> Stack<P> {
         if !self.io.q.is_empty() {
             n += self.io.port.tx_burst(&mut self.io.q) as u32;
         }
-        if n == 0 && self.dirty.is_empty() && self.io.q.is_empty() {
+        // What waits for the link is no work: a caller that waits for quiet, to go down, would wait for ever.
+        if n == 0 && ((self.dirty.is_empty() && self.io.q.is_empty()) || !self.io.port.link_up()) {
             Work::Idle
         } else {
             Work::Busy(n.max(1))

@@ -157,6 +157,9 @@ impl Idle {
     }
 }
 
+/// How long a node that is down may go on receiving before it goes all the same.
+const SETTLE: Duration = Duration::from_millis(200);
+
 /// How often a polling thread publishes its counts.
 const PUBLISH: Duration = Duration::from_millis(500);
 
@@ -166,8 +169,13 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 /// Turns `nodes` on this thread until told to stop. A panic in a turn is contained: that node is not touched
 /// again, the others drain, and [`Control::panics`] counts it. `None` stands for a node that panicked.
 pub fn run(nodes: Vec<Box<dyn Turn>>, ctl: &Control, idle: Idle) -> Vec<Option<NodeEnd>> {
+    run_within(nodes, ctl, idle, DRAIN)
+}
+
+fn run_within(nodes: Vec<Box<dyn Turn>>, ctl: &Control, idle: Idle, drain: Duration) -> Vec<Option<NodeEnd>> {
     let mut nodes: Vec<Option<Box<dyn Turn>>> = nodes.into_iter().map(Some).collect();
     let mut drain_until: Option<Instant> = None;
+    let mut down_since: Option<Instant> = None;
     let mut quiet = 0_u32;
     let mut turns = [0_u64; 2];
     let mut last_look = Instant::now();
@@ -187,7 +195,7 @@ pub fn run(nodes: Vec<Box<dyn Turn>>, ctl: &Control, idle: Idle) -> Vec<Option<N
         }
         let order = ctl.order();
         if order >= Order::Drain && drain_until.is_none() {
-            drain_until = Some(Instant::now() + DRAIN);
+            drain_until = Some(Instant::now() + drain);
             nodes.iter_mut().for_each(|s| contained(s, ctl, (), |n| n.shut_down()));
         }
         if work.is_busy() {
@@ -195,11 +203,17 @@ pub fn run(nodes: Vec<Box<dyn Turn>>, ctl: &Control, idle: Idle) -> Vec<Option<N
         } else {
             quiet = quiet.saturating_add(1);
         }
-        if let Some(t) = drain_until
-            && (order == Order::Leave
-                || (!work.is_busy() && (nodes.iter().flatten().all(|n| n.is_down()) || Instant::now() > t)))
-        {
-            break;
+        if let Some(t) = drain_until {
+            let now = Instant::now();
+            let down = nodes.iter().flatten().all(|n| n.is_down());
+            // A port that never falls silent must not keep a node that is down from going.
+            let settled = *down_since.get_or_insert(now) + SETTLE < now;
+            if !down {
+                down_since = None;
+            }
+            if order == Order::Leave || now > t || (down && (settled || !work.is_busy())) {
+                break;
+            }
         }
         if !work.is_busy() {
             if let [only] = &mut nodes[..] {
@@ -244,13 +258,14 @@ mod tests {
         turns: u32,
         panic_at: u32,
         down: bool,
+        busy: bool,
     }
 
     impl Turn for Fake {
         fn turn(&mut self) -> Work {
             self.turns += 1;
             assert!(self.turns != self.panic_at, "as planned");
-            Work::Idle
+            if self.busy { Work::Busy(1) } else { Work::Idle }
         }
         fn shut_down(&mut self) {
             self.down = true;
@@ -265,7 +280,7 @@ mod tests {
     }
 
     fn fake(panic_at: u32) -> Box<dyn Turn> {
-        Box::new(Fake { turns: 0, panic_at, down: false })
+        Box::new(Fake { turns: 0, panic_at, down: false, busy: false })
     }
 
     const IDLE: Idle = Idle { spin: 0, yield_after: 0 };
@@ -277,6 +292,14 @@ mod tests {
         assert!(ends[0].is_none());
         assert!(ends[1].as_ref().unwrap().clean);
         assert_eq!(ctl.panics.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_node_that_is_always_busy_has_no_longer_to_drain_than_others() {
+        let ctl = Control::default();
+        ctl.give(Order::Drain);
+        let busy = Box::new(Fake { turns: 0, panic_at: 0, down: false, busy: true });
+        assert_eq!(run_within(vec![busy], &ctl, IDLE, Duration::from_millis(5)).len(), 1);
     }
 
     #[test]

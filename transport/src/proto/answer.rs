@@ -4,7 +4,8 @@
 use hugepages::LendOwner;
 
 use super::api::{Data, Event, LnetError, Op, OpRefused, Payload, Sink};
-use super::io::{AppId, ShardId};
+use super::hello::HsState;
+use super::io::{AppId, Close, Output, ShardId};
 use super::lnet::ops::OpKind;
 use super::lnet::remote::{Body, Waiter};
 use super::lnet::{Delivery, DropWhy, GetGrant, MatchReq, PutGrant, TxDone, Verdict};
@@ -145,6 +146,14 @@ impl Machine {
         self.down = true;
         self.shutdown = Some((app, tag));
         let why = LnetError::ShuttingDown;
+        // What is closing already waits no longer: a peer that is gone would never let it end.
+        for conn in (0..self.conns.capacity()).filter_map(|i| self.conns.key_at(i)) {
+            if let Some(c) = self.conns.get(conn).filter(|c| c.hs == HsState::Dead)
+                && self.by_id.contains_key(&c.id)
+            {
+                self.out.push_back(Output::Close(c.id, Close::Abort));
+            }
+        }
         let peers: Vec<Key> = (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect();
         for peer in peers {
             self.close_set(Some(peer), why, true);
@@ -155,7 +164,7 @@ impl Machine {
             }
         }
         for conn in (0..self.conns.capacity()).filter_map(|i| self.conns.key_at(i)).collect::<Vec<_>>() {
-            self.end_conn(conn, super::io::Close::Abort);
+            self.end_conn(conn, Close::Abort);
         }
         let mut ops = Vec::new();
         self.ops.overdue(self.now, true, &mut ops);
