@@ -42,12 +42,27 @@ fn config(ip: Ipv4Addr, port: u16, privileged: bool, peer_credits: u32) -> Confi
     c
 }
 
-/// Starts client 127.0.0.1@tcp and server 127.0.0.2@tcp, a thread each. They use reserved ports where this
-/// process may, else port 10988.
+/// Two addresses on loopback that another process with such a pair does not use.
+fn addresses() -> [Ipv4Addr; 2] {
+    let pid = std::process::id();
+    [1, 2].map(|n| Ipv4Addr::new(127, 192 | (pid >> 8 & 0x3f) as u8, pid as u8, n))
+}
+
+/// A port on which both may listen: another node's socket may be bound to every address.
+fn free_port(ips: [Ipv4Addr; 2], from: u16) -> u16 {
+    let free = |port: &u16| {
+        let listen = ips.map(|ip| SocketAddr::from((ip, *port))).to_vec();
+        SockRt::probe(&SockConfig { listen, ..SockConfig::default() }).is_ok()
+    };
+    (from..from + 16).find(free).unwrap_or(from)
+}
+
+/// Starts client and server, a thread each, on loopback. They use reserved ports where this process may, else
+/// ports from 10988 on.
 pub fn start(p: SockPair, ctl: Arc<Ctl>) -> Running {
-    let (client_ip, server_ip) = (Ipv4Addr::new(127, 0, 0, 1), Ipv4Addr::new(127, 0, 0, 2));
+    let [client_ip, server_ip] = addresses();
     let privileged = may_bind_privileged(IpAddr::V4(client_ip));
-    let port = if privileged { 988 } else { 10_988 };
+    let port = free_port([client_ip, server_ip], if privileged { 988 } else { 10_988 });
     let make = move |ip: Ipv4Addr| {
         let cfg =
             SockConfig { listen: vec![SocketAddr::from((ip, port))], idle: p.idle, ..SockConfig::default() };
