@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bench::ctl::{Ctl, Phase};
 use bench::measure::{MeasureError, last_rtt, stretch, wait_for};
@@ -25,10 +24,12 @@ struct Plan {
 
 /// What one pair of nodes gave.
 struct Outcome {
+    #[cfg_attr(not(feature = "dpdk"), expect(dead_code, reason = "sockets alone are not pinged"))]
     ping: Option<bench::measure::Rtt>,
     bulk: Option<Bulk>,
     rtt: Option<Trips>,
     lost: NothingLost,
+    #[cfg_attr(not(feature = "dpdk"), expect(dead_code, reason = "counts over the link"))]
     ends: Vec<NodeEnd>,
 }
 
@@ -168,6 +169,8 @@ fn over_link(
     counts: &mut Counts,
     lost: &mut Vec<NothingLost>,
 ) -> Result<OverLink, String> {
+    use std::time::Duration;
+
     use bench::link::{self, LinkConfig};
     use bench::pair::Threads;
     use dataplane::dpdk::{Eal, EalConfig, dpdk_version};
