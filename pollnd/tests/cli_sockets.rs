@@ -56,9 +56,9 @@ fn ping_put_and_get_between_two_processes() {
     let end = up.stop().good().says(&[&format!("28 PUTs, {bytes} bytes; checked 28, wrong 0")]);
     assert!(end.errors().is_empty(), "{end:?}");
     // Those that were sent before the connection for bulk was there ask for none.
-    assert!((1..=23).contains(&end.counter("zc_acks_tx")), "{end:?}");
+    assert!(end.counter("zc_acks_tx") <= 23, "{end:?}");
     let asked = end.counter("zc_requested");
-    assert!((1..=20).contains(&asked) && end.counter("zc_acked") == asked, "{end:?}");
+    assert!(asked <= 20 && end.counter("zc_acked") == asked, "{end:?}");
     for gone in
         ["lendings_out", "rx_lent_out", "rx_bufs_in_use", "rx_copied_bytes", "tx_copied_bytes", "conns"]
     {

@@ -169,6 +169,8 @@ fn complete(v: &Value) {
     some(v, "rtt", "ratio_to_kernel_sockets");
     some(v, "ping", "p50_us");
     assert_eq!(v["nothing_lost"].as_bool(), Some(true), "{v}");
+    assert_eq!(some(v, "counts", "zc_requested"), some(v, "counts", "zc_acked"), "{v}");
+    some(v, "counts", "tx_attached_bytes");
     let lost = &v["nothing_lost_detail"];
     assert_eq!(lost["started"], lost["completed"], "{v}");
     assert!(lost["crc_checked"].as_u64() > Some(0), "{v}");

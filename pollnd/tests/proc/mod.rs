@@ -172,6 +172,8 @@ impl Proc {
 
 impl Drop for Proc {
     fn drop(&mut self) {
+        // A killed EAL leaves its run-time folder behind. As root it is here.
+        let _ = std::fs::remove_dir_all(format!("/var/run/dpdk/pollnd-{}", self.child.id()));
         if self.child.try_wait().is_ok_and(|s| s.is_some()) {
             return;
         }
