@@ -44,7 +44,7 @@ pub(crate) fn main(a: BulkArgs, way: Way) -> Result<(), String> {
             break Err(ctl.first_error().unwrap_or_else(|| "an operation failed".into()));
         }
         let n = ctl.completed.load(Ordering::Relaxed);
-        if n >= a.count || ctl.is_quiet() {
+        if n >= a.count {
             break Ok(());
         }
         if n != last {
