@@ -331,8 +331,11 @@ fn rights(root: &Path, out: &mut Vec<Finding>) {
     if missing.is_empty() {
         out.push(Finding::good("rights", format!("{who}, all capabilities needed")));
     }
+    // All in one: setcap replaces what was there before.
+    let names: Vec<_> = missing.iter().map(|c| c.0.to_ascii_lowercase()).collect();
+    let remedy = format!("run as root, or: setcap {}+ep $(command -v pollnd)", names.join(","));
     for (name, _, what) in missing {
-        let remedy = format!("run as root, or: setcap {}+ep $(command -v pollnd)", name.to_ascii_lowercase());
+        let remedy = remedy.clone();
         out.push(Finding::bad(Severity::Warning, "rights", format!("{who} lacks {name} ({what})"), remedy));
     }
 }

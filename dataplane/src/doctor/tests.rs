@@ -102,11 +102,11 @@ fn a_bare_machine_gets_a_remedy_for_everything_that_is_not_well() {
             -> run with at least 2 cores for a node and its applications; on one core lcores yield
     ok      NUMA: node 0: 4 cores, node 1: 4 cores
     warning rights: uid 1000 lacks CAP_NET_BIND_SERVICE (kernel-socket nodes dial Linux peers from ports below 1024)
-            -> run as root, or: setcap cap_net_bind_service+ep $(command -v pollnd)
+            -> run as root, or: setcap cap_net_bind_service,cap_ipc_lock,cap_sys_admin+ep $(command -v pollnd)
     warning rights: uid 1000 lacks CAP_IPC_LOCK (locking device memory)
-            -> run as root, or: setcap cap_ipc_lock+ep $(command -v pollnd)
+            -> run as root, or: setcap cap_net_bind_service,cap_ipc_lock,cap_sys_admin+ep $(command -v pollnd)
     warning rights: uid 1000 lacks CAP_SYS_ADMIN (physical addresses of pages, for ports without an IOMMU)
-            -> run as root, or: setcap cap_sys_admin+ep $(command -v pollnd)
+            -> run as root, or: setcap cap_net_bind_service,cap_ipc_lock,cap_sys_admin+ep $(command -v pollnd)
     ");
 }
 
