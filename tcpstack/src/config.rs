@@ -78,7 +78,7 @@ impl StackConfig {
             attach_min: 512,
             copy_below: 512,
             small_bufs: 8192,
-            ooo_max: 2 << 20,
+            ooo_max: 8 << 20,
             ready_max: 8192,
             tx_depth: 256,
             rto: RtoLimits::default(),

@@ -67,9 +67,12 @@ impl Conn {
         self.hs == HsState::Up
     }
 
-    /// Whether nothing is under way in either direction.
+    /// Whether nothing is under way in either direction that a FIN would cut off. Headers that TCP has taken but
+    /// not seen acknowledged (an ACK for a cookie, sent a moment ago) go before the FIN and need nothing of ours,
+    /// and a RST would make the peer lose them; pages on the way are wanted back at once.
     pub(super) fn quiet(&self) -> bool {
-        self.txq.is_empty() && self.pushed == self.acked && self.rx.at_boundary()
+        let delivered = self.pushed == self.acked || self.lends.is_empty();
+        self.txq.is_empty() && delivered && self.rx.at_boundary()
     }
 
     /// Bytes that a new message would wait for.

@@ -1,0 +1,315 @@
+//! A node on a DPDK port against the Linux kernel's TCP, over a TAP device in a namespace of the test's own.
+
+#![cfg(feature = "dpdk")]
+#![allow(missing_docs)]
+
+mod lab;
+
+use lab::{KERNEL, Lab, PORT, Proc, missing};
+use serde_json::Value;
+
+/// False, and a line that says so, when the machine cannot run the test.
+fn can(test: &str, tools: &[&str]) -> bool {
+    let why = missing(tools);
+    if let Some(why) = &why {
+        println!("SKIP: {test}: {why}");
+    }
+    why.is_none()
+}
+
+/// MiB of the large transfers: 1024 unless POLLND_TAP_MIB says less, for debugging.
+fn large() -> u64 {
+    std::env::var("POLLND_TAP_MIB").ok().and_then(|s| s.parse().ok()).unwrap_or(1024)
+}
+
+fn json(out: &str) -> Value {
+    out.lines().find_map(|l| serde_json::from_str(l).ok()).unwrap_or_else(|| panic!("no JSON in {out}"))
+}
+
+/// A counter of a node's end: a line of its own, left out when 0.
+fn counter(out: &str, name: &str) -> u64 {
+    let value = out.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
+    value.map_or(0, |v| v.parse().unwrap_or_else(|_| panic!("{name} in {out}")))
+}
+
+/// What the client reports: everything sent once, nothing copied on the way out, and it went down in order.
+fn sent(what: &str, out: &str, n: u64) {
+    let v = json(out);
+    assert_eq!(v["messages"].as_u64(), Some(n), "{v}");
+    assert_eq!((v["clean"].as_bool(), v["crc_bad"].as_u64()), (Some(true), Some(0)), "{v}");
+    let gbit = v["bytes"].as_f64().unwrap() * 8e-9 / v["wall_s"].as_f64().unwrap();
+    println!("{what}: {gbit:.2} Gbit/s, {}", v);
+}
+
+/// What the server reports: so many PUTs came, and each had the bytes that were sent.
+fn checked(out: &str, n: u64) {
+    assert!(out.contains(&format!("{n} PUTs,")), "{out}");
+    assert!(out.contains(&format!("checked {n}, wrong 0")), "{out}");
+}
+
+/// What must be 0 in the kernel's counters, whatever crosses the wire.
+fn sane(lab: &Lab) {
+    let c = lab.counters();
+    for name in [
+        "TcpInErrs",
+        "TcpInCsumErrors",
+        "IpInHdrErrors",
+        "IpInAddrErrors",
+        "TcpExtTCPAbortOnData",
+        "TcpExtTCPAbortOnTimeout",
+        "TcpExtTCPAbortFailed",
+        "TcpExtTCPBacklogDrop",
+        "TcpEstabResets",
+    ] {
+        assert_eq!(c.get(name), None, "{name} in {c:?}");
+    }
+}
+
+fn count(lab: &Lab, name: &str) -> u64 {
+    lab.counters().get(name).copied().unwrap_or(0)
+}
+
+/// `n` messages of `size` bytes from the port's side to the kernel's, and as many back; both servers check each byte.
+fn puts_each_way(what: &str, lab: &Lab, n: u64, size: u32) {
+    puts_to_kernel(what, lab, n, size);
+    puts_to_port(what, lab, n, size);
+}
+
+fn puts_to_kernel(what: &str, lab: &Lab, n: u64, size: u32) {
+    let (count, size) = (n.to_string(), size.to_string());
+    let args = ["put", KERNEL, "--count", &count, "--size", &size, "--json"];
+    let mut node = Proc::start(lab.kernel(&["node"]));
+    node.wait_for("is up on");
+    let out = Proc::start(lab.port(&args)).finish();
+    sent(&format!("{what}, port to kernel"), &out, n);
+    assert_eq!(json(&out)["tx_copied_bytes"].as_u64(), Some(0), "{out}");
+    checked(&node.stop(), n);
+}
+
+fn puts_to_port(what: &str, lab: &Lab, n: u64, size: u32) {
+    let (count, size) = (n.to_string(), size.to_string());
+    let args = ["put", PORT, "--count", &count, "--size", &size, "--json"];
+    let mut node = Proc::start(lab.port(&["node"]));
+    node.wait_for("is up on");
+    sent(&format!("{what}, kernel to port"), &Proc::start(lab.kernel(&args)).finish(), n);
+    let end = node.stop();
+    checked(&end, n);
+    for c in ["tx_copied_bytes", "lendings_out", "rx_lent_out", "rx_bufs_in_use", "quarantined"] {
+        assert_eq!(counter(&end, c), 0, "{c}: {end}");
+    }
+}
+
+#[test]
+fn pings_cross_both_ways() {
+    if !can("pings_cross_both_ways", &[]) {
+        return;
+    }
+    for mtu in [1500, 9000] {
+        let lab = Lab::new(mtu, &[]);
+        let mut node = Proc::start(lab.kernel(&["node"]));
+        node.wait_for("is up on");
+        let out = Proc::start(lab.port(&["ping", KERNEL, "--count", "2"])).finish();
+        assert_eq!(out.matches(KERNEL).count(), 2, "{out}");
+        node.stop();
+        let mut node = Proc::start(lab.port(&["node"]));
+        node.wait_for("is up on");
+        let out = Proc::start(lab.kernel(&["ping", PORT, "--count", "2"])).finish();
+        assert_eq!(out.matches(PORT).count(), 2, "{out}");
+        node.stop();
+        sane(&lab);
+    }
+}
+
+#[test]
+fn a_gibibyte_each_way_arrives_byte_for_byte() {
+    if !can("a_gibibyte_each_way_arrives_byte_for_byte", &[]) {
+        return;
+    }
+    let lab = Lab::new(9000, &[]);
+    puts_each_way("MTU 9000", &lab, large(), 1 << 20);
+    sane(&lab);
+    let wire = lab.wire();
+    for way in ["to_tap", "to_vhost"] {
+        assert!(wire.get(way, "bytes") > large() << 20, "{wire:?}");
+        assert!(wire.get(way, "supers") > large(), "super-segments cross whole: {wire:?}");
+    }
+}
+
+#[test]
+fn gets_bring_every_byte_both_ways() {
+    if !can("gets_bring_every_byte_both_ways", &[]) {
+        return;
+    }
+    let lab = Lab::new(9000, &[]);
+    let n = large() / 4;
+    let count = n.to_string();
+    let mut node = Proc::start(lab.kernel(&["node"]));
+    node.wait_for("is up on");
+    sent(
+        "GET, kernel to port",
+        &Proc::start(lab.port(&["get", KERNEL, "--count", &count, "--json"])).finish(),
+        n,
+    );
+    node.stop();
+    let mut node = Proc::start(lab.port(&["node"]));
+    node.wait_for("is up on");
+    sent(
+        "GET, port to kernel",
+        &Proc::start(lab.kernel(&["get", PORT, "--count", &count, "--json"])).finish(),
+        n,
+    );
+    let end = node.stop();
+    assert_eq!(counter(&end, "tx_copied_bytes"), 0, "{end}");
+    sane(&lab);
+}
+
+#[test]
+fn at_1500_bytes_with_and_without_segmentation_by_the_device() {
+    if !can("at_1500_bytes_with_and_without_segmentation_by_the_device", &[]) {
+        return;
+    }
+    let lab = Lab::new(1500, &[]);
+    puts_each_way("MTU 1500", &lab, large() / 4, 1 << 20);
+    sane(&lab);
+    drop(lab);
+    // Checksums filled in before the kernel sees them: it verifies each one.
+    let lab = Lab::new(1500, &["--complete"]);
+    puts_each_way("MTU 1500, no TSO, checksums judged", &lab, large() / 16, 1 << 20);
+    sane(&lab);
+    let wire = lab.wire();
+    assert_eq!((wire.get("to_tap", "supers"), wire.get("to_vhost", "supers")), (0, 0), "{wire:?}");
+    assert!(wire.get("to_tap", "partial") > 1000, "the port left checksums to the device: {wire:?}");
+}
+
+#[test]
+fn with_losses_everything_still_arrives() {
+    if !can("with_losses_everything_still_arrives", &[]) {
+        return;
+    }
+    let lab = Lab::new(1500, &["--no-tso", "--loss", "0.01", "--loss-back", "0.01"]);
+    puts_to_kernel("1 % lost", &lab, large() / 16, 1 << 20);
+    // Without SACK the kernel sends one lost segment a round trip, and waits for its timer when that is lost, too.
+    puts_to_port("1 % lost", &lab, large() / 64, 1 << 20);
+    assert!(count(&lab, "TcpRetransSegs") > 0, "the kernel had to send again");
+    sane(&lab);
+    let wire = lab.wire();
+    assert!(wire.get("injected", "lost") > 100 && wire.get("to_vhost", "lost") > 100, "{wire:?}");
+}
+
+/// What tshark makes of a capture: a row a frame, a column a field, several values in a column.
+struct Decoded(Vec<Vec<Vec<String>>>);
+
+const FIELDS: [&str; 11] = [
+    "ip.src",
+    "lnet.ksm_type",
+    "lnet.ksm_zc_req_cookie",
+    "lnet.ksm_zc_ack_cookie",
+    "lnet.msg_type",
+    "lnet.nid.addr",
+    "lnet.payload_length",
+    "lnet.msg_dst_match_bits",
+    "lnet.ptl_index",
+    "_ws.malformed",
+    "_ws.expert.message",
+];
+
+impl Decoded {
+    fn of(lab: &Lab, file: &std::path::Path) -> Decoded {
+        let mut c = lab.inside("tshark");
+        c.arg("-r").arg(file).args(["-d", "tcp.port==988,lnet", "-T", "fields", "-E", "aggregator=|"]);
+        for f in FIELDS {
+            c.args(["-e", f]);
+        }
+        let out = c.output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let values = |s: &str| s.split('|').filter(|v| !v.is_empty()).map(str::to_owned).collect();
+        Decoded(text.lines().map(|l| l.split('\t').map(values).collect()).collect())
+    }
+
+    fn column<'a>(row: &'a [Vec<String>], name: &str) -> &'a [String] {
+        &row[FIELDS.iter().position(|f| *f == name).unwrap()]
+    }
+
+    /// All values of a field in packets from `src`.
+    fn all(&self, src: &str, name: &str) -> Vec<&str> {
+        let from = self.0.iter().filter(|r| Self::column(r, "ip.src").iter().any(|s| s == src));
+        from.flat_map(|r| Self::column(r, name)).map(String::as_str).collect()
+    }
+
+    /// How often a field has this value in packets from `src`.
+    fn count(&self, src: &str, name: &str, value: &str) -> usize {
+        self.all(src, name).iter().filter(|v| **v == value).count()
+    }
+}
+
+#[test]
+fn tshark_reads_what_we_meant() {
+    const TEST: &str = "tshark_reads_what_we_meant";
+    const N: usize = 32;
+    const SIZE: u32 = 100_000;
+    if !can(TEST, &["tcpdump", "tshark"]) {
+        return;
+    }
+    let lab = Lab::new(9000, &[]);
+    let file = lab.file("x.pcap");
+    let mut c = lab.inside("tcpdump");
+    // Packets are handed over as they come: a ring of blocks would keep the last ones when the capture is stopped.
+    c.args(["-i", lab::TAP, "-s", "0", "-B", "65536", "--immediate-mode", "-U", "-Z", "root", "-w"])
+        .arg(&file);
+    let mut capture = Proc::start(c);
+    capture.wait_for("listening on");
+    let mut node = Proc::start(lab.kernel(&["node"]));
+    node.wait_for("is up on");
+    Proc::start(lab.port(&["ping", KERNEL])).finish();
+    node.stop();
+    puts_each_way("captured", &lab, N as u64, SIZE);
+    let said = capture.stop_and_tell();
+    assert!(said.contains("\n0 packets dropped by kernel"), "{said}");
+
+    let d = Decoded::of(&lab, &file);
+    let (kernel, port) = ("10.99.0.1", "10.99.0.2");
+    // The dissector has no body for a PUT on a portal that no Lustre service has, and says so of each by calling
+    // it malformed: header and payload have the length that they should, and it has read the header alone. It
+    // says the same of the kernel's own selftest PUTs. Nothing else may be wrong.
+    let remark = format!("Capture:{} offset:96 (length:0) msg_type:1 ib_type:00", SIZE + 96);
+    let mut puts = 0;
+    for row in &d.0 {
+        let bad = Decoded::column(row, "_ws.malformed").len();
+        let said = Decoded::column(row, "_ws.expert.message");
+        let remarks = said.iter().filter(|m| **m == remark).count();
+        assert_eq!(said.iter().filter(|m| m.starts_with("Capture:")).count(), remarks, "{row:?}");
+        assert_eq!(remarks > 0, bad > 0, "{row:?}");
+        assert_eq!(
+            remarks,
+            Decoded::column(row, "lnet.msg_type").iter().filter(|t| *t == "1").count(),
+            "{row:?}"
+        );
+        puts += remarks;
+    }
+    assert_eq!(puts, 2 * N);
+    // Each PUT once, and its ACK; the ping is a GET of the reserved portal 0 and a REPLY of 48 bytes.
+    for (from, to) in [(port, kernel), (kernel, port)] {
+        assert_eq!(d.count(from, "lnet.msg_type", "1"), N, "PUTs of {from}");
+        assert_eq!(d.count(to, "lnet.msg_type", "0"), N, "ACKs of {to}");
+        assert_eq!(d.count(from, "lnet.payload_length", &SIZE.to_string()), N);
+        assert_eq!(d.count(from, "lnet.ptl_index", "40"), N);
+        // In PUTs of one and ACKs for the other's.
+        assert_eq!(d.count(from, "lnet.msg_dst_match_bits", "0x0000706f6c6c6e64"), 2 * N);
+        let nids = d.all(from, "lnet.nid.addr");
+        assert!(nids.chunks(2).all(|n| n == [to, from]), "destination and source: {nids:?}");
+        assert!(d.all(from, "lnet.ksm_type").iter().all(|t| ["0x000000c0", "0x000000c1"].contains(t)));
+        // Each cookie asked for is acknowledged once.
+        let asked = |s, f| {
+            let mut v: Vec<_> = d.all(s, f).into_iter().filter(|c| *c != "0x0000000000000000").collect();
+            v.sort_unstable();
+            v
+        };
+        let cookies = asked(from, "lnet.ksm_zc_req_cookie");
+        assert!(!cookies.is_empty(), "{from} asked for no cookie");
+        assert_eq!(cookies, asked(to, "lnet.ksm_zc_ack_cookie"), "cookies of {from}");
+    }
+    assert_eq!((d.count(port, "lnet.msg_type", "2"), d.count(kernel, "lnet.msg_type", "3")), (1, 1));
+    assert_eq!(d.count(port, "lnet.msg_dst_match_bits", "0x8000000000000000"), 1);
+    assert_eq!(d.count(kernel, "lnet.payload_length", "48"), 1);
+}
