@@ -280,5 +280,8 @@ fn every_wrong_byte_is_named_and_nobody_else_notices() {
         ],
         "{end:#?}"
     );
-    assert_eq!((end.counter("rx_lent_out"), end.counter("rx_bufs_in_use"), end.counter("conns")), (0, 0, 0));
+    assert_eq!(
+        (end.counter("rx_lent_out"), end.counter("rx_pool_bytes_in_use"), end.counter("conns")),
+        (0, 0, 0)
+    );
 }

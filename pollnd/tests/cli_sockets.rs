@@ -60,7 +60,7 @@ fn ping_put_and_get_between_two_processes() {
     let asked = end.counter("zc_requested");
     assert!(asked <= 20 && end.counter("zc_acked") == asked, "{end:?}");
     for gone in
-        ["lendings_out", "rx_lent_out", "rx_bufs_in_use", "rx_copied_bytes", "tx_copied_bytes", "conns"]
+        ["lendings_out", "rx_lent_out", "rx_pool_bytes_in_use", "rx_copied_bytes", "tx_copied_bytes", "conns"]
     {
         assert_eq!(end.counter(gone), 0, "{gone}: {end:?}");
     }
@@ -141,7 +141,7 @@ fn a_server_whose_client_is_killed_serves_the_next() {
         run(&["put", &server, "--nid", &nid(a), "-c", "5"]).good();
         // What was cut off is no message with wrong bytes.
         let end = up.stop().good().says(&["wrong 0"]);
-        assert_eq!((end.counter("rx_lent_out"), end.counter("rx_bufs_in_use")), (0, 0), "{end:?}");
+        assert_eq!((end.counter("rx_lent_out"), end.counter("rx_pool_bytes_in_use")), (0, 0), "{end:?}");
     }
 }
 
@@ -178,7 +178,7 @@ fn interrupting_a_client_is_no_error_of_the_server() {
     put.signal(Signal::INT);
     put.end().failed(1, &["going down", "interrupted", "of 10000000 messages"]);
     let end = up.stop().good().says(&["wrong 0"]);
-    assert_eq!((end.counter("rx_lent_out"), end.counter("rx_bufs_in_use")), (0, 0), "{end:?}");
+    assert_eq!((end.counter("rx_lent_out"), end.counter("rx_pool_bytes_in_use")), (0, 0), "{end:?}");
 }
 
 #[test]
