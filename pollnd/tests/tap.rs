@@ -69,14 +69,9 @@ fn count(lab: &Lab, name: &str) -> u64 {
     lab.counters().get(name).copied().unwrap_or(0)
 }
 
-/// `n` messages of `size` bytes from the port's side to the kernel's, and as many back; both servers check each byte.
-fn puts_each_way(what: &str, lab: &Lab, n: u64, size: u32) {
-    puts_to_kernel(what, lab, n, size);
-    puts_to_port(what, lab, n, size);
-}
-
-fn puts_to_kernel(what: &str, lab: &Lab, n: u64, size: u32) {
-    let (count, size) = (n.to_string(), size.to_string());
+/// `n` messages of so many bytes from the port's side to the kernel's, and as many back; both servers check each byte.
+fn puts_each_way(what: &str, lab: &Lab, n: u64, bytes: u32) {
+    let (count, size) = (n.to_string(), bytes.to_string());
     let args = ["put", KERNEL, "--count", &count, "--size", &size, "--json"];
     let mut node = Proc::start(lab.kernel(&["node"]));
     node.wait_for("is up on");
@@ -84,17 +79,15 @@ fn puts_to_kernel(what: &str, lab: &Lab, n: u64, size: u32) {
     sent(&format!("{what}, port to kernel"), &out, n);
     assert_eq!(json(&out)["tx_copied_bytes"].as_u64(), Some(0), "{out}");
     checked(&node.stop(), n);
-}
 
-fn puts_to_port(what: &str, lab: &Lab, n: u64, size: u32) {
-    let (count, size) = (n.to_string(), size.to_string());
     let args = ["put", PORT, "--count", &count, "--size", &size, "--json"];
     let mut node = Proc::start(lab.port(&["node"]));
     node.wait_for("is up on");
     sent(&format!("{what}, kernel to port"), &Proc::start(lab.kernel(&args)).finish(), n);
     let end = node.stop();
     checked(&end, n);
-    for c in ["tx_copied_bytes", "lendings_out", "rx_lent_out", "rx_bufs_in_use", "quarantined"] {
+    assert_eq!(counter(&end, "payload_rx_bytes"), n * u64::from(bytes), "{end}");
+    for c in ["tx_copied_bytes", "lendings_out", "rx_lent_out", "rx_pool_bytes_in_use", "quarantined"] {
         assert_eq!(counter(&end, c), 0, "{c}: {end}");
     }
 }
@@ -160,6 +153,10 @@ fn gets_bring_every_byte_both_ways() {
     );
     let end = node.stop();
     assert_eq!(counter(&end, "tx_copied_bytes"), 0, "{end}");
+    // Pieces under 512 bytes, at the end of a frame, travel with its headers.
+    let (attached, small) = (counter(&end, "tx_attached_bytes"), counter(&end, "tx_inline_bytes"));
+    assert_eq!(attached + small, n << 20, "{end}");
+    assert!(small < (n << 20) / 100, "{end}");
     sane(&lab);
 }
 
@@ -187,9 +184,7 @@ fn with_losses_everything_still_arrives() {
         return;
     }
     let lab = Lab::new(1500, &["--no-tso", "--loss", "0.01", "--loss-back", "0.01"]);
-    puts_to_kernel("1 % lost", &lab, large() / 16, 1 << 20);
-    // Without SACK the kernel sends one lost segment a round trip, and waits for its timer when that is lost, too.
-    puts_to_port("1 % lost", &lab, large() / 64, 1 << 20);
+    puts_each_way("1 % lost", &lab, large() / 16, 1 << 20);
     assert!(count(&lab, "TcpRetransSegs") > 0, "the kernel had to send again");
     sane(&lab);
     let wire = lab.wire();
