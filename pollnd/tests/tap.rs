@@ -184,11 +184,12 @@ fn with_losses_everything_still_arrives() {
         return;
     }
     let lab = Lab::new(1500, &["--no-tso", "--loss", "0.01", "--loss-back", "0.01"]);
-    puts_each_way("1 % lost", &lab, large() / 16, 1 << 20);
+    // Few, since without SACK the kernel repairs one loss a round trip and waits for its timer when that is lost, too.
+    puts_each_way("1 % lost", &lab, large() / 64, 1 << 20);
     assert!(count(&lab, "TcpRetransSegs") > 0, "the kernel had to send again");
     sane(&lab);
     let wire = lab.wire();
-    assert!(wire.get("injected", "lost") > 100 && wire.get("to_vhost", "lost") > 100, "{wire:?}");
+    assert!(wire.get("injected", "lost") > 20 && wire.get("to_vhost", "lost") > 20, "{wire:?}");
 }
 
 /// What tshark makes of a capture: a row a frame, a column a field, several values in a column.
