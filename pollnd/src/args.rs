@@ -25,7 +25,7 @@ pub(crate) enum Command {
     /// Two nodes over an in-process virtio link, measured against kernel sockets.
     Demo(DemoArgs),
     /// Runs a node: answers pings, takes bulk PUTs in, serves bulk GETs.
-    Node(NodeArgs),
+    Node(ServeArgs),
     /// Pings a node, as `lctl ping` does.
     Ping(PingArgs),
     /// PUTs messages to a pollnd node and has every byte checked there.
@@ -223,15 +223,23 @@ pub(crate) struct NodeArgs {
     /// Writes all packets of the DPDK port to this pcap file (slow: for looking, not for measuring).
     #[arg(long)]
     pub(crate) pcap: Option<PathBuf>,
+    /// EAL arguments, as DPDK documents them.
+    #[arg(last = true)]
+    pub(crate) eal: Vec<String>,
+}
+
+/// `pollnd node`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct ServeArgs {
     /// Copy received payload into page runs instead of lending it.
     #[arg(long)]
     pub(crate) copy: bool,
     /// Go down after so many seconds.
     #[arg(long, value_parser = seconds)]
     pub(crate) run_for: Option<f64>,
-    /// EAL arguments, as DPDK documents them.
-    #[arg(last = true)]
-    pub(crate) eal: Vec<String>,
+    /// The node.
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
 }
 
 /// `pollnd ping`.
@@ -308,7 +316,7 @@ mod tests {
             Cli::try_parse_from(["pollnd", "node", "--nid", "1.2.3.4", "--", "-a", "0000:03:00.0"]).unwrap();
         let Command::Node(n) = c.command else { panic!("not node") };
         assert_eq!(
-            (n.eal.join(" ").as_str(), n.nid.to_string().as_str()),
+            (n.node.eal.join(" ").as_str(), n.node.nid.to_string().as_str()),
             ("-a 0000:03:00.0", "1.2.3.4@tcp")
         );
     }

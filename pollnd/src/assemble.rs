@@ -157,6 +157,17 @@ pub(crate) fn until_made(made: &Receiver<()>) {
 }
 
 fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>) -> Result<Node, String> {
+    let given = [
+        ("--gateway", a.gateway.is_some()),
+        ("--vlan", a.vlan.is_some()),
+        ("--mtu", a.mtu.is_some()),
+        ("--cpu-pattern", a.cpu_pattern.is_some()),
+        ("--pcap", a.pcap.is_some()),
+        ("EAL arguments after --", !a.eal.is_empty()),
+    ];
+    if let Some((what, _)) = given.iter().find(|g| g.1) {
+        return Err(format!("{what}: for DPDK ports only; leave it out, or give --port or --vdev"));
+    }
     if a.lcores > 1 {
         return Err(format!(
             "--lcores {}: a node on kernel sockets has one thread; leave it out, or give --port",

@@ -8,19 +8,19 @@ use bench::ctl::Ctl;
 use bench::workload::{Intake, Server};
 use transport::node::{Order, run::DRAIN};
 
-use crate::args::NodeArgs;
+use crate::args::ServeArgs;
 use crate::assemble::{self, Role};
 
-pub(crate) fn main(a: NodeArgs) -> Result<(), String> {
+pub(crate) fn main(a: ServeArgs) -> Result<(), String> {
     let ctl = Arc::new(Ctl::default());
     let c = ctl.clone();
     let intake = if a.copy { Intake::Copied } else { Intake::Lent };
     let make = Box::new(move |backing: &_| {
         Server::new(c, intake, backing).map(|s| Box::new(s) as _).map_err(|e| e.to_string())
     });
-    let node = assemble::start(&a, Role::Server, make)?;
+    let node = assemble::start(&a.node, Role::Server, make)?;
     // One line on standard output says that the node is there: scripts wait for it.
-    println!("{} is up on {}", a.nid, node.describe());
+    println!("{} is up on {}", a.node.nid, node.describe());
     let until = a.run_for.map(|s| Instant::now() + Duration::from_secs_f64(s));
     while !node.stopped() && until.is_none_or(|t| Instant::now() < t) {
         std::thread::sleep(Duration::from_millis(20));

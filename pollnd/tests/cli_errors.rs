@@ -201,3 +201,19 @@ fn doctor_tells_a_user_what_is_missing_and_how_to_mend_it() {
         nobody.run(&["doctor"]).good().says(&["uid 65534", "CAP_NET_BIND_SERVICE", "setcap"]);
     }
 }
+
+#[test]
+fn options_that_mean_nothing_here_are_refused() {
+    let me = nid(own_ip());
+    for (option, value) in [
+        ("--vlan", "7"),
+        ("--mtu", "9000"),
+        ("--gateway", "10.0.0.9"),
+        ("--cpu-pattern", "N"),
+        ("--pcap", "/tmp/x"),
+    ] {
+        run(&["node", "--nid", &me, option, value]).failed(1, &[option, "DPDK ports only", "--vdev"]);
+    }
+    run(&["ping", "10.0.0.1@tcp", "--nid", &me, "--", "-m", "64"]).failed(1, &["EAL arguments", "--port"]);
+    run(&["put", "10.0.0.1@tcp", "--nid", &me, "--copy"]).failed(2, &["--copy"]);
+}
