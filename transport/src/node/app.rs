@@ -18,10 +18,6 @@ pub trait App {
     fn turn(&mut self, now: u64, ops: &mut Ops) -> Work;
     /// Something happened.
     fn event(&mut self, now: u64, app: AppId, ev: Event, ops: &mut Ops);
-    /// The application has nothing more to do; the shard may go when the node is drained, too.
-    fn done(&self) -> bool {
-        true
-    }
 }
 
 /// An application that does nothing.
@@ -41,27 +37,6 @@ impl<A: App + ?Sized> App for Box<A> {
     }
     fn event(&mut self, now: u64, app: AppId, ev: Event, ops: &mut Ops) {
         (**self).event(now, app, ev, ops);
-    }
-    fn done(&self) -> bool {
-        (**self).done()
-    }
-}
-
-/// Two applications on one lcore.
-impl<A: App, B: App> App for (A, B) {
-    fn turn(&mut self, now: u64, ops: &mut Ops) -> Work {
-        self.0.turn(now, ops).and(self.1.turn(now, ops))
-    }
-    fn event(&mut self, now: u64, app: AppId, ev: Event, ops: &mut Ops) {
-        // Even ids are the first's, odd ones the second's.
-        if app.0.is_multiple_of(2) {
-            self.0.event(now, app, ev, ops)
-        } else {
-            self.1.event(now, app, ev, ops)
-        }
-    }
-    fn done(&self) -> bool {
-        self.0.done() && self.1.done()
     }
 }
 
