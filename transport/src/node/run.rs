@@ -243,8 +243,11 @@ fn contained<T>(
         Err(_) => {
             ctl.panics.fetch_add(1, Ordering::AcqRel);
             ctl.give(Order::Drain);
-            // Half-done state is not run again, not even its destructors.
-            std::mem::forget(slot.take());
+            // Never turned again. Dropping it hands its queue back, so that the port can be stopped in order.
+            let node = slot.take();
+            if catch_unwind(AssertUnwindSafe(|| drop(node))).is_err() {
+                tracing::error!("a node that panicked did so again while it was taken down");
+            }
             otherwise
         }
     }
@@ -253,6 +256,17 @@ fn contained<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    thread_local! {
+        static DROPPED: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+    }
+
+    impl Drop for Fake {
+        fn drop(&mut self) {
+            DROPPED.set(DROPPED.get() + 1);
+            assert!(self.panic_at != 4, "while it is dropped, too");
+        }
+    }
 
     struct Fake {
         turns: u32,
@@ -300,6 +314,15 @@ mod tests {
         ctl.give(Order::Drain);
         let busy = Box::new(Fake { turns: 0, panic_at: 0, down: false, busy: true });
         assert_eq!(run_within(vec![busy], &ctl, IDLE, Duration::from_millis(5)).len(), 1);
+    }
+
+    #[test]
+    fn a_node_that_panicked_gives_back_what_it_holds_even_if_it_panics_again() {
+        let ctl = Control::default();
+        let before = DROPPED.get();
+        let ends = run(vec![fake(3), fake(4), fake(0)], &ctl, IDLE);
+        assert!(ends[0].is_none() && ends[1].is_none() && ends[2].is_some());
+        assert_eq!((DROPPED.get() - before, ctl.panics.load(Ordering::Relaxed)), (3, 2));
     }
 
     #[test]
