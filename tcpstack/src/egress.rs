@@ -5,7 +5,8 @@ use dataplane::pkt::Port;
 
 use crate::arp::Lookup;
 use crate::flow::{AckDue, Clock, Flow};
-use crate::io::{Io, syn_options};
+use crate::io::Io;
+use crate::opts::OptBytes;
 use crate::phase::{Ev, Phase};
 use crate::seq::Seq;
 use crate::stack::{CloseWhy, Event, Stack};
@@ -167,8 +168,8 @@ impl<P: Port> Stack<P> {
             let flags = if f.phase == Phase::SynSent { wire::SYN } else { wire::SYN | wire::ACK };
             let ack = if f.phase == Phase::SynSent { Seq(0) } else { f.rcv_seq(0) };
             let win = f.smol_edge.min(65_535) as u16;
-            let (o, n) = syn_options(io.mss, f.offer_scale);
-            if !io.control(&f.tmpl, &Fields { seq: f.iss, ack, flags, win }, &o[..n], c) {
+            let o = OptBytes::syn(io.mss, false, None, f.offer_scale);
+            if !io.control(&f.tmpl, &Fields { seq: f.iss, ack, flags, win }, &o, c) {
                 return Served::Again;
             }
             f.syn_due = false;

@@ -14,6 +14,7 @@ use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxT
 use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint};
 
+use crate::opts::Opts;
 use crate::phantom::{PhantomSocket, Rings, Scratch};
 use crate::seq::Seq;
 use crate::table::Key;
@@ -216,7 +217,7 @@ impl Engine {
         let w = |i: usize| u32::from_be_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
         let hlen = usize::from(b[32] >> 4) * 4;
         let flags = b[33];
-        let scale = if flags & wire::SYN == 0 { None } else { wire::syn_opts(b.get(40..HDR + hlen)?).scale };
+        let scale = if flags & wire::SYN == 0 { None } else { Opts::parse(b.get(40..HDR + hlen)?).scale };
         Some(Emission {
             seq: Seq(w(24)),
             ack: Seq(w(28)),

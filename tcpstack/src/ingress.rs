@@ -6,6 +6,7 @@ use crate::arp;
 use crate::engine::Feed;
 use crate::icmp;
 use crate::io::{small_ip, tcp_sum};
+use crate::opts::Opts;
 use crate::phase::Phase;
 use crate::segment::{Cx, Outcome};
 use crate::seq::Seq;
@@ -145,9 +146,9 @@ impl<P: Port> Stack<P> {
             return Err(Drop::Checksum);
         }
         let place = self.table.get(&s.key);
+        let o = Opts::parse(head.get(off + HDR..off + s.hlen).unwrap_or(&[]));
         if s.has(wire::SYN) {
-            let o = wire::syn_opts(head.get(off + HDR..off + s.hlen).unwrap_or(&[]));
-            self.on_syn(&s, place, o, e.src);
+            self.on_syn(&s, place, &o, e.src);
             return Ok(());
         }
         match place {
@@ -155,7 +156,7 @@ impl<P: Port> Stack<P> {
                 if s.plen > 0 {
                     self.take_payload(p, off + s.hlen, s.plen);
                 }
-                self.segment(i, &s, wire::SynOpts::default(), e.src);
+                self.segment(i, &s, &o, e.src);
             }
             Some(Place::TimeWait(t)) => self.in_time_wait(t, &s, e.src),
             None => self.reject(&s, e.src),
@@ -163,7 +164,7 @@ impl<P: Port> Stack<P> {
         Ok(())
     }
 
-    fn on_syn(&mut self, s: &Seg, place: Option<Place>, o: wire::SynOpts, src: Mac) {
+    fn on_syn(&mut self, s: &Seg, place: Option<Place>, o: &Opts, src: Mac) {
         match place {
             Some(Place::Flow(i)) => self.segment(i, s, o, src),
             Some(Place::TimeWait(t)) => match self.tw.on_segment(t, s, self.now) {
@@ -201,7 +202,7 @@ impl<P: Port> Stack<P> {
     }
 
     #[inline]
-    fn segment(&mut self, i: u32, s: &Seg, o: wire::SynOpts, src: Mac) {
+    fn segment(&mut self, i: u32, s: &Seg, o: &Opts, src: Mac) {
         let id = self.id(i);
         let Some(f) = self.slots.get_mut(i as usize).and_then(|s| s.flow.as_deref_mut()) else { return };
         let (una, nxt, fin, phase) = (f.una, f.nxt, f.fin_rcvd, f.phase);

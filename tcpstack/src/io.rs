@@ -25,15 +25,6 @@ pub(crate) struct Io<P: Port> {
     depth: usize,
 }
 
-/// Options that a SYN carries: MSS and window scale.
-pub(crate) fn syn_options(mss: u16, scale: Option<u8>) -> ([u8; 8], usize) {
-    let m = mss.to_be_bytes();
-    match scale {
-        Some(s) => ([2, 4, m[0], m[1], 1, 3, 3, s], 8),
-        None => ([2, 4, m[0], m[1], 0, 0, 0, 0], 4),
-    }
-}
-
 impl<P: Port> Io<P> {
     pub(crate) fn new(port: P, vlan: Option<u16>, attach_min: u32, depth: usize) -> Io<P> {
         let c = port.caps();

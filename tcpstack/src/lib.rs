@@ -76,6 +76,7 @@ mod ingress;
 mod io;
 pub mod isn;
 mod open;
+pub mod opts;
 pub mod phantom;
 pub mod phase;
 pub mod reasm;

@@ -6,11 +6,12 @@ use dataplane::pkt::Port;
 
 use crate::config::{Dial, DialError};
 use crate::flow::Flow;
+use crate::opts::Opts;
 use crate::phase::Phase;
 use crate::seq::Seq;
 use crate::stack::{FlowId, Stack};
 use crate::table::{Key, Place};
-use crate::wire::{self, Mac, Seg, SynOpts, Template};
+use crate::wire::{self, Mac, Seg, Template};
 
 /// Distance kept from the last number of a connection whose place is taken over, in bytes: more than a window.
 const REUSE_GAP: u64 = 1 << 20;
@@ -70,7 +71,7 @@ impl<P: Port> Stack<P> {
     }
 
     /// Answers a SYN for nobody's connection: a new half-open one if somebody listens and the backlog has room.
-    pub(crate) fn accept(&mut self, s: &Seg, o: SynOpts, src: Mac, after: Option<Seq>) {
+    pub(crate) fn accept(&mut self, s: &Seg, o: &Opts, src: Mac, after: Option<Seq>) {
         let Some(l) = self.listeners.iter().position(|l| l.port == s.key.lport()) else {
             return self.reject(s, src);
         };

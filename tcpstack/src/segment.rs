@@ -6,10 +6,11 @@ use hugepages::RxFrag;
 use crate::config::{Counters, StackConfig};
 use crate::engine::Engine;
 use crate::flow::{AckDue, Clock, Flow, NO_FIN};
+use crate::opts::Opts;
 use crate::phase::{Ev, Phase};
 use crate::recover::{Ctx, Event as LossEvent, Loss};
 use crate::seq::offset_of;
-use crate::wire::{self, Seg, SynOpts};
+use crate::wire::{self, Seg};
 
 /// Time between challenge ACKs of one connection, in ns (RFC 5961 §10 asks for a limit).
 const CHALLENGE_GAP: u64 = 5_000_000;
@@ -42,27 +43,27 @@ impl Flow {
     pub(crate) fn on_segment(
         &mut self,
         s: &Seg,
-        syn: SynOpts,
+        o: &Opts,
         frags: &mut Vec<RxFrag>,
         cx: &mut Cx<'_>,
     ) -> Outcome {
         cx.c.rx_segments += 1;
         match self.phase {
             Phase::Resolve | Phase::Closed | Phase::TimeWait => Outcome::Fine,
-            Phase::SynSent => self.in_syn_sent(s, syn, cx),
+            Phase::SynSent => self.in_syn_sent(s, o, cx),
             _ => self.in_sync(s, frags, cx),
         }
     }
 
     /// The peer's SYN: its numbers, window and options.
-    pub(crate) fn take_syn(&mut self, s: &Seg, o: SynOpts, own_mss: u16) {
+    pub(crate) fn take_syn(&mut self, s: &Seg, o: &Opts, own_mss: u16) {
         self.irs = s.seq;
         self.syn_window(s.win, s.seq);
         self.snd_scale = o.scale.unwrap_or(0);
         self.mss = o.mss.unwrap_or(wire::DEFAULT_MSS).clamp(wire::MIN_MSS, own_mss);
     }
 
-    fn in_syn_sent(&mut self, s: &Seg, o: SynOpts, cx: &mut Cx<'_>) -> Outcome {
+    fn in_syn_sent(&mut self, s: &Seg, o: &Opts, cx: &mut Cx<'_>) -> Outcome {
         let acked = s.has(wire::ACK) && s.ack == self.iss.plus(1);
         if s.has(wire::RST) {
             cx.c.rx_bad_rst += u64::from(!acked);

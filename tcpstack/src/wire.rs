@@ -197,42 +197,6 @@ pub fn tcp(b: &[u8], ip: &Ip4) -> Result<Seg, Drop> {
     })
 }
 
-/// What a SYN says of the peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct SynOpts {
-    /// MSS option, in bytes.
-    pub mss: Option<u16>,
-    /// Window scale option (RFC 7323 §2.2), at most 14.
-    pub scale: Option<u8>,
-}
-
-/// Reads the options of a SYN. Unknown ones are skipped; a malformed one ends the list.
-pub fn syn_opts(mut o: &[u8]) -> SynOpts {
-    let mut r = SynOpts::default();
-    while let Some((&kind, rest)) = o.split_first() {
-        match kind {
-            0 => break,
-            1 => o = rest,
-            _ => {
-                let len = usize::from(rest.first().copied().unwrap_or(0));
-                if len < 2 || len > o.len() {
-                    break;
-                }
-                match (kind, len) {
-                    (2, 4) => r.mss = be16(o, 2).filter(|m| *m != 0),
-                    (3, 3) => r.scale = Some(o[2].min(14)),
-                    _ => (),
-                }
-                o = &o[len..];
-            }
-        }
-    }
-    r
-}
-
-/// Room for the longest header that we send: Ethernet with a tag, IPv4, TCP with 20 bytes of options.
-pub const TMPL: usize = 18 + HDR + HDR + 20;
-
 /// What all segments of a connection have in common: link, IP and TCP headers without options.
 #[derive(Clone, Copy, Debug)]
 pub struct Template {
@@ -389,16 +353,6 @@ mod tests {
     }
 
     #[test]
-    fn syn_options() {
-        assert_eq!(syn_opts(&[2, 4, 5, 0xb4, 1, 3, 3, 7]), SynOpts { mss: Some(1460), scale: Some(7) });
-        assert_eq!(syn_opts(&[4, 2, 8, 10, 0, 0, 0, 0, 0, 0, 0, 0, 3, 3, 200]).scale, Some(14));
-        assert_eq!(syn_opts(&[2, 4, 0, 0]).mss, None);
-        assert_eq!(syn_opts(&[2, 0, 2, 4, 5, 0xb4]), SynOpts::default());
-        assert_eq!(syn_opts(&[3, 3]), SynOpts::default());
-        assert_eq!(syn_opts(&[0, 2, 4, 5, 0xb4]), SynOpts::default());
-    }
-
-    #[test]
     fn a_template_parses_back() {
         let key = Key::new(0x0a00_0001, 988, 0x0a00_0002, 1023);
         for vlan in [None, Some(7)] {
@@ -431,7 +385,6 @@ mod tests {
         #[test]
         fn arbitrary_bytes_never_panic(b in proptest::collection::vec(any::<u8>(), 0..160), len in 0usize..200) {
             let _ = eth(&b);
-            let _ = syn_opts(&b);
             if let Ok(ip) = ip4(&b, len, false) {
                 let _ = tcp(&b[ip.ihl.min(b.len())..], &ip);
             }
