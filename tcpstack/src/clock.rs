@@ -58,6 +58,7 @@ impl<P: Port> Stack<P> {
             cfg: &self.cfg,
             engine: &mut self.engine,
             c: &mut self.c,
+            challenges: &mut self.challenges,
             own_mss: self.io.mss,
             super_max: self.io.super_max,
         };

@@ -60,6 +60,10 @@ pub struct StackConfig {
     pub time_wait_max: usize,
     /// Connections at most.
     pub max_flows: u32,
+    /// Challenge ACKs a second, all connections together, on average; the number of each second is drawn.
+    pub challenge_acks: u32,
+    /// RSTs a second to segments of no connection, on average; the number of each second is drawn.
+    pub resets: u32,
     /// Secret of sequence numbers and tables; random when `None`.
     pub secret: Option<[u64; 2]>,
 }
@@ -89,6 +93,8 @@ impl StackConfig {
             time_wait: 5_000_000_000,
             time_wait_max: 16_384,
             max_flows: 65_536,
+            challenge_acks: 1000,
+            resets: 1000,
             secret: None,
         }
     }
@@ -244,6 +250,8 @@ counters! {
         rx_ack_unsent,
         /// Segments dropped: ACK older than any window.
         rx_ack_old,
+        /// Segments dropped: flags that contradict each other.
+        rx_bad_flags,
         /// RSTs that were not in sequence.
         rx_bad_rst,
         /// SYNs dropped for the backlog limit.
@@ -290,8 +298,12 @@ counters! {
         tx_deep,
         /// RSTs sent for segments of no connection.
         rst_sent,
-        /// Challenge ACKs (RFC 5961).
+        /// RSTs not sent, being over their budget.
+        rst_limited,
+        /// Challenge ACKs (RFC 5961) and answers to probes.
         challenge_acks,
+        /// Those not sent, being too many for their connection or for the stack.
+        challenge_limited,
         /// Connections begun by us.
         dialled,
         /// Connections begun by peers.

@@ -180,6 +180,10 @@ impl<P: Port> Stack<P> {
             return Served::Done;
         }
         if !f.phase.synchronised() && f.phase != Phase::Closed {
+            // A challenge to a peer that has begun anew: its RST makes room (RFC 9293 §3.10.7.4).
+            if f.phase == Phase::SynReceived && f.ack_due == AckDue::Now {
+                return f.send_acks(io, c).map_or_else(|s| s, |()| Served::Done);
+            }
             return Served::Done;
         }
         let sent = f.resend(io, c).and_then(|()| f.send_new(io, c, now)).and_then(|()| f.send_acks(io, c));

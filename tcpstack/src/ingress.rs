@@ -3,7 +3,6 @@
 use dataplane::pkt::{Csum, Port, RxPkt};
 
 use crate::arp;
-use crate::engine::Feed;
 use crate::icmp;
 use crate::io::{small_ip, tcp_sum};
 use crate::opts::Opts;
@@ -148,6 +147,10 @@ impl<P: Port> Stack<P> {
         let place = self.table.get(&s.key);
         let o = Opts::parse(head.get(off + HDR..off + s.hlen).unwrap_or(&[]));
         if s.has(wire::SYN) {
+            if s.flags & (wire::FIN | wire::RST) != 0 {
+                self.c.rx_bad_flags += 1;
+                return Ok(());
+            }
             self.on_syn(&s, place, &o, e.src);
             return Ok(());
         }
@@ -211,6 +214,7 @@ impl<P: Port> Stack<P> {
             cfg: &self.cfg,
             engine: &mut self.engine,
             c: &mut self.c,
+            challenges: &mut self.challenges,
             own_mss: self.io.mss,
             super_max: self.io.super_max,
         };
@@ -263,6 +267,11 @@ impl<P: Port> Stack<P> {
         if self.tw.on_segment(t, s, self.now) != Verdict::Ack {
             return;
         }
+        // What carries data or a FIN was sent again and is paced by its sender; the rest could be a loop of ACKs.
+        if s.plen == 0 && !s.has(wire::FIN) && !self.challenges.take(self.now) {
+            self.c.challenge_limited += 1;
+            return;
+        }
         let Some(e) = self.tw.get(t).copied() else { return };
         let f = Fields { seq: e.snd_nxt, ack: e.rcv_nxt, flags: wire::ACK, win: e.win };
         let tmpl = Template::new(self.io.mac, src, self.io.soft_vlan(), &e.key);
@@ -271,12 +280,20 @@ impl<P: Port> Stack<P> {
 
     /// Answers a segment that belongs to no connection, or that its connection cannot accept, with a RST.
     pub(crate) fn reject(&mut self, s: &Seg, src: Mac) {
-        let acked = s.has(wire::ACK).then_some(s.ack);
-        let flags = s.flags & (wire::SYN | wire::FIN | wire::RST);
-        let feed = Feed { seq: s.seq, ack: acked, flags, win: s.win, scale: None };
-        let Some(m) = self.engine.reject(&s.key, &feed, s.plen) else { return };
-        let ack = if m.flags & wire::ACK == 0 { Seq(0) } else { m.ack };
-        let f = Fields { seq: m.seq, ack, flags: m.flags, win: 0 };
+        if s.has(wire::RST) {
+            return;
+        }
+        if !self.resets.take(self.now) {
+            self.c.rst_limited += 1;
+            return;
+        }
+        // RFC 9293 §3.10.7.1.
+        let f = if s.has(wire::ACK) {
+            Fields { seq: s.ack, ack: Seq(0), flags: wire::RST, win: 0 }
+        } else {
+            let len = u64::from(s.plen) + u64::from(s.has(wire::SYN)) + u64::from(s.has(wire::FIN));
+            Fields { seq: Seq(0), ack: s.seq.plus(len), flags: wire::RST | wire::ACK, win: 0 }
+        };
         let tmpl = Template::new(self.io.mac, src, self.io.soft_vlan(), &s.key);
         self.c.rst_sent += u64::from(self.io.control(&tmpl, &f, &[], &mut self.c));
     }

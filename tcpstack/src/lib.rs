@@ -75,6 +75,7 @@ pub mod icmp;
 mod ingress;
 mod io;
 pub mod isn;
+pub mod limit;
 mod open;
 pub mod opts;
 pub mod phantom;

@@ -6,6 +6,7 @@ use hugepages::RxFrag;
 use crate::config::{Counters, StackConfig};
 use crate::engine::Engine;
 use crate::flow::{AckDue, Clock, Flow, NO_FIN};
+use crate::limit::Budget;
 use crate::opts::Opts;
 use crate::phase::{Ev, Phase};
 use crate::recover::{Ctx, Event as LossEvent, Loss};
@@ -34,6 +35,7 @@ pub(crate) struct Cx<'a> {
     pub(crate) cfg: &'a StackConfig,
     pub(crate) engine: &'a mut Engine,
     pub(crate) c: &'a mut Counters,
+    pub(crate) challenges: &'a mut Budget,
     pub(crate) own_mss: u16,
     pub(crate) super_max: u32,
 }
@@ -71,8 +73,12 @@ impl Flow {
         }
         if s.has(wire::ACK) && !acked {
             // An old connection of the peer's (RFC 9293 §3.5.2): the RST ends it, then our SYN is tried again.
+            // Once, or forged ACKs would use up the retries.
             cx.c.rx_ack_unsent += 1;
-            self.clock_at = self.clock_at.min(cx.now + 1_000_000);
+            if self.probes == 0 {
+                self.probes = 1;
+                self.clock_at = self.clock_at.min(cx.now + 1_000_000);
+            }
             return Outcome::Reject;
         }
         if !s.has(wire::SYN) {
@@ -105,12 +111,25 @@ impl Flow {
         self.tries = 0;
     }
 
+    /// Answers what may be forged (RFC 5961 §3 to §5), within the connection's limit and the stack's.
     fn challenge(&mut self, cx: &mut Cx<'_>) {
-        if cx.now >= self.challenge_at {
-            self.challenge_at = cx.now + CHALLENGE_GAP;
-            self.ack_due = AckDue::Now;
-            cx.c.challenge_acks += 1;
+        if cx.now < self.challenge_at || !cx.challenges.take(cx.now) {
+            cx.c.challenge_limited += 1;
+            return;
         }
+        self.answer(cx);
+    }
+
+    /// Answers a segment without data that is out of place: a keep-alive, a probe, or the start of a loop of ACKs
+    /// between two ends that disagree. The stack's limit is not for it, or strangers could silence it.
+    fn answer(&mut self, cx: &mut Cx<'_>) {
+        if cx.now < self.challenge_at {
+            cx.c.challenge_limited += 1;
+            return;
+        }
+        self.challenge_at = cx.now + CHALLENGE_GAP;
+        self.ack_due = AckDue::Now;
+        cx.c.challenge_acks += 1;
     }
 
     fn in_sync(&mut self, s: &Seg, frags: &mut Vec<RxFrag>, cx: &mut Cx<'_>) -> Outcome {
@@ -173,7 +192,11 @@ impl Flow {
         let d = i64::from(s.seq.since(self.rcv_seq(nxt)));
         if d > window as i64 {
             cx.c.rx_beyond_window += 1;
-            self.ack_due = AckDue::Now;
+            if s.plen > 0 {
+                self.ack_due = AckDue::Now;
+            } else {
+                self.answer(cx);
+            }
             return Outcome::Fine;
         }
         if self.phase == Phase::SynReceived {
@@ -188,7 +211,7 @@ impl Flow {
             self.on_payload(&s, nxt as i64 + d, frags, cx);
         } else if d < 0 {
             // A keep-alive or window probe, or an old ACK: the answer says where we are.
-            self.challenge(cx);
+            self.answer(cx);
         }
         Outcome::Fine
     }

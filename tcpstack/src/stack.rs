@@ -16,6 +16,7 @@ use crate::flow::Flow;
 use crate::icmp::Limiter;
 use crate::io::Io;
 use crate::isn::Secret;
+use crate::limit::Budget;
 use crate::phase::Phase;
 use crate::table::{FlowTable, Place};
 use crate::timewait::TimeWait;
@@ -156,6 +157,8 @@ pub struct Stack<P: Port> {
     pub(crate) events: VecDeque<Event>,
     pub(crate) c: Counters,
     pub(crate) icmp: Limiter,
+    pub(crate) challenges: Budget,
+    pub(crate) resets: Budget,
     pub(crate) frags: Vec<RxFrag>,
     pub(crate) now: u64,
     pub(crate) rx_free: u64,
@@ -216,6 +219,8 @@ impl<P: Port> Stack<P> {
             events: VecDeque::new(),
             c: Counters::default(),
             icmp: Limiter::new(100, 50),
+            challenges: Budget::new(cfg.challenge_acks, Secret([secret.0[0] ^ 1, secret.0[1]])),
+            resets: Budget::new(cfg.resets, Secret([secret.0[0] ^ 2, secret.0[1]])),
             frags: Vec::with_capacity(64),
             now: 0,
             rx_free,
