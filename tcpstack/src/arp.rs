@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use crate::addr::Addr;
 use crate::wire::{self, BROADCAST, ETH_ARP, Mac};
 
 /// Length of an ARP packet behind the link header, in bytes.
@@ -213,7 +214,7 @@ impl Arp {
             return h;
         }
         let for_us = p.tpa == self.ip;
-        if wire::unicast(p.spa) && (self.table.contains_key(&p.spa) || (for_us && p.op == 1)) {
+        if Addr::v4(p.spa).is_unicast() && (self.table.contains_key(&p.spa) || (for_us && p.op == 1)) {
             let old = match self.table.get(&p.spa) {
                 Some(Entry::Known { mac, .. }) => Some(*mac),
                 _ => None,

@@ -59,15 +59,15 @@ impl<P: Port> Stack<P> {
             engine: &mut self.engine,
             c: &mut self.c,
             challenges: &mut self.challenges,
-            own_mss: self.io.mss,
-            super_max: self.io.super_max,
+            own_mss: self.io.mss(f.tmpl.v6()),
+            super_max: self.io.super_max(f.tmpl.v6()),
         };
         let rung = f.ring(&mut cx);
         let (hop, doubt) = (f.next_hop, f.rtt.backoff() == 2);
         match rung {
             Rung::Early => (),
             Rung::Serve => {
-                if doubt {
+                if doubt && let Some(hop) = hop.as_v4() {
                     self.arp.doubt(hop, self.now);
                 }
                 self.mark(i);
@@ -94,7 +94,7 @@ impl<P: Port> Stack<P> {
         let mut waiting = std::mem::take(&mut self.resolving);
         waiting.retain(|i| {
             let Some(f) = self.at(*i).filter(|f| f.phase == Phase::Resolve) else { return false };
-            if dead.contains(&f.next_hop) {
+            if f.next_hop.as_v4().is_some_and(|h| dead.contains(&h)) {
                 self.release(*i, CloseWhy::Unreachable);
                 return false;
             }
@@ -112,7 +112,7 @@ impl<P: Port> Stack<P> {
         let window = self.engine.rx_window();
         for _ in 0..self.starved.len().min(STARVED_A_TURN) {
             let Some(i) = self.starved.pop_front() else { break };
-            let (free, mss) = (self.rx_free, self.io.mss);
+            let (free, mss) = (self.rx_free, self.io.mss(false));
             let Some(f) = self.at(i).filter(|f| f.waits && f.phase != Phase::Resolve) else { continue };
             let moved = f.advance_edge(free, mss, window);
             f.waits = f.starved;

@@ -1,5 +1,7 @@
 //! The Internet checksum (RFC 1071), over pieces of any length.
 
+use crate::addr::Addr;
+
 /// A running ones' complement sum. Pieces may have odd lengths.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum {
@@ -42,11 +44,6 @@ impl Sum {
         }
     }
 
-    /// Adds one 16-bit word at an even place.
-    pub fn add_word(&mut self, w: u16) {
-        self.acc += u64::from(w);
-    }
-
     /// The sum, folded, not inverted: what a pseudo-header seed is.
     pub fn folded(self) -> u16 {
         let mut a = fold32(self.acc);
@@ -67,14 +64,16 @@ fn fold32(a: u64) -> u64 {
     (a & 0xffff) + (a >> 16)
 }
 
-/// Sum of the TCP pseudo-header of IPv4 (RFC 9293 §3.1); `len` is TCP header and payload in bytes, or 0 where the
-/// device adds it.
-pub fn pseudo_v4(src: [u8; 4], dst: [u8; 4], len: u16) -> Sum {
+/// Sum of the pseudo-header (RFC 9293 §3.1, RFC 8200 §8.1) of protocol `proto`; `len` is the upper layer's header
+/// and payload in bytes, or 0 where the device adds it.
+///
+/// One formula serves both families: what a mapped IPv4 address has before its four bytes is 0xffff, the other
+/// name of zero in ones' complement.
+pub fn pseudo(src: &Addr, dst: &Addr, proto: u8, len: usize) -> Sum {
     let mut s = Sum::default();
-    s.add(&src);
-    s.add(&dst);
-    s.add_word(6);
-    s.add_word(len);
+    s.add(&src.0);
+    s.add(&dst.0);
+    s.acc += u64::from(proto) + len as u64;
     s
 }
 

@@ -79,7 +79,8 @@ impl<P: Port> Stack<P> {
     }
 
     fn resolve(&mut self, i: u32, f: &mut Flow) {
-        match self.arp.lookup(f.next_hop, self.now) {
+        let Some(hop) = f.next_hop.as_v4() else { return };
+        match self.arp.lookup(hop, self.now) {
             Lookup::Known(mac) => {
                 f.tmpl.set_dst(mac);
                 f.waits = false;
@@ -139,7 +140,7 @@ impl<P: Port> Stack<P> {
         if f.want_fin && f.phase.may_send() && f.permit == f.shadow.end() {
             served = Served::Again; // everything is permitted now: the FIN is next
         }
-        if f.advance_edge(self.rx_free, self.io.mss, window) && window_only {
+        if f.advance_edge(self.rx_free, self.io.mss(false), window) && window_only {
             f.ack_due = AckDue::Now;
         }
         match self.io_transmit(f) {
@@ -168,7 +169,7 @@ impl<P: Port> Stack<P> {
             let flags = if f.phase == Phase::SynSent { wire::SYN } else { wire::SYN | wire::ACK };
             let ack = if f.phase == Phase::SynSent { Seq(0) } else { f.rcv_seq(0) };
             let win = f.smol_edge.min(65_535) as u16;
-            let o = OptBytes::syn(io.mss, false, None, f.offer_scale);
+            let o = OptBytes::syn(io.mss(f.tmpl.v6()), false, None, f.offer_scale);
             if !io.control(&f.tmpl, &Fields { seq: f.iss, ack, flags, win }, &o, c) {
                 return Served::Again;
             }

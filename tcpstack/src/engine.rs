@@ -4,6 +4,10 @@
 //! its timers fires, it never retransmits, and what it emits are permissions: so many bytes may be sent, this
 //! much may be acknowledged, that window may be offered, a SYN, FIN or RST is due.
 //!
+//! Whatever a connection's addresses, smoltcp is shown two stand-ins of IPv4: it takes the addresses for nothing
+//! but finding the socket, of which there is one a set. So one engine serves both families, and its packets have
+//! the shorter header.
+//!
 //! A congestion window would be applied where [`Feed::win`] is filled in.
 
 use std::io;
@@ -22,6 +26,9 @@ use crate::wire::{self, HDR};
 
 pub use smoltcp::socket::tcp::State;
 
+/// Our address and the peer's, as far as smoltcp knows (TEST-NET-1, RFC 5737).
+const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const REMOTE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 /// Largest packet that smoltcp sees, in bytes. The shim cuts it to what the path takes.
 const MTU: usize = 61_440;
 /// MSS that smoltcp is shown for the peer.
@@ -120,18 +127,18 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine for address `addr`. Windows are in bytes and bound what one connection has in flight.
+    /// An engine. Windows are in bytes and bound what one connection has in flight.
     ///
     /// # Errors
     /// What the kernel says to the mappings of the phantom rings.
-    pub fn new(addr: Ipv4Addr, seed: u64, rx_window: usize, tx_window: usize) -> io::Result<Engine> {
+    pub fn new(seed: u64, rx_window: usize, tx_window: usize) -> io::Result<Engine> {
         let mut dev = Dev { rx: Scratch::new()?, tx: Scratch::new()?, rx_len: 0, tx_len: 0 };
         let mut cfg = Config::new(HardwareAddress::Ip);
         cfg.random_seed = seed;
         let mut iface = Interface::new(cfg, &mut dev, NOW);
         iface.update_ip_addrs(|a| {
             // Capacity is at least one; a /32 has no broadcast address to confuse a peer's with.
-            let _ = a.push(IpCidr::new(IpAddress::Ipv4(addr), 32));
+            let _ = a.push(IpCidr::new(IpAddress::Ipv4(LOCAL), 32));
         });
         let rings = Rings::new(rx_window.max(tx_window))?;
         Ok(Engine { iface, dev, rings, rx_window, tx_window })
@@ -140,15 +147,15 @@ impl Engine {
     /// A socket that listens for the SYN of `k`; `None` when smoltcp refuses the port (0).
     pub fn listen(&mut self, k: &Key) -> Option<PhantomSocket> {
         let mut s = self.rings.socket(self.rx_window, self.tx_window);
-        let ep = IpListenEndpoint { addr: Some(IpAddress::Ipv4(k.local.into())), port: k.lport() };
+        let ep = IpListenEndpoint { addr: Some(IpAddress::Ipv4(LOCAL)), port: k.lport() };
         s.with(|s| s.listen(ep)).ok().map(|()| s)
     }
 
     /// A socket about to send the SYN of `k`; `None` when smoltcp refuses the addresses.
     pub fn connect(&mut self, k: &Key) -> Option<PhantomSocket> {
         let mut s = self.rings.socket(self.rx_window, self.tx_window);
-        let remote = IpEndpoint::new(IpAddress::Ipv4(k.remote.into()), k.rport());
-        let local = IpEndpoint::new(IpAddress::Ipv4(k.local.into()), k.lport());
+        let remote = IpEndpoint::new(IpAddress::Ipv4(REMOTE), k.rport());
+        let local = IpEndpoint::new(IpAddress::Ipv4(LOCAL), k.lport());
         let cx = self.iface.context();
         s.with(|s| s.connect(cx, remote, local)).ok().map(|()| s)
     }
@@ -159,8 +166,8 @@ impl Engine {
         let total = (HDR + hlen) as u32 + plen;
         b[..4].copy_from_slice(&[0x45, 0, (total >> 8) as u8, total as u8]);
         b[4..12].copy_from_slice(&[0, 0, 0x40, 0, 64, 6, 0, 0]);
-        b[12..16].copy_from_slice(&k.remote.to_be_bytes());
-        b[16..20].copy_from_slice(&k.local.to_be_bytes());
+        b[12..16].copy_from_slice(&REMOTE.octets());
+        b[16..20].copy_from_slice(&LOCAL.octets());
         b[20..24].copy_from_slice(&k.ports.rotate_left(16).to_be_bytes());
         b[24..28].copy_from_slice(&f.seq.0.to_be_bytes());
         b[28..32].copy_from_slice(&f.ack.map_or(0, |a| a.0).to_be_bytes());
@@ -231,11 +238,11 @@ mod tests {
     use super::*;
 
     fn key() -> Key {
-        Key::new(0x0a00_0001, 988, 0x0a00_0002, 1023)
+        Key::v4(0x0a00_0001, 988, 0x0a00_0002, 1023)
     }
 
     fn engine() -> Engine {
-        Engine::new(Ipv4Addr::new(10, 0, 0, 1), 1, 1 << 20, 1 << 20).unwrap()
+        Engine::new(1, 1 << 20, 1 << 20).unwrap()
     }
 
     #[test]

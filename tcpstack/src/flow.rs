@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use hugepages::RxFrag;
 
+use crate::addr::Addr;
 use crate::config::{Counters, FlowCounters};
 use crate::engine::{Emission, Engine, FEED_MAX, Feed, State};
 use crate::phantom::PhantomSocket;
@@ -116,7 +117,7 @@ pub(crate) struct Flow {
     pub(crate) challenge_at: u64,
 
     pub(crate) tmpl: Template,
-    pub(crate) next_hop: u32,
+    pub(crate) next_hop: Addr,
     pub(crate) listener: u16,
     pub(crate) rtt: Rtt,
     pub(crate) loss: Loss,
@@ -130,7 +131,7 @@ pub(crate) struct Flow {
 const _: () = assert!(size_of::<Flow>() <= 768);
 
 impl Flow {
-    pub(crate) fn new(key: Key, sock: PhantomSocket, tmpl: Template, next_hop: u32, now: u64) -> Flow {
+    pub(crate) fn new(key: Key, sock: PhantomSocket, tmpl: Template, next_hop: Addr, now: u64) -> Flow {
         Flow {
             key,
             phase: Phase::Resolve,

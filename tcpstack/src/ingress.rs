@@ -2,9 +2,10 @@
 
 use dataplane::pkt::{Csum, Port, RxPkt};
 
+use crate::addr::Addr;
 use crate::arp;
 use crate::icmp;
-use crate::io::{small_ip, tcp_sum};
+use crate::io::{small_ip, upper_sum};
 use crate::opts::Opts;
 use crate::phase::Phase;
 use crate::segment::{Cx, Outcome};
@@ -12,7 +13,7 @@ use crate::seq::Seq;
 use crate::stack::{CloseWhy, Event, Stack};
 use crate::table::Place;
 use crate::timewait::Verdict;
-use crate::wire::{self, Drop, ETH_ARP, ETH_IPV4, Eth, Fields, HDR, Ip4, Mac, Seg, Template};
+use crate::wire::{self, Drop, ETH_ARP, ETH_IPV4, Eth, Fields, HDR, Ip, Mac, Seg, Template};
 
 /// Longest echo request answered: what fits beside the headers in a packet's first buffer, in bytes.
 const ECHO_MAX: usize = 1480;
@@ -60,10 +61,10 @@ impl<P: Port> Stack<P> {
                 // A packet that the device joined, or that never crossed a wire, has no header checksum to speak of.
                 let sum = meta.csum != Csum::Partial && meta.lro_segsz == 0;
                 let ip = wire::ip4(&head[e.len..], p.len() as usize - e.len, sum)?;
-                if ip.dst != u32::from(self.cfg.addr) {
+                if ip.dst != self.cfg.addr.into() {
                     return Err(Drop::NotOurs);
                 }
-                if !wire::unicast(ip.src) || ip.src == ip.dst || self.is_broadcast(ip.src) {
+                if !ip.src.is_unicast() || ip.src == ip.dst || self.is_broadcast(ip.src) {
                     return Err(Drop::Martian);
                 }
                 match ip.proto {
@@ -76,9 +77,10 @@ impl<P: Port> Stack<P> {
         }
     }
 
-    fn is_broadcast(&self, a: u32) -> bool {
+    fn is_broadcast(&self, addr: Addr) -> bool {
+        let Some(a) = addr.as_v4() else { return false };
         let host = u32::MAX.checked_shr(u32::from(self.cfg.prefix)).unwrap_or(0);
-        self.cfg.prefix < 31 && a & host == host && self.route(a) == Some(a)
+        self.cfg.prefix < 31 && a & host == host && self.route(addr) == Some(addr)
     }
 
     fn on_arp(&mut self, a: &arp::Packet) {
@@ -95,7 +97,7 @@ impl<P: Port> Stack<P> {
             // Rare: a neighbour appeared or moved. Those who wait for it go on, those who use it follow.
             for i in 0..self.slots.len() as u32 {
                 if let Some(f) = self.at(i)
-                    && f.next_hop == ip
+                    && f.next_hop == Addr::v4(ip)
                 {
                     f.tmpl.set_dst(mac);
                     self.mark(i);
@@ -110,14 +112,14 @@ impl<P: Port> Stack<P> {
         self.io.raw(&b[..n], &mut self.c);
     }
 
-    fn on_icmp(&mut self, p: &P::Rx, e: &Eth, ip: &Ip4) -> Result<(), Drop> {
+    fn on_icmp(&mut self, p: &P::Rx, e: &Eth, ip: &Ip) -> Result<(), Drop> {
         if ip.payload > ECHO_MAX || !self.icmp.take(self.now) {
             self.c.icmp_limited += 1;
             return Ok(());
         }
         let mut b = [0u8; 18 + HDR + ECHO_MAX];
         let l2 = wire::write_eth(&mut b, self.io.mac, e.src, self.io.soft_vlan(), ETH_IPV4);
-        let (mut skip, mut at) = (e.len + ip.ihl, l2 + HDR);
+        let (mut skip, mut at) = (e.len + ip.hlen, l2 + HDR);
         let end = at + ip.payload;
         p.for_each(&mut |x| {
             let k = skip.min(x.len());
@@ -129,19 +131,19 @@ impl<P: Port> Stack<P> {
         if !icmp::echo_reply(&mut b[l2 + HDR..end]) {
             return Err(Drop::Protocol);
         }
-        b[l2 + 12..l2 + 16].copy_from_slice(&ip.dst.to_be_bytes());
-        b[l2 + 16..l2 + 20].copy_from_slice(&ip.src.to_be_bytes());
+        b[l2 + 12..l2 + 16].copy_from_slice(ip.dst.octets());
+        b[l2 + 16..l2 + 20].copy_from_slice(ip.src.octets());
         small_ip(&mut b[..end], l2, 1);
         self.c.icmp_echo += u64::from(self.io.raw(&b[..end], &mut self.c));
         Ok(())
     }
 
     #[inline]
-    fn on_tcp(&mut self, p: P::Rx, e: &Eth, ip: &Ip4, csum: Csum) -> Result<(), Drop> {
-        let off = e.len + ip.ihl;
+    fn on_tcp(&mut self, p: P::Rx, e: &Eth, ip: &Ip, csum: Csum) -> Result<(), Drop> {
+        let off = e.len + ip.hlen;
         let head = p.head();
         let s = wire::tcp(head.get(off..).unwrap_or(&[]), ip)?;
-        if csum == Csum::None && tcp_sum(&p, off, ip) != 0xffff {
+        if csum == Csum::None && upper_sum(&p, off, ip) != 0xffff {
             return Err(Drop::Checksum);
         }
         let place = self.table.get(&s.key);
@@ -215,8 +217,8 @@ impl<P: Port> Stack<P> {
             engine: &mut self.engine,
             c: &mut self.c,
             challenges: &mut self.challenges,
-            own_mss: self.io.mss,
-            super_max: self.io.super_max,
+            own_mss: self.io.mss(f.tmpl.v6()),
+            super_max: self.io.super_max(f.tmpl.v6()),
         };
         let outcome = f.on_segment(s, o, &mut self.frags, &mut cx);
         self.frags.clear();

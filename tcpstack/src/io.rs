@@ -5,19 +5,19 @@ use std::collections::VecDeque;
 use dataplane::pkt::{AttachError, Port, TX_HEAD_ROOM, TxCsum, TxMeta, TxPkt};
 
 use crate::config::Counters;
-use crate::csum::{Sum, pseudo_v4};
+use crate::csum::{Sum, pseudo};
 use crate::shadow::{Chunk, Shadow};
-use crate::wire::{self, Fields, HDR, Mac, Template};
+use crate::wire::{self, Fields, HDR, HDR6, Mac, Template};
 
 /// The port, its queue, and how packets have to look for it.
 pub(crate) struct Io<P: Port> {
     pub(crate) port: P,
     pub(crate) q: VecDeque<P::Tx>,
     pub(crate) mac: Mac,
-    /// Our own MSS: what one packet of the port's MTU carries.
-    pub(crate) mss: u16,
-    /// Most payload of one packet, more than `mss` where the port segments.
-    pub(crate) super_max: u32,
+    /// Largest IP packet of the port, in bytes.
+    pub(crate) mtu: u16,
+    /// Largest IP packet handed over, more than `mtu` where the port segments.
+    super_max: u32,
     pub(crate) vlan: Option<u16>,
     hw_vlan: bool,
     offload: bool,
@@ -25,19 +25,23 @@ pub(crate) struct Io<P: Port> {
     depth: usize,
 }
 
+/// IP and TCP headers without options, in bytes.
+fn headers(v6: bool) -> u32 {
+    (if v6 { HDR6 + HDR } else { 2 * HDR }) as u32
+}
+
 impl<P: Port> Io<P> {
     pub(crate) fn new(port: P, vlan: Option<u16>, attach_min: u32, depth: usize) -> Io<P> {
         let c = port.caps();
-        let mss = c.mtu - 2 * HDR as u16;
         let offload = c.tx_csum;
         // TSO without checksum offload does not exist in hardware; plain segments then.
-        let tso = if offload { c.tso_max.min(65_535).saturating_sub(2 * HDR as u32) } else { 0 };
-        let (mac, hw_vlan) = (c.mac, c.vlan_insert);
+        let tso = if offload { c.tso_max.min(65_535) } else { 0 };
+        let (mac, hw_vlan, mtu) = (c.mac, c.vlan_insert, c.mtu);
         Io {
             q: VecDeque::with_capacity(depth + 64),
             mac,
-            mss,
-            super_max: tso.max(u32::from(mss)),
+            mtu,
+            super_max: tso.max(u32::from(mtu)),
             vlan,
             hw_vlan,
             offload,
@@ -45,6 +49,18 @@ impl<P: Port> Io<P> {
             depth,
             port,
         }
+    }
+
+    /// Our own MSS: what one packet of the port's MTU carries without options (RFC 6691).
+    #[inline]
+    pub(crate) fn mss(&self, v6: bool) -> u16 {
+        self.mtu - headers(v6) as u16
+    }
+
+    /// Most payload of one packet handed over, more than [`Io::mss`] where the port segments.
+    #[inline]
+    pub(crate) fn super_max(&self, v6: bool) -> u32 {
+        self.super_max - headers(v6)
     }
 
     /// VLAN id that the stack itself has to write into headers.
@@ -79,26 +95,26 @@ impl<P: Port> Io<P> {
     }
 
     fn seal(&mut self, mut tx: P::Tx, t: &Template, f: &Fields, hlen: usize, segsz: u16) {
-        let l2 = usize::from(t.l2);
-        let plen = (tx.len() as usize).saturating_sub(l2 + HDR + hlen);
+        let (l2, tcp_at) = (usize::from(t.l2), t.tcp_at());
+        let plen = (tx.len() as usize).saturating_sub(tcp_at + hlen);
         let Some(ip) = tx.head_mut().get_mut(l2..) else { return };
         wire::patch(ip, f, hlen, plen);
-        let Some((src, dst)) = addresses(ip) else { return };
         let mut meta = TxMeta {
             l2: t.l2,
-            l3: HDR as u8,
+            l3: t.l3,
             l4: hlen as u8,
             segsz,
+            v6: t.v6(),
             vlan: self.vlan.filter(|_| self.hw_vlan),
             ..TxMeta::default()
         };
         let csum = if self.offload {
             meta.csum = TxCsum::Offload;
             let len = if segsz > 0 { 0 } else { hlen + plen };
-            pseudo_v4(src, dst, len as u16).folded()
+            t.pseudo(len).folded()
         } else {
-            let mut sum = pseudo_v4(src, dst, (hlen + plen) as u16);
-            let mut skip = l2 + HDR;
+            let mut sum = t.pseudo(hlen + plen);
+            let mut skip = tcp_at;
             tx.for_each(&mut |b| {
                 let k = skip.min(b.len());
                 skip -= k;
@@ -106,13 +122,14 @@ impl<P: Port> Io<P> {
             });
             sum.finish()
         };
-        if let Some(ip) = tx.head_mut().get_mut(l2..) {
-            if !self.offload {
-                wire::fill_ip_csum(ip);
-            }
-            if let Some(x) = ip.get_mut(36..38) {
-                x.copy_from_slice(&csum.to_be_bytes());
-            }
+        let head = tx.head_mut();
+        if !self.offload
+            && let Some(ip) = head.get_mut(l2..)
+        {
+            wire::fill_ip_csum(ip);
+        }
+        if let Some(x) = head.get_mut(tcp_at + 16..tcp_at + 18) {
+            x.copy_from_slice(&csum.to_be_bytes());
         }
         self.q.push_back(tx.finish(meta));
     }
@@ -139,7 +156,7 @@ impl<P: Port> Io<P> {
         c: &mut Counters,
     ) -> Option<u32> {
         // Whole segments as far as there are any, so that only the last one of the stream is short.
-        let cap = self.super_max.max(mss);
+        let cap = self.super_max(t.v6()).max(mss);
         let want = if len <= mss { len } else { (len.min(cap) / mss).max(1) * mss };
         let mut tx = self.open(t, &[], c)?;
         let (n, attached) = fill(&mut tx, s, off, want, self.attach_min, c);
@@ -168,10 +185,6 @@ impl<P: Port> Io<P> {
         self.q.push_back(tx.finish(TxMeta { l2, vlan, ..TxMeta::default() }));
         true
     }
-}
-
-fn addresses(ip: &[u8]) -> Option<([u8; 4], [u8; 4])> {
-    Some((ip.get(12..16)?.try_into().ok()?, ip.get(16..20)?.try_into().ok()?))
 }
 
 /// Puts up to `want` bytes of `s` from `off` on into `tx`. Returns how many, and how many of them by reference.
@@ -229,9 +242,9 @@ pub(crate) fn small_ip(b: &mut [u8], l2: usize, proto: u8) {
     wire::fill_ip_csum(ip);
 }
 
-/// The sum of a packet's TCP part, pseudo-header included: 0xffff when the checksum is right.
-pub(crate) fn tcp_sum<R: dataplane::pkt::RxPkt>(p: &R, off: usize, ip: &wire::Ip4) -> u16 {
-    let mut sum: Sum = pseudo_v4(ip.src.to_be_bytes(), ip.dst.to_be_bytes(), ip.payload as u16);
+/// The sum of a packet's part above IP, pseudo-header included: 0xffff when the checksum is right.
+pub(crate) fn upper_sum<R: dataplane::pkt::RxPkt>(p: &R, off: usize, ip: &wire::Ip) -> u16 {
+    let mut sum: Sum = pseudo(&ip.src, &ip.dst, ip.proto, ip.payload);
     let (mut skip, mut left) = (off, ip.payload);
     p.for_each(&mut |b| {
         let k = skip.min(b.len());

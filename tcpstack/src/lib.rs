@@ -64,6 +64,7 @@
 //! views in [`wire`]; path MTU changes lower a connection's segment size.
 #![deny(unsafe_code)]
 
+pub mod addr;
 pub mod arp;
 mod clock;
 pub mod config;

@@ -1,9 +1,10 @@
 //! Beginnings: dialling, and answering a SYN.
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
 use dataplane::pkt::Port;
 
+use crate::addr::Addr;
 use crate::config::{Dial, DialError};
 use crate::flow::Flow;
 use crate::opts::Opts;
@@ -11,18 +12,18 @@ use crate::phase::Phase;
 use crate::seq::Seq;
 use crate::stack::{FlowId, Stack};
 use crate::table::{Key, Place};
-use crate::wire::{self, Mac, Seg, Template};
+use crate::wire::{Mac, Seg, Template};
 
 /// Distance kept from the last number of a connection whose place is taken over, in bytes: more than a window.
 const REUSE_GAP: u64 = 1 << 20;
 
 impl Flow {
     pub(crate) fn local(&self) -> SocketAddr {
-        SocketAddrV4::new(self.key.local.into(), self.key.lport()).into()
+        SocketAddr::new(self.key.local.to_ip(), self.key.lport())
     }
 
     pub(crate) fn remote(&self) -> SocketAddr {
-        SocketAddrV4::new(self.key.remote.into(), self.key.rport()).into()
+        SocketAddr::new(self.key.remote.to_ip(), self.key.rport())
     }
 }
 
@@ -39,15 +40,15 @@ impl<P: Port> Stack<P> {
         if *local.ip() != self.cfg.addr || local.port() == 0 {
             return Err(DialError::NotOurs(d.local.ip()));
         }
-        let raddr = u32::from(*remote.ip());
-        if !wire::unicast(raddr) || remote.port() == 0 || local.ip() == remote.ip() {
+        let raddr = Addr::from(*remote.ip());
+        if !raddr.is_unicast() || remote.port() == 0 || local.ip() == remote.ip() {
             return Err(DialError::BadPeer(d.remote));
         }
         let hop = self.route(raddr).ok_or(DialError::NoRoute(IpAddr::V4(*remote.ip())))?;
         if self.live >= self.cfg.max_flows {
             return Err(DialError::TooMany(self.live));
         }
-        let key = Key::new(u32::from(*local.ip()), local.port(), raddr, remote.port());
+        let key = Key::new((*local.ip()).into(), local.port(), raddr, remote.port());
         let after = match self.table.get(&key) {
             Some(Place::Flow(_)) => return Err(DialError::InUse(local.port())),
             Some(Place::TimeWait(t)) => self.tw.remove(t).map(|e| e.snd_nxt),
@@ -88,7 +89,7 @@ impl<P: Port> Stack<P> {
         f.passive = true;
         f.listener = l as u16;
         f.phase = Phase::SynReceived;
-        f.take_syn(s, o, self.io.mss);
+        f.take_syn(s, o, self.io.mss(s.key.is_v6()));
         let answer = f.feed_syn(&mut self.engine, &mut self.c, false, o.scale);
         if answer.is_some() || !f.agrees() {
             self.c.desync += 1;

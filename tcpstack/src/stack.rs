@@ -7,6 +7,7 @@ use arrayvec::ArrayVec;
 use dataplane::pkt::{Port, RX_BURST, Reclaimed};
 use hugepages::{HeapRxPool, LendSlab, Lent, RxFrag};
 
+use crate::addr::Addr;
 use crate::arp::Arp;
 use crate::config::{
     Counters, FlowCounters, HDR_MAX, Listen, ListenError, PushError, StackConfig, StackError,
@@ -21,7 +22,7 @@ use crate::phase::Phase;
 use crate::table::{FlowTable, Place};
 use crate::timewait::TimeWait;
 use crate::wheel::Wheel;
-use crate::wire::{HDR, unicast};
+use crate::wire::HDR;
 
 /// Stream offset of the end of something, in bytes from the start of the direction.
 pub type Pos = u64;
@@ -186,7 +187,7 @@ impl<P: Port> Stack<P> {
             }
         }
         let ip = u32::from(cfg.addr);
-        if !unicast(ip) || cfg.prefix > 32 {
+        if !Addr::v4(ip).is_unicast() || cfg.prefix > 32 {
             return Err(StackError::Address(cfg.addr, cfg.prefix));
         }
         let caps = port.caps();
@@ -195,7 +196,7 @@ impl<P: Port> Stack<P> {
         }
         let secret = cfg.secret.map_or_else(Secret::random, Secret);
         let bytes = cfg.rx_window.max(cfg.tx_window);
-        let engine = Engine::new(cfg.addr, secret.0[0], cfg.rx_window as usize, cfg.tx_window as usize)
+        let engine = Engine::new(secret.0[0], cfg.rx_window as usize, cfg.tx_window as usize)
             .map_err(|source| StackError::Map { bytes, source })?;
         let io = Io::new(port, cfg.vlan, cfg.attach_min, cfg.tx_depth.max(1));
         let rx_free = io.port.rx_memory().0;
@@ -384,7 +385,7 @@ impl<P: Port> Stack<P> {
     /// Gives `bytes` that were read back to the window; more than was read counts as what was.
     pub fn credit(&mut self, id: FlowId, bytes: u32) {
         let window = self.engine.rx_window();
-        let step = u64::from(self.io.mss);
+        let step = u64::from(self.io.mss(false));
         let Some(f) = self.flow_mut(id) else { return };
         let n = u64::from(bytes).min(f.handed - f.credited);
         if n == 0 {
@@ -496,9 +497,9 @@ impl<P: Port> Stack<P> {
         self.io.q.len()
     }
 
-    /// Most payload of one segment, in bytes.
+    /// Most payload of one segment over IPv4, in bytes.
     pub fn mss(&self) -> u16 {
-        self.io.mss
+        self.io.mss(false)
     }
 
     // ---- within the crate ----
@@ -578,10 +579,9 @@ impl<P: Port> Stack<P> {
     }
 
     /// Next hop towards an address.
-    pub(crate) fn route(&self, remote: u32) -> Option<u32> {
-        let mask = u32::MAX.checked_shl(32 - u32::from(self.cfg.prefix)).unwrap_or(0);
-        let same = (remote ^ u32::from(self.cfg.addr)) & mask == 0;
-        if same { Some(remote) } else { self.cfg.gateway.map(u32::from) }
+    pub(crate) fn route(&self, remote: Addr) -> Option<Addr> {
+        let same = remote.same_prefix(&self.cfg.addr.into(), self.cfg.prefix);
+        if same { Some(remote) } else { self.cfg.gateway.map(Addr::from) }
     }
 }
 

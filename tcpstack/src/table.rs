@@ -1,20 +1,33 @@
 //! From a segment's addresses to its connection: open addressing, one probe sequence, no allocation per look-up.
 
-/// A connection's addresses, seen from this end. IPv4 addresses and ports in host order.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+use crate::addr::Addr;
+
+/// A connection's addresses, seen from this end. Both are of one family.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Key {
     /// Our address.
-    pub local: u32,
+    pub local: Addr,
     /// The peer's address.
-    pub remote: u32,
+    pub remote: Addr,
     /// Our port in the upper half, the peer's in the lower.
     pub ports: u32,
 }
 
 impl Key {
     /// A key from addresses and ports.
-    pub fn new(local: u32, lport: u16, remote: u32, rport: u16) -> Key {
+    pub fn new(local: Addr, lport: u16, remote: Addr, rport: u16) -> Key {
         Key { local, remote, ports: u32::from(lport) << 16 | u32::from(rport) }
+    }
+
+    /// A key from IPv4 addresses in host order, and ports.
+    pub fn v4(local: u32, lport: u16, remote: u32, rport: u16) -> Key {
+        Key::new(Addr::v4(local), lport, Addr::v4(remote), rport)
+    }
+
+    /// Whether it is a connection over IPv6.
+    #[inline]
+    pub fn is_v6(&self) -> bool {
+        self.local.is_v6()
     }
 
     /// Our port.
@@ -46,7 +59,7 @@ struct Cell {
     val: u32,
 }
 
-const _: () = assert!(size_of::<Cell>() == 16);
+const _: () = assert!(size_of::<Cell>() == 40);
 
 /// The table. Keyed by a secret, so that a peer cannot aim its ports at one bucket.
 pub struct FlowTable {
@@ -75,12 +88,22 @@ impl FlowTable {
         FlowTable { cells: vec![Cell { key: Key::default(), val: EMPTY }; 64], len: 0, secret }
     }
 
+    /// Two folded multiplications by halves of the addresses that the secret hides: who does not know it can
+    /// neither aim at a cell nor find two keys that meet.
     #[inline]
     fn slot(&self, k: &Key) -> usize {
-        let a = (u64::from(k.local) << 32 | u64::from(k.remote)) ^ self.secret[0];
-        let b = u64::from(k.ports).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ self.secret[1];
-        let p = u128::from(a) * u128::from(b | 1);
-        ((p >> 64) as u64 ^ p as u64) as usize & (self.cells.len() - 1)
+        let half = |a: &Addr| {
+            let x = u128::from_ne_bytes(a.0);
+            ((x >> 64) as u64, x as u64)
+        };
+        let fold = |a: u64, b: u64| {
+            let p = u128::from(a) * u128::from(b);
+            (p >> 64) as u64 ^ p as u64
+        };
+        let ((a, b), (c, d)) = (half(&k.remote), half(&k.local));
+        let peer = fold(a ^ self.secret[0], b ^ self.secret[1]);
+        let rest = c.rotate_left(32) ^ d ^ u64::from(k.ports).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        fold(peer ^ self.secret[1], rest ^ self.secret[0]) as usize & (self.cells.len() - 1)
     }
 
     /// What `k` stands for.
@@ -183,20 +206,22 @@ mod tests {
             r ^= r << 13;
             r ^= r >> 7;
             r ^= r << 17;
-            let k = Key::new(1, (r % 50) as u16, 2, (r >> 20 & 63) as u16);
-            let id = (k.local, k.remote, k.ports);
+            let mut k = Key::v4(1, (r % 50) as u16, 2, (r >> 20 & 63) as u16);
+            if r & 1 << 30 != 0 {
+                k.remote = Addr::link_local([0, 0, 0, 0, 0, (r >> 31 & 3) as u8]);
+            }
             if r >> 40 & 3 == 0 {
-                assert_eq!(t.remove(&k), m.remove(&id));
+                assert_eq!(t.remove(&k), m.remove(&k));
             } else {
                 let p = if n & 1 == 0 { Place::Flow(n) } else { Place::TimeWait(n) };
                 t.insert(k, p);
-                m.insert(id, p);
+                m.insert(k, p);
             }
             assert_eq!(t.len(), m.len());
-            assert_eq!(t.get(&k), m.get(&id).copied());
+            assert_eq!(t.get(&k), m.get(&k).copied());
         }
-        for (id, p) in &m {
-            assert_eq!(t.get(&Key { local: id.0, remote: id.1, ports: id.2 }), Some(*p));
+        for (k, p) in &m {
+            assert_eq!(t.get(k), Some(*p));
         }
     }
 

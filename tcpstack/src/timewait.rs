@@ -1,4 +1,4 @@
-//! TIME-WAIT (RFC 9293 §3.3.2), as a table of our own: a connection that is over costs 56 bytes, not a socket.
+//! TIME-WAIT (RFC 9293 §3.3.2), as a table of our own: a connection that is over costs 64 bytes, not a socket.
 //!
 //! Nothing may revive the old connection, its FIN may still come again and wants an ACK, and a new SYN that is
 //! plainly later takes the place at once (RFC 6191, RFC 1122 §4.2.2.13).
@@ -24,7 +24,7 @@ pub struct Entry {
     pub until: u64,
 }
 
-const _: () = assert!(size_of::<Entry>() <= 56);
+const _: () = assert!(size_of::<Entry>() <= 64);
 
 /// What a segment for an entry leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     fn entry(n: u32) -> Entry {
-        Entry { key: Key::new(1, 2, 3, n as u16), snd_nxt: Seq(1000), rcv_nxt: Seq(2000), win: 5, until: 0 }
+        Entry { key: Key::v4(1, 2, 3, n as u16), snd_nxt: Seq(1000), rcv_nxt: Seq(2000), win: 5, until: 0 }
     }
 
     fn seg(seq: u32, flags: u8, plen: u32) -> Seg {

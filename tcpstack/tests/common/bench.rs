@@ -9,7 +9,7 @@ use dataplane::mem::{MemConfig, MemPort, MemRx, pair};
 use dataplane::pkt::{Port, RxPkt, TxCsum, TxMeta, TxPkt};
 use hugepages::LendSlab;
 use tcpstack::arp::Packet as Arp;
-use tcpstack::csum::{Sum, pseudo_v4};
+use tcpstack::csum::pseudo;
 use tcpstack::seq::Seq;
 use tcpstack::table::Key;
 use tcpstack::wire::{self, ACK, Fields, SYN, Seg, Template};
@@ -115,7 +115,7 @@ impl Bench {
                 let e = wire::eth(&b)?;
                 let ip = wire::ip4(&b[e.len..], b.len() - e.len, true).ok().filter(|i| i.proto == 6)?;
                 let t = &b[e.len + 20..];
-                let mut sum = pseudo_v4(ip.src.to_be_bytes(), ip.dst.to_be_bytes(), ip.payload as u16);
+                let mut sum = pseudo(&ip.src, &ip.dst, 6, ip.payload);
                 sum.add(t);
                 assert_eq!(sum.finish(), 0, "TCP checksum");
                 let seg = wire::tcp(t, &ip).unwrap();
@@ -209,7 +209,7 @@ pub fn segment(key: &Key, f: &Fields, opts: &[u8], data: &[u8]) -> Vec<u8> {
     wire::patch(&mut b[14..], f, 20 + opts.len(), data.len());
     wire::fill_ip_csum(&mut b[14..]);
     let len = b.len() - 34;
-    let mut s: Sum = pseudo_v4(key.local.to_be_bytes(), key.remote.to_be_bytes(), len as u16);
+    let mut s = pseudo(&key.local, &key.remote, 6, len);
     s.add(&b[34..]);
     let c = s.finish().to_be_bytes();
     b[50..52].copy_from_slice(&c);
