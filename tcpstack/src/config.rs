@@ -44,6 +44,10 @@ pub struct StackConfig {
     pub ready_max: usize,
     /// Packets waiting for the port beyond which nothing more is emitted.
     pub tx_depth: usize,
+    /// Offer and accept timestamps (RFC 7323): PAWS, and round trips of what was sent twice.
+    pub timestamps: bool,
+    /// Offer and accept selective acknowledgements (RFC 2018), and report duplicates (RFC 2883).
+    pub sack: bool,
     /// Retransmission time-out.
     pub rto: RtoLimits,
     /// SYN and SYN-ACK sent again this often before giving up.
@@ -85,6 +89,8 @@ impl StackConfig {
             ooo_max: 8 << 20,
             ready_max: 8192,
             tx_depth: 256,
+            timestamps: true,
+            sack: true,
             rto: RtoLimits::default(),
             syn_retries: 6,
             user_timeout: 100_000_000_000,
@@ -252,6 +258,10 @@ counters! {
         rx_ack_old,
         /// Segments dropped: flags that contradict each other.
         rx_bad_flags,
+        /// Segments dropped: a timestamp older than the last one (PAWS, RFC 7323 §5).
+        paws_rejected,
+        /// Segments dropped: no timestamp where both sides agreed on them (RFC 7323 §3.2).
+        ts_missing,
         /// RSTs that were not in sequence.
         rx_bad_rst,
         /// SYNs dropped for the backlog limit.

@@ -4,6 +4,7 @@
 use dataplane::pkt::Port;
 
 use crate::arp::Lookup;
+use crate::config::StackConfig;
 use crate::flow::{AckDue, Clock, Flow};
 use crate::io::Io;
 use crate::opts::OptBytes;
@@ -169,7 +170,7 @@ impl<P: Port> Stack<P> {
             let flags = if f.phase == Phase::SynSent { wire::SYN } else { wire::SYN | wire::ACK };
             let ack = if f.phase == Phase::SynSent { Seq(0) } else { f.rcv_seq(0) };
             let win = f.smol_edge.min(65_535) as u16;
-            let o = OptBytes::syn(io.mss(f.tmpl.v6()), false, None, f.offer_scale);
+            let o = f.syn_options(io.mss(f.tmpl.v6()), &self.cfg, now);
             if !io.control(&f.tmpl, &Fields { seq: f.iss, ack, flags, win }, &o, c) {
                 return Served::Again;
             }
@@ -214,6 +215,7 @@ impl<P: Port> Stack<P> {
             rcv_nxt: f.rcv_seq(f.rcv_nxt()),
             win: f.window_field(),
             until: 0,
+            ts: f.stamps.recent(),
         };
         let t = self.tw.insert(e, now);
         self.table.insert(e.key, Place::TimeWait(t));
@@ -243,7 +245,8 @@ impl<P: Port> Stack<P> {
             // smoltcp says whether a RST is due; where it is, the numbers are the shim's.
             if self.engine.poll(&mut f.sock).is_some_and(|m| m.flags & wire::RST != 0) {
                 let r = Fields { win: 0, ..f.fields(f.snd_max(), wire::RST) };
-                self.io.control(&f.tmpl, &r, &[], &mut self.c);
+                let o = OptBytes::plain(f.stamps.option(self.now));
+                self.io.control(&f.tmpl, &r, &o, &mut self.c);
             }
         }
         f.phase = Phase::Closed;
@@ -267,6 +270,19 @@ impl Flow {
             flags: wire::ACK | flags,
             win: self.window_field(),
         }
+    }
+
+    /// Options of our SYN: what we offer, or of what the peer offered that which we take.
+    fn syn_options(&self, mss: u16, cfg: &StackConfig, now: u64) -> OptBytes {
+        let first = self.phase == Phase::SynSent;
+        let ts = if first { cfg.timestamps.then(|| self.stamps.offer(now)) } else { self.stamps.option(now) };
+        OptBytes::syn(mss, if first { cfg.sack } else { self.sack_ok }, ts, self.offer_scale)
+    }
+
+    /// Options of every other segment.
+    #[inline]
+    fn options(&self, now: u64) -> OptBytes {
+        OptBytes::plain(self.stamps.option(now))
     }
 
     /// Offers more of what smoltcp permits, as far as the port's memory goes: half of what is free, at what this
@@ -301,14 +317,14 @@ impl Flow {
             if off >= end {
                 // Only the FIN lies there.
                 let f = self.fields(self.shadow.end(), wire::FIN);
-                if self.fin_sent && !io.control(&self.tmpl, &f, &[], c) {
+                if self.fin_sent && !io.control(&self.tmpl, &f, &self.options(io.now), c) {
                     return Err(Served::Again);
                 }
                 self.rtx.start = self.rtx.end;
             } else {
                 let len = (end - off).min(u64::from(u32::MAX)) as u32;
-                let f = self.fields(off, 0);
-                match io.data(&self.tmpl, &f, &mut self.shadow, (off, len), u32::from(self.mss), c) {
+                let (f, o) = (self.fields(off, 0), self.options(io.now));
+                match io.data(&self.tmpl, &f, &o, &mut self.shadow, (off, len, u32::from(self.mss)), c) {
                     None => return Err(Served::Again),
                     Some(0) => return Err(Served::Broken),
                     Some(n) => self.rtx.start += u64::from(n),
@@ -336,8 +352,8 @@ impl Flow {
                 self.stuck_since = now;
             }
             let len = (self.permit - self.sent).min(u64::from(u32::MAX)) as u32;
-            let f = self.fields(self.sent, 0);
-            match io.data(&self.tmpl, &f, &mut self.shadow, (self.sent, len), u32::from(self.mss), c) {
+            let (f, o) = (self.fields(self.sent, 0), self.options(now));
+            match io.data(&self.tmpl, &f, &o, &mut self.shadow, (self.sent, len, u32::from(self.mss)), c) {
                 None => return Err(Served::Again),
                 Some(0) => return Err(Served::Broken),
                 Some(n) => self.sent += u64::from(n),
@@ -347,7 +363,7 @@ impl Flow {
         }
         if self.fin_permit && !self.fin_sent && self.sent == self.shadow.end() {
             let f = self.fields(self.sent, wire::FIN);
-            if !io.control(&self.tmpl, &f, &[], c) {
+            if !io.control(&self.tmpl, &f, &self.options(now), c) {
                 return Err(Served::Again);
             }
             self.stuck_since = now;
@@ -364,7 +380,7 @@ impl Flow {
                 return Err(Served::Again);
             }
             let f = self.fields(self.snd_max(), 0);
-            if !io.control(&self.tmpl, &f, &[], c) {
+            if !io.control(&self.tmpl, &f, &self.options(io.now), c) {
                 return Err(Served::Again);
             }
             c.tx_pure_acks += 1;
@@ -378,6 +394,6 @@ impl Flow {
     pub(crate) fn probe<P: Port>(&mut self, io: &mut Io<P>, c: &mut crate::config::Counters) -> bool {
         let mut f = self.fields(self.una, 0);
         f.seq = Seq(f.seq.0.wrapping_sub(1));
-        io.control(&self.tmpl, &f, &[], c)
+        io.control(&self.tmpl, &f, &self.options(io.now), c)
     }
 }

@@ -11,6 +11,7 @@ use hugepages::RxFrag;
 use crate::addr::Addr;
 use crate::config::{Counters, FlowCounters};
 use crate::engine::{Emission, Engine, FEED_MAX, Feed, State};
+use crate::opts::TS_LEN;
 use crate::phantom::PhantomSocket;
 use crate::phase::{Ev, Phase};
 use crate::reasm::Reasm;
@@ -18,6 +19,7 @@ use crate::recover::Loss;
 use crate::rtt::Rtt;
 use crate::seq::Seq;
 use crate::shadow::Shadow;
+use crate::stamps::Stamps;
 use crate::table::Key;
 use crate::wire::{self, Template};
 
@@ -85,7 +87,11 @@ pub(crate) struct Flow {
     pub(crate) max_wnd: u32,
     pub(crate) wl1: Seq,
     pub(crate) snd_scale: u8,
+    /// Payload of a full segment: the path's MSS less the options that each segment carries.
     pub(crate) mss: u16,
+    pub(crate) stamps: Stamps,
+    /// Both SYNs had SACK permitted.
+    pub(crate) sack_ok: bool,
     pub(crate) fed_una: u64,
     pub(crate) rtx: Range<u64>,
 
@@ -164,6 +170,8 @@ impl Flow {
             wl1: Seq(0),
             snd_scale: 0,
             mss: wire::DEFAULT_MSS,
+            stamps: Stamps::default(),
+            sack_ok: false,
             fed_una: 0,
             rtx: 0..0,
             irs: Seq(0),
@@ -198,6 +206,11 @@ impl Flow {
             stats: FlowCounters::default(),
             sock,
         }
+    }
+
+    /// Takes the path's MSS, in bytes without any options (RFC 6691).
+    pub(crate) fn set_mss(&mut self, path: u16) {
+        self.mss = path - if self.stamps.on() { TS_LEN } else { 0 };
     }
 
     /// Sequence number on the wire of a sending offset.

@@ -6,11 +6,12 @@ use crate::addr::Addr;
 use crate::arp;
 use crate::icmp;
 use crate::io::{small_ip, upper_sum};
-use crate::opts::Opts;
+use crate::opts::{OptBytes, Opts, Ts};
 use crate::phase::Phase;
 use crate::segment::{Cx, Outcome};
 use crate::seq::Seq;
 use crate::stack::{CloseWhy, Event, Stack};
+use crate::stamps;
 use crate::table::Place;
 use crate::timewait::Verdict;
 use crate::wire::{self, Drop, ETH_ARP, ETH_IPV4, Eth, Fields, HDR, Ip, Mac, Seg, Template};
@@ -163,7 +164,7 @@ impl<P: Port> Stack<P> {
                 }
                 self.segment(i, &s, &o, e.src);
             }
-            Some(Place::TimeWait(t)) => self.in_time_wait(t, &s, e.src),
+            Some(Place::TimeWait(t)) => self.in_time_wait(t, &s, &o, e.src),
             None => self.reject(&s, e.src),
         }
         Ok(())
@@ -172,14 +173,14 @@ impl<P: Port> Stack<P> {
     fn on_syn(&mut self, s: &Seg, place: Option<Place>, o: &Opts, src: Mac) {
         match place {
             Some(Place::Flow(i)) => self.segment(i, s, o, src),
-            Some(Place::TimeWait(t)) => match self.tw.on_segment(t, s, self.now) {
+            Some(Place::TimeWait(t)) => match self.tw.on_segment(t, s, o.ts, self.now) {
                 Verdict::Reuse(after) => {
                     self.c.time_wait_reused += 1;
                     self.tw.remove(t);
                     self.table.remove(&s.key);
                     self.accept(s, o, src, Some(after));
                 }
-                _ => self.in_time_wait(t, s, src),
+                v => self.answer_late(t, s, v, src),
             },
             None if s.has(wire::ACK) || s.has(wire::RST) => self.reject(s, src),
             None => self.accept(s, o, src, None),
@@ -265,9 +266,20 @@ impl<P: Port> Stack<P> {
         }
     }
 
-    fn in_time_wait(&mut self, t: u32, s: &Seg, src: Mac) {
-        if self.tw.on_segment(t, s, self.now) != Verdict::Ack {
-            return;
+    fn in_time_wait(&mut self, t: u32, s: &Seg, o: &Opts, src: Mac) {
+        let v = self.tw.on_segment(t, s, o.ts, self.now);
+        self.answer_late(t, s, v, src);
+    }
+
+    fn answer_late(&mut self, t: u32, s: &Seg, v: Verdict, src: Mac) {
+        match v {
+            Verdict::Ack => (),
+            Verdict::Old => self.c.paws_rejected += 1,
+            Verdict::Unstamped => {
+                self.c.ts_missing += 1;
+                return;
+            }
+            Verdict::Drop | Verdict::Reuse(_) => return,
         }
         // What carries data or a FIN was sent again and is paced by its sender; the rest could be a loop of ACKs.
         if s.plen == 0 && !s.has(wire::FIN) && !self.challenges.take(self.now) {
@@ -277,7 +289,9 @@ impl<P: Port> Stack<P> {
         let Some(e) = self.tw.get(t).copied() else { return };
         let f = Fields { seq: e.snd_nxt, ack: e.rcv_nxt, flags: wire::ACK, win: e.win };
         let tmpl = Template::new(self.io.mac, src, self.io.soft_vlan(), &e.key);
-        self.io.control(&tmpl, &f, &[], &mut self.c);
+        let val = stamps::clock(self.secret.stamp_offset(&e.key), self.now);
+        let o = OptBytes::plain(e.ts.map(|ecr| Ts { val, ecr }));
+        self.io.control(&tmpl, &f, &o, &mut self.c);
     }
 
     /// Answers a segment that belongs to no connection, or that its connection cannot accept, with a RST.

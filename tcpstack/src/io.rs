@@ -19,6 +19,8 @@ pub(crate) struct Io<P: Port> {
     /// Largest IP packet handed over, more than `mtu` where the port segments.
     super_max: u32,
     pub(crate) vlan: Option<u16>,
+    /// The time of the turn, in ns.
+    pub(crate) now: u64,
     hw_vlan: bool,
     offload: bool,
     attach_min: u32,
@@ -43,6 +45,7 @@ impl<P: Port> Io<P> {
             mtu,
             super_max: tso.max(u32::from(mtu)),
             vlan,
+            now: 0,
             hw_vlan,
             offload,
             attach_min: attach_min.max(1),
@@ -142,23 +145,24 @@ impl<P: Port> Io<P> {
         true
     }
 
-    /// A segment with at most `len` bytes of `s` from `off` on; `mss` is the path's. Returns how many bytes it
-    /// carries: fewer where buffers run out or copied bytes would have to follow attached ones. `None` when the
+    /// A segment with `options` and at most `len` bytes of `s` from `off` on, `mss` of them in each packet on the
+    /// wire. Returns how many bytes it carries: fewer where buffers run out or copied bytes would have to follow attached ones. `None` when the
     /// port has no buffer.
     #[inline]
     pub(crate) fn data(
         &mut self,
         t: &Template,
         f: &Fields,
+        options: &[u8],
         s: &mut Shadow,
-        (off, len): (u64, u32),
-        mss: u32,
+        (off, len, mss): (u64, u32, u32),
         c: &mut Counters,
     ) -> Option<u32> {
         // Whole segments as far as there are any, so that only the last one of the stream is short.
-        let cap = self.super_max(t.v6()).max(mss);
+        let hlen = HDR + options.len();
+        let cap = self.super_max(t.v6()).saturating_sub(options.len() as u32).max(mss);
         let want = if len <= mss { len } else { (len.min(cap) / mss).max(1) * mss };
-        let mut tx = self.open(t, &[], c)?;
+        let mut tx = self.open(t, options, c)?;
         let (n, attached) = fill(&mut tx, s, off, want, self.attach_min, c);
         if n == 0 {
             return Some(0);
@@ -170,7 +174,7 @@ impl<P: Port> Io<P> {
         if off + u64::from(n) == s.end() {
             f.flags |= wire::PSH;
         }
-        self.seal(tx, t, &f, HDR, if n > mss { mss as u16 } else { 0 });
+        self.seal(tx, t, &f, hlen, if n > mss { mss as u16 } else { 0 });
         Some(n)
     }
 

@@ -22,11 +22,21 @@ impl Secret {
 
     /// Initial sequence number of connection `k` at time `now` (ns).
     pub fn isn(self, k: &Key, now: u64) -> Seq {
+        Seq((self.hash(k) as u32).wrapping_add((now / 4000) as u32))
+    }
+
+    /// What connection `k` adds to the clock in its timestamps (RFC 7323 §5.4, §7.1).
+    pub fn stamp_offset(self, k: &Key) -> u32 {
+        // The other half of the hash: neither number tells of the other.
+        (self.hash(k) >> 32) as u32
+    }
+
+    fn hash(self, k: &Key) -> u64 {
         let mut h = DefaultHasher::new();
         h.write_u64(self.0[0]);
         h.write_u64(self.0[1]);
         k.hash(&mut h);
-        Seq((h.finish() as u32).wrapping_add((now / 4000) as u32))
+        h.finish()
     }
 }
 
@@ -48,6 +58,8 @@ mod tests {
         assert_eq!(s.isn(&a, 4_000_000).since(s.isn(&a, 0)), 1000);
         assert_ne!(s.isn(&a, 0), s.isn(&b, 0));
         assert_ne!(s.isn(&a, 0), Secret([1, 3]).isn(&a, 0));
+        assert_ne!(s.stamp_offset(&a), s.stamp_offset(&b));
+        assert_ne!(s.stamp_offset(&a), Secret([1, 3]).stamp_offset(&a));
         assert_ne!(Secret::random().0, Secret::random().0);
         assert_eq!(format!("{s:?}"), "Secret(..)");
     }

@@ -88,6 +88,7 @@ mod segment;
 pub mod seq;
 pub mod shadow;
 pub mod stack;
+pub mod stamps;
 pub mod table;
 pub mod timewait;
 pub mod wheel;

@@ -11,6 +11,7 @@ use crate::opts::Opts;
 use crate::phase::Phase;
 use crate::seq::Seq;
 use crate::stack::{FlowId, Stack};
+use crate::stamps::Stamps;
 use crate::table::{Key, Place};
 use crate::wire::{Mac, Seg, Template};
 
@@ -33,7 +34,7 @@ impl<P: Port> Stack<P> {
     /// # Errors
     /// [`DialError`]; nothing was begun then.
     pub fn dial(&mut self, now: u64, d: Dial) -> Result<FlowId, DialError> {
-        self.now = now.max(self.now);
+        self.set_now(now);
         let (SocketAddr::V4(local), SocketAddr::V4(remote)) = (d.local, d.remote) else {
             return Err(DialError::Family(d.local, d.remote));
         };
@@ -58,6 +59,7 @@ impl<P: Port> Stack<P> {
         let tmpl = Template::new(self.io.mac, [0; 6], self.io.soft_vlan(), &key);
         let mut f = Box::new(Flow::new(key, sock, tmpl, hop, self.now));
         f.iss = self.first_seq(&key, after);
+        f.stamps = Stamps::new(self.secret.stamp_offset(&key));
         f.poll = true;
         self.c.dialled += 1;
         let slot = self.add_flow(f);
@@ -89,7 +91,8 @@ impl<P: Port> Stack<P> {
         f.passive = true;
         f.listener = l as u16;
         f.phase = Phase::SynReceived;
-        f.take_syn(s, o, self.io.mss(s.key.is_v6()));
+        f.stamps = Stamps::new(self.secret.stamp_offset(&s.key));
+        f.take_syn(s, o, &self.cfg, self.io.mss(s.key.is_v6()), self.now);
         let answer = f.feed_syn(&mut self.engine, &mut self.c, false, o.scale);
         if answer.is_some() || !f.agrees() {
             self.c.desync += 1;

@@ -25,6 +25,8 @@ pub struct Rtt {
     backoff: u8,
     /// End offset of the segment being timed and when it was sent.
     timed: Option<(u64, u64)>,
+    /// Something was sent again since the last sample.
+    resent: bool,
 }
 
 impl Rtt {
@@ -39,18 +41,24 @@ impl Rtt {
     /// Something was sent again: what is being timed says nothing any more (Karn's rule, RFC 6298 §3).
     pub fn on_resend(&mut self) {
         self.timed = None;
+        self.resent = true;
     }
 
-    /// The peer has acknowledged up to offset `una`, which is news.
+    /// The peer has acknowledged up to offset `una`, which is news. `echo` is the round trip by timestamps in ns
+    /// (RFC 7323 §4): coarse, but it tells the sendings of a segment apart, so it counts where Karn's rule forbids
+    /// the other sample.
     #[inline]
-    pub fn on_ack(&mut self, una: u64, now: u64) {
+    pub fn on_ack(&mut self, una: u64, now: u64, echo: Option<u64>) {
         self.backoff = 0;
-        if let Some((end, at)) = self.timed
-            && una >= end
-        {
-            self.timed = None;
-            self.sample(now.saturating_sub(at));
+        match self.timed {
+            Some((end, at)) if una >= end => {
+                self.timed = None;
+                self.sample(now.saturating_sub(at));
+            }
+            None if self.resent => echo.into_iter().for_each(|r| self.sample(r)),
+            _ => return,
         }
+        self.resent = false;
     }
 
     /// The SYN was answered after `r` ns, without having been sent twice.
@@ -102,12 +110,12 @@ mod tests {
         assert_eq!(r.rto(&L), 1_000_000_000);
         r.on_send(100, 0);
         r.on_send(200, 5); // only one is timed
-        r.on_ack(99, 50);
+        r.on_ack(99, 50, None);
         assert_eq!(r.srtt(), 0);
-        r.on_ack(100, 80_000_000);
+        r.on_ack(100, 80_000_000, Some(7));
         assert_eq!((r.srtt(), r.rto(&L)), (80_000_000, 240_000_000));
         r.on_send(300, 100_000_000);
-        r.on_ack(300, 180_000_000);
+        r.on_ack(300, 180_000_000, None);
         assert_eq!((r.srtt(), r.rto(&L)), (80_000_000, 200_000_000));
     }
 
@@ -115,23 +123,28 @@ mod tests {
     fn floor_backoff_and_ceiling() {
         let mut r = Rtt::default();
         r.on_send(1, 0);
-        r.on_ack(1, 20_000);
+        r.on_ack(1, 20_000, None);
         assert_eq!(r.rto(&L), L.min);
         r.on_timeout();
         r.on_timeout();
         assert_eq!((r.rto(&L), r.backoff()), (4 * L.min, 2));
         (0..40).for_each(|_| r.on_timeout());
         assert_eq!(r.rto(&L), L.max);
-        r.on_ack(2, 30_000);
+        r.on_ack(2, 30_000, None);
         assert_eq!(r.rto(&L), L.min);
     }
 
     #[test]
-    fn a_resent_segment_is_not_timed() {
+    fn a_resent_segment_is_timed_by_its_timestamp_alone() {
         let mut r = Rtt::default();
         r.on_send(1, 0);
         r.on_resend();
-        r.on_ack(1, 9_000_000);
+        r.on_ack(1, 9_000_000, None);
         assert_eq!(r.srtt(), 0);
+        r.on_resend();
+        r.on_ack(2, 9_000_000, Some(4_000_000));
+        assert_eq!(r.srtt(), 4_000_000);
+        r.on_ack(3, 9_000_000, Some(1));
+        assert_eq!(r.srtt(), 4_000_000, "once");
     }
 }

@@ -11,6 +11,7 @@ use crate::opts::Opts;
 use crate::phase::{Ev, Phase};
 use crate::recover::{Ctx, Event as LossEvent, Loss};
 use crate::seq::offset_of;
+use crate::stamps::Verdict as Stamped;
 use crate::wire::{self, Seg};
 
 /// Time between challenge ACKs of one connection, in ns (RFC 5961 §10 asks for a limit).
@@ -53,16 +54,20 @@ impl Flow {
         match self.phase {
             Phase::Resolve | Phase::Closed | Phase::TimeWait => Outcome::Fine,
             Phase::SynSent => self.in_syn_sent(s, o, cx),
-            _ => self.in_sync(s, frags, cx),
+            _ => self.in_sync(s, o, frags, cx),
         }
     }
 
-    /// The peer's SYN: its numbers, window and options.
-    pub(crate) fn take_syn(&mut self, s: &Seg, o: &Opts, own_mss: u16) {
+    /// The peer's SYN: its numbers, window and options. Ours offers, or will answer, what `cfg` says.
+    pub(crate) fn take_syn(&mut self, s: &Seg, o: &Opts, cfg: &StackConfig, own_mss: u16, now: u64) {
         self.irs = s.seq;
         self.syn_window(s.win, s.seq);
         self.snd_scale = o.scale.unwrap_or(0);
-        self.mss = o.mss.unwrap_or(wire::DEFAULT_MSS).clamp(wire::MIN_MSS, own_mss);
+        self.sack_ok = cfg.sack && o.sack_permitted;
+        if let Some(t) = o.ts.filter(|_| cfg.timestamps) {
+            self.stamps.agree(t.val, now);
+        }
+        self.set_mss(o.mss.unwrap_or(wire::DEFAULT_MSS).clamp(wire::MIN_MSS, own_mss));
     }
 
     fn in_syn_sent(&mut self, s: &Seg, o: &Opts, cx: &mut Cx<'_>) -> Outcome {
@@ -84,7 +89,7 @@ impl Flow {
         if !s.has(wire::SYN) {
             return Outcome::Fine;
         }
-        self.take_syn(s, o, cx.own_mss);
+        self.take_syn(s, o, cx.cfg, cx.own_mss, cx.now);
         self.last_rx = cx.now;
         if o.scale.is_none() {
             self.rcv_scale = 0;
@@ -132,7 +137,7 @@ impl Flow {
         cx.c.challenge_acks += 1;
     }
 
-    fn in_sync(&mut self, s: &Seg, frags: &mut Vec<RxFrag>, cx: &mut Cx<'_>) -> Outcome {
+    fn in_sync(&mut self, s: &Seg, o: &Opts, frags: &mut Vec<RxFrag>, cx: &mut Cx<'_>) -> Outcome {
         let mut s = *s;
         let nxt = self.rcv_nxt();
         let d = s.seq.since(self.rcv_seq(nxt));
@@ -154,6 +159,7 @@ impl Flow {
                 // Our SYN-ACK was lost.
                 Phase::SynReceived if same && !s.has(wire::ACK) => {
                     self.syn_due = true;
+                    self.stamps.take(o.ts, cx.now);
                     return Outcome::Fine;
                 }
                 // Simultaneous open: the peer's SYN-ACK is the ACK of our SYN.
@@ -167,6 +173,22 @@ impl Flow {
                     self.challenge(cx);
                     return Outcome::Fine;
                 }
+            }
+        }
+        match self.stamps.judge(o.ts, cx.now) {
+            Stamped::Fine => (),
+            Stamped::Missing => {
+                cx.c.ts_missing += 1;
+                return Outcome::Fine;
+            }
+            Stamped::Old => {
+                cx.c.paws_rejected += 1;
+                if s.plen > 0 || s.has(wire::FIN) {
+                    self.ack_due = AckDue::Now;
+                } else {
+                    self.answer(cx);
+                }
+                return Outcome::Fine;
             }
         }
         if !s.has(wire::ACK) {
@@ -206,9 +228,13 @@ impl Flow {
         }
         self.last_rx = cx.now;
         self.probes = 0;
-        self.on_ack(&s, a, cx);
+        let start = nxt as i64 + d;
+        if start <= self.acked as i64 && start + i64::from(s.plen) >= self.acked as i64 {
+            self.stamps.take(o.ts, cx.now);
+        }
+        self.on_ack(&s, o, a, cx);
         if s.plen > 0 || s.has(wire::FIN) {
-            self.on_payload(&s, nxt as i64 + d, frags, cx);
+            self.on_payload(&s, start, frags, cx);
         } else if d < 0 {
             // A keep-alive or window probe, or an old ACK: the answer says where we are.
             self.answer(cx);
@@ -221,7 +247,7 @@ impl Flow {
         Ctx { una: self.una, sent: self.snd_max(), mss: u32::from(self.mss), max }
     }
 
-    fn on_ack(&mut self, s: &Seg, a: i64, cx: &mut Cx<'_>) {
+    fn on_ack(&mut self, s: &Seg, o: &Opts, a: i64, cx: &mut Cx<'_>) {
         let news = a > self.una as i64;
         let wnd = u32::from(s.win) << self.snd_scale;
         // Linux's form of RFC 9293 §3.10.7.4: a window counts when its segment is newer, or it
@@ -237,7 +263,7 @@ impl Flow {
             self.max_wnd = self.max_wnd.max(wnd);
         }
         if news {
-            self.on_new_ack(a as u64, cx);
+            self.on_new_ack(a as u64, self.stamps.rtt(o.ts, cx.now), cx);
         } else if a == self.una as i64
             && s.plen == 0
             && !s.has(wire::FIN)
@@ -254,12 +280,12 @@ impl Flow {
         }
     }
 
-    fn on_new_ack(&mut self, a: u64, cx: &mut Cx<'_>) {
+    fn on_new_ack(&mut self, a: u64, echo: Option<u64>, cx: &mut Cx<'_>) {
         let end = self.shadow.end();
         self.stats.acked_bytes += a.min(end) - self.una.min(end);
         self.una = a;
         self.shadow.release(a);
-        self.rtt.on_ack(a, cx.now);
+        self.rtt.on_ack(a, cx.now, echo);
         self.stuck_since = cx.now;
         self.tries = 0;
         if self.fin_sent && a == end + 1 {

@@ -260,7 +260,7 @@ impl<P: Port> Stack<P> {
     /// The first half of a round: receive, act on what came, timers. Answers given before [`Stack::flush`] leave
     /// with it, and carry the acknowledgement of what they answer.
     pub fn poll(&mut self, now: u64) -> Work {
-        self.now = now.max(self.now);
+        self.set_now(now);
         let mut n = self.io.port.home().drain() as u32 + self.small.home().drain() as u32;
         if !self.announced {
             self.announced = true;
@@ -276,7 +276,7 @@ impl<P: Port> Stack<P> {
 
     /// The second half of a round: emit and send.
     pub fn flush(&mut self, now: u64) -> Work {
-        self.now = now.max(self.now);
+        self.set_now(now);
         self.feed_starved();
         let mut n = self.serve_all();
         // Whoever was served may have asked for a neighbour.
@@ -503,6 +503,11 @@ impl<P: Port> Stack<P> {
     }
 
     // ---- within the crate ----
+
+    pub(crate) fn set_now(&mut self, now: u64) {
+        self.now = now.max(self.now);
+        self.io.now = self.now;
+    }
 
     pub(crate) fn flow(&self, id: FlowId) -> Option<&Flow> {
         let s = self.slots.get(id.slot as usize)?;

@@ -1,11 +1,14 @@
 //! TIME-WAIT (RFC 9293 §3.3.2), as a table of our own: a connection that is over costs 64 bytes, not a socket.
 //!
 //! Nothing may revive the old connection, its FIN may still come again and wants an ACK, and a new SYN that is
-//! plainly later takes the place at once (RFC 6191, RFC 1122 §4.2.2.13).
+//! plainly later takes the place at once (RFC 6191, RFC 1122 §4.2.2.13): by its timestamp where there is one, by its
+//! sequence number otherwise.
 
 use std::collections::VecDeque;
 
+use crate::opts::Ts;
 use crate::seq::Seq;
+use crate::stamps::before;
 use crate::table::Key;
 use crate::wire::{self, Seg};
 
@@ -22,6 +25,8 @@ pub struct Entry {
     pub win: u16,
     /// When the wait ends (ns).
     pub until: u64,
+    /// The peer's last timestamp, where they were in use.
+    pub ts: Option<u32>,
 }
 
 const _: () = assert!(size_of::<Entry>() <= 64);
@@ -33,8 +38,24 @@ pub enum Verdict {
     Drop,
     /// The last ACK again.
     Ack,
+    /// The last ACK again: the timestamp is older than the last one (PAWS).
+    Old,
+    /// Nothing: it has no timestamp and should have.
+    Unstamped,
     /// A new connection may begin; our initial sequence number must be after this.
     Reuse(Seq),
+}
+
+impl Entry {
+    /// Whether a SYN with these numbers begins a later connection (RFC 6191 §2). With timestamps on both sides of
+    /// the wait, the old connection's segments are told from the new one's by them.
+    fn gives_way(&self, seq: Seq, ts: Option<Ts>) -> bool {
+        match (ts, self.ts) {
+            (Some(t), Some(recent)) if t.val != recent => before(recent, t.val),
+            (Some(_), None) => true,
+            _ => seq.after(self.rcv_nxt),
+        }
+    }
 }
 
 /// The table. Entries are numbered; the flow table knows the numbers.
@@ -108,17 +129,23 @@ impl TimeWait {
     }
 
     /// Judges a segment.
-    pub fn on_segment(&mut self, i: u32, s: &Seg, now: u64) -> Verdict {
+    pub fn on_segment(&mut self, i: u32, s: &Seg, ts: Option<Ts>, now: u64) -> Verdict {
         let wait = self.wait;
         let Some(e) = self.slots.get_mut(i as usize).and_then(Option::as_mut) else { return Verdict::Drop };
         if s.has(wire::RST) {
             return Verdict::Drop; // RFC 1337
         }
         if s.has(wire::SYN) {
-            if !s.has(wire::ACK) && s.seq.after(e.rcv_nxt) {
+            if !s.has(wire::ACK) && e.gives_way(s.seq, ts) {
                 return Verdict::Reuse(e.snd_nxt);
             }
             return Verdict::Ack;
+        }
+        match (ts, e.ts.as_mut()) {
+            (None, Some(_)) => return Verdict::Unstamped,
+            (Some(t), Some(recent)) if before(t.val, *recent) => return Verdict::Old,
+            (Some(t), Some(recent)) => *recent = t.val,
+            _ => (),
         }
         if s.plen == 0 && !s.has(wire::FIN) && s.seq == e.rcv_nxt {
             return Verdict::Drop; // an ACK that was on its way
@@ -136,7 +163,14 @@ mod tests {
     use super::*;
 
     fn entry(n: u32) -> Entry {
-        Entry { key: Key::v4(1, 2, 3, n as u16), snd_nxt: Seq(1000), rcv_nxt: Seq(2000), win: 5, until: 0 }
+        Entry {
+            key: Key::v4(1, 2, 3, n as u16),
+            snd_nxt: Seq(1000),
+            rcv_nxt: Seq(2000),
+            win: 5,
+            until: 0,
+            ts: None,
+        }
     }
 
     fn seg(seq: u32, flags: u8, plen: u32) -> Seg {
@@ -156,9 +190,32 @@ mod tests {
             (seg(1990, wire::ACK, 5), Verdict::Ack),
             (seg(1999, wire::ACK | wire::FIN, 0), Verdict::Ack),
         ] {
-            assert_eq!(t.on_segment(i, &s, 1), v, "{s:?}");
+            assert_eq!(t.on_segment(i, &s, None, 1), v, "{s:?}");
         }
-        assert_eq!(t.on_segment(99, &seg(0, 0, 0), 0), Verdict::Drop);
+        assert_eq!(t.on_segment(99, &seg(0, 0, 0), None, 0), Verdict::Drop);
+    }
+
+    #[test]
+    fn timestamps_judge_before_sequence_numbers() {
+        let mut t = TimeWait::new(5_000, 10);
+        let i = t.insert(Entry { ts: Some(u32::MAX), ..entry(1) }, 0);
+        let ts = |val| Some(Ts { val, ecr: 0 });
+        for (s, at, v) in [
+            (seg(1, wire::SYN, 0), ts(0), Verdict::Reuse(Seq(1000))),
+            (seg(2001, wire::SYN, 0), ts(u32::MAX - 1), Verdict::Ack),
+            (seg(2001, wire::SYN, 0), ts(u32::MAX), Verdict::Reuse(Seq(1000))),
+            (seg(1999, wire::SYN, 0), ts(u32::MAX), Verdict::Ack),
+            (seg(2001, wire::SYN, 0), None, Verdict::Reuse(Seq(1000))),
+            (seg(1999, wire::FIN | wire::ACK, 0), None, Verdict::Unstamped),
+            (seg(1999, wire::FIN | wire::ACK, 0), ts(u32::MAX - 1), Verdict::Old),
+            (seg(1999, wire::FIN | wire::ACK, 0), ts(9), Verdict::Ack),
+            (seg(1999, wire::FIN | wire::ACK, 0), ts(8), Verdict::Old),
+            (seg(2000, wire::RST, 0), None, Verdict::Drop),
+        ] {
+            assert_eq!(t.on_segment(i, &s, at, 1), v, "{s:?} {at:?}");
+        }
+        let j = t.insert(entry(2), 0);
+        assert_eq!(t.on_segment(j, &seg(1, wire::SYN, 0), ts(1), 1), Verdict::Reuse(Seq(1000)));
     }
 
     #[test]
@@ -166,7 +223,7 @@ mod tests {
         let mut t = TimeWait::new(100, 10);
         let i = t.insert(entry(1), 0);
         t.insert(entry(2), 10);
-        t.on_segment(i, &seg(1999, wire::FIN | wire::ACK, 0), 50);
+        t.on_segment(i, &seg(1999, wire::FIN | wire::ACK, 0), None, 50);
         assert_eq!(t.expired(99), None);
         assert_eq!(t.expired(110).map(|e| e.key.rport()), Some(2));
         assert_eq!(t.expired(149), None);

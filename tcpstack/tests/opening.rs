@@ -114,17 +114,6 @@ fn both_ends_may_dial_at_once() {
 }
 
 #[test]
-fn no_sack_is_promised_and_options_that_are_not_offered_stay_away() {
-    let mut b = Bench::new();
-    let key = Key::new(ip(2).into(), 5, ip(1).into(), 988);
-    // SACK permitted, timestamps, no window scale.
-    let o = [2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0];
-    b.send(&segment(&key, &Fields { seq: Seq(1), ack: Seq(0), flags: SYN, win: 9000 }, &o, &[]));
-    let f = b.frames().remove(0);
-    assert_eq!(&f[54..], [2, 4, 5, 0xb4], "MSS alone");
-}
-
-#[test]
 fn dialling_what_cannot_be_dialled_says_why() {
     let mut b = Bench::new();
     let d = |l, r| Dial { local: l, remote: r };

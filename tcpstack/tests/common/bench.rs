@@ -10,6 +10,7 @@ use dataplane::pkt::{Port, RxPkt, TxCsum, TxMeta, TxPkt};
 use hugepages::LendSlab;
 use tcpstack::arp::Packet as Arp;
 use tcpstack::csum::pseudo;
+use tcpstack::opts::{OptBytes, Opts, Ts};
 use tcpstack::seq::Seq;
 use tcpstack::table::Key;
 use tcpstack::wire::{self, ACK, Fields, SYN, Seg, Template};
@@ -36,6 +37,7 @@ pub struct Peer {
 #[derive(Debug)]
 pub struct Got {
     pub seg: Seg,
+    pub opts: Opts,
     pub data: Vec<u8>,
 }
 
@@ -107,19 +109,20 @@ impl Bench {
         }
     }
 
-    /// TCP segments that the stack sent, checksums verified.
+    /// TCP segments that the stack sent, checksums verified where the stack has to fill them in.
     pub fn segs(&mut self) -> Vec<Got> {
+        let done = !self.wire.caps().tx_csum;
         self.frames()
             .into_iter()
             .filter_map(|b| {
                 let e = wire::eth(&b)?;
-                let ip = wire::ip4(&b[e.len..], b.len() - e.len, true).ok().filter(|i| i.proto == 6)?;
+                let ip = wire::ip4(&b[e.len..], b.len() - e.len, done).ok().filter(|i| i.proto == 6)?;
                 let t = &b[e.len + 20..];
                 let mut sum = pseudo(&ip.src, &ip.dst, 6, ip.payload);
                 sum.add(t);
-                assert_eq!(sum.finish(), 0, "TCP checksum");
+                assert!(!done || sum.finish() == 0, "TCP checksum");
                 let seg = wire::tcp(t, &ip).unwrap();
-                Some(Got { seg, data: t[seg.hlen..].to_vec() })
+                Some(Got { seg, opts: Opts::parse(&t[20..seg.hlen]), data: t[seg.hlen..].to_vec() })
             })
             .collect()
     }
@@ -176,6 +179,31 @@ impl Bench {
 
     pub fn put(&mut self, p: &Peer, flags: u8, seq: Seq, ack: Seq, win: u16, data: &[u8]) {
         self.send(&segment(&p.key, &Fields { seq, ack, flags, win }, &[], data));
+    }
+
+    /// A connection that the test dials with these options in its SYN; the handshake is done, timestamps starting
+    /// at 1 where there are any.
+    pub fn accept_with(&mut self, port: u16, seq: u32, sack: bool, stamps: bool) -> Peer {
+        let key = Key::new(ip(2).into(), port, ip(1).into(), 988);
+        let ts = stamps.then_some(Ts { val: 1, ecr: 0 });
+        let f = Fields { seq: Seq(seq), ack: Seq(0), flags: SYN, win: 65_535 };
+        self.send(&segment(&key, &f, &OptBytes::syn(1460, sack, ts, Some(7)), &[]));
+        let sa = self.one();
+        let ts = sa.opts.ts.map(|t| Ts { val: 1, ecr: t.val });
+        let f = Fields { seq: Seq(seq + 1), ack: sa.seg.seq.plus(1), flags: ACK, win: 1000 };
+        self.send(&segment(&key, &f, &OptBytes::plain(ts), &[]));
+        match self.events()[..] {
+            [Event::Opened { flow, passive: true, .. }] => {
+                Peer { flow, key, seq: Seq(seq + 1), ack: sa.seg.seq.plus(1) }
+            }
+            ref e => panic!("{e:?}"),
+        }
+    }
+
+    /// A segment of the peer's with a timestamp, at an offset from the next number.
+    pub fn stamped(&mut self, p: &Peer, flags: u8, off: i64, ts: Ts, data: &[u8]) {
+        let f = Fields { seq: p.seq.plus(off as u64), ack: p.ack, flags, win: 1000 };
+        self.send(&segment(&p.key, &f, &OptBytes::plain(Some(ts)), data));
     }
 
     /// The next data of the peer, in order.
