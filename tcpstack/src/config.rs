@@ -262,6 +262,10 @@ counters! {
         paws_rejected,
         /// Segments dropped: no timestamp where both sides agreed on them (RFC 7323 §3.2).
         ts_missing,
+        /// SACK blocks sent, those that report duplicates included.
+        sack_blocks,
+        /// Of these, duplicates reported (D-SACK, RFC 2883).
+        dsacks,
         /// RSTs that were not in sequence.
         rx_bad_rst,
         /// SYNs dropped for the backlog limit.

@@ -4,7 +4,6 @@
 use dataplane::pkt::Port;
 
 use crate::arp::Lookup;
-use crate::config::StackConfig;
 use crate::flow::{AckDue, Clock, Flow};
 use crate::io::Io;
 use crate::opts::OptBytes;
@@ -156,6 +155,7 @@ impl<P: Port> Stack<P> {
         f.ack_due == AckDue::No
             && !f.poll
             && f.dup_acks_due == 0
+            && !f.sacks.owes()
             && f.rtx.is_empty()
             && unacked > 0
             && unacked < 2 * u64::from(f.mss)
@@ -272,19 +272,6 @@ impl Flow {
         }
     }
 
-    /// Options of our SYN: what we offer, or of what the peer offered that which we take.
-    fn syn_options(&self, mss: u16, cfg: &StackConfig, now: u64) -> OptBytes {
-        let first = self.phase == Phase::SynSent;
-        let ts = if first { cfg.timestamps.then(|| self.stamps.offer(now)) } else { self.stamps.option(now) };
-        OptBytes::syn(mss, if first { cfg.sack } else { self.sack_ok }, ts, self.offer_scale)
-    }
-
-    /// Options of every other segment.
-    #[inline]
-    fn options(&self, now: u64) -> OptBytes {
-        OptBytes::plain(self.stamps.option(now))
-    }
-
     /// Offers more of what smoltcp permits, as far as the port's memory goes: half of what is free, at what this
     /// connection's payload costs in pool memory. The edge moves in steps worth a segment (RFC 9293 §3.8.6.2.2)
     /// and never back. Returns whether it moved.
@@ -302,9 +289,11 @@ impl Flow {
         true
     }
 
-    fn acked_now(&mut self) {
+    /// An ACK is out, with `bare` options or those of payload.
+    fn acked_now(&mut self, bare: bool, c: &mut crate::config::Counters) {
         self.acked = self.rcv_nxt();
         self.ack_due = AckDue::No;
+        self.reported(bare, c);
     }
 
     fn resend<P: Port>(&mut self, io: &mut Io<P>, c: &mut crate::config::Counters) -> Result<(), Served> {
@@ -317,14 +306,15 @@ impl Flow {
             if off >= end {
                 // Only the FIN lies there.
                 let f = self.fields(self.shadow.end(), wire::FIN);
-                if self.fin_sent && !io.control(&self.tmpl, &f, &self.options(io.now), c) {
+                if self.fin_sent && !io.control(&self.tmpl, &f, &self.options(io.now, true), c) {
                     return Err(Served::Again);
                 }
                 self.rtx.start = self.rtx.end;
             } else {
                 let len = (end - off).min(u64::from(u32::MAX)) as u32;
-                let (f, o) = (self.fields(off, 0), self.options(io.now));
-                match io.data(&self.tmpl, &f, &o, &mut self.shadow, (off, len, u32::from(self.mss)), c) {
+                let (f, o) = (self.fields(off, 0), self.options(io.now, false));
+                let mss = self.room_beside(&o);
+                match io.data(&self.tmpl, &f, &o, &mut self.shadow, (off, len, mss), c) {
                     None => return Err(Served::Again),
                     Some(0) => return Err(Served::Broken),
                     Some(n) => self.rtx.start += u64::from(n),
@@ -332,7 +322,7 @@ impl Flow {
             }
             c.tx_resent += 1;
             self.stats.resent += 1;
-            self.acked_now();
+            self.acked_now(off >= end, c);
         }
         Ok(())
     }
@@ -352,40 +342,41 @@ impl Flow {
                 self.stuck_since = now;
             }
             let len = (self.permit - self.sent).min(u64::from(u32::MAX)) as u32;
-            let (f, o) = (self.fields(self.sent, 0), self.options(now));
-            match io.data(&self.tmpl, &f, &o, &mut self.shadow, (self.sent, len, u32::from(self.mss)), c) {
+            let (f, o) = (self.fields(self.sent, 0), self.options(now, false));
+            let mss = self.room_beside(&o);
+            match io.data(&self.tmpl, &f, &o, &mut self.shadow, (self.sent, len, mss), c) {
                 None => return Err(Served::Again),
                 Some(0) => return Err(Served::Broken),
                 Some(n) => self.sent += u64::from(n),
             }
             self.rtt.on_send(self.sent, now);
-            self.acked_now();
+            self.acked_now(false, c);
         }
         if self.fin_permit && !self.fin_sent && self.sent == self.shadow.end() {
             let f = self.fields(self.sent, wire::FIN);
-            if !io.control(&self.tmpl, &f, &self.options(now), c) {
+            if !io.control(&self.tmpl, &f, &self.options(now, true), c) {
                 return Err(Served::Again);
             }
             self.stuck_since = now;
             self.fin_sent = true;
-            self.acked_now();
+            self.acked_now(true, c);
         }
         Ok(())
     }
 
     fn send_acks<P: Port>(&mut self, io: &mut Io<P>, c: &mut crate::config::Counters) -> Result<(), Served> {
-        // One duplicate ACK for each segment out of order: the peer counts them (RFC 5681 §3.2).
-        while self.dup_acks_due > 0 || self.ack_due == AckDue::Now {
+        // A peer without SACK counts duplicate ACKs, one for each segment out of order (RFC 5681 §3.2).
+        while self.dup_acks_due > 0 || self.ack_due == AckDue::Now || self.sacks.owes() {
             if io.deep(c) {
                 return Err(Served::Again);
             }
             let f = self.fields(self.snd_max(), 0);
-            if !io.control(&self.tmpl, &f, &self.options(io.now), c) {
+            if !io.control(&self.tmpl, &f, &self.options(io.now, true), c) {
                 return Err(Served::Again);
             }
             c.tx_pure_acks += 1;
             self.dup_acks_due = self.dup_acks_due.saturating_sub(1);
-            self.acked_now();
+            self.acked_now(true, c);
         }
         Ok(())
     }
@@ -394,6 +385,6 @@ impl Flow {
     pub(crate) fn probe<P: Port>(&mut self, io: &mut Io<P>, c: &mut crate::config::Counters) -> bool {
         let mut f = self.fields(self.una, 0);
         f.seq = Seq(f.seq.0.wrapping_sub(1));
-        io.control(&self.tmpl, &f, &self.options(io.now), c)
+        io.control(&self.tmpl, &f, &self.options(io.now, true), c)
     }
 }

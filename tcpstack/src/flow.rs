@@ -17,6 +17,7 @@ use crate::phase::{Ev, Phase};
 use crate::reasm::Reasm;
 use crate::recover::Loss;
 use crate::rtt::Rtt;
+use crate::sack::Sacks;
 use crate::seq::Seq;
 use crate::shadow::Shadow;
 use crate::stamps::Stamps;
@@ -128,6 +129,7 @@ pub(crate) struct Flow {
     pub(crate) rtt: Rtt,
     pub(crate) loss: Loss,
     pub(crate) ooo: Reasm,
+    pub(crate) sacks: Sacks,
     pub(crate) shadow: Shadow,
     pub(crate) stats: FlowCounters,
     pub(crate) sock: PhantomSocket,
@@ -202,6 +204,7 @@ impl Flow {
             rtt: Rtt::default(),
             loss: Loss::default(),
             ooo: Reasm::default(),
+            sacks: Sacks::default(),
             shadow: Shadow::default(),
             stats: FlowCounters::default(),
             sock,

@@ -84,6 +84,7 @@ pub mod phase;
 pub mod reasm;
 pub mod recover;
 pub mod rtt;
+pub mod sack;
 mod segment;
 pub mod seq;
 pub mod shadow;

@@ -2,6 +2,7 @@
 //! bytes already held (or forged) changes nothing.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use hugepages::RxFrag;
 
@@ -20,6 +21,9 @@ impl Piece {
 #[derive(Default)]
 pub struct Reasm {
     pieces: VecDeque<Piece>,
+    /// What they cover: disjoint ranges in order that do not touch. Kept beside them, so that a SACK block costs no
+    /// walk.
+    islands: VecDeque<Range<u64>>,
     truesize: u64,
 }
 
@@ -62,6 +66,7 @@ impl Reasm {
             }
             self.truesize += u64::from(frag.truesize());
             let Some(next) = self.pieces.get(i).filter(|n| n.start < start + u64::from(frag.len())) else {
+                self.cover(start, start + u64::from(frag.len()));
                 self.pieces.insert(i, Piece { start, frag });
                 return Ok(());
             };
@@ -70,6 +75,7 @@ impl Reasm {
                 self.truesize -= u64::from(frag.truesize());
             } else {
                 let head = frag.split_to(gap);
+                self.cover(start, start + u64::from(gap));
                 self.pieces.insert(i, Piece { start, frag: head });
                 i += 1;
             }
@@ -81,6 +87,41 @@ impl Reasm {
         Ok(())
     }
 
+    /// Adds bytes that no island has yet.
+    fn cover(&mut self, start: u64, end: u64) {
+        let i = self.islands.partition_point(|r| r.end < start);
+        match self.islands.get_mut(i) {
+            Some(r) if r.start <= end => {
+                r.start = r.start.min(start);
+                r.end = r.end.max(end);
+                let end = r.end;
+                if let Some(next) = self.islands.get(i + 1).filter(|n| n.start <= end).map(|n| n.end) {
+                    self.islands.remove(i + 1);
+                    self.islands.get_mut(i).into_iter().for_each(|r| r.end = r.end.max(next));
+                }
+            }
+            _ => self.islands.insert(i, start..end),
+        }
+    }
+
+    /// The contiguous bytes around offset `at`, if it is held.
+    pub fn island_of(&self, at: u64) -> Option<Range<u64>> {
+        let i = self.islands.partition_point(|r| r.end <= at);
+        self.islands.get(i).filter(|r| r.contains(&at)).cloned()
+    }
+
+    /// What of `r` is held already: the first contiguous part of it.
+    pub fn overlap(&self, r: &Range<u64>) -> Option<Range<u64>> {
+        let i = self.islands.partition_point(|x| x.end <= r.start);
+        let o = self.islands.get(i).map(|x| x.start.max(r.start)..x.end.min(r.end))?;
+        (!o.is_empty()).then_some(o)
+    }
+
+    /// All contiguous ranges, from the lowest.
+    pub fn islands(&self) -> impl Iterator<Item = Range<u64>> {
+        self.islands.iter().cloned()
+    }
+
     /// Takes the piece that starts at `nxt`, if there is one.
     pub fn pop(&mut self, nxt: u64) -> Option<RxFrag> {
         if self.pieces.front()?.start != nxt {
@@ -88,12 +129,19 @@ impl Reasm {
         }
         let p = self.pieces.pop_front()?;
         self.truesize -= u64::from(p.frag.truesize());
+        if let Some(r) = self.islands.front_mut() {
+            r.start = p.end();
+            if r.is_empty() {
+                self.islands.pop_front();
+            }
+        }
         Some(p.frag)
     }
 
     /// Lets go of everything.
     pub fn clear(&mut self) {
         self.pieces.clear();
+        self.islands.clear();
         self.truesize = 0;
     }
 }
@@ -152,6 +200,14 @@ mod tests {
             for (s, n, v) in segs {
                 r.insert(s, pool.copy_of(&vec![v; n]).unwrap(), u64::MAX).unwrap();
                 for i in s..s + n as u64 { m.entry(i).or_insert(v); }
+                let mut want: Vec<Range<u64>> = vec![];
+                for i in m.keys() {
+                    match want.last_mut() {
+                        Some(r) if r.end == *i => r.end += 1,
+                        _ => want.push(*i..*i + 1),
+                    }
+                }
+                prop_assert_eq!(r.islands().collect::<Vec<_>>(), want);
             }
             let mut nxt = *m.keys().next().unwrap();
             while !m.is_empty() {
@@ -162,7 +218,7 @@ mod tests {
                     prop_assert_eq!(m.remove(&(nxt - got.len() as u64 + i as u64)), Some(*b));
                 }
             }
-            prop_assert_eq!((r.len(), r.truesize(), pool.out()), (0, 0, 0));
+            prop_assert_eq!((r.len(), r.truesize(), pool.out(), r.islands().count()), (0, 0, 0, 0));
         }
     }
 }

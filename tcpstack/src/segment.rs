@@ -184,6 +184,8 @@ impl Flow {
             Stamped::Old => {
                 cx.c.paws_rejected += 1;
                 if s.plen > 0 || s.has(wire::FIN) {
+                    let start = nxt as i64 + i64::from(d);
+                    self.note_duplicate(start, (start + i64::from(s.plen)).min(self.nxt as i64));
                     self.ack_due = AckDue::Now;
                 } else {
                     self.answer(cx);
@@ -331,8 +333,15 @@ impl Flow {
             self.ack_due = AckDue::Now;
         } else if start > self.nxt as i64 {
             cx.c.rx_out_of_order += 1;
-            self.dup_acks_due = (self.dup_acks_due + 1).min(DUP_ACKS_MAX);
+            if self.sack_ok {
+                // What came is in the blocks, so one ACK tells of all.
+                self.ack_due = AckDue::Now;
+            } else {
+                self.dup_acks_due = (self.dup_acks_due + 1).min(DUP_ACKS_MAX);
+            }
         }
+        self.note_duplicate(start, end);
+        let place = start.max(self.nxt as i64) as u64;
         if self.ready.len() + frags.len() > cx.cfg.ready_max {
             cx.c.rx_overflow += 1;
             return;
@@ -370,6 +379,9 @@ impl Flow {
         if !direct && self.nxt > before {
             self.ack_due = AckDue::Now;
         }
+        if !direct && self.sack_ok {
+            self.sacks.touch(place, &self.ooo);
+        }
         if self.nxt == self.fin_at && !self.fin_rcvd {
             self.fin_rcvd = true;
             self.ack_due = AckDue::Now;
@@ -378,6 +390,18 @@ impl Flow {
                 self.set_clock(Clock::Off, u64::MAX);
             }
         }
+    }
+
+    /// Notes which part of a segment was here already (RFC 2883): the first one, where there are several.
+    #[inline]
+    fn note_duplicate(&mut self, start: i64, end: i64) {
+        let nxt = self.nxt as i64;
+        if !self.sack_ok || (start >= nxt && self.ooo.is_empty()) {
+            return;
+        }
+        let all = start.max(0) as u64..end.max(0) as u64;
+        let dup = if start < nxt { Some(all.start..all.end.min(self.nxt)) } else { self.ooo.overlap(&all) };
+        dup.into_iter().for_each(|d| self.sacks.duplicate(d));
     }
 
     /// Keeps the running ratio of payload to pool memory.

@@ -49,7 +49,15 @@ fn case(seed: u64) -> Case {
 fn run(seed: u64) -> (u64, u64) {
     let c = case(seed);
     let window = 65_536 << (seed % 4);
-    let cfg = |n| StackConfig { rx_window: window, tx_window: window * 2, backlog: 300_000, ..config(n) };
+    let mut r = Rng::new(seed ^ 0x0971_0a15);
+    let mut cfg = |n| StackConfig {
+        rx_window: window,
+        tx_window: window * 2,
+        backlog: 300_000,
+        timestamps: r.chance(0.7),
+        sack: r.chance(0.7),
+        ..config(n)
+    };
     let mut w = World::new(&c.mem, c.faults, seed, cfg(1), cfg(2));
     let (x, y) = (pattern(c.len[0], 1), pattern(c.len[1], 2));
     // A pattern has at least one byte; both directions send at least that.
