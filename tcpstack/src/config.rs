@@ -226,6 +226,12 @@ macro_rules! counters {
 counters! {
     /// Counts of one stack since it was made.
     Counters {
+        /// Receive bursts asked for.
+        rx_polls,
+        /// Receive bursts that brought nothing.
+        rx_empty_polls,
+        /// Receive bursts that brought as many packets as one can: more were waiting.
+        rx_full_bursts,
         /// TCP segments that reached a connection (a coalesced packet is one).
         rx_segments,
         /// Payload bytes accepted in order.
@@ -346,8 +352,24 @@ counters! {
         rx_bytes,
         /// Payload bytes acknowledged by the peer.
         acked_bytes,
+        /// Payload bytes sent, resent ones included.
+        bytes_sent,
+        /// Segments sent, those of a super-segment each.
+        segs_out,
+        /// Segments received.
+        segs_in,
+        /// Segments sent with payload.
+        data_segs_out,
+        /// Segments received with payload.
+        data_segs_in,
+        /// Duplicate ACKs received.
+        dup_acks,
+        /// Segments received before their turn.
+        out_of_order,
         /// Frames resent.
         resent,
+        /// Payload bytes resent.
+        resent_bytes,
         /// Retransmission time-outs.
         rto,
         /// Smoothed round-trip time, in ns.

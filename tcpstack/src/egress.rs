@@ -143,6 +143,7 @@ impl<P: Port> Stack<P> {
         if f.advance_edge(self.rx_free, self.io.mss(false), window) && window_only {
             f.ack_due = AckDue::Now;
         }
+        f.see_windows(self.now);
         match self.io_transmit(f) {
             Served::Done => served,
             other => other,
@@ -175,6 +176,7 @@ impl<P: Port> Stack<P> {
                 return Served::Again;
             }
             f.syn_due = false;
+            f.count_out(0);
             f.stuck_since = now;
             c.syn_resent += u64::from(f.tries > 0);
             let wait = self.cfg.rto.initial << f.tries.min(6);
@@ -309,6 +311,7 @@ impl Flow {
                 if self.fin_sent && !io.control(&self.tmpl, &f, &self.options(io.now, true), c) {
                     return Err(Served::Again);
                 }
+                self.count_out(0);
                 self.rtx.start = self.rtx.end;
             } else {
                 let len = (end - off).min(u64::from(u32::MAX)) as u32;
@@ -317,7 +320,11 @@ impl Flow {
                 match io.data(&self.tmpl, &f, &o, &mut self.shadow, (off, len, mss), c) {
                     None => return Err(Served::Again),
                     Some(0) => return Err(Served::Broken),
-                    Some(n) => self.rtx.start += u64::from(n),
+                    Some(n) => {
+                        self.rtx.start += u64::from(n);
+                        self.stats.resent_bytes += u64::from(n);
+                        self.count_out(n);
+                    }
                 }
             }
             c.tx_resent += 1;
@@ -347,8 +354,12 @@ impl Flow {
             match io.data(&self.tmpl, &f, &o, &mut self.shadow, (self.sent, len, mss), c) {
                 None => return Err(Served::Again),
                 Some(0) => return Err(Served::Broken),
-                Some(n) => self.sent += u64::from(n),
+                Some(n) => {
+                    self.sent += u64::from(n);
+                    self.count_out(n);
+                }
             }
+            self.seen.sent = Some(now);
             self.rtt.on_send(self.sent, now);
             self.acked_now(false, c);
         }
@@ -359,6 +370,7 @@ impl Flow {
             }
             self.stuck_since = now;
             self.fin_sent = true;
+            self.count_out(0);
             self.acked_now(true, c);
         }
         Ok(())
@@ -375,6 +387,7 @@ impl Flow {
                 return Err(Served::Again);
             }
             c.tx_pure_acks += 1;
+            self.count_out(0);
             self.dup_acks_due = self.dup_acks_due.saturating_sub(1);
             self.acked_now(true, c);
         }
@@ -385,6 +398,7 @@ impl Flow {
     pub(crate) fn probe<P: Port>(&mut self, io: &mut Io<P>, c: &mut crate::config::Counters) -> bool {
         let mut f = self.fields(self.una, 0);
         f.seq = Seq(f.seq.0.wrapping_sub(1));
+        self.count_out(0);
         io.control(&self.tmpl, &f, &self.options(io.now, true), c)
     }
 }

@@ -21,6 +21,7 @@ use crate::sack::Sacks;
 use crate::seq::Seq;
 use crate::shadow::Shadow;
 use crate::stamps::Stamps;
+use crate::stats::Seen;
 use crate::table::Key;
 use crate::wire::{self, Template};
 
@@ -132,11 +133,12 @@ pub(crate) struct Flow {
     pub(crate) sacks: Sacks,
     pub(crate) shadow: Shadow,
     pub(crate) stats: FlowCounters,
+    pub(crate) seen: Seen,
     pub(crate) sock: PhantomSocket,
 }
 
-// A connection's own state beside smoltcp's socket: at most nine cache lines.
-const _: () = assert!(size_of::<Flow>() <= 768);
+// A connection's own state beside smoltcp's socket: at most sixteen cache lines.
+const _: () = assert!(size_of::<Flow>() <= 1024);
 
 impl Flow {
     pub(crate) fn new(key: Key, sock: PhantomSocket, tmpl: Template, next_hop: Addr, now: u64) -> Flow {
@@ -207,6 +209,7 @@ impl Flow {
             sacks: Sacks::default(),
             shadow: Shadow::default(),
             stats: FlowCounters::default(),
+            seen: Seen::new(now),
             sock,
         }
     }

@@ -90,6 +90,7 @@ pub mod seq;
 pub mod shadow;
 pub mod stack;
 pub mod stamps;
+pub mod stats;
 pub mod table;
 pub mod timewait;
 pub mod wheel;
@@ -99,5 +100,7 @@ pub use config::{
     Counters, Dial, DialError, FlowCounters, HDR_MAX, KeepAlive, Listen, ListenError, PushError, StackConfig,
     StackError,
 };
+pub use phase::Phase;
 pub use rtt::RtoLimits;
 pub use stack::{Close, CloseWhy, Event, FlowId, Pos, Stack, Work};
+pub use stats::ConnStats;

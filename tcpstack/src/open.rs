@@ -89,6 +89,7 @@ impl<P: Port> Stack<P> {
         let mut f = Box::new(Flow::new(s.key, sock, tmpl, hop, self.now));
         f.iss = self.first_seq(&s.key, after);
         f.passive = true;
+        f.stats.segs_in = 1;
         f.listener = l as u16;
         f.phase = Phase::SynReceived;
         f.stamps = Stamps::new(self.secret.stamp_offset(&s.key));

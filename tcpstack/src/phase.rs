@@ -89,6 +89,50 @@ impl Phase {
         })
     }
 
+    /// The name that RFC 9293 §3.3.2 gives it; what comes before has none there.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Resolve => "RESOLVING",
+            Phase::SynSent => "SYN-SENT",
+            Phase::SynReceived => "SYN-RECEIVED",
+            Phase::Established => "ESTABLISHED",
+            Phase::FinWait1 => "FIN-WAIT-1",
+            Phase::FinWait2 => "FIN-WAIT-2",
+            Phase::CloseWait => "CLOSE-WAIT",
+            Phase::Closing => "CLOSING",
+            Phase::LastAck => "LAST-ACK",
+            Phase::TimeWait => "TIME-WAIT",
+            Phase::Closed => "CLOSED",
+        }
+    }
+
+    /// The state of that name, in any case, `-` and `_` alike or left out; also as `ss` writes it (`ESTAB`,
+    /// `SYN-RECV`).
+    pub fn named(s: &str) -> Option<Phase> {
+        use Phase::*;
+        let plain = |s: &str| s.replace(['-', '_'], "").to_ascii_uppercase();
+        let s = plain(s);
+        match s.as_str() {
+            "ESTAB" => return Some(Established),
+            "SYNRECV" => return Some(SynReceived),
+            _ => (),
+        }
+        let all = [
+            Resolve,
+            SynSent,
+            SynReceived,
+            Established,
+            FinWait1,
+            FinWait2,
+            CloseWait,
+            Closing,
+            LastAck,
+            TimeWait,
+            Closed,
+        ];
+        all.into_iter().find(|p| plain(p.name()) == s)
+    }
+
     /// Whether both ends know each other's sequence numbers.
     #[inline]
     pub fn synchronised(self) -> bool {
@@ -105,6 +149,20 @@ impl Phase {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_read_as_people_write_them() {
+        for (s, p) in [
+            ("ESTABLISHED", Some(Phase::Established)),
+            ("estab", Some(Phase::Established)),
+            ("syn-recv", Some(Phase::SynReceived)),
+            ("fin_wait_1", Some(Phase::FinWait1)),
+            ("FINWAIT2", Some(Phase::FinWait2)),
+            ("open", None),
+        ] {
+            assert_eq!(Phase::named(s), p, "{s}");
+        }
+    }
 
     #[test]
     fn the_table() {

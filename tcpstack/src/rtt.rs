@@ -22,6 +22,7 @@ impl Default for RtoLimits {
 pub struct Rtt {
     srtt: u64,
     var: u64,
+    min: u64,
     backoff: u8,
     /// End offset of the segment being timed and when it was sent.
     timed: Option<(u64, u64)>,
@@ -68,6 +69,7 @@ impl Rtt {
 
     fn sample(&mut self, r: u64) {
         let r = r.max(1);
+        self.min = if self.min == 0 { r } else { self.min.min(r) };
         if self.srtt == 0 {
             (self.srtt, self.var) = (r, r / 2);
         } else {
@@ -91,6 +93,16 @@ impl Rtt {
     /// Smoothed round-trip time in ns; 0 before the first sample.
     pub fn srtt(&self) -> u64 {
         self.srtt
+    }
+
+    /// Variation of the round-trip time in ns; 0 before the first sample.
+    pub fn var(&self) -> u64 {
+        self.var
+    }
+
+    /// The shortest round trip in ns; 0 before the first sample.
+    pub fn min(&self) -> u64 {
+        self.min
     }
 
     /// Time-outs in a row without an ACK of new data.

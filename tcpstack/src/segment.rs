@@ -51,6 +51,7 @@ impl Flow {
         cx: &mut Cx<'_>,
     ) -> Outcome {
         cx.c.rx_segments += 1;
+        self.stats.segs_in += 1;
         match self.phase {
             Phase::Resolve | Phase::Closed | Phase::TimeWait => Outcome::Fine,
             Phase::SynSent => self.in_syn_sent(s, o, cx),
@@ -272,6 +273,7 @@ impl Flow {
             && !changed
             && self.snd_max() > self.una
         {
+            self.stats.dup_acks += 1;
             let was = self.loss.active();
             self.lose(LossEvent::Dup, cx);
             cx.c.fast_resends += u64::from(!was && self.loss.active());
@@ -316,6 +318,10 @@ impl Flow {
 
     fn on_payload(&mut self, s: &Seg, start: i64, frags: &mut Vec<RxFrag>, cx: &mut Cx<'_>) {
         let (mut start, mut end) = (start, start + i64::from(s.plen));
+        if s.plen > 0 {
+            self.stats.data_segs_in += 1;
+            self.seen.received = Some(cx.now);
+        }
         if s.has(wire::FIN) && !self.fin_rcvd && end >= self.nxt as i64 && end <= self.wire_edge as i64 {
             // The first FIN in the window stands; one that contradicts it is ignored.
             if self.fin_at == NO_FIN {
@@ -333,6 +339,7 @@ impl Flow {
             self.ack_due = AckDue::Now;
         } else if start > self.nxt as i64 {
             cx.c.rx_out_of_order += 1;
+            self.stats.out_of_order += 1;
             if self.sack_ok {
                 // What came is in the blocks, so one ACK tells of all.
                 self.ack_due = AckDue::Now;

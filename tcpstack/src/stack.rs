@@ -296,6 +296,9 @@ impl<P: Port> Stack<P> {
         let mut rx = self.rx.take().unwrap_or_default();
         self.io.port.rx_burst(&mut rx);
         let n = rx.len();
+        self.c.rx_polls += 1;
+        self.c.rx_empty_polls += u64::from(n == 0);
+        self.c.rx_full_bursts += u64::from(n == RX_BURST);
         self.full_bursts = if n == RX_BURST { self.full_bursts + 1 } else { 0 };
         for p in rx.drain(..) {
             self.ingress(p);
