@@ -156,6 +156,7 @@ impl Flow {
                 self.clock_at = u64::MAX;
                 Rung::Early
             }
+            Clock::Syn if self.passive && self.tries >= cx.cfg.synack_retries => Rung::GiveUp,
             Clock::Syn if self.tries >= cx.cfg.syn_retries => Rung::GiveUp,
             Clock::Syn => {
                 self.tries += 1;

@@ -50,8 +50,12 @@ pub struct StackConfig {
     pub sack: bool,
     /// Retransmission time-out.
     pub rto: RtoLimits,
-    /// SYN and SYN-ACK sent again this often before giving up.
+    /// SYN sent again this often before giving up.
     pub syn_retries: u8,
+    /// SYN-ACK sent again this often before the half-open connection is given up.
+    pub synack_retries: u8,
+    /// SYNs beyond a listener's backlog are answered with cookies; else they are dropped.
+    pub syn_cookies: bool,
     /// No progress for this long ends a connection, in ns (RFC 9293 §3.8.3: at least 100 s).
     pub user_timeout: u64,
     /// Wait in FIN-WAIT-2 for the peer's FIN, in ns.
@@ -93,6 +97,8 @@ impl StackConfig {
             sack: true,
             rto: RtoLimits::default(),
             syn_retries: 6,
+            synack_retries: 5,
+            syn_cookies: true,
             user_timeout: 100_000_000_000,
             fin_timeout: 60_000_000_000,
             keepalive: Some(KeepAlive { idle: 30_000_000_000, interval: 5_000_000_000, count: 6 }),
@@ -113,7 +119,8 @@ pub struct Listen {
     pub addr: IpAddr,
     /// Port.
     pub port: u16,
-    /// Half-open connections at most; SYNs beyond are dropped and counted.
+    /// Half-open connections at most; SYNs beyond are answered with cookies ([`StackConfig::syn_cookies`]), or
+    /// dropped and counted. Open ones are bounded by [`StackConfig::max_flows`] alone.
     pub backlog: u32,
 }
 
@@ -274,8 +281,14 @@ counters! {
         dsacks,
         /// RSTs that were not in sequence.
         rx_bad_rst,
-        /// SYNs dropped for the backlog limit.
+        /// SYNs dropped: the backlog was full and no cookie possible, or there were too many connections.
         syn_dropped,
+        /// SYNs answered with a cookie, the backlog being full.
+        syn_cookies_sent,
+        /// Connections opened by a cookie that came back.
+        syn_cookies_accepted,
+        /// ACKs to a listener that overflowed lately without a good cookie.
+        syn_cookies_failed,
         /// Half-open connections that ended before they opened.
         half_open_lost,
         /// Segments fed to smoltcp.

@@ -241,8 +241,9 @@ impl<P: Port> Stack<P> {
     /// Ends a connection with a RST.
     pub(crate) fn abort(&mut self, i: u32, why: CloseWhy) {
         let Some(mut f) = self.slots.get_mut(i as usize).and_then(|s| s.flow.take()) else { return };
-        // In SYN-SENT there is nobody to tell (RFC 9293 §3.10.5).
-        if !matches!(f.phase, Phase::Resolve | Phase::SynSent | Phase::Closed) {
+        // In SYN-SENT there is nobody to tell (RFC 9293 §3.10.5), nor where no SYN-ACK was answered.
+        let mute = f.phase == Phase::SynReceived && why == CloseWhy::Timeout;
+        if !mute && !matches!(f.phase, Phase::Resolve | Phase::SynSent | Phase::Closed) {
             f.sock.with(|s| s.abort());
             // smoltcp says whether a RST is due; where it is, the numbers are the shim's.
             if self.engine.poll(&mut f.sock).is_some_and(|m| m.flags & wire::RST != 0) {

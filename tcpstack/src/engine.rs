@@ -151,6 +151,12 @@ impl Engine {
         s.with(|s| s.listen(ep)).ok().map(|()| s)
     }
 
+    /// The window scale that our SYNs offer.
+    pub fn own_scale(&mut self) -> Option<u8> {
+        let mut s = self.connect(&Key::v4(1, 1, 2, 2))?;
+        self.poll(&mut s)?.scale
+    }
+
     /// A socket about to send the SYN of `k`; `None` when smoltcp refuses the addresses.
     pub fn connect(&mut self, k: &Key) -> Option<PhantomSocket> {
         let mut s = self.rings.socket(self.rx_window, self.tx_window);

@@ -157,7 +157,7 @@ impl<P: Port> Stack<P> {
             self.on_syn(&s, place, &o, e.src);
             return Ok(());
         }
-        match place {
+        match place.or_else(|| self.take_cookie(&s, &o, e.src).map(Place::Flow)) {
             Some(Place::Flow(i)) => {
                 if s.plen > 0 {
                     self.take_payload(p, off + s.hlen, s.plen);
@@ -174,12 +174,17 @@ impl<P: Port> Stack<P> {
         match place {
             Some(Place::Flow(i)) => self.segment(i, s, o, src),
             Some(Place::TimeWait(t)) => match self.tw.on_segment(t, s, o.ts, self.now) {
-                Verdict::Reuse(after) => {
-                    self.c.time_wait_reused += 1;
-                    self.tw.remove(t);
-                    self.table.remove(&s.key);
-                    self.accept(s, o, src, Some(after));
-                }
+                Verdict::Reuse(after) => match self.listener(s.key.lport()) {
+                    None => self.reject(s, src),
+                    // No cookie is good enough here: its number may lie within what the old connection used.
+                    Some(l) if self.full(l) => self.c.syn_dropped += 1,
+                    Some(_) => {
+                        self.c.time_wait_reused += 1;
+                        self.tw.remove(t);
+                        self.table.remove(&s.key);
+                        self.accept(s, o, src, Some(after));
+                    }
+                },
                 v => self.answer_late(t, s, v, src),
             },
             None if s.has(wire::ACK) || s.has(wire::RST) => self.reject(s, src),

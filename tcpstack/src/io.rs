@@ -16,7 +16,7 @@ pub(crate) struct Io<P: Port> {
     pub(crate) mac: Mac,
     /// Largest IP packet of the port, in bytes.
     pub(crate) mtu: u16,
-    /// Largest IP packet handed over, more than `mtu` where the port segments.
+    /// Largest IP packet that the port segments; 0 where it does not.
     super_max: u32,
     pub(crate) vlan: Option<u16>,
     /// The time of the turn, in ns.
@@ -43,7 +43,7 @@ impl<P: Port> Io<P> {
             q: VecDeque::with_capacity(depth + 64),
             mac,
             mtu,
-            super_max: tso.max(u32::from(mtu)),
+            super_max: tso,
             vlan,
             now: 0,
             hw_vlan,
@@ -60,10 +60,10 @@ impl<P: Port> Io<P> {
         self.mtu - headers(v6) as u16
     }
 
-    /// Most payload of one packet handed over, more than [`Io::mss`] where the port segments.
+    /// Most payload of one packet that the port segments; 0 where it does not.
     #[inline]
     pub(crate) fn super_max(&self, v6: bool) -> u32 {
-        self.super_max - headers(v6)
+        self.super_max.saturating_sub(headers(v6))
     }
 
     /// VLAN id that the stack itself has to write into headers.

@@ -73,14 +73,25 @@ impl<P: Port> Stack<P> {
         after.map_or(isn, |a| isn.max(a.plus(REUSE_GAP)))
     }
 
+    /// The listener on a port.
+    pub(crate) fn listener(&self, port: u16) -> Option<usize> {
+        self.listeners.iter().position(|l| l.port == port)
+    }
+
+    /// Whether a listener can have no further half-open connection.
+    pub(crate) fn full(&self, l: usize) -> bool {
+        self.live >= self.cfg.max_flows || self.listeners.get(l).is_none_or(|l| l.half_open >= l.backlog)
+    }
+
     /// Answers a SYN for nobody's connection: a new half-open one if somebody listens and the backlog has room.
     pub(crate) fn accept(&mut self, s: &Seg, o: &Opts, src: Mac, after: Option<Seq>) {
-        let Some(l) = self.listeners.iter().position(|l| l.port == s.key.lport()) else {
+        let Some(l) = self.listener(s.key.lport()) else {
             return self.reject(s, src);
         };
-        let full =
-            self.listeners[l].half_open >= self.listeners[l].backlog || self.live >= self.cfg.max_flows;
-        let Some(sock) = (if full { None } else { self.engine.listen(&s.key) }) else {
+        if self.full(l) {
+            return self.send_cookie(l, s, o, src);
+        }
+        let Some(sock) = self.engine.listen(&s.key) else {
             self.c.syn_dropped += 1;
             return;
         };

@@ -12,6 +12,7 @@ use crate::arp::Arp;
 use crate::config::{
     Counters, FlowCounters, HDR_MAX, Listen, ListenError, PushError, StackConfig, StackError,
 };
+use crate::cookie::Cookies;
 use crate::engine::Engine;
 use crate::flow::Flow;
 use crate::icmp::Limiter;
@@ -127,6 +128,8 @@ pub(crate) struct Listener {
     pub(crate) port: u16,
     pub(crate) backlog: u32,
     pub(crate) half_open: u32,
+    /// When a SYN last found the backlog full and was answered with a cookie.
+    pub(crate) overflow_at: Option<u64>,
 }
 
 pub(crate) struct Slot {
@@ -160,6 +163,9 @@ pub struct Stack<P: Port> {
     pub(crate) icmp: Limiter,
     pub(crate) challenges: Budget,
     pub(crate) resets: Budget,
+    pub(crate) cookies: Cookies,
+    /// The window scale of our SYNs.
+    pub(crate) own_scale: Option<u8>,
     pub(crate) frags: Vec<RxFrag>,
     pub(crate) now: u64,
     pub(crate) rx_free: u64,
@@ -196,11 +202,12 @@ impl<P: Port> Stack<P> {
         }
         let secret = cfg.secret.map_or_else(Secret::random, Secret);
         let bytes = cfg.rx_window.max(cfg.tx_window);
-        let engine = Engine::new(secret.0[0], cfg.rx_window as usize, cfg.tx_window as usize)
+        let mut engine = Engine::new(secret.0[0], cfg.rx_window as usize, cfg.tx_window as usize)
             .map_err(|source| StackError::Map { bytes, source })?;
         let io = Io::new(port, cfg.vlan, cfg.attach_min, cfg.tx_depth.max(1));
         let rx_free = io.port.rx_memory().0;
         Ok(Stack {
+            own_scale: engine.own_scale(),
             engine,
             slab,
             small: HeapRxPool::new(cfg.copy_below.max(1) as usize, cfg.small_bufs),
@@ -222,6 +229,7 @@ impl<P: Port> Stack<P> {
             icmp: Limiter::new(100, 50),
             challenges: Budget::new(cfg.challenge_acks, Secret([secret.0[0] ^ 1, secret.0[1]])),
             resets: Budget::new(cfg.resets, Secret([secret.0[0] ^ 2, secret.0[1]])),
+            cookies: Cookies::new(Secret([secret.0[0] ^ 3, secret.0[1]])),
             frags: Vec::with_capacity(64),
             now: 0,
             rx_free,
@@ -245,7 +253,7 @@ impl<P: Port> Stack<P> {
         if l.port == 0 || self.listeners.iter().any(|x| x.port == l.port) || self.listeners.len() >= 1024 {
             return Err(ListenError::Port(l.port));
         }
-        self.listeners.push(Listener { port: l.port, backlog: l.backlog, half_open: 0 });
+        self.listeners.push(Listener { port: l.port, backlog: l.backlog, half_open: 0, overflow_at: None });
         Ok(())
     }
 

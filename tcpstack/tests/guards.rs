@@ -5,6 +5,7 @@ mod common;
 use common::bench::Bench;
 use common::{MS, SEC, config, ip};
 use dataplane::mem::MemConfig;
+use dataplane::pkt::Port;
 use tcpstack::seq::Seq;
 use tcpstack::wire::{ACK, FIN, RST, SYN};
 use tcpstack::{Close, CloseWhy, Event, KeepAlive, Listen, StackConfig};
@@ -287,4 +288,45 @@ fn a_full_store_of_out_of_order_data_still_lets_the_gap_be_filled() {
     let all = b.read(p.flow);
     assert_eq!((all.len(), all[..1000].iter().all(|x| *x == 0)), (40_000, true));
     assert!(all[1000..].iter().all(|x| *x == 1));
+}
+
+#[test]
+fn segments_are_the_peers_size_where_the_port_cannot_cut_them() {
+    let mem = MemConfig { mtu: 9000, tso_max: 0, csum: false, ..MemConfig::default() };
+    let mut b = Bench::with(config(1), &mem);
+    b.s.listen(Listen { addr: ip(1).into(), port: 988, backlog: 2 }).unwrap();
+    let p = b.accept(1, 100); // its MSS is 1460
+    b.push(p.flow, 20_000);
+    let sizes: Vec<usize> = b.segs().iter().map(|g| g.data.len()).collect();
+    assert_eq!((sizes.iter().sum::<usize>(), sizes.iter().max()), (20_000, Some(&1460)));
+    assert_eq!(b.s.port().counters().tx_dropped, 0);
+}
+
+#[test]
+fn a_fin_outside_the_window_is_none() {
+    let mut b = Bench::new();
+    let mut p = b.accept(1, 100);
+    b.data(&mut p, b"0123456789");
+    // Before what is next, forged or left over from somewhere: with data behind it, it would end the stream.
+    b.put(&p, ACK | FIN, Seq(p.seq.0 - 7), p.ack, 1000, b"");
+    b.put(&p, ACK | FIN, Seq(p.seq.0 - 7), p.ack, 1000, b"abc");
+    b.data(&mut p, b"more");
+    assert_eq!(b.read(p.flow), b"0123456789more");
+    // Where its bytes reach beyond the window, what is cut off takes the FIN with it.
+    let mut b = Bench::with(
+        StackConfig { rx_window: 65_536, ..config(1) },
+        &MemConfig { mtu: 9000, tso_max: 0, csum: false, ..MemConfig::default() },
+    );
+    b.s.listen(Listen { addr: ip(1).into(), port: 988, backlog: 2 }).unwrap();
+    let mut p = b.accept(1, 100);
+    for _ in 0..65 {
+        b.data(&mut p, &[5; 1000]);
+    }
+    b.put(&p, ACK | FIN, p.seq, p.ack, 1000, &[6; 1000]); // 535 of them fit
+    assert_eq!(b.read(p.flow).len(), 65_535);
+    b.turn();
+    b.put(&p, ACK, p.seq.plus(535), p.ack, 1000, &[6; 465]);
+    assert_eq!(b.read(p.flow).len(), 465);
+    b.put(&p, ACK, p.seq.plus(1000), p.ack, 1000, b"on");
+    assert_eq!((b.read(p.flow), b.events().contains(&Event::PeerFin(p.flow))), (b"on".to_vec(), false));
 }

@@ -3,15 +3,18 @@
 mod common;
 
 use common::bench::{Bench, dial, segment};
-use common::{MS, SEC, addr, ip};
+use common::{MS, SEC, addr, config, ip};
+use dataplane::mem::MemConfig;
 use tcpstack::seq::Seq;
 use tcpstack::table::Key;
 use tcpstack::wire::{ACK, Fields, RST, SYN};
-use tcpstack::{CloseWhy, Dial, DialError, Event};
+use tcpstack::{CloseWhy, Dial, DialError, Event, Listen, StackConfig};
 
 #[test]
 fn half_open_connections_are_limited_and_the_rest_still_get_in_later() {
-    let mut b = Bench::new();
+    let mem = MemConfig { csum: false, tso_max: 0, ..MemConfig::default() };
+    let mut b = Bench::with(StackConfig { syn_cookies: false, ..config(1) }, &mem);
+    b.s.listen(Listen { addr: ip(1).into(), port: 988, backlog: 2 }).unwrap();
     for port in 1..=5 {
         b.syn(port, 100);
     }
