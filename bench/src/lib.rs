@@ -2,7 +2,7 @@
 //!
 //! A figure of pollnd is a ratio of two things run side by side in one run: [`pair`] joins two nodes and turns
 //! them on one thread or two, [`workload`] is what they do, [`measure`] what it cost, [`report`] how it is told.
-//! The kernel-socket runtime over loopback is the baseline ([`sock`]).
+//! The kernel-socket runtime over loopback is the baseline ([`sock`]). [`tcp`] measures the TCP stack by itself.
 #![forbid(unsafe_code)]
 
 pub mod ctl;
@@ -16,4 +16,7 @@ pub mod pair;
 pub mod repeat;
 pub mod report;
 pub mod sock;
+pub mod stacks;
+pub mod tcp;
+mod tcp_base;
 pub mod workload;

@@ -93,6 +93,8 @@ pub(crate) enum BenchWhat {
     Memory(MemoryArgs),
     /// Works through large and small messages and watches the process's memory.
     Growth(GrowthArgs),
+    /// What the TCP stack costs by itself: Gbit a CPU-second, against memcpy and kernel TCP.
+    Tcp(TcpArgs),
 }
 
 /// `pollnd bench repeat`.
@@ -144,6 +146,20 @@ pub(crate) struct GrowthArgs {
     /// EAL arguments, as DPDK documents them.
     #[arg(last = true)]
     pub(crate) eal: Vec<String>,
+}
+
+/// `pollnd bench tcp`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct TcpArgs {
+    /// Rounds; each measures every row once.
+    #[arg(default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// Seconds for each row in a round.
+    #[arg(long, default_value_t = 0.5, value_parser = seconds)]
+    pub(crate) seconds: f64,
+    /// One JSON object instead of the table.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// A line through fewer than a handful of samples, one a second, tells nothing.

@@ -1,4 +1,5 @@
-//! `pollnd bench`: repeated demonstrations, what a connection costs in memory, whether a run grows.
+//! `pollnd bench`: repeated demonstrations, what a connection costs in memory, whether a run grows, what
+//! TCP costs.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -9,19 +10,21 @@ use bench::memory;
 use bench::pair::NothingLost;
 use bench::repeat::Repeat;
 use bench::sock::{self, SockPair};
+use bench::tcp::{self, TcpBench};
 use bench::workload::{ClientConfig, Intake};
 use indicatif::ProgressBar;
 use serde::Serialize;
 use transport::node::NodeEnd;
 use transport::node::sock::Idle as SockIdle;
 
-use crate::args::{BenchWhat, GrowthArgs, MemoryArgs, RepeatArgs};
+use crate::args::{BenchWhat, GrowthArgs, MemoryArgs, RepeatArgs, TcpArgs};
 
 pub(crate) fn main(what: &BenchWhat) -> Result<(), String> {
     match what {
         BenchWhat::Repeat(a) => repeat(a),
         BenchWhat::Memory(a) => measure_memory(a),
         BenchWhat::Growth(a) => growth(a),
+        BenchWhat::Tcp(a) => tcp_cost(a),
     }
 }
 
@@ -75,6 +78,17 @@ fn repeat(a: &RepeatArgs) -> Result<(), String> {
 fn measure_memory(a: &MemoryArgs) -> Result<(), String> {
     let m = memory::measure(a.few, a.many, &memory::resident)?;
     print(a.json, &m, || m.table())
+}
+
+fn tcp_cost(a: &TcpArgs) -> Result<(), String> {
+    let bar = live(a.json);
+    let r = tcp::measure(&TcpBench { seconds: a.seconds, rounds: a.rounds }, &mut |next| {
+        bar.set_message(next.to_owned());
+        bar.tick();
+    });
+    bar.finish_and_clear();
+    let r = r?;
+    print(a.json, &r, || r.table())
 }
 
 /// All runs of `bench growth`.
