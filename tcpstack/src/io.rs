@@ -160,7 +160,10 @@ impl<P: Port> Io<P> {
     ) -> Option<u32> {
         // Whole segments as far as there are any, so that only the last one of the stream is short.
         let hlen = HDR + options.len();
-        let cap = self.super_max(t.v6()).saturating_sub(options.len() as u32).max(mss);
+        // A port that does not segment gets one segment at a time, however small the peer wants them.
+        let segments = self.super_max > u32::from(self.mtu);
+        let cap = if segments { self.super_max(t.v6()).saturating_sub(options.len() as u32) } else { mss };
+        let cap = cap.max(mss);
         let want = if len <= mss { len } else { (len.min(cap) / mss).max(1) * mss };
         let mut tx = self.open(t, options, c)?;
         let (n, attached) = fill(&mut tx, s, off, want, self.attach_min, c);
