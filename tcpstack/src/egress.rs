@@ -183,6 +183,10 @@ impl<P: Port> Stack<P> {
             f.set_clock(Clock::Syn, now + wait);
             return Served::Done;
         }
+        if f.phase == Phase::SynReceived {
+            // A challenge, or where we are: the handshake itself sends no plain ACK.
+            return f.send_acks(io, c).err().unwrap_or(Served::Done);
+        }
         if !f.phase.synchronised() && f.phase != Phase::Closed {
             // A challenge to a peer that has begun anew: its RST makes room (RFC 9293 §3.10.7.4).
             if f.phase == Phase::SynReceived && f.ack_due == AckDue::Now {

@@ -415,6 +415,10 @@ impl<P: Port> Stack<P> {
         let Some(f) = self.flow_mut(id) else { return };
         match how {
             Close::Fin if f.phase == Phase::Closed => (),
+            // Nothing was sent, so there is nothing to close in order (RFC 9293 §3.10.4).
+            Close::Fin if matches!(f.phase, Phase::Resolve | Phase::SynSent) => {
+                self.abort(id.slot, CloseWhy::LocalAbort);
+            }
             Close::Fin => {
                 f.want_fin = true;
                 self.mark(id.slot);
