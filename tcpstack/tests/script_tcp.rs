@@ -1,0 +1,80 @@
+//! Runs the conformance scripts in `tests/scripts`, and tries the runner itself.
+//!
+//! `SCRIPT=half_close cargo test -p pollnd-tcpstack --test script_tcp -- --nocapture` runs the scripts whose path
+//! has that in it, and shows what happened in them. `SCRIPTS=FOLDER` takes them from another folder.
+
+mod script;
+
+use std::path::{Path, PathBuf};
+
+/// The peer's first numbers that every script is run with: plain, across the sign, across the wrap.
+const FIRST_NUMBERS: [u32; 3] = [1000, (1 << 31) - 700, u32::MAX - 700];
+
+/// Lines of a trace that are shown when a script fails among all.
+const TRACE: usize = 30;
+
+fn folder() -> PathBuf {
+    let elsewhere = std::env::var_os("SCRIPTS").map(PathBuf::from);
+    elsewhere.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts"))
+}
+
+/// All scripts, by path below the folder.
+fn scripts() -> Vec<PathBuf> {
+    let (mut found, mut folders) = (vec![], vec![folder()]);
+    while let Some(d) = folders.pop() {
+        for e in std::fs::read_dir(&d).unwrap_or_else(|e| panic!("{}: {e}", d.display())) {
+            let p = e.unwrap().path();
+            if p.is_dir() {
+                folders.push(p);
+            } else if p.extension().is_some_and(|x| x == "tcp") {
+                found.push(p);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A failure among others, with the end of its trace.
+fn shortened(e: &str, name: &str) -> String {
+    let lines: Vec<&str> = e.lines().collect();
+    let Some(trace) = lines.iter().position(|l| l.contains("what went before:")) else { return e.into() };
+    let from = (trace + 1).max(lines.len().saturating_sub(TRACE));
+    let left_out = format!("    ({} lines before; SCRIPT={name} shows all)", from - trace - 1);
+    let note = if from > trace + 1 { vec![left_out.as_str()] } else { vec![] };
+    [&lines[..=trace], &note, &lines[from..], &[""]].concat().join("\n")
+}
+
+#[test]
+fn every_script_passes() {
+    let only = std::env::var("SCRIPT").ok();
+    let (mut ran, mut failed) = (0, vec![]);
+    for path in scripts() {
+        let name = path.strip_prefix(folder()).unwrap().display().to_string();
+        if only.as_ref().is_some_and(|o| !name.contains(o.as_str())) {
+            continue;
+        }
+        ran += 1;
+        let text = std::fs::read_to_string(&path).unwrap();
+        let script = match script::parse(&format!("tests/scripts/{name}"), &text) {
+            Ok(s) => s,
+            Err(e) => {
+                failed.push(e);
+                continue;
+            }
+        };
+        for isn in FIRST_NUMBERS {
+            match script::run(&script, isn) {
+                Ok(trace) if only.is_some() => println!("{name}, from {isn}:\n{}\n", trace.join("\n")),
+                Ok(_) => (),
+                Err(e) => {
+                    failed.push(if only.is_some() { e } else { shortened(&e, &name) });
+                    break;
+                }
+            }
+        }
+    }
+    assert!(ran > 0, "no script has {} in its path", only.unwrap_or_default());
+    assert!(failed.is_empty(), "{} of {ran} scripts fail\n\n{}", failed.len(), failed.join("\n"));
+    println!("{ran} scripts");
+}
