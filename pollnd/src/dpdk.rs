@@ -104,7 +104,7 @@ fn lcores(a: &NodeArgs, cores: &Cores) -> Result<Vec<Lcore>, String> {
 
 fn stack_config(a: &NodeArgs, ip: Ipv4Addr) -> StackConfig {
     let mut c = StackConfig::new(ip, a.prefix);
-    c.gateway = a.gateway;
+    c.gateways = a.gateway.map(IpAddr::V4).into_iter().collect();
     c.vlan = a.vlan;
     c.keepalive = Some(KeepAlive { idle: 30 * SEC, interval: 5 * SEC, count: 5 });
     c

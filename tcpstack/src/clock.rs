@@ -3,6 +3,7 @@
 use dataplane::pkt::Port;
 
 use crate::flow::{Clock, Flow};
+use crate::neighbour::Ev;
 use crate::phase::Phase;
 use crate::recover::Event as LossEvent;
 use crate::segment::Cx;
@@ -37,7 +38,7 @@ impl<P: Port> Stack<P> {
 
     /// Runs what is due; at most `max` connections.
     pub(crate) fn run_timers(&mut self, max: usize) -> u32 {
-        self.poll_arp();
+        self.poll_neighbours();
         while let Some(e) = self.tw.expired(self.now) {
             self.table.remove(&e.key);
         }
@@ -63,12 +64,13 @@ impl<P: Port> Stack<P> {
             super_max: self.io.super_max(f.tmpl.v6()),
         };
         let rung = f.ring(&mut cx);
+        f.follow(&self.neigh);
         let (hop, doubt) = (f.next_hop, f.rtt.backoff() == 2);
         match rung {
             Rung::Early => (),
             Rung::Serve => {
-                if doubt && let Some(hop) = hop.as_v4() {
-                    self.arp.doubt(hop, self.now);
+                if doubt {
+                    self.neigh.event(&hop, Ev::Doubt, self.now);
                 }
                 self.mark(i);
             }
@@ -78,29 +80,6 @@ impl<P: Port> Stack<P> {
             Rung::GiveUp => return self.abort(i, CloseWhy::Timeout),
         }
         self.arm(i);
-    }
-
-    /// Sends ARP requests that are due; whoever waits for a neighbour that is not there ends.
-    pub(crate) fn poll_arp(&mut self) {
-        if self.now < self.arp.deadline() {
-            return;
-        }
-        let (mut ask, mut dead) = (vec![], vec![]);
-        self.arp.poll(self.now, |p, dst| ask.push((p, dst)), |ip| dead.push(ip));
-        for (p, dst) in ask {
-            self.c.arp_requests += 1;
-            self.send_arp(&p, dst);
-        }
-        let mut waiting = std::mem::take(&mut self.resolving);
-        waiting.retain(|i| {
-            let Some(f) = self.at(*i).filter(|f| f.phase == Phase::Resolve) else { return false };
-            if f.next_hop.as_v4().is_some_and(|h| dead.contains(&h)) {
-                self.release(*i, CloseWhy::Unreachable);
-                return false;
-            }
-            true
-        });
-        self.resolving = waiting;
     }
 
     /// Connections whose window was held back for want of pool memory get another look.

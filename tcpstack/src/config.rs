@@ -1,6 +1,6 @@
 //! What a stack is told, and what it counts.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use crate::rtt::RtoLimits;
 
@@ -15,15 +15,16 @@ pub struct KeepAlive {
     pub count: u8,
 }
 
-/// One stack: one lcore, one queue pair, one address.
+/// One stack: one lcore, one queue pair, its addresses.
 #[derive(Clone, Debug)]
 pub struct StackConfig {
-    /// Our address.
-    pub addr: Ipv4Addr,
-    /// Length of the network's prefix in bits; peers inside it are asked for by ARP.
-    pub prefix: u8,
-    /// Next hop for everybody else.
-    pub gateway: Option<Ipv4Addr>,
+    /// Our addresses, 1 to 8 of either family, each with the length of its network's prefix in bits. Peers inside
+    /// one of these networks are asked for by ARP or neighbour discovery. With an IPv6 address comes the
+    /// link-local one of the port's Ethernet address.
+    pub addrs: Vec<(IpAddr, u8)>,
+    /// Next hops for everybody else, at most one of each family. Without one for IPv6 the router is used that
+    /// advertises itself.
+    pub gateways: Vec<IpAddr>,
     /// VLAN id: packets of others are dropped, ours are tagged (by the device where it can).
     pub vlan: Option<u16>,
     /// Most bytes a peer may have in flight to one connection (64 KiB to 1 GiB).
@@ -77,12 +78,11 @@ pub struct StackConfig {
 }
 
 impl StackConfig {
-    /// The defaults for an address.
-    pub fn new(addr: Ipv4Addr, prefix: u8) -> StackConfig {
+    /// The defaults for an address and its network's prefix length in bits.
+    pub fn new(addr: impl Into<IpAddr>, prefix: u8) -> StackConfig {
         StackConfig {
-            addr,
-            prefix,
-            gateway: None,
+            addrs: vec![(addr.into(), prefix)],
+            gateways: Vec::new(),
             vlan: None,
             rx_window: 1 << 20,
             tx_window: 4 << 20,
@@ -115,7 +115,7 @@ impl StackConfig {
 /// Where to listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listen {
-    /// Our address.
+    /// Our address. `0.0.0.0` stands for all of ours of IPv4, `::` for all of ours.
     pub addr: IpAddr,
     /// Port.
     pub port: u16,
@@ -149,16 +149,24 @@ pub enum StackError {
     /// A window is out of range.
     #[error("window of {0} bytes: it must be from 65536 to 1073741824")]
     Window(u32),
-    /// The address cannot be a host's.
-    #[error("{0}/{1} is no host address: use a unicast IPv4 address with a prefix of 0 to 32 bits")]
-    Address(Ipv4Addr, u8),
+    /// An address cannot be a host's.
+    #[error("{0}/{1} is no host address: use a unicast address with a prefix of 0 to 32 bits (IPv6: 128)")]
+    Address(IpAddr, u8),
+    /// Too many addresses, or none.
+    #[error("{0} addresses: a stack has 1 to 8")]
+    Addresses(usize),
+    /// A gateway cannot be one, or is one too many.
+    #[error("{0} is no gateway: name one unicast address of each family at most")]
+    Gateway(IpAddr),
     /// The port's MTU is too small.
-    #[error("port {port} has an MTU of {mtu}: TCP over IPv4 needs at least 576 here")]
+    #[error("port {port} has an MTU of {mtu}: at least {least} is needed here (IPv4: 576, IPv6: 1280)")]
     Mtu {
         /// Port name.
         port: String,
         /// Its MTU.
         mtu: u16,
+        /// What it has to be.
+        least: u16,
     },
 }
 
@@ -176,8 +184,8 @@ pub enum ListenError {
 /// Why a connection was not begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DialError {
-    /// IPv6, or families that differ.
-    #[error("{0} to {1}: only IPv4 is spoken yet")]
+    /// Families that differ.
+    #[error("{0} to {1}: both ends of a connection are IPv4 or both are IPv6")]
     Family(SocketAddr, SocketAddr),
     /// The local address is not ours.
     #[error("{0} is not an address of this stack")]
@@ -351,6 +359,16 @@ counters! {
         arp_replies,
         /// ARP packets of others with our address: two hosts share it.
         arp_duplicate_address,
+        /// Neighbour solicitations sent.
+        nd_solicits,
+        /// Neighbour advertisements sent.
+        nd_adverts,
+        /// Neighbour discovery of others with our address: two hosts share it.
+        nd_duplicate_address,
+        /// Changes of a neighbour's Ethernet address not believed, having come within a second of the last.
+        neighbour_held,
+        /// Reports of the groups we listen to, sent.
+        mld_reports,
         /// Echo requests answered.
         icmp_echo,
         /// Echo requests over the rate limit or too long.

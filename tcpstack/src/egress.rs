@@ -3,7 +3,6 @@
 
 use dataplane::pkt::Port;
 
-use crate::arp::Lookup;
 use crate::flow::{AckDue, Clock, Flow};
 use crate::io::Io;
 use crate::opts::OptBytes;
@@ -43,9 +42,7 @@ impl<P: Port> Stack<P> {
         // The connection is taken out while it is served, so that the rest of the stack can be used.
         let Some(mut f) = self.slots.get_mut(i as usize).and_then(|s| s.flow.take()) else { return };
         f.queued = false;
-        if f.phase == Phase::Resolve {
-            self.resolve(i, &mut f);
-        }
+        self.relink(i, &mut f);
         let sent = f.sent;
         let served = match f.phase {
             Phase::Resolve | Phase::Closed => Served::Done,
@@ -75,24 +72,6 @@ impl<P: Port> Stack<P> {
             (Served::Done, Phase::TimeWait) => self.time_wait(i),
             (Served::Done, Phase::Closed) => self.finished(i),
             _ => self.arm(i),
-        }
-    }
-
-    fn resolve(&mut self, i: u32, f: &mut Flow) {
-        let Some(hop) = f.next_hop.as_v4() else { return };
-        match self.arp.lookup(hop, self.now) {
-            Lookup::Known(mac) => {
-                f.tmpl.set_dst(mac);
-                f.waits = false;
-                f.go(Ev::Resolved);
-            }
-            Lookup::Wait => {
-                // Before it opens nothing else uses the flag.
-                if !f.waits {
-                    f.waits = true;
-                    self.resolving.push(i);
-                }
-            }
         }
     }
 

@@ -52,7 +52,7 @@ impl<P: Port> Stack<P> {
     /// Builds the connection of a cookie that comes back; `None` when `s` brings none. It is half-open until `s`
     /// has been taken in.
     pub(crate) fn take_cookie(&mut self, s: &Seg, o: &Opts, src: Mac) -> Option<u32> {
-        let l = self.listener(s.key.lport())?;
+        let l = self.listener(&s.key)?;
         let overflow_at = self.listeners.get(l)?.overflow_at?;
         if self.now.saturating_sub(overflow_at) >= VALID || !s.has(wire::ACK) || s.has(wire::RST) {
             return None;
@@ -67,10 +67,11 @@ impl<P: Port> Stack<P> {
             return None;
         }
         let sock = self.engine.listen(&s.key)?;
-        let hop = self.route(s.key.remote).unwrap_or(s.key.remote);
+        let hop = self.host.route(&s.key.remote, self.now).unwrap_or(s.key.remote);
         let tmpl = Template::new(self.io.mac, src, self.io.soft_vlan(), &s.key);
         let mut f = Box::new(Flow::new(s.key, sock, tmpl, hop, self.now));
         f.iss = iss;
+        f.hop_epoch = self.neigh.epoch();
         f.passive = true;
         f.listener = l as u16;
         f.phase = Phase::SynReceived;

@@ -126,6 +126,8 @@ pub(crate) struct Flow {
 
     pub(crate) tmpl: Template,
     pub(crate) next_hop: Addr,
+    /// [`crate::neighbour::Neighbours::epoch`] at which `tmpl` has the next hop's place.
+    pub(crate) hop_epoch: u32,
     pub(crate) listener: u16,
     pub(crate) rtt: Rtt,
     pub(crate) loss: Loss,
@@ -202,6 +204,7 @@ impl Flow {
             challenge_at: 0,
             tmpl,
             next_hop,
+            hop_epoch: 0,
             listener: u16::MAX,
             rtt: Rtt::default(),
             loss: Loss::default(),

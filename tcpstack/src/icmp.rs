@@ -1,4 +1,4 @@
-//! ICMP echo (RFC 792): requests for us are answered, at a bounded rate. Nothing else is acted on.
+//! ICMP of both families (RFC 792, RFC 4443): echo, and a limit for what answers cost.
 
 use crate::csum::Sum;
 
@@ -31,20 +31,26 @@ impl Limiter {
     }
 }
 
-/// Turns the ICMP message `m` (header and data) into the echo reply, in place. `false` when it is not an echo
-/// request or its checksum is wrong.
-pub fn echo_reply(m: &mut [u8]) -> bool {
-    if m.len() < 8 || m[0] != 8 || m[1] != 0 {
+/// Types of echo request and reply.
+pub const ECHO4: (u8, u8) = (8, 0);
+/// Types of echo request and reply of ICMPv6.
+pub const ECHO6: (u8, u8) = (128, 129);
+
+/// Turns the ICMP message `m` (header and data) into the echo reply, in place. `kinds` are [`ECHO4`] or [`ECHO6`],
+/// `pseudo` is what the checksum covers beside the message. `false` when it is not an echo request or its checksum
+/// is wrong.
+pub fn echo_reply(m: &mut [u8], kinds: (u8, u8), pseudo: Sum) -> bool {
+    if m.len() < 8 || m[0] != kinds.0 || m[1] != 0 {
         return false;
     }
-    let mut s = Sum::default();
+    let mut s = pseudo;
     s.add(m);
     if s.finish() != 0 {
         return false;
     }
-    m[0] = 0;
+    m[0] = kinds.1;
     m[2..4].fill(0);
-    let mut s = Sum::default();
+    let mut s = pseudo;
     s.add(m);
     let c = s.finish().to_be_bytes();
     m[2..4].copy_from_slice(&c);
@@ -63,13 +69,14 @@ mod tests {
         m[2..4].copy_from_slice(&s.finish().to_be_bytes());
         let mut bad = m;
         bad[9] ^= 1;
-        assert!(!echo_reply(&mut bad));
-        assert!(echo_reply(&mut m));
+        let reply = |m: &mut [u8]| echo_reply(m, ECHO4, Sum::default());
+        assert!(!reply(&mut bad));
+        assert!(reply(&mut m));
         let mut s = Sum::default();
         s.add(&m);
         assert_eq!((m[0], s.finish()), (0, 0));
-        assert!(!echo_reply(&mut m), "a reply is not answered");
-        assert!(!echo_reply(&mut [8, 0, 0]));
+        assert!(!reply(&mut m), "a reply is not answered");
+        assert!(!reply(&mut [8, 0, 0]));
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! Packets from the port: link, ARP, IPv4, ICMP, and TCP to its connection.
+//! Packets from the port: link, IP, and TCP to its connection.
 
 use dataplane::pkt::{Csum, Port, RxPkt};
 
 use crate::addr::Addr;
 use crate::arp;
-use crate::icmp;
-use crate::io::{small_ip, upper_sum};
+use crate::io::upper_sum;
+use crate::nd::ICMP6;
 use crate::opts::{OptBytes, Opts, Ts};
 use crate::phase::Phase;
 use crate::segment::{Cx, Outcome};
@@ -14,10 +14,7 @@ use crate::stack::{CloseWhy, Event, Stack};
 use crate::stamps;
 use crate::table::Place;
 use crate::timewait::Verdict;
-use crate::wire::{self, Drop, ETH_ARP, ETH_IPV4, Eth, Fields, HDR, Ip, Mac, Seg, Template};
-
-/// Longest echo request answered: what fits beside the headers in a packet's first buffer, in bytes.
-const ECHO_MAX: usize = 1480;
+use crate::wire::{self, Drop, ETH_ARP, ETH_IPV4, ETH_IPV6, Eth, Fields, HDR, Ip, Mac, Seg, Template};
 
 impl<P: Port> Stack<P> {
     /// Takes in one packet.
@@ -62,10 +59,10 @@ impl<P: Port> Stack<P> {
                 // A packet that the device joined, or that never crossed a wire, has no header checksum to speak of.
                 let sum = meta.csum != Csum::Partial && meta.lro_segsz == 0;
                 let ip = wire::ip4(&head[e.len..], p.len() as usize - e.len, sum)?;
-                if ip.dst != self.cfg.addr.into() {
+                if !self.host.owns(&ip.dst) {
                     return Err(Drop::NotOurs);
                 }
-                if !ip.src.is_unicast() || ip.src == ip.dst || self.is_broadcast(ip.src) {
+                if !ip.src.is_unicast() || self.host.owns(&ip.src) || self.host.is_broadcast(&ip.src) {
                     return Err(Drop::Martian);
                 }
                 match ip.proto {
@@ -74,69 +71,30 @@ impl<P: Port> Stack<P> {
                     _ => Err(Drop::Protocol),
                 }
             }
-            _ => Err(Drop::Protocol),
-        }
-    }
-
-    fn is_broadcast(&self, addr: Addr) -> bool {
-        let Some(a) = addr.as_v4() else { return false };
-        let host = u32::MAX.checked_shr(u32::from(self.cfg.prefix)).unwrap_or(0);
-        self.cfg.prefix < 31 && a & host == host && self.route(addr) == Some(addr)
-    }
-
-    fn on_arp(&mut self, a: &arp::Packet) {
-        let h = self.arp.hear(a, self.now);
-        if let Some(mac) = h.duplicate {
-            self.c.arp_duplicate_address += 1;
-            self.last_duplicate = Some(mac);
-        }
-        if let Some((p, dst)) = h.reply {
-            self.c.arp_replies += 1;
-            self.send_arp(&p, dst);
-        }
-        if let Some((ip, mac)) = h.learned {
-            // Rare: a neighbour appeared or moved. Those who wait for it go on, those who use it follow.
-            for i in 0..self.slots.len() as u32 {
-                if let Some(f) = self.at(i)
-                    && f.next_hop == Addr::v4(ip)
-                {
-                    f.tmpl.set_dst(mac);
-                    self.mark(i);
+            ETH_IPV6 if self.host.v6() => {
+                let ip = wire::ip6(&head[e.len..], p.len() as usize - e.len)?;
+                // To a group only neighbour discovery is heard, and only in our groups.
+                let group = ip.dst.0[0] == 0xff;
+                let ours = if group {
+                    ip.proto == ICMP6 && self.host.hears(&ip.dst)
+                } else {
+                    self.host.owns(&ip.dst)
+                };
+                if !ours || (!mine && e.dst[..2] != [0x33, 0x33]) || (!mine && !group) {
+                    return Err(Drop::NotOurs);
+                }
+                let probe = ip.src == Addr::UNSPECIFIED && ip.proto == ICMP6;
+                if !(probe || ip.src.is_unicast()) || self.host.owns(&ip.src) || e.src == self.io.mac {
+                    return Err(Drop::Martian);
+                }
+                match ip.proto {
+                    6 => self.on_tcp(p, &e, &ip, meta.csum),
+                    ICMP6 => self.on_icmp6(&p, &e, &ip),
+                    _ => Err(Drop::Protocol),
                 }
             }
+            _ => Err(Drop::Protocol),
         }
-    }
-
-    pub(crate) fn send_arp(&mut self, p: &arp::Packet, dst: Mac) {
-        let mut b = [0; 46];
-        let n = p.frame(dst, self.io.soft_vlan(), &mut b);
-        self.io.raw(&b[..n], &mut self.c);
-    }
-
-    fn on_icmp(&mut self, p: &P::Rx, e: &Eth, ip: &Ip) -> Result<(), Drop> {
-        if ip.payload > ECHO_MAX || !self.icmp.take(self.now) {
-            self.c.icmp_limited += 1;
-            return Ok(());
-        }
-        let mut b = [0u8; 18 + HDR + ECHO_MAX];
-        let l2 = wire::write_eth(&mut b, self.io.mac, e.src, self.io.soft_vlan(), ETH_IPV4);
-        let (mut skip, mut at) = (e.len + ip.hlen, l2 + HDR);
-        let end = at + ip.payload;
-        p.for_each(&mut |x| {
-            let k = skip.min(x.len());
-            skip -= k;
-            let n = (x.len() - k).min(end - at);
-            b[at..at + n].copy_from_slice(&x[k..k + n]);
-            at += n;
-        });
-        if !icmp::echo_reply(&mut b[l2 + HDR..end]) {
-            return Err(Drop::Protocol);
-        }
-        b[l2 + 12..l2 + 16].copy_from_slice(ip.dst.octets());
-        b[l2 + 16..l2 + 20].copy_from_slice(ip.src.octets());
-        small_ip(&mut b[..end], l2, 1);
-        self.c.icmp_echo += u64::from(self.io.raw(&b[..end], &mut self.c));
-        Ok(())
     }
 
     #[inline]
@@ -174,7 +132,7 @@ impl<P: Port> Stack<P> {
         match place {
             Some(Place::Flow(i)) => self.segment(i, s, o, src),
             Some(Place::TimeWait(t)) => match self.tw.on_segment(t, s, o.ts, self.now) {
-                Verdict::Reuse(after) => match self.listener(s.key.lport()) {
+                Verdict::Reuse(after) => match self.listener(&s.key) {
                     None => self.reject(s, src),
                     // No cookie is good enough here: its number may lie within what the old connection used.
                     Some(l) if self.full(l) => self.c.syn_dropped += 1,

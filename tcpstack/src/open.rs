@@ -1,6 +1,6 @@
 //! Beginnings: dialling, and answering a SYN.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use dataplane::pkt::Port;
 
@@ -35,23 +35,23 @@ impl<P: Port> Stack<P> {
     /// [`DialError`]; nothing was begun then.
     pub fn dial(&mut self, now: u64, d: Dial) -> Result<FlowId, DialError> {
         self.set_now(now);
-        let (SocketAddr::V4(local), SocketAddr::V4(remote)) = (d.local, d.remote) else {
+        let (local, remote) = (Addr::from(d.local.ip()), Addr::from(d.remote.ip()));
+        if local.is_v6() != remote.is_v6() {
             return Err(DialError::Family(d.local, d.remote));
-        };
-        if *local.ip() != self.cfg.addr || local.port() == 0 {
+        }
+        if !self.host.owns(&local) || d.local.port() == 0 {
             return Err(DialError::NotOurs(d.local.ip()));
         }
-        let raddr = Addr::from(*remote.ip());
-        if !raddr.is_unicast() || remote.port() == 0 || local.ip() == remote.ip() {
+        if !remote.is_unicast() || d.remote.port() == 0 || self.host.owns(&remote) {
             return Err(DialError::BadPeer(d.remote));
         }
-        let hop = self.route(raddr).ok_or(DialError::NoRoute(IpAddr::V4(*remote.ip())))?;
+        let hop = self.host.route(&remote, self.now).ok_or(DialError::NoRoute(d.remote.ip()))?;
         if self.live >= self.cfg.max_flows {
             return Err(DialError::TooMany(self.live));
         }
-        let key = Key::new((*local.ip()).into(), local.port(), raddr, remote.port());
+        let key = Key::new(local, d.local.port(), remote, d.remote.port());
         let after = match self.table.get(&key) {
-            Some(Place::Flow(_)) => return Err(DialError::InUse(local.port())),
+            Some(Place::Flow(_)) => return Err(DialError::InUse(d.local.port())),
             Some(Place::TimeWait(t)) => self.tw.remove(t).map(|e| e.snd_nxt),
             None => None,
         };
@@ -73,9 +73,11 @@ impl<P: Port> Stack<P> {
         after.map_or(isn, |a| isn.max(a.plus(REUSE_GAP)))
     }
 
-    /// The listener on a port.
-    pub(crate) fn listener(&self, port: u16) -> Option<usize> {
-        self.listeners.iter().position(|l| l.port == port)
+    /// Who listens for a SYN: on exactly this address, or else on all.
+    pub(crate) fn listener(&self, k: &Key) -> Option<usize> {
+        let at = |a: Addr| self.listeners.iter().position(|l| l.port == k.lport() && l.addr == a);
+        let any4 = if k.is_v6() { None } else { Some(Addr::v4(0)) };
+        at(k.local).or_else(|| any4.and_then(at)).or_else(|| at(Addr::UNSPECIFIED))
     }
 
     /// Whether a listener can have no further half-open connection.
@@ -85,7 +87,7 @@ impl<P: Port> Stack<P> {
 
     /// Answers a SYN for nobody's connection: a new half-open one if somebody listens and the backlog has room.
     pub(crate) fn accept(&mut self, s: &Seg, o: &Opts, src: Mac, after: Option<Seq>) {
-        let Some(l) = self.listener(s.key.lport()) else {
+        let Some(l) = self.listener(&s.key) else {
             return self.reject(s, src);
         };
         if self.full(l) {
@@ -95,10 +97,11 @@ impl<P: Port> Stack<P> {
             self.c.syn_dropped += 1;
             return;
         };
-        let hop = self.route(s.key.remote).unwrap_or(s.key.remote);
+        let hop = self.host.route(&s.key.remote, self.now).unwrap_or(s.key.remote);
         let tmpl = Template::new(self.io.mac, src, self.io.soft_vlan(), &s.key);
         let mut f = Box::new(Flow::new(s.key, sock, tmpl, hop, self.now));
         f.iss = self.first_seq(&s.key, after);
+        f.hop_epoch = self.neigh.epoch();
         f.passive = true;
         f.stats.segs_in = 1;
         f.listener = l as u16;

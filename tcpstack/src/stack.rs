@@ -1,24 +1,26 @@
 //! The stack of one lcore: connections, listeners, neighbours, and the turn that serves them all.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use arrayvec::ArrayVec;
 use dataplane::pkt::{Port, RX_BURST, Reclaimed};
 use hugepages::{HeapRxPool, LendSlab, Lent, RxFrag};
 
 use crate::addr::Addr;
-use crate::arp::Arp;
 use crate::config::{
     Counters, FlowCounters, HDR_MAX, Listen, ListenError, PushError, StackConfig, StackError,
 };
 use crate::cookie::Cookies;
 use crate::engine::Engine;
 use crate::flow::Flow;
+use crate::host::Host;
 use crate::icmp::Limiter;
 use crate::io::Io;
 use crate::isn::Secret;
 use crate::limit::Budget;
+use crate::link::Announcer;
+use crate::neighbour::Neighbours;
 use crate::phase::Phase;
 use crate::table::{FlowTable, Place};
 use crate::timewait::TimeWait;
@@ -125,6 +127,8 @@ pub enum Work {
 
 #[derive(Clone, Copy)]
 pub(crate) struct Listener {
+    /// Ours, or unspecified: `0.0.0.0` for all of IPv4, `::` for all.
+    pub(crate) addr: Addr,
     pub(crate) port: u16,
     pub(crate) backlog: u32,
     pub(crate) half_open: u32,
@@ -151,7 +155,11 @@ pub struct Stack<P: Port> {
     pub(crate) live: u32,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) tw: TimeWait,
-    pub(crate) arp: Arp,
+    pub(crate) host: Host,
+    pub(crate) neigh: Neighbours,
+    pub(crate) announcer: Announcer,
+    /// Answers to questions for our addresses.
+    pub(crate) answers: Limiter,
     pub(crate) wheel: Wheel,
     pub(crate) fired: Vec<u32>,
     /// Connections to serve, in order.
@@ -171,7 +179,6 @@ pub struct Stack<P: Port> {
     pub(crate) rx_free: u64,
     pub(crate) full_bursts: u32,
     pub(crate) last_duplicate: Option<[u8; 6]>,
-    pub(crate) announced: bool,
     /// Boxed, so that taking it out for a burst moves a pointer and not the burst.
     rx: Option<Box<ArrayVec<P::Rx, RX_BURST>>>,
 }
@@ -192,13 +199,11 @@ impl<P: Port> Stack<P> {
                 return Err(StackError::Window(w));
             }
         }
-        let ip = u32::from(cfg.addr);
-        if !Addr::v4(ip).is_unicast() || cfg.prefix > 32 {
-            return Err(StackError::Address(cfg.addr, cfg.prefix));
-        }
         let caps = port.caps();
-        if caps.mtu < 576 {
-            return Err(StackError::Mtu { port: caps.name.clone(), mtu: caps.mtu });
+        let host = Host::new(&cfg, caps.mac)?;
+        let least = if host.v6() { 1280 } else { 576 };
+        if caps.mtu < least {
+            return Err(StackError::Mtu { port: caps.name.clone(), mtu: caps.mtu, least });
         }
         let secret = cfg.secret.map_or_else(Secret::random, Secret);
         let bytes = cfg.rx_window.max(cfg.tx_window);
@@ -218,7 +223,10 @@ impl<P: Port> Stack<P> {
             live: 0,
             listeners: Vec::new(),
             tw: TimeWait::new(cfg.time_wait, cfg.time_wait_max),
-            arp: Arp::new(io.mac, ip),
+            host,
+            neigh: Neighbours::default(),
+            announcer: Announcer::default(),
+            answers: Limiter::new(2000, 500),
             wheel: Wheel::new(0),
             fired: Vec::with_capacity(TIMERS_A_TURN),
             dirty: VecDeque::new(),
@@ -235,7 +243,6 @@ impl<P: Port> Stack<P> {
             rx_free,
             full_bursts: 0,
             last_duplicate: None,
-            announced: false,
             rx: Some(Box::default()),
             io,
             cfg,
@@ -247,13 +254,21 @@ impl<P: Port> Stack<P> {
     /// # Errors
     /// [`ListenError`].
     pub fn listen(&mut self, l: Listen) -> Result<(), ListenError> {
-        if l.addr != IpAddr::V4(self.cfg.addr) && l.addr != IpAddr::V4(Ipv4Addr::UNSPECIFIED) {
+        let addr = Addr::from(l.addr);
+        if !l.addr.is_unspecified() && !self.host.owns(&addr) {
             return Err(ListenError::NotOurs(l.addr));
         }
-        if l.port == 0 || self.listeners.iter().any(|x| x.port == l.port) || self.listeners.len() >= 1024 {
+        let taken = self.listeners.iter().any(|x| x.port == l.port && x.addr == addr);
+        if l.port == 0 || taken || self.listeners.len() >= 1024 {
             return Err(ListenError::Port(l.port));
         }
-        self.listeners.push(Listener { port: l.port, backlog: l.backlog, half_open: 0, overflow_at: None });
+        self.listeners.push(Listener {
+            addr,
+            port: l.port,
+            backlog: l.backlog,
+            half_open: 0,
+            overflow_at: None,
+        });
         Ok(())
     }
 
@@ -270,11 +285,7 @@ impl<P: Port> Stack<P> {
     pub fn poll(&mut self, now: u64) -> Work {
         self.set_now(now);
         let mut n = self.io.port.home().drain() as u32 + self.small.home().drain() as u32;
-        if !self.announced {
-            self.announced = true;
-            let p = self.arp.announcement();
-            self.send_arp(&p, crate::wire::BROADCAST);
-        }
+        self.announce();
         n += self.receive();
         if self.full_bursts.is_multiple_of(BURSTS_BEFORE_TIMERS) {
             n += self.run_timers(TIMERS_A_TURN);
@@ -286,9 +297,10 @@ impl<P: Port> Stack<P> {
     pub fn flush(&mut self, now: u64) -> Work {
         self.set_now(now);
         self.feed_starved();
+        self.wake_resolved();
         let mut n = self.serve_all();
         // Whoever was served may have asked for a neighbour.
-        self.poll_arp();
+        self.poll_neighbours();
         if !self.io.q.is_empty() {
             n += self.io.port.tx_burst(&mut self.io.q) as u32;
         }
@@ -320,11 +332,11 @@ impl<P: Port> Stack<P> {
 
     /// When the next turn is due (ns) if no packet comes; `None` for never.
     pub fn deadline(&self) -> Option<u64> {
-        if !self.dirty.is_empty() || !self.io.q.is_empty() || !self.announced {
+        if !self.dirty.is_empty() || !self.io.q.is_empty() {
             return Some(self.now);
         }
-        let arp = Some(self.arp.deadline()).filter(|d| *d != u64::MAX);
-        [self.wheel.next(), arp, self.tw.deadline()].into_iter().flatten().min()
+        let announcer = self.announcer.deadline();
+        [self.wheel.next(), self.neigh.deadline(), announcer, self.tw.deadline()].into_iter().flatten().min()
     }
 
     /// The next event.
@@ -429,7 +441,7 @@ impl<P: Port> Stack<P> {
 
     /// Counts of the stack.
     pub fn counters(&self) -> Counters {
-        self.c
+        Counters { neighbour_held: self.neigh.held(), ..self.c }
     }
 
     /// Counts of a connection; `None` when it is over.
@@ -464,7 +476,12 @@ impl<P: Port> Stack<P> {
         self.tw.len()
     }
 
-    /// The Ethernet address of the last host seen with our IP address.
+    /// The router that announced itself and is used for IPv6 at `now` (ns), where no gateway is configured.
+    pub fn router(&self, now: u64) -> Option<std::net::IpAddr> {
+        self.host.router(now)
+    }
+
+    /// The Ethernet address of the last host seen with an IP address of ours.
     pub fn duplicate_address(&self) -> Option<[u8; 6]> {
         self.last_duplicate
     }
@@ -500,10 +517,9 @@ impl<P: Port> Stack<P> {
         self.io.port.reclaim(want)
     }
 
-    /// Sends one harmless frame (an ARP announcement), for drivers that free only when something is sent.
+    /// Sends one harmless frame (an announcement of our address), for drivers that free only when something is sent.
     pub fn nudge(&mut self) {
-        let p = self.arp.announcement();
-        self.send_arp(&p, crate::wire::BROADCAST);
+        self.announce_once();
         self.io.port.tx_burst(&mut self.io.q);
     }
 
@@ -596,12 +612,6 @@ impl<P: Port> Stack<P> {
         if let Some(l) = self.listeners.get_mut(usize::from(listener)) {
             l.half_open = l.half_open.saturating_sub(1);
         }
-    }
-
-    /// Next hop towards an address.
-    pub(crate) fn route(&self, remote: Addr) -> Option<Addr> {
-        let same = remote.same_prefix(&self.cfg.addr.into(), self.cfg.prefix);
-        if same { Some(remote) } else { self.cfg.gateway.map(Addr::from) }
     }
 }
 

@@ -112,7 +112,7 @@ fn a_vlan_is_tagged_and_others_are_not_heard() {
 #[test]
 fn a_gateway_is_the_next_hop_outside_the_network() {
     let mut b = Bench::with(
-        StackConfig { gateway: Some(ip(2)), ..config(1) },
+        StackConfig { gateways: vec![ip(2).into()], ..config(1) },
         &MemConfig { csum: false, ..MemConfig::default() },
     );
     b.s.dial(b.now, Dial { local: addr(1, 1), remote: ([192, 168, 5, 5], 988).into() }).unwrap();

@@ -130,6 +130,14 @@ fn options(mut o: &[u8]) -> bool {
     true
 }
 
+/// Writes an IPv6 header for `payload` bytes of `proto`. `h` has its 40 bytes, no fewer.
+pub fn write_ip6(h: &mut [u8], src: &Addr, dst: &Addr, proto: u8, hops: u8, payload: usize) {
+    let [a, b] = (payload.min(65_535) as u16).to_be_bytes();
+    h[..8].copy_from_slice(&[0x60, 0, 0, 0, a, b, proto, hops]);
+    h[8..24].copy_from_slice(&src.0);
+    h[24..HDR6].copy_from_slice(&dst.0);
+}
+
 /// Fills in the IPv4 header checksum. `ip` starts at the header; an IPv6 one has none and stays as it is.
 pub fn fill_ip_csum(ip: &mut [u8]) {
     let first = ip.first().copied().unwrap_or(0);

@@ -116,8 +116,13 @@ impl Bench {
             .into_iter()
             .filter_map(|b| {
                 let e = wire::eth(&b)?;
-                let ip = wire::ip4(&b[e.len..], b.len() - e.len, done).ok().filter(|i| i.proto == 6)?;
-                let t = &b[e.len + 20..];
+                let ip = if e.kind == wire::ETH_IPV6 {
+                    wire::ip6(&b[e.len..], b.len() - e.len)
+                } else {
+                    wire::ip4(&b[e.len..], b.len() - e.len, done)
+                };
+                let ip = ip.ok().filter(|i| i.proto == 6)?;
+                let t = &b[e.len + ip.hlen..];
                 let mut sum = pseudo(&ip.src, &ip.dst, 6, ip.payload);
                 sum.add(t);
                 assert!(!done || sum.finish() == 0, "TCP checksum");
@@ -236,11 +241,11 @@ pub fn segment(key: &Key, f: &Fields, opts: &[u8], data: &[u8]) -> Vec<u8> {
     b.extend_from_slice(data);
     wire::patch(&mut b[14..], f, 20 + opts.len(), data.len());
     wire::fill_ip_csum(&mut b[14..]);
-    let len = b.len() - 34;
-    let mut s = pseudo(&key.local, &key.remote, 6, len);
-    s.add(&b[34..]);
+    let at = t.tcp_at();
+    let mut s = pseudo(&key.local, &key.remote, 6, b.len() - at);
+    s.add(&b[at..]);
     let c = s.finish().to_be_bytes();
-    b[50..52].copy_from_slice(&c);
+    b[at + 16..at + 18].copy_from_slice(&c);
     b
 }
 

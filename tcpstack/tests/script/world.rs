@@ -101,10 +101,7 @@ impl Setup {
                 let (idle, interval) = (parse::duration(idle)?, parse::duration(interval)?);
                 c.keepalive = Some(KeepAlive { idle, interval, count: parse::number(count)? as u8 });
             }
-            "gateway" => match parse::address(v)? {
-                IpAddr::V4(a) => c.gateway = Some(a),
-                IpAddr::V6(_) => return Err("an IPv4 address".into()),
-            },
+            "gateway" => c.gateways.push(parse::address(v)?),
             "arp" => self.arp = onoff()?,
             "tolerance" => self.tolerance = t()?,
             "isn" => self.isn = Some(n()? as u32),
