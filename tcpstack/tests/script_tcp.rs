@@ -78,3 +78,31 @@ fn every_script_passes() {
     assert!(failed.is_empty(), "{} of {ran} scripts fail\n\n{}", failed.len(), failed.join("\n"));
     println!("{ran} scripts");
 }
+
+/// What stands between backquotes and has a script folder before its slash.
+fn named_in(text: &str, folders: &[String]) -> Vec<String> {
+    let names = text.split('`').skip(1).step_by(2);
+    let known =
+        |n: &&str| n.split_once('/').is_some_and(|(d, f)| folders.iter().any(|x| x == d) && !f.is_empty());
+    names.filter(known).map(str::to_string).collect()
+}
+
+#[test]
+fn the_table_of_rules_names_every_script_and_no_other() {
+    let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/rfcs.md");
+    let text = std::fs::read_to_string(&table).unwrap_or_else(|e| panic!("{}: {e}", table.display()));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let scripts: Vec<String> = scripts()
+        .iter()
+        .filter_map(|p| Some(p.strip_prefix(&root).ok()?.with_extension("").display().to_string()))
+        .collect();
+    let mut folders: Vec<String> =
+        scripts.iter().filter_map(|s| Some(s.split_once('/')?.0.to_string())).collect();
+    folders.dedup();
+    let named = named_in(&text, &folders);
+    let missing: Vec<_> = scripts.iter().filter(|s| !named.contains(s)).collect();
+    let unknown: Vec<_> = named.iter().filter(|n| !scripts.contains(n)).collect();
+    assert!(missing.is_empty(), "docs/rfcs.md does not name {missing:?}");
+    assert!(unknown.is_empty(), "docs/rfcs.md names {unknown:?}, which are not there");
+    assert_eq!(named_in("`a/b` `c/d` a/e `a/` `a`", &["a".into()]), ["a/b"]);
+}

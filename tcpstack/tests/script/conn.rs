@@ -40,6 +40,8 @@ pub(crate) struct Conn {
     /// The stack's latest timestamp.
     pub(crate) ts_recent: u32,
     ts_base: u32,
+    /// The peer's clock less the script's, in ms: never behind what a line made it say.
+    ts_clock: u32,
 }
 
 impl Conn {
@@ -63,6 +65,7 @@ impl Conn {
             peer_ts: false,
             ts_recent: 0,
             ts_base: isn.rotate_left(7),
+            ts_clock: isn.rotate_left(7),
         }
     }
 
@@ -119,9 +122,16 @@ impl Conn {
         match &s.opts {
             Some(list) => list.iter().for_each(|o| opts.push(self.option(o, syn && s.ack.is_none()))),
             None if self.timestamps() && !syn => {
-                opts = vec![Opt::Nop, Opt::Nop, Opt::Ts(self.ts_base.wrapping_add(ms), self.ts_recent)];
+                opts = vec![Opt::Nop, Opt::Nop, Opt::Ts(self.ts_clock.wrapping_add(ms), self.ts_recent)];
             }
             None => (),
+        }
+        let val =
+            opts.iter().find_map(|o| if let Opt::Ts(v, _) = o { Some(v.wrapping_sub(ms)) } else { None });
+        if let Some(v) = val
+            && (syn || (v.wrapping_sub(self.ts_clock) as i32) > 0)
+        {
+            self.ts_clock = v;
         }
         if syn {
             self.peer_ts = opts.iter().any(|o| matches!(o, Opt::Ts(..)));

@@ -370,7 +370,7 @@ impl Run {
         }
         let early = self.sent.front().filter(|s| s.at < from).map(|s| (from - s.at, self.show(s)));
         if let Some((by, got)) = early {
-            return Err(format!("it came {} us too early\n    got:   {got}", by / 1000));
+            return Err(format!("it came {} ms too early\n    got:   {got}", by / 1_000_000));
         }
         let s = self.sent.pop_front().ok_or("nothing came")?;
         self.base = s.at.max(self.base);
@@ -527,7 +527,7 @@ impl Run {
                     _ => false,
                 };
                 match at < from {
-                    true => Err(format!("it came {} us too early", (from - at) / 1000)),
+                    true => Err(format!("it came {} ms too early", (from - at) / 1_000_000)),
                     false if same && k == i => Ok(()),
                     false => Err(format!(
                         "another event\n    got:   [{}] event {}",
