@@ -5,8 +5,8 @@ use dataplane::pkt::Port;
 use crate::flow::{Clock, Flow};
 use crate::neighbour::Ev;
 use crate::phase::Phase;
-use crate::recover::Event as LossEvent;
 use crate::segment::Cx;
+use crate::sender::{Ctx, Rang};
 use crate::stack::{CloseWhy, Stack};
 
 /// Starved connections looked at in one turn.
@@ -144,14 +144,7 @@ impl Flow {
                 Rung::Serve
             }
             Clock::Data if stuck => Rung::GiveUp,
-            Clock::Data => {
-                cx.c.rto += 1;
-                self.stats.rto += 1;
-                self.rtt.on_timeout();
-                self.lose(LossEvent::Timeout, cx);
-                self.set_clock(Clock::Data, cx.now + self.rtt.rto(&cx.cfg.rto));
-                Rung::Serve
-            }
+            Clock::Data => self.ring_data(cx),
             // A peer that answers may keep its window shut for ever (RFC 9293 §3.8.6.1).
             Clock::Persist if cx.now.saturating_sub(self.last_rx) > cx.cfg.user_timeout && stuck => {
                 Rung::GiveUp
@@ -170,5 +163,30 @@ impl Flow {
             }
             Clock::Fin => Rung::GiveUp,
         }
+    }
+
+    /// Nothing was heard of what is out: the reordering window is over, a probe or a time-out is due.
+    fn ring_data(&mut self, cx: &mut Cx<'_>) -> Rung {
+        let new_data = self.sent < self.limit();
+        let mss = u32::from(self.mss);
+        let mut k = Ctx { now: cx.now, mss, rtt: &mut self.rtt, limits: &cx.cfg.rto };
+        let rang = self.tx.ring(new_data, &mut k);
+        self.set_clock(Clock::Data, self.tx.deadline());
+        match rang {
+            Rang::Early => return Rung::Early,
+            Rang::Timeout => {
+                cx.c.rto += 1;
+                self.stats.rto += 1;
+            }
+            Rang::Probe => {
+                cx.c.tlp_probes += 1;
+                self.stats.tlp_probes += 1;
+            }
+            Rang::Reorder { entered } => {
+                cx.c.fast_recoveries += u64::from(entered);
+                self.stats.fast_recoveries += u64::from(entered);
+            }
+        }
+        Rung::Serve
     }
 }

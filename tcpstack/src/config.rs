@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::cc::Congestion;
 use crate::rtt::RtoLimits;
 
 /// Keep-alive of idle connections (RFC 9293 §3.8.4).
@@ -31,7 +32,8 @@ pub struct StackConfig {
     pub rx_window: u32,
     /// Most bytes one connection may have in flight (64 KiB to 1 GiB).
     pub tx_window: u32,
-    /// Bytes pushed and not acknowledged beyond which a push is refused; one push may overshoot it.
+    /// Bytes pushed and not acknowledged beyond which a push is refused; one push may overshoot it. A connection
+    /// whose congestion window needs more gets twice that window, up to 32 MiB.
     pub backlog: u64,
     /// Payload of at least this many bytes in a frame is attached; less is copied into the header's buffer.
     pub attach_min: u32,
@@ -49,6 +51,11 @@ pub struct StackConfig {
     pub timestamps: bool,
     /// Offer and accept selective acknowledgements (RFC 2018), and report duplicates (RFC 2883).
     pub sack: bool,
+    /// Congestion control.
+    pub congestion: Congestion,
+    /// How long a peer is first assumed to delay the ACK of a lone segment, in ns (RFC 8985 §7.2); the connection
+    /// learns what it really does.
+    pub tlp_ack_delay: u64,
     /// Retransmission time-out.
     pub rto: RtoLimits,
     /// SYN sent again this often before giving up.
@@ -85,7 +92,7 @@ impl StackConfig {
             gateways: Vec::new(),
             vlan: None,
             rx_window: 1 << 20,
-            tx_window: 4 << 20,
+            tx_window: 16 << 20,
             backlog: 4 << 20,
             attach_min: 512,
             copy_below: 512,
@@ -95,6 +102,8 @@ impl StackConfig {
             tx_depth: 256,
             timestamps: true,
             sack: true,
+            congestion: Congestion::Cubic,
+            tlp_ack_delay: 25_000_000,
             rto: RtoLimits::default(),
             syn_retries: 6,
             synack_retries: 5,
@@ -321,12 +330,30 @@ counters! {
         tx_copied_bytes,
         /// Frames that carry bytes sent before.
         tx_resent,
+        /// Bytes sent again, in stream offsets (a FIN is one).
+        tx_resent_bytes,
         /// Frames without payload, FIN or SYN.
         tx_pure_acks,
         /// Retransmission time-outs.
         rto,
-        /// Fast retransmissions begun.
-        fast_resends,
+        /// Fast recoveries begun (RFC 6675, RFC 8985 §6.2).
+        fast_recoveries,
+        /// Tail loss probes sent (RFC 8985 §7).
+        tlp_probes,
+        /// Losses that a tail loss probe repaired.
+        tlp_recoveries,
+        /// Connections on which reordering was seen.
+        reordering_seen,
+        /// Reductions undone because what was sent again had arrived (RFC 3708, RFC 4015).
+        undone,
+        /// SACK blocks taken in.
+        rx_sack_blocks,
+        /// SACK blocks ignored: outside what is out, or too many.
+        rx_sack_ignored,
+        /// Duplicates that peers reported (D-SACK, RFC 2883).
+        rx_dsack,
+        /// Times that a peer let go of what it had sacked (RFC 2018 §8).
+        sack_reneged,
         /// Window probes.
         window_probes,
         /// Keep-alive probes.
@@ -403,8 +430,36 @@ counters! {
         resent_bytes,
         /// Retransmission time-outs.
         rto,
+        /// Tail loss probes sent.
+        tlp_probes,
+        /// Losses that a tail loss probe repaired.
+        tlp_recoveries,
+        /// Fast recoveries begun.
+        fast_recoveries,
+        /// Whether reordering was seen.
+        reordering_seen,
+        /// Reductions undone.
+        undone,
+        /// SACK blocks taken in.
+        sack_blocks,
+        /// Duplicates that the peer reported.
+        dsacks,
+        /// Congestion window, in bytes.
+        cwnd,
+        /// Slow start threshold, in bytes; all ones before the first loss.
+        ssthresh,
+        /// Bytes in flight (RFC 6675 `pipe`).
+        in_flight,
         /// Smoothed round-trip time, in ns.
         srtt_ns,
+        /// Its variation, in ns.
+        rttvar_ns,
+        /// Least round-trip time of the last seconds, in ns.
+        min_rtt_ns,
+        /// Retransmission time-out now, in ns.
+        rto_ns,
+        /// RACK's reordering window now, in ns.
+        reo_wnd_ns,
         /// The peer's window, in bytes.
         peer_window,
         /// Bytes pushed and not acknowledged.

@@ -18,7 +18,7 @@ const EMISSIONS: usize = 64;
 
 /// How serving a connection went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Served {
+pub(crate) enum Served {
     Done,
     /// More to do at the next turn.
     Again,
@@ -136,7 +136,7 @@ impl<P: Port> Stack<P> {
             && !f.poll
             && f.dup_acks_due == 0
             && !f.sacks.owes()
-            && f.rtx.is_empty()
+            && !f.tx.has_lost()
             && unacked > 0
             && unacked < 2 * u64::from(f.mss)
             && f.permit == f.fed_end
@@ -145,7 +145,7 @@ impl<P: Port> Stack<P> {
     }
 
     fn io_transmit(&mut self, f: &mut Flow) -> Served {
-        let (io, c, now) = (&mut self.io, &mut self.c, self.now);
+        let (io, c, cfg, now) = (&mut self.io, &mut self.c, &self.cfg, self.now);
         if f.syn_due {
             let flags = if f.phase == Phase::SynSent { wire::SYN } else { wire::SYN | wire::ACK };
             let ack = if f.phase == Phase::SynSent { Seq(0) } else { f.rcv_seq(0) };
@@ -173,18 +173,19 @@ impl<P: Port> Stack<P> {
             }
             return Served::Done;
         }
-        let sent = f.resend(io, c).and_then(|()| f.send_new(io, c, now)).and_then(|()| f.send_acks(io, c));
+        let sent =
+            f.resend(io, c, cfg).and_then(|()| f.send_new(io, c, cfg)).and_then(|()| f.send_acks(io, c));
+        if f.una < f.snd_max() {
+            f.set_clock(Clock::Data, f.tx.deadline());
+        }
         if let Err(s) = sent {
             return s;
         }
-        if f.una < f.snd_max() {
-            if f.clock != Clock::Data {
-                f.set_clock(Clock::Data, now + f.rtt.rto(&self.cfg.rto));
-            }
-        } else if f.sent < f.shadow.end() && f.clock == Clock::Off && f.permit == f.sent {
+        let shut = f.una == f.snd_max() && f.sent < f.shadow.end() && f.limit() == f.sent;
+        if shut && f.clock == Clock::Off {
             f.stuck_since = now;
             f.tries = 0;
-            f.set_clock(Clock::Persist, now + f.rtt.rto(&self.cfg.rto));
+            f.set_clock(Clock::Persist, now + f.rtt.rto(&cfg.rto));
         }
         Served::Done
     }
@@ -249,7 +250,7 @@ impl Flow {
         (self.wire_edge.saturating_sub(self.rcv_nxt()) >> self.rcv_scale).min(65_535) as u16
     }
 
-    fn fields(&self, off: u64, flags: u8) -> Fields {
+    pub(crate) fn fields(&self, off: u64, flags: u8) -> Fields {
         Fields {
             seq: self.snd_seq(off),
             ack: self.rcv_seq(self.rcv_nxt()),
@@ -276,88 +277,10 @@ impl Flow {
     }
 
     /// An ACK is out, with `bare` options or those of payload.
-    fn acked_now(&mut self, bare: bool, c: &mut crate::config::Counters) {
+    pub(crate) fn acked_now(&mut self, bare: bool, c: &mut crate::config::Counters) {
         self.acked = self.rcv_nxt();
         self.ack_due = AckDue::No;
         self.reported(bare, c);
-    }
-
-    fn resend<P: Port>(&mut self, io: &mut Io<P>, c: &mut crate::config::Counters) -> Result<(), Served> {
-        while self.rtx.start < self.rtx.end {
-            if io.deep(c) {
-                return Err(Served::Again);
-            }
-            let (off, end) = (self.rtx.start, self.rtx.end.min(self.sent));
-            self.rtt.on_resend();
-            if off >= end {
-                // Only the FIN lies there.
-                let f = self.fields(self.shadow.end(), wire::FIN);
-                if self.fin_sent && !io.control(&self.tmpl, &f, &self.options(io.now, true), c) {
-                    return Err(Served::Again);
-                }
-                self.count_out(0);
-                self.rtx.start = self.rtx.end;
-            } else {
-                let len = (end - off).min(u64::from(u32::MAX)) as u32;
-                let (f, o) = (self.fields(off, 0), self.options(io.now, false));
-                let mss = self.room_beside(&o);
-                match io.data(&self.tmpl, &f, &o, &mut self.shadow, (off, len, mss), c) {
-                    None => return Err(Served::Again),
-                    Some(0) => return Err(Served::Broken),
-                    Some(n) => {
-                        self.rtx.start += u64::from(n);
-                        self.stats.resent_bytes += u64::from(n);
-                        self.count_out(n);
-                    }
-                }
-            }
-            c.tx_resent += 1;
-            self.stats.resent += 1;
-            self.acked_now(off >= end, c);
-        }
-        Ok(())
-    }
-
-    #[inline]
-    fn send_new<P: Port>(
-        &mut self,
-        io: &mut Io<P>,
-        c: &mut crate::config::Counters,
-        now: u64,
-    ) -> Result<(), Served> {
-        while self.sent < self.permit {
-            if io.deep(c) {
-                return Err(Served::Again);
-            }
-            if self.una == self.snd_max() {
-                self.stuck_since = now;
-            }
-            let len = (self.permit - self.sent).min(u64::from(u32::MAX)) as u32;
-            let (f, o) = (self.fields(self.sent, 0), self.options(now, false));
-            let mss = self.room_beside(&o);
-            match io.data(&self.tmpl, &f, &o, &mut self.shadow, (self.sent, len, mss), c) {
-                None => return Err(Served::Again),
-                Some(0) => return Err(Served::Broken),
-                Some(n) => {
-                    self.sent += u64::from(n);
-                    self.count_out(n);
-                }
-            }
-            self.seen.sent = Some(now);
-            self.rtt.on_send(self.sent, now);
-            self.acked_now(false, c);
-        }
-        if self.fin_permit && !self.fin_sent && self.sent == self.shadow.end() {
-            let f = self.fields(self.sent, wire::FIN);
-            if !io.control(&self.tmpl, &f, &self.options(now, true), c) {
-                return Err(Served::Again);
-            }
-            self.stuck_since = now;
-            self.fin_sent = true;
-            self.count_out(0);
-            self.acked_now(true, c);
-        }
-        Ok(())
     }
 
     fn send_acks<P: Port>(&mut self, io: &mut Io<P>, c: &mut crate::config::Counters) -> Result<(), Served> {

@@ -4,20 +4,20 @@
 //! shadow.end()` on the sending side; `fed <= nxt <= wire_edge <= smol_edge` on the receiving side.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 
 use hugepages::RxFrag;
 
 use crate::addr::Addr;
+use crate::cc::Congestion;
 use crate::config::{Counters, FlowCounters};
 use crate::engine::{Emission, Engine, FEED_MAX, Feed, State};
 use crate::opts::TS_LEN;
 use crate::phantom::PhantomSocket;
 use crate::phase::{Ev, Phase};
 use crate::reasm::Reasm;
-use crate::recover::Loss;
 use crate::rtt::Rtt;
 use crate::sack::Sacks;
+use crate::sender::Sender;
 use crate::seq::Seq;
 use crate::shadow::Shadow;
 use crate::stamps::Stamps;
@@ -31,7 +31,7 @@ pub(crate) enum Clock {
     Off,
     /// SYN or SYN-ACK unanswered.
     Syn,
-    /// Data or FIN unacknowledged.
+    /// Data or FIN unacknowledged: reordering window, probe or time-out, whatever [`Sender::deadline`] says.
     Data,
     /// The peer's window is shut and data waits.
     Persist,
@@ -95,7 +95,6 @@ pub(crate) struct Flow {
     /// Both SYNs had SACK permitted.
     pub(crate) sack_ok: bool,
     pub(crate) fed_una: u64,
-    pub(crate) rtx: Range<u64>,
 
     // receiving
     pub(crate) irs: Seq,
@@ -130,7 +129,7 @@ pub(crate) struct Flow {
     pub(crate) hop_epoch: u32,
     pub(crate) listener: u16,
     pub(crate) rtt: Rtt,
-    pub(crate) loss: Loss,
+    pub(crate) tx: Sender,
     pub(crate) ooo: Reasm,
     pub(crate) sacks: Sacks,
     pub(crate) shadow: Shadow,
@@ -139,8 +138,8 @@ pub(crate) struct Flow {
     pub(crate) sock: PhantomSocket,
 }
 
-// A connection's own state beside smoltcp's socket: at most sixteen cache lines.
-const _: () = assert!(size_of::<Flow>() <= 1024);
+// A connection's own state beside smoltcp's socket: at most 24 cache lines.
+const _: () = assert!(size_of::<Flow>() <= 1536);
 
 impl Flow {
     pub(crate) fn new(key: Key, sock: PhantomSocket, tmpl: Template, next_hop: Addr, now: u64) -> Flow {
@@ -179,7 +178,6 @@ impl Flow {
             stamps: Stamps::default(),
             sack_ok: false,
             fed_una: 0,
-            rtx: 0..0,
             irs: Seq(0),
             nxt: 0,
             fed: 0,
@@ -207,7 +205,7 @@ impl Flow {
             hop_epoch: 0,
             listener: u16::MAX,
             rtt: Rtt::default(),
-            loss: Loss::default(),
+            tx: Sender::new(Congestion::default(), u32::from(wire::DEFAULT_MSS), false, 0),
             ooo: Reasm::default(),
             sacks: Sacks::default(),
             shadow: Shadow::default(),

@@ -64,8 +64,10 @@
 //! views in [`wire`]; path MTU changes lower a connection's segment size.
 #![deny(unsafe_code)]
 
+mod acks;
 pub mod addr;
 pub mod arp;
+pub mod cc;
 mod clock;
 pub mod config;
 mod control;
@@ -84,15 +86,20 @@ pub mod limit;
 mod link;
 pub mod nd;
 pub mod neighbour;
+pub mod newreno;
 mod open;
 pub mod opts;
 pub mod phantom;
 pub mod phase;
+pub mod prr;
+pub mod rack;
 pub mod reasm;
 pub mod recover;
 pub mod rtt;
 pub mod sack;
+pub mod scoreboard;
 mod segment;
+pub mod sender;
 pub mod seq;
 pub mod shadow;
 pub mod stack;
@@ -100,9 +107,12 @@ pub mod stamps;
 pub mod stats;
 pub mod table;
 pub mod timewait;
+pub mod tlp;
+mod transmit;
 pub mod wheel;
 pub mod wire;
 
+pub use cc::Congestion;
 pub use config::{
     Counters, Dial, DialError, FlowCounters, HDR_MAX, KeepAlive, Listen, ListenError, PushError, StackConfig,
     StackError,

@@ -17,49 +17,39 @@ impl Default for RtoLimits {
     }
 }
 
-/// Smoothed estimate of one connection, and the one segment being timed.
+/// Smoothed estimate of one connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rtt {
     srtt: u64,
     var: u64,
-    min: u64,
     backoff: u8,
-    /// End offset of the segment being timed and when it was sent.
-    timed: Option<(u64, u64)>,
-    /// Something was sent again since the last sample.
-    resent: bool,
+    /// Samples before this are of the same round trip as the last one.
+    next: u64,
 }
 
+/// Coarsest tick of timestamps, in ns, both ends' roundings included.
+const ECHO_GRAIN: u64 = 2_000_000;
+
 impl Rtt {
-    /// A segment that ends at offset `end` was sent for the first time.
+    /// An ACK has come, of new data if `news`. `direct` is how long ago the latest byte that it delivers was sent,
+    /// if that was sent once only (Karn's rule, RFC 6298 §3). `echo` is the round trip by timestamps (RFC 7323 §4),
+    /// all in ns: too coarse for a data centre, but it tells the sendings of a segment apart, so it counts where
+    /// Karn's rule leaves no other and it says that the round trip is longer than believed.
+    ///
+    /// One sample counts a round trip: with more, the gains of RFC 6298 would forget the variation within one.
     #[inline]
-    pub fn on_send(&mut self, end: u64, now: u64) {
-        if self.timed.is_none() {
-            self.timed = Some((end, now));
+    pub fn on_ack(&mut self, direct: Option<u64>, echo: Option<u64>, news: bool, now: u64) {
+        if news {
+            self.backoff = 0;
         }
-    }
-
-    /// Something was sent again: what is being timed says nothing any more (Karn's rule, RFC 6298 §3).
-    pub fn on_resend(&mut self) {
-        self.timed = None;
-        self.resent = true;
-    }
-
-    /// The peer has acknowledged up to offset `una`, which is news. `echo` is the round trip by timestamps in ns
-    /// (RFC 7323 §4): coarse, but it tells the sendings of a segment apart, so it counts where Karn's rule forbids
-    /// the other sample.
-    #[inline]
-    pub fn on_ack(&mut self, una: u64, now: u64, echo: Option<u64>) {
-        self.backoff = 0;
-        match self.timed {
-            Some((end, at)) if una >= end => {
-                self.timed = None;
-                self.sample(now.saturating_sub(at));
-            }
-            None if self.resent => echo.into_iter().for_each(|r| self.sample(r)),
-            _ => return,
+        if now < self.next {
+            return;
         }
-        self.resent = false;
+        let longer = |e: &u64| self.srtt == 0 || *e > self.srtt + ECHO_GRAIN;
+        if let Some(r) = direct.or(echo.filter(longer)) {
+            self.sample(r);
+            self.next = now + self.srtt;
+        }
     }
 
     /// The SYN was answered after `r` ns, without having been sent twice.
@@ -69,7 +59,6 @@ impl Rtt {
 
     fn sample(&mut self, r: u64) {
         let r = r.max(1);
-        self.min = if self.min == 0 { r } else { self.min.min(r) };
         if self.srtt == 0 {
             (self.srtt, self.var) = (r, r / 2);
         } else {
@@ -81,7 +70,6 @@ impl Rtt {
     /// The timer ran out: doubles the time-out until the next ACK of new data (§5.5).
     pub fn on_timeout(&mut self) {
         self.backoff = self.backoff.saturating_add(1);
-        self.timed = None;
     }
 
     /// The time-out now, in ns.
@@ -100,11 +88,6 @@ impl Rtt {
         self.var
     }
 
-    /// The shortest round trip in ns; 0 before the first sample.
-    pub fn min(&self) -> u64 {
-        self.min
-    }
-
     /// Time-outs in a row without an ACK of new data.
     pub fn backoff(&self) -> u8 {
         self.backoff
@@ -117,46 +100,42 @@ mod tests {
     const L: RtoLimits = RtoLimits { initial: 1_000_000_000, min: 50_000_000, max: 60_000_000_000 };
 
     #[test]
-    fn first_sample_then_smoothing() {
+    fn first_sample_then_smoothing_once_a_round_trip() {
         let mut r = Rtt::default();
         assert_eq!(r.rto(&L), 1_000_000_000);
-        r.on_send(100, 0);
-        r.on_send(200, 5); // only one is timed
-        r.on_ack(99, 50, None);
-        assert_eq!(r.srtt(), 0);
-        r.on_ack(100, 80_000_000, Some(7));
-        assert_eq!((r.srtt(), r.rto(&L)), (80_000_000, 240_000_000));
-        r.on_send(300, 100_000_000);
-        r.on_ack(300, 180_000_000, None);
+        r.on_ack(Some(80_000_000), Some(7), true, 80_000_000);
+        assert_eq!((r.srtt(), r.var(), r.rto(&L)), (80_000_000, 40_000_000, 240_000_000));
+        r.on_ack(Some(10_000_000), None, true, 159_000_000);
+        assert_eq!(r.srtt(), 80_000_000);
+        r.on_ack(Some(80_000_000), None, true, 160_000_000);
         assert_eq!((r.srtt(), r.rto(&L)), (80_000_000, 200_000_000));
     }
 
     #[test]
     fn floor_backoff_and_ceiling() {
         let mut r = Rtt::default();
-        r.on_send(1, 0);
-        r.on_ack(1, 20_000, None);
+        r.on_ack(Some(20_000), None, true, 0);
         assert_eq!(r.rto(&L), L.min);
         r.on_timeout();
         r.on_timeout();
+        r.on_ack(None, None, false, 5);
         assert_eq!((r.rto(&L), r.backoff()), (4 * L.min, 2));
         (0..40).for_each(|_| r.on_timeout());
         assert_eq!(r.rto(&L), L.max);
-        r.on_ack(2, 30_000, None);
+        r.on_ack(None, None, true, 10);
         assert_eq!(r.rto(&L), L.min);
     }
 
     #[test]
-    fn a_resent_segment_is_timed_by_its_timestamp_alone() {
+    fn what_was_sent_twice_is_timed_by_its_timestamp_if_that_says_more() {
         let mut r = Rtt::default();
-        r.on_send(1, 0);
-        r.on_resend();
-        r.on_ack(1, 9_000_000, None);
+        r.on_ack(None, None, true, 0);
         assert_eq!(r.srtt(), 0);
-        r.on_resend();
-        r.on_ack(2, 9_000_000, Some(4_000_000));
+        r.on_ack(None, Some(4_000_000), true, 0);
         assert_eq!(r.srtt(), 4_000_000);
-        r.on_ack(3, 9_000_000, Some(1));
-        assert_eq!(r.srtt(), 4_000_000, "once");
+        r.on_ack(None, Some(6_000_000), true, 10_000_000);
+        assert_eq!(r.srtt(), 4_000_000, "within a tick or two it says nothing");
+        r.on_ack(None, Some(12_000_000), true, 20_000_000);
+        assert_eq!(r.srtt(), 5_000_000);
     }
 }

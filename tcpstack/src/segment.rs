@@ -9,7 +9,7 @@ use crate::flow::{AckDue, Clock, Flow, NO_FIN};
 use crate::limit::Budget;
 use crate::opts::Opts;
 use crate::phase::{Ev, Phase};
-use crate::recover::{Ctx, Event as LossEvent, Loss};
+use crate::sender::Sender;
 use crate::seq::offset_of;
 use crate::stamps::Verdict as Stamped;
 use crate::wire::{self, Seg};
@@ -69,6 +69,7 @@ impl Flow {
             self.stamps.agree(t.val, now);
         }
         self.set_mss(o.mss.unwrap_or(wire::DEFAULT_MSS).clamp(wire::MIN_MSS, own_mss));
+        self.tx = Sender::new(cfg.congestion, u32::from(self.mss), self.sack_ok, cfg.tlp_ack_delay);
     }
 
     fn in_syn_sent(&mut self, s: &Seg, o: &Opts, cx: &mut Cx<'_>) -> Outcome {
@@ -112,7 +113,11 @@ impl Flow {
     fn syn_answered(&mut self, now: u64) {
         self.set_clock(Clock::Off, u64::MAX);
         if self.tries == 0 {
-            self.rtt.on_handshake(now.saturating_sub(self.stuck_since));
+            let r = now.saturating_sub(self.stuck_since);
+            self.rtt.on_handshake(r);
+            self.tx.on_handshake(r, now);
+        } else {
+            self.tx.syn_was_lost(u32::from(self.mss));
         }
         self.tries = 0;
     }
@@ -243,77 +248,6 @@ impl Flow {
             self.answer(cx);
         }
         Outcome::Fine
-    }
-
-    fn loss_ctx(&self, cx: &Cx<'_>) -> Ctx {
-        let max = cx.super_max.max(u32::from(self.mss));
-        Ctx { una: self.una, sent: self.snd_max(), mss: u32::from(self.mss), max }
-    }
-
-    fn on_ack(&mut self, s: &Seg, o: &Opts, a: i64, cx: &mut Cx<'_>) {
-        let news = a > self.una as i64;
-        let wnd = u32::from(s.win) << self.snd_scale;
-        // Linux's form of RFC 9293 §3.10.7.4: a window counts when its segment is newer, or it
-        // grew, or it is shut.
-        let newer = s.seq.after(self.wl1);
-        let update =
-            a >= self.una as i64 && (news || newer || (s.seq == self.wl1 && (wnd > self.wnd || wnd == 0)));
-        let changed = update && wnd != self.wnd;
-        if update {
-            self.wl1 = s.seq;
-            self.wnd_news |= changed;
-            (self.wnd, self.wnd_field) = (wnd, s.win);
-            self.max_wnd = self.max_wnd.max(wnd);
-        }
-        if news {
-            self.on_new_ack(a as u64, self.stamps.rtt(o.ts, cx.now), cx);
-        } else if a == self.una as i64
-            && s.plen == 0
-            && !s.has(wire::FIN)
-            && !changed
-            && self.snd_max() > self.una
-        {
-            self.stats.dup_acks += 1;
-            let was = self.loss.active();
-            self.lose(LossEvent::Dup, cx);
-            cx.c.fast_resends += u64::from(!was && self.loss.active());
-        }
-        if changed && self.wnd > 0 && self.clock == Clock::Persist {
-            self.set_clock(Clock::Off, u64::MAX);
-            self.tries = 0;
-        }
-    }
-
-    fn on_new_ack(&mut self, a: u64, echo: Option<u64>, cx: &mut Cx<'_>) {
-        let end = self.shadow.end();
-        self.stats.acked_bytes += a.min(end) - self.una.min(end);
-        self.una = a;
-        self.shadow.release(a);
-        self.rtt.on_ack(a, cx.now, echo);
-        self.stuck_since = cx.now;
-        self.tries = 0;
-        if self.fin_sent && a == end + 1 {
-            self.go(Ev::AckOfFin);
-        }
-        if self.una < self.snd_max() {
-            self.set_clock(Clock::Data, cx.now + self.rtt.rto(&cx.cfg.rto));
-        } else if self.phase == Phase::FinWait2 {
-            self.set_clock(Clock::Fin, cx.now + cx.cfg.fin_timeout);
-        } else {
-            self.set_clock(Clock::Off, u64::MAX);
-        }
-        self.rtx.start = self.rtx.start.max(a);
-        self.lose(LossEvent::Ack, cx);
-    }
-
-    /// Steps loss recovery and notes what to resend.
-    pub(crate) fn lose(&mut self, ev: LossEvent, cx: &mut Cx<'_>) {
-        let ctx = self.loss_ctx(cx);
-        let (next, resend): (Loss, _) = self.loss.step(ev, &ctx);
-        self.loss = next;
-        if let Some(r) = resend {
-            self.rtx = r;
-        }
     }
 
     fn on_payload(&mut self, s: &Seg, start: i64, frags: &mut Vec<RxFrag>, cx: &mut Cx<'_>) {

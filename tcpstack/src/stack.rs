@@ -183,6 +183,8 @@ pub struct Stack<P: Port> {
     rx: Option<Box<ArrayVec<P::Rx, RX_BURST>>>,
 }
 
+/// Most that [`Stack::push`] takes for a connection with a large congestion window, in bytes.
+const BACKLOG_MAX: u64 = 32 << 20;
 /// Full receive bursts in a row after which timers are looked at all the same.
 const BURSTS_BEFORE_TIMERS: u32 = 64;
 /// Timers handled in one turn at most.
@@ -377,6 +379,7 @@ impl<P: Port> Stack<P> {
         }
         let limit = self.cfg.backlog;
         let f = self.flow_mut(id).ok_or(PushError::NotOpen)?;
+        let limit = limit.max((2 * f.tx.cwnd()).min(BACKLOG_MAX));
         if !f.phase.may_send() || f.want_fin {
             return Err(PushError::NotOpen);
         }
@@ -447,13 +450,28 @@ impl<P: Port> Stack<P> {
     /// Counts of a connection; `None` when it is over.
     pub fn flow_counters(&self, id: FlowId) -> Option<FlowCounters> {
         let f = self.flow(id)?;
+        let (srtt, mss) = (f.rtt.srtt(), u32::from(f.mss));
         Some(FlowCounters {
-            srtt_ns: f.rtt.srtt(),
+            cwnd: f.tx.cwnd(),
+            ssthresh: f.tx.ssthresh(),
+            in_flight: f.tx.pipe(mss),
+            srtt_ns: srtt,
+            rttvar_ns: f.rtt.var(),
+            min_rtt_ns: f.tx.min_rtt(),
+            rto_ns: f.rtt.rto(&self.cfg.rto),
+            reo_wnd_ns: f.tx.reo_wnd(srtt, mss),
             peer_window: u64::from(f.wnd),
             backlog: f.backlog(),
             ooo_truesize: f.ooo.truesize(),
             ..f.stats
         })
+    }
+
+    /// Names of the state of a connection's loss recovery ([`crate::recover`]) and of its congestion control.
+    /// `None` when it is over.
+    pub fn flow_recovery(&self, id: FlowId) -> Option<(&'static str, &'static str)> {
+        let f = self.flow(id)?;
+        Some((f.tx.state().name(), f.tx.cc().name()))
     }
 
     /// Memory that a connection occupies, in bytes: its state, smoltcp's socket, its queues and its share of the
@@ -462,7 +480,7 @@ impl<P: Port> Stack<P> {
         let f = self.flow(id)?;
         let fixed =
             size_of::<Flow>() + size_of::<smoltcp::socket::tcp::Socket<'static>>() + size_of::<Slot>();
-        let queues = f.shadow.memory() + f.ready.capacity() * size_of::<RxFrag>();
+        let queues = f.shadow.memory() + f.tx.board().memory() + f.ready.capacity() * size_of::<RxFrag>();
         Some(fixed + queues + FlowTable::BYTES_AN_ENTRY + Wheel::BYTES_A_TIMER)
     }
 

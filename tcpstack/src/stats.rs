@@ -11,7 +11,6 @@ use dataplane::pkt::Port;
 
 use crate::flow::Flow;
 use crate::phase::Phase;
-use crate::recover::Loss;
 use crate::stack::{FlowId, Stack};
 
 /// The name of an algorithm, as `ss` prints it.
@@ -32,7 +31,7 @@ macro_rules! stats {
             pub passive: Option<bool>,
             /// Congestion control algorithm.
             pub algorithm: Option<Name>,
-            /// What loss recovery is at: `open`, `disorder`, `cwr`, `recovery` or `loss`.
+            /// What loss recovery is at: `open`, `disorder`, `recovery` or `loss`.
             pub recovery: Option<&'static str>,
             /// Timestamps were negotiated (RFC 7323).
             pub timestamps: Option<bool>,
@@ -205,15 +204,10 @@ impl Flow {
         let (n, ago) = (&self.stats, |t: u64| now.saturating_sub(t));
         let rtt = Some(self.rtt.srtt()).filter(|t| *t > 0);
         let open = self.phase.synchronised();
-        let recovery = match self.loss {
-            Loss::Open { dups: 0, .. } => "open",
-            Loss::Open { .. } => "disorder",
-            Loss::Fast { .. } => "recovery",
-            Loss::Timeout { .. } => "loss",
-        };
         ConnStats {
             passive: Some(self.passive),
-            recovery: Some(recovery),
+            algorithm: Name::from(self.tx.cc().name()).ok(),
+            recovery: Some(self.tx.state().name()),
             timestamps: open.then(|| self.stamps.on()),
             sack: open.then_some(self.sack_ok),
             recv_queue: Some(self.nxt - self.handed.min(self.nxt)),
@@ -235,7 +229,7 @@ impl Flow {
             out_of_order_bytes: Some(self.ooo.truesize()),
             srtt_ns: rtt,
             rttvar_ns: rtt.map(|_| self.rtt.var()),
-            min_rtt_ns: rtt.map(|_| self.rtt.min()),
+            min_rtt_ns: rtt.map(|_| self.tx.min_rtt()),
             rto_ns: Some(self.rtt.rto(&cfg.rto)),
             backoff: Some(u64::from(self.rtt.backoff())),
             snd_wnd: Some(u64::from(self.wnd)),

@@ -1,13 +1,14 @@
 //! A hierarchical timer wheel: one timer an id, set and cancelled in constant time, no allocation once grown.
 //!
-//! A tick is 2^17 ns (131 µs). Four levels of 64 slots reach 36 minutes; a later time waits in the last slot and
-//! is filed again when that comes round. A timer never fires early, and late by at most one tick plus the time
-//! between turns.
+//! A tick is 2^12 ns (4 µs), a tenth of a data centre's round trip: reordering windows and probes are that fine.
+//! Five levels of 64 slots reach 73 minutes; a later time waits in the last slot and is filed again when that comes
+//! round. A timer never fires early, and late by at most one tick plus the time between turns. A turn in which
+//! nothing is due costs one comparison.
 
 const BITS: u32 = 6;
 const SLOTS: usize = 1 << BITS;
-const LEVELS: usize = 4;
-const TICK: u32 = 17;
+const LEVELS: usize = 5;
+const TICK: u32 = 12;
 const NIL: u32 = u32::MAX;
 
 #[derive(Clone, Copy)]
@@ -26,6 +27,8 @@ pub struct Wheel {
     heads: [u32; SLOTS * LEVELS],
     used: [u64; LEVELS],
     tick: u64,
+    /// Nothing is to be done before this tick.
+    idle_until: u64,
     len: usize,
 }
 
@@ -40,6 +43,7 @@ impl Wheel {
             heads: [NIL; SLOTS * LEVELS],
             used: [0; LEVELS],
             tick: now >> TICK,
+            idle_until: 0,
             len: 0,
         }
     }
@@ -53,6 +57,7 @@ impl Wheel {
         self.nodes[id as usize].at = at;
         self.file(id);
         self.len += 1;
+        self.idle_until = 0;
     }
 
     /// The time `id` is set to, if it is.
@@ -134,13 +139,17 @@ impl Wheel {
     /// rest fire at the next call.
     pub fn expire(&mut self, now: u64, max: usize, out: &mut Vec<u32>) {
         let target = now >> TICK;
+        if target < self.idle_until {
+            self.tick = target.max(self.tick);
+            return;
+        }
         while self.tick < target && out.len() < max {
             let Some(t) = (0..LEVELS).filter_map(|l| self.next_in(l)).min() else {
-                self.tick = target;
+                (self.tick, self.idle_until) = (target, u64::MAX);
                 return;
             };
             if t > target {
-                self.tick = target;
+                (self.tick, self.idle_until) = (target, t);
                 return;
             }
             self.tick = t;

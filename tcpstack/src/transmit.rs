@@ -1,0 +1,117 @@
+//! Sending data: what is lost first, then what is new, each as far as the congestion window goes.
+
+use dataplane::pkt::Port;
+
+use crate::config::{Counters, StackConfig};
+use crate::egress::Served;
+use crate::flow::Flow;
+use crate::io::Io;
+use crate::sender::Ctx;
+use crate::wire;
+
+impl Flow {
+    /// One past the last byte that may be sent: smoltcp permits it and the peer's window has room.
+    pub(crate) fn limit(&self) -> u64 {
+        self.permit.min(self.una + u64::from(self.wnd)).max(self.sent)
+    }
+
+    /// A frame with bytes from `off` to `end`. Returns how many it carries, and how many in each segment.
+    #[inline]
+    fn data_frame<P: Port>(
+        &mut self,
+        io: &mut Io<P>,
+        c: &mut Counters,
+        off: u64,
+        end: u64,
+    ) -> Result<(u32, u32), Served> {
+        let len = (end - off).min(u64::from(u32::MAX)) as u32;
+        let (f, o) = (self.fields(off, 0), self.options(io.now, false));
+        let mss = self.room_beside(&o);
+        match io.data(&self.tmpl, &f, &o, &mut self.shadow, (off, len, mss), c) {
+            None => Err(Served::Again),
+            Some(0) => Err(Served::Broken),
+            Some(n) => {
+                self.count_out(n);
+                self.acked_now(false, c);
+                Ok((n, mss))
+            }
+        }
+    }
+
+    fn fin_frame<P: Port>(&mut self, io: &mut Io<P>, c: &mut Counters) -> Result<(), Served> {
+        let f = self.fields(self.shadow.end(), wire::FIN);
+        if !io.control(&self.tmpl, &f, &self.options(io.now, true), c) {
+            return Err(Served::Again);
+        }
+        self.count_out(0);
+        self.acked_now(true, c);
+        Ok(())
+    }
+
+    pub(crate) fn resend<P: Port>(
+        &mut self,
+        io: &mut Io<P>,
+        c: &mut Counters,
+        cfg: &StackConfig,
+    ) -> Result<(), Served> {
+        let mss = u32::from(self.mss);
+        while let Some(r) = self.tx.next_lost() {
+            if io.deep(c) {
+                return Err(Served::Again);
+            }
+            let n = self.tx.grant(r.end - r.start, mss);
+            if n == 0 {
+                break;
+            }
+            let end = (r.start + n).min(self.sent);
+            let (n, mss) = if r.start < end {
+                self.data_frame(io, c, r.start, end)?
+            } else {
+                self.fin_frame(io, c)?;
+                (1, mss)
+            };
+            let now = io.now;
+            self.tx.sent_again(n, &Ctx { now, mss, rtt: &mut self.rtt, limits: &cfg.rto });
+            c.tx_resent += 1;
+            c.tx_resent_bytes += u64::from(n);
+            self.stats.resent += 1;
+            self.stats.resent_bytes += u64::from(n);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    pub(crate) fn send_new<P: Port>(
+        &mut self,
+        io: &mut Io<P>,
+        c: &mut Counters,
+        cfg: &StackConfig,
+    ) -> Result<(), Served> {
+        let (now, mss) = (io.now, u32::from(self.mss));
+        while self.sent < self.limit() && !self.tx.has_lost() {
+            if io.deep(c) {
+                return Err(Served::Again);
+            }
+            self.tx.before_send(&Ctx { now, mss, rtt: &mut self.rtt, limits: &cfg.rto });
+            let n = self.tx.grant(self.limit() - self.sent, mss);
+            if n == 0 {
+                break;
+            }
+            if self.una == self.snd_max() {
+                self.stuck_since = now;
+            }
+            let (n, mss) = self.data_frame(io, c, self.sent, self.sent + n)?;
+            self.sent += u64::from(n);
+            self.seen.sent = Some(now);
+            self.tx.sent(self.sent, &Ctx { now, mss, rtt: &mut self.rtt, limits: &cfg.rto });
+        }
+        if self.fin_permit && !self.fin_sent && self.sent == self.shadow.end() {
+            self.fin_frame(io, c)?;
+            self.stuck_since = now;
+            self.fin_sent = true;
+            let end = self.snd_max();
+            self.tx.sent(end, &Ctx { now, mss, rtt: &mut self.rtt, limits: &cfg.rto });
+        }
+        Ok(())
+    }
+}
