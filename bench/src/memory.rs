@@ -95,6 +95,7 @@ fn opening(n: u32, ctype: ConnType) -> Vec<u8> {
     let hello = Hello {
         version: Version::V3,
         order: ByteOrder::Little,
+        tcp_magic: false,
         src_nid: peer_nid(n),
         dst_nid: nid(SERVER),
         src_pid: PID_LUSTRE,

@@ -233,7 +233,7 @@ pub enum PushError {
 }
 
 /// Most header bytes of one push.
-pub const HDR_MAX: usize = 192;
+pub const HDR_MAX: usize = 216;
 
 macro_rules! counters {
     ($(#[$m:meta])* $name:ident { $($(#[$d:meta])* $f:ident,)* }) => {

@@ -50,6 +50,7 @@ fn hello(ctype: ConnType) -> Hello {
     Hello {
         version: Version::V3,
         order: ByteOrder::Little,
+        tcp_magic: false,
         src_nid: nid(66),
         dst_nid: nid(1),
         src_pid: 12345,

@@ -99,8 +99,8 @@ impl Replay {
         };
         let (mut links, mut script) = (Vec::new(), Vec::new());
         for (n, flow) in flows.into_iter().enumerate() {
-            let (a, left_a) = messages(&flow.a, true, flow.from_start).unwrap();
-            let (p, left_p) = messages(&flow.p, false, flow.from_start).unwrap();
+            let (a, left_a) = messages(&flow.a, true, flow.from_start, flow.version()).unwrap();
+            let (p, left_p) = messages(&flow.p, false, flow.from_start, flow.version()).unwrap();
             assert_eq!((left_a, left_p), (0, 0));
             let (ours, theirs) = if role == Role::Active { (a, p) } else { (p, a) };
             // A kernel's reaper finds a keepalive due up to one tick before its NOOP is seen.
@@ -238,6 +238,7 @@ impl Replay {
             let hello = Hello {
                 version: Version::V3,
                 order: ByteOrder::Little,
+                tcp_magic: false,
                 src_nid: peer,
                 dst_nid: me,
                 src_pid: 12345,

@@ -25,28 +25,37 @@ fn hello() -> impl Strategy<Value = Hello> {
     let types = [ConnType::None, ConnType::Any, ConnType::Control, ConnType::BulkIn, ConnType::BulkOut];
     let ips =
         prop::collection::vec(1u32.., 0..=16).prop_map(|v| v.into_iter().collect::<ArrayVec<u32, 16>>());
-    let version = prop_oneof![Just(Version::V2), Just(Version::V3)];
+    let versions = prop::sample::select(vec![Version::V1, Version::V2, Version::V3, Version::V4]);
     let words = any::<(u32, u32, u64, u64)>();
-    (version, order(), nid4(), nid4(), words, prop::sample::select(types.to_vec()), ips).prop_map(
-        |(
-            version,
-            order,
-            src_nid,
-            dst_nid,
-            (src_pid, dst_pid, src_incarnation, dst_incarnation),
-            ctype,
-            ips,
-        )| Hello {
-            version,
-            order,
-            src_nid,
-            dst_nid,
-            src_pid,
-            dst_pid,
-            src_incarnation,
-            dst_incarnation,
-            ctype,
-            ips,
+    let version = (versions, any::<bool>(), order());
+    (version, nid4(), nid4(), words, prop::sample::select(types.to_vec()), ips).prop_map(
+        |((version, tcp_magic, order), src_nid, dst_nid, words, ctype, ips)| {
+            let (src_pid, dst_pid, src_incarnation, dst_incarnation) = words;
+            let h = Hello {
+                version,
+                order,
+                tcp_magic: tcp_magic && version == Version::V2,
+                src_nid,
+                dst_nid,
+                src_pid,
+                dst_pid,
+                src_incarnation,
+                dst_incarnation,
+                ctype,
+                ips,
+            };
+            match version {
+                // What the layout has no room for.
+                Version::V1 => Hello {
+                    order: ByteOrder::Little,
+                    tcp_magic: true,
+                    dst_nid: Nid::ANY,
+                    dst_incarnation: 0,
+                    ..h
+                },
+                Version::V4 => Hello { ips: ArrayVec::new(), ..h },
+                Version::V2 | Version::V3 => h,
+            }
         },
     )
 }

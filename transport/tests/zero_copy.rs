@@ -87,6 +87,7 @@ impl Bench {
         let hello = Hello {
             version: Version::V3,
             order: ByteOrder::Little,
+            tcp_magic: false,
             src_nid: nid(2),
             dst_nid: nid(1),
             src_pid: 12345,

@@ -14,6 +14,7 @@ use super::placement::{Dest, Placement};
 use super::rx::{RxEvent, RxState, WaitFor};
 use super::slab::Key;
 use super::txq::Tx;
+use crate::wire::ksock::Checksum;
 use crate::wire::{LnetBody, LnetHdr, Nid, ProcessId, WireHandle, lnet, ping};
 
 /// Longest ping info that we ask for, in bytes: what `lctl ping` of 2.17 asks for (lnet.md §6.1).
@@ -127,8 +128,7 @@ impl Machine {
     /// The peer's entry, made if need be.
     fn target_peer(&mut self, target: ProcessId) -> Result<Key, OpRefused> {
         let nid = target.nid;
-        if nid.ip().is_none() || !nid.same_net(self.cfg.nid) || nid == self.cfg.nid || nid.to_nid4().is_none()
-        {
+        if nid.ip().is_none() || !nid.same_net(self.cfg.nid) || nid == self.cfg.nid {
             return Err(OpRefused::Target(nid));
         }
         let key = match self.by_peer.get(&target) {
@@ -187,7 +187,8 @@ impl Machine {
     pub(super) fn parse(&mut self, key: Key) {
         let Some(c) = self.conns.get(key) else { return };
         let (Some(hdr), Some(ksock), Some(peer)) = (c.rx.hdr, c.rx.ksock, c.peer) else { return };
-        let checked = ksock.csum != 0;
+        // The placement goes on from the sum over the headers, where that is what the sum is over.
+        let checked = (ksock.csum != 0).then(|| c.rx.sum.clone().unwrap_or_default());
         if hdr.dest_nid != self.cfg.nid || hdr.src_nid.is_any() || !hdr.src_nid.same_net(self.cfg.nid) {
             self.counters.drop_not_for_us += 1;
             return self.begin(key, None, Delivery::Nothing, 0);
@@ -205,7 +206,7 @@ impl Machine {
         }
     }
 
-    fn parse_reply(&mut self, key: Key, handle: WireHandle, hdr: LnetHdr, checked: bool) {
+    fn parse_reply(&mut self, key: Key, handle: WireHandle, hdr: LnetHdr, checked: Option<Checksum>) {
         let len = hdr.payload_len;
         let found = self.ops.find(handle, hdr.src_nid);
         let Some((op, rec)) = found.and_then(|op| Some((op, self.ops.get_mut(op)?))) else {
@@ -234,7 +235,7 @@ impl Machine {
         };
         match dest {
             Ok(dest) => {
-                let placement = Placement::new(dest, len, owner, checked && len > 0);
+                let placement = Placement::new(dest, len, owner, checked.filter(|_| len > 0));
                 self.begin(key, Some(placement), Delivery::Reply(op), len);
             }
             Err(why) => {
@@ -293,13 +294,14 @@ impl Machine {
     fn apply(&mut self, key: Key, req: MatchReq, verdict: Verdict) {
         let Some(c) = self.conns.get(key) else { return };
         let (Some(ksock), Some(peer), ticket) = (c.rx.ksock, c.peer, c.rx.ticket) else { return };
+        let sum = c.rx.sum.clone();
         match verdict {
             Verdict::Put(grant, sink) => {
                 let ack = matches!(req.hdr.body, LnetBody::Put { ack, .. } if ack != WireHandle::NONE);
                 let grant = PutGrant { ack: grant.ack && ack, ..grant };
                 let whole = grant.mlength == req.hdr.payload_len && grant.mlength > 0;
                 let discards = matches!(sink, Sink::Discard(_));
-                let checked = ksock.csum != 0 && whole && !discards;
+                let checked = (ksock.csum != 0 && whole && !discards).then(|| sum.unwrap_or_default());
                 let dest = Dest::Sink { sink, offset: grant.offset };
                 let placement = Placement::new(dest, grant.mlength, LendOwner(grant.app.0), checked);
                 self.begin(key, Some(placement), Delivery::Put(grant), grant.mlength);

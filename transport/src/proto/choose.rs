@@ -1,6 +1,6 @@
 //! Which connection may carry a message (docs/protocol/socklnd.md §7).
 
-use crate::wire::ConnType;
+use crate::wire::{ConnType, Version};
 
 /// What is to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +21,25 @@ pub(super) enum Fit {
     Yes,
 }
 
-/// The table for V3 (socklnd.md §7). V1 and V2 would be another column.
-pub(super) fn fit(ctype: ConnType, cargo: Cargo) -> Fit {
+/// The table of socklnd.md §7.
+pub(super) fn fit(version: Version, ctype: ConnType, cargo: Cargo) -> Fit {
+    if version.is_typed() { fit_typed(ctype, cargo) } else { fit_untyped(ctype, cargo) }
+}
+
+/// V1 and V2: types are preferences, anything may go anywhere.
+fn fit_untyped(ctype: ConnType, cargo: Cargo) -> Fit {
+    match (ctype, cargo) {
+        (ConnType::None, _) => Fit::No,
+        (ConnType::Any, _) => Fit::Yes,
+        (ConnType::Control, Cargo::Bulk) => Fit::May,
+        (ConnType::Control, _) => Fit::Yes,
+        (ConnType::BulkOut, Cargo::Bulk) => Fit::Yes,
+        (ConnType::BulkOut | ConnType::BulkIn, _) => Fit::May,
+    }
+}
+
+/// V3 and V4: types have directions.
+fn fit_typed(ctype: ConnType, cargo: Cargo) -> Fit {
     use Cargo::{Bulk, Noop, Small};
     match (ctype, cargo) {
         (ConnType::None | ConnType::Any, _) => Fit::No,
@@ -44,34 +61,43 @@ mod tests {
 
     #[test]
     fn table() {
-        let mut text = String::new();
-        for c in [None, Any, Control, BulkIn, BulkOut] {
-            for m in [Cargo::Small, Cargo::Bulk, Cargo::Noop { nonblk: false }, Cargo::Noop { nonblk: true }]
-            {
-                text += &format!("{c:?} {m:?}: {:?}\n", fit(c, m));
+        let letter = |f| match f {
+            Fit::No => '-',
+            Fit::May => 'm',
+            Fit::Yes => 'Y',
+        };
+        let cargo = [Cargo::Small, Cargo::Bulk, Cargo::Noop { nonblk: false }, Cargo::Noop { nonblk: true }];
+        let mut text = String::from("small, bulk, NOOP, NOOP nonblk: Yes, may, -\n");
+        for v in [Version::V1, Version::V2, Version::V3, Version::V4] {
+            for c in [None, Any, Control, BulkIn, BulkOut] {
+                text += &format!(
+                    "{v:?} {c:?}: {}\n",
+                    cargo.map(|m| letter(fit(v, c, m))).iter().collect::<String>()
+                );
             }
         }
         insta::assert_snapshot!(text, @r"
-        None Small: No
-        None Bulk: No
-        None Noop { nonblk: false }: No
-        None Noop { nonblk: true }: No
-        Any Small: No
-        Any Bulk: No
-        Any Noop { nonblk: false }: No
-        Any Noop { nonblk: true }: No
-        Control Small: Yes
-        Control Bulk: May
-        Control Noop { nonblk: false }: Yes
-        Control Noop { nonblk: true }: No
-        BulkIn Small: No
-        BulkIn Bulk: No
-        BulkIn Noop { nonblk: false }: May
-        BulkIn Noop { nonblk: true }: Yes
-        BulkOut Small: May
-        BulkOut Bulk: Yes
-        BulkOut Noop { nonblk: false }: May
-        BulkOut Noop { nonblk: true }: No
+        small, bulk, NOOP, NOOP nonblk: Yes, may, -
+        V1 None: ----
+        V1 Any: YYYY
+        V1 Control: YmYY
+        V1 BulkIn: mmmm
+        V1 BulkOut: mYmm
+        V2 None: ----
+        V2 Any: YYYY
+        V2 Control: YmYY
+        V2 BulkIn: mmmm
+        V2 BulkOut: mYmm
+        V3 None: ----
+        V3 Any: ----
+        V3 Control: YmY-
+        V3 BulkIn: --mY
+        V3 BulkOut: mYm-
+        V4 None: ----
+        V4 Any: ----
+        V4 Control: YmY-
+        V4 BulkIn: --mY
+        V4 BulkOut: mYm-
         ");
     }
 }

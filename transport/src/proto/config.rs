@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::io::ShardId;
 use crate::wire::ping::FEAT_MINIMAL;
-use crate::wire::{Nid, Pid, ProcessId, nid};
+use crate::wire::{Nid, Pid, ProcessId, Version, nid};
 
 /// One second in ns.
 pub const SEC: u64 = 1_000_000_000;
@@ -15,9 +15,14 @@ pub enum Accept {
     /// Peers with a source port up to 1023; the others are closed before a byte is read.
     #[default]
     Secure,
-    /// Every source port. The identity in the HELLO is believed, which only nodes that trust each other's users
-    /// may do.
+    /// Every source port. A peer on a port above 1023 is known by its address and port, whatever it says: each of
+    /// its connections is a peer of its own (§9).
     All,
+    /// Every source port, and every HELLO is believed: for nodes that trust each other's users. Kernels have no
+    /// such setting.
+    Trust,
+    /// Nobody: this node only dials.
+    None,
 }
 
 /// Which shard of the node this machine is.
@@ -95,6 +100,23 @@ pub struct Config {
     pub max_queued: usize,
     /// ACKs, REPLYs and zero-copy ACKs that may wait for one peer before we stop reading from it.
     pub max_answers: usize,
+    /// Highest version that we speak first; the family of the address decides where this is `None`.
+    pub version: Option<Version>,
+    /// Connections of three types to a peer, rather than untyped ones.
+    pub typed_conns: bool,
+    /// Sums in our V2 messages (socklnd.md §5.3).
+    pub enable_csum: bool,
+    /// Spoils the next sum of ours, once: to see what the peer does.
+    pub inject_csum_error: bool,
+    /// Ask for zero-copy ACKs on V2 as well. Lustre kernels up to 2.17.57 die of it (socklnd.md §6.3): only for peers
+    /// that are known to bear it.
+    pub zc_v2: bool,
+    /// Zero-copy ACKs leave on connections without LNet messages.
+    pub nonblk_zcack: bool,
+    /// Of equally good connections, the one used least recently.
+    pub round_robin: bool,
+    /// A reset or a protocol error in answer to our HELLO is taken for a peer that speaks V1 only (origins.md).
+    pub v1_on_reset: bool,
     /// Message size from which a message is bulk (socklnd.md §7).
     pub min_bulk: u32,
     /// Payload from which we ask for a zero-copy ACK.
@@ -141,6 +163,14 @@ impl Config {
             ni_credits: 256,
             max_queued: 16_384,
             max_answers: 4096,
+            version: None,
+            typed_conns: true,
+            enable_csum: false,
+            inject_csum_error: false,
+            zc_v2: false,
+            nonblk_zcack: true,
+            round_robin: true,
+            v1_on_reset: false,
             min_bulk: 1024,
             zc_min_payload: 16_384,
             tx_window: 4 << 20,
@@ -158,6 +188,13 @@ impl Config {
     /// Who we are.
     pub fn id(&self) -> ProcessId {
         ProcessId { nid: self.nid, pid: self.pid }
+    }
+
+    /// The version that we speak first with `peer`.
+    pub fn first_version(&self, peer: Nid) -> Version {
+        let family = Version::first(peer.to_nid4().is_none());
+        // 20-byte NIDs fit into V4 alone.
+        if family == Version::V4 { family } else { self.version.unwrap_or(family) }
     }
 
     /// Where the node `nid` listens.

@@ -1,6 +1,7 @@
 //! One connection as the machine sees it.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 
 use arrayvec::ArrayVec;
 
@@ -9,7 +10,7 @@ use super::io::ConnId;
 use super::rx::Rx;
 use super::slab::Key;
 use super::txq::TxQueue;
-use crate::wire::{ByteOrder, ConnType, Nid};
+use crate::wire::{ByteOrder, ConnType, Nid, Version};
 
 /// A connection, from `Opened` to `Closed`.
 #[derive(Debug)]
@@ -21,6 +22,14 @@ pub(super) struct Conn {
     pub(super) claimed: Option<Nid>,
     /// Our own end's type.
     pub(super) ctype: ConnType,
+    /// The version asked for while the handshake lasts, then the one agreed on.
+    pub(super) version: Version,
+    /// The peer's V2 HELLO has the TCP magic: so has our answer.
+    pub(super) tcp_magic: bool,
+    /// The peer's end is at one of our own addresses.
+    pub(super) own_ip: bool,
+    /// An unprivileged peer's address: it is known by that, whatever it says (socklnd.md §9).
+    pub(super) renamed: Option<SocketAddr>,
     pub(super) hs: HsState,
     pub(super) hs_buf: ArrayVec<u8, { hello::BUF }>,
     pub(super) hs_deadline: u64,
@@ -47,12 +56,16 @@ impl Conn {
             peer: None,
             claimed: None,
             ctype: ConnType::None,
+            version: Version::V3,
+            tcp_magic: false,
+            own_ip: false,
+            renamed: None,
             hs: HsState::Request,
             hs_buf: ArrayVec::new(),
             hs_deadline: u64::MAX,
             order: ByteOrder::Little,
             rx: Rx::new(),
-            txq: TxQueue::new(),
+            txq: TxQueue::new(Version::V3),
             pushed: 0,
             acked: 0,
             sent: 0,

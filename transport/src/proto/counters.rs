@@ -57,6 +57,8 @@ counters! {
     dials_failed,
     /// HELLOs answered with NONE, and NONEs received.
     races,
+    /// Refusals that asked for another version.
+    downgrades,
     /// Peers that came back with another incarnation.
     peers_rebooted,
     /// Messages that waited for a credit.
@@ -83,7 +85,7 @@ counters! {
     err_target_nid,
     /// HELLOs with a source NID that may not be one, or not the one dialled.
     err_hello_nid,
-    /// HELLOs with a type that is wrong or not usable on V3.
+    /// HELLOs with a type that is wrong.
     err_conn_type,
     /// HELLOs with a bad address list.
     err_hello_ips,

@@ -10,7 +10,8 @@ use super::io::{Close, ConnId, ConnInfo, InlineHdr, Output, Pages, SendMsg, Stre
 use super::machine::Machine;
 use super::peer::{DialEvent, DialState, Peer};
 use super::slab::Key;
-use crate::wire::{AcceptorReq, ConnType, Hello, ProcessId, acceptor};
+use crate::wire::nid::PID_USER_FLAG;
+use crate::wire::{AcceptorReq, ConnType, Hello, Nid, ProcessId, Version, acceptor};
 
 /// Highest port that only root may bind on kernels' usual settings (socklnd.md §1).
 const LAST_PRIVILEGED: u16 = 1023;
@@ -24,9 +25,10 @@ impl Machine {
 
     pub(super) fn opened_passive(&mut self, id: ConnId, info: ConnInfo) {
         let key = self.register(id);
-        let refuse = if self.down {
+        let unprivileged = info.remote.port() > LAST_PRIVILEGED;
+        let refuse = if self.down || self.cfg.accept == Accept::None {
             true
-        } else if self.cfg.accept == Accept::Secure && info.remote.port() > LAST_PRIVILEGED {
+        } else if self.cfg.accept == Accept::Secure && unprivileged {
             self.counters.err_unprivileged += 1;
             true
         } else if self.embryonic >= self.cfg.max_embryonic {
@@ -41,8 +43,11 @@ impl Machine {
         }
         self.embryonic += 1;
         let deadline = self.now + self.cfg.accept_timeout;
+        let rename = unprivileged && self.cfg.accept == Accept::All;
         if let Some(c) = self.conns.get_mut(key) {
             c.hs_deadline = deadline;
+            c.own_ip = info.remote.ip() == info.local.ip();
+            c.renamed = rename.then_some(info.remote);
         }
         self.wake_at(deadline);
     }
@@ -63,11 +68,14 @@ impl Machine {
             peer.dial = next;
         }
         let target = peer.id;
+        let version = peer.version.unwrap_or_else(|| self.cfg.first_version(target.nid));
         let deadline = self.now + self.cfg.timeout;
         peer.dial_deadline = deadline;
         if let Some(c) = self.conns.get_mut(key) {
             c.peer = Some(peer_key);
             c.ctype = ctype;
+            c.version = version;
+            c.own_ip = info.remote.ip() == info.local.ip();
             c.hs = HsState::Reply;
             c.hs_deadline = deadline;
         }
@@ -77,7 +85,7 @@ impl Machine {
         let req = AcceptorReq::new(target.nid);
         let mut hdr = InlineHdr::new();
         append(&mut hdr, req.emit().get(..req.wire_len()).unwrap_or_default());
-        append(&mut hdr, &hello::ours(&self.cfg, target.nid, ctype).emit());
+        append(&mut hdr, &hello::ours(&self.cfg, target.nid, ctype, version).emit());
         self.write(key, hdr);
     }
 
@@ -128,9 +136,9 @@ impl Machine {
         c.order = h.order;
         c.claimed = Some(h.src_nid);
         if c.hs == HsState::Reply {
-            let (peer_key, mine) = (c.peer, c.ctype);
+            let (peer_key, mine, asked) = (c.peer, c.ctype, c.version);
             let Some(peer) = peer_key.and_then(|p| self.peers.get(p)) else { return };
-            let mut event = hello::judge_reply(h, peer.id, mine, &mut self.counters);
+            let mut event = hello::judge_reply(h, peer.id, (asked, mine), &mut self.counters);
             if event == HsEvent::Hello && peer.incarnation.is_some_and(|i| i != h.src_incarnation) {
                 // Rebooted between two of our dials: what is open belongs to a node that is gone. The set's end
                 // takes this connection along; a kernel dials again at once, which loops (socklnd.md §2.7).
@@ -144,20 +152,39 @@ impl Machine {
             {
                 peer.incarnation = Some(h.src_incarnation);
             }
+            if matches!(event, HsEvent::Hello | HsEvent::Downgrade)
+                && let Some(peer) = peer_key.and_then(|p| self.peers.get_mut(p))
+            {
+                peer.version = Some(h.version);
+            }
+            // An answer in another version is as good (socklnd.md §2.7).
+            if let Some(c) = self.conns.get_mut(key) {
+                c.version = h.version;
+            }
             return self.handshake_event(key, event);
         }
-        let mine = match hello::judge_passive(h, &self.cfg, &mut self.counters) {
+        (c.version, c.tcp_magic) = (h.version, h.tcp_magic);
+        let renamed = c.renamed;
+        let mine = match hello::judge_passive(h, renamed.is_some(), &self.cfg, &mut self.counters) {
             Ok(mine) => mine,
             Err(event) => return self.handshake_event(key, event),
         };
+        let Some(c) = self.conns.get_mut(key) else { return };
         c.ctype = mine;
-        let id = ProcessId { nid: h.src_nid, pid: h.src_pid };
-        let event = self.admit(key, id, mine, h.src_incarnation);
+        let id = match renamed {
+            Some(at) => ProcessId {
+                nid: Nid::tcp(at.ip(), self.cfg.nid.net_num()),
+                pid: u32::from(at.port()) | PID_USER_FLAG,
+            },
+            None => ProcessId { nid: h.src_nid, pid: h.src_pid },
+        };
+        let event = self.admit(key, id, mine, h);
         self.handshake_event(key, event);
     }
 
     /// Steps 6 to 9 of socklnd.md §2.6: finds the peer's entry or makes one, and looks for reasons to say NONE.
-    fn admit(&mut self, key: Key, id: ProcessId, mine: ConnType, incarnation: u64) -> HsEvent {
+    fn admit(&mut self, key: Key, id: ProcessId, mine: ConnType, h: &Hello) -> HsEvent {
+        let incarnation = h.src_incarnation;
         let peer_key = match self.by_peer.get(&id) {
             Some(k) => *k,
             None => match self.add_peer(id) {
@@ -173,23 +200,27 @@ impl Machine {
         if id.nid < self.cfg.nid && connecting {
             return HsEvent::Busy;
         }
-        if peer.incarnation.is_some_and(|i| i != incarnation) {
-            self.counters.peers_rebooted += 1;
+        let rebooted = peer.incarnation.is_some_and(|i| i != incarnation);
+        if rebooted || peer.version.is_some_and(|v| v != h.version) {
+            self.counters.peers_rebooted += u64::from(rebooted);
             self.close_set(Some(peer_key), LnetError::ConnLost, false);
             return HsEvent::Busy;
         }
         let same = peer.conns.iter().filter(|c| self.conns.get(**c).is_some_and(|c| c.ctype == mine)).count();
-        if same >= usize::from(self.cfg.max_conns_per_type) {
+        let own_ip = self.conns.get(key).is_some_and(|c| c.own_ip);
+        if same >= usize::from(self.cfg.max_conns_per_type) && !own_ip {
             return HsEvent::Busy;
         }
         if let Some(peer) = self.peers.get_mut(peer_key) {
             peer.incarnation = Some(incarnation);
+            peer.version = Some(h.version);
         }
         HsEvent::Hello
     }
 
     /// Applies the handshake's table.
     pub(super) fn handshake_event(&mut self, key: Key, event: HsEvent) {
+        let event = self.or_v1(key, event);
         let Some(c) = self.conns.get_mut(key) else { return };
         if matches!(c.hs, HsState::Up | HsState::Dead) {
             return;
@@ -209,17 +240,18 @@ impl Machine {
             HsAction::Wait => return,
             HsAction::AnswerAndUp | HsAction::Up => {
                 if action == HsAction::AnswerAndUp {
-                    self.write_hello(key, target, mine);
+                    self.write_hello(key, target, mine, None);
                 }
                 return self.conn_up(key);
             }
             HsAction::AnswerNone => {
                 self.counters.races += 1;
-                self.write_hello(key, target, ConnType::None);
+                self.write_hello(key, target, ConnType::None, None);
                 how = Close::Fin;
             }
             HsAction::AnswerVersion => {
-                self.write_hello(key, self.cfg.nid, ConnType::None);
+                let ours = self.cfg.first_version(self.cfg.nid);
+                self.write_hello(key, self.cfg.nid, ConnType::None, Some(ours));
                 how = Close::Fin;
             }
             HsAction::Refuse => {
@@ -229,6 +261,7 @@ impl Machine {
                 how = Close::Fin;
             }
             HsAction::Retry => self.counters.races += 1,
+            HsAction::Again => self.counters.downgrades += 1,
             HsAction::Close => {}
         }
         if event == HsEvent::Timeout {
@@ -237,16 +270,37 @@ impl Machine {
         self.end_conn(key, how);
         match peer {
             Some(p) if dialled && action == HsAction::Retry => self.dial_busy(p),
+            Some(p) if dialled && action == HsAction::Again => self.dial_again(p),
             Some(p) if dialled => self.dial_hard_failure(p),
             Some(p) => self.forget_if_idle(p),
             None => {}
         }
     }
 
-    fn write_hello(&mut self, key: Key, dst: crate::wire::Nid, ctype: ConnType) {
+    /// Answers in the version that the peer spoke, unless told.
+    fn write_hello(&mut self, key: Key, dst: Nid, ctype: ConnType, version: Option<Version>) {
+        let Some(c) = self.conns.get(key) else { return };
+        let mut h = hello::ours(&self.cfg, dst, ctype, version.unwrap_or(c.version));
+        h.tcp_magic = c.tcp_magic;
         let mut hdr = InlineHdr::new();
-        append(&mut hdr, &hello::ours(&self.cfg, dst, ctype).emit());
+        append(&mut hdr, &h.emit());
         self.write(key, hdr);
+    }
+
+    /// With `v1_on_reset`, a peer that resets or garbles the answer to our HELLO is taken for one of 2005.
+    fn or_v1(&mut self, key: Key, event: HsEvent) -> HsEvent {
+        let Some(c) = self.conns.get(key) else { return event };
+        let refused = c.hs == HsState::Reply && matches!(event, HsEvent::Lost | HsEvent::Bad);
+        if !self.cfg.v1_on_reset || !refused || c.version == Version::V1 {
+            return event;
+        }
+        let Some(p) = c.peer.and_then(|p| self.peers.get_mut(p)) else { return event };
+        // V1 cannot name a peer with a long address.
+        if p.id.nid.to_nid4().is_none() || !p.conns.is_empty() {
+            return event;
+        }
+        p.version = Some(Version::V1);
+        HsEvent::Downgrade
     }
 
     fn conn_up(&mut self, key: Key) {
@@ -256,6 +310,10 @@ impl Machine {
         let Some(peer) = self.peers.get_mut(peer_key) else { return };
         peer.conns.push(key);
         peer.last_alive = now;
+        if let Some(c) = self.conns.get_mut(key) {
+            c.rx.begin(c.version);
+            c.txq.begin(c.version);
+        }
         if matches!(peer.dial, DialState::Shaking(k, _) if k == key)
             && let Some(next) = super::peer::next(peer.dial, DialEvent::Up)
         {

@@ -6,7 +6,8 @@
 //!               |                   '---Version--> DEAD          (writes NONE in ours, to its own NID)
 //!               |---Version------------------------> DEAD        (writes the refusal)
 //!  active:   REPLY --Hello--> UP
-//!               '---Busy--> DEAD                                 (tries again after 1 s)
+//!               |---Busy--> DEAD                                 (tries again after 1 s)
+//!               '---Downgrade--> DEAD                            (tries again at once, in the version asked for)
 //!  any:      --Bad, Timeout, Lost--> DEAD                        (silent)
 //! ```
 
@@ -41,6 +42,8 @@ pub(super) enum HsEvent {
     Busy,
     /// A version (or protocol) that is not spoken here.
     Version,
+    /// Active: the peer wants another version.
+    Downgrade,
     /// Anything else that is wrong.
     Bad,
     /// Not finished in time.
@@ -66,6 +69,8 @@ pub(super) enum HsAction {
     Refuse,
     /// Close, and dial again in a second.
     Retry,
+    /// Close, and dial again now.
+    Again,
     /// Close.
     Close,
 }
@@ -81,6 +86,7 @@ pub(super) fn next(state: HsState, event: HsEvent) -> (HsState, HsAction) {
         (S::Hello, E::Version) => (S::Dead, A::AnswerVersion),
         (S::Reply, E::Hello) => (S::Up, A::Up),
         (S::Reply, E::Busy) => (S::Dead, A::Retry),
+        (S::Reply, E::Downgrade) => (S::Dead, A::Again),
         _ => (S::Dead, A::Close),
     }
 }
@@ -101,7 +107,7 @@ pub(super) enum Front {
 fn fail(e: &WireError, counters: &mut Counters) -> HsEvent {
     match e {
         WireError::BadMagic { .. } => counters.err_magic += 1,
-        WireError::BadVersion { .. } | WireError::Unspoken { .. } => {
+        WireError::BadVersion { .. } => {
             counters.err_version += 1;
             return HsEvent::Version;
         }
@@ -132,39 +138,46 @@ pub(super) fn hello(buf: &[u8], counters: &mut Counters) -> Front {
     match Hello::parse(buf) {
         Err(WireError::Truncated { need, .. }) => Front::Need(need),
         Err(e) => Front::Fail(fail(&e, counters)),
-        // The layout is that of V3, the rules of its connections are not spoken here.
-        Ok((h, _)) if h.version != Version::V3 => {
-            counters.err_version += 1;
-            Front::Fail(HsEvent::Version)
-        }
         Ok((h, _)) => Front::Hello(h),
     }
 }
 
-/// Judges a HELLO on a passive connection; gives our own type when it is wanted.
-pub(super) fn judge_passive(h: &Hello, cfg: &Config, counters: &mut Counters) -> Result<ConnType, HsEvent> {
-    if h.src_nid.is_any() || h.src_nid == cfg.nid || !h.src_nid.same_net(cfg.nid) {
+/// Judges a HELLO on a passive connection; gives our own type when it is wanted. What a `renamed` peer says of its
+/// NID means nothing.
+pub(super) fn judge_passive(
+    h: &Hello,
+    renamed: bool,
+    cfg: &Config,
+    counters: &mut Counters,
+) -> Result<ConnType, HsEvent> {
+    let stranger = h.src_nid == cfg.nid || !h.src_nid.same_net(cfg.nid);
+    if h.src_nid.is_any() || (stranger && !renamed) {
         counters.err_hello_nid += 1;
         return Err(HsEvent::Bad);
     }
     match h.ctype.invert() {
-        // An untyped connection never carries anything on V3 (socklnd.md §7, §13).
-        ConnType::None | ConnType::Any => {
+        ConnType::None => {
             counters.err_conn_type += 1;
             Err(HsEvent::Bad)
         }
+        // An untyped connection is kept on V3, too, and never carries anything (socklnd.md §7, §13).
         mine => Ok(mine),
     }
 }
 
-/// Judges the answer to our HELLO (socklnd.md §2.7).
-pub(super) fn judge_reply(h: &Hello, want: ProcessId, mine: ConnType, counters: &mut Counters) -> HsEvent {
+/// Judges the answer to our HELLO of `version` (socklnd.md §2.7).
+pub(super) fn judge_reply(
+    h: &Hello,
+    want: ProcessId,
+    (version, mine): (Version, ConnType),
+    counters: &mut Counters,
+) -> HsEvent {
     if h.src_nid != want.nid || h.src_pid != want.pid {
         counters.err_hello_nid += 1;
         return HsEvent::Bad;
     }
     if h.ctype == ConnType::None {
-        return HsEvent::Busy;
+        return if h.version == version { HsEvent::Busy } else { HsEvent::Downgrade };
     }
     if h.ctype.invert() != mine {
         counters.err_conn_type += 1;
@@ -174,10 +187,11 @@ pub(super) fn judge_reply(h: &Hello, want: ProcessId, mine: ConnType, counters: 
 }
 
 /// Our HELLO.
-pub(super) fn ours(cfg: &Config, dst: Nid, ctype: ConnType) -> Hello {
+pub(super) fn ours(cfg: &Config, dst: Nid, ctype: ConnType, version: Version) -> Hello {
     Hello {
-        version: Version::V3,
+        version,
         order: crate::wire::ByteOrder::Little,
+        tcp_magic: false,
         src_nid: cfg.nid,
         dst_nid: dst,
         src_pid: cfg.pid,
@@ -201,7 +215,7 @@ mod tests {
         use {HsEvent as E, HsState as S};
         let mut text = String::new();
         for s in [S::Request, S::Hello, S::Reply, S::Up, S::Dead] {
-            for e in [E::Request, E::Hello, E::Busy, E::Version, E::Bad, E::Timeout, E::Lost] {
+            for e in [E::Request, E::Hello, E::Busy, E::Version, E::Downgrade, E::Bad, E::Timeout, E::Lost] {
                 let (n, a) = next(s, e);
                 if a != HsAction::Close {
                     text += &format!("{s:?} + {e:?} -> {n:?}, {a:?}\n");
@@ -218,6 +232,7 @@ mod tests {
         Hello + Version -> Dead, AnswerVersion
         Reply + Hello -> Up, Up
         Reply + Busy -> Dead, Retry
+        Reply + Downgrade -> Dead, Again
         ");
     }
 }

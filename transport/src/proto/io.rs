@@ -133,9 +133,9 @@ pub enum Input<'a> {
 }
 
 /// Most header and inline payload bytes of a message.
-pub const INLINE_MAX: usize = 192;
-/// Most payload bytes that ride in the header (V3: 24 + 72 bytes of headers).
-pub const INLINE_PAYLOAD_MAX: usize = INLINE_MAX - 96;
+pub const INLINE_MAX: usize = 216;
+/// Most payload bytes that ride in the header (V4: 24 + 96 bytes of headers).
+pub const INLINE_PAYLOAD_MAX: usize = INLINE_MAX - 120;
 
 /// Headers and small payload, copied by whoever takes them.
 pub type InlineHdr = ArrayVec<u8, INLINE_MAX>;

@@ -318,7 +318,7 @@ mod tests {
     /// What is moved for every message stays within a few cache lines, and a connection within a page.
     #[test]
     fn sizes() {
-        assert!(size_of::<Output>() <= 288);
+        assert!(size_of::<Output>() <= 312);
         assert!(size_of::<Event>() <= 224);
         assert!(size_of::<crate::proto::txq::Tx>() <= 400);
         assert!(size_of::<Conn>() <= 1024);

@@ -48,6 +48,7 @@ mod sets;
 mod slab;
 mod timers;
 mod txq;
+mod version;
 mod zc;
 
 pub use api::*;

@@ -4,6 +4,7 @@
 //!          Want              Opened            Up
 //!   IDLE --------> DIALLING --------> SHAKING -----> IDLE        (and Want again while a type is missing)
 //!    ^                |                |  | |
+//!    |                |                |  | |- Again --> IDLE    (the peer wants another version)
 //!    |                | Failed  Failed |  | '- Enough -> IDLE    (the third NONE in a row)
 //!    | Clear          v                |  |
 //!    |------------ BACKOFF <-----------'  | None
@@ -23,7 +24,7 @@ use super::io::DialId;
 use super::slab::Key;
 use super::txq::Tx;
 use super::zc::ZcTable;
-use crate::wire::{ConnType, ProcessId};
+use crate::wire::{ConnType, ProcessId, Version};
 
 /// NONE answers in a row before a pass over the types is given up.
 pub(super) const MAX_NONES: u8 = 3;
@@ -60,6 +61,8 @@ pub(super) enum DialEvent {
     Failed(u64),
     /// Enough NONEs: no attempt until somebody wants one.
     Enough,
+    /// The peer wants another version: at once again.
+    Again,
     /// The set was closed under it, or the time waited for has come.
     Clear,
 }
@@ -72,11 +75,33 @@ pub(super) fn next(state: DialState, event: DialEvent) -> Option<DialState> {
         (S::Dialling(_, t), E::Opened(conn)) => S::Shaking(conn, t),
         (S::Shaking(..), E::Up) => S::Idle,
         (S::Shaking(..), E::None(t)) => S::Waiting(t),
-        (S::Shaking(..), E::Enough) => S::Idle,
+        (S::Shaking(..), E::Enough | E::Again) => S::Idle,
         (S::Dialling(..) | S::Shaking(..), E::Failed(t)) => S::BackOff(t),
         (_, E::Clear) => S::Idle,
         _ => return None,
     })
+}
+
+/// Connections of a peer by type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Have {
+    pub(super) any: usize,
+    pub(super) control: usize,
+    pub(super) bulk_in: usize,
+    pub(super) bulk_out: usize,
+}
+
+impl Have {
+    /// Counts one more.
+    pub(super) fn add(&mut self, ctype: ConnType) {
+        match ctype {
+            ConnType::None => {}
+            ConnType::Any => self.any += 1,
+            ConnType::Control => self.control += 1,
+            ConnType::BulkIn => self.bulk_in += 1,
+            ConnType::BulkOut => self.bulk_out += 1,
+        }
+    }
 }
 
 /// A peer.
@@ -97,6 +122,8 @@ pub(super) struct Peer {
     pub(super) failed_at: u64,
     /// Incarnation of the present set.
     pub(super) incarnation: Option<u64>,
+    /// Version agreed on, or asked for by a refusal; forgotten with the last connection (socklnd.md §2.7).
+    pub(super) version: Option<Version>,
     pub(super) zc: ZcTable,
     /// Messages that wait for a credit.
     pub(super) waiting: VecDeque<Tx>,
@@ -126,6 +153,7 @@ impl Peer {
             interval: 0,
             failed_at: 0,
             incarnation: None,
+            version: None,
             zc: ZcTable::new(),
             waiting: VecDeque::new(),
             queue: VecDeque::new(),
@@ -149,10 +177,13 @@ impl Peer {
             && self.zc.len() == 0
     }
 
-    /// The type to open next (socklnd.md §3), given how many of each there are.
-    pub(super) fn missing(control: usize, bulk_in: usize, bulk_out: usize, cfg: &Config) -> Option<ConnType> {
+    /// The type to open next (socklnd.md §3), given what there is.
+    pub(super) fn missing(have: Have, cfg: &Config) -> Option<ConnType> {
+        let Have { any, control, bulk_in, bulk_out } = have;
         let want = usize::from(cfg.conns_per_peer.max(1));
-        if control == 0 {
+        if !cfg.typed_conns {
+            (any < want).then_some(ConnType::Any)
+        } else if control == 0 {
             Some(ConnType::Control)
         } else if bulk_in < want && bulk_in <= bulk_out {
             Some(ConnType::BulkIn)
@@ -183,7 +214,16 @@ mod tests {
         let t = ConnType::Control;
         let mut text = String::new();
         for s in [S::Idle, S::Dialling(id, t), S::Shaking(key, t), S::Waiting(5), S::BackOff(6)] {
-            for e in [E::Want(id, t), E::Opened(key), E::Up, E::None(5), E::Failed(6), E::Enough, E::Clear] {
+            for e in [
+                E::Want(id, t),
+                E::Opened(key),
+                E::Up,
+                E::None(5),
+                E::Failed(6),
+                E::Enough,
+                E::Again,
+                E::Clear,
+            ] {
                 if let Some(n) = next(s, e) {
                     let name = |s: &dyn std::fmt::Debug| {
                         format!("{s:?}").split('(').next().unwrap_or_default().to_owned()
@@ -202,6 +242,7 @@ mod tests {
         Shaking + None -> Waiting
         Shaking + Failed -> BackOff
         Shaking + Enough -> Idle
+        Shaking + Again -> Idle
         Shaking + Clear -> Idle
         Waiting + Clear -> Idle
         BackOff + Clear -> Idle
@@ -214,13 +255,9 @@ mod tests {
         for (per_peer, want) in [(1, "Control BulkIn BulkOut"), (2, "Control BulkIn BulkOut BulkIn BulkOut")]
         {
             cfg.conns_per_peer = per_peer;
-            let (mut c, mut i, mut o, mut order) = (0, 0, 0, Vec::new());
-            while let Some(t) = Peer::missing(c, i, o, &cfg) {
-                match t {
-                    ConnType::Control => c += 1,
-                    ConnType::BulkIn => i += 1,
-                    _ => o += 1,
-                }
+            let (mut have, mut order) = (Have::default(), Vec::new());
+            while let Some(t) = Peer::missing(have, &cfg) {
+                have.add(t);
                 order.push(format!("{t:?}"));
             }
             assert_eq!(order.join(" "), want);

@@ -28,8 +28,8 @@ pub(super) struct Placement {
 }
 
 impl Placement {
-    /// A placement of `want` bytes; `checked` when their checksum will be asked for.
-    pub(super) fn new(dest: Dest, want: u32, owner: LendOwner, checked: bool) -> Placement {
+    /// A placement of `want` bytes; their checksum is added to `sum`, if it will be asked for.
+    pub(super) fn new(dest: Dest, want: u32, owner: LendOwner, sum: Option<Checksum>) -> Placement {
         let pieces = match dest {
             // Fragments are an MSS or a receive buffer long: the list grows once or not at all.
             Dest::Sink { sink: Sink::Lend(_), .. } if want > 2048 => {
@@ -37,7 +37,6 @@ impl Placement {
             }
             _ => Pieces::default(),
         };
-        let sum = checked.then(Checksum::default);
         Placement { dest, want, done: 0, owner, pieces, sum }
     }
 

@@ -8,9 +8,10 @@ use super::machine::Machine;
 use super::placement::{Dest, Placement};
 use super::rx::{self, RxEvent, RxState, WaitFor};
 use super::slab::Key;
+use super::version::SumOver;
 use super::zc;
-use crate::wire::ksock::{self, KsockHdr, KsockType};
-use crate::wire::{LnetHdr, PingInfo, WireError, lnet};
+use crate::wire::ksock::{self, Checksum, KsockHdr, KsockType};
+use crate::wire::{LnetHdr, PingInfo, WireError};
 
 /// The checksum of no bytes (socklnd.md §5.3).
 const EMPTY_SUM: u32 = 0xFFFF_FFFF;
@@ -55,6 +56,15 @@ impl Machine {
                     return false;
                 }
                 let parsed = KsockHdr::parse(&c.rx.buf, order);
+                c.rx.sum = match parsed {
+                    Ok(h) if h.csum != 0 && c.version.sum_over() == SumOver::Message => {
+                        c.rx.buf[4..8].fill(0);
+                        let mut sum = Checksum::default();
+                        sum.update(&c.rx.buf);
+                        Some(sum)
+                    }
+                    _ => None,
+                };
                 c.rx.buf.clear();
                 match parsed {
                     Ok(h) => self.ksock_header(key, h),
@@ -65,13 +75,23 @@ impl Machine {
                 }
             }
             RxState::LnetHeader => {
-                if !collect(&mut c.rx.buf, rx, lnet::LEN) {
+                if !collect(&mut c.rx.buf, rx, c.version.lnet_len()) {
                     return false;
                 }
-                let parsed = LnetHdr::parse(&c.rx.buf);
+                let parsed = LnetHdr::parse_as(c.version, &c.rx.buf);
+                if let Some(sum) = &mut c.rx.sum {
+                    sum.update(&c.rx.buf);
+                }
                 c.rx.buf.clear();
                 match parsed {
-                    Ok(h) => self.lnet_header(key, h),
+                    Ok(mut h) => {
+                        if c.renamed.is_some()
+                            && let Some(p) = c.peer.and_then(|p| self.peers.get(p))
+                        {
+                            (h.src_nid, h.src_pid) = (p.id.nid, p.id.pid);
+                        }
+                        self.lnet_header(key, h)
+                    }
                     Err(e) => {
                         match e {
                             WireError::BadPayload { .. } => self.counters.err_payload_len += 1,
@@ -112,7 +132,7 @@ impl Machine {
     /// Applies the receive table; a move that it does not know closes the set. Gives whether to go on.
     pub(super) fn rx_event(&mut self, key: Key, event: RxEvent) -> bool {
         let Some(c) = self.conns.get_mut(key) else { return false };
-        match rx::next(c.rx.state, event) {
+        match rx::next(c.version, c.rx.state, event) {
             Some(next) => {
                 c.rx.state = next;
                 true
@@ -130,11 +150,14 @@ impl Machine {
 
     fn ksock_header(&mut self, key: Key, h: KsockHdr) -> bool {
         let Some(c) = self.conns.get_mut(key) else { return false };
+        let version = c.version;
+        // A NOOP ends with its header: so does what its sum covers.
+        let noop_sum = c.rx.sum.clone().map_or(EMPTY_SUM, Checksum::value);
         let Some(p) = c.peer.and_then(|p| self.peers.get_mut(p)) else { return false };
         let (conns, lends, out) = (&self.conns, &mut self.lends, &mut self.out);
         let mut acked = 0;
         let result = p.zc.ack(
-            zc::acks(&h),
+            zc::acks(version, &h),
             |pending| conns.get(pending.conn).is_some_and(|c| c.sent >= pending.end),
             |pending| {
                 acked += 1;
@@ -155,7 +178,7 @@ impl Machine {
         match h.kind {
             KsockType::Noop => {
                 self.counters.noops_rx += 1;
-                if h.csum != 0 && h.csum != EMPTY_SUM {
+                if h.csum != 0 && h.csum != noop_sum {
                     self.counters.err_checksum += 1;
                     return self.protocol_error(key);
                 }
@@ -180,12 +203,16 @@ impl Machine {
         self.next_ticket += 1;
         let ticket = self.next_ticket;
         let Some(c) = self.conns.get_mut(key) else { return false };
-        if h.payload_len == 0 && c.rx.ksock.is_some_and(|k| k.csum != 0 && k.csum != EMPTY_SUM) {
+        let sum = c.rx.sum.clone().map_or(EMPTY_SUM, Checksum::value);
+        if h.payload_len == 0 && c.rx.ksock.is_some_and(|k| k.csum != 0 && k.csum != sum) {
             self.counters.err_checksum += 1;
             return self.protocol_error(key);
         }
         c.rx.hdr = Some(h);
         c.rx.ticket = ticket;
+        if !c.version.has_ksock() {
+            c.rx.ksock = Some(KsockHdr { kind: KsockType::Lnet, csum: 0, cookie0: 0, cookie1: 0 });
+        }
         if !self.rx_event(key, RxEvent::Header) {
             return false;
         }
@@ -228,7 +255,9 @@ impl Machine {
             return;
         }
         if ksock.cookie0 != 0 {
-            self.zc_ack(peer, ksock.cookie0);
+            // One that came by a router must not wait behind messages either way.
+            let routed = self.peers.get(peer).is_some_and(|p| p.id.nid != hdr.src_nid);
+            self.zc_ack(peer, ksock.cookie0, self.cfg.nonblk_zcack || routed);
         }
         self.deliver(peer, delivery, dest, data, Ok(()), hdr);
         self.rx_event(key, if slop > 0 { RxEvent::Slop } else { RxEvent::Done });

@@ -13,13 +13,15 @@
 //!                 SLOP <-- Slop -- (PARSE, PARSE_WAIT, LNET_PAYLOAD)   LNET_PAYLOAD -- Done --> KSM_HEADER
 //! ```
 //!
-//! `Empty`: nothing of the message is still to be read. Anything else, in any state, closes the set.
+//! `Empty`: nothing of the message is still to be read. Anything else, in any state, closes the set. V1 has no ksock
+//! headers: there every message starts in LNET_HEADER, and that is where it ends.
 
 use arrayvec::ArrayVec;
 
 use super::lnet::Delivery;
 use super::placement::Placement;
-use crate::wire::{KsockHdr, LnetHdr, lnet};
+use crate::wire::ksock::Checksum;
+use crate::wire::{KsockHdr, LnetHdr, Version, lnet};
 
 /// State of the receiving side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +53,13 @@ pub(super) enum RxEvent {
     Done,
 }
 
+/// Where messages of a version start.
+pub(super) fn start(version: Version) -> RxState {
+    if version.has_ksock() { RxState::KsmHeader } else { RxState::LnetHeader }
+}
+
 /// The transition table; `None` is a protocol error of ours or theirs, and closes the set.
-pub(super) fn next(state: RxState, event: RxEvent) -> Option<RxState> {
+pub(super) fn next(version: Version, state: RxState, event: RxEvent) -> Option<RxState> {
     use {RxEvent as E, RxState as S};
     Some(match (state, event) {
         (S::KsmHeader, E::Noop) => S::KsmHeader,
@@ -61,7 +68,7 @@ pub(super) fn next(state: RxState, event: RxEvent) -> Option<RxState> {
         (S::Parse | S::ParseWait, E::Wait) => S::ParseWait,
         (S::Parse | S::ParseWait, E::Payload) => S::LnetPayload,
         (S::Parse | S::ParseWait | S::LnetPayload, E::Slop) => S::Slop,
-        (S::Parse | S::ParseWait | S::LnetPayload | S::Slop, E::Done) => S::KsmHeader,
+        (S::Parse | S::ParseWait | S::LnetPayload | S::Slop, E::Done) => start(version),
         _ => return None,
     })
 }
@@ -81,9 +88,12 @@ pub(super) enum WaitFor {
 #[derive(Debug)]
 pub(super) struct Rx {
     pub(super) state: RxState,
+    pub(super) version: Version,
     /// The header being read.
-    pub(super) buf: ArrayVec<u8, { lnet::LEN }>,
+    pub(super) buf: ArrayVec<u8, { lnet::LEN_V4 }>,
     pub(super) ksock: Option<KsockHdr>,
+    /// Sum of the headers of a message whose checksum covers them.
+    pub(super) sum: Option<Checksum>,
     pub(super) hdr: Option<LnetHdr>,
     pub(super) placement: Option<Placement>,
     pub(super) delivery: Delivery,
@@ -100,8 +110,10 @@ impl Rx {
     pub(super) fn new() -> Rx {
         Rx {
             state: RxState::KsmHeader,
+            version: Version::V3,
             buf: ArrayVec::new(),
             ksock: None,
+            sum: None,
             hdr: None,
             placement: None,
             delivery: Delivery::Nothing,
@@ -114,7 +126,13 @@ impl Rx {
 
     /// Whether the stream stands between two messages.
     pub(super) fn at_boundary(&self) -> bool {
-        self.state == RxState::KsmHeader && self.buf.is_empty()
+        self.state == start(self.version) && self.buf.is_empty()
+    }
+
+    /// The HELLO is through: messages of `version` follow.
+    pub(super) fn begin(&mut self, version: Version) {
+        self.version = version;
+        self.state = start(version);
     }
 }
 
@@ -128,9 +146,15 @@ mod tests {
         let mut text = String::new();
         for s in [S::KsmHeader, S::LnetHeader, S::Parse, S::ParseWait, S::LnetPayload, S::Slop] {
             for e in [E::Noop, E::Lnet, E::Header, E::Wait, E::Payload, E::Slop, E::Done] {
-                if let Some(n) = next(s, e) {
+                if let Some(n) = next(Version::V3, s, e) {
                     text += &format!("{s:?} + {e:?} -> {n:?}\n");
                 }
+                // The other versions with ksock headers do the same, V1 goes on with the LNet header.
+                for v in [Version::V2, Version::V4] {
+                    assert_eq!(next(v, s, e), next(Version::V3, s, e));
+                }
+                let v1 = next(Version::V3, s, e).map(|n| if e == E::Done { S::LnetHeader } else { n });
+                assert_eq!(next(Version::V1, s, e), v1);
             }
         }
         insta::assert_snapshot!(text, @r"

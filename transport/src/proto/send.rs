@@ -12,8 +12,8 @@ use super::machine::{LendRec, Machine};
 use super::peer::DialState;
 use super::slab::Key;
 use super::txq::{Merged, Tx};
-use crate::wire::ksock::{COOKIE_KEEPALIVE, KsockHdr};
-use crate::wire::{ByteOrder, ConnType};
+use crate::wire::ksock::{self, COOKIE_KEEPALIVE, Checksum, KsockHdr};
+use crate::wire::{ByteOrder, ConnType, Version};
 
 impl Machine {
     /// Sends an LNet message to a peer: now, or when it has credits, a connection and room.
@@ -86,8 +86,9 @@ impl Machine {
         let p = self.peers.get(peer)?;
         let ranked = p.conns.iter().rev().filter_map(|key| {
             let c = self.conns.get(*key)?;
-            let fit = choose::fit(c.ctype, cargo);
-            (fit != Fit::No).then_some(((fit, Reverse((c.backlog(), c.last_used))), *key))
+            let fit = choose::fit(c.version, c.ctype, cargo);
+            let used = if self.cfg.round_robin { c.last_used } else { 0 };
+            (fit != Fit::No).then_some(((fit, Reverse((c.backlog(), used))), *key))
         });
         // Of equals the last counts: the oldest connection.
         ranked.max_by_key(|(rank, _)| *rank).map(|(_, key)| key)
@@ -100,7 +101,9 @@ impl Machine {
             p.active |= p.conns.is_empty();
         }
         self.maybe_dial(peer);
-        let cargo = if tx.nob() >= u64::from(self.cfg.min_bulk) { Cargo::Bulk } else { Cargo::Small };
+        let version = self.version_of(peer);
+        let bulk = tx.nob(version) >= u64::from(self.cfg.min_bulk);
+        let cargo = if bulk { Cargo::Bulk } else { Cargo::Small };
         if let Some(conn) = self.choose(peer, cargo) {
             if let Some(c) = self.conns.get_mut(conn)
                 && c.txq.push_lnet(tx)
@@ -131,6 +134,12 @@ impl Machine {
         self.wake_about(deadline);
     }
 
+    /// The version spoken with a peer, or the one to begin with.
+    fn version_of(&self, peer: Key) -> Version {
+        let Some(p) = self.peers.get(peer) else { return Version::V3 };
+        p.version.unwrap_or_else(|| self.cfg.first_version(p.id.nid))
+    }
+
     /// Routes again what waited for a connection.
     pub(super) fn flush(&mut self, peer: Key) {
         let n = self.peers.get(peer).map_or(0, |p| p.queue.len());
@@ -141,15 +150,16 @@ impl Machine {
     }
 
     /// Acknowledges a zero-copy request, on BULK_IN if there is one (socklnd.md §6.3).
-    pub(super) fn zc_ack(&mut self, peer: Key, cookie: u64) {
-        self.noop(peer, cookie);
+    pub(super) fn zc_ack(&mut self, peer: Key, cookie: u64, nonblk: bool) {
+        self.noop(peer, cookie, nonblk);
         self.counters.zc_acks_tx += 1;
     }
 
     /// Sends a NOOP with this cookie, or lets it ride.
-    pub(super) fn noop(&mut self, peer: Key, cookie: u64) {
+    pub(super) fn noop(&mut self, peer: Key, cookie: u64, nonblk: bool) {
+        // A kernel whose only fitting connections may block closes the set; an ACK that may wait is better.
         let conn = self
-            .choose(peer, Cargo::Noop { nonblk: true })
+            .choose(peer, Cargo::Noop { nonblk })
             .or_else(|| self.choose(peer, Cargo::Noop { nonblk: false }));
         let Some(key) = conn else { return };
         let Some(c) = self.conns.get_mut(key) else { return };
@@ -180,7 +190,8 @@ impl Machine {
 
     fn push(&mut self, key: Key, peer: Key, mut tx: Tx) {
         let now = self.now;
-        let nob = tx.nob();
+        let version = self.conns.get(key).map_or(Version::V3, |c| c.version);
+        let nob = tx.nob(version);
         let payload = tx.payload.len();
         let bulk_out = self.has_bulk_out(peer);
         let Some(c) = self.conns.get_mut(key) else { return };
@@ -214,7 +225,7 @@ impl Machine {
         if let (Some(k), Some(lend_id)) = (lend, lend_id) {
             // Asked only when the peer has a connection for its answer (socklnd.md §6.2, §6.3).
             if payload >= u64::from(self.cfg.zc_min_payload)
-                && bulk_out
+                && version.may_ask_zc(bulk_out, &self.cfg)
                 && let Some(p) = self.peers.get_mut(peer)
             {
                 let deadline = now + self.cfg.timeout;
@@ -233,16 +244,19 @@ impl Machine {
                 c.lends.push_back(k);
             }
         }
-        let ksock = KsockHdr { kind: tx.kind(), csum: 0, cookie0: tx.cookie0, cookie1: tx.cookie1 };
         let mut hdr = InlineHdr::new();
-        append(&mut hdr, &ksock.emit(ByteOrder::Little));
+        if version.has_ksock() {
+            let ksock = KsockHdr { kind: tx.kind(), csum: 0, cookie0: tx.cookie0, cookie1: tx.cookie1 };
+            append(&mut hdr, &ksock.emit(ByteOrder::Little));
+        }
         match &tx.hdr {
             None => {
                 self.counters.noops_tx += 1;
-                self.counters.keepalives_tx += u64::from(tx.cookie1 == COOKIE_KEEPALIVE);
+                let keepalive = version.is_typed() && tx.cookie1 == COOKIE_KEEPALIVE;
+                self.counters.keepalives_tx += u64::from(keepalive);
             }
             Some(h) => {
-                append(&mut hdr, &h.emit());
+                append(&mut hdr, &h.emit_as(version));
                 if let Payload::Inline(b) = &tx.payload {
                     append(&mut hdr, b);
                     self.counters.tx_inline_bytes += b.len() as u64;
@@ -251,6 +265,9 @@ impl Machine {
                 self.counters.payload_tx_bytes += payload;
             }
         }
+        if version == Version::V2 && self.cfg.enable_csum {
+            self.sum(&mut hdr, &pages);
+        }
         self.out.push_back(Output::Send(id, SendMsg { hdr, pay: pages, lend: lend_id, hold }));
         if tx.answer || tx.hdr.is_none() {
             self.answer_left(peer);
@@ -258,6 +275,15 @@ impl Machine {
         if lend.is_none() {
             self.finish(peer, tx.credit, tx.done, Ok(()));
         }
+    }
+
+    /// Puts the sum over a whole V2 message into its header (socklnd.md §5.3): the cookies are what they will be.
+    fn sum(&mut self, hdr: &mut InlineHdr, pages: &Pages) {
+        let mut sum = Checksum::default();
+        sum.update(hdr);
+        pages.iter().for_each(|p| sum.update(p.bytes()));
+        let spoil = u32::from(std::mem::take(&mut self.cfg.inject_csum_error));
+        ksock::put_csum(hdr, sum.value().wrapping_add(spoil), ByteOrder::Little);
     }
 
     fn has_bulk_out(&self, peer: Key) -> bool {

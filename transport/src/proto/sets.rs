@@ -4,9 +4,9 @@ use super::api::LnetError;
 use super::hello::HsState;
 use super::io::{Close, DialId, DialSpec, Output};
 use super::machine::Machine;
-use super::peer::{self, DialEvent, DialState, MAX_NONES, NONE_RETRY, Peer};
+use super::peer::{self, DialEvent, DialState, Have, MAX_NONES, NONE_RETRY, Peer};
 use super::slab::Key;
-use crate::wire::ConnType;
+use crate::wire::nid::PID_USER_FLAG;
 
 impl Machine {
     /// Applies the dial table; gives whether the event meant anything.
@@ -25,7 +25,8 @@ impl Machine {
     pub(super) fn maybe_dial(&mut self, key: Key) {
         let now = self.now;
         let Some(p) = self.peers.get_mut(key) else { return };
-        if !p.active || self.down {
+        // A port that a peer dialled from is nobody's to dial (socklnd.md §9).
+        if !p.active || self.down || p.id.pid & PID_USER_FLAG != 0 {
             return;
         }
         if matches!(p.dial, DialState::Waiting(t) | DialState::BackOff(t) if t <= now) {
@@ -34,10 +35,9 @@ impl Machine {
         if p.dial != DialState::Idle {
             return;
         }
-        let count = |t| p.conns.iter().filter(|c| self.conns.get(**c).is_some_and(|c| c.ctype == t)).count();
-        let (control, bulk_in, bulk_out) =
-            (count(ConnType::Control), count(ConnType::BulkIn), count(ConnType::BulkOut));
-        let Some(ctype) = Peer::missing(control, bulk_in, bulk_out, &self.cfg) else { return };
+        let mut have = Have::default();
+        p.conns.iter().filter_map(|c| self.conns.get(*c)).for_each(|c| have.add(c.ctype));
+        let Some(ctype) = Peer::missing(have, &self.cfg) else { return };
         let nid = p.id.nid;
         let (Some(remote), Some(local_ip)) = (self.cfg.addr_of(nid), self.cfg.nid.ip()) else { return };
         let id = DialId(self.next_dial);
@@ -91,6 +91,18 @@ impl Machine {
         }
     }
 
+    /// The peer wants another version, which has been noted: asks again at once. A peer that cannot make up its mind
+    /// waits like one that says NONE.
+    pub(super) fn dial_again(&mut self, key: Key) {
+        let Some(p) = self.peers.get_mut(key) else { return };
+        if p.nones > 0 {
+            return self.dial_busy(key);
+        }
+        p.nones += 1;
+        self.dial_event(key, DialEvent::Again);
+        self.maybe_dial(key);
+    }
+
     /// Fails the messages that wait for a connection.
     pub(super) fn fail_queue(&mut self, key: Key, why: LnetError) {
         // Ending a message may queue another; only those there now are failed.
@@ -108,6 +120,7 @@ impl Machine {
         let conns = std::mem::take(&mut p.conns);
         p.stalled.clear();
         p.incarnation = None;
+        p.version = None;
         p.nones = 0;
         let shaking = match p.dial {
             DialState::Shaking(conn, _) => Some(conn),

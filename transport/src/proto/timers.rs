@@ -160,10 +160,11 @@ impl Machine {
         let quiet = p
             .conns
             .iter()
-            .any(|c| self.conns.get(*c).is_some_and(|c| c.ctype == ConnType::BulkIn && c.txq.is_empty()));
+            .filter_map(|c| self.conns.get(*c))
+            .any(|c| c.version.is_typed() && c.ctype == ConnType::BulkIn && c.txq.is_empty());
         self.wake_about(now + KEEPALIVE_RETRY);
         if quiet {
-            self.noop(key, COOKIE_KEEPALIVE);
+            self.noop(key, COOKIE_KEEPALIVE, true);
         }
     }
 }

@@ -7,8 +7,9 @@ use std::collections::VecDeque;
 
 use super::api::Payload;
 use super::lnet::TxDone;
+use super::version::Carry;
 use crate::wire::ksock::{COOKIE_KEEPALIVE, KsockType};
-use crate::wire::{ConnType, LnetHdr, ksock, lnet};
+use crate::wire::{ConnType, LnetHdr, Version, ksock};
 
 /// A message to be sent.
 #[derive(Debug)]
@@ -61,11 +62,11 @@ impl Tx {
         if self.hdr.is_some() { KsockType::Lnet } else { KsockType::Noop }
     }
 
-    /// Bytes on the wire.
-    pub(super) fn nob(&self) -> u64 {
+    /// Bytes on the wire of a connection of `version`: a message is packed for the connection that takes it.
+    pub(super) fn nob(&self, version: Version) -> u64 {
         match self.hdr {
             None => ksock::LEN as u64,
-            Some(_) => (ksock::LEN + lnet::LEN) as u64 + self.payload.len(),
+            Some(_) => version.hdr_len() as u64 + self.payload.len(),
         }
     }
 }
@@ -84,6 +85,7 @@ pub(super) enum Merged {
 /// The queue.
 #[derive(Debug)]
 pub(super) struct TxQueue {
+    version: Version,
     q: VecDeque<Tx>,
     /// Number of messages that have left: the position of `q`'s front.
     head: u64,
@@ -92,8 +94,13 @@ pub(super) struct TxQueue {
 }
 
 impl TxQueue {
-    pub(super) fn new() -> TxQueue {
-        TxQueue { q: VecDeque::new(), head: 0, carrier: None, bytes: 0 }
+    pub(super) fn new(version: Version) -> TxQueue {
+        TxQueue { version, q: VecDeque::new(), head: 0, carrier: None, bytes: 0 }
+    }
+
+    /// The version that the HELLOs agreed on. Nothing is queued before.
+    pub(super) fn begin(&mut self, version: Version) {
+        self.version = version;
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -110,7 +117,7 @@ impl TxQueue {
     }
 
     fn append(&mut self, tx: Tx) -> u64 {
-        self.bytes += tx.nob();
+        self.bytes += tx.nob(self.version);
         self.q.push_back(tx);
         self.head + self.q.len() as u64 - 1
     }
@@ -127,14 +134,19 @@ impl TxQueue {
 
     /// Queues an LNet message; gives whether it took over a queued NOOP.
     pub(super) fn push_lnet(&mut self, mut tx: Tx) -> bool {
-        let bytes = tx.nob();
+        let version = self.version;
+        if version.carry(ConnType::Any) == Carry::Append {
+            self.append(tx);
+            return false;
+        }
+        let bytes = tx.nob(version);
         match self.carrier_mut() {
             Some(noop) if noop.kind() == KsockType::Noop && noop.cookie0 == 0 => {
                 // The ACK rides on the message, which takes the NOOP's place.
                 if noop.cookie1 != COOKIE_KEEPALIVE {
                     tx.cookie1 = noop.cookie1;
                 }
-                let old = noop.nob();
+                let old = noop.nob(version);
                 *noop = tx;
                 self.bytes = self.bytes - old + bytes;
                 self.advance();
@@ -154,7 +166,7 @@ impl TxQueue {
 
     /// Queues an ACK (or the keepalive cookie) on a connection of type `ctype`.
     pub(super) fn push_ack(&mut self, k: u64, ctype: ConnType) -> Merged {
-        let acks_only = ctype == ConnType::BulkIn;
+        let acks_only = self.version.carry(ctype) == Carry::Merge;
         let Some(carrier) = self.carrier_mut() else {
             let at = self.append(Tx::noop(k));
             self.carrier = Some(at);
@@ -198,7 +210,7 @@ impl TxQueue {
         }
         let tx = self.q.pop_front()?;
         self.head += 1;
-        self.bytes -= tx.nob();
+        self.bytes -= tx.nob(self.version);
         Some(tx)
     }
 }
@@ -275,7 +287,7 @@ mod tests {
     }
 
     fn bulk_in(acks: &[u64]) -> Vec<(bool, u64, u64)> {
-        let mut q = TxQueue::new();
+        let mut q = TxQueue::new(Version::V3);
         for k in acks {
             q.push_ack(*k, ConnType::BulkIn);
         }
@@ -311,7 +323,7 @@ mod tests {
 
     #[test]
     fn other_types_piggyback() {
-        let mut q = TxQueue::new();
+        let mut q = TxQueue::new(Version::V3);
         assert!(!q.push_lnet(msg()));
         assert_eq!(q.push_ack(7, ConnType::Control), Merged::Rides);
         assert_eq!(q.push_ack(8, ConnType::Control), Merged::Queued);
@@ -322,7 +334,7 @@ mod tests {
 
     #[test]
     fn what_leaves_is_not_changed() {
-        let mut q = TxQueue::new();
+        let mut q = TxQueue::new(Version::V3);
         q.push_lnet(msg());
         assert_eq!(q.pop().map(|t| t.cookie1), Some(0));
         assert_eq!(q.push_ack(9, ConnType::Control), Merged::Queued);
@@ -334,7 +346,7 @@ mod tests {
         #[test]
         fn acks_are_conserved(ops in prop::collection::vec((0u8..4, 2u64..40), 1..200), bulk_in: bool) {
             let ctype = if bulk_in { ConnType::BulkIn } else { ConnType::Control };
-            let (mut q, mut want, mut got) = (TxQueue::new(), BTreeSet::new(), Vec::new());
+            let (mut q, mut want, mut got) = (TxQueue::new(Version::V3), BTreeSet::new(), Vec::new());
             let take = |t: Tx, got: &mut Vec<u64>| match (t.hdr.is_some(), t.cookie0, t.cookie1) {
                 (_, 0, 0) | (_, 0, 1) => {}
                 (true, _, k) | (false, 0, k) => got.push(k),

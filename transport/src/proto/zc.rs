@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::io::LendId;
 use super::slab::Key;
+use crate::wire::Version;
 use crate::wire::ksock::{COOKIE_FIRST, COOKIE_KEEPALIVE, KsockHdr, KsockType};
 
 /// A message whose zero-copy ACK has not come.
@@ -34,15 +35,16 @@ pub(super) enum Acks {
     Bad,
 }
 
-/// Reads the ACK words of a V3 header.
-pub(super) fn acks(h: &KsockHdr) -> Acks {
+/// Reads the ACK words of a header. V2 knows no keepalive: there 1 is a cookie that was never given out.
+pub(super) fn acks(version: Version, h: &KsockHdr) -> Acks {
     let (c0, c1) = (h.cookie0, h.cookie1);
+    let keepalive = c1 == COOKIE_KEEPALIVE && version.is_typed();
     match h.kind {
         _ if c1 == 0 => Acks::None,
-        KsockType::Lnet if c1 == COOKIE_KEEPALIVE => Acks::None,
+        KsockType::Lnet if keepalive => Acks::None,
         KsockType::Lnet => Acks::One(c1),
-        KsockType::Noop if c1 == COOKIE_KEEPALIVE && c0 <= COOKIE_KEEPALIVE => Acks::None,
-        KsockType::Noop if c1 == COOKIE_KEEPALIVE => Acks::Bad,
+        KsockType::Noop if keepalive && c0 <= COOKIE_KEEPALIVE => Acks::None,
+        KsockType::Noop if keepalive => Acks::Bad,
         KsockType::Noop if c0 == 0 => Acks::One(c1),
         KsockType::Noop if c0 > c1 => Acks::Two(c0, c1),
         KsockType::Noop => Acks::Range(c0, c1),
@@ -182,11 +184,11 @@ mod tests {
     }
 
     fn noop(c0: u64, c1: u64) -> Acks {
-        acks(&KsockHdr { kind: KsockType::Noop, csum: 0, cookie0: c0, cookie1: c1 })
+        acks(Version::V3, &KsockHdr { kind: KsockType::Noop, csum: 0, cookie0: c0, cookie1: c1 })
     }
 
     fn lnet(c0: u64, c1: u64) -> Acks {
-        acks(&KsockHdr { kind: KsockType::Lnet, csum: 0, cookie0: c0, cookie1: c1 })
+        acks(Version::V3, &KsockHdr { kind: KsockType::Lnet, csum: 0, cookie0: c0, cookie1: c1 })
     }
 
     #[test]
@@ -202,6 +204,10 @@ mod tests {
         assert_eq!(noop(1, 1), Acks::None);
         assert_eq!(noop(2, 1), Acks::Bad);
         assert_eq!(noop(77, 0), Acks::None);
+        let v2 = |c0, c1| {
+            acks(Version::V2, &KsockHdr { kind: KsockType::Noop, csum: 0, cookie0: c0, cookie1: c1 })
+        };
+        assert_eq!((v2(0, 1), v2(2, 1), v2(0, 7)), (Acks::One(1), Acks::Two(2, 1), Acks::One(7)));
     }
 
     #[test]

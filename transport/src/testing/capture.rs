@@ -9,7 +9,7 @@ use pcap_file::PcapError;
 use pcap_file::pcap::PcapReader;
 
 use crate::wire::ksock::{self, KsockType};
-use crate::wire::{AcceptorReq, ByteOrder, Hello, KsockHdr, LnetHdr, WireError, lnet};
+use crate::wire::{AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, LnetHdr, Version, WireError};
 
 /// Payload of one TCP segment, in order and without repeats.
 #[derive(Clone, Debug)]
@@ -188,7 +188,7 @@ pub enum Msg {
     Hello(Hello),
     /// NOOP.
     Noop(KsockHdr),
-    /// LNet message with its payload.
+    /// LNet message with its payload. On V1 there is no ksock header: an empty one stands for it.
     Lnet(KsockHdr, LnetHdr, Vec<u8>),
 }
 
@@ -215,11 +215,31 @@ pub struct Located {
     pub at: u64,
 }
 
-/// The messages of one direction of a V3 connection, and the number of bytes left over.
+impl Flow {
+    /// The version agreed upon: the one of the answer, which is also what a refusal asks for. V3 for a connection
+    /// whose beginning is not there.
+    pub fn version(&self) -> Version {
+        let answer = self.from_start.then(|| Hello::parse(&self.p.bytes()).ok()).flatten();
+        answer.map_or(Version::V3, |(h, _)| h.version)
+    }
+
+    /// Whether the passive side refused.
+    pub fn refused(&self) -> bool {
+        let answer = self.from_start.then(|| Hello::parse(&self.p.bytes()).ok()).flatten();
+        answer.is_some_and(|(h, _)| h.ctype == ConnType::None)
+    }
+}
+
+/// The messages of one direction of a connection of `version`, and the number of bytes left over.
 ///
 /// # Errors
 /// What the parser says of bytes that are no message.
-pub fn messages(dir: &Dir, active: bool, from_start: bool) -> Result<(Vec<Located>, usize), WireError> {
+pub fn messages(
+    dir: &Dir,
+    active: bool,
+    from_start: bool,
+    version: Version,
+) -> Result<(Vec<Located>, usize), WireError> {
     let stream = dir.bytes();
     let mut times = Vec::new();
     let mut end = 0;
@@ -236,11 +256,15 @@ pub fn messages(dir: &Dir, active: bool, from_start: bool) -> Result<(Vec<Locate
     } else {
         1
     };
+    let mut order = ByteOrder::Little;
     while let Some(rest) = stream.get(pos..).filter(|r| !r.is_empty()) {
         let parsed = match opening {
             2 => AcceptorReq::parse(rest).map(|(m, n)| (Msg::Acceptor(m), n)),
-            1 => Hello::parse(rest).map(|(m, n)| (Msg::Hello(m), n)),
-            _ => message(rest),
+            1 => Hello::parse(rest).map(|(m, n)| {
+                order = m.order;
+                (Msg::Hello(m), n)
+            }),
+            _ => message(rest, version, order),
         };
         let (msg, len) = match parsed {
             Ok(ok) => ok,
@@ -254,16 +278,20 @@ pub fn messages(dir: &Dir, active: bool, from_start: bool) -> Result<(Vec<Locate
     Ok((out, stream.len() - pos))
 }
 
-fn message(buf: &[u8]) -> Result<(Msg, usize), WireError> {
-    let k = KsockHdr::parse(buf, ByteOrder::Little)?;
+fn message(buf: &[u8], version: Version, order: ByteOrder) -> Result<(Msg, usize), WireError> {
+    let (k, ksm) = if version.has_ksock() {
+        (KsockHdr::parse(buf, order)?, ksock::LEN)
+    } else {
+        (KsockHdr { kind: KsockType::Lnet, csum: 0, cookie0: 0, cookie1: 0 }, 0)
+    };
     if k.kind == KsockType::Noop {
-        return Ok((Msg::Noop(k), ksock::LEN));
+        return Ok((Msg::Noop(k), ksm));
     }
-    let rest = buf.get(ksock::LEN..).unwrap_or_default();
-    let h = LnetHdr::parse(rest)?;
-    let end = lnet::LEN + h.payload_len as usize;
-    match rest.get(lnet::LEN..end) {
-        Some(pay) => Ok((Msg::Lnet(k, h, pay.to_vec()), ksock::LEN + end)),
+    let rest = buf.get(ksm..).unwrap_or_default();
+    let h = LnetHdr::parse_as(version, rest)?;
+    let end = version.lnet_len() + h.payload_len as usize;
+    match rest.get(version.lnet_len()..end) {
+        Some(pay) => Ok((Msg::Lnet(k, h, pay.to_vec()), ksm + end)),
         None => Err(WireError::Truncated { what: "payload", need: end, have: rest.len() }),
     }
 }

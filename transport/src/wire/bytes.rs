@@ -39,6 +39,10 @@ impl ByteOrder {
         if self == ByteOrder::Little { u64::from_le_bytes(b) } else { u64::from_be_bytes(b) }
     }
 
+    pub(crate) fn put_u16(self, buf: &mut [u8], off: usize, v: u16) {
+        put(buf, off, if self == ByteOrder::Little { v.to_le_bytes() } else { v.to_be_bytes() });
+    }
+
     pub(crate) fn put_u32(self, buf: &mut [u8], off: usize, v: u32) {
         put(buf, off, if self == ByteOrder::Little { v.to_le_bytes() } else { v.to_be_bytes() });
     }

@@ -67,6 +67,11 @@ impl KsockHdr {
     }
 }
 
+/// Puts a checksum into an emitted header at the front of `buf`.
+pub fn put_csum(buf: &mut [u8], csum: u32, order: ByteOrder) {
+    order.put_u32(buf, 4, csum);
+}
+
 /// The checksum of socklnd.md §5.3 over bytes that come in pieces: CRC-32 without its final inversion.
 #[derive(Clone, Default)]
 pub struct Checksum(crc32fast::Hasher);

@@ -1,10 +1,18 @@
-//! The LNet header in its 8-byte-NID form (docs/protocol/lnet.md §2). Integers are always little endian.
+//! The LNet header (docs/protocol/lnet.md §2) in its two forms: 8-byte NIDs up to V3, 20-byte NIDs on V4. What
+//! follows the NIDs is the same. Integers are always little endian.
 
-use super::bytes::{ByteOrder, put};
-use super::{Nid, Pid, WireError, need};
+use arrayvec::ArrayVec;
+
+use super::bytes::{ByteOrder, array, put};
+use super::{Nid, Pid, Version, WireError, need};
 
 /// Size of the header with 8-byte NIDs (V1 to V3), in bytes.
 pub const LEN: usize = 72;
+/// Size of the header with 20-byte NIDs (V4), in bytes.
+pub const LEN_V4: usize = 96;
+/// Where the part after the NIDs begins in each form.
+const TAIL: usize = 16;
+const TAIL_V4: usize = 40;
 /// Largest payload of a PUT or REPLY, in bytes.
 pub const MTU: u32 = 1 << 20;
 /// Number of portals.
@@ -124,30 +132,63 @@ impl LnetHdr {
     /// [`WireError::Truncated`], [`WireError::BadLnetType`], [`WireError::BadPayload`].
     pub fn parse(buf: &[u8]) -> Result<LnetHdr, WireError> {
         need("LNet header", buf, LEN)?;
-        let body = match LE.u32(buf, 24) {
+        let nid = |off| Nid::from_nid4(LE.u64(buf, off));
+        LnetHdr::parse_tail(nid(0), nid(8), buf.get(TAIL..).unwrap_or_default())
+    }
+
+    /// Parses the first 96 bytes of `buf`: the form of V4.
+    ///
+    /// # Errors
+    /// As [`LnetHdr::parse`].
+    pub fn parse_v4(buf: &[u8]) -> Result<LnetHdr, WireError> {
+        need("LNet header", buf, LEN_V4)?;
+        let nid = |off| Nid::from_nid16(array(buf, off));
+        LnetHdr::parse_tail(nid(0), nid(20), buf.get(TAIL_V4..).unwrap_or_default())
+    }
+
+    /// Parses the form that `version` has.
+    ///
+    /// # Errors
+    /// As [`LnetHdr::parse`].
+    pub fn parse_as(version: Version, buf: &[u8]) -> Result<LnetHdr, WireError> {
+        if version == Version::V4 { LnetHdr::parse_v4(buf) } else { LnetHdr::parse(buf) }
+    }
+
+    /// The bytes in the form that `version` has.
+    pub fn emit_as(&self, version: Version) -> ArrayVec<u8, LEN_V4> {
+        let mut out = ArrayVec::from(self.emit_v4());
+        if version != Version::V4 {
+            out.truncate(LEN);
+            out.copy_from_slice(&self.emit());
+        }
+        out
+    }
+
+    fn parse_tail(dest_nid: Nid, src_nid: Nid, b: &[u8]) -> Result<LnetHdr, WireError> {
+        let body = match LE.u32(b, 8) {
             0 => LnetBody::Ack {
-                handle: WireHandle::read(buf, 32),
-                match_bits: LE.u64(buf, 48),
-                mlength: LE.u32(buf, 56),
+                handle: WireHandle::read(b, 16),
+                match_bits: LE.u64(b, 32),
+                mlength: LE.u32(b, 40),
             },
             1 => LnetBody::Put {
-                ack: WireHandle::read(buf, 32),
-                match_bits: LE.u64(buf, 48),
-                hdr_data: LE.u64(buf, 56),
-                portal: LE.u32(buf, 64),
-                offset: LE.u32(buf, 68),
+                ack: WireHandle::read(b, 16),
+                match_bits: LE.u64(b, 32),
+                hdr_data: LE.u64(b, 40),
+                portal: LE.u32(b, 48),
+                offset: LE.u32(b, 52),
             },
             2 => LnetBody::Get {
-                handle: WireHandle::read(buf, 32),
-                match_bits: LE.u64(buf, 48),
-                portal: LE.u32(buf, 56),
-                src_offset: LE.u32(buf, 60),
-                sink_length: LE.u32(buf, 64),
+                handle: WireHandle::read(b, 16),
+                match_bits: LE.u64(b, 32),
+                portal: LE.u32(b, 40),
+                src_offset: LE.u32(b, 44),
+                sink_length: LE.u32(b, 48),
             },
-            3 => LnetBody::Reply { handle: WireHandle::read(buf, 32) },
+            3 => LnetBody::Reply { handle: WireHandle::read(b, 16) },
             other => return Err(WireError::BadLnetType(other)),
         };
-        let payload_len = LE.u32(buf, 28);
+        let payload_len = LE.u32(b, 12);
         if payload_len > body.max_payload() {
             return Err(WireError::BadPayload {
                 what: body.name(),
@@ -155,14 +196,7 @@ impl LnetHdr {
                 max: body.max_payload(),
             });
         }
-        Ok(LnetHdr {
-            dest_nid: Nid::from_nid4(LE.u64(buf, 0)),
-            src_nid: Nid::from_nid4(LE.u64(buf, 8)),
-            dest_pid: LE.u32(buf, 16),
-            src_pid: LE.u32(buf, 20),
-            payload_len,
-            body,
-        })
+        Ok(LnetHdr { dest_nid, src_nid, dest_pid: LE.u32(b, 0), src_pid: LE.u32(b, 4), payload_len, body })
     }
 
     /// The bytes. NIDs without a 64-bit form are written as ANY: this form cannot carry them.
@@ -170,38 +204,51 @@ impl LnetHdr {
         let mut b = [0; LEN];
         LE.put_u64(&mut b, 0, self.dest_nid.to_nid4().unwrap_or(u64::MAX));
         LE.put_u64(&mut b, 8, self.src_nid.to_nid4().unwrap_or(u64::MAX));
-        LE.put_u32(&mut b, 16, self.dest_pid);
-        LE.put_u32(&mut b, 20, self.src_pid);
-        LE.put_u32(&mut b, 28, self.payload_len);
+        self.emit_tail(&mut b[TAIL..]);
+        b
+    }
+
+    /// The bytes in the form of V4.
+    pub fn emit_v4(&self) -> [u8; LEN_V4] {
+        let mut b = [0; LEN_V4];
+        put(&mut b, 0, self.dest_nid.to_nid16());
+        put(&mut b, 20, self.src_nid.to_nid16());
+        self.emit_tail(&mut b[TAIL_V4..]);
+        b
+    }
+
+    fn emit_tail(&self, b: &mut [u8]) {
+        LE.put_u32(b, 0, self.dest_pid);
+        LE.put_u32(b, 4, self.src_pid);
+        LE.put_u32(b, 12, self.payload_len);
         let kind = match self.body {
             LnetBody::Ack { handle, match_bits, mlength } => {
-                handle.write(&mut b, 32);
-                LE.put_u64(&mut b, 48, match_bits);
-                LE.put_u32(&mut b, 56, mlength);
+                handle.write(b, 16);
+                LE.put_u64(b, 32, match_bits);
+                LE.put_u32(b, 40, mlength);
                 0
             }
             LnetBody::Put { ack, match_bits, hdr_data, portal, offset } => {
-                ack.write(&mut b, 32);
-                LE.put_u64(&mut b, 48, match_bits);
-                LE.put_u64(&mut b, 56, hdr_data);
-                LE.put_u32(&mut b, 64, portal);
-                LE.put_u32(&mut b, 68, offset);
+                ack.write(b, 16);
+                LE.put_u64(b, 32, match_bits);
+                LE.put_u64(b, 40, hdr_data);
+                LE.put_u32(b, 48, portal);
+                LE.put_u32(b, 52, offset);
                 1
             }
             LnetBody::Get { handle, match_bits, portal, src_offset, sink_length } => {
-                handle.write(&mut b, 32);
-                LE.put_u64(&mut b, 48, match_bits);
-                LE.put_u32(&mut b, 56, portal);
-                LE.put_u32(&mut b, 60, src_offset);
-                LE.put_u32(&mut b, 64, sink_length);
+                handle.write(b, 16);
+                LE.put_u64(b, 32, match_bits);
+                LE.put_u32(b, 40, portal);
+                LE.put_u32(b, 44, src_offset);
+                LE.put_u32(b, 48, sink_length);
                 2
             }
             LnetBody::Reply { handle } => {
-                handle.write(&mut b, 32);
+                handle.write(b, 16);
                 3
             }
         };
-        LE.put_u32(&mut b, 24, kind);
-        b
+        LE.put_u32(b, 8, kind);
     }
 }

@@ -53,14 +53,9 @@ pub enum WireError {
         /// Version as sent (for TCP-magic HELLOs: major << 16 | minor).
         got: u32,
     },
-    /// A version that exists and that this build does not speak.
-    #[error("{what}: {version:?} exists but is not spoken here; configure the peer for V3")]
-    Unspoken {
-        /// Format.
-        what: &'static str,
-        /// The version.
-        version: Version,
-    },
+    /// A V1 HELLO is an LNet header of type HELLO; this was another one.
+    #[error("HELLO: LNet message type {0} where HELLO (4) belongs")]
+    NoHello(u32),
     /// A connection type outside NONE, ANY, CONTROL, BULK_IN, BULK_OUT.
     #[error("HELLO: connection type {0} is not known")]
     BadConnType(i32),
