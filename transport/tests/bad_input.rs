@@ -170,22 +170,24 @@ fn hellos() {
         b[at..at + to.len()].copy_from_slice(to);
         b
     };
-    let v1 = {
-        let mut b = vec![0; 72];
-        b[..8].copy_from_slice(&[0xed, 0x0d, 0xbc, 0xee, 1, 0, 0, 0]);
+    let v1 = |at: usize, to: &[u8]| {
+        let mut b = Hello { version: Version::V1, ..h.clone() }.emit().to_vec();
+        b[at..at + to.len()].copy_from_slice(to);
         b
     };
     for (bytes, none, counter) in [
         (raw(0, b"\0\0\0\0"), false, "err_magic"),
         (raw(4, &[5]), true, "err_version"),
-        (raw(4, &[2]), true, "err_version"),
-        (raw(4, &[4]), true, "err_version"),
-        (v1, true, "err_version"),
+        (raw(4, &[1]), true, "err_version"),
+        (v1(6, &[1]), true, "err_version"),
+        (v1(4, &[2, 0, 1]), true, "err_version"),
+        (v1(24, &[3]), false, "err_hello_ips"),
+        (v1(28, &[68]), false, "err_hello_ips"),
+        (v1(40, &[9]), false, "err_conn_type"),
         (raw(8, &[0xff; 8]), false, "err_hello_nid"),
         (Hello { src_nid: nid(1), ..h.clone() }.emit().to_vec(), false, "err_hello_nid"),
         (Hello { src_nid: Nid::LO, ..h.clone() }.emit().to_vec(), false, "err_hello_nid"),
         (hello(ConnType::None).emit().to_vec(), false, "err_conn_type"),
-        (hello(ConnType::Any).emit().to_vec(), false, "err_conn_type"),
         (raw(48, &[4]), false, "err_conn_type"),
         (raw(52, &[17]), false, "err_hello_ips"),
         (raw(52, &[0xff; 4]), false, "err_hello_ips"),

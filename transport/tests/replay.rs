@@ -11,13 +11,13 @@ use std::sync::Arc;
 
 use hugepages::{HeapRxPool, PageRunMut, PrivatePages, RxFrag};
 use transport::proto::{
-    AppId, Config, ConnId, ConnInfo, Event, Input, LendId, Machine, MdMem, MdSpec, Op, Output, Payload,
-    Progress, ShardId, Sink, StreamRx,
+    AppId, CloseWhy, Config, ConnId, ConnInfo, Event, Input, LendId, Machine, MdMem, MdSpec, Op, Output,
+    Payload, Progress, ShardId, Sink, StreamRx,
 };
 use transport::testing::capture::{Flow, Located, Msg, flows, messages};
 use transport::wire::{
-    AcceptorReq, ByteOrder, ConnType, Hello, LnetBody, LnetHdr, Nid, PingInfo, ProcessId, Version,
-    WireHandle, ping,
+    AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, Nid, PingInfo,
+    ProcessId, Version, WireHandle, ksock, ping,
 };
 
 const SEC: u64 = 1_000_000_000;
@@ -66,6 +66,10 @@ struct Replay {
     holds: BTreeSet<LendId>,
     /// Dials of the machine that await their connection.
     dialled: usize,
+    /// The machine's handle for each of the kernel's: which numbers a node picks is its own affair.
+    handles: HashMap<WireHandle, WireHandle>,
+    /// Versions of the connections, in their order.
+    versions: Vec<Version>,
     events: Vec<Event>,
 }
 
@@ -119,7 +123,7 @@ impl Replay {
             });
         }
         script.sort_by_key(|(at, n, ours, m)| (*at, *n, !ours, m.range.start));
-        let cfg = Replay::config(me, &links);
+        let cfg = Replay::config(me, role, &links);
         let pool = HeapRxPool::new(chunk.max(64), 1 << 21);
         let machine = Machine::new(cfg);
         let now = 1000 * SEC;
@@ -132,8 +136,11 @@ impl Replay {
             now,
             holds: BTreeSet::new(),
             dialled: 0,
+            handles: HashMap::new(),
+            versions: Vec::new(),
             events: Vec::new(),
         };
+        r.versions = r.links.iter().map(|l| l.flow.version()).collect();
         r.attach_entries(&script);
         if !r.links[0].flow.from_start {
             r.open_set(me, peer);
@@ -142,22 +149,36 @@ impl Replay {
     }
 
     /// What identifies a kernel, from its own messages.
-    fn config(me: Nid, links: &[Link]) -> Config {
+    fn config(me: Nid, role: Role, links: &[Link]) -> Config {
         let mut cfg = Config::new(me, 1);
         cfg.keepalive = 10 * SEC;
-        let mut objects = Vec::new();
+        let refused = links.first().is_some_and(|l| l.flow.refused());
+        let mut bulk_in = 0;
+        let acks_on_control = |l: &Link| {
+            let control =
+                l.ours.iter().any(|m| matches!(&m.msg, Msg::Hello(h) if h.ctype == ConnType::Control));
+            control && l.ours.iter().any(|m| matches!(&m.msg, Msg::Noop(k) if k.cookie1 > 1))
+        };
+        cfg.nonblk_zcack = !links.iter().any(acks_on_control);
         for m in links.iter().flat_map(|l| &l.ours) {
             match &m.msg {
-                Msg::Hello(h) => cfg.incarnation = h.src_incarnation,
-                Msg::Lnet(_, h, payload) => {
-                    match h.body {
-                        LnetBody::Get { handle, .. } | LnetBody::Put { ack: handle, .. }
-                            if handle != WireHandle::NONE =>
-                        {
-                            cfg.interface_cookie = handle.interface;
-                            objects.push(handle.object);
-                        }
-                        _ => {}
+                Msg::Hello(h) => {
+                    cfg.incarnation = h.src_incarnation;
+                    cfg.typed_conns &= h.ctype != ConnType::Any;
+                    bulk_in += u8::from(h.ctype == ConnType::BulkIn);
+                    if h.version != Version::V4 && (role == Role::Active || refused) {
+                        cfg.version.get_or_insert(h.version);
+                    }
+                }
+                Msg::Noop(k) => cfg.enable_csum |= k.csum != 0,
+                Msg::Lnet(k, _, payload) => {
+                    cfg.enable_csum |= k.csum != 0;
+                    cfg.zc_v2 |= k.cookie0 != 0;
+                    let len = payload.len() as u32;
+                    if k.cookie0 != 0 {
+                        cfg.zc_min_payload = cfg.zc_min_payload.min(len);
+                    } else if len >= cfg.zc_min_payload {
+                        cfg.zc_min_payload = 16 << 20;
                     }
                     if let Ok(info) = PingInfo::parse(payload) {
                         (cfg.ping_features, cfg.ping_sequence) = (info.features, info.sequence);
@@ -166,14 +187,50 @@ impl Replay {
                 _ => {}
             }
         }
-        objects.sort_unstable();
-        if let Some(first) = objects.first() {
-            cfg.first_object = *first;
-        }
-        if let [a, b, ..] = objects[..] {
-            cfg.object_step = b - a;
-        }
+        cfg.conns_per_peer = bulk_in.max(1);
         cfg
+    }
+
+    /// Turns handles in an LNet message into others: those of a request, or those of its answer. The sum of a V2
+    /// message is made anew, if it was right.
+    fn turn(
+        &self,
+        n: usize,
+        bytes: &mut [u8],
+        turn: impl Fn(WireHandle) -> Option<WireHandle>,
+        answer: bool,
+    ) {
+        let version = self.versions.get(n).copied().unwrap_or(Version::V3);
+        let ksm = version.hdr_len() - version.lnet_len();
+        let Some(Ok(mut h)) = bytes.get(ksm..).map(|b| LnetHdr::parse_as(version, b)) else { return };
+        let handle = match &mut h.body {
+            LnetBody::Get { handle, .. } | LnetBody::Put { ack: handle, .. } if !answer => handle,
+            LnetBody::Reply { handle } | LnetBody::Ack { handle, .. } if answer => handle,
+            _ => return,
+        };
+        let Some(to) = turn(*handle) else { return };
+        *handle = to;
+        let k = if ksm > 0 { KsockHdr::parse(bytes, ByteOrder::Little).ok() } else { None };
+        let sum = |bytes: &[u8]| {
+            let mut zeroed = bytes.to_vec();
+            zeroed[4..8].fill(0);
+            ksock::checksum(&zeroed)
+        };
+        if let Some(k) = k.filter(|k| k.csum != 0) {
+            assert_eq!(k.csum, sum(bytes), "a wrong sum");
+        }
+        bytes[ksm..ksm + version.lnet_len()].copy_from_slice(&h.emit_as(version));
+        if k.is_some_and(|k| k.csum != 0) {
+            let new = sum(bytes);
+            ksock::put_csum(bytes, new, ByteOrder::Little);
+        }
+    }
+
+    /// The machine will give the kernel's request `captured` its next handle.
+    fn expect_handle(&mut self, captured: WireHandle) {
+        let cfg = self.machine.config();
+        let object = cfg.first_object + cfg.object_step * self.handles.len() as u64;
+        self.handles.insert(captured, WireHandle { interface: cfg.interface_cookie, object });
     }
 
     /// Entries for every request of the peer's, with the answers of the capture.
@@ -254,6 +311,30 @@ impl Replay {
             self.links[n].recording = true;
         }
         assert_eq!(self.machine.gauges().conns_up, 3);
+        self.spend_cookies(peer);
+    }
+
+    /// Gives out the cookies that the set had given out before the capture began.
+    fn spend_cookies(&mut self, peer: Nid) {
+        let cookies = self.links.iter().flat_map(|l| &l.ours).filter_map(|m| match &m.msg {
+            Msg::Lnet(k, _, _) if k.cookie0 != 0 => Some(k.cookie0),
+            _ => None,
+        });
+        let first = cookies.min().unwrap_or(ksock::COOKIE_FIRST);
+        let acks = self.links.iter().position(|l| !l.recording || l.open).unwrap_or_default();
+        self.links.iter_mut().for_each(|l| l.recording = false);
+        for cookie in ksock::COOKIE_FIRST..first {
+            let payload = pages(&vec![0; self.machine.config().zc_min_payload as usize]);
+            let target = ProcessId::lustre(peer);
+            let (tag, portal, match_bits, offset, hdr_data, ack) = (0, 60, 0, 0, 0, false);
+            self.input(Input::Cmd(
+                AppId(0),
+                Op::Put { tag, target, portal, match_bits, offset, hdr_data, payload, ack },
+            ));
+            let noop = KsockHdr { kind: KsockType::Noop, csum: 0, cookie0: 0, cookie1: cookie };
+            self.feed(acks, &noop.emit(ByteOrder::Little));
+        }
+        self.links.iter_mut().for_each(|l| l.recording = true);
     }
 
     fn input(&mut self, input: Input<'_>) {
@@ -266,9 +347,14 @@ impl Replay {
         while let Some(out) = self.machine.poll() {
             match out {
                 Output::Send(c, msg) => {
-                    let link = &mut self.links[c.index as usize];
+                    let n = c.index as usize;
                     let mut bytes = msg.hdr.to_vec();
                     msg.pay.iter().for_each(|p| bytes.extend_from_slice(p.bytes()));
+                    if self.links[n].pushed > 0 {
+                        let theirs = |ours| self.handles.iter().find(|(_, o)| **o == ours).map(|(t, _)| *t);
+                        self.turn(n, &mut bytes, theirs, false);
+                    }
+                    let link = &mut self.links[n];
                     link.pushed += bytes.len() as u64;
                     if link.recording {
                         link.wrote.extend(bytes);
@@ -296,6 +382,9 @@ impl Replay {
                     self.machine.handle(self.now, Input::Opened(id(n), info));
                 }
                 Output::Complete(_, e) => self.events.push(e),
+                Output::Close(c, _) if self.links[c.index as usize].flow.refused() => {
+                    self.machine.handle(self.now, Input::Closed(c, CloseWhy::Local));
+                }
                 Output::Close(c, how) => panic!("{c:?} closed: {how:?}; {:?}", self.machine.counters()),
                 Output::Read(_) | Output::To(..) => {}
             }
@@ -323,19 +412,25 @@ impl Replay {
         if !self.links[n].asked.insert(i) {
             return;
         }
-        let op = match &self.links[n].ours[i].msg {
+        let op = match &self.links[n].ours[i].msg.clone() {
             Msg::Lnet(_, h, payload) => {
                 let target = ProcessId { nid: h.dest_nid, pid: h.dest_pid };
                 match h.body {
-                    LnetBody::Get { match_bits: ping::MATCH_BITS, sink_length: 3960, .. } => {
+                    LnetBody::Get { handle, match_bits: ping::MATCH_BITS, sink_length: 3960, .. } => {
+                        self.expect_handle(handle);
                         Op::Ping { tag: 0, target }
                     }
-                    LnetBody::Get { portal, match_bits, sink_length, .. } => {
+                    LnetBody::Get { handle, portal, match_bits, sink_length, .. } => {
+                        self.expect_handle(handle);
                         Op::Get { tag: 0, target, portal, match_bits, sink: Sink::Lend(sink_length) }
                     }
                     LnetBody::Put { portal, match_bits, offset, hdr_data, ack, .. } => {
                         let payload = pages(payload);
-                        let ack = ack != WireHandle::NONE;
+                        let wants_ack = ack != WireHandle::NONE;
+                        if wants_ack {
+                            self.expect_handle(ack);
+                        }
+                        let ack = wants_ack;
                         Op::Put { tag: 0, target, portal, match_bits, offset, hdr_data, payload, ack }
                     }
                     LnetBody::Ack { .. } | LnetBody::Reply { .. } => return,
@@ -374,9 +469,15 @@ fn replay(name: &str, role: Role, chunk: usize) -> Replay {
     let start = r.now;
     if role == Role::Active && r.links[0].flow.from_start {
         // The first message that an application wanted is why the kernel dialled.
-        let first = script.iter().find(|(_, _, ours, m)| *ours && matches!(m.msg, Msg::Lnet(..))).unwrap();
-        let i = r.links[first.1].ours.iter().position(|o| o.range == first.3.range).unwrap();
-        r.ask(first.1, i);
+        let first = script.iter().find(|(_, _, ours, m)| *ours && matches!(m.msg, Msg::Lnet(..)));
+        if let Some(first) = first {
+            let i = r.links[first.1].ours.iter().position(|o| o.range == first.3.range).unwrap();
+            r.ask(first.1, i);
+        } else {
+            // Nothing left: a ping that found no connection to go on.
+            let target = ProcessId::lustre(nid(r.links[0].flow.passive));
+            r.input(Input::Cmd(AppId(0), Op::Ping { tag: 0, target }));
+        }
     }
     for (at, n, ours, m) in script {
         r.now = start + at;
@@ -393,7 +494,10 @@ fn replay(name: &str, role: Role, chunk: usize) -> Replay {
         }
         r.ask_before_answer_to(n, &m.msg);
         let dir = if role == Role::Active { &r.links[n].flow.p } else { &r.links[n].flow.a };
-        let bytes = dir.bytes()[m.range.clone()].to_vec();
+        let mut bytes = dir.bytes()[m.range.clone()].to_vec();
+        if matches!(m.msg, Msg::Lnet(..)) {
+            r.turn(n, &mut bytes, |theirs| r.handles.get(&theirs).copied(), true);
+        }
         r.feed(n, &bytes);
     }
     for (n, l) in r.links.iter().enumerate() {
@@ -408,13 +512,18 @@ fn replay(name: &str, role: Role, chunk: usize) -> Replay {
         );
     }
     let (g, c) = (r.machine.gauges(), r.machine.counters());
+    // On V3 an untyped connection carries nothing: what was asked for stays.
+    let stuck = name == "v3-typed_conns0" && role == Role::Active;
     assert_eq!(
         (g.cookies, g.lends, g.credits_used, g.ops, g.queued),
-        (0, 0, 0, 0, 0),
+        if stuck { (0, 0, 1, 1, 1) } else { (0, 0, 0, 0, 0) },
         "{name} {role:?}: {g:?}"
     );
-    let errors: Vec<_> =
-        c.iter().filter(|(n, v)| (n.starts_with("err_") || n.starts_with("drop_")) && *v > 0).collect();
+    let errors: Vec<_> = c
+        .iter()
+        .filter(|(n, v)| (n.starts_with("err_") || n.starts_with("drop_")) && *v > 0)
+        .filter(|(n, _)| !(*n == "err_version" && r.links[0].flow.refused()))
+        .collect();
     assert!(errors.is_empty(), "{name} {role:?}: {errors:?}");
     r
 }
@@ -472,4 +581,27 @@ fn idle_keepalive() {
         let want = if r.role == Role::Active { (3, 1) } else { (1, 3) };
         assert_eq!((r.machine.counters().keepalives_tx, r.machine.counters().noops_rx), want);
     });
+}
+
+/// What is left of the captures, each for its reason:
+/// * v3-connect-race has dials from both ends, and which SYN comes first is the network's doing: the simulator has
+///   the race (versions.rs).
+/// * v3-conns_per_peer4 has four equals of each bulk type; the kernel takes the one whose socket buffer holds least.
+const ELSEWHERE: [&str; 2] = ["v3-connect-race", "v3-conns_per_peer4"];
+
+#[test]
+fn every_other_capture() {
+    let here = ["v3-connect-ping", "v3-discover", "v3-lst-brw-write-1M-checkfull", "v3-idle-keepalive10"];
+    let mut names: Vec<String> = std::fs::read_dir(path("x").parent().unwrap())
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.extension().is_some_and(|e| e == "pcap"))
+        .map(|p| p.file_stem().unwrap().to_string_lossy().into_owned())
+        .filter(|n| !here.contains(&n.as_str()) && !ELSEWHERE.contains(&n.as_str()))
+        .collect();
+    names.sort();
+    assert_eq!(names.len(), 19);
+    for name in names {
+        everywhere(&name, |_| ());
+    }
 }

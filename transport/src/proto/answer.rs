@@ -128,7 +128,9 @@ impl Machine {
     /// The peer's entry, made if need be.
     fn target_peer(&mut self, target: ProcessId) -> Result<Key, OpRefused> {
         let nid = target.nid;
-        if nid.ip().is_none() || !nid.same_net(self.cfg.nid) || nid == self.cfg.nid {
+        // An interface has addresses of one family.
+        let reachable = nid.to_nid4().is_some() == self.cfg.nid.to_nid4().is_some();
+        if nid.ip().is_none() || !nid.same_net(self.cfg.nid) || nid == self.cfg.nid || !reachable {
             return Err(OpRefused::Target(nid));
         }
         let key = match self.by_peer.get(&target) {

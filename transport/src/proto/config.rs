@@ -100,7 +100,8 @@ pub struct Config {
     pub max_queued: usize,
     /// ACKs, REPLYs and zero-copy ACKs that may wait for one peer before we stop reading from it.
     pub max_answers: usize,
-    /// Highest version that we speak first; the family of the address decides where this is `None`.
+    /// The version that we speak first, and the highest that we answer; where this is `None` the family of the
+    /// address decides about the first, and all are answered. Peers with IPv6 NIDs are spoken to in V4 anyway.
     pub version: Option<Version>,
     /// Connections of three types to a peer, rather than untyped ones.
     pub typed_conns: bool,

@@ -165,6 +165,10 @@ impl Machine {
         }
         (c.version, c.tcp_magic) = (h.version, h.tcp_magic);
         let renamed = c.renamed;
+        if self.cfg.version.is_some_and(|most| h.version > most && h.version < Version::V4) {
+            self.counters.err_version += 1;
+            return self.handshake_event(key, HsEvent::Version);
+        }
         let mine = match hello::judge_passive(h, renamed.is_some(), &self.cfg, &mut self.counters) {
             Ok(mine) => mine,
             Err(event) => return self.handshake_event(key, event),

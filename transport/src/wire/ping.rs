@@ -87,10 +87,16 @@ pub struct PingInfo {
 }
 
 impl PingInfo {
-    /// Info of a node with the interface `nid`, up.
+    /// Info of a node with the interface `nid`, up. A NID that does not fit the entries with 8 bytes stands among
+    /// the large ones, and is the primary one.
     pub fn single(nid: Nid, pid: Pid, features: u32, sequence: u32) -> PingInfo {
-        let nis = vec![NiEntry { nid, status: NiStatus::Up }];
-        PingInfo { features, pid, sequence, nis, large: Vec::new(), order: ByteOrder::Little }
+        let entry = vec![NiEntry { nid, status: NiStatus::Up }];
+        let (features, nis, large) = if nid.to_nid4().is_some() {
+            (features, entry, Vec::new())
+        } else {
+            (features | FEAT_LARGE_ADDR | FEAT_PRIMARY_LARGE, Vec::new(), entry)
+        };
+        PingInfo { features, pid, sequence, nis, large, order: ByteOrder::Little }
     }
 
     /// Parses and validates (magic, NI_STATUS, number of entries, loopback first). Bytes behind the entries that
