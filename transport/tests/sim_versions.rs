@@ -55,7 +55,8 @@ fn payload(len: usize, seed: u64) -> Payload {
 /// A node's configuration, its incarnation apart the same for its whole life.
 fn config(r: &mut Rng, n: usize, v6: bool) -> Config {
     let version = r.pick(&[None, None, Some(Version::V1), Some(Version::V2), Some(Version::V3)]);
-    let untyped = matches!(version, Some(Version::V1 | Version::V2)) && r.chance(30);
+    // On V3 and V4 untyped connections carry nothing.
+    let untyped = !v6 && matches!(version, Some(Version::V1 | Version::V2)) && r.chance(30);
     Config {
         version,
         typed_conns: !untyped,
@@ -152,6 +153,10 @@ impl Case {
     fn hear(&mut self) {
         for n in 0..self.cfgs.len() {
             for e in self.net.take_events(n) {
+                let what = format!("{e:.80?}");
+                if std::env::var("SEED").is_ok() {
+                    println!("{n} {what}");
+                }
                 let ended = match e {
                     Event::Send { tag, done: true, .. } | Event::Ack { tag, done: true, .. } => tag,
                     Event::Ping { tag, .. } | Event::Refused { tag, .. } => tag,
@@ -173,7 +178,11 @@ impl Case {
                     }
                     _ => continue,
                 };
-                assert!(self.open[n].remove(&ended).is_some(), "seed {}: {ended} ended twice", self.seed);
+                assert!(
+                    self.open[n].remove(&ended).is_some(),
+                    "seed {}: {ended} of node {n} ended twice: {what}",
+                    self.seed
+                );
             }
         }
     }
@@ -248,7 +257,13 @@ fn run(seed: u64) -> (u64, u64, u64) {
     case.net.run(400 * SEC);
     case.hear();
     for (n, open) in case.open.iter().enumerate() {
-        assert!(open.is_empty(), "seed {seed} node {n}: never ended: {open:?}");
+        let m = &case.net.nodes[n].machine;
+        assert!(
+            open.is_empty(),
+            "seed {seed} node {n}: never ended: {open:?} {:?} {:?}",
+            m.gauges(),
+            m.counters()
+        );
     }
     let (mut downgrades, mut races) = (0, 0);
     for (n, node) in case.net.nodes.iter().enumerate() {
@@ -259,7 +274,7 @@ fn run(seed: u64) -> (u64, u64, u64) {
             "seed {seed} node {n}: {g:?}"
         );
         let home = node.pool.home();
-        home.drain();
+        while home.drain() > 0 {}
         assert_eq!(home.lent_out(), 0, "seed {seed} node {n}");
         let c = node.machine.counters();
         downgrades += c.downgrades;

@@ -65,9 +65,10 @@ struct End {
 }
 
 enum Ev {
-    Connect(usize, DialSpec),
+    /// With the life of the process that dialled: a later one knows nothing of it.
+    Connect(usize, DialSpec, u32),
     Opened(usize, usize, Option<DialId>),
-    Refused(usize, DialId),
+    Refused(usize, DialId, u32),
     Data(usize, usize, Vec<u8>),
     Ack(usize, usize, u64),
     Fin(usize, usize),
@@ -90,6 +91,7 @@ pub struct Node {
     ip: IpAddr,
     lends: BTreeMap<LendId, Lend>,
     next_port: u16,
+    life: u32,
 }
 
 /// The network.
@@ -146,6 +148,7 @@ impl Net {
             ip,
             lends: BTreeMap::new(),
             next_port: 1023,
+            life: 0,
         });
         self.nodes.len() - 1
     }
@@ -169,6 +172,7 @@ impl Net {
     /// Ends a node's process. Its peers get RSTs if `rst`, else silence.
     pub fn kill(&mut self, node: usize, rst: bool) {
         self.nodes[node].alive = false;
+        self.nodes[node].life += 1;
         self.nodes[node].lends.clear();
         for link in 0..self.links.len() {
             for end in 0..2 {
@@ -283,10 +287,13 @@ impl Net {
 
     fn step(&mut self, ev: Ev) {
         match ev {
-            Ev::Connect(from, spec) => {
+            Ev::Connect(from, spec, life) => {
+                if self.nodes[from].life != life {
+                    return;
+                }
                 let node = self.nodes.iter().position(|n| n.ip == spec.remote.ip() && n.alive && !n.deaf);
-                let Some(first) = node.filter(|_| self.nodes[from].alive) else {
-                    return self.at(self.latency, Ev::Refused(from, spec.id));
+                let Some(first) = node else {
+                    return self.at(self.latency, Ev::Refused(from, spec.id, life));
                 };
                 let shards = self.nodes[first].machine.config().shards;
                 let node = first + usize::from(shards.home_of(spec.local_ip).0);
@@ -301,7 +308,11 @@ impl Net {
                 let info = ConnInfo { local: e[end].addr, remote: e[1 - end].addr, dial };
                 self.input_at(link, end, Input::Opened(conn_id(link, end), info));
             }
-            Ev::Refused(node, id) => self.input(node, Input::DialFailed(id, DialError::Refused)),
+            Ev::Refused(node, id, life) => {
+                if self.nodes[node].life == life {
+                    self.input(node, Input::DialFailed(id, DialError::Refused));
+                }
+            }
             Ev::Data(link, end, bytes) => {
                 if self.links[link][end].closed {
                     return;
@@ -395,7 +406,10 @@ impl Net {
         while let Some(out) = self.nodes[node].machine.poll() {
             let end_of = |c: ConnId| (c.index as usize, c.generation as usize);
             match out {
-                Output::Dial(spec) => self.at(self.latency, Ev::Connect(node, spec)),
+                Output::Dial(spec) => {
+                    let life = self.nodes[node].life;
+                    self.at(self.latency, Ev::Connect(node, spec, life));
+                }
                 Output::Send(c, msg) => self.push(node, end_of(c), msg),
                 Output::Unhold(_, id) => {
                     if let Some(l) = self.nodes[node].lends.get_mut(&id) {
