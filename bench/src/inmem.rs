@@ -67,7 +67,7 @@ pub(crate) fn node<A: App>(
     let mut stack = stack(ip, port)?;
     stack.listen(Listen { addr: IpAddr::V4(ip), port: 988, backlog: 4096 }).map_err(|e| e.to_string())?;
     let mut config = Config::new(nid(ip), 1);
-    config.accept = Accept::All;
+    config.accept = Accept::Trust;
     Ok(Shard::new(Machine::new(config), LcoreRt::new(stack, time.clock(), ShardId(0)), app))
 }
 

@@ -37,7 +37,7 @@ fn config(ip: Ipv4Addr, port: u16, privileged: bool, peer_credits: u32) -> Confi
     let mut c = Config::new(Nid::tcp(IpAddr::V4(ip), 0), epoch());
     c.port = port;
     c.privileged = privileged;
-    c.accept = if privileged { Accept::Secure } else { Accept::All };
+    c.accept = if privileged { Accept::Secure } else { Accept::Trust };
     c.peer_credits = peer_credits;
     c
 }

@@ -184,8 +184,12 @@ pub(crate) enum Carrier {
 pub(crate) enum AcceptArg {
     /// Peers with source ports up to 1023.
     Secure,
-    /// Everybody.
+    /// Everybody; a peer on a port above 1023 is known by its address and port only, as kernels have it.
     All,
+    /// Everybody, and what peers say of themselves is believed.
+    Trust,
+    /// Nobody: this node only dials.
+    None,
 }
 
 /// Who the node is and what carries it.
@@ -224,7 +228,7 @@ pub(crate) struct NodeArgs {
     /// Port that nodes listen on.
     #[arg(long, default_value_t = 988)]
     pub(crate) accept_port: u16,
-    /// Whom to accept. Default: secure where this node may use reserved ports itself, else all.
+    /// Whom to accept. Default: secure where this node may use reserved ports itself, else trust.
     #[arg(long, value_enum)]
     pub(crate) accept: Option<AcceptArg>,
     /// Messages in flight to a peer.

@@ -123,8 +123,10 @@ pub(crate) fn machine_config(a: &NodeArgs, may_privileged: bool) -> Config {
     c.accept = match a.accept {
         Some(AcceptArg::Secure) => Accept::Secure,
         Some(AcceptArg::All) => Accept::All,
+        Some(AcceptArg::Trust) => Accept::Trust,
+        Some(AcceptArg::None) => Accept::None,
         None if may_privileged => Accept::Secure,
-        None => Accept::All,
+        None => Accept::Trust,
     };
     c.peer_credits = a.peer_credits;
     c.ni_credits = c.ni_credits.max(a.peer_credits);

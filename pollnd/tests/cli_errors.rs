@@ -40,7 +40,7 @@ fn wrong_arguments_are_named_with_what_is_right() {
         (&["ping", "10.0.0.1@tcp", "--vlan", "4095"], &["--vlan", "4095", "1..=4094"]),
         (&["ping", "10.0.0.1@tcp", "--mtu", "100"], &["--mtu", "100", "576..=9600"]),
         (&["ping", "10.0.0.1@tcp", "--gateway", "x"], &["--gateway", "x"]),
-        (&["node", "--accept", "none"], &["--accept", "none", "secure", "all"]),
+        (&["node", "--accept", "some"], &["--accept", "some", "secure", "all", "trust", "none"]),
         (&["node", "--accept-port", "70000"], &["--accept-port", "70000"]),
         (&["node", "--peer-credits", "0"], &["--peer-credits", "1..=65535"]),
         (&["node", "--run-for", "0"], &["--run-for", "0.1 to 3600"]),

@@ -12,7 +12,7 @@
 //! // Ports of anybody's, so that no privilege is needed.
 //! let node = |nid: Nid| {
 //!     let mut c = Config::new(nid, 1);
-//!     (c.port, c.privileged, c.accept) = (20_988, false, Accept::All);
+//!     (c.port, c.privileged, c.accept) = (20_988, false, Accept::Trust);
 //!     c
 //! };
 //! let (here, there): (Nid, Nid) = ("127.0.88.1@tcp".parse()?, "127.0.88.2@tcp".parse()?);
