@@ -7,11 +7,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
-use hugepages::RxHome;
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter};
 use pcap_file::{DataLink, TsResolution};
 
-use crate::pkt::{Port, PortCaps, PortCounters, RX_BURST, Reclaimed, RxPkt, TxPkt};
+use crate::forward::forward_port;
+use crate::pkt::{Port, RX_BURST, RxPkt, TxPkt};
 
 /// Why a capture could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -99,9 +99,7 @@ impl<P: Port> Port for CapturePort<P> {
     type Rx = P::Rx;
     type Tx = P::Tx;
 
-    fn caps(&self) -> &PortCaps {
-        self.inner.caps()
-    }
+    forward_port!(inner: caps, tx_alloc, reclaim, home, rx_memory, link_up, counters);
 
     fn rx_burst(&mut self, out: &mut ArrayVec<P::Rx, RX_BURST>) {
         let had = out.len();
@@ -110,10 +108,6 @@ impl<P: Port> Port for CapturePort<P> {
             p.for_each(&mut gather(&mut self.scratch, self.snap));
             self.write(p.len());
         }
-    }
-
-    fn tx_alloc(&mut self) -> Option<P::Tx> {
-        self.inner.tx_alloc()
     }
 
     fn tx_burst(&mut self, q: &mut VecDeque<P::Tx>) -> usize {
@@ -133,22 +127,6 @@ impl<P: Port> Port for CapturePort<P> {
             n += 1;
         }
         n
-    }
-
-    fn reclaim(&mut self, want: u32) -> Reclaimed {
-        self.inner.reclaim(want)
-    }
-    fn home(&self) -> &RxHome {
-        self.inner.home()
-    }
-    fn rx_memory(&self) -> (u64, u64) {
-        self.inner.rx_memory()
-    }
-    fn link_up(&self) -> bool {
-        self.inner.link_up()
-    }
-    fn counters(&self) -> PortCounters {
-        self.inner.counters()
     }
 }
 

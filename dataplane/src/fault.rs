@@ -7,10 +7,11 @@
 use std::collections::VecDeque;
 
 use arrayvec::ArrayVec;
-use hugepages::{HeapRxPool, RxFrag, RxHome};
+use hugepages::{HeapRxPool, RxFrag};
 
+use crate::forward::forward_port;
 use crate::mem::MemRx;
-use crate::pkt::{Csum, Port, PortCaps, PortCounters, RX_BURST, Reclaimed, RxMeta, RxPkt};
+use crate::pkt::{Csum, Port, RX_BURST, RxMeta, RxPkt};
 
 /// Rates of each fault, as a fraction of received packets (0 to 1), and their sizes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -216,9 +217,7 @@ impl<P: Port> Port for FaultPort<P> {
     type Rx = FaultRx<P::Rx>;
     type Tx = P::Tx;
 
-    fn caps(&self) -> &PortCaps {
-        self.inner.caps()
-    }
+    forward_port!(inner: caps, tx_alloc, tx_burst, reclaim, home, rx_memory, link_up, counters);
 
     fn rx_burst(&mut self, out: &mut ArrayVec<Self::Rx, RX_BURST>) {
         let now = (self.clock)();
@@ -238,28 +237,6 @@ impl<P: Port> Port for FaultPort<P> {
             }
         }
         self.pool.home().drain();
-    }
-
-    fn tx_alloc(&mut self) -> Option<P::Tx> {
-        self.inner.tx_alloc()
-    }
-    fn tx_burst(&mut self, q: &mut VecDeque<P::Tx>) -> usize {
-        self.inner.tx_burst(q)
-    }
-    fn reclaim(&mut self, want: u32) -> Reclaimed {
-        self.inner.reclaim(want)
-    }
-    fn home(&self) -> &RxHome {
-        self.inner.home()
-    }
-    fn rx_memory(&self) -> (u64, u64) {
-        self.inner.rx_memory()
-    }
-    fn link_up(&self) -> bool {
-        self.inner.link_up()
-    }
-    fn counters(&self) -> PortCounters {
-        self.inner.counters()
     }
 }
 

@@ -4,6 +4,7 @@
 //! * [`mem`]: a port pair of plain memory.
 //! * [`fault`] and [`capture`]: wrappers round any port that lose, delay, double, reorder and corrupt packets,
 //!   and that write pcap files.
+//! * [`link`]: ports joined by a network with rate, queue, delay, loss and outages, in virtual time.
 //! * [`doctor`]: what the machine has and lacks for a node.
 #![cfg_attr(feature = "lcore", doc = "* [`cpt`], [`lcore`]: CPU partitions and pinned polling threads.")]
 #![cfg_attr(feature = "dpdk", doc = "* [`dpdk`]: the EAL, ethdev ports, mempools.")]
@@ -16,9 +17,11 @@ pub mod doctor;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
 pub mod fault;
+mod forward;
 pub mod latefree;
 #[cfg(feature = "lcore")]
 pub mod lcore;
+pub mod link;
 pub mod mem;
 pub mod pkt;
 

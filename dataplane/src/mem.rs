@@ -140,6 +140,15 @@ pub struct MemRx {
 }
 
 impl MemRx {
+    /// A packet that lies in one buffer.
+    pub(crate) fn of_frag(frag: RxFrag, meta: RxMeta) -> MemRx {
+        let head = frag.bytes().iter().copied().take(128).collect();
+        let (len, truesize) = (frag.len(), frag.truesize());
+        let mut segs = RxSegs::new();
+        segs.push(frag);
+        MemRx { head, segs, len, meta: RxMeta { truesize, ..meta } }
+    }
+
     /// A packet of `bytes` in one buffer of `pool`, or `None` when none is left or it does not fit.
     pub fn of_bytes(pool: &HeapRxPool, bytes: &[u8], meta: RxMeta) -> Option<MemRx> {
         let mut segs = RxSegs::new();
@@ -354,6 +363,39 @@ impl MemPort {
         self.peer.inbox.borrow_mut().push_back(pkt);
     }
 
+    /// Whether a device would send `p`; counts it as sent or dropped.
+    pub(crate) fn admit(&mut self, p: &MemTx) -> bool {
+        let payload_max =
+            if p.meta.segsz > 0 { self.cfg.tso_max as usize } else { usize::from(self.cfg.mtu) };
+        if p.len() as usize > payload_max + L2_MAX || p.segs.len() + 1 > usize::from(self.cfg.max_segs) {
+            self.counters.tx_dropped += 1;
+            return false;
+        }
+        self.counters.tx_packets += 1;
+        self.counters.tx_bytes += u64::from(p.len());
+        self.counters.tx_attached += p.segs.len() as u64;
+        true
+    }
+
+    /// Takes back what was sent: at once, or late where the port is lazy.
+    pub(crate) fn retire(&mut self, mut p: MemTx) {
+        let (mut head, mut segs) = (std::mem::take(&mut p.head), std::mem::take(&mut p.segs));
+        if self.cfg.lazy > 0 {
+            self.held.push_back(segs);
+            segs = Vec::new();
+        }
+        segs.clear();
+        head.clear();
+        if self.spare.len() < 256 {
+            self.spare.push((head, segs));
+        }
+    }
+
+    /// A burst begins: lets go of what a lazy port has held for long enough.
+    pub(crate) fn begin_burst(&mut self) {
+        self.let_go(self.cfg.lazy);
+    }
+
     fn let_go(&mut self, keep: usize) -> u32 {
         let mut n = 0;
         while self.held.len() > keep {
@@ -433,32 +475,16 @@ impl Port for MemPort {
     fn tx_burst(&mut self, q: &mut VecDeque<MemTx>) -> usize {
         let mut n = 0;
         if !q.is_empty() {
-            self.let_go(self.cfg.lazy);
+            self.begin_burst();
         }
         while self.peer.inbox.borrow().len() < self.cfg.depth {
             let Some(mut p) = q.pop_front() else { break };
             n += 1;
-            let payload_max =
-                if p.meta.segsz > 0 { self.cfg.tso_max as usize } else { usize::from(self.cfg.mtu) };
-            if p.len() as usize > payload_max + L2_MAX || p.segs.len() + 1 > usize::from(self.cfg.max_segs) {
-                self.counters.tx_dropped += 1;
-                continue;
-            }
-            self.counters.tx_packets += 1;
-            self.counters.tx_bytes += u64::from(p.len());
-            self.counters.tx_attached += p.segs.len() as u64;
-            if self.me.up.get() {
-                self.deliver(&mut p);
-            }
-            let (mut head, mut segs) = (std::mem::take(&mut p.head), std::mem::take(&mut p.segs));
-            if self.cfg.lazy > 0 {
-                self.held.push_back(segs);
-                segs = Vec::new();
-            }
-            segs.clear();
-            head.clear();
-            if self.spare.len() < 256 {
-                self.spare.push((head, segs));
+            if self.admit(&p) {
+                if self.me.up.get() {
+                    self.deliver(&mut p);
+                }
+                self.retire(p);
             }
         }
         n
