@@ -2,7 +2,8 @@
 //!
 //! A figure of pollnd is a ratio of two things run side by side in one run: [`pair`] joins two nodes and turns
 //! them on one thread or two, [`workload`] is what they do, [`measure`] what it cost, [`report`] how it is told.
-//! The kernel-socket runtime over loopback is the baseline ([`sock`]). [`tcp`] measures the TCP stack by itself.
+//! The kernel-socket runtime over loopback is the baseline ([`sock`]). [`tcp`] measures the TCP stack by itself, [`tcpsim`]
+//! its goodput over a simulated network.
 #![forbid(unsafe_code)]
 
 pub mod ctl;
@@ -19,4 +20,5 @@ pub mod sock;
 pub mod stacks;
 pub mod tcp;
 mod tcp_base;
+pub mod tcpsim;
 pub mod workload;

@@ -7,6 +7,8 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use transport::wire::Nid;
 
+use crate::simcmd::TcpSimArgs;
+
 /// A user-space LNet node: socklnd over its own TCP on DPDK queues, without copying a bulk byte.
 #[derive(Parser, Debug)]
 #[command(name = "pollnd", version, about, propagate_version = true)]
@@ -95,6 +97,8 @@ pub(crate) enum BenchWhat {
     Growth(GrowthArgs),
     /// What the TCP stack costs by itself: Gbit a CPU-second, against memcpy and kernel TCP.
     Tcp(TcpArgs),
+    /// Goodput of the TCP stack over a simulated lossy network, in virtual time: the same on every machine.
+    TcpSim(TcpSimArgs),
 }
 
 /// `pollnd bench repeat`.
@@ -323,6 +327,7 @@ mod tests {
             (&["demo", "--seconds", "0"], "0.1 to 3600"),
             (&["node", "--nid", "10.0.0.1@tcp", "--zc-min-payload", "100"], "100"),
             (&["bench", "growth", "--seconds", "1"], "5 to 86400"),
+            (&["bench", "tcp-sim", "--loss", "101"], "101"),
             (&["put", "10.0.0.2@tcp", "--nid", "10.0.0.1@tcp", "-s", "2000000"], "2000000"),
         ] {
             let e = Cli::try_parse_from(std::iter::once("pollnd").chain(args.iter().copied())).unwrap_err();

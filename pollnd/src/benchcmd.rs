@@ -25,10 +25,15 @@ pub(crate) fn main(what: &BenchWhat) -> Result<(), String> {
         BenchWhat::Memory(a) => measure_memory(a),
         BenchWhat::Growth(a) => growth(a),
         BenchWhat::Tcp(a) => tcp_cost(a),
+        BenchWhat::TcpSim(a) => crate::simcmd::tcp_sim(a),
     }
 }
 
-fn print(json: bool, value: &impl Serialize, table: impl FnOnce() -> String) -> Result<(), String> {
+pub(crate) fn print(
+    json: bool,
+    value: &impl Serialize,
+    table: impl FnOnce() -> String,
+) -> Result<(), String> {
     if json {
         println!("{}", serde_json::to_string(value).map_err(|e| e.to_string())?);
     } else {
@@ -37,7 +42,7 @@ fn print(json: bool, value: &impl Serialize, table: impl FnOnce() -> String) -> 
     Ok(())
 }
 
-fn live(quiet: bool) -> ProgressBar {
+pub(crate) fn live(quiet: bool) -> ProgressBar {
     if quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() }
 }
 

@@ -14,6 +14,7 @@ mod ping;
 #[cfg(feature = "dpdk")]
 mod place;
 mod signals;
+mod simcmd;
 
 use std::process::ExitCode;
 

@@ -106,6 +106,8 @@ pub mod stack;
 pub mod stamps;
 pub mod stats;
 pub mod table;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod timewait;
 pub mod tlp;
 mod transmit;

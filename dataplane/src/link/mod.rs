@@ -417,7 +417,12 @@ impl Port for LinkPort {
 
     fn counters(&self) -> PortCounters {
         let (rx_packets, rx_bytes) = self.received;
-        PortCounters { rx_packets, rx_bytes, rx_nombuf: self.link_counters().no_buffer, ..self.mem.counters() }
+        PortCounters {
+            rx_packets,
+            rx_bytes,
+            rx_nombuf: self.link_counters().no_buffer,
+            ..self.mem.counters()
+        }
     }
 }
 

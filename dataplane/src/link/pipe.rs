@@ -237,7 +237,8 @@ impl Pipe {
         });
         let l2 = usize::from(a.meta.l2).max(14);
         // The link header has a checksum of its own, which no receiver lets pass, and ARP has none.
-        let ip = len > l2 && matches!(f[l2] >> 4, 4 | 6) && matches!(f[12..14], [8, 0] | [0x86, 0xdd] | [0x81, 0]);
+        let ip =
+            len > l2 && matches!(f[l2] >> 4, 4 | 6) && matches!(f[12..14], [8, 0] | [0x86, 0xdd] | [0x81, 0]);
         let mut fate = Fate::Arrives(due);
         if ip && self.rng.chance(self.path.faults.corrupt) {
             if a.meta.csum == TxCsum::Offload {
@@ -253,7 +254,13 @@ impl Pipe {
         self.launch(due, a.from, buf.into_frag(0, len as u32), csum);
         if let Some(mut t) = twin {
             self.counters.doubled += 1;
-            eye(&Seen { from: a.from, to, at: a.at_ps / 1000, fate: Fate::Copy(due), frame: &t.space()[..len] });
+            eye(&Seen {
+                from: a.from,
+                to,
+                at: a.at_ps / 1000,
+                fate: Fate::Copy(due),
+                frame: &t.space()[..len],
+            });
             let csum = if a.meta.csum == TxCsum::Offload { Csum::Good } else { Csum::None };
             self.launch(due, a.from, t.into_frag(0, len as u32), csum);
         }

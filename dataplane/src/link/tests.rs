@@ -127,7 +127,10 @@ fn losses_copies_and_damage_come_as_often_as_asked_and_a_seed_repeats() {
     }
     assert_eq!(a.got.len() as u64, 2000 - c.lost + c.doubled);
     let fates = |f: fn(&Fate) -> bool| a.seen.iter().filter(|x| f(x)).count() as u64;
-    assert_eq!((fates(|f| *f == Fate::Lost), fates(|f| matches!(f, Fate::Corrupted(_)))), (c.lost, c.corrupted));
+    assert_eq!(
+        (fates(|f| *f == Fate::Lost), fates(|f| matches!(f, Fate::Corrupted(_)))),
+        (c.lost, c.corrupted)
+    );
 }
 
 #[test]
@@ -159,7 +162,10 @@ fn the_link_tells_that_it_is_down() {
         clock.set(t);
         up.push((ports[0].link_up(), ports[1].link_up(), ports[1].deadline()));
     }
-    assert_eq!(up, [(true, true, Some(20)), (true, false, Some(20)), (true, false, Some(20)), (true, true, None)]);
+    assert_eq!(
+        up,
+        [(true, true, Some(20)), (true, false, Some(20)), (true, false, Some(20)), (true, true, None)]
+    );
 }
 
 #[test]
@@ -216,7 +222,8 @@ fn three_ports_share_the_way_towards_one() {
 fn a_damaged_frame_says_that_nobody_looked_at_its_checksum() {
     let clock = Rc::new(Cell::new(0));
     let path = Path { faults: Faults { corrupt: 1.0, ..Faults::default() }, ..Path::default() };
-    let mut ports = join(&LinkConfig { paths: vec![Path::default(), path], ..LinkConfig::default() }, 1, &clock);
+    let mut ports =
+        join(&LinkConfig { paths: vec![Path::default(), path], ..LinkConfig::default() }, 1, &clock);
     let mut t = frame(&mut ports[0], 1, 3, 100);
     t.head_mut()[14 + 9] = 6;
     let t = t.finish(TxMeta { l2: 14, l3: 20, l4: 20, csum: TxCsum::Offload, ..TxMeta::default() });

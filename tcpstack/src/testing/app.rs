@@ -316,7 +316,11 @@ impl End {
                 let at = ((self.salts[1] + self.got) % PATTERN) as usize;
                 let k = b.len().min(PATTERN as usize - at);
                 if b[..k] != self.pages.bytes()[at..at + k] {
-                    return Err(format!("other bytes than were sent at {}..{}", self.got, self.got + k as u64));
+                    return Err(format!(
+                        "other bytes than were sent at {}..{}",
+                        self.got,
+                        self.got + k as u64
+                    ));
                 }
                 self.got += k as u64;
                 b = &b[k..];

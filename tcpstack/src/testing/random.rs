@@ -109,7 +109,12 @@ pub fn random(seed: u64, bytes: u64) -> Scenario {
         c.backlog = 300_000;
     });
     s.pauses = (0..hosts)
-        .map(|_| r.chance(0.25).then(|| Pause { every: one(&mut r, &[MS, 20 * MS]), most: one(&mut r, &[300 * US, 8 * MS, 80 * MS]) }))
+        .map(|_| {
+            r.chance(0.25).then(|| Pause {
+                every: one(&mut r, &[MS, 20 * MS]),
+                most: one(&mut r, &[300 * US, 8 * MS, 80 * MS]),
+            })
+        })
         .collect();
     s.turn = one(&mut r, &[200, 1000, 5000]);
     for k in 0..one(&mut r, &[1, 1, 1, 2, 8]) {

@@ -45,13 +45,8 @@ impl Stream {
 
     /// How many bytes of the range were lost; with `mend` they are so no more.
     fn overlap(&mut self, start: u64, end: u64, mend: bool) -> u64 {
-        let hit: Vec<(u64, u64)> = self
-            .lost
-            .range(..end)
-            .rev()
-            .take_while(|(_, e)| **e > start)
-            .map(|(s, e)| (*s, *e))
-            .collect();
+        let hit: Vec<(u64, u64)> =
+            self.lost.range(..end).rev().take_while(|(_, e)| **e > start).map(|(s, e)| (*s, *e)).collect();
         let mut n = 0;
         for (s, e) in hit {
             n += e.min(end) - s.max(start);

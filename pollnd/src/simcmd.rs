@@ -1,0 +1,94 @@
+//! `pollnd bench tcp-sim`: goodput over a simulated network.
+
+use bench::tcpsim::{SimConfig, simulate};
+use clap::Args;
+
+use crate::benchcmd::{live, print};
+
+/// `pollnd bench tcp-sim`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct TcpSimArgs {
+    /// Line rate, in Gbit/s.
+    #[arg(long, default_value_t = 25.0, value_parser = positive)]
+    pub(crate) rate: f64,
+    /// Round trip of the empty network, in microseconds.
+    #[arg(long, default_value_t = 40.0, value_parser = positive)]
+    pub(crate) rtt: f64,
+    /// Largest IP packet, in bytes.
+    #[arg(long, default_value_t = 9000, value_parser = clap::value_parser!(u16).range(576..=9600))]
+    pub(crate) mtu: u16,
+    /// The receiver's window, in bytes.
+    #[arg(long, default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(65_536..=1 << 28))]
+    pub(crate) window: u32,
+    /// Per cent of frames lost, both ways. Without --loss and --reorder the documented rows are run.
+    #[arg(long, value_parser = per_cent)]
+    pub(crate) loss: Option<f64>,
+    /// Per cent of data frames that arrive out of order.
+    #[arg(long, value_parser = per_cent)]
+    pub(crate) reorder: Option<f64>,
+    /// Puts a bottleneck with a queue of so many bytes behind a faster NIC. Without it the sender's own NIC, which
+    /// loses nothing, is the narrowest place.
+    #[arg(long)]
+    pub(crate) queue: Option<u64>,
+    /// Let the port segment (TSO).
+    #[arg(long)]
+    pub(crate) tso: bool,
+    /// Virtual seconds of each run; the first tenth is not measured.
+    #[arg(long, default_value_t = 0.5, value_parser = virtual_seconds)]
+    pub(crate) seconds: f64,
+    /// First seed.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Seeds of each row; the median is told.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) seeds: u64,
+    /// One JSON object instead of the table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn positive(s: &str) -> Result<f64, String> {
+    match s.parse::<f64>() {
+        Ok(v) if (0.001..=1_000_000.0).contains(&v) => Ok(v),
+        _ => Err(format!("{s:?} is not a number from 0.001 to 1000000")),
+    }
+}
+
+fn per_cent(s: &str) -> Result<f64, String> {
+    match s.parse::<f64>() {
+        Ok(v) if (0.0..=100.0).contains(&v) => Ok(v),
+        _ => Err(format!("{s:?} is not a number of per cent from 0 to 100")),
+    }
+}
+
+fn virtual_seconds(s: &str) -> Result<f64, String> {
+    match s.parse::<f64>() {
+        Ok(v) if (0.001..=60.0).contains(&v) => Ok(v),
+        _ => Err(format!("{s:?} is not a number of virtual seconds from 0.001 to 60")),
+    }
+}
+
+pub(crate) fn tcp_sim(a: &TcpSimArgs) -> Result<(), String> {
+    let config = SimConfig {
+        rate_gbps: a.rate,
+        rtt_us: a.rtt,
+        mtu: a.mtu,
+        window: a.window,
+        loss: a.loss.unwrap_or(0.0) / 100.0,
+        reorder: a.reorder.unwrap_or(0.0) / 100.0,
+        queue: a.queue,
+        tso: a.tso,
+        seconds: a.seconds,
+    };
+    let rows = if a.loss.is_none() && a.reorder.is_none() { config.rows() } else { vec![config] };
+    let bar = live(a.json);
+    let mut done = 0;
+    let r = simulate(&rows, a.seed, a.seeds, &mut |_| {
+        done += 1;
+        bar.set_message(format!("{done} of {} rows", rows.len()));
+        bar.tick();
+    });
+    bar.finish_and_clear();
+    let r = r?;
+    print(a.json, &r, || r.table())
+}
