@@ -62,6 +62,7 @@ impl<P: Port> Stack<P> {
             challenges: &mut self.challenges,
             own_mss: self.io.mss(f.tmpl.v6()),
             super_max: self.io.super_max(f.tmpl.v6()),
+            ooo_max: 0,
         };
         let rung = f.ring(&mut cx);
         f.follow(&self.neigh);

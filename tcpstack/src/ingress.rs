@@ -183,6 +183,9 @@ impl<P: Port> Stack<P> {
             challenges: &mut self.challenges,
             own_mss: self.io.mss(f.tmpl.v6()),
             super_max: self.io.super_max(f.tmpl.v6()),
+            // The last quarter of the receive memory is for what fills gaps: were it held out of order, too, no
+            // buffer would be left for the segment that everything waits for.
+            ooo_max: if self.rx_free < self.rx_reserve { 0 } else { self.cfg.ooo_max },
         };
         let outcome = f.on_segment(s, o, &mut self.frags, &mut cx);
         self.frags.clear();

@@ -39,6 +39,8 @@ pub(crate) struct Cx<'a> {
     pub(crate) challenges: &'a mut Budget,
     pub(crate) own_mss: u16,
     pub(crate) super_max: u32,
+    /// Pool memory that out-of-order data may occupy now, in bytes.
+    pub(crate) ooo_max: u64,
 }
 
 impl Flow {
@@ -304,7 +306,7 @@ impl Flow {
                     // What comes next in order is not kept but passed on, so the bound is not for it: a full
                     // store would refuse the very bytes that empty it.
                     let at = (start + skip) as u64;
-                    let max = if at == self.nxt { u64::MAX } else { cx.cfg.ooo_max };
+                    let max = if at == self.nxt { u64::MAX } else { cx.ooo_max };
                     if self.ooo.insert(at, f, max).is_err() {
                         cx.c.rx_overflow += 1;
                     }

@@ -177,6 +177,8 @@ pub struct Stack<P: Port> {
     pub(crate) frags: Vec<RxFrag>,
     pub(crate) now: u64,
     pub(crate) rx_free: u64,
+    /// Receive memory that is kept for what comes in order, in bytes.
+    pub(crate) rx_reserve: u64,
     pub(crate) full_bursts: u32,
     pub(crate) last_duplicate: Option<[u8; 6]>,
     /// Boxed, so that taking it out for a burst moves a pointer and not the burst.
@@ -212,7 +214,7 @@ impl<P: Port> Stack<P> {
         let mut engine = Engine::new(secret.0[0], cfg.rx_window as usize, cfg.tx_window as usize)
             .map_err(|source| StackError::Map { bytes, source })?;
         let io = Io::new(port, cfg.vlan, cfg.attach_min, cfg.tx_depth.max(1));
-        let rx_free = io.port.rx_memory().0;
+        let (rx_free, rx_all) = io.port.rx_memory();
         Ok(Stack {
             own_scale: engine.own_scale(),
             engine,
@@ -243,6 +245,7 @@ impl<P: Port> Stack<P> {
             frags: Vec::with_capacity(64),
             now: 0,
             rx_free,
+            rx_reserve: rx_all / 4,
             full_bursts: 0,
             last_duplicate: None,
             rx: Some(Box::default()),

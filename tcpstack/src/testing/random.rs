@@ -108,6 +108,12 @@ pub fn random(seed: u64, bytes: u64) -> Scenario {
         c.tx_window = 2 * window;
         c.backlog = 300_000;
     });
+    for c in &mut s.stacks {
+        (c.timestamps, c.sack) = (r.chance(0.8), r.chance(0.8));
+        if mtu < 1280 {
+            c.addrs.truncate(1);
+        }
+    }
     s.pauses = (0..hosts)
         .map(|_| {
             r.chance(0.25).then(|| Pause {
@@ -125,6 +131,7 @@ pub fn random(seed: u64, bytes: u64) -> Scenario {
             from,
             to,
             at: if k == 0 { 0 } else { r.below(3 * MS) },
+            v6: mtu >= 1280 && r.chance(0.3),
             writers: writers(&mut r, bytes.max(8)),
             readers: [reader(&mut r), reader(&mut r)],
         };

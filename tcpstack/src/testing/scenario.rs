@@ -1,6 +1,6 @@
 //! What a run is made of.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use dataplane::link::{LinkConfig, Path};
 
@@ -23,6 +23,8 @@ pub struct Conn {
     pub to: usize,
     /// When it is dialled, in ns from the start.
     pub at: u64,
+    /// Over IPv6.
+    pub v6: bool,
     /// What the dialling end sends, and the other.
     pub writers: [Writer; 2],
     /// How the dialling end reads, and the other.
@@ -31,7 +33,7 @@ pub struct Conn {
 
 impl Default for Conn {
     fn default() -> Conn {
-        Conn { from: 0, to: 1, at: 0, writers: [Writer::Silent; 2], readers: [Reader::Eager; 2] }
+        Conn { from: 0, to: 1, at: 0, v6: false, writers: [Writer::Silent; 2], readers: [Reader::Eager; 2] }
     }
 }
 
@@ -65,7 +67,7 @@ pub struct Scenario {
     pub seed: u64,
     /// The network, one path towards each host.
     pub link: LinkConfig,
-    /// The stacks, 10.0.0.1 and up.
+    /// The stacks, 10.0.0.1 and fd00::1 and up.
     pub stacks: Vec<StackConfig>,
     /// The connections.
     pub conns: Vec<Conn>,
@@ -97,7 +99,10 @@ impl Scenario {
     /// The configuration of host `n` (from 1), sequence numbers from the seed.
     pub fn stack(n: u8, seed: u64) -> StackConfig {
         let secret = Some([u64::from(n) * 77, seed ^ 0xfeed]);
-        StackConfig { secret, ..StackConfig::new(Ipv4Addr::new(10, 0, 0, n), 24) }
+        let v6 = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, u16::from(n));
+        let mut c = StackConfig { secret, ..StackConfig::new(Ipv4Addr::new(10, 0, 0, n), 24) };
+        c.addrs.push((v6.into(), 64));
+        c
     }
 
     /// With a line of `rate` bit/s, a round trip of `rtt` ns and an MTU of `mtu` bytes.

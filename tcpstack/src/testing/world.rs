@@ -219,9 +219,11 @@ impl World<'_> {
         let mut hosts = Vec::new();
         for (i, port) in ports.into_iter().enumerate() {
             let cfg = s.stacks.get(i).ok_or("a path without a stack")?.clone();
-            let addr = cfg.addr.into();
+            let addrs = cfg.addrs.clone();
             let mut stack = Stack::new(cfg, port, LendSlab::new(8192)).map_err(|e| e.to_string())?;
-            stack.listen(Listen { addr, port: PORT, backlog: 4096 }).map_err(|e| e.to_string())?;
+            for (addr, _) in addrs {
+                stack.listen(Listen { addr, port: PORT, backlog: 4096 }).map_err(|e| e.to_string())?;
+            }
             let mut rng = Rng::new(s.seed.wrapping_mul(31) + i as u64);
             let pause = s.pauses.get(i).copied().flatten();
             hosts.push(Host {
@@ -258,9 +260,11 @@ impl World<'_> {
         let now = self.now();
         while self.later.last().is_some_and(|x| x.0 <= now) {
             let Some((_, k, c)) = self.later.pop() else { break };
-            let addr = |i: usize| self.s.stacks[i].addr;
-            let local = (addr(c.from), FIRST_LOCAL + k as u16).into();
-            let remote = (addr(c.to), PORT).into();
+            let addr = |i: usize| self.s.stacks[i].addrs.get(usize::from(c.v6)).map(|a| a.0);
+            let (Some(from), Some(to)) = (addr(c.from), addr(c.to)) else {
+                return Err("a connection between hosts without addresses".into());
+            };
+            let (local, remote) = ((from, FIRST_LOCAL + k as u16).into(), (to, PORT).into());
             let h = &mut self.hosts[c.from];
             h.stack.dial(now, Dial { local, remote }).map_err(|e| e.to_string())?;
             h.busy = true;
