@@ -4,12 +4,13 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test lint doc clean
+.PHONY: help deps build demo test soak lint doc clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make test STAGES=\"units lints\"   only these stages (scripts/run-tests --list names them)"
+	@echo "  make soak SEEDS=5000 FIRST=77     5,000 seeds from 77 on"
 	@echo "  make demo ARGS=\"--json\"          arguments for 'pollnd demo'"
 
 deps: ## install what is missing (as root), or say how
@@ -25,6 +26,9 @@ demo: ## two nodes in one process over a virtio link, against kernel sockets; at
 test: ## build, run every test and every check, print one table
 	@scripts/deps test
 	@scripts/run-tests $(STAGES)
+
+soak: ## simulate networks with SEEDS=n fresh seeds, or for SECONDS=s (600 unless told)
+	@SOAK_SEEDS=$(SEEDS) SOAK_SECONDS=$(SECONDS) SOAK_FIRST=$(FIRST) scripts/soak
 
 lint: ## formatting, clippy, documentation, arrows between crates, file rules
 	@scripts/deps test

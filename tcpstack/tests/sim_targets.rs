@@ -24,7 +24,6 @@ fn median(change: impl Fn(Scenario) -> Scenario) -> (f64, Outcome) {
 }
 
 #[test]
-#[ignore = "bench: promised once SACK-based recovery is in"]
 fn goodput_at_random_loss() {
     for (loss, least) in [(0.0, 24.5), (0.001, 24.0), (0.01, 18.0), (0.05, 5.0)] {
         let (gbps, _) = median(|s| s.with_loss(loss));
@@ -33,7 +32,6 @@ fn goodput_at_random_loss() {
 }
 
 #[test]
-#[ignore = "bench: promised once SACK-based recovery is in"]
 fn reordering_is_not_taken_for_loss() {
     let (gbps, o) = median(|mut s| {
         (s.link.paths[1].faults.reorder, s.link.paths[1].faults.reorder_ns) = (0.02, 40 * US);
