@@ -365,6 +365,14 @@ counters! {
         tx_no_buffer,
         /// Times emission stopped because the port's queue was deep.
         tx_deep,
+        /// Rounds in which nothing moved because the port took nothing.
+        port_stalls,
+        /// Times the link went down or came up.
+        link_changes,
+        /// Times a window was held back for want of receive memory.
+        window_starved,
+        /// Pushes refused because too much was not acknowledged.
+        push_refused,
         /// RSTs sent for segments of no connection.
         rst_sent,
         /// RSTs not sent, being over their budget.

@@ -11,6 +11,7 @@ use crate::seq::Seq;
 use crate::stack::{CloseWhy, Event, Stack};
 use crate::table::Place;
 use crate::timewait::Entry;
+use crate::uplink::marks;
 use crate::wire::{self, Fields};
 
 /// Segments taken from smoltcp for one connection in one turn at most.
@@ -30,11 +31,12 @@ impl<P: Port> Stack<P> {
     /// Serves every connection on the list once.
     pub(crate) fn serve_all(&mut self) -> u32 {
         let n = self.dirty.len();
+        self.stuck = 0;
         for _ in 0..n {
             let Some(i) = self.dirty.pop_front() else { break };
             self.serve(i);
         }
-        n as u32
+        n as u32 - self.stuck
     }
 
     fn serve(&mut self, i: u32) {
@@ -44,6 +46,7 @@ impl<P: Port> Stack<P> {
         f.queued = false;
         self.relink(i, &mut f);
         let sent = f.sent;
+        let before = marks(&self.c);
         let served = match f.phase {
             Phase::Resolve | Phase::Closed => Served::Done,
             _ => self.serve_flow(&mut f),
@@ -53,8 +56,11 @@ impl<P: Port> Stack<P> {
             self.events.push_back(Event::Progress { flow: id, acked: 0, sent: 0 });
         }
         let (phase, again) = (f.phase, served == Served::Again);
+        let after = marks(&self.c);
+        self.stuck += u32::from(again && after.0 > before.0 && after.1 == before.1);
         if f.starved && !f.waits {
             f.waits = true;
+            self.c.window_starved += 1;
             self.starved.push_back(i);
         }
         if again && !f.queued {
@@ -167,10 +173,6 @@ impl<P: Port> Stack<P> {
             return f.send_acks(io, c).err().unwrap_or(Served::Done);
         }
         if !f.phase.synchronised() && f.phase != Phase::Closed {
-            // A challenge to a peer that has begun anew: its RST makes room (RFC 9293 §3.10.7.4).
-            if f.phase == Phase::SynReceived && f.ack_due == AckDue::Now {
-                return f.send_acks(io, c).map_or_else(|s| s, |()| Served::Done);
-            }
             return Served::Done;
         }
         let sent =

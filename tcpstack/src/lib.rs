@@ -111,6 +111,7 @@ pub mod testing;
 pub mod timewait;
 pub mod tlp;
 mod transmit;
+mod uplink;
 pub mod wheel;
 pub mod wire;
 

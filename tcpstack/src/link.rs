@@ -35,6 +35,11 @@ impl Announcer {
     pub(crate) fn deadline(&self) -> Option<u64> {
         (self.next != u64::MAX).then_some(self.next)
     }
+
+    /// The link may be another one: from the start.
+    pub(crate) fn again(&mut self) {
+        (self.rounds, self.next) = (0, 0);
+    }
 }
 
 impl Flow {

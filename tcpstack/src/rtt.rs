@@ -88,6 +88,11 @@ impl Rtt {
         self.var
     }
 
+    /// The reason for the time-outs is known and gone.
+    pub fn clear_backoff(&mut self) {
+        self.backoff = 0;
+    }
+
     /// Time-outs in a row without an ACK of new data.
     pub fn backoff(&self) -> u8 {
         self.backoff

@@ -585,6 +585,13 @@ impl Sender {
         }
     }
 
+    /// The path, which was gone, is back: what is out is asked for again at `at` (ns), or before.
+    pub fn path_is_back(&mut self, at: u64) {
+        if self.rto_at != NEVER {
+            self.rto_at = self.rto_at.min(at);
+        }
+    }
+
     /// Acts on silence, if [`Sender::deadline`] has come. `new_data` says that there is data never sent that the
     /// peer's window has room for.
     pub fn ring(&mut self, new_data: bool, c: &mut Ctx<'_>) -> Rang {

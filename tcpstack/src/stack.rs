@@ -181,6 +181,11 @@ pub struct Stack<P: Port> {
     pub(crate) rx_reserve: u64,
     pub(crate) full_bursts: u32,
     pub(crate) last_duplicate: Option<[u8; 6]>,
+    /// Nothing moved in the last round for want of room in the port.
+    pub(crate) blocked: bool,
+    /// Connections served in this round that found the port without room.
+    pub(crate) stuck: u32,
+    pub(crate) link: bool,
     /// Boxed, so that taking it out for a burst moves a pointer and not the burst.
     rx: Option<Box<ArrayVec<P::Rx, RX_BURST>>>,
 }
@@ -248,6 +253,9 @@ impl<P: Port> Stack<P> {
             rx_reserve: rx_all / 4,
             full_bursts: 0,
             last_duplicate: None,
+            blocked: false,
+            stuck: 0,
+            link: io.port.link_up(),
             rx: Some(Box::default()),
             io,
             cfg,
@@ -289,6 +297,7 @@ impl<P: Port> Stack<P> {
     /// with it, and carry the acknowledgement of what they answer.
     pub fn poll(&mut self, now: u64) -> Work {
         self.set_now(now);
+        self.look_at_link();
         let mut n = self.io.port.home().drain() as u32 + self.small.home().drain() as u32;
         self.announce();
         n += self.receive();
@@ -309,12 +318,10 @@ impl<P: Port> Stack<P> {
         if !self.io.q.is_empty() {
             n += self.io.port.tx_burst(&mut self.io.q) as u32;
         }
-        // What waits for the link is no work: a caller that waits for quiet, to go down, would wait for ever.
-        if n == 0 && ((self.dirty.is_empty() && self.io.q.is_empty()) || !self.io.port.link_up()) {
-            Work::Idle
-        } else {
-            Work::Busy(n.max(1))
-        }
+        // What waits for the port or the link is no work: a caller that waits for quiet would wait for ever.
+        self.blocked = n == 0 && !(self.dirty.is_empty() && self.io.q.is_empty());
+        self.c.port_stalls += u64::from(self.blocked);
+        if n == 0 { Work::Idle } else { Work::Busy(n) }
     }
 
     fn receive(&mut self) -> u32 {
@@ -337,11 +344,14 @@ impl<P: Port> Stack<P> {
 
     /// When the next turn is due (ns) if no packet comes; `None` for never.
     pub fn deadline(&self) -> Option<u64> {
-        if !self.dirty.is_empty() || !self.io.q.is_empty() {
+        let waits = !self.dirty.is_empty() || !self.io.q.is_empty();
+        if waits && !self.blocked {
             return Some(self.now);
         }
+        let retry = waits.then(|| self.retry_at());
         let announcer = self.announcer.deadline();
-        [self.wheel.next(), self.neigh.deadline(), announcer, self.tw.deadline()].into_iter().flatten().min()
+        let all = [self.wheel.next(), self.neigh.deadline(), announcer, self.tw.deadline(), retry];
+        all.into_iter().flatten().min()
     }
 
     /// The next event.
@@ -388,6 +398,7 @@ impl<P: Port> Stack<P> {
         }
         let backlog = f.backlog();
         if backlog >= limit {
+            self.c.push_refused += 1;
             return Err(PushError::Full { backlog, limit });
         }
         f.shadow.push_inline(hdr);

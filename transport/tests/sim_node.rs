@@ -282,3 +282,23 @@ fn a_bad_network_changes_nothing_but_the_time() {
         traffic(World::new(2, (seed % 2) as u16, faults, seed, &mem), 8, 200_000);
     }
 }
+
+#[test]
+fn the_peers_of_a_shard_that_panicked_hear_of_it_at_once() {
+    for (shards, what) in [(1, "its own runtime"), (3, "one that links shards")] {
+        let mut w = World::new(shards, 0, Faults::default(), 1, &MemConfig::default());
+        let target = ProcessId::lustre(nid(SERVER));
+        w.client.app.todo.push_back((AppId(0), Op::Ping { tag: 1, target }));
+        let log = w.client.app.log.clone();
+        w.run("ping", |_| logged(&log, |e| matches!(e, Event::Ping { .. })) == 1);
+        assert!(w.client.rt.counters().conns > 0);
+        transport::node::Turn::fail(&mut w.servers[0]);
+        let at = w.now.load(Ordering::Relaxed);
+        // Only the client is turned from here on, and no time passes in which it could notice by itself.
+        for _ in 0..10 {
+            w.client.turn();
+        }
+        assert_eq!(w.client.rt.counters().conns, 0, "{what}");
+        assert_eq!(w.now.load(Ordering::Relaxed), at);
+    }
+}

@@ -489,6 +489,10 @@ impl<P: Port> Runtime for LcoreRt<P> {
 
     fn wait(&mut self, _: Option<u64>) {}
 
+    fn abort_all(&mut self) {
+        self.stack.abort_all();
+    }
+
     fn counters(&self) -> RtCounters {
         let (s, p) = (self.stack.counters(), self.stack.port().counters());
         let (free, all) = self.stack.port().rx_memory();

@@ -449,6 +449,12 @@ impl<R: Runtime> Runtime for Linked<R> {
         }
     }
 
+    fn abort_all(&mut self) {
+        if let Some(r) = &mut self.inner {
+            r.abort_all();
+        }
+    }
+
     fn counters(&self) -> RtCounters {
         let mut c = self.inner.as_ref().map(Runtime::counters).unwrap_or_default();
         c.rx_lent_out += self.relay.home().lent_out() as u64;

@@ -33,6 +33,8 @@ pub trait Turn {
     fn is_down(&self) -> bool;
     /// Waits for something to arrive, if the runtime can.
     fn wait(&mut self);
+    /// Tells peers that it is over: nothing else is called after this.
+    fn fail(&mut self);
     /// Counts.
     fn end(&self) -> NodeEnd;
 }
@@ -50,6 +52,9 @@ impl<R: Runtime, A: App> Turn for Shard<R, A> {
     fn wait(&mut self) {
         let until = self.deadline();
         self.rt.wait(until);
+    }
+    fn fail(&mut self) {
+        self.rt.abort_all();
     }
     fn end(&self) -> NodeEnd {
         NodeEnd { proto: *self.machine.counters(), rt: self.rt.counters(), clean: Shard::is_down(self) }
@@ -243,9 +248,12 @@ fn contained<T>(
         Err(_) => {
             ctl.panics.fetch_add(1, Ordering::AcqRel);
             ctl.give(Order::Drain);
-            // Never turned again. Dropping it hands its queue back, so that the port can be stopped in order.
-            let node = slot.take();
-            if catch_unwind(AssertUnwindSafe(|| drop(node))).is_err() {
+            // Never turned again. Its peers are told, so that they need not time out; dropping it hands its queue
+            // back, so that the port can be stopped in order.
+            let mut node = slot.take();
+            let told = catch_unwind(AssertUnwindSafe(|| node.iter_mut().for_each(|n| n.fail())));
+            let dropped = catch_unwind(AssertUnwindSafe(|| drop(node)));
+            if told.is_err() || dropped.is_err() {
                 tracing::error!("a node that panicked did so again while it was taken down");
             }
             otherwise
@@ -259,6 +267,7 @@ mod tests {
 
     thread_local! {
         static DROPPED: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+        static FAILED: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
     }
 
     impl Drop for Fake {
@@ -288,6 +297,10 @@ mod tests {
             self.down
         }
         fn wait(&mut self) {}
+        fn fail(&mut self) {
+            FAILED.set(FAILED.get() + 1);
+            assert!(self.panic_at != 1, "while its peers are told, too");
+        }
         fn end(&self) -> NodeEnd {
             NodeEnd { proto: Counters::default(), rt: RtCounters::default(), clean: self.down }
         }
@@ -319,10 +332,14 @@ mod tests {
     #[test]
     fn a_node_that_panicked_gives_back_what_it_holds_even_if_it_panics_again() {
         let ctl = Control::default();
-        let before = DROPPED.get();
+        let before = (DROPPED.get(), FAILED.get());
         let ends = run(vec![fake(3), fake(4), fake(0)], &ctl, IDLE);
         assert!(ends[0].is_none() && ends[1].is_none() && ends[2].is_some());
-        assert_eq!((DROPPED.get() - before, ctl.panics.load(Ordering::Relaxed)), (3, 2));
+        assert_eq!((DROPPED.get() - before.0, FAILED.get() - before.1), (3, 2));
+        let ends = run(vec![fake(1), fake(0)], &ctl, IDLE);
+        assert!(ends[0].is_none() && ends[1].is_some());
+        assert_eq!((DROPPED.get() - before.0, FAILED.get() - before.1), (5, 3));
+        assert_eq!(ctl.panics.load(Ordering::Relaxed), 3);
     }
 
     #[test]

@@ -138,6 +138,10 @@ pub trait Runtime {
     /// once.
     fn wait(&mut self, until: Option<u64>);
 
+    /// Ends every stream at once, as far as peers can still be told: for a runtime that will not be turned again.
+    /// One whose streams end with it has nothing to do.
+    fn abort_all(&mut self) {}
+
     /// Counts.
     fn counters(&self) -> RtCounters;
 }
