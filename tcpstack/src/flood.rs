@@ -23,7 +23,7 @@ impl<P: Port> Stack<P> {
         // Answers to strangers are no reason for connections to wait for the port.
         let quiet = self.io.q.len() < self.cfg.tx_depth / 2;
         let room = self.cfg.syn_cookies && self.live < self.cfg.max_flows && quiet;
-        let mss = o.mss.unwrap_or(wire::DEFAULT_MSS);
+        let mss = o.mss.unwrap_or_else(|| wire::default_mss(s.key.is_v6()));
         let cookie = if room { self.cookies.issue(&s.key, s.seq, mss, self.now) } else { None };
         let Some(seq) = cookie else {
             self.c.syn_dropped += 1;

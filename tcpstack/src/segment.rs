@@ -70,7 +70,8 @@ impl Flow {
         if let Some(t) = o.ts.filter(|_| cfg.timestamps) {
             self.stamps.agree(t.val, now);
         }
-        self.set_mss(o.mss.unwrap_or(wire::DEFAULT_MSS).clamp(wire::MIN_MSS, own_mss));
+        let named = o.mss.unwrap_or_else(|| wire::default_mss(self.key.is_v6()));
+        self.set_mss(named.clamp(wire::MIN_MSS, own_mss));
         self.tx = Sender::new(cfg.congestion, u32::from(self.mss), self.sack_ok, cfg.tlp_ack_delay);
     }
 

@@ -31,6 +31,11 @@ pub const MIN_MSS: u16 = 48;
 /// MSS of a peer that names none (RFC 9293 §3.7.1).
 pub const DEFAULT_MSS: u16 = 536;
 
+/// MSS of a peer that names none, in bytes (RFC 9293 §3.7.1, MUST-15): what the family's least MTU carries.
+pub fn default_mss(v6: bool) -> u16 {
+    if v6 { 1220 } else { DEFAULT_MSS }
+}
+
 /// Why a packet was not taken further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drop {
