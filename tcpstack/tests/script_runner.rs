@@ -2,14 +2,16 @@
 
 mod script;
 
+use script::Family;
+
 /// Why a script fails, without its trace.
 fn fails(text: &str) -> String {
     let s = match script::parse("x.tcp", text) {
         Ok(s) => s,
         Err(e) => return e,
     };
-    let e = script::run(&s, 1000).expect_err("this script has to fail");
-    let end = e.find("    peer's first number").unwrap_or(e.len());
+    let e = script::run(&s, Family::V4, 1000).expect_err("this script has to fail");
+    let end = e.find("    over V4, peer's first number").unwrap_or(e.len());
     // The window offered is not the point here.
     let mut lines: Vec<String> = e[..end].trim_end().lines().map(str::to_string).collect();
     for l in lines.iter_mut().filter(|l| l.starts_with("    got:")) {
@@ -24,7 +26,9 @@ fn fails(text: &str) -> String {
 
 fn passes(text: &str) {
     let s = script::parse("x.tcp", text).unwrap();
-    script::run(&s, 1000).unwrap();
+    for family in [Family::V4, Family::V6] {
+        assert!(script::run(&s, family, 1000).unwrap().is_some());
+    }
 }
 
 #[test]

@@ -7,8 +7,15 @@ mod script;
 
 use std::path::{Path, PathBuf};
 
-/// The peer's first numbers that every script is run with: plain, across the sign, across the wrap.
-const FIRST_NUMBERS: [u32; 3] = [1000, (1 << 31) - 700, u32::MAX - 700];
+use script::Family;
+
+/// What every script is run with: the family, and the peer's first number: plain, across the sign, across the wrap.
+const RUNS: [(Family, u32); 4] = [
+    (Family::V4, 1000),
+    (Family::V4, (1 << 31) - 700),
+    (Family::V4, u32::MAX - 700),
+    (Family::V6, u32::MAX - 700),
+];
 
 /// Lines of a trace that are shown when a script fails among all.
 const TRACE: usize = 30;
@@ -63,9 +70,11 @@ fn every_script_passes() {
                 continue;
             }
         };
-        for isn in FIRST_NUMBERS {
-            match script::run(&script, isn) {
-                Ok(trace) if only.is_some() => println!("{name}, from {isn}:\n{}\n", trace.join("\n")),
+        for (family, isn) in RUNS {
+            match script::run(&script, family, isn) {
+                Ok(Some(trace)) if only.is_some() => {
+                    println!("{name} over {family:?}, from {isn}:\n{}\n", trace.join("\n"));
+                }
                 Ok(_) => (),
                 Err(e) => {
                     failed.push(if only.is_some() { e } else { shortened(&e, &name) });

@@ -8,7 +8,6 @@ use tcpstack::{Close, Dial, FlowId, HDR_MAX, Listen};
 use super::conn::pattern;
 use super::lang::{Call, Range};
 use super::run::Run;
-use super::world::addresses;
 
 impl Run {
     pub(crate) fn call(&mut self, i: usize, c: &Call) -> Result<(), String> {
@@ -26,7 +25,7 @@ impl Run {
         self.log(self.base, &format!("{label}{text}"));
         match c {
             Call::Listen { port, backlog } => {
-                let l = Listen { addr: addresses().0, port: *port, backlog: *backlog };
+                let l = Listen { addr: self.family.host(1), port: *port, backlog: *backlog };
                 self.w.s.listen(l).map_err(|e| e.to_string())?;
             }
             Call::Dial { fails } => self.dial(i, fails.as_deref())?,
@@ -55,7 +54,7 @@ impl Run {
         if (c.port, c.ours) == (1023 - i as u16, 988) {
             (c.port, c.ours) = (988, 1023 - i as u16);
         }
-        let d = Dial { local: (addresses().0, c.ours).into(), remote: (c.addr, c.port).into() };
+        let d = Dial { local: (self.family.host(1), c.ours).into(), remote: (c.addr, c.port).into() };
         let r = self.w.s.dial(self.w.now, d);
         if let (Ok(f), None) = (&r, fails) {
             self.conns[i].flow = Some(*f);

@@ -12,3 +12,4 @@ mod world;
 
 pub(crate) use parse::script as parse;
 pub(crate) use run::run;
+pub(crate) use world::Family;

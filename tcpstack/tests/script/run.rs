@@ -13,7 +13,7 @@ use super::conn::Conn;
 use super::lang::{Heard, IcmpSpec, Line, Range, Script, Seg, Step, Want, When};
 use super::packet::{ACK, Body, Ip, SYN, Tcp};
 use super::parse::icmp_kind;
-use super::world::{Did, START, Setup, World, addresses};
+use super::world::{Did, Family, START, Setup, World};
 
 /// Moments that one line may go through.
 const STEPS: u32 = 200_000;
@@ -46,15 +46,20 @@ pub(crate) struct Run {
     progress: Vec<(usize, u64, u64)>,
     pub(crate) trace: Vec<String>,
     tolerance: u64,
+    pub(crate) family: Family,
     isn: u32,
     /// Peers of the flood, and packets to them.
     flood: u32,
     flood_answers: u64,
 }
 
-/// Runs a script with `isn` as the peer's first number. The error has line, expectation, and all that went before.
-pub(crate) fn run(script: &Script, isn: u32) -> Result<Vec<String>, String> {
-    let setup = Setup::of(script)?;
+/// Runs a script over a family with `isn` as the peer's first number. `None` when it is not for this family. The
+/// error has line, expectation, and all that went before.
+pub(crate) fn run(script: &Script, family: Family, isn: u32) -> Result<Option<Vec<String>>, String> {
+    let setup = Setup::of(script, family)?;
+    if setup.only.is_some_and(|f| f != family) {
+        return Ok(None);
+    }
     let mut r = Run {
         w: World::new(&setup).map_err(|e| format!("{}: {e}", script.file))?,
         conns: vec![],
@@ -66,6 +71,7 @@ pub(crate) fn run(script: &Script, isn: u32) -> Result<Vec<String>, String> {
         progress: vec![],
         trace: vec![],
         tolerance: setup.tolerance,
+        family,
         isn: setup.isn.unwrap_or(isn),
         flood: 0,
         flood_answers: 0,
@@ -78,7 +84,7 @@ pub(crate) fn run(script: &Script, isn: u32) -> Result<Vec<String>, String> {
     if let Err(e) = r.quiet("the script ended").and_then(|()| r.finish()) {
         return Err(r.failure(&script.file, None, &e));
     }
-    Ok(r.trace)
+    Ok(Some(r.trace))
 }
 
 impl Run {
@@ -87,7 +93,8 @@ impl Run {
         if let Some(l) = line {
             let _ = writeln!(s, "    line:  {}", l.text);
         }
-        let _ = writeln!(s, "    peer's first number {}; what went before:", self.isn);
+        let (family, isn) = (self.family, self.isn);
+        let _ = writeln!(s, "    over {family:?}, peer's first number {isn}; what went before:");
         self.trace.iter().for_each(|t| {
             let _ = writeln!(s, "    {t}");
         });
@@ -107,7 +114,7 @@ impl Run {
         let n = self.conns.len() as u16;
         let (port, ours) = (1023 - n, 988);
         let isn = self.isn.wrapping_add(u32::from(n) * 1_000_003);
-        self.conns.push(Conn::new(label, addresses().1, port, ours, isn));
+        self.conns.push(Conn::new(label, self.family.host(2), port, ours, isn));
         usize::from(n)
     }
 
@@ -273,9 +280,8 @@ impl Run {
             Step::Icmp(m) => self.icmp(i, m)?,
             Step::Arp { reply } => {
                 self.log(self.base, &format!("< arp {}", if *reply { "reply" } else { "request" }));
-                if let IpAddr::V4(a) = self.conns[i].addr {
-                    self.w.arp_packet(if *reply { 2 } else { 1 }, a);
-                }
+                let a = self.conns[i].addr;
+                self.w.neighbour(*reply, a);
                 self.w.settle()?;
             }
             Step::Flood { count, answers } => self.flood(*count, answers)?,
@@ -284,8 +290,12 @@ impl Run {
             Step::Call(c) => self.call(i, c)?,
             Step::Count { flow, name, range } => self.count(i, *flow, name, range)?,
             Step::Conn { addr, port, ours } => {
+                let to = addr.map(|a| self.family.address(a));
+                if to.is_some_and(|a| a.is_ipv4() != (self.family == Family::V4)) {
+                    return Err("an address of the other family: say `set family v4` or `v6`".into());
+                }
                 let c = &mut self.conns[i];
-                c.addr = addr.unwrap_or(c.addr);
+                c.addr = to.unwrap_or(c.addr);
                 c.port = port.unwrap_or(c.port);
                 c.ours = ours.unwrap_or(c.ours);
             }
@@ -307,13 +317,13 @@ impl Run {
         let t = self.conns[i].build(seg, ms);
         let spoilt: String = seg.tweaks.iter().map(|t| format!(" {t:?}")).collect();
         self.log(self.base, &format!("{}< {}{spoilt}", self.tag(i), self.conns[i].show(&t, false)));
-        let ip = Ip::tcp(self.conns[i].addr, addresses().0, t);
+        let ip = Ip::tcp(self.conns[i].addr, self.family.host(1), t);
         self.w.inject(&ip, &seg.tweaks)?;
         if late { Ok(()) } else { self.w.settle() }
     }
 
     fn icmp(&mut self, i: usize, m: &IcmpSpec) -> Result<(), String> {
-        let (c, us) = (&self.conns[i], addresses().0);
+        let (c, us) = (&self.conns[i], self.family.host(1));
         let v4 = c.addr.is_ipv4();
         let kind = icmp_kind(&m.kind, v4).ok_or_else(|| format!("{} is not in this family", m.kind))?;
         let rest = if m.kind.starts_with("echo") {
@@ -328,10 +338,10 @@ impl Run {
             let t = Tcp { sport: c.ours, dport: c.port, seq, flags: ACK, ..Tcp::default() };
             let quoted = Ip::tcp(us, c.addr, t).bytes(&[]);
             let len = if v4 { 20 } else { 40 } + if m.len > 0 { m.len } else { 8 };
-            let mtu = m.mtu + if v4 || m.mtu == 0 { 0 } else { 20 };
+            let mtu = m.mtu + if m.mtu == 0 { 0 } else { u32::from(self.family.extra()) };
             [&mtu.to_be_bytes()[..], &quoted[..len.min(quoted.len())]].concat()
         };
-        let from = m.from.unwrap_or(c.addr);
+        let from = m.from.map_or(c.addr, |a| self.family.address(a));
         self.log(self.base, &format!("{}< icmp {} mtu {}", self.tag(i), m.kind, m.mtu));
         self.w.inject(&Ip::icmp(from, us, kind, rest), &m.tweaks)?;
         self.w.settle()
@@ -341,7 +351,7 @@ impl Run {
         self.flood = count;
         self.flood_answers = 0;
         self.log(self.base, &format!("< {count} SYNs from other ports"));
-        let (us, peer) = addresses();
+        let (us, peer) = (self.family.host(1), self.family.host(2));
         for n in 0..count {
             let sport = FLOOD_PORT.checked_add(n as u16).ok_or("too many for one address")?;
             let t = Tcp { sport, dport: 988, seq: n * 7919, flags: SYN, win: 1000, ..Tcp::default() };
@@ -421,7 +431,8 @@ impl Run {
                 }
                 let (at, got) = self.solicits.pop_front().ok_or("nobody was asked for")?;
                 self.base = at.max(self.base);
-                if got == *a { Ok(()) } else { Err(format!("{got} was asked for, not {a}")) }
+                let a = self.family.address(*a);
+                if got == a { Ok(()) } else { Err(format!("{got} was asked for, not {a}")) }
             }
         }
     }
@@ -429,7 +440,7 @@ impl Run {
     fn belongs(&self, i: usize, s: &Sent) -> Result<(), String> {
         let ttl = if s.ip.ttl < 64 { format!("hop limit {}", s.ip.ttl) } else { String::new() };
         match s.conn {
-            Some(k) if k == i && ttl.is_empty() && s.ip.src == addresses().0 => Ok(()),
+            Some(k) if k == i && ttl.is_empty() && s.ip.src == self.family.host(1) => Ok(()),
             Some(k) if k == i => Err(format!("from {} with {ttl}\n    got:   {}", s.ip.src, self.show(s))),
             _ => Err(format!("of another connection\n    got:   {}", self.show(s))),
         }

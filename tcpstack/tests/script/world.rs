@@ -1,7 +1,7 @@
 //! A stack, the other end of its wire, and a clock that only the script moves.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use arrayvec::ArrayVec;
 use dataplane::mem::{MemConfig, MemPort, MemRx, pair};
@@ -20,8 +20,42 @@ pub(crate) const START: u64 = 1_000_000_000;
 /// Turns at one moment after which the stack is said to spin.
 const TURNS: u32 = 10_000;
 
+/// What a script runs over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4,
+    /// The same with a link MTU 20 bytes larger, so that segments are as long.
+    V6,
+}
+
+impl Family {
+    /// Our address (1), the peer's (2), and others of the network.
+    pub(crate) fn host(self, n: u8) -> IpAddr {
+        match self {
+            Family::V4 => Ipv4Addr::new(10, 0, 0, n).into(),
+            Family::V6 => Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, u16::from(n)).into(),
+        }
+    }
+
+    /// An address of a script: those of 10.0.0.0/24 stand for the same hosts of either family.
+    pub(crate) fn address(self, a: IpAddr) -> IpAddr {
+        match a {
+            IpAddr::V4(v4) if v4.octets()[..3] == [10, 0, 0] => self.host(v4.octets()[3]),
+            other => other,
+        }
+    }
+
+    /// Header bytes beyond those of IPv4.
+    pub(crate) fn extra(self) -> u16 {
+        if self == Family::V4 { 0 } else { 20 }
+    }
+}
+
 /// What a script's first lines set.
 pub(crate) struct Setup {
+    /// The only family that it is for, if it says so.
+    pub(crate) only: Option<Family>,
+    pub(crate) family: Family,
     pub(crate) cfg: StackConfig,
     pub(crate) mem: MemConfig,
     /// ARP and ND are answered by themselves.
@@ -32,17 +66,13 @@ pub(crate) struct Setup {
     pub(crate) isn: Option<u32>,
 }
 
-/// Our address, and the peer's.
-pub(crate) fn addresses() -> (IpAddr, IpAddr) {
-    (Ipv4Addr::new(10, 0, 0, 1).into(), Ipv4Addr::new(10, 0, 0, 2).into())
-}
-
 impl Setup {
-    pub(crate) fn of(s: &Script) -> Result<Setup, String> {
-        let cfg =
-            StackConfig { secret: Some([77, 0xfeed]), ..StackConfig::new(Ipv4Addr::new(10, 0, 0, 1), 24) };
-        let mem = MemConfig { mtu: 1500, tso_max: 0, csum: false, rx_bufs: 1024, ..MemConfig::default() };
-        let mut x = Setup { cfg, mem, arp: true, tolerance: 2_000_000, isn: None };
+    pub(crate) fn of(s: &Script, family: Family) -> Result<Setup, String> {
+        let prefix = if family == Family::V4 { 24 } else { 64 };
+        let cfg = StackConfig { secret: Some([77, 0xfeed]), ..StackConfig::new(family.host(1), prefix) };
+        let mtu = 1500 + family.extra();
+        let mem = MemConfig { mtu, tso_max: 0, csum: false, rx_bufs: 1024, ..MemConfig::default() };
+        let mut x = Setup { only: None, family, cfg, mem, arp: true, tolerance: 2_000_000, isn: None };
         for (no, name, values) in &s.sets {
             let v: Vec<&str> = values.iter().map(String::as_str).collect();
             x.set(name, &v).map_err(|e| format!("{}:{no}: set {name}: {e}", s.file))?;
@@ -62,7 +92,7 @@ impl Setup {
         };
         let (c, m) = (&mut self.cfg, &mut self.mem);
         match name {
-            "mtu" => m.mtu = n()? as u16,
+            "mtu" => m.mtu = n()? as u16 + self.family.extra(),
             "tso" => {
                 let on = onoff()?;
                 (m.tso_max, m.csum) = if on { (65_535, true) } else { (0, false) };
@@ -102,6 +132,13 @@ impl Setup {
                 c.keepalive = Some(KeepAlive { idle, interval, count: parse::number(count)? as u8 });
             }
             "gateway" => c.gateways.push(parse::address(v)?),
+            "family" => {
+                self.only = Some(match v {
+                    "v4" => Family::V4,
+                    "v6" => Family::V6,
+                    _ => return Err("v4 or v6".into()),
+                });
+            }
             "arp" => self.arp = onoff()?,
             "tolerance" => self.tolerance = t()?,
             "isn" => self.isn = Some(n()? as u32),
@@ -125,6 +162,7 @@ pub(crate) struct World {
     /// What happened and was not looked at yet.
     pub(crate) did: VecDeque<(u64, Did)>,
     pub(crate) arp: bool,
+    family: Family,
     wire: MemPort,
     taken: Vec<HeapRxBuf>,
 }
@@ -133,7 +171,8 @@ impl World {
     pub(crate) fn new(x: &Setup) -> Result<World, String> {
         let (port, wire) = pair(&x.mem);
         let s = Stack::new(x.cfg.clone(), port, LendSlab::new(1024)).map_err(|e| e.to_string())?;
-        let mut w = World { s, now: START, did: VecDeque::new(), arp: x.arp, wire, taken: vec![] };
+        let (arp, family) = (x.arp, x.family);
+        let mut w = World { s, now: START, did: VecDeque::new(), arp, family, wire, taken: vec![] };
         w.settle()?;
         w.did.clear();
         Ok(w)
@@ -196,6 +235,9 @@ impl World {
             [0x08, 0x06] => Ok(self.on_arp(rest)),
             [0x08, 0x00] | [0x86, 0xdd] => {
                 let ip = Ip::read(rest, partial).map_err(|e| format!("the stack sent a bad packet: {e}"))?;
+                if let Some(asked) = self.discovery(&ip) {
+                    return Ok(asked);
+                }
                 if dst != PEER_MAC {
                     return Err(format!("the stack sent a packet to station {dst:02x?}"));
                 }
@@ -209,16 +251,58 @@ impl World {
     fn on_arp(&mut self, p: &[u8]) -> bool {
         let Some(p) = p.get(..28).filter(|p| p[7] == 1 && p[14..18] != p[24..28]) else { return false };
         let target = Ipv4Addr::new(p[24], p[25], p[26], p[27]);
+        self.asked(target.into())
+    }
+
+    /// Somebody's link address was asked for. Returns whether it was answered.
+    fn asked(&mut self, target: IpAddr) -> bool {
         if self.arp {
-            self.arp_packet(2, target);
+            self.neighbour(true, target);
             return true;
         }
-        self.did.push_back((self.now, Did::Solicit(target.into())));
+        self.did.push_back((self.now, Did::Solicit(target)));
         false
     }
 
+    /// Takes neighbour discovery and group reports out of the stream. `Some(true)` when there was an answer.
+    fn discovery(&mut self, ip: &Ip) -> Option<bool> {
+        match &ip.body {
+            // A report of groups, behind a hop-by-hop header.
+            Body::Other(0) => Some(false),
+            Body::Icmp(135, 0, rest) if ip.dst.is_ipv6() => {
+                let target: [u8; 16] = rest.get(4..20)?.try_into().ok()?;
+                let target = IpAddr::from(target);
+                // Not whether somebody else has our address.
+                let own = ip.src == IpAddr::from(Ipv6Addr::UNSPECIFIED);
+                Some(!own && self.asked(target))
+            }
+            Body::Icmp(133 | 136, 0, _) if ip.dst.is_ipv6() => Some(false),
+            _ => None,
+        }
+    }
+
+    /// The peer's answer for its address `a`, or its question for ours.
+    pub(crate) fn neighbour(&mut self, reply: bool, a: IpAddr) {
+        let us = self.family.host(1);
+        match (a, us) {
+            (IpAddr::V4(a), _) => self.arp_packet(if reply { 2 } else { 1 }, a),
+            (IpAddr::V6(v6), IpAddr::V6(ours)) => {
+                let (kind, flags, target, option) =
+                    if reply { (136, 0x60, v6, 2) } else { (135, 0, ours, 1) };
+                let mut rest = vec![flags, 0, 0, 0];
+                rest.extend_from_slice(&target.octets());
+                rest.extend_from_slice(&[option, 1]);
+                rest.extend_from_slice(&PEER_MAC);
+                let ip = Ip::icmp(a, us, (kind, 0), rest);
+                let b = [&OUR_MAC[..], &PEER_MAC, &[0x86, 0xdd], &ip.bytes(&[])].concat();
+                self.put(&b);
+            }
+            _ => (),
+        }
+    }
+
     /// The peer's ARP request (1) for our address, or its reply (2); `spa` is its address.
-    pub(crate) fn arp_packet(&mut self, op: u8, spa: Ipv4Addr) {
+    fn arp_packet(&mut self, op: u8, spa: Ipv4Addr) {
         let mut b = [&[0xff; 6][..], &PEER_MAC, &[8, 6, 0, 1, 8, 0, 6, 4, 0, op], &PEER_MAC].concat();
         b.extend_from_slice(&spa.octets());
         b.extend_from_slice(&if op == 1 { [0; 6] } else { OUR_MAC });
