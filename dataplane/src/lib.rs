@@ -24,5 +24,6 @@ pub mod lcore;
 pub mod link;
 pub mod mem;
 pub mod pkt;
+pub mod tap;
 
 pub use hugepages;

@@ -257,6 +257,25 @@ pub struct PortCounters {
     pub tx_nombuf: u64,
 }
 
+impl PortCounters {
+    /// Names and values, for telemetry; each begins with `port_`.
+    pub fn each(&self, f: &mut dyn FnMut(&'static str, u64)) {
+        for (name, n) in [
+            ("port_rx_packets", self.rx_packets),
+            ("port_rx_bytes", self.rx_bytes),
+            ("port_rx_nombuf", self.rx_nombuf),
+            ("port_tx_packets", self.tx_packets),
+            ("port_tx_bytes", self.tx_bytes),
+            ("port_tx_dropped", self.tx_dropped),
+            ("port_tx_attached", self.tx_attached),
+            ("port_linearised", self.linearised),
+            ("port_tx_nombuf", self.tx_nombuf),
+        ] {
+            f(name, n);
+        }
+    }
+}
+
 /// One receive and one transmit queue of a port, polled by one lcore.
 pub trait Port {
     /// Received packets.

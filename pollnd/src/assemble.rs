@@ -9,13 +9,16 @@ use std::thread::JoinHandle;
 use bench::sock::epoch;
 use dataplane::clock::Clock;
 use hugepages::{Backing, PrivatePages};
+use transport::node::desk::Front;
 use transport::node::sock::{self, SockConfig, SockRt, may_bind_privileged};
 use transport::node::{App, Control, Idle, NodeEnd, Order, Shard, run};
 use transport::proto::{Accept, Config, Machine, config::SEC};
+use transport::wire::Nid;
 
 use crate::args::{AcceptArg, Carrier, NodeArgs};
 #[cfg(feature = "dpdk")]
 use crate::dpdk::start as start_dpdk;
+use crate::inspect::server::Server;
 use crate::signals;
 
 /// What the node is for.
@@ -35,6 +38,8 @@ pub(crate) struct Node {
     threads: Vec<Polling>,
     control: Arc<Control>,
     describe: String,
+    /// Its control socket.
+    server: Option<Server>,
     /// What has to be taken down after the threads, on this thread.
     after: Option<Box<dyn FnOnce() -> Result<(), String>>>,
 }
@@ -50,7 +55,7 @@ impl Node {
         describe: String,
         after: Option<Box<dyn FnOnce() -> Result<(), String>>>,
     ) -> Node {
-        Node { threads, control, describe, after }
+        Node { threads, control, describe, server: None, after }
     }
 
     /// Gives the node when it has come up.
@@ -63,6 +68,15 @@ impl Node {
         }
         self.stop()?;
         Err("told to go down before it was up".into())
+    }
+
+    /// Lets others look at the node while it runs. One that cannot have a control socket runs all the same.
+    fn seen_through(mut self, front: Arc<Front>, nid: &Nid) -> Node {
+        match Server::start(front, &nid.to_string(), &self.describe) {
+            Ok(s) => self.server = Some(s),
+            Err(e) => tracing::warn!("no control socket, so `pollnd connections` cannot ask this node: {e}"),
+        }
+        self
     }
 
     /// In words, for people.
@@ -103,6 +117,7 @@ impl Node {
             let polled = t.join().map_err(|_| "a polling thread panicked outside of its nodes".to_owned())?;
             ends.extend(polled?.into_iter().flatten());
         }
+        drop(self.server);
         if let Some(f) = self.after {
             f()?;
         }
@@ -147,8 +162,14 @@ pub(crate) fn start(a: &NodeArgs, role: Role, make: MakeApp) -> Result<Node, Str
         Carrier::Sockets if dpdk => {
             Err("--carrier sockets does not go with --port or --vdev: leave one of them out".into())
         }
-        Carrier::Sockets => start_sockets(a, role, make, control)?.come_up(),
-        Carrier::Dpdk => start_dpdk(a, make, control)?.come_up(),
+        Carrier::Sockets => {
+            let (node, front) = start_sockets(a, role, make, control)?;
+            Ok(node.come_up()?.seen_through(front, &a.nid))
+        }
+        Carrier::Dpdk => {
+            let (node, front) = start_dpdk(a, make, control)?;
+            Ok(node.come_up()?.seen_through(front, &a.nid))
+        }
     }
 }
 
@@ -158,7 +179,10 @@ pub(crate) fn until_made(made: &Receiver<()>) {
     let _ = made.recv();
 }
 
-fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>) -> Result<Node, String> {
+/// A node that runs, and the desks of its lcores.
+pub(crate) type Started = (Node, Arc<Front>);
+
+fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>) -> Result<Started, String> {
     let given = [
         ("--gateway", a.gateway.is_some()),
         ("--vlan", a.vlan.is_some()),
@@ -200,6 +224,8 @@ fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>)
     let describe =
         format!("kernel sockets, port {}{}", a.accept_port, if privileged { "" } else { ", unprivileged" });
     let c = control.clone();
+    let front = Arc::new(Front::new(1, clock.clone()));
+    let desk = front.desk(0);
     let (made, wait) = mpsc::channel::<()>();
     let thread = std::thread::spawn(move || {
         let fail = |e: String| {
@@ -210,15 +236,15 @@ fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>)
         let app = make(&backing).map_err(fail)?;
         let rt = SockRt::new(SockConfig { listen, ..SockConfig::default() }, clock)
             .map_err(|e| fail(e.to_string()))?;
-        let shard = Shard::new(Machine::new(config), rt, app);
+        let shard = Shard::new(Machine::new(config), rt, app).at(desk);
         drop(made);
         Ok(run(vec![Box::new(shard)], &c, Idle { spin: u32::MAX, yield_after: u32::MAX }))
     });
     until_made(&wait);
-    Ok(Node::new(vec![thread], control, describe, None))
+    Ok((Node::new(vec![thread], control, describe, None), front))
 }
 
 #[cfg(not(feature = "dpdk"))]
-fn start_dpdk(_: &NodeArgs, _: MakeApp, _: Arc<Control>) -> Result<Node, String> {
+fn start_dpdk(_: &NodeArgs, _: MakeApp, _: Arc<Control>) -> Result<Started, String> {
     Err("this pollnd was built without DPDK: build it with `cargo build --release -p pollnd` (feature dpdk is the default)".into())
 }

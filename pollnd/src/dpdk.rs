@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -12,20 +12,20 @@ use bench::link::this_lcore;
 use dataplane::capture::CapturePort;
 use dataplane::clock::Clock;
 use dataplane::cpt::Machine as Cores;
-use dataplane::dpdk::{
-    Eal, EalBacking, EalConfig, EthPort, PortConfig, PortSpec, QueueSeed, TelemetryValue, telemetry,
-};
+use dataplane::dpdk::{Eal, EalBacking, EalConfig, EthPort, PortConfig, PortSpec, QueueSeed};
 use dataplane::lcore::{self, Lcore};
 use dataplane::pkt::Port;
 use hugepages::{Backing, LendSlab};
 use tcpstack::{KeepAlive, Listen, Stack, StackConfig};
+use transport::node::desk::Front;
 use transport::node::lcore::LcoreRt;
 use transport::node::links::{Linked, Rings, relay_budget};
 use transport::node::{Control, Idle, NoApp, NodeEnd, Order, Shard, Turn, run};
 use transport::proto::{Config, Machine, ShardId, Shards, config::SEC};
 
 use crate::args::NodeArgs;
-use crate::assemble::{MakeApp, Node, machine_config, until_made};
+use crate::assemble::{MakeApp, Node, Started, machine_config, until_made};
+use crate::inspect::telemetry;
 
 /// Lendings of an lcore.
 const LENDINGS: usize = 8192;
@@ -117,6 +117,7 @@ struct Plan {
     config: Config,
     clock: Clock,
     rings: Rings,
+    front: Arc<Front>,
     eal: Eal,
     backing: Arc<dyn Backing>,
     restart: Mutex<Vec<Arc<AtomicBool>>>,
@@ -149,16 +150,17 @@ impl Plan {
             Some(make) => make(&self.backing)?,
             None => Box::new(NoApp),
         };
+        let desk = self.front.desk(usize::from(me.0));
         let own = port.map(|p| self.runtime(p, me)).transpose()?;
         match own {
-            Some(rt) if shards.count == 1 => Ok(Box::new(Shard::new(machine, rt, app))),
+            Some(rt) if shards.count == 1 => Ok(Box::new(Shard::new(machine, rt, app).at(desk))),
             own => {
                 let clock = self.clock.clone();
                 let now = Box::new(move || clock.now());
                 let bufs = PortConfig::default().rx_bufs;
                 let lend = relay_budget(u64::from(bufs) * 9216, bufs as usize);
                 let rt = Linked::new(own, shards, vec![ShardId(0)], &self.rings, lend, now);
-                Ok(Box::new(Shard::new(machine, rt, app)))
+                Ok(Box::new(Shard::new(machine, rt, app).at(desk)))
             }
         }
     }
@@ -182,14 +184,6 @@ impl Plan {
             (_, queue) => self.shard(queue, me, make),
         }
     }
-}
-
-/// Counters as the telemetry socket shows them. A process has one EAL, and so one set.
-static PUBLISHED: OnceLock<Arc<Control>> = OnceLock::new();
-
-fn answer(_: &str) -> Vec<(String, TelemetryValue)> {
-    let Some(c) = PUBLISHED.get() else { return Vec::new() };
-    c.snapshot().into_iter().map(|(k, v)| (k.to_owned(), TelemetryValue::U64(v))).collect()
 }
 
 /// Looks after the port while the lcores poll it.
@@ -233,7 +227,7 @@ fn keep(mut port: EthPort, plan: &Arc<Plan>) -> Keeper {
 ///
 /// # Errors
 /// What is missing, and the remedy.
-pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Result<Node, String> {
+pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Result<Started, String> {
     let spec = port_spec(a)?;
     let Some(IpAddr::V4(ip)) = a.nid.ip() else { return Err(format!("{} has no IPv4 address", a.nid)) };
     let cores = Cores::detect().map_err(|e| e.to_string())?;
@@ -279,22 +273,20 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
         port.caps().mtu,
         if eal.huge() { "huge pages" } else { "ordinary pages" }
     );
+    let clock = Clock::calibrated();
+    let front = Arc::new(Front::new(lcores.len(), clock.clone()));
     let plan = Arc::new(Plan {
         args: a.clone(),
         ip,
         config,
-        clock: Clock::calibrated(),
+        clock,
         rings: Rings::new(a.lcores),
+        front: front.clone(),
         backing: Arc::new(EalBacking::new(&eal, port.node())),
         eal: eal.clone(),
         restart: Mutex::default(),
     });
-    if PUBLISHED.set(control.clone()).is_ok()
-        && let Err(e) =
-            telemetry(&eal, "/pollnd/counters", "Counters of the node, summed over its lcores", answer)
-    {
-        tracing::warn!("{e}");
-    }
+    telemetry::offer(&eal, &control, &front);
     let idle = Idle::for_machine(cores.cpus().len(), lcores.len());
     let mut seed = port.take_queue(0);
     let mut make = Some(make);
@@ -349,5 +341,5 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
         }
         Ok(())
     });
-    Ok(Node::new(threads, control, describe, Some(after)))
+    Ok((Node::new(threads, control, describe, Some(after)), front))
 }

@@ -1,4 +1,4 @@
-//! The command: `pollnd demo`, `node`, `ping`, `put`, `get`, `doctor`, `bench`.
+//! The command: `pollnd demo`, `node`, `ping`, `put`, `get`, `connections`, `stats`, `capture`, `doctor`, `bench`.
 #![forbid(unsafe_code)]
 
 mod args;
@@ -9,6 +9,7 @@ mod demo;
 mod doctor;
 #[cfg(feature = "dpdk")]
 mod dpdk;
+mod inspect;
 mod node;
 mod ping;
 #[cfg(feature = "dpdk")]
@@ -39,6 +40,9 @@ fn main() -> ExitCode {
         Command::Ping(a) => ping::main(a),
         Command::Put(a) => bulk::main(a, bulk::Way::Put),
         Command::Get(a) => bulk::main(a, bulk::Way::Get),
+        Command::Connections(a) => inspect::connections::main(&a),
+        Command::Stats(a) => inspect::lcores::main(&a),
+        Command::Capture(a) => inspect::capture::main(&a),
         Command::Doctor(a) => doctor::main(&a),
         Command::Bench(a) => benchcmd::main(&a.what),
     };

@@ -451,8 +451,12 @@ counters! {
         undone,
         /// SACK blocks taken in.
         sack_blocks,
+        /// SACK blocks sent.
+        sack_blocks_out,
         /// Duplicates that the peer reported.
         dsacks,
+        /// Duplicates reported to the peer.
+        dsacks_out,
         /// Congestion window, in bytes.
         cwnd,
         /// Slow start threshold, in bytes; all ones before the first loss.

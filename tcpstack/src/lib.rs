@@ -106,6 +106,7 @@ pub mod stack;
 pub mod stamps;
 pub mod stats;
 pub mod table;
+mod tap;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod timewait;

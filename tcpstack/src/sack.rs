@@ -171,6 +171,8 @@ impl Flow {
             let (blocks, dups) = self.sacks.blocks(&self.ooo, room, bare);
             c.sack_blocks += blocks.len() as u64;
             c.dsacks += dups as u64;
+            self.stats.sack_blocks_out += blocks.len() as u64;
+            self.stats.dsacks_out += dups as u64;
             self.sacks.sent(&self.ooo, room, bare);
         }
     }

@@ -5,12 +5,11 @@ use std::net::SocketAddr;
 
 use arrayvec::ArrayVec;
 use dataplane::pkt::{Port, RX_BURST, Reclaimed};
+use dataplane::tap::TapEnd;
 use hugepages::{HeapRxPool, LendSlab, Lent, RxFrag};
 
 use crate::addr::Addr;
-use crate::config::{
-    Counters, FlowCounters, HDR_MAX, Listen, ListenError, PushError, StackConfig, StackError,
-};
+use crate::config::{Counters, HDR_MAX, Listen, ListenError, PushError, StackConfig, StackError};
 use crate::cookie::Cookies;
 use crate::engine::Engine;
 use crate::flow::Flow;
@@ -186,6 +185,7 @@ pub struct Stack<P: Port> {
     /// Connections served in this round that found the port without room.
     pub(crate) stuck: u32,
     pub(crate) link: bool,
+    pub(crate) tap: Option<Box<TapEnd>>,
     /// Boxed, so that taking it out for a burst moves a pointer and not the burst.
     rx: Option<Box<ArrayVec<P::Rx, RX_BURST>>>,
 }
@@ -256,6 +256,7 @@ impl<P: Port> Stack<P> {
             blocked: false,
             stuck: 0,
             link: io.port.link_up(),
+            tap: None,
             rx: Some(Box::default()),
             io,
             cfg,
@@ -316,7 +317,7 @@ impl<P: Port> Stack<P> {
         // Whoever was served may have asked for a neighbour.
         self.poll_neighbours();
         if !self.io.q.is_empty() {
-            n += self.io.port.tx_burst(&mut self.io.q) as u32;
+            n += self.transmit();
         }
         // What waits for the port or the link is no work: a caller that waits for quiet would wait for ever.
         self.blocked = n == 0 && !(self.dirty.is_empty() && self.io.q.is_empty());
@@ -327,6 +328,7 @@ impl<P: Port> Stack<P> {
     fn receive(&mut self) -> u32 {
         let mut rx = self.rx.take().unwrap_or_default();
         self.io.port.rx_burst(&mut rx);
+        self.watch(&rx);
         let n = rx.len();
         self.c.rx_polls += 1;
         self.c.rx_empty_polls += u64::from(n == 0);
@@ -459,43 +461,6 @@ impl<P: Port> Stack<P> {
     /// Counts of the stack.
     pub fn counters(&self) -> Counters {
         Counters { neighbour_held: self.neigh.held(), ..self.c }
-    }
-
-    /// Counts of a connection; `None` when it is over.
-    pub fn flow_counters(&self, id: FlowId) -> Option<FlowCounters> {
-        let f = self.flow(id)?;
-        let (srtt, mss) = (f.rtt.srtt(), u32::from(f.mss));
-        Some(FlowCounters {
-            cwnd: f.tx.cwnd(),
-            ssthresh: f.tx.ssthresh(),
-            in_flight: f.tx.pipe(mss),
-            srtt_ns: srtt,
-            rttvar_ns: f.rtt.var(),
-            min_rtt_ns: f.tx.min_rtt(),
-            rto_ns: f.rtt.rto(&self.cfg.rto),
-            reo_wnd_ns: f.tx.reo_wnd(srtt, mss),
-            peer_window: u64::from(f.wnd),
-            backlog: f.backlog(),
-            ooo_truesize: f.ooo.truesize(),
-            ..f.stats
-        })
-    }
-
-    /// Names of the state of a connection's loss recovery ([`crate::recover`]) and of its congestion control.
-    /// `None` when it is over.
-    pub fn flow_recovery(&self, id: FlowId) -> Option<(&'static str, &'static str)> {
-        let f = self.flow(id)?;
-        Some((f.tx.state().name(), f.tx.cc().name()))
-    }
-
-    /// Memory that a connection occupies, in bytes: its state, smoltcp's socket, its queues and its share of the
-    /// tables. Lent pages and receive buffers are not counted. `None` when it is over.
-    pub fn flow_memory(&self, id: FlowId) -> Option<usize> {
-        let f = self.flow(id)?;
-        let fixed =
-            size_of::<Flow>() + size_of::<smoltcp::socket::tcp::Socket<'static>>() + size_of::<Slot>();
-        let queues = f.shadow.memory() + f.tx.board().memory() + f.ready.capacity() * size_of::<RxFrag>();
-        Some(fixed + queues + FlowTable::BYTES_AN_ENTRY + Wheel::BYTES_A_TIMER)
     }
 
     /// Connections that are not over.

@@ -8,10 +8,14 @@ use std::net::SocketAddr;
 
 use arrayvec::ArrayString;
 use dataplane::pkt::Port;
+use hugepages::RxFrag;
 
+use crate::config::FlowCounters;
 use crate::flow::Flow;
 use crate::phase::Phase;
-use crate::stack::{FlowId, Stack};
+use crate::stack::{FlowId, Slot, Stack};
+use crate::table::FlowTable;
+use crate::wheel::Wheel;
 
 /// The name of an algorithm, as `ss` prints it.
 pub type Name = ArrayString<16>;
@@ -73,6 +77,16 @@ stats! {
     not_sent,
     /// Bytes sent and not acknowledged.
     in_flight,
+    /// Bytes taken to be on their way (RFC 6675 `pipe`).
+    pipe,
+    /// Bytes taken to be lost and not sent again yet.
+    lost,
+    /// Bytes that the peer holds out of order, as its SACK blocks say.
+    sacked,
+    /// Congestion window (RFC 5681), in bytes.
+    cwnd,
+    /// Slow start threshold, in bytes; unknown until the first loss.
+    ssthresh,
     /// Bytes sent, resent ones included.
     bytes_sent,
     /// Bytes sent again.
@@ -93,6 +107,26 @@ stats! {
     retransmits,
     /// Retransmission time-outs (RFC 6298).
     rtos,
+    /// Tail loss probes sent (RFC 8985).
+    tlps,
+    /// Losses that a tail loss probe repaired.
+    tlp_recoveries,
+    /// Fast recoveries begun (RFC 5681).
+    fast_recoveries,
+    /// Reductions of the window undone, since nothing had been lost (RFC 3708, 4015).
+    undone,
+    /// SACK blocks received (RFC 2018).
+    sack_blocks,
+    /// SACK blocks sent.
+    sack_blocks_out,
+    /// Duplicates that the peer reported (RFC 2883).
+    dsacks,
+    /// Duplicates that we reported.
+    dsacks_out,
+    /// Reordering taken into account, in segments: where loss is told by counting.
+    reordering,
+    /// Reordering taken into account, as a time: where loss is told by time (RFC 8985).
+    reo_wnd_ns,
     /// Duplicate ACKs received (RFC 5681).
     dup_acks,
     /// Segments received before their turn.
@@ -214,6 +248,11 @@ impl Flow {
             backlog: Some(self.backlog()),
             not_sent: Some(self.shadow.end().saturating_sub(self.sent)),
             in_flight: Some(self.sent.saturating_sub(self.una)),
+            pipe: Some(self.tx.pipe(u32::from(self.mss))),
+            lost: Some(self.tx.board().lost()),
+            sacked: Some(self.tx.board().sacked()),
+            cwnd: Some(self.tx.cwnd()),
+            ssthresh: Some(self.tx.ssthresh()).filter(|t| *t < u64::MAX),
             bytes_sent: Some(n.bytes_sent),
             bytes_retrans: Some(n.resent_bytes),
             bytes_acked: Some(n.acked_bytes),
@@ -224,12 +263,21 @@ impl Flow {
             data_segs_in: Some(n.data_segs_in),
             retransmits: Some(n.resent),
             rtos: Some(n.rto),
+            tlps: Some(n.tlp_probes),
+            tlp_recoveries: Some(n.tlp_recoveries),
+            fast_recoveries: Some(n.fast_recoveries),
+            undone: Some(n.undone),
             dup_acks: Some(n.dup_acks),
+            sack_blocks: Some(n.sack_blocks),
+            sack_blocks_out: Some(n.sack_blocks_out),
+            dsacks: Some(n.dsacks),
+            dsacks_out: Some(n.dsacks_out),
             out_of_order: Some(n.out_of_order),
             out_of_order_bytes: Some(self.ooo.truesize()),
             srtt_ns: rtt,
             rttvar_ns: rtt.map(|_| self.rtt.var()),
             min_rtt_ns: rtt.map(|_| self.tx.min_rtt()),
+            reo_wnd_ns: rtt.map(|t| self.tx.reo_wnd(t, u32::from(self.mss))),
             rto_ns: Some(self.rtt.rto(&cfg.rto)),
             backoff: Some(u64::from(self.rtt.backoff())),
             snd_wnd: Some(u64::from(self.wnd)),
@@ -250,6 +298,43 @@ impl Flow {
 }
 
 impl<P: Port> Stack<P> {
+    /// Counts of a connection; `None` when it is over.
+    pub fn flow_counters(&self, id: FlowId) -> Option<FlowCounters> {
+        let f = self.flow(id)?;
+        let (srtt, mss) = (f.rtt.srtt(), u32::from(f.mss));
+        Some(FlowCounters {
+            cwnd: f.tx.cwnd(),
+            ssthresh: f.tx.ssthresh(),
+            in_flight: f.tx.pipe(mss),
+            srtt_ns: srtt,
+            rttvar_ns: f.rtt.var(),
+            min_rtt_ns: f.tx.min_rtt(),
+            rto_ns: f.rtt.rto(&self.cfg.rto),
+            reo_wnd_ns: f.tx.reo_wnd(srtt, mss),
+            peer_window: u64::from(f.wnd),
+            backlog: f.backlog(),
+            ooo_truesize: f.ooo.truesize(),
+            ..f.stats
+        })
+    }
+
+    /// Names of the state of a connection's loss recovery ([`crate::recover`]) and of its congestion control.
+    /// `None` when it is over.
+    pub fn flow_recovery(&self, id: FlowId) -> Option<(&'static str, &'static str)> {
+        let f = self.flow(id)?;
+        Some((f.tx.state().name(), f.tx.cc().name()))
+    }
+
+    /// Memory that a connection occupies, in bytes: its state, smoltcp's socket, its queues and its share of the
+    /// tables. Lent pages and receive buffers are not counted. `None` when it is over.
+    pub fn flow_memory(&self, id: FlowId) -> Option<usize> {
+        let f = self.flow(id)?;
+        let fixed =
+            size_of::<Flow>() + size_of::<smoltcp::socket::tcp::Socket<'static>>() + size_of::<Slot>();
+        let queues = f.shadow.memory() + f.tx.board().memory() + f.ready.capacity() * size_of::<RxFrag>();
+        Some(fixed + queues + FlowTable::BYTES_AN_ENTRY + Wheel::BYTES_A_TIMER)
+    }
+
     /// A connection, as of the last turn; `None` when it is over.
     pub fn connection(&self, id: FlowId) -> Option<ConnStats> {
         self.flow(id).map(|f| f.conn_stats(self.now, &self.cfg, self.io.port.caps().mtu))

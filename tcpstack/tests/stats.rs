@@ -140,6 +140,9 @@ fn both_ends_of_a_lossy_transfer_tell_the_same_story() {
     assert_eq!((s.bytes_acked, r.bytes_received), (Some(len as u64), Some(len as u64)));
     assert!(s.retransmits > Some(0) && s.dup_acks > Some(0) && r.out_of_order > Some(0), "{s:?} {r:?}");
     assert_eq!(s.bytes_sent.unwrap(), len as u64 + s.bytes_retrans.unwrap());
+    assert!(s.cwnd > Some(0) && s.ssthresh > Some(0) && s.fast_recoveries > Some(0), "{s:?}");
+    assert!(s.sack_blocks > Some(0) && s.sack_blocks <= r.sack_blocks_out, "{s:?} {r:?}");
+    assert!(s.dsacks <= r.dsacks_out && s.pipe == Some(0) && s.sacked == Some(0), "{s:?}");
     assert!(r.segs_in < s.segs_out, "some were lost");
     assert_eq!((s.local, s.remote, s.passive), (r.remote, r.local, Some(false)));
     let total = w.a.counters();

@@ -111,6 +111,11 @@ impl Proc {
         format!("{}\n{}\n{}", self.what, self.out.lock().unwrap(), self.err.lock().unwrap())
     }
 
+    /// Its process number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether it runs.
     pub(crate) fn runs(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()

@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use dataplane::clock::Clock;
 use dataplane::latefree::{LateAction, LateFree};
 use dataplane::pkt::{Port, Reclaimed};
+use dataplane::tap::TapEnd;
 use hugepages::{LendSlab, Lent, RxFrag};
 use smallvec::SmallVec;
 use tcpstack::{CloseWhy as Why, Dial, FlowId, PushError, Stack};
 
+use super::desk::{PAGE, Page, Row};
 use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
 use crate::proto::{
     Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, InlineHdr, Input, LendId, Progress,
@@ -493,6 +495,19 @@ impl<P: Port> Runtime for LcoreRt<P> {
         self.stack.abort_all();
     }
 
+    fn look(&mut self, page: &mut Page) {
+        self.look_at(page);
+    }
+
+    fn details(&self, f: &mut dyn FnMut(&'static str, u64)) {
+        self.stack.counters().each(&mut *f);
+        self.stack.port().counters().each(f);
+    }
+
+    fn tap(&mut self, tap: Option<Box<TapEnd>>) -> Option<Box<TapEnd>> {
+        self.stack.tap(tap)
+    }
+
     fn counters(&self) -> RtCounters {
         let (s, p) = (self.stack.counters(), self.stack.port().counters());
         let (free, all) = self.stack.port().rx_memory();
@@ -511,6 +526,15 @@ impl<P: Port> Runtime for LcoreRt<P> {
             nudges: self.late.counters().nudges,
             conns: self.conns.iter().flatten().count() as u64,
             ..self.counters
+        }
+    }
+}
+
+impl<P: Port> LcoreRt<P> {
+    fn look_at(&self, page: &mut Page) {
+        let first = page.step(self.stack.slots() as usize) as u32;
+        for (flow, stats) in self.stack.connections(first, PAGE as u32) {
+            page.add(Row { conn: conn_id(self.shard, flow), stats, kernel: false });
         }
     }
 }

@@ -14,8 +14,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
+use dataplane::tap::TapEnd;
 use hugepages::{LendBudget, LendOwner, Relay, RxFrag, RxLent};
 
+use super::desk::Page;
 use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
 use crate::proto::{
     AppId, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Event, Input, LendId, Progress, ShardId,
@@ -452,6 +454,26 @@ impl<R: Runtime> Runtime for Linked<R> {
     fn abort_all(&mut self) {
         if let Some(r) = &mut self.inner {
             r.abort_all();
+        }
+    }
+
+    fn look(&mut self, page: &mut Page) {
+        match &mut self.inner {
+            Some(r) => r.look(page),
+            None => page.from = None,
+        }
+    }
+
+    fn details(&self, f: &mut dyn FnMut(&'static str, u64)) {
+        if let Some(r) = &self.inner {
+            r.details(f);
+        }
+    }
+
+    fn tap(&mut self, tap: Option<Box<TapEnd>>) -> Option<Box<TapEnd>> {
+        match &mut self.inner {
+            Some(r) => r.tap(tap),
+            None => tap,
         }
     }
 

@@ -1,5 +1,8 @@
 //! What carries a machine's streams: the seam between protocol and wire.
 
+use dataplane::tap::TapEnd;
+
+use super::desk::Page;
 use crate::proto::{AppId, Close, ConnId, DialSpec, Event, Input, LendId, SendMsg, ShardId, ShardMsg};
 
 /// What came of a turn.
@@ -144,4 +147,18 @@ pub trait Runtime {
 
     /// Counts.
     fn counters(&self) -> RtCounters;
+
+    /// Adds a page of connections, for somebody who looks at the node ([`super::desk`]).
+    fn look(&mut self, page: &mut Page) {
+        page.from = None;
+    }
+
+    /// Names and values of what else is counted, for the same.
+    fn details(&self, _: &mut dyn FnMut(&'static str, u64)) {}
+
+    /// Shows packets to `tap`, or to nobody; returns whom they were shown to so far, or `tap` where there are no
+    /// packets to show.
+    fn tap(&mut self, tap: Option<Box<TapEnd>>) -> Option<Box<TapEnd>> {
+        tap
+    }
 }

@@ -36,8 +36,10 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::app::{App, Ops};
+use super::desk::{Ask, Desk, Pace};
 use super::runtime::{Runtime, StreamCmd, Work};
 use crate::proto::{AppId, Event, Input, Machine, Op, Output, ShardId};
 
@@ -54,6 +56,8 @@ pub struct Shard<R: Runtime, A: App> {
     own: VecDeque<Op>,
     me: ShardId,
     down: bool,
+    desk: Option<Arc<Desk>>,
+    pace: Pace,
 }
 
 /// The id under which a shard's own operations complete.
@@ -82,12 +86,26 @@ impl<R: Runtime, A: App> Shard<R, A> {
     /// A shard.
     pub fn new(machine: Machine, rt: R, app: A) -> Shard<R, A> {
         let me = machine.config().shards.me;
-        Shard { machine, rt, app, ops: Ops::new(), own: VecDeque::new(), me, down: false }
+        Shard {
+            machine,
+            rt,
+            app,
+            ops: Ops::new(),
+            own: VecDeque::new(),
+            me,
+            down: false,
+            desk: None,
+            pace: Pace::default(),
+        }
     }
 
     /// One turn: receive, time, applications, act, send.
     pub fn turn(&mut self) -> Work {
         let now = self.rt.now();
+        self.pace.begin(now);
+        if self.desk.as_ref().is_some_and(|d| d.asked()) {
+            self.answer();
+        }
         let machine = &mut self.machine;
         let mut work = self.rt.turn(&mut |input| machine.handle(now, input));
         if self.machine.deadline().is_some_and(|t| t <= now) {
@@ -108,7 +126,28 @@ impl<R: Runtime, A: App> Shard<R, A> {
             work = work.and(Work::Busy(1));
         }
         self.act(now);
-        work.and(self.rt.flush())
+        let work = work.and(self.rt.flush());
+        self.pace.end(work.is_busy());
+        work
+    }
+
+    /// Lets others look at the shard while it runs, through `desk`.
+    #[must_use]
+    pub fn at(mut self, desk: Option<Arc<Desk>>) -> Shard<R, A> {
+        self.desk = desk;
+        self
+    }
+
+    fn answer(&mut self) {
+        let Some(desk) = self.desk.clone() else { return };
+        desk.answer(|ask| match ask {
+            Ask::Page(page) => self.rt.look(page),
+            Ask::Counts(c) => {
+                (c.proto, c.rt, c.pace) = (*self.machine.counters(), self.rt.counters(), self.pace);
+                self.rt.details(&mut |name, n| c.add(name, n));
+            }
+            Ask::Tap(tap) => *tap = self.rt.tap(tap.take()),
+        });
     }
 
     fn act(&mut self, now: u64) {

@@ -4,7 +4,9 @@
 //! they lie, and what is read into a buffer can be lent from it. A page is free once the kernel has taken it
 //! (and its zero-copy ACK has come, where one was asked for).
 
+mod config;
 mod conn;
+mod look;
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read};
@@ -17,86 +19,14 @@ use mio::{Events, Interest, Poll, Token};
 use smallvec::SmallVec;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use self::config::listen_remedy;
+pub use self::config::{Idle, SockConfig, SockError};
 use self::conn::{Conn, EINPROGRESS, Stage, TxItem, View, close_why, dial_error};
+use super::desk::Page;
 use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
 use crate::proto::{
-    Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Input, LendId, Progress, SendMsg, ShardId,
+    Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Input, LendId, Progress, SendMsg,
 };
-
-/// How the runtime passes the time when there is nothing to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Idle {
-    /// Sleep in the kernel until something arrives.
-    #[default]
-    Block,
-    /// Ask again and again: a core for the lowest latency that sockets give.
-    Spin,
-}
-
-/// Configuration. Sizes in bytes.
-#[derive(Clone, Debug)]
-pub struct SockConfig {
-    /// Addresses to listen on.
-    pub listen: Vec<SocketAddr>,
-    /// Waiting connections that the kernel keeps.
-    pub backlog: i32,
-    /// What to do when there is nothing to do.
-    pub idle: Idle,
-    /// Size of a receive buffer: the most that one read brings.
-    pub rx_buf: usize,
-    /// Receive buffers.
-    pub rx_bufs: usize,
-    /// Lendings that may be out.
-    pub lendings: usize,
-    /// TCP keep-alive: idle time, interval, probes. `None` switches it off.
-    pub keepalive: Option<(Duration, Duration, u32)>,
-    /// This shard.
-    pub shard: ShardId,
-}
-
-impl Default for SockConfig {
-    fn default() -> SockConfig {
-        SockConfig {
-            listen: Vec::new(),
-            backlog: 127,
-            idle: Idle::Block,
-            rx_buf: 128 << 10,
-            rx_bufs: 1024,
-            lendings: 4096,
-            keepalive: Some((Duration::from_secs(30), Duration::from_secs(5), 5)),
-            shard: ShardId(0),
-        }
-    }
-}
-
-/// Why the runtime could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum SockError {
-    /// The kernel refused to listen.
-    #[error("cannot listen on {addr}: {source}{}", listen_remedy(.source))]
-    Listen {
-        /// Address.
-        addr: SocketAddr,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// No epoll.
-    #[error("cannot wait for sockets: {0}")]
-    Poll(io::Error),
-}
-
-fn listen_remedy(e: &io::Error) -> &'static str {
-    match e.kind() {
-        io::ErrorKind::PermissionDenied => {
-            "; ports below 1024 need CAP_NET_BIND_SERVICE: setcap cap_net_bind_service=+ep on the pollnd program, run as root, or listen on a higher port (--accept-port 10988), as all nodes that talk to each other must then"
-        }
-        io::ErrorKind::AddrInUse => "; another program listens there: `ss -ltnp` names it",
-        io::ErrorKind::AddrNotAvailable => {
-            "; no interface of this machine has that address: `ip addr` lists them"
-        }
-        _ => "",
-    }
-}
 
 /// Whether this process may bind ports below 1024 on `ip`, or would if `ip` were an address of this machine.
 pub fn may_bind_privileged(ip: IpAddr) -> bool {
@@ -585,6 +515,10 @@ impl Runtime for SockRt {
         let timeout = timeout.map_or(Duration::from_millis(100), |t| t.min(Duration::from_millis(100)));
         self.poll_kernel(Some(timeout));
         self.polled = true;
+    }
+
+    fn look(&mut self, page: &mut Page) {
+        look::look(&self.conns, page);
     }
 
     fn counters(&self) -> RtCounters {

@@ -91,6 +91,11 @@ impl Conn {
         }
     }
 
+    /// Bytes that the kernel has not taken yet.
+    pub(super) fn waiting(&self) -> u64 {
+        self.tx.iter().map(|t| (t.len() - t.done) as u64).sum()
+    }
+
     /// Writes until the queue is empty or the kernel takes no more.
     pub(super) fn write(&mut self) -> usize {
         let mut calls = 0;

@@ -1,0 +1,151 @@
+//! The asking side: which node, one question, its answers line by line.
+
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{Request, place};
+
+/// How long a node may take for one line. Its lcores have a second each.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A connection to a node.
+pub(super) struct Client {
+    path: PathBuf,
+    out: UnixStream,
+    lines: BufReader<UnixStream>,
+}
+
+/// The socket of the node that `node` (a process number or a path) names, or of the only one that runs.
+fn find(node: Option<&str>) -> Result<PathBuf, String> {
+    let looked = || place::dirs().iter().map(|d| d.display().to_string()).collect::<Vec<_>>().join(", ");
+    match node.map(|n| (n, n.parse::<u32>())) {
+        Some((_, Ok(pid))) => {
+            place::all().into_iter().find(|(p, _)| *p == pid).map(|(_, path)| path).ok_or_else(|| {
+                format!(
+                    "no node with process number {pid}: looked in {}; ask as the user that it runs as, or give the path \
+                     of its socket to --node",
+                    looked()
+                )
+            })
+        }
+        Some((path, Err(_))) => Ok(path.into()),
+        None => {
+            let mut all = place::all();
+            match all.len() {
+                0 => Err(format!(
+                    "no node runs that may be asked: looked in {}; start one with `pollnd node`, or ask as the user that it \
+                     runs as",
+                    looked()
+                )),
+                1 => Ok(all.remove(0).1),
+                n => {
+                    let who: Vec<String> = all.iter().map(|(pid, path)| describe(*pid, path)).collect();
+                    Err(format!("{n} nodes run: choose one with --node\n{}", who.join("\n")))
+                }
+            }
+        }
+    }
+}
+
+fn describe(pid: u32, path: &std::path::Path) -> String {
+    let hello = Client::connect(path.to_path_buf()).and_then(|mut c| c.one(&Request::Hello {}));
+    let text =
+        |k: &str| hello.as_ref().ok().and_then(|h| h[k].as_str().map(str::to_owned)).unwrap_or_default();
+    format!("  --node {pid}  {} {}", text("nid"), text("carrier"))
+}
+
+impl Client {
+    /// Connects to the node that `node` names, or to the only one.
+    ///
+    /// # Errors
+    /// No node, or several; with the remedy.
+    pub(super) fn new(node: Option<&str>) -> Result<Client, String> {
+        Client::connect(find(node)?)
+    }
+
+    fn connect(path: PathBuf) -> Result<Client, String> {
+        let made = UnixStream::connect(&path).and_then(|out| {
+            out.set_read_timeout(Some(PATIENCE))?;
+            Ok((out.try_clone()?, out))
+        });
+        match made {
+            Ok((lines, out)) => Ok(Client { path, out, lines: BufReader::new(lines) }),
+            Err(e) => Err(format!(
+                "cannot ask {}: {e}; it should be the control socket of a running node (see --node)",
+                path.display()
+            )),
+        }
+    }
+
+    fn lost(&self, why: impl std::fmt::Display) -> String {
+        format!("the node at {} does not answer: {why}", self.path.display())
+    }
+
+    /// Sends a question.
+    ///
+    /// # Errors
+    /// The node has gone.
+    pub(super) fn send(&mut self, r: &Request) -> Result<(), String> {
+        let mut line = serde_json::to_string(r).map_err(|e| e.to_string())?;
+        line.push('\n');
+        self.out.write_all(line.as_bytes()).map_err(|e| match e.kind() {
+            ErrorKind::BrokenPipe => self.lost("it has ended"),
+            _ => self.lost(e),
+        })
+    }
+
+    /// The next object.
+    ///
+    /// # Errors
+    /// What the node objects to, or that it has gone.
+    pub(super) fn next(&mut self) -> Result<Value, String> {
+        let mut line = String::new();
+        match self.lines.read_line(&mut line) {
+            Ok(0) => return Err(self.lost("it has ended")),
+            Ok(_) => {}
+            Err(e) => return Err(self.lost(e)),
+        }
+        let v: Value = serde_json::from_str(&line).map_err(|e| self.lost(format!("{e} in {line:?}")))?;
+        match v["error"].as_str() {
+            Some(e) => Err(e.to_owned()),
+            None => Ok(v),
+        }
+    }
+
+    /// A question with one object as its answer.
+    pub(super) fn one(&mut self, r: &Request) -> Result<Value, String> {
+        self.send(r)?;
+        self.next()
+    }
+
+    /// A question that rows answer, until one has `end`; the last is returned.
+    pub(super) fn rows(&mut self, r: &Request, mut each: impl FnMut(Value)) -> Result<Value, String> {
+        self.send(r)?;
+        loop {
+            let v = self.next()?;
+            if v.get("end").is_some() {
+                return Ok(v);
+            }
+            each(v);
+        }
+    }
+
+    /// Waits for answers as long as they take.
+    pub(super) fn patient(&self) {
+        // A time-out that cannot be lifted ends the wait early, with an error that says so.
+        let _ = self.out.set_read_timeout(None);
+    }
+
+    /// Something that says "no more questions" from another thread.
+    pub(super) fn hang_up(&self) -> Result<impl Fn() + Send + use<>, String> {
+        let s = self.out.try_clone().map_err(|e| e.to_string())?;
+        Ok(move || {
+            let _ = s.shutdown(Shutdown::Write);
+        })
+    }
+}

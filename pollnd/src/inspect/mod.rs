@@ -1,0 +1,101 @@
+//! Looking at a running node: its connections, its lcores, its packets.
+//!
+//! A node listens on a UNIX socket of its user's alone ([`place`]). Whoever connects writes one JSON object a line
+//! ([`Request`]) and reads JSON objects, one a line: rows, then an object with `end` or `error`. The node's side
+//! ([`server`]) runs on threads of its own; lcores are asked by message ([`transport::node::desk`]), page by page,
+//! so that a reader who stops reading holds up nobody but himself.
+
+pub(crate) mod capture;
+mod client;
+pub(crate) mod connections;
+mod diag;
+pub(crate) mod lcores;
+mod place;
+pub(crate) mod server;
+#[cfg(feature = "dpdk")]
+pub(crate) mod telemetry;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tcpstack::ConnStats;
+use transport::node::desk::{Counts, Row};
+
+/// What a node may be asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "lowercase", deny_unknown_fields)]
+pub(crate) enum Request {
+    /// Who are you?
+    Hello {},
+    /// Connections, all or those of a peer or in a state.
+    Connections {
+        /// The peer's address.
+        peer: Option<IpAddr>,
+        /// The peer's port.
+        port: Option<u16>,
+        /// The state's name.
+        state: Option<String>,
+    },
+    /// Counters of each lcore.
+    Lcores {},
+    /// Writes packets to a file until enough came, the time is over, or the asker goes.
+    Capture {
+        /// The peer's address.
+        peer: IpAddr,
+        /// The peer's port.
+        port: Option<u16>,
+        /// Our port.
+        local_port: Option<u16>,
+        /// The file, seen from the node.
+        out: PathBuf,
+        /// Packets at most.
+        packets: Option<u64>,
+        /// Seconds at most.
+        seconds: Option<f64>,
+        /// Bytes of each packet.
+        snaplen: u32,
+    },
+}
+
+/// A connection as JSON; what is not known is `null`.
+pub(crate) fn connection(r: &Row) -> Value {
+    let s: &ConnStats = &r.stats;
+    let mut m = Map::new();
+    for (k, v) in [
+        ("lcore", json!(r.conn.shard.0)),
+        ("local", json!(s.local.to_string())),
+        ("remote", json!(s.remote.to_string())),
+        ("state", json!(s.state.name())),
+        ("passive", json!(s.passive)),
+        ("algorithm", json!(s.algorithm.as_deref())),
+        ("recovery", json!(s.recovery)),
+        ("timestamps", json!(s.timestamps)),
+        ("sack", json!(s.sack)),
+    ] {
+        m.insert(k.into(), v);
+    }
+    s.each(|k, v| drop(m.insert(k.into(), json!(v))));
+    Value::Object(m)
+}
+
+/// An lcore's counters as JSON.
+pub(crate) fn lcore(n: usize, c: &Counts) -> Value {
+    let counters: Map<String, Value> = c
+        .proto
+        .iter()
+        .chain(c.rt.iter())
+        .chain(c.more.iter().copied())
+        .map(|(k, v)| (k.to_owned(), json!(v)))
+        .collect();
+    json!({
+        "lcore": n,
+        "busy": c.pace.busy(),
+        "busy_ns": c.pace.busy_ns,
+        "idle_ns": c.pace.idle_ns,
+        "busy_turns": c.pace.busy_turns,
+        "idle_turns": c.pace.idle_turns,
+        "counters": counters,
+    })
+}

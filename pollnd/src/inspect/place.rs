@@ -1,0 +1,77 @@
+//! Where nodes have their control sockets: `PID.sock` in a folder of their user's.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use rustix::process::geteuid;
+
+/// Folders that are tried, in order.
+pub(super) fn dirs() -> Vec<PathBuf> {
+    let xdg = std::env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty());
+    let mut all: Vec<PathBuf> = xdg.map(|d| Path::new(&d).join("pollnd")).into_iter().collect();
+    all.push("/run/pollnd".into());
+    all.push(format!("/tmp/pollnd-{}", geteuid().as_raw()).into());
+    all
+}
+
+/// Makes the folder, or says why it may not be used: others must not be able to put sockets there.
+fn usable(dir: &Path) -> Result<(), String> {
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(e) => return Err(format!("{}: {e}", dir.display())),
+    }
+    let m = fs::symlink_metadata(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    if !m.is_dir() || m.uid() != geteuid().as_raw() || m.mode() & 0o022 != 0 {
+        return Err(format!("{}: not a folder that this user alone can write to", dir.display()));
+    }
+    Ok(())
+}
+
+/// The path of this process's socket; its folder is there, without sockets of processes that have gone.
+///
+/// # Errors
+/// Each folder that was tried, and why it is not used.
+pub(super) fn own() -> Result<PathBuf, String> {
+    let mut why = Vec::new();
+    for dir in dirs() {
+        match usable(&dir) {
+            Ok(()) => {
+                drop(running(&dir));
+                return Ok(dir.join(format!("{}.sock", std::process::id())));
+            }
+            Err(e) => why.push(e),
+        }
+    }
+    Err(why.join("; "))
+}
+
+/// Sockets in `dir` that somebody serves: process number and path. Those that nobody serves are removed.
+fn running(dir: &Path) -> Vec<(u32, PathBuf)> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    let mut found: Vec<(u32, PathBuf)> = entries
+        .filter_map(|e| {
+            let path = e.ok()?.path();
+            let pid = path.file_name()?.to_str()?.strip_suffix(".sock")?.parse().ok()?;
+            match UnixStream::connect(&path) {
+                Ok(_) => Some((pid, path)),
+                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
+                    // Its process was killed: a socket that is bound but not served refuses.
+                    let _ = fs::remove_file(&path);
+                    None
+                }
+                Err(_) => None,
+            }
+        })
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+/// Sockets of all nodes that run and may be asked.
+pub(super) fn all() -> Vec<(u32, PathBuf)> {
+    dirs().iter().flat_map(|d| running(d)).collect()
+}

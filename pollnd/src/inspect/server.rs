@@ -1,0 +1,236 @@
+//! The node's side: a thread that listens, and one for each asker.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tcpstack::Phase;
+use transport::node::desk::{Filter, Front};
+
+use super::{Request, capture, connection, diag, lcore, place};
+
+/// Askers at a time.
+const ASKERS: usize = 16;
+/// Longest request in bytes.
+const REQUEST_MAX: usize = 8192;
+/// How long an asker may take to read what was written before it is cut off.
+const WRITE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What all threads of a node's server share.
+pub(super) struct Shared {
+    pub(super) front: Arc<Front>,
+    pub(super) stop: AtomicBool,
+    /// A capture is under way.
+    pub(super) capturing: AtomicBool,
+    hello: Value,
+    askers: Mutex<Vec<(UnixStream, JoinHandle<()>)>>,
+}
+
+/// A node's control socket. It is served until this is dropped.
+pub(crate) struct Server {
+    path: PathBuf,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+fn askers(s: &Shared) -> MutexGuard<'_, Vec<(UnixStream, JoinHandle<()>)>> {
+    s.askers.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Server {
+    /// Listens in a folder of this user's, for a node that `nid` and `carrier` describe.
+    ///
+    /// # Errors
+    /// Folders that were tried, or what the kernel says to the socket.
+    pub(crate) fn start(front: Arc<Front>, nid: &str, carrier: &str) -> Result<Server, String> {
+        let path = place::own()?;
+        let fail = |e: io::Error| format!("cannot listen on {}: {e}", path.display());
+        // A process of the same number that was killed before us may have left one.
+        let _ = fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).map_err(fail)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(fail)?;
+        let shared = Arc::new(Shared {
+            front,
+            stop: AtomicBool::new(false),
+            capturing: AtomicBool::new(false),
+            hello: json!({ "nid": nid, "carrier": carrier, "pid": std::process::id() }),
+            askers: Mutex::default(),
+        });
+        let s = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("control".into())
+            .spawn(move || serve(&listener, &s))
+            .map_err(fail)?;
+        Ok(Server { path, shared, thread: Some(thread) })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        // Wakes the thread that listens.
+        let _ = UnixStream::connect(&self.path);
+        if let Some(t) = self.thread.take() {
+            let _ = t.join();
+        }
+        let _ = fs::remove_file(&self.path);
+        let all = std::mem::take(&mut *askers(&self.shared));
+        // Who waits for a question hears no more; who is being answered hears the end.
+        for (s, _) in &all {
+            let _ = s.shutdown(std::net::Shutdown::Read);
+        }
+        for (_, t) in all {
+            let _ = t.join();
+        }
+    }
+}
+
+fn serve(listener: &UnixListener, shared: &Arc<Shared>) {
+    for s in listener.incoming() {
+        if shared.stop.load(Ordering::SeqCst) {
+            return;
+        }
+        let Ok(mut s) = s else {
+            // Out of descriptors, very likely: not a reason to spin.
+            std::thread::sleep(Duration::from_millis(50));
+            continue;
+        };
+        let mut all = askers(shared);
+        all.retain(|(_, t)| !t.is_finished());
+        let Ok(keep) = s.try_clone().and_then(|k| s.set_write_timeout(Some(WRITE_PATIENCE)).map(|()| k))
+        else {
+            continue;
+        };
+        if all.len() >= ASKERS {
+            let _ = say(
+                &mut s,
+                &json!({ "error": format!("{ASKERS} others are asking this node: try again later") }),
+            );
+            continue;
+        }
+        let sh = shared.clone();
+        let spawned = std::thread::Builder::new().name("control".into()).spawn(move || {
+            let fd = s.try_clone();
+            converse(s, &sh);
+            if let Ok(fd) = fd {
+                let _ = fd.shutdown(std::net::Shutdown::Both);
+            }
+        });
+        all.extend(spawned.ok().map(|t| (keep, t)));
+    }
+}
+
+/// Writes one object.
+pub(super) fn say(s: &mut UnixStream, v: &Value) -> io::Result<()> {
+    let mut line = v.to_string();
+    line.push('\n');
+    s.write_all(line.as_bytes())
+}
+
+/// Answers one asker until it has no more questions, or does not read.
+fn converse(mut s: UnixStream, shared: &Shared) {
+    let mut buf = Vec::new();
+    let mut chunk = [0; 1024];
+    loop {
+        while let Some(end) = buf.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = buf.drain(..=end).collect();
+            if answer(&mut s, &line, shared).is_err() {
+                return;
+            }
+        }
+        if buf.len() > REQUEST_MAX {
+            let _ = say(
+                &mut s,
+                &json!({ "error": format!("a request is one line of at most {REQUEST_MAX} bytes") }),
+            );
+            return;
+        }
+        match s.read(&mut chunk) {
+            Ok(0) | Err(_) => return,
+            Ok(n) => buf.extend_from_slice(&chunk[..n]),
+        }
+    }
+}
+
+fn answer(s: &mut UnixStream, line: &[u8], shared: &Shared) -> io::Result<()> {
+    let request = match serde_json::from_slice::<Request>(line) {
+        Ok(r) => r,
+        Err(e) => return say(s, &json!({ "error": format!("not a request: {e}") })),
+    };
+    let done = match request {
+        Request::Hello {} => return say(s, &shared.hello),
+        Request::Connections { peer, port, state } => connections(s, shared, peer, port, state)?,
+        Request::Lcores {} => lcores(s, shared)?,
+        Request::Capture { peer, port, local_port, out, packets, seconds, snaplen } => {
+            let filter = dataplane::tap::TapFilter { peer, port, local_port };
+            capture::serve(s, shared, filter, &out, packets, seconds, snaplen)?
+        }
+    };
+    match done {
+        Ok(end) => say(s, &json!({ "end": end })),
+        Err(e) => say(s, &json!({ "error": e })),
+    }
+}
+
+type Outcome = Result<Value, String>;
+
+fn connections(
+    s: &mut UnixStream,
+    shared: &Shared,
+    peer: Option<std::net::IpAddr>,
+    port: Option<u16>,
+    state: Option<String>,
+) -> io::Result<Outcome> {
+    let state = match state.map(|n| Phase::named(&n).ok_or(n)).transpose() {
+        Ok(p) => p,
+        Err(n) => return Ok(Err(format!("{n:?} is no state of a connection, such as ESTABLISHED"))),
+    };
+    let mut kernel = None;
+    let (mut n, mut broken) = (0u64, None);
+    // The kernel's connections have their state from it: it is compared afterwards.
+    let filter = Filter { peer, port, state: None };
+    let asked = shared.front.connections(filter, |row| {
+        let mut row = *row;
+        if row.kernel {
+            let k = kernel.get_or_insert_with(diag::Diag::open);
+            if let Ok(k) = k {
+                k.complete(&mut row.stats);
+            }
+        }
+        if state.is_some_and(|p| p != row.stats.state) {
+            return true;
+        }
+        n += 1;
+        match say(s, &connection(&row)) {
+            Ok(()) => true,
+            Err(e) => {
+                broken = Some(e);
+                false
+            }
+        }
+    });
+    match (broken, asked) {
+        (Some(e), _) => Err(e),
+        (None, Ok(())) => Ok(Ok(json!(n))),
+        (None, Err(e)) => Ok(Err(e.to_string())),
+    }
+}
+
+fn lcores(s: &mut UnixStream, shared: &Shared) -> io::Result<Outcome> {
+    let n = shared.front.lcores();
+    for i in 0..n {
+        let v = match shared.front.counts(i) {
+            Ok(c) => lcore(i, &c),
+            Err(e) => json!({ "lcore": i, "silent": e.to_string() }),
+        };
+        say(s, &v)?;
+    }
+    Ok(Ok(json!(n)))
+}

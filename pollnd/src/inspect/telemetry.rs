@@ -1,0 +1,141 @@
+//! The same answers on DPDK's telemetry socket, for `dpdk-telemetry.py` and what collects from it.
+//!
+//! | command | answer |
+//! |---|---|
+//! | `/pollnd/counters` | all counters, summed over lcores |
+//! | `/pollnd/lcores` | how many lcores, and how busy each is |
+//! | `/pollnd/lcores,N` | the counters of lcore N |
+//! | `/pollnd/connections` | connections, up to 255: number, and addresses and state |
+//! | `/pollnd/connections,N` | everything about connection N of that list |
+//! | `/pollnd/connections,ADDRESS:PORT` | everything about the connection with that peer |
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+
+use dataplane::dpdk::{Eal, TelemetryValue, telemetry};
+use serde_json::Value;
+use transport::node::Control;
+use transport::node::desk::{Filter, Front, Row};
+
+/// Entries of one answer that DPDK has room for.
+const ENTRIES: usize = 255;
+
+/// A process has one EAL, and so one node that is shown.
+static SHOWN: OnceLock<(Arc<Control>, Arc<Front>)> = OnceLock::new();
+
+type Answer = Vec<(String, TelemetryValue)>;
+
+/// Registers the commands. One that DPDK refuses is told in the log.
+pub(crate) fn offer(eal: &Eal, control: &Arc<Control>, front: &Arc<Front>) {
+    if SHOWN.set((control.clone(), front.clone())).is_err() {
+        return;
+    }
+    for (cmd, help, f) in [
+        ("/pollnd/counters", "Counters of the node, summed over its lcores", counters as fn(&str) -> Answer),
+        ("/pollnd/lcores", "How busy lcores are. Parameters: an lcore, for its counters", lcores),
+        (
+            "/pollnd/connections",
+            "TCP connections. Parameters: a number of the list or a peer's ADDRESS:PORT, for all about one",
+            connections,
+        ),
+    ] {
+        if let Err(e) = telemetry(eal, cmd, help, f) {
+            tracing::warn!("{e}");
+        }
+    }
+}
+
+fn problem(e: impl std::fmt::Display) -> Answer {
+    vec![("error".into(), TelemetryValue::Text(e.to_string()))]
+}
+
+fn counters(_: &str) -> Answer {
+    let Some((c, _)) = SHOWN.get() else { return Vec::new() };
+    c.snapshot().into_iter().map(|(k, v)| (k.to_owned(), TelemetryValue::U64(v))).collect()
+}
+
+/// One level of names and values: DPDK's dictionaries know numbers and texts.
+fn flat(v: &Value, into: &mut Answer) {
+    for (k, v) in v.as_object().into_iter().flatten() {
+        let value = match v {
+            Value::Object(_) => {
+                flat(v, into);
+                continue;
+            }
+            Value::Null => continue,
+            Value::Number(n) if n.is_u64() => TelemetryValue::U64(n.as_u64().unwrap_or(0)),
+            Value::Bool(b) => TelemetryValue::U64(u64::from(*b)),
+            Value::String(s) => TelemetryValue::Text(s.clone()),
+            other => TelemetryValue::Text(other.to_string()),
+        };
+        into.push((k.clone(), value));
+    }
+}
+
+fn lcores(which: &str) -> Answer {
+    let Some((_, front)) = SHOWN.get() else { return Vec::new() };
+    let n = front.lcores();
+    if which.is_empty() {
+        let mut a = vec![("lcores".into(), TelemetryValue::U64(n as u64))];
+        for i in 0..n.min(ENTRIES) {
+            let busy = match front.counts(i) {
+                Ok(c) => format!("{:.1}% busy", 100.0 * c.pace.busy()),
+                Err(e) => e.to_string(),
+            };
+            a.push((i.to_string(), TelemetryValue::Text(busy)));
+        }
+        return a;
+    }
+    match which.parse().ok().filter(|i| *i < n) {
+        None => problem(format!("{which:?} is no lcore of this node: 0 to {}", n - 1)),
+        Some(i) => match front.counts(i) {
+            Err(e) => problem(e),
+            Ok(c) => {
+                let mut a = Answer::new();
+                flat(&super::lcore(i, &c), &mut a);
+                // Those that never counted anything are left out: an answer has room for so many.
+                a.retain(|(_, v)| *v != TelemetryValue::U64(0));
+                a.truncate(ENTRIES);
+                a
+            }
+        },
+    }
+}
+
+fn connections(which: &str) -> Answer {
+    let Some((_, front)) = SHOWN.get() else { return Vec::new() };
+    let peer: Option<SocketAddr> = which.parse().ok();
+    let number: Option<usize> = which.parse().ok();
+    if !which.is_empty() && peer.is_none() && number.is_none() {
+        return problem(format!(
+            "{which:?} is neither a number of /pollnd/connections nor a peer's ADDRESS:PORT"
+        ));
+    }
+    let filter = Filter { peer: peer.map(|p| p.ip()), port: peer.map(|p| p.port()), ..Filter::default() };
+    let (mut i, mut list, mut one) = (0, Answer::new(), None);
+    let asked = front.connections(filter, |row: &Row| {
+        if peer.is_some() || number == Some(i) {
+            one = Some(super::connection(row));
+            return false;
+        }
+        if number.is_none() {
+            let s = &row.stats;
+            list.push((
+                i.to_string(),
+                TelemetryValue::Text(format!("{} {} {}", s.local, s.remote, s.state.name())),
+            ));
+        }
+        i += 1;
+        number.is_some() || i < ENTRIES
+    });
+    match (asked, one) {
+        (Err(e), _) => problem(e),
+        (Ok(()), Some(v)) => {
+            let mut a = Answer::new();
+            flat(&v, &mut a);
+            a
+        }
+        (Ok(()), None) if which.is_empty() => list,
+        (Ok(()), None) => problem(format!("no connection {which}")),
+    }
+}

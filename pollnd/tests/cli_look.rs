@@ -1,0 +1,257 @@
+//! Looking at nodes that run on kernel sockets: `pollnd connections`, `stats`, `capture`, and the control socket.
+
+#![allow(missing_docs)]
+
+#[allow(dead_code)]
+mod proc;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use proc::{End, Proc, nid, own_ip, pollnd};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Nodes of one test, whose control sockets are in a folder of their own. They listen where anybody may.
+struct Place(TempDir);
+
+const PORT: [&str; 2] = ["--accept-port", "10988"];
+
+impl Place {
+    fn new() -> Place {
+        Place(tempfile::tempdir().unwrap())
+    }
+
+    fn start(&self, args: &[&str]) -> Proc {
+        let mut c = pollnd(args);
+        c.env("XDG_RUNTIME_DIR", self.0.path());
+        Proc::start(c)
+    }
+
+    fn run(&self, args: &[&str]) -> End {
+        self.start(args).end()
+    }
+
+    fn node(&self, ip: Ipv4Addr) -> Proc {
+        self.start(&[&["node", "--nid", &nid(ip)], &PORT[..]].concat()).up()
+    }
+
+    /// Pings once a second for a long time; it has had an answer.
+    fn ping(&self, from: Ipv4Addr, to: Ipv4Addr) -> Proc {
+        let mut p = self.start(&[&["ping", &nid(to), "--nid", &nid(from), "-c", "1000"], &PORT[..]].concat());
+        p.until("an answer", |out, _| out.contains("time "));
+        p
+    }
+
+    fn sockets(&self) -> Vec<PathBuf> {
+        let all = std::fs::read_dir(self.0.path().join("pollnd"));
+        all.into_iter().flatten().map(|e| e.unwrap().path()).collect()
+    }
+
+    fn socket(&self, p: &Proc) -> PathBuf {
+        self.0.path().join("pollnd").join(format!("{}.sock", p.id()))
+    }
+
+    fn connections(&self, p: &Proc, more: &[&str]) -> Vec<Value> {
+        let node = p.id().to_string();
+        let v = self.run(&[&["connections", "--json", "--node", &node], more].concat()).good().json();
+        v["connections"].as_array().unwrap().clone()
+    }
+}
+
+fn n(v: &Value, k: &str) -> u64 {
+    v[k].as_u64().unwrap_or_else(|| panic!("no {k} in {v}"))
+}
+
+#[test]
+fn both_ends_show_the_same_connections() {
+    let (at, a, b) = (Place::new(), own_ip(), own_ip());
+    let node = at.node(b);
+    let ping = at.ping(a, b);
+    // Between two pings nothing is on its way; then the ends agree. The kernel counts the SYN as acknowledged.
+    let agree = || {
+        let (ours, theirs) = (at.connections(&ping, &[]), at.connections(&node, &[]));
+        let same = ours.iter().all(|x| {
+            let y = theirs.iter().find(|y| y["local"] == x["remote"] && y["remote"] == x["local"]);
+            y.is_some_and(|y| {
+                n(y, "bytes_received") + 1 == n(x, "bytes_acked")
+                    && n(y, "bytes_acked") == n(x, "bytes_received")
+            })
+        });
+        (same && !ours.is_empty() && ours.len() == theirs.len()).then_some((ours, theirs))
+    };
+    let end = Instant::now() + Duration::from_secs(60);
+    let (ours, theirs) = loop {
+        if let Some(both) = agree() {
+            break both;
+        }
+        assert!(Instant::now() < end, "{:?}\n{:?}", at.connections(&ping, &[]), at.connections(&node, &[]));
+    };
+    for (rows, ip, passive) in [(&ours, b, false), (&theirs, a, true)] {
+        for r in rows {
+            assert_eq!(
+                (r["state"].as_str(), r["passive"].as_bool()),
+                (Some("ESTABLISHED"), Some(passive)),
+                "{r}"
+            );
+            assert!(r["remote"].as_str().unwrap().starts_with(&format!("{ip}:")), "{r}");
+            assert!(n(r, "cwnd") > 0 && n(r, "mss") > 500 && n(r, "pmtu") > n(r, "mss"), "{r}");
+            assert!(n(r, "rto_ns") >= 1_000_000 && n(r, "srtt_ns") > 0 && n(r, "rcv_wnd") > 0, "{r}");
+            assert!(r["algorithm"].as_str().is_some_and(|a| !a.is_empty()), "{r}");
+            assert_eq!((n(r, "backlog"), n(r, "in_flight"), n(r, "lcore")), (0, 0, 0), "{r}");
+        }
+    }
+    let text = at.run(&["connections", "--node", &node.id().to_string()]).good();
+    assert_eq!(text.out.lines().count(), 1 + 2 * theirs.len(), "{text:?}");
+    text.says(&["ESTABLISHED", "cwnd:", "rtt:", "bytes_acked:", &a.to_string()]);
+    ping.stop();
+    node.stop().good();
+}
+
+#[test]
+fn connections_are_chosen_by_peer_port_and_state() {
+    let (at, a, b) = (Place::new(), own_ip(), own_ip());
+    let node = at.node(b);
+    let ping = at.ping(a, b);
+    let all = at.connections(&node, &[]);
+    assert!(!all.is_empty());
+    let count = |filter: &str| at.connections(&node, &[filter]).len();
+    assert_eq!((count(&a.to_string()), count(&own_ip().to_string())), (all.len(), 0));
+    assert_eq!(count(all[0]["remote"].as_str().unwrap()), 1);
+    assert_eq!(count(&format!("{a}:9")), 0);
+    assert_eq!((count("established"), count("SYN-SENT")), (all.len(), 0));
+    let e = at.run(&["connections", "nonsense"]);
+    e.failed(2, &["nonsense", "10.0.0.2:1023", "ESTABLISHED"]);
+    // Again and again, until it is told to end or the node does.
+    let mut watch = at.start(&["connections", "--node", &node.id().to_string(), "-w", "0.1"]);
+    watch.until("a third look", |out, _| out.matches("Recv-Q").count() >= 3);
+    ping.stop();
+    node.stop().good();
+    watch.end().failed(1, &["has ended"]);
+}
+
+#[test]
+fn stats_tell_how_busy_the_lcore_is() {
+    let (at, a, b) = (Place::new(), own_ip(), own_ip());
+    let node = at.node(b);
+    let id = node.id().to_string();
+    at.run(&[&["put", &nid(b), "--nid", &nid(a), "-c", "50"], &PORT[..]].concat()).good();
+    let v = at.run(&["stats", "--json", "--node", &id]).good().json();
+    let [l] = &v["lcores"].as_array().unwrap()[..] else { panic!("{v}") };
+    assert_eq!((n(l, "lcore"), n(&l["counters"], "payload_rx_bytes")), (0, 50 << 20), "{v}");
+    let (busy, idle) = (n(l, "busy_ns"), n(l, "idle_ns"));
+    assert!(busy > 0 && idle > 0 && n(l, "busy_turns") > 0 && n(l, "idle_turns") > 0, "{v}");
+    let ratio = busy as f64 / (busy + idle) as f64;
+    assert!((l["busy"].as_f64().unwrap() - ratio).abs() < 1e-6, "{v}");
+    at.run(&["stats", "--all", "--node", &id]).good().says(&["busy", "payload_rx_bytes 52428800"]);
+    node.stop().good();
+}
+
+#[test]
+fn a_capture_on_kernel_sockets_is_refused_with_the_tool_for_it() {
+    let (at, b) = (Place::new(), own_ip());
+    let node = at.node(b);
+    let out = at.0.path().join("x.pcap");
+    let out = out.to_str().unwrap();
+    let e = at.run(&["capture", "--peer", "10.0.0.2", "--out", out]);
+    e.failed(1, &["kernel sockets", "tcpdump -i any", "host 10.0.0.2"]);
+    assert!(!Path::new(out).exists());
+    node.stop().good();
+}
+
+#[test]
+fn which_node_is_asked_is_clear_or_said() {
+    let (at, a, b) = (Place::new(), own_ip(), own_ip());
+    let none =
+        at.run(&["connections"]).failed(1, &["no node runs", "pollnd node", at.0.path().to_str().unwrap()]);
+    assert!(none.out.is_empty(), "{none:?}");
+    let one = at.node(a);
+    at.run(&["stats"]).good();
+    let two = at.node(b);
+    at.run(&["stats"])
+        .failed(1, &["2 nodes run", &one.id().to_string(), &two.id().to_string(), &nid(a), &nid(b)]);
+    at.run(&["stats", "--node", &two.id().to_string()]).good();
+    let path = at.socket(&one).display().to_string();
+    at.run(&["stats", "--node", &path]).good();
+    at.run(&["stats", "--node", "1"]).failed(1, &["process number 1"]);
+    at.run(&["stats", "--node", "/no/such.sock"]).failed(1, &["/no/such.sock", "control socket"]);
+    // One that is killed leaves its socket; whoever comes next clears it away.
+    one.kill();
+    assert!(Path::new(&path).exists());
+    at.run(&["stats"]).good();
+    assert!(!Path::new(&path).exists());
+    two.stop().good();
+    assert!(at.sockets().is_empty(), "one that ends removes its own");
+}
+
+#[test]
+fn the_control_socket_is_its_users_alone() {
+    let (at, a) = (Place::new(), own_ip());
+    let node = at.node(a);
+    let mode = |p: &Path| std::fs::metadata(p).unwrap().permissions().mode() & 0o777;
+    let socket = at.socket(&node);
+    assert_eq!((mode(&socket), mode(socket.parent().unwrap())), (0o600, 0o700));
+    node.stop().good();
+    // A folder that others may write to is not used; the node runs all the same, with a socket elsewhere or none.
+    std::fs::set_permissions(at.0.path().join("pollnd"), PermissionsExt::from_mode(0o777)).unwrap();
+    let node = at.node(own_ip());
+    assert!(at.sockets().is_empty());
+    node.stop().good();
+}
+
+/// One line to the socket, and the line that answers.
+fn say(s: &mut UnixStream, line: &str) -> Value {
+    s.write_all(line.as_bytes()).unwrap();
+    let mut answer = String::new();
+    BufReader::new(s).read_line(&mut answer).unwrap();
+    serde_json::from_str(&answer).unwrap_or_else(|e| panic!("{e}: {answer:?}"))
+}
+
+#[test]
+fn askers_that_talk_nonsense_or_do_not_listen_hold_up_nobody() {
+    let (at, a, b) = (Place::new(), own_ip(), own_ip());
+    let node = at.node(b);
+    let ping = at.ping(a, b);
+    let path = at.socket(&node);
+    let connect = || {
+        let s = UnixStream::connect(&path).unwrap();
+        s.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        s
+    };
+    let mut s = connect();
+    for (line, says) in [
+        ("nonsense\n", "not a request"),
+        ("{\"do\":\"dance\"}\n", "dance"),
+        ("{\"do\":\"connections\",\"state\":\"x\"}\n", "ESTABLISHED"),
+        ("\u{0}\n", "not a request"),
+    ] {
+        let v = say(&mut s, line);
+        assert!(v["error"].as_str().is_some_and(|e| e.contains(says)), "{line}: {v}");
+    }
+    assert_eq!(say(&mut s, "{\"do\":\"hello\"}\n")["nid"].as_str(), Some(&nid(b)[..]));
+    let v = say(&mut connect(), &"x".repeat(9000));
+    assert!(v["error"].as_str().is_some_and(|e| e.contains("8192 bytes")), "{v}");
+    // One that asks and asks, and never reads: the pipe fills, and only its own answers wait.
+    let mut deaf = connect();
+    deaf.set_nonblocking(true).unwrap();
+    let question = "{\"do\":\"connections\"}\n".repeat(200);
+    while deaf.write(question.as_bytes()).is_ok_and(|k| k == question.len()) {}
+    assert!(!at.connections(&node, &[]).is_empty());
+    // Too many at once are told so.
+    let mut crowd: Vec<_> = (0..40).map(|_| connect()).collect();
+    let refused = crowd.iter_mut().filter_map(|s| {
+        let mut line = String::new();
+        s.write_all(b"{\"do\":\"hello\"}\n").ok();
+        BufReader::new(s).read_line(&mut line).ok()?;
+        line.contains("try again later").then_some(())
+    });
+    assert!(refused.count() >= 24);
+    drop(crowd);
+    drop(deaf);
+    ping.stop();
+    node.stop().good();
+}

@@ -1,0 +1,448 @@
+//! Asking a running node: questions to its lcores and their answers, in boxes that the asker brings.
+//!
+//! An lcore looks at one flag a turn. Where it is set it takes the question out of a ring, fills the box that came
+//! with it, and puts it into another ring; it neither allocates nor waits, and what one question may cost is
+//! bounded ([`PAGE`] connections). The asker sleeps between looks, and gives up at its deadline.
+//!
+//! ```text
+//!   Front::ask ── Ask ──> Desk.asks ──> Shard::turn: fills it ──> Desk.answers ──> Front
+//!        (any thread, one at a time)                 (the lcore)
+//! ```
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_queue::ArrayQueue;
+use dataplane::clock::Clock;
+use dataplane::tap::TapEnd;
+use tcpstack::{ConnStats, Phase};
+
+use super::runtime::RtCounters;
+use crate::proto::{ConnId, Counters};
+
+/// Connections of one page at most.
+pub const PAGE: usize = 32;
+/// Counters beyond the common ones that an lcore may tell.
+const MORE: usize = 256;
+/// Questions that may wait for an lcore that does not turn.
+const WAITING: usize = 8;
+
+/// Which connections are asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// The peer's address.
+    pub peer: Option<std::net::IpAddr>,
+    /// The peer's port.
+    pub port: Option<u16>,
+    /// State.
+    pub state: Option<Phase>,
+}
+
+impl Filter {
+    /// Whether `c` is asked for.
+    pub fn wants(&self, c: &ConnStats) -> bool {
+        self.peer.is_none_or(|p| p == c.remote.ip())
+            && self.port.is_none_or(|p| p == c.remote.port())
+            && self.state.is_none_or(|s| s == c.state)
+    }
+}
+
+/// A connection, and who has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// The stream: its lcore, and its place there.
+    pub conn: ConnId,
+    /// What is known of it.
+    pub stats: ConnStats,
+    /// It is the kernel's, which knows the rest.
+    pub kernel: bool,
+}
+
+/// A part of an lcore's connections.
+#[derive(Debug)]
+pub struct Page {
+    /// Which are wanted.
+    pub filter: Filter,
+    /// Where in the table to begin; afterwards where the next page begins, `None` at the end.
+    pub from: Option<u32>,
+    /// What was found: room for [`PAGE`] was made by the asker.
+    pub rows: Vec<Row>,
+}
+
+impl Page {
+    fn new(filter: Filter, from: u32) -> Page {
+        Page { filter, from: Some(from), rows: Vec::with_capacity(PAGE) }
+    }
+
+    /// Adds `row` if it is asked for.
+    pub fn add(&mut self, row: Row) {
+        if self.rows.len() < self.rows.capacity() && self.filter.wants(&row.stats) {
+            self.rows.push(row);
+        }
+    }
+
+    /// Where to begin, after moving on by [`PAGE`] places of a table of `all`.
+    pub fn step(&mut self, all: usize) -> usize {
+        let from = self.from.unwrap_or(0) as usize;
+        let next = from.saturating_add(PAGE);
+        self.from = (next < all).then_some(next as u32);
+        from
+    }
+}
+
+/// How an lcore's polling loop has spent its time. A turn's time is all that passes until the next turn begins,
+/// idling included; a shard that shares its lcore with others counts theirs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// Turns that did something.
+    pub busy_turns: u64,
+    /// Turns that found nothing to do.
+    pub idle_turns: u64,
+    /// Time of turns that did something, in ns.
+    pub busy_ns: u64,
+    /// Time of turns that found nothing to do, in ns.
+    pub idle_ns: u64,
+    last: u64,
+    was_busy: bool,
+}
+
+impl Pace {
+    /// A turn begins at `now` (ns): the time since the last one began was that one's.
+    #[inline]
+    pub fn begin(&mut self, now: u64) {
+        let passed = if self.last == 0 { 0 } else { now.saturating_sub(self.last) };
+        self.last = now;
+        if self.was_busy {
+            self.busy_ns += passed;
+        } else {
+            self.idle_ns += passed;
+        }
+    }
+
+    /// What the turn came to.
+    #[inline]
+    pub fn end(&mut self, busy: bool) {
+        self.was_busy = busy;
+        self.busy_turns += u64::from(busy);
+        self.idle_turns += u64::from(!busy);
+    }
+
+    /// The share of time that was busy, from 0 to 1; 0 before any has passed.
+    pub fn busy(&self) -> f64 {
+        let all = self.busy_ns + self.idle_ns;
+        if all == 0 { 0.0 } else { self.busy_ns as f64 / all as f64 }
+    }
+}
+
+/// What an lcore has counted.
+#[derive(Debug)]
+pub struct Counts {
+    /// Protocol.
+    pub proto: Counters,
+    /// Streams and buffers.
+    pub rt: RtCounters,
+    /// The polling loop.
+    pub pace: Pace,
+    /// What carries the streams: the TCP stack and the port, where they are ours.
+    pub more: Vec<(&'static str, u64)>,
+}
+
+impl Counts {
+    fn new() -> Counts {
+        Counts {
+            proto: Counters::default(),
+            rt: RtCounters::default(),
+            pace: Pace::default(),
+            more: Vec::with_capacity(MORE),
+        }
+    }
+
+    /// Adds a count, while there is room.
+    pub fn add(&mut self, name: &'static str, n: u64) {
+        if self.more.len() < self.more.capacity() {
+            self.more.push((name, n));
+        }
+    }
+}
+
+/// A question, and the room for its answer.
+#[derive(Debug)]
+pub enum Ask {
+    /// Connections.
+    Page(Box<Page>),
+    /// Counters.
+    Counts(Box<Counts>),
+    /// Shows packets to this end, or to none; the answer is the end that was there before.
+    Tap(Option<Box<TapEnd>>),
+}
+
+/// Between an lcore and those who ask it.
+#[derive(Debug)]
+pub struct Desk {
+    asked: AtomicBool,
+    asks: ArrayQueue<(u64, Ask)>,
+    answers: ArrayQueue<(u64, Ask)>,
+}
+
+impl Default for Desk {
+    fn default() -> Desk {
+        Desk {
+            asked: AtomicBool::new(false),
+            asks: ArrayQueue::new(WAITING),
+            answers: ArrayQueue::new(WAITING),
+        }
+    }
+}
+
+impl Desk {
+    /// Whether somebody waits.
+    #[inline]
+    pub fn asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Answers whoever waits: `act` fills each question's box.
+    pub fn answer(&self, mut act: impl FnMut(&mut Ask)) {
+        self.asked.store(false, Ordering::SeqCst);
+        while let Some((n, mut a)) = self.asks.pop() {
+            act(&mut a);
+            // Where there is no room the asker has long given up.
+            let _ = self.answers.push((n, a));
+        }
+    }
+}
+
+/// An lcore did not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "lcore {lcore} has not answered within {ms} ms: it is held up, or its shard has panicked (the node's log says so)"
+)]
+pub struct NoAnswer {
+    /// Which.
+    pub lcore: usize,
+    /// How long it was waited for, in ms.
+    pub ms: u64,
+}
+
+/// All desks of a node.
+pub struct Front {
+    desks: Vec<Arc<Desk>>,
+    /// Serial number of the next question: an answer that comes too late is not taken for another's.
+    next: Mutex<u64>,
+    clock: Clock,
+}
+
+/// How long an lcore may take to answer. One on kernel sockets may sleep for 100 ms.
+const PATIENCE: Duration = Duration::from_millis(1000);
+
+impl Front {
+    /// Desks for `lcores` lcores, whose clock is `clock`.
+    pub fn new(lcores: usize, clock: Clock) -> Front {
+        Front { desks: (0..lcores).map(|_| Arc::default()).collect(), next: Mutex::new(0), clock }
+    }
+
+    /// The desk of an lcore, to be given to its shard.
+    pub fn desk(&self, lcore: usize) -> Option<Arc<Desk>> {
+        self.desks.get(lcore).cloned()
+    }
+
+    /// How many lcores there are.
+    pub fn lcores(&self) -> usize {
+        self.desks.len()
+    }
+
+    /// The lcores' time, in ns.
+    pub fn now(&self) -> u64 {
+        self.clock.now()
+    }
+
+    /// Asks one lcore and waits.
+    ///
+    /// # Errors
+    /// [`NoAnswer`]
+    pub fn ask(&self, lcore: usize, ask: Ask) -> Result<Ask, NoAnswer> {
+        self.ask_within(lcore, ask, PATIENCE)
+    }
+
+    fn ask_within(&self, lcore: usize, ask: Ask, patience: Duration) -> Result<Ask, NoAnswer> {
+        let none = NoAnswer { lcore, ms: patience.as_millis() as u64 };
+        let desk = self.desks.get(lcore).ok_or(none)?;
+        let mut serial = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        *serial += 1;
+        while desk.answers.pop().is_some() {}
+        desk.asks.push((*serial, ask)).map_err(|_| none)?;
+        desk.asked.store(true, Ordering::SeqCst);
+        let until = Instant::now() + patience;
+        let mut nap = Duration::from_micros(20);
+        loop {
+            match desk.answers.pop() {
+                Some((n, a)) if n == *serial => return Ok(a),
+                Some(_) => {}
+                None if Instant::now() > until => return Err(none),
+                None => {
+                    std::thread::sleep(nap);
+                    nap = (nap * 2).min(Duration::from_millis(5));
+                }
+            }
+        }
+    }
+
+    /// Shows the connections of all lcores to `each`, page by page, until it returns false.
+    ///
+    /// # Errors
+    /// [`NoAnswer`] of the first lcore that does not; those before it were shown.
+    pub fn connections(&self, filter: Filter, mut each: impl FnMut(&Row) -> bool) -> Result<(), NoAnswer> {
+        for lcore in 0..self.desks.len() {
+            let mut page = Box::new(Page::new(filter, 0));
+            while page.from.is_some() {
+                page.rows.clear();
+                let Ask::Page(p) = self.ask(lcore, Ask::Page(page))? else { break };
+                page = p;
+                if !page.rows.iter().all(&mut each) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What an lcore has counted.
+    ///
+    /// # Errors
+    /// [`NoAnswer`]
+    pub fn counts(&self, lcore: usize) -> Result<Box<Counts>, NoAnswer> {
+        match self.ask(lcore, Ask::Counts(Box::new(Counts::new())))? {
+            Ask::Counts(c) => Ok(c),
+            Ask::Page(_) | Ask::Tap(_) => Err(NoAnswer { lcore, ms: 0 }),
+        }
+    }
+
+    /// Shows the packets of all lcores to what `end` makes, or to nobody where it makes none. True when the lcores
+    /// have packets to show.
+    ///
+    /// # Errors
+    /// [`NoAnswer`] of the first lcore that does not.
+    pub fn tap(&self, mut end: impl FnMut() -> Option<TapEnd>) -> Result<bool, NoAnswer> {
+        let mut any = false;
+        for lcore in 0..self.desks.len() {
+            let given = end().map(Box::new);
+            let on = given.is_some();
+            let Ask::Tap(before) = self.ask(lcore, Ask::Tap(given))? else { continue };
+            // Whoever has no packets gives back what it was given; a second look tells.
+            any |= !on || before.is_none();
+        }
+        Ok(any)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::ShardId;
+    use std::net::SocketAddr;
+
+    fn front() -> Front {
+        Front::new(2, Clock::monotonic())
+    }
+
+    fn row(port: u16, state: Phase) -> Row {
+        let stats = ConnStats::new(
+            SocketAddr::from(([10, 0, 0, 1], 988)),
+            SocketAddr::from(([10, 0, 0, 2], port)),
+            state,
+        );
+        Row { conn: ConnId { shard: ShardId(0), index: 0, generation: 0 }, stats, kernel: false }
+    }
+
+    /// An lcore with a table of `n` connections, answering until it is told to end.
+    fn lcore(desk: &Desk, n: u16, end: &AtomicBool) {
+        while !end.load(Ordering::Relaxed) {
+            if !desk.asked() {
+                std::thread::yield_now();
+                continue;
+            }
+            desk.answer(|a| {
+                if let Ask::Page(p) = a {
+                    let from = p.step(usize::from(n)) as u16;
+                    for port in from..n.min(from + PAGE as u16) {
+                        let before = p.rows.capacity();
+                        p.add(row(port, if port % 2 == 0 { Phase::Established } else { Phase::SynSent }));
+                        assert_eq!(p.rows.capacity(), before, "an lcore allocates nothing");
+                    }
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn a_table_is_shown_in_pages_and_whole() {
+        let (f, end) = (front(), AtomicBool::new(false));
+        std::thread::scope(|s| {
+            for (i, n) in [(0, 1000), (1, 0)] {
+                let (desk, end) = (f.desk(i).unwrap(), &end);
+                s.spawn(move || lcore(&desk, n, end));
+            }
+            let ports = |filter| {
+                let mut v = vec![];
+                f.connections(filter, |r| {
+                    v.push(r.stats.remote.port());
+                    true
+                })
+                .unwrap();
+                v
+            };
+            assert_eq!(ports(Filter::default()), (0..1000).collect::<Vec<_>>());
+            let even = Filter { state: Some(Phase::Established), ..Filter::default() };
+            assert_eq!(ports(even).len(), 500);
+            assert_eq!(ports(Filter { port: Some(77), ..Filter::default() }), [77]);
+            let other = Filter { peer: Some([10, 0, 0, 3].into()), ..Filter::default() };
+            assert!(ports(other).is_empty());
+            let mut n = 0;
+            f.connections(Filter::default(), |_| {
+                n += 1;
+                n < 5
+            })
+            .unwrap();
+            assert_eq!(n, 5, "who has seen enough is shown no more");
+            end.store(true, Ordering::Relaxed);
+        });
+    }
+
+    #[test]
+    fn an_lcore_that_does_not_answer_is_named_and_its_late_answer_is_nobodys() {
+        let f = front();
+        let short = Duration::from_millis(5);
+        let ask = |from| Ask::Page(Box::new(Page::new(Filter::default(), from)));
+        let e = f.ask_within(1, ask(7), short).unwrap_err();
+        assert!(e.to_string().contains("lcore 1") && e.to_string().contains("5 ms"), "{e}");
+        let desk = f.desk(1).unwrap();
+        desk.answer(|_| {});
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                while !desk.asked() {
+                    std::thread::yield_now();
+                }
+                desk.answer(|_| {});
+            });
+            let Ok(Ask::Page(p)) = f.ask(1, ask(8)) else { panic!("no answer") };
+            assert_eq!(p.from, Some(8), "not the one before");
+        });
+        // Questions do not pile up at an lcore that never turns.
+        for _ in 0..3 * WAITING {
+            assert!(f.ask_within(0, ask(0), Duration::ZERO).is_err());
+        }
+        assert_eq!(f.desk(0).unwrap().asks.len(), WAITING);
+    }
+
+    #[test]
+    fn a_turn_owns_the_time_until_the_next_begins() {
+        let mut p = Pace::default();
+        for (now, busy) in [(100, true), (130, false), (230, false), (300, true), (310, true)] {
+            p.begin(now);
+            p.end(busy);
+        }
+        assert_eq!((p.busy_ns, p.idle_ns, p.busy_turns, p.idle_turns), (40, 170, 3, 2));
+        assert!((p.busy() - 40.0 / 210.0).abs() < 1e-9);
+    }
+}

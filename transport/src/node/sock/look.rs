@@ -1,0 +1,27 @@
+//! Connections of the socket runtime, for somebody who looks at the node. What only the kernel knows of them is
+//! for the asker to find out: it takes system calls.
+
+use tcpstack::{ConnStats, Phase};
+
+use super::conn::{Conn, Stage};
+use crate::node::desk::{PAGE, Page, Row};
+
+pub(super) fn look(conns: &[Option<Conn>], page: &mut Page) {
+    let first = page.step(conns.len());
+    for c in conns.iter().skip(first).take(PAGE).flatten() {
+        let state = match c.stage {
+            Stage::Connecting(_) => Phase::SynSent,
+            Stage::Open if c.eof => Phase::CloseWait,
+            Stage::Open => Phase::Established,
+        };
+        let not_sent = c.waiting();
+        let stats = ConnStats {
+            passive: Some(c.info.dial.is_none()),
+            not_sent: Some(not_sent),
+            backlog: Some(not_sent),
+            bytes_sent: Some(c.written),
+            ..ConnStats::new(c.info.local, c.info.remote, state)
+        };
+        page.add(Row { conn: c.id, stats, kernel: true });
+    }
+}
