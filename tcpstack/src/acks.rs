@@ -41,7 +41,9 @@ impl Flow {
             let (mut blocks, dsack) = if sacks { self.sacked(&o.sack, a, cx) } else { Default::default() };
             let echo = if news { self.stamps.rtt(o.ts, cx.now) } else { None };
             if news {
+                let n = a as u64 - self.una;
                 self.on_new_ack(a as u64);
+                self.on_arrival(n, cx);
             }
             let ecr = o.ts.filter(|_| self.stamps.on()).map(|t| t.ecr);
             let stamps = self.stamps;

@@ -7,7 +7,7 @@ use crate::neighbour::Ev;
 use crate::phase::Phase;
 use crate::segment::Cx;
 use crate::sender::{Ctx, Rang};
-use crate::stack::{CloseWhy, Stack};
+use crate::stack::Stack;
 
 /// Starved connections looked at in one turn.
 const STARVED_A_TURN: usize = 64;
@@ -66,7 +66,7 @@ impl<P: Port> Stack<P> {
         };
         let rung = f.ring(&mut cx);
         f.follow(&self.neigh);
-        let (hop, doubt) = (f.next_hop, f.rtt.backoff() == 2);
+        let (hop, doubt, why) = (f.next_hop, f.rtt.backoff() == 2, f.silent_why());
         match rung {
             Rung::Early => (),
             Rung::Serve => {
@@ -78,7 +78,7 @@ impl<P: Port> Stack<P> {
             Rung::Probe => {
                 f.probe(&mut self.io, &mut self.c);
             }
-            Rung::GiveUp => return self.abort(i, CloseWhy::Timeout),
+            Rung::GiveUp => return self.abort(i, why),
         }
         self.arm(i);
     }
@@ -178,6 +178,7 @@ impl Flow {
             Rang::Timeout => {
                 cx.c.rto += 1;
                 self.stats.rto += 1;
+                self.on_silence(cx);
             }
             Rang::Probe => {
                 cx.c.tlp_probes += 1;

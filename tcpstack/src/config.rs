@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::cc::Congestion;
+use crate::pmtu::FLOOR4;
 use crate::rtt::RtoLimits;
 
 /// Keep-alive of idle connections (RFC 9293 §3.8.4).
@@ -80,6 +81,9 @@ pub struct StackConfig {
     pub challenge_acks: u32,
     /// RSTs a second to segments of no connection, on average; the number of each second is drawn.
     pub resets: u32,
+    /// Smallest path MTU that is believed of a router of IPv4, in bytes (at least 256); what names less is ignored.
+    /// Of IPv6 it is 1280.
+    pub min_pmtu: u16,
     /// Secret of sequence numbers and tables; random when `None`.
     pub secret: Option<[u64; 2]>,
 }
@@ -116,6 +120,7 @@ impl StackConfig {
             max_flows: 65_536,
             challenge_acks: 1000,
             resets: 1000,
+            min_pmtu: FLOOR4,
             secret: None,
         }
     }
@@ -405,6 +410,18 @@ counters! {
         neighbour_held,
         /// Reports of the groups we listen to, sent.
         mld_reports,
+        /// ICMP errors about segments of ours that are out.
+        icmp_errors,
+        /// ICMP errors that nothing came of: about nothing that is out, not believed, or over the rate limit.
+        icmp_errors_ignored,
+        /// Times a connection's segments became smaller because a router said so.
+        pmtu_lowered,
+        /// Claims of a path MTU not believed: below the floor, or not below what was sent.
+        pmtu_ignored,
+        /// Times a connection's segments became smaller because full ones seemed to vanish without a word.
+        pmtu_black_holes,
+        /// Times a connection tried larger segments again.
+        pmtu_raised,
         /// Echo requests answered.
         icmp_echo,
         /// Echo requests over the rate limit or too long.

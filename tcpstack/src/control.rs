@@ -4,7 +4,8 @@ use dataplane::pkt::{Port, RxPkt};
 
 use crate::csum::{Sum, pseudo};
 use crate::icmp::{self, ECHO4, ECHO6};
-use crate::io::{small_ip, upper_sum};
+use crate::icmp_error::{self, LOOKED_AT};
+use crate::io::{small_ip, sum_from, upper_sum};
 use crate::nd::{self, ICMP6};
 use crate::stack::Stack;
 use crate::wire::{self, Drop, ETH_IPV4, ETH_IPV6, Eth, HDR, HDR6, Ip};
@@ -19,6 +20,16 @@ impl<P: Port> Stack<P> {
         let off = e.len + ip.hlen;
         match p.head().get(off) {
             Some(t) if *t == ECHO4.0 => self.echo(p, e, ip),
+            // Unreachable, source quench, redirect, time exceeded, parameter problem.
+            Some(3..=5 | 11 | 12) => {
+                if sum_from(p, off, ip.payload, Sum::default()) != 0xffff {
+                    return Err(Drop::Checksum);
+                }
+                let mut m = [0; LOOKED_AT];
+                let n = Self::gather(p, off, &mut m).min(ip.payload);
+                self.on_icmp_error(icmp_error::parse4(&m[..n]));
+                Ok(())
+            }
             Some(_) => Err(Drop::Protocol),
             None => Err(Drop::Malformed),
         }
@@ -32,6 +43,12 @@ impl<P: Port> Stack<P> {
         }
         if upper_sum(p, off, ip) != 0xffff {
             return Err(Drop::Checksum);
+        }
+        if kind < 128 {
+            let mut m = [0; LOOKED_AT];
+            let n = Self::gather(p, off, &mut m).min(ip.payload);
+            self.on_icmp_error(icmp_error::parse6(&m[..n]));
+            return Ok(());
         }
         let mut b = [0u8; MESSAGE_MAX];
         let m = b.get_mut(..ip.payload).ok_or(Drop::Malformed)?;

@@ -45,6 +45,9 @@ impl<P: Port> Stack<P> {
         let Some(mut f) = self.slots.get_mut(i as usize).and_then(|s| s.flow.take()) else { return };
         f.queued = false;
         self.relink(i, &mut f);
+        if f.path.due(self.now) {
+            self.path_due(&mut f);
+        }
         let sent = f.sent;
         let before = marks(&self.c);
         let served = match f.phase {

@@ -14,6 +14,7 @@ use crate::engine::{Emission, Engine, FEED_MAX, Feed, State};
 use crate::opts::TS_LEN;
 use crate::phantom::PhantomSocket;
 use crate::phase::{Ev, Phase};
+use crate::pmtu::Path;
 use crate::reasm::Reasm;
 use crate::rtt::Rtt;
 use crate::sack::Sacks;
@@ -91,6 +92,11 @@ pub(crate) struct Flow {
     pub(crate) snd_scale: u8,
     /// Payload of a full segment: the path's MSS less the options that each segment carries.
     pub(crate) mss: u16,
+    pub(crate) path: Path,
+    /// Where a try of the full size began.
+    pub(crate) trial_from: u64,
+    /// The network said that the peer cannot be reached.
+    pub(crate) soft_error: bool,
     pub(crate) stamps: Stamps,
     /// Both SYNs had SACK permitted.
     pub(crate) sack_ok: bool,
@@ -175,6 +181,9 @@ impl Flow {
             wl1: Seq(0),
             snd_scale: 0,
             mss: wire::DEFAULT_MSS,
+            path: Path::default(),
+            trial_from: 0,
+            soft_error: false,
             stamps: Stamps::default(),
             sack_ok: false,
             fed_una: 0,
@@ -217,7 +226,7 @@ impl Flow {
 
     /// Takes the path's MSS, in bytes without any options (RFC 6691).
     pub(crate) fn set_mss(&mut self, path: u16) {
-        self.mss = path - if self.stamps.on() { TS_LEN } else { 0 };
+        self.mss = path.max(wire::MIN_MSS) - if self.stamps.on() { TS_LEN } else { 0 };
     }
 
     /// Sequence number on the wire of a sending offset.

@@ -251,8 +251,12 @@ pub(crate) fn small_ip(b: &mut [u8], l2: usize, proto: u8) {
 
 /// The sum of a packet's part above IP, pseudo-header included: 0xffff when the checksum is right.
 pub(crate) fn upper_sum<R: dataplane::pkt::RxPkt>(p: &R, off: usize, ip: &wire::Ip) -> u16 {
-    let mut sum: Sum = pseudo(&ip.src, &ip.dst, ip.proto, ip.payload);
-    let (mut skip, mut left) = (off, ip.payload);
+    sum_from(p, off, ip.payload, pseudo(&ip.src, &ip.dst, ip.proto, ip.payload))
+}
+
+/// The sum of `len` bytes of a packet from `off` on, added to `sum`.
+pub(crate) fn sum_from<R: dataplane::pkt::RxPkt>(p: &R, off: usize, len: usize, mut sum: Sum) -> u16 {
+    let (mut skip, mut left) = (off, len);
     p.for_each(&mut |b| {
         let k = skip.min(b.len());
         skip -= k;

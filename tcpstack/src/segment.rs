@@ -71,7 +71,7 @@ impl Flow {
             self.stamps.agree(t.val, now);
         }
         let named = o.mss.unwrap_or_else(|| wire::default_mss(self.key.is_v6()));
-        self.set_mss(named.clamp(wire::MIN_MSS, own_mss));
+        self.limit_mss(named.clamp(wire::MIN_MSS, own_mss));
         self.tx = Sender::new(cfg.congestion, u32::from(self.mss), self.sack_ok, cfg.tlp_ack_delay);
     }
 

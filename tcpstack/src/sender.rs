@@ -635,6 +635,13 @@ impl Sender {
         self.arm_probe(c);
     }
 
+    /// A router has dropped what is out for its size (RFC 1191 §6.4): it is sent again, cut anew. That says nothing
+    /// of congestion, so the window stays as it is.
+    pub fn too_big(&mut self) {
+        let (una, end) = (self.board.una(), self.board.end());
+        self.board.lose(una..end);
+    }
+
     fn timeout(&mut self, c: &mut Ctx<'_>) {
         let una = self.board.una();
         // A second time-out in a row, or a sacked first byte: the peer may have let go of what it sacked.

@@ -21,6 +21,7 @@ use crate::limit::Budget;
 use crate::link::Announcer;
 use crate::neighbour::Neighbours;
 use crate::phase::Phase;
+use crate::pmtu::Paths;
 use crate::table::{FlowTable, Place};
 use crate::timewait::TimeWait;
 use crate::wheel::Wheel;
@@ -64,7 +65,7 @@ pub enum CloseWhy {
     Timeout,
     /// The peer refused our SYN.
     Refused,
-    /// The next hop did not answer ARP.
+    /// The next hop did not answer, or the network says that the peer cannot be reached.
     Unreachable,
     /// We aborted it.
     LocalAbort,
@@ -159,6 +160,9 @@ pub struct Stack<P: Port> {
     pub(crate) announcer: Announcer,
     /// Answers to questions for our addresses.
     pub(crate) answers: Limiter,
+    /// ICMP errors looked into.
+    pub(crate) errors: Limiter,
+    pub(crate) paths: Paths,
     pub(crate) wheel: Wheel,
     pub(crate) fired: Vec<u32>,
     /// Connections to serve, in order.
@@ -202,12 +206,13 @@ impl<P: Port> Stack<P> {
     ///
     /// # Errors
     /// [`StackError`] names the value that is out of range, or what the kernel refused.
-    pub fn new(cfg: StackConfig, port: P, slab: LendSlab) -> Result<Stack<P>, StackError> {
+    pub fn new(mut cfg: StackConfig, port: P, slab: LendSlab) -> Result<Stack<P>, StackError> {
         for w in [cfg.rx_window, cfg.tx_window] {
             if !(65_536..=1 << 30).contains(&w) {
                 return Err(StackError::Window(w));
             }
         }
+        cfg.min_pmtu = cfg.min_pmtu.max(256);
         let caps = port.caps();
         let host = Host::new(&cfg, caps.mac)?;
         let least = if host.v6() { 1280 } else { 576 };
@@ -236,6 +241,8 @@ impl<P: Port> Stack<P> {
             neigh: Neighbours::default(),
             announcer: Announcer::default(),
             answers: Limiter::new(2000, 500),
+            errors: Limiter::new(1000, 200),
+            paths: Paths::default(),
             wheel: Wheel::new(0),
             fired: Vec::with_capacity(TIMERS_A_TURN),
             dirty: VecDeque::new(),
@@ -568,7 +575,11 @@ impl<P: Port> Stack<P> {
         }
     }
 
-    pub(crate) fn add_flow(&mut self, f: Box<Flow>) -> u32 {
+    pub(crate) fn add_flow(&mut self, mut f: Box<Flow>) -> u32 {
+        if let Some((mtu, until)) = self.paths.get(&f.key.remote, self.now) {
+            f.path.tell(mtu, until);
+            f.resize();
+        }
         let slot = self.idle.pop().unwrap_or_else(|| {
             self.slots.push(Slot { flow: None, generation: 0 });
             self.slots.len() as u32 - 1

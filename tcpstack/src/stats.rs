@@ -285,7 +285,7 @@ impl Flow {
             snd_wscale: open.then_some(u64::from(self.snd_scale)),
             rcv_wscale: open.then_some(u64::from(self.rcv_scale)),
             mss: Some(u64::from(self.mss)),
-            pmtu: Some(u64::from(mtu)),
+            pmtu: Some(u64::from(self.packet_size().min(mtu))),
             snd_zero_window_ns: Some(self.seen.snd_shut.total(now)),
             rcv_zero_window_ns: Some(self.seen.rcv_shut.total(now)),
             age_ns: Some(ago(self.seen.born)),

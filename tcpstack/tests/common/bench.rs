@@ -9,7 +9,7 @@ use dataplane::mem::{MemConfig, MemPort, MemRx, pair};
 use dataplane::pkt::{Port, RxPkt, TxCsum, TxMeta, TxPkt};
 use hugepages::LendSlab;
 use tcpstack::arp::Packet as Arp;
-use tcpstack::csum::pseudo;
+use tcpstack::csum::{Sum, pseudo};
 use tcpstack::opts::{OptBytes, Opts, Ts};
 use tcpstack::seq::Seq;
 use tcpstack::table::Key;
@@ -258,4 +258,35 @@ pub fn dial(b: &mut Bench) -> (FlowId, Seg) {
     let syn = b.one().seg;
     assert_eq!(syn.flags, SYN);
     (f, syn)
+}
+
+/// An ICMP error about `frame`, a packet of the stack's: type and code, the 4 bytes behind the checksum, and as much
+/// of the packet as a router quotes (IPv4: 28 bytes; IPv6: up to 64). From 10.0.0.9 or fd00::9.
+pub fn icmp_error(frame: &[u8], t: u8, code: u8, rest: [u8; 4]) -> Vec<u8> {
+    let e = wire::eth(frame).unwrap();
+    let v6 = e.kind == wire::ETH_IPV6;
+    let quote = &frame[14..frame.len().min(14 + if v6 { 64 } else { 28 })];
+    let mut m = vec![t, code, 0, 0];
+    m.extend_from_slice(&rest);
+    m.extend_from_slice(quote);
+    let mut b = vec![0; 14];
+    wire::write_eth(&mut b, PEER_MAC, [2, 0, 0, 0, 0, 1], None, e.kind);
+    let mut s = Sum::default();
+    if v6 {
+        let ip = wire::ip6(&frame[14..], frame.len() - 14).unwrap();
+        let router = "fd00::9".parse::<std::net::Ipv6Addr>().unwrap().into();
+        let mut h = [0; 40];
+        wire::write_ip6(&mut h, &router, &ip.src, 58, 64, m.len());
+        b.extend_from_slice(&h);
+        s = pseudo(&router, &ip.src, 58, m.len());
+    } else {
+        let mut h = vec![0x45, 0, 0, (20 + m.len()) as u8, 0, 0, 0, 0, 64, 1, 0, 0, 10, 0, 0, 9];
+        h.extend_from_slice(&frame[26..30]);
+        wire::fill_ip_csum(&mut h);
+        b.extend_from_slice(&h);
+    }
+    s.add(&m);
+    m[2..4].copy_from_slice(&s.finish().to_be_bytes());
+    b.extend_from_slice(&m);
+    b
 }
