@@ -138,6 +138,8 @@ pub struct Sender {
     /// Both, of the round trip before.
     before: (bool, u64),
     last_sent: u64,
+    /// Bytes that arrived behind a gap: the window grows by them when the gap is filled.
+    owed: u64,
     rto_at: u64,
     pto_at: u64,
     reo_at: u64,
@@ -168,6 +170,7 @@ impl Sender {
             peak: 0,
             before: (false, 0),
             last_sent: 0,
+            owed: 0,
             rto_at: NEVER,
             pto_at: NEVER,
             reo_at: NEVER,
@@ -419,7 +422,7 @@ impl Sender {
             h.entered = true;
         }
         self.note_gap();
-        self.adapt(got, news && lost == 0, c);
+        self.adapt(got, news, news && lost == 0, c);
 
         if self.board.una() == self.board.end() {
             (self.rto_at, self.pto_at, self.reo_at) = (NEVER, NEVER, NEVER);
@@ -521,6 +524,7 @@ impl Sender {
 
     fn reduce(&mut self, c: &Ctx<'_>) {
         let used = self.used();
+        self.owed = 0;
         self.cc.on_loss(used, c.mss);
     }
 
@@ -557,9 +561,9 @@ impl Sender {
         self.state = self.state.next(ev);
     }
 
-    /// Adapts the window to `got` bytes that arrived.
+    /// Adapts the window to `got` bytes that arrived; `news` says that something was acknowledged in order.
     #[inline]
-    fn adapt(&mut self, got: u64, safe: bool, c: &Ctx<'_>) {
+    fn adapt(&mut self, got: u64, news: bool, safe: bool, c: &Ctx<'_>) {
         let cwnd = self.cc.window().cwnd;
         let peak = self.peak.max(self.before.1);
         let limited = self.gated || self.before.0 || (cwnd < self.ssthresh() && cwnd < 2 * peak);
@@ -581,7 +585,12 @@ impl Sender {
                 a.limited = true;
                 self.cc.on_ack(&a);
             }
-            State::Open | State::Disorder => self.cc.on_ack(&a),
+            // RFC 5681 §3.1 and RFC 3042 §2: duplicate ACKs let new data out, but do not make the window grow.
+            _ if !news => self.owed += got,
+            State::Open | State::Disorder => {
+                a.acked += std::mem::take(&mut self.owed);
+                self.cc.on_ack(&a);
+            }
         }
     }
 
@@ -606,7 +615,7 @@ impl Sender {
             if entered {
                 self.enter(before, c);
             }
-            self.adapt(0, false, c);
+            self.adapt(0, false, false, c);
             self.arm_probe(c);
             return Rang::Reorder { entered };
         }
@@ -648,6 +657,7 @@ impl Sender {
         let again = self.timeout_una == una;
         let head = self.board.records().next().is_some_and(|r| r.fate == Fate::Sacked);
         let used = self.used();
+        self.owed = 0;
         self.cc.on_timeout(used, c.mss, !again);
         self.board.lose_all(again || head);
         self.state = self.state.next(Event::Timeout);

@@ -15,6 +15,17 @@ impl Flow {
         self.permit.min(self.una + u64::from(self.wnd)).max(self.sent)
     }
 
+    /// Whether sending only `n` bytes now would be the silly window syndrome (RFC 9293 §3.8.6.2.1): the peer's window
+    /// cuts a segment short, more is waiting, and an ACK that may open it further is on its way. With nothing in
+    /// flight there is none, so what fits goes out.
+    #[inline]
+    fn silly(&self, n: u64) -> bool {
+        n < u64::from(self.mss)
+            && self.sent + n < self.shadow.end()
+            && self.una < self.snd_max()
+            && n < u64::from(self.max_wnd) / 2
+    }
+
     /// A frame with bytes from `off` to `end`. Returns how many it carries, and how many in each segment.
     #[inline]
     fn data_frame<P: Port>(
@@ -94,7 +105,7 @@ impl Flow {
             }
             self.tx.before_send(&Ctx { now, mss, rtt: &mut self.rtt, limits: &cfg.rto });
             let n = self.tx.grant(self.limit() - self.sent, mss);
-            if n == 0 {
+            if n == 0 || self.silly(n) {
                 break;
             }
             if self.una == self.snd_max() {
