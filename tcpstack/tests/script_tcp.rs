@@ -10,12 +10,8 @@ use std::path::{Path, PathBuf};
 use script::Family;
 
 /// What every script is run with: the family, and the peer's first number: plain, across the sign, across the wrap.
-const RUNS: [(Family, u32); 4] = [
-    (Family::V4, 1000),
-    (Family::V4, (1 << 31) - 700),
-    (Family::V4, u32::MAX - 700),
-    (Family::V6, u32::MAX - 700),
-];
+const RUNS: [(Family, u32); 3] =
+    [(Family::V4, 1000), (Family::V4, u32::MAX - 700), (Family::V6, (1 << 31) - 700)];
 
 /// Lines of a trace that are shown when a script fails among all.
 const TRACE: usize = 30;

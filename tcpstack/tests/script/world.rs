@@ -7,7 +7,7 @@ use arrayvec::ArrayVec;
 use dataplane::mem::{MemConfig, MemPort, MemRx, pair};
 use dataplane::pkt::{Csum, Port, RxPkt, TxCsum, TxMeta, TxPkt};
 use hugepages::{HeapRxBuf, LendSlab};
-use tcpstack::{Event, KeepAlive, Stack, StackConfig, Work};
+use tcpstack::{Congestion, Event, KeepAlive, Stack, StackConfig, Work};
 
 use super::lang::Script;
 use super::packet::{Body, Ip, Tweak};
@@ -69,7 +69,12 @@ pub(crate) struct Setup {
 impl Setup {
     pub(crate) fn of(s: &Script, family: Family) -> Result<Setup, String> {
         let prefix = if family == Family::V4 { 24 } else { 64 };
-        let cfg = StackConfig { secret: Some([77, 0xfeed]), ..StackConfig::new(family.host(1), prefix) };
+        // A window's rings are mapped for each run; a megabyte is enough for all scripts.
+        let cfg = StackConfig {
+            secret: Some([77, 0xfeed]),
+            tx_window: 1 << 20,
+            ..StackConfig::new(family.host(1), prefix)
+        };
         let mtu = 1500 + family.extra();
         let mem = MemConfig { mtu, tso_max: 0, csum: false, rx_bufs: 1024, ..MemConfig::default() };
         let mut x = Setup { only: None, family, cfg, mem, arp: true, tolerance: 2_000_000, isn: None };
@@ -114,6 +119,14 @@ impl Setup {
             "syn_retries" => c.syn_retries = n()? as u8,
             "synack_retries" => c.synack_retries = n()? as u8,
             "syn_cookies" => c.syn_cookies = onoff()?,
+            "congestion" => {
+                c.congestion = match v {
+                    "cubic" => Congestion::Cubic,
+                    "reno" => Congestion::Reno,
+                    _ => return Err("cubic or reno".into()),
+                };
+            }
+            "tlp_ack_delay" => c.tlp_ack_delay = t()?,
             "timestamps" => c.timestamps = onoff()?,
             "sack" => c.sack = onoff()?,
             "challenge_acks" => c.challenge_acks = n()? as u32,
