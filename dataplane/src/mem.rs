@@ -4,19 +4,19 @@
 //! dropped and counted. It can be lazy where drivers are ([`MemConfig::lazy`]): sent pages stay referenced
 //! until later bursts push them out.
 
+mod frame;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::ptr::NonNull;
 use std::rc::Rc;
 
 use arrayvec::ArrayVec;
-use hugepages::{HeapRxPool, Lent, NicRef, RxFrag, RxHome, RxOps};
-use smallvec::SmallVec;
+use hugepages::{HeapRxPool, NicRef, RxFrag, RxHome};
 
-use crate::pkt::{
-    AttachError, Csum, Full, Port, PortCaps, PortCounters, RX_BURST, Reach, Reclaimed, RxMeta, RxPkt,
-    TX_HEAD_ROOM, TxCsum, TxMeta, TxPkt,
-};
+use self::frame::{Frame, Rack, SHARED_OPS, rack};
+use crate::pkt::{Csum, Port, PortCaps, PortCounters, RX_BURST, Reach, Reclaimed, RxMeta, TxCsum, TxPkt};
+
+pub use self::frame::{MemRx, MemTx};
 
 /// Length of an Ethernet header with room for one VLAN tag, in bytes.
 const L2_MAX: usize = 18;
@@ -73,193 +73,22 @@ impl Default for MemConfig {
     }
 }
 
-/// A packet being sent.
-pub struct MemTx {
-    head: Vec<u8>,
-    segs: Vec<NicRef>,
-    seg_bytes: u32,
-    meta: TxMeta,
-    max_segs: u16,
-    reach: Reach,
-    out: Rc<Cell<usize>>,
-}
-
-impl Drop for MemTx {
-    fn drop(&mut self) {
-        self.out.set(self.out.get() - 1);
-    }
-}
-
-impl TxPkt for MemTx {
-    fn head_mut(&mut self) -> &mut [u8] {
-        &mut self.head
-    }
-    fn copy_in(&mut self, b: &[u8]) -> Result<(), Full> {
-        if self.head.len() + b.len() > TX_HEAD_ROOM || !self.segs.is_empty() {
-            return Err(Full);
-        }
-        self.head.extend_from_slice(b);
-        Ok(())
-    }
-    fn attach(&mut self, s: &Lent) -> Result<(), AttachError> {
-        if self.segs.len() + 1 >= usize::from(self.max_segs) {
-            return Err(AttachError::Segments { max: self.max_segs });
-        }
-        if !self.reach.covers(s.page_run()) {
-            return Err(AttachError::Unreachable { port: "mem".into(), kind: s.page_run().kind() });
-        }
-        self.segs.push(s.nic_ref(0, s.len())?);
-        self.seg_bytes += s.len();
-        Ok(())
-    }
-    fn len(&self) -> u32 {
-        self.head.len() as u32 + self.seg_bytes
-    }
-    fn for_each(&self, f: &mut dyn FnMut(&[u8])) {
-        f(&self.head);
-        self.segs.iter().for_each(|s| f(s.bytes()));
-    }
-    fn finish(mut self, m: TxMeta) -> MemTx {
-        self.meta = m;
-        self
-    }
-    fn tx_meta(&self) -> TxMeta {
-        self.meta
-    }
-}
-
-/// Buffers of a received packet. A super-segment of 64 KiB in default buffers takes no allocation.
-type RxSegs = SmallVec<[RxFrag; 10]>;
-
-/// A received packet.
-pub struct MemRx {
-    head: ArrayVec<u8, 128>,
-    segs: RxSegs,
-    len: u32,
-    meta: RxMeta,
-}
-
-impl MemRx {
-    /// A packet that lies in one buffer.
-    pub(crate) fn of_frag(frag: RxFrag, meta: RxMeta) -> MemRx {
-        let head = frag.bytes().iter().copied().take(128).collect();
-        let (len, truesize) = (frag.len(), frag.truesize());
-        let mut segs = RxSegs::new();
-        segs.push(frag);
-        MemRx { head, segs, len, meta: RxMeta { truesize, ..meta } }
-    }
-
-    /// A packet of `bytes` in one buffer of `pool`, or `None` when none is left or it does not fit.
-    pub fn of_bytes(pool: &HeapRxPool, bytes: &[u8], meta: RxMeta) -> Option<MemRx> {
-        let mut segs = RxSegs::new();
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let n = rest.len().min(pool.buf_size());
-            segs.push(pool.copy_of(&rest[..n])?);
-            rest = &rest[n..];
-        }
-        let truesize = segs.iter().map(RxFrag::truesize).sum();
-        Some(MemRx {
-            head: bytes.iter().copied().take(128).collect(),
-            segs,
-            len: bytes.len() as u32,
-            meta: RxMeta { truesize, ..meta },
-        })
-    }
-}
-
-impl RxPkt for MemRx {
-    fn head(&self) -> &[u8] {
-        &self.head
-    }
-    fn head_mut(&mut self) -> &mut [u8] {
-        &mut self.head
-    }
-    fn len(&self) -> u32 {
-        self.len
-    }
-    fn meta(&self) -> RxMeta {
-        self.meta
-    }
-    fn for_each(&self, f: &mut dyn FnMut(&[u8])) {
-        let mut skip = self.head.len();
-        f(&self.head);
-        for s in &self.segs {
-            let b = s.bytes();
-            let k = skip.min(b.len());
-            skip -= k;
-            if k < b.len() {
-                f(&b[k..]);
-            }
-        }
-    }
-    fn frags(self, off: u32, len: u32, out: &mut dyn FnMut(RxFrag)) {
-        let (mut off, mut len) = (off, len);
-        for mut s in self.segs {
-            if off >= s.len() {
-                off -= s.len();
-                continue;
-            }
-            s.advance(off);
-            off = 0;
-            s.truncate(len);
-            len -= s.len();
-            if !s.is_empty() {
-                out(s);
-            }
-            if len == 0 {
-                break;
-            }
-        }
-    }
-}
-
-// ---- sharing: a received fragment that holds a NIC reference of the sender ----
-
-struct SharedSeg {
-    refs: Cell<u32>,
-    nic: NicRef,
-}
-
-unsafe fn shared_retain(raw: NonNull<()>) {
-    // SAFETY: `raw` is a leaked SharedSeg with a reference left.
-    let s = unsafe { raw.cast::<SharedSeg>().as_ref() };
-    s.refs.set(s.refs.get() + 1);
-}
-
-unsafe fn shared_release(raw: NonNull<()>) {
-    // SAFETY: as in `shared_retain`; the caller owns the reference that goes.
-    let s = unsafe { raw.cast::<SharedSeg>().as_ref() };
-    let n = s.refs.get() - 1;
-    s.refs.set(n);
-    if n == 0 {
-        // SAFETY: leaked by `share`, and this was the last reference.
-        drop(unsafe { Box::from_raw(raw.cast::<SharedSeg>().as_ptr()) });
-    }
-}
-
-static SHARED_OPS: RxOps = RxOps { retain: shared_retain, release: shared_release };
-
-fn share(home: &RxHome, nic: NicRef) -> RxFrag {
-    let len = nic.bytes().len() as u32;
-    let data = NonNull::from(nic.bytes()).cast();
-    let raw = NonNull::from(Box::leak(Box::new(SharedSeg { refs: Cell::new(1), nic })));
-    debug_assert_eq!(len as usize, {
-        // SAFETY: just leaked, one reference.
-        unsafe { raw.as_ref().nic.bytes().len() }
-    });
-    // SAFETY: the NIC reference inside keeps the pages; it falls with the last fragment.
-    unsafe { home.frag(raw.cast(), data, len, len, false) }
-}
-
 // ---- the pair ----
 
 struct Side {
-    inbox: RefCell<VecDeque<MemRx>>,
+    inbox: RefCell<VecDeque<Box<Frame>>>,
     pool: HeapRxPool,
+    /// Receive buffers that frames with shared pages stand for.
+    charged: Cell<usize>,
     shared_home: RxHome,
     nombuf: Cell<u64>,
     up: Cell<bool>,
+}
+
+impl Side {
+    fn rx_out(&self) -> usize {
+        self.pool.out() + self.charged.get()
+    }
 }
 
 /// One end of an in-memory pair.
@@ -270,8 +99,7 @@ pub struct MemPort {
     peer: Rc<Side>,
     held: VecDeque<Vec<NicRef>>,
     held_in_last: bool,
-    spare: Vec<(Vec<u8>, Vec<NicRef>)>,
-    tx_out: Rc<Cell<usize>>,
+    rack: Rc<Rack>,
     counters: PortCounters,
 }
 
@@ -284,6 +112,7 @@ pub fn pair(cfg: &MemConfig) -> (MemPort, MemPort) {
         Rc::new(Side {
             inbox: RefCell::default(),
             pool,
+            charged: Cell::new(0),
             shared_home,
             nombuf: Cell::new(0),
             up: Cell::new(true),
@@ -309,8 +138,13 @@ pub fn pair(cfg: &MemConfig) -> (MemPort, MemPort) {
         peer: peer.clone(),
         held: VecDeque::new(),
         held_in_last: false,
-        spare: Vec::new(),
-        tx_out: Rc::new(Cell::new(0)),
+        rack: Rc::new(Rack {
+            idle: RefCell::default(),
+            made: Cell::new(0),
+            out: Cell::new(0),
+            max_segs: cfg.max_segs,
+            reach: Reach::Any,
+        }),
         counters: PortCounters::default(),
     };
     (port(0, &a, &b), port(1, &b, &a))
@@ -325,7 +159,7 @@ impl MemPort {
 
     /// Receive buffers that are out.
     pub fn rx_out(&self) -> usize {
-        self.me.pool.out()
+        self.me.rx_out()
     }
 
     /// The receive pool, to make packets of one's own.
@@ -333,61 +167,57 @@ impl MemPort {
         &self.me.pool
     }
 
-    fn deliver(&mut self, p: &mut MemTx) {
-        let meta = p.meta;
-        let rx_meta = RxMeta {
-            csum: if meta.csum == TxCsum::Offload { Csum::Partial } else { Csum::None },
-            lro_segsz: meta.segsz,
+    fn deliver(&mut self, mut f: Box<Frame>) {
+        let to = &*self.peer;
+        let truesize = match self.cfg.crossing {
+            Crossing::Share if to.rx_out() < to.pool.max() && f.head.len() <= to.pool.buf_size() => {
+                to.charged.set(to.charged.get() + 1);
+                f.charged = true;
+                Some(to.pool.buf_size() as u32 + f.page_bytes)
+            }
+            Crossing::Copy if copy_chain(&to.pool, &mut f) => {
+                if self.cfg.lazy > 0 {
+                    self.held.push_back(std::mem::take(&mut f.pages));
+                }
+                f.pages.clear();
+                Some(f.bufs.iter().map(RxFrag::truesize).sum())
+            }
+            _ => None,
+        };
+        let Some(truesize) = truesize else {
+            to.nombuf.set(to.nombuf.get() + 1);
+            return rack(f);
+        };
+        f.rx = RxMeta {
+            csum: if f.tx.csum == TxCsum::Offload { Csum::Partial } else { Csum::None },
+            lro_segsz: f.tx.segsz,
+            truesize,
             ..RxMeta::default()
         };
-        let pool = &self.peer.pool;
-        let mut segs = RxSegs::new();
-        let head: ArrayVec<u8, 128> = p.head.iter().copied().take(128).collect();
-        let ok = match self.cfg.crossing {
-            Crossing::Share => match pool.copy_of(&p.head) {
-                Some(h) => {
-                    segs.push(h);
-                    segs.extend(p.segs.drain(..).map(|n| share(&self.peer.shared_home, n)));
-                    true
-                }
-                None => false,
-            },
-            Crossing::Copy => copy_chain(pool, p, &mut segs),
-        };
-        if !ok {
-            self.peer.nombuf.set(self.peer.nombuf.get() + 1);
-            return;
-        }
-        let truesize = segs.iter().map(RxFrag::truesize).sum();
-        let pkt = MemRx { head, segs, len: p.len(), meta: RxMeta { truesize, ..rx_meta } };
-        self.peer.inbox.borrow_mut().push_back(pkt);
+        to.inbox.borrow_mut().push_back(f);
     }
 
     /// Whether a device would send `p`; counts it as sent or dropped.
+    #[inline]
     pub(crate) fn admit(&mut self, p: &MemTx) -> bool {
-        let payload_max =
-            if p.meta.segsz > 0 { self.cfg.tso_max as usize } else { usize::from(self.cfg.mtu) };
-        if p.len() as usize > payload_max + L2_MAX || p.segs.len() + 1 > usize::from(self.cfg.max_segs) {
+        let segs = p.frame.as_ref().map_or(0, |f| f.pages.len());
+        let most = if p.tx_meta().segsz > 0 { self.cfg.tso_max as usize } else { usize::from(self.cfg.mtu) };
+        if p.len() as usize > most + L2_MAX || segs + 1 > usize::from(self.cfg.max_segs) {
             self.counters.tx_dropped += 1;
             return false;
         }
         self.counters.tx_packets += 1;
         self.counters.tx_bytes += u64::from(p.len());
-        self.counters.tx_attached += p.segs.len() as u64;
+        self.counters.tx_attached += segs as u64;
         true
     }
 
     /// Takes back what was sent: at once, or late where the port is lazy.
     pub(crate) fn retire(&mut self, mut p: MemTx) {
-        let (mut head, mut segs) = (std::mem::take(&mut p.head), std::mem::take(&mut p.segs));
-        if self.cfg.lazy > 0 {
-            self.held.push_back(segs);
-            segs = Vec::new();
-        }
-        segs.clear();
-        head.clear();
-        if self.spare.len() < 256 {
-            self.spare.push((head, segs));
+        if self.cfg.lazy > 0
+            && let Some(f) = &mut p.frame
+        {
+            self.held.push_back(std::mem::take(&mut f.pages));
         }
     }
 
@@ -406,10 +236,12 @@ impl MemPort {
     }
 }
 
-fn copy_chain(pool: &HeapRxPool, p: &MemTx, segs: &mut RxSegs) -> bool {
+/// Copies a frame's bytes into buffers of `pool`. `false` when it has too few; those taken stay in the frame.
+fn copy_chain(pool: &HeapRxPool, f: &mut Frame) -> bool {
     let mut cur: Option<(hugepages::HeapRxBuf, usize)> = None;
     let mut ok = true;
-    p.for_each(&mut |mut b| {
+    let mut bufs = std::mem::take(&mut f.bufs);
+    f.for_each(&mut |mut b| {
         while ok && !b.is_empty() {
             if cur.is_none() {
                 cur = pool.take().map(|t| (t, 0));
@@ -425,13 +257,14 @@ fn copy_chain(pool: &HeapRxPool, p: &MemTx, segs: &mut RxSegs) -> bool {
             if *at == pool.buf_size()
                 && let Some((buf, at)) = cur.take()
             {
-                segs.push(buf.into_frag(0, at as u32));
+                bufs.push(buf.into_frag(0, at as u32));
             }
         }
     });
     if let Some((buf, at)) = cur {
-        segs.push(buf.into_frag(0, at as u32));
+        bufs.push(buf.into_frag(0, at as u32));
     }
+    f.bufs = bufs;
     ok
 }
 
@@ -443,51 +276,44 @@ impl Port for MemPort {
         &self.caps
     }
 
+    #[inline]
     fn rx_burst(&mut self, out: &mut ArrayVec<MemRx, RX_BURST>) {
         let mut inbox = self.me.inbox.borrow_mut();
         while out.remaining_capacity() > 0 {
-            let Some(p) = inbox.pop_front() else { break };
+            let Some(mut f) = inbox.pop_front() else { break };
             self.counters.rx_packets += 1;
-            self.counters.rx_bytes += u64::from(p.len);
-            out.push(p);
+            self.counters.rx_bytes += u64::from(f.len());
+            // Not before: a frame in the inbox that refers to its owner would keep it for ever.
+            f.to = Some(self.me.clone());
+            out.push(MemRx { frame: Some(f) });
         }
     }
 
+    #[inline]
     fn tx_alloc(&mut self) -> Option<MemTx> {
-        if self.tx_out.get() >= self.cfg.tx_bufs {
+        if self.rack.out.get() >= self.cfg.tx_bufs {
             self.counters.tx_nombuf += 1;
             return None;
         }
-        self.tx_out.set(self.tx_out.get() + 1);
-        let new = || (Vec::with_capacity(TX_HEAD_ROOM), Vec::with_capacity(16));
-        let (head, segs) = self.spare.pop().unwrap_or_else(new);
-        Some(MemTx {
-            head,
-            segs,
-            seg_bytes: 0,
-            meta: TxMeta::default(),
-            max_segs: self.cfg.max_segs,
-            reach: self.caps.reach,
-            out: self.tx_out.clone(),
-        })
+        Some(MemTx { frame: Some(self.rack.take()), rack: self.rack.clone() })
     }
 
     fn tx_burst(&mut self, q: &mut VecDeque<MemTx>) -> usize {
-        let mut n = 0;
         if !q.is_empty() {
             self.begin_burst();
         }
-        while self.peer.inbox.borrow().len() < self.cfg.depth {
-            let Some(mut p) = q.pop_front() else { break };
-            n += 1;
-            if self.admit(&p) {
-                if self.me.up.get() {
-                    self.deliver(&mut p);
-                }
+        let room = self.cfg.depth.saturating_sub(self.peer.inbox.borrow().len()).min(q.len());
+        for p in q.drain(..room) {
+            if !self.admit(&p) {
+                continue;
+            }
+            if !self.me.up.get() {
                 self.retire(p);
+            } else if let Some(f) = p.cross() {
+                self.deliver(f);
             }
         }
-        n
+        room
     }
 
     fn reclaim(&mut self, want: u32) -> Reclaimed {
@@ -503,8 +329,8 @@ impl Port for MemPort {
     }
 
     fn rx_memory(&self) -> (u64, u64) {
-        let size = self.me.pool.buf_size() as u64;
-        ((self.me.pool.max() - self.me.pool.out()) as u64 * size, self.me.pool.max() as u64 * size)
+        let (size, max) = (self.me.pool.buf_size() as u64, self.me.pool.max());
+        (max.saturating_sub(self.me.rx_out()) as u64 * size, max as u64 * size)
     }
 
     fn link_up(&self) -> bool {
@@ -519,7 +345,8 @@ impl Port for MemPort {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hugepages::{LendSlab, PageRunMut, PrivatePages};
+    use crate::pkt::{AttachError, Full, RxPkt, TxMeta};
+    use hugepages::{LendSlab, Lent, PageRunMut, PrivatePages};
     use std::sync::Arc;
 
     fn page() -> hugepages::PageSlice {
@@ -609,5 +436,40 @@ mod tests {
         drop(recv(&mut b));
         send(&mut a, b"three", None, 0);
         assert!(recv(&mut b).is_some());
+    }
+
+    #[test]
+    fn shared_frames_cost_receive_buffers_too_until_their_headers_are_done_with() {
+        let (mut a, mut b) =
+            pair(&MemConfig { rx_bufs: 1, crossing: Crossing::Share, ..MemConfig::default() });
+        let slab = LendSlab::new(4);
+        let l = slab.lend(page(), 1).unwrap();
+        let all = b.rx_memory().0;
+        send(&mut a, b"head", Some(&l), 1448);
+        send(&mut a, b"lost", None, 0);
+        assert_eq!((b.counters().rx_nombuf, b.rx_out(), b.rx_memory().0), (1, 1, 0));
+        let mut kept = vec![];
+        recv(&mut b).unwrap().frags(4, 100, &mut |f| kept.push(f));
+        assert_eq!((b.rx_out(), b.rx_memory().0), (0, all), "only the sender's pages are held");
+        send(&mut a, b"inline", None, 0);
+        recv(&mut b).unwrap().frags(2, 100, &mut |f| kept.push(f));
+        assert_eq!((b.rx_out(), kept[1].bytes()), (1, &b"line"[..]));
+        let copy = kept[0].split_to(10);
+        drop(l);
+        assert_eq!(slab.reap(|_, _| ()), 0);
+        drop((a, b));
+        assert_eq!((copy.bytes()[3], kept[0].len()), (3, 90), "fragments outlive the ports");
+        drop((copy, kept));
+        assert_eq!(slab.reap(|_, _| ()), 1);
+    }
+
+    #[test]
+    fn packets_that_nobody_received_let_go_of_their_pages() {
+        let (mut a, b) = pair(&MemConfig { crossing: Crossing::Share, ..MemConfig::default() });
+        let slab = LendSlab::new(4);
+        let l = slab.lend(page(), 1).unwrap();
+        send(&mut a, b"head", Some(&l), 1448);
+        drop((a, b, l));
+        assert_eq!(slab.reap(|_, _| ()), 1);
     }
 }
