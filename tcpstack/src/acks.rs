@@ -29,7 +29,7 @@ impl Flow {
         if update {
             self.wl1 = s.seq;
             self.wnd_news |= changed;
-            (self.wnd, self.wnd_field) = (wnd, s.win);
+            self.wnd = wnd;
             self.max_wnd = self.max_wnd.max(wnd);
         }
         // RFC 5681 §2.

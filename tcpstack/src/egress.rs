@@ -94,7 +94,7 @@ impl<P: Port> Stack<P> {
         }
         f.exchange();
         let end = f.shadow.end();
-        if f.want_fin && f.phase.may_send() && f.permit == end {
+        if f.want_fin && f.phase.may_send() && f.permit >= end {
             // Only now: smoltcp does not take a window in LAST-ACK while bytes are unsent.
             f.sock.with(|s| s.close());
             f.go(Ev::Close);
@@ -102,11 +102,16 @@ impl<P: Port> Stack<P> {
         }
         let mut window_only = false;
         let mut served = Served::Done;
+        // What smoltcp knows of received bytes lags ([`crate::shown`]), so whether to acknowledge is not asked of it.
+        let unacked = f.rcv_nxt() > f.acked;
+        if (unacked || f.wants_poll(window)) && self.may_wait(f) {
+            f.ack_due = AckDue::Soon;
+            return Served::Again;
+        }
+        if unacked {
+            f.ack_due = AckDue::Now;
+        }
         if f.wants_poll(window) {
-            if self.may_wait(f) {
-                f.ack_due = AckDue::Soon;
-                return Served::Again;
-            }
             f.poll = false;
             for k in 0..=EMISSIONS {
                 if k == EMISSIONS {
@@ -125,7 +130,7 @@ impl<P: Port> Stack<P> {
         if !f.agrees() {
             return Served::Broken;
         }
-        if f.want_fin && f.phase.may_send() && f.permit == f.shadow.end() {
+        if f.want_fin && f.phase.may_send() && f.permit >= f.shadow.end() {
             served = Served::Again; // everything is permitted now: the FIN is next
         }
         if f.advance_edge(self.rx_free, self.io.mss(false), window) && window_only {
@@ -149,7 +154,7 @@ impl<P: Port> Stack<P> {
             && unacked > 0
             && unacked < 2 * u64::from(f.mss)
             && f.permit == f.fed_end
-            && f.sent == f.permit
+            && f.sent == f.limit()
             && f.phase.may_send()
     }
 

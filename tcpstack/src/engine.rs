@@ -21,6 +21,7 @@ use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndp
 use crate::opts::Opts;
 use crate::phantom::{PhantomSocket, Rings, Scratch};
 use crate::seq::Seq;
+use crate::shown::UNIT;
 use crate::table::Key;
 use crate::wire::{self, HDR};
 
@@ -33,7 +34,7 @@ const REMOTE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const MTU: usize = 61_440;
 /// MSS that smoltcp is shown for the peer.
 const SHOWN_MSS: u16 = (MTU - 2 * HDR) as u16;
-/// Most payload of one feed, in bytes.
+/// Most payload of one feed, in smoltcp's bytes.
 pub const FEED_MAX: u32 = SHOWN_MSS as u32;
 /// The time that smoltcp lives in. Its challenge-ACK limiter starts at 0, its timers end at least 10 ms later.
 const NOW: Instant = Instant::from_micros_const(1);
@@ -64,9 +65,11 @@ pub struct Emission {
     pub flags: u8,
     /// Window field.
     pub win: u16,
-    /// Window scale of a SYN.
+    /// Window scale for our SYN on the wire, where smoltcp's SYN has one.
     pub scale: Option<u8>,
-    /// Payload in bytes.
+    /// Scale of `win`, where scaling was agreed on.
+    pub shift: u8,
+    /// Payload in smoltcp's bytes.
     pub plen: u32,
 }
 
@@ -123,7 +126,14 @@ pub struct Engine {
     dev: Dev,
     rings: Rings,
     rx_window: usize,
-    tx_window: usize,
+    /// Both windows in smoltcp's bytes.
+    rx_ring: usize,
+    tx_ring: usize,
+}
+
+/// The window scale that a receive buffer of `bytes` needs (RFC 7323 §2.3).
+fn scale_of(bytes: usize) -> u8 {
+    (usize::BITS - bytes.leading_zeros()).saturating_sub(u16::BITS).min(14) as u8
 }
 
 impl Engine {
@@ -140,13 +150,14 @@ impl Engine {
             // Capacity is at least one; a /32 has no broadcast address to confuse a peer's with.
             let _ = a.push(IpCidr::new(IpAddress::Ipv4(LOCAL), 32));
         });
-        let rings = Rings::new(rx_window.max(tx_window))?;
-        Ok(Engine { iface, dev, rings, rx_window, tx_window })
+        let [rx_ring, tx_ring] = [rx_window, tx_window].map(|w| w / UNIT as usize);
+        let rings = Rings::new(rx_ring.max(tx_ring))?;
+        Ok(Engine { iface, dev, rings, rx_window, rx_ring, tx_ring })
     }
 
     /// A socket that listens for the SYN of `k`; `None` when smoltcp refuses the port (0).
     pub fn listen(&mut self, k: &Key) -> Option<PhantomSocket> {
-        let mut s = self.rings.socket(self.rx_window, self.tx_window);
+        let mut s = self.rings.socket(self.rx_ring, self.tx_ring);
         let ep = IpListenEndpoint { addr: Some(IpAddress::Ipv4(LOCAL)), port: k.lport() };
         s.with(|s| s.listen(ep)).ok().map(|()| s)
     }
@@ -159,7 +170,7 @@ impl Engine {
 
     /// A socket about to send the SYN of `k`; `None` when smoltcp refuses the addresses.
     pub fn connect(&mut self, k: &Key) -> Option<PhantomSocket> {
-        let mut s = self.rings.socket(self.rx_window, self.tx_window);
+        let mut s = self.rings.socket(self.rx_ring, self.tx_ring);
         let remote = IpEndpoint::new(IpAddress::Ipv4(REMOTE), k.rport());
         let local = IpEndpoint::new(IpAddress::Ipv4(LOCAL), k.lport());
         let cx = self.iface.context();
@@ -193,7 +204,7 @@ impl Engine {
         self.dev.tx_len = 0;
     }
 
-    /// Feeds a segment with `plen` bytes of payload (at most [`FEED_MAX`]). What smoltcp answers by itself comes
+    /// Feeds a segment with `plen` of smoltcp's bytes (at most [`FEED_MAX`]). What smoltcp answers by itself comes
     /// back; with a normalised feed it answers nothing but a SYN out of place.
     #[inline]
     pub fn feed(&mut self, s: &mut PhantomSocket, k: &Key, f: &Feed, plen: u32) -> Option<Emission> {
@@ -228,7 +239,8 @@ impl Engine {
             ack: Seq(w(28)),
             flags,
             win: u16::from_be_bytes([b[34], b[35]]),
-            scale,
+            scale: scale.map(|_| scale_of(self.rx_window)),
+            shift: scale_of(self.rx_ring),
             plen: len.checked_sub(HDR + hlen)? as u32,
         })
     }
@@ -248,7 +260,7 @@ mod tests {
     }
 
     fn engine() -> Engine {
-        Engine::new(1, 1 << 20, 1 << 20).unwrap()
+        Engine::new(1, 1 << 28, 1 << 28).unwrap()
     }
 
     #[test]
@@ -256,7 +268,7 @@ mod tests {
         let (mut e, k) = (engine(), key());
         let mut s = e.connect(&k).unwrap();
         let syn = e.poll(&mut s).unwrap();
-        assert_eq!((syn.flags, syn.scale, syn.plen), (wire::SYN, Some(5), 0));
+        assert_eq!((syn.flags, syn.scale, syn.shift, syn.plen), (wire::SYN, Some(13), 5, 0));
         assert!(e.poll(&mut s).is_none(), "time stands still: no second SYN");
         let f =
             Feed { seq: Seq(100), ack: Some(syn.seq.plus(1)), flags: wire::SYN, win: 65_535, scale: Some(7) };

@@ -1,7 +1,8 @@
 //! One connection: what the shim knows beside smoltcp.
 //!
-//! Offsets are of the stream (0 is the first byte); the FIN takes one more. `una <= sent <= permit <= fed_end <=
-//! shadow.end()` on the sending side; `fed <= nxt <= wire_edge <= smol_edge` on the receiving side.
+//! Offsets are of the stream (0 is the first byte); the FIN takes one more. `una <= sent <= permit <= fed_end` on the
+//! sending side, where the last two are whole units ([`crate::shown`]) and may lie beyond what was pushed; `fed <= nxt
+//! <= wire_edge <= smol_edge` on the receiving side.
 
 use std::collections::VecDeque;
 
@@ -9,8 +10,7 @@ use hugepages::RxFrag;
 
 use crate::addr::Addr;
 use crate::cc::Congestion;
-use crate::config::{Counters, FlowCounters};
-use crate::engine::{Emission, Engine, FEED_MAX, Feed, State};
+use crate::config::FlowCounters;
 use crate::opts::TS_LEN;
 use crate::phantom::PhantomSocket;
 use crate::phase::{Ev, Phase};
@@ -83,9 +83,8 @@ pub(crate) struct Flow {
     pub(crate) iss: Seq,
     /// Our number on the wire less smoltcp's.
     pub(crate) delta: u32,
-    /// The peer's window, in bytes from `una`, and as the field.
+    /// The peer's window, in bytes from `una`.
     pub(crate) wnd: u32,
-    pub(crate) wnd_field: u16,
     pub(crate) wnd_news: bool,
     pub(crate) max_wnd: u32,
     pub(crate) wl1: Seq,
@@ -100,7 +99,10 @@ pub(crate) struct Flow {
     pub(crate) stamps: Stamps,
     /// Both SYNs had SACK permitted.
     pub(crate) sack_ok: bool,
-    pub(crate) fed_una: u64,
+    /// Units that smoltcp knows to be acknowledged.
+    pub(crate) fed_acks: u64,
+    /// Window field that it was shown last.
+    pub(crate) fed_win: Option<u16>,
 
     // receiving
     pub(crate) irs: Seq,
@@ -117,7 +119,8 @@ pub(crate) struct Flow {
     pub(crate) ready: VecDeque<RxFrag>,
     pub(crate) handed: u64,
     pub(crate) credited: u64,
-    pub(crate) credit_due: u32,
+    /// Units given back to smoltcp's buffer.
+    pub(crate) given: u64,
     /// Recent payload and the pool memory behind it: what a window costs.
     pub(crate) density: (u32, u32),
 
@@ -175,7 +178,6 @@ impl Flow {
             iss: Seq(0),
             delta: 0,
             wnd: 0,
-            wnd_field: 0,
             wnd_news: false,
             max_wnd: 0,
             wl1: Seq(0),
@@ -186,7 +188,8 @@ impl Flow {
             soft_error: false,
             stamps: Stamps::default(),
             sack_ok: false,
-            fed_una: 0,
+            fed_acks: 0,
+            fed_win: None,
             irs: Seq(0),
             nxt: 0,
             fed: 0,
@@ -200,7 +203,7 @@ impl Flow {
             ready: VecDeque::new(),
             handed: 0,
             credited: 0,
-            credit_due: 0,
+            given: 0,
             density: (1, 1),
             clock: Clock::Off,
             clock_at: u64::MAX,
@@ -275,152 +278,7 @@ impl Flow {
 
     /// A SYN's window, which is never scaled.
     pub(crate) fn syn_window(&mut self, win: u16, seq: Seq) {
-        (self.wnd, self.wnd_field, self.wl1) = (u32::from(win), win, seq);
+        (self.wnd, self.wl1) = (u32::from(win), seq);
         self.max_wnd = self.wnd;
-    }
-
-    /// Feeds the peer's SYN.
-    pub(crate) fn feed_syn(
-        &mut self,
-        e: &mut Engine,
-        c: &mut Counters,
-        acks: bool,
-        scale: Option<u8>,
-    ) -> Option<Emission> {
-        let f = Feed {
-            seq: self.irs,
-            ack: acks.then(|| Seq(self.iss.plus(1).0.wrapping_sub(self.delta))),
-            flags: wire::SYN,
-            win: self.wnd_field,
-            scale,
-        };
-        c.fed += 1;
-        self.poll = true;
-        e.feed(&mut self.sock, &self.key, &f, 0)
-    }
-
-    /// Brings smoltcp up to date: acknowledgement, window, data in order, FIN. `false` when it does not take what
-    /// it must.
-    pub(crate) fn feed(&mut self, e: &mut Engine, c: &mut Counters) -> bool {
-        loop {
-            let n = (self.nxt - self.fed).min(u64::from(FEED_MAX)) as u32;
-            let fin = self.fin_rcvd && !self.fin_fed && self.fed + u64::from(n) == self.fin_at;
-            let acks = self.una > self.fed_una;
-            // A window alone matters only while there may be something to send; in LAST-ACK smoltcp would answer.
-            let window = self.wnd_news && self.phase.may_send();
-            if n == 0 && !fin && !acks && !window {
-                return true;
-            }
-            let f = Feed {
-                seq: self.rcv_seq(self.fed + u64::from(self.fin_fed)),
-                ack: Some(Seq(self.snd_seq(self.una).0.wrapping_sub(self.delta))),
-                flags: if fin { wire::FIN } else { 0 },
-                win: self.wnd_field,
-                scale: None,
-            };
-            let before = self.sock.get().recv_queue();
-            c.fed += 1;
-            let answer = e.feed(&mut self.sock, &self.key, &f, n);
-            self.fed += u64::from(n);
-            self.fed_una = self.una;
-            self.wnd_news = false;
-            self.fin_fed |= fin;
-            if answer.is_some() || self.sock.get().recv_queue() != before + n as usize {
-                return false;
-            }
-        }
-    }
-
-    /// Whether smoltcp is where the shim thinks it is.
-    pub(crate) fn agrees(&self) -> bool {
-        let s = self.sock.get();
-        match self.phase {
-            Phase::Resolve | Phase::SynSent => s.state() == State::SynSent,
-            Phase::SynReceived => s.state() == State::SynReceived,
-            Phase::Established => s.state() == State::Established,
-            Phase::FinWait1 => s.state() == State::FinWait1,
-            Phase::FinWait2 => s.state() == State::FinWait2,
-            Phase::CloseWait => s.state() == State::CloseWait,
-            Phase::Closing => s.state() == State::Closing,
-            Phase::LastAck => s.state() == State::LastAck,
-            Phase::TimeWait => s.state() == State::TimeWait,
-            Phase::Closed => s.state() == State::Closed,
-        }
-    }
-
-    /// Hands pushed bytes to smoltcp as far as its buffer goes, and gives credited ones back.
-    pub(crate) fn exchange(&mut self) {
-        let mut give = std::mem::take(&mut self.credit_due) as usize;
-        let mut want = (self.shadow.end() - self.fed_end) as usize;
-        if give == 0 && want == 0 {
-            return;
-        }
-        let mut taken = 0;
-        self.sock.with(|s| {
-            // Twice, for the rings' wrap.
-            for _ in 0..2 {
-                if give > 0 {
-                    give -= s.recv(|b| (b.len().min(give), b.len().min(give))).unwrap_or(0);
-                }
-                if want > 0 {
-                    let n = s.send(|b| (b.len().min(want), b.len().min(want))).unwrap_or(0);
-                    want -= n;
-                    taken += n as u64;
-                }
-            }
-        });
-        self.fed_end += taken;
-        // Nothing is left but when smoltcp has not been fed what was read.
-        self.credit_due = give as u32;
-    }
-
-    /// Takes in what smoltcp emitted.
-    pub(crate) fn record(&mut self, m: &Emission, c: &mut Counters) {
-        c.emitted += 1;
-        if m.flags & wire::SYN != 0 {
-            self.delta = self.iss.0.wrapping_sub(m.seq.0);
-            self.offer_scale = m.scale;
-            self.rcv_scale = m.scale.unwrap_or(0);
-            self.smol_edge = u64::from(m.win);
-            self.wire_edge = self.smol_edge;
-            self.syn_due = true;
-            return;
-        }
-        if m.flags & wire::RST != 0 {
-            return;
-        }
-        let seq = Seq(m.seq.0.wrapping_add(self.delta));
-        let off = (self.una as i64 + i64::from(seq.since(self.snd_seq(self.una)))).max(0) as u64;
-        let end = off + u64::from(m.plen);
-        if m.plen > 0 {
-            if off < self.permit {
-                c.smoltcp_resent += self.permit.min(end) - off;
-            }
-            self.permit = self.permit.max(end.min(self.shadow.end()));
-        }
-        if m.flags & wire::FIN != 0 {
-            self.fin_permit = true;
-        }
-        let ack = self.fed + u64::from(self.fin_fed);
-        let news = ack > self.smol_acked;
-        self.smol_acked = ack;
-        // The field is rounded down, so smoltcp's own edge may step back by less than one unit of the scale.
-        let edge = ack + (u64::from(m.win) << self.rcv_scale);
-        self.smol_edge = self.smol_edge.max(edge.saturating_sub((1 << self.rcv_scale) - 1));
-        if news || m.plen == 0 {
-            self.ack_due = self.ack_due.max(if news { AckDue::Now } else { AckDue::Soon });
-        }
-    }
-
-    /// Whether asking smoltcp for segments can bring anything.
-    pub(crate) fn wants_poll(&self, rx_window: u32) -> bool {
-        // Bytes may be read, and credited, before smoltcp has seen them: it is fed when the flow is served.
-        let held = self.fed.saturating_sub(self.credited);
-        let window = u64::from(rx_window).saturating_sub(held);
-        let offered = self.smol_edge.saturating_sub(self.rcv_nxt());
-        self.poll
-            || (self.permit < self.fed_end && self.permit < self.una + u64::from(self.wnd))
-            || self.smol_acked < self.fed + u64::from(self.fin_fed)
-            || (window / 2 >= offered && window > 0)
     }
 }

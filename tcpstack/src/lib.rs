@@ -15,8 +15,10 @@
 //!   [`hugepages::Lent`]; frames attach it. A piece is let go when the peer has acknowledged past its end.
 //!   [`Stack::next`] hands out receive buffers; [`Stack::credit`] opens the window again.
 //! * **One retransmitter** ([`recover`], [`rtt`]): from the shadow queue, in real time. smoltcp emits each byte once.
-//! * **Super-segments.** smoltcp works in packets of 61,440 bytes; the shim cuts what is permitted by TSO where the
-//!   port has it, or to plain segments of the peer's MSS.
+//! * **Units.** One byte of the stream that smoltcp is shown stands for 256 of ours (the `shown` module): what it
+//!   copies of its own costs next to nothing, and one emission permits a whole window.
+//! * **Super-segments.** The shim cuts what is permitted by TSO where the port has it, or to plain segments of the
+//!   peer's MSS.
 //! * **Cheap demultiplexing.** One look-up a segment ([`table`]), one set of one socket a connection, one feed and
 //!   one round of emissions a connection and turn, however many segments came.
 //! * **Bounded.** Half-open connections, out-of-order data and waiting buffers have limits; the window offered
@@ -105,6 +107,7 @@ mod segment;
 pub mod sender;
 pub mod seq;
 pub mod shadow;
+mod shown;
 pub mod stack;
 pub mod stamps;
 pub mod stats;

@@ -2,8 +2,8 @@
 //!
 //! smoltcp insists on a transmit and a receive buffer for each socket and on a packet to parse. The payload is
 //! elsewhere (shadow queue, receive fragments), so all sockets of an lcore share one region of address space that
-//! is backed, over and over, by the same few pages of a memfd. The copies that smoltcp makes stay in the first
-//! level cache.
+//! is backed, over and over, by the same few pages of a memfd. The copies that smoltcp makes are short
+//! (the `shown` module) and stay in the first level cache.
 //!
 //! This is the only module of the crate with `unsafe` in it.
 #![allow(unsafe_code)]

@@ -441,7 +441,6 @@ impl<P: Port> Stack<P> {
             return;
         }
         f.credited += n;
-        f.credit_due += n as u32;
         // smoltcp offers a window when it has doubled; asking before that is vain.
         if f.wants_poll(window) || f.smol_edge >= f.wire_edge + step {
             self.mark(id.slot);

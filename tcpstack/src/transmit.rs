@@ -10,9 +10,11 @@ use crate::sender::Ctx;
 use crate::wire;
 
 impl Flow {
-    /// One past the last byte that may be sent: smoltcp permits it and the peer's window has room.
+    /// One past the last byte that may be sent: it was pushed, smoltcp permits its unit, and the peer's window has
+    /// room.
+    #[inline]
     pub(crate) fn limit(&self) -> u64 {
-        self.permit.min(self.una + u64::from(self.wnd)).max(self.sent)
+        self.permit.min(self.shadow.end()).min(self.una + u64::from(self.wnd)).max(self.sent)
     }
 
     /// Whether sending only `n` bytes now would be the silly window syndrome (RFC 9293 §3.8.6.2.1): the peer's window

@@ -101,6 +101,7 @@ impl Rack {
         self.idle.borrow_mut().reserve(self.made.get());
         let mut f = Frame::new(Rc::downgrade(self), Vec::with_capacity(TX_HEAD_ROOM));
         f.pages.reserve(16);
+        f.bufs.reserve(8);
         f
     }
 }
