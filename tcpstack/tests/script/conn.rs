@@ -1,7 +1,7 @@
 //! A connection as a script sees it: numbers counted from each side's first, data by place, options that follow
 //! from those of the SYNs.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt::Write;
 use std::net::IpAddr;
 
@@ -31,8 +31,9 @@ pub(crate) struct Conn {
     /// Read beyond what a line asked for.
     pub(crate) left: VecDeque<RxFrag>,
     pub(crate) kept: Vec<RxFrag>,
-    /// Number and space of the stack's last segment that took any.
+    /// Number of the stack's last segment that took any, and all of those by number, for ICMP to quote.
     pub(crate) last: Option<u32>,
+    pub(crate) sent: HashMap<u32, Tcp>,
     our_scale: Option<u8>,
     peer_scale: bool,
     our_ts: Option<u32>,
@@ -59,6 +60,7 @@ impl Conn {
             left: VecDeque::new(),
             kept: vec![],
             last: None,
+            sent: HashMap::new(),
             our_scale: None,
             peer_scale: false,
             our_ts: None,
@@ -182,6 +184,7 @@ impl Conn {
         }
         if t.space() > 0 {
             self.last = Some(t.seq);
+            self.sent.insert(t.seq, t.clone());
         }
     }
 

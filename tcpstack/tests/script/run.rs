@@ -306,6 +306,7 @@ impl Run {
             Step::Link(up) => {
                 self.log(self.base, if *up { "link up" } else { "link down" });
                 self.w.link(*up);
+                self.w.settle()?;
             }
             Step::Buffers(n) => self.w.buffers(*n)?,
         }
@@ -335,7 +336,12 @@ impl Run {
                 Some(q) => c.abs(q, true),
                 None => c.last.ok_or("there is no segment to quote")?,
             };
-            let t = Tcp { sport: c.ours, dport: c.port, seq, flags: ACK, ..Tcp::default() };
+            // As it was sent; a guess of what never was.
+            let guess = || {
+                let data = vec![0; 1460];
+                Tcp { sport: c.ours, dport: c.port, seq, flags: ACK, data, ..Tcp::default() }
+            };
+            let t = c.sent.get(&seq).cloned().unwrap_or_else(guess);
             let quoted = Ip::tcp(us, c.addr, t).bytes(&[]);
             let len = if v4 { 20 } else { 40 } + if m.len > 0 { m.len } else { 8 };
             let mtu = m.mtu + if m.mtu == 0 { 0 } else { u32::from(self.family.extra()) };

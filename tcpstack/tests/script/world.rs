@@ -119,6 +119,7 @@ impl Setup {
             "syn_retries" => c.syn_retries = n()? as u8,
             "synack_retries" => c.synack_retries = n()? as u8,
             "syn_cookies" => c.syn_cookies = onoff()?,
+            "min_pmtu" => c.min_pmtu = n()? as u16,
             "congestion" => {
                 c.congestion = match v {
                     "cubic" => Congestion::Cubic,
