@@ -5,7 +5,9 @@
 pub struct RtoLimits {
     /// Before the first sample (RFC 6298 §2.1: 1 s).
     pub initial: u64,
-    /// Floor. RFC 6298 §2.4 says 1 s; inside a data centre that is far too long.
+    /// Least that is added to the round-trip time: more than a peer delays an ACK. RFC 6298 §2.4 has 1 s for the
+    /// least of the sum; inside a data centre that is far too long, and with less the sum would come too close to
+    /// the round-trip time of a long path that varies little.
     pub min: u64,
     /// Ceiling (§2.5: at least 60 s).
     pub max: u64,
@@ -74,7 +76,7 @@ impl Rtt {
 
     /// The time-out now, in ns.
     pub fn rto(&self, l: &RtoLimits) -> u64 {
-        let base = if self.srtt == 0 { l.initial } else { (self.srtt + 4 * self.var).max(l.min) };
+        let base = if self.srtt == 0 { l.initial } else { self.srtt + (4 * self.var).max(l.min) };
         base.saturating_mul(1 << self.backoff.min(20)).min(l.max)
     }
 
@@ -120,15 +122,15 @@ mod tests {
     fn floor_backoff_and_ceiling() {
         let mut r = Rtt::default();
         r.on_ack(Some(20_000), None, true, 0);
-        assert_eq!(r.rto(&L), L.min);
+        assert_eq!(r.rto(&L), L.min + 20_000);
         r.on_timeout();
         r.on_timeout();
         r.on_ack(None, None, false, 5);
-        assert_eq!((r.rto(&L), r.backoff()), (4 * L.min, 2));
+        assert_eq!((r.rto(&L), r.backoff()), (4 * L.min + 80_000, 2));
         (0..40).for_each(|_| r.on_timeout());
         assert_eq!(r.rto(&L), L.max);
         r.on_ack(None, None, true, 10);
-        assert_eq!(r.rto(&L), L.min);
+        assert_eq!(r.rto(&L), L.min + 20_000);
     }
 
     #[test]

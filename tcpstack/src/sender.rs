@@ -357,14 +357,18 @@ impl Sender {
 
         // What arrived, in order of sequence, so that reordering is not seen where there is none.
         let (rack, mss, now) = (&mut self.rack, c.mss, c.now);
-        let mut newest = 0;
+        let (mut newest, mut answers) = (0, false);
+        let resent_at = if self.undo.at == 0 { NEVER } else { self.undo.at };
         let mut arrived = |r: &Record, newest: &mut u64| {
             h.reordering |= rack.delivered(r, now, r.resent && original(r.sent_at));
             if !r.resent {
                 *newest = r.sent_at.max(*newest);
             }
         };
-        let cum = self.board.ack(a.una, |r| arrived(r, &mut newest));
+        let cum = self.board.ack(a.una, |r| {
+            answers |= r.resent && r.sent_at >= resent_at;
+            arrived(r, &mut newest);
+        });
         let mut got = cum.delivered;
         if cum.resent > 0 {
             newest = 0; // what followed the hole may have been there for long
@@ -401,7 +405,7 @@ impl Sender {
         if let Some(d) = &a.dsack {
             self.take_dsack(d);
         }
-        h.undone = self.undo_if_needless(news && cum.resent > 0, &original);
+        h.undone = self.undo_if_needless(answers, &original);
         match self.tlp.answered(a.una, a.dsack.as_ref(), got > 0, a.blocks.is_empty() && a.dsack.is_none()) {
             Some(Ended::Repaired) if !self.state.recovering() => {
                 h.probe_repaired = true;
@@ -461,14 +465,15 @@ impl Sender {
         }
     }
 
-    /// Restores the window when everything that was sent again is known to have arrived before.
-    fn undo_if_needless(&mut self, covers_resent: bool, original: impl Fn(u64) -> bool) -> bool {
+    /// Restores the window when what was sent again is known to have arrived before. `answers` says that the ACK
+    /// covers something that this recovery sent again.
+    fn undo_if_needless(&mut self, answers: bool, original: impl Fn(u64) -> bool) -> bool {
         if !self.undo.armed || self.undo.at == 0 {
             return false;
         }
         let by_dsack = self.undo.left == 0;
-        let by_echo = covers_resent && !self.undo.answered && original(self.undo.at);
-        self.undo.answered |= covers_resent;
+        let by_echo = answers && !self.undo.answered && original(self.undo.at);
+        self.undo.answered |= answers;
         if !by_dsack && !by_echo {
             return false;
         }

@@ -4,16 +4,17 @@
 //! Two things are done differently, for round trips a thousand times shorter than the time-out:
 //!
 //! * A probe is also sent in recovery, when nothing has come for as long: the segments that recovery has sent are a
-//!   tail like any other (RFC 9002 §6.2 does the same). A second probe may follow the first after twice the time.
+//!   tail like any other. And up to four probes go out, each twice as late as the one before, where RFC 8985 has one:
+//!   a time-out of 50 ms is a thousand round trips (RFC 9002 §6.2 does both for QUIC, without a limit).
 //! * How long a peer delays the ACK of a lone segment is learnt. A configured guess is halved towards what lone
-//!   segments were seen to take, and a probe that a D-SACK shows to have been needless restores it.
+//!   segments were seen to take, and doubled by each probe that a D-SACK shows to have been needless.
 
 use std::ops::Range;
 
 /// Least time to a probe, in ns: a poll loop answers no sooner when it is busy.
 const PTO_MIN: u64 = 100_000;
 /// Probes in a row without an answer.
-const PROBES: u8 = 2;
+const PROBES: u8 = 4;
 
 /// What the time to a probe depends on.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +93,8 @@ impl Tlp {
         }
         let (from, to) = self.again;
         if dsack.is_some_and(|d| d.start < to && d.end > from) {
-            *self = Tlp { end: 0, tries: 0, delay: self.delay.max(self.guess), ..*self };
+            let delay = (2 * self.delay).clamp(PTO_MIN, 2 * self.guess.max(PTO_MIN));
+            *self = Tlp { end: 0, tries: 0, delay, ..*self };
             return Some(Ended::Needless);
         }
         if una < self.end || (una == self.end && to > 0 && (news || !plain)) {
@@ -138,13 +140,14 @@ mod tests {
     }
 
     #[test]
-    fn two_probes_each_twice_as_late_and_then_the_timer() {
+    fn four_probes_each_twice_as_late_and_then_the_timer() {
         let mut t = Tlp::new(0);
-        t.probed(100, None);
-        assert_eq!(due(&t, MS, false), 4 * MS);
-        t.probed(200, None);
+        for wait in [2, 4, 8, 16] {
+            assert_eq!(due(&t, MS, false), wait * MS);
+            t.probed(100, None);
+        }
         assert_eq!(due(&t, MS, false), u64::MAX);
-        assert_eq!(t.answered(150, None, true, true), None);
+        assert_eq!(t.answered(50, None, true, true), None);
         assert_eq!(due(&t, MS, false), 2 * MS, "an answer allows them anew");
     }
 
@@ -166,7 +169,7 @@ mod tests {
         assert_eq!(t.answered(1000, None, false, true), Some(Ended::Needless));
         let mut t = probed();
         t.lone_acked(0);
-        t.lone_acked(0);
+        assert_eq!(due(&t, MS, true), 4 * MS + MS / 2);
         assert_eq!(t.answered(1000, Some(&(900..1000)), false, false), Some(Ended::Needless));
         assert_eq!(due(&t, MS, true), 3 * MS, "the peer delays after all");
         // New data as a probe never hides a hole.
