@@ -129,7 +129,7 @@ fn row(config: SimConfig, seeds: &[u64]) -> Result<SimRow, String> {
         needless_part: mid.needless(0),
         rto: mid.count(0, "rto"),
         tlp: mid.count(0, "tlp"),
-        fast: mid.count(0, "fast_resends"),
+        fast: mid.count(0, "fast_recoveries"),
     })
 }
 

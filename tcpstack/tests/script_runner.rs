@@ -150,7 +150,7 @@ fn what_nobody_expected_fails() {
 fn times_and_counts_are_kept_to() {
     let resent = "accepted rtt 10ms\npush 10\n> P. 1:11(10) ack 1\n";
     insta::assert_snapshot!(fails(&format!("{resent}+100ms > P. 1:11(10) ack 1")), @"
-    x.tcp:4: it came 47 ms too early
+    x.tcp:4: it came 37 ms too early
         got:   > P. 1:11(10) ack 1 win *
         line:  +100ms > P. 1:11(10) ack 1
     ");

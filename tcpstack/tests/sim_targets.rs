@@ -18,7 +18,7 @@ fn median(change: impl Fn(Scenario) -> Scenario) -> (f64, Outcome) {
         "{gbps:.2} Gbit/s, {:?}, {} RTOs, {} fast",
         mid.resends[0],
         mid.count(0, "rto"),
-        mid.count(0, "fast_resends")
+        mid.count(0, "fast_recoveries")
     );
     (gbps, mid)
 }
