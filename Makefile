@@ -4,13 +4,14 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test soak lint doc clean
+.PHONY: help deps build demo test soak fuzz lint doc clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make test STAGES=\"units lints\"   only these stages (scripts/run-tests --list names them)"
 	@echo "  make soak SEEDS=5000 FIRST=77     5,000 seeds from 77 on"
+	@echo "  make fuzz MINUTES=1               each target for a minute"
 	@echo "  make demo ARGS=\"--json\"          arguments for 'pollnd demo'"
 
 deps: ## install what is missing (as root), or say how
@@ -29,6 +30,11 @@ test: ## build, run every test and every check, print one table
 
 soak: ## simulate networks with SEEDS=n fresh seeds, or for SECONDS=s (600 unless told)
 	@SOAK_SEEDS=$(SEEDS) SOAK_SECONDS=$(SECONDS) SOAK_FIRST=$(FIRST) scripts/soak
+
+MINUTES ?= 5
+fuzz: ## every fuzz target for five minutes, starting from its corpus; a failure prints how to repeat it
+	BOLERO_RANDOM_TEST_TIME_MS=$$(($(MINUTES) * 60000)) \
+	    $(CARGO) test --package pollnd-tcpstack --no-fail-fast --test 'fuzz_*'
 
 lint: ## formatting, clippy, documentation, arrows between crates, file rules
 	@scripts/deps test

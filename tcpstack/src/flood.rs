@@ -9,7 +9,7 @@
 use dataplane::pkt::Port;
 
 use crate::cookie::{Abilities, VALID};
-use crate::flow::Flow;
+use crate::flow::{Clock, Flow};
 use crate::opts::{OptBytes, Opts, Ts};
 use crate::phase::Phase;
 use crate::seq::Seq;
@@ -82,7 +82,8 @@ impl<P: Port> Stack<P> {
         let can = ts.map_or(Abilities { scale: None, sack: false }, |t| Abilities::read(t.ecr));
         let said = Opts { mss: Some(mss), scale: can.scale, sack_permitted: can.sack, ts, ..Opts::default() };
         f.take_syn(&syn, &said, &self.cfg, self.io.mss(s.key.is_v6()), self.now);
-        // The round trip is not known, as if the SYN-ACK had been sent twice.
+        // Its SYN-ACK is out. The round trip is not known, as if it had been sent twice.
+        f.set_clock(Clock::Syn, u64::MAX);
         f.tries = 1;
         let answer = f.feed_syn(&mut self.engine, &mut self.c, false, can.scale);
         let emitted = self.engine.poll(&mut f.sock).filter(|m| m.scale == can.scale.and(self.own_scale));

@@ -207,7 +207,8 @@ impl Flow {
             return Outcome::Fine;
         }
         let a = offset_of(s.ack, self.snd_seq(self.una), self.una);
-        if self.phase == Phase::SynReceived && a != 0 {
+        // Our SYN runs from when it was first sent: before that nobody can have seen its number.
+        if self.phase == Phase::SynReceived && (a != 0 || self.clock != Clock::Syn) {
             cx.c.rx_ack_unsent += 1;
             return Outcome::Reject;
         }

@@ -243,3 +243,24 @@ fn time_wait_answers_what_is_sent_again_and_few_others() {
     b.put(&p, ACK | FIN, p.seq, p.ack.plus(1), 1000, b"");
     assert_eq!(b.one().seg.ack, p.seq.plus(1));
 }
+
+#[test]
+fn nobody_acknowledges_a_syn_that_has_not_left() {
+    let mut b = bench(config(1));
+    // Somebody has guessed the number, and sends both in one burst.
+    let isn = Secret([77, 0xfeed]).isn(&Key::new(ip(1).into(), 988, ip(2).into(), 7), b.now);
+    let syn = Fields { seq: Seq(100), ack: Seq(0), flags: SYN, win: 1000 };
+    b.inject(&segment(&to(988), &syn, &[], &[]));
+    b.inject(&segment(
+        &to(988),
+        &Fields { seq: Seq(101), ack: isn.plus(1), flags: ACK, win: 1000 },
+        &[],
+        &[],
+    ));
+    b.turn();
+    let g = b.segs();
+    assert_eq!(g.iter().map(|g| g.seg.flags).collect::<Vec<_>>(), [RST, SYN | ACK]);
+    assert_eq!((g[1].seg.seq, b.s.counters().desync, b.events().len()), (isn, 0, 0));
+    stray(&mut b, &to(988), ACK, Seq(101), isn.plus(1));
+    assert!(matches!(b.events()[..], [Event::Opened { .. }]), "once it has");
+}
