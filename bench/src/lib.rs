@@ -6,6 +6,7 @@
 //! its goodput over a simulated network.
 #![forbid(unsafe_code)]
 
+pub mod connections;
 pub mod ctl;
 pub mod growth;
 pub mod inmem;

@@ -94,7 +94,7 @@ pub struct TcpReport {
     pub ran_on: RanOn,
 }
 
-fn load() -> f64 {
+pub(crate) fn load() -> f64 {
     let s = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     s.split(' ').next().and_then(|x| x.parse().ok()).unwrap_or(0.0)
 }

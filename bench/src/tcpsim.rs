@@ -2,6 +2,7 @@
 //! part, so a figure is a property of the code and repeats exactly.
 
 use serde::Serialize;
+use tcpstack::cc::Congestion;
 use tcpstack::testing::{Outcome, Scenario, run};
 
 use crate::repeat::median;
@@ -26,6 +27,8 @@ pub struct SimConfig {
     pub queue: Option<u64>,
     /// The sender hands super-segments to its port.
     pub tso: bool,
+    /// Reno instead of CUBIC.
+    pub reno: bool,
     /// Virtual time of each run, in seconds; its first tenth is not measured.
     pub seconds: f64,
 }
@@ -41,6 +44,7 @@ impl Default for SimConfig {
             reorder: 0.0,
             queue: None,
             tso: false,
+            reno: false,
             seconds: 0.5,
         }
     }
@@ -69,6 +73,9 @@ impl SimConfig {
         if let Some(queue) = self.queue {
             (data.rate, data.queue) = (rate, queue);
             s.link.line = 4 * rate;
+        }
+        if self.reno {
+            s = s.each_stack(|c| c.congestion = Congestion::Reno);
         }
         if self.tso {
             s.link.mem.tso_max = 65_535;
@@ -101,8 +108,8 @@ pub struct SimRow {
     pub rto: u64,
     /// Tail loss probes.
     pub tlp: u64,
-    /// Fast recoveries.
-    pub fast: u64,
+    /// Reductions of the window undone since nothing had been lost.
+    pub undone: u64,
 }
 
 /// All rows.
@@ -128,8 +135,8 @@ fn row(config: SimConfig, seeds: &[u64]) -> Result<SimRow, String> {
         needless: r.needless,
         needless_part: mid.needless(0),
         rto: mid.count(0, "rto"),
-        tlp: mid.count(0, "tlp"),
-        fast: mid.count(0, "fast_recoveries"),
+        tlp: mid.count(0, "tlp_probes"),
+        undone: mid.count(0, "undone"),
     })
 }
 
@@ -158,13 +165,13 @@ impl SimReport {
     pub fn table(&self) -> String {
         let mut t = String::from(
             "\n  Gbit/s   RTT us    MTU  window KiB  loss %  reorder %    goodput (low - high) Gbit/s      \
-             frames   resent  needless        %   RTOs   TLPs  fast\n",
+             frames   resent  needless        %   RTOs   TLPs  undone\n",
         );
         for r in &self.rows {
             let c = &r.config;
             let [mid, low, high] = r.goodput_gbps;
             t += &format!(
-                "  {:>6} {:>8} {:>6} {:>11} {:>7} {:>10} {mid:>10.2} ({low:>6.2} - {high:>6.2}) {:>14} {:>8} {:>9} {:>8.3} {:>6} {:>6} {:>5}\n",
+                "  {:>6} {:>8} {:>6} {:>11} {:>7} {:>10} {mid:>10.2} ({low:>6.2} - {high:>6.2}) {:>14} {:>8} {:>9} {:>8.3} {:>6} {:>6} {:>7}\n",
                 c.rate_gbps,
                 c.rtt_us,
                 c.mtu,
@@ -177,7 +184,7 @@ impl SimReport {
                 r.needless_part * 100.0,
                 r.rto,
                 r.tlp,
-                r.fast,
+                r.undone,
             );
         }
         t

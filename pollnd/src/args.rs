@@ -9,7 +9,7 @@ use dataplane::tap::HEADERS;
 use tcpstack::Phase;
 use transport::wire::Nid;
 
-use crate::simcmd::TcpSimArgs;
+use crate::stackcmd::{CrowdArgs, TcpSimArgs};
 
 /// A user-space LNet node: socklnd over its own TCP on DPDK queues, without copying a bulk byte.
 #[derive(Parser, Debug)]
@@ -107,6 +107,8 @@ pub(crate) enum BenchWhat {
     Tcp(TcpArgs),
     /// Goodput of the TCP stack over a simulated lossy network, in virtual time: the same on every machine.
     TcpSim(TcpSimArgs),
+    /// What a packet costs with few and with many connections, and a turn that finds nothing.
+    Connections(CrowdArgs),
 }
 
 /// `pollnd bench repeat`.

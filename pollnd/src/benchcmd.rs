@@ -25,7 +25,8 @@ pub(crate) fn main(what: &BenchWhat) -> Result<(), String> {
         BenchWhat::Memory(a) => measure_memory(a),
         BenchWhat::Growth(a) => growth(a),
         BenchWhat::Tcp(a) => tcp_cost(a),
-        BenchWhat::TcpSim(a) => crate::simcmd::tcp_sim(a),
+        BenchWhat::TcpSim(a) => crate::stackcmd::tcp_sim(a),
+        BenchWhat::Connections(a) => crate::stackcmd::many_connections(a),
     }
 }
 

@@ -15,7 +15,7 @@ mod ping;
 #[cfg(feature = "dpdk")]
 mod place;
 mod signals;
-mod simcmd;
+mod stackcmd;
 
 use std::process::ExitCode;
 

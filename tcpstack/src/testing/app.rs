@@ -140,6 +140,8 @@ pub(super) struct End {
     /// Where in the pattern each direction starts.
     salts: [u64; 2],
     fin: bool,
+    /// The stack refused a push; there is room again after some progress.
+    pub(super) full: bool,
     rng: Rng,
     next_read: u64,
     owed: u32,
@@ -177,6 +179,7 @@ impl End {
             reader,
             salts: [salt(side), salt(1 - side)],
             fin: false,
+            full: false,
             rng: Rng::new(seed.wrapping_mul(1000) + conn * 2 + side),
             next_read: 0,
             owed: 0,
@@ -255,7 +258,7 @@ impl End {
     ) -> Result<bool, String> {
         let limit = self.writer.limit(age, self.got);
         let mut did = false;
-        while self.pushed < limit {
+        while self.pushed < limit && !self.full {
             let left = limit - self.pushed;
             let mixed = matches!(self.writer, Writer::Bulk { mixed: true, .. });
             let (h, n) = if mixed {
@@ -294,7 +297,11 @@ impl End {
                     }
                     did = true;
                 }
-                Err(PushError::Full { .. } | PushError::NotOpen) => return Ok(did),
+                Err(PushError::Full { .. }) => {
+                    self.full = true;
+                    return Ok(did);
+                }
+                Err(PushError::NotOpen) => return Ok(did),
                 Err(e) => return Err(e.to_string()),
             }
         }

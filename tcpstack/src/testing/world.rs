@@ -137,6 +137,7 @@ impl Host {
                         return Err(format!("acknowledged {acked}, sent {sent} of {}", end.pushed));
                     }
                     end.acked = acked;
+                    end.full = false;
                 }
                 Event::PeerFin(flow) => {
                     if let Some(i) = self.flows.get(&flow) {

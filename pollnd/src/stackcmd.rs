@@ -1,5 +1,7 @@
-//! `pollnd bench tcp-sim`: goodput over a simulated network.
+//! `pollnd bench tcp-sim` and `pollnd bench connections`: the TCP stack over a simulated network, and with many
+//! connections.
 
+use bench::connections::{self, MOST};
 use bench::tcpsim::{SimConfig, simulate};
 use clap::Args;
 
@@ -33,8 +35,11 @@ pub(crate) struct TcpSimArgs {
     /// Let the port segment (TSO).
     #[arg(long)]
     pub(crate) tso: bool,
+    /// Reno (RFC 5681) instead of CUBIC.
+    #[arg(long)]
+    pub(crate) reno: bool,
     /// Virtual seconds of each run; the first tenth is not measured.
-    #[arg(long, default_value_t = 0.5, value_parser = virtual_seconds)]
+    #[arg(long, default_value_t = 0.5, value_parser = run_seconds)]
     pub(crate) seconds: f64,
     /// First seed.
     #[arg(long, default_value_t = 1)]
@@ -61,11 +66,40 @@ fn per_cent(s: &str) -> Result<f64, String> {
     }
 }
 
-fn virtual_seconds(s: &str) -> Result<f64, String> {
+fn run_seconds(s: &str) -> Result<f64, String> {
     match s.parse::<f64>() {
         Ok(v) if (0.001..=60.0).contains(&v) => Ok(v),
-        _ => Err(format!("{s:?} is not a number of virtual seconds from 0.001 to 60")),
+        _ => Err(format!("{s:?} is not a number of seconds from 0.001 to 60")),
     }
+}
+
+/// `pollnd bench connections`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct CrowdArgs {
+    /// Numbers of established connections, the fewest first; each is measured with traffic on all of them and on
+    /// as many as the first.
+    #[arg(default_values_t = [10, 1000, 10_000], value_parser = clap::value_parser!(u32).range(10..=i64::from(MOST)))]
+    pub(crate) numbers: Vec<u32>,
+    /// Rounds; each measures every row once.
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// Seconds of CPU time for each row in a round.
+    #[arg(long, default_value_t = 0.5, value_parser = run_seconds)]
+    pub(crate) seconds: f64,
+    /// One JSON object instead of the table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+pub(crate) fn many_connections(a: &CrowdArgs) -> Result<(), String> {
+    let bar = live(a.json);
+    let c = connections::measure(&a.numbers, a.rounds, a.seconds, &mut |round| {
+        bar.set_message(format!("round {} of {}", round + 1, a.rounds));
+        bar.tick();
+    });
+    bar.finish_and_clear();
+    let c = c?;
+    print(a.json, &c, || c.table())
 }
 
 pub(crate) fn tcp_sim(a: &TcpSimArgs) -> Result<(), String> {
@@ -78,6 +112,7 @@ pub(crate) fn tcp_sim(a: &TcpSimArgs) -> Result<(), String> {
         reorder: a.reorder.unwrap_or(0.0) / 100.0,
         queue: a.queue,
         tso: a.tso,
+        reno: a.reno,
         seconds: a.seconds,
     };
     let rows = if a.loss.is_none() && a.reorder.is_none() { config.rows() } else { vec![config] };
