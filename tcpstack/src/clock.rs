@@ -144,7 +144,7 @@ impl Flow {
                 self.clock_at = cx.now + rto;
                 Rung::Serve
             }
-            Clock::Data if stuck => Rung::GiveUp,
+            Clock::Data if stuck && !self.shrunk_by_a_live_peer(cx) => Rung::GiveUp,
             Clock::Data => self.ring_data(cx),
             // A peer that answers may keep its window shut for ever (RFC 9293 §3.8.6.1).
             Clock::Persist if cx.now.saturating_sub(self.last_rx) > cx.cfg.user_timeout && stuck => {
@@ -164,6 +164,13 @@ impl Flow {
             }
             Clock::Fin => Rung::GiveUp,
         }
+    }
+
+    /// What is out lies beyond the window since the peer took some of it back, and the peer still answers: it may
+    /// for as long as it likes (RFC 9293 §3.8.6, SHLD-17, and §3.8.6.1, MUST-37).
+    fn shrunk_by_a_live_peer(&self, cx: &Cx<'_>) -> bool {
+        let beyond = self.una + u64::from(self.wnd) < self.snd_max();
+        beyond && cx.now.saturating_sub(self.last_rx) <= cx.cfg.user_timeout
     }
 
     /// Nothing was heard of what is out: the reordering window is over, a probe or a time-out is due.

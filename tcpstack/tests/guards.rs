@@ -330,3 +330,56 @@ fn a_fin_outside_the_window_is_none() {
     b.put(&p, ACK, p.seq.plus(1000), p.ack, 1000, b"on");
     assert_eq!((b.read(p.flow), b.events().contains(&Event::PeerFin(p.flow))), (b"on".to_vec(), false));
 }
+
+#[test]
+fn a_window_taken_back_with_data_in_flight_does_not_end_the_connection() {
+    let mut b = Bench::new();
+    let p = b.accept(1, 100);
+    b.push(p.flow, 5000);
+    let n: usize = b.segs().iter().map(|g| g.data.len()).sum();
+    assert_eq!(n, 5000);
+    // Shut with everything in flight: what is sent again is answered, by a window that stays shut.
+    for _ in 0..30 {
+        b.put(&p, ACK, p.seq, p.ack, 0, b"");
+        b.segs();
+        b.push(p.flow, 1);
+        b.wait(10 * SEC);
+        let again = b.segs();
+        assert!(again.iter().all(|g| g.seg.seq.since(p.ack) < 5000), "nothing new into a shut window");
+    }
+    assert_eq!(b.closed(), None);
+    b.put(&p, ACK, p.seq, p.ack.plus(5000), 1000, b"");
+    assert_eq!(b.segs().iter().map(|g| g.data.len()).sum::<usize>(), 30);
+    // A peer that does not answer is another matter.
+    b.put(&p, ACK, p.seq, p.ack.plus(5000), 0, b"");
+    b.wait(200 * SEC);
+    assert_eq!(b.closed(), Some(CloseWhy::Timeout));
+}
+
+#[test]
+fn two_ends_with_shut_windows_hear_each_others_probes() {
+    let mut b = Bench::with(
+        StackConfig { rx_window: 65_536, ..config(1) },
+        &MemConfig { mtu: 9000, tso_max: 0, csum: false, ..MemConfig::default() },
+    );
+    b.s.listen(Listen { addr: ip(1).into(), port: 988, backlog: 2 }).unwrap();
+    let mut p = b.accept(1, 100);
+    for _ in 0..65 {
+        b.data(&mut p, &[5; 1000]);
+    }
+    b.data(&mut p, &[5; 535]);
+    let ours = b.segs().last().unwrap().seg;
+    assert_eq!((ours.ack, ours.win), (p.seq, 0), "nobody reads here");
+    b.put(&p, ACK, p.seq, p.ack, 0, b"");
+    b.push(p.flow, 3000);
+    b.wait(SEC);
+    assert!(b.segs().iter().all(|g| g.data.is_empty()) && b.s.counters().window_probes > 0);
+    // The peer's probe is a byte that does not fit. It is answered, and the window that it brings counts.
+    b.put(&p, ACK, p.seq, p.ack, 0, b"x");
+    assert_eq!(b.one().seg.ack, p.seq);
+    b.put(&p, ACK, p.seq, p.ack, 1000, b"x");
+    let n: usize = b.segs().iter().map(|g| g.data.len()).sum();
+    assert_eq!((n, b.s.counters().desync), (3000, 0));
+    b.put(&p, ACK, p.seq, p.ack.plus(3000), 1000, b"");
+    assert_eq!(b.read(p.flow).len(), 65_535, "and the byte was not taken");
+}
