@@ -47,6 +47,7 @@ mod send;
 mod sets;
 mod slab;
 mod timers;
+pub mod tunables;
 mod txq;
 mod version;
 mod zc;
