@@ -4,13 +4,15 @@
 //!
 //! ```text
 //! vhost_tap --sock PATH --tap NAME [--addr 10.99.0.1/24] [--mtu N] [--no-tso] [--complete]
-//!           [--loss F] [--dup F] [--reorder F] [--loss-back F] [--seed N] [-- EAL ARGUMENTS]
+//!           [--loss F] [--dup F] [--reorder F] [--loss-back F] [--reorder-back F]
+//!           [--seed N] [-- EAL ARGUMENTS]
 //! ```
 //!
 //! Run it with `ip netns exec NS` to have the TAP device in a network namespace. It prints `ready` when the socket
 //! listens and the device is up, runs until SIGTERM, SIGINT or the end of its standard input, and then prints its
 //! counters as one JSON object. Rates F are fractions of packets (0 to 1): `--loss`, `--dup` and `--reorder` for
-//! packets from the vhost side, `--loss-back` for packets from the TAP.
+//! packets from the vhost side, `--loss-back` and `--reorder-back` (a packet is held until three more have passed, or
+//! none comes) for packets from the TAP.
 //!
 //! `--complete` fills in partial checksums instead of passing them on, so that the kernel judges every one of them;
 //! it goes with packets that are no super-segments, so it implies `--no-tso`.
@@ -58,6 +60,8 @@ const TAP_QUEUE: &str = "4096";
 const IOV_MAX: usize = 64;
 /// EAL memory: 4096 receive buffers of 9 KiB, heads, and the runs.
 const MEM_MB: u32 = 160;
+/// Packets that pass one held back.
+const PASS: u32 = 3;
 
 type Res<T> = Result<T, Box<dyn Error>>;
 
@@ -72,6 +76,7 @@ struct Args {
     complete: bool,
     faults: Faults,
     loss_back: f64,
+    reorder_back: f64,
     seed: u64,
     eal: Vec<String>,
 }
@@ -96,6 +101,7 @@ fn args() -> Res<Args> {
         complete: false,
         faults: Faults::default(),
         loss_back: 0.0,
+        reorder_back: 0.0,
         seed: 1,
         eal: Vec::new(),
     };
@@ -112,6 +118,7 @@ fn args() -> Res<Args> {
             "--dup" => a.faults.dup = rate(&n, it.next())?,
             "--reorder" => a.faults.reorder = rate(&n, it.next())?,
             "--loss-back" => a.loss_back = rate(&n, it.next())?,
+            "--reorder-back" => a.reorder_back = rate(&n, it.next())?,
             "--seed" => a.seed = value(&n, it.next())?,
             "--" => a.eal.extend(it.by_ref()),
             _ => return Err(format!("{n} is no option: see the head of vhost_tap.rs").into()),
@@ -296,13 +303,15 @@ struct Way {
     dropped: u64,
     /// Packets lost on purpose.
     lost: u64,
+    /// Packets held back on purpose.
+    reordered: u64,
 }
 
 impl Way {
     fn json(&self) -> String {
         format!(
-            r#"{{"packets":{},"bytes":{},"supers":{},"partial":{},"dropped":{},"lost":{}}}"#,
-            self.packets, self.bytes, self.supers, self.partial, self.dropped, self.lost
+            r#"{{"packets":{},"bytes":{},"supers":{},"partial":{},"dropped":{},"lost":{},"reordered":{}}}"#,
+            self.packets, self.bytes, self.supers, self.partial, self.dropped, self.lost, self.reordered
         )
     }
 }
@@ -329,6 +338,8 @@ struct Bridge<'a, P: Port> {
     arena: Arena,
     slab: LendSlab,
     queue: VecDeque<P::Tx>,
+    /// A packet held back, and how many have yet to pass it.
+    late: Option<(P::Tx, u32)>,
     rng: Rng,
     to_tap: Way,
     to_vhost: Way,
@@ -420,9 +431,24 @@ impl<P: Injected> Bridge<'_, P> {
                 Some(p.finish(meta))
             })();
             match whole {
-                Some(p) => self.queue.push_back(p),
+                Some(p) if self.late.is_none() && self.rng.chance(self.args.reorder_back) => {
+                    w.reordered += 1;
+                    self.late = Some((p, PASS));
+                }
+                Some(p) => {
+                    self.queue.push_back(p);
+                    self.late = self.late.take().map(|(p, left)| (p, left.saturating_sub(1)));
+                }
                 None => w.dropped += 1,
             }
+            if let Some((p, _)) = self.late.take_if(|(_, left)| *left == 0) {
+                self.queue.push_back(p);
+            }
+        }
+        if n == 0
+            && let Some((p, _)) = self.late.take()
+        {
+            self.queue.push_back(p);
         }
         if !self.queue.is_empty() {
             self.port.tx_burst(&mut self.queue);
@@ -500,6 +526,7 @@ fn serve<P: Injected>(args: &Args, eal: &Eal, port: P, link: &dyn Fn() -> bool) 
         arena: Arena::new(Arc::new(EalBacking::new(eal, -1)), RUN, RUNS),
         slab: LendSlab::new(RUNS),
         queue: VecDeque::new(),
+        late: None,
         rng: Rng::new(args.seed ^ 0x5eed),
         to_tap: Way::default(),
         to_vhost: Way::default(),
@@ -508,6 +535,7 @@ fn serve<P: Injected>(args: &Args, eal: &Eal, port: P, link: &dyn Fn() -> bool) 
     io::stdout().flush()?;
     let done = b.run(link);
     b.queue.clear();
+    b.late = None;
     b.slab.reap(|_, _| ());
     b.report();
     done
