@@ -129,7 +129,7 @@ fn bad_handshakes(ids: Ids) -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
         ("request in version 2 for an IPv6 NID", example("acceptor_v2_ipv6"), NOTHING),
         ("HELLO magic", then(with(control.clone(), 0, b"GET ")), NOTHING),
         ("HELLO type", then(with(control.clone(), 48, &[7])), NOTHING),
-        ("HELLO of no type", then(with(control.clone(), 48, &[0])), NOTHING),
+        ("HELLO of no type", then(with(control.clone(), 48, &[0xff; 4])), NOTHING),
         ("17 addresses", then(with(control.clone(), 52, &[17])), NOTHING),
         ("2^32 - 1 addresses", then(with(control.clone(), 52, &[0xff; 4])), NOTHING),
         ("address 0", then([with(control.clone(), 52, &[1]), vec![0; 4]].concat()), NOTHING),
@@ -139,8 +139,9 @@ fn bad_handshakes(ids: Ids) -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
     ]
 }
 
-/// HELLOs of versions that are not spoken.
-const OTHER_VERSIONS: [&str; 3] = ["hello_v1_active_control", "hello_v2_active_any", "hello_v4_nid4_control"];
+/// HELLOs of the other versions, where their NID's address is, and their length: that of the answer, too.
+const OTHER_VERSIONS: [(&str, usize, usize); 3] =
+    [("hello_v1_active_control", 8, 72), ("hello_v2_active_any", 8, 56), ("hello_v4_nid4_control", 12, 80)];
 
 #[test]
 fn every_wrong_byte_is_named_and_nobody_else_notices() {
@@ -152,7 +153,7 @@ fn every_wrong_byte_is_named_and_nobody_else_notices() {
         Ids { server, me: Ipv4Addr::new(10, 66, 0, next) }
     };
     let port = PORT.to_string();
-    let up = node(server, &["--accept-port", &port, "--accept", "all"]);
+    let up = node(server, &["--accept-port", &port, "--accept", "trust"]);
     let healthy = start(&["ping", &nid(server), "--nid", &nid(own_ip()), "--accept-port", &port, "-c", "7"]);
 
     // They take their 5 s beside all that follows.
@@ -183,14 +184,20 @@ fn every_wrong_byte_is_named_and_nobody_else_notices() {
     }
     let unknown = example("hello_v3_passive_unknown_version");
     let newer = with(example("hello_v3_active_control"), 4, &[5]);
-    for hello in OTHER_VERSIONS.map(example).into_iter().chain([newer]) {
+    let mut p = Peer::connect(someone());
+    p.send(&[p.ids.request(), newer].concat());
+    let said = p.rest();
+    assert_eq!(said.len(), 56, "{said:x?}");
+    // Its incarnation is its own; all else is as in the example, which is of 10.0.0.2.
+    let expected = with(with(unknown, 8, &nid4(server)), 16, &nid4(server));
+    assert_eq!(with(said.clone(), 32, &expected[32..40]), expected, "{said:x?}");
+    for (name, at, len) in OTHER_VERSIONS {
         let mut p = Peer::connect(someone());
-        p.send(&[p.ids.request(), hello].concat());
-        let said = p.rest();
-        assert_eq!(said.len(), 56, "{said:x?}");
-        // Its incarnation is its own; all else is as in the example, which is of 10.0.0.2.
-        let expected = with(with(unknown.clone(), 8, &nid4(server)), 16, &nid4(server));
-        assert_eq!(with(said.clone(), 32, &expected[32..40]), expected, "{said:x?}");
+        let address = if at == 8 { nid4(p.ids.me).to_vec() } else { p.ids.me.octets().to_vec() };
+        p.send(&[p.ids.request(), with(example(name), at, &address)].concat());
+        let mut answer = vec![0; len];
+        p.sock.read_exact(&mut answer).unwrap();
+        assert_eq!(answer[..8], example(name)[..8], "{name} is answered in kind");
     }
 
     let truncated = someone();
@@ -276,7 +283,7 @@ fn every_wrong_byte_is_named_and_nobody_else_notices() {
             "err_magic 3",
             "err_payload_len 3",
             "err_target_nid 2",
-            "err_version 5",
+            "err_version 2",
         ],
         "{end:#?}"
     );
