@@ -21,6 +21,8 @@
 //!   peer's MSS.
 //! * **Cheap demultiplexing.** One look-up a segment ([`table`]), one set of one socket a connection, one feed and
 //!   one round of emissions a connection and turn, however many segments came.
+//! * **Both families.** A connection's addresses are 16 bytes ([`addr`]), its headers a template of either kind
+//!   ([`wire`]); one cache knows the neighbours of both ([`neighbour`]), one of path MTUs the destinations ([`pmtu`]).
 //! * **Bounded.** Half-open connections, out-of-order data and waiting buffers have limits; the window offered
 //!   follows the memory that the port really has left.
 //!
@@ -60,10 +62,6 @@
 //! assert_eq!(heard, b"hello");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-//!
-//! Not here yet, each with its place: SACK and RACK refine which ranges are lost (beside [`recover`]); congestion
-//! control bounds the window that [`engine::Feed::win`] carries; IPv6 needs a second [`table::Key`] and header
-//! views in [`wire`]; path MTU changes lower a connection's segment size.
 #![deny(unsafe_code)]
 
 mod acks;

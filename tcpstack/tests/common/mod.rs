@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use dataplane::fault::{FaultPort, Faults, Rng};
 use dataplane::mem::{MemConfig, MemPort, pair};
+use dataplane::pkt::Port;
 use hugepages::{LendSlab, PageRun, PageRunMut, PrivatePages};
 use tcpstack::{Close, CloseWhy, Dial, Event, FlowId, Listen, PushError, Stack, StackConfig, Work};
 
@@ -168,7 +169,7 @@ impl End {
     }
 
     /// Whether something was done.
-    pub fn serve(&mut self, s: &mut TestStack) -> bool {
+    pub fn serve<P: Port>(&mut self, s: &mut Stack<P>) -> bool {
         let mut did = false;
         while let Some(e) = s.event() {
             did = true;
@@ -198,7 +199,7 @@ impl End {
         did
     }
 
-    fn write(&mut self, s: &mut TestStack, f: FlowId) -> bool {
+    fn write<P: Port>(&mut self, s: &mut Stack<P>, f: FlowId) -> bool {
         let mut did = false;
         while self.pushed < self.out.len() {
             let left = self.out.len() - self.pushed;
@@ -238,7 +239,7 @@ impl End {
     }
 
     /// Reads up to `max` bytes, and credits what a lazy reader would by then.
-    pub fn read(&mut self, s: &mut TestStack, f: FlowId, max: u32) -> bool {
+    pub fn read<P: Port>(&mut self, s: &mut Stack<P>, f: FlowId, max: u32) -> bool {
         let mut n = 0;
         while n < max {
             let Some(x) = s.next(f) else { break };
@@ -271,7 +272,7 @@ impl End {
     }
 
     /// Nothing lent is left out.
-    pub fn settle_lendings(&mut self, s: &TestStack) {
+    pub fn settle_lendings<P: Port>(&mut self, s: &Stack<P>) {
         s.slab().reap(|t, _| assert!(self.tokens.remove(&t)));
         assert!(self.tokens.is_empty(), "{} lendings out", self.tokens.len());
     }
