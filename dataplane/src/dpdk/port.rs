@@ -276,6 +276,9 @@ impl EthPort {
             // SAFETY: `id` is a configured port. Drivers without the notion say so, which is no error here.
             unsafe { sys::rte_eth_promiscuous_enable(id) };
         }
+        // Neighbours of IPv6 ask in groups (RFC 4861 §7.2.2); the stack keeps what is for its own.
+        // SAFETY: as above.
+        unsafe { sys::rte_eth_allmulticast_enable(id) };
         let mut mac = sys::rte_ether_addr::default();
         // SAFETY: a place for the answer.
         let r = unsafe { sys::rte_eth_macaddr_get(id, &mut mac) };
