@@ -8,7 +8,7 @@
 //! but finding the socket, of which there is one a set. So one engine serves both families, and its packets have
 //! the shorter header.
 //!
-//! A congestion window would be applied where [`Feed::win`] is filled in.
+//! Permissions are an upper bound: the congestion window acts when the shim sends ([`crate::sender`]).
 
 use std::io;
 use std::net::Ipv4Addr;

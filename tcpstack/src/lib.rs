@@ -9,12 +9,15 @@
 //!                    (link, ARP, IP,      (RFC 5961 guards, ACKs, reassembly,               phantom rings
 //!                     ICMP, RST)           loss recovery)                                      │
 //!   port <─ packet ─ Io <─ shadow queue <─ Flow: resend, send_new, send_acks <─ permissions <──┘
+//!                                          as far as [`sender`] has room
 //! ```
 //!
 //! * **Zero copy.** [`Stack::push`] copies at most [`HDR_MAX`] header bytes and holds payload by
 //!   [`hugepages::Lent`]; frames attach it. A piece is let go when the peer has acknowledged past its end.
 //!   [`Stack::next`] hands out receive buffers; [`Stack::credit`] opens the window again.
-//! * **One retransmitter** ([`recover`], [`rtt`]): from the shadow queue, in real time. smoltcp emits each byte once.
+//! * **One retransmitter** ([`sender`]): from the shadow queue, in real time. smoltcp emits each byte once. A
+//!   [`scoreboard`] knows what is out, [`rack`] and [`tlp`] what is lost, [`cc`] and [`prr`] how much may be out;
+//!   [`newreno`] takes over where the peer has no SACK. What smoltcp permits is an upper bound.
 //! * **Units.** One byte of the stream that smoltcp is shown stands for 256 of ours (the `shown` module): what it
 //!   copies of its own costs next to nothing, and one emission permits a whole window.
 //! * **Super-segments.** The shim cuts what is permitted by TSO where the port has it, or to plain segments of the
@@ -62,6 +65,9 @@
 //! assert_eq!(heard, b"hello");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! Not here yet, each with its place: pacing belongs in [`sender`], where the window acts; HyStart++ (RFC 9406) would
+//! end the first slow start of [`cc`] before it fills a queue; ECN needs both header fields and [`cc`].
 #![deny(unsafe_code)]
 
 mod acks;

@@ -19,8 +19,12 @@ use crate::prr::Prr;
 use crate::rack::{self, Rack};
 use crate::recover::{Event, State};
 use crate::rtt::{RtoLimits, Rtt};
-use crate::scoreboard::{Fate, Record, Scoreboard};
+use crate::scoreboard::{Record, Scoreboard};
 use crate::tlp::{self, Ended, Tlp};
+
+mod silence;
+
+pub use silence::Rang;
 
 /// No timer.
 pub const NEVER: u64 = u64::MAX;
@@ -74,22 +78,6 @@ pub struct Heard {
     pub reneged: bool,
     /// Blocks that would have cut too many records.
     pub ignored: u32,
-}
-
-/// What silence led to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rang {
-    /// Nothing is due.
-    Early,
-    /// The reordering window is over: something may be lost. `entered` says that fast recovery began.
-    Reorder {
-        /// Whether it did.
-        entered: bool,
-    },
-    /// A tail loss probe is to be sent.
-    Probe,
-    /// The retransmission timer ran out.
-    Timeout,
 }
 
 /// Resends of the recovery under way, or of the last one: whether all of it was for nothing.
@@ -606,75 +594,10 @@ impl Sender {
         }
     }
 
-    /// Acts on silence, if [`Sender::deadline`] has come. `new_data` says that there is data never sent that the
-    /// peer's window has room for.
-    pub fn ring(&mut self, new_data: bool, c: &mut Ctx<'_>) -> Rang {
-        if self.rto_at <= c.now {
-            self.timeout(c);
-            return Rang::Timeout;
-        }
-        if self.reo_at <= c.now {
-            let before = self.board.end() - self.board.una() - self.board.sacked();
-            let lost = self.detect(c);
-            let entered = lost > 0 && !self.state.recovering();
-            if entered {
-                self.enter(before, c);
-            }
-            self.adapt(0, false, false, c);
-            self.arm_probe(c);
-            return Rang::Reorder { entered };
-        }
-        if self.pto_at <= c.now {
-            self.probe(new_data, c);
-            return Rang::Probe;
-        }
-        Rang::Early
-    }
-
-    fn probe(&mut self, new_data: bool, c: &Ctx<'_>) {
-        let m = u64::from(c.mss);
-        let (una, end) = (self.board.una(), self.board.end());
-        let mut again = None;
-        if !(new_data && self.board.lost() == 0) {
-            // The last segment; in recovery the first one that is missing.
-            let gap = self.state.recovering() || self.board.sacked() > 0;
-            let head = self.board.records().find(|r| r.fate != Fate::Sacked).map_or(una, |r| r.start);
-            let r = if gap { head..(head + m).min(end) } else { end.saturating_sub(m).max(una)..end };
-            self.board.lose(r.clone());
-            again = Some(r);
-        }
-        self.force = true;
-        self.tlp.probed(end, again);
-        self.rto_at = c.now + c.rto();
-        self.arm_probe(c);
-    }
-
     /// A router has dropped what is out for its size (RFC 1191 §6.4): it is sent again, cut anew. That says nothing
     /// of congestion, so the window stays as it is.
     pub fn too_big(&mut self) {
         let (una, end) = (self.board.una(), self.board.end());
         self.board.lose(una..end);
-    }
-
-    fn timeout(&mut self, c: &mut Ctx<'_>) {
-        let una = self.board.una();
-        // A second time-out in a row, or a sacked first byte: the peer may have let go of what it sacked.
-        let again = self.timeout_una == una;
-        let head = self.board.records().next().is_some_and(|r| r.fate == Fate::Sacked);
-        let used = self.used();
-        self.owed = 0;
-        self.cc.on_timeout(used, c.mss, !again);
-        self.board.lose_all(again || head);
-        self.state = self.state.next(Event::Timeout);
-        self.recover = self.board.end();
-        if !again {
-            self.undo = Undo { armed: true, from: una, ..Undo::default() };
-        }
-        self.timeout_una = una;
-        self.newreno.acked();
-        self.tlp.reset();
-        c.rtt.on_timeout();
-        (self.pto_at, self.reo_at) = (NEVER, NEVER);
-        self.rto_at = c.now + c.rto();
     }
 }
