@@ -294,22 +294,26 @@ pub struct Lent {
 }
 
 impl Lent {
+    #[inline]
     fn slot(&self) -> &Slot {
         // SAFETY: the slot is not reused, and its slab's memory not freed, while a Lent holds a count.
         unsafe { self.slot.as_ref() }
     }
 
+    #[inline]
     fn run(&self) -> &PageRun {
         // SAFETY: `run` is Some from `lend` to `reap`, and reap waits for this Lent.
         unsafe { (*self.slot().run.get()).as_ref() }.unwrap_or_else(|| unreachable!("lending without a run"))
     }
 
     /// Offset of the window in the run, in bytes.
+    #[inline]
     pub fn off(&self) -> u32 {
         self.off
     }
 
     /// Length of the window in bytes.
+    #[inline]
     pub fn len(&self) -> u32 {
         self.len
     }
@@ -320,6 +324,7 @@ impl Lent {
     }
 
     /// The bytes of the window.
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
         &self.run().bytes()[self.off as usize..][..self.len as usize]
     }
@@ -330,6 +335,7 @@ impl Lent {
     }
 
     /// A reference on `len` bytes from `off` of this window, or `None` when they are not all inside it.
+    #[inline]
     pub fn window(&self, off: u32, len: u32) -> Option<Lent> {
         let end = u64::from(off) + u64::from(len);
         if end > u64::from(self.len) {
@@ -346,6 +352,7 @@ impl Lent {
     ///
     /// # Errors
     /// [`AttachRefused::Count`] when the NIC holds too many; the caller copies and counts.
+    #[inline]
     pub fn nic_ref(&self, off: u32, len: u32) -> Result<NicRef, AttachRefused> {
         assert!(u64::from(off) + u64::from(len) <= u64::from(self.len), "window of a NIC reference");
         let slot = self.slot();
@@ -359,12 +366,14 @@ impl Lent {
     }
 
     /// The run's address, I/O address, contiguity and kind, for a port to judge whether it can reach it.
+    #[inline]
     pub fn page_run(&self) -> &PageRun {
         self.run()
     }
 }
 
 impl Clone for Lent {
+    #[inline]
     fn clone(&self) -> Lent {
         let s = self.slot();
         s.local.set(s.local.get() + 1);
@@ -373,6 +382,7 @@ impl Clone for Lent {
 }
 
 impl Drop for Lent {
+    #[inline]
     fn drop(&mut self) {
         let s = self.slot();
         let n = s.local.get() - 1;
@@ -393,6 +403,7 @@ impl std::fmt::Debug for Lent {
 }
 
 /// Takes one NIC count away, and plays the driver's part if it was the last.
+#[inline]
 fn drop_nic_count(slot: NonNull<Slot>) {
     // SAFETY: the caller gives up a count it holds, so the slot is live until the subtraction; after it the
     // slot is touched only if the count fell to 0, when it is ours alone.
@@ -417,7 +428,19 @@ pub struct NicRef {
 unsafe impl Send for NicRef {}
 
 impl NicRef {
+    /// Length in bytes.
+    #[inline]
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether it is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// The bytes.
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: the run stays while this reference holds a count; nobody writes `run` meanwhile.
         let run = unsafe { (*self.slot.as_ref().run.get()).as_ref() };
@@ -435,6 +458,7 @@ impl NicRef {
 }
 
 impl Drop for NicRef {
+    #[inline]
     fn drop(&mut self) {
         drop_nic_count(self.slot);
     }

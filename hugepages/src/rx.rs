@@ -115,6 +115,7 @@ impl RxHome {
     /// `data..data + len` lies in the buffer `raw` and is not written while any fragment of it lives; the
     /// caller gives up one reference on `raw`, which `ops.release` understands. `truesize` is the pool memory
     /// that the buffer occupies, in bytes.
+    #[inline]
     pub unsafe fn frag(
         &self,
         raw: NonNull<()>,
@@ -195,12 +196,14 @@ pub struct RxFrag {
 
 impl RxFrag {
     /// The bytes.
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: promised by whoever made the fragment (`RxHome::frag`), for as long as its reference lives.
         unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.len as usize) }
     }
 
     /// Length in bytes.
+    #[inline]
     pub fn len(&self) -> u32 {
         self.len
     }
@@ -211,6 +214,7 @@ impl RxFrag {
     }
 
     /// Pool memory that the buffer behind it occupies, in bytes.
+    #[inline]
     pub fn truesize(&self) -> u32 {
         self.truesize
     }
@@ -234,6 +238,7 @@ impl RxFrag {
     }
 
     /// Drops the first `n` bytes; all of them when `n` is over the length.
+    #[inline]
     pub fn advance(&mut self, n: u32) {
         let n = n.min(self.len);
         // SAFETY: `n` is at most the length, so the pointer stays inside the buffer or one past its end.
@@ -242,6 +247,7 @@ impl RxFrag {
     }
 
     /// Keeps the first `n` bytes only.
+    #[inline]
     pub fn truncate(&mut self, n: u32) {
         self.len = self.len.min(n);
     }
@@ -265,6 +271,7 @@ impl RxFrag {
 }
 
 impl Drop for RxFrag {
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: the fragment owns one reference and gives it up here, on its home lcore (it is not Send).
         unsafe { (self.home.0.ops.release)(self.raw) };

@@ -8,7 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Addr(pub [u8; 16]);
 
-const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+/// The first 12 bytes of an IPv4 address.
+const MAPPED: u128 = 0xffff;
 
 impl Addr {
     /// `::`, which no host has.
@@ -28,14 +29,14 @@ impl Addr {
     /// The IPv4 address in host order, if it is one.
     #[inline]
     pub fn as_v4(&self) -> Option<u32> {
-        let [.., a, b, c, d] = self.0;
-        (self.0[..12] == MAPPED).then(|| u32::from_be_bytes([a, b, c, d]))
+        let x = u128::from_be_bytes(self.0);
+        (x >> 32 == MAPPED).then_some(x as u32)
     }
 
     /// Whether it is an IPv6 address.
     #[inline]
     pub fn is_v6(&self) -> bool {
-        self.0[..12] != MAPPED
+        u128::from_be_bytes(self.0) >> 32 != MAPPED
     }
 
     /// The bytes as a packet carries them: the last 4, or all 16.
@@ -47,6 +48,7 @@ impl Addr {
     /// Whether a host may send from it. IPv4: not this network, loopback, multicast, reserved or broadcast. IPv6:
     /// not unspecified, loopback, multicast, nor any of the forms that stand for IPv4 addresses on no wire
     /// (RFC 4291 §2.5.5).
+    #[inline]
     pub fn is_unicast(&self) -> bool {
         match self.as_v4() {
             Some(a) => !matches!(a >> 24, 0 | 127 | 224..),

@@ -97,6 +97,11 @@ impl Host {
         }
     }
 
+    /// Whether no packet from `a` can be right: no host's address, our own, or a network's.
+    pub fn is_martian(&self, a: &Addr) -> bool {
+        !a.is_unicast() || self.owns(a) || self.is_broadcast(a)
+    }
+
     /// Whether `a` is the broadcast address of one of our IPv4 networks.
     pub fn is_broadcast(&self, a: &Addr) -> bool {
         let Some(ip) = a.as_v4() else { return false };

@@ -93,8 +93,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn quoted(key: &Key) -> Vec<u8> {
-        let mut b = Template::new([0; 6], [0; 6], None, key).bytes()[14..].to_vec();
-        patch(&mut b, &Fields { seq: Seq(77), ack: Seq(1), flags: 16, win: 5 }, 20, 1000);
+        let f = Fields { seq: Seq(77), ack: Seq(1), flags: 16, win: 5 };
+        let h = Template::new([0; 6], [0; 6], None, key).head(&f, &[]);
+        let mut b = h.bytes()[14..].to_vec();
+        patch(&mut b, usize::from(h.l3), f.seq, f.flags, 20 + 1000, 0);
         b
     }
 

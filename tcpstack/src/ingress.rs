@@ -62,11 +62,9 @@ impl<P: Port> Stack<P> {
                 if !self.host.owns(&ip.dst) {
                     return Err(Drop::NotOurs);
                 }
-                if !ip.src.is_unicast() || self.host.owns(&ip.src) || self.host.is_broadcast(&ip.src) {
-                    return Err(Drop::Martian);
-                }
                 match ip.proto {
                     6 => self.on_tcp(p, &e, &ip, meta.csum),
+                    _ if self.host.is_martian(&ip.src) => Err(Drop::Martian),
                     1 => self.on_icmp(&p, &e, &ip),
                     _ => Err(Drop::Protocol),
                 }
@@ -106,6 +104,10 @@ impl<P: Port> Stack<P> {
             return Err(Drop::Checksum);
         }
         let place = self.table.get(&s.key);
+        // An address that has a connection was looked at when that began.
+        if !matches!(place, Some(Place::Flow(_))) && self.host.is_martian(&ip.src) {
+            return Err(Drop::Martian);
+        }
         let o = Opts::parse(head.get(off + HDR..off + s.hlen).unwrap_or(&[]));
         if s.has(wire::SYN) {
             if s.flags & (wire::FIN | wire::RST) != 0 {

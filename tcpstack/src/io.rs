@@ -6,8 +6,9 @@ use dataplane::pkt::{AttachError, Port, TX_HEAD_ROOM, TxCsum, TxMeta, TxPkt};
 
 use crate::config::Counters;
 use crate::csum::{Sum, pseudo};
+use crate::seq::Seq;
 use crate::shadow::{Chunk, Shadow};
-use crate::wire::{self, Fields, HDR, HDR6, Mac, Template};
+use crate::wire::{self, Fields, HDR, HDR6, Head, Mac, Template};
 
 /// The port, its queue, and how packets have to look for it.
 pub(crate) struct Io<P: Port> {
@@ -25,6 +26,19 @@ pub(crate) struct Io<P: Port> {
     offload: bool,
     attach_min: u32,
     depth: usize,
+}
+
+/// Which bytes to send, and in what pieces.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    /// From this offset...
+    pub(crate) off: u64,
+    /// ...to this one.
+    pub(crate) end: u64,
+    /// Payload of a packet on the wire.
+    pub(crate) mss: u32,
+    /// Bytes at most, in more than one frame.
+    pub(crate) most: u32,
 }
 
 /// IP and TCP headers without options, in bytes.
@@ -91,63 +105,64 @@ impl<P: Port> Io<P> {
         t
     }
 
-    fn open(&mut self, t: &Template, options: &[u8], c: &mut Counters) -> Option<P::Tx> {
+    /// An empty packet with a header in it.
+    #[inline]
+    fn open(&mut self, head: &Head, c: &mut Counters) -> Option<P::Tx> {
         let mut tx = self.alloc(c)?;
-        tx.copy_in(t.bytes()).and_then(|()| tx.copy_in(options)).ok()?;
+        tx.copy_in(head.bytes()).ok()?;
         Some(tx)
     }
 
-    fn seal(&mut self, mut tx: P::Tx, t: &Template, f: &Fields, hlen: usize, segsz: u16) {
-        let (l2, tcp_at) = (usize::from(t.l2), t.tcp_at());
-        let plen = (tx.len() as usize).saturating_sub(tcp_at + hlen);
-        let Some(ip) = tx.head_mut().get_mut(l2..) else { return };
-        wire::patch(ip, f, hlen, plen);
+    /// Fills in what differs from segment to segment, and queues it. `plen` is the payload in bytes.
+    #[inline]
+    fn seal(&mut self, mut tx: P::Tx, head: &Head, seq: Seq, flags: u8, plen: usize, segsz: u16) {
+        let (l2, l3, hlen) = (usize::from(head.l2), usize::from(head.l3), head.hlen());
         let mut meta = TxMeta {
-            l2: t.l2,
-            l3: t.l3,
+            l2: head.l2,
+            l3: head.l3,
             l4: hlen as u8,
             segsz,
-            v6: t.v6(),
+            v6: head.v6(),
             vlan: self.vlan.filter(|_| self.hw_vlan),
             ..TxMeta::default()
         };
-        let csum = if self.offload {
+        let mut csum = 0;
+        if self.offload {
             meta.csum = TxCsum::Offload;
-            let len = if segsz > 0 { 0 } else { hlen + plen };
-            t.pseudo(len).folded()
-        } else {
-            let mut sum = t.pseudo(hlen + plen);
-            let mut skip = tcp_at;
+            csum = head.pseudo(if segsz > 0 { 0 } else { hlen + plen }).folded();
+        }
+        let Some(ip) = tx.head_mut().get_mut(l2..) else { return };
+        wire::patch(ip, l3, seq, flags, hlen + plen, csum);
+        if !self.offload {
+            if !head.v6() {
+                wire::fill_ip_csum(ip);
+            }
+            let mut sum = head.pseudo(hlen + plen);
+            let mut skip = l2 + l3;
             tx.for_each(&mut |b| {
                 let k = skip.min(b.len());
                 skip -= k;
                 sum.add(&b[k..]);
             });
-            sum.finish()
-        };
-        let head = tx.head_mut();
-        if !self.offload
-            && let Some(ip) = head.get_mut(l2..)
-        {
-            wire::fill_ip_csum(ip);
-        }
-        if let Some(x) = head.get_mut(tcp_at + 16..tcp_at + 18) {
-            x.copy_from_slice(&csum.to_be_bytes());
+            if let Some(x) = tx.head_mut().get_mut(l2 + l3 + 16..l2 + l3 + 18) {
+                x.copy_from_slice(&sum.finish().to_be_bytes());
+            }
         }
         self.q.push_back(tx.finish(meta));
     }
 
     /// A segment without payload. `false` when the port has no buffer.
     pub(crate) fn control(&mut self, t: &Template, f: &Fields, options: &[u8], c: &mut Counters) -> bool {
-        let Some(tx) = self.open(t, options, c) else { return false };
+        let head = t.head(f, options);
+        let Some(tx) = self.open(&head, c) else { return false };
         c.tx_segments += 1;
-        self.seal(tx, t, f, HDR + options.len(), 0);
+        self.seal(tx, &head, f.seq, f.flags, 0, 0);
         true
     }
 
-    /// A segment with `options` and at most `len` bytes of `s` from `off` on, `mss` of them in each packet on the
-    /// wire. Returns how many bytes it carries: fewer where buffers run out or copied bytes would have to follow attached ones. `None` when the
-    /// port has no buffer.
+    /// Segments with `options` and the bytes of `s` in `run`, until that is sent or the port's queue is deep.
+    /// Returns how much went: less where buffers run out or copied bytes would have to follow attached ones. `None`
+    /// when the port has no buffer for the first.
     #[inline]
     pub(crate) fn data(
         &mut self,
@@ -155,30 +170,49 @@ impl<P: Port> Io<P> {
         f: &Fields,
         options: &[u8],
         s: &mut Shadow,
-        (off, len, mss): (u64, u32, u32),
+        run: &Run,
         c: &mut Counters,
     ) -> Option<u32> {
-        // Whole segments as far as there are any, so that only the last one of the stream is short.
-        let hlen = HDR + options.len();
+        let (mss, head) = (run.mss, t.head(f, options));
         // A port that does not segment gets one segment at a time, however small the peer wants them.
         let segments = self.super_max > u32::from(self.mtu);
         let cap = if segments { self.super_max(t.v6()).saturating_sub(options.len() as u32) } else { mss };
-        let cap = cap.max(mss);
-        let want = if len <= mss { len } else { (len.min(cap) / mss).max(1) * mss };
-        let mut tx = self.open(t, options, c)?;
-        let (n, attached) = fill(&mut tx, s, off, want, self.attach_min, c);
-        if n == 0 {
-            return Some(0);
+        // Whole segments as far as there are any, so that only the last one of the stream is short.
+        let cap = if cap > mss { cap / mss * mss } else { mss };
+        let (mut off, mut seq, mut sent) = (run.off, f.seq, 0);
+        loop {
+            let left = (run.end - off).min(u64::from(u32::MAX)) as u32;
+            // After the first only whole ones: whether a short one is due is not decided here.
+            if sent > 0 && (left < cap || sent + cap > run.most || self.q.len() >= self.depth) {
+                break;
+            }
+            let want = if left >= cap {
+                cap
+            } else if left > mss {
+                left / mss * mss
+            } else {
+                left
+            };
+            let Some(mut tx) = self.open(&head, c) else {
+                return (sent > 0).then_some(sent);
+            };
+            let (n, attached) = fill(&mut tx, s, off, want, self.attach_min, c);
+            if n == 0 {
+                break;
+            }
+            c.tx_segments += 1;
+            c.tx_bytes += u64::from(n);
+            c.tx_attached_bytes += u64::from(attached);
+            off += u64::from(n);
+            let push = if off == s.end() { wire::PSH } else { 0 };
+            self.seal(tx, &head, seq, f.flags | push, n as usize, if n > mss { mss as u16 } else { 0 });
+            seq = seq.plus(u64::from(n));
+            sent += n;
+            if n < want {
+                break;
+            }
         }
-        c.tx_segments += 1;
-        c.tx_bytes += u64::from(n);
-        c.tx_attached_bytes += u64::from(attached);
-        let mut f = *f;
-        if off + u64::from(n) == s.end() {
-            f.flags |= wire::PSH;
-        }
-        self.seal(tx, t, &f, hlen, if n > mss { mss as u16 } else { 0 });
-        Some(n)
+        Some(sent)
     }
 
     /// A frame of bytes that are complete, checksums included. `false` when the port has no buffer.

@@ -5,7 +5,9 @@ use dataplane::pkt::Port;
 use crate::config::{Counters, StackConfig};
 use crate::egress::Served;
 use crate::flow::Flow;
-use crate::io::Io;
+use crate::io::{Io, Run};
+use crate::opts::TS_LEN;
+use crate::scoreboard::RECORD_MAX;
 use crate::sender::Ctx;
 use crate::wire;
 
@@ -28,19 +30,21 @@ impl Flow {
             && n < u64::from(self.max_wnd) / 2
     }
 
-    /// A frame with bytes from `off` to `end`. Returns how many it carries, and how many in each segment.
+    /// Frames with bytes from `off` to `end`: one, or more with `most` bytes together. Returns what went, and how much
+    /// in each segment.
     #[inline]
-    fn data_frame<P: Port>(
+    fn data_frames<P: Port>(
         &mut self,
         io: &mut Io<P>,
         c: &mut Counters,
-        off: u64,
-        end: u64,
+        (off, end, most): (u64, u64, u32),
     ) -> Result<(u32, u32), Served> {
-        let len = (end - off).min(u64::from(u32::MAX)) as u32;
         let (f, o) = (self.fields(off, 0), self.options(io.now, false));
         let mss = self.room_beside(&o);
-        match io.data(&self.tmpl, &f, &o, &mut self.shadow, (off, len, mss), c) {
+        // What SACK blocks tell is told once.
+        let most = if o.len() > usize::from(TS_LEN) { 0 } else { most };
+        let run = Run { off, end, mss, most };
+        match io.data(&self.tmpl, &f, &o, &mut self.shadow, &run, c) {
             None => Err(Served::Again),
             Some(0) => Err(Served::Broken),
             Some(n) => {
@@ -78,7 +82,7 @@ impl Flow {
             }
             let end = (r.start + n).min(self.sent);
             let (n, mss) = if r.start < end {
-                self.data_frame(io, c, r.start, end)?
+                self.data_frames(io, c, (r.start, end, 0))?
             } else {
                 self.fin_frame(io, c)?;
                 (1, mss)
@@ -113,7 +117,7 @@ impl Flow {
             if self.una == self.snd_max() {
                 self.stuck_since = now;
             }
-            let (n, mss) = self.data_frame(io, c, self.sent, self.sent + n)?;
+            let (n, mss) = self.data_frames(io, c, (self.sent, self.sent + n, RECORD_MAX))?;
             self.sent += u64::from(n);
             self.seen.sent = Some(now);
             self.tx.sent(self.sent, &Ctx { now, mss, rtt: &mut self.rtt, limits: &cfg.rto });

@@ -6,7 +6,7 @@ mod template;
 
 pub use eth::{BROADCAST, ETH_ARP, ETH_IPV4, ETH_IPV6, Eth, Mac, eth, write_eth};
 pub use ip::{Ip, fill_ip_csum, ip4, ip6, write_ip6};
-pub use template::{Fields, Template, patch};
+pub use template::{Fields, Head, Template, patch};
 
 use crate::seq::Seq;
 use crate::table::Key;
@@ -53,10 +53,12 @@ pub enum Drop {
     Martian,
 }
 
+#[inline]
 fn be16(b: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes([*b.get(at)?, *b.get(at + 1)?]))
 }
 
+#[inline]
 fn mac(b: &[u8], at: usize) -> Option<Mac> {
     b.get(at..at + 6).and_then(|s| s.try_into().ok())
 }
@@ -95,7 +97,7 @@ impl Seg {
 #[inline]
 pub fn tcp(b: &[u8], ip: &Ip) -> Result<Seg, Drop> {
     let bad = Drop::Malformed;
-    let Some(h) = b.get(..HDR) else { return Err(bad) };
+    let Some(h) = b.first_chunk::<HDR>() else { return Err(bad) };
     let hlen = usize::from(h[12] >> 4) * 4;
     if hlen < HDR || hlen > ip.payload {
         return Err(bad);

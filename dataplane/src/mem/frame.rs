@@ -311,23 +311,24 @@ fn share(mut f: Box<Frame>, off: u32, len: u32, out: &mut dyn FnMut(RxFrag)) {
         // SAFETY: just leaked; the reference taken above keeps it until the end of this block. Nobody changes it
         // while it has references but through its cells.
         let f = unsafe { raw.as_ref() };
-        let (mut off, mut left) = (off as usize, len as usize);
-        let head = (&f.head[..], to.pool.buf_size() as u32);
-        for (bytes, truesize) in
-            std::iter::once(head).chain(f.pages.iter().map(|p| (p.bytes(), p.bytes().len() as u32)))
-        {
-            let skip = off.min(bytes.len());
+        let (mut off, mut left) = (off, len);
+        let mut give = |bytes: &[u8], size: u32, truesize: u32| {
+            let skip = off.min(size);
             off -= skip;
-            let n = left.min(bytes.len() - skip);
+            let n = left.min(size - skip);
             if n == 0 {
-                continue;
+                return;
             }
             left -= n;
             f.refs.set(f.refs.get() + 1);
-            let data = NonNull::from(&bytes[skip..]).cast();
+            let data = NonNull::from(&bytes[skip as usize..]).cast();
             // SAFETY: the bytes are the frame's own or of pages that it holds a reference on; the fragment owns
             // the reference on the frame that was added for it.
-            out(unsafe { to.shared_home.frag(raw.cast(), data, n as u32, truesize, false) });
+            out(unsafe { to.shared_home.frag(raw.cast(), data, n, truesize, false) });
+        };
+        give(&f.head, f.head.len() as u32, to.pool.buf_size() as u32);
+        for p in &f.pages {
+            give(p.bytes(), p.len(), p.len());
         }
     }
     // SAFETY: the reference that this function held.

@@ -32,9 +32,11 @@ pub struct Eth {
 }
 
 /// Parses the Ethernet header.
+#[inline]
 pub fn eth(b: &[u8]) -> Option<Eth> {
-    let (dst, src) = (mac(b, 0)?, mac(b, 6)?);
-    match be16(b, 12)? {
+    let h = b.first_chunk::<14>()?;
+    let (dst, src) = (mac(h, 0)?, mac(h, 6)?);
+    match u16::from_be_bytes([h[12], h[13]]) {
         ETH_VLAN => Some(Eth { dst, src, kind: be16(b, 16)?, vlan: Some(be16(b, 14)? & 0xfff), len: 18 }),
         kind => Some(Eth { dst, src, kind, vlan: None, len: 14 }),
     }

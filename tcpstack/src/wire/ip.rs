@@ -1,6 +1,6 @@
 //! The network layer: IPv4 and IPv6 headers, checked and brought to one form.
 
-use super::{Drop, HDR, HDR6, be16};
+use super::{Drop, HDR, HDR6};
 use crate::addr::Addr;
 use crate::csum;
 
@@ -38,10 +38,10 @@ pub struct Ip {
 #[inline]
 pub fn ip4(b: &[u8], len: usize, sum: bool) -> Result<Ip, Drop> {
     let bad = Drop::Malformed;
-    let first = *b.first().ok_or(bad)?;
-    let hlen = usize::from(first & 15) * 4;
-    let total = usize::from(be16(b, 2).ok_or(bad)?);
-    if first >> 4 != 4 || hlen < HDR || total < hlen || total > len || b.len() < hlen {
+    let h = b.first_chunk::<HDR>().ok_or(bad)?;
+    let hlen = usize::from(h[0] & 15) * 4;
+    let total = usize::from(u16::from_be_bytes([h[2], h[3]]));
+    if h[0] >> 4 != 4 || hlen < HDR || total < hlen || total > len || b.len() < hlen {
         return Err(bad);
     }
     if sum {
@@ -52,11 +52,12 @@ pub fn ip4(b: &[u8], len: usize, sum: bool) -> Result<Ip, Drop> {
         }
     }
     // More-fragments flag or an offset (RFC 791 §3.1).
-    if be16(b, 6).ok_or(bad)? & 0x3fff != 0 {
+    if u16::from_be_bytes([h[6], h[7]]) & 0x3fff != 0 {
         return Err(Drop::Fragment);
     }
-    let w = |i: usize| u32::from_be_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
-    Ok(Ip { src: Addr::v4(w(12)), dst: Addr::v4(w(16)), proto: b[9], ttl: b[8], hlen, payload: total - hlen })
+    let src = Addr::v4(u32::from_be_bytes([h[12], h[13], h[14], h[15]]));
+    let dst = Addr::v4(u32::from_be_bytes([h[16], h[17], h[18], h[19]]));
+    Ok(Ip { src, dst, proto: h[9], ttl: h[8], hlen, payload: total - hlen })
 }
 
 /// Parses the IPv6 header at the start of `b` and the extension headers behind it; `len` as for [`ip4`].

@@ -7,6 +7,8 @@ use crate::table::Key;
 
 /// Ethernet with a tag, IPv6, TCP without options.
 const LEN: usize = 18 + HDR6 + HDR;
+/// Most bytes of options.
+const OPTIONS: usize = 40;
 
 /// What all segments of a connection have in common: link, IP and TCP headers without options.
 #[derive(Clone, Copy, Debug)]
@@ -48,12 +50,6 @@ impl Template {
         Template { bytes, l2: l2 as u8, l3, pseudo }
     }
 
-    /// The header bytes, options not included.
-    #[inline]
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.tcp_at() + HDR]
-    }
-
     /// Where the TCP header begins, in bytes.
     #[inline]
     pub fn tcp_at(&self) -> usize {
@@ -71,6 +67,59 @@ impl Template {
         self.bytes[..6].copy_from_slice(&mac);
     }
 
+    /// A header with everything that a run of segments has in common.
+    #[inline]
+    pub fn head(&self, f: &Fields, options: &[u8]) -> Head {
+        let (at, n) = (self.tcp_at(), options.len().min(OPTIONS) & !3);
+        let mut h = Head {
+            bytes: [0; LEN + OPTIONS],
+            len: (at + HDR + n) as u8,
+            l2: self.l2,
+            l3: self.l3,
+            pseudo: self.pseudo,
+        };
+        h.bytes[..LEN].copy_from_slice(&self.bytes);
+        if let Some(t) = h.bytes.get_mut(at..at + HDR + n) {
+            t[8..12].copy_from_slice(&f.ack.0.to_be_bytes());
+            t[12] = ((HDR + n) as u8 / 4) << 4;
+            t[14..16].copy_from_slice(&f.win.to_be_bytes());
+            t[HDR..].copy_from_slice(&options[..n]);
+        }
+        h
+    }
+}
+
+/// A header for a run of segments: sequence number, flags, lengths and checksums are for [`patch`] to fill in.
+#[derive(Clone, Copy, Debug)]
+pub struct Head {
+    bytes: [u8; LEN + OPTIONS],
+    len: u8,
+    /// Length of the link header in bytes.
+    pub l2: u8,
+    /// Length of the IP header in bytes.
+    pub l3: u8,
+    pseudo: u16,
+}
+
+impl Head {
+    /// Link, IP and TCP header.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.len)).unwrap_or(&[])
+    }
+
+    /// Length of the TCP header with its options, in bytes.
+    #[inline]
+    pub fn hlen(&self) -> usize {
+        usize::from(self.len) - usize::from(self.l2) - usize::from(self.l3)
+    }
+
+    /// Whether it is for IPv6.
+    #[inline]
+    pub fn v6(&self) -> bool {
+        usize::from(self.l3) == HDR6
+    }
+
     /// Sum of the pseudo-header; `len` is TCP header and payload in bytes, or 0 where the device adds it.
     #[inline]
     pub fn pseudo(&self, len: usize) -> Sum {
@@ -78,7 +127,7 @@ impl Template {
     }
 }
 
-/// The fields that differ from segment to segment.
+/// The fields of a header that the user of a [`Template`] sets.
 #[derive(Clone, Copy, Debug)]
 pub struct Fields {
     /// Sequence number.
@@ -91,22 +140,18 @@ pub struct Fields {
     pub win: u16,
 }
 
-/// Patches a header copied from a template: lengths and TCP fields. `ip` starts at the IP header; `hlen` is the
-/// TCP header's length in bytes and `plen` the payload's. Checksums stay 0.
+/// Fills in what differs from segment to segment. `ip` starts at the IP header, of `l3` bytes; `len` is that of TCP
+/// header and payload; `csum` goes into the TCP header as it stands.
 #[inline]
-pub fn patch(ip: &mut [u8], f: &Fields, hlen: usize, plen: usize) {
-    let v6 = ip.first().is_some_and(|b| b >> 4 == 6);
+pub fn patch(ip: &mut [u8], l3: usize, seq: Seq, flags: u8, len: usize, csum: u16) {
     // TSO hands at most 65,535 bytes over, so the length always fits.
-    let (l3, at, own) = if v6 { (HDR6, 4, 0) } else { (HDR, 2, HDR) };
+    let (at, own) = if l3 == HDR6 { (4, 0) } else { (2, HDR) };
     let Some(ip) = ip.get_mut(..l3 + HDR) else { return };
-    let total = (own + hlen + plen).min(65_535) as u16;
-    ip[at..at + 2].copy_from_slice(&total.to_be_bytes());
+    ip[at..at + 2].copy_from_slice(&((own + len).min(65_535) as u16).to_be_bytes());
     let t = &mut ip[l3..];
-    t[4..8].copy_from_slice(&f.seq.0.to_be_bytes());
-    t[8..12].copy_from_slice(&f.ack.0.to_be_bytes());
-    t[12] = (hlen as u8 / 4) << 4;
-    t[13] = f.flags;
-    t[14..16].copy_from_slice(&f.win.to_be_bytes());
+    t[4..8].copy_from_slice(&seq.0.to_be_bytes());
+    t[13] = flags;
+    t[16..18].copy_from_slice(&csum.to_be_bytes());
 }
 
 #[cfg(test)]
@@ -124,36 +169,37 @@ mod tests {
         for (key, vlan) in keys.into_iter().flat_map(|k| [(k, None), (k, Some(7))]) {
             let mut t = Template::new([2; 6], [4; 6], vlan, &key);
             t.set_dst([6; 6]);
-            let mut b = t.bytes().to_vec();
             let f = Fields { seq: Seq(5), ack: Seq(9), flags: ACK | PSH, win: 77 };
+            let h = t.head(&f, &[1, 1, 1, 0]);
+            let mut b = h.bytes().to_vec();
             let e = eth(&b).unwrap();
-            patch(&mut b[e.len..], &f, 20, 0);
+            patch(&mut b[e.len..], usize::from(h.l3), f.seq, f.flags, h.hlen(), 0);
             fill_ip_csum(&mut b[e.len..]);
             assert_eq!((e.dst, e.src, e.vlan, e.len), ([6; 6], [2; 6], vlan, usize::from(t.l2)));
             let p = &b[e.len..];
-            let ip = if t.v6() { ip6(p, 60) } else { ip4(p, 40, true) }.unwrap();
-            assert_eq!((ip.hlen, ip.payload, ip.proto), (usize::from(t.l3), 20, 6));
+            let ip = if t.v6() { ip6(p, 64) } else { ip4(p, 44, true) }.unwrap();
+            assert_eq!((ip.hlen, ip.payload, ip.proto), (usize::from(t.l3), 24, 6));
+            assert_eq!(b[t.tcp_at() + 20..], [1, 1, 1, 0]);
             let s = tcp(&b[t.tcp_at()..], &ip).unwrap();
             // As the peer sees it: ends exchanged.
             assert_eq!(s.key, Key::new(key.remote, 1023, key.local, 988));
-            assert_eq!((s.seq, s.ack, s.flags, s.win, s.plen), (f.seq, f.ack, f.flags, 77, 0));
+            assert_eq!((s.seq, s.ack, s.flags, s.win, s.hlen, s.plen), (f.seq, f.ack, f.flags, 77, 24, 0));
         }
     }
 
     #[test]
     fn the_pseudo_header_sums_as_its_bytes() {
+        let f = Fields { seq: Seq(0), ack: Seq(0), flags: 0, win: 0 };
+        let pseudo = |k: &Key| Template::new([0; 6], [0; 6], None, k).head(&f, &[]).pseudo(0x1234);
         let v4 = Key::v4(0x0a00_0001, 1, 0xc0a8_ff02, 2);
         let mut s = Sum::default();
         s.add(&[10, 0, 0, 1, 192, 168, 255, 2, 0, 6, 0x12, 0x34]);
-        assert_eq!(Template::new([0; 6], [0; 6], None, &v4).pseudo(0x1234).folded(), s.folded());
+        assert_eq!(pseudo(&v4).folded(), s.folded());
         let (a, b) = (Addr::link_local([1; 6]), Addr::link_local([0xf2; 6]));
         let mut s = Sum::default();
         s.add(&a.0);
         s.add(&b.0);
         s.add(&[0, 0, 0x12, 0x34, 0, 0, 0, 6]);
-        assert_eq!(
-            Template::new([0; 6], [0; 6], None, &Key::new(a, 1, b, 2)).pseudo(0x1234).folded(),
-            s.folded()
-        );
+        assert_eq!(pseudo(&Key::new(a, 1, b, 2)).folded(), s.folded());
     }
 }

@@ -236,10 +236,12 @@ impl Bench {
 /// A frame from `key.local` with complete checksums.
 pub fn segment(key: &Key, f: &Fields, opts: &[u8], data: &[u8]) -> Vec<u8> {
     let t = Template::new(PEER_MAC, [2, 0, 0, 0, 0, 1], None, key);
-    let mut b = t.bytes().to_vec();
+    // Options as they are, whole words or not.
+    let mut b = t.head(f, &[]).bytes().to_vec();
     b.extend_from_slice(opts);
     b.extend_from_slice(data);
-    wire::patch(&mut b[14..], f, 20 + opts.len(), data.len());
+    wire::patch(&mut b[14..], usize::from(t.l3), f.seq, f.flags, 20 + opts.len() + data.len(), 0);
+    b[t.tcp_at() + 12] = ((20 + opts.len()) as u8 / 4) << 4;
     wire::fill_ip_csum(&mut b[14..]);
     let at = t.tcp_at();
     let mut s = pseudo(&key.local, &key.remote, 6, b.len() - at);
