@@ -1,7 +1,8 @@
-//! Two nodes over the in-memory port, so many operations, nothing printed: what `scripts/instructions` counts.
+//! So many operations or messages in virtual time, nothing timed: what `scripts/instructions` counts.
 //!
 //! ```text
-//! cargo run --release -p pollnd-bench --example hot_path -- bulk|get|small|rate OPERATIONS
+//! hot_path bulk|get|small|rate OPERATIONS    two nodes over the in-memory port
+//! hot_path tcp MTU TSO_MAX MESSAGES          two TCP stacks by themselves; prints the segments that were counted
 //! ```
 #![forbid(unsafe_code)]
 
@@ -9,24 +10,60 @@ use std::process::ExitCode;
 
 use bench::ctl::Phase;
 use bench::inmem::InMemory;
+use bench::stacks::Stacks;
 use bench::workload::{ClientConfig, Intake};
-use dataplane::mem::MemConfig;
+use dataplane::mem::{Crossing, MemConfig};
+
+/// Messages between two stacks before those that are counted: every queue, table and pool has then reached its size.
+const WARM: u64 = 16;
+
+/// The next argument as a number.
+fn number<N: std::str::FromStr<Err: std::fmt::Display>>(
+    args: &mut impl Iterator<Item = String>,
+    what: &str,
+) -> Result<N, String> {
+    let n = args.next().unwrap_or_default();
+    n.parse().map_err(|e| format!("{n:?} is no number of {what}: {e}"))
+}
+
+fn nodes(phase: Phase, n: u64) -> Result<(), String> {
+    let mut nodes = InMemory::new(&MemConfig::default(), ClientConfig::default(), Intake::Lent)?;
+    nodes.complete(phase, n).map_err(|e| e.to_string())?;
+    let ends = nodes.stop().map_err(|e| e.to_string())?;
+    if ends.iter().all(|e| e.clean) { Ok(()) } else { Err("the nodes did not go down in order".into()) }
+}
+
+/// Counting goes on while this runs, and only then.
+#[inline(never)]
+fn counted(s: &mut Stacks, messages: u64, now: u64) -> Result<u64, String> {
+    s.complete(messages, now)
+}
+
+fn stacks(mtu: u16, tso_max: u32, messages: u64) -> Result<(), String> {
+    let mem = MemConfig { mtu, tso_max, crossing: Crossing::Share, ..MemConfig::default() };
+    let (mut s, now) = Stacks::open(&mem)?;
+    let now = s.complete(WARM, now)?;
+    let before = s.counters();
+    counted(&mut s, messages, now)?;
+    let after = s.counters();
+    let [data, acks] = [0, 1].map(|i| after[i].tx_segments - before[i].tx_segments);
+    println!("{{\"data\":{data},\"acks\":{acks}}}");
+    Ok(())
+}
 
 fn run() -> Result<(), String> {
-    let mut args = std::env::args().skip(1);
+    let args = &mut std::env::args().skip(1);
     let phase = match args.next().as_deref() {
         Some("bulk") => Phase::Bulk,
         Some("get") => Phase::Get,
         Some("small") => Phase::Rtt,
         Some("rate") => Phase::Rate,
-        other => return Err(format!("{other:?} is none of bulk, get, small, rate")),
+        Some("tcp") => {
+            return stacks(number(args, "bytes")?, number(args, "bytes")?, number(args, "messages")?);
+        }
+        other => return Err(format!("{other:?} is none of bulk, get, small, rate, tcp")),
     };
-    let n = args.next().unwrap_or_default();
-    let n: u64 = n.parse().map_err(|e| format!("{n:?} is no number of operations: {e}"))?;
-    let mut nodes = InMemory::new(&MemConfig::default(), ClientConfig::default(), Intake::Lent)?;
-    nodes.complete(phase, n).map_err(|e| e.to_string())?;
-    let ends = nodes.stop().map_err(|e| e.to_string())?;
-    if ends.iter().all(|e| e.clean) { Ok(()) } else { Err("the nodes did not go down in order".into()) }
+    nodes(phase, number(args, "operations")?)
 }
 
 fn main() -> ExitCode {
