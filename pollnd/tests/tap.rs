@@ -162,7 +162,9 @@ fn gets_bring_every_byte_both_ways() {
     assert_eq!(counter(&end, "tx_copied_bytes"), 0, "{end}");
     // Pieces under 512 bytes, at the end of a frame, travel with its headers.
     let (attached, small) = (counter(&end, "tx_attached_bytes"), counter(&end, "tx_inline_bytes"));
-    assert_eq!(attached + small, n << 20, "{end}");
+    // Each byte once, and what a probe of the tail may have sent again.
+    let (sent, want) = (attached + small, n << 20);
+    assert!((want..want + want / 100).contains(&sent), "{sent} of {want}: {end}");
     assert!(small < (n << 20) / 100, "{end}");
     sane(&lab);
 }
