@@ -66,6 +66,8 @@ impl SimConfig {
             .with_link(rate, rtt, self.mtu)
             .with_loss(self.loss)
             .each_stack(|c| (c.rx_window, c.tx_window) = (self.window, self.window.saturating_mul(2)))
+            // A SYN that is lost would cost a second, more than the run has.
+            .each_stack(|c| c.rto.initial = c.rto.min)
             .each_stack(|c| c.backlog = c.backlog.max(u64::from(2 * self.window)))
             .bulk_for(end / 10, end);
         let data = &mut s.link.paths[1];
