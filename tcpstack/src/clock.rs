@@ -60,6 +60,7 @@ impl<P: Port> Stack<P> {
             engine: &mut self.engine,
             c: &mut self.c,
             challenges: &mut self.challenges,
+            mem: &mut self.mem,
             own_mss: self.io.mss(f.tmpl.v6()),
             super_max: self.io.super_max(f.tmpl.v6()),
             ooo_max: 0,
@@ -88,15 +89,19 @@ impl<P: Port> Stack<P> {
         if self.starved.is_empty() {
             return;
         }
-        self.rx_free = self.io.port.rx_memory().0;
-        let window = self.engine.rx_window();
+        self.mem.refresh(self.io.port.rx_memory());
         for _ in 0..self.starved.len().min(STARVED_A_TURN) {
             let Some(i) = self.starved.pop_front() else { break };
-            let (free, mss) = (self.rx_free, self.io.mss(false));
-            let Some(f) = self.at(i).filter(|f| f.waits && f.phase != Phase::Resolve) else { continue };
-            let moved = f.advance_edge(free, mss, window);
+            let mss = self.io.mss(false);
+            let slot = self.slots.get_mut(i as usize);
+            let Some(f) =
+                slot.and_then(|s| s.flow.as_deref_mut()).filter(|f| f.waits && f.phase != Phase::Resolve)
+            else {
+                continue;
+            };
+            let moved = f.advance_edge(&mut self.mem, self.now, mss, &mut self.c);
             f.waits = f.starved;
-            if moved {
+            if moved && f.window_news() {
                 f.ack_due = crate::flow::AckDue::Now;
             }
             if f.starved {

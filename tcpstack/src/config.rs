@@ -29,8 +29,11 @@ pub struct StackConfig {
     pub gateways: Vec<IpAddr>,
     /// VLAN id: packets of others are dropped, ours are tagged (by the device where it can).
     pub vlan: Option<u16>,
-    /// Most bytes a peer may have in flight to one connection (64 KiB to 1 GiB).
+    /// Most bytes a peer may have in flight to one connection (64 KiB to 1 GiB). A connection begins with 256 KiB and
+    /// gets more as its reader keeps up.
     pub rx_window: u32,
+    /// Pool memory that received data of all connections may occupy, in bytes; the port's pool bounds it, too.
+    pub rx_budget: u64,
     /// Most bytes one connection may have in flight (64 KiB to 1 GiB).
     pub tx_window: u32,
     /// Bytes pushed and not acknowledged beyond which a push is refused; one push may overshoot it. A connection
@@ -95,14 +98,15 @@ impl StackConfig {
             addrs: vec![(addr.into(), prefix)],
             gateways: Vec::new(),
             vlan: None,
-            rx_window: 1 << 20,
+            rx_window: 16 << 20,
+            rx_budget: u64::MAX,
             tx_window: 16 << 20,
             backlog: 4 << 20,
             attach_min: 512,
             copy_below: 512,
             small_bufs: 8192,
-            ooo_max: 8 << 20,
-            ready_max: 8192,
+            ooo_max: 32 << 20,
+            ready_max: 16_384,
             tx_depth: 256,
             timestamps: true,
             sack: true,
@@ -288,6 +292,8 @@ counters! {
         /// Segments dropped because the connection holds too many buffers, or receive memory was short and they
         /// were out of order.
         rx_overflow,
+        /// Times a connection's window was held back for want of memory.
+        window_held,
         /// Segments dropped: ACK of bytes never sent.
         rx_ack_unsent,
         /// Segments dropped: ACK older than any window.
@@ -480,6 +486,8 @@ counters! {
         ssthresh,
         /// Bytes in flight (RFC 6675 `pipe`).
         in_flight,
+        /// Times the window offered was held back for want of memory.
+        window_held,
         /// Smoothed round-trip time, in ns.
         srtt_ns,
         /// Its variation, in ns.

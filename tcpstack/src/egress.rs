@@ -100,7 +100,6 @@ impl<P: Port> Stack<P> {
             f.go(Ev::Close);
             f.poll = true;
         }
-        let mut window_only = false;
         let mut served = Served::Done;
         // What smoltcp knows of received bytes lags ([`crate::shown`]), so whether to acknowledge is not asked of it.
         let unacked = f.rcv_nxt() > f.acked;
@@ -119,9 +118,7 @@ impl<P: Port> Stack<P> {
                     break;
                 }
                 let Some(m) = self.engine.poll(&mut f.sock) else { break };
-                let before = f.smol_acked;
                 f.record(&m, &mut self.c);
-                window_only |= m.plen == 0 && f.smol_acked == before;
                 if m.plen == 0 || f.permit >= f.fed_end {
                     break;
                 }
@@ -133,7 +130,8 @@ impl<P: Port> Stack<P> {
         if f.want_fin && f.phase.may_send() && f.permit >= f.shadow.end() {
             served = Served::Again; // everything is permitted now: the FIN is next
         }
-        if f.advance_edge(self.rx_free, self.io.mss(false), window) && window_only {
+        let mss = self.io.mss(false);
+        if f.advance_edge(&mut self.mem, self.now, mss, &mut self.c) && f.window_news() {
             f.ack_due = AckDue::Now;
         }
         f.see_windows(self.now);
@@ -255,11 +253,6 @@ impl<P: Port> Stack<P> {
 }
 
 impl Flow {
-    /// The window field that fits what was last offered.
-    pub(crate) fn window_field(&self) -> u16 {
-        (self.wire_edge.saturating_sub(self.rcv_nxt()) >> self.rcv_scale).min(65_535) as u16
-    }
-
     pub(crate) fn fields(&self, off: u64, flags: u8) -> Fields {
         Fields {
             seq: self.snd_seq(off),
@@ -269,26 +262,11 @@ impl Flow {
         }
     }
 
-    /// Offers more of what smoltcp permits, as far as the port's memory goes: half of what is free, at what this
-    /// connection's payload costs in pool memory. The edge moves in steps worth a segment (RFC 9293 §3.8.6.2.2)
-    /// and never back. Returns whether it moved.
-    pub(crate) fn advance_edge(&mut self, free: u64, mss: u16, window: u32) -> bool {
-        let (bytes, cost) = self.density;
-        let room = (free / 2).saturating_mul(u64::from(bytes)) / u64::from(cost.max(1));
-        let limit = self.rcv_nxt() + room;
-        let target = self.smol_edge.min(limit);
-        self.starved = limit < self.smol_edge;
-        let step = u64::from(mss).min(u64::from(window) / 2);
-        if target < self.wire_edge + step {
-            return false;
-        }
-        self.wire_edge = target;
-        true
-    }
-
     /// An ACK is out, with `bare` options or those of payload.
-    pub(crate) fn acked_now(&mut self, bare: bool, c: &mut crate::config::Counters) {
+    pub(crate) fn acked_now(&mut self, bare: bool, now: u64, c: &mut crate::config::Counters) {
+        self.rcv.stamped(self.stamps.val(now), now);
         self.acked = self.rcv_nxt();
+        self.sent_edge = self.wire_edge;
         self.ack_due = AckDue::No;
         self.reported(bare, c);
     }
@@ -306,7 +284,7 @@ impl Flow {
             c.tx_pure_acks += 1;
             self.count_out(0);
             self.dup_acks_due = self.dup_acks_due.saturating_sub(1);
-            self.acked_now(true, c);
+            self.acked_now(true, io.now, c);
         }
         Ok(())
     }

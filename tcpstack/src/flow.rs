@@ -24,6 +24,7 @@ use crate::shadow::Shadow;
 use crate::stamps::Stamps;
 use crate::stats::Seen;
 use crate::table::Key;
+use crate::window::RxWindow;
 use crate::wire::{self, Template};
 
 /// What the one resend timer of a connection is for.
@@ -113,10 +114,15 @@ pub(crate) struct Flow {
     pub(crate) smol_acked: u64,
     pub(crate) smol_edge: u64,
     pub(crate) wire_edge: u64,
+    /// `wire_edge` as the peer last heard of it.
+    pub(crate) sent_edge: u64,
     pub(crate) fin_at: u64,
     pub(crate) rcv_scale: u8,
     pub(crate) offer_scale: Option<u8>,
     pub(crate) ready: VecDeque<RxFrag>,
+    /// Pool memory behind them.
+    pub(crate) ready_size: u64,
+    pub(crate) rcv: RxWindow,
     pub(crate) handed: u64,
     pub(crate) credited: u64,
     /// Units given back to smoltcp's buffer.
@@ -147,8 +153,8 @@ pub(crate) struct Flow {
     pub(crate) sock: PhantomSocket,
 }
 
-// A connection's own state beside smoltcp's socket: at most 24 cache lines.
-const _: () = assert!(size_of::<Flow>() <= 1536);
+// A connection's own state beside smoltcp's socket: at most 26 cache lines.
+const _: () = assert!(size_of::<Flow>() <= 1664);
 
 impl Flow {
     pub(crate) fn new(key: Key, sock: PhantomSocket, tmpl: Template, next_hop: Addr, now: u64) -> Flow {
@@ -197,10 +203,13 @@ impl Flow {
             smol_acked: 0,
             smol_edge: 0,
             wire_edge: 0,
+            sent_edge: 0,
             fin_at: NO_FIN,
             rcv_scale: 0,
             offer_scale: None,
             ready: VecDeque::new(),
+            ready_size: 0,
+            rcv: RxWindow::new(now),
             handed: 0,
             credited: 0,
             given: 0,

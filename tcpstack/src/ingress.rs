@@ -185,9 +185,8 @@ impl<P: Port> Stack<P> {
             challenges: &mut self.challenges,
             own_mss: self.io.mss(f.tmpl.v6()),
             super_max: self.io.super_max(f.tmpl.v6()),
-            // The last quarter of the receive memory is for what fills gaps: were it held out of order, too, no
-            // buffer would be left for the segment that everything waits for.
-            ooo_max: if self.rx_free < self.rx_reserve { 0 } else { self.cfg.ooo_max },
+            ooo_max: self.mem.out_of_order(self.cfg.ooo_max),
+            mem: &mut self.mem,
         };
         let outcome = f.on_segment(s, o, &mut self.frags, &mut cx);
         self.frags.clear();
@@ -218,6 +217,8 @@ impl<P: Port> Stack<P> {
             self.events.push_back(Event::Progress { flow: id, acked: 0, sent: 0 });
         }
         if f.nxt > nxt {
+            self.mem.received(&mut f.rcv.promise, self.now);
+            f.join_small(&self.small, &mut self.c);
             self.c.rx_bytes += f.nxt - nxt;
             f.stats.rx_bytes += f.nxt - nxt;
             if !f.ev_readable {

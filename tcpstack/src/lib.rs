@@ -124,6 +124,7 @@ pub mod tlp;
 mod transmit;
 mod uplink;
 pub mod wheel;
+mod window;
 pub mod wire;
 
 pub use cc::Congestion;

@@ -12,6 +12,7 @@ use crate::phase::{Ev, Phase};
 use crate::sender::Sender;
 use crate::seq::offset_of;
 use crate::stamps::Verdict as Stamped;
+use crate::window::Memory;
 use crate::wire::{self, Seg};
 
 /// Time between challenge ACKs of one connection, in ns (RFC 5961 §10 asks for a limit).
@@ -37,6 +38,7 @@ pub(crate) struct Cx<'a> {
     pub(crate) engine: &'a mut Engine,
     pub(crate) c: &'a mut Counters,
     pub(crate) challenges: &'a mut Budget,
+    pub(crate) mem: &'a mut Memory,
     pub(crate) own_mss: u16,
     pub(crate) super_max: u32,
     /// Pool memory that out-of-order data may occupy now, in bytes.
@@ -246,7 +248,7 @@ impl Flow {
         }
         self.on_ack(&s, o, a, cx);
         if s.plen > 0 || s.has(wire::FIN) {
-            self.on_payload(&s, start, frags, cx);
+            self.on_payload(&s, o, start, frags, cx);
         } else if d < 0 {
             // A keep-alive or window probe, or an old ACK: the answer says where we are.
             self.answer(cx);
@@ -254,7 +256,7 @@ impl Flow {
         Outcome::Fine
     }
 
-    fn on_payload(&mut self, s: &Seg, start: i64, frags: &mut Vec<RxFrag>, cx: &mut Cx<'_>) {
+    fn on_payload(&mut self, s: &Seg, o: &Opts, start: i64, frags: &mut Vec<RxFrag>, cx: &mut Cx<'_>) {
         let (mut start, mut end) = (start, start + i64::from(s.plen));
         if s.plen > 0 {
             self.stats.data_segs_in += 1;
@@ -287,7 +289,14 @@ impl Flow {
         }
         self.note_duplicate(start, end);
         let place = start.max(self.nxt as i64) as u64;
-        if self.ready.len() + frags.len() > cx.cfg.ready_max {
+        if !frags.is_empty() {
+            self.rcv.echoed(o.ts, cx.now);
+        }
+        let weight = frags.iter().map(|f| u64::from(f.truesize())).sum();
+        let next = start <= self.nxt as i64;
+        if self.ready.len() + frags.len() > cx.cfg.ready_max
+            || (weight > 0 && !self.may_hold(cx.mem, weight, next, cx.now))
+        {
             cx.c.rx_overflow += 1;
             return;
         }
@@ -302,8 +311,7 @@ impl Flow {
                 f.advance(skip as u32);
                 f.truncate(keep as u32);
                 if direct {
-                    self.nxt += keep as u64;
-                    self.ready.push_back(f);
+                    self.take(f);
                 } else {
                     // What comes next in order is not kept but passed on, so the bound is not for it: a full
                     // store would refuse the very bytes that empty it.
@@ -313,8 +321,7 @@ impl Flow {
                         cx.c.rx_overflow += 1;
                     }
                     while let Some(f) = self.ooo.pop(self.nxt) {
-                        self.nxt += u64::from(f.len());
-                        self.ready.push_back(f);
+                        self.take(f);
                     }
                 }
             }
@@ -337,6 +344,14 @@ impl Flow {
         }
     }
 
+    /// Takes in what is next in order.
+    #[inline]
+    fn take(&mut self, f: RxFrag) {
+        self.nxt += u64::from(f.len());
+        self.ready_size += u64::from(f.truesize());
+        self.ready.push_back(f);
+    }
+
     /// Notes which part of a segment was here already (RFC 2883): the first one, where there are several.
     #[inline]
     fn note_duplicate(&mut self, start: i64, end: i64) {
@@ -355,7 +370,7 @@ impl Flow {
         let (b, t) = &mut self.density;
         *b += len;
         *t += truesize.max(len);
-        if *t > 1 << 24 {
+        if *t > 1 << 20 {
             *b = *b / 2 + 1;
             *t /= 2;
         }

@@ -158,7 +158,7 @@ impl Flow {
             self.offer_scale = m.scale;
             self.rcv_scale = m.scale.unwrap_or(0);
             self.smol_edge = (u64::from(m.win) * UNIT).min(65_535);
-            self.wire_edge = self.smol_edge;
+            (self.wire_edge, self.sent_edge) = (self.smol_edge, self.smol_edge);
             self.syn_due = true;
             return;
         }

@@ -25,6 +25,7 @@ use crate::pmtu::Paths;
 use crate::table::{FlowTable, Place};
 use crate::timewait::TimeWait;
 use crate::wheel::Wheel;
+use crate::window::Memory;
 use crate::wire::HDR;
 
 /// Stream offset of the end of something, in bytes from the start of the direction.
@@ -179,9 +180,7 @@ pub struct Stack<P: Port> {
     pub(crate) own_scale: Option<u8>,
     pub(crate) frags: Vec<RxFrag>,
     pub(crate) now: u64,
-    pub(crate) rx_free: u64,
-    /// Receive memory that is kept for what comes in order, in bytes.
-    pub(crate) rx_reserve: u64,
+    pub(crate) mem: Memory,
     pub(crate) full_bursts: u32,
     pub(crate) last_duplicate: Option<[u8; 6]>,
     /// Nothing moved in the last round for want of room in the port.
@@ -224,7 +223,7 @@ impl<P: Port> Stack<P> {
         let mut engine = Engine::new(secret.0[0], cfg.rx_window as usize, cfg.tx_window as usize)
             .map_err(|source| StackError::Map { bytes, source })?;
         let io = Io::new(port, cfg.vlan, cfg.attach_min, cfg.tx_depth.max(1));
-        let (rx_free, rx_all) = io.port.rx_memory();
+        let mem = Memory::new(cfg.rx_budget, io.port.rx_memory());
         Ok(Stack {
             own_scale: engine.own_scale(),
             engine,
@@ -256,8 +255,7 @@ impl<P: Port> Stack<P> {
             cookies: Cookies::new(Secret([secret.0[0] ^ 3, secret.0[1]])),
             frags: Vec::with_capacity(64),
             now: 0,
-            rx_free,
-            rx_reserve: rx_all / 4,
+            mem,
             full_bursts: 0,
             last_duplicate: None,
             blocked: false,
@@ -346,7 +344,7 @@ impl<P: Port> Stack<P> {
         }
         self.rx = Some(rx);
         if n > 0 {
-            self.rx_free = self.io.port.rx_memory().0;
+            self.mem.refresh(self.io.port.rx_memory());
         }
         n as u32
     }
@@ -359,7 +357,8 @@ impl<P: Port> Stack<P> {
         }
         let retry = waits.then(|| self.retry_at());
         let announcer = self.announcer.deadline();
-        let all = [self.wheel.next(), self.neigh.deadline(), announcer, self.tw.deadline(), retry];
+        let share = Some(self.mem.next()).filter(|_| !self.starved.is_empty());
+        let all = [self.wheel.next(), self.neigh.deadline(), announcer, self.tw.deadline(), retry, share];
         all.into_iter().flatten().min()
     }
 
@@ -424,7 +423,10 @@ impl<P: Port> Stack<P> {
         let f = self.flow_mut(id)?;
         let r = f.ready.pop_front();
         match &r {
-            Some(x) => f.handed += u64::from(x.len()),
+            Some(x) => {
+                f.handed += u64::from(x.len());
+                f.ready_size -= u64::from(x.truesize());
+            }
             None if f.phase == Phase::Closed => self.release(id.slot, CloseWhy::Fin),
             None => (),
         }
@@ -434,7 +436,7 @@ impl<P: Port> Stack<P> {
     /// Gives `bytes` that were read back to the window; more than was read counts as what was.
     pub fn credit(&mut self, id: FlowId, bytes: u32) {
         let window = self.engine.rx_window();
-        let step = u64::from(self.io.mss(false));
+        let (now, step) = (self.now, u64::from(self.io.mss(false)));
         let Some(f) = self.flow_mut(id) else { return };
         let n = u64::from(bytes).min(f.handed - f.credited);
         if n == 0 {
@@ -442,7 +444,7 @@ impl<P: Port> Stack<P> {
         }
         f.credited += n;
         // smoltcp offers a window when it has doubled; asking before that is vain.
-        if f.wants_poll(window) || f.smol_edge >= f.wire_edge + step {
+        if f.window_read(now, step) || f.wants_poll(window) {
             self.mark(id.slot);
         }
     }
@@ -603,6 +605,7 @@ impl<P: Port> Stack<P> {
         if self.table.get(&f.key) == Some(Place::Flow(slot)) {
             self.table.remove(&f.key);
         }
+        self.mem.forget(&f.rcv.promise);
         self.wheel.cancel(slot);
         self.idle.push(slot);
         self.live -= 1;

@@ -49,7 +49,7 @@ impl Flow {
             Some(0) => Err(Served::Broken),
             Some(n) => {
                 self.count_out(n);
-                self.acked_now(false, c);
+                self.acked_now(false, io.now, c);
                 Ok((n, mss))
             }
         }
@@ -61,7 +61,7 @@ impl Flow {
             return Err(Served::Again);
         }
         self.count_out(0);
-        self.acked_now(true, c);
+        self.acked_now(true, io.now, c);
         Ok(())
     }
 

@@ -237,7 +237,7 @@ fn the_window_follows_the_ports_memory() {
         b.data(&mut p, &[1; 1000]);
     }
     let g = b.segs();
-    let w = u64::from(g.last().unwrap().seg.win) << 5;
+    let w = u64::from(g.last().unwrap().seg.win) << 9;
     assert!(w < 70_000, "{w} offered with 24 buffers of 1000 bytes left");
     b.read(p.flow);
     b.turn();

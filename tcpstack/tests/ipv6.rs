@@ -180,7 +180,7 @@ fn a_device_that_sums_gets_the_pseudo_header_and_a_super_segment() {
 fn the_link_is_told_of_our_groups_and_asked_for_our_addresses_and_routers() {
     let (p, wire) = dataplane::mem::pair(&plain());
     let s = tcpstack::Stack::new(only6(), p, hugepages::LendSlab::new(4)).unwrap();
-    let mut b = Bench { s, wire, now: SEC };
+    let mut b = Bench::over(s, wire);
     b.turn();
     let kinds = |b: &mut Bench| said(b).iter().map(|x| x.3[0]).collect::<Vec<_>>();
     let v = said(&mut b);

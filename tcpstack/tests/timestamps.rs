@@ -45,7 +45,7 @@ fn a_syn_offers_everything_in_the_kernels_order() {
     let o = &f[54..];
     assert_eq!(
         (o.len(), &o[..8], &o[12..20]),
-        (20, &[2, 4, 5, 0xb4, 4, 2, 8, 10][..], &[0, 0, 0, 0, 1, 3, 3, 5][..])
+        (20, &[2, 4, 5, 0xb4, 4, 2, 8, 10][..], &[0, 0, 0, 0, 1, 3, 3, 9][..])
     );
     assert_ne!(o[8..12], [0; 4], "a clock of its own");
 }

@@ -2,12 +2,13 @@
 #![allow(dead_code, unreachable_pub)]
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::{SEC, addr, config, ip, pattern};
 use arrayvec::ArrayVec;
 use dataplane::mem::{MemConfig, MemPort, MemRx, pair};
 use dataplane::pkt::{Port, RxPkt, TxCsum, TxMeta, TxPkt};
-use hugepages::LendSlab;
+use hugepages::{LendSlab, PageRunMut, PrivatePages};
 use tcpstack::arp::Packet as Arp;
 use tcpstack::csum::{Sum, pseudo};
 use tcpstack::opts::{OptBytes, Opts, Ts};
@@ -22,6 +23,7 @@ pub const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 pub struct Bench {
     pub s: Stack<MemPort>,
     pub wire: MemPort,
+    pages: LendSlab,
     pub now: u64,
 }
 
@@ -42,10 +44,15 @@ pub struct Got {
 }
 
 impl Bench {
+    /// A stack and the other end of its wire.
+    pub fn over(s: Stack<MemPort>, wire: MemPort) -> Bench {
+        Bench { s, wire, pages: LendSlab::new(16_384), now: SEC }
+    }
+
     pub fn with(cfg: StackConfig, mem: &MemConfig) -> Bench {
         let (p, wire) = pair(mem);
         let s = Stack::new(cfg, p, LendSlab::new(64)).unwrap();
-        let mut b = Bench { s, wire, now: SEC };
+        let mut b = Bench::over(s, wire);
         b.turn();
         b.frames();
         b
@@ -88,9 +95,17 @@ impl Bench {
     /// Puts a frame on the wire; the stack has not seen it yet.
     pub fn inject(&mut self, frame: &[u8]) {
         let mut t = self.wire.tx_alloc().unwrap();
-        t.copy_in(frame).unwrap();
+        let (head, rest) = frame.split_at(frame.len().min(1000));
+        t.copy_in(head).unwrap();
+        if !rest.is_empty() {
+            let mut r = PageRunMut::new(Arc::new(PrivatePages), rest.len()).unwrap();
+            r.bytes_mut()[..rest.len()].copy_from_slice(rest);
+            let slice = r.freeze().slice(0, rest.len() as u32).unwrap();
+            t.attach(&self.pages.lend(slice, 0).unwrap()).unwrap();
+        }
         let t = t.finish(TxMeta { csum: TxCsum::Done, ..TxMeta::default() });
         self.wire.tx_burst(&mut VecDeque::from([t]));
+        self.pages.reap(|_, _| ());
     }
 
     pub fn frames(&mut self) -> Vec<Vec<u8>> {

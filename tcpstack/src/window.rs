@@ -1,0 +1,440 @@
+//! The receive window: how much each connection may be sent, and what of the lcore's memory stands behind it.
+//!
+//! ```text
+//!   read and credited    unread                offered              permitted by smoltcp
+//!   ─────────────────┬─────────────┬─────────────────────────┬───────────────────────────┐
+//!                 credited      rcv_nxt                  wire_edge                   smol_edge
+//!                    └──────── size, grown by what is read a round trip ┘
+//! ```
+//!
+//! *How large.* The window starts at [`INITIAL`] bytes and grows by dynamic right-sizing (Fisk and Feng 2001, as in
+//! Linux): twice what the reader took in one round trip, four times while that still rises, so that it stays ahead of
+//! a sender in slow start. A reader that does not read gets no more. It ends at `StackConfig::rx_window`.
+//!
+//! *Which round trip.* A connection that only receives measures it by its own timestamps: the first segment with
+//! payload that echoes a tick answers the first ACK that carried it, and that is timed in ns. Without timestamps it
+//! is the sender's estimate, which begins with the handshake.
+//!
+//! *How much memory.* Everything is counted in pool memory, not in bytes: a buffer of 9 KiB with one byte in it is
+//! 9 KiB. Of the memory that is free and not promised to others, one connection is promised half, and never so much
+//! that what it holds already and the promise together exceed it (dynamic thresholds, Choudhury and Hahne 1998). So
+//! one slow reader ends at half of the pool, n of them leave one part in n + 1 to the others, and nothing has to be
+//! divided in advance. An eighth is kept for what comes next in order. The edge never moves back (RFC 9293 §3.8.6);
+//! a connection that was silent may come back to a promise that is no longer covered: what finds no memory then is
+//! dropped, counted, and comes again.
+
+use hugepages::HeapRxPool;
+
+use crate::config::Counters;
+use crate::flow::Flow;
+use crate::opts::Ts;
+use crate::stamps::before;
+
+/// Window that a connection begins with, in bytes: a round trip of 40 µs at 50 Gb/s.
+pub(crate) const INITIAL: u32 = 256 << 10;
+/// Part of the pool that is promised to nobody and holds nothing out of order: what is next in order, and frees
+/// what waits behind it, must always find a buffer.
+const RESERVE: u64 = 8;
+/// Fragments waiting for a reader from which small ones are joined.
+const JOIN_FROM: usize = 64;
+/// Time for which a connection counts as receiving, at least, in ns.
+const EPOCH: u64 = 100_000_000;
+/// Round trip assumed where nothing was measured, in ns.
+const UNKNOWN_RTT: u64 = 1_000_000;
+
+/// What of a connection's promise has not come yet, in bytes of pool memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Promise {
+    bytes: u64,
+    /// Epoch in which it last received.
+    epoch: u64,
+}
+
+/// Receive memory of a stack, and what of it is promised.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    budget: u64,
+    /// Free memory, less the reserve, and less half of it.
+    free: u64,
+    covered: u64,
+    /// What lies beyond a gap may be kept.
+    gaps: bool,
+    epoch: u64,
+    /// Promised to connections that received in this epoch, and to those that last did in the one before. Who has
+    /// been silent for longer does not count: what it was promised cannot be taken back, and may never be used.
+    now: u64,
+    before: u64,
+}
+
+impl Memory {
+    /// `budget` bounds what is in use, in bytes.
+    pub(crate) fn new(budget: u64, pool: (u64, u64)) -> Memory {
+        let mut m = Memory { budget, free: 0, covered: 0, gaps: false, epoch: 2, now: 0, before: 0 };
+        m.refresh(pool);
+        m
+    }
+
+    /// Takes what the port says: bytes free, bytes in all.
+    #[inline]
+    pub(crate) fn refresh(&mut self, (free, all): (u64, u64)) {
+        let left = self.budget.saturating_sub(all.saturating_sub(free));
+        self.free = free.saturating_sub(all / RESERVE).min(left);
+        self.gaps = free >= all / 4;
+        self.covered = free.saturating_sub(all / RESERVE / 2);
+    }
+
+    /// Pool memory that out-of-order data of one connection may occupy now, where `max` is the configured limit.
+    /// The last quarter is for what fills gaps: were it held out of order, too, no buffer would be left for the
+    /// segment that everything waits for.
+    #[inline]
+    pub(crate) fn out_of_order(&self, max: u64) -> u64 {
+        if self.gaps { max } else { 0 }
+    }
+
+    fn turn_epoch(&mut self, now: u64) {
+        let e = now / EPOCH + 2;
+        if e != self.epoch {
+            self.before = if e == self.epoch + 1 { self.now } else { 0 };
+            (self.now, self.epoch) = (0, e);
+        }
+    }
+
+    /// The sum that a promise is part of, if it counts.
+    fn sum(&mut self, p: &Promise) -> Option<&mut u64> {
+        match self.epoch - p.epoch.min(self.epoch) {
+            0 => Some(&mut self.now),
+            1 => Some(&mut self.before),
+            _ => None,
+        }
+    }
+
+    /// A connection received.
+    #[inline]
+    pub(crate) fn received(&mut self, p: &mut Promise, now: u64) {
+        self.turn_epoch(now);
+        if p.epoch != self.epoch {
+            self.forget(p);
+            p.epoch = self.epoch;
+            self.now += p.bytes;
+        }
+    }
+
+    /// A promise is now this large.
+    #[inline]
+    fn set(&mut self, p: &mut Promise, bytes: u64) {
+        let old = std::mem::replace(&mut p.bytes, bytes);
+        if let Some(s) = self.sum(p) {
+            *s = (*s + bytes).saturating_sub(old);
+        }
+    }
+
+    /// A connection ends.
+    pub(crate) fn forget(&mut self, p: &Promise) {
+        let bytes = p.bytes;
+        if let Some(s) = self.sum(p) {
+            *s = s.saturating_sub(bytes);
+        }
+    }
+
+    /// Free memory that is not promised to others.
+    #[inline]
+    fn open_to(&mut self, p: &Promise, now: u64) -> u64 {
+        self.turn_epoch(now);
+        let own = if self.sum(p).is_some() { p.bytes } else { 0 };
+        self.free.saturating_sub((self.now + self.before).saturating_sub(own))
+    }
+
+    /// When there may be more without any packet (ns).
+    pub(crate) fn next(&self) -> u64 {
+        (self.epoch - 1) * EPOCH
+    }
+}
+
+/// The size of one connection's window.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RxWindow {
+    size: u32,
+    /// What was read in the last round.
+    last: u32,
+    /// Where the round began: offset read, time.
+    mark: u64,
+    mark_at: u64,
+    /// Round-trip time by our own timestamps, in ns; 0 for none.
+    rtt: u64,
+    /// The tick that is timed, and when the first segment with it was sent; `timing` until its echo comes.
+    tick: u32,
+    tick_at: u64,
+    timing: bool,
+    /// TSval of the last segment sent.
+    val: u32,
+    pub(crate) promise: Promise,
+}
+
+impl RxWindow {
+    pub(crate) fn new(now: u64) -> RxWindow {
+        RxWindow {
+            size: INITIAL,
+            last: 0,
+            mark: 0,
+            mark_at: now,
+            rtt: 0,
+            tick: 0,
+            tick_at: 0,
+            timing: false,
+            val: 0,
+            promise: Promise::default(),
+        }
+    }
+
+    /// A segment with TSval `val` goes out.
+    #[inline]
+    pub(crate) fn stamped(&mut self, val: u32, now: u64) {
+        if val != self.val {
+            self.val = val;
+            if !self.timing {
+                (self.tick, self.tick_at, self.timing) = (val, now, true);
+            }
+        }
+    }
+
+    /// Payload came with these timestamps.
+    #[inline]
+    pub(crate) fn echoed(&mut self, ts: Option<Ts>, now: u64) {
+        let Some(t) = ts.filter(|t| self.timing && !before(t.ecr, self.tick)) else { return };
+        self.timing = false;
+        // A later tick: the peer never saw this one as its last, and there is nothing to learn.
+        if t.ecr == self.tick {
+            let r = now.saturating_sub(self.tick_at).max(1);
+            // A sender without data makes a sample long; so short ones count at once.
+            self.rtt = if self.rtt == 0 || r < self.rtt { r } else { self.rtt + (r - self.rtt) / 8 };
+        }
+    }
+
+    /// `read` is where the reader is; `srtt` the sender's estimate, or 0.
+    pub(crate) fn consumed(&mut self, read: u64, now: u64, srtt: u64, mss: u32) {
+        let rtt = [self.rtt, srtt, UNKNOWN_RTT].into_iter().find(|r| *r > 0).unwrap_or(UNKNOWN_RTT);
+        if now.saturating_sub(self.mark_at) < rtt {
+            return;
+        }
+        let n = (read - self.mark).min(1 << 30) as u32;
+        let times = if n > self.last.saturating_add(self.last / 4) { 4 } else { 2 };
+        let want = n.saturating_mul(times).saturating_add(16 * mss);
+        self.size = self.size.max(want);
+        (self.mark, self.mark_at, self.last) = (read, now, n);
+    }
+}
+
+impl Flow {
+    /// Pool memory behind what was received and not handed on, in bytes.
+    #[inline]
+    pub(crate) fn held(&self) -> u64 {
+        self.ready_size + self.ooo.truesize()
+    }
+
+    /// Right edge that the reader's pace calls for.
+    #[inline]
+    fn wanted_edge(&self) -> u64 {
+        self.smol_edge.min(self.credited + u64::from(self.rcv.size))
+    }
+
+    /// The window field that fits what was last offered.
+    pub(crate) fn window_field(&self) -> u16 {
+        (self.wire_edge.saturating_sub(self.rcv_nxt()) >> self.rcv_scale).min(65_535) as u16
+    }
+
+    /// The reader gave bytes back. Whether the peer should hear of it.
+    pub(crate) fn window_read(&mut self, now: u64, step: u64) -> bool {
+        self.rcv.consumed(self.credited, now, self.rtt.srtt(), u32::from(self.mss));
+        let edge = self.wanted_edge();
+        edge >= self.wire_edge + step && self.doubles(edge)
+    }
+
+    /// Whether an edge is worth a segment of its own: it doubles what the peer still has, as far as it knows. Until
+    /// something was received the next ACK is soon enough.
+    fn doubles(&self, edge: u64) -> bool {
+        let nxt = self.rcv_nxt();
+        nxt > 0 && edge.saturating_sub(nxt) >= 2 * self.sent_edge.saturating_sub(nxt)
+    }
+
+    /// Whether the edge that memory and reader allow now has to be told at once.
+    pub(crate) fn window_news(&self) -> bool {
+        self.wire_edge > self.sent_edge && self.doubles(self.wire_edge)
+    }
+
+    /// Offers more, as far as memory goes. The edge moves in steps worth a segment (RFC 9293 §3.8.6.2.2) and never
+    /// back. Returns whether it moved.
+    pub(crate) fn advance_edge(&mut self, m: &mut Memory, now: u64, mss: u16, c: &mut Counters) -> bool {
+        let nxt = self.rcv_nxt();
+        if nxt == 0 {
+            return false; // what its SYN offered will do until something comes
+        }
+        let (bytes, cost) = (u64::from(self.density.0.max(1)), u64::from(self.density.1.max(1)));
+        let open = m.open_to(&self.rcv.promise, now);
+        let pool = (open / 2).min(open.saturating_sub(self.held()));
+        let (limit, want) = (nxt + pool.saturating_mul(bytes) / cost, self.wanted_edge());
+        let moved = self.move_edge(limit, want, mss, c);
+        if moved {
+            m.set(&mut self.rcv.promise, self.wire_edge.saturating_sub(nxt).saturating_mul(cost) / bytes);
+        }
+        moved
+    }
+
+    fn move_edge(&mut self, limit: u64, want: u64, mss: u16, c: &mut Counters) -> bool {
+        let step = u64::from(mss).min(u64::from(self.rcv.size) / 2);
+        let starved = limit < want && self.wire_edge + step <= want;
+        if starved && !self.starved {
+            c.window_held += 1;
+            self.stats.window_held += 1;
+        }
+        self.starved = starved;
+        let target = want.min(limit);
+        if target < self.wire_edge + step {
+            return false;
+        }
+        self.wire_edge = target;
+        true
+    }
+
+    /// Whether a segment whose buffers occupy `weight` bytes may be kept: as long as the promise lasts, and beyond it
+    /// (the peer puts less into a buffer than it did) as long as this connection has its part and no more. What is
+    /// next in order is always taken where the reader waits: it frees what lies behind it.
+    #[inline]
+    pub(crate) fn may_hold(&mut self, m: &mut Memory, weight: u64, next: bool, now: u64) -> bool {
+        // The SYN's window was promised unseen.
+        let left = if self.nxt == 0 { self.wire_edge } else { self.rcv.promise.bytes };
+        let fits = (left >= weight && weight <= m.covered)
+            || self.held() + weight <= m.open_to(&self.rcv.promise, now);
+        m.set(&mut self.rcv.promise, left.saturating_sub(weight));
+        fits || (next && self.ready.is_empty())
+    }
+
+    /// Joins the last two fragments that wait for the reader, if there are many and both fit into one small buffer:
+    /// a peer that sends bytes one by one must not take a buffer with each.
+    #[inline]
+    pub(crate) fn join_small(&mut self, pool: &HeapRxPool, c: &mut Counters) {
+        if self.ready.len() > JOIN_FROM {
+            self.join_last(pool, c);
+        }
+    }
+
+    fn join_last(&mut self, pool: &HeapRxPool, c: &mut Counters) {
+        let mut last = self.ready.iter().rev().take(2);
+        let (Some(b), Some(a)) = (last.next(), last.next()) else { return };
+        let (n, m) = (a.bytes().len(), a.bytes().len() + b.bytes().len());
+        if m > pool.buf_size() {
+            return;
+        }
+        let Some(mut to) = pool.take() else { return };
+        to.space()[..n].copy_from_slice(a.bytes());
+        to.space()[n..m].copy_from_slice(b.bytes());
+        self.ready_size -= u64::from(a.truesize()) + u64::from(b.truesize());
+        let joined = to.into_frag(0, m as u32);
+        self.ready_size += u64::from(joined.truesize());
+        self.ready.truncate(self.ready.len() - 2);
+        self.ready.push_back(joined);
+        c.rx_copied_bytes += m as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    #[test]
+    fn what_is_promised_to_one_is_not_open_to_others() {
+        let mut m = Memory::new(u64::MAX, (1450, 2000));
+        let mut p = [Promise::default(); 3];
+        assert_eq!(m.open_to(&p[0], 0), 1200, "an eighth is kept");
+        m.received(&mut p[0], 5);
+        m.set(&mut p[0], 600);
+        assert_eq!((m.open_to(&p[0], 5), m.open_to(&p[1], 5)), (1200, 600));
+        m.received(&mut p[1], 5);
+        m.set(&mut p[1], 300);
+        m.set(&mut p[0], 500);
+        assert_eq!((m.open_to(&p[0], 5), m.open_to(&p[2], 5)), (900, 400));
+        // Silence: an epoch later it still counts, two epochs later no more, and again when it receives.
+        m.received(&mut p[1], EPOCH);
+        assert_eq!(m.open_to(&p[2], EPOCH), 400);
+        m.received(&mut p[1], 2 * EPOCH);
+        assert_eq!(m.open_to(&p[2], 2 * EPOCH), 900);
+        m.set(&mut p[0], 550);
+        assert_eq!(m.open_to(&p[2], 2 * EPOCH), 900);
+        m.received(&mut p[0], 2 * EPOCH);
+        assert_eq!(m.open_to(&p[2], 2 * EPOCH), 350);
+        m.forget(&p[1]);
+        assert_eq!((m.open_to(&p[2], 2 * EPOCH), m.open_to(&p[2], 9 * EPOCH)), (650, 1200));
+        m.forget(&p[0]);
+        assert_eq!((m.now, m.before), (0, 0));
+    }
+
+    #[test]
+    fn the_budget_is_for_what_is_in_use() {
+        let mut m = Memory::new(500, (2000, 2000));
+        assert_eq!(m.free, 500);
+        m.refresh((1700, 2000));
+        assert_eq!(m.free, 200);
+        m.refresh((1000, 2000));
+        assert_eq!(m.free, 0);
+    }
+
+    #[test]
+    fn the_window_is_ahead_of_slow_start_and_follows_a_steady_reader() {
+        let mut w = RxWindow::new(0);
+        let (rtt, mut read, mut now) = (40_000, 0, 0);
+        let mut sizes = vec![];
+        for k in 0..6 {
+            let flight = 90_000u64 << k;
+            assert!(u64::from(w.size) >= flight, "round {k}: {} offered", w.size);
+            (read, now) = (read + flight, now + rtt);
+            w.consumed(read, now, rtt, 8948);
+            sizes.push(w.size);
+        }
+        for _ in 0..10 {
+            (read, now) = (read + 1_000_000, now + rtt);
+            w.consumed(read, now, rtt, 8948);
+        }
+        assert_eq!(w.size, sizes[5], "no more than it grew to");
+        let mut w = RxWindow::new(0);
+        for i in 1..1000 {
+            w.consumed(i * 1000, i * rtt, rtt, 1000);
+        }
+        assert_eq!(w.size, INITIAL, "a trickle needs no more than that");
+    }
+
+    #[test]
+    fn within_a_round_trip_nothing_is_concluded() {
+        let mut w = RxWindow::new(0);
+        w.consumed(200_000, 10 * MS, 20 * MS, 1448);
+        assert_eq!(w.size, INITIAL);
+        w.consumed(300_000, 20 * MS, 20 * MS, 1448);
+        assert_eq!(w.size, 1_200_000 + 16 * 1448);
+    }
+
+    #[test]
+    fn the_first_echo_of_a_tick_times_the_round_trip() {
+        let mut w = RxWindow::new(0);
+        let ts = |ecr| Some(Ts { val: 0, ecr });
+        w.stamped(7, 1000);
+        w.stamped(7, 50_000);
+        w.echoed(ts(6), 30_000);
+        assert_eq!(w.rtt, 0);
+        w.echoed(ts(7), 41_000);
+        w.echoed(ts(7), 900_000);
+        assert_eq!(w.rtt, 40_000, "the first segment with the tick to the first that echoes it");
+        w.stamped(8, MS);
+        w.echoed(ts(8), MS + 120_000);
+        assert_eq!(w.rtt, 50_000, "longer ones count an eighth");
+        w.stamped(9, 2 * MS);
+        w.stamped(10, 3 * MS);
+        w.echoed(ts(9), 2 * MS + 30_000);
+        assert_eq!(w.rtt, 30_000, "a tick that comes meanwhile changes nothing");
+        w.stamped(10, 4 * MS);
+        w.echoed(ts(10), 4 * MS + 1);
+        assert_eq!(w.rtt, 30_000, "it was sent before it could be timed");
+        w.stamped(11, 5 * MS);
+        w.echoed(ts(12), 5 * MS + 1);
+        assert_eq!((w.rtt, w.timing), (30_000, false), "skipped");
+    }
+}
