@@ -99,7 +99,7 @@ impl<P: Port> Stack<P> {
             else {
                 continue;
             };
-            let moved = f.advance_edge(&mut self.mem, self.now, mss, &mut self.c);
+            let moved = f.advance_edge(&mut self.mem, self.now, mss);
             f.waits = f.starved;
             if moved && f.window_news() {
                 f.ack_due = crate::flow::AckDue::Now;

@@ -292,8 +292,6 @@ counters! {
         /// Segments dropped because the connection holds too many buffers, or receive memory was short and they
         /// were out of order.
         rx_overflow,
-        /// Times a connection's window was held back for want of memory.
-        window_held,
         /// Segments dropped: ACK of bytes never sent.
         rx_ack_unsent,
         /// Segments dropped: ACK older than any window.

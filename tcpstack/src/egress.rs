@@ -131,7 +131,7 @@ impl<P: Port> Stack<P> {
             served = Served::Again; // everything is permitted now: the FIN is next
         }
         let mss = self.io.mss(false);
-        if f.advance_edge(&mut self.mem, self.now, mss, &mut self.c) && f.window_news() {
+        if f.advance_edge(&mut self.mem, self.now, mss) && f.window_news() {
             f.ack_due = AckDue::Now;
         }
         f.see_windows(self.now);

@@ -263,7 +263,7 @@ impl Flow {
 
     /// Offers more, as far as memory goes. The edge moves in steps worth a segment (RFC 9293 §3.8.6.2.2) and never
     /// back. Returns whether it moved.
-    pub(crate) fn advance_edge(&mut self, m: &mut Memory, now: u64, mss: u16, c: &mut Counters) -> bool {
+    pub(crate) fn advance_edge(&mut self, m: &mut Memory, now: u64, mss: u16) -> bool {
         let nxt = self.rcv_nxt();
         if nxt == 0 {
             return false; // what its SYN offered will do until something comes
@@ -272,18 +272,17 @@ impl Flow {
         let open = m.open_to(&self.rcv.promise, now);
         let pool = (open / 2).min(open.saturating_sub(self.held()));
         let (limit, want) = (nxt + pool.saturating_mul(bytes) / cost, self.wanted_edge());
-        let moved = self.move_edge(limit, want, mss, c);
+        let moved = self.move_edge(limit, want, mss);
         if moved {
             m.set(&mut self.rcv.promise, self.wire_edge.saturating_sub(nxt).saturating_mul(cost) / bytes);
         }
         moved
     }
 
-    fn move_edge(&mut self, limit: u64, want: u64, mss: u16, c: &mut Counters) -> bool {
+    fn move_edge(&mut self, limit: u64, want: u64, mss: u16) -> bool {
         let step = u64::from(mss).min(u64::from(self.rcv.size) / 2);
         let starved = limit < want && self.wire_edge + step <= want;
         if starved && !self.starved {
-            c.window_held += 1;
             self.stats.window_held += 1;
         }
         self.starved = starved;
