@@ -34,7 +34,9 @@ const CONDITIONS: [(&str, Change); 25] = [
     ("0.1 % lost", |s, _| each(s, |p| p.loss = 0.001)),
     ("1 % lost", |s, _| each(s, |p| p.loss = 0.01)),
     ("5 % lost", |s, _| each(s, |p| p.loss = 0.05)),
-    ("bursts of 5 lost", |s, _| s.link.paths[1].burst = Some(Burst { enter: 0.001, leave: 0.2, loss: 1.0 })),
+    ("bursts of 5 lost", |s, _| {
+        s.link.paths[1].burst = Some(Burst { enter: 0.001, leave: 0.2, loss: 1.0, most_ns: MS })
+    }),
     ("ACKs: 10 % lost", |s, _| s.link.paths[0].faults.loss = 0.1),
     ("2 % out of order", |s, n| {
         let rtt = n.2;

@@ -60,6 +60,8 @@ pub struct Burst {
     pub leave: f64,
     /// Chance of loss while bad.
     pub loss: f64,
+    /// Bad ends after so many ns at the latest: where hardly a frame is sent, a fade passes all the same.
+    pub most_ns: u64,
 }
 
 /// What lies on the way towards one port.

@@ -24,7 +24,7 @@ pub(crate) fn serialise(bytes: usize, rate: u64) -> u64 {
 ///          enter                 each frame draws once;
 ///   Good ─────────> Bad          the chain moves, then
 ///     ^              │           the state that holds now decides
-///     └────leave─────┘
+///     └────leave─────┘           leave: drawn, or bad for too long
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Weather {
@@ -82,6 +82,8 @@ pub(crate) struct Pipe {
     path: Path,
     rng: Rng,
     weather: Weather,
+    /// The last time at which it was good, in ns.
+    bad_since: u64,
     sources: Vec<VecDeque<Arrival>>,
     free_ps: u64,
     waiting: VecDeque<(u64, u64)>,
@@ -107,6 +109,7 @@ impl Pipe {
             path,
             rng: Rng::new(seed),
             weather: Weather::Good,
+            bad_since: 0,
             sources: (0..sources).map(|_| VecDeque::new()).collect(),
             free_ps: 0,
             waiting: VecDeque::new(),
@@ -193,8 +196,13 @@ impl Pipe {
             self.waiting_bytes += len as u64;
         }
         if let Some(b) = p.burst {
-            let turns = self.rng.chance(if self.weather == Weather::Good { b.enter } else { b.leave });
-            self.weather = self.weather.next(turns);
+            let drawn = self.rng.chance(if self.weather == Weather::Good { b.enter } else { b.leave });
+            let old = self.weather == Weather::Bad && at > self.bad_since.saturating_add(b.most_ns);
+            let before = self.weather;
+            self.weather = self.weather.next(drawn || old);
+            if before == Weather::Good {
+                self.bad_since = at;
+            }
             if self.weather == Weather::Bad && self.rng.chance(b.loss) {
                 c.burst += 1;
                 return Err(Fate::Burst);

@@ -135,7 +135,7 @@ fn losses_copies_and_damage_come_as_often_as_asked_and_a_seed_repeats() {
 
 #[test]
 fn bursts_lose_several_in_a_row() {
-    let burst = Burst { enter: 0.01, leave: 0.2, loss: 1.0 };
+    let burst = Burst { enter: 0.01, leave: 0.2, loss: 1.0, most_ns: 1_000_000 };
     let r = run(Path { burst: Some(burst), ..Path::default() }, 0, 5000, 100, 100, 5);
     let lost = r.counters.burst;
     // A stay in the bad state: 5 frames on average; a twentieth of the time.
@@ -183,6 +183,13 @@ fn a_receiver_that_does_not_look_loses_what_its_ring_cannot_hold() {
     assert_eq!((ports[1].counters().rx_nombuf, ports[1].memory_out()), (6, 4 * 9216));
     drop(v);
     assert_eq!(ports[1].memory_out(), 0);
+}
+
+#[test]
+fn a_burst_ends_by_itself_where_hardly_anything_is_sent() {
+    let burst = Burst { enter: 1.0, leave: 0.0, loss: 1.0, most_ns: 2_500 };
+    let r = run(Path { burst: Some(burst), ..Path::default() }, 0, 8, 100, 1000, 5);
+    assert_eq!(r.numbers(), [3, 7]);
 }
 
 /// Frames of two senders meet in one queue in the order in which they get there.

@@ -25,7 +25,12 @@ fn path(r: &mut Rng, line: u64, rtt: u64) -> Path {
         corrupt: rate(r, 0.02),
         delay_ns: rtt / 2,
     };
-    let burst = r.chance(0.2).then(|| Burst { enter: 0.002, leave: 0.2, loss: one(r, &[0.5, 1.0]) });
+    let burst = r.chance(0.2).then(|| Burst {
+        enter: 0.002,
+        leave: 0.2,
+        loss: one(r, &[0.5, 1.0]),
+        most_ns: 20 * MS,
+    });
     let slow = r.chance(0.3);
     Path {
         faults,

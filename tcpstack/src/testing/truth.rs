@@ -71,8 +71,8 @@ pub struct Truth {
     hosts: Vec<Resends>,
 }
 
-/// Ports, sequence number and payload length of a TCP segment.
-fn segment(f: &[u8]) -> Option<(u32, u32, u32)> {
+/// Offset of the TCP header, and the end of the segment.
+fn bounds(f: &[u8]) -> Option<(usize, usize)> {
     let mut ip = 14;
     let mut kind = [*f.get(12)?, *f.get(13)?];
     if kind == [0x81, 0] {
@@ -80,11 +80,40 @@ fn segment(f: &[u8]) -> Option<(u32, u32, u32)> {
         ip = 18;
     }
     let word = |at: usize| f.get(at..at + 2).map(|b| usize::from(u16::from_be_bytes([b[0], b[1]])));
-    let (tcp, end) = match kind {
-        [8, 0] if *f.get(ip + 9)? == 6 => (ip + usize::from(f[ip] & 15) * 4, ip + word(ip + 2)?),
-        [0x86, 0xdd] if *f.get(ip + 6)? == 6 => (ip + 40, ip + 40 + word(ip + 4)?),
-        _ => return None,
+    match kind {
+        [8, 0] if *f.get(ip + 9)? == 6 => Some((ip + usize::from(f[ip] & 15) * 4, ip + word(ip + 2)?)),
+        [0x86, 0xdd] if *f.get(ip + 6)? == 6 => Some((ip + 40, ip + 40 + word(ip + 4)?)),
+        _ => None,
+    }
+}
+
+/// A frame in one line: when, from and to whom, ports, flags, numbers, what became of it.
+pub(super) fn line(s: &Seen<'_>) -> String {
+    let start = format!("{:>14} {}>{}", s.at, s.from, s.to);
+    let t = bounds(s.frame).and_then(|(tcp, end)| s.frame.get(tcp..end.min(s.frame.len())));
+    let Some(t) = t.filter(|t| t.len() >= 20) else {
+        return format!("{start} {} bytes, not TCP: {:?}", s.frame.len(), s.fate);
     };
+    let long = |at: usize| u32::from_be_bytes([t[at], t[at + 1], t[at + 2], t[at + 3]]);
+    let hlen = usize::from(t[12] >> 4) * 4;
+    let flags: String =
+        "FSRPA".chars().enumerate().filter(|(i, _)| t[13] >> i & 1 == 1).map(|x| x.1).collect();
+    let (ports, win) = (long(0), u16::from_be_bytes([t[14], t[15]]));
+    format!(
+        "{start} {}>{} {flags} seq {} len {} ack {} win {win} {:?} {:02x?}",
+        ports >> 16,
+        ports & 0xffff,
+        long(4),
+        t.len().saturating_sub(hlen),
+        long(8),
+        s.fate,
+        t.get(20..hlen).unwrap_or(&[]),
+    )
+}
+
+/// Ports, sequence number and payload length of a TCP segment.
+fn segment(f: &[u8]) -> Option<(u32, u32, u32)> {
+    let (tcp, end) = bounds(f)?;
     let t = f.get(tcp..end.min(f.len()))?;
     let long = |at: usize| t.get(at..at + 4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
     let hlen = usize::from(*t.get(12)? >> 4) * 4;

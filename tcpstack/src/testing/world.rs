@@ -11,7 +11,7 @@ use hugepages::LendSlab;
 
 use super::app::{End, Tokens};
 use super::scenario::{Conn, MS, Pause, SEC, Scenario, Stop};
-use super::truth::{Resends, Truth};
+use super::truth::{Resends, Truth, line};
 use crate::{CloseWhy, Counters, Dial, Event, FlowId, Listen, Stack, Work};
 
 /// Where runs start: "an age ago" is after 0, too.
@@ -64,6 +64,9 @@ struct Host {
     flows: HashMap<FlowId, usize>,
     /// Connection number -> index in `ends`.
     conns: HashMap<usize, usize>,
+    /// Connections dialled, by number, and those to be dialled once more.
+    dialled: HashMap<FlowId, usize>,
+    redial: Vec<usize>,
     tokens: Tokens,
     busy: bool,
     asleep_until: u64,
@@ -82,6 +85,8 @@ impl Host {
         {
             self.asleep_until = now + 1 + self.rng.below(p.most);
             self.next_pause = self.asleep_until + 1 + self.rng.below(2 * p.every);
+            // Whatever was due meanwhile is looked at then.
+            self.busy = true;
             return false;
         }
         self.busy
@@ -146,6 +151,13 @@ impl Host {
                 }
                 Event::Closed { flow, why } => {
                     let Some(i) = self.flows.remove(&flow) else {
+                        if why == CloseWhy::Unreachable
+                            && let Some(conn) = self.dialled.remove(&flow)
+                        {
+                            // Every question for the neighbour was lost: an application tries again.
+                            self.redial.push(conn);
+                            continue;
+                        }
                         return Err(format!("a connection that never opened ended: {why:?}"));
                     };
                     let end = &mut self.ends[i];
@@ -215,7 +227,13 @@ impl World<'_> {
         let truth = Rc::new(RefCell::new(Truth::default()));
         if let Some(p) = ports.first_mut() {
             let t = truth.clone();
-            p.observe(Box::new(move |seen| t.borrow_mut().see(seen)));
+            let trace = std::env::var_os("TRACE").is_some();
+            p.observe(Box::new(move |seen| {
+                t.borrow_mut().see(seen);
+                if trace {
+                    println!("{}", line(seen));
+                }
+            }));
         }
         let mut hosts = Vec::new();
         for (i, port) in ports.into_iter().enumerate() {
@@ -232,6 +250,8 @@ impl World<'_> {
                 ends: Vec::new(),
                 flows: HashMap::new(),
                 conns: HashMap::new(),
+                dialled: HashMap::new(),
+                redial: Vec::new(),
                 tokens: Tokens::new(),
                 busy: true,
                 asleep_until: 0,
@@ -259,6 +279,9 @@ impl World<'_> {
 
     fn dial(&mut self) -> Result<(), String> {
         let now = self.now();
+        for k in self.hosts.iter_mut().flat_map(|h| std::mem::take(&mut h.redial)) {
+            self.later.push((now, k, self.s.conns[k].clone()));
+        }
         while self.later.last().is_some_and(|x| x.0 <= now) {
             let Some((_, k, c)) = self.later.pop() else { break };
             let addr = |i: usize| self.s.stacks[i].addrs.get(usize::from(c.v6)).map(|a| a.0);
@@ -267,7 +290,8 @@ impl World<'_> {
             };
             let (local, remote) = ((from, FIRST_LOCAL + k as u16).into(), (to, PORT).into());
             let h = &mut self.hosts[c.from];
-            h.stack.dial(now, Dial { local, remote }).map_err(|e| e.to_string())?;
+            let flow = h.stack.dial(now, Dial { local, remote }).map_err(|e| e.to_string())?;
+            h.dialled.insert(flow, k);
             h.busy = true;
         }
         Ok(())
