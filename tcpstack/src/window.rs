@@ -35,6 +35,8 @@ pub(crate) const INITIAL: u32 = 256 << 10;
 /// Part of the pool that is promised to nobody and holds nothing out of order: what is next in order, and frees
 /// what waits behind it, must always find a buffer.
 const RESERVE: u64 = 8;
+/// What waits in order for a reader may come to so many times what is open to others.
+const READY_PART: u64 = 4;
 /// Fragments waiting for a reader from which small ones are joined.
 const JOIN_FROM: usize = 64;
 /// Time for which a connection counts as receiving, at least, in ns.
@@ -295,14 +297,16 @@ impl Flow {
     }
 
     /// Whether a segment whose buffers occupy `weight` bytes may be kept: as long as the promise lasts, and beyond it
-    /// (the peer puts less into a buffer than it did) as long as this connection has its part and no more. What is
-    /// next in order is always taken where the reader waits: it frees what lies behind it.
+    /// (the peer puts less into a buffer than it did) as long as this connection has its part and no more, which for
+    /// what is in order is the larger one. What is next in order is always taken where the reader waits: it frees what
+    /// lies behind it.
     #[inline]
     pub(crate) fn may_hold(&mut self, m: &mut Memory, weight: u64, next: bool, now: u64) -> bool {
         // The SYN's window was promised unseen.
         let left = if self.nxt == 0 { self.wire_edge } else { self.rcv.promise.bytes };
+        let (held, part) = if next { (self.ready_size, READY_PART) } else { (self.held(), 1) };
         let fits = (left >= weight && weight <= m.covered)
-            || self.held() + weight <= m.open_to(&self.rcv.promise, now);
+            || held + weight <= m.open_to(&self.rcv.promise, now).saturating_mul(part);
         m.set(&mut self.rcv.promise, left.saturating_sub(weight));
         fits || (next && self.ready.is_empty())
     }
