@@ -244,6 +244,17 @@ mod tests {
     }
 
     #[test]
+    fn islands_that_nothing_was_said_of_fill_the_rest_from_the_lowest() {
+        let mut r = Rx::new();
+        (1..=12).for_each(|i| r.put(i * 10, 5));
+        while r.s.owes() {
+            r.ack(4, true);
+        }
+        (5..=12).for_each(|i| r.put(i * 10 + 5, 5));
+        assert_eq!(r.ack(4, true), "50-130 10-15 20-25 30-35");
+    }
+
+    #[test]
     fn a_duplicate_is_said_once_in_front_and_never_beside_payload() {
         let mut r = Rx::new();
         r.put(50, 10);
@@ -255,6 +266,10 @@ mod tests {
         assert_eq!(r.ack(3, true), "D:3-7 50-60");
         assert_eq!(r.ack(3, true), "D:52-57 50-60");
         assert_eq!((r.ack(3, true), r.s.owes()), ("50-60".into(), false));
+        r.put(80, 5);
+        r.ack(3, true);
+        r.s.duplicate(52..53);
+        assert_eq!(r.ack(3, true), "D:52-53 50-60 80-85", "its block before the one that was touched last");
         r.s.duplicate(5..5);
         assert!(!r.s.owes());
         (0..20).for_each(|i| r.s.duplicate(i * 10..i * 10 + 1));

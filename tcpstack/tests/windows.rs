@@ -206,14 +206,17 @@ fn tiny(cfg: StackConfig, peers: u16, gap: u64) {
     let mut bad: Vec<_> = (1..=peers).map(|i| b.accept(i, 100)).collect();
     for round in 0..5000u64 {
         for p in &mut bad {
-            let window = b.s.connection(p.flow).unwrap().rcv_wnd.unwrap();
+            let c = b.s.connection(p.flow).unwrap();
+            if gap == 1 {
+                // What was not taken comes again.
+                p.seq = Seq(101).plus(c.bytes_received.unwrap());
+            }
             let off = if gap == 1 { 0 } else { (round + 1) * gap };
-            if off >= window {
+            if off >= c.rcv_wnd.unwrap() {
                 continue;
             }
             let f = Fields { seq: p.seq.plus(off), ack: p.ack, flags: ACK, win: 1000 };
             b.inject(&segment(&p.key, &f, &[], b"x"));
-            p.seq = p.seq.plus(u64::from(gap == 1));
         }
         b.turn();
         b.frames();
@@ -235,8 +238,9 @@ fn tiny(cfg: StackConfig, peers: u16, gap: u64) {
     assert!(bad.iter().all(|p| held(&b, p.flow) <= 32 << 20));
     if gap == 1 {
         for p in &bad {
-            let got = b.read(p.flow).len() as i32;
-            assert_eq!(got, p.seq.since(Seq(101)), "every byte that was acknowledged is there");
+            let took = b.s.connection(p.flow).unwrap().bytes_received.unwrap();
+            assert_eq!(b.read(p.flow).len() as u64, took, "every byte that was acknowledged is there");
+            assert!(took > 20);
         }
     }
 }
@@ -245,7 +249,7 @@ fn tiny(cfg: StackConfig, peers: u16, gap: u64) {
 fn single_bytes_in_order_do_not_exhaust_the_pool() {
     tiny(config(1), 4, 1);
     // No small buffers to copy into: each byte keeps a buffer of 9 KiB.
-    tiny(StackConfig { small_bufs: 0, ..config(1) }, 1, 2);
+    tiny(StackConfig { small_bufs: 0, ..config(1) }, 4, 1);
 }
 
 #[test]
