@@ -47,6 +47,8 @@ struct Crowd {
     rng: Rng,
     now: u64,
     answered: u64,
+    /// Bytes of unfinished messages that have come, by the connection's slot.
+    heard: Vec<usize>,
 }
 
 impl Crowd {
@@ -63,7 +65,8 @@ impl Crowd {
         b.listen(Listen { addr: IpAddr::V4(ADDR[1]), port: 988, backlog: 4096 })
             .map_err(|e| e.to_string())?;
         a.turn(1);
-        let mut c = Crowd { a, b, flows: Vec::new(), page, rng: Rng::new(7), now: 1, answered: 0 };
+        let mut c =
+            Crowd { a, b, flows: Vec::new(), page, rng: Rng::new(7), now: 1, answered: 0, heard: Vec::new() };
         while c.flows.len() < connections as usize {
             c.open(BATCH.min(connections as usize - c.flows.len()))?;
         }
@@ -102,8 +105,16 @@ impl Crowd {
         self.b.poll(self.now);
         while let Some(e) = self.b.event() {
             if let Event::Readable(f) = e {
-                read(&mut self.b, f);
-                self.b.push(f, &[7; REPLY], &[]).map_err(|e| e.to_string())?;
+                // One event may stand for several messages, or for a part of one.
+                let slot = f.slot() as usize;
+                if slot >= self.heard.len() {
+                    self.heard.resize(slot + 1, 0);
+                }
+                self.heard[slot] += read(&mut self.b, f) as usize;
+                while self.heard[slot] >= HEADER + MESSAGE {
+                    self.heard[slot] -= HEADER + MESSAGE;
+                    self.b.push(f, &[7; REPLY], &[]).map_err(|e| e.to_string())?;
+                }
             }
         }
         self.b.flush(self.now);

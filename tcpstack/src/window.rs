@@ -19,7 +19,7 @@
 //! 9 KiB. Of the memory that is free and not promised to others, one connection is promised half, and never so much
 //! that what it holds already and the promise together exceed it (dynamic thresholds, Choudhury and Hahne 1998). So
 //! one slow reader ends at half of the pool, n of them leave one part in n + 1 to the others, and nothing has to be
-//! divided in advance. An eighth is kept for what comes next in order. The edge never moves back (RFC 9293 §3.8.6);
+//! divided in advance. Who holds nothing is offered two segments even where all is promised, as long as it is free. An eighth is kept for what comes next in order. The edge never moves back (RFC 9293 §3.8.6);
 //! a connection that was silent may come back to a promise that is no longer covered: what finds no memory then is
 //! dropped, counted, and comes again.
 
@@ -37,6 +37,8 @@ pub(crate) const INITIAL: u32 = 256 << 10;
 const RESERVE: u64 = 8;
 /// What waits in order for a reader may come to so many times what is open to others.
 const READY_PART: u64 = 4;
+/// Segments that a connection without anything unread is offered whatever others were promised, while memory is free.
+const LITTLE: u64 = 2;
 /// Fragments waiting for a reader from which small ones are joined.
 const JOIN_FROM: usize = 64;
 /// Time for which a connection counts as receiving, at least, in ns.
@@ -273,7 +275,12 @@ impl Flow {
         let (bytes, cost) = (u64::from(self.density.0.max(1)), u64::from(self.density.1.max(1)));
         let open = m.open_to(&self.rcv.promise, now);
         let pool = (open / 2).min(open.saturating_sub(self.held()));
-        let (limit, want) = (nxt + pool.saturating_mul(bytes) / cost, self.wanted_edge());
+        let (mut limit, want) = (nxt + pool.saturating_mul(bytes) / cost, self.wanted_edge());
+        // Who holds nothing may always be sent a little: promises that others do not use must not silence it.
+        let little = LITTLE * u64::from(mss);
+        if self.held() == 0 && m.free >= little.saturating_mul(cost) / bytes {
+            limit = limit.max(nxt + little);
+        }
         let moved = self.move_edge(limit, want, mss);
         if moved {
             m.set(&mut self.rcv.promise, self.wire_edge.saturating_sub(nxt).saturating_mul(cost) / bytes);

@@ -3,6 +3,7 @@
 mod common;
 
 use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 
 use common::bench::{Bench, PEER_MAC, segment};
 use common::{addr, config, ip};
@@ -48,12 +49,15 @@ fn bad_packets_are_dropped_and_counted_each_under_its_name() {
     with(24, 9, false); // IP checksum
     with(20, 0x20, true); // fragment
     with(23, 17, true); // UDP
-    with(26, 224, true); // multicast source
-    with(29, 255, true); // our network's broadcast as source
     with(6, 1, false); // group address as Ethernet source
     with(46, 0x30, false); // TCP header of 12 bytes
     with(12, 0x86, false); // not IP
     b.send(&good[..30]);
+    // Sources that no host has, in segments that are right otherwise: a multicast group, our network's broadcast.
+    for src in [[224, 0, 0, 2], [10, 0, 0, 255]] {
+        let key = Key::new(Ipv4Addr::from(src).into(), 1, ip(1).into(), 988);
+        b.send(&segment(&key, &Fields { seq: Seq(5), ack: Seq(0), flags: SYN, win: 0 }, &[], b""));
+    }
     let c = b.s.counters();
     assert_eq!((c.rx_not_ours, c.rx_bad_csum, c.rx_fragments, c.rx_protocol), (2, 2, 1, 2));
     assert_eq!((c.rx_martian, c.rx_malformed), (3, 2));
