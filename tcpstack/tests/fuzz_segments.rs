@@ -159,8 +159,9 @@ impl Pair {
                     off = off.min(end);
                     let n = (len as u64).min(end - off) as usize;
                     let bytes = &self.ends[from].out.bytes()[off as usize..off as usize + n];
-                    // Nothing may come that its sender has not said yet: it would acknowledge what was never sent.
-                    if off + n as u64 <= self.ends[from].pushed as u64 {
+                    // Nothing may come that its sender has not sent yet: the answer would acknowledge what never was,
+                    // and the two would never agree again.
+                    if off + n as u64 <= self.ends[from].sent {
                         data.extend_from_slice(bytes);
                     }
                     if off + n as u64 <= had && b.chance() {

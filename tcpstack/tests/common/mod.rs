@@ -137,6 +137,8 @@ pub struct End {
     pub closed: Option<CloseWhy>,
     pub peer_fin: bool,
     pub acked: u64,
+    /// What has been sent at least once, as far as events told.
+    pub sent: u64,
     fin: bool,
     rng: Rng,
     tokens: HashSet<u64>,
@@ -158,6 +160,7 @@ impl End {
             closed: None,
             peer_fin: false,
             acked: 0,
+            sent: 0,
             fin: false,
             rng: Rng::new(seed),
             tokens: HashSet::new(),
@@ -181,7 +184,7 @@ impl End {
                 Event::Readable(_) => (),
                 Event::Progress { acked, sent, .. } => {
                     assert!(acked <= sent && sent <= self.pushed as u64 && acked >= self.acked);
-                    self.acked = acked;
+                    (self.acked, self.sent) = (acked, sent);
                 }
                 Event::PeerFin(_) => self.peer_fin = true,
                 Event::Closed { why, .. } => {
