@@ -11,7 +11,7 @@ use dataplane::mem::{Crossing, MemConfig};
 static HEAP: dhat::Alloc = dhat::Alloc;
 
 /// Messages of 1 MiB before counting: every queue, table and pool has then reached its size.
-const WARM: u64 = 512;
+const WARM: u64 = 2048;
 /// Messages counted.
 const COUNTED: u64 = 64;
 
