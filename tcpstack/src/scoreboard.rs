@@ -126,13 +126,6 @@ impl Scoreboard {
         self.recs.capacity() * size_of::<Record>()
     }
 
-    /// Gives memory back that a burst of the past needed.
-    pub fn shrink(&mut self) {
-        if self.recs.capacity() > 4 * self.recs.len().max(8) {
-            self.recs.shrink_to(2 * self.recs.len().max(8));
-        }
-    }
-
     fn full(&self) -> bool {
         self.recs.len() >= RECORDS_MAX
     }

@@ -190,11 +190,6 @@ impl Sender {
         &self.board
     }
 
-    /// Gives memory back that a burst of the past needed.
-    pub fn shrink(&mut self) {
-        self.board.shrink();
-    }
-
     /// Least round-trip time of late, in ns; 0 before the first sample.
     pub fn min_rtt(&self) -> u64 {
         self.rack.min_rtt.get()

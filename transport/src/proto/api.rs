@@ -242,8 +242,10 @@ pub enum OpRefused {
     /// Payload, or GET length, over 1 MiB.
     #[error("{0} bytes in one operation; at most 1048576 are allowed: split it")]
     TooLong(u64),
-    /// The target is no IPv4 NID of our network, or is this node itself.
-    #[error("{0} is not another node of this node's network: give an IPv4 NID on the same network")]
+    /// The target is no NID of our network and address family, or is this node itself.
+    #[error(
+        "{0} is not another node of this node's network: give a NID on the same network and of the same address family"
+    )]
     Target(Nid),
     /// The peer's queue is full.
     #[error("{0} operations wait for this peer already: wait for completions")]

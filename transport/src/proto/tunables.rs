@@ -1,5 +1,5 @@
-//! Tunables by the names that the kernel's modules give them, with its units, defaults and ranges
-//! (docs/protocol/socklnd.md §10).
+//! Tunables by the names that the kernel's modules give them, in its units (docs/protocol/socklnd.md §10). Defaults are
+//! the kernel's but for `conns_per_peer`, which is 1 and not derived from the link's speed.
 //!
 //! What has no counterpart here (buffer sizes of kernel sockets, threads that sleep) is known by name as well: its
 //! default is taken, anything else is refused with the reason.
@@ -59,7 +59,7 @@ pub struct Tunable {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TuneError {
     /// No such name.
-    #[error("{0} is no tunable of socklnd or LNet: `pollnd tunables` lists them")]
+    #[error("{0} is no tunable of socklnd or LNet: docs/protocol/socklnd.md §10 lists them")]
     Name(String),
     /// Not a number, or out of range.
     #[error("{name}={value}: it takes {takes}")]
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_the_kernels() {
+    fn values_by_default() {
         insta::assert_snapshot!(table(&cfg()), @r"
         sock_timeout                    50  ksocklnd rw  1 to 3600 (s)
         credits                        256  ksocklnd ro  1 to 65535 (messages)
@@ -415,7 +415,7 @@ mod tests {
         );
         assert_eq!(
             say(&mut c, "credit", "1"),
-            "credit is no tunable of socklnd or LNet: `pollnd tunables` lists them"
+            "credit is no tunable of socklnd or LNet: docs/protocol/socklnd.md §10 lists them"
         );
         assert_eq!(c.zc_min_payload, 16_384);
     }
