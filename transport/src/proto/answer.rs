@@ -25,6 +25,11 @@ impl Machine {
     pub(super) fn owner_of(&self, op: &Op) -> Option<ShardId> {
         let shards = self.cfg.shards;
         match op {
+            // What is for this node is done where the entries are.
+            Op::Put { target, portal, .. } | Op::Get { target, portal, .. } if self.is_own(target.nid) => {
+                Some(shards.owner_of(*portal))
+            }
+            Op::Ping { target, .. } if self.is_own(target.nid) => Some(shards.me),
             Op::Put { target, .. } | Op::Get { target, .. } | Op::Ping { target, .. } => {
                 target.nid.ip().map(|ip| shards.home_of(ip))
             }
@@ -57,7 +62,7 @@ impl Machine {
             Op::Put { tag, target, portal, match_bits, offset, hdr_data, payload, ack } => {
                 check_portal(portal)?;
                 let len = check_len(payload.len())?;
-                let peer = self.target_peer(target)?;
+                let peer = self.target(target)?;
                 let (handle, done) = if ack {
                     let kind = OpKind::Put { sent: false, acked: false };
                     let (key, handle) = self.begin_op(app, tag, target.nid, kind);
@@ -67,18 +72,25 @@ impl Machine {
                 };
                 let body = LnetBody::Put { ack: handle, match_bits, hdr_data, portal, offset };
                 let hdr = self.header(target, len, body);
-                self.launch(peer, Tx::lnet(hdr, payload, done));
+                match peer {
+                    Some(peer) => self.launch(peer, Tx::lnet(hdr, payload, done)),
+                    None => self.own_message(hdr, payload, done),
+                }
             }
             Op::Get { tag, target, portal, match_bits, sink } => {
                 check_portal(portal)?;
                 let sink_length = check_len(u64::from(sink.len()))?;
-                let peer = self.target_peer(target)?;
+                let peer = self.target(target)?;
                 let (key, handle) = self.begin_op(app, tag, target.nid, OpKind::Get { sink: Some(sink) });
                 // The offset stays 0: kernels have died of others (lnet.md §3).
                 let body = LnetBody::Get { handle, match_bits, portal, src_offset: 0, sink_length };
                 let hdr = self.header(target, 0, body);
-                self.launch(peer, Tx::lnet(hdr, Payload::empty(), TxDone::Op(key)));
+                match peer {
+                    Some(peer) => self.launch(peer, Tx::lnet(hdr, Payload::empty(), TxDone::Op(key))),
+                    None => self.own_message(hdr, Payload::empty(), TxDone::Op(key)),
+                }
             }
+            Op::Ping { tag, target } if self.is_own(target.nid) => self.own_ping(app, tag),
             Op::Ping { tag, target } => {
                 let peer = self.target_peer(target)?;
                 let kind = OpKind::Ping { asked: self.now, placing: false };
@@ -125,12 +137,21 @@ impl Machine {
         }
     }
 
+    /// The peer's entry, or `None` for this node itself.
+    fn target(&mut self, target: ProcessId) -> Result<Option<Key>, OpRefused> {
+        if !self.is_own(target.nid) {
+            return self.target_peer(target).map(Some);
+        }
+        let waiting = self.own.len();
+        if waiting >= self.cfg.max_queued { Err(OpRefused::QueueFull(waiting)) } else { Ok(None) }
+    }
+
     /// The peer's entry, made if need be.
     fn target_peer(&mut self, target: ProcessId) -> Result<Key, OpRefused> {
         let nid = target.nid;
         // An interface has addresses of one family.
         let reachable = nid.to_nid4().is_some() == self.cfg.nid.to_nid4().is_some();
-        if nid.ip().is_none() || !nid.same_net(self.cfg.nid) || nid == self.cfg.nid || !reachable {
+        if nid.ip().is_none() || !nid.same_net(self.cfg.nid) || !reachable {
             return Err(OpRefused::Target(nid));
         }
         let key = match self.by_peer.get(&target) {
@@ -148,6 +169,7 @@ impl Machine {
         self.down = true;
         self.shutdown = Some((app, tag));
         let why = LnetError::ShuttingDown;
+        self.end_own_messages(why);
         // What is closing already waits no longer: a peer that is gone would never let it end.
         for conn in (0..self.conns.capacity()).filter_map(|i| self.conns.key_at(i)) {
             if let Some(c) = self.conns.get(conn).filter(|c| c.hs == HsState::Dead)
@@ -313,24 +335,28 @@ impl Machine {
                 self.begin(key, None, Delivery::Nothing, 0);
             }
             Verdict::Busy(me) => {
-                self.portals.wait(me, Waiter { from: self.cfg.shards.me, conn: key, ticket, req });
+                self.portals.wait(me, Waiter::Conn { from: self.cfg.shards.me, conn: key, ticket, req });
                 self.stall(key, WaitFor::Match);
             }
             Verdict::Drop(why) => {
-                match why {
-                    DropWhy::NoMatch => self.counters.drop_no_match += 1,
-                    DropWhy::TooLong => self.counters.drop_too_long += 1,
-                    DropWhy::BadOffset => self.counters.drop_bad_offset += 1,
-                }
+                self.count_drop(why);
                 self.begin(key, None, Delivery::Nothing, 0);
             }
+        }
+    }
+
+    pub(super) fn count_drop(&mut self, why: DropWhy) {
+        match why {
+            DropWhy::NoMatch => self.counters.drop_no_match += 1,
+            DropWhy::TooLong => self.counters.drop_too_long += 1,
+            DropWhy::BadOffset => self.counters.drop_bad_offset += 1,
         }
     }
 
     /// Another shard asks about a portal of ours.
     pub(super) fn asked(&mut self, from: ShardId, conn: Key, ticket: u64, req: MatchReq) {
         match self.portals.find(req) {
-            Verdict::Busy(me) => self.portals.wait(me, Waiter { from, conn, ticket, req }),
+            Verdict::Busy(me) => self.portals.wait(me, Waiter::Conn { from, conn, ticket, req }),
             verdict => self.post(from, Body::Answer { conn, ticket, verdict }),
         }
     }
@@ -402,14 +428,17 @@ impl Machine {
 
     fn wake_waiters(&mut self, waiters: impl IntoIterator<Item = Waiter>) {
         for w in waiters {
-            if w.from != self.cfg.shards.me {
-                self.asked(w.from, w.conn, w.ticket, w.req);
-            } else if self
-                .conns
-                .get(w.conn)
-                .is_some_and(|c| c.rx.ticket == w.ticket && c.rx.wait == WaitFor::Match)
-            {
-                self.resume(w.conn);
+            match w {
+                Waiter::Own(message) => self.own_resume(message),
+                Waiter::Conn { from, conn, ticket, req } if from != self.cfg.shards.me => {
+                    self.asked(from, conn, ticket, req);
+                }
+                Waiter::Conn { conn, ticket, .. } => {
+                    let rx = self.conns.get(conn).map(|c| &c.rx);
+                    if rx.is_some_and(|rx| rx.ticket == ticket && rx.wait == WaitFor::Match) {
+                        self.resume(conn);
+                    }
+                }
             }
         }
     }

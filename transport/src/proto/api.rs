@@ -40,6 +40,15 @@ impl Payload {
         self.len() == 0
     }
 
+    /// The bytes, in pieces that lie together.
+    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let (inline, pages) = match self {
+            Payload::Inline(b) => (Some(b.as_slice()), &[][..]),
+            Payload::Pages(p) => (None, p.as_slice()),
+        };
+        inline.into_iter().chain(pages.iter().map(hugepages::PageSlice::bytes))
+    }
+
     /// `len` bytes from `off`; less when the payload ends before.
     pub fn slice(&self, off: u32, len: u32) -> Payload {
         match self {
@@ -242,9 +251,9 @@ pub enum OpRefused {
     /// Payload, or GET length, over 1 MiB.
     #[error("{0} bytes in one operation; at most 1048576 are allowed: split it")]
     TooLong(u64),
-    /// The target is no NID of our network and address family, or is this node itself.
+    /// The target is no NID of our network and address family.
     #[error(
-        "{0} is not another node of this node's network: give a NID on the same network and of the same address family"
+        "{0} is no node of this node's network: give a NID on the same network and of the same address family"
     )]
     Target(Nid),
     /// The peer's queue is full.

@@ -150,7 +150,8 @@ pub(super) fn judge_passive(
     cfg: &Config,
     counters: &mut Counters,
 ) -> Result<ConnType, HsEvent> {
-    let stranger = h.src_nid == cfg.nid || !h.src_nid.same_net(cfg.nid);
+    // Our own NID is as good as any: a node may dial itself (lnet.md §9).
+    let stranger = !h.src_nid.same_net(cfg.nid);
     if h.src_nid.is_any() || (stranger && !renamed) {
         counters.err_hello_nid += 1;
         return Err(HsEvent::Bad);

@@ -11,6 +11,7 @@ use super::hello::{HsEvent, HsState};
 use super::io::{AppId, CloseWhy, ConnId, ConnInfo, DialId, Input, LendId, Output, Progress, ShardId};
 use super::lnet::TxDone;
 use super::lnet::ops::Ops;
+use super::lnet::own::OwnMessage;
 use super::lnet::portal::Portals;
 use super::lnet::remote::{Body, ShardMsg};
 use super::peer::Peer;
@@ -70,6 +71,8 @@ pub struct Machine {
     pub(super) lends: Slab<LendRec>,
     pub(super) ops: Ops,
     pub(super) portals: Portals,
+    /// Messages of this node to itself that wait for a match entry's sink.
+    pub(super) own: Slab<OwnMessage>,
     pub(super) ni_used: u32,
     /// Peers whose messages wait for an NI credit.
     pub(super) ni_waiters: VecDeque<Key>,
@@ -96,6 +99,7 @@ impl Machine {
         Machine {
             ops: Ops::new(cfg.interface_cookie, first, cfg.object_step.wrapping_mul(shards)),
             portals: Portals::new(cfg.shards.me),
+            own: Slab::new(),
             now: 0,
             counters: Counters::default(),
             out: VecDeque::new(),
@@ -141,7 +145,7 @@ impl Machine {
             credits_used: self.ni_used as usize,
             ops: self.ops.len(),
             entries: self.portals.len(),
-            queued: peers().map(|p| p.waiting.len() + p.queue.len()).sum(),
+            queued: self.own.len() + peers().map(|p| p.waiting.len() + p.queue.len()).sum::<usize>(),
             conns_up: 0,
         };
         for c in conns {

@@ -1,6 +1,6 @@
 //! Where the payload of one message goes: an object that is fed with fragments and knows nothing else.
 
-use hugepages::{LendOwner, RxFrag};
+use hugepages::{LendOwner, PageRunMut, RxFrag};
 
 use super::api::{Data, Sink};
 use super::counters::Counters;
@@ -14,6 +14,13 @@ pub(super) enum Dest {
     Sink { sink: Sink, offset: u32 },
     /// The machine's own buffer (ping info).
     Own(Vec<u8>),
+}
+
+fn copy_into(run: &mut PageRunMut, at: usize, bytes: &[u8]) {
+    let room = run.bytes_mut().get_mut(at..).and_then(|b| b.get_mut(..bytes.len()));
+    if let Some(room) = room {
+        room.copy_from_slice(bytes);
+    }
 }
 
 /// Takes the payload of one message.
@@ -63,11 +70,7 @@ impl Placement {
             Dest::Own(buf) => buf.extend_from_slice(frag.bytes()),
             Dest::Sink { sink: Sink::Discard(_), .. } => counters.rx_dropped_bytes += u64::from(take),
             Dest::Sink { sink: Sink::Copy(run), offset } => {
-                let start = *offset as usize + at as usize;
-                let room = run.bytes_mut().get_mut(start..).and_then(|b| b.get_mut(..take as usize));
-                if let Some(room) = room {
-                    room.copy_from_slice(frag.bytes());
-                }
+                copy_into(run, *offset as usize + at as usize, frag.bytes());
                 counters.rx_copied_bytes += u64::from(take);
             }
             Dest::Sink { sink: Sink::Lend(_), .. } => match frag.lend(self.owner) {
@@ -83,6 +86,26 @@ impl Placement {
             },
         }
         rest
+    }
+
+    /// Takes bytes that this node itself sends, as one copy.
+    pub(super) fn store(&mut self, bytes: &[u8], counters: &mut Counters) {
+        let take = bytes.len().min(self.missing() as usize);
+        let bytes = bytes.get(..take).unwrap_or_default();
+        let at = self.done as usize;
+        self.done += take as u32;
+        match &mut self.dest {
+            Dest::Own(buf) => buf.extend_from_slice(bytes),
+            Dest::Sink { sink: Sink::Discard(_), .. } => counters.rx_dropped_bytes += take as u64,
+            Dest::Sink { sink: Sink::Copy(run), offset } => {
+                copy_into(run, *offset as usize + at, bytes);
+                counters.rx_copied_bytes += take as u64;
+            }
+            Dest::Sink { sink: Sink::Lend(_), .. } => {
+                self.pieces.push(RxPiece::Copied(bytes.into()));
+                counters.rx_copied_bytes += take as u64;
+            }
+        }
     }
 
     /// Ends it: the destination, what became of the bytes, and their checksum if it was asked for.

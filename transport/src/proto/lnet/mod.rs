@@ -1,6 +1,7 @@
 //! LNet above the connections: operations, match entries, answers (docs/protocol/lnet.md).
 
 pub(super) mod ops;
+pub(super) mod own;
 pub(super) mod portal;
 pub(super) mod remote;
 

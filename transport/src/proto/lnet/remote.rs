@@ -26,11 +26,11 @@ pub(in crate::proto) enum Body {
 
 /// Who waits for a match entry's sink.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::proto) struct Waiter {
-    pub(in crate::proto) from: ShardId,
-    pub(in crate::proto) conn: Key,
-    pub(in crate::proto) ticket: u64,
-    pub(in crate::proto) req: MatchReq,
+pub(in crate::proto) enum Waiter {
+    /// A message on a connection, perhaps of another shard's.
+    Conn { from: ShardId, conn: Key, ticket: u64, req: MatchReq },
+    /// A message of this node to itself.
+    Own(Key),
 }
 
 #[cfg(test)]
