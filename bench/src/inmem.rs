@@ -68,6 +68,8 @@ pub(crate) fn node<A: App>(
     stack.listen(Listen { addr: IpAddr::V4(ip), port: 988, backlog: 4096 }).map_err(|e| e.to_string())?;
     let mut config = Config::new(nid(ip), 1);
     config.accept = Accept::Trust;
+    // As many as the client's small messages in flight, which credits would hold back otherwise.
+    config.peer_credits = 64;
     Ok(Shard::new(Machine::new(config), LcoreRt::new(stack, time.clock(), ShardId(0)), app))
 }
 

@@ -15,6 +15,7 @@ pub mod link;
 pub mod measure;
 pub mod memory;
 pub mod pair;
+pub mod rate;
 pub mod repeat;
 pub mod report;
 pub mod sock;

@@ -94,7 +94,8 @@ pub struct TcpReport {
     pub ran_on: RanOn,
 }
 
-pub(crate) fn load() -> f64 {
+/// Load average of the last minute; 0 where the kernel does not tell.
+pub fn load() -> f64 {
     let s = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     s.split(' ').next().and_then(|x| x.parse().ok()).unwrap_or(0.0)
 }

@@ -9,6 +9,7 @@ use dataplane::tap::HEADERS;
 use tcpstack::Phase;
 use transport::wire::Nid;
 
+use crate::ratecmd::RateArgs;
 use crate::stackcmd::{CrowdArgs, TcpSimArgs};
 
 /// A user-space LNet node: socklnd over its own TCP on DPDK queues, without copying a bulk byte.
@@ -71,7 +72,7 @@ pub(crate) struct DemoArgs {
     pub(crate) eal: Vec<String>,
 }
 
-fn seconds(s: &str) -> Result<f64, String> {
+pub(crate) fn seconds(s: &str) -> Result<f64, String> {
     match s.parse::<f64>() {
         Ok(v) if (0.1..=3600.0).contains(&v) => Ok(v),
         _ => Err(format!("{s:?} is not a number of seconds from 0.1 to 3600")),
@@ -103,6 +104,8 @@ pub(crate) enum BenchWhat {
     Memory(MemoryArgs),
     /// Works through large and small messages and watches the process's memory.
     Growth(GrowthArgs),
+    /// Small messages a second over one connection set, against kernel sockets.
+    Rate(RateArgs),
     /// What the TCP stack costs by itself: Gbit a CPU-second, against memcpy and kernel TCP.
     Tcp(TcpArgs),
     /// Goodput of the TCP stack over a simulated lossy network, in virtual time: the same on every machine.

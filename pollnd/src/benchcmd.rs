@@ -24,6 +24,7 @@ pub(crate) fn main(what: &BenchWhat) -> Result<(), String> {
         BenchWhat::Repeat(a) => repeat(a),
         BenchWhat::Memory(a) => measure_memory(a),
         BenchWhat::Growth(a) => growth(a),
+        BenchWhat::Rate(a) => crate::ratecmd::main(a),
         BenchWhat::Tcp(a) => tcp_cost(a),
         BenchWhat::TcpSim(a) => crate::stackcmd::tcp_sim(a),
         BenchWhat::Connections(a) => crate::stackcmd::many_connections(a),

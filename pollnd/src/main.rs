@@ -14,6 +14,7 @@ mod node;
 mod ping;
 #[cfg(feature = "dpdk")]
 mod place;
+mod ratecmd;
 mod signals;
 mod stackcmd;
 

@@ -154,10 +154,12 @@ impl Machine {
         if nid.ip().is_none() || !nid.same_net(self.cfg.nid) || !reachable {
             return Err(OpRefused::Target(nid));
         }
-        let key = match self.by_peer.get(&target) {
-            Some(key) => *key,
+        let recent = self.recent.filter(|k| self.peers.get(*k).is_some_and(|p| p.id == target));
+        let key = match recent.or_else(|| self.by_peer.get(&target).copied()) {
+            Some(key) => key,
             None => self.add_peer(target).ok_or(OpRefused::TooManyPeers(self.cfg.max_peers))?,
         };
+        self.recent = Some(key);
         let waiting = self.peers.get(key).map_or(0, |p| p.waiting.len() + p.queue.len());
         if waiting >= self.cfg.max_queued {
             return Err(OpRefused::QueueFull(waiting));

@@ -66,6 +66,8 @@ pub struct Machine {
     pub(super) embryonic: usize,
     pub(super) peers: Slab<Peer>,
     pub(super) by_peer: HashMap<ProcessId, Key>,
+    /// Whom an operation was for last: most are for the same, and the map hashes its keys with care.
+    pub(super) recent: Option<Key>,
     pub(super) dials: OwnMap<DialId, Key>,
     pub(super) next_dial: u64,
     pub(super) lends: Slab<LendRec>,
@@ -108,6 +110,7 @@ impl Machine {
             embryonic: 0,
             peers: Slab::new(),
             by_peer: HashMap::new(),
+            recent: None,
             dials: OwnMap::default(),
             next_dial: me,
             lends: Slab::new(),

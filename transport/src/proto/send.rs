@@ -105,9 +105,12 @@ impl Machine {
         let bulk = tx.nob(version) >= u64::from(self.cfg.min_bulk);
         let cargo = if bulk { Cargo::Bulk } else { Cargo::Small };
         if let Some(conn) = self.choose(peer, cargo) {
-            if let Some(c) = self.conns.get_mut(conn)
-                && c.txq.push_lnet(tx)
-            {
+            let Some(c) = self.conns.get_mut(conn) else { return };
+            // With nothing before it and room on the stream it leaves at once; nothing could ride on it.
+            if c.txq.is_empty() && c.pushed - c.acked < self.cfg.tx_window {
+                return self.push(conn, peer, tx);
+            }
+            if c.txq.push_lnet(tx) {
                 self.counters.zc_acks_merged += 1;
                 self.answer_left(peer);
             }

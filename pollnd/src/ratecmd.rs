@@ -1,0 +1,184 @@
+//! `pollnd bench rate`: small messages a second.
+
+use std::sync::Arc;
+
+use bench::ctl::{Ctl, Phase};
+use bench::measure::{MeasureError, last_rtt, stretch, wait_for};
+use bench::pair::NothingLost;
+use bench::rate::{Rate, Sample};
+use bench::report::RanOn;
+use bench::sock::{self, SockPair};
+use bench::tcp::load;
+use bench::workload::{ClientConfig, Intake};
+use clap::Args;
+use transport::node::NodeEnd;
+use transport::node::sock::Idle as SockIdle;
+
+use crate::args::seconds;
+use crate::benchcmd::{live, print};
+
+/// `pollnd bench rate`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct RateArgs {
+    /// Rounds; each measures every side once.
+    #[arg(default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// Seconds for each side in a round.
+    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
+    pub(crate) seconds: f64,
+    /// Messages in flight, and the nodes' peer_credits.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) flight: u32,
+    /// Both nodes on one lcore.
+    #[arg(long)]
+    pub(crate) one_lcore: bool,
+    /// Kernel sockets only.
+    #[arg(long)]
+    pub(crate) sockets_only: bool,
+    /// One JSON object instead of the table.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// EAL arguments, as DPDK documents them.
+    #[arg(last = true)]
+    pub(crate) eal: Vec<String>,
+}
+
+impl RateArgs {
+    fn client(&self) -> ClientConfig {
+        ClientConfig { small_flight: self.flight.into(), ..ClientConfig::default() }
+    }
+}
+
+/// Measures one pair of nodes and takes it down.
+fn one(
+    ctl: &Ctl,
+    secs: f64,
+    lost: &mut Vec<NothingLost>,
+    stop: impl FnOnce() -> Result<(Vec<NodeEnd>, u64), String>,
+) -> Result<Sample, String> {
+    let go = || -> Result<Sample, MeasureError> {
+        wait_for(ctl, "the server", 10, || ctl.ready.load(std::sync::atomic::Ordering::Acquire))?;
+        let s = stretch(ctl, Phase::Rate, secs, &mut |_| ())?;
+        wait_for(ctl, "the histogram", 5, || ctl.rtt.lock().is_ok_and(|r| r.is_some()))?;
+        Ok(Sample::of(&s, &last_rtt(ctl)))
+    };
+    let sample = go();
+    let (ends, left) = stop()?;
+    let mut n = NothingLost::of(ctl, &ends);
+    n.buffers_left = left;
+    n.ok &= left == 0;
+    lost.push(n);
+    sample.map_err(|e| e.to_string())
+}
+
+fn sockets(a: &RateArgs, idle: SockIdle, lost: &mut Vec<NothingLost>) -> Result<Sample, String> {
+    let ctl = Arc::new(Ctl::default());
+    let p = SockPair { idle, intake: Intake::Lent, client: a.client(), peer_credits: a.flight };
+    let running = sock::start(p, ctl.clone());
+    one(&ctl, a.seconds, lost, || running.stop().map(|e| (e, 0)))
+}
+
+/// What carries messages besides kernel sockets.
+#[cfg(feature = "dpdk")]
+struct Carrier {
+    eal: dataplane::dpdk::Eal,
+    one: bool,
+}
+
+#[cfg(feature = "dpdk")]
+impl Carrier {
+    fn new(a: &RateArgs, on: &mut RanOn) -> Result<Carrier, String> {
+        use bench::pair::Threads;
+        use dataplane::dpdk::{Eal, EalConfig, dpdk_version};
+
+        let eal = EalConfig { no_pci: true, raw: a.eal.clone(), ..EalConfig::default() };
+        let eal = Eal::start(&eal).map_err(|e| e.to_string())?;
+        on.dpdk = dpdk_version();
+        on.memory = if eal.huge() { "2 MiB huge pages".into() } else { "ordinary pages (--no-huge)".into() };
+        let one = crate::place::pair(a.one_lcore)?.0 == Threads::One;
+        on.lcores = if one { 1 } else { 2 };
+        Ok(Carrier { eal, one })
+    }
+
+    fn name(&self) -> &'static str {
+        if self.one { "virtio link, one lcore" } else { "virtio link, two lcores" }
+    }
+
+    fn sample(&self, a: &RateArgs, lost: &mut Vec<NothingLost>) -> Result<Sample, String> {
+        use bench::link::{self, LinkConfig};
+
+        let ctl = Arc::new(Ctl::default());
+        let (threads, enter, idle) = crate::place::pair(self.one)?;
+        let cfg = LinkConfig { threads, client: a.client(), peer_credits: a.flight, ..LinkConfig::default() };
+        let l = link::start(&self.eal, &std::env::temp_dir(), cfg, &ctl, &enter, idle)?;
+        one(&ctl, a.seconds, lost, || {
+            let end = l.stop()?;
+            Ok((end.nodes, u64::from(end.left.attachments_out + end.left.heads_out + end.left.rx_out)))
+        })
+    }
+
+    fn close(self) {
+        if let Err(e) = self.eal.cleanup_within(std::time::Duration::from_secs(5)) {
+            tracing::warn!("{e}");
+        }
+    }
+}
+
+/// There is none.
+#[cfg(not(feature = "dpdk"))]
+enum Carrier {}
+
+#[cfg(not(feature = "dpdk"))]
+impl Carrier {
+    fn new(_: &RateArgs, _: &mut RanOn) -> Result<Carrier, String> {
+        Err("this pollnd was built without DPDK: `pollnd bench rate --sockets-only` measures kernel sockets alone"
+            .into())
+    }
+    fn name(&self) -> &'static str {
+        match *self {}
+    }
+    fn sample(&self, _: &RateArgs, _: &mut Vec<NothingLost>) -> Result<Sample, String> {
+        match *self {}
+    }
+    fn close(self) {
+        match self {}
+    }
+}
+
+pub(crate) fn main(a: &RateArgs) -> Result<(), String> {
+    let bar = live(a.json);
+    let mut on = RanOn::look();
+    (on.dpdk, on.memory) = ("DPDK not used".into(), "ordinary pages".into());
+    let carrier = if a.sockets_only { None } else { Some(Carrier::new(a, &mut on)?) };
+    let mut sides: Vec<(&'static str, Vec<Sample>)> =
+        carrier.iter().map(|c| (c.name(), Vec::new())).collect();
+    sides.extend([("kernel sockets, blocking", Vec::new()), ("kernel sockets, spinning", Vec::new())]);
+    let (mut lost, before) = (Vec::new(), load());
+    for round in 1..=a.rounds {
+        bar.set_message(format!("round {round} of {}", a.rounds));
+        bar.tick();
+        let mut got = Vec::new();
+        if let Some(c) = &carrier {
+            got.push(c.sample(a, &mut lost)?);
+        }
+        got.push(sockets(a, SockIdle::Block, &mut lost)?);
+        got.push(sockets(a, SockIdle::Spin, &mut lost)?);
+        sides.iter_mut().zip(got).for_each(|(side, s)| side.1.push(s));
+    }
+    if let Some(c) = carrier {
+        c.close();
+    }
+    bar.finish_and_clear();
+    let (sides, ratio) = Rate::sides(&sides);
+    let r = Rate {
+        flight: a.flight,
+        rounds: a.rounds,
+        ratio: ratio.filter(|_| !a.sockets_only),
+        sides,
+        nothing_lost: NothingLost::sum(&lost).ok,
+        load: [before, load()],
+        ran_on: on,
+    };
+    print(a.json, &r, || r.table())?;
+    if r.nothing_lost { Ok(()) } else { Err("something was lost: see the table".into()) }
+}
