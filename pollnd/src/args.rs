@@ -1,15 +1,17 @@
 //! The command line.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+mod look;
+
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use dataplane::tap::HEADERS;
-use tcpstack::Phase;
 use transport::wire::Nid;
 
+pub(crate) use self::look::{CaptureArgs, ConnFilter, ConnectionsArgs, StatsArgs, TunablesArgs};
 use crate::ratecmd::RateArgs;
+use crate::settings::{Tuned, tunable, tuned};
 use crate::stackcmd::{CrowdArgs, TcpSimArgs};
 
 /// A user-space LNet node: socklnd over its own TCP on DPDK queues, without copying a bulk byte.
@@ -43,6 +45,8 @@ pub(crate) enum Command {
     Stats(StatsArgs),
     /// Packets of one peer, from a running node, into a pcap file.
     Capture(CaptureArgs),
+    /// A running node's tunables, by the kernel's names: shows them, sets one.
+    Tunables(TunablesArgs),
     /// Looks at the machine: huge pages, ports and drivers, cores, NUMA; what is missing, and the line that mends it.
     Doctor(DoctorArgs),
     /// Measures what the documentation claims.
@@ -242,21 +246,29 @@ pub(crate) struct NodeArgs {
     /// Lcores that poll.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) lcores: u16,
-    /// Port that nodes listen on.
-    #[arg(long, default_value_t = 988)]
-    pub(crate) accept_port: u16,
-    /// Whom to accept. Default: secure where this node may use reserved ports itself, else trust.
+    /// Tunables from a file in the syntax of modprobe.d (options ksocklnd NAME=VALUE...), or from the *.conf files of
+    /// a folder in the order of their names; of several files, later ones win.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) options: Vec<PathBuf>,
+    /// A tunable, by the kernel's name (`pollnd tunables --defaults` lists them); wins over files.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = tunable)]
+    pub(crate) tunable: Vec<Tuned>,
+    /// Port that nodes listen on, for connections of all types: accept_port and accept_port_bulk. Default: 988.
+    #[arg(long, value_name = "PORT", value_parser = tuned("accept_port"))]
+    pub(crate) accept_port: Option<Tuned>,
+    /// Whom to accept: the tunable of that name. Default: secure where this node may use reserved ports itself, else
+    /// trust.
     #[arg(long, value_enum)]
     pub(crate) accept: Option<AcceptArg>,
-    /// Messages in flight to a peer.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=65_535))]
-    pub(crate) peer_credits: u32,
-    /// Payload from which a zero-copy ACK is asked for, in bytes (at least 2048).
-    #[arg(long, default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(2048..))]
-    pub(crate) zc_min_payload: u32,
-    /// Seconds of silence after which a peer is asked for a sign of life; 0 for never.
-    #[arg(long, default_value_t = 30)]
-    pub(crate) keepalive: u64,
+    /// Messages in flight to a peer: the tunable peer_credits. Default: 8.
+    #[arg(long, value_name = "MESSAGES", value_parser = tuned("peer_credits"))]
+    pub(crate) peer_credits: Option<Tuned>,
+    /// Payload from which a zero-copy ACK is asked for: the tunable zc_min_payload. Default: 16384.
+    #[arg(long, value_name = "BYTES", value_parser = tuned("zc_min_payload"))]
+    pub(crate) zc_min_payload: Option<Tuned>,
+    /// Silence after which a peer is asked for a sign of life, 0 for never: the tunable keepalive. Default: 30.
+    #[arg(long, value_name = "SECONDS", value_parser = tuned("keepalive"))]
+    pub(crate) keepalive: Option<Tuned>,
     /// Writes all packets of the DPDK port to this pcap file (slow: for looking, not for measuring).
     #[arg(long)]
     pub(crate) pcap: Option<PathBuf>,
@@ -313,142 +325,6 @@ pub(crate) struct BulkArgs {
     pub(crate) node: NodeArgs,
 }
 
-/// An address, and perhaps a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct PeerArg {
-    pub(crate) ip: IpAddr,
-    pub(crate) port: Option<u16>,
-}
-
-impl FromStr for PeerArg {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<PeerArg, String> {
-        if let Ok(ip) = s.parse() {
-            return Ok(PeerArg { ip, port: None });
-        }
-        match s.parse::<SocketAddr>() {
-            Ok(a) => Ok(PeerArg { ip: a.ip(), port: Some(a.port()) }),
-            Err(_) => Err(format!(
-                "{s:?} is no peer: give an address with or without a port, such as 10.0.0.2, 10.0.0.2:1023 or [fd00::2]:1023"
-            )),
-        }
-    }
-}
-
-impl std::fmt::Display for PeerArg {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.port {
-            Some(p) => SocketAddr::new(self.ip, p).fmt(f),
-            None => self.ip.fmt(f),
-        }
-    }
-}
-
-/// Which connections are shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ConnFilter {
-    /// Those of a peer.
-    Peer(PeerArg),
-    /// Those in a state.
-    State(Phase),
-}
-
-impl FromStr for ConnFilter {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<ConnFilter, String> {
-        if let Some(p) = Phase::named(s) {
-            return Ok(ConnFilter::State(p));
-        }
-        s.parse().map(ConnFilter::Peer).map_err(|_| {
-            format!(
-                "{s:?} is neither a peer, such as 10.0.0.2 or 10.0.0.2:1023, nor a state, such as ESTABLISHED"
-            )
-        })
-    }
-}
-
-/// `pollnd connections`.
-#[derive(Args, Debug, Clone)]
-#[command(after_help = "Examples:
-  pollnd connections                    all connections of the node that runs
-  pollnd connections 10.0.0.2           those with one peer
-  pollnd connections syn-sent -w 1      those that do not open, every second
-  pollnd connections --json | jq '.connections[] | select(.retransmits > 0) | .remote'
-
-Bytes are of payload, times in ms (in --json: ns), cwnd and ssthresh in bytes; - is what the carrier does not tell.")]
-pub(crate) struct ConnectionsArgs {
-    /// A peer (10.0.0.2, 10.0.0.2:1023) or a state (ESTABLISHED, SYN-SENT).
-    pub(crate) filter: Option<ConnFilter>,
-    /// One JSON object instead of text.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Shows them again every so many seconds.
-    #[arg(long, short, value_name = "SECONDS", value_parser = seconds)]
-    pub(crate) watch: Option<f64>,
-    /// Which node, where several run: its process number, or the path of its control socket.
-    #[arg(long, value_name = "PID|PATH")]
-    pub(crate) node: Option<String>,
-}
-
-/// `pollnd stats`.
-#[derive(Args, Debug, Clone)]
-#[command(after_help = "Examples:
-  pollnd stats             one line an lcore, counted since the node came up
-  pollnd stats -w 1        every second, counted since the line before
-  pollnd stats --all       and each counter that is not 0
-
-busy is the share of time in turns that found something to do. \"a burst\" is packets a receive burst that was not
-empty; a full burst (32 packets) left more behind.")]
-pub(crate) struct StatsArgs {
-    /// Every counter that is not 0, too.
-    #[arg(long, short)]
-    pub(crate) all: bool,
-    /// One JSON object instead of text: always all counters, since the start.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Shows them again every so many seconds.
-    #[arg(long, short, value_name = "SECONDS", value_parser = seconds)]
-    pub(crate) watch: Option<f64>,
-    /// Which node, where several run: its process number, or the path of its control socket.
-    #[arg(long, value_name = "PID|PATH")]
-    pub(crate) node: Option<String>,
-}
-
-/// `pollnd capture`.
-#[derive(Args, Debug, Clone)]
-#[command(after_help = "Examples:
-  pollnd capture --peer 10.0.0.2 --out /tmp/x.pcap --seconds 10
-  pollnd capture --peer 10.0.0.2:1021 --out /tmp/x.pcap --packets 1000 --snaplen 65535
-  tshark -r /tmp/x.pcap -z io,stat,1
-
-The node writes the file, with its rights. Packets are as they are handed to and from the device: super-segments
-whole, checksums not yet filled in. Without --packets and --seconds it lasts until it is interrupted.")]
-pub(crate) struct CaptureArgs {
-    /// Whose TCP packets: an address, with or without a port.
-    #[arg(long, value_name = "ADDRESS[:PORT]")]
-    pub(crate) peer: PeerArg,
-    /// Only those to and from this port of ours.
-    #[arg(long)]
-    pub(crate) local_port: Option<u16>,
-    /// The pcap file.
-    #[arg(long)]
-    pub(crate) out: PathBuf,
-    /// Ends after so many packets.
-    #[arg(long, conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) packets: Option<u64>,
-    /// Ends after so many seconds.
-    #[arg(long, value_parser = seconds)]
-    pub(crate) seconds: Option<f64>,
-    /// Bytes kept of each packet; the default has room for all headers.
-    #[arg(long, default_value_t = HEADERS as u32, value_parser = clap::value_parser!(u32).range(54..=65_535))]
-    pub(crate) snaplen: u32,
-    /// Which node, where several run: its process number, or the path of its control socket.
-    #[arg(long, value_name = "PID|PATH")]
-    pub(crate) node: Option<String>,
-}
-
 /// A NID of the tcp LND.
 fn nid(s: &str) -> Result<Nid, String> {
     let n = Nid::from_str(s).map_err(|e| e.to_string())?;
@@ -475,6 +351,13 @@ mod tests {
             (&["ping", "10.0.0.2@tcp", "--nid", "nonsense"], "nonsense"),
             (&["demo", "--seconds", "0"], "0.1 to 3600"),
             (&["node", "--nid", "10.0.0.1@tcp", "--zc-min-payload", "100"], "100"),
+            (
+                &["node", "--nid", "10.0.0.1@tcp", "--tunable", "tos=256"],
+                "tos=256: it takes -1 to 255 (byte)",
+            ),
+            (&["node", "--nid", "10.0.0.1@tcp", "--tunable", "credit=1"], "credit is no tunable"),
+            (&["node", "--nid", "10.0.0.1@tcp", "--tunable", "credits"], "NAME=VALUE"),
+            (&["tunables", "--defaults", "--node", "7"], "--node"),
             (&["connections", "10.0.0.300"], "10.0.0.300"),
             (&["connections", "listening"], "neither a peer"),
             (&["capture", "--peer", "x", "--out", "y"], "10.0.0.2:1023"),

@@ -6,20 +6,19 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver};
 use std::thread::JoinHandle;
 
-use bench::sock::epoch;
 use dataplane::clock::Clock;
 use hugepages::{Backing, PrivatePages};
 use transport::node::desk::Front;
 use transport::node::sock::{self, SockConfig, SockRt, may_bind_privileged};
 use transport::node::{App, Control, Idle, NodeEnd, Order, Shard, run};
-use transport::proto::{Accept, Config, Machine, config::SEC};
+use transport::proto::{self, Accept, Machine};
 use transport::wire::Nid;
 
-use crate::args::{AcceptArg, Carrier, NodeArgs};
+use crate::args::{Carrier, NodeArgs};
 #[cfg(feature = "dpdk")]
 use crate::dpdk::start as start_dpdk;
 use crate::inspect::server::Server;
-use crate::signals;
+use crate::{iface, settings, signals};
 
 /// What the node is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,26 +129,6 @@ impl Node {
     }
 }
 
-/// Settles what the command line leaves open: may we use reserved ports, and whom do we accept?
-pub(crate) fn machine_config(a: &NodeArgs, may_privileged: bool) -> Config {
-    let mut c = Config::new(a.nid, epoch());
-    c.port = a.accept_port;
-    c.privileged = may_privileged;
-    c.accept = match a.accept {
-        Some(AcceptArg::Secure) => Accept::Secure,
-        Some(AcceptArg::All) => Accept::All,
-        Some(AcceptArg::Trust) => Accept::Trust,
-        Some(AcceptArg::None) => Accept::None,
-        None if may_privileged => Accept::Secure,
-        None => Accept::Trust,
-    };
-    c.peer_credits = a.peer_credits;
-    c.ni_credits = c.ni_credits.max(a.peer_credits);
-    c.zc_min_payload = a.zc_min_payload;
-    c.keepalive = a.keepalive.saturating_mul(SEC);
-    c
-}
-
 /// Starts the node.
 ///
 /// # Errors
@@ -208,21 +187,27 @@ fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>)
              grant it with: setcap cap_net_bind_service=+ep $(command -v pollnd)"
         );
     }
-    let config = machine_config(a, privileged);
-    let addr = SocketAddr::new(ip, a.accept_port);
+    let config = settings::config(a, proto::Carrier::Sockets, privileged, iface::mbps(ip))?;
+    let tcp = config.tcp;
     let clock = Clock::calibrated();
-    let open = |listen| SockRt::probe(&SockConfig { listen, ..SockConfig::default() });
+    let open = move |listen| SockConfig { listen, tcp, ..SockConfig::default() };
+    let ports: Vec<u16> = config.listen_ports().collect();
     // Tried here first, so that the error comes from the command and not from a thread.
-    let listen = match open(vec![addr]) {
-        Ok(()) => vec![addr],
+    let mut listen: Vec<_> = ports.iter().map(|p| SocketAddr::new(ip, *p)).collect();
+    match SockRt::probe(&open(listen.clone())) {
+        Ok(()) => {}
         Err(e) if role == Role::Dialler && !matches!(e, sock::SockError::Poll(_)) => {
             tracing::info!("{e}; going on without, peers cannot connect back");
-            Vec::new()
+            listen.clear();
         }
         Err(e) => return Err(e.to_string()),
+    }
+    let at = match (config.accept, &ports[..]) {
+        (Accept::None, _) => "not listening".to_owned(),
+        (_, [port, bulk]) => format!("ports {port} and {bulk}"),
+        _ => format!("port {}", config.port),
     };
-    let describe =
-        format!("kernel sockets, port {}{}", a.accept_port, if privileged { "" } else { ", unprivileged" });
+    let describe = format!("kernel sockets, {at}{}", if privileged { "" } else { ", unprivileged" });
     let c = control.clone();
     let front = Arc::new(Front::new(1, clock.clone()));
     let desk = front.desk(0);
@@ -234,8 +219,7 @@ fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>)
         };
         let backing: Arc<dyn Backing> = Arc::new(PrivatePages);
         let app = make(&backing).map_err(fail)?;
-        let rt = SockRt::new(SockConfig { listen, ..SockConfig::default() }, clock)
-            .map_err(|e| fail(e.to_string()))?;
+        let rt = SockRt::new(open(listen), clock).map_err(|e| fail(e.to_string()))?;
         let shard = Shard::new(Machine::new(config), rt, app).at(desk);
         drop(made);
         Ok(run(vec![Box::new(shard)], &c, Idle { spin: u32::MAX, yield_after: u32::MAX }))

@@ -10,6 +10,7 @@ use bench::workload::{Client, ClientConfig};
 
 use crate::args::BulkArgs;
 use crate::assemble::{self, Role};
+use crate::settings;
 
 /// Which way the payload goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,10 +25,11 @@ pub(crate) enum Way {
 const STUCK: Duration = Duration::from_secs(200);
 
 pub(crate) fn main(a: BulkArgs, way: Way) -> Result<(), String> {
+    let flight = settings::peer_credits(&a.node)?;
     let ctl = Arc::new(Ctl::default());
     let cfg = ClientConfig {
         bulk_len: a.size as usize,
-        bulk_flight: u64::from(a.node.peer_credits),
+        bulk_flight: flight.into(),
         limit: a.count,
         ..ClientConfig::default()
     };

@@ -12,25 +12,29 @@ use bench::link::this_lcore;
 use dataplane::capture::CapturePort;
 use dataplane::clock::Clock;
 use dataplane::cpt::Machine as Cores;
-use dataplane::dpdk::{Eal, EalBacking, EalConfig, EthPort, PortConfig, PortSpec, QueueSeed};
+use dataplane::dpdk::{Eal, EalBacking, EalConfig, EthPort, LinkState, PortConfig, PortSpec, QueueSeed};
 use dataplane::lcore::{self, Lcore};
 use dataplane::pkt::Port;
 use hugepages::{Backing, LendSlab};
-use tcpstack::{KeepAlive, Listen, Stack, StackConfig};
+use tcpstack::{Listen, Stack, StackConfig};
 use transport::node::desk::Front;
-use transport::node::lcore::LcoreRt;
+use transport::node::lcore::{LcoreRt, keepalive};
 use transport::node::links::{Linked, Rings, relay_budget};
 use transport::node::{Control, Idle, NoApp, NodeEnd, Order, Shard, Turn, run};
-use transport::proto::{Config, Machine, ShardId, Shards, config::SEC};
+use transport::proto::tunables::Change;
+use transport::proto::{Carrier, Config, Machine, ShardId, Shards, Tcp};
 
 use crate::args::NodeArgs;
-use crate::assemble::{MakeApp, Node, Started, machine_config, until_made};
+use crate::assemble::{MakeApp, Node, Started, until_made};
 use crate::inspect::telemetry;
+use crate::settings;
 
 /// Lendings of an lcore.
 const LENDINGS: usize = 8192;
 /// Memory for pages of applications and for slack, in MiB.
 const PAGES_MB: u64 = 64;
+/// Smallest window of a connection that the TCP stack has, in bytes.
+const WINDOW_MIN: u32 = 64 << 10;
 /// How often the control thread looks at links and late drivers.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -102,12 +106,25 @@ fn lcores(a: &NodeArgs, cores: &Cores) -> Result<Vec<Lcore>, String> {
     Ok(all)
 }
 
-fn stack_config(a: &NodeArgs, ip: Ipv4Addr) -> StackConfig {
+fn stack_config(a: &NodeArgs, ip: Ipv4Addr, tcp: &Tcp) -> StackConfig {
     let mut c = StackConfig::new(ip, a.prefix);
     c.gateways = a.gateway.map(IpAddr::V4).into_iter().collect();
     c.vlan = a.vlan;
-    c.keepalive = Some(KeepAlive { idle: 30 * SEC, interval: 5 * SEC, count: 5 });
+    c.keepalive = keepalive(tcp);
+    c.tos = tcp.mark().unwrap_or(0);
+    // Less than a stack can do with is taken for as little as it can.
+    let window = |bytes: u32, or: u32| if bytes == 0 { or } else { bytes.max(WINDOW_MIN) };
+    c.rx_window = window(tcp.rx_buffer, c.rx_window);
+    if tcp.tx_buffer > 0 {
+        c.tx_window = window(tcp.tx_buffer, 0);
+        c.backlog = c.tx_window.into();
+    }
     c
+}
+
+/// The speed that a port tells, in Mbit/s, if it knows.
+fn speed(l: LinkState) -> Option<u32> {
+    (l.up && l.mbps > 0 && l.mbps != u32::MAX).then_some(l.mbps)
 }
 
 /// What the polling threads are made from.
@@ -125,11 +142,14 @@ struct Plan {
 
 impl Plan {
     fn runtime<P: Port>(&self, port: P, me: ShardId) -> Result<LcoreRt<P>, String> {
-        let (ip, port_no) = (IpAddr::V4(self.ip), self.config.port);
+        let ip = IpAddr::V4(self.ip);
         let slab = LendSlab::new(LENDINGS);
-        let mut stack =
-            Stack::new(stack_config(&self.args, self.ip), port, slab).map_err(|e| e.to_string())?;
-        stack.listen(Listen { addr: ip, port: port_no, backlog: 128 }).map_err(|e| e.to_string())?;
+        let mut stack = Stack::new(stack_config(&self.args, self.ip, &self.config.tcp), port, slab)
+            .map_err(|e| e.to_string())?;
+        let backlog = self.config.tcp.backlog.into();
+        for port in self.config.listen_ports() {
+            stack.listen(Listen { addr: ip, port, backlog }).map_err(|e| e.to_string())?;
+        }
         let rt = LcoreRt::new(stack, self.clock.clone(), me);
         self.restart.lock().unwrap_or_else(PoisonError::into_inner).push(rt.restart_wanted());
         Ok(rt)
@@ -197,8 +217,14 @@ fn keep(mut port: EthPort, plan: &Arc<Plan>) -> Keeper {
     let plan = plan.clone();
     let thread = std::thread::spawn(move || {
         let (mut look, mut was_up) = (LOOK, false);
+        let mut told = plan.config.link_mbps;
         while stopped.recv_timeout(look) == Err(mpsc::RecvTimeoutError::Timeout) {
-            let up = port.refresh_link().up;
+            let link = port.refresh_link();
+            let up = link.up;
+            if let Some(mbps) = speed(link).filter(|m| told != Some(*m)) {
+                // An lcore that is held up is told at the next look.
+                told = plan.front.tune(Change::link(Some(mbps))).ok().map(|()| mbps);
+            }
             was_up |= up;
             // A virtio_user port whose other end has gone logs each look.
             look = if up || !was_up { LOOK } else { LOOK_DOWN };
@@ -261,9 +287,8 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
             );
         }
     }
-    let mut config = machine_config(a, true);
     // The stack is ours: reserved ports need nobody's leave.
-    config.privileged = true;
+    let config = settings::config(a, Carrier::Port, true, speed(port.refresh_link()))?;
     let describe = format!(
         "port {} ({}), {} lcore(s) on CPU {:?}, MTU {}, {}",
         port.name(),

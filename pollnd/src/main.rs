@@ -1,4 +1,4 @@
-//! The command: `pollnd demo`, `node`, `ping`, `put`, `get`, `connections`, `stats`, `capture`, `doctor`, `bench`.
+//! The command: `pollnd demo`, `node`, `ping`, `put`, `get`, `connections`, `stats`, `capture`, `tunables`, `doctor`, `bench`.
 #![forbid(unsafe_code)]
 
 mod args;
@@ -9,12 +9,14 @@ mod demo;
 mod doctor;
 #[cfg(feature = "dpdk")]
 mod dpdk;
+mod iface;
 mod inspect;
 mod node;
 mod ping;
 #[cfg(feature = "dpdk")]
 mod place;
 mod ratecmd;
+mod settings;
 mod signals;
 mod stackcmd;
 
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Command::Connections(a) => inspect::connections::main(&a),
         Command::Stats(a) => inspect::lcores::main(&a),
         Command::Capture(a) => inspect::capture::main(&a),
+        Command::Tunables(a) => inspect::tunables::main(&a),
         Command::Doctor(a) => doctor::main(&a),
         Command::Bench(a) => benchcmd::main(&a.what),
     };

@@ -203,6 +203,104 @@ fn the_control_socket_is_its_users_alone() {
     node.stop().good();
 }
 
+/// A tunable of a node, by `pollnd tunables NAME --json`.
+fn tunable(at: &Place, p: &Proc, name: &str) -> Value {
+    let v = at.run(&["tunables", name, "--json", "--node", &p.id().to_string()]).good().json();
+    let [t] = &v["tunables"].as_array().unwrap()[..] else { panic!("{v}") };
+    t.clone()
+}
+
+#[test]
+fn tunables_are_shown_set_and_refused_by_the_kernels_names() {
+    let (at, b) = (Place::new(), own_ip());
+    let file = at.0.path().join("site.conf");
+    std::fs::write(&file, "options ksocklnd credits=512 keepalive=77 tos=0x20\noptions lnet networks=tcp")
+        .unwrap();
+    let more = ["--options", file.to_str().unwrap(), "--tunable", "peer_credits=32", "--keepalive", "11"];
+    let mut node = at.start(&[&["node", "--nid", &nid(b)], &PORT[..], &more].concat()).up();
+    node.until("a word about networks", |_, err| err.contains("of no meaning to this node: networks"));
+    let value = |name: &str| n(&tunable(&at, &node, name), "value");
+    assert_eq!(["credits", "peer_credits", "keepalive", "tos"].map(value), [512, 32, 11, 32]);
+    assert_eq!((value("accept_port"), value("accept_port_bulk")), (10_988, 10_988));
+    let t = tunable(&at, &node, "keepalive");
+    assert_eq!(
+        (n(&t, "default"), t["change"].as_str(), t["unit"].as_str()),
+        (30, Some("rw"), Some("s")),
+        "{t}"
+    );
+    at.run(&["tunables", "accept"]).good().says(&["accept ", "lnet", "ro", "secure, all, none, trust"]);
+
+    // Set, seen by whoever looks, and only that one.
+    let all = |at: &Place| at.run(&["tunables"]).good().out;
+    let before = all(&at);
+    let set = ["tunables", "zc_min_payload=0x10000", "--json"];
+    assert_eq!(n(&at.run(&set).good().json()["tunables"][0], "value"), 65_536);
+    let differ: Vec<String> = {
+        let after = all(&at);
+        before.lines().zip(after.lines()).filter(|(x, y)| x != y).map(|(_, y)| y.to_owned()).collect()
+    };
+    assert!(differ.len() == 1 && differ[0].starts_with("zc_min_payload "), "{differ:?}");
+
+    for (what, says) in [
+        ("zc_min_payload=100", "zc_min_payload=100: it takes 2048 to 16777216 (bytes)"),
+        (
+            "credits=300",
+            "credits=300: it is read at load time: start the node again with --tunable credits=300",
+        ),
+        ("nconnds=5", "nconnds=5: here it is always 4"),
+        ("lnet_retry_count=200", "lnet_transaction_timeout=150 and lnet_retry_count=200"),
+        ("nosuch=1", "nosuch is no tunable"),
+        ("nosuch", "nosuch is no tunable"),
+    ] {
+        at.run(&["tunables", what]).failed(1, &[says]);
+    }
+    assert_eq!(["zc_min_payload", "credits", "lnet_retry_count"].map(value), [65_536, 512, 2]);
+    node.stop().good();
+}
+
+#[test]
+fn defaults_need_no_node() {
+    let at = Place::new();
+    let v = at.run(&["tunables", "--defaults", "--json"]).good().json();
+    let all = v["tunables"].as_array().unwrap();
+    assert!(
+        all.len() > 40 && all.iter().all(|t| t["value"] == t["default"] && t["about"].is_string()),
+        "{v}"
+    );
+    at.run(&["tunables", "tos", "--defaults"]).good().says(&["tos", "-1", "-1 to 255 (byte)", "default -1"]);
+    at.run(&["tunables", "tos=8", "--defaults"]).failed(1, &["--defaults asks no node"]);
+    at.run(&["tunables"]).failed(1, &["no node runs"]);
+}
+
+#[test]
+fn control_connections_and_the_others_have_a_port_each() {
+    let (at, a, b) = (Place::new(), own_ip(), own_ip());
+    let ports = ["--tunable", "accept_port=10988", "--tunable", "accept_port_bulk=10989"];
+    let node = at.start(&[&["node", "--nid", &nid(b)], &ports[..]].concat());
+    let node = node.up();
+    let mut ping = at.start(&[&["ping", &nid(b), "--nid", &nid(a), "-c", "1000"], &ports[..]].concat());
+    ping.until("an answer", |out, _| out.contains("time "));
+    let end = Instant::now() + Duration::from_secs(60);
+    while at.connections(&node, &[]).len() < 3 {
+        assert!(Instant::now() < end, "{:?}", at.connections(&node, &[]));
+    }
+    let mut ours: Vec<String> =
+        at.connections(&node, &[]).iter().map(|c| c["local"].as_str().unwrap().to_owned()).collect();
+    ours.sort_unstable();
+    assert_eq!(ours, [format!("{b}:10988"), format!("{b}:10989"), format!("{b}:10989")]);
+    ping.stop();
+    node.stop().good();
+}
+
+#[test]
+fn a_node_that_accepts_nobody_does_not_listen() {
+    let (at, a) = (Place::new(), own_ip());
+    let node = at.start(&[&["node", "--nid", &nid(a), "--accept", "none"], &PORT[..]].concat()).up();
+    let refused = std::net::TcpStream::connect((a, 10_988)).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    node.stop().good().says(&["is up on kernel sockets, not listening"]);
+}
+
 /// One line to the socket, and the line that answers.
 fn say(s: &mut UnixStream, line: &str) -> Value {
     s.write_all(line.as_bytes()).unwrap();

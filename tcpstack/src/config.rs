@@ -29,6 +29,8 @@ pub struct StackConfig {
     pub gateways: Vec<IpAddr>,
     /// VLAN id: packets of others are dropped, ours are tagged (by the device where it can).
     pub vlan: Option<u16>,
+    /// Type of service (IPv4) or traffic class (IPv6) of TCP's packets; its two bits of ECN count as 0.
+    pub tos: u8,
     /// Most bytes a peer may have in flight to one connection (64 KiB to 1 GiB). A connection begins with 256 KiB and
     /// gets more as its reader keeps up.
     pub rx_window: u32,
@@ -98,6 +100,7 @@ impl StackConfig {
             addrs: vec![(addr.into(), prefix)],
             gateways: Vec::new(),
             vlan: None,
+            tos: 0,
             rx_window: 16 << 20,
             rx_budget: u64::MAX,
             tx_window: 16 << 20,

@@ -15,7 +15,7 @@ use crate::phase::Phase;
 use crate::seq::Seq;
 use crate::stack::Stack;
 use crate::stamps::{self, Stamps};
-use crate::wire::{self, Fields, Mac, Seg, Template};
+use crate::wire::{self, Fields, Mac, Seg};
 
 impl<P: Port> Stack<P> {
     /// Answers a SYN for which listener `l` has no room.
@@ -44,7 +44,7 @@ impl<P: Port> Stack<P> {
         let options = OptBytes::syn(self.io.mss(s.key.is_v6()), sack, ts, scale);
         let win = self.cfg.rx_window.min(65_535) as u16;
         let f = Fields { seq, ack: s.seq.plus(1), flags: wire::SYN | wire::ACK, win };
-        let tmpl = Template::new(self.io.mac, src, self.io.soft_vlan(), &s.key);
+        let tmpl = self.io.template(src, &s.key);
         let sent = self.io.control(&tmpl, &f, &options, &mut self.c);
         self.c.syn_cookies_sent += u64::from(sent);
     }
@@ -68,7 +68,7 @@ impl<P: Port> Stack<P> {
         }
         let sock = self.engine.listen(&s.key)?;
         let hop = self.host.route(&s.key.remote, self.now).unwrap_or(s.key.remote);
-        let tmpl = Template::new(self.io.mac, src, self.io.soft_vlan(), &s.key);
+        let tmpl = self.io.template(src, &s.key);
         let mut f = Box::new(Flow::new(s.key, sock, tmpl, hop, self.now));
         f.iss = iss;
         f.hop_epoch = self.neigh.epoch();

@@ -14,7 +14,7 @@ use crate::stack::{CloseWhy, Event, Stack};
 use crate::stamps;
 use crate::table::Place;
 use crate::timewait::Verdict;
-use crate::wire::{self, Drop, ETH_ARP, ETH_IPV4, ETH_IPV6, Eth, Fields, HDR, Ip, Mac, Seg, Template};
+use crate::wire::{self, Drop, ETH_ARP, ETH_IPV4, ETH_IPV6, Eth, Fields, HDR, Ip, Mac, Seg};
 
 impl<P: Port> Stack<P> {
     /// Takes in one packet.
@@ -257,7 +257,7 @@ impl<P: Port> Stack<P> {
         }
         let Some(e) = self.tw.get(t).copied() else { return };
         let f = Fields { seq: e.snd_nxt, ack: e.rcv_nxt, flags: wire::ACK, win: e.win };
-        let tmpl = Template::new(self.io.mac, src, self.io.soft_vlan(), &e.key);
+        let tmpl = self.io.template(src, &e.key);
         let val = stamps::clock(self.secret.stamp_offset(&e.key), self.now);
         let o = OptBytes::plain(e.ts.map(|ecr| Ts { val, ecr }));
         self.io.control(&tmpl, &f, &o, &mut self.c);
@@ -279,7 +279,7 @@ impl<P: Port> Stack<P> {
             let len = u64::from(s.plen) + u64::from(s.has(wire::SYN)) + u64::from(s.has(wire::FIN));
             Fields { seq: Seq(0), ack: s.seq.plus(len), flags: wire::RST | wire::ACK, win: 0 }
         };
-        let tmpl = Template::new(self.io.mac, src, self.io.soft_vlan(), &s.key);
+        let tmpl = self.io.template(src, &s.key);
         self.c.rst_sent += u64::from(self.io.control(&tmpl, &f, &[], &mut self.c));
     }
 }

@@ -8,6 +8,7 @@ use crate::config::Counters;
 use crate::csum::{Sum, pseudo};
 use crate::seq::Seq;
 use crate::shadow::{Chunk, Shadow};
+use crate::table::Key;
 use crate::wire::{self, Fields, HDR, HDR6, Head, Mac, Template};
 
 /// The port, its queue, and how packets have to look for it.
@@ -20,6 +21,8 @@ pub(crate) struct Io<P: Port> {
     /// Largest IP packet that the port segments; 0 where it does not.
     super_max: u32,
     pub(crate) vlan: Option<u16>,
+    /// Type of service, or traffic class, of TCP's packets.
+    tos: u8,
     /// The time of the turn, in ns.
     pub(crate) now: u64,
     hw_vlan: bool,
@@ -47,7 +50,7 @@ fn headers(v6: bool) -> u32 {
 }
 
 impl<P: Port> Io<P> {
-    pub(crate) fn new(port: P, vlan: Option<u16>, attach_min: u32, depth: usize) -> Io<P> {
+    pub(crate) fn new(port: P, vlan: Option<u16>, tos: u8, attach_min: u32, depth: usize) -> Io<P> {
         let c = port.caps();
         let offload = c.tx_csum;
         // TSO without checksum offload does not exist in hardware; plain segments then.
@@ -59,6 +62,7 @@ impl<P: Port> Io<P> {
             mtu,
             super_max: tso,
             vlan,
+            tos,
             now: 0,
             hw_vlan,
             offload,
@@ -78,6 +82,11 @@ impl<P: Port> Io<P> {
     #[inline]
     pub(crate) fn super_max(&self, v6: bool) -> u32 {
         self.super_max.saturating_sub(headers(v6))
+    }
+
+    /// What our segments on the connection `key` have in common; the next hop is `dst`.
+    pub(crate) fn template(&self, dst: Mac, key: &Key) -> Template {
+        Template::new(self.mac, dst, self.soft_vlan(), key).marked(self.tos)
     }
 
     /// VLAN id that the stack itself has to write into headers.

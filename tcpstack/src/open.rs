@@ -13,7 +13,7 @@ use crate::seq::Seq;
 use crate::stack::{FlowId, Stack};
 use crate::stamps::Stamps;
 use crate::table::{Key, Place};
-use crate::wire::{Mac, Seg, Template};
+use crate::wire::{Mac, Seg};
 
 /// Distance kept from the last number of a connection whose place is taken over, in bytes: more than a window.
 const REUSE_GAP: u64 = 1 << 20;
@@ -56,7 +56,7 @@ impl<P: Port> Stack<P> {
             None => None,
         };
         let sock = self.engine.connect(&key).ok_or(DialError::BadPeer(d.remote))?;
-        let tmpl = Template::new(self.io.mac, [0; 6], self.io.soft_vlan(), &key);
+        let tmpl = self.io.template([0; 6], &key);
         let mut f = Box::new(Flow::new(key, sock, tmpl, hop, self.now));
         f.iss = self.first_seq(&key, after);
         f.stamps = Stamps::new(self.secret.stamp_offset(&key));
@@ -98,7 +98,7 @@ impl<P: Port> Stack<P> {
             return;
         };
         let hop = self.host.route(&s.key.remote, self.now).unwrap_or(s.key.remote);
-        let tmpl = Template::new(self.io.mac, src, self.io.soft_vlan(), &s.key);
+        let tmpl = self.io.template(src, &s.key);
         let mut f = Box::new(Flow::new(s.key, sock, tmpl, hop, self.now));
         f.iss = self.first_seq(&s.key, after);
         f.hop_epoch = self.neigh.epoch();

@@ -9,7 +9,7 @@ use dataplane::tap::TapEnd;
 use hugepages::{HeapRxPool, LendSlab, Lent, RxFrag};
 
 use crate::addr::Addr;
-use crate::config::{Counters, HDR_MAX, Listen, ListenError, PushError, StackConfig, StackError};
+use crate::config::{Counters, HDR_MAX, KeepAlive, Listen, ListenError, PushError, StackConfig, StackError};
 use crate::cookie::Cookies;
 use crate::engine::Engine;
 use crate::flow::Flow;
@@ -222,7 +222,7 @@ impl<P: Port> Stack<P> {
         let bytes = cfg.rx_window.max(cfg.tx_window);
         let mut engine = Engine::new(secret.0[0], cfg.rx_window as usize, cfg.tx_window as usize)
             .map_err(|source| StackError::Map { bytes, source })?;
-        let io = Io::new(port, cfg.vlan, cfg.attach_min, cfg.tx_depth.max(1));
+        let io = Io::new(port, cfg.vlan, cfg.tos & !3, cfg.attach_min, cfg.tx_depth.max(1));
         let mem = Memory::new(cfg.rx_budget, io.port.rx_memory());
         Ok(Stack {
             own_scale: engine.own_scale(),
@@ -266,6 +266,11 @@ impl<P: Port> Stack<P> {
             io,
             cfg,
         })
+    }
+
+    /// Changes the keep-alive of connections: of idle ones that had none once they hear or send something.
+    pub fn set_keepalive(&mut self, keepalive: Option<KeepAlive>) {
+        self.cfg.keepalive = keepalive;
     }
 
     /// Accepts connections to a port. They appear as [`Event::Opened`].

@@ -14,6 +14,7 @@ mod place;
 pub(crate) mod server;
 #[cfg(feature = "dpdk")]
 pub(crate) mod telemetry;
+pub(crate) mod tunables;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -40,6 +41,18 @@ pub(crate) enum Request {
     },
     /// Counters of each lcore.
     Lcores {},
+    /// Tunables, all or one.
+    Tunables {
+        /// Which.
+        name: Option<String>,
+    },
+    /// Sets a tunable.
+    Tune {
+        /// Which.
+        name: String,
+        /// To what.
+        value: String,
+    },
     /// Writes packets to a file until enough came, the time is over, or the asker goes.
     Capture {
         /// The peer's address.

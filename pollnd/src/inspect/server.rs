@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tcpstack::Phase;
 use transport::node::desk::{Filter, Front};
 
-use super::{Request, capture, connection, diag, lcore, place};
+use super::{Request, capture, connection, diag, lcore, place, tunables};
 
 /// Askers at a time.
 const ASKERS: usize = 16;
@@ -168,6 +168,8 @@ fn answer(s: &mut UnixStream, line: &[u8], shared: &Shared) -> io::Result<()> {
         Request::Hello {} => return say(s, &shared.hello),
         Request::Connections { peer, port, state } => connections(s, shared, peer, port, state)?,
         Request::Lcores {} => lcores(s, shared)?,
+        Request::Tunables { name } => tunables::show(s, &shared.front, name.as_deref())?,
+        Request::Tune { name, value } => tunables::set(&shared.front, &name, &value),
         Request::Capture { peer, port, local_port, out, packets, seconds, snaplen } => {
             let filter = dataplane::tap::TapFilter { peer, port, local_port };
             capture::serve(s, shared, filter, &out, packets, seconds, snaplen)?

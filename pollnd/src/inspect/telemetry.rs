@@ -8,6 +8,8 @@
 //! | `/pollnd/connections` | connections, up to 255: number, and addresses and state |
 //! | `/pollnd/connections,N` | everything about connection N of that list |
 //! | `/pollnd/connections,ADDRESS:PORT` | everything about the connection with that peer |
+//! | `/pollnd/tunables` | tunables and their values |
+//! | `/pollnd/tunables,NAME` | everything about one |
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -38,6 +40,7 @@ pub(crate) fn offer(eal: &Eal, control: &Arc<Control>, front: &Arc<Front>) {
             "TCP connections. Parameters: a number of the list or a peer's ADDRESS:PORT, for all about one",
             connections,
         ),
+        ("/pollnd/tunables", "Tunables. Parameters: the name of one, for all about it", tunables),
     ] {
         if let Err(e) = telemetry(eal, cmd, help, f) {
             tracing::warn!("{e}");
@@ -137,5 +140,27 @@ fn connections(which: &str) -> Answer {
         }
         (Ok(()), None) if which.is_empty() => list,
         (Ok(()), None) => problem(format!("no connection {which}")),
+    }
+}
+
+fn tunables(which: &str) -> Answer {
+    let Some((_, front)) = SHOWN.get() else { return Vec::new() };
+    let name = Some(which).filter(|w| !w.is_empty());
+    let rows = front.config(0).map_err(|e| e.to_string()).and_then(|c| super::tunables::rows(&c, name));
+    match (rows, name) {
+        (Err(e), _) => problem(e),
+        (Ok(rows), None) => rows
+            .iter()
+            .filter_map(|r| {
+                let v = r["value"].as_str().map_or_else(|| r["value"].to_string(), str::to_owned);
+                Some((r["name"].as_str()?.to_owned(), TelemetryValue::Text(v)))
+            })
+            .collect(),
+        (Ok(rows), Some(_)) => {
+            let mut a = Answer::new();
+            rows.iter().for_each(|r| flat(r, &mut a));
+            a.retain(|(k, _)| k != "line");
+            a
+        }
     }
 }

@@ -50,6 +50,20 @@ impl Template {
         Template { bytes, l2: l2 as u8, l3, pseudo }
     }
 
+    /// With `tos` as type of service (IPv4) or traffic class (IPv6).
+    #[must_use]
+    pub fn marked(mut self, tos: u8) -> Template {
+        let at = usize::from(self.l2);
+        if self.v6() {
+            // The four bits of the version come first.
+            self.bytes[at] = 0x60 | tos >> 4;
+            self.bytes[at + 1] = tos << 4;
+        } else {
+            self.bytes[at + 1] = tos;
+        }
+        self
+    }
+
     /// Where the TCP header begins, in bytes.
     #[inline]
     pub fn tcp_at(&self) -> usize {
@@ -184,6 +198,22 @@ mod tests {
             // As the peer sees it: ends exchanged.
             assert_eq!(s.key, Key::new(key.remote, 1023, key.local, 988));
             assert_eq!((s.seq, s.ack, s.flags, s.win, s.hlen, s.plen), (f.seq, f.ack, f.flags, 77, 24, 0));
+        }
+    }
+
+    #[test]
+    fn a_mark_is_where_receivers_look_for_it() {
+        let f = Fields { seq: Seq(5), ack: Seq(9), flags: ACK, win: 77 };
+        let v4 = Key::v4(0x0a00_0001, 988, 0x0a00_0002, 1023);
+        let v6 = Key::new(Addr::link_local([1; 6]), 988, Addr::link_local([2; 6]), 1023);
+        for (key, vlan, first) in
+            [(v4, None, [0x45, 0xb8]), (v4, Some(7), [0x45, 0xb8]), (v6, None, [0x6b, 0x80])]
+        {
+            let t = Template::new([2; 6], [4; 6], vlan, &key);
+            let (plain, marked) = (t.head(&f, &[]), t.marked(0xb8).head(&f, &[]));
+            let at = usize::from(t.l2);
+            assert_eq!(marked.bytes()[at..at + 2], first);
+            assert_eq!(marked.bytes()[at + 2..], plain.bytes()[at + 2..], "nothing else differs");
         }
     }
 

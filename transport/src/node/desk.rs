@@ -19,7 +19,9 @@ use dataplane::tap::TapEnd;
 use tcpstack::{ConnStats, Phase};
 
 use super::runtime::RtCounters;
-use crate::proto::{ConnId, Counters};
+use crate::proto::tunables::Change;
+use crate::proto::{Config, ConnId, Counters};
+use crate::wire::Nid;
 
 /// Connections of one page at most.
 pub const PAGE: usize = 32;
@@ -175,6 +177,10 @@ pub enum Ask {
     Counts(Box<Counts>),
     /// Shows packets to this end, or to none; the answer is the end that was there before.
     Tap(Option<Box<TapEnd>>),
+    /// The configuration as it is.
+    Config(Box<Config>),
+    /// Changes a tunable, from the next turn on.
+    Tune(Change),
 }
 
 /// Between an lcore and those who ask it.
@@ -314,8 +320,27 @@ impl Front {
     pub fn counts(&self, lcore: usize) -> Result<Box<Counts>, NoAnswer> {
         match self.ask(lcore, Ask::Counts(Box::new(Counts::new())))? {
             Ask::Counts(c) => Ok(c),
-            Ask::Page(_) | Ask::Tap(_) => Err(NoAnswer { lcore, ms: 0 }),
+            _ => Err(NoAnswer { lcore, ms: 0 }),
         }
+    }
+
+    /// An lcore's configuration, as it is now.
+    ///
+    /// # Errors
+    /// [`NoAnswer`]
+    pub fn config(&self, lcore: usize) -> Result<Box<Config>, NoAnswer> {
+        match self.ask(lcore, Ask::Config(Box::new(Config::new(Nid::LO, 0))))? {
+            Ask::Config(c) => Ok(c),
+            _ => Err(NoAnswer { lcore, ms: 0 }),
+        }
+    }
+
+    /// Changes a tunable on all lcores, one after the other.
+    ///
+    /// # Errors
+    /// [`NoAnswer`] of the first lcore that does not: those before it have changed.
+    pub fn tune(&self, change: Change) -> Result<(), NoAnswer> {
+        (0..self.desks.len()).try_for_each(|lcore| self.ask(lcore, Ask::Tune(change)).map(drop))
     }
 
     /// Shows the packets of all lcores to what `end` makes, or to nobody where it makes none. True when the lcores

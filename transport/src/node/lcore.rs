@@ -11,13 +11,14 @@ use dataplane::pkt::{Port, Reclaimed};
 use dataplane::tap::TapEnd;
 use hugepages::{LendSlab, Lent, RxFrag};
 use smallvec::SmallVec;
-use tcpstack::{CloseWhy as Why, Dial, FlowId, PushError, Stack};
+use tcpstack::{CloseWhy as Why, Dial, FlowId, KeepAlive, PushError, Stack};
 
 use super::desk::{PAGE, Page, Row};
 use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
+use crate::proto::config::SEC;
 use crate::proto::{
     Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, InlineHdr, Input, LendId, Progress,
-    SendMsg, ShardId, StreamRx,
+    SendMsg, ShardId, StreamRx, Tcp,
 };
 
 /// Source ports of a privileged dial (socklnd.md §1), tried from the top.
@@ -108,6 +109,12 @@ fn dial_error(w: Why) -> DialError {
         Why::Unreachable => DialError::Unreachable,
         Why::LocalAbort => DialError::Local,
     }
+}
+
+/// TCP keep-alive as the tunables have it, for a stack.
+pub fn keepalive(tcp: &Tcp) -> Option<KeepAlive> {
+    let ns = |secs: u32| u64::from(secs) * SEC;
+    tcp.keepalive().map(|(idle, every, count)| KeepAlive { idle: ns(idle), interval: ns(every), count })
 }
 
 /// What the machine reads a stream through: taking a fragment opens the window by its length.
@@ -493,6 +500,10 @@ impl<P: Port> Runtime for LcoreRt<P> {
 
     fn abort_all(&mut self) {
         self.stack.abort_all();
+    }
+
+    fn tune(&mut self, tcp: &Tcp) {
+        self.stack.set_keepalive(keepalive(tcp));
     }
 
     fn look(&mut self, page: &mut Page) {

@@ -21,7 +21,7 @@ use super::desk::Page;
 use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
 use crate::proto::{
     AppId, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Event, Input, LendId, Progress, ShardId,
-    ShardMsg, Shards, StreamRx,
+    ShardMsg, Shards, StreamRx, Tcp,
 };
 
 /// What crosses from one lcore to another.
@@ -454,6 +454,12 @@ impl<R: Runtime> Runtime for Linked<R> {
     fn abort_all(&mut self) {
         if let Some(r) = &mut self.inner {
             r.abort_all();
+        }
+    }
+
+    fn tune(&mut self, tcp: &Tcp) {
+        if let Some(r) = &mut self.inner {
+            r.tune(tcp);
         }
     }
 

@@ -3,7 +3,7 @@
 use dataplane::tap::TapEnd;
 
 use super::desk::Page;
-use crate::proto::{AppId, Close, ConnId, DialSpec, Event, Input, LendId, SendMsg, ShardId, ShardMsg};
+use crate::proto::{AppId, Close, ConnId, DialSpec, Event, Input, LendId, SendMsg, ShardId, ShardMsg, Tcp};
 
 /// What came of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +144,9 @@ pub trait Runtime {
     /// Ends every stream at once, as far as peers can still be told: for a runtime that will not be turned again.
     /// One whose streams end with it has nothing to do.
     fn abort_all(&mut self) {}
+
+    /// Takes in what is to be true of connections that are made from now on. One that makes none has nothing to do.
+    fn tune(&mut self, _: &Tcp) {}
 
     /// Counts.
     fn counters(&self) -> RtCounters;

@@ -147,6 +147,11 @@ impl<R: Runtime, A: App> Shard<R, A> {
                 self.rt.details(&mut |name, n| c.add(name, n));
             }
             Ask::Tap(tap) => *tap = self.rt.tap(tap.take()),
+            Ask::Config(c) => c.as_mut().clone_from(self.machine.config()),
+            Ask::Tune(change) => {
+                self.machine.tune(change);
+                self.rt.tune(&self.machine.config().tcp);
+            }
         });
     }
 

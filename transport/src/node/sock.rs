@@ -25,7 +25,7 @@ use self::conn::{Conn, EINPROGRESS, Stage, TxItem, View, close_why, dial_error};
 use super::desk::Page;
 use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
 use crate::proto::{
-    Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Input, LendId, Progress, SendMsg,
+    Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Input, LendId, Progress, SendMsg, Tcp,
 };
 
 /// Whether this process may bind ports below 1024 on `ip`, or would if `ip` were an address of this machine.
@@ -102,7 +102,7 @@ impl SockRt {
         for addr in &cfg.listen {
             let err = |source| SockError::Listen { addr: *addr, source };
             let s = bind(*addr).map_err(err)?;
-            s.listen(cfg.backlog).map_err(err)?;
+            s.listen(cfg.tcp.backlog.into()).map_err(err)?;
             s.set_nonblocking(true).map_err(err)?;
             let mut sock = TcpListener::from_std(s.into());
             poll.registry()
@@ -157,7 +157,7 @@ impl SockRt {
             (self.conns.len() - 1) as u32
         });
         let i = index as usize;
-        let set_up = self.tune(&sock).and_then(|()| {
+        let set_up = self.set_up(&sock, info.local.is_ipv6()).and_then(|()| {
             self.poll.registry().register(&mut sock, Token(i), Interest::READABLE | Interest::WRITABLE)
         });
         if let Err(e) = set_up {
@@ -170,13 +170,27 @@ impl SockRt {
         Ok(id)
     }
 
-    fn tune(&self, sock: &TcpStream) -> io::Result<()> {
-        sock.set_nodelay(true)?;
-        if let Some((idle, every, count)) = self.cfg.keepalive {
-            let k = TcpKeepalive::new().with_time(idle).with_interval(every).with_retries(count);
-            SockRef::from(sock).set_tcp_keepalive(&k)?;
+    /// Tells the kernel what `SockConfig::tcp` says of a connection (docs/protocol/socklnd.md §10).
+    fn set_up(&self, sock: &TcpStream, v6: bool) -> io::Result<()> {
+        let tcp = &self.cfg.tcp;
+        sock.set_nodelay(!tcp.nagle)?;
+        let s = SockRef::from(sock);
+        if tcp.tx_buffer > 0 {
+            s.set_send_buffer_size(tcp.tx_buffer as usize)?;
         }
-        Ok(())
+        if tcp.rx_buffer > 0 {
+            s.set_recv_buffer_size(tcp.rx_buffer as usize)?;
+        }
+        let Some((idle, every, count)) = tcp.keepalive() else { return Ok(()) };
+        let secs = |n: u32| Duration::from_secs(n.into());
+        let k =
+            TcpKeepalive::new().with_time(secs(idle)).with_interval(secs(every)).with_retries(count.into());
+        s.set_tcp_keepalive(&k)?;
+        match tcp.mark() {
+            Some(t) if v6 => s.set_tclass_v6(t.into()),
+            Some(t) => s.set_tos_v4(t.into()),
+            None => Ok(()),
+        }
     }
 
     fn accept_all(&mut self) {
@@ -515,6 +529,10 @@ impl Runtime for SockRt {
         let timeout = timeout.map_or(Duration::from_millis(100), |t| t.min(Duration::from_millis(100)));
         self.poll_kernel(Some(timeout));
         self.polled = true;
+    }
+
+    fn tune(&mut self, tcp: &Tcp) {
+        self.cfg.tcp = *tcp;
     }
 
     fn look(&mut self, page: &mut Page) {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::io::ShardId;
 use crate::wire::ping::FEAT_MINIMAL;
-use crate::wire::{Nid, Pid, ProcessId, Version, nid};
+use crate::wire::{ConnType, Nid, Pid, ProcessId, Version, nid};
 
 /// One second in ns.
 pub const SEC: u64 = 1_000_000_000;
@@ -23,6 +23,66 @@ pub enum Accept {
     Trust,
     /// Nobody: this node only dials.
     None,
+}
+
+/// What carries the streams. Some tunables mean something to one of them only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Carrier {
+    /// The kernel's sockets, or a network of a test.
+    #[default]
+    Sockets,
+    /// Our own TCP on a port.
+    Port,
+}
+
+/// What the carrier of the streams is told, for each connection when it is made (docs/protocol/socklnd.md §10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tcp {
+    /// Silence before TCP's first keep-alive probe, in s; 0 or less disables them.
+    pub keepalive_idle: i32,
+    /// Probes without any answer before the connection is given up; 0 or less disables them.
+    pub keepalive_count: i32,
+    /// Time between probes, in s; 0 or less disables them.
+    pub keepalive_intvl: i32,
+    /// IP type of service, or traffic class, of our packets.
+    pub tos: Option<u8>,
+    /// Hold back small segments while others are not acknowledged.
+    pub nagle: bool,
+    /// Bytes of a connection that may be sent and not acknowledged, or wait; 0 for as many as are good.
+    pub tx_buffer: u32,
+    /// Bytes of a connection that may be received and not read; 0 for as many as are good.
+    pub rx_buffer: u32,
+    /// Connections that may wait to be accepted.
+    pub backlog: u16,
+}
+
+impl Default for Tcp {
+    fn default() -> Tcp {
+        Tcp {
+            keepalive_idle: 30,
+            keepalive_count: 5,
+            keepalive_intvl: 5,
+            tos: None,
+            nagle: false,
+            tx_buffer: 0,
+            rx_buffer: 0,
+            backlog: 127,
+        }
+    }
+}
+
+impl Tcp {
+    /// Idle time and interval in s, and the number of probes; `None` when one of the three disables them.
+    pub fn keepalive(&self) -> Option<(u32, u32, u8)> {
+        let on = |n: i32| u32::try_from(n).ok().filter(|n| *n > 0);
+        let count = on(self.keepalive_count)?.min(127) as u8;
+        Some((on(self.keepalive_idle)?, on(self.keepalive_intvl)?, count))
+    }
+
+    /// What is written into IP headers: kernels set it only with keep-alive, and leave the two bits of ECN alone.
+    pub fn mark(&self) -> Option<u8> {
+        self.tos.map(|t| t & !3).filter(|_| self.keepalive().is_some())
+    }
 }
 
 /// Which shard of the node this machine is.
@@ -78,15 +138,22 @@ pub struct Config {
     pub object_step: u64,
     /// This shard.
     pub shards: Shards,
-    /// Port that nodes listen on.
+    /// Port that nodes listen on; for CONTROL connections only, if `port_bulk` names another.
     pub port: u16,
+    /// Port that nodes listen on for connections of every other type; the same one where this is `None`.
+    pub port_bulk: Option<u16>,
     /// Dial from a port that only root may bind.
     pub privileged: bool,
+    /// Dial IPv6 peers from other ports, too. Lustre kernels that accept such a connection crash (socklnd.md §9): only
+    /// where all peers are nodes like this one.
+    pub unprivileged_v6: bool,
     /// Whom to accept.
     pub accept: Accept,
-    /// BULK_IN and BULK_OUT connections that we open to a peer, of each.
+    /// BULK_IN and BULK_OUT connections that we open to a peer, of each; 0 to derive it from `link_mbps`.
     pub conns_per_peer: u8,
-    /// Connections of one type that we let a peer open.
+    /// Speed of the link in Mbit/s, as far as it is known.
+    pub link_mbps: Option<u32>,
+    /// Connections of one type that we let a peer open: as many as kernels can count (socklnd.md §3).
     pub max_conns_per_type: u16,
     /// Connections whose HELLO has not come yet, over all peers.
     pub max_embryonic: usize,
@@ -124,7 +191,7 @@ pub struct Config {
     pub zc_min_payload: u32,
     /// Bytes pushed on a stream and not yet acknowledged by TCP beyond which messages wait in the queue.
     pub tx_window: u64,
-    /// Without progress for so long, a connection set is closed (socklnd.md §8).
+    /// Without progress for so long, a connection set is closed (socklnd.md §8); 0 for LNet's [`Config::lnd_timeout`].
     pub timeout: u64,
     /// For the acceptor request, and again for the HELLO.
     pub accept_timeout: u64,
@@ -136,6 +203,12 @@ pub struct Config {
     pub keepalive: u64,
     /// For an ACK or REPLY to come.
     pub transaction_timeout: u64,
+    /// How often LNet would send a message again: here it only divides `transaction_timeout`.
+    pub retry_count: u32,
+    /// What carries the streams.
+    pub carrier: Carrier,
+    /// What the carrier is told.
+    pub tcp: Tcp,
     /// Feature bits of our ping info.
     pub ping_features: u32,
     /// Sequence number of our ping info.
@@ -154,10 +227,13 @@ impl Config {
             object_step: 1,
             shards: Shards::SINGLE,
             port: 988,
+            port_bulk: None,
             privileged: true,
+            unprivileged_v6: false,
             accept: Accept::Secure,
-            conns_per_peer: 1,
-            max_conns_per_type: 64,
+            conns_per_peer: 0,
+            link_mbps: None,
+            max_conns_per_type: 255,
             max_embryonic: 1024,
             max_peers: 65_536,
             peer_credits: 8,
@@ -181,6 +257,9 @@ impl Config {
             max_reconnect: 60 * SEC,
             keepalive: 30 * SEC,
             transaction_timeout: 150 * SEC,
+            retry_count: 2,
+            carrier: Carrier::Sockets,
+            tcp: Tcp::default(),
             ping_features: FEAT_MINIMAL,
             ping_sequence: 1,
         }
@@ -198,8 +277,106 @@ impl Config {
         if family == Version::V4 { family } else { self.version.unwrap_or(family) }
     }
 
-    /// Where the node `nid` listens.
-    pub fn addr_of(&self, nid: Nid) -> Option<SocketAddr> {
-        nid.ip().map(|ip| SocketAddr::new(ip, self.port))
+    /// Port that nodes listen on for connections other than CONTROL.
+    pub fn bulk_port(&self) -> u16 {
+        self.port_bulk.unwrap_or(self.port)
+    }
+
+    /// Ports to listen on: none where nobody is accepted.
+    pub fn listen_ports(&self) -> impl Iterator<Item = u16> + use<> {
+        let (port, bulk) = (self.port, self.bulk_port());
+        let some = (self.accept != Accept::None).then_some(port);
+        some.into_iter().chain(some.map(|_| bulk).filter(|b| *b != port))
+    }
+
+    /// Where the node `nid` accepts connections that are of type `ctype` at our end.
+    pub fn addr_of(&self, nid: Nid, ctype: ConnType) -> Option<SocketAddr> {
+        let port = if ctype == ConnType::Control { self.port } else { self.bulk_port() };
+        nid.ip().map(|ip| SocketAddr::new(ip, port))
+    }
+
+    /// What LNet gives its drivers of a transaction's time, in ns (socklnd.md §8): whole seconds.
+    pub fn lnd_timeout(&self) -> u64 {
+        let whole = (self.transaction_timeout / SEC).saturating_sub(1);
+        (whole / (u64::from(self.retry_count) + 1)).max(1) * SEC
+    }
+
+    /// Without progress for so long, a connection set is closed, in ns.
+    pub fn timeout(&self) -> u64 {
+        if self.timeout == 0 { self.lnd_timeout() } else { self.timeout }
+    }
+
+    /// Connections of each bulk type that we open to a peer (socklnd.md §3): as asked for, or by the link's speed.
+    pub fn conns(&self) -> u8 {
+        match self.conns_per_peer {
+            0 => (self.link_mbps.unwrap_or(0) / 1000).max(1).ilog2() as u8 / 2 + 1,
+            n => n,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cfg() -> Config {
+        Config::new(Nid::LO, 1)
+    }
+
+    #[test]
+    fn connections_by_the_speed_of_the_link() {
+        let mut c = cfg();
+        let mut of = |mbps| {
+            c.link_mbps = mbps;
+            c.conns()
+        };
+        assert_eq!([None, Some(0), Some(10), Some(1000), Some(2500)].map(&mut of), [1; 5]);
+        assert_eq!([10_000, 25_000, 40_000, 50_000].map(|m| of(Some(m))), [2, 3, 3, 3]);
+        assert_eq!([100_000, 200_000, 400_000].map(|m| of(Some(m))), [4, 4, 5]);
+        c.conns_per_peer = 7;
+        assert_eq!(c.conns(), 7);
+    }
+
+    #[test]
+    fn the_time_that_lnet_gives_its_drivers() {
+        let mut c = cfg();
+        let mut of = |transaction, retries| {
+            (c.transaction_timeout, c.retry_count) = (transaction * SEC, retries);
+            c.lnd_timeout() / SEC
+        };
+        // Of 2.17, of 2.14 and 2.15, without retries, and where nothing is left.
+        assert_eq!([of(150, 2), of(50, 2), of(50, 0), of(2, 2), of(1, 0)], [49, 16, 49, 1, 1]);
+        assert_eq!(c.timeout() / SEC, 50);
+        c.timeout = 0;
+        assert_eq!(c.timeout() / SEC, 1);
+    }
+
+    #[test]
+    fn keepalive_is_off_when_one_of_its_three_is() {
+        let on = Tcp { tos: Some(0x2f), ..Tcp::default() };
+        assert_eq!((on.keepalive(), on.mark()), (Some((30, 5, 5)), Some(0x2c)));
+        for off in [
+            Tcp { keepalive_idle: 0, ..on },
+            Tcp { keepalive_count: -1, ..on },
+            Tcp { keepalive_intvl: 0, ..on },
+        ] {
+            assert_eq!((off.keepalive(), off.mark()), (None, None));
+        }
+    }
+
+    #[test]
+    fn control_and_the_other_types_have_a_port_each() {
+        let mut c = cfg();
+        let nid: Nid = Nid::tcp([10, 0, 0, 2].into(), 0);
+        let port = |c: &Config, t| c.addr_of(nid, t).map(|a| a.port());
+        assert_eq!(c.listen_ports().collect::<Vec<_>>(), [988]);
+        c.port_bulk = Some(1988);
+        assert_eq!(c.listen_ports().collect::<Vec<_>>(), [988, 1988]);
+        assert_eq!(port(&c, ConnType::Control), Some(988));
+        for t in [ConnType::Any, ConnType::BulkIn, ConnType::BulkOut] {
+            assert_eq!(port(&c, t), Some(1988));
+        }
+        c.accept = Accept::None;
+        assert_eq!(c.listen_ports().count(), 0);
     }
 }

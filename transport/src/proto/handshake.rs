@@ -69,7 +69,7 @@ impl Machine {
         }
         let target = peer.id;
         let version = peer.version.unwrap_or_else(|| self.cfg.first_version(target.nid));
-        let deadline = self.now + self.cfg.timeout;
+        let deadline = self.now + self.cfg.timeout();
         peer.dial_deadline = deadline;
         if let Some(c) = self.conns.get_mut(key) {
             c.peer = Some(peer_key);
@@ -91,7 +91,7 @@ impl Machine {
 
     /// Sends handshake bytes.
     fn write(&mut self, key: Key, hdr: InlineHdr) {
-        let deadline = self.now + self.cfg.timeout;
+        let deadline = self.now + self.cfg.timeout();
         let Some(c) = self.conns.get_mut(key) else { return };
         c.pushed += hdr.len() as u64;
         c.tx_deadline = deadline;
@@ -337,7 +337,7 @@ impl Machine {
         if self.peers.len() >= self.cfg.max_peers {
             return None;
         }
-        let key = self.peers.insert(Peer::new(id, self.now));
+        let key = self.peers.insert(Peer::new(id, self.cfg.conns(), self.now));
         self.by_peer.insert(id, key);
         Some(key)
     }

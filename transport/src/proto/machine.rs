@@ -17,6 +17,7 @@ use super::lnet::remote::{Body, ShardMsg};
 use super::peer::Peer;
 use super::slab::{Key, Slab};
 use super::timers::GRAIN;
+use super::tunables::Change;
 use crate::wire::ProcessId;
 
 /// Pages on loan to a connection.
@@ -129,6 +130,13 @@ impl Machine {
     /// Configuration.
     pub fn config(&self) -> &Config {
         &self.cfg
+    }
+
+    /// Changes a tunable. What is timed is looked at again at the next chance; deadlines that run stay as they are,
+    /// as with kernels.
+    pub fn tune(&mut self, change: &Change) {
+        change.apply(&mut self.cfg);
+        self.wake_at(self.now);
     }
 
     /// Counts so far.
@@ -244,7 +252,7 @@ impl Machine {
 
     fn progress(&mut self, id: ConnId, p: Progress) {
         let Some(key) = self.by_id.get(&id).copied() else { return };
-        let (now, timeout) = (self.now, self.cfg.timeout);
+        let (now, timeout) = (self.now, self.cfg.timeout());
         let Some(conn) = self.conns.get_mut(key) else { return };
         // A runtime can only report what was pushed; anything else would corrupt the arithmetic below.
         let acked = p.acked.min(conn.pushed);

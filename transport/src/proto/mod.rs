@@ -53,7 +53,7 @@ mod version;
 mod zc;
 
 pub use api::*;
-pub use config::{Accept, Config, Shards};
+pub use config::{Accept, Carrier, Config, Shards, Tcp};
 pub use counters::Counters;
 pub use io::*;
 pub use lnet::remote::ShardMsg;

@@ -110,6 +110,8 @@ pub(super) struct Peer {
     pub(super) id: ProcessId,
     /// Connections that passed the HELLO, oldest first.
     pub(super) conns: SmallVec<[Key; 4]>,
+    /// Connections of each bulk type that we open: fixed when the peer becomes known (docs/protocol/socklnd.md §3).
+    pub(super) want: u8,
     /// We dial this peer: one that dialled us is not dialled back while it is connected.
     pub(super) active: bool,
     pub(super) dial: DialState,
@@ -142,10 +144,11 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(id: ProcessId, now: u64) -> Peer {
+    pub(super) fn new(id: ProcessId, want: u8, now: u64) -> Peer {
         Peer {
             id,
             conns: SmallVec::new(),
+            want: want.max(1),
             active: false,
             dial: DialState::Idle,
             dial_deadline: u64::MAX,
@@ -178,10 +181,10 @@ impl Peer {
     }
 
     /// The type to open next (socklnd.md §3), given what there is.
-    pub(super) fn missing(have: Have, cfg: &Config) -> Option<ConnType> {
+    pub(super) fn missing(&self, have: Have, typed: bool) -> Option<ConnType> {
         let Have { any, control, bulk_in, bulk_out } = have;
-        let want = usize::from(cfg.conns_per_peer.max(1));
-        if !cfg.typed_conns {
+        let want = usize::from(self.want);
+        if !typed {
             (any < want).then_some(ConnType::Any)
         } else if control == 0 {
             Some(ConnType::Control)
@@ -198,7 +201,8 @@ impl Peer {
 
     /// The interval after one more hard failure, in ns.
     pub(super) fn back_off(&mut self, cfg: &Config) -> u64 {
-        self.interval = (self.interval * 2).clamp(cfg.min_reconnect, cfg.max_reconnect);
+        // The upper bound has the last word: nothing keeps it above the lower one.
+        self.interval = self.interval.saturating_mul(2).max(cfg.min_reconnect).min(cfg.max_reconnect);
         self.interval
     }
 }
@@ -251,12 +255,14 @@ mod tests {
 
     #[test]
     fn opening_order() {
-        let mut cfg = Config::new(crate::wire::Nid::LO, 1);
-        for (per_peer, want) in [(1, "Control BulkIn BulkOut"), (2, "Control BulkIn BulkOut BulkIn BulkOut")]
-        {
-            cfg.conns_per_peer = per_peer;
+        for (per_peer, typed, want) in [
+            (1, true, "Control BulkIn BulkOut"),
+            (2, true, "Control BulkIn BulkOut BulkIn BulkOut"),
+            (2, false, "Any Any"),
+        ] {
+            let p = Peer::new(ProcessId::ANY, per_peer, 0);
             let (mut have, mut order) = (Have::default(), Vec::new());
-            while let Some(t) = Peer::missing(have, &cfg) {
+            while let Some(t) = p.missing(have, typed) {
                 have.add(t);
                 order.push(format!("{t:?}"));
             }
@@ -266,9 +272,12 @@ mod tests {
 
     #[test]
     fn back_off_doubles_within_its_bounds() {
-        let cfg = Config::new(crate::wire::Nid::LO, 1);
-        let mut p = Peer::new(ProcessId::ANY, 0);
+        let mut cfg = Config::new(crate::wire::Nid::LO, 1);
+        let mut p = Peer::new(ProcessId::ANY, 1, 0);
         let got: Vec<u64> = (0..8).map(|_| p.back_off(&cfg) / SEC).collect();
         assert_eq!(got, [1, 2, 4, 8, 16, 32, 60, 60]);
+        // Changed while the node runs, and the wrong way round.
+        (cfg.min_reconnect, cfg.max_reconnect) = (20 * SEC, 10 * SEC);
+        assert_eq!(p.back_off(&cfg) / SEC, 10);
     }
 }

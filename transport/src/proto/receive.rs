@@ -33,7 +33,7 @@ impl Machine {
         }
         // Each round takes bytes off the stream, moves to a state that does, or returns.
         while self.receive(key, rx) {}
-        let deadline = now + self.cfg.timeout;
+        let deadline = now + self.cfg.timeout();
         let Some(c) = self.conns.get_mut(key) else { return };
         if c.rx.at_boundary() || c.rx.state == RxState::ParseWait {
             c.rx.deadline = None;
@@ -330,7 +330,7 @@ impl Machine {
 
     /// Asks for bytes again, if the connection takes them.
     pub(super) fn read_again(&mut self, key: Key) {
-        let deadline = self.now + self.cfg.timeout;
+        let deadline = self.now + self.cfg.timeout();
         let Some(c) = self.conns.get_mut(key) else { return };
         if !c.up() || c.rx.state == RxState::ParseWait {
             return;

@@ -116,7 +116,7 @@ impl Machine {
             }
             return self.pump(conn);
         }
-        let deadline = self.now + self.cfg.timeout;
+        let deadline = self.now + self.cfg.timeout();
         let Some(p) = self.peers.get_mut(peer) else {
             return self.end_tx(peer, tx, Err(LnetError::Unreachable));
         };
@@ -199,7 +199,7 @@ impl Machine {
         let bulk_out = self.has_bulk_out(peer);
         let Some(c) = self.conns.get_mut(key) else { return };
         if c.pushed == c.acked {
-            c.tx_deadline = now + self.cfg.timeout;
+            c.tx_deadline = now + self.cfg.timeout();
         }
         c.pushed += nob;
         c.last_used = now / SEC;
@@ -231,7 +231,7 @@ impl Machine {
                 && version.may_ask_zc(bulk_out, &self.cfg)
                 && let Some(p) = self.peers.get_mut(peer)
             {
-                let deadline = now + self.cfg.timeout;
+                let deadline = now + self.cfg.timeout();
                 tx.cookie0 = p.zc.request(lend_id, key, end, deadline);
                 hold = true;
                 self.counters.zc_requested += 1;

@@ -4,7 +4,7 @@ use super::api::LnetError;
 use super::hello::HsState;
 use super::io::{Close, DialId, DialSpec, Output};
 use super::machine::Machine;
-use super::peer::{self, DialEvent, DialState, Have, MAX_NONES, NONE_RETRY, Peer};
+use super::peer::{self, DialEvent, DialState, Have, MAX_NONES, NONE_RETRY};
 use super::slab::Key;
 use crate::wire::nid::PID_USER_FLAG;
 
@@ -37,12 +37,14 @@ impl Machine {
         }
         let mut have = Have::default();
         p.conns.iter().filter_map(|c| self.conns.get(*c)).for_each(|c| have.add(c.ctype));
-        let Some(ctype) = Peer::missing(have, &self.cfg) else { return };
+        let Some(ctype) = p.missing(have, self.cfg.typed_conns) else { return };
         let nid = p.id.nid;
-        let (Some(remote), Some(local_ip)) = (self.cfg.addr_of(nid), self.cfg.nid.ip()) else { return };
+        let (Some(remote), Some(local_ip)) = (self.cfg.addr_of(nid, ctype), self.cfg.nid.ip()) else {
+            return;
+        };
         let id = DialId(self.next_dial);
         self.next_dial = self.next_dial.wrapping_add(u64::from(self.cfg.shards.count.max(1)));
-        p.dial_deadline = now + self.cfg.timeout;
+        p.dial_deadline = now + self.cfg.timeout();
         let deadline = p.dial_deadline;
         self.dial_event(key, DialEvent::Want(id, ctype));
         self.dials.insert(id, key);

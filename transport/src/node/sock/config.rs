@@ -2,9 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use crate::proto::ShardId;
+use crate::proto::{ShardId, Tcp};
 
 /// How the runtime passes the time when there is nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -21,8 +20,6 @@ pub enum Idle {
 pub struct SockConfig {
     /// Addresses to listen on.
     pub listen: Vec<SocketAddr>,
-    /// Waiting connections that the kernel keeps.
-    pub backlog: i32,
     /// What to do when there is nothing to do.
     pub idle: Idle,
     /// Size of a receive buffer: the most that one read brings.
@@ -31,8 +28,8 @@ pub struct SockConfig {
     pub rx_bufs: usize,
     /// Lendings that may be out.
     pub lendings: usize,
-    /// TCP keep-alive: idle time, interval, probes. `None` switches it off.
-    pub keepalive: Option<(Duration, Duration, u32)>,
+    /// What the kernel is told about each connection, and how many it lets wait to be accepted.
+    pub tcp: Tcp,
     /// This shard.
     pub shard: ShardId,
 }
@@ -41,12 +38,11 @@ impl Default for SockConfig {
     fn default() -> SockConfig {
         SockConfig {
             listen: Vec::new(),
-            backlog: 127,
             idle: Idle::Block,
             rx_buf: 128 << 10,
             rx_bufs: 1024,
             lendings: 4096,
-            keepalive: Some((Duration::from_secs(30), Duration::from_secs(5), 5)),
+            tcp: Tcp::default(),
             shard: ShardId(0),
         }
     }

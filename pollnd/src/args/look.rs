@@ -1,0 +1,172 @@
+//! Arguments of the commands that ask a running node.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Args;
+use dataplane::tap::HEADERS;
+use tcpstack::Phase;
+
+use super::seconds;
+
+/// An address, and perhaps a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PeerArg {
+    pub(crate) ip: IpAddr,
+    pub(crate) port: Option<u16>,
+}
+
+impl FromStr for PeerArg {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<PeerArg, String> {
+        if let Ok(ip) = s.parse() {
+            return Ok(PeerArg { ip, port: None });
+        }
+        match s.parse::<SocketAddr>() {
+            Ok(a) => Ok(PeerArg { ip: a.ip(), port: Some(a.port()) }),
+            Err(_) => Err(format!(
+                "{s:?} is no peer: give an address with or without a port, such as 10.0.0.2, 10.0.0.2:1023 or [fd00::2]:1023"
+            )),
+        }
+    }
+}
+
+impl std::fmt::Display for PeerArg {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.port {
+            Some(p) => SocketAddr::new(self.ip, p).fmt(f),
+            None => self.ip.fmt(f),
+        }
+    }
+}
+
+/// Which connections are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ConnFilter {
+    /// Those of a peer.
+    Peer(PeerArg),
+    /// Those in a state.
+    State(Phase),
+}
+
+impl FromStr for ConnFilter {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<ConnFilter, String> {
+        if let Some(p) = Phase::named(s) {
+            return Ok(ConnFilter::State(p));
+        }
+        s.parse().map(ConnFilter::Peer).map_err(|_| {
+            format!(
+                "{s:?} is neither a peer, such as 10.0.0.2 or 10.0.0.2:1023, nor a state, such as ESTABLISHED"
+            )
+        })
+    }
+}
+
+/// `pollnd connections`.
+#[derive(Args, Debug, Clone)]
+#[command(after_help = "Examples:
+  pollnd connections                    all connections of the node that runs
+  pollnd connections 10.0.0.2           those with one peer
+  pollnd connections syn-sent -w 1      those that do not open, every second
+  pollnd connections --json | jq '.connections[] | select(.retransmits > 0) | .remote'
+
+Bytes are of payload, times in ms (in --json: ns), cwnd and ssthresh in bytes; - is what the carrier does not tell.")]
+pub(crate) struct ConnectionsArgs {
+    /// A peer (10.0.0.2, 10.0.0.2:1023) or a state (ESTABLISHED, SYN-SENT).
+    pub(crate) filter: Option<ConnFilter>,
+    /// One JSON object instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Shows them again every so many seconds.
+    #[arg(long, short, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) watch: Option<f64>,
+    /// Which node, where several run: its process number, or the path of its control socket.
+    #[arg(long, value_name = "PID|PATH")]
+    pub(crate) node: Option<String>,
+}
+
+/// `pollnd stats`.
+#[derive(Args, Debug, Clone)]
+#[command(after_help = "Examples:
+  pollnd stats             one line an lcore, counted since the node came up
+  pollnd stats -w 1        every second, counted since the line before
+  pollnd stats --all       and each counter that is not 0
+
+busy is the share of time in turns that found something to do. \"a burst\" is packets a receive burst that was not
+empty; a full burst (32 packets) left more behind.")]
+pub(crate) struct StatsArgs {
+    /// Every counter that is not 0, too.
+    #[arg(long, short)]
+    pub(crate) all: bool,
+    /// One JSON object instead of text: always all counters, since the start.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Shows them again every so many seconds.
+    #[arg(long, short, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) watch: Option<f64>,
+    /// Which node, where several run: its process number, or the path of its control socket.
+    #[arg(long, value_name = "PID|PATH")]
+    pub(crate) node: Option<String>,
+}
+
+/// `pollnd capture`.
+#[derive(Args, Debug, Clone)]
+#[command(after_help = "Examples:
+  pollnd capture --peer 10.0.0.2 --out /tmp/x.pcap --seconds 10
+  pollnd capture --peer 10.0.0.2:1021 --out /tmp/x.pcap --packets 1000 --snaplen 65535
+  tshark -r /tmp/x.pcap -z io,stat,1
+
+The node writes the file, with its rights. Packets are as they are handed to and from the device: super-segments
+whole, checksums not yet filled in. Without --packets and --seconds it lasts until it is interrupted.")]
+pub(crate) struct CaptureArgs {
+    /// Whose TCP packets: an address, with or without a port.
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub(crate) peer: PeerArg,
+    /// Only those to and from this port of ours.
+    #[arg(long)]
+    pub(crate) local_port: Option<u16>,
+    /// The pcap file.
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// Ends after so many packets.
+    #[arg(long, conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) packets: Option<u64>,
+    /// Ends after so many seconds.
+    #[arg(long, value_parser = seconds)]
+    pub(crate) seconds: Option<f64>,
+    /// Bytes kept of each packet; the default has room for all headers.
+    #[arg(long, default_value_t = HEADERS as u32, value_parser = clap::value_parser!(u32).range(54..=65_535))]
+    pub(crate) snaplen: u32,
+    /// Which node, where several run: its process number, or the path of its control socket.
+    #[arg(long, value_name = "PID|PATH")]
+    pub(crate) node: Option<String>,
+}
+
+/// `pollnd tunables`.
+#[derive(Args, Debug, Clone)]
+#[command(after_help = "Examples:
+  pollnd tunables                       all of a running node, with what each takes
+  pollnd tunables zc_min_payload        one
+  pollnd tunables zc_min_payload=65536  sets it, on all lcores, for what comes
+  pollnd tunables --defaults            without a node
+
+Names, defaults and units are those of the kernel's modules ksocklnd and lnet. rw: may be set while the node runs; ro: is
+read when it starts, from --tunable NAME=VALUE or --options FILE.")]
+pub(crate) struct TunablesArgs {
+    /// Only this one; with =VALUE sets it.
+    #[arg(value_name = "NAME[=VALUE]")]
+    pub(crate) which: Option<String>,
+    /// What they are where nothing is said of them; no node is asked.
+    #[arg(long, conflicts_with = "node")]
+    pub(crate) defaults: bool,
+    /// One JSON object instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Which node, where several run: its process number, or the path of its control socket.
+    #[arg(long, value_name = "PID|PATH")]
+    pub(crate) node: Option<String>,
+}

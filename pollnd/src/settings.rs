@@ -1,0 +1,208 @@
+//! A node's configuration: the defaults, then files, then the command line.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bench::sock::epoch;
+use transport::proto::tunables::{self, TuneError};
+use transport::proto::{Accept, Carrier, Config};
+use transport::wire::Nid;
+
+use crate::args::{AcceptArg, NodeArgs};
+
+/// A tunable and its value, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tuned {
+    name: &'static str,
+    value: String,
+}
+
+fn check(name: &str, value: &str) -> Result<Tuned, TuneError> {
+    let t = tunables::find(name)?;
+    t.set(&mut Config::new(Nid::LO, 0), value)?;
+    Ok(Tuned { name: t.name, value: value.to_owned() })
+}
+
+/// A value of `--tunable`.
+pub(crate) fn tunable(s: &str) -> Result<Tuned, String> {
+    let (name, value) = s.split_once('=').ok_or_else(|| format!("{s:?} is not NAME=VALUE"))?;
+    check(name, value).map_err(|e| e.to_string())
+}
+
+/// A value of the option that is short for `--tunable name=...`.
+pub(crate) fn tuned(name: &'static str) -> impl Fn(&str) -> Result<Tuned, TuneError> + Clone {
+    move |value| check(name, value)
+}
+
+/// What the command line sets, and how it says so.
+fn given(a: &NodeArgs) -> Vec<(String, Tuned)> {
+    let accept = a.accept.map(|a| {
+        let word = match a {
+            AcceptArg::Secure => "secure",
+            AcceptArg::All => "all",
+            AcceptArg::Trust => "trust",
+            AcceptArg::None => "none",
+        };
+        Tuned { name: "accept", value: word.into() }
+    });
+    let short = [
+        ("--accept", accept),
+        ("--accept-port", a.accept_port.clone()),
+        ("--peer-credits", a.peer_credits.clone()),
+        ("--zc-min-payload", a.zc_min_payload.clone()),
+        ("--keepalive", a.keepalive.clone()),
+    ];
+    let mut all: Vec<_> =
+        short.into_iter().filter_map(|(flag, t)| t.map(|t| (format!("{flag} {}", t.value), t))).collect();
+    all.extend(a.tunable.iter().map(|t| (format!("--tunable {}={}", t.name, t.value), t.clone())));
+    all
+}
+
+/// The files behind a value of `--options`.
+fn files(path: &Path) -> Result<Vec<PathBuf>, String> {
+    let fail = |e| format!("--options {}: {e}", path.display());
+    if !fs::metadata(path).map_err(fail)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries = fs::read_dir(path).map_err(fail)?.collect::<Result<Vec<_>, _>>().map_err(fail)?;
+    let mut all: Vec<PathBuf> = entries.into_iter().map(|e| e.path()).collect();
+    all.retain(|p| p.extension().is_some_and(|x| x == "conf"));
+    all.sort_unstable();
+    Ok(all)
+}
+
+/// Messages that a node of `a` may have in flight to a peer.
+///
+/// # Errors
+/// As [`config`].
+pub(crate) fn peer_credits(a: &NodeArgs) -> Result<u32, String> {
+    let mut c = read(a, Carrier::Sockets, true)?.0;
+    tunables::settle(&mut c);
+    Ok(c.peer_credits)
+}
+
+/// What `a` makes of a node over `carrier`, whose process may dial from reserved ports or not; `mbps` is the speed of
+/// its link, as far as it is known.
+///
+/// # Errors
+/// What is wrong in a file or does not go together, by name.
+pub(crate) fn config(
+    a: &NodeArgs,
+    carrier: Carrier,
+    may_privileged: bool,
+    mbps: Option<u32>,
+) -> Result<Config, String> {
+    let (mut c, mut said) = read(a, carrier, may_privileged)?;
+    c.link_mbps = mbps;
+    said.extend(tunables::settle(&mut c));
+    for s in said {
+        tracing::warn!("{s}");
+    }
+    Ok(c)
+}
+
+/// Defaults, files and command line; and what is to be said of them.
+fn read(a: &NodeArgs, carrier: Carrier, may_privileged: bool) -> Result<(Config, Vec<String>), String> {
+    let mut said = Vec::new();
+    let mut c = Config::new(a.nid, epoch());
+    (c.carrier, c.privileged) = (carrier, may_privileged);
+    if !may_privileged {
+        c.accept = Accept::Trust;
+    }
+    for path in &a.options {
+        for file in files(path)? {
+            let name = file.display();
+            let text = fs::read_to_string(&file).map_err(|e| format!("--options {name}: {e}"))?;
+            let over = tunables::from_modprobe(&mut c, &text).map_err(|e| format!("{name}: {e}"))?;
+            if !over.is_empty() {
+                said.push(format!("{name}: of no meaning to this node: {}", over.join(", ")));
+            }
+        }
+    }
+    let given = given(a);
+    for (i, (how, t)) in given.iter().enumerate() {
+        if let Some((before, _)) = given[..i].iter().find(|(_, x)| x.name == t.name) {
+            return Err(format!("{before} and {how}: both set {}; leave one of them out", t.name));
+        }
+        tunables::set(&mut c, t.name, &t.value).map_err(|e| e.to_string())?;
+    }
+    if a.accept_port.is_some() && !given.iter().any(|(_, t)| t.name == "accept_port_bulk") {
+        c.port_bulk = None;
+    }
+    tunables::check(&c).map_err(|e| e.to_string())?;
+    Ok((c, said))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    use crate::args::{Cli, Command};
+
+    fn node(args: &[&str]) -> Result<Config, String> {
+        let c = Cli::try_parse_from([&["pollnd", "node", "--nid", "10.0.0.1@tcp"], args].concat());
+        let Command::Node(n) = c.map_err(|e| e.to_string())?.command else { panic!("not node") };
+        config(&n.node, Carrier::Sockets, true, None)
+    }
+
+    #[test]
+    fn the_command_line_wins_over_files_and_later_files_over_earlier_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| {
+            let p = dir.path().join(name);
+            fs::write(&p, text).unwrap();
+            p.display().to_string()
+        };
+        put("20-more.conf", "options ksocklnd peer_credits=32\noptions lnet accept_port=5000");
+        put(
+            "10-site.conf",
+            "options ksocklnd credits=512 peer_credits=16 keepalive=7\noptions lnet accept=all",
+        );
+        put("notes.txt", "options ksocklnd nonsense");
+        let late = put("late", "options ksocklnd credits=1024");
+        let folder = dir.path().display().to_string();
+        let c = node(&["--options", &folder, "--options", &late, "--keepalive", "9"]).unwrap();
+        assert_eq!((c.ni_credits, c.peer_credits, c.keepalive / 1_000_000_000), (1024, 32, 9));
+        assert_eq!((c.accept, c.port, c.bulk_port()), (Accept::All, 5000, 988));
+        let c = node(&["--options", &folder, "--accept-port", "6000", "--tunable", "accept=none"]).unwrap();
+        assert_eq!((c.accept, c.port, c.bulk_port()), (Accept::None, 6000, 6000));
+        let c = node(&["--accept-port", "6000", "--tunable", "accept_port_bulk=6001"]).unwrap();
+        assert_eq!((c.port, c.bulk_port()), (6000, 6001));
+        let bad = put("30-bad.conf", "\noptions ksocklnd tos=999");
+        assert_eq!(
+            node(&["--options", &folder]).unwrap_err(),
+            format!("{bad}: line 2: tos=999: it takes -1 to 255 (byte)")
+        );
+        assert!(node(&["--options", "/no/such.conf"]).unwrap_err().starts_with("--options /no/such.conf: "));
+    }
+
+    #[test]
+    fn two_ways_of_saying_the_same_are_named() {
+        assert_eq!(
+            node(&["--peer-credits", "16", "--tunable", "peer_credits=8"]).unwrap_err(),
+            "--peer-credits 16 and --tunable peer_credits=8: both set peer_credits; leave one of them out"
+        );
+        assert_eq!(
+            node(&["--tunable", "tos=8", "--tunable", "tos=16"]).unwrap_err(),
+            "--tunable tos=8 and --tunable tos=16: both set tos; leave one of them out"
+        );
+        let e = node(&["--tunable", "lnet_retry_count=150"]).unwrap_err();
+        assert!(e.contains("lnet_transaction_timeout=150 and lnet_retry_count=150"), "{e}");
+    }
+
+    #[test]
+    fn what_only_sockets_have_is_refused_over_a_port() {
+        let c = Cli::try_parse_from(["pollnd", "node", "--nid", "1.2.3.4", "--tunable", "nagle=1"]).unwrap();
+        let Command::Node(n) = c.command else { panic!("not node") };
+        assert!(config(&n.node, Carrier::Sockets, true, None).unwrap().tcp.nagle);
+        let e = config(&n.node, Carrier::Port, true, None).unwrap_err();
+        assert!(e.starts_with("nagle=1: here it is always 0"), "{e}");
+    }
+
+    #[test]
+    fn more_credits_for_a_peer_than_there_are_is_as_many_as_there_are() {
+        let c = node(&["--peer-credits", "300"]).unwrap();
+        assert_eq!((c.peer_credits, c.ni_credits), (256, 256));
+    }
+}

@@ -1,0 +1,236 @@
+//! Tunables of nodes that run: what each changes, and when (docs/protocol/socklnd.md §10, docs/tunables.md).
+
+use std::sync::Arc;
+
+use hugepages::{PageRunMut, PrivatePages};
+use transport::proto::tunables::Change;
+use transport::proto::{Accept, Config, Event, LnetError, MdMem, MdSpec, Op, Payload, Sink};
+use transport::testing::net::{Net, SEC};
+use transport::wire::{Nid, ProcessId, Version};
+
+fn nid(n: u8) -> Nid {
+    format!("10.0.0.{n}@tcp").parse().unwrap()
+}
+
+fn id(n: u8) -> ProcessId {
+    ProcessId::lustre(nid(n))
+}
+
+fn config(n: u8) -> Config {
+    Config::new(nid(n), 1_700_000_000_000_000_000 + u64::from(n))
+}
+
+/// Nodes 10.0.0.1 to `n`, which take PUTs in; `change` makes their configurations other than the defaults.
+fn nodes(n: u8, change: impl Fn(&mut Config)) -> Net {
+    let mut net = Net::new();
+    for i in 1..=n {
+        let mut c = config(i);
+        change(&mut c);
+        let node = net.add(c);
+        let md = MdSpec::new(MdMem::Sink(Sink::Discard(1 << 20)));
+        let attach =
+            Op::Attach { tag: 9, portal: 26, who: ProcessId::ANY, match_bits: 5, ignore_bits: 0, md };
+        net.op(node, attach);
+    }
+    net
+}
+
+fn tune(net: &mut Net, node: usize, name: &str, value: &str) {
+    let change = Change::new(net.nodes[node].machine.config(), name, value).unwrap();
+    net.nodes[node].machine.tune(&change);
+}
+
+/// A PUT of so many bytes from node 0 to node 1, to its end.
+fn put(net: &mut Net, len: usize) {
+    let run = PageRunMut::new(Arc::new(PrivatePages), len).unwrap().freeze();
+    let payload = Payload::Pages([run.slice(0, len as u32).unwrap()].into_iter().collect());
+    net.take_events(0);
+    let op = Op::Put {
+        tag: 1,
+        target: id(2),
+        portal: 26,
+        match_bits: 5,
+        offset: 0,
+        hdr_data: 0,
+        payload,
+        ack: true,
+    };
+    net.op(0, op);
+    net.run(2 * SEC);
+    assert!(net.take_events(0).iter().any(|e| matches!(e, Event::Ack { status: Ok(()), .. })));
+}
+
+fn ping(net: &mut Net, to: u8) -> Result<(), LnetError> {
+    net.take_events(0);
+    net.op(0, Op::Ping { tag: 2, target: id(to) });
+    net.run(2 * SEC);
+    let answer = net.take_events(0).into_iter().find_map(|e| match e {
+        Event::Ping { info, .. } => Some(info.map(drop)),
+        _ => None,
+    });
+    answer.unwrap_or(Err(LnetError::TimedOut))
+}
+
+#[test]
+fn zc_min_payload_holds_for_the_next_message() {
+    let mut net = nodes(2, |_| {});
+    ping(&mut net, 2).unwrap();
+    let asked = |net: &Net| net.nodes[0].machine.counters().zc_requested;
+    put(&mut net, 16_384);
+    assert_eq!(asked(&net), 1);
+    tune(&mut net, 0, "zc_min_payload", "16385");
+    put(&mut net, 16_384);
+    assert_eq!(asked(&net), 1);
+    put(&mut net, 16_385);
+    assert_eq!(asked(&net), 2);
+}
+
+#[test]
+fn min_bulk_holds_for_the_next_message() {
+    let mut net = nodes(2, |_| {});
+    ping(&mut net, 2).unwrap();
+    // Links in the order of their making: CONTROL, BULK_IN, BULK_OUT.
+    let sent = |net: &Net| [0, 2].map(|l| net.wire(l, 0).0.len());
+    let before = sent(&net);
+    put(&mut net, 4000);
+    let bulk = sent(&net);
+    assert_eq!((bulk[0] - before[0], bulk[1] - before[1]), (0, 4096));
+    tune(&mut net, 0, "min_bulk", "4097");
+    put(&mut net, 4000);
+    assert_eq!((sent(&net)[0] - bulk[0], sent(&net)[1] - bulk[1]), (4096, 0));
+}
+
+#[test]
+fn keepalive_begins_and_ends_while_the_node_runs() {
+    let mut net = nodes(2, |c| c.keepalive = 0);
+    ping(&mut net, 2).unwrap();
+    let asked = |net: &Net| net.nodes[0].machine.counters().keepalives_tx;
+    net.run(300 * SEC);
+    assert_eq!(asked(&net), 0);
+    tune(&mut net, 0, "keepalive", "20");
+    net.run(100 * SEC);
+    let some = asked(&net);
+    assert!((3..=10).contains(&some), "{some}");
+    tune(&mut net, 0, "keepalive", "0");
+    net.run(300 * SEC);
+    assert_eq!(asked(&net), some);
+}
+
+/// How long node 0 waits for an answer of a peer that has gone without a word, in s.
+fn patience(net: &mut Net) -> u64 {
+    net.kill(1, false);
+    net.op(0, Op::Ping { tag: 3, target: id(2) });
+    let from = net.now;
+    net.run_until(from + 400 * SEC, |n| n.nodes[0].machine.counters().sets_closed > 0);
+    (net.now - from) / SEC
+}
+
+#[test]
+fn sock_timeout_holds_for_what_is_sent_next() {
+    for (changes, least) in [
+        (&[][..], 50),
+        (&[("sock_timeout", "7")], 7),
+        // LNet's: (150 - 1) / 3, then (150 - 1) / 15.
+        (&[("sock_timeout", "0")], 49),
+        (&[("sock_timeout", "0"), ("lnet_retry_count", "14")], 9),
+    ] {
+        let mut net = nodes(2, |_| {});
+        ping(&mut net, 2).unwrap();
+        for (n, v) in changes {
+            tune(&mut net, 0, n, v);
+        }
+        let waited = patience(&mut net);
+        // The reaper looks once a second.
+        assert!((least..=least + 2).contains(&waited), "{changes:?}: {waited} s");
+    }
+}
+
+#[test]
+fn an_answer_is_waited_for_as_long_as_lnet_says() {
+    let mut net = nodes(2, |_| {});
+    ping(&mut net, 2).unwrap();
+    tune(&mut net, 0, "lnet_transaction_timeout", "20");
+    net.kill(1, false);
+    net.op(0, Op::Ping { tag: 4, target: id(2) });
+    let from = net.now;
+    net.run_until(from + 400 * SEC, |n| n.nodes[0].machine.counters().err_no_answer > 0);
+    assert!((20..=22).contains(&((net.now - from) / SEC)), "{}", (net.now - from) / SEC);
+    assert!(matches!(net.take_events(0)[..], [Event::Ping { tag: 4, info: Err(LnetError::TimedOut), .. }]));
+}
+
+#[test]
+fn the_bounds_of_back_off_hold_for_the_next_failure() {
+    let mut net = nodes(2, |_| {});
+    net.nodes[1].deaf = true;
+    tune(&mut net, 0, "min_reconnectms", "30000");
+    assert_eq!(ping(&mut net, 2), Err(LnetError::Unreachable));
+    net.nodes[1].deaf = false;
+    net.run(24 * SEC);
+    assert_eq!(ping(&mut net, 2), Err(LnetError::Unreachable), "30 s are not over");
+    net.run(8 * SEC);
+    ping(&mut net, 2).unwrap();
+}
+
+#[test]
+fn conns_per_peer_holds_for_peers_that_become_known_later() {
+    let mut net = nodes(4, |_| {});
+    let up = |net: &Net, n: usize| net.nodes[n].machine.gauges().conns_up;
+    ping(&mut net, 2).unwrap();
+    assert_eq!(up(&net, 1), 3);
+    tune(&mut net, 0, "conns_per_peer", "4");
+    ping(&mut net, 3).unwrap();
+    ping(&mut net, 2).unwrap();
+    assert_eq!([1, 2].map(|n| up(&net, n)), [3, 9]);
+    // By the speed of the link, which is told later: 25 Gbit/s.
+    tune(&mut net, 0, "conns_per_peer", "0");
+    net.nodes[0].machine.tune(&Change::link(Some(25_000)));
+    ping(&mut net, 4).unwrap();
+    assert_eq!(up(&net, 3), 7);
+}
+
+#[test]
+fn a_peer_may_have_255_connections_of_a_type() {
+    let mut net = nodes(2, |_| {});
+    tune(&mut net, 0, "conns_per_peer", "127");
+    ping(&mut net, 2).unwrap();
+    net.run(10 * SEC);
+    assert_eq!(net.nodes[1].machine.gauges().conns_up, 255);
+    assert_eq!(
+        (net.nodes[0].machine.counters().races, net.nodes[1].machine.config().max_conns_per_type),
+        (0, 255)
+    );
+}
+
+#[test]
+fn a_sum_is_spoilt_once() {
+    let mut net = nodes(2, |c| c.version = Some(Version::V2));
+    tune(&mut net, 0, "enable_csum", "1");
+    ping(&mut net, 2).unwrap();
+    put(&mut net, 10_000);
+    tune(&mut net, 0, "inject_csum_error", "1");
+    ping(&mut net, 2).unwrap_err();
+    assert!(!net.nodes[0].machine.config().inject_csum_error, "it is used up");
+    assert_eq!(net.nodes[1].machine.counters().err_checksum, 1);
+    net.run(5 * SEC);
+    ping(&mut net, 2).unwrap();
+    put(&mut net, 10_000);
+    assert_eq!(net.nodes[1].machine.counters().err_checksum, 1);
+}
+
+#[test]
+fn accept_timeout_holds_for_the_next_connection() {
+    let mut net = nodes(1, |c| c.accept = Accept::Trust);
+    let dropped = |net: &Net| net.nodes[0].machine.counters().err_hello_timeout;
+    let port = |p: u16| std::net::SocketAddr::from(([10, 0, 0, 9], p));
+    net.raw_connect(port(4001), 0);
+    net.run(4 * SEC);
+    assert_eq!(dropped(&net), 0);
+    net.run(2 * SEC);
+    assert_eq!(dropped(&net), 1);
+    tune(&mut net, 0, "accept_timeout", "20");
+    net.raw_connect(port(4002), 0);
+    net.run(19 * SEC);
+    assert_eq!(dropped(&net), 1);
+    net.run(2 * SEC);
+    assert_eq!(dropped(&net), 2);
+}
