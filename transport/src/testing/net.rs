@@ -2,78 +2,58 @@
 //!
 //! The pipes are TCP seen from above: ordered, lossless, acknowledged one latency after delivery. Pages are released
 //! by the rule of the transmit path: TCP has acknowledged past their end and the hold is lifted, or the connection
-//! is dead. Everything that a machine asks for is checked against its contract.
+//! is dead; and the NIC has let go. Everything that a machine asks for is checked against its contract.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
-use hugepages::{HeapRxPool, RxFrag};
+use hugepages::HeapRxPool;
 
+pub use self::pipe::{Cut, Inbox};
+use self::pipe::{End, Link};
+use super::rng::Rng;
 use crate::proto::{
     AppId, Close, CloseWhy, Config, ConnId, ConnInfo, DialError, DialId, DialSpec, Event, Input, LendId,
-    Machine, Op, Output, Progress, SendMsg, ShardId, ShardMsg, StreamRx,
+    Machine, Op, Output, Pages, ShardId, ShardMsg,
 };
+
+mod pipe;
 
 /// One second in ns.
 pub const SEC: u64 = 1_000_000_000;
 
-/// Bytes that arrive at once.
-const SEGMENT: usize = 32 << 10;
+/// Highest port that only root may bind.
+const LAST_PRIVILEGED: u16 = 1023;
 
-/// Received bytes of one end, as the machine sees them.
-#[derive(Default)]
-pub struct Inbox {
-    frags: VecDeque<RxFrag>,
-    /// Bytes that the machine has taken.
-    pub taken: u64,
-}
+/// The NIC's view of a message: it keeps the pages until it lets go, so nobody can write into them before.
+struct NoCopy(#[expect(dead_code, reason = "held, never looked at")] Pages);
 
-impl StreamRx for Inbox {
-    fn next(&mut self) -> Option<RxFrag> {
-        let f = self.frags.pop_front()?;
-        self.taken += u64::from(f.len());
-        Some(f)
-    }
-
-    fn unread(&mut self, rest: RxFrag) {
-        self.taken -= u64::from(rest.len());
-        self.frags.push_front(rest);
-    }
-}
-
-#[derive(Default)]
 struct Lend {
-    conn: Option<(usize, usize)>,
+    conn: (usize, usize),
     end: u64,
     hold: bool,
-}
-
-/// One end of a connection.
-struct End {
-    node: usize,
-    addr: SocketAddr,
-    inbox: Inbox,
-    pushed: u64,
-    acked: u64,
-    /// When the last byte pushed has left, in ns.
-    leaves: u64,
-    fin: bool,
-    closed: bool,
-    /// Bytes pushed, for tests that look at the wire.
-    record: Vec<u8>,
+    /// The NIC lets go then, in ns.
+    nic_until: u64,
+    /// Only the NIC is waited for, and an event will say when it has let go.
+    asked: bool,
+    pages: NoCopy,
 }
 
 enum Ev {
     /// With the life of the process that dialled: a later one knows nothing of it.
     Connect(usize, DialSpec, u32),
     Opened(usize, usize, Option<DialId>),
-    Refused(usize, DialId, u32),
+    DialFailed(usize, DialId, DialError, u32),
     Data(usize, usize, Vec<u8>),
+    Read(usize, usize),
     Ack(usize, usize, u64),
     Fin(usize, usize),
     Closed(usize, usize, CloseWhy),
-    Shard(usize, ShardId, Box<ShardMsg>),
+    /// Pages of an end may be free now.
+    Look(usize, usize),
+    /// With the life of the process, as above.
+    Shard(usize, ShardId, Box<ShardMsg>, u32),
 }
 
 /// A node: a machine and what the runtime keeps for it.
@@ -88,10 +68,29 @@ pub struct Node {
     pub alive: bool,
     /// SYNs to it are refused.
     pub deaf: bool,
+    /// SYNs to it are lost.
+    pub mute: bool,
+    /// Its machine is given no bytes: what comes waits in the receive buffers. See [`Net::resume`].
+    pub paused: bool,
     ip: IpAddr,
     lends: BTreeMap<LendId, Lend>,
     next_port: u16,
     life: u32,
+    /// The deadline of the machine that the network has noted.
+    timer: Option<u64>,
+}
+
+/// A connection that is lost once so many bytes have come to one of its ends.
+#[derive(Clone, Copy, Debug)]
+pub struct CutAt {
+    /// The connection, in the order they were made.
+    pub link: usize,
+    /// The end that the bytes come to: 0 is the one that dialled.
+    pub end: usize,
+    /// Bytes that still come.
+    pub at: u64,
+    /// What happens then.
+    pub how: Cut,
 }
 
 /// The network.
@@ -102,16 +101,36 @@ pub struct Net {
     pub latency: u64,
     /// Bytes a receive buffer holds at most.
     pub chunk: usize,
+    /// Receive buffers of a node that is added.
+    pub buffers: usize,
     /// The TCP of raw ends acknowledges what it gets.
     pub raw_acks: bool,
     /// Hand each receive buffer to the machine by itself.
     pub piecemeal: bool,
+    /// Bytes that may be on their way to an end, or wait there, in each direction.
+    pub window: u64,
+    /// How long a NIC may keep pages that it has sent, in ns, and the randomness for it.
+    pub nic_hold: Option<(Rng, u64)>,
+    /// How long a dial takes that nobody answers, in ns.
+    pub syn_timeout: u64,
+    /// Keep what each end pushes.
+    pub record: bool,
+    /// A connection to be lost.
+    pub cut_at: Option<CutAt>,
+    /// Events so far.
+    pub steps: u64,
+    /// The node that the last event was for.
+    pub last: Option<usize>,
     /// The nodes.
     pub nodes: Vec<Node>,
-    links: Vec<[End; 2]>,
+    links: Vec<Link>,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
     evs: HashMap<u64, Ev>,
     serial: u64,
+    timers: BinaryHeap<Reverse<(u64, usize)>>,
+    by_ip: HashMap<IpAddr, usize>,
+    /// Cookies in use by node and peer, and the connections that carried them.
+    cookies: HashMap<(usize, SocketAddr), (HashSet<u64>, Vec<(usize, usize)>)>,
 }
 
 /// Where a machine's connection is.
@@ -126,29 +145,44 @@ impl Net {
             now: SEC,
             latency: 50_000,
             chunk: 1448,
+            buffers: 1 << 16,
             raw_acks: true,
             piecemeal: false,
+            window: u64::MAX / 4,
+            nic_hold: None,
+            syn_timeout: 20 * SEC,
+            record: true,
+            cut_at: None,
+            steps: 0,
+            last: None,
             nodes: Vec::new(),
             links: Vec::new(),
             queue: BinaryHeap::new(),
             evs: HashMap::new(),
             serial: 0,
+            timers: BinaryHeap::new(),
+            by_ip: HashMap::new(),
+            cookies: HashMap::new(),
         }
     }
 
     /// Adds a node.
     pub fn add(&mut self, cfg: Config) -> usize {
         let ip = cfg.nid.ip().unwrap_or(IpAddr::from([0; 4]));
+        self.by_ip.entry(ip).or_insert(self.nodes.len());
         self.nodes.push(Node {
             machine: Machine::new(cfg),
             events: Vec::new(),
-            pool: HeapRxPool::new(self.chunk.max(64), 1 << 16),
+            pool: HeapRxPool::new(self.chunk.max(64), self.buffers),
             alive: true,
             deaf: false,
+            mute: false,
+            paused: false,
             ip,
             lends: BTreeMap::new(),
-            next_port: 1023,
+            next_port: LAST_PRIVILEGED,
             life: 0,
+            timer: None,
         });
         self.nodes.len() - 1
     }
@@ -177,9 +211,11 @@ impl Net {
         for link in 0..self.links.len() {
             for end in 0..2 {
                 if self.links[link][end].node == node && !self.links[link][end].closed {
-                    self.links[link][end].closed = true;
-                    self.links[link][end].inbox.frags.clear();
-                    if rst {
+                    let e = &mut self.links[link][end];
+                    (e.closed, e.gone) = (true, true);
+                    e.inbox.frags.clear();
+                    e.backlog.clear();
+                    if rst && !self.links[link].silent {
                         self.at(self.latency, Ev::Closed(link, 1 - end, CloseWhy::Reset));
                     }
                 }
@@ -191,6 +227,7 @@ impl Net {
     pub fn restart(&mut self, node: usize, cfg: Config) {
         self.nodes[node].machine = Machine::new(cfg);
         self.nodes[node].alive = true;
+        self.nodes[node].timer = None;
     }
 
     /// Sends raw bytes to `node` over a new connection from `from`; gives the connection's number.
@@ -224,59 +261,62 @@ impl Net {
         (&e.record, e.closed)
     }
 
+    /// Bytes that have come to an end of a connection.
+    pub fn arrived(&self, link: usize, end: usize) -> u64 {
+        self.links[link][end].arrived
+    }
+
     /// Number of connections so far.
     pub fn links(&self) -> usize {
         self.links.len()
     }
 
     fn link(&mut self, a: usize, a_addr: SocketAddr, b: usize, b_addr: SocketAddr) -> usize {
-        let end = |node, addr| End {
-            node,
-            addr,
-            inbox: Inbox::default(),
-            pushed: 0,
-            acked: 0,
-            leaves: 0,
-            fin: false,
-            closed: false,
-            record: Vec::new(),
-        };
-        self.links.push([end(a, a_addr), end(b, b_addr)]);
+        self.links.push(Link {
+            ends: [End::new(a, a_addr), End::new(b, b_addr)],
+            silent: false,
+            lost: [false; 2],
+        });
         self.links.len() - 1
     }
 
     /// Runs until nothing happens before `until`, in ns, or `stop` says so.
     pub fn run_until(&mut self, until: u64, mut stop: impl FnMut(&Net) -> bool) {
         let mut steps = 0u64;
-        while !stop(self) {
-            let next_ev = self.queue.peek().map(|Reverse((t, _))| *t);
-            let live = |n: &Node| n.alive.then(|| n.machine.deadline()).flatten();
-            let next_timer = self
-                .nodes
-                .iter()
-                .enumerate()
-                .filter_map(|(i, n)| Some((live(n)?, i)))
-                .min()
-                .filter(|(t, _)| *t <= until);
-            match (next_ev.filter(|t| *t <= until), next_timer) {
-                (Some(t), timer) if timer.is_none_or(|(tt, _)| t <= tt) => {
-                    self.now = self.now.max(t);
-                    let Some(Reverse((_, serial))) = self.queue.pop() else { break };
-                    if let Some(ev) = self.evs.remove(&serial) {
-                        self.step(ev);
-                    }
-                }
-                (_, Some((t, i))) => {
-                    self.now = self.now.max(t);
-                    self.input(i, Input::Timer);
-                }
-                _ => {
-                    self.now = self.now.max(until);
-                    break;
-                }
-            }
+        while !stop(self) && self.step_before(until) {
             steps += 1;
             assert!(steps < 50_000_000, "the network does not come to rest");
+        }
+    }
+
+    /// Lets the next thing happen; `false`, with the time at `until`, when there is none before that.
+    pub fn step_before(&mut self, until: u64) -> bool {
+        let next_ev = self.queue.peek().map(|Reverse((t, _))| *t).filter(|t| *t <= until);
+        let next_timer = self.next_timer().filter(|(t, _)| *t <= until);
+        match (next_ev, next_timer) {
+            (Some(t), timer) if timer.is_none_or(|(tt, _)| t <= tt) => {
+                self.now = self.now.max(t);
+                let Some(Reverse((_, serial))) = self.queue.pop() else { return false };
+                self.last = None;
+                if let Some(ev) = self.evs.remove(&serial) {
+                    self.steps += 1;
+                    self.step(ev);
+                }
+                true
+            }
+            (_, Some((t, i))) => {
+                self.timers.pop();
+                self.nodes[i].timer = None;
+                self.now = self.now.max(t);
+                self.steps += 1;
+                self.last = Some(i);
+                self.input(i, Input::Timer);
+                true
+            }
+            _ => {
+                self.now = self.now.max(until);
+                false
+            }
         }
     }
 
@@ -285,95 +325,115 @@ impl Net {
         self.run_until(self.now + ns, |_| false);
     }
 
-    fn step(&mut self, ev: Ev) {
-        match ev {
-            Ev::Connect(from, spec, life) => {
-                if self.nodes[from].life != life {
-                    return;
-                }
-                let node = self.nodes.iter().position(|n| n.ip == spec.remote.ip() && n.alive && !n.deaf);
-                let Some(first) = node else {
-                    return self.at(self.latency, Ev::Refused(from, spec.id, life));
-                };
-                let shards = self.nodes[first].machine.config().shards;
-                let node = first + usize::from(shards.home_of(spec.local_ip).0);
-                let port = self.nodes[from].next_port;
-                self.nodes[from].next_port = if port == 512 { 1023 } else { port - 1 };
-                let link = self.link(from, SocketAddr::new(spec.local_ip, port), node, spec.remote);
-                self.at(0, Ev::Opened(link, 1, None));
-                self.at(self.latency, Ev::Opened(link, 0, Some(spec.id)));
+    /// The next deadline of a machine that lives, and whose it is.
+    fn next_timer(&mut self) -> Option<(u64, usize)> {
+        while let Some(Reverse((t, i))) = self.timers.peek().copied() {
+            let n = &self.nodes[i];
+            if n.alive && n.timer == Some(t) && n.machine.deadline() == Some(t) {
+                return Some((t, i));
             }
-            Ev::Opened(link, end, dial) => {
-                let e = &self.links[link];
-                let info = ConnInfo { local: e[end].addr, remote: e[1 - end].addr, dial };
-                self.input_at(link, end, Input::Opened(conn_id(link, end), info));
+            self.timers.pop();
+            if self.nodes[i].timer == Some(t) {
+                self.nodes[i].timer = None;
+                self.note_timer(i);
             }
-            Ev::Refused(node, id, life) => {
-                if self.nodes[node].life == life {
-                    self.input(node, Input::DialFailed(id, DialError::Refused));
-                }
-            }
-            Ev::Data(link, end, bytes) => {
-                if self.links[link][end].closed {
-                    return;
-                }
-                let node = self.links[link][end].node;
-                if node == usize::MAX && !self.raw_acks {
-                    return;
-                }
-                for part in bytes.chunks(self.chunk).filter(|_| node != usize::MAX) {
-                    let frag =
-                        self.nodes[node].pool.copy_of(part).expect("a buffer for every byte in flight");
-                    self.links[link][end].inbox.frags.push_back(frag);
-                    if self.piecemeal {
-                        self.offer(link, end);
-                    }
-                }
-                self.offer(link, end);
-                let pos = self.links[link][1 - end].acked + bytes.len() as u64;
-                self.links[link][1 - end].acked = pos;
-                self.at(self.latency, Ev::Ack(link, 1 - end, pos));
-            }
-            Ev::Ack(link, end, acked) => {
-                let sent = self.links[link][end].pushed;
-                self.input_at(link, end, Input::Progress(conn_id(link, end), Progress { acked, sent }));
-                let node = self.links[link][end].node;
-                self.release(node, |l| l.conn == Some((link, end)) && l.end <= acked && !l.hold);
-            }
-            Ev::Fin(link, end) => {
-                self.links[link][end].fin = true;
-                self.offer(link, end);
-            }
-            Ev::Closed(link, end, why) => {
-                if !std::mem::replace(&mut self.links[link][end].closed, true) || why == CloseWhy::Local {
-                    self.links[link][end].inbox.frags.clear();
-                    let node = self.links[link][end].node;
-                    if node != usize::MAX && self.nodes[node].alive {
-                        self.input(node, Input::Closed(conn_id(link, end), why));
-                        self.release(node, |l| l.conn == Some((link, end)));
-                    }
-                }
-            }
-            Ev::Shard(node, from, msg) => self.input(node, Input::From(from, *msg)),
+        }
+        None
+    }
+
+    /// Notes a machine's deadline after it was given an input.
+    fn note_timer(&mut self, node: usize) {
+        let n = &mut self.nodes[node];
+        let deadline = n.machine.deadline();
+        if n.alive && deadline != n.timer {
+            n.timer = deadline;
+            self.timers.extend(deadline.map(|t| Reverse((t, node))));
         }
     }
 
-    /// Gives a machine the bytes of a connection, and its end.
-    fn offer(&mut self, link: usize, end: usize) {
-        let e = &mut self.links[link][end];
-        if e.closed || e.node == usize::MAX || !self.nodes[e.node].alive {
+    fn step(&mut self, ev: Ev) {
+        self.last = match &ev {
+            Ev::Connect(node, ..) | Ev::DialFailed(node, ..) | Ev::Shard(node, ..) => Some(*node),
+            Ev::Opened(link, end, _)
+            | Ev::Data(link, end, _)
+            | Ev::Read(link, end)
+            | Ev::Ack(link, end, _)
+            | Ev::Fin(link, end)
+            | Ev::Closed(link, end, _)
+            | Ev::Look(link, end) => Some(self.links[*link][*end].node).filter(|n| *n != usize::MAX),
+        };
+        match ev {
+            Ev::Connect(from, spec, life) => self.connect(from, spec, life),
+            Ev::Opened(link, end, dial) => {
+                let e = &self.links[link];
+                if let (true, Some(id)) = (e.silent, dial) {
+                    let node = e[end].node;
+                    let life = self.nodes[node].life;
+                    return self.at(self.syn_timeout, Ev::DialFailed(node, id, DialError::TimedOut, life));
+                }
+                let info = ConnInfo { local: e[end].addr, remote: e[1 - end].addr, dial };
+                self.input_at(link, end, Input::Opened(conn_id(link, end), info));
+            }
+            Ev::DialFailed(node, id, why, life) => {
+                if self.nodes[node].life == life {
+                    self.input(node, Input::DialFailed(id, why));
+                }
+            }
+            Ev::Data(link, end, bytes) => self.data(link, end, bytes),
+            Ev::Read(link, end) => self.offer(link, end),
+            Ev::Ack(link, end, acked) => self.ack(link, end, acked),
+            Ev::Fin(link, end) => self.fin(link, end),
+            Ev::Closed(link, end, why) => {
+                if why == CloseWhy::Local || !self.links[link].silent {
+                    self.closed(link, end, why);
+                }
+            }
+            Ev::Look(link, end) => self.look_for_releases(self.links[link][end].node, (link, end)),
+            Ev::Shard(node, from, msg, life) => {
+                if self.nodes[node].life == life {
+                    self.input(node, Input::From(from, *msg));
+                }
+            }
+        }
+    }
+
+    fn connect(&mut self, from: usize, spec: DialSpec, life: u32) {
+        if self.nodes[from].life != life {
             return;
         }
-        let (node, id) = (e.node, conn_id(link, end));
-        if !e.inbox.frags.is_empty() {
-            let mut inbox = std::mem::take(&mut e.inbox);
-            self.nodes[node].machine.handle(self.now, Input::Bytes(id, &mut inbox));
-            self.links[link][end].inbox = inbox;
-            self.drain(node);
-        }
-        let e = &self.links[link][end];
-        if e.fin && e.inbox.frags.is_empty() && !e.closed {
-            self.input(node, Input::PeerFin(id));
+        let first = self.by_ip.get(&spec.remote.ip()).copied();
+        let Some(first) = first.filter(|n| self.nodes[*n].alive && !self.nodes[*n].deaf) else {
+            let mute = first.is_some_and(|n| self.nodes[n].mute);
+            let (delay, why) = if mute {
+                (self.syn_timeout, DialError::TimedOut)
+            } else {
+                (self.latency, DialError::Refused)
+            };
+            return self.at(delay, Ev::DialFailed(from, spec.id, why, life));
+        };
+        let shards = self.nodes[first].machine.config().shards;
+        let node = first + usize::from(shards.home_of(spec.local_ip).0);
+        let port = self.nodes[from].next_port;
+        self.nodes[from].next_port = if port == 512 { LAST_PRIVILEGED } else { port - 1 };
+        // Another range, so that it is seen who is not root.
+        let port = if spec.privileged { port } else { port + 40_000 };
+        let link = self.link(from, SocketAddr::new(spec.local_ip, port), node, spec.remote);
+        self.at(0, Ev::Opened(link, 1, None));
+        self.at(self.latency, Ev::Opened(link, 0, Some(spec.id)));
+    }
+
+    /// Loses the connection requests that are on their way: answered by RSTs, or by nobody.
+    pub fn cut_dials(&mut self, rst: bool) {
+        let dials: Vec<u64> =
+            self.evs.iter().filter_map(|(k, e)| matches!(e, Ev::Connect(..)).then_some(*k)).collect();
+        for serial in dials {
+            let Some(Ev::Connect(node, spec, life)) = self.evs.remove(&serial) else { continue };
+            let (delay, why) = if rst {
+                (self.latency, DialError::Refused)
+            } else {
+                (self.syn_timeout, DialError::TimedOut)
+            };
+            self.at(delay, Ev::DialFailed(node, spec.id, why, life));
         }
     }
 
@@ -390,16 +450,52 @@ impl Net {
         self.drain(node);
     }
 
-    fn release(&mut self, node: usize, which: impl Fn(&Lend) -> bool) {
+    /// Gives back the pages of an end that nobody needs any more: TCP has acknowledged them and the hold is lifted,
+    /// or the connection is dead; and the NIC has let go.
+    fn look_for_releases(&mut self, node: usize, at: (usize, usize)) {
         if node == usize::MAX {
             return;
         }
-        let ids: Vec<LendId> =
-            self.nodes[node].lends.iter().filter(|(_, l)| which(l)).map(|(id, _)| *id).collect();
-        for id in ids {
-            self.nodes[node].lends.remove(&id);
-            self.input(node, Input::Released(id));
+        let e = &self.links[at.0][at.1];
+        let (acked, dead, now) = (e.acked, e.dead, self.now);
+        let (mut free, mut later) = (Vec::new(), Vec::new());
+        for (id, l) in self.nodes[node].lends.iter_mut().filter(|(_, l)| l.conn == at) {
+            if !dead && (l.end > acked || l.hold) {
+                continue;
+            }
+            if l.nic_until <= now {
+                free.push(*id);
+            } else if !std::mem::replace(&mut l.asked, true) {
+                later.push(l.nic_until - now);
+            }
         }
+        for delay in later {
+            self.at(delay, Ev::Look(at.0, at.1));
+        }
+        for id in free {
+            // Gone before the machine hears of it: whoever is told may write into the pages.
+            if let Some(l) = self.nodes[node].lends.remove(&id) {
+                drop(l.pages);
+                self.input(node, Input::Released(id));
+            }
+        }
+    }
+
+    /// Checks the cookie of a message that asks for a zero-copy ACK: none is used twice by one set of connections.
+    fn cookie(&mut self, node: usize, (link, end): (usize, usize), hdr: &[u8]) {
+        let to = self.links[link][1 - end].addr;
+        let key = (node, if to.port() > LAST_PRIVILEGED { to } else { SocketAddr::new(to.ip(), 0) });
+        let (used, on) = self.cookies.entry(key).or_default();
+        let open = |(l, e): &(usize, usize)| !self.links[*l][*e].closed;
+        if !on.iter().any(open) {
+            used.clear();
+            on.clear();
+        }
+        if !on.contains(&(link, end)) {
+            on.push((link, end));
+        }
+        let word = hdr[8..16].try_into().map(u64::from_le_bytes).unwrap_or_default();
+        assert!(word > 1 && used.insert(word), "cookie {word} is used twice by node {node}");
     }
 
     fn drain(&mut self, node: usize) {
@@ -414,18 +510,13 @@ impl Net {
                 Output::Unhold(_, id) => {
                     if let Some(l) = self.nodes[node].lends.get_mut(&id) {
                         l.hold = false;
-                        let at = l.conn;
-                        if let Some((link, end)) = at
-                            && l.end <= self.links[link][end].acked
-                        {
-                            let acked = self.links[link][end].acked;
-                            self.at(0, Ev::Ack(link, end, acked));
-                        }
+                        let (link, end) = l.conn;
+                        self.at(0, Ev::Look(link, end));
                     }
                 }
                 Output::Read(c) => {
                     let (link, end) = end_of(c);
-                    self.at(0, Ev::Data(link, end, Vec::new()));
+                    self.at(0, Ev::Read(link, end));
                 }
                 Output::Close(c, how) => {
                     let (link, end) = end_of(c);
@@ -433,11 +524,11 @@ impl Net {
                     self.links[link][end].closed = true;
                     self.at(0, Ev::Closed(link, end, CloseWhy::Local));
                     match how {
-                        Close::Fin => {
-                            let left = self.links[link][end].leaves.saturating_sub(self.now);
-                            self.at(left + self.latency, Ev::Fin(link, 1 - end));
+                        Close::Fin => self.close_in_order(link, end),
+                        Close::Abort => {
+                            self.links[link][end].backlog.clear();
+                            self.at(self.latency, Ev::Closed(link, 1 - end, CloseWhy::Reset));
                         }
-                        Close::Abort => self.at(self.latency, Ev::Closed(link, 1 - end, CloseWhy::Reset)),
                     }
                 }
                 Output::Complete(app, e) => self.nodes[node].events.push((self.now, app, e)),
@@ -445,40 +536,12 @@ impl Net {
                     // Shards of one node are added one behind the other, the first as shard 0.
                     let me = self.nodes[node].machine.config().shards.me;
                     let other = node - usize::from(me.0) + usize::from(to.0);
-                    self.at(1000, Ev::Shard(other, me, Box::new(msg)));
+                    let life = self.nodes[other].life;
+                    self.at(1000, Ev::Shard(other, me, Box::new(msg), life));
                 }
             }
         }
-    }
-
-    fn push(&mut self, node: usize, (link, end): (usize, usize), msg: SendMsg) {
-        assert_eq!(msg.lend.is_none(), msg.pay.is_empty(), "pages without a lend, or a lend without pages");
-        assert!(!msg.hold || msg.lend.is_some());
-        let e = &mut self.links[link][end];
-        assert!(!e.closed, "a push after the close");
-        let mut bytes = msg.hdr.to_vec();
-        for p in &msg.pay {
-            bytes.extend_from_slice(p.bytes());
-        }
-        assert!(e.pushed - e.acked < self.nodes[node].machine.config().tx_window, "the window is not kept");
-        e.pushed += bytes.len() as u64;
-        e.record.extend_from_slice(&bytes);
-        let pushed = e.pushed;
-        if let Some(id) = msg.lend {
-            let lend = Lend { conn: Some((link, end)), end: pushed, hold: msg.hold };
-            assert!(self.nodes[node].lends.insert(id, lend).is_none(), "a lend's name was used twice");
-        }
-        let acked = self.links[link][end].acked;
-        // Transmitted at once: the position is known before any answer can be.
-        let id = conn_id(link, end);
-        self.nodes[node].machine.handle(self.now, Input::Progress(id, Progress { acked, sent: pushed }));
-        // Segments follow one another at 100 Gb/s, so that messages of several connections overlap.
-        for segment in bytes.chunks(SEGMENT) {
-            let e = &mut self.links[link][end];
-            e.leaves = e.leaves.max(self.now) + segment.len() as u64 * 8 / 100;
-            let delay = e.leaves - self.now + self.latency;
-            self.at(delay, Ev::Data(link, 1 - end, segment.to_vec()));
-        }
+        self.note_timer(node);
     }
 }
 
