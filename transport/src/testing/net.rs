@@ -40,6 +40,13 @@ struct Lend {
     pages: NoCopy,
 }
 
+/// Cookies that a set of connections has used, and those of its connections that carried them.
+#[derive(Default)]
+struct Cookies {
+    used: HashSet<u64>,
+    on: Vec<(usize, usize)>,
+}
+
 enum Ev {
     /// With the life of the process that dialled: a later one knows nothing of it.
     Connect(usize, DialSpec, u32),
@@ -129,8 +136,8 @@ pub struct Net {
     serial: u64,
     timers: BinaryHeap<Reverse<(u64, usize)>>,
     by_ip: HashMap<IpAddr, usize>,
-    /// Cookies in use by node and peer, and the connections that carried them.
-    cookies: HashMap<(usize, SocketAddr), (HashSet<u64>, Vec<(usize, usize)>)>,
+    /// Cookies by node and peer.
+    cookies: HashMap<(usize, SocketAddr), Cookies>,
 }
 
 /// Where a machine's connection is.
@@ -485,7 +492,7 @@ impl Net {
     fn cookie(&mut self, node: usize, (link, end): (usize, usize), hdr: &[u8]) {
         let to = self.links[link][1 - end].addr;
         let key = (node, if to.port() > LAST_PRIVILEGED { to } else { SocketAddr::new(to.ip(), 0) });
-        let (used, on) = self.cookies.entry(key).or_default();
+        let Cookies { used, on } = self.cookies.entry(key).or_default();
         let open = |(l, e): &(usize, usize)| !self.links[*l][*e].closed;
         if !on.iter().any(open) {
             used.clear();
