@@ -185,11 +185,6 @@ fn hellos() {
         (v1(28, &[68]), false, "err_hello_ips"),
         (v1(40, &[9]), false, "err_conn_type"),
         (raw(8, &[0xff; 8]), false, "err_hello_nid"),
-        (
-            Hello { src_nid: "10.0.0.2@tcp5".parse().unwrap(), ..h.clone() }.emit().to_vec(),
-            false,
-            "err_hello_nid",
-        ),
         (Hello { src_nid: Nid::LO, ..h.clone() }.emit().to_vec(), false, "err_hello_nid"),
         (hello(ConnType::None).emit().to_vec(), false, "err_conn_type"),
         (raw(48, &[4]), false, "err_conn_type"),

@@ -445,10 +445,36 @@ impl Machine {
         }
     }
 
+    /// Answers the request `to`, which `peer` delivered. The answer goes to its source, on connections of that one's
+    /// own if it is another (lnet.md §5).
     fn answer(&mut self, peer: Key, to: &LnetHdr, body: LnetBody, payload: Payload, done: TxDone) {
         let target = ProcessId { nid: to.src_nid, pid: to.src_pid };
         let len = u32::try_from(payload.len()).unwrap_or(lnet::MTU);
-        let mut tx = Tx::lnet(self.header(target, len, body), payload, done);
+        let tx = Tx::lnet(self.header(target, len, body), payload, done);
+        if self.peers.get(peer).is_some_and(|p| p.id == target) {
+            return self.launch_answer(peer, tx);
+        }
+        match target.nid.ip().map(|ip| self.cfg.shards.home_of(ip)) {
+            Some(home) if home != self.cfg.shards.me => self.post(home, Body::Answered(target, Box::new(tx))),
+            _ => self.answer_elsewhere(target, tx),
+        }
+    }
+
+    /// Sends an answer to a source that did not deliver its request itself. Such sources may be anybody's invention:
+    /// they get no more than half of the entries for peers.
+    pub(super) fn answer_elsewhere(&mut self, target: ProcessId, tx: Tx) {
+        let room = self.peers.len() < self.cfg.max_peers / 2 && !self.is_own(target.nid);
+        let known = room || self.by_peer.contains_key(&target);
+        match known.then(|| self.target_peer(target)) {
+            Some(Ok(peer)) => self.launch_answer(peer, tx),
+            _ => {
+                self.counters.drop_no_way_back += 1;
+                self.give_up(tx.done);
+            }
+        }
+    }
+
+    fn launch_answer(&mut self, peer: Key, mut tx: Tx) {
         tx.answer = true;
         self.launch(peer, tx);
     }

@@ -18,7 +18,7 @@ pub(super) struct Conn {
     pub(super) id: ConnId,
     /// Set once the HELLO is through, or from the start on one that we dialled.
     pub(super) peer: Option<Key>,
-    /// The NID in the peer's HELLO.
+    /// The NID that our HELLO names: the one in the peer's, unless its port says otherwise.
     pub(super) claimed: Option<Nid>,
     /// Our own end's type.
     pub(super) ctype: ConnType,
@@ -45,7 +45,7 @@ pub(super) struct Conn {
     pub(super) tx_deadline: u64,
     /// Lends pushed, oldest first; released ones leave from the front.
     pub(super) lends: VecDeque<Key>,
-    /// Second of the last message, for the choice among equals.
+    /// Second of the last message, or of the HELLO: for the choice among equals.
     pub(super) last_used: u64,
 }
 

@@ -73,6 +73,8 @@ counters! {
     drop_stale_handle,
     /// Messages for a node elsewhere, or from nobody.
     drop_not_for_us,
+    /// Answers to a source that no connection leads to.
+    drop_no_way_back,
     /// Passive connections from unprivileged ports.
     err_unprivileged,
     /// Passive connections over the limit of unfinished handshakes.

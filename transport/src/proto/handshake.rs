@@ -3,7 +3,7 @@
 use super::api::LnetError;
 use arrayvec::ArrayVec;
 
-use super::config::Accept;
+use super::config::{Accept, SEC};
 use super::conn::Conn;
 use super::hello::{self, Front, HsAction, HsEvent, HsState};
 use super::io::{Close, ConnId, ConnInfo, InlineHdr, Output, Pages, SendMsg, StreamRx};
@@ -169,7 +169,7 @@ impl Machine {
             self.counters.err_version += 1;
             return self.handshake_event(key, HsEvent::Version);
         }
-        let mine = match hello::judge_passive(h, renamed.is_some(), &self.cfg, &mut self.counters) {
+        let mine = match hello::judge_passive(h, renamed.is_some(), &mut self.counters) {
             Ok(mine) => mine,
             Err(event) => return self.handshake_event(key, event),
         };
@@ -182,6 +182,7 @@ impl Machine {
             },
             None => ProcessId { nid: h.src_nid, pid: h.src_pid },
         };
+        c.claimed = Some(id.nid);
         let event = self.admit(key, id, mine, h);
         self.handshake_event(key, event);
     }
@@ -315,6 +316,7 @@ impl Machine {
         peer.conns.push(key);
         peer.last_alive = now;
         if let Some(c) = self.conns.get_mut(key) {
+            c.last_used = now / SEC;
             c.rx.begin(c.version);
             c.txq.begin(c.version);
         }

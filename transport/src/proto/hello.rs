@@ -144,15 +144,10 @@ pub(super) fn hello(buf: &[u8], counters: &mut Counters) -> Front {
 
 /// Judges a HELLO on a passive connection; gives our own type when it is wanted. What a `renamed` peer says of its
 /// NID means nothing.
-pub(super) fn judge_passive(
-    h: &Hello,
-    renamed: bool,
-    cfg: &Config,
-    counters: &mut Counters,
-) -> Result<ConnType, HsEvent> {
-    // Our own NID is as good as any: a node may dial itself (lnet.md §9).
-    let stranger = !h.src_nid.same_net(cfg.nid);
-    if h.src_nid.is_any() || (stranger && !renamed) {
+pub(super) fn judge_passive(h: &Hello, renamed: bool, counters: &mut Counters) -> Result<ConnType, HsEvent> {
+    // A NID of any network will do, our own too, since a node may dial itself (lnet.md §9). Who is not of our network
+    // gets nothing but zero-copy ACKs (lnet.md §5).
+    if h.src_nid.is_any() || (h.src_nid == Nid::LO && !renamed) {
         counters.err_hello_nid += 1;
         return Err(HsEvent::Bad);
     }

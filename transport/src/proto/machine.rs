@@ -321,6 +321,7 @@ impl Machine {
             Body::Ask { conn, ticket, req } => self.asked(from, conn, ticket, req),
             Body::Answer { conn, ticket, verdict } => self.answered(conn, ticket, verdict),
             Body::PutDone { grant, sink, status, data } => self.put_done(grant, sink, status, data),
+            Body::Answered(target, tx) => self.answer_elsewhere(target, *tx),
             Body::GetDone { grant, status } => self.get_done(grant, status),
         }
     }

@@ -84,13 +84,13 @@ impl Machine {
     /// The best connection of a peer for a message (socklnd.md §7).
     fn choose(&self, peer: Key, cargo: Cargo) -> Option<Key> {
         let p = self.peers.get(peer)?;
-        let ranked = p.conns.iter().rev().filter_map(|key| {
+        let ranked = p.conns.iter().filter_map(|key| {
             let c = self.conns.get(*key)?;
             let fit = choose::fit(c.version, c.ctype, cargo);
             let used = if self.cfg.round_robin { c.last_used } else { 0 };
             (fit != Fit::No).then_some(((fit, Reverse((c.backlog(), used))), *key))
         });
-        // Of equals the last counts: the oldest connection.
+        // Of equals the last counts: the newest connection, as with kernels.
         ranked.max_by_key(|(rank, _)| *rank).map(|(_, key)| key)
     }
 
@@ -312,6 +312,13 @@ impl Machine {
             self.answer_left(peer);
         }
         self.finish(peer, tx.credit, tx.done, status);
+    }
+
+    /// Ends a message that no peer was found for.
+    pub(super) fn give_up(&mut self, done: TxDone) {
+        if let TxDone::Reply(grant) = done {
+            self.return_get(grant, Err(LnetError::Unreachable));
+        }
     }
 
     /// A lend has come home: its message ends.

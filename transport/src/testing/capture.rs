@@ -85,6 +85,32 @@ pub struct Flow {
     pub a: Dir,
     /// What the passive end sent.
     pub p: Dir,
+    /// When it began and ended.
+    pub signs: Vec<Sign>,
+}
+
+/// What TCP itself did on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SignKind {
+    /// The active end asked for the connection.
+    Syn,
+    /// The active end knows that it has it.
+    Open,
+    /// An end sends no more. Repeats are left out.
+    Fin,
+    /// An end has given it up. Repeats are left out.
+    Reset,
+}
+
+/// One of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sign {
+    /// Since the first frame of the capture, in ns.
+    pub at: u64,
+    /// The active end's doing.
+    pub active: bool,
+    /// What.
+    pub kind: SignKind,
 }
 
 /// Reads the connections of a capture, in the order of their first frames.
@@ -106,15 +132,23 @@ pub fn flows(path: &Path) -> Result<Vec<Flow>, PcapError> {
         });
         let flow = match known {
             // The same ports again: a new connection, unless the SYN is sent again.
-            Some(f) if !syn || f.a.segments.is_empty() => f,
+            Some(f) if !syn || !f.used() => f,
             _ => {
                 let from_active = syn || seg.dst.port() == 988;
                 let (active, passive) = if from_active { (seg.src, seg.dst) } else { (seg.dst, seg.src) };
-                out.push(Flow { active, passive, from_start: syn, a: Dir::default(), p: Dir::default() });
+                out.push(Flow {
+                    active,
+                    passive,
+                    from_start: syn,
+                    a: Dir::default(),
+                    p: Dir::default(),
+                    signs: Vec::new(),
+                });
                 let Some(f) = out.last_mut() else { continue };
                 f
             }
         };
+        flow.note(at, seg.src == flow.active, seg.flags);
         let dir = if seg.src == flow.active { &mut flow.a } else { &mut flow.p };
         if seg.flags & 0x02 != 0 {
             dir.next_seq = Some(seg.seq.wrapping_add(1));
@@ -216,6 +250,26 @@ pub struct Located {
 }
 
 impl Flow {
+    /// Whether anything but its SYN has been seen of it.
+    fn used(&self) -> bool {
+        !self.a.segments.is_empty() || self.signs.iter().any(|s| s.kind == SignKind::Reset)
+    }
+
+    /// Takes the flags of a frame.
+    fn note(&mut self, at: u64, active: bool, flags: u8) {
+        let kinds = [
+            (flags & 0x12 == 0x02 && active, SignKind::Syn),
+            (flags & 0x16 == 0x10 && active, SignKind::Open),
+            (flags & 0x01 != 0, SignKind::Fin),
+            (flags & 0x04 != 0, SignKind::Reset),
+        ];
+        for (_, kind) in kinds.into_iter().filter(|k| k.0) {
+            if !self.signs.iter().any(|s| (s.active, s.kind) == (active, kind)) {
+                self.signs.push(Sign { at, active, kind });
+            }
+        }
+    }
+
     /// The version agreed upon: the one of the answer, which is also what a refusal asks for. V3 for a connection
     /// whose beginning is not there.
     pub fn version(&self) -> Version {
@@ -240,6 +294,20 @@ pub fn messages(
     from_start: bool,
     version: Version,
 ) -> Result<(Vec<Located>, usize), WireError> {
+    match good_messages(dir, active, from_start, version) {
+        (_, _, Some(e)) => Err(e),
+        (list, left, None) => Ok((list, left)),
+    }
+}
+
+/// The messages of one direction up to the first bytes that are none, the number of bytes left over, and what the
+/// parser says of them.
+pub fn good_messages(
+    dir: &Dir,
+    active: bool,
+    from_start: bool,
+    version: Version,
+) -> (Vec<Located>, usize, Option<WireError>) {
     let stream = dir.bytes();
     let mut times = Vec::new();
     let mut end = 0;
@@ -269,13 +337,13 @@ pub fn messages(
         let (msg, len) = match parsed {
             Ok(ok) => ok,
             Err(WireError::Truncated { .. }) => break,
-            Err(e) => return Err(e),
+            Err(e) => return (out, stream.len() - pos, Some(e)),
         };
         opening = i32::max(opening - 1, 0);
         out.push(Located { msg, range: pos..pos + len, at: at(pos + len) });
         pos += len;
     }
-    Ok((out, stream.len() - pos))
+    (out, stream.len() - pos, None)
 }
 
 fn message(buf: &[u8], version: Version, order: ByteOrder) -> Result<(Msg, usize), WireError> {

@@ -4,6 +4,8 @@ use super::{GetGrant, MatchReq, PutGrant, Verdict};
 use crate::proto::api::{Data, LnetError, Op, Sink};
 use crate::proto::io::{AppId, ShardId};
 use crate::proto::slab::Key;
+use crate::proto::txq::Tx;
+use crate::wire::ProcessId;
 
 /// A message to another shard of the same node, given with [`Input::From`](crate::proto::Input::From). Opaque to
 /// runtimes. Messages between two shards must arrive in order; they may be large and own memory.
@@ -20,6 +22,8 @@ pub(in crate::proto) enum Body {
     Answer { conn: Key, ticket: u64, verdict: Verdict },
     /// Home to owner: the PUT is stored, or will not be.
     PutDone { grant: PutGrant, sink: Sink, status: Result<(), LnetError>, data: Data },
+    /// To the home of a source that did not deliver its request itself: the answer.
+    Answered(ProcessId, Box<Tx>),
     /// Home to owner: the REPLY's pages are home.
     GetDone { grant: GetGrant, status: Result<(), LnetError> },
 }

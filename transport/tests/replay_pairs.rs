@@ -4,41 +4,28 @@
 //! What no protocol fixes comes from the capture: incarnation, handles, ping features, and what applications asked
 //! for. Everything else (handshakes, REPLYs, ACKs, zero-copy cookies and ACKs, choice of connection) is the machine's.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
+mod replay;
 
-use hugepages::{HeapRxPool, PageRunMut, PrivatePages, RxFrag};
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+
+use hugepages::HeapRxPool;
+use replay::{Handles, Queue, SEC, captures, folder, id, nid, pages};
 use transport::proto::{
-    AppId, CloseWhy, Config, ConnId, ConnInfo, Event, Input, LendId, Machine, MdMem, MdSpec, Op, Output,
-    Payload, Progress, ShardId, Sink, StreamRx,
+    AppId, CloseWhy, Config, ConnInfo, Event, Input, LendId, Machine, MdMem, MdSpec, Op, Output, Progress,
+    Sink,
 };
 use transport::testing::capture::{Flow, Located, Msg, flows, messages};
 use transport::wire::{
     AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, Nid, PingInfo,
-    ProcessId, Version, WireHandle, ksock, ping,
+    ProcessId, Version, ksock, ping,
 };
-
-const SEC: u64 = 1_000_000_000;
 
 /// One end of a captured kernel pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     Active,
     Passive,
-}
-
-#[derive(Default)]
-struct Queue(VecDeque<RxFrag>);
-
-impl StreamRx for Queue {
-    fn next(&mut self) -> Option<RxFrag> {
-        self.0.pop_front()
-    }
-    fn unread(&mut self, rest: RxFrag) {
-        self.0.push_front(rest);
-    }
 }
 
 /// A connection in the replay.
@@ -66,32 +53,14 @@ struct Replay {
     holds: BTreeSet<LendId>,
     /// Dials of the machine that await their connection.
     dialled: usize,
-    /// The machine's handle for each of the kernel's: which numbers a node picks is its own affair.
-    handles: HashMap<WireHandle, WireHandle>,
+    handles: Handles,
     /// Versions of the connections, in their order.
     versions: Vec<Version>,
     events: Vec<Event>,
 }
 
-fn path(name: &str) -> PathBuf {
-    PathBuf::from(format!("{}/../testdata/captures/lnet/{name}.pcap", env!("CARGO_MANIFEST_DIR")))
-}
-
-fn nid(addr: SocketAddr) -> Nid {
-    Nid::tcp(addr.ip(), 0)
-}
-
-fn id(n: usize) -> ConnId {
-    ConnId { shard: ShardId(0), index: n as u32, generation: 0 }
-}
-
-fn pages(bytes: &[u8]) -> Payload {
-    if bytes.is_empty() {
-        return Payload::empty();
-    }
-    let mut run = PageRunMut::new(Arc::new(PrivatePages), bytes.len()).unwrap();
-    run.bytes_mut().copy_from_slice(bytes);
-    Payload::Pages([run.freeze().slice_all()].into_iter().collect())
+fn path(name: &str) -> std::path::PathBuf {
+    folder("lnet").join(name).with_extension("pcap")
 }
 
 impl Replay {
@@ -124,7 +93,7 @@ impl Replay {
         }
         script.sort_by_key(|(at, n, ours, m)| (*at, *n, !ours, m.range.start));
         let cfg = Replay::config(me, role, &links);
-        let pool = HeapRxPool::new(chunk.max(64), 1 << 21);
+        let pool = HeapRxPool::new(chunk.max(64), 1 << 14);
         let machine = Machine::new(cfg);
         let now = 1000 * SEC;
         let mut r = Replay {
@@ -136,7 +105,7 @@ impl Replay {
             now,
             holds: BTreeSet::new(),
             dialled: 0,
-            handles: HashMap::new(),
+            handles: Handles::default(),
             versions: Vec::new(),
             events: Vec::new(),
         };
@@ -189,48 +158,6 @@ impl Replay {
         }
         cfg.conns_per_peer = bulk_in.max(1);
         cfg
-    }
-
-    /// Turns handles in an LNet message into others: those of a request, or those of its answer. The sum of a V2
-    /// message is made anew, if it was right.
-    fn turn(
-        &self,
-        n: usize,
-        bytes: &mut [u8],
-        turn: impl Fn(WireHandle) -> Option<WireHandle>,
-        answer: bool,
-    ) {
-        let version = self.versions.get(n).copied().unwrap_or(Version::V3);
-        let ksm = version.hdr_len() - version.lnet_len();
-        let Some(Ok(mut h)) = bytes.get(ksm..).map(|b| LnetHdr::parse_as(version, b)) else { return };
-        let handle = match &mut h.body {
-            LnetBody::Get { handle, .. } | LnetBody::Put { ack: handle, .. } if !answer => handle,
-            LnetBody::Reply { handle } | LnetBody::Ack { handle, .. } if answer => handle,
-            _ => return,
-        };
-        let Some(to) = turn(*handle) else { return };
-        *handle = to;
-        let k = if ksm > 0 { KsockHdr::parse(bytes, ByteOrder::Little).ok() } else { None };
-        let sum = |bytes: &[u8]| {
-            let mut zeroed = bytes.to_vec();
-            zeroed[4..8].fill(0);
-            ksock::checksum(&zeroed)
-        };
-        if let Some(k) = k.filter(|k| k.csum != 0) {
-            assert_eq!(k.csum, sum(bytes), "a wrong sum");
-        }
-        bytes[ksm..ksm + version.lnet_len()].copy_from_slice(&h.emit_as(version));
-        if k.is_some_and(|k| k.csum != 0) {
-            let new = sum(bytes);
-            ksock::put_csum(bytes, new, ByteOrder::Little);
-        }
-    }
-
-    /// The machine will give the kernel's request `captured` its next handle.
-    fn expect_handle(&mut self, captured: WireHandle) {
-        let cfg = self.machine.config();
-        let object = cfg.first_object + cfg.object_step * self.handles.len() as u64;
-        self.handles.insert(captured, WireHandle { interface: cfg.interface_cookie, object });
     }
 
     /// Entries for every request of the peer's, with the answers of the capture.
@@ -351,8 +278,8 @@ impl Replay {
                     let mut bytes = msg.hdr.to_vec();
                     msg.pay.iter().for_each(|p| bytes.extend_from_slice(p.bytes()));
                     if self.links[n].pushed > 0 {
-                        let theirs = |ours| self.handles.iter().find(|(_, o)| **o == ours).map(|(t, _)| *t);
-                        self.turn(n, &mut bytes, theirs, false);
+                        self.handles
+                            .as_captured(self.versions.get(n).copied().unwrap_or(Version::V3), &mut bytes);
                     }
                     let link = &mut self.links[n];
                     link.pushed += bytes.len() as u64;
@@ -412,34 +339,12 @@ impl Replay {
         if !self.links[n].asked.insert(i) {
             return;
         }
-        let op = match &self.links[n].ours[i].msg.clone() {
-            Msg::Lnet(_, h, payload) => {
-                let target = ProcessId { nid: h.dest_nid, pid: h.dest_pid };
-                match h.body {
-                    LnetBody::Get { handle, match_bits: ping::MATCH_BITS, sink_length: 3960, .. } => {
-                        self.expect_handle(handle);
-                        Op::Ping { tag: 0, target }
-                    }
-                    LnetBody::Get { handle, portal, match_bits, sink_length, .. } => {
-                        self.expect_handle(handle);
-                        Op::Get { tag: 0, target, portal, match_bits, sink: Sink::Lend(sink_length) }
-                    }
-                    LnetBody::Put { portal, match_bits, offset, hdr_data, ack, .. } => {
-                        let payload = pages(payload);
-                        let wants_ack = ack != WireHandle::NONE;
-                        if wants_ack {
-                            self.expect_handle(ack);
-                        }
-                        let ack = wants_ack;
-                        Op::Put { tag: 0, target, portal, match_bits, offset, hdr_data, payload, ack }
-                    }
-                    LnetBody::Ack { .. } | LnetBody::Reply { .. } => return,
-                }
-            }
-            // Keepalives come of time alone.
-            Msg::Noop(k) if k.cookie1 == 1 => return self.input(Input::Timer),
-            Msg::Noop(_) | Msg::Hello(_) | Msg::Acceptor(_) => return,
-        };
+        let msg = self.links[n].ours[i].msg.clone();
+        // Keepalives come of time alone.
+        if matches!(&msg, Msg::Noop(k) if k.cookie1 == 1) {
+            return self.input(Input::Timer);
+        }
+        let Some(op) = self.handles.op(&self.machine, &msg) else { return };
         self.input(Input::Cmd(AppId(0), op));
     }
 
@@ -496,7 +401,7 @@ fn replay(name: &str, role: Role, chunk: usize) -> Replay {
         let dir = if role == Role::Active { &r.links[n].flow.p } else { &r.links[n].flow.a };
         let mut bytes = dir.bytes()[m.range.clone()].to_vec();
         if matches!(m.msg, Msg::Lnet(..)) {
-            r.turn(n, &mut bytes, |theirs| r.handles.get(&theirs).copied(), true);
+            r.handles.as_ours(r.versions[n], ByteOrder::Little, &mut bytes);
         }
         r.feed(n, &bytes);
     }
@@ -583,23 +488,14 @@ fn idle_keepalive() {
     });
 }
 
-/// What is left of the captures, each for its reason:
-/// * v3-connect-race has dials from both ends, and which SYN comes first is the network's doing: the simulator has
-///   the race (versions.rs).
-/// * v3-conns_per_peer4 has four equals of each bulk type; the kernel takes the one whose socket buffer holds least.
-const ELSEWHERE: [&str; 2] = ["v3-connect-race", "v3-conns_per_peer4"];
+/// Dials from both ends, and equals among connections: replay_sets.rs has them.
+const SETS: [&str; 2] = ["v3-connect-race", "v3-conns_per_peer4"];
 
 #[test]
 fn every_other_capture() {
     let here = ["v3-connect-ping", "v3-discover", "v3-lst-brw-write-1M-checkfull", "v3-idle-keepalive10"];
-    let mut names: Vec<String> = std::fs::read_dir(path("x").parent().unwrap())
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .filter(|p| p.extension().is_some_and(|e| e == "pcap"))
-        .map(|p| p.file_stem().unwrap().to_string_lossy().into_owned())
-        .filter(|n| !here.contains(&n.as_str()) && !ELSEWHERE.contains(&n.as_str()))
-        .collect();
-    names.sort();
+    let mut names = captures("lnet");
+    names.retain(|n| !here.contains(&n.as_str()) && !SETS.contains(&n.as_str()));
     assert_eq!(names.len(), 19);
     for name in names {
         everywhere(&name, |_| ());
