@@ -16,7 +16,7 @@ use transport::node::lcore::LcoreRt;
 use transport::node::links::{Linked, Rings, relay_budget};
 use transport::node::{App, Ops, Runtime, Shard, Work};
 use transport::proto::{
-    AppId, Config, Data, Event, Machine, MdMem, MdSpec, Op, Payload, ShardId, Shards, Sink,
+    AppId, Bucket, Config, Data, Event, Machine, MdMem, MdSpec, Op, Payload, ShardId, Shards, Sink,
 };
 use transport::wire::{Nid, ProcessId};
 
@@ -44,6 +44,11 @@ struct World {
     now: Arc<AtomicU64>,
     client: Shard<Rt, Script>,
     servers: Vec<Shard<Linked<Rt>, Script>>,
+    /// The client's, at the server.
+    bucket: Bucket,
+    /// The client's home moves on after so many turns.
+    move_every: Option<u64>,
+    turns: u64,
 }
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 1);
@@ -97,7 +102,8 @@ impl World {
                 Shard::new(Machine::new(c), rt, Script::default())
             })
             .collect();
-        World { now, client, servers }
+        let bucket = Bucket::of(IpAddr::V4(client_ip));
+        World { now, client, servers, bucket, move_every: None, turns: 0 }
     }
 
     /// Turns until `done`, jumping to the next deadline when nothing moves. At most two virtual minutes.
@@ -122,6 +128,10 @@ impl World {
                 println!("{:?} {:?}", self.client.rt.counters(), self.client.rt.stack().counters());
                 panic!("{what}: not within two minutes");
             }
+            self.turns += 1;
+            if self.move_every.is_some_and(|n| self.turns.is_multiple_of(n)) {
+                self.move_on();
+            }
             let mut work = self.client.turn();
             for s in &mut self.servers {
                 work = work.and(s.turn());
@@ -145,6 +155,20 @@ impl World {
             self.now.store(next.max(now + 1_000).min(now + 100_000_000), Ordering::Relaxed);
             assert!(idle < 1_000_000, "{what}: nothing moves");
         }
+    }
+
+    /// Moves the client's home to the next shard, unless a move is under way.
+    fn move_on(&mut self) {
+        let (b, n) = (self.bucket, self.servers.len() as u16);
+        let home = self.servers.iter_mut().find(|s| s.machine.home_of(b) == s.machine.config().shards.me);
+        if let Some(s) = home {
+            let me = s.machine.config().shards.me.0;
+            s.move_home(b, ShardId((me + 1) % n));
+        }
+    }
+
+    fn moves(&self) -> u64 {
+        self.servers.iter().map(|s| s.machine.counters().homes_adopted).sum()
     }
 
     fn shut_down(mut self) {
@@ -191,7 +215,12 @@ fn logged(log: &Log, f: impl Fn(&Event) -> bool) -> usize {
 }
 
 /// PUTs to a portal of each shard, a GET and pings; every byte checked, everything home at the end.
-fn traffic(mut w: World, puts: u64, len: usize) {
+fn traffic(w: World, puts: u64, len: usize) {
+    traffic_until(w, puts, len, |_| {});
+}
+
+/// The same; `judge` looks before the end.
+fn traffic_until(mut w: World, puts: u64, len: usize, judge: impl Fn(&World)) {
     let n = w.servers.len() as u32;
     for portal in 10..10 + n {
         w.servers[0].app.todo.push_back((AppId(0), attach(portal, MdMem::Sink(Sink::Lend(1 << 20)))));
@@ -245,6 +274,7 @@ fn traffic(mut w: World, puts: u64, len: usize) {
         }
     }
     assert_eq!(seen, puts);
+    judge(&w);
     w.shut_down();
 }
 
@@ -280,6 +310,63 @@ fn a_bad_network_changes_nothing_but_the_time() {
             ..MemConfig::default()
         };
         traffic(World::new(2, (seed % 2) as u16, faults, seed, &mem), 8, 200_000);
+    }
+}
+
+#[test]
+fn a_home_that_moves_again_and_again_loses_nothing() {
+    for (shards, every) in [(2, 3), (2, 7), (2, 20), (3, 5), (3, 11), (4, 4)] {
+        for home in 0..shards {
+            let mut w = World::new(shards, home, Faults::default(), 1, &MemConfig::default());
+            w.move_every = Some(every);
+            traffic_until(w, 200, 100_000, |w| assert!(w.moves() > 4, "{shards} {every}: {}", w.moves()));
+        }
+    }
+}
+
+#[test]
+fn a_home_that_moves_on_a_bad_network_loses_nothing() {
+    let faults = Faults { loss: 0.01, dup: 0.01, reorder: 0.02, delay_ns: 20_000, ..Faults::default() };
+    let moves = std::cell::Cell::new(0);
+    for seed in 1..=8 {
+        println!("seed {seed}");
+        let mem = MemConfig { tso_max: 0, mtu: 9000, csum: false, ..MemConfig::default() };
+        let mut w = World::new(2 + (seed % 2) as u16, (seed % 2) as u16, faults, seed, &mem);
+        w.move_every = Some(3 + 5 * seed);
+        traffic_until(w, 8, 200_000, |w| moves.set(moves.get() + w.moves()));
+    }
+    assert!(moves.get() > 40, "{}", moves.get());
+}
+
+#[test]
+fn a_node_goes_down_in_order_while_a_peer_moves() {
+    for turns in 0..12 {
+        let mut w = World::new(3, 0, Faults::default(), 1, &MemConfig::default());
+        let target = ProcessId::lustre(nid(SERVER));
+        w.client.app.todo.push_back((AppId(0), Op::Ping { tag: 1, target }));
+        let log = w.client.app.log.clone();
+        w.run("ping", |_| logged(&log, |e| matches!(e, Event::Ping { .. })) == 1);
+        w.move_on();
+        for _ in 0..turns {
+            w.servers.iter_mut().for_each(|s| {
+                s.turn();
+            });
+        }
+        // Each goes at another moment, and is not turned any more once it is down.
+        for i in 0..3 {
+            w.servers[i].shut_down();
+            w.servers.iter_mut().filter(|s| !s.is_down()).for_each(|s| {
+                s.turn();
+            });
+        }
+        for _ in 0..10_000 {
+            w.now.fetch_add(10_000, Ordering::Relaxed);
+            w.client.turn();
+            w.servers.iter_mut().filter(|s| !s.is_down()).for_each(|s| {
+                s.turn();
+            });
+        }
+        assert!(w.servers.iter().all(|s| s.is_down()), "after {turns} turns");
     }
 }
 

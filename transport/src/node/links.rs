@@ -1,14 +1,17 @@
 //! Shards of one node, talking: a ring into each, and a runtime that hands over what belongs elsewhere.
 //!
-//! The lcore that a NIC queue feeds owns the flow; the peer's home, found by hash of its address, runs its
+//! The lcore that a NIC queue feeds owns the flow; the peer's home, found by the bucket of its address, runs its
 //! protocol. Where they differ, commands and events cross as parcels, and received bytes as lent fragments
 //! whose buffers go home over their return ring. Where they are the same, nothing crosses.
 //!
 //! ```text
-//!   owner                                                    home
-//!   Opened, Progress, Bytes, PeerFin, Closed, Released  ──>  sink
-//!   streams                                             <──  Dial, Cmd (Send, Unhold, Close), Took
+//!   owner                                                                home
+//!   Opened, DialFailed, Progress, Bytes, PeerFin, Closed, Released  ──>  sink
+//!   streams                                                         <──  Dial, Cmd (Send, Unhold, Close), Took
 //! ```
+//!
+//! Homes may move while streams run ([`super::moving`]): what concerns a stream carries its bucket and goes where
+//! the bucket is by then.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -18,18 +21,36 @@ use dataplane::tap::TapEnd;
 use hugepages::{LendBudget, LendOwner, Relay, RxFrag, RxLent};
 
 use super::desk::Page;
+use super::moving::{Arrive, Leave, MoveMsg, Mover};
 use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
 use crate::proto::{
-    AppId, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Event, Input, LendId, Progress, ShardId,
-    ShardMsg, Shards, StreamRx, Tcp,
+    AppId, Bucket, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Event, Homes, Input, LendId,
+    Progress, ShardId, ShardMsg, Shards, StreamRx, Tcp,
 };
+use moves::{Arriving, Leaving};
+
+mod moves;
 
 /// What crosses from one lcore to another.
 enum Parcel {
     Dial(ShardId, DialSpec),
-    Cmd(ShardId, ConnId, StreamCmd),
+    Cmd(ConnId, StreamCmd),
     /// Bytes of the stream that the home has taken.
     Took(ConnId, u64),
+    /// From a stream's owner to its home.
+    Stream(Bucket, StreamEvent),
+    /// The same, over the home that the bucket had before.
+    Old(Bucket, Box<StreamEvent>),
+    Shard(ShardId, ShardMsg),
+    /// For an application.
+    Event(AppId, Box<Event>),
+    Move(ShardId, MoveMsg),
+    /// To oneself: all that a stream of this lcore sent here over the ring is out of it.
+    Direct(Bucket, ConnId),
+}
+
+/// What its home hears of a stream.
+enum StreamEvent {
     Opened(ConnId, ConnInfo),
     DialFailed(DialId, DialError),
     Progress(ConnId, Progress),
@@ -37,9 +58,6 @@ enum Parcel {
     PeerFin(ConnId),
     Closed(ConnId, CloseWhy),
     Released(LendId),
-    Shard(ShardId, ShardMsg),
-    /// For an application.
-    Event(AppId, Box<Event>),
 }
 
 /// Parcels that wait in one ring at most; beyond, they wait on the sender's side.
@@ -67,24 +85,29 @@ impl Rings {
 
 /// A connection that we own for another shard.
 struct Away {
-    home: ShardId,
+    bucket: Bucket,
     /// Bytes sent there and not yet taken.
     in_flight: u64,
     /// There is more to read than may be on its way.
     waits: bool,
-    /// Bytes pushed for the home so far.
-    pushed: u64,
-    acked: u64,
+    /// Its home has moved here: nothing more is sent over the ring, and when all that was is taken, none is needed.
+    returns: bool,
 }
 
 /// A connection that another shard owns for us.
-#[derive(Default)]
 struct Here {
+    bucket: Bucket,
     rx: VecDeque<RxFrag>,
     ring: bool,
     fin: bool,
     closed: Option<CloseWhy>,
     listed: bool,
+}
+
+impl Here {
+    fn new(bucket: Bucket) -> Here {
+        Here { bucket, rx: VecDeque::new(), ring: false, fin: false, closed: None, listed: false }
+    }
 }
 
 /// A runtime among others. `R` is `None` on lcores that own no queue.
@@ -104,19 +127,15 @@ pub struct Linked<R: Runtime> {
     starved: Vec<ConnId>,
     events: VecDeque<(AppId, Event)>,
     relay: Relay,
-}
-
-// A machine names dials and lends itself; the owner's runtime sees those of several machines, so each foreign
-// name carries its shard in bits that a counter never reaches.
-const NAME_SHIFT: u32 = 48;
-
-fn foreign(of: ShardId, id: u64) -> u64 {
-    id | (u64::from(of.0) + 1) << NAME_SHIFT
-}
-
-fn native(id: u64) -> Option<(ShardId, u64)> {
-    let of = (id >> NAME_SHIFT) as u16;
-    (of > 0).then(|| (ShardId(of - 1), id & ((1 << NAME_SHIFT) - 1)))
+    homes: Homes,
+    /// Dials of the own runtime that are under way.
+    dials: HashMap<DialId, Bucket>,
+    leaving: Leaving,
+    arriving: Arriving,
+    siblings: Vec<(ShardId, u32)>,
+    moves_refused: u64,
+    passed_on: u64,
+    closing: bool,
 }
 
 struct View<'a> {
@@ -161,7 +180,24 @@ impl<R: Runtime> Linked<R> {
             starved: Vec::new(),
             events: VecDeque::new(),
             relay: Relay::new(lend),
+            homes: Homes::new(shards.count),
+            dials: HashMap::new(),
+            leaving: Leaving::default(),
+            arriving: Arriving::default(),
+            siblings: Vec::new(),
+            moves_refused: 0,
+            passed_on: 0,
+            closing: false,
         }
+    }
+
+    /// With the other shards of its CPT: those that peers may be moved to.
+    #[must_use]
+    pub fn among(mut self, siblings: impl IntoIterator<Item = ShardId>) -> Linked<R> {
+        let me = self.shards.me;
+        // Nothing is known of them yet: taken for busy.
+        self.siblings = siblings.into_iter().filter(|s| *s != me).map(|s| (s, 1000)).collect();
+        self
     }
 
     /// The runtime over this lcore's own queue.
@@ -176,56 +212,54 @@ impl<R: Runtime> Linked<R> {
     /// Passes on what the own queue brought: to the machine here, or to the shard that it is for.
     fn turn_inner(&mut self, sink: &mut dyn FnMut(Input<'_>)) -> Work {
         let Some(inner) = &mut self.inner else { return Work::Idle };
-        let (away, rings, spill, shards) = (&mut self.away, &self.rings, &mut self.spill, self.shards);
+        let (away, rings, spill, me) = (&mut self.away, &self.rings, &mut self.spill, self.shards.me);
+        let (homes, dials, here) = (&self.homes, &mut self.dials, &mut self.here);
         let starved = &mut self.starved;
         for c in starved.drain(..) {
             inner.command(c, StreamCmd::Read);
         }
         inner.turn(&mut |input| {
-            let mut to = |home, p| post(rings, spill, home, p);
+            let mut to = |b: Bucket, ev| post(rings, spill, homes.at(b), Parcel::Stream(b, ev));
             match input {
                 Input::Opened(c, info) => {
-                    let (home, info) = match info.dial.and_then(|d| native(d.0)) {
-                        Some((home, d)) => (home, ConnInfo { dial: Some(DialId(d)), ..info }),
-                        None if info.dial.is_some() => (shards.me, info),
-                        None => (shards.home_of(info.remote.ip()), info),
-                    };
-                    if home == shards.me {
+                    let bucket = Bucket::of(info.remote.ip());
+                    info.dial.and_then(|d| dials.remove(&d));
+                    if homes.at(bucket) == me {
                         return sink(Input::Opened(c, info));
                     }
-                    away.insert(c, Away { home, in_flight: 0, waits: false, pushed: 0, acked: 0 });
-                    to(home, Parcel::Opened(c, info));
+                    away.insert(c, Away { bucket, in_flight: 0, waits: false, returns: false });
+                    to(bucket, StreamEvent::Opened(c, info));
                 }
-                Input::DialFailed(d, why) => match native(d.0) {
-                    Some((home, d)) => to(home, Parcel::DialFailed(DialId(d), why)),
-                    None => sink(Input::DialFailed(d, why)),
+                Input::DialFailed(d, why) => match dials.remove(&d) {
+                    Some(b) if homes.at(b) != me => to(b, StreamEvent::DialFailed(d, why)),
+                    _ => sink(Input::DialFailed(d, why)),
                 },
-                Input::Released(l) => match native(l.0) {
-                    Some((home, l)) => to(home, Parcel::Released(LendId(l))),
-                    None => sink(Input::Released(l)),
-                },
-                Input::Progress(c, p) => match away.get_mut(&c) {
-                    Some(a) => {
-                        a.acked = p.acked;
-                        to(a.home, Parcel::Progress(c, Progress { acked: p.acked, sent: a.pushed }));
-                    }
+                Input::Released(l) if homes.at(l.bucket()) != me => to(l.bucket(), StreamEvent::Released(l)),
+                Input::Progress(c, p) => match away.get(&c) {
+                    Some(a) => to(a.bucket, StreamEvent::Progress(c, p)),
                     None => sink(Input::Progress(c, p)),
                 },
                 Input::Bytes(c, stream) => match away.get_mut(&c) {
+                    // Read again when it needs the ring no more.
+                    Some(a) if a.returns => {}
                     Some(a) => {
-                        if ship(c, a, stream, &mut to) {
+                        let owner = LendOwner(LEND_AS + u32::from(homes.at(a.bucket).0));
+                        if ship(c, a, owner, stream, &mut to) {
                             starved.push(c);
                         }
                     }
                     None => sink(Input::Bytes(c, stream)),
                 },
                 Input::PeerFin(c) => match away.get(&c) {
-                    Some(a) => to(a.home, Parcel::PeerFin(c)),
+                    Some(a) => to(a.bucket, StreamEvent::PeerFin(c)),
                     None => sink(Input::PeerFin(c)),
                 },
                 Input::Closed(c, why) => match away.remove(&c) {
-                    Some(a) => to(a.home, Parcel::Closed(c, why)),
-                    None => sink(Input::Closed(c, why)),
+                    Some(a) => to(a.bucket, StreamEvent::Closed(c, why)),
+                    None => {
+                        here.remove(&c);
+                        sink(Input::Closed(c, why));
+                    }
                 },
                 other => sink(other),
             }
@@ -238,8 +272,15 @@ impl<R: Runtime> Linked<R> {
         }
     }
 
+    fn dial_inner(&mut self, d: &DialSpec) {
+        if let Some(r) = &mut self.inner {
+            self.dials.insert(d.id, Bucket::of(d.remote.ip()));
+            r.dial(d);
+        }
+    }
+
     fn touch(&mut self, c: ConnId, f: impl FnOnce(&mut Here)) {
-        let h = self.here.entry(c).or_default();
+        let Some(h) = self.here.get_mut(&c) else { return };
         f(h);
         if !h.listed {
             h.listed = true;
@@ -249,59 +290,69 @@ impl<R: Runtime> Linked<R> {
 
     fn open(&mut self, p: Parcel, sink: &mut dyn FnMut(Input<'_>)) {
         match p {
-            Parcel::Dial(home, mut d) => {
-                d.id = DialId(foreign(home, d.id.0));
-                match &mut self.inner {
-                    Some(r) => r.dial(&d),
-                    None => self.send(home, Parcel::DialFailed(d.id, DialError::Local)),
+            Parcel::Dial(home, d) if self.inner.is_none() => {
+                let bucket = Bucket::of(d.remote.ip());
+                self.send(home, Parcel::Stream(bucket, StreamEvent::DialFailed(d.id, DialError::Local)));
+            }
+            Parcel::Dial(_, d) => self.dial_inner(&d),
+            Parcel::Cmd(c, cmd) => self.command_inner(c, cmd),
+            Parcel::Took(c, n) => self.took(c, n),
+            Parcel::Stream(b, ev) => {
+                let home = self.homes.at(b);
+                if home != self.shards.me {
+                    // It has moved, and the sender did not know.
+                    self.passed_on += 1;
+                    self.send(home, Parcel::Old(b, Box::new(ev)));
+                } else if self.holding(b) {
+                    self.arriving.direct.push(Parcel::Stream(b, ev));
+                } else {
+                    self.stream_event(b, ev, sink);
                 }
             }
-            Parcel::Cmd(home, c, mut cmd) => {
-                match &mut cmd {
-                    StreamCmd::Send(m) => {
-                        m.lend = m.lend.map(|l| LendId(foreign(home, l.0)));
-                        // Told before a byte of it can leave: the peer's zero-copy ACK may come in over another
-                        // lcore, and must not get home before the news that its message was sent.
-                        if let Some(a) = self.away.get_mut(&c) {
-                            a.pushed +=
-                                m.hdr.len() as u64 + m.pay.iter().map(|p| u64::from(p.len())).sum::<u64>();
-                            let p = Progress { acked: a.acked, sent: a.pushed };
-                            post(&self.rings, &mut self.spill, home, Parcel::Progress(c, p));
-                        }
-                    }
-                    StreamCmd::Unhold(l) => *l = LendId(foreign(home, l.0)),
-                    StreamCmd::Read | StreamCmd::Close(_) => {}
-                }
-                self.command_inner(c, cmd);
-            }
-            Parcel::Took(c, n) => {
-                if let Some(a) = self.away.get_mut(&c) {
-                    a.in_flight = a.in_flight.saturating_sub(n);
-                    if std::mem::take(&mut a.waits) {
-                        self.command_inner(c, StreamCmd::Read);
-                    }
-                }
-            }
-            Parcel::Opened(c, info) => {
-                self.here.insert(c, Here::default());
-                sink(Input::Opened(c, info));
-            }
-            Parcel::DialFailed(d, why) => sink(Input::DialFailed(d, why)),
-            Parcel::Progress(c, p) => sink(Input::Progress(c, p)),
-            Parcel::Bytes(c, lent) => {
-                let f = self.relay.frag(lent);
-                if self.here.contains_key(&c) {
-                    self.touch(c, |h| {
-                        h.rx.push_back(f);
-                        h.ring = true;
-                    });
-                }
-            }
-            Parcel::PeerFin(c) => self.touch(c, |h| h.fin = true),
-            Parcel::Closed(c, why) => self.touch(c, |h| h.closed = Some(why)),
-            Parcel::Released(l) => sink(Input::Released(l)),
+            Parcel::Old(b, ev) if self.holding(b) => self.arriving.old.push(*ev),
+            Parcel::Old(b, ev) => self.stream_event(b, *ev, sink),
             Parcel::Shard(from, m) => sink(Input::From(from, m)),
             Parcel::Event(app, ev) => self.events.push_back((app, *ev)),
+            Parcel::Move(from, msg) => self.move_msg(from, msg, sink),
+            Parcel::Direct(b, c) if self.holding(b) => self.arriving.direct.push(Parcel::Direct(b, c)),
+            Parcel::Direct(b, c) => self.direct(b, c),
+        }
+    }
+
+    fn stream_event(&mut self, b: Bucket, ev: StreamEvent, sink: &mut dyn FnMut(Input<'_>)) {
+        match ev {
+            StreamEvent::Opened(c, info) => {
+                self.here.insert(c, Here::new(b));
+                sink(Input::Opened(c, info));
+            }
+            StreamEvent::DialFailed(d, why) => sink(Input::DialFailed(d, why)),
+            StreamEvent::Progress(c, p) => sink(Input::Progress(c, p)),
+            StreamEvent::Bytes(c, lent) => {
+                let f = self.relay.frag(lent);
+                self.touch(c, |h| {
+                    h.rx.push_back(f);
+                    h.ring = true;
+                });
+            }
+            // One that just left the ring has nothing waiting here.
+            StreamEvent::PeerFin(c) if !self.here.contains_key(&c) => sink(Input::PeerFin(c)),
+            StreamEvent::PeerFin(c) => self.touch(c, |h| h.fin = true),
+            StreamEvent::Closed(c, why) if !self.here.contains_key(&c) => sink(Input::Closed(c, why)),
+            StreamEvent::Closed(c, why) => self.touch(c, |h| h.closed = Some(why)),
+            StreamEvent::Released(l) => sink(Input::Released(l)),
+        }
+    }
+
+    fn took(&mut self, c: ConnId, n: u64) {
+        let Some(a) = self.away.get_mut(&c) else { return };
+        a.in_flight = a.in_flight.saturating_sub(n);
+        if a.returns {
+            let (b, done) = (a.bucket, a.in_flight == 0);
+            if done {
+                self.send(self.shards.me, Parcel::Direct(b, c));
+            }
+        } else if std::mem::take(&mut a.waits) {
+            self.command_inner(c, StreamCmd::Read);
         }
     }
 
@@ -350,14 +401,20 @@ fn post(rings: &[Arc<ArrayQueue<Parcel>>], spill: &mut [VecDeque<Parcel>], to: S
 
 /// Sends a stream's bytes to its home, as far as they may be on their way. True when nothing is, and yet nothing
 /// could be lent.
-fn ship(c: ConnId, a: &mut Away, stream: &mut dyn StreamRx, to: &mut dyn FnMut(ShardId, Parcel)) -> bool {
+fn ship(
+    c: ConnId,
+    a: &mut Away,
+    owner: LendOwner,
+    stream: &mut dyn StreamRx,
+    to: &mut dyn FnMut(Bucket, StreamEvent),
+) -> bool {
     while a.in_flight < IN_FLIGHT {
         let Some(f) = stream.next() else { return false };
         let n = u64::from(f.len());
-        match f.lend(LendOwner(LEND_AS + u32::from(a.home.0))) {
+        match f.lend(owner) {
             Ok(lent) => {
                 a.in_flight += n;
-                to(a.home, Parcel::Bytes(c, lent));
+                to(a.bucket, StreamEvent::Bytes(c, lent));
             }
             Err(f) => {
                 // Too much is lent already. What is in flight comes back, and asks for more then.
@@ -376,26 +433,22 @@ impl<R: Runtime> Runtime for Linked<R> {
     }
 
     fn dial(&mut self, d: &DialSpec) {
-        if let Some(r) = &mut self.inner {
-            return r.dial(d);
+        if self.inner.is_some() {
+            return self.dial_inner(d);
         }
         // Spread by peer, so that one owner does not get all.
-        let h = self.shards.home_of(d.remote.ip()).0;
+        let h = Bucket::of(d.remote.ip()).0;
         let Some(owner) = self.owners.get(usize::from(h) % self.owners.len().max(1)).copied() else { return };
         self.send(owner, Parcel::Dial(self.shards.me, *d));
     }
 
     fn command(&mut self, c: ConnId, cmd: StreamCmd) {
-        if c.shard == self.shards.me {
-            return self.command_inner(c, cmd);
-        }
         match cmd {
-            StreamCmd::Read => {
-                if self.here.contains_key(&c) {
-                    self.touch(c, |h| h.ring = true);
-                }
+            StreamCmd::Read if c.shard != self.shards.me || self.here.contains_key(&c) => {
+                self.touch(c, |h| h.ring = true);
             }
-            cmd => self.send(c.shard, Parcel::Cmd(self.shards.me, c, cmd)),
+            cmd if c.shard == self.shards.me => self.command_inner(c, cmd),
+            cmd => self.send(c.shard, Parcel::Cmd(c, cmd)),
         }
     }
 
@@ -436,13 +489,18 @@ impl<R: Runtime> Runtime for Linked<R> {
                 }
             }
         }
+        self.tell();
         self.inner.as_mut().map_or(Work::Idle, Runtime::flush)
     }
 
     fn deadline(&self) -> Option<u64> {
         let waits =
             self.spill.iter().any(|s| !s.is_empty()) || !self.touched.is_empty() || !self.starved.is_empty();
-        if waits { Some(0) } else { self.inner.as_ref().and_then(Runtime::deadline) }
+        if waits || self.leaving.state == Leave::Ready {
+            Some(0)
+        } else {
+            self.inner.as_ref().and_then(Runtime::deadline)
+        }
     }
 
     fn wait(&mut self, until: Option<u64>) {
@@ -474,6 +532,8 @@ impl<R: Runtime> Runtime for Linked<R> {
         if let Some(r) = &self.inner {
             r.details(f);
         }
+        f("moves_refused", self.moves_refused);
+        f("passed_on", self.passed_on);
     }
 
     fn tap(&mut self, tap: Option<Box<TapEnd>>) -> Option<Box<TapEnd>> {
@@ -487,5 +547,13 @@ impl<R: Runtime> Runtime for Linked<R> {
         let mut c = self.inner.as_ref().map(Runtime::counters).unwrap_or_default();
         c.rx_lent_out += self.relay.home().lent_out() as u64;
         c
+    }
+
+    fn settled(&self) -> bool {
+        self.away.is_empty() && (self.leaving.state, self.arriving.state) == (Leave::Idle, Arrive::Idle)
+    }
+
+    fn mover(&mut self) -> Option<&mut dyn Mover> {
+        Some(self)
     }
 }

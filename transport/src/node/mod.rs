@@ -2,7 +2,8 @@
 //!
 //! * [`shard`]: the loop of one lcore, the same over every runtime.
 //! * [`runtime`]: the seam. [`sock`] carries streams over kernel sockets, [`lcore`] over a TCP stack on a NIC
-//!   queue or, with an in-memory port and virtual time, a simulated network; [`links`] joins shards.
+//!   queue or, with an in-memory port and virtual time, a simulated network; [`links`] joins shards, and [`moving`]
+//!   moves peers between them.
 //! * [`app`]: what uses the node, on its lcore or behind rings.
 //! * [`desk`]: asking a node while it runs.
 //! * [`mod@run`]: threads, signals, drain, idling, and what happens when an lcore panics.
@@ -11,6 +12,7 @@ pub mod app;
 pub mod desk;
 pub mod lcore;
 pub mod links;
+pub mod moving;
 pub mod run;
 pub mod runtime;
 pub mod shard;

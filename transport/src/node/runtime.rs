@@ -3,6 +3,7 @@
 use dataplane::tap::TapEnd;
 
 use super::desk::Page;
+use super::moving::Mover;
 use crate::proto::{AppId, Close, ConnId, DialSpec, Event, Input, LendId, SendMsg, ShardId, ShardMsg, Tcp};
 
 /// What came of a turn.
@@ -147,6 +148,16 @@ pub trait Runtime {
 
     /// Takes in what is to be true of connections that are made from now on. One that makes none has nothing to do.
     fn tune(&mut self, _: &Tcp) {}
+
+    /// What moves peers to other shards, where there are any.
+    fn mover(&mut self) -> Option<&mut dyn Mover> {
+        None
+    }
+
+    /// Whether no other shard needs this one any more: it has no stream of theirs, and no peers are on their way.
+    fn settled(&self) -> bool {
+        true
+    }
 
     /// Counts.
     fn counters(&self) -> RtCounters;

@@ -41,7 +41,7 @@ use std::sync::Arc;
 use super::app::{App, Ops};
 use super::desk::{Ask, Desk, Pace};
 use super::runtime::{Runtime, StreamCmd, Work};
-use crate::proto::{AppId, Event, Input, Machine, Op, Output, ShardId};
+use crate::proto::{AppId, Bucket, Event, Input, Machine, Op, Output, ShardId};
 
 /// The whole loop of an lcore, the same over every runtime.
 pub struct Shard<R: Runtime, A: App> {
@@ -126,9 +126,27 @@ impl<R: Runtime, A: App> Shard<R, A> {
             work = work.and(Work::Busy(1));
         }
         self.act(now);
-        let work = work.and(self.rt.flush());
+        let work = work.and(self.part(now)).and(self.rt.flush());
         self.pace.end(work.is_busy());
         work
+    }
+
+    /// Moves a bucket of peers whose home is here to another shard; `false` while another one is on its way, or when
+    /// it cannot be moved.
+    pub fn move_home(&mut self, b: Bucket, to: ShardId) -> bool {
+        self.machine.may_leave(b) && self.rt.mover().is_some_and(|m| m.propose(b, to))
+    }
+
+    /// Hands over the bucket that may go now: nothing about it is under way here at this moment.
+    fn part(&mut self, now: u64) -> Work {
+        let Some(mover) = self.rt.mover() else { return Work::Idle };
+        let Some((b, to)) = mover.ready() else { return Work::Idle };
+        match self.machine.leave(now, b, to) {
+            Some(luggage) => mover.part(luggage),
+            None => mover.stay(),
+        }
+        self.act(now);
+        Work::Busy(1)
     }
 
     /// Lets others look at the shard while it runs, through `desk`.
@@ -183,11 +201,14 @@ impl<R: Runtime, A: App> Shard<R, A> {
     /// Starts the way down: no new operations, what waits fails, connections close.
     pub fn shut_down(&mut self) {
         self.own.push_back(Op::Shutdown { tag: 0 });
+        if let Some(m) = self.rt.mover() {
+            m.closing();
+        }
     }
 
-    /// Whether the way down has ended: no connection, no lend.
+    /// Whether the way down has ended: no connection, no lend, nothing that another shard needs.
     pub fn is_down(&self) -> bool {
-        self.down
+        self.down && self.rt.settled()
     }
 
     /// When the next turn is due if nothing arrives, in ns.

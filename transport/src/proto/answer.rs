@@ -5,9 +5,10 @@ use hugepages::LendOwner;
 
 use super::api::{Data, Event, LnetError, Op, OpRefused, Payload, Sink};
 use super::hello::HsState;
-use super::io::{AppId, Close, Output, ShardId};
+use super::homes::Bucket;
+use super::io::{AppId, Close, ConnId, Output, ShardId};
 use super::lnet::ops::OpKind;
-use super::lnet::remote::{Body, Waiter};
+use super::lnet::remote::{Body, ConnWaiter, Waiter};
 use super::lnet::{Delivery, DropWhy, GetGrant, MatchReq, PutGrant, TxDone, Verdict};
 use super::machine::Machine;
 use super::placement::{Dest, Placement};
@@ -24,15 +25,16 @@ impl Machine {
     /// The shard that an operation belongs to; `None` when it must be refused here.
     pub(super) fn owner_of(&self, op: &Op) -> Option<ShardId> {
         let shards = self.cfg.shards;
+        if let Some(b) = self.bucket_of(op) {
+            return Some(self.homes.at(b));
+        }
         match op {
             // What is for this node is done where the entries are.
             Op::Put { target, portal, .. } | Op::Get { target, portal, .. } if self.is_own(target.nid) => {
                 Some(shards.owner_of(*portal))
             }
             Op::Ping { target, .. } if self.is_own(target.nid) => Some(shards.me),
-            Op::Put { target, .. } | Op::Get { target, .. } | Op::Ping { target, .. } => {
-                target.nid.ip().map(|ip| shards.home_of(ip))
-            }
+            Op::Put { .. } | Op::Get { .. } | Op::Ping { .. } => None,
             Op::Attach { portal, .. } | Op::Unlink { portal, .. } => Some(shards.owner_of(*portal)),
             Op::Shutdown { .. } => Some(shards.me),
         }
@@ -170,6 +172,11 @@ impl Machine {
     fn shut_down(&mut self, app: AppId, tag: u64) {
         self.down = true;
         self.shutdown = Some((app, tag));
+        self.let_go();
+    }
+
+    /// Ends everything: no operation, no connection is left but what has to be waited for.
+    pub(super) fn let_go(&mut self) {
         let why = LnetError::ShuttingDown;
         self.end_own_messages(why);
         // What is closing already waits no longer: a peer that is gone would never let it end.
@@ -300,9 +307,9 @@ impl Machine {
         };
         let owner = self.cfg.shards.owner_of(portal);
         if owner != self.cfg.shards.me && portal < lnet::PORTALS {
-            let Some(ticket) = self.conns.get(key).map(|c| c.rx.ticket) else { return };
+            let Some(waiter) = self.waiter(key, req) else { return };
             self.stall(key, WaitFor::Match);
-            return self.post(owner, Body::Ask { conn: key, ticket, req });
+            return self.post(owner, Body::Ask { waiter });
         }
         let verdict = self.portals.find(req);
         self.apply(key, req, verdict);
@@ -319,7 +326,7 @@ impl Machine {
     /// Does what the portal's owner said.
     fn apply(&mut self, key: Key, req: MatchReq, verdict: Verdict) {
         let Some(c) = self.conns.get(key) else { return };
-        let (Some(ksock), Some(peer), ticket) = (c.rx.ksock, c.peer, c.rx.ticket) else { return };
+        let (Some(ksock), Some(peer)) = (c.rx.ksock, c.peer) else { return };
         let sum = c.rx.sum.clone();
         match verdict {
             Verdict::Put(grant, sink) => {
@@ -337,7 +344,9 @@ impl Machine {
                 self.begin(key, None, Delivery::Nothing, 0);
             }
             Verdict::Busy(me) => {
-                self.portals.wait(me, Waiter::Conn { from: self.cfg.shards.me, conn: key, ticket, req });
+                if let Some(waiter) = self.waiter(key, req) {
+                    self.portals.wait(me, Waiter::Conn(waiter));
+                }
                 self.stall(key, WaitFor::Match);
             }
             Verdict::Drop(why) => {
@@ -356,23 +365,41 @@ impl Machine {
     }
 
     /// Another shard asks about a portal of ours.
-    pub(super) fn asked(&mut self, from: ShardId, conn: Key, ticket: u64, req: MatchReq) {
-        match self.portals.find(req) {
-            Verdict::Busy(me) => self.portals.wait(me, Waiter::Conn { from, conn, ticket, req }),
-            verdict => self.post(from, Body::Answer { conn, ticket, verdict }),
+    pub(super) fn asked(&mut self, waiter: ConnWaiter) {
+        match self.portals.find(waiter.req) {
+            Verdict::Busy(me) => self.portals.wait(me, Waiter::Conn(waiter)),
+            verdict => {
+                let ConnWaiter { conn, bucket, ticket, .. } = waiter;
+                let home = self.homes.at(bucket);
+                if home == self.cfg.shards.me {
+                    self.answered(conn, bucket, ticket, verdict);
+                } else {
+                    self.post(home, Body::Answer { conn, bucket, ticket, verdict });
+                }
+            }
         }
     }
 
+    fn waiter(&self, key: Key, req: MatchReq) -> Option<ConnWaiter> {
+        self.conns.get(key).map(|c| ConnWaiter { conn: c.id, bucket: c.bucket, ticket: c.rx.ticket, req })
+    }
+
     /// The owner of a portal has answered.
-    pub(super) fn answered(&mut self, key: Key, ticket: u64, verdict: Verdict) {
-        let waiting = self.conns.get(key).filter(|c| c.up() && c.rx.ticket == ticket);
+    pub(super) fn answered(&mut self, conn: ConnId, bucket: Bucket, ticket: u64, verdict: Verdict) {
+        let home = self.homes.at(bucket);
+        if home != self.cfg.shards.me {
+            // The connection has moved since it asked.
+            return self.post(home, Body::Answer { conn, bucket, ticket, verdict });
+        }
+        let key = self.by_id.get(&conn).copied();
+        let waiting = key.and_then(|k| self.conns.get(k)).filter(|c| c.up() && c.rx.ticket == ticket);
         let req = waiting
             .filter(|c| c.rx.state == RxState::ParseWait && c.rx.wait == WaitFor::Match)
             .and_then(|c| {
                 let sender = c.peer.and_then(|p| self.peers.get(p))?.id.nid;
                 c.rx.hdr.map(|hdr| MatchReq { hdr, sender })
             });
-        if let Some(req) = req {
+        if let (Some(key), Some(req)) = (key, req) {
             self.apply(key, req, verdict);
             return self.read_again(key);
         }
@@ -430,17 +457,19 @@ impl Machine {
 
     fn wake_waiters(&mut self, waiters: impl IntoIterator<Item = Waiter>) {
         for w in waiters {
-            match w {
-                Waiter::Own(message) => self.own_resume(message),
-                Waiter::Conn { from, conn, ticket, req } if from != self.cfg.shards.me => {
-                    self.asked(from, conn, ticket, req);
+            let w = match w {
+                Waiter::Own(message) => {
+                    self.own_resume(message);
+                    continue;
                 }
-                Waiter::Conn { conn, ticket, .. } => {
-                    let rx = self.conns.get(conn).map(|c| &c.rx);
-                    if rx.is_some_and(|rx| rx.ticket == ticket && rx.wait == WaitFor::Match) {
-                        self.resume(conn);
-                    }
-                }
+                Waiter::Conn(w) => w,
+            };
+            if self.homes.at(w.bucket) != self.cfg.shards.me {
+                self.asked(w);
+            } else if let Some(key) = self.by_id.get(&w.conn).copied()
+                && self.conns.get(key).is_some_and(|c| c.rx.ticket == w.ticket && c.rx.wait == WaitFor::Match)
+            {
+                self.resume(key);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::homes::Bucket;
 use super::io::ShardId;
 use crate::wire::ping::FEAT_MINIMAL;
 use crate::wire::{ConnType, Nid, Pid, ProcessId, Version, nid};
@@ -98,21 +99,10 @@ impl Shards {
     /// A node of one shard.
     pub const SINGLE: Shards = Shards { me: ShardId(0), count: 1 };
 
-    /// Home of the peer at `ip`: where its connections and the operations on it belong.
+    /// Home of the peer at `ip` when the node starts: where its connections and the operations on it belong until
+    /// its [`Bucket`] moves.
     pub fn home_of(self, ip: IpAddr) -> ShardId {
-        let fold = |bytes: &[u8]| {
-            let h = bytes
-                .iter()
-                .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
-            // Neighbours differ in the low bits alone so far; these steps spread them.
-            let h = (h ^ h >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
-            h ^ h >> 29
-        };
-        let h = match ip {
-            IpAddr::V4(a) => fold(&a.octets()),
-            IpAddr::V6(a) => fold(&a.octets()),
-        };
-        ShardId(((h >> 32) % u64::from(self.count.max(1))) as u16)
+        ShardId(u16::from(Bucket::of(ip).0) % self.count.max(1))
     }
 
     /// Owner of a portal: where its match entries are attached.

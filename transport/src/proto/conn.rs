@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use arrayvec::ArrayVec;
 
 use super::hello::{self, HsState};
+use super::homes::Bucket;
 use super::io::ConnId;
 use super::rx::Rx;
 use super::slab::Key;
@@ -16,6 +17,8 @@ use crate::wire::{ByteOrder, ConnType, Nid, Version};
 #[derive(Debug)]
 pub(super) struct Conn {
     pub(super) id: ConnId,
+    /// Where the peer's address falls.
+    pub(super) bucket: Bucket,
     /// Set once the HELLO is through, or from the start on one that we dialled.
     pub(super) peer: Option<Key>,
     /// The NID that our HELLO names: the one in the peer's, unless its port says otherwise.
@@ -50,9 +53,10 @@ pub(super) struct Conn {
 }
 
 impl Conn {
-    pub(super) fn new(id: ConnId) -> Conn {
+    pub(super) fn new(id: ConnId, bucket: Bucket) -> Conn {
         Conn {
             id,
+            bucket,
             peer: None,
             claimed: None,
             ctype: ConnType::None,

@@ -121,4 +121,8 @@ counters! {
     err_ping_info,
     /// Operations refused.
     ops_refused,
+    /// Buckets of peers that moved to another shard.
+    homes_left,
+    /// Buckets of peers that came from another shard.
+    homes_adopted,
 }

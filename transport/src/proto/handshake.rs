@@ -6,6 +6,7 @@ use arrayvec::ArrayVec;
 use super::config::{Accept, SEC};
 use super::conn::Conn;
 use super::hello::{self, Front, HsAction, HsEvent, HsState};
+use super::homes::Bucket;
 use super::io::{Close, ConnId, ConnInfo, InlineHdr, Output, Pages, SendMsg, StreamRx};
 use super::machine::Machine;
 use super::peer::{DialEvent, DialState, Peer};
@@ -17,14 +18,14 @@ use crate::wire::{AcceptorReq, ConnType, Hello, Nid, ProcessId, Version, accepto
 const LAST_PRIVILEGED: u16 = 1023;
 
 impl Machine {
-    fn register(&mut self, id: ConnId) -> Key {
-        let key = self.conns.insert(Conn::new(id));
+    fn register(&mut self, id: ConnId, info: &ConnInfo) -> Key {
+        let key = self.conns.insert(Conn::new(id, Bucket::of(info.remote.ip())));
         self.by_id.insert(id, key);
         key
     }
 
     pub(super) fn opened_passive(&mut self, id: ConnId, info: ConnInfo) {
-        let key = self.register(id);
+        let key = self.register(id, &info);
         let unprivileged = info.remote.port() > LAST_PRIVILEGED;
         let refuse = if self.down || self.cfg.accept == Accept::None {
             true
@@ -53,7 +54,7 @@ impl Machine {
     }
 
     pub(super) fn opened_active(&mut self, id: ConnId, info: ConnInfo) {
-        let key = self.register(id);
+        let key = self.register(id, &info);
         let dialled = info.dial.and_then(|d| self.dials.remove(&d));
         let Some((peer_key, peer)) = dialled.and_then(|p| Some((p, self.peers.get_mut(p)?))) else {
             // Given up meanwhile.

@@ -7,7 +7,10 @@ use hugepages::{PageSlice, RxFrag};
 use smallvec::SmallVec;
 
 use super::api::{Event, Op};
+use super::homes::Bucket;
 use super::lnet::remote::ShardMsg;
+use super::moving::Luggage;
+use super::slab::Key;
 use crate::wire::{ConnType, Nid};
 
 /// A shard of a node: the machine on one lcore.
@@ -25,13 +28,33 @@ pub struct ConnId {
     pub generation: u32,
 }
 
-/// A dial, named by the machine.
+/// A dial, named by the machine; no two shards of a node give the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DialId(pub u64);
 
-/// Pages on loan to a connection, named by the machine. Never used again.
+/// Pages on loan to a connection, named by the machine that lent them, over all shards of a node. A name comes again
+/// after 2^26 others in its slot, long after its pages are home. From the top: 8 bits of bucket, 6 of shard, 26 of
+/// generation, 24 of slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LendId(pub u64);
+
+impl LendId {
+    pub(super) fn new(bucket: Bucket, by: ShardId, key: Key) -> LendId {
+        let (bucket, by) = (u64::from(bucket.0), u64::from(by.0) & 0x3f);
+        let generation = u64::from(key.generation) & 0x3ff_ffff;
+        LendId(bucket << 56 | by << 50 | generation << 24 | u64::from(key.index) & 0xff_ffff)
+    }
+
+    /// Whose home hears of the release.
+    pub fn bucket(self) -> Bucket {
+        Bucket((self.0 >> 56) as u8)
+    }
+
+    /// The slot, on the shard that lent.
+    pub(super) fn slot(self) -> usize {
+        (self.0 & 0xff_ffff) as usize
+    }
+}
 
 /// An application's event queue; also the owner that lent receive buffers are charged to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -128,6 +151,12 @@ pub enum Input<'a> {
     Cmd(AppId, Op),
     /// A message of another shard of the node.
     From(ShardId, ShardMsg),
+    /// A bucket of peers has its home here now; it came from this shard.
+    Adopt(ShardId, Box<Luggage>),
+    /// Nothing about the bucket that was adopted comes over its old home any more.
+    Settled(Bucket),
+    /// A bucket has its home on that shard now.
+    Moved(Bucket, ShardId),
     /// The time of [`Machine::deadline`](super::Machine::deadline) has come.
     Timer,
 }

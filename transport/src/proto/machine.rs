@@ -8,12 +8,14 @@ use super::conn::Conn;
 use super::counters::Counters;
 use super::hash::OwnMap;
 use super::hello::{HsEvent, HsState};
+use super::homes::Homes;
 use super::io::{AppId, CloseWhy, ConnId, ConnInfo, DialId, Input, LendId, Output, Progress, ShardId};
 use super::lnet::TxDone;
 use super::lnet::ops::Ops;
 use super::lnet::own::OwnMessage;
 use super::lnet::portal::Portals;
 use super::lnet::remote::{Body, ShardMsg};
+use super::moving::Arrival;
 use super::peer::Peer;
 use super::slab::{Key, Slab};
 use super::timers::GRAIN;
@@ -23,6 +25,8 @@ use crate::wire::ProcessId;
 /// Pages on loan to a connection.
 #[derive(Debug)]
 pub(super) struct LendRec {
+    /// What the runtime knows it by.
+    pub(super) name: LendId,
     pub(super) done: TxDone,
     pub(super) peer: Key,
     /// Stream position of the message's end.
@@ -69,9 +73,13 @@ pub struct Machine {
     pub(super) by_peer: HashMap<ProcessId, Key>,
     /// Whom an operation was for last: most are for the same, and the map hashes its keys with care.
     pub(super) recent: Option<Key>,
+    pub(super) homes: Homes,
     pub(super) dials: OwnMap<DialId, Key>,
     pub(super) next_dial: u64,
     pub(super) lends: Slab<LendRec>,
+    /// Lends that came with a peer that moved here.
+    pub(super) adopted: OwnMap<LendId, Key>,
+    pub(super) arrival: Option<Arrival>,
     pub(super) ops: Ops,
     pub(super) portals: Portals,
     /// Messages of this node to itself that wait for a match entry's sink.
@@ -112,9 +120,12 @@ impl Machine {
             peers: Slab::new(),
             by_peer: HashMap::new(),
             recent: None,
+            homes: Homes::new(cfg.shards.count),
             dials: OwnMap::default(),
             next_dial: me,
             lends: Slab::new(),
+            adopted: OwnMap::default(),
+            arrival: None,
             ni_used: 0,
             ni_waiters: VecDeque::new(),
             kicks: VecDeque::new(),
@@ -192,8 +203,11 @@ impl Machine {
             Input::PeerFin(id) => self.peer_fin(id),
             Input::Closed(id, why) => self.closed(id, why),
             Input::Released(id) => self.released(id),
-            Input::Cmd(app, op) => self.command(app, op),
+            Input::Cmd(app, op) => self.command(app, op, None),
             Input::From(from, msg) => self.shard_msg(from, msg),
+            Input::Adopt(from, luggage) => self.adopt(from, *luggage),
+            Input::Settled(b) => self.settled(b),
+            Input::Moved(b, home) => self.homes.set(b, home),
             Input::Timer => self.timer(),
         }
         self.settle();
@@ -201,7 +215,7 @@ impl Machine {
 
     /// Looks again at the peers whose credits changed, until none is left. Each round puts a message on its way
     /// or ends it, so the work is bounded by what is queued.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         while let Some(peer) = self.kicks.pop_front() {
             self.kick(peer);
         }
@@ -300,13 +314,16 @@ impl Machine {
     }
 
     fn released(&mut self, id: LendId) {
-        let key = Key::from_word(id.0);
-        let Some(rec) = self.lends.remove(key) else { return };
+        let here = self.lends.key_at(id.slot()).filter(|k| self.lends.get(*k).is_some_and(|r| r.name == id));
+        let Some(rec) = here.or_else(|| self.adopted.remove(&id)).and_then(|k| self.lends.remove(k)) else {
+            return;
+        };
         let status = rec.failed.map_or(Ok(()), Err);
         self.tx_done(rec.done, Some(rec.peer), status);
     }
 
-    fn command(&mut self, app: AppId, op: Op) {
+    pub(super) fn command(&mut self, app: AppId, op: Op, from: Option<ShardId>) {
+        let Some((app, op)) = self.holds(from, app, op) else { return };
         if let Some(owner) = self.owner_of(&op)
             && owner != self.cfg.shards.me
         {
@@ -317,9 +334,9 @@ impl Machine {
 
     fn shard_msg(&mut self, from: ShardId, msg: ShardMsg) {
         match msg.0 {
-            Body::Cmd(app, op) => self.start(app, op),
-            Body::Ask { conn, ticket, req } => self.asked(from, conn, ticket, req),
-            Body::Answer { conn, ticket, verdict } => self.answered(conn, ticket, verdict),
+            Body::Cmd(app, op) => self.command(app, op, Some(from)),
+            Body::Ask { waiter } => self.asked(waiter),
+            Body::Answer { conn, bucket, ticket, verdict } => self.answered(conn, bucket, ticket, verdict),
             Body::PutDone { grant, sink, status, data } => self.put_done(grant, sink, status, data),
             Body::Answered(target, tx) => self.answer_elsewhere(target, *tx),
             Body::GetDone { grant, status } => self.get_done(grant, status),

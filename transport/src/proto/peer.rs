@@ -20,6 +20,7 @@ use std::collections::VecDeque;
 use smallvec::SmallVec;
 
 use super::config::{Config, SEC};
+use super::homes::Bucket;
 use super::io::DialId;
 use super::slab::Key;
 use super::txq::Tx;
@@ -108,6 +109,8 @@ impl Have {
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) id: ProcessId,
+    /// Where the address in its NID falls.
+    pub(super) bucket: Bucket,
     /// Connections that passed the HELLO, oldest first.
     pub(super) conns: SmallVec<[Key; 4]>,
     /// Connections of each bulk type that we open: fixed when the peer becomes known (docs/protocol/socklnd.md §3).
@@ -147,6 +150,7 @@ impl Peer {
     pub(super) fn new(id: ProcessId, want: u8, now: u64) -> Peer {
         Peer {
             id,
+            bucket: id.nid.ip().map(Bucket::of).unwrap_or_default(),
             conns: SmallVec::new(),
             want: want.max(1),
             active: false,

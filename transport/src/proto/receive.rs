@@ -2,7 +2,7 @@
 
 use super::api::{Data, LnetError, Sink};
 use super::handshake::collect;
-use super::io::{LendId, Output, StreamRx};
+use super::io::{Output, StreamRx};
 use super::lnet::Delivery;
 use super::machine::Machine;
 use super::placement::{Dest, Placement};
@@ -161,12 +161,10 @@ impl Machine {
             |pending| conns.get(pending.conn).is_some_and(|c| c.sent >= pending.end),
             |pending| {
                 acked += 1;
-                let LendId(word) = pending.lend;
-                if let Some(rec) = lends.get_mut(Key::from_word(word)) {
-                    rec.held = false;
-                }
+                let Some(rec) = lends.get_mut(pending.lend) else { return };
+                rec.held = false;
                 if let Some(c) = conns.get(pending.conn) {
-                    out.push_back(Output::Unhold(c.id, pending.lend));
+                    out.push_back(Output::Unhold(c.id, rec.name));
                 }
             },
         );

@@ -203,7 +203,12 @@ impl Machine {
         }
         c.pushed += nob;
         c.last_used = now / SEC;
-        let (id, end, tx_deadline) = (c.id, c.pushed, c.tx_deadline);
+        let me = self.cfg.shards.me;
+        // What another lcore was given counts as sent: the peer's ACK may get here sooner than news from there.
+        if c.id.shard != me {
+            c.sent = c.pushed;
+        }
+        let (id, bucket, end, tx_deadline) = (c.id, c.bucket, c.pushed, c.tx_deadline);
         self.wake_about(tx_deadline);
 
         let pages = match std::mem::replace(&mut tx.payload, Payload::empty()) {
@@ -221,18 +226,26 @@ impl Machine {
         };
         let lend = (!pages.is_empty()).then(|| {
             let done = std::mem::replace(&mut tx.done, TxDone::Nothing);
-            self.lends.insert(LendRec { done, peer, end, held: false, failed: None })
+            let name = |key| LendId::new(bucket, me, key);
+            self.lends.insert_with(|key| LendRec {
+                name: name(key),
+                done,
+                peer,
+                end,
+                held: false,
+                failed: None,
+            })
         });
-        let lend_id = lend.map(|k| LendId(k.word()));
+        let lend_id = lend.and_then(|k| self.lends.get(k)).map(|r| r.name);
         let mut hold = false;
-        if let (Some(k), Some(lend_id)) = (lend, lend_id) {
+        if let Some(k) = lend {
             // Asked only when the peer has a connection for its answer (socklnd.md §6.2, §6.3).
             if payload >= u64::from(self.cfg.zc_min_payload)
                 && version.may_ask_zc(bulk_out, &self.cfg)
                 && let Some(p) = self.peers.get_mut(peer)
             {
                 let deadline = now + self.cfg.timeout();
-                tx.cookie0 = p.zc.request(lend_id, key, end, deadline);
+                tx.cookie0 = p.zc.request(k, key, end, deadline);
                 hold = true;
                 self.counters.zc_requested += 1;
                 self.wake_about(deadline);

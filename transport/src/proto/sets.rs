@@ -29,6 +29,10 @@ impl Machine {
         if !p.active || self.down || p.id.pid & PID_USER_FLAG != 0 {
             return;
         }
+        // One that lives here though its NID says elsewhere only answers: who dials it is that home.
+        if self.homes.at(p.bucket) != self.cfg.shards.me {
+            return;
+        }
         if matches!(p.dial, DialState::Waiting(t) | DialState::BackOff(t) if t <= now) {
             p.dial = DialState::Idle;
         }
@@ -163,7 +167,7 @@ impl Machine {
                 rec.failed = Some(why);
             }
             if std::mem::take(&mut rec.held) {
-                self.out.push_back(Output::Unhold(id, super::io::LendId(lend.word())));
+                self.out.push_back(Output::Unhold(id, rec.name));
             }
         }
         self.end_conn(key, how);
@@ -194,7 +198,10 @@ impl Machine {
         {
             let id = p.id;
             self.peers.remove(key);
-            self.by_peer.remove(&id);
+            // A peer that moved here may have taken the name over.
+            if self.by_peer.get(&id) == Some(&key) {
+                self.by_peer.remove(&id);
+            }
         }
     }
 }

@@ -41,15 +41,22 @@ impl<T> Slab<T> {
     }
 
     pub(super) fn insert(&mut self, value: T) -> Key {
+        self.insert_with(|_| value)
+    }
+
+    /// Inserts what `make` makes of the key.
+    pub(super) fn insert_with(&mut self, make: impl FnOnce(Key) -> T) -> Key {
         self.len += 1;
         if let Some(index) = self.free.pop()
             && let Some((generation, slot)) = self.slots.get_mut(index as usize)
         {
-            *slot = Some(value);
-            return Key { index, generation: *generation };
+            let key = Key { index, generation: *generation };
+            *slot = Some(make(key));
+            return key;
         }
-        self.slots.push((0, Some(value)));
-        Key { index: (self.slots.len() - 1) as u32, generation: 0 }
+        let key = Key { index: self.slots.len() as u32, generation: 0 };
+        self.slots.push((0, Some(make(key))));
+        key
     }
 
     pub(super) fn get(&self, key: Key) -> Option<&T> {

@@ -103,6 +103,11 @@ impl TxQueue {
         self.version = version;
     }
 
+    /// What is queued, to be renamed as the connection moves.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Tx> {
+        self.q.iter_mut()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.q.is_empty()
     }

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 
-use super::io::LendId;
 use super::slab::Key;
 use crate::wire::Version;
 use crate::wire::ksock::{COOKIE_FIRST, COOKIE_KEEPALIVE, KsockHdr, KsockType};
@@ -11,7 +10,7 @@ use crate::wire::ksock::{COOKIE_FIRST, COOKIE_KEEPALIVE, KsockHdr, KsockType};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pending {
     pub(super) cookie: u64,
-    pub(super) lend: LendId,
+    pub(super) lend: Key,
     /// Connection that carries the bytes.
     pub(super) conn: Key,
     /// Stream position of the message's end there.
@@ -72,7 +71,7 @@ impl ZcTable {
     }
 
     /// Gives the next message its cookie.
-    pub(super) fn request(&mut self, lend: LendId, conn: Key, end: u64, deadline: u64) -> u64 {
+    pub(super) fn request(&mut self, lend: Key, conn: Key, end: u64, deadline: u64) -> u64 {
         let cookie = self.next;
         // 0 and 1 have meanings of their own; a u64 does not get there in practice.
         self.next = cookie.checked_add(1).unwrap_or(COOKIE_FIRST);
@@ -147,6 +146,11 @@ impl ZcTable {
         }
     }
 
+    /// Everything pending, to be renamed as the peer moves.
+    pub(super) fn pending_mut(&mut self) -> impl Iterator<Item = &mut Pending> {
+        self.pending.iter_mut().map(|(p, _)| p)
+    }
+
     /// When the oldest pending cookie is overdue.
     pub(super) fn deadline(&self) -> Option<u64> {
         self.pending.iter().find(|(_, live)| *live).map(|(p, _)| p.deadline)
@@ -173,7 +177,7 @@ mod tests {
     fn table(n: u64) -> ZcTable {
         let mut t = ZcTable::new();
         for i in 0..n {
-            assert_eq!(t.request(LendId(i), CONN, 100 * (i + 1), 50 + i), i + 2);
+            assert_eq!(t.request(CONN, CONN, 100 * (i + 1), 50 + i), i + 2);
         }
         t
     }
@@ -220,7 +224,7 @@ mod tests {
         assert_eq!(t.deadline(), Some(51));
         assert_eq!(ack(&mut t, lnet(0, 3)), Ok(vec![3]));
         assert_eq!((t.len(), t.deadline(), t.pending.len()), (0, None, 0));
-        assert_eq!(t.request(LendId(9), CONN, 1, 1), 10);
+        assert_eq!(t.request(CONN, CONN, 1, 1), 10);
     }
 
     #[test]
@@ -253,6 +257,6 @@ mod tests {
         let mut left = Vec::new();
         t.reset(|p| left.push(p.cookie));
         assert_eq!(left, [2, 4]);
-        assert_eq!(t.request(LendId(0), CONN, 1, 1), 2);
+        assert_eq!(t.request(CONN, CONN, 1, 1), 2);
     }
 }

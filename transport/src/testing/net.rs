@@ -18,6 +18,7 @@ use crate::proto::{
     Machine, Op, Output, Pages, ShardId, ShardMsg,
 };
 
+mod homes;
 mod pipe;
 
 /// One second in ns.
@@ -418,8 +419,7 @@ impl Net {
             };
             return self.at(delay, Ev::DialFailed(from, spec.id, why, life));
         };
-        let shards = self.nodes[first].machine.config().shards;
-        let node = first + usize::from(shards.home_of(spec.local_ip).0);
+        let node = self.home(first, spec.local_ip);
         let port = self.nodes[from].next_port;
         self.nodes[from].next_port = if port == 512 { LAST_PRIVILEGED } else { port - 1 };
         // Another range, so that it is seen who is not root.

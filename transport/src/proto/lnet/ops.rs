@@ -2,6 +2,7 @@
 
 use crate::proto::api::{Data, Event, LnetError, Sink};
 use crate::proto::hash::OwnMap;
+use crate::proto::homes::Bucket;
 use crate::proto::io::AppId;
 use crate::proto::slab::{Key, Slab};
 use crate::wire::{Nid, WireHandle};
@@ -26,6 +27,13 @@ pub(in crate::proto) struct OpRec {
     pub(in crate::proto) kind: OpKind,
     pub(in crate::proto) object: u64,
     pub(in crate::proto) deadline: u64,
+}
+
+impl OpRec {
+    /// Where the target's address falls.
+    pub(in crate::proto) fn bucket(&self) -> Option<Bucket> {
+        self.target.ip().map(Bucket::of)
+    }
 }
 
 /// The operations of a shard.
@@ -80,6 +88,27 @@ impl Ops {
 
     pub(in crate::proto) fn get_mut(&mut self, key: Key) -> Option<&mut OpRec> {
         self.recs.get_mut(key)
+    }
+
+    pub(in crate::proto) fn get(&self, key: Key) -> Option<&OpRec> {
+        self.recs.get(key)
+    }
+
+    /// Takes out the operations on peers of a bucket, to be put in elsewhere; those on `own`, this node, stay.
+    pub(in crate::proto) fn take(&mut self, b: Bucket, own: Nid) -> Vec<(Key, OpRec)> {
+        let all: Vec<Key> = (0..self.recs.capacity()).filter_map(|i| self.recs.key_at(i)).collect();
+        let of = |k: &Key| self.recs.get(*k).is_some_and(|r| r.bucket() == Some(b) && r.target != own);
+        let some: Vec<Key> = all.into_iter().filter(of).collect();
+        some.into_iter().filter_map(|k| Some((k, self.end(k)?))).collect()
+    }
+
+    /// Puts in an operation of another shard, whose handle stays.
+    pub(in crate::proto) fn put(&mut self, rec: OpRec) -> Key {
+        let (object, deadline) = (rec.object, rec.deadline);
+        let key = self.recs.insert(rec);
+        self.by_object.insert(object, key);
+        self.next_deadline = self.next_deadline.min(deadline);
+        key
     }
 
     pub(in crate::proto) fn len(&self) -> usize {

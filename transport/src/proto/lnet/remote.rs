@@ -2,7 +2,8 @@
 
 use super::{GetGrant, MatchReq, PutGrant, Verdict};
 use crate::proto::api::{Data, LnetError, Op, Sink};
-use crate::proto::io::{AppId, ShardId};
+use crate::proto::homes::Bucket;
+use crate::proto::io::{AppId, ConnId};
 use crate::proto::slab::Key;
 use crate::proto::txq::Tx;
 use crate::wire::ProcessId;
@@ -17,9 +18,9 @@ pub(in crate::proto) enum Body {
     /// An operation that belongs elsewhere.
     Cmd(AppId, Op),
     /// Home to owner: does anything match?
-    Ask { conn: Key, ticket: u64, req: MatchReq },
+    Ask { waiter: ConnWaiter },
     /// Owner to home.
-    Answer { conn: Key, ticket: u64, verdict: Verdict },
+    Answer { conn: ConnId, bucket: Bucket, ticket: u64, verdict: Verdict },
     /// Home to owner: the PUT is stored, or will not be.
     PutDone { grant: PutGrant, sink: Sink, status: Result<(), LnetError>, data: Data },
     /// To the home of a source that did not deliver its request itself: the answer.
@@ -28,11 +29,20 @@ pub(in crate::proto) enum Body {
     GetDone { grant: GetGrant, status: Result<(), LnetError> },
 }
 
+/// A message that waits for a portal's owner, at the home that `bucket` has by then.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::proto) struct ConnWaiter {
+    pub(in crate::proto) conn: ConnId,
+    pub(in crate::proto) bucket: Bucket,
+    pub(in crate::proto) ticket: u64,
+    pub(in crate::proto) req: MatchReq,
+}
+
 /// Who waits for a match entry's sink.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::proto) enum Waiter {
     /// A message on a connection, perhaps of another shard's.
-    Conn { from: ShardId, conn: Key, ticket: u64, req: MatchReq },
+    Conn(ConnWaiter),
     /// A message of this node to itself.
     Own(Key),
 }

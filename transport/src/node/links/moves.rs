@@ -1,0 +1,313 @@
+//! A shard's part in moves, out and in: see [`crate::node::moving`] for the whole.
+
+use std::collections::{HashMap, VecDeque};
+
+use hugepages::{LendOwner, Relay, RxFrag};
+
+use super::{Away, Here, LEND_AS, Linked, Parcel, StreamEvent};
+use crate::node::moving::{
+    Arrive, ArriveEvent, Cargo, Leave, LeaveEvent, MoveMsg, Mover, PATIENCE, StreamLeft, arrive, leave,
+};
+use crate::node::runtime::{Runtime, StreamCmd};
+use crate::proto::{Bucket, ConnId, Input, Luggage, ShardId};
+
+/// The old home's side of a move.
+#[derive(Default)]
+pub(super) struct Leaving {
+    pub(super) state: Leave,
+    pub(super) bucket: Bucket,
+    pub(super) to: ShardId,
+    /// Shards whose markers are not in: a bit each.
+    pub(super) missing: u64,
+    /// The others have been told.
+    pub(super) told: bool,
+    /// When it is given up, in ns.
+    pub(super) until: u64,
+    /// Bytes that lay here, ready to go.
+    pub(super) streams: Vec<StreamLeft>,
+}
+
+/// The new home's side of a move.
+#[derive(Default)]
+pub(super) struct Arriving {
+    pub(super) state: Arrive,
+    pub(super) bucket: Bucket,
+    pub(super) from: ShardId,
+    /// What came over the old home.
+    pub(super) old: Vec<StreamEvent>,
+    /// What came here at once.
+    pub(super) direct: Vec<Parcel>,
+}
+
+impl<R: Runtime> Linked<R> {
+    /// A stream of this lcore whose home is this lcore again needs the ring no more.
+    pub(super) fn direct(&mut self, b: Bucket, c: ConnId) {
+        let back = self.homes.at(b) == self.shards.me && self.away.get(&c).is_some_and(|a| a.returns);
+        // One that ends says so over the ring.
+        let ends = self.here.get(&c).is_none_or(|h| h.fin || h.closed.is_some());
+        if back && !ends {
+            self.away.remove(&c);
+            self.here.remove(&c);
+            self.command_inner(c, StreamCmd::Read);
+        }
+    }
+
+    pub(super) fn holding(&self, b: Bucket) -> bool {
+        self.arriving.state == Arrive::Holding && self.arriving.bucket == b
+    }
+
+    fn say(&mut self, to: ShardId, msg: MoveMsg) {
+        self.send(to, Parcel::Move(self.shards.me, msg));
+    }
+
+    fn leave_event(&mut self, event: LeaveEvent) -> bool {
+        let next = leave(self.leaving.state, event);
+        self.leaving.state = next.unwrap_or(self.leaving.state);
+        next.is_some()
+    }
+
+    fn arrive_event(&mut self, event: ArriveEvent) -> bool {
+        let next = arrive(self.arriving.state, event);
+        self.arriving.state = next.unwrap_or(self.arriving.state);
+        next.is_some()
+    }
+
+    pub(super) fn move_msg(&mut self, from: ShardId, msg: MoveMsg, sink: &mut dyn FnMut(Input<'_>)) {
+        match msg {
+            MoveMsg::Ask(b) => {
+                if !self.closing && self.arrive_event(ArriveEvent::Ask) {
+                    (self.arriving.bucket, self.arriving.from) = (b, from);
+                    self.say(from, MoveMsg::Yes(b));
+                } else {
+                    self.say(from, MoveMsg::No(b));
+                }
+            }
+            MoveMsg::Yes(b) => {
+                self.leaving.until = (self.now)() + PATIENCE;
+                if self.closing || !self.leave_event(LeaveEvent::Yes) {
+                    self.say(from, MoveMsg::Cancel(b));
+                }
+            }
+            MoveMsg::No(b) => {
+                let was = self.leaving.state;
+                if self.leave_event(LeaveEvent::No) {
+                    self.moves_refused += 1;
+                }
+                // A promise that was taken back is given back; one that was kept needs no word.
+                if was == Leave::Ready {
+                    self.say(from, MoveMsg::Cancel(b));
+                }
+            }
+            MoveMsg::Cancel(b) => {
+                if self.arriving.bucket == b {
+                    self.arrive_event(ArriveEvent::Cancel);
+                }
+            }
+            MoveMsg::Adopt(cargo) => self.adopt(from, *cargo, sink),
+            MoveMsg::Moved(b, to) => {
+                self.homes.set(b, to);
+                sink(Input::Moved(b, to));
+                self.say(from, MoveMsg::Marker(b));
+            }
+            MoveMsg::Marker(b) => {
+                if self.leaving.state == Leave::Settling && self.leaving.bucket == b {
+                    self.leaving.missing &= !(1 << from.0);
+                    self.all_in();
+                }
+            }
+            MoveMsg::AllIn(b) => {
+                if self.holding(b) {
+                    self.unhold(sink);
+                }
+            }
+            MoveMsg::Busy(permille) => {
+                if let Some(s) = self.siblings.iter_mut().find(|s| s.0 == from) {
+                    s.1 = permille;
+                }
+            }
+        }
+    }
+
+    /// The new home: takes the bucket in, and asks for the marker of what this lcore's own streams sent away.
+    fn adopt(&mut self, from: ShardId, cargo: Cargo, sink: &mut dyn FnMut(Input<'_>)) {
+        let Cargo { luggage, streams } = cargo;
+        let (b, me) = (luggage.bucket(), self.shards.me);
+        self.homes.set(b, me);
+        self.arrive_event(ArriveEvent::Adopt);
+        let own: Vec<ConnId> = luggage.conns().filter(|c| c.shard == me).collect();
+        let foreign: Vec<ConnId> = luggage.conns().collect();
+        sink(Input::Adopt(from, Box::new(luggage)));
+        for c in foreign {
+            self.here.insert(c, Here::new(b));
+        }
+        for s in streams {
+            let rx: VecDeque<RxFrag> = s.rx.into_iter().map(|l| self.relay.frag(l)).collect();
+            self.here.entry(s.conn).or_insert_with(|| Here::new(b));
+            self.touch(s.conn, |h| (h.rx, h.ring, h.fin, h.closed) = (rx, true, s.fin, s.closed));
+        }
+        for c in own {
+            if let Some(a) = self.away.get_mut(&c) {
+                (a.returns, a.waits) = (true, false);
+                self.took(c, 0);
+            }
+        }
+        self.say(from, MoveMsg::Marker(b));
+        if self.closing {
+            self.unhold(sink);
+        }
+    }
+
+    /// Opens what was held: first what came over the old home.
+    fn unhold(&mut self, sink: &mut dyn FnMut(Input<'_>)) {
+        self.arrive_event(ArriveEvent::AllIn);
+        let b = self.arriving.bucket;
+        sink(Input::Settled(b));
+        for ev in std::mem::take(&mut self.arriving.old) {
+            self.stream_event(b, ev, sink);
+        }
+        for p in std::mem::take(&mut self.arriving.direct) {
+            self.open(p, sink);
+        }
+    }
+
+    /// The old home: tells the new one when all markers are in.
+    fn all_in(&mut self) {
+        if self.leaving.missing == 0 && self.leave_event(LeaveEvent::AllIn) {
+            self.say(self.leaving.to, MoveMsg::AllIn(self.leaving.bucket));
+        }
+    }
+
+    /// The old home: the others are told only when the bucket lies in the new home's ring, so that nothing of theirs
+    /// is there before it.
+    pub(super) fn tell(&mut self) {
+        let to = usize::from(self.leaving.to.0);
+        if self.leaving.state != Leave::Settling || self.leaving.told || !self.spill[to].is_empty() {
+            return;
+        }
+        self.leaving.told = true;
+        let (b, to, me) = (self.leaving.bucket, self.leaving.to, self.shards.me);
+        for s in (0..self.shards.count).map(ShardId).filter(|s| *s != me && *s != to) {
+            self.say(s, MoveMsg::Moved(b, to));
+        }
+    }
+
+    /// Lends what lies here of a bucket's streams to their new home; `false` when too much is lent already.
+    fn pack(&mut self, b: Bucket, to: ShardId) -> bool {
+        let (relay, owner) = (&self.relay, LendOwner(LEND_AS + u32::from(to.0)));
+        let mut packed = Vec::new();
+        for (c, h) in self.here.iter_mut().filter(|(_, h)| h.bucket == b) {
+            let mut rx = Vec::with_capacity(h.rx.len());
+            while let Some(f) = h.rx.pop_front() {
+                match f.lend(owner) {
+                    Ok(l) => rx.push(l),
+                    Err(f) => {
+                        h.rx.push_front(f);
+                        break;
+                    }
+                }
+            }
+            let all = h.rx.is_empty();
+            packed.push(StreamLeft { conn: *c, rx, fin: h.fin, closed: h.closed });
+            if !all {
+                unpack(&mut self.here, relay, packed);
+                return false;
+            }
+        }
+        self.leaving.streams = packed;
+        true
+    }
+}
+
+/// Puts back what [`Linked::pack`] took.
+fn unpack(here: &mut HashMap<ConnId, Here>, relay: &Relay, packed: Vec<StreamLeft>) {
+    for s in packed {
+        let Some(h) = here.get_mut(&s.conn) else { continue };
+        s.rx.into_iter().rev().for_each(|l| h.rx.push_front(relay.frag(l)));
+    }
+}
+
+impl<R: Runtime> Mover for Linked<R> {
+    fn propose(&mut self, b: Bucket, to: ShardId) -> bool {
+        let arrives = self.arriving.state != Arrive::Idle && self.arriving.bucket == b;
+        let known = to != self.shards.me && to.0 < self.shards.count;
+        if self.closing || arrives || !known || self.homes.at(b) != self.shards.me {
+            return false;
+        }
+        if !self.leave_event(LeaveEvent::Propose) {
+            return false;
+        }
+        (self.leaving.bucket, self.leaving.to) = (b, to);
+        self.say(to, MoveMsg::Ask(b));
+        true
+    }
+
+    fn ready(&mut self) -> Option<(Bucket, ShardId)> {
+        if self.leaving.state != Leave::Ready {
+            return None;
+        }
+        let (b, to) = (self.leaving.bucket, self.leaving.to);
+        // What was told to others must be out, lest the new home overtake it.
+        if self.spill.iter().any(|s| !s.is_empty()) || !self.pack(b, to) {
+            if (self.now)() > self.leaving.until {
+                self.stay();
+            }
+            return None;
+        }
+        Some((b, to))
+    }
+
+    fn part(&mut self, luggage: Box<Luggage>) {
+        let (b, to, me) = (self.leaving.bucket, self.leaving.to, self.shards.me);
+        self.homes.set(b, to);
+        self.here.retain(|_, h| h.bucket != b);
+        let own: Vec<ConnId> = luggage.conns().filter(|c| c.shard == me).collect();
+        for c in own {
+            let a =
+                self.away.entry(c).or_insert(Away { bucket: b, in_flight: 0, waits: false, returns: false });
+            a.returns = false;
+            self.command_inner(c, StreamCmd::Read);
+        }
+        let streams = std::mem::take(&mut self.leaving.streams);
+        self.say(to, MoveMsg::Adopt(Box::new(Cargo { luggage: *luggage, streams })));
+        self.leaving.missing = (0..self.shards.count).filter(|s| *s != me.0).fold(0, |m, s| m | 1 << s);
+        self.leaving.told = false;
+        self.leave_event(LeaveEvent::Parted);
+        self.tell();
+    }
+
+    fn stay(&mut self) {
+        let (b, to) = (self.leaving.bucket, self.leaving.to);
+        unpack(&mut self.here, &self.relay, std::mem::take(&mut self.leaving.streams));
+        if self.leave_event(LeaveEvent::Off) {
+            self.moves_refused += 1;
+            self.say(to, MoveMsg::Cancel(b));
+        }
+    }
+
+    fn closing(&mut self) {
+        self.closing = true;
+        // One that was asked and has gone does not answer; one that answers is told that nothing comes.
+        if self.leaving.state == Leave::Asked {
+            self.leave_event(LeaveEvent::No);
+        }
+        self.stay();
+        // The others go down as well and may have gone: what they would still send is lost with their streams.
+        self.leaving.missing = 0;
+        self.tell();
+        self.all_in();
+        if self.arriving.state == Arrive::Promised {
+            let (b, from) = (self.arriving.bucket, self.arriving.from);
+            self.say(from, MoveMsg::No(b));
+        }
+    }
+
+    fn tell_busy(&mut self, permille: u32) {
+        for s in 0..self.siblings.len() {
+            self.say(self.siblings[s].0, MoveMsg::Busy(permille));
+        }
+    }
+
+    fn siblings(&self) -> &[(ShardId, u32)] {
+        &self.siblings
+    }
+}

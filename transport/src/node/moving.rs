@@ -1,0 +1,206 @@
+//! How the peers of a bucket move from one home to another while their streams run.
+//!
+//! The old home asks; the new one agrees or refuses. When all that the old home has told others is out, it packs
+//! ([`Luggage`]) and from then on passes on whatever still comes to it. Every other shard changes its map when it is
+//! told, and answers with a marker in the same ring as what it had sent before: when all markers are in, nothing comes
+//! by the old way any more, and the new home is told so. Until then it holds back what was sent to it at once, and
+//! opens it behind what came by the old way. So each stream's events keep their order, and nothing is lost or comes
+//! twice, whatever happens to the connections meanwhile.
+//!
+//! ```text
+//!   old home                         new home                        every other shard
+//!            ── Ask ──────────────>                                    (sends to the old home)
+//!            <───────────── Yes ──
+//!   packs    ── Adopt ────────────>  adopts, changes its map, holds
+//!            <────────── Marker ──
+//!            ── Moved ──────────────────────────────────────────────>  changes its map
+//!            <───────────────────────────────────────────── Marker ──  (sends to the new home)
+//!            ── passes on ────────>  holds
+//!   all in   ── AllIn ────────────>  opens what it held
+//! ```
+//!
+//! A shard leads at most one bucket out and lets one in at a time. The two sides' tables:
+//!
+//! ```text
+//!   leaving:   IDLE ── Propose ──> ASKED ── Yes ──> READY ── Parted ──> SETTLING ── AllIn ──> IDLE
+//!                                    │ No             │ No, Off
+//!                                    '──> IDLE        '──> IDLE
+//!   arriving:  IDLE ── Ask ──> PROMISED ── Adopt ──> HOLDING ── AllIn ──> IDLE
+//!                                 │ Cancel
+//!                                 '──> IDLE
+//! ```
+
+use crate::proto::{Bucket, CloseWhy, ConnId, Luggage, ShardId};
+use hugepages::RxLent;
+
+/// How long the old home may wait for its rings to drain before it gives a move up, in ns.
+pub(super) const PATIENCE: u64 = 1_000_000_000;
+
+/// Where the old home stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(super) enum Leave {
+    /// Nothing leaves.
+    #[default]
+    Idle,
+    /// The new home has been asked.
+    Asked,
+    /// It has agreed.
+    Ready,
+    /// The bucket is gone; markers are out.
+    Settling,
+}
+
+/// What moves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LeaveEvent {
+    /// The balancer wants a move.
+    Propose,
+    /// The new home agrees.
+    Yes,
+    /// It refuses, or takes its word back.
+    No,
+    /// The bucket cannot go now.
+    Off,
+    /// It has gone.
+    Parted,
+    /// All markers are in.
+    AllIn,
+}
+
+/// The old home's table; `None` when the event says nothing in that state.
+pub(super) fn leave(state: Leave, event: LeaveEvent) -> Option<Leave> {
+    use {Leave as S, LeaveEvent as E};
+    Some(match (state, event) {
+        (S::Idle, E::Propose) => S::Asked,
+        (S::Asked, E::Yes) => S::Ready,
+        (S::Asked | S::Ready, E::No) => S::Idle,
+        (S::Ready, E::Off) => S::Idle,
+        (S::Ready, E::Parted) => S::Settling,
+        (S::Settling, E::AllIn) => S::Idle,
+        _ => return None,
+    })
+}
+
+/// Where the new home stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(super) enum Arrive {
+    /// Nothing comes.
+    #[default]
+    Idle,
+    /// It has agreed.
+    Promised,
+    /// The bucket is here; what was sent here at once is held.
+    Holding,
+}
+
+/// What moves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ArriveEvent {
+    /// The old home asks.
+    Ask,
+    /// It has thought better of it.
+    Cancel,
+    /// Here the bucket is.
+    Adopt,
+    /// Nothing more comes by the old way.
+    AllIn,
+}
+
+/// The new home's table; `None` when the event says nothing in that state, or is refused.
+pub(super) fn arrive(state: Arrive, event: ArriveEvent) -> Option<Arrive> {
+    use {Arrive as S, ArriveEvent as E};
+    Some(match (state, event) {
+        (S::Idle, E::Ask) => S::Promised,
+        (S::Promised, E::Cancel) => S::Idle,
+        (S::Promised, E::Adopt) => S::Holding,
+        (S::Holding, E::AllIn) => S::Idle,
+        _ => return None,
+    })
+}
+
+/// What two shards say to each other about a move.
+pub(super) enum MoveMsg {
+    Ask(Bucket),
+    Yes(Bucket),
+    No(Bucket),
+    Cancel(Bucket),
+    Adopt(Box<Cargo>),
+    Moved(Bucket, ShardId),
+    Marker(Bucket),
+    AllIn(Bucket),
+    /// How busy the sender was of late, in thousandths.
+    Busy(u32),
+}
+
+/// A bucket and the bytes of its streams that had not been taken.
+pub(super) struct Cargo {
+    pub(super) luggage: Luggage,
+    pub(super) streams: Vec<StreamLeft>,
+}
+
+/// The end of a stream that another lcore owns, as it lay at the old home.
+pub(super) struct StreamLeft {
+    pub(super) conn: ConnId,
+    pub(super) rx: Vec<RxLent>,
+    pub(super) fin: bool,
+    pub(super) closed: Option<CloseWhy>,
+}
+
+/// A runtime that can move peers between shards. A bucket goes out in steps, so that the machine is asked only when
+/// nothing of its own is under way: [`Mover::propose`], then [`Mover::ready`] until it names the bucket, then
+/// [`Mover::part`] or [`Mover::stay`].
+pub trait Mover {
+    /// Begins to move a bucket; `false` while another is on its way.
+    fn propose(&mut self, b: Bucket, to: ShardId) -> bool;
+    /// The bucket that may be packed now.
+    fn ready(&mut self) -> Option<(Bucket, ShardId)>;
+    /// Here it is, packed.
+    fn part(&mut self, luggage: Box<Luggage>);
+    /// It cannot go.
+    fn stay(&mut self);
+    /// The shard goes down: waits for nobody any more.
+    fn closing(&mut self);
+    /// Tells the shards of the same CPT how busy this one was, in thousandths.
+    fn tell_busy(&mut self, permille: u32);
+    /// The shards of the same CPT, and how busy they last said they were.
+    fn siblings(&self) -> &[(ShardId, u32)];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transitions() {
+        let mut text = String::new();
+        for s in [Leave::Idle, Leave::Asked, Leave::Ready, Leave::Settling] {
+            use LeaveEvent as E;
+            for e in [E::Propose, E::Yes, E::No, E::Off, E::Parted, E::AllIn] {
+                if let Some(n) = leave(s, e) {
+                    text += &format!("leaving: {s:?} + {e:?} -> {n:?}\n");
+                }
+            }
+        }
+        for s in [Arrive::Idle, Arrive::Promised, Arrive::Holding] {
+            use ArriveEvent as E;
+            for e in [E::Ask, E::Cancel, E::Adopt, E::AllIn] {
+                if let Some(n) = arrive(s, e) {
+                    text += &format!("arriving: {s:?} + {e:?} -> {n:?}\n");
+                }
+            }
+        }
+        insta::assert_snapshot!(text, @r"
+        leaving: Idle + Propose -> Asked
+        leaving: Asked + Yes -> Ready
+        leaving: Asked + No -> Idle
+        leaving: Ready + No -> Idle
+        leaving: Ready + Off -> Idle
+        leaving: Ready + Parted -> Settling
+        leaving: Settling + AllIn -> Idle
+        arriving: Idle + Ask -> Promised
+        arriving: Promised + Cancel -> Idle
+        arriving: Promised + Adopt -> Holding
+        arriving: Holding + AllIn -> Idle
+        ");
+    }
+}
