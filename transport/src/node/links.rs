@@ -549,6 +549,10 @@ impl<R: Runtime> Runtime for Linked<R> {
         c
     }
 
+    fn owns_streams(&self) -> bool {
+        self.inner.is_some()
+    }
+
     fn settled(&self) -> bool {
         self.away.is_empty() && (self.leaving.state, self.arriving.state) == (Leave::Idle, Arrive::Idle)
     }

@@ -3,12 +3,13 @@
 //! * [`shard`]: the loop of one lcore, the same over every runtime.
 //! * [`runtime`]: the seam. [`sock`] carries streams over kernel sockets, [`lcore`] over a TCP stack on a NIC
 //!   queue or, with an in-memory port and virtual time, a simulated network; [`links`] joins shards, and [`moving`]
-//!   moves peers between them.
+//!   moves peers between them, as [`balance`] sees fit.
 //! * [`app`]: what uses the node, on its lcore or behind rings.
 //! * [`desk`]: asking a node while it runs.
 //! * [`mod@run`]: threads, signals, drain, idling, and what happens when an lcore panics.
 
 pub mod app;
+pub mod balance;
 pub mod desk;
 pub mod lcore;
 pub mod links;

@@ -149,6 +149,11 @@ pub trait Runtime {
     /// Takes in what is to be true of connections that are made from now on. One that makes none has nothing to do.
     fn tune(&mut self, _: &Tcp) {}
 
+    /// Whether it has streams of its own, not those of other lcores alone.
+    fn owns_streams(&self) -> bool {
+        true
+    }
+
     /// What moves peers to other shards, where there are any.
     fn mover(&mut self) -> Option<&mut dyn Mover> {
         None

@@ -39,6 +39,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::app::{App, Ops};
+use super::balance::{Balancer, Sight};
 use super::desk::{Ask, Desk, Pace};
 use super::runtime::{Runtime, StreamCmd, Work};
 use crate::proto::{AppId, Bucket, Event, Input, Machine, Op, Output, ShardId};
@@ -58,6 +59,7 @@ pub struct Shard<R: Runtime, A: App> {
     down: bool,
     desk: Option<Arc<Desk>>,
     pace: Pace,
+    balancer: Option<Balancer>,
 }
 
 /// The id under which a shard's own operations complete.
@@ -96,6 +98,7 @@ impl<R: Runtime, A: App> Shard<R, A> {
             down: false,
             desk: None,
             pace: Pace::default(),
+            balancer: None,
         }
     }
 
@@ -126,9 +129,38 @@ impl<R: Runtime, A: App> Shard<R, A> {
             work = work.and(Work::Busy(1));
         }
         self.act(now);
+        self.balance(now);
         let work = work.and(self.part(now)).and(self.rt.flush());
         self.pace.end(work.is_busy());
         work
+    }
+
+    /// Lets the shard give peers to idle shards of its CPT when it is busy.
+    #[must_use]
+    pub fn balanced(mut self, on: bool) -> Shard<R, A> {
+        self.balancer = on.then(Balancer::default);
+        self
+    }
+
+    fn balance(&mut self, now: u64) {
+        let Some(balancer) = self.balancer.as_mut().filter(|b| b.due(now)) else { return };
+        let homes_only = !self.rt.owns_streams();
+        let Some(mover) = self.rt.mover() else { return };
+        let (machine, me) = (&self.machine, self.me);
+        let sight = Sight {
+            pace: self.pace,
+            load: machine.load(),
+            mine: &|b| machine.home_of(b) == me,
+            homes_only,
+            siblings: mover.siblings(),
+        };
+        let look = balancer.look(now, &sight);
+        mover.tell_busy(look.busy);
+        if let Some((b, to)) = look.give
+            && machine.may_leave(b)
+        {
+            mover.propose(b, to);
+        }
     }
 
     /// Moves a bucket of peers whose home is here to another shard; `false` while another one is on its way, or when

@@ -8,7 +8,7 @@ use super::conn::Conn;
 use super::counters::Counters;
 use super::hash::OwnMap;
 use super::hello::{HsEvent, HsState};
-use super::homes::Homes;
+use super::homes::{BUCKETS, Bucket, Homes};
 use super::io::{AppId, CloseWhy, ConnId, ConnInfo, DialId, Input, LendId, Output, Progress, ShardId};
 use super::lnet::TxDone;
 use super::lnet::ops::Ops;
@@ -21,6 +21,11 @@ use super::slab::{Key, Slab};
 use super::timers::GRAIN;
 use super::tunables::Change;
 use crate::wire::ProcessId;
+
+/// What a message costs a home without its payload, in ns.
+const MESSAGE_NS: u64 = 500;
+/// Bytes copied or summed in a ns: what a core does out of cache.
+const BYTES_A_NS: u64 = 8;
 
 /// Pages on loan to a connection.
 #[derive(Debug)]
@@ -74,6 +79,8 @@ pub struct Machine {
     /// Whom an operation was for last: most are for the same, and the map hashes its keys with care.
     pub(super) recent: Option<Key>,
     pub(super) homes: Homes,
+    /// What each bucket's messages have cost, in ns, by estimate.
+    pub(super) load: Box<[u64; BUCKETS]>,
     pub(super) dials: OwnMap<DialId, Key>,
     pub(super) next_dial: u64,
     pub(super) lends: Slab<LendRec>,
@@ -121,6 +128,7 @@ impl Machine {
             by_peer: HashMap::new(),
             recent: None,
             homes: Homes::new(cfg.shards.count),
+            load: Box::new([0; BUCKETS]),
             dials: OwnMap::default(),
             next_dial: me,
             lends: Slab::new(),
@@ -148,6 +156,17 @@ impl Machine {
     pub fn tune(&mut self, change: &Change) {
         change.apply(&mut self.cfg);
         self.wake_at(self.now);
+    }
+
+    /// What the messages of each bucket's peers have cost this shard so far, in ns: an estimate, by messages and by bytes
+    /// copied or summed.
+    pub fn load(&self) -> &[u64; BUCKETS] {
+        &self.load
+    }
+
+    /// A message was handled, and so many bytes of it were touched.
+    pub(super) fn spent(&mut self, b: Bucket, touched: u64) {
+        self.load[usize::from(b.0)] += MESSAGE_NS + touched / BYTES_A_NS;
     }
 
     /// Counts so far.

@@ -237,7 +237,7 @@ impl Machine {
     fn payload_done(&mut self, key: Key) {
         let Some(c) = self.conns.get_mut(key) else { return };
         let (Some(hdr), Some(ksock), Some(peer)) = (c.rx.hdr, c.rx.ksock, c.peer) else { return };
-        let slop = c.rx.slop;
+        let (slop, bucket) = (c.rx.slop, c.bucket);
         let delivery = std::mem::replace(&mut c.rx.delivery, Delivery::Nothing);
         let finished = c.rx.placement.take().map(Placement::finish);
         self.counters.msgs_rx += 1;
@@ -246,6 +246,8 @@ impl Machine {
             Some((dest, data, sum)) => (Some(dest), data, sum),
             None => (None, Data::Discarded, None),
         };
+        let copied = matches!(data, Data::InSink);
+        self.spent(bucket, u64::from(hdr.payload_len) * (u64::from(copied) + u64::from(sum.is_some())));
         if sum.is_some_and(|s| s != ksock.csum) {
             self.counters.err_checksum += 1;
             self.deliver(peer, delivery, dest, data, Err(LnetError::Checksum), hdr);

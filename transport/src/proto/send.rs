@@ -281,9 +281,11 @@ impl Machine {
                 self.counters.payload_tx_bytes += payload;
             }
         }
-        if version == Version::V2 && self.cfg.enable_csum {
+        let summed = version == Version::V2 && self.cfg.enable_csum;
+        if summed {
             self.sum(&mut hdr, &pages);
         }
+        self.spent(bucket, if summed { payload } else { 0 });
         self.out.push_back(Output::Send(id, SendMsg { hdr, pay: pages, lend: lend_id, hold }));
         if tx.answer || tx.hdr.is_none() {
             self.answer_left(peer);
