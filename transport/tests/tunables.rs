@@ -37,7 +37,7 @@ fn nodes(n: u8, change: impl Fn(&mut Config)) -> Net {
 
 fn tune(net: &mut Net, node: usize, name: &str, value: &str) {
     let change = Change::new(net.nodes[node].machine.config(), name, value).unwrap();
-    net.nodes[node].machine.tune(&change);
+    net.tune(node, &change);
 }
 
 /// A PUT of so many bytes from node 0 to node 1, to its end.

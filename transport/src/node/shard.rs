@@ -118,6 +118,9 @@ impl<R: Runtime, A: App> Shard<R, A> {
         while let Some((app, ev)) = self.rt.posted_event() {
             self.event(now, app, ev);
         }
+        // Applications hear what came in before they are asked for more: their next message then leaves in this turn,
+        // with TCP's acknowledgement on it, and not behind a packet that has nothing else.
+        self.act(now);
         work = work.and(self.app.turn(now, &mut self.ops));
         while let Some(op) = self.own.pop_front() {
             self.ops.push_back((OWN_APP, op));

@@ -8,12 +8,22 @@ use super::pieces::Pieces;
 use crate::wire::{Nid, PingInfo, ProcessId};
 
 /// What a PUT or REPLY carries.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Payload {
     /// Up to [`INLINE_PAYLOAD_MAX`] bytes, copied into the header.
     Inline(ArrayVec<u8, INLINE_PAYLOAD_MAX>),
     /// Pages, sent by reference.
     Pages(Pages),
+}
+
+impl Clone for Payload {
+    fn clone(&self) -> Payload {
+        match self {
+            // In one piece: the array's own clone goes byte by byte.
+            Payload::Inline(b) => Payload::inline(b).unwrap_or_else(Payload::empty),
+            Payload::Pages(p) => Payload::Pages(p.clone()),
+        }
+    }
 }
 
 impl Payload {

@@ -115,6 +115,8 @@ pub(super) struct Peer {
     pub(super) conns: SmallVec<[Key; 4]>,
     /// Connections of each bulk type that we open: fixed when the peer becomes known (docs/protocol/socklnd.md §3).
     pub(super) want: u8,
+    /// How many connections there were when none was missing: while there are as many, none is.
+    pub(super) whole: usize,
     /// We dial this peer: one that dialled us is not dialled back while it is connected.
     pub(super) active: bool,
     pub(super) dial: DialState,
@@ -153,6 +155,7 @@ impl Peer {
             bucket: id.nid.ip().map(Bucket::of).unwrap_or_default(),
             conns: SmallVec::new(),
             want: want.max(1),
+            whole: usize::MAX,
             active: false,
             dial: DialState::Idle,
             dial_deadline: u64::MAX,

@@ -1,7 +1,5 @@
 //! Sending: credits, the choice of connection, the stream's window, lends.
 
-use std::cmp::Reverse;
-
 use super::api::{Event, LnetError, Payload};
 use super::choose::{self, Cargo, Fit};
 use super::config::SEC;
@@ -84,14 +82,20 @@ impl Machine {
     /// The best connection of a peer for a message (socklnd.md §7).
     fn choose(&self, peer: Key, cargo: Cargo) -> Option<Key> {
         let p = self.peers.get(peer)?;
-        let ranked = p.conns.iter().filter_map(|key| {
-            let c = self.conns.get(*key)?;
+        let mut best: Option<(Fit, u64, u64, Key)> = None;
+        for key in &p.conns {
+            let Some(c) = self.conns.get(*key) else { continue };
             let fit = choose::fit(c.version, c.ctype, cargo);
-            let used = if self.cfg.round_robin { c.last_used } else { 0 };
-            (fit != Fit::No).then_some(((fit, Reverse((c.backlog(), used))), *key))
-        });
-        // Of equals the last counts: the newest connection, as with kernels.
-        ranked.max_by_key(|(rank, _)| *rank).map(|(_, key)| key)
+            if fit == Fit::No || best.is_some_and(|b| fit < b.0) {
+                continue;
+            }
+            let (backlog, used) = (c.backlog(), if self.cfg.round_robin { c.last_used } else { 0 });
+            // Of equals the last counts: the newest connection, as with kernels.
+            if best.is_none_or(|(f, b, u, _)| fit > f || (backlog, used) <= (b, u)) {
+                best = Some((fit, backlog, used, *key));
+            }
+        }
+        best.map(|b| b.3)
     }
 
     /// Gives a message to a connection, or keeps it until there is one.

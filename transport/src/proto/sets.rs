@@ -36,12 +36,15 @@ impl Machine {
         if matches!(p.dial, DialState::Waiting(t) | DialState::BackOff(t) if t <= now) {
             p.dial = DialState::Idle;
         }
-        if p.dial != DialState::Idle {
+        if p.dial != DialState::Idle || p.whole == p.conns.len() {
             return;
         }
         let mut have = Have::default();
         p.conns.iter().filter_map(|c| self.conns.get(*c)).for_each(|c| have.add(c.ctype));
-        let Some(ctype) = p.missing(have, self.cfg.typed_conns) else { return };
+        let Some(ctype) = p.missing(have, self.cfg.typed_conns) else {
+            p.whole = p.conns.len();
+            return;
+        };
         let nid = p.id.nid;
         let (Some(remote), Some(local_ip)) = (self.cfg.addr_of(nid, ctype), self.cfg.nid.ip()) else {
             return;
@@ -124,6 +127,7 @@ impl Machine {
     pub(super) fn close_set(&mut self, key: Option<Key>, why: LnetError, clean: bool) {
         let Some((key, p)) = key.and_then(|k| Some((k, self.peers.get_mut(k)?))) else { return };
         let conns = std::mem::take(&mut p.conns);
+        p.whole = usize::MAX;
         p.stalled.clear();
         p.incarnation = None;
         p.version = None;

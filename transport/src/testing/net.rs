@@ -13,6 +13,7 @@ use hugepages::HeapRxPool;
 pub use self::pipe::{Cut, Inbox};
 use self::pipe::{End, Link};
 use super::rng::Rng;
+use crate::proto::tunables::Change;
 use crate::proto::{
     AppId, Close, CloseWhy, Config, ConnId, ConnInfo, DialError, DialId, DialSpec, Event, Input, LendId,
     Machine, Op, Output, Pages, ShardId, ShardMsg,
@@ -204,6 +205,12 @@ impl Net {
     /// Gives a node an operation, as application 0.
     pub fn op(&mut self, node: usize, op: Op) {
         self.input(node, Input::Cmd(AppId(0), op));
+    }
+
+    /// Changes a tunable of a node that runs.
+    pub fn tune(&mut self, node: usize, change: &Change) {
+        self.nodes[node].machine.tune(change);
+        self.note_timer(node);
     }
 
     /// What a node's applications have heard since the last call.
