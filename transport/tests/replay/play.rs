@@ -288,7 +288,8 @@ impl Play {
             }
             What::Data(end) => {
                 for i in 0..self.links[n].ours.len() {
-                    if self.links[n].ours[i].range.end <= end {
+                    // A message leaves when its first byte does.
+                    if self.links[n].ours[i].range.start < end {
                         self.ask(n, i);
                     }
                 }
@@ -421,9 +422,11 @@ impl Play {
                 let ours = answer(&|b| matches!(b, LnetBody::Ack { handle, .. } if *handle == ack));
                 let room = match ours {
                     Some((LnetBody::Ack { mlength, .. }, _)) if ack != WireHandle::NONE => mlength,
-                    // Room for pushes, and for what selftest wants.
+                    // Room for pushes, and for what selftest has services for.
                     _ if (portal, match_bits) == (ping::PORTAL, ping::MATCH_BITS) => 272,
-                    _ if (50..=52).contains(&portal) => payload.len() as u32,
+                    _ if matches!((portal, match_bits), (50, 11 | 12) | (51, 0..=5) | (52, _)) => {
+                        payload.len() as u32
+                    }
                     _ => return,
                 };
                 (portal, match_bits, MdMem::Sink(Sink::Lend(room)), true)
