@@ -1,0 +1,134 @@
+//! Answers go to the source that a request names, whoever delivered it (docs/protocol/lnet.md §5).
+
+use std::net::SocketAddr;
+
+use transport::proto::{AppId, Config, Event, Input, LnetError, MdMem, MdSpec, Op, Payload, ShardId, Shards};
+use transport::testing::net::{Net, SEC};
+use transport::wire::{
+    AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, Nid, ProcessId, Version,
+    WireHandle, ping,
+};
+
+fn nid(n: u8) -> Nid {
+    format!("10.0.0.{n}@tcp").parse().unwrap()
+}
+
+/// A connection of 10.0.0.66 to shard `node` of 10.0.0.1.
+fn connect(net: &mut Net, node: usize) -> usize {
+    let req = AcceptorReq::new(nid(1));
+    let hello = Hello {
+        version: Version::V3,
+        order: ByteOrder::Little,
+        tcp_magic: false,
+        src_nid: nid(66),
+        dst_nid: nid(1),
+        src_pid: 12345,
+        dst_pid: 0,
+        src_incarnation: 6,
+        dst_incarnation: 0,
+        ctype: ConnType::Control,
+        ips: Default::default(),
+    };
+    let link = net.raw_connect(SocketAddr::from(([10, 0, 0, 66], 700)), node);
+    net.raw_send(link, &[&req.emit()[..req.wire_len()], &hello.emit()].concat());
+    net.run(SEC / 10);
+    assert_eq!(net.wire(link, 1).0.len(), 56, "a HELLO");
+    link
+}
+
+/// A GET that says it comes from `src`.
+fn get(src: Nid, portal: u32, match_bits: u64) -> Vec<u8> {
+    let handle = WireHandle { interface: 1, object: 1 };
+    let h = LnetHdr {
+        dest_nid: nid(1),
+        src_nid: src,
+        dest_pid: 12345,
+        src_pid: 12345,
+        payload_len: 0,
+        body: LnetBody::Get { handle, match_bits, portal, src_offset: 0, sink_length: 272 },
+    };
+    let k = KsockHdr { kind: KsockType::Lnet, csum: 0, cookie0: 0, cookie1: 0 };
+    [&k.emit(ByteOrder::Little)[..], &h.emit()].concat()
+}
+
+fn stale(net: &Net, node: usize) -> u64 {
+    net.nodes[node].machine.counters().drop_stale_handle
+}
+
+#[test]
+fn the_source_gets_it_whether_connected_or_not() {
+    let mut net = Net::new();
+    for n in 1..=3 {
+        net.add(Config::new(nid(n), u64::from(n)));
+    }
+    net.op(1, Op::Ping { tag: 0, target: ProcessId::lustre(nid(1)) });
+    net.run(SEC);
+    assert_eq!(net.nodes[0].machine.gauges().conns_up, 3);
+    let link = connect(&mut net, 0);
+    for (source, node, conns) in [(nid(2), 1, 4), (nid(3), 2, 7), (nid(3), 2, 7)] {
+        let before = stale(&net, node);
+        net.raw_send(link, &get(source, ping::PORTAL, ping::MATCH_BITS));
+        net.run(SEC);
+        assert_eq!(stale(&net, node), before + 1, "a REPLY that it did not ask for");
+        assert_eq!(net.nodes[0].machine.gauges().conns_up, conns);
+    }
+    assert_eq!(net.wire(link, 1), (&net.wire(link, 1).0[..56], false), "nothing for who delivered it");
+}
+
+#[test]
+fn the_source_may_live_on_another_shard() {
+    let shards = Shards { me: ShardId(0), count: 3 };
+    let mut net = Net::new();
+    for s in 0..3 {
+        net.add(Config { shards: Shards { me: ShardId(s), ..shards }, ..Config::new(nid(1), 1) });
+    }
+    for n in 10..18 {
+        net.add(Config::new(nid(n), u64::from(n)));
+    }
+    let home = |n: u8| usize::from(shards.home_of([10, 0, 0, n].into()).0);
+    let link = connect(&mut net, home(66));
+    for n in 10..18 {
+        net.raw_send(link, &get(nid(n), ping::PORTAL, ping::MATCH_BITS));
+    }
+    net.run(SEC);
+    assert!((10..18).any(|n| home(n) != home(66)));
+    for node in 3..11 {
+        assert_eq!(stale(&net, node), 1, "node {node}");
+    }
+}
+
+/// Sources may be invented: they do not crowd out peers, and what was taken for their answer comes back.
+#[test]
+fn sources_that_lead_nowhere_are_counted() {
+    let mut net = Net::new();
+    // The hand and node 1 are half of what fits.
+    net.add(Config { max_peers: 4, ..Config::new(nid(1), 1) });
+    net.add(Config::new(nid(2), 2));
+    net.op(1, Op::Ping { tag: 0, target: ProcessId::lustre(nid(1)) });
+    net.run(SEC);
+    let link = connect(&mut net, 0);
+    let mem = MdMem::Source(Payload::inline(&[7; 40]).unwrap());
+    let (portal, match_bits, ignore_bits) = (9, 3, 0);
+    let md = MdSpec { threshold: Some(1), truncate: true, ..MdSpec::new(mem) };
+    let op = Op::Attach { tag: 0, portal, who: ProcessId::ANY, match_bits, ignore_bits, md };
+    net.input(0, Input::Cmd(AppId(0), op));
+    net.take_events(0);
+    for (i, source) in [nid(77), nid(1), nid(78)].into_iter().enumerate() {
+        let (portal, bits) = if i == 0 { (portal, match_bits) } else { (ping::PORTAL, ping::MATCH_BITS) };
+        net.raw_send(link, &get(source, portal, bits));
+        net.run(SEC / 10);
+        assert_eq!(net.nodes[0].machine.counters().drop_no_way_back, 1 + i as u64);
+        assert_eq!(net.nodes[0].machine.gauges().peers, 2);
+    }
+    let events = net.take_events(0);
+    assert!(
+        matches!(&events[..], [Event::Get(g)] if (g.status, g.unlinked) == (Err(LnetError::Unreachable), true)),
+        "{events:?}"
+    );
+    // Those that are known get theirs.
+    net.raw_send(link, &get(nid(2), ping::PORTAL, ping::MATCH_BITS));
+    net.run(SEC / 10);
+    assert_eq!(stale(&net, 1), 1);
+    let g = net.nodes[0].machine.gauges();
+    assert_eq!((g.credits_used, g.queued, g.entries), (0, 0, 0), "{g:?}");
+}
