@@ -415,19 +415,23 @@ fn a_peer_that_asks_and_never_reads_is_held_back() {
     assert_eq!(net.nodes[0].machine.gauges().queued, 0);
 }
 
+fn ping_body() -> LnetBody {
+    LnetBody::Get {
+        handle: WireHandle { interface: 1, object: 2 },
+        match_bits: 1 << 63,
+        portal: 0,
+        src_offset: 0,
+        sink_length: 272,
+    }
+}
+
 #[test]
 fn a_slow_reader_gets_every_answer() {
     let mut net = Net::new();
     net.raw_acks = false;
     net.add(Config { max_answers: 16, tx_window: 2048, ..config(1) });
     let (_, _, link) = send(&mut net, 700, &start(ConnType::Control));
-    let body = LnetBody::Get {
-        handle: WireHandle { interface: 1, object: 2 },
-        match_bits: 1 << 63,
-        portal: 0,
-        src_offset: 0,
-        sink_length: 272,
-    };
+    let body = ping_body();
     for _ in 0..300 {
         net.raw_send(link, &message(&LnetHdr { body, ..put(0) }));
     }
@@ -439,6 +443,25 @@ fn a_slow_reader_gets_every_answer() {
     }
     assert_eq!(counters(&net).msgs_rx, 300);
     assert_eq!(net.wire(link, 1).0.len(), 56 + 300 * (24 + 72 + 48));
+}
+
+#[test]
+fn a_batch_of_messages_is_answered_while_its_rest_waits() {
+    let mut net = Net::new();
+    net.chunk = 8192;
+    net.add(config(1));
+    let (_, _, link) = send(&mut net, 700, &start(ConnType::Control));
+    let (body, before) = (ping_body(), net.wire(link, 1).0.len());
+    net.raw_send(link, &message(&LnetHdr { body, ..put(0) }).repeat(40));
+    let answers = |net: &Net| (net.wire(link, 1).0.len() - before) / (24 + 72 + 48);
+    let mut steps = Vec::new();
+    while steps.last() != Some(&40) {
+        let had = answers(&net);
+        net.run_until(net.now + SEC, |n| answers(n) > had);
+        steps.push(answers(&net));
+        assert!(steps.len() <= 3, "{steps:?}");
+    }
+    assert_eq!(steps, [16, 32, 40]);
 }
 
 #[test]

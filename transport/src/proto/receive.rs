@@ -16,6 +16,10 @@ use crate::wire::{LnetHdr, PingInfo, WireError};
 /// The checksum of no bytes (socklnd.md §5.3).
 const EMPTY_SUM: u32 = 0xFFFF_FFFF;
 
+/// Messages taken off a stream before what they lead to is sent. A batch of small messages is then answered while its
+/// rest is still being read, so that both ends of a connection work at once; other connections have their turn, too.
+const MESSAGES_A_CALL: u64 = 16;
+
 impl Machine {
     /// Takes what a stream has.
     pub(super) fn bytes(&mut self, key: Key, rx: &mut dyn StreamRx) {
@@ -32,7 +36,12 @@ impl Machine {
             p.last_alive = now;
         }
         // Each round takes bytes off the stream, moves to a state that does, or returns.
-        while self.receive(key, rx) {}
+        let enough = self.counters.msgs_rx + MESSAGES_A_CALL;
+        let mut more = false;
+        while !more && self.receive(key, rx) {
+            let boundary = |c: &super::conn::Conn| c.rx.at_boundary();
+            more = self.counters.msgs_rx >= enough && self.conns.get(key).is_some_and(boundary);
+        }
         let deadline = now + self.cfg.timeout();
         let Some(c) = self.conns.get_mut(key) else { return };
         if c.rx.at_boundary() || c.rx.state == RxState::ParseWait {
@@ -40,6 +49,10 @@ impl Machine {
         } else {
             c.rx.deadline = Some(deadline);
             self.wake_about(deadline);
+        }
+        if more {
+            // The rest waits for the next turn of the runtime.
+            self.read_again(key);
         }
     }
 
