@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use arrayvec::ArrayVec;
 
-use super::hello::{self, HsState};
+use super::hello::{self, HsState, Passive};
 use super::homes::Bucket;
 use super::io::ConnId;
 use super::rx::Rx;
@@ -64,7 +64,7 @@ impl Conn {
             tcp_magic: false,
             own_ip: false,
             renamed: None,
-            hs: HsState::Request,
+            hs: HsState::Passive(Passive::Request),
             hs_buf: ArrayVec::new(),
             hs_deadline: u64::MAX,
             order: ByteOrder::Little,
@@ -81,7 +81,7 @@ impl Conn {
 
     /// Whether messages flow.
     pub(super) fn up(&self) -> bool {
-        self.hs == HsState::Up
+        self.hs.up()
     }
 
     /// Whether nothing is under way in either direction that a FIN would cut off. Headers that TCP has taken but

@@ -1,34 +1,87 @@
-//! The handshake of a connection (docs/protocol/socklnd.md §1, §2.6, §2.7): both roles in one table.
+//! The handshake of a connection (docs/protocol/socklnd.md §1, §2.6, §2.7): a machine for each role.
+//!
+//! Who was dialled (`passive`):
 //!
 //! ```text
-//!  passive:  REQUEST --Request--> HELLO --Hello--> UP            (writes its HELLO)
-//!               |                   |---Busy-----> DEAD          (writes NONE in the peer's version)
-//!               |                   '---Version--> DEAD          (writes NONE in ours, to its own NID)
-//!               |---Version------------------------> DEAD        (writes the refusal)
-//!  active:   REPLY --Hello--> UP
-//!               |---Busy--> DEAD                                 (tries again after 1 s)
-//!               '---Downgrade--> DEAD                            (tries again at once, in the version asked for)
-//!  any:      --Bad, Timeout, Lost--> DEAD                        (silent)
+//!          Request          Hello / writes its HELLO
+//!  REQUEST -------> HELLO -------------------------------> UP
+//!     |               |--- Busy / NONE in the peer's version ------------> DEAD
+//!     |               '--- Version / NONE in ours, to our own NID -------> DEAD
+//!     '------------------- Version / the acceptor's refusal -------------> DEAD
+//!  REQUEST, HELLO: Bad, Timeout, Lost / nothing -------------------------> DEAD
 //! ```
+//!
+//! Who dialled (`active`; request and HELLO left when TCP was connected):
+//!
+//! ```text
+//!          Hello
+//!   REPLY -------> UP
+//!     |--- Busy / another attempt in 1 s --------------------------------> DEAD
+//!     |--- Downgrade / another attempt at once, in the peer's version ---> DEAD
+//!     '--- Bad, Version, Timeout, Lost / back off -----------------------> DEAD
+//! ```
+//!
+//! Nothing that belongs to a handshake moves UP or DEAD; a connection that is closed goes to DEAD from anywhere.
 
 use crate::wire::{ConnType, Hello, Nid, ProcessId, Version, WireError, acceptor, hello};
 
 use super::config::Config;
 use super::counters::Counters;
 
-/// State of a connection's handshake.
+/// Where the handshake of a connection stands that the peer made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum HsState {
-    /// Passive: the acceptor request is to come.
+pub(super) enum Passive {
+    /// The acceptor request is to come.
     Request,
-    /// Passive: the HELLO is to come.
+    /// The HELLO is to come.
     Hello,
-    /// Active: request and HELLO are sent, the answer is to come.
+    /// Messages flow.
+    Up,
+    /// Closed or closing.
+    Dead,
+}
+
+/// Where the handshake of a connection stands that we dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Active {
+    /// Request and HELLO are sent, the answer is to come.
     Reply,
     /// Messages flow.
     Up,
     /// Closed or closing.
     Dead,
+}
+
+/// The handshake of a connection, by who dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HsState {
+    Passive(Passive),
+    Active(Active),
+}
+
+impl HsState {
+    /// Whether messages flow.
+    pub(super) fn up(self) -> bool {
+        matches!(self, HsState::Passive(Passive::Up) | HsState::Active(Active::Up))
+    }
+
+    /// Whether it is closed or closing.
+    pub(super) fn dead(self) -> bool {
+        matches!(self, HsState::Passive(Passive::Dead) | HsState::Active(Active::Dead))
+    }
+
+    /// Whether the handshake lasts.
+    pub(super) fn shaking(self) -> bool {
+        !self.up() && !self.dead()
+    }
+
+    /// Of a connection that is closed.
+    pub(super) fn ended(self) -> HsState {
+        match self {
+            HsState::Passive(_) => HsState::Passive(Passive::Dead),
+            HsState::Active(_) => HsState::Active(Active::Dead),
+        }
+    }
 }
 
 /// What moves it.
@@ -55,7 +108,7 @@ pub(super) enum HsEvent {
 /// What the machine does on a transition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HsAction {
-    /// Wait for more.
+    /// Nothing: wait for more, or it is over.
     Wait,
     /// Write our HELLO and register the connection.
     AnswerAndUp,
@@ -71,23 +124,47 @@ pub(super) enum HsAction {
     Retry,
     /// Close, and dial again now.
     Again,
-    /// Close.
+    /// Close; if we dialled, back off.
     Close,
 }
 
-/// The transition table.
-pub(super) fn next(state: HsState, event: HsEvent) -> (HsState, HsAction) {
-    use {HsAction as A, HsEvent as E, HsState as S};
+/// The transition table of the passive role.
+pub(super) fn passive(state: Passive, event: HsEvent) -> (Passive, HsAction) {
+    use {HsAction as A, HsEvent as E, Passive as S};
     match (state, event) {
+        (S::Up | S::Dead, _) => (state, A::Wait),
         (S::Request, E::Request) => (S::Hello, A::Wait),
         (S::Request, E::Version) => (S::Dead, A::Refuse),
         (S::Hello, E::Hello) => (S::Up, A::AnswerAndUp),
         (S::Hello, E::Busy) => (S::Dead, A::AnswerNone),
         (S::Hello, E::Version) => (S::Dead, A::AnswerVersion),
+        (S::Request | S::Hello, _) => (S::Dead, A::Close),
+    }
+}
+
+/// The transition table of the active role.
+pub(super) fn active(state: Active, event: HsEvent) -> (Active, HsAction) {
+    use {Active as S, HsAction as A, HsEvent as E};
+    match (state, event) {
+        (S::Up | S::Dead, _) => (state, A::Wait),
         (S::Reply, E::Hello) => (S::Up, A::Up),
         (S::Reply, E::Busy) => (S::Dead, A::Retry),
         (S::Reply, E::Downgrade) => (S::Dead, A::Again),
-        _ => (S::Dead, A::Close),
+        (S::Reply, _) => (S::Dead, A::Close),
+    }
+}
+
+/// The table of the role that a connection has.
+pub(super) fn next(state: HsState, event: HsEvent) -> (HsState, HsAction) {
+    match state {
+        HsState::Passive(s) => {
+            let (s, action) = passive(s, event);
+            (HsState::Passive(s), action)
+        }
+        HsState::Active(s) => {
+            let (s, action) = active(s, event);
+            (HsState::Active(s), action)
+        }
     }
 }
 
@@ -134,10 +211,16 @@ pub(super) fn request(buf: &[u8], cfg: &Config, counters: &mut Counters) -> Fron
 }
 
 /// Reads a HELLO, in either role.
-pub(super) fn hello(buf: &[u8], counters: &mut Counters) -> Front {
+pub(super) fn hello(buf: &[u8], cfg: &Config, counters: &mut Counters) -> Front {
     match Hello::parse(buf) {
         Err(WireError::Truncated { need, .. }) => Front::Need(need),
         Err(e) => Front::Fail(fail(&e, counters)),
+        // Kernels that try how a V1 of major 2 is answered begin as V2's first design does (lnet.md §10, origins.md);
+        // but that one names whom it wants where they have something else.
+        Ok((h, _)) if h.tcp_magic && h.version == Version::V2 && h.dst_nid != cfg.nid => {
+            counters.err_version += 1;
+            Front::Fail(HsEvent::Version)
+        }
         Ok((h, _)) => Front::Hello(h),
     }
 }
@@ -206,29 +289,63 @@ pub(super) const BUF: usize = hello::MAX_LEN;
 mod tests {
     use super::*;
 
-    #[test]
-    fn transitions() {
-        use {HsEvent as E, HsState as S};
+    const EVENTS: [HsEvent; 8] = {
+        use HsEvent as E;
+        [E::Request, E::Hello, E::Busy, E::Version, E::Downgrade, E::Bad, E::Timeout, E::Lost]
+    };
+
+    /// Every move of a table, those that leave everything as it is aside.
+    fn table<S: Copy + PartialEq + std::fmt::Debug>(
+        states: &[S],
+        next: impl Fn(S, HsEvent) -> (S, HsAction),
+    ) -> String {
         let mut text = String::new();
-        for s in [S::Request, S::Hello, S::Reply, S::Up, S::Dead] {
-            for e in [E::Request, E::Hello, E::Busy, E::Version, E::Downgrade, E::Bad, E::Timeout, E::Lost] {
-                let (n, a) = next(s, e);
-                if a != HsAction::Close {
+        for s in states {
+            for e in EVENTS {
+                let (n, a) = next(*s, e);
+                if (n, a) != (*s, HsAction::Wait) {
                     text += &format!("{s:?} + {e:?} -> {n:?}, {a:?}\n");
-                } else {
-                    assert_eq!(n, S::Dead);
                 }
             }
         }
-        insta::assert_snapshot!(text, @r"
+        text
+    }
+
+    #[test]
+    fn passive_transitions() {
+        use Passive as S;
+        insta::assert_snapshot!(table(&[S::Request, S::Hello, S::Up, S::Dead], passive), @r"
         Request + Request -> Hello, Wait
+        Request + Hello -> Dead, Close
+        Request + Busy -> Dead, Close
         Request + Version -> Dead, Refuse
+        Request + Downgrade -> Dead, Close
+        Request + Bad -> Dead, Close
+        Request + Timeout -> Dead, Close
+        Request + Lost -> Dead, Close
+        Hello + Request -> Dead, Close
         Hello + Hello -> Up, AnswerAndUp
         Hello + Busy -> Dead, AnswerNone
         Hello + Version -> Dead, AnswerVersion
+        Hello + Downgrade -> Dead, Close
+        Hello + Bad -> Dead, Close
+        Hello + Timeout -> Dead, Close
+        Hello + Lost -> Dead, Close
+        ");
+    }
+
+    #[test]
+    fn active_transitions() {
+        use Active as S;
+        insta::assert_snapshot!(table(&[S::Reply, S::Up, S::Dead], active), @r"
+        Reply + Request -> Dead, Close
         Reply + Hello -> Up, Up
         Reply + Busy -> Dead, Retry
+        Reply + Version -> Dead, Close
         Reply + Downgrade -> Dead, Again
+        Reply + Bad -> Dead, Close
+        Reply + Timeout -> Dead, Close
+        Reply + Lost -> Dead, Close
         ");
     }
 }

@@ -22,12 +22,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Inside, from the stream upwards: `hello` (handshakes), `rx` (framing), `txq` (queues and ACK carriers), `zc`
-//! (zero-copy cookies), `peer` (connection sets), `lnet` (matching, MDs, operations). Those hold rules and tables;
-//! `handshake`, `receive`, `send`, `sets`, `answer` and `timers` are the machine's methods that apply them.
+//! Inside, from the stream upwards: `hello` (handshakes), `rx` (framing), `txq` and `carrier` (queues, and how ACKs
+//! ride), `zc` (zero-copy cookies), `peer` (connection sets), `lnet` (matching, MDs, operations). Those hold rules and
+//! tables (docs/machines.md shows them side by side); `handshake`, `receive`, `send`, `sets`, `answer` and `timers`
+//! are the machine's methods that apply them.
 
 mod answer;
 pub mod api;
+mod carrier;
 mod choose;
 pub mod config;
 mod conn;
@@ -49,6 +51,8 @@ mod rx;
 mod send;
 mod sets;
 mod slab;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod timers;
 pub mod tunables;
 mod txq;

@@ -164,8 +164,14 @@ impl Machine {
     fn ksock_header(&mut self, key: Key, h: KsockHdr) -> bool {
         let Some(c) = self.conns.get_mut(key) else { return false };
         let version = c.version;
-        // A NOOP ends with its header: so does what its sum covers.
-        let noop_sum = c.rx.sum.clone().map_or(EMPTY_SUM, Checksum::value);
+        // A NOOP ends with its header: so does what its sum covers. A spoiled one ACKs nothing.
+        if h.kind == KsockType::Noop
+            && h.csum != 0
+            && h.csum != c.rx.sum.clone().map_or(EMPTY_SUM, Checksum::value)
+        {
+            self.counters.err_checksum += 1;
+            return self.protocol_error(key);
+        }
         let Some(p) = c.peer.and_then(|p| self.peers.get_mut(p)) else { return false };
         let (conns, lends, out) = (&self.conns, &mut self.lends, &mut self.out);
         let mut acked = 0;
@@ -189,10 +195,6 @@ impl Machine {
         match h.kind {
             KsockType::Noop => {
                 self.counters.noops_rx += 1;
-                if h.csum != 0 && h.csum != noop_sum {
-                    self.counters.err_checksum += 1;
-                    return self.protocol_error(key);
-                }
                 self.rx_event(key, RxEvent::Noop)
             }
             KsockType::Lnet => {
@@ -270,7 +272,7 @@ impl Machine {
         if ksock.cookie0 != 0 {
             // One that came by a router must not wait behind messages either way.
             let routed = self.peers.get(peer).is_some_and(|p| p.id.nid != hdr.src_nid);
-            self.zc_ack(peer, ksock.cookie0, self.cfg.nonblk_zcack || routed);
+            self.zc_ack(peer, key, ksock.cookie0, self.cfg.nonblk_zcack || routed);
         }
         self.deliver(peer, delivery, dest, data, Ok(()), hdr);
         self.rx_event(key, if slop > 0 { RxEvent::Slop } else { RxEvent::Done });

@@ -1,20 +1,22 @@
 //! Framing of what a connection receives (docs/protocol/socklnd.md §8).
 //!
 //! ```text
-//!                      Noop
-//!                     .----.
-//!                     v    |   Lnet                   Header
-//!   start ------> KSM_HEADER ------> LNET_HEADER -------------> PARSE --------.
-//!                  ^   ^   ^                                     | |Wait      | Payload
-//!        SlopDone  |   |   '---- Empty --------------------------' v          |
-//!                  |   |                                    PARSE_WAIT ----.  |
-//!                  |   '---- Empty ------------------------------'  Payload|  |
-//!                  |                                                       v  v
-//!                 SLOP <-- Slop -- (PARSE, PARSE_WAIT, LNET_PAYLOAD)   LNET_PAYLOAD -- Done --> KSM_HEADER
+//!               Lnet                 Header            Payload
+//!   KSM_HEADER ------> LNET_HEADER ---------> PARSE ------------> LNET_PAYLOAD
+//!    |  ^  ^            (V1 starts here)       | |                 ^   |   |
+//!    '--'  |                                   | | Wait    Payload |   |   |
+//!    Noop  |                                   | '--> PARSE_WAIT --'   |   |
+//!          |                                   |      ^  |  |          |   |
+//!          |                                   |      '--'  |          |   |
+//!          |                              Slop |      Wait  | Slop     | Slop
+//!          |                                   v            v          v   |
+//!          |           Done                  SLOP <--------------------'   |
+//!          |<---------------------------------'                            |
+//!          '<--- Done ---- (PARSE, PARSE_WAIT, LNET_PAYLOAD) --------------'
 //! ```
 //!
-//! `Empty`: nothing of the message is still to be read. Anything else, in any state, closes the set. V1 has no ksock
-//! headers: there every message starts in LNET_HEADER, and that is where it ends.
+//! `Done`: the message has no more bytes. Any other event, in any state, closes the set. V1 has no ksock headers: there
+//! every message starts in LNET_HEADER, and `Done` leads there.
 
 use arrayvec::ArrayVec;
 

@@ -156,18 +156,20 @@ impl Machine {
         }
     }
 
-    /// Acknowledges a zero-copy request, on BULK_IN if there is one (socklnd.md §6.3).
-    pub(super) fn zc_ack(&mut self, peer: Key, cookie: u64, nonblk: bool) {
-        self.noop(peer, cookie, nonblk);
+    /// Acknowledges a zero-copy request that came on `via`, on BULK_IN if there is one (socklnd.md §6.3).
+    pub(super) fn zc_ack(&mut self, peer: Key, via: Key, cookie: u64, nonblk: bool) {
+        self.noop(peer, Some(via), cookie, nonblk);
         self.counters.zc_acks_tx += 1;
     }
 
     /// Sends a NOOP with this cookie, or lets it ride.
-    pub(super) fn noop(&mut self, peer: Key, cookie: u64, nonblk: bool) {
-        // A kernel whose only fitting connections may block closes the set; an ACK that may wait is better.
+    pub(super) fn noop(&mut self, peer: Key, via: Option<Key>, cookie: u64, nonblk: bool) {
+        // A kernel whose only fitting connections may block, or that has none but an untyped one of V3, closes the set.
+        // Its own requests it has answered on any connection (§6.3), so ours goes where it can.
         let conn = self
             .choose(peer, Cargo::Noop { nonblk })
-            .or_else(|| self.choose(peer, Cargo::Noop { nonblk: false }));
+            .or_else(|| self.choose(peer, Cargo::Noop { nonblk: false }))
+            .or(via);
         let Some(key) = conn else { return };
         let Some(c) = self.conns.get_mut(key) else { return };
         match c.txq.push_ack(cookie, c.ctype) {

@@ -1,11 +1,10 @@
-//! A connection's queue of messages, and how zero-copy ACKs ride on what is queued (docs/protocol/socklnd.md §6.4).
-//!
-//! The *carrier* is the first queued message that can still take or give an ACK; from it to the tail all messages
-//! are of one kind. A message that leaves is never changed: the carrier moves on first.
+//! A connection's queue of messages (docs/protocol/socklnd.md §6.4). How zero-copy ACKs ride on what is queued is the
+//! table of its carrier ([`Carrier`]): from that message to the tail all are of one kind.
 
 use std::collections::VecDeque;
 
 use super::api::Payload;
+use super::carrier::{self, Act, Ask, Carrier, To};
 use super::lnet::TxDone;
 use super::version::Carry;
 use crate::wire::ksock::{COOKIE_KEEPALIVE, KsockType};
@@ -62,6 +61,17 @@ impl Tx {
         if self.hdr.is_some() { KsockType::Lnet } else { KsockType::Noop }
     }
 
+    /// What it is as a carrier.
+    fn as_carrier(&self, typed: bool) -> Carrier {
+        match (self.cookie0, self.cookie1) {
+            _ if self.hdr.is_some() => Carrier::Message,
+            (0, COOKIE_KEEPALIVE) if typed => Carrier::Alive,
+            (0, _) => Carrier::Single,
+            (c0, c1) if c0 > c1 => Carrier::Pair,
+            _ => Carrier::Range,
+        }
+    }
+
     /// Bytes on the wire of a connection of `version`: a message is packed for the connection that takes it.
     pub(super) fn nob(&self, version: Version) -> u64 {
         match self.hdr {
@@ -89,13 +99,15 @@ pub(super) struct TxQueue {
     q: VecDeque<Tx>,
     /// Number of messages that have left: the position of `q`'s front.
     head: u64,
-    carrier: Option<u64>,
+    carrier: Carrier,
+    /// Position of the carrier, if there is one.
+    at: u64,
     bytes: u64,
 }
 
 impl TxQueue {
     pub(super) fn new(version: Version) -> TxQueue {
-        TxQueue { version, q: VecDeque::new(), head: 0, carrier: None, bytes: 0 }
+        TxQueue { version, q: VecDeque::new(), head: 0, carrier: Carrier::None, at: 0, bytes: 0 }
     }
 
     /// The version that the HELLOs agreed on. Nothing is queued before.
@@ -121,145 +133,108 @@ impl TxQueue {
         self.bytes
     }
 
+    /// Puts a message at the tail; gives its position.
     fn append(&mut self, tx: Tx) -> u64 {
         self.bytes += tx.nob(self.version);
         self.q.push_back(tx);
         self.head + self.q.len() as u64 - 1
     }
 
-    fn carrier_mut(&mut self) -> Option<&mut Tx> {
-        let at = self.carrier?.checked_sub(self.head)?;
-        self.q.get_mut(usize::try_from(at).ok()?)
+    fn get_mut(&mut self, position: u64) -> Option<&mut Tx> {
+        self.q.get_mut(usize::try_from(position.checked_sub(self.head)?).ok()?)
     }
 
-    fn advance(&mut self) {
-        let end = self.head + self.q.len() as u64;
-        self.carrier = self.carrier.map(|c| c + 1).filter(|c| *c < end);
+    /// Takes the state that follows.
+    fn go(&mut self, to: To) {
+        let typed = self.version.is_typed();
+        self.carrier = match to {
+            To::Is(state) => state,
+            To::Behind => {
+                self.at += 1;
+                let at = self.at;
+                self.get_mut(at).map_or(Carrier::None, |tx| tx.as_carrier(typed))
+            }
+        };
     }
 
     /// Queues an LNet message; gives whether it took over a queued NOOP.
     pub(super) fn push_lnet(&mut self, mut tx: Tx) -> bool {
         let version = self.version;
-        if version.carry(ConnType::Any) == Carry::Append {
-            self.append(tx);
-            return false;
-        }
-        let bytes = tx.nob(version);
-        match self.carrier_mut() {
-            Some(noop) if noop.kind() == KsockType::Noop && noop.cookie0 == 0 => {
-                // The ACK rides on the message, which takes the NOOP's place.
-                if noop.cookie1 != COOKIE_KEEPALIVE {
-                    tx.cookie1 = noop.cookie1;
+        let (to, act) = carrier::next(version.carry(ConnType::Any), self.carrier, Ask::Message);
+        let took = match act {
+            Act::TakeOver | Act::TakePlace => {
+                let (at, bytes) = (self.at, tx.nob(version));
+                if let Some(noop) = self.get_mut(at) {
+                    if act == Act::TakeOver {
+                        tx.cookie1 = noop.cookie1;
+                    }
+                    let old = noop.nob(version);
+                    *noop = tx;
+                    self.bytes = self.bytes - old + bytes;
                 }
-                let old = noop.nob(version);
-                *noop = tx;
-                self.bytes = self.bytes - old + bytes;
-                self.advance();
                 true
             }
-            Some(_) => {
+            Act::Carry => {
+                self.at = self.append(tx);
+                false
+            }
+            Act::Append | Act::Ride | Act::Join | Act::Drop => {
                 self.append(tx);
                 false
             }
-            None => {
-                let at = self.append(tx);
-                self.carrier = Some(at);
-                false
-            }
-        }
+        };
+        self.go(to);
+        took
     }
 
     /// Queues an ACK (or the keepalive cookie) on a connection of type `ctype`.
     pub(super) fn push_ack(&mut self, k: u64, ctype: ConnType) -> Merged {
-        let acks_only = self.version.carry(ctype) == Carry::Merge;
-        let Some(carrier) = self.carrier_mut() else {
-            let at = self.append(Tx::noop(k));
-            self.carrier = Some(at);
-            return Merged::Queued;
+        let (carry, state, at) = (self.version.carry(ctype), self.carrier, self.at);
+        let words = match state {
+            Carrier::None => (0, 0),
+            _ => self.get_mut(at).map_or((0, 0), |tx| (tx.cookie0, tx.cookie1)),
         };
-        if !acks_only {
-            return match carrier.kind() {
-                KsockType::Lnet => {
-                    carrier.cookie1 = k;
-                    self.advance();
-                    Merged::Rides
-                }
-                KsockType::Noop => {
-                    self.append(Tx::noop(k));
-                    Merged::Queued
-                }
-            };
-        }
-        match merge(carrier.cookie0, carrier.cookie1, k) {
-            Merge::Drop => Merged::Needless,
-            Merge::Set(c0, c1, close) => {
-                (carrier.cookie0, carrier.cookie1) = (c0, c1);
-                if close {
-                    self.advance();
+        let event = if k == COOKIE_KEEPALIVE && self.version.is_typed() {
+            Ask::Keepalive
+        } else if carry == Carry::Merge {
+            state.relation(words, k)
+        } else {
+            Ask::Apart
+        };
+        let (to, act) = carrier::next(carry, state, event);
+        let merged = match act {
+            Act::Carry => {
+                self.at = self.append(Tx::noop(k));
+                Merged::Queued
+            }
+            // Appended first: then the carrier has somewhere to go.
+            Act::Append => {
+                self.append(Tx::noop(k));
+                Merged::Queued
+            }
+            Act::Ride | Act::Join => {
+                if let Some(tx) = self.get_mut(at) {
+                    (tx.cookie0, tx.cookie1) =
+                        if act == Act::Ride { (words.0, k) } else { state.joined(words, k) };
                 }
                 Merged::Rides
             }
-            Merge::Append => {
-                // Appended first: then the carrier has somewhere to go.
-                self.append(Tx::noop(k));
-                self.advance();
-                Merged::Queued
-            }
-        }
+            Act::Drop | Act::TakeOver | Act::TakePlace => Merged::Needless,
+        };
+        self.go(to);
+        merged
     }
 
     /// Takes the message that leaves next.
     pub(super) fn pop(&mut self) -> Option<Tx> {
-        if self.carrier == Some(self.head) {
-            self.advance();
-        }
         let tx = self.q.pop_front()?;
-        self.head += 1;
         self.bytes -= tx.nob(self.version);
+        self.head += 1;
+        if self.carrier != Carrier::None && self.at < self.head {
+            let (to, _) = carrier::next(Carry::Ride, self.carrier, Ask::Left);
+            self.go(to);
+        }
         Some(tx)
-    }
-}
-
-/// What to do with an ACK and a carrier on the BULK_IN connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Merge {
-    Drop,
-    /// New words of the carrier, and whether it is closed to further ACKs.
-    Set(u64, u64, bool),
-    Append,
-}
-
-/// The rules of socklnd.md §6.4, rows 2 to 11, for a carrier with words `(c0, c1)`.
-fn merge(c0: u64, c1: u64, k: u64) -> Merge {
-    if k == COOKIE_KEEPALIVE {
-        return Merge::Drop;
-    }
-    if c1 == COOKIE_KEEPALIVE {
-        return Merge::Set(c0, k, false);
-    }
-    if k == c0 || k == c1 {
-        return Merge::Drop;
-    }
-    if c0 == 0 {
-        let (hi, lo) = (k.max(c1), k.min(c1));
-        return Merge::Set(hi, lo, hi - lo > 2);
-    }
-    if c0 > c1 {
-        return match (c0 - c1, k) {
-            (2, k) if k == c1 + 1 => Merge::Set(c1, c0, false),
-            (1, k) if k.checked_add(1) == Some(c1) => Merge::Set(k, c0, false),
-            (1, k) if c0.checked_add(1) == Some(k) => Merge::Set(c1, k, false),
-            _ => Merge::Append,
-        };
-    }
-    if k > c0 && k < c1 {
-        Merge::Drop
-    } else if c1.checked_add(1) == Some(k) {
-        Merge::Set(c0, k, false)
-    } else if k.checked_add(1) == Some(c0) {
-        Merge::Set(k, c1, false)
-    } else {
-        Merge::Append
     }
 }
 

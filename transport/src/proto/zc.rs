@@ -1,4 +1,20 @@
-//! Zero-copy cookies of one peer (docs/protocol/socklnd.md §6).
+//! Zero-copy cookies of one peer (docs/protocol/socklnd.md §6): what becomes of each.
+//!
+//! ```text
+//!           Request / holds pages             Ack / lifts the hold
+//!    FREE -----------------------> PENDING -----------------------> ACKED
+//!    ^  ^                             |                               |
+//!    |  '-- Reset / message fails ----'                               |
+//!    '----- Oldest, Reset --------------------------------------------'
+//!
+//!    PENDING: EarlyAck, Overdue / closes the set
+//!    ACKED:   Ack, EarlyAck / closes the set (a second ACK)
+//!    FREE:    Ack, EarlyAck / closes the set (never given out, or long done)
+//! ```
+//!
+//! `EarlyAck` is an ACK for a message whose bytes have not all been transmitted: no peer can have read it. That is
+//! asked when the ACK comes, so that progress on a stream costs the table nothing. An ACKED cookie stays in the table
+//! until it is the oldest, and so a second ACK for it is known to be one. As the set closes every cookie is `Reset`.
 
 use std::collections::VecDeque;
 
@@ -17,6 +33,63 @@ pub(super) struct Pending {
     pub(super) end: u64,
     /// When the set is given up.
     pub(super) deadline: u64,
+}
+
+/// What a cookie is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cookie {
+    /// Not given out, or done and forgotten.
+    Free,
+    /// Its ACK is to come.
+    Pending,
+    /// Its ACK has come; an older one's has not.
+    Acked,
+}
+
+/// What happens to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ZcEvent {
+    /// A message takes it.
+    Request,
+    /// Its ACK comes, and the message's bytes have all been transmitted.
+    Ack,
+    /// Its ACK comes before that.
+    EarlyAck,
+    /// Its time is over.
+    Overdue,
+    /// No older cookie is in the table.
+    Oldest,
+    /// The set of connections ends.
+    Reset,
+}
+
+/// What follows for its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ZcAction {
+    /// Nothing.
+    None,
+    /// Its pages are held.
+    Hold,
+    /// The hold is lifted.
+    Lift,
+    /// The message fails.
+    Fail,
+    /// The set of connections is closed.
+    CloseSet,
+}
+
+/// The transition table; `None` for what cannot be.
+pub(super) fn next(state: Cookie, event: ZcEvent) -> Option<(Cookie, ZcAction)> {
+    use {Cookie as S, ZcAction as A, ZcEvent as E};
+    Some(match (state, event) {
+        (S::Free, E::Request) => (S::Pending, A::Hold),
+        (S::Pending, E::Ack) => (S::Acked, A::Lift),
+        (S::Pending, E::EarlyAck | E::Overdue) => (S::Pending, A::CloseSet),
+        (S::Pending, E::Reset) => (S::Free, A::Fail),
+        (S::Free | S::Acked, E::Ack | E::EarlyAck) => (state, A::CloseSet),
+        (S::Acked, E::Oldest | E::Reset) => (S::Free, A::None),
+        _ => return None,
+    })
 }
 
 /// What the ACK words of a ksock header say (socklnd.md §6.3).
@@ -50,24 +123,29 @@ pub(super) fn acks(version: Version, h: &KsockHdr) -> Acks {
     }
 }
 
-/// The pending cookies of a peer, oldest first. The counter lives as long as the set of connections and restarts
-/// with it, as kernels' do.
+/// The cookies of a peer that are not free, oldest first. The counter lives as long as the set of connections and
+/// restarts with it, as kernels' do.
 #[derive(Debug)]
 pub(super) struct ZcTable {
     next: u64,
-    /// Sorted by cookie. ACKed entries in the middle stay as holes until they reach the front.
-    pending: VecDeque<(Pending, bool)>,
-    live: usize,
+    /// One cookie after the other.
+    cookies: VecDeque<(Pending, Cookie)>,
+    pending: usize,
 }
 
 impl ZcTable {
     pub(super) fn new() -> ZcTable {
-        ZcTable { next: COOKIE_FIRST, pending: VecDeque::new(), live: 0 }
+        ZcTable::starting_at(COOKIE_FIRST)
+    }
+
+    /// One whose first cookie is `next`.
+    pub(super) fn starting_at(next: u64) -> ZcTable {
+        ZcTable { next, cookies: VecDeque::new(), pending: 0 }
     }
 
     /// Cookies pending.
     pub(super) fn len(&self) -> usize {
-        self.live
+        self.pending
     }
 
     /// Gives the next message its cookie.
@@ -75,18 +153,44 @@ impl ZcTable {
         let cookie = self.next;
         // 0 and 1 have meanings of their own; a u64 does not get there in practice.
         self.next = cookie.checked_add(1).unwrap_or(COOKIE_FIRST);
-        self.pending.push_back((Pending { cookie, lend, conn, end, deadline }, true));
-        self.live += 1;
+        if let Some((state, ZcAction::Hold)) = next(Cookie::Free, ZcEvent::Request) {
+            self.cookies.push_back((Pending { cookie, lend, conn, end, deadline }, state));
+            self.pending += 1;
+        }
         cookie
     }
 
+    /// Where a cookie stands: that follows from the oldest, since none but 0 and 1 is left out.
     fn find(&self, cookie: u64) -> Option<usize> {
-        let i = self.pending.binary_search_by_key(&cookie, |(p, _)| p.cookie).ok()?;
-        self.pending.get(i).is_some_and(|(_, live)| *live).then_some(i)
+        let (first, _) = self.cookies.front()?;
+        let distance = match cookie.checked_sub(first.cookie) {
+            Some(d) => d,
+            None => cookie.checked_sub(COOKIE_FIRST)?.checked_add(u64::MAX - first.cookie)?.checked_add(1)?,
+        };
+        let at = usize::try_from(distance).ok()?;
+        self.cookies.get(at).is_some_and(|(p, _)| p.cookie == cookie).then_some(at)
+    }
+
+    /// Where a cookie stands that an ACK may take.
+    ///
+    /// # Errors
+    /// The cookie, if it is not pending or its bytes have not all been sent.
+    fn ackable(&self, cookie: u64, all_sent: &impl Fn(&Pending) -> bool) -> Result<usize, u64> {
+        let found = self.find(cookie);
+        let (state, event) = match found.and_then(|at| self.cookies.get(at)) {
+            Some((p, state)) if all_sent(p) => (*state, ZcEvent::Ack),
+            Some((_, state)) => (*state, ZcEvent::EarlyAck),
+            None => (Cookie::Free, ZcEvent::Ack),
+        };
+        match (found, next(state, event)) {
+            (Some(at), Some((_, ZcAction::Lift))) => Ok(at),
+            _ => Err(cookie),
+        }
     }
 
     /// Takes the ACKed cookies out, calling `each` on them. `all_sent` says whether a message's bytes have all been
-    /// transmitted: an ACK for one that has not is unmatched (a peer cannot have read it).
+    /// transmitted: an ACK for one that has not is unmatched (a peer cannot have read it). The work is bounded by what
+    /// is pending, whatever the ACK says.
     ///
     /// # Errors
     /// The first cookie that is not pending; nothing is taken then.
@@ -96,74 +200,77 @@ impl ZcTable {
         all_sent: impl Fn(&Pending) -> bool,
         mut each: impl FnMut(&Pending),
     ) -> Result<(), u64> {
-        let matched = |t: &ZcTable, cookie: u64| {
-            let i = t.find(cookie).ok_or(cookie)?;
-            match t.pending.get(i) {
-                Some((p, _)) if all_sent(p) => Ok(i),
-                _ => Err(cookie),
-            }
-        };
         match acks {
             Acks::None => return Ok(()),
             Acks::Bad => return Err(COOKIE_KEEPALIVE),
             Acks::One(a) => {
-                let i = matched(self, a)?;
+                let i = self.ackable(a, &all_sent)?;
                 self.take(i, &mut each);
             }
             Acks::Two(a, b) => {
-                let (i, j) = (matched(self, a)?, matched(self, b)?);
+                let (i, j) = (self.ackable(a, &all_sent)?, self.ackable(b, &all_sent)?);
                 self.take(i, &mut each);
                 self.take(j, &mut each);
             }
             Acks::Range(first, last) => {
-                // A range longer than what is pending has a hole: this bounds the loop by our own table.
-                if last - first >= self.live as u64 {
+                // A range longer than what is pending has a hole.
+                if last - first >= self.pending as u64 {
                     return Err(last);
                 }
+                let mut from = None;
                 for cookie in first..=last {
-                    matched(self, cookie)?;
+                    let at = self.ackable(cookie, &all_sent)?;
+                    from = from.or(Some(at));
                 }
-                for cookie in first..=last {
-                    if let Some(i) = self.find(cookie) {
-                        self.take(i, &mut each);
-                    }
+                let count = (last - first) as usize + 1;
+                for at in from.into_iter().flat_map(|from| from..from + count) {
+                    self.take(at, &mut each);
                 }
             }
         }
-        while self.pending.front().is_some_and(|(_, live)| !live) {
-            self.pending.pop_front();
+        while let Some((_, state)) = self.cookies.front()
+            && let Some((Cookie::Free, _)) = next(*state, ZcEvent::Oldest)
+        {
+            self.cookies.pop_front();
         }
         Ok(())
     }
 
-    fn take(&mut self, i: usize, each: &mut impl FnMut(&Pending)) {
-        if let Some((p, live)) = self.pending.get_mut(i)
-            && *live
+    fn take(&mut self, at: usize, each: &mut impl FnMut(&Pending)) {
+        if let Some((p, state)) = self.cookies.get_mut(at)
+            && let Some((to, ZcAction::Lift)) = next(*state, ZcEvent::Ack)
         {
-            *live = false;
-            self.live -= 1;
+            *state = to;
+            self.pending -= 1;
             each(p);
         }
     }
 
-    /// Everything pending, to be renamed as the peer moves.
+    /// Everything in the table, to be renamed as the peer moves.
     pub(super) fn pending_mut(&mut self) -> impl Iterator<Item = &mut Pending> {
-        self.pending.iter_mut().map(|(p, _)| p)
+        self.cookies.iter_mut().map(|(p, _)| p)
     }
 
-    /// When the oldest pending cookie is overdue.
+    /// When the oldest pending cookie is overdue: it is the front, which is never an ACKed one.
     pub(super) fn deadline(&self) -> Option<u64> {
-        self.pending.iter().find(|(_, live)| *live).map(|(p, _)| p.deadline)
+        self.cookies.front().map(|(p, _)| p.deadline)
+    }
+
+    /// Whether the set has to be closed since the oldest cookie is overdue at `now`.
+    pub(super) fn overdue(&self, now: u64) -> bool {
+        self.cookies.front().is_some_and(|(p, state)| {
+            p.deadline <= now && matches!(next(*state, ZcEvent::Overdue), Some((_, ZcAction::CloseSet)))
+        })
     }
 
     /// Forgets everything, as the last connection of the set closes; `each` gets what was pending.
     pub(super) fn reset(&mut self, mut each: impl FnMut(&Pending)) {
-        for (p, live) in self.pending.drain(..) {
-            if live {
+        for (p, state) in self.cookies.drain(..) {
+            if let Some((_, ZcAction::Fail)) = next(state, ZcEvent::Reset) {
                 each(&p);
             }
         }
-        self.live = 0;
+        self.pending = 0;
         self.next = COOKIE_FIRST;
     }
 }
@@ -223,7 +330,7 @@ mod tests {
         assert_eq!(t.len(), 1);
         assert_eq!(t.deadline(), Some(51));
         assert_eq!(ack(&mut t, lnet(0, 3)), Ok(vec![3]));
-        assert_eq!((t.len(), t.deadline(), t.pending.len()), (0, None, 0));
+        assert_eq!((t.len(), t.deadline(), t.cookies.len()), (0, None, 0));
         assert_eq!(t.request(CONN, CONN, 1, 1), 10);
     }
 
@@ -258,5 +365,68 @@ mod tests {
         t.reset(|p| left.push(p.cookie));
         assert_eq!(left, [2, 4]);
         assert_eq!(t.request(CONN, CONN, 1, 1), 2);
+    }
+
+    #[test]
+    fn the_counter_wraps_past_0_and_1() {
+        let mut t = ZcTable::starting_at(u64::MAX - 1);
+        let given: Vec<u64> = (0..4).map(|_| t.request(CONN, CONN, 1, 1)).collect();
+        assert_eq!(given, [u64::MAX - 1, u64::MAX, 2, 3]);
+        assert_eq!(ack(&mut t, noop(0, u64::MAX)), Ok(vec![u64::MAX]));
+        assert_eq!(ack(&mut t, noop(2, 3)), Ok(vec![2, 3]));
+        assert_eq!(ack(&mut t, noop(0, 2)), Err(2), "a duplicate behind the wrap");
+        assert_eq!(ack(&mut t, noop(0, 4)), Err(4));
+        assert_eq!(ack(&mut t, noop(0, u64::MAX - 1)), Ok(vec![u64::MAX - 1]));
+        assert_eq!((t.len(), t.cookies.len()), (0, 0));
+    }
+
+    /// 2^63 cookies in 24 bytes: refused by looking at none of them, or at those that are pending.
+    #[test]
+    fn hostile_ranges_cost_what_is_pending() {
+        for n in [0, 1, 8] {
+            for (first, last) in [(2, 1 << 63), (2, u64::MAX), (1, 1 << 63), (1, u64::MAX), (2, 100)] {
+                let (mut t, looked) = (table(n), std::cell::Cell::new(0));
+                let sent = |_: &Pending| {
+                    looked.set(looked.get() + 1);
+                    true
+                };
+                assert!(t.ack(noop(first, last), sent, |_| {}).is_err());
+                assert_eq!((looked.get(), t.len()), (0, n as usize), "{first} to {last}");
+            }
+        }
+        // As long as what is pending, but beside it.
+        let (mut t, looked) = (table(8), std::cell::Cell::new(0));
+        let sent = |_: &Pending| {
+            looked.set(looked.get() + 1);
+            true
+        };
+        assert_eq!(t.ack(noop(9, 16), sent, |_| {}), Err(10));
+        assert_eq!((looked.get(), t.len()), (1, 8));
+    }
+
+    #[test]
+    fn transitions() {
+        use {Cookie as S, ZcEvent as E};
+        let mut text = String::new();
+        for s in [S::Free, S::Pending, S::Acked] {
+            for e in [E::Request, E::Ack, E::EarlyAck, E::Overdue, E::Oldest, E::Reset] {
+                if let Some((n, a)) = next(s, e) {
+                    text += &format!("{s:?} + {e:?} -> {n:?}, {a:?}\n");
+                }
+            }
+        }
+        insta::assert_snapshot!(text, @r"
+        Free + Request -> Pending, Hold
+        Free + Ack -> Free, CloseSet
+        Free + EarlyAck -> Free, CloseSet
+        Pending + Ack -> Acked, Lift
+        Pending + EarlyAck -> Pending, CloseSet
+        Pending + Overdue -> Pending, CloseSet
+        Pending + Reset -> Free, Fail
+        Acked + Ack -> Acked, CloseSet
+        Acked + EarlyAck -> Acked, CloseSet
+        Acked + Oldest -> Free, None
+        Acked + Reset -> Free, None
+        ");
     }
 }
