@@ -4,7 +4,6 @@
 use hugepages::LendOwner;
 
 use super::api::{Data, Event, LnetError, Op, OpRefused, Payload, Sink};
-use super::hello::HsState;
 use super::homes::Bucket;
 use super::io::{AppId, Close, ConnId, Output, ShardId};
 use super::lnet::ops::OpKind;
@@ -156,6 +155,9 @@ impl Machine {
         if nid.ip().is_none() || !nid.same_net(self.cfg.nid) || !reachable {
             return Err(OpRefused::Target(nid));
         }
+        if !self.cfg.may_dial(nid) {
+            return Err(OpRefused::Unprivileged(nid));
+        }
         let recent = self.recent.filter(|k| self.peers.get(*k).is_some_and(|p| p.id == target));
         let key = match recent.or_else(|| self.by_peer.get(&target).copied()) {
             Some(key) => key,
@@ -181,7 +183,7 @@ impl Machine {
         self.end_own_messages(why);
         // What is closing already waits no longer: a peer that is gone would never let it end.
         for conn in (0..self.conns.capacity()).filter_map(|i| self.conns.key_at(i)) {
-            if let Some(c) = self.conns.get(conn).filter(|c| c.hs == HsState::Dead)
+            if let Some(c) = self.conns.get(conn).filter(|c| c.hs.dead())
                 && self.by_id.contains_key(&c.id)
             {
                 self.out.push_back(Output::Close(c.id, Close::Abort));

@@ -267,6 +267,12 @@ impl Config {
         if family == Version::V4 { family } else { self.version.unwrap_or(family) }
     }
 
+    /// Whether a connection to `nid` may be dialled: kernels crash on one over IPv6 from a port above 1023
+    /// (socklnd.md §9).
+    pub fn may_dial(&self, nid: Nid) -> bool {
+        self.privileged || self.unprivileged_v6 || nid.to_nid4().is_some()
+    }
+
     /// Port that nodes listen on for connections other than CONTROL.
     pub fn bulk_port(&self) -> u16 {
         self.port_bulk.unwrap_or(self.port)

@@ -79,6 +79,8 @@ counters! {
     err_unprivileged,
     /// Passive connections over the limit of unfinished handshakes.
     err_too_many_embryonic,
+    /// HELLOs of peers over the limit of those remembered.
+    err_too_many_peers,
     /// Acceptor requests and HELLOs with a wrong magic.
     err_magic,
     /// Acceptor requests and HELLOs with a version not spoken here.

@@ -5,11 +5,11 @@ use arrayvec::ArrayVec;
 
 use super::config::{Accept, SEC};
 use super::conn::Conn;
-use super::hello::{self, Front, HsAction, HsEvent, HsState};
+use super::hello::{self, Active, Front, HsAction, HsEvent, HsState, Passive};
 use super::homes::Bucket;
 use super::io::{Close, ConnId, ConnInfo, InlineHdr, Output, Pages, SendMsg, StreamRx};
 use super::machine::Machine;
-use super::peer::{DialEvent, DialState, Peer};
+use super::peer::{DialEvent, DialState, MAX_NONES_TOLD, NONES_APART, Peer};
 use super::slab::Key;
 use crate::wire::nid::PID_USER_FLAG;
 use crate::wire::{AcceptorReq, ConnType, Hello, Nid, ProcessId, Version, acceptor};
@@ -77,7 +77,7 @@ impl Machine {
             c.ctype = ctype;
             c.version = version;
             c.own_ip = info.remote.ip() == info.local.ip();
-            c.hs = HsState::Reply;
+            c.hs = HsState::Active(Active::Reply);
             c.hs_deadline = deadline;
         }
         self.embryonic += 1;
@@ -106,9 +106,13 @@ impl Machine {
         for _ in 0..16 {
             let Some(c) = self.conns.get_mut(key) else { return };
             let front = match c.hs {
-                HsState::Request => hello::request(&c.hs_buf, &self.cfg, &mut self.counters),
-                HsState::Hello | HsState::Reply => hello::hello(&c.hs_buf, &mut self.counters),
-                HsState::Up | HsState::Dead => return,
+                HsState::Passive(Passive::Request) => {
+                    hello::request(&c.hs_buf, &self.cfg, &mut self.counters)
+                }
+                HsState::Passive(Passive::Hello) | HsState::Active(Active::Reply) => {
+                    hello::hello(&c.hs_buf, &self.cfg, &mut self.counters)
+                }
+                _ => return,
             };
             match front {
                 Front::Need(need) => {
@@ -136,7 +140,7 @@ impl Machine {
         let Some(c) = self.conns.get_mut(key) else { return };
         c.order = h.order;
         c.claimed = Some(h.src_nid);
-        if c.hs == HsState::Reply {
+        if c.hs == HsState::Active(Active::Reply) {
             let (peer_key, mine, asked) = (c.peer, c.ctype, c.version);
             let Some(peer) = peer_key.and_then(|p| self.peers.get(p)) else { return };
             let mut event = hello::judge_reply(h, peer.id, (asked, mine), &mut self.counters);
@@ -195,7 +199,11 @@ impl Machine {
             Some(k) => *k,
             None => match self.add_peer(id) {
                 Some(k) => k,
-                None => return HsEvent::Busy,
+                None => {
+                    // NONE would bring it back every second.
+                    self.counters.err_too_many_peers += 1;
+                    return HsEvent::Bad;
+                }
             },
         };
         if let Some(c) = self.conns.get_mut(key) {
@@ -203,19 +211,26 @@ impl Machine {
         }
         let Some(peer) = self.peers.get(peer_key) else { return HsEvent::Bad };
         let connecting = matches!(peer.dial, DialState::Dialling(..) | DialState::Shaking(..));
-        if id.nid < self.cfg.nid && connecting {
-            return HsEvent::Busy;
+        // Where a kernel would say NONE once more than it bears itself, it is taken: a second set does no harm.
+        let enough = peer.nones_told >= MAX_NONES_TOLD;
+        if id.nid < self.cfg.nid && connecting && !enough {
+            return self.tell_none(peer_key);
         }
         let rebooted = peer.incarnation.is_some_and(|i| i != incarnation);
         if rebooted || peer.version.is_some_and(|v| v != h.version) {
             self.counters.peers_rebooted += u64::from(rebooted);
+            // Counted first, or the entry would be forgotten with its set.
+            let none = (!enough).then(|| self.tell_none(peer_key));
             self.close_set(Some(peer_key), LnetError::ConnLost, false);
-            return HsEvent::Busy;
+            if let Some(none) = none {
+                return none;
+            }
         }
+        let Some(peer) = self.peers.get(peer_key) else { return HsEvent::Bad };
         let same = peer.conns.iter().filter(|c| self.conns.get(**c).is_some_and(|c| c.ctype == mine)).count();
         let own_ip = self.conns.get(key).is_some_and(|c| c.own_ip);
         if same >= usize::from(self.cfg.max_conns_per_type) && !own_ip {
-            return HsEvent::Busy;
+            return if enough { HsEvent::Bad } else { self.tell_none(peer_key) };
         }
         if let Some(peer) = self.peers.get_mut(peer_key) {
             peer.incarnation = Some(incarnation);
@@ -224,27 +239,34 @@ impl Machine {
         HsEvent::Hello
     }
 
+    /// The peer is about to be told NONE.
+    fn tell_none(&mut self, key: Key) -> HsEvent {
+        let now = self.now;
+        if let Some(p) = self.peers.get_mut(key) {
+            p.nones_told += 1;
+            p.told_at = now;
+        }
+        self.wake_about(now + NONES_APART);
+        HsEvent::Busy
+    }
+
     /// Applies the handshake's table.
     pub(super) fn handshake_event(&mut self, key: Key, event: HsEvent) {
         let event = self.or_v1(key, event);
         let Some(c) = self.conns.get_mut(key) else { return };
-        if matches!(c.hs, HsState::Up | HsState::Dead) {
-            return;
-        }
-        let dialled = c.hs == HsState::Reply;
+        let dialled = matches!(c.hs, HsState::Active(_));
         let (state, action) = hello::next(c.hs, event);
         let (peer, mine) = (c.peer, c.ctype);
-        if state != HsState::Dead {
+        // What dies is buried by `end_conn`, below.
+        if !state.dead() {
             c.hs = state;
-        }
-        if state == HsState::Up {
-            self.embryonic = self.embryonic.saturating_sub(1);
         }
         let target = c.claimed.unwrap_or(self.cfg.nid);
         let mut how = Close::Abort;
         match action {
             HsAction::Wait => return,
             HsAction::AnswerAndUp | HsAction::Up => {
+                self.embryonic = self.embryonic.saturating_sub(1);
                 if action == HsAction::AnswerAndUp {
                     self.write_hello(key, target, mine, None);
                 }
@@ -296,7 +318,7 @@ impl Machine {
     /// With `v1_on_reset`, a peer that resets or garbles the answer to our HELLO is taken for one of 2005.
     fn or_v1(&mut self, key: Key, event: HsEvent) -> HsEvent {
         let Some(c) = self.conns.get(key) else { return event };
-        let refused = c.hs == HsState::Reply && matches!(event, HsEvent::Lost | HsEvent::Bad);
+        let refused = c.hs == HsState::Active(Active::Reply) && matches!(event, HsEvent::Lost | HsEvent::Bad);
         if !self.cfg.v1_on_reset || !refused || c.version == Version::V1 {
             return event;
         }
@@ -316,6 +338,7 @@ impl Machine {
         let Some(peer) = self.peers.get_mut(peer_key) else { return };
         peer.conns.push(key);
         peer.last_alive = now;
+        peer.nones_told = 0;
         if let Some(c) = self.conns.get_mut(key) {
             c.last_used = now / SEC;
             c.rx.begin(c.version);

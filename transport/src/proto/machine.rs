@@ -7,7 +7,7 @@ use super::config::Config;
 use super::conn::Conn;
 use super::counters::Counters;
 use super::hash::OwnMap;
-use super::hello::{HsEvent, HsState};
+use super::hello::HsEvent;
 use super::homes::{BUCKETS, Bucket, Homes};
 use super::io::{AppId, CloseWhy, ConnId, ConnInfo, DialId, Input, LendId, Output, Progress, ShardId};
 use super::lnet::TxDone;
@@ -108,7 +108,9 @@ impl Machine {
     /// A machine with no connections.
     pub fn new(cfg: Config) -> Machine {
         let mut ping_info = Vec::new();
-        let info = crate::wire::PingInfo::single(cfg.nid, cfg.pid, cfg.ping_features, cfg.ping_sequence);
+        // Without a status kernels ask again without pause (lnet.md §6.2).
+        let features = cfg.ping_features | crate::wire::ping::FEAT_NI_STATUS;
+        let info = crate::wire::PingInfo::single(cfg.nid, cfg.pid, features, cfg.ping_sequence);
         info.emit(&mut ping_info);
         // Each shard's handles and dials differ from the others'.
         let shards = u64::from(cfg.shards.count.max(1));
@@ -307,27 +309,23 @@ impl Machine {
     fn peer_fin(&mut self, id: ConnId) {
         let Some(key) = self.by_id.get(&id).copied() else { return };
         let Some(conn) = self.conns.get(key) else { return };
-        match conn.hs {
-            HsState::Dead => {}
-            HsState::Up => {
-                let clean = conn.rx.at_boundary();
-                self.counters.err_eof_inside += u64::from(!clean);
-                let peer = conn.peer;
-                self.close_set(peer, LnetError::ConnLost, clean);
-            }
-            _ => {
-                self.counters.err_eof_inside += 1;
-                self.handshake_event(key, HsEvent::Lost);
-            }
+        if conn.up() {
+            let clean = conn.rx.at_boundary();
+            self.counters.err_eof_inside += u64::from(!clean);
+            let peer = conn.peer;
+            self.close_set(peer, LnetError::ConnLost, clean);
+        } else if conn.hs.shaking() {
+            self.counters.err_eof_inside += 1;
+            self.handshake_event(key, HsEvent::Lost);
         }
     }
 
     fn closed(&mut self, id: ConnId, _why: CloseWhy) {
         let Some(key) = self.by_id.remove(&id) else { return };
         match self.conns.get(key).map(|c| (c.hs, c.peer)) {
-            Some((HsState::Up, peer)) => self.close_set(peer, LnetError::ConnLost, false),
-            Some((HsState::Dead, _)) | None => {}
-            Some(_) => self.handshake_event(key, HsEvent::Lost),
+            Some((hs, peer)) if hs.up() => self.close_set(peer, LnetError::ConnLost, false),
+            Some((hs, _)) if hs.shaking() => self.handshake_event(key, HsEvent::Lost),
+            _ => {}
         }
         self.conns.remove(key);
     }

@@ -13,7 +13,6 @@ use std::collections::HashMap;
 
 use super::api::Op;
 use super::conn::Conn;
-use super::hello::HsState;
 use super::homes::Bucket;
 use super::io::{AppId, ConnId, DialId, ShardId};
 use super::lnet::ops::OpRec;
@@ -94,7 +93,7 @@ fn rename_done(done: &mut TxDone, ops: &Renamed) {
 }
 
 fn shaking(c: &Conn) -> bool {
-    matches!(c.hs, HsState::Request | HsState::Hello | HsState::Reply) && c.hs_deadline != u64::MAX
+    c.hs.shaking() && c.hs_deadline != u64::MAX
 }
 
 impl Machine {

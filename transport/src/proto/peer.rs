@@ -13,7 +13,8 @@
 //!  any state: Clear -> IDLE, when the set is closed or the time waited for has come
 //! ```
 //!
-//! WAITING keeps queued messages; BACKOFF has failed them, and refuses new ones until it is over.
+//! WAITING keeps queued messages; BACKOFF has failed them, and refuses new ones until it is over. Neither ends with the
+//! set, but by its time.
 
 use std::collections::VecDeque;
 
@@ -29,6 +30,10 @@ use crate::wire::{ConnType, ProcessId, Version};
 
 /// NONE answers in a row before a pass over the types is given up.
 pub(super) const MAX_NONES: u8 = 3;
+/// NONE answers in a row that we give: a kernel whose user pings us panics at the third (socklnd.md §13).
+pub(super) const MAX_NONES_TOLD: u8 = 2;
+/// Time without a NONE of ours after which there is no row, in ns: kernels come back after a second.
+pub(super) const NONES_APART: u64 = 10 * SEC;
 /// Time between NONE and the next attempt, in ns.
 pub(super) const NONE_RETRY: u64 = SEC;
 
@@ -123,6 +128,10 @@ pub(super) struct Peer {
     /// When the present dial is given up.
     pub(super) dial_deadline: u64,
     pub(super) nones: u8,
+    /// NONEs that we told it since it last had a connection.
+    pub(super) nones_told: u8,
+    /// When the last of them was.
+    pub(super) told_at: u64,
     /// Present interval between attempts, in ns.
     pub(super) interval: u64,
     /// Last hard failure.
@@ -160,6 +169,8 @@ impl Peer {
             dial: DialState::Idle,
             dial_deadline: u64::MAX,
             nones: 0,
+            nones_told: 0,
+            told_at: 0,
             interval: 0,
             failed_at: 0,
             incarnation: None,
@@ -176,15 +187,19 @@ impl Peer {
         }
     }
 
-    /// Whether nothing would be lost by forgetting it: how long to back off would be, for a while.
+    /// Whether nothing would be lost by forgetting it: how long to back off would be, for a while, and what we told.
     pub(super) fn idle(&self) -> bool {
         self.interval == 0
-            && self.conns.is_empty()
+            && self.nones_told == 0
+            && self.unwanted()
             && self.dial == DialState::Idle
-            && self.waiting.is_empty()
-            && self.queue.is_empty()
             && self.credits_used == 0
             && self.zc.len() == 0
+    }
+
+    /// Whether nobody needs a connection to it: none is open, and nothing waits for one.
+    pub(super) fn unwanted(&self) -> bool {
+        self.conns.is_empty() && self.waiting.is_empty() && self.queue.is_empty()
     }
 
     /// The type to open next (socklnd.md §3), given what there is.

@@ -1,7 +1,6 @@
 //! Connection sets: dialling, and closing as one (docs/protocol/socklnd.md §3, §4).
 
 use super::api::LnetError;
-use super::hello::HsState;
 use super::io::{Close, DialId, DialSpec, Output};
 use super::machine::Machine;
 use super::peer::{self, DialEvent, DialState, Have, MAX_NONES, NONE_RETRY};
@@ -26,7 +25,7 @@ impl Machine {
         let now = self.now;
         let Some(p) = self.peers.get_mut(key) else { return };
         // A port that a peer dialled from is nobody's to dial (socklnd.md §9).
-        if !p.active || self.down || p.id.pid & PID_USER_FLAG != 0 {
+        if !p.active || self.down || p.id.pid & PID_USER_FLAG != 0 || !self.cfg.may_dial(p.id.nid) {
             return;
         }
         // One that lives here though its NID says elsewhere only answers: who dials it is that home.
@@ -140,7 +139,8 @@ impl Machine {
             }
             _ => None,
         };
-        if !matches!(p.dial, DialState::BackOff(_)) {
+        // Who was told to wait waits: a peer whose every HELLO has another incarnation would be dialled without pause.
+        if !matches!(p.dial, DialState::BackOff(_) | DialState::Waiting(_)) {
             self.dial_event(key, DialEvent::Clear);
         }
         self.counters.sets_closed += u64::from(!conns.is_empty());
@@ -184,12 +184,13 @@ impl Machine {
     /// Closes a connection; `Closed` will follow.
     pub(super) fn end_conn(&mut self, key: Key, how: Close) {
         let Some(c) = self.conns.get_mut(key) else { return };
-        let before = std::mem::replace(&mut c.hs, HsState::Dead);
+        let before = c.hs;
+        c.hs = before.ended();
         // Only handshakes that were admitted are counted: those have a deadline.
-        if matches!(before, HsState::Request | HsState::Hello | HsState::Reply) && c.hs_deadline != u64::MAX {
+        if before.shaking() && c.hs_deadline != u64::MAX {
             self.embryonic = self.embryonic.saturating_sub(1);
         }
-        if before != HsState::Dead && self.by_id.contains_key(&c.id) {
+        if !before.dead() && self.by_id.contains_key(&c.id) {
             let id = c.id;
             self.out.push_back(Output::Close(id, how));
         }

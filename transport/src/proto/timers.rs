@@ -3,9 +3,9 @@
 
 use super::api::LnetError;
 use super::config::SEC;
-use super::hello::{HsEvent, HsState};
+use super::hello::HsEvent;
 use super::machine::Machine;
-use super::peer::DialState;
+use super::peer::{DialState, NONES_APART};
 use super::slab::Key;
 use crate::wire::ConnType;
 use crate::wire::ksock::COOKIE_KEEPALIVE;
@@ -48,35 +48,31 @@ impl Machine {
     fn conn_timer(&mut self, key: Key) {
         let now = self.now;
         let Some(c) = self.conns.get(key) else { return };
-        match c.hs {
-            HsState::Dead => {}
-            HsState::Up => {
-                let peer = c.peer;
-                let unacked = c.pushed > c.acked;
-                if let Some(d) = c.rx.deadline {
-                    if d <= now {
-                        self.counters.err_rx_timeout += 1;
-                        return self.close_set(peer, LnetError::TimedOut, false);
-                    }
-                    self.wake_about(d);
-                }
-                let Some(c) = self.conns.get(key) else { return };
-                if unacked {
-                    let d = c.tx_deadline;
-                    if d <= now {
-                        self.counters.err_tx_timeout += 1;
-                        return self.close_set(peer, LnetError::TimedOut, false);
-                    }
-                    self.wake_about(d);
-                }
-            }
-            HsState::Request | HsState::Hello | HsState::Reply => {
-                let d = c.hs_deadline;
+        if c.up() {
+            let peer = c.peer;
+            let unacked = c.pushed > c.acked;
+            if let Some(d) = c.rx.deadline {
                 if d <= now {
-                    self.handshake_event(key, HsEvent::Timeout);
-                } else {
-                    self.wake_at(d);
+                    self.counters.err_rx_timeout += 1;
+                    return self.close_set(peer, LnetError::TimedOut, false);
                 }
+                self.wake_about(d);
+            }
+            let Some(c) = self.conns.get(key) else { return };
+            if unacked {
+                let d = c.tx_deadline;
+                if d <= now {
+                    self.counters.err_tx_timeout += 1;
+                    return self.close_set(peer, LnetError::TimedOut, false);
+                }
+                self.wake_about(d);
+            }
+        } else if c.hs.shaking() {
+            let d = c.hs_deadline;
+            if d <= now {
+                self.handshake_event(key, HsEvent::Timeout);
+            } else {
+                self.wake_at(d);
             }
         }
     }
@@ -90,17 +86,18 @@ impl Machine {
             DialState::Dialling(..) => self.wake_about(p.dial_deadline),
             // The connection's own deadline covers it.
             DialState::Shaking(..) => {}
+            DialState::Waiting(t) if t <= now && p.unwanted() => self.end_back_off(key),
             DialState::Waiting(t) if t <= now => self.maybe_dial(key),
             DialState::BackOff(t) if t <= now => self.end_back_off(key),
             DialState::Waiting(t) | DialState::BackOff(t) => self.wake_at(t),
         }
         self.forgive(key);
         let Some(p) = self.peers.get(key) else { return };
+        if p.zc.overdue(now) {
+            self.counters.err_zc_timeout += 1;
+            return self.close_set(Some(key), LnetError::TimedOut, false);
+        }
         if let Some(d) = p.zc.deadline() {
-            if d <= now {
-                self.counters.err_zc_timeout += 1;
-                return self.close_set(Some(key), LnetError::TimedOut, false);
-            }
             self.wake_about(d);
         }
         // The queue is in the order of its deadlines: messages that were routed again keep theirs and their place.
@@ -124,8 +121,19 @@ impl Machine {
         self.keepalive(key);
     }
 
-    /// Forgets how long to back off, once the longest interval has passed twice since the last failure.
+    /// Forgets how long to back off, once the longest interval has passed twice since the last failure; and the NONEs
+    /// that we told, once they are no row any more.
     fn forgive(&mut self, key: Key) {
+        let Some(p) = self.peers.get_mut(key) else { return };
+        if p.nones_told > 0 {
+            let at = p.told_at + NONES_APART;
+            if at > self.now {
+                self.wake_about(at);
+            } else {
+                p.nones_told = 0;
+                self.forget_if_idle(key);
+            }
+        }
         let Some(p) = self.peers.get_mut(key) else { return };
         if p.interval == 0 || p.dial != DialState::Idle {
             return;
@@ -144,6 +152,7 @@ impl Machine {
         {
             p.dial = next;
         }
+        self.forget_if_idle(key);
     }
 
     fn keepalive(&mut self, key: Key) {
@@ -164,7 +173,7 @@ impl Machine {
             .any(|c| c.version.is_typed() && c.ctype == ConnType::BulkIn && c.txq.is_empty());
         self.wake_about(now + KEEPALIVE_RETRY);
         if quiet {
-            self.noop(key, COOKIE_KEEPALIVE, true);
+            self.noop(key, None, COOKIE_KEEPALIVE, true);
         }
     }
 }

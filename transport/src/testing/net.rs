@@ -89,6 +89,14 @@ pub struct Node {
     timer: Option<u64>,
 }
 
+impl Node {
+    fn source_port(&mut self) -> u16 {
+        let port = self.next_port;
+        self.next_port = if port == 512 { LAST_PRIVILEGED } else { port - 1 };
+        port
+    }
+}
+
 /// A connection that is lost once so many bytes have come to one of its ends.
 #[derive(Clone, Copy, Debug)]
 pub struct CutAt {
@@ -133,6 +141,7 @@ pub struct Net {
     /// The nodes.
     pub nodes: Vec<Node>,
     links: Vec<Link>,
+    raw_listeners: Vec<IpAddr>,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
     evs: HashMap<u64, Ev>,
     serial: u64,
@@ -166,6 +175,7 @@ impl Net {
             last: None,
             nodes: Vec::new(),
             links: Vec::new(),
+            raw_listeners: Vec::new(),
             queue: BinaryHeap::new(),
             evs: HashMap::new(),
             serial: 0,
@@ -253,21 +263,40 @@ impl Net {
         link
     }
 
-    /// Sends bytes on a connection made with [`Net::raw_connect`].
+    /// Dials to `ip` are taken by a raw end: what it says is the test's affair.
+    pub fn raw_listen(&mut self, ip: IpAddr) {
+        self.raw_listeners.push(ip);
+    }
+
+    /// The end of a raw connection that a machine holds.
+    fn machine_end(&self, link: usize) -> usize {
+        usize::from(self.links[link][0].node == usize::MAX)
+    }
+
+    /// Sends bytes from the raw side of a connection.
     pub fn raw_send(&mut self, link: usize, bytes: &[u8]) {
-        self.at(self.latency, Ev::Data(link, 1, bytes.to_vec()));
+        let end = self.machine_end(link);
+        self.at(self.latency, Ev::Data(link, end, bytes.to_vec()));
     }
 
     /// The TCP of the raw side acknowledges all that it was sent so far.
     pub fn raw_ack(&mut self, link: usize) {
-        let pushed = self.links[link][1].pushed;
-        self.links[link][1].acked = pushed;
-        self.at(self.latency, Ev::Ack(link, 1, pushed));
+        let end = self.machine_end(link);
+        let pushed = self.links[link][end].pushed;
+        self.links[link][end].acked = pushed;
+        self.at(self.latency, Ev::Ack(link, end, pushed));
     }
 
     /// Ends the raw side of a connection with FIN.
     pub fn raw_fin(&mut self, link: usize) {
-        self.at(self.latency, Ev::Fin(link, 1));
+        let end = self.machine_end(link);
+        self.at(self.latency, Ev::Fin(link, end));
+    }
+
+    /// Ends a connection from the raw side with RST.
+    pub fn raw_reset(&mut self, link: usize) {
+        let end = self.machine_end(link);
+        self.at(self.latency, Ev::Closed(link, end, CloseWhy::Reset));
     }
 
     /// What a machine has written on a connection, and whether it has closed it.
@@ -416,6 +445,11 @@ impl Net {
         if self.nodes[from].life != life {
             return;
         }
+        if self.raw_listeners.contains(&spec.remote.ip()) {
+            let local = SocketAddr::new(spec.local_ip, self.nodes[from].source_port());
+            let link = self.link(from, local, usize::MAX, spec.remote);
+            return self.at(self.latency, Ev::Opened(link, 0, Some(spec.id)));
+        }
         let first = self.by_ip.get(&spec.remote.ip()).copied();
         let Some(first) = first.filter(|n| self.nodes[*n].alive && !self.nodes[*n].deaf) else {
             let mute = first.is_some_and(|n| self.nodes[n].mute);
@@ -427,8 +461,7 @@ impl Net {
             return self.at(delay, Ev::DialFailed(from, spec.id, why, life));
         };
         let node = self.home(first, spec.local_ip);
-        let port = self.nodes[from].next_port;
-        self.nodes[from].next_port = if port == 512 { LAST_PRIVILEGED } else { port - 1 };
+        let port = self.nodes[from].source_port();
         // Another range, so that it is seen who is not root.
         let port = if spec.privileged { port } else { port + 40_000 };
         let link = self.link(from, SocketAddr::new(spec.local_ip, port), node, spec.remote);
