@@ -6,7 +6,7 @@ use std::time::Duration;
 use dataplane::fault::Rng;
 
 /// How long one target looks for new inputs in `make test`; `make fuzz` says longer by BOLERO_RANDOM_TEST_TIME_MS.
-pub const TIME: Duration = Duration::from_secs(10);
+pub const TIME: Duration = Duration::from_secs(8);
 /// Longest input that is found at random, in bytes, and most bytes that follow from it.
 pub const LEN: usize = 256;
 const TAIL: u64 = 1500;
