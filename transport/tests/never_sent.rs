@@ -235,7 +235,12 @@ fn an_ipv6_connection_from_an_unprivileged_port() {
                 [Event::Refused { why: OpRefused::Unprivileged(n), .. }] => {
                     assert!(!dials && *n == peer);
                     let why = OpRefused::Unprivileged(*n).to_string();
-                    assert!(["fd77::2@tcp", "cap_net_bind_service", "unprivileged_v6"].iter().all(|w| why.contains(w)), "{why}");
+                    assert!(
+                        ["fd77::2@tcp", "cap_net_bind_service", "unprivileged_v6"]
+                            .iter()
+                            .all(|w| why.contains(w)),
+                        "{why}"
+                    );
                 }
                 other => panic!("{other:?}"),
             }
