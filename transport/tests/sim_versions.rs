@@ -56,6 +56,8 @@ fn config(r: &mut Rng, n: usize, many: usize, kind: &Kind) -> Config {
     };
     if kind.trust {
         (cfg.accept, cfg.privileged) = (Accept::Trust, r.chance(50));
+        // There are no kernels here.
+        cfg.unprivileged_v6 = true;
     }
     if kind.users {
         cfg.accept = Accept::All;
