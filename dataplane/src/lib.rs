@@ -5,6 +5,7 @@
 //! * [`fault`] and [`capture`]: wrappers round any port that lose, delay, double, reorder and corrupt packets,
 //!   and that write pcap files.
 //! * [`link`]: ports joined by a network with rate, queue, delay, loss and outages, in virtual time.
+//! * [`steer`]: which of a port's queues a connection's packets come to.
 //! * [`doctor`]: what the machine has and lacks for a node.
 #![cfg_attr(feature = "lcore", doc = "* [`cpt`], [`lcore`]: CPU partitions and pinned polling threads.")]
 #![cfg_attr(feature = "dpdk", doc = "* [`dpdk`]: the EAL, ethdev ports, mempools.")]
@@ -24,6 +25,7 @@ pub mod lcore;
 pub mod link;
 pub mod mem;
 pub mod pkt;
+pub mod steer;
 pub mod tap;
 
 pub use hugepages;

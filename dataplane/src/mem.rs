@@ -5,6 +5,8 @@
 //! until later bursts push them out.
 
 mod frame;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -15,6 +17,7 @@ use hugepages::{HeapRxPool, NicRef, RxFrag, RxHome};
 
 use self::frame::{Frame, Rack, SHARED_OPS, rack};
 use crate::pkt::{Csum, Port, PortCaps, PortCounters, RX_BURST, Reach, Reclaimed, RxMeta, TxCsum, TxPkt};
+use crate::steer::{Rss, Steering};
 
 pub use self::frame::{MemRx, MemTx};
 
@@ -91,38 +94,114 @@ impl Side {
     }
 }
 
-/// One end of an in-memory pair.
+/// How the packets towards one end are spread over its queues.
+#[derive(Clone, Debug)]
+pub enum Spread {
+    /// So many queues; what was sent on queue i of the other end comes to queue i, modulo their number.
+    Mirror(u16),
+    /// So many queues, filled as a device with receive-side scaling does.
+    Rss(u16, Rss),
+}
+
+impl Spread {
+    fn queues(&self) -> u16 {
+        match self {
+            Spread::Mirror(n) | Spread::Rss(n, _) => (*n).max(1),
+        }
+    }
+
+    fn steering(&self, queue: u16) -> Steering {
+        match self {
+            _ if self.queues() == 1 => Steering::default(),
+            Spread::Mirror(n) => Steering::mirror(queue, *n),
+            Spread::Rss(n, rss) => Steering::rss(queue, *n, rss.clone()),
+        }
+    }
+}
+
+/// An end with several queues.
+struct End {
+    sides: Vec<Rc<Side>>,
+    spread: RefCell<Spread>,
+}
+
+impl End {
+    fn pick(&self, from: u16, f: &Frame) -> &Rc<Side> {
+        let n = self.sides.len();
+        let i = match &*self.spread.borrow() {
+            Spread::Mirror(_) => usize::from(from),
+            Spread::Rss(_, rss) => usize::from(rss.queue_of_frame(&f.head)),
+        };
+        &self.sides[i % n]
+    }
+
+    /// Packets in the fullest queue.
+    fn waiting(&self) -> usize {
+        self.sides.iter().map(|s| s.inbox.borrow().len()).max().unwrap_or(0)
+    }
+}
+
+/// One queue of one end of an in-memory pair.
 pub struct MemPort {
     caps: PortCaps,
     cfg: MemConfig,
     me: Rc<Side>,
+    /// The other end's only queue; one of them where `to` has several.
     peer: Rc<Side>,
+    /// This end and the other one, where either has several queues.
+    mine: Option<Rc<End>>,
+    to: Option<Rc<End>>,
     held: VecDeque<Vec<NicRef>>,
     held_in_last: bool,
     rack: Rc<Rack>,
     counters: PortCounters,
 }
 
-/// Two ports joined back to back.
+/// Two ports joined back to back, of one queue each.
 pub fn pair(cfg: &MemConfig) -> (MemPort, MemPort) {
-    let side = || {
-        let pool = HeapRxPool::new(cfg.rx_buf, cfg.rx_bufs);
-        let budget = hugepages::LendBudget { lcore_bytes: 0, owner_bytes: 0, handles: 1 };
-        let shared_home = RxHome::new(&SHARED_OPS, budget);
-        Rc::new(Side {
-            inbox: RefCell::default(),
-            pool,
-            charged: Cell::new(0),
-            shared_home,
-            nombuf: Cell::new(0),
-            up: Cell::new(true),
-        })
+    let (side, other) = (new_side(cfg), new_side(cfg));
+    let one = |n, me: &Rc<Side>, peer: &Rc<Side>| port(cfg, n, Steering::default(), me, peer);
+    (one(0, &side, &other), one(1, &other, &side))
+}
+
+/// Two ports joined back to back, whose queues are filled as `a` and `b` say: a port for each queue of either.
+pub fn pair_of_queues(cfg: &MemConfig, a: Spread, b: Spread) -> (Vec<MemPort>, Vec<MemPort>) {
+    let end = |spread: Spread| {
+        let sides = (0..spread.queues()).map(|_| new_side(cfg)).collect();
+        Rc::new(End { sides, spread: RefCell::new(spread) })
     };
-    let (a, b) = (side(), side());
-    let port = |n: u8, me: &Rc<Side>, peer: &Rc<Side>| MemPort {
+    let (a, b) = (end(a), end(b));
+    let ports = |n, mine: &Rc<End>, to: &Rc<End>| {
+        let one = |(queue, me): (u16, &Rc<Side>)| {
+            let steering = mine.spread.borrow().steering(queue);
+            let mut p = port(cfg, n, steering, me, &to.sides[0]);
+            (p.mine, p.to) = (Some(mine.clone()), Some(to.clone()));
+            p
+        };
+        (0..).zip(&mine.sides).map(one).collect()
+    };
+    (ports(0, &a, &b), ports(1, &b, &a))
+}
+
+fn new_side(cfg: &MemConfig) -> Rc<Side> {
+    let pool = HeapRxPool::new(cfg.rx_buf, cfg.rx_bufs);
+    let budget = hugepages::LendBudget { lcore_bytes: 0, owner_bytes: 0, handles: 1 };
+    let shared_home = RxHome::new(&SHARED_OPS, budget);
+    Rc::new(Side {
+        inbox: RefCell::default(),
+        pool,
+        charged: Cell::new(0),
+        shared_home,
+        nombuf: Cell::new(0),
+        up: Cell::new(true),
+    })
+}
+
+fn port(cfg: &MemConfig, end: u8, steering: Steering, me: &Rc<Side>, peer: &Rc<Side>) -> MemPort {
+    MemPort {
         caps: PortCaps {
-            name: format!("mem{n}"),
-            mac: [2, 0, 0, 0, 0, n + 1],
+            name: format!("mem{end}"),
+            mac: [2, 0, 0, 0, 0, end + 1],
             mtu: cfg.mtu,
             tso_max: cfg.tso_max,
             max_segs: cfg.max_segs,
@@ -132,10 +211,13 @@ pub fn pair(cfg: &MemConfig) -> (MemPort, MemPort) {
             vlan_insert: false,
             vlan_strip: false,
             reach: Reach::Any,
+            steering,
         },
         cfg: cfg.clone(),
         me: me.clone(),
         peer: peer.clone(),
+        mine: None,
+        to: None,
         held: VecDeque::new(),
         held_in_last: false,
         rack: Rc::new(Rack {
@@ -146,8 +228,7 @@ pub fn pair(cfg: &MemConfig) -> (MemPort, MemPort) {
             reach: Reach::Any,
         }),
         counters: PortCounters::default(),
-    };
-    (port(0, &a, &b), port(1, &b, &a))
+    }
 }
 
 impl MemPort {
@@ -155,6 +236,16 @@ impl MemPort {
     pub fn set_link(&mut self, up: bool) {
         self.me.up.set(up);
         self.peer.up.set(up);
+        let ends = [&self.mine, &self.to];
+        ends.into_iter().flatten().flat_map(|e| &e.sides).for_each(|s| s.up.set(up));
+    }
+
+    /// Spreads what comes to this end otherwise from now on, and tells nobody; the number of queues stays. Of a
+    /// port of one queue nothing changes.
+    pub fn respread(&self, rss: Rss) {
+        if let Some(e) = &self.mine {
+            e.spread.replace(Spread::Rss(e.sides.len() as u16, rss));
+        }
     }
 
     /// Receive buffers that are out.
@@ -168,7 +259,10 @@ impl MemPort {
     }
 
     fn deliver(&mut self, mut f: Box<Frame>) {
-        let to = &*self.peer;
+        let to = match &self.to {
+            None => &*self.peer,
+            Some(e) => &**e.pick(self.caps.steering.queue(), &f),
+        };
         let truesize = match self.cfg.crossing {
             Crossing::Share if to.rx_out() < to.pool.max() && f.head.len() <= to.pool.buf_size() => {
                 to.charged.set(to.charged.get() + 1);
@@ -302,7 +396,11 @@ impl Port for MemPort {
         if !q.is_empty() {
             self.begin_burst();
         }
-        let room = self.cfg.depth.saturating_sub(self.peer.inbox.borrow().len()).min(q.len());
+        let waiting = match &self.to {
+            None => self.peer.inbox.borrow().len(),
+            Some(e) => e.waiting(),
+        };
+        let room = self.cfg.depth.saturating_sub(waiting).min(q.len());
         for p in q.drain(..room) {
             if !self.admit(&p) {
                 continue;
@@ -339,137 +437,5 @@ impl Port for MemPort {
 
     fn counters(&self) -> PortCounters {
         PortCounters { rx_nombuf: self.me.nombuf.get(), ..self.counters }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pkt::{AttachError, Full, RxPkt, TxMeta};
-    use hugepages::{LendSlab, Lent, PageRunMut, PrivatePages};
-    use std::sync::Arc;
-
-    fn page() -> hugepages::PageSlice {
-        let mut r = PageRunMut::new(Arc::new(PrivatePages), 20_000).unwrap();
-        r.bytes_mut().iter_mut().enumerate().for_each(|(i, b)| *b = i as u8);
-        r.freeze().slice_all()
-    }
-
-    fn send(a: &mut MemPort, head: &[u8], lent: Option<&Lent>, segsz: u16) -> usize {
-        let mut t = a.tx_alloc().unwrap();
-        t.copy_in(head).unwrap();
-        if let Some(l) = lent {
-            t.attach(l).unwrap();
-        }
-        let t = t.finish(TxMeta { segsz, csum: TxCsum::Offload, ..TxMeta::default() });
-        a.tx_burst(&mut VecDeque::from([t]))
-    }
-
-    fn recv(b: &mut MemPort) -> Option<MemRx> {
-        let mut v = ArrayVec::new();
-        b.rx_burst(&mut v);
-        v.pop()
-    }
-
-    #[test]
-    fn a_frame_crosses_copied_or_shared_and_pages_come_home() {
-        for crossing in [Crossing::Copy, Crossing::Share] {
-            let (mut a, mut b) = pair(&MemConfig { crossing, ..MemConfig::default() });
-            let slab = LendSlab::new(4);
-            let l = slab.lend(page(), 7).unwrap();
-            assert_eq!(send(&mut a, b"head", Some(&l), 1448), 1);
-            drop(l);
-            let p = recv(&mut b).unwrap();
-            assert_eq!((p.len(), p.meta().csum, p.meta().lro_segsz), (20_004, Csum::Partial, 1448));
-            let mut all = vec![];
-            p.for_each(&mut |x| all.extend_from_slice(x));
-            assert_eq!(&all[..4], b"head");
-            let mut got = vec![];
-            let mut held = vec![];
-            p.frags(5, 15_000, &mut |f| {
-                got.extend_from_slice(f.bytes());
-                held.push(f);
-            });
-            assert_eq!(got, all[5..15_005]);
-            assert_eq!(slab.reap(|_, _| ()), usize::from(crossing == Crossing::Copy));
-            drop(held);
-            slab.reap(|t, _| assert_eq!(t, 7));
-            assert_eq!((slab.out(), b.rx_out()), (0, 0));
-        }
-    }
-
-    #[test]
-    fn a_lazy_port_holds_pages_until_a_later_burst() {
-        let (mut a, mut b) = pair(&MemConfig { lazy: 1, ..MemConfig::default() });
-        let slab = LendSlab::new(4);
-        let l = slab.lend(page(), 1).unwrap();
-        send(&mut a, b"x", Some(&l), 9000);
-        drop(l);
-        assert_eq!(slab.reap(|_, _| ()), 0);
-        assert_eq!(a.reclaim(1), Reclaimed::Nudge);
-        send(&mut a, b"nudge", None, 0);
-        send(&mut a, b"nudge", None, 0);
-        assert_eq!(slab.reap(|_, _| ()), 1);
-        drop((recv(&mut b), recv(&mut b)));
-    }
-
-    #[test]
-    fn what_a_device_would_refuse_is_dropped_and_counted() {
-        let (mut a, mut b) = pair(&MemConfig { mtu: 1500, tso_max: 0, max_segs: 2, ..MemConfig::default() });
-        let slab = LendSlab::new(4);
-        let l = slab.lend(page(), 1).unwrap();
-        send(&mut a, b"x", Some(&l), 0);
-        assert_eq!(a.counters().tx_dropped, 1);
-        assert!(recv(&mut b).is_none());
-        let mut t = a.tx_alloc().unwrap();
-        t.attach(&l.window(0, 10).unwrap()).unwrap();
-        assert!(matches!(t.attach(&l), Err(AttachError::Segments { max: 2 })));
-        assert_eq!(t.copy_in(&[0; 8]), Err(Full), "bytes after pages would be out of order");
-    }
-
-    #[test]
-    fn a_receiver_without_buffers_loses_the_frame_and_says_so() {
-        let (mut a, mut b) = pair(&MemConfig { rx_bufs: 1, ..MemConfig::default() });
-        send(&mut a, b"one", None, 0);
-        send(&mut a, b"two", None, 0);
-        assert_eq!(b.counters().rx_nombuf, 1);
-        drop(recv(&mut b));
-        send(&mut a, b"three", None, 0);
-        assert!(recv(&mut b).is_some());
-    }
-
-    #[test]
-    fn shared_frames_cost_receive_buffers_too_until_their_headers_are_done_with() {
-        let (mut a, mut b) =
-            pair(&MemConfig { rx_bufs: 1, crossing: Crossing::Share, ..MemConfig::default() });
-        let slab = LendSlab::new(4);
-        let l = slab.lend(page(), 1).unwrap();
-        let all = b.rx_memory().0;
-        send(&mut a, b"head", Some(&l), 1448);
-        send(&mut a, b"lost", None, 0);
-        assert_eq!((b.counters().rx_nombuf, b.rx_out(), b.rx_memory().0), (1, 1, 0));
-        let mut kept = vec![];
-        recv(&mut b).unwrap().frags(4, 100, &mut |f| kept.push(f));
-        assert_eq!((b.rx_out(), b.rx_memory().0), (0, all), "only the sender's pages are held");
-        send(&mut a, b"inline", None, 0);
-        recv(&mut b).unwrap().frags(2, 100, &mut |f| kept.push(f));
-        assert_eq!((b.rx_out(), kept[1].bytes()), (1, &b"line"[..]));
-        let copy = kept[0].split_to(10);
-        drop(l);
-        assert_eq!(slab.reap(|_, _| ()), 0);
-        drop((a, b));
-        assert_eq!((copy.bytes()[3], kept[0].len()), (3, 90), "fragments outlive the ports");
-        drop((copy, kept));
-        assert_eq!(slab.reap(|_, _| ()), 1);
-    }
-
-    #[test]
-    fn packets_that_nobody_received_let_go_of_their_pages() {
-        let (mut a, b) = pair(&MemConfig { crossing: Crossing::Share, ..MemConfig::default() });
-        let slab = LendSlab::new(4);
-        let l = slab.lend(page(), 1).unwrap();
-        send(&mut a, b"head", Some(&l), 1448);
-        drop((a, b, l));
-        assert_eq!(slab.reap(|_, _| ()), 1);
     }
 }

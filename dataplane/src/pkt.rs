@@ -31,6 +31,8 @@ use std::collections::VecDeque;
 use arrayvec::ArrayVec;
 use hugepages::{BackingKind, Lent, PageRun, RxFrag, RxHome};
 
+use crate::steer::Steering;
+
 /// Most packets that one receive burst brings.
 pub const RX_BURST: usize = 32;
 
@@ -143,6 +145,8 @@ pub struct PortCaps {
     pub vlan_strip: bool,
     /// External memory that may be attached.
     pub reach: Reach,
+    /// Which of the port's queues this is, and what comes to it.
+    pub steering: Steering,
 }
 
 /// Bytes that did not fit.

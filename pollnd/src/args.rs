@@ -243,7 +243,8 @@ pub(crate) struct NodeArgs {
     /// CPU partitions in Lustre's syntax, such as "0[0-3] 1[4-7]" or "N".
     #[arg(long)]
     pub(crate) cpu_pattern: Option<String>,
-    /// Lcores that poll.
+    /// Lcores that poll, each a queue of the port where the port tells which packets come to which (RSS, or virtio
+    /// links whose both ends have queues=N).
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) lcores: u16,
     /// Tunables from a file in the syntax of modprobe.d (options ksocklnd NAME=VALUE...), or from the *.conf files of
@@ -269,7 +270,8 @@ pub(crate) struct NodeArgs {
     /// Silence after which a peer is asked for a sign of life, 0 for never: the tunable keepalive. Default: 30.
     #[arg(long, value_name = "SECONDS", value_parser = tuned("keepalive"))]
     pub(crate) keepalive: Option<Tuned>,
-    /// Writes all packets of the DPDK port to this pcap file (slow: for looking, not for measuring).
+    /// Writes all packets of the DPDK port to this pcap file (slow: for looking, not for measuring); those of
+    /// further queues to the same name with .1, .2 and so on behind it.
     #[arg(long)]
     pub(crate) pcap: Option<PathBuf>,
     /// EAL arguments, as DPDK documents them.

@@ -1,7 +1,7 @@
 //! A node on a DPDK port: the EAL, the port, lcores, and the control thread that looks after them.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -127,6 +127,16 @@ fn speed(l: LinkState) -> Option<u32> {
     (l.up && l.mbps > 0 && l.mbps != u32::MAX).then_some(l.mbps)
 }
 
+/// Where the packets of an lcore's queue go: each queue has a file.
+fn capture_path(path: &Path, me: ShardId) -> PathBuf {
+    if me.0 == 0 {
+        return path.into();
+    }
+    let mut p = path.as_os_str().to_owned();
+    p.push(format!(".{}", me.0));
+    p.into()
+}
+
 /// What the polling threads are made from.
 struct Plan {
     args: NodeArgs,
@@ -138,6 +148,8 @@ struct Plan {
     eal: Eal,
     backing: Arc<dyn Backing>,
     restart: Mutex<Vec<Arc<AtomicBool>>>,
+    /// Lcores with a queue, by queue.
+    owners: Vec<ShardId>,
 }
 
 impl Plan {
@@ -179,7 +191,7 @@ impl Plan {
                 let now = Box::new(move || clock.now());
                 let bufs = PortConfig::default().rx_bufs;
                 let lend = relay_budget(u64::from(bufs) * 9216, bufs as usize);
-                let rt = Linked::new(own, shards, vec![ShardId(0)], &self.rings, lend, now);
+                let rt = Linked::new(own, shards, self.owners.clone(), &self.rings, lend, now);
                 Ok(Box::new(Shard::new(machine, rt, app).at(desk)))
             }
         }
@@ -195,6 +207,7 @@ impl Plan {
         let queue = seed.map(|s| s.build(&lcore));
         match (&self.args.pcap, queue) {
             (Some(path), Some(q)) => {
+                let path = &capture_path(path, me);
                 let epoch = bench::sock::epoch().saturating_sub(self.clock.now());
                 let clock = self.clock.clone();
                 let stamp = Box::new(move || epoch + clock.now());
@@ -258,7 +271,8 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
     let Some(IpAddr::V4(ip)) = a.nid.ip() else { return Err(format!("{} has no IPv4 address", a.nid)) };
     let cores = Cores::detect().map_err(|e| e.to_string())?;
     let lcores = lcores(a, &cores)?;
-    let port_config = PortConfig { mtu: a.mtu.unwrap_or(1500), ..PortConfig::default() };
+    let mtu = a.mtu.unwrap_or(1500);
+    let port_config = PortConfig { mtu, queues: a.lcores, fewer: true, ..PortConfig::default() };
     EthPort::check(&spec, &port_config).map_err(|e| e.to_string())?;
     vhost_socket(&spec)?;
     let pci = match &spec {
@@ -277,6 +291,14 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
     for w in port.warnings() {
         tracing::warn!("{w}");
     }
+    if usize::from(port.queues()) < lcores.len() {
+        tracing::warn!(
+            "port {} has {} for {} lcores: those without a queue serve peers over rings",
+            port.name(),
+            port.describe_queues(),
+            lcores.len()
+        );
+    }
     for l in &lcores {
         if let Some(n) = l.node.filter(|n| port.node() >= 0 && *n != port.node().unsigned_abs()) {
             tracing::warn!(
@@ -290,9 +312,10 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
     // The stack is ours: reserved ports need nobody's leave.
     let config = settings::config(a, Carrier::Port, true, speed(port.refresh_link()))?;
     let describe = format!(
-        "port {} ({}), {} lcore(s) on CPU {:?}, MTU {}, {}",
+        "port {} ({}), {}, {} lcore(s) on CPU {:?}, MTU {}, {}",
         port.name(),
         port.driver(),
+        port.describe_queues(),
         lcores.len(),
         lcores.iter().map(|l| l.cpu).collect::<Vec<_>>(),
         port.caps().mtu,
@@ -310,16 +333,18 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
         backing: Arc::new(EalBacking::new(&eal, port.node())),
         eal: eal.clone(),
         restart: Mutex::default(),
+        owners: (0..port.queues()).map(ShardId).collect(),
     });
     telemetry::offer(&eal, &control, &front);
     let idle = Idle::for_machine(cores.cpus().len(), lcores.len());
-    let mut seed = port.take_queue(0);
+    let mut seeds = (0..port.queues()).map(|q| port.take_queue(q)).collect::<Vec<_>>().into_iter();
     let mut make = Some(make);
     let (made, wait) = mpsc::channel::<()>();
     let threads = lcores
         .iter()
         .map(|l| {
-            let (plan, control, seed, make) = (plan.clone(), control.clone(), seed.take(), make.take());
+            let (plan, control, seed, make) =
+                (plan.clone(), control.clone(), seeds.next().flatten(), make.take());
             let made = made.clone();
             lcore::spawn(&cores, l, move |l| -> Ended {
                 let me = ShardId(u16::try_from(l.index).unwrap_or(u16::MAX));

@@ -148,6 +148,38 @@ fn two_processes_over_a_vhost_link() {
     }
 }
 
+/// Packets that each lcore of the node with process number `id` received.
+fn received(id: u32) -> Vec<u64> {
+    let stats = run(&["stats", "--json", "--node", &id.to_string()]).good().json();
+    let lcores = stats["lcores"].as_array().unwrap_or_else(|| panic!("{stats}"));
+    lcores.iter().map(|l| l["counters"]["port_rx_packets"].as_u64().unwrap_or(0)).collect()
+}
+
+#[test]
+fn two_lcores_have_a_queue_each() {
+    // Who dials does so from the queue of the peer's home, and the home is one or the other by the peer's address.
+    let mut used = [0; 2];
+    for host in [2, 3, 4, 5] {
+        let dir = tempfile::tempdir().unwrap();
+        let sock = dir.path().join("v.sock").display().to_string();
+        let vhost = format!("net_vhost0,iface={sock},queues=2,tso=1");
+        let virtio = format!("net_virtio_user0,path={sock},queues=2,queue_size=1024,mrg_rxbuf=1");
+        let nid = format!("10.9.0.{host}@tcp");
+        let up = start(&["node", "--nid", &nid, "--lcores", "2", "--vdev", &vhost, "--", "--no-huge"]).up();
+        let mine = ["--nid", "10.9.0.1@tcp", "--lcores", "2", "--vdev", &virtio, "--json", "--", "--no-huge"];
+        for what in ["put", "get"] {
+            let v = run(&[&[what, &nid, "-c", "20"], &mine[..]].concat()).good().json();
+            assert_eq!((v["messages"].as_u64(), v["clean"].as_bool()), (Some(20), Some(true)), "{v}");
+            let bad = v["crc_bad"].as_u64().unwrap_or(0) + v["tx_copied_bytes"].as_u64().unwrap_or(0);
+            assert_eq!(bad, 0, "{v}");
+        }
+        received(up.id()).iter().zip(&mut used).for_each(|(n, sum)| *sum += n);
+        let end = up.stop().good().says(&["2 queues, mirrored", "20 PUTs,", "checked 20, wrong 0"]);
+        whole(&end);
+    }
+    assert!(used.iter().all(|n| *n > 500), "one queue had all: {used:?}");
+}
+
 /// `pollnd demo --json` with these arguments.
 fn demo(mut c: Command, args: &[&str]) -> Value {
     c.args(args);

@@ -417,7 +417,7 @@ counters! {
         neighbour_held,
         /// Reports of the groups we listen to, sent.
         mld_reports,
-        /// ICMP errors about segments of ours that are out.
+        /// ICMP errors about segments of ours that are out, or passed on to the stack of another queue.
         icmp_errors,
         /// ICMP errors that nothing came of: about nothing that is out, not believed, or over the rate limit.
         icmp_errors_ignored,
@@ -433,6 +433,18 @@ counters! {
         icmp_echo,
         /// Echo requests over the rate limit or too long.
         icmp_limited,
+        /// Neighbours, routers and ICMP errors told to the stacks of the port's other queues.
+        kin_told,
+        /// Neighbours and routers not told, being over the rate limit.
+        kin_untold,
+        /// What stacks of other queues told us.
+        kin_heard,
+        /// Segments handed to the stack of the queue that they should have come to.
+        strays_handed,
+        /// Segments that came to another queue and were judged here: nearly always a connection's of ours.
+        strays_taken,
+        /// Such segments dropped on either side: too many on their way, or no buffer for a copy.
+        strays_lost,
     }
 }
 

@@ -114,7 +114,11 @@ impl<P: Port> Stack<P> {
                 self.c.rx_bad_flags += 1;
                 return Ok(());
             }
-            self.on_syn(&s, place, &o, e.src);
+            let nobodys = place.is_none() && (s.has(wire::ACK) || self.listener(&s.key).is_none());
+            match if nobodys { self.elsewhere(&s.key) } else { None } {
+                Some(to) => self.hand_over(to, &p),
+                None => self.on_syn(&s, place, &o, e.src),
+            }
             return Ok(());
         }
         match place.or_else(|| self.take_cookie(&s, &o, e.src).map(Place::Flow)) {
@@ -125,12 +129,15 @@ impl<P: Port> Stack<P> {
                 self.segment(i, &s, &o, e.src);
             }
             Some(Place::TimeWait(t)) => self.in_time_wait(t, &s, &o, e.src),
-            None => self.reject(&s, e.src),
+            None => match self.elsewhere(&s.key) {
+                Some(to) => self.hand_over(to, &p),
+                None => self.reject(&s, e.src),
+            },
         }
         Ok(())
     }
 
-    fn on_syn(&mut self, s: &Seg, place: Option<Place>, o: &Opts, src: Mac) {
+    pub(crate) fn on_syn(&mut self, s: &Seg, place: Option<Place>, o: &Opts, src: Mac) {
         match place {
             Some(Place::Flow(i)) => self.segment(i, s, o, src),
             Some(Place::TimeWait(t)) => match self.tw.on_segment(t, s, o.ts, self.now) {
@@ -173,7 +180,7 @@ impl<P: Port> Stack<P> {
     }
 
     #[inline]
-    fn segment(&mut self, i: u32, s: &Seg, o: &Opts, src: Mac) {
+    pub(crate) fn segment(&mut self, i: u32, s: &Seg, o: &Opts, src: Mac) {
         let id = self.id(i);
         let Some(f) = self.slots.get_mut(i as usize).and_then(|s| s.flow.as_deref_mut()) else { return };
         let (una, nxt, fin, phase) = (f.una, f.nxt, f.fin_rcvd, f.phase);
@@ -235,7 +242,7 @@ impl<P: Port> Stack<P> {
         }
     }
 
-    fn in_time_wait(&mut self, t: u32, s: &Seg, o: &Opts, src: Mac) {
+    pub(crate) fn in_time_wait(&mut self, t: u32, s: &Seg, o: &Opts, src: Mac) {
         let v = self.tw.on_segment(t, s, o.ts, self.now);
         self.answer_late(t, s, v, src);
     }

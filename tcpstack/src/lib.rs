@@ -26,6 +26,8 @@
 //!   one round of emissions a connection and turn, however many segments came.
 //! * **Both families.** A connection's addresses are 16 bytes ([`addr`]), its headers a template of either kind
 //!   ([`wire`]); one cache knows the neighbours of both ([`neighbour`]), one of path MTUs the destinations ([`pmtu`]).
+//! * **One of several.** Where a port has several queues each has a stack of its own; they tell each other what only
+//!   one of them hears ([`kin`]).
 //! * **Bounded.** Half-open connections, out-of-order data and waiting buffers have limits; the window offered
 //!   follows the memory that the port really has left.
 //!
@@ -89,6 +91,7 @@ pub mod icmp_error;
 mod ingress;
 mod io;
 pub mod isn;
+pub mod kin;
 pub mod limit;
 mod link;
 pub mod nd;
@@ -132,6 +135,7 @@ pub use config::{
     Counters, Dial, DialError, FlowCounters, HDR_MAX, KeepAlive, Listen, ListenError, PushError, StackConfig,
     StackError,
 };
+pub use kin::{News, Stray};
 pub use phase::Phase;
 pub use rtt::RtoLimits;
 pub use stack::{Close, CloseWhy, Event, FlowId, Pos, Stack, Work};

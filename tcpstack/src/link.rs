@@ -58,9 +58,13 @@ impl Flow {
 impl<P: Port> Stack<P> {
     /// Tells the link of our addresses: ARP announcements once (RFC 5227 §2.3), the groups we listen to and a
     /// question for routers three times. The addresses are used from the start; that nobody else has them is asked
-    /// along with it (RFC 4862 §5.4), and an answer is reported and counted.
+    /// along with it (RFC 4862 §5.4), and an answer is reported and counted. Of a port's stacks one does so for all.
     pub(crate) fn announce(&mut self) {
         if self.now < self.announcer.next {
+            return;
+        }
+        if !self.kin.is_first() {
+            self.announcer.next = u64::MAX;
             return;
         }
         let first = self.announcer.rounds == 0;
@@ -160,7 +164,7 @@ impl<P: Port> Stack<P> {
         if src.is_unicast() {
             let told = Ev::Told { mac, solicited: for_us && !asks, overrides: true };
             let ev = if for_us && asks { Ev::AsksUs(mac) } else { told };
-            self.neigh.event(&src, ev, self.now);
+            self.learn(&src, ev);
         }
         if for_us && asks && self.answers.take(self.now) {
             self.c.arp_replies += 1;
@@ -183,7 +187,7 @@ impl<P: Port> Stack<P> {
                     return;
                 }
                 if let Some(mac) = source {
-                    self.neigh.event(&ip.src, Ev::AsksUs(mac), self.now);
+                    self.learn(&ip.src, Ev::AsksUs(mac));
                 }
                 if self.answers.take(self.now) {
                     self.advertise(target, ip.src, Some(source.unwrap_or(e.src)));
@@ -199,13 +203,13 @@ impl<P: Port> Stack<P> {
                 }
                 // Without an address it confirms the one that is known.
                 if let Some(mac) = mac.or_else(|| self.neigh.peek(&target)) {
-                    self.neigh.event(&target, Ev::Told { mac, solicited, overrides }, self.now);
+                    self.learn(&target, Ev::Told { mac, solicited, overrides });
                 }
             }
             Message::Router { lifetime, mac } => {
-                self.host.on_router(ip.src, lifetime, self.now);
+                self.learn_router(ip.src, lifetime);
                 if let Some(mac) = mac.filter(|_| self.host.router(self.now) == Some(ip.src.to_ip())) {
-                    self.neigh.event(&ip.src, Ev::AsksUs(mac), self.now);
+                    self.learn(&ip.src, Ev::AsksUs(mac));
                 }
             }
             Message::Query => {

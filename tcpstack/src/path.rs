@@ -78,7 +78,16 @@ impl Flow {
 impl<P: Port> Stack<P> {
     /// An ICMP error has come, with the right checksum; `None` when it is not about a segment.
     pub(crate) fn on_icmp_error(&mut self, r: Option<Report>) {
-        let heeded = r.is_some_and(|r| self.errors.take(self.now) && self.heed(&r));
+        self.judge(r, true);
+    }
+
+    /// `ask` says whether another stack of the node may know of the connection.
+    pub(crate) fn judge(&mut self, r: Option<Report>, ask: bool) {
+        let heeded = r.is_some_and(|r| {
+            let looked_into = self.errors.take(self.now);
+            let here = matches!(self.table.get(&r.key), Some(Place::Flow(_)));
+            looked_into && if here { self.heed(&r) } else { ask && self.pass_error(&r) }
+        });
         let c = &mut self.c;
         *if heeded { &mut c.icmp_errors } else { &mut c.icmp_errors_ignored } += 1;
     }

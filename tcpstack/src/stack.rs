@@ -17,6 +17,7 @@ use crate::host::Host;
 use crate::icmp::Limiter;
 use crate::io::Io;
 use crate::isn::Secret;
+use crate::kin::Kin;
 use crate::limit::Budget;
 use crate::link::Announcer;
 use crate::neighbour::Neighbours;
@@ -188,6 +189,8 @@ pub struct Stack<P: Port> {
     /// Connections served in this round that found the port without room.
     pub(crate) stuck: u32,
     pub(crate) link: bool,
+    /// Stacks of the port's other queues.
+    pub(crate) kin: Kin,
     pub(crate) tap: Option<Box<TapEnd>>,
     /// Boxed, so that taking it out for a burst moves a pointer and not the burst.
     rx: Option<Box<ArrayVec<P::Rx, RX_BURST>>>,
@@ -261,6 +264,7 @@ impl<P: Port> Stack<P> {
             blocked: false,
             stuck: 0,
             link: io.port.link_up(),
+            kin: Kin::new(io.port.caps().steering.clone()),
             tap: None,
             rx: Some(Box::default()),
             io,
@@ -515,6 +519,11 @@ impl<P: Port> Stack<P> {
     /// Received fragments that applications hold, of the port's buffers and of the small ones.
     pub fn lent_out(&self) -> u64 {
         (self.io.port.home().lent_out() + self.small.home().lent_out()) as u64
+    }
+
+    /// Whether somebody listens on `port`, on any address.
+    pub fn listens(&self, port: u16) -> bool {
+        self.listeners.iter().any(|l| l.port == port)
     }
 
     /// The slab that lendings come from.

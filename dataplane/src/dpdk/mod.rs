@@ -18,9 +18,11 @@ mod offload;
 mod pair;
 mod port;
 mod port_config;
+mod probe;
 mod queue;
 mod rx;
 mod spec;
+mod spread;
 mod telemetry;
 mod tx;
 

@@ -78,12 +78,9 @@ pub(crate) fn negotiate(o: &Offer) -> Choice {
     want_rx(sys::SHIM_ETH_RX_OFFLOAD_SCATTER);
     let lro = o.driver != "net_af_xdp" && want_rx(sys::SHIM_ETH_RX_OFFLOAD_TCP_LRO);
     let vlan_strip = want_rx(sys::SHIM_ETH_RX_OFFLOAD_VLAN_STRIP);
+    // By ports or not at all: what is no TCP comes to one queue then.
     let rss = if o.queues > 1 {
-        o.rss
-            & (sys::SHIM_ETH_RSS_IPV4
-                | sys::SHIM_ETH_RSS_IPV6
-                | sys::SHIM_ETH_RSS_NONFRAG_IPV4_TCP
-                | sys::SHIM_ETH_RSS_NONFRAG_IPV6_TCP)
+        o.rss & (sys::SHIM_ETH_RSS_NONFRAG_IPV4_TCP | sys::SHIM_ETH_RSS_NONFRAG_IPV6_TCP)
     } else {
         0
     };
@@ -128,10 +125,10 @@ pub(crate) fn negotiate(o: &Offer) -> Choice {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn offer(driver: &str, rx: u64, tx: u64) -> Offer {
+    pub(crate) fn offer(driver: &str, rx: u64, tx: u64) -> Offer {
         Offer {
             driver: driver.into(),
             rx,

@@ -8,16 +8,18 @@ use std::time::{Duration, Instant};
 
 use dpdk_sys as sys;
 
-use super::eal::{Eal, Hold, HoldKind, strerror};
+use super::eal::{Eal, Hold, HoldKind};
 use super::gate::{GateCell, GateEvent};
 use super::mempool::{Mempool, PoolError};
 use super::offload::{Choice, Offer, negotiate};
 use super::port_config::{Closed, LinkState, PortConfig, PortError};
+use super::probe::{call, find, guard, remove_vdev};
 use super::queue::QueueSeed;
 use super::spec::PortSpec;
-use crate::doctor;
+use super::spread::{self, Spread};
 use crate::lcore::Lcore;
 use crate::pkt::{PortCaps, TX_HEAD_ROOM};
+use crate::steer::Steering;
 
 /// What the control thread and the lcores share.
 pub(crate) struct PortShared {
@@ -66,77 +68,9 @@ pub struct EthPort {
     warnings: Vec<String>,
     closed: bool,
     restarts: u64,
-}
-
-fn call(port: &str, what: &'static str, r: i32, remedy: &'static str) -> Result<(), PortError> {
-    if r >= 0 {
-        return Ok(());
-    }
-    Err(PortError::Call { port: port.into(), call: what, errno: strerror(-r), remedy })
-}
-
-/// The ethdev of that name, if there is one.
-fn lookup(name: &str) -> Option<u16> {
-    let name = CString::new(name).ok()?;
-    let mut id = 0;
-    // SAFETY: a terminated name and a place for the answer.
-    (unsafe { sys::rte_eth_dev_get_port_by_name(name.as_ptr(), &mut id) } == 0).then_some(id)
-}
-
-/// Finds the port, making or probing the device when need be. The name is Some when a virtual device was made.
-fn find(spec: &PortSpec) -> Result<(u16, Option<CString>), PortError> {
-    if let Some(id) = lookup(spec.port_name()) {
-        return Ok((id, None));
-    }
-    let missing = |e: i32, remedy| PortError::NotFound {
-        port: spec.port_name().into(),
-        errno: strerror(e.abs()),
-        remedy,
-    };
-    let c =
-        |s: &str| CString::new(s).map_err(|_| missing(libc::EINVAL, "remove the zero byte from its name"));
-    match spec {
-        PortSpec::Name(_) => Err(missing(libc::ENODEV, "`pollnd doctor` lists the ports")),
-        PortSpec::Pci(addr) => {
-            let remedy = "bind it to vfio-pci (dpdk-devbind.py -b vfio-pci ADDRESS), run as root or with access to its \
-                          vfio group, with huge pages, and without --no-pci";
-            // SAFETY: a terminated string.
-            let r = unsafe { sys::rte_dev_probe(c(addr)?.as_ptr()) };
-            if r < 0 {
-                return Err(missing(r, remedy));
-            }
-            lookup(addr).map(|id| (id, None)).ok_or_else(|| missing(libc::ENODEV, remedy))
-        }
-        PortSpec::Vdev { name, args } => {
-            let remedy = "check its arguments, and that the driver's package is installed (librte-net-*)";
-            let (n, a) = (c(name)?, c(args)?);
-            // SAFETY: terminated strings.
-            let r = unsafe { sys::rte_eal_hotplug_add(c"vdev".as_ptr(), n.as_ptr(), a.as_ptr()) };
-            if r < 0 {
-                return Err(missing(r, remedy));
-            }
-            lookup(name).map(|id| (id, Some(n))).ok_or_else(|| missing(libc::ENODEV, remedy))
-        }
-    }
-}
-
-/// Refuses an interface with the default route, and collects what the user should know of the device.
-fn guard(root: &Path, spec: &PortSpec, config: &PortConfig) -> Result<Vec<String>, PortError> {
-    let mut ifaces: Vec<String> = spec.kernel_iface().map(str::to_owned).into_iter().collect();
-    let mut warnings = Vec::new();
-    if let PortSpec::Pci(addr) = spec
-        && let Some(p) = doctor::pci_port(root, addr)
-    {
-        ifaces.extend(p.ifaces.iter().cloned());
-        warnings.extend(p.dma_warning());
-    }
-    let routed = doctor::default_route_ifaces(root);
-    match ifaces.into_iter().find(|i| routed.contains(i)) {
-        Some(iface) if !config.allow_default_route => {
-            Err(PortError::DefaultRoute { port: spec.port_name().into(), iface })
-        }
-        _ => Ok(warnings),
-    }
+    spread: Spread,
+    /// Entries of the device's redirection table.
+    reta: u16,
 }
 
 impl EthPort {
@@ -163,7 +97,17 @@ impl EthPort {
             p
         });
         match opened {
-            Ok(mut p) => p.start().map(|()| p),
+            Ok(mut p) => {
+                p.start()?;
+                let why = match p.learn_spread() {
+                    Ok(()) => return Ok(p),
+                    Err(why) => why,
+                };
+                if !config.fewer {
+                    return Err(p.queues_refused(why));
+                }
+                p.begin_again(eal, config, why)
+            }
             Err(e) => {
                 // SAFETY: the port was never started, so no lcore polls it.
                 unsafe { sys::rte_eth_dev_close(id) };
@@ -173,6 +117,34 @@ impl EthPort {
                 Err(e)
             }
         }
+    }
+
+    /// Finds out how the running port spreads its packets.
+    fn learn_spread(&mut self) -> Result<(), String> {
+        if let Spread::One(Some(_)) = self.spread {
+            return Ok(());
+        }
+        self.spread = spread::learn(self.shared.id, self.queues(), &self.shared.choice, self.reta)?;
+        Ok(())
+    }
+
+    fn queues_refused(&self, why: String) -> PortError {
+        PortError::Queues { port: self.name().into(), queues: self.queues(), why }
+    }
+
+    /// The same device with one queue, since `why` stands against several.
+    fn begin_again(mut self, eal: &Eal, config: &PortConfig, why: String) -> Result<EthPort, PortError> {
+        self.stop(Duration::from_secs(1))?;
+        let hold = eal.hold(HoldKind::Ports).ok_or(PortError::Stopped)?;
+        let config = PortConfig { queues: 1, fewer: false, ..config.clone() };
+        let mut p = Self::configure(eal, self.name(), self.shared.id, &config, hold)?;
+        // The device is the new one's from here on; the pools of the queues that it no longer has go.
+        self.closed = true;
+        (p.made, p.warnings) = (self.made.take(), std::mem::take(&mut self.warnings));
+        drop(self);
+        p.start()?;
+        p.spread = Spread::One(Some(why));
+        Ok(p)
     }
 
     fn configure(
@@ -195,11 +167,17 @@ impl EthPort {
             }
             Err(PortError::Range { port: name.into(), driver: driver.clone(), what, min, max, asked, remedy })
         };
-        let queues = u32::from(info.max_rx_queues.min(info.max_tx_queues));
+        let most = info.max_rx_queues.min(info.max_tx_queues);
+        let mut alone = None;
+        let mut config = config.clone();
+        if config.fewer && config.queues > most && most > 0 {
+            config.queues = most;
+            alone = (most == 1).then(|| "the device has one".to_owned());
+        }
         range(
             "queue pairs",
             1,
-            queues,
+            u32::from(most),
             u32::from(config.queues),
             "use fewer lcores for this port, or more ports",
         )?;
@@ -211,7 +189,7 @@ impl EthPort {
             u32::from(config.mtu),
             "choose an MTU in this range, on all hosts of the network",
         )?;
-        let choice = negotiate(&Offer {
+        let mut offer = Offer {
             driver: driver.clone(),
             rx: info.rx_offload_capa,
             tx: info.tx_offload_capa,
@@ -221,7 +199,15 @@ impl EthPort {
             rss: info.flow_type_rss_offloads,
             queues: config.queues,
             silent_tso: config.silent_tso,
-        });
+        };
+        let mut choice = negotiate(&offer);
+        if let Some(why) = spread::refusal(&offer, &choice, info.reta_size) {
+            if !config.fewer {
+                return Err(PortError::Queues { port: name.into(), queues: config.queues, why });
+            }
+            (config.queues, offer.queues, alone) = (1, 1, Some(why));
+            choice = negotiate(&offer);
+        }
         if choice.max_segs == 1 {
             let most = TX_HEAD_ROOM as u32 - 18;
             range(
@@ -253,7 +239,7 @@ impl EthPort {
         // SAFETY: `id` is a port that exists.
         let node = unsafe { sys::rte_eth_dev_socket_id(id) };
         let pools = (0..config.queues)
-            .map(|_| queue_pools(eal, config, (rx_desc, tx_desc), choice.rx_room, node))
+            .map(|_| queue_pools(eal, &config, (rx_desc, tx_desc), choice.rx_room, node))
             .collect::<Result<Vec<_>, _>>()?;
         for (q, p) in (0..config.queues).zip(&pools) {
             let mut rxc = info.default_rxconf;
@@ -298,6 +284,8 @@ impl EthPort {
             vlan_insert: true,
             vlan_strip: true,
             reach: choice.reach,
+            // Each queue's own.
+            steering: Steering::default(),
         };
         let queues = usize::from(config.queues);
         let shared = Arc::new(PortShared {
@@ -322,6 +310,8 @@ impl EthPort {
             warnings,
             closed: false,
             restarts: 0,
+            spread: Spread::One(alone),
+            reta: info.reta_size,
         })
     }
 
@@ -424,6 +414,7 @@ impl EthPort {
             heads: p.heads.clone(),
             bare: p.bare.clone(),
             rx_desc: self.rx_desc,
+            steering: self.spread.steering(q, self.queues()),
         })
     }
 
@@ -479,9 +470,14 @@ impl EthPort {
         &self.shared.caps
     }
 
-    /// Whether received packets are spread over the queues by RSS.
-    pub fn rss(&self) -> bool {
-        self.shared.choice.rss != 0
+    /// Queue pairs: as many as were asked for, or fewer ([`PortConfig::fewer`]).
+    pub fn queues(&self) -> u16 {
+        self.pools.len() as u16
+    }
+
+    /// How many queues there are and how packets come to them, or why there is only one.
+    pub fn describe_queues(&self) -> String {
+        self.spread.describe(self.queues())
     }
 
     /// What the user should know: a driver whose DMA outlives the process, for one.
@@ -533,11 +529,6 @@ fn queue_pools(
     })
 }
 
-fn remove_vdev(name: &CString) {
-    // SAFETY: terminated strings; the device's port is closed. A refusal leaves an idle device, which is harmless.
-    unsafe { sys::rte_eal_hotplug_remove(c"vdev".as_ptr(), name.as_ptr()) };
-}
-
 impl Drop for EthPort {
     fn drop(&mut self) {
         if self.close(Duration::from_secs(1)).is_err() {
@@ -565,30 +556,5 @@ mod tests {
         }
         let w = numa_mismatch("p", 0, &lcore(Some(1))).unwrap();
         assert!(w.contains("CPU 5 on node 1") && w.contains("cpu_pattern"), "{w}");
-    }
-
-    #[test]
-    fn the_interface_with_the_default_route_is_refused_however_it_is_named() {
-        let d = tempfile::tempdir().unwrap();
-        let pci = d.path().join("sys/bus/pci/devices/0000:03:00.0");
-        std::fs::create_dir_all(pci.join("net/wan0")).unwrap();
-        std::fs::write(pci.join("class"), "0x020000\n").unwrap();
-        std::os::unix::fs::symlink("../drivers/igb_uio", pci.join("driver")).unwrap();
-        std::fs::create_dir_all(d.path().join("proc/net")).unwrap();
-        let route =
-            "Iface Destination Gateway Flags RefCnt Use Metric Mask\nwan0 00000000 01 3 0 0 0 00000000\n";
-        std::fs::write(d.path().join("proc/net/route"), route).unwrap();
-        let ask = |s: &str, allow| {
-            let config = PortConfig { allow_default_route: allow, ..PortConfig::default() };
-            guard(d.path(), &s.parse().unwrap(), &config)
-        };
-        for s in ["03:00.0", "net_af_packet0,iface=wan0", "net_tap0,remote=wan0"] {
-            let e = ask(s, false).unwrap_err().to_string();
-            assert!(e.contains("wan0") && e.contains("default route"), "{e}");
-            assert!(ask(s, true).is_ok());
-        }
-        assert!(ask("net_af_xdp0,iface=lan0", false).unwrap().is_empty());
-        let w = ask("03:00.0", true).unwrap();
-        assert!(w.len() == 1 && w[0].contains("vfio-pci"), "uio is warned of: {w:?}");
     }
 }

@@ -9,6 +9,9 @@ use super::mempool::PoolError;
 pub struct PortConfig {
     /// Queue pairs: one an lcore.
     pub queues: u16,
+    /// Take fewer queues where the device has fewer, and one where it cannot be known which packets come to which:
+    /// `EthPort::describe_queues` then says why. Else that is an error.
+    pub fewer: bool,
     /// Largest IP packet in bytes.
     pub mtu: u16,
     /// Receive descriptors; the driver may round.
@@ -33,6 +36,7 @@ impl Default for PortConfig {
     fn default() -> PortConfig {
         PortConfig {
             queues: 1,
+            fewer: false,
             mtu: 1500,
             rx_desc: 1024,
             tx_desc: 1024,
@@ -86,6 +90,16 @@ pub enum PortError {
         asked: u32,
         /// What to do.
         remedy: &'static str,
+    },
+    /// It cannot be known which packets come to which of several queues.
+    #[error("port {port} cannot be used with {queues} queues: {why}; use one queue, which one lcore polls")]
+    Queues {
+        /// Port name.
+        port: String,
+        /// Asked for.
+        queues: u16,
+        /// What stands against it.
+        why: String,
     },
     /// A call failed.
     #[error("port {port}: {call} failed ({errno}); {remedy}")]

@@ -18,6 +18,7 @@ use super::port::PortShared;
 use super::rx::{EthRxPkt, HEAD_CONTIGUOUS, MBUF_OPS, RxCtx, copy_chain, pull_up};
 use super::tx::{EthTxPkt, TxCtx};
 use crate::pkt::{Port, PortCaps, PortCounters, RX_BURST, Reclaimed, TxPkt};
+use crate::steer::Steering;
 
 /// Most packets handed to the driver at a time.
 const TX_BURST: usize = 32;
@@ -30,6 +31,7 @@ pub struct QueueSeed {
     pub(crate) heads: Arc<Mempool>,
     pub(crate) bare: Arc<Mempool>,
     pub(crate) rx_desc: u16,
+    pub(crate) steering: Steering,
 }
 
 impl QueueSeed {
@@ -57,7 +59,7 @@ impl QueueSeed {
             queue: self.queue,
             copy_rx: c.shares_mbufs,
             soft_strip: !c.vlan_strip,
-            caps: self.shared.caps.clone(),
+            caps: PortCaps { steering: self.steering, ..self.shared.caps.clone() },
             rx: Rc::new(RxCtx { home, truesize }),
             tx,
             rx_pool: self.rx,
@@ -280,8 +282,9 @@ impl Port for EthQueue {
         let mut c = self.counters;
         c.tx_attached = self.tx.attached.get();
         let mut s = sys::rte_eth_stats::default();
+        // The port's count is told once, by its first queue.
         // SAFETY: a place for the answer; a port that is not there answers with an error.
-        if unsafe { sys::rte_eth_stats_get(self.id, &mut s) } == 0 {
+        if self.queue == 0 && unsafe { sys::rte_eth_stats_get(self.id, &mut s) } == 0 {
             c.rx_nombuf += s.rx_nombuf;
         }
         c

@@ -11,7 +11,7 @@ use dataplane::pkt::{Port, Reclaimed};
 use dataplane::tap::TapEnd;
 use hugepages::{LendSlab, Lent, RxFrag};
 use smallvec::SmallVec;
-use tcpstack::{CloseWhy as Why, Dial, FlowId, KeepAlive, PushError, Stack};
+use tcpstack::{CloseWhy as Why, Dial, FlowId, KeepAlive, News, PushError, Stack};
 
 use super::desk::{PAGE, Page, Row};
 use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
@@ -383,7 +383,13 @@ impl<P: Port> Runtime for LcoreRt<P> {
 
     fn dial(&mut self, d: &DialSpec) {
         let ports = if d.privileged { PRIVILEGED } else { EPHEMERAL };
-        for port in ports.rev() {
+        let steering = self.stack.steering().clone();
+        // Only what brings the peer's answers to this queue; other lcores have ports of their own towards it.
+        let class = steering.ports_of(d.local_ip, d.remote);
+        for port in ports.rev().filter(|p| class.has(*p)) {
+            if self.stack.listens(port) {
+                continue;
+            }
             let dial = Dial { local: SocketAddr::new(d.local_ip, port), remote: d.remote };
             match self.stack.dial(self.now, dial) {
                 Ok(flow) => {
@@ -497,6 +503,14 @@ impl<P: Port> Runtime for LcoreRt<P> {
     }
 
     fn wait(&mut self, _: Option<u64>) {}
+
+    fn tell(&mut self) -> Option<(u16, News)> {
+        self.stack.tell()
+    }
+
+    fn hear(&mut self, news: News) {
+        self.stack.hear(self.now, news);
+    }
 
     fn abort_all(&mut self) {
         self.stack.abort_all();

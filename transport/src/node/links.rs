@@ -8,7 +8,13 @@
 //!   owner                                                                home
 //!   Opened, DialFailed, Progress, Bytes, PeerFin, Closed, Released  ──>  sink
 //!   streams                                                         <──  Dial, Cmd (Send, Unhold, Close), Took
+//!
+//!   owner                                                                another owner
+//!   what its stack hears that is another's                          <──> News (tcpstack/src/kin.rs)
 //! ```
+//!
+//! A home that owns a queue dials from it, by a port that brings the answers back there: while the peer stays, what
+//! was dialled never crosses.
 //!
 //! Homes may move while streams run ([`super::moving`]): what concerns a stream carries its bucket and goes where
 //! the bucket is by then.
@@ -19,6 +25,7 @@ use std::sync::Arc;
 use crossbeam_queue::ArrayQueue;
 use dataplane::tap::TapEnd;
 use hugepages::{LendBudget, LendOwner, Relay, RxFrag, RxLent};
+use tcpstack::News;
 
 use super::desk::Page;
 use super::moving::{Arrive, Leave, MoveMsg, Mover};
@@ -47,6 +54,8 @@ enum Parcel {
     Move(ShardId, MoveMsg),
     /// To oneself: all that a stream of this lcore sent here over the ring is out of it.
     Direct(Bucket, ConnId),
+    /// From the TCP stack of one queue to that of another.
+    News(News),
 }
 
 /// What its home hears of a stream.
@@ -115,7 +124,7 @@ pub struct Linked<R: Runtime> {
     inner: Option<R>,
     now: Box<dyn Fn() -> u64>,
     shards: Shards,
-    /// Shards that own queues: the ones that can dial.
+    /// Shards that own queues, by queue: the ones that can dial.
     owners: Vec<ShardId>,
     rings: Vec<Arc<ArrayQueue<Parcel>>>,
     /// What a full ring had no room for, by shard.
@@ -156,7 +165,7 @@ impl StreamRx for View<'_> {
 }
 
 impl<R: Runtime> Linked<R> {
-    /// Shard `shards.me` of a node whose queues `owners` (not empty) have. `now` is the node's clock in ns. `lend`
+    /// Shard `shards.me` of a node whose queues `owners` (not empty) have, the first one the first. `now` is the node's clock in ns. `lend`
     /// bounds what applications may hold of fragments from other lcores; it must leave room in what those may
     /// lend ([`relay_budget`]), so that payload is copied here before a stream is held up there.
     pub fn new(
@@ -266,6 +275,15 @@ impl<R: Runtime> Linked<R> {
         })
     }
 
+    /// Carries what the stack of this queue has to tell to those of the others.
+    fn spread_news(&mut self) {
+        while let Some((to, news)) = self.inner.as_mut().and_then(Runtime::tell) {
+            if let Some(owner) = self.owners.get(usize::from(to)).copied() {
+                self.send(owner, Parcel::News(news));
+            }
+        }
+    }
+
     fn command_inner(&mut self, c: ConnId, cmd: StreamCmd) {
         if let Some(r) = &mut self.inner {
             r.command(c, cmd);
@@ -316,6 +334,11 @@ impl<R: Runtime> Linked<R> {
             Parcel::Move(from, msg) => self.move_msg(from, msg, sink),
             Parcel::Direct(b, c) if self.holding(b) => self.arriving.direct.push(Parcel::Direct(b, c)),
             Parcel::Direct(b, c) => self.direct(b, c),
+            Parcel::News(n) => {
+                if let Some(r) = &mut self.inner {
+                    r.hear(n);
+                }
+            }
         }
     }
 
@@ -467,6 +490,7 @@ impl<R: Runtime> Runtime for Linked<R> {
     fn turn(&mut self, sink: &mut dyn FnMut(Input<'_>)) -> Work {
         self.relay.home().drain();
         let mut work = self.turn_inner(sink);
+        self.spread_news();
         let mut n = 0;
         let mine = self.rings[usize::from(self.shards.me.0)].clone();
         while n < PARCELS_A_TURN {

@@ -1,6 +1,7 @@
 //! What carries a machine's streams: the seam between protocol and wire.
 
 use dataplane::tap::TapEnd;
+use tcpstack::News;
 
 use super::desk::Page;
 use super::moving::Mover;
@@ -163,6 +164,14 @@ pub trait Runtime {
     fn settled(&self) -> bool {
         true
     }
+
+    /// A queue of the same port, and what its stack should hear ([`tcpstack::Stack::tell`]).
+    fn tell(&mut self) -> Option<(u16, News)> {
+        None
+    }
+
+    /// Takes in what the stack of another queue told.
+    fn hear(&mut self, _: News) {}
 
     /// Counts.
     fn counters(&self) -> RtCounters;

@@ -1,0 +1,117 @@
+//! From a port's name to the device: found, made or probed, and not the one that carries the default route.
+
+use std::ffi::CString;
+use std::path::Path;
+
+use dpdk_sys as sys;
+
+use super::eal::strerror;
+use super::port_config::{PortConfig, PortError};
+use super::spec::PortSpec;
+use crate::doctor;
+
+pub(super) fn call(port: &str, what: &'static str, r: i32, remedy: &'static str) -> Result<(), PortError> {
+    if r >= 0 {
+        return Ok(());
+    }
+    Err(PortError::Call { port: port.into(), call: what, errno: strerror(-r), remedy })
+}
+
+/// The ethdev of that name, if there is one.
+fn lookup(name: &str) -> Option<u16> {
+    let name = CString::new(name).ok()?;
+    let mut id = 0;
+    // SAFETY: a terminated name and a place for the answer.
+    (unsafe { sys::rte_eth_dev_get_port_by_name(name.as_ptr(), &mut id) } == 0).then_some(id)
+}
+
+/// Finds the port, making or probing the device when need be. The name is Some when a virtual device was made.
+pub(super) fn find(spec: &PortSpec) -> Result<(u16, Option<CString>), PortError> {
+    if let Some(id) = lookup(spec.port_name()) {
+        return Ok((id, None));
+    }
+    let missing = |e: i32, remedy| PortError::NotFound {
+        port: spec.port_name().into(),
+        errno: strerror(e.abs()),
+        remedy,
+    };
+    let c =
+        |s: &str| CString::new(s).map_err(|_| missing(libc::EINVAL, "remove the zero byte from its name"));
+    match spec {
+        PortSpec::Name(_) => Err(missing(libc::ENODEV, "`pollnd doctor` lists the ports")),
+        PortSpec::Pci(addr) => {
+            let remedy = "bind it to vfio-pci (dpdk-devbind.py -b vfio-pci ADDRESS), run as root or with access to its \
+                          vfio group, with huge pages, and without --no-pci";
+            // SAFETY: a terminated string.
+            let r = unsafe { sys::rte_dev_probe(c(addr)?.as_ptr()) };
+            if r < 0 {
+                return Err(missing(r, remedy));
+            }
+            lookup(addr).map(|id| (id, None)).ok_or_else(|| missing(libc::ENODEV, remedy))
+        }
+        PortSpec::Vdev { name, args } => {
+            let remedy = "check its arguments, and that the driver's package is installed (librte-net-*)";
+            let (n, a) = (c(name)?, c(args)?);
+            // SAFETY: terminated strings.
+            let r = unsafe { sys::rte_eal_hotplug_add(c"vdev".as_ptr(), n.as_ptr(), a.as_ptr()) };
+            if r < 0 {
+                return Err(missing(r, remedy));
+            }
+            lookup(name).map(|id| (id, Some(n))).ok_or_else(|| missing(libc::ENODEV, remedy))
+        }
+    }
+}
+
+/// Refuses an interface with the default route, and collects what the user should know of the device.
+pub(super) fn guard(root: &Path, spec: &PortSpec, config: &PortConfig) -> Result<Vec<String>, PortError> {
+    let mut ifaces: Vec<String> = spec.kernel_iface().map(str::to_owned).into_iter().collect();
+    let mut warnings = Vec::new();
+    if let PortSpec::Pci(addr) = spec
+        && let Some(p) = doctor::pci_port(root, addr)
+    {
+        ifaces.extend(p.ifaces.iter().cloned());
+        warnings.extend(p.dma_warning());
+    }
+    let routed = doctor::default_route_ifaces(root);
+    match ifaces.into_iter().find(|i| routed.contains(i)) {
+        Some(iface) if !config.allow_default_route => {
+            Err(PortError::DefaultRoute { port: spec.port_name().into(), iface })
+        }
+        _ => Ok(warnings),
+    }
+}
+
+pub(super) fn remove_vdev(name: &CString) {
+    // SAFETY: terminated strings; the device's port is closed. A refusal leaves an idle device, which is harmless.
+    unsafe { sys::rte_eal_hotplug_remove(c"vdev".as_ptr(), name.as_ptr()) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_interface_with_the_default_route_is_refused_however_it_is_named() {
+        let d = tempfile::tempdir().unwrap();
+        let pci = d.path().join("sys/bus/pci/devices/0000:03:00.0");
+        std::fs::create_dir_all(pci.join("net/wan0")).unwrap();
+        std::fs::write(pci.join("class"), "0x020000\n").unwrap();
+        std::os::unix::fs::symlink("../drivers/igb_uio", pci.join("driver")).unwrap();
+        std::fs::create_dir_all(d.path().join("proc/net")).unwrap();
+        let route =
+            "Iface Destination Gateway Flags RefCnt Use Metric Mask\nwan0 00000000 01 3 0 0 0 00000000\n";
+        std::fs::write(d.path().join("proc/net/route"), route).unwrap();
+        let ask = |s: &str, allow| {
+            let config = PortConfig { allow_default_route: allow, ..PortConfig::default() };
+            guard(d.path(), &s.parse().unwrap(), &config)
+        };
+        for s in ["03:00.0", "net_af_packet0,iface=wan0", "net_tap0,remote=wan0"] {
+            let e = ask(s, false).unwrap_err().to_string();
+            assert!(e.contains("wan0") && e.contains("default route"), "{e}");
+            assert!(ask(s, true).is_ok());
+        }
+        assert!(ask("net_af_xdp0,iface=lan0", false).unwrap().is_empty());
+        let w = ask("03:00.0", true).unwrap();
+        assert!(w.len() == 1 && w[0].contains("vfio-pci"), "uio is warned of: {w:?}");
+    }
+}

@@ -1,0 +1,422 @@
+//! Whole nodes whose lcores each have a queue of the port, in virtual time: dialled connections live at the home of
+//! their peer, passive ones where the device puts them, and a device that changes its mind loses nothing.
+
+use std::cell::RefCell;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dataplane::clock::Clock;
+use dataplane::fault::{FaultPort, Faults};
+use dataplane::mem::{MemConfig, MemPort, Spread, pair_of_queues};
+use dataplane::steer::{KEY, Rss};
+use hugepages::{LendSlab, PageRunMut, PrivatePages};
+use tcpstack::{Counters, Listen, Stack, StackConfig};
+use transport::node::lcore::LcoreRt;
+use transport::node::links::{Linked, Rings, relay_budget};
+use transport::node::{App, Ops, Runtime, Shard, Work};
+use transport::proto::{
+    AppId, Config, Data, Event, Machine, MdMem, MdSpec, Op, Payload, ShardId, Shards, Sink,
+};
+use transport::wire::{Nid, ProcessId};
+
+type Rt = LcoreRt<FaultPort<MemPort>>;
+type Log = Rc<RefCell<Vec<Event>>>;
+
+#[derive(Default)]
+struct Script {
+    todo: Ops,
+    log: Log,
+}
+
+impl App for Script {
+    fn turn(&mut self, _: u64, ops: &mut Ops) -> Work {
+        let n = self.todo.len();
+        ops.append(&mut self.todo);
+        Work::of(n)
+    }
+    fn event(&mut self, _: u64, _: AppId, ev: Event, _: &mut Ops) {
+        self.log.borrow_mut().push(ev);
+    }
+}
+
+struct Node {
+    ip: Ipv4Addr,
+    shards: Vec<Shard<Linked<Rt>, Script>>,
+}
+
+fn nid(ip: Ipv4Addr) -> Nid {
+    Nid::tcp(IpAddr::V4(ip), 0)
+}
+
+fn target(ip: Ipv4Addr) -> ProcessId {
+    ProcessId::lustre(nid(ip))
+}
+
+impl Node {
+    /// A node with a queue for each of `ports`, and `idle` lcores without one.
+    fn new(ip: Ipv4Addr, ports: Vec<MemPort>, idle: u16, net: &Net, now: &Arc<AtomicU64>) -> Node {
+        let queues = ports.len() as u16;
+        let count = queues + idle;
+        let rings = Rings::new(count);
+        let mut ports = ports.into_iter();
+        let owners: Vec<ShardId> = (0..queues).map(ShardId).collect();
+        let lend = relay_budget((net.mem.rx_buf * net.mem.rx_bufs) as u64, net.mem.rx_bufs);
+        let shards = (0..count)
+            .map(|i| {
+                let me = ShardId(i);
+                let own = ports.next().map(|p| {
+                    let t = now.clone();
+                    let seed = net.seed * 100 + u64::from(ip.octets()[3]) * 10 + u64::from(i);
+                    let port =
+                        FaultPort::new(p, net.faults, seed, Box::new(move || t.load(Ordering::Relaxed)));
+                    let cfg = StackConfig { secret: Some([seed, 1]), ..StackConfig::new(ip, 16) };
+                    let mut stack = Stack::new(cfg, port, LendSlab::new(512)).unwrap();
+                    stack.listen(Listen { addr: IpAddr::V4(ip), port: 988, backlog: 16 }).unwrap();
+                    LcoreRt::new(stack, Clock::virtual_time(now.clone()), me)
+                });
+                let mut c = Config::new(nid(ip), 1000 + net.seed);
+                c.shards = Shards { me, count };
+                let t = now.clone();
+                let clock = Box::new(move || t.load(Ordering::Relaxed));
+                let rt = Linked::new(own, c.shards, owners.clone(), &rings, lend, clock);
+                Shard::new(Machine::new(c), rt, Script::default())
+            })
+            .collect();
+        Node { ip, shards }
+    }
+
+    fn home_of(&self, peer: Ipv4Addr) -> usize {
+        usize::from(Shards { me: ShardId(0), count: self.shards.len() as u16 }.home_of(IpAddr::V4(peer)).0)
+    }
+
+    /// The stacks, by queue.
+    fn stacks(&mut self) -> impl Iterator<Item = &mut Stack<FaultPort<MemPort>>> {
+        self.shards.iter_mut().filter_map(|s| s.rt.inner().map(LcoreRt::stack))
+    }
+
+    fn sum(&mut self, f: impl Fn(&Counters) -> u64) -> u64 {
+        self.stacks().map(|s| f(&s.counters())).sum()
+    }
+
+    /// From now on every packet comes to another queue than before.
+    fn turn_table(&mut self) {
+        let queues = self.stacks().count() as u16;
+        let Some(used) = self.stacks().position(|s| s.flows() > 0) else { panic!("no connection") };
+        let Some(first) = self.stacks().next() else { panic!("no queue") };
+        let turned = if first.steering().is_by_hash() {
+            rss(queues, 1)
+        } else {
+            Rss::new(KEY.to_vec(), vec![(used as u16 + 1) % queues; 128])
+        };
+        first.port_mut().inner().respread(turned);
+    }
+
+    fn logged(&self, f: impl Fn(&Event) -> bool) -> usize {
+        self.shards.iter().map(|s| s.app.log.borrow().iter().filter(|e| f(e)).count()).sum()
+    }
+}
+
+/// What lies between two nodes.
+struct Net {
+    a: Spread,
+    b: Spread,
+    /// Lcores of each node beside those with a queue.
+    idle: u16,
+    faults: Faults,
+    seed: u64,
+    mem: MemConfig,
+    /// The devices' tables are turned in the middle of the traffic, and nobody is told.
+    turn: bool,
+}
+
+fn rss(queues: u16, turned: u16) -> Rss {
+    Rss::new(KEY.to_vec(), (0..128).map(|i| (i + turned) % queues).collect())
+}
+
+impl Net {
+    fn new(a: Spread, b: Spread) -> Net {
+        let mem = MemConfig::default();
+        Net { a, b, idle: 0, faults: Faults::default(), seed: 1, mem, turn: false }
+    }
+
+    fn rss(a: u16, b: u16) -> Net {
+        Net::new(Spread::Rss(a, rss(a, 0)), Spread::Rss(b, rss(b, 0)))
+    }
+}
+
+struct World {
+    now: Arc<AtomicU64>,
+    nodes: [Node; 2],
+}
+
+impl World {
+    /// Two nodes; the other one's home is shard `homes` of each.
+    fn new(net: &Net, homes: [u16; 2]) -> World {
+        let now = Arc::new(AtomicU64::new(1_000_000_000));
+        let (a, b) = pair_of_queues(&net.mem, net.a.clone(), net.b.clone());
+        let pick = |here: usize, home: u16, block: u8| {
+            let count = Shards { me: ShardId(0), count: here as u16 + net.idle };
+            let fits = |ip: &Ipv4Addr| count.home_of(IpAddr::V4(*ip)) == ShardId(home);
+            (1..=250).map(|i| Ipv4Addr::new(10, 5, block, i)).find(fits).unwrap()
+        };
+        let (ip_b, ip_a) = (pick(a.len(), homes[0], 1), pick(b.len(), homes[1], 2));
+        let nodes = [Node::new(ip_a, a, net.idle, net, &now), Node::new(ip_b, b, net.idle, net, &now)];
+        World { now, nodes }
+    }
+
+    /// Turns until `done`, jumping to the next deadline when nothing moves. At most two virtual minutes.
+    fn run(&mut self, what: &str, mut done: impl FnMut(&mut World) -> bool) {
+        let end = self.now.load(Ordering::Relaxed) + 120_000_000_000;
+        while !done(self) {
+            let now = self.now.load(Ordering::Relaxed);
+            if now >= end {
+                for n in &mut self.nodes {
+                    n.stacks().for_each(|s| println!("{:?}", s.counters()));
+                }
+                panic!("{what}: not within two minutes");
+            }
+            let mut work = Work::Idle;
+            for s in self.nodes.iter_mut().flat_map(|n| &mut n.shards) {
+                work = work.and(s.turn());
+            }
+            let mut next = now + 1_000;
+            if !work.is_busy() {
+                let shards = self.nodes.iter_mut().flat_map(|n| &mut n.shards);
+                let due = shards.flat_map(|s| {
+                    let held = s.rt.inner().and_then(|r| r.stack().port().deadline());
+                    [s.deadline(), held]
+                });
+                let due = due.flatten().min().unwrap_or(now + 1_000_000);
+                next = due.clamp(next, now + 100_000_000);
+            }
+            self.now.store(next, Ordering::Relaxed);
+        }
+    }
+
+    fn shut_down(mut self) {
+        for i in [0, 1] {
+            self.nodes[i].shards.iter_mut().for_each(Shard::shut_down);
+            self.run("down", |w| w.nodes[i].shards.iter().all(Shard::is_down));
+        }
+        self.run("everything home", |w| {
+            let mut all = w.nodes.iter().flat_map(|n| &n.shards).map(|s| s.rt.counters());
+            all.all(|c| (c.lendings_out, c.rx_lent_out, c.rx_pool_bytes_in_use, c.conns) == (0, 0, 0, 0))
+        });
+    }
+}
+
+fn pages(len: usize, seed: u8) -> (Payload, u64) {
+    let mut r = PageRunMut::new(Arc::new(PrivatePages), len).unwrap();
+    r.bytes_mut()
+        .iter_mut()
+        .enumerate()
+        .for_each(|(i, b)| *b = (i as u8).wrapping_mul(29) ^ (i >> 8) as u8 ^ seed);
+    let crc = u64::from(crc32fast::hash(r.bytes()));
+    (Payload::Pages(smallvec::smallvec![r.freeze().slice_all()]), crc)
+}
+
+fn crc(data: &Data) -> u64 {
+    let Data::Lent(parts) = data else { panic!("{data:?}") };
+    let mut h = crc32fast::Hasher::new();
+    parts.iter().for_each(|p| h.update(p.bytes()));
+    u64::from(h.finalize())
+}
+
+/// Every connection is where it belongs: dialled ones at the home of their peer and with a port that brings them
+/// there, passive ones on the queue that the hash says.
+fn placed(w: &mut World) {
+    for n in &mut w.nodes {
+        let mut dialled = 0;
+        for i in 0..n.shards.len() {
+            let Some(rt) = n.shards[i].rt.inner() else { continue };
+            let stack = rt.stack();
+            let steering = stack.steering().clone();
+            let conns: Vec<(SocketAddr, SocketAddr, Option<bool>)> =
+                stack.connections(0, 64).map(|(_, c)| (c.local, c.remote, c.passive)).collect();
+            for (local, remote, passive) in conns {
+                if passive == Some(false) {
+                    dialled += 1;
+                    let IpAddr::V4(peer) = remote.ip() else { panic!("{remote}") };
+                    assert_eq!(n.home_of(peer), i, "{local} to {remote} is not at its peer's home");
+                    assert!((512..=1023).contains(&local.port()) && local.port() != 988);
+                }
+                if steering.is_by_hash() || passive == Some(false) {
+                    assert_eq!(usize::from(steering.owner(local, remote)), i, "{local} from {remote}");
+                }
+            }
+        }
+        println!("{}: {dialled} dialled", n.ip);
+    }
+}
+
+/// PUTs both ways to a portal of each shard, and GETs; every byte checked, everything home at the end.
+fn traffic(net: &Net, homes: [u16; 2], puts: u64, len: usize) {
+    let mut w = World::new(net, homes);
+    let ips = [w.nodes[0].ip, w.nodes[1].ip];
+    let (source, source_crc) = pages(200_000, 99);
+    let mut portals = [0; 2];
+    for (n, portals) in w.nodes.iter_mut().zip(&mut portals) {
+        *portals = n.shards.len();
+        let attach = |portal: u32, mem| {
+            let (who, md) = (ProcessId::ANY, MdSpec::new(mem));
+            (AppId(0), Op::Attach { tag: 0, portal, who, match_bits: 7, ignore_bits: 0, md })
+        };
+        for p in 0..*portals as u32 {
+            n.shards[0].app.todo.push_back(attach(10 + p, MdMem::Sink(Sink::Lend(1 << 20))));
+        }
+        n.shards[0].app.todo.push_back(attach(30, MdMem::Source(source.clone())));
+    }
+    let want = portals.map(|p| p + 1);
+    w.run("attach", |w| {
+        (0..2).all(|i| w.nodes[i].logged(|e| matches!(e, Event::Attached { .. })) == want[i])
+    });
+    let submit = |w: &mut World, part: std::ops::Range<u64>| {
+        for (i, to) in [(0, 1), (1, 0)] {
+            for k in part.clone() {
+                let (payload, hdr_data) = pages(len, k as u8);
+                let portal = 10 + (k as usize % portals[to]) as u32;
+                let target = target(ips[to]);
+                let op = Op::Put {
+                    tag: k,
+                    target,
+                    portal,
+                    match_bits: 7,
+                    offset: 0,
+                    hdr_data,
+                    payload,
+                    ack: true,
+                };
+                let shards = w.nodes[i].shards.len();
+                w.nodes[i].shards[k as usize % shards].app.todo.push_back((AppId(0), op));
+            }
+        }
+    };
+    let last = |e: &Event| {
+        matches!(e, Event::Ack { done: true, .. } | Event::Send { done: true, .. } | Event::Reply { .. })
+    };
+    submit(&mut w, 0..puts / 2);
+    w.run("some of it", |w| w.nodes.iter().all(|n| n.logged(last) > 0));
+    placed(&mut w);
+    if net.turn {
+        w.nodes.iter_mut().for_each(Node::turn_table);
+    }
+    submit(&mut w, puts / 2..puts);
+    for (i, to) in [(0, 1), (1, 0)] {
+        let sink = Sink::Lend(200_000);
+        let get = Op::Get { tag: 9000, target: target(ips[to]), portal: 30, match_bits: 7, sink };
+        w.nodes[i].shards[0].app.todo.push_back((AppId(0), get));
+    }
+    let all = puts as usize + 1;
+    let seen = |n: &Node| n.logged(|e| matches!(e, Event::Put(_))) as u64;
+    w.run("traffic", |w| w.nodes.iter().all(|n| n.logged(last) == all && seen(n) >= puts));
+    placed(&mut w);
+    for n in &mut w.nodes {
+        let mut seen = 0;
+        for e in n.shards.iter().flat_map(|s| s.app.log.borrow_mut().drain(..).collect::<Vec<_>>()) {
+            match e {
+                Event::Ack { status, mlength, .. } => assert_eq!((status, mlength), (Ok(()), len as u32)),
+                Event::Send { status, .. } => assert_eq!(status, Ok(())),
+                Event::Reply { status, data, .. } => assert_eq!((status, crc(&data)), (Ok(()), source_crc)),
+                Event::Put(p) => {
+                    seen += 1;
+                    assert_eq!((p.status, p.mlength), (Ok(()), len as u32));
+                    assert_eq!(crc(&p.data), p.hdr_data, "payload of PUT {seen}");
+                }
+                Event::Get(g) => assert_eq!(g.status, Ok(())),
+                Event::Attached { .. } => {}
+                e => panic!("{e:?}"),
+            }
+        }
+        assert_eq!(seen, puts, "each once");
+        let (handed, lost) = (n.sum(|c| c.strays_handed), n.sum(|c| c.strays_lost));
+        // Late copies of what both dialled at once, and one of them closed, are looked for and then reset.
+        if net.turn || net.faults.delay_ns == 0 {
+            assert_eq!(handed > 0, net.turn, "{handed} segments handed over");
+        }
+        let reset = if net.faults.delay_ns == 0 { n.sum(|c| c.rst_sent) } else { 0 };
+        assert_eq!((lost, reset), (0, 0));
+        // One speaks for all, each asks for itself.
+        assert!(n.sum(|c| c.arp_requests) <= n.stacks().count() as u64 * 3);
+    }
+    w.shut_down();
+}
+
+#[test]
+fn two_and_four_queues_by_hash() {
+    for (a, b) in [(2, 2), (2, 4), (4, 1)] {
+        for homes in [[0, 0], [1, b - 1], [a - 1, 0]] {
+            println!("{a} and {b} queues, homes {homes:?}");
+            traffic(&Net::rss(a, b), homes, 12, 300_000);
+        }
+    }
+}
+
+#[test]
+fn mirrored_queues() {
+    for n in [2, 4] {
+        for homes in [[0, 0], [1, 0], [n - 1, n - 1]] {
+            println!("{n} queues, homes {homes:?}");
+            traffic(&Net::new(Spread::Mirror(n), Spread::Mirror(n)), homes, 12, 300_000);
+        }
+    }
+}
+
+#[test]
+fn lcores_without_a_queue_are_homes_behind_rings() {
+    // The home of the peer is such an lcore, and one with a queue.
+    for homes in [[2, 3], [3, 0], [1, 2]] {
+        println!("homes {homes:?}");
+        let net = Net { idle: 2, ..Net::rss(2, 2) };
+        traffic_between_rings(&net, homes);
+    }
+}
+
+/// As [`traffic`], where a dialled connection is its home's own only if the home has a queue.
+fn traffic_between_rings(net: &Net, homes: [u16; 2]) {
+    let mut w = World::new(net, homes);
+    let ips = [w.nodes[0].ip, w.nodes[1].ip];
+    for (i, to) in [(0, 1), (1, 0)] {
+        w.nodes[i].shards[0].app.todo.push_back((AppId(0), Op::Ping { tag: 1, target: target(ips[to]) }));
+    }
+    let pings = |n: &Node| n.logged(|e| matches!(e, Event::Ping { info: Ok(_), .. }));
+    w.run("pings", |w| w.nodes.iter().all(|n| pings(n) == 1));
+    for n in &mut w.nodes {
+        assert_eq!((n.sum(|c| c.strays_handed), n.sum(|c| c.rst_sent)), (0, 0));
+    }
+    w.shut_down();
+}
+
+#[test]
+fn a_device_that_turns_its_table_loses_nothing() {
+    for net in [
+        Net::rss(2, 2),
+        Net::rss(4, 2),
+        Net::new(Spread::Mirror(2), Spread::Mirror(2)),
+        Net::new(Spread::Mirror(4), Spread::Mirror(4)),
+    ] {
+        println!("{:?}", net.a);
+        traffic(&Net { turn: true, ..net }, [1, 0], 24, 200_000);
+    }
+}
+
+#[test]
+fn a_bad_network_changes_nothing_but_the_time() {
+    let faults = Faults {
+        loss: 0.01,
+        dup: 0.01,
+        reorder: 0.02,
+        corrupt: 0.002,
+        delay_ns: 20_000,
+        ..Faults::default()
+    };
+    for seed in 1..=8 {
+        println!("seed {seed}");
+        let mem =
+            MemConfig { tso_max: 0, csum: false, lazy: (seed % 3) as usize * 4, ..MemConfig::default() };
+        let net = if seed % 2 == 0 { Net::rss(2, 4) } else { Net::new(Spread::Mirror(2), Spread::Mirror(2)) };
+        let net = Net { faults, seed, mem, turn: seed % 4 < 2, ..net };
+        traffic(&net, [(seed % 2) as u16, (seed / 2 % 2) as u16], 6, 200_000);
+    }
+}
