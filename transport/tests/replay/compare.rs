@@ -46,6 +46,7 @@ impl Play {
         // the same set may have been closed first.
         if let (Some(k), Some((c, how))) = (ours, l.closed)
             && c.abs_diff(k) <= REACTION
+            && !(l.followed && theirs.is_some_and(|e| k < e))
             && !(l.flow.refused() && !l.dials && how != Close::Fin)
         {
             return None;
@@ -57,6 +58,9 @@ impl Play {
                 let silent = !script
                     .iter()
                     .any(|(at, n, ours, _)| self.links[*n].peer == l.peer && !ours && *at > c && *at < k);
+                if l.followed {
+                    return Some(format!("closes after the other end, not at {} ms", ms(k)));
+                }
                 if c > k || (c + REACTION < k && !silent) {
                     return Some(format!("closes at {} ms, not at {} ms", ms(c), ms(k)));
                 }

@@ -55,6 +55,8 @@ pub struct Link {
     pub wrote: Vec<u8>,
     /// When and how the machine closed it.
     pub closed: Option<(u64, Close)>,
+    /// It did so since the other end had.
+    pub(super) followed: bool,
     pub(super) wrong: Vec<String>,
 }
 
@@ -205,6 +207,7 @@ impl Play {
                 pushed: 0,
                 wrote: Vec::new(),
                 closed: None,
+                followed: false,
                 wrong: if begun { Vec::new() } else { vec!["begins before the capture".into()] },
                 flow,
             });
@@ -357,7 +360,11 @@ impl Play {
                 self.input(Input::Opened(id(n), ConnInfo { local, remote, dial: None }));
             }
             What::Data(end) => self.data(n, end),
-            What::Fin if state == State::Open => self.input(Input::PeerFin(id(n))),
+            What::Fin if state == State::Open => {
+                self.links[n].followed = true;
+                self.input(Input::PeerFin(id(n)));
+                self.links[n].followed &= self.links[n].closed.is_some();
+            }
             What::Reset if state == State::Open => {
                 self.links[n].state = State::Over;
                 self.input(Input::Closed(id(n), CloseWhy::Reset));
