@@ -2,7 +2,7 @@
 
 mod look;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -216,7 +216,7 @@ pub(crate) enum AcceptArg {
 /// Who the node is and what carries it.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct NodeArgs {
-    /// This node's NID, such as 10.0.0.1@tcp.
+    /// This node's NID, such as 10.0.0.1@tcp or fd00::1@tcp.
     #[arg(long, value_parser = nid)]
     pub(crate) nid: Nid,
     /// Kernel sockets, or a DPDK port (the default when --port or --vdev is given).
@@ -228,12 +228,13 @@ pub(crate) struct NodeArgs {
     /// DPDK virtual device to create and use, such as net_virtio_user0,path=/tmp/vhost.sock.
     #[arg(long)]
     pub(crate) vdev: Option<String>,
-    /// Prefix length of the port's network.
-    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u8).range(1..=32))]
-    pub(crate) prefix: u8,
-    /// Gateway for addresses outside it.
+    /// Prefix length of the port's network. Default: 24, and 64 for IPv6.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=128))]
+    pub(crate) prefix: Option<u8>,
+    /// Gateway for addresses outside it, of the NID's family. Without one an IPv6 node uses the router that advertises
+    /// itself.
     #[arg(long)]
-    pub(crate) gateway: Option<Ipv4Addr>,
+    pub(crate) gateway: Option<IpAddr>,
     /// VLAN id on the port.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4094))]
     pub(crate) vlan: Option<u16>,
@@ -331,8 +332,10 @@ pub(crate) struct BulkArgs {
 fn nid(s: &str) -> Result<Nid, String> {
     let n = Nid::from_str(s).map_err(|e| e.to_string())?;
     match n.ip() {
-        Some(IpAddr::V4(_)) => Ok(n),
-        _ => Err(format!("{s:?} is no IPv4 NID of a tcp network; it should look like 10.0.0.1@tcp")),
+        Some(_) => Ok(n),
+        None => {
+            Err(format!("{s:?} is no NID of a tcp network; it should look like 10.0.0.1@tcp or fd00::1@tcp"))
+        }
     }
 }
 
@@ -349,7 +352,8 @@ mod tests {
     #[test]
     fn bad_values_are_named() {
         for (args, says) in [
-            (&["ping", "fd00::1@tcp", "--nid", "10.0.0.1@tcp"][..], "fd00::1@tcp"),
+            (&["ping", "0@lo", "--nid", "10.0.0.1@tcp"][..], "0@lo"),
+            (&["node", "--nid", "fd00::1@tcp", "--prefix", "129"], "129"),
             (&["ping", "10.0.0.2@tcp", "--nid", "nonsense"], "nonsense"),
             (&["demo", "--seconds", "0"], "0.1 to 3600"),
             (&["node", "--nid", "10.0.0.1@tcp", "--zc-min-payload", "100"], "100"),

@@ -163,6 +163,7 @@ pub(crate) type Started = (Node, Arc<Front>);
 
 fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>) -> Result<Started, String> {
     let given = [
+        ("--prefix", a.prefix.is_some()),
         ("--gateway", a.gateway.is_some()),
         ("--vlan", a.vlan.is_some()),
         ("--mtu", a.mtu.is_some()),

@@ -1,6 +1,6 @@
 //! A node on a DPDK port: the EAL, the port, lcores, and the control thread that looks after them.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -106,9 +106,26 @@ fn lcores(a: &NodeArgs, cores: &Cores) -> Result<Vec<Lcore>, String> {
     Ok(all)
 }
 
-fn stack_config(a: &NodeArgs, ip: Ipv4Addr, tcp: &Tcp) -> StackConfig {
-    let mut c = StackConfig::new(ip, a.prefix);
-    c.gateways = a.gateway.map(IpAddr::V4).into_iter().collect();
+/// Prefix length and gateway of the port's network.
+fn network(a: &NodeArgs, ip: IpAddr) -> Result<(u8, Option<IpAddr>), String> {
+    let (most, usual) = if ip.is_ipv6() { (128, 64) } else { (32, 24) };
+    let prefix = a.prefix.unwrap_or(usual);
+    if prefix > most {
+        return Err(format!("--prefix {prefix}: the network of {} has a prefix of 1 to {most} bits", a.nid));
+    }
+    match a.gateway {
+        Some(g) if g.is_ipv6() != ip.is_ipv6() => {
+            Err(format!("--gateway {g}: it has to be of the address family of {}", a.nid))
+        }
+        g => Ok((prefix, g)),
+    }
+}
+
+fn stack_config(plan: &Plan) -> StackConfig {
+    let (a, tcp) = (&plan.args, &plan.config.tcp);
+    let (prefix, gateway) = plan.network;
+    let mut c = StackConfig::new(plan.ip, prefix);
+    c.gateways = gateway.into_iter().collect();
     c.vlan = a.vlan;
     c.keepalive = keepalive(tcp);
     c.tos = tcp.mark().unwrap_or(0);
@@ -140,7 +157,9 @@ fn capture_path(path: &Path, me: ShardId) -> PathBuf {
 /// What the polling threads are made from.
 struct Plan {
     args: NodeArgs,
-    ip: Ipv4Addr,
+    ip: IpAddr,
+    /// Prefix length, and gateway.
+    network: (u8, Option<IpAddr>),
     config: Config,
     clock: Clock,
     rings: Rings,
@@ -154,13 +173,11 @@ struct Plan {
 
 impl Plan {
     fn runtime<P: Port>(&self, port: P, me: ShardId) -> Result<LcoreRt<P>, String> {
-        let ip = IpAddr::V4(self.ip);
         let slab = LendSlab::new(LENDINGS);
-        let mut stack = Stack::new(stack_config(&self.args, self.ip, &self.config.tcp), port, slab)
-            .map_err(|e| e.to_string())?;
+        let mut stack = Stack::new(stack_config(self), port, slab).map_err(|e| e.to_string())?;
         let backlog = self.config.tcp.backlog.into();
         for port in self.config.listen_ports() {
-            stack.listen(Listen { addr: ip, port, backlog }).map_err(|e| e.to_string())?;
+            stack.listen(Listen { addr: self.ip, port, backlog }).map_err(|e| e.to_string())?;
         }
         let rt = LcoreRt::new(stack, self.clock.clone(), me);
         self.restart.lock().unwrap_or_else(PoisonError::into_inner).push(rt.restart_wanted());
@@ -268,7 +285,8 @@ fn keep(mut port: EthPort, plan: &Arc<Plan>) -> Keeper {
 /// What is missing, and the remedy.
 pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Result<Started, String> {
     let spec = port_spec(a)?;
-    let Some(IpAddr::V4(ip)) = a.nid.ip() else { return Err(format!("{} has no IPv4 address", a.nid)) };
+    let ip = a.nid.ip().ok_or_else(|| format!("{} has no IP address", a.nid))?;
+    let network = network(a, ip)?;
     let cores = Cores::detect().map_err(|e| e.to_string())?;
     let lcores = lcores(a, &cores)?;
     let mtu = a.mtu.unwrap_or(1500);
@@ -326,6 +344,7 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
     let plan = Arc::new(Plan {
         args: a.clone(),
         ip,
+        network,
         config,
         clock,
         rings: Rings::new(a.lcores),

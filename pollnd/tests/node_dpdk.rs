@@ -35,6 +35,12 @@ fn what_the_machine_or_the_port_lacks_is_named() {
         &["--vdev", "net_virtio_user0,path=/no/such/v.sock,queues=1"],
         &["/no/such/v.sock", "start the other end first"],
     );
+    refused(&["--vdev", "net_ring0", "--prefix", "64"], &["--prefix 64", "10.9.0.1@tcp", "1 to 32 bits"]);
+    refused(
+        &["--vdev", "net_ring0", "--gateway", "fd00::1"],
+        &["--gateway fd00::1", "family of 10.9.0.1@tcp"],
+    );
+    refused(&["--vdev", "net_ring0", "--tunable", "nagle=1"], &["nagle=1", "always 0"]);
     refused(&["--vdev", "net_ring0", "--cpu-pattern", "0[x]"], &["cpu_pattern", "0[x]", "0[0-3]"]);
     refused(&["--vdev", "net_ring0", "--cpu-pattern", "0[8191]"], &["8191", "does not exist"]);
     refused(&["--vdev", "net_ring0", "--lcores", "64", "--cpu-pattern", "0[0]"], &["64", "ask for 1"]);
@@ -128,24 +134,47 @@ fn whole(end: &End) {
     }
 }
 
+/// Pings, PUTs and GETs between two processes at `nids` over a vhost link.
+fn two_processes(nids: [&str; 2], more: &[&str]) {
+    let dir = tempfile::tempdir().unwrap();
+    let (vhost, virtio) = vhost(dir.path());
+    let up = start(&[&["node", "--nid", nids[1], "--vdev", &vhost], more].concat()).up();
+    let me = ["--nid", nids[0], "--vdev", &virtio];
+    run(&[&["ping", nids[1]], &me[..], more].concat()).good().says(&[nids[1], "time "]);
+    // A link that was down is up again for the next process.
+    let json = ["-c", "50", "--json"];
+    let put = run(&[&["put", nids[1]], &json[..], &me, more].concat()).good().json();
+    assert_eq!((put["messages"].as_u64(), put["tx_copied_bytes"].as_u64()), (Some(50), Some(0)), "{put}");
+    assert_eq!((put["clean"].as_bool(), put["retransmits"].as_u64()), (Some(true), Some(0)), "{put}");
+    let get = run(&[&["get", nids[1]], &json[..], &me, more].concat()).good().json();
+    assert_eq!((get["messages"].as_u64(), get["crc_bad"].as_u64()), (Some(50), Some(0)), "{get}");
+    let end = up.stop().good().says(&["50 PUTs,", "checked 50, wrong 0"]);
+    whole(&end);
+}
+
 #[test]
 fn two_processes_over_a_vhost_link() {
-    for memory in [&["--", "--no-huge"][..], &[]] {
-        let dir = tempfile::tempdir().unwrap();
-        let (vhost, virtio) = vhost(dir.path());
-        let up = start(&[&["node", "--nid", "10.9.0.2@tcp", "--vdev", &vhost], memory].concat()).up();
-        let me = ["--nid", "10.9.0.1@tcp", "--vdev", &virtio];
-        run(&[&["ping", "10.9.0.2@tcp"], &me[..], memory].concat()).good().says(&["10.9.0.2@tcp", "time "]);
-        // A link that was down is up again for the next process.
-        let json = ["-c", "50", "--json"];
-        let put = run(&[&["put", "10.9.0.2@tcp"], &json[..], &me, memory].concat()).good().json();
-        assert_eq!((put["messages"].as_u64(), put["tx_copied_bytes"].as_u64()), (Some(50), Some(0)), "{put}");
-        assert_eq!((put["clean"].as_bool(), put["retransmits"].as_u64()), (Some(true), Some(0)), "{put}");
-        let get = run(&[&["get", "10.9.0.2@tcp"], &json[..], &me, memory].concat()).good().json();
-        assert_eq!((get["messages"].as_u64(), get["crc_bad"].as_u64()), (Some(50), Some(0)), "{get}");
-        let end = up.stop().good().says(&["50 PUTs,", "checked 50, wrong 0"]);
-        whole(&end);
-    }
+    two_processes(["10.9.0.1@tcp", "10.9.0.2@tcp"], &["--", "--no-huge"]);
+    two_processes(["10.9.0.1@tcp", "10.9.0.2@tcp"], &[]);
+}
+
+#[test]
+fn a_port_that_accepts_nobody_has_no_listener() {
+    let dir = tempfile::tempdir().unwrap();
+    let (vhost, virtio) = vhost(dir.path());
+    let up = start(&["node", "--nid", "10.9.0.2@tcp", "--vdev", &vhost, "--accept", "none"]).up();
+    let ping = run(&["ping", "10.9.0.2@tcp", "--nid", "10.9.0.1@tcp", "--vdev", &virtio]);
+    ping.failed(1, &["ping 10.9.0.2@tcp"]);
+    let end = up.stop().good();
+    // RST to the SYN: no connection was ever there to be refused by the acceptor.
+    assert_eq!((end.counter("conns_up"), end.counter("err_unprivileged")), (0, 0), "{end:?}");
+}
+
+#[test]
+fn two_processes_over_ipv6() {
+    two_processes(["fd09::1@tcp", "fd09::2@tcp"], &[]);
+    // The gateway is nobody: neighbours are asked for themselves.
+    two_processes(["fd09::1@tcp", "fd09::2@tcp"], &["--prefix", "126", "--gateway", "fd09::3"]);
 }
 
 /// Packets that each lcore of the node with process number `id` received.

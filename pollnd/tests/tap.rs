@@ -5,7 +5,7 @@
 
 mod lab;
 
-use lab::{KERNEL, Lab, PORT, Proc, missing};
+use lab::{KERNEL, KERNEL6, Lab, PORT, PORT6, Proc, missing};
 use serde_json::Value;
 
 /// False, and a line that says so, when the machine cannot run the test.
@@ -124,6 +124,37 @@ fn pings_cross_both_ways() {
         let out = Proc::start(lab.kernel(&["ping", PORT, "--count", "2"])).finish();
         assert_eq!(out.matches(PORT).count(), 2, "{out}");
         node.stop();
+        sane(&lab);
+    }
+}
+
+#[test]
+fn ipv6_in_version_4_both_ways() {
+    if !can("ipv6_in_version_4_both_ways", &[]) {
+        return;
+    }
+    for mtu in [1500, 9000] {
+        let lab = Lab::new(mtu, &[]);
+        lab.add6();
+        let bulk = |way, nid| [way, nid, "--count", "64", "--json"];
+        let mut node = Proc::start(lab.kernel_as(KERNEL6, &["node"]));
+        node.wait_for("is up on");
+        let out = Proc::start(lab.port_as(PORT6, &["ping", KERNEL6, "--count", "2"])).finish();
+        assert_eq!(out.matches(KERNEL6).count(), 2, "{out}");
+        sent("PUT, port to kernel", &Proc::start(lab.port_as(PORT6, &bulk("put", KERNEL6))).finish(), 64);
+        sent("GET, kernel to port", &Proc::start(lab.port_as(PORT6, &bulk("get", KERNEL6))).finish(), 64);
+        checked(&node.stop(), 64);
+        let mut node = Proc::start(lab.port_as(PORT6, &["node"]));
+        node.wait_for("is up on");
+        let out = Proc::start(lab.kernel_as(KERNEL6, &["ping", PORT6, "--count", "2"])).finish();
+        assert_eq!(out.matches(PORT6).count(), 2, "{out}");
+        sent("PUT, kernel to port", &Proc::start(lab.kernel_as(KERNEL6, &bulk("put", PORT6))).finish(), 64);
+        sent("GET, port to kernel", &Proc::start(lab.kernel_as(KERNEL6, &bulk("get", PORT6))).finish(), 64);
+        let end = node.stop();
+        checked(&end, 64);
+        for c in ["tx_copied_bytes", "lendings_out", "rx_lent_out", "rx_pool_bytes_in_use", "quarantined"] {
+            assert_eq!(counter(&end, c), 0, "{c}: {end}");
+        }
         sane(&lab);
     }
 }

@@ -234,3 +234,34 @@ fn accept_timeout_holds_for_the_next_connection() {
     net.run(2 * SEC);
     assert_eq!(dropped(&net), 2);
 }
+
+#[test]
+fn an_ipv6_peer_is_dialled_from_an_unprivileged_port_only_with_consent() {
+    let ids = ["fd77::1@tcp", "fd77::2@tcp"].map(|n| n.parse::<Nid>().unwrap());
+    let mut net = Net::new();
+    for (i, nid) in ids.into_iter().enumerate() {
+        net.add(Config { privileged: i > 0, accept: Accept::Trust, ..Config::new(nid, 1 + i as u64) });
+    }
+    let op = |tag| Op::Ping { tag, target: ProcessId::lustre(ids[1]) };
+    net.op(0, op(1));
+    net.run(SEC);
+    let [Event::Refused { tag: 1, why }] = &net.take_events(0)[..] else { panic!() };
+    assert!(
+        why.to_string().contains("fd77::2@tcp") && why.to_string().contains("unprivileged_v6=1"),
+        "{why}"
+    );
+    assert_eq!(net.links(), 0, "not one SYN");
+    // Whoever may use the ports is not held up; and then the other, with consent.
+    net.op(1, Op::Ping { tag: 2, target: ProcessId::lustre(ids[0]) });
+    net.run(SEC);
+    assert!(net.take_events(1).iter().any(|e| matches!(e, Event::Ping { tag: 2, info: Ok(_), .. })));
+    let mut net = Net::new();
+    for (i, nid) in ids.into_iter().enumerate() {
+        let consent = Config { privileged: false, unprivileged_v6: true, ..Config::new(nid, 1 + i as u64) };
+        net.add(Config { accept: Accept::Trust, ..consent });
+    }
+    net.op(0, op(3));
+    net.run(SEC);
+    assert!(net.take_events(0).iter().any(|e| matches!(e, Event::Ping { tag: 3, info: Ok(_), .. })));
+    assert_eq!(net.nodes[1].machine.gauges().conns_up, 3);
+}

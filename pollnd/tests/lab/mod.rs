@@ -23,6 +23,10 @@ const LONG: Duration = Duration::from_secs(100);
 pub(crate) const KERNEL: &str = "10.99.0.1@tcp";
 /// The node on the DPDK port.
 pub(crate) const PORT: &str = "10.99.0.2@tcp";
+/// The same over IPv6.
+pub(crate) const KERNEL6: &str = "fd99::1@tcp";
+/// The same over IPv6.
+pub(crate) const PORT6: &str = "fd99::2@tcp";
 /// Name of the TAP device.
 pub(crate) const TAP: &str = "wire0";
 
@@ -187,9 +191,47 @@ impl Wire {
     }
 }
 
+/// A network namespace of the test's own, with loopback up.
+pub(crate) struct Namespace(String);
+
+impl Namespace {
+    pub(crate) fn new() -> Namespace {
+        let n = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let ns = Namespace(format!("pollnd-{}-{n}", std::process::id()));
+        output("ip", &["netns", "add", &ns.0]).unwrap();
+        ns.ip(&["link", "set", "lo", "up"]);
+        ns
+    }
+
+    /// `ip ARGS` in it.
+    pub(crate) fn ip(&self, args: &[&str]) {
+        output("ip", &[&["-n", &self.0], args].concat()).unwrap();
+    }
+
+    /// Gives `dev` an IPv6 address that may be used at once.
+    pub(crate) fn add6(&self, addr: &str, dev: &str) {
+        self.ip(&["-6", "addr", "add", addr, "dev", dev, "nodad"]);
+    }
+
+    /// A command in it.
+    pub(crate) fn inside(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut c = Command::new("ip");
+        c.args(["netns", "exec", &self.0]).arg(program);
+        c
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if let Err(e) = output("ip", &["netns", "del", &self.0]) {
+            eprintln!("{e}");
+        }
+    }
+}
+
 /// The namespace and the wire.
 pub(crate) struct Lab {
-    ns: String,
+    ns: Namespace,
     dir: tempfile::TempDir,
     bridge: Option<Proc>,
     mtu: u16,
@@ -220,12 +262,8 @@ pub(crate) fn missing(tools: &[&str]) -> Option<String> {
 impl Lab {
     /// A namespace with the TAP device at 10.99.0.1/24; `wire` are more options for the wire.
     pub(crate) fn new(mtu: u16, wire: &[&str]) -> Lab {
-        let n = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let ns = format!("pollnd-{}-{n}", std::process::id());
-        output("ip", &["netns", "add", &ns]).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let mut lab = Lab { ns, dir, bridge: None, mtu };
-        output("ip", &["-n", &lab.ns, "link", "set", "lo", "up"]).unwrap();
+        let mut lab = Lab { ns: Namespace::new(), dir, bridge: None, mtu };
         let mut c = lab.inside(bridge_program());
         let sock = lab.file("wire.sock");
         let mtu = mtu.to_string();
@@ -234,30 +272,43 @@ impl Lab {
         lab
     }
 
+    /// Gives the TAP device the address of [`KERNEL6`], too.
+    pub(crate) fn add6(&self) {
+        self.ns.add6("fd99::1/64", TAP);
+    }
+
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// A command in the namespace.
     pub(crate) fn inside(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut c = Command::new("ip");
-        c.args(["netns", "exec", &self.ns]).arg(program);
-        c
+        self.ns.inside(program)
     }
 
     /// `pollnd ARGS` over the kernel's TCP, in the namespace.
     pub(crate) fn kernel(&self, args: &[&str]) -> Command {
+        self.kernel_as(KERNEL, args)
+    }
+
+    /// The same with another NID.
+    pub(crate) fn kernel_as(&self, nid: &str, args: &[&str]) -> Command {
         let mut c = self.inside(env!("CARGO_BIN_EXE_pollnd"));
-        c.args(args).args(["--carrier", "sockets", "--nid", KERNEL]);
+        c.args(args).args(["--carrier", "sockets", "--nid", nid]);
         c
     }
 
     /// `pollnd ARGS` on the DPDK port, outside of it.
     pub(crate) fn port(&self, args: &[&str]) -> Command {
+        self.port_as(PORT, args)
+    }
+
+    /// The same with another NID.
+    pub(crate) fn port_as(&self, nid: &str, args: &[&str]) -> Command {
         let sock = self.file("wire.sock");
         let vdev = format!("net_virtio_user0,path={},queues=1,queue_size=1024,mrg_rxbuf=1", sock.display());
         let mut c = Command::new(env!("CARGO_BIN_EXE_pollnd"));
-        c.args(args).args(["--nid", PORT, "--vdev", &vdev, "--mtu", &self.mtu.to_string()]);
+        c.args(args).args(["--nid", nid, "--vdev", &vdev, "--mtu", &self.mtu.to_string()]);
         c
     }
 
@@ -289,8 +340,5 @@ impl Drop for Lab {
         }
         // It has a TAP device in the namespace, so it goes first.
         drop(self.bridge.take());
-        if let Err(e) = output("ip", &["netns", "del", &self.ns]) {
-            eprintln!("{e}");
-        }
     }
 }

@@ -268,7 +268,7 @@ pub enum OpRefused {
     Target(Nid),
     /// An IPv6 peer that only an unprivileged port could dial, which crashes kernels (socklnd.md §9).
     #[error(
-        "{0} cannot be dialled: over IPv6 a connection from a port above 1023 crashes Lustre kernels; give this program CAP_NET_BIND_SERVICE (setcap cap_net_bind_service=+ep), or, where all peers are pollnd, set unprivileged_v6=1"
+        "{0} cannot be dialled: over IPv6 a connection from a port above 1023 crashes Lustre kernels; give this program CAP_NET_BIND_SERVICE (setcap cap_net_bind_service=+ep), or, where all peers are pollnd, give --tunable unprivileged_v6=1"
     )]
     Unprivileged(Nid),
     /// The peer's queue is full.

@@ -14,7 +14,11 @@
 //! ```
 //!
 //! WAITING keeps queued messages; BACKOFF has failed them, and refuses new ones until it is over. Neither ends with the
-//! set, but by its time.
+//! set, but by its time. After the third NONE a peer is content with what is open until that closes, as kernels
+//! are; with nothing open the attempt has failed.
+//!
+//! A kernel puts its own dial off while it accepts from the same peer (§4). Here a HELLO is read, judged and answered
+//! in one input, so there is no such while: a peer that has dialled us is connected already when we would dial.
 
 use std::collections::VecDeque;
 
@@ -34,8 +38,6 @@ pub(super) const MAX_NONES: u8 = 3;
 pub(super) const MAX_NONES_TOLD: u8 = 2;
 /// Time without a NONE of ours after which there is no row, in ns: kernels come back after a second.
 pub(super) const NONES_APART: u64 = 10 * SEC;
-/// Time between NONE and the next attempt, in ns.
-pub(super) const NONE_RETRY: u64 = SEC;
 
 /// Where the dialling of a peer stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,11 +129,14 @@ pub(super) struct Peer {
     pub(super) dial: DialState,
     /// When the present dial is given up.
     pub(super) dial_deadline: u64,
+    /// NONE answers in a row, of the type that is being opened.
     pub(super) nones: u8,
     /// NONEs that we told it since it last had a connection.
     pub(super) nones_told: u8,
     /// When the last of them was.
     pub(super) told_at: u64,
+    /// The peer takes no more connections than there are: none is dialled until these have closed.
+    pub(super) content: bool,
     /// Present interval between attempts, in ns.
     pub(super) interval: u64,
     /// Last hard failure.
@@ -171,6 +176,7 @@ impl Peer {
             nones: 0,
             nones_told: 0,
             told_at: 0,
+            content: false,
             interval: 0,
             failed_at: 0,
             incarnation: None,

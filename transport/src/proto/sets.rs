@@ -3,7 +3,7 @@
 use super::api::LnetError;
 use super::io::{Close, DialId, DialSpec, Output};
 use super::machine::Machine;
-use super::peer::{self, DialEvent, DialState, Have, MAX_NONES, NONE_RETRY};
+use super::peer::{self, DialEvent, DialState, Have, MAX_NONES};
 use super::slab::Key;
 use crate::wire::nid::PID_USER_FLAG;
 
@@ -25,7 +25,7 @@ impl Machine {
         let now = self.now;
         let Some(p) = self.peers.get_mut(key) else { return };
         // A port that a peer dialled from is nobody's to dial (socklnd.md §9).
-        if !p.active || self.down || p.id.pid & PID_USER_FLAG != 0 || !self.cfg.may_dial(p.id.nid) {
+        if !p.active || p.content || self.down || p.id.pid & PID_USER_FLAG != 0 || !self.cfg.may_dial(p.id.nid) {
             return;
         }
         // One that lives here though its NID says elsewhere only answers: who dials it is that home.
@@ -80,23 +80,23 @@ impl Machine {
         self.fail_queue(key, LnetError::Unreachable);
     }
 
-    /// The peer said NONE: a race was lost, or it has enough.
+    /// The peer said NONE: a race was lost, or it has enough. It is asked again after the shortest interval, three times
+    /// for each type (docs/protocol/socklnd.md §2.7, §3).
     pub(super) fn dial_busy(&mut self, key: Key) {
-        let now = self.now;
+        let until = self.now + self.cfg.min_reconnect;
         let Some(p) = self.peers.get_mut(key) else { return };
         p.nones += 1;
         if p.nones < MAX_NONES {
-            self.dial_event(key, DialEvent::None(now + NONE_RETRY));
-            self.wake_at(now + NONE_RETRY);
-            return;
+            self.dial_event(key, DialEvent::None(until));
+            return self.wake_at(until);
         }
         p.nones = 0;
-        let alone = p.conns.is_empty();
-        self.dial_event(key, DialEvent::Enough);
-        // What is open carries on; with nothing open the attempt has failed.
-        if alone {
-            self.fail_queue(key, LnetError::Unreachable);
+        if p.conns.is_empty() {
+            return self.dial_hard_failure(key);
         }
+        // What is open carries on.
+        p.content = true;
+        self.dial_event(key, DialEvent::Enough);
     }
 
     /// The peer wants another version, which has been noted: asks again at once. A peer that cannot make up its mind
@@ -131,6 +131,7 @@ impl Machine {
         p.incarnation = None;
         p.version = None;
         p.nones = 0;
+        p.content = false;
         let shaking = match p.dial {
             DialState::Shaking(conn, _) => Some(conn),
             DialState::Dialling(id, _) => {

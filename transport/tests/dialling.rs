@@ -1,0 +1,118 @@
+//! How often, and how soon, a peer is dialled again that says NONE or does not answer (docs/protocol/socklnd.md §2.7, §3,
+//! §4).
+
+use transport::proto::{Config, Event, LnetError, Op};
+use transport::testing::net::{Net, SEC};
+use transport::wire::{AcceptorReq, ConnType, Hello, Nid, ProcessId};
+
+fn nid(n: u8) -> Nid {
+    format!("10.0.0.{n}@tcp").parse().unwrap()
+}
+
+fn config(n: u8) -> Config {
+    Config::new(nid(n), 1_700_000_000_000_000_000 + u64::from(n))
+}
+
+fn pair(a: Config, b: Config) -> Net {
+    let mut net = Net::new();
+    net.add(a);
+    net.add(b);
+    net
+}
+
+/// A ping from node 0 to node 1, and what comes of it within half a second.
+fn ping(net: &mut Net) -> Option<Result<(), LnetError>> {
+    net.take_events(0);
+    net.op(0, Op::Ping { tag: 1, target: ProcessId::lustre(nid(2)) });
+    net.run(SEC / 2);
+    answer(net)
+}
+
+fn answer(net: &mut Net) -> Option<Result<(), LnetError>> {
+    net.take_events(0).into_iter().find_map(|e| match e {
+        Event::Ping { info, .. } => Some(info.map(drop)),
+        _ => None,
+    })
+}
+
+/// Types in the order in which node 0 asked for them.
+fn asked(net: &Net) -> Vec<ConnType> {
+    (0..net.links())
+        .filter_map(|l| {
+            let b = net.wire(l, 0).0;
+            let (_, n) = AcceptorReq::parse(b).ok()?;
+            Some(Hello::parse(&b[n..]).ok()?.0.ctype)
+        })
+        .collect()
+}
+
+#[test]
+fn a_peer_that_says_none_three_times_is_left_with_what_is_open() {
+    use ConnType::{BulkIn, BulkOut, Control};
+    let two = Config { conns_per_peer: 2, ..config(1) };
+    let mut net = pair(two, Config { max_conns_per_type: 1, ..config(2) });
+    assert_eq!(ping(&mut net), Some(Ok(())));
+    assert_eq!(asked(&net), [Control, BulkIn, BulkOut, BulkIn]);
+    net.run(SEC);
+    assert_eq!(asked(&net).len(), 5, "a second later");
+    net.run(SEC);
+    assert_eq!(asked(&net)[3..], [BulkIn; 3], "and once more");
+    for _ in 0..10 {
+        assert_eq!(ping(&mut net), Some(Ok(())));
+        net.run(SEC);
+    }
+    assert_eq!((asked(&net).len(), net.nodes[0].machine.gauges().conns_up), (6, 3), "then no more");
+    // What is open closes: it is a new peer now, and bears all of them.
+    net.kill(1, true);
+    net.run(SEC);
+    net.restart(1, Config { incarnation: 5, ..config(2) });
+    net.run(5 * SEC);
+    assert_eq!(ping(&mut net), Some(Ok(())));
+    assert_eq!(net.nodes[0].machine.gauges().conns_up, 5);
+}
+
+#[test]
+fn with_nothing_open_the_third_none_is_a_failure() {
+    let mut net = pair(config(1), Config { max_conns_per_type: 0, ..config(2) });
+    assert_eq!(ping(&mut net), None, "it waits");
+    net.run(SEC);
+    assert_eq!((net.links(), answer(&mut net)), (2, None));
+    net.run(SEC);
+    assert_eq!((net.links(), answer(&mut net)), (3, Some(Err(LnetError::Unreachable))));
+    // It is not dialled for the shortest interval, then three times more.
+    assert_eq!((ping(&mut net), net.links()), (Some(Err(LnetError::Unreachable)), 3));
+    net.run(SEC);
+    ping(&mut net);
+    net.run(3 * SEC);
+    assert_eq!((net.links(), net.nodes[0].machine.counters().dials_failed), (6, 2));
+}
+
+#[test]
+fn the_time_between_two_attempts_is_min_reconnectms() {
+    let slow = Config { min_reconnect: 7 * SEC, ..config(1) };
+    let mut net = pair(slow, Config { max_conns_per_type: 0, ..config(2) });
+    ping(&mut net);
+    for n in 2..=3 {
+        net.run(6 * SEC);
+        assert_eq!(net.links(), n - 1);
+        net.run(SEC);
+        assert_eq!(net.links(), n);
+    }
+}
+
+#[test]
+fn who_has_been_dialled_does_not_dial() {
+    for higher in [false, true] {
+        // Either way round: node 1 has the other's connections before it has anything to say.
+        let (a, b) = if higher { (config(2), config(1)) } else { (config(1), config(2)) };
+        let target = ProcessId::lustre(a.nid);
+        let mut net = pair(a, b);
+        let to = ProcessId::lustre(net.nodes[1].machine.config().nid);
+        net.op(0, Op::Ping { tag: 1, target: to });
+        net.run(SEC / 2);
+        net.op(1, Op::Ping { tag: 2, target });
+        net.run(5 * SEC);
+        assert!(net.take_events(1).iter().any(|e| matches!(e, Event::Ping { info: Ok(_), .. })));
+        assert_eq!((net.links(), net.nodes[1].machine.counters().races), (3, 0));
+    }
+}
