@@ -22,7 +22,7 @@ use transport::node::lcore::{LcoreRt, keepalive};
 use transport::node::links::{Linked, Rings, relay_budget};
 use transport::node::{Control, Idle, NoApp, NodeEnd, Order, Shard, Turn, run};
 use transport::proto::tunables::Change;
-use transport::proto::{Carrier, Config, Machine, ShardId, Shards, Tcp};
+use transport::proto::{Carrier, Config, Machine, ShardId, Shards};
 
 use crate::args::NodeArgs;
 use crate::assemble::{MakeApp, Node, Started, until_made};

@@ -47,7 +47,7 @@ pub(crate) fn main(a: PingArgs) -> Result<(), String> {
 
 fn print(info: &PingInfo, rtt_ns: u64) {
     println!("{}-0@lo", info.pid);
-    for ni in &info.nis {
+    for ni in info.nis.iter().chain(&info.large) {
         println!("{}-{}", info.pid, ni.nid);
     }
     println!("time {:.1} us, features {:#x}", rtt_ns as f64 / 1000.0, info.features);

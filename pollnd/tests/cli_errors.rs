@@ -21,7 +21,7 @@ fn wrong_arguments_are_named_with_what_is_right() {
         ("127.0.0.300@tcp", &["127.0.0.300", "10.0.0.1@tcp"][..]),
         ("10.0.0.1@o2ib", &["10.0.0.1@o2ib", "10.0.0.1@tcp"]),
         ("10.0.0.1@tcp99999", &["99999"]),
-        ("fd00::1@tcp", &["fd00::1@tcp", "IPv4"]),
+        ("fd00::g@tcp", &["fd00::g@tcp", "10.0.0.1@tcp"]),
         ("0@lo", &["0@lo", "10.0.0.1@tcp"]),
         ("host.example@tcp", &["host.example", "10.0.0.1@tcp"]),
         ("", &["10.0.0.1@tcp"]),
@@ -36,13 +36,14 @@ fn wrong_arguments_are_named_with_what_is_right() {
         (&["put", "10.0.0.1@tcp", "-s", "96"], &["--size", "96", "97..=1048576"]),
         (&["get", "10.0.0.1@tcp", "-s", "1048577"], &["--size", "1048577", "97..=1048576"]),
         (&["ping", "10.0.0.1@tcp", "-c", "-1"], &["-1"]),
-        (&["ping", "10.0.0.1@tcp", "--prefix", "33"], &["--prefix", "33", "1..=32"]),
+        (&["ping", "10.0.0.1@tcp", "--prefix", "129"], &["--prefix", "129", "1..=128"]),
         (&["ping", "10.0.0.1@tcp", "--vlan", "4095"], &["--vlan", "4095", "1..=4094"]),
         (&["ping", "10.0.0.1@tcp", "--mtu", "100"], &["--mtu", "100", "576..=9600"]),
         (&["ping", "10.0.0.1@tcp", "--gateway", "x"], &["--gateway", "x"]),
         (&["node", "--accept", "some"], &["--accept", "some", "secure", "all", "trust", "none"]),
         (&["node", "--accept-port", "70000"], &["--accept-port", "70000"]),
-        (&["node", "--peer-credits", "0"], &["--peer-credits", "1..=65535"]),
+        (&["node", "--peer-credits", "0"], &["--peer-credits", "peer_credits=0", "1 to 65535"]),
+        (&["node", "--tunable", "tos=256"], &["--tunable", "tos=256", "-1 to 255"]),
         (&["node", "--run-for", "0"], &["--run-for", "0.1 to 3600"]),
         (&["serve"], &["serve"]),
     ] {
@@ -67,6 +68,7 @@ fn what_a_node_on_kernel_sockets_cannot_do_is_refused() {
     let ip = own_ip();
     let me = nid(ip);
     let node = |args: &[&str]| run(&[&["node", "--nid", &me, "--accept-port", "10988"], args].concat());
+    node(&["--prefix", "24"]).failed(1, &["--prefix", "DPDK ports only"]);
     node(&["--lcores", "2"]).failed(1, &["--lcores 2", "one thread", "--port"]);
     node(&["--carrier", "sockets", "--vdev", "net_ring0"]).failed(1, &["--carrier sockets", "--vdev"]);
 
@@ -88,7 +90,8 @@ fn peers_that_cannot_be_are_told_from_peers_that_are_not_there() {
     let net = format!("{b}@tcp7");
     let nobody = nid(own_ip());
     ask(&["ping", &peer]).good();
-    ask(&["ping", &me]).failed(1, &[&me, "not another node"]);
+    ask(&["ping", &me]).good();
+    ask(&["ping", "fd00::1@tcp"]).failed(1, &["fd00::1@tcp", "address family"]);
     for command in [&["ping"][..], &["put", "-c", "1"], &["put"], &["get"]] {
         let ask = |target: &str| ask(&[command, &[target]].concat());
         ask(&net).failed(1, &[&net, "network"]);
