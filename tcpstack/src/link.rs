@@ -56,9 +56,10 @@ impl Flow {
 }
 
 impl<P: Port> Stack<P> {
-    /// Tells the link of our addresses: ARP announcements once (RFC 5227 §2.3), the groups we listen to and a
-    /// question for routers three times. The addresses are used from the start; that nobody else has them is asked
-    /// along with it (RFC 4862 §5.4), and an answer is reported and counted. Of a port's stacks one does so for all.
+    /// Tells the link of our addresses: ARP announcements (RFC 5227 §2.3) and advertisements once, the groups we listen
+    /// to and a question for routers three times. The addresses are used from the start; that nobody else has them is
+    /// asked along with it (RFC 4862 §5.4), and an answer is reported and counted. Of a port's stacks one does so for
+    /// all.
     pub(crate) fn announce(&mut self) {
         if self.now < self.announcer.next {
             return;
@@ -83,8 +84,13 @@ impl<P: Port> Stack<P> {
         self.report_groups();
         if first {
             let own: Vec<Addr> = self.host.own(true).collect();
-            for a in own {
+            for a in own.iter().copied() {
                 self.send_nd(&nd::Packet::solicit(Addr::UNSPECIFIED, a, None), None);
+            }
+            // For those who knew the address at another station: one that was here before us, or our own with another
+            // Ethernet address (RFC 4861 §7.2.6).
+            for a in own {
+                self.advertise(a, Addr::ALL_NODES, None);
             }
         }
         let silent = self.host.router(self.now).is_none();

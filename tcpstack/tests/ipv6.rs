@@ -184,11 +184,14 @@ fn the_link_is_told_of_our_groups_and_asked_for_our_addresses_and_routers() {
     b.turn();
     let kinds = |b: &mut Bench| said(b).iter().map(|x| x.3[0]).collect::<Vec<_>>();
     let v = said(&mut b);
-    assert_eq!(v.iter().map(|x| x.3[0]).collect::<Vec<_>>(), [143, 135, 135, 133]);
+    assert_eq!(v.iter().map(|x| x.3[0]).collect::<Vec<_>>(), [143, 135, 135, 136, 136, 133]);
     assert_eq!((v[0].2.to_string(), v[0].3[7]), ("ff02::16".into(), 2));
     assert_eq!(&v[0].3[12..28], &a(1).solicited_node().0);
     assert_eq!((v[1].1, v[1].2), (Addr::UNSPECIFIED, a(1).solicited_node()));
     assert_eq!(&v[2].3[8..24], &Addr::link_local(OWN_MAC).0);
+    // Who knew the address elsewhere is told where it is now.
+    let told = Message::Advert { target: a(1), solicited: false, overrides: true, mac: Some(OWN_MAC) };
+    assert_eq!((v[3].2, nd::parse(&v[3].3, &v[3].1, &v[3].2, 255)), (Addr::ALL_NODES, Some(told)));
     assert_eq!(b.s.counters().mld_reports, 1);
     b.wait(4 * SEC);
     assert_eq!(kinds(&mut b), [143, 133]);
@@ -244,7 +247,7 @@ fn solicitations_are_answered_and_only_from_the_link() {
     b.send(&bad[..n]);
     assert_eq!(said(&mut b), []);
     let c = b.s.counters();
-    assert_eq!((c.rx_protocol, c.rx_not_ours, c.rx_bad_csum, c.nd_adverts), (1, 1, 1, 1));
+    assert_eq!((c.rx_protocol, c.rx_not_ours, c.rx_bad_csum, c.nd_adverts), (1, 1, 1, 1 + 2));
 }
 
 #[test]

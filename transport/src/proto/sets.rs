@@ -25,7 +25,12 @@ impl Machine {
         let now = self.now;
         let Some(p) = self.peers.get_mut(key) else { return };
         // A port that a peer dialled from is nobody's to dial (socklnd.md §9).
-        if !p.active || p.content || self.down || p.id.pid & PID_USER_FLAG != 0 || !self.cfg.may_dial(p.id.nid) {
+        if !p.active
+            || p.content
+            || self.down
+            || p.id.pid & PID_USER_FLAG != 0
+            || !self.cfg.may_dial(p.id.nid)
+        {
             return;
         }
         // One that lives here though its NID says elsewhere only answers: who dials it is that home.
