@@ -26,6 +26,8 @@ pub mod link;
 pub mod mem;
 pub mod pkt;
 pub mod steer;
+#[cfg(feature = "dpdk")]
+mod sync;
 pub mod tap;
 
 pub use hugepages;

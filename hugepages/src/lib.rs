@@ -19,6 +19,7 @@ pub mod lending;
 pub mod pool;
 pub mod run;
 pub mod rx;
+mod sync;
 
 pub use arena::{Arena, ArenaError};
 pub use backing::{Backing, BackingError, BackingKind, HugePages, Memfd, PrivatePages, RawRun};

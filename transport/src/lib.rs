@@ -13,6 +13,8 @@
 #[cfg(feature = "node")]
 pub mod node;
 pub mod proto;
+#[cfg(feature = "node")]
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod wire;

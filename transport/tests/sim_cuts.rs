@@ -67,18 +67,18 @@ fn recovers(w: &mut World, asked: usize) {
     w.run(QUIET);
     w.at_rest();
     let ends = w.take_ends();
-    assert!(ends.iter().all(|e| e.2 == End::Ok || e.2.may_resend()), "{ends:?}");
+    assert!(ends.iter().all(|e| e.end == End::Ok || e.end.may_resend()), "{ends:?}");
     assert_eq!(ends.len(), asked);
     for (from, to) in [(0, 1), (1, 0)] {
         for attempt in 0..3 {
             w.ask(from, to, Ask::Put(150, true));
             w.run(QUIET);
             let ends = w.take_ends();
-            if ends[0].2 == End::Ok {
+            if ends[0].end == End::Ok {
                 break;
             }
             // Whoever lost a connection without a word finds out by what it sends.
-            assert!(attempt < 2 && ends[0].2.may_resend(), "{from} to {to}: {ends:?}");
+            assert!(attempt < 2 && ends[0].end.may_resend(), "{from} to {to}: {ends:?}");
         }
     }
     w.at_rest();
@@ -91,7 +91,7 @@ fn whole(pair: usize) -> (BTreeMap<(usize, usize), u64>, u64) {
     w.run(QUIET);
     w.at_rest();
     let ends = w.take_ends();
-    assert!(ends.iter().all(|e| e.2 == End::Ok), "{ends:?}");
+    assert!(ends.iter().all(|e| e.end == End::Ok), "{ends:?}");
     assert!(pair == 0 || w.sum("zc_acked") > 1, "no cookies in {pair}");
     let arrived = (0..w.net.links()).flat_map(|l| [(l, 0), (l, 1)]);
     (arrived.map(|(l, e)| ((l, e), w.net.arrived(l, e))).collect(), w.net.steps)

@@ -12,7 +12,7 @@ mod sim;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use sim::{Ask, End, QUIET, World, nid, number, play, some_len};
+use sim::{Ask, End, Ended, QUIET, World, nid, number, play, some_len};
 use transport::proto::{Accept, Config};
 use transport::testing::net::{Cut, SEC};
 use transport::testing::rng::Rng;
@@ -150,8 +150,8 @@ impl Totals {
     fn add(&self, w: &World) {
         let add = |to: &AtomicU64, n: u64| to.fetch_add(n, Ordering::Relaxed);
         add(&self.stored, w.stored());
-        add(&self.failed, w.ends.iter().filter(|e| matches!(e.2, End::Failed(_))).count() as u64);
-        add(&self.refused, w.ends.iter().filter(|e| e.2 == End::Refused).count() as u64);
+        add(&self.failed, w.ends.iter().filter(|e| matches!(e.end, End::Failed(_))).count() as u64);
+        add(&self.refused, w.ends.iter().filter(|e| e.end == End::Refused).count() as u64);
         add(&self.downgrades, w.sum("downgrades"));
         add(&self.races, w.sum("races"));
         add(&self.zc, w.sum("zc_acked"));
@@ -219,7 +219,7 @@ fn again(w: &mut World, r: &mut Rng) {
             w.ask(from, to, Ask::Put(20_000, true));
             w.run(QUIET);
             let ends = w.take_ends();
-            let [(_, _, end)] = ends[..] else { panic!("one operation, not {ends:?}") };
+            let [Ended { end, .. }] = ends[..] else { panic!("one operation, not {ends:?}") };
             if end == End::Ok {
                 break;
             }

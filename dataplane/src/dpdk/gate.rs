@@ -12,7 +12,7 @@
 //!     └── Dropped, from every state
 //! ```
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::{AtomicU8, Ordering};
 
 /// State of a queue's gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,10 +43,10 @@ pub(crate) enum GateEvent {
     Dropped,
 }
 
-const STATES: [Gate; 4] = [Gate::Absent, Gate::Parked, Gate::Running, Gate::Asked];
+pub(crate) const STATES: [Gate; 4] = [Gate::Absent, Gate::Parked, Gate::Running, Gate::Asked];
 
 /// The transition table. `None`: nothing changes.
-fn next(s: Gate, e: GateEvent) -> Option<Gate> {
+pub(crate) fn next(s: Gate, e: GateEvent) -> Option<Gate> {
     match (s, e) {
         (Gate::Absent, GateEvent::Built) => Some(Gate::Parked),
         (Gate::Parked | Gate::Asked, GateEvent::Resume) => Some(Gate::Running),
@@ -93,47 +93,5 @@ impl GateCell {
     /// Whether the control thread may touch the queue.
     pub(crate) fn quiet(&self) -> bool {
         matches!(self.state(), Gate::Absent | Gate::Parked)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_table() {
-        use GateEvent::*;
-        let mut t = String::new();
-        for s in STATES {
-            for e in [Built, Resume, Ask, Yield, Dropped] {
-                if let Some(n) = next(s, e) {
-                    t += &format!("{s:?} --{e:?}--> {n:?}\n");
-                }
-            }
-        }
-        insta::assert_snapshot!(t, @r"
-        Absent --Built--> Parked
-        Parked --Resume--> Running
-        Parked --Dropped--> Absent
-        Running --Ask--> Asked
-        Running --Yield--> Parked
-        Running --Dropped--> Absent
-        Asked --Resume--> Running
-        Asked --Yield--> Parked
-        Asked --Dropped--> Absent
-        ");
-    }
-
-    #[test]
-    fn an_asked_gate_is_not_quiet_before_the_lcore_yields() {
-        let g = GateCell::default();
-        assert!(g.quiet());
-        g.on(GateEvent::Built);
-        g.on(GateEvent::Resume);
-        assert!(g.running());
-        g.on(GateEvent::Ask);
-        assert!(!g.running() && !g.quiet());
-        std::thread::scope(|s| s.spawn(|| g.on(GateEvent::Yield)).join()).unwrap();
-        assert!(g.quiet());
     }
 }

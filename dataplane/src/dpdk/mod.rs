@@ -13,6 +13,8 @@ mod backing;
 mod config;
 mod eal;
 mod gate;
+#[cfg(test)]
+mod gate_tests;
 mod mempool;
 mod offload;
 mod pair;

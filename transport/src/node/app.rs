@@ -2,10 +2,8 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam_queue::ArrayQueue;
-
+use super::handover::{Lines, Served};
 use super::runtime::Work;
 use crate::proto::{AppId, Event, Op};
 
@@ -40,11 +38,7 @@ impl<A: App + ?Sized> App for Box<A> {
     }
 }
 
-struct Rings {
-    ops: ArrayQueue<Op>,
-    events: ArrayQueue<Event>,
-    gone: AtomicBool,
-}
+type Rings = Lines<Op, Event>;
 
 /// A thread's handle on one shard: a command ring and an event ring. One handle for each (thread, lcore).
 pub struct Handle {
@@ -62,38 +56,34 @@ impl Handle {
     /// # Errors
     /// [`RingFull`] gives it back.
     pub fn submit(&self, op: Op) -> Result<(), RingFull> {
-        self.rings.ops.push(op).map_err(|op| RingFull(Box::new(op)))
+        self.rings.submit(op).map_err(|op| RingFull(Box::new(op)))
     }
 
     /// The next event, if there is one.
     pub fn event(&self) -> Option<Event> {
-        self.rings.events.pop()
+        self.rings.event()
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.rings.gone.store(true, Ordering::Release);
+        self.rings.leave();
     }
 }
 
-/// The shard's end of a [`Handle`].
+/// The shard's end of a [`Handle`]. While events wait for room in their ring, no new operation is taken.
 pub struct RingApp {
-    rings: Arc<Rings>,
     id: AppId,
-    /// Events that the ring had no room for. While there are any, no new operation is taken.
-    backlog: VecDeque<Event>,
+    served: Served<Op, Event>,
 }
 
 /// A handle of `depth` operations and events, and the application that serves it as `id`.
 pub fn rings(id: AppId, depth: usize) -> (Handle, RingApp) {
-    let depth = depth.max(1);
-    let rings = Arc::new(Rings {
-        ops: ArrayQueue::new(depth),
-        events: ArrayQueue::new(depth),
-        gone: AtomicBool::new(false),
-    });
-    (Handle { rings: rings.clone() }, RingApp { rings, id, backlog: VecDeque::new() })
+    let rings = Arc::new(Rings::new(depth.max(1)));
+    (
+        Handle { rings: rings.clone() },
+        RingApp { id, served: Served { lines: rings, backlog: VecDeque::new() } },
+    )
 }
 
 /// Operations taken from a ring in one turn, so that one thread cannot hold the lcore.
@@ -101,41 +91,19 @@ const OPS_A_TURN: usize = 64;
 
 impl App for RingApp {
     fn turn(&mut self, _: u64, ops: &mut Ops) -> Work {
-        let mut n = 0;
-        while let Some(ev) = self.backlog.pop_front() {
-            if self.gone() {
-                continue;
-            }
-            if let Err(ev) = self.rings.events.push(ev) {
-                self.backlog.push_front(ev);
-                return Work::of(n);
-            }
-            n += 1;
-        }
-        while n < OPS_A_TURN {
-            let Some(op) = self.rings.ops.pop() else { break };
-            ops.push_back((self.id, op));
-            n += 1;
-        }
-        Work::of(n)
+        let id = self.id;
+        Work::of(self.served.turn(OPS_A_TURN, |op| ops.push_back((id, op))))
     }
 
     fn event(&mut self, _: u64, _: AppId, ev: Event, _: &mut Ops) {
-        if self.gone() {
-            return;
-        }
-        if !self.backlog.is_empty() {
-            self.backlog.push_back(ev);
-        } else if let Err(ev) = self.rings.events.push(ev) {
-            self.backlog.push_back(ev);
-        }
+        self.served.deliver(ev);
     }
 }
 
 impl RingApp {
     /// Whether the thread has dropped its handle.
     pub fn gone(&self) -> bool {
-        self.rings.gone.load(Ordering::Acquire)
+        self.served.lines.gone()
     }
 }
 
@@ -166,6 +134,6 @@ mod tests {
         assert_eq!(ops.len(), 1);
         drop(h);
         app.event(0, AppId(3), Event::Attached { tag: 0, me: MeId(9) }, &mut ops);
-        assert!(app.gone() && app.backlog.is_empty());
+        assert!(app.gone() && app.served.backlog.is_empty());
     }
 }

@@ -9,15 +9,14 @@
 //!        (any thread, one at a time)                 (the lcore)
 //! ```
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_queue::ArrayQueue;
 use dataplane::clock::Clock;
 use dataplane::tap::TapEnd;
 use tcpstack::{ConnStats, Phase};
 
+use super::handover;
 use super::runtime::RtCounters;
 use crate::proto::tunables::Change;
 use crate::proto::{Config, ConnId, Counters};
@@ -184,40 +183,7 @@ pub enum Ask {
 }
 
 /// Between an lcore and those who ask it.
-#[derive(Debug)]
-pub struct Desk {
-    asked: AtomicBool,
-    asks: ArrayQueue<(u64, Ask)>,
-    answers: ArrayQueue<(u64, Ask)>,
-}
-
-impl Default for Desk {
-    fn default() -> Desk {
-        Desk {
-            asked: AtomicBool::new(false),
-            asks: ArrayQueue::new(WAITING),
-            answers: ArrayQueue::new(WAITING),
-        }
-    }
-}
-
-impl Desk {
-    /// Whether somebody waits.
-    #[inline]
-    pub fn asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
-    }
-
-    /// Answers whoever waits: `act` fills each question's box.
-    pub fn answer(&self, mut act: impl FnMut(&mut Ask)) {
-        self.asked.store(false, Ordering::SeqCst);
-        while let Some((n, mut a)) = self.asks.pop() {
-            act(&mut a);
-            // Where there is no room the asker has long given up.
-            let _ = self.answers.push((n, a));
-        }
-    }
-}
+pub type Desk = handover::Desk<Ask>;
 
 /// An lcore did not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -245,7 +211,11 @@ const PATIENCE: Duration = Duration::from_millis(1000);
 impl Front {
     /// Desks for `lcores` lcores, whose clock is `clock`.
     pub fn new(lcores: usize, clock: Clock) -> Front {
-        Front { desks: (0..lcores).map(|_| Arc::default()).collect(), next: Mutex::new(0), clock }
+        Front {
+            desks: (0..lcores).map(|_| Arc::new(Desk::new(WAITING))).collect(),
+            next: Mutex::new(0),
+            clock,
+        }
     }
 
     /// The desk of an lcore, to be given to its shard.
@@ -276,15 +246,12 @@ impl Front {
         let desk = self.desks.get(lcore).ok_or(none)?;
         let mut serial = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         *serial += 1;
-        while desk.answers.pop().is_some() {}
-        desk.asks.push((*serial, ask)).map_err(|_| none)?;
-        desk.asked.store(true, Ordering::SeqCst);
+        desk.ask(*serial, ask).map_err(|_| none)?;
         let until = Instant::now() + patience;
         let mut nap = Duration::from_micros(20);
         loop {
-            match desk.answers.pop() {
-                Some((n, a)) if n == *serial => return Ok(a),
-                Some(_) => {}
+            match desk.take(*serial) {
+                Some(a) => return Ok(a),
                 None if Instant::now() > until => return Err(none),
                 None => {
                     std::thread::sleep(nap);
@@ -366,6 +333,7 @@ mod tests {
     use super::*;
     use crate::proto::ShardId;
     use std::net::SocketAddr;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     fn front() -> Front {
         Front::new(2, Clock::monotonic())
@@ -457,7 +425,7 @@ mod tests {
         for _ in 0..3 * WAITING {
             assert!(f.ask_within(0, ask(0), Duration::ZERO).is_err());
         }
-        assert_eq!(f.desk(0).unwrap().asks.len(), WAITING);
+        assert_eq!(f.desk(0).unwrap().waiting(), WAITING);
     }
 
     #[test]

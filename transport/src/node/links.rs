@@ -28,6 +28,7 @@ use hugepages::{LendBudget, LendOwner, Relay, RxFrag, RxLent};
 use tcpstack::News;
 
 use super::desk::Page;
+use super::handover;
 use super::moving::{Arrive, Leave, MoveMsg, Mover};
 use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
 use crate::proto::{
@@ -414,12 +415,7 @@ pub fn relay_budget(bytes: u64, buffers: usize) -> LendBudget {
 fn post(rings: &[Arc<ArrayQueue<Parcel>>], spill: &mut [VecDeque<Parcel>], to: ShardId, p: Parcel) {
     let i = usize::from(to.0);
     let (Some(ring), Some(spill)) = (rings.get(i), spill.get_mut(i)) else { return };
-    // Behind what waits already, so that order is kept.
-    if !spill.is_empty() {
-        spill.push_back(p);
-    } else if let Err(p) = ring.push(p) {
-        spill.push_back(p);
-    }
+    handover::post(ring, spill, p);
 }
 
 /// Sends a stream's bytes to its home, as far as they may be on their way. True when nothing is, and yet nothing
@@ -506,12 +502,7 @@ impl<R: Runtime> Runtime for Linked<R> {
 
     fn flush(&mut self) -> Work {
         for (ring, spill) in self.rings.iter().zip(&mut self.spill) {
-            while let Some(p) = spill.pop_front() {
-                if let Err(p) = ring.push(p) {
-                    spill.push_front(p);
-                    break;
-                }
-            }
+            handover::flush(ring, spill);
         }
         self.tell();
         self.inner.as_mut().map_or(Work::Idle, Runtime::flush)

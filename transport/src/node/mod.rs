@@ -6,11 +6,13 @@
 //!   moves peers between them, as [`balance`] sees fit.
 //! * [`app`]: what uses the node, on its lcore or behind rings.
 //! * [`desk`]: asking a node while it runs.
+//! * `handover`: the flags and rings between its threads.
 //! * [`mod@run`]: threads, signals, drain, idling, and what happens when an lcore panics.
 
 pub mod app;
 pub mod balance;
 pub mod desk;
+mod handover;
 pub mod lcore;
 pub mod links;
 pub mod moving;

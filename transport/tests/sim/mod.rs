@@ -72,6 +72,15 @@ impl End {
     }
 }
 
+/// An operation that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    pub node: usize,
+    pub to: usize,
+    pub ask: Ask,
+    pub end: End,
+}
+
 /// An operation that has not ended.
 #[derive(Debug)]
 struct Open {
@@ -98,8 +107,8 @@ pub struct World {
     next: u64,
     /// PUTs by tag that a sink has taken.
     stored: BTreeSet<u64>,
-    /// Ends of operations in the order they came: node, what was asked, how it ended.
-    pub ends: Vec<(usize, Ask, End)>,
+    /// Operations in the order they ended.
+    pub ends: Vec<Ended>,
     /// Print what applications hear.
     pub verbose: bool,
     /// Whether a peer of a machine had connections when last looked at.
@@ -267,7 +276,7 @@ impl World {
             let thawed = run.try_thaw().map_err(|_| format!("{tag} of node {n} ended, its pages are out"));
             thawed.unwrap().bytes_mut().fill(0xEE);
         }
-        self.ends.push((n, o.ask, end));
+        self.ends.push(Ended { node: n, to: o.to, ask: o.ask, end });
     }
 
     /// What holds at any time for a machine.
@@ -361,8 +370,8 @@ impl World {
         }
     }
 
-    /// Operations that ended well since the last call, and all that ended.
-    pub fn take_ends(&mut self) -> Vec<(usize, Ask, End)> {
+    /// Operations that ended since the last call.
+    pub fn take_ends(&mut self) -> Vec<Ended> {
         self.hear();
         std::mem::take(&mut self.ends)
     }
@@ -377,10 +386,14 @@ impl World {
         self.stored.len() as u64
     }
 
+    /// A counter of a machine.
+    pub fn counter(&self, machine: usize, name: &str) -> u64 {
+        self.net.nodes[machine].machine.counters().iter().filter(|c| c.0 == name).map(|c| c.1).sum()
+    }
+
     /// A counter summed over all machines.
-    pub fn sum(&self, counter: &str) -> u64 {
-        let one = |(name, v): (&str, u64)| if name == counter { v } else { 0 };
-        self.net.nodes.iter().flat_map(|n| n.machine.counters().iter().map(one)).sum()
+    pub fn sum(&self, name: &str) -> u64 {
+        (0..self.net.nodes.len()).map(|m| self.counter(m, name)).sum()
     }
 }
 

@@ -1,0 +1,120 @@
+//! Lendings by their public face: released once, when the last of three has let go.
+
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hugepages::{AttachRefused, LendSlab, LendSlabError, NIC_REFS_MAX, PageRun, PageRunMut, PrivatePages};
+
+fn run() -> PageRun {
+    PageRunMut::new(Arc::new(PrivatePages), 65536).unwrap().freeze()
+}
+
+fn reaped(s: &LendSlab) -> Vec<u64> {
+    let mut v = vec![];
+    s.reap(|t, _| v.push(t));
+    v
+}
+
+#[test]
+fn released_only_when_stream_hold_and_nic_have_all_let_go_in_any_order() {
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let s = LendSlab::new(4);
+        let stream = s.lend(run().slice_all(), 42).unwrap();
+        let hold = stream.clone();
+        let nic = stream.nic_ref(0, 100).unwrap();
+        let mut parts: [Option<Box<dyn FnOnce()>>; 3] = [
+            Some(Box::new(move || drop(stream))),
+            Some(Box::new(move || drop(hold))),
+            Some(Box::new(move || drop(nic))),
+        ];
+        for (n, i) in order.into_iter().enumerate() {
+            assert_eq!(reaped(&s), [], "order {order:?} step {n}");
+            parts[i].take().unwrap()();
+        }
+        assert_eq!(reaped(&s), [42]);
+        assert_eq!(reaped(&s), []);
+        assert_eq!(s.out(), 0);
+    }
+}
+
+#[test]
+fn a_slot_is_not_reused_while_the_nic_counts_in_it() {
+    let s = LendSlab::new(1);
+    let l = s.lend(run().slice_all(), 1).unwrap();
+    let nic = l.nic_ref(0, 1).unwrap();
+    drop(l);
+    assert_eq!(s.lend(run().slice_all(), 2).unwrap_err(), LendSlabError::Full(1));
+    assert_eq!((s.out(), s.nic_held()), (1, 1));
+    drop(nic);
+    assert_eq!((s.out(), s.nic_held()), (1, 1), "home, but not reaped");
+    assert_eq!(reaped(&s), [1]);
+    assert!(s.lend(run().slice_all(), 2).is_ok());
+}
+
+#[test]
+fn attach_is_refused_at_half_the_count_and_nothing_wraps() {
+    let s = LendSlab::new(1);
+    let l = s.lend(run().slice_all(), 1).unwrap();
+    let refs: Vec<_> = (0..NIC_REFS_MAX - 1).map(|_| l.nic_ref(0, 1448).unwrap()).collect();
+    assert_eq!(l.nic_ref(0, 1).err(), Some(AttachRefused::Count));
+    drop(refs);
+    assert!(l.nic_ref(0, 1).is_ok());
+    drop(l);
+    assert_eq!(reaped(&s), [1]);
+}
+
+#[test]
+fn the_last_nic_reference_may_fall_on_another_thread() {
+    let s = LendSlab::new(64);
+    for round in 0..50 {
+        let l = s.lend(run().slice_all(), round).unwrap();
+        let refs: Vec<_> = (0..8).map(|i| l.nic_ref(i, 8).unwrap()).collect();
+        let t = std::thread::spawn(move || drop(refs));
+        drop(l);
+        t.join().unwrap();
+        assert_eq!(reaped(&s), [round]);
+    }
+    assert_eq!(s.counters().stale, 0);
+}
+
+#[test]
+fn a_late_callback_of_an_older_generation_is_counted_not_obeyed() {
+    let s = LendSlab::new(1);
+    let l = s.lend(run().slice_all(), 1).unwrap();
+    let (sh, ..) = l.nic_ref(0, 1).unwrap().into_raw();
+    // SAFETY: the slot is lent, so its shared info stays.
+    let sh = unsafe { sh.as_ref() };
+    // As a driver gives back what it was given.
+    sh.refcnt.fetch_sub(1, Ordering::AcqRel);
+    let (free, old) = (sh.free_cb, sh.fcb_opaque);
+    drop(l);
+    assert_eq!(reaped(&s), [1]);
+    let l = s.lend(run().slice_all(), 2).unwrap();
+    free(ptr::null_mut(), old);
+    assert_eq!(reaped(&s), []);
+    assert_eq!(s.counters().stale, 1);
+    drop(l);
+    assert_eq!(reaped(&s), [2]);
+}
+
+#[test]
+fn a_slab_dropped_with_references_out_leaves_their_memory() {
+    let s = LendSlab::new(1);
+    let l = s.lend(run().slice_all(), 1).unwrap();
+    let nic = l.nic_ref(0, 16).unwrap();
+    drop(l);
+    drop(s);
+    assert_eq!(nic.bytes().len(), 16);
+}
+
+#[test]
+fn windows_stay_inside() {
+    let s = LendSlab::new(1);
+    let l = s.lend(run().slice(100, 200).unwrap(), 1).unwrap();
+    assert_eq!((l.off(), l.len()), (100, 200));
+    assert!(l.window(1, 200).is_none());
+    let w = l.window(50, 150).unwrap();
+    assert_eq!((w.off(), w.len()), (150, 150));
+    assert_eq!(w.nic_ref(0, 150).unwrap().into_raw().2, 150);
+}

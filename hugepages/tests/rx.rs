@@ -1,0 +1,83 @@
+//! Received fragments by their public face: freed once, by their home.
+
+use hugepages::{HeapRxPool, LendBudget, LendOwner, Relay, RxFrag};
+
+fn frag(p: &HeapRxPool, s: &[u8]) -> RxFrag {
+    p.copy_of(s).unwrap()
+}
+
+#[test]
+fn a_split_buffer_is_freed_when_both_parts_are() {
+    let p = HeapRxPool::new(64, 2);
+    let mut f = frag(&p, b"abcdef");
+    let head = f.split_to(2);
+    assert_eq!((head.bytes(), f.bytes()), (&b"ab"[..], &b"cdef"[..]));
+    drop(f);
+    assert_eq!(p.out(), 1);
+    drop(head);
+    assert_eq!(p.out(), 0);
+    let mut f = frag(&p, b"abc");
+    assert_eq!(f.split_to(99).bytes(), b"abc");
+    assert!(f.is_empty());
+}
+
+#[test]
+fn lent_fragments_come_home_over_the_ring_from_any_thread() {
+    let p = HeapRxPool::new(64, 8);
+    let lent = frag(&p, b"hello").lend(LendOwner(0)).unwrap();
+    std::thread::spawn(move || assert_eq!(lent.bytes(), b"hello")).join().unwrap();
+    assert_eq!(p.out(), 1, "only the home frees");
+    assert_eq!(p.home().drain(), 1);
+    assert_eq!((p.out(), p.home().lent_out(), p.home().counters().lent_bytes), (0, 0, 0));
+}
+
+#[test]
+fn the_budget_refuses_and_gives_the_fragment_back() {
+    let p = HeapRxPool::new(64, 8); // 512 B: 256 for the lcore, 128 an owner
+    let a: Vec<_> = (0..2).map(|_| frag(&p, b"a").lend(LendOwner(1)).unwrap()).collect();
+    let back = frag(&p, b"b").lend(LendOwner(1)).unwrap_err();
+    assert_eq!(back.bytes(), b"b");
+    let c: Vec<_> = (0..2).map(|_| frag(&p, b"c").lend(LendOwner(2)).unwrap()).collect();
+    assert!(frag(&p, b"d").lend(LendOwner(3)).is_err(), "half of the pool is out");
+    assert_eq!(p.home().counters().refused, 2);
+    drop((a, c));
+    p.home().drain();
+    assert!(back.lend(LendOwner(1)).is_ok());
+}
+
+#[test]
+fn a_relayed_fragment_goes_home_through_both_rings() {
+    let p = HeapRxPool::new(64, 8);
+    let relay = Relay::new(LendBudget { lcore_bytes: 1 << 20, owner_bytes: 1 << 20, handles: 8 });
+    let lent = frag(&p, b"hello").lend(LendOwner(0)).unwrap();
+    let mut f = relay.frag(lent);
+    assert_eq!(f.split_to(2).bytes(), b"he");
+    let again = f.lend(LendOwner(1)).unwrap();
+    assert_eq!(again.bytes(), b"llo");
+    std::thread::spawn(move || drop(again)).join().unwrap();
+    assert_eq!((p.home().drain(), p.out()), (0, 1));
+    assert_eq!(relay.home().drain(), 1);
+    assert_eq!((p.home().drain(), p.out()), (1, 0));
+}
+
+#[test]
+fn a_drained_pool_gives_nothing_and_recovers() {
+    let p = HeapRxPool::new(16, 1);
+    let f = frag(&p, b"x");
+    assert!(p.take().is_none());
+    drop(f);
+    drop(p.take().unwrap());
+    assert!(p.copy_of(&[0; 17]).is_none());
+    assert!(p.copy_of(&[0; 16]).is_some());
+}
+
+#[test]
+fn fragments_may_outlive_their_pool() {
+    let p = HeapRxPool::new(16, 1);
+    let f = frag(&p, b"x");
+    let l = p.home().clone();
+    drop(p);
+    assert_eq!(f.bytes(), b"x");
+    drop(f);
+    assert_eq!(l.drain(), 0);
+}

@@ -1,0 +1,165 @@
+//! What the threads of a node hand each other: flags and rings alone, without what they carry. `tests/model_node.rs`
+//! compiles this file under loom (docs/testing.md).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::sync::{ArrayQueue, AtomicBool, Ordering};
+
+/// Between an lcore and those who ask it, one at a time. See [`desk`](super::desk).
+#[derive(Debug)]
+pub struct Desk<T> {
+    asked: AtomicBool,
+    asks: ArrayQueue<(u64, T)>,
+    answers: ArrayQueue<(u64, T)>,
+}
+
+impl<T> Desk<T> {
+    /// A desk at which so many questions may wait.
+    pub fn new(waiting: usize) -> Desk<T> {
+        Desk {
+            asked: AtomicBool::new(false),
+            asks: ArrayQueue::new(waiting),
+            answers: ArrayQueue::new(waiting),
+        }
+    }
+
+    /// Whether somebody waits: the lcore's question at every turn, one load.
+    #[inline]
+    pub fn asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Answers whoever waits: `act` fills each question's room for its answer.
+    pub fn answer(&self, mut act: impl FnMut(&mut T)) {
+        // Taken back before the ring is looked at: who asks meanwhile sets it again, behind the question. A swap, not a
+        // store, so that whatever was asked before the flag was set is seen.
+        self.asked.swap(false, Ordering::AcqRel);
+        while let Some((n, mut a)) = self.asks.pop() {
+            act(&mut a);
+            // Where there is no room the asker has long given up.
+            let _ = self.answers.push((n, a));
+        }
+    }
+
+    /// Asks under a number that no question had before; forgets the answers that came too late.
+    ///
+    /// # Errors
+    /// The question, when too many wait.
+    pub fn ask(&self, serial: u64, ask: T) -> Result<(), T> {
+        while self.answers.pop().is_some() {}
+        self.asks.push((serial, ask)).map_err(|(_, ask)| ask)?;
+        self.asked.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// The answer to the question of that number, if it has come.
+    pub fn take(&self, serial: u64) -> Option<T> {
+        loop {
+            match self.answers.pop()? {
+                (n, a) if n == serial => return Some(a),
+                _ => {}
+            }
+        }
+    }
+
+    /// Questions that wait.
+    pub fn waiting(&self) -> usize {
+        self.asks.len()
+    }
+}
+
+/// A pair of rings between an application's thread and an lcore. See [`app`](super::app).
+pub(super) struct Lines<O, E> {
+    ops: ArrayQueue<O>,
+    events: ArrayQueue<E>,
+    gone: AtomicBool,
+}
+
+impl<O, E> Lines<O, E> {
+    /// Rings for `depth` operations and events.
+    pub(super) fn new(depth: usize) -> Lines<O, E> {
+        Lines { ops: ArrayQueue::new(depth), events: ArrayQueue::new(depth), gone: AtomicBool::new(false) }
+    }
+
+    /// The thread asks for something; it has it back when the ring is full.
+    pub(super) fn submit(&self, op: O) -> Result<(), O> {
+        self.ops.push(op)
+    }
+
+    /// The thread hears the next event.
+    pub(super) fn event(&self) -> Option<E> {
+        self.events.pop()
+    }
+
+    /// The thread asks no more and hears no more.
+    pub(super) fn leave(&self) {
+        self.gone.store(true, Ordering::Release);
+    }
+
+    /// Whether the thread has left.
+    pub(super) fn gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+}
+
+/// The lcore's end of a pair of rings.
+pub(super) struct Served<O, E> {
+    pub(super) lines: Arc<Lines<O, E>>,
+    /// Events that the ring had no room for. While there are any, no new operation is taken.
+    pub(super) backlog: VecDeque<E>,
+}
+
+impl<O, E> Served<O, E> {
+    /// Hands over what waits, then takes up to `most` operations; gives how much it did.
+    pub(super) fn turn(&mut self, most: usize, mut take: impl FnMut(O)) -> usize {
+        let mut n = 0;
+        while let Some(ev) = self.backlog.pop_front() {
+            if self.lines.gone() {
+                continue;
+            }
+            if let Err(ev) = self.lines.events.push(ev) {
+                self.backlog.push_front(ev);
+                return n;
+            }
+            n += 1;
+        }
+        while n < most {
+            let Some(op) = self.lines.ops.pop() else { break };
+            take(op);
+            n += 1;
+        }
+        n
+    }
+
+    /// Hands over an event, behind those that wait.
+    pub(super) fn deliver(&mut self, ev: E) {
+        if self.lines.gone() {
+            return;
+        }
+        if !self.backlog.is_empty() {
+            self.backlog.push_back(ev);
+        } else if let Err(ev) = self.lines.events.push(ev) {
+            self.backlog.push_back(ev);
+        }
+    }
+}
+
+/// Sends to another lcore: into its ring, or, when that is full or something waits already, behind what waits.
+pub(super) fn post<P>(ring: &ArrayQueue<P>, spill: &mut VecDeque<P>, p: P) {
+    if !spill.is_empty() {
+        spill.push_back(p);
+    } else if let Err(p) = ring.push(p) {
+        spill.push_back(p);
+    }
+}
+
+/// Sends what waits, as far as the ring has room.
+pub(super) fn flush<P>(ring: &ArrayQueue<P>, spill: &mut VecDeque<P>) {
+    while let Some(p) = spill.pop_front() {
+        if let Err(p) = ring.push(p) {
+            spill.push_front(p);
+            break;
+        }
+    }
+}

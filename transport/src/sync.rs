@@ -1,0 +1,5 @@
+//! What threads share, by the names under which a model replaces it (docs/testing.md).
+
+pub(crate) use std::sync::atomic::{AtomicBool, Ordering};
+
+pub(crate) use crossbeam_queue::ArrayQueue;

@@ -1,0 +1,155 @@
+//! Models of what the threads of a node hand each other: questions to an lcore, an application's rings, parcels.
+
+#[path = "../src/node/handover.rs"]
+#[allow(dead_code, unreachable_pub, missing_docs, rustdoc::all)]
+mod handover;
+#[path = "../../hugepages/tests/model/mod.rs"]
+mod model;
+use model as sync;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use handover::{Desk, Lines, Served, flush, post};
+use loom::thread;
+use sync::ArrayQueue;
+
+/// A question is answered once and to whoever asked it, though the one before was given up; and a question that waits
+/// is always announced, so an lcore that turns finds it.
+#[test]
+fn a_question_is_answered_once_and_never_overlooked() {
+    sync::every(3, || {
+        let desk = Arc::new(Desk::new(2));
+        let asker = {
+            let desk = desk.clone();
+            thread::spawn(move || {
+                let mut answered = 0;
+                for serial in [1_u64, 2] {
+                    desk.ask(serial, serial * 10).unwrap();
+                    for _ in 0..2 {
+                        if let Some(a) = desk.take(serial) {
+                            assert_eq!(a, serial * 10 + 1, "another's answer");
+                            answered += 1;
+                        }
+                        thread::yield_now();
+                    }
+                }
+                assert!(answered <= 2);
+            })
+        };
+        let mut seen = Vec::new();
+        let turn = |seen: &mut Vec<u64>| {
+            if desk.asked() {
+                desk.answer(|a| {
+                    seen.push(*a);
+                    *a += 1;
+                });
+            }
+        };
+        turn(&mut seen);
+        turn(&mut seen);
+        asker.join().unwrap();
+        turn(&mut seen);
+        assert_eq!((seen, desk.waiting()), (vec![10, 20], 0));
+    });
+}
+
+/// Events reach a thread in order and none is lost, though its ring is full; so do operations the other way. When it
+/// leaves, what waits for it is dropped and the lcore goes on.
+#[test]
+fn rings_keep_order_and_lose_nothing() {
+    sync::every(2, || {
+        let lines = Arc::new(Lines::<u32, u32>::new(1));
+        let app = {
+            let lines = lines.clone();
+            thread::spawn(move || {
+                let mut ops = VecDeque::from([1, 2]);
+                let mut heard = Vec::new();
+                for _ in 0..3 {
+                    if let Some(op) = ops.pop_front()
+                        && let Err(op) = lines.submit(op)
+                    {
+                        ops.push_front(op);
+                    }
+                    heard.extend(lines.event());
+                }
+                lines.leave();
+                (ops, heard)
+            })
+        };
+        let mut served = Served { lines: lines.clone(), backlog: VecDeque::new() };
+        let mut taken = Vec::new();
+        for ev in [10, 20, 30] {
+            served.deliver(ev);
+            served.turn(64, |op| taken.push(op));
+        }
+        let (left, heard) = app.join().unwrap();
+        served.turn(64, |op| taken.push(op));
+        assert!(served.backlog.is_empty(), "kept for somebody who has left");
+        taken.extend(left);
+        assert_eq!(taken, [1, 2]);
+        assert_eq!(heard, [10, 20, 30][..heard.len()]);
+    });
+}
+
+/// While an application listens, nothing that was delivered is missing at the end.
+#[test]
+fn a_full_event_ring_only_delays() {
+    sync::every(3, || {
+        let lines = Arc::new(Lines::<u32, u32>::new(1));
+        let mut served = Served { lines: lines.clone(), backlog: VecDeque::new() };
+        let app = {
+            let lines = lines.clone();
+            thread::spawn(move || (0..2).filter_map(|_| lines.event()).collect::<Vec<_>>())
+        };
+        (1..=3).for_each(|ev| served.deliver(ev));
+        served.turn(64, |_| {});
+        let mut heard = app.join().unwrap();
+        for _ in 0..3 {
+            heard.extend(lines.event());
+            served.turn(64, |_| {});
+        }
+        assert_eq!(heard, [1, 2, 3]);
+    });
+}
+
+/// Parcels arrive in the order they were posted, from each sender, though the ring is full now and then.
+#[test]
+fn parcels_keep_their_order_when_the_ring_is_full() {
+    sync::every(2, || {
+        let ring = Arc::new(ArrayQueue::new(2));
+        let other = {
+            let ring = ring.clone();
+            thread::spawn(move || {
+                let mut spill = VecDeque::new();
+                for p in [(2, 1), (2, 2)] {
+                    post(&ring, &mut spill, p);
+                    flush(&ring, &mut spill);
+                }
+                spill
+            })
+        };
+        let owner = {
+            let ring = ring.clone();
+            thread::spawn(move || {
+                let mut spill = VecDeque::new();
+                for p in [(1, 1), (1, 2), (1, 3)] {
+                    post(&ring, &mut spill, p);
+                    flush(&ring, &mut spill);
+                }
+                spill
+            })
+        };
+        let mut came = Vec::new();
+        for _ in 0..2 {
+            came.extend(ring.pop());
+        }
+        let mut spills = [owner.join().unwrap(), other.join().unwrap()];
+        while spills.iter().any(|s| !s.is_empty()) || ring.len() > 0 {
+            came.extend(ring.pop());
+            spills.iter_mut().for_each(|s| flush(&ring, s));
+        }
+        let from = |who| came.iter().filter(|p| p.0 == who).map(|p| p.1).collect::<Vec<_>>();
+        assert_eq!((from(1), from(2)), (vec![1, 2, 3], vec![1, 2]));
+    });
+}
