@@ -129,8 +129,8 @@ fn pings_cross_both_ways() {
 }
 
 #[test]
-fn ipv6_in_version_4() {
-    if !can("ipv6_in_version_4", &[]) {
+fn ipv6_in_version_4_both_ways() {
+    if !can("ipv6_in_version_4_both_ways", &[]) {
         return;
     }
     for mtu in [1500, 9000] {
@@ -144,6 +144,17 @@ fn ipv6_in_version_4() {
         sent("PUT, port to kernel", &Proc::start(lab.port_as(PORT6, &bulk("put", KERNEL6))).finish(), 64);
         sent("GET, kernel to port", &Proc::start(lab.port_as(PORT6, &bulk("get", KERNEL6))).finish(), 64);
         checked(&node.stop(), 64);
+        let mut node = Proc::start(lab.port_as(PORT6, &["node"]));
+        node.wait_for("is up on");
+        let out = Proc::start(lab.kernel_as(KERNEL6, &["ping", PORT6, "--count", "2"])).finish();
+        assert_eq!(out.matches(PORT6).count(), 2, "{out}");
+        sent("PUT, kernel to port", &Proc::start(lab.kernel_as(KERNEL6, &bulk("put", PORT6))).finish(), 64);
+        sent("GET, port to kernel", &Proc::start(lab.kernel_as(KERNEL6, &bulk("get", PORT6))).finish(), 64);
+        let end = node.stop();
+        checked(&end, 64);
+        for c in ["tx_copied_bytes", "lendings_out", "rx_lent_out", "rx_pool_bytes_in_use", "quarantined"] {
+            assert_eq!(counter(&end, c), 0, "{c}: {end}");
+        }
         sane(&lab);
     }
 }
