@@ -18,6 +18,7 @@ pub mod pair;
 pub mod rate;
 pub mod repeat;
 pub mod report;
+pub mod setup;
 pub mod sock;
 pub mod stacks;
 pub mod tcp;

@@ -20,13 +20,13 @@ const BATCH: u32 = 60;
 /// Turns after which a batch that did not open is given up.
 const PATIENCE: u32 = 100_000;
 /// First source port of the dialling side.
-const FIRST_PORT: u32 = 1024;
+pub(crate) const FIRST_PORT: u32 = 1024;
 /// Most connections that one address can dial to one port from there.
 const PORTS: u32 = 65_535 - FIRST_PORT;
 /// Connections of a V3 set: CONTROL, BULK_IN, BULK_OUT.
 pub const SET: u32 = 3;
 /// Bytes of a HELLO.
-const ANSWER: u32 = hello::LEN_V3 as u32;
+pub(crate) const ANSWER: u32 = hello::LEN_V3 as u32;
 /// Most connection sets that can be measured.
 pub const MAX_SETS: u32 = PORTS / SET;
 
@@ -89,7 +89,8 @@ fn peer_nid(n: u32) -> transport::wire::Nid {
     nid(Ipv4Addr::new(10, 79, c, d))
 }
 
-fn opening(n: u32, ctype: ConnType) -> Vec<u8> {
+/// What the `n`-th peer says first on a connection of this type.
+pub(crate) fn opening(n: u32, ctype: ConnType) -> Vec<u8> {
     let req = AcceptorReq::new(nid(SERVER));
     let mut b = req.emit()[..req.wire_len()].to_vec();
     let hello = Hello {

@@ -114,6 +114,8 @@ pub(crate) enum BenchWhat {
     Tcp(TcpArgs),
     /// Goodput of the TCP stack over a simulated lossy network, in virtual time: the same on every machine.
     TcpSim(TcpSimArgs),
+    /// What it costs a node when many peers dial it at the same time.
+    Sets(SetsArgs),
     /// What a packet costs with few and with many connections, and a turn that finds nothing.
     Connections(CrowdArgs),
 }
@@ -136,6 +138,17 @@ pub(crate) struct RepeatArgs {
     /// EAL arguments, as DPDK documents them.
     #[arg(last = true)]
     pub(crate) eal: Vec<String>,
+}
+
+/// `pollnd bench sets`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct SetsArgs {
+    /// Peers, each with a set of three connections.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=i64::from(bench::memory::MAX_SETS)))]
+    pub(crate) peers: u32,
+    /// One JSON object instead of the table.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `pollnd bench memory`.

@@ -9,6 +9,7 @@ use bench::growth::{Growth, Sample, watch};
 use bench::memory;
 use bench::pair::NothingLost;
 use bench::repeat::Repeat;
+use bench::setup;
 use bench::sock::{self, SockPair};
 use bench::tcp::{self, TcpBench};
 use bench::workload::{ClientConfig, Intake};
@@ -17,12 +18,13 @@ use serde::Serialize;
 use transport::node::NodeEnd;
 use transport::node::sock::Idle as SockIdle;
 
-use crate::args::{BenchWhat, GrowthArgs, MemoryArgs, RepeatArgs, TcpArgs};
+use crate::args::{BenchWhat, GrowthArgs, MemoryArgs, RepeatArgs, SetsArgs, TcpArgs};
 
 pub(crate) fn main(what: &BenchWhat) -> Result<(), String> {
     match what {
         BenchWhat::Repeat(a) => repeat(a),
         BenchWhat::Memory(a) => measure_memory(a),
+        BenchWhat::Sets(a) => many_sets(a),
         BenchWhat::Growth(a) => growth(a),
         BenchWhat::Rate(a) => crate::ratecmd::main(a),
         BenchWhat::Tcp(a) => tcp_cost(a),
@@ -85,6 +87,11 @@ fn repeat(a: &RepeatArgs) -> Result<(), String> {
 fn measure_memory(a: &MemoryArgs) -> Result<(), String> {
     let m = memory::measure(a.few, a.many, &memory::resident)?;
     print(a.json, &m, || m.table())
+}
+
+fn many_sets(a: &SetsArgs) -> Result<(), String> {
+    let s = setup::measure(a.peers)?;
+    print(a.json, &s, || s.table())
 }
 
 fn tcp_cost(a: &TcpArgs) -> Result<(), String> {
