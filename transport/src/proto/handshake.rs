@@ -230,7 +230,8 @@ impl Machine {
         let same = peer.conns.iter().filter(|c| self.conns.get(**c).is_some_and(|c| c.ctype == mine)).count();
         let own_ip = self.conns.get(key).is_some_and(|c| c.own_ip);
         if same >= usize::from(self.cfg.max_conns_per_type) && !own_ip {
-            return if enough { HsEvent::Bad } else { self.tell_none(peer_key) };
+            // It has a set, and pings over that.
+            return HsEvent::Busy;
         }
         if let Some(peer) = self.peers.get_mut(peer_key) {
             peer.incarnation = Some(incarnation);

@@ -26,12 +26,6 @@ const ANOTHER_PID: &str = "a kernel that fails to reach one pid of a NID closes 
 
 /// Our machine in the kernels' place.
 pub const KERNELS: &[Exception] = &[
-    e(
-        "active-hellos",
-        &[20],
-        "TCP magic with version 2.0 is V2 as it was first designed (origins.md): we speak it, today's kernels \
-         call it unknown",
-    ),
     e("active-hellos", &[40], SWAP),
     e("active-hellos", &[45, 51], BEFORE),
     e("active-hellos", &[49], ANOTHER_PID),
