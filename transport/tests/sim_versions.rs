@@ -97,7 +97,8 @@ fn case(r: &mut Rng) -> (World, Kind) {
 fn operate(w: &mut World, r: &mut Rng) {
     let many = w.nodes.len() as u64;
     let (from, to) = (r.below(many) as usize, r.below(many) as usize);
-    if from == to || !w.alive(from) {
+    // Now and then a node asks itself.
+    if (from == to && !r.chance(30)) || !w.alive(from) {
         return;
     }
     let ask = match r.below(5) {
