@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod connections;
+pub mod cpt;
 pub mod ctl;
 pub mod growth;
 pub mod inmem;

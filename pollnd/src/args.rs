@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use transport::wire::Nid;
 
 pub(crate) use self::look::{CaptureArgs, ConnFilter, ConnectionsArgs, StatsArgs, TunablesArgs};
+use crate::cptcmd::CptArgs;
 use crate::ratecmd::RateArgs;
 use crate::settings::{Tuned, tunable, tuned};
 use crate::stackcmd::{CrowdArgs, TcpSimArgs};
@@ -110,6 +111,8 @@ pub(crate) enum BenchWhat {
     Growth(GrowthArgs),
     /// Small messages a second over one connection set, against kernel sockets.
     Rate(RateArgs),
+    /// What a second lcore gains when all bulk comes over one connection set.
+    Cpt(CptArgs),
     /// What the TCP stack costs by itself: Gbit a CPU-second, against memcpy and kernel TCP.
     Tcp(TcpArgs),
     /// Goodput of the TCP stack over a simulated lossy network, in virtual time: the same on every machine.
@@ -204,6 +207,15 @@ fn growth_seconds(s: &str) -> Result<f64, String> {
     }
 }
 
+/// On or off.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
 /// What carries the node.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Carrier {
@@ -261,6 +273,9 @@ pub(crate) struct NodeArgs {
     /// links whose both ends have queues=N).
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) lcores: u16,
+    /// A busy lcore gives peers to an idle one of its CPU partition.
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    pub(crate) balance: Switch,
     /// Tunables from a file in the syntax of modprobe.d (options ksocklnd NAME=VALUE...), or from the *.conf files of
     /// a folder in the order of their names; of several files, later ones win.
     #[arg(long, value_name = "PATH")]

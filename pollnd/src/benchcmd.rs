@@ -27,6 +27,7 @@ pub(crate) fn main(what: &BenchWhat) -> Result<(), String> {
         BenchWhat::Sets(a) => many_sets(a),
         BenchWhat::Growth(a) => growth(a),
         BenchWhat::Rate(a) => crate::ratecmd::main(a),
+        BenchWhat::Cpt(a) => crate::cptcmd::main(a),
         BenchWhat::Tcp(a) => tcp_cost(a),
         BenchWhat::TcpSim(a) => crate::stackcmd::tcp_sim(a),
         BenchWhat::Connections(a) => crate::stackcmd::many_connections(a),

@@ -24,7 +24,7 @@ use transport::node::{Control, Idle, NoApp, NodeEnd, Order, Shard, Turn, run};
 use transport::proto::tunables::Change;
 use transport::proto::{Carrier, Config, Machine, ShardId, Shards};
 
-use crate::args::NodeArgs;
+use crate::args::{NodeArgs, Switch};
 use crate::assemble::{MakeApp, Node, Started, until_made};
 use crate::inspect::telemetry;
 use crate::settings;
@@ -163,6 +163,8 @@ struct Plan {
     config: Config,
     clock: Clock,
     rings: Rings,
+    /// The CPT of each shard's lcore.
+    cpts: Vec<u32>,
     front: Arc<Front>,
     eal: Eal,
     backing: Arc<dyn Backing>,
@@ -182,6 +184,12 @@ impl Plan {
         let rt = LcoreRt::new(stack, self.clock.clone(), me);
         self.restart.lock().unwrap_or_else(PoisonError::into_inner).push(rt.restart_wanted());
         Ok(rt)
+    }
+
+    /// The shards of the same CPT, this one too.
+    fn siblings(&self, me: ShardId) -> impl Iterator<Item = ShardId> {
+        let cpt = |s: usize| self.cpts.get(s).copied();
+        (0..self.args.lcores).map(ShardId).filter(move |s| cpt(usize::from(s.0)) == cpt(usize::from(me.0)))
     }
 
     /// One shard, over `port` if its lcore has a queue.
@@ -209,7 +217,8 @@ impl Plan {
                 let bufs = PortConfig::default().rx_bufs;
                 let lend = relay_budget(u64::from(bufs) * 9216, bufs as usize);
                 let rt = Linked::new(own, shards, self.owners.clone(), &self.rings, lend, now);
-                Ok(Box::new(Shard::new(machine, rt, app).at(desk)))
+                let balance = self.args.balance == Switch::On;
+                Ok(Box::new(Shard::new(machine, rt.among(self.siblings(me)), app).at(desk).balanced(balance)))
             }
         }
     }
@@ -348,6 +357,7 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
         config,
         clock,
         rings: Rings::new(a.lcores),
+        cpts: lcores.iter().map(|l| l.cpt).collect(),
         front: front.clone(),
         backing: Arc::new(EalBacking::new(&eal, port.node())),
         eal: eal.clone(),

@@ -5,6 +5,7 @@ mod args;
 mod assemble;
 mod benchcmd;
 mod bulk;
+mod cptcmd;
 mod demo;
 mod doctor;
 #[cfg(feature = "dpdk")]

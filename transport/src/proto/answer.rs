@@ -485,19 +485,20 @@ impl Machine {
         if self.peers.get(peer).is_some_and(|p| p.id == target) {
             return self.launch_answer(peer, tx);
         }
-        match target.nid.ip().map(|ip| self.cfg.shards.home_of(ip)) {
-            Some(home) if home != self.cfg.shards.me => self.post(home, Body::Answered(target, Box::new(tx))),
-            _ => self.answer_elsewhere(target, tx),
-        }
+        self.answer_elsewhere(target, Box::new(tx));
     }
 
     /// Sends an answer to a source that did not deliver its request itself. Such sources may be anybody's invention:
     /// they get no more than half of the entries for peers.
-    pub(super) fn answer_elsewhere(&mut self, target: ProcessId, tx: Tx) {
+    pub(super) fn answer_elsewhere(&mut self, target: ProcessId, tx: Box<Tx>) {
+        let home = target.nid.ip().map(|ip| self.homes.of(ip));
+        if let Some(home) = home.filter(|h| *h != self.cfg.shards.me) {
+            return self.post(home, Body::Answered(target, tx));
+        }
         let room = self.peers.len() < self.cfg.max_peers / 2 && !self.is_own(target.nid);
         let known = room || self.by_peer.contains_key(&target);
         match known.then(|| self.target_peer(target)) {
-            Some(Ok(peer)) => self.launch_answer(peer, tx),
+            Some(Ok(peer)) => self.launch_answer(peer, *tx),
             _ => {
                 self.counters.drop_no_way_back += 1;
                 self.give_up(tx.done);

@@ -358,7 +358,7 @@ impl Machine {
             Body::Ask { waiter } => self.asked(waiter),
             Body::Answer { conn, bucket, ticket, verdict } => self.answered(conn, bucket, ticket, verdict),
             Body::PutDone { grant, sink, status, data } => self.put_done(grant, sink, status, data),
-            Body::Answered(target, tx) => self.answer_elsewhere(target, *tx),
+            Body::Answered(target, tx) => self.answer_elsewhere(target, tx),
             Body::GetDone { grant, status } => self.get_done(grant, status),
         }
     }

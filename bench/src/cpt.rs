@@ -1,0 +1,354 @@
+//! `pollnd bench cpt`: what the second lcore of a CPT is good for when all bulk comes over one connection set.
+//!
+//! A node of two lcores, of which one owns the queue, takes bulk PUTs in from a node that only sends. All three are
+//! turned by one thread over the in-memory port, and each turn's CPU time is charged to the lcore whose turn it is, so
+//! neither a second core nor a quiet machine is needed. Turns that find nothing are not charged: an lcore with nothing to
+//! do has time left. What bounds the node's throughput is its busiest lcore's time for a message.
+//!
+//! Told are: the home where the queue is, so that one lcore does all; the home on the other lcore, so that TCP and message
+//! work are apart; and the half of both together, which is the least that any way of sharing the work out finer could
+//! come to.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use dataplane::mem::{MemConfig, MemPort, pair};
+use hugepages::{Backing, PrivatePages};
+use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+use tcpstack::Listen;
+use transport::node::lcore::LcoreRt;
+use transport::node::links::{Linked, Rings, relay_budget};
+use transport::node::{App, NoApp, NodeEnd, Shard, Turn};
+use transport::proto::{Accept, Bucket, Config, Machine, ShardId, Shards};
+use transport::wire::Version;
+
+use crate::ctl::{Ctl, Phase};
+use crate::inmem::{SERVER, Time, nid, stack};
+use crate::measure::MeasureError;
+use crate::repeat::median;
+use crate::workload::{Client, ClientConfig, Intake, Server};
+
+/// Rounds of turns after which something that did not happen is given up.
+const PATIENCE: u64 = 2_000_000;
+/// Messages before a measurement.
+const WARM_UP: u64 = 64;
+/// The lcores of the node that is measured.
+const LCORES: u16 = 2;
+/// The in-memory port's receive buffers: a window of 16 MiB in segments of 9000 bytes, and as many again to lend.
+const BUFFERS: usize = 8192;
+
+fn thread_time() -> Duration {
+    let t = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(t.tv_sec.unsigned_abs(), t.tv_nsec.unsigned_abs() as u32)
+}
+
+/// What is done with payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Payload {
+    /// Lent to the application in the buffers that it came in.
+    Lent,
+    /// Copied into an MD.
+    Copied,
+    /// Copied, and summed: V2 with checksums.
+    Summed,
+}
+
+impl Payload {
+    /// All of them.
+    pub const ALL: [Payload; 3] = [Payload::Lent, Payload::Copied, Payload::Summed];
+
+    fn name(self) -> &'static str {
+        match self {
+            Payload::Lent => "lent",
+            Payload::Copied => "copied",
+            Payload::Summed => "copied and summed",
+        }
+    }
+}
+
+/// CPU time of a message of 1 MiB on each lcore, in us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Cost {
+    /// The lcore with the queue.
+    pub queue_us: f64,
+    /// The other one.
+    pub other_us: f64,
+}
+
+impl Cost {
+    /// The busiest lcore's.
+    pub fn busiest(&self) -> f64 {
+        self.queue_us.max(self.other_us)
+    }
+}
+
+/// One round: the home where the queue is, then on the other lcore.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Round {
+    /// One lcore does all.
+    pub fixed: Cost,
+    /// The home has moved.
+    pub moved: Cost,
+}
+
+impl Round {
+    /// How many times the throughput of one lcore the move makes possible.
+    pub fn gain(&self) -> f64 {
+        self.fixed.busiest() / self.moved.busiest().max(1e-9)
+    }
+
+    /// How many times the throughput of the moved home an even split of the same work would make possible: what boxes on
+    /// a queue of the CPT could gain at most, their own cost not counted.
+    pub fn even(&self) -> f64 {
+        2.0 * self.moved.busiest() / (self.moved.queue_us + self.moved.other_us).max(1e-9)
+    }
+}
+
+/// A way of taking payload in, over all rounds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// What is done with payload.
+    pub payload: Payload,
+    /// Medians.
+    pub median: Round,
+    /// Median of the rounds' gains by moving the home.
+    pub gain: f64,
+    /// Lowest and highest.
+    pub range: [f64; 2],
+    /// Median of what an even split would gain over that at most.
+    pub even: f64,
+}
+
+impl Row {
+    /// Of the rounds.
+    pub fn of(payload: Payload, rounds: &[Round]) -> Row {
+        let mid = |f: &dyn Fn(&Round) -> f64| median(&rounds.iter().map(f).collect::<Vec<_>>());
+        let cost = |f: &dyn Fn(&Round) -> Cost| Cost {
+            queue_us: mid(&|r| f(r).queue_us),
+            other_us: mid(&|r| f(r).other_us),
+        };
+        let gains = || rounds.iter().map(Round::gain);
+        Row {
+            payload,
+            median: Round { fixed: cost(&|r| r.fixed), moved: cost(&|r| r.moved) },
+            gain: mid(&Round::gain),
+            range: [gains().fold(f64::INFINITY, f64::min), gains().fold(0.0, f64::max)],
+            even: mid(&Round::even),
+        }
+    }
+}
+
+/// The whole bench.
+#[derive(Clone, Debug, Serialize)]
+pub struct Cpt {
+    /// Messages measured in each half of a round.
+    pub messages: u64,
+    /// Rounds.
+    pub rounds: u32,
+    /// By what is done with payload.
+    pub rows: Vec<Row>,
+}
+
+impl Cpt {
+    /// The table.
+    pub fn table(&self) -> String {
+        let mut t = String::from(
+            "\n  1 MiB PUTs into a node of two lcores, CPU us of a message on each (turns that find nothing not counted)\n\
+             \n  payload              home at the queue        home moved            gain (lowest - highest)   even split\n\
+             \x20                      queue    other       queue    other\n",
+        );
+        for r in &self.rows {
+            let (f, m, [low, high]) = (r.median.fixed, r.median.moved, r.range);
+            t += &format!(
+                "  {:<18} {:>9.1} {:>8.1}   {:>9.1} {:>8.1}   {:>11.2} x ({low:.2} - {high:.2})      {:>6.2} x\n",
+                r.payload.name(),
+                f.queue_us,
+                f.other_us,
+                m.queue_us,
+                m.other_us,
+                r.gain,
+                r.even
+            );
+        }
+        t + &format!(
+            "  gain: the busiest lcore's time before and after; even split: what it could still gain at most, were the\n\
+             \x20 same work halved; medians of {} rounds of {} messages, one thread, virtual time\n",
+            self.rounds, self.messages
+        )
+    }
+}
+
+type Node<A> = Shard<Linked<LcoreRt<MemPort>>, A>;
+
+/// The node of two lcores, and who sends to it.
+struct Bench {
+    ctl: Arc<Ctl>,
+    time: Time,
+    client: Shard<LcoreRt<MemPort>, Client>,
+    queue: Node<Server>,
+    other: Node<NoApp>,
+    bucket: Bucket,
+    spent: [Duration; 2],
+}
+
+fn charged(spent: &mut Duration, turn: impl FnOnce() -> bool) {
+    let from = thread_time();
+    if turn() {
+        *spent += thread_time().saturating_sub(from);
+    }
+}
+
+fn node<A: App>(
+    me: u16,
+    port: Option<MemPort>,
+    rings: &Rings,
+    mem: &MemConfig,
+    time: &Time,
+    app: A,
+) -> Result<Node<A>, String> {
+    let shards = Shards { me: ShardId(me), count: LCORES };
+    let own = match port {
+        Some(port) => {
+            let mut stack = stack(SERVER, port)?;
+            stack
+                .listen(Listen { addr: IpAddr::V4(SERVER), port: 988, backlog: 64 })
+                .map_err(|e| e.to_string())?;
+            Some(LcoreRt::new(stack, time.clock(), shards.me))
+        }
+        None => None,
+    };
+    let mut config = Config::new(nid(SERVER), 1);
+    (config.accept, config.shards) = (Accept::Trust, shards);
+    let clock = time.clock();
+    let lend = relay_budget((mem.rx_buf * mem.rx_bufs) as u64, mem.rx_bufs);
+    let now = Box::new(move || clock.now());
+    let rt = Linked::new(own, shards, vec![ShardId(0)], rings, lend, now);
+    Ok(Shard::new(Machine::new(config), rt, app))
+}
+
+impl Bench {
+    fn new(payload: Payload) -> Result<Bench, String> {
+        let (ctl, time) = (Arc::new(Ctl::default()), Time::new());
+        let backing: Arc<dyn Backing> = Arc::new(PrivatePages);
+        let mem = MemConfig { rx_bufs: BUFFERS, ..MemConfig::default() };
+        let (a, b) = pair(&mem);
+        let shards = Shards { me: ShardId(0), count: LCORES };
+        let ip = (2..=250)
+            .map(|i| Ipv4Addr::new(10, 78, 0, i))
+            .find(|ip| *ip != SERVER && shards.home_of(IpAddr::V4(*ip)) == ShardId(0));
+        let ip = ip.ok_or("no address whose home is the first lcore")?;
+        let app = Client::new(ClientConfig::default(), ctl.clone(), nid(SERVER), &backing)
+            .map_err(|e| e.to_string())?;
+        let mut config = Config::new(nid(ip), 1);
+        config.accept = Accept::Trust;
+        if payload == Payload::Summed {
+            (config.version, config.enable_csum) = (Some(Version::V2), true);
+        }
+        let rt = LcoreRt::new(stack(ip, a)?, time.clock(), ShardId(0));
+        let client = Shard::new(Machine::new(config), rt, app);
+        let intake = if payload == Payload::Lent { Intake::Lent } else { Intake::Copied };
+        let server = Server::new(ctl.clone(), intake, &backing).map_err(|e| e.to_string())?;
+        let rings = Rings::new(LCORES);
+        let queue = node(0, Some(b), &rings, &mem, &time, server)?;
+        let other = node(1, None, &rings, &mem, &time, NoApp)?;
+        let bucket = Bucket::of(IpAddr::V4(ip));
+        Ok(Bench { ctl, time, client, queue, other, bucket, spent: [Duration::ZERO; 2] })
+    }
+
+    fn turn(&mut self) {
+        self.time.step();
+        self.client.turn();
+        charged(&mut self.spent[0], || self.queue.turn().is_busy());
+        charged(&mut self.spent[1], || self.other.turn().is_busy());
+    }
+
+    fn until(&mut self, what: &'static str, done: impl Fn(&Bench) -> bool) -> Result<(), MeasureError> {
+        for _ in 0..PATIENCE {
+            if done(self) {
+                return Ok(());
+            }
+            if let Some(e) = self.ctl.first_error() {
+                return Err(MeasureError::Failed(e));
+            }
+            self.turn();
+        }
+        Err(MeasureError::Stuck { what, secs: PATIENCE * crate::inmem::TURN_NS / 1_000_000_000 })
+    }
+
+    fn messages(&mut self, n: u64) -> Result<(), MeasureError> {
+        let goal = self.ctl.arrived.load(Ordering::Relaxed) + n;
+        self.until("messages", |b| b.ctl.arrived.load(Ordering::Relaxed) >= goal)
+    }
+
+    fn cost(&mut self, n: u64) -> Result<Cost, MeasureError> {
+        self.messages(WARM_UP)?;
+        self.spent = [Duration::ZERO; 2];
+        self.messages(n)?;
+        let us = |d: Duration| d.as_secs_f64() * 1e6 / n as f64;
+        Ok(Cost { queue_us: us(self.spent[0]), other_us: us(self.spent[1]) })
+    }
+
+    fn round(&mut self, n: u64) -> Result<Round, MeasureError> {
+        self.until("the server", |b| b.ctl.ready.load(Ordering::Acquire))?;
+        self.ctl.set_phase(Phase::Bulk);
+        let fixed = self.cost(n)?;
+        let b = self.bucket;
+        if !self.queue.move_home(b, ShardId(1)) {
+            return Err(MeasureError::Failed("the home could not be moved".into()));
+        }
+        self.until("the move", |x| x.other.machine.home_of(b) == ShardId(1))?;
+        let moved = self.cost(n)?;
+        Ok(Round { fixed, moved })
+    }
+
+    fn stop(mut self) -> Result<Vec<NodeEnd>, MeasureError> {
+        self.ctl.set_phase(Phase::Quiet);
+        self.until("rest", |b| b.ctl.is_quiet())?;
+        self.client.shut_down();
+        self.queue.shut_down();
+        self.other.shut_down();
+        self.until("the end of the nodes", |b| b.client.is_down() && b.queue.is_down() && b.other.is_down())?;
+        (0..16).for_each(|_| self.turn());
+        Ok(vec![Turn::end(&self.client), Turn::end(&self.queue), Turn::end(&self.other)])
+    }
+}
+
+/// Measures one way of taking payload in: `n` messages with the home at the queue, `n` with the home moved.
+///
+/// # Errors
+/// No memory, an operation failed, or something was lost.
+pub fn measure(payload: Payload, n: u64) -> Result<Round, String> {
+    let mut b = Bench::new(payload)?;
+    let ctl = b.ctl.clone();
+    let round = b.round(n).map_err(|e| e.to_string())?;
+    let ends = b.stop().map_err(|e| e.to_string())?;
+    let lost = crate::pair::NothingLost::of(&ctl, &ends);
+    if lost.ok { Ok(round) } else { Err(format!("something was lost: {lost:?}")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_move_shares_the_work_and_loses_nothing() {
+        for payload in Payload::ALL {
+            let r = measure(payload, 64).unwrap();
+            assert_eq!(r.fixed.other_us, 0.0, "{payload:?}: the other lcore had nothing to do");
+            assert!(r.moved.other_us > 0.0 && r.moved.queue_us > 0.0, "{payload:?}: {r:?}");
+        }
+    }
+
+    #[test]
+    fn gains_are_of_the_busiest_lcore() {
+        let cost = |queue_us, other_us| Cost { queue_us, other_us };
+        let r = Round { fixed: cost(100.0, 0.0), moved: cost(30.0, 50.0) };
+        assert_eq!((r.gain(), r.even()), (2.0, 1.25));
+        let row = Row::of(Payload::Copied, &[r, Round { fixed: cost(200.0, 0.0), ..r }, r]);
+        assert_eq!((row.gain, row.range, row.median.fixed.queue_us), (2.0, [2.0, 4.0], 100.0));
+    }
+}

@@ -1,0 +1,36 @@
+//! `pollnd bench cpt`: what a second lcore gains when all bulk comes over one connection set.
+
+use bench::cpt::{self, Cpt, Payload, Row};
+use clap::Args;
+
+use crate::benchcmd::{live, print};
+
+/// `pollnd bench cpt`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct CptArgs {
+    /// Rounds; each measures every way of taking payload in once.
+    #[arg(default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// Messages of 1 MiB in each half of a round.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(64..=1_000_000))]
+    pub(crate) messages: u64,
+    /// One JSON object instead of the table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+pub(crate) fn main(a: &CptArgs) -> Result<(), String> {
+    let bar = live(a.json);
+    let mut rounds = Payload::ALL.map(|p| (p, Vec::new()));
+    for round in 1..=a.rounds {
+        bar.set_message(format!("round {round} of {}", a.rounds));
+        bar.tick();
+        for (payload, got) in &mut rounds {
+            got.push(cpt::measure(*payload, a.messages)?);
+        }
+    }
+    bar.finish_and_clear();
+    let rows = rounds.iter().map(|(p, got)| Row::of(*p, got)).collect();
+    let r = Cpt { messages: a.messages, rounds: a.rounds, rows };
+    print(a.json, &r, || r.table())
+}
