@@ -42,7 +42,9 @@ pub(super) struct Arriving {
 impl<R: Runtime> Linked<R> {
     /// A stream of this lcore whose home is this lcore again needs the ring no more.
     pub(super) fn direct(&mut self, b: Bucket, c: ConnId) {
-        let back = self.homes.at(b) == self.shards.me && self.away.get(&c).is_some_and(|a| a.returns);
+        // The home may have gone and come again since this was sent.
+        let empty = self.away.get(&c).is_some_and(|a| a.returns && a.in_flight == 0);
+        let back = empty && self.homes.at(b) == self.shards.me;
         // One that ends says so over the ring.
         let ends = self.here.get(&c).is_none_or(|h| h.fin || h.closed.is_some());
         if back && !ends {
