@@ -24,8 +24,8 @@ use crate::wire::ProcessId;
 
 /// What a message costs a home without its payload, in ns.
 const MESSAGE_NS: u64 = 500;
-/// Bytes copied or summed in a ns: what a core does out of cache.
-const BYTES_A_NS: u64 = 8;
+/// Bytes copied or summed in a ns: what a core does out of cache (`pollnd bench cpt`).
+const BYTES_A_NS: u64 = 6;
 
 /// Pages on loan to a connection.
 #[derive(Debug)]
