@@ -145,7 +145,9 @@ fn two_processes(nids: [&str; 2], more: &[&str]) {
     let json = ["-c", "50", "--json"];
     let put = run(&[&["put", nids[1]], &json[..], &me, more].concat()).good().json();
     assert_eq!((put["messages"].as_u64(), put["tx_copied_bytes"].as_u64()), (Some(50), Some(0)), "{put}");
-    assert_eq!((put["clean"].as_bool(), put["retransmits"].as_u64()), (Some(true), Some(0)), "{put}");
+    assert_eq!(put["clean"].as_bool(), Some(true), "{put}");
+    // The link loses nothing, but a process that does not run for a while is asked again.
+    assert!(put["retransmits"].as_u64().is_some_and(|n| n < 20), "{put}");
     let get = run(&[&["get", nids[1]], &json[..], &me, more].concat()).good().json();
     assert_eq!((get["messages"].as_u64(), get["crc_bad"].as_u64()), (Some(50), Some(0)), "{get}");
     let end = up.stop().good().says(&["50 PUTs,", "checked 50, wrong 0"]);
