@@ -10,8 +10,8 @@
 //! ([`CROSSING`]).
 //!
 //! A bucket that has come rests for a second, twice as long each time that it comes again within ten minutes after, so an
-//! estimate that is wrong cannot send it to and fro for long. After a proposal the lcore waits until the figures show
-//! what it brought.
+//! estimate that is wrong cannot send it to and fro for long. The lcores of a CPT take turns ([`SLOT`]), so that each sees
+//! what the last move brought.
 
 use super::desk::Pace;
 use crate::proto::homes::BUCKETS;
@@ -32,8 +32,9 @@ pub const CROSSING: [u32; 2] = [12, 4];
 pub const REST: u64 = 1_000_000_000;
 /// See [`REST`].
 pub const REST_DOUBLINGS: u32 = 6;
-/// Looks that pass after a proposal.
-const AFTER: u64 = 3;
+/// Looks from one lcore's chance to give to the next one's. They take turns, so that two that see the same idle one do not
+/// both give to it, and the next sees what the last one brought.
+const SLOT: u64 = 4;
 /// A bucket that has not come for so long after its rest is new again, in ns.
 const FORGET: u64 = 600_000_000_000;
 
@@ -50,7 +51,6 @@ struct Seen {
 /// An lcore's judgement.
 pub struct Balancer {
     next: u64,
-    patience: u64,
     last: Option<Pace>,
     seen: Box<[Seen; BUCKETS]>,
 }
@@ -74,13 +74,15 @@ pub struct Sight<'a> {
     pub mine: &'a dyn Fn(Bucket) -> bool,
     /// Message work is all that this lcore does.
     pub homes_only: bool,
-    /// The shards of the same CPT, and how busy they last were, in thousandths.
+    /// This shard.
+    pub me: ShardId,
+    /// The others of the same CPT, and how busy they last were, in thousandths.
     pub siblings: &'a [(ShardId, u32)],
 }
 
 impl Default for Balancer {
     fn default() -> Balancer {
-        Balancer { next: 0, patience: 0, last: None, seen: Box::new([Seen::default(); BUCKETS]) }
+        Balancer { next: 0, last: None, seen: Box::new([Seen::default(); BUCKETS]) }
     }
 }
 
@@ -112,10 +114,10 @@ impl Balancer {
             seen.mine = mine;
         }
         let total: u64 = costs.iter().sum();
-        self.patience = self.patience.saturating_sub(1);
+        let rank = s.siblings.iter().filter(|(id, _)| *id < s.me).count() as u64;
+        let my_turn = now / TICK % (SLOT * (s.siblings.len() as u64 + 1)) == SLOT * rank;
         let idlest = s.siblings.iter().filter(|(_, b)| *b < LOW).min_by_key(|(_, b)| *b);
-        let Some((to, theirs)) = idlest.copied().filter(|_| busy > HIGH && self.patience == 0 && !first)
-        else {
+        let Some((to, theirs)) = idlest.copied().filter(|_| busy > HIGH && my_turn && !first) else {
             return Look { busy, give: None };
         };
         // An estimate cannot be more than what was measured; where nothing else is done, the measure is all theirs.
@@ -136,9 +138,6 @@ impl Balancer {
             })
             .min();
         let give = best.filter(|(after, _)| after + GAIN <= busy).map(|(_, b)| (b, to));
-        if give.is_some() {
-            self.patience = AFTER;
-        }
         Look { busy, give }
     }
 }
@@ -190,7 +189,14 @@ mod tests {
                 let home = &self.home;
                 let mine = |b: Bucket| home.get(usize::from(b.0)) == Some(&i);
                 let homes_only = self.stays[i] == 0;
-                let sight = Sight { pace: *pace, load, mine: &mine, homes_only, siblings: &siblings };
+                let sight = Sight {
+                    pace: *pace,
+                    load,
+                    mine: &mine,
+                    homes_only,
+                    me: ShardId(i as u16),
+                    siblings: &siblings,
+                };
                 let look = balancer.look(self.now, &sight);
                 *says = look.busy;
                 if let Some((b, to)) = look.give {

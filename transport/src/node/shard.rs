@@ -155,6 +155,7 @@ impl<R: Runtime, A: App> Shard<R, A> {
             load: machine.load(),
             mine: &|b| machine.home_of(b) == me,
             homes_only,
+            me,
             siblings: mover.siblings(),
         };
         let look = balancer.look(now, &sight);
