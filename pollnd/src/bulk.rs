@@ -42,6 +42,10 @@ pub(crate) fn main(a: BulkArgs, way: Way) -> Result<(), String> {
     ctl.set_phase(if way == Way::Put { Phase::BulkChecked } else { Phase::Get });
     let (mut last, mut since) = (0, Instant::now());
     let result = loop {
+        // First: what is outstanding fails when the node goes down, and that is no error of its own.
+        if node.stopped() {
+            break Err("interrupted".into());
+        }
         if ctl.failed.load(Ordering::Relaxed) > 0 {
             break Err(ctl.first_error().unwrap_or_else(|| "an operation failed".into()));
         }
@@ -54,9 +58,6 @@ pub(crate) fn main(a: BulkArgs, way: Way) -> Result<(), String> {
         }
         if since.elapsed() > STUCK {
             break Err(format!("nothing has completed for {} s", STUCK.as_secs()));
-        }
-        if node.stopped() {
-            break Err("interrupted".into());
         }
         std::thread::sleep(Duration::from_millis(1));
     };

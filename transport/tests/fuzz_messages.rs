@@ -161,7 +161,8 @@ fn play(version: Version, which: usize, s: &Stream, piece: usize) -> (Vec<Vec<u8
         assert_eq!(acked.iter().map(cookies).sum::<u64>(), asks, "every cookie once");
     }
     let g = net.nodes[0].machine.gauges();
-    assert!(g.peers <= 2 && g.conns <= 6 && g.queued == 0, "{g:?}");
+    // A changed byte may name another source, which is then asked for its answer: at most one for each change.
+    assert!(g.peers <= 2 + 3 && g.conns <= 6 && g.queued <= 3, "{g:?}");
     // The other peer has noticed nothing.
     net.take_events(1);
     net.op(1, ping_op(id(1)));
@@ -175,7 +176,7 @@ fn play(version: Version, which: usize, s: &Stream, piece: usize) -> (Vec<Vec<u8
     quiet(&net, 0);
     assert_eq!(net.nodes[0].machine.gauges().conns, 3);
     let home = net.nodes[0].pool.home();
-    home.drain();
+    while home.drain() > 0 {}
     assert_eq!(home.lent_out(), 0, "receive buffers lent");
     (wrote, closed[0])
 }
