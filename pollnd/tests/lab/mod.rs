@@ -251,7 +251,8 @@ pub(crate) fn missing(tools: &[&str]) -> Option<String> {
     if let Some(t) = ["ip", "nstat", "ss"].iter().chain(tools).find(lacks) {
         return Some(format!("no {t}: apt-get install iproute2 tcpdump tshark"));
     }
-    let ns = format!("pollnd-try-{}", std::process::id());
+    // Tests of one program may try at the same time.
+    let ns = format!("pollnd-try-{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed));
     let tried = output("ip", &["netns", "add", &ns]).err();
     if tried.is_none() {
         let _ = output("ip", &["netns", "del", &ns]);
