@@ -34,7 +34,7 @@ pub const REST: u64 = 1_000_000_000;
 pub const REST_DOUBLINGS: u32 = 6;
 /// Looks from one lcore's chance to give to the next one's. They take turns, so that two that see the same idle one do not
 /// both give to it, and the next sees what the last one brought.
-const SLOT: u64 = 4;
+pub const SLOT: u64 = 4;
 /// A bucket that has not come for so long after its rest is new again, in ns.
 const FORGET: u64 = 600_000_000_000;
 

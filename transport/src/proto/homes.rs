@@ -1,7 +1,7 @@
 //! Which shard is home to which peers.
 //!
 //! A peer's address falls into one of 256 buckets, and a bucket has one home: the shard whose machine runs the
-//! protocol of all peers in it. Buckets move between shards ([`super::moving`]), peers never alone. Names that others
+//! protocol of all peers in it. Buckets move between shards (`proto::moving`), peers never alone. Names that others
 //! hold for longer than a call (lends, questions to a portal's owner) carry the bucket, so that an answer finds the
 //! home of today; a shard that is given something for a bucket that is not its own passes it on.
 //!
