@@ -1,13 +1,12 @@
 //! `pollnd bench cpt`: what the second lcore of a CPT is good for when all bulk comes over one connection set.
 //!
 //! A node of two lcores, of which one owns the queue, takes bulk PUTs in from a node that only sends. All three are
-//! turned by one thread over the in-memory port, and each turn's CPU time is charged to the lcore whose turn it is, so
-//! neither a second core nor a quiet machine is needed. Turns that find nothing are not charged: an lcore with nothing to
-//! do has time left. What bounds the node's throughput is its busiest lcore's time for a message.
+//! turned by one thread over the in-memory port, so neither a second core nor a quiet machine is needed: each lcore has a
+//! clock, its turns' CPU time moves it on, and the lcore that is behind has the next turn. One that finds nothing waits for
+//! the other. A node's throughput is what the clocks say of a message.
 //!
-//! Told are: the home where the queue is, so that one lcore does all; the home on the other lcore, so that TCP and message
-//! work are apart; and the half of both together, which is the least that any way of sharing the work out finer could
-//! come to.
+//! Told are: the home where the queue is, so that one lcore does all; the same with large messages in boxes, for whichever
+//! lcore has time to copy and sum; and the home on the other lcore, so that TCP and message work are apart.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -70,41 +69,53 @@ impl Payload {
     }
 }
 
-/// CPU time of a message of 1 MiB on each lcore, in us.
+/// What a message of 1 MiB takes, in us.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Cost {
-    /// The lcore with the queue.
+    /// CPU time of the lcore with the queue.
     pub queue_us: f64,
-    /// The other one.
+    /// Of the other one.
     pub other_us: f64,
+    /// From message to message, with both at work.
+    pub message_us: f64,
 }
 
-impl Cost {
-    /// The busiest lcore's.
-    pub fn busiest(&self) -> f64 {
-        self.queue_us.max(self.other_us)
-    }
-}
-
-/// One round: the home where the queue is, then on the other lcore.
+/// One round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Round {
-    /// One lcore does all.
+    /// The home is where the queue is: one lcore does all.
     pub fixed: Cost,
+    /// The same, with boxes.
+    pub boxed: Cost,
     /// The home has moved.
     pub moved: Cost,
 }
 
 impl Round {
     /// How many times the throughput of one lcore the move makes possible.
-    pub fn gain(&self) -> f64 {
-        self.fixed.busiest() / self.moved.busiest().max(1e-9)
+    pub fn gain_moved(&self) -> f64 {
+        self.fixed.message_us / self.moved.message_us.max(1e-9)
     }
 
-    /// How many times the throughput of the moved home an even split of the same work would make possible: what boxes on
-    /// a queue of the CPT could gain at most, their own cost not counted.
-    pub fn even(&self) -> f64 {
-        2.0 * self.moved.busiest() / (self.moved.queue_us + self.moved.other_us).max(1e-9)
+    /// How many times, boxes.
+    pub fn gain_boxed(&self) -> f64 {
+        self.fixed.message_us / self.boxed.message_us.max(1e-9)
+    }
+}
+
+/// Median of the rounds' ratios, lowest and highest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Gain {
+    /// Median.
+    pub median: f64,
+    /// Lowest and highest.
+    pub range: [f64; 2],
+}
+
+impl Gain {
+    fn of(ratios: &[f64]) -> Gain {
+        let range = ratios.iter().fold([f64::INFINITY, 0.0], |[l, h], r| [r.min(l), r.max(h)]);
+        Gain { median: median(ratios), range }
     }
 }
 
@@ -115,29 +126,26 @@ pub struct Row {
     pub payload: Payload,
     /// Medians.
     pub median: Round,
-    /// Median of the rounds' gains by moving the home.
-    pub gain: f64,
-    /// Lowest and highest.
-    pub range: [f64; 2],
-    /// Median of what an even split would gain over that at most.
-    pub even: f64,
+    /// By boxes.
+    pub boxed: Gain,
+    /// By moving the home.
+    pub moved: Gain,
 }
 
 impl Row {
     /// Of the rounds.
     pub fn of(payload: Payload, rounds: &[Round]) -> Row {
-        let mid = |f: &dyn Fn(&Round) -> f64| median(&rounds.iter().map(f).collect::<Vec<_>>());
+        let all = |f: &dyn Fn(&Round) -> f64| rounds.iter().map(f).collect::<Vec<_>>();
         let cost = |f: &dyn Fn(&Round) -> Cost| Cost {
-            queue_us: mid(&|r| f(r).queue_us),
-            other_us: mid(&|r| f(r).other_us),
+            queue_us: median(&all(&|r| f(r).queue_us)),
+            other_us: median(&all(&|r| f(r).other_us)),
+            message_us: median(&all(&|r| f(r).message_us)),
         };
-        let gains = || rounds.iter().map(Round::gain);
         Row {
             payload,
-            median: Round { fixed: cost(&|r| r.fixed), moved: cost(&|r| r.moved) },
-            gain: mid(&Round::gain),
-            range: [gains().fold(f64::INFINITY, f64::min), gains().fold(0.0, f64::max)],
-            even: mid(&Round::even),
+            median: Round { fixed: cost(&|r| r.fixed), boxed: cost(&|r| r.boxed), moved: cost(&|r| r.moved) },
+            boxed: Gain::of(&all(&Round::gain_boxed)),
+            moved: Gain::of(&all(&Round::gain_moved)),
         }
     }
 }
@@ -157,26 +165,27 @@ impl Cpt {
     /// The table.
     pub fn table(&self) -> String {
         let mut t = String::from(
-            "\n  1 MiB PUTs into a node of two lcores, CPU us of a message on each (turns that find nothing not counted)\n\
-             \n  payload              home at the queue        home moved            gain (lowest - highest)   even split\n\
-             \x20                      queue    other       queue    other\n",
+            "\n  1 MiB PUTs into a node of two lcores: us a message takes, and CPU us of it on each lcore\n\
+             \n  payload                          message    queue    other   gain (lowest - highest)\n",
         );
         for r in &self.rows {
-            let (f, m, [low, high]) = (r.median.fixed, r.median.moved, r.range);
-            t += &format!(
-                "  {:<18} {:>9.1} {:>8.1}   {:>9.1} {:>8.1}   {:>11.2} x ({low:.2} - {high:.2})      {:>6.2} x\n",
-                r.payload.name(),
-                f.queue_us,
-                f.other_us,
-                m.queue_us,
-                m.other_us,
-                r.gain,
-                r.even
-            );
+            let m = &r.median;
+            let ways = [
+                ("home at the queue", m.fixed, None),
+                ("  boxes", m.boxed, Some(r.boxed)),
+                ("  home moved", m.moved, Some(r.moved)),
+            ];
+            t += &format!("  {}\n", r.payload.name());
+            for (name, c, gain) in ways {
+                t += &format!("    {name:<28} {:>7.1} {:>8.1} {:>8.1}", c.message_us, c.queue_us, c.other_us);
+                if let Some(Gain { median, range: [low, high] }) = gain {
+                    t += &format!("   {median:.2} x ({low:.2} - {high:.2})");
+                }
+                t.push('\n');
+            }
         }
         t + &format!(
-            "  gain: the busiest lcore's time before and after; even split: what it could still gain at most, were the\n\
-             \x20 same work halved; medians of {} rounds of {} messages, one thread, virtual time\n",
+            "  medians of {} rounds of {} messages; one thread, a clock for each lcore\n",
             self.rounds, self.messages
         )
     }
@@ -193,13 +202,7 @@ struct Bench {
     other: Node<NoApp>,
     bucket: Bucket,
     spent: [Duration; 2],
-}
-
-fn charged(spent: &mut Duration, turn: impl FnOnce() -> bool) {
-    let from = thread_time();
-    if turn() {
-        *spent += thread_time().saturating_sub(from);
-    }
+    clocks: [Duration; 2],
 }
 
 fn node<A: App>(
@@ -227,6 +230,7 @@ fn node<A: App>(
     let lend = relay_budget((mem.rx_buf * mem.rx_bufs) as u64, mem.rx_bufs);
     let now = Box::new(move || clock.now());
     let rt = Linked::new(own, shards, vec![ShardId(0)], rings, lend, now);
+    let rt = rt.among((0..LCORES).map(ShardId));
     Ok(Shard::new(Machine::new(config), rt, app))
 }
 
@@ -256,14 +260,35 @@ impl Bench {
         let queue = node(0, Some(b), &rings, &mem, &time, server)?;
         let other = node(1, None, &rings, &mem, &time, NoApp)?;
         let bucket = Bucket::of(IpAddr::V4(ip));
-        Ok(Bench { ctl, time, client, queue, other, bucket, spent: [Duration::ZERO; 2] })
+        Ok(Bench {
+            ctl,
+            time,
+            client,
+            queue,
+            other,
+            bucket,
+            spent: [Duration::ZERO; 2],
+            clocks: [Duration::ZERO; 2],
+        })
     }
 
     fn turn(&mut self) {
         self.time.step();
         self.client.turn();
-        charged(&mut self.spent[0], || self.queue.turn().is_busy());
-        charged(&mut self.spent[1], || self.other.turn().is_busy());
+        let i = usize::from(self.clocks[1] < self.clocks[0]);
+        let from = thread_time();
+        let work = if i == 0 { self.queue.turn() } else { self.other.turn() };
+        let took = thread_time().saturating_sub(from);
+        if work.is_busy() {
+            self.spent[i] += took;
+            self.clocks[i] += took;
+        } else {
+            self.clocks[i] = self.clocks[1 - i].max(self.clocks[i]) + Duration::from_nanos(1);
+        }
+    }
+
+    fn time(&self) -> Duration {
+        self.clocks[0].max(self.clocks[1])
     }
 
     fn until(&mut self, what: &'static str, done: impl Fn(&Bench) -> bool) -> Result<(), MeasureError> {
@@ -287,22 +312,28 @@ impl Bench {
     fn cost(&mut self, n: u64) -> Result<Cost, MeasureError> {
         self.messages(WARM_UP)?;
         self.spent = [Duration::ZERO; 2];
+        let from = self.time();
         self.messages(n)?;
         let us = |d: Duration| d.as_secs_f64() * 1e6 / n as f64;
-        Ok(Cost { queue_us: us(self.spent[0]), other_us: us(self.spent[1]) })
+        let message_us = us(self.time() - from);
+        Ok(Cost { queue_us: us(self.spent[0]), other_us: us(self.spent[1]), message_us })
     }
 
     fn round(&mut self, n: u64) -> Result<Round, MeasureError> {
         self.until("the server", |b| b.ctl.ready.load(Ordering::Acquire))?;
         self.ctl.set_phase(Phase::Bulk);
         let fixed = self.cost(n)?;
+        self.queue.share(true);
+        let boxed = self.cost(n)?;
+        self.queue.share(false);
+        self.until("the last box", |x| x.queue.machine.gauges().boxes == 0)?;
         let b = self.bucket;
         if !self.queue.move_home(b, ShardId(1)) {
             return Err(MeasureError::Failed("the home could not be moved".into()));
         }
         self.until("the move", |x| x.other.machine.home_of(b) == ShardId(1))?;
         let moved = self.cost(n)?;
-        Ok(Round { fixed, moved })
+        Ok(Round { fixed, boxed, moved })
     }
 
     fn stop(mut self) -> Result<Vec<NodeEnd>, MeasureError> {
@@ -335,20 +366,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_move_shares_the_work_and_loses_nothing() {
+    fn the_work_is_shared_and_nothing_lost() {
         for payload in Payload::ALL {
             let r = measure(payload, 64).unwrap();
             assert_eq!(r.fixed.other_us, 0.0, "{payload:?}: the other lcore had nothing to do");
             assert!(r.moved.other_us > 0.0 && r.moved.queue_us > 0.0, "{payload:?}: {r:?}");
+            assert_eq!(r.boxed.other_us > 0.0, payload != Payload::Lent, "{payload:?}: {r:?}");
         }
     }
 
     #[test]
-    fn gains_are_of_the_busiest_lcore() {
-        let cost = |queue_us, other_us| Cost { queue_us, other_us };
-        let r = Round { fixed: cost(100.0, 0.0), moved: cost(30.0, 50.0) };
-        assert_eq!((r.gain(), r.even()), (2.0, 1.25));
-        let row = Row::of(Payload::Copied, &[r, Round { fixed: cost(200.0, 0.0), ..r }, r]);
-        assert_eq!((row.gain, row.range, row.median.fixed.queue_us), (2.0, [2.0, 4.0], 100.0));
+    fn gains_are_of_what_a_message_takes() {
+        let cost = |message_us| Cost { message_us, ..Cost::default() };
+        let r = Round { fixed: cost(100.0), boxed: cost(40.0), moved: cost(50.0) };
+        assert_eq!((r.gain_boxed(), r.gain_moved()), (2.5, 2.0));
+        let row = Row::of(Payload::Copied, &[r, Round { fixed: cost(200.0), ..r }, r]);
+        assert_eq!((row.moved.median, row.moved.range, row.boxed.median), (2.0, [2.0, 4.0], 2.5));
     }
 }

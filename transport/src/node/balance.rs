@@ -9,11 +9,16 @@
 //! leaves the lcore of its queue costs more than it did there, since bytes then cross a ring: that is reckoned with
 //! ([`CROSSING`]).
 //!
+//! The copies of one peer cannot be parted by moving it. So a busy lcore with an idle sibling also shares: it gives large
+//! messages away as boxes (`proto::boxes`), until it has time itself or the siblings have none. What an lcore does for
+//! others' boxes is not told as its own load: it stops when there is something else to do.
+//!
 //! A bucket that has come rests for a second, twice as long each time that it comes again within ten minutes after, so an
 //! estimate that is wrong cannot send it to and fro for long. The lcores of a CPT take turns ([`SLOT`]), so that each sees
 //! what the last move brought.
 
 use super::desk::Pace;
+use crate::proto::BYTES_A_NS;
 use crate::proto::homes::BUCKETS;
 use crate::proto::{Bucket, ShardId};
 
@@ -23,6 +28,8 @@ pub const TICK: u64 = 100_000_000;
 pub const HIGH: u32 = 800;
 /// Idle enough to take something over below this.
 pub const LOW: u32 = 500;
+/// An lcore that shares goes on above this: what it gave away is no longer its own.
+pub const STILL: u32 = 300;
 /// What a move must bring the busier of the two at least.
 pub const GAIN: u32 = 50;
 /// What work costs beyond itself once it has left the lcore of its queue, in parts of itself: on the lcore that it left,
@@ -52,6 +59,8 @@ struct Seen {
 pub struct Balancer {
     next: u64,
     last: Option<Pace>,
+    helped: u64,
+    sharing: bool,
     seen: Box<[Seen; BUCKETS]>,
 }
 
@@ -60,6 +69,10 @@ pub struct Balancer {
 pub struct Look {
     /// How busy this lcore was since the last look, in thousandths.
     pub busy: u32,
+    /// The same without what it did for others' boxes: what its siblings should know.
+    pub own: u32,
+    /// Whether large messages are to be given away as boxes.
+    pub share: bool,
     /// The move that would bring most.
     pub give: Option<(Bucket, ShardId)>,
 }
@@ -78,11 +91,19 @@ pub struct Sight<'a> {
     pub me: ShardId,
     /// The others of the same CPT, and how busy they last were, in thousandths.
     pub siblings: &'a [(ShardId, u32)],
+    /// Bytes copied and summed for boxes of other homes, since the start.
+    pub helped: u64,
 }
 
 impl Default for Balancer {
     fn default() -> Balancer {
-        Balancer { next: 0, last: None, seen: Box::new([Seen::default(); BUCKETS]) }
+        Balancer {
+            next: 0,
+            last: None,
+            helped: 0,
+            sharing: false,
+            seen: Box::new([Seen::default(); BUCKETS]),
+        }
     }
 }
 
@@ -102,6 +123,10 @@ impl Balancer {
         let all_ns = (busy_ns + s.pace.idle_ns.saturating_sub(last.idle_ns)).max(1);
         let share = |ns: u64| u32::try_from(ns.saturating_mul(1000) / all_ns).unwrap_or(u32::MAX).min(1000);
         let busy = share(busy_ns);
+        let helped = s.helped - std::mem::replace(&mut self.helped, s.helped).min(s.helped);
+        let own = busy.saturating_sub(share(helped / BYTES_A_NS));
+        let (from, until) = if self.sharing { (STILL, HIGH) } else { (HIGH, LOW) };
+        self.sharing = !first && own > from && s.siblings.iter().any(|(_, b)| *b < until);
         let mut costs = [0_u64; BUCKETS];
         for (b, (seen, cost)) in Bucket::all().zip(self.seen.iter_mut().zip(&mut costs)) {
             let load = s.load[usize::from(b.0)];
@@ -118,7 +143,7 @@ impl Balancer {
         let my_turn = now / TICK % (SLOT * (s.siblings.len() as u64 + 1)) == SLOT * rank;
         let idlest = s.siblings.iter().filter(|(_, b)| *b < LOW).min_by_key(|(_, b)| *b);
         let Some((to, theirs)) = idlest.copied().filter(|_| busy > HIGH && my_turn && !first) else {
-            return Look { busy, give: None };
+            return Look { busy, own, share: self.sharing, give: None };
         };
         // An estimate cannot be more than what was measured; where nothing else is done, the measure is all theirs.
         let costs_of = |b: Bucket| {
@@ -138,7 +163,7 @@ impl Balancer {
             })
             .min();
         let give = best.filter(|(after, _)| after + GAIN <= busy).map(|(_, b)| (b, to));
-        Look { busy, give }
+        Look { busy, own, share: self.sharing, give }
     }
 }
 
@@ -196,6 +221,7 @@ mod tests {
                     homes_only,
                     me: ShardId(i as u16),
                     siblings: &siblings,
+                    helped: 0,
                 };
                 let look = balancer.look(self.now, &sight);
                 *says = look.busy;

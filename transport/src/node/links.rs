@@ -33,10 +33,12 @@ use super::moving::{Arrive, Leave, MoveMsg, Mover};
 use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
 use crate::proto::{
     AppId, Bucket, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Event, Homes, Input, LendId,
-    Progress, ShardId, ShardMsg, Shards, StreamRx, Tcp,
+    MsgBox, Progress, ShardId, ShardMsg, Shards, StreamRx, Tcp,
 };
+use help::Helper;
 use moves::{Arriving, Leaving};
 
+mod help;
 mod moves;
 
 /// What crosses from one lcore to another.
@@ -63,6 +65,8 @@ enum Parcel {
 enum StreamEvent {
     Opened(ConnId, ConnInfo),
     DialFailed(DialId, DialError),
+    /// From whoever ran it.
+    Boxed(Box<MsgBox>),
     Progress(ConnId, Progress),
     Bytes(ConnId, RxLent),
     PeerFin(ConnId),
@@ -79,17 +83,21 @@ const IN_FLIGHT: u64 = 1 << 20;
 /// Owner under which fragments for another shard are lent.
 const LEND_AS: u32 = 60_000;
 
-/// The rings of a node: one into each shard.
-pub struct Rings(Vec<Arc<ArrayQueue<Parcel>>>);
+/// The rings of a node: one into each shard, and a queue of boxes for each CPT.
+pub struct Rings {
+    ends: Vec<Arc<ArrayQueue<Parcel>>>,
+    /// By the first shard of the CPT.
+    boxes: Vec<Arc<ArrayQueue<Box<MsgBox>>>>,
+}
 
 impl Rings {
     /// Rings for `n` shards.
     pub fn new(n: u16) -> Rings {
-        Rings((0..n.max(1)).map(|_| Arc::new(ArrayQueue::new(RING))).collect())
-    }
-
-    fn ends(&self) -> Vec<Arc<ArrayQueue<Parcel>>> {
-        self.0.clone()
+        let n = usize::from(n.max(1));
+        Rings {
+            ends: (0..n).map(|_| Arc::new(ArrayQueue::new(RING))).collect(),
+            boxes: (0..n).map(|_| Arc::new(ArrayQueue::new(help::BOXES))).collect(),
+        }
     }
 }
 
@@ -143,6 +151,7 @@ pub struct Linked<R: Runtime> {
     leaving: Leaving,
     arriving: Arriving,
     siblings: Vec<(ShardId, u32)>,
+    helper: Helper,
     moves_refused: u64,
     passed_on: u64,
     closing: bool,
@@ -182,8 +191,9 @@ impl<R: Runtime> Linked<R> {
             now,
             shards,
             owners,
-            spill: rings.ends().iter().map(|_| VecDeque::new()).collect(),
-            rings: rings.ends(),
+            spill: rings.ends.iter().map(|_| VecDeque::new()).collect(),
+            rings: rings.ends.clone(),
+            helper: Helper::new(&rings.boxes),
             away: HashMap::new(),
             here: HashMap::new(),
             touched: Vec::new(),
@@ -207,6 +217,8 @@ impl<R: Runtime> Linked<R> {
         let me = self.shards.me;
         // Nothing is known of them yet: taken for busy.
         self.siblings = siblings.into_iter().filter(|s| *s != me).map(|s| (s, 1000)).collect();
+        let first = self.siblings.iter().map(|s| s.0).chain([me]).min();
+        self.helper.join(first.filter(|_| !self.siblings.is_empty()));
         self
     }
 
@@ -350,6 +362,7 @@ impl<R: Runtime> Linked<R> {
                 sink(Input::Opened(c, info));
             }
             StreamEvent::DialFailed(d, why) => sink(Input::DialFailed(d, why)),
+            StreamEvent::Boxed(b) => sink(Input::Boxed(b)),
             StreamEvent::Progress(c, p) => sink(Input::Progress(c, p)),
             StreamEvent::Bytes(c, lent) => {
                 let f = self.relay.frag(lent);
@@ -483,6 +496,10 @@ impl<R: Runtime> Runtime for Linked<R> {
         self.events.pop_front()
     }
 
+    fn offer(&mut self, b: Box<MsgBox>) -> Option<Box<MsgBox>> {
+        self.helper.offer(b)
+    }
+
     fn turn(&mut self, sink: &mut dyn FnMut(Input<'_>)) -> Work {
         self.relay.home().drain();
         let mut work = self.turn_inner(sink);
@@ -497,7 +514,7 @@ impl<R: Runtime> Runtime for Linked<R> {
         n += self.touched.len();
         self.deliver(sink);
         work = work.and(Work::of(n));
-        work
+        work.and(self.help(work == Work::Idle, sink))
     }
 
     fn flush(&mut self) -> Work {
@@ -511,7 +528,7 @@ impl<R: Runtime> Runtime for Linked<R> {
     fn deadline(&self) -> Option<u64> {
         let waits =
             self.spill.iter().any(|s| !s.is_empty()) || !self.touched.is_empty() || !self.starved.is_empty();
-        if waits || self.leaving.state == Leave::Ready {
+        if waits || self.leaving.state == Leave::Ready || self.helper.has_work() {
             Some(0)
         } else {
             self.inner.as_ref().and_then(Runtime::deadline)
@@ -549,6 +566,7 @@ impl<R: Runtime> Runtime for Linked<R> {
         }
         f("moves_refused", self.moves_refused);
         f("passed_on", self.passed_on);
+        self.helper.counts(f);
     }
 
     fn tap(&mut self, tap: Option<Box<TapEnd>>) -> Option<Box<TapEnd>> {
@@ -569,7 +587,9 @@ impl<R: Runtime> Runtime for Linked<R> {
     }
 
     fn settled(&self) -> bool {
-        self.away.is_empty() && (self.leaving.state, self.arriving.state) == (Leave::Idle, Arrive::Idle)
+        self.away.is_empty()
+            && self.helper.rests()
+            && (self.leaving.state, self.arriving.state) == (Leave::Idle, Arrive::Idle)
     }
 
     fn mover(&mut self) -> Option<&mut dyn Mover> {

@@ -162,6 +162,8 @@ pub trait Mover {
     fn closing(&mut self);
     /// Tells the shards of the same CPT how busy this one was, in thousandths.
     fn tell_busy(&mut self, permille: u32);
+    /// Bytes copied and summed here for other homes, since the start.
+    fn helped_bytes(&self) -> u64;
     /// The shards of the same CPT, and how busy they last said they were.
     fn siblings(&self) -> &[(ShardId, u32)];
 }

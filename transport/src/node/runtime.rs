@@ -5,7 +5,9 @@ use tcpstack::News;
 
 use super::desk::Page;
 use super::moving::Mover;
-use crate::proto::{AppId, Close, ConnId, DialSpec, Event, Input, LendId, SendMsg, ShardId, ShardMsg, Tcp};
+use crate::proto::{
+    AppId, Close, ConnId, DialSpec, Event, Input, LendId, MsgBox, SendMsg, ShardId, ShardMsg, Tcp,
+};
 
 /// What came of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +119,11 @@ pub trait Runtime {
     fn post(&mut self, to: ShardId, m: ShardMsg) {
         debug_assert!(false, "a node of one shard posted to {to:?}");
         drop(m);
+    }
+
+    /// Gives a box to the other lcores of the CPT; gives it back where there are none, or they have enough.
+    fn offer(&mut self, b: Box<MsgBox>) -> Option<Box<MsgBox>> {
+        Some(b)
     }
 
     /// Sends an event to the shard where its application lives.

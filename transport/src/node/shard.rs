@@ -157,14 +157,22 @@ impl<R: Runtime, A: App> Shard<R, A> {
             homes_only,
             me,
             siblings: mover.siblings(),
+            helped: mover.helped_bytes(),
         };
         let look = balancer.look(now, &sight);
-        mover.tell_busy(look.busy);
+        mover.tell_busy(look.own);
         if let Some((b, to)) = look.give
             && machine.may_leave(b)
         {
             mover.propose(b, to);
         }
+        self.machine.share(look.share);
+    }
+
+    /// Gives the copies of large messages to whichever lcore of the CPT has time, or keeps them here: what a balanced
+    /// shard decides by itself.
+    pub fn share(&mut self, on: bool) {
+        self.machine.share(on);
     }
 
     /// Moves a bucket of peers whose home is here to another shard; `false` while another one is on its way, or when
@@ -222,6 +230,12 @@ impl<R: Runtime, A: App> Shard<R, A> {
                     (app, _) => self.event(now, app, ev),
                 },
                 Output::To(to, m) => self.rt.post(to, m),
+                Output::Offer(b) => {
+                    if let Some(mut b) = self.rt.offer(b) {
+                        b.run(u32::MAX);
+                        self.machine.handle(now, Input::Boxed(b));
+                    }
+                }
             }
         }
     }

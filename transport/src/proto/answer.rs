@@ -228,6 +228,10 @@ impl Machine {
             self.counters.drop_not_for_us += 1;
             return self.begin(key, None, Delivery::Nothing, 0);
         }
+        // What stores no payload acts at once: behind all that is before it on the stream.
+        if c.boxes_out() && !matches!(hdr.body, LnetBody::Put { .. } | LnetBody::Reply { .. }) {
+            return self.stall(key, WaitFor::Boxes);
+        }
         match hdr.body {
             LnetBody::Ack { handle, mlength, .. } => {
                 let event =

@@ -111,6 +111,9 @@ impl Shards {
     }
 }
 
+/// Work from which a box pays, in bytes: what a box costs beyond it is within the noise then (`pollnd bench cpt`).
+const BOX_FROM: u32 = 64 << 10;
+
 /// Configuration of a [`Machine`](super::Machine). Times are in ns, sizes in bytes. Defaults are socklnd.md §10's.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -195,6 +198,9 @@ pub struct Config {
     pub transaction_timeout: u64,
     /// How often LNet would send a message again: here it only divides `transaction_timeout`.
     pub retry_count: u32,
+    /// Bytes to be copied and summed from which a message may be given away
+    /// ([`Machine::share`](super::Machine::share)); those that are both count twice.
+    pub box_from: u32,
     /// What carries the streams.
     pub carrier: Carrier,
     /// What the carrier is told.
@@ -248,6 +254,7 @@ impl Config {
             keepalive: 30 * SEC,
             transaction_timeout: 150 * SEC,
             retry_count: 2,
+            box_from: BOX_FROM,
             carrier: Carrier::Sockets,
             tcp: Tcp::default(),
             ping_features: FEAT_MINIMAL,

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use arrayvec::ArrayVec;
 
+use super::boxes::Boxed;
 use super::hello::{self, HsState, Passive};
 use super::homes::Bucket;
 use super::io::ConnId;
@@ -39,6 +40,8 @@ pub(super) struct Conn {
     /// Order of the peer's ksock headers.
     pub(super) order: ByteOrder,
     pub(super) rx: Rx,
+    /// Messages that are in boxes, and those behind them.
+    pub(super) boxed: Option<Box<Boxed>>,
     pub(super) txq: TxQueue,
     /// Stream position behind everything pushed.
     pub(super) pushed: u64,
@@ -69,6 +72,7 @@ impl Conn {
             hs_deadline: u64::MAX,
             order: ByteOrder::Little,
             rx: Rx::new(),
+            boxed: None,
             txq: TxQueue::new(Version::V3),
             pushed: 0,
             acked: 0,
@@ -89,7 +93,12 @@ impl Conn {
     /// and a RST would make the peer lose them; pages on the way are wanted back at once.
     pub(super) fn quiet(&self) -> bool {
         let delivered = self.pushed == self.acked || self.lends.is_empty();
-        self.txq.is_empty() && delivered && self.rx.at_boundary()
+        self.txq.is_empty() && delivered && self.rx.at_boundary() && !self.boxes_out()
+    }
+
+    /// Whether a message of it is in a box.
+    pub(super) fn boxes_out(&self) -> bool {
+        self.boxed.as_ref().is_some_and(|b| !b.is_empty())
     }
 
     /// Bytes that a new message would wait for.

@@ -123,6 +123,8 @@ counters! {
     err_ping_info,
     /// Operations refused.
     ops_refused,
+    /// Messages given away to be copied or summed by whichever lcore of the CPT had time.
+    boxes,
     /// Buckets of peers that moved to another shard.
     homes_left,
     /// Buckets of peers that came from another shard.

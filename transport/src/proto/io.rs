@@ -7,6 +7,7 @@ use hugepages::{PageSlice, RxFrag};
 use smallvec::SmallVec;
 
 use super::api::{Event, Op};
+use super::boxes::MsgBox;
 use super::homes::Bucket;
 use super::lnet::remote::ShardMsg;
 use super::moving::Luggage;
@@ -157,6 +158,8 @@ pub enum Input<'a> {
     Settled(Bucket),
     /// A bucket has its home on that shard now.
     Moved(Bucket, ShardId),
+    /// A box has been run, and is back at its home.
+    Boxed(Box<MsgBox>),
     /// The time of [`Machine::deadline`](super::Machine::deadline) has come.
     Timer,
 }
@@ -227,6 +230,9 @@ pub enum Output {
     Complete(AppId, Event),
     /// For another shard of the node.
     To(ShardId, ShardMsg),
+    /// For whichever lcore of the CPT has time: to be run there, and to come back as [`Input::Boxed`] to the home that
+    /// its bucket has by then. Only while [`Machine::share`](super::Machine::share) is on.
+    Offer(Box<MsgBox>),
 }
 
 impl std::fmt::Debug for Output {
@@ -241,6 +247,7 @@ impl std::fmt::Debug for Output {
             Output::Close(c, how) => write!(f, "Close({c:?}, {how:?})"),
             Output::Complete(a, e) => write!(f, "Complete({a:?}, {e:?})"),
             Output::To(s, _) => write!(f, "To({s:?})"),
+            Output::Offer(b) => write!(f, "Offer({} B)", b.work()),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::api::{Event, LnetError, Op};
+use super::boxes::Boxes;
 use super::config::Config;
 use super::conn::Conn;
 use super::counters::Counters;
@@ -25,7 +26,7 @@ use crate::wire::ProcessId;
 /// What a message costs a home without its payload, in ns.
 const MESSAGE_NS: u64 = 500;
 /// Bytes copied or summed in a ns: what a core does out of cache (`pollnd bench cpt`).
-const BYTES_A_NS: u64 = 6;
+pub(crate) const BYTES_A_NS: u64 = 6;
 
 /// Pages on loan to a connection.
 #[derive(Debug)]
@@ -62,6 +63,8 @@ pub struct Gauges {
     pub entries: usize,
     /// Messages queued for a credit, a connection or room on a stream.
     pub queued: usize,
+    /// Messages in boxes.
+    pub boxes: usize,
 }
 
 /// One shard of a node. See the [module](super) for how it is driven.
@@ -89,6 +92,7 @@ pub struct Machine {
     pub(super) arrival: Option<Arrival>,
     pub(super) ops: Ops,
     pub(super) portals: Portals,
+    pub(super) boxes: Boxes,
     /// Messages of this node to itself that wait for a match entry's sink.
     pub(super) own: Slab<OwnMessage>,
     pub(super) ni_used: u32,
@@ -119,6 +123,7 @@ impl Machine {
         Machine {
             ops: Ops::new(cfg.interface_cookie, first, cfg.object_step.wrapping_mul(shards)),
             portals: Portals::new(cfg.shards.me),
+            boxes: Boxes::new(),
             own: Slab::new(),
             now: 0,
             counters: Counters::default(),
@@ -189,6 +194,7 @@ impl Machine {
             ops: self.ops.len(),
             entries: self.portals.len(),
             queued: self.own.len() + peers().map(|p| p.waiting.len() + p.queue.len()).sum::<usize>(),
+            boxes: self.boxes.out(),
             conns_up: 0,
         };
         for c in conns {
@@ -228,6 +234,7 @@ impl Machine {
             Input::From(from, msg) => self.shard_msg(from, msg),
             Input::Adopt(from, luggage) => self.adopt(from, *luggage),
             Input::Settled(b) => self.settled(b),
+            Input::Boxed(b) => self.unboxed(b),
             Input::Moved(b, home) => self.homes.set(b, home),
             Input::Timer => self.timer(),
         }
@@ -245,6 +252,7 @@ impl Machine {
             && self.lends.is_empty()
             && self.ops.len() == 0
             && self.portals.len() == 0
+            && self.boxes.out() == 0
         {
             self.shutdown = None;
             self.complete(app, Event::ShutDown { tag });
@@ -306,8 +314,11 @@ impl Machine {
         self.pump(key);
     }
 
-    fn peer_fin(&mut self, id: ConnId) {
+    pub(super) fn peer_fin(&mut self, id: ConnId) {
         let Some(key) = self.by_id.get(&id).copied() else { return };
+        if self.fin_waits(key) {
+            return;
+        }
         let Some(conn) = self.conns.get(key) else { return };
         if conn.up() {
             let clean = conn.rx.at_boundary();

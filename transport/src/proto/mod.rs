@@ -29,6 +29,7 @@
 
 mod answer;
 pub mod api;
+mod boxes;
 mod carrier;
 mod choose;
 pub mod config;
@@ -60,12 +61,14 @@ mod version;
 mod zc;
 
 pub use api::*;
+pub use boxes::MsgBox;
 pub use config::{Accept, Carrier, Config, Shards, Tcp};
 pub use counters::Counters;
 pub use homes::{Bucket, Homes};
 pub use io::*;
 pub use lnet::remote::ShardMsg;
 pub use look::PeerView;
+pub(crate) use machine::BYTES_A_NS;
 pub use machine::{Gauges, Machine};
 pub use moving::Luggage;
 pub use pieces::{Pieces, RxPiece};

@@ -34,6 +34,8 @@ pub struct Luggage {
     lends: Vec<(Key, LendRec)>,
     ops: Vec<(Key, OpRec)>,
     dials: Vec<(DialId, Key)>,
+    /// Messages in boxes, which will come to the new home.
+    boxes: u32,
 }
 
 impl Luggage {
@@ -124,6 +126,7 @@ impl Machine {
         });
         !self.down
             && self.arrival.is_none()
+            && self.boxes.movable()
             && self.homes.at(b) == self.cfg.shards.me
             && peers
             && lends
@@ -152,6 +155,7 @@ impl Machine {
             conns: take(&mut self.conns, &conns),
             lends: take(&mut self.lends, &lends),
             ops: self.ops.take(b, self.cfg.nid),
+            boxes: self.boxes.take(b),
         };
         for (d, _) in &luggage.dials {
             self.dials.remove(d);
@@ -183,7 +187,8 @@ impl Machine {
 
     /// Takes a bucket in.
     pub(super) fn adopt(&mut self, from: ShardId, luggage: Luggage) {
-        let Luggage { bucket, peers, conns, lends, ops, dials } = luggage;
+        let Luggage { bucket, peers, conns, lends, ops, dials, boxes } = luggage;
+        self.boxes.put(bucket, boxes);
         self.homes.set(bucket, self.cfg.shards.me);
         self.counters.homes_adopted += 1;
         let mut renamed: [Renamed; 4] = Default::default();

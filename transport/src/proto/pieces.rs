@@ -57,6 +57,13 @@ impl Pieces {
     pub(super) fn push(&mut self, p: RxPiece) {
         self.0.push(p);
     }
+
+    /// Drops a part and leaves an empty one, so that the list's memory is given back by whoever drops the whole.
+    pub(super) fn let_go(&mut self, i: usize) {
+        if let Some(p) = self.0.get_mut(i) {
+            *p = RxPiece::Copied(Box::default());
+        }
+    }
 }
 
 impl Deref for Pieces {

@@ -23,6 +23,9 @@ fn copy_into(run: &mut PageRunMut, at: usize, bytes: &[u8]) {
     }
 }
 
+/// Owner under which fragments are lent for a copy that is made later.
+const KEPT_AS: LendOwner = LendOwner(59_999);
+
 /// Takes the payload of one message.
 #[derive(Debug)]
 pub(super) struct Placement {
@@ -32,6 +35,10 @@ pub(super) struct Placement {
     owner: LendOwner,
     pieces: Pieces,
     sum: Option<Checksum>,
+    /// Copying and summing wait for [`Placement::run`].
+    later: bool,
+    /// Bytes and pieces that [`Placement::run`] is through with.
+    ran: (u32, u32),
 }
 
 impl Placement {
@@ -44,7 +51,65 @@ impl Placement {
             }
             _ => Pieces::default(),
         };
-        Placement { dest, want, done: 0, owner, pieces, sum }
+        Placement { dest, want, done: 0, owner, pieces, sum, later: false, ran: (0, 0) }
+    }
+
+    fn copies(&self) -> bool {
+        matches!(self.dest, Dest::Sink { sink: Sink::Copy(_), .. })
+    }
+
+    /// Bytes that are to be copied and summed, those that are both counted twice.
+    pub(super) fn work(&self) -> u64 {
+        u64::from(self.want) * (u64::from(self.copies()) + u64::from(self.sum.is_some()))
+    }
+
+    /// Keeps what comes, so that another lcore may copy and sum it: before the first fragment, for an MD's sink.
+    pub(super) fn keep(&mut self) {
+        if self.copies() {
+            self.owner = KEPT_AS;
+            self.pieces = Pieces::with_capacity(self.want.div_ceil(4096) as usize);
+        }
+        self.later = true;
+    }
+
+    /// Bytes that [`Placement::run`] will copy.
+    pub(super) fn copied_later(&self) -> u64 {
+        if self.later && self.copies() { u64::from(self.want) } else { 0 }
+    }
+
+    /// Whether all has come and waits for [`Placement::run`].
+    pub(super) fn waits(&self) -> bool {
+        self.later && self.missing() == 0
+    }
+
+    /// Copies and sums what was kept, `most` bytes or a little more; true when nothing is left.
+    pub(super) fn run(&mut self, most: u32) -> bool {
+        let (mut did, (mut at, mut piece)) = (0, self.ran);
+        while did < most
+            && let Some(p) = self.pieces.get(piece as usize)
+        {
+            let bytes = p.bytes();
+            let n = bytes.len() as u32;
+            if let Some(sum) = &mut self.sum {
+                sum.update(bytes);
+            }
+            if let Dest::Sink { sink: Sink::Copy(run), offset } = &mut self.dest {
+                copy_into(run, *offset as usize + at as usize, bytes);
+                // The buffer goes home now; the list stays, for the lcore that made it.
+                self.pieces.let_go(piece as usize);
+            }
+            (did, at, piece) = (did + n, at + n, piece + 1);
+        }
+        self.ran = (at, piece);
+        piece as usize >= self.pieces.len()
+    }
+
+    /// No more can be kept: what was is stored here and now, and so is the rest as it comes.
+    fn give_up_keeping(&mut self, counters: &mut Counters) {
+        self.run(u32::MAX);
+        counters.rx_copied_bytes += u64::from(self.ran.0);
+        self.pieces = Pieces::default();
+        self.later = false;
     }
 
     /// Bytes still to come.
@@ -61,7 +126,20 @@ impl Placement {
         } else {
             None
         };
-        if let Some(sum) = &mut self.sum {
+        if self.later && self.copies() {
+            match frag.lend(self.owner) {
+                Ok(lent) => {
+                    self.done += take;
+                    self.pieces.push(RxPiece::Lent(lent));
+                    return rest;
+                }
+                Err(back) => {
+                    self.give_up_keeping(counters);
+                    frag = back;
+                }
+            }
+        }
+        if let (Some(sum), false) = (&mut self.sum, self.later) {
             sum.update(frag.bytes());
         }
         let at = self.done;

@@ -239,6 +239,14 @@ impl Machine {
         let Some(hdr) = c.rx.hdr else { return };
         c.rx.wait = WaitFor::Nothing;
         c.rx.slop = hdr.payload_len.saturating_sub(mlength);
+        let bucket = c.bucket;
+        let placement = placement.map(|mut p| {
+            if self.may_box(&p, &delivery, bucket) {
+                p.keep();
+            }
+            p
+        });
+        let Some(c) = self.conns.get_mut(key) else { return };
         c.rx.placement = placement;
         c.rx.delivery = delivery;
         if mlength > 0 {
@@ -251,42 +259,62 @@ impl Machine {
     /// The accepted payload has been read: check it, ACK it, deliver it, and go on to what is left.
     fn payload_done(&mut self, key: Key) {
         let Some(c) = self.conns.get_mut(key) else { return };
+        if c.boxes_out() || c.rx.placement.as_ref().is_some_and(Placement::waits) {
+            return self.box_up(key);
+        }
         let (Some(hdr), Some(ksock), Some(peer)) = (c.rx.hdr, c.rx.ksock, c.peer) else { return };
         let (slop, bucket) = (c.rx.slop, c.bucket);
         let delivery = std::mem::replace(&mut c.rx.delivery, Delivery::Nothing);
-        let finished = c.rx.placement.take().map(Placement::finish);
+        let placement = c.rx.placement.take();
         self.counters.msgs_rx += 1;
         self.counters.payload_rx_bytes += u64::from(hdr.payload_len);
+        self.spent(bucket, placement.as_ref().map_or(0, Placement::work));
+        if self.conclude(Some((peer, key)), &hdr, &ksock, delivery, placement.map(Placement::finish)) {
+            self.rx_event(key, if slop > 0 { RxEvent::Slop } else { RxEvent::Done });
+        }
+    }
+
+    /// Checks a payload that is in its place, ACKs and delivers it; `at` are the peer and the connection, if that is still
+    /// there. False when the checksum was wrong, and the set is closed.
+    pub(super) fn conclude(
+        &mut self,
+        at: Option<(Key, Key)>,
+        hdr: &LnetHdr,
+        ksock: &KsockHdr,
+        delivery: Delivery,
+        finished: Option<(Dest, Data, Option<u32>)>,
+    ) -> bool {
+        let peer = at.map(|(peer, _)| peer);
         let (dest, data, sum) = match finished {
             Some((dest, data, sum)) => (Some(dest), data, sum),
             None => (None, Data::Discarded, None),
         };
-        let copied = matches!(data, Data::InSink);
-        self.spent(bucket, u64::from(hdr.payload_len) * (u64::from(copied) + u64::from(sum.is_some())));
         if sum.is_some_and(|s| s != ksock.csum) {
             self.counters.err_checksum += 1;
             self.deliver(peer, delivery, dest, data, Err(LnetError::Checksum), hdr);
-            self.protocol_error(key);
-            return;
+            if let Some((_, key)) = at {
+                self.protocol_error(key);
+            }
+            return false;
         }
-        if ksock.cookie0 != 0 {
+        if let Some((peer, key)) = at.filter(|_| ksock.cookie0 != 0) {
             // One that came by a router must not wait behind messages either way.
             let routed = self.peers.get(peer).is_some_and(|p| p.id.nid != hdr.src_nid);
             self.zc_ack(peer, key, ksock.cookie0, self.cfg.nonblk_zcack || routed);
         }
         self.deliver(peer, delivery, dest, data, Ok(()), hdr);
-        self.rx_event(key, if slop > 0 { RxEvent::Slop } else { RxEvent::Done });
+        true
     }
 
     /// Gives a message's payload, or its failure, to whom it concerns.
     fn deliver(
         &mut self,
-        peer: Key,
+        peer: Option<Key>,
         delivery: Delivery,
         dest: Option<Dest>,
         data: Data,
         status: Result<(), LnetError>,
-        hdr: LnetHdr,
+        hdr: &LnetHdr,
     ) {
         let sink = match dest {
             Some(Dest::Sink { sink, .. }) => Some(sink),
@@ -305,7 +333,7 @@ impl Machine {
         match delivery {
             Delivery::Nothing => {}
             Delivery::Put(grant) => {
-                if grant.ack && status.is_ok() {
+                if let Some(peer) = peer.filter(|_| grant.ack && status.is_ok()) {
                     self.send_ack(peer, &grant);
                 }
                 self.return_put(grant, sink.unwrap_or(Sink::Discard(0)), status, data);
@@ -319,6 +347,7 @@ impl Machine {
 
     /// A connection died: ends the message that it was receiving.
     pub(super) fn abandon_rx(&mut self, key: Key, why: LnetError) {
+        self.end_boxed(key);
         let Some(c) = self.conns.get_mut(key) else { return };
         let delivery = std::mem::replace(&mut c.rx.delivery, Delivery::Nothing);
         let (Some(hdr), Some(peer)) = (c.rx.hdr, c.peer) else { return };
@@ -329,7 +358,7 @@ impl Machine {
         };
         // A part of a message is no message: what was lent of it goes home.
         let data = if matches!(data, Data::Lent(_)) { Data::Discarded } else { data };
-        self.deliver(peer, delivery, dest, data, Err(why), hdr);
+        self.deliver(Some(peer), delivery, dest, data, Err(why), &hdr);
     }
 
     /// Goes on with a message that waited for us.

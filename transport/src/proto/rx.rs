@@ -84,6 +84,8 @@ pub(super) enum WaitFor {
     Match,
     /// Too many answers wait for this peer.
     Answers,
+    /// Messages before it are in boxes.
+    Boxes,
 }
 
 /// The receiving side of a connection.

@@ -16,7 +16,7 @@ use super::rng::Rng;
 use crate::proto::tunables::Change;
 use crate::proto::{
     AppId, Close, CloseWhy, Config, ConnId, ConnInfo, DialError, DialId, DialSpec, Event, Input, LendId,
-    Machine, Op, Output, Pages, ShardId, ShardMsg,
+    Machine, MsgBox, Op, Output, Pages, ShardId, ShardMsg,
 };
 
 mod homes;
@@ -63,6 +63,8 @@ enum Ev {
     Look(usize, usize),
     /// With the life of the process, as above.
     Shard(usize, ShardId, Box<ShardMsg>, u32),
+    /// A box that somebody has run; the same.
+    Boxed(usize, Box<MsgBox>, u32),
 }
 
 /// A node: a machine and what the runtime keeps for it.
@@ -128,6 +130,8 @@ pub struct Net {
     pub window: u64,
     /// How long a NIC may keep pages that it has sent, in ns, and the randomness for it.
     pub nic_hold: Option<(Rng, u64)>,
+    /// How long a box may be out, in ns, and the randomness for it.
+    pub box_time: Option<(Rng, u64)>,
     /// How long a dial takes that nobody answers, in ns.
     pub syn_timeout: u64,
     /// Keep what each end pushes.
@@ -168,6 +172,7 @@ impl Net {
             piecemeal: false,
             window: u64::MAX / 4,
             nic_hold: None,
+            box_time: None,
             syn_timeout: 20 * SEC,
             record: true,
             cut_at: None,
@@ -397,7 +402,9 @@ impl Net {
 
     fn step(&mut self, ev: Ev) {
         self.last = match &ev {
-            Ev::Connect(node, ..) | Ev::DialFailed(node, ..) | Ev::Shard(node, ..) => Some(*node),
+            Ev::Connect(node, ..) | Ev::DialFailed(node, ..) | Ev::Shard(node, ..) | Ev::Boxed(node, ..) => {
+                Some(*node)
+            }
             Ev::Opened(link, end, _)
             | Ev::Data(link, end, _)
             | Ev::Read(link, end)
@@ -436,6 +443,15 @@ impl Net {
             Ev::Shard(node, from, msg, life) => {
                 if self.nodes[node].life == life {
                     self.input(node, Input::From(from, *msg));
+                }
+            }
+            Ev::Boxed(node, mut b, life) => {
+                if self.nodes[node].life == life {
+                    while !b.run(1) {}
+                    // To the home of today.
+                    let m = &self.nodes[node].machine;
+                    let first = node - usize::from(m.config().shards.me.0);
+                    self.input(first + usize::from(m.home_of(b.bucket()).0), Input::Boxed(b));
                 }
             }
         }
@@ -579,6 +595,11 @@ impl Net {
                     }
                 }
                 Output::Complete(app, e) => self.nodes[node].events.push((self.now, app, e)),
+                Output::Offer(b) => {
+                    let delay = self.box_time.as_mut().map_or(1000, |(rng, most)| rng.below(*most));
+                    let life = self.nodes[node].life;
+                    self.at(delay, Ev::Boxed(node, b, life));
+                }
                 Output::To(to, msg) => {
                     // Shards of one node are added one behind the other, the first as shard 0.
                     let me = self.nodes[node].machine.config().shards.me;

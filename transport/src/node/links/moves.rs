@@ -309,6 +309,10 @@ impl<R: Runtime> Mover for Linked<R> {
         }
     }
 
+    fn helped_bytes(&self) -> u64 {
+        self.helper.helped_bytes()
+    }
+
     fn siblings(&self) -> &[(ShardId, u32)] {
         &self.siblings
     }

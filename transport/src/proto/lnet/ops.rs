@@ -86,6 +86,11 @@ impl Ops {
         self.recs.get(key).is_some_and(|r| r.target == src).then_some(key)
     }
 
+    /// The operation with that handle.
+    pub(in crate::proto) fn by_object(&self, object: u64) -> Option<Key> {
+        self.by_object.get(&object).copied()
+    }
+
     pub(in crate::proto) fn get_mut(&mut self, key: Key) -> Option<&mut OpRec> {
         self.recs.get_mut(key)
     }

@@ -1,0 +1,109 @@
+//! Boxes of the CPT: which lcore takes one, and when.
+//!
+//! A home puts a box on its CPT's queue; whoever takes it owns it, runs a part of it each turn, so that its own streams
+//! wait for no more than that, and sends it to the home that the box's bucket has by then. An lcore takes one when it has
+//! nothing else to do, when more wait than idle siblings would leave, or when one has waited for so many of its turns:
+//! so a box is run even where everybody is busy, and a queue that is full is no reason to wait.
+
+use std::sync::Arc;
+
+use crossbeam_queue::ArrayQueue;
+
+use super::{Linked, Parcel, StreamEvent};
+use crate::node::runtime::{Runtime, Work};
+use crate::proto::{Input, MsgBox, ShardId};
+
+/// Boxes that wait in a CPT at most.
+pub(super) const BOXES: usize = 64;
+/// Bytes copied and summed in one turn, about 10 us of a core.
+const A_TURN: u32 = 64 << 10;
+/// More than so many waiting are everybody's affair.
+const FEW: usize = 2;
+/// Turns that a box may wait while those who see it are busy.
+const PATIENT_TURNS: u32 = 16;
+
+type Queue = Arc<ArrayQueue<Box<MsgBox>>>;
+
+/// An lcore's part in the work of its CPT.
+pub(super) struct Helper {
+    all: Vec<Queue>,
+    cpt: Option<Queue>,
+    at_hand: Option<Box<MsgBox>>,
+    waited: u32,
+    /// Boxes of other homes that were run here, and the bytes copied and summed for them.
+    helped: (u64, u64),
+}
+
+impl Helper {
+    pub(super) fn new(all: &[Queue]) -> Helper {
+        Helper { all: all.to_vec(), cpt: None, at_hand: None, waited: 0, helped: (0, 0) }
+    }
+
+    /// Of the CPT whose first shard this is.
+    pub(super) fn join(&mut self, first: Option<ShardId>) {
+        self.cpt = first.and_then(|s| self.all.get(usize::from(s.0)).cloned());
+    }
+
+    /// Puts a box on the queue; gives it back where there is no room or no sibling.
+    pub(super) fn offer(&mut self, b: Box<MsgBox>) -> Option<Box<MsgBox>> {
+        match &self.cpt {
+            Some(q) => q.push(b).err(),
+            None => Some(b),
+        }
+    }
+
+    pub(super) fn has_work(&self) -> bool {
+        self.at_hand.is_some() || self.cpt.as_ref().is_some_and(|q| !q.is_empty())
+    }
+
+    pub(super) fn rests(&self) -> bool {
+        self.at_hand.is_none()
+    }
+
+    pub(super) fn counts(&self, f: &mut dyn FnMut(&'static str, u64)) {
+        f("boxes_helped", self.helped.0);
+        f("boxes_helped_bytes", self.helped.1);
+    }
+
+    /// Bytes copied and summed for other homes.
+    pub(super) fn helped_bytes(&self) -> u64 {
+        self.helped.1
+    }
+
+    /// The box to go on with, taken from the queue if one is to be.
+    fn take(&mut self, idle: bool) -> Option<Box<MsgBox>> {
+        if self.at_hand.is_some() {
+            return self.at_hand.take();
+        }
+        let q = self.cpt.as_ref().filter(|q| !q.is_empty())?;
+        self.waited += 1;
+        if !idle && q.len() <= FEW && self.waited <= PATIENT_TURNS {
+            return None;
+        }
+        self.waited = 0;
+        q.pop()
+    }
+}
+
+impl<R: Runtime> Linked<R> {
+    /// Runs a part of a box, if there is one to run; `idle` if this turn had nothing else to do.
+    pub(super) fn help(&mut self, idle: bool, sink: &mut dyn FnMut(Input<'_>)) -> Work {
+        let Some(mut b) = self.helper.take(idle) else { return Work::Idle };
+        if !b.run(A_TURN) {
+            self.helper.at_hand = Some(b);
+            return Work::Busy(1);
+        }
+        let bucket = b.bucket();
+        let home = self.homes.at(bucket);
+        if home != self.shards.me {
+            self.helper.helped.0 += 1;
+            self.helper.helped.1 += b.work();
+            self.send(home, Parcel::Stream(bucket, StreamEvent::Boxed(b)));
+        } else if self.holding(bucket) {
+            self.arriving.direct.push(Parcel::Stream(bucket, StreamEvent::Boxed(b)));
+        } else {
+            sink(Input::Boxed(b));
+        }
+        Work::Busy(1)
+    }
+}

@@ -1,0 +1,259 @@
+//! Boxes: messages whose payload has come whole, to be copied or summed by whichever lcore of the CPT has time.
+//!
+//! A home that is told to share ([`Machine::share`]) keeps a payload's fragments instead of copying them, if that is work
+//! enough ([`Config::box_from`](super::Config::box_from)), and gives the message away as a box when its last byte is
+//! there. Whoever has the box owns all that it needs, runs it, and sends it back; meanwhile the home takes the next
+//! messages of the connection. Those that come behind a box are finished behind it: their zero-copy ACKs, LNet ACKs and
+//! events leave in the order of the stream, and a message that would do something else than store a payload waits until
+//! all boxes are back. A box outlives its connection: the message came whole, so its event is good, but nobody is there
+//! to be told.
+//!
+//! ```text
+//!   home                                 any lcore of the CPT
+//!   match, keep fragments
+//!   last byte      ── Offer ──────────>  run: copy, sum, let the buffers go
+//!   next messages
+//!                  <────────── Boxed ──
+//!   check, zero-copy ACK, LNet ACK, event: in order
+//! ```
+
+use std::collections::VecDeque;
+
+use super::homes::{BUCKETS, Bucket};
+use super::io::{ConnId, Output};
+use super::lnet::Delivery;
+use super::machine::Machine;
+use super::placement::Placement;
+use super::rx::{RxEvent, WaitFor};
+use super::slab::Key;
+use crate::wire::{KsockHdr, LnetHdr};
+
+/// Boxes kept for the next messages.
+const SPARE: usize = 32;
+
+/// A message that was received whole, with all that is left to do. Opaque to runtimes.
+#[derive(Debug)]
+pub struct MsgBox {
+    conn: ConnId,
+    bucket: Bucket,
+    /// Place in the connection's order.
+    serial: u64,
+    pub(super) hdr: LnetHdr,
+    pub(super) ksock: KsockHdr,
+    pub(super) delivery: Delivery,
+    /// Names the operation that a REPLY ends, since keys do not last when homes move.
+    object: u64,
+    /// The operation belongs to another bucket than the connection.
+    foreign: bool,
+    pub(super) placement: Option<Placement>,
+}
+
+impl MsgBox {
+    /// Whose home it belongs to.
+    pub fn bucket(&self) -> Bucket {
+        self.bucket
+    }
+
+    /// Bytes to be copied and summed in all.
+    pub fn work(&self) -> u64 {
+        self.placement.as_ref().map_or(0, Placement::work)
+    }
+
+    /// Copies and sums `most` bytes, or up to one fragment more; true when nothing is left and the box is to go home.
+    pub fn run(&mut self, most: u32) -> bool {
+        self.placement.as_mut().is_none_or(|p| p.run(most))
+    }
+}
+
+/// The messages of a connection from the first box that is out, in order; `None` for those that are out.
+#[derive(Debug, Default)]
+pub(super) struct Boxed {
+    first: u64,
+    slots: VecDeque<Option<Box<MsgBox>>>,
+    /// The peer's FIN waits behind them.
+    fin: bool,
+}
+
+impl Boxed {
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+}
+
+/// What a machine has out.
+#[derive(Debug)]
+pub(super) struct Boxes {
+    on: bool,
+    out: Box<[u32; BUCKETS]>,
+    /// Messages in boxes, or behind them, whose operation belongs to another bucket.
+    foreign: u32,
+    // Boxed as they are handed around.
+    #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
+    spare: Vec<Box<MsgBox>>,
+}
+
+impl Boxes {
+    pub(super) fn new() -> Boxes {
+        Boxes { on: false, out: Box::new([0; BUCKETS]), foreign: 0, spare: Vec::new() }
+    }
+
+    pub(super) fn out(&self) -> usize {
+        self.out.iter().map(|n| *n as usize).sum()
+    }
+
+    /// Whether all that is boxed stays with one bucket when that moves.
+    pub(super) fn movable(&self) -> bool {
+        self.foreign == 0
+    }
+
+    /// The bucket leaves: what is out will come back elsewhere.
+    pub(super) fn take(&mut self, b: Bucket) -> u32 {
+        std::mem::take(&mut self.out[usize::from(b.0)])
+    }
+
+    pub(super) fn put(&mut self, b: Bucket, out: u32) {
+        self.out[usize::from(b.0)] += out;
+    }
+}
+
+impl Machine {
+    /// Whether messages with much to copy or sum are given away as boxes ([`Output::Offer`]). Each box must come back,
+    /// run, as [`Input::Boxed`](super::Input::Boxed).
+    pub fn share(&mut self, on: bool) {
+        self.boxes.on = on;
+    }
+
+    /// Whether the payload that was just matched is to be kept for a box.
+    pub(super) fn may_box(&self, placement: &Placement, delivery: &Delivery, bucket: Bucket) -> bool {
+        let own = || match delivery {
+            Delivery::Nothing => false,
+            Delivery::Put(_) => true,
+            Delivery::Reply(op) => self.ops.get(*op).and_then(|r| r.bucket()) == Some(bucket),
+        };
+        self.boxes.on && placement.work() >= u64::from(self.cfg.box_from) && own()
+    }
+
+    /// A message has come whole that goes into a box, or stands behind one.
+    pub(super) fn box_up(&mut self, key: Key) {
+        let Some(c) = self.conns.get_mut(key) else { return };
+        let (Some(hdr), Some(ksock)) = (c.rx.hdr, c.rx.ksock) else { return };
+        let (slop, bucket, conn) = (c.rx.slop, c.bucket, c.id);
+        let delivery = std::mem::replace(&mut c.rx.delivery, Delivery::Nothing);
+        let placement = c.rx.placement.take();
+        let (object, home) = match &delivery {
+            Delivery::Reply(op) => self.ops.get(*op).map_or((0, None), |r| (r.object, r.bucket())),
+            _ => (0, Some(bucket)),
+        };
+        let foreign = home != Some(bucket);
+        let queue = c.boxed.get_or_insert_default();
+        let serial = queue.first + queue.slots.len() as u64;
+        let filled = MsgBox { conn, bucket, serial, hdr, ksock, delivery, object, foreign, placement };
+        let filled = match self.boxes.spare.pop() {
+            Some(mut b) => {
+                *b = filled;
+                b
+            }
+            None => Box::new(filled),
+        };
+        self.boxes.foreign += u32::from(foreign);
+        self.counters.msgs_rx += 1;
+        self.counters.payload_rx_bytes += u64::from(hdr.payload_len);
+        if filled.placement.as_ref().is_some_and(Placement::waits) {
+            queue.slots.push_back(None);
+            self.counters.boxes += 1;
+            self.counters.rx_copied_bytes += filled.placement.as_ref().map_or(0, Placement::copied_later);
+            self.boxes.put(bucket, 1);
+            self.out.push_back(Output::Offer(filled));
+            self.spent(bucket, 0);
+        } else {
+            let work = filled.work();
+            queue.slots.push_back(Some(filled));
+            self.spent(bucket, work);
+        }
+        self.rx_event(key, if slop > 0 { RxEvent::Slop } else { RxEvent::Done });
+    }
+
+    /// A box has come back.
+    pub(super) fn unboxed(&mut self, b: Box<MsgBox>) {
+        let out = &mut self.boxes.out[usize::from(b.bucket.0)];
+        *out = out.saturating_sub(1);
+        let Some(key) = self.by_id.get(&b.conn).copied() else { return self.end_box(None, b) };
+        let queue = self.conns.get_mut(key).filter(|c| c.up()).and_then(|c| c.boxed.as_mut());
+        let slot = queue.and_then(|q| {
+            let i = usize::try_from(b.serial.checked_sub(q.first)?).ok()?;
+            q.slots.get_mut(i)
+        });
+        match slot {
+            Some(slot) => *slot = Some(b),
+            None => return self.end_box(None, b),
+        }
+        while let Some(b) = self.next_back(key) {
+            self.end_box(Some(key), b);
+        }
+        self.all_back(key);
+    }
+
+    /// The next message in order, if it is here.
+    fn next_back(&mut self, key: Key) -> Option<Box<MsgBox>> {
+        let q = self.conns.get_mut(key)?.boxed.as_mut()?;
+        let b = q.slots.front_mut()?.take()?;
+        q.slots.pop_front();
+        q.first += 1;
+        Some(b)
+    }
+
+    /// Goes on with what waited for the last box.
+    fn all_back(&mut self, key: Key) {
+        let Some(c) = self.conns.get_mut(key).filter(|c| c.up() && !c.boxes_out()) else { return };
+        let id = c.id;
+        let fin = c.boxed.as_mut().is_some_and(|q| std::mem::take(&mut q.fin));
+        if c.rx.wait == WaitFor::Boxes {
+            self.resume(key);
+        }
+        if fin {
+            self.peer_fin(id);
+        }
+    }
+
+    /// Whether a FIN waits behind boxes.
+    pub(super) fn fin_waits(&mut self, key: Key) -> bool {
+        let Some(c) = self.conns.get_mut(key).filter(|c| c.up() && c.boxes_out()) else { return false };
+        if let Some(q) = &mut c.boxed {
+            q.fin = true;
+        }
+        true
+    }
+
+    /// A connection has died: ends the messages that wait for their turn. Those that are out end when they come.
+    pub(super) fn end_boxed(&mut self, key: Key) {
+        let Some(q) = self.conns.get_mut(key).and_then(|c| c.boxed.take()) else { return };
+        for b in q.slots.into_iter().flatten() {
+            self.end_box(None, b);
+        }
+    }
+
+    /// Checks, ACKs and delivers a message; without its connection, delivers it alone.
+    fn end_box(&mut self, key: Option<Key>, mut b: Box<MsgBox>) {
+        self.boxes.foreign -= u32::from(b.foreign).min(self.boxes.foreign);
+        let delivery = match std::mem::replace(&mut b.delivery, Delivery::Nothing) {
+            Delivery::Reply(_) => self.ops.by_object(b.object).map_or(Delivery::Nothing, Delivery::Reply),
+            d => d,
+        };
+        let finished = b.placement.take().map(Placement::finish);
+        let (hdr, ksock) = (b.hdr, b.ksock);
+        if self.boxes.spare.len() < SPARE {
+            self.boxes.spare.push(b);
+        }
+        let at = key.and_then(|k| Some((self.conns.get(k)?.peer?, k)));
+        self.conclude(at, &hdr, &ksock, delivery, finished);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn boxes_may_cross_threads() {
+        fn check<T: Send>() {}
+        check::<super::MsgBox>();
+    }
+}
