@@ -10,7 +10,7 @@ use model as sync;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use handover::{Desk, Lines, Served, flush, post};
+use handover::{Common, Desk, Lines, Served, flush, post};
 use loom::thread;
 use sync::ArrayQueue;
 
@@ -151,5 +151,44 @@ fn parcels_keep_their_order_when_the_ring_is_full() {
         }
         let from = |who| came.iter().filter(|p| p.0 == who).map(|p| p.1).collect::<Vec<_>>();
         assert_eq!((from(1), from(2)), (vec![1, 2, 3], vec![1, 2]));
+    });
+}
+
+/// Each piece of common work is done once, by one lcore, and what a helper did comes home, though the queue is full now and
+/// then and both take at once.
+#[test]
+fn common_work_is_done_once_and_comes_home() {
+    sync::every(3, || {
+        let queue = Arc::new(ArrayQueue::new(1));
+        let home = Arc::new(ArrayQueue::new(2));
+        let helper = {
+            let (queue, home) = (queue.clone(), home.clone());
+            thread::spawn(move || {
+                let mut common = Common::new(Some(queue));
+                let mut spill = VecDeque::new();
+                for _ in 0..3 {
+                    match common.take(true) {
+                        // Half of it now, half in the next turn.
+                        Some(n) if n < 10 => common.keep(n + 10),
+                        Some(n) => post(&home, &mut spill, n),
+                        None => thread::yield_now(),
+                    }
+                }
+                assert!(spill.is_empty());
+                common.take(false)
+            })
+        };
+        let mut common = Common::new(Some(queue.clone()));
+        let mut done = Vec::new();
+        for n in [1, 2] {
+            // Where there is no room it is done here.
+            done.extend(common.offer(n).map(|n| n + 10));
+        }
+        done.extend(common.take(true).map(|n| n + 10));
+        done.extend(helper.join().unwrap().map(|n| if n < 10 { n + 10 } else { n }));
+        done.extend(std::iter::from_fn(|| home.pop()));
+        done.extend(std::iter::from_fn(|| queue.pop()).map(|n| n + 10));
+        done.sort_unstable();
+        assert_eq!(done, [11, 12]);
     });
 }

@@ -313,7 +313,7 @@ impl Replay {
                     self.machine.handle(self.now, Input::Closed(c, CloseWhy::Local));
                 }
                 Output::Close(c, how) => panic!("{c:?} closed: {how:?}; {:?}", self.machine.counters()),
-                Output::Read(_) | Output::To(..) => {}
+                Output::Read(_) | Output::To(..) | Output::Offer(_) => {}
             }
             for id in std::mem::take(&mut free) {
                 self.machine.handle(self.now, Input::Released(id));

@@ -12,7 +12,7 @@ mod sim;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use sim::{Ask, End, Ended, QUIET, World, nid, number, play, some_len};
+use sim::{Ask, End, Ended, QUIET, Ways, World, nid, number, play, some_len};
 use transport::proto::{Accept, Config};
 use transport::testing::net::{Cut, SEC};
 use transport::testing::rng::Rng;
@@ -50,6 +50,7 @@ fn config(r: &mut Rng, n: usize, many: usize, kind: &Kind) -> Config {
         ni_credits: r.pick(&[1, 2, 64]),
         tx_window: r.pick(&[60_000, 1 << 20]),
         max_answers: r.pick(&[1, 4, 1000]),
+        box_from: r.pick(&[1, 5000, 64 << 10]),
         keepalive: r.pick(&[0, 30 * SEC]),
         v1_on_reset: !kind.v6 && r.chance(5),
         ..Config::new(nid(n, kind.v6), 0)
@@ -86,10 +87,12 @@ fn case(r: &mut Rng) -> (World, Kind) {
     w.net.chunk = r.pick(&[64, 1448, 9000]);
     w.net.window = r.pick(&[4096, 65_536, 1 << 20]);
     w.net.nic_hold = r.chance(70).then(|| (Rng(r.word()), r.pick(&[100_000, 10_000_000, 2 * SEC])));
+    w.net.box_time = Some((Rng(r.word()), r.pick(&[1, 100_000, 20_000_000, 2 * SEC])));
     w.net.record = false;
     for n in 0..many {
         let cfg = config(r, n, many, &kind);
-        w.add(cfg, r.pick(&[1, 1, 1, 2, 3]));
+        let ways = Ways { copies: r.chance(40), shares: r.chance(50) };
+        w.add_with(cfg, r.pick(&[1, 1, 1, 2, 3]), ways);
     }
     (w, kind)
 }
@@ -145,6 +148,7 @@ struct Totals {
     downgrades: AtomicU64,
     races: AtomicU64,
     zc: AtomicU64,
+    boxes: AtomicU64,
 }
 
 impl Totals {
@@ -156,18 +160,20 @@ impl Totals {
         add(&self.downgrades, w.sum("downgrades"));
         add(&self.races, w.sum("races"));
         add(&self.zc, w.sum("zc_acked"));
+        add(&self.boxes, w.sum("boxes"));
     }
 
-    fn each(&self) -> [u64; 6] {
+    fn each(&self) -> [u64; 7] {
         let of = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        [&self.stored, &self.failed, &self.refused, &self.downgrades, &self.races, &self.zc].map(of)
+        [&self.stored, &self.failed, &self.refused, &self.downgrades, &self.races, &self.zc, &self.boxes]
+            .map(of)
     }
 
     fn line(&self) -> String {
-        let [stored, failed, refused, downgrades, races, zc] = self.each();
+        let [stored, failed, refused, downgrades, races, zc, boxes] = self.each();
         format!(
             "{stored} PUTs stored, {failed} operations failed, {refused} refused, {downgrades} downgrades, {races} \
-             races, {zc} zero-copy ACKs"
+             races, {zc} zero-copy ACKs, {boxes} boxes"
         )
     }
 }
@@ -236,7 +242,7 @@ fn every_operation_ends_once_whatever_the_versions() {
     play(("sim_versions", "every"), 0..SEEDS, |seed| run(seed, &totals));
     println!("{}", totals.line());
     if number("SEED").is_none() {
-        let least = [2000, 200, 20, 200, 100, 200];
+        let least = [2000, 200, 20, 200, 100, 200, 200];
         let tame = totals.each().iter().zip(least).any(|(n, least)| *n < least);
         assert!(!tame, "the seeds are too tame: {}", totals.line());
     }

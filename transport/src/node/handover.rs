@@ -163,3 +163,60 @@ pub(super) fn flush<P>(ring: &ArrayQueue<P>, spill: &mut VecDeque<P>) {
         }
     }
 }
+
+/// More than so many waiting are everybody's affair.
+const FEW: usize = 2;
+/// Turns that something may wait while those who see it are busy.
+const PATIENT_TURNS: u32 = 16;
+
+/// An lcore's end of a queue of work that any lcore of a CPT may do, one part each turn. Whoever takes a piece owns it. See
+/// [`links`](super::links).
+pub(super) struct Common<B> {
+    queue: Option<Arc<ArrayQueue<B>>>,
+    at_hand: Option<B>,
+    waited: u32,
+}
+
+impl<B> Common<B> {
+    pub(super) fn new(queue: Option<Arc<ArrayQueue<B>>>) -> Common<B> {
+        Common { queue, at_hand: None, waited: 0 }
+    }
+
+    /// Puts a piece on the queue; gives it back where there is no room, or no queue.
+    pub(super) fn offer(&self, b: B) -> Option<B> {
+        match &self.queue {
+            Some(q) => q.push(b).err(),
+            None => Some(b),
+        }
+    }
+
+    /// The piece to go on with, or one from the queue: when the lcore is idle, when more wait than idle lcores would leave,
+    /// or when it has seen one wait for long.
+    pub(super) fn take(&mut self, idle: bool) -> Option<B> {
+        if self.at_hand.is_some() {
+            return self.at_hand.take();
+        }
+        let q = self.queue.as_ref().filter(|q| !q.is_empty())?;
+        self.waited += 1;
+        if !idle && q.len() <= FEW && self.waited <= PATIENT_TURNS {
+            return None;
+        }
+        self.waited = 0;
+        q.pop()
+    }
+
+    /// Goes on with it in the next turn.
+    pub(super) fn keep(&mut self, b: B) {
+        self.at_hand = Some(b);
+    }
+
+    /// Whether this lcore has begun a piece.
+    pub(super) fn has_begun(&self) -> bool {
+        self.at_hand.is_some()
+    }
+
+    /// Whether there is something to do.
+    pub(super) fn has_work(&self) -> bool {
+        self.has_begun() || self.queue.as_ref().is_some_and(|q| !q.is_empty())
+    }
+}

@@ -5,8 +5,8 @@
 //! there. Whoever has the box owns all that it needs, runs it, and sends it back; meanwhile the home takes the next
 //! messages of the connection. Those that come behind a box are finished behind it: their zero-copy ACKs, LNet ACKs and
 //! events leave in the order of the stream, and a message that would do something else than store a payload waits until
-//! all boxes are back. A box outlives its connection: the message came whole, so its event is good, but nobody is there
-//! to be told.
+//! all boxes are back. A box outlives its connection, which a FIN ends without regard to it, since the peer may be there
+//! again at once as somebody new: the message came whole, so its event is good, but nobody is there to be told.
 //!
 //! ```text
 //!   home                                 any lcore of the CPT
@@ -19,6 +19,7 @@
 
 use std::collections::VecDeque;
 
+use super::conn::Conn;
 use super::homes::{BUCKETS, Bucket};
 use super::io::{ConnId, Output};
 use super::lnet::Delivery;
@@ -36,6 +37,8 @@ const SPARE: usize = 32;
 pub struct MsgBox {
     conn: ConnId,
     bucket: Bucket,
+    /// When it came, in ns.
+    came: u64,
     /// Place in the connection's order.
     serial: u64,
     pub(super) hdr: LnetHdr,
@@ -70,8 +73,6 @@ impl MsgBox {
 pub(super) struct Boxed {
     first: u64,
     slots: VecDeque<Option<Box<MsgBox>>>,
-    /// The peer's FIN waits behind them.
-    fin: bool,
 }
 
 impl Boxed {
@@ -130,14 +131,15 @@ impl Machine {
             Delivery::Put(_) => true,
             Delivery::Reply(op) => self.ops.get(*op).and_then(|r| r.bucket()) == Some(bucket),
         };
-        self.boxes.on && placement.work() >= u64::from(self.cfg.box_from) && own()
+        let enough = || placement.work() >= u64::from(self.cfg.box_from);
+        self.boxes.on && placement.keeps() && enough() && own()
     }
 
     /// A message has come whole that goes into a box, or stands behind one.
     pub(super) fn box_up(&mut self, key: Key) {
         let Some(c) = self.conns.get_mut(key) else { return };
         let (Some(hdr), Some(ksock)) = (c.rx.hdr, c.rx.ksock) else { return };
-        let (slop, bucket, conn) = (c.rx.slop, c.bucket, c.id);
+        let (slop, bucket, conn, came) = (c.rx.slop, c.bucket, c.id, c.rx.came);
         let delivery = std::mem::replace(&mut c.rx.delivery, Delivery::Nothing);
         let placement = c.rx.placement.take();
         let (object, home) = match &delivery {
@@ -147,7 +149,7 @@ impl Machine {
         let foreign = home != Some(bucket);
         let queue = c.boxed.get_or_insert_default();
         let serial = queue.first + queue.slots.len() as u64;
-        let filled = MsgBox { conn, bucket, serial, hdr, ksock, delivery, object, foreign, placement };
+        let filled = MsgBox { conn, bucket, came, serial, hdr, ksock, delivery, object, foreign, placement };
         let filled = match self.boxes.spare.pop() {
             Some(mut b) => {
                 *b = filled;
@@ -204,24 +206,10 @@ impl Machine {
 
     /// Goes on with what waited for the last box.
     fn all_back(&mut self, key: Key) {
-        let Some(c) = self.conns.get_mut(key).filter(|c| c.up() && !c.boxes_out()) else { return };
-        let id = c.id;
-        let fin = c.boxed.as_mut().is_some_and(|q| std::mem::take(&mut q.fin));
-        if c.rx.wait == WaitFor::Boxes {
+        let waits = |c: &&Conn| c.up() && !c.boxes_out() && c.rx.wait == WaitFor::Boxes;
+        if self.conns.get(key).filter(waits).is_some() {
             self.resume(key);
         }
-        if fin {
-            self.peer_fin(id);
-        }
-    }
-
-    /// Whether a FIN waits behind boxes.
-    pub(super) fn fin_waits(&mut self, key: Key) -> bool {
-        let Some(c) = self.conns.get_mut(key).filter(|c| c.up() && c.boxes_out()) else { return false };
-        if let Some(q) = &mut c.boxed {
-            q.fin = true;
-        }
-        true
     }
 
     /// A connection has died: ends the messages that wait for their turn. Those that are out end when they come.
@@ -240,11 +228,11 @@ impl Machine {
             d => d,
         };
         let finished = b.placement.take().map(Placement::finish);
-        let (hdr, ksock) = (b.hdr, b.ksock);
+        let (hdr, ksock, came) = (b.hdr, b.ksock, b.came);
         if self.boxes.spare.len() < SPARE {
             self.boxes.spare.push(b);
         }
-        let at = key.and_then(|k| Some((self.conns.get(k)?.peer?, k)));
+        let at = key.and_then(|k| Some((self.conns.get(k)?.peer?, k, came)));
         self.conclude(at, &hdr, &ksock, delivery, finished);
     }
 }

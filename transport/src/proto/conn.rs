@@ -51,6 +51,8 @@ pub(super) struct Conn {
     pub(super) tx_deadline: u64,
     /// Lends pushed, oldest first; released ones leave from the front.
     pub(super) lends: VecDeque<Key>,
+    /// When messages could flow, in ns.
+    pub(super) up_at: u64,
     /// Second of the last message, or of the HELLO: for the choice among equals.
     pub(super) last_used: u64,
 }
@@ -79,6 +81,7 @@ impl Conn {
             sent: 0,
             tx_deadline: u64::MAX,
             lends: VecDeque::new(),
+            up_at: 0,
             last_used: 0,
         }
     }
@@ -90,10 +93,10 @@ impl Conn {
 
     /// Whether nothing is under way in either direction that a FIN would cut off. Headers that TCP has taken but
     /// not seen acknowledged (an ACK for a cookie, sent a moment ago) go before the FIN and need nothing of ours,
-    /// and a RST would make the peer lose them; pages on the way are wanted back at once.
+    /// and a RST would make the peer lose them; pages on the way are wanted back at once. Messages in boxes have come whole.
     pub(super) fn quiet(&self) -> bool {
         let delivered = self.pushed == self.acked || self.lends.is_empty();
-        self.txq.is_empty() && delivered && self.rx.at_boundary() && !self.boxes_out()
+        self.txq.is_empty() && delivered && self.rx.at_boundary()
     }
 
     /// Whether a message of it is in a box.

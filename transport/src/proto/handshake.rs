@@ -335,7 +335,9 @@ impl Machine {
     fn conn_up(&mut self, key: Key) {
         self.counters.conns_up += 1;
         let now = self.now;
-        let Some(peer_key) = self.conns.get(key).and_then(|c| c.peer) else { return };
+        let Some(c) = self.conns.get_mut(key) else { return };
+        c.up_at = now;
+        let Some(peer_key) = c.peer else { return };
         let Some(peer) = self.peers.get_mut(peer_key) else { return };
         peer.conns.push(key);
         peer.last_alive = now;

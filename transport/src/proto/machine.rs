@@ -314,11 +314,8 @@ impl Machine {
         self.pump(key);
     }
 
-    pub(super) fn peer_fin(&mut self, id: ConnId) {
+    fn peer_fin(&mut self, id: ConnId) {
         let Some(key) = self.by_id.get(&id).copied() else { return };
-        if self.fin_waits(key) {
-            return;
-        }
         let Some(conn) = self.conns.get(key) else { return };
         if conn.up() {
             let clean = conn.rx.at_boundary();

@@ -63,7 +63,13 @@ impl Placement {
         u64::from(self.want) * (u64::from(self.copies()) + u64::from(self.sum.is_some()))
     }
 
-    /// Keeps what comes, so that another lcore may copy and sum it: before the first fragment, for an MD's sink.
+    /// Whether what comes could be kept for [`Placement::run`]: in a sink of an application's.
+    pub(super) fn keeps(&self) -> bool {
+        matches!(self.dest, Dest::Sink { sink: Sink::Copy(_) | Sink::Lend(_), .. })
+    }
+
+    /// Keeps what comes, so that another lcore may copy and sum it: before the first fragment, where
+    /// [`Placement::keeps`].
     pub(super) fn keep(&mut self) {
         if self.copies() {
             self.owner = KEPT_AS;

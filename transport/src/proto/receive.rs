@@ -214,6 +214,7 @@ impl Machine {
             return self.protocol_error(key);
         }
         self.next_ticket += 1;
+        let now = self.now;
         let ticket = self.next_ticket;
         let Some(c) = self.conns.get_mut(key) else { return false };
         let sum = c.rx.sum.clone().map_or(EMPTY_SUM, Checksum::value);
@@ -222,6 +223,7 @@ impl Machine {
             return self.protocol_error(key);
         }
         c.rx.hdr = Some(h);
+        c.rx.came = now;
         c.rx.ticket = ticket;
         if !c.version.has_ksock() {
             c.rx.ksock = Some(KsockHdr { kind: KsockType::Lnet, csum: 0, cookie0: 0, cookie1: 0 });
@@ -263,28 +265,28 @@ impl Machine {
             return self.box_up(key);
         }
         let (Some(hdr), Some(ksock), Some(peer)) = (c.rx.hdr, c.rx.ksock, c.peer) else { return };
-        let (slop, bucket) = (c.rx.slop, c.bucket);
+        let (slop, bucket, came) = (c.rx.slop, c.bucket, c.rx.came);
         let delivery = std::mem::replace(&mut c.rx.delivery, Delivery::Nothing);
         let placement = c.rx.placement.take();
         self.counters.msgs_rx += 1;
         self.counters.payload_rx_bytes += u64::from(hdr.payload_len);
         self.spent(bucket, placement.as_ref().map_or(0, Placement::work));
-        if self.conclude(Some((peer, key)), &hdr, &ksock, delivery, placement.map(Placement::finish)) {
+        if self.conclude(Some((peer, key, came)), &hdr, &ksock, delivery, placement.map(Placement::finish)) {
             self.rx_event(key, if slop > 0 { RxEvent::Slop } else { RxEvent::Done });
         }
     }
 
-    /// Checks a payload that is in its place, ACKs and delivers it; `at` are the peer and the connection, if that is still
-    /// there. False when the checksum was wrong, and the set is closed.
+    /// Checks a payload that is in its place, ACKs and delivers it; `at` are the peer, the connection and the time that the
+    /// message came, if the connection is still there. False when the checksum was wrong, and the set is closed.
     pub(super) fn conclude(
         &mut self,
-        at: Option<(Key, Key)>,
+        at: Option<(Key, Key, u64)>,
         hdr: &LnetHdr,
         ksock: &KsockHdr,
         delivery: Delivery,
         finished: Option<(Dest, Data, Option<u32>)>,
     ) -> bool {
-        let peer = at.map(|(peer, _)| peer);
+        let peer = at.map(|(peer, ..)| peer);
         let (dest, data, sum) = match finished {
             Some((dest, data, sum)) => (Some(dest), data, sum),
             None => (None, Data::Discarded, None),
@@ -292,15 +294,15 @@ impl Machine {
         if sum.is_some_and(|s| s != ksock.csum) {
             self.counters.err_checksum += 1;
             self.deliver(peer, delivery, dest, data, Err(LnetError::Checksum), hdr);
-            if let Some((_, key)) = at {
+            if let Some((_, key, _)) = at {
                 self.protocol_error(key);
             }
             return false;
         }
-        if let Some((peer, key)) = at.filter(|_| ksock.cookie0 != 0) {
+        if let Some((peer, key, came)) = at.filter(|_| ksock.cookie0 != 0) {
             // One that came by a router must not wait behind messages either way.
             let routed = self.peers.get(peer).is_some_and(|p| p.id.nid != hdr.src_nid);
-            self.zc_ack(peer, key, ksock.cookie0, self.cfg.nonblk_zcack || routed);
+            self.zc_ack(peer, (key, came), ksock.cookie0, self.cfg.nonblk_zcack || routed);
         }
         self.deliver(peer, delivery, dest, data, Ok(()), hdr);
         true

@@ -99,6 +99,8 @@ pub(super) struct Rx {
     /// Sum of the headers of a message whose checksum covers them.
     pub(super) sum: Option<Checksum>,
     pub(super) hdr: Option<LnetHdr>,
+    /// When that came, in ns.
+    pub(super) came: u64,
     pub(super) placement: Option<Placement>,
     pub(super) delivery: Delivery,
     /// Bytes to drop after the placement.
@@ -119,6 +121,7 @@ impl Rx {
             ksock: None,
             sum: None,
             hdr: None,
+            came: 0,
             placement: None,
             delivery: Delivery::Nothing,
             slop: 0,

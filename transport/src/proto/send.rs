@@ -156,20 +156,29 @@ impl Machine {
         }
     }
 
-    /// Acknowledges a zero-copy request that came on `via`, on BULK_IN if there is one (socklnd.md §6.3).
-    pub(super) fn zc_ack(&mut self, peer: Key, via: Key, cookie: u64, nonblk: bool) {
-        self.noop(peer, Some(via), cookie, nonblk);
+    /// Acknowledges a zero-copy request that came on `via` at that time, on BULK_IN if there is one (socklnd.md §6.3).
+    pub(super) fn zc_ack(&mut self, peer: Key, (via, came): (Key, u64), cookie: u64, nonblk: bool) {
+        self.noop(peer, Some((via, came)), cookie, nonblk);
         self.counters.zc_acks_tx += 1;
     }
 
     /// Sends a NOOP with this cookie, or lets it ride.
-    pub(super) fn noop(&mut self, peer: Key, via: Option<Key>, cookie: u64, nonblk: bool) {
+    pub(super) fn noop(&mut self, peer: Key, via: Option<(Key, u64)>, cookie: u64, nonblk: bool) {
         // A kernel whose only fitting connections may block, or that has none but an untyped one of V3, closes the set.
         // Its own requests it has answered on any connection (§6.3), so ours goes where it can.
         let conn = self
             .choose(peer, Cargo::Noop { nonblk })
-            .or_else(|| self.choose(peer, Cargo::Noop { nonblk: false }))
-            .or(via);
+            .or_else(|| self.choose(peer, Cargo::Noop { nonblk: false }));
+        // A connection that is younger than the request may be of a set that the peer made since and knows no such cookie.
+        let conn = match via {
+            Some((via, came)) => {
+                // Whom we dial without privilege may know those connections as another peer's than its own (§9).
+                let privileged = self.cfg.privileged;
+                let known = |k: &Key| self.conns.get(*k).is_some_and(|c| privileged && c.up_at <= came);
+                conn.filter(known).or(Some(via))
+            }
+            None => conn,
+        };
         let Some(key) = conn else { return };
         let Some(c) = self.conns.get_mut(key) else { return };
         match c.txq.push_ack(cookie, c.ctype) {

@@ -537,7 +537,7 @@ impl Play {
                     self.machine.handle(now, Input::Bytes(c, &mut inbox));
                     self.links[n].inbox = inbox;
                 }
-                Output::To(..) => {}
+                Output::To(..) | Output::Offer(_) => {}
             }
             for id in std::mem::take(&mut free) {
                 self.machine.handle(now, Input::Released(id));

@@ -97,6 +97,17 @@ pub struct Process {
     pub cfg: Config,
     pub shards: u16,
     open: BTreeMap<u64, Open>,
+    /// It copies what is put there, and gives large copies away.
+    ways: Ways,
+}
+
+/// How a node takes payload in.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ways {
+    /// What is put there is copied into one MD, else lent.
+    pub copies: bool,
+    /// Large messages go into boxes.
+    pub shares: bool,
 }
 
 /// Nodes on a network.
@@ -131,9 +142,14 @@ impl World {
 
     /// Adds a node of so many shards; its incarnation is the world's choice.
     pub fn add(&mut self, cfg: Config, shards: u16) -> usize {
+        self.add_with(cfg, shards, Ways::default())
+    }
+
+    /// The same, with its ways.
+    pub fn add_with(&mut self, cfg: Config, shards: u16, ways: Ways) -> usize {
         self.epoch += 1;
         let first = self.net.nodes.len();
-        self.nodes.push(Process { first, cfg, shards, open: BTreeMap::new() });
+        self.nodes.push(Process { first, cfg, shards, open: BTreeMap::new(), ways });
         let n = self.nodes.len() - 1;
         for me in 0..shards {
             let cfg = self.config(n, me);
@@ -164,7 +180,14 @@ impl World {
         static PAGES: OnceLock<PageRun> = OnceLock::new();
         let pages = PAGES.get_or_init(|| filled(SOURCE_LEN, SOURCE.into()));
         let source = Payload::Pages([pages.slice_all()].into_iter().collect());
-        for (portal, mem) in [(SINK, MdMem::Sink(Sink::Lend(1 << 20))), (SOURCE, MdMem::Source(source))] {
+        let Ways { copies, shares } = self.nodes[n].ways;
+        let sink = if copies {
+            Sink::Copy(PageRunMut::new(Arc::new(PrivatePages), 1 << 20).unwrap())
+        } else {
+            Sink::Lend(1 << 20)
+        };
+        self.each_machine(n, |net, m| net.nodes[m].machine.share(shares));
+        for (portal, mem) in [(SINK, MdMem::Sink(sink)), (SOURCE, MdMem::Source(source))] {
             let md = MdSpec { truncate: true, ..MdSpec::new(mem) };
             let (who, match_bits) = (ProcessId::ANY, 9);
             let first = self.nodes[n].first;
@@ -255,6 +278,7 @@ impl World {
                     assert_eq!(u64::from(p.mlength), len, "{tag}");
                     match &p.data {
                         Data::Lent(pieces) => check(bytes_of(pieces.iter()), tag),
+                        Data::InSink if self.nodes[n].ways.copies => {}
                         Data::InSink | Data::Discarded => assert_eq!(len, 0, "{tag}"),
                     }
                     assert!(self.stored.insert(tag), "{tag} was stored twice");
@@ -358,8 +382,8 @@ impl World {
                 let node = &self.net.nodes[machine];
                 let (g, c) = (node.machine.gauges(), node.machine.counters());
                 assert!(p.open.is_empty(), "node {n}: never ended: {:?} {g:?} {c:?}", p.open);
-                let out = (g.cookies, g.lends, g.credits_used, g.ops, g.queued);
-                assert_eq!(out, (0, 0, 0, 0, 0), "node {n}: {g:?} {c:?}");
+                let out = (g.cookies, g.lends, g.credits_used, g.ops, g.queued, g.boxes);
+                assert_eq!(out, (0, 0, 0, 0, 0, 0), "node {n}: {g:?} {c:?}");
                 let home = node.pool.home();
                 while home.drain() > 0 {}
                 assert_eq!(home.lent_out(), 0, "node {n}");

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crossbeam_queue::ArrayQueue;
 
 use super::{Linked, Parcel, StreamEvent};
+use crate::node::handover::Common;
 use crate::node::runtime::{Runtime, Work};
 use crate::proto::{Input, MsgBox, ShardId};
 
@@ -17,47 +18,38 @@ use crate::proto::{Input, MsgBox, ShardId};
 pub(super) const BOXES: usize = 64;
 /// Bytes copied and summed in one turn, about 10 us of a core.
 const A_TURN: u32 = 64 << 10;
-/// More than so many waiting are everybody's affair.
-const FEW: usize = 2;
-/// Turns that a box may wait while those who see it are busy.
-const PATIENT_TURNS: u32 = 16;
 
 type Queue = Arc<ArrayQueue<Box<MsgBox>>>;
 
 /// An lcore's part in the work of its CPT.
 pub(super) struct Helper {
     all: Vec<Queue>,
-    cpt: Option<Queue>,
-    at_hand: Option<Box<MsgBox>>,
-    waited: u32,
+    common: Common<Box<MsgBox>>,
     /// Boxes of other homes that were run here, and the bytes copied and summed for them.
     helped: (u64, u64),
 }
 
 impl Helper {
     pub(super) fn new(all: &[Queue]) -> Helper {
-        Helper { all: all.to_vec(), cpt: None, at_hand: None, waited: 0, helped: (0, 0) }
+        Helper { all: all.to_vec(), common: Common::new(None), helped: (0, 0) }
     }
 
     /// Of the CPT whose first shard this is.
     pub(super) fn join(&mut self, first: Option<ShardId>) {
-        self.cpt = first.and_then(|s| self.all.get(usize::from(s.0)).cloned());
+        self.common = Common::new(first.and_then(|s| self.all.get(usize::from(s.0)).cloned()));
     }
 
     /// Puts a box on the queue; gives it back where there is no room or no sibling.
     pub(super) fn offer(&mut self, b: Box<MsgBox>) -> Option<Box<MsgBox>> {
-        match &self.cpt {
-            Some(q) => q.push(b).err(),
-            None => Some(b),
-        }
+        self.common.offer(b)
     }
 
     pub(super) fn has_work(&self) -> bool {
-        self.at_hand.is_some() || self.cpt.as_ref().is_some_and(|q| !q.is_empty())
+        self.common.has_work()
     }
 
     pub(super) fn rests(&self) -> bool {
-        self.at_hand.is_none()
+        !self.common.has_begun()
     }
 
     pub(super) fn counts(&self, f: &mut dyn FnMut(&'static str, u64)) {
@@ -69,28 +61,14 @@ impl Helper {
     pub(super) fn helped_bytes(&self) -> u64 {
         self.helped.1
     }
-
-    /// The box to go on with, taken from the queue if one is to be.
-    fn take(&mut self, idle: bool) -> Option<Box<MsgBox>> {
-        if self.at_hand.is_some() {
-            return self.at_hand.take();
-        }
-        let q = self.cpt.as_ref().filter(|q| !q.is_empty())?;
-        self.waited += 1;
-        if !idle && q.len() <= FEW && self.waited <= PATIENT_TURNS {
-            return None;
-        }
-        self.waited = 0;
-        q.pop()
-    }
 }
 
 impl<R: Runtime> Linked<R> {
     /// Runs a part of a box, if there is one to run; `idle` if this turn had nothing else to do.
     pub(super) fn help(&mut self, idle: bool, sink: &mut dyn FnMut(Input<'_>)) -> Work {
-        let Some(mut b) = self.helper.take(idle) else { return Work::Idle };
+        let Some(mut b) = self.helper.common.take(idle) else { return Work::Idle };
         if !b.run(A_TURN) {
-            self.helper.at_hand = Some(b);
+            self.helper.common.keep(b);
             return Work::Busy(1);
         }
         let bucket = b.bucket();
