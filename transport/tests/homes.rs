@@ -10,6 +10,7 @@ use transport::proto::{
     Accept, Bucket, Config, Data, Event, MdMem, MdSpec, Op, Payload, PutEvent, ShardId, Shards, Sink,
 };
 use transport::testing::net::{Net, SEC};
+use transport::testing::rng::Rng;
 use transport::wire::{Nid, ProcessId};
 
 fn id(n: u8) -> ProcessId {
@@ -121,7 +122,8 @@ fn tally(net: &mut Net) -> (Vec<u64>, usize) {
 fn quiet(net: &Net) {
     for (i, n) in net.nodes.iter().enumerate() {
         let g = n.machine.gauges();
-        assert_eq!((g.cookies, g.lends, g.credits_used, g.ops, g.queued), (0, 0, 0, 0, 0), "{i}: {g:?}");
+        let out = (g.cookies, g.lends, g.credits_used, g.ops, g.queued, g.boxes);
+        assert_eq!(out, (0, 0, 0, 0, 0, 0), "{i}: {g:?}");
     }
 }
 
@@ -264,11 +266,15 @@ proptest! {
         steps in prop::collection::vec((0u8..8, 0u8..4, 0u16..4, 1u64..120_000), 20..80),
         credits in 1u32..5,
         piecemeal: bool,
+        shares: bool,
     ) {
         let peers = [10u8, 11, 12, 13];
         let n = usize::from(shards);
-        let mut net = net(shards, &peers, |c| c.peer_credits = credits);
+        let mut net = net(shards, &peers, |c| (c.peer_credits, c.box_from) = (credits, 3000));
         net.piecemeal = piecemeal;
+        // Boxes come back to wherever the home is by then.
+        net.box_time = Some((Rng(u64::from(credits)), SEC / 10));
+        net.nodes.iter_mut().for_each(|n| n.machine.share(shares));
         let (mut want, mut served) = (Vec::new(), 0);
         for (tag, (what, peer, to, wait)) in steps.into_iter().enumerate() {
             let (tag, p, at) = (tag as u64, usize::from(peer), usize::from(to) % n);

@@ -48,6 +48,8 @@ struct World {
     bucket: Bucket,
     /// The client's home moves on after so many turns.
     move_every: Option<u64>,
+    /// What is put is copied, in boxes.
+    boxes: bool,
     turns: u64,
 }
 
@@ -99,11 +101,11 @@ impl World {
                     relay_budget((mem.rx_buf * mem.rx_bufs) as u64, mem.rx_bufs),
                     Box::new(move || t.load(Ordering::Relaxed)),
                 );
-                Shard::new(Machine::new(c), rt, Script::default())
+                Shard::new(Machine::new(c), rt.among((0..shards).map(ShardId)), Script::default())
             })
             .collect();
         let bucket = Bucket::of(IpAddr::V4(client_ip));
-        World { now, client, servers, bucket, move_every: None, turns: 0 }
+        World { now, client, servers, bucket, move_every: None, boxes: false, turns: 0 }
     }
 
     /// Turns until `done`, jumping to the next deadline when nothing moves. At most two virtual minutes.
@@ -222,13 +224,28 @@ fn traffic(w: World, puts: u64, len: usize) {
 /// The same; `judge` looks before the end.
 fn traffic_until(mut w: World, puts: u64, len: usize, judge: impl Fn(&World)) {
     let n = w.servers.len() as u32;
-    for portal in 10..10 + n {
-        w.servers[0].app.todo.push_back((AppId(0), attach(portal, MdMem::Sink(Sink::Lend(1 << 20)))));
+    let mut entries = 0;
+    let each = if w.boxes { puts as u32 } else { n };
+    for portal in (0..each).map(|i| 10 + i % n) {
+        // Each is good for one PUT where it is copied, so that its run comes back.
+        let sink = if w.boxes {
+            Sink::Copy(PageRunMut::new(Arc::new(PrivatePages), len).unwrap())
+        } else {
+            Sink::Lend(1 << 20)
+        };
+        let mut op = attach(portal, MdMem::Sink(sink));
+        if let Op::Attach { md, .. } = &mut op {
+            md.threshold = w.boxes.then_some(1);
+        }
+        w.servers[0].app.todo.push_back((AppId(0), op));
+        entries += 1;
     }
+    let share = w.boxes;
+    w.servers.iter_mut().for_each(|s| s.share(share));
     let (source, source_crc) = pages(300_000, 99);
     w.servers[0].app.todo.push_back((AppId(0), attach(20, MdMem::Source(source))));
     let server_log = w.servers[0].app.log.clone();
-    w.run("attach", |_| logged(&server_log, |e| matches!(e, Event::Attached { .. })) == n as usize + 1);
+    w.run("attach", |_| logged(&server_log, |e| matches!(e, Event::Attached { .. })) == entries + 1);
     for i in 0..puts {
         let (p, crc) = pages(len, i as u8);
         w.client.app.todo.push_back((AppId(0), put(i, 10 + i as u32 % n, p, crc)));
@@ -267,9 +284,12 @@ fn traffic_until(mut w: World, puts: u64, len: usize, judge: impl Fn(&World)) {
         if let Event::Put(p) = e {
             seen += 1;
             assert_eq!((p.status, p.mlength), (Ok(()), len as u32));
-            let Data::Lent(parts) = &p.data else { panic!("{:?}", p.data) };
             let mut h = crc32fast::Hasher::new();
-            parts.iter().for_each(|p| h.update(p.bytes()));
+            match (&p.data, &p.unlinked) {
+                (Data::Lent(parts), None) => parts.iter().for_each(|p| h.update(p.bytes())),
+                (Data::InSink, Some(Some(run))) => h.update(&run.bytes()[..len]),
+                _ => panic!("{:?}", p.data),
+            }
             assert_eq!(u64::from(h.finalize()), p.hdr_data, "payload of PUT {seen}");
         }
     }
@@ -336,6 +356,34 @@ fn a_home_that_moves_on_a_bad_network_loses_nothing() {
         traffic_until(w, 8, 200_000, |w| moves.set(moves.get() + w.moves()));
     }
     assert!(moves.get() > 40, "{}", moves.get());
+}
+
+/// Copies are made by whichever shard takes them, with the home at the queue and elsewhere, while it moves, and on a bad
+/// network.
+#[test]
+fn boxes_go_round_a_node_and_lose_nothing() {
+    for (shards, home, every, loss) in [
+        (2, 0, None, 0.0),
+        (2, 1, None, 0.0),
+        (3, 0, Some(7), 0.0),
+        (3, 1, Some(40), 0.01),
+        (1, 0, None, 0.0),
+    ] {
+        let faults = Faults { loss, dup: loss, reorder: loss, ..Faults::default() };
+        let mut w = World::new(shards, home, faults, 5, &MemConfig::default());
+        (w.move_every, w.boxes) = (every, true);
+        traffic_until(w, 40, 300_000, |w| {
+            let sum = |name| {
+                let mut n = 0;
+                w.servers.iter().for_each(|s| s.rt.details(&mut |k, v| n += if k == name { v } else { 0 }));
+                n
+            };
+            let given: u64 = w.servers.iter().map(|s| s.machine.counters().boxes).sum();
+            let (helped, bytes) = (sum("boxes_helped"), sum("boxes_helped_bytes"));
+            assert!(given > 5 && helped <= given && bytes == helped * 300_000, "{given} {helped} {bytes}");
+            assert_eq!(helped > 0, shards > 1, "{given} given away, {helped} run by others");
+        });
+    }
 }
 
 #[test]

@@ -45,6 +45,10 @@ impl<T> ArrayQueue<T> {
         self.capacity
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     pub fn len(&self) -> usize {
         self.queue.lock().unwrap().len()
     }

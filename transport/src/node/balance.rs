@@ -261,6 +261,40 @@ mod tests {
     }
 
     #[test]
+    fn a_busy_lcore_shares_while_a_sibling_has_time() {
+        let mut b = Balancer::default();
+        let (mut now, mut pace, mut helped) = (1, Pace::default(), 0);
+        let load = Box::new([0; BUCKETS]);
+        let mut look = |busy: u64, theirs: u32, boxes: u64| {
+            now += TICK;
+            helped += boxes * TICK / 1000 * BYTES_A_NS;
+            pace.busy_ns += busy * TICK / 1000;
+            pace.idle_ns += (1000 - busy) * TICK / 1000;
+            let sight = Sight {
+                pace,
+                load: &load,
+                mine: &|_| true,
+                homes_only: false,
+                me: ShardId(0),
+                siblings: &[(ShardId(1), theirs)],
+                helped,
+            };
+            let l = b.look(now, &sight);
+            (l.share, l.own)
+        };
+        assert_eq!(look(1000, 0, 0), (false, 1000), "nothing is known yet");
+        assert_eq!(look(700, 0, 0), (false, 700), "it has time itself");
+        assert_eq!(look(900, 600, 0), (false, 900), "they have none");
+        assert_eq!(look(900, 300, 0), (true, 900));
+        assert_eq!(look(500, 700, 0), (true, 500), "it has time because it shares");
+        assert_eq!(look(500, 900, 0), (false, 500));
+        assert_eq!(look(900, 100, 0), (true, 900));
+        assert_eq!(look(200, 100, 0), (false, 200));
+        // What it does for others is not its own load, and no reason to give its own away.
+        assert_eq!(look(1000, 100, 700), (false, 300));
+    }
+
+    #[test]
     fn many_peers_spread_and_then_rest() {
         let mut w = World::new(vec![0; 4], vec![(180, 180); 12]);
         w.home = vec![0; 12];
