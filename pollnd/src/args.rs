@@ -273,7 +273,7 @@ pub(crate) struct NodeArgs {
     /// links whose both ends have queues=N).
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) lcores: u16,
-    /// A busy lcore gives peers to an idle one of its CPU partition.
+    /// A busy lcore gives peers, and copies of large messages, to an idle one of its CPU partition.
     #[arg(long, value_enum, default_value_t = Switch::On)]
     pub(crate) balance: Switch,
     /// Tunables from a file in the syntax of modprobe.d (options ksocklnd NAME=VALUE...), or from the *.conf files of

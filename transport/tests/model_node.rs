@@ -145,7 +145,7 @@ fn parcels_keep_their_order_when_the_ring_is_full() {
             came.extend(ring.pop());
         }
         let mut spills = [owner.join().unwrap(), other.join().unwrap()];
-        while spills.iter().any(|s| !s.is_empty()) || ring.len() > 0 {
+        while spills.iter().any(|s| !s.is_empty()) || !ring.is_empty() {
             came.extend(ring.pop());
             spills.iter_mut().for_each(|s| flush(&ring, s));
         }

@@ -4,10 +4,10 @@
 //! inputs give the same outputs. A runtime (`transport::node`, or the test harness) owns the streams and drives it:
 //!
 //! ```text
-//!            Opened, Progress, Bytes, PeerFin, Closed, Released, Cmd, From, Timer
+//!            Opened, Progress, Bytes, PeerFin, Closed, Released, Cmd, From, Boxed, Timer
 //!  runtime ------------------------------------------------------------------------> Machine::handle(now, input)
 //!          <------------------------------------------------------------------------ Machine::poll() until None
-//!            Dial, Send, Unhold, Read, Close, Complete, To                           Machine::deadline()
+//!            Dial, Send, Unhold, Read, Close, Complete, To, Offer                    Machine::deadline()
 //! ```
 //!
 //! ```
