@@ -167,6 +167,26 @@ fn what_stores_nothing_waits_for_what_is_before_it() {
 }
 
 #[test]
+fn no_more_than_so_many_stand_behind_a_box() {
+    for seed in 0..4 {
+        let mut net = sharing(seed, |_| {});
+        net.nodes[0].pool = hugepages::HeapRxPool::new(2048, 4096);
+        one_shot(&mut net, 1, 5000);
+        attach(&mut net, 0, MdMem::Sink(Sink::Lend(100)), false);
+        let links = open_set(&mut net, Version::V3);
+        let mut sent = message(Version::V3, &put_of(0, 5000), 0);
+        (1..500).for_each(|n| sent.extend(message(Version::V3, &put_of(n, 10), 0)));
+        net.raw_send(links[1], &sent);
+        net.run(60_000);
+        assert_eq!(net.nodes[0].machine.gauges().boxes, 1);
+        assert_eq!(counters(&net).msgs_rx, 64, "the rest is not read");
+        net.run(SEC);
+        assert_eq!(good_puts(&net.take_events(0)), (0..500).collect::<Vec<_>>());
+        ended(&mut net);
+    }
+}
+
+#[test]
 fn a_box_outlives_its_connection() {
     for (seed, how) in (0..20).flat_map(|s| [0, 1, 2].map(|h| (s, h))) {
         let mut net = sharing(seed, |_| {});

@@ -222,15 +222,16 @@ impl Machine {
     pub(super) fn parse(&mut self, key: Key) {
         let Some(c) = self.conns.get(key) else { return };
         let (Some(hdr), Some(ksock), Some(peer)) = (c.rx.hdr, c.rx.ksock, c.peer) else { return };
+        // What stores no payload acts at once: behind all that is before it on the stream.
+        let stores = matches!(hdr.body, LnetBody::Put { .. } | LnetBody::Reply { .. });
+        if c.boxed.as_ref().is_some_and(|b| !b.is_empty() && (b.is_full() || !stores)) {
+            return self.stall(key, WaitFor::Boxes);
+        }
         // The placement goes on from the sum over the headers, where that is what the sum is over.
         let checked = (ksock.csum != 0).then(|| c.rx.sum.clone().unwrap_or_default());
         if hdr.dest_nid != self.cfg.nid || hdr.src_nid.is_any() || !hdr.src_nid.same_net(self.cfg.nid) {
             self.counters.drop_not_for_us += 1;
             return self.begin(key, None, Delivery::Nothing, 0);
-        }
-        // What stores no payload acts at once: behind all that is before it on the stream.
-        if c.boxes_out() && !matches!(hdr.body, LnetBody::Put { .. } | LnetBody::Reply { .. }) {
-            return self.stall(key, WaitFor::Boxes);
         }
         match hdr.body {
             LnetBody::Ack { handle, mlength, .. } => {

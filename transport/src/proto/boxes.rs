@@ -4,8 +4,8 @@
 //! enough ([`Config::box_from`](super::Config::box_from)), and gives the message away as a box when its last byte is
 //! there. Whoever has the box owns all that it needs, runs it, and sends it back; meanwhile the home takes the next
 //! messages of the connection. Those that come behind a box are finished behind it: their zero-copy ACKs, LNet ACKs and
-//! events leave in the order of the stream, and a message that would do something else than store a payload waits until
-//! all boxes are back. A box outlives its connection, which a FIN ends without regard to it, since the peer may be there
+//! events leave in the order of the stream. A message that would do something else than store a payload waits until all
+//! boxes are back, and so does the next one when there are many. A box outlives its connection, which a FIN ends without regard to it, since the peer may be there
 //! again at once as somebody new: the message came whole, so its event is good, but nobody is there to be told.
 //!
 //! ```text
@@ -29,6 +29,8 @@ use super::rx::{RxEvent, WaitFor};
 use super::slab::Key;
 use crate::wire::{KsockHdr, LnetHdr};
 
+/// Messages of a connection in boxes, and behind them.
+const MOST: usize = 64;
 /// Boxes kept for the next messages.
 const SPARE: usize = 32;
 
@@ -78,6 +80,11 @@ pub(super) struct Boxed {
 impl Boxed {
     pub(super) fn is_empty(&self) -> bool {
         self.slots.is_empty()
+    }
+
+    /// Whether the next message must wait until all are back.
+    pub(super) fn is_full(&self) -> bool {
+        self.slots.len() >= MOST
     }
 }
 
