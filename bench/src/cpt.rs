@@ -69,7 +69,7 @@ impl Payload {
     }
 }
 
-/// What a message of 1 MiB takes, in us.
+/// What a message takes, in us.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Cost {
     /// CPU time of the lcore with the queue.
@@ -153,7 +153,9 @@ impl Row {
 /// The whole bench.
 #[derive(Clone, Debug, Serialize)]
 pub struct Cpt {
-    /// Messages measured in each half of a round.
+    /// Bytes of a message.
+    pub size: usize,
+    /// Messages measured in each part of a round.
     pub messages: u64,
     /// Rounds.
     pub rounds: u32,
@@ -164,9 +166,10 @@ pub struct Cpt {
 impl Cpt {
     /// The table.
     pub fn table(&self) -> String {
-        let mut t = String::from(
-            "\n  1 MiB PUTs into a node of two lcores: us a message takes, and CPU us of it on each lcore\n\
+        let mut t = format!(
+            "\n  PUTs of {} bytes into a node of two lcores: us a message takes, and CPU us of it on each lcore\n\
              \n  payload                          message    queue    other   gain (lowest - highest)\n",
+            self.size
         );
         for r in &self.rows {
             let m = &r.median;
@@ -235,7 +238,7 @@ fn node<A: App>(
 }
 
 impl Bench {
-    fn new(payload: Payload) -> Result<Bench, String> {
+    fn new(payload: Payload, size: usize) -> Result<Bench, String> {
         let (ctl, time) = (Arc::new(Ctl::default()), Time::new());
         let backing: Arc<dyn Backing> = Arc::new(PrivatePages);
         let mem = MemConfig { rx_bufs: BUFFERS, ..MemConfig::default() };
@@ -245,8 +248,8 @@ impl Bench {
             .map(|i| Ipv4Addr::new(10, 78, 0, i))
             .find(|ip| *ip != SERVER && shards.home_of(IpAddr::V4(*ip)) == ShardId(0));
         let ip = ip.ok_or("no address whose home is the first lcore")?;
-        let app = Client::new(ClientConfig::default(), ctl.clone(), nid(SERVER), &backing)
-            .map_err(|e| e.to_string())?;
+        let load = ClientConfig { bulk_len: size, ..ClientConfig::default() };
+        let app = Client::new(load, ctl.clone(), nid(SERVER), &backing).map_err(|e| e.to_string())?;
         let mut config = Config::new(nid(ip), 1);
         config.accept = Accept::Trust;
         if payload == Payload::Summed {
@@ -348,12 +351,13 @@ impl Bench {
     }
 }
 
-/// Measures one way of taking payload in: `n` messages with the home at the queue, `n` with the home moved.
+/// Measures one way of taking payload in: `n` messages of `size` bytes (up to 1 MiB) with the home at the queue, as many
+/// with boxes, as many with the home moved.
 ///
 /// # Errors
 /// No memory, an operation failed, or something was lost.
-pub fn measure(payload: Payload, n: u64) -> Result<Round, String> {
-    let mut b = Bench::new(payload)?;
+pub fn measure(payload: Payload, n: u64, size: usize) -> Result<Round, String> {
+    let mut b = Bench::new(payload, size)?;
     let ctl = b.ctl.clone();
     let round = b.round(n).map_err(|e| e.to_string())?;
     let ends = b.stop().map_err(|e| e.to_string())?;
@@ -368,7 +372,7 @@ mod tests {
     #[test]
     fn the_work_is_shared_and_nothing_lost() {
         for payload in Payload::ALL {
-            let r = measure(payload, 64).unwrap();
+            let r = measure(payload, 64, 1 << 20).unwrap();
             assert_eq!(r.fixed.other_us, 0.0, "{payload:?}: the other lcore had nothing to do");
             assert!(r.moved.other_us > 0.0 && r.moved.queue_us > 0.0, "{payload:?}: {r:?}");
             assert_eq!(r.boxed.other_us > 0.0, payload != Payload::Lent, "{payload:?}: {r:?}");

@@ -11,7 +11,10 @@ pub(crate) struct CptArgs {
     /// Rounds; each measures every way of taking payload in once.
     #[arg(default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) rounds: u32,
-    /// Messages of 1 MiB in each half of a round.
+    /// Bytes of a message.
+    #[arg(short, long, default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(4096..=1 << 20))]
+    pub(crate) size: u32,
+    /// Messages in each part of a round.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(64..=1_000_000))]
     pub(crate) messages: u64,
     /// One JSON object instead of the table.
@@ -26,11 +29,11 @@ pub(crate) fn main(a: &CptArgs) -> Result<(), String> {
         bar.set_message(format!("round {round} of {}", a.rounds));
         bar.tick();
         for (payload, got) in &mut rounds {
-            got.push(cpt::measure(*payload, a.messages)?);
+            got.push(cpt::measure(*payload, a.messages, a.size as usize)?);
         }
     }
     bar.finish_and_clear();
     let rows = rounds.iter().map(|(p, got)| Row::of(*p, got)).collect();
-    let r = Cpt { messages: a.messages, rounds: a.rounds, rows };
+    let r = Cpt { size: a.size as usize, messages: a.messages, rounds: a.rounds, rows };
     print(a.json, &r, || r.table())
 }
