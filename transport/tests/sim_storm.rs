@@ -171,7 +171,7 @@ fn a_hundred_lose_their_server() {
 }
 
 #[test]
-#[ignore = "soak: a thousand peers, for the figures of docs/performance.md"]
+#[ignore = "soak: make soak; a thousand peers, for the figures of docs/performance.md"]
 fn a_thousand_soak() {
     all_dial_at_once(1000);
     for (rst, down) in [(true, 0), (true, 3 * SEC), (false, 3 * SEC), (false, 90 * SEC)] {

@@ -25,7 +25,7 @@ use super::io::{ConnId, Output};
 use super::lnet::Delivery;
 use super::machine::Machine;
 use super::placement::Placement;
-use super::rx::{RxEvent, WaitFor};
+use super::rx::WaitFor;
 use super::slab::Key;
 use crate::wire::{KsockHdr, LnetHdr};
 
@@ -43,14 +43,14 @@ pub struct MsgBox {
     came: u64,
     /// Place in the connection's order.
     serial: u64,
-    pub(super) hdr: LnetHdr,
-    pub(super) ksock: KsockHdr,
-    pub(super) delivery: Delivery,
+    hdr: LnetHdr,
+    ksock: KsockHdr,
+    delivery: Delivery,
     /// Names the operation that a REPLY ends, since keys do not last when homes move.
     object: u64,
     /// The operation belongs to another bucket than the connection.
     foreign: bool,
-    pub(super) placement: Option<Placement>,
+    placement: Option<Placement>,
 }
 
 impl MsgBox {
@@ -132,28 +132,34 @@ impl Machine {
     }
 
     /// Whether the payload that was just matched is to be kept for a box.
-    pub(super) fn may_box(&self, placement: &Placement, delivery: &Delivery, bucket: Bucket) -> bool {
+    pub(super) fn may_box(&self, key: Key, placement: &Placement, delivery: &Delivery) -> bool {
         let own = || match delivery {
             Delivery::Nothing => false,
             Delivery::Put(_) => true,
-            Delivery::Reply(op) => self.ops.get(*op).and_then(|r| r.bucket()) == Some(bucket),
+            Delivery::Reply(op) => {
+                let bucket = self.conns.get(key).map(|c| c.bucket);
+                self.ops.get(*op).is_some_and(|r| r.bucket() == bucket)
+            }
         };
-        let enough = || placement.work() >= u64::from(self.cfg.box_from);
-        self.boxes.on && placement.keeps() && enough() && own()
+        self.boxes.on && placement.keeps() && placement.work() >= u64::from(self.cfg.box_from) && own()
     }
 
     /// A message has come whole that goes into a box, or stands behind one.
-    pub(super) fn box_up(&mut self, key: Key) {
+    pub(super) fn box_up(
+        &mut self,
+        key: Key,
+        (hdr, ksock): (LnetHdr, KsockHdr),
+        delivery: Delivery,
+        placement: Option<Placement>,
+    ) {
         let Some(c) = self.conns.get_mut(key) else { return };
-        let (Some(hdr), Some(ksock)) = (c.rx.hdr, c.rx.ksock) else { return };
-        let (slop, bucket, conn, came) = (c.rx.slop, c.bucket, c.id, c.rx.came);
-        let delivery = std::mem::replace(&mut c.rx.delivery, Delivery::Nothing);
-        let placement = c.rx.placement.take();
+        let (bucket, conn, came) = (c.bucket, c.id, c.rx.came);
         let (object, home) = match &delivery {
             Delivery::Reply(op) => self.ops.get(*op).map_or((0, None), |r| (r.object, r.bucket())),
             _ => (0, Some(bucket)),
         };
         let foreign = home != Some(bucket);
+        self.boxes.foreign += u32::from(foreign);
         let queue = c.boxed.get_or_insert_default();
         let serial = queue.first + queue.slots.len() as u64;
         let filled = MsgBox { conn, bucket, came, serial, hdr, ksock, delivery, object, foreign, placement };
@@ -164,22 +170,16 @@ impl Machine {
             }
             None => Box::new(filled),
         };
-        self.boxes.foreign += u32::from(foreign);
-        self.counters.msgs_rx += 1;
-        self.counters.payload_rx_bytes += u64::from(hdr.payload_len);
-        if filled.placement.as_ref().is_some_and(Placement::waits) {
-            queue.slots.push_back(None);
-            self.counters.boxes += 1;
-            self.counters.rx_copied_bytes += filled.placement.as_ref().map_or(0, Placement::copied_later);
-            self.boxes.put(bucket, 1);
-            self.out.push_back(Output::Offer(filled));
-            self.spent(bucket, 0);
-        } else {
-            let work = filled.work();
-            queue.slots.push_back(Some(filled));
-            self.spent(bucket, work);
+        match filled.placement.as_ref().filter(|p| p.waits()) {
+            Some(p) => {
+                self.counters.boxes += 1;
+                self.counters.rx_copied_bytes += p.copied_later();
+                self.boxes.put(bucket, 1);
+                queue.slots.push_back(None);
+                self.out.push_back(Output::Offer(filled));
+            }
+            None => queue.slots.push_back(Some(filled)),
         }
-        self.rx_event(key, if slop > 0 { RxEvent::Slop } else { RxEvent::Done });
     }
 
     /// A box has come back.

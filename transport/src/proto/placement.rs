@@ -23,7 +23,8 @@ fn copy_into(run: &mut PageRunMut, at: usize, bytes: &[u8]) {
     }
 }
 
-/// Owner under which fragments are lent for a copy that is made later.
+/// Owner under which fragments are lent for a copy that is made later: above those of applications, below those under
+/// which streams cross lcores (`node/links.rs`).
 const KEPT_AS: LendOwner = LendOwner(59_999);
 
 /// Takes the payload of one message.

@@ -236,19 +236,22 @@ impl Machine {
     }
 
     /// Starts reading the payload of the message that was just matched, `mlength` bytes of it.
-    pub(super) fn begin(&mut self, key: Key, placement: Option<Placement>, delivery: Delivery, mlength: u32) {
+    pub(super) fn begin(
+        &mut self,
+        key: Key,
+        mut placement: Option<Placement>,
+        delivery: Delivery,
+        mlength: u32,
+    ) {
+        if let Some(p) = &mut placement
+            && self.may_box(key, p, &delivery)
+        {
+            p.keep();
+        }
         let Some(c) = self.conns.get_mut(key) else { return };
         let Some(hdr) = c.rx.hdr else { return };
         c.rx.wait = WaitFor::Nothing;
         c.rx.slop = hdr.payload_len.saturating_sub(mlength);
-        let bucket = c.bucket;
-        let placement = placement.map(|mut p| {
-            if self.may_box(&p, &delivery, bucket) {
-                p.keep();
-            }
-            p
-        });
-        let Some(c) = self.conns.get_mut(key) else { return };
         c.rx.placement = placement;
         c.rx.delivery = delivery;
         if mlength > 0 {
@@ -261,17 +264,21 @@ impl Machine {
     /// The accepted payload has been read: check it, ACK it, deliver it, and go on to what is left.
     fn payload_done(&mut self, key: Key) {
         let Some(c) = self.conns.get_mut(key) else { return };
-        if c.boxes_out() || c.rx.placement.as_ref().is_some_and(Placement::waits) {
-            return self.box_up(key);
-        }
         let (Some(hdr), Some(ksock), Some(peer)) = (c.rx.hdr, c.rx.ksock, c.peer) else { return };
         let (slop, bucket, came) = (c.rx.slop, c.bucket, c.rx.came);
         let delivery = std::mem::replace(&mut c.rx.delivery, Delivery::Nothing);
-        let placement = c.rx.placement.take();
+        let (placement, behind) = (c.rx.placement.take(), c.boxes_out());
+        let waits = placement.as_ref().is_some_and(Placement::waits);
         self.counters.msgs_rx += 1;
         self.counters.payload_rx_bytes += u64::from(hdr.payload_len);
-        self.spent(bucket, placement.as_ref().map_or(0, Placement::work));
-        if self.conclude(Some((peer, key, came)), &hdr, &ksock, delivery, placement.map(Placement::finish)) {
+        self.spent(bucket, placement.as_ref().filter(|_| !waits).map_or(0, Placement::work));
+        let good = if behind || waits {
+            self.box_up(key, (hdr, ksock), delivery, placement);
+            true
+        } else {
+            self.conclude(Some((peer, key, came)), &hdr, &ksock, delivery, placement.map(Placement::finish))
+        };
+        if good {
             self.rx_event(key, if slop > 0 { RxEvent::Slop } else { RxEvent::Done });
         }
     }

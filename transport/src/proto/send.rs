@@ -166,18 +166,19 @@ impl Machine {
     pub(super) fn noop(&mut self, peer: Key, via: Option<(Key, u64)>, cookie: u64, nonblk: bool) {
         // A kernel whose only fitting connections may block, or that has none but an untyped one of V3, closes the set.
         // Its own requests it has answered on any connection (§6.3), so ours goes where it can.
-        let conn = self
-            .choose(peer, Cargo::Noop { nonblk })
-            .or_else(|| self.choose(peer, Cargo::Noop { nonblk: false }));
-        // A connection that is younger than the request may be of a set that the peer made since and knows no such cookie.
+        let fit = || {
+            let may_block = || self.choose(peer, Cargo::Noop { nonblk: false });
+            self.choose(peer, Cargo::Noop { nonblk }).or_else(may_block)
+        };
         let conn = match via {
+            None => fit(),
+            // Whom we dial without privilege may know those connections as another peer's than its own (§9).
+            Some((via, _)) if !self.cfg.privileged => Some(via),
+            // One that is younger than the request may be of a set that the peer made since and knows no such cookie.
             Some((via, came)) => {
-                // Whom we dial without privilege may know those connections as another peer's than its own (§9).
-                let privileged = self.cfg.privileged;
-                let known = |k: &Key| self.conns.get(*k).is_some_and(|c| privileged && c.up_at <= came);
-                conn.filter(known).or(Some(via))
+                let known = |k: &Key| self.conns.get(*k).is_some_and(|c| c.up_at <= came);
+                fit().filter(known).or(Some(via))
             }
-            None => conn,
         };
         let Some(key) = conn else { return };
         let Some(c) = self.conns.get_mut(key) else { return };
