@@ -34,7 +34,7 @@ soak: ## simulate networks with SEEDS=n fresh seeds, or for SECONDS=s (600 unles
 MINUTES ?= 5
 fuzz: ## every fuzz target for five minutes, starting from its corpus; a failure prints how to repeat it
 	BOLERO_RANDOM_TEST_TIME_MS=$$(($(MINUTES) * 60000)) \
-	    $(CARGO) test --package pollnd-tcpstack --package pollnd-transport --no-fail-fast --test 'fuzz_*'
+	    $(CARGO) test --package pollnd-tcpstack --package pollnd-transport --no-fail-fast --test fuzz
 
 lint: ## formatting, clippy, documentation, arrows between crates, file rules
 	@scripts/deps test

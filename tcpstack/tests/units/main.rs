@@ -1,0 +1,23 @@
+//! Hand-made segments against one stack, and parts of the shim by themselves.
+
+mod below_tcp;
+mod blind;
+mod closing;
+#[path = "../common/mod.rs"]
+mod common;
+mod flood;
+mod guards;
+mod hostile;
+mod icmp;
+mod ipv6;
+mod kin;
+mod opening;
+mod pmtu;
+mod pool_short;
+mod pressure;
+mod sack;
+mod stats;
+mod timestamps;
+mod units;
+mod units_scoreboard;
+mod windows;

@@ -1,0 +1,9 @@
+//! Inputs found at random: docs/testing.md.
+
+#[path = "../../../tcpstack/tests/common/fuzz.rs"]
+mod fuzz;
+mod fuzz_cookies;
+mod fuzz_handshake;
+mod fuzz_messages;
+#[path = "../common/raw.rs"]
+mod raw;

@@ -1,0 +1,195 @@
+//! What the replays share: bytes for a machine, the handles that differ from a kernel's, and the operations behind
+//! captured messages. `play` is a node in the place of one of a capture's, in the capture's time.
+#![allow(missing_docs, unreachable_pub, reason = "a program of tests has no users")]
+
+mod compare;
+pub mod play;
+mod replay_crashes;
+mod replay_pairs;
+mod replay_probes;
+mod replay_sets;
+pub mod tables;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hugepages::{PageRunMut, PrivatePages, RxFrag};
+use transport::proto::{ConnId, Machine, Op, Payload, ShardId, Sink, StreamRx};
+use transport::testing::capture::Msg;
+use transport::wire::{
+    ByteOrder, KsockHdr, LnetBody, LnetHdr, Nid, ProcessId, Version, WireHandle, ksock, ping,
+};
+
+/// ns in a second.
+pub const SEC: u64 = 1_000_000_000;
+
+/// Whole segments (or messages, where a capture is cut by them), and one byte at a time.
+pub const CHUNKS: [usize; 2] = [1 << 16, 1];
+
+/// Bytes that a stream has for the machine.
+#[derive(Default)]
+pub struct Queue(pub VecDeque<RxFrag>);
+
+impl StreamRx for Queue {
+    fn next(&mut self) -> Option<RxFrag> {
+        self.0.pop_front()
+    }
+    fn unread(&mut self, rest: RxFrag) {
+        self.0.push_front(rest);
+    }
+}
+
+/// Where a folder of captures lies.
+pub fn folder(name: &str) -> PathBuf {
+    PathBuf::from(format!("{}/../testdata/captures/{name}", env!("CARGO_MANIFEST_DIR")))
+}
+
+/// The names of a folder's captures.
+pub fn captures(name: &str) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(folder(name))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.extension().is_some_and(|e| e == "pcap"))
+        .map(|p| p.file_stem().unwrap().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// The NID at an address.
+pub fn nid(addr: SocketAddr) -> Nid {
+    Nid::tcp(addr.ip(), 0)
+}
+
+/// The machine's name for a capture's connection.
+pub fn id(n: usize) -> ConnId {
+    ConnId { shard: ShardId(0), index: n as u32, generation: 0 }
+}
+
+/// Payload of these bytes.
+pub fn pages(bytes: &[u8]) -> Payload {
+    if bytes.is_empty() {
+        return Payload::empty();
+    }
+    let mut run = PageRunMut::new(Arc::new(PrivatePages), bytes.len()).unwrap();
+    run.bytes_mut().copy_from_slice(bytes);
+    Payload::Pages([run.freeze().slice_all()].into_iter().collect())
+}
+
+/// The machine's handle for each of the captured node's: which numbers a node picks is its own affair.
+#[derive(Default)]
+pub struct Handles {
+    map: HashMap<WireHandle, WireHandle>,
+    given: u64,
+}
+
+impl Handles {
+    /// The machine will give the request `captured` its next handle; `None` for one that was not captured.
+    fn expect(&mut self, machine: &Machine, captured: Option<WireHandle>) {
+        let cfg = machine.config();
+        let object = cfg.first_object + cfg.object_step * self.given;
+        self.given += 1;
+        if let Some(captured) = captured {
+            self.map.insert(captured, WireHandle { interface: cfg.interface_cookie, object });
+        }
+    }
+
+    /// The machine's handle for a captured one.
+    pub fn ours(&self, captured: WireHandle) -> Option<WireHandle> {
+        self.map.get(&captured).copied()
+    }
+
+    /// The captured handle for one of the machine's.
+    pub fn captured(&self, ours: WireHandle) -> Option<WireHandle> {
+        self.map.iter().find(|(_, o)| **o == ours).map(|(c, _)| *c)
+    }
+
+    /// An LNet message of the machine's, with the handles that the captured node gave its requests; `false` for a
+    /// request of [`Handles::ping`]'s, which it never made.
+    pub fn as_captured(&self, version: Version, bytes: &mut [u8]) -> bool {
+        let mut known = true;
+        turn(
+            version,
+            ByteOrder::Little,
+            bytes,
+            |h| {
+                let captured = self.captured(h);
+                known = captured.is_some() || h == WireHandle::NONE;
+                captured
+            },
+            false,
+        );
+        known
+    }
+
+    /// A captured LNet message to the machine, with the handles that the machine gave its requests.
+    pub fn as_ours(&self, version: Version, order: ByteOrder, bytes: &mut [u8]) {
+        turn(version, order, bytes, |h| self.ours(h), true);
+    }
+
+    /// The operation that makes the machine send a captured request; `None` for what no application asks for.
+    pub fn op(&mut self, machine: &Machine, msg: &Msg) -> Option<Op> {
+        let Msg::Lnet(_, h, payload) = msg else { return None };
+        let target = ProcessId { nid: h.dest_nid, pid: h.dest_pid };
+        match h.body {
+            LnetBody::Get { handle, match_bits: ping::MATCH_BITS, sink_length: 3960, .. } => {
+                self.expect(machine, Some(handle));
+                Some(Op::Ping { tag: 0, target })
+            }
+            LnetBody::Get { handle, portal, match_bits, sink_length, .. } => {
+                self.expect(machine, Some(handle));
+                Some(Op::Get { tag: 0, target, portal, match_bits, sink: Sink::Lend(sink_length) })
+            }
+            LnetBody::Put { portal, match_bits, offset, hdr_data, ack, .. } => {
+                let payload = pages(payload);
+                let wanted = ack != WireHandle::NONE;
+                if wanted {
+                    self.expect(machine, Some(ack));
+                }
+                let ack = wanted;
+                Some(Op::Put { tag: 0, target, portal, match_bits, offset, hdr_data, payload, ack })
+            }
+            LnetBody::Ack { .. } | LnetBody::Reply { .. } => None,
+        }
+    }
+
+    /// A ping of the machine's that no captured message stands for.
+    pub fn ping(&mut self, machine: &Machine, target: Nid) -> Op {
+        self.expect(machine, None);
+        Op::Ping { tag: 0, target: ProcessId::lustre(target) }
+    }
+}
+
+/// Turns handles in an LNet message into others: those of a request, or those of its answer. The sum of a V2
+/// message is made anew, if it was right.
+fn turn(
+    version: Version,
+    order: ByteOrder,
+    bytes: &mut [u8],
+    mut turn: impl FnMut(WireHandle) -> Option<WireHandle>,
+    answer: bool,
+) {
+    let ksm = version.hdr_len() - version.lnet_len();
+    let Some(Ok(mut h)) = bytes.get(ksm..).map(|b| LnetHdr::parse_as(version, b)) else { return };
+    let handle = match &mut h.body {
+        LnetBody::Get { handle, .. } | LnetBody::Put { ack: handle, .. } if !answer => handle,
+        LnetBody::Reply { handle } | LnetBody::Ack { handle, .. } if answer => handle,
+        _ => return,
+    };
+    let Some(to) = turn(*handle) else { return };
+    *handle = to;
+    let sum = |bytes: &[u8]| {
+        let mut zeroed = bytes.to_vec();
+        zeroed[4..8].fill(0);
+        ksock::checksum(&zeroed)
+    };
+    let right = version == Version::V2
+        && KsockHdr::parse(bytes, order).is_ok_and(|k| k.csum != 0 && k.csum == sum(bytes));
+    bytes[ksm..ksm + version.lnet_len()].copy_from_slice(&h.emit_as(version));
+    if right {
+        let new = sum(bytes);
+        ksock::put_csum(bytes, new, order);
+    }
+}

@@ -1,0 +1,492 @@
+//! Nodes with applications on a simulated network: what was asked, what was heard, and what must hold at any time.
+#![allow(missing_docs, unreachable_pub, reason = "a program of tests has no users")]
+
+mod sim_cuts;
+#[cfg(feature = "node")]
+mod sim_node;
+#[cfg(feature = "node")]
+mod sim_queues;
+mod sim_storm;
+mod sim_versions;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock};
+
+use hugepages::{PageRun, PageRunMut, PrivatePages};
+use transport::proto::{
+    Config, Data, Event, LnetError, MdMem, MdSpec, Op, Payload, RxPiece, ShardId, Shards, Sink,
+};
+use transport::testing::net::{Net, SEC};
+use transport::testing::rng::Rng;
+use transport::wire::{Nid, ProcessId};
+
+/// Longer than any time-out of an operation, in ns.
+pub const QUIET: u64 = 400 * SEC;
+/// Portal of a sink at every node.
+const SINK: u32 = 5;
+/// Portal of a source at every node, and its length in bytes.
+const SOURCE: u32 = 6;
+const SOURCE_LEN: usize = 150_000;
+
+pub fn nid(n: usize, v6: bool) -> Nid {
+    let n = n + 1;
+    let text = if v6 { format!("fd77::{n:x}@tcp") } else { format!("10.0.{}.{}@tcp", n / 250, n % 250 + 1) };
+    text.parse().unwrap()
+}
+
+fn byte(seed: u64, i: usize) -> u8 {
+    (i as u64).wrapping_add(seed).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes()[0]
+}
+
+fn filled(len: usize, seed: u64) -> PageRun {
+    let mut run = PageRunMut::new(Arc::new(PrivatePages), len).unwrap();
+    run.bytes_mut().iter_mut().enumerate().for_each(|(i, b)| *b = byte(seed, i));
+    run.freeze()
+}
+
+fn check(bytes: impl Iterator<Item = u8>, seed: u64) {
+    for (i, b) in bytes.enumerate() {
+        assert_eq!(b, byte(seed, i), "at {i} of {seed}");
+    }
+}
+
+fn bytes_of<'a>(pieces: impl Iterator<Item = &'a RxPiece>) -> impl Iterator<Item = u8> {
+    pieces.flat_map(|p| p.bytes().iter().copied())
+}
+
+/// What an application asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    Ping,
+    /// So many bytes, with an ACK or without.
+    Put(usize, bool),
+    /// So many bytes, into memory of ours or lent.
+    Get(usize, bool),
+}
+
+/// How an operation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Ok,
+    Failed(LnetError),
+    Refused,
+}
+
+impl End {
+    /// Whether LNet may send the message again.
+    pub fn may_resend(self) -> bool {
+        use LnetError::{ConnLost, TimedOut, Unreachable};
+        matches!(self, End::Failed(ConnLost | TimedOut | Unreachable))
+    }
+}
+
+/// An operation that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    pub node: usize,
+    pub to: usize,
+    pub ask: Ask,
+    pub end: End,
+}
+
+/// An operation that has not ended.
+#[derive(Debug)]
+struct Open {
+    to: usize,
+    ask: Ask,
+    /// The pages of a PUT: ours again when it ends.
+    run: Option<PageRun>,
+}
+
+/// A process of a node.
+pub struct Process {
+    /// The first of its machines in the network.
+    pub first: usize,
+    pub cfg: Config,
+    pub shards: u16,
+    open: BTreeMap<u64, Open>,
+    /// It copies what is put there, and gives large copies away.
+    ways: Ways,
+}
+
+/// How a node takes payload in.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ways {
+    /// What is put there is copied into one MD, else lent.
+    pub copies: bool,
+    /// Large messages go into boxes.
+    pub shares: bool,
+}
+
+/// Nodes on a network.
+pub struct World {
+    pub net: Net,
+    pub nodes: Vec<Process>,
+    epoch: u64,
+    next: u64,
+    /// PUTs by tag that a sink has taken.
+    stored: BTreeSet<u64>,
+    /// Operations in the order they ended.
+    pub ends: Vec<Ended>,
+    /// Print what applications hear.
+    pub verbose: bool,
+    /// Whether a peer of a machine had connections when last looked at.
+    had: BTreeMap<(usize, ProcessId), bool>,
+}
+
+impl World {
+    pub fn new() -> World {
+        World {
+            net: Net::new(),
+            nodes: Vec::new(),
+            epoch: 1000,
+            next: 1,
+            stored: BTreeSet::new(),
+            ends: Vec::new(),
+            verbose: std::env::var("TRACE").is_ok(),
+            had: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a node of so many shards; its incarnation is the world's choice.
+    pub fn add(&mut self, cfg: Config, shards: u16) -> usize {
+        self.add_with(cfg, shards, Ways::default())
+    }
+
+    /// The same, with its ways.
+    pub fn add_with(&mut self, cfg: Config, shards: u16, ways: Ways) -> usize {
+        self.epoch += 1;
+        let first = self.net.nodes.len();
+        self.nodes.push(Process { first, cfg, shards, open: BTreeMap::new(), ways });
+        let n = self.nodes.len() - 1;
+        for me in 0..shards {
+            let cfg = self.config(n, me);
+            self.net.add(cfg);
+        }
+        self.entries(n);
+        n
+    }
+
+    /// Some nodes of one shard with the addresses of [`nid`], and so many receive buffers each.
+    pub fn of(buffers: usize, cfgs: impl IntoIterator<Item = Config>) -> World {
+        let mut w = World::new();
+        w.net.buffers = buffers;
+        for cfg in cfgs {
+            w.add(cfg, 1);
+        }
+        w
+    }
+
+    fn config(&self, n: usize, me: u16) -> Config {
+        let p = &self.nodes[n];
+        let shards = Shards { me: ShardId(me), count: p.shards };
+        Config { incarnation: self.epoch, interface_cookie: self.epoch, shards, ..p.cfg.clone() }
+    }
+
+    /// A sink and a source for everybody.
+    fn entries(&mut self, n: usize) {
+        static PAGES: OnceLock<PageRun> = OnceLock::new();
+        let pages = PAGES.get_or_init(|| filled(SOURCE_LEN, SOURCE.into()));
+        let source = Payload::Pages([pages.slice_all()].into_iter().collect());
+        let Ways { copies, shares } = self.nodes[n].ways;
+        let sink = if copies {
+            Sink::Copy(PageRunMut::new(Arc::new(PrivatePages), 1 << 20).unwrap())
+        } else {
+            Sink::Lend(1 << 20)
+        };
+        self.each_machine(n, |net, m| net.nodes[m].machine.share(shares));
+        for (portal, mem) in [(SINK, MdMem::Sink(sink)), (SOURCE, MdMem::Source(source))] {
+            let md = MdSpec { truncate: true, ..MdSpec::new(mem) };
+            let (who, match_bits) = (ProcessId::ANY, 9);
+            let first = self.nodes[n].first;
+            self.net.op(first, Op::Attach { tag: 0, portal, who, match_bits, ignore_bits: 0, md });
+        }
+    }
+
+    pub fn alive(&self, n: usize) -> bool {
+        self.net.nodes[self.nodes[n].first].alive
+    }
+
+    /// Gives node `from` an operation, at its shard `shard`.
+    pub fn ask_at(&mut self, from: usize, shard: u16, to: usize, ask: Ask) {
+        let target = ProcessId { nid: self.nodes[to].cfg.nid, pid: self.nodes[to].cfg.pid };
+        let tag = self.next;
+        self.next += 1;
+        let mut run = None;
+        let op = match ask {
+            Ask::Ping => Op::Ping { tag, target },
+            Ask::Get(len, copied) => {
+                let sink = if copied && len > 0 {
+                    Sink::Copy(PageRunMut::new(Arc::new(PrivatePages), len).unwrap())
+                } else {
+                    Sink::Lend(len as u32)
+                };
+                Op::Get { tag, target, portal: SOURCE, match_bits: 9, sink }
+            }
+            Ask::Put(len, ack) => {
+                let payload = if len == 0 {
+                    Payload::empty()
+                } else {
+                    let pages = filled(len, tag);
+                    run = Some(pages.clone());
+                    Payload::Pages([pages.slice_all()].into_iter().collect())
+                };
+                let hdr_data = tag << 20 | len as u64;
+                let (portal, match_bits, offset) = (SINK, 9, 0);
+                Op::Put { tag, target, portal, match_bits, offset, hdr_data, payload, ack }
+            }
+        };
+        self.nodes[from].open.insert(tag, Open { to, ask, run });
+        self.net.op(self.nodes[from].first + usize::from(shard), op);
+    }
+
+    pub fn ask(&mut self, from: usize, to: usize, ask: Ask) {
+        self.ask_at(from, 0, to, ask);
+    }
+
+    /// Takes what the applications heard: each operation ends once, and what was stored is what was sent.
+    pub fn hear(&mut self) {
+        for n in 0..self.nodes.len() {
+            for machine in self.nodes[n].first..self.nodes[n].first + usize::from(self.nodes[n].shards) {
+                for (at, _, e) in std::mem::take(&mut self.net.nodes[machine].events) {
+                    if self.verbose {
+                        println!("{at} {n} {e:.120?}");
+                    }
+                    self.heard(n, e);
+                }
+            }
+        }
+    }
+
+    fn heard(&mut self, n: usize, e: Event) {
+        let (tag, done, end) = match e {
+            Event::Send { tag, status, done } => (tag, done, status.into()),
+            Event::Ack { tag, status, done, .. } => {
+                // Whoever has the ACK has been stored there, or has been heard of as lost meanwhile.
+                (tag, done, status.into())
+            }
+            Event::Ping { tag, info, .. } => (tag, true, info.map(|_| ()).into()),
+            Event::Refused { tag, .. } => (tag, true, End::Refused),
+            Event::Reply { tag, status, data, sink, mlength } => {
+                if status.is_ok() {
+                    match &data {
+                        Data::Lent(p) => check(bytes_of(p.iter()), SOURCE.into()),
+                        Data::InSink => {
+                            let run = sink.expect("the sink comes back");
+                            check(run.bytes()[..mlength as usize].iter().copied(), SOURCE.into());
+                        }
+                        Data::Discarded => {}
+                    }
+                }
+                (tag, true, status.into())
+            }
+            Event::Put(p) => {
+                if p.status.is_ok() {
+                    let (tag, len) = (p.hdr_data >> 20, p.hdr_data & 0xF_FFFF);
+                    assert_eq!(u64::from(p.mlength), len, "{tag}");
+                    match &p.data {
+                        Data::Lent(pieces) => check(bytes_of(pieces.iter()), tag),
+                        Data::InSink if self.nodes[n].ways.copies => {}
+                        Data::InSink | Data::Discarded => assert_eq!(len, 0, "{tag}"),
+                    }
+                    assert!(self.stored.insert(tag), "{tag} was stored twice");
+                }
+                return;
+            }
+            Event::Attached { .. } | Event::Get(_) => return,
+            Event::Unlink { .. } | Event::ShutDown { .. } => panic!("nobody asked for {e:?}"),
+        };
+        let open = &mut self.nodes[n].open;
+        let Some(o) = open.get(&tag) else { panic!("{tag} of node {n} ended twice: {end:?}") };
+        if !done {
+            assert!(matches!(o.ask, Ask::Put(_, true)), "{tag} of node {n}: not the last event of {o:?}");
+            return;
+        }
+        let Some(o) = open.remove(&tag) else { return };
+        if let Some(run) = o.run {
+            // Whoever is told of the end owns the pages: nobody else looks at them, the NIC included.
+            let thawed = run.try_thaw().map_err(|_| format!("{tag} of node {n} ended, its pages are out"));
+            thawed.unwrap().bytes_mut().fill(0xEE);
+        }
+        self.ends.push(Ended { node: n, to: o.to, ask: o.ask, end });
+    }
+
+    /// What holds at any time for a machine.
+    pub fn invariants(&mut self, machine: usize) {
+        let node = &self.net.nodes[machine];
+        if !node.alive {
+            return;
+        }
+        let cfg = node.machine.config();
+        let (mut credits, mut cookies) = (0, 0);
+        let had = &mut self.had;
+        node.machine.peers(&mut |p| {
+            credits += p.credits_used as usize;
+            cookies += p.cookies;
+            assert!(p.credits_used <= cfg.peer_credits, "machine {machine}: {p:?}");
+            assert!(p.queued + p.waiting <= cfg.max_queued + p.answers, "machine {machine}: {p:?}");
+            if p.conns.is_empty() {
+                assert_eq!((p.incarnation, p.cookies), (None, 0), "machine {machine}: {p:?}");
+            }
+            let before = had.insert((machine, p.id), !p.conns.is_empty());
+            // Forgotten with the last connection, but for what a dial that is under way has learnt since.
+            if before == Some(true) && p.conns.is_empty() && !p.dialling {
+                assert_eq!(p.version, None, "machine {machine}: {p:?}");
+            }
+        });
+        let g = node.machine.gauges();
+        assert_eq!((g.credits_used, g.cookies), (credits, cookies), "machine {machine}: {g:?}");
+        assert!(g.credits_used <= cfg.ni_credits as usize, "machine {machine}: {g:?}");
+        assert!(g.cookies <= g.lends, "machine {machine}: a cookie without its pages: {g:?}");
+    }
+
+    /// Runs for `ns`, and looks at every machine after each of its inputs.
+    pub fn run(&mut self, ns: u64) {
+        let until = self.net.now + ns;
+        while self.net.step_before(until) {
+            if let Some(machine) = self.net.last {
+                self.invariants(machine);
+            }
+        }
+    }
+
+    /// Ends a node's process. Its peers get RSTs, or silence.
+    pub fn kill(&mut self, n: usize, rst: bool) {
+        self.hear();
+        let p = &mut self.nodes[n];
+        p.open.clear();
+        for machine in p.first..p.first + usize::from(p.shards) {
+            self.net.kill(machine, rst);
+            self.net.nodes[machine].mute = !rst;
+            self.had.retain(|(m, _), _| *m != machine);
+        }
+    }
+
+    /// Starts it again as somebody new.
+    pub fn revive(&mut self, n: usize) {
+        self.epoch += 1;
+        for me in 0..self.nodes[n].shards {
+            let machine = self.nodes[n].first + usize::from(me);
+            let cfg = self.config(n, me);
+            self.net.restart(machine, cfg);
+            self.net.nodes[machine].mute = false;
+        }
+        self.entries(n);
+    }
+
+    /// Sets something of all machines of a node.
+    pub fn each_machine(&mut self, n: usize, f: impl Fn(&mut Net, usize)) {
+        let p = &self.nodes[n];
+        for machine in p.first..p.first + usize::from(p.shards) {
+            f(&mut self.net, machine);
+        }
+    }
+
+    /// Everything has ended and is home.
+    pub fn at_rest(&mut self) {
+        self.hear();
+        for (n, p) in self.nodes.iter().enumerate() {
+            for machine in p.first..p.first + usize::from(p.shards) {
+                let node = &self.net.nodes[machine];
+                let (g, c) = (node.machine.gauges(), node.machine.counters());
+                assert!(p.open.is_empty(), "node {n}: never ended: {:?} {g:?} {c:?}", p.open);
+                let out = (g.cookies, g.lends, g.credits_used, g.ops, g.queued, g.boxes);
+                assert_eq!(out, (0, 0, 0, 0, 0, 0), "node {n}: {g:?} {c:?}");
+                let home = node.pool.home();
+                while home.drain() > 0 {}
+                assert_eq!(home.lent_out(), 0, "node {n}");
+                for (name, v) in c.iter() {
+                    assert!(v == 0 || !NEVER.contains(&name), "node {n}: {name} {v}");
+                }
+            }
+        }
+    }
+
+    /// Operations that ended since the last call.
+    pub fn take_ends(&mut self) -> Vec<Ended> {
+        self.hear();
+        std::mem::take(&mut self.ends)
+    }
+
+    /// Operations of a node that have not ended.
+    pub fn open(&self, n: usize) -> usize {
+        self.nodes[n].open.len()
+    }
+
+    /// PUTs that sinks have taken.
+    pub fn stored(&self) -> u64 {
+        self.stored.len() as u64
+    }
+
+    /// A counter of a machine.
+    pub fn counter(&self, machine: usize, name: &str) -> u64 {
+        self.net.nodes[machine].machine.counters().iter().filter(|c| c.0 == name).map(|c| c.1).sum()
+    }
+
+    /// A counter summed over all machines.
+    pub fn sum(&self, name: &str) -> u64 {
+        (0..self.net.nodes.len()).map(|m| self.counter(m, name)).sum()
+    }
+}
+
+impl From<Result<(), LnetError>> for End {
+    fn from(r: Result<(), LnetError>) -> End {
+        r.map_or_else(End::Failed, |()| End::Ok)
+    }
+}
+
+/// What none of our nodes may ever say to another.
+const NEVER: [&str; 11] = [
+    "err_cookie",
+    "err_checksum",
+    "err_magic",
+    "err_ksock_type",
+    "err_lnet_type",
+    "err_payload_len",
+    "err_dest_nid",
+    "err_hello_nid",
+    "err_conn_type",
+    "err_hello_ips",
+    "err_target_nid",
+];
+
+/// Plays `one` with every seed (or only with `SEED`) on two threads, and prints the command that repeats one that
+/// failed.
+pub fn play(name: &str, seeds: std::ops::Range<u64>, one: impl Fn(u64) + Sync) {
+    let seeds = number("SEED").map_or(seeds, |s| s..s + 1);
+    let next = std::sync::atomic::AtomicU64::new(seeds.start);
+    let failed = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|s| {
+        for _ in 0..2 {
+            s.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| one(seed))).is_err() {
+                        failed.lock().unwrap().push(seed);
+                    }
+                }
+            });
+        }
+    });
+    let mut failed = failed.into_inner().unwrap();
+    failed.sort_unstable();
+    let again: Vec<String> = failed
+        .iter()
+        .map(|s| format!("SEED={s} TRACE=1 cargo test -p pollnd-transport --test sim -- --nocapture {name}"))
+        .collect();
+    assert!(again.is_empty(), "to see a failure again:\n  {}", again.join("\n  "));
+}
+
+/// An environment variable that is a number.
+pub fn number(name: &str) -> Option<u64> {
+    let s = std::env::var(name).ok()?;
+    Some(s.parse().unwrap_or_else(|_| panic!("{name}={s:?} is not a number")))
+}
+
+/// A random operation's size.
+pub fn some_len(r: &mut Rng) -> usize {
+    r.pick(&[0usize, 40, 96, 97, 1000, 5000, 16_383, 16_384, 40_000, 250_000])
+}

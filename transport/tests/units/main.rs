@@ -1,0 +1,23 @@
+//! Nodes and raw peers in virtual time, the wire types, and the checklists of the protocol.
+
+mod acks;
+mod answers;
+mod bad_input;
+mod boxes;
+mod captures;
+mod dialling;
+mod examples;
+mod homes;
+mod never_sent;
+mod nothing_lost;
+mod own_nid;
+mod pair;
+mod protocompat;
+#[path = "../common/raw.rs"]
+mod raw;
+mod requirements;
+mod shards;
+mod tunables;
+mod versions;
+mod wire_props;
+mod zero_copy;
