@@ -10,18 +10,19 @@ type Names = BTreeSet<String>;
 
 /// Crate -> the crates that it may name, all features on. What one of those may use, it may use, too: an arrow
 /// may be shortened. `dpdk-sys` is the exception: only `dataplane` touches it.
-const ARROWS: [(&str, &[&str]); 7] = [
+const ARROWS: [(&str, &[&str]); 8] = [
     ("hugepages", &[]),
+    ("wheel", &[]),
     ("dpdk-sys", &[]),
     ("dataplane", &["hugepages", "dpdk-sys"]),
-    ("tcpstack", &["dataplane"]),
+    ("tcpstack", &["dataplane", "wheel"]),
     ("transport", &["tcpstack"]),
     ("bench", &["transport"]),
     ("pollnd", &["bench"]),
 ];
 
 /// Crates that link no DPDK unless a feature asks for it.
-const NO_DPDK_BY_DEFAULT: [&str; 4] = ["hugepages", "dataplane", "tcpstack", "transport"];
+const NO_DPDK_BY_DEFAULT: [&str; 5] = ["hugepages", "wheel", "dataplane", "tcpstack", "transport"];
 
 /// Outside crate -> the only crate of ours that may name it.
 const FENCED: [(&str, &str); 3] =
@@ -114,10 +115,10 @@ fn dpdk_stays_behind_its_feature() {
 }
 
 #[test]
-fn the_protocol_machines_know_only_pages() {
+fn the_protocol_machines_know_only_pages_and_timers() {
     let ours = members();
     let used: Names = all("transport", &["--no-default-features"]).intersection(&ours).cloned().collect();
-    assert_eq!(used, Names::from(["hugepages".to_owned(), "transport".to_owned()]));
+    assert_eq!(used, Names::from(["hugepages", "transport", "wheel"].map(str::to_owned)));
 }
 
 #[test]

@@ -126,7 +126,7 @@ pub mod timewait;
 pub mod tlp;
 mod transmit;
 mod uplink;
-pub mod wheel;
+pub use ::wheel;
 mod window;
 pub mod wire;
 

@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod hash;
 #[cfg(feature = "node")]
 pub mod node;
 pub mod proto;

@@ -1,6 +1,6 @@
 //! Streams of an lcore: a TCP stack over one queue pair of a port, lendings, and the way home for pages.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +15,7 @@ use tcpstack::{CloseWhy as Why, Dial, FlowId, KeepAlive, News, PushError, Stack}
 
 use super::desk::{PAGE, Page, Row};
 use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
+use crate::hash::OwnMap;
 use crate::proto::config::SEC;
 use crate::proto::{
     Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, InlineHdr, Input, LendId, Progress,
@@ -72,7 +73,7 @@ pub struct LcoreRt<P: Port> {
     shard: ShardId,
     conns: Vec<Option<Conn>>,
     lends: slab::Slab<Lend>,
-    held: HashMap<LendId, usize>,
+    held: OwnMap<LendId, usize>,
     opened: VecDeque<(ConnId, ConnInfo)>,
     failed: VecDeque<(DialId, DialError)>,
     orphans: VecDeque<LendId>,
@@ -148,7 +149,7 @@ impl<P: Port> LcoreRt<P> {
             shard,
             conns: Vec::new(),
             lends: slab::Slab::new(),
-            held: HashMap::new(),
+            held: OwnMap::default(),
             opened: VecDeque::new(),
             failed: VecDeque::new(),
             orphans: VecDeque::new(),

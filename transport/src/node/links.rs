@@ -19,7 +19,7 @@
 //! Homes may move while streams run ([`super::moving`]): what concerns a stream carries its bucket and goes where
 //! the bucket is by then.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
@@ -31,6 +31,7 @@ use super::desk::Page;
 use super::handover;
 use super::moving::{Arrive, Leave, MoveMsg, Mover};
 use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
+use crate::hash::OwnMap;
 use crate::proto::{
     AppId, Bucket, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Event, Homes, Input, LendId,
     MsgBox, Progress, ShardId, ShardMsg, Shards, StreamRx, Tcp,
@@ -138,8 +139,8 @@ pub struct Linked<R: Runtime> {
     rings: Vec<Arc<ArrayQueue<Parcel>>>,
     /// What a full ring had no room for, by shard.
     spill: Vec<VecDeque<Parcel>>,
-    away: HashMap<ConnId, Away>,
-    here: HashMap<ConnId, Here>,
+    away: OwnMap<ConnId, Away>,
+    here: OwnMap<ConnId, Here>,
     touched: Vec<ConnId>,
     /// Connections whose bytes could not be lent though none is on its way: looked at again each turn.
     starved: Vec<ConnId>,
@@ -147,7 +148,7 @@ pub struct Linked<R: Runtime> {
     relay: Relay,
     homes: Homes,
     /// Dials of the own runtime that are under way.
-    dials: HashMap<DialId, Bucket>,
+    dials: OwnMap<DialId, Bucket>,
     leaving: Leaving,
     arriving: Arriving,
     siblings: Vec<(ShardId, u32)>,
@@ -194,14 +195,14 @@ impl<R: Runtime> Linked<R> {
             spill: rings.ends.iter().map(|_| VecDeque::new()).collect(),
             rings: rings.ends.clone(),
             helper: Helper::new(&rings.boxes),
-            away: HashMap::new(),
-            here: HashMap::new(),
+            away: OwnMap::default(),
+            here: OwnMap::default(),
             touched: Vec::new(),
             starved: Vec::new(),
             events: VecDeque::new(),
             relay: Relay::new(lend),
             homes: Homes::new(shards.count),
-            dials: HashMap::new(),
+            dials: OwnMap::default(),
             leaving: Leaving::default(),
             arriving: Arriving::default(),
             siblings: Vec::new(),

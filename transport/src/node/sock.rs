@@ -8,7 +8,7 @@ mod config;
 mod conn;
 mod look;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -24,6 +24,7 @@ pub use self::config::{Idle, SockConfig, SockError};
 use self::conn::{Conn, EINPROGRESS, Stage, TxItem, View, close_why, dial_error};
 use super::desk::Page;
 use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
+use crate::hash::OwnMap;
 use crate::proto::{
     Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Input, LendId, Progress, SendMsg, Tcp,
 };
@@ -74,9 +75,9 @@ pub struct SockRt {
     pool: HeapRxPool,
     small: HeapRxPool,
     slab: LendSlab,
-    holds: HashMap<LendId, Hold>,
+    holds: OwnMap<LendId, Hold>,
     /// Lendings outstanding for a message of more than one run.
-    runs: HashMap<LendId, u32>,
+    runs: OwnMap<LendId, u32>,
     waiting: VecDeque<(ConnId, SendMsg)>,
     failed: VecDeque<(DialId, DialError)>,
     opened: VecDeque<ConnId>,
@@ -120,8 +121,8 @@ impl SockRt {
             pool: HeapRxPool::new(cfg.rx_buf, cfg.rx_bufs),
             small: HeapRxPool::new(SMALL_READ, cfg.rx_bufs * 4),
             slab: LendSlab::new(cfg.lendings),
-            holds: HashMap::new(),
-            runs: HashMap::new(),
+            holds: OwnMap::default(),
+            runs: OwnMap::default(),
             waiting: VecDeque::new(),
             failed: VecDeque::new(),
             opened: VecDeque::new(),

@@ -123,8 +123,7 @@ impl Machine {
 
     fn begin_op(&mut self, app: AppId, tag: u64, target: Nid, kind: OpKind) -> (Key, WireHandle) {
         let deadline = self.now + self.cfg.transaction_timeout;
-        self.wake_about(deadline);
-        self.ops.start((app, tag), target, kind, deadline)
+        self.ops.start((app, tag), target, kind, (self.now, deadline))
     }
 
     fn header(&self, target: ProcessId, payload_len: u32, body: LnetBody) -> LnetHdr {
@@ -201,19 +200,14 @@ impl Machine {
         for conn in (0..self.conns.capacity()).filter_map(|i| self.conns.key_at(i)).collect::<Vec<_>>() {
             self.end_conn(conn, Close::Abort);
         }
-        let mut ops = Vec::new();
-        self.ops.overdue(self.now, true, &mut ops);
-        for op in ops {
+        for op in self.ops.waiting() {
             let event = self.ops.fail(op, self.now, why);
             self.complete_some(event);
         }
-        while let Some(me) = self.portals.any() {
-            match self.portals.unlink(me) {
-                Ok((event, waiters)) => {
-                    self.complete_some(event);
-                    self.wake_waiters(waiters);
-                }
-                Err(_) => break,
+        for me in self.portals.attached() {
+            if let Ok((event, waiters)) = self.portals.unlink(me) {
+                self.complete_some(event);
+                self.wake_waiters(waiters);
             }
         }
     }

@@ -129,4 +129,6 @@ counters! {
     homes_left,
     /// Buckets of peers that came from another shard.
     homes_adopted,
+    /// Timers of connections, peers and operations that fired: of one each, however many there are.
+    timers_fired,
 }

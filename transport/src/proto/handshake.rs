@@ -50,7 +50,7 @@ impl Machine {
             c.own_ip = info.remote.ip() == info.local.ip();
             c.renamed = rename.then_some(info.remote);
         }
-        self.wake_at(deadline);
+        self.conn_by(key, deadline);
     }
 
     pub(super) fn opened_active(&mut self, id: ConnId, info: ConnInfo) {
@@ -81,7 +81,7 @@ impl Machine {
             c.hs_deadline = deadline;
         }
         self.embryonic += 1;
-        self.wake_about(deadline);
+        self.conn_by(key, deadline);
         // Request and HELLO leave together: the acceptor says nothing when it agrees (socklnd.md §0).
         let req = AcceptorReq::new(target.nid);
         let mut hdr = InlineHdr::new();
@@ -124,7 +124,7 @@ impl Machine {
                     c.hs_buf.clear();
                     let deadline = self.now + self.cfg.accept_timeout;
                     c.hs_deadline = deadline;
-                    self.wake_at(deadline);
+                    self.conn_by(key, deadline);
                     self.handshake_event(key, HsEvent::Request);
                 }
                 Front::Hello(h) => {
@@ -247,7 +247,7 @@ impl Machine {
             p.nones_told += 1;
             p.told_at = now;
         }
-        self.wake_about(now + NONES_APART);
+        self.peer_by(key, now + NONES_APART);
         HsEvent::Busy
     }
 
@@ -355,7 +355,7 @@ impl Machine {
             peer.interval = 0;
         }
         if self.cfg.keepalive > 0 {
-            self.wake_about(now + self.cfg.keepalive);
+            self.peer_by(peer_key, now + self.cfg.keepalive);
         }
         self.flush(peer_key);
         self.maybe_dial(peer_key);

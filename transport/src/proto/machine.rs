@@ -7,7 +7,6 @@ use super::boxes::Boxes;
 use super::config::Config;
 use super::conn::Conn;
 use super::counters::Counters;
-use super::hash::OwnMap;
 use super::hello::HsEvent;
 use super::homes::{BUCKETS, Bucket, Homes};
 use super::io::{AppId, CloseWhy, ConnId, ConnInfo, DialId, Input, LendId, Output, Progress, ShardId};
@@ -19,8 +18,9 @@ use super::lnet::remote::{Body, ShardMsg};
 use super::moving::Arrival;
 use super::peer::Peer;
 use super::slab::{Key, Slab};
-use super::timers::GRAIN;
+use super::timers::Timers;
 use super::tunables::Change;
+use crate::hash::OwnMap;
 use crate::wire::ProcessId;
 
 /// What a message costs a home without its payload, in ns.
@@ -100,7 +100,10 @@ pub struct Machine {
     pub(super) ni_waiters: VecDeque<Key>,
     /// Peers to look at again before this input is done.
     pub(super) kicks: VecDeque<Key>,
-    pub(super) wake: u64,
+    pub(super) conn_timers: Timers,
+    pub(super) peer_timers: Timers,
+    /// Room for what is due.
+    pub(super) due: Vec<u32>,
     pub(super) next_ticket: u64,
     /// Set while going down; emptied when the event is out.
     pub(super) shutdown: Option<(AppId, u64)>,
@@ -144,7 +147,9 @@ impl Machine {
             ni_used: 0,
             ni_waiters: VecDeque::new(),
             kicks: VecDeque::new(),
-            wake: u64::MAX,
+            conn_timers: Timers::new(),
+            peer_timers: Timers::new(),
+            due: Vec::new(),
             next_ticket: 0,
             shutdown: None,
             down: false,
@@ -162,7 +167,7 @@ impl Machine {
     /// as with kernels.
     pub fn tune(&mut self, change: &Change) {
         change.apply(&mut self.cfg);
-        self.wake_at(self.now);
+        self.look_at_all();
     }
 
     /// What the messages of each bucket's peers have cost this shard so far, in ns: an estimate, by messages and by bytes
@@ -206,7 +211,8 @@ impl Machine {
 
     /// When to give [`Input::Timer`], in ns; `None` when nothing is timed.
     pub fn deadline(&self) -> Option<u64> {
-        (self.wake != u64::MAX).then_some(self.wake)
+        let wake = self.conn_timers.wake().min(self.peer_timers.wake()).min(self.ops.timers.wake());
+        (wake != u64::MAX).then_some(wake)
     }
 
     /// The next thing to do.
@@ -273,18 +279,6 @@ impl Machine {
         self.out.push_back(Output::To(to, ShardMsg(body)));
     }
 
-    /// Asks for a look at the clock at `at`, exactly.
-    pub(super) fn wake_at(&mut self, at: u64) {
-        self.wake = self.wake.min(at);
-    }
-
-    /// Asks for a look at the clock soon after `at`: for deadlines of many seconds, which share wake-ups.
-    pub(super) fn wake_about(&mut self, at: u64) {
-        if at != u64::MAX {
-            self.wake = self.wake.min(at.checked_next_multiple_of(GRAIN).unwrap_or(at));
-        }
-    }
-
     fn opened(&mut self, id: ConnId, info: ConnInfo) {
         if info.dial.is_some() {
             self.opened_active(id, info);
@@ -336,6 +330,7 @@ impl Machine {
             _ => {}
         }
         self.conns.remove(key);
+        self.conn_timers.cancel(key);
     }
 
     fn released(&mut self, id: LendId) {

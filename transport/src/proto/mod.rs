@@ -36,7 +36,6 @@ pub mod config;
 mod conn;
 pub mod counters;
 mod handshake;
-mod hash;
 mod hello;
 pub mod homes;
 pub mod io;

@@ -9,8 +9,6 @@
 //! back here from [`Input::Adopt`](super::Input::Adopt) to [`Input::Settled`](super::Input::Settled), but for those
 //! that the old home passes on, so that an application's keep their order.
 
-use std::collections::HashMap;
-
 use super::api::Op;
 use super::conn::Conn;
 use super::homes::Bucket;
@@ -21,6 +19,7 @@ use super::machine::{LendRec, Machine};
 use super::peer::{DialState, Peer};
 use super::slab::{Key, Slab};
 use super::txq::Tx;
+use crate::hash::OwnMap;
 
 /// A key that no slab knows.
 const NOWHERE: Key = Key { index: u32::MAX, generation: u32::MAX };
@@ -65,7 +64,7 @@ pub(super) struct Arrival {
 
 /// Old keys and what became of them.
 #[derive(Default)]
-struct Renamed(HashMap<Key, Key>);
+struct Renamed(OwnMap<Key, Key>);
 
 impl Renamed {
     fn get(&self, old: Key) -> Key {
@@ -161,12 +160,14 @@ impl Machine {
             self.dials.remove(d);
         }
         for (key, p) in &luggage.peers {
+            self.peer_timers.cancel(*key);
             self.ni_used = self.ni_used.saturating_sub(p.credits_used);
             if self.by_peer.get(&p.id) == Some(key) {
                 self.by_peer.remove(&p.id);
             }
         }
-        for (_, c) in &luggage.conns {
+        for (key, c) in &luggage.conns {
+            self.conn_timers.cancel(*key);
             self.by_id.remove(&c.id);
             self.embryonic -= usize::from(shaking(c)).min(self.embryonic);
         }
@@ -194,12 +195,14 @@ impl Machine {
         let mut renamed: [Renamed; 4] = Default::default();
         let [peer_names, conn_names, lend_names, op_names] = &mut renamed;
         for (old, rec) in ops {
-            op_names.0.insert(old, self.ops.put(rec));
+            op_names.0.insert(old, self.ops.put(self.now, rec));
         }
         for (old, p) in peers {
             let id = p.id;
             self.ni_used += p.credits_used;
             let key = self.peers.insert(p);
+            // All that is timed is looked at anew.
+            self.peer_by(key, self.now);
             peer_names.0.insert(old, key);
             // One that only claims to be this peer lives here already: it goes.
             let other = self.by_peer.insert(id, key);
@@ -212,6 +215,7 @@ impl Machine {
             self.embryonic += usize::from(shaking(&c));
             self.next_ticket = self.next_ticket.max(c.rx.ticket);
             let key = self.conns.insert(c);
+            self.conn_by(key, self.now);
             conn_names.0.insert(old, key);
             self.by_id.insert(id, key);
         }
@@ -228,8 +232,6 @@ impl Machine {
         }
         self.rename(&renamed);
         self.arrival = Some(Arrival { bucket, from, held: Vec::new() });
-        // All that is timed is looked at anew.
-        self.wake_at(self.now);
         if self.down {
             self.let_go();
         }

@@ -48,7 +48,7 @@ impl Machine {
             c.rx.deadline = None;
         } else {
             c.rx.deadline = Some(deadline);
-            self.wake_about(deadline);
+            self.conn_by(key, deadline);
         }
         if more {
             // The rest waits for the next turn of the runtime.
@@ -391,7 +391,7 @@ impl Machine {
         let id = c.id;
         if !c.rx.at_boundary() {
             c.rx.deadline = Some(deadline);
-            self.wake_about(deadline);
+            self.conn_by(key, deadline);
         }
         self.out.push_back(Output::Read(id));
     }

@@ -137,8 +137,10 @@ impl Machine {
         if tx.deadline == u64::MAX {
             tx.deadline = deadline;
         }
+        // One that was routed before keeps its deadline.
+        let deadline = tx.deadline;
         p.queue.push_back(tx);
-        self.wake_about(deadline);
+        self.peer_by(peer, deadline);
     }
 
     /// The version spoken with a peer, or the one to begin with.
@@ -225,7 +227,7 @@ impl Machine {
             c.sent = c.pushed;
         }
         let (id, bucket, end, tx_deadline) = (c.id, c.bucket, c.pushed, c.tx_deadline);
-        self.wake_about(tx_deadline);
+        self.conn_by(key, tx_deadline);
 
         let pages = match std::mem::replace(&mut tx.payload, Payload::empty()) {
             Payload::Inline(b) => {
@@ -264,7 +266,7 @@ impl Machine {
                 tx.cookie0 = p.zc.request(k, key, end, deadline);
                 hold = true;
                 self.counters.zc_requested += 1;
-                self.wake_about(deadline);
+                self.peer_by(peer, deadline);
                 if let Some(rec) = self.lends.get_mut(k) {
                     rec.held = true;
                 }

@@ -59,7 +59,7 @@ impl Machine {
         let deadline = p.dial_deadline;
         self.dial_event(key, DialEvent::Want(id, ctype));
         self.dials.insert(id, key);
-        self.wake_about(deadline);
+        self.peer_by(key, deadline);
         let privileged = self.cfg.privileged;
         self.out.push_back(Output::Dial(DialSpec { id, peer: nid, remote, local_ip, privileged, ctype }));
     }
@@ -81,7 +81,7 @@ impl Machine {
         p.failed_at = now;
         let until = now + p.back_off(&self.cfg);
         self.dial_event(key, DialEvent::Failed(until));
-        self.wake_at(until);
+        self.peer_by(key, until);
         self.fail_queue(key, LnetError::Unreachable);
     }
 
@@ -93,7 +93,7 @@ impl Machine {
         p.nones += 1;
         if p.nones < MAX_NONES {
             self.dial_event(key, DialEvent::None(until));
-            return self.wake_at(until);
+            return self.peer_by(key, until);
         }
         p.nones = 0;
         if p.conns.is_empty() {
@@ -204,15 +204,18 @@ impl Machine {
 
     /// Drops a peer's entry when nothing depends on it.
     pub(super) fn forget_if_idle(&mut self, key: Key) {
-        if let Some(p) = self.peers.get(key)
-            && p.idle()
-        {
+        let Some(p) = self.peers.get(key) else { return };
+        if p.idle() {
             let id = p.id;
             self.peers.remove(key);
+            self.peer_timers.cancel(key);
             // A peer that moved here may have taken the name over.
             if self.by_peer.get(&id) == Some(&key) {
                 self.by_peer.remove(&id);
             }
+        } else if p.unwanted() {
+            // Time alone keeps it: how long to back off, NONEs that were told.
+            self.peer_by(key, self.now);
         }
     }
 }

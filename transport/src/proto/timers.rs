@@ -1,5 +1,9 @@
 //! Deadlines: handshakes, dials, silence in either direction, cookies, queues, answers, keepalive
 //! (docs/protocol/socklnd.md §6.5, §8).
+//!
+//! Each connection, peer and operation has one timer. It is set to the earliest of its deadlines or before: a deadline
+//! moves on with every message, a timer when it fires and finds that. So traffic sets hardly a timer, and what fires
+//! costs the same however many others there are.
 
 use super::api::LnetError;
 use super::config::SEC;
@@ -9,40 +13,113 @@ use super::peer::{DialState, NONES_APART};
 use super::slab::Key;
 use crate::wire::ConnType;
 use crate::wire::ksock::COOKIE_KEEPALIVE;
+use ::wheel::Wheel;
 
-/// Deadlines of many seconds are met within this, in ns: the kernel's reaper ticks as often.
-pub(super) const GRAIN: u64 = SEC;
+/// Until something is looked at again that another's deadline should have ended, in ns: the kernel's reaper ticks as
+/// often.
+pub(super) const LOOK_AGAIN: u64 = SEC;
+/// Timers of a kind that fire for one input; more wait for the next. A slot of the wheel fires as one.
+const A_TURN: usize = 64;
 /// Shortest time between two keepalives to a peer, in ns.
 const KEEPALIVE_RETRY: u64 = 10 * SEC;
 
-impl Machine {
-    /// Walks everything that is timed, if it is time. That is once a second at most while there are connections
-    /// (handshakes and retries, which are exact, aside).
-    pub(super) fn timer(&mut self) {
-        if self.now < self.wake {
+/// A timer for each entry of a slab, by its position.
+#[derive(Debug)]
+pub(super) struct Timers {
+    wheel: Wheel,
+    /// Nothing fires before this.
+    wake: u64,
+}
+
+impl Timers {
+    pub(super) fn new() -> Timers {
+        Timers { wheel: Wheel::new(0), wake: u64::MAX }
+    }
+
+    /// Sees to it that the entry is looked at soon after `at`, or before.
+    pub(super) fn by(&mut self, now: u64, entry: Key, at: u64) {
+        if at == u64::MAX || self.wheel.at(entry.index).is_some_and(|t| t <= at) {
             return;
         }
-        self.wake = u64::MAX;
-        for i in 0..self.conns.capacity() {
-            if let Some(key) = self.conns.key_at(i) {
+        if self.wheel.is_empty() {
+            // It stood still while nothing was timed.
+            self.wheel.expire(now, 1, &mut Vec::new());
+        }
+        self.wheel.set(entry.index, at);
+        self.wake = self.wake.min(Wheel::fires(at.max(now)));
+    }
+
+    /// The entry has gone.
+    pub(super) fn cancel(&mut self, entry: Key) {
+        self.wheel.cancel(entry.index);
+        if self.wheel.is_empty() {
+            self.wake = u64::MAX;
+        }
+    }
+
+    /// When to ask for what is due; `u64::MAX` when nothing is timed.
+    pub(super) fn wake(&self) -> u64 {
+        self.wake
+    }
+
+    /// Puts the positions of some entries into `due` whose time has come.
+    pub(super) fn due(&mut self, now: u64, due: &mut Vec<u32>) {
+        if self.wake <= now {
+            self.wheel.expire(now, A_TURN, due);
+            self.wake = self.wheel.next().unwrap_or(u64::MAX);
+        }
+    }
+}
+
+impl Machine {
+    /// Looks at whatever's time has come.
+    pub(super) fn timer(&mut self) {
+        let mut due = std::mem::take(&mut self.due);
+        self.conn_timers.due(self.now, &mut due);
+        self.counters.timers_fired += due.len() as u64;
+        for i in due.drain(..) {
+            if let Some(key) = self.conns.key_at(i as usize) {
                 self.conn_timer(key);
             }
         }
-        for i in 0..self.peers.capacity() {
-            if let Some(key) = self.peers.key_at(i) {
+        self.peer_timers.due(self.now, &mut due);
+        self.counters.timers_fired += due.len() as u64;
+        for i in due.drain(..) {
+            if let Some(key) = self.peers.key_at(i as usize) {
                 self.peer_timer(key);
             }
         }
-        if self.ops.next_deadline <= self.now {
-            let mut overdue = Vec::new();
-            self.ops.overdue(self.now, false, &mut overdue);
-            for op in overdue {
+        self.ops.timers.due(self.now, &mut due);
+        self.counters.timers_fired += due.len() as u64;
+        for i in due.drain(..) {
+            if let Some(op) = self.ops.overdue(self.now, i) {
                 self.counters.err_no_answer += 1;
                 let event = self.ops.fail(op, self.now, LnetError::TimedOut);
                 self.complete_some(event);
             }
         }
-        self.wake_about(self.ops.next_deadline);
+        self.due = due;
+    }
+
+    /// Looks at a connection by then.
+    pub(super) fn conn_by(&mut self, conn: Key, at: u64) {
+        self.conn_timers.by(self.now, conn, at);
+    }
+
+    /// Looks at a peer by then.
+    pub(super) fn peer_by(&mut self, peer: Key, at: u64) {
+        self.peer_timers.by(self.now, peer, at);
+    }
+
+    /// Looks at all that is timed at the next chance: settings have changed.
+    pub(super) fn look_at_all(&mut self) {
+        let now = self.now;
+        (0..self.conns.capacity())
+            .filter_map(|i| self.conns.key_at(i))
+            .for_each(|k| self.conn_timers.by(now, k, now));
+        (0..self.peers.capacity())
+            .filter_map(|i| self.peers.key_at(i))
+            .for_each(|k| self.peer_timers.by(now, k, now));
     }
 
     fn conn_timer(&mut self, key: Key) {
@@ -56,7 +133,7 @@ impl Machine {
                     self.counters.err_rx_timeout += 1;
                     return self.close_set(peer, LnetError::TimedOut, false);
                 }
-                self.wake_about(d);
+                self.conn_by(key, d);
             }
             let Some(c) = self.conns.get(key) else { return };
             if unacked {
@@ -65,14 +142,14 @@ impl Machine {
                     self.counters.err_tx_timeout += 1;
                     return self.close_set(peer, LnetError::TimedOut, false);
                 }
-                self.wake_about(d);
+                self.conn_by(key, d);
             }
         } else if c.hs.shaking() {
             let d = c.hs_deadline;
             if d <= now {
                 self.handshake_event(key, HsEvent::Timeout);
             } else {
-                self.wake_at(d);
+                self.conn_by(key, d);
             }
         }
     }
@@ -83,13 +160,13 @@ impl Machine {
         match p.dial {
             DialState::Idle => {}
             DialState::Dialling(..) if p.dial_deadline <= now => self.dial_hard_failure(key),
-            DialState::Dialling(..) => self.wake_about(p.dial_deadline),
-            // The connection's own deadline covers it.
-            DialState::Shaking(..) => {}
+            DialState::Dialling(..) => self.peer_by(key, p.dial_deadline),
+            // The connection's own deadline ends it; what the peer waits for besides is looked at then.
+            DialState::Shaking(..) => self.peer_by(key, p.dial_deadline.max(now + LOOK_AGAIN)),
             DialState::Waiting(t) if t <= now && p.unwanted() => self.end_back_off(key),
             DialState::Waiting(t) if t <= now => self.maybe_dial(key),
             DialState::BackOff(t) if t <= now => self.end_back_off(key),
-            DialState::Waiting(t) | DialState::BackOff(t) => self.wake_at(t),
+            DialState::Waiting(t) | DialState::BackOff(t) => self.peer_by(key, t),
         }
         self.forgive(key);
         let Some(p) = self.peers.get(key) else { return };
@@ -98,7 +175,7 @@ impl Machine {
             return self.close_set(Some(key), LnetError::TimedOut, false);
         }
         if let Some(d) = p.zc.deadline() {
-            self.wake_about(d);
+            self.peer_by(key, d);
         }
         // The queue is in the order of its deadlines: messages that were routed again keep theirs and their place.
         let n = self.peers.get(key).map_or(0, |p| p.queue.len());
@@ -112,7 +189,7 @@ impl Machine {
                 }
                 Some(tx) => {
                     let d = tx.deadline;
-                    self.wake_about(d);
+                    self.peer_by(key, d);
                     break;
                 }
                 None => break,
@@ -128,7 +205,7 @@ impl Machine {
         if p.nones_told > 0 {
             let at = p.told_at + NONES_APART;
             if at > self.now {
-                self.wake_about(at);
+                self.peer_by(key, at);
             } else {
                 p.nones_told = 0;
                 self.forget_if_idle(key);
@@ -140,7 +217,7 @@ impl Machine {
         }
         let at = p.failed_at + 2 * self.cfg.max_reconnect;
         if at > self.now {
-            return self.wake_about(at);
+            return self.peer_by(key, at);
         }
         p.interval = 0;
         self.forget_if_idle(key);
@@ -163,7 +240,7 @@ impl Machine {
         }
         let due = (p.last_alive + self.cfg.keepalive).max(p.last_keepalive + KEEPALIVE_RETRY);
         if now < due {
-            return self.wake_about(due);
+            return self.peer_by(key, due);
         }
         p.last_keepalive = now;
         let quiet = p
@@ -171,7 +248,7 @@ impl Machine {
             .iter()
             .filter_map(|c| self.conns.get(*c))
             .any(|c| c.version.is_typed() && c.ctype == ConnType::BulkIn && c.txq.is_empty());
-        self.wake_about(now + KEEPALIVE_RETRY);
+        self.peer_by(key, now + KEEPALIVE_RETRY);
         if quiet {
             self.noop(key, None, COOKIE_KEEPALIVE, true);
         }

@@ -1,5 +1,10 @@
 //! Nodes with applications on a simulated network: what was asked, what was heard, and what must hold at any time.
-#![allow(missing_docs, unreachable_pub, reason = "a program of tests has no users")]
+#![allow(
+    clippy::new_without_default,
+    missing_docs,
+    unreachable_pub,
+    reason = "a program of tests has no users"
+)]
 
 mod sim_cuts;
 #[cfg(feature = "node")]

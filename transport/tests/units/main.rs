@@ -17,6 +17,7 @@ mod protocompat;
 mod raw;
 mod requirements;
 mod shards;
+mod timers;
 mod tunables;
 mod versions;
 mod wire_props;

@@ -1,10 +1,11 @@
 //! A shard's part in moves, out and in: see [`crate::node::moving`] for the whole.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use hugepages::{LendOwner, Relay, RxFrag};
 
 use super::{Away, Here, LEND_AS, Linked, Parcel, StreamEvent};
+use crate::hash::OwnMap;
 use crate::node::moving::{
     Arrive, ArriveEvent, Cargo, Leave, LeaveEvent, MoveMsg, Mover, PATIENCE, StreamLeft, arrive, leave,
 };
@@ -221,7 +222,7 @@ impl<R: Runtime> Linked<R> {
 }
 
 /// Puts back what [`Linked::pack`] took.
-fn unpack(here: &mut HashMap<ConnId, Here>, relay: &Relay, packed: Vec<StreamLeft>) {
+fn unpack(here: &mut OwnMap<ConnId, Here>, relay: &Relay, packed: Vec<StreamLeft>) {
     for s in packed {
         let Some(h) = here.get_mut(&s.conn) else { continue };
         s.rx.into_iter().rev().for_each(|l| h.rx.push_front(relay.frag(l)));

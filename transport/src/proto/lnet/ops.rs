@@ -1,10 +1,11 @@
 //! Operations of this node that wait for an answer: PUTs with ACK, GETs, pings.
 
+use crate::hash::OwnMap;
 use crate::proto::api::{Data, Event, LnetError, Sink};
-use crate::proto::hash::OwnMap;
 use crate::proto::homes::Bucket;
 use crate::proto::io::AppId;
 use crate::proto::slab::{Key, Slab};
+use crate::proto::timers::{LOOK_AGAIN, Timers};
 use crate::wire::{Nid, WireHandle};
 
 /// What an operation waits for.
@@ -30,6 +31,15 @@ pub(in crate::proto) struct OpRec {
 }
 
 impl OpRec {
+    /// Whether nothing of the answer has come.
+    fn waits(&self) -> bool {
+        match &self.kind {
+            OpKind::Put { acked, .. } => !acked,
+            OpKind::Get { sink } => sink.is_some(),
+            OpKind::Ping { placing, .. } => !placing,
+        }
+    }
+
     /// Where the target's address falls.
     pub(in crate::proto) fn bucket(&self) -> Option<Bucket> {
         self.target.ip().map(Bucket::of)
@@ -44,8 +54,7 @@ pub(in crate::proto) struct Ops {
     interface: u64,
     next_object: u64,
     step: u64,
-    /// No deadline lies before this.
-    pub(in crate::proto) next_deadline: u64,
+    pub(in crate::proto) timers: Timers,
 }
 
 impl Ops {
@@ -56,7 +65,7 @@ impl Ops {
             interface,
             next_object: first,
             step: step.max(1),
-            next_deadline: u64::MAX,
+            timers: Timers::new(),
         }
     }
 
@@ -66,13 +75,13 @@ impl Ops {
         (app, tag): (AppId, u64),
         target: Nid,
         kind: OpKind,
-        deadline: u64,
+        (now, deadline): (u64, u64),
     ) -> (Key, WireHandle) {
         let object = self.next_object;
         self.next_object = object.wrapping_add(self.step);
         let key = self.recs.insert(OpRec { app, tag, target, kind, object, deadline });
         self.by_object.insert(object, key);
-        self.next_deadline = self.next_deadline.min(deadline);
+        self.timers.by(now, key, deadline);
         (key, WireHandle { interface: self.interface, object })
     }
 
@@ -108,11 +117,11 @@ impl Ops {
     }
 
     /// Puts in an operation of another shard, whose handle stays.
-    pub(in crate::proto) fn put(&mut self, rec: OpRec) -> Key {
+    pub(in crate::proto) fn put(&mut self, now: u64, rec: OpRec) -> Key {
         let (object, deadline) = (rec.object, rec.deadline);
         let key = self.recs.insert(rec);
         self.by_object.insert(object, key);
-        self.next_deadline = self.next_deadline.min(deadline);
+        self.timers.by(now, key, deadline);
         key
     }
 
@@ -123,6 +132,7 @@ impl Ops {
     fn end(&mut self, key: Key) -> Option<OpRec> {
         let rec = self.recs.remove(key)?;
         self.by_object.remove(&rec.object);
+        self.timers.cancel(key);
         Some(rec)
     }
 
@@ -214,23 +224,22 @@ impl Ops {
         Some((rec.app, Event::Ping { tag: rec.tag, info, rtt_ns: now.saturating_sub(asked) }))
     }
 
-    /// Some operation that is overdue, or any at all when `all`; those whose payload is being stored are left to
-    /// the connection that does it.
-    pub(in crate::proto) fn overdue(&mut self, now: u64, all: bool, out: &mut Vec<Key>) {
-        let mut next = u64::MAX;
-        for key in (0..self.recs.capacity()).filter_map(|i| self.recs.key_at(i)) {
-            let Some(rec) = self.recs.get(key) else { continue };
-            let waits = match &rec.kind {
-                OpKind::Put { acked, .. } => !acked,
-                OpKind::Get { sink } => sink.is_some(),
-                OpKind::Ping { placing, .. } => !placing,
-            };
-            if waits && (all || rec.deadline <= now) {
-                out.push(key);
-            } else if waits {
-                next = next.min(rec.deadline);
-            }
+    /// Looks at the operation at this position of [`Ops::timers`]; gives it when it is overdue. One whose payload is
+    /// being stored is left to the connection that does it.
+    pub(in crate::proto) fn overdue(&mut self, now: u64, position: u32) -> Option<Key> {
+        let key = self.recs.key_at(position as usize)?;
+        let rec = self.recs.get(key)?;
+        if rec.waits() && rec.deadline <= now {
+            return Some(key);
         }
-        self.next_deadline = next;
+        let at = rec.deadline.max(now + LOOK_AGAIN);
+        self.timers.by(now, key, at);
+        None
+    }
+
+    /// All that wait for an answer, but for those whose payload is being stored.
+    pub(in crate::proto) fn waiting(&self) -> Vec<Key> {
+        let all = (0..self.recs.capacity()).filter_map(|i| self.recs.key_at(i));
+        all.filter(|k| self.recs.get(*k).is_some_and(OpRec::waits)).collect()
     }
 }

@@ -209,11 +209,6 @@ impl Portals {
         let Some(me) = self.entries.get_mut(key) else {
             return Verdict::Drop(DropWhy::NoMatch);
         };
-        if let Some(t) = &mut me.threshold {
-            *t = t.saturating_sub(1);
-        }
-        me.offset = offset.saturating_add(mlength);
-        me.in_flight += 1;
         let owner = self.me;
         let verdict = match &mut me.mem {
             Mem::Source(pay) => {
@@ -235,6 +230,12 @@ impl Portals {
                 Verdict::Put(PutGrant { owner, me: key, app: me.app, req, mlength, offset, ack }, sink)
             }
         };
+        // After the last way out: who is told to come back later has used up nothing.
+        if let Some(t) = &mut me.threshold {
+            *t = t.saturating_sub(1);
+        }
+        me.offset = offset.saturating_add(mlength);
+        me.in_flight += 1;
         if me.exhausted() {
             self.detach(key);
         }
@@ -361,16 +362,45 @@ impl Portals {
         Ok((Some((app, Event::Unlink { tag, me, sink })), waiters))
     }
 
-    /// Some entry that is still attached.
-    pub(in crate::proto) fn any(&self) -> Option<MeId> {
-        (0..self.entries.capacity())
-            .filter_map(|i| self.entries.key_at(i))
-            .find(|k| self.entries.get(*k).is_some_and(|m| !m.dying))
-            .map(|k| MeId(k.word()))
+    /// The entries that are still attached.
+    pub(in crate::proto) fn attached(&self) -> Vec<MeId> {
+        let all = (0..self.entries.capacity()).filter_map(|i| self.entries.key_at(i));
+        all.filter(|k| self.entries.get(*k).is_some_and(|m| !m.dying)).map(|k| MeId(k.word())).collect()
     }
 
     /// Entries attached or still in use.
     pub(in crate::proto) fn len(&self) -> usize {
         self.entries.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Nid, WireHandle};
+
+    /// An entry whose sink another message has is as it was, however often one is told to wait for it.
+    #[test]
+    fn busy_takes_nothing() {
+        let nid: Nid = "10.0.0.2@tcp".parse().unwrap();
+        let body = LnetBody::Put { ack: WireHandle::NONE, match_bits: 7, hdr_data: 0, portal: 5, offset: 0 };
+        let hdr = LnetHdr { dest_nid: nid, src_nid: nid, dest_pid: 1, src_pid: 1, payload_len: 10, body };
+        let req = MatchReq { hdr, sender: nid };
+        let mut p = Portals::new(ShardId(0));
+        let page = hugepages::PageRunMut::new(std::sync::Arc::new(hugepages::PrivatePages), 100).unwrap();
+        let md =
+            MdSpec { threshold: Some(2), manage_remote: false, ..MdSpec::new(MdMem::Sink(Sink::Copy(page))) };
+        p.attach((AppId(1), 1), 5, ProcessId::ANY, (7, 0), md).unwrap();
+        let Verdict::Put(first, sink) = p.find(req) else { panic!("it matches") };
+        let of = |p: &Portals| p.entries.get(first.me).map(|m| (m.threshold, m.offset, m.in_flight));
+        assert_eq!(of(&p), Some((Some(1), 10, 1)));
+        for _ in 0..3 {
+            assert!(matches!(p.find(req), Verdict::Busy(_)));
+            assert!(matches!(p.grant(first.me, req, 10, 10), Verdict::Busy(_)));
+            assert_eq!(of(&p), Some((Some(1), 10, 1)));
+        }
+        p.put_done(&first, sink, Ok(()), Data::Discarded).unwrap();
+        assert!(matches!(p.find(req), Verdict::Put(PutGrant { offset: 10, .. }, _)), "the second of two");
+        assert!(matches!(p.find(req), Verdict::Drop(DropWhy::NoMatch)), "and there is no third");
     }
 }

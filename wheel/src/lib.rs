@@ -4,6 +4,7 @@
 //! Five levels of 64 slots reach 73 minutes; a later time waits in the last slot and is filed again when that comes
 //! round. A timer never fires early, and late by at most one tick plus the time between turns. A turn in which
 //! nothing is due costs one comparison.
+#![forbid(unsafe_code)]
 
 const BITS: u32 = 6;
 const SLOTS: usize = 1 << BITS;
@@ -11,7 +12,7 @@ const LEVELS: usize = 5;
 const TICK: u32 = 12;
 const NIL: u32 = u32::MAX;
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Node {
     at: u64,
     prev: u32,
@@ -21,7 +22,8 @@ struct Node {
 
 const IDLE: u16 = u16::MAX;
 
-/// The wheel. Ids are small numbers (slots of connections).
+/// The wheel. Ids are small numbers: slots of connections, of peers, of operations.
+#[derive(Debug)]
 pub struct Wheel {
     nodes: Vec<Node>,
     heads: [u32; SLOTS * LEVELS],
@@ -63,6 +65,11 @@ impl Wheel {
     /// The time `id` is set to, if it is.
     pub fn at(&self, id: u32) -> Option<u64> {
         self.nodes.get(id as usize).filter(|n| n.slot != IDLE).map(|n| n.at)
+    }
+
+    /// When a timer that is set to `at` fires at the earliest (ns).
+    pub fn fires(at: u64) -> u64 {
+        ((at >> TICK) + 1) << TICK
     }
 
     /// Takes the timer of `id` away.
