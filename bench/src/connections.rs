@@ -4,7 +4,7 @@
 //! round, each answered by a smaller one; told is the CPU time of a packet, sending and receiving it. Then nothing
 //! is sent, and told is the CPU time of a turn that finds nothing. Every round measures every row once, so that a
 //! slow minute of the machine meets all of them; told are medians over the rounds, and medians of the ratios to the
-//! first row within a round.
+//! first row within a round. [`embryos`](crate::embryos) does as much for whole nodes and what they time.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use hugepages::{LendSlab, PageRun, PageRunMut, PrivatePages};
 use serde::Serialize;
 use tcpstack::{Dial, Event, FlowId, Listen, Stack, StackConfig};
 
+use crate::embryos::{self, TurnRow};
 use crate::repeat::median;
 use crate::report::RanOn;
 use crate::tcp::{load, thread_cpu};
@@ -214,19 +215,22 @@ pub struct Connections {
     pub rounds: u32,
     /// In order.
     pub rows: Vec<ConnRow>,
+    /// Of a node: what a turn costs with idle peers, and with handshakes that do not end.
+    pub turns: Vec<TurnRow>,
     /// Load average of the machine over a minute, before and after.
     pub load: [f64; 2],
     /// What it ran on.
     pub ran_on: RanOn,
 }
 
-/// Measures with each number of connections: traffic on all, and on as many as the first number. `seconds` is the
-/// CPU time of a figure in a round.
+/// Measures with each number of connections: traffic on all, and on as many as the first number; and a node's turns with
+/// each pair of idle peers and embryonic connections. `seconds` is the CPU time of a figure in a round.
 ///
 /// # Errors
 /// A number out of range, or connections that did not open.
 pub fn measure(
     numbers: &[u32],
+    turns: &[(u32, u32)],
     rounds: u32,
     seconds: f64,
     each: &mut dyn FnMut(u32),
@@ -235,6 +239,7 @@ pub fn measure(
     if few < WAVE as u32 || numbers.iter().any(|n| *n < few || *n > MOST) {
         return Err(format!("{numbers:?} connections: from {WAVE} to {MOST}, the fewest first"));
     }
+    let turns = embryos::measure(turns, rounds, embryos::ROUND, each)?;
     let mut crowds = numbers.iter().map(|n| Crowd::new(*n)).collect::<Result<Vec<_>, _>>()?;
     let mut cases: Vec<(usize, u32)> =
         numbers.iter().enumerate().flat_map(|(i, n)| [(i, *n), (i, few)]).collect();
@@ -267,7 +272,7 @@ pub fn measure(
         }
     });
     let ran_on = RanOn { link: "in memory, both ends on one thread".into(), ..RanOn::look() };
-    Ok(Connections { rounds, rows: rows.collect(), load: [before, load()], ran_on })
+    Ok(Connections { rounds, rows: rows.collect(), turns, load: [before, load()], ran_on })
 }
 
 impl Connections {
@@ -283,6 +288,7 @@ impl Connections {
                 r.connections, r.active, r.packet_ratio, r.idle_turn_ns, r.idle_ratio
             );
         }
+        t += &embryos::table(&self.turns);
         t + &format!(
             "  medians of {} rounds; load {:.1} before, {:.1} after; {} ({} cores)\n",
             self.rounds, self.load[0], self.load[1], self.ran_on.cpu, self.ran_on.cores
@@ -296,10 +302,10 @@ mod tests {
 
     #[test]
     fn every_message_is_answered_whatever_the_number() {
-        let c = measure(&[10, 200], 1, 0.001, &mut |_| ()).unwrap();
+        let c = measure(&[10, 200], &[], 1, 0.001, &mut |_| ()).unwrap();
         let rows: Vec<_> = c.rows.iter().map(|r| (r.connections, r.active)).collect();
         assert_eq!(rows, [(10, 10), (200, 200), (200, 10)]);
         assert!(c.rows.iter().all(|r| r.packet_ns[0] > 0.0 && r.idle_turn_ns > 0.0), "{c:?}");
-        assert!(measure(&[5], 1, 0.001, &mut |_| ()).is_err());
+        assert!(measure(&[5], &[], 1, 0.001, &mut |_| ()).is_err());
     }
 }

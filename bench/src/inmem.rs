@@ -42,7 +42,10 @@ impl Time {
         Clock::virtual_time(self.0.clone())
     }
     pub(crate) fn step(&self) -> u64 {
-        self.0.fetch_add(TURN_NS, Ordering::Relaxed) + TURN_NS
+        self.skip(TURN_NS)
+    }
+    pub(crate) fn skip(&self, ns: u64) -> u64 {
+        self.0.fetch_add(ns, Ordering::Relaxed) + ns
     }
 }
 

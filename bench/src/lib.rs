@@ -9,6 +9,7 @@
 pub mod connections;
 pub mod cpt;
 pub mod ctl;
+pub mod embryos;
 pub mod growth;
 pub mod inmem;
 #[cfg(feature = "dpdk")]

@@ -119,7 +119,7 @@ pub(crate) enum BenchWhat {
     TcpSim(TcpSimArgs),
     /// What it costs a node when many peers dial it at the same time.
     Sets(SetsArgs),
-    /// What a packet costs with few and with many connections, and a turn that finds nothing.
+    /// What a packet costs with few and with many connections, a turn that finds nothing, and a turn with many deadlines.
     Connections(CrowdArgs),
 }
 

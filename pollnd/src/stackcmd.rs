@@ -93,7 +93,7 @@ pub(crate) struct CrowdArgs {
 
 pub(crate) fn many_connections(a: &CrowdArgs) -> Result<(), String> {
     let bar = live(a.json);
-    let c = connections::measure(&a.numbers, a.rounds, a.seconds, &mut |round| {
+    let c = connections::measure(&a.numbers, &bench::embryos::ROWS, a.rounds, a.seconds, &mut |round| {
         bar.set_message(format!("round {} of {}", round + 1, a.rounds));
         bar.tick();
     });
