@@ -11,6 +11,7 @@ use super::homes::Bucket;
 use super::io::ConnId;
 use super::rx::Rx;
 use super::slab::Key;
+use super::standing::Standing;
 use super::txq::TxQueue;
 use crate::wire::{ByteOrder, ConnType, Nid, Version};
 
@@ -37,6 +38,10 @@ pub(super) struct Conn {
     pub(super) hs: HsState,
     pub(super) hs_buf: ArrayVec<u8, { hello::BUF }>,
     pub(super) hs_deadline: u64,
+    /// What its end would mean for the set.
+    pub(super) standing: Standing,
+    /// A HELD one is used then, in ns.
+    pub(super) held_until: u64,
     /// Order of the peer's ksock headers.
     pub(super) order: ByteOrder,
     pub(super) rx: Rx,
@@ -72,6 +77,8 @@ impl Conn {
             hs: HsState::Passive(Passive::Request),
             hs_buf: ArrayVec::new(),
             hs_deadline: u64::MAX,
+            standing: Standing::Part,
+            held_until: u64::MAX,
             order: ByteOrder::Little,
             rx: Rx::new(),
             boxed: None,

@@ -57,6 +57,10 @@ counters! {
     dials_failed,
     /// HELLOs answered with NONE, and NONEs received.
     races,
+    /// Connections accepted beside one of their type, or a dial for it, that was ours.
+    duplicates,
+    /// Duplicates that their peers ended, and nothing else.
+    duplicates_ended,
     /// Refusals that asked for another version.
     downgrades,
     /// Peers that came back with another incarnation.

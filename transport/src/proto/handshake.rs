@@ -9,8 +9,9 @@ use super::hello::{self, Active, Front, HsAction, HsEvent, HsState, Passive};
 use super::homes::Bucket;
 use super::io::{Close, ConnId, ConnInfo, InlineHdr, Output, Pages, SendMsg, StreamRx};
 use super::machine::Machine;
-use super::peer::{DialEvent, DialState, MAX_NONES_TOLD, NONES_APART, Peer};
+use super::peer::{DialEvent, DialState, Peer};
 use super::slab::Key;
+use super::standing::Standing;
 use crate::wire::nid::PID_USER_FLAG;
 use crate::wire::{AcceptorReq, ConnType, Hello, Nid, ProcessId, Version, acceptor};
 
@@ -61,13 +62,11 @@ impl Machine {
             self.end_conn(key, Close::Abort);
             return;
         };
-        let DialState::Dialling(_, ctype) = peer.dial else {
+        let DialState::Dialling(_, ctype) = peer.dial() else {
             self.end_conn(key, Close::Abort);
             return;
         };
-        if let Some(next) = super::peer::next(peer.dial, DialEvent::Opened(key)) {
-            peer.dial = next;
-        }
+        peer.dial_event(DialEvent::Opened(key));
         let target = peer.id;
         let version = peer.version.unwrap_or_else(|| self.cfg.first_version(target.nid));
         let deadline = self.now + self.cfg.timeout();
@@ -152,10 +151,8 @@ impl Machine {
                 self.handshake_event(key, event);
                 return self.close_set(peer_key, LnetError::ConnLost, false);
             }
-            if event == HsEvent::Hello
-                && let Some(peer) = peer_key.and_then(|p| self.peers.get_mut(p))
-            {
-                peer.incarnation = Some(h.src_incarnation);
+            if event == HsEvent::Hello {
+                self.join(key, h);
             }
             if matches!(event, HsEvent::Hello | HsEvent::Downgrade)
                 && let Some(peer) = peer_key.and_then(|p| self.peers.get_mut(p))
@@ -168,12 +165,11 @@ impl Machine {
             }
             return self.handshake_event(key, event);
         }
-        (c.version, c.tcp_magic) = (h.version, h.tcp_magic);
+        // Whoever speaks a newer version than is wanted here is answered in ours, and takes that (socklnd.md §2.7).
+        let newer = |most: &Version| h.version > *most && h.version < Version::V4;
+        let version = self.cfg.version.filter(newer).unwrap_or(h.version);
+        (c.version, c.tcp_magic) = (version, h.tcp_magic && version == h.version);
         let renamed = c.renamed;
-        if self.cfg.version.is_some_and(|most| h.version > most && h.version < Version::V4) {
-            self.counters.err_version += 1;
-            return self.handshake_event(key, HsEvent::Version);
-        }
         let mine = match hello::judge_passive(h, renamed.is_some(), &mut self.counters) {
             Ok(mine) => mine,
             Err(event) => return self.handshake_event(key, event),
@@ -192,7 +188,9 @@ impl Machine {
         self.handshake_event(key, event);
     }
 
-    /// Steps 6 to 9 of socklnd.md §2.6: finds the peer's entry or makes one, and looks for reasons to say NONE.
+    /// Takes the HELLO of a peer, whose entry is found or made: it is answered with the inverted type, also where a kernel
+    /// would say NONE (socklnd.md §2.6, field report L1). Kernels count NONEs, of everybody and for good, and the third
+    /// brings one down whose user is pinging.
     fn admit(&mut self, key: Key, id: ProcessId, mine: ConnType, h: &Hello) -> HsEvent {
         let incarnation = h.src_incarnation;
         let peer_key = match self.by_peer.get(&id) {
@@ -206,49 +204,33 @@ impl Machine {
                 }
             },
         };
-        if let Some(c) = self.conns.get_mut(key) {
-            c.peer = Some(peer_key);
-        }
+        let Some(c) = self.conns.get_mut(key) else { return HsEvent::Bad };
+        c.peer = Some(peer_key);
+        let (version, own_ip) = (c.version, c.own_ip);
         let Some(peer) = self.peers.get(peer_key) else { return HsEvent::Bad };
-        let connecting = matches!(peer.dial, DialState::Dialling(..) | DialState::Shaking(..));
-        // Where a kernel would say NONE once more than it bears itself, it is taken: a second set does no harm.
-        let enough = peer.nones_told >= MAX_NONES_TOLD;
-        if id.nid < self.cfg.nid && connecting && !enough {
-            return self.tell_none(peer_key);
-        }
         let rebooted = peer.incarnation.is_some_and(|i| i != incarnation);
-        if rebooted || peer.version.is_some_and(|v| v != h.version) {
+        let other = !peer.conns.is_empty() && peer.version.is_some_and(|v| v != version);
+        if rebooted || other || peer.leaving.is_some() {
+            // What waits for a connection goes over the set that begins here.
             self.counters.peers_rebooted += u64::from(rebooted);
-            // Counted first, or the entry would be forgotten with its set.
-            let none = (!enough).then(|| self.tell_none(peer_key));
-            self.close_set(Some(peer_key), LnetError::ConnLost, false);
-            if let Some(none) = none {
-                return none;
-            }
+            self.drop_set(peer_key, LnetError::ConnLost, false, None);
+            self.kicks.push_back(peer_key);
         }
-        let Some(peer) = self.peers.get(peer_key) else { return HsEvent::Bad };
+        let Some(peer) = self.peers.get_mut(peer_key) else { return HsEvent::Bad };
         let same = peer.conns.iter().filter(|c| self.conns.get(**c).is_some_and(|c| c.ctype == mine)).count();
-        let own_ip = self.conns.get(key).is_some_and(|c| c.own_ip);
         if same >= usize::from(self.cfg.max_conns_per_type) && !own_ip {
             // It has a set, and pings over that.
             return HsEvent::Busy;
         }
-        if let Some(peer) = self.peers.get_mut(peer_key) {
-            peer.incarnation = Some(incarnation);
-            peer.version = Some(h.version);
+        peer.incarnation = Some(incarnation);
+        peer.version = Some(version);
+        if same > 0 || peer.dial().under_way() == Some(mine) {
+            self.counters.duplicates += 1;
+            if let Some(c) = self.conns.get_mut(key) {
+                c.standing = Standing::Held;
+            }
         }
         HsEvent::Hello
-    }
-
-    /// The peer is about to be told NONE.
-    fn tell_none(&mut self, key: Key) -> HsEvent {
-        let now = self.now;
-        if let Some(p) = self.peers.get_mut(key) {
-            p.nones_told += 1;
-            p.told_at = now;
-        }
-        self.peer_by(key, now + NONES_APART);
-        HsEvent::Busy
     }
 
     /// Applies the handshake's table.
@@ -266,6 +248,7 @@ impl Machine {
         let mut how = Close::Abort;
         match action {
             HsAction::Wait => return,
+            HsAction::Leave => how = Close::Fin,
             HsAction::AnswerAndUp | HsAction::Up => {
                 self.embryonic = self.embryonic.saturating_sub(1);
                 if action == HsAction::AnswerAndUp {
@@ -319,7 +302,8 @@ impl Machine {
     /// With `v1_on_reset`, a peer that resets or garbles the answer to our HELLO is taken for one of 2005.
     fn or_v1(&mut self, key: Key, event: HsEvent) -> HsEvent {
         let Some(c) = self.conns.get(key) else { return event };
-        let refused = c.hs == HsState::Active(Active::Reply) && matches!(event, HsEvent::Lost | HsEvent::Bad);
+        let garbled = matches!(event, HsEvent::Lost | HsEvent::Bad | HsEvent::Unfit);
+        let refused = c.hs == HsState::Active(Active::Reply) && garbled;
         if !self.cfg.v1_on_reset || !refused || c.version == Version::V1 {
             return event;
         }
@@ -332,6 +316,20 @@ impl Machine {
         HsEvent::Downgrade
     }
 
+    /// The answer to our HELLO is good: the connection joins the set, or begins one.
+    fn join(&mut self, key: Key, h: &Hello) {
+        let Some(peer_key) = self.conns.get(key).and_then(|c| c.peer) else { return };
+        let Some(peer) = self.peers.get(peer_key) else { return };
+        let other = !peer.conns.is_empty() && peer.version.is_some_and(|v| v != h.version);
+        if other || peer.leaving.is_some() {
+            self.drop_set(peer_key, LnetError::ConnLost, false, Some(key));
+            self.kicks.push_back(peer_key);
+        }
+        if let Some(peer) = self.peers.get_mut(peer_key) {
+            peer.incarnation = Some(h.src_incarnation);
+        }
+    }
+
     fn conn_up(&mut self, key: Key) {
         self.counters.conns_up += 1;
         let now = self.now;
@@ -341,17 +339,16 @@ impl Machine {
         let Some(peer) = self.peers.get_mut(peer_key) else { return };
         peer.conns.push(key);
         peer.last_alive = now;
-        peer.nones_told = 0;
         if let Some(c) = self.conns.get_mut(key) {
             c.last_used = now / SEC;
             c.rx.begin(c.version);
             c.txq.begin(c.version);
         }
-        if matches!(peer.dial, DialState::Shaking(k, _) if k == key)
-            && let Some(next) = super::peer::next(peer.dial, DialEvent::Up)
+        if let DialState::Shaking(k, ctype) = peer.dial()
+            && k == key
         {
-            peer.dial = next;
-            peer.nones = 0;
+            peer.dial_event(DialEvent::Up);
+            peer.nones.forget(ctype);
             peer.interval = 0;
         }
         if self.cfg.keepalive > 0 {

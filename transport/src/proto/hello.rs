@@ -8,7 +8,8 @@
 //!     |               |--- Busy / NONE in the peer's version ------------> DEAD
 //!     |               '--- Version / NONE in ours, to our own NID -------> DEAD
 //!     '------------------- Version / the acceptor's refusal -------------> DEAD
-//!  REQUEST, HELLO: Bad, Timeout, Lost / nothing -------------------------> DEAD
+//!  REQUEST, HELLO: Unfit, Timeout / FIN ---------------------------------> DEAD
+//!                  Bad, Lost / RST --------------------------------------> DEAD
 //! ```
 //!
 //! Who dialled (`active`; request and HELLO left when TCP was connected):
@@ -18,8 +19,13 @@
 //!   REPLY -------> UP
 //!     |--- Busy / another attempt in 1 s --------------------------------> DEAD
 //!     |--- Downgrade / another attempt at once, in the peer's version ---> DEAD
-//!     '--- Bad, Version, Timeout, Lost / back off -----------------------> DEAD
+//!     |--- Unfit, Timeout / FIN, back off -------------------------------> DEAD
+//!     '--- Bad, Version, Lost / RST, back off ---------------------------> DEAD
 //! ```
+//!
+//! Who has read all that was said closes with FIN, who leaves something unread with RST, as sockets of kernels do of
+//! themselves (field report L7). NONE goes before a FIN: a RST may overtake it, and a peer that never reads it takes
+//! its dial for failed.
 //!
 //! Nothing that belongs to a handshake moves UP or DEAD; a connection that is closed goes to DEAD from anywhere.
 
@@ -91,13 +97,15 @@ pub(super) enum HsEvent {
     Request,
     /// A good HELLO of a type that is wanted.
     Hello,
-    /// Passive: the race is lost, or there are enough of the type. Active: the peer said NONE.
+    /// Passive: there are enough of the type. Active: the peer said NONE.
     Busy,
     /// A version (or protocol) that is not spoken here.
     Version,
     /// Active: the peer wants another version.
     Downgrade,
-    /// Anything else that is wrong.
+    /// Read to its end, and not acceptable.
+    Unfit,
+    /// Anything else that is wrong: what follows stays unread.
     Bad,
     /// Not finished in time.
     Timeout,
@@ -124,7 +132,9 @@ pub(super) enum HsAction {
     Retry,
     /// Close, and dial again now.
     Again,
-    /// Close; if we dialled, back off.
+    /// Close in order; if we dialled, back off.
+    Leave,
+    /// Close with RST; if we dialled, back off.
     Close,
 }
 
@@ -138,6 +148,7 @@ pub(super) fn passive(state: Passive, event: HsEvent) -> (Passive, HsAction) {
         (S::Hello, E::Hello) => (S::Up, A::AnswerAndUp),
         (S::Hello, E::Busy) => (S::Dead, A::AnswerNone),
         (S::Hello, E::Version) => (S::Dead, A::AnswerVersion),
+        (S::Request | S::Hello, E::Unfit | E::Timeout) => (S::Dead, A::Leave),
         (S::Request | S::Hello, _) => (S::Dead, A::Close),
     }
 }
@@ -150,6 +161,7 @@ pub(super) fn active(state: Active, event: HsEvent) -> (Active, HsAction) {
         (S::Reply, E::Hello) => (S::Up, A::Up),
         (S::Reply, E::Busy) => (S::Dead, A::Retry),
         (S::Reply, E::Downgrade) => (S::Dead, A::Again),
+        (S::Reply, E::Unfit | E::Timeout) => (S::Dead, A::Leave),
         (S::Reply, _) => (S::Dead, A::Close),
     }
 }
@@ -188,7 +200,14 @@ fn fail(e: &WireError, counters: &mut Counters) -> HsEvent {
             counters.err_version += 1;
             return HsEvent::Version;
         }
-        WireError::BadConnType(_) => counters.err_conn_type += 1,
+        WireError::BadConnType(_) => {
+            counters.err_conn_type += 1;
+            return HsEvent::Unfit;
+        }
+        WireError::ZeroIp(_) | WireError::NoHello(_) => {
+            counters.err_hello_ips += 1;
+            return HsEvent::Unfit;
+        }
         _ => counters.err_hello_ips += 1,
     }
     HsEvent::Bad
@@ -232,12 +251,12 @@ pub(super) fn judge_passive(h: &Hello, renamed: bool, counters: &mut Counters) -
     // gets nothing but zero-copy ACKs (lnet.md §5).
     if h.src_nid.is_any() || (h.src_nid == Nid::LO && !renamed) {
         counters.err_hello_nid += 1;
-        return Err(HsEvent::Bad);
+        return Err(HsEvent::Unfit);
     }
     match h.ctype.invert() {
         ConnType::None => {
             counters.err_conn_type += 1;
-            Err(HsEvent::Bad)
+            Err(HsEvent::Unfit)
         }
         // An untyped connection is kept on V3, too, and never carries anything (socklnd.md §7, §13).
         mine => Ok(mine),
@@ -253,14 +272,14 @@ pub(super) fn judge_reply(
 ) -> HsEvent {
     if h.src_nid != want.nid || h.src_pid != want.pid {
         counters.err_hello_nid += 1;
-        return HsEvent::Bad;
+        return HsEvent::Unfit;
     }
     if h.ctype == ConnType::None {
         return if h.version == version { HsEvent::Busy } else { HsEvent::Downgrade };
     }
     if h.ctype.invert() != mine {
         counters.err_conn_type += 1;
-        return HsEvent::Bad;
+        return HsEvent::Unfit;
     }
     HsEvent::Hello
 }
@@ -289,9 +308,9 @@ pub(super) const BUF: usize = hello::MAX_LEN;
 mod tests {
     use super::*;
 
-    const EVENTS: [HsEvent; 8] = {
+    const EVENTS: [HsEvent; 9] = {
         use HsEvent as E;
-        [E::Request, E::Hello, E::Busy, E::Version, E::Downgrade, E::Bad, E::Timeout, E::Lost]
+        [E::Request, E::Hello, E::Busy, E::Version, E::Downgrade, E::Unfit, E::Bad, E::Timeout, E::Lost]
     };
 
     /// Every move of a table, those that leave everything as it is aside.
@@ -320,16 +339,18 @@ mod tests {
         Request + Busy -> Dead, Close
         Request + Version -> Dead, Refuse
         Request + Downgrade -> Dead, Close
+        Request + Unfit -> Dead, Leave
         Request + Bad -> Dead, Close
-        Request + Timeout -> Dead, Close
+        Request + Timeout -> Dead, Leave
         Request + Lost -> Dead, Close
         Hello + Request -> Dead, Close
         Hello + Hello -> Up, AnswerAndUp
         Hello + Busy -> Dead, AnswerNone
         Hello + Version -> Dead, AnswerVersion
         Hello + Downgrade -> Dead, Close
+        Hello + Unfit -> Dead, Leave
         Hello + Bad -> Dead, Close
-        Hello + Timeout -> Dead, Close
+        Hello + Timeout -> Dead, Leave
         Hello + Lost -> Dead, Close
         ");
     }
@@ -343,8 +364,9 @@ mod tests {
         Reply + Busy -> Dead, Retry
         Reply + Version -> Dead, Close
         Reply + Downgrade -> Dead, Again
+        Reply + Unfit -> Dead, Leave
         Reply + Bad -> Dead, Close
-        Reply + Timeout -> Dead, Close
+        Reply + Timeout -> Dead, Leave
         Reply + Lost -> Dead, Close
         ");
     }

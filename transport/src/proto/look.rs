@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::io::ConnId;
 use super::machine::Machine;
-use super::peer::{DialState, Peer};
+use super::peer::Peer;
 use crate::wire::{ConnType, ProcessId, Version};
 
 /// One peer at a moment.
@@ -45,7 +45,7 @@ impl Machine {
             conns: p.conns.iter().filter_map(|k| self.conns.get(*k)).map(|c| (c.id, c.ctype)).collect(),
             version: p.version,
             incarnation: p.incarnation,
-            dialling: matches!(p.dial, DialState::Dialling(..) | DialState::Shaking(..)),
+            dialling: p.dial().under_way().is_some(),
             credits_used: p.credits_used,
             waiting: p.waiting.len(),
             queued: p.queue.len(),

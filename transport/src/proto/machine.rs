@@ -18,6 +18,7 @@ use super::lnet::remote::{Body, ShardMsg};
 use super::moving::Arrival;
 use super::peer::Peer;
 use super::slab::{Key, Slab};
+use super::standing::{HOLD, StandAction, StandEvent, Standing};
 use super::timers::Timers;
 use super::tunables::Change;
 use crate::hash::OwnMap;
@@ -302,6 +303,11 @@ impl Machine {
         if !conn.up() {
             return;
         }
+        if conn.standing == Standing::Held && acked == conn.pushed && conn.held_until == u64::MAX {
+            conn.held_until = now + HOLD;
+            self.conn_by(key, now + HOLD);
+        }
+        let Some(conn) = self.conns.get(key) else { return };
         if let Some(peer) = conn.peer.and_then(|p| self.peers.get_mut(p)) {
             peer.last_alive = now;
         }
@@ -312,10 +318,17 @@ impl Machine {
         let Some(key) = self.by_id.get(&id).copied() else { return };
         let Some(conn) = self.conns.get(key) else { return };
         if conn.up() {
-            let clean = conn.rx.at_boundary();
+            let (peer, clean) = (conn.peer, conn.rx.at_boundary());
+            if self.stand(key, StandEvent::Ended) == StandAction::EndAlone {
+                return self.end_alone(key);
+            }
             self.counters.err_eof_inside += u64::from(!clean);
-            let peer = conn.peer;
-            self.close_set(peer, LnetError::ConnLost, clean);
+            let siblings = peer.and_then(|p| self.peers.get(p)).is_some_and(|p| p.conns.len() > 1);
+            if siblings {
+                self.last_call(peer, LnetError::ConnLost, clean);
+            } else {
+                self.close_set(peer, LnetError::ConnLost, clean);
+            }
         } else if conn.hs.shaking() {
             self.counters.err_eof_inside += 1;
             self.handshake_event(key, HsEvent::Lost);
@@ -325,7 +338,7 @@ impl Machine {
     fn closed(&mut self, id: ConnId, _why: CloseWhy) {
         let Some(key) = self.by_id.remove(&id) else { return };
         match self.conns.get(key).map(|c| (c.hs, c.peer)) {
-            Some((hs, peer)) if hs.up() => self.close_set(peer, LnetError::ConnLost, false),
+            Some((hs, _)) if hs.up() => self.conn_lost(key),
             Some((hs, _)) if hs.shaking() => self.handshake_event(key, HsEvent::Lost),
             _ => {}
         }

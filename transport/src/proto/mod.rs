@@ -23,7 +23,7 @@
 //! ```
 //!
 //! Inside, from the stream upwards: `hello` (handshakes), `rx` (framing), `txq` and `carrier` (queues, and how ACKs
-//! ride), `zc` (zero-copy cookies), `peer` (connection sets), `lnet` (matching, MDs, operations). Those hold rules and
+//! ride), `zc` (zero-copy cookies), `peer` (connection sets), `standing` (duplicates), `lnet` (matching, MDs, operations). Those hold rules and
 //! tables (docs/machines.md shows them side by side); `handshake`, `receive`, `send`, `sets`, `answer` and `timers`
 //! are the machine's methods that apply them.
 
@@ -51,6 +51,7 @@ mod rx;
 mod send;
 mod sets;
 mod slab;
+mod standing;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod timers;

@@ -108,12 +108,12 @@ impl Machine {
     pub fn may_leave(&self, b: Bucket) -> bool {
         let at = |c: &Key| self.conns.get(*c).map(|c| c.bucket);
         let peers = keys(&self.peers).all(|(_, p)| {
-            let shaking = match p.dial {
+            let shaking = match p.dial() {
                 DialState::Shaking(c, _) => Some(c),
                 _ => None,
             };
             let mut conns = p.conns.iter().chain(shaking.iter()).filter_map(at);
-            conns.all(|c| c == p.bucket || (c != b && p.bucket != b))
+            (p.bucket != b || p.leaving.is_none()) && conns.all(|c| c == p.bucket || (c != b && p.bucket != b))
         });
         let lends = keys(&self.lends).all(|(_, l)| {
             let owner = self.peers.get(l.peer).is_some_and(|p| p.bucket == b);
@@ -254,9 +254,7 @@ impl Machine {
             let Some(p) = self.peers.get_mut(*key) else { continue };
             p.conns = conns.all(std::mem::take(&mut p.conns)).collect();
             p.stalled = conns.all(std::mem::take(&mut p.stalled)).collect();
-            if let DialState::Shaking(c, _) = &mut p.dial {
-                *c = conns.get(*c);
-            }
+            p.rename_dial(|c| conns.get(c));
             for pending in p.zc.pending_mut() {
                 (pending.lend, pending.conn) = (lends.get(pending.lend), conns.get(pending.conn));
             }

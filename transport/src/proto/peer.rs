@@ -5,26 +5,27 @@
 //!   IDLE --------> DIALLING --------> SHAKING -----> IDLE        (and Want again while a type is missing)
 //!    ^                |                |  | |
 //!    |                |                |  | |- Again --> IDLE    (the peer wants another version)
-//!    |                | Failed  Failed |  | '- Enough -> IDLE    (the third NONE in a row)
-//!    | Clear          v                |  |
+//!    |                | Failed  Failed |  | '- Enough -> IDLE    (the third NONE to a dial of this type)
+//!    | Due            v                |  |
 //!    |------------ BACKOFF <-----------'  | None
-//!    | Clear                              v
+//!    | Due                                v
 //!    '--------------------------------- WAITING
-//!  any state: Clear -> IDLE, when the set is closed or the time waited for has come
+//!  DIALLING, SHAKING: Clear -> IDLE, when the set is closed
 //! ```
 //!
 //! WAITING keeps queued messages; BACKOFF has failed them, and refuses new ones until it is over. Neither ends with the
-//! set, but by its time. After the third NONE a peer is content with what is open until that closes, as kernels
-//! are; with nothing open the attempt has failed.
+//! set, but by its time. After the third NONE a peer has enough of that type until the set closes, as kernels
+//! say it; with nothing open the attempt has failed. A NONE touches no other type: those are dialled then.
 //!
 //! A kernel puts its own dial off while it accepts from the same peer (§4). Here a HELLO is read, judged and answered
-//! in one input, so there is no such while: a peer that has dialled us is connected already when we would dial.
+//! in one input, so there is no such while; what comes of two dials at once is the table in `standing`.
 
 use std::collections::VecDeque;
 
 use smallvec::SmallVec;
 
-use super::config::{Config, SEC};
+use super::api::LnetError;
+use super::config::Config;
 use super::homes::Bucket;
 use super::io::DialId;
 use super::slab::Key;
@@ -32,12 +33,8 @@ use super::txq::Tx;
 use super::zc::ZcTable;
 use crate::wire::{ConnType, ProcessId, Version};
 
-/// NONE answers in a row before a pass over the types is given up.
+/// NONE answers before a type is given up.
 pub(super) const MAX_NONES: u8 = 3;
-/// NONE answers in a row that we give: a kernel whose user pings us panics at the third (socklnd.md §13).
-pub(super) const MAX_NONES_TOLD: u8 = 2;
-/// Time without a NONE of ours after which there is no row, in ns: kernels come back after a second.
-pub(super) const NONES_APART: u64 = 10 * SEC;
 
 /// Where the dialling of a peer stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +68,10 @@ pub(super) enum DialEvent {
     Enough,
     /// The peer wants another version: at once again.
     Again,
-    /// The set was closed under it, or the time waited for has come.
+    /// The set was closed under it.
     Clear,
+    /// The time waited for has come.
+    Due,
 }
 
 /// The transition table; `None` when the event says nothing in that state.
@@ -85,9 +84,30 @@ pub(super) fn next(state: DialState, event: DialEvent) -> Option<DialState> {
         (S::Shaking(..), E::None(t)) => S::Waiting(t),
         (S::Shaking(..), E::Enough | E::Again) => S::Idle,
         (S::Dialling(..) | S::Shaking(..), E::Failed(t)) => S::BackOff(t),
-        (_, E::Clear) => S::Idle,
+        (S::Dialling(..) | S::Shaking(..), E::Clear) => S::Idle,
+        (S::Waiting(_) | S::BackOff(_), E::Due) => S::Idle,
         _ => return None,
     })
+}
+
+impl DialState {
+    /// The type of the dial that is under way.
+    pub(super) fn under_way(self) -> Option<ConnType> {
+        match self {
+            DialState::Dialling(_, t) | DialState::Shaking(_, t) => Some(t),
+            DialState::Idle | DialState::Waiting(_) | DialState::BackOff(_) => None,
+        }
+    }
+}
+
+/// A set that is being closed: what has been received on its connections is still taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Leaving {
+    pub(super) why: LnetError,
+    /// The peer went in order.
+    pub(super) clean: bool,
+    /// It is closed then, in ns.
+    pub(super) until: u64,
 }
 
 /// Connections of a peer by type.
@@ -112,6 +132,40 @@ impl Have {
     }
 }
 
+/// NONE answers to dials of each type since one of it came up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Nones([u8; 4]);
+
+impl Nones {
+    fn slot(&mut self, ctype: ConnType) -> Option<&mut u8> {
+        self.0.get_mut(match ctype {
+            ConnType::None => return None,
+            ConnType::Any => 0,
+            ConnType::Control => 1,
+            ConnType::BulkIn => 2,
+            ConnType::BulkOut => 3,
+        })
+    }
+
+    /// How many there were.
+    pub(super) fn of(mut self, ctype: ConnType) -> u8 {
+        self.slot(ctype).map_or(0, |n| *n)
+    }
+
+    /// Counts one more; gives how many there were, this one included.
+    pub(super) fn add(&mut self, ctype: ConnType) -> u8 {
+        self.slot(ctype).map_or(0, |n| {
+            *n = n.saturating_add(1);
+            *n
+        })
+    }
+
+    /// A dial of the type came up.
+    pub(super) fn forget(&mut self, ctype: ConnType) {
+        self.slot(ctype).map(std::mem::take);
+    }
+}
+
 /// A peer.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -126,17 +180,13 @@ pub(super) struct Peer {
     pub(super) whole: usize,
     /// We dial this peer: one that dialled us is not dialled back while it is connected.
     pub(super) active: bool,
-    pub(super) dial: DialState,
+    dial: DialState,
     /// When the present dial is given up.
     pub(super) dial_deadline: u64,
-    /// NONE answers in a row, of the type that is being opened.
-    pub(super) nones: u8,
-    /// NONEs that we told it since it last had a connection.
-    pub(super) nones_told: u8,
-    /// When the last of them was.
-    pub(super) told_at: u64,
-    /// The peer takes no more connections than there are: none is dialled until these have closed.
-    pub(super) content: bool,
+    /// NONE answers: of a type with [`MAX_NONES`] none is dialled until the set has closed.
+    pub(super) nones: Nones,
+    /// The set is being closed.
+    pub(super) leaving: Option<Leaving>,
     /// Present interval between attempts, in ns.
     pub(super) interval: u64,
     /// Last hard failure.
@@ -173,10 +223,8 @@ impl Peer {
             active: false,
             dial: DialState::Idle,
             dial_deadline: u64::MAX,
-            nones: 0,
-            nones_told: 0,
-            told_at: 0,
-            content: false,
+            nones: Nones::default(),
+            leaving: None,
             interval: 0,
             failed_at: 0,
             incarnation: None,
@@ -193,10 +241,26 @@ impl Peer {
         }
     }
 
-    /// Whether nothing would be lost by forgetting it: how long to back off would be, for a while, and what we told.
+    /// Where its dialling stands.
+    pub(super) fn dial(&self) -> DialState {
+        self.dial
+    }
+
+    /// Applies the dial table; gives whether the event meant anything.
+    pub(super) fn dial_event(&mut self, event: DialEvent) -> bool {
+        next(self.dial, event).map(|next| self.dial = next).is_some()
+    }
+
+    /// The connection that a dial waits for has another key now.
+    pub(super) fn rename_dial(&mut self, name: impl FnOnce(Key) -> Key) {
+        if let DialState::Shaking(c, _) = &mut self.dial {
+            *c = name(*c);
+        }
+    }
+
+    /// Whether nothing would be lost by forgetting it: how long to back off would be, for a while.
     pub(super) fn idle(&self) -> bool {
         self.interval == 0
-            && self.nones_told == 0
             && self.unwanted()
             && self.dial == DialState::Idle
             && self.credits_used == 0
@@ -208,23 +272,20 @@ impl Peer {
         self.conns.is_empty() && self.waiting.is_empty() && self.queue.is_empty()
     }
 
-    /// The type to open next (socklnd.md §3), given what there is.
+    /// The type to open next (socklnd.md §3), given what there is, but for types that the peer has enough of.
     pub(super) fn missing(&self, have: Have, typed: bool) -> Option<ConnType> {
         let Have { any, control, bulk_in, bulk_out } = have;
         let want = usize::from(self.want);
-        if !typed {
-            (any < want).then_some(ConnType::Any)
-        } else if control == 0 {
-            Some(ConnType::Control)
-        } else if bulk_in < want && bulk_in <= bulk_out {
-            Some(ConnType::BulkIn)
-        } else if bulk_out < want {
-            Some(ConnType::BulkOut)
-        } else if bulk_in < want {
-            Some(ConnType::BulkIn)
+        let order: [Option<ConnType>; 3] = if !typed {
+            [(any < want).then_some(ConnType::Any), None, None]
+        } else if control == 0 && self.nones.of(ConnType::Control) < MAX_NONES {
+            [Some(ConnType::Control), None, None]
         } else {
-            None
-        }
+            let first = (bulk_in < want && bulk_in <= bulk_out).then_some(ConnType::BulkIn);
+            let second = (bulk_out < want).then_some(ConnType::BulkOut);
+            [first, second, (bulk_in < want).then_some(ConnType::BulkIn)]
+        };
+        order.into_iter().flatten().find(|t| self.nones.of(*t) < MAX_NONES)
     }
 
     /// The interval after one more hard failure, in ns.
@@ -255,6 +316,7 @@ mod tests {
                 E::Enough,
                 E::Again,
                 E::Clear,
+                E::Due,
             ] {
                 if let Some(n) = next(s, e) {
                     let name = |s: &dyn std::fmt::Debug| {
@@ -266,7 +328,6 @@ mod tests {
         }
         insta::assert_snapshot!(text, @r"
         Idle + Want -> Dialling
-        Idle + Clear -> Idle
         Dialling + Opened -> Shaking
         Dialling + Failed -> BackOff
         Dialling + Clear -> Idle
@@ -276,8 +337,8 @@ mod tests {
         Shaking + Enough -> Idle
         Shaking + Again -> Idle
         Shaking + Clear -> Idle
-        Waiting + Clear -> Idle
-        BackOff + Clear -> Idle
+        Waiting + Due -> Idle
+        BackOff + Due -> Idle
         ");
     }
 
@@ -298,8 +359,30 @@ mod tests {
         }
     }
 
+    /// LU-17258: a BULK_IN that is refused for good costs BULK_OUT nothing.
+    #[test]
+    fn a_refused_type_is_given_up_alone() {
+        use ConnType::{BulkIn, BulkOut, Control};
+        let mut p = Peer::new(ProcessId::ANY, 1, 0);
+        let control = Have { control: 1, ..Have::default() };
+        let out = Have { bulk_out: 1, ..control };
+        assert_eq!(p.missing(control, true), Some(BulkIn));
+        p.nones.add(BulkIn);
+        assert_eq!((p.missing(control, true), p.missing(out, true)), (Some(BulkIn), Some(BulkIn)));
+        (1..MAX_NONES).for_each(|_| assert!(p.nones.add(BulkIn) > 1));
+        assert_eq!((p.missing(control, true), p.missing(out, true)), (Some(BulkOut), None));
+        // CONTROL is asked for first, as long as it may be had.
+        p.nones.add(Control);
+        assert_eq!(p.missing(Have::default(), true), Some(Control));
+        (1..MAX_NONES).for_each(|_| assert!(p.nones.add(Control) > 1));
+        assert_eq!(p.missing(Have::default(), true), Some(BulkOut));
+        p.nones.forget(Control);
+        assert_eq!(p.missing(Have::default(), true), Some(Control));
+    }
+
     #[test]
     fn back_off_doubles_within_its_bounds() {
+        use crate::proto::config::SEC;
         let mut cfg = Config::new(crate::wire::Nid::LO, 1);
         let mut p = Peer::new(ProcessId::ANY, 1, 0);
         let got: Vec<u64> = (0..8).map(|_| p.back_off(&cfg) / SEC).collect();

@@ -8,6 +8,7 @@ use super::machine::Machine;
 use super::placement::{Dest, Placement};
 use super::rx::{self, RxEvent, RxState, WaitFor};
 use super::slab::Key;
+use super::standing::{StandEvent, Standing};
 use super::version::SumOver;
 use super::zc;
 use crate::wire::ksock::{self, Checksum, KsockHdr, KsockType};
@@ -34,6 +35,12 @@ impl Machine {
         }
         if let Some(p) = c.peer.and_then(|p| self.peers.get_mut(p)) {
             p.last_alive = now;
+        }
+        if c.standing != Standing::Part
+            && let Some(first) = rx.next()
+        {
+            rx.unread(first);
+            self.stand(key, StandEvent::Bytes);
         }
         // Each round takes bytes off the stream, moves to a state that does, or returns.
         let enough = self.counters.msgs_rx + MESSAGES_A_CALL;

@@ -3,12 +3,14 @@
 use super::api::{Event, LnetError, Payload};
 use super::choose::{self, Cargo, Fit};
 use super::config::SEC;
+use super::conn::Conn;
 use super::handshake::append;
 use super::io::{INLINE_PAYLOAD_MAX, InlineHdr, LendId, Output, Pages, SendMsg};
 use super::lnet::TxDone;
 use super::machine::{LendRec, Machine};
 use super::peer::DialState;
 use super::slab::Key;
+use super::standing::{self, StandEvent, Standing};
 use super::txq::{Merged, Tx};
 use crate::wire::ksock::{self, COOKIE_KEEPALIVE, Checksum, KsockHdr};
 use crate::wire::{ByteOrder, ConnType, Version};
@@ -81,10 +83,11 @@ impl Machine {
 
     /// The best connection of a peer for a message (socklnd.md §7).
     fn choose(&self, peer: Key, cargo: Cargo) -> Option<Key> {
-        let p = self.peers.get(peer)?;
+        // A set that is being closed carries nothing more.
+        let p = self.peers.get(peer).filter(|p| p.leaving.is_none())?;
         let mut best: Option<(Fit, u64, u64, Key)> = None;
         for key in &p.conns {
-            let Some(c) = self.conns.get(*key) else { continue };
+            let Some(c) = self.conns.get(*key).filter(|c| c.standing != Standing::Held) else { continue };
             let fit = choose::fit(c.version, c.ctype, cargo);
             if fit == Fit::No || best.is_some_and(|b| fit < b.0) {
                 continue;
@@ -126,10 +129,8 @@ impl Machine {
         };
         let hope = !self.down
             && (!p.conns.is_empty()
-                || matches!(
-                    p.dial,
-                    DialState::Dialling(..) | DialState::Shaking(..) | DialState::Waiting(_)
-                ));
+                || p.dial().under_way().is_some()
+                || matches!(p.dial(), DialState::Waiting(_)));
         if !hope {
             let why = if self.down { LnetError::ShuttingDown } else { LnetError::Unreachable };
             return self.end_tx(peer, tx, Err(why));
@@ -220,6 +221,9 @@ impl Machine {
             c.tx_deadline = now + self.cfg.timeout();
         }
         c.pushed += nob;
+        if c.standing == Standing::Fresh {
+            c.standing = standing::next(c.standing, StandEvent::Sent).0;
+        }
         c.last_used = now / SEC;
         let me = self.cfg.shards.me;
         // What another lcore was given counts as sent: the peer's ACK may get here sooner than news from there.
@@ -324,7 +328,8 @@ impl Machine {
 
     fn has_bulk_out(&self, peer: Key) -> bool {
         self.peers.get(peer).is_some_and(|p| {
-            p.conns.iter().any(|c| self.conns.get(*c).is_some_and(|c| c.ctype == ConnType::BulkOut))
+            let counts = |c: &Conn| c.ctype == ConnType::BulkOut && c.standing != Standing::Held;
+            p.conns.iter().any(|c| self.conns.get(*c).is_some_and(counts))
         })
     }
 

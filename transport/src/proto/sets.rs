@@ -1,23 +1,21 @@
-//! Connection sets: dialling, and closing as one (docs/protocol/socklnd.md §3, §4).
+//! Connection sets: dialling, duplicates, and closing as one (docs/protocol/socklnd.md §3, §4).
 
 use super::api::LnetError;
 use super::io::{Close, DialId, DialSpec, Output};
 use super::machine::Machine;
-use super::peer::{self, DialEvent, DialState, Have, MAX_NONES};
+use super::peer::{DialEvent, DialState, Have, Leaving, MAX_NONES};
 use super::slab::Key;
+use super::standing::{self, StandAction, StandEvent, Standing};
+use crate::wire::ConnType;
 use crate::wire::nid::PID_USER_FLAG;
 
+/// How long a set that is being closed is still read, in ns: what has been received by then is delivered (field report
+/// L2). Streams that another lcore owns need some turns of it and of ours.
+const LAST_CALL: u64 = 2_000_000;
+
 impl Machine {
-    /// Applies the dial table; gives whether the event meant anything.
     fn dial_event(&mut self, peer: Key, event: DialEvent) -> bool {
-        let Some(p) = self.peers.get_mut(peer) else { return false };
-        match peer::next(p.dial, event) {
-            Some(next) => {
-                p.dial = next;
-                true
-            }
-            None => false,
-        }
+        self.peers.get_mut(peer).is_some_and(|p| p.dial_event(event))
     }
 
     /// Dials the next missing connection if the peer is one that we dial, and may now.
@@ -26,7 +24,7 @@ impl Machine {
         let Some(p) = self.peers.get_mut(key) else { return };
         // A port that a peer dialled from is nobody's to dial (socklnd.md §9).
         if !p.active
-            || p.content
+            || p.leaving.is_some()
             || self.down
             || p.id.pid & PID_USER_FLAG != 0
             || !self.cfg.may_dial(p.id.nid)
@@ -37,10 +35,10 @@ impl Machine {
         if self.homes.at(p.bucket) != self.cfg.shards.me {
             return;
         }
-        if matches!(p.dial, DialState::Waiting(t) | DialState::BackOff(t) if t <= now) {
-            p.dial = DialState::Idle;
+        if matches!(p.dial(), DialState::Waiting(t) | DialState::BackOff(t) if t <= now) {
+            p.dial_event(DialEvent::Due);
         }
-        if p.dial != DialState::Idle || p.whole == p.conns.len() {
+        if p.dial() != DialState::Idle || p.whole == p.conns.len() {
             return;
         }
         let mut have = Have::default();
@@ -75,13 +73,15 @@ impl Machine {
         self.counters.dials_failed += 1;
         let now = self.now;
         let Some(p) = self.peers.get_mut(key) else { return };
-        if let DialState::Dialling(id, _) = p.dial {
+        let dial = p.dial();
+        if let DialState::Dialling(id, _) = dial {
             self.dials.remove(&id);
         }
         p.failed_at = now;
         let until = now + p.back_off(&self.cfg);
-        self.dial_event(key, DialEvent::Failed(until));
+        p.dial_event(DialEvent::Failed(until));
         self.peer_by(key, until);
+        self.refused(key, dial.under_way());
         self.fail_queue(key, LnetError::Unreachable);
     }
 
@@ -90,30 +90,64 @@ impl Machine {
     pub(super) fn dial_busy(&mut self, key: Key) {
         let until = self.now + self.cfg.min_reconnect;
         let Some(p) = self.peers.get_mut(key) else { return };
-        p.nones += 1;
-        if p.nones < MAX_NONES {
-            self.dial_event(key, DialEvent::None(until));
-            return self.peer_by(key, until);
+        let Some(ctype) = p.dial().under_way() else { return };
+        if p.nones.add(ctype) < MAX_NONES {
+            p.dial_event(DialEvent::None(until));
+            self.peer_by(key, until);
+            return self.refused(key, Some(ctype));
         }
-        p.nones = 0;
         if p.conns.is_empty() {
+            p.nones.forget(ctype);
             return self.dial_hard_failure(key);
         }
-        // What is open carries on.
-        p.content = true;
-        self.dial_event(key, DialEvent::Enough);
+        // What is open carries on, and the other types are still wanted.
+        p.dial_event(DialEvent::Enough);
+        self.refused(key, Some(ctype));
+        self.maybe_dial(key);
     }
 
     /// The peer wants another version, which has been noted: asks again at once. A peer that cannot make up its mind
     /// waits like one that says NONE.
     pub(super) fn dial_again(&mut self, key: Key) {
         let Some(p) = self.peers.get_mut(key) else { return };
-        if p.nones > 0 {
+        let Some(ctype) = p.dial().under_way() else { return };
+        if p.nones.of(ctype) > 0 {
             return self.dial_busy(key);
         }
-        p.nones += 1;
-        self.dial_event(key, DialEvent::Again);
+        p.nones.add(ctype);
+        p.dial_event(DialEvent::Again);
+        self.refused(key, Some(ctype));
         self.maybe_dial(key);
+    }
+
+    /// A dial of ours of that type came to nothing: what the peer made beside it is what counts, unless another of that
+    /// type may be used.
+    fn refused(&mut self, key: Key, ctype: Option<ConnType>) {
+        let Some(p) = self.peers.get(key) else { return };
+        let mut held = None;
+        for k in &p.conns {
+            match self.conns.get(*k).filter(|c| Some(c.ctype) == ctype).map(|c| c.standing) {
+                Some(Standing::Held) => held = held.or(Some(*k)),
+                Some(_) => return,
+                None => {}
+            }
+        }
+        if let Some(held) = held {
+            self.stand(held, StandEvent::Refused);
+        }
+    }
+
+    /// Applies the table of a connection's standing. What ends is the caller's to end.
+    pub(super) fn stand(&mut self, key: Key, event: StandEvent) -> StandAction {
+        let Some(c) = self.conns.get_mut(key) else { return StandAction::None };
+        let (next, action) = standing::next(c.standing, event);
+        c.standing = next;
+        if action == StandAction::Use
+            && let Some(peer) = c.peer
+        {
+            self.flush(peer);
+        }
+        action
     }
 
     /// Fails the messages that wait for a connection.
@@ -126,29 +160,108 @@ impl Machine {
         }
     }
 
+    /// The peer ended a connection that may be a duplicate: nothing else ends with it, unless there is nothing else.
+    pub(super) fn end_alone(&mut self, key: Key) {
+        let Some(peer) = self.conns.get(key).and_then(|c| c.peer) else { return };
+        self.counters.duplicates_ended += 1;
+        self.part_from(peer, key, LnetError::ConnLost, Close::Fin);
+        let Some(p) = self.peers.get_mut(peer) else { return };
+        if !p.conns.is_empty() {
+            return self.maybe_dial(peer);
+        }
+        match p.dial() {
+            DialState::Dialling(..) | DialState::Shaking(..) => p.incarnation = None,
+            DialState::Waiting(_) => (p.incarnation, p.version) = (None, None),
+            DialState::Idle | DialState::BackOff(_) => self.close_set(Some(peer), LnetError::ConnLost, true),
+        }
+    }
+
+    /// A connection that was up is gone: the set follows, once what its others have received is read.
+    pub(super) fn conn_lost(&mut self, key: Key) {
+        if self.stand(key, StandEvent::Ended) == StandAction::EndAlone {
+            return self.end_alone(key);
+        }
+        let Some(peer) = self.conns.get(key).and_then(|c| c.peer) else { return };
+        if self.peers.get(peer).is_some_and(|p| p.conns.len() > 1) {
+            self.part_from(peer, key, LnetError::ConnLost, Close::Abort);
+            // One is left at least, but it may be the only one.
+            return self.last_call(Some(peer), LnetError::ConnLost, false);
+        }
+        self.close_set(Some(peer), LnetError::ConnLost, false);
+    }
+
+    /// Takes a connection out of its set, and ends it.
+    fn part_from(&mut self, peer: Key, key: Key, why: LnetError, how: Close) {
+        if let Some(p) = self.peers.get_mut(peer) {
+            p.conns.retain(|k| *k != key);
+            p.stalled.retain(|k| *k != key);
+            p.zc.lost(key);
+            p.whole = usize::MAX;
+        }
+        self.fail_conn(peer, key, why, how);
+    }
+
+    /// The peer ended the set. Nothing more is sent on its connections; what has been received on them is read, and then
+    /// they are closed.
+    pub(super) fn last_call(&mut self, key: Option<Key>, why: LnetError, clean: bool) {
+        let Some((key, p)) = key.and_then(|k| Some((k, self.peers.get_mut(k)?))) else { return };
+        if let Some(l) = &mut p.leaving {
+            l.clean &= clean;
+            return;
+        }
+        let until = self.now + LAST_CALL;
+        p.leaving = Some(Leaving { why, clean, until });
+        let conns = p.conns.clone();
+        self.peer_by(key, until);
+        conns.into_iter().for_each(|c| self.read_again(c));
+        self.fail_queue(key, why);
+    }
+
+    /// Closes a set that has been read to its end. What was asked for meanwhile goes over the next one.
+    pub(super) fn leave_set(&mut self, key: Key) {
+        let Some(l) = self.peers.get(key).and_then(|p| p.leaving) else { return };
+        self.drop_set(key, l.why, l.clean, None);
+        self.flush(key);
+        self.kicks.push_back(key);
+        self.forget_if_idle(key);
+    }
+
     /// Closes all connections of a peer: they share one fate (socklnd.md §4). In order with FIN when the peer went
     /// in order and nothing is under way, else with RST.
     pub(super) fn close_set(&mut self, key: Option<Key>, why: LnetError, clean: bool) {
-        let Some((key, p)) = key.and_then(|k| Some((k, self.peers.get_mut(k)?))) else { return };
+        let Some(key) = key.filter(|k| self.peers.get(*k).is_some()) else { return };
+        self.drop_set(key, why, clean, None);
+        self.fail_queue(key, why);
+        self.kicks.push_back(key);
+        self.forget_if_idle(key);
+    }
+
+    /// The same for what the connections have, and not for what waits for one. A dial is given up with the set, unless
+    /// it is on the connection `but`.
+    pub(super) fn drop_set(&mut self, key: Key, why: LnetError, clean: bool, but: Option<Key>) {
+        let Some(p) = self.peers.get_mut(key) else { return };
         let conns = std::mem::take(&mut p.conns);
         p.whole = usize::MAX;
         p.stalled.clear();
         p.incarnation = None;
         p.version = None;
-        p.nones = 0;
-        p.content = false;
-        let shaking = match p.dial {
-            DialState::Shaking(conn, _) => Some(conn),
+        p.nones = Default::default();
+        p.leaving = None;
+        let shaking = match p.dial() {
+            DialState::Shaking(conn, _) if Some(conn) == but => None,
+            DialState::Shaking(conn, _) => {
+                p.dial_event(DialEvent::Clear);
+                Some(conn)
+            }
             DialState::Dialling(id, _) => {
+                p.dial_event(DialEvent::Clear);
                 self.dials.remove(&id);
                 None
             }
-            _ => None,
+            // Who was told to wait waits: a peer whose every HELLO has another incarnation would be dialled without
+            // pause.
+            DialState::Idle | DialState::Waiting(_) | DialState::BackOff(_) => None,
         };
-        // Who was told to wait waits: a peer whose every HELLO has another incarnation would be dialled without pause.
-        if !matches!(p.dial, DialState::BackOff(_) | DialState::Waiting(_)) {
-            self.dial_event(key, DialEvent::Clear);
-        }
         self.counters.sets_closed += u64::from(!conns.is_empty());
         for conn in conns {
             let quiet = self.conns.get(conn).is_some_and(super::conn::Conn::quiet);
@@ -162,9 +275,6 @@ impl Machine {
             // Every pending cookie's hold was lifted with its connection's lends.
             p.zc.reset(|_| {});
         }
-        self.fail_queue(key, why);
-        self.kicks.push_back(key);
-        self.forget_if_idle(key);
     }
 
     /// Ends one established connection of a set that is being closed.

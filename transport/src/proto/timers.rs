@@ -9,8 +9,9 @@ use super::api::LnetError;
 use super::config::SEC;
 use super::hello::HsEvent;
 use super::machine::Machine;
-use super::peer::{DialState, NONES_APART};
+use super::peer::{DialEvent, DialState};
 use super::slab::Key;
+use super::standing::{StandEvent, Standing};
 use crate::wire::ConnType;
 use crate::wire::ksock::COOKIE_KEEPALIVE;
 use ::wheel::Wheel;
@@ -144,6 +145,15 @@ impl Machine {
                 }
                 self.conn_by(key, d);
             }
+            let Some(c) = self.conns.get(key) else { return };
+            if c.standing == Standing::Held {
+                let d = c.held_until;
+                if d <= now {
+                    self.stand(key, StandEvent::Overdue);
+                } else {
+                    self.conn_by(key, d);
+                }
+            }
         } else if c.hs.shaking() {
             let d = c.hs_deadline;
             if d <= now {
@@ -157,7 +167,13 @@ impl Machine {
     fn peer_timer(&mut self, key: Key) {
         let now = self.now;
         let Some(p) = self.peers.get(key) else { return };
-        match p.dial {
+        match p.leaving {
+            Some(l) if l.until <= now => self.leave_set(key),
+            Some(l) => self.peer_by(key, l.until),
+            None => {}
+        }
+        let Some(p) = self.peers.get(key) else { return };
+        match p.dial() {
             DialState::Idle => {}
             DialState::Dialling(..) if p.dial_deadline <= now => self.dial_hard_failure(key),
             DialState::Dialling(..) => self.peer_by(key, p.dial_deadline),
@@ -198,21 +214,10 @@ impl Machine {
         self.keepalive(key);
     }
 
-    /// Forgets how long to back off, once the longest interval has passed twice since the last failure; and the NONEs
-    /// that we told, once they are no row any more.
+    /// Forgets how long to back off, once the longest interval has passed twice since the last failure.
     fn forgive(&mut self, key: Key) {
         let Some(p) = self.peers.get_mut(key) else { return };
-        if p.nones_told > 0 {
-            let at = p.told_at + NONES_APART;
-            if at > self.now {
-                self.peer_by(key, at);
-            } else {
-                p.nones_told = 0;
-                self.forget_if_idle(key);
-            }
-        }
-        let Some(p) = self.peers.get_mut(key) else { return };
-        if p.interval == 0 || p.dial != DialState::Idle {
+        if p.interval == 0 || p.dial() != DialState::Idle {
             return;
         }
         let at = p.failed_at + 2 * self.cfg.max_reconnect;
@@ -224,10 +229,8 @@ impl Machine {
     }
 
     fn end_back_off(&mut self, key: Key) {
-        if let Some(p) = self.peers.get_mut(key)
-            && let Some(next) = super::peer::next(p.dial, super::peer::DialEvent::Clear)
-        {
-            p.dial = next;
+        if let Some(p) = self.peers.get_mut(key) {
+            p.dial_event(DialEvent::Due);
         }
         self.forget_if_idle(key);
     }
@@ -247,6 +250,7 @@ impl Machine {
             .conns
             .iter()
             .filter_map(|c| self.conns.get(*c))
+            .filter(|c| c.standing != Standing::Held)
             .any(|c| c.version.is_typed() && c.ctype == ConnType::BulkIn && c.txq.is_empty());
         self.peer_by(key, now + KEEPALIVE_RETRY);
         if quiet {

@@ -7,14 +7,16 @@
 //!    |  '-- Reset / message fails ----'                               |
 //!    '----- Oldest, Reset --------------------------------------------'
 //!
-//!    PENDING: EarlyAck, Overdue / closes the set
+//!    PENDING: EarlyAck, Overdue / closes the set;  ConnLost / message fails --> LOST
+//!    LOST:    Ack, EarlyAck / nothing --> ACKED;  Reset --> FREE
 //!    ACKED:   Ack, EarlyAck / closes the set (a second ACK)
 //!    FREE:    Ack, EarlyAck / closes the set (never given out, or long done)
 //! ```
 //!
 //! `EarlyAck` is an ACK for a message whose bytes have not all been transmitted: no peer can have read it. That is
 //! asked when the ACK comes, so that progress on a stream costs the table nothing. An ACKED cookie stays in the table
-//! until it is the oldest, and so a second ACK for it is known to be one. As the set closes every cookie is `Reset`.
+//! until it is the oldest, and so a second ACK for it is known to be one. As the set closes every cookie is `Reset`; a
+//! cookie is LOST while the set of a connection that died is read to its end, where its ACK may still be.
 
 use std::collections::VecDeque;
 
@@ -44,6 +46,8 @@ pub(super) enum Cookie {
     Pending,
     /// Its ACK has come; an older one's has not.
     Acked,
+    /// Its connection is gone.
+    Lost,
 }
 
 /// What happens to it.
@@ -57,6 +61,8 @@ pub(super) enum ZcEvent {
     EarlyAck,
     /// Its time is over.
     Overdue,
+    /// Its connection is gone, and the set will follow.
+    ConnLost,
     /// No older cookie is in the table.
     Oldest,
     /// The set of connections ends.
@@ -86,6 +92,9 @@ pub(super) fn next(state: Cookie, event: ZcEvent) -> Option<(Cookie, ZcAction)> 
         (S::Pending, E::Ack) => (S::Acked, A::Lift),
         (S::Pending, E::EarlyAck | E::Overdue) => (S::Pending, A::CloseSet),
         (S::Pending, E::Reset) => (S::Free, A::Fail),
+        (S::Pending, E::ConnLost) => (S::Lost, A::Fail),
+        (S::Lost, E::Ack | E::EarlyAck) => (S::Acked, A::None),
+        (S::Lost, E::Reset) => (S::Free, A::None),
         (S::Free | S::Acked, E::Ack | E::EarlyAck) => (state, A::CloseSet),
         (S::Acked, E::Oldest | E::Reset) => (S::Free, A::None),
         _ => return None,
@@ -183,7 +192,7 @@ impl ZcTable {
             None => (Cookie::Free, ZcEvent::Ack),
         };
         match (found, next(state, event)) {
-            (Some(at), Some((_, ZcAction::Lift))) => Ok(at),
+            (Some(at), Some((_, ZcAction::Lift | ZcAction::None))) => Ok(at),
             _ => Err(cookie),
         }
     }
@@ -214,7 +223,7 @@ impl ZcTable {
             }
             Acks::Range(first, last) => {
                 // A range longer than what is pending has a hole.
-                if last - first >= self.pending as u64 {
+                if last - first >= self.cookies.len() as u64 {
                     return Err(last);
                 }
                 let mut from = None;
@@ -237,12 +246,22 @@ impl ZcTable {
     }
 
     fn take(&mut self, at: usize, each: &mut impl FnMut(&Pending)) {
-        if let Some((p, state)) = self.cookies.get_mut(at)
-            && let Some((to, ZcAction::Lift)) = next(*state, ZcEvent::Ack)
-        {
-            *state = to;
+        let Some((p, state)) = self.cookies.get_mut(at) else { return };
+        let Some((to, action)) = next(*state, ZcEvent::Ack) else { return };
+        *state = to;
+        if action == ZcAction::Lift {
             self.pending -= 1;
             each(p);
+        }
+    }
+
+    /// A connection is gone: what it carried has failed.
+    pub(super) fn lost(&mut self, conn: Key) {
+        for (p, state) in self.cookies.iter_mut().filter(|(p, _)| p.conn == conn) {
+            if let Some((to, ZcAction::Fail)) = next(*state, ZcEvent::ConnLost) {
+                (*state, p.deadline) = (to, u64::MAX);
+                self.pending -= 1;
+            }
         }
     }
 
@@ -404,12 +423,28 @@ mod tests {
         assert_eq!((looked.get(), t.len()), (1, 8));
     }
 
+    /// While the set of a connection that died is read to its end, an ACK of what it carried is no error.
+    #[test]
+    fn an_ack_may_come_after_its_connection_died() {
+        let other = Key { index: 1, generation: 0 };
+        let mut t = table(2);
+        assert_eq!(t.request(CONN, other, 300, 60), 4);
+        t.lost(CONN);
+        assert_eq!((t.len(), t.overdue(1000)), (1, false));
+        let mut t2 = table(1);
+        t2.lost(CONN);
+        assert_eq!(ack(&mut t2, noop(0, 2)), Ok(vec![]));
+        assert_eq!(ack(&mut t2, noop(0, 2)), Err(2), "once");
+        assert_eq!(ack(&mut t, noop(2, 4)), Ok(vec![4]));
+        t.reset(|_| panic!("nothing was pending"));
+    }
+
     #[test]
     fn transitions() {
         use {Cookie as S, ZcEvent as E};
         let mut text = String::new();
-        for s in [S::Free, S::Pending, S::Acked] {
-            for e in [E::Request, E::Ack, E::EarlyAck, E::Overdue, E::Oldest, E::Reset] {
+        for s in [S::Free, S::Pending, S::Acked, S::Lost] {
+            for e in [E::Request, E::Ack, E::EarlyAck, E::Overdue, E::ConnLost, E::Oldest, E::Reset] {
                 if let Some((n, a)) = next(s, e) {
                     text += &format!("{s:?} + {e:?} -> {n:?}, {a:?}\n");
                 }
@@ -422,11 +457,15 @@ mod tests {
         Pending + Ack -> Acked, Lift
         Pending + EarlyAck -> Pending, CloseSet
         Pending + Overdue -> Pending, CloseSet
+        Pending + ConnLost -> Lost, Fail
         Pending + Reset -> Free, Fail
         Acked + Ack -> Acked, CloseSet
         Acked + EarlyAck -> Acked, CloseSet
         Acked + Oldest -> Free, None
         Acked + Reset -> Free, None
+        Lost + Ack -> Acked, None
+        Lost + EarlyAck -> Acked, None
+        Lost + Reset -> Free, None
         ");
     }
 }

@@ -496,6 +496,37 @@ fn every_other_capture() {
     names.retain(|n| !here.contains(&n.as_str()) && !SETS.contains(&n.as_str()));
     assert_eq!(names.len(), 19);
     for name in names {
-        everywhere(&name, |_| ());
+        if OLDER.iter().any(|(older, _)| *older == name) {
+            [1 << 21, 1448, 1].map(|chunk| replay(&name, Role::Active, chunk));
+        } else {
+            everywhere(&name, |_| ());
+        }
+    }
+}
+
+/// Kernels that were told to speak an older version refuse the newer one.
+const OLDER: [(&str, Version); 2] =
+    [("mixed-active3-passive1", Version::V1), ("mixed-active3-passive2", Version::V2)];
+
+/// In their place we take what they refuse, and answer in our version (field report L1: a kernel counts a NONE for its
+/// version as any other).
+#[test]
+fn a_newer_version_is_answered_in_ours() {
+    for (name, version) in OLDER {
+        for chunk in [1 << 21, 1448, 1] {
+            let (mut r, script) = Replay::new(name, Role::Passive, chunk);
+            assert_eq!(r.machine.config().version, Some(version));
+            let flow = r.links[0].flow.clone();
+            r.links[0].open = true;
+            let info = ConnInfo { local: flow.passive, remote: flow.active, dial: None };
+            r.input(Input::Opened(id(0), info));
+            for (_, _, _, m) in script.iter().filter(|(_, n, ours, _)| *n == 0 && !ours) {
+                r.feed(0, &flow.a.bytes()[m.range.clone()]);
+            }
+            let (said, len) = Hello::parse(&r.links[0].wrote).unwrap();
+            let (asked, _) = Hello::parse(&flow.a.bytes()[16..]).unwrap();
+            assert_eq!((asked.version, said.version, said.ctype), (Version::V3, version, ConnType::Control));
+            assert_eq!((len, r.machine.gauges().conns_up), (r.links[0].wrote.len(), 1));
+        }
     }
 }

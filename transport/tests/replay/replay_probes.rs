@@ -41,12 +41,12 @@ fn holds(place: Place, table: &[Exception]) {
         let listed: BTreeMap<(String, usize), &str> =
             table.iter().flat_map(|e| e.conns.iter().map(|c| ((e.capture.into(), *c), e.why))).collect();
         assert_eq!(listed.len(), table.iter().map(|e| e.conns.len()).sum::<usize>(), "listed twice");
-        for (at, what) in &found {
-            assert!(listed.contains_key(at), "{place:?}, {chunk} bytes, {} c{}: {what}", at.0, at.1);
-        }
-        for (at, why) in &listed {
-            assert!(found.contains_key(at), "{place:?}, {chunk} bytes, {} c{} no longer: {why}", at.0, at.1);
-        }
+        let new = found.iter().filter(|(at, _)| !listed.contains_key(at));
+        let new = new.map(|((capture, conn), what)| format!("{capture} c{conn}: {what}"));
+        let gone = listed.iter().filter(|(at, _)| !found.contains_key(at));
+        let gone = gone.map(|((capture, conn), why)| format!("{capture} c{conn} no longer: {why}"));
+        let wrong: Vec<String> = new.chain(gone).collect();
+        assert!(wrong.is_empty(), "{place:?}, {chunk} bytes:\n{}", wrong.join("\n"));
     }
 }
 

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use crate::CHUNKS;
 use crate::play::{Capture, Place, Play};
 use transport::testing::capture::{Dir, Msg, Segment, good_messages};
-use transport::wire::{ConnType, Version};
+use transport::wire::{ConnType, Hello, Version};
 
-/// Both dial. The node with the higher NID refuses the other's connections with NONE while it connects, and its own
-/// come to be; the other tries again after a second.
+/// Both dial. The kernel with the higher NID refuses the other's connections with NONE while it connects, and its own
+/// come to be; the other tries again after a second. In its place we answer both of the other's with the right type
+/// (field report L1), and use none of them: all that we write on our own is what the kernel wrote.
 #[test]
 fn connect_race() {
     let read = Capture::read("lnet/v3-connect-race");
@@ -16,16 +17,28 @@ fn connect_race() {
         for (me, list) in read.nodes(true, |_| true) {
             let played = Play::new(&read, Place::Kernel, me, &list, chunk, |_| ()).run();
             let mut differ = played.differences();
-            if !me.to_string().ends_with(".11") {
+            let higher = !me.to_string().ends_with(".11");
+            if higher {
                 // The capture ends between the acceptor request and the HELLO of the last connection.
                 differ.remove(&5).expect("the fifth connection is cut off");
                 let last = played.links.last().unwrap();
                 assert!(last.wrote.starts_with(&last.want()) && last.want().len() == 16);
             }
-            assert!(differ.is_empty(), "{me} {chunk}: {differ:?}");
             let c = played.machine.counters();
-            // The NONEs of the first connection and of the retry.
-            assert_eq!(c.races, 2, "{me}: {c:?}");
+            if higher {
+                for refused in [1, 4] {
+                    let l = played.links.iter().find(|l| l.number == refused).unwrap();
+                    let (said, len) = Hello::parse(&l.wrote).unwrap();
+                    assert!(differ.remove(&refused).is_some() && len == l.wrote.len());
+                    assert_ne!(said.ctype, ConnType::None);
+                }
+                assert_eq!((c.races, c.duplicates, c.duplicates_ended), (0, 2, 1), "{c:?}");
+            } else {
+                // The NONEs of the first connection and of the retry.
+                assert_eq!((c.races, c.duplicates), (2, 1), "{c:?}");
+            }
+            assert!(differ.is_empty(), "{me} {chunk}: {differ:?}");
+            assert_eq!(c.sets_closed, 0, "{me}: {c:?}");
         }
     }
 }

@@ -297,8 +297,10 @@ fn both_dial_at_once_and_one_set_is_left() {
     assert!(matches!(net.take_events(0)[..], [Event::Ping { info: Ok(_), .. }]));
     assert!(matches!(net.take_events(1)[..], [Event::Ping { info: Ok(_), .. }]));
     for n in 0..2 {
-        assert_eq!(net.nodes[n].machine.gauges().conns_up, 3);
-        assert!(net.nodes[n].machine.counters().races > 0);
+        // Each took the other's CONTROL beside its own (field report L1); what they both lacked, one of them made.
+        assert_eq!(net.nodes[n].machine.gauges().conns_up, 4);
+        let c = net.nodes[n].machine.counters();
+        assert_eq!((c.races, c.duplicates, c.sets_closed), (0, 1, 0));
     }
     quiet(&net, &[0, 1]);
 }

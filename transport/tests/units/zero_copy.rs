@@ -66,6 +66,12 @@ impl Bench {
         }
     }
 
+    /// What the connections of a set that is being closed have received has been read.
+    fn read_out(&mut self) {
+        self.now += SEC / 100;
+        self.input(Input::Timer);
+    }
+
     fn feed(&mut self, conn: u32, bytes: &[u8]) {
         let mut q = Queue::default();
         q.0.extend(bytes.chunks(1 << 16).map(|b| self.pool.copy_of(b).unwrap()));
@@ -233,6 +239,7 @@ fn what_tcp_had_delivered_before_death_is_sent() {
     let lends: Vec<LendId> = b.sends().iter().map(|(_, m)| (m.lend.unwrap(), assert!(!m.hold)).0).collect();
     b.acked(2, b.pushed[2] - 1);
     b.input(Input::Closed(Bench::id(0), CloseWhy::Reset));
+    b.read_out();
     b.take();
     for l in lends {
         b.input(Input::Released(l));
@@ -387,6 +394,7 @@ fn a_message_half_received_gives_its_sink_back() {
     b.feed(0, &[&k.emit(ByteOrder::Little)[..], &h.emit(), &[1; 4000]].concat());
     assert!(b.take().is_empty(), "no ACK and no event before the last byte");
     b.input(Input::Closed(Bench::id(2), CloseWhy::Timeout));
+    b.read_out();
     let out = b.take();
     let put = out.iter().find_map(|o| match o {
         Output::Complete(_, Event::Put(p)) => Some(p),
