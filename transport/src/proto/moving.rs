@@ -113,7 +113,8 @@ impl Machine {
                 _ => None,
             };
             let mut conns = p.conns.iter().chain(shaking.iter()).filter_map(at);
-            (p.bucket != b || p.leaving.is_none()) && conns.all(|c| c == p.bucket || (c != b && p.bucket != b))
+            (p.bucket != b || p.leaving.is_none())
+                && conns.all(|c| c == p.bucket || (c != b && p.bucket != b))
         });
         let lends = keys(&self.lends).all(|(_, l)| {
             let owner = self.peers.get(l.peer).is_some_and(|p| p.bucket == b);

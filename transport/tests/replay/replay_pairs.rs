@@ -497,7 +497,9 @@ fn every_other_capture() {
     assert_eq!(names.len(), 19);
     for name in names {
         if OLDER.iter().any(|(older, _)| *older == name) {
-            [1 << 21, 1448, 1].map(|chunk| replay(&name, Role::Active, chunk));
+            for chunk in [1 << 21, 1448, 1] {
+                replay(&name, Role::Active, chunk);
+            }
         } else {
             everywhere(&name, |_| ());
         }

@@ -323,6 +323,75 @@ fn requirement_08_a_set_has_one_fate() {
     }
 }
 
+/// Field report L2: what the others of a set have received when one of it ends is delivered before they close.
+#[test]
+fn requirement_08_what_was_received_before_the_end_is_delivered() {
+    type End = fn(&mut Net, usize);
+    for (end, which) in [(Net::raw_fin as End, "FIN"), (Net::raw_reset as End, "RST")] {
+        for ended in 0..3 {
+            let mut net = net(config(1));
+            attach(&mut net, 0, MdMem::Sink(Sink::Lend(1 << 20)), true);
+            let links = open_set(&mut net, Version::V3);
+            // More than a machine takes in one call, on both others; and what stands behind half a message's end.
+            let bytes = message(Version::V3, &put(10), 0).repeat(40);
+            net.nodes[0].paused = which == "FIN";
+            for other in (0..3).filter(|n| *n != ended) {
+                net.raw_send(links[other], &bytes);
+            }
+            end(&mut net, links[ended]);
+            net.run(SEC / 1000);
+            net.resume(0);
+            net.run(SEC);
+            assert!(links.iter().all(|l| net.wire(*l, 1).1), "{which} on {ended} closes all three");
+            let puts =
+                net.take_events(0).into_iter().filter(|e| matches!(e, Event::Put(p) if p.status.is_ok()));
+            assert_eq!(puts.count(), 80, "{which} on {ended}");
+            quiet(&net, 0);
+        }
+    }
+}
+
+/// Field report L2: a connection that may be a duplicate ends alone, by FIN or RST, until something has come or gone on
+/// it; then the set ends with it.
+#[test]
+fn requirement_08_a_duplicate_ends_alone() {
+    type End = fn(&mut Net, usize);
+    for end in [Net::raw_fin as End, Net::raw_reset as End] {
+        for used in [false, true] {
+            let mut net = net(config(1));
+            let links = open_set(&mut net, Version::V3);
+            for (n, ctype) in TYPES.into_iter().enumerate() {
+                let second = open(&mut net, 800 + n as u16, &start(&hello(Version::V3, ctype)));
+                assert_eq!(counters(&net).duplicates, n as u64 + 1);
+                if used && n == 2 {
+                    net.raw_send(second, &noop(0, 1));
+                }
+                net.run(SEC / 10);
+                end(&mut net, second);
+                net.run(SEC / 10);
+                assert!(net.wire(second, 1).1);
+                let closed = used && n == 2;
+                assert_eq!(links.map(|l| net.wire(l, 1).1), [closed; 3], "{ctype:?}");
+            }
+            let c = counters(&net);
+            assert_eq!((c.duplicates_ended, c.sets_closed), (3 - u64::from(used), u64::from(used)));
+        }
+    }
+    // Nothing is sent on it while it is held, also when it would be the newest; after 5 s it is one like any other.
+    let mut net = net(config(1));
+    let links = open_set(&mut net, Version::V3);
+    let second = open(&mut net, 800, &start(&hello(Version::V3, ConnType::Control)));
+    let on = |net: &Net, link| raw::messages(net, link, 1, Version::V3).len();
+    net.run(2 * SEC);
+    net.op(0, ping_op(id(PEER)));
+    net.run(SEC);
+    assert_eq!((on(&net, links[0]), on(&net, second)), (1, 0));
+    net.run(3 * SEC);
+    net.op(0, ping_op(id(PEER)));
+    net.run(SEC);
+    assert_eq!((on(&net, links[0]), on(&net, second)), (1, 1));
+}
+
 #[test]
 fn requirement_09_none_waits_a_second_and_is_not_said() {
     // NONE: no attempt before a second has passed.
