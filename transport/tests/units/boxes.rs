@@ -215,7 +215,9 @@ fn a_box_outlives_its_connection() {
         assert_eq!([0, 1, 2].map(end_of), [const { [Ok(())] }; 3], "what came whole is good, once");
         assert_eq!(end_of(9), [Err(LnetError::ConnLost)]);
         assert!(links.iter().all(|l| net.wire(*l, 1).1), "{how}");
-        assert_eq!((counters(&net).zc_acks_tx, net.nodes[0].machine.gauges().conns), (0, 0));
+        // While a set that its peer ended is read to its end, what is owed on it may still go.
+        assert!(counters(&net).zc_acks_tx == 0 || how < 2);
+        assert_eq!(net.nodes[0].machine.gauges().conns, 0);
         ended(&mut net);
     }
 }
