@@ -23,7 +23,7 @@ pub const MATCH: u64 = 0x706f_6c6c_6e64;
 /// Payload of a small PUT, in bytes.
 pub const SMALL: usize = 64;
 /// The applications' id.
-pub const APP: AppId = AppId(0);
+pub const APP: AppId = AppId::FIRST;
 
 /// Sizes of the client's work.
 #[derive(Clone, Copy, Debug)]

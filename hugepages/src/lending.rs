@@ -33,7 +33,7 @@ use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
 
-use crate::run::PageRun;
+use crate::run::{PageRun, PageSlice};
 use crate::sync::{AtomicPtr, AtomicU16, AtomicU64, Cell, Ordering, SLOT_MAX, fence};
 
 /// The most references that a NIC may hold on one lending. DPDK's count is a `u16`; at half of its range the
@@ -46,17 +46,18 @@ pub const NIC_REFS_MAX: u16 = 32_768;
 pub struct ShInfo {
     /// Called by whoever drops the last count, with the buffer address and `fcb_opaque`.
     pub free_cb: extern "C" fn(*mut c_void, *mut c_void),
-    /// Slot address with the slot's generation in the upper 16 bits.
+    /// The slot's address with the slot's generation in the bits that its alignment leaves free.
     pub fcb_opaque: *mut c_void,
     /// NIC references, plus one while any [`Lent`] lives.
     pub refcnt: AtomicU16,
 }
 
-#[repr(C, align(64))]
+#[repr(C, align(128))]
 struct Slot {
     sh: ShInfo,
     local: Cell<u32>,
-    generation: Cell<u16>,
+    /// Below [`GENERATIONS`]: told apart are a callback for the slot's present use and one that comes after it.
+    generation: Cell<usize>,
     index: u32,
     token: Cell<u64>,
     next: Cell<*mut Slot>,
@@ -74,22 +75,30 @@ struct Shared {
     live: Cell<u64>,
 }
 
-const ADDR_BITS: u32 = 48;
+/// Generations that a slot's address has room for. The low bits of an address are free whatever its width is: user
+/// space has 47 bits of them with four levels of page tables, 56 with five (x86-64), up to 52 on AArch64.
+const GENERATIONS: usize = align_of::<Slot>();
 
-fn pack(slot: *mut Slot, generation: u16) -> *mut c_void {
-    ptr::with_exposed_provenance_mut(slot.expose_provenance() | usize::from(generation) << ADDR_BITS)
+fn pack(slot: *mut Slot, generation: usize) -> *mut c_void {
+    slot.map_addr(|a| a | (generation & (GENERATIONS - 1))).cast()
+}
+
+fn unpack(opaque: *mut c_void) -> (*mut Slot, usize) {
+    (opaque.map_addr(|a| a & !(GENERATIONS - 1)).cast(), opaque.addr() & (GENERATIONS - 1))
 }
 
 /// Runs in a driver, on any thread, when the last NIC reference falls: links the slot into the freed list.
 /// No DPDK call, no lock, no allocation, and it cannot panic.
 extern "C" fn on_free(_addr: *mut c_void, opaque: *mut c_void) {
-    let word = opaque.addr();
-    let slot: *mut Slot = ptr::with_exposed_provenance_mut(word & ((1 << ADDR_BITS) - 1));
+    // DPDK's free path reads a count of 1 relaxed and stores 0 plainly (`rte_mbuf_ext_refcnt_update`): it has not
+    // seen what those did who let go before. This fence pairs with their releases.
+    fence(Ordering::Acquire);
+    let (slot, generation) = unpack(opaque);
     // SAFETY: `opaque` was packed by `lend` for a slot whose slab is leaked, not freed, while any count is out;
     // at count 0 this call is the only one that touches the slot until `reap` takes it from the list.
     unsafe {
         let shared = &*(*slot).shared;
-        if (*slot).generation.get() != (word >> ADDR_BITS) as u16 {
+        if (*slot).generation.get() != generation {
             shared.stale.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -104,12 +113,35 @@ extern "C" fn on_free(_addr: *mut c_void, opaque: *mut c_void) {
     }
 }
 
-/// No slot is free.
+/// Why pages cannot be lent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LendSlabError {
     /// Every slot is lent out.
     #[error("all {0} lendings of this lcore are out: the message waits until one comes home")]
     Full(usize),
+}
+
+/// Slices that were not lent, since not all of them could be.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{asked} lendings are needed and {free} of {capacity} are free: the message waits until some come home, or has to be of fewer pieces"
+)]
+pub struct Short<A> {
+    /// What was to be lent.
+    pub slices: A,
+    /// Slots needed.
+    pub asked: usize,
+    /// Slots free.
+    pub free: usize,
+    /// Slots in all.
+    pub capacity: usize,
+}
+
+impl<A> Short<A> {
+    /// Whether waiting is of no use: the slab is too small for such a message.
+    pub fn never(&self) -> bool {
+        self.asked > self.capacity
+    }
 }
 
 /// Why pages could not be attached to a frame.
@@ -199,7 +231,7 @@ impl LendSlab {
     ///
     /// # Errors
     /// [`LendSlabError::Full`] when every slot is out.
-    pub fn lend(&self, slice: crate::PageSlice, token: u64) -> Result<Lent, LendSlabError> {
+    pub fn lend(&self, slice: PageSlice, token: u64) -> Result<Lent, LendSlabError> {
         // SAFETY: `idle` is touched by `lend` and `reap` alone, which never overlap (one thread, no reentry).
         let Some(i) = (unsafe { &mut *self.0.idle.get() }).pop() else {
             return Err(LendSlabError::Full(self.0.cap));
@@ -227,16 +259,16 @@ impl LendSlab {
         if shared.freed.load(Ordering::Relaxed).is_null() {
             return 0;
         }
-        let mut slot = shared.freed.swap(ptr::null_mut(), Ordering::Relaxed);
-        // Pairs with the release of whoever linked the slot: its writes to the count come before our reuse.
-        fence(Ordering::Acquire);
+        // Pairs with the releases of all who linked slots: what they did comes before our reuse. No fence, since loom
+        // takes one for more than it is (it acquires what other threads have read, too), and would hide a fault.
+        let mut slot = shared.freed.swap(ptr::null_mut(), Ordering::Acquire);
         let mut n = 0;
         while !slot.is_null() {
             // SAFETY: slots on the list have no other user; each is linked once.
             let (next, token, run, index) = unsafe {
                 let s = &*slot;
                 let run = (*s.run.get()).take();
-                s.generation.set(s.generation.get().wrapping_add(1));
+                s.generation.set((s.generation.get() + 1) % GENERATIONS);
                 (s.next.get(), s.token.get(), run, s.index)
             };
             // SAFETY: as in `lend`; `f` runs after this borrow has ended.
@@ -249,6 +281,29 @@ impl LendSlab {
             slot = next;
         }
         n
+    }
+
+    /// Lends every one of `slices` under `token`, in order, and gives each [`Lent`] to `each`; or none of them, where
+    /// fewer slots are free: a message goes whole or waits whole.
+    ///
+    /// # Errors
+    /// [`Short`] gives the slices back.
+    pub fn lend_all<A>(&self, slices: A, token: u64, mut each: impl FnMut(Lent)) -> Result<(), Short<A>>
+    where
+        A: AsRef<[PageSlice]> + IntoIterator<Item = PageSlice>,
+    {
+        let asked = slices.as_ref().len();
+        // SAFETY: as in `lend`; the borrow ends with the statement.
+        let free = unsafe { (*self.0.idle.get()).len() };
+        if asked > free {
+            return Err(Short { slices, asked, free, capacity: self.0.cap });
+        }
+        for slice in slices {
+            let lent = self.lend(slice, token);
+            debug_assert!(lent.is_ok(), "free slots were counted");
+            lent.into_iter().for_each(&mut each);
+        }
+        Ok(())
     }
 
     /// Lendings that are out.
@@ -461,5 +516,22 @@ impl Drop for NicRef {
     #[inline]
     fn drop(&mut self) {
         drop_nic_count(self.slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A slot's address may have any width: five levels of page tables give user space 56 bits, and nothing of them
+    /// may be taken for the generation.
+    #[test]
+    fn an_address_of_any_width_comes_back_with_its_generation() {
+        for addr in [0x0000_7fff_ffff_ff80_usize, 0x00ff_ffff_ffff_ff80, 0xffff_ffff_ffff_ff80] {
+            let slot: *mut Slot = ptr::without_provenance_mut(addr);
+            for generation in [0, 1, GENERATIONS - 1] {
+                assert_eq!(unpack(pack(slot, generation)), (slot, generation), "{addr:#x}");
+            }
+        }
     }
 }

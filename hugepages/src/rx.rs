@@ -55,7 +55,7 @@ pub struct RxCounters {
 struct Returned {
     raw: usize,
     truesize: u32,
-    owner: u32,
+    owner: LendOwner,
 }
 
 /// The ring that lent fragments come home on.
@@ -88,9 +88,9 @@ impl LendBudget {
     }
 }
 
-/// Who holds lent buffers; index of an application's event queue.
+/// Who holds lent buffers. Every number is an owner with a share of its own; small ones take less memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct LendOwner(pub u32);
+pub struct LendOwner(pub u16);
 
 /// The lcore's end of a receive pool: makes fragments and takes lent ones back.
 #[derive(Clone)]
@@ -142,7 +142,7 @@ impl RxHome {
             c.returned += 1;
             c.lent_bytes = c.lent_bytes.saturating_sub(u64::from(r.truesize));
             self.0.counters.set(c);
-            if let Some(o) = self.0.owners.borrow_mut().get_mut(r.owner as usize) {
+            if let Some(o) = self.0.owners.borrow_mut().get_mut(usize::from(r.owner.0)) {
                 *o = o.saturating_sub(u64::from(r.truesize));
             }
         }
@@ -163,12 +163,11 @@ impl RxHome {
         let mut c = self.0.counters.get();
         let t = u64::from(truesize);
         let mut owners = self.0.owners.borrow_mut();
-        let i = owner.0 as usize;
-        if i >= owners.len() && i < 65_536 {
+        let i = usize::from(owner.0);
+        if i >= owners.len() {
             owners.resize(i + 1, 0);
         }
-        let used = owners.get(i).copied();
-        let fits = used.is_some_and(|u| u + t <= self.0.budget.owner_bytes)
+        let fits = owners[i] + t <= self.0.budget.owner_bytes
             && c.lent_bytes + t <= self.0.budget.lcore_bytes
             && self.0.lent_handles.get() < self.0.ring.0.capacity();
         if fits {
@@ -266,7 +265,7 @@ impl RxFrag {
         // the buffer passes to the RxLent.
         let home = unsafe { std::ptr::read(&raw const me.home) };
         drop(home);
-        Ok(RxLent { data: me.data, len: me.len, truesize: me.truesize, owner: owner.0, raw: me.raw, ring })
+        Ok(RxLent { data: me.data, len: me.len, truesize: me.truesize, owner, raw: me.raw, ring })
     }
 }
 
@@ -289,7 +288,7 @@ pub struct RxLent {
     data: NonNull<u8>,
     len: u32,
     truesize: u32,
-    owner: u32,
+    owner: LendOwner,
     raw: NonNull<()>,
     ring: Arc<ReturnRing>,
 }

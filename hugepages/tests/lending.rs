@@ -53,6 +53,31 @@ fn a_slot_is_not_reused_while_the_nic_counts_in_it() {
 }
 
 #[test]
+fn all_slices_are_lent_or_none() {
+    let s = LendSlab::new(4);
+    let (r, mut out) = (run(), vec![]);
+    let slices = |n: u32| (0..n).map(|i| r.slice(i * 10, 10).unwrap()).collect::<Vec<_>>();
+    let other = s.lend(r.slice_all(), 1).unwrap();
+    let hold = other.clone();
+    // Three are free: the fourth lend would fail.
+    let short = s.lend_all(slices(4), 2, |l| out.push(l)).unwrap_err();
+    assert_eq!((short.asked, short.free, short.never(), out.len(), s.out()), (4, 3, false, 0, 1));
+    assert!(short.to_string().starts_with("4 lendings are needed and 3 of 4 are free"), "{short}");
+    assert_eq!(short.slices.iter().map(|x| x.off()).collect::<Vec<_>>(), [0, 10, 20, 30]);
+    drop((other, hold));
+    assert_eq!(reaped(&s), [1]);
+    s.lend_all(short.slices, 2, |l| out.push(l)).unwrap();
+    assert_eq!(
+        out.iter().map(|l| (l.off(), l.len())).collect::<Vec<_>>(),
+        [(0, 10), (10, 10), (20, 10), (30, 10)]
+    );
+    assert!(s.lend_all(slices(5), 3, |_| ()).unwrap_err().never(), "waiting is of no use");
+    assert!(s.lend_all(slices(0), 3, |_| ()).is_ok());
+    out.clear();
+    assert_eq!(reaped(&s), [2; 4]);
+}
+
+#[test]
 fn attach_is_refused_at_half_the_count_and_nothing_wraps() {
     let s = LendSlab::new(1);
     let l = s.lend(run().slice_all(), 1).unwrap();

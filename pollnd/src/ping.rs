@@ -13,7 +13,7 @@ use crate::assemble::{self, Role};
 const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) fn main(a: PingArgs) -> Result<(), String> {
-    let (handle, app) = rings(AppId(0), 64);
+    let (handle, app) = rings(AppId::FIRST, 64);
     let node = assemble::start(&a.node, Role::Dialler, Box::new(move |_| Ok(Box::new(app) as _)))?;
     let mut outcome = Ok(());
     for n in 0..a.count {

@@ -118,10 +118,10 @@ mod tests {
 
     #[test]
     fn a_full_event_ring_loses_nothing_and_holds_back_new_operations() {
-        let (h, mut app) = rings(AppId(3), 1);
+        let (h, mut app) = rings(AppId::FIRST, 1);
         let mut ops = Ops::new();
         for me in 0..3 {
-            app.event(0, AppId(3), Event::Attached { tag: 0, me: MeId(me) }, &mut ops);
+            app.event(0, AppId::FIRST, Event::Attached { tag: 0, me: MeId(me) }, &mut ops);
         }
         h.submit(unlink(7)).unwrap();
         assert!(h.submit(unlink(8)).is_err());
@@ -133,7 +133,7 @@ mod tests {
         }
         assert_eq!(ops.len(), 1);
         drop(h);
-        app.event(0, AppId(3), Event::Attached { tag: 0, me: MeId(9) }, &mut ops);
+        app.event(0, AppId::FIRST, Event::Attached { tag: 0, me: MeId(9) }, &mut ops);
         assert!(app.gone() && app.served.backlog.is_empty());
     }
 }

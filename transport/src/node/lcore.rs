@@ -241,29 +241,37 @@ impl<P: Port> LcoreRt<P> {
     /// Lends the message's pages and pushes it, or keeps it until there is room. Gives it back while no lending
     /// is free.
     #[expect(clippy::result_large_err, reason = "the message itself comes back, unboxed")]
-    fn send(&mut self, id: ConnId, m: SendMsg) -> Result<(), SendMsg> {
+    fn send(&mut self, id: ConnId, mut m: SendMsg) -> Result<(), SendMsg> {
         let Some(flow) = self.conn(id).map(|c| c.flow) else {
             self.orphans.extend(m.lend);
             return Ok(());
         };
         let mut pay: SmallVec<[Lent; 2]> = SmallVec::new();
         if let Some(lend) = m.lend {
-            if self.slab.capacity() as u64 - self.slab.out() < m.pay.len() as u64 {
-                return Err(m);
+            let serial = self.serial.wrapping_add(1);
+            let token = u64::from(serial) << 32 | self.lends.vacant_key() as u64;
+            match self.slab.lend_all(m.pay, token, |l| pay.push(l)) {
+                Ok(()) => {}
+                Err(short) if short.never() => {
+                    tracing::error!(conn = ?id, "a message cannot be sent, so its connection ends: {short}");
+                    self.orphans.push_back(lend);
+                    self.stack.close(flow, tcpstack::Close::Abort);
+                    return Ok(());
+                }
+                Err(short) => {
+                    m.pay = short.slices;
+                    return Err(m);
+                }
             }
-            let runs = m.pay.len() as u32;
-            self.serial = self.serial.wrapping_add(1);
-            let serial = self.serial;
-            let key = self.lends.insert(Lend { id: lend, conn: id, serial, runs, hold: SmallVec::new() });
-            let token = u64::from(serial) << 32 | key as u64;
-            pay.extend(m.pay.into_iter().filter_map(|p| self.slab.lend(p, token).ok()));
             if pay.is_empty() {
-                self.lends.remove(key);
                 self.orphans.push_back(lend);
-            } else if m.hold {
-                self.held.insert(lend, key);
-                if let Some(l) = self.lends.get_mut(key) {
-                    l.hold.clone_from(&pay);
+            } else {
+                let hold = if m.hold { pay.clone() } else { SmallVec::new() };
+                self.serial = serial;
+                let key =
+                    self.lends.insert(Lend { id: lend, conn: id, serial, runs: pay.len() as u32, hold });
+                if m.hold {
+                    self.held.insert(lend, key);
                 }
             }
         }

@@ -34,7 +34,7 @@ use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
 use crate::hash::OwnMap;
 use crate::proto::{
     AppId, Bucket, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Event, Homes, Input, LendId,
-    MsgBox, Progress, ShardId, ShardMsg, Shards, StreamRx, Tcp,
+    MsgBox, Owner, Progress, ShardId, ShardMsg, Shards, StreamRx, Tcp,
 };
 use help::Helper;
 use moves::{Arriving, Leaving};
@@ -81,8 +81,6 @@ const RING: usize = 4096;
 const PARCELS_A_TURN: usize = 512;
 /// Bytes of one stream on their way to its home, or waiting there.
 const IN_FLIGHT: u64 = 1 << 20;
-/// Owner under which fragments for another shard are lent.
-const LEND_AS: u32 = 60_000;
 
 /// The rings of a node: one into each shard, and a queue of boxes for each CPT.
 pub struct Rings {
@@ -266,7 +264,7 @@ impl<R: Runtime> Linked<R> {
                     // Read again when it needs the ring no more.
                     Some(a) if a.returns => {}
                     Some(a) => {
-                        let owner = LendOwner(LEND_AS + u32::from(homes.at(a.bucket).0));
+                        let owner = Owner::Shard(homes.at(a.bucket)).into();
                         if ship(c, a, owner, stream, &mut to) {
                             starved.push(c);
                         }

@@ -19,7 +19,7 @@
 //! let listen = vec!["127.0.88.2:20988".parse()?];
 //! let rt = SockRt::new(SockConfig { listen, ..SockConfig::default() }, Clock::monotonic())?;
 //! let mut server = Shard::new(Machine::new(node(there)), rt, NoApp);
-//! let (handle, app) = rings(AppId(0), 16);
+//! let (handle, app) = rings(AppId::FIRST, 16);
 //! let rt = SockRt::new(SockConfig::default(), Clock::monotonic())?;
 //! let mut client = Shard::new(Machine::new(node(here)), rt, app);
 //!
@@ -61,24 +61,6 @@ pub struct Shard<R: Runtime, A: App> {
     pace: Pace,
     balancer: Option<Balancer>,
 }
-
-/// The id under which a shard's own operations complete.
-const OWN_APP: AppId = AppId(900);
-
-// Towards the machines an application's id carries the shard that it lives on, so that its events find the way
-// back from wherever its operations were done.
-const SHARD_BITS: u32 = 6;
-
-fn global(app: AppId, me: ShardId) -> AppId {
-    AppId(app.0 << SHARD_BITS | u32::from(me.0))
-}
-
-fn local(app: AppId) -> (AppId, ShardId) {
-    (AppId(app.0 >> SHARD_BITS), ShardId((app.0 & ((1 << SHARD_BITS) - 1)) as u16))
-}
-
-/// Most shards of a node.
-pub const SHARDS_MAX: u16 = 1 << SHARD_BITS;
 
 /// Operations handled in one turn at most, so that an application which answers each event with an operation
 /// cannot keep the streams from being served.
@@ -123,12 +105,12 @@ impl<R: Runtime, A: App> Shard<R, A> {
         self.act(now);
         work = work.and(self.app.turn(now, &mut self.ops));
         while let Some(op) = self.own.pop_front() {
-            self.ops.push_back((OWN_APP, op));
+            self.ops.push_back((AppId::NODE, op));
         }
         for _ in 0..OPS_A_TURN {
             self.act(now);
             let Some((app, op)) = self.ops.pop_front() else { break };
-            self.machine.handle(now, Input::Cmd(global(app, self.me), op));
+            self.machine.handle(now, Input::Cmd(app.on(self.me), op));
             work = work.and(Work::Busy(1));
         }
         self.act(now);
@@ -225,7 +207,7 @@ impl<R: Runtime, A: App> Shard<R, A> {
                 Output::Unhold(c, l) => self.rt.command(c, StreamCmd::Unhold(l)),
                 Output::Read(c) => self.rt.command(c, StreamCmd::Read),
                 Output::Close(c, how) => self.rt.command(c, StreamCmd::Close(how)),
-                Output::Complete(app, ev) => match local(app) {
+                Output::Complete(app, ev) => match app.home() {
                     (app, at) if at != self.me => self.rt.post_event(at, app, ev),
                     (app, _) => self.event(now, app, ev),
                 },
@@ -242,8 +224,8 @@ impl<R: Runtime, A: App> Shard<R, A> {
 
     fn event(&mut self, now: u64, app: AppId, ev: Event) {
         match (app, &ev) {
-            (OWN_APP, Event::ShutDown { .. }) => self.down = true,
-            (OWN_APP, _) => {}
+            (AppId::NODE, Event::ShutDown { .. }) => self.down = true,
+            (AppId::NODE, _) => {}
             _ => self.app.event(now, app, ev, &mut self.ops),
         }
     }

@@ -243,7 +243,7 @@ impl SockRt {
 
     /// Lends the pages of `m` and queues it. Gives it back while no lending is free.
     #[expect(clippy::result_large_err, reason = "the message itself comes back, unboxed")]
-    fn enqueue(&mut self, id: ConnId, m: SendMsg) -> Result<(), SendMsg> {
+    fn enqueue(&mut self, id: ConnId, mut m: SendMsg) -> Result<(), SendMsg> {
         let Some(lend) = m.lend else {
             if let Some(c) = self.conn(id) {
                 c.tx.push_back(TxItem { hdr: m.hdr, pay: SmallVec::new(), done: 0 });
@@ -254,11 +254,22 @@ impl SockRt {
             self.orphans.push_back(lend);
             return Ok(());
         }
-        if self.slab.capacity() as u64 - self.slab.out() < m.pay.len() as u64 {
-            return Err(m);
+        let mut pay: SmallVec<[Lent; 2]> = SmallVec::new();
+        match self.slab.lend_all(m.pay, lend.0, |l| pay.push(l)) {
+            Ok(()) => {}
+            Err(short) if short.never() => {
+                tracing::error!(conn = ?id, "a message cannot be sent, so its connection ends: {short}");
+                self.orphans.push_back(lend);
+                if let Some(c) = self.conn(id) {
+                    c.dead = Some(CloseWhy::Local);
+                }
+                return Ok(());
+            }
+            Err(short) => {
+                m.pay = short.slices;
+                return Err(m);
+            }
         }
-        let pay: SmallVec<[Lent; 2]> =
-            m.pay.into_iter().filter_map(|p| self.slab.lend(p, lend.0).ok()).collect();
         match pay.len() {
             0 => self.orphans.push_back(lend),
             1 => {}

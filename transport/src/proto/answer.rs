@@ -1,15 +1,14 @@
 //! LNet's side of the machine: operations of applications, and what incoming messages lead to
 //! (docs/protocol/lnet.md §3 to §6).
 
-use hugepages::LendOwner;
-
-use super::api::{Data, Event, LnetError, Op, OpRefused, Payload, Sink};
+use super::api::{Data, Event, LnetError, MdMem, Op, OpRefused, PIECES_MAX, Payload, Sink};
 use super::homes::Bucket;
 use super::io::{AppId, Close, ConnId, Output, ShardId};
 use super::lnet::ops::OpKind;
 use super::lnet::remote::{Body, ConnWaiter, Waiter};
 use super::lnet::{Delivery, DropWhy, GetGrant, MatchReq, PutGrant, TxDone, Verdict};
 use super::machine::Machine;
+use super::owner::Owner;
 use super::placement::{Dest, Placement};
 use super::rx::{RxEvent, RxState, WaitFor};
 use super::slab::Key;
@@ -63,6 +62,7 @@ impl Machine {
             Op::Put { tag, target, portal, match_bits, offset, hdr_data, payload, ack } => {
                 check_portal(portal)?;
                 let len = check_len(payload.len())?;
+                check_pieces(&payload)?;
                 let peer = self.target(target)?;
                 let (handle, done) = if ack {
                     let kind = OpKind::Put { sent: false, acked: false };
@@ -108,6 +108,9 @@ impl Machine {
             }
             Op::Attach { tag, portal, who, match_bits, ignore_bits, md } => {
                 check_portal(portal)?;
+                if let MdMem::Source(source) = &md.mem {
+                    check_pieces(source)?;
+                }
                 let me = self.portals.attach((app, tag), portal, who, (match_bits, ignore_bits), md)?;
                 self.complete(app, Event::Attached { tag, me });
             }
@@ -247,7 +250,7 @@ impl Machine {
             self.counters.drop_stale_handle += 1;
             return self.begin(key, None, Delivery::Nothing, 0);
         };
-        let owner = LendOwner(rec.app.0);
+        let owner = Owner::App(rec.app).into();
         let dest = match &mut rec.kind {
             OpKind::Get { sink } => match sink.take() {
                 Some(s) if s.len() >= len => Ok(Dest::Sink { sink: s, offset: 0 }),
@@ -337,7 +340,7 @@ impl Machine {
                 let discards = matches!(sink, Sink::Discard(_));
                 let checked = (ksock.csum != 0 && whole && !discards).then(|| sum.unwrap_or_default());
                 let dest = Dest::Sink { sink, offset: grant.offset };
-                let placement = Placement::new(dest, grant.mlength, LendOwner(grant.app.0), checked);
+                let placement = Placement::new(dest, grant.mlength, Owner::App(grant.app).into(), checked);
                 self.begin(key, Some(placement), Delivery::Put(grant), grant.mlength);
             }
             Verdict::Get(grant, payload) => {
@@ -537,6 +540,14 @@ impl Machine {
 
 fn check_portal(portal: u32) -> Result<(), OpRefused> {
     if portal < lnet::PORTALS { Ok(()) } else { Err(OpRefused::Portal(portal)) }
+}
+
+/// What a runtime lends at once is bounded by its lendings.
+fn check_pieces(payload: &Payload) -> Result<(), OpRefused> {
+    match payload {
+        Payload::Pages(p) if p.len() > PIECES_MAX => Err(OpRefused::Pieces(p.len())),
+        _ => Ok(()),
+    }
 }
 
 fn check_len(len: u64) -> Result<u32, OpRefused> {

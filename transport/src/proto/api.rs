@@ -252,6 +252,9 @@ pub enum LnetError {
     ShuttingDown,
 }
 
+/// Pieces of memory that a payload may be of: LNet's LNET_MAX_IOV.
+pub const PIECES_MAX: usize = 256;
+
 /// Why an operation was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpRefused {
@@ -261,6 +264,9 @@ pub enum OpRefused {
     /// Payload, or GET length, over 1 MiB.
     #[error("{0} bytes in one operation; at most 1048576 are allowed: split it")]
     TooLong(u64),
+    /// Payload of more pieces than one message may have.
+    #[error("a payload of {0} pieces; at most {PIECES_MAX} are allowed: join some")]
+    Pieces(usize),
     /// The target is no NID of our network and address family.
     #[error(
         "{0} is no node of this node's network: give a NID on the same network and of the same address family"

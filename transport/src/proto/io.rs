@@ -11,6 +11,7 @@ use super::boxes::MsgBox;
 use super::homes::Bucket;
 use super::lnet::remote::ShardMsg;
 use super::moving::Luggage;
+pub(super) use super::owner::AppId;
 use super::slab::Key;
 use crate::wire::{ConnType, Nid};
 
@@ -56,10 +57,6 @@ impl LendId {
         (self.0 & 0xff_ffff) as usize
     }
 }
-
-/// An application's event queue; also the owner that lent receive buffers are charged to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct AppId(pub u32);
 
 /// A match entry. Never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -16,7 +16,7 @@
 //!
 //! let (here, there): (Nid, Nid) = ("10.0.0.1@tcp".parse()?, "10.0.0.2@tcp".parse()?);
 //! let mut machine = Machine::new(Config::new(here, 1));
-//! machine.handle(1_000, Input::Cmd(AppId(0), Op::Ping { tag: 1, target: ProcessId::lustre(there) }));
+//! machine.handle(1_000, Input::Cmd(AppId::FIRST, Op::Ping { tag: 1, target: ProcessId::lustre(there) }));
 //! let Some(Output::Dial(d)) = machine.poll() else { unreachable!() };
 //! assert_eq!((d.peer, d.remote.port(), d.privileged), (there, 988, true));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -43,6 +43,7 @@ mod lnet;
 mod look;
 mod machine;
 mod moving;
+mod owner;
 mod peer;
 mod pieces;
 mod placement;
@@ -71,4 +72,6 @@ pub use look::PeerView;
 pub(crate) use machine::BYTES_A_NS;
 pub use machine::{Gauges, Machine};
 pub use moving::Luggage;
+pub(crate) use owner::Owner;
+pub use owner::{AppId, AppIdError, SHARDS_MAX};
 pub use pieces::{Pieces, RxPiece};

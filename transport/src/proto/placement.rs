@@ -4,6 +4,7 @@ use hugepages::{LendOwner, PageRunMut, RxFrag};
 
 use super::api::{Data, Sink};
 use super::counters::Counters;
+use super::owner::Owner;
 use super::pieces::{Pieces, RxPiece};
 use crate::wire::ksock::Checksum;
 
@@ -22,10 +23,6 @@ fn copy_into(run: &mut PageRunMut, at: usize, bytes: &[u8]) {
         room.copy_from_slice(bytes);
     }
 }
-
-/// Owner under which fragments are lent for a copy that is made later: above those of applications, below those under
-/// which streams cross lcores (`node/links.rs`).
-const KEPT_AS: LendOwner = LendOwner(59_999);
 
 /// Takes the payload of one message.
 #[derive(Debug)]
@@ -73,7 +70,7 @@ impl Placement {
     /// [`Placement::keeps`].
     pub(super) fn keep(&mut self) {
         if self.copies() {
-            self.owner = KEPT_AS;
+            self.owner = Owner::Kept.into();
             self.pieces = Pieces::with_capacity(self.want.div_ceil(4096) as usize);
         }
         self.later = true;

@@ -219,7 +219,7 @@ impl Net {
 
     /// Gives a node an operation, as application 0.
     pub fn op(&mut self, node: usize, op: Op) {
-        self.input(node, Input::Cmd(AppId(0), op));
+        self.input(node, Input::Cmd(AppId::FIRST, op));
     }
 
     /// Changes a tunable of a node that runs.

@@ -331,7 +331,7 @@ impl Play {
                 Some((_, l, i)) => self.ask(l, i),
                 None => {
                     let op = self.handles.ping(&self.machine, Nid::tcp(remote.ip(), 0));
-                    self.input(Input::Cmd(AppId(0), op));
+                    self.input(Input::Cmd(AppId::FIRST, op));
                 }
             }
         }
@@ -445,7 +445,10 @@ impl Play {
         }
         let md = MdSpec { threshold: Some(1), truncate, manage_remote: false, ..MdSpec::new(mem) };
         let who = ProcessId::ANY;
-        self.input(Input::Cmd(AppId(0), Op::Attach { tag: 0, portal, who, match_bits, ignore_bits: 0, md }));
+        self.input(Input::Cmd(
+            AppId::FIRST,
+            Op::Attach { tag: 0, portal, who, match_bits, ignore_bits: 0, md },
+        ));
     }
 
     /// Asks the machine for a message that an application of the captured node asked for.
@@ -455,7 +458,7 @@ impl Play {
         }
         let msg = self.links[n].ours[i].msg.clone();
         if let Some(op) = self.handles.op(&self.machine, &msg) {
-            self.input(Input::Cmd(AppId(0), op));
+            self.input(Input::Cmd(AppId::FIRST, op));
         }
     }
 

@@ -184,7 +184,7 @@ impl Replay {
             let md = MdSpec { threshold: Some(1), ..MdSpec::new(mem) };
             let who = ProcessId::ANY;
             self.input(Input::Cmd(
-                AppId(0),
+                AppId::FIRST,
                 Op::Attach { tag: 0, portal, who, match_bits, ignore_bits: 0, md },
             ));
         }
@@ -253,7 +253,7 @@ impl Replay {
             let target = ProcessId::lustre(peer);
             let (tag, portal, match_bits, offset, hdr_data, ack) = (0, 60, 0, 0, 0, false);
             self.input(Input::Cmd(
-                AppId(0),
+                AppId::FIRST,
                 Op::Put { tag, target, portal, match_bits, offset, hdr_data, payload, ack },
             ));
             let noop = KsockHdr { kind: KsockType::Noop, csum: 0, cookie0: 0, cookie1: cookie };
@@ -343,7 +343,7 @@ impl Replay {
             return self.input(Input::Timer);
         }
         let Some(op) = self.handles.op(&self.machine, &msg) else { return };
-        self.input(Input::Cmd(AppId(0), op));
+        self.input(Input::Cmd(AppId::FIRST, op));
     }
 
     /// Asks for what the kernel had queued before the answer to `m`: their order is the applications' doing.
@@ -379,7 +379,7 @@ fn replay(name: &str, role: Role, chunk: usize) -> Replay {
         } else {
             // Nothing left: a ping that found no connection to go on.
             let target = ProcessId::lustre(nid(r.links[0].flow.passive));
-            r.input(Input::Cmd(AppId(0), Op::Ping { tag: 0, target }));
+            r.input(Input::Cmd(AppId::FIRST, Op::Ping { tag: 0, target }));
         }
     }
     for (at, n, ours, m) in script {

@@ -16,7 +16,8 @@ use transport::node::lcore::LcoreRt;
 use transport::node::links::{Linked, Rings, relay_budget};
 use transport::node::{App, Ops, Runtime, Shard, Work};
 use transport::proto::{
-    AppId, Bucket, Config, Data, Event, Machine, MdMem, MdSpec, Op, Payload, ShardId, Shards, Sink,
+    AppId, Bucket, Config, Data, Event, Machine, MdMem, MdSpec, Op, PIECES_MAX, Payload, ShardId, Shards,
+    Sink,
 };
 use transport::wire::{Nid, ProcessId};
 
@@ -59,11 +60,18 @@ fn nid(ip: Ipv4Addr) -> Nid {
     Nid::tcp(IpAddr::V4(ip), 0)
 }
 
-fn runtime(port: MemPort, ip: Ipv4Addr, faults: Faults, seed: u64, now: &Arc<AtomicU64>) -> Rt {
+fn runtime(
+    port: MemPort,
+    ip: Ipv4Addr,
+    faults: Faults,
+    seed: u64,
+    now: &Arc<AtomicU64>,
+    lendings: usize,
+) -> Rt {
     let t = now.clone();
     let port = FaultPort::new(port, faults, seed, Box::new(move || t.load(Ordering::Relaxed)));
     let cfg = StackConfig { secret: Some([seed, 1]), ..StackConfig::new(ip, 16) };
-    let mut stack = Stack::new(cfg, port, LendSlab::new(512)).unwrap();
+    let mut stack = Stack::new(cfg, port, LendSlab::new(lendings)).unwrap();
     stack.listen(Listen { addr: IpAddr::V4(ip), port: 988, backlog: 16 }).unwrap();
     LcoreRt::new(stack, Clock::virtual_time(now.clone()), ShardId(0))
 }
@@ -72,6 +80,11 @@ impl World {
     /// A client, and a server of `shards` shards of which only the first has a queue. The client's address is
     /// such that its home is shard `home`.
     fn new(shards: u16, home: u16, faults: Faults, seed: u64, mem: &MemConfig) -> World {
+        World::lending(512, shards, home, faults, seed, mem)
+    }
+
+    /// The same; each node lends so many runs of pages at a time.
+    fn lending(lendings: usize, shards: u16, home: u16, faults: Faults, seed: u64, mem: &MemConfig) -> World {
         let now = Arc::new(AtomicU64::new(1_000_000_000));
         let count = Shards { me: ShardId(0), count: shards };
         let client_ip = (2..=250)
@@ -83,11 +96,11 @@ impl World {
         config.peer_credits = 8;
         let client = Shard::new(
             Machine::new(config),
-            runtime(a, client_ip, faults, seed * 2, &now),
+            runtime(a, client_ip, faults, seed * 2, &now, lendings),
             Script::default(),
         );
         let rings = Rings::new(shards);
-        let mut own = Some(runtime(b, SERVER, faults, seed * 2 + 1, &now));
+        let mut own = Some(runtime(b, SERVER, faults, seed * 2 + 1, &now, lendings));
         let servers = (0..shards)
             .map(|i| {
                 let mut c = Config::new(nid(SERVER), 2000 + seed);
@@ -237,23 +250,26 @@ fn traffic_until(mut w: World, puts: u64, len: usize, judge: impl Fn(&World)) {
         if let Op::Attach { md, .. } = &mut op {
             md.threshold = w.boxes.then_some(1);
         }
-        w.servers[0].app.todo.push_back((AppId(0), op));
+        w.servers[0].app.todo.push_back((AppId::FIRST, op));
         entries += 1;
     }
     let share = w.boxes;
     w.servers.iter_mut().for_each(|s| s.share(share));
     let (source, source_crc) = pages(300_000, 99);
-    w.servers[0].app.todo.push_back((AppId(0), attach(20, MdMem::Source(source))));
+    w.servers[0].app.todo.push_back((AppId::FIRST, attach(20, MdMem::Source(source))));
     let server_log = w.servers[0].app.log.clone();
     w.run("attach", |_| logged(&server_log, |e| matches!(e, Event::Attached { .. })) == entries + 1);
     for i in 0..puts {
         let (p, crc) = pages(len, i as u8);
-        w.client.app.todo.push_back((AppId(0), put(i, 10 + i as u32 % n, p, crc)));
+        w.client.app.todo.push_back((AppId::FIRST, put(i, 10 + i as u32 % n, p, crc)));
     }
     let target = ProcessId::lustre(nid(SERVER));
-    w.client.app.todo.push_back((AppId(0), Op::Ping { tag: 5000, target }));
+    w.client.app.todo.push_back((AppId::FIRST, Op::Ping { tag: 5000, target }));
     let sink = Sink::Lend(300_000);
-    w.client.app.todo.push_back((AppId(0), Op::Get { tag: 6000, target, portal: 20, match_bits: 7, sink }));
+    w.client
+        .app
+        .todo
+        .push_back((AppId::FIRST, Op::Get { tag: 6000, target, portal: 20, match_bits: 7, sink }));
     let log = w.client.app.log.clone();
     let last = |e: &Event| {
         matches!(
@@ -391,7 +407,7 @@ fn a_node_goes_down_in_order_while_a_peer_moves() {
     for turns in 0..12 {
         let mut w = World::new(3, 0, Faults::default(), 1, &MemConfig::default());
         let target = ProcessId::lustre(nid(SERVER));
-        w.client.app.todo.push_back((AppId(0), Op::Ping { tag: 1, target }));
+        w.client.app.todo.push_back((AppId::FIRST, Op::Ping { tag: 1, target }));
         let log = w.client.app.log.clone();
         w.run("ping", |_| logged(&log, |e| matches!(e, Event::Ping { .. })) == 1);
         w.move_on();
@@ -423,7 +439,7 @@ fn the_peers_of_a_shard_that_panicked_hear_of_it_at_once() {
     for (shards, what) in [(1, "its own runtime"), (3, "one that links shards")] {
         let mut w = World::new(shards, 0, Faults::default(), 1, &MemConfig::default());
         let target = ProcessId::lustre(nid(SERVER));
-        w.client.app.todo.push_back((AppId(0), Op::Ping { tag: 1, target }));
+        w.client.app.todo.push_back((AppId::FIRST, Op::Ping { tag: 1, target }));
         let log = w.client.app.log.clone();
         w.run("ping", |_| logged(&log, |e| matches!(e, Event::Ping { .. })) == 1);
         assert!(w.client.rt.counters().conns > 0);
@@ -435,5 +451,116 @@ fn the_peers_of_a_shard_that_panicked_hear_of_it_at_once() {
         }
         assert_eq!(w.client.rt.counters().conns, 0, "{what}");
         assert_eq!(w.now.load(Ordering::Relaxed), at);
+    }
+}
+
+/// A payload of `n` pieces that lie apart.
+fn pieces(n: usize, each: usize) -> (Payload, u64) {
+    let (mut all, mut sum) = (smallvec::SmallVec::new(), crc32fast::Hasher::new());
+    for i in 0..n {
+        let (Payload::Pages(p), _) = pages(each, i as u8) else { unreachable!() };
+        p.iter().for_each(|s| sum.update(s.bytes()));
+        all.extend(p);
+    }
+    (Payload::Pages(all), u64::from(sum.finalize()))
+}
+
+/// One of the lends that a message needs fails: nothing of it is sent until all succeed, and then all of it.
+#[test]
+fn a_message_goes_whole_or_waits_while_one_of_its_lends_fails() {
+    let mut w = World::lending(8, 1, 0, Faults::default(), 1, &MemConfig::default());
+    let (log, server_log) = (w.client.app.log.clone(), w.servers[0].app.log.clone());
+    w.servers[0].app.todo.push_back((AppId::FIRST, attach(10, MdMem::Sink(Sink::Lend(1 << 20)))));
+    w.run("attach", |_| logged(&server_log, |e| matches!(e, Event::Attached { .. })) == 1);
+    let slab = w.client.rt.stack().slab().clone();
+    let (Payload::Pages(p), _) = pages(64, 0) else { unreachable!() };
+    let mut others: Vec<_> = (0..7).map(|_| slab.lend(p[0].clone(), u64::MAX).unwrap()).collect();
+    let (payload, crc) = pieces(3, 20_000);
+    w.client.app.todo.push_back((AppId::FIRST, put(1, 10, payload, crc)));
+    // One lending is free, then two: of three.
+    for free in [1, 2] {
+        for _ in 0..2000 {
+            w.now.fetch_add(10_000, Ordering::Relaxed);
+            w.client.turn();
+            w.servers[0].turn();
+        }
+        assert_eq!(slab.capacity() as u64 - slab.out(), free, "a part of the message was lent");
+        assert_eq!(logged(&server_log, |e| matches!(e, Event::Put(_))), 0);
+        drop(others.pop());
+    }
+    // SEND and ACK, in either order.
+    let good =
+        |e: &Event| matches!(e, Event::Send { status: Ok(()), .. } | Event::Ack { status: Ok(()), .. });
+    w.run("put", |_| logged(&log, good) == 2);
+    assert!(w.client.rt.counters().lend_waits > 0);
+    let got = server_log.borrow_mut().drain(..).find_map(|e| match e {
+        Event::Put(p) => Some(p),
+        _ => None,
+    });
+    let got = got.unwrap();
+    let Data::Lent(parts) = &got.data else { panic!("{:?}", got.data) };
+    let mut h = crc32fast::Hasher::new();
+    parts.iter().for_each(|p| h.update(p.bytes()));
+    assert_eq!((got.mlength, u64::from(h.finalize())), (60_000, crc));
+    drop((got, others));
+    w.shut_down();
+}
+
+/// A message that can never be lent, since it has more pieces than a runtime has lendings, ends in an error and holds
+/// back no other.
+#[test]
+fn a_message_of_more_pieces_than_there_are_lendings_fails_alone() {
+    let mut w = World::lending(2, 1, 0, Faults::default(), 1, &MemConfig::default());
+    let log = w.client.app.log.clone();
+    let (payload, crc) = pieces(3, 20_000);
+    w.client.app.todo.push_back((AppId::FIRST, put(1, 10, payload, crc)));
+    let failed = |e: &Event| matches!(e, Event::Send { tag: 1, .. } | Event::Ack { tag: 1, .. });
+    w.run("put", |_| logged(&log, failed) > 0);
+    let all = |e: &Event| matches!(e, Event::Send { status: Err(_), .. } | Event::Ack { status: Err(_), .. });
+    assert_eq!(logged(&log, all), logged(&log, failed), "{:?}", log.borrow());
+    let target = ProcessId::lustre(nid(SERVER));
+    w.client.app.todo.push_back((AppId::FIRST, Op::Ping { tag: 2, target }));
+    w.run("ping", |_| logged(&log, |e| matches!(e, Event::Ping { info: Ok(_), .. })) == 1);
+    // As many as LNet knows are the most that an operation may have, whatever the runtime.
+    for (tag, n) in [(3, PIECES_MAX), (4, PIECES_MAX + 1)] {
+        let (payload, crc) = pieces(n, 64);
+        w.client.app.todo.push_back((AppId::FIRST, put(tag, 10, payload, crc)));
+    }
+    let refused = |e: &Event| matches!(e, Event::Refused { .. });
+    w.run("refusal", |_| logged(&log, refused) > 0);
+    let log = log.borrow();
+    let Some(Event::Refused { tag: 4, why }) = log.iter().find(|e| refused(e)) else { panic!("{log:?}") };
+    assert_eq!(why.to_string(), "a payload of 257 pieces; at most 256 are allowed: join some");
+}
+
+/// 900 was a shard's own id: what an application of that id asked for came to nobody.
+#[test]
+fn an_application_of_any_id_hears_of_its_own() {
+    let mut w = World::new(1, 0, Faults::default(), 1, &MemConfig::default());
+    let log = w.client.app.log.clone();
+    for (i, n) in [0, 900, 937, 938, AppId::MAX].into_iter().enumerate() {
+        let target = ProcessId::lustre(nid(SERVER));
+        w.client.app.todo.push_back((AppId::new(n).unwrap(), Op::Ping { tag: n.into(), target }));
+        w.run("ping", |_| logged(&log, |e| matches!(e, Event::Ping { info: Ok(_), .. })) == i + 1);
+    }
+    w.shut_down();
+}
+
+/// From 1,024 on, an id had no part of the lend budget, and all that was lent to it was copied.
+#[test]
+fn an_application_of_any_id_has_a_part_of_the_lend_budget() {
+    for n in [0, 900, 938, AppId::MAX] {
+        let mut w = World::new(1, 0, Faults::default(), 1, &MemConfig::default());
+        let log = w.servers[0].app.log.clone();
+        let app = AppId::new(n).unwrap();
+        w.servers[0].app.todo.push_back((app, attach(10, MdMem::Sink(Sink::Lend(1 << 20)))));
+        w.run("attach", |_| logged(&log, |e| matches!(e, Event::Attached { .. })) == 1);
+        let (payload, crc) = pages(100_000, 1);
+        w.client.app.todo.push_back((AppId::FIRST, put(1, 10, payload, crc)));
+        w.run("put", |_| logged(&log, |e| matches!(e, Event::Put(_))) == 1);
+        let c = w.servers[0].machine.counters();
+        assert_eq!((c.rx_lent_bytes, c.rx_copied_bytes), (100_000, 0), "application {n}");
+        log.borrow_mut().clear();
+        w.shut_down();
     }
 }

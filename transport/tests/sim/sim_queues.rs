@@ -261,7 +261,7 @@ fn traffic(net: &Net, homes: [u16; 2], puts: u64, len: usize) {
         *portals = n.shards.len();
         let attach = |portal: u32, mem| {
             let (who, md) = (ProcessId::ANY, MdSpec::new(mem));
-            (AppId(0), Op::Attach { tag: 0, portal, who, match_bits: 7, ignore_bits: 0, md })
+            (AppId::FIRST, Op::Attach { tag: 0, portal, who, match_bits: 7, ignore_bits: 0, md })
         };
         for p in 0..*portals as u32 {
             n.shards[0].app.todo.push_back(attach(10 + p, MdMem::Sink(Sink::Lend(1 << 20))));
@@ -289,7 +289,7 @@ fn traffic(net: &Net, homes: [u16; 2], puts: u64, len: usize) {
                     ack: true,
                 };
                 let shards = w.nodes[i].shards.len();
-                w.nodes[i].shards[k as usize % shards].app.todo.push_back((AppId(0), op));
+                w.nodes[i].shards[k as usize % shards].app.todo.push_back((AppId::FIRST, op));
             }
         }
     };
@@ -306,7 +306,7 @@ fn traffic(net: &Net, homes: [u16; 2], puts: u64, len: usize) {
     for (i, to) in [(0, 1), (1, 0)] {
         let sink = Sink::Lend(200_000);
         let get = Op::Get { tag: 9000, target: target(ips[to]), portal: 30, match_bits: 7, sink };
-        w.nodes[i].shards[0].app.todo.push_back((AppId(0), get));
+        w.nodes[i].shards[0].app.todo.push_back((AppId::FIRST, get));
     }
     let all = puts as usize + 1;
     let seen = |n: &Node| n.logged(|e| matches!(e, Event::Put(_))) as u64;
@@ -378,7 +378,7 @@ fn traffic_between_rings(net: &Net, homes: [u16; 2]) {
     let mut w = World::new(net, homes);
     let ips = [w.nodes[0].ip, w.nodes[1].ip];
     for (i, to) in [(0, 1), (1, 0)] {
-        w.nodes[i].shards[0].app.todo.push_back((AppId(0), Op::Ping { tag: 1, target: target(ips[to]) }));
+        w.nodes[i].shards[0].app.todo.push_back((AppId::FIRST, Op::Ping { tag: 1, target: target(ips[to]) }));
     }
     let pings = |n: &Node| n.logged(|e| matches!(e, Event::Ping { info: Ok(_), .. }));
     w.run("pings", |w| w.nodes.iter().all(|n| pings(n) == 1));

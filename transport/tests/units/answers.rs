@@ -111,7 +111,7 @@ fn sources_that_lead_nowhere_are_counted() {
     let (portal, match_bits, ignore_bits) = (9, 3, 0);
     let md = MdSpec { threshold: Some(1), truncate: true, ..MdSpec::new(mem) };
     let op = Op::Attach { tag: 0, portal, who: ProcessId::ANY, match_bits, ignore_bits, md };
-    net.input(0, Input::Cmd(AppId(0), op));
+    net.input(0, Input::Cmd(AppId::FIRST, op));
     net.take_events(0);
     for (i, source) in [nid(77), nid(1), nid(78)].into_iter().enumerate() {
         let (portal, bits) = if i == 0 { (portal, match_bits) } else { (ping::PORTAL, ping::MATCH_BITS) };

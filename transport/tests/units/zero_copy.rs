@@ -135,7 +135,7 @@ impl Bench {
         let target = ProcessId::lustre(nid(2));
         let op =
             Op::Put { tag, target, portal: 9, match_bits: 0, offset: 0, hdr_data: 0, payload, ack: false };
-        self.input(Input::Cmd(AppId(0), op));
+        self.input(Input::Cmd(AppId::FIRST, op));
     }
 
     fn noop(&mut self, conn: u32, c0: u64, c1: u64) {
@@ -385,7 +385,10 @@ fn a_message_half_received_gives_its_sink_back() {
     let run = PageRunMut::new(Arc::new(PrivatePages), 4096).unwrap();
     let md = MdSpec { threshold: Some(1), ..MdSpec::new(MdMem::Sink(Sink::Copy(run))) };
     let who = ProcessId::ANY;
-    b.input(Input::Cmd(AppId(0), Op::Attach { tag: 8, portal: 3, who, match_bits: 0, ignore_bits: 0, md }));
+    b.input(Input::Cmd(
+        AppId::FIRST,
+        Op::Attach { tag: 8, portal: 3, who, match_bits: 0, ignore_bits: 0, md },
+    ));
     b.take();
     let k = KsockHdr { kind: KsockType::Lnet, csum: 0, cookie0: 6, cookie1: 0 };
     let body = LnetBody::Put { ack: WireHandle::NONE, match_bits: 0, hdr_data: 0, portal: 3, offset: 0 };
@@ -416,7 +419,7 @@ fn a_grant_for_a_connection_that_died_goes_back_to_its_owner() {
     let md = MdSpec::new(MdMem::Sink(sink));
     owner.handle(
         1,
-        Input::Cmd(AppId(0), Op::Attach { tag: 8, portal: 3, who, match_bits: 0, ignore_bits: 0, md }),
+        Input::Cmd(AppId::FIRST, Op::Attach { tag: 8, portal: 3, who, match_bits: 0, ignore_bits: 0, md }),
     );
     assert!(matches!(owner.poll(), Some(Output::Complete(_, Event::Attached { .. }))));
     let to = |out: Vec<Output>| {

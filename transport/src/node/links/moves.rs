@@ -2,15 +2,15 @@
 
 use std::collections::VecDeque;
 
-use hugepages::{LendOwner, Relay, RxFrag};
+use hugepages::{Relay, RxFrag};
 
-use super::{Away, Here, LEND_AS, Linked, Parcel, StreamEvent};
+use super::{Away, Here, Linked, Parcel, StreamEvent};
 use crate::hash::OwnMap;
 use crate::node::moving::{
     Arrive, ArriveEvent, Cargo, Leave, LeaveEvent, MoveMsg, Mover, PATIENCE, StreamLeft, arrive, leave,
 };
 use crate::node::runtime::{Runtime, StreamCmd};
-use crate::proto::{Bucket, ConnId, Input, Luggage, ShardId};
+use crate::proto::{Bucket, ConnId, Input, Luggage, Owner, ShardId};
 
 /// The old home's side of a move.
 #[derive(Default)]
@@ -196,7 +196,7 @@ impl<R: Runtime> Linked<R> {
 
     /// Lends what lies here of a bucket's streams to their new home; `false` when too much is lent already.
     fn pack(&mut self, b: Bucket, to: ShardId) -> bool {
-        let (relay, owner) = (&self.relay, LendOwner(LEND_AS + u32::from(to.0)));
+        let (relay, owner) = (&self.relay, Owner::Shard(to).into());
         let mut packed = Vec::new();
         for (c, h) in self.here.iter_mut().filter(|(_, h)| h.bucket == b) {
             let mut rx = Vec::with_capacity(h.rx.len());

@@ -5,8 +5,6 @@
 //! nothing sends. Payload is copied once and counted in `rx_copied_bytes`: the initiator's pages are its own again
 //! with the SEND event, whatever the target does with what it was given.
 
-use hugepages::LendOwner;
-
 use super::{GetGrant, PutGrant, TxDone, Verdict};
 use crate::proto::api::{Data, Event, LnetError, Payload, Sink};
 use crate::proto::io::AppId;
@@ -14,6 +12,7 @@ use crate::proto::lnet::MatchReq;
 use crate::proto::lnet::ops::OpKind;
 use crate::proto::lnet::remote::Waiter;
 use crate::proto::machine::Machine;
+use crate::proto::owner::Owner;
 use crate::proto::placement::{Dest, Placement};
 use crate::proto::slab::Key;
 use crate::wire::{LnetBody, LnetHdr, Nid, PingInfo, WireHandle};
@@ -74,7 +73,7 @@ impl Machine {
 
     fn own_put(&mut self, grant: PutGrant, sink: Sink, payload: &Payload, done: TxDone) {
         let dest = Dest::Sink { sink, offset: grant.offset };
-        let (sink, data) = self.own_copy(dest, grant.mlength, LendOwner(grant.app.0), payload);
+        let (sink, data) = self.own_copy(dest, grant.mlength, Owner::App(grant.app), payload);
         let wants_ack = matches!(grant.req.hdr.body, LnetBody::Put { ack, .. } if ack != WireHandle::NONE);
         let op = match done {
             TxDone::Op(op) if wants_ack && grant.ack => Some(op),
@@ -94,7 +93,7 @@ impl Machine {
             && let OpKind::Get { sink } = &mut rec.kind
             && let Some(sink) = sink.take()
         {
-            let owner = LendOwner(rec.app.0);
+            let owner = Owner::App(rec.app);
             let dest = Dest::Sink { sink, offset: 0 };
             let (sink, data) = self.own_copy(dest, grant.mlength, owner, source);
             let event = self.ops.reply(op, Ok(()), grant.mlength, data, sink);
@@ -107,10 +106,10 @@ impl Machine {
         &mut self,
         dest: Dest,
         mlength: u32,
-        owner: LendOwner,
+        owner: Owner,
         payload: &Payload,
     ) -> (Option<Sink>, Data) {
-        let mut p = Placement::new(dest, mlength, owner, None);
+        let mut p = Placement::new(dest, mlength, owner.into(), None);
         payload.pieces().for_each(|b| p.store(b, &mut self.counters));
         let (dest, data, _) = p.finish();
         match dest {
