@@ -155,7 +155,7 @@ fn operations_cost_one_look_each() {
     c.peer(SEC);
     let nid: Nid = "10.1.0.0@tcp".parse().unwrap();
     for i in 0..8 {
-        c.input(SEC + i * MS, Input::Cmd(AppId(1), Op::Ping { tag: i, target: ProcessId::lustre(nid) }));
+        c.input(SEC + i * MS, Input::Cmd(AppId::FIRST, Op::Ping { tag: i, target: ProcessId::lustre(nid) }));
     }
     let before = c.fired();
     c.run(SEC + 40 * SEC);

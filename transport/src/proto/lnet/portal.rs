@@ -390,7 +390,7 @@ mod tests {
         let page = hugepages::PageRunMut::new(std::sync::Arc::new(hugepages::PrivatePages), 100).unwrap();
         let md =
             MdSpec { threshold: Some(2), manage_remote: false, ..MdSpec::new(MdMem::Sink(Sink::Copy(page))) };
-        p.attach((AppId(1), 1), 5, ProcessId::ANY, (7, 0), md).unwrap();
+        p.attach((AppId::FIRST, 1), 5, ProcessId::ANY, (7, 0), md).unwrap();
         let Verdict::Put(first, sink) = p.find(req) else { panic!("it matches") };
         let of = |p: &Portals| p.entries.get(first.me).map(|m| (m.threshold, m.offset, m.in_flight));
         assert_eq!(of(&p), Some((Some(1), 10, 1)));
