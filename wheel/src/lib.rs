@@ -63,6 +63,7 @@ impl Wheel {
     }
 
     /// The time `id` is set to, if it is.
+    #[inline]
     pub fn at(&self, id: u32) -> Option<u64> {
         self.nodes.get(id as usize).filter(|n| n.slot != IDLE).map(|n| n.at)
     }

@@ -38,8 +38,16 @@ impl Timers {
     }
 
     /// Sees to it that the entry is looked at soon after `at`, or before.
+    #[inline]
     pub(super) fn by(&mut self, now: u64, entry: Key, at: u64) {
-        if at == u64::MAX || self.wheel.at(entry.index).is_some_and(|t| t <= at) {
+        if self.wheel.at(entry.index).is_none_or(|t| t > at) {
+            self.set(now, entry, at);
+        }
+    }
+
+    #[cold]
+    fn set(&mut self, now: u64, entry: Key, at: u64) {
+        if at == u64::MAX {
             return;
         }
         if self.wheel.is_empty() {

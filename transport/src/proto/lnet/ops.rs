@@ -54,6 +54,8 @@ pub(in crate::proto) struct Ops {
     interface: u64,
     next_object: u64,
     step: u64,
+    /// By position. Those of operations that have ended stay: the next one there is looked at too early once, and
+    /// traffic sets none.
     pub(in crate::proto) timers: Timers,
 }
 
@@ -132,7 +134,6 @@ impl Ops {
     fn end(&mut self, key: Key) -> Option<OpRec> {
         let rec = self.recs.remove(key)?;
         self.by_object.remove(&rec.object);
-        self.timers.cancel(key);
         Some(rec)
     }
 
@@ -229,10 +230,11 @@ impl Ops {
     pub(in crate::proto) fn overdue(&mut self, now: u64, position: u32) -> Option<Key> {
         let key = self.recs.key_at(position as usize)?;
         let rec = self.recs.get(key)?;
-        if rec.waits() && rec.deadline <= now {
-            return Some(key);
-        }
-        let at = rec.deadline.max(now + LOOK_AGAIN);
+        let at = match rec.deadline {
+            later if later > now => later,
+            _ if rec.waits() => return Some(key),
+            _ => now + LOOK_AGAIN,
+        };
         self.timers.by(now, key, at);
         None
     }
