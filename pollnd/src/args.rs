@@ -358,7 +358,7 @@ pub(crate) struct BulkArgs {
 
 /// A NID of the tcp LND.
 fn nid(s: &str) -> Result<Nid, String> {
-    let n = Nid::from_str(s).map_err(|e| e.to_string())?;
+    let n = Nid::from_str(s).and_then(Nid::station).map_err(|e| e.to_string())?;
     match n.ip() {
         Some(_) => Ok(n),
         None => {

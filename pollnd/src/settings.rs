@@ -1,6 +1,8 @@
 //! A node's configuration: the defaults, then files, then the command line.
 
-use std::fs;
+use std::fs::{self, File, Metadata};
+use std::io::Read;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use bench::sock::epoch;
@@ -58,6 +60,42 @@ fn given(a: &NodeArgs) -> Vec<(String, Tuned)> {
     all
 }
 
+/// Most bytes of a file of options: a site's has a few hundred.
+const OPTIONS_MAX: u64 = 1 << 20;
+/// The device /dev/null, major and minor number 1 and 3: a link to it is how sites switch a file off.
+const NULL: u64 = 0x103;
+
+fn is_null(m: &Metadata) -> bool {
+    m.file_type().is_char_device() && m.rdev() == NULL
+}
+
+/// The text of a file of options.
+fn text(path: &Path) -> Result<String, String> {
+    let fail = |e| format!("--options {}: {e}", path.display());
+    let m = fs::metadata(path).map_err(fail)?;
+    if is_null(&m) {
+        return Ok(String::new());
+    }
+    // To open a FIFO would wait for somebody who writes.
+    if !m.is_file() {
+        return Err(format!(
+            "--options {}: it is no regular file; give a file in the syntax of modprobe.d, or a folder of them",
+            path.display()
+        ));
+    }
+    let mut bytes = Vec::new();
+    let mut file = File::open(path).map_err(fail)?.take(OPTIONS_MAX + 1);
+    let n = file.read_to_end(&mut bytes).map_err(fail)?;
+    if n as u64 > OPTIONS_MAX {
+        return Err(format!(
+            "--options {}: it has more than {OPTIONS_MAX} bytes; give a file in the syntax of modprobe.d",
+            path.display()
+        ));
+    }
+    // Comments may be in another encoding.
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 /// The files behind a value of `--options`.
 fn files(path: &Path) -> Result<Vec<PathBuf>, String> {
     let fail = |e| format!("--options {}: {e}", path.display());
@@ -66,7 +104,7 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, String> {
     }
     let entries = fs::read_dir(path).map_err(fail)?.collect::<Result<Vec<_>, _>>().map_err(fail)?;
     let mut all: Vec<PathBuf> = entries.into_iter().map(|e| e.path()).collect();
-    all.retain(|p| p.extension().is_some_and(|x| x == "conf"));
+    all.retain(|p| p.extension().is_some_and(|x| x == "conf") && !p.is_dir());
     all.sort_unstable();
     Ok(all)
 }
@@ -112,11 +150,8 @@ fn read(a: &NodeArgs, carrier: Carrier, may_privileged: bool) -> Result<(Config,
     for path in &a.options {
         for file in files(path)? {
             let name = file.display();
-            let text = fs::read_to_string(&file).map_err(|e| format!("--options {name}: {e}"))?;
-            let over = tunables::from_modprobe(&mut c, &text).map_err(|e| format!("{name}: {e}"))?;
-            if !over.is_empty() {
-                said.push(format!("{name}: of no meaning to this node: {}", over.join(", ")));
-            }
+            let notices = tunables::from_modprobe(&mut c, &text(&file)?).map_err(|e| format!("{name}: {e}"))?;
+            said.extend(notices.iter().map(|n| format!("{name}: {n}")));
         }
     }
     let given = given(a);
@@ -175,6 +210,48 @@ mod tests {
             format!("{bad}: line 2: tos=999: it takes -1 to 255 (byte)")
         );
         assert!(node(&["--options", "/no/such.conf"]).unwrap_err().starts_with("--options /no/such.conf: "));
+    }
+
+    /// Field report 12: a file that never ends, or is none, is refused and not waited for.
+    #[test]
+    fn what_is_no_file_of_options_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |n: &str| dir.path().join(n).display().to_string();
+        assert_eq!(
+            node(&["--options", "/dev/zero"]).unwrap_err(),
+            "--options /dev/zero: it is no regular file; give a file in the syntax of modprobe.d, or a folder of them"
+        );
+        let fifo = at("fifo");
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
+        assert!(made.success());
+        assert!(node(&["--options", &fifo]).unwrap_err().contains("no regular file"));
+        let long = at("long");
+        File::create(&long).unwrap().set_len(1 << 40).unwrap();
+        assert!(node(&["--options", &long]).unwrap_err().contains("more than 1048576 bytes"));
+        // A folder as sites have it: one file switched off, a folder in it, a comment in another encoding.
+        let site = dir.path().join("site");
+        fs::create_dir_all(site.join("old.conf")).unwrap();
+        std::os::unix::fs::symlink("/dev/null", site.join("10-off.conf")).unwrap();
+        fs::write(site.join("20-on.conf"), b"# gr\xfcn\noptions ksocklnd credits=300\n").unwrap();
+        assert_eq!(node(&["--options", &site.display().to_string()]).unwrap().ni_credits, 300);
+        assert_eq!(node(&["--options", "/dev/null"]).unwrap().ni_credits, 256);
+        fs::write(site.join("30-bad.conf"), "\noptons ksocklnd credits=1\n").unwrap();
+        let e = node(&["--options", &site.display().to_string()]).unwrap_err();
+        assert!(e.contains("30-bad.conf: line 2: \"optons\" is no command of modprobe.d"), "{e}");
+    }
+
+    /// Field report 12: each thing passed over is told, with its file and line.
+    #[test]
+    fn what_is_passed_over_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("lustre.conf");
+        fs::write(&file, "options lnet lock_prim_nid=1\noptions ksocklnd nscheds=6 min_reconnectms=500\n").unwrap();
+        let name = file.display().to_string();
+        let c = Cli::try_parse_from(["pollnd", "node", "--nid", "10.0.0.1", "--options", &name]).unwrap();
+        let Command::Node(n) = c.command else { panic!("not node") };
+        let (_, said) = read(&n.node, Carrier::Sockets, true).unwrap();
+        assert_eq!(said.len(), 3, "{said:?}");
+        assert!(said[1].starts_with(&format!("{name}: line 2: nscheds=6 is passed over: ")), "{said:?}");
     }
 
     #[test]

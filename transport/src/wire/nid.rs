@@ -24,6 +24,9 @@ const LNDS: &[(u8, &str)] = &[
     (19, "bxi3f"),
 ];
 
+/// How the address of a machine looks.
+const ONE6: &str = "give the address of one machine, for example fd00::1@tcp";
+
 /// A network identifier: address, LND type and network number.
 ///
 /// Kept in the byte-order-free 20-byte form of lnet.md §1.2, whose byte order is also the order of the race rule
@@ -110,6 +113,34 @@ impl Nid {
         self.lnd() == other.lnd() && self.net_num() == other.net_num()
     }
 
+    /// The NID, if one machine can have it: what a user names has to be of this kind. A peer may say anything of
+    /// itself, and is answered by the rules of the protocol.
+    ///
+    /// # Errors
+    /// [`NidParseError::Station`] tells what the address is instead.
+    pub fn station(self) -> Result<Nid, NidParseError> {
+        let bad = |is, remedy| NidParseError::Station { nid: self.to_string(), is, remedy };
+        let one = "give the address of one machine, for example 10.0.0.1@tcp";
+        match self.ip() {
+            Some(IpAddr::V4(a)) if a.is_unspecified() => Err(bad("no address but stands for any", one)),
+            // RFC 1122 §3.2.1.3: a machine that does not know its network.
+            Some(IpAddr::V4(a)) if a.octets()[0] == 0 => Err(bad("no address of a machine (0.0.0.0/8)", one)),
+            Some(IpAddr::V4(a)) if a.is_multicast() => Err(bad("a multicast address", one)),
+            Some(IpAddr::V4(a)) if a.is_broadcast() => Err(bad("the broadcast address", one)),
+            Some(IpAddr::V6(a)) if a.is_unspecified() => Err(bad("no address but stands for any", ONE6)),
+            Some(IpAddr::V6(a)) if a.is_multicast() => Err(bad("a multicast address", ONE6)),
+            Some(IpAddr::V6(a)) if a.is_unicast_link_local() => Err(bad(
+                "a link-local address, which means something only together with an interface, and a NID names none",
+                "give a global or unique local address, for example fd00::1@tcp",
+            )),
+            Some(IpAddr::V6(a)) if a.to_ipv4_mapped().is_some() => Err(bad(
+                "an IPv4 address in the clothes of IPv6, which peers know under another NID",
+                "write the IPv4 address as it is, for example 10.0.0.1@tcp",
+            )),
+            _ => Ok(self),
+        }
+    }
+
     /// The IP address of a `tcp` NID.
     pub fn ip(self) -> Option<IpAddr> {
         if self.lnd() != LND_TCP {
@@ -154,6 +185,21 @@ pub enum NidParseError {
     /// The part before `@`.
     #[error("`{0}` is no IPv4 or IPv6 address; write a NID as ADDRESS@NETWORK, for example 10.0.0.1@tcp")]
     Address(String),
+    /// The part before `@` has a zone (`fe80::1%eth0`).
+    #[error(
+        "`{0}` names an interface, and a NID cannot: give an address without %, and not a link-local one (fe80::), for example fd00::1@tcp"
+    )]
+    Zone(String),
+    /// An address that no machine has for itself.
+    #[error("`{nid}` is {is}; {remedy}")]
+    Station {
+        /// The NID.
+        nid: String,
+        /// What it is.
+        is: &'static str,
+        /// What to write.
+        remedy: &'static str,
+    },
     /// The part after `@`.
     #[error("`{0}` is no network that this node can name; write tcp, or tcp and a number up to 65535")]
     Network(String),
@@ -183,7 +229,10 @@ impl FromStr for Nid {
         };
         match lnd {
             LND_TCP => {
-                let ip: IpAddr = addr.parse().map_err(|_| NidParseError::Address(addr.to_owned()))?;
+                let ip: IpAddr = addr.parse().map_err(|_| match addr.split_once('%') {
+                    Some((a, _)) if a.parse::<Ipv6Addr>().is_ok() => NidParseError::Zone(addr.to_owned()),
+                    _ => NidParseError::Address(addr.to_owned()),
+                })?;
                 Ok(Nid::tcp(ip, num))
             }
             LND_LO if addr == "0" && num == 0 => Ok(Nid::LO),
@@ -287,6 +336,46 @@ mod tests {
         assert!("10.0.0.1@nosuch".parse::<Nid>().is_err());
         assert!("host@tcp".parse::<Nid>().is_err());
         assert!("1@lo".parse::<Nid>().is_err());
+    }
+
+    /// Field report 15.
+    #[test]
+    fn addresses_that_no_machine_has_are_named_with_what_they_are() {
+        let say = |s: &str| s.parse::<Nid>().and_then(Nid::station).unwrap_err().to_string();
+        let said = [
+            "0.0.0.0@tcp",
+            "0.1.2.3@tcp",
+            "224.0.0.1@tcp",
+            "239.255.255.255@tcp9",
+            "255.255.255.255",
+            "::@tcp",
+            "ff02::1@tcp",
+            "fe80::1@tcp",
+            "febf::1",
+            "::ffff:10.0.0.1@tcp",
+            "fe80::1%eth0@tcp",
+        ]
+        .map(say)
+        .join("\n");
+        insta::assert_snapshot!(said, @r"
+        `0.0.0.0@tcp` is no address but stands for any; give the address of one machine, for example 10.0.0.1@tcp
+        `0.1.2.3@tcp` is no address of a machine (0.0.0.0/8); give the address of one machine, for example 10.0.0.1@tcp
+        `224.0.0.1@tcp` is a multicast address; give the address of one machine, for example 10.0.0.1@tcp
+        `239.255.255.255@tcp9` is a multicast address; give the address of one machine, for example 10.0.0.1@tcp
+        `255.255.255.255@tcp` is the broadcast address; give the address of one machine, for example 10.0.0.1@tcp
+        `::@tcp` is no address but stands for any; give the address of one machine, for example fd00::1@tcp
+        `ff02::1@tcp` is a multicast address; give the address of one machine, for example fd00::1@tcp
+        `fe80::1@tcp` is a link-local address, which means something only together with an interface, and a NID names none; give a global or unique local address, for example fd00::1@tcp
+        `febf::1@tcp` is a link-local address, which means something only together with an interface, and a NID names none; give a global or unique local address, for example fd00::1@tcp
+        `::ffff:10.0.0.1@tcp` is an IPv4 address in the clothes of IPv6, which peers know under another NID; write the IPv4 address as it is, for example 10.0.0.1@tcp
+        `fe80::1%eth0` names an interface, and a NID cannot: give an address without %, and not a link-local one (fe80::), for example fd00::1@tcp
+        ");
+        for good in ["10.0.0.1@tcp", "127.0.0.1@tcp", "169.254.1.1@tcp", "240.0.0.1@tcp", "fd00::1@tcp", "::1@tcp"] {
+            assert!(good.parse::<Nid>().and_then(Nid::station).is_ok(), "{good}");
+        }
+        // A peer may say so of itself.
+        assert_eq!(Nid::from_nid4(0x0002_0000_0000_0000).to_string(), "0.0.0.0@tcp");
+        assert!("224.0.0.1@tcp".parse::<Nid>().is_ok());
     }
 
     #[test]

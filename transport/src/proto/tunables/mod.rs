@@ -2,16 +2,18 @@
 //! §10, docs/tunables.md).
 //!
 //! What has no counterpart here (threads that sleep, say) is known by name as well: its default is taken, anything
-//! else is refused with the reason. Numbers are read as the kernel reads them: `0x` before hexadecimal ones, `0`
-//! before octal ones.
+//! else is refused with the reason. A file that a Lustre node has already is not refused for that: what has no use here
+//! is passed over and told ([`from_modprobe`], [`kernel`]). Numbers are read as the kernel reads them: `0x` before
+//! hexadecimal ones, `0` before octal ones.
 
+pub mod kernel;
 mod modprobe;
 mod table;
 
 use std::fmt;
 use std::ops::RangeInclusive;
 
-pub use self::modprobe::{FileError, from_modprobe};
+pub use self::modprobe::{Done, FileError, LineError, Notice, from_modprobe};
 pub use self::table::{ALL, line, table};
 use super::config::{Carrier, Config, SEC};
 use crate::wire::Version;
@@ -23,6 +25,8 @@ pub enum Module {
     Ksocklnd,
     /// LNet's core.
     Lnet,
+    /// What lies below Lustre and LNet: of interest for the CPUs that it shares out.
+    Libcfs,
     /// This node's own: kernels have no such thing.
     Pollnd,
 }
@@ -33,10 +37,14 @@ impl Module {
         match self {
             Module::Ksocklnd => "ksocklnd",
             Module::Lnet => "lnet",
+            Module::Libcfs => "libcfs",
             Module::Pollnd => "pollnd",
         }
     }
 }
+
+/// The unit of what is off or on.
+const FLAG: &str = "flag";
 
 type Get = fn(&Config) -> i64;
 type Set = fn(&mut Config, i64);
@@ -72,6 +80,8 @@ pub struct Tunable {
     pub about: &'static str,
     /// Whether the kernel lets it be changed while it runs.
     runtime: bool,
+    /// Least and greatest number with which a kernel loads its module and works.
+    loads: (i64, i64),
     ports: OnPorts,
     what: What,
 }
@@ -88,6 +98,14 @@ pub enum TuneError {
     /// No such name.
     #[error("{0} is no tunable of socklnd or LNet: `pollnd tunables --defaults` lists them")]
     Name(String),
+    /// A parameter of a kernel module, and of no use here.
+    #[error("{name}: there is nothing to tune here, since {why}")]
+    NoUse {
+        /// Parameter.
+        name: &'static str,
+        /// Why.
+        why: &'static str,
+    },
     /// Of another module.
     #[error("{name} is a tunable of {module}: write `options {module} {name}=...`")]
     Module {
@@ -226,6 +244,26 @@ impl Tunable {
         }
     }
 
+    /// What a kernel's file says of it: kernels take more numbers than there is a meaning for.
+    fn read_file(&self, carrier: Carrier, value: &str) -> Result<FromFile, TuneError> {
+        let bad = || TuneError::Value { name: self.name, value: value.into(), takes: self.takes() };
+        let n = || {
+            let n = number(value).filter(|n| (self.loads.0..=self.loads.1).contains(n)).ok_or_else(bad)?;
+            Ok(if self.unit == FLAG { i64::from(n != 0) } else { n })
+        };
+        if let Some((only, why)) = self.only(carrier) {
+            return Ok(if n()? == only { FromFile::Set(only) } else { FromFile::PassedOver(why) });
+        }
+        match &self.what {
+            What::Number(r, ..) => {
+                let n = n()?;
+                let near = n.clamp(*r.start(), *r.end());
+                Ok(if near == n { FromFile::Set(n) } else { FromFile::Near(near) })
+            }
+            What::Word(..) | What::Fixed(..) => self.read(carrier, value).map(FromFile::Set),
+        }
+    }
+
     fn put(&self, cfg: &mut Config, v: i64) {
         match &self.what {
             What::Number(_, _, set) | What::Word(_, _, set) => set(cfg, v),
@@ -244,12 +282,25 @@ impl Tunable {
     }
 }
 
+/// What comes of a value in a kernel's file.
+enum FromFile {
+    /// It is set.
+    Set(i64),
+    /// The nearest that there is here is set.
+    Near(i64),
+    /// Nothing, since...
+    PassedOver(&'static str),
+}
+
 /// The tunable `name`.
 ///
 /// # Errors
-/// [`TuneError::Name`]
+/// [`TuneError::Name`], [`TuneError::NoUse`]
 pub fn find(name: &str) -> Result<&'static Tunable, TuneError> {
-    ALL.iter().find(|t| t.name == name).ok_or_else(|| TuneError::Name(name.to_owned()))
+    ALL.iter().find(|t| t.name == name).ok_or_else(|| match kernel::anywhere(name) {
+        Some(&kernel::Param { name, here: kernel::Here::PassedOver(why), .. }) => TuneError::NoUse { name, why },
+        _ => TuneError::Name(name.to_owned()),
+    })
 }
 
 /// Sets the tunable `name` in the configuration of a node that does not run yet.
@@ -468,6 +519,10 @@ mod tests {
         assert_eq!(
             say(&mut c, "credit", "1"),
             "credit is no tunable of socklnd or LNet: `pollnd tunables --defaults` lists them"
+        );
+        assert_eq!(
+            say(&mut c, "networks", "tcp0(eth0)"),
+            "networks: there is nothing to tune here, since --nid names the network and the address"
         );
         assert_eq!(c.zc_min_payload, 16_384);
         c.carrier = Carrier::Port;

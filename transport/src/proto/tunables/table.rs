@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Module, OnPorts, Tunable, What, protocol, version};
+use super::{FLAG, Module, OnPorts, Tunable, What, protocol, version};
 use crate::proto::config::{Accept, Config, SEC};
 use What::{Fixed, Number, Word};
 
@@ -13,6 +13,8 @@ const TCP_TIME: i64 = 32_767;
 const TCP_PROBES: i64 = 127;
 const ACCEPT: &[&str] = &["secure", "all", "none", "trust"];
 const MAPPED: &str = "windows are mapped when the node starts";
+/// Numbers that a kernel's module parameter of type `int` takes.
+const INT: (i64, i64) = (i32::MIN as i64, i32::MAX as i64);
 
 fn flag(b: bool) -> i64 {
     i64::from(b)
@@ -34,7 +36,17 @@ impl Tunable {
         about: &'static str,
         what: What,
     ) -> Tunable {
-        Tunable { name, module, unit, about, runtime: false, ports: OnPorts::Same, what }
+        Tunable { name, module, unit, about, runtime: false, loads: INT, ports: OnPorts::Same, what }
+    }
+
+    /// Least number with which a kernel works.
+    const fn least(self, n: i64) -> Tunable {
+        Tunable { loads: (n, self.loads.1), ..self }
+    }
+
+    /// Greatest number with which a kernel works.
+    const fn most(self, n: i64) -> Tunable {
+        Tunable { loads: (self.loads.0, n), ..self }
     }
 
     /// It may be changed while the node runs.
@@ -67,19 +79,22 @@ pub static ALL: &[Tunable] = &[
         "no progress for so long ends a peer's connections; 0: (lnet_transaction_timeout - 1) / (lnet_retry_count + 1)",
         Number(0..=DAY, |c| secs(c.timeout), |c, v| c.timeout = ns(v)),
     )
+    .least(0)
     .rw(),
     sock(
         "credits",
         "messages",
         "in flight over all peers",
         Number(1..=65_535, |c| c.ni_credits.into(), |c, v| c.ni_credits = v as u32),
-    ),
+    )
+    .least(1),
     sock(
         "peer_credits",
         "messages",
         "in flight to a peer, at most credits",
         Number(1..=65_535, |c| c.peer_credits.into(), |c, v| c.peer_credits = v as u32),
-    ),
+    )
+    .least(1),
     sock("peer_buffer_credits", "messages", "router buffers for a peer", Fixed(0, "this node does not route")),
     sock("peer_timeout", "s", "when a silent peer is dead to a router", Fixed(180, "only routers watch their peers")),
     sock("nscheds", "threads a CPT", "scheduler threads", Fixed(0, "lcores do that work: --lcores")),
@@ -126,7 +141,7 @@ pub static ALL: &[Tunable] = &[
     .rw(),
     sock(
         "typed_conns",
-        "flag",
+        FLAG,
         "connections of three types to a peer",
         Number(0..=1, |c| flag(c.typed_conns), |c, v| c.typed_conns = v != 0),
     ),
@@ -143,6 +158,7 @@ pub static ALL: &[Tunable] = &[
         "a connection's send buffer; 0: as much as is good",
         Number(0..=1 << 30, |c| c.tcp.tx_buffer.into(), |c, v| c.tcp.tx_buffer = v as u32),
     )
+    .least(0)
     .rw()
     .ports(OnPorts::AtStart(MAPPED)),
     sock(
@@ -151,11 +167,12 @@ pub static ALL: &[Tunable] = &[
         "a connection's receive buffer; 0: as much as is good",
         Number(0..=1 << 30, |c| c.tcp.rx_buffer.into(), |c, v| c.tcp.rx_buffer = v as u32),
     )
+    .least(0)
     .rw()
     .ports(OnPorts::AtStart(MAPPED)),
     sock(
         "nagle",
-        "flag",
+        FLAG,
         "hold back small segments",
         Number(0..=1, |c| flag(c.tcp.nagle), |c, v| c.tcp.nagle = v != 0),
     )
@@ -163,7 +180,7 @@ pub static ALL: &[Tunable] = &[
     .ports(OnPorts::Fixed(0, "our TCP never holds back small segments")),
     sock(
         "round_robin",
-        "flag",
+        FLAG,
         "of equally good connections, the one used least recently",
         Number(0..=1, |c| flag(c.round_robin), |c, v| c.round_robin = v != 0),
     )
@@ -181,6 +198,7 @@ pub static ALL: &[Tunable] = &[
         "silence before TCP's first probe; 0 or less: no probes",
         Number(-1..=TCP_TIME, |c| c.tcp.keepalive_idle.into(), |c, v| c.tcp.keepalive_idle = v as i32),
     )
+    .most(TCP_TIME)
     .rw(),
     sock(
         "keepalive_count",
@@ -188,6 +206,7 @@ pub static ALL: &[Tunable] = &[
         "unanswered probes that end a connection; 0 or less: no probes",
         Number(-1..=TCP_PROBES, |c| c.tcp.keepalive_count.into(), |c, v| c.tcp.keepalive_count = v as i32),
     )
+    .most(TCP_PROBES)
     .rw(),
     sock(
         "keepalive_intvl",
@@ -195,24 +214,25 @@ pub static ALL: &[Tunable] = &[
         "time between TCP's probes; 0 or less: no probes",
         Number(-1..=TCP_TIME, |c| c.tcp.keepalive_intvl.into(), |c, v| c.tcp.keepalive_intvl = v as i32),
     )
+    .most(TCP_TIME)
     .rw(),
     sock(
         "enable_csum",
-        "flag",
+        FLAG,
         "checksums in what is sent in version 2",
         Number(0..=1, |c| flag(c.enable_csum), |c, v| c.enable_csum = v != 0),
     )
     .rw(),
     sock(
         "inject_csum_error",
-        "flag",
+        FLAG,
         "spoil the next such checksum, once on each lcore",
         Number(0..=1, |c| flag(c.inject_csum_error), |c, v| c.inject_csum_error = v != 0),
     )
     .rw(),
     sock(
         "nonblk_zcack",
-        "flag",
+        FLAG,
         "zero-copy ACKs leave on connections without LNet messages",
         Number(0..=1, |c| flag(c.nonblk_zcack), |c, v| c.nonblk_zcack = v != 0),
     )
@@ -223,8 +243,9 @@ pub static ALL: &[Tunable] = &[
         "payload from which a zero-copy ACK is asked for",
         Number(2048..=16 << 20, |c| c.zc_min_payload.into(), |c, v| c.zc_min_payload = v as u32),
     )
+    .least(0)
     .rw(),
-    sock("zc_recv", "flag", "receive without copying", Fixed(0, "receive buffers are lent without it")).rw(),
+    sock("zc_recv", FLAG, "receive without copying", Fixed(0, "receive buffers are lent without it")).rw(),
     sock(
         "zc_recv_min_nfrags",
         "fragments",
@@ -238,15 +259,18 @@ pub static ALL: &[Tunable] = &[
         "opened to a peer, of each bulk type; 0: by the link's speed",
         Number(0..=127, |c| c.conns_per_peer.into(), |c, v| c.conns_per_peer = v as u8),
     )
+    .least(0)
     .rw(),
     sock(
         "tos",
         "byte",
         "type of service in IP headers; -1: none",
         Number(-1..=255, |c| c.tcp.tos.map_or(-1, i64::from), |c, v| c.tcp.tos = u8::try_from(v).ok()),
-    ),
-    sock("enable_irq_affinity", "flag", "interrupts near the CPT", Fixed(0, "queues are polled")),
-    sock("skip_mr_route_setup", "flag", "leave the kernel's routes alone", Fixed(0, "no route is ever set")).rw(),
+    )
+    .least(-1)
+    .most(255),
+    sock("enable_irq_affinity", FLAG, "interrupts near the CPT", Fixed(0, "queues are polled")),
+    sock("skip_mr_route_setup", FLAG, "leave the kernel's routes alone", Fixed(0, "no route is ever set")).rw(),
     sock("backoff_init", "s", "of patched TCP stacks", Fixed(3, "no TCP that we use has that patch")).rw(),
     sock("backoff_max", "s", "of patched TCP stacks", Fixed(3, "no TCP that we use has that patch")).rw(),
     sock(
@@ -254,7 +278,9 @@ pub static ALL: &[Tunable] = &[
         "version",
         "spoken first, and highest answered to IPv4; 4: to IPv4 peers, too",
         Number(1..=4, |c| protocol(c.version), |c, v| c.version = version(v)),
-    ),
+    )
+    .least(1)
+    .most(4),
     lnet(
         "accept",
         "word",
@@ -289,25 +315,31 @@ pub static ALL: &[Tunable] = &[
                 c.port = v as u16;
             },
         ),
-    ),
+    )
+    .least(1)
+    .most(65_535),
     lnet(
         "accept_port_bulk",
         "port",
         "where nodes listen for all types but CONTROL",
         Number(1..=65_535, |c| c.bulk_port().into(), |c, v| c.port_bulk = Some(v as u16)),
-    ),
+    )
+    .least(1)
+    .most(65_535),
     lnet(
         "accept_backlog",
         "connections",
         "that may wait to be accepted",
         Number(1..=65_535, |c| c.tcp.backlog.into(), |c, v| c.tcp.backlog = v as u16),
-    ),
+    )
+    .least(1),
     lnet(
         "accept_timeout",
         "s",
         "for an acceptor request, and again for its HELLO",
         Number(1..=3600, |c| secs(c.accept_timeout), |c, v| c.accept_timeout = ns(v)),
     )
+    .least(1)
     .rw(),
     lnet(
         "lnet_transaction_timeout",
@@ -315,6 +347,7 @@ pub static ALL: &[Tunable] = &[
         "for an ACK or REPLY to come",
         Number(1..=3600, |c| secs(c.transaction_timeout), |c, v| c.transaction_timeout = ns(v)),
     )
+    .least(1)
     .rw(),
     lnet(
         "lnet_retry_count",
@@ -322,22 +355,23 @@ pub static ALL: &[Tunable] = &[
         "only a divisor here (sock_timeout): messages are not sent again",
         Number(0..=255, |c| c.retry_count.into(), |c, v| c.retry_count = v as u32),
     )
+    .least(0)
     .rw(),
     own(
         "zc_v2",
-        "flag",
+        FLAG,
         "ask for zero-copy ACKs in version 2, too: kills Lustre kernels up to 2.17.57",
         Number(0..=1, |c| flag(c.zc_v2), |c, v| c.zc_v2 = v != 0),
     ),
     own(
         "v1_on_reset",
-        "flag",
+        FLAG,
         "take a peer that resets our HELLO for one of version 1",
         Number(0..=1, |c| flag(c.v1_on_reset), |c, v| c.v1_on_reset = v != 0),
     ),
     own(
         "unprivileged_v6",
-        "flag",
+        FLAG,
         "dial IPv6 peers from ports above 1023, too: crashes Lustre kernels that accept them",
         Number(0..=1, |c| flag(c.unprivileged_v6), |c, v| c.unprivileged_v6 = v != 0),
     ),
