@@ -3,9 +3,15 @@
 //! Every probe reads below a root that tests can set; nothing here changes the machine. [`examine`] collects all
 //! findings; the command only prints them.
 
+mod net;
+mod quota;
+
 use std::fmt;
 use std::fs;
 use std::path::Path;
+
+pub use self::net::{Net, by_way_of, default_route_ifaces, iface_node};
+pub use self::quota::{Quota, cpu_quota};
 
 /// How a finding bears on running a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,10 +87,33 @@ pub struct PciPort {
 /// Drivers that give a device to user space.
 const USER_DRIVERS: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
 
+/// Drivers that only hold a device for others.
+const STUBS: [&str; 2] = ["pci-stub", "xen-pciback"];
+
 impl PciPort {
     /// Whether DPDK can open it as it is. Bifurcated drivers (mlx5, mlx4) keep their kernel interface.
     pub fn usable(&self) -> bool {
         self.driver.as_deref().is_some_and(|d| USER_DRIVERS.contains(&d) || d.starts_with("mlx"))
+    }
+
+    /// Whether the kernel's own network driver has it. Such a driver makes an interface, in whatever namespace.
+    pub fn kernels(&self) -> bool {
+        self.driver.as_deref().is_some_and(|d| !USER_DRIVERS.contains(&d) && !STUBS.contains(&d))
+    }
+
+    /// Whether its interface belongs to another network namespace than ours, so that nothing is known of its routes.
+    pub fn hidden(&self, net: &Net) -> bool {
+        self.kernels() && (self.ifaces.is_empty() || !self.ifaces.iter().all(|i| net.sees(i)))
+    }
+
+    /// What to say of it if it is [`hidden`](Self::hidden).
+    pub fn hidden_text(&self) -> String {
+        let which =
+            if self.ifaces.is_empty() { String::new() } else { format!(" {}", self.ifaces.join(", ")) };
+        format!(
+            "its interface{which} is not in this network namespace: it may carry the machine's default route, which \
+             cannot be told from here"
+        )
     }
 
     /// uio does not stop a device's DMA when its process is killed; vfio does.
@@ -110,33 +139,6 @@ fn names(dir: &Path) -> Vec<String> {
         .filter_map(|e| e.file_name().into_string().ok())
         .collect();
     v.sort();
-    v
-}
-
-/// Interfaces with an IPv4 or IPv6 default route. `root` is `/` but for tests.
-pub fn default_route_ifaces(root: &Path) -> Vec<String> {
-    let mut v = Vec::new();
-    // Iface, destination, gateway, flags, ..., mask as the eighth word: 0/0 is the default route.
-    for l in text(&root.join("proc/net/route")).unwrap_or_default().lines().skip(1) {
-        let w: Vec<_> = l.split_whitespace().collect();
-        if w.len() > 7 && w[1] == "00000000" && w[7] == "00000000" {
-            v.push(w[0].to_owned());
-        }
-    }
-    // Destination, its length, ..., interface last. Flag 0x200 (RTF_REJECT) is the kernel's own "unreachable".
-    for l in text(&root.join("proc/net/ipv6_route")).unwrap_or_default().lines() {
-        let w: Vec<_> = l.split_whitespace().collect();
-        if let [dest, len, .., flags, iface] = w[..]
-            && dest.bytes().all(|b| b == b'0')
-            && len == "00"
-            && u32::from_str_radix(flags, 16).is_ok_and(|f| f & 0x200 == 0)
-            && iface != "lo"
-        {
-            v.push(iface.to_owned());
-        }
-    }
-    v.sort();
-    v.dedup();
     v
 }
 
@@ -185,8 +187,7 @@ pub fn parse_cpu_list(s: &str) -> Vec<usize> {
     v
 }
 
-fn ports(root: &Path, out: &mut Vec<Finding>) {
-    let routed = default_route_ifaces(root);
+fn ports(root: &Path, net: &Net, out: &mut Vec<Finding>) {
     let found = pci_ports(root);
     if found.is_empty() {
         out.push(Finding::bad(
@@ -196,34 +197,42 @@ fn ports(root: &Path, out: &mut Vec<Finding>) {
             "virtual ports work: pollnd demo uses a virtio pair; --port net_tap0,iface=tap0 makes a TAP",
         ));
     }
+    let enough = found.iter().any(|p| p.usable() && !p.hidden(net));
     for p in found {
         let subject = format!("port {}", p.addr);
         let driver = p.driver.as_deref().unwrap_or("no driver");
         let what = format!("{} bound to {driver}", p.id);
-        if let Some(i) = p.ifaces.iter().find(|i| routed.contains(i)) {
-            let detail = format!("{what}; interface {i} carries the default route");
-            out.push(Finding::bad(
+        let routed = p.ifaces.iter().find_map(|i| Some((i, net.carries(i).filter(|_| net.sees(i))?)));
+        out.push(if p.hidden(net) {
+            // Nothing is advised: what is done to it is done to somebody else.
+            Finding::bad(
                 Severity::Warning,
                 subject,
-                detail,
-                "leave it to the kernel; use another port",
-            ));
+                format!("{what}; {}", p.hidden_text()),
+                "look from the namespace that has it: nsenter --net=/proc/1/ns/net pollnd doctor",
+            )
+        } else if let Some((i, by)) = routed {
+            // All is well with it as long as it stays where it is.
+            let by = if by.is_empty() { String::new() } else { format!(" by way of {}", by.join(" and ")) };
+            Finding::good(
+                subject,
+                format!("{what}; interface {i} carries the default route{by}: leave it to the kernel, use another port"),
+            )
         } else if let Some(w) = p.dma_warning() {
-            out.push(Finding::bad(Severity::Warning, subject, what, w));
+            Finding::bad(Severity::Warning, subject, what, w)
         } else if p.usable() {
-            out.push(Finding::good(subject, what));
+            Finding::good(subject, what)
+        } else if enough {
+            Finding::good(subject, format!("{what}: the kernel's; another port is there for DPDK"))
         } else {
             let remedy = format!("modprobe vfio-pci && dpdk-devbind.py -b vfio-pci {}", p.addr);
-            out.push(Finding::bad(
-                Severity::Warning,
-                subject,
-                format!("{what}: DPDK cannot open it"),
-                remedy,
-            ));
-        }
+            Finding::bad(Severity::Warning, subject, format!("{what}: DPDK cannot open it"), remedy)
+        });
     }
-    for i in routed {
-        out.push(Finding::good("default route", format!("interface {i}")));
+    for i in net.routed() {
+        let below = net.below(i);
+        let over = if below.is_empty() { String::new() } else { format!(", over {}", below.join(", ")) };
+        out.push(Finding::good("default route", format!("interface {i}{over}")));
     }
 }
 
@@ -299,6 +308,13 @@ fn cores(root: &Path, out: &mut Vec<Finding>) {
     } else {
         Finding::good("cores", detail)
     });
+    if let Some(q) = cpu_quota(root).filter(|q| q.stop_us(usable.len() as u64).is_some()) {
+        let of = match q.stop_us(1) {
+            Some(us) => format!("an lcore that polls is stopped for {} ms at a time", us as f64 / 1000.0),
+            None => "lcores that poll are stopped as soon as all threads together have used it up".into(),
+        };
+        out.push(Finding::bad(Severity::Warning, "CPU quota", format!("{q}: {of}"), q.remedy()));
+    }
     let nodes: Vec<_> = names(&sys.join("node"))
         .into_iter()
         .filter_map(|n| {
@@ -340,6 +356,16 @@ fn rights(root: &Path, out: &mut Vec<Finding>) {
     }
 }
 
+/// How it went, over all findings: the worst. A command ends with this code: 0 for [`Severity::Good`], 1 for
+/// [`Severity::Missing`], 3 for [`Severity::Warning`]; 2 is a command line that makes no sense.
+pub fn exit_code(all: &[Finding]) -> u8 {
+    match all.iter().map(|f| f.severity).max() {
+        None | Some(Severity::Good) => 0,
+        Some(Severity::Warning) => 3,
+        Some(Severity::Missing) => 1,
+    }
+}
+
 /// Looks at everything. `dpdk` is the version of the DPDK that is linked, if any. `root` is `/` but for tests.
 pub fn examine(root: &Path, dpdk: Option<&str>) -> Vec<Finding> {
     let mut out = Vec::new();
@@ -356,7 +382,7 @@ pub fn examine(root: &Path, dpdk: Option<&str>) -> Vec<Finding> {
         plugins(root, &mut out);
     }
     memory(root, &mut out);
-    ports(root, &mut out);
+    ports(root, &Net::read(root), &mut out);
     cores(root, &mut out);
     rights(root, &mut out);
     out

@@ -59,22 +59,111 @@ fn each_port_gets_the_finding_and_remedy_of_its_driver() {
         .pci("0000:00:07.0", "0x020000", None, None)
         .pci("0000:00:08.0", "0x020000", Some("mlx5_core"), Some("eth8"))
         .pci("0000:00:09.0", "0x010802", Some("nvme"), None);
-    let mut out = Vec::new();
-    ports(t.0.path(), &mut out);
-    let text: String = out.iter().map(|f| format!("{f}\n")).collect();
-    insta::assert_snapshot!(text, @r"
-    warning port 0000:00:03.0: 8086:10d3 bound to virtio-pci; interface eth0 carries the default route
-            -> leave it to the kernel; use another port
+    insta::assert_snapshot!(looked_at(&t), @r"
+    ok      port 0000:00:03.0: 8086:10d3 bound to virtio-pci; interface eth0 carries the default route: leave it to the kernel, use another port
     ok      port 0000:00:04.0: 8086:10d3 bound to vfio-pci
     warning port 0000:00:05.0: 8086:10d3 bound to uio_pci_generic
             -> port 0000:00:05.0 is bound to uio_pci_generic: after a kill -9 the device keeps writing into memory that the kernel has given to others; bind it to vfio-pci instead (dpdk-devbind.py -b vfio-pci 0000:00:05.0)
+    ok      port 0000:00:06.0: 8086:10d3 bound to e1000e: the kernel's; another port is there for DPDK
+    ok      port 0000:00:07.0: 8086:10d3 bound to no driver: the kernel's; another port is there for DPDK
+    ok      port 0000:00:08.0: 8086:10d3 bound to mlx5_core
+    ok      default route: interface eth0
+    ");
+}
+
+fn looked_at(t: &Tree) -> String {
+    let mut out = Vec::new();
+    ports(t.0.path(), &Net::read(t.0.path()), &mut out);
+    out.iter().map(|f| format!("{f}\n")).collect()
+}
+
+#[test]
+fn where_no_port_is_there_for_dpdk_each_that_may_be_taken_is_told() {
+    let t = Tree::new(&[("proc/net/route", ROUTE)])
+        .pci("0000:00:03.0", "0x020000", Some("virtio-pci"), Some("eth0"))
+        .pci("0000:00:06.0", "0x020000", Some("e1000e"), Some("eth7"))
+        .pci("0000:00:07.0", "0x020000", None, None);
+    insta::assert_snapshot!(looked_at(&t), @r"
+    ok      port 0000:00:03.0: 8086:10d3 bound to virtio-pci; interface eth0 carries the default route: leave it to the kernel, use another port
     warning port 0000:00:06.0: 8086:10d3 bound to e1000e: DPDK cannot open it
             -> modprobe vfio-pci && dpdk-devbind.py -b vfio-pci 0000:00:06.0
     warning port 0000:00:07.0: 8086:10d3 bound to no driver: DPDK cannot open it
             -> modprobe vfio-pci && dpdk-devbind.py -b vfio-pci 0000:00:07.0
-    ok      port 0000:00:08.0: 8086:10d3 bound to mlx5_core
     ok      default route: interface eth0
     ");
+}
+
+/// Field report 11: three NICs in a network namespace that is not theirs: one whose interface /sys does not show, one
+/// whose interface /sys shows and the process has not, one that DPDK shares with the kernel. No word of binding.
+#[test]
+fn nothing_is_advised_on_a_device_whose_interface_is_in_another_namespace() {
+    let t = Tree::new(&[("proc/net/route", "Iface\n"), ("proc/net/dev", "a|b\nc|d\n    lo:  0 0\n")])
+        .pci("0000:00:03.0", "0x020000", Some("virtio-pci"), None)
+        .pci("0000:00:06.0", "0x020000", Some("e1000e"), Some("eth0"))
+        .pci("0000:00:08.0", "0x020000", Some("mlx5_core"), None)
+        .pci("0000:00:09.0", "0x020000", Some("vfio-pci"), None);
+    let text = looked_at(&t);
+    assert!(!text.contains("devbind") && !text.contains("vfio-pci 0000"), "{text}");
+    insta::assert_snapshot!(text, @r"
+    warning port 0000:00:03.0: 8086:10d3 bound to virtio-pci; its interface is not in this network namespace: it may carry the machine's default route, which cannot be told from here
+            -> look from the namespace that has it: nsenter --net=/proc/1/ns/net pollnd doctor
+    warning port 0000:00:06.0: 8086:10d3 bound to e1000e; its interface eth0 is not in this network namespace: it may carry the machine's default route, which cannot be told from here
+            -> look from the namespace that has it: nsenter --net=/proc/1/ns/net pollnd doctor
+    warning port 0000:00:08.0: 8086:10d3 bound to mlx5_core; its interface is not in this network namespace: it may carry the machine's default route, which cannot be told from here
+            -> look from the namespace that has it: nsenter --net=/proc/1/ns/net pollnd doctor
+    ok      port 0000:00:09.0: 8086:10d3 bound to vfio-pci
+    ");
+}
+
+/// Field report 11: the default route is over a bridge whose member is the NIC.
+#[test]
+fn nothing_is_advised_on_a_device_below_the_default_route() {
+    let t = Tree::new(&[
+        ("proc/net/route", &ROUTE.replace("eth0", "br0")),
+        ("proc/net/dev", "a|b\nc|d\n    lo:  0 0\n   br0: 0\n  eth7: 0\n"),
+        ("sys/class/net/br0/lower_eth7/x", ""),
+    ])
+    .pci("0000:00:06.0", "0x020000", Some("e1000e"), Some("eth7"));
+    insta::assert_snapshot!(looked_at(&t), @r"
+    ok      port 0000:00:06.0: 8086:10d3 bound to e1000e; interface eth7 carries the default route by way of br0: leave it to the kernel, use another port
+    ok      default route: interface br0, over eth7
+    ");
+}
+
+/// Field report 21: what the command ends with.
+#[test]
+fn the_worst_finding_is_the_exit_code() {
+    let of = |s: &[Severity]| {
+        let f = |s: &Severity| Finding { severity: *s, ..Finding::good("x", "y") };
+        exit_code(&s.iter().map(f).collect::<Vec<_>>())
+    };
+    use Severity::{Good, Missing, Warning};
+    assert_eq!([of(&[]), of(&[Good, Good]), of(&[Good, Warning])], [0, 0, 3]);
+    assert_eq!([of(&[Missing]), of(&[Warning, Missing, Good])], [1, 1]);
+}
+
+/// Field report 13.
+#[test]
+fn a_cpu_quota_in_force_is_told() {
+    let look = |max: &str| {
+        let t = Tree::new(&[
+            ("sys/devices/system/cpu/online", "0-3\n"),
+            ("proc/self/mountinfo", "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"),
+            ("proc/self/cgroup", "0::/\n"),
+            ("sys/fs/cgroup/cpu.max", max),
+        ]);
+        let mut out = Vec::new();
+        cores(t.0.path(), &mut out);
+        let root = t.0.path().display().to_string();
+        out.into_iter().find(|f| f.subject == "CPU quota").map(|f| f.to_string().replace(&root, ""))
+    };
+    assert_eq!(look("max 100000\n"), None);
+    assert_eq!(look("500000 100000\n"), None, "more than the CPUs that there are");
+    insta::assert_snapshot!(look("50000 100000\n").unwrap(), @r"
+    warning CPU quota: 50 ms of CPU time in every 100 ms (/sys/fs/cgroup/cpu.max): an lcore that polls is stopped for 50 ms at a time
+            -> lift it: echo max > /sys/fs/cgroup/cpu.max   (as root), or where it was set: CPUQuota= of a systemd unit, --cpus of a container, limits.cpu of a pod
+    ");
+    assert!(look("200000 100000\n").unwrap().contains("as soon as all threads together have used it up"));
 }
 
 #[test]
@@ -134,6 +223,7 @@ fn a_good_machine_needs_no_remedy() {
     }
     let out = examine(t.0.path(), Some("DPDK 22.11"));
     assert!(out.iter().all(|f| f.remedy.is_none()), "{out:?}");
+    assert_eq!(exit_code(&out), 0);
     assert!(out.iter().any(|f| f.detail.starts_with("2 port drivers")), "{out:?}");
 }
 

@@ -62,22 +62,41 @@ pub(super) fn find(spec: &PortSpec) -> Result<(u16, Option<CString>), PortError>
     }
 }
 
-/// Refuses an interface with the default route, and collects what the user should know of the device.
+/// Refuses an interface with the default route, also one that carries it by way of a bridge, bond or VLAN, and collects
+/// what the user should know of the device.
 pub(super) fn guard(root: &Path, spec: &PortSpec, config: &PortConfig) -> Result<Vec<String>, PortError> {
+    let net = doctor::Net::read(root);
     let mut ifaces: Vec<String> = spec.kernel_iface().map(str::to_owned).into_iter().collect();
     let mut warnings = Vec::new();
     if let PortSpec::Pci(addr) = spec
         && let Some(p) = doctor::pci_port(root, addr)
     {
-        ifaces.extend(p.ifaces.iter().cloned());
+        if p.hidden(&net) {
+            warnings.push(format!("port {addr}: {}", p.hidden_text()));
+        }
+        ifaces.extend(p.ifaces.iter().filter(|i| net.sees(i)).cloned());
         warnings.extend(p.dma_warning());
     }
-    let routed = doctor::default_route_ifaces(root);
-    match ifaces.into_iter().find(|i| routed.contains(i)) {
-        Some(iface) if !config.allow_default_route => {
-            Err(PortError::DefaultRoute { port: spec.port_name().into(), iface })
-        }
+    match ifaces.iter().find_map(|i| Some((i, net.carries(i)?))) {
+        Some((iface, by)) if !config.allow_default_route => Err(PortError::DefaultRoute {
+            port: spec.port_name().into(),
+            iface: doctor::by_way_of(iface, &by),
+        }),
         _ => Ok(warnings),
+    }
+}
+
+impl PortSpec {
+    /// The NUMA node of the device behind it, as far as that can be told before it is opened.
+    pub fn node(&self) -> Option<u32> {
+        self.node_below(Path::new("/"))
+    }
+
+    fn node_below(&self, root: &Path) -> Option<u32> {
+        match self {
+            PortSpec::Pci(addr) => doctor::pci_port(root, addr)?.node,
+            _ => doctor::iface_node(root, self.kernel_iface()?),
+        }
     }
 }
 
@@ -113,5 +132,43 @@ mod tests {
         assert!(ask("net_af_xdp0,iface=lan0", false).unwrap().is_empty());
         let w = ask("03:00.0", true).unwrap();
         assert!(w.len() == 1 && w[0].contains("vfio-pci"), "uio is warned of: {w:?}");
+    }
+
+    /// Field report 11: the route is over a bridge over a bond over the NIC; and of a NIC that is in another namespace
+    /// nothing can be told.
+    #[test]
+    fn an_interface_below_the_one_with_the_default_route_is_refused() {
+        let d = tempfile::tempdir().unwrap();
+        let dir = |p: &str| std::fs::create_dir_all(d.path().join(p)).unwrap();
+        let put = |p: &str, s: &str| std::fs::write(d.path().join(p), s).unwrap();
+        let pci = "sys/bus/pci/devices/0000:03:00.0";
+        dir(&format!("{pci}/net/eth0"));
+        dir("proc/net");
+        put(&format!("{pci}/class"), "0x020000\n");
+        put(&format!("{pci}/numa_node"), "1\n");
+        std::os::unix::fs::symlink("../drivers/mlx5_core", d.path().join(pci).join("driver")).unwrap();
+        dir("sys/class/net/br0/lower_bond0");
+        dir("sys/class/net/bond0/lower_eth0");
+        dir("sys/class/net/eth0/device");
+        put("sys/class/net/eth0/device/numa_node", "1\n");
+        dir("sys/class/net/lan0");
+        put("proc/net/route", "I D G F R U M Mask\nbr0 00000000 01 3 0 0 0 00000000\n");
+        put("proc/net/dev", "\n\nbr0: 0\nbond0: 0\neth0: 0\nlan0: 0\n");
+        let ask = |s: &str| guard(d.path(), &s.parse().unwrap(), &PortConfig::default());
+        for s in ["03:00.0", "net_af_packet0,iface=eth0", "net_tap0,remote=bond0", "net_af_xdp0,iface=br0"] {
+            let e = ask(s).unwrap_err().to_string();
+            assert!(e.contains("br0") && e.contains("default route"), "{e}");
+        }
+        assert!(ask("03:00.0").unwrap_err().to_string().contains("eth0, by way of bond0 and br0,"));
+        assert!(ask("net_af_packet0,iface=lan0").unwrap().is_empty());
+        let near = |s: &str| s.parse::<PortSpec>().unwrap().node_below(d.path());
+        assert_eq!(
+            [near("03:00.0"), near("net_af_xdp0,iface=br0"), near("net_tap0")],
+            [Some(1), Some(1), None]
+        );
+
+        put("proc/net/dev", "\n\nlan0: 0\n");
+        let w = ask("03:00.0").unwrap();
+        assert!(w.len() == 1 && w[0].contains("eth0 is not in this network namespace"), "{w:?}");
     }
 }
