@@ -3,13 +3,14 @@
 //! The machine's shape comes from hwloc, which honours `HWLOC_SYNTHETIC` and `HWLOC_XMLFILE`; threads are bound only
 //! when what hwloc described is this system.
 
+mod pattern;
+
 use std::fmt;
 
 use hwlocality::Topology;
 use hwlocality::object::types::ObjectType;
 
-/// Highest CPU or node number accepted in a pattern; the kernel's own limit is 8,192 CPUs.
-const NUMBER_MAX: usize = 65_535;
+use self::pattern::{List, Pattern, parse};
 
 /// Why there are no partitions.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,7 +22,7 @@ pub enum CptError {
     Topology(String),
     /// The pattern is not in the syntax.
     #[error(
-        "cpu_pattern \"{pattern}\": {what} at column {column}; write 0[0-3] 1[4-7] for CPUs, N 0[0] 1[1] for NUMA nodes, N for a partition each node; lists have numbers, ranges 0-7 and strides 0-7/2, separated by commas"
+        "cpu_pattern \"{pattern}\": {what} at column {column}; write 0[0-3] 1[4-7] for CPUs, N 0[0] 1[1] for NUMA nodes, N for a partition each node, C[0] for that without the first CPU of each, X[0,8] for that without CPUs 0 and 8; lists have numbers, ranges 0-7 and strides 0-7/2, separated by commas, or * for all"
     )]
     Syntax {
         /// The whole pattern.
@@ -68,6 +69,39 @@ pub enum CptError {
         kind: &'static str,
         /// Its number.
         number: usize,
+    },
+    /// A place that no partition has.
+    #[error(
+        "cpu_pattern \"{pattern}\": no partition has a CPU at place {place}: they are counted from 0, up to {most}"
+    )]
+    Place {
+        /// The whole pattern.
+        pattern: String,
+        /// The place.
+        place: usize,
+        /// Last place of the largest partition.
+        most: usize,
+    },
+    /// All CPUs of a partition are left out.
+    #[error("cpu_pattern \"{pattern}\": partition {cpt} has no CPU left; leave out fewer of {had}")]
+    Empty {
+        /// The whole pattern.
+        pattern: String,
+        /// The partition.
+        cpt: usize,
+        /// CPUs that it had.
+        had: String,
+    },
+    /// More lcores than all partitions have CPUs.
+    #[error(
+        "{asked} lcores were asked for and the partitions have {have} CPUs: ask for 1 to {have}, or name more CPUs in \
+         cpu_pattern"
+    )]
+    Together {
+        /// Lcores asked for.
+        asked: usize,
+        /// CPUs that all partitions have.
+        have: usize,
     },
     /// More lcores than the partition has CPUs.
     #[error("partition {cpt} has {have} CPUs and {asked} lcores were asked for: ask for 1 to {have}")]
@@ -143,18 +177,28 @@ impl Machine {
                 Some((u32::try_from(o.os_index()?).ok()?, o.cpuset()?.iter_set().map(usize::from).collect()))
             })
             .collect();
-        let mut cores: Vec<Core> = t
-            .objects_with_type(ObjectType::Core)
-            .filter_map(|o| {
-                let cpus: Vec<usize> = o.cpuset()?.iter_set().map(usize::from).filter(may).collect();
-                let first = *cpus.first()?;
-                let node = nodes.iter().find(|n| n.1.contains(&first)).map(|n| n.0);
-                Some(Core { cpus, node })
+        let core = |cpus: Vec<usize>| {
+            let first = *cpus.first()?;
+            let node = nodes.iter().find(|n| n.1.contains(&first)).map(|n| n.0);
+            Some(Core { cpus, node })
+        };
+        let sets = |kind| {
+            t.objects_with_type(kind).filter_map(|o| {
+                Some(o.cpuset()?.iter_set().map(usize::from).filter(may).collect::<Vec<usize>>())
             })
-            .collect();
+        };
+        let mut cores: Vec<Core> = sets(ObjectType::Core).filter_map(core).collect();
+        // Where it names no cores (some virtual machines, descriptions such as `numa:1 pu:2`), each CPU is one.
+        let named: Vec<usize> = cores.iter().flat_map(|c| c.cpus.iter().copied()).collect();
+        cores.extend(
+            sets(ObjectType::PU).filter(|c| !c.iter().any(|cpu| named.contains(cpu))).filter_map(core),
+        );
         cores.sort_by_key(|c| c.cpus[0]);
         if cores.is_empty() {
-            return Err(CptError::Topology("it names no core that this process may use".into()));
+            return Err(CptError::Topology(match allowed {
+                Some(a) => format!("it names no CPU of those that this process may use, {}", ranges(&a)),
+                None => "it names no CPU".into(),
+            }));
         }
         Ok(Machine { cores, this_system })
     }
@@ -174,61 +218,123 @@ impl Machine {
         v
     }
 
-    /// The partitions of `pattern` (`cpu_pattern` of Lustre's libcfs). Empty and `N` mean one for each NUMA node.
+    /// The partitions of `pattern` (`cpu_pattern` of Lustre's libcfs). Empty and `N` mean one for each NUMA node, `C` and
+    /// `X` the same with CPUs left out: by their places in each partition, or by their numbers.
     ///
     /// # Errors
     /// [`CptError`] names the value and the remedy.
     pub fn cpts(&self, pattern: &str) -> Result<Vec<Cpt>, CptError> {
-        let p = parse(pattern)?;
-        let by_node = p.groups.is_empty() || p.nodes;
-        let groups = if p.groups.is_empty() {
-            self.nodes().into_iter().map(|n| vec![n as usize]).collect()
-        } else {
-            self.check(pattern, &p)?;
-            p.groups
-        };
-        Ok(groups
-            .iter()
-            .enumerate()
-            .map(|(id, g)| {
-                let cores: Vec<Core> = self
-                    .cores
-                    .iter()
-                    .filter_map(|c| {
-                        if by_node {
-                            return g.contains(&(c.node.unwrap_or(0) as usize)).then(|| c.clone());
-                        }
-                        let cpus: Vec<usize> = c.cpus.iter().copied().filter(|cpu| g.contains(cpu)).collect();
-                        (!cpus.is_empty()).then_some(Core { cpus, node: c.node })
-                    })
-                    .collect();
-                let node = cores[0].node.filter(|n| cores.iter().all(|c| c.node == Some(*n)));
-                Cpt { id: id as u32, node, cores }
-            })
-            .collect())
+        match parse(pattern)? {
+            Pattern::Each => Ok(self.each()),
+            Pattern::Without(cpus) => self.without(pattern, |_, cpu| cpus.contains(&cpu)),
+            Pattern::WithoutPlaces(places) => {
+                let most = self.each().iter().map(|c| c.cpus().len()).max().unwrap_or(1) - 1;
+                if let Some(&place) = places.iter().find(|p| **p > most) {
+                    return Err(CptError::Place { pattern: pattern.to_owned(), place, most });
+                }
+                self.without(pattern, |place, _| places.contains(&place))
+            }
+            Pattern::Cpus(groups) => {
+                let groups = check(pattern, "CPU", groups, &self.cpus())?;
+                Ok(partitions(groups.iter().map(|g| self.part(|_, cpu| g.contains(&cpu)))))
+            }
+            Pattern::Nodes(groups) => {
+                let have: Vec<usize> = self.nodes().iter().map(|n| *n as usize).collect();
+                let groups = check(pattern, "NUMA node", groups, &have)?;
+                Ok(partitions(groups.iter().map(|g| self.part(|c, _| g.contains(&(c.number() as usize))))))
+            }
+        }
     }
 
-    /// Every number names a CPU or node that is there, and only one partition has it.
-    fn check(&self, pattern: &str, p: &Pattern) -> Result<(), CptError> {
-        let have: Vec<usize> =
-            if p.nodes { self.nodes().iter().map(|n| *n as usize).collect() } else { self.cpus() };
-        let kind = if p.nodes { "NUMA node" } else { "CPU" };
-        let mut seen = Vec::new();
-        for &number in p.groups.iter().flatten() {
+    /// A partition for each NUMA node.
+    fn each(&self) -> Vec<Cpt> {
+        partitions(self.nodes().into_iter().map(|n| self.part(|c, _| c.number() == n)))
+    }
+
+    /// Cores with the CPUs that are wanted.
+    fn part(&self, wanted: impl Fn(&Core, usize) -> bool) -> Vec<Core> {
+        let some = |c: &Core| {
+            let cpus: Vec<usize> = c.cpus.iter().copied().filter(|cpu| wanted(c, *cpu)).collect();
+            (!cpus.is_empty()).then_some(Core { cpus, node: c.node })
+        };
+        self.cores.iter().filter_map(some).collect()
+    }
+
+    /// A partition for each NUMA node, less what `out` says of each CPU and its place.
+    fn without(&self, pattern: &str, out: impl Fn(usize, usize) -> bool) -> Result<Vec<Cpt>, CptError> {
+        let rest = self.each().into_iter().enumerate().map(|(cpt, c)| {
+            let all = c.cpus();
+            let kept: Vec<usize> = all
+                .iter()
+                .enumerate()
+                .filter(|(place, cpu)| !out(*place, **cpu))
+                .map(|(_, cpu)| *cpu)
+                .collect();
+            if kept.is_empty() {
+                return Err(CptError::Empty { pattern: pattern.to_owned(), cpt, had: ranges(&all) });
+            }
+            Ok(self.part(|_, cpu| kept.contains(&cpu)))
+        });
+        Ok(partitions(rest.collect::<Result<Vec<_>, _>>()?.into_iter()))
+    }
+}
+
+/// Numbers partitions of these cores.
+fn partitions(parts: impl Iterator<Item = Vec<Core>>) -> Vec<Cpt> {
+    parts
+        .enumerate()
+        .map(|(id, cores)| {
+            let node =
+                cores.first().and_then(|c| c.node).filter(|n| cores.iter().all(|c| c.node == Some(*n)));
+            Cpt { id: id as u32, node, cores }
+        })
+        .collect()
+}
+
+/// The numbers of each partition: each is of a CPU or node that is there, and only one partition has it.
+fn check(
+    pattern: &str,
+    kind: &'static str,
+    groups: Vec<List>,
+    have: &[usize],
+) -> Result<Vec<Vec<usize>>, CptError> {
+    let mut seen = Vec::new();
+    let mut all = Vec::new();
+    for group in groups {
+        let group = match group {
+            List::All => have.to_vec(),
+            List::These(v) => v,
+        };
+        for &number in &group {
             let pattern = pattern.to_owned();
             if !have.contains(&number) {
-                return Err(CptError::Unknown { pattern, kind, number, have: ranges(&have) });
+                return Err(CptError::Unknown { pattern, kind, number, have: ranges(have) });
             }
             if seen.contains(&number) {
                 return Err(CptError::Twice { pattern, kind, number });
             }
             seen.push(number);
         }
-        Ok(())
+        all.push(group);
+    }
+    Ok(all)
+}
+
+impl Core {
+    /// The number of its NUMA node; 0 on a machine without nodes.
+    fn number(&self) -> u32 {
+        self.node.unwrap_or(0)
     }
 }
 
 impl Cpt {
+    /// Its CPUs, ascending.
+    pub fn cpus(&self) -> Vec<usize> {
+        let mut v: Vec<usize> = self.cores.iter().flat_map(|c| c.cpus.iter().copied()).collect();
+        v.sort_unstable();
+        v
+    }
+
     /// CPUs that its lcores are pinned to. `None` asks for half of its cores, at least one. Lcores take the upper
     /// cores, so that CPU 0, where the kernel's own work gathers, comes last; hardware threads are shared only when
     /// there are more lcores than cores.
@@ -251,13 +357,6 @@ impl Cpt {
     }
 }
 
-/// A pattern, taken apart: partition by partition, in order.
-#[derive(Debug, PartialEq, Eq)]
-struct Pattern {
-    nodes: bool,
-    groups: Vec<Vec<usize>>,
-}
-
 /// `0-3,8` for 0, 1, 2, 3, 8.
 fn ranges(v: &[usize]) -> String {
     let mut out: Vec<(usize, usize)> = Vec::new();
@@ -269,104 +368,6 @@ fn ranges(v: &[usize]) -> String {
     }
     let text = |r: &(usize, usize)| if r.0 == r.1 { r.0.to_string() } else { format!("{}-{}", r.0, r.1) };
     out.iter().map(text).collect::<Vec<_>>().join(",")
-}
-
-struct Cursor<'a> {
-    pattern: &'a str,
-    at: usize,
-}
-
-impl Cursor<'_> {
-    fn peek(&self) -> Option<u8> {
-        self.pattern.as_bytes().get(self.at).copied()
-    }
-
-    fn blanks(&mut self) {
-        while self.peek().is_some_and(|c| c.is_ascii_whitespace()) {
-            self.at += 1;
-        }
-    }
-
-    fn take(&mut self, c: u8) -> bool {
-        let found = self.peek() == Some(c);
-        self.at += usize::from(found);
-        found
-    }
-
-    fn err<T>(&self, what: &'static str) -> Result<T, CptError> {
-        Err(CptError::Syntax { pattern: self.pattern.to_owned(), what, column: self.at + 1 })
-    }
-
-    fn number(&mut self) -> Result<usize, CptError> {
-        let mut n = 0usize;
-        let start = self.at;
-        while let Some(d) = self.peek().filter(u8::is_ascii_digit) {
-            n = n * 10 + usize::from(d - b'0');
-            if n > NUMBER_MAX {
-                return self.err("a number over 65535");
-            }
-            self.at += 1;
-        }
-        if self.at == start { self.err("no number") } else { Ok(n) }
-    }
-
-    /// What stands between brackets: numbers, ranges, ranges with a stride.
-    fn list(&mut self) -> Result<Vec<usize>, CptError> {
-        let mut v = Vec::new();
-        loop {
-            self.blanks();
-            let low = self.number()?;
-            let high = if self.take(b'-') { self.number()? } else { low };
-            if high < low {
-                return self.err("a range that ends before it starts");
-            }
-            let stride = if self.take(b'/') { self.number()? } else { 1 };
-            if stride == 0 {
-                return self.err("a stride of 0");
-            }
-            v.extend((low..=high).step_by(stride));
-            if v.len() > NUMBER_MAX + 1 {
-                return self.err("a list of more than 65536 numbers");
-            }
-            self.blanks();
-            if self.take(b']') {
-                return Ok(v);
-            }
-            if !self.take(b',') {
-                return self.err("neither , nor ]");
-            }
-        }
-    }
-}
-
-fn parse(pattern: &str) -> Result<Pattern, CptError> {
-    let mut c = Cursor { pattern, at: 0 };
-    c.blanks();
-    let nodes = c.take(b'N') || c.take(b'n');
-    let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();
-    loop {
-        c.blanks();
-        if c.peek().is_none() {
-            break;
-        }
-        let number = c.number()?;
-        c.blanks();
-        if !c.take(b'[') {
-            return c.err("no [ behind a partition's number");
-        }
-        groups.push((number, c.list()?));
-    }
-    let last = groups.len().saturating_sub(1);
-    let mut ordered = vec![Vec::new(); groups.len()];
-    for (number, list) in groups {
-        let bad = |what| CptError::Numbering { pattern: pattern.to_owned(), number, what, last };
-        let slot: &mut Vec<usize> = ordered.get_mut(number).ok_or_else(|| bad("out of range"))?;
-        if !slot.is_empty() {
-            return Err(bad("there twice"));
-        }
-        *slot = list;
-    }
-    Ok(Pattern { nodes, groups: ordered })
 }
 
 #[cfg(test)]

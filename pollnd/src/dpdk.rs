@@ -26,6 +26,7 @@ use transport::proto::{Carrier, Config, Machine, ShardId, Shards};
 
 use crate::args::{NodeArgs, Switch};
 use crate::assemble::{MakeApp, Node, Started, until_made};
+use crate::cpus;
 use crate::inspect::telemetry;
 use crate::settings;
 
@@ -96,13 +97,14 @@ fn memory_mb(c: &PortConfig) -> u32 {
     u32::try_from(((u64::from(c.queues) * queue) >> 20) + PAGES_MB).unwrap_or(u32::MAX)
 }
 
-/// Lcores of the node, from the pattern and the number asked for.
-fn lcores(a: &NodeArgs, cores: &Cores) -> Result<Vec<Lcore>, String> {
-    let cpts = cores.cpts(a.cpu_pattern.as_deref().unwrap_or("")).map_err(|e| e.to_string())?;
-    let want = usize::from(a.lcores);
-    let each = want.div_ceil(cpts.len());
-    let mut all = lcore::plan(&cpts, Some(each)).map_err(|e| e.to_string())?;
-    all.truncate(want);
+/// Lcores of the node, from the pattern and the number asked for, near the port.
+fn lcores(a: &NodeArgs, cores: &Cores, spec: &PortSpec) -> Result<Vec<Lcore>, String> {
+    let pattern = a.cpu_pattern.as_deref().unwrap_or("");
+    let (all, shared) = cpus::choose(cores, pattern, a.lcores.into(), spec.node(), &cpus::polled())
+        .map_err(|e| e.to_string())?;
+    for w in shared {
+        tracing::warn!("{w}");
+    }
     Ok(all)
 }
 
@@ -297,7 +299,7 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
     let ip = a.nid.ip().ok_or_else(|| format!("{} has no IP address", a.nid))?;
     let network = network(a, ip)?;
     let cores = Cores::detect().map_err(|e| e.to_string())?;
-    let lcores = lcores(a, &cores)?;
+    let lcores = lcores(a, &cores, &spec)?;
     let mtu = a.mtu.unwrap_or(1500);
     let port_config = PortConfig { mtu, queues: a.lcores, fewer: true, ..PortConfig::default() };
     EthPort::check(&spec, &port_config).map_err(|e| e.to_string())?;

@@ -7,6 +7,8 @@ use dataplane::cpt::Machine;
 use dataplane::lcore;
 use transport::node::Idle;
 
+use crate::cpus;
+
 /// Threads for two nodes, what each does first (pin itself), and how they idle. One thread if there is one CPU, or
 /// if only one is wanted; else two in the partition with the most cores, since a link in memory should be on one
 /// NUMA node.
@@ -20,7 +22,8 @@ pub(crate) fn pair(one: bool) -> Result<(Threads, Enter, Idle), String> {
     let mut cpts = machine.cpts("").map_err(|e| e.to_string())?;
     cpts.sort_by_key(|c| std::cmp::Reverse(c.cores.iter().map(|k| k.cpus.len()).sum::<usize>()));
     cpts.truncate(1);
-    let lcores = lcore::plan(&cpts, Some(polling)).map_err(|e| e.to_string())?;
+    let taken: Vec<usize> = cpus::polled().iter().map(|p| p.cpu).collect();
+    let lcores = lcore::choose(&cpts, polling, None, &taken).map_err(|e| e.to_string())?;
     let enter: Enter = Arc::new(move |i| match lcores.get(i) {
         // A machine that hwloc was told about, and not this one: the kernel places the threads.
         Some(l) if machine.this_system => lcore::pin(&machine, l.cpu).map_err(|e| e.to_string()),

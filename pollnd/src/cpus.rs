@@ -1,0 +1,85 @@
+//! CPUs that the polling threads of a node get, and what others do with them.
+
+use std::path::Path;
+
+#[cfg(feature = "dpdk")]
+use dataplane::cpt::{CptError, Machine};
+use dataplane::doctor::cpu_quota;
+#[cfg(feature = "dpdk")]
+use dataplane::lcore::{self, Lcore, Polled};
+
+/// Says that a CPU quota is in force, for a node of so many polling threads: they use it up, and the kernel then stops
+/// the process until the period ends.
+pub(crate) fn mention_quota(lcores: u64) {
+    let Some(q) = cpu_quota(Path::new("/")) else { return };
+    match q.stop_us(lcores) {
+        Some(us) => tracing::warn!(
+            "a CPU quota is in force, {q}: {lcores} lcore(s) that poll are stopped for {} ms at a time; {}",
+            us as f64 / 1000.0,
+            q.remedy()
+        ),
+        None => tracing::info!("a CPU quota is in force, {q}: more than {lcores} lcore(s) use up"),
+    }
+}
+
+/// What other processes poll.
+#[cfg(feature = "dpdk")]
+pub(crate) fn polled() -> Vec<Polled> {
+    lcore::polled(Path::new("/"), std::process::id())
+}
+
+/// `count` lcores in the partitions of `pattern`, near NUMA node `near` and on CPUs that nobody else polls as far as
+/// that goes; and a warning for each that somebody else does.
+///
+/// # Errors
+/// What is wrong with the pattern, or too many lcores for it.
+#[cfg(feature = "dpdk")]
+pub(crate) fn choose(
+    machine: &Machine,
+    pattern: &str,
+    count: usize,
+    near: Option<u32>,
+    others: &[Polled],
+) -> Result<(Vec<Lcore>, Vec<String>), CptError> {
+    let cpts = machine.cpts(pattern)?;
+    let taken: Vec<usize> = others.iter().map(|p| p.cpu).collect();
+    let lcores = lcore::choose(&cpts, count, near, &taken)?;
+    let shared = |l: &Lcore| {
+        let p = others.iter().find(|p| p.cpu == l.cpu)?;
+        Some(format!(
+            "lcore {} is on CPU {}, which {} of process {} polls as well: each is stopped while the other runs; give one \
+             of them other CPUs with --cpu-pattern, or fewer lcores",
+            l.index, l.cpu, p.thread, p.pid
+        ))
+    };
+    let warnings = lcores.iter().filter_map(shared).collect();
+    Ok((lcores, warnings))
+}
+
+#[cfg(all(test, feature = "dpdk"))]
+mod tests {
+    use super::*;
+
+    /// Field report 13.
+    #[test]
+    fn two_nodes_on_one_machine_take_different_cpus_while_there_are_some() {
+        let m = Machine::synthetic("core:2 pu:1").unwrap();
+        let other = |cpu| Polled { cpu, pid: 77, thread: "lcore-0".into() };
+        let take = |pattern: &str, n, others: &[Polled]| {
+            let (l, w) = choose(&m, pattern, n, None, others).unwrap();
+            (l.iter().map(|l| l.cpu).collect::<Vec<_>>(), w)
+        };
+        assert_eq!(take("", 1, &[]), (vec![1], vec![]));
+        assert_eq!(take("", 1, &[other(1)]), (vec![0], vec![]));
+        let (cpus, said) = take("", 2, &[other(1)]);
+        assert_eq!((cpus, said.len()), (vec![0, 1], 1));
+        assert!(
+            said[0].starts_with("lcore 1 is on CPU 1, which lcore-0 of process 77 polls as well"),
+            "{said:?}"
+        );
+        // What was named is what is taken.
+        let (cpus, said) = take("0[1]", 1, &[other(1)]);
+        assert_eq!((cpus, said.len()), (vec![1], 1));
+        assert_eq!(take("0[0] 1[1]", 2, &[]).0, [0, 1]);
+    }
+}
