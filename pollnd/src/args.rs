@@ -15,9 +15,23 @@ use crate::ratecmd::RateArgs;
 use crate::settings::{Tuned, tunable, tuned};
 use crate::stackcmd::{CrowdArgs, TcpSimArgs};
 
+/// What commands take from their environment.
+const ENVIRONMENT: &str = "\
+Environment:
+  POLLND_LOG       what is logged on standard error, in place of -v: error, warn, info, debug or trace, also for one
+                   part: warn,transport=debug
+  XDG_RUNTIME_DIR  where nodes have their control sockets, before /run/pollnd and /tmp/pollnd-UID
+  HWLOC_SYNTHETIC, HWLOC_XMLFILE
+                   another machine's topology, to see where lcores would be; threads are not bound then";
+
+/// How `doctor` ends.
+const DOCTOR: &str = "\
+Exit code: 0 all is well; 1 something is missing without which nodes of this program cannot do all of their work;
+3 warnings only: nodes run, but slower or with a risk; 2 is a wrong command line, as everywhere.";
+
 /// A user-space LNet node: socklnd over its own TCP on DPDK queues, without copying a bulk byte.
 #[derive(Parser, Debug)]
-#[command(name = "pollnd", version, about, propagate_version = true)]
+#[command(name = "pollnd", version, about, propagate_version = true, after_help = ENVIRONMENT)]
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -86,6 +100,7 @@ pub(crate) fn seconds(s: &str) -> Result<f64, String> {
 
 /// `pollnd doctor`.
 #[derive(Args, Debug, Clone)]
+#[command(after_help = DOCTOR)]
 pub(crate) struct DoctorArgs {
     /// One JSON object instead of text.
     #[arg(long)]
@@ -266,7 +281,8 @@ pub(crate) struct NodeArgs {
     /// MTU of the port, in bytes.
     #[arg(long, value_parser = clap::value_parser!(u16).range(576..=9600))]
     pub(crate) mtu: Option<u16>,
-    /// CPU partitions in Lustre's syntax, such as "0[0-3] 1[4-7]" or "N".
+    /// CPU partitions in Lustre's syntax, such as "0[0-3] 1[4-7]" or "N"; "C[0]" leaves out the first CPU of each NUMA
+    /// node, "X[0,8]" those CPUs.
     #[arg(long)]
     pub(crate) cpu_pattern: Option<String>,
     /// Lcores that poll, each a queue of the port where the port tells which packets come to which (RSS, or virtio

@@ -18,7 +18,7 @@ use crate::args::{Carrier, NodeArgs};
 #[cfg(feature = "dpdk")]
 use crate::dpdk::start as start_dpdk;
 use crate::inspect::server::Server;
-use crate::{iface, settings, signals};
+use crate::{cpus, iface, settings, signals};
 
 /// What the node is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,7 +136,9 @@ impl Node {
 pub(crate) fn start(a: &NodeArgs, role: Role, make: MakeApp) -> Result<Node, String> {
     let control = Arc::new(Control::default());
     signals::watch(control.clone())?;
+    cpus::mention_quota(a.lcores.into());
     let dpdk = a.port.is_some() || a.vdev.is_some();
+    settings::addresses(a)?;
     match a.carrier.unwrap_or(if dpdk { Carrier::Dpdk } else { Carrier::Sockets }) {
         Carrier::Sockets if dpdk => {
             Err("--carrier sockets does not go with --port or --vdev: leave one of them out".into())

@@ -25,6 +25,7 @@ pub(crate) enum Way {
 const STUCK: Duration = Duration::from_secs(200);
 
 pub(crate) fn main(a: BulkArgs, way: Way) -> Result<(), String> {
+    settings::target(&a.node, a.target)?;
     let flight = settings::peer_credits(&a.node)?;
     let ctl = Arc::new(Ctl::default());
     let cfg = ClientConfig {

@@ -1,8 +1,9 @@
 //! `pollnd doctor`: what the machine has, what is missing, and the line that mends it.
 
 use std::path::Path;
+use std::process::ExitCode;
 
-use dataplane::doctor::examine;
+use dataplane::doctor::{examine, exit_code};
 
 use crate::args::DoctorArgs;
 
@@ -16,7 +17,8 @@ fn dpdk() -> Option<String> {
     None
 }
 
-pub(crate) fn main(a: &DoctorArgs) -> Result<(), String> {
+/// Prints what it finds, and ends with the worst of it (`pollnd doctor --help`).
+pub(crate) fn main(a: &DoctorArgs) -> Result<ExitCode, String> {
     let version = dpdk();
     let findings = examine(Path::new("/"), version.as_deref());
     if a.json {
@@ -35,5 +37,5 @@ pub(crate) fn main(a: &DoctorArgs) -> Result<(), String> {
             println!("{f}");
         }
     }
-    Ok(())
+    Ok(ExitCode::from(exit_code(&findings)))
 }

@@ -1,4 +1,5 @@
-//! The speed of the kernel's interface that has an address, as the kernel's LND finds it (docs/protocol/socklnd.md §3).
+//! The kernel's interfaces by their addresses: the speed of the one that has an address, as the kernel's LND finds it
+//! (docs/protocol/socklnd.md §3), and which addresses are for broadcasts.
 
 use std::fs;
 use std::net::IpAddr;
@@ -15,13 +16,21 @@ const NLMSG_DONE: u16 = 3;
 const FLAGS: u16 = 1 | 0x300;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const IFA_BROADCAST: u16 = 4;
+/// IFA_ADDRESS is the other end's on point-to-point links; IFA_LOCAL is there as well then.
+const OWN: [u16; 2] = [IFA_ADDRESS, IFA_LOCAL];
 /// Lengths of `nlmsghdr` and `ifaddrmsg`, in bytes.
 const NLMSG: usize = 16;
 const MSG: usize = 8;
 
 /// Speed of the interface that has `ip`, in Mbit/s; `None` when there is none, or it does not tell (loopback).
 pub(crate) fn mbps(ip: IpAddr) -> Option<u32> {
-    speed(Path::new("/sys/class/net"), index(ip)?)
+    speed(Path::new("/sys/class/net"), index(ip, &OWN)?)
+}
+
+/// Whether `ip` is the broadcast address of an interface.
+pub(crate) fn is_broadcast(ip: IpAddr) -> bool {
+    index(ip, &[IFA_BROADCAST]).is_some()
 }
 
 /// The speed of interface number `index`.
@@ -33,8 +42,8 @@ fn speed(net: &Path, index: u32) -> Option<u32> {
     read(&dir, "speed")?.trim().parse().ok()
 }
 
-/// The number of the interface that has `ip`.
-fn index(ip: IpAddr) -> Option<u32> {
+/// The number of the interface that has `ip` in one of these attributes.
+fn index(ip: IpAddr, attributes: &[u16]) -> Option<u32> {
     // NETLINK_ROUTE is protocol 0, the one that is taken where none is named.
     let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None).ok()?;
     let mut q = Vec::with_capacity(NLMSG + MSG);
@@ -49,7 +58,7 @@ fn index(ip: IpAddr) -> Option<u32> {
     // The kernel says when it is done; the bound is for one that does not.
     for _ in 0..1024 {
         let (_, n) = recv(&fd, &mut buf[..], RecvFlags::empty()).ok()?;
-        match find(buf.get(..n)?, ip) {
+        match find(buf.get(..n)?, ip, attributes) {
             Dump::Found(i) => return Some(i),
             Dump::More => {}
             Dump::End => return None,
@@ -74,7 +83,7 @@ fn u32_at(b: &[u8], at: usize) -> Option<u32> {
 }
 
 /// Looks for `ip` in a part of a dump.
-fn find(mut b: &[u8], ip: IpAddr) -> Dump {
+fn find(mut b: &[u8], ip: IpAddr, attributes: &[u16]) -> Dump {
     let want: &[u8] = match &ip {
         IpAddr::V4(a) => &a.octets(),
         IpAddr::V6(a) => &a.octets(),
@@ -89,8 +98,7 @@ fn find(mut b: &[u8], ip: IpAddr) -> Dump {
             let mut at = NLMSG + MSG;
             while let (Some(len), Some(kind)) = (u16_at(m, at), u16_at(m, at + 2)) {
                 let len = usize::from(len);
-                // IFA_ADDRESS is the other end's on point-to-point links; IFA_LOCAL is there as well then.
-                if [IFA_ADDRESS, IFA_LOCAL].contains(&kind) && m.get(at + 4..at + len) == Some(want) {
+                if attributes.contains(&kind) && m.get(at + 4..at + len) == Some(want) {
                     return Dump::Found(index);
                 }
                 at += len.next_multiple_of(4).max(4);
@@ -109,10 +117,11 @@ mod tests {
     fn loopback_is_found_and_has_no_speed() {
         let lo: u32 = fs::read_to_string("/sys/class/net/lo/ifindex").unwrap().trim().parse().unwrap();
         let ip: IpAddr = "127.0.0.1".parse().unwrap();
-        assert_eq!(index(ip), Some(lo));
+        assert_eq!(index(ip, &OWN), Some(lo));
         assert_eq!(mbps(ip), None);
         // Nobody's (RFC 5737).
-        assert_eq!(index("192.0.2.77".parse().unwrap()), None);
+        assert_eq!(index("192.0.2.77".parse().unwrap(), &OWN), None);
+        assert!(!is_broadcast(ip));
     }
 
     #[test]
@@ -138,12 +147,13 @@ mod tests {
         m[NLMSG + MSG..NLMSG + MSG + 4]
             .copy_from_slice(&[8u16.to_ne_bytes(), IFA_LOCAL.to_ne_bytes()].concat());
         m[NLMSG + MSG + 4..].copy_from_slice(&[10, 0, 0, 1]);
-        assert_eq!(find(&m, ip), Dump::Found(5));
-        assert_eq!(find(&m, "10.0.0.2".parse().unwrap()), Dump::More);
+        assert_eq!(find(&m, ip, &OWN), Dump::Found(5));
+        assert_eq!(find(&m, ip, &[IFA_BROADCAST]), Dump::More);
+        assert_eq!(find(&m, "10.0.0.2".parse().unwrap(), &OWN), Dump::More);
         for n in 1..m.len() {
-            assert_ne!(find(&m[..n], ip), Dump::Found(5));
+            assert_ne!(find(&m[..n], ip, &OWN), Dump::Found(5));
         }
         m[..4].copy_from_slice(&[0; 4]);
-        assert_eq!(find(&m, ip), Dump::End, "a message of no length");
+        assert_eq!(find(&m, ip, &OWN), Dump::End, "a message of no length");
     }
 }

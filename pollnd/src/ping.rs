@@ -8,11 +8,13 @@ use transport::wire::{PingInfo, ProcessId};
 
 use crate::args::PingArgs;
 use crate::assemble::{self, Role};
+use crate::settings;
 
 /// How long one ping may take: the machine's own limit comes first.
 const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) fn main(a: PingArgs) -> Result<(), String> {
+    settings::target(&a.node, a.target)?;
     let (handle, app) = rings(AppId::FIRST, 64);
     let node = assemble::start(&a.node, Role::Dialler, Box::new(move |_| Ok(Box::new(app) as _)))?;
     let mut outcome = Ok(());

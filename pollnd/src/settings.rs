@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, Metadata};
 use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,8 @@ use transport::proto::tunables::{self, TuneError};
 use transport::proto::{Accept, Carrier, Config};
 use transport::wire::Nid;
 
-use crate::args::{AcceptArg, NodeArgs};
+use crate::args::{self, AcceptArg, NodeArgs};
+use crate::iface;
 
 /// A tunable and its value, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +111,86 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(all)
 }
 
+/// Bits of the network's prefix where nothing is said of them, by the address family.
+fn usual_prefix(ip: IpAddr) -> u8 {
+    if ip.is_ipv6() { 64 } else { 24 }
+}
+
+/// What is wrong with an address in the network of a port of `a`.
+fn in_network(a: &NodeArgs, ip: IpAddr) -> Option<String> {
+    let (IpAddr::V4(v4), Some(IpAddr::V4(own))) = (ip, a.nid.ip()) else { return None };
+    let prefix = a.prefix.unwrap_or(usual_prefix(ip));
+    // RFC 3021: a network of two, or of one, has no addresses but machines'.
+    if !(1..=30).contains(&prefix) {
+        return None;
+    }
+    let mask = u32::MAX << (32 - prefix);
+    if u32::from(v4) & mask != u32::from(own) & mask {
+        return None;
+    }
+    let what = match u32::from(v4) & !mask {
+        0 => "the address of the network itself",
+        host if host == !mask => "the broadcast address of the network",
+        _ => return None,
+    };
+    let usual = if a.prefix.is_none() { ", as nothing else is said" } else { "" };
+    Some(format!(
+        "it is {what} {}/{prefix} (--prefix {prefix}{usual}): give the address of one machine, or the prefix that is right",
+        Ipv4Addr::from(u32::from(own) & mask)
+    ))
+}
+
+/// Whether the node is on a port, and not on kernel sockets.
+fn on_port(a: &NodeArgs) -> bool {
+    a.carrier.map_or(a.port.is_some() || a.vdev.is_some(), |c| c == args::Carrier::Dpdk)
+}
+
+/// Whether the addresses of `a` are those of machines.
+///
+/// # Errors
+/// The address, and what it is instead.
+pub(crate) fn addresses(a: &NodeArgs) -> Result<(), String> {
+    let Some(ip) = a.nid.ip() else { return Ok(()) };
+    machine(a, ip).map_err(|e| format!("--nid {}: {e}", a.nid))?;
+    match a.gateway {
+        Some(g) if g.is_unspecified() || g.is_multicast() || g.is_loopback() || g == Ipv4Addr::BROADCAST => {
+            Err(format!(
+                "--gateway {g}: no router has this address; give its address in the network of {}",
+                a.nid
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether `target` can be the NID of a machine that `a` asks.
+///
+/// # Errors
+/// What it is instead.
+pub(crate) fn target(a: &NodeArgs, target: Nid) -> Result<(), String> {
+    match target.ip() {
+        Some(ip) if target != a.nid => machine(a, ip).map_err(|e| format!("{target}: {e}")),
+        _ => Ok(()),
+    }
+}
+
+fn machine(a: &NodeArgs, ip: IpAddr) -> Result<(), String> {
+    if !on_port(a) {
+        return match iface::is_broadcast(ip) {
+            true => {
+                Err("it is the broadcast address of an interface; give the address of one machine".into())
+            }
+            false => Ok(()),
+        };
+    }
+    if ip.is_loopback() {
+        return Err(
+            "a loopback address never leaves its machine; give an address of the port's network".into()
+        );
+    }
+    in_network(a, ip).map_or(Ok(()), Err)
+}
+
 /// Messages that a node of `a` may have in flight to a peer.
 ///
 /// # Errors
@@ -150,7 +232,8 @@ fn read(a: &NodeArgs, carrier: Carrier, may_privileged: bool) -> Result<(Config,
     for path in &a.options {
         for file in files(path)? {
             let name = file.display();
-            let notices = tunables::from_modprobe(&mut c, &text(&file)?).map_err(|e| format!("{name}: {e}"))?;
+            let notices =
+                tunables::from_modprobe(&mut c, &text(&file)?).map_err(|e| format!("{name}: {e}"))?;
             said.extend(notices.iter().map(|n| format!("{name}: {n}")));
         }
     }
@@ -245,13 +328,54 @@ mod tests {
     fn what_is_passed_over_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("lustre.conf");
-        fs::write(&file, "options lnet lock_prim_nid=1\noptions ksocklnd nscheds=6 min_reconnectms=500\n").unwrap();
+        fs::write(&file, "options lnet lock_prim_nid=1\noptions ksocklnd nscheds=6 min_reconnectms=500\n")
+            .unwrap();
         let name = file.display().to_string();
         let c = Cli::try_parse_from(["pollnd", "node", "--nid", "10.0.0.1", "--options", &name]).unwrap();
         let Command::Node(n) = c.command else { panic!("not node") };
         let (_, said) = read(&n.node, Carrier::Sockets, true).unwrap();
         assert_eq!(said.len(), 3, "{said:?}");
         assert!(said[1].starts_with(&format!("{name}: line 2: nscheds=6 is passed over: ")), "{said:?}");
+    }
+
+    /// Field report 15: addresses that are wrong by the network, not by themselves.
+    #[test]
+    fn addresses_that_no_machine_of_the_network_has_are_named() {
+        let node = |nid: &str, more: &[&str]| {
+            let c = Cli::try_parse_from([&["pollnd", "node", "--nid", nid], more].concat()).unwrap();
+            let Command::Node(n) = c.command else { panic!("not node") };
+            n.node
+        };
+        let port =
+            |nid: &str, more: &[&str]| addresses(&node(nid, &[more, &["--vdev", "net_ring0"]].concat()));
+        let own = |nid: &str| port(nid, &[]).unwrap_err();
+        assert_eq!(
+            own("10.0.0.255@tcp"),
+            "--nid 10.0.0.255@tcp: it is the broadcast address of the network 10.0.0.0/24 (--prefix 24, as nothing else \
+             is said): give the address of one machine, or the prefix that is right"
+        );
+        assert!(own("10.0.0.0@tcp").contains("the address of the network itself 10.0.0.0/24"));
+        assert!(own("127.0.0.1@tcp").contains("loopback") && own("::1@tcp").contains("loopback"));
+        for (nid, prefix) in [("10.0.0.255", "16"), ("10.0.0.0", "31"), ("10.0.0.1", "32"), ("10.0.0.7", "1")]
+        {
+            port(nid, &["--prefix", prefix]).unwrap();
+        }
+        port("10.0.0.1@tcp", &["--gateway", "10.0.0.254"]).unwrap();
+        port("fd00::1@tcp", &["--gateway", "fe80::1"]).unwrap();
+        for gateway in ["0.0.0.0", "224.0.0.1", "255.255.255.255", "127.0.0.1", "::"] {
+            let e = port("10.0.0.1@tcp", &["--gateway", gateway]).unwrap_err();
+            assert!(e.starts_with(&format!("--gateway {gateway}: no router")), "{e}");
+        }
+        let ask = |on: &[&str], nid: &str| target(&node("10.0.0.1@tcp", on), nid.parse().unwrap());
+        let port = &["--port", "0000:03:00.0"];
+        assert!(ask(port, "10.0.0.255@tcp").unwrap_err().starts_with("10.0.0.255@tcp: it is the broadcast"));
+        assert!(ask(port, "127.0.0.1@tcp").unwrap_err().contains("loopback"));
+        for good in ["10.0.0.2@tcp", "10.0.1.255@tcp", "10.0.0.1@tcp", "fd00::1@tcp"] {
+            ask(port, good).unwrap();
+        }
+        // Over kernel sockets loopback is a network like any other, and the kernel knows the prefixes.
+        addresses(&node("127.0.0.1@tcp", &[])).unwrap();
+        ask(&[], "127.0.0.1@tcp").unwrap();
     }
 
     #[test]

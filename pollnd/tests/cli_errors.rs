@@ -24,6 +24,14 @@ fn wrong_arguments_are_named_with_what_is_right() {
         ("fd00::g@tcp", &["fd00::g@tcp", "10.0.0.1@tcp"]),
         ("0@lo", &["0@lo", "10.0.0.1@tcp"]),
         ("host.example@tcp", &["host.example", "10.0.0.1@tcp"]),
+        // Field report 15.
+        ("0.0.0.0@tcp", &["0.0.0.0@tcp", "stands for any", "10.0.0.1@tcp"]),
+        ("224.0.0.1@tcp", &["224.0.0.1@tcp", "multicast", "10.0.0.1@tcp"]),
+        ("255.255.255.255@tcp", &["255.255.255.255@tcp", "broadcast", "10.0.0.1@tcp"]),
+        ("fe80::1@tcp", &["fe80::1@tcp", "link-local", "fd00::1@tcp"]),
+        ("fe80::1%eth0@tcp", &["fe80::1%eth0", "link-local", "fd00::1@tcp"]),
+        ("ff02::1@tcp", &["ff02::1@tcp", "multicast", "fd00::1@tcp"]),
+        ("::@tcp", &["::@tcp", "stands for any"]),
         ("", &["10.0.0.1@tcp"]),
     ] {
         for command in ["ping", "put", "get"] {
@@ -186,23 +194,126 @@ fn a_node_that_takes_secure_peers_only_closes_the_door_to_others() {
     up.stop().good();
 }
 
+/// The code that `doctor` has to end with: field report 21.
+fn code(severities: &[&str]) -> i32 {
+    match severities {
+        s if s.contains(&"missing") => 1,
+        s if s.contains(&"warning") => 3,
+        _ => 0,
+    }
+}
+
+/// How doctor ended agrees with what it said; its lines.
+fn doctor(end: End) -> Vec<String> {
+    let lines: Vec<String> = end.out.lines().map(str::to_owned).collect();
+    let severities: Vec<_> =
+        lines.iter().filter(|l| !l.starts_with(' ')).filter_map(|l| l.split_whitespace().next()).collect();
+    assert_eq!(end.status.code(), Some(code(&severities)), "{end:#?}");
+    lines
+}
+
 #[test]
 fn doctor_tells_a_user_what_is_missing_and_how_to_mend_it() {
-    let report = run(&["doctor"]).good().says(&["huge pages", "cores", "NUMA", "rights"]);
-    for line in report.out.lines().filter(|l| !l.starts_with("        -> ")) {
+    let lines = doctor(run(&["doctor"]).says(&["huge pages", "cores", "NUMA", "rights"]));
+    for line in lines.iter().filter(|l| !l.starts_with("        -> ")) {
         let known = ["ok", "warning", "missing"].iter().any(|s| line.starts_with(s));
         assert!(known && line.contains(": "), "{line}");
     }
-    let all = run(&["doctor", "--json"]).good().json();
+    let end = run(&["doctor", "--json"]);
+    let status = end.status.code();
+    let all = end.json();
     let all = all.as_array().unwrap();
     assert!(all.len() >= 5, "{all:?}");
     for f in all {
         assert!(f["subject"].is_string() && f["detail"].is_string(), "{f}");
         assert_eq!(f["severity"] != "ok", f["remedy"].is_string(), "{f}");
     }
+    let severities: Vec<_> = all.iter().filter_map(|f| f["severity"].as_str()).collect();
+    assert_eq!(status, Some(code(&severities)), "{all:?}");
     if let Some(nobody) = Nobody::new("doctor_tells_a_user_what_is_missing_and_how_to_mend_it") {
-        nobody.run(&["doctor"]).good().says(&["uid 65534", "CAP_NET_BIND_SERVICE", "setcap"]);
+        doctor(nobody.run(&["doctor"]).says(&["uid 65534", "CAP_NET_BIND_SERVICE", "setcap"]));
     }
+    // Field report 21: both are told where they are looked for.
+    run(&["doctor", "--help"])
+        .good()
+        .says(&["Exit code: 0 all is well; 1 something is missing", "3 warnings only"]);
+    run(&["--help"]).good().says(&["POLLND_LOG"]);
+}
+
+/// Field report 21.
+#[test]
+fn what_is_logged_is_said_by_a_variable_and_a_wrong_one_is_told() {
+    let with = |log: &str| {
+        let mut c = proc::pollnd(&["tunables", "--defaults"]);
+        c.env("POLLND_LOG", log);
+        Proc::start(c).end()
+    };
+    with("debug,transport=trace").good();
+    with("").good();
+    with("transport=loud").failed(2, &["POLLND_LOG=transport=loud", "warn,transport=debug"]);
+}
+
+/// `script` in a network namespace of its own, with this machine's /sys or with one of the namespace; `None`, and a
+/// line that says so, where that cannot be had.
+fn namespaced(test: &str, own_sys: bool, script: &str) -> Option<End> {
+    let tools = ["unshare", "ip"].iter().all(|t| Command::new(t).arg("-V").output().is_ok());
+    let may = geteuid().is_root()
+        && Command::new("unshare").args(["-nm", "true"]).status().is_ok_and(|s| s.success());
+    if !tools || !may {
+        println!("SKIP: {test}: needs root, and unshare and ip (apt-get install util-linux iproute2)");
+        return None;
+    }
+    let mount = if own_sys { "mount -t sysfs sysfs /sys && " } else { "" };
+    let mut c = Command::new("unshare");
+    c.args(["-nm", "sh", "-c", &format!("{mount}{script}")]).env("POLLND", env!("CARGO_BIN_EXE_pollnd"));
+    Some(Proc::start(c).end())
+}
+
+/// Field report 11: from a network namespace the NIC of the machine's default route cannot be told from others. As `ip
+/// netns exec` has it (a /sys of the namespace) and as `unshare -n` has it (the machine's).
+#[test]
+fn doctor_in_a_network_namespace_advises_nothing_on_the_machines_nics() {
+    let test = "doctor_in_a_network_namespace_advises_nothing_on_the_machines_nics";
+    let held =
+        |l: &&String| l.contains("bound to") && !l.contains("bound to no driver") && !l.contains("vfio-pci");
+    for own_sys in [true, false] {
+        // An eth0 of the namespace's own must not pass for the machine's.
+        for eth0 in ["", "ip link add eth0 type dummy && ip link set eth0 up && "] {
+            let Some(end) = namespaced(test, own_sys, &format!("{eth0}exec $POLLND doctor")) else { return };
+            if eth0.is_empty() || !end.out.is_empty() {
+                let lines = doctor(end);
+                let nics: Vec<_> = lines.iter().filter(|l| l.contains("port 0000:")).filter(held).collect();
+                for l in &nics {
+                    assert!(l.contains("not in this network namespace"), "{own_sys} {eth0}: {lines:#?}");
+                }
+                assert!(nics.is_empty() || !lines.iter().any(|l| l.contains("dpdk-devbind")), "{lines:#?}");
+                assert!(!lines.iter().any(|l| l.contains("carries the default route")), "{lines:#?}");
+            }
+        }
+    }
+}
+
+/// Field report 11: a default route over a VLAN of a bridge of two devices.
+#[test]
+fn doctor_looks_through_bridges_and_vlans() {
+    let test = "doctor_looks_through_bridges_and_vlans";
+    let script =
+        "ip link add low0 type dummy && ip link add low1 type dummy && ip link add br9 type bridge || exit 77
+        ip link set low0 master br9 && ip link set low1 master br9 || exit 77
+        ip link add link br9 name br9.5 type vlan id 5 || exit 77
+        for i in low0 low1 br9 br9.5; do ip link set $i up; done
+        ip addr add 10.55.0.1/24 dev br9.5 && ip route add default via 10.55.0.2 || exit 77
+        exec $POLLND doctor";
+    let Some(end) = namespaced(test, true, script) else { return };
+    if end.status.code() == Some(77) {
+        println!("SKIP: {test}: this kernel has no dummies, bridges or VLANs: {}", end.err.trim());
+        return;
+    }
+    let lines = doctor(end);
+    assert!(
+        lines.iter().any(|l| l.contains("default route: interface br9.5, over br9, low0, low1")),
+        "{lines:#?}"
+    );
 }
 
 #[test]

@@ -370,7 +370,9 @@ mod tests {
         `::ffff:10.0.0.1@tcp` is an IPv4 address in the clothes of IPv6, which peers know under another NID; write the IPv4 address as it is, for example 10.0.0.1@tcp
         `fe80::1%eth0` names an interface, and a NID cannot: give an address without %, and not a link-local one (fe80::), for example fd00::1@tcp
         ");
-        for good in ["10.0.0.1@tcp", "127.0.0.1@tcp", "169.254.1.1@tcp", "240.0.0.1@tcp", "fd00::1@tcp", "::1@tcp"] {
+        for good in
+            ["10.0.0.1@tcp", "127.0.0.1@tcp", "169.254.1.1@tcp", "240.0.0.1@tcp", "fd00::1@tcp", "::1@tcp"]
+        {
             assert!(good.parse::<Nid>().and_then(Nid::station).is_ok(), "{good}");
         }
         // A peer may say so of itself.

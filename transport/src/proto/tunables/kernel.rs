@@ -199,7 +199,13 @@ mod tests {
         for p in PARAMS {
             assert!(page.contains(&format!("`{}`", p.name)), "{} is not in docs/tunables.md", p.name);
             if let Here::PassedOver(why) = p.here {
-                let row = format!("| `{}` | {} | 2.{} to 2.{} | {why} |", p.name, p.module.name(), p.since, p.until);
+                let row = format!(
+                    "| `{}` | {} | 2.{} to 2.{} | {why} |",
+                    p.name,
+                    p.module.name(),
+                    p.since,
+                    p.until
+                );
                 assert!(page.contains(&row), "docs/tunables.md should have the row\n{row}");
             }
         }

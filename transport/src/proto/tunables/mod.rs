@@ -298,7 +298,9 @@ enum FromFile {
 /// [`TuneError::Name`], [`TuneError::NoUse`]
 pub fn find(name: &str) -> Result<&'static Tunable, TuneError> {
     ALL.iter().find(|t| t.name == name).ok_or_else(|| match kernel::anywhere(name) {
-        Some(&kernel::Param { name, here: kernel::Here::PassedOver(why), .. }) => TuneError::NoUse { name, why },
+        Some(&kernel::Param { name, here: kernel::Here::PassedOver(why), .. }) => {
+            TuneError::NoUse { name, why }
+        }
         _ => TuneError::Name(name.to_owned()),
     })
 }

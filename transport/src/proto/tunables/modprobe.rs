@@ -281,7 +281,10 @@ mod tests {
         line 5: peer_buffer_credits=64 is passed over: this node does not route and uses no routers
         ");
         assert!(c.tcp.nagle);
-        assert_eq!((c.min_reconnect, c.keepalive, c.zc_min_payload, c.conns_per_peer), (1_000_000_000, 0, 2048, 127));
+        assert_eq!(
+            (c.min_reconnect, c.keepalive, c.zc_min_payload, c.conns_per_peer),
+            (1_000_000_000, 0, 2048, 127)
+        );
     }
 
     /// Field report 12: no parameter of any release keeps a site's file from being read, with any value that loads.
@@ -324,7 +327,10 @@ mod tests {
         let long = "x".repeat(500);
         for (text, says) in [
             // Field report 12.
-            ("optons ksocklnd credits=1", "line 1: \"optons\" is no command of modprobe.d: a line begins with options,"),
+            (
+                "optons ksocklnd credits=1",
+                "line 1: \"optons\" is no command of modprobe.d: a line begins with options,",
+            ),
             ("#\nlnet accept=foo", "line 2: \"lnet\" is no command"),
             (&long, "line 1: \"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\" is no command"),
             ("\u{1}\0", "line 1: \"\\u{1}\\0\" is no command"),
@@ -338,11 +344,17 @@ mod tests {
             ("options ksocklnd credits=0", "line 1: credits=0: it takes 1 to 65535 (messages)"),
             ("options ksocklnd nscheds=many", "line 1: nscheds=many: it takes 0 (threads a CPT)"),
             ("options lnet auto_down=yes", "line 1: auto_down=yes: it takes a number"),
-            ("options ksocklnd networks=tcp", "line 1: networks is a tunable of lnet: write `options lnet networks=...`"),
+            (
+                "options ksocklnd networks=tcp",
+                "line 1: networks is a tunable of lnet: write `options lnet networks=...`",
+            ),
             ("options pollnd credits=8", "line 1: credits is a tunable of ksocklnd"),
             ("\noptions ksocklnd credits", "line 2: \"credits\" is not NAME=VALUE"),
             ("options ksocklnd a=\"b c", "line 1: the quotation does not end"),
-            ("alias a b\n\noptions ksocklnd \\\n tos=8 tos=300", "line 3: tos=300: it takes -1 to 255 (byte)"),
+            (
+                "alias a b\n\noptions ksocklnd \\\n tos=8 tos=300",
+                "line 3: tos=300: it takes -1 to 255 (byte)",
+            ),
             (
                 "options lnet credits=1",
                 "line 1: credits is a tunable of ksocklnd: write `options ksocklnd credits=...`",
