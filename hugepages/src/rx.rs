@@ -490,6 +490,11 @@ impl HeapRxPool {
         Some(b.into_frag(0, bytes.len() as u32))
     }
 
+    /// Lets go of all but `keep` of the buffers that lie idle; they are made again as they are needed.
+    pub fn trim(&self, keep: usize) {
+        self.inner.idle.borrow_mut().truncate(keep);
+    }
+
     /// The home: drain it each turn.
     pub fn home(&self) -> &RxHome {
         &self.home

@@ -315,6 +315,10 @@ pub(crate) struct NodeArgs {
     /// Silence after which a peer is asked for a sign of life, 0 for never: the tunable keepalive. Default: 30.
     #[arg(long, value_name = "SECONDS", value_parser = tuned("keepalive"))]
     pub(crate) keepalive: Option<Tuned>,
+    /// Memory that strangers may make each lcore hold (answers that they do not read, handshakes, connections, peers), in
+    /// MiB. Default: a 64th of the machine's for all lcores, at least 32 and at most 1024 each.
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub(crate) budget: Option<u32>,
     /// Writes all packets of the DPDK port to this pcap file (slow: for looking, not for measuring); those of
     /// further queues to the same name with .1, .2 and so on behind it.
     #[arg(long)]

@@ -18,7 +18,7 @@ use crate::args::{Carrier, NodeArgs};
 #[cfg(feature = "dpdk")]
 use crate::dpdk::start as start_dpdk;
 use crate::inspect::server::Server;
-use crate::{cpus, iface, settings, signals};
+use crate::{cpus, iface, limits, settings, signals};
 
 /// What the node is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,6 +191,7 @@ fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>)
         );
     }
     let config = settings::config(a, proto::Carrier::Sockets, privileged, iface::mbps(ip))?;
+    limits::descriptors(&config, role == Role::Server);
     let tcp = config.tcp;
     let clock = Clock::calibrated();
     let open = move |listen| SockConfig { listen, tcp, ..SockConfig::default() };

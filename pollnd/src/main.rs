@@ -13,6 +13,7 @@ mod doctor;
 mod dpdk;
 mod iface;
 mod inspect;
+mod limits;
 mod node;
 mod ping;
 #[cfg(feature = "dpdk")]

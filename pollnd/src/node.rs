@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use bench::ctl::Ctl;
 use bench::workload::{Intake, Server};
-use transport::node::{Order, run::DRAIN};
+use transport::node::{
+    Order,
+    run::{DRAIN, in_words},
+};
 
 use crate::args::ServeArgs;
 use crate::assemble::{self, Role};
@@ -46,6 +49,13 @@ pub(crate) fn main(a: ServeArgs) -> Result<(), String> {
     match ends.iter().all(|e| e.clean) {
         true => Ok(()),
         false if control.order() == Order::Leave => Err("left at once, as told, before it was down".into()),
-        false => Err(format!("the node did not go down in order within {} s", DRAIN.as_secs())),
+        false => {
+            let left: Vec<String> = ends.iter().filter(|e| !e.clean).map(|e| in_words(&e.left)).collect();
+            Err(format!(
+                "the node did not go down in order within {} s: left were {}",
+                DRAIN.as_secs(),
+                left.join("; ")
+            ))
+        }
     }
 }

@@ -12,7 +12,7 @@ use transport::proto::{Accept, Carrier, Config};
 use transport::wire::Nid;
 
 use crate::args::{self, AcceptArg, NodeArgs};
-use crate::iface;
+use crate::{iface, limits};
 
 /// A tunable and its value, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -214,6 +214,7 @@ pub(crate) fn config(
 ) -> Result<Config, String> {
     let (mut c, mut said) = read(a, carrier, may_privileged)?;
     c.link_mbps = mbps;
+    c.budget = a.budget.map_or_else(|| limits::budget(a.lcores), |mib| u64::from(mib) << 20);
     said.extend(tunables::settle(&mut c));
     for s in said {
         tracing::warn!("{s}");

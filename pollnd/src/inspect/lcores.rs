@@ -75,6 +75,9 @@ fn table(now: &[Value], last: &BTreeMap<u64, Value>, all: bool) -> String {
             show(grown("retransmits")),
             show(of(v, "conns")),
         );
+        if let Some(line) = held(&v["counters"]) {
+            o += &line;
+        }
         for (k, _) in v["counters"].as_object().into_iter().flatten().filter(|_| all) {
             if let Some(x) = grown(k).filter(|x| *x > 0) {
                 o += &format!("      {k} {x}\n");
@@ -84,9 +87,37 @@ fn table(now: &[Value], last: &BTreeMap<u64, Value>, all: bool) -> String {
     o
 }
 
+/// What strangers make an lcore hold, of how much, and for what; `None` for a node that does not tell.
+fn held(counters: &Value) -> Option<String> {
+    let of = |k: &str| counters[k].as_u64().unwrap_or(0);
+    let mib = |k: &str| of(k) as f64 / f64::from(1 << 20);
+    let limit = counters["budget_limit"].as_u64()? >> 20;
+    let parts = ["answers", "handshakes", "conns", "peers"]
+        .map(|k| format!("{k} {:.1}", mib(&format!("budget_{k}"))));
+    Some(format!(
+        "      held for strangers {:.1} of {limit} MiB: {}; connections stalled {}, stalls {}, refused {}\n",
+        mib("budget_used"),
+        parts.join(", "),
+        of("budget_stalled"),
+        of("budget_stalls"),
+        of("err_over_budget"),
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_held_is_a_line_of_its_own() {
+        let c = json!({ "budget_limit": 64 << 20, "budget_used": 3 << 19, "budget_answers": 1 << 20, "budget_conns": 1 << 19,
+            "budget_stalled": 7, "budget_stalls": 9 });
+        assert_eq!(
+            held(&c).unwrap().trim(),
+            "held for strangers 1.5 of 64 MiB: answers 1.0, handshakes 0.0, conns 0.5, peers 0.0; connections stalled 7, stalls 9, refused 0"
+        );
+        assert_eq!(held(&json!({ "conns": 1 })), None);
+    }
 
     #[test]
     fn counts_are_since_the_look_before() {

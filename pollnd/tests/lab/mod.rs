@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -64,6 +65,16 @@ impl Proc {
             collect(child.stderr.take().unwrap(), err.clone()),
         ];
         Proc { what, child, out, err, readers }
+    }
+
+    /// Its process number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has written until now.
+    pub(crate) fn said_so_far(&self) -> String {
+        self.said()
     }
 
     fn said(&self) -> String {
@@ -273,6 +284,11 @@ impl Lab {
         lab
     }
 
+    /// Gives the TAP device another address of its network.
+    pub(crate) fn add(&self, ip: std::net::Ipv4Addr) {
+        self.ns.ip(&["addr", "add", &format!("{ip}/24"), "dev", TAP]);
+    }
+
     /// Gives the TAP device the address of [`KERNEL6`], too.
     pub(crate) fn add6(&self) {
         self.ns.add6("fd99::1/64", TAP);
@@ -285,6 +301,19 @@ impl Lab {
     /// A command in the namespace.
     pub(crate) fn inside(&self, program: impl AsRef<OsStr>) -> Command {
         self.ns.inside(program)
+    }
+
+    /// Runs `f` on a thread that lives in the namespace: its sockets are there.
+    pub(crate) fn within<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|s| {
+            let entered = s.spawn(|| {
+                let ns = std::fs::File::open(format!("/run/netns/{}", self.ns.0)).unwrap();
+                let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+                rustix::thread::move_into_link_name_space(ns.as_fd(), kind).unwrap();
+                f()
+            });
+            entered.join().unwrap_or_else(|e| std::panic::resume_unwind(e))
+        })
     }
 
     /// `pollnd ARGS` over the kernel's TCP, in the namespace.

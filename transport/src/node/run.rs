@@ -21,6 +21,8 @@ pub struct NodeEnd {
     pub rt: RtCounters,
     /// Whether it went down in order: no connection, no lend left.
     pub clean: bool,
+    /// What is left that keeps it from that, by the name of its gauge.
+    pub left: Vec<(&'static str, u64)>,
 }
 
 /// A shard whose types are forgotten.
@@ -57,7 +59,12 @@ impl<R: Runtime, A: App> Turn for Shard<R, A> {
         self.rt.abort_all();
     }
     fn end(&self) -> NodeEnd {
-        NodeEnd { proto: *self.machine.counters(), rt: self.rt.counters(), clean: Shard::is_down(self) }
+        NodeEnd {
+            proto: self.machine.tally(),
+            rt: self.rt.counters(),
+            clean: Shard::is_down(self),
+            left: self.left(),
+        }
     }
 }
 
@@ -217,6 +224,9 @@ fn run_within(nodes: Vec<Box<dyn Turn>>, ctl: &Control, idle: Idle, drain: Durat
                 down_since = None;
             }
             if order == Order::Leave || now > t || (down && (settled || !work.is_busy())) {
+                if !down {
+                    tell_what_is_left(&nodes, drain);
+                }
                 break;
             }
         }
@@ -234,6 +244,22 @@ fn run_within(nodes: Vec<Box<dyn Turn>>, ctl: &Control, idle: Idle, drain: Durat
         });
     }
     nodes.iter().map(|s| s.as_ref().map(|n| n.end())).collect()
+}
+
+/// Says what keeps nodes from going down.
+fn tell_what_is_left(nodes: &[Option<Box<dyn Turn>>], drain: Duration) {
+    for (i, end) in nodes.iter().enumerate().filter_map(|(i, n)| Some((i, n.as_ref()?.end()))) {
+        if !end.clean {
+            let limit = drain.as_secs();
+            tracing::error!(node = i, "not down in order within {limit} s: {} left", in_words(&end.left));
+        }
+    }
+}
+
+/// Gauges and how much each has, as one line.
+pub fn in_words(left: &[(&'static str, u64)]) -> String {
+    let all: Vec<String> = left.iter().map(|(name, n)| format!("{name} {n}")).collect();
+    if all.is_empty() { "nothing".to_owned() } else { all.join(", ") }
 }
 
 fn contained<T>(
@@ -282,6 +308,8 @@ mod tests {
         panic_at: u32,
         down: bool,
         busy: bool,
+        /// Does not go down.
+        deaf: bool,
     }
 
     impl Turn for Fake {
@@ -291,7 +319,7 @@ mod tests {
             if self.busy { Work::Busy(1) } else { Work::Idle }
         }
         fn shut_down(&mut self) {
-            self.down = true;
+            self.down = !self.deaf;
         }
         fn is_down(&self) -> bool {
             self.down
@@ -302,12 +330,13 @@ mod tests {
             assert!(self.panic_at != 1, "while its peers are told, too");
         }
         fn end(&self) -> NodeEnd {
-            NodeEnd { proto: Counters::default(), rt: RtCounters::default(), clean: self.down }
+            let left = if self.down { Vec::new() } else { vec![("conns", 2), ("lends", 1)] };
+            NodeEnd { proto: Counters::default(), rt: RtCounters::default(), clean: self.down, left }
         }
     }
 
     fn fake(panic_at: u32) -> Box<dyn Turn> {
-        Box::new(Fake { turns: 0, panic_at, down: false, busy: false })
+        Box::new(Fake { turns: 0, panic_at, down: false, busy: false, deaf: false })
     }
 
     const IDLE: Idle = Idle { spin: 0, yield_after: 0 };
@@ -325,7 +354,7 @@ mod tests {
     fn a_node_that_is_always_busy_has_no_longer_to_drain_than_others() {
         let ctl = Control::default();
         ctl.give(Order::Drain);
-        let busy = Box::new(Fake { turns: 0, panic_at: 0, down: false, busy: true });
+        let busy = Box::new(Fake { turns: 0, panic_at: 0, down: false, busy: true, deaf: false });
         assert_eq!(run_within(vec![busy], &ctl, IDLE, Duration::from_millis(5)).len(), 1);
     }
 
@@ -340,6 +369,18 @@ mod tests {
         assert!(ends[0].is_none() && ends[1].is_some());
         assert_eq!((DROPPED.get() - before.0, FAILED.get() - before.1), (5, 3));
         assert_eq!(ctl.panics.load(Ordering::Relaxed), 3);
+    }
+
+    /// Field report 3: what keeps a node from going down has a name and a number.
+    #[test]
+    fn what_is_left_is_named() {
+        let ctl = Control::default();
+        ctl.give(Order::Leave);
+        let stuck = Box::new(Fake { turns: 0, panic_at: 0, down: false, busy: false, deaf: true });
+        let ends = run(vec![stuck], &ctl, IDLE);
+        let end = ends[0].as_ref().unwrap();
+        assert_eq!((end.clean, in_words(&end.left).as_str()), (false, "conns 2, lends 1"));
+        assert_eq!(in_words(&[]), "nothing");
     }
 
     #[test]

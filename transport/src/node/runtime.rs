@@ -101,6 +101,10 @@ counters! {
     conns,
     /// Messages that waited for a free lending.
     lend_waits,
+    /// Times that connections had to wait to be accepted for want of descriptors or memory.
+    accept_waits,
+    /// Times that a connection was not read since its host held too much of the receive buffers.
+    rx_host_waits,
 }
 
 /// Streams of one lcore. Implemented over DPDK queues, kernel sockets and the simulated network.

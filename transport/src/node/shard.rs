@@ -187,7 +187,7 @@ impl<R: Runtime, A: App> Shard<R, A> {
         desk.answer(|ask| match ask {
             Ask::Page(page) => self.rt.look(page),
             Ask::Counts(c) => {
-                (c.proto, c.rt, c.pace) = (*self.machine.counters(), self.rt.counters(), self.pace);
+                (c.proto, c.rt, c.pace) = (self.machine.tally(), self.rt.counters(), self.pace);
                 self.rt.details(&mut |name, n| c.add(name, n));
             }
             Ask::Tap(tap) => *tap = self.rt.tap(tap.take()),
@@ -241,6 +241,28 @@ impl<R: Runtime, A: App> Shard<R, A> {
     /// Whether the way down has ended: no connection, no lend, nothing that another shard needs.
     pub fn is_down(&self) -> bool {
         self.down && self.rt.settled()
+    }
+
+    /// What keeps the shard from being down, by gauge: of the machine's what the shutdown waits for, of the runtime's
+    /// what has not come home.
+    pub fn left(&self) -> Vec<(&'static str, u64)> {
+        if self.is_down() {
+            return Vec::new();
+        }
+        let (g, rt) = (self.machine.gauges(), self.rt.counters());
+        let all = [
+            ("conns", g.conns as u64),
+            ("lends", g.lends as u64),
+            ("ops", g.ops as u64),
+            ("entries", g.entries as u64),
+            ("boxes", g.boxes as u64),
+            ("queued", g.queued as u64),
+            ("streams", rt.conns),
+            ("lendings_out", rt.lendings_out),
+            ("rx_lent_out", rt.rx_lent_out),
+            ("other_lcores", u64::from(!self.rt.settled())),
+        ];
+        all.into_iter().filter(|(_, n)| *n > 0).collect()
     }
 
     /// When the next turn is due if nothing arrives, in ns.

@@ -4,11 +4,12 @@
 //! they lie, and what is read into a buffer can be lent from it. A page is free once the kernel has taken it
 //! (and its zero-copy ACK has come, where one was asked for).
 
+mod accept;
 mod config;
 mod conn;
 mod look;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use mio::{Events, Interest, Poll, Token};
 use smallvec::SmallVec;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use self::accept::Accepting;
 use self::config::listen_remedy;
 pub use self::config::{Idle, SockConfig, SockError};
 use self::conn::{Conn, EINPROGRESS, Stage, TxItem, View, close_why, dial_error};
@@ -82,6 +84,10 @@ pub struct SockRt {
     failed: VecDeque<(DialId, DialError)>,
     opened: VecDeque<ConnId>,
     orphans: VecDeque<LendId>,
+    accepting: Accepting,
+    /// Most receive buffers that were out since `trim_at`, and when those that nobody needed are let go, in ns.
+    peak: usize,
+    trim_at: u64,
     polled: bool,
     counters: RtCounters,
 }
@@ -89,8 +95,16 @@ pub struct SockRt {
 const LISTENER: usize = 1 << 40;
 /// Bytes taken from one connection in one turn at most.
 const READ_A_TURN: usize = 1 << 20;
+/// What a connection is first asked for, in bytes; one that is read as fast as it sends gets four times as much each time.
+const FIRST_READ: usize = 16 << 10;
+/// How often receive buffers that nobody needed are let go, in ns.
+const TRIM_EVERY: u64 = 1_000_000_000;
+/// How long a closing connection may take to be rid of what was pushed, in ns.
+const CLOSING: u64 = 10_000_000_000;
 /// Reads below this size are copied out of the big buffer, which is used again at once.
 const SMALL_READ: usize = 2048;
+/// Of those copies' buffers, so many are kept however few are needed.
+const SMALL_KEPT: usize = 1024;
 
 impl SockRt {
     /// Listens, where asked to.
@@ -127,6 +141,9 @@ impl SockRt {
             failed: VecDeque::new(),
             opened: VecDeque::new(),
             orphans: VecDeque::new(),
+            accepting: Accepting::default(),
+            peak: 0,
+            trim_at: 0,
             polled: false,
             counters: RtCounters::default(),
             cfg,
@@ -191,20 +208,6 @@ impl SockRt {
             Some(t) if v6 => s.set_tclass_v6(t.into()),
             Some(t) => s.set_tos_v4(t.into()),
             None => Ok(()),
-        }
-    }
-
-    fn accept_all(&mut self) {
-        for i in 0..self.listeners.len() {
-            // Bounded: the kernel's queue is.
-            for _ in 0..1024 {
-                let Ok((sock, remote)) = self.listeners[i].sock.accept() else { break };
-                let Ok(local) = sock.local_addr() else { continue };
-                let info = ConnInfo { local, remote, dial: None };
-                if let Ok(id) = self.insert(sock, Stage::Open, info) {
-                    self.opened.push_back(id);
-                }
-            }
         }
     }
 
@@ -288,17 +291,13 @@ impl SockRt {
         if self.poll.poll(&mut self.events, timeout).is_err() {
             return;
         }
-        let mut accept = false;
         for e in &self.events {
             if e.token().0 >= LISTENER {
-                accept = true;
+                self.accepting.again = true;
             } else if let Some(c) = self.conns.get_mut(e.token().0).and_then(Option::as_mut) {
                 c.readable |= e.is_readable() || e.is_read_closed() || e.is_error();
                 c.writable |= e.is_writable() || e.is_write_closed() || e.is_error();
             }
-        }
-        if accept {
-            self.accept_all();
         }
     }
 
@@ -336,51 +335,105 @@ impl SockRt {
             let _ = SockRef::from(&c.sock).set_linger(Some(Duration::ZERO));
         }
         self.free.push(i as u32);
+        self.accepting.descriptor_free();
         if !self.holds.is_empty() {
             self.holds.retain(|_, h| h.conn != c.id);
         }
     }
 
-    fn read_some(&mut self) -> usize {
+    /// Receive buffers that each host's unread bytes take, while they are short.
+    fn unread_by_host(&self) -> Option<BTreeMap<IpAddr, usize>> {
+        if self.pool.out() < self.pool.max() / 2 {
+            return None;
+        }
+        let mut by = BTreeMap::new();
+        for c in self.conns.iter().flatten().filter(|c| !c.rx.is_empty()) {
+            *by.entry(c.info.remote.ip()).or_default() += c.rx.len();
+        }
+        Some(by)
+    }
+
+    /// Reads what connections have, and gives it to the machine as it comes: what that does not take stays one buffer a
+    /// connection, and holds the socket back. That is the flow control.
+    fn read_some(&mut self, sink: &mut dyn FnMut(Input<'_>)) -> usize {
         let mut n = 0;
+        let short = self.unread_by_host();
         for c in self.conns.iter_mut().flatten() {
-            // Bytes that the machine has not taken hold the socket back: that is the flow control.
-            if c.stage != Stage::Open || !c.readable || !c.rx.is_empty() || c.dead.is_some() || c.eof {
+            if c.stage != Stage::Open {
                 continue;
             }
+            if std::mem::take(&mut c.ring) && !c.rx.is_empty() && c.close.is_none() {
+                n += 1;
+                sink(Input::Bytes(c.id, &mut View(&mut c.rx)));
+            }
             let mut got = 0;
-            while got < READ_A_TURN {
+            while got < READ_A_TURN && c.readable && c.rx.is_empty() && c.dead.is_none() && !c.eof {
+                // One that takes what it can gets no more than is left: others must be heard, too.
+                let held = short.as_ref().and_then(|s| s.get(&c.info.remote.ip())).copied().unwrap_or(0);
+                if held > 0 && held >= self.pool.max() - self.pool.out() {
+                    self.counters.rx_host_waits += 1;
+                    break;
+                }
                 let Some(mut buf) = self.pool.take() else { break };
-                match c.sock.read(buf.space()) {
-                    Ok(0) => {
-                        c.eof = true;
-                        break;
-                    }
+                self.peak = self.peak.max(self.pool.out());
+                let ask = c.ask.min(self.cfg.rx_buf);
+                let space = buf.space();
+                let space = space.get_mut(..ask).unwrap_or_default();
+                match c.sock.read(space) {
+                    Ok(0) => c.eof = true,
                     Ok(k) => {
                         got += k;
                         n += 1;
-                        let small =
-                            (k <= SMALL_READ).then(|| self.small.copy_of(&buf.space()[..k])).flatten();
+                        let read = space.get(..k).unwrap_or_default();
+                        let small = (k <= SMALL_READ).then(|| self.small.copy_of(read)).flatten();
                         c.rx.push_back(small.unwrap_or_else(|| buf.into_frag(0, k as u32)));
-                        c.ring = true;
-                        if k < self.cfg.rx_buf / 2 {
+                        if c.close.is_none() {
+                            sink(Input::Bytes(c.id, &mut View(&mut c.rx)));
+                        }
+                        let full = k == ask;
+                        if full && c.rx.is_empty() {
+                            c.ask = (ask * 4).min(self.cfg.rx_buf);
+                        }
+                        if k < ask / 2 {
                             // Less than was asked for: very likely all there is; a later turn looks again.
                             break;
                         }
                     }
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                        c.readable = false;
-                        break;
-                    }
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => c.readable = false,
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                    Err(e) => {
-                        c.dead = Some(close_why(&e));
-                        break;
-                    }
+                    Err(e) => c.dead = Some(close_why(&e)),
                 }
+            }
+            if c.eof && c.rx.is_empty() && !c.eof_told && c.close.is_none() {
+                c.eof_told = true;
+                n += 1;
+                sink(Input::PeerFin(c.id));
             }
         }
         n
+    }
+
+    /// Lets receive buffers go that were not needed for a while, and ends connections that do not get rid of what was
+    /// pushed before they were closed.
+    fn tidy(&mut self, now: u64) {
+        if now < self.trim_at {
+            return;
+        }
+        self.trim_at = now + TRIM_EVERY;
+        let out = self.pool.out();
+        self.pool.trim(self.peak.saturating_sub(out));
+        self.small.trim(SMALL_KEPT);
+        self.peak = out;
+        for c in self.conns.iter_mut().flatten() {
+            match c.closing_since {
+                None if c.close.is_some() => c.closing_since = Some(now),
+                Some(t) if c.dead.is_none() && now.saturating_sub(t) >= CLOSING => {
+                    c.close = Some(Close::Abort);
+                    c.dead = Some(CloseWhy::Timeout);
+                }
+                _ => {}
+            }
+        }
     }
 
     fn write_some(&mut self) -> usize {
@@ -469,6 +522,10 @@ impl Runtime for SockRt {
         }
         self.pool.home().drain();
         self.small.home().drain();
+        let now = self.now();
+        if self.accepting.due(now) {
+            self.accept_all();
+        }
         let mut n = 0;
         self.finish_dials();
         while let Some((dial, why)) = self.failed.pop_front() {
@@ -481,7 +538,6 @@ impl Runtime for SockRt {
                 sink(Input::Opened(id, c.info));
             }
         }
-        n += self.read_some();
         for c in self.conns.iter_mut().flatten() {
             if c.told != c.written {
                 c.told = c.written;
@@ -489,18 +545,7 @@ impl Runtime for SockRt {
                 sink(Input::Progress(c.id, Progress { acked: c.written, sent: c.written }));
             }
         }
-        for c in self.conns.iter_mut().flatten() {
-            if c.stage == Stage::Open && std::mem::take(&mut c.ring) && !c.rx.is_empty() && c.close.is_none()
-            {
-                n += 1;
-                sink(Input::Bytes(c.id, &mut View(&mut c.rx)));
-            }
-            if c.eof && c.rx.is_empty() && !c.eof_told && c.close.is_none() {
-                c.eof_told = true;
-                n += 1;
-                sink(Input::PeerFin(c.id));
-            }
-        }
+        n += self.read_some(sink);
         for i in 0..self.conns.len() {
             if let Some((id, why)) = self.conns[i].as_ref().and_then(|c| Some((c.id, c.dead?))) {
                 n += 1;
@@ -509,6 +554,7 @@ impl Runtime for SockRt {
             }
         }
         self.reap(sink);
+        self.tidy(now);
         Work::of(n)
     }
 
@@ -521,6 +567,7 @@ impl Runtime for SockRt {
         // Something that the kernel will not wake us for.
         let pending = !self.failed.is_empty()
             || !self.orphans.is_empty()
+            || self.accepting.again
             || self.conns.iter().flatten().any(|c| {
                 c.dead.is_some()
                     || c.told != c.written
@@ -528,7 +575,7 @@ impl Runtime for SockRt {
                     || (c.ring && !c.rx.is_empty())
                     || (c.eof && !c.eof_told && c.rx.is_empty() && c.close.is_none())
             });
-        pending.then_some(0)
+        if pending { Some(0) } else { self.accepting.retry_at }
     }
 
     fn wait(&mut self, until: Option<u64>) {

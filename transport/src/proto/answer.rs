@@ -2,6 +2,8 @@
 //! (docs/protocol/lnet.md §3 to §6).
 
 use super::api::{Data, Event, LnetError, MdMem, Op, OpRefused, PIECES_MAX, Payload, Sink};
+use super::budget::NOBODY;
+use super::config::SEC;
 use super::homes::Bucket;
 use super::io::{AppId, Close, ConnId, Output, ShardId};
 use super::lnet::ops::OpKind;
@@ -18,6 +20,8 @@ use crate::wire::{LnetBody, LnetHdr, Nid, ProcessId, WireHandle, lnet, ping};
 
 /// Longest ping info that we ask for, in bytes: what `lctl ping` of 2.17 asks for (lnet.md §6.1).
 const PING_LEN: u32 = 3960;
+/// How long a node that goes down waits for its peers to close, in ns: those that are there do within a round trip.
+const LINGER: u64 = SEC / 2;
 
 impl Machine {
     /// The shard that an operation belongs to; `None` when it must be refused here.
@@ -163,7 +167,7 @@ impl Machine {
         let recent = self.recent.filter(|k| self.peers.get(*k).is_some_and(|p| p.id == target));
         let key = match recent.or_else(|| self.by_peer.get(&target).copied()) {
             Some(key) => key,
-            None => self.add_peer(target).ok_or(OpRefused::TooManyPeers(self.cfg.max_peers))?,
+            None => self.add_peer(target, None).ok_or(OpRefused::TooManyPeers(self.cfg.max_peers))?,
         };
         self.recent = Some(key);
         let waiting = self.peers.get(key).map_or(0, |p| p.waiting.len() + p.queue.len());
@@ -177,20 +181,16 @@ impl Machine {
         self.down = true;
         self.shutdown = Some((app, tag));
         self.let_go();
+        let at = self.now + LINGER;
+        let open = (0..self.conns.capacity()).filter_map(|i| self.conns.key_at(i));
+        open.for_each(|conn| self.conn_timers.by(self.now, conn, at));
     }
 
     /// Ends everything: no operation, no connection is left but what has to be waited for.
     pub(super) fn let_go(&mut self) {
         let why = LnetError::ShuttingDown;
         self.end_own_messages(why);
-        // What is closing already waits no longer: a peer that is gone would never let it end.
-        for conn in (0..self.conns.capacity()).filter_map(|i| self.conns.key_at(i)) {
-            if let Some(c) = self.conns.get(conn).filter(|c| c.hs.dead())
-                && self.by_id.contains_key(&c.id)
-            {
-                self.out.push_back(Output::Close(c.id, Close::Abort));
-            }
-        }
+        self.cut_off();
         let peers: Vec<Key> = (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect();
         for peer in peers {
             self.close_set(Some(peer), why, true);
@@ -212,6 +212,25 @@ impl Machine {
                 self.complete_some(event);
                 self.wake_waiters(waiters);
             }
+        }
+    }
+
+    /// What is closing already waits no longer: a peer that is gone, or does not close, would never let it end.
+    fn cut_off(&mut self) {
+        for conn in (0..self.conns.capacity()).filter_map(|i| self.conns.key_at(i)) {
+            if let Some(c) = self.conns.get(conn).filter(|c| c.hs.dead())
+                && self.by_id.contains_key(&c.id)
+            {
+                self.out.push_back(Output::Close(c.id, Close::Abort));
+            }
+        }
+    }
+
+    /// Going down: the peer had its time to close this connection.
+    pub(super) fn linger(&mut self, conn: Key) {
+        if let Some(c) = self.conns.get(conn).filter(|c| self.down && c.hs.dead()) {
+            self.out.push_back(Output::Close(c.id, Close::Abort));
+            self.conn_by(conn, self.now + LINGER);
         }
     }
 
@@ -293,6 +312,9 @@ impl Machine {
             self.stall(key, WaitFor::Answers);
             return;
         }
+        if self.budget.over(p.host) {
+            return self.stall_for_budget(peer, key);
+        }
         let req = MatchReq { hdr, sender };
         if let LnetBody::Get {
             handle,
@@ -319,7 +341,7 @@ impl Machine {
         self.apply(key, req, verdict);
     }
 
-    fn stall(&mut self, key: Key, wait: WaitFor) {
+    pub(super) fn stall(&mut self, key: Key, wait: WaitFor) {
         if let Some(c) = self.conns.get_mut(key) {
             c.rx.wait = wait;
             c.rx.deadline = None;
@@ -498,14 +520,21 @@ impl Machine {
             return self.post(home, Body::Answered(target, tx));
         }
         let room = self.peers.len() < self.cfg.max_peers / 2 && !self.is_own(target.nid);
-        let known = room || self.by_peer.contains_key(&target);
-        match known.then(|| self.target_peer(target)) {
-            Some(Ok(peer)) => self.launch_answer(peer, *tx),
-            _ => {
-                self.counters.drop_no_way_back += 1;
-                self.give_up(tx.done);
+        let known = self.by_peer.contains_key(&target);
+        if (room || known)
+            && let Ok(peer) = self.target_peer(target)
+        {
+            if !known {
+                // All of them share what one host may hold: their addresses cost nothing.
+                self.recharge_peer(peer, NOBODY);
             }
+            if self.peers.get(peer).is_some_and(|p| !self.budget.over(p.host)) {
+                return self.launch_answer(peer, *tx);
+            }
+            self.forget_if_idle(peer);
         }
+        self.counters.drop_no_way_back += 1;
+        self.give_up(tx.done);
     }
 
     fn launch_answer(&mut self, peer: Key, mut tx: Tx) {

@@ -152,6 +152,8 @@ pub struct Config {
     pub max_embryonic: usize,
     /// Peers remembered.
     pub max_peers: usize,
+    /// Bytes that strangers may make this shard hold: answers that they do not read, handshakes, connections, peers.
+    pub budget: u64,
     /// Messages a peer may have in flight (lnet.md §7).
     pub peer_credits: u32,
     /// Messages the NI may have in flight.
@@ -232,6 +234,7 @@ impl Config {
             max_conns_per_type: 255,
             max_embryonic: 1024,
             max_peers: 65_536,
+            budget: 256 << 20,
             peer_credits: 8,
             ni_credits: 256,
             max_queued: 16_384,

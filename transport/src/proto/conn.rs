@@ -21,6 +21,10 @@ pub(super) struct Conn {
     pub(super) id: ConnId,
     /// Where the peer's address falls.
     pub(super) bucket: Bucket,
+    /// Whom it is charged to.
+    pub(super) host: Key,
+    /// Charged for answers on its stream that have no pages, in bytes.
+    pub(super) owed: u64,
     /// Set once the HELLO is through, or from the start on one that we dialled.
     pub(super) peer: Option<Key>,
     /// The NID that our HELLO names: the one in the peer's, unless its port says otherwise.
@@ -63,10 +67,12 @@ pub(super) struct Conn {
 }
 
 impl Conn {
-    pub(super) fn new(id: ConnId, bucket: Bucket) -> Conn {
+    pub(super) fn new(id: ConnId, bucket: Bucket, host: Key) -> Conn {
         Conn {
             id,
             bucket,
+            host,
+            owed: 0,
             peer: None,
             claimed: None,
             ctype: ConnType::None,

@@ -67,6 +67,22 @@ counters! {
     peers_rebooted,
     /// Messages that waited for a credit.
     credit_waits,
+    /// Times a connection was not read on since its host was over its share of the budget.
+    budget_stalls,
+    /// Budget for what strangers make us hold, in bytes.
+    budget_limit,
+    /// Of that, held now.
+    budget_used,
+    /// Held now for answers that were not read, in bytes.
+    budget_answers,
+    /// Held now for handshakes, in bytes.
+    budget_handshakes,
+    /// Held now for connections, in bytes.
+    budget_conns,
+    /// Held now for peers, in bytes.
+    budget_peers,
+    /// Connections that are not read now since their host is over its share.
+    budget_stalled,
     /// PUTs and GETs that nothing matched.
     drop_no_match,
     /// PUTs longer than the room in the MD that they matched.
@@ -83,6 +99,8 @@ counters! {
     err_unprivileged,
     /// Passive connections over the limit of unfinished handshakes.
     err_too_many_embryonic,
+    /// Passive connections and HELLOs of hosts over their share of the budget.
+    err_over_budget,
     /// HELLOs of peers over the limit of those remembered.
     err_too_many_peers,
     /// Acceptor requests and HELLOs with a wrong magic.

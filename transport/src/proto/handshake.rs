@@ -3,13 +3,14 @@
 use super::api::LnetError;
 use arrayvec::ArrayVec;
 
+use super::budget::{self, Cause};
 use super::config::{Accept, SEC};
 use super::conn::Conn;
 use super::hello::{self, Active, Front, HsAction, HsEvent, HsState, Passive};
 use super::homes::Bucket;
 use super::io::{Close, ConnId, ConnInfo, InlineHdr, Output, Pages, SendMsg, StreamRx};
 use super::machine::Machine;
-use super::peer::{DialEvent, DialState, Peer};
+use super::peer::{DialEvent, DialState};
 use super::slab::Key;
 use super::standing::Standing;
 use crate::wire::nid::PID_USER_FLAG;
@@ -20,7 +21,9 @@ const LAST_PRIVILEGED: u16 = 1023;
 
 impl Machine {
     fn register(&mut self, id: ConnId, info: &ConnInfo) -> Key {
-        let key = self.conns.insert(Conn::new(id, Bucket::of(info.remote.ip())));
+        let ip = info.remote.ip();
+        let host = self.budget.charge_at(ip, Cause::Conns, budget::CONN);
+        let key = self.conns.insert(Conn::new(id, Bucket::of(ip), host));
         self.by_id.insert(id, key);
         key
     }
@@ -33,17 +36,14 @@ impl Machine {
         } else if self.cfg.accept == Accept::Secure && unprivileged {
             self.counters.err_unprivileged += 1;
             true
-        } else if self.embryonic >= self.cfg.max_embryonic {
-            self.counters.err_too_many_embryonic += 1;
-            true
         } else {
-            false
+            !self.may_shake(key)
         };
         if refuse {
             self.end_conn(key, Close::Abort);
             return;
         }
-        self.embryonic += 1;
+        self.shakes(key);
         let deadline = self.now + self.cfg.accept_timeout;
         let rename = unprivileged && self.cfg.accept == Accept::All;
         if let Some(c) = self.conns.get_mut(key) {
@@ -79,7 +79,7 @@ impl Machine {
             c.hs = HsState::Active(Active::Reply);
             c.hs_deadline = deadline;
         }
-        self.embryonic += 1;
+        self.shakes(key);
         self.conn_by(key, deadline);
         // Request and HELLO leave together: the acceptor says nothing when it agrees (socklnd.md §0).
         let req = AcceptorReq::new(target.nid);
@@ -195,7 +195,7 @@ impl Machine {
         let incarnation = h.src_incarnation;
         let peer_key = match self.by_peer.get(&id) {
             Some(k) => *k,
-            None => match self.add_peer(id) {
+            None => match self.add_peer(id, Some(key)) {
                 Some(k) => k,
                 None => {
                     // NONE would bring it back every second.
@@ -250,7 +250,7 @@ impl Machine {
             HsAction::Wait => return,
             HsAction::Leave => how = Close::Fin,
             HsAction::AnswerAndUp | HsAction::Up => {
-                self.embryonic = self.embryonic.saturating_sub(1);
+                self.shook(key);
                 if action == HsAction::AnswerAndUp {
                     self.write_hello(key, target, mine, None);
                 }
@@ -339,6 +339,7 @@ impl Machine {
         let Some(peer) = self.peers.get_mut(peer_key) else { return };
         peer.conns.push(key);
         peer.last_alive = now;
+        let home = peer.id.nid.ip();
         if let Some(c) = self.conns.get_mut(key) {
             c.last_used = now / SEC;
             c.rx.begin(c.version);
@@ -351,21 +352,12 @@ impl Machine {
             peer.nones.forget(ctype);
             peer.interval = 0;
         }
+        self.charge_to(peer_key, key, home);
         if self.cfg.keepalive > 0 {
             self.peer_by(peer_key, now + self.cfg.keepalive);
         }
         self.flush(peer_key);
         self.maybe_dial(peer_key);
-    }
-
-    /// A new entry, unless there are too many.
-    pub(super) fn add_peer(&mut self, id: ProcessId) -> Option<Key> {
-        if self.peers.len() >= self.cfg.max_peers {
-            return None;
-        }
-        let key = self.peers.insert(Peer::new(id, self.cfg.conns(), self.now));
-        self.by_peer.insert(id, key);
-        Some(key)
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::api::{Event, LnetError, Op};
 use super::boxes::Boxes;
+use super::budget::Budget;
 use super::config::Config;
 use super::conn::Conn;
 use super::counters::Counters;
@@ -41,6 +42,8 @@ pub(super) struct LendRec {
     /// Waits for a zero-copy ACK.
     pub(super) held: bool,
     pub(super) failed: Option<LnetError>,
+    /// A REPLY, which its peer is charged for.
+    pub(super) answer: bool,
 }
 
 /// What is out at the moment: all zero (but `conns_up`, `peers` and `entries`) when a node is quiet.
@@ -78,6 +81,7 @@ pub struct Machine {
     pub(super) conns: Slab<Conn>,
     pub(super) by_id: OwnMap<ConnId, Key>,
     pub(super) embryonic: usize,
+    pub(super) budget: Budget,
     pub(super) peers: Slab<Peer>,
     pub(super) by_peer: HashMap<ProcessId, Key>,
     /// Whom an operation was for last: most are for the same, and the map hashes its keys with care.
@@ -135,6 +139,7 @@ impl Machine {
             conns: Slab::new(),
             by_id: OwnMap::default(),
             embryonic: 0,
+            budget: Budget::new(cfg.budget),
             peers: Slab::new(),
             by_peer: HashMap::new(),
             recent: None,
@@ -251,8 +256,14 @@ impl Machine {
     /// Looks again at the peers whose credits changed, until none is left. Each round puts a message on its way
     /// or ends it, so the work is bounded by what is queued.
     pub(super) fn settle(&mut self) {
-        while let Some(peer) = self.kicks.pop_front() {
-            self.kick(peer);
+        loop {
+            if let Some(peer) = self.kicks.pop_front() {
+                self.kick(peer);
+            } else if let Some(conn) = self.budget.resumes() {
+                self.resume(conn);
+            } else {
+                break;
+            }
         }
         if let Some((app, tag)) = self.shutdown
             && self.conns.is_empty()
@@ -298,11 +309,13 @@ impl Machine {
         if acked <= conn.acked {
             return;
         }
+        let out = conn.pushed - conn.acked;
         conn.acked = acked;
         conn.tx_deadline = now + timeout;
-        if !conn.up() {
-            return;
+        if conn.owed > 0 {
+            self.answers_read(key, out);
         }
+        let Some(conn) = self.conns.get_mut(key).filter(|c| c.up()) else { return };
         if conn.standing == Standing::Held && acked == conn.pushed && conn.held_until == u64::MAX {
             conn.held_until = now + HOLD;
             self.conn_by(key, now + HOLD);
@@ -342,7 +355,7 @@ impl Machine {
             Some((hs, _)) if hs.shaking() => self.handshake_event(key, HsEvent::Lost),
             _ => {}
         }
-        self.conns.remove(key);
+        self.drop_conn(key);
         self.conn_timers.cancel(key);
     }
 
@@ -351,6 +364,9 @@ impl Machine {
         let Some(rec) = here.or_else(|| self.adopted.remove(&id)).and_then(|k| self.lends.remove(k)) else {
             return;
         };
+        if rec.answer {
+            self.answer_home(rec.peer);
+        }
         let status = rec.failed.map_or(Ok(()), Err);
         self.tx_done(rec.done, Some(rec.peer), status);
     }

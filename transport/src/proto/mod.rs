@@ -30,12 +30,14 @@
 mod answer;
 pub mod api;
 mod boxes;
+mod budget;
 mod carrier;
 mod choose;
 pub mod config;
 mod conn;
 pub mod counters;
 mod handshake;
+mod held;
 mod hello;
 pub mod homes;
 pub mod io;
@@ -63,6 +65,8 @@ mod zc;
 
 pub use api::*;
 pub use boxes::MsgBox;
+pub use budget::Held;
+pub(crate) use budget::trim;
 pub use config::{Accept, Carrier, Config, Shards, Tcp};
 pub use counters::Counters;
 pub use homes::{Bucket, Homes};

@@ -9,7 +9,10 @@
 //! back here from [`Input::Adopt`](super::Input::Adopt) to [`Input::Settled`](super::Input::Settled), but for those
 //! that the old home passes on, so that an application's keep their order.
 
+use std::net::IpAddr;
+
 use super::api::Op;
+use super::budget::NOBODY;
 use super::conn::Conn;
 use super::homes::Bucket;
 use super::io::{AppId, ConnId, DialId, ShardId};
@@ -33,6 +36,8 @@ pub struct Luggage {
     lends: Vec<(Key, LendRec)>,
     ops: Vec<(Key, OpRec)>,
     dials: Vec<(DialId, Key)>,
+    /// Whom peers and connections are charged to.
+    hosts: Vec<(Key, IpAddr)>,
     /// Messages in boxes, which will come to the new home.
     boxes: u32,
 }
@@ -93,7 +98,7 @@ fn rename_done(done: &mut TxDone, ops: &Renamed) {
     }
 }
 
-fn shaking(c: &Conn) -> bool {
+pub(super) fn shaking(c: &Conn) -> bool {
     c.hs.shaking() && c.hs_deadline != u64::MAX
 }
 
@@ -148,8 +153,10 @@ impl Machine {
         let conns: Vec<Key> = keys(&self.conns).filter(|(_, c)| c.bucket == b).map(|(k, _)| k).collect();
         let lends: Vec<Key> =
             keys(&self.lends).filter(|(_, l)| l.name.bucket() == b).map(|(k, _)| k).collect();
+        let hosts = self.unload(&peers, &conns);
         let luggage = Luggage {
             bucket: b,
+            hosts,
             dials: self.dials.iter().filter(|(_, p)| peers.contains(p)).map(|(d, p)| (*d, *p)).collect(),
             peers: take(&mut self.peers, &peers),
             conns: take(&mut self.conns, &conns),
@@ -170,7 +177,6 @@ impl Machine {
         for (key, c) in &luggage.conns {
             self.conn_timers.cancel(*key);
             self.by_id.remove(&c.id);
-            self.embryonic -= usize::from(shaking(c)).min(self.embryonic);
         }
         for (_, l) in &luggage.lends {
             self.adopted.remove(&l.name);
@@ -189,7 +195,8 @@ impl Machine {
 
     /// Takes a bucket in.
     pub(super) fn adopt(&mut self, from: ShardId, luggage: Luggage) {
-        let Luggage { bucket, peers, conns, lends, ops, dials, boxes } = luggage;
+        let Luggage { bucket, peers, conns, lends, ops, dials, hosts, boxes } = luggage;
+        let at = |host: Key| hosts.iter().find(|(k, _)| *k == host).map_or(NOBODY, |(_, ip)| *ip);
         self.boxes.put(bucket, boxes);
         self.homes.set(bucket, self.cfg.shards.me);
         self.counters.homes_adopted += 1;
@@ -201,7 +208,9 @@ impl Machine {
         for (old, p) in peers {
             let id = p.id;
             self.ni_used += p.credits_used;
+            let ip = at(p.host);
             let key = self.peers.insert(p);
+            self.charge_peer(key, ip);
             // All that is timed is looked at anew.
             self.peer_by(key, self.now);
             peer_names.0.insert(old, key);
@@ -213,9 +222,13 @@ impl Machine {
         }
         for (old, c) in conns {
             let id = c.id;
-            self.embryonic += usize::from(shaking(&c));
+            let (ip, shakes) = (at(c.host), shaking(&c));
             self.next_ticket = self.next_ticket.max(c.rx.ticket);
             let key = self.conns.insert(c);
+            self.charge_conn(key, ip);
+            if shakes {
+                self.shakes(key);
+            }
             self.conn_by(key, self.now);
             conn_names.0.insert(old, key);
             self.by_id.insert(id, key);
@@ -264,6 +277,8 @@ impl Machine {
             if !p.waiting.is_empty() {
                 self.kicks.push_back(*key);
             }
+            let all = p.conns.clone();
+            all.into_iter().for_each(|c| self.stall_again(*key, c));
         }
     }
 

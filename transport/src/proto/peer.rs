@@ -172,6 +172,8 @@ pub(super) struct Peer {
     pub(super) id: ProcessId,
     /// Where the address in its NID falls.
     pub(super) bucket: Bucket,
+    /// Whom it is charged to: the host at its NID's address once that has connected, until then whoever spoke for it.
+    pub(super) host: Key,
     /// Connections that passed the HELLO, oldest first.
     pub(super) conns: SmallVec<[Key; 4]>,
     /// Connections of each bulk type that we open: fixed when the peer becomes known (docs/protocol/socklnd.md §3).
@@ -203,6 +205,10 @@ pub(super) struct Peer {
     pub(super) credits_used: u32,
     /// ACKs, REPLYs and NOOPs not yet on a stream.
     pub(super) answers: usize,
+    /// REPLYs on a stream whose pages are not home.
+    pub(super) lent: usize,
+    /// `waiting` was used, and is charged for the places that it keeps.
+    pub(super) queued: bool,
     /// Last received byte, or TCP acknowledgement.
     pub(super) last_alive: u64,
     pub(super) last_keepalive: u64,
@@ -213,10 +219,11 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(id: ProcessId, want: u8, now: u64) -> Peer {
+    pub(super) fn new(id: ProcessId, host: Key, want: u8, now: u64) -> Peer {
         Peer {
             id,
             bucket: id.nid.ip().map(Bucket::of).unwrap_or_default(),
+            host,
             conns: SmallVec::new(),
             want: want.max(1),
             whole: usize::MAX,
@@ -234,6 +241,8 @@ impl Peer {
             queue: VecDeque::new(),
             credits_used: 0,
             answers: 0,
+            lent: 0,
+            queued: false,
             last_alive: now,
             last_keepalive: now,
             stalled: SmallVec::new(),
@@ -300,6 +309,8 @@ impl Peer {
 mod tests {
     use super::*;
 
+    const HOST: Key = Key { index: 0, generation: 0 };
+
     #[test]
     fn transitions() {
         use {DialEvent as E, DialState as S};
@@ -349,7 +360,7 @@ mod tests {
             (2, true, "Control BulkIn BulkOut BulkIn BulkOut"),
             (2, false, "Any Any"),
         ] {
-            let p = Peer::new(ProcessId::ANY, per_peer, 0);
+            let p = Peer::new(ProcessId::ANY, HOST, per_peer, 0);
             let (mut have, mut order) = (Have::default(), Vec::new());
             while let Some(t) = p.missing(have, typed) {
                 have.add(t);
@@ -363,7 +374,7 @@ mod tests {
     #[test]
     fn a_refused_type_is_given_up_alone() {
         use ConnType::{BulkIn, BulkOut, Control};
-        let mut p = Peer::new(ProcessId::ANY, 1, 0);
+        let mut p = Peer::new(ProcessId::ANY, HOST, 1, 0);
         let control = Have { control: 1, ..Have::default() };
         let out = Have { bulk_out: 1, ..control };
         assert_eq!(p.missing(control, true), Some(BulkIn));
@@ -384,7 +395,7 @@ mod tests {
     fn back_off_doubles_within_its_bounds() {
         use crate::proto::config::SEC;
         let mut cfg = Config::new(crate::wire::Nid::LO, 1);
-        let mut p = Peer::new(ProcessId::ANY, 1, 0);
+        let mut p = Peer::new(ProcessId::ANY, HOST, 1, 0);
         let got: Vec<u64> = (0..8).map(|_| p.back_off(&cfg) / SEC).collect();
         assert_eq!(got, [1, 2, 4, 8, 16, 32, 60, 60]);
         // Changed while the node runs, and the wrong way round.

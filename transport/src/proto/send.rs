@@ -1,6 +1,7 @@
 //! Sending: credits, the choice of connection, the stream's window, lends.
 
 use super::api::{Event, LnetError, Payload};
+use super::budget::{ANSWER, Cause, FLOOR, QUEUE, trim};
 use super::choose::{self, Cargo, Fit};
 use super::config::SEC;
 use super::conn::Conn;
@@ -18,20 +19,28 @@ use crate::wire::{ByteOrder, ConnType, Version};
 impl Machine {
     /// Sends an LNet message to a peer: now, or when it has credits, a connection and room.
     pub(super) fn launch(&mut self, peer: Key, mut tx: Tx) {
+        if tx.answer {
+            self.answer_queued(peer);
+        }
+        let (used, most) = (self.ni_used, self.cfg.ni_credits);
         if let Some(p) = self.peers.get_mut(peer) {
-            p.answers += usize::from(tx.answer);
-            if !p.waiting.is_empty()
-                || p.credits_used >= self.cfg.peer_credits
-                || self.ni_used >= self.cfg.ni_credits
-            {
+            let shares = tx.answer && self.budget.must_wait(p.host, used, most);
+            if !p.waiting.is_empty() || p.credits_used >= self.cfg.peer_credits || used >= most || shares {
                 self.counters.credit_waits += 1;
                 p.waiting.push_back(tx);
-                if self.ni_used >= self.cfg.ni_credits && !std::mem::replace(&mut p.listed_for_ni, true) {
+                if !p.queued && p.waiting.capacity() > FLOOR / 4 {
+                    p.queued = true;
+                    self.budget.charge(p.host, Cause::Peers, QUEUE);
+                }
+                if used >= most && !std::mem::replace(&mut p.listed_for_ni, true) {
                     self.ni_waiters.push_back(peer);
+                } else if shares && !std::mem::replace(&mut p.listed_for_ni, true) {
+                    self.budget.waits(p.host, peer);
                 }
                 return;
             }
             p.credits_used += 1;
+            self.budget.took_credits(p.host, 1);
         } else {
             return self.end_tx(peer, tx, Err(LnetError::ConnLost));
         }
@@ -54,8 +63,17 @@ impl Machine {
                 }
                 break;
             }
+            let answer = p.waiting.front().is_some_and(|tx| tx.answer);
+            if answer && self.budget.must_wait(p.host, self.ni_used, self.cfg.ni_credits) {
+                if !std::mem::replace(&mut p.listed_for_ni, true) {
+                    self.budget.waits(p.host, peer);
+                }
+                break;
+            }
             let Some(mut tx) = p.waiting.pop_front() else { break };
+            trim(&mut p.waiting);
             p.credits_used += 1;
+            self.budget.took_credits(p.host, 1);
             self.ni_used += 1;
             tx.credit = true;
             self.route(peer, tx);
@@ -67,9 +85,17 @@ impl Machine {
         self.ni_used = self.ni_used.saturating_sub(1);
         if let Some(p) = self.peers.get_mut(peer) {
             p.credits_used = p.credits_used.saturating_sub(1);
+            let host = p.host;
             if !p.waiting.is_empty() || p.conns.is_empty() {
                 self.kicks.push_back(peer);
             }
+            if let Some(next) = self.budget.next_waiter(host)
+                && let Some(p) = self.peers.get_mut(next)
+            {
+                p.listed_for_ni = false;
+                self.kicks.push_back(next);
+            }
+            self.budget.gave_credits(host, 1);
         }
         while let Some(next) = self.ni_waiters.pop_front() {
             let Some(p) = self.peers.get_mut(next) else { continue };
@@ -186,11 +212,7 @@ impl Machine {
         let Some(key) = conn else { return };
         let Some(c) = self.conns.get_mut(key) else { return };
         match c.txq.push_ack(cookie, c.ctype) {
-            Merged::Queued => {
-                if let Some(p) = self.peers.get_mut(peer) {
-                    p.answers += 1;
-                }
-            }
+            Merged::Queued => self.answer_queued(peer),
             Merged::Rides => self.counters.zc_acks_merged += 1,
             Merged::Needless => {}
         }
@@ -256,6 +278,7 @@ impl Machine {
                 end,
                 held: false,
                 failed: None,
+                answer: tx.answer,
             })
         });
         let lend_id = lend.and_then(|k| self.lends.get(k)).map(|r| r.name);
@@ -310,7 +333,7 @@ impl Machine {
         self.spent(bucket, if summed { payload } else { 0 });
         self.out.push_back(Output::Send(id, SendMsg { hdr, pay: pages, lend: lend_id, hold }));
         if tx.answer || tx.hdr.is_none() {
-            self.answer_left(peer);
+            self.answer_pushed(peer, key, lend.is_some());
         }
         if lend.is_none() {
             self.finish(peer, tx.credit, tx.done, Ok(()));
@@ -335,8 +358,16 @@ impl Machine {
 
     /// One answer less waits for this peer; connections that stopped reading go on when half are gone.
     fn answer_left(&mut self, peer: Key) {
+        if let Some(p) = self.peers.get_mut(peer).filter(|p| p.answers > 0) {
+            p.answers -= 1;
+            self.budget.release(p.host, Cause::Answers, ANSWER);
+        }
+        self.read_on(peer);
+    }
+
+    /// Lets connections go on that stopped reading since too many answers waited for their peer.
+    pub(super) fn read_on(&mut self, peer: Key) {
         let Some(p) = self.peers.get_mut(peer) else { return };
-        p.answers = p.answers.saturating_sub(1);
         if p.answers <= self.cfg.max_answers / 2 && !p.stalled.is_empty() {
             for key in std::mem::take(&mut p.stalled) {
                 self.resume(key);

@@ -1,6 +1,7 @@
 //! Connection sets: dialling, duplicates, and closing as one (docs/protocol/socklnd.md §3, §4).
 
 use super::api::LnetError;
+use super::budget::trim_map;
 use super::io::{Close, DialId, DialSpec, Output};
 use super::machine::Machine;
 use super::peer::{DialEvent, DialState, Have, Leaving, MAX_NONES};
@@ -279,6 +280,7 @@ impl Machine {
 
     /// Ends one established connection of a set that is being closed.
     fn fail_conn(&mut self, peer: Key, key: Key, why: LnetError, how: Close) {
+        self.unstall(peer, key);
         let Some(c) = self.conns.get_mut(key) else { return };
         let (id, acked) = (c.id, c.acked);
         for lend in std::mem::take(&mut c.lends) {
@@ -300,14 +302,13 @@ impl Machine {
     /// Closes a connection; `Closed` will follow.
     pub(super) fn end_conn(&mut self, key: Key, how: Close) {
         let Some(c) = self.conns.get_mut(key) else { return };
-        let before = c.hs;
+        let (before, id) = (c.hs, c.id);
         c.hs = before.ended();
         // Only handshakes that were admitted are counted: those have a deadline.
         if before.shaking() && c.hs_deadline != u64::MAX {
-            self.embryonic = self.embryonic.saturating_sub(1);
+            self.shook(key);
         }
-        if !before.dead() && self.by_id.contains_key(&c.id) {
-            let id = c.id;
+        if !before.dead() && self.by_id.contains_key(&id) {
             self.out.push_back(Output::Close(id, how));
         }
     }
@@ -317,11 +318,13 @@ impl Machine {
         let Some(p) = self.peers.get(key) else { return };
         if p.idle() {
             let id = p.id;
+            self.uncharge_peer(key);
             self.peers.remove(key);
             self.peer_timers.cancel(key);
             // A peer that moved here may have taken the name over.
             if self.by_peer.get(&id) == Some(&key) {
                 self.by_peer.remove(&id);
+                trim_map(&mut self.by_peer);
             }
         } else if p.unwanted() {
             // Time alone keeps it: how long to back off, NONEs that were told.

@@ -169,6 +169,8 @@ impl Machine {
             } else {
                 self.conn_by(key, d);
             }
+        } else {
+            self.linger(key);
         }
     }
 

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use super::api::Payload;
+use super::budget::trim;
 use super::carrier::{self, Act, Ask, Carrier, To};
 use super::lnet::TxDone;
 use super::version::Carry;
@@ -230,6 +231,7 @@ impl TxQueue {
         let tx = self.q.pop_front()?;
         self.bytes -= tx.nob(self.version);
         self.head += 1;
+        trim(&mut self.q);
         if self.carrier != Carrier::None && self.at < self.head {
             let (to, _) = carrier::next(Carry::Ride, self.carrier, Ask::Left);
             self.go(to);

@@ -343,6 +343,10 @@ impl World {
         assert_eq!((g.credits_used, g.cookies), (credits, cookies), "machine {machine}: {g:?}");
         assert!(g.credits_used <= cfg.ni_credits as usize, "machine {machine}: {g:?}");
         assert!(g.cookies <= g.lends, "machine {machine}: a cookie without its pages: {g:?}");
+        let held = node.machine.held();
+        assert_eq!(held.used, node.machine.held_recounted(), "machine {machine}: {held:?}");
+        let parts = held.answers + held.handshakes + held.conns + held.peers;
+        assert_eq!(held.used, parts, "machine {machine}: {held:?}");
     }
 
     /// Runs for `ns`, and looks at every machine after each of its inputs.
@@ -397,6 +401,8 @@ impl World {
                 assert!(p.open.is_empty(), "node {n}: never ended: {:?} {g:?} {c:?}", p.open);
                 let out = (g.cookies, g.lends, g.credits_used, g.ops, g.queued, g.boxes);
                 assert_eq!(out, (0, 0, 0, 0, 0, 0), "node {n}: {g:?} {c:?}");
+                let held = node.machine.held();
+                assert_eq!((held.answers, held.handshakes, held.stalled), (0, 0, 0), "node {n}: {held:?}");
                 let home = node.pool.home();
                 while home.drain() > 0 {}
                 assert_eq!(home.lent_out(), 0, "node {n}");

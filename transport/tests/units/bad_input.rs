@@ -379,11 +379,12 @@ fn many_silent_connections_are_bounded() {
         net.raw_connect(from(600 + i), 0);
     }
     net.run(SEC / 10);
-    assert_eq!(net.nodes[0].machine.gauges().conns, 10);
-    assert_eq!(counters(&net).err_too_many_embryonic, 40);
+    // One host gets half of the places, so that others find some.
+    assert_eq!(net.nodes[0].machine.gauges().conns, 5);
+    assert_eq!(counters(&net).err_too_many_embryonic, 45);
     net.run(10 * SEC);
     assert_eq!(net.nodes[0].machine.gauges().conns, 0);
-    assert_eq!(counters(&net).err_hello_timeout, 10);
+    assert_eq!(counters(&net).err_hello_timeout, 5);
     // And their place is free again.
     let (wrote, closed, _) = send(&mut net, 700, &start(ConnType::Control));
     assert_eq!((wrote.len(), closed), (56, false));

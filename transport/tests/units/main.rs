@@ -8,6 +8,7 @@ mod captures;
 mod dialling;
 mod examples;
 mod homes;
+mod hostile;
 mod never_sent;
 mod nothing_lost;
 mod own_nid;

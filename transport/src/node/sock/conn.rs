@@ -8,6 +8,7 @@ use hugepages::{Lent, RxFrag};
 use mio::net::TcpStream;
 use smallvec::SmallVec;
 
+use crate::proto::trim;
 use crate::proto::{Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, StreamRx};
 
 /// Most slices in one write.
@@ -48,6 +49,10 @@ pub(super) struct Conn {
     pub(super) eof: bool,
     pub(super) eof_told: bool,
     pub(super) close: Option<Close>,
+    /// When that was first seen, in ns.
+    pub(super) closing_since: Option<u64>,
+    /// Bytes that the next read asks for.
+    pub(super) ask: usize,
     pub(super) dead: Option<CloseWhy>,
 }
 
@@ -87,6 +92,8 @@ impl Conn {
             eof: false,
             eof_told: false,
             close: None,
+            closing_since: None,
+            ask: super::FIRST_READ,
             dead: None,
         }
     }
@@ -144,6 +151,7 @@ impl Conn {
             }
             k -= left;
             self.tx.pop_front();
+            trim(&mut self.tx);
         }
     }
 }

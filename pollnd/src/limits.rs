@@ -1,0 +1,86 @@
+//! What the machine lets a process have: memory, descriptors.
+
+use std::fs;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use transport::proto::Config;
+
+/// Of the machine's memory, what strangers may make a node hold.
+const PART: u64 = 64;
+/// Bounds of that for one lcore, in bytes.
+const LEAST: u64 = 32 << 20;
+const MOST: u64 = 1 << 30;
+
+/// Memory of the machine or of this container, in bytes, where that is told.
+fn memory() -> Option<u64> {
+    let info = fs::read_to_string("/proc/meminfo").ok()?;
+    let machine = total(&info)?;
+    let container = fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    Some(container.and_then(|s| s.trim().parse().ok()).map_or(machine, |c: u64| c.min(machine)))
+}
+
+/// The first line of `/proc/meminfo`, in bytes.
+fn total(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib << 10)
+}
+
+fn share(memory: u64, lcores: u64) -> u64 {
+    (memory / PART / lcores.max(1)).clamp(LEAST, MOST)
+}
+
+/// Default of [`Config::budget`] for each of so many lcores, in bytes.
+pub(crate) fn budget(lcores: u16) -> u64 {
+    memory().map_or(LEAST, |m| share(m, lcores.into()))
+}
+
+/// Lets this process have as many descriptors as it may. One that serves says where they are fewer than the peers of
+/// `config` that may be connected need.
+pub(crate) fn descriptors(config: &Config, serves: bool) {
+    let l = getrlimit(Resource::Nofile);
+    let soft = match setrlimit(Resource::Nofile, Rlimit { current: l.maximum, maximum: l.maximum }) {
+        Ok(()) => l.maximum,
+        Err(_) => l.current,
+    };
+    if let Some((have, peers)) = soft.filter(|_| serves).and_then(|n| short(n, config)) {
+        tracing::warn!(
+            "{have} descriptors are allowed (RLIMIT_NOFILE): enough for the connections of {peers} peers, and max_peers is {}; \
+             further ones wait until others leave. Raise it: ulimit -Hn, or LimitNOFILE= of the service",
+            config.max_peers
+        );
+    }
+}
+
+/// Descriptors, and for how many peers they are enough, where those are fewer than allowed.
+fn short(have: u64, config: &Config) -> Option<(u64, u64)> {
+    // Files of our own, and each peer's CONTROL and bulk connections.
+    let own = 64;
+    let each = if config.typed_conns { 1 + 2 * u64::from(config.conns()) } else { u64::from(config.conns()) };
+    let peers = have.saturating_sub(own) / each.max(1);
+    (peers < config.max_peers as u64).then_some((have, peers))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use transport::wire::Nid;
+
+    #[test]
+    fn a_share_of_the_machine_within_bounds() {
+        assert_eq!(total("MemTotal:       16000000 kB\nMemFree: 1 kB\n"), Some(16_000_000 << 10));
+        assert_eq!(total("nothing"), None);
+        assert_eq!(share(16 << 30, 1), 256 << 20);
+        assert_eq!(share(16 << 30, 4), 64 << 20);
+        assert_eq!((share(1 << 30, 1), share(1 << 40, 1)), (LEAST, MOST));
+    }
+
+    /// Field report 4: fewer descriptors than the peers allowed need are said.
+    #[test]
+    fn descriptors_that_peers_need() {
+        let c = Config { conns_per_peer: 1, ..Config::new(Nid::LO, 0) };
+        assert_eq!(short(48, &c), Some((48, 0)));
+        assert_eq!(short(4096, &c), Some((4096, 1344)));
+        assert_eq!(short(1 << 20, &c), None);
+    }
+}

@@ -1,0 +1,267 @@
+//! Who is charged for what: the machine's side of the [`Budget`](super::budget::Budget).
+
+use std::net::IpAddr;
+
+use super::budget::{ANSWER, CONN, Cause, Held, NOBODY, PEER, QUEUE, trim_map};
+use super::counters::Counters;
+use super::machine::Machine;
+use super::moving::shaking;
+use super::peer::Peer;
+use super::rx::WaitFor;
+use super::slab::Key;
+use crate::wire::ProcessId;
+
+impl Machine {
+    /// Whether a passive connection that has just come may begin its handshake; counts why not.
+    pub(super) fn may_shake(&mut self, conn: Key) -> bool {
+        let Some(host) = self.conns.get(conn).map(|c| c.host) else { return false };
+        if !self.budget.may_shake(host, self.embryonic, self.cfg.max_embryonic) {
+            self.counters.err_too_many_embryonic += 1;
+            return false;
+        }
+        let fits = self.budget.admits(host, 0);
+        self.counters.err_over_budget += u64::from(!fits);
+        fits
+    }
+
+    /// A handshake begins that has a deadline.
+    pub(super) fn shakes(&mut self, conn: Key) {
+        self.embryonic += 1;
+        if let Some(c) = self.conns.get(conn) {
+            self.budget.shakes(c.host);
+        }
+    }
+
+    /// It is over.
+    pub(super) fn shook(&mut self, conn: Key) {
+        self.embryonic = self.embryonic.saturating_sub(1);
+        if let Some(c) = self.conns.get(conn) {
+            self.budget.shook(c.host);
+        }
+    }
+
+    /// A new entry for a peer, unless there are too many: one that `conn` speaks for, or one that we want to speak to.
+    pub(super) fn add_peer(&mut self, id: ProcessId, conn: Option<Key>) -> Option<Key> {
+        if self.peers.len() >= self.cfg.max_peers {
+            return None;
+        }
+        let host = match conn.and_then(|c| self.conns.get(c)).map(|c| c.host) {
+            Some(host) if !self.budget.admits(host, PEER) => {
+                self.counters.err_over_budget += 1;
+                return None;
+            }
+            Some(host) => {
+                self.budget.charge(host, Cause::Peers, PEER);
+                host
+            }
+            None => self.budget.charge_at(id.nid.ip().unwrap_or(NOBODY), Cause::Peers, PEER),
+        };
+        let key = self.peers.insert(Peer::new(id, host, self.cfg.conns(), self.now));
+        self.by_peer.insert(id, key);
+        Some(key)
+    }
+
+    /// What a peer is charged for: itself, and answers that are not on a stream without pages.
+    fn charges(p: &Peer) -> (u64, u64) {
+        let queue = if p.queued { QUEUE } else { 0 };
+        (PEER + queue, (p.answers + p.lent) as u64 * ANSWER)
+    }
+
+    /// The peer is forgotten, or leaves: nothing is charged for it any more.
+    pub(super) fn uncharge_peer(&mut self, peer: Key) {
+        let Some(p) = self.peers.get(peer) else { return };
+        let ((entry, answers), host) = (Self::charges(p), p.host);
+        self.budget.release(host, Cause::Answers, answers);
+        self.budget.gave_credits(host, p.credits_used);
+        self.budget.release(host, Cause::Peers, entry);
+    }
+
+    /// Charges a peer to the host at `ip`.
+    pub(super) fn charge_peer(&mut self, peer: Key, ip: IpAddr) {
+        let Some(p) = self.peers.get_mut(peer) else { return };
+        let (entry, answers) = Self::charges(p);
+        p.host = self.budget.charge_at(ip, Cause::Peers, entry);
+        self.budget.charge(p.host, Cause::Answers, answers);
+        self.budget.took_credits(p.host, p.credits_used);
+    }
+
+    /// Charges a peer to another host.
+    pub(super) fn recharge_peer(&mut self, peer: Key, ip: IpAddr) {
+        let Some((host, conns)) = self.peers.get(peer).map(|p| (p.host, p.conns.clone())) else { return };
+        self.uncharge_peer(peer);
+        self.charge_peer(peer, ip);
+        if let Some(p) = self.peers.get_mut(peer) {
+            p.listed_for_ni = false;
+        }
+        self.kicks.push_back(peer);
+        // They stalled for the other one.
+        for conn in conns {
+            let listed = self.peers.get(peer).is_some_and(|p| p.stalled.contains(&conn));
+            if self.waits_for_budget(conn) && !listed {
+                self.budget.unstall(host, conn);
+                self.resume(conn);
+            }
+        }
+    }
+
+    /// A connection of a peer is up: one from the peer's own address makes that the host that pays.
+    pub(super) fn charge_to(&mut self, peer: Key, conn: Key, home: Option<IpAddr>) {
+        let (Some(p), Some(c)) = (self.peers.get(peer), self.conns.get(conn)) else { return };
+        if p.host != c.host
+            && home.is_some()
+            && self.budget.ip(c.host) == home
+            && let Some(ip) = home
+        {
+            self.recharge_peer(peer, ip);
+        }
+    }
+
+    fn waits_for_budget(&self, conn: Key) -> bool {
+        self.conns.get(conn).is_some_and(|c| c.rx.wait == WaitFor::Answers)
+    }
+
+    /// A connection of `peer` is not read until its host has room.
+    pub(super) fn stall_for_budget(&mut self, peer: Key, conn: Key) {
+        self.counters.budget_stalls += 1;
+        if let Some(p) = self.peers.get(peer) {
+            self.budget.stall(p.host, conn);
+        }
+        self.stall(conn, WaitFor::Answers);
+    }
+
+    /// A connection is closed that may have stalled.
+    pub(super) fn unstall(&mut self, peer: Key, conn: Key) {
+        if self.waits_for_budget(conn)
+            && let Some(p) = self.peers.get(peer)
+        {
+            self.budget.unstall(p.host, conn);
+        }
+    }
+
+    /// An answer was queued for a peer.
+    pub(super) fn answer_queued(&mut self, peer: Key) {
+        if let Some(p) = self.peers.get_mut(peer) {
+            p.answers += 1;
+            self.budget.charge(p.host, Cause::Answers, ANSWER);
+        }
+    }
+
+    /// An answer is on a stream, with pages on loan or without; it is charged for until they are home, or until TCP has
+    /// acknowledged it.
+    pub(super) fn answer_pushed(&mut self, peer: Key, conn: Key, lent: bool) {
+        let (Some(p), Some(c)) = (self.peers.get_mut(peer), self.conns.get_mut(conn)) else { return };
+        if p.answers == 0 {
+            return;
+        }
+        p.answers -= 1;
+        if lent {
+            p.lent += 1;
+        } else {
+            c.owed += ANSWER;
+            if c.host != p.host {
+                self.budget.charge(c.host, Cause::Answers, ANSWER);
+                self.budget.release(p.host, Cause::Answers, ANSWER);
+            }
+        }
+        self.read_on(peer);
+    }
+
+    /// The pages of an answer are home.
+    pub(super) fn answer_home(&mut self, peer: Key) {
+        if let Some(p) = self.peers.get_mut(peer).filter(|p| p.lent > 0) {
+            p.lent -= 1;
+            self.budget.release(p.host, Cause::Answers, ANSWER);
+        }
+    }
+
+    /// TCP has acknowledged a part of what was `out` on a connection's stream.
+    pub(super) fn answers_read(&mut self, conn: Key, out: u64) {
+        let Some(c) = self.conns.get_mut(conn) else { return };
+        let left = c.pushed - c.acked;
+        // Which messages those bytes were is not known: as many as their share of the stream.
+        let owed = if left == 0 { 0 } else { (c.owed.saturating_mul(left) / out.max(1)).min(c.owed) };
+        let (host, read) = (c.host, c.owed - owed);
+        c.owed = owed;
+        self.budget.release(host, Cause::Answers, read);
+    }
+
+    /// Forgets a connection that the runtime has closed.
+    pub(super) fn drop_conn(&mut self, conn: Key) {
+        let Some(c) = self.conns.remove(conn) else { return };
+        self.budget.release(c.host, Cause::Answers, c.owed);
+        self.budget.release(c.host, Cause::Conns, CONN);
+        trim_map(&mut self.by_id);
+    }
+
+    /// A bucket leaves: nothing is charged for its peers and connections any more. Gives where their hosts are.
+    pub(super) fn unload(&mut self, peers: &[Key], conns: &[Key]) -> Vec<(Key, IpAddr)> {
+        let of_peers = peers.iter().filter_map(|k| self.peers.get(*k)).map(|p| p.host);
+        let of_conns = conns.iter().filter_map(|k| self.conns.get(*k)).map(|c| c.host);
+        let mut hosts: Vec<_> =
+            of_peers.chain(of_conns).filter_map(|h| Some((h, self.budget.ip(h)?))).collect();
+        hosts.sort_unstable();
+        hosts.dedup();
+        for conn in conns {
+            let Some((host, owed, peer)) = self.conns.get(*conn).map(|c| (c.host, c.owed, c.peer)) else {
+                continue;
+            };
+            if let Some(peer) = peer {
+                self.unstall(peer, *conn);
+            }
+            if self.conns.get(*conn).is_some_and(shaking) {
+                self.shook(*conn);
+            }
+            self.budget.release(host, Cause::Answers, owed);
+            self.budget.release(host, Cause::Conns, CONN);
+        }
+        peers.iter().for_each(|p| self.uncharge_peer(*p));
+        hosts
+    }
+
+    /// Charges a connection that came from another shard to the host at `ip`.
+    pub(super) fn charge_conn(&mut self, conn: Key, ip: IpAddr) {
+        let Some(c) = self.conns.get_mut(conn) else { return };
+        c.host = self.budget.charge_at(ip, Cause::Conns, CONN);
+        self.budget.charge(c.host, Cause::Answers, c.owed);
+    }
+
+    /// A connection that came from another shard stalled there for its host's share: here it may have room.
+    pub(super) fn stall_again(&mut self, peer: Key, conn: Key) {
+        let listed = self.peers.get(peer).is_some_and(|p| p.stalled.contains(&conn));
+        if let Some(p) = self.peers.get(peer).filter(|_| !listed && self.waits_for_budget(conn)) {
+            let host = p.host;
+            self.budget.stall(host, conn);
+            self.budget.release(host, Cause::Answers, 0);
+        }
+    }
+
+    /// Counters, with what is held now.
+    pub fn tally(&self) -> Counters {
+        let h = self.budget.held();
+        Counters {
+            budget_limit: h.limit,
+            budget_used: h.used,
+            budget_answers: h.answers,
+            budget_handshakes: h.handshakes,
+            budget_conns: h.conns,
+            budget_peers: h.peers,
+            budget_stalled: h.stalled as u64,
+            ..self.counters
+        }
+    }
+
+    /// What strangers make this shard hold now.
+    pub fn held(&self) -> Held {
+        self.budget.held()
+    }
+
+    /// The same, in bytes, counted from what there is.
+    #[cfg(feature = "testing")]
+    pub fn held_recounted(&self) -> u64 {
+        let keys = |n: usize| 0..n;
+        let conns = keys(self.conns.capacity()).filter_map(|i| self.conns.get(self.conns.key_at(i)?));
+        let peers = keys(self.peers.capacity()).filter_map(|i| self.peers.get(self.peers.key_at(i)?));
+        let of_peers = peers.map(Self::charges).map(|(entry, answers)| entry + answers);
+        conns.map(|c| CONN + c.owed).chain(of_peers).sum()
+    }
+}
