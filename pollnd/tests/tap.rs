@@ -3,6 +3,7 @@
 #![cfg(feature = "dpdk")]
 #![allow(missing_docs)]
 
+#[allow(dead_code)]
 mod lab;
 
 use lab::{KERNEL, KERNEL6, Lab, PORT, PORT6, Proc, missing};

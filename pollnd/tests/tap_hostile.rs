@@ -85,15 +85,21 @@ impl Victim {
         }
     }
 
-    /// The node's counters now, summed over lcores.
+    /// A counter of the node's now, summed over lcores.
     fn count(&self, name: &str) -> u64 {
         let pid = self.node.id().to_string();
-        let out = Command::new(env!("CARGO_BIN_EXE_pollnd"))
-            .args(["stats", "--node", &pid, "--json"])
-            .output()
-            .unwrap();
-        let v: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {out:?}"));
-        v["lcores"].as_array().unwrap().iter().filter_map(|l| l["counters"][name].as_u64()).sum()
+        let end = Instant::now() + LIMIT;
+        loop {
+            let mut c = Command::new(env!("CARGO_BIN_EXE_pollnd"));
+            let out = c.args(["stats", "--node", &pid, "--json"]).output().unwrap();
+            if let Ok(v) = serde_json::from_slice::<Value>(&out.stdout) {
+                let lcores = v["lcores"].as_array().unwrap().iter();
+                return lcores.filter_map(|l| l["counters"][name].as_u64()).sum();
+            }
+            // Its control socket takes a descriptor, too.
+            assert!(Instant::now() < end, "{out:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Anonymous memory of the node's process, in MiB.

@@ -344,7 +344,7 @@ fn unread_requests_hold_one_buffer_a_connection() {
         ..transport::proto::MdSpec::new(MdMem::Source(pages(4096)))
     };
     let op = Op::Attach { tag: 9, portal: 5, who: ProcessId::ANY, match_bits: 5, ignore_bits: 0, md };
-    node.machine.handle(1, Input::Cmd(transport::proto::AppId(0), op));
+    node.machine.handle(1, Input::Cmd(transport::proto::AppId::FIRST, op));
     let mut socks = Vec::new();
     for pid in 0..20 {
         let mut s = TcpStream::connect(at).unwrap();
