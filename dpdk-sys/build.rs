@@ -16,6 +16,10 @@ fn main() {
     for f in ["build.rs", "shim/wrapper.h", "shim/shim.c"] {
         println!("cargo:rerun-if-changed={f}");
     }
+    // Which DPDK pkg-config finds.
+    for v in ["PKG_CONFIG", "PKG_CONFIG_PATH", "PKG_CONFIG_LIBDIR", "PKG_CONFIG_SYSROOT_DIR"] {
+        println!("cargo:rerun-if-env-changed={v}");
+    }
     if let Err(e) = build() {
         for line in e.lines() {
             println!("cargo:warning={line}");
@@ -94,17 +98,13 @@ fn bindings(cflags: &[String]) -> Result<(), String> {
         "rte_(thread_register|thread_unregister|get_main_lcore|get_next_lcore|lcore_count|socket_id|lcore_to_socket_id)",
         "rte_(socket_count|socket_id_by_idx)",
         "rte_eal_(remote_launch|wait_lcore|mp_wait_lcore)",
-        "rte_eth_dev_(configure|start|stop|close|reset|info_get|get_port_by_name|get_name_by_port|set_mtu|get_mtu|set_link_up|set_link_down|socket_id|is_valid_port|count_avail|adjust_nb_rx_tx_desc|set_vlan_offload|rss_reta_query|rss_reta_update|rss_hash_conf_get|rss_hash_update|tx_queue_stop|tx_queue_start|rx_queue_stop|rx_queue_start|callback_register|callback_unregister)",
-        "rte_eth_(find_next|macaddr_get|link_get_nowait|stats_get|stats_reset|promiscuous_enable|promiscuous_get|allmulticast_enable|tx_done_cleanup|tx_queue_setup|rx_queue_setup|from_rings|iterator_init|iterator_next|iterator_cleanup)",
-        "rte_(telemetry_register_cmd|tel_data_.*)",
+        "rte_eth_dev_(configure|start|stop|close|reset|info_get|get_port_by_name|get_name_by_port|set_mtu|get_mtu|set_link_up|set_link_down|socket_id|is_valid_port|count_avail|adjust_nb_rx_tx_desc|set_vlan_offload|rss_reta_query|rss_reta_update|tx_queue_stop|tx_queue_start|rx_queue_stop|rx_queue_start|callback_register|callback_unregister)",
+        "rte_eth_(find_next|macaddr_get|stats_get|stats_reset|promiscuous_enable|promiscuous_get|allmulticast_enable|tx_done_cleanup|tx_queue_setup|rx_queue_setup|from_rings|iterator_init|iterator_next|iterator_cleanup)",
+        "rte_(telemetry_register_cmd|tel_data_(start_dict|add_dict_string))",
     ];
     let types = [
-        "rte_mbuf",
-        "rte_mbuf_ext_shared_info",
-        "rte_eth_.*conf",
-        "rte_eth_dev_info",
-        "rte_eth_link",
-        "rte_eth_stats",
+        "shim_.*",
+        "rte_eth_(conf|rxconf|txconf|dev_info|stats|rss_reta_entry64)",
     ];
     let vars = [
         "SHIM_.*",
@@ -113,7 +113,6 @@ fn bindings(cflags: &[String]) -> Result<(), String> {
         "RTE_MEMZONE_IOVA_CONTIG",
         "RTE_MEMPOOL_CACHE_MAX_SIZE",
         "RTE_ETH_MQ_.*",
-        "RTE_ETH_LINK_.*",
         "SOCKET_ID_ANY",
     ];
     let mut b = bindgen::Builder::default()
@@ -129,7 +128,7 @@ fn bindings(cflags: &[String]) -> Result<(), String> {
         // Both packed and aligned, or packed around an aligned member: Rust cannot say that.
         .opaque_type("rte_arp_ipv4|rte_arp_hdr|rte_l2tpv2_.*|rte_gtp_psc_generic_hdr")
         // Not used, and their bodies drag half of DPDK in.
-        .opaque_type("rte_mempool|rte_device|rte_bus|rte_devargs|rte_pci_.*|eth_dev_ops|rte_flow_.*")
+        .opaque_type("rte_mbuf|rte_mempool|rte_memzone|rte_device|rte_bus|rte_devargs|rte_pci_.*|eth_dev_ops|rte_flow_.*")
         .parse_callbacks(Box::new(bindgen::CargoCallbacks::new()));
     for f in functions {
         b = b.allowlist_function(f);

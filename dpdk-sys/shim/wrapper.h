@@ -1,7 +1,11 @@
 /* What the bindings see: the parts of DPDK that pollnd uses, and shims for what DPDK only has as inline code.
  *
  * Names: shim_X stands for the inline function rte_X; SHIM_X for the macro RTE_X, which bindgen cannot evaluate
- * because it expands to a cast or to another function-like macro. */
+ * because it expands to a cast or to another function-like macro.
+ *
+ * DPDK changes what its structures are nested of, and bindgen numbers anonymous parts as it meets them. So what has
+ * such parts is seen flat (struct shim_mbuf, struct shim_shared_info; shim.c checks every member against the headers
+ * that are compiled against), or is asked through a function (links, memzones, RSS). */
 #ifndef POLLND_SHIM_H
 #define POLLND_SHIM_H
 
@@ -21,26 +25,95 @@
 #include <rte_telemetry.h>
 #include <rte_version.h>
 
-uint16_t shim_eth_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **pkts, uint16_t n);
-uint16_t shim_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **pkts, uint16_t n);
-uint16_t shim_eth_tx_prepare(uint16_t port, uint16_t queue, struct rte_mbuf **pkts, uint16_t n);
+/* Whether an mbuf has the I/O address of its buffer. Without, `next` is in its place (DPDK 22.11 and later). */
+#if defined(RTE_IOVA_IN_MBUF)
+#define SHIM_IOVA_IN_MBUF RTE_IOVA_IN_MBUF
+#elif defined(RTE_IOVA_AS_PA)
+#define SHIM_IOVA_IN_MBUF RTE_IOVA_AS_PA
+#else
+#define SHIM_IOVA_IN_MBUF 1
+#endif
 
-struct rte_mbuf *shim_pktmbuf_alloc(struct rte_mempool *pool);
-int shim_pktmbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **pkts, unsigned n);
-void shim_pktmbuf_free(struct rte_mbuf *m);
-void shim_pktmbuf_free_seg(struct rte_mbuf *m);
-void shim_pktmbuf_attach_extbuf(struct rte_mbuf *m, void *addr, rte_iova_t iova, uint16_t len,
-				struct rte_mbuf_ext_shared_info *shinfo);
-uint16_t shim_mbuf_refcnt_read(const struct rte_mbuf *m);
-rte_iova_t shim_pktmbuf_iova(const struct rte_mbuf *m);
-uint16_t shim_pktmbuf_headroom(const struct rte_mbuf *m);
+/* struct rte_mbuf_ext_shared_info. */
+struct shim_shared_info {
+	void (*free_cb)(void *addr, void *opaque);
+	void *fcb_opaque;
+	uint16_t refcnt;
+};
+
+/* struct rte_mbuf, without its unions. */
+struct shim_mbuf {
+	void *buf_addr;
+#if SHIM_IOVA_IN_MBUF
+	uint64_t buf_iova;
+#else
+	struct shim_mbuf *next;
+#endif
+	uint16_t data_off;
+	uint16_t refcnt;
+	uint16_t nb_segs;
+	uint16_t port;
+	uint64_t ol_flags;
+	uint32_t packet_type;
+	uint32_t pkt_len;
+	uint16_t data_len;
+	uint16_t vlan_tci;
+	/* hash.rss */
+	uint32_t rss;
+	/* hash.fdir.hi */
+	uint32_t hash_hi;
+	uint16_t vlan_tci_outer;
+	uint16_t buf_len;
+	struct rte_mempool *pool;
+#if SHIM_IOVA_IN_MBUF
+	struct shim_mbuf *next;
+#else
+	uint64_t dynfield2;
+#endif
+	uint64_t tx_offload;
+	struct shim_shared_info *shinfo;
+	uint16_t priv_size;
+	uint16_t timesync;
+	uint32_t dynfield1[9];
+} __attribute__((aligned(RTE_CACHE_LINE_SIZE)));
+
+uint16_t shim_eth_rx_burst(uint16_t port, uint16_t queue, struct shim_mbuf **pkts, uint16_t n);
+uint16_t shim_eth_tx_burst(uint16_t port, uint16_t queue, struct shim_mbuf **pkts, uint16_t n);
+uint16_t shim_eth_tx_prepare(uint16_t port, uint16_t queue, struct shim_mbuf **pkts, uint16_t n);
+
+struct shim_mbuf *shim_pktmbuf_alloc(struct rte_mempool *pool);
+int shim_pktmbuf_alloc_bulk(struct rte_mempool *pool, struct shim_mbuf **pkts, unsigned n);
+void shim_pktmbuf_free(struct shim_mbuf *m);
+void shim_pktmbuf_free_seg(struct shim_mbuf *m);
+void shim_pktmbuf_attach_extbuf(struct shim_mbuf *m, void *addr, rte_iova_t iova, uint16_t len,
+				struct shim_shared_info *shinfo);
+uint16_t shim_mbuf_refcnt_read(const struct shim_mbuf *m);
+rte_iova_t shim_pktmbuf_iova(const struct shim_mbuf *m);
+uint16_t shim_pktmbuf_headroom(const struct shim_mbuf *m);
 uint16_t shim_pktmbuf_data_room_size(struct rte_mempool *pool);
 /* Frees the n chains in one pass. NULL entries are skipped. */
-void shim_pktmbuf_free_bulk(struct rte_mbuf **pkts, unsigned n);
+void shim_pktmbuf_free_bulk(struct shim_mbuf **pkts, unsigned n);
+/* The tx_offload word of these lengths, as DPDK packs it. */
+uint64_t shim_mbuf_tx_offload(uint8_t l2_len, uint16_t l3_len, uint8_t l4_len, uint16_t tso_segsz);
 
-uint16_t shim_mbuf_ext_refcnt_read(const struct rte_mbuf_ext_shared_info *shinfo);
-void shim_mbuf_ext_refcnt_set(struct rte_mbuf_ext_shared_info *shinfo, uint16_t value);
-uint16_t shim_mbuf_ext_refcnt_update(struct rte_mbuf_ext_shared_info *shinfo, int16_t value);
+uint16_t shim_mbuf_ext_refcnt_read(const struct shim_shared_info *shinfo);
+void shim_mbuf_ext_refcnt_set(struct shim_shared_info *shinfo, uint16_t value);
+uint16_t shim_mbuf_ext_refcnt_update(struct shim_shared_info *shinfo, int16_t value);
+
+/* rte_eth_link_get_nowait: 1 up, 0 down, or a negative error. `mbps` is left as it was on an error. */
+int shim_eth_link(uint16_t port, uint32_t *mbps);
+/* rte_eth_dev_rss_hash_conf_get. `len` is the room for the key before and the key's length after; a hash that is not
+ * Toeplitz's (from 23.11 on a driver tells) is -ENOTSUP. */
+int shim_eth_rss_get(uint16_t port, uint8_t *key, uint8_t *len, uint64_t *hf);
+/* rte_eth_dev_rss_hash_update with Toeplitz's hash. From 23.11 on a key has to have the device's hash_key_size; NULL
+ * leaves the key as it is. */
+int shim_eth_rss_set(uint16_t port, uint8_t *key, uint8_t len, uint64_t hf);
+
+void *shim_memzone_addr(const struct rte_memzone *zone);
+rte_iova_t shim_memzone_iova(const struct rte_memzone *zone);
+
+/* rte_tel_data_add_dict_uint, or what it was called before 23.03. */
+int shim_tel_data_add_dict_uint(struct rte_tel_data *d, const char *name, uint64_t value);
 
 /* Free objects of a pool that only the calling lcore and the main lcore use: its ring and their two caches.
  * rte_mempool_avail_count walks the caches of all lcores, too dear for a poll loop. */

@@ -4,28 +4,30 @@ use std::mem::{align_of, offset_of, size_of};
 
 use dpdk_sys::*;
 
+// The headers' own offsets and sizes are compared with these at compile time (shim/shim.c).
 #[test]
 fn an_mbuf_has_two_cache_lines_and_the_fields_where_the_drivers_write_them() {
-    assert_eq!(size_of::<rte_mbuf>(), 128);
-    assert_eq!(align_of::<rte_mbuf>(), 64);
-    assert_eq!(offset_of!(rte_mbuf, buf_addr), 0);
-    assert_eq!(offset_of!(rte_mbuf, data_off), 16);
-    assert_eq!(offset_of!(rte_mbuf, nb_segs), 20);
-    assert_eq!(offset_of!(rte_mbuf, ol_flags), 24);
-    assert_eq!(offset_of!(rte_mbuf, next), 64);
+    assert_eq!(size_of::<shim_mbuf>(), 128);
+    assert_eq!(align_of::<shim_mbuf>(), 64);
+    assert_eq!(offset_of!(shim_mbuf, buf_addr), 0);
+    assert_eq!(offset_of!(shim_mbuf, data_off), 16);
+    assert_eq!(offset_of!(shim_mbuf, nb_segs), 20);
+    assert_eq!(offset_of!(shim_mbuf, ol_flags), 24);
+    assert_eq!(offset_of!(shim_mbuf, rss), 44);
+    assert_eq!(offset_of!(shim_mbuf, tx_offload), 72);
 }
 
 #[test]
 fn shared_info_is_callback_argument_and_a_16_bit_count() {
-    assert_eq!(offset_of!(rte_mbuf_ext_shared_info, free_cb), 0);
-    assert_eq!(offset_of!(rte_mbuf_ext_shared_info, fcb_opaque), size_of::<usize>());
-    assert_eq!(offset_of!(rte_mbuf_ext_shared_info, refcnt), 2 * size_of::<usize>());
-    assert_eq!(size_of::<rte_mbuf_ext_shared_info>(), 3 * size_of::<usize>());
+    assert_eq!(offset_of!(shim_shared_info, free_cb), 0);
+    assert_eq!(offset_of!(shim_shared_info, fcb_opaque), size_of::<usize>());
+    assert_eq!(offset_of!(shim_shared_info, refcnt), 2 * size_of::<usize>());
+    assert_eq!(size_of::<shim_shared_info>(), 3 * size_of::<usize>());
 }
 
 #[test]
 fn the_shims_count_as_dpdk_does() {
-    let mut s = rte_mbuf_ext_shared_info::default();
+    let mut s = shim_shared_info::default();
     // SAFETY: `s` is a valid shared info that nobody else sees.
     unsafe {
         shim_mbuf_ext_refcnt_set(&mut s, 1);

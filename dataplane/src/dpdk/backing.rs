@@ -60,9 +60,9 @@ impl EalBacking {
                 ALIGN as u32,
             );
             let zone = NonNull::new(z.cast_mut())?;
-            let p = NonNull::new(zone.as_ref().__bindgen_anon_1.addr)?;
+            let p = NonNull::new(sys::shim_memzone_addr(zone.as_ptr()))?;
             self.zones().insert(p.as_ptr() as usize, zone.as_ptr() as usize);
-            Some((p.cast(), zone.as_ref().iova))
+            Some((p.cast(), sys::shim_memzone_iova(zone.as_ptr())))
         }
     }
 }

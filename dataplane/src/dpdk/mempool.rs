@@ -118,7 +118,7 @@ impl Mempool {
 
     /// Memory that one mbuf occupies, in bytes.
     pub fn truesize(&self) -> u32 {
-        size_of::<sys::rte_mbuf>() as u32
+        size_of::<sys::shim_mbuf>() as u32
             + u32::from(self.room)
             + if self.room == 0 { 0 } else { u32::from(HEADROOM) }
     }

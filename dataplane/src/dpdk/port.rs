@@ -16,7 +16,7 @@ use super::port_config::{Closed, LinkState, PortConfig, PortError};
 use super::probe::{call, find, guard, remove_vdev};
 use super::queue::QueueSeed;
 use super::spec::PortSpec;
-use super::spread::{self, Spread};
+use super::spread::{self, Spread, Table};
 use crate::lcore::Lcore;
 use crate::pkt::{PortCaps, TX_HEAD_ROOM};
 use crate::steer::Steering;
@@ -69,8 +69,7 @@ pub struct EthPort {
     closed: bool,
     restarts: u64,
     spread: Spread,
-    /// Entries of the device's redirection table.
-    reta: u16,
+    table: Table,
 }
 
 impl EthPort {
@@ -124,7 +123,7 @@ impl EthPort {
         if let Spread::One(Some(_)) = self.spread {
             return Ok(());
         }
-        self.spread = spread::learn(self.shared.id, self.queues(), &self.shared.choice, self.reta)?;
+        self.spread = spread::learn(self.shared.id, self.queues(), &self.shared.choice, self.table)?;
         Ok(())
     }
 
@@ -311,7 +310,7 @@ impl EthPort {
             closed: false,
             restarts: 0,
             spread: Spread::One(alone),
-            reta: info.reta_size,
+            table: Table { reta: info.reta_size, key_len: info.hash_key_size },
         })
     }
 
@@ -421,11 +420,11 @@ impl EthPort {
     /// Asks the driver for the link state and tells the queues. Called by the control thread now and then: some
     /// drivers make a system call.
     pub fn refresh_link(&self) -> LinkState {
-        let mut l = sys::rte_eth_link::default();
+        let mut mbps = 0;
         // SAFETY: a place for the answer; a closed port answers with an error.
-        let up = unsafe { sys::rte_eth_link_get_nowait(self.shared.id, &mut l) } == 0 && l.link_status() == 1;
+        let up = unsafe { sys::shim_eth_link(self.shared.id, &mut mbps) } == 1;
         self.shared.link.store(up && !self.closed, Ordering::Release);
-        LinkState { up, mbps: l.link_speed }
+        LinkState { up, mbps }
     }
 
     /// Waits until the link is up; false when it is not within `limit`.

@@ -137,7 +137,7 @@ impl EthQueue {
         self.tx.bare.count() - self.tx.bare.avail_here()
     }
 
-    fn take_in(&mut self, m: NonNull<sys::rte_mbuf>) -> Option<EthRxPkt> {
+    fn take_in(&mut self, m: NonNull<sys::shim_mbuf>) -> Option<EthRxPkt> {
         let mut m = m;
         // SAFETY: the driver gave the chain to us; it is freed when it is not handed on.
         unsafe {
@@ -169,7 +169,7 @@ impl EthQueue {
 
     /// Offers up to [`TX_BURST`] packets from the front of `q`; (offered, taken).
     fn tx_some(&mut self, q: &mut VecDeque<EthTxPkt>) -> (usize, usize) {
-        let mut ptrs: ArrayVec<*mut sys::rte_mbuf, TX_BURST> = ArrayVec::new();
+        let mut ptrs: ArrayVec<*mut sys::shim_mbuf, TX_BURST> = ArrayVec::new();
         let mut bytes: ArrayVec<u32, TX_BURST> = ArrayVec::new();
         let mut ready = true;
         for p in q.iter().take(TX_BURST) {

@@ -17,7 +17,7 @@ unsafe fn retain(raw: NonNull<()>) {
     // because parts under 512 bytes are copied out; should one be, the count saturates and the mbuf is leaked
     // rather than freed early.
     unsafe {
-        let m = raw.cast::<sys::rte_mbuf>().as_ptr();
+        let m = raw.cast::<sys::shim_mbuf>().as_ptr();
         (*m).refcnt = (*m).refcnt.saturating_add(1);
     }
 }
@@ -26,7 +26,7 @@ unsafe fn release(raw: NonNull<()>) {
     // SAFETY: as above; the caller gives up its reference. The last one frees the segment into the cache of this
     // lcore, which is a polling one: fragments do not leave it, and lent ones come back over the ring.
     unsafe {
-        let m = raw.cast::<sys::rte_mbuf>().as_ptr();
+        let m = raw.cast::<sys::shim_mbuf>().as_ptr();
         match (*m).refcnt {
             u16::MAX => {}
             0 | 1 => sys::shim_pktmbuf_free_seg(m),
@@ -46,7 +46,7 @@ pub(crate) struct RxCtx {
 
 /// A received packet: a chain of mbufs that this value owns.
 pub struct EthRxPkt {
-    m: NonNull<sys::rte_mbuf>,
+    m: NonNull<sys::shim_mbuf>,
     /// VLAN id that was taken out in software.
     vlan: Option<u16>,
     ctx: Rc<RxCtx>,
@@ -56,11 +56,11 @@ impl EthRxPkt {
     /// # Safety
     /// `m` heads a valid chain that the caller gives up; its first [`HEAD_CONTIGUOUS`] bytes, or all there are,
     /// lie in the first segment.
-    pub(crate) unsafe fn new(m: NonNull<sys::rte_mbuf>, ctx: Rc<RxCtx>) -> EthRxPkt {
+    pub(crate) unsafe fn new(m: NonNull<sys::shim_mbuf>, ctx: Rc<RxCtx>) -> EthRxPkt {
         EthRxPkt { m, vlan: None, ctx }
     }
 
-    fn mbuf(&self) -> &sys::rte_mbuf {
+    fn mbuf(&self) -> &sys::shim_mbuf {
         // SAFETY: the chain is ours.
         unsafe { self.m.as_ref() }
     }
@@ -88,7 +88,7 @@ impl EthRxPkt {
 ///
 /// # Safety
 /// `m` is a valid mbuf that lives and is not written for `'a`.
-pub(crate) unsafe fn seg_bytes<'a>(m: *const sys::rte_mbuf) -> &'a [u8] {
+pub(crate) unsafe fn seg_bytes<'a>(m: *const sys::shim_mbuf) -> &'a [u8] {
     // SAFETY: the caller vouches for `m`; data_off and data_len describe bytes inside its buffer.
     unsafe {
         let p = (*m).buf_addr.cast::<u8>().add(usize::from((*m).data_off));
@@ -100,7 +100,7 @@ pub(crate) unsafe fn seg_bytes<'a>(m: *const sys::rte_mbuf) -> &'a [u8] {
 ///
 /// # Safety
 /// `m` heads a valid chain that lives and is not written meanwhile.
-pub(crate) unsafe fn chain_bytes(m: *const sys::rte_mbuf, f: &mut dyn FnMut(&[u8])) {
+pub(crate) unsafe fn chain_bytes(m: *const sys::shim_mbuf, f: &mut dyn FnMut(&[u8])) {
     let mut s = m;
     while !s.is_null() {
         // SAFETY: the caller vouches for the chain.
@@ -136,14 +136,8 @@ impl RxPkt for EthRxPkt {
         let lro = f & sys::SHIM_MBUF_F_RX_LRO != 0;
         RxMeta {
             csum: csum(f),
-            // SAFETY: with RX_LRO set, the driver has filled in the union's tso_segsz.
-            lro_segsz: if lro { (unsafe { m.__bindgen_anon_3.tx_offload } >> 24) as u16 } else { 0 },
-            hash: if f & sys::SHIM_MBUF_F_RX_RSS_HASH != 0 {
-                // SAFETY: with RX_RSS_HASH set, the union holds the hash.
-                unsafe { m.__bindgen_anon_2.hash.rss }
-            } else {
-                0
-            },
+            lro_segsz: if lro { (m.tx_offload >> 24) as u16 } else { 0 },
+            hash: if f & sys::SHIM_MBUF_F_RX_RSS_HASH != 0 { m.rss } else { 0 },
             vlan: if f & sys::SHIM_MBUF_F_RX_VLAN_STRIPPED != 0 {
                 Some(m.vlan_tci & 0x0fff)
             } else {
@@ -214,7 +208,7 @@ impl Drop for EthRxPkt {
 ///
 /// # Safety
 /// `m` heads a valid chain of the caller's.
-pub(crate) unsafe fn pull_up(m: NonNull<sys::rte_mbuf>) -> bool {
+pub(crate) unsafe fn pull_up(m: NonNull<sys::shim_mbuf>) -> bool {
     // SAFETY: the chain is the caller's; bytes are copied only within the room behind the first segment's data,
     // and segments that became empty are unlinked before they are freed.
     unsafe {
@@ -249,9 +243,9 @@ pub(crate) unsafe fn pull_up(m: NonNull<sys::rte_mbuf>) -> bool {
 /// # Safety
 /// `m` heads a valid chain that the caller gives up; `pool` is a live mempool of mbufs, used by this lcore.
 pub(crate) unsafe fn copy_chain(
-    m: NonNull<sys::rte_mbuf>,
+    m: NonNull<sys::shim_mbuf>,
     pool: *mut sys::rte_mempool,
-) -> Option<NonNull<sys::rte_mbuf>> {
+) -> Option<NonNull<sys::shim_mbuf>> {
     // SAFETY: fresh mbufs are ours; every copy stays within the room of the current one, and a new one is chained
     // when it is full.
     unsafe {
@@ -261,7 +255,7 @@ pub(crate) unsafe fn copy_chain(
         if let Some(h) = head {
             let (src, dst) = (m.as_ref(), &mut *h.as_ptr());
             dst.ol_flags = src.ol_flags & !sys::SHIM_MBUF_F_EXTERNAL;
-            dst.__bindgen_anon_3.tx_offload = src.__bindgen_anon_3.tx_offload;
+            dst.tx_offload = src.tx_offload;
             dst.vlan_tci = src.vlan_tci;
             chain_bytes(m.as_ptr(), &mut |mut b| {
                 while !b.is_empty() && whole {

@@ -15,6 +15,15 @@ const GROUP: usize = 64;
 /// Room for a key, in bytes; its first [`KEY`].len() count.
 const KEY_ROOM: usize = 255;
 
+/// What a device says of its receive-side scaling.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Table {
+    /// Entries of its redirection table.
+    pub reta: u16,
+    /// Length of its key in bytes, 0 when it does not tell.
+    pub key_len: u8,
+}
+
 /// How packets come to the queues of a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Spread {
@@ -62,17 +71,17 @@ pub(crate) fn refusal(o: &Offer, c: &Choice, reta: u16) -> Option<String> {
 
 /// How the running port `id` spreads its packets over `queues` queues. A key or a table under which a queue gets no
 /// connection is replaced where the driver allows.
-pub(crate) fn learn(id: u16, queues: u16, c: &Choice, reta: u16) -> Result<Spread, String> {
+pub(crate) fn learn(id: u16, queues: u16, c: &Choice, t: Table) -> Result<Spread, String> {
     if queues == 1 {
         return Ok(Spread::One(None));
     }
     if c.rss == 0 {
         return Ok(Spread::Mirror);
     }
-    let mut rss = read(id, reta, c.rss);
+    let mut rss = read(id, t.reta, c.rss);
     if !rss.as_ref().is_ok_and(|r| r.reaches_all(queues)) {
-        write(id, reta, queues, c.rss);
-        rss = read(id, reta, c.rss);
+        write(id, t, queues, c.rss);
+        rss = read(id, t.reta, c.rss);
     }
     let rss = rss?;
     if !rss.reaches_all(queues) {
@@ -102,12 +111,11 @@ fn read(id: u16, reta: u16, types: u64) -> Result<Rss, String> {
         return Err(format!("its redirection table has {reta} entries, of which {RETA_MAX} are read"));
     }
     let mut key = [0u8; KEY_ROOM];
-    let mut conf =
-        sys::rte_eth_rss_conf { rss_key: key.as_mut_ptr(), rss_key_len: KEY_ROOM as u8, rss_hf: 0 };
-    // SAFETY: a place for the answer with room for the longest key that its length can name.
-    check(unsafe { sys::rte_eth_dev_rss_hash_conf_get(id, &mut conf) }, "RSS key")?;
+    let (mut len, mut hashed) = (KEY_ROOM as u8, 0);
+    // SAFETY: places for the answers, with room for the longest key that its length can name.
+    check(unsafe { sys::shim_eth_rss_get(id, key.as_mut_ptr(), &mut len, &mut hashed) }, "RSS key")?;
     let ports = types & (sys::SHIM_ETH_RSS_NONFRAG_IPV4_TCP | sys::SHIM_ETH_RSS_NONFRAG_IPV6_TCP);
-    if conf.rss_hf & ports != ports {
+    if hashed & ports != ports {
         return Err("its hash leaves TCP ports out".into());
     }
     let mut table = groups(reta);
@@ -117,16 +125,22 @@ fn read(id: u16, reta: u16, types: u64) -> Result<Rss, String> {
     Ok(Rss::new(key[..KEY.len()].to_vec(), reta))
 }
 
+/// [`KEY`] in the length that the device wants: from DPDK 23.11 on another one is refused (field report 6). Bytes beyond
+/// [`KEY`]'s are not read for TCP. A device that tells no length is offered the usual one.
+fn key_of(len: u8) -> Vec<u8> {
+    let len = if len == 0 { KEY.len() } else { usize::from(len) };
+    KEY.iter().copied().cycle().take(len).collect()
+}
+
 /// Asks for a known key and an even table. Whether it was granted is seen when they are read again.
-fn write(id: u16, reta: u16, queues: u16, types: u64) {
+fn write(id: u16, t: Table, queues: u16, types: u64) {
+    let reta = t.reta;
     if usize::from(reta) > RETA_MAX {
         return;
     }
-    let mut key = KEY;
-    let mut conf =
-        sys::rte_eth_rss_conf { rss_key: key.as_mut_ptr(), rss_key_len: key.len() as u8, rss_hf: types };
+    let mut key = key_of(t.key_len);
     // SAFETY: a key of the length named, which the call copies.
-    unsafe { sys::rte_eth_dev_rss_hash_update(id, &mut conf) };
+    unsafe { sys::shim_eth_rss_set(id, key.as_mut_ptr(), key.len() as u8, types) };
     let mut table = groups(reta);
     for (i, q) in table.iter_mut().flat_map(|g| &mut g.reta).enumerate() {
         *q = (i % usize::from(queues)) as u16;
@@ -158,6 +172,14 @@ mod tests {
             let why = refusal(&o, &negotiate(&o), reta);
             assert_eq!(why.is_some(), want.is_some(), "{driver} {rss:x} {queues} {reta}");
             assert!(why.is_none_or(|w| w.contains(driver) && w.contains(want.unwrap())));
+        }
+    }
+
+    #[test]
+    fn a_key_has_the_length_that_the_device_names() {
+        for (len, want) in [(0, 40), (40, 40), (52, 52), (16, 16), (255, 255)] {
+            let k = key_of(len);
+            assert_eq!((k.len(), &k[..want.min(40)]), (want, &KEY[..want.min(40)]));
         }
     }
 

@@ -87,7 +87,7 @@ unsafe extern "C" fn answer(cmd: *const c_char, params: *const c_char, d: *mut s
         for (name, v) in values {
             let Ok(name) = CString::new(name) else { continue };
             let r = match v {
-                TelemetryValue::U64(n) => sys::rte_tel_data_add_dict_u64(d, name.as_ptr(), n),
+                TelemetryValue::U64(n) => sys::shim_tel_data_add_dict_uint(d, name.as_ptr(), n),
                 TelemetryValue::Text(t) => {
                     let Ok(t) = CString::new(t) else { continue };
                     sys::rte_tel_data_add_dict_string(d, name.as_ptr(), t.as_ptr())

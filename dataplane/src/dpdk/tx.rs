@@ -15,7 +15,7 @@ use crate::pkt::{AttachError, Full, Reach, TX_HEAD_ROOM, TxCsum, TxMeta, TxPkt};
 // An mbuf points at a `ShInfo` as if it were DPDK's.
 const _: () = {
     use std::mem::{align_of, offset_of, size_of};
-    type Theirs = sys::rte_mbuf_ext_shared_info;
+    type Theirs = sys::shim_shared_info;
     assert!(size_of::<ShInfo>() == size_of::<Theirs>() && align_of::<ShInfo>() == align_of::<Theirs>());
     assert!(offset_of!(ShInfo, free_cb) == offset_of!(Theirs, free_cb));
     assert!(offset_of!(ShInfo, fcb_opaque) == offset_of!(Theirs, fcb_opaque));
@@ -38,8 +38,8 @@ pub(crate) struct TxCtx {
 
 /// A packet to be sent: a chain of mbufs that this value owns.
 pub struct EthTxPkt {
-    m: NonNull<sys::rte_mbuf>,
-    tail: NonNull<sys::rte_mbuf>,
+    m: NonNull<sys::shim_mbuf>,
+    tail: NonNull<sys::shim_mbuf>,
     meta: TxMeta,
     pub(crate) prepared: bool,
     ctx: Rc<TxCtx>,
@@ -72,7 +72,7 @@ impl EthTxPkt {
         Some(EthTxPkt { m, tail: m, meta: TxMeta::default(), prepared: false, ctx: ctx.clone() })
     }
 
-    pub(crate) fn raw(&self) -> *mut sys::rte_mbuf {
+    pub(crate) fn raw(&self) -> *mut sys::shim_mbuf {
         self.m.as_ptr()
     }
 
@@ -83,13 +83,13 @@ impl EthTxPkt {
         drop(unsafe { std::ptr::read(&raw const me.ctx) });
     }
 
-    fn mbuf(&self) -> &sys::rte_mbuf {
+    fn mbuf(&self) -> &sys::shim_mbuf {
         // SAFETY: the chain is ours.
         unsafe { self.m.as_ref() }
     }
 
     /// A bare mbuf with the piece attached.
-    fn piece(&self, s: &Lent, off: u32, len: u16) -> Result<NonNull<sys::rte_mbuf>, AttachError> {
+    fn piece(&self, s: &Lent, off: u32, len: u16) -> Result<NonNull<sys::shim_mbuf>, AttachError> {
         let run = s.page_run();
         let iova = if run.contig() == 0 {
             if run.iova() == BAD_IOVA { BAD_IOVA } else { run.iova() + u64::from(s.off() + off) }
@@ -204,7 +204,7 @@ impl TxPkt for EthTxPkt {
         if usize::from(self.mbuf().nb_segs) + pieces > usize::from(self.ctx.max_segs) {
             return Err(AttachError::Segments { max: self.ctx.max_segs });
         }
-        let (mut first, mut last): (Option<NonNull<sys::rte_mbuf>>, Option<NonNull<sys::rte_mbuf>>) =
+        let (mut first, mut last): (Option<NonNull<sys::shim_mbuf>>, Option<NonNull<sys::shim_mbuf>>) =
             (None, None);
         for (off, len) in windows(addr, s.len(), contig) {
             match self.piece(s, off, len) {
@@ -281,7 +281,7 @@ impl TxPkt for EthTxPkt {
             let m = self.m.as_mut();
             m.ol_flags |= flags;
             m.vlan_tci = tci;
-            m.__bindgen_anon_3.tx_offload = tx_offload(l2, meta.l3, meta.l4, meta.segsz);
+            m.tx_offload = tx_offload(l2, meta.l3, meta.l4, meta.segsz);
         }
         self.prepared = flags == 0;
         self
@@ -316,15 +316,10 @@ mod tests {
 
     #[test]
     fn the_offload_word_is_packed_as_dpdk_packs_it() {
-        let mut u = sys::rte_mbuf__bindgen_ty_3__bindgen_ty_1::default();
-        u.set_l2_len(18);
-        u.set_l3_len(40);
-        u.set_l4_len(32);
-        u.set_tso_segsz(8948);
-        let theirs = sys::rte_mbuf__bindgen_ty_3 { __bindgen_anon_1: u };
-        // SAFETY: both views are plain bits.
-        let theirs = unsafe { theirs.tx_offload } & ((1 << 40) - 1);
-        assert_eq!(tx_offload(18, 40, 32, 8948), theirs);
+        // SAFETY: a function of its arguments.
+        let theirs = |l2, l3, l4, segsz| unsafe { sys::shim_mbuf_tx_offload(l2, l3, l4, segsz) };
+        assert_eq!(tx_offload(18, 40, 32, 8948), theirs(18, 40, 32, 8948));
+        assert_eq!(tx_offload(127, 255, 255, u16::MAX), theirs(127, 255, 255, u16::MAX));
     }
 
     #[test]
