@@ -88,7 +88,7 @@ fn bindings(cflags: &[String]) -> Result<(), String> {
         "rte_eal_(init|cleanup|hotplug_add|hotplug_remove|process_type|has_hugepages|iova_mode|get_runtime_dir)",
         "rte_dev_(probe|remove)",
         "rte_(strerror|version)",
-        "rte_log_(set_global_level|set_level_pattern)",
+        "rte_log_(register|get_level|set_level)",
         "rte_openlog_stream",
         "rte_(malloc_socket|zmalloc_socket|free|malloc_virt2iova|malloc_get_socket_stats)",
         "rte_mem_virt2iova",
@@ -102,10 +102,7 @@ fn bindings(cflags: &[String]) -> Result<(), String> {
         "rte_eth_(find_next|macaddr_get|stats_get|stats_reset|promiscuous_enable|promiscuous_get|allmulticast_enable|tx_done_cleanup|tx_queue_setup|rx_queue_setup|from_rings|iterator_init|iterator_next|iterator_cleanup)",
         "rte_(telemetry_register_cmd|tel_data_(start_dict|add_dict_string))",
     ];
-    let types = [
-        "shim_.*",
-        "rte_eth_(conf|rxconf|txconf|dev_info|stats|rss_reta_entry64)",
-    ];
+    let types = ["shim_.*", "rte_eth_(conf|rxconf|txconf|dev_info|stats|rss_reta_entry64)"];
     let vars = [
         "SHIM_.*",
         "RTE_MAX_LCORE",

@@ -253,6 +253,10 @@ pub struct PortCounters {
     pub tx_bytes: u64,
     /// Packets dropped on sending (malformed for the device).
     pub tx_dropped: u64,
+    /// Packets that the driver refused as they were: they were sent another way, or dropped.
+    pub tx_refused: u64,
+    /// Frames dropped since the kernel below the port had joined or cut them.
+    pub rx_cut: u64,
     /// Payload pieces attached by reference.
     pub tx_attached: u64,
     /// Packets whose buffers had to be joined into one.
@@ -271,6 +275,8 @@ impl PortCounters {
             ("port_tx_packets", self.tx_packets),
             ("port_tx_bytes", self.tx_bytes),
             ("port_tx_dropped", self.tx_dropped),
+            ("port_tx_refused", self.tx_refused),
+            ("port_rx_cut", self.rx_cut),
             ("port_tx_attached", self.tx_attached),
             ("port_linearised", self.linearised),
             ("port_tx_nombuf", self.tx_nombuf),

@@ -4,15 +4,18 @@
 
 mod dpdk;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use dataplane::dpdk::{
-    Eal, EthPort, Huge, PairConfig, PortConfig, PortError, PortSpec, TelemetryValue, telemetry, virtio_pair,
+    Eal, EalBacking, EthPort, Huge, PairConfig, PortConfig, PortError, PortSpec, TelemetryValue, telemetry,
+    virtio_pair,
 };
 use dataplane::pkt::{Port, RxPkt, TxMeta, TxPkt};
 use dpdk::*;
+use hugepages::PageRunMut;
 
 #[test]
 fn ordinary_pages_errors_and_a_second_lcore() {
@@ -35,6 +38,10 @@ fn ordinary_pages_errors_and_a_second_lcore() {
     assert!(e.contains("1024 receive buffers") && e.contains("needed"), "{e}");
     let e = open("net_null0", &PortConfig { mtu: 9000, ..ok.clone() }).to_string();
     assert!(e.contains("lower the MTU") || e.contains("MTU in this range"), "{e}");
+
+    // Field report 8: memory of a NUMA node that has none is taken from another.
+    let far = PageRunMut::new(Arc::new(EalBacking::new(&eal, 7)), 8192).unwrap();
+    assert_eq!(far.freeze().bytes().len(), 8192);
 
     let dir = tempfile::tempdir().unwrap();
     assert!(virtio_pair(&eal, &dir.path().join("not-there"), &PairConfig::default()).is_err());

@@ -29,7 +29,7 @@ pub struct EalBacking {
 static ZONE_SERIAL: AtomicU64 = AtomicU64::new(0);
 
 impl EalBacking {
-    /// Runs on NUMA node `node`, or on any for -1.
+    /// Runs on NUMA node `node` while that has memory, or on any for -1.
     pub fn new(eal: &Eal, node: i32) -> EalBacking {
         EalBacking { eal: eal.clone(), node, zones: Mutex::default() }
     }
@@ -39,15 +39,23 @@ impl EalBacking {
         self.zones.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn heap_block(&self, len: usize) -> Option<(NonNull<u8>, u64)> {
+    /// A block on the wanted node, or on any where that has none left.
+    fn block(&self, len: usize) -> Option<(NonNull<u8>, u64)> {
+        let on = |node| {
+            if self.eal.iova_is_va() { Self::heap_block(len, node) } else { self.zone_block(len, node) }
+        };
+        on(self.node).or_else(|| if self.node >= 0 { on(-1) } else { None })
+    }
+
+    fn heap_block(len: usize, node: i32) -> Option<(NonNull<u8>, u64)> {
         // SAFETY: the EAL runs (its Runs count is held); a null type name is allowed.
         unsafe {
-            let p = NonNull::new(sys::rte_malloc_socket(std::ptr::null(), len, ALIGN as u32, self.node))?;
+            let p = NonNull::new(sys::rte_malloc_socket(std::ptr::null(), len, ALIGN as u32, node))?;
             Some((p.cast(), sys::rte_malloc_virt2iova(p.as_ptr())))
         }
     }
 
-    fn zone_block(&self, len: usize) -> Option<(NonNull<u8>, u64)> {
+    fn zone_block(&self, len: usize, node: i32) -> Option<(NonNull<u8>, u64)> {
         let name =
             CString::new(format!("pollnd_run_{}", ZONE_SERIAL.fetch_add(1, Ordering::Relaxed))).ok()?;
         // SAFETY: the EAL runs; the name is a terminated string; the zone stays until `free`.
@@ -55,7 +63,7 @@ impl EalBacking {
             let z = sys::rte_memzone_reserve_aligned(
                 name.as_ptr(),
                 len,
-                self.node,
+                node,
                 sys::RTE_MEMZONE_IOVA_CONTIG,
                 ALIGN as u32,
             );
@@ -79,8 +87,7 @@ unsafe impl Backing for EalBacking {
         if !self.eal.retain(HoldKind::Runs) {
             return Err(none);
         }
-        let got = if self.eal.iova_is_va() { self.heap_block(len) } else { self.zone_block(len) };
-        let Some((ptr, iova)) = got else {
+        let Some((ptr, iova)) = self.block(len) else {
             self.eal.release(HoldKind::Runs);
             return Err(none);
         };

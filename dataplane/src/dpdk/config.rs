@@ -56,8 +56,12 @@ impl Default for EalConfig {
 /// What the machine has when the EAL starts.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
-    /// Free huge memory in MiB.
+    /// Huge memory that this process can have, in MiB.
     pub huge_free_mb: u64,
+    /// Why that is less than what is free on the machine.
+    pub huge_limits: Vec<String>,
+    /// Why the run-time folder cannot be made, if it cannot.
+    pub no_run_dir: Option<String>,
     /// Cores that the calling thread may use.
     pub cores: Vec<usize>,
     /// Process id.
@@ -107,7 +111,12 @@ impl EalConfig {
             let enough = m.huge_free_mb >= u64::from(self.mem_mb);
             match self.huge {
                 Huge::On if !enough => {
-                    return Err(EalError::HugeShort { want_mb: self.mem_mb, free_mb: m.huge_free_mb });
+                    let limits = m.huge_limits.iter().map(|l| format!("; {l}")).collect();
+                    return Err(EalError::HugeShort {
+                        want_mb: self.mem_mb,
+                        free_mb: m.huge_free_mb,
+                        limits,
+                    });
                 }
                 Huge::On => true,
                 Huge::Off => false,
@@ -133,6 +142,14 @@ impl EalConfig {
         if !given(&self.raw, &["--file-prefix"]) {
             let own = format!("pollnd-{}", m.pid);
             push(&["--file-prefix", self.file_prefix.as_deref().unwrap_or(&own)]);
+        }
+        if m.no_run_dir.is_some() {
+            // Both live in the run-time folder, and a failure to make it ends the start without these.
+            for a in ["--no-shconf", "--no-telemetry"] {
+                if !given(&self.raw, &[a]) {
+                    push(&[a]);
+                }
+            }
         }
         if self.no_pci && !given(&self.raw, &["--no-pci"]) {
             push(&["--no-pci"]);
@@ -164,7 +181,7 @@ mod tests {
     use super::*;
 
     fn machine(huge_free_mb: u64) -> Machine {
-        Machine { huge_free_mb, cores: vec![0, 1], pid: 7 }
+        Machine { huge_free_mb, huge_limits: Vec::new(), no_run_dir: None, cores: vec![0, 1], pid: 7 }
     }
 
     fn line(c: &EalConfig, m: &Machine) -> String {
@@ -187,6 +204,23 @@ mod tests {
         assert!(line(&EalConfig { huge: Huge::Off, ..c.clone() }, &machine(4096)).contains("--no-huge"));
         let e = EalConfig { huge: Huge::On, ..c }.args(&machine(100)).unwrap_err().to_string();
         assert!(e.contains("512 MiB") && e.contains("100 MiB") && e.contains("nr_hugepages"), "{e}");
+    }
+
+    #[test]
+    fn report_8_what_limits_huge_pages_is_named() {
+        let limited = Machine { huge_limits: vec!["hugetlb.2MB.max allows 0 MiB more".into()], ..machine(0) };
+        let e = EalConfig { huge: Huge::On, ..EalConfig::default() }.args(&limited).unwrap_err().to_string();
+        assert!(e.contains("hugetlb.2MB.max allows 0 MiB more"), "{e}");
+        assert!(line(&EalConfig::default(), &limited).contains("--no-huge"));
+    }
+
+    #[test]
+    fn report_10_without_a_run_time_folder_the_eal_is_told_to_do_without() {
+        let m = Machine { no_run_dir: Some("read-only".into()), ..machine(0) };
+        assert!(line(&EalConfig::default(), &m).contains(" --no-shconf --no-telemetry "));
+        let c = EalConfig { raw: raw("--no-telemetry"), ..EalConfig::default() };
+        assert_eq!(line(&c, &m).matches("--no-telemetry").count(), 1);
+        assert!(!line(&EalConfig::default(), &machine(0)).contains("--no-shconf"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use dpdk_sys as sys;
 
-use super::config::{EalConfig, Machine};
+use super::config::{EalConfig, Huge, Machine};
 
 /// Why the EAL did not start.
 #[derive(Debug, thiserror::Error)]
@@ -25,12 +25,14 @@ pub enum EalError {
     )]
     Secondary(String),
     /// Huge pages were demanded and are not there.
-    #[error("{want_mb} MiB of huge pages are wanted and {free_mb} MiB are free; as root: echo {} > /proc/sys/vm/nr_hugepages, or allow ordinary pages (--no-huge)", want_mb.div_ceil(2))]
+    #[error("{want_mb} MiB of huge pages are wanted and {free_mb} MiB are free{limits}; as root: echo {} > /proc/sys/vm/nr_hugepages, or allow ordinary pages (--no-huge)", want_mb.div_ceil(2))]
     HugeShort {
         /// Memory wanted, MiB.
         want_mb: u32,
-        /// Huge memory free, MiB.
+        /// Huge memory that this process can have, MiB.
         free_mb: u64,
+        /// What keeps other free pages from it.
+        limits: String,
     },
     /// An argument has a zero byte.
     #[error("the EAL argument \"{0}\" has a zero byte: remove it")]
@@ -93,6 +95,7 @@ struct Inner {
     huge: bool,
     args: Vec<String>,
     boot_log: String,
+    notes: Vec<String>,
 }
 
 /// The running EAL. Clones are handles on the same one.
@@ -126,19 +129,34 @@ impl Eal {
     /// [`EalError`] names the cause and the remedy. After [`EalError::Init`] the process cannot try again: DPDK
     /// does not undo a start that failed half-way.
     pub fn start(config: &EalConfig) -> Result<Eal, EalError> {
+        let usable = hugepages::pool::usable(Path::new("/"));
         let machine = Machine {
-            huge_free_mb: hugepages::pool::discover(Path::new("/"))
-                .pools
-                .iter()
-                .map(|p| (p.free * p.page_size) >> 20)
-                .sum(),
+            huge_free_mb: usable.bytes >> 20,
+            huge_limits: usable.limits,
+            no_run_dir: run_dir_refused(),
             cores: allowed_cores(),
             pid: std::process::id(),
         };
         let (args, huge) = config.args(&machine)?;
+        let mut notes = Vec::new();
+        let want = u64::from(config.mem_mb);
+        if !huge && config.huge == Huge::Auto && usable.free >> 20 >= want && usable.bytes >> 20 < want {
+            notes.push(format!(
+                "{} MiB of huge pages are free, but this process can have {} MiB: {}; it goes on with ordinary pages, which are slower",
+                usable.free >> 20,
+                machine.huge_free_mb,
+                machine.huge_limits.join("; ")
+            ));
+        }
+        if let Some(why) = &machine.no_run_dir {
+            notes.push(format!("no DPDK telemetry, since there is no place for its socket: {why}"));
+        }
         if STARTED.swap(true, Ordering::SeqCst) {
             return Err(EalError::AlreadyStarted);
         }
+        // Whatever way the process ends in but by being killed: DPDK leaves the folder behind.
+        // SAFETY: registers a plain function.
+        unsafe { libc::atexit(at_exit) };
         let affinity = Affinity::save();
         let log = LogCapture::start();
         let started = init(&args);
@@ -159,6 +177,7 @@ impl Eal {
             huge,
             args,
             boot_log,
+            notes,
         })))
     }
 
@@ -170,6 +189,11 @@ impl Eal {
     /// The arguments it was started with.
     pub fn args(&self) -> &[String] {
         &self.0.args
+    }
+
+    /// What the user should know of how it was started: what it does without, and why.
+    pub fn notes(&self) -> &[String] {
+        &self.0.notes
     }
 
     /// What it printed while it started.
@@ -315,6 +339,32 @@ impl Drop for LcoreInner {
     }
 }
 
+extern "C" fn at_exit() {
+    // Reads static strings of the EAL, which the library keeps to the end.
+    remove_runtime_dir();
+}
+
+/// Why DPDK cannot make its run-time folder, if it cannot. The rules are those of its `eal_create_runtime_dir`.
+fn run_dir_refused() -> Option<String> {
+    let var = |v| std::env::var_os(v).filter(|d| !d.is_empty());
+    // SAFETY: asks for a number.
+    let root = unsafe { libc::getuid() } == 0;
+    let base = var("RUNTIME_DIRECTORY")
+        .or_else(|| if root { Some("/var/run".into()) } else { var("XDG_RUNTIME_DIR") })
+        .unwrap_or_else(|| "/tmp".into());
+    let (base, dpdk) = (Path::new(&base), Path::new(&base).join("dpdk"));
+    let dir = if dpdk.is_dir() { &dpdk } else { base };
+    let refused = CString::new(dir.as_os_str().as_encoded_bytes()).ok().and_then(|c| {
+        // SAFETY: a terminated string.
+        let r = unsafe { libc::access(c.as_ptr(), libc::W_OK | libc::X_OK) };
+        (r != 0).then(std::io::Error::last_os_error)
+    })?;
+    Some(format!(
+        "{} cannot be written ({refused}); set RUNTIME_DIRECTORY to a folder that can",
+        dir.display()
+    ))
+}
+
 /// Removes the run-time folder, which DPDK leaves behind, when it is of this process alone: when we chose its name.
 fn remove_runtime_dir() {
     // SAFETY: returns a static string, empty before the EAL has made the folder.
@@ -364,7 +414,9 @@ fn remedy(errno: i32) -> &'static str {
         libc::EACCES | libc::EPERM => {
             "run as root, or grant the user its huge pages, vfio group and run-time folder"
         }
-        libc::ENOMEM => "reserve more huge pages (echo N > /proc/sys/vm/nr_hugepages) or ask for less memory",
+        libc::ENOMEM => {
+            "reserve more huge pages (echo N > /proc/sys/vm/nr_hugepages), ask for less memory, or take ordinary pages (-- --no-huge)"
+        }
         libc::EINVAL => "correct the arguments; those after -- are passed on as they are",
         libc::ENODEV | libc::ENOTSUP => "look at the log below: a device or bus is not usable",
         libc::EALREADY => "run a new process: the EAL starts once",

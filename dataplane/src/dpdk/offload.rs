@@ -41,6 +41,9 @@ pub(crate) struct Choice {
     pub reach: Reach,
     /// Received mbufs are the sender's own (net_ring): copy at once.
     pub shares_mbufs: bool,
+    /// What is received may come from the kernel's own network devices, as it is inside of them: with checksums that
+    /// are only begun, joined (GRO, super-segments of a veth's other end), and then cut to what the driver has room for.
+    pub local: bool,
     /// Frees sent mbufs late unless its threshold is near the ring size.
     pub lazy_free: bool,
     /// Data room of receive buffers, in bytes.
@@ -97,7 +100,12 @@ pub(crate) fn negotiate(o: &Offer) -> Choice {
     let tx_ip_csum = want_tx(sys::SHIM_ETH_TX_OFFLOAD_IPV4_CKSUM);
     let vlan_insert = want_tx(sys::SHIM_ETH_TX_OFFLOAD_VLAN_INSERT);
     // A device that segments must complete the checksums of what it makes.
-    let tso = multi_seg && tx_csum && (want_tx(sys::SHIM_ETH_TX_OFFLOAD_TCP_TSO) || o.silent_tso);
+    // net_tap segments in software, and never takes a packet whose segment size and headers, the link's too, exceed the
+    // MTU; an MSS that fills the MTU always does (field report 5).
+    let tso = multi_seg
+        && tx_csum
+        && o.driver != "net_tap"
+        && (want_tx(sys::SHIM_ETH_TX_OFFLOAD_TCP_TSO) || o.silent_tso);
     let limit = |n: u16| if n == 0 { MAX_SEGS } else { n.min(MAX_SEGS) };
     let reach = reach(&o.driver, multi_seg);
     let max_segs = match reach {
@@ -118,6 +126,7 @@ pub(crate) fn negotiate(o: &Offer) -> Choice {
         max_segs,
         reach,
         shares_mbufs: o.driver == "net_ring",
+        local: matches!(&*o.driver, "net_af_packet" | "net_af_xdp" | "net_pcap"),
         lazy_free: o.driver.starts_with("net_virtio"),
         // The kernel wants each buffer of an AF_XDP area, mbuf and pool header included, inside a 4 KiB page.
         rx_room: if o.driver == "net_af_xdp" { 3584 } else { RX_ROOM },
@@ -170,6 +179,12 @@ pub(crate) mod tests {
             let c = negotiate(&o);
             assert_eq!((c.reach, c.max_segs), (Reach::None, 1), "{o:?}");
         }
+    }
+
+    #[test]
+    fn report_5_net_tap_does_not_segment() {
+        let c = negotiate(&offer("net_tap", u64::MAX, u64::MAX));
+        assert!(!c.tso && c.tx_csum && c.tx & sys::SHIM_ETH_TX_OFFLOAD_TCP_TSO == 0);
     }
 
     #[test]

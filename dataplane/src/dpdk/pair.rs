@@ -1,13 +1,15 @@
 //! Two ports of one process, joined: vhost on one side, virtio_user on the other. It needs no NIC, no privilege
 //! beyond a folder for the socket, and has a real NIC's offloads: checksums, TSO, LRO.
 
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::eal::Eal;
 use super::port::EthPort;
 use super::port_config::{PortConfig, PortError};
+use super::sockdir;
 use super::spec::PortSpec;
 
 /// What the pair is like.
@@ -32,21 +34,22 @@ impl Default for PairConfig {
 
 static SERIAL: AtomicU32 = AtomicU32::new(0);
 
-/// The longest path of a Unix socket, in bytes (`sun_path` has 108 with the terminator).
-const SOCKET_PATH_MAX: usize = 107;
+/// Bytes of the folder's path up to which it is named as it is.
+const PLAIN_MAX: usize = 24;
 
-fn socket(dir: &Path, n: u32) -> Result<PathBuf, PortError> {
+/// The pair's socket as both devices name it, and what keeps the name good.
+fn socket(dir: &Path, n: u32) -> Result<(String, Option<OwnedFd>), PortError> {
     let path = dir.join(format!("pollnd-{}-{n}.sock", std::process::id()));
     let s = path.to_string_lossy();
     // Commas end an argument of a virtual device.
-    if s.len() > SOCKET_PATH_MAX || s.contains(',') || !dir.is_dir() {
-        return Err(PortError::NotFound {
-            port: s.into_owned(),
-            errno: "not a usable socket path".into(),
-            remedy: "give an existing folder whose path is under 80 bytes long and has no comma, such as /tmp",
-        });
+    if dir.as_os_str().len() <= PLAIN_MAX && !s.contains(',') && dir.is_dir() {
+        return Ok((s.into_owned(), None));
     }
-    Ok(path)
+    sockdir::short(&path).map(|(s, folder)| (s, Some(folder))).map_err(|e| PortError::NotFound {
+        port: s.into_owned(),
+        errno: e.to_string(),
+        remedy: "its folder has to exist: set TMPDIR to one that does",
+    })
 }
 
 /// A locally administered address for the virtio end; vhost ports have fixed ones of their own.
@@ -63,10 +66,9 @@ fn mac(pid: u32, n: u32) -> String {
 ///
 /// # Errors
 /// [`PortError`]; nothing stays open then.
-pub fn virtio_pair(eal: &Eal, sockdir: &Path, config: &PairConfig) -> Result<(EthPort, EthPort), PortError> {
+pub fn virtio_pair(eal: &Eal, folder: &Path, config: &PairConfig) -> Result<(EthPort, EthPort), PortError> {
     let n = SERIAL.fetch_add(1, Ordering::Relaxed);
-    let sock = socket(sockdir, n)?;
-    let path = sock.to_string_lossy();
+    let (path, open) = socket(folder, n)?;
     let c = &config.port;
     let tso = u8::from(config.tso);
     let vhost = PortSpec::Vdev {
@@ -76,15 +78,17 @@ pub fn virtio_pair(eal: &Eal, sockdir: &Path, config: &PairConfig) -> Result<(Et
     let virtio = PortSpec::Vdev {
         name: format!("net_virtio_user{n}"),
         args: format!(
-            "path={path},queues={},queue_size={},mrg_rxbuf=1,packed_vq={},mac={}",
+            "path={path},queues={},queue_size={}{},mac={}",
             c.queues,
             config.queue_size,
-            u8::from(config.packed),
+            if config.packed { ",packed_vq=1" } else { "" },
             mac(std::process::id(), n)
         ),
     };
-    let a = EthPort::open(eal, &vhost, &PortConfig { silent_tso: config.tso, ..c.clone() })?;
+    let mut a = EthPort::open(eal, &vhost, &PortConfig { silent_tso: config.tso, ..c.clone() })?;
     let b = EthPort::open(eal, &virtio, c)?;
+    // The socket is the vhost end's, which is closed last.
+    a.folder = open;
     for p in [&a, &b] {
         if !p.wait_link(Duration::from_secs(5)) {
             return Err(PortError::Call {

@@ -1,6 +1,7 @@
 //! A device: found, configured, started, stopped, closed. All on the control thread.
 
 use std::ffi::CString;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,13 +11,15 @@ use dpdk_sys as sys;
 
 use super::eal::{Eal, Hold, HoldKind};
 use super::gate::{GateCell, GateEvent};
-use super::mempool::{Mempool, PoolError};
 use super::offload::{Choice, Offer, negotiate};
+use super::pools::{QueuePools, pools_of};
 use super::port_config::{Closed, LinkState, PortConfig, PortError};
 use super::probe::{call, find, guard, remove_vdev};
 use super::queue::QueueSeed;
+use super::sockdir;
 use super::spec::PortSpec;
 use super::spread::{self, Spread, Table};
+use super::trouble::Trouble;
 use crate::lcore::Lcore;
 use crate::pkt::{PortCaps, TX_HEAD_ROOM};
 use crate::steer::Steering;
@@ -28,6 +31,7 @@ pub(crate) struct PortShared {
     pub choice: Choice,
     pub gates: Vec<GateCell>,
     pub link: AtomicBool,
+    pub trouble: Trouble,
     /// Whether the port is started; held while gates change on behalf of the port.
     running: Mutex<bool>,
     _hold: Hold,
@@ -48,28 +52,29 @@ impl PortShared {
     }
 }
 
-/// The pools of one queue.
-pub(crate) struct QueuePools {
-    pub rx: Arc<Mempool>,
-    pub heads: Arc<Mempool>,
-    pub bare: Arc<Mempool>,
-}
-
 /// An ethdev port of the EAL.
 pub struct EthPort {
-    shared: Arc<PortShared>,
-    pools: Vec<QueuePools>,
+    pub(super) shared: Arc<PortShared>,
+    pub(super) pools: Vec<QueuePools>,
     taken: Vec<bool>,
     rx_desc: u16,
     /// Virtual device that was made for this port and goes with it.
-    made: Option<CString>,
+    pub(super) made: Option<CString>,
+    /// What it was opened from, as it is to be opened again.
+    pub(super) spec: PortSpec,
+    pub(super) config: PortConfig,
+    pub(super) eal: Eal,
     driver: String,
     node: i32,
     warnings: Vec<String>,
     closed: bool,
+    /// The device is given up until the other end is back ([`EthPort::detach`]).
+    pub(super) away: bool,
     restarts: u64,
-    spread: Spread,
+    pub(super) spread: Spread,
     table: Table,
+    /// Keeps the folder of its socket at hand under a short name.
+    pub(super) folder: Option<OwnedFd>,
 }
 
 impl EthPort {
@@ -77,8 +82,9 @@ impl EthPort {
     /// a device when the EAL finds it.
     ///
     /// # Errors
-    /// [`PortError::DefaultRoute`].
+    /// [`PortError::DefaultRoute`], [`PortError::Arguments`], [`PortError::Fanout`].
     pub fn check(spec: &PortSpec, config: &PortConfig) -> Result<(), PortError> {
+        sockdir::shortened(spec)?;
         guard(Path::new("/"), spec, config).map(drop)
     }
 
@@ -89,10 +95,12 @@ impl EthPort {
     pub fn open(eal: &Eal, spec: &PortSpec, config: &PortConfig) -> Result<EthPort, PortError> {
         let hold = eal.hold(HoldKind::Ports).ok_or(PortError::Stopped)?;
         let warnings = guard(Path::new("/"), spec, config)?;
-        let (id, made) = find(spec)?;
-        let opened = Self::configure(eal, spec.port_name(), id, config, hold).map(|mut p| {
+        let (spec, folder) = sockdir::shortened(spec)?;
+        let (id, made) = find(&spec)?;
+        let opened = Self::configure(eal, &spec, id, config, hold, None).map(|mut p| {
             p.made.clone_from(&made);
-            p.warnings = warnings;
+            p.warnings.extend(warnings);
+            p.folder = folder;
             p
         });
         match opened {
@@ -119,7 +127,7 @@ impl EthPort {
     }
 
     /// Finds out how the running port spreads its packets.
-    fn learn_spread(&mut self) -> Result<(), String> {
+    pub(super) fn learn_spread(&mut self) -> Result<(), String> {
         if let Spread::One(Some(_)) = self.spread {
             return Ok(());
         }
@@ -136,23 +144,27 @@ impl EthPort {
         self.stop(Duration::from_secs(1))?;
         let hold = eal.hold(HoldKind::Ports).ok_or(PortError::Stopped)?;
         let config = PortConfig { queues: 1, fewer: false, ..config.clone() };
-        let mut p = Self::configure(eal, self.name(), self.shared.id, &config, hold)?;
+        let mut p = Self::configure(eal, &self.spec, self.shared.id, &config, hold, None)?;
         // The device is the new one's from here on; the pools of the queues that it no longer has go.
         self.closed = true;
-        (p.made, p.warnings) = (self.made.take(), std::mem::take(&mut self.warnings));
+        (p.made, p.folder) = (self.made.take(), self.folder.take());
+        p.warnings = std::mem::take(&mut self.warnings);
         drop(self);
         p.start()?;
         p.spread = Spread::One(Some(why));
         Ok(p)
     }
 
-    fn configure(
+    /// Configures port `id`. `pools` are those of an earlier opening of the same, whose buffers may still be out.
+    pub(super) fn configure(
         eal: &Eal,
-        name: &str,
+        spec: &PortSpec,
         id: u16,
         config: &PortConfig,
         hold: Hold,
+        pools: Option<Vec<QueuePools>>,
     ) -> Result<EthPort, PortError> {
+        let name = spec.port_name();
         // SAFETY: plain data, all-zero valid; the call fills it in.
         let mut info: sys::rte_eth_dev_info = unsafe { std::mem::zeroed() };
         // SAFETY: `id` is a port that exists.
@@ -227,6 +239,14 @@ impl EthPort {
         }
         conf.rxmode.mq_mode = if choice.rss == 0 { sys::RTE_ETH_MQ_RX_NONE } else { sys::RTE_ETH_MQ_RX_RSS };
         conf.rx_adv_conf.rss_conf.rss_hf = choice.rss;
+        let server = spec.socket().is_some_and(|s| s.listens) && name.starts_with("net_virtio_user");
+        // SAFETY: a static number of the driver's.
+        let flags = unsafe { info.dev_flags.as_ref() }.copied().unwrap_or(0);
+        if server && flags & sys::SHIM_ETH_DEV_INTR_LSC != 0 {
+            // The driver accepts and drops its backend where the link is looked at. The EAL's interrupt thread does
+            // that alone then, and our looks read what it found; two at once break the driver's list of interrupts.
+            conf.intr_conf.set_lsc(1);
+        }
         let remedy = "the driver refuses this set of queues, MTU and offloads: look at its log line above";
         // SAFETY: a configuration of plain data that the call copies.
         let r = unsafe { sys::rte_eth_dev_configure(id, config.queues, config.queues, &conf) };
@@ -237,9 +257,10 @@ impl EthPort {
         call(name, "rte_eth_dev_adjust_nb_rx_tx_desc", r, remedy)?;
         // SAFETY: `id` is a port that exists.
         let node = unsafe { sys::rte_eth_dev_socket_id(id) };
-        let pools = (0..config.queues)
-            .map(|_| queue_pools(eal, &config, (rx_desc, tx_desc), choice.rx_room, node))
-            .collect::<Result<Vec<_>, _>>()?;
+        let (pools, far) = match pools {
+            Some(p) => (p, false),
+            None => pools_of(eal, &config, (rx_desc, tx_desc), choice.rx_room, node)?,
+        };
         for (q, p) in (0..config.queues).zip(&pools) {
             let mut rxc = info.default_rxconf;
             rxc.offloads = choice.rx;
@@ -293,24 +314,35 @@ impl EthPort {
             choice,
             gates: (0..queues).map(|_| GateCell::default()).collect(),
             link: AtomicBool::new(false),
+            trouble: Trouble::default(),
             running: Mutex::new(false),
             _hold: hold,
         });
-        let (made, warnings) = (None, Vec::new());
+        let warnings = far.then(|| {
+            format!(
+                "port {name} is on NUMA node {node}, where too little memory is left for its buffers: they are on another; set huge \
+                 pages aside there (echo N > /sys/devices/system/node/node{node}/hugepages/hugepages-2048kB/nr_hugepages)"
+            )
+        });
         let taken = vec![false; queues];
         Ok(EthPort {
             shared,
             pools,
             taken,
             rx_desc,
-            made,
+            made: None,
+            spec: spec.clone(),
+            config,
+            eal: eal.clone(),
             driver,
             node,
-            warnings,
+            warnings: warnings.into_iter().collect(),
             closed: false,
+            away: false,
             restarts: 0,
             spread: Spread::One(alone),
             table: Table { reta: info.reta_size, key_len: info.hash_key_size },
+            folder: None,
         })
     }
 
@@ -320,7 +352,7 @@ impl EthPort {
     /// [`PortError::Call`] when the device does not start.
     pub fn start(&mut self) -> Result<(), PortError> {
         let mut running = self.shared.lock();
-        if *running || self.closed {
+        if *running || self.closed || self.away {
             return Ok(());
         }
         // SAFETY: the port is configured and stopped.
@@ -385,10 +417,8 @@ impl EthPort {
                 return Err(e);
             }
             self.closed = true;
-            // SAFETY: the port is stopped and no lcore touches it: its gates never run again.
-            unsafe { sys::rte_eth_dev_close(self.shared.id) };
-            if let Some(n) = self.made.take() {
-                remove_vdev(&n);
+            if !self.away {
+                self.release();
             }
         }
         let sum = |f: fn(&QueuePools) -> u32| self.pools.iter().map(f).sum();
@@ -397,6 +427,20 @@ impl EthPort {
             heads_out: sum(|p| p.heads.in_use()),
             rx_out: sum(|p| p.rx.in_use()),
         })
+    }
+
+    /// Leaves the device to another value.
+    pub(super) fn forget(&mut self) {
+        self.closed = true;
+    }
+
+    /// Closes the device, which lets go of every buffer, and removes it if it was made for this port.
+    pub(super) fn release(&mut self) {
+        // SAFETY: the port is stopped and no lcore touches it: its gates do not run.
+        unsafe { sys::rte_eth_dev_close(self.shared.id) };
+        if let Some(n) = self.made.take() {
+            remove_vdev(&n);
+        }
     }
 
     /// Queue pair `q`, to be handed to the lcore that polls it; each can be taken once.
@@ -422,7 +466,7 @@ impl EthPort {
     pub fn refresh_link(&self) -> LinkState {
         let mut mbps = 0;
         // SAFETY: a place for the answer; a closed port answers with an error.
-        let up = unsafe { sys::shim_eth_link(self.shared.id, &mut mbps) } == 1;
+        let up = !self.away && unsafe { sys::shim_eth_link(self.shared.id, &mut mbps) } == 1;
         self.shared.link.store(up && !self.closed, Ordering::Release);
         LinkState { up, mbps }
     }
@@ -484,6 +528,17 @@ impl EthPort {
         &self.warnings
     }
 
+    /// What queues met with since the last call that a user should hear of, each with its remedy. Empty as a rule.
+    pub fn troubles(&self) -> Vec<String> {
+        self.shared.trouble.tell(self.name(), &self.driver)
+    }
+
+    /// Memory for what is received, of all queues: buffers, and their bytes.
+    pub fn rx_memory(&self) -> (u32, u64) {
+        let one = |p: &QueuePools| (p.rx.count(), u64::from(p.rx.count()) * u64::from(p.rx.truesize()));
+        self.pools.iter().map(one).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
+    }
+
     /// How often [`EthPort::restart`] was needed.
     pub fn restarts(&self) -> u64 {
         self.restarts
@@ -503,29 +558,6 @@ fn numa_mismatch(port: &str, node: i32, lcore: &Lcore) -> Option<String> {
          choose cores of node {node} in cpu_pattern",
         lcore.cpu
     ))
-}
-
-fn queue_pools(
-    eal: &Eal,
-    c: &PortConfig,
-    rings: (u16, u16),
-    rx_room: u16,
-    node: i32,
-) -> Result<QueuePools, PoolError> {
-    let pool = |what, count: u32, ring: u16, room| {
-        // The ring, two caches (the main lcore fills the receive ring, its own lcore refills it), two bursts.
-        let need = u32::from(ring) + 2 * 384 + 64;
-        if count < need {
-            let why = "one ring, the caches of two lcores and two bursts";
-            return Err(PoolError::TooSmall { what, count, need, why });
-        }
-        Mempool::new(eal, what, count, room, node).map(Arc::new)
-    };
-    Ok(QueuePools {
-        rx: pool("receive buffers", c.rx_bufs, rings.0, rx_room)?,
-        heads: pool("packet heads", c.tx_heads, rings.1, TX_HEAD_ROOM as u16)?,
-        bare: pool("attachments", c.tx_bare, rings.1, 0)?,
-    })
 }
 
 impl Drop for EthPort {

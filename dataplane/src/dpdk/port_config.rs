@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::mempool::PoolError;
+use super::mempool::{HEADROOM, PoolError, RX_ROOM};
+use crate::pkt::TX_HEAD_ROOM;
 
 /// How a port is to be set up. Sizes are per queue.
 #[derive(Clone, Debug)]
@@ -50,6 +51,20 @@ impl Default for PortConfig {
     }
 }
 
+impl PortConfig {
+    /// Memory that the pools of all queues take, in bytes.
+    pub fn pool_bytes(&self) -> u64 {
+        // What a mempool adds to an element, and rounding to cache lines.
+        const ELEMENT: u64 = 128;
+        let mbuf = ELEMENT + size_of::<dpdk_sys::shim_mbuf>() as u64;
+        let with = |room: u16| mbuf + u64::from(room) + u64::from(HEADROOM);
+        let queue = u64::from(self.rx_bufs) * with(RX_ROOM)
+            + u64::from(self.tx_heads) * with(TX_HEAD_ROOM as u16)
+            + u64::from(self.tx_bare) * mbuf;
+        u64::from(self.queues) * queue
+    }
+}
+
 /// Why a port cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
@@ -72,6 +87,38 @@ pub enum PortError {
         port: String,
         /// The interface.
         iface: String,
+    },
+    /// Its arguments are longer than the EAL takes.
+    #[error(
+        "port {port}: its name and arguments come to {len} bytes, vdev: included, and DPDK takes {max}: leave out arguments that have their default, or shorten a file's name"
+    )]
+    Arguments {
+        /// Device name.
+        port: String,
+        /// Bytes in all.
+        len: usize,
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// AF_PACKET with several sockets.
+    #[error(
+        "port {port}: qpairs={qpairs} has the kernel spread what comes over {qpairs} sockets by a hash of its own, so connections would come to a queue that does not know them; leave qpairs out: one lcore polls it"
+    )]
+    Fanout {
+        /// Device name.
+        port: String,
+        /// Asked for.
+        qpairs: u16,
+    },
+    /// A device that was made anew is another than before.
+    #[error(
+        "port {port} came back with another {what}: have its other end offer what it did before, or start the node again"
+    )]
+    Changed {
+        /// Port name.
+        port: String,
+        /// What differs.
+        what: &'static str,
     },
     /// A number is outside of what the device can do.
     #[error("port {port} (driver {driver}) has {what} {min}..={max}, {asked} was asked for: {remedy}")]

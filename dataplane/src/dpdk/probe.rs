@@ -65,9 +65,12 @@ pub(super) fn find(spec: &PortSpec) -> Result<(u16, Option<CString>), PortError>
 /// Refuses an interface with the default route, also one that carries it by way of a bridge, bond or VLAN, and collects
 /// what the user should know of the device.
 pub(super) fn guard(root: &Path, spec: &PortSpec, config: &PortConfig) -> Result<Vec<String>, PortError> {
+    if let Some(qpairs) = spec.fanout().filter(|n| *n > 1) {
+        return Err(PortError::Fanout { port: spec.port_name().into(), qpairs });
+    }
     let net = doctor::Net::read(root);
     let mut ifaces: Vec<String> = spec.kernel_iface().map(str::to_owned).into_iter().collect();
-    let mut warnings = Vec::new();
+    let mut warnings: Vec<String> = super::joined::warning(root, spec).into_iter().collect();
     if let PortSpec::Pci(addr) = spec
         && let Some(p) = doctor::pci_port(root, addr)
     {
@@ -108,6 +111,18 @@ pub(super) fn remove_vdev(name: &CString) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn report_19_af_packet_with_several_sockets_is_refused() {
+        let d = tempfile::tempdir().unwrap();
+        let ask = |s: &str| guard(d.path(), &s.parse().unwrap(), &PortConfig::default());
+        let e = ask("net_af_packet0,iface=x,qpairs=2").unwrap_err().to_string();
+        assert!(
+            e.contains("net_af_packet0") && e.contains("qpairs=2") && e.contains("leave qpairs out"),
+            "{e}"
+        );
+        assert!(ask("net_af_packet0,iface=x,qpairs=1").is_ok() && ask("net_af_packet0,iface=x").is_ok());
+    }
 
     #[test]
     fn the_interface_with_the_default_route_is_refused_however_it_is_named() {

@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use arrayvec::ArrayVec;
 use dpdk_sys as sys;
@@ -15,9 +16,10 @@ use super::eal::PollLcore;
 use super::gate::{Gate, GateCell, GateEvent};
 use super::mempool::Mempool;
 use super::port::PortShared;
-use super::rx::{EthRxPkt, HEAD_CONTIGUOUS, MBUF_OPS, RxCtx, copy_chain, pull_up};
+use super::resend::Fruitless;
+use super::rx::{EthRxPkt, HEAD_CONTIGUOUS, MBUF_OPS, RxCtx, copy_chain, is_cut, pull_up};
 use super::tx::{EthTxPkt, TxCtx};
-use crate::pkt::{Port, PortCaps, PortCounters, RX_BURST, Reclaimed, TxPkt};
+use crate::pkt::{Port, PortCaps, PortCounters, RX_BURST, Reclaimed, RxPkt, TxPkt};
 use crate::steer::Steering;
 
 /// Most packets handed to the driver at a time.
@@ -60,11 +62,12 @@ impl QueueSeed {
             copy_rx: c.shares_mbufs,
             soft_strip: !c.vlan_strip,
             caps: PortCaps { steering: self.steering, ..self.shared.caps.clone() },
-            rx: Rc::new(RxCtx { home, truesize }),
+            rx: Rc::new(RxCtx { home, truesize, local: c.local }),
             tx,
             rx_pool: self.rx,
             rx_bufs: bufs,
             counters: PortCounters::default(),
+            fruitless: Fruitless::default(),
             done_cleanup: true,
             shared: self.shared,
             _lcore: lcore.clone(),
@@ -92,6 +95,7 @@ pub struct EthQueue {
     rx_pool: Arc<Mempool>,
     rx_bufs: u32,
     counters: PortCounters,
+    fruitless: Fruitless,
     /// The driver knows `rte_eth_tx_done_cleanup`, as far as we know.
     done_cleanup: bool,
     shared: Arc<PortShared>,
@@ -160,10 +164,32 @@ impl EthQueue {
             }
             self.counters.rx_bytes += u64::from(m.as_ref().pkt_len);
             let mut p = EthRxPkt::new(m, self.rx.clone());
+            if self.rx.local && is_cut(p.head(), p.len()) {
+                self.counters.rx_cut += 1;
+                self.shared.trouble.cut();
+                return None;
+            }
             if self.soft_strip {
                 p.strip_vlan();
             }
             Some(p)
+        }
+    }
+
+    /// The driver will never take the first of `q` as it is: it would block the rest for ever. It goes out another way
+    /// (field report 5), once; what is refused even so is dropped.
+    #[cold]
+    fn refused(&mut self, q: &mut VecDeque<EthTxPkt>, errno: i32) {
+        let Some(p) = q.pop_front() else { return };
+        self.counters.tx_refused += 1;
+        let plain = if p.again { None } else { p.plain(&self.rx_pool) };
+        self.shared.trouble.refused(errno, plain.is_none());
+        match plain {
+            Some(all) => {
+                self.counters.linearised += all.len() as u64;
+                all.into_iter().rev().for_each(|p| q.push_front(p));
+            }
+            None => self.counters.tx_dropped += 1,
         }
     }
 
@@ -184,9 +210,7 @@ impl EthQueue {
             n = unsafe { sys::shim_eth_tx_prepare(self.id, self.queue, ptrs.as_mut_ptr(), n) };
             q.iter_mut().take(usize::from(n)).for_each(|p| p.prepared = true);
             if n == 0 {
-                // The driver cannot send the first one: it would block the rest for ever.
-                q.pop_front();
-                self.counters.tx_dropped += 1;
+                self.refused(q, super::eal::errno());
                 return (1, 1);
             }
         }
@@ -194,6 +218,11 @@ impl EthQueue {
         let sent = usize::from(unsafe { sys::shim_eth_tx_burst(self.id, self.queue, ptrs.as_mut_ptr(), n) });
         for p in q.drain(..sent) {
             p.sent();
+        }
+        if sent > 0 {
+            self.fruitless.taken();
+        } else if self.link_up() && self.fruitless.nothing(Instant::now) {
+            self.refused(q, 0);
         }
         self.counters.tx_packets += sent as u64;
         self.counters.tx_bytes += bytes[..sent].iter().map(|b| u64::from(*b)).sum::<u64>();
@@ -283,8 +312,10 @@ impl Port for EthQueue {
         c.tx_attached = self.tx.attached.get();
         let mut s = sys::rte_eth_stats::default();
         // The port's count is told once, by its first queue.
+        // A device that is given up for a while has none, and DPDK logs each question.
         // SAFETY: a place for the answer; a port that is not there answers with an error.
-        if self.queue == 0 && unsafe { sys::rte_eth_stats_get(self.id, &mut s) } == 0 {
+        if self.queue == 0 && self.gate().running() && unsafe { sys::rte_eth_stats_get(self.id, &mut s) } == 0
+        {
             c.rx_nombuf += s.rx_nombuf;
         }
         c

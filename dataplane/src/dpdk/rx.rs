@@ -42,6 +42,8 @@ pub(crate) static MBUF_OPS: RxOps = RxOps { retain, release };
 pub(crate) struct RxCtx {
     pub home: RxHome,
     pub truesize: u32,
+    /// Frames come from a kernel's device, as they are inside of it ([`super::offload::Choice::local`]).
+    pub local: bool,
 }
 
 /// A received packet: a chain of mbufs that this value owns.
@@ -135,7 +137,10 @@ impl RxPkt for EthRxPkt {
         let f = m.ol_flags;
         let lro = f & sys::SHIM_MBUF_F_RX_LRO != 0;
         RxMeta {
-            csum: csum(f),
+            csum: match csum(f) {
+                Csum::None if self.ctx.local && left_partial(self.head(), self.len()) => Csum::Partial,
+                c => c,
+            },
             lro_segsz: if lro { (m.tx_offload >> 24) as u16 } else { 0 },
             hash: if f & sys::SHIM_MBUF_F_RX_RSS_HASH != 0 { m.rss } else { 0 },
             vlan: if f & sys::SHIM_MBUF_F_RX_VLAN_STRIPPED != 0 {
@@ -180,6 +185,55 @@ impl RxPkt for EthRxPkt {
             }
         }
     }
+}
+
+/// Where the IP header of a frame begins, and whether it is IPv6's.
+fn ip_at(head: &[u8]) -> Option<(usize, bool)> {
+    let kind = |at: usize| Some(u16::from_be_bytes([*head.get(at)?, *head.get(at + 1)?]));
+    let (at, k) = match kind(12)? {
+        0x8100 => (18, kind(16)?),
+        k => (14, k),
+    };
+    match k {
+        0x0800 => Some((at, false)),
+        0x86dd => Some((at, true)),
+        _ => None,
+    }
+}
+
+/// Length of the IP packet by its own account, in bytes.
+fn ip_len(head: &[u8], at: usize, v6: bool) -> Option<u32> {
+    let be16 = |at: usize| Some(u32::from(u16::from_be_bytes([*head.get(at)?, *head.get(at + 1)?])));
+    if v6 { Some(40 + be16(at + 4)?) } else { be16(at + 2) }
+}
+
+/// Whether a frame of `len` bytes has lost its end: AF_PACKET cuts what does not fit its ring's frames, as a
+/// super-segment of a kernel does not (field report 19).
+pub(crate) fn is_cut(head: &[u8], len: u32) -> bool {
+    ip_at(head).and_then(|(at, v6)| Some(ip_len(head, at, v6)? + at as u32 > len)).unwrap_or(false)
+}
+
+/// Whether the TCP checksum of a frame is only begun: its field holds the sum of the pseudo-header, which a kernel
+/// leaves to the device (field report 19). The driver does not pass on what the kernel knows of it; a complete
+/// checksum is the same number in one of 65,536.
+fn left_partial(head: &[u8], len: u32) -> bool {
+    let look = || {
+        let (at, v6) = ip_at(head)?;
+        let (proto, tcp, addresses) = if v6 {
+            (*head.get(at + 6)?, at + 40, head.get(at + 8..at + 40)?)
+        } else {
+            (*head.get(at + 9)?, at + usize::from(*head.get(at)? & 15) * 4, head.get(at + 12..at + 20)?)
+        };
+        let end = at as u32 + ip_len(head, at, v6)?;
+        let body = end.checked_sub(tcp as u32).filter(|_| end <= len && proto == 6)?;
+        let words = addresses.as_chunks::<2>().0.iter();
+        let mut sum: u32 = words.map(|w| u32::from(u16::from_be_bytes(*w))).sum::<u32>() + 6 + body;
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        Some(u32::from(u16::from_be_bytes([*head.get(tcp + 16)?, *head.get(tcp + 17)?])) == sum)
+    };
+    look().unwrap_or(false)
 }
 
 /// What the device says of the TCP checksum. A wrong IP header makes the packet bad as a whole.
@@ -295,12 +349,78 @@ pub(crate) unsafe fn copy_chain(
 mod tests {
     use super::*;
 
+    // The field has two bits and four values: NONE has the bits of both BAD and GOOD, and is neither.
     #[test]
     fn checksum_flags_say_what_to_do_with_the_packet() {
+        let four = [
+            (sys::SHIM_MBUF_F_RX_L4_CKSUM_UNKNOWN, Csum::None),
+            (sys::SHIM_MBUF_F_RX_L4_CKSUM_BAD, Csum::Bad),
+            (sys::SHIM_MBUF_F_RX_L4_CKSUM_GOOD, Csum::Good),
+            (sys::SHIM_MBUF_F_RX_L4_CKSUM_NONE, Csum::Partial),
+        ];
+        // Whatever else is said of the packet.
+        for others in [0, !(sys::SHIM_MBUF_F_RX_L4_CKSUM_MASK | sys::SHIM_MBUF_F_RX_IP_CKSUM_MASK)] {
+            assert_eq!(four.map(|(f, _)| csum(f | others)), four.map(|(_, want)| want));
+        }
         assert_eq!(csum(0), Csum::None);
         assert_eq!(csum(sys::SHIM_MBUF_F_RX_L4_CKSUM_GOOD), Csum::Good);
         assert_eq!(csum(sys::SHIM_MBUF_F_RX_L4_CKSUM_BAD), Csum::Bad);
         assert_eq!(csum(sys::SHIM_MBUF_F_RX_L4_CKSUM_NONE), Csum::Partial);
         assert_eq!(csum(sys::SHIM_MBUF_F_RX_L4_CKSUM_GOOD | sys::SHIM_MBUF_F_RX_IP_CKSUM_BAD), Csum::Bad);
+    }
+
+    /// A frame of a kernel's TCP whose checksum field holds the pseudo-header's sum.
+    fn begun(v6: bool, n: u16) -> Vec<u8> {
+        let mut f = vec![0; 12];
+        if v6 {
+            f.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+            f.extend((20 + n).to_be_bytes());
+            f.extend([6, 64]);
+            f.extend([0xfd; 32]);
+        } else {
+            f.extend([8, 0, 0x45, 0]);
+            f.extend((40 + n).to_be_bytes());
+            f.extend([0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        }
+        let addresses: u32 = if v6 { 16 * 0xfdfd } else { 0x0a00 + 1 + 0x0a00 + 2 };
+        let mut sum = addresses + 6 + 20 + u32::from(n);
+        sum = (sum & 0xffff) + (sum >> 16);
+        f.extend([0; 16]);
+        f.extend((sum as u16).to_be_bytes());
+        f.extend(vec![7; 2 + usize::from(n)]);
+        f
+    }
+
+    #[test]
+    fn report_19_a_checksum_that_is_only_begun_is_told_from_a_wrong_one() {
+        for v6 in [false, true] {
+            for n in [0, 1, 1400] {
+                let f = begun(v6, n);
+                let len = f.len() as u32;
+                assert!(left_partial(&f, len), "{v6} {n}");
+                // With an 802.1Q tag.
+                let tagged = [&f[..12], &[0x81, 0, 0, 7], &f[12..]].concat();
+                assert!(left_partial(&tagged, len + 4));
+                for at in [14 + if v6 { 8 } else { 12 }, len as usize - usize::from(n) - 4] {
+                    let mut bad = f.clone();
+                    bad[at] ^= 1;
+                    assert!(!left_partial(&bad, len), "{v6} {n} {at}");
+                }
+                for k in 0..f.len() {
+                    assert!(!left_partial(&f[..k], k as u32), "a frame that ends early");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn report_19_a_frame_without_its_end_is_known_by_its_ip_header() {
+        for v6 in [false, true] {
+            let f = begun(v6, 1000);
+            let len = f.len() as u32;
+            assert!(!is_cut(&f, len) && !is_cut(&f, len + 6), "padding is no matter");
+            assert!(is_cut(&f, len - 1));
+        }
+        assert!(!is_cut(&[0; 60], 60) && !is_cut(&[], 0));
     }
 }

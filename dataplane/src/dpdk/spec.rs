@@ -1,5 +1,6 @@
 //! How a user names a port.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 
 /// A port: a PCI device, a virtual device to be made, or one that the EAL has already.
@@ -80,6 +81,47 @@ impl PortSpec {
     }
 }
 
+/// The socket of a device that speaks vhost-user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VhostSocket {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether the device makes the socket and waits there, rather than connecting to it.
+    pub listens: bool,
+    /// The argument that names it.
+    pub(crate) key: &'static str,
+}
+
+impl PortSpec {
+    /// The vhost-user socket of a `net_vhost` or `net_virtio_user` device.
+    pub fn socket(&self) -> Option<VhostSocket> {
+        let PortSpec::Vdev { name, args } = self else { return None };
+        let (key, vhost) = match name.trim_end_matches(|c: char| c.is_ascii_digit()) {
+            "net_vhost" | "eth_vhost" => ("iface=", true),
+            "net_virtio_user" => ("path=", false),
+            _ => return None,
+        };
+        let path = PathBuf::from(args.split(',').find_map(|a| a.strip_prefix(key))?);
+        // vhost-net and vDPA are devices of the kernel.
+        if !vhost && path.starts_with("/dev") && !path.starts_with("/dev/shm") {
+            return None;
+        }
+        let has = |what| args.split(',').any(|a| a == what);
+        let listens = if vhost { !has("client=1") } else { has("server=1") };
+        Some(VhostSocket { path, listens, key })
+    }
+
+    /// Queue pairs that are asked of an AF_PACKET device.
+    pub(crate) fn fanout(&self) -> Option<u16> {
+        let PortSpec::Vdev { name, args } = self else { return None };
+        let n = args
+            .split(',')
+            .find_map(|a| a.strip_prefix("qpairs="))
+            .filter(|_| name.starts_with("net_af_packet"))?;
+        n.parse().ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,5 +140,21 @@ mod tests {
             assert!(p(bad).is_err() || matches!(p(bad), Ok(PortSpec::Name(_))), "{bad}");
         }
         assert!(p("net_tap").unwrap_err().to_string().contains("net_tap0,iface=tap7"));
+    }
+
+    #[test]
+    fn sockets_and_who_makes_them() {
+        let s = |s: &str| {
+            s.parse::<PortSpec>().unwrap().socket().map(|s| (s.path.display().to_string(), s.listens))
+        };
+        assert_eq!(s("net_vhost0,iface=/x/v,queues=1"), Some(("/x/v".into(), true)));
+        assert_eq!(s("net_vhost0,iface=/x/v,client=1"), Some(("/x/v".into(), false)));
+        assert_eq!(s("net_virtio_user1,path=/x/v"), Some(("/x/v".into(), false)));
+        assert_eq!(s("net_virtio_user1,server=1,path=/x/v"), Some(("/x/v".into(), true)));
+        for none in
+            ["net_virtio_user0,path=/dev/vhost-net", "net_tap0,iface=x", "net_virtio_user0", "0000:03:00.0"]
+        {
+            assert_eq!(s(none), None, "{none}");
+        }
     }
 }

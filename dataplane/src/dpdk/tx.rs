@@ -9,6 +9,7 @@ use dpdk_sys as sys;
 use hugepages::{BAD_IOVA, Lent, ShInfo};
 
 use super::mempool::Mempool;
+use super::resend::frames;
 use super::rx::chain_bytes;
 use crate::pkt::{AttachError, Full, Reach, TX_HEAD_ROOM, TxCsum, TxMeta, TxPkt};
 
@@ -42,6 +43,8 @@ pub struct EthTxPkt {
     tail: NonNull<sys::shim_mbuf>,
     meta: TxMeta,
     pub(crate) prepared: bool,
+    /// The driver refused it as it was, and this is another form of it.
+    pub(crate) again: bool,
     ctx: Rc<TxCtx>,
 }
 
@@ -69,7 +72,55 @@ impl EthTxPkt {
     pub(crate) fn alloc(ctx: &Rc<TxCtx>) -> Option<EthTxPkt> {
         // SAFETY: the pool lives as long as the context; this is its lcore.
         let m = NonNull::new(unsafe { sys::shim_pktmbuf_alloc(ctx.heads.raw()) })?;
-        Some(EthTxPkt { m, tail: m, meta: TxMeta::default(), prepared: false, ctx: ctx.clone() })
+        Some(EthTxPkt {
+            m,
+            tail: m,
+            meta: TxMeta::default(),
+            prepared: false,
+            again: false,
+            ctx: ctx.clone(),
+        })
+    }
+
+    /// The packet in forms that ask nothing of the device, in buffers that hold each in one piece: heads, or those of
+    /// `large` for what a head has no room for. `None` without enough of them; the packet is gone then.
+    pub(crate) fn plain(self, large: &Arc<Mempool>) -> Option<Vec<EthTxPkt>> {
+        let mut bytes = Vec::with_capacity(self.len() as usize);
+        self.for_each(&mut |b| bytes.extend_from_slice(b));
+        let (ctx, mut m) = (self.ctx.clone(), self.meta);
+        if m.vlan.is_some() && !ctx.hw_vlan {
+            // The tag is among the bytes.
+            (m.l2, m.vlan) = (m.l2 + 4, None);
+        }
+        drop(self);
+        let pack = |f: Vec<u8>| {
+            let (pool, room) = match f.len() {
+                n if n <= TX_HEAD_ROOM => (&ctx.heads, TX_HEAD_ROOM),
+                _ => (large, usize::from(large.room())),
+            };
+            // SAFETY: the pool lives as long as the context or the caller's handle; this is its lcore.
+            let raw = NonNull::new(unsafe { sys::shim_pktmbuf_alloc(pool.raw()) })?;
+            let mut p = EthTxPkt {
+                m: raw,
+                tail: raw,
+                meta: TxMeta::default(),
+                prepared: false,
+                again: true,
+                ctx: ctx.clone(),
+            };
+            if f.len() > room {
+                return None;
+            }
+            // SAFETY: a fresh mbuf of ours, whose data room behind the headroom is `room` bytes.
+            unsafe {
+                let h = p.m.as_mut();
+                let to = h.buf_addr.cast::<u8>().add(usize::from(h.data_off));
+                std::ptr::copy_nonoverlapping(f.as_ptr(), to, f.len());
+                (h.data_len, h.pkt_len) = (f.len() as u16, f.len() as u32);
+            }
+            Some(p.finish(TxMeta { csum: TxCsum::Done, segsz: 0, ..m }))
+        };
+        frames(&bytes, &m).into_iter().map(pack).collect()
     }
 
     pub(crate) fn raw(&self) -> *mut sys::shim_mbuf {

@@ -37,7 +37,7 @@ fn get(b: &[u8], at: usize) -> u16 {
 
 /// Makes the lengths, numbers and flags of one frame out of those of a super-segment: payload `off..off + n` of it,
 /// the `k`th cut.
-fn renumber(f: &mut [u8], m: &TxMeta, k: usize, off: usize, last: bool) {
+pub(crate) fn renumber(f: &mut [u8], m: &TxMeta, k: usize, off: usize, last: bool) {
     let (ip, tcp) = (usize::from(m.l2), usize::from(m.l2) + usize::from(m.l3));
     if m.v6 {
         put(f, ip + 4, (f.len() - ip - 40) as u16);
@@ -56,7 +56,8 @@ fn renumber(f: &mut [u8], m: &TxMeta, k: usize, off: usize, last: bool) {
     }
 }
 
-fn ip_checksum(f: &mut [u8], m: &TxMeta) {
+/// Completes the header checksum of an IPv4 frame.
+pub(crate) fn ip_checksum(f: &mut [u8], m: &TxMeta) {
     let at = usize::from(m.l2);
     if m.v6 {
         return;

@@ -31,7 +31,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod frame;
+pub(crate) mod frame;
 mod pipe;
 
 use std::cell::{Cell, RefCell};
