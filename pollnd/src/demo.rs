@@ -178,6 +178,7 @@ fn over_link(
     live.say("starting the EAL");
     let eal = EalConfig { no_pci: true, raw: a.eal.clone(), ..EalConfig::default() };
     let eal = Eal::start(&eal).map_err(|e| e.to_string())?;
+    eal.notes().iter().for_each(|n| tracing::warn!("{n}"));
     on.dpdk = dpdk_version();
     on.memory = if eal.huge() { "2 MiB huge pages".into() } else { "ordinary pages (--no-huge)".into() };
     let two = crate::place::pair(a.one_lcore)?.0 == Threads::Two;

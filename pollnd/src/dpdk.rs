@@ -1,18 +1,20 @@
 //! A node on a DPDK port: the EAL, the port, lcores, and the control thread that looks after them.
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bench::link::this_lcore;
 use dataplane::capture::CapturePort;
 use dataplane::clock::Clock;
 use dataplane::cpt::Machine as Cores;
-use dataplane::dpdk::{Eal, EalBacking, EalConfig, EthPort, LinkState, PortConfig, PortSpec, QueueSeed};
+use dataplane::dpdk::{Eal, EalBacking, EalConfig, EthPort, PortConfig, PortSpec, QueueSeed};
 use dataplane::lcore::{self, Lcore};
 use dataplane::pkt::Port;
 use hugepages::{Backing, LendSlab};
@@ -28,6 +30,7 @@ use crate::args::{NodeArgs, Switch};
 use crate::assemble::{MakeApp, Node, Started, until_made};
 use crate::cpus;
 use crate::inspect::telemetry;
+use crate::keeper::{Duties, Keeper, speed};
 use crate::settings;
 
 /// Lendings of an lcore.
@@ -36,12 +39,6 @@ const LENDINGS: usize = 8192;
 const PAGES_MB: u64 = 64;
 /// Smallest window of a connection that the TCP stack has, in bytes.
 const WINDOW_MIN: u32 = 64 << 10;
-/// How often the control thread looks at links and late drivers.
-const LOOK: Duration = Duration::from_millis(100);
-
-/// How often once a link that was up is down.
-const LOOK_DOWN: Duration = Duration::from_secs(1);
-
 type Ended = Result<Vec<Option<NodeEnd>>, String>;
 
 fn port_spec(a: &NodeArgs) -> Result<PortSpec, String> {
@@ -54,47 +51,73 @@ fn port_spec(a: &NodeArgs) -> Result<PortSpec, String> {
     }
 }
 
-/// Looks for the socket of a vhost link, whose absence drivers tell only in their log.
+/// Looks for the socket of a vhost link, whose absence drivers tell only in their log. One that a killed node has left
+/// behind is taken away (field report 9).
 fn vhost_socket(spec: &PortSpec) -> Result<(), String> {
-    let PortSpec::Vdev { name, args } = spec else { return Ok(()) };
-    let value = |key: &str| args.split(',').find_map(|a| a.strip_prefix(key)).map(Path::new);
-    let listens = |p: &Path| match p.parent().filter(|d| !d.as_os_str().is_empty() && !d.is_dir()) {
-        Some(d) => Err(format!(
-            "{name} cannot make its socket {}: the folder {} does not exist; make it, or give another path",
-            p.display(),
-            d.display()
-        )),
-        None if p.exists() => Err(format!(
-            "{name} cannot make its socket {0}: it exists; a node that was killed leaves it behind: if no other serves it, rm {0}",
-            p.display()
-        )),
-        None => Ok(()),
-    };
-    if name.starts_with("net_vhost") {
-        value("iface=").map_or(Ok(()), listens)
-    } else if name.starts_with("net_virtio_user") {
-        let Some(p) = value("path=") else { return Ok(()) };
-        if args.split(',').any(|a| a == "server=1") {
-            return listens(p);
-        }
-        if p.exists() {
+    let Some(s) = spec.socket() else { return Ok(()) };
+    let (name, p) = (spec.port_name(), s.path.display());
+    if !s.listens {
+        // A vhost device that connects tries until somebody listens.
+        if name.starts_with("net_vhost") || s.path.exists() {
             return Ok(());
         }
-        Err(format!(
-            "{name}: there is no vhost socket {0}: start the other end first (a node with --vdev net_vhost0,iface={0}, \
-             a virtual switch), or correct the path",
-            p.display()
-        ))
-    } else {
-        Ok(())
+        return Err(format!(
+            "{name}: there is no vhost socket {p}: start the other end first (a node with --vdev net_vhost0,iface={p}, \
+             a virtual switch), or correct the path"
+        ));
     }
+    if let Some(d) = s.path.parent().filter(|d| !d.as_os_str().is_empty() && !d.is_dir()) {
+        let d = d.display();
+        return Err(format!(
+            "{name} cannot make its socket {p}: the folder {d} does not exist; make it, or give another path"
+        ));
+    }
+    let Ok(meta) = s.path.symlink_metadata() else { return Ok(()) };
+    if !meta.file_type().is_socket() {
+        return Err(format!(
+            "{name} cannot make its socket {p}: a file of another kind is there; give another path"
+        ));
+    }
+    let served = || {
+        Err(format!(
+            "{name} cannot make its socket {p}: another program serves it; stop that one, or give another path"
+        ))
+    };
+    if listed(&s.path) {
+        return served();
+    }
+    match UnixStream::connect(&s.path) {
+        Err(e) if e.kind() == ErrorKind::ConnectionRefused => match std::fs::remove_file(&s.path) {
+            Ok(()) => {
+                tracing::info!("{name}: took away the socket {p}, which nobody serves");
+                Ok(())
+            }
+            Err(e) => Err(format!(
+                "{name} cannot make its socket {p}: an old one that nobody serves is there and cannot be removed ({e}): rm {p}"
+            )),
+        },
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        // Too many wait for whoever listens, or it is of another type: it is served.
+        _ => served(),
+    }
+}
+
+/// Whether the kernel lists a listener at `path`: then it need not be disturbed to find out. One in another namespace, or
+/// under another name, is not listed.
+fn listed(path: &Path) -> bool {
+    // Flags of a socket that listens (`__SO_ACCEPTCON`).
+    const LISTENS: &str = "00010000";
+    let table = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let path = path.to_string_lossy();
+    table.lines().any(|l| {
+        let w: Vec<_> = l.split_whitespace().collect();
+        w.len() > 7 && w[3] == LISTENS && l.ends_with(&*path) && w[7..].join(" ") == *path
+    })
 }
 
 /// Memory that the port's pools and the applications' pages take, in MiB.
 fn memory_mb(c: &PortConfig) -> u32 {
-    // Data room, headroom, mbuf and mempool header: a little over 9.5 KiB; heads 2.4 KiB; bare mbufs 256 B.
-    let queue = u64::from(c.rx_bufs) * 9_728 + u64::from(c.tx_heads) * 2_496 + u64::from(c.tx_bare) * 256;
-    u32::try_from(((u64::from(c.queues) * queue) >> 20) + PAGES_MB).unwrap_or(u32::MAX)
+    u32::try_from((c.pool_bytes() >> 20) + PAGES_MB).unwrap_or(u32::MAX)
 }
 
 /// Lcores of the node, from the pattern and the number asked for, near the port.
@@ -141,11 +164,6 @@ fn stack_config(plan: &Plan) -> StackConfig {
     c
 }
 
-/// The speed that a port tells, in Mbit/s, if it knows.
-fn speed(l: LinkState) -> Option<u32> {
-    (l.up && l.mbps > 0 && l.mbps != u32::MAX).then_some(l.mbps)
-}
-
 /// Where the packets of an lcore's queue go: each queue has a file.
 fn capture_path(path: &Path, me: ShardId) -> PathBuf {
     if me.0 == 0 {
@@ -170,7 +188,9 @@ struct Plan {
     front: Arc<Front>,
     eal: Eal,
     backing: Arc<dyn Backing>,
-    restart: Mutex<Vec<Arc<AtomicBool>>>,
+    restart: Arc<Mutex<Vec<Arc<AtomicBool>>>>,
+    /// Receive buffers of a queue, and their bytes.
+    rx_memory: (usize, u64),
     /// Lcores with a queue, by queue.
     owners: Vec<ShardId>,
 }
@@ -216,8 +236,8 @@ impl Plan {
             own => {
                 let clock = self.clock.clone();
                 let now = Box::new(move || clock.now());
-                let bufs = PortConfig::default().rx_bufs;
-                let lend = relay_budget(u64::from(bufs) * 9216, bufs as usize);
+                let (bufs, bytes) = self.rx_memory;
+                let lend = relay_budget(bytes, bufs);
                 let rt = Linked::new(own, shards, self.owners.clone(), &self.rings, lend, now);
                 let balance = self.args.balance == Switch::On;
                 Ok(Box::new(Shard::new(machine, rt.among(self.siblings(me)), app).at(desk).balanced(balance)))
@@ -247,49 +267,6 @@ impl Plan {
     }
 }
 
-/// Looks after the port while the lcores poll it.
-struct Keeper {
-    stop: Sender<()>,
-    thread: JoinHandle<EthPort>,
-}
-
-fn keep(mut port: EthPort, plan: &Arc<Plan>) -> Keeper {
-    let (stop, stopped): (Sender<()>, Receiver<()>) = mpsc::channel();
-    let plan = plan.clone();
-    let thread = std::thread::spawn(move || {
-        let (mut look, mut was_up) = (LOOK, false);
-        let mut told = plan.config.link_mbps;
-        while stopped.recv_timeout(look) == Err(mpsc::RecvTimeoutError::Timeout) {
-            let link = port.refresh_link();
-            let up = link.up;
-            if let Some(mbps) = speed(link).filter(|m| told != Some(*m)) {
-                // An lcore that is held up is told at the next look.
-                told = plan.front.tune(Change::link(Some(mbps))).ok().map(|()| mbps);
-            }
-            was_up |= up;
-            // A virtio_user port whose other end has gone logs each look.
-            look = if up || !was_up { LOOK } else { LOOK_DOWN };
-            let flags = plan.restart.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut wanted = false;
-            for f in flags.iter() {
-                wanted |= f.swap(false, Ordering::AcqRel);
-            }
-            drop(flags);
-            if wanted {
-                tracing::warn!(
-                    port = port.name(),
-                    "its driver has held sent pages for a second: stopping and starting it"
-                );
-                if let Err(e) = port.restart(Duration::from_secs(2)) {
-                    tracing::error!("{e}");
-                }
-            }
-        }
-        port
-    });
-    Keeper { stop, thread }
-}
-
 /// Starts a node on a DPDK port.
 ///
 /// # Errors
@@ -316,6 +293,10 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
         ..EalConfig::default()
     };
     let eal = Eal::start(&eal).map_err(|e| e.to_string())?;
+    eal.notes().iter().for_each(|n| tracing::warn!("{n}"));
+    if spec.socket().is_some_and(|s| s.listens) && spec.port_name().starts_with("net_virtio_user") {
+        tracing::warn!("{}: waits for its vhost backend to connect", spec.port_name());
+    }
     let mut port = EthPort::open(&eal, &spec, &port_config).map_err(|e| e.to_string())?;
     for w in port.warnings() {
         tracing::warn!("{w}");
@@ -340,6 +321,7 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
     }
     // The stack is ours: reserved ports need nobody's leave.
     let config = settings::config(a, Carrier::Port, true, speed(port.refresh_link()))?;
+    let told = config.link_mbps;
     let describe = format!(
         "port {} ({}), {}, {} lcore(s) on CPU {:?}, MTU {}, {}",
         port.name(),
@@ -352,6 +334,7 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
     );
     let clock = Clock::calibrated();
     let front = Arc::new(Front::new(lcores.len(), clock.clone()));
+    let (bufs, bytes) = port.rx_memory();
     let plan = Arc::new(Plan {
         args: a.clone(),
         ip,
@@ -363,7 +346,8 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
         front: front.clone(),
         backing: Arc::new(EalBacking::new(&eal, port.node())),
         eal: eal.clone(),
-        restart: Mutex::default(),
+        restart: Arc::default(),
+        rx_memory: (bufs as usize / usize::from(port.queues()), bytes / u64::from(port.queues())),
         owners: (0..port.queues()).map(ShardId).collect(),
     });
     telemetry::offer(&eal, &control, &front);
@@ -398,11 +382,14 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
         .collect();
     drop(made);
     until_made(&wait);
-    let keeper = keep(port, &plan);
-    drop(plan);
+    let duties = Duties {
+        restart: plan.restart.clone(),
+        speed: Box::new(move |mbps| plan.front.tune(Change::link(Some(mbps))).is_ok()),
+        told,
+    };
+    let keeper = Keeper::start(port, &spec, duties);
     let after = Box::new(move || {
-        drop(keeper.stop);
-        let mut port = keeper.thread.join().map_err(|_| "the control thread panicked".to_owned())?;
+        let mut port = keeper.end()?;
         let left = port.close(Duration::from_secs(2)).map_err(|e| e.to_string())?;
         if left.attachments_out > 0 {
             tracing::error!(

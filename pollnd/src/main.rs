@@ -13,6 +13,8 @@ mod doctor;
 mod dpdk;
 mod iface;
 mod inspect;
+#[cfg(feature = "dpdk")]
+mod keeper;
 mod limits;
 mod node;
 mod ping;

@@ -6,7 +6,7 @@
 #[allow(dead_code)]
 mod lab;
 
-use lab::{KERNEL, KERNEL6, Lab, PORT, PORT6, Proc, missing};
+use lab::{KERNEL, KERNEL6, Lab, Namespace, PORT, PORT6, Proc, missing};
 use serde_json::Value;
 
 /// False, and a line that says so, when the machine cannot run the test.
@@ -306,6 +306,54 @@ impl Decoded {
     fn count(&self, src: &str, name: &str, value: &str) -> usize {
         self.all(src, name).iter().filter(|v| **v == value).count()
     }
+}
+
+#[test]
+fn report_5_net_tap_carries_bulk() {
+    if !can("report_5_net_tap_carries_bulk", &[]) {
+        return;
+    }
+    let ns = Namespace::new();
+    let node = ["node", "--nid", PORT, "--vdev", "net_tap0,iface=dtap0", "--", "--no-huge"];
+    let mut node = Proc::start(ns.pollnd(&node));
+    node.wait_for("is up on");
+    ns.ip(&["addr", "add", "10.99.0.1/24", "dev", "dtap0"]);
+    ns.ip(&["link", "set", "dtap0", "up"]);
+    let me = [PORT, "--nid", KERNEL, "--json"];
+    for (way, count, size) in [("get", 1, 16_384), ("get", 64, 1 << 20), ("put", 64, 1 << 20)] {
+        let (c, s) = (count.to_string(), size.to_string());
+        let out = Proc::start(ns.pollnd(&[&[way, "-c", &c, "-s", &s], &me[..]].concat())).finish();
+        sent(&format!("net_tap, {way}"), &out, count);
+    }
+    checked(&node.stop(), 64);
+}
+
+#[test]
+fn report_19_af_packet_beside_a_kernel_on_a_veth() {
+    if !can("report_19_af_packet_beside_a_kernel_on_a_veth", &[]) {
+        return;
+    }
+    let (ours, kernels) = (Namespace::new(), Namespace::new());
+    ours.ip(&["link", "add", "va", "type", "veth", "peer", "name", "vb", "netns", kernels.name()]);
+    ours.ip(&["link", "set", "va", "up"]);
+    kernels.ip(&["addr", "add", "10.99.0.1/24", "dev", "vb"]);
+    kernels.ip(&["link", "set", "vb", "up"]);
+    let node = ["node", "--nid", PORT, "--vdev", "net_af_packet0,iface=va", "--", "--no-huge"];
+    let mut node = Proc::start(ours.pollnd(&node));
+    node.wait_for("is up on");
+    // The check at the start names the line that mends it, since the other end cannot be seen.
+    node.wait_for("ethtool -K PEER tso off");
+    let me = [PORT, "--nid", KERNEL];
+    // Checksums that are only begun are no wrong ones: with the other end's offloads as they are.
+    let out = Proc::start(kernels.pollnd(&[&["ping", "-c", "2"], &me[..]].concat())).finish();
+    assert_eq!(out.matches("time ").count(), 2, "{out}");
+    let get = ["get", "-c", "20", "--json"];
+    sent("AF_PACKET, get", &Proc::start(kernels.pollnd(&[&get, &me[..]].concat())).finish(), 20);
+    // Super-segments do not fit the ring; without them its TCP sends bulk, too.
+    kernels.ip(&["link", "set", "vb", "gso_max_segs", "1"]);
+    let put = ["put", "-c", "20", "--json"];
+    sent("AF_PACKET, put", &Proc::start(kernels.pollnd(&[&put, &me[..]].concat())).finish(), 20);
+    checked(&node.stop(), 20);
 }
 
 #[test]

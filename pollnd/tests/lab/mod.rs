@@ -214,6 +214,18 @@ impl Namespace {
         ns
     }
 
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// `pollnd ARGS` in it.
+    pub(crate) fn pollnd(&self, args: &[&str]) -> Command {
+        let mut c = self.inside(env!("CARGO_BIN_EXE_pollnd"));
+        c.args(args);
+        c
+    }
+
     /// `ip ARGS` in it.
     pub(crate) fn ip(&self, args: &[&str]) {
         output("ip", &[&["-n", &self.0], args].concat()).unwrap();

@@ -111,6 +111,11 @@ impl Proc {
         format!("{}\n{}\n{}", self.what, self.out.lock().unwrap(), self.err.lock().unwrap())
     }
 
+    /// How often it has said `word` on its standard error.
+    pub(crate) fn heard(&self, word: &str) -> usize {
+        self.err.lock().unwrap().matches(word).count()
+    }
+
     /// Its process number.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()

@@ -27,6 +27,9 @@ const PRIVILEGED: std::ops::RangeInclusive<u16> = 512..=1023;
 /// Source ports of an unprivileged dial (RFC 6335 §6), tried from the top.
 const EPHEMERAL: std::ops::RangeInclusive<u16> = 49_152..=65_535;
 
+/// How long an idle lcore sleeps at a time while its link is down: timers and commands are this late at the most.
+const LINK_DOWN_NAP: std::time::Duration = std::time::Duration::from_millis(1);
+
 /// A message's pages on loan.
 struct Lend {
     id: LendId,
@@ -511,7 +514,12 @@ impl<P: Port> Runtime for LcoreRt<P> {
         self.stack.deadline()
     }
 
-    fn wait(&mut self, _: Option<u64>) {}
+    fn wait(&mut self, _: Option<u64>) {
+        // Nothing comes and nothing goes: a core that spins meanwhile is lost to others (field report L5).
+        if !self.stack.port().link_up() {
+            std::thread::sleep(LINK_DOWN_NAP);
+        }
+    }
 
     fn tell(&mut self) -> Option<(u16, News)> {
         self.stack.tell()

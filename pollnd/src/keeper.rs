@@ -1,0 +1,304 @@
+//! The control thread of a node on a DPDK port: looks at the link, restarts a port whose driver holds sent pages, waits
+//! for the other end of a virtio link, and tells of it all, once a minute at most.
+//!
+//! ```text
+//!            up                down              the other end connects no more
+//!   Fresh ────────> Up ──────────────────> Down ───────────────────────────────> Away (device given up)
+//!                    ^                     │ ^                                     │
+//!                    └─────────────────────┘ └─────────────────────────────────────┘ made anew
+//!                              up
+//! ```
+
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use dataplane::dpdk::{EthPort, LinkState, PortSpec};
+
+/// How often it looks at links and late drivers.
+const LOOK: Duration = Duration::from_millis(100);
+/// How often once a link that was up is down.
+const LOOK_DOWN: Duration = Duration::from_secs(1);
+/// How often the same is told again.
+const TELL: Duration = Duration::from_secs(60);
+/// How long lcores may take to let go of the port.
+const YIELD: Duration = Duration::from_secs(2);
+
+/// Where the link stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Far {
+    /// It has not been up yet.
+    Fresh,
+    Up,
+    Down,
+    /// The device is given up: it would not connect again.
+    Away,
+}
+
+/// What happens to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    Up,
+    Down,
+    GivenUp,
+    MadeAnew,
+}
+
+/// The transition table. `None`: nothing changes.
+fn next(s: Far, e: Seen) -> Option<Far> {
+    match (s, e) {
+        (Far::Fresh | Far::Down, Seen::Up) => Some(Far::Up),
+        (Far::Up, Seen::Down) => Some(Far::Down),
+        (Far::Down, Seen::GivenUp) => Some(Far::Away),
+        (Far::Away, Seen::MadeAnew) => Some(Far::Down),
+        _ => None,
+    }
+}
+
+/// Lets a line through, and the next one a minute later.
+#[derive(Debug, Default)]
+struct Rare(Option<Instant>);
+
+impl Rare {
+    fn due(&mut self, now: Instant) -> bool {
+        let due = self.0.is_none_or(|t| now >= t + TELL);
+        if due {
+            self.0 = Some(now);
+        }
+        due
+    }
+}
+
+/// The socket that a virtio_user device connects to, which it does once.
+fn backend(spec: &PortSpec) -> Option<PathBuf> {
+    let virtio = spec.port_name().starts_with("net_virtio_user");
+    spec.socket().filter(|s| virtio && !s.listens).map(|s| s.path)
+}
+
+/// What the control thread is given to do its work.
+pub(crate) struct Duties {
+    /// Set by lcores whose driver holds sent pages.
+    pub(crate) restart: Arc<Mutex<Vec<Arc<AtomicBool>>>>,
+    /// Told of each speed of the link; false when it could not be passed on yet.
+    pub(crate) speed: Box<dyn FnMut(u32) -> bool + Send>,
+    /// The speed that is known already, in Mbit/s.
+    pub(crate) told: Option<u32>,
+}
+
+/// The thread.
+pub(crate) struct Keeper {
+    stop: Sender<()>,
+    thread: JoinHandle<EthPort>,
+}
+
+/// The speed that a port tells, in Mbit/s, if it knows.
+pub(crate) fn speed(l: LinkState) -> Option<u32> {
+    (l.up && l.mbps > 0 && l.mbps != u32::MAX).then_some(l.mbps)
+}
+
+impl Keeper {
+    pub(crate) fn start(port: EthPort, spec: &PortSpec, duties: Duties) -> Keeper {
+        let (stop, stopped) = mpsc::channel();
+        let backend = backend(spec);
+        // A device that connects by itself has done so when it was made.
+        let up = backend.is_some() || port.refresh_link().up;
+        let watch = Watch {
+            port,
+            backend,
+            duties,
+            far: if up { Far::Up } else { Far::Fresh },
+            since: Instant::now(),
+            down: Rare::default(),
+            failed: Rare::default(),
+            trouble: Rare::default(),
+        };
+        let thread = std::thread::spawn(move || watch.keep(&stopped));
+        Keeper { stop, thread }
+    }
+
+    /// Ends the thread; the port.
+    ///
+    /// # Errors
+    /// It panicked.
+    pub(crate) fn end(self) -> Result<EthPort, String> {
+        drop(self.stop);
+        self.thread.join().map_err(|_| "the control thread panicked".to_owned())
+    }
+}
+
+struct Watch {
+    port: EthPort,
+    backend: Option<PathBuf>,
+    duties: Duties,
+    far: Far,
+    /// When the link went down.
+    since: Instant,
+    down: Rare,
+    failed: Rare,
+    trouble: Rare,
+}
+
+impl Watch {
+    fn keep(mut self, stopped: &Receiver<()>) -> EthPort {
+        let mut look = LOOK;
+        while stopped.recv_timeout(look) == Err(mpsc::RecvTimeoutError::Timeout) {
+            let now = Instant::now();
+            self.look(now);
+            self.restart_if_wanted();
+            if self.trouble.0.is_none_or(|t| now >= t + TELL) {
+                for t in self.port.troubles() {
+                    self.trouble.0 = Some(now);
+                    tracing::warn!("{t}");
+                }
+            }
+            look = if matches!(self.far, Far::Fresh | Far::Up) { LOOK } else { LOOK_DOWN };
+        }
+        self.port
+    }
+
+    fn on(&mut self, e: Seen) -> bool {
+        let Some(s) = next(self.far, e) else { return false };
+        self.far = s;
+        true
+    }
+
+    fn look(&mut self, now: Instant) {
+        match self.far {
+            Far::Fresh | Far::Up => {
+                let link = self.port.refresh_link();
+                self.saw(link, now);
+            }
+            // It would not connect again; closed, it lets go of what was being sent.
+            Far::Down if self.backend.is_some() => match self.port.detach(YIELD) {
+                Ok(()) => {
+                    if self.port.is_away() {
+                        self.on(Seen::GivenUp);
+                    } else {
+                        let link = self.port.refresh_link_quietly();
+                        self.saw(link, now);
+                    }
+                }
+                Err(e) if self.failed.due(now) => tracing::error!("{e}"),
+                Err(_) => {}
+            },
+            Far::Down => {
+                let link = self.port.refresh_link_quietly();
+                self.saw(link, now);
+            }
+            Far::Away => self.try_again(now),
+        }
+        if matches!(self.far, Far::Down | Far::Away) && self.down.due(now) {
+            let waits = match &self.backend {
+                Some(p) => format!("; it is joined again when its other end serves {} again", p.display()),
+                None => String::new(),
+            };
+            let secs = (now - self.since).as_secs();
+            tracing::warn!("port {}: its link has been down for {secs} s{waits}", self.port.name());
+        }
+    }
+
+    fn saw(&mut self, link: LinkState, now: Instant) {
+        if let Some(mbps) = speed(link).filter(|m| self.duties.told != Some(*m)) {
+            // An lcore that is held up is told at the next look.
+            self.duties.told = (self.duties.speed)(mbps).then_some(mbps);
+        }
+        let was = self.far;
+        if self.on(if link.up { Seen::Up } else { Seen::Down }) {
+            if link.up && was == Far::Down {
+                tracing::warn!(
+                    "port {}: its link is up again after {} s",
+                    self.port.name(),
+                    (now - self.since).as_secs()
+                );
+            } else if link.up {
+                tracing::info!("port {}: its link is up", self.port.name());
+            } else {
+                (self.since, self.down) = (now, Rare::default());
+            }
+        }
+    }
+
+    /// Makes the device anew once somebody serves its socket. Looked at first, since the driver logs each failure.
+    fn try_again(&mut self, now: Instant) {
+        let serves = self.backend.as_ref().is_some_and(|p| UnixStream::connect(p).is_ok());
+        if !serves {
+            return;
+        }
+        match self.port.attach() {
+            Ok(()) => {
+                self.on(Seen::MadeAnew);
+                let link = self.port.refresh_link();
+                self.saw(link, now);
+            }
+            Err(e) if self.failed.due(now) => tracing::error!("{e}"),
+            Err(_) => {}
+        }
+    }
+
+    fn restart_if_wanted(&mut self) {
+        let flags = self.duties.restart.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = flags.iter().fold(false, |any, f| f.swap(false, Ordering::AcqRel) | any);
+        drop(flags);
+        // Nobody is there to take what the driver holds: a restart changes nothing.
+        if !wanted || !matches!(self.far, Far::Fresh | Far::Up) {
+            return;
+        }
+        tracing::warn!(
+            port = self.port.name(),
+            "its driver has held sent pages for a second: stopping and starting it"
+        );
+        if let Err(e) = self.port.restart(YIELD) {
+            tracing::error!("{e}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table() {
+        let mut t = String::new();
+        for s in [Far::Fresh, Far::Up, Far::Down, Far::Away] {
+            for e in [Seen::Up, Seen::Down, Seen::GivenUp, Seen::MadeAnew] {
+                if let Some(n) = next(s, e) {
+                    t += &format!("{s:?} --{e:?}--> {n:?}\n");
+                }
+            }
+        }
+        insta::assert_snapshot!(t, @r"
+        Fresh --Up--> Up
+        Up --Down--> Down
+        Down --Up--> Up
+        Down --GivenUp--> Away
+        Away --MadeAnew--> Down
+        ");
+    }
+
+    #[test]
+    fn the_same_is_told_once_a_minute() {
+        let start = Instant::now();
+        let mut r = Rare::default();
+        let told: Vec<u64> = (0..200).filter(|s| r.due(start + Duration::from_secs(*s))).collect();
+        assert_eq!(told, [0, 60, 120, 180]);
+    }
+
+    #[test]
+    fn only_a_device_that_connects_by_itself_is_made_anew() {
+        let b = |s: &str| backend(&s.parse().unwrap());
+        assert_eq!(b("net_virtio_user0,path=/v"), Some("/v".into()));
+        for other in [
+            "net_virtio_user0,path=/v,server=1",
+            "net_vhost0,iface=/v,client=1",
+            "net_vhost0,iface=/v",
+            "net_tap0",
+        ] {
+            assert_eq!(b(other), None, "{other}");
+        }
+    }
+}
