@@ -4,7 +4,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test soak fuzz lint doc clean
+.PHONY: help deps build demo test compat soak fuzz lint doc clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,10 @@ demo: ## two nodes in one process over a virtio link, against kernel sockets; at
 test: ## build, run every test and every check, print one table
 	@scripts/deps test
 	@scripts/run-tests $(STAGES)
+
+compat: ## compile against other DPDKs' packages; as root, build and run in a chroot of Debian 13
+	@scripts/deps
+	@scripts/compat
 
 soak: ## simulate networks with SEEDS=n fresh seeds, or for SECONDS=s (600 unless told)
 	@SOAK_SEEDS=$(SEEDS) SOAK_SECONDS=$(SECONDS) SOAK_FIRST=$(FIRST) scripts/soak
