@@ -15,7 +15,7 @@ use transport::node::lcore::LcoreRt;
 use transport::node::{NoApp, Shard};
 use transport::wire::ConnType;
 
-use crate::inmem::{CLIENT, SERVER, TURN_NS, Time, node, stack};
+use crate::inmem::{CLIENT, SERVER, TURN_NS, Time, node_with, stack};
 use crate::memory::{FIRST_PORT, opening};
 use crate::repeat::median;
 use crate::tcp::thread_cpu;
@@ -67,7 +67,9 @@ impl Embryos {
     fn new(idle: u32, embryonic: u32) -> Result<Embryos, String> {
         let (a, b) = pair(&MemConfig::default());
         let time = Time::new();
-        let node = node(SERVER, b, &time, NoApp)?;
+        // All are dialled from one address, which has half of the places.
+        let places = embryonic as usize * 4;
+        let node = node_with(SERVER, b, &time, NoApp, |c| c.max_embryonic = c.max_embryonic.max(places))?;
         let mut e = Embryos {
             node,
             peers: stack(CLIENT, a)?,

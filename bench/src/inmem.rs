@@ -67,12 +67,24 @@ pub(crate) fn node<A: App>(
     time: &Time,
     app: A,
 ) -> Result<Shard<LcoreRt<MemPort>, A>, String> {
+    node_with(ip, port, time, app, |_| ())
+}
+
+/// One node, listening, with its settings changed.
+pub(crate) fn node_with<A: App>(
+    ip: Ipv4Addr,
+    port: MemPort,
+    time: &Time,
+    app: A,
+    change: impl FnOnce(&mut Config),
+) -> Result<Shard<LcoreRt<MemPort>, A>, String> {
     let mut stack = stack(ip, port)?;
     stack.listen(Listen { addr: IpAddr::V4(ip), port: 988, backlog: 4096 }).map_err(|e| e.to_string())?;
     let mut config = Config::new(nid(ip), 1);
     config.accept = Accept::Trust;
     // As many as the client's small messages in flight, which credits would hold back otherwise.
     config.peer_credits = 64;
+    change(&mut config);
     Ok(Shard::new(Machine::new(config), LcoreRt::new(stack, time.clock(), ShardId(0)), app))
 }
 

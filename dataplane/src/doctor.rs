@@ -5,6 +5,7 @@
 
 mod net;
 mod quota;
+mod routes;
 
 use std::fmt;
 use std::fs;

@@ -26,7 +26,7 @@ pub struct Lcore {
 pub enum LcoreError {
     /// What hwloc described is another machine.
     #[error(
-        "lcore on CPU {0} is not pinned: the topology is not this machine's; unset HWLOC_SYNTHETIC and HWLOC_XMLFILE, or run without pinning"
+        "lcore on CPU {0} is not pinned: the topology is not this machine's; unset HWLOC_SYNTHETIC and HWLOC_XMLFILE"
     )]
     OtherMachine(usize),
     /// The kernel refused.

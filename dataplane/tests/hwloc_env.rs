@@ -38,6 +38,8 @@ fn prints_its_shape() {
 #[test]
 fn a_synthetic_machine() {
     assert_eq!(child("HWLOC_SYNTHETIC", "package:2 [numa] core:3 pu:2"), "SHAPE cores=6 nodes=2 this=false");
+    // Field report 13: no Core objects.
+    assert_eq!(child("HWLOC_SYNTHETIC", "numa:1 pu:2"), "SHAPE cores=2 nodes=1 this=false");
 }
 
 #[test]

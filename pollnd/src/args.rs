@@ -22,7 +22,7 @@ Environment:
                    part: warn,transport=debug
   XDG_RUNTIME_DIR  where nodes have their control sockets, before /run/pollnd and /tmp/pollnd-UID
   HWLOC_SYNTHETIC, HWLOC_XMLFILE
-                   another machine's topology, to see where lcores would be; threads are not bound then";
+                   another machine's topology, on which patterns are tried: a node on a port does not start with it";
 
 /// How `doctor` ends.
 const DOCTOR: &str = "\

@@ -136,7 +136,7 @@ impl Node {
 pub(crate) fn start(a: &NodeArgs, role: Role, make: MakeApp) -> Result<Node, String> {
     let control = Arc::new(Control::default());
     signals::watch(control.clone())?;
-    cpus::mention_quota(a.lcores.into());
+    cpus::mention_quota(settings::on_port(a).then_some(a.lcores));
     let dpdk = a.port.is_some() || a.vdev.is_some();
     settings::addresses(a)?;
     match a.carrier.unwrap_or(if dpdk { Carrier::Dpdk } else { Carrier::Sockets }) {

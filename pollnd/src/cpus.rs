@@ -8,17 +8,21 @@ use dataplane::doctor::cpu_quota;
 #[cfg(feature = "dpdk")]
 use dataplane::lcore::{self, Lcore, Polled};
 
-/// Says that a CPU quota is in force, for a node of so many polling threads: they use it up, and the kernel then stops
-/// the process until the period ends.
-pub(crate) fn mention_quota(lcores: u64) {
+/// Says that a CPU quota is in force, for a node of so many lcores: they use it up, and the kernel then stops the
+/// process until the period ends. A node on kernel sockets has none and does so only when it is busy.
+pub(crate) fn mention_quota(lcores: Option<u16>) {
     let Some(q) = cpu_quota(Path::new("/")) else { return };
-    match q.stop_us(lcores) {
-        Some(us) => tracing::warn!(
-            "a CPU quota is in force, {q}: {lcores} lcore(s) that poll are stopped for {} ms at a time; {}",
-            us as f64 / 1000.0,
+    let stop = q.stop_us(lcores.unwrap_or(1).into()).map(|us| us as f64 / 1000.0);
+    match (stop, lcores) {
+        (Some(ms), Some(n)) => tracing::warn!(
+            "a CPU quota is in force, {q}: of a node with {n} lcore(s) that poll each is stopped for {ms} ms at a time; {}",
             q.remedy()
         ),
-        None => tracing::info!("a CPU quota is in force, {q}: more than {lcores} lcore(s) use up"),
+        (Some(ms), None) => tracing::warn!(
+            "a CPU quota is in force, {q}: a busy node is stopped for up to {ms} ms at a time; {}",
+            q.remedy()
+        ),
+        (None, _) => tracing::info!("a CPU quota is in force, {q}: more than this node uses up"),
     }
 }
 

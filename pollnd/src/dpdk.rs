@@ -20,7 +20,7 @@ use dataplane::pkt::Port;
 use hugepages::{Backing, LendSlab};
 use tcpstack::{Listen, Stack, StackConfig};
 use transport::node::desk::Front;
-use transport::node::lcore::{LcoreRt, keepalive};
+use transport::node::lcore::{Duplicates, LcoreRt, keepalive};
 use transport::node::links::{Linked, Rings, relay_budget};
 use transport::node::{Control, Idle, NoApp, NodeEnd, Order, Shard, Turn, run};
 use transport::proto::tunables::Change;
@@ -189,6 +189,7 @@ struct Plan {
     eal: Eal,
     backing: Arc<dyn Backing>,
     restart: Arc<Mutex<Vec<Arc<AtomicBool>>>>,
+    duplicates: Arc<Mutex<Vec<Duplicates>>>,
     /// Receive buffers of a queue, and their bytes.
     rx_memory: (usize, u64),
     /// Lcores with a queue, by queue.
@@ -205,6 +206,7 @@ impl Plan {
         }
         let rt = LcoreRt::new(stack, self.clock.clone(), me);
         self.restart.lock().unwrap_or_else(PoisonError::into_inner).push(rt.restart_wanted());
+        self.duplicates.lock().unwrap_or_else(PoisonError::into_inner).push(rt.duplicates());
         Ok(rt)
     }
 
@@ -347,6 +349,7 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
         backing: Arc::new(EalBacking::new(&eal, port.node())),
         eal: eal.clone(),
         restart: Arc::default(),
+        duplicates: Arc::default(),
         rx_memory: (bufs as usize / usize::from(port.queues()), bytes / u64::from(port.queues())),
         owners: (0..port.queues()).map(ShardId).collect(),
     });
@@ -384,6 +387,7 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
     until_made(&wait);
     let duties = Duties {
         restart: plan.restart.clone(),
+        duplicates: plan.duplicates.clone(),
         speed: Box::new(move |mbps| plan.front.tune(Change::link(Some(mbps))).is_ok()),
         told,
     };

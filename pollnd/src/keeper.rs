@@ -18,6 +18,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dataplane::dpdk::{EthPort, LinkState, PortSpec};
+use transport::node::lcore::Duplicates;
 
 /// How often it looks at links and late drivers.
 const LOOK: Duration = Duration::from_millis(100);
@@ -83,6 +84,8 @@ fn backend(spec: &PortSpec) -> Option<PathBuf> {
 pub(crate) struct Duties {
     /// Set by lcores whose driver holds sent pages.
     pub(crate) restart: Arc<Mutex<Vec<Arc<AtomicBool>>>>,
+    /// Other stations with our addresses, as each lcore sees them.
+    pub(crate) duplicates: Arc<Mutex<Vec<Duplicates>>>,
     /// Told of each speed of the link; false when it could not be passed on yet.
     pub(crate) speed: Box<dyn FnMut(u32) -> bool + Send>,
     /// The speed that is known already, in Mbit/s.
@@ -149,6 +152,7 @@ impl Watch {
             let now = Instant::now();
             self.look(now);
             self.restart_if_wanted();
+            self.warn_of_duplicates();
             if self.trouble.0.is_none_or(|t| now >= t + TELL) {
                 for t in self.port.troubles() {
                     self.trouble.0 = Some(now);
@@ -236,6 +240,15 @@ impl Watch {
             }
             Err(e) if self.failed.due(now) => tracing::error!("{e}"),
             Err(_) => {}
+        }
+    }
+
+    /// The stacks tell of each once a minute.
+    fn warn_of_duplicates(&self) {
+        for lcore in self.duties.duplicates.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            while let Some(d) = lcore.next_one() {
+                tracing::warn!(port = self.port.name(), "{d}");
+            }
         }
     }
 

@@ -141,7 +141,7 @@ fn in_network(a: &NodeArgs, ip: IpAddr) -> Option<String> {
 }
 
 /// Whether the node is on a port, and not on kernel sockets.
-fn on_port(a: &NodeArgs) -> bool {
+pub(crate) fn on_port(a: &NodeArgs) -> bool {
     a.carrier.map_or(a.port.is_some() || a.vdev.is_some(), |c| c == args::Carrier::Dpdk)
 }
 

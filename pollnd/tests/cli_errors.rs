@@ -293,7 +293,7 @@ fn doctor_in_a_network_namespace_advises_nothing_on_the_machines_nics() {
     }
 }
 
-/// Field report 11: a default route over a VLAN of a bridge of two devices.
+/// Field report 11: default routes over a VLAN of a bridge of two devices, over two next hops, and of another table.
 #[test]
 fn doctor_looks_through_bridges_and_vlans() {
     let test = "doctor_looks_through_bridges_and_vlans";
@@ -302,7 +302,11 @@ fn doctor_looks_through_bridges_and_vlans() {
         ip link set low0 master br9 && ip link set low1 master br9 || exit 77
         ip link add link br9 name br9.5 type vlan id 5 || exit 77
         for i in low0 low1 br9 br9.5; do ip link set $i up; done
-        ip addr add 10.55.0.1/24 dev br9.5 && ip route add default via 10.55.0.2 || exit 77
+        ip link add hop1 type dummy && ip link add other type dummy && ip link add aside type dummy || exit 77
+        for i in hop1 other aside; do ip link set $i up; done
+        ip addr add 10.55.0.1/24 dev br9.5 && ip addr add 10.56.0.1/24 dev hop1 && ip addr add 10.57.0.1/24 dev other
+        ip route add default nexthop via 10.55.0.2 nexthop via 10.56.0.2 || exit 77
+        ip route add default via 10.57.0.2 table 100 || exit 77
         exec $POLLND doctor";
     let Some(end) = namespaced(test, true, script) else { return };
     if end.status.code() == Some(77) {
@@ -310,10 +314,60 @@ fn doctor_looks_through_bridges_and_vlans() {
         return;
     }
     let lines = doctor(end);
-    assert!(
-        lines.iter().any(|l| l.contains("default route: interface br9.5, over br9, low0, low1")),
-        "{lines:#?}"
-    );
+    for says in ["br9.5, over br9, low0, low1", "hop1", "other"] {
+        let says = format!("default route: interface {says}");
+        assert!(lines.iter().any(|l| l.ends_with(&says)), "{says}: {lines:#?}");
+    }
+    assert!(!lines.iter().any(|l| l.contains("aside")), "{lines:#?}");
+}
+
+/// A control group with a CPU quota, which goes with this value; `None` where there can be none.
+struct Group(std::path::PathBuf);
+
+impl Group {
+    fn half_a_cpu() -> Option<Group> {
+        for (top, file, value) in [
+            ("/sys/fs/cgroup/cpu", "cpu.cfs_quota_us", "50000"),
+            ("/sys/fs/cgroup", "cpu.max", "50000 100000"),
+        ] {
+            let dir = std::path::Path::new(top).join(format!("pollnd-test-{}", std::process::id()));
+            if std::fs::create_dir(&dir).is_ok() {
+                let g = Group(dir);
+                if std::fs::write(g.0.join(file), value).is_ok() {
+                    return Some(g);
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+/// Field report 13: a CPU quota in force, as doctor and the start of a node tell it.
+#[test]
+fn a_cpu_quota_is_mentioned() {
+    let Some(g) = Group::half_a_cpu() else {
+        println!("SKIP: a_cpu_quota_is_mentioned: needs root, and a CPU controller of control groups");
+        return;
+    };
+    let within = |args: &str| {
+        let script = format!("echo $$ > {}/cgroup.procs && exec $POLLND {args}", g.0.display());
+        let mut c = Command::new("sh");
+        c.args(["-c", &script]).env("POLLND", env!("CARGO_BIN_EXE_pollnd"));
+        Proc::start(c).end()
+    };
+    let says =
+        ["CPU quota", "50 ms of CPU time in every 100 ms", "stopped for 50 ms at a time", "lift it: echo"];
+    doctor(within("doctor").says(&says));
+    let end = within(&format!("node --nid {} --run-for 0.1", nid(own_ip()))).good();
+    for s in ["a CPU quota is in force, 50 ms of CPU time in every 100 ms", "up to 50 ms at a time", "echo"] {
+        assert!(end.err.contains(s), "{end:?}");
+    }
 }
 
 #[test]

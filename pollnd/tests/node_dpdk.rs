@@ -78,6 +78,23 @@ fn the_port_with_the_default_route_is_left_alone() {
     run(&["doctor"]).says(&[&addr, &iface, "leave it to the kernel"]);
 }
 
+/// Field report 13: two nodes on one machine that are told to poll the same CPU.
+#[test]
+fn a_node_that_polls_where_another_does_is_told() {
+    let node = |nid: &str, more: &[&str]| {
+        let pages = ["--", "--no-huge", "-m", "300"];
+        start(&[&["node", "--nid", nid, "--vdev", "net_ring0"], more, &pages[..]].concat())
+    };
+    let first = node("10.9.0.1@tcp", &[]).up();
+    let end = first.id();
+    let cpu = dataplane::lcore::polled(Path::new("/"), 0).into_iter().find(|p| p.pid == end).unwrap().cpu;
+    let pattern = format!("0[{cpu}]");
+    let second = node("10.9.0.2@tcp", &["--cpu-pattern", &pattern]).up().stop().good();
+    let says = format!("lcore 0 is on CPU {cpu}, which lcore-0 of process ");
+    assert!(second.err.contains(&says) && second.err.contains("--cpu-pattern"), "{second:?}");
+    first.stop().good();
+}
+
 /// A device name and its vhost socket.
 fn vhost(dir: &Path) -> (String, String) {
     let sock = dir.join("v.sock").display().to_string();

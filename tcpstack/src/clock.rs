@@ -149,8 +149,14 @@ impl Flow {
                 self.clock_at = cx.now + rto;
                 Rung::Serve
             }
-            Clock::Data if stuck && !self.shrunk_by_a_live_peer(cx) => Rung::GiveUp,
+            Clock::Data if stuck && (self.discards || !self.shrunk_by_a_live_peer(cx)) => Rung::GiveUp,
             Clock::Data => self.ring_data(cx),
+            // Closed for good, and the peer may not hold that up by a shut window (Linux has a bound for its orphans, too).
+            Clock::Persist
+                if self.discards && cx.now.saturating_sub(self.stuck_since) >= cx.cfg.fin_timeout =>
+            {
+                Rung::GiveUp
+            }
             // A peer that answers may keep its window shut for ever (RFC 9293 §3.8.6.1).
             Clock::Persist if cx.now.saturating_sub(self.last_rx) > cx.cfg.user_timeout && stuck => {
                 Rung::GiveUp
@@ -160,10 +166,13 @@ impl Flow {
                 cx.c.window_probes += 1;
                 let wait = rto.saturating_mul(1 << self.tries.min(16)).min(cx.cfg.rto.max);
                 self.clock_at = cx.now + wait;
+                if self.discards {
+                    self.clock_at = self.clock_at.min(self.stuck_since + cx.cfg.fin_timeout);
+                }
                 Rung::Probe
             }
-            // A peer that still sends after our FIN is not lost.
-            Clock::Fin if cx.now < self.last_rx + cx.cfg.fin_timeout => {
+            // A peer that still sends after our FIN is not lost, where it is read.
+            Clock::Fin if !self.discards && cx.now < self.last_rx + cx.cfg.fin_timeout => {
                 self.clock_at = self.last_rx + cx.cfg.fin_timeout;
                 Rung::Early
             }

@@ -223,6 +223,16 @@ pub enum DialError {
     /// Too many connections.
     #[error("{0} connections are open, the configured maximum")]
     TooMany(u32),
+    /// The kernel refused another mapping for the phantom rings.
+    #[error(
+        "no addresses for the buffers of another connection beside {live}: {kind}; raise vm.max_map_count"
+    )]
+    Map {
+        /// Connections that there are.
+        live: u32,
+        /// What the kernel said.
+        kind: std::io::ErrorKind,
+    },
 }
 
 /// Why bytes were not accepted.
@@ -274,13 +284,17 @@ counters! {
         rx_bytes,
         /// Payload bytes copied on receiving (small payloads).
         rx_copied_bytes,
+        /// Payload bytes in order that nobody read, their connection having been closed.
+        rx_discarded_bytes,
         /// Packets dropped: lengths that contradict each other.
         rx_malformed,
         /// Packets dropped: not for us.
         rx_not_ours,
         /// Packets dropped: protocol not spoken.
         rx_protocol,
-        /// IP fragments dropped.
+        /// IP fragments dropped: nothing is reassembled. A peer whose packets have DF clear sends through a router with
+        /// a smaller MTU, and no byte of its full segments arrives: let it discover the path's MTU, or lower the MTU or
+        /// MSS on one side.
         rx_fragments,
         /// Packets dropped: wrong checksum.
         rx_bad_csum,
@@ -303,7 +317,7 @@ counters! {
         rx_bad_flags,
         /// Segments dropped: a timestamp older than the last one (PAWS, RFC 7323 §5).
         paws_rejected,
-        /// Segments dropped: no timestamp where both sides agreed on them (RFC 7323 §3.2).
+        /// Segments without a timestamp where both sides agreed on them (RFC 7323 §3.2): taken all the same, as Linux does.
         ts_missing,
         /// SACK blocks sent, those that report duplicates included.
         sack_blocks,

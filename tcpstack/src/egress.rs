@@ -3,12 +3,12 @@
 
 use dataplane::pkt::Port;
 
+use crate::ending::CloseWhy;
 use crate::flow::{AckDue, Clock, Flow};
 use crate::io::Io;
-use crate::opts::OptBytes;
 use crate::phase::{Ev, Phase};
 use crate::seq::Seq;
-use crate::stack::{CloseWhy, Event, Stack};
+use crate::stack::{Event, Stack};
 use crate::table::Place;
 use crate::timewait::Entry;
 use crate::uplink::marks;
@@ -79,7 +79,7 @@ impl<P: Port> Stack<P> {
                 self.abort(i, CloseWhy::Reset);
             }
             (Served::Done, Phase::TimeWait) => self.time_wait(i),
-            (Served::Done, Phase::Closed) => self.finished(i),
+            (Served::Done, Phase::Closed) => self.end(i, CloseWhy::Fin),
             _ => self.arm(i),
         }
     }
@@ -213,42 +213,7 @@ impl<P: Port> Stack<P> {
         };
         let t = self.tw.insert(e, now);
         self.table.insert(e.key, Place::TimeWait(t));
-        self.finished(i);
-    }
-
-    /// In order at an end; the user is told when it has read everything.
-    fn finished(&mut self, i: u32) {
-        self.wheel.cancel(i);
-        let Some(f) = self.at(i) else { return };
-        let (key, unread) = (f.key, !f.ready.is_empty());
-        if !unread {
-            return self.release(i, CloseWhy::Fin);
-        }
-        f.shadow.clear();
-        if self.table.get(&key) == Some(Place::Flow(i)) {
-            self.table.remove(&key);
-        }
-    }
-
-    /// Ends a connection with a RST.
-    pub(crate) fn abort(&mut self, i: u32, why: CloseWhy) {
-        let Some(mut f) = self.slots.get_mut(i as usize).and_then(|s| s.flow.take()) else { return };
-        // In SYN-SENT there is nobody to tell (RFC 9293 §3.10.5), nor where no SYN-ACK was answered.
-        let mute = f.phase == Phase::SynReceived && why == CloseWhy::Timeout;
-        if !mute && !matches!(f.phase, Phase::Resolve | Phase::SynSent | Phase::Closed) {
-            f.sock.with(|s| s.abort());
-            // smoltcp says whether a RST is due; where it is, the numbers are the shim's.
-            if self.engine.poll(&mut f.sock).is_some_and(|m| m.flags & wire::RST != 0) {
-                let r = Fields { win: 0, ..f.fields(f.snd_max(), wire::RST) };
-                let o = OptBytes::plain(f.stamps.option(self.now));
-                self.io.control(&f.tmpl, &r, &o, &mut self.c);
-            }
-        }
-        f.phase = Phase::Closed;
-        if let Some(s) = self.slots.get_mut(i as usize) {
-            s.flow = Some(f);
-        }
-        self.release(i, why);
+        self.end(i, CloseWhy::Fin);
     }
 }
 

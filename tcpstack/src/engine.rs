@@ -73,6 +73,15 @@ pub struct Emission {
     pub plen: u32,
 }
 
+/// Why there is no socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// smoltcp takes no port 0.
+    Address,
+    /// The kernel has no more addresses for its buffers.
+    Map(io::ErrorKind),
+}
+
 struct Dev {
     rx: Scratch,
     tx: Scratch,
@@ -126,9 +135,8 @@ pub struct Engine {
     dev: Dev,
     rings: Rings,
     rx_window: usize,
-    /// Both windows in smoltcp's bytes.
+    /// The same in smoltcp's bytes.
     rx_ring: usize,
-    tx_ring: usize,
 }
 
 /// The window scale that a receive buffer of `bytes` needs (RFC 7323 §2.3).
@@ -142,7 +150,7 @@ impl Engine {
     /// # Errors
     /// What the kernel says to the mappings of the phantom rings.
     pub fn new(seed: u64, rx_window: usize, tx_window: usize) -> io::Result<Engine> {
-        let mut dev = Dev { rx: Scratch::new()?, tx: Scratch::new()?, rx_len: 0, tx_len: 0 };
+        let mut dev = Dev { rx: Scratch::new(), tx: Scratch::new(), rx_len: 0, tx_len: 0 };
         let mut cfg = Config::new(HardwareAddress::Ip);
         cfg.random_seed = seed;
         let mut iface = Interface::new(cfg, &mut dev, NOW);
@@ -151,30 +159,40 @@ impl Engine {
             let _ = a.push(IpCidr::new(IpAddress::Ipv4(LOCAL), 32));
         });
         let [rx_ring, tx_ring] = [rx_window, tx_window].map(|w| w / UNIT as usize);
-        let rings = Rings::new(rx_ring.max(tx_ring))?;
-        Ok(Engine { iface, dev, rings, rx_window, rx_ring, tx_ring })
+        let rings = Rings::new(rx_ring, tx_ring)?;
+        Ok(Engine { iface, dev, rings, rx_window, rx_ring })
     }
 
-    /// A socket that listens for the SYN of `k`; `None` when smoltcp refuses the port (0).
-    pub fn listen(&mut self, k: &Key) -> Option<PhantomSocket> {
-        let mut s = self.rings.socket(self.rx_ring, self.tx_ring);
+    /// A socket that listens for the SYN of `k`.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn listen(&mut self, k: &Key) -> Result<PhantomSocket, Refused> {
+        let mut s = self.socket()?;
         let ep = IpListenEndpoint { addr: Some(IpAddress::Ipv4(LOCAL)), port: k.lport() };
-        s.with(|s| s.listen(ep)).ok().map(|()| s)
+        s.with(|s| s.listen(ep)).map(|()| s).map_err(|_| Refused::Address)
     }
 
     /// The window scale that our SYNs offer.
     pub fn own_scale(&mut self) -> Option<u8> {
-        let mut s = self.connect(&Key::v4(1, 1, 2, 2))?;
+        let mut s = self.connect(&Key::v4(1, 1, 2, 2)).ok()?;
         self.poll(&mut s)?.scale
     }
 
-    /// A socket about to send the SYN of `k`; `None` when smoltcp refuses the addresses.
-    pub fn connect(&mut self, k: &Key) -> Option<PhantomSocket> {
-        let mut s = self.rings.socket(self.rx_ring, self.tx_ring);
+    fn socket(&self) -> Result<PhantomSocket, Refused> {
+        self.rings.socket().map_err(|e| Refused::Map(e.kind()))
+    }
+
+    /// A socket about to send the SYN of `k`.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn connect(&mut self, k: &Key) -> Result<PhantomSocket, Refused> {
+        let mut s = self.socket()?;
         let remote = IpEndpoint::new(IpAddress::Ipv4(REMOTE), k.rport());
         let local = IpEndpoint::new(IpAddress::Ipv4(LOCAL), k.lport());
         let cx = self.iface.context();
-        s.with(|s| s.connect(cx, remote, local)).ok().map(|()| s)
+        s.with(|s| s.connect(cx, remote, local)).map(|()| s).map_err(|_| Refused::Address)
     }
 
     fn load(&mut self, k: &Key, f: &Feed, plen: u32) {

@@ -66,7 +66,7 @@ impl<P: Port> Stack<P> {
         if self.live >= self.cfg.max_flows {
             return None;
         }
-        let sock = self.engine.listen(&s.key)?;
+        let sock = self.engine.listen(&s.key).ok()?;
         let hop = self.host.route(&s.key.remote, self.now).unwrap_or(s.key.remote);
         let tmpl = self.io.template(src, &s.key);
         let mut f = Box::new(Flow::new(s.key, sock, tmpl, hop, self.now));

@@ -11,6 +11,7 @@ use hugepages::RxFrag;
 use crate::addr::Addr;
 use crate::cc::Congestion;
 use crate::config::FlowCounters;
+use crate::ending::CloseWhy;
 use crate::opts::TS_LEN;
 use crate::phantom::PhantomSocket;
 use crate::phase::{Ev, Phase};
@@ -68,6 +69,10 @@ pub(crate) struct Flow {
     pub(crate) fin_rcvd: bool,
     pub(crate) fin_fed: bool,
     pub(crate) syn_due: bool,
+    /// Nobody reads: what comes is acknowledged and discarded.
+    pub(crate) discards: bool,
+    /// It is over, for this reason; kept for what is still to be read.
+    pub(crate) why: Option<CloseWhy>,
     /// smoltcp has to be asked whether or not there is other reason to.
     pub(crate) poll: bool,
     /// The window is held back for want of pool memory; `waits` while it is on the list of such.
@@ -172,6 +177,8 @@ impl Flow {
             fin_rcvd: false,
             fin_fed: false,
             syn_due: false,
+            discards: false,
+            why: None,
             poll: false,
             starved: false,
             waits: false,

@@ -1,20 +1,35 @@
 //! Packets from the port: link, IP, and TCP to its connection.
 
+use arrayvec::ArrayVec;
 use dataplane::pkt::{Csum, Port, RxPkt};
 
 use crate::addr::Addr;
 use crate::arp;
+use crate::ending::CloseWhy;
 use crate::io::upper_sum;
 use crate::nd::ICMP6;
 use crate::opts::{OptBytes, Opts, Ts};
 use crate::phase::Phase;
 use crate::segment::{Cx, Outcome};
 use crate::seq::Seq;
-use crate::stack::{CloseWhy, Event, Stack};
+use crate::stack::{Event, Stack};
 use crate::stamps;
 use crate::table::Place;
 use crate::timewait::Verdict;
 use crate::wire::{self, Drop, ETH_ARP, ETH_IPV4, ETH_IPV6, Eth, Fields, HDR, Ip, Mac, Seg};
+
+/// Most bytes of headers: Ethernet with two tags, IPv6 with its extensions, TCP with all options.
+const HEAD_MAX: usize = 192;
+const _: () = assert!(22 + wire::HDR6 + wire::EXT_MAX + 60 <= HEAD_MAX);
+
+/// Headers are copied out of the packet once, and judged and used as they were then: whoever shares the packet's memory
+/// with us (the other end of a virtio link) may change it at any time.
+#[inline]
+fn copy_head(b: &[u8]) -> ArrayVec<u8, HEAD_MAX> {
+    let mut h = ArrayVec::new();
+    let _ = h.try_extend_from_slice(b.get(..b.len().min(HEAD_MAX)).unwrap_or_default());
+    h
+}
 
 impl<P: Port> Stack<P> {
     /// Takes in one packet.
@@ -38,9 +53,14 @@ impl<P: Port> Stack<P> {
         if meta.csum == Csum::Bad {
             return Err(Drop::Checksum);
         }
-        let head = p.head();
+        let head = &copy_head(p.head());
         let e = wire::eth(head).ok_or(Drop::Malformed)?;
-        if meta.vlan.or(e.vlan) != self.cfg.vlan {
+        // What the device stripped was the outer one; a tag within a VLAN's is another network's.
+        let vlan = match (meta.vlan.filter(|v| *v != 0), e.vlan) {
+            (Some(_), Some(_)) => return Err(Drop::NotOurs),
+            (a, b) => a.or(b),
+        };
+        if vlan != self.cfg.vlan {
             return Err(Drop::NotOurs);
         }
         if e.src[0] & 1 != 0 {
@@ -63,7 +83,7 @@ impl<P: Port> Stack<P> {
                     return Err(Drop::NotOurs);
                 }
                 match ip.proto {
-                    6 => self.on_tcp(p, &e, &ip, meta.csum),
+                    6 => self.on_tcp(p, head, &e, &ip, meta.csum),
                     _ if self.host.is_martian(&ip.src) => Err(Drop::Martian),
                     1 => self.on_icmp(&p, &e, &ip),
                     _ => Err(Drop::Protocol),
@@ -86,7 +106,7 @@ impl<P: Port> Stack<P> {
                     return Err(Drop::Martian);
                 }
                 match ip.proto {
-                    6 => self.on_tcp(p, &e, &ip, meta.csum),
+                    6 => self.on_tcp(p, head, &e, &ip, meta.csum),
                     ICMP6 => self.on_icmp6(&p, &e, &ip),
                     _ => Err(Drop::Protocol),
                 }
@@ -96,9 +116,8 @@ impl<P: Port> Stack<P> {
     }
 
     #[inline]
-    fn on_tcp(&mut self, p: P::Rx, e: &Eth, ip: &Ip, csum: Csum) -> Result<(), Drop> {
+    fn on_tcp(&mut self, p: P::Rx, head: &[u8], e: &Eth, ip: &Ip, csum: Csum) -> Result<(), Drop> {
         let off = e.len + ip.hlen;
-        let head = p.head();
         let s = wire::tcp(head.get(off..).unwrap_or(&[]), ip)?;
         if csum == Csum::None && upper_sum(&p, off, ip) != 0xffff {
             return Err(Drop::Checksum);
@@ -200,7 +219,7 @@ impl<P: Port> Stack<P> {
         match outcome {
             Outcome::Reset => {
                 let why = if phase == Phase::SynSent { CloseWhy::Refused } else { CloseWhy::Reset };
-                return self.release(i, why);
+                return self.end(i, why);
             }
             Outcome::Reject => {
                 self.reject(s, src);
@@ -228,7 +247,9 @@ impl<P: Port> Stack<P> {
             f.join_small(&self.small, &mut self.c);
             self.c.rx_bytes += f.nxt - nxt;
             f.stats.rx_bytes += f.nxt - nxt;
-            if !f.ev_readable {
+            if f.discards {
+                self.c.rx_discarded_bytes += f.nxt - nxt;
+            } else if !f.ev_readable {
                 f.ev_readable = true;
                 self.events.push_back(Event::Readable(id));
             }
@@ -251,10 +272,6 @@ impl<P: Port> Stack<P> {
         match v {
             Verdict::Ack => (),
             Verdict::Old => self.c.paws_rejected += 1,
-            Verdict::Unstamped => {
-                self.c.ts_missing += 1;
-                return;
-            }
             Verdict::Drop | Verdict::Reuse(_) => return,
         }
         // What carries data or a FIN was sent again and is paced by its sender; the rest could be a loop of ACKs.

@@ -82,6 +82,7 @@ mod control;
 pub mod cookie;
 pub mod csum;
 mod egress;
+mod ending;
 pub mod engine;
 mod flood;
 mod flow;
@@ -135,8 +136,10 @@ pub use config::{
     Counters, Dial, DialError, FlowCounters, HDR_MAX, KeepAlive, Listen, ListenError, PushError, StackConfig,
     StackError,
 };
+pub use ending::{Close, CloseWhy};
 pub use kin::{News, Stray};
+pub use link::Duplicate;
 pub use phase::Phase;
 pub use rtt::RtoLimits;
-pub use stack::{Close, CloseWhy, Event, FlowId, Pos, Stack, Work};
+pub use stack::{Event, FlowId, Pos, Stack, Work};
 pub use stats::ConnStats;

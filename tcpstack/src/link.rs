@@ -1,19 +1,25 @@
 //! Below IP: who is where. ARP and neighbour discovery for the stack, its announcements, and connections that wait
 //! for a neighbour or follow one that has moved.
 
+use std::fmt;
+use std::net::IpAddr;
+
 use dataplane::pkt::{Port, RxPkt};
 
 use crate::addr::Addr;
 use crate::arp;
+use crate::ending::CloseWhy;
 use crate::flow::Flow;
 use crate::nd::{self, FRAME_MAX, Message, Say};
 use crate::neighbour::{Ev, Lookup, Neighbours};
 use crate::phase::{self, Phase};
-use crate::stack::{CloseWhy, Stack};
+use crate::stack::Stack;
 use crate::wire::{BROADCAST, Eth, Ip, Mac};
 
 /// Own address defended at most this often (RFC 5227 §2.4), in ns.
 const DEFEND: u64 = 10_000_000_000;
+/// A host with an address of ours is told of at most this often, in ns.
+const TELL: u64 = 60_000_000_000;
 /// Announcements of groups and questions for routers in all, and the time between them in ns (RFC 4861 §10).
 const ROUNDS: u8 = 3;
 const ROUND: u64 = 4_000_000_000;
@@ -26,8 +32,35 @@ pub(crate) struct Announcer {
     /// When the next one is due (ns); the first is at once.
     next: u64,
     defend_at: u64,
+    /// When somebody with an address of ours is told of again, and how many of its packets were not.
+    tell_at: u64,
+    untold: u64,
     /// [`crate::neighbour::Neighbours::epoch`] when those who wait for a neighbour were last looked at.
     epoch: u32,
+}
+
+/// Another station with an address of ours. Connections to that address come and go between the two until one of them
+/// has another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Duplicate {
+    /// The address.
+    pub addr: IpAddr,
+    /// The Ethernet address of the other station.
+    pub mac: Mac,
+    /// Packets that said so since it was last told.
+    pub packets: u64,
+}
+
+impl fmt::Display for Duplicate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.mac;
+        write!(
+            f,
+            "{} is in use by another station, {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x} (packets that said so \
+             since this was last told: {}): peers reach either one of the two; give one of them another address",
+            self.addr, self.packets
+        )
+    }
 }
 
 impl Announcer {
@@ -140,9 +173,14 @@ impl<P: Port> Stack<P> {
         self.send_nd(&nd::Packet { src: target, dst, say }, to);
     }
 
-    /// Somebody else has our address. Returns whether to say so now.
-    fn duplicate(&mut self, mac: Mac) -> bool {
-        self.last_duplicate = Some(mac);
+    /// Somebody else has our address `addr`. Returns whether to say so on the link now.
+    fn duplicate(&mut self, addr: Addr, mac: Mac) -> bool {
+        self.announcer.untold += 1;
+        if self.now >= self.announcer.tell_at {
+            self.announcer.tell_at = self.now + TELL;
+            let packets = std::mem::take(&mut self.announcer.untold);
+            self.duplicate = Some(Duplicate { addr: addr.to_ip(), mac, packets });
+        }
         let defend = self.now >= self.announcer.defend_at;
         if defend {
             self.announcer.defend_at = self.now + DEFEND;
@@ -159,7 +197,7 @@ impl<P: Port> Stack<P> {
         if self.host.owns(&src) {
             if mac != mine {
                 self.c.arp_duplicate_address += 1;
-                if self.duplicate(mac) {
+                if self.duplicate(src, mac) {
                     self.c.arp_replies += 1;
                     self.send_arp(&arp::Packet::request(mine, p.spa, p.spa), BROADCAST);
                 }
@@ -187,7 +225,7 @@ impl<P: Port> Stack<P> {
                 if ip.src == Addr::UNSPECIFIED {
                     // Somebody is about to take our address.
                     self.c.nd_duplicate_address += 1;
-                    if self.duplicate(e.src) {
+                    if self.duplicate(target, e.src) {
                         self.advertise(target, Addr::ALL_NODES, None);
                     }
                     return;
@@ -202,7 +240,7 @@ impl<P: Port> Stack<P> {
             Message::Advert { target, solicited, overrides, mac } => {
                 if self.host.owns(&target) {
                     self.c.nd_duplicate_address += 1;
-                    if self.duplicate(mac.unwrap_or(e.src)) {
+                    if self.duplicate(target, mac.unwrap_or(e.src)) {
                         self.advertise(target, Addr::ALL_NODES, None);
                     }
                     return;
@@ -253,7 +291,7 @@ impl<P: Port> Stack<P> {
         waiting.retain(|i| {
             let Some(f) = self.at(*i).filter(|f| f.phase == Phase::Resolve) else { return false };
             if dead.contains(&f.next_hop) {
-                self.release(*i, CloseWhy::Unreachable);
+                self.end(*i, CloseWhy::Unreachable);
                 return false;
             }
             true

@@ -6,6 +6,7 @@ use dataplane::pkt::Port;
 
 use crate::addr::Addr;
 use crate::config::{Dial, DialError};
+use crate::engine::Refused;
 use crate::flow::Flow;
 use crate::opts::Opts;
 use crate::phase::Phase;
@@ -50,12 +51,18 @@ impl<P: Port> Stack<P> {
             return Err(DialError::TooMany(self.live));
         }
         let key = Key::new(local, d.local.port(), remote, d.remote.port());
-        let after = match self.table.get(&key) {
-            Some(Place::Flow(_)) => return Err(DialError::InUse(d.local.port())),
+        let place = self.table.get(&key);
+        if matches!(place, Some(Place::Flow(_))) {
+            return Err(DialError::InUse(d.local.port()));
+        }
+        let sock = self.engine.connect(&key).map_err(|e| match e {
+            Refused::Address => DialError::BadPeer(d.remote),
+            Refused::Map(kind) => DialError::Map { live: self.live, kind },
+        })?;
+        let after = match place {
             Some(Place::TimeWait(t)) => self.tw.remove(t).map(|e| e.snd_nxt),
-            None => None,
+            _ => None,
         };
-        let sock = self.engine.connect(&key).ok_or(DialError::BadPeer(d.remote))?;
         let tmpl = self.io.template([0; 6], &key);
         let mut f = Box::new(Flow::new(key, sock, tmpl, hop, self.now));
         f.iss = self.first_seq(&key, after);
@@ -93,7 +100,7 @@ impl<P: Port> Stack<P> {
         if self.full(l) {
             return self.send_cookie(l, s, o, src);
         }
-        let Some(sock) = self.engine.listen(&s.key) else {
+        let Ok(sock) = self.engine.listen(&s.key) else {
             self.c.syn_dropped += 1;
             return;
         };

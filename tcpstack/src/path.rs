@@ -8,13 +8,14 @@
 use dataplane::pkt::Port;
 
 use crate::config::StackConfig;
+use crate::ending::CloseWhy;
 use crate::flow::Flow;
 use crate::icmp_error::{Cause, Report};
 use crate::phase::Phase;
 use crate::pmtu::{Ev, FLOOR6, State, plateau};
 use crate::segment::Cx;
 use crate::seq::offset_of;
-use crate::stack::{CloseWhy, Stack};
+use crate::stack::Stack;
 use crate::table::Place;
 use crate::wire::HDR;
 

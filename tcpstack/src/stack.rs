@@ -11,6 +11,7 @@ use hugepages::{HeapRxPool, LendSlab, Lent, RxFrag};
 use crate::addr::Addr;
 use crate::config::{Counters, HDR_MAX, KeepAlive, Listen, ListenError, PushError, StackConfig, StackError};
 use crate::cookie::Cookies;
+use crate::ending::CloseWhy;
 use crate::engine::Engine;
 use crate::flow::Flow;
 use crate::host::Host;
@@ -19,7 +20,7 @@ use crate::io::Io;
 use crate::isn::Secret;
 use crate::kin::Kin;
 use crate::limit::Budget;
-use crate::link::Announcer;
+use crate::link::{Announcer, Duplicate};
 use crate::neighbour::Neighbours;
 use crate::phase::Phase;
 use crate::pmtu::Paths;
@@ -56,32 +57,6 @@ impl FlowId {
     }
 }
 
-/// Why a connection ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CloseWhy {
-    /// Both sides closed in order.
-    Fin,
-    /// The peer reset it.
-    Reset,
-    /// The peer did not answer.
-    Timeout,
-    /// The peer refused our SYN.
-    Refused,
-    /// The next hop did not answer, or the network says that the peer cannot be reached.
-    Unreachable,
-    /// We aborted it.
-    LocalAbort,
-}
-
-/// How to close.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Close {
-    /// After everything pushed has been sent; the peer may still send.
-    Fin,
-    /// At once, with a RST; what was pushed is dropped.
-    Abort,
-}
-
 /// What a stack tells its user.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
@@ -109,7 +84,8 @@ pub enum Event {
     },
     /// The peer sends no more.
     PeerFin(FlowId),
-    /// The connection is over; its id means nothing from here on.
+    /// The connection is over, and everything that came in order was read or discarded; its id means nothing from
+    /// here on.
     Closed {
         /// Which.
         flow: FlowId,
@@ -183,7 +159,8 @@ pub struct Stack<P: Port> {
     pub(crate) now: u64,
     pub(crate) mem: Memory,
     pub(crate) full_bursts: u32,
-    pub(crate) last_duplicate: Option<[u8; 6]>,
+    /// Somebody with an address of ours, not told yet.
+    pub(crate) duplicate: Option<Duplicate>,
     /// Nothing moved in the last round for want of room in the port.
     pub(crate) blocked: bool,
     /// Connections served in this round that found the port without room.
@@ -215,6 +192,8 @@ impl<P: Port> Stack<P> {
             }
         }
         cfg.min_pmtu = cfg.min_pmtu.max(256);
+        // A tag with VID 0 says a priority and no VLAN (IEEE 802.1Q §6.9).
+        cfg.vlan = cfg.vlan.filter(|v| *v != 0);
         let caps = port.caps();
         let host = Host::new(&cfg, caps.mac)?;
         let least = if host.v6() { 1280 } else { 576 };
@@ -260,7 +239,7 @@ impl<P: Port> Stack<P> {
             now: 0,
             mem,
             full_bursts: 0,
-            last_duplicate: None,
+            duplicate: None,
             blocked: false,
             stuck: 0,
             link: io.port.link_up(),
@@ -431,13 +410,12 @@ impl<P: Port> Stack<P> {
     pub fn next(&mut self, id: FlowId) -> Option<RxFrag> {
         let f = self.flow_mut(id)?;
         let r = f.ready.pop_front();
-        match &r {
-            Some(x) => {
-                f.handed += u64::from(x.len());
-                f.ready_size -= u64::from(x.truesize());
-            }
-            None if f.phase == Phase::Closed => self.release(id.slot, CloseWhy::Fin),
-            None => (),
+        if let Some(x) = &r {
+            f.handed += u64::from(x.len());
+            f.ready_size -= u64::from(x.truesize());
+        }
+        if f.phase == Phase::Closed && f.ready.is_empty() {
+            self.end(id.slot, CloseWhy::Fin);
         }
         r
     }
@@ -458,21 +436,9 @@ impl<P: Port> Stack<P> {
         }
     }
 
-    /// Closes. [`Event::Closed`] follows.
-    pub fn close(&mut self, id: FlowId, how: Close) {
-        let Some(f) = self.flow_mut(id) else { return };
-        match how {
-            Close::Fin if f.phase == Phase::Closed => (),
-            // Nothing was sent, so there is nothing to close in order (RFC 9293 §3.10.4).
-            Close::Fin if matches!(f.phase, Phase::Resolve | Phase::SynSent) => {
-                self.abort(id.slot, CloseWhy::LocalAbort);
-            }
-            Close::Fin => {
-                f.want_fin = true;
-                self.mark(id.slot);
-            }
-            Close::Abort => self.abort(id.slot, CloseWhy::LocalAbort),
-        }
+    /// Whether [`Stack::event`] has something.
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
     }
 
     /// Counts of the stack.
@@ -495,9 +461,11 @@ impl<P: Port> Stack<P> {
         self.host.router(now)
     }
 
-    /// The Ethernet address of the last host seen with an IP address of ours.
-    pub fn duplicate_address(&self) -> Option<[u8; 6]> {
-        self.last_duplicate
+    /// Another station that has an IP address of ours: told when one is seen first, and once a minute while that goes
+    /// on. The counters `arp_duplicate_address` and `nd_duplicate_address` have every packet.
+    #[inline]
+    pub fn duplicate_address(&mut self) -> Option<Duplicate> {
+        self.duplicate.take()
     }
 
     /// The port.
@@ -605,37 +573,6 @@ impl<P: Port> Stack<P> {
             s.flow = Some(f);
         }
         slot
-    }
-
-    /// Forgets a connection: every lending and buffer it held is let go, and the user is told if it knew of it.
-    pub(crate) fn release(&mut self, slot: u32, why: CloseWhy) {
-        let id = self.id(slot);
-        let Some(f) = self.slots.get_mut(slot as usize).and_then(|s| {
-            s.generation = s.generation.wrapping_add(1);
-            s.flow.take()
-        }) else {
-            return;
-        };
-        if self.table.get(&f.key) == Some(Place::Flow(slot)) {
-            self.table.remove(&f.key);
-        }
-        self.mem.forget(&f.rcv.promise);
-        self.wheel.cancel(slot);
-        self.idle.push(slot);
-        self.live -= 1;
-        self.c.closed += 1;
-        if f.passive && !f.opened {
-            self.c.half_open_lost += 1;
-            self.half_open_done(f.listener);
-        } else {
-            self.events.push_back(Event::Closed { flow: id, why });
-        }
-    }
-
-    pub(crate) fn half_open_done(&mut self, listener: u16) {
-        if let Some(l) = self.listeners.get_mut(usize::from(listener)) {
-            l.half_open = l.half_open.saturating_sub(1);
-        }
     }
 }
 

@@ -32,7 +32,8 @@ pub enum Verdict {
     Fine,
     /// Older than what was seen before: to be acknowledged and dropped (RFC 7323 §5.3 R1).
     Old,
-    /// There should be some: to be dropped (RFC 7323 §3.2).
+    /// There should be some. RFC 7323 §3.2 would drop the segment; Linux never did, and peers live on that: old kernels,
+    /// and what strips options on the way, send none once the SYNs are through. It is taken, without this check.
     Missing,
 }
 

@@ -40,8 +40,6 @@ pub enum Verdict {
     Ack,
     /// The last ACK again: the timestamp is older than the last one (PAWS).
     Old,
-    /// Nothing: it has no timestamp and should have.
-    Unstamped,
     /// A new connection may begin; our initial sequence number must be after this.
     Reuse(Seq),
 }
@@ -142,7 +140,6 @@ impl TimeWait {
             return Verdict::Ack;
         }
         match (ts, e.ts.as_mut()) {
-            (None, Some(_)) => return Verdict::Unstamped,
             (Some(t), Some(recent)) if before(t.val, *recent) => return Verdict::Old,
             (Some(t), Some(recent)) => *recent = t.val,
             _ => (),
@@ -206,7 +203,7 @@ mod tests {
             (seg(2001, wire::SYN, 0), ts(u32::MAX), Verdict::Reuse(Seq(1000))),
             (seg(1999, wire::SYN, 0), ts(u32::MAX), Verdict::Ack),
             (seg(2001, wire::SYN, 0), None, Verdict::Reuse(Seq(1000))),
-            (seg(1999, wire::FIN | wire::ACK, 0), None, Verdict::Unstamped),
+            (seg(1999, wire::FIN | wire::ACK, 0), None, Verdict::Ack),
             (seg(1999, wire::FIN | wire::ACK, 0), ts(u32::MAX - 1), Verdict::Old),
             (seg(1999, wire::FIN | wire::ACK, 0), ts(9), Verdict::Ack),
             (seg(1999, wire::FIN | wire::ACK, 0), ts(8), Verdict::Old),

@@ -3,8 +3,9 @@
 use dataplane::pkt::Port;
 
 use crate::config::Counters;
+use crate::ending::CloseWhy;
 use crate::flow::Clock;
-use crate::stack::{CloseWhy, Stack};
+use crate::stack::Stack;
 
 /// When a port that had no buffer or no room is tried again, in ns.
 const PORT_RETRY: u64 = 100_000;

@@ -1,11 +1,11 @@
-//! Header views: Ethernet (one VLAN tag), IPv4, IPv6, TCP. Nothing here allocates or can panic on any input.
+//! Header views: Ethernet (one VLAN), IPv4, IPv6, TCP. Nothing here allocates or can panic on any input.
 
 mod eth;
 mod ip;
 mod template;
 
 pub use eth::{BROADCAST, ETH_ARP, ETH_IPV4, ETH_IPV6, Eth, Mac, eth, write_eth};
-pub use ip::{Ip, fill_ip_csum, ip4, ip6, write_ip6};
+pub use ip::{EXT_MAX, Ip, fill_ip_csum, ip4, ip6, write_ip6};
 pub use template::{Fields, Head, Template, patch};
 
 use crate::seq::Seq;

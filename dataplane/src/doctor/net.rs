@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 
-use super::{names, text};
+use super::{names, routes, text};
 
 /// An interface of our own namespace. What is not known is not compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +51,16 @@ pub fn default_route_ifaces(root: &Path) -> Vec<String> {
         {
             v.push(iface.to_owned());
         }
+    }
+    // The kernel itself knows more; the files are what a tree has.
+    if root == Path::new("/") {
+        let by = routes::interfaces().unwrap_or_default();
+        let own = own().unwrap_or_default();
+        v.extend(
+            own.into_iter()
+                .filter(|o| o.name != "lo" && o.index.is_some_and(|i| by.contains(&i)))
+                .map(|o| o.name),
+        );
     }
     v.sort();
     v.dedup();

@@ -54,8 +54,8 @@ impl Default for PortConfig {
 impl PortConfig {
     /// Memory that the pools of all queues take, in bytes.
     pub fn pool_bytes(&self) -> u64 {
-        // What a mempool adds to an element, and rounding to cache lines.
-        const ELEMENT: u64 = 128;
+        // At most what a mempool adds to an element: headers, and padding that spreads elements over memory channels.
+        const ELEMENT: u64 = 256;
         let mbuf = ELEMENT + size_of::<dpdk_sys::shim_mbuf>() as u64;
         let with = |room: u16| mbuf + u64::from(room) + u64::from(HEADROOM);
         let queue = u64::from(self.rx_bufs) * with(RX_ROOM)

@@ -1,4 +1,4 @@
-//! The link layer: Ethernet with at most one VLAN tag.
+//! The link layer: Ethernet, with at most one VLAN tag and one that says a priority only.
 
 use super::{be16, mac};
 
@@ -9,6 +9,10 @@ pub const ETH_IPV6: u16 = 0x86dd;
 /// EtherType of ARP.
 pub const ETH_ARP: u16 = 0x0806;
 const ETH_VLAN: u16 = 0x8100;
+/// A provider's tag (IEEE 802.1ad).
+const ETH_STAG: u16 = 0x88a8;
+/// Most tags of a frame.
+const TAGS: usize = 2;
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
@@ -25,9 +29,9 @@ pub struct Eth {
     pub src: Mac,
     /// EtherType behind any VLAN tag.
     pub kind: u16,
-    /// VLAN id in the packet itself.
+    /// VLAN id in the packet itself. VID 0 says a priority and no VLAN, so it is none.
     pub vlan: Option<u16>,
-    /// Length of the header in bytes: 14 or 18.
+    /// Length of the header in bytes: 14, and 4 for each tag.
     pub len: usize,
 }
 
@@ -36,10 +40,27 @@ pub struct Eth {
 pub fn eth(b: &[u8]) -> Option<Eth> {
     let h = b.first_chunk::<14>()?;
     let (dst, src) = (mac(h, 0)?, mac(h, 6)?);
-    match u16::from_be_bytes([h[12], h[13]]) {
-        ETH_VLAN => Some(Eth { dst, src, kind: be16(b, 16)?, vlan: Some(be16(b, 14)? & 0xfff), len: 18 }),
-        kind => Some(Eth { dst, src, kind, vlan: None, len: 14 }),
+    let e = Eth { dst, src, kind: u16::from_be_bytes([h[12], h[13]]), vlan: None, len: 14 };
+    if matches!(e.kind, ETH_VLAN | ETH_STAG) { tags(b, e) } else { Some(e) }
+}
+
+/// Steps over tags as Linux does: those with VID 0 wherever they are and of either kind, and one VLAN's. A tag that is
+/// not stepped over is what `kind` says: no protocol of ours.
+fn tags(b: &[u8], mut e: Eth) -> Option<Eth> {
+    for _ in 0..TAGS {
+        let vid = be16(b, e.len)? & 0xfff;
+        match (e.kind, vid) {
+            (ETH_VLAN | ETH_STAG, 0) => (),
+            (ETH_VLAN, _) if e.vlan.is_none() => e.vlan = Some(vid),
+            _ => break,
+        }
+        e.kind = be16(b, e.len + 2)?;
+        e.len += 4;
+        if !matches!(e.kind, ETH_VLAN | ETH_STAG) {
+            break;
+        }
     }
+    Some(e)
 }
 
 /// Writes an Ethernet header to the start of `b` (at least 18 bytes) and returns its length.
@@ -71,5 +92,38 @@ mod tests {
         assert_eq!(write_eth(&mut b, [1; 6], [2; 6], None, ETH_IPV4), 14);
         assert_eq!(eth(&b).map(|e| (e.kind, e.vlan, e.len)), Some((ETH_IPV4, None, 14)));
         assert_eq!(eth(&b[..13]), None);
+    }
+
+    /// Field report 14: priority-tagged frames.
+    #[test]
+    fn vid_0_is_untagged() {
+        const STAG: u16 = 0x88a8;
+        let frame = |tags: &[(u16, u16)]| {
+            let mut b = vec![1; 12];
+            for (kind, tci) in tags {
+                b.extend_from_slice(&kind.to_be_bytes());
+                b.extend_from_slice(&tci.to_be_bytes());
+            }
+            b.extend_from_slice(&[8, 0, 0x45, 0, 0, 0]);
+            b
+        };
+        let see = |tags: &[(u16, u16)]| eth(&frame(tags)).map(|e| (e.kind, e.vlan, e.len));
+        for (tags, is) in [
+            (&[(ETH_VLAN, 0)][..], (ETH_IPV4, None, 18)),
+            (&[(ETH_VLAN, 0xf000)], (ETH_IPV4, None, 18)), // priority 7, drop eligible
+            (&[(STAG, 0x6000)], (ETH_IPV4, None, 18)),
+            (&[(ETH_VLAN, 0), (ETH_VLAN, 0)], (ETH_IPV4, None, 22)),
+            (&[(ETH_VLAN, 0), (ETH_VLAN, 5)], (ETH_IPV4, Some(5), 22)),
+            (&[(ETH_VLAN, 0xe005), (ETH_VLAN, 0)], (ETH_IPV4, Some(5), 22)),
+            (&[(ETH_VLAN, 5), (ETH_VLAN, 6)], (ETH_VLAN, Some(5), 18)),
+            (&[(STAG, 5)], (STAG, None, 14)),
+            (&[(ETH_VLAN, 0), (ETH_VLAN, 0), (ETH_VLAN, 0)], (ETH_VLAN, None, 22)),
+        ] {
+            assert_eq!(see(tags), Some(is), "{tags:x?}");
+            let (b, len) = (frame(tags), is.2);
+            for cut in 0..len {
+                assert!(eth(&b[..cut]).is_none(), "{tags:x?} cut to {cut}");
+            }
+        }
     }
 }

@@ -5,7 +5,7 @@ use crate::addr::Addr;
 use crate::csum;
 
 /// Most bytes of IPv6 extension headers that are walked; what has more is dropped. Nobody needs any for TCP.
-const EXT_MAX: usize = 64;
+pub const EXT_MAX: usize = 64;
 
 /// IPv6 extension headers (RFC 8200 §4), by number.
 const HOP_BY_HOP: u8 = 0;

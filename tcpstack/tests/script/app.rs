@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hugepages::{PageRunMut, PrivatePages};
-use tcpstack::{Close, Dial, FlowId, HDR_MAX, Listen};
+use tcpstack::{Dial, FlowId, HDR_MAX, Listen};
 
 use super::conn::pattern;
 use super::lang::{Call, Range};
@@ -19,8 +19,7 @@ impl Run {
             Call::Read { bytes, keep, .. } => format!("{} {bytes}", if *keep { "hold" } else { "read" }),
             Call::Credit(n) => format!("credit {n}"),
             Call::Release => "release".into(),
-            Call::Close => "close".into(),
-            Call::Abort => "abort".into(),
+            Call::Close(how) => format!("close {how:?}").to_lowercase(),
         };
         self.log(self.base, &format!("{label}{text}"));
         match c {
@@ -36,9 +35,9 @@ impl Run {
                 self.w.s.credit(f, *n);
             }
             Call::Release => self.conns[i].kept.clear(),
-            Call::Close | Call::Abort => {
+            Call::Close(how) => {
                 let f = self.flow(i)?;
-                self.w.s.close(f, if *c == Call::Close { Close::Fin } else { Close::Abort });
+                self.w.s.close(f, *how);
             }
         }
         self.w.settle()

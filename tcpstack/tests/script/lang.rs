@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use tcpstack::Close;
+
 use super::packet::Tweak;
 
 /// A sequence or acknowledgement number, a timestamp.
@@ -129,8 +131,7 @@ pub(crate) enum Call {
     Credit(u32),
     /// Lets go of buffers that were kept.
     Release,
-    Close,
-    Abort,
+    Close(Close),
 }
 
 /// An event expected from the stack.

@@ -4,6 +4,8 @@ use std::iter::Peekable;
 use std::net::IpAddr;
 use std::vec::IntoIter;
 
+use tcpstack::Close;
+
 use super::lang::{Call, Heard, IcmpSpec, Line, Num, OptSpec, Range, Script, Seg, Step, Want, When};
 use super::packet::{ACK, FIN, FLAGS, SYN, Tweak};
 
@@ -260,8 +262,9 @@ fn call(name: &str, w: &mut Words) -> Result<Call, String> {
         }
         "credit" => Call::Credit(small(&next(w)?)?),
         "release" => Call::Release,
-        "close" => Call::Close,
-        "abort" => Call::Abort,
+        "close" => Call::Close(Close::Fin),
+        "finish" => Call::Close(Close::Both),
+        "abort" => Call::Close(Close::Abort),
         other => return Err(format!("`{other}` is nothing that a script can do")),
     })
 }

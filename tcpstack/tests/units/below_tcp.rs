@@ -1,10 +1,10 @@
 //! Ethernet, ARP, IPv4, ICMP, and segments of no connection.
 
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::common::bench::{Bench, PEER_MAC, segment};
-use crate::common::{addr, config, ip};
+use crate::common::{SEC, addr, config, ip};
 use dataplane::mem::MemConfig;
 use dataplane::pkt::{Port, TxCsum, TxMeta, TxPkt};
 use tcpstack::arp::Packet as Arp;
@@ -12,7 +12,7 @@ use tcpstack::csum::Sum;
 use tcpstack::seq::Seq;
 use tcpstack::table::Key;
 use tcpstack::wire::{self, ACK, Fields, RST, SYN};
-use tcpstack::{Dial, StackConfig};
+use tcpstack::{Dial, Event, Listen, StackConfig};
 
 #[test]
 fn strays_get_a_reset_and_resets_get_nothing() {
@@ -95,7 +95,22 @@ fn arp_is_answered_and_a_thief_of_our_address_is_named() {
     let p = Arp::parse(&r[14..]).unwrap();
     assert_eq!((p.op, p.spa, p.tha), (2, ip(1).into(), PEER_MAC));
     b.arp(1, 1, 1);
-    assert_eq!((b.s.counters().arp_duplicate_address, b.s.duplicate_address()), (1, Some(PEER_MAC)));
+    assert_eq!(b.s.counters().arp_duplicate_address, 1);
+    let told = b.s.duplicate_address().unwrap();
+    assert_eq!((told.addr, told.mac, told.packets), (ip(1).into(), PEER_MAC, 1));
+    assert_eq!(
+        told.to_string(),
+        "10.0.0.1 is in use by another station, 02:00:00:00:00:02 (packets that said so since this was last told: 1): \
+         peers reach either one of the two; give one of them another address"
+    );
+    // Field report 21: told, and not once a packet.
+    (0..50).for_each(|_| b.arp(1, 1, 1));
+    b.wait(59 * SEC);
+    b.arp(1, 1, 1);
+    assert_eq!(b.s.duplicate_address(), None);
+    b.wait(SEC);
+    b.arp(2, 1, 1);
+    assert_eq!(b.s.duplicate_address().map(|d| d.packets), Some(52));
 }
 
 #[test]
@@ -109,6 +124,81 @@ fn a_vlan_is_tagged_and_others_are_not_heard() {
     b.send(&f);
     let r = b.frames().remove(0);
     assert_eq!(wire::eth(&r).map(|e| (e.vlan, e.len)), Some((Some(9), 18)));
+}
+
+/// `frame` with these tags (EtherType and TCI) behind its Ethernet addresses.
+fn tagged(frame: &[u8], tags: &[(u16, u16)]) -> Vec<u8> {
+    let mut b = frame[..12].to_vec();
+    for (kind, tci) in tags {
+        b.extend_from_slice(&kind.to_be_bytes());
+        b.extend_from_slice(&tci.to_be_bytes());
+    }
+    b.extend_from_slice(&frame[12..]);
+    b
+}
+
+/// Field report 14: frames with a priority and no VLAN (VID 0), as a Cisco UCS or VPP sends them.
+#[test]
+fn vid_0_is_untagged_for_arp_and_both_families() {
+    const PRIORITY: [(u16, u16); 3] = [(0x8100, 0), (0x8100, 0xe000), (0x88a8, 0x6000)];
+    let six = |n| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n);
+    for tag in PRIORITY {
+        let both = vec![(ip(1).into(), 24), (six(1).into(), 64)];
+        let mem = MemConfig { mtu: 1500, tso_max: 0, csum: false, ..MemConfig::default() };
+        let mut b = Bench::with(StackConfig { addrs: both, ..config(1) }, &mem);
+        for host in [ip(1).into(), six(1).into()] {
+            b.s.listen(Listen { addr: host, port: 988, backlog: 2 }).unwrap();
+        }
+        let mut f = [0; 46];
+        let p = Arp { op: 1, sha: PEER_MAC, spa: ip(2).into(), tha: [0; 6], tpa: ip(1).into() };
+        let n = p.frame(wire::BROADCAST, None, &mut f);
+        b.send(&tagged(&f[..n], &[tag]));
+        let r = b.frames().remove(0);
+        assert_eq!(Arp::parse(&r[14..]).map(|p| (p.op, p.tha)), Some((2, PEER_MAC)), "{tag:x?}");
+        for (from, to) in [(ip(2).into(), ip(1).into()), (six(2).into(), six(1).into())] {
+            let key = Key::new(from, 1, to, 988);
+            let syn = Fields { seq: Seq(100), ack: Seq(0), flags: SYN, win: 65_535 };
+            b.send(&tagged(&segment(&key, &syn, &[], b""), &[tag]));
+            let sa = b.one().seg;
+            assert_eq!(sa.flags, SYN | ACK, "{tag:x?}");
+            let data = Fields { seq: Seq(101), ack: sa.seq.plus(1), flags: ACK, win: 1000 };
+            b.send(&tagged(&segment(&key, &data, &[], b"hello"), &[tag]));
+            let f = b.events().into_iter().find_map(|e| match e {
+                Event::Readable(f) => Some(f),
+                _ => None,
+            });
+            assert_eq!(b.read(f.unwrap()), b"hello", "{tag:x?}");
+            b.segs();
+        }
+        assert_eq!((b.s.counters().rx_not_ours, b.s.counters().rx_malformed), (0, 0));
+    }
+}
+
+/// As on Linux, where such frames come to the device below and not to its VLAN.
+#[test]
+fn vid_0_is_not_for_a_vlan_but_may_stand_before_or_in_its_tag() {
+    let mut b = Bench::with(StackConfig { vlan: Some(9), ..config(1) }, &MemConfig::default());
+    let mut f = [0; 46];
+    let p = Arp { op: 1, sha: PEER_MAC, spa: ip(2).into(), tha: [0; 6], tpa: ip(1).into() };
+    let n = p.frame(wire::BROADCAST, None, &mut f);
+    const VLAN: (u16, u16) = (0x8100, 9);
+    for (tags, heard) in [
+        (&[(0x8100, 0)][..], false),
+        (&[(0x8100, 8)], false),
+        (&[VLAN, (0x8100, 9)], false),
+        (&[(0x88a8, 9)], false),
+        (&[VLAN], true),
+        (&[(0x8100, 0), VLAN], true),
+        (&[VLAN, (0x8100, 0)], true),
+        (&[(0x88a8, 0), VLAN], true),
+    ] {
+        b.send(&tagged(&f[..n], tags));
+        assert_eq!(b.frames().len(), usize::from(heard), "{tags:x?}");
+    }
+    // A stack without a VLAN that was given VID 0 has none.
+    let mut b = Bench::with(StackConfig { vlan: Some(0), ..config(1) }, &MemConfig::default());
+    b.arp(1, 2, 1);
+    assert_eq!(wire::eth(&b.frames().remove(0)).map(|e| e.len), Some(14));
 }
 
 #[test]

@@ -256,7 +256,7 @@ fn somebody_with_our_address_is_named_and_answered_now_and_then() {
     speak(&mut b, &Packet::solicit(Addr::UNSPECIFIED, a(1), None), thief, None);
     let v = said(&mut b);
     assert_eq!((v.len(), v[0].2, v[0].3[0], v[0].3[4]), (1, Addr::ALL_NODES, 136, 0x20));
-    assert_eq!(b.s.duplicate_address(), Some(thief));
+    assert_eq!(b.s.duplicate_address().map(|d| (d.addr, d.mac)), Some((six(1).into(), thief)));
     let p = Packet {
         src: Addr::link_local(thief),
         dst: Addr::ALL_NODES,

@@ -5,6 +5,7 @@ mod blind;
 mod closing;
 #[path = "../common/mod.rs"]
 mod common;
+mod ending;
 mod flood;
 mod guards;
 mod hostile;

@@ -199,11 +199,17 @@ fn after_24_days_of_silence_no_timestamp_is_old() {
 }
 
 #[test]
-fn a_segment_without_one_is_dropped_in_silence_but_for_a_reset() {
+fn a_segment_without_one_is_taken_and_ours_go_on_having_them() {
     let (mut b, p) = open();
     b.put(&p, ACK, p.seq, p.ack, 1000, b"bare");
-    assert_eq!((b.segs().len(), b.read(p.flow).len(), b.s.counters().ts_missing), (0, 0, 1));
-    b.put(&p, RST, p.seq, Seq(0), 0, b"");
+    assert_eq!((b.read(p.flow), b.s.counters().ts_missing), (b"bare".to_vec(), 1));
+    b.push(p.flow, 100);
+    let g = b.segs();
+    assert!(g.iter().all(|g| g.opts.ts.is_some_and(|t| t.ecr == 1)), "{g:?}");
+    // One that has an old one is still judged.
+    b.stamped(&p, ACK, 4, Ts { val: 0, ecr: 0 }, b"old");
+    assert_eq!((b.read(p.flow).len(), b.s.counters().paws_rejected), (0, 1));
+    b.put(&p, RST, p.seq.plus(4), Seq(0), 0, b"");
     assert_eq!(b.closed(), Some(CloseWhy::Reset));
 }
 
@@ -298,13 +304,13 @@ fn a_later_timestamp_takes_the_place_of_one_in_time_wait() {
 }
 
 #[test]
-fn time_wait_answers_old_timestamps_and_drops_what_has_none() {
+fn time_wait_answers_old_timestamps_and_what_has_none() {
     let mut b = Bench::new();
     let p = wait_for_time_wait(&mut b, 30);
     b.stamped(&p, ACK | FIN, 0, ts(29), b"");
     assert_eq!((b.segs().len(), b.s.counters().paws_rejected), (1, 1));
     b.put(&p, ACK | FIN, p.seq, p.ack, 0, b"");
-    assert_eq!((b.segs().len(), b.s.counters().ts_missing), (0, 1));
+    assert_eq!(b.one().opts.ts.unwrap().ecr, 30);
     b.stamped(&p, ACK | FIN, 0, ts(33), b"");
     assert_eq!(b.one().opts.ts.unwrap().ecr, 33);
 }

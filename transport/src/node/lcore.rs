@@ -1,25 +1,29 @@
 //! Streams of an lcore: a TCP stack over one queue pair of a port, lendings, and the way home for pages.
 
+mod conns;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crossbeam_queue::ArrayQueue;
 use dataplane::clock::Clock;
 use dataplane::latefree::{LateAction, LateFree};
 use dataplane::pkt::{Port, Reclaimed};
 use dataplane::tap::TapEnd;
 use hugepages::{LendSlab, Lent, RxFrag};
 use smallvec::SmallVec;
-use tcpstack::{CloseWhy as Why, Dial, FlowId, KeepAlive, News, PushError, Stack};
+use tcpstack::{CloseWhy as Why, Dial, Duplicate, FlowId, KeepAlive, News, PushError, Stack};
 
+use self::conns::{Conn, Conns, Queued};
 use super::desk::{PAGE, Page, Row};
 use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
 use crate::hash::OwnMap;
 use crate::proto::config::SEC;
 use crate::proto::{
-    Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, InlineHdr, Input, LendId, Progress,
-    SendMsg, ShardId, StreamRx, Tcp,
+    Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Input, LendId, Progress, SendMsg,
+    ShardId, StreamRx, Tcp,
 };
 
 /// Source ports of a privileged dial (socklnd.md §1), tried from the top.
@@ -29,6 +33,9 @@ const EPHEMERAL: std::ops::RangeInclusive<u16> = 49_152..=65_535;
 
 /// How long an idle lcore sleeps at a time while its link is down: timers and commands are this late at the most.
 const LINK_DOWN_NAP: std::time::Duration = std::time::Duration::from_millis(1);
+
+/// Other stations with our addresses that may wait to be logged.
+const DUPLICATES: usize = 8;
 
 /// A message's pages on loan.
 struct Lend {
@@ -42,29 +49,15 @@ struct Lend {
     hold: SmallVec<[Lent; 2]>,
 }
 
-/// A message that waits for room in its stream.
-struct Queued {
-    hdr: InlineHdr,
-    pay: SmallVec<[Lent; 2]>,
-}
+/// Other stations with addresses of ours, from an lcore to the thread that warns of them.
+#[derive(Clone)]
+pub struct Duplicates(Arc<ArrayQueue<Duplicate>>);
 
-struct Conn {
-    id: ConnId,
-    flow: FlowId,
-    open: bool,
-    dial: Option<DialId>,
-    /// Next in the stream, and whether the window was opened for it: what the machine put back, or what was
-    /// looked at to tell whether all has been taken.
-    rest: Option<(RxFrag, bool)>,
-    ring: bool,
-    fin: bool,
-    fin_told: bool,
-    closing: bool,
-    progress: Option<Progress>,
-    gone: Option<CloseWhy>,
-    /// In `touched` already.
-    listed: bool,
-    waiting: VecDeque<Queued>,
+impl Duplicates {
+    /// The next one.
+    pub fn next_one(&self) -> Option<Duplicate> {
+        self.0.pop()
+    }
 }
 
 /// A runtime over one port queue, for the lcore that polls it.
@@ -74,7 +67,7 @@ pub struct LcoreRt<P: Port> {
     clock: Clock,
     now: u64,
     shard: ShardId,
-    conns: Vec<Option<Conn>>,
+    conns: Conns,
     lends: slab::Slab<Lend>,
     held: OwnMap<LendId, usize>,
     opened: VecDeque<(ConnId, ConnInfo)>,
@@ -83,12 +76,13 @@ pub struct LcoreRt<P: Port> {
     /// Messages that wait for a free lending, of all connections.
     unlent: VecDeque<(ConnId, SendMsg)>,
     /// Connections with something to tell this turn.
-    touched: Vec<u32>,
+    touched: Vec<ConnId>,
     /// Connections whose messages wait for room.
-    stalled: VecDeque<u32>,
+    stalled: VecDeque<ConnId>,
     late: LateFree,
     serial: u32,
     restart: Arc<AtomicBool>,
+    duplicates: Duplicates,
     counters: RtCounters,
 }
 
@@ -150,7 +144,7 @@ impl<P: Port> LcoreRt<P> {
             now: clock.now(),
             clock,
             shard,
-            conns: Vec::new(),
+            conns: Conns::default(),
             lends: slab::Slab::new(),
             held: OwnMap::default(),
             opened: VecDeque::new(),
@@ -162,6 +156,7 @@ impl<P: Port> LcoreRt<P> {
             late: LateFree::default(),
             serial: 0,
             restart: Arc::default(),
+            duplicates: Duplicates(Arc::new(ArrayQueue::new(DUPLICATES))),
             counters: RtCounters::default(),
         }
     }
@@ -171,41 +166,18 @@ impl<P: Port> LcoreRt<P> {
         &mut self.stack
     }
 
-    fn conn(&mut self, id: ConnId) -> Option<&mut Conn> {
-        self.conns.get_mut(id.index as usize)?.as_mut().filter(|c| c.id == id)
-    }
-
     fn insert(&mut self, flow: FlowId, dial: Option<DialId>) -> ConnId {
         let id = conn_id(self.shard, flow);
-        let i = id.index as usize;
-        if self.conns.len() <= i {
-            self.conns.resize_with(i + 1, || None);
-        }
-        self.conns[i] = Some(Conn {
-            id,
-            flow,
-            open: false,
-            dial,
-            rest: None,
-            ring: false,
-            fin: false,
-            fin_told: false,
-            closing: false,
-            progress: None,
-            gone: None,
-            listed: false,
-            waiting: VecDeque::new(),
-        });
+        self.conns.insert(Conn::new(id, flow, dial));
         id
     }
 
     fn touch(&mut self, id: ConnId, f: impl FnOnce(&mut Conn)) {
-        if let Some(c) = self.conns.get_mut(id.index as usize).and_then(Option::as_mut).filter(|c| c.id == id)
-        {
+        if let Some(c) = self.conns.get(id) {
             f(c);
             if !c.listed {
                 c.listed = true;
-                self.touched.push(id.index);
+                self.touched.push(id);
             }
         }
     }
@@ -215,7 +187,7 @@ impl<P: Port> LcoreRt<P> {
             match ev {
                 tcpstack::Event::Opened { flow, local, remote, passive } => {
                     let id = if passive { self.insert(flow, None) } else { conn_id(self.shard, flow) };
-                    let dial = self.conn(id).and_then(|c| {
+                    let dial = self.conns.get(id).and_then(|c| {
                         c.open = true;
                         c.dial
                     });
@@ -228,13 +200,10 @@ impl<P: Port> LcoreRt<P> {
                 tcpstack::Event::PeerFin(flow) => self.touch(conn_id(self.shard, flow), |c| c.fin = true),
                 tcpstack::Event::Closed { flow, why } => {
                     let id = conn_id(self.shard, flow);
-                    let Some(c) = self.conn(id) else { continue };
-                    if c.open {
+                    if self.conns.get(id).is_some_and(|c| c.open) {
                         self.touch(id, |c| c.gone = Some(close_why(why)));
-                    } else {
-                        let dial = c.dial;
-                        self.conns[id.index as usize] = None;
-                        self.failed.extend(dial.map(|d| (d, dial_error(why))));
+                    } else if let Some(c) = self.conns.take(id) {
+                        self.failed.extend(c.dial.map(|d| (d, dial_error(why))));
                     }
                 }
             }
@@ -245,7 +214,7 @@ impl<P: Port> LcoreRt<P> {
     /// is free.
     #[expect(clippy::result_large_err, reason = "the message itself comes back, unboxed")]
     fn send(&mut self, id: ConnId, mut m: SendMsg) -> Result<(), SendMsg> {
-        let Some(flow) = self.conn(id).map(|c| c.flow) else {
+        let Some(flow) = self.conns.get(id).filter(|c| !c.closing).map(|c| c.flow) else {
             self.orphans.extend(m.lend);
             return Ok(());
         };
@@ -278,12 +247,12 @@ impl<P: Port> LcoreRt<P> {
                 }
             }
         }
-        let waits = self.conn(id).is_some_and(|c| !c.waiting.is_empty());
+        let waits = self.conns.get(id).is_some_and(|c| !c.waiting.is_empty());
         if waits || self.stack.push(flow, &m.hdr, &pay).is_err_and(|e| matches!(e, PushError::Full { .. })) {
             if !waits {
-                self.stalled.push_back(id.index);
+                self.stalled.push_back(id);
             }
-            if let Some(c) = self.conn(id) {
+            if let Some(c) = self.conns.get(id) {
                 c.waiting.push_back(Queued { hdr: m.hdr, pay });
             }
         }
@@ -299,7 +268,7 @@ impl<P: Port> LcoreRt<P> {
         }
         for _ in 0..self.stalled.len() {
             let Some(i) = self.stalled.pop_front() else { return };
-            let Some(c) = self.conns.get_mut(i as usize).and_then(Option::as_mut) else { continue };
+            let Some(c) = self.conns.get(i) else { continue };
             while let Some(q) = c.waiting.pop_front() {
                 if self.stack.push(c.flow, &q.hdr, &q.pay).is_err_and(|e| matches!(e, PushError::Full { .. }))
                 {
@@ -311,9 +280,9 @@ impl<P: Port> LcoreRt<P> {
         }
     }
 
-    fn remove(&mut self, i: u32) {
+    fn remove(&mut self, id: ConnId) {
         // Messages that wait there drop their pages, which then come home like any others.
-        let Some(c) = self.conns.get_mut(i as usize).and_then(Option::take) else { return };
+        let Some(c) = self.conns.take(id) else { return };
         if !self.held.is_empty() {
             let lends = &mut self.lends;
             self.held.retain(|_, key| match lends.get_mut(*key) {
@@ -366,19 +335,50 @@ impl<P: Port> LcoreRt<P> {
     /// The driver keeps pages of connections that are gone: their messages are completed, and the pages stay
     /// where they are, never to be used again while the driver may read them.
     fn give_up(&mut self) {
-        let conns = &self.conns;
-        let alive =
-            |c: ConnId| conns.get(c.index as usize).and_then(Option::as_ref).is_some_and(|x| x.id == c);
+        let conns = &mut self.conns;
         let orphans = &mut self.orphans;
         let before = self.lends.len();
         self.lends.retain(|_, l| {
-            let keep = alive(l.conn);
+            let keep = conns.get(l.conn).is_some();
             if !keep {
                 orphans.push_back(l.id);
             }
             keep
         });
         self.counters.quarantined += (before - self.lends.len()) as u64;
+    }
+
+    /// Tells what a connection came to, in the order of its stream: bytes, the peer's FIN, the end. The end waits until
+    /// everything before it was taken, or the machine has closed.
+    fn tell_stream(&mut self, id: ConnId, sink: &mut dyn FnMut(Input<'_>)) -> usize {
+        let Some(c) = self.conns.get(id) else { return 0 };
+        let (flow, mut n) = (c.flow, 0);
+        c.listed = false;
+        if std::mem::take(&mut c.ring) && !c.closing {
+            n += 1;
+            sink(Input::Bytes(id, &mut View { stack: &mut self.stack, flow, rest: &mut c.rest }));
+        }
+        if c.fin && !c.fin_told && !c.closing {
+            if c.rest.is_none() {
+                c.rest = self.stack.next(flow).map(|f| (f, false));
+            }
+            if c.rest.is_none() {
+                c.fin_told = true;
+                n += 1;
+                sink(Input::PeerFin(id));
+            }
+        }
+        if let Some(why) = c.gone.filter(|_| c.rest.is_none()) {
+            n += 1;
+            self.remove(id);
+            sink(Input::Closed(id, why));
+        }
+        n
+    }
+
+    /// Other stations with our addresses, for the control thread to warn of.
+    pub fn duplicates(&self) -> Duplicates {
+        self.duplicates.clone()
     }
 
     /// Set while the port should be stopped and started, since its driver has held pages for a second. The
@@ -435,13 +435,25 @@ impl<P: Port> Runtime for LcoreRt<P> {
             StreamCmd::Read => self.touch(id, |c| c.ring = true),
             StreamCmd::Close(how) => {
                 let how = match how {
-                    Close::Fin => tcpstack::Close::Fin,
+                    Close::Fin => tcpstack::Close::Both,
                     Close::Abort => tcpstack::Close::Abort,
                 };
-                let Some(c) = self.conn(id) else { return };
-                c.closing = true;
+                let Some(c) = self.conns.get(id) else { return };
                 let flow = c.flow;
+                // Whoever closes takes nothing more, and what found no room is not sent.
+                c.closing = true;
+                c.rest = None;
+                c.waiting = VecDeque::new();
+                let orphans = &mut self.orphans;
+                self.unlent.retain_mut(|(to, m)| {
+                    let keep = *to != id;
+                    if !keep {
+                        orphans.extend(m.lend.take());
+                    }
+                    keep
+                });
                 self.stack.close(flow, how);
+                self.touch(id, |_| ());
             }
         }
     }
@@ -450,7 +462,25 @@ impl<P: Port> Runtime for LcoreRt<P> {
         self.now = self.clock.now();
         let busy = self.stack.poll(self.now);
         self.gather();
+        if let Some(d) = self.stack.duplicate_address() {
+            self.duplicates.0.force_push(d);
+        }
         let mut n = 0;
+        let mut touched = std::mem::take(&mut self.touched);
+        for id in &touched {
+            if let Some(p) = self.conns.get(*id).and_then(|c| c.progress.take()) {
+                n += 1;
+                sink(Input::Progress(*id, p));
+            }
+        }
+        // A slot's earlier connection ends before the next one begins.
+        if self.conns.displaced() {
+            for id in &touched {
+                if self.conns.is_displaced(*id) {
+                    n += self.tell_stream(*id, sink);
+                }
+            }
+        }
         while let Some((dial, why)) = self.failed.pop_front() {
             n += 1;
             sink(Input::DialFailed(dial, why));
@@ -459,41 +489,9 @@ impl<P: Port> Runtime for LcoreRt<P> {
             n += 1;
             sink(Input::Opened(id, info));
         }
-        let touched = std::mem::take(&mut self.touched);
-        for i in &touched {
-            if let Some(c) = self.conns[*i as usize].as_mut() {
-                c.listed = false;
-                if let Some(p) = c.progress.take() {
-                    n += 1;
-                    sink(Input::Progress(c.id, p));
-                }
-            }
+        for id in &touched {
+            n += self.tell_stream(*id, sink);
         }
-        for i in &touched {
-            let Some(c) = self.conns[*i as usize].as_mut() else { continue };
-            let flow = c.flow;
-            if std::mem::take(&mut c.ring) && !c.closing {
-                n += 1;
-                sink(Input::Bytes(c.id, &mut View { stack: &mut self.stack, flow, rest: &mut c.rest }));
-            }
-            if c.fin && !c.fin_told && !c.closing {
-                if c.rest.is_none() {
-                    c.rest = self.stack.next(flow).map(|f| (f, false));
-                }
-                if c.rest.is_none() {
-                    c.fin_told = true;
-                    n += 1;
-                    sink(Input::PeerFin(c.id));
-                }
-            }
-            if let Some(why) = c.gone {
-                n += 1;
-                let id = c.id;
-                self.remove(*i);
-                sink(Input::Closed(id, why));
-            }
-        }
-        let mut touched = touched;
         touched.clear();
         // What was touched meanwhile (never from within the sink) stays listed.
         touched.append(&mut self.touched);
@@ -511,7 +509,9 @@ impl<P: Port> Runtime for LcoreRt<P> {
     }
 
     fn deadline(&self) -> Option<u64> {
-        self.stack.deadline()
+        // What a command led to is told at the next turn.
+        let tells = !self.touched.is_empty() || self.stack.has_events();
+        if tells { Some(self.now) } else { self.stack.deadline() }
     }
 
     fn wait(&mut self, _: Option<u64>) {
@@ -566,7 +566,7 @@ impl<P: Port> Runtime for LcoreRt<P> {
             rx_pool_bytes: all + small_all,
             retransmits: s.tx_resent,
             nudges: self.late.counters().nudges,
-            conns: self.conns.iter().flatten().count() as u64,
+            conns: self.conns.len() as u64,
             ..self.counters
         }
     }

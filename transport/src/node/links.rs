@@ -118,12 +118,15 @@ struct Here {
     ring: bool,
     fin: bool,
     closed: Option<CloseWhy>,
+    /// The machine has closed it, and takes nothing more.
+    closing: bool,
     listed: bool,
 }
 
 impl Here {
     fn new(bucket: Bucket) -> Here {
-        Here { bucket, rx: VecDeque::new(), ring: false, fin: false, closed: None, listed: false }
+        let rx = VecDeque::new();
+        Here { bucket, rx, ring: false, fin: false, closed: None, closing: false, listed: false }
     }
 }
 
@@ -366,8 +369,10 @@ impl<R: Runtime> Linked<R> {
             StreamEvent::Bytes(c, lent) => {
                 let f = self.relay.frag(lent);
                 self.touch(c, |h| {
-                    h.rx.push_back(f);
-                    h.ring = true;
+                    if !h.closing {
+                        h.rx.push_back(f);
+                        h.ring = true;
+                    }
                 });
             }
             // One that just left the ring has nothing waiting here.
@@ -407,7 +412,8 @@ impl<R: Runtime> Linked<R> {
                 h.fin = false;
                 sink(Input::PeerFin(c));
             }
-            if let Some(why) = h.closed {
+            // What came before the end is taken first, unless the machine has closed.
+            if let Some(why) = h.closed.filter(|_| h.rx.is_empty()) {
                 self.here.remove(&c);
                 sink(Input::Closed(c, why));
             } else if took > 0 {
@@ -477,6 +483,10 @@ impl<R: Runtime> Runtime for Linked<R> {
         match cmd {
             StreamCmd::Read if c.shard != self.shards.me || self.here.contains_key(&c) => {
                 self.touch(c, |h| h.ring = true);
+            }
+            StreamCmd::Close(_) if self.here.get(&c).is_some_and(|h| !h.closing) => {
+                self.touch(c, |h| (h.closing, h.rx) = (true, VecDeque::new()));
+                self.command(c, cmd);
             }
             cmd if c.shard == self.shards.me => self.command_inner(c, cmd),
             cmd => self.send(c.shard, Parcel::Cmd(c, cmd)),

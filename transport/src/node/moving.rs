@@ -144,6 +144,7 @@ pub(super) struct StreamLeft {
     pub(super) rx: Vec<RxLent>,
     pub(super) fin: bool,
     pub(super) closed: Option<CloseWhy>,
+    pub(super) closing: bool,
 }
 
 /// A runtime that can move peers between shards. A bucket goes out in steps, so that the machine is asked only when

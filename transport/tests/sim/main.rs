@@ -8,6 +8,8 @@
 
 mod sim_cuts;
 #[cfg(feature = "node")]
+mod sim_ends;
+#[cfg(feature = "node")]
 mod sim_node;
 #[cfg(feature = "node")]
 mod sim_queues;

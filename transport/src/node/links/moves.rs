@@ -146,7 +146,9 @@ impl<R: Runtime> Linked<R> {
         for s in streams {
             let rx: VecDeque<RxFrag> = s.rx.into_iter().map(|l| self.relay.frag(l)).collect();
             self.here.entry(s.conn).or_insert_with(|| Here::new(b));
-            self.touch(s.conn, |h| (h.rx, h.ring, h.fin, h.closed) = (rx, true, s.fin, s.closed));
+            self.touch(s.conn, |h| {
+                (h.rx, h.ring, h.fin, h.closed, h.closing) = (rx, true, s.fin, s.closed, s.closing);
+            });
         }
         for c in own {
             if let Some(a) = self.away.get_mut(&c) {
@@ -210,7 +212,7 @@ impl<R: Runtime> Linked<R> {
                 }
             }
             let all = h.rx.is_empty();
-            packed.push(StreamLeft { conn: *c, rx, fin: h.fin, closed: h.closed });
+            packed.push(StreamLeft { conn: *c, rx, fin: h.fin, closed: h.closed, closing: h.closing });
             if !all {
                 unpack(&mut self.here, relay, packed);
                 return false;
