@@ -412,7 +412,8 @@ impl<P: Port> Runtime for LcoreRt<P> {
                 Err(tcpstack::DialError::InUse(_)) => {}
                 Err(e) => {
                     let no_route = matches!(e, tcpstack::DialError::NoRoute(_));
-                    self.failed.push_back((d.id, if no_route { DialError::NoRoute } else { DialError::Local }));
+                    self.failed
+                        .push_back((d.id, if no_route { DialError::NoRoute } else { DialError::Local }));
                     return;
                 }
             }

@@ -77,6 +77,13 @@ impl Default for Leaving {
     }
 }
 
+impl Leaving {
+    /// Whether nothing is waited for but what closes.
+    pub(super) fn gone(&self) -> bool {
+        self.stage == Stage::Gone
+    }
+}
+
 impl Machine {
     /// Begins to go down: at once where no handshake is, or was a moment ago.
     pub(super) fn go_down(&mut self) {
@@ -130,7 +137,7 @@ impl Machine {
 
     /// A connection of this peer is up: when all others have closed already it goes, too.
     pub(super) fn late(&mut self, peer: Key) {
-        if self.leaving.stage == Stage::Gone {
+        if self.leaving.gone() {
             self.close_set(Some(peer), LnetError::ShuttingDown, true);
             self.linger_all();
         }

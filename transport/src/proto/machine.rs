@@ -271,6 +271,7 @@ impl Machine {
             }
         }
         if let Some((app, tag)) = self.shutdown
+            && self.leaving.gone()
             && self.conns.is_empty()
             && self.lends.is_empty()
             && self.ops.len() == 0
