@@ -49,7 +49,7 @@ pub(crate) fn find(via: &Via, node: &mut NodeArgs, target: Nid, command: &str) -
         let fits = |r: &Running| {
             r.nid == nid.to_string() && (r.scope == scope || (bare && r.scope.starts_with("port-")))
         };
-        if let Some((client, r)) = client::running(fits) {
+        if let Some((client, r)) = client::running(nid, fits) {
             if !r.guests {
                 return Err(Holder { pid: Some(r.pid), command: r.command }.refusal(nid));
             }

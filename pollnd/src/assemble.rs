@@ -130,7 +130,9 @@ impl Node {
         };
         match Server::start(front.clone(), about, setup.guests.clone()) {
             Ok(s) => self.server = Some(s),
-            Err(e) => tracing::warn!("no control socket, so `pollnd connections` cannot ask this node: {e}"),
+            Err(e) => tracing::warn!(
+                "no control socket, so `pollnd connections` cannot ask this node, and its NID is not locked: {e}"
+            ),
         }
         if let Some(claim) = setup.claim {
             if let (Some(guests), peers) = (setup.guests, claim.known())

@@ -87,9 +87,9 @@ impl Sum {
         self.times.map(|(_, sum, _)| sum / self.answered().max(1))
     }
 
-    fn text(&self, target: &str) -> String {
-        let mut o =
-            format!("{target}: {} pings, {} answered, {} lost", self.sent, self.answered(), self.lost);
+    fn text(&self) -> String {
+        let pings = if self.sent == 1 { "ping" } else { "pings" };
+        let mut o = format!("{} {pings}, {} answered, {} lost", self.sent, self.answered(), self.lost);
         if let (Some((least, _, most)), Some(mean)) = (self.times, self.mean()) {
             let [least, mean, most] = [least, mean, most].map(|ns| units::time(ns as f64 * 1e-9));
             o += &format!("; shortest {least}, mean {mean}, longest {most}");
@@ -149,7 +149,8 @@ fn pause(p: &Pinger, until: Instant) -> bool {
 pub(crate) fn main(mut a: PingArgs) -> Result<(), String> {
     let mut pinger = match access::find(&a.via, &mut a.node, a.target, "ping")? {
         Access::Node(c) => {
-            c.patient();
+            // The node's own limit comes first.
+            c.wait_for(Duration::try_from_secs_f64(a.timeout + 5.0).map_err(|e| e.to_string())?);
             Pinger::Through(c)
         }
         Access::Own(claim) => {
@@ -196,7 +197,7 @@ fn pings(a: &PingArgs, pinger: &mut Pinger) -> Result<(), String> {
     if a.json {
         out::line(sum.json(&target))?;
     } else if sum.sent > 0 {
-        out::line(sum.text(&target))?;
+        out::line(sum.text())?;
     }
     match (sum.last_error, sum.sent) {
         (_, 0) => Err(format!("ping {target}: interrupted")),
@@ -219,10 +220,7 @@ mod tests {
         for r in [pong(30_000), Err("why".into()), pong(10_000)] {
             s.add(&r, true);
         }
-        assert_eq!(
-            s.text("10.0.0.2@tcp"),
-            "10.0.0.2@tcp: 3 pings, 2 answered, 1 lost; shortest 10.0 us, mean 20.0 us, longest 30.0 us"
-        );
+        assert_eq!(s.text(), "3 pings, 2 answered, 1 lost; shortest 10.0 us, mean 20.0 us, longest 30.0 us");
         let v = s.json("10.0.0.2@tcp");
         assert_eq!(
             (&v["mean_ns"], &v["pings"][1]["error"], &v["pings"][2]["rtt_ns"]),
@@ -230,6 +228,6 @@ mod tests {
         );
         let mut none = Sum::default();
         none.add(&Err("why".into()), false);
-        assert_eq!(none.text("x"), "x: 1 pings, 0 answered, 1 lost");
+        assert_eq!(none.text(), "1 ping, 0 answered, 1 lost");
     }
 }

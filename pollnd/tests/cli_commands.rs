@@ -4,6 +4,8 @@
 #![allow(missing_docs)]
 
 #[allow(dead_code)]
+mod lab;
+#[allow(dead_code)]
 mod proc;
 
 use std::fs::OpenOptions;
@@ -12,7 +14,8 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
-use proc::{nid, node, own_ip, pollnd, run, start};
+use lab::{Namespace, missing};
+use proc::{Proc, nid, node, own_ip, pollnd, run, start};
 use rustix::process::{Signal, geteuid};
 
 /// Ports below 1024 are what peers dial from.
@@ -168,6 +171,31 @@ fn report_17_each_way_not_to_answer_has_its_text() {
         run(&[command, &nid(mute), "--timeout", "1", "--node", &pid]).failed(1, &["connected, but silent"]);
     }
     up.stop().good();
+}
+
+#[test]
+fn report_17_no_route_and_no_neighbour_are_told_apart() {
+    if let Some(why) = missing(&[]) {
+        println!("SKIP: report_17_no_route_and_no_neighbour_are_told_apart: {why}");
+        return;
+    }
+    let ns = Namespace::new();
+    let ping = |args: &[&str]| {
+        let mut c = ns.inside(env!("CARGO_BIN_EXE_pollnd"));
+        c.args(["ping", "--accept-port", "10988"]).args(args);
+        Proc::start(c).end()
+    };
+    let away = "198.51.100.7@tcp";
+    ping(&[away]).failed(1, &["no way to 198.51.100.7", "--nid", "--node"]);
+    ping(&[away, "--nid", "127.0.0.1@tcp"]).failed(1, &[away, "cannot be reached", "no route leads there"]);
+    ns.ip(&["link", "add", "v0", "type", "veth", "peer", "name", "v1"]);
+    ns.ip(&["addr", "add", "10.98.0.1/24", "dev", "v0"]);
+    ns.ip(&["link", "set", "v0", "up"]);
+    ns.ip(&["link", "set", "v1", "up"]);
+    let end = ping(&["10.98.0.9@tcp"]).failed(1, &["10.98.0.9@tcp", "cannot be reached", "no host answers"]);
+    end.tells(&["as 10.98.0.1@tcp, from where this machine reaches 10.98.0.9"]);
+    // Before the kernel has given up it is still connecting.
+    ping(&["10.98.0.8@tcp", "--timeout", "0.5"]).failed(1, &["no answer within 500 ms", "nobody answers"]);
 }
 
 /// Standard output of `c` is read for so many lines, then closed.
@@ -344,7 +372,7 @@ fn report_21_a_lost_ping_is_told_and_the_next_one_sent() {
     up.stop().good();
 }
 
-/// Field report L6 over kernel sockets; `tap_restart.rs` has the same over a port.
+/// Field report L6 over kernel sockets; `tap.rs` has the same over a port.
 #[test]
 fn report_l6_a_node_that_was_killed_is_seen_again_when_it_starts() {
     if !can("report_l6_a_node_that_was_killed_is_seen_again_when_it_starts") {

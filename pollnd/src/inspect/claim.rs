@@ -72,6 +72,25 @@ pub(crate) fn scope(a: &NodeArgs) -> String {
     }
 }
 
+/// Process numbers in the locks on `nid`, in whatever scope, each with the folder that it is in; some may have ended.
+pub(super) fn candidates(nid: Nid) -> Vec<(PathBuf, u32)> {
+    let mut all = Vec::new();
+    for dir in place::dirs() {
+        let Ok(entries) = fs::read_dir(&dir) else { continue };
+        for path in entries.flatten().map(|e| e.path()) {
+            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            if !name.starts_with(&format!("{nid}.")) || !name.ends_with(".lock") {
+                continue;
+            }
+            let mut who = String::new();
+            let read = File::open(&path).and_then(|f| f.take(256).read_to_string(&mut who));
+            let pid = read.ok().and_then(|_| who.split_once(' ')?.0.parse().ok());
+            all.extend(pid.map(|pid| (dir.clone(), pid)));
+        }
+    }
+    all
+}
+
 /// Takes `nid` in `scope` for `command`. Without a folder for locks there is none to take, and it is said.
 ///
 /// # Errors
@@ -85,7 +104,8 @@ pub(crate) fn take(nid: Nid, scope: &str, command: &str) -> Result<Option<Claim>
         Ok(c) => Ok(Some(c)),
         Err(Refused::Held(h)) => Err(h),
         Err(Refused::Unguarded(e)) => {
-            tracing::warn!("no lock on {nid}, so a second process with this NID is not noticed: {e}");
+            // The control socket is missing for the same reason, and says so.
+            tracing::info!("no lock on {nid}, so a second process with this NID is not noticed: {e}");
             Ok(None)
         }
     }
@@ -100,6 +120,7 @@ enum Refused {
 fn take_in(dir: &Path, nid: Nid, scope: &str, command: &str) -> Result<Claim, Refused> {
     let path = dir.join(format!("{nid}.{scope}.lock"));
     let fail = |e: std::io::Error| Refused::Unguarded(format!("{}: {e}", path.display()));
+    let mut asked = 0;
     for _ in 0..100 {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -121,7 +142,9 @@ fn take_in(dir: &Path, nid: Nid, scope: &str, command: &str) -> Result<Claim, Re
             Err(TryLockError::WouldBlock) => {
                 let mut who = String::new();
                 let _ = file.take(256).read_to_string(&mut who);
-                if let Some((pid, command)) = who.trim_end().split_once(' ') {
+                asked += 1;
+                // What stands there may be of the one before, until the new one has written its own.
+                if let Some((pid, command)) = who.trim_end().split_once(' ').filter(|_| asked > 3) {
                     let holder = Holder { pid: pid.parse().ok(), command: command.to_owned() };
                     return Err(Refused::Held(holder));
                 }

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
+use transport::wire::Nid;
 
-use super::{Request, place};
+use super::{Request, claim, place};
 
 /// How long a node may take for one line. Its lcores have a second each.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -85,10 +86,11 @@ pub(crate) fn named(which: &str) -> Result<(Client, Running), String> {
     ask_who(Client::new(Some(which))?)
 }
 
-/// A node that runs, is not this process, and that `fits` likes.
-pub(crate) fn running(fits: impl Fn(&Running) -> bool) -> Option<(Client, Running)> {
-    let others = place::all().into_iter().filter(|(pid, _)| *pid != std::process::id());
-    let mut asked = others.filter_map(|(_, path)| ask_who(Client::connect(path).ok()?).ok());
+/// A node of `nid` that runs, is not this process, and that `fits` likes.
+pub(crate) fn running(nid: Nid, fits: impl Fn(&Running) -> bool) -> Option<(Client, Running)> {
+    let others = claim::candidates(nid).into_iter().filter(|(_, pid)| *pid != std::process::id());
+    let mut asked =
+        others.filter_map(|(dir, pid)| ask_who(Client::connect(dir.join(format!("{pid}.sock"))).ok()?).ok());
     asked.find(|(_, r)| fits(r))
 }
 
@@ -191,6 +193,11 @@ impl Client {
     pub(crate) fn patient(&self) {
         // A time-out that cannot be lifted ends the wait early, with an error that says so.
         let _ = self.out.set_read_timeout(None);
+    }
+
+    /// Waits for each answer so long.
+    pub(crate) fn wait_for(&self, patience: Duration) {
+        let _ = self.out.set_read_timeout(Some(patience));
     }
 
     /// Something that says "no more questions" from another thread.

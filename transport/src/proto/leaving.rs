@@ -127,7 +127,8 @@ impl Machine {
             young(c.hs_deadline, length)
         });
         let mut peers = (0..self.peers.capacity()).filter_map(|i| self.peers.get(self.peers.key_at(i)?));
-        shakes || peers.any(|p| matches!(p.dial(), DialState::Dialling(..)) && young(p.dial_deadline, timeout))
+        shakes
+            || peers.any(|p| matches!(p.dial(), DialState::Dialling(..)) && young(p.dial_deadline, timeout))
     }
 
     /// Whether a connection that a peer makes is answered.
