@@ -126,7 +126,9 @@ impl Machine {
                 HsEvent::Lost => DialWhy::Closed,
                 HsEvent::Busy => DialWhy::None,
                 HsEvent::Version | HsEvent::Downgrade => DialWhy::Version,
-                HsEvent::Bad | HsEvent::Unfit | HsEvent::Request | HsEvent::Hello if refused => DialWhy::Refused,
+                HsEvent::Bad | HsEvent::Unfit | HsEvent::Request | HsEvent::Hello if refused => {
+                    DialWhy::Refused
+                }
                 HsEvent::Bad | HsEvent::Unfit | HsEvent::Request | HsEvent::Hello => DialWhy::Malformed,
             },
         );
