@@ -164,7 +164,7 @@ fn what_a_dial_came_to_is_remembered() {
         assert_eq!((brief(&net).conns, brief(&net).why), (0, Some(why)), "{why:?}");
     }
     let mut net = pair(config(1), config(2));
-    net.nodes[1].mute = true;
+    (net.nodes[1].mute, net.nodes[1].deaf) = (true, true);
     ping(&mut net);
     assert_eq!(brief(&net).contact, Contact::Connecting);
     net.run(30 * SEC);

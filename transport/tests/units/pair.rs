@@ -464,7 +464,7 @@ fn a_node_that_goes_down_does_not_wait_for_the_mute() {
         let ip = std::net::IpAddr::from([10, 0, 0, 9]);
         net.raw_listen(ip);
         net.op(0, Op::Ping { tag: 1, target: id(9) });
-        net.nodes[1].mute = true;
+        (net.nodes[1].mute, net.nodes[1].deaf) = (true, true);
         net.op(0, Op::Ping { tag: 2, target: id(2) });
         let silent = net.raw_connect(std::net::SocketAddr::new(ip, 1000), 0);
         net.run(after);
