@@ -48,6 +48,8 @@ pub struct Ctl {
     pub started: AtomicU64,
     /// Operations that completed well.
     pub completed: AtomicU64,
+    /// Payload of those, in bytes, where it was bulk.
+    pub moved: AtomicU64,
     /// Operations that completed with an error.
     pub failed: AtomicU64,
     /// Completions that nothing was waiting for; always 0.
@@ -87,6 +89,12 @@ impl Ctl {
     /// Whether the client has come to rest since the phase was set to quiet.
     pub fn is_quiet(&self) -> bool {
         self.quiet.load(Ordering::Acquire)
+    }
+
+    /// Operations that have not completed.
+    pub fn outstanding(&self) -> u64 {
+        let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
+        get(&self.started).saturating_sub(get(&self.completed) + get(&self.failed))
     }
 
     /// Keeps the first error.

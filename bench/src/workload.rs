@@ -28,8 +28,12 @@ pub const APP: AppId = AppId::FIRST;
 /// Sizes of the client's work.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientConfig {
-    /// Payload of a bulk PUT in bytes, up to 1 MiB.
+    /// Payload of a bulk operation in bytes, up to 1 MiB.
     pub bulk_len: usize,
+    /// One bulk operation in so many has `tail` bytes instead: what a longer transfer ends with.
+    pub pieces: u64,
+    /// Payload of those in bytes, at most `bulk_len`.
+    pub tail: usize,
     /// Bulk PUTs in flight.
     pub bulk_flight: u64,
     /// Small PUTs in flight in [`Phase::Rate`].
@@ -42,7 +46,16 @@ pub struct ClientConfig {
 
 impl Default for ClientConfig {
     fn default() -> ClientConfig {
-        ClientConfig { bulk_len: 1 << 20, bulk_flight: 8, small_flight: 64, runs: 8, limit: u64::MAX }
+        let bulk_len = 1 << 20;
+        ClientConfig {
+            bulk_len,
+            pieces: 1,
+            tail: bulk_len,
+            bulk_flight: 8,
+            small_flight: 64,
+            runs: 8,
+            limit: u64::MAX,
+        }
     }
 }
 
@@ -71,7 +84,8 @@ pub fn patterned(
 /// Which operations are outstanding: completions are matched one by one.
 #[derive(Debug)]
 struct Outstanding {
-    slots: Vec<Option<u64>>,
+    /// When each was started, in ns, and its bulk payload in bytes.
+    slots: Vec<Option<(u64, u64)>>,
     free: Vec<u32>,
 }
 
@@ -79,15 +93,19 @@ impl Outstanding {
     fn new(n: u64) -> Outstanding {
         Outstanding { slots: vec![None; n as usize], free: (0..n as u32).rev().collect() }
     }
-    fn start(&mut self, now: u64) -> Option<u64> {
+    fn start(&mut self, now: u64, bytes: u64) -> Option<u64> {
         let i = self.free.pop()?;
-        self.slots[i as usize] = Some(now);
+        self.slots[i as usize] = Some((now, bytes));
         Some(u64::from(i))
     }
-    fn end(&mut self, tag: u64) -> Option<u64> {
+    fn end(&mut self, tag: u64) -> Option<(u64, u64)> {
         let t = self.slots.get_mut(tag as usize)?.take()?;
         self.free.push(tag as u32);
         Some(t)
+    }
+    /// Bulk payload of an operation that is outstanding, in bytes.
+    fn asked(&self, tag: u64) -> Option<u64> {
+        self.slots.get(tag as usize)?.map(|(_, bytes)| bytes)
     }
     fn count(&self) -> u64 {
         (self.slots.len() - self.free.len()) as u64
@@ -99,10 +117,11 @@ pub struct Client {
     cfg: ClientConfig,
     ctl: Arc<Ctl>,
     target: ProcessId,
-    pages: Vec<(PageSlice, u32)>,
+    /// What is sent, each with its CRC-32.
+    whole: Vec<(Payload, u32)>,
+    /// The same for the tails of transfers.
+    tails: Vec<(Payload, u32)>,
     small: Payload,
-    /// Of the first `bulk_len` bytes that a [`Server`] serves.
-    source_crc: u32,
     out: Outstanding,
     seq: u64,
     was: Phase,
@@ -121,11 +140,23 @@ impl Client {
         backing: &Arc<dyn Backing>,
     ) -> Result<Client, BackingError> {
         let max = cfg.bulk_flight.max(cfg.small_flight).max(1);
-        let pages = patterned(backing, cfg.runs.max(1), cfg.bulk_len)?;
+        let (mut whole, mut tails) = (Vec::new(), Vec::new());
+        if cfg.bulk_len == 0 {
+            whole.push((Payload::empty(), crc32fast::hash(&[])));
+        } else {
+            for (slice, crc) in patterned(backing, cfg.runs.max(1), cfg.bulk_len)? {
+                if cfg.pieces > 1
+                    && let Some(tail) = slice.slice(0, cfg.tail as u32)
+                {
+                    let crc = crc32fast::hash(tail.bytes());
+                    tails.push((Payload::Pages(smallvec![tail]), crc));
+                }
+                whole.push((Payload::Pages(smallvec![slice]), crc));
+            }
+        }
         Ok(Client {
-            // The pattern of a run does not depend on its length, so the server's first run begins like ours.
-            source_crc: pages.first().map_or(0, |p| p.1),
-            pages,
+            whole,
+            tails,
             small: Payload::inline(&[0x5a; SMALL]).unwrap_or_else(Payload::empty),
             out: Outstanding::new(max),
             seq: 0,
@@ -138,12 +169,14 @@ impl Client {
     }
 
     fn ended(&mut self, now: u64, tag: u64, ok: Result<(), String>) {
-        let Some(t0) = self.out.end(tag) else {
+        let Some((t0, bytes)) = self.out.end(tag) else {
             bump(&self.ctl.twice, 1);
             return;
         };
         match ok {
             Ok(()) => {
+                // In this order: who sees the count finds the bytes.
+                bump(&self.ctl.moved, bytes);
                 bump(&self.ctl.completed, 1);
                 if matches!(self.was, Phase::Rtt | Phase::Ping | Phase::Rate) {
                     self.rtt.saturating_record(now.saturating_sub(t0).max(1));
@@ -157,34 +190,54 @@ impl Client {
         }
     }
 
-    fn begin(&mut self, now: u64) -> Option<u64> {
+    /// Whether the next operation is the tail of a transfer.
+    fn at_tail(&self) -> bool {
+        self.cfg.pieces > 1 && self.seq % self.cfg.pieces == self.cfg.pieces - 1
+    }
+
+    /// Payload of the next bulk operation, in bytes.
+    fn next_len(&self) -> usize {
+        if self.at_tail() { self.cfg.tail } else { self.cfg.bulk_len }
+    }
+
+    fn begin(&mut self, now: u64, bytes: usize) -> Option<u64> {
         if self.seq >= self.cfg.limit {
             return None;
         }
-        let tag = self.out.start(now)?;
+        let tag = self.out.start(now, bytes as u64)?;
         self.seq += 1;
         bump(&self.ctl.started, 1);
         Some(tag)
     }
 
+    /// CRC-32 of the first `n` bytes that a [`Server`] serves: the pattern of a run does not depend on its length, so the
+    /// server's first run begins like ours.
+    fn source_crc(&self, n: u64) -> u32 {
+        let of = |v: &[(Payload, u32)]| v.first().filter(|(p, _)| p.len() == n).map(|(_, crc)| *crc);
+        of(&self.whole).or_else(|| of(&self.tails)).unwrap_or(0)
+    }
+
     fn get(&mut self, now: u64, ops: &mut Ops) {
-        let Some(tag) = self.begin(now) else { return };
-        let sink = Sink::Lend(self.cfg.bulk_len as u32);
+        let len = self.next_len();
+        let Some(tag) = self.begin(now, len) else { return };
+        let sink = Sink::Lend(len as u32);
         let target = self.target;
         ops.push_back((APP, Op::Get { tag, target, portal: SOURCE_PORTAL, match_bits: MATCH, sink }));
     }
 
     fn ping(&mut self, now: u64, ops: &mut Ops) {
-        let Some(tag) = self.begin(now) else { return };
+        let Some(tag) = self.begin(now, 0) else { return };
         ops.push_back((APP, Op::Ping { tag, target: self.target }));
     }
 
     fn put(&mut self, now: u64, ops: &mut Ops, bulk: bool, checked: bool) {
-        let Some(tag) = self.begin(now) else { return };
+        let (tail, len) = (self.at_tail(), if bulk { self.next_len() } else { 0 });
+        let Some(tag) = self.begin(now, len) else { return };
         let (portal, payload, hdr_data) = if bulk {
-            let (slice, crc) = &self.pages[(self.seq % self.pages.len() as u64) as usize];
+            let from = if tail { &self.tails } else { &self.whole };
+            let (payload, crc) = &from[(self.seq % from.len() as u64) as usize];
             let check = checked || self.seq.is_multiple_of(SAMPLE);
-            (BULK_PORTAL, Payload::Pages(smallvec![slice.clone()]), u64::from(*crc) | u64::from(check) << 32)
+            (BULK_PORTAL, payload.clone(), u64::from(*crc) | u64::from(check) << 32)
         } else {
             (SMALL_PORTAL, self.small.clone(), 0)
         };
@@ -247,12 +300,16 @@ impl App for Client {
     fn event(&mut self, now: u64, _: AppId, ev: Event, _: &mut Ops) {
         match ev {
             Event::Reply { tag, status, data, .. } => {
-                if let (Ok(()), Data::Lent(pieces)) = (&status, &data) {
-                    bump(&self.ctl.arrived, 1);
-                    bump(&self.ctl.bytes, pieces.iter().map(|p| p.bytes().len() as u64).sum());
+                if status.is_ok() {
                     let mut h = crc32fast::Hasher::new();
-                    pieces.iter().for_each(|p| h.update(p.bytes()));
-                    let good = h.finalize() == self.source_crc;
+                    let mut n = 0;
+                    if let Data::Lent(pieces) = &data {
+                        pieces.iter().for_each(|p| h.update(p.bytes()));
+                        n = pieces.iter().map(|p| p.bytes().len() as u64).sum();
+                    }
+                    bump(&self.ctl.arrived, 1);
+                    bump(&self.ctl.bytes, n);
+                    let good = self.out.asked(tag) == Some(n) && h.finalize() == self.source_crc(n);
                     bump(if good { &self.ctl.crc_good } else { &self.ctl.crc_bad }, 1);
                 }
                 self.ended(now, tag, status.map_err(|e| e.to_string()));

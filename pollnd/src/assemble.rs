@@ -12,12 +12,14 @@ use transport::node::desk::Front;
 use transport::node::sock::{self, SockConfig, SockRt, may_bind_privileged};
 use transport::node::{App, Control, Idle, NodeEnd, Order, Shard, run};
 use transport::proto::{self, Accept, Machine};
-use transport::wire::Nid;
 
 use crate::args::{Carrier, NodeArgs};
 #[cfg(feature = "dpdk")]
 use crate::dpdk::start as start_dpdk;
-use crate::inspect::server::Server;
+use crate::inspect::claim::{self, Claim};
+use crate::inspect::guests::{self, Guests};
+use crate::inspect::server::{About, Server};
+use crate::known::Known;
 use crate::{cpus, iface, limits, settings, signals};
 
 /// What the node is for.
@@ -25,8 +27,39 @@ use crate::{cpus, iface, limits, settings, signals};
 pub(crate) enum Role {
     /// It serves others, and must be able to listen.
     Server,
-    /// It asks others. It listens too, since a kernel may connect back, but can do without.
-    Dialler,
+    /// It asks others, by a command of this name. It listens too, since a kernel may connect back, but can do without.
+    Dialler(&'static str),
+}
+
+impl Role {
+    /// The name of its command.
+    pub(crate) fn command(self) -> &'static str {
+        match self {
+            Role::Server => "node",
+            Role::Dialler(name) => name,
+        }
+    }
+}
+
+/// What a node is besides its settings.
+pub(crate) struct Setup {
+    role: Role,
+    /// Keeps its NID for it.
+    claim: Option<Claim>,
+    /// Seats for commands that go through it.
+    guests: Option<Arc<Guests>>,
+}
+
+impl Setup {
+    /// A node of `role`, whose NID is kept by `claim`.
+    pub(crate) fn new(role: Role, claim: Option<Claim>) -> Setup {
+        Setup { role, claim, guests: None }
+    }
+
+    /// Lets other commands go through it.
+    pub(crate) fn with_guests(self, guests: Arc<Guests>) -> Setup {
+        Setup { guests: Some(guests), ..self }
+    }
 }
 
 /// Makes the application on the lcore; pages for it come from the backing.
@@ -37,8 +70,14 @@ pub(crate) struct Node {
     threads: Vec<Polling>,
     control: Arc<Control>,
     describe: String,
+    front: Arc<Front>,
     /// Its control socket.
     server: Option<Server>,
+    /// Greets the peers from before the restart.
+    greeter: Option<JoinHandle<()>>,
+    known: Option<Known>,
+    /// Its NID is free again when this goes.
+    claim: Option<Claim>,
     /// What has to be taken down after the threads, on this thread.
     after: Option<Box<dyn FnOnce() -> Result<(), String>>>,
 }
@@ -54,7 +93,18 @@ impl Node {
         describe: String,
         after: Option<Box<dyn FnOnce() -> Result<(), String>>>,
     ) -> Node {
-        Node { threads, control, describe, server: None, after }
+        let front = Arc::new(Front::new(0, Clock::monotonic()));
+        Node {
+            threads,
+            control,
+            describe,
+            front,
+            server: None,
+            greeter: None,
+            known: None,
+            claim: None,
+            after,
+        }
     }
 
     /// Gives the node when it has come up.
@@ -69,13 +119,40 @@ impl Node {
         Err("told to go down before it was up".into())
     }
 
-    /// Lets others look at the node while it runs. One that cannot have a control socket runs all the same.
-    fn seen_through(mut self, front: Arc<Front>, nid: &Nid) -> Node {
-        match Server::start(front, &nid.to_string(), &self.describe) {
+    /// Lets others look at the node while it runs, and remembers its peers. One that cannot have a control socket runs
+    /// all the same.
+    fn seen_through(mut self, front: Arc<Front>, a: &NodeArgs, setup: Setup) -> Node {
+        let about = About {
+            nid: a.nid.to_string(),
+            carrier: self.describe.clone(),
+            scope: claim::scope(a),
+            command: setup.role.command(),
+        };
+        match Server::start(front.clone(), about, setup.guests.clone()) {
             Ok(s) => self.server = Some(s),
-            Err(e) => tracing::warn!("no control socket, so `pollnd connections` cannot ask this node: {e}"),
+            Err(e) => tracing::warn!(
+                "no control socket, so `pollnd connections` cannot ask this node, and its NID is not locked: {e}"
+            ),
         }
+        if let Some(claim) = setup.claim {
+            if let (Some(guests), peers) = (setup.guests, claim.known())
+                && !peers.is_empty()
+            {
+                tracing::info!("{} peers from before the restart are told of it", peers.len());
+                let control = self.control.clone();
+                let stop = move || control.order() > Order::Run;
+                self.greeter = Some(std::thread::spawn(move || guests::greet(&guests, &peers, stop)));
+            }
+            self.known = Some(Known::keep(&claim, front.clone(), a.nid));
+            self.claim = Some(claim);
+        }
+        self.front = front;
         self
+    }
+
+    /// What asks its lcores.
+    pub(crate) fn front(&self) -> &Front {
+        &self.front
     }
 
     /// In words, for people.
@@ -117,9 +194,16 @@ impl Node {
             ends.extend(polled?.into_iter().flatten());
         }
         drop(self.server);
+        if let Some(t) = self.greeter {
+            let _ = t.join();
+        }
+        if let Some(k) = self.known {
+            k.end(ends.iter().all(|e| e.clean));
+        }
         if let Some(f) = self.after {
             f()?;
         }
+        drop(self.claim);
         match self.control.panics.load(Ordering::Acquire) {
             0 => Ok(ends),
             n => Err(format!(
@@ -133,7 +217,7 @@ impl Node {
 ///
 /// # Errors
 /// What is missing, and the remedy.
-pub(crate) fn start(a: &NodeArgs, role: Role, make: MakeApp) -> Result<Node, String> {
+pub(crate) fn start(a: &NodeArgs, setup: Setup, make: MakeApp) -> Result<Node, String> {
     let control = Arc::new(Control::default());
     signals::watch(control.clone())?;
     cpus::mention_quota(settings::on_port(a).then_some(a.lcores));
@@ -144,12 +228,12 @@ pub(crate) fn start(a: &NodeArgs, role: Role, make: MakeApp) -> Result<Node, Str
             Err("--carrier sockets does not go with --port or --vdev: leave one of them out".into())
         }
         Carrier::Sockets => {
-            let (node, front) = start_sockets(a, role, make, control)?;
-            Ok(node.come_up()?.seen_through(front, &a.nid))
+            let (node, front) = start_sockets(a, setup.role, make, control)?;
+            Ok(node.come_up()?.seen_through(front, a, setup))
         }
         Carrier::Dpdk => {
             let (node, front) = start_dpdk(a, make, control)?;
-            Ok(node.come_up()?.seen_through(front, &a.nid))
+            Ok(node.come_up()?.seen_through(front, a, setup))
         }
     }
 }
@@ -200,7 +284,15 @@ fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>)
     let mut listen: Vec<_> = ports.iter().map(|p| SocketAddr::new(ip, *p)).collect();
     match SockRt::probe(&open(listen.clone())) {
         Ok(()) => {}
-        Err(e) if role == Role::Dialler && !matches!(e, sock::SockError::Poll(_)) => {
+        // Who listens there may be a node of this very NID, the kernel's or another user's: see field report 16.
+        Err(e) if in_use(&e) && role != Role::Server => {
+            return Err(format!(
+                "{e}; if that is a node of {}, ping from it, or give --nid another address: a second node of its NID would cut \
+                 its connections off. If it is none, give --accept none",
+                a.nid
+            ));
+        }
+        Err(e) if role != Role::Server && !matches!(e, sock::SockError::Poll(_)) => {
             tracing::info!("{e}; going on without, peers cannot connect back");
             listen.clear();
         }
@@ -230,6 +322,10 @@ fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>)
     });
     until_made(&wait);
     Ok((Node::new(vec![thread], control, describe, None), front))
+}
+
+fn in_use(e: &sock::SockError) -> bool {
+    matches!(e, sock::SockError::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse)
 }
 
 #[cfg(not(feature = "dpdk"))]

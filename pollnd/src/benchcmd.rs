@@ -19,6 +19,7 @@ use transport::node::NodeEnd;
 use transport::node::sock::Idle as SockIdle;
 
 use crate::args::{BenchWhat, GrowthArgs, MemoryArgs, RepeatArgs, SetsArgs, TcpArgs};
+use crate::out;
 
 pub(crate) fn main(what: &BenchWhat) -> Result<(), String> {
     match what {
@@ -40,11 +41,9 @@ pub(crate) fn print(
     table: impl FnOnce() -> String,
 ) -> Result<(), String> {
     if json {
-        println!("{}", serde_json::to_string(value).map_err(|e| e.to_string())?);
-    } else {
-        println!("{}", table());
+        return out::line(serde_json::to_string(value).map_err(|e| e.to_string())?);
     }
-    Ok(())
+    out::line(table())
 }
 
 pub(crate) fn live(quiet: bool) -> ProgressBar {

@@ -256,9 +256,9 @@ pub(crate) fn main(a: &DemoArgs) -> Result<(), String> {
         ran_on: on,
     };
     if a.json {
-        println!("{}", serde_json::to_string(&report).map_err(|e| e.to_string())?);
+        crate::out::line(serde_json::to_string(&report).map_err(|e| e.to_string())?)?;
     } else {
-        println!("{}", report.table());
+        crate::out::line(report.table())?;
     }
     if report.nothing_lost { Ok(()) } else { Err("something was lost: see the line above".into()) }
 }

@@ -31,10 +31,10 @@ pub(crate) fn main(a: &DoctorArgs) -> Result<ExitCode, String> {
                 })
             })
             .collect();
-        println!("{}", serde_json::Value::Array(all));
+        crate::out::line(serde_json::Value::Array(all))?;
     } else {
         for f in &findings {
-            println!("{f}");
+            crate::out::line(f)?;
         }
     }
     Ok(ExitCode::from(exit_code(&findings)))

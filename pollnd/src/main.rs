@@ -1,6 +1,9 @@
 //! The command: `pollnd demo`, `node`, `ping`, `put`, `get`, `connections`, `stats`, `capture`, `tunables`, `doctor`, `bench`.
 #![forbid(unsafe_code)]
+// All of it goes through `out`.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod access;
 mod args;
 mod assemble;
 mod benchcmd;
@@ -15,8 +18,10 @@ mod iface;
 mod inspect;
 #[cfg(feature = "dpdk")]
 mod keeper;
+mod known;
 mod limits;
 mod node;
+mod out;
 mod ping;
 #[cfg(feature = "dpdk")]
 mod place;
@@ -24,12 +29,14 @@ mod ratecmd;
 mod settings;
 mod signals;
 mod stackcmd;
+mod units;
+mod why;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
-use args::{Cli, Command};
-use clap::Parser;
+use args::Command;
 use tracing_subscriber::EnvFilter;
 
 /// Exit code when something that was asked for did not work.
@@ -50,7 +57,10 @@ fn log_filter(value: Option<OsString>) -> Result<Option<EnvFilter>, String> {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match args::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(e) => return unparsed(&e),
+    };
     let level = match cli.verbose {
         0 => "warn",
         1 => "info",
@@ -59,11 +69,16 @@ fn main() -> ExitCode {
     let filter = match log_filter(std::env::var_os(LOG)) {
         Ok(given) => given.unwrap_or_else(|| level.into()),
         Err(e) => {
-            eprintln!("pollnd: {e}");
+            out::note(e);
             return ExitCode::from(MISUSED);
         }
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Where standard error cannot be written to, nobody is to be told of it there.
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false)
+        .init();
     let done = match cli.command {
         Command::Demo(a) => demo::main(&a),
         Command::Node(a) => node::main(a),
@@ -80,11 +95,25 @@ fn main() -> ExitCode {
         },
         Command::Bench(a) => benchcmd::main(&a.what),
     };
+    finish(done)
+}
+
+fn finish(done: Result<(), String>) -> ExitCode {
+    out::end_if_closed();
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("pollnd: {e}");
+            out::note(e);
             ExitCode::from(FAILED)
         }
+    }
+}
+
+/// Help that was asked for, or what is wrong with the command line.
+fn unparsed(e: &clap::Error) -> ExitCode {
+    let printed = e.print().and_then(|()| std::io::stdout().flush());
+    match e.use_stderr() {
+        true => ExitCode::from(MISUSED),
+        false => finish(out::written(printed)),
     }
 }

@@ -1,4 +1,4 @@
-//! `pollnd node`: answers pings, takes bulk PUTs in and checks them, serves bulk GETs.
+//! `pollnd node`: answers pings, takes bulk PUTs in and checks them, serves bulk GETs; other commands go through it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -6,24 +6,38 @@ use std::time::{Duration, Instant};
 
 use bench::ctl::Ctl;
 use bench::workload::{Intake, Server};
+use hugepages::Backing;
 use transport::node::{
-    Order,
+    Order, beside,
     run::{DRAIN, in_words},
 };
 
 use crate::args::ServeArgs;
-use crate::assemble::{self, Role};
+use crate::assemble::{self, Role, Setup};
+use crate::inspect::claim;
+use crate::inspect::guests::{DEPTH, Guests};
+use crate::out;
 
-pub(crate) fn main(a: ServeArgs) -> Result<(), String> {
+pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
     let ctl = Arc::new(Ctl::default());
     let c = ctl.clone();
     let intake = if a.copy { Intake::Copied } else { Intake::Lent };
-    let make = Box::new(move |backing: &_| {
-        Server::new(c, intake, backing).map(|s| Box::new(s) as _).map_err(|e| e.to_string())
+    a.node.nid = a.nid;
+    let command = Role::Server.command();
+    let claim = claim::take(a.nid, &claim::scope(&a.node), command).map_err(|h| h.refusal(a.nid))?;
+    let guests = Arc::new(Guests::default());
+    let seats = guests.clone();
+    let make = Box::new(move |backing: &Arc<dyn Backing>| {
+        let server = Server::new(c, intake, backing).map_err(|e| e.to_string())?;
+        let (app, places) = beside(server, Guests::ids(), DEPTH);
+        seats.open(places, backing);
+        Ok(Box::new(app) as _)
     });
-    let node = assemble::start(&a.node, Role::Server, make)?;
+    let node = assemble::start(&a.node, Setup::new(Role::Server, claim).with_guests(guests), make)?;
     // One line on standard output says that the node is there: scripts wait for it.
-    println!("{} is up on {}", a.node.nid, node.describe());
+    if let Err(e) = out::line(format_args!("{} is up on {}", a.nid, node.describe())) {
+        return node.stop_after(Err(e)).map(drop);
+    }
     let until = a.run_for.map(|s| Instant::now() + Duration::from_secs_f64(s));
     while !node.stopped() && until.is_none_or(|t| Instant::now() < t) {
         std::thread::sleep(Duration::from_millis(20));
@@ -31,16 +45,16 @@ pub(crate) fn main(a: ServeArgs) -> Result<(), String> {
     let control = node.control();
     let ends = node.stop()?;
     let get = |c: &std::sync::atomic::AtomicU64| c.load(Ordering::Relaxed);
-    println!(
+    out::line(format_args!(
         "{} PUTs, {} bytes; checked {}, wrong {}",
         get(&ctl.arrived),
         get(&ctl.bytes),
         get(&ctl.crc_good) + get(&ctl.crc_bad),
         get(&ctl.crc_bad)
-    );
+    ))?;
     for e in &ends {
         for (name, n) in e.proto.iter().chain(e.rt.iter()).filter(|(_, n)| *n > 0) {
-            println!("{name} {n}");
+            out::line(format_args!("{name} {n}"))?;
         }
     }
     if get(&ctl.crc_bad) > 0 {

@@ -1,56 +1,233 @@
-//! `pollnd ping`: what `lctl ping` shows, with the time it took.
+//! `pollnd ping`: what `lctl ping` shows, with the time it took, again and again, and in sum.
 
 use std::time::{Duration, Instant};
 
-use transport::node::rings;
-use transport::proto::{AppId, Event, Op};
-use transport::wire::{PingInfo, ProcessId};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use transport::node::{Handle, rings};
+use transport::proto::AppId;
+use transport::wire::PingInfo;
 
+use crate::access::{self, Access};
 use crate::args::PingArgs;
-use crate::assemble::{self, Role};
-use crate::settings;
+use crate::assemble::{self, Node, Role, Setup};
+use crate::inspect::Request;
+use crate::inspect::client::Client;
+use crate::inspect::guests::{DEPTH, one_ping};
+use crate::{out, units};
 
-/// How long one ping may take: the machine's own limit comes first.
-const LIMIT: Duration = Duration::from_secs(60);
-
-pub(crate) fn main(a: PingArgs) -> Result<(), String> {
-    settings::target(&a.node, a.target)?;
-    let (handle, app) = rings(AppId::FIRST, 64);
-    let node = assemble::start(&a.node, Role::Dialler, Box::new(move |_| Ok(Box::new(app) as _)))?;
-    let mut outcome = Ok(());
-    for n in 0..a.count {
-        if n > 0 {
-            std::thread::sleep(Duration::from_secs(1));
-        }
-        let op = Op::Ping { tag: n, target: ProcessId::lustre(a.target) };
-        handle.submit(op).map_err(|e| e.to_string())?;
-        let end = Instant::now() + LIMIT;
-        let answer = loop {
-            match handle.event() {
-                Some(Event::Ping { tag, info, rtt_ns }) if tag == n => {
-                    break info.map(|i| (i, rtt_ns)).map_err(|e| e.to_string());
-                }
-                Some(Event::Refused { why, .. }) => break Err(why.to_string()),
-                _ if Instant::now() > end => break Err(format!("no answer within {} s", LIMIT.as_secs())),
-                _ if node.stopped() => break Err("interrupted".into()),
-                _ => std::thread::sleep(Duration::from_micros(50)),
-            }
-        };
-        match answer {
-            Ok((info, rtt_ns)) => print(&info, rtt_ns),
-            Err(e) => {
-                outcome = Err(format!("ping {}: {e}", a.target));
-                break;
-            }
-        }
-    }
-    node.stop_after(outcome).map(drop)
+/// The answer to a ping.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Pong {
+    /// The node's process id.
+    pid: u32,
+    /// Its NIDs.
+    nids: Vec<String>,
+    /// What it can do.
+    features: u32,
+    /// How long it took, in ns.
+    rtt_ns: u64,
 }
 
-fn print(info: &PingInfo, rtt_ns: u64) {
-    println!("{}-0@lo", info.pid);
-    for ni in info.nis.iter().chain(&info.large) {
-        println!("{}-{}", info.pid, ni.nid);
+impl Pong {
+    /// Of what a node says of itself.
+    pub(crate) fn of(info: &PingInfo, rtt_ns: u64) -> Pong {
+        let nids = info.nis.iter().chain(&info.large).map(|ni| ni.nid.to_string()).collect();
+        Pong { pid: info.pid, nids, features: info.features, rtt_ns }
     }
-    println!("time {:.1} us, features {:#x}", rtt_ns as f64 / 1000.0, info.features);
+
+    /// As `lctl ping` shows it, and the time.
+    fn text(&self) -> String {
+        let mut o = format!("{}-0@lo\n", self.pid);
+        for nid in &self.nids {
+            o += &format!("{}-{nid}\n", self.pid);
+        }
+        o + &format!("time {:.1} us, features {:#x}", self.rtt_ns as f64 / 1000.0, self.features)
+    }
+}
+
+/// Pings and their answers so far.
+#[derive(Default)]
+struct Sum {
+    sent: u64,
+    lost: u64,
+    /// Round trips in ns: least, sum, most.
+    times: Option<(u64, u64, u64)>,
+    /// The pings themselves, for JSON.
+    each: Vec<Value>,
+    last_error: Option<String>,
+}
+
+impl Sum {
+    fn add(&mut self, r: &Result<Pong, String>, keep: bool) {
+        self.sent += 1;
+        match r {
+            Ok(p) => {
+                let (least, sum, most) = self.times.unwrap_or((u64::MAX, 0, 0));
+                self.times = Some((least.min(p.rtt_ns), sum + p.rtt_ns, most.max(p.rtt_ns)));
+            }
+            Err(e) => {
+                self.lost += 1;
+                self.last_error = Some(e.clone());
+            }
+        }
+        if keep {
+            self.each.push(match r {
+                Ok(p) => json!(p),
+                Err(e) => json!({ "error": e }),
+            });
+        }
+    }
+
+    fn answered(&self) -> u64 {
+        self.sent - self.lost
+    }
+
+    fn mean(&self) -> Option<u64> {
+        self.times.map(|(_, sum, _)| sum / self.answered().max(1))
+    }
+
+    fn text(&self) -> String {
+        let pings = if self.sent == 1 { "ping" } else { "pings" };
+        let mut o = format!("{} {pings}, {} answered, {} lost", self.sent, self.answered(), self.lost);
+        if let (Some((least, _, most)), Some(mean)) = (self.times, self.mean()) {
+            let [least, mean, most] = [least, mean, most].map(|ns| units::time(ns as f64 * 1e-9));
+            o += &format!("; shortest {least}, mean {mean}, longest {most}");
+        }
+        o
+    }
+
+    fn json(&self, target: &str) -> Value {
+        json!({
+            "target": target, "sent": self.sent, "answered": self.answered(), "lost": self.lost,
+            "min_ns": self.times.map(|t| t.0), "mean_ns": self.mean(), "max_ns": self.times.map(|t| t.2),
+            "pings": self.each,
+        })
+    }
+}
+
+/// Who pings.
+enum Pinger {
+    Own(Node, Handle),
+    Through(Client),
+}
+
+impl Pinger {
+    fn ping(&mut self, a: &PingArgs, n: u64) -> Result<Pong, String> {
+        match self {
+            Pinger::Own(node, handle) => {
+                let patience = Duration::try_from_secs_f64(a.timeout).map_err(|e| e.to_string())?;
+                one_ping(handle, node.front(), a.target, n, patience, || node.stopped())
+            }
+            Pinger::Through(c) => {
+                let r = Request::Ping { target: a.target.to_string(), timeout: a.timeout };
+                let answer = c.one(&r)?;
+                serde_json::from_value(answer["end"].clone()).map_err(|e| format!("{e} in {answer}"))
+            }
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        match self {
+            Pinger::Own(node, _) => node.stopped(),
+            Pinger::Through(_) => false,
+        }
+    }
+}
+
+/// Waits for the next ping; false when the node goes down first.
+fn pause(p: &Pinger, until: Instant) -> bool {
+    while Instant::now() < until {
+        if p.stopped() {
+            return false;
+        }
+        std::thread::sleep((until - Instant::now()).min(Duration::from_millis(20)));
+    }
+    true
+}
+
+pub(crate) fn main(mut a: PingArgs) -> Result<(), String> {
+    let mut pinger = match access::find(&a.via, &mut a.node, a.target, "ping")? {
+        Access::Node(c) => {
+            // The node's own limit comes first.
+            c.wait_for(Duration::try_from_secs_f64(a.timeout + 5.0).map_err(|e| e.to_string())?);
+            Pinger::Through(c)
+        }
+        Access::Own(claim) => {
+            let (handle, app) = rings(AppId::FIRST, DEPTH);
+            let setup = Setup::new(Role::Dialler("ping"), claim);
+            Pinger::Own(assemble::start(&a.node, setup, Box::new(move |_| Ok(Box::new(app) as _)))?, handle)
+        }
+    };
+    let outcome = pings(&a, &mut pinger);
+    match pinger {
+        Pinger::Own(node, handle) => {
+            let ended = node.stop_after(outcome).map(drop);
+            drop(handle);
+            ended
+        }
+        Pinger::Through(_) => outcome,
+    }
+}
+
+fn pings(a: &PingArgs, pinger: &mut Pinger) -> Result<(), String> {
+    let target = a.target.to_string();
+    let mut sum = Sum::default();
+    let interval = Duration::try_from_secs_f64(a.interval).map_err(|e| e.to_string())?;
+    let mut next = Instant::now();
+    for n in 0..a.count {
+        if !pause(pinger, next) {
+            break;
+        }
+        next = Instant::now() + interval;
+        let answer = pinger.ping(a, n);
+        if pinger.stopped() && answer.is_err() {
+            // Interrupted: that ping was never lost.
+            break;
+        }
+        sum.add(&answer, a.json);
+        match &answer {
+            Ok(p) if !a.json => out::line(p.text())?,
+            Err(e) if sum.sent < a.count || sum.answered() > 0 => {
+                out::note(format_args!("ping {target}: {e}"));
+            }
+            _ => {}
+        }
+    }
+    if a.json {
+        out::line(sum.json(&target))?;
+    } else if sum.sent > 0 {
+        out::line(sum.text())?;
+    }
+    match (sum.last_error, sum.sent) {
+        (_, 0) => Err(format!("ping {target}: interrupted")),
+        (Some(e), 1) => Err(format!("ping {target}: {e}")),
+        (Some(e), _) if sum.lost == sum.sent => Err(format!("ping {target}: {e}")),
+        (Some(_), _) => Err(format!("ping {target}: {} of {} pings had no answer", sum.lost, sum.sent)),
+        (None, _) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Field report 21.
+    #[test]
+    fn pings_are_summed_up() {
+        let pong = |rtt_ns| Ok(Pong { pid: 12345, nids: vec!["10.0.0.2@tcp".into()], features: 6, rtt_ns });
+        let mut s = Sum::default();
+        for r in [pong(30_000), Err("why".into()), pong(10_000)] {
+            s.add(&r, true);
+        }
+        assert_eq!(s.text(), "3 pings, 2 answered, 1 lost; shortest 10.0 us, mean 20.0 us, longest 30.0 us");
+        let v = s.json("10.0.0.2@tcp");
+        assert_eq!(
+            (&v["mean_ns"], &v["pings"][1]["error"], &v["pings"][2]["rtt_ns"]),
+            (&json!(20_000), &json!("why"), &json!(10_000))
+        );
+        let mut none = Sum::default();
+        none.add(&Err("why".into()), false);
+        assert_eq!(none.text(), "1 ping, 0 answered, 1 lost");
+    }
 }

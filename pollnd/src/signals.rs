@@ -17,7 +17,7 @@ pub(crate) fn watch(control: Arc<Control>) -> Result<(), String> {
     thread::spawn(move || {
         for (n, _) in signals.forever().enumerate() {
             if n == 0 {
-                eprintln!("pollnd: going down (once more to leave at once)");
+                crate::out::note("going down (once more to leave at once)");
                 control.give(Order::Drain);
             } else {
                 control.give(Order::Leave);

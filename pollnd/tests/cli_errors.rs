@@ -40,10 +40,14 @@ fn wrong_arguments_are_named_with_what_is_right() {
         run(&["node", "--nid", target]).failed(2, words).failed(2, &["--nid"]);
     }
     for (args, words) in [
-        (&["put", "10.0.0.1@tcp", "-c", "0"][..], &["--count", "'0'", "1.."][..]),
-        (&["put", "10.0.0.1@tcp", "-s", "96"], &["--size", "96", "97..=1048576"]),
-        (&["get", "10.0.0.1@tcp", "-s", "1048577"], &["--size", "1048577", "97..=1048576"]),
-        (&["ping", "10.0.0.1@tcp", "-c", "-1"], &["-1"]),
+        (&["put", "10.0.0.1@tcp", "-c", "0"][..], &["--count", "'0'", "from 1 to"][..]),
+        (&["put", "10.0.0.1@tcp", "-s", "4x"], &["--size", "\"4x\"", "4k or 16M"]),
+        (&["get", "10.0.0.1@tcp", "-s", "1025M"], &["--size", "1074790400 bytes", "1G"]),
+        (&["put", "10.0.0.1@tcp", "-s", "-1"], &["--size", "'-1'", "4k or 16M"]),
+        (&["put", "10.0.0.1@tcp", "-t", "1", "-c", "5", "-w", "0"], &["--watch", "0.1 to 3600"]),
+        (&["ping", "10.0.0.1@tcp", "-c", "-1"], &["--count", "'-1'", "from 1 to 1000000"]),
+        (&["ping", "10.0.0.1@tcp", "-i", "0"], &["--interval", "0.001 to 3600"]),
+        (&["get", "10.0.0.1@tcp", "--timeout", "-3"], &["--timeout", "'-3'"]),
         (&["ping", "10.0.0.1@tcp", "--prefix", "129"], &["--prefix", "129", "1..=128"]),
         (&["ping", "10.0.0.1@tcp", "--vlan", "4095"], &["--vlan", "4095", "1..=4094"]),
         (&["ping", "10.0.0.1@tcp", "--mtu", "100"], &["--mtu", "100", "576..=9600"]),
@@ -58,6 +62,10 @@ fn wrong_arguments_are_named_with_what_is_right() {
         with(args).failed(2, words);
     }
     run(&["node"]).failed(2, &["--nid"]);
+    run(&["ping", "10.0.0.1@tcp", "--vdev", "net_tap0"]).failed(2, &["--nid"]);
+    with(&["ping", "10.0.0.1@tcp", "--node", "1"]).failed(2, &["--node", "--nid"]);
+    let unknown = with(&["ping", "10.0.0.1@tcp", "--frobnicate"]).failed(2, &["--frobnicate"]);
+    assert!(!unknown.err.contains("-- --"), "that goes to the EAL: {unknown:?}");
     run(&["demo", "--seconds", "NaN"]).failed(2, &["NaN", "0.1 to 3600"]);
     run(&[]).failed(2, &["Usage: pollnd", "doctor"]);
 }

@@ -49,7 +49,8 @@ impl Place {
 
     fn sockets(&self) -> Vec<PathBuf> {
         let all = std::fs::read_dir(self.0.path().join("pollnd"));
-        all.into_iter().flatten().map(|e| e.unwrap().path()).collect()
+        let all = all.into_iter().flatten().map(|e| e.unwrap().path());
+        all.filter(|p| p.extension().is_some_and(|x| x == "sock")).collect()
     }
 
     fn socket(&self, p: &Proc) -> PathBuf {

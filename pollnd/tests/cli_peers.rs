@@ -98,6 +98,13 @@ impl Peer {
         self.sock.write_all(bytes).unwrap();
     }
 
+    /// What the node says until it closes the connection with FIN.
+    fn rest_in_order(&mut self) -> Vec<u8> {
+        let mut said = Vec::new();
+        self.sock.read_to_end(&mut said).unwrap();
+        said
+    }
+
     /// What the node says until it closes the connection, with FIN or RST.
     fn rest(&mut self) -> Vec<u8> {
         let mut said = Vec::new();
@@ -290,4 +297,26 @@ fn every_wrong_byte_is_named_and_nobody_else_notices() {
         (end.counter("rx_lent_out"), end.counter("rx_pool_bytes_in_use"), end.counter("conns")),
         (0, 0, 0)
     );
+}
+
+/// Field report L5: a peer that has begun a handshake when the node is told to go down is answered, then sees a FIN.
+#[test]
+fn a_node_that_goes_down_answers_who_has_begun() {
+    let ids = Ids { server: own_ip(), me: Ipv4Addr::new(10, 66, 1, 1) };
+    let up = node(ids.server, &["--accept-port", &PORT.to_string(), "--accept", "trust"]);
+    let mut set = Peer::up(ids, "hello_v3_active_control");
+    let mut p = Peer::connect(ids);
+    p.send(&ids.request());
+    let mut up = up;
+    // The node has read it: the set's answer to a ping has come behind.
+    set.send(&with(ids.message("ping_get_v3"), 24, &nid4(ids.server)));
+    let mut answer = [0; 24];
+    set.sock.read_exact(&mut answer).unwrap();
+    up.signal(rustix::process::Signal::TERM);
+    up.until("its way down", |_, err| err.contains("going down"));
+    p.send(&ids.hello("hello_v3_active_bulk_in"));
+    let said = p.rest_in_order();
+    assert_eq!((said.len(), said[48]), (56, 3), "{said:x?}");
+    set.rest_in_order();
+    up.end().good();
 }

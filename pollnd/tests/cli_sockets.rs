@@ -42,6 +42,7 @@ fn ping_put_and_get_between_two_processes() {
     let lines: Vec<_> = ping.out.lines().collect();
     assert_eq!(lines[..2], ["12345-0@lo", &format!("12345-{server}")], "as lctl ping shows it");
     assert!(lines[2].starts_with("time ") && lines[2].contains(" us, features 0x"), "{ping:?}");
+    assert!(lines[3].starts_with("1 ping, 1 answered, 0 lost; shortest "), "{ping:?}");
     let both = ["--nid", &client, "--json"];
     let bulk = |args: &[&str]| run(&[args, &both].concat()).good();
     moved(&bulk(&["put", &server, "-c", "20"]), 20, 1 << 20);

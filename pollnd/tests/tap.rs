@@ -6,6 +6,9 @@
 #[allow(dead_code)]
 mod lab;
 
+use std::process::Command;
+use std::time::{Duration, Instant};
+
 use lab::{KERNEL, KERNEL6, Lab, Namespace, PORT, PORT6, Proc, missing};
 use serde_json::Value;
 
@@ -127,6 +130,57 @@ fn pings_cross_both_ways() {
         node.stop();
         sane(&lab);
     }
+}
+
+/// Field report L6: the peers of a node that was killed learn of the new one when it starts, not when they next need it.
+#[test]
+fn a_node_that_was_killed_is_seen_again_when_it_starts() {
+    if !can("a_node_that_was_killed_is_seen_again_when_it_starts", &[]) {
+        return;
+    }
+    let lab = Lab::new(1500, &[]);
+    let mut far = Proc::start(lab.kernel(&["node"]));
+    far.wait_for("is up on");
+    let start = || {
+        let mut near = Proc::start(lab.port(&["node"]));
+        near.wait_for("is up on");
+        near
+    };
+    let rebooted = || {
+        let stats = Command::new(env!("CARGO_BIN_EXE_pollnd"))
+            .args(["stats", "--json", "--node", &far.id().to_string()])
+            .output()
+            .unwrap();
+        let v: Value = serde_json::from_slice(&stats.stdout).unwrap();
+        v["lcores"][0]["counters"]["peers_rebooted"].as_u64().unwrap()
+    };
+    let wait = |what: &str, ready: &mut dyn FnMut() -> bool| {
+        let begun = Instant::now();
+        while !ready() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "no {what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        begun.elapsed()
+    };
+    let mut near = start();
+    // Through the node that runs there.
+    let ping = || Proc::start(lab.kernel(&["ping", PORT])).finish();
+    ping();
+    for n in 1..=3 {
+        wait("list of peers", &mut || lab.known(PORT).iter().any(|l| l == KERNEL));
+        near.kill();
+        near = start();
+        let took = wait("news of the restart", &mut || rebooted() == n);
+        println!(
+            "after kill -9, restart {n}: its peer knew {:.0} ms after it was up",
+            took.as_secs_f64() * 1e3
+        );
+        assert!(ping().contains(PORT));
+    }
+    near.stop();
+    assert!(lab.known(PORT).is_empty());
+    let end = far.stop();
+    assert_eq!(counter(&end, "peers_rebooted"), 3, "{end}");
 }
 
 #[test]

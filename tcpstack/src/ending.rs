@@ -40,8 +40,10 @@ pub enum CloseWhy {
     Timeout,
     /// The peer refused our SYN.
     Refused,
-    /// The next hop did not answer, or the network says that the peer cannot be reached.
+    /// The network says that the peer cannot be reached.
     Unreachable,
+    /// The next hop did not answer ARP or neighbour discovery.
+    Unresolved,
     /// We aborted it.
     LocalAbort,
 }

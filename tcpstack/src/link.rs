@@ -291,7 +291,7 @@ impl<P: Port> Stack<P> {
         waiting.retain(|i| {
             let Some(f) = self.at(*i).filter(|f| f.phase == Phase::Resolve) else { return false };
             if dead.contains(&f.next_hop) {
-                self.end(*i, CloseWhy::Unreachable);
+                self.end(*i, CloseWhy::Unresolved);
                 return false;
             }
             true

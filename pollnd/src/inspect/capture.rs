@@ -18,6 +18,7 @@ use super::Request;
 use super::client::Client;
 use super::server::{Shared, say};
 use crate::args::CaptureArgs;
+use crate::out;
 
 /// Memory of a capture's ring, in bytes; and the fewest and most records that it is divided into.
 const RING: usize = 32 << 20;
@@ -43,20 +44,17 @@ pub(crate) fn main(a: &CaptureArgs) -> Result<(), String> {
     })?;
     c.next()?;
     c.patient();
-    eprintln!("pollnd: capturing packets of {} (SIGINT, Ctrl-C, ends it)", a.peer);
+    out::note(format_args!("capturing packets of {} (SIGINT, Ctrl-C, ends it)", a.peer));
     let hang_up = c.hang_up()?;
     let mut signals =
         Signals::new([SIGINT, SIGTERM]).map_err(|e| format!("cannot watch for signals: {e}"))?;
     std::thread::spawn(move || signals.forever().for_each(|_| hang_up()));
     let end = c.next()?;
     let n = |k: &str| end["end"][k].as_u64().unwrap_or(0);
-    println!("{} packets in {}, {} dropped", n("packets"), a.out.display(), n("dropped"));
     if n("dropped") > 0 {
-        eprintln!(
-            "pollnd: the file could not be written as fast as packets came: a smaller --snaplen may help"
-        );
+        out::note("the file could not be written as fast as packets came: a smaller --snaplen may help");
     }
-    Ok(())
+    out::line(format_args!("{} packets in {}, {} dropped", n("packets"), a.out.display(), n("dropped")))
 }
 
 /// Serves one capture.

@@ -7,14 +7,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
+use transport::wire::Nid;
 
-use super::{Request, place};
+use super::{Request, claim, place};
 
 /// How long a node may take for one line. Its lcores have a second each.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A connection to a node.
-pub(super) struct Client {
+pub(crate) struct Client {
     path: PathBuf,
     out: UnixStream,
     lines: BufReader<UnixStream>,
@@ -50,6 +51,47 @@ fn find(node: Option<&str>) -> Result<PathBuf, String> {
             }
         }
     }
+}
+
+/// A node that runs, as it tells of itself.
+pub(crate) struct Running {
+    pub(crate) pid: u32,
+    pub(crate) nid: String,
+    /// The network that its NID is of ([`super::claim::scope`]).
+    pub(crate) scope: String,
+    /// Its command.
+    pub(crate) command: String,
+    /// Whether other commands may go through it.
+    pub(crate) guests: bool,
+}
+
+fn ask_who(mut c: Client) -> Result<(Client, Running), String> {
+    let h = c.one(&Request::Hello {})?;
+    let text = |k: &str| h[k].as_str().unwrap_or_default().to_owned();
+    let running = Running {
+        pid: h["pid"].as_u64().and_then(|p| u32::try_from(p).ok()).unwrap_or(0),
+        nid: text("nid"),
+        scope: text("scope"),
+        command: text("command"),
+        guests: h["guests"].as_bool().unwrap_or(false),
+    };
+    Ok((c, running))
+}
+
+/// The node that `which`, a process number or a path, names.
+///
+/// # Errors
+/// As [`Client::new`].
+pub(crate) fn named(which: &str) -> Result<(Client, Running), String> {
+    ask_who(Client::new(Some(which))?)
+}
+
+/// A node of `nid` that runs, is not this process, and that `fits` likes.
+pub(crate) fn running(nid: Nid, fits: impl Fn(&Running) -> bool) -> Option<(Client, Running)> {
+    let others = claim::candidates(nid).into_iter().filter(|(_, pid)| *pid != std::process::id());
+    let mut asked =
+        others.filter_map(|(dir, pid)| ask_who(Client::connect(dir.join(format!("{pid}.sock"))).ok()?).ok());
+    asked.find(|(_, r)| fits(r))
 }
 
 fn describe(pid: u32, path: &std::path::Path) -> String {
@@ -118,27 +160,44 @@ impl Client {
     }
 
     /// A question with one object as its answer.
-    pub(super) fn one(&mut self, r: &Request) -> Result<Value, String> {
+    pub(crate) fn one(&mut self, r: &Request) -> Result<Value, String> {
         self.send(r)?;
         self.next()
     }
 
     /// A question that rows answer, until one has `end`; the last is returned.
     pub(super) fn rows(&mut self, r: &Request, mut each: impl FnMut(Value)) -> Result<Value, String> {
+        self.try_rows(r, |v| {
+            each(v);
+            Ok(())
+        })
+    }
+
+    /// As [`Client::rows`], until `each` fails.
+    pub(crate) fn try_rows(
+        &mut self,
+        r: &Request,
+        mut each: impl FnMut(Value) -> Result<(), String>,
+    ) -> Result<Value, String> {
         self.send(r)?;
         loop {
             let v = self.next()?;
             if v.get("end").is_some() {
                 return Ok(v);
             }
-            each(v);
+            each(v)?;
         }
     }
 
     /// Waits for answers as long as they take.
-    pub(super) fn patient(&self) {
+    pub(crate) fn patient(&self) {
         // A time-out that cannot be lifted ends the wait early, with an error that says so.
         let _ = self.out.set_read_timeout(None);
+    }
+
+    /// Waits for each answer so long.
+    pub(crate) fn wait_for(&self, patience: Duration) {
+        let _ = self.out.set_read_timeout(Some(patience));
     }
 
     /// Something that says "no more questions" from another thread.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::Request;
 use super::client::Client;
 use crate::args::{ConnFilter, ConnectionsArgs};
+use crate::out;
 
 /// `pollnd connections`.
 ///
@@ -26,15 +27,18 @@ pub(crate) fn main(a: &ConnectionsArgs) -> Result<(), String> {
         if a.json {
             let mut all = Vec::new();
             c.rows(&r, |v| all.push(v))?;
-            println!("{}", json!({ "connections": all }));
+            out::line(json!({ "connections": all }))?;
         } else {
-            println!("{:<13} {:>8} {:>8}  {:<24} {:<24} Lcore", "State", "Recv-Q", "Send-Q", "Local", "Peer");
-            c.rows(&r, |v| print!("{}", entry(&v)))?;
+            out::line(format_args!(
+                "{:<13} {:>8} {:>8}  {:<24} {:<24} Lcore",
+                "State", "Recv-Q", "Send-Q", "Local", "Peer"
+            ))?;
+            c.try_rows(&r, |v| out::text(entry(&v)))?;
         }
         let Some(every) = a.watch else { return Ok(()) };
         std::thread::sleep(Duration::from_secs_f64(every));
         if !a.json {
-            println!();
+            out::line("")?;
         }
     }
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::Request;
 use super::client::Client;
 use crate::args::StatsArgs;
+use crate::out;
 
 /// `pollnd stats`.
 ///
@@ -20,15 +21,15 @@ pub(crate) fn main(a: &StatsArgs) -> Result<(), String> {
         let mut all = Vec::new();
         c.rows(&Request::Lcores {}, |v| all.push(v))?;
         if a.json {
-            println!("{}", json!({ "lcores": all }));
+            out::line(json!({ "lcores": all }))?;
         } else {
-            print!("{}", table(&all, &last, a.all));
+            out::text(table(&all, &last, a.all))?;
         }
         let Some(every) = a.watch else { return Ok(()) };
         last = all.into_iter().filter_map(|v| Some((v["lcore"].as_u64()?, v))).collect();
         std::thread::sleep(Duration::from_secs_f64(every));
         if !a.json {
-            println!();
+            out::line("")?;
         }
     }
 }

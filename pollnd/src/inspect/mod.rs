@@ -1,4 +1,4 @@
-//! Looking at a running node: its connections, its lcores, its packets.
+//! Looking at a running node: its connections, its lcores, its packets; and going through it.
 //!
 //! A node listens on a UNIX socket of its user's alone ([`place`]). Whoever connects writes one JSON object a line
 //! ([`Request`]) and reads JSON objects, one a line: rows, then an object with `end` or `error`. The node's side
@@ -6,9 +6,11 @@
 //! so that a reader who stops reading holds up nobody but himself.
 
 pub(crate) mod capture;
-mod client;
+pub(crate) mod claim;
+pub(crate) mod client;
 pub(crate) mod connections;
 mod diag;
+pub(crate) mod guests;
 pub(crate) mod lcores;
 mod place;
 pub(crate) mod server;
@@ -23,6 +25,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tcpstack::ConnStats;
 use transport::node::desk::{Counts, Row};
+
+use crate::bulk::Job;
 
 /// What a node may be asked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -45,6 +49,18 @@ pub(crate) enum Request {
     Tunables {
         /// Which.
         name: Option<String>,
+    },
+    /// Pings a peer from this node.
+    Ping {
+        /// The peer's NID.
+        target: String,
+        /// How long to wait, in seconds.
+        timeout: f64,
+    },
+    /// Moves payload between this node and a peer, and checks it.
+    Bulk {
+        /// What is to be moved.
+        job: Job,
     },
     /// Sets a tunable.
     Tune {

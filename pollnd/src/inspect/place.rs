@@ -31,22 +31,29 @@ fn usable(dir: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// The path of this process's socket; its folder is there, without sockets of processes that have gone.
+/// The run folder: the first that this user alone can write to.
 ///
 /// # Errors
 /// Each folder that was tried, and why it is not used.
-pub(super) fn own() -> Result<PathBuf, String> {
+pub(super) fn dir() -> Result<PathBuf, String> {
     let mut why = Vec::new();
     for dir in dirs() {
         match usable(&dir) {
-            Ok(()) => {
-                drop(running(&dir));
-                return Ok(dir.join(format!("{}.sock", std::process::id())));
-            }
+            Ok(()) => return Ok(dir),
             Err(e) => why.push(e),
         }
     }
     Err(why.join("; "))
+}
+
+/// The path of this process's socket; its folder is there, without sockets of processes that have gone.
+///
+/// # Errors
+/// As [`dir`].
+pub(super) fn own() -> Result<PathBuf, String> {
+    let dir = dir()?;
+    drop(running(&dir));
+    Ok(dir.join(format!("{}.sock", std::process::id())))
 }
 
 /// Sockets in `dir` that somebody serves: process number and path. Those that nobody serves are removed.

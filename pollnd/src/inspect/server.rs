@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tcpstack::Phase;
 use transport::node::desk::{Filter, Front};
 
+use super::guests::{self, Guests};
 use super::{Request, capture, connection, diag, lcore, place, tunables};
 
 /// Askers at a time.
@@ -29,8 +30,38 @@ pub(super) struct Shared {
     pub(super) stop: AtomicBool,
     /// A capture is under way.
     pub(super) capturing: AtomicBool,
-    hello: Value,
+    /// Seats for commands that go through this node, if it has any.
+    pub(super) guests: Option<Arc<Guests>>,
+    /// Pings through this node so far.
+    pub(super) serial: AtomicU64,
+    about: About,
     askers: Mutex<Vec<(UnixStream, JoinHandle<()>)>>,
+}
+
+/// Who a node is.
+#[derive(Clone, Debug)]
+pub(crate) struct About {
+    pub(crate) nid: String,
+    pub(crate) carrier: String,
+    /// The network that its NID is of ([`super::claim::scope`]).
+    pub(crate) scope: String,
+    /// Its command.
+    pub(crate) command: &'static str,
+}
+
+impl Shared {
+    fn hello(&self) -> Value {
+        let a = &self.about;
+        json!({
+            "nid": a.nid, "carrier": a.carrier, "pid": std::process::id(), "command": a.command, "scope": a.scope,
+            "guests": self.guests.is_some(),
+        })
+    }
+
+    /// Why nobody can go through this node.
+    pub(super) fn no_guests(&self) -> String {
+        format!("`pollnd {}` has no room for others: name a `pollnd node`", self.about.command)
+    }
 }
 
 /// A node's control socket. It is served until this is dropped.
@@ -45,11 +76,15 @@ fn askers(s: &Shared) -> MutexGuard<'_, Vec<(UnixStream, JoinHandle<()>)>> {
 }
 
 impl Server {
-    /// Listens in a folder of this user's, for a node that `nid` and `carrier` describe.
+    /// Listens in a folder of this user's, for a node that `about` describes; `guests` may go through it.
     ///
     /// # Errors
     /// Folders that were tried, or what the kernel says to the socket.
-    pub(crate) fn start(front: Arc<Front>, nid: &str, carrier: &str) -> Result<Server, String> {
+    pub(crate) fn start(
+        front: Arc<Front>,
+        about: About,
+        guests: Option<Arc<Guests>>,
+    ) -> Result<Server, String> {
         let path = place::own()?;
         let fail = |e: io::Error| format!("cannot listen on {}: {e}", path.display());
         // A process of the same number that was killed before us may have left one.
@@ -60,7 +95,9 @@ impl Server {
             front,
             stop: AtomicBool::new(false),
             capturing: AtomicBool::new(false),
-            hello: json!({ "nid": nid, "carrier": carrier, "pid": std::process::id() }),
+            guests,
+            serial: AtomicU64::new(0),
+            about,
             askers: Mutex::default(),
         });
         let s = shared.clone();
@@ -165,10 +202,12 @@ fn answer(s: &mut UnixStream, line: &[u8], shared: &Shared) -> io::Result<()> {
         Err(e) => return say(s, &json!({ "error": format!("not a request: {e}") })),
     };
     let done = match request {
-        Request::Hello {} => return say(s, &shared.hello),
+        Request::Hello {} => return say(s, &shared.hello()),
         Request::Connections { peer, port, state } => connections(s, shared, peer, port, state)?,
         Request::Lcores {} => lcores(s, shared)?,
         Request::Tunables { name } => tunables::show(s, &shared.front, name.as_deref())?,
+        Request::Ping { target, timeout } => guests::ping(shared, &target, timeout),
+        Request::Bulk { job } => guests::bulk(s, shared, &job)?,
         Request::Tune { name, value } => tunables::set(&shared.front, &name, &value),
         Request::Capture { peer, port, local_port, out, packets, seconds, snaplen } => {
             let filter = dataplane::tap::TapFilter { peer, port, local_port };

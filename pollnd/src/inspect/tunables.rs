@@ -1,6 +1,6 @@
 //! `pollnd tunables`: shows them, sets one.
 
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::net::UnixStream;
 
 use serde_json::{Value, json};
@@ -78,7 +78,7 @@ pub(super) fn set(front: &Front, name: &str, value: &str) -> Result<Value, Strin
     Ok(row(t, &after))
 }
 
-fn print(mut rows: Vec<Value>, a: &TunablesArgs) {
+fn print(mut rows: Vec<Value>, a: &TunablesArgs) -> Result<(), String> {
     let lines: Vec<String> = rows
         .iter_mut()
         .filter_map(|r| r.as_object_mut()?.remove("line")?.as_str().map(str::to_owned))
@@ -95,8 +95,7 @@ fn print(mut rows: Vec<Value>, a: &TunablesArgs) {
             }
         }
     }
-    // Nobody reads any further: that is no error.
-    let _ = io::stdout().write_all(out.as_bytes());
+    crate::out::text(out)
 }
 
 /// `pollnd tunables`.
@@ -128,8 +127,7 @@ pub(crate) fn main(a: &TunablesArgs) -> Result<(), String> {
             all
         }
     };
-    print(found, a);
-    Ok(())
+    print(found, a)
 }
 
 #[cfg(test)]

@@ -81,6 +81,18 @@ impl Proc {
         format!("{}\n{}\n{}", self.what, self.out.lock().unwrap(), self.err.lock().unwrap())
     }
 
+    /// Its process number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(format!("/var/run/dpdk/pollnd-{}", self.child.id()));
+    }
+
     /// Waits until it has said `word` on its standard output or error.
     pub(crate) fn wait_for(&mut self, word: &str) {
         let end = Instant::now() + BRIEF;
@@ -352,6 +364,22 @@ impl Lab {
         let mut c = Command::new(env!("CARGO_BIN_EXE_pollnd"));
         c.args(args).args(["--nid", nid, "--vdev", &vdev, "--mtu", &self.mtu.to_string()]);
         c
+    }
+
+    /// The list of peers that the node `nid` on the wire's port keeps in the run folder.
+    pub(crate) fn known(&self, nid: &str) -> Vec<String> {
+        let xdg = std::env::var_os("XDG_RUNTIME_DIR").map(|d| PathBuf::from(d).join("pollnd"));
+        let own = format!("/tmp/pollnd-{}", geteuid().as_raw());
+        let dirs = xdg.into_iter().chain(["/run/pollnd".into(), own.into()]);
+        let files = dirs.filter_map(|d| std::fs::read_dir(d).ok()).flatten().flatten().map(|e| e.path());
+        let wire = self.dir.path().file_name().and_then(OsStr::to_str).unwrap();
+        let ours = |p: &PathBuf| {
+            let name = p.file_name().and_then(OsStr::to_str).unwrap_or_default();
+            name.starts_with(&format!("{nid}.port-")) && name.contains(wire) && name.ends_with(".peers")
+        };
+        let text =
+            files.into_iter().find(ours).and_then(|p| std::fs::read_to_string(p).ok()).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
     }
 
     /// The kernel's network counters of the namespace that are not 0.

@@ -3,13 +3,14 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::Ipv4Addr;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 
 /// Bound of every wait: for a run that hangs, no measure.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -37,6 +38,35 @@ pub(crate) fn connections(ip: Ipv4Addr) -> usize {
         w.len() > 3 && w[1].starts_with(&local) && w[3] == ESTABLISHED
     };
     table.lines().filter(open).count()
+}
+
+/// Waits until `ready`.
+pub(crate) fn eventually(what: &str, mut ready: impl FnMut() -> bool) {
+    let end = Instant::now() + LIMIT;
+    while !ready() {
+        assert!(Instant::now() < end, "no {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Where a node of `nid` keeps the list of its peers, once `peer` is on it.
+pub(crate) fn list_of_peers(nid: &str, peer: &str) -> PathBuf {
+    let xdg = std::env::var_os("XDG_RUNTIME_DIR").map(|d| PathBuf::from(d).join("pollnd"));
+    let dirs =
+        xdg.into_iter().chain(["/run/pollnd".into(), format!("/tmp/pollnd-{}", geteuid().as_raw()).into()]);
+    let dirs: Vec<PathBuf> = dirs.collect();
+    let mut found = None;
+    eventually("list of peers", || {
+        let files =
+            dirs.iter().filter_map(|d| std::fs::read_dir(d).ok()).flatten().flatten().map(|e| e.path());
+        found = files.into_iter().find(|p| {
+            let name = p.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            let ours = name.starts_with(&format!("{nid}.")) && name.ends_with(".peers");
+            ours && std::fs::read_to_string(p).is_ok_and(|t| t.lines().any(|l| l == peer))
+        });
+        found.is_some()
+    });
+    found.unwrap()
 }
 
 /// A program that runs. It is ended when this value goes.
@@ -206,6 +236,14 @@ impl End {
     /// It ended with `code` and said all of `words` on its standard error.
     pub(crate) fn failed(self, code: i32, words: &[&str]) -> End {
         assert_eq!(self.status.code(), Some(code), "{self:#?}");
+        for w in words {
+            assert!(self.err.contains(w), "{w:?} is not in {self:#?}");
+        }
+        self
+    }
+
+    /// It said all of `words` on its standard error.
+    pub(crate) fn tells(self, words: &[&str]) -> End {
         for w in words {
             assert!(self.err.contains(w), "{w:?} is not in {self:#?}");
         }

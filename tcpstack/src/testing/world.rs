@@ -151,7 +151,7 @@ impl Host {
                 }
                 Event::Closed { flow, why } => {
                     let Some(i) = self.flows.remove(&flow) else {
-                        if why == CloseWhy::Unreachable
+                        if why == CloseWhy::Unresolved
                             && let Some(conn) = self.dialled.remove(&flow)
                         {
                             // Every question for the neighbour was lost: an application tries again.

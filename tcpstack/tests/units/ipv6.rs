@@ -279,7 +279,7 @@ fn a_neighbour_that_does_not_answer_is_unreachable_and_one_that_moves_is_followe
     b.s.dial(b.now, Dial { local: at(1, 1), remote: at(3, 988) }).unwrap();
     b.wait(4 * SEC);
     let n = said(&mut b).iter().filter(|x| x.3[0] == 135).count();
-    assert_eq!((n, b.closed()), (3, Some(CloseWhy::Unreachable)));
+    assert_eq!((n, b.closed()), (3, Some(CloseWhy::Unresolved)));
     let (f, una) = open(&mut b);
     b.wait(2 * SEC);
     b.frames();

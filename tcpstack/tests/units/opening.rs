@@ -64,7 +64,7 @@ fn nobody_answers_arp() {
     let mut b = Bench::new();
     let f = b.s.dial(b.now, Dial { local: addr(1, 1023), remote: addr(77, 988) }).unwrap();
     b.wait(5 * SEC);
-    assert_eq!(b.events(), [Event::Closed { flow: f, why: CloseWhy::Unreachable }]);
+    assert_eq!(b.events(), [Event::Closed { flow: f, why: CloseWhy::Unresolved }]);
     assert_eq!((b.s.counters().arp_requests, b.segs().len(), b.s.flows()), (3, 0, 0));
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::handover::{Lines, Served};
 use super::runtime::Work;
@@ -107,10 +108,116 @@ impl RingApp {
     }
 }
 
+/// An application on its lcore, and beside it others that come and go, on threads of their own behind rings. While none
+/// is there the rings are not looked at.
+pub struct Beside<A> {
+    main: A,
+    guests: Vec<RingApp>,
+    there: Arc<AtomicUsize>,
+}
+
+/// A place beside an application, for one thread at a time.
+pub struct Seat {
+    handle: Handle,
+    there: Arc<AtomicUsize>,
+}
+
+/// An [`App`] with room for guests beside `main`, of the ids `ids`, each with a ring of `depth` operations and events; and
+/// their seats.
+pub fn beside<A: App>(main: A, ids: impl IntoIterator<Item = AppId>, depth: usize) -> (Beside<A>, Vec<Seat>) {
+    let there = Arc::new(AtomicUsize::new(0));
+    let (mut guests, mut seats) = (Vec::new(), Vec::new());
+    for id in ids {
+        let (handle, app) = rings(id, depth);
+        guests.push(app);
+        seats.push(Seat { handle, there: there.clone() });
+    }
+    (Beside { main, guests, there }, seats)
+}
+
+impl Seat {
+    /// Sits down: the handle may be used until the result is dropped. Whoever leaves has heard the last event of each of its
+    /// operations.
+    pub fn take(&mut self) -> Sitting<'_> {
+        self.there.fetch_add(1, Ordering::AcqRel);
+        Sitting(self)
+    }
+}
+
+/// A guest that is there.
+pub struct Sitting<'a>(&'a mut Seat);
+
+impl std::ops::Deref for Sitting<'_> {
+    type Target = Handle;
+
+    fn deref(&self) -> &Handle {
+        &self.0.handle
+    }
+}
+
+impl Drop for Sitting<'_> {
+    fn drop(&mut self) {
+        self.0.there.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl<A: App> App for Beside<A> {
+    fn turn(&mut self, now: u64, ops: &mut Ops) -> Work {
+        let work = self.main.turn(now, ops);
+        if self.there.load(Ordering::Relaxed) == 0 {
+            return work;
+        }
+        self.guests.iter_mut().fold(work, |w, g| w.and(g.turn(now, ops)))
+    }
+
+    fn event(&mut self, now: u64, app: AppId, ev: Event, ops: &mut Ops) {
+        match self.guests.iter_mut().find(|g| g.id == app) {
+            Some(g) => g.event(now, app, ev, ops),
+            None => self.main.event(now, app, ev, ops),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::proto::MeId;
+
+    /// Gives its name as the tag of an operation once, and counts what it hears.
+    struct Main(Vec<u64>);
+
+    impl App for Main {
+        fn turn(&mut self, _: u64, _: &mut Ops) -> Work {
+            Work::Idle
+        }
+        fn event(&mut self, _: u64, _: AppId, ev: Event, _: &mut Ops) {
+            if let Event::Attached { tag, .. } = ev {
+                self.0.push(tag);
+            }
+        }
+    }
+
+    #[test]
+    fn guests_beside_an_application_have_their_own_operations_and_events() {
+        let id = |n| AppId::new(n).unwrap();
+        let (mut app, mut seats) = beside(Main(Vec::new()), [id(1), id(2)], 4);
+        let mut ops = Ops::new();
+        let attached = |tag| Event::Attached { tag, me: MeId(1) };
+        let second = seats[1].take();
+        second.submit(unlink(7)).unwrap();
+        assert!(app.turn(0, &mut ops).is_busy());
+        assert!(matches!(ops.pop_front(), Some((app, Op::Unlink { tag: 7, .. })) if app == id(2)));
+        for (n, tag) in [(0, 10), (1, 11), (2, 12), (9, 19)] {
+            app.event(0, id(n), attached(tag), &mut ops);
+        }
+        assert_eq!(app.main.0, [10, 19]);
+        assert!(matches!(second.event(), Some(Event::Attached { tag: 12, .. })));
+        assert!(second.event().is_none());
+        drop(second);
+        assert_eq!(app.there.load(Ordering::Relaxed), 0);
+        let first = seats[0].take();
+        assert!(matches!(first.event(), Some(Event::Attached { tag: 11, .. })));
+    }
 
     fn unlink(tag: u64) -> Op {
         Op::Unlink { tag, portal: 0, me: MeId(1) }

@@ -19,8 +19,8 @@ use tcpstack::{ConnStats, Phase};
 use super::handover;
 use super::runtime::RtCounters;
 use crate::proto::tunables::Change;
-use crate::proto::{Config, ConnId, Counters};
-use crate::wire::Nid;
+use crate::proto::{Config, ConnId, Counters, Machine, PeerBrief};
+use crate::wire::{Nid, ProcessId};
 
 /// Connections of one page at most.
 pub const PAGE: usize = 32;
@@ -167,11 +167,44 @@ impl Counts {
     }
 }
 
+/// A part of an lcore's peers.
+#[derive(Debug)]
+pub struct Peers {
+    /// The only one that is asked for, if it is one.
+    pub only: Option<ProcessId>,
+    /// Where in the table to begin; afterwards where the next page begins, `None` at the end.
+    pub from: Option<u32>,
+    /// What was found: room for [`PAGE`] was made by the asker.
+    pub rows: Vec<PeerBrief>,
+}
+
+impl Peers {
+    /// Fills the page from what `m` knows.
+    pub fn fill(&mut self, m: &Machine) {
+        let room = self.rows.capacity();
+        let rows = &mut self.rows;
+        let mut add = |b| {
+            if rows.len() < room {
+                rows.push(b);
+            }
+        };
+        if let Some(id) = self.only {
+            self.from = None;
+            return m.brief(id).into_iter().for_each(add);
+        }
+        let from = self.from.unwrap_or(0) as usize;
+        let all = m.briefs(from, PAGE, &mut add);
+        self.from = (from.saturating_add(PAGE) < all).then_some((from + PAGE) as u32);
+    }
+}
+
 /// A question, and the room for its answer.
 #[derive(Debug)]
 pub enum Ask {
     /// Connections.
     Page(Box<Page>),
+    /// Peers.
+    Peers(Box<Peers>),
     /// Counters.
     Counts(Box<Counts>),
     /// Shows packets to this end, or to none; the answer is the end that was there before.
@@ -271,6 +304,29 @@ impl Front {
             while page.from.is_some() {
                 page.rows.clear();
                 let Ask::Page(p) = self.ask(lcore, Ask::Page(page))? else { break };
+                page = p;
+                if !page.rows.iter().all(&mut each) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows the peers of all lcores, or the only one that is asked for, to `each`, page by page, until it returns false.
+    ///
+    /// # Errors
+    /// [`NoAnswer`] of the first lcore that does not; those before it were shown.
+    pub fn peers(
+        &self,
+        only: Option<ProcessId>,
+        mut each: impl FnMut(&PeerBrief) -> bool,
+    ) -> Result<(), NoAnswer> {
+        for lcore in 0..self.desks.len() {
+            let mut page = Box::new(Peers { only, from: Some(0), rows: Vec::with_capacity(PAGE) });
+            while page.from.is_some() {
+                page.rows.clear();
+                let Ask::Peers(p) = self.ask(lcore, Ask::Peers(page))? else { break };
                 page = p;
                 if !page.rows.iter().all(&mut each) {
                     return Ok(());

@@ -95,7 +95,7 @@ fn close_why(w: Why) -> CloseWhy {
         Why::Fin => CloseWhy::Fin,
         Why::Reset | Why::Refused => CloseWhy::Reset,
         Why::Timeout => CloseWhy::Timeout,
-        Why::Unreachable => CloseWhy::Unreachable,
+        Why::Unreachable | Why::Unresolved => CloseWhy::Unreachable,
         Why::LocalAbort => CloseWhy::Local,
     }
 }
@@ -105,6 +105,7 @@ fn dial_error(w: Why) -> DialError {
         Why::Refused | Why::Reset | Why::Fin => DialError::Refused,
         Why::Timeout => DialError::TimedOut,
         Why::Unreachable => DialError::Unreachable,
+        Why::Unresolved => DialError::NoNeighbour,
         Why::LocalAbort => DialError::Local,
     }
 }
@@ -409,8 +410,10 @@ impl<P: Port> Runtime for LcoreRt<P> {
                     return;
                 }
                 Err(tcpstack::DialError::InUse(_)) => {}
-                Err(_) => {
-                    self.failed.push_back((d.id, DialError::Local));
+                Err(e) => {
+                    let no_route = matches!(e, tcpstack::DialError::NoRoute(_));
+                    self.failed
+                        .push_back((d.id, if no_route { DialError::NoRoute } else { DialError::Local }));
                     return;
                 }
             }

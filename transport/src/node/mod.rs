@@ -21,7 +21,7 @@ pub mod runtime;
 pub mod shard;
 pub mod sock;
 
-pub use app::{App, Handle, NoApp, Ops, RingApp, rings};
+pub use app::{App, Beside, Handle, NoApp, Ops, RingApp, Seat, Sitting, beside, rings};
 pub use run::{Control, Idle, NodeEnd, Order, Turn, run};
 pub use runtime::{RtCounters, Runtime, StreamCmd, Work};
 pub use shard::Shard;

@@ -186,6 +186,7 @@ impl<R: Runtime, A: App> Shard<R, A> {
         let Some(desk) = self.desk.clone() else { return };
         desk.answer(|ask| match ask {
             Ask::Page(page) => self.rt.look(page),
+            Ask::Peers(peers) => peers.fill(&self.machine),
             Ask::Counts(c) => {
                 (c.proto, c.rt, c.pace) = (self.machine.tally(), self.rt.counters(), self.pace);
                 self.rt.details(&mut |name, n| c.add(name, n));

@@ -180,39 +180,53 @@ impl Machine {
     fn shut_down(&mut self, app: AppId, tag: u64) {
         self.down = true;
         self.shutdown = Some((app, tag));
-        self.let_go();
-        let at = self.now + LINGER;
-        let open = (0..self.conns.capacity()).filter_map(|i| self.conns.key_at(i));
-        open.for_each(|conn| self.conn_timers.by(self.now, conn, at));
+        self.end_work();
+        self.go_down();
     }
 
-    /// Ends everything: no operation, no connection is left but what has to be waited for.
-    pub(super) fn let_go(&mut self) {
+    /// Fails the operations of this node.
+    fn end_work(&mut self) {
         let why = LnetError::ShuttingDown;
         self.end_own_messages(why);
-        self.cut_off();
-        let peers: Vec<Key> = (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect();
-        for peer in peers {
-            self.close_set(Some(peer), why, true);
+        for peer in (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect::<Vec<_>>() {
             let n = self.peers.get(peer).map_or(0, |p| p.waiting.len());
             for _ in 0..n {
                 let Some(tx) = self.peers.get_mut(peer).and_then(|p| p.waiting.pop_front()) else { break };
                 self.end_tx(peer, tx, Err(why));
             }
-        }
-        for conn in (0..self.conns.capacity()).filter_map(|i| self.conns.key_at(i)).collect::<Vec<_>>() {
-            self.end_conn(conn, Close::Abort);
+            self.fail_queue(peer, why);
         }
         for op in self.ops.waiting() {
             let event = self.ops.fail(op, self.now, why);
             self.complete_some(event);
         }
+    }
+
+    /// Ends everything: no operation, no connection is left but what has to be waited for.
+    pub(super) fn let_go(&mut self) {
+        let why = LnetError::ShuttingDown;
+        self.cut_off();
+        let peers: Vec<Key> = (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect();
+        for peer in peers {
+            self.close_set(Some(peer), why, true);
+        }
+        for conn in (0..self.conns.capacity()).filter_map(|i| self.conns.key_at(i)).collect::<Vec<_>>() {
+            self.end_conn(conn, Close::Abort);
+        }
+        self.end_work();
         for me in self.portals.attached() {
             if let Ok((event, waiters)) = self.portals.unlink(me) {
                 self.complete_some(event);
                 self.wake_waiters(waiters);
             }
         }
+    }
+
+    /// Gives the peers of what is closing now their time.
+    pub(super) fn linger_all(&mut self) {
+        let at = self.now + LINGER;
+        let open = (0..self.conns.capacity()).filter_map(|i| self.conns.key_at(i));
+        open.for_each(|conn| self.conn_timers.by(self.now, conn, at));
     }
 
     /// What is closing already waits no longer: a peer that is gone, or does not close, would never let it end.

@@ -99,6 +99,11 @@ impl Conn {
         }
     }
 
+    /// Whether the peer made it.
+    pub(super) fn passive(&self) -> bool {
+        matches!(self.hs, HsState::Passive(_))
+    }
+
     /// Whether messages flow.
     pub(super) fn up(&self) -> bool {
         self.hs.up()

@@ -31,7 +31,7 @@ impl Machine {
     pub(super) fn opened_passive(&mut self, id: ConnId, info: ConnInfo) {
         let key = self.register(id, &info);
         let unprivileged = info.remote.port() > LAST_PRIVILEGED;
-        let refuse = if self.down || self.cfg.accept == Accept::None {
+        let refuse = if !self.takes_in() || self.cfg.accept == Accept::None {
             true
         } else if self.cfg.accept == Accept::Secure && unprivileged {
             self.counters.err_unprivileged += 1;
@@ -235,6 +235,7 @@ impl Machine {
 
     /// Applies the handshake's table.
     pub(super) fn handshake_event(&mut self, key: Key, event: HsEvent) {
+        self.leaving.shaken_at = self.now;
         let event = self.or_v1(key, event);
         let Some(c) = self.conns.get_mut(key) else { return };
         let dialled = matches!(c.hs, HsState::Active(_));
@@ -278,6 +279,9 @@ impl Machine {
         }
         if event == HsEvent::Timeout {
             self.counters.err_hello_timeout += 1;
+        }
+        if let Some(p) = peer.filter(|_| dialled) {
+            self.shook(key, p, event);
         }
         self.end_conn(key, how);
         match peer {
@@ -340,6 +344,7 @@ impl Machine {
         peer.conns.push(key);
         peer.last_alive = now;
         let home = peer.id.nid.ip();
+        peer.why = None;
         if let Some(c) = self.conns.get_mut(key) {
             c.last_used = now / SEC;
             c.rx.begin(c.version);
@@ -358,6 +363,7 @@ impl Machine {
         }
         self.flush(peer_key);
         self.maybe_dial(peer_key);
+        self.late(peer_key);
     }
 }
 

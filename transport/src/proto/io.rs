@@ -101,7 +101,13 @@ pub enum DialError {
     /// No answer.
     #[error("no answer to the connection request")]
     TimedOut,
-    /// ARP, ND or ICMP says that there is no way.
+    /// Nobody answered ARP or neighbour discovery for the next hop; kernels tell an ICMP error in the same word.
+    #[error("the next hop does not answer")]
+    NoNeighbour,
+    /// No route leads there.
+    #[error("no route leads there")]
+    NoRoute,
+    /// ICMP says that there is no way.
     #[error("the address cannot be reached")]
     Unreachable,
     /// No local port in the range allowed.

@@ -11,6 +11,7 @@ use super::counters::Counters;
 use super::hello::HsEvent;
 use super::homes::{BUCKETS, Bucket, Homes};
 use super::io::{AppId, CloseWhy, ConnId, ConnInfo, DialId, Input, LendId, Output, Progress, ShardId};
+use super::leaving::Leaving;
 use super::lnet::TxDone;
 use super::lnet::ops::Ops;
 use super::lnet::own::OwnMessage;
@@ -113,6 +114,7 @@ pub struct Machine {
     /// Set while going down; emptied when the event is out.
     pub(super) shutdown: Option<(AppId, u64)>,
     pub(super) down: bool,
+    pub(super) leaving: Leaving,
     pub(super) ping_info: Vec<u8>,
 }
 
@@ -159,6 +161,7 @@ impl Machine {
             next_ticket: 0,
             shutdown: None,
             down: false,
+            leaving: Leaving::default(),
             ping_info,
             cfg,
         }
@@ -217,7 +220,8 @@ impl Machine {
 
     /// When to give [`Input::Timer`], in ns; `None` when nothing is timed.
     pub fn deadline(&self) -> Option<u64> {
-        let wake = self.conn_timers.wake().min(self.peer_timers.wake()).min(self.ops.timers.wake());
+        let timers = self.conn_timers.wake().min(self.peer_timers.wake()).min(self.ops.timers.wake());
+        let wake = timers.min(self.leaving.look_at);
         (wake != u64::MAX).then_some(wake)
     }
 
@@ -232,7 +236,7 @@ impl Machine {
         self.now = self.now.max(now);
         match input {
             Input::Opened(id, info) => self.opened(id, info),
-            Input::DialFailed(id, _) => self.dial_failed(id),
+            Input::DialFailed(id, why) => self.dial_failed(id, why),
             Input::Progress(id, p) => self.progress(id, p),
             Input::Bytes(id, rx) => {
                 if let Some(key) = self.by_id.get(&id).copied() {
@@ -256,6 +260,7 @@ impl Machine {
     /// Looks again at the peers whose credits changed, until none is left. Each round puts a message on its way
     /// or ends it, so the work is bounded by what is queued.
     pub(super) fn settle(&mut self) {
+        self.leave_when_due();
         loop {
             if let Some(peer) = self.kicks.pop_front() {
                 self.kick(peer);
@@ -266,6 +271,7 @@ impl Machine {
             }
         }
         if let Some((app, tag)) = self.shutdown
+            && self.leaving.gone()
             && self.conns.is_empty()
             && self.lends.is_empty()
             && self.ops.len() == 0

@@ -28,6 +28,7 @@ use super::api::LnetError;
 use super::config::Config;
 use super::homes::Bucket;
 use super::io::DialId;
+use super::look::DialWhy;
 use super::slab::Key;
 use super::txq::Tx;
 use super::zc::ZcTable;
@@ -193,6 +194,8 @@ pub(super) struct Peer {
     pub(super) interval: u64,
     /// Last hard failure.
     pub(super) failed_at: u64,
+    /// What the last dial came to, until one succeeds.
+    pub(super) why: Option<DialWhy>,
     /// Incarnation of the present set.
     pub(super) incarnation: Option<u64>,
     /// Version agreed on, or asked for by a refusal; forgotten with the last connection (socklnd.md §2.7).
@@ -234,6 +237,7 @@ impl Peer {
             leaving: None,
             interval: 0,
             failed_at: 0,
+            why: None,
             incarnation: None,
             version: None,
             zc: ZcTable::new(),

@@ -2,7 +2,8 @@
 
 use super::api::LnetError;
 use super::budget::trim_map;
-use super::io::{Close, DialId, DialSpec, Output};
+use super::io::{Close, DialError, DialId, DialSpec, Output};
+use super::look::DialWhy;
 use super::machine::Machine;
 use super::peer::{DialEvent, DialState, Have, Leaving, MAX_NONES};
 use super::slab::Key;
@@ -63,8 +64,9 @@ impl Machine {
         self.out.push_back(Output::Dial(DialSpec { id, peer: nid, remote, local_ip, privileged, ctype }));
     }
 
-    pub(super) fn dial_failed(&mut self, id: DialId) {
+    pub(super) fn dial_failed(&mut self, id: DialId, why: DialError) {
         if let Some(peer) = self.dials.remove(&id) {
+            self.came_to(peer, DialWhy::Tcp(why));
             self.dial_hard_failure(peer);
         }
     }

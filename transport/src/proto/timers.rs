@@ -8,6 +8,8 @@
 use super::api::LnetError;
 use super::config::SEC;
 use super::hello::HsEvent;
+use super::io::DialError;
+use super::look::DialWhy;
 use super::machine::Machine;
 use super::peer::{DialEvent, DialState};
 use super::slab::Key;
@@ -185,7 +187,10 @@ impl Machine {
         let Some(p) = self.peers.get(key) else { return };
         match p.dial() {
             DialState::Idle => {}
-            DialState::Dialling(..) if p.dial_deadline <= now => self.dial_hard_failure(key),
+            DialState::Dialling(..) if p.dial_deadline <= now => {
+                self.came_to(key, DialWhy::Tcp(DialError::TimedOut));
+                self.dial_hard_failure(key);
+            }
             DialState::Dialling(..) => self.peer_by(key, p.dial_deadline),
             // The connection's own deadline ends it; what the peer waits for besides is looked at then.
             DialState::Shaking(..) => self.peer_by(key, p.dial_deadline.max(now + LOOK_AGAIN)),

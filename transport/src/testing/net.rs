@@ -140,6 +140,8 @@ pub struct Net {
     pub cut_at: Option<CutAt>,
     /// Events so far.
     pub steps: u64,
+    /// Connections that machines have reset.
+    pub resets: u64,
     /// The node that the last event was for.
     pub last: Option<usize>,
     /// The nodes.
@@ -177,6 +179,7 @@ impl Net {
             record: true,
             cut_at: None,
             steps: 0,
+            resets: 0,
             last: None,
             nodes: Vec::new(),
             links: Vec::new(),
@@ -589,6 +592,7 @@ impl Net {
                     match how {
                         Close::Fin => self.close_in_order(link, end),
                         Close::Abort => {
+                            self.resets += 1;
                             self.links[link][end].backlog.clear();
                             self.at(self.latency, Ev::Closed(link, 1 - end, CloseWhy::Reset));
                         }

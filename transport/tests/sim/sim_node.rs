@@ -567,3 +567,32 @@ fn an_application_of_any_id_has_a_part_of_the_lend_budget() {
         w.shut_down();
     }
 }
+
+/// Field report L5 over our own TCP: at whatever turn a node goes down, no dial of its peer fails, and each connection that it
+/// has made itself gets through its handshake.
+#[test]
+fn a_node_that_goes_down_resets_no_dial() {
+    for (turns, client_leaves) in (0..200).step_by(5).flat_map(|n| [(n, false), (n, true)]) {
+        let mut w = World::new(1, 0, Faults::default(), 1, &MemConfig::default());
+        let target = ProcessId::lustre(nid(SERVER));
+        w.client.app.todo.push_back((AppId::FIRST, Op::Ping { tag: 1, target }));
+        for _ in 0..turns {
+            w.now.fetch_add(1_000, Ordering::Relaxed);
+            w.client.turn();
+            w.servers[0].turn();
+        }
+        if client_leaves {
+            w.client.shut_down();
+            w.run("client down", |w| w.client.is_down());
+            let c = *w.servers[0].machine.counters();
+            assert_eq!((c.dials_failed, c.err_eof_inside), (0, 0), "after {turns} turns");
+            let taken = w.servers[0].rt.inner().unwrap().stack().counters().accepted;
+            assert_eq!(c.conns_up, taken, "after {turns} turns");
+        } else {
+            w.servers[0].shut_down();
+            w.run("server down", |w| w.servers[0].is_down());
+            assert_eq!(w.client.machine.counters().dials_failed, 0, "after {turns} turns");
+        }
+        w.shut_down();
+    }
+}

@@ -1,9 +1,9 @@
 //! How often, and how soon, a peer is dialled again that says NONE or does not answer (docs/protocol/socklnd.md §2.7, §3,
 //! §4).
 
-use transport::proto::{Config, Event, LnetError, Op};
+use transport::proto::{Config, Contact, DialError, DialWhy, Event, LnetError, Op};
 use transport::testing::net::{Net, SEC};
-use transport::wire::{AcceptorReq, ConnType, Hello, Nid, ProcessId};
+use transport::wire::{AcceptorReq, ByteOrder, ConnType, Hello, Nid, ProcessId, Version};
 
 fn nid(n: u8) -> Nid {
     format!("10.0.0.{n}@tcp").parse().unwrap()
@@ -122,4 +122,62 @@ fn who_has_been_dialled_does_not_dial() {
         assert!(net.take_events(1).iter().any(|e| matches!(e, Event::Ping { info: Ok(_), .. })));
         assert_eq!((net.links(), net.nodes[1].machine.counters().races), (3, 0));
     }
+}
+
+/// Field report 17: what a dial came to can be asked for, until one succeeds; and how far one has come that lasts.
+#[test]
+fn what_a_dial_came_to_is_remembered() {
+    let hello = |ctype| Hello {
+        version: Version::V3,
+        order: ByteOrder::Little,
+        tcp_magic: false,
+        src_nid: nid(2),
+        dst_nid: nid(1),
+        src_pid: 12345,
+        dst_pid: 0,
+        src_incarnation: 7,
+        dst_incarnation: 0,
+        ctype,
+        ips: Default::default(),
+    };
+    let brief = |net: &Net| net.nodes[0].machine.brief(ProcessId::lustre(nid(2))).unwrap();
+    let refusal = [&0xACCE_7100u32.to_le_bytes()[..], &1u32.to_le_bytes(), &[0; 48]].concat();
+    let stranger = Hello { src_nid: nid(3), ..hello(ConnType::Control) };
+    for (says, fin, why) in [
+        (Some(hello(ConnType::None).emit().to_vec()), false, DialWhy::None),
+        (Some(refusal), false, DialWhy::Refused),
+        (Some(b"HTTP/1.1 400 Bad Request".repeat(4)), false, DialWhy::Malformed),
+        (Some(stranger.emit().to_vec()), false, DialWhy::Malformed),
+        (None, true, DialWhy::Closed),
+        (None, false, DialWhy::Silent),
+    ] {
+        let mut net = Net::new();
+        net.add(config(1));
+        net.raw_listen([10, 0, 0, 2].into());
+        ping(&mut net);
+        assert_eq!((brief(&net).contact, brief(&net).why), (Contact::Shaking, None));
+        says.iter().for_each(|b| net.raw_send(0, b));
+        if fin {
+            net.raw_fin(0);
+        }
+        net.run(if why == DialWhy::Silent { 60 * SEC } else { SEC / 2 });
+        assert_eq!((brief(&net).conns, brief(&net).why), (0, Some(why)), "{why:?}");
+    }
+    let mut net = pair(config(1), config(2));
+    (net.nodes[1].mute, net.nodes[1].deaf) = (true, true);
+    ping(&mut net);
+    assert_eq!(brief(&net).contact, Contact::Connecting);
+    net.run(30 * SEC);
+    assert_eq!(brief(&net).why, Some(DialWhy::Tcp(DialError::TimedOut)));
+    (net.nodes[1].mute, net.nodes[1].deaf) = (false, true);
+    net.run(60 * SEC);
+    ping(&mut net);
+    assert_eq!(
+        (brief(&net).contact, brief(&net).why),
+        (Contact::Waiting, Some(DialWhy::Tcp(DialError::Refused)))
+    );
+    net.nodes[1].deaf = false;
+    net.run(60 * SEC);
+    assert_eq!(ping(&mut net), Some(Ok(())));
+    assert_eq!((brief(&net).conns, brief(&net).why), (3, None));
 }

@@ -416,3 +416,64 @@ fn shutdown_ends_everything_and_says_so() {
     assert_eq!(net.nodes[1].machine.gauges().conns, 0);
     quiet(&net, &[0, 1]);
 }
+
+/// Field report L5: whoever goes down lets handshakes come to their end, those that it began and those that its peer did,
+/// and closes with FIN; at whatever moment it goes.
+#[test]
+fn a_node_that_goes_down_cuts_no_handshake_off() {
+    let mut went = [0; 3];
+    for (asker, leaver) in [(0, 0), (0, 1), (1, 0)] {
+        for step in 0..60 {
+            let mut net = pair();
+            net.op(asker, Op::Ping { tag: 1, target: id(2 - asker as u8) });
+            let from = net.steps;
+            net.run_until(net.now + SEC / 100, |n| n.steps >= from + step);
+            if asker != leaver && net.nodes[leaver].machine.gauges().conns == 0 {
+                // It knows of nobody yet, and is down at once.
+                continue;
+            }
+            net.op(leaver, Op::Shutdown { tag: 9 });
+            let (other, asked_at) = (1 - leaver, net.now);
+            // A process that is down is there no more.
+            net.run_until(net.now + 3 * SEC, |n| {
+                n.nodes[leaver].events.iter().any(|(_, _, e)| matches!(e, Event::ShutDown { .. }))
+            });
+            let what = format!("{asker} asks, {leaver} leaves after {step} events");
+            assert!(net.now < asked_at + SEC, "{what}");
+            net.run(SEC);
+            let c = *net.nodes[other].machine.counters();
+            assert_eq!((net.resets, c.dials_failed, c.err_eof_inside), (0, 0, 0), "{what}: {c:?}");
+            assert_eq!(c.conns_up, net.links() as u64, "{what}: {c:?}");
+            let answer = net.take_events(asker).into_iter().find_map(|e| match e {
+                Event::Ping { info, .. } => Some(info.map(drop)),
+                _ => None,
+            });
+            assert!(asker == leaver || answer == Some(Ok(())), "{what}: {answer:?}");
+            went[net.links().min(3) - 1] += 1;
+            quiet(&net, &[0, 1]);
+        }
+    }
+    assert!(went.iter().all(|n| *n > 3), "{went:?} runs with one, two and three connections");
+}
+
+/// Field report L5: mute peers, and those that are not there, do not hold it up for more than a second.
+#[test]
+fn a_node_that_goes_down_does_not_wait_for_the_mute() {
+    for (after, longest) in [(0, SEC + SEC / 10), (2 * SEC, SEC / 10)] {
+        let mut net = pair();
+        let ip = std::net::IpAddr::from([10, 0, 0, 9]);
+        net.raw_listen(ip);
+        net.op(0, Op::Ping { tag: 1, target: id(9) });
+        (net.nodes[1].mute, net.nodes[1].deaf) = (true, true);
+        net.op(0, Op::Ping { tag: 2, target: id(2) });
+        let silent = net.raw_connect(std::net::SocketAddr::new(ip, 1000), 0);
+        net.run(after);
+        let at = net.now;
+        net.op(0, Op::Shutdown { tag: 9 });
+        net.run_until(at + 20 * SEC, |n| n.nodes[0].machine.gauges().conns == 0);
+        assert!(net.now <= at + longest, "{} ns", net.now - at);
+        assert!(net.wire(silent, 1).1);
+        let events = net.take_events(0);
+        assert!(matches!(events.last(), Some(Event::ShutDown { tag: 9 })), "{events:?}");
+    }
+}

@@ -62,7 +62,8 @@ pub(super) fn dial_error(e: &io::Error) -> DialError {
     match e.kind() {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => DialError::Refused,
         io::ErrorKind::TimedOut => DialError::TimedOut,
-        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => DialError::Unreachable,
+        io::ErrorKind::NetworkUnreachable => DialError::NoRoute,
+        io::ErrorKind::HostUnreachable => DialError::NoNeighbour,
         _ => DialError::Local,
     }
 }

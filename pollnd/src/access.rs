@@ -1,0 +1,122 @@
+//! Which node a command uses: one that runs already, or one of its own.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use transport::wire::Nid;
+
+use crate::args::{NodeArgs, Via};
+use crate::inspect::claim::{self, Claim, Holder};
+use crate::inspect::client::{self, Client, Running};
+use crate::{out, settings};
+
+/// How long a node that has just been started may take to be there.
+const COMING: Duration = Duration::from_secs(5);
+
+/// What a command uses.
+pub(crate) enum Access {
+    /// A node that runs.
+    Node(Client),
+    /// One of its own, whose NID is this one's alone.
+    Own(Option<Claim>),
+}
+
+/// Finds the node for a `command` on `target`, and fills in the NID of `node`.
+///
+/// # Errors
+/// A NID that cannot be had, with the remedy.
+pub(crate) fn find(via: &Via, node: &mut NodeArgs, target: Nid, command: &str) -> Result<Access, String> {
+    if let Some(which) = &via.through {
+        let (client, running) = client::named(which)?;
+        if !running.guests {
+            return Err(format!(
+                "--node {which}: that is `pollnd {}` of {}, which nobody else can use: name a `pollnd node`",
+                running.command, running.nid
+            ));
+        }
+        return Ok(Access::Node(client));
+    }
+    node.nid = match via.nid {
+        Some(nid) => nid,
+        None => by_route(target)?,
+    };
+    settings::target(node, target)?;
+    let (nid, scope) = (node.nid, claim::scope(node));
+    let bare = node.carrier.is_none() && node.port.is_none() && node.vdev.is_none();
+    let end = Instant::now() + COMING;
+    loop {
+        // A node on a port has no kernel address: who names its NID, and no port, means it.
+        let fits = |r: &Running| {
+            r.nid == nid.to_string() && (r.scope == scope || (bare && r.scope.starts_with("port-")))
+        };
+        if let Some((client, r)) = client::running(nid, fits) {
+            if !r.guests {
+                return Err(Holder { pid: Some(r.pid), command: r.command }.refusal(nid));
+            }
+            out::note(format_args!("through the node of {nid} that runs here (process {})", r.pid));
+            return Ok(Access::Node(client));
+        }
+        match claim::take(nid, &scope, command) {
+            Ok(c) => {
+                if via.nid.is_none() {
+                    own_address(nid, target)?;
+                    let to = target.ip().map_or_else(String::new, |ip| ip.to_string());
+                    out::note(format_args!(
+                        "as {nid}, from where this machine reaches {to} (--nid for another)"
+                    ));
+                }
+                return Ok(Access::Own(c));
+            }
+            // Its control socket comes when it is up.
+            Err(h) if h.command == "node" && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(h) => return Err(h.refusal(nid)),
+        }
+    }
+}
+
+/// The NID of the address from which the kernel would send to `target`.
+fn by_route(target: Nid) -> Result<Nid, String> {
+    let Some(ip) = target.ip() else { return Err(format!("{target} has no IP address")) };
+    let any = match ip {
+        IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::from(std::net::Ipv6Addr::UNSPECIFIED),
+    };
+    // A datagram socket that is connected sends nothing: the kernel only looks for a route.
+    let from = UdpSocket::bind(SocketAddr::new(any, 0))
+        .and_then(|s| s.connect(SocketAddr::new(ip, 988)).and_then(|()| s.local_addr()))
+        .map_err(|e| {
+            format!("this machine has no way to {ip} ({e}): give --nid, or --node for a node that runs")
+        })?;
+    let mut ip = from.ip();
+    if Some(ip) == target.ip() && ip == IpAddr::from(Ipv4Addr::LOCALHOST) {
+        // All of 127.0.0.0/8 is this machine.
+        ip = Ipv4Addr::new(127, 0, 0, 2).into();
+    }
+    Ok(Nid::tcp(ip, target.net_num()))
+}
+
+/// A node of its own at the target's address would talk to itself, whoever else is there.
+fn own_address(nid: Nid, target: Nid) -> Result<(), String> {
+    if nid != target {
+        return Ok(());
+    }
+    Err(format!(
+        "{target} is this machine's own address, and no `pollnd node` of it runs here: give --nid another address of this machine"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nid_is_found_by_the_route() {
+        let by = |t: &str| by_route(t.parse().unwrap()).map(|n| n.to_string());
+        assert_eq!(by("127.0.0.9@tcp3").unwrap(), "127.0.0.1@tcp3");
+        assert_eq!(by("127.0.0.1@tcp").unwrap(), "127.0.0.2@tcp");
+        let own = own_address("10.0.0.1@tcp".parse().unwrap(), "10.0.0.1@tcp".parse().unwrap()).unwrap_err();
+        assert!(own.contains("10.0.0.1@tcp") && own.contains("--nid"), "{own}");
+    }
+}

@@ -1,0 +1,173 @@
+//! Arguments of the commands that ask a peer: `ping`, `put`, `get`.
+
+use clap::Args;
+use transport::wire::Nid;
+
+use super::{NodeArgs, nid, seconds};
+
+/// Which node asks.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct Via {
+    /// The NID that this command has: that of a node that runs on this machine, which is used then, or of a node of its own.
+    /// Default over kernel sockets: the address from which this machine reaches the target.
+    #[arg(long, value_parser = nid)]
+    pub(crate) nid: Option<Nid>,
+    /// Goes through a node that runs: its process number, or the path of its control socket.
+    #[arg(long = "node", id = "through", value_name = "PID|PATH", conflicts_with_all = ["nid", "carrier", "port", "vdev"])]
+    pub(crate) through: Option<String>,
+}
+
+/// `pollnd ping`.
+#[derive(Args, Debug, Clone)]
+#[command(after_help = "Examples:
+  pollnd ping 10.0.0.2@tcp                        from where this machine reaches it
+  pollnd ping 10.0.0.2@tcp -c 10 -i 0.2           ten, five a second, and their sum
+  pollnd ping 10.0.0.2@tcp --node 1234            from the node with that process number
+  pollnd ping 10.0.0.2@tcp --nid 10.0.0.1@tcp     from that NID: of the node that runs, or else of its own
+
+A ping that is not answered is said at once, and the next is sent; the exit code is 1 when any was not.")]
+pub(crate) struct PingArgs {
+    /// Whom to ping, such as 10.0.0.2@tcp.
+    #[arg(value_parser = nid)]
+    pub(crate) target: Nid,
+    /// How many pings.
+    #[arg(long, short, default_value_t = 1, value_parser = pings)]
+    pub(crate) count: u64,
+    /// Seconds from one ping to the next, an answer that takes longer aside.
+    #[arg(long, short, value_name = "SECONDS", default_value_t = 1.0, value_parser = pause)]
+    pub(crate) interval: f64,
+    /// Seconds to wait for an answer, connecting included. `lctl ping` says 1; a single packet that is lost while connecting
+    /// costs that alone (RFC 6298), and ten bear three in a row.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds)]
+    pub(crate) timeout: f64,
+    /// One JSON object instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Which node pings.
+    #[command(flatten)]
+    pub(crate) via: Via,
+    /// The node of its own.
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+/// `pollnd put` and `pollnd get`.
+#[derive(Args, Debug, Clone)]
+#[command(after_help = "Examples:
+  pollnd put 10.0.0.2@tcp                         1024 messages of 1 MiB
+  pollnd get 10.0.0.2@tcp -c 10 -s 16M            ten times 16 MiB, in 16 messages each
+  pollnd put 10.0.0.2@tcp -t 60 -w 1 -s 4k        4 KiB messages for a minute, a line a second
+  pollnd put 10.0.0.2@tcp --node 1234             from the node with that process number")]
+pub(crate) struct BulkArgs {
+    /// Whom to, such as 10.0.0.2@tcp.
+    #[arg(value_parser = nid)]
+    pub(crate) target: Nid,
+    /// How many transfers. Default: 1024, or as many as --seconds lets.
+    #[arg(long, short, value_parser = transfers)]
+    pub(crate) count: Option<u64>,
+    /// Bytes of each transfer: a number, or one with k, M or G for KiB, MiB or GiB. What is more than 1 MiB, LNet's limit,
+    /// goes in several messages.
+    #[arg(long, short, value_name = "BYTES", default_value = "1M", value_parser = bytes)]
+    pub(crate) size: u64,
+    /// Begins no new transfer after so many seconds.
+    #[arg(long, short = 't', value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) seconds: Option<f64>,
+    /// A line every so many seconds: time, rate, messages a second, messages.
+    #[arg(long, short, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) watch: Option<f64>,
+    /// Gives up when nothing has been answered for so many seconds, connecting included.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds)]
+    pub(crate) timeout: f64,
+    /// One JSON object instead of a line; with --watch one for each interval before it.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Which node asks.
+    #[command(flatten)]
+    pub(crate) via: Via,
+    /// The node of its own.
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+/// Most bytes of a transfer.
+const TRANSFER_MAX: u64 = 1 << 30;
+
+fn count(s: &str, most: u64) -> Result<u64, String> {
+    s.parse()
+        .ok()
+        .filter(|n| (1..=most).contains(n))
+        .ok_or_else(|| format!("{s:?} is no number from 1 to {most}"))
+}
+
+fn pings(s: &str) -> Result<u64, String> {
+    count(s, 1_000_000)
+}
+
+fn transfers(s: &str) -> Result<u64, String> {
+    count(s, u64::MAX)
+}
+
+fn pause(s: &str) -> Result<f64, String> {
+    match s.parse::<f64>() {
+        Ok(v) if (0.001..=3600.0).contains(&v) => Ok(v),
+        _ => Err(format!("{s:?} is not a number of seconds from 0.001 to 3600")),
+    }
+}
+
+/// A size: digits, and perhaps a unit.
+fn bytes(s: &str) -> Result<u64, String> {
+    let end = s.find(|c: char| !c.is_ascii_digit()).unwrap_or(s.len());
+    let (digits, unit) = s.split_at(end);
+    let shift = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        _ => 64,
+    };
+    let n = digits.parse::<u64>().ok().filter(|_| shift < 64);
+    let n = n.ok_or_else(|| {
+        format!("{s:?} is no size: give bytes, or a number with k, M or G (KiB, MiB, GiB), such as 4k or 16M")
+    })?;
+    match n.checked_mul(1 << shift) {
+        Some(n) if n <= TRANSFER_MAX => Ok(n),
+        Some(n) => Err(format!("{s:?} is {n} bytes: a transfer has at most {TRANSFER_MAX} (1G)")),
+        None => Err(format!("{s:?}: a transfer has at most {TRANSFER_MAX} bytes (1G)")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Field report 21.
+    #[test]
+    fn sizes_have_units() {
+        for (s, n) in [
+            ("0", 0),
+            ("1", 1),
+            ("97", 97),
+            ("4k", 4096),
+            ("1M", 1 << 20),
+            ("1048577", (1 << 20) + 1),
+            ("16m", 16 << 20),
+            ("2KiB", 2048),
+            ("1G", 1 << 30),
+        ] {
+            assert_eq!(bytes(s), Ok(n), "{s}");
+        }
+        for (s, says) in [
+            ("", "no size"),
+            ("-1", "no size"),
+            ("4x", "no size"),
+            ("1.5M", "no size"),
+            ("M", "no size"),
+            ("1025M", "1074790400 bytes"),
+            ("99999999999999999999", "no size"),
+            ("18446744073709551615k", "at most"),
+        ] {
+            let e = bytes(s).unwrap_err();
+            assert!(e.contains(&format!("{s:?}")) && e.contains(says), "{s}: {e}");
+        }
+    }
+}

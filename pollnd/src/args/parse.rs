@@ -1,0 +1,71 @@
+//! From words to arguments.
+
+use std::ffi::OsString;
+
+use clap::builder::StyledStr;
+use clap::error::{ContextKind, ContextValue};
+use clap::{Arg, Command, CommandFactory, Error, FromArgMatches};
+
+use super::Cli;
+
+/// The command line. A negative number is a value of the option before it, everywhere: the option then says what it takes.
+pub(crate) fn command() -> Command {
+    fn numbers(c: Command) -> Command {
+        let value = |a: &Arg| a.get_action().takes_values() && !a.is_positional();
+        c.mut_args(|a| if value(&a) { a.allow_negative_numbers(true) } else { a }).mut_subcommands(numbers)
+    }
+    numbers(Cli::command())
+}
+
+/// What the command line says.
+///
+/// # Errors
+/// What is wrong with it; also that help is asked for.
+pub(crate) fn parse<I: IntoIterator<Item = T>, T: Into<OsString> + Clone>(args: I) -> Result<Cli, Error> {
+    let mut c = command();
+    let parsed = c.try_get_matches_from_mut(args);
+    parsed.and_then(|m| Cli::from_arg_matches(&m)).map_err(|e| without_eal(e.format(&mut c)))
+}
+
+/// Takes away the advice to put what is not known behind `--`: there it is DPDK's.
+fn without_eal(mut e: Error) -> Error {
+    let advice = |s: &StyledStr| s.to_string().contains("as a value, use");
+    if let Some(ContextValue::StyledStrs(all)) = e.get(ContextKind::Suggested) {
+        let rest: Vec<StyledStr> = all.iter().filter(|s| !advice(s)).cloned().collect();
+        e.remove(ContextKind::Suggested);
+        if !rest.is_empty() {
+            e.insert(ContextKind::Suggested, ContextValue::StyledStrs(rest));
+        }
+    }
+    e
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+
+    /// Field report 21.
+    #[test]
+    fn a_negative_number_is_refused_where_it_stands() {
+        for (args, says) in [
+            (&["ping", "10.0.0.2@tcp", "-c", "-1"][..], "--count"),
+            (&["put", "10.0.0.2@tcp", "-s", "-1"], "--size"),
+            (&["demo", "--seconds", "-1"], "--seconds"),
+            (&["bench", "rate", "--flight", "-1"], "--flight"),
+            (&["stats", "-w", "-0.5"], "--watch"),
+            (&["node", "--nid", "10.0.0.1@tcp", "--peer-credits", "-1"], "--peer-credits"),
+        ] {
+            let e = parse([&["pollnd"], args].concat()).unwrap_err().to_string();
+            assert!(e.contains(says) && e.contains("'-") && !e.contains("-- -"), "{args:?}: {e}");
+        }
+        let e = parse(["pollnd", "put", "10.0.0.2@tcp", "--frobnicate"]).unwrap_err().to_string();
+        assert!(e.contains("--frobnicate") && !e.contains("-- --"), "{e}");
+        let e = parse(["pollnd", "put", "10.0.0.2@tcp", "--siz", "4k"]).unwrap_err().to_string();
+        assert!(e.contains("'--size'"), "{e}");
+    }
+}

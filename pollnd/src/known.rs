@@ -1,0 +1,72 @@
+//! Peers of a node, remembered while it runs, and greeted when it comes back.
+//!
+//! A peer of a node that was killed takes the new one for the old until it hears of it: over a user-space TCP nobody tells it
+//! that the old connections are dead. So a node that finds a list in the run folder pings those on it once, which shows
+//! them its new incarnation.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use transport::node::desk::Front;
+use transport::wire::Nid;
+use transport::wire::nid::PID_LUSTRE;
+
+use crate::inspect::claim::{Claim, List, PEERS_MAX};
+
+/// How often the list is brought up to date.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Keeps the list while the node runs.
+pub(crate) struct Known {
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+    list: List,
+}
+
+/// Nodes of the same network that have connections now.
+fn connected(front: &Front, own: Nid) -> Option<Vec<Nid>> {
+    let mut all = Vec::new();
+    let looked = front.peers(None, |p| {
+        let node = p.conns > 0 && p.id.pid == PID_LUSTRE && p.id.nid.same_net(own) && p.id.nid != own;
+        all.extend(node.then_some(p.id.nid));
+        all.len() < PEERS_MAX
+    });
+    all.sort_unstable();
+    looked.ok().map(|()| all)
+}
+
+impl Known {
+    /// Begins to keep the list of `claim`, of the peers that `front` shows.
+    pub(crate) fn keep(claim: &Claim, front: Arc<Front>, own: Nid) -> Known {
+        let (stop, stopped) = mpsc::channel();
+        let list = claim.list();
+        let written = claim.list();
+        let thread = std::thread::spawn(move || {
+            // What stands there is from before: it goes as soon as something is known.
+            let mut last = None;
+            while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+                let now = connected(&front, own).filter(|n| !n.is_empty());
+                if now.is_none() || now == last {
+                    continue;
+                }
+                if let Err(e) = written.write(now.as_deref().unwrap_or_default()) {
+                    tracing::warn!("peers are not remembered: {e}");
+                    return;
+                }
+                last = now;
+            }
+        });
+        Known { stop, thread, list }
+    }
+
+    /// Ends it; a list of peers whose connections were closed in order is of no use.
+    pub(crate) fn end(self, clean: bool) {
+        drop(self.stop);
+        let _ = self.thread.join();
+        if clean {
+            self.list.remove();
+        }
+    }
+}

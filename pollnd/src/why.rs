@@ -1,0 +1,131 @@
+//! Why a peer does not answer, in words for people: one text for each reason.
+
+use std::time::Duration;
+
+use tcpstack::Phase;
+use transport::node::desk::{Filter, Front};
+use transport::proto::{Contact, DialError, DialWhy, LnetError, PeerBrief};
+use transport::wire::{Nid, ProcessId};
+
+use crate::units;
+
+/// What is known of `nid`, by a node that runs.
+fn brief(front: &Front, nid: Nid) -> Option<PeerBrief> {
+    let mut found = None;
+    // An lcore that does not answer knows nothing that could be told.
+    let _ = front.peers(Some(ProcessId::lustre(nid)), |b| {
+        found = Some(*b);
+        false
+    });
+    found
+}
+
+/// The error of an operation, with the reason in place of "cannot be reached".
+pub(crate) fn failed(front: &Front, nid: Nid, e: String) -> String {
+    if e != LnetError::Unreachable.to_string() {
+        return e;
+    }
+    match brief(front, nid).and_then(|b| b.why) {
+        Some(w) => format!("the peer cannot be reached: {}", reason(w)),
+        None => e,
+    }
+}
+
+/// What can be said of a peer that has not answered for so long.
+pub(crate) fn silent(front: &Front, nid: Nid, patience: Duration) -> String {
+    let resolving = || {
+        let mut any = false;
+        let filter = Filter { peer: nid.ip(), state: Some(Phase::Resolve), ..Filter::default() };
+        let _ = front.connections(filter, |_| {
+            any = true;
+            false
+        });
+        any
+    };
+    let waited = units::time(patience.as_secs_f64());
+    let why = match brief(front, nid) {
+        Some(b) if b.conns > 0 => "it is connected, and its node has not answered".to_owned(),
+        Some(PeerBrief { contact: Contact::Shaking, .. }) => {
+            format!("connected, but silent: {}", reason(DialWhy::Silent))
+        }
+        Some(PeerBrief { contact: Contact::Connecting, .. }) if resolving() => {
+            reason(DialWhy::Tcp(DialError::NoNeighbour)).to_owned()
+        }
+        Some(PeerBrief { contact: Contact::Connecting, .. }) => {
+            reason(DialWhy::Tcp(DialError::TimedOut)).to_owned()
+        }
+        Some(PeerBrief { why: Some(w), .. }) => reason(w).to_owned(),
+        _ => "nothing is known of it".to_owned(),
+    };
+    format!("no answer within {waited} (--timeout): {why}")
+}
+
+/// One text for each reason.
+fn reason(w: DialWhy) -> &'static str {
+    match w {
+        DialWhy::Tcp(DialError::Refused) => {
+            "its host refuses connections (TCP RST): is a node listening on its port 988 (or the one of --accept-port)?"
+        }
+        DialWhy::Tcp(DialError::TimedOut) => {
+            "nobody answers the connection request: its host is down, or a firewall drops what comes to the port"
+        }
+        DialWhy::Tcp(DialError::NoNeighbour) => {
+            "no host answers for its address (ARP, neighbour discovery): is it up, and on this network?"
+        }
+        DialWhy::Tcp(DialError::NoRoute) => {
+            "no route leads there: `ip route get ADDRESS` shows the kernel's; a node on a DPDK port takes --prefix and --gateway"
+        }
+        DialWhy::Tcp(DialError::Unreachable) => "a router or its host says that there is no way (ICMP)",
+        DialWhy::Tcp(DialError::NoPort) => {
+            "all local ports that may be dialled from are in use: `pollnd connections` shows them"
+        }
+        DialWhy::Tcp(DialError::Local) => "the connection could not be made from here: -v tells more",
+        DialWhy::Silent => {
+            "it has taken the TCP connection and says nothing: something else listens on that port, or its node hangs"
+        }
+        DialWhy::Closed => {
+            "it has taken the TCP connection and closed it without a HELLO: it has another NID than that, or takes nobody from \
+             this port (its tunable accept)"
+        }
+        DialWhy::Refused => {
+            "its acceptor has refused the request: it speaks another version, or has no such NID"
+        }
+        DialWhy::None => {
+            "it has refused with HELLO NONE: it dials this node itself at this moment, or has as many connections as it wants"
+        }
+        DialWhy::Version => {
+            "it has refused the HELLO's version, and there is no other that both speak (the tunable protocol)"
+        }
+        DialWhy::Malformed => {
+            "it answers with something that is no HELLO, or with that of another NID: what listens there is another node, or none"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Field report 17.
+    #[test]
+    fn each_reason_has_a_text_of_its_own() {
+        use {DialError as D, DialWhy as W};
+        let all = [
+            W::Tcp(D::Refused),
+            W::Tcp(D::TimedOut),
+            W::Tcp(D::NoNeighbour),
+            W::Tcp(D::NoRoute),
+            W::Tcp(D::Unreachable),
+            W::Tcp(D::NoPort),
+            W::Tcp(D::Local),
+            W::Silent,
+            W::Closed,
+            W::Refused,
+            W::None,
+            W::Version,
+            W::Malformed,
+        ];
+        let texts: std::collections::BTreeSet<_> = all.into_iter().map(reason).collect();
+        assert_eq!(texts.len(), all.len());
+    }
+}

@@ -1,0 +1,169 @@
+//! Going down in order: what is under way with a peer comes to its end before the connections close.
+//!
+//! ```text
+//!         Shutdown             Settled
+//!     UP ----------> WAITING ----------> GONE
+//!                       |                  ^
+//!                       '------------------'
+//!                              Over
+//! ```
+//!
+//! Settled: no handshake that may come to something is under way, and none was within SETTLE. Over: LINGER has passed.
+//! A kernel whose dial we reset logs an error and fails the message that it dialled for; one whose HELLO is answered before
+//! the FIN does neither. So in WAITING nothing new is asked or dialled, and operations have failed, but handshakes go on and
+//! peers are answered. In GONE everything closes; whoever still comes before LINGER is over is answered and sent a FIN. A
+//! handshake older than LINGER is not waited for: its peer is mute, or is not there.
+
+use super::api::LnetError;
+use super::config::SEC;
+use super::machine::Machine;
+use super::peer::DialState;
+use super::slab::Key;
+
+/// Longest wait for handshakes, in ns.
+const LINGER: u64 = SEC;
+/// Time without any handshake after which none is expected, in ns: a kernel that was dialled dials back beside it.
+const SETTLE: u64 = SEC / 20;
+/// Time between two looks, in ns.
+const LOOK: u64 = SEC / 200;
+
+/// Where the way down stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The node runs.
+    Up,
+    /// Handshakes are waited for.
+    Waiting,
+    /// Everything closes, or has closed.
+    Gone,
+}
+
+/// What moves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    /// The node is to go down.
+    Shutdown,
+    /// There is no handshake to wait for.
+    Settled,
+    /// The time is over.
+    Over,
+}
+
+/// The transition table; `None` when the event says nothing in that state.
+fn next(stage: Stage, event: Event) -> Option<Stage> {
+    use {Event as E, Stage as S};
+    match (stage, event) {
+        (S::Up, E::Shutdown) => Some(S::Waiting),
+        (S::Waiting, E::Settled | E::Over) => Some(S::Gone),
+        _ => None,
+    }
+}
+
+/// The way down of a machine.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leaving {
+    stage: Stage,
+    /// When LINGER is over.
+    until: u64,
+    /// When to look again; never, but in WAITING.
+    pub(super) look_at: u64,
+    /// When a handshake last moved; 0 for never.
+    pub(super) shaken_at: u64,
+}
+
+impl Default for Leaving {
+    fn default() -> Leaving {
+        Leaving { stage: Stage::Up, until: u64::MAX, look_at: u64::MAX, shaken_at: 0 }
+    }
+}
+
+impl Leaving {
+    /// Whether nothing is waited for but what closes.
+    pub(super) fn gone(&self) -> bool {
+        self.stage == Stage::Gone
+    }
+}
+
+impl Machine {
+    /// Begins to go down: at once where no handshake is, or was a moment ago.
+    pub(super) fn go_down(&mut self) {
+        if let Some(stage) = next(self.leaving.stage, Event::Shutdown) {
+            self.leaving.stage = stage;
+            self.leaving.until = self.now + LINGER;
+            self.leaving.look_at = self.now;
+        }
+        self.leave_when_due();
+    }
+
+    /// Looks whether there is something to wait for, when that is due.
+    pub(super) fn leave_when_due(&mut self) {
+        if self.leaving.look_at > self.now {
+            return;
+        }
+        let settled = self.leaving.shaken_at == 0 || self.now >= self.leaving.shaken_at + SETTLE;
+        let event = if self.now >= self.leaving.until {
+            Event::Over
+        } else if settled && !self.shaking() {
+            Event::Settled
+        } else {
+            self.leaving.look_at = self.now + LOOK;
+            return;
+        };
+        self.leaving.look_at = u64::MAX;
+        if let Some(stage) = next(self.leaving.stage, event) {
+            self.leaving.stage = stage;
+            self.let_go();
+            self.linger_all();
+        }
+    }
+
+    /// Whether a handshake is under way that may still come to something.
+    fn shaking(&self) -> bool {
+        let (now, timeout) = (self.now, self.cfg.timeout());
+        let young = |deadline: u64, length: u64| now < (deadline - length.min(deadline)) + LINGER;
+        let conns = (0..self.conns.capacity()).filter_map(|i| self.conns.get(self.conns.key_at(i)?));
+        let shakes = conns.filter(|c| c.hs.shaking() && c.hs_deadline != u64::MAX).any(|c| {
+            let length = if c.passive() { self.cfg.accept_timeout } else { timeout };
+            young(c.hs_deadline, length)
+        });
+        let mut peers = (0..self.peers.capacity()).filter_map(|i| self.peers.get(self.peers.key_at(i)?));
+        shakes
+            || peers.any(|p| matches!(p.dial(), DialState::Dialling(..)) && young(p.dial_deadline, timeout))
+    }
+
+    /// Whether a connection that a peer makes is answered.
+    pub(super) fn takes_in(&self) -> bool {
+        !self.down || self.now < self.leaving.until
+    }
+
+    /// A connection of this peer is up: when all others have closed already it goes, too.
+    pub(super) fn late(&mut self, peer: Key) {
+        if self.leaving.gone() {
+            self.close_set(Some(peer), LnetError::ShuttingDown, true);
+            self.linger_all();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transitions() {
+        use {Event as E, Stage as S};
+        let mut text = String::new();
+        for s in [S::Up, S::Waiting, S::Gone] {
+            for e in [E::Shutdown, E::Settled, E::Over] {
+                if let Some(n) = next(s, e) {
+                    text += &format!("{s:?} + {e:?} -> {n:?}\n");
+                }
+            }
+        }
+        insta::assert_snapshot!(text, @r"
+        Up + Shutdown -> Waiting
+        Waiting + Settled -> Gone
+        Waiting + Over -> Gone
+        ");
+    }
+}
