@@ -4,7 +4,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test compat soak fuzz lint doc clean
+.PHONY: help deps build demo test compat soak fuzz sanitize lint doc clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ MINUTES ?= 5
 fuzz: ## every fuzz target for five minutes, starting from its corpus; a failure prints how to repeat it
 	BOLERO_RANDOM_TEST_TIME_MS=$$(($(MINUTES) * 60000)) \
 	    $(CARGO) test --package pollnd-tcpstack --package pollnd-transport --no-fail-fast --test fuzz
+
+sanitize: ## memory errors: AddressSanitizer or valgrind over the crates with unsafe code; ten minutes
+	@scripts/sanitize
 
 lint: ## formatting, clippy, documentation, arrows between crates, file rules
 	@scripts/deps test

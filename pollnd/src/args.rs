@@ -90,6 +90,12 @@ pub(crate) struct DemoArgs {
     /// Copy received payload into page runs instead of lending it.
     #[arg(long)]
     pub(crate) copy: bool,
+    /// Largest IP packet on the virtio link, in bytes.
+    #[arg(long, default_value_t = 9000, value_parser = clap::value_parser!(u16).range(1280..=9000))]
+    pub(crate) mtu: u16,
+    /// Every packet is a frame of its own on the virtio link, as on a wire: no segmentation offload.
+    #[arg(long)]
+    pub(crate) no_tso: bool,
     /// EAL arguments, as DPDK documents them.
     #[arg(last = true)]
     pub(crate) eal: Vec<String>,

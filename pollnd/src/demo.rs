@@ -186,8 +186,10 @@ fn over_link(
     let dir = std::env::temp_dir();
     let mut go = |threads, name: &str, plan: &Plan| {
         let ctl = Arc::new(Ctl::default());
-        let cfg = LinkConfig { threads, intake: intake(a), ..LinkConfig::default() };
-        on.link = format!("net_virtio_user to net_vhost in one process, MTU {}, 64 KiB TSO", cfg.mtu);
+        let cfg =
+            LinkConfig { threads, intake: intake(a), mtu: a.mtu, tso: !a.no_tso, ..LinkConfig::default() };
+        let tso = if cfg.tso { "64 KiB TSO" } else { "no TSO" };
+        on.link = format!("net_virtio_user to net_vhost in one process, MTU {}, {tso}", cfg.mtu);
         let (threads, enter, idle) = crate::place::pair(threads == Threads::One)?;
         let l = link::start(&eal, &dir, LinkConfig { threads, ..cfg }, &ctl, &enter, idle)?;
         let out = run(name, a, plan, live, &ctl, || {

@@ -22,14 +22,14 @@ pub struct Packet {
 impl Packet {
     /// Parses; `None` for another hardware or protocol, or when it is cut short.
     pub fn parse(b: &[u8]) -> Option<Packet> {
-        let b: &[u8; LEN] = b.get(..LEN)?.try_into().ok()?;
+        let b = b.first_chunk::<LEN>()?;
         if b[..6] != [0, 1, 8, 0, 6, 4] {
             return None;
         }
-        let mac = |i: usize| [b[i], b[i + 1], b[i + 2], b[i + 3], b[i + 4], b[i + 5]];
-        let ip = |i: usize| u32::from_be_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
+        let mac = |i: usize| b.get(i..i + 6)?.try_into().ok();
+        let ip = |i: usize| b.get(i..i + 4)?.try_into().ok().map(u32::from_be_bytes);
         let op = u16::from_be_bytes([b[6], b[7]]);
-        Some(Packet { op, sha: mac(8), spa: ip(14), tha: mac(18), tpa: ip(24) })
+        Some(Packet { op, sha: mac(8)?, spa: ip(14)?, tha: mac(18)?, tpa: ip(24)? })
     }
 
     /// A question for `tpa`. One for our own address announces that we have it (RFC 5227 §2.3).
@@ -40,13 +40,14 @@ impl Packet {
     /// The whole frame, link header included; returns its length (at most 46 bytes).
     pub fn frame(&self, dst: Mac, vlan: Option<u16>, out: &mut [u8; 46]) -> usize {
         let n = wire::write_eth(out, self.sha, dst, vlan, ETH_ARP);
-        let b = &mut out[n..n + LEN];
+        let mut b = [0; LEN];
         b[..6].copy_from_slice(&[0, 1, 8, 0, 6, 4]);
         b[6..8].copy_from_slice(&self.op.to_be_bytes());
         b[8..14].copy_from_slice(&self.sha);
         b[14..18].copy_from_slice(&self.spa.to_be_bytes());
         b[18..24].copy_from_slice(&self.tha);
         b[24..28].copy_from_slice(&self.tpa.to_be_bytes());
+        wire::put(out, n, &b);
         n + LEN
     }
 }

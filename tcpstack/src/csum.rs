@@ -24,21 +24,21 @@ impl Sum {
             self.odd = false;
             b = rest;
         }
-        let mut words = b.chunks_exact(8);
+        let (words, rest) = b.as_chunks::<8>();
         let (mut lo, mut hi) = (0u64, 0u64);
         // 32-bit halves of 64-bit words cannot overflow 64-bit sums within a packet; order of bytes inside a
         // word is fixed by from_be_bytes.
-        for w in words.by_ref() {
-            let w = u64::from_be_bytes([w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7]]);
+        for w in words {
+            let w = u64::from_be_bytes(*w);
             hi += w >> 32;
             lo += w & 0xffff_ffff;
         }
         self.acc += fold32(lo) + fold32(hi);
-        let mut rest = words.remainder().chunks_exact(2);
-        for w in rest.by_ref() {
-            self.acc += u64::from(u16::from_be_bytes([w[0], w[1]]));
+        let (pairs, rest) = rest.as_chunks::<2>();
+        for w in pairs {
+            self.acc += u64::from(u16::from_be_bytes(*w));
         }
-        if let [last] = rest.remainder() {
+        if let [last] = rest {
             self.acc += u64::from(*last) << 8;
             self.odd = true;
         }

@@ -1,6 +1,7 @@
 //! ICMP of both families (RFC 792, RFC 4443): echo, and a limit for what answers cost.
 
 use crate::csum::Sum;
+use crate::wire;
 
 /// A token bucket.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +41,7 @@ pub const ECHO6: (u8, u8) = (128, 129);
 /// `pseudo` is what the checksum covers beside the message. `false` when it is not an echo request or its checksum
 /// is wrong.
 pub fn echo_reply(m: &mut [u8], kinds: (u8, u8), pseudo: Sum) -> bool {
-    if m.len() < 8 || m[0] != kinds.0 || m[1] != 0 {
+    if m.first_chunk::<8>().is_none_or(|h| h[0] != kinds.0 || h[1] != 0) {
         return false;
     }
     let mut s = pseudo;
@@ -48,12 +49,12 @@ pub fn echo_reply(m: &mut [u8], kinds: (u8, u8), pseudo: Sum) -> bool {
     if s.finish() != 0 {
         return false;
     }
-    m[0] = kinds.1;
-    m[2..4].fill(0);
+    let Some(h) = m.first_chunk_mut::<8>() else { return false };
+    h[0] = kinds.1;
+    h[2..4].fill(0);
     let mut s = pseudo;
     s.add(m);
-    let c = s.finish().to_be_bytes();
-    m[2..4].copy_from_slice(&c);
+    wire::put(m, 2, &s.finish().to_be_bytes());
     true
 }
 

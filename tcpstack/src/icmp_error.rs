@@ -53,9 +53,10 @@ pub fn parse4(m: &[u8]) -> Option<Report> {
         _ => return None,
     };
     let q = m.get(8..)?;
-    let ihl = usize::from(q.first()? & 15) * 4;
+    let first = *q.first()?;
+    let ihl = usize::from(first & 15) * 4;
     // A later fragment has no ports.
-    if q[0] >> 4 != 4 || ihl < 20 || be16(q, 6)? & 0x1fff != 0 || *q.get(9)? != 6 {
+    if first >> 4 != 4 || ihl < 20 || be16(q, 6)? & 0x1fff != 0 || *q.get(9)? != 6 {
         return None;
     }
     let (src, dst) = (Addr::v4(be32(q, 12)?), Addr::v4(be32(q, 16)?));

@@ -74,12 +74,14 @@
 
 mod acks;
 pub mod addr;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod arp;
 pub mod cc;
 mod clock;
 pub mod config;
 mod control;
 pub mod cookie;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod csum;
 mod egress;
 mod ending;
@@ -87,7 +89,9 @@ pub mod engine;
 mod flood;
 mod flow;
 pub mod host;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod icmp;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod icmp_error;
 mod ingress;
 mod io;
@@ -95,10 +99,12 @@ pub mod isn;
 pub mod kin;
 pub mod limit;
 mod link;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod nd;
 pub mod neighbour;
 pub mod newreno;
 mod open;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod opts;
 mod path;
 pub mod phantom;
@@ -129,6 +135,7 @@ mod transmit;
 mod uplink;
 pub use ::wheel;
 mod window;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod wire;
 
 pub use cc::Congestion;

@@ -100,7 +100,7 @@ fn option(mut o: &[u8], kind: u8) -> Option<Option<Mac>> {
             return None;
         }
         let (this, rest) = o.split_at_checked(len)?;
-        if this[0] == kind && len == 8 && found.is_none() {
+        if this.first() == Some(&kind) && len == 8 && found.is_none() {
             let mac: Mac = this.get(2..8)?.try_into().ok()?;
             // A group address is no station's.
             found = (mac[0] & 1 == 0 && mac != [0; 6]).then_some(mac);
@@ -168,12 +168,12 @@ impl Packet {
         }
         let mut len = at;
         if let Some(kind) = option {
-            m[at..at + 2].copy_from_slice(&[kind, 1]);
-            m[at + 2..at + 8].copy_from_slice(&mac);
+            wire::put(&mut m, at, &[kind, 1]);
+            wire::put(&mut m, at + 2, &mac);
             len += 8;
         }
         let l2 = wire::write_eth(out, mac, to.unwrap_or(self.dst.group_mac()), vlan, ETH_IPV6);
-        seal(out, l2, (self.src, self.dst), 255, &[], &mut m[..len])
+        seal(out, l2, (self.src, self.dst), 255, &[], m.get_mut(..len).unwrap_or_default())
     }
 }
 
@@ -191,7 +191,7 @@ pub fn report(
     let mut m = [0u8; 8 + 20 * (crate::host::ADDRS_MAX + 1)];
     m[0] = LISTENER_REPORT;
     let mut n = 0;
-    for (r, g) in m[8..].chunks_exact_mut(20).zip(groups) {
+    for (r, g) in m[8..].as_chunks_mut::<20>().0.iter_mut().zip(groups) {
         r[0] = 4; // CHANGE_TO_EXCLUDE_MODE
         r[4..].copy_from_slice(&g.0);
         n += 1;
@@ -200,7 +200,7 @@ pub fn report(
     let l2 = wire::write_eth(out, mac, TO.group_mac(), vlan, ETH_IPV6);
     // Hop-by-hop: the router alert option (RFC 2711), padded.
     let alert = [ICMP6, 0, 5, 2, 0, 0, 1, 0];
-    seal(out, l2, (src, TO), 1, &alert, &mut m[..8 + 20 * usize::from(n)])
+    seal(out, l2, (src, TO), 1, &alert, m.get_mut(..8 + 20 * usize::from(n)).unwrap_or_default())
 }
 
 /// Writes IPv6 header, hop-by-hop options and the ICMPv6 message with its checksum behind the link header.
@@ -214,20 +214,19 @@ fn seal(
 ) -> usize {
     let mut s = pseudo(&src, &dst, ICMP6, m.len());
     s.add(m);
-    m[2..4].copy_from_slice(&s.finish().to_be_bytes());
+    wire::put(m, 2, &s.finish().to_be_bytes());
     let (ip, at) = (l2, l2 + HDR6);
     wire::write_ip6(
-        &mut out[ip..at],
+        out.get_mut(ip..at).unwrap_or_default(),
         &src,
         &dst,
         if ext.is_empty() { ICMP6 } else { 0 },
         hops,
         ext.len() + m.len(),
     );
-    out[at..at + ext.len()].copy_from_slice(ext);
-    let end = at + ext.len() + m.len();
-    out[at + ext.len()..end].copy_from_slice(m);
-    end
+    wire::put(out, at, ext);
+    wire::put(out, at + ext.len(), m);
+    at + ext.len() + m.len()
 }
 
 #[cfg(test)]

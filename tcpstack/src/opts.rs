@@ -119,7 +119,11 @@ impl Opts {
                     self.sack.extend(blocks.0.iter().take(SACK_MAX).map(block));
                 }
             }
-            (8, b) if b.len() == 8 => self.ts = Some(Ts { val: be32(b), ecr: be32(&b[4..]) }),
+            (8, b) => {
+                if let Ok(b) = <&[u8; 8]>::try_from(b) {
+                    self.ts = Some(Ts { val: be32(b), ecr: be32(&b[4..]) });
+                }
+            }
             _ => (),
         }
     }

@@ -2,6 +2,7 @@
 
 mod eth;
 mod ip;
+#[allow(clippy::indexing_slicing, reason = "writes headers into arrays of its own; it reads nothing")]
 mod template;
 
 pub use eth::{BROADCAST, ETH_ARP, ETH_IPV4, ETH_IPV6, Eth, Mac, eth, write_eth};
@@ -58,6 +59,13 @@ fn be16(b: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes([*b.get(at)?, *b.get(at + 1)?]))
 }
 
+/// Copies `bytes` to `at`, where they fit.
+pub(crate) fn put(b: &mut [u8], at: usize, bytes: &[u8]) {
+    if let Some(room) = b.get_mut(at..).and_then(|b| b.get_mut(..bytes.len())) {
+        room.copy_from_slice(bytes);
+    }
+}
+
 #[inline]
 fn mac(b: &[u8], at: usize) -> Option<Mac> {
     b.get(at..at + 6).and_then(|s| s.try_into().ok())
@@ -102,16 +110,15 @@ pub fn tcp(b: &[u8], ip: &Ip) -> Result<Seg, Drop> {
     if hlen < HDR || hlen > ip.payload {
         return Err(bad);
     }
-    let w = |i: usize| u32::from_be_bytes([h[i], h[i + 1], h[i + 2], h[i + 3]]);
     // Both port numbers, the peer's first; ours belongs in the upper half.
-    let ports = w(0).rotate_left(16);
+    let ports = u32::from_be_bytes([h[0], h[1], h[2], h[3]]).rotate_left(16);
     if ports & 0xffff == 0 || ports >> 16 == 0 {
         return Err(bad);
     }
     Ok(Seg {
         key: Key { local: ip.dst, remote: ip.src, ports },
-        seq: Seq(w(4)),
-        ack: Seq(w(8)),
+        seq: Seq(u32::from_be_bytes([h[4], h[5], h[6], h[7]])),
+        ack: Seq(u32::from_be_bytes([h[8], h[9], h[10], h[11]])),
         flags: h[13] & 0x3f,
         win: u16::from_be_bytes([h[14], h[15]]),
         hlen,

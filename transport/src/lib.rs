@@ -13,9 +13,11 @@
 mod hash;
 #[cfg(feature = "node")]
 pub mod node;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod proto;
 #[cfg(feature = "node")]
 mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod wire;

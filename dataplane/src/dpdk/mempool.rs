@@ -14,6 +14,12 @@ pub const HEADROOM: u16 = sys::SHIM_PKTMBUF_HEADROOM;
 /// Data room of a receive buffer, in bytes: a 9,000-byte packet with its link header and VLAN tags in one piece.
 pub const RX_ROOM: u16 = 9216;
 
+/// Data room where no larger frame comes: one of 1,500 bytes fills three quarters of it, and a sixth of the other.
+pub const RX_ROOM_SMALL: u16 = 2048;
+
+/// Largest IP packet for [`RX_ROOM_SMALL`]: its link header and two VLAN tags are 22 bytes.
+pub(crate) const SMALL_MTU: u16 = RX_ROOM_SMALL - 22;
+
 /// Why a mempool was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum PoolError {

@@ -37,7 +37,7 @@ mod tx;
 pub use backing::EalBacking;
 pub use config::{EalConfig, Huge};
 pub use eal::{CleanupError, Eal, EalError, LcoreError, PollLcore, dpdk_version};
-pub use mempool::{HEADROOM, Mempool, PoolError, RX_ROOM};
+pub use mempool::{HEADROOM, Mempool, PoolError, RX_ROOM, RX_ROOM_SMALL};
 pub use pair::{PairConfig, virtio_pair};
 pub use port::EthPort;
 pub use port_config::{Closed, LinkState, PortConfig, PortError};

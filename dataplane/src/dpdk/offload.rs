@@ -2,7 +2,7 @@
 
 use dpdk_sys as sys;
 
-use super::mempool::RX_ROOM;
+use super::mempool::{RX_ROOM, RX_ROOM_SMALL, SMALL_MTU};
 use crate::pkt::Reach;
 
 /// What a device offers (`rte_eth_dev_info`), as far as it matters here.
@@ -16,6 +16,8 @@ pub(crate) struct Offer {
     /// Segments of a packet that is not segmented by the device, 0 for no statement.
     pub mtu_seg_max: u16,
     pub max_lro: u32,
+    /// Largest IP packet on the link, in bytes.
+    pub mtu: u16,
     pub rss: u64,
     pub queues: u16,
     /// TSO works although the driver does not say so (net_vhost whose guest side took `tso=1`).
@@ -48,6 +50,8 @@ pub(crate) struct Choice {
     pub lazy_free: bool,
     /// Data room of receive buffers, in bytes.
     pub rx_room: u16,
+    /// Receive buffers made for each that was asked for: smaller ones, in the same memory.
+    pub rx_split: u32,
 }
 
 /// Most buffers in one packet: a 64 KiB packet of 4 KiB pages, twice over; more only lengthens a driver's walk.
@@ -62,6 +66,21 @@ fn reach(driver: &str, multi_seg: bool) -> Reach {
         // These copy with the CPU when they send.
         "net_vhost" | "net_tap" | "net_af_packet" | "net_memif" | "net_pcap" | "net_null" => Reach::Any,
         _ => Reach::Eal,
+    }
+}
+
+/// Data room of a receive buffer, and how many of them there are in the place of one of [`RX_ROOM`]. A buffer is held,
+/// lent and counted as a whole: a small frame in a large one spends memory, and the lend budget, for nothing (field report
+/// 20). Super-segments fill large ones, and are a short chain of them.
+fn rx_buffers(o: &Offer, super_segments: bool) -> (u16, u32) {
+    let small = o.mtu <= SMALL_MTU && !super_segments;
+    match &*o.driver {
+        // The kernel wants each buffer of its area, mbuf and pool header included, inside a 4 KiB page.
+        "net_af_xdp" => (3584, 1),
+        // A slot of its ring, which may be set to a page, has to fit.
+        "net_af_packet" if small => (4096, 2),
+        _ if small => (RX_ROOM_SMALL, 4),
+        _ => (RX_ROOM, 1),
     }
 }
 
@@ -112,6 +131,7 @@ pub(crate) fn negotiate(o: &Offer) -> Choice {
         Reach::None => 1,
         _ => limit(o.seg_max).min(limit(o.mtu_seg_max)),
     };
+    let (rx_room, rx_split) = rx_buffers(o, lro || o.silent_tso);
     Choice {
         rx,
         tx,
@@ -128,8 +148,8 @@ pub(crate) fn negotiate(o: &Offer) -> Choice {
         shares_mbufs: o.driver == "net_ring",
         local: matches!(&*o.driver, "net_af_packet" | "net_af_xdp" | "net_pcap"),
         lazy_free: o.driver.starts_with("net_virtio"),
-        // The kernel wants each buffer of an AF_XDP area, mbuf and pool header included, inside a 4 KiB page.
-        rx_room: if o.driver == "net_af_xdp" { 3584 } else { RX_ROOM },
+        rx_room,
+        rx_split,
     }
 }
 
@@ -144,6 +164,7 @@ pub(crate) mod tests {
             tx,
             seg_max: u16::MAX,
             mtu_seg_max: u16::MAX,
+            mtu: 1500,
             max_lro: 65_535,
             rss: 0,
             queues: 1,
@@ -185,6 +206,29 @@ pub(crate) mod tests {
     fn report_5_net_tap_does_not_segment() {
         let c = negotiate(&offer("net_tap", u64::MAX, u64::MAX));
         assert!(!c.tso && c.tx_csum && c.tx & sys::SHIM_ETH_TX_OFFLOAD_TCP_TSO == 0);
+    }
+
+    #[test]
+    fn report_20_a_buffer_fits_the_frames_that_come() {
+        let room = |driver: &str, rx, mtu, silent_tso| {
+            let c = negotiate(&Offer { mtu, silent_tso, ..offer(driver, rx, u64::MAX) });
+            (c.rx_room, c.rx_split)
+        };
+        let lro = sys::SHIM_ETH_RX_OFFLOAD_TCP_LRO;
+        // As many bytes for those that are small as for those that are large.
+        let full = |(room, n): (u16, u32)| n * (u32::from(room) + 256);
+        for mtu in [576, 1500, SMALL_MTU] {
+            assert_eq!(room("net_vhost", 0, mtu, false), (RX_ROOM_SMALL, 4), "MTU {mtu}");
+            assert!(mtu + 22 <= RX_ROOM_SMALL);
+            assert!(full(room("net_tap", 0, mtu, false)) <= full((RX_ROOM, 1)));
+        }
+        assert_eq!(room("net_ixgbe", 0, SMALL_MTU + 1, false), (RX_ROOM, 1));
+        assert_eq!(room("net_ixgbe", 0, 9000, false), (RX_ROOM, 1));
+        // Super-segments come in chains, which are to be short.
+        assert_eq!(room("net_virtio_user", lro, 1500, false), (RX_ROOM, 1));
+        assert_eq!(room("net_vhost", 0, 1500, true), (RX_ROOM, 1));
+        assert_eq!(room("net_af_xdp", lro, 1500, false), (3584, 1));
+        assert_eq!(room("net_af_packet", 0, 1500, false), (4096, 2));
     }
 
     #[test]

@@ -207,6 +207,7 @@ impl EthPort {
             seg_max: info.tx_desc_lim.nb_seg_max,
             mtu_seg_max: info.tx_desc_lim.nb_mtu_seg_max,
             max_lro: info.max_lro_pkt_size,
+            mtu: config.mtu,
             rss: info.flow_type_rss_offloads,
             queues: config.queues,
             silent_tso: config.silent_tso,
@@ -259,7 +260,11 @@ impl EthPort {
         let node = unsafe { sys::rte_eth_dev_socket_id(id) };
         let (pools, far) = match pools {
             Some(p) => (p, false),
-            None => pools_of(eal, &config, (rx_desc, tx_desc), choice.rx_room, node)?,
+            None => {
+                let rx_bufs = config.rx_bufs.saturating_mul(choice.rx_split);
+                let config = PortConfig { rx_bufs, ..config.clone() };
+                pools_of(eal, &config, (rx_desc, tx_desc), choice.rx_room, node)?
+            }
         };
         for (q, p) in (0..config.queues).zip(&pools) {
             let mut rxc = info.default_rxconf;

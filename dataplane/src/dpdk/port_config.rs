@@ -19,7 +19,7 @@ pub struct PortConfig {
     pub rx_desc: u16,
     /// Transmit descriptors; the driver may round.
     pub tx_desc: u16,
-    /// Receive buffers of about 9 KiB.
+    /// Receive buffers of about 9 KiB; where no frame is over 2 KiB, four times as many of a quarter are made.
     pub rx_bufs: u32,
     /// Heads of packets to be sent, 2 KiB each: in the ring, in the stack's queue, and held by a lazy driver.
     pub tx_heads: u32,

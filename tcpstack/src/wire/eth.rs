@@ -1,6 +1,6 @@
 //! The link layer: Ethernet, with at most one VLAN tag and one that says a priority only.
 
-use super::{be16, mac};
+use super::{be16, mac, put};
 
 /// EtherType of IPv4.
 pub const ETH_IPV4: u16 = 0x0800;
@@ -66,17 +66,17 @@ fn tags(b: &[u8], mut e: Eth) -> Option<Eth> {
 /// Writes an Ethernet header to the start of `b` (at least 18 bytes) and returns its length.
 pub fn write_eth(b: &mut [u8], src: Mac, dst: Mac, vlan: Option<u16>, kind: u16) -> usize {
     let mut n = 0;
-    let mut put = |x: &[u8]| {
-        b[n..n + x.len()].copy_from_slice(x);
+    let mut push = |x: &[u8]| {
+        put(b, n, x);
         n += x.len();
     };
-    put(&dst);
-    put(&src);
+    push(&dst);
+    push(&src);
     if let Some(v) = vlan {
-        put(&ETH_VLAN.to_be_bytes());
-        put(&v.to_be_bytes());
+        push(&ETH_VLAN.to_be_bytes());
+        push(&v.to_be_bytes());
     }
-    put(&kind.to_be_bytes());
+    push(&kind.to_be_bytes());
     n
 }
 

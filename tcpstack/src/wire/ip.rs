@@ -1,6 +1,6 @@
 //! The network layer: IPv4 and IPv6 headers, checked and brought to one form.
 
-use super::{Drop, HDR, HDR6};
+use super::{Drop, HDR, HDR6, put};
 use crate::addr::Addr;
 use crate::csum;
 
@@ -41,12 +41,13 @@ pub fn ip4(b: &[u8], len: usize, sum: bool) -> Result<Ip, Drop> {
     let h = b.first_chunk::<HDR>().ok_or(bad)?;
     let hlen = usize::from(h[0] & 15) * 4;
     let total = usize::from(u16::from_be_bytes([h[2], h[3]]));
-    if h[0] >> 4 != 4 || hlen < HDR || total < hlen || total > len || b.len() < hlen {
+    if h[0] >> 4 != 4 || hlen < HDR || total < hlen || total > len {
         return Err(bad);
     }
+    let whole = b.get(..hlen).ok_or(bad)?;
     if sum {
         let mut s = csum::Sum::default();
-        s.add(&b[..hlen]);
+        s.add(whole);
         if s.finish() != 0 {
             return Err(Drop::Checksum);
         }
@@ -70,13 +71,13 @@ pub fn ip4(b: &[u8], len: usize, sum: bool) -> Result<Ip, Drop> {
 #[inline]
 pub fn ip6(b: &[u8], len: usize) -> Result<Ip, Drop> {
     let bad = Drop::Malformed;
-    let Some(h) = b.get(..HDR6) else { return Err(bad) };
+    let h = b.first_chunk::<HDR6>().ok_or(bad)?;
     let payload = usize::from(u16::from_be_bytes([h[4], h[5]]));
     if h[0] >> 4 != 6 || HDR6 + payload > len {
         return Err(bad);
     }
-    let addr = |i: usize| h[i..i + 16].try_into().map(Addr).map_err(|_| bad);
-    let (src, dst) = (addr(8)?, addr(24)?);
+    let addr = |a: &[u8]| a.try_into().map(Addr).map_err(|_| bad);
+    let (src, dst) = (addr(&h[8..24])?, addr(&h[24..40])?);
     if !src.is_v6() || !dst.is_v6() {
         return Err(Drop::Martian);
     }
@@ -104,12 +105,15 @@ fn extensions(b: &[u8], ip: &mut Ip) -> Result<(), Drop> {
         if n > ip.payload || at + n > HDR6 + EXT_MAX {
             return Err(bad);
         }
-        let h = b.get(at..at + n).ok_or(bad)?;
-        let fine = if ip.proto == ROUTING { h[2] != 0 && h[3] == 0 } else { options(&h[2..]) };
+        let Some(&[next, _, ref body @ ..]) = b.get(at..at + n) else { return Err(bad) };
+        let fine = match (ip.proto, body) {
+            (ROUTING, [kind, left, ..]) => *kind != 0 && *left == 0,
+            (_, body) => options(body),
+        };
         if !fine {
             return Err(bad);
         }
-        ip.proto = h[0];
+        ip.proto = next;
         ip.hlen += n;
         ip.payload -= n;
     }
@@ -131,8 +135,9 @@ fn options(mut o: &[u8]) -> bool {
     true
 }
 
-/// Writes an IPv6 header for `payload` bytes of `proto`. `h` has its 40 bytes, no fewer.
+/// Writes an IPv6 header for `payload` bytes of `proto`. `h` has its 40 bytes; to fewer nothing is written.
 pub fn write_ip6(h: &mut [u8], src: &Addr, dst: &Addr, proto: u8, hops: u8, payload: usize) {
+    let Some(h) = h.first_chunk_mut::<HDR6>() else { return };
     let [a, b] = (payload.min(65_535) as u16).to_be_bytes();
     h[..8].copy_from_slice(&[0x60, 0, 0, 0, a, b, proto, hops]);
     h[8..24].copy_from_slice(&src.0);
@@ -146,11 +151,10 @@ pub fn fill_ip_csum(ip: &mut [u8]) {
         return;
     }
     let Some(h) = ip.get_mut(..(usize::from(first & 15) * 4).max(HDR)) else { return };
-    h[10..12].fill(0);
+    put(h, 10, &[0, 0]);
     let mut s = csum::Sum::default();
     s.add(h);
-    let c = s.finish().to_be_bytes();
-    h[10..12].copy_from_slice(&c);
+    put(h, 10, &s.finish().to_be_bytes());
 }
 
 #[cfg(test)]

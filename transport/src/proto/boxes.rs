@@ -116,11 +116,13 @@ impl Boxes {
 
     /// The bucket leaves: what is out will come back elsewhere.
     pub(super) fn take(&mut self, b: Bucket) -> u32 {
-        std::mem::take(&mut self.out[usize::from(b.0)])
+        self.out.get_mut(usize::from(b.0)).map(std::mem::take).unwrap_or_default()
     }
 
     pub(super) fn put(&mut self, b: Bucket, out: u32) {
-        self.out[usize::from(b.0)] += out;
+        if let Some(n) = self.out.get_mut(usize::from(b.0)) {
+            *n += out;
+        }
     }
 }
 
@@ -184,8 +186,9 @@ impl Machine {
 
     /// A box has come back.
     pub(super) fn unboxed(&mut self, b: Box<MsgBox>) {
-        let out = &mut self.boxes.out[usize::from(b.bucket.0)];
-        *out = out.saturating_sub(1);
+        if let Some(out) = self.boxes.out.get_mut(usize::from(b.bucket.0)) {
+            *out = out.saturating_sub(1);
+        }
         let Some(key) = self.by_id.get(&b.conn).copied() else { return self.end_box(None, b) };
         let queue = self.conns.get_mut(key).filter(|c| c.up()).and_then(|c| c.boxed.as_mut());
         let slot = queue.and_then(|q| {

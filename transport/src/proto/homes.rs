@@ -54,7 +54,7 @@ impl Homes {
 
     /// The home of a bucket.
     pub fn at(&self, b: Bucket) -> ShardId {
-        ShardId(self.0[usize::from(b.0)])
+        ShardId(self.0.get(usize::from(b.0)).copied().unwrap_or_default())
     }
 
     /// The home of the peer at `ip`.
@@ -64,7 +64,9 @@ impl Homes {
 
     /// The bucket has moved.
     pub fn set(&mut self, b: Bucket, home: ShardId) {
-        self.0[usize::from(b.0)] = home.0;
+        if let Some(at) = self.0.get_mut(usize::from(b.0)) {
+            *at = home.0;
+        }
     }
 }
 

@@ -187,7 +187,9 @@ impl Machine {
 
     /// A message was handled, and so many bytes of it were touched.
     pub(super) fn spent(&mut self, b: Bucket, touched: u64) {
-        self.load[usize::from(b.0)] += MESSAGE_NS + touched / BYTES_A_NS;
+        if let Some(ns) = self.load.get_mut(usize::from(b.0)) {
+            *ns += MESSAGE_NS + touched / BYTES_A_NS;
+        }
     }
 
     /// Counts so far.

@@ -78,7 +78,7 @@ impl Machine {
                 let parsed = KsockHdr::parse(&c.rx.buf, order);
                 c.rx.sum = match parsed {
                     Ok(h) if h.csum != 0 && c.version.sum_over() == SumOver::Message => {
-                        c.rx.buf[4..8].fill(0);
+                        c.rx.buf.get_mut(4..8).unwrap_or_default().fill(0);
                         let mut sum = Checksum::default();
                         sum.update(&c.rx.buf);
                         Some(sum)

@@ -214,12 +214,11 @@ impl FromStr for Nid {
     /// `ADDR[@NET[num]]`; a missing network is `tcp` (lnet.md §1.3).
     fn from_str(s: &str) -> Result<Nid, NidParseError> {
         let (addr, net) = s.split_once('@').unwrap_or((s, "tcp"));
-        let digits = net.trim_end_matches(|c: char| c.is_ascii_digit()).len();
         // `o2ib` has a digit inside its name; the number is what follows the longest known name.
-        let (lnd, num) = LNDS
-            .iter()
-            .find_map(|(t, name)| net.strip_prefix(name).map(|rest| (*t, rest)))
-            .ok_or_else(|| NidParseError::Network(net[..digits].to_owned()))?;
+        let (lnd, num) =
+            LNDS.iter().find_map(|(t, name)| net.strip_prefix(name).map(|rest| (*t, rest))).ok_or_else(
+                || NidParseError::Network(net.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned()),
+            )?;
         let num: u16 = match num {
             "" => 0,
             n if n.bytes().all(|b| b.is_ascii_digit()) => {
