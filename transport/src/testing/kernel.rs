@@ -270,6 +270,11 @@ impl Kernel {
         self.conns.iter().filter(|c| c.state == State::Up).count()
     }
 
+    /// A dial of its own is under way.
+    pub fn dialling(&self) -> bool {
+        self.peer.connecting.is_some()
+    }
+
     fn gone(&self, net: &Net, c: &Conn) -> bool {
         let end = usize::from(c.dialled);
         net.wire(c.link, end).1 && c.state != State::Closed
@@ -396,8 +401,7 @@ impl Kernel {
     }
 
     fn missing(&self) -> Option<ConnType> {
-        let (c, i, o) =
-            (self.of(ConnType::Control), self.of(ConnType::BulkIn), self.of(ConnType::BulkOut));
+        let (c, i, o) = (self.of(ConnType::Control), self.of(ConnType::BulkIn), self.of(ConnType::BulkOut));
         let want = self.cfg.conns_per_peer;
         // One untyped connection carries everything.
         if self.of(ConnType::Any) > 0 {
@@ -747,9 +751,8 @@ impl Kernel {
         if k.cookie0 != 0 {
             // Its ACK must not wait behind messages.
             let any = (0..self.conns.len()).filter(|m| self.conns[*m].state == State::Up);
-            let fits: Vec<usize> = any
-                .filter(|m| version < Version::V3 || self.conns[*m].ctype == ConnType::BulkIn)
-                .collect();
+            let fits: Vec<usize> =
+                any.filter(|m| version < Version::V3 || self.conns[*m].ctype == ConnType::BulkIn).collect();
             let Some(m) = (!fits.is_empty()).then(|| self.rng.pick(&fits)) else {
                 return self.wrong(net, "a zero-copy request and no BULK_IN");
             };

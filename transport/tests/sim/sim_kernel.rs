@@ -78,7 +78,10 @@ impl World {
         };
         let verbose = std::env::var("TRACE").is_ok();
         if verbose {
-            println!("we are {me}, {version:?}, {} conns, typed {}; {kernel:?}; calm {calm}", cfg.conns_per_peer, cfg.typed_conns);
+            println!(
+                "we are {me}, {version:?}, {} conns, typed {}; {kernel:?}; calm {calm}",
+                cfg.conns_per_peer, cfg.typed_conns
+            );
         }
         let kernel = Kernel::new(&mut net, kernel, 0, r.word());
         let mut w = World {
@@ -123,6 +126,9 @@ impl World {
         if self.verbose {
             println!("{:.6} life {} ends, {how}", self.net.now as f64 * 1e-9, self.life);
         }
+        // A kernel that waits for the answer of a process that died without a word does so for 50 s, and says NONE to the
+        // next one until then.
+        self.calm &= how != 2 || !self.kernel.dialling();
         self.net.kill(0, how == 1);
         self.net.nodes[0].mute = how == 2;
         self.ends.push(self.net.now);
@@ -131,7 +137,9 @@ impl World {
     /// What holds for a process at its end.
     fn settled(&self) {
         let c = self.net.nodes[0].machine.counters();
-        for name in ["err_cookie", "err_ksock_type", "err_lnet_type", "err_magic", "err_conn_type", "err_hello_nid"] {
+        for name in
+            ["err_cookie", "err_ksock_type", "err_lnet_type", "err_magic", "err_conn_type", "err_hello_nid"]
+        {
             let n: u64 = c.iter().filter(|x| x.0 == name).map(|x| x.1).sum();
             assert_eq!(n, 0, "{name}");
         }
@@ -169,7 +177,9 @@ impl World {
         for e in self.net.take_events(0) {
             let (tag, good) = match e {
                 Event::Ping { tag, info, .. } => (tag, info.is_ok()),
-                Event::Ack { tag, status, done: true, .. } | Event::Send { tag, status, done: true } => (tag, status.is_ok()),
+                Event::Ack { tag, status, done: true, .. } | Event::Send { tag, status, done: true } => {
+                    (tag, status.is_ok())
+                }
                 Event::Put(p) if p.status.is_ok() => {
                     self.stored.push(p.hdr_data);
                     continue;
@@ -230,7 +240,7 @@ struct Totals {
 
 impl Totals {
     fn add(&self, w: &World) {
-        let add = |to: &AtomicU64, n: u64| drop(to.fetch_add(n, Ordering::Relaxed));
+        let add = |to: &AtomicU64, n: u64| to.fetch_add(n, Ordering::Relaxed);
         add(&self.ours, w.asked.values().filter(|a| a.end == Some(true)).count() as u64);
         add(&self.its, w.kernel.ops.iter().filter(|o| o.end == Some(true)).count() as u64);
         add(&self.dials, w.kernel.seen.dials);
