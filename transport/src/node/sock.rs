@@ -549,6 +549,11 @@ impl Runtime for SockRt {
         for i in 0..self.conns.len() {
             if let Some((id, why)) = self.conns[i].as_ref().and_then(|c| Some((c.id, c.dead?))) {
                 n += 1;
+                // What came before a RST is read before the machine hears of it, as far as it asks (field report L2).
+                let unread = |c: &Conn| c.ring && !c.rx.is_empty() && c.close.is_none();
+                if why != CloseWhy::Local && self.conns[i].as_ref().is_some_and(unread) {
+                    continue;
+                }
                 self.remove(i);
                 sink(Input::Closed(id, why));
             }

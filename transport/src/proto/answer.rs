@@ -84,6 +84,9 @@ impl Machine {
             }
             Op::Get { tag, target, portal, match_bits, sink } => {
                 check_portal(portal)?;
+                if portal == lnet::SELFTEST_PORTAL && !self.is_own(target.nid) {
+                    return Err(OpRefused::SelftestGet(portal));
+                }
                 let sink_length = check_len(u64::from(sink.len()))?;
                 let peer = self.target(target)?;
                 let (key, handle) = self.begin_op(app, tag, target.nid, OpKind::Get { sink: Some(sink) });
@@ -389,10 +392,31 @@ impl Machine {
                 }
                 self.stall(key, WaitFor::Match);
             }
+            Verdict::Drop(_) if is_push(&req.hdr) => self.push_put(key, &req.hdr, ksock.csum != 0),
             Verdict::Drop(why) => {
                 self.count_drop(why);
                 self.begin(key, None, Delivery::Nothing, 0);
             }
+        }
+    }
+
+    /// A peer pushes its ping info, and nobody here wants to know: it is checked and acknowledged all the same, as each
+    /// node does (lnet.md §6.4, field report L7).
+    fn push_put(&mut self, key: Key, hdr: &LnetHdr, summed: bool) {
+        let sum = self.conns.get(key).and_then(|c| c.rx.sum.clone());
+        let mlength = hdr.payload_len.min(ping::PUSH_ROOM);
+        let checked = (summed && mlength == hdr.payload_len && mlength > 0).then(|| sum.unwrap_or_default());
+        let dest = Dest::Own(Vec::with_capacity(mlength as usize));
+        let placement = Placement::new(dest, mlength, Owner::App(AppId::NODE).into(), checked);
+        self.begin(key, Some(placement).filter(|_| mlength > 0), Delivery::Push(mlength), mlength);
+    }
+
+    /// Tells the initiator of a push that it was taken.
+    pub(super) fn send_push_ack(&mut self, peer: Key, hdr: &LnetHdr, mlength: u32) {
+        let LnetBody::Put { ack, match_bits, .. } = hdr.body else { return };
+        if ack != WireHandle::NONE {
+            let body = LnetBody::Ack { handle: ack, match_bits, mlength };
+            self.answer(peer, hdr, body, Payload::empty(), TxDone::Nothing);
         }
     }
 
@@ -579,6 +603,11 @@ impl Machine {
         let payload = Payload::inline(part).unwrap_or_else(Payload::empty);
         self.answer(peer, hdr, LnetBody::Reply { handle }, payload, TxDone::Nothing);
     }
+}
+
+/// Whether a message is a push of ping info.
+fn is_push(h: &LnetHdr) -> bool {
+    matches!(h.body, LnetBody::Put { portal: ping::PORTAL, match_bits: ping::MATCH_BITS, .. })
 }
 
 fn check_portal(portal: u32) -> Result<(), OpRefused> {

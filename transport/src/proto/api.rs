@@ -272,6 +272,11 @@ pub enum OpRefused {
         "{0} is no node of this node's network: give a NID on the same network and of the same address family"
     )]
     Target(Nid),
+    /// A GET for lnet_selftest's requests (lnet.md §3, field report L8).
+    #[error(
+        "a GET to portal {0} panics a Lustre kernel that has lnet_selftest loaded, which takes PUTs there: use another portal"
+    )]
+    SelftestGet(u32),
     /// An IPv6 peer that only an unprivileged port could dial, which crashes kernels (socklnd.md §9).
     #[error(
         "{0} cannot be dialled: over IPv6 a connection from a port above 1023 crashes Lustre kernels; give this program CAP_NET_BIND_SERVICE (setcap cap_net_bind_service=+ep), or, where all peers are pollnd, give --tunable unprivileged_v6=1"

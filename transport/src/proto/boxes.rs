@@ -136,7 +136,7 @@ impl Machine {
     /// Whether the payload that was just matched is to be kept for a box.
     pub(super) fn may_box(&self, key: Key, placement: &Placement, delivery: &Delivery) -> bool {
         let own = || match delivery {
-            Delivery::Nothing => false,
+            Delivery::Nothing | Delivery::Push(_) => false,
             Delivery::Put(_) => true,
             Delivery::Reply(op) => {
                 let bucket = self.conns.get(key).map(|c| c.bucket);

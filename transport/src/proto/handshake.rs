@@ -224,7 +224,14 @@ impl Machine {
         }
         peer.incarnation = Some(incarnation);
         peer.version = Some(version);
-        if same > 0 || peer.dial().under_way() == Some(mine) {
+        // Peers begin with CONTROL. One that begins with another type believes to have that already: with what we were
+        // before we started anew, so that it ends this one when it has read who we are.
+        let bulk = matches!(mine, ConnType::BulkIn | ConnType::BulkOut);
+        let carries = |c: &Key| {
+            self.conns.get(*c).is_some_and(|c| matches!(c.ctype, ConnType::Control | ConnType::Any))
+        };
+        let misled = bulk && !peer.conns.iter().any(carries);
+        if same > 0 || misled || peer.dial().under_way() == Some(mine) {
             self.counters.duplicates += 1;
             if let Some(c) = self.conns.get_mut(key) {
                 c.standing = Standing::Held;

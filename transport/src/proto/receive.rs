@@ -332,6 +332,12 @@ impl Machine {
         status: Result<(), LnetError>,
         hdr: &LnetHdr,
     ) {
+        if let Delivery::Push(mlength) = delivery {
+            if let Some(peer) = peer.filter(|_| status.is_ok()) {
+                self.send_push_ack(peer, hdr, mlength);
+            }
+            return;
+        }
         let sink = match dest {
             Some(Dest::Sink { sink, .. }) => Some(sink),
             Some(Dest::Own(info)) => {
@@ -347,7 +353,7 @@ impl Machine {
             None => None,
         };
         match delivery {
-            Delivery::Nothing => {}
+            Delivery::Nothing | Delivery::Push(_) => {}
             Delivery::Put(grant) => {
                 if let Some(peer) = peer.filter(|_| grant.ack && status.is_ok()) {
                     self.send_ack(peer, &grant);

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! HELD is what begins while a dial of ours of its type is under way, or one of that type exists: a kernel that has ours
-//! ends its own with FIN, says nothing, and loses what we sent on it. So nothing is sent on a HELD one, and it is no
+//! ends its own with FIN, says nothing, and loses what we sent on it. So does one that goes on with the set of a process
+//! of ours that has ended, until it reads that we are another: it shows by a bulk connection without CONTROL. So nothing is sent on a HELD one, and it is no
 //! BULK_OUT for zero-copy ACKs, until its first byte comes, or NONE to our dial says that it is the one that counts, or
 //! [`HOLD`] has passed since the peer had our HELLO. All others begin as PART.
 

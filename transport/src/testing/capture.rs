@@ -346,7 +346,8 @@ pub fn good_messages(
     (out, stream.len() - pos, None)
 }
 
-fn message(buf: &[u8], version: Version, order: ByteOrder) -> Result<(Msg, usize), WireError> {
+/// The message at the front of a stream of `version`, and its length in bytes.
+pub(super) fn message(buf: &[u8], version: Version, order: ByteOrder) -> Result<(Msg, usize), WireError> {
     let (k, ksm) = if version.has_ksock() {
         (KsockHdr::parse(buf, order)?, ksock::LEN)
     } else {

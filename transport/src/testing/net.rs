@@ -20,6 +20,7 @@ use crate::proto::{
 };
 
 mod homes;
+mod loss;
 mod pipe;
 
 /// One second in ns.
@@ -134,6 +135,8 @@ pub struct Net {
     pub box_time: Option<(Rng, u64)>,
     /// How long a dial takes that nobody answers, in ns.
     pub syn_timeout: u64,
+    /// Packets that are lost, in percent, and the randomness for it.
+    pub loss: Option<(Rng, u64)>,
     /// Keep what each end pushes.
     pub record: bool,
     /// A connection to be lost.
@@ -176,6 +179,7 @@ impl Net {
             nic_hold: None,
             box_time: None,
             syn_timeout: 20 * SEC,
+            loss: None,
             record: true,
             cut_at: None,
             steps: 0,
@@ -271,6 +275,17 @@ impl Net {
         link
     }
 
+    /// The addresses of a connection's ends: first the one that dialled.
+    pub fn addresses(&self, link: usize) -> [SocketAddr; 2] {
+        [self.links[link][0].addr, self.links[link][1].addr]
+    }
+
+    /// Whether the machine's FIN, or its RST, has come to the raw side of a connection.
+    pub fn raw_ended(&self, link: usize) -> (bool, bool) {
+        let end = &self.links[link][1 - self.machine_end(link)];
+        (end.fin, end.closed)
+    }
+
     /// Dials to `ip` are taken by a raw end: what it says is the test's affair.
     pub fn raw_listen(&mut self, ip: IpAddr) {
         self.raw_listeners.push(ip);
@@ -284,7 +299,8 @@ impl Net {
     /// Sends bytes from the raw side of a connection.
     pub fn raw_send(&mut self, link: usize, bytes: &[u8]) {
         let end = self.machine_end(link);
-        self.at(self.latency, Ev::Data(link, end, bytes.to_vec()));
+        let delay = self.travel(link, end, 0);
+        self.at(delay, Ev::Data(link, end, bytes.to_vec()));
     }
 
     /// The TCP of the raw side acknowledges all that it was sent so far.
@@ -298,13 +314,14 @@ impl Net {
     /// Ends the raw side of a connection with FIN.
     pub fn raw_fin(&mut self, link: usize) {
         let end = self.machine_end(link);
-        self.at(self.latency, Ev::Fin(link, end));
+        let delay = self.travel(link, end, 0);
+        self.at(delay, Ev::Fin(link, end));
     }
 
     /// Ends a connection from the raw side with RST.
     pub fn raw_reset(&mut self, link: usize) {
         let end = self.machine_end(link);
-        self.at(self.latency, Ev::Closed(link, end, CloseWhy::Reset));
+        self.reset(link, end);
     }
 
     /// What a machine has written on a connection, and whether it has closed it.
@@ -467,7 +484,8 @@ impl Net {
         if self.raw_listeners.contains(&spec.remote.ip()) {
             let local = SocketAddr::new(spec.local_ip, self.nodes[from].source_port());
             let link = self.link(from, local, usize::MAX, spec.remote);
-            return self.at(self.latency, Ev::Opened(link, 0, Some(spec.id)));
+            let delay = self.latency + self.lost_syns();
+            return self.at(delay, Ev::Opened(link, 0, Some(spec.id)));
         }
         let first = self.by_ip.get(&spec.remote.ip()).copied();
         let Some(first) = first.filter(|n| self.nodes[*n].alive && !self.nodes[*n].deaf) else {
@@ -594,7 +612,7 @@ impl Net {
                         Close::Abort => {
                             self.resets += 1;
                             self.links[link][end].backlog.clear();
-                            self.at(self.latency, Ev::Closed(link, 1 - end, CloseWhy::Reset));
+                            self.reset(link, 1 - end);
                         }
                     }
                 }

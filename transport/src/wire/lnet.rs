@@ -15,6 +15,8 @@ const TAIL: usize = 16;
 const TAIL_V4: usize = 40;
 /// Largest payload of a PUT or REPLY, in bytes.
 pub const MTU: u32 = 1 << 20;
+/// Where lnet_selftest takes its requests: PUTs only.
+pub const SELFTEST_PORTAL: u32 = 50;
 /// Number of portals.
 pub const PORTALS: u32 = 64;
 

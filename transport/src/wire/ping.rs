@@ -11,6 +11,8 @@ pub const HDR_LEN: usize = 16;
 pub const ENTRY_LEN: usize = 16;
 /// Most entries that a receiver accepts.
 pub const MAX_NIS: u32 = 4096;
+/// Bytes of a push that are taken (lnet.md §6.4).
+pub const PUSH_ROOM: u32 = 272;
 /// Portal of pings and pushes.
 pub const PORTAL: u32 = 0;
 /// Match bits of pings and pushes.

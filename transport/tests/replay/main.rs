@@ -6,6 +6,7 @@ mod compare;
 pub mod play;
 mod replay_crashes;
 mod replay_pairs;
+mod replay_pollnd;
 mod replay_probes;
 mod replay_sets;
 pub mod tables;

@@ -40,11 +40,11 @@ pub struct Link {
     pub peer: IpAddr,
     /// The node connected.
     pub(super) dials: bool,
-    version: Version,
+    pub(super) version: Version,
     order: ByteOrder,
     pub(super) ours: Vec<Located>,
     asked: BTreeSet<usize>,
-    theirs: Vec<Located>,
+    pub(super) theirs: Vec<Located>,
     /// What the other end sent, and how much of it has been given to the machine.
     stream: Vec<u8>,
     fed: usize,
@@ -132,6 +132,15 @@ impl Capture {
     /// Reads `name`, a path below testdata/captures.
     pub fn read(name: &str) -> Capture {
         Capture(flows(&folder(name).with_extension("pcap")).unwrap())
+    }
+
+    /// Leaves out how kernels ended connections that were refused: who is not refused does not end them.
+    #[must_use]
+    pub fn without_refusals(mut self) -> Capture {
+        for f in self.0.iter_mut().filter(|f| f.refused() && kernel(f.active.ip())) {
+            f.signs.retain(|s| matches!(s.kind, SignKind::Syn | SignKind::Open));
+        }
+        self
     }
 
     /// The nodes whose address `is` wanted, and the connections of each in each of its lives: a kernel that crashed

@@ -9,6 +9,7 @@
 mod sim_cuts;
 #[cfg(feature = "node")]
 mod sim_ends;
+mod sim_kernel;
 #[cfg(feature = "node")]
 mod sim_node;
 #[cfg(feature = "node")]
@@ -49,6 +50,11 @@ fn filled(len: usize, seed: u64) -> PageRun {
     let mut run = PageRunMut::new(Arc::new(PrivatePages), len).unwrap();
     run.bytes_mut().iter_mut().enumerate().for_each(|(i, b)| *b = byte(seed, i));
     run.freeze()
+}
+
+/// Payload of so many bytes.
+fn pages_of(len: usize) -> Payload {
+    Payload::Pages([filled(len, 1).slice_all()].into_iter().collect())
 }
 
 fn check(bytes: impl Iterator<Item = u8>, seed: u64) {

@@ -3,11 +3,14 @@
 use std::net::SocketAddr;
 
 use transport::proto::{AppId, Config, Event, Input, LnetError, MdMem, MdSpec, Op, Payload, ShardId, Shards};
+use transport::testing::capture::Msg;
 use transport::testing::net::{Net, SEC};
 use transport::wire::{
     AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, Nid, ProcessId, Version,
-    WireHandle, ping,
+    WireHandle, ksock, ping,
 };
+
+use crate::raw;
 
 fn nid(n: u8) -> Nid {
     format!("10.0.0.{n}@tcp").parse().unwrap()
@@ -53,6 +56,51 @@ fn get(src: Nid, portal: u32, match_bits: u64) -> Vec<u8> {
 
 fn stale(net: &Net, node: usize) -> u64 {
     net.nodes[node].machine.counters().drop_stale_handle
+}
+
+/// lnet.md §6.4, field report L7: a push of ping info is acknowledged though nobody wants it, at most 272 bytes of it, and
+/// what its checksum is wrong for closes the set.
+#[test]
+fn a_push_is_acknowledged_and_its_sum_judged() {
+    let handle = WireHandle { interface: 1, object: 9 };
+    let push = |len, ack| {
+        let body =
+            LnetBody::Put { ack, match_bits: ping::MATCH_BITS, hdr_data: 0, portal: ping::PORTAL, offset: 0 };
+        raw::header(body, len)
+    };
+    for version in [Version::V1, Version::V2, Version::V3] {
+        for (len, taken) in [(0u32, 0), (48, 48), (272, 272), (8000, 272)] {
+            let mut net = raw::net(raw::config(1));
+            let links = raw::open_set(&mut net, version);
+            net.raw_send(links[0], &raw::message(version, &push(len, handle), 0));
+            net.raw_send(links[0], &raw::message(version, &push(len, WireHandle::NONE), 0));
+            net.raw_send(links[0], &raw::message(version, &raw::ping_get(0), 0));
+            net.run(SEC);
+            let said = raw::messages(&net, links[0], 1, version);
+            let [Msg::Lnet(_, a, _), Msg::Lnet(_, r, _)] = &said[..] else { panic!("{said:?}") };
+            let want = LnetBody::Ack { handle, match_bits: ping::MATCH_BITS, mlength: taken };
+            assert!(a.body == want && matches!(r.body, LnetBody::Reply { .. }), "{version:?} {len}: {a:?}");
+            raw::quiet(&net, 0);
+        }
+    }
+    for (version, good) in
+        [(Version::V2, true), (Version::V2, false), (Version::V3, true), (Version::V3, false)]
+    {
+        let mut net = raw::net(raw::config(1));
+        let links = raw::open_set(&mut net, version);
+        let mut bytes = raw::message(version, &push(48, handle), 0);
+        let over = if version == Version::V2 { &bytes[..] } else { &bytes[24 + 72..] };
+        let sum = ksock::checksum(over);
+        ksock::put_csum(&mut bytes, sum.wrapping_add(u32::from(!good)), ByteOrder::Little);
+        net.raw_send(links[0], &bytes);
+        net.run(SEC);
+        assert_eq!(links.map(|l| net.wire(l, 1).1), [!good; 3], "{version:?} {good}");
+        let c = raw::counters(&net);
+        assert_eq!(
+            (c.err_checksum, raw::messages(&net, links[0], 1, version).len()),
+            (u64::from(!good), usize::from(good))
+        );
+    }
 }
 
 #[test]

@@ -156,6 +156,38 @@ fn ports_that_any_user_may_bind() {
     assert_eq!((wrote.len(), closed), (56, false));
 }
 
+/// Field report L7: what has been read to its end is closed with FIN, and what is left unread with RST, as kernels do.
+#[test]
+fn who_was_read_is_left_with_fin() {
+    let h = hello(ConnType::Control);
+    let emit = |h: &Hello| h.emit().to_vec();
+    let with = |mut b: Vec<u8>, at: usize, to: &[u8]| {
+        b[at..at + to.len()].copy_from_slice(to);
+        b
+    };
+    let v1 = emit(&Hello { version: Version::V1, ..h.clone() });
+    for (what, bytes, fin) in [
+        ("a bad type", with(emit(&h), 48, &[4]), true),
+        ("type NONE", emit(&hello(ConnType::None)), true),
+        ("a V1 message that is no HELLO", with(v1, 24, &[3]), true),
+        ("an address of zero", [with(emit(&h), 52, &[1]), vec![0; 4]].concat(), true),
+        ("source ANY", with(emit(&h), 8, &[0xff; 8]), true),
+        ("5 s of silence behind the request", vec![], true),
+        ("5 s of silence inside the HELLO", emit(&h)[..20].to_vec(), true),
+        ("a bad magic", with(emit(&h), 0, b"SSH-"), false),
+        ("17 addresses", with(emit(&h), 52, &[17]), false),
+    ] {
+        let mut net = net();
+        let (wrote, _, link) = send(&mut net, 700, &[request(), bytes].concat());
+        net.run(6 * SEC);
+        assert_eq!((wrote.len(), net.wire(link, 1).1, net.raw_ended(link)), (0, true, (fin, !fin)), "{what}");
+    }
+    // NONE goes before a FIN: a RST could overtake it.
+    let mut net = net();
+    let (wrote, _, link) = send(&mut net, 700, &[request(), with(emit(&h), 4, &[9])].concat());
+    assert_eq!((wrote.len(), net.raw_ended(link)), (56, (true, false)));
+}
+
 #[test]
 fn hellos() {
     let none_to_self = |net: &Net| {

@@ -98,6 +98,29 @@ fn a_get_with_an_offset() {
     }
 }
 
+/// lnet.md §3, field report L8: a GET to portal 50 that nothing matches is an assertion in a kernel with lnet_selftest, and
+/// nothing ever matches one there. PUTs are what that portal is for.
+#[test]
+fn a_get_to_the_requests_of_selftest() {
+    let mut net = net(config(1));
+    net.raw_listen(peer_ip());
+    let get = |tag, target, portal| Op::Get { tag, target, portal, match_bits: 0, sink: Sink::Lend(5) };
+    net.op(0, get(7, id(PEER), 50));
+    match &net.take_events(0)[..] {
+        [Event::Refused { tag: 7, why: why @ OpRefused::SelftestGet(50) }] => {
+            assert!(["50", "lnet_selftest", "another portal"].iter().all(|w| why.to_string().contains(w)));
+        }
+        other => panic!("{other:?}"),
+    }
+    net.run(SEC);
+    assert_eq!(net.links(), 0);
+    // To ourselves it reaches no kernel; its neighbours are like any portal.
+    net.op(0, get(8, id(1), 50));
+    net.op(0, get(9, id(PEER), 51));
+    net.run(SEC);
+    assert_eq!((net.links(), net.take_events(0).len()), (1, 0));
+}
+
 /// lnet.md §6.2: info without NI_STATUS, or otherwise invalid, makes a kernel ping again without pause.
 #[test]
 fn ping_info_that_a_kernel_does_not_accept() {

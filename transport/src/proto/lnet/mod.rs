@@ -30,6 +30,8 @@ pub(super) enum Delivery {
     Nothing,
     /// A PUT that matched.
     Put(PutGrant),
+    /// A push of ping info, of which so many bytes are taken.
+    Push(u32),
     /// The REPLY to an operation of ours.
     Reply(Key),
 }

@@ -58,6 +58,8 @@ pub(super) struct End {
     pub(super) acked: u64,
     /// Bytes that came.
     pub(super) arrived: u64,
+    /// When the last of what is on its way comes here, in ns.
+    pub(super) comes: u64,
     /// Pushed and not transmitted: the window was shut.
     pub(super) backlog: VecDeque<Vec<u8>>,
     /// When the last byte sent has left, in ns.
@@ -86,6 +88,7 @@ impl End {
             sent: 0,
             acked: 0,
             arrived: 0,
+            comes: 0,
             backlog: VecDeque::new(),
             leaves: 0,
             fin: false,
@@ -308,12 +311,14 @@ impl Net {
             let e = &mut self.links[link][end];
             (e.leaves, e.sent) = (leaves, e.sent + len);
             let Some(segment) = e.backlog.pop_front() else { break };
-            self.at(leaves - self.now + self.latency, Ev::Data(link, 1 - end, segment));
+            let delay = self.travel(link, 1 - end, leaves - self.now);
+            self.at(delay, Ev::Data(link, 1 - end, segment));
         }
         let e = &mut self.links[link][end];
         if e.backlog.is_empty() && std::mem::take(&mut e.ends) {
             let left = e.leaves.saturating_sub(self.now);
-            self.at(left + self.latency, Ev::Fin(link, 1 - end));
+            let delay = self.travel(link, 1 - end, left);
+            self.at(delay, Ev::Fin(link, 1 - end));
         }
         let e = &self.links[link][end];
         // Known to the machine before any answer can be.
