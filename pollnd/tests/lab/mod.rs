@@ -81,11 +81,6 @@ impl Proc {
         format!("{}\n{}\n{}", self.what, self.out.lock().unwrap(), self.err.lock().unwrap())
     }
 
-    /// Its process number.
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// kill -9.
     pub(crate) fn kill(mut self) {
         let _ = self.child.kill();

@@ -288,7 +288,7 @@ impl Machine {
             self.counters.err_hello_timeout += 1;
         }
         if let Some(p) = peer.filter(|_| dialled) {
-            self.shook(key, p, event);
+            self.dial_came_to(key, p, event);
         }
         self.end_conn(key, how);
         match peer {

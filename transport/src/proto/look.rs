@@ -114,7 +114,7 @@ impl Machine {
     }
 
     /// A handshake that we began has ended without a connection.
-    pub(super) fn shook(&mut self, conn: Key, peer: Key, event: HsEvent) {
+    pub(super) fn dial_came_to(&mut self, conn: Key, peer: Key, event: HsEvent) {
         let refused = self.conns.get(conn).is_some_and(|c| {
             let word = c.hs_buf.first_chunk::<4>();
             word.is_some_and(|w| [u32::from_le_bytes(*w), u32::from_be_bytes(*w)].contains(&acceptor::MAGIC))
