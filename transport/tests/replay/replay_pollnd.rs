@@ -81,7 +81,7 @@ fn natural_races_over_kernel_sockets() {
 fn natural_races_over_dpdk() {
     for chunk in CHUNKS {
         let (then, alone, pongs) = keeps("natural-dpdk", chunk);
-        assert!(then >= 10 && alone >= 4 && pongs >= 40, "{then} {alone} {pongs}");
+        assert!(then >= 10 && alone >= 4 && pongs >= 39, "{then} {alone} {pongs}");
     }
 }
 
