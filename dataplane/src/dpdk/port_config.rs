@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::mempool::{HEADROOM, PoolError, RX_ROOM};
+use super::mempool::{HEADROOM, PoolError, RX_ROOM, RX_ROOM_SMALL};
 use crate::pkt::TX_HEAD_ROOM;
 
 /// How a port is to be set up. Sizes are per queue.
@@ -58,7 +58,9 @@ impl PortConfig {
         const ELEMENT: u64 = 256;
         let mbuf = ELEMENT + size_of::<dpdk_sys::shim_mbuf>() as u64;
         let with = |room: u16| mbuf + u64::from(room) + u64::from(HEADROOM);
-        let queue = u64::from(self.rx_bufs) * with(RX_ROOM)
+        // A port of small frames has four times as many buffers.
+        let rx = with(RX_ROOM).max(4 * with(RX_ROOM_SMALL));
+        let queue = u64::from(self.rx_bufs) * rx
             + u64::from(self.tx_heads) * with(TX_HEAD_ROOM as u16)
             + u64::from(self.tx_bare) * mbuf;
         u64::from(self.queues) * queue
