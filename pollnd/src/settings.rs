@@ -345,7 +345,7 @@ mod tests {
         let node = |nid: &str, more: &[&str]| {
             let c = Cli::try_parse_from([&["pollnd", "node", "--nid", nid], more].concat()).unwrap();
             let Command::Node(n) = c.command else { panic!("not node") };
-            n.node
+            args::NodeArgs { nid: n.nid, ..n.node }
         };
         let port =
             |nid: &str, more: &[&str]| addresses(&node(nid, &[more, &["--vdev", "net_ring0"]].concat()));

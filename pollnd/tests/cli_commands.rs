@@ -352,8 +352,8 @@ fn report_21_without_a_nid_the_route_chooses_one() {
         .unwrap();
     end.good().tells(&[&as_found]).says(&["1 answered"]);
     up.stop().good();
-    let e = run(&["ping", "ffff::1@tcp"]);
-    assert!(e.status.code() == Some(1) && e.err.contains("ffff::1"), "{e:?}");
+    let e = run(&["ping", "2001:db8::1@tcp"]);
+    assert!(e.status.code() == Some(1) && e.err.contains("2001:db8::1"), "{e:?}");
 }
 
 #[test]

@@ -219,7 +219,9 @@ fn tunables_are_shown_set_and_refused_by_the_kernels_names() {
         .unwrap();
     let more = ["--options", file.to_str().unwrap(), "--tunable", "peer_credits=32", "--keepalive", "11"];
     let mut node = at.start(&[&["node", "--nid", &nid(b)], &PORT[..], &more].concat()).up();
-    node.until("a word about networks", |_, err| err.contains("of no meaning to this node: networks"));
+    node.until("a word about networks", |_, err| {
+        err.contains("line 2: networks=tcp is passed over: --nid names")
+    });
     let value = |name: &str| n(&tunable(&at, &node, name), "value");
     assert_eq!(["credits", "peer_credits", "keepalive", "tos"].map(value), [512, 32, 11, 32]);
     assert_eq!((value("accept_port"), value("accept_port_bulk")), (10_988, 10_988));

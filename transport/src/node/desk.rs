@@ -238,8 +238,9 @@ pub struct Front {
     clock: Clock,
 }
 
-/// How long an lcore may take to answer. One on kernel sockets may sleep for 100 ms.
-const PATIENCE: Duration = Duration::from_millis(1000);
+/// How long an lcore may take to answer. One on kernel sockets may sleep for 100 ms, and a busy machine may not run it for
+/// a second.
+const PATIENCE: Duration = Duration::from_millis(3000);
 
 impl Front {
     /// Desks for `lcores` lcores, whose clock is `clock`.
