@@ -293,7 +293,9 @@ macro_rules! on_port {
 }
 
 on_port! {
+    refused_hellos_with_unread_bytes() => report_1_on_a_port;
     pids_that_never_read() => report_2_on_a_port;
+    down_with_answers_queued(false) => report_3_on_a_port_from_peers_that_left;
     down_with_answers_queued(true) => report_3_on_a_port_from_peers_that_stay;
     half_messages_and_mute_connections(&[
         MALLORY,
