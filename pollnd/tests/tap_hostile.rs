@@ -55,7 +55,9 @@ impl Victim {
         {
             lab.add(ip);
         }
-        let mut node = Proc::start(lab.port(&["node", "--budget", &BUDGET.to_string()]));
+        // A connection that its peer has reset is read to its end first; one that is stalled ends by this time-out.
+        let budget = BUDGET.to_string();
+        let mut node = Proc::start(lab.port(&["node", "--budget", &budget, "--tunable", "sock_timeout=8"]));
         node.wait_for("is up on");
         let _ = PORT;
         Victim { node, lab: Some(lab), at: NODE, mallory: MALLORY, alice: ALICE }
