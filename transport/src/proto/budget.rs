@@ -198,7 +198,9 @@ impl Budget {
 
     /// Whether one more answer is too much for the host.
     pub(super) fn over(&self, host: Key) -> bool {
-        self.hosts.get(host).is_some_and(|h| h.answers > 0 && h.used + ANSWER > self.free())
+        // A host holds no more than all do: while half is free, nobody is looked up.
+        self.used.saturating_mul(2) + ANSWER > self.limit
+            && self.hosts.get(host).is_some_and(|h| h.answers > 0 && h.used + ANSWER > self.free())
     }
 
     /// Whether what stalled may go on: with room for some more, so that it does not stall at every message.
@@ -276,7 +278,8 @@ impl Budget {
         None
     }
 
-    /// Whether an answer to the host must leave the NI's credits to others: of `most`, `now` are taken.
+    /// Whether an answer to the host must leave the NI's credits to others: of `most`, `now` are taken. Never while half
+    /// of them are free: a caller need not ask then.
     pub(super) fn must_wait(&self, host: Key, now: u32, most: u32) -> bool {
         self.hosts.get(host).is_some_and(|h| h.credits > 0 && h.credits >= most.saturating_sub(now))
     }
@@ -288,7 +291,7 @@ impl Budget {
         }
     }
 
-    /// It does no more.
+    /// So many of them do no more.
     pub(super) fn gave_credits(&mut self, host: Key, n: u32) {
         let Some(h) = self.hosts.get_mut(host) else { return };
         h.credits = h.credits.saturating_sub(n);
@@ -304,9 +307,15 @@ impl Budget {
         }
     }
 
-    /// The peer that has waited longest.
-    pub(super) fn next_waiter(&mut self, host: Key) -> Option<Key> {
-        self.hosts.get_mut(host)?.waiters.pop_front()
+    /// A message to the host holds a credit no more; gives the peer that has waited longest for one.
+    pub(super) fn gave_credit(&mut self, host: Key) -> Option<Key> {
+        let h = self.hosts.get_mut(host)?;
+        h.credits = h.credits.saturating_sub(1);
+        let next = h.waiters.pop_front();
+        if h.used == 0 && h.credits == 0 {
+            self.forget(host);
+        }
+        next
     }
 
     /// What is held now.

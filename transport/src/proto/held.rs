@@ -127,6 +127,12 @@ impl Machine {
             self.budget.stall(p.host, conn);
         }
         self.stall(conn, WaitFor::Answers);
+        // Who has left may be heard of only behind what is not read.
+        let deadline = self.now + self.cfg.timeout();
+        if let Some(c) = self.conns.get_mut(conn) {
+            c.rx.deadline = Some(deadline);
+        }
+        self.conn_by(conn, deadline);
     }
 
     /// A connection is closed that may have stalled.

@@ -51,9 +51,9 @@ impl Machine {
         }
         let deadline = now + self.cfg.timeout();
         let Some(c) = self.conns.get_mut(key) else { return };
-        if c.rx.at_boundary() || c.rx.state == RxState::ParseWait {
+        if c.rx.at_boundary() {
             c.rx.deadline = None;
-        } else {
+        } else if c.rx.state != RxState::ParseWait {
             c.rx.deadline = Some(deadline);
             self.conn_by(key, deadline);
         }
@@ -390,6 +390,7 @@ impl Machine {
             return;
         }
         c.rx.wait = WaitFor::Nothing;
+        c.rx.deadline = None;
         self.parse(key);
         self.read_again(key);
     }

@@ -24,7 +24,7 @@ impl Machine {
         }
         let (used, most) = (self.ni_used, self.cfg.ni_credits);
         if let Some(p) = self.peers.get_mut(peer) {
-            let shares = tx.answer && self.budget.must_wait(p.host, used, most);
+            let shares = tx.answer && used >= most / 2 && self.budget.must_wait(p.host, used, most);
             if !p.waiting.is_empty() || p.credits_used >= self.cfg.peer_credits || used >= most || shares {
                 self.counters.credit_waits += 1;
                 p.waiting.push_back(tx);
@@ -64,7 +64,8 @@ impl Machine {
                 break;
             }
             let answer = p.waiting.front().is_some_and(|tx| tx.answer);
-            if answer && self.budget.must_wait(p.host, self.ni_used, self.cfg.ni_credits) {
+            let (used, most) = (self.ni_used, self.cfg.ni_credits);
+            if answer && used >= most / 2 && self.budget.must_wait(p.host, used, most) {
                 if !std::mem::replace(&mut p.listed_for_ni, true) {
                     self.budget.waits(p.host, peer);
                 }
@@ -89,13 +90,12 @@ impl Machine {
             if !p.waiting.is_empty() || p.conns.is_empty() {
                 self.kicks.push_back(peer);
             }
-            if let Some(next) = self.budget.next_waiter(host)
+            if let Some(next) = self.budget.gave_credit(host)
                 && let Some(p) = self.peers.get_mut(next)
             {
                 p.listed_for_ni = false;
                 self.kicks.push_back(next);
             }
-            self.budget.gave_credits(host, 1);
         }
         while let Some(next) = self.ni_waiters.pop_front() {
             let Some(p) = self.peers.get_mut(next) else { continue };
