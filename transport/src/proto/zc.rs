@@ -140,6 +140,8 @@ pub(super) struct ZcTable {
     /// One cookie after the other.
     cookies: VecDeque<(Pending, Cookie)>,
     pending: usize,
+    /// Those whose connection is gone.
+    lost: usize,
 }
 
 impl ZcTable {
@@ -149,7 +151,7 @@ impl ZcTable {
 
     /// One whose first cookie is `next`.
     pub(super) fn starting_at(next: u64) -> ZcTable {
-        ZcTable { next, cookies: VecDeque::new(), pending: 0 }
+        ZcTable { next, cookies: VecDeque::new(), pending: 0, lost: 0 }
     }
 
     /// Cookies pending.
@@ -222,8 +224,8 @@ impl ZcTable {
                 self.take(j, &mut each);
             }
             Acks::Range(first, last) => {
-                // A range longer than what is pending has a hole.
-                if last - first >= self.cookies.len() as u64 {
+                // A range longer than all that may be ACKed has a hole.
+                if last - first >= (self.pending + self.lost) as u64 {
                     return Err(last);
                 }
                 let mut from = None;
@@ -248,6 +250,7 @@ impl ZcTable {
     fn take(&mut self, at: usize, each: &mut impl FnMut(&Pending)) {
         let Some((p, state)) = self.cookies.get_mut(at) else { return };
         let Some((to, action)) = next(*state, ZcEvent::Ack) else { return };
+        self.lost -= usize::from(*state == Cookie::Lost).min(self.lost);
         *state = to;
         if action == ZcAction::Lift {
             self.pending -= 1;
@@ -261,6 +264,7 @@ impl ZcTable {
             if let Some((to, ZcAction::Fail)) = next(*state, ZcEvent::ConnLost) {
                 (*state, p.deadline) = (to, u64::MAX);
                 self.pending -= 1;
+                self.lost += 1;
             }
         }
     }
@@ -289,7 +293,7 @@ impl ZcTable {
                 each(&p);
             }
         }
-        self.pending = 0;
+        (self.pending, self.lost) = (0, 0);
         self.next = COOKIE_FIRST;
     }
 }

@@ -118,9 +118,11 @@ impl World {
         self.settled();
         self.asked.retain(|_, a| a.end.is_some());
         if how == 0 {
+            let before = self.kernel.seen.sets_ended;
             self.net.op(0, Op::Shutdown { tag: 0 });
-            self.orderly += 1;
-            self.run(SEC / 20);
+            // Who dials meanwhile is answered, and hears the end of that set, too.
+            self.run(SEC * 3 / 2);
+            self.orderly += 1 + self.kernel.seen.sets_ended - before;
         }
         self.net.take_events(0);
         if self.verbose {
