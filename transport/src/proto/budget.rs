@@ -318,6 +318,11 @@ impl Budget {
         next
     }
 
+    /// The peer that has waited longest.
+    pub(super) fn next_waiter(&mut self, host: Key) -> Option<Key> {
+        self.hosts.get_mut(host)?.waiters.pop_front()
+    }
+
     /// What is held now.
     pub(super) fn held(&self) -> Held {
         let [answers, handshakes, conns, peers] = self.by;

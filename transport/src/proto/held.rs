@@ -88,6 +88,11 @@ impl Machine {
     /// Charges a peer to another host.
     pub(super) fn recharge_peer(&mut self, peer: Key, ip: IpAddr) {
         let Some((host, conns)) = self.peers.get(peer).map(|p| (p.host, p.conns.clone())) else { return };
+        // Credits that it holds come home to another host: whoever waits for them here would not hear of it.
+        while {
+            let next = self.budget.next_waiter(host);
+            self.wake_one(host, next)
+        } {}
         self.uncharge_peer(peer);
         self.charge_peer(peer, ip);
         if let Some(p) = self.peers.get_mut(peer) {

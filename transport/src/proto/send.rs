@@ -90,12 +90,8 @@ impl Machine {
             if !p.waiting.is_empty() || p.conns.is_empty() {
                 self.kicks.push_back(peer);
             }
-            if let Some(next) = self.budget.gave_credit(host)
-                && let Some(p) = self.peers.get_mut(next)
-            {
-                p.listed_for_ni = false;
-                self.kicks.push_back(next);
-            }
+            let next = self.budget.gave_credit(host);
+            self.wake_one(host, next);
         }
         while let Some(next) = self.ni_waiters.pop_front() {
             let Some(p) = self.peers.get_mut(next) else { continue };
@@ -105,6 +101,22 @@ impl Machine {
                 break;
             }
         }
+    }
+
+    /// Wakes a peer that waits for its host's share of the credits: `next`, or the first behind it that still does. Gives
+    /// whether there is one.
+    pub(super) fn wake_one(&mut self, host: Key, mut next: Option<Key>) -> bool {
+        while let Some(peer) = next {
+            if let Some(p) = self.peers.get_mut(peer).filter(|p| p.host == host) {
+                p.listed_for_ni = false;
+                if !p.waiting.is_empty() {
+                    self.kicks.push_back(peer);
+                    return true;
+                }
+            }
+            next = self.budget.next_waiter(host);
+        }
+        false
     }
 
     /// The best connection of a peer for a message (socklnd.md §7).

@@ -294,6 +294,34 @@ fn who_comes_from_its_own_address_pays_for_itself() {
     goes_down(net);
 }
 
+/// Two processes of one host share its part of the NI's credits: one that is woken though nothing of it waits any more
+/// keeps nobody behind it asleep.
+#[test]
+fn who_waits_behind_one_that_waits_no_longer_is_woken() {
+    let mut net = Net::new();
+    net.record = false;
+    net.raw_acks = false;
+    net.add(transport::proto::Config { ni_credits: 2, ..config(1) });
+    attach(&mut net, 0, MdMem::Source(pages(4096)), true);
+    let (a, b) = (join(&mut net, 1000, 1023), join(&mut net, 1001, 1022));
+    [a, b].iter().for_each(|l| net.raw_ack(*l));
+    for (link, pid) in [(a, 1000), (b, 1001), (a, 1000)] {
+        net.raw_send(link, &get(nid(66), pid));
+        net.run(SEC / 100);
+    }
+    let g = |net: &Net| {
+        let g = net.nodes[0].machine.gauges();
+        (g.credits_used, g.queued)
+    };
+    // The host has half of the credits: both the second of `a` and that of `b` wait.
+    assert_eq!(g(&net), (1, 2));
+    for (link, then) in [(a, (1, 1)), (a, (1, 0)), (b, (0, 0))] {
+        net.raw_ack(link);
+        net.run(SEC / 100);
+        assert_eq!(g(&net), then);
+    }
+}
+
 /// Field report 4: what a turn leaves in the listener's queue is taken in the next ones, though the poller tells of it
 /// once alone.
 #[test]
