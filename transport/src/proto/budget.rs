@@ -278,6 +278,12 @@ impl Budget {
         None
     }
 
+    /// Whether a message to the host holds a credit of the NI. One answer may for each host, however few are left: else some
+    /// hosts that never read would hold them all, and no other would be answered.
+    pub(super) fn has_credit(&self, host: Key) -> bool {
+        self.hosts.get(host).is_some_and(|h| h.credits > 0)
+    }
+
     /// Whether an answer to the host must leave the NI's credits to others: of `most`, `now` are taken. Never while half
     /// of them are free: a caller need not ask then.
     pub(super) fn must_wait(&self, host: Key, now: u32, most: u32) -> bool {

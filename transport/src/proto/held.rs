@@ -96,7 +96,7 @@ impl Machine {
         self.uncharge_peer(peer);
         self.charge_peer(peer, ip);
         if let Some(p) = self.peers.get_mut(peer) {
-            p.listed_for_ni = false;
+            p.listed_for_host = false;
         }
         self.kicks.push_back(peer);
         // They stalled for the other one.

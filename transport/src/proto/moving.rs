@@ -273,7 +273,7 @@ impl Machine {
                 (pending.lend, pending.conn) = (lends.get(pending.lend), conns.get(pending.conn));
             }
             p.waiting.iter_mut().chain(&mut p.queue).for_each(done);
-            p.listed_for_ni = false;
+            (p.listed_for_ni, p.listed_for_host) = (false, false);
             if !p.waiting.is_empty() {
                 self.kicks.push_back(*key);
             }

@@ -219,6 +219,8 @@ pub(super) struct Peer {
     pub(super) stalled: SmallVec<[Key; 4]>,
     /// Stands in the machine's list of peers that wait for an NI credit.
     pub(super) listed_for_ni: bool,
+    /// Stands in its host's list of peers that wait for a credit of the NI.
+    pub(super) listed_for_host: bool,
 }
 
 impl Peer {
@@ -251,6 +253,7 @@ impl Peer {
             last_keepalive: now,
             stalled: SmallVec::new(),
             listed_for_ni: false,
+            listed_for_host: false,
         }
     }
 

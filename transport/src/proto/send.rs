@@ -24,18 +24,26 @@ impl Machine {
         }
         let (used, most) = (self.ni_used, self.cfg.ni_credits);
         if let Some(p) = self.peers.get_mut(peer) {
+            let full = used >= most && (!tx.answer || self.budget.has_credit(p.host));
             let shares = tx.answer && used >= most / 2 && self.budget.must_wait(p.host, used, most);
-            if !p.waiting.is_empty() || p.credits_used >= self.cfg.peer_credits || used >= most || shares {
+            if !p.waiting.is_empty() || p.credits_used >= self.cfg.peer_credits || full || shares {
                 self.counters.credit_waits += 1;
+                // Without a connection an answer waits no longer for credits than for that: dials that hang hold them.
+                let deadline = if tx.answer { self.now + self.cfg.timeout() } else { u64::MAX };
+                tx.deadline = deadline;
                 p.waiting.push_back(tx);
                 if !p.queued && p.waiting.capacity() > FLOOR / 4 {
                     p.queued = true;
                     self.budget.charge(p.host, Cause::Peers, QUEUE);
                 }
-                if used >= most && !std::mem::replace(&mut p.listed_for_ni, true) {
+                if full && !std::mem::replace(&mut p.listed_for_ni, true) {
                     self.ni_waiters.push_back(peer);
-                } else if shares && !std::mem::replace(&mut p.listed_for_ni, true) {
+                }
+                if (full || shares) && !std::mem::replace(&mut p.listed_for_host, true) {
                     self.budget.waits(p.host, peer);
+                }
+                if deadline != u64::MAX {
+                    self.peer_by(peer, deadline);
                 }
                 return;
             }
@@ -57,22 +65,21 @@ impl Machine {
             if p.waiting.is_empty() || p.credits_used >= self.cfg.peer_credits {
                 break;
             }
-            if self.ni_used >= self.cfg.ni_credits {
-                if !std::mem::replace(&mut p.listed_for_ni, true) {
-                    self.ni_waiters.push_back(peer);
-                }
-                break;
-            }
-            let answer = p.waiting.front().is_some_and(|tx| tx.answer);
             let (used, most) = (self.ni_used, self.cfg.ni_credits);
-            if answer && used >= most / 2 && self.budget.must_wait(p.host, used, most) {
-                if !std::mem::replace(&mut p.listed_for_ni, true) {
+            let answer = p.waiting.front().is_some_and(|tx| tx.answer);
+            let full = used >= most && (!answer || self.budget.has_credit(p.host));
+            if full && !std::mem::replace(&mut p.listed_for_ni, true) {
+                self.ni_waiters.push_back(peer);
+            }
+            if full || answer && used >= most / 2 && self.budget.must_wait(p.host, used, most) {
+                if !std::mem::replace(&mut p.listed_for_host, true) {
                     self.budget.waits(p.host, peer);
                 }
                 break;
             }
             let Some(mut tx) = p.waiting.pop_front() else { break };
             trim(&mut p.waiting);
+            tx.deadline = u64::MAX;
             p.credits_used += 1;
             self.budget.took_credits(p.host, 1);
             self.ni_used += 1;
@@ -93,7 +100,10 @@ impl Machine {
             let next = self.budget.gave_credit(host);
             self.wake_one(host, next);
         }
-        while let Some(next) = self.ni_waiters.pop_front() {
+        // Hosts that held none may have taken more than there are.
+        while self.ni_used < self.cfg.ni_credits
+            && let Some(next) = self.ni_waiters.pop_front()
+        {
             let Some(p) = self.peers.get_mut(next) else { continue };
             p.listed_for_ni = false;
             if !p.waiting.is_empty() {
@@ -108,7 +118,7 @@ impl Machine {
     pub(super) fn wake_one(&mut self, host: Key, mut next: Option<Key>) -> bool {
         while let Some(peer) = next {
             if let Some(p) = self.peers.get_mut(peer).filter(|p| p.host == host) {
-                p.listed_for_ni = false;
+                p.listed_for_host = false;
                 if !p.waiting.is_empty() {
                     self.kicks.push_back(peer);
                     return true;

@@ -6,6 +6,7 @@
 //! costs the same however many others there are.
 
 use super::api::LnetError;
+use super::budget::trim;
 use super::config::SEC;
 use super::hello::HsEvent;
 use super::io::DialError;
@@ -208,6 +209,7 @@ impl Machine {
         if let Some(d) = p.zc.deadline() {
             self.peer_by(key, d);
         }
+        self.end_overdue_answers(key);
         // The queue is in the order of its deadlines: messages that were routed again keep theirs and their place.
         let n = self.peers.get(key).map_or(0, |p| p.queue.len());
         for _ in 0..n {
@@ -227,6 +229,24 @@ impl Machine {
             }
         }
         self.keepalive(key);
+    }
+
+    /// Ends answers that have waited too long for credits where there is no connection, whose own time-outs would see to
+    /// them. They stand in the order of their deadlines.
+    fn end_overdue_answers(&mut self, key: Key) {
+        while let Some(p) = self.peers.get_mut(key) {
+            match p.waiting.front().map_or(u64::MAX, |tx| tx.deadline) {
+                u64::MAX => return,
+                d if d > self.now => return self.peer_by(key, d),
+                _ if !p.conns.is_empty() => return self.peer_by(key, self.now + self.cfg.timeout()),
+                _ => {}
+            }
+            let Some(tx) = p.waiting.pop_front() else { return };
+            trim(&mut p.waiting);
+            self.counters.err_queue_timeout += 1;
+            self.end_tx(key, tx, Err(LnetError::TimedOut));
+            self.forget_if_idle(key);
+        }
     }
 
     /// Forgets how long to back off, once the longest interval has passed twice since the last failure.

@@ -273,6 +273,71 @@ fn answers_to_nobody() {
     goes_down(net);
 }
 
+/// Dials that hang hold the NI's credits of those sources, and the answers behind them held memory for hours: field
+/// report 2's kind.
+#[test]
+fn answers_to_nobody_whose_dials_hang() {
+    let (mut net, mut times) = victim(MIB);
+    let baseline = held(&net);
+    for i in 0..400u32 {
+        net.raw_listen([10, 0, 2 + (i / 250) as u8, 1 + (i % 250) as u8].into());
+    }
+    let link = join(&mut net, 12345, 1000);
+    for i in 0..400u32 {
+        let mute: Nid = format!("10.0.{}.{}@tcp", 2 + i / 250, 1 + i % 250).parse().unwrap();
+        net.raw_send(link, &get(mute, 12345));
+    }
+    net.run(SEC);
+    assert!(net.nodes[0].machine.gauges().queued > 0, "answers wait for credits");
+    net.raw_fin(link);
+    // Their dials take 50 s, and who waits behind them takes no longer, but for those that get a credit then. The back-off
+    // is forgotten later.
+    for _ in 0..60 {
+        net.run(SEC);
+        honest(&mut net, &mut times);
+    }
+    let h = held(&net);
+    assert!(h.answers <= HONEST + (128 << 10), "{h:?}");
+    net.run(300 * SEC);
+    honest(&mut net, &mut times);
+    net.run(SEC);
+    tell("answers_to_nobody_whose_dials_hang", times);
+    assert_eq!(held(&net), baseline);
+    goes_down(net);
+}
+
+/// Nine hosts held all of the NI's credits, a half of the rest each, and nobody else was answered for as long as they read
+/// a byte at times: field report 2's kind.
+#[test]
+fn twelve_hosts_that_never_read() {
+    let (mut net, mut times) = victim(16 * MIB);
+    let mut links = Vec::new();
+    for host in 10..22u8 {
+        let ip = [10, 0, 9, host];
+        let src_nid: Nid = format!("10.0.9.{host}@tcp").parse().unwrap();
+        for i in 0..40u32 {
+            let link = net.raw_connect(SocketAddr::new(ip.into(), 1022 - i as u16), 0);
+            net.raw_send(link, &start(&Hello { src_nid, ..of_pid(1000 + i) }));
+            net.run(SEC / 1000);
+            net.raw_send(link, &get(src_nid, 1000 + i).repeat(20));
+            links.push(link);
+        }
+        honest(&mut net, &mut times);
+    }
+    let (used, most) = (net.nodes[0].machine.gauges().credits_used, config(1).ni_credits as usize);
+    assert!((most..most + 12).contains(&used), "{used} of {most} credits are held");
+    for _ in 0..20 {
+        net.run(SEC / 10);
+        honest(&mut net, &mut times);
+    }
+    tell("twelve_hosts_that_never_read", times);
+    links.into_iter().for_each(|link| net.raw_reset(link));
+    net.run(SEC);
+    let h = held(&net);
+    assert_eq!((h.stalled, net.nodes[0].machine.gauges().queued), (0, 0), "{h:?}");
+    goes_down(net);
+}
+
 /// A peer that speaks for another's NID pays for it until the other comes.
 #[test]
 fn who_comes_from_its_own_address_pays_for_itself() {
