@@ -64,6 +64,11 @@ fn wrong_arguments_are_named_with_what_is_right() {
     run(&["node"]).failed(2, &["--nid"]);
     run(&["ping", "10.0.0.1@tcp", "--vdev", "net_tap0"]).failed(2, &["--nid"]);
     with(&["ping", "10.0.0.1@tcp", "--node", "1"]).failed(2, &["--node", "--nid"]);
+    // Field report 21: a node that runs would have passed them over without a word.
+    for own in [&["--pcap", "x"][..], &["--peer-credits", "3"], &["--lcores", "2"], &["--", "--no-huge"]] {
+        run(&[&["ping", "10.0.0.1@tcp", "--node", "1"], own].concat())
+            .failed(2, &["--node", "cannot be used with"]);
+    }
     let unknown = with(&["ping", "10.0.0.1@tcp", "--frobnicate"]).failed(2, &["--frobnicate"]);
     assert!(!unknown.err.contains("-- --"), "that goes to the EAL: {unknown:?}");
     run(&["demo", "--seconds", "NaN"]).failed(2, &["NaN", "0.1 to 3600"]);
