@@ -264,6 +264,9 @@ fn what_is_logged_is_said_by_a_variable_and_a_wrong_one_is_told() {
     with("debug,transport=trace").good();
     with("").good();
     with("transport=loud").failed(2, &["POLLND_LOG=transport=loud", "warn,transport=debug"]);
+    // A slip of the pen would have named a part of that name, and silenced all others.
+    with("inof").failed(2, &["POLLND_LOG=inof", "\"inof\" is no level", "debug or trace"]);
+    with("9").failed(2, &["\"9\" is no level"]);
 }
 
 /// `script` in a network namespace of its own, with this machine's /sys or with one of the namespace; `None`, and a
