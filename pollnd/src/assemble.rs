@@ -131,7 +131,9 @@ impl Node {
         match Server::start(front.clone(), about, setup.guests.clone()) {
             Ok(s) => self.server = Some(s),
             Err(e) => tracing::warn!(
-                "no control socket, so `pollnd connections` cannot ask this node, and its NID is not locked: {e}"
+                "no control socket, so `pollnd connections` cannot ask this node{}: {e}; set XDG_RUNTIME_DIR to a folder that \
+                 this user alone can write to, with a path of at most 80 bytes",
+                if setup.claim.is_some() { "" } else { ", and its NID is not locked" }
             ),
         }
         if let Some(claim) = setup.claim {

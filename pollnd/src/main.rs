@@ -38,6 +38,7 @@ use std::process::ExitCode;
 
 use args::Command;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// Exit code when something that was asked for did not work.
 const FAILED: u8 = 1;
@@ -51,9 +52,15 @@ const LOG: &str = "POLLND_LOG";
 fn log_filter(value: Option<OsString>) -> Result<Option<EnvFilter>, String> {
     let Some(v) = value.filter(|v| !v.is_empty()) else { return Ok(None) };
     let text = v.to_str().ok_or_else(|| format!("{LOG}={v:?}: it is not UTF-8"))?;
-    EnvFilter::try_new(text).map(Some).map_err(|e| {
+    let wrong = |e: &dyn std::fmt::Display| {
         format!("{LOG}={text}: {e}; write error, warn, info, debug or trace, or such as warn,transport=debug")
-    })
+    };
+    // A word that is no level would name a part of the program, and everything else fall silent.
+    let level = |w: &str| w.contains(['=', '[']) || w.parse::<LevelFilter>().is_ok();
+    if let Some(w) = text.split(',').map(str::trim).find(|w| !w.is_empty() && !level(w)) {
+        return Err(wrong(&format_args!("{w:?} is no level")));
+    }
+    EnvFilter::try_new(text).map(Some).map_err(|e| wrong(&e))
 }
 
 fn main() -> ExitCode {

@@ -64,6 +64,11 @@ fn wrong_arguments_are_named_with_what_is_right() {
     run(&["node"]).failed(2, &["--nid"]);
     run(&["ping", "10.0.0.1@tcp", "--vdev", "net_tap0"]).failed(2, &["--nid"]);
     with(&["ping", "10.0.0.1@tcp", "--node", "1"]).failed(2, &["--node", "--nid"]);
+    // Field report 21: a node that runs would have passed them over without a word.
+    for own in [&["--pcap", "x"][..], &["--peer-credits", "3"], &["--lcores", "2"], &["--", "--no-huge"]] {
+        run(&[&["ping", "10.0.0.1@tcp", "--node", "1"], own].concat())
+            .failed(2, &["--node", "cannot be used with"]);
+    }
     let unknown = with(&["ping", "10.0.0.1@tcp", "--frobnicate"]).failed(2, &["--frobnicate"]);
     assert!(!unknown.err.contains("-- --"), "that goes to the EAL: {unknown:?}");
     run(&["demo", "--seconds", "NaN"]).failed(2, &["NaN", "0.1 to 3600"]);
@@ -259,6 +264,9 @@ fn what_is_logged_is_said_by_a_variable_and_a_wrong_one_is_told() {
     with("debug,transport=trace").good();
     with("").good();
     with("transport=loud").failed(2, &["POLLND_LOG=transport=loud", "warn,transport=debug"]);
+    // A slip of the pen would have named a part of that name, and silenced all others.
+    with("inof").failed(2, &["POLLND_LOG=inof", "\"inof\" is no level", "debug or trace"]);
+    with("9").failed(2, &["\"9\" is no level"]);
 }
 
 /// `script` in a network namespace of its own, with this machine's /sys or with one of the namespace; `None`, and a

@@ -40,16 +40,25 @@ const PLAIN_MAX: usize = 24;
 /// The pair's socket as both devices name it, and what keeps the name good.
 fn socket(dir: &Path, n: u32) -> Result<(String, Option<OwnedFd>), PortError> {
     let path = dir.join(format!("pollnd-{}-{n}.sock", std::process::id()));
+    // DPDK says of a folder that cannot be written that the driver refuses its configuration (field report 10).
+    let cannot = |e: std::io::Error, remedy| PortError::NotFound {
+        port: path.to_string_lossy().into_owned(),
+        errno: e.to_string(),
+        remedy,
+    };
+    if dir.is_dir() {
+        std::fs::File::create(&path).and_then(|_| std::fs::remove_file(&path)).map_err(|e| {
+            cannot(e, "its socket has to be made there: set TMPDIR to a folder that can be written")
+        })?;
+    }
     let s = path.to_string_lossy();
     // Commas end an argument of a virtual device.
     if dir.as_os_str().len() <= PLAIN_MAX && !s.contains(',') && dir.is_dir() {
         return Ok((s.into_owned(), None));
     }
-    sockdir::short(&path).map(|(s, folder)| (s, Some(folder))).map_err(|e| PortError::NotFound {
-        port: s.into_owned(),
-        errno: e.to_string(),
-        remedy: "its folder has to exist: set TMPDIR to one that does",
-    })
+    sockdir::short(&path)
+        .map(|(s, folder)| (s, Some(folder)))
+        .map_err(|e| cannot(e, "its folder has to exist: set TMPDIR to one that does"))
 }
 
 /// A locally administered address for the virtio end; vhost ports have fixed ones of their own.
@@ -100,4 +109,17 @@ pub fn virtio_pair(eal: &Eal, folder: &Path, config: &PairConfig) -> Result<(Eth
         }
     }
     Ok((a, b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn report_10_a_folder_that_takes_no_socket_is_named_with_the_variable_that_names_it() {
+        for folder in ["/proc", "/no/such/folder"] {
+            let e = socket(Path::new(folder), 0).unwrap_err().to_string();
+            assert!(e.contains(folder) && e.contains("TMPDIR"), "{e}");
+        }
+    }
 }

@@ -13,9 +13,34 @@ pub(crate) struct Via {
     #[arg(long, value_parser = nid)]
     pub(crate) nid: Option<Nid>,
     /// Goes through a node that runs: its process number, or the path of its control socket.
-    #[arg(long = "node", id = "through", value_name = "PID|PATH", conflicts_with_all = ["nid", "carrier", "port", "vdev"])]
+    #[arg(long = "node", id = "through", value_name = "PID|PATH", conflicts_with_all = OF_A_NODE)]
     pub(crate) through: Option<String>,
 }
+
+/// What is of a node that is started: one that runs has its own.
+const OF_A_NODE: &[&str] = &[
+    "nid",
+    "carrier",
+    "port",
+    "vdev",
+    "prefix",
+    "gateway",
+    "vlan",
+    "mtu",
+    "cpu_pattern",
+    "lcores",
+    "balance",
+    "options",
+    "tunable",
+    "accept_port",
+    "accept",
+    "peer_credits",
+    "zc_min_payload",
+    "keepalive",
+    "budget",
+    "pcap",
+    "eal",
+];
 
 /// `pollnd ping`.
 #[derive(Args, Debug, Clone)]

@@ -254,13 +254,15 @@ pub(super) fn bulk(s: &mut UnixStream, shared: &Shared, job: &Job) -> io::Result
             Look::End(Err(e)) => break Err(why::failed(&shared.front, nid, e)),
         }
     };
+    // Before the lcores are asked: that may take one that sleeps a while, which is not the transfer's.
+    let so_far = follow.moved();
     let after = counts(&shared.front);
     let of = |k: &str| after.get(k).unwrap_or(&0) - before.get(k).unwrap_or(&0);
     let moved = Moved {
         tx_copied_bytes: of("tx_copied_bytes"),
         rx_copied_bytes: of("rx_copied_bytes"),
         retransmits: of("retransmits"),
-        ..follow.moved()
+        ..so_far
     };
     let told = match (broken, outcome) {
         (Some(e), _) => Err(e),

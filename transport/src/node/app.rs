@@ -17,6 +17,10 @@ pub trait App {
     fn turn(&mut self, now: u64, ops: &mut Ops) -> Work;
     /// Something happened.
     fn event(&mut self, now: u64, app: AppId, ev: Event, ops: &mut Ops);
+    /// How long it lets the lcore sleep when nothing arrives, in ns; `None`: for as long as the runtime likes.
+    fn patience(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// An application that does nothing.
@@ -36,6 +40,9 @@ impl<A: App + ?Sized> App for Box<A> {
     }
     fn event(&mut self, now: u64, app: AppId, ev: Event, ops: &mut Ops) {
         (**self).event(now, app, ev, ops);
+    }
+    fn patience(&self) -> Option<u64> {
+        (**self).patience()
     }
 }
 
@@ -116,6 +123,9 @@ pub struct Beside<A> {
     there: Arc<AtomicUsize>,
 }
 
+/// How long an lcore sleeps at a time while a guest is there, in ns: no ring wakes one that waits for its sockets.
+const GUEST_PATIENCE: u64 = 50_000;
+
 /// A place beside an application, for one thread at a time.
 pub struct Seat {
     handle: Handle,
@@ -176,6 +186,11 @@ impl<A: App> App for Beside<A> {
             None => self.main.event(now, app, ev, ops),
         }
     }
+
+    fn patience(&self) -> Option<u64> {
+        let guests = (self.there.load(Ordering::Relaxed) > 0).then_some(GUEST_PATIENCE);
+        [self.main.patience(), guests].into_iter().flatten().min()
+    }
 }
 
 #[cfg(test)]
@@ -203,7 +218,10 @@ mod tests {
         let (mut app, mut seats) = beside(Main(Vec::new()), [id(1), id(2)], 4);
         let mut ops = Ops::new();
         let attached = |tag| Event::Attached { tag, me: MeId(1) };
+        assert_eq!(app.patience(), None);
         let second = seats[1].take();
+        // Field report 16: an lcore that slept 100 ms before each of a guest's operations moved 80 messages a second.
+        assert_eq!(app.patience(), Some(GUEST_PATIENCE));
         second.submit(unlink(7)).unwrap();
         assert!(app.turn(0, &mut ops).is_busy());
         assert!(matches!(ops.pop_front(), Some((app, Op::Unlink { tag: 7, .. })) if app == id(2)));
@@ -215,6 +233,7 @@ mod tests {
         assert!(second.event().is_none());
         drop(second);
         assert_eq!(app.there.load(Ordering::Relaxed), 0);
+        assert_eq!(app.patience(), None);
         let first = seats[0].take();
         assert!(matches!(first.event(), Some(Event::Attached { tag: 11, .. })));
     }

@@ -268,9 +268,7 @@ impl<R: Runtime, A: App> Shard<R, A> {
 
     /// When the next turn is due if nothing arrives, in ns.
     pub fn deadline(&self) -> Option<u64> {
-        match (self.machine.deadline(), self.rt.deadline()) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let app = self.app.patience().map(|ns| self.rt.now().saturating_add(ns));
+        [self.machine.deadline(), self.rt.deadline(), app].into_iter().flatten().min()
     }
 }
