@@ -272,7 +272,8 @@ pub(super) fn bulk(s: &mut UnixStream, shared: &Shared, job: &Job) -> io::Result
     if told.as_ref().is_ok_and(Result::is_err) {
         // The asker hears it now; the seat is free when what is outstanding has ended.
         if let Ok(Err(e)) = &told {
-            say(s, &json!({ "error": e }))?;
+            // An asker that has gone is no reason to leave before: the next one in the seat would hear what is outstanding.
+            let _ = say(s, &json!({ "error": e }));
         }
         let _ = s.shutdown(std::net::Shutdown::Both);
     }

@@ -225,11 +225,13 @@ impl Machine {
         }
     }
 
-    /// Gives the peers of what is closing now their time.
-    pub(super) fn linger_all(&mut self) {
+    /// Going down, a connection closes: its peer has some time to do so, too.
+    pub(super) fn lingers(&mut self, conn: Key) {
         let at = self.now + LINGER;
-        let open = (0..self.conns.capacity()).filter_map(|i| self.conns.key_at(i));
-        open.for_each(|conn| self.conn_timers.by(self.now, conn, at));
+        if let Some(c) = self.conns.get_mut(conn) {
+            c.hs_deadline = at;
+        }
+        self.conn_by(conn, at);
     }
 
     /// What is closing already waits no longer: a peer that is gone, or does not close, would never let it end.
@@ -245,10 +247,14 @@ impl Machine {
 
     /// Going down: the peer had its time to close this connection.
     pub(super) fn linger(&mut self, conn: Key) {
-        if let Some(c) = self.conns.get(conn).filter(|c| self.down && c.hs.dead()) {
-            self.out.push_back(Output::Close(c.id, Close::Abort));
-            self.conn_by(conn, self.now + LINGER);
+        let Some(c) = self.conns.get(conn).filter(|c| self.leaving.gone() && c.hs.dead()) else { return };
+        let (id, at) = (c.id, c.hs_deadline);
+        if at > self.now {
+            // The timer was one of the connection's life.
+            return self.conn_by(conn, at);
         }
+        self.out.push_back(Output::Close(id, Close::Abort));
+        self.lingers(conn);
     }
 
     /// PARSE: finds out what a message's header leads to.

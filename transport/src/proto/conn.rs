@@ -41,6 +41,7 @@ pub(super) struct Conn {
     pub(super) renamed: Option<SocketAddr>,
     pub(super) hs: HsState,
     pub(super) hs_buf: ArrayVec<u8, { hello::BUF }>,
+    /// When the handshake is given up, in ns; when the node goes down, and it has ended: when it is reset.
     pub(super) hs_deadline: u64,
     /// What its end would mean for the set.
     pub(super) standing: Standing,

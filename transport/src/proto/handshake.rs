@@ -44,7 +44,7 @@ impl Machine {
             return;
         }
         self.shakes(key);
-        let deadline = self.now + self.cfg.accept_timeout;
+        let deadline = self.shake_by();
         let rename = unprivileged && self.cfg.accept == Accept::All;
         if let Some(c) = self.conns.get_mut(key) {
             c.hs_deadline = deadline;
@@ -121,8 +121,10 @@ impl Machine {
                 }
                 Front::Request => {
                     c.hs_buf.clear();
-                    let deadline = self.now + self.cfg.accept_timeout;
-                    c.hs_deadline = deadline;
+                    let deadline = self.shake_by();
+                    if let Some(c) = self.conns.get_mut(key) {
+                        c.hs_deadline = deadline;
+                    }
                     self.conn_by(key, deadline);
                     self.handshake_event(key, HsEvent::Request);
                 }

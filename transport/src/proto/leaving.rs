@@ -113,7 +113,6 @@ impl Machine {
         if let Some(stage) = next(self.leaving.stage, event) {
             self.leaving.stage = stage;
             self.let_go();
-            self.linger_all();
         }
     }
 
@@ -136,11 +135,17 @@ impl Machine {
         !self.down || self.now < self.leaving.until
     }
 
+    /// When to give up on the request or HELLO of a connection that a peer made: who comes when all else has closed has until
+    /// LINGER is over, or the mute would hold everything up.
+    pub(super) fn shake_by(&self) -> u64 {
+        let at = self.now + self.cfg.accept_timeout;
+        if self.leaving.gone() { at.min(self.leaving.until.max(self.now)) } else { at }
+    }
+
     /// A connection of this peer is up: when all others have closed already it goes, too.
     pub(super) fn late(&mut self, peer: Key) {
         if self.leaving.gone() {
             self.close_set(Some(peer), LnetError::ShuttingDown, true);
-            self.linger_all();
         }
     }
 }

@@ -344,8 +344,8 @@ impl Machine {
                 return self.end_alone(key);
             }
             self.counters.err_eof_inside += u64::from(!clean);
-            let siblings = peer.and_then(|p| self.peers.get(p)).is_some_and(|p| p.conns.len() > 1);
-            if siblings {
+            let last = |p: &Peer| p.conns.len() <= 1 && p.leaving.is_none();
+            if !peer.and_then(|p| self.peers.get(p)).is_some_and(last) {
                 self.last_call(peer, LnetError::ConnLost, clean);
             } else {
                 self.close_set(peer, LnetError::ConnLost, clean);

@@ -175,7 +175,8 @@ impl Machine {
         match p.dial() {
             DialState::Dialling(..) | DialState::Shaking(..) => p.incarnation = None,
             DialState::Waiting(_) => (p.incarnation, p.version) = (None, None),
-            DialState::Idle | DialState::BackOff(_) => self.close_set(Some(peer), LnetError::ConnLost, true),
+            // Nothing was sent on it: what waited for it is dialled for.
+            DialState::Idle | DialState::BackOff(_) => self.renew_set(peer, LnetError::ConnLost, true),
         }
     }
 
@@ -189,6 +190,10 @@ impl Machine {
             self.part_from(peer, key, LnetError::ConnLost, Close::Abort);
             // One is left at least, but it may be the only one.
             return self.last_call(Some(peer), LnetError::ConnLost, false);
+        }
+        if self.peers.get(peer).is_some_and(|p| p.leaving.is_some()) {
+            // It had its last call, and was read to its end.
+            return self.leave_set(peer);
         }
         self.close_set(Some(peer), LnetError::ConnLost, false);
     }
@@ -223,7 +228,12 @@ impl Machine {
     /// Closes a set that has been read to its end. What was asked for meanwhile goes over the next one.
     pub(super) fn leave_set(&mut self, key: Key) {
         let Some(l) = self.peers.get(key).and_then(|p| p.leaving) else { return };
-        self.drop_set(key, l.why, l.clean, None);
+        self.renew_set(key, l.why, l.clean);
+    }
+
+    /// Closes a set; what waits for a connection goes over the next one.
+    fn renew_set(&mut self, key: Key, why: LnetError, clean: bool) {
+        self.drop_set(key, why, clean, None);
         self.flush(key);
         self.kicks.push_back(key);
         self.forget_if_idle(key);
@@ -312,6 +322,9 @@ impl Machine {
         }
         if !before.dead() && self.by_id.contains_key(&id) {
             self.out.push_back(Output::Close(id, how));
+        }
+        if !before.dead() && self.leaving.gone() {
+            self.lingers(key);
         }
     }
 

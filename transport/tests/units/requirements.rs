@@ -392,6 +392,34 @@ fn requirement_08_a_duplicate_ends_alone() {
     assert_eq!((on(&net, links[0]), on(&net, second)), (1, 1));
 }
 
+/// What is asked for while a set ends, or waits for a connection that proves to be a duplicate, goes over the next one.
+#[test]
+fn requirement_08_what_is_asked_for_meanwhile_goes_over_the_next_set() {
+    type End = fn(&mut Net, usize);
+    for last in [Net::raw_fin as End, Net::raw_reset as End] {
+        for whole in [true, false] {
+            let mut net = net(config(1));
+            net.raw_listen(peer_ip());
+            let mut links = if whole {
+                open_set(&mut net, Version::V3).to_vec()
+            } else {
+                // A set that a former process of ours had: its bulk alone.
+                vec![open(&mut net, 800, &start(&hello(Version::V3, ConnType::BulkIn)))]
+            };
+            let end = links.pop().unwrap();
+            links.iter().for_each(|l| net.raw_reset(*l));
+            net.run(SEC / 5000);
+            let before = net.links();
+            net.op(0, ping_op(id(PEER)));
+            last(&mut net, end);
+            net.run(SEC / 100);
+            assert!(net.wire(end, 1).1);
+            let events = net.take_events(0);
+            assert!(events.is_empty() && net.links() == before + 1, "whole {whole}: {events:?}");
+        }
+    }
+}
+
 #[test]
 fn requirement_09_none_waits_a_second_and_is_not_said() {
     // NONE: no attempt before a second has passed.

@@ -36,12 +36,21 @@ struct Crowd {
     /// When connections were closed, and how.
     closed: Vec<(u64, u32, Close)>,
     events: Vec<Event>,
+    /// They do not close their ends when we send a FIN.
+    stubborn: bool,
 }
 
 impl Crowd {
     fn new(cfg: Config) -> Crowd {
         let m = Machine::new(cfg);
-        Crowd { m, pool: HeapRxPool::new(4096, 64), conns: 0, closed: vec![], events: vec![] }
+        Crowd {
+            m,
+            pool: HeapRxPool::new(4096, 64),
+            conns: 0,
+            closed: vec![],
+            events: vec![],
+            stubborn: false,
+        }
     }
 
     fn input(&mut self, now: u64, input: Input<'_>) {
@@ -56,7 +65,9 @@ impl Crowd {
         }
         for (now, c, how) in closed {
             self.closed.push((now, c.index, how));
-            self.input(now, Input::Closed(c, CloseWhy::Local));
+            if how == Close::Abort || !self.stubborn {
+                self.input(now, Input::Closed(c, CloseWhy::Local));
+            }
         }
     }
 
@@ -164,4 +175,24 @@ fn operations_cost_one_look_each() {
     let ended = |e: &&Event| matches!(e, Event::Ping { info: Err(LnetError::TimedOut), .. });
     assert_eq!((early, c.events.iter().filter(ended).count()), (0, 8), "{:?}", c.events);
     assert!(c.fired() - before <= 8 + 2, "{} looks", c.fired() - before);
+}
+
+/// As a node goes down a peer has half a second to close its end, whatever timer its connection had before; a mute one that
+/// comes when all else has closed has until a second has passed, and then the same (field reports 3 and L5).
+#[test]
+fn who_does_not_close_as_a_node_goes_down_is_reset_in_time() {
+    let mut c = Crowd { stubborn: true, ..Crowd::new(config()) };
+    c.peer(SEC);
+    // The time for its HELLO ends 100 ms later.
+    let down = 6 * SEC - 100 * MS;
+    c.run(down);
+    c.input(down, Input::Cmd(AppId::FIRST, Op::Shutdown { tag: 7 }));
+    c.open(down + 10 * MS);
+    c.run(down + 60 * SEC);
+    let closed: Vec<_> = c.closed.iter().map(|(t, i, how)| ((t - down) / (10 * MS), *i, *how)).collect();
+    assert_eq!(
+        closed,
+        [(0, 0, Close::Fin), (50, 0, Close::Abort), (100, 1, Close::Fin), (150, 1, Close::Abort)]
+    );
+    assert!(matches!(c.events.last(), Some(Event::ShutDown { tag: 7 })), "{:?}", c.events);
 }
