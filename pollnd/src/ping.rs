@@ -107,6 +107,7 @@ impl Sum {
 }
 
 /// Who pings.
+#[expect(clippy::large_enum_variant, reason = "there is one, for the life of the command")]
 enum Pinger {
     Own(Node, Handle),
     Through(Client),

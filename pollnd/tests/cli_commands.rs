@@ -139,7 +139,7 @@ fn peer(ip: Ipv4Addr, act: impl Fn(TcpStream) + Send + 'static) {
 #[test]
 fn report_17_each_way_not_to_answer_has_its_text() {
     let (a, mute, shut, odd, gone) = (own_ip(), own_ip(), own_ip(), own_ip(), own_ip());
-    peer(mute, |s| std::mem::forget(s));
+    peer(mute, std::mem::forget);
     peer(shut, drop);
     peer(odd, |mut s| {
         let _ = s.read(&mut [0; 256]);

@@ -111,9 +111,9 @@ impl Victim {
         line.split_whitespace().next().unwrap().parse::<u64>().unwrap() >> 10
     }
 
-    /// Waits until a gauge is at most so much.
+    /// Waits until a gauge is at most so much: what stalled and was reset goes by time-outs, some of it after others.
     fn until_at_most(&self, name: &str, most: u64) {
-        let end = Instant::now() + LIMIT;
+        let end = Instant::now() + 4 * LIMIT;
         loop {
             let n = self.count(name);
             if n <= most {
