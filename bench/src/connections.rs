@@ -4,7 +4,7 @@
 //! round, each answered by a smaller one; told is the CPU time of a packet, sending and receiving it. Then nothing
 //! is sent, and told is the CPU time of a turn that finds nothing. Every round measures every row once, so that a
 //! slow minute of the machine meets all of them; told are medians over the rounds, and medians of the ratios to the
-//! first row within a round. [`embryos`](crate::embryos) does as much for whole nodes and what they time.
+//! first row within a round. [`crate::embryos`] does as much for whole nodes and what they time.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;

@@ -291,6 +291,7 @@ pub(crate) struct NodeArgs {
     /// MTU of the port, in bytes.
     #[arg(long, value_parser = clap::value_parser!(u16).range(576..=9600))]
     pub(crate) mtu: Option<u16>,
+    #[allow(rustdoc::broken_intra_doc_links, reason = "brackets of cpu_pattern, as --help shows them")]
     /// CPU partitions in Lustre's syntax, such as "0[0-3] 1[4-7]" or "N"; "C[0]" leaves out the first CPU of each NUMA
     /// node, "X[0,8]" those CPUs.
     #[arg(long)]
