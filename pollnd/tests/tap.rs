@@ -166,6 +166,7 @@ fn a_node_that_was_killed_is_seen_again_when_it_starts() {
     // Through the node that runs there.
     let ping = || Proc::start(lab.kernel(&["ping", PORT])).finish();
     ping();
+    // A third restart in a row was once not seen within 60 s, for a reason that is not known (docs/implvulns.md, L6).
     for n in 1..=2 {
         wait("list of peers", &mut || lab.known(PORT).iter().any(|l| l == KERNEL));
         near.kill();
