@@ -4,7 +4,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test compat soak fuzz sanitize lint doc clean
+.PHONY: help deps build demo test bridges compat soak fuzz sanitize lint doc clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ demo: ## two nodes in one process over a virtio link, against kernel sockets; at
 test: ## build, run every test and every check, print one table
 	@scripts/deps test
 	@scripts/run-tests $(STAGES)
+
+bridges: ## doctor's look through bridges and VLANs, as root, on a kernel that has them (many virtual machines' do not)
+	$(CARGO) test --package pollnd --test cli_errors -- --ignored bridges
 
 compat: ## compile against other DPDKs' packages; as root, build and run in a chroot of Debian 13
 	@scripts/deps

@@ -294,47 +294,61 @@ fn doctor_in_a_network_namespace_advises_nothing_on_the_machines_nics() {
         |l: &&String| l.contains("bound to") && !l.contains("bound to no driver") && !l.contains("vfio-pci");
     for own_sys in [true, false] {
         // An eth0 of the namespace's own must not pass for the machine's.
-        for eth0 in ["", "ip link add eth0 type dummy && ip link set eth0 up && "] {
+        for eth0 in ["", "ip link add eth0 type veth peer name far0 && ip link set eth0 up && "] {
             let Some(end) = namespaced(test, own_sys, &format!("{eth0}exec $POLLND doctor")) else { return };
-            if eth0.is_empty() || !end.out.is_empty() {
-                let lines = doctor(end);
-                let nics: Vec<_> = lines.iter().filter(|l| l.contains("port 0000:")).filter(held).collect();
-                for l in &nics {
-                    assert!(l.contains("not in this network namespace"), "{own_sys} {eth0}: {lines:#?}");
-                }
-                assert!(nics.is_empty() || !lines.iter().any(|l| l.contains("dpdk-devbind")), "{lines:#?}");
-                assert!(!lines.iter().any(|l| l.contains("carries the default route")), "{lines:#?}");
+            let lines = doctor(end);
+            let nics: Vec<_> = lines.iter().filter(|l| l.contains("port 0000:")).filter(held).collect();
+            for l in &nics {
+                assert!(l.contains("not in this network namespace"), "{own_sys} {eth0}: {lines:#?}");
             }
+            assert!(nics.is_empty() || !lines.iter().any(|l| l.contains("dpdk-devbind")), "{lines:#?}");
+            assert!(!lines.iter().any(|l| l.contains("carries the default route")), "{lines:#?}");
         }
     }
 }
 
-/// Field report 11: default routes over a VLAN of a bridge of two devices, over two next hops, and of another table.
+/// Field report 11: default routes over two next hops, and of another table, as this kernel tells them. What lies below an
+/// interface: `doctor::net::tests`, on trees, and the test behind this one.
 #[test]
-fn doctor_looks_through_bridges_and_vlans() {
-    let test = "doctor_looks_through_bridges_and_vlans";
-    let script =
-        "ip link add low0 type dummy && ip link add low1 type dummy && ip link add br9 type bridge || exit 77
-        ip link set low0 master br9 && ip link set low1 master br9 || exit 77
-        ip link add link br9 name br9.5 type vlan id 5 || exit 77
-        for i in low0 low1 br9 br9.5; do ip link set $i up; done
-        ip link add hop1 type dummy && ip link add other type dummy && ip link add aside type dummy || exit 77
-        for i in hop1 other aside; do ip link set $i up; done
-        ip addr add 10.55.0.1/24 dev br9.5 && ip addr add 10.56.0.1/24 dev hop1 && ip addr add 10.57.0.1/24 dev other
-        ip route add default nexthop via 10.55.0.2 nexthop via 10.56.0.2 || exit 77
-        ip route add default via 10.57.0.2 table 100 || exit 77
-        exec $POLLND doctor";
+fn doctor_finds_default_routes_of_all_next_hops_and_tables() {
+    let test = "doctor_finds_default_routes_of_all_next_hops_and_tables";
+    let script = "set -e
+        n=0
+        for i in hop0 hop1 other aside; do
+            n=$((n + 1))
+            ip link add $i type veth peer name far$n
+            ip link set $i up; ip link set far$n up
+            ip addr add 10.5$n.0.1/24 dev $i
+        done
+        ip route add default nexthop via 10.51.0.2 nexthop via 10.52.0.2
+        ip route add default via 10.53.0.2 table 100
+        set +e; $POLLND doctor; echo exit code $?";
     let Some(end) = namespaced(test, true, script) else { return };
-    if end.status.code() == Some(77) {
-        println!("SKIP: {test}: this kernel has no dummies, bridges or VLANs: {}", end.err.trim());
-        return;
-    }
-    let lines = doctor(end);
-    for says in ["br9.5, over br9, low0, low1", "hop1", "other"] {
+    let end = end.good();
+    let lines: Vec<_> = end.out.lines().collect();
+    for says in ["hop0", "hop1", "other"] {
         let says = format!("default route: interface {says}");
         assert!(lines.iter().any(|l| l.ends_with(&says)), "{says}: {lines:#?}");
     }
     assert!(!lines.iter().any(|l| l.contains("aside")), "{lines:#?}");
+}
+
+/// Field report 11: a default route over a VLAN of a bridge of two devices, as a kernel that has these lays out /sys.
+#[test]
+#[ignore = "bridges: make bridges; many kernels for virtual machines have no bridge, VLAN or dummy devices"]
+fn doctor_looks_through_bridges_and_vlans() {
+    let test = "doctor_looks_through_bridges_and_vlans";
+    let script = "set -e
+        ip link add low0 type dummy; ip link add low1 type dummy; ip link add br9 type bridge
+        ip link set low0 master br9; ip link set low1 master br9
+        ip link add link br9 name br9.5 type vlan id 5
+        for i in low0 low1 br9 br9.5; do ip link set $i up; done
+        ip addr add 10.55.0.1/24 dev br9.5
+        ip route add default via 10.55.0.2
+        set +e; $POLLND doctor; echo exit code $?";
+    let end = namespaced(test, true, script).expect("root, unshare and ip").good();
+    let says = "default route: interface br9.5, over br9, low0, low1";
+    assert!(end.out.lines().any(|l| l.ends_with(says)), "{end:#?}");
 }
 
 /// A control group with a CPU quota, which goes with this value; `None` where there can be none.

@@ -54,17 +54,16 @@ pub fn default_route_ifaces(root: &Path) -> Vec<String> {
     }
     // The kernel itself knows more; the files are what a tree has.
     if root == Path::new("/") {
-        let by = routes::interfaces().unwrap_or_default();
-        let own = own().unwrap_or_default();
-        v.extend(
-            own.into_iter()
-                .filter(|o| o.name != "lo" && o.index.is_some_and(|i| by.contains(&i)))
-                .map(|o| o.name),
-        );
+        v.extend(numbered(own().unwrap_or_default(), &routes::interfaces().unwrap_or_default()));
     }
     v.sort();
     v.dedup();
     v
+}
+
+/// Names of the interfaces with these numbers, but for loopback's.
+fn numbered(own: Vec<Own>, by: &[u32]) -> impl Iterator<Item = String> {
+    own.into_iter().filter(|o| o.name != "lo" && o.index.is_some_and(|i| by.contains(&i))).map(|o| o.name)
 }
 
 /// The NUMA node of the device behind an interface, also by way of bridges, bonds and VLANs. `root` is `/` but for tests.
@@ -120,12 +119,12 @@ impl Net {
     /// Reads it. `root` is `/` but for tests.
     pub fn read(root: &Path) -> Net {
         let own = if root == Path::new("/") { own() } else { listed(root) };
-        Net::of(root, own)
+        Net::of(root, own, default_route_ifaces(root))
     }
 
-    pub(super) fn of(root: &Path, own: Option<Vec<Own>>) -> Net {
-        let mut carriers: BTreeMap<String, Option<String>> =
-            default_route_ifaces(root).into_iter().map(|i| (i, None)).collect();
+    /// Of these interfaces of our own, of which `routed` have a default route.
+    fn of(root: &Path, own: Option<Vec<Own>>, routed: Vec<String>) -> Net {
+        let mut carriers: BTreeMap<String, Option<String>> = routed.into_iter().map(|i| (i, None)).collect();
         let mut net = Net { own, carriers: BTreeMap::new(), root: root.to_owned() };
         let mut todo: Vec<String> = carriers.keys().cloned().collect();
         while let Some(i) = todo.pop() {
