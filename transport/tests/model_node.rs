@@ -54,6 +54,28 @@ fn a_question_is_answered_once_and_never_overlooked() {
     });
 }
 
+/// An answer that was given before the end is never taken for none.
+#[test]
+fn what_was_answered_before_the_end_is_heard() {
+    sync::every(3, || {
+        let desk = Arc::new(Desk::new(2));
+        desk.ask(1_u64, 10).unwrap();
+        let lcore = {
+            let desk = desk.clone();
+            thread::spawn(move || {
+                desk.answer(|a| *a += 1);
+                desk.close();
+            })
+        };
+        // The order of an asker: the flag first, then the answers.
+        let closed = desk.closed();
+        let answer = desk.take(1);
+        assert!(!closed || answer == Some(11));
+        lcore.join().unwrap();
+        assert!(desk.closed());
+    });
+}
+
 /// Events reach a thread in order and none is lost, though its ring is full; so do operations the other way. When it
 /// leaves, what waits for it is dropped and the lcore goes on.
 #[test]

@@ -218,16 +218,42 @@ pub enum Ask {
 /// Between an lcore and those who ask it.
 pub type Desk = handover::Desk<Ask>;
 
+/// An lcore's end of its desk: when this value goes, with its shard, those who ask hear that it has ended.
+#[derive(Debug)]
+pub(crate) struct Attended(pub(crate) Arc<Desk>);
+
+impl Drop for Attended {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 /// An lcore did not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "lcore {lcore} has not answered within {ms} ms: it is held up, or its shard has panicked (the node's log says so)"
-)]
-pub struct NoAnswer {
-    /// Which.
-    pub lcore: usize,
-    /// How long it was waited for, in ms.
-    pub ms: u64,
+pub enum NoAnswer {
+    /// Not in time.
+    #[error(
+        "lcore {lcore} has not answered within {ms} ms: it is held up, or its CPU is busy with other programs (the node's \
+         log, and `top -H`, say more)"
+    )]
+    Late {
+        /// Which.
+        lcore: usize,
+        /// How long it was waited for, in ms.
+        ms: u64,
+    },
+    /// Its shard is gone.
+    #[error("lcore {lcore} has ended: the node goes down, or its shard has failed (the node's log says so)")]
+    Ended {
+        /// Which.
+        lcore: usize,
+    },
+    /// The node has no such lcore.
+    #[error("there is no lcore {lcore} in this node")]
+    Unknown {
+        /// Which.
+        lcore: usize,
+    },
 }
 
 /// All desks of a node.
@@ -276,17 +302,20 @@ impl Front {
     }
 
     fn ask_within(&self, lcore: usize, ask: Ask, patience: Duration) -> Result<Ask, NoAnswer> {
-        let none = NoAnswer { lcore, ms: patience.as_millis() as u64 };
-        let desk = self.desks.get(lcore).ok_or(none)?;
+        let late = NoAnswer::Late { lcore, ms: patience.as_millis() as u64 };
+        let desk = self.desks.get(lcore).ok_or(NoAnswer::Unknown { lcore })?;
         let mut serial = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         *serial += 1;
-        desk.ask(*serial, ask).map_err(|_| none)?;
+        desk.ask(*serial, ask).map_err(|_| if desk.closed() { NoAnswer::Ended { lcore } } else { late })?;
         let until = Instant::now() + patience;
         let mut nap = Duration::from_micros(20);
         loop {
+            // Read before the answers: the last answer comes before the end.
+            let closed = desk.closed();
             match desk.take(*serial) {
                 Some(a) => return Ok(a),
-                None if Instant::now() > until => return Err(none),
+                None if closed => return Err(NoAnswer::Ended { lcore }),
+                None if Instant::now() > until => return Err(late),
                 None => {
                     std::thread::sleep(nap);
                     nap = (nap * 2).min(Duration::from_millis(5));
@@ -344,7 +373,7 @@ impl Front {
     pub fn counts(&self, lcore: usize) -> Result<Box<Counts>, NoAnswer> {
         match self.ask(lcore, Ask::Counts(Box::new(Counts::new())))? {
             Ask::Counts(c) => Ok(c),
-            _ => Err(NoAnswer { lcore, ms: 0 }),
+            _ => Err(NoAnswer::Unknown { lcore }),
         }
     }
 
@@ -355,7 +384,7 @@ impl Front {
     pub fn config(&self, lcore: usize) -> Result<Box<Config>, NoAnswer> {
         match self.ask(lcore, Ask::Config(Box::new(Config::new(Nid::LO, 0))))? {
             Ask::Config(c) => Ok(c),
-            _ => Err(NoAnswer { lcore, ms: 0 }),
+            _ => Err(NoAnswer::Unknown { lcore }),
         }
     }
 
@@ -483,6 +512,26 @@ mod tests {
             assert!(f.ask_within(0, ask(0), Duration::ZERO).is_err());
         }
         assert_eq!(f.desk(0).unwrap().waiting(), WAITING);
+    }
+
+    #[test]
+    fn who_asks_an_lcore_that_ends_hears_it_at_once() {
+        let f = front();
+        let ask = || Ask::Page(Box::new(Page::new(Filter::default(), 0)));
+        let never = Duration::from_secs(3600);
+        let attended = Attended(f.desk(0).unwrap());
+        std::thread::scope(|s| {
+            let asker = s.spawn(|| f.ask_within(0, ask(), never).err());
+            while !attended.0.asked() {
+                std::thread::yield_now();
+            }
+            drop(attended);
+            assert_eq!(asker.join().unwrap(), Some(NoAnswer::Ended { lcore: 0 }));
+        });
+        // Those who come later do, too, however many.
+        for _ in 0..3 * WAITING {
+            assert_eq!(f.ask_within(0, ask(), never).err(), Some(NoAnswer::Ended { lcore: 0 }));
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub struct Desk<T> {
     asked: AtomicBool,
     asks: ArrayQueue<(u64, T)>,
     answers: ArrayQueue<(u64, T)>,
+    closed: AtomicBool,
 }
 
 impl<T> Desk<T> {
@@ -21,7 +22,18 @@ impl<T> Desk<T> {
             asked: AtomicBool::new(false),
             asks: ArrayQueue::new(waiting),
             answers: ArrayQueue::new(waiting),
+            closed: AtomicBool::new(false),
         }
+    }
+
+    /// Says that the lcore answers no more: it has ended.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Whether the lcore has ended. What it answered before is still there to be taken.
+    pub fn closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     /// Whether somebody waits: the lcore's question at every turn, one load.

@@ -40,7 +40,7 @@ use std::sync::Arc;
 
 use super::app::{App, Ops};
 use super::balance::{Balancer, Sight};
-use super::desk::{Ask, Desk, Pace};
+use super::desk::{Ask, Attended, Desk, Pace};
 use super::runtime::{Runtime, StreamCmd, Work};
 use crate::proto::{AppId, Bucket, Event, Input, Machine, Op, Output, ShardId};
 
@@ -57,7 +57,7 @@ pub struct Shard<R: Runtime, A: App> {
     own: VecDeque<Op>,
     me: ShardId,
     down: bool,
-    desk: Option<Arc<Desk>>,
+    desk: Option<Attended>,
     pace: Pace,
     balancer: Option<Balancer>,
 }
@@ -88,7 +88,7 @@ impl<R: Runtime, A: App> Shard<R, A> {
     pub fn turn(&mut self) -> Work {
         let now = self.rt.now();
         self.pace.begin(now);
-        if self.desk.as_ref().is_some_and(|d| d.asked()) {
+        if self.desk.as_ref().is_some_and(|d| d.0.asked()) {
             self.answer();
         }
         let machine = &mut self.machine;
@@ -178,12 +178,12 @@ impl<R: Runtime, A: App> Shard<R, A> {
     /// Lets others look at the shard while it runs, through `desk`.
     #[must_use]
     pub fn at(mut self, desk: Option<Arc<Desk>>) -> Shard<R, A> {
-        self.desk = desk;
+        self.desk = desk.map(Attended);
         self
     }
 
     fn answer(&mut self) {
-        let Some(desk) = self.desk.clone() else { return };
+        let Some(desk) = self.desk.as_ref().map(|d| d.0.clone()) else { return };
         desk.answer(|ask| match ask {
             Ask::Page(page) => self.rt.look(page),
             Ask::Peers(peers) => peers.fill(&self.machine),
