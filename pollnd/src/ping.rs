@@ -118,7 +118,7 @@ impl Pinger {
         match self {
             Pinger::Own(node, handle) => {
                 let patience = Duration::try_from_secs_f64(a.timeout).map_err(|e| e.to_string())?;
-                one_ping(handle, node.front(), a.target, n, patience, || node.stopped())
+                one_ping(handle, node.front(), (a.target, n), patience, &mut Vec::new(), || node.stopped())
             }
             Pinger::Through(c) => {
                 let r = Request::Ping { target: a.target.to_string(), timeout: a.timeout };

@@ -29,6 +29,8 @@ use crate::why;
 const SEATS: u16 = 5;
 /// Operations and events of a seat.
 pub(crate) const DEPTH: usize = 64;
+/// Pings that were given up and may still be answered in one seat, so that what it hears finds room.
+const OWED_MAX: usize = DEPTH / 2;
 /// Tags of pings begin here, beyond those of bulk.
 const PINGS: u64 = 1 << 40;
 /// How long a guest sleeps when there is nothing to do.
@@ -39,14 +41,40 @@ const GLANCE: Duration = Duration::from_millis(20);
 /// The seats of a node, and memory for what is sent from them.
 #[derive(Default)]
 pub(crate) struct Guests {
-    seats: Mutex<Vec<Seat>>,
+    seats: Mutex<Vec<Chair>>,
     backing: OnceLock<Arc<dyn Backing>>,
+}
+
+/// A seat, and the tags of pings that were given up before they had come to something: the next one in it hears of them.
+struct Chair {
+    seat: Seat,
+    owed: Vec<u64>,
+}
+
+impl Chair {
+    /// Hears what has come since it was left.
+    fn hear(&mut self) {
+        if self.owed.is_empty() {
+            return;
+        }
+        let handle = self.seat.take();
+        while let Some(ev) = handle.event() {
+            settle(&mut self.owed, &ev);
+        }
+    }
+}
+
+/// An event may be the last of one of the pings that are owed.
+fn settle(owed: &mut Vec<u64>, ev: &Event) {
+    if let Event::Ping { tag, .. } | Event::Refused { tag, .. } = ev {
+        owed.retain(|t| t != tag);
+    }
 }
 
 /// A seat that is taken; it is free again when this goes.
 struct Place<'a> {
     guests: &'a Guests,
-    seat: Option<Seat>,
+    seat: Option<Chair>,
 }
 
 impl Drop for Place<'_> {
@@ -63,17 +91,25 @@ impl Guests {
 
     /// Opens the seats, over a node whose pages come from `backing`.
     pub(crate) fn open(&self, seats: Vec<Seat>, backing: &Arc<dyn Backing>) {
-        *self.seats() = seats;
+        *self.seats() = seats.into_iter().map(|seat| Chair { seat, owed: Vec::new() }).collect();
         let _ = self.backing.set(backing.clone());
     }
 
-    fn seats(&self) -> std::sync::MutexGuard<'_, Vec<Seat>> {
+    fn seats(&self) -> std::sync::MutexGuard<'_, Vec<Chair>> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn place(&self) -> Result<Place<'_>, String> {
-        match self.seats().pop() {
-            Some(seat) => Ok(Place { guests: self, seat: Some(seat) }),
+    /// A place where at most `owed` pings of others may still be answered: none, for who cannot tell them from its own.
+    fn place(&self, owed: usize) -> Result<Place<'_>, String> {
+        let mut seats = self.seats();
+        seats.iter_mut().for_each(Chair::hear);
+        let best = (0..seats.len()).min_by_key(|i| seats.get(*i).map(|c| c.owed.len()));
+        match best.filter(|i| seats.get(*i).is_some_and(|c| c.owed.len() <= owed)) {
+            Some(i) => Ok(Place { guests: self, seat: Some(seats.swap_remove(i)) }),
+            None if best.is_some() => Err(
+                "pings through this node that were given up are still out in all of its free seats: try again within a minute"
+                    .into(),
+            ),
             None => {
                 Err(format!("{SEATS} other commands go through this node now: try again when one has ended"))
             }
@@ -83,8 +119,8 @@ impl Guests {
 
 /// Pings `peers` once each and hears them all out: they learn that the node is a new one.
 pub(crate) fn greet(guests: &Guests, peers: &[Nid], stop: impl Fn() -> bool) {
-    let Ok(mut place) = guests.place() else { return };
-    let Some(seat) = &mut place.seat else { return };
+    let Ok(mut place) = guests.place(0) else { return };
+    let Some(Chair { seat, .. }) = &mut place.seat else { return };
     let handle = seat.take();
     let (mut next, mut heard, mut good) = (0, 0, 0);
     while heard < peers.len() && !(stop() && heard >= next) {
@@ -124,31 +160,36 @@ fn seconds(s: f64) -> Result<Duration, String> {
 pub(super) fn ping(shared: &Shared, target: &str, timeout: f64) -> Outcome {
     let nid: Nid = target.parse().map_err(|e| format!("{e}"))?;
     let guests = shared.guests.as_deref().ok_or_else(|| shared.no_guests())?;
-    let mut place = guests.place()?;
-    let seat = place.seat.as_mut().ok_or("no seat")?;
+    let patience = seconds(timeout)?;
+    let mut place = guests.place(OWED_MAX)?;
+    let Chair { seat, owed } = place.seat.as_mut().ok_or("no seat")?;
     let handle = seat.take();
     let tag = PINGS + shared.serial.fetch_add(1, Ordering::Relaxed);
-    let pong =
-        one_ping(&handle, &shared.front, nid, tag, seconds(timeout)?, || shared.stop.load(Ordering::SeqCst))?;
+    let stopped = || shared.stop.load(Ordering::SeqCst);
+    let pong = one_ping(&handle, &shared.front, (nid, tag), patience, owed, stopped)?;
     serde_json::to_value(pong).map_err(|e| e.to_string())
 }
 
-/// Pings `nid` and waits for its answer, or the reason why there is none.
+/// Pings a NID under a tag and waits for its answer, or the reason why there is none. `owed` are the tags of pings that
+/// were given up and are still out: this one's comes to them if it is.
 ///
 /// # Errors
 /// The reason.
 pub(crate) fn one_ping(
     handle: &Handle,
     front: &Front,
-    nid: Nid,
-    tag: u64,
+    (nid, tag): (Nid, u64),
     timeout: Duration,
+    owed: &mut Vec<u64>,
     stopped: impl Fn() -> bool,
 ) -> Result<Pong, String> {
     handle.submit(Op::Ping { tag, target: ProcessId::lustre(nid) }).map_err(|e| e.to_string())?;
+    owed.push(tag);
     let end = Instant::now() + timeout;
     loop {
-        match handle.event() {
+        let event = handle.event();
+        event.iter().for_each(|ev| settle(owed, ev));
+        match event {
             Some(Event::Ping { tag: t, info: Ok(info), rtt_ns }) if t == tag => {
                 return Ok(Pong::of(&info, rtt_ns));
             }
@@ -213,12 +254,12 @@ impl Pump<'_> {
 pub(super) fn bulk(s: &mut UnixStream, shared: &Shared, job: &Job) -> io::Result<Outcome> {
     let refused = |e: String| Ok(Err(e));
     let Some(guests) = shared.guests.as_deref() else { return refused(shared.no_guests()) };
-    let (mut place, config) = match (guests.place(), shared.front.config(0)) {
+    let (mut place, config) = match (guests.place(0), shared.front.config(0)) {
         (Ok(p), Ok(c)) => (p, c),
         (Err(e), _) => return refused(e),
         (_, Err(e)) => return refused(e.to_string()),
     };
-    let (Some(seat), Some(backing)) = (&mut place.seat, guests.backing.get()) else {
+    let (Some(Chair { seat, .. }), Some(backing)) = (&mut place.seat, guests.backing.get()) else {
         return refused(shared.no_guests());
     };
     let nid: Nid = match job.target.parse() {
@@ -284,4 +325,39 @@ pub(super) fn bulk(s: &mut UnixStream, shared: &Shared, job: &Job) -> io::Result
         }
     }
     told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use transport::node::{NoApp, beside};
+    use transport::proto::LnetError;
+
+    /// Who gave a ping up left its seat while that was out, and the next one there heard what it came to.
+    #[test]
+    fn a_seat_with_a_ping_out_is_for_pings_alone_until_it_is_heard() {
+        let (mut app, seats) = beside(NoApp, Guests::ids(), DEPTH);
+        let guests = Guests::default();
+        let backing: Arc<dyn Backing> = Arc::new(hugepages::PrivatePages);
+        guests.open(seats, &backing);
+        let mut all: Vec<_> = (0..SEATS).map(|_| guests.place(0).unwrap()).collect();
+        assert!(guests.place(OWED_MAX).is_err(), "{SEATS} are taken");
+        // Each leaves with a ping out; one has two.
+        for (i, p) in all.iter_mut().enumerate() {
+            let c = p.seat.as_mut().unwrap();
+            c.owed.extend([7].into_iter().chain((i == 0).then_some(8)));
+        }
+        drop(all);
+        let refused = guests.place(0).err().unwrap();
+        assert!(refused.contains("try again within a minute"), "{refused}");
+        let place = guests.place(OWED_MAX).unwrap();
+        assert_eq!(place.seat.as_ref().unwrap().owed, [7], "the one that hears least");
+        drop(place);
+        let mut ops = Ops::new();
+        for id in Guests::ids().take(2) {
+            app.event(0, id, Event::Ping { tag: 7, info: Err(LnetError::TimedOut), rtt_ns: 0 }, &mut ops);
+        }
+        let clean: Vec<_> = std::iter::from_fn(|| guests.place(0).ok()).collect();
+        assert!((1..=2).contains(&clean.len()), "{}", clean.len());
+    }
 }
