@@ -216,14 +216,14 @@ fn node<A: App>(
     time: &Time,
     app: A,
 ) -> Result<Node<A>, String> {
-    let shards = Shards { me: ShardId(me), count: LCORES };
+    let shards = Shards::new(me, LCORES).map_err(|e| e.to_string())?;
     let own = match port {
         Some(port) => {
             let mut stack = stack(SERVER, port)?;
             stack
                 .listen(Listen { addr: IpAddr::V4(SERVER), port: 988, backlog: 64 })
                 .map_err(|e| e.to_string())?;
-            Some(LcoreRt::new(stack, time.clock(), shards.me))
+            Some(LcoreRt::new(stack, time.clock(), shards.me()))
         }
         None => None,
     };
@@ -243,7 +243,7 @@ impl Bench {
         let backing: Arc<dyn Backing> = Arc::new(PrivatePages);
         let mem = MemConfig { rx_bufs: BUFFERS, ..MemConfig::default() };
         let (a, b) = pair(&mem);
-        let shards = Shards { me: ShardId(0), count: LCORES };
+        let shards = Shards::new(0, LCORES).map_err(|e| e.to_string())?;
         let ip = (2..=250)
             .map(|i| Ipv4Addr::new(10, 78, 0, i))
             .find(|ip| *ip != SERVER && shards.home_of(IpAddr::V4(*ip)) == ShardId(0));

@@ -33,8 +33,6 @@ use crate::inspect::telemetry;
 use crate::keeper::{Duties, Keeper, speed};
 use crate::settings;
 
-/// Lendings of an lcore.
-const LENDINGS: usize = 8192;
 /// Memory for pages of applications and for slack, in MiB.
 const PAGES_MB: u64 = 64;
 /// Smallest window of a connection that the TCP stack has, in bytes.
@@ -198,7 +196,7 @@ struct Plan {
 
 impl Plan {
     fn runtime<P: Port>(&self, port: P, me: ShardId) -> Result<LcoreRt<P>, String> {
-        let slab = LendSlab::new(LENDINGS);
+        let slab = LendSlab::new(self.config.lendings as usize);
         let mut stack = Stack::new(stack_config(self), port, slab).map_err(|e| e.to_string())?;
         let backlog = self.config.tcp.backlog.into();
         for port in self.config.listen_ports() {
@@ -224,7 +222,7 @@ impl Plan {
         make: Option<MakeApp>,
     ) -> Result<Box<dyn Turn>, String> {
         let mut config = self.config.clone();
-        let shards = Shards { me, count: self.args.lcores };
+        let shards = Shards::new(me.0, self.args.lcores).map_err(|e| e.to_string())?;
         config.shards = shards;
         let machine = Machine::new(config);
         let app = match make {
@@ -234,7 +232,7 @@ impl Plan {
         let desk = self.front.desk(usize::from(me.0));
         let own = port.map(|p| self.runtime(p, me)).transpose()?;
         match own {
-            Some(rt) if shards.count == 1 => Ok(Box::new(Shard::new(machine, rt, app).at(desk))),
+            Some(rt) if shards.count() == 1 => Ok(Box::new(Shard::new(machine, rt, app).at(desk))),
             own => {
                 let clock = self.clock.clone();
                 let now = Box::new(move || clock.now());

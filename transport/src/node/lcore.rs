@@ -19,6 +19,7 @@ use tcpstack::{CloseWhy as Why, Dial, Duplicate, FlowId, KeepAlive, News, PushEr
 use self::conns::{Conn, Conns, Queued};
 use super::desk::{PAGE, Page, Row};
 use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
+use super::unlent::{Dials, Unlent, must_leave};
 use crate::hash::OwnMap;
 use crate::proto::config::SEC;
 use crate::proto::{
@@ -73,8 +74,8 @@ pub struct LcoreRt<P: Port> {
     opened: VecDeque<(ConnId, ConnInfo)>,
     failed: VecDeque<(DialId, DialError)>,
     orphans: VecDeque<LendId>,
-    /// Messages that wait for a free lending, of all connections.
-    unlent: VecDeque<(ConnId, SendMsg)>,
+    unlent: Unlent,
+    dials: Dials,
     /// Connections with something to tell this turn.
     touched: Vec<ConnId>,
     /// Connections whose messages wait for room.
@@ -151,7 +152,8 @@ impl<P: Port> LcoreRt<P> {
             opened: VecDeque::new(),
             failed: VecDeque::new(),
             orphans: VecDeque::new(),
-            unlent: VecDeque::new(),
+            unlent: Unlent::default(),
+            dials: Dials::default(),
             touched: Vec::new(),
             stalled: VecDeque::new(),
             late: LateFree::default(),
@@ -221,6 +223,9 @@ impl<P: Port> LcoreRt<P> {
         };
         let mut pay: SmallVec<[Lent; 2]> = SmallVec::new();
         if let Some(lend) = m.lend {
+            if must_leave(&self.slab, &m) {
+                return Err(m);
+            }
             let serial = self.serial.wrapping_add(1);
             let token = u64::from(serial) << 32 | self.lends.vacant_key() as u64;
             match self.slab.lend_all(m.pay, token, |l| pay.push(l)) {
@@ -261,11 +266,10 @@ impl<P: Port> LcoreRt<P> {
     }
 
     fn retry(&mut self) {
-        while let Some((id, m)) = self.unlent.pop_front() {
-            if let Err(m) = self.send(id, m) {
-                self.unlent.push_front((id, m));
-                break;
-            }
+        if !self.unlent.is_empty() {
+            let mut unlent = std::mem::take(&mut self.unlent);
+            unlent.retry(|id, m| self.send(id, m).err());
+            self.unlent = unlent;
         }
         for _ in 0..self.stalled.len() {
             let Some(i) = self.stalled.pop_front() else { return };
@@ -284,6 +288,7 @@ impl<P: Port> LcoreRt<P> {
     fn remove(&mut self, id: ConnId) {
         // Messages that wait there drop their pages, which then come home like any others.
         let Some(c) = self.conns.take(id) else { return };
+        self.unlent.close(id, &mut self.orphans);
         if !self.held.is_empty() {
             let lends = &mut self.lends;
             self.held.retain(|_, key| match lends.get_mut(*key) {
@@ -314,6 +319,20 @@ impl<P: Port> LcoreRt<P> {
             sink(Input::Released(lend));
         }
         n
+    }
+
+    /// Gives dials up whose time is over: TCP would go on for two minutes.
+    fn end_dials(&mut self) {
+        while let Some(id) = self.dials.over(self.now) {
+            if let Some(c) = self.conns.get(id).filter(|c| !c.open)
+                && let Some(dial) = c.dial
+            {
+                let flow = c.flow;
+                self.conns.take(id);
+                self.stack.close(flow, tcpstack::Close::Abort);
+                self.failed.push_back((dial, DialError::TimedOut));
+            }
+        }
     }
 
     /// Makes a driver that frees late let go of pages (ARCHITECTURE.md, life of a page).
@@ -406,7 +425,8 @@ impl<P: Port> Runtime for LcoreRt<P> {
             let dial = Dial { local: SocketAddr::new(d.local_ip, port), remote: d.remote };
             match self.stack.dial(self.now, dial) {
                 Ok(flow) => {
-                    self.insert(flow, Some(d.id));
+                    let id = self.insert(flow, Some(d.id));
+                    self.dials.add(d.until, id);
                     return;
                 }
                 Err(tcpstack::DialError::InUse(_)) => {}
@@ -424,10 +444,10 @@ impl<P: Port> Runtime for LcoreRt<P> {
     fn command(&mut self, id: ConnId, cmd: StreamCmd) {
         match cmd {
             StreamCmd::Send(m) => {
-                let queued = if self.unlent.is_empty() { self.send(id, m) } else { Err(m) };
+                let queued = if self.unlent.before(id, &m) { Err(m) } else { self.send(id, m) };
                 if let Err(m) = queued {
                     self.counters.lend_waits += 1;
-                    self.unlent.push_back((id, m));
+                    self.unlent.push(id, m);
                 }
             }
             StreamCmd::Unhold(lend) => {
@@ -447,14 +467,7 @@ impl<P: Port> Runtime for LcoreRt<P> {
                 c.closing = true;
                 c.rest = None;
                 c.waiting = VecDeque::new();
-                let orphans = &mut self.orphans;
-                self.unlent.retain_mut(|(to, m)| {
-                    let keep = *to != id;
-                    if !keep {
-                        orphans.extend(m.lend.take());
-                    }
-                    keep
-                });
+                self.unlent.close(id, &mut self.orphans);
                 self.stack.close(flow, how);
                 self.touch(id, |_| ());
             }
@@ -465,6 +478,7 @@ impl<P: Port> Runtime for LcoreRt<P> {
         self.now = self.clock.now();
         let busy = self.stack.poll(self.now);
         self.gather();
+        self.end_dials();
         if let Some(d) = self.stack.duplicate_address() {
             self.duplicates.0.force_push(d);
         }

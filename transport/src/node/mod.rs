@@ -7,6 +7,7 @@
 //! * [`app`]: what uses the node, on its lcore or behind rings.
 //! * [`desk`]: asking a node while it runs.
 //! * `handover`: the flags and rings between its threads.
+//! * `unlent`: messages that wait for lendings, of both runtimes.
 //! * [`mod@run`]: threads, signals, drain, idling, and what happens when an lcore panics.
 
 pub mod app;
@@ -20,6 +21,7 @@ pub mod run;
 pub mod runtime;
 pub mod shard;
 pub mod sock;
+mod unlent;
 
 pub use app::{App, Beside, Handle, NoApp, Ops, RingApp, Seat, Sitting, beside, rings};
 pub use run::{Control, Idle, NodeEnd, Order, Turn, run};

@@ -26,6 +26,7 @@ pub use self::config::{Idle, SockConfig, SockError};
 use self::conn::{Conn, EINPROGRESS, Stage, TxItem, View, close_why, dial_error};
 use super::desk::Page;
 use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
+use super::unlent::{Dials, Unlent, must_leave};
 use crate::hash::OwnMap;
 use crate::proto::{
     Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Input, LendId, Progress, SendMsg, Tcp,
@@ -80,7 +81,8 @@ pub struct SockRt {
     holds: OwnMap<LendId, Hold>,
     /// Lendings outstanding for a message of more than one run.
     runs: OwnMap<LendId, u32>,
-    waiting: VecDeque<(ConnId, SendMsg)>,
+    unlent: Unlent,
+    dials: Dials,
     failed: VecDeque<(DialId, DialError)>,
     opened: VecDeque<ConnId>,
     orphans: VecDeque<LendId>,
@@ -137,7 +139,8 @@ impl SockRt {
             slab: LendSlab::new(cfg.lendings),
             holds: OwnMap::default(),
             runs: OwnMap::default(),
-            waiting: VecDeque::new(),
+            unlent: Unlent::default(),
+            dials: Dials::default(),
             failed: VecDeque::new(),
             opened: VecDeque::new(),
             orphans: VecDeque::new(),
@@ -235,7 +238,9 @@ impl SockRt {
             let sock = TcpStream::from_std(sock.into());
             let local = sock.local_addr().map_err(|_| DialError::Local)?;
             let info = ConnInfo { local, remote: d.remote, dial: Some(d.id) };
-            return self.insert(sock, Stage::Connecting(d.id), info).map(drop).map_err(|_| DialError::Local);
+            let id = self.insert(sock, Stage::Connecting(d.id), info).map_err(|_| DialError::Local)?;
+            self.dials.add(d.until, id);
+            return Ok(());
         }
         Err(DialError::NoPort)
     }
@@ -256,6 +261,9 @@ impl SockRt {
         if self.conn(id).is_none() {
             self.orphans.push_back(lend);
             return Ok(());
+        }
+        if must_leave(&self.slab, &m) {
+            return Err(m);
         }
         let mut pay: SmallVec<[Lent; 2]> = SmallVec::new();
         match self.slab.lend_all(m.pay, lend.0, |l| pay.push(l)) {
@@ -336,6 +344,7 @@ impl SockRt {
         }
         self.free.push(i as u32);
         self.accepting.descriptor_free();
+        self.unlent.close(c.id, &mut self.orphans);
         if !self.holds.is_empty() {
             self.holds.retain(|_, h| h.conn != c.id);
         }
@@ -447,10 +456,19 @@ impl SockRt {
     }
 
     fn retry_waiting(&mut self) {
-        while let Some((id, m)) = self.waiting.pop_front() {
-            if let Err(m) = self.enqueue(id, m) {
-                self.waiting.push_front((id, m));
-                return;
+        if !self.unlent.is_empty() {
+            let mut unlent = std::mem::take(&mut self.unlent);
+            unlent.retry(|id, m| self.enqueue(id, m).err());
+            self.unlent = unlent;
+        }
+    }
+
+    /// Closes what the kernel would go on dialling for two minutes.
+    fn end_dials(&mut self, now: u64) {
+        while let Some(id) = self.dials.over(now) {
+            if let Some(Stage::Connecting(dial)) = self.conn(id).map(|c| c.stage) {
+                self.failed.push_back((dial, DialError::TimedOut));
+                self.remove(id.index as usize);
             }
         }
     }
@@ -488,10 +506,10 @@ impl Runtime for SockRt {
     fn command(&mut self, id: ConnId, cmd: StreamCmd) {
         match cmd {
             StreamCmd::Send(m) => {
-                let queued = if self.waiting.is_empty() { self.enqueue(id, m) } else { Err(m) };
+                let queued = if self.unlent.before(id, &m) { Err(m) } else { self.enqueue(id, m) };
                 if let Err(m) = queued {
                     self.counters.lend_waits += 1;
-                    self.waiting.push_back((id, m));
+                    self.unlent.push(id, m);
                 }
             }
             StreamCmd::Unhold(lend) => {
@@ -506,6 +524,7 @@ impl Runtime for SockRt {
                 }
             }
             StreamCmd::Close(how) => {
+                self.unlent.close(id, &mut self.orphans);
                 if let Some(c) = self.conn(id) {
                     c.close = Some(how);
                     if how == Close::Abort {
@@ -528,6 +547,7 @@ impl Runtime for SockRt {
         }
         let mut n = 0;
         self.finish_dials();
+        self.end_dials(now);
         while let Some((dial, why)) = self.failed.pop_front() {
             n += 1;
             sink(Input::DialFailed(dial, why));

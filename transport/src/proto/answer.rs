@@ -188,7 +188,7 @@ impl Machine {
     }
 
     /// Fails the operations of this node.
-    fn end_work(&mut self) {
+    pub(super) fn end_work(&mut self) {
         let why = LnetError::ShuttingDown;
         self.end_own_messages(why);
         for peer in (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect::<Vec<_>>() {

@@ -5,7 +5,7 @@
 //! addresses that packets come back to. Each host may hold as much as is free (dynamic thresholds, Choudhury and Hahne
 //! 1998, as `tcpstack` shares its receive memory): one that takes all it can ends at half of the budget, n of them leave
 //! one part in n + 1 to the others, and nothing has to be divided in advance. The same rule shares the places for
-//! handshakes and the NI's credits.
+//! handshakes, and those parts of the NI's credits and of the lendings that answers may use.
 //!
 //! ```text
 //!   over its share:   its connections are not read any more (PARSE_WAIT); what it reads or loses frees them
@@ -53,6 +53,36 @@ pub(super) enum Cause {
     Peers,
 }
 
+/// What messages on their way hold of what the shard has for all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Uses {
+    /// Credits of the NI, one a message.
+    pub(super) credits: u32,
+    /// Those of them that answers hold.
+    pub(super) answers: u32,
+    /// Lendings that the pages of answers take: one a piece.
+    pub(super) pieces: u32,
+}
+
+impl Uses {
+    pub(super) fn add(&mut self, n: Uses) {
+        self.credits += n.credits;
+        self.answers += n.answers;
+        self.pieces += n.pieces;
+    }
+
+    pub(super) fn sub(&mut self, n: Uses) {
+        self.credits = self.credits.saturating_sub(n.credits);
+        self.answers = self.answers.saturating_sub(n.answers);
+        self.pieces = self.pieces.saturating_sub(n.pieces);
+    }
+}
+
+/// The part of `all` that answers leave to the node's own operations, however many hosts do not read: a quarter.
+pub(super) fn own_part(all: u32) -> u32 {
+    (all / 4).max(1)
+}
+
 /// What is held now, and for what. In bytes but for `hosts` and `stalled`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
@@ -82,8 +112,8 @@ struct Host {
     /// Of that, for answers.
     answers: u64,
     handshakes: usize,
-    /// Credits of the NI that messages to it hold.
-    credits: u32,
+    /// What messages to it hold.
+    uses: Uses,
     /// Connections that wait for its share to be enough, in the order they came.
     stalled: VecDeque<Key>,
     /// Peers whose answers wait for the host's share of the NI's credits.
@@ -132,7 +162,7 @@ impl Budget {
                 used: 0,
                 answers: 0,
                 handshakes: 0,
-                credits: 0,
+                uses: Uses::default(),
                 stalled: VecDeque::new(),
                 waiters: VecDeque::new(),
                 ready: false,
@@ -171,7 +201,7 @@ impl Budget {
         if cause == Cause::Answers {
             h.answers = h.answers.saturating_sub(bytes);
         }
-        let (used, quiet) = (h.used, h.credits == 0);
+        let (used, quiet) = (h.used, h.uses.credits == 0);
         let wakes = !h.stalled.is_empty() && !h.ready;
         self.used = self.used.saturating_sub(bytes);
         if let Some(by) = self.by.get_mut(cause as usize) {
@@ -278,32 +308,34 @@ impl Budget {
         None
     }
 
-    /// Whether a message to the host holds a credit of the NI. One answer may for each host, however few are left: else some
-    /// hosts that never read would hold them all, and no other would be answered.
-    pub(super) fn has_credit(&self, host: Key) -> bool {
-        self.hosts.get(host).is_some_and(|h| h.credits > 0)
-    }
-
-    /// Whether an answer to the host must leave the NI's credits to others: of `most`, `now` are taken. Never while half
-    /// of them are free: a caller need not ask then.
+    /// Whether an answer to the host must leave credits to others: of the NI's `most`, `now` are taken, or kept from answers.
+    /// One answer may go for each host, however few are left: else some hosts that never read would hold them all, and no
+    /// other would be answered. Never while half of them are free: a caller need not ask then.
     pub(super) fn must_wait(&self, host: Key, now: u32, most: u32) -> bool {
-        self.hosts.get(host).is_some_and(|h| h.credits > 0 && h.credits >= most.saturating_sub(now))
+        self.hosts.get(host).is_some_and(|h| h.uses.answers > 0 && h.uses.answers >= most.saturating_sub(now))
     }
 
-    /// A message to the host holds a credit of the NI.
-    pub(super) fn took_credits(&mut self, host: Key, n: u32) {
+    /// The same for the lendings that an answer of so many pieces needs, of which `free` are left to answers.
+    pub(super) fn must_wait_for_lendings(&self, host: Key, pieces: u32, free: u32) -> bool {
+        self.hosts.get(host).is_some_and(|h| h.uses.pieces > 0 && h.uses.pieces + pieces > free)
+    }
+
+    /// Messages to the host hold so much more.
+    pub(super) fn took(&mut self, host: Key, n: Uses) {
         if let Some(h) = self.hosts.get_mut(host) {
-            h.credits += n;
+            h.uses.add(n);
         }
     }
 
-    /// So many of them do no more.
-    pub(super) fn gave_credits(&mut self, host: Key, n: u32) {
-        let Some(h) = self.hosts.get_mut(host) else { return };
-        h.credits = h.credits.saturating_sub(n);
-        if h.used == 0 && h.credits == 0 {
+    /// They hold so much less; gives whether a peer may wait for that.
+    pub(super) fn gave(&mut self, host: Key, n: Uses) -> bool {
+        let Some(h) = self.hosts.get_mut(host) else { return false };
+        h.uses.sub(n);
+        let waited_for = !h.waiters.is_empty();
+        if h.used == 0 && h.uses.credits == 0 {
             self.forget(host);
         }
+        waited_for
     }
 
     /// A peer waits for the host's share of the credits.
@@ -311,17 +343,6 @@ impl Budget {
         if let Some(h) = self.hosts.get_mut(host) {
             h.waiters.push_back(peer);
         }
-    }
-
-    /// A message to the host holds a credit no more; gives the peer that has waited longest for one.
-    pub(super) fn gave_credit(&mut self, host: Key) -> Option<Key> {
-        let h = self.hosts.get_mut(host)?;
-        h.credits = h.credits.saturating_sub(1);
-        let next = h.waiters.pop_front();
-        if h.used == 0 && h.credits == 0 {
-            self.forget(host);
-        }
-        next
     }
 
     /// The peer that has waited longest.
@@ -426,10 +447,15 @@ mod tests {
         assert_eq!((n, b.may_shake(y, n, 8), b.may_shake(y, 8, 8)), (4, true, false));
         let mut used = 0;
         while !b.must_wait(x, used, 8) {
-            b.took_credits(x, 1);
+            b.took(x, Uses { credits: 1, answers: 1, pieces: 3 });
             used += 1;
         }
         assert_eq!((used, b.must_wait(y, used, 8)), (4, false));
+        // Own operations to the same host are no answers.
+        b.took(y, Uses { credits: 4, ..Uses::default() });
+        assert!(!b.must_wait(y, 8, 8));
+        let waits = |pieces, free| b.must_wait_for_lendings(x, pieces, free);
+        assert_eq!((waits(3, 15), waits(3, 14), b.must_wait_for_lendings(y, 256, 0)), (false, true, false));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::homes::Bucket;
 use super::io::ShardId;
+use super::owner::SHARDS_MAX;
 use crate::wire::ping::FEAT_MINIMAL;
 use crate::wire::{ConnType, Nid, Pid, ProcessId, Version, nid};
 
@@ -89,15 +90,43 @@ impl Tcp {
 /// Which shard of the node this machine is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shards {
-    /// This one.
-    pub me: ShardId,
-    /// How many there are; at least 1.
-    pub count: u16,
+    pub(crate) me: ShardId,
+    pub(crate) count: u16,
+}
+
+/// A shard that a node cannot have: names of lends and of applications' queues have room for [`SHARDS_MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("shard {me} of {count}: a node has 1 to {SHARDS_MAX} shards, numbered from 0")]
+pub struct ShardsError {
+    me: u16,
+    count: u16,
 }
 
 impl Shards {
     /// A node of one shard.
     pub const SINGLE: Shards = Shards { me: ShardId(0), count: 1 };
+
+    /// Shard `me`, counted from 0, of `count`.
+    ///
+    /// # Errors
+    /// [`ShardsError`] unless `me` is below `count`, and that at most [`SHARDS_MAX`].
+    pub const fn new(me: u16, count: u16) -> Result<Shards, ShardsError> {
+        if me < count && count <= SHARDS_MAX {
+            Ok(Shards { me: ShardId(me), count })
+        } else {
+            Err(ShardsError { me, count })
+        }
+    }
+
+    /// This one.
+    pub fn me(self) -> ShardId {
+        self.me
+    }
+
+    /// How many there are; at least 1.
+    pub fn count(self) -> u16 {
+        self.count
+    }
 
     /// Home of the peer at `ip` when the node starts: where its connections and the operations on it belong until
     /// its [`Bucket`] moves.
@@ -110,6 +139,10 @@ impl Shards {
         ShardId((portal % u32::from(self.count.max(1))) as u16)
     }
 }
+
+/// Pieces of pages that a runtime has on loan at once, unless told: two messages of 1 MiB in pages of 4 KiB for each of
+/// sixteen peers.
+pub const LENDINGS: u32 = 8192;
 
 /// Work from which messages are given away, in bytes: boxes of that size gain 1.5 times (`pollnd bench cpt --size 65536`).
 const BOX_FROM: u32 = 64 << 10;
@@ -162,6 +195,8 @@ pub struct Config {
     pub max_queued: usize,
     /// ACKs, REPLYs and zero-copy ACKs that may wait for one peer before we stop reading from it.
     pub max_answers: usize,
+    /// Pieces of pages that the runtime can have on loan at once.
+    pub lendings: u32,
     /// The version that we speak first, and the highest that we answer; where this is `None` the family of the
     /// address decides about the first, and all are answered. Peers with IPv6 NIDs are spoken to in V4 anyway.
     pub version: Option<Version>,
@@ -239,6 +274,7 @@ impl Config {
             ni_credits: 256,
             max_queued: 16_384,
             max_answers: 4096,
+            lendings: LENDINGS,
             version: None,
             typed_conns: true,
             enable_csum: false,

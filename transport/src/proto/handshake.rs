@@ -95,7 +95,7 @@ impl Machine {
         let Some(c) = self.conns.get_mut(key) else { return };
         c.pushed += hdr.len() as u64;
         c.tx_deadline = deadline;
-        let msg = SendMsg { hdr, pay: Pages::new(), lend: None, hold: false };
+        let msg = SendMsg { hdr, pay: Pages::new(), lend: None, hold: false, answer: true };
         self.out.push_back(Output::Send(c.id, msg));
     }
 
@@ -144,14 +144,16 @@ impl Machine {
         if c.hs == HsState::Active(Active::Reply) {
             let (peer_key, mine, asked) = (c.peer, c.ctype, c.version);
             let Some(peer) = peer_key.and_then(|p| self.peers.get(p)) else { return };
-            let mut event = hello::judge_reply(h, peer.id, (asked, mine), &mut self.counters);
+            let event = hello::judge_reply(h, peer.id, (asked, mine), &mut self.counters);
             if event == HsEvent::Hello && peer.incarnation.is_some_and(|i| i != h.src_incarnation) {
-                // Rebooted between two of our dials: what is open belongs to a node that is gone. The set's end
-                // takes this connection along; a kernel dials again at once, which loops (socklnd.md §2.7).
+                // Rebooted between two of our dials: what is open belongs to a node that is gone. It is closed
+                // first, so that the attempt counts as the first of the next set, and waits; a kernel dials again at once,
+                // which loops (socklnd.md §2.7).
                 self.counters.peers_rebooted += 1;
-                event = HsEvent::Busy;
-                self.handshake_event(key, event);
-                return self.close_set(peer_key, LnetError::ConnLost, false);
+                if let Some(p) = peer_key {
+                    self.close_set_but(p, LnetError::ConnLost, false, Some(key));
+                }
+                return self.handshake_event(key, HsEvent::Busy);
             }
             if event == HsEvent::Hello {
                 self.join(key, h);
@@ -199,11 +201,8 @@ impl Machine {
             Some(k) => *k,
             None => match self.add_peer(id, Some(key)) {
                 Some(k) => k,
-                None => {
-                    // NONE would bring it back every second.
-                    self.counters.err_too_many_peers += 1;
-                    return HsEvent::Bad;
-                }
+                // NONE would bring it back every second.
+                None => return HsEvent::Bad,
             },
         };
         let Some(c) = self.conns.get_mut(key) else { return HsEvent::Bad };

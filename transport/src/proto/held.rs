@@ -41,8 +41,10 @@ impl Machine {
     }
 
     /// A new entry for a peer, unless there are too many: one that `conn` speaks for, or one that we want to speak to.
+    /// Counts why a HELLO's gets none.
     pub(super) fn add_peer(&mut self, id: ProcessId, conn: Option<Key>) -> Option<Key> {
         if self.peers.len() >= self.cfg.max_peers {
+            self.counters.err_too_many_peers += u64::from(conn.is_some());
             return None;
         }
         let host = match conn.and_then(|c| self.conns.get(c)).map(|c| c.host) {
@@ -72,7 +74,7 @@ impl Machine {
         let Some(p) = self.peers.get(peer) else { return };
         let ((entry, answers), host) = (Self::charges(p), p.host);
         self.budget.release(host, Cause::Answers, answers);
-        self.budget.gave_credits(host, p.credits_used);
+        self.budget.gave(host, p.uses);
         self.budget.release(host, Cause::Peers, entry);
     }
 
@@ -82,17 +84,14 @@ impl Machine {
         let (entry, answers) = Self::charges(p);
         p.host = self.budget.charge_at(ip, Cause::Peers, entry);
         self.budget.charge(p.host, Cause::Answers, answers);
-        self.budget.took_credits(p.host, p.credits_used);
+        self.budget.took(p.host, p.uses);
     }
 
     /// Charges a peer to another host.
     pub(super) fn recharge_peer(&mut self, peer: Key, ip: IpAddr) {
         let Some((host, conns)) = self.peers.get(peer).map(|p| (p.host, p.conns.clone())) else { return };
         // Credits that it holds come home to another host: whoever waits for them here would not hear of it.
-        while {
-            let next = self.budget.next_waiter(host);
-            self.wake_one(host, next)
-        } {}
+        while self.wake_one(host) {}
         self.uncharge_peer(peer);
         self.charge_peer(peer, ip);
         if let Some(p) = self.peers.get_mut(peer) {

@@ -42,7 +42,7 @@ pub struct LendId(pub u64);
 
 impl LendId {
     pub(super) fn new(bucket: Bucket, by: ShardId, key: Key) -> LendId {
-        let (bucket, by) = (u64::from(bucket.0), u64::from(by.0) & 0x3f);
+        let (bucket, by) = (u64::from(bucket.0), u64::from(by.0));
         let generation = u64::from(key.generation) & 0x3ff_ffff;
         LendId(bucket << 56 | by << 50 | generation << 24 | u64::from(key.index) & 0xff_ffff)
     }
@@ -188,6 +188,8 @@ pub struct SendMsg {
     pub lend: Option<LendId>,
     /// The message carries a zero-copy cookie: keep the pages until [`Output::Unhold`] or the connection's death.
     pub hold: bool,
+    /// An answer to a peer's request: it leaves a part of the lendings to operations of our own.
+    pub answer: bool,
 }
 
 /// A connection that the machine wants.
@@ -205,6 +207,8 @@ pub struct DialSpec {
     pub privileged: bool,
     /// Type that the connection will have: a hint for the choice of lcore.
     pub ctype: ConnType,
+    /// When it is given up unless TCP is connected, in ns: [`DialError::TimedOut`], and nothing is left of it.
+    pub until: u64,
 }
 
 /// How to close.

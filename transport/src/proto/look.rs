@@ -141,7 +141,7 @@ impl Machine {
             version: p.version,
             incarnation: p.incarnation,
             dialling: p.dial().under_way().is_some(),
-            credits_used: p.credits_used,
+            credits_used: p.uses.credits,
             waiting: p.waiting.len(),
             queued: p.queue.len(),
             cookies: p.zc.len(),

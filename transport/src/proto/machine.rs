@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::api::{Event, LnetError, Op};
 use super::boxes::Boxes;
-use super::budget::Budget;
+use super::budget::{Budget, Uses};
 use super::config::Config;
 use super::conn::Conn;
 use super::counters::Counters;
@@ -43,8 +43,8 @@ pub(super) struct LendRec {
     /// Waits for a zero-copy ACK.
     pub(super) held: bool,
     pub(super) failed: Option<LnetError>,
-    /// A REPLY, which its peer is charged for.
-    pub(super) answer: bool,
+    /// Lendings that a REPLY takes, which its peer is charged for; 0 for an operation of our own.
+    pub(super) pieces: u32,
 }
 
 /// What is out at the moment: all zero (but `conns_up`, `peers` and `entries`) when a node is quiet.
@@ -101,8 +101,9 @@ pub struct Machine {
     pub(super) boxes: Boxes,
     /// Messages of this node to itself that wait for a match entry's sink.
     pub(super) own: Slab<OwnMessage>,
-    pub(super) ni_used: u32,
-    /// Peers whose messages wait for an NI credit.
+    /// What messages to all peers hold of the NI's credits and the lendings.
+    pub(super) ni: Uses,
+    /// Peers to whom an operation of our own waits for an NI credit.
     pub(super) ni_waiters: VecDeque<Key>,
     /// Peers to look at again before this input is done.
     pub(super) kicks: VecDeque<Key>,
@@ -152,7 +153,7 @@ impl Machine {
             lends: Slab::new(),
             adopted: OwnMap::default(),
             arrival: None,
-            ni_used: 0,
+            ni: Uses::default(),
             ni_waiters: VecDeque::new(),
             kicks: VecDeque::new(),
             conn_timers: Timers::new(),
@@ -206,7 +207,7 @@ impl Machine {
             peers: self.peers.len(),
             cookies: peers().map(|p| p.zc.len()).sum(),
             lends: self.lends.len(),
-            credits_used: self.ni_used as usize,
+            credits_used: self.ni.credits as usize,
             ops: self.ops.len(),
             entries: self.portals.len(),
             queued: self.own.len() + peers().map(|p| p.waiting.len() + p.queue.len()).sum::<usize>(),
@@ -372,11 +373,12 @@ impl Machine {
         let Some(rec) = here.or_else(|| self.adopted.remove(&id)).and_then(|k| self.lends.remove(k)) else {
             return;
         };
-        if rec.answer {
+        let answers = u32::from(rec.pieces > 0);
+        if answers > 0 {
             self.answer_home(rec.peer);
         }
         let status = rec.failed.map_or(Ok(()), Err);
-        self.tx_done(rec.done, Some(rec.peer), status);
+        self.finish(rec.peer, Uses { credits: 1, answers, pieces: rec.pieces }, rec.done, status);
     }
 
     pub(super) fn command(&mut self, app: AppId, op: Op, from: Option<ShardId>) {

@@ -68,7 +68,7 @@ pub use api::*;
 pub use boxes::MsgBox;
 pub use budget::Held;
 pub(crate) use budget::trim;
-pub use config::{Accept, Carrier, Config, Shards, Tcp};
+pub use config::{Accept, Carrier, Config, LENDINGS, Shards, ShardsError, Tcp};
 pub use counters::Counters;
 pub use homes::{Bucket, Homes};
 pub use io::*;

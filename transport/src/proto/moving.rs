@@ -169,7 +169,7 @@ impl Machine {
         }
         for (key, p) in &luggage.peers {
             self.peer_timers.cancel(*key);
-            self.ni_used = self.ni_used.saturating_sub(p.credits_used);
+            self.ni.sub(p.uses);
             if self.by_peer.get(&p.id) == Some(key) {
                 self.by_peer.remove(&p.id);
             }
@@ -181,7 +181,10 @@ impl Machine {
         for (_, l) in &luggage.lends {
             self.adopted.remove(&l.name);
         }
-        // Credits of the NI that they held serve others.
+        // What they held of the NI's credits and of their hosts' shares serves others.
+        for (host, _) in &luggage.hosts {
+            while self.wake_one(*host) {}
+        }
         for waiting in std::mem::take(&mut self.ni_waiters) {
             if let Some(p) = self.peers.get_mut(waiting) {
                 p.listed_for_ni = false;
@@ -207,7 +210,7 @@ impl Machine {
         }
         for (old, p) in peers {
             let id = p.id;
-            self.ni_used += p.credits_used;
+            self.ni.add(p.uses);
             let ip = at(p.host);
             let key = self.peers.insert(p);
             self.charge_peer(key, ip);
@@ -246,8 +249,11 @@ impl Machine {
         }
         self.rename(&renamed);
         self.arrival = Some(Arrival { bucket, from, held: Vec::new() });
-        if self.down {
-            self.let_go();
+        match (self.down, self.leaving.gone()) {
+            (false, _) => {}
+            // Its handshakes come to their end first, as ours do.
+            (true, false) => self.end_work(),
+            (true, true) => self.let_go(),
         }
     }
 

@@ -56,7 +56,7 @@ impl AppId {
 
     /// The same, as seen from other shards: it lives on `shard`.
     pub(crate) fn on(self, shard: ShardId) -> AppId {
-        AppId { n: self.n, shard: shard.0 & (SHARDS_MAX - 1) }
+        AppId { n: self.n, shard: shard.0 }
     }
 
     /// Where it lives, and its id there.
@@ -82,7 +82,7 @@ impl From<Owner> for LendOwner {
         const KEPT: u16 = SHARDS_MAX;
         // The table of owners is as long as the largest that was ever lent to: the usual ones come first.
         LendOwner(match o {
-            Owner::Shard(s) => s.0 & (SHARDS_MAX - 1),
+            Owner::Shard(s) => s.0,
             Owner::Kept => KEPT,
             Owner::App(a) => KEPT + 1 + (a.n << SHARD_BITS | a.shard),
         })
@@ -117,6 +117,17 @@ mod tests {
                 let app = AppId::new(n).unwrap();
                 assert_eq!(app.on(shard).home(), (app, shard));
             }
+        }
+    }
+
+    /// The 65th shard's lends and events went to the first.
+    #[test]
+    fn a_shard_out_of_range_is_refused_where_it_is_given() {
+        use crate::proto::Shards;
+        assert_eq!(Shards::new(SHARDS_MAX - 1, SHARDS_MAX).map(|s| s.me().0), Ok(SHARDS_MAX - 1));
+        for (me, count) in [(SHARDS_MAX, SHARDS_MAX + 1), (0, u16::MAX), (3, 3), (0, 0)] {
+            let e = Shards::new(me, count).unwrap_err().to_string();
+            assert!(e.starts_with(&format!("shard {me} of {count}: a node has 1 to 64")), "{e}");
         }
     }
 

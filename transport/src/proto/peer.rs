@@ -25,6 +25,7 @@ use std::collections::VecDeque;
 use smallvec::SmallVec;
 
 use super::api::LnetError;
+use super::budget::Uses;
 use super::config::Config;
 use super::homes::Bucket;
 use super::io::DialId;
@@ -205,7 +206,8 @@ pub(super) struct Peer {
     pub(super) waiting: VecDeque<Tx>,
     /// Messages that wait for a connection.
     pub(super) queue: VecDeque<Tx>,
-    pub(super) credits_used: u32,
+    /// What messages to it hold; the credits are its own, too.
+    pub(super) uses: Uses,
     /// ACKs, REPLYs and NOOPs not yet on a stream.
     pub(super) answers: usize,
     /// REPLYs on a stream whose pages are not home.
@@ -245,7 +247,7 @@ impl Peer {
             zc: ZcTable::new(),
             waiting: VecDeque::new(),
             queue: VecDeque::new(),
-            credits_used: 0,
+            uses: Uses::default(),
             answers: 0,
             lent: 0,
             queued: false,
@@ -279,7 +281,7 @@ impl Peer {
         self.interval == 0
             && self.unwanted()
             && self.dial == DialState::Idle
-            && self.credits_used == 0
+            && self.uses.credits == 0
             && self.zc.len() == 0
     }
 

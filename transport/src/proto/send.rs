@@ -1,7 +1,7 @@
 //! Sending: credits, the choice of connection, the stream's window, lends.
 
 use super::api::{Event, LnetError, Payload};
-use super::budget::{ANSWER, Cause, FLOOR, QUEUE, trim};
+use super::budget::{ANSWER, Cause, FLOOR, QUEUE, Uses, own_part, trim};
 use super::choose::{self, Cargo, Fit};
 use super::config::SEC;
 use super::conn::Conn;
@@ -22,38 +22,67 @@ impl Machine {
         if tx.answer {
             self.answer_queued(peer);
         }
-        let (used, most) = (self.ni_used, self.cfg.ni_credits);
-        if let Some(p) = self.peers.get_mut(peer) {
-            let full = used >= most && (!tx.answer || self.budget.has_credit(p.host));
-            let shares = tx.answer && used >= most / 2 && self.budget.must_wait(p.host, used, most);
-            if !p.waiting.is_empty() || p.credits_used >= self.cfg.peer_credits || full || shares {
-                self.counters.credit_waits += 1;
-                // Without a connection an answer waits no longer for credits than for that: dials that hang hold them.
-                let deadline = if tx.answer { self.now + self.cfg.timeout() } else { u64::MAX };
-                tx.deadline = deadline;
-                p.waiting.push_back(tx);
-                if !p.queued && p.waiting.capacity() > FLOOR / 4 {
-                    p.queued = true;
-                    self.budget.charge(p.host, Cause::Peers, QUEUE);
-                }
-                if full && !std::mem::replace(&mut p.listed_for_ni, true) {
-                    self.ni_waiters.push_back(peer);
-                }
-                if (full || shares) && !std::mem::replace(&mut p.listed_for_host, true) {
-                    self.budget.waits(p.host, peer);
-                }
-                if deadline != u64::MAX {
-                    self.peer_by(peer, deadline);
-                }
-                return;
-            }
-            p.credits_used += 1;
-            self.budget.took_credits(p.host, 1);
-        } else {
+        let held_up = self.peers.get(peer).is_some_and(|p| self.held_up(p.host, &tx));
+        let Some(p) = self.peers.get_mut(peer) else {
             return self.end_tx(peer, tx, Err(LnetError::ConnLost));
+        };
+        if !p.waiting.is_empty() || p.uses.credits >= self.cfg.peer_credits || held_up {
+            self.counters.credit_waits += 1;
+            // Without a connection an answer waits no longer for credits than for that: dials that hang hold them.
+            let deadline = if tx.answer { self.now + self.cfg.timeout() } else { u64::MAX };
+            tx.deadline = deadline;
+            let (first, answer) = (p.waiting.is_empty(), tx.answer);
+            p.waiting.push_back(tx);
+            if !p.queued && p.waiting.capacity() > FLOOR / 4 {
+                p.queued = true;
+                self.budget.charge(p.host, Cause::Peers, QUEUE);
+            }
+            if held_up && first {
+                self.list(peer, answer);
+            }
+            if deadline != u64::MAX {
+                self.peer_by(peer, deadline);
+            }
+            return;
         }
-        self.ni_used += 1;
+        self.give_credit(peer, tx);
+    }
+
+    /// Whether a message to a peer of the host has to wait for what the shard has for all. Answers leave a part of it to
+    /// our own operations, and share the rest by host; who has to wait there has answers out, so it is woken.
+    fn held_up(&self, host: Key, tx: &Tx) -> bool {
+        let (ni, most) = (&self.ni, self.cfg.ni_credits);
+        let own = own_part(most);
+        if !tx.answer {
+            return ni.credits >= most && ni.credits - ni.answers >= own;
+        }
+        let now = ni.credits.max(ni.answers + own);
+        if now >= most / 2 && self.budget.must_wait(host, now, most) {
+            return true;
+        }
+        let (pieces, all) = (tx.pieces(), self.cfg.lendings);
+        let free = all.saturating_sub(own_part(all)).saturating_sub(ni.pieces);
+        pieces > 0 && self.budget.must_wait_for_lendings(host, pieces, free)
+    }
+
+    /// The first message that waits for this peer is held up: it is looked at again when there is room.
+    fn list(&mut self, peer: Key, answer: bool) {
+        let Some(p) = self.peers.get_mut(peer) else { return };
+        if answer && !std::mem::replace(&mut p.listed_for_host, true) {
+            self.budget.waits(p.host, peer);
+        } else if !answer && !std::mem::replace(&mut p.listed_for_ni, true) {
+            self.ni_waiters.push_back(peer);
+        }
+    }
+
+    fn give_credit(&mut self, peer: Key, mut tx: Tx) {
         tx.credit = true;
+        let uses = tx.uses();
+        if let Some(p) = self.peers.get_mut(peer) {
+            p.uses.add(uses);
+            self.budget.took(p.host, uses);
+        }
+        self.ni.add(uses);
         self.route(peer, tx);
     }
 
@@ -61,62 +90,59 @@ impl Machine {
     pub(super) fn kick(&mut self, peer: Key) {
         // What is sent here may end at once and give its credit back: the kicks that follow see to the rest.
         for _ in 0..self.cfg.peer_credits.max(1) {
+            let Some(p) = self.peers.get(peer) else { return };
+            let Some(tx) = p.waiting.front().filter(|_| p.uses.credits < self.cfg.peer_credits) else {
+                break;
+            };
+            if self.held_up(p.host, tx) {
+                let answer = tx.answer;
+                self.list(peer, answer);
+                break;
+            }
             let Some(p) = self.peers.get_mut(peer) else { return };
-            if p.waiting.is_empty() || p.credits_used >= self.cfg.peer_credits {
-                break;
-            }
-            let (used, most) = (self.ni_used, self.cfg.ni_credits);
-            let answer = p.waiting.front().is_some_and(|tx| tx.answer);
-            let full = used >= most && (!answer || self.budget.has_credit(p.host));
-            if full && !std::mem::replace(&mut p.listed_for_ni, true) {
-                self.ni_waiters.push_back(peer);
-            }
-            if full || answer && used >= most / 2 && self.budget.must_wait(p.host, used, most) {
-                if !std::mem::replace(&mut p.listed_for_host, true) {
-                    self.budget.waits(p.host, peer);
-                }
-                break;
-            }
             let Some(mut tx) = p.waiting.pop_front() else { break };
             trim(&mut p.waiting);
             tx.deadline = u64::MAX;
-            p.credits_used += 1;
-            self.budget.took_credits(p.host, 1);
-            self.ni_used += 1;
-            tx.credit = true;
-            self.route(peer, tx);
+            self.give_credit(peer, tx);
         }
         self.forget_if_idle(peer);
     }
 
-    fn give_credit_back(&mut self, peer: Key) {
-        self.ni_used = self.ni_used.saturating_sub(1);
+    fn take_back(&mut self, peer: Key, uses: Uses) {
+        self.ni.sub(uses);
         if let Some(p) = self.peers.get_mut(peer) {
-            p.credits_used = p.credits_used.saturating_sub(1);
+            p.uses.sub(uses);
             let host = p.host;
             if !p.waiting.is_empty() || p.conns.is_empty() {
                 self.kicks.push_back(peer);
             }
-            let next = self.budget.gave_credit(host);
-            self.wake_one(host, next);
+            // Two, so that a host uses what others have given back, too.
+            if self.budget.gave(host, uses) && self.wake_one(host) {
+                self.wake_one(host);
+            }
         }
-        // Hosts that held none may have taken more than there are.
-        while self.ni_used < self.cfg.ni_credits
+        self.wake_own();
+    }
+
+    /// Looks again at the peer to whom an operation of our own has waited longest for a credit of the NI, if there is one.
+    fn wake_own(&mut self) {
+        let most = self.cfg.ni_credits;
+        while (self.ni.credits < most || self.ni.credits - self.ni.answers < own_part(most))
             && let Some(next) = self.ni_waiters.pop_front()
         {
             let Some(p) = self.peers.get_mut(next) else { continue };
             p.listed_for_ni = false;
-            if !p.waiting.is_empty() {
+            // One without credits of its own is looked at when it gets some.
+            if !p.waiting.is_empty() && p.uses.credits < self.cfg.peer_credits {
                 self.kicks.push_back(next);
                 break;
             }
         }
     }
 
-    /// Wakes a peer that waits for its host's share of the credits: `next`, or the first behind it that still does. Gives
-    /// whether there is one.
-    pub(super) fn wake_one(&mut self, host: Key, mut next: Option<Key>) -> bool {
-        while let Some(peer) = next {
+    /// Wakes the peer that has waited longest for its host's share, of those that still do. Gives whether there is one.
+    pub(super) fn wake_one(&mut self, host: Key) -> bool {
+        while let Some(peer) = self.budget.next_waiter(host) {
             if let Some(p) = self.peers.get_mut(peer).filter(|p| p.host == host) {
                 p.listed_for_host = false;
                 if !p.waiting.is_empty() {
@@ -124,7 +150,6 @@ impl Machine {
                     return true;
                 }
             }
-            next = self.budget.next_waiter(host);
         }
         false
     }
@@ -290,6 +315,7 @@ impl Machine {
             }
             Payload::Pages(p) => p,
         };
+        let pieces = if tx.answer { pages.len() as u32 } else { 0 };
         let lend = (!pages.is_empty()).then(|| {
             let done = std::mem::replace(&mut tx.done, TxDone::Nothing);
             let name = |key| LendId::new(bucket, me, key);
@@ -300,7 +326,7 @@ impl Machine {
                 end,
                 held: false,
                 failed: None,
-                answer: tx.answer,
+                pieces,
             })
         });
         let lend_id = lend.and_then(|k| self.lends.get(k)).map(|r| r.name);
@@ -353,12 +379,14 @@ impl Machine {
             self.sum(&mut hdr, &pages);
         }
         self.spent(bucket, if summed { payload } else { 0 });
-        self.out.push_back(Output::Send(id, SendMsg { hdr, pay: pages, lend: lend_id, hold }));
+        self.out
+            .push_back(Output::Send(id, SendMsg { hdr, pay: pages, lend: lend_id, hold, answer: tx.answer }));
         if tx.answer || tx.hdr.is_none() {
             self.answer_pushed(peer, key, lend.is_some());
         }
         if lend.is_none() {
-            self.finish(peer, tx.credit, tx.done, Ok(()));
+            let uses = tx.uses();
+            self.finish(peer, uses, tx.done, Ok(()));
         }
     }
 
@@ -402,7 +430,8 @@ impl Machine {
         if tx.answer || tx.hdr.is_none() {
             self.answer_left(peer);
         }
-        self.finish(peer, tx.credit, tx.done, status);
+        let uses = tx.uses();
+        self.finish(peer, uses, tx.done, status);
     }
 
     /// Ends a message that no peer was found for.
@@ -412,14 +441,8 @@ impl Machine {
         }
     }
 
-    /// A lend has come home: its message ends.
-    pub(super) fn tx_done(&mut self, done: TxDone, peer: Option<Key>, status: Result<(), LnetError>) {
-        if let Some(peer) = peer {
-            self.finish(peer, true, done, status);
-        }
-    }
-
-    fn finish(&mut self, peer: Key, credit: bool, done: TxDone, status: Result<(), LnetError>) {
+    /// A message has ended, or its pages are home: what it held serves others.
+    pub(super) fn finish(&mut self, peer: Key, uses: Uses, done: TxDone, status: Result<(), LnetError>) {
         match done {
             TxDone::Nothing => {}
             TxDone::Put { app, tag } => self.complete(app, Event::Send { tag, status, done: true }),
@@ -429,8 +452,8 @@ impl Machine {
             }
             TxDone::Reply(grant) => self.return_get(grant, status),
         }
-        if credit {
-            self.give_credit_back(peer);
+        if uses.credits > 0 {
+            self.take_back(peer, uses);
         }
     }
 }

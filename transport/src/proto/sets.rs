@@ -61,7 +61,8 @@ impl Machine {
         self.dials.insert(id, key);
         self.peer_by(key, deadline);
         let privileged = self.cfg.privileged;
-        self.out.push_back(Output::Dial(DialSpec { id, peer: nid, remote, local_ip, privileged, ctype }));
+        let spec = DialSpec { id, peer: nid, remote, local_ip, privileged, ctype, until: deadline };
+        self.out.push_back(Output::Dial(spec));
     }
 
     pub(super) fn dial_failed(&mut self, id: DialId, why: DialError) {
@@ -242,8 +243,14 @@ impl Machine {
     /// Closes all connections of a peer: they share one fate (socklnd.md §4). In order with FIN when the peer went
     /// in order and nothing is under way, else with RST.
     pub(super) fn close_set(&mut self, key: Option<Key>, why: LnetError, clean: bool) {
-        let Some(key) = key.filter(|k| self.peers.get(*k).is_some()) else { return };
-        self.drop_set(key, why, clean, None);
+        if let Some(key) = key.filter(|k| self.peers.get(*k).is_some()) {
+            self.close_set_but(key, why, clean, None);
+        }
+    }
+
+    /// The same, but for the dial on the connection `but`.
+    pub(super) fn close_set_but(&mut self, key: Key, why: LnetError, clean: bool, but: Option<Key>) {
+        self.drop_set(key, why, clean, but);
         self.fail_queue(key, why);
         self.kicks.push_back(key);
         self.forget_if_idle(key);

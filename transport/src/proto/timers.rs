@@ -245,6 +245,8 @@ impl Machine {
             trim(&mut p.waiting);
             self.counters.err_queue_timeout += 1;
             self.end_tx(key, tx, Err(LnetError::TimedOut));
+            // An operation behind it may have room.
+            self.kicks.push_back(key);
             self.forget_if_idle(key);
         }
     }

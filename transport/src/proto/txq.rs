@@ -4,8 +4,9 @@
 use std::collections::VecDeque;
 
 use super::api::Payload;
-use super::budget::trim;
+use super::budget::{Uses, trim};
 use super::carrier::{self, Act, Ask, Carrier, To};
+use super::io::INLINE_PAYLOAD_MAX;
 use super::lnet::TxDone;
 use super::version::Carry;
 use crate::wire::ksock::{COOKIE_KEEPALIVE, KsockType};
@@ -71,6 +72,22 @@ impl Tx {
             (c0, c1) if c0 > c1 => Carrier::Pair,
             _ => Carrier::Range,
         }
+    }
+
+    /// Lendings that an answer's pages take; small ones are copied behind the header.
+    pub(super) fn pieces(&self) -> u32 {
+        match &self.payload {
+            Payload::Pages(p) if self.answer && self.payload.len() > INLINE_PAYLOAD_MAX as u64 => {
+                p.len() as u32
+            }
+            _ => 0,
+        }
+    }
+
+    /// What it holds of what the shard has for all, once it has its credits.
+    pub(super) fn uses(&self) -> Uses {
+        let credits = u32::from(self.credit);
+        Uses { credits, answers: if self.answer { credits } else { 0 }, pieces: credits * self.pieces() }
     }
 
     /// Bytes on the wire of a connection of `version`: a message is packed for the connection that takes it.

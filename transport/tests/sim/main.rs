@@ -21,9 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use hugepages::{PageRun, PageRunMut, PrivatePages};
-use transport::proto::{
-    Config, Data, Event, LnetError, MdMem, MdSpec, Op, Payload, RxPiece, ShardId, Shards, Sink,
-};
+use transport::proto::{Config, Data, Event, LnetError, MdMem, MdSpec, Op, Payload, RxPiece, Shards, Sink};
 use transport::testing::net::{Net, SEC};
 use transport::testing::rng::Rng;
 use transport::wire::{Nid, ProcessId};
@@ -192,7 +190,7 @@ impl World {
 
     fn config(&self, n: usize, me: u16) -> Config {
         let p = &self.nodes[n];
-        let shards = Shards { me: ShardId(me), count: p.shards };
+        let shards = Shards::new(me, p.shards).unwrap();
         Config { incarnation: self.epoch, interface_cookie: self.epoch, shards, ..p.cfg.clone() }
     }
 

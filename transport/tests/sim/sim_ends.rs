@@ -186,6 +186,7 @@ impl World {
             local_ip: IpAddr::V4(US),
             remote: SocketAddr::from((PEER, 988)),
             privileged: true,
+            until: self.rt.now() + 50_000_000_000,
         });
     }
 
@@ -585,6 +586,25 @@ fn refused_hellos_with_unread_bytes_hold_nothing() {
     assert!(node.is_down());
 }
 
+/// A dial that is given up after 50 s leaves nothing in the stack, which would go on for two minutes.
+#[test]
+fn a_dial_that_is_over_is_told_and_leaves_nothing() {
+    let mut w = World::new();
+    w.dial(1);
+    w.turn();
+    w.wire.heard();
+    w.wait(49_000_000_000);
+    assert_eq!((w.turn(), w.left().2), (vec![], 1));
+    w.wait(1_000_000_000);
+    assert_eq!(w.turn(), [Told::DialFailed(DialId(1))]);
+    assert_eq!(w.left(), (0, 0, 0, 0));
+    // One that has opened is no dial any more.
+    w.dial(2);
+    w.turn();
+    let (syn, _) = w.wire.heard().pop().unwrap();
+    assert_eq!(syn.flags & SYN, SYN);
+}
+
 /// What waits for room in its stream goes home when the connection is closed.
 #[test]
 fn messages_that_wait_go_home_with_a_close() {
@@ -594,7 +614,7 @@ fn messages_that_wait_go_home_with_a_close() {
         let hdr = || InlineHdr::try_from(&[1u8; 100][..]).unwrap();
         // The peer acknowledges nothing.
         for _ in 0..100_000 {
-            let m = SendMsg { hdr: hdr(), pay: Pages::new(), lend: None, hold: false };
+            let m = SendMsg { hdr: hdr(), pay: Pages::new(), lend: None, hold: false, answer: false };
             w.rt.command(p.id, StreamCmd::Send(m));
         }
         w.turn();

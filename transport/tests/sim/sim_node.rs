@@ -86,7 +86,7 @@ impl World {
     /// The same; each node lends so many runs of pages at a time.
     fn lending(lendings: usize, shards: u16, home: u16, faults: Faults, seed: u64, mem: &MemConfig) -> World {
         let now = Arc::new(AtomicU64::new(1_000_000_000));
-        let count = Shards { me: ShardId(0), count: shards };
+        let count = Shards::new(0, shards).unwrap();
         let client_ip = (2..=250)
             .map(|i| Ipv4Addr::new(10, 5, 1, i))
             .find(|ip| count.home_of(IpAddr::V4(*ip)) == ShardId(home))
@@ -104,7 +104,7 @@ impl World {
         let servers = (0..shards)
             .map(|i| {
                 let mut c = Config::new(nid(SERVER), 2000 + seed);
-                c.shards = Shards { me: ShardId(i), count: shards };
+                c.shards = Shards::new(i, shards).unwrap();
                 let t = now.clone();
                 let rt = Linked::new(
                     own.take(),
@@ -175,9 +175,9 @@ impl World {
     /// Moves the client's home to the next shard, unless a move is under way.
     fn move_on(&mut self) {
         let (b, n) = (self.bucket, self.servers.len() as u16);
-        let home = self.servers.iter_mut().find(|s| s.machine.home_of(b) == s.machine.config().shards.me);
+        let home = self.servers.iter_mut().find(|s| s.machine.home_of(b) == s.machine.config().shards.me());
         if let Some(s) = home {
-            let me = s.machine.config().shards.me.0;
+            let me = s.machine.config().shards.me().0;
             s.move_home(b, ShardId((me + 1) % n));
         }
     }

@@ -77,7 +77,7 @@ impl Node {
                     LcoreRt::new(stack, Clock::virtual_time(now.clone()), me)
                 });
                 let mut c = Config::new(nid(ip), 1000 + net.seed);
-                c.shards = Shards { me, count };
+                c.shards = Shards::new(me.0, count).unwrap();
                 let t = now.clone();
                 let clock = Box::new(move || t.load(Ordering::Relaxed));
                 let rt = Linked::new(own, c.shards, owners.clone(), &rings, lend, clock);
@@ -88,7 +88,7 @@ impl Node {
     }
 
     fn home_of(&self, peer: Ipv4Addr) -> usize {
-        usize::from(Shards { me: ShardId(0), count: self.shards.len() as u16 }.home_of(IpAddr::V4(peer)).0)
+        usize::from(Shards::new(0, self.shards.len() as u16).unwrap().home_of(IpAddr::V4(peer)).0)
     }
 
     /// The stacks, by queue.
@@ -157,7 +157,7 @@ impl World {
         let now = Arc::new(AtomicU64::new(1_000_000_000));
         let (a, b) = pair_of_queues(&net.mem, net.a.clone(), net.b.clone());
         let pick = |here: usize, home: u16, block: u8| {
-            let count = Shards { me: ShardId(0), count: here as u16 + net.idle };
+            let count = Shards::new(0, here as u16 + net.idle).unwrap();
             let fits = |ip: &Ipv4Addr| count.home_of(IpAddr::V4(*ip)) == ShardId(home);
             (1..=250).map(|i| Ipv4Addr::new(10, 5, block, i)).find(fits).unwrap()
         };

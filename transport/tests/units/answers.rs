@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use transport::proto::{AppId, Config, Event, Input, LnetError, MdMem, MdSpec, Op, Payload, ShardId, Shards};
+use transport::proto::{AppId, Config, Event, Input, LnetError, MdMem, MdSpec, Op, Payload, Shards};
 use transport::testing::capture::Msg;
 use transport::testing::net::{Net, SEC};
 use transport::wire::{
@@ -125,10 +125,10 @@ fn the_source_gets_it_whether_connected_or_not() {
 
 #[test]
 fn the_source_may_live_on_another_shard() {
-    let shards = Shards { me: ShardId(0), count: 3 };
+    let shards = Shards::new(0, 3).unwrap();
     let mut net = Net::new();
     for s in 0..3 {
-        net.add(Config { shards: Shards { me: ShardId(s), ..shards }, ..Config::new(nid(1), 1) });
+        net.add(Config { shards: Shards::new(s, 3).unwrap(), ..Config::new(nid(1), 1) });
     }
     for n in 10..18 {
         net.add(Config::new(nid(n), u64::from(n)));

@@ -1,9 +1,18 @@
 //! How often, and how soon, a peer is dialled again that says NONE or does not answer (docs/protocol/socklnd.md §2.7, §3,
 //! §4).
 
-use transport::proto::{Config, Contact, DialError, DialWhy, Event, LnetError, Op};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dataplane::clock::Clock;
+use transport::node::Runtime;
+use transport::node::sock::{SockConfig, SockRt};
+use transport::proto::{Config, Contact, DialError, DialId, DialSpec, DialWhy, Event, Input, LnetError, Op};
 use transport::testing::net::{Net, SEC};
 use transport::wire::{AcceptorReq, ByteOrder, ConnType, Hello, Nid, ProcessId, Version};
+
+use crate::raw;
 
 fn nid(n: u8) -> Nid {
     format!("10.0.0.{n}@tcp").parse().unwrap()
@@ -105,6 +114,75 @@ fn the_time_between_two_attempts_is_min_reconnectms() {
         net.run(SEC);
         assert_eq!(net.links(), n);
     }
+}
+
+/// An answer with another incarnation closes the set first, and counts as the first attempt of the next one: the third NONE
+/// had a dial begun that was given up in the same breath.
+#[test]
+fn another_incarnation_at_the_third_attempt_dials_nobody_at_once() {
+    let mut net = Net::new();
+    net.add(Config { min_reconnect: APART, ..config(1) });
+    net.raw_listen([10, 0, 0, 2].into());
+    ping(&mut net);
+    let says = |net: &mut Net, link: usize, change: fn(&mut Hello)| {
+        let mut h = raw::answer(&raw::dialled(net, link));
+        change(&mut h);
+        net.raw_send(link, &h.emit());
+        net.run(SEC / 2);
+    };
+    says(&mut net, 0, |_| {});
+    assert_eq!(raw::dialled(&net, 1).ctype, ConnType::BulkIn);
+    for link in 1..3 {
+        says(&mut net, link, |h| h.ctype = ConnType::None);
+        net.run(APART);
+    }
+    assert_eq!((net.links(), raw::dialled(&net, 3).ctype), (4, ConnType::BulkIn));
+    says(&mut net, 3, |h| h.src_incarnation += 1);
+    assert_eq!(net.links(), 4);
+    assert_eq!(net.nodes[0].machine.gauges().conns_up, 0, "that set was another node's");
+    // Somebody wants it still.
+    net.op(0, Op::Ping { tag: 2, target: ProcessId::lustre(nid(2)) });
+    net.run(APART);
+    assert_eq!((net.links(), raw::dialled(&net, 4).ctype), (5, ConnType::Control));
+}
+
+/// The kernel went on for two minutes with a dial that the protocol had given up after 50 s.
+#[test]
+fn a_dial_that_is_over_leaves_no_socket() {
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    listener.bind(&SocketAddr::from(([127, 44, 0, 4], 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let remote = listener.local_addr().unwrap().as_socket().unwrap();
+    // Once its queue is full the kernel drops SYNs.
+    let full: Vec<_> = (0..4)
+        .map(|_| {
+            let s = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            s.set_nonblocking(true).unwrap();
+            let _ = s.connect(&remote.into());
+            s
+        })
+        .collect();
+    let now = Arc::new(AtomicU64::new(SEC));
+    let clock = Clock::virtual_time(now.clone());
+    let mut rt = SockRt::new(SockConfig::default(), clock).unwrap();
+    let until = 51 * SEC;
+    let (id, local_ip) = (DialId(7), [127, 44, 0, 5].into());
+    let ctype = ConnType::Control;
+    rt.dial(&DialSpec { id, peer: nid(2), remote, local_ip, privileged: false, ctype, until });
+    let mut turn = |at: u64| {
+        now.store(at, Ordering::Relaxed);
+        let mut told = Vec::new();
+        rt.turn(&mut |i| match i {
+            Input::DialFailed(d, why) => told.push((d, why)),
+            Input::Opened(..) => panic!("its queue was full"),
+            _ => {}
+        });
+        (told, rt.counters().conns)
+    };
+    assert_eq!(turn(until - 1), (vec![], 1));
+    assert_eq!(turn(until), (vec![(id, DialError::TimedOut)], 0));
+    assert_eq!(turn(until + SEC), (vec![], 0));
+    drop(full);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Peers that move from one shard of a node to another while they talk to it: at every moment of a conversation, and at
 //! random. Each operation ends once, each byte arrives once, everything is home at the end.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use hugepages::{PageRunMut, PrivatePages};
@@ -11,7 +11,9 @@ use transport::proto::{
 };
 use transport::testing::net::{Net, SEC};
 use transport::testing::rng::Rng;
-use transport::wire::{Nid, ProcessId};
+use transport::wire::{ConnType, Hello, LnetHdr, Nid, ProcessId, Version};
+
+use crate::raw;
 
 fn id(n: u8) -> ProcessId {
     let nid: Nid = format!("10.0.0.{n}@tcp").parse().unwrap();
@@ -52,7 +54,7 @@ fn net(shards: u16, peers: &[u8], tweak: impl Fn(&mut Config)) -> Net {
         net.add(c)
     };
     for s in 0..shards {
-        add(&mut net, 1, Shards { me: ShardId(s), count: shards });
+        add(&mut net, 1, Shards::new(s, shards).unwrap());
     }
     let mut first = vec![0];
     first.extend(peers.iter().map(|n| add(&mut net, *n, Shards::SINGLE)));
@@ -241,6 +243,71 @@ fn back_off_and_dials_move_along() {
     let ev = (0..2).flat_map(|s| net.take_events(s)).filter(|e| matches!(e, Event::Ping { info: Ok(_), .. }));
     assert_eq!(ev.count(), 1);
     quiet(&net);
+}
+
+/// Peers of 10.0.0.1's first shard, each in a bucket of its own.
+fn of_first_shard(net: &Net) -> impl Iterator<Item = u8> + use<> {
+    let mut seen = Vec::new();
+    let mut of: Vec<u8> = (20..200).filter(|n| net.home(0, IpAddr::from([10, 0, 0, *n])) == 0).collect();
+    of.retain(|n| {
+        !seen.contains(&bucket(*n)) && {
+            seen.push(bucket(*n));
+            true
+        }
+    });
+    of.into_iter()
+}
+
+/// Sources that lead nowhere share what one host may hold: who waits for that goes on when one of them moves away.
+#[test]
+fn credits_that_leave_serve_who_waits() {
+    let mut net = net(2, &[], |c| c.ni_credits = 4);
+    let mut of = of_first_shard(&net);
+    let (asker, mute) = (of.next().unwrap(), [of.next().unwrap(), of.next().unwrap(), of.next().unwrap()]);
+    mute.iter().for_each(|n| net.raw_listen([10, 0, 0, *n].into()));
+    let link = net.raw_connect(SocketAddr::new([10, 0, 0, asker].into(), 1000), 0);
+    let hello = Hello { src_nid: id(asker).nid, ..raw::hello(Version::V3, ConnType::Control) };
+    net.raw_send(link, &raw::start(&hello));
+    net.run(SEC / 100);
+    for n in mute {
+        let hdr = LnetHdr { src_nid: id(n).nid, ..raw::ping_get(0) };
+        net.raw_send(link, &raw::message(Version::V3, &hdr, 0));
+        net.run(SEC / 100);
+    }
+    let g = net.nodes[0].machine.gauges();
+    assert_eq!((net.links(), g.credits_used), (3, 2), "the third waits for credits: {g:?}");
+    assert!(net.move_home(0, bucket(mute[0]), ShardId(1)));
+    net.run(SEC / 100);
+    let g = net.nodes[0].machine.gauges();
+    assert_eq!((net.links(), g.credits_used), (4, 2), "and is dialled: {g:?}");
+}
+
+/// A shard that goes down waits for handshakes, those that come to it from another shard too.
+#[test]
+fn a_handshake_that_comes_to_a_shard_on_its_way_down_is_answered() {
+    let mut net = net(2, &[], |_| {});
+    let of_second = (20..200).find(|n| net.home(0, IpAddr::from([10, 0, 0, *n])) == 1).unwrap();
+    let of_first = of_first_shard(&net).next().unwrap();
+    let links = [(of_first, 0), (of_second, 1)].map(|(n, node)| {
+        let link = net.raw_connect(SocketAddr::new([10, 0, 0, n].into(), 1000), node);
+        net.raw_send(link, &raw::request(id(1).nid));
+        link
+    });
+    net.run(SEC / 1000);
+    net.op(1, Op::Shutdown { tag: 1 });
+    assert!(net.move_home(0, bucket(of_first), ShardId(1)));
+    for (link, n) in links.into_iter().zip([of_first, of_second]) {
+        let hello = Hello { src_nid: id(n).nid, ..raw::hello(Version::V3, ConnType::Control) };
+        net.raw_send(link, &hello.emit());
+    }
+    net.run(SEC / 100);
+    for link in links {
+        assert!(Hello::parse(net.wire(link, 1).0).is_ok(), "{link} was answered");
+        assert!(!net.raw_ended(link).1);
+    }
+    // Nobody closes; then it is down all the same.
+    net.run(5 * SEC);
+    assert!(net.take_events(1).iter().any(|e| matches!(e, Event::ShutDown { tag: 1 })));
 }
 
 #[test]

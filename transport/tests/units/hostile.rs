@@ -2,15 +2,20 @@
 //! the while, and the node down in order. Bounds are of gauges, never of times. Field reports 2 to 4.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::sync::Arc;
 
 use dataplane::clock::Clock;
+use hugepages::{PageRunMut, PrivatePages};
 use transport::node::sock::{SockConfig, SockRt};
-use transport::node::{NoApp, Shard};
-use transport::proto::{Accept, Event, Held, Input, Machine, MdMem, Op, Sink, Tcp};
+use transport::node::{NoApp, Runtime, Shard, StreamCmd};
+use transport::proto::{
+    Accept, Close, Event, Held, InlineHdr, Input, LendId, Machine, MdMem, Op, Pages, Payload, SendMsg, Sink,
+    Tcp,
+};
 use transport::testing::net::{Net, SEC};
 use transport::wire::{ConnType, Hello, LnetBody, LnetHdr, Nid, ProcessId, Version, WireHandle};
 
-use crate::raw::{attach, config, header, hello, id, message, nid, noop, pages, ping_op, put, start};
+use crate::raw::{attach, config, header, hello, id, message, nid, noop, pages, ping_op, put, put_op, start};
 
 const MIB: u64 = 1 << 20;
 /// One host ends at half of the budget; beside it stands what the honest one holds, a set and a few answers.
@@ -325,7 +330,8 @@ fn twelve_hosts_that_never_read() {
         honest(&mut net, &mut times);
     }
     let (used, most) = (net.nodes[0].machine.gauges().credits_used, config(1).ni_credits as usize);
-    assert!((most..most + 12).contains(&used), "{used} of {most} credits are held");
+    // Three quarters of them, and one a host.
+    assert!((most * 3 / 4..most * 3 / 4 + 12).contains(&used), "{used} of {most} credits are held");
     for _ in 0..20 {
         net.run(SEC / 10);
         honest(&mut net, &mut times);
@@ -336,6 +342,147 @@ fn twelve_hosts_that_never_read() {
     let h = held(&net);
     assert_eq!((h.stalled, net.nodes[0].machine.gauges().queued), (0, 0), "{h:?}");
     goes_down(net);
+}
+
+/// So many hosts, of so many processes each, that ask for all they can and read none.
+fn greedy(net: &mut Net, hosts: std::ops::Range<u8>, pids: u32) -> Vec<usize> {
+    let mut links = Vec::new();
+    for host in hosts {
+        let ip = [10, 0, 9, host + 1];
+        let src_nid: Nid = format!("10.0.9.{}@tcp", host + 1).parse().unwrap();
+        for i in 0..pids {
+            let link = net.raw_connect(SocketAddr::new(ip.into(), 1022 - i as u16), 0);
+            net.raw_send(link, &start(&Hello { src_nid, ..of_pid(1000 + i) }));
+            net.run(SEC / 1000);
+            net.raw_send(link, &get(src_nid, 1000 + i).repeat(20));
+            links.push(link);
+        }
+    }
+    net.run(SEC / 10);
+    links
+}
+
+/// Nine hosts that read nothing took all of the NI's credits: no PUT or GET of the node's own left it for 50 s, field report
+/// 2's kind.
+#[test]
+fn own_operations_go_on_whatever_answers_hold() {
+    for hosts in [9, 12, 64] {
+        let (mut net, mut times) = victim(64 * MIB);
+        attach(&mut net, 1, MdMem::Sink(Sink::Lend(4096)), true);
+        let links = greedy(&mut net, 0..hosts, 14);
+        let (used, most) = (net.nodes[0].machine.gauges().credits_used, config(1).ni_credits as usize);
+        assert!((most * 3 / 4..=most).contains(&used), "{hosts} hosts hold {used} of {most} credits");
+        net.take_events(0);
+        const N: u64 = 200;
+        for tag in 0..N {
+            net.op(0, put_op(tag, id(2), pages(4096), true));
+        }
+        net.run(SEC);
+        let acked = |e: &&Event| matches!(e, Event::Ack { status: Ok(()), done: true, .. });
+        let good = net.take_events(0).iter().filter(acked).count();
+        let sent = net.nodes[0].machine.gauges();
+        assert!(good == N as usize, "{good} of {N} beside {hosts} hosts: {sent:?}");
+        net.take_events(1);
+        honest(&mut net, &mut times);
+        links.into_iter().for_each(|link| net.raw_reset(link));
+        net.run(SEC);
+        goes_down(net);
+    }
+}
+
+/// A REPLY of many pieces takes as many lendings. Two processes had them all.
+#[test]
+fn lendings_are_shared_by_host() {
+    let mut net = Net::new();
+    net.record = false;
+    net.raw_acks = false;
+    net.add(transport::proto::Config { lendings: 64, ..config(1) });
+    net.add(config(2));
+    let run = PageRunMut::new(Arc::new(PrivatePages), 4096).unwrap().freeze();
+    let pieces = (0..16).map(|i| run.slice(i * 256, 256).unwrap()).collect();
+    attach(&mut net, 0, MdMem::Source(Payload::Pages(pieces)), true);
+    greedy(&mut net, 0..1, 10);
+    greedy(&mut net, 1..6, 1);
+    let g = net.nodes[0].machine.gauges();
+    // The first host has 32 of the 48 that are for answers, each of the others those of one message.
+    assert_eq!((g.lends, g.queued > 20), (2 + 5, true), "{g:?}");
+    net.op(1, ping_op(id(1)));
+    net.run(SEC);
+    assert!(matches!(net.take_events(1)[..], [Event::Ping { info: Ok(_), .. }]));
+    goes_down(net);
+}
+
+/// The cause alone is counted.
+#[test]
+fn a_hello_that_gets_no_peer_is_counted_once() {
+    for (budget, max_peers, want) in [(8 << 10, 9, (1, 0)), (MIB, 0, (0, 1))] {
+        let mut net = Net::new();
+        net.add(transport::proto::Config { budget, max_peers, ..config(1) });
+        join(&mut net, 1000, 1000);
+        let c = net.nodes[0].machine.counters();
+        assert_eq!((c.err_over_budget, c.err_too_many_peers), want);
+    }
+}
+
+/// The same at the runtime, where lendings are: more answers than there are lendings to a peer that reads none hold up
+/// neither its own connection's end, nor an operation of ours, nor what has no pages.
+#[test]
+fn answers_that_are_not_read_leave_lendings_to_operations_of_ours() {
+    use std::io::Read;
+    let ip: IpAddr = [127, 44, 0, 3].into();
+    let tcp = Tcp { tx_buffer: 16 << 10, ..Tcp::default() };
+    let cfg =
+        SockConfig { listen: vec![SocketAddr::new(ip, 0)], lendings: 300, tcp, ..SockConfig::default() };
+    let mut rt = SockRt::new(cfg, Clock::monotonic()).unwrap();
+    let at = rt.local_addrs()[0];
+    let mut opened = Vec::new();
+    let mute = TcpStream::connect(at).unwrap();
+    let mut reader = TcpStream::connect(at).unwrap();
+    while opened.len() < 2 {
+        rt.turn(&mut |i| {
+            if let Input::Opened(id, info) = i {
+                opened.push((id, info.remote));
+            }
+        });
+    }
+    let of = |s: &TcpStream| opened.iter().find(|o| o.1 == s.local_addr().unwrap()).unwrap().0;
+    let (mute_id, reader_id) = (of(&mute), of(&reader));
+    let Payload::Pages(page) = pages(1 << 20) else { unreachable!() };
+    let msg = |n: u64, pay: bool, answer: bool| {
+        let hdr = InlineHdr::try_from(&[n as u8; 8][..]).unwrap();
+        let pay = if pay { page.clone() } else { Pages::new() };
+        SendMsg { hdr, lend: (!pay.is_empty()).then_some(LendId(n)), pay, hold: false, answer }
+    };
+    for n in 0..400 {
+        rt.command(mute_id, StreamCmd::Send(msg(n, true, true)));
+    }
+    rt.flush();
+    let c = rt.counters();
+    assert_eq!((c.lendings_out, c.lend_waits), (256, 144), "44 are kept from answers");
+    rt.command(reader_id, StreamCmd::Send(msg(1001, false, true)));
+    rt.command(reader_id, StreamCmd::Send(msg(1002, true, false)));
+    rt.command(reader_id, StreamCmd::Send(msg(1003, true, true)));
+    let (mut got, mut home) = (vec![0; 2 * 8 + (1 << 20)], Vec::new());
+    reader.set_nonblocking(true).unwrap();
+    let mut len = 0;
+    while len < got.len() {
+        rt.turn(&mut |i| home.extend(if let Input::Released(l) = i { Some(l.0) } else { None }));
+        rt.flush();
+        len += reader.read(&mut got[len..]).unwrap_or(0);
+    }
+    assert_eq!((got[7], got[8]), (1001u64 as u8, 1002u64 as u8), "in the order of the connection");
+    // What waits is let go with its connection, and who waited behind it has its turn.
+    rt.command(mute_id, StreamCmd::Close(Close::Abort));
+    let mut rest = vec![0; 8 + (1 << 20)];
+    let mut len = 0;
+    while len < rest.len() || home.len() < 402 {
+        rt.turn(&mut |i| home.extend(if let Input::Released(l) = i { Some(l.0) } else { None }));
+        rt.flush();
+        len += reader.read(&mut rest[len..]).unwrap_or(0);
+    }
+    home.sort_unstable();
+    home.dedup();
+    assert_eq!((home.len(), rt.counters().lendings_out), (402, 0), "each once");
 }
 
 /// A peer that speaks for another's NID pays for it until the other comes.

@@ -5,9 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hugepages::{PageRunMut, PrivatePages};
-use transport::proto::{
-    Config, Data, Event, LnetError, MdMem, MdSpec, Op, OpRefused, Payload, ShardId, Sink,
-};
+use transport::proto::{Config, Data, Event, LnetError, MdMem, MdSpec, Op, OpRefused, Payload, Shards, Sink};
 use transport::testing::net::{Net, SEC};
 use transport::wire::{AcceptorReq, ByteOrder, ConnType, Hello, LnetBody, LnetHdr, Nid, ProcessId, Version};
 
@@ -19,8 +17,7 @@ fn net(shards: u16) -> Net {
     let mut net = Net::new();
     for me in 0..shards {
         let mut cfg = Config::new(own(), 7);
-        cfg.shards.me = ShardId(me);
-        cfg.shards.count = shards;
+        cfg.shards = Shards::new(me, shards).unwrap();
         net.add(cfg);
     }
     net

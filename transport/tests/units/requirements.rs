@@ -67,7 +67,15 @@ fn requirement_01_dials_come_from_reserved_ports() {
     let dials: Vec<u16> = (0..2)
         .map(|n| {
             let ctype = ConnType::Control;
-            rt.dial(&DialSpec { id: DialId(n), peer: nid(2), remote, local_ip, privileged: true, ctype });
+            rt.dial(&DialSpec {
+                id: DialId(n),
+                peer: nid(2),
+                remote,
+                local_ip,
+                privileged: true,
+                ctype,
+                until: u64::MAX,
+            });
             listener.accept().unwrap().1.port()
         })
         .collect();

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use hugepages::{PageRunMut, PrivatePages};
-use transport::proto::{Config, Event, MdMem, MdSpec, Op, Payload, ShardId, Shards, Sink};
+use transport::proto::{Config, Event, MdMem, MdSpec, Op, Payload, Shards, Sink};
 use transport::testing::net::{Net, SEC};
 use transport::wire::{Nid, ProcessId};
 
@@ -24,7 +24,7 @@ fn run(len: usize) -> PageRunMut {
 fn net() -> Net {
     let mut net = Net::new();
     for s in 0..SHARDS {
-        net.add(Config { shards: Shards { me: ShardId(s), count: SHARDS }, ..Config::new(id(1).nid, 100) });
+        net.add(Config { shards: Shards::new(s, SHARDS).unwrap(), ..Config::new(id(1).nid, 100) });
     }
     for n in 0..PEERS {
         net.add(Config::new(id(10 + n).nid, 200 + u64::from(n)));

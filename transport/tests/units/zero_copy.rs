@@ -411,7 +411,7 @@ fn a_message_half_received_gives_its_sink_back() {
 
 #[test]
 fn a_grant_for_a_connection_that_died_goes_back_to_its_owner() {
-    let shards = |me| Shards { me: ShardId(me), count: 2 };
+    let shards = |me| Shards::new(me, 2).unwrap();
     let mut b = Bench::set(|c| c.shards = shards(0));
     let mut owner = Machine::new(Config { shards: shards(1), ..Config::new(nid(1), 5) });
     let sink = Sink::Copy(PageRunMut::new(Arc::new(PrivatePages), 64).unwrap());

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use crate::proto::{ShardId, Tcp};
+use crate::proto::{LENDINGS, ShardId, Tcp};
 
 /// How the runtime passes the time when there is nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -26,7 +26,7 @@ pub struct SockConfig {
     pub rx_buf: usize,
     /// Receive buffers.
     pub rx_bufs: usize,
-    /// Lendings that may be out.
+    /// Lendings that may be out; the machine is told the same number.
     pub lendings: usize,
     /// What the kernel is told about each connection, and how many it lets wait to be accepted.
     pub tcp: Tcp,
@@ -41,7 +41,7 @@ impl Default for SockConfig {
             idle: Idle::Block,
             rx_buf: 128 << 10,
             rx_bufs: 1024,
-            lendings: 4096,
+            lendings: LENDINGS as usize,
             tcp: Tcp::default(),
             shard: ShardId(0),
         }
