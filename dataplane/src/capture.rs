@@ -1,8 +1,9 @@
 //! A wrapper round any port that writes what passes to a pcap file (nanosecond stamps, Ethernet).
 
 use std::collections::VecDeque;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -34,6 +35,24 @@ pub enum CaptureError {
     },
 }
 
+/// The device /dev/null, major and minor number 1 and 3.
+const NULL: u64 = 0x103;
+
+/// Makes a file for packets, or empties it. A FIFO would stop whoever writes to it when nobody reads.
+pub(crate) fn create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    match options.open(path).and_then(|f| Ok((f.metadata()?, f))) {
+        Ok((m, file)) if m.is_file() || (m.file_type().is_char_device() && m.rdev() == NULL) => Ok(file),
+        // A FIFO that nobody reads says that there is no such device.
+        Err(e) if e.raw_os_error() != Some(libc::ENXIO) => Err(e),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is no regular file; give the path of one, or of none yet",
+        )),
+    }
+}
+
 /// A port that writes a pcap. System calls and copies on the packet path: for looking, not for measuring.
 pub struct CapturePort<P: Port> {
     inner: P,
@@ -57,7 +76,7 @@ impl<P: Port> CapturePort<P> {
         clock: Box<dyn Fn() -> u64>,
     ) -> Result<CapturePort<P>, CaptureError> {
         let name = path.display().to_string();
-        let file = File::create(path).map_err(|source| CaptureError::Open { path: name.clone(), source })?;
+        let file = create(path).map_err(|source| CaptureError::Open { path: name.clone(), source })?;
         let header = PcapHeader {
             datalink: DataLink::ETHERNET,
             ts_resolution: TsResolution::NanoSecond,

@@ -150,6 +150,12 @@ impl Machine {
     /// # Errors
     /// [`CptError::Topology`].
     pub fn detect() -> Result<Machine, CptError> {
+        // It is read to its end, which a device has not and a FIFO is late with.
+        let file =
+            std::env::var_os("HWLOC_XMLFILE").filter(|f| std::fs::metadata(f).is_ok_and(|m| !m.is_file()));
+        if let Some(f) = file {
+            return Err(CptError::Topology(format!("HWLOC_XMLFILE={}: it is no regular file", f.display())));
+        }
         let t = Topology::new().map_err(|e| CptError::Topology(e.to_string()))?;
         Self::read(&t)
     }

@@ -6,6 +6,7 @@
 //!   and that write pcap files.
 //! * [`link`]: ports joined by a network with rate, queue, delay, loss and outages, in virtual time.
 //! * [`steer`]: which of a port's queues a connection's packets come to.
+//! * [`stdio`]: whether the process has a standard output.
 //! * [`doctor`]: what the machine has and lacks for a node.
 #![cfg_attr(feature = "lcore", doc = "* [`cpt`], [`lcore`]: CPU partitions and pinned polling threads.")]
 #![cfg_attr(feature = "dpdk", doc = "* [`dpdk`]: the EAL, ethdev ports, mempools.")]
@@ -25,6 +26,7 @@ pub mod lcore;
 pub mod link;
 pub mod mem;
 pub mod pkt;
+pub mod stdio;
 pub mod steer;
 #[cfg(feature = "dpdk")]
 mod sync;

@@ -23,7 +23,7 @@ use crossbeam_queue::ArrayQueue;
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter};
 use pcap_file::{DataLink, PcapError, TsResolution};
 
-use crate::capture::CaptureError;
+use crate::capture::{CaptureError, create};
 use crate::pkt::{Port, RxPkt, TxPkt};
 
 /// Enough of a packet for all headers, in bytes: Ethernet with a VLAN tag, IPv6, TCP with all options.
@@ -216,7 +216,7 @@ impl PcapFile {
     /// [`CaptureError`] names the path.
     pub fn create(path: &Path, epoch: u64) -> Result<PcapFile, CaptureError> {
         let name = path.display().to_string();
-        let file = File::create(path).map_err(|source| CaptureError::Open { path: name.clone(), source })?;
+        let file = create(path).map_err(|source| CaptureError::Open { path: name.clone(), source })?;
         let header = PcapHeader {
             datalink: DataLink::ETHERNET,
             ts_resolution: TsResolution::NanoSecond,
@@ -357,6 +357,13 @@ mod tests {
         let p = r.next_packet().unwrap().unwrap();
         assert_eq!((&p.data[..], p.orig_len, p.timestamp.as_nanos()), (&b"abc"[..], 99, 1_000_000_007));
         assert!(r.next_packet().is_none());
+        // Field report 12: what nobody reads, or everybody writes to, is refused and not waited for.
+        let fifo = dir.path().join("fifo");
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        for p in [&fifo, Path::new("/dev/full")] {
+            let e = PcapFile::create(p, 0).err().unwrap().to_string();
+            assert!(e.contains(&p.display().to_string()) && e.contains("no regular file"), "{e}");
+        }
         let e = PcapFile::create(Path::new("/nonexistent/x.pcap"), 0).err().unwrap();
         assert!(e.to_string().contains("/nonexistent/x.pcap"));
     }

@@ -3,7 +3,7 @@
 
 #![cfg(feature = "lcore")]
 
-use std::process::Command;
+use std::process::{Command, Output};
 
 use dataplane::cpt::Machine;
 
@@ -13,14 +13,14 @@ fn shape() -> String {
     format!("SHAPE cores={} nodes={} this={}", m.cores.len(), m.nodes().len(), m.this_system)
 }
 
+fn run(var: &str, value: &str) -> Output {
+    let me = std::env::current_exe().unwrap();
+    Command::new(me).args(["--exact", "prints_its_shape", "--nocapture"]).env(var, value).output().unwrap()
+}
+
 /// The shape that a child process with the variable set sees.
 fn child(var: &str, value: &str) -> String {
-    let me = std::env::current_exe().unwrap();
-    let out = Command::new(me)
-        .args(["--exact", "prints_its_shape", "--nocapture"])
-        .env(var, value)
-        .output()
-        .unwrap();
+    let out = run(var, value);
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let text = String::from_utf8_lossy(&out.stdout);
     let at = text.find("SHAPE").unwrap();
@@ -48,6 +48,14 @@ fn a_machine_from_a_file() {
     let file = dir.path().join("m.xml");
     std::fs::write(&file, XML).unwrap();
     assert_eq!(child("HWLOC_XMLFILE", &file.to_string_lossy()), "SHAPE cores=2 nodes=1 this=false");
+}
+
+/// Field report 12: a file without an end is not read.
+#[test]
+fn a_file_that_is_none_is_refused() {
+    let out = run("HWLOC_XMLFILE", "/dev/zero");
+    let err = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success() && err.contains("HWLOC_XMLFILE=/dev/zero: it is no regular file"), "{err}");
 }
 
 /// A package with one node and two cores, in hwloc's format.

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::spec::PortSpec;
+use super::trouble::cut_remedy;
 
 /// What the kernel's `ethtool` interface tells of one feature (linux/ethtool.h).
 const GDRVINFO: u32 = 0x03;
@@ -64,9 +65,9 @@ fn linked(net: &Path, iface: &str) -> Option<String> {
     named.map(|e| e.file_name().to_string_lossy().into_owned())
 }
 
-/// What a user should turn off below an AF_PACKET port.
-pub(crate) fn warning(root: &Path, spec: &PortSpec) -> Option<String> {
-    let iface = spec.kernel_iface().filter(|_| spec.port_name().starts_with("net_af_packet"))?;
+/// What keeps the kernel from joining frames below an AF_PACKET port, as commands where they can be told; none where it
+/// joins none.
+fn lines(root: &Path, iface: &str) -> Vec<String> {
     let on = |dev: &str, cmd, mask| feature(dev, cmd).is_some_and(|v| v & mask != 0);
     let mut lines = Vec::new();
     if on(iface, GGRO, 1) || on(iface, GFLAGS, FLAG_LRO) {
@@ -81,6 +82,13 @@ pub(crate) fn warning(root: &Path, spec: &PortSpec) -> Option<String> {
             None => lines.push("where the other end of this veth is: ethtool -K PEER tso off".into()),
         }
     }
+    lines
+}
+
+/// What a user should turn off below an AF_PACKET port.
+pub(crate) fn warning(root: &Path, spec: &PortSpec) -> Option<String> {
+    let iface = af_packet(spec)?;
+    let lines = lines(root, iface);
     (!lines.is_empty()).then(|| {
         format!(
             "port {}: the kernel joins frames before {iface} hands them over, and what is longer than the ring's frames is cut and \
@@ -89,6 +97,18 @@ pub(crate) fn warning(root: &Path, spec: &PortSpec) -> Option<String> {
             lines.join("; ")
         )
     })
+}
+
+fn af_packet(spec: &PortSpec) -> Option<&str> {
+    spec.kernel_iface().filter(|_| spec.port_name().starts_with("net_af_packet"))
+}
+
+impl PortSpec {
+    /// What to do where frames come cut (counter `port_rx_cut`); `None` for a port that is not over a kernel's interface.
+    pub fn cut_remedy(&self) -> Option<String> {
+        let lines = lines(Path::new("/"), af_packet(self)?);
+        Some(if lines.is_empty() { cut_remedy(self.port_name()) } else { lines.join("; ") })
+    }
 }
 
 #[cfg(test)]
@@ -115,7 +135,10 @@ mod tests {
         for none in ["eth0", "away", "same", "eth0.5", "nosuch"] {
             assert_eq!(linked(&net, none), None, "{none}");
         }
-        assert_eq!(warning(d.path(), &"net_tap0,remote=va".parse().unwrap()), None);
+        let tap: PortSpec = "net_tap0,remote=va".parse().unwrap();
+        assert_eq!((warning(d.path(), &tap), tap.cut_remedy()), (None, None));
+        let lo: PortSpec = "net_af_packet0,iface=nosuch0".parse().unwrap();
+        assert!(lo.cut_remedy().unwrap().contains("ethtool -K PEER tso off"));
     }
 
     #[test]
