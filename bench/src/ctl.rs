@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
@@ -64,6 +65,12 @@ pub struct Ctl {
     pub crc_good: AtomicU64,
     /// Checksums that differed; always 0.
     pub crc_bad: AtomicU64,
+    /// When the client began its first operation, and when its latest one ended, in ns of its clock; 0 before that.
+    pub first_ns: AtomicU64,
+    /// As `first_ns`.
+    pub last_ns: AtomicU64,
+    /// The client has ended all that it was to do.
+    pub done: AtomicBool,
     /// The client has nothing outstanding.
     pub quiet: AtomicBool,
     /// The server's match entries are attached.
@@ -95,6 +102,12 @@ impl Ctl {
     pub fn outstanding(&self) -> u64 {
         let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
         get(&self.started).saturating_sub(get(&self.completed) + get(&self.failed))
+    }
+
+    /// From the beginning of the first operation to the end of the latest one.
+    pub fn span(&self) -> Duration {
+        let [from, to] = [&self.first_ns, &self.last_ns].map(|n| n.load(Ordering::Relaxed));
+        Duration::from_nanos(to.saturating_sub(from))
     }
 
     /// Keeps the first error.

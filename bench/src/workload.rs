@@ -42,6 +42,8 @@ pub struct ClientConfig {
     pub runs: usize,
     /// Operations to start in all; then the client comes to rest.
     pub limit: u64,
+    /// How long new transfers are begun, in ns from the first; those that were begun are ended.
+    pub begin_for: Option<u64>,
 }
 
 impl Default for ClientConfig {
@@ -55,6 +57,7 @@ impl Default for ClientConfig {
             small_flight: 64,
             runs: 8,
             limit: u64::MAX,
+            begin_for: None,
         }
     }
 }
@@ -124,6 +127,8 @@ pub struct Client {
     small: Payload,
     out: Outstanding,
     seq: u64,
+    /// When the first operation was begun, in ns.
+    since: Option<u64>,
     was: Phase,
     rtt: Histogram<u64>,
 }
@@ -160,6 +165,7 @@ impl Client {
             small: Payload::inline(&[0x5a; SMALL]).unwrap_or_else(Payload::empty),
             out: Outstanding::new(max),
             seq: 0,
+            since: None,
             was: Phase::Quiet,
             rtt: new_histogram(),
             target: ProcessId::lustre(target),
@@ -173,6 +179,7 @@ impl Client {
             bump(&self.ctl.twice, 1);
             return;
         };
+        self.ctl.last_ns.store(now, Ordering::Relaxed);
         match ok {
             Ok(()) => {
                 // In this order: who sees the count finds the bytes.
@@ -195,6 +202,12 @@ impl Client {
         self.cfg.pieces > 1 && self.seq % self.cfg.pieces == self.cfg.pieces - 1
     }
 
+    /// Whether nothing more is to be begun: the number is reached, or the time is over and no transfer is half begun.
+    fn is_over(&self, now: u64) -> bool {
+        let late = self.cfg.begin_for.zip(self.since).is_some_and(|(ns, t)| now.saturating_sub(t) >= ns);
+        self.seq >= self.cfg.limit || (late && self.seq.is_multiple_of(self.cfg.pieces.max(1)))
+    }
+
     /// Payload of the next bulk operation, in bytes.
     fn next_len(&self) -> usize {
         if self.at_tail() { self.cfg.tail } else { self.cfg.bulk_len }
@@ -205,6 +218,10 @@ impl Client {
             return None;
         }
         let tag = self.out.start(now, bytes as u64)?;
+        if self.since.is_none() {
+            self.since = Some(now);
+            self.ctl.first_ns.store(now, Ordering::Relaxed);
+        }
         self.seq += 1;
         bump(&self.ctl.started, 1);
         Some(tag)
@@ -279,7 +296,7 @@ impl App for Client {
             Phase::Rate => self.cfg.small_flight,
         };
         let mut n = 0;
-        while self.out.count() < flight && self.seq < self.cfg.limit {
+        while self.out.count() < flight && !self.is_over(now) {
             n += 1;
             match phase {
                 Phase::Ping => self.ping(now, ops),
@@ -291,7 +308,8 @@ impl App for Client {
                 _ => self.put(now, ops, false, false),
             }
         }
-        if self.seq >= self.cfg.limit && self.out.count() == 0 {
+        if self.is_over(now) && self.out.count() == 0 {
+            self.ctl.done.store(true, Ordering::Release);
             self.ctl.quiet.store(true, Ordering::Release);
         }
         Work::of(n)
@@ -451,5 +469,69 @@ impl App for Server {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(cfg: ClientConfig, ctl: &Arc<Ctl>) -> Client {
+        let backing: Arc<dyn Backing> = Arc::new(PrivatePages);
+        Client::new(cfg, ctl.clone(), Nid::LO, &backing).unwrap()
+    }
+
+    /// What a turn at `now` begins, each ended a microsecond later.
+    fn turn(c: &mut Client, now: u64) -> usize {
+        let mut ops = Ops::new();
+        c.turn(now, &mut ops);
+        let tags: Vec<u64> = ops
+            .iter()
+            .filter_map(|(_, op)| if let Op::Put { tag, .. } = op { Some(*tag) } else { None })
+            .collect();
+        for tag in &tags {
+            let ack = Event::Ack { tag: *tag, status: Ok(()), mlength: 0, done: true };
+            c.event(now + 1000, APP, ack, &mut Ops::new());
+        }
+        tags.len()
+    }
+
+    /// Field report 21: when the time is over no transfer is begun, and the one that is half begun is ended.
+    #[test]
+    fn no_transfer_is_begun_when_the_time_is_over() {
+        let ctl = Arc::new(Ctl::default());
+        let cfg = ClientConfig {
+            bulk_len: 64,
+            pieces: 3,
+            tail: 8,
+            bulk_flight: 2,
+            begin_for: Some(10_000),
+            ..ClientConfig::default()
+        };
+        let mut c = client(cfg, &ctl);
+        assert_eq!(turn(&mut c, 500), 0, "nothing is asked for yet");
+        ctl.set_phase(Phase::BulkChecked);
+        // The time begins with the first, however long it took to come to it.
+        let begun: Vec<usize> = [1_000_000, 1_009_999, 1_010_000, 1_010_001].map(|t| turn(&mut c, t)).into();
+        assert_eq!(
+            (begun, ctl.done.load(Ordering::Relaxed)),
+            (vec![2, 2, 2, 0], true),
+            "two transfers of three"
+        );
+        assert_eq!(ctl.completed.load(Ordering::Relaxed), 6);
+    }
+
+    /// Field report 21: an lcore that was asleep when it was told to begin, and who looks at it later, add nothing.
+    #[test]
+    fn a_transfer_takes_from_its_first_beginning_to_its_last_end() {
+        let ctl = Arc::new(Ctl::default());
+        let mut c =
+            client(ClientConfig { bulk_len: 1, bulk_flight: 1, limit: 2, ..ClientConfig::default() }, &ctl);
+        ctl.set_phase(Phase::BulkChecked);
+        for now in [90_000_000, 90_002_000, 190_000_000] {
+            turn(&mut c, now);
+        }
+        assert_eq!(ctl.span().as_nanos(), 3000);
+        assert!(ctl.done.load(Ordering::Relaxed));
     }
 }
