@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use transport::wire::Nid;
 
-use crate::args::{NodeArgs, Via};
+use crate::args::{NodeArgs, Switch, Via};
 use crate::inspect::claim::{self, Claim, Holder};
 use crate::inspect::client::{self, Client, Running};
-use crate::{out, settings};
+use crate::{limits, out, settings};
 
 /// How long a node that has just been started may take to be there.
 const COMING: Duration = Duration::from_secs(5);
@@ -36,6 +36,8 @@ pub(crate) fn find(via: &Via, node: &mut NodeArgs, target: Nid, command: &str) -
         }
         return Ok(Access::Node(client));
     }
+    // Before the kernel is asked for a way to what is no machine's address.
+    settings::target(node, target)?;
     node.nid = match via.nid {
         Some(nid) => nid,
         None => by_route(target)?,
@@ -53,7 +55,13 @@ pub(crate) fn find(via: &Via, node: &mut NodeArgs, target: Nid, command: &str) -
             if !r.guests {
                 return Err(Holder { pid: Some(r.pid), command: r.command }.refusal(nid));
             }
-            out::note(format_args!("through the node of {nid} that runs here (process {})", r.pid));
+            let unused = unused(node);
+            let unused = match unused.len() {
+                0 => String::new(),
+                1 => format!("; it has settings of its own, {} is not used", unused[0]),
+                _ => format!("; it has settings of its own, these are not used: {}", unused.join(", ")),
+            };
+            out::note(format_args!("through the node of {nid} that runs here (process {}){unused}", r.pid));
             return Ok(Access::Node(client));
         }
         match claim::take(nid, &scope, command) {
@@ -76,6 +84,30 @@ pub(crate) fn find(via: &Via, node: &mut NodeArgs, target: Nid, command: &str) -
     }
 }
 
+/// Options of `a` that a node which runs does not heed. What may be said to find it is none of them.
+fn unused(a: &NodeArgs) -> Vec<&'static str> {
+    let all = [
+        ("--prefix", a.prefix.is_some()),
+        ("--gateway", a.gateway.is_some()),
+        ("--vlan", a.vlan.is_some()),
+        ("--mtu", a.mtu.is_some()),
+        ("--cpu-pattern", a.cpu_pattern.is_some()),
+        ("--lcores", a.lcores != 1),
+        ("--balance", a.balance != Switch::On),
+        ("--options", !a.options.is_empty()),
+        ("--tunable", !a.tunable.is_empty()),
+        ("--accept-port", a.accept_port.is_some()),
+        ("--accept", a.accept.is_some()),
+        ("--peer-credits", a.peer_credits.is_some()),
+        ("--zc-min-payload", a.zc_min_payload.is_some()),
+        ("--keepalive", a.keepalive.is_some()),
+        ("--budget", a.budget.is_some()),
+        ("--pcap", a.pcap.is_some()),
+        ("EAL arguments after --", !a.eal.is_empty()),
+    ];
+    all.into_iter().filter(|o| o.1).map(|o| o.0).collect()
+}
+
 /// The NID of the address from which the kernel would send to `target`.
 fn by_route(target: Nid) -> Result<Nid, String> {
     let Some(ip) = target.ip() else { return Err(format!("{target} has no IP address")) };
@@ -87,6 +119,7 @@ fn by_route(target: Nid) -> Result<Nid, String> {
     let from = UdpSocket::bind(SocketAddr::new(any, 0))
         .and_then(|s| s.connect(SocketAddr::new(ip, 988)).and_then(|()| s.local_addr()))
         .map_err(|e| {
+            let e = limits::told(&e);
             format!("this machine has no way to {ip} ({e}): give --nid, or --node for a node that runs")
         })?;
     let mut ip = from.ip();

@@ -5,6 +5,7 @@ mod look;
 mod parse;
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -18,6 +19,7 @@ use crate::cptcmd::CptArgs;
 use crate::ratecmd::RateArgs;
 use crate::settings::{Tuned, tunable, tuned};
 use crate::stackcmd::{CrowdArgs, TcpSimArgs};
+use crate::units;
 
 /// What commands take from their environment.
 const ENVIRONMENT: &str = "\
@@ -84,14 +86,14 @@ pub(crate) struct DemoArgs {
     /// Run both nodes on one lcore only, even if there are more cores.
     #[arg(long)]
     pub(crate) one_lcore: bool,
-    /// Kernel sockets only (what the program does where DPDK is not to be had).
-    #[arg(long)]
+    /// Kernel sockets only (what the program does where DPDK is not to be had): nothing is said of the link then.
+    #[arg(long, conflicts_with_all = ["one_lcore", "mtu", "no_tso", "eal"])]
     pub(crate) sockets_only: bool,
     /// Copy received payload into page runs instead of lending it.
     #[arg(long)]
     pub(crate) copy: bool,
     /// Largest IP packet on the virtio link, in bytes.
-    #[arg(long, default_value_t = 9000, value_parser = clap::value_parser!(u16).range(1280..=9000))]
+    #[arg(long, default_value_t = 9000, value_parser = number::<u16>(1280..=9000))]
     pub(crate) mtu: u16,
     /// Every packet is a frame of its own on the virtio link, as on a wire: no segmentation offload.
     #[arg(long)]
@@ -99,6 +101,34 @@ pub(crate) struct DemoArgs {
     /// EAL arguments, as DPDK documents them.
     #[arg(last = true)]
     pub(crate) eal: Vec<String>,
+}
+
+/// A whole number in `range`.
+pub(crate) fn number<T: TryFrom<u64>>(
+    range: RangeInclusive<u64>,
+) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |s| {
+        let n = s.parse().ok().filter(|n| range.contains(n)).and_then(|n| T::try_from(n).ok());
+        n.ok_or_else(|| format!("it takes a whole number from {} to {}", range.start(), range.end()))
+    }
+}
+
+/// A number of bytes in `range`, perhaps with a unit.
+pub(crate) fn size<T: TryFrom<u64>>(
+    range: RangeInclusive<u64>,
+) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |s| {
+        let n = u64::try_from(units::size(s)?)
+            .ok()
+            .filter(|n| range.contains(n))
+            .and_then(|n| T::try_from(n).ok());
+        n.ok_or_else(|| format!("it takes {} to {} bytes", range.start(), range.end()))
+    }
+}
+
+/// An IP address.
+fn ip(s: &str) -> Result<IpAddr, String> {
+    s.parse().map_err(|_| "it is no IP address, such as 10.0.0.254 or fd00::1".to_owned())
 }
 
 pub(crate) fn seconds(s: &str) -> Result<f64, String> {
@@ -152,13 +182,13 @@ pub(crate) enum BenchWhat {
 #[derive(Args, Debug, Clone)]
 pub(crate) struct RepeatArgs {
     /// How many demonstrations.
-    #[arg(default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(default_value_t = 5, value_parser = number::<u32>(1..=1000))]
     pub(crate) runs: u32,
     /// Seconds for each measured stretch.
     #[arg(long, default_value_t = 3.0, value_parser = seconds)]
     pub(crate) seconds: f64,
     /// Kernel sockets only.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "eal")]
     pub(crate) sockets_only: bool,
     /// One JSON object instead of the table.
     #[arg(long)]
@@ -172,7 +202,7 @@ pub(crate) struct RepeatArgs {
 #[derive(Args, Debug, Clone)]
 pub(crate) struct SetsArgs {
     /// Peers, each with a set of three connections.
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=i64::from(bench::memory::MAX_SETS)))]
+    #[arg(long, default_value_t = 1000, value_parser = number::<u32>(1..=u64::from(bench::memory::MAX_SETS)))]
     pub(crate) peers: u32,
     /// One JSON object instead of the table.
     #[arg(long)]
@@ -183,10 +213,10 @@ pub(crate) struct SetsArgs {
 #[derive(Args, Debug, Clone)]
 pub(crate) struct MemoryArgs {
     /// Connection sets at the first look.
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 1000, value_parser = number::<u32>(1..=u64::from(u32::MAX)))]
     pub(crate) few: u32,
     /// Connection sets at the second look.
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 10_000, value_parser = number::<u32>(1..=u64::from(u32::MAX)))]
     pub(crate) many: u32,
     /// One JSON object instead of the table.
     #[arg(long)]
@@ -200,7 +230,7 @@ pub(crate) struct GrowthArgs {
     #[arg(long, default_value_t = 60.0, value_parser = growth_seconds)]
     pub(crate) seconds: f64,
     /// Kernel sockets only.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "eal")]
     pub(crate) sockets_only: bool,
     /// One JSON object instead of the table.
     #[arg(long)]
@@ -214,7 +244,7 @@ pub(crate) struct GrowthArgs {
 #[derive(Args, Debug, Clone)]
 pub(crate) struct TcpArgs {
     /// Rounds; each measures every row once.
-    #[arg(default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(default_value_t = 7, value_parser = number::<u32>(1..=1000))]
     pub(crate) rounds: u32,
     /// Seconds for each row in a round.
     #[arg(long, default_value_t = 0.5, value_parser = seconds)]
@@ -279,17 +309,17 @@ pub(crate) struct NodeArgs {
     #[arg(long, requires = "nid")]
     pub(crate) vdev: Option<String>,
     /// Prefix length of the port's network. Default: 24, and 64 for IPv6.
-    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=128))]
+    #[arg(long, value_parser = number::<u8>(1..=128))]
     pub(crate) prefix: Option<u8>,
     /// Gateway for addresses outside it, of the NID's family. Without one an IPv6 node uses the router that advertises
     /// itself.
-    #[arg(long)]
+    #[arg(long, value_parser = ip)]
     pub(crate) gateway: Option<IpAddr>,
     /// VLAN id on the port.
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4094))]
+    #[arg(long, value_parser = number::<u16>(1..=4094))]
     pub(crate) vlan: Option<u16>,
     /// MTU of the port, in bytes.
-    #[arg(long, value_parser = clap::value_parser!(u16).range(576..=9600))]
+    #[arg(long, value_parser = number::<u16>(576..=9600))]
     pub(crate) mtu: Option<u16>,
     #[allow(rustdoc::broken_intra_doc_links, reason = "brackets of cpu_pattern, as --help shows them")]
     /// CPU partitions in Lustre's syntax, such as "0[0-3] 1[4-7]" or "N"; "C[0]" leaves out the first CPU of each NUMA
@@ -298,7 +328,7 @@ pub(crate) struct NodeArgs {
     pub(crate) cpu_pattern: Option<String>,
     /// Lcores that poll, each a queue of the port where the port tells which packets come to which (RSS, or virtio
     /// links whose both ends have queues=N).
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, default_value_t = 1, value_parser = number::<u16>(1..=64))]
     pub(crate) lcores: u16,
     /// A busy lcore gives peers, and copies of large messages, to an idle one of its CPU partition.
     #[arg(long, value_enum, default_value_t = Switch::On)]
@@ -328,7 +358,7 @@ pub(crate) struct NodeArgs {
     pub(crate) keepalive: Option<Tuned>,
     /// Memory that strangers may make each lcore hold (answers that they do not read, handshakes, connections, peers), in
     /// MiB. Default: a 64th of the machine's for all lcores, at least 32 and at most 1024 each.
-    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    #[arg(long, value_name = "MIB", value_parser = number::<u32>(1..=1 << 20))]
     pub(crate) budget: Option<u32>,
     /// Writes all packets of the DPDK port to this pcap file (slow: for looking, not for measuring); those of
     /// further queues to the same name with .1, .2 and so on behind it.

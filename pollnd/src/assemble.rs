@@ -127,6 +127,7 @@ impl Node {
             carrier: self.describe.clone(),
             scope: claim::scope(a),
             command: setup.role.command(),
+            args: a.clone(),
         };
         match Server::start(front.clone(), about, setup.guests.clone()) {
             Ok(s) => self.server = Some(s),
@@ -269,7 +270,8 @@ fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>)
         ));
     }
     let ip = a.nid.ip().unwrap_or(IpAddr::from([0, 0, 0, 0]));
-    let privileged = may_bind_privileged(ip);
+    let privileged =
+        may_bind_privileged(ip).map_err(|e| format!("cannot make a socket: {}", limits::told(&e)))?;
     if !privileged {
         tracing::warn!(
             "cannot bind ports below 1024: peers that accept only secure connections (Lustre's default) will refuse this node; \

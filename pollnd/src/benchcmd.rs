@@ -180,8 +180,8 @@ fn over_link(a: &GrowthArgs, lost: &mut Vec<NothingLost>) -> Result<Growth, Stri
     let ctl = Arc::new(Ctl::default());
     let cfg = LinkConfig { threads, ..LinkConfig::default() };
     let l = link::start(&eal, &std::env::temp_dir(), cfg, &ctl, &enter, idle)?;
-    let name = format!("virtio link, {} lcore(s)", if threads == Threads::One { 1 } else { 2 });
-    let g = watched(&name, a, &ctl, lost, || {
+    let name = if threads == Threads::One { "virtio link, 1 lcore" } else { "virtio link, 2 lcores" };
+    let g = watched(name, a, &ctl, lost, || {
         let end = l.stop()?;
         Ok((end.nodes, u64::from(end.left.attachments_out + end.left.heads_out + end.left.rx_out)))
     });

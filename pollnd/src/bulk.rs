@@ -14,7 +14,7 @@ use crate::args::BulkArgs;
 use crate::assemble::{self, Role, Setup};
 use crate::inspect::Request;
 use crate::inspect::client::Client as Asker;
-use crate::{out, settings, units, why};
+use crate::{out, settings, signals, units, why};
 
 /// Most payload of an LNet message, in bytes.
 const MTU: u64 = 1 << 20;
@@ -121,6 +121,7 @@ impl Job {
             bulk_flight: flight.into(),
             small_flight: 1,
             limit: self.limit(),
+            begin_for: self.seconds.map(|s| (s * 1e9) as u64),
             ..ClientConfig::default()
         }
     }
@@ -129,8 +130,8 @@ impl Job {
     pub(crate) fn failure(&self, m: &Moved, e: &str) -> String {
         let what = if self.way == Way::Put { "PUT to" } else { "GET from" };
         let of = match self.count {
-            Some(_) => format!("{} of {} messages", m.messages, self.limit()),
-            None => format!("{} messages", m.messages),
+            Some(_) => format!("{} of {}", m.messages, units::many(self.limit(), "message")),
+            None => units::many(m.messages, "message"),
         };
         format!("{what} {}: {e}; {of} had completed", self.target)
     }
@@ -152,13 +153,13 @@ pub(crate) enum Look {
 pub(crate) struct Follow<'a> {
     job: &'a Job,
     ctl: Arc<Ctl>,
-    begun: Instant,
+    /// When the first operation was seen to have begun: an lcore that sleeps takes a while to come to it.
+    begun: Option<Instant>,
     cpu: Duration,
     /// Completions at the last change, and when that was.
     last: (u64, Instant),
     /// Messages, bytes and time of the last beat.
     beat: (u64, u64, f64),
-    ending: bool,
 }
 
 impl<'a> Follow<'a> {
@@ -166,7 +167,7 @@ impl<'a> Follow<'a> {
     pub(crate) fn new(job: &'a Job, ctl: Arc<Ctl>) -> Follow<'a> {
         ctl.set_phase(if job.way == Way::Put { Phase::BulkChecked } else { Phase::Get });
         let now = Instant::now();
-        Follow { job, ctl, begun: now, cpu: cpu_time(), last: (0, now), beat: (0, 0, 0.0), ending: false }
+        Follow { job, ctl, begun: None, cpu: cpu_time(), last: (0, now), beat: (0, 0, 0.0) }
     }
 
     fn counts(&self) -> (u64, u64) {
@@ -179,12 +180,17 @@ impl<'a> Follow<'a> {
         if stopped {
             return Look::End(Err("interrupted".into()));
         }
+        // In this order: the counts are final when it is done.
+        let done = self.ctl.done.load(Ordering::Acquire);
         if self.ctl.failed.load(Ordering::Relaxed) > 0 {
             return Look::End(Err(self.error()));
         }
         let (n, bytes) = self.counts();
-        if n >= self.job.limit() || (self.ending && self.ctl.is_quiet()) {
+        if done || n >= self.job.limit() {
             return Look::End(Ok(()));
+        }
+        if self.begun.is_none() && self.ctl.started.load(Ordering::Relaxed) > 0 {
+            self.begun = Some(Instant::now());
         }
         if n != self.last.0 {
             self.last = (n, Instant::now());
@@ -193,11 +199,7 @@ impl<'a> Follow<'a> {
         if self.last.1.elapsed() > timeout {
             return Look::Silent(timeout);
         }
-        let at = self.begun.elapsed().as_secs_f64();
-        if !self.ending && self.job.seconds.is_some_and(|s| at >= s) {
-            self.ending = true;
-            self.ctl.set_phase(Phase::Quiet);
-        }
+        let at = self.begun.map_or(0.0, |t| t.elapsed().as_secs_f64());
         let (messages, before, then) = self.beat;
         if self.job.every.is_some_and(|e| at >= then + e) {
             self.beat = (n, bytes, at);
@@ -218,7 +220,7 @@ impl<'a> Follow<'a> {
             messages,
             transfers: messages / self.job.pieces(),
             bytes,
-            wall_s: self.begun.elapsed().as_secs_f64(),
+            wall_s: self.ctl.span().as_secs_f64(),
             cpu_s: (cpu_time() - self.cpu).as_secs_f64(),
             crc_bad: self.ctl.crc_bad.load(Ordering::Relaxed),
             ..Moved::default()
@@ -231,7 +233,8 @@ fn say_beat(b: &Beat, json: bool) -> Result<(), String> {
         return out::line(serde_json::json!(b));
     }
     let (rate, each) = (units::rate(b.bytes, b.wall_s), units::per_second(b.messages, b.wall_s));
-    out::line(format_args!("{:>9}  {:>12}  {:>14}  {} messages", units::time(b.at_s), rate, each, b.messages))
+    let messages = units::many(b.messages, "message");
+    out::line(format_args!("{:>9}  {:>12}  {:>14}  {messages}", units::time(b.at_s), rate, each))
 }
 
 /// Whose node it was.
@@ -246,32 +249,35 @@ fn say(job: &Job, m: &Moved, whose: Whose, json: bool) -> Result<(), String> {
         return out::line(serde_json::json!(m));
     }
     let what = if job.pieces() == 1 {
-        format!("{} messages of {} bytes", m.messages, job.size)
+        format!("{} of {}", units::many(m.messages, "message"), units::many(job.size, "byte"))
     } else {
-        format!("{} transfers of {} bytes in {} messages", m.transfers, job.size, m.messages)
+        let [transfers, bytes, messages] =
+            [(m.transfers, "transfer"), (job.size, "byte"), (m.messages, "message")]
+                .map(|(n, w)| units::many(n, w));
+        format!("{transfers} of {bytes} in {messages}")
     };
     let (here, by) = match whose {
         Whose::Own => ("here", "pollnd"),
         Whose::Running => ("of the node", "the node"),
     };
     out::line(format_args!(
-        "{what} in {}: {}, {}; {:.2} CPU-seconds {here}; copied by {by}: {} B sent, {} B received; {} TCP retransmissions",
+        "{what} in {}: {}, {}; {:.2} CPU-seconds {here}; copied by {by}: {} B sent, {} B received; {}",
         units::time(m.wall_s),
         units::rate(m.bytes, m.wall_s),
         units::per_second(m.messages, m.wall_s),
         m.cpu_s,
         m.tx_copied_bytes,
         m.rx_copied_bytes,
-        m.retransmits
+        units::many(m.retransmits, "TCP retransmission")
     ))
 }
 
 fn judge(job: &Job, m: &Moved) -> Result<(), String> {
     if job.way == Way::Get && m.crc_bad > 0 {
-        return Err(format!("{} of {} answers had wrong bytes", m.crc_bad, m.messages));
+        return Err(format!("{} of {} had wrong bytes", m.crc_bad, units::many(m.messages, "answer")));
     }
     if job.count.is_some() && job.seconds.is_none() && m.messages != job.limit() {
-        return Err(format!("{} of {} messages completed", m.messages, job.limit()));
+        return Err(format!("{} of {} completed", m.messages, units::many(job.limit(), "message")));
     }
     Ok(())
 }
@@ -287,6 +293,9 @@ pub(crate) fn main(mut a: BulkArgs, way: Way) -> Result<(), String> {
 
 fn through(job: &Job, mut asker: Asker, json: bool) -> Result<(), String> {
     asker.patient();
+    // The node then tells how far it had come.
+    let hang_up = asker.hang_up()?;
+    signals::first(hang_up)?;
     let end = asker.try_rows(&Request::Bulk { job: job.clone() }, |v| {
         serde_json::from_value::<Beat>(v).map_or(Ok(()), |b| say_beat(&b, json))
     })?;

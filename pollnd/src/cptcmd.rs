@@ -3,19 +3,20 @@
 use bench::cpt::{self, Cpt, Payload, Row};
 use clap::Args;
 
+use crate::args::{number, size};
 use crate::benchcmd::{live, print};
 
 /// `pollnd bench cpt`.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct CptArgs {
     /// Rounds; each measures every way of taking payload in once.
-    #[arg(default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(default_value_t = 9, value_parser = number::<u32>(1..=1000))]
     pub(crate) rounds: u32,
-    /// Bytes of a message.
-    #[arg(short, long, default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(4096..=1 << 20))]
+    /// Bytes of a message: a number, or one with k or M for KiB or MiB.
+    #[arg(short, long, default_value_t = 1 << 20, value_parser = size::<u32>(4096..=1 << 20))]
     pub(crate) size: u32,
     /// Messages in each part of a round.
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(64..=1_000_000))]
+    #[arg(long, default_value_t = 1000, value_parser = number::<u64>(64..=1_000_000))]
     pub(crate) messages: u64,
     /// One JSON object instead of the table.
     #[arg(long)]

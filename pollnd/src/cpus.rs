@@ -8,6 +8,8 @@ use dataplane::doctor::cpu_quota;
 #[cfg(feature = "dpdk")]
 use dataplane::lcore::{self, Lcore, Polled};
 
+use crate::units;
+
 /// Says that a CPU quota is in force, for a node of so many lcores: they use it up, and the kernel then stops the
 /// process until the period ends. A node on kernel sockets has none and does so only when it is busy.
 pub(crate) fn mention_quota(lcores: Option<u16>) {
@@ -15,7 +17,8 @@ pub(crate) fn mention_quota(lcores: Option<u16>) {
     let stop = q.stop_us(lcores.unwrap_or(1).into()).map(|us| us as f64 / 1000.0);
     match (stop, lcores) {
         (Some(ms), Some(n)) => tracing::warn!(
-            "a CPU quota is in force, {q}: of a node with {n} lcore(s) that poll each is stopped for {ms} ms at a time; {}",
+            "a CPU quota is in force, {q}: of a node with {} that poll each is stopped for {ms} ms at a time; {}",
+            units::many(n.into(), "lcore"),
             q.remedy()
         ),
         (Some(ms), None) => tracing::warn!(

@@ -31,7 +31,7 @@ use crate::assemble::{MakeApp, Node, Started, until_made};
 use crate::cpus;
 use crate::inspect::telemetry;
 use crate::keeper::{Duties, Keeper, speed};
-use crate::settings;
+use crate::{iface, settings, units, why};
 
 /// Memory for pages of applications and for slack, in MiB.
 const PAGES_MB: u64 = 64;
@@ -56,13 +56,33 @@ fn vhost_socket(spec: &PortSpec) -> Result<(), String> {
     let (name, p) = (spec.port_name(), s.path.display());
     if !s.listens {
         // A vhost device that connects tries until somebody listens.
-        if name.starts_with("net_vhost") || s.path.exists() {
-            return Ok(());
-        }
-        return Err(format!(
-            "{name}: there is no vhost socket {p}: start the other end first (a node with --vdev net_vhost0,iface={p}, \
-             a virtual switch), or correct the path"
-        ));
+        let waits = name.starts_with("net_vhost");
+        let first = format!(
+            "start the other end first (a node with --vdev net_vhost0,iface={p}, a virtual switch), or correct the path"
+        );
+        return match s.path.metadata() {
+            Err(e) if e.kind() == ErrorKind::NotFound && waits => Ok(()),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                Err(format!("{name}: there is no vhost socket {p}: {first}"))
+            }
+            Err(e) => {
+                Err(format!("{name} cannot reach its vhost socket {p}: {e}; correct the path, or its rights"))
+            }
+            Ok(m) if !m.file_type().is_socket() => Err(format!(
+                "{name}: {p} is no socket but a file of another kind: give the path of the vhost socket that the other end serves"
+            )),
+            // It need not be disturbed to find out.
+            Ok(_) if waits || listed(&s.path) => Ok(()),
+            Ok(_) => match UnixStream::connect(&s.path) {
+                Err(e) if e.kind() == ErrorKind::ConnectionRefused => Err(format!(
+                    "{name}: nobody listens on the vhost socket {p}, whoever made it has gone: {first}"
+                )),
+                Err(e) if e.kind() == ErrorKind::PermissionDenied => Err(format!(
+                    "{name} may not connect to the vhost socket {p} ({e}): run as a user that may write to it"
+                )),
+                _ => Ok(()),
+            },
+        };
     }
     if let Some(d) = s.path.parent().filter(|d| !d.as_os_str().is_empty() && !d.is_dir()) {
         let d = d.display();
@@ -110,6 +130,18 @@ fn listed(path: &Path) -> bool {
     table.lines().any(|l| {
         let w: Vec<_> = l.split_whitespace().collect();
         w.len() > 7 && w[3] == LISTENS && l.ends_with(&*path) && w[7..].join(" ") == *path
+    })
+}
+
+/// What is said of a port whose kernel interface is in the hands of a kernel that has the address, too.
+fn kernel_answers(spec: &PortSpec, ip: IpAddr, owner: Option<(String, u8)>) -> Option<String> {
+    let (name, (iface, prefix)) = (spec.port_name(), owner?);
+    ["net_af_", "net_pcap", "net_tap"].iter().any(|d| name.starts_with(d)).then(|| {
+        format!(
+            "port {name}: this machine's kernel has the address {ip}, too (interface {iface}): it answers what comes for it, a \
+             connection with RST; take it away (ip addr del {ip}/{prefix} dev {iface}), or give --nid an address that the kernel \
+             does not have"
+        )
     })
 }
 
@@ -281,6 +313,10 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
     let port_config = PortConfig { mtu, queues: a.lcores, fewer: true, ..PortConfig::default() };
     EthPort::check(&spec, &port_config).map_err(|e| e.to_string())?;
     vhost_socket(&spec)?;
+    if let Some(w) = kernel_answers(&spec, ip, iface::owner(ip)) {
+        tracing::warn!("{w}");
+    }
+    why::keep_cut_remedy(spec.cut_remedy());
     let pci = match &spec {
         PortSpec::Pci(p) => Some(p.clone()),
         _ => None,
@@ -323,11 +359,11 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
     let config = settings::config(a, Carrier::Port, true, speed(port.refresh_link()))?;
     let told = config.link_mbps;
     let describe = format!(
-        "port {} ({}), {}, {} lcore(s) on CPU {:?}, MTU {}, {}",
+        "port {} ({}), {}, {} on CPU {:?}, MTU {}, {}",
         port.name(),
         port.driver(),
         port.describe_queues(),
-        lcores.len(),
+        units::many(lcores.len() as u64, "lcore"),
         lcores.iter().map(|l| l.cpu).collect::<Vec<_>>(),
         port.caps().mtu,
         if eal.huge() { "huge pages" } else { "ordinary pages" }
@@ -412,4 +448,57 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
         Ok(())
     });
     Ok((Node::new(threads, control, describe, Some(after)), front))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Field report 19: the kernel resets what it knows nothing of.
+    #[test]
+    fn an_address_that_the_kernel_has_too_is_told() {
+        let ask = |spec: &str, owner: Option<(&str, u8)>| {
+            let ip = "10.0.0.1".parse().unwrap();
+            kernel_answers(&spec.parse().unwrap(), ip, owner.map(|(i, p)| (i.to_owned(), p)))
+        };
+        let text = ask("net_af_packet0,iface=va", Some(("va", 24))).unwrap();
+        for says in ["port net_af_packet0", "10.0.0.1", "RST", "ip addr del 10.0.0.1/24 dev va", "--nid"] {
+            assert!(text.contains(says), "{says}: {text}");
+        }
+        assert_eq!(ask("net_af_packet0,iface=va", None), None);
+        // A device that no kernel has its hand on.
+        assert_eq!(ask("net_virtio_user0,path=/x", Some(("va", 24))), None);
+    }
+
+    /// Field report 9.
+    #[test]
+    fn what_is_no_vhost_socket_that_is_served_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |n: &str| dir.path().join(n);
+        std::fs::write(at("file"), "").unwrap();
+        drop(std::os::unix::net::UnixListener::bind(at("old")).unwrap());
+        let served = std::os::unix::net::UnixListener::bind(at("served")).unwrap();
+        let ask =
+            |device: &str, n: &str| vhost_socket(&format!("{device}{}", at(n).display()).parse().unwrap());
+        let virtio = "net_virtio_user0,path=";
+        for (n, says) in [
+            ("file", "is no socket but a file of another kind"),
+            ("", "is no socket but a file of another kind"),
+            ("old", "nobody listens"),
+            ("none", "there is no vhost socket"),
+            ("file/x", "cannot reach its vhost socket"),
+        ] {
+            let e = ask(virtio, n).unwrap_err();
+            let path = at(n).display().to_string();
+            assert!(e.contains("net_virtio_user0") && e.contains(&path) && e.contains(says), "{e}");
+        }
+        ask(virtio, "served").unwrap();
+        // Nobody has been there.
+        served.set_nonblocking(true).unwrap();
+        assert_eq!(served.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+        for waits in ["none", "old", "served"] {
+            ask("net_vhost0,client=1,iface=", waits).unwrap();
+        }
+        assert!(ask("net_vhost0,client=1,iface=", "file").unwrap_err().contains("is no socket"));
+    }
 }

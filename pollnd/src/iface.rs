@@ -25,12 +25,52 @@ const MSG: usize = 8;
 
 /// Speed of the interface that has `ip`, in Mbit/s; `None` when there is none, or it does not tell (loopback).
 pub(crate) fn mbps(ip: IpAddr) -> Option<u32> {
-    speed(Path::new("/sys/class/net"), index(ip, &OWN)?)
+    speed(Path::new("/sys/class/net"), look(&owns(ip))?.index)
 }
 
-/// Whether `ip` is the broadcast address of an interface.
+/// Whether the kernel takes `ip` for the broadcast address of a network of one of its interfaces: that is the last
+/// address, whatever else the interface is told.
 pub(crate) fn is_broadcast(ip: IpAddr) -> bool {
-    index(ip, &[IFA_BROADCAST]).is_some()
+    look(&broadcasts(ip)).is_some()
+}
+
+/// The interface of the kernel's that has `ip`: its name, and the length of the address's prefix.
+#[cfg(feature = "dpdk")]
+pub(crate) fn owner(ip: IpAddr) -> Option<(String, u8)> {
+    let found = look(&owns(ip))?;
+    let fd = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok()?;
+    Some((rustix::net::netdevice::index_to_name(&fd, found.index).ok()?, found.prefix))
+}
+
+/// An attribute of an address of an interface.
+struct Attribute<'a> {
+    /// Length of the address's prefix.
+    prefix: u8,
+    kind: u16,
+    value: &'a [u8],
+}
+
+/// Whether an attribute is that an interface has `ip`.
+fn owns(ip: IpAddr) -> impl Fn(&Attribute<'_>) -> bool {
+    move |a| OWN.contains(&a.kind) && a.value == octets(ip)
+}
+
+fn broadcasts(ip: IpAddr) -> impl Fn(&Attribute<'_>) -> bool {
+    move |a| match (a.kind, ip) {
+        (IFA_BROADCAST, _) => a.value == octets(ip),
+        (IFA_LOCAL, IpAddr::V4(ip)) if (1..=30).contains(&a.prefix) => {
+            let last = |own: [u8; 4]| u32::from_be_bytes(own) | u32::MAX >> a.prefix;
+            a.value.try_into().is_ok_and(|own| last(own) == u32::from(ip))
+        }
+        _ => false,
+    }
+}
+
+fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(a) => a.octets().into(),
+        IpAddr::V6(a) => a.octets().into(),
+    }
 }
 
 /// The speed of interface number `index`.
@@ -42,8 +82,8 @@ fn speed(net: &Path, index: u32) -> Option<u32> {
     read(&dir, "speed")?.trim().parse().ok()
 }
 
-/// The number of the interface that has `ip` in one of these attributes.
-fn index(ip: IpAddr, attributes: &[u16]) -> Option<u32> {
+/// The first address of an interface that has an attribute as it is wanted.
+fn look(wanted: &dyn Fn(&Attribute<'_>) -> bool) -> Option<Found> {
     // NETLINK_ROUTE is protocol 0, the one that is taken where none is named.
     let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None).ok()?;
     let mut q = Vec::with_capacity(NLMSG + MSG);
@@ -58,8 +98,8 @@ fn index(ip: IpAddr, attributes: &[u16]) -> Option<u32> {
     // The kernel says when it is done; the bound is for one that does not.
     for _ in 0..1024 {
         let (_, n) = recv(&fd, &mut buf[..], RecvFlags::empty()).ok()?;
-        match find(buf.get(..n)?, ip, attributes) {
-            Dump::Found(i) => return Some(i),
+        match find(buf.get(..n)?, wanted) {
+            Dump::Found(f) => return Some(f),
             Dump::More => {}
             Dump::End => return None,
         }
@@ -67,9 +107,16 @@ fn index(ip: IpAddr, attributes: &[u16]) -> Option<u32> {
     None
 }
 
+/// An address: the number of its interface, and the length of its prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Found {
+    index: u32,
+    prefix: u8,
+}
+
 #[derive(Debug, PartialEq, Eq)]
 enum Dump {
-    Found(u32),
+    Found(Found),
     More,
     End,
 }
@@ -82,24 +129,22 @@ fn u32_at(b: &[u8], at: usize) -> Option<u32> {
     b.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
 }
 
-/// Looks for `ip` in a part of a dump.
-fn find(mut b: &[u8], ip: IpAddr, attributes: &[u16]) -> Dump {
-    let want: &[u8] = match &ip {
-        IpAddr::V4(a) => &a.octets(),
-        IpAddr::V6(a) => &a.octets(),
-    };
+/// Looks for it in a part of a dump.
+fn find(mut b: &[u8], wanted: &dyn Fn(&Attribute<'_>) -> bool) -> Dump {
     while let (Some(len), Some(kind)) = (u32_at(b, 0), u16_at(b, 4)) {
         let len = len as usize;
         let Some(m) = b.get(..len).filter(|_| len >= NLMSG) else { return Dump::End };
         if kind == NLMSG_DONE {
             return Dump::End;
         }
-        if let Some(index) = u32_at(m, NLMSG + 4).filter(|_| kind == RTM_NEWADDR) {
+        if let (RTM_NEWADDR, Some(index), Some(prefix)) =
+            (kind, u32_at(m, NLMSG + 4), m.get(NLMSG + 1).copied())
+        {
             let mut at = NLMSG + MSG;
             while let (Some(len), Some(kind)) = (u16_at(m, at), u16_at(m, at + 2)) {
                 let len = usize::from(len);
-                if attributes.contains(&kind) && m.get(at + 4..at + len) == Some(want) {
-                    return Dump::Found(index);
+                if m.get(at + 4..at + len).is_some_and(|value| wanted(&Attribute { prefix, kind, value })) {
+                    return Dump::Found(Found { index, prefix });
                 }
                 at += len.next_multiple_of(4).max(4);
             }
@@ -117,11 +162,15 @@ mod tests {
     fn loopback_is_found_and_has_no_speed() {
         let lo: u32 = fs::read_to_string("/sys/class/net/lo/ifindex").unwrap().trim().parse().unwrap();
         let ip: IpAddr = "127.0.0.1".parse().unwrap();
-        assert_eq!(index(ip, &OWN), Some(lo));
+        assert_eq!(look(&owns(ip)), Some(Found { index: lo, prefix: 8 }));
+        #[cfg(feature = "dpdk")]
+        assert_eq!(owner(ip), Some(("lo".into(), 8)));
         assert_eq!(mbps(ip), None);
         // Nobody's (RFC 5737).
-        assert_eq!(index("192.0.2.77".parse().unwrap(), &OWN), None);
-        assert!(!is_broadcast(ip));
+        assert_eq!(look(&owns("192.0.2.77".parse().unwrap())), None);
+        // No interface says so; the kernel has it so by the prefix alone.
+        let last = |ip: &str| is_broadcast(ip.parse().unwrap());
+        assert!(last("127.255.255.255") && !last("127.0.0.1") && !last("127.0.0.255") && !last("::1"));
     }
 
     #[test]
@@ -147,13 +196,14 @@ mod tests {
         m[NLMSG + MSG..NLMSG + MSG + 4]
             .copy_from_slice(&[8u16.to_ne_bytes(), IFA_LOCAL.to_ne_bytes()].concat());
         m[NLMSG + MSG + 4..].copy_from_slice(&[10, 0, 0, 1]);
-        assert_eq!(find(&m, ip, &OWN), Dump::Found(5));
-        assert_eq!(find(&m, ip, &[IFA_BROADCAST]), Dump::More);
-        assert_eq!(find(&m, "10.0.0.2".parse().unwrap(), &OWN), Dump::More);
+        let found = Dump::Found(Found { index: 5, prefix: 0 });
+        assert_eq!(find(&m, &owns(ip)), found);
+        assert_eq!(find(&m, &broadcasts(ip)), Dump::More);
+        assert_eq!(find(&m, &owns("10.0.0.2".parse().unwrap())), Dump::More);
         for n in 1..m.len() {
-            assert_ne!(find(&m[..n], ip, &OWN), Dump::Found(5));
+            assert_ne!(find(&m[..n], &owns(ip)), found);
         }
         m[..4].copy_from_slice(&[0; 4]);
-        assert_eq!(find(&m, ip, &OWN), Dump::End, "a message of no length");
+        assert_eq!(find(&m, &owns(ip)), Dump::End, "a message of no length");
     }
 }

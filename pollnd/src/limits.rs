@@ -1,7 +1,8 @@
 //! What the machine lets a process have: memory, descriptors.
 
-use std::fs;
+use std::{fs, io};
 
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use transport::proto::Config;
 
@@ -35,14 +36,34 @@ pub(crate) fn budget(lcores: u16) -> u64 {
     memory().map_or(LEAST, |m| share(m, lcores.into()))
 }
 
+/// Lets this process have as many descriptors as it may; gives how many that is, where there is a limit.
+pub(crate) fn raise() -> Option<u64> {
+    let l = getrlimit(Resource::Nofile);
+    match setrlimit(Resource::Nofile, Rlimit { current: l.maximum, maximum: l.maximum }) {
+        Ok(()) => l.maximum,
+        Err(_) => l.current,
+    }
+}
+
+/// Whether the process may have no more descriptors.
+pub(crate) fn none_left(e: &io::Error) -> bool {
+    Errno::from_io_error(e) == Some(Errno::MFILE)
+}
+
+/// An error, and the remedy where the process has no more descriptors.
+pub(crate) fn told(e: &io::Error) -> String {
+    if none_left(e) {
+        return format!(
+            "{e}: this process may have no more descriptors; raise ulimit -n (LimitNOFILE= of the service)"
+        );
+    }
+    e.to_string()
+}
+
 /// Lets this process have as many descriptors as it may. One that serves says where they are fewer than the peers of
 /// `config` that may be connected need.
 pub(crate) fn descriptors(config: &Config, serves: bool) {
-    let l = getrlimit(Resource::Nofile);
-    let soft = match setrlimit(Resource::Nofile, Rlimit { current: l.maximum, maximum: l.maximum }) {
-        Ok(()) => l.maximum,
-        Err(_) => l.current,
-    };
+    let soft = raise();
     if let Some((have, peers)) = soft.filter(|_| serves).and_then(|n| short(n, config)) {
         tracing::warn!(
             "{have} descriptors are allowed (RLIMIT_NOFILE): enough for the connections of {peers} peers, and max_peers is {}; \

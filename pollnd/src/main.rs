@@ -64,6 +64,12 @@ fn log_filter(value: Option<OsString>) -> Result<Option<EnvFilter>, String> {
 }
 
 fn main() -> ExitCode {
+    // Rust opens /dev/null in the place of a stream that is closed: nothing that is written there would ever fail.
+    if dataplane::stdio::output_was_closed() {
+        out::note("standard output is closed: open it, as >/dev/null if nobody is to read it");
+        return ExitCode::from(FAILED);
+    }
+    limits::raise();
     let cli = match args::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(e) => return unparsed(&e),

@@ -16,7 +16,7 @@ use crate::args::ServeArgs;
 use crate::assemble::{self, Role, Setup};
 use crate::inspect::claim;
 use crate::inspect::guests::{DEPTH, Guests};
-use crate::out;
+use crate::{out, units};
 
 pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
     let ctl = Arc::new(Ctl::default());
@@ -46,9 +46,9 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
     let ends = node.stop()?;
     let get = |c: &std::sync::atomic::AtomicU64| c.load(Ordering::Relaxed);
     out::line(format_args!(
-        "{} PUTs, {} bytes; checked {}, wrong {}",
-        get(&ctl.arrived),
-        get(&ctl.bytes),
+        "{}, {}; checked {}, wrong {}",
+        units::many(get(&ctl.arrived), "PUT"),
+        units::many(get(&ctl.bytes), "byte"),
         get(&ctl.crc_good) + get(&ctl.crc_bad),
         get(&ctl.crc_bad)
     ))?;
@@ -58,7 +58,7 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
         }
     }
     if get(&ctl.crc_bad) > 0 {
-        return Err(format!("{} messages had wrong bytes", get(&ctl.crc_bad)));
+        return Err(format!("{} had wrong bytes", units::many(get(&ctl.crc_bad), "message")));
     }
     match ends.iter().all(|e| e.clean) {
         true => Ok(()),

@@ -1,5 +1,7 @@
 //! `pollnd ping`: what `lctl ping` shows, with the time it took, again and again, and in sum.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -14,7 +16,7 @@ use crate::assemble::{self, Node, Role, Setup};
 use crate::inspect::Request;
 use crate::inspect::client::Client;
 use crate::inspect::guests::{DEPTH, one_ping};
-use crate::{out, units};
+use crate::{out, signals, units};
 
 /// The answer to a ping.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -88,8 +90,8 @@ impl Sum {
     }
 
     fn text(&self) -> String {
-        let pings = if self.sent == 1 { "ping" } else { "pings" };
-        let mut o = format!("{} {pings}, {} answered, {} lost", self.sent, self.answered(), self.lost);
+        let pings = units::many(self.sent, "ping");
+        let mut o = format!("{pings}, {} answered, {} lost", self.answered(), self.lost);
         if let (Some((least, _, most)), Some(mean)) = (self.times, self.mean()) {
             let [least, mean, most] = [least, mean, most].map(|ns| units::time(ns as f64 * 1e-9));
             o += &format!("; shortest {least}, mean {mean}, longest {most}");
@@ -107,10 +109,9 @@ impl Sum {
 }
 
 /// Who pings.
-#[expect(clippy::large_enum_variant, reason = "there is one, for the life of the command")]
 enum Pinger {
     Own(Node, Handle),
-    Through(Client),
+    Through(Client, Arc<AtomicBool>),
 }
 
 impl Pinger {
@@ -120,7 +121,7 @@ impl Pinger {
                 let patience = Duration::try_from_secs_f64(a.timeout).map_err(|e| e.to_string())?;
                 one_ping(handle, node.front(), (a.target, n), patience, &mut Vec::new(), || node.stopped())
             }
-            Pinger::Through(c) => {
+            Pinger::Through(c, _) => {
                 let r = Request::Ping { target: a.target.to_string(), timeout: a.timeout };
                 let answer = c.one(&r)?;
                 serde_json::from_value(answer["end"].clone()).map_err(|e| format!("{e} in {answer}"))
@@ -131,7 +132,7 @@ impl Pinger {
     fn stopped(&self) -> bool {
         match self {
             Pinger::Own(node, _) => node.stopped(),
-            Pinger::Through(_) => false,
+            Pinger::Through(_, stopped) => stopped.load(Ordering::Relaxed),
         }
     }
 }
@@ -152,7 +153,14 @@ pub(crate) fn main(mut a: PingArgs) -> Result<(), String> {
         Access::Node(c) => {
             // The node's own limit comes first.
             c.wait_for(Duration::try_from_secs_f64(a.timeout + 5.0).map_err(|e| e.to_string())?);
-            Pinger::Through(c)
+            // A ping that is under way is given up, and those before it are summed up.
+            let stopped = Arc::new(AtomicBool::new(false));
+            let (told, cut) = (stopped.clone(), c.cut_off()?);
+            signals::first(move || {
+                told.store(true, Ordering::Relaxed);
+                cut();
+            })?;
+            Pinger::Through(c, stopped)
         }
         Access::Own(claim) => {
             let (handle, app) = rings(AppId::FIRST, DEPTH);
@@ -167,7 +175,7 @@ pub(crate) fn main(mut a: PingArgs) -> Result<(), String> {
             drop(handle);
             ended
         }
-        Pinger::Through(_) => outcome,
+        Pinger::Through(..) => outcome,
     }
 }
 
@@ -204,7 +212,9 @@ fn pings(a: &PingArgs, pinger: &mut Pinger) -> Result<(), String> {
         (_, 0) => Err(format!("ping {target}: interrupted")),
         (Some(e), 1) => Err(format!("ping {target}: {e}")),
         (Some(e), _) if sum.lost == sum.sent => Err(format!("ping {target}: {e}")),
-        (Some(_), _) => Err(format!("ping {target}: {} of {} pings had no answer", sum.lost, sum.sent)),
+        (Some(_), _) => {
+            Err(format!("ping {target}: {} of {} had no answer", sum.lost, units::many(sum.sent, "ping")))
+        }
         (None, _) => Ok(()),
     }
 }

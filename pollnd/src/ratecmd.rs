@@ -14,26 +14,26 @@ use clap::Args;
 use transport::node::NodeEnd;
 use transport::node::sock::Idle as SockIdle;
 
-use crate::args::seconds;
+use crate::args::{number, seconds};
 use crate::benchcmd::{live, print};
 
 /// `pollnd bench rate`.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct RateArgs {
     /// Rounds; each measures every side once.
-    #[arg(default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(default_value_t = 5, value_parser = number::<u32>(1..=1000))]
     pub(crate) rounds: u32,
     /// Seconds for each side in a round.
     #[arg(long, default_value_t = 2.0, value_parser = seconds)]
     pub(crate) seconds: f64,
     /// Messages in flight, and the nodes' peer_credits.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, default_value_t = 64, value_parser = number::<u32>(1..=4096))]
     pub(crate) flight: u32,
     /// Both nodes on one lcore.
     #[arg(long)]
     pub(crate) one_lcore: bool,
     /// Kernel sockets only.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["one_lcore", "eal"])]
     pub(crate) sockets_only: bool,
     /// One JSON object instead of the table.
     #[arg(long)]

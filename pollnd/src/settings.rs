@@ -1,9 +1,9 @@
 //! A node's configuration: the defaults, then files, then the command line.
 
-use std::fs::{self, File, Metadata};
-use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::fs::{self, Metadata, OpenOptions};
+use std::io::{ErrorKind, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use bench::sock::epoch;
@@ -86,8 +86,16 @@ fn text(path: &Path) -> Result<String, String> {
         ));
     }
     let mut bytes = Vec::new();
-    let mut file = File::open(path).map_err(fail)?.take(OPTIONS_MAX + 1);
-    let n = file.read_to_end(&mut bytes).map_err(fail)?;
+    // Some regular files of the kernel's wait, too, for something to tell (/proc/kmsg).
+    let mut options = OpenOptions::new();
+    let file = options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).map_err(fail)?;
+    let n = file.take(OPTIONS_MAX + 1).read_to_end(&mut bytes).map_err(|e| match e.kind() {
+        ErrorKind::WouldBlock => format!(
+            "--options {}: its end would have to be waited for; give a file in the syntax of modprobe.d",
+            path.display()
+        ),
+        _ => fail(e),
+    })?;
     if n as u64 > OPTIONS_MAX {
         return Err(format!(
             "--options {}: it has more than {OPTIONS_MAX} bytes; give a file in the syntax of modprobe.d",
@@ -133,10 +141,57 @@ fn in_network(a: &NodeArgs, ip: IpAddr) -> Option<String> {
         host if host == !mask => "the broadcast address of the network",
         _ => return None,
     };
+    let network = network(a, IpAddr::V4(own));
+    Some(format!("it is {what} {network}: give the address of one machine, or the prefix that is right"))
+}
+
+/// The bits of an address that its network has, and how many an address has.
+fn masked(ip: IpAddr, prefix: u8) -> (u128, u8) {
+    let (n, bits) = match ip {
+        IpAddr::V4(v) => (u32::from(v).into(), 32),
+        IpAddr::V6(v) => (u128::from(v), 128),
+    };
+    let host = bits - prefix.min(bits);
+    (n.checked_shr(host.into()).unwrap_or(0).checked_shl(host.into()).unwrap_or(0), bits)
+}
+
+/// The network of a port of `a` whose address is `own`, in words.
+fn network(a: &NodeArgs, own: IpAddr) -> String {
+    let prefix = a.prefix.unwrap_or(usual_prefix(own));
     let usual = if a.prefix.is_none() { ", as nothing else is said" } else { "" };
+    let first = match masked(own, prefix) {
+        (n, 32) => IpAddr::V4(Ipv4Addr::from_bits(n as u32)),
+        (n, _) => IpAddr::V6(Ipv6Addr::from_bits(n)),
+    };
+    format!("{first}/{prefix} (--prefix {prefix}{usual})")
+}
+
+/// What keeps `g` from being the router of a port of `a` whose address is `own`.
+fn no_router(a: &NodeArgs, own: IpAddr, g: IpAddr) -> Option<String> {
+    if g.is_unspecified() || g.is_multicast() || g.is_loopback() || g == Ipv4Addr::BROADCAST {
+        return Some(format!("no router has this address; give its address in the network of {}", a.nid));
+    }
+    // Of another family it is told by the port, and where there is none, that it is for ports.
+    if !on_port(a) || g.is_ipv4() != own.is_ipv4() {
+        return None;
+    }
+    if g == own {
+        return Some(format!("it is this node's own address, of {}; give that of the router", a.nid));
+    }
+    // IPv6 routers are known by these, whatever the network is.
+    if matches!(g, IpAddr::V6(v) if v.is_unicast_link_local()) {
+        return None;
+    }
+    let prefix = a.prefix.unwrap_or(usual_prefix(own));
+    if masked(g, prefix) == masked(own, prefix) {
+        return in_network(a, g);
+    }
+    let link_local = if g.is_ipv6() { ", or its link-local address (fe80::...)" } else { "" };
     Some(format!(
-        "it is {what} {}/{prefix} (--prefix {prefix}{usual}): give the address of one machine, or the prefix that is right",
-        Ipv4Addr::from(u32::from(own) & mask)
+        "it is outside of the network of {}, {}, so there is no way to it; give the router's address in that network\
+         {link_local}, or the prefix of a network that has both",
+        a.nid,
+        network(a, own)
     ))
 }
 
@@ -152,14 +207,9 @@ pub(crate) fn on_port(a: &NodeArgs) -> bool {
 pub(crate) fn addresses(a: &NodeArgs) -> Result<(), String> {
     let Some(ip) = a.nid.ip() else { return Ok(()) };
     machine(a, ip).map_err(|e| format!("--nid {}: {e}", a.nid))?;
-    match a.gateway {
-        Some(g) if g.is_unspecified() || g.is_multicast() || g.is_loopback() || g == Ipv4Addr::BROADCAST => {
-            Err(format!(
-                "--gateway {g}: no router has this address; give its address in the network of {}",
-                a.nid
-            ))
-        }
-        _ => Ok(()),
+    match a.gateway.and_then(|g| Some((g, no_router(a, ip, g)?))) {
+        Some((g, e)) => Err(format!("--gateway {g}: {e}")),
+        None => Ok(()),
     }
 }
 
@@ -177,9 +227,10 @@ pub(crate) fn target(a: &NodeArgs, target: Nid) -> Result<(), String> {
 fn machine(a: &NodeArgs, ip: IpAddr) -> Result<(), String> {
     if !on_port(a) {
         return match iface::is_broadcast(ip) {
-            true => {
-                Err("it is the broadcast address of an interface; give the address of one machine".into())
-            }
+            true => Err(
+                "it is a broadcast address, of a network of this machine; give the address of one machine"
+                    .into(),
+            ),
             false => Ok(()),
         };
     }
@@ -310,8 +361,10 @@ mod tests {
         assert!(made.success());
         assert!(node(&["--options", &fifo]).unwrap_err().contains("no regular file"));
         let long = at("long");
-        File::create(&long).unwrap().set_len(1 << 40).unwrap();
+        fs::File::create(&long).unwrap().set_len(1 << 40).unwrap();
         assert!(node(&["--options", &long]).unwrap_err().contains("more than 1048576 bytes"));
+        // A regular file that waits for the kernel to say something; whoever may not read it is told so.
+        assert!(node(&["--options", "/proc/kmsg"]).unwrap_err().starts_with("--options /proc/kmsg: "));
         // A folder as sites have it: one file switched off, a folder in it, a comment in another encoding.
         let site = dir.path().join("site");
         fs::create_dir_all(site.join("old.conf")).unwrap();
@@ -363,6 +416,28 @@ mod tests {
         }
         port("10.0.0.1@tcp", &["--gateway", "10.0.0.254"]).unwrap();
         port("fd00::1@tcp", &["--gateway", "fe80::1"]).unwrap();
+        // Field report 15: a router that no packet could reach.
+        let gateway = |nid: &str, more: &[&str], g: &str| port(nid, &[more, &["--gateway", g]].concat());
+        assert_eq!(
+            gateway("10.0.0.1@tcp", &[], "10.0.1.254").unwrap_err(),
+            "--gateway 10.0.1.254: it is outside of the network of 10.0.0.1@tcp, 10.0.0.0/24 (--prefix 24, as nothing else is \
+             said), so there is no way to it; give the router's address in that network, or the prefix of a network that has both"
+        );
+        gateway("10.0.0.1@tcp", &["--prefix", "23"], "10.0.1.254").unwrap();
+        gateway("10.0.0.1@tcp", &["--prefix", "1"], "99.0.1.254").unwrap();
+        gateway("fd00::1@tcp", &[], "fd00::ffff").unwrap();
+        for (nid, more, g, says) in [
+            ("10.0.0.1@tcp", &["--prefix", "32"][..], "10.0.0.2", "10.0.0.1/32 (--prefix 32)"),
+            ("10.0.0.1@tcp", &[], "10.0.0.1", "this node's own address"),
+            ("10.0.0.1@tcp", &[], "10.0.0.255", "the broadcast address of the network"),
+            ("10.0.0.1@tcp", &[], "10.0.0.0", "the address of the network itself"),
+            ("fd00::1@tcp", &[], "fd00::1", "this node's own address"),
+            ("fd00::1@tcp", &[], "fd00:0:0:1::1", "link-local address (fe80::...)"),
+            ("fd00::1@tcp", &["--prefix", "128"], "fd00::2", "fd00::1/128"),
+        ] {
+            let e = gateway(nid, more, g).unwrap_err();
+            assert!(e.starts_with(&format!("--gateway {g}: ")) && e.contains(says), "{e}");
+        }
         for gateway in ["0.0.0.0", "224.0.0.1", "255.255.255.255", "127.0.0.1", "::"] {
             let e = port("10.0.0.1@tcp", &["--gateway", gateway]).unwrap_err();
             assert!(e.starts_with(&format!("--gateway {gateway}: no router")), "{e}");

@@ -5,6 +5,7 @@ use bench::connections::{self, MOST};
 use bench::tcpsim::{SimConfig, simulate};
 use clap::Args;
 
+use crate::args::{number, size};
 use crate::benchcmd::{live, print};
 
 /// `pollnd bench tcp-sim`.
@@ -17,10 +18,10 @@ pub(crate) struct TcpSimArgs {
     #[arg(long, default_value_t = 40.0, value_parser = positive)]
     pub(crate) rtt: f64,
     /// Largest IP packet, in bytes.
-    #[arg(long, default_value_t = 9000, value_parser = clap::value_parser!(u16).range(576..=9600))]
+    #[arg(long, default_value_t = 9000, value_parser = number::<u16>(576..=9600))]
     pub(crate) mtu: u16,
     /// The receiver's window, in bytes.
-    #[arg(long, default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(65_536..=1 << 28))]
+    #[arg(long, default_value_t = 1 << 20, value_parser = size::<u32>(65_536..=1 << 28))]
     pub(crate) window: u32,
     /// Per cent of frames lost, both ways. Without --loss and --reorder the documented rows are run.
     #[arg(long, value_parser = per_cent)]
@@ -30,7 +31,7 @@ pub(crate) struct TcpSimArgs {
     pub(crate) reorder: Option<f64>,
     /// Puts a bottleneck with a queue of so many bytes behind a faster NIC. Without it the sender's own NIC, which
     /// loses nothing, is the narrowest place.
-    #[arg(long)]
+    #[arg(long, value_parser = size::<u64>(0..=u64::MAX))]
     pub(crate) queue: Option<u64>,
     /// Let the port segment (TSO).
     #[arg(long)]
@@ -42,10 +43,10 @@ pub(crate) struct TcpSimArgs {
     #[arg(long, default_value_t = 0.5, value_parser = run_seconds)]
     pub(crate) seconds: f64,
     /// First seed.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = number::<u64>(0..=u64::MAX))]
     pub(crate) seed: u64,
     /// Seeds of each row; the median is told.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    #[arg(long, default_value_t = 5, value_parser = number::<u64>(1..=1000))]
     pub(crate) seeds: u64,
     /// One JSON object instead of the table.
     #[arg(long)]
@@ -78,10 +79,10 @@ fn run_seconds(s: &str) -> Result<f64, String> {
 pub(crate) struct CrowdArgs {
     /// Numbers of established connections, the fewest first; each is measured with traffic on all of them and on
     /// as many as the first.
-    #[arg(default_values_t = [10, 1000, 10_000], value_parser = clap::value_parser!(u32).range(10..=i64::from(MOST)))]
+    #[arg(default_values_t = [10, 1000, 10_000], value_parser = number::<u32>(10..=u64::from(MOST)))]
     pub(crate) numbers: Vec<u32>,
     /// Rounds; each measures every row once.
-    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 7, value_parser = number::<u32>(1..=1000))]
     pub(crate) rounds: u32,
     /// Seconds of CPU time for each row in a round.
     #[arg(long, default_value_t = 0.5, value_parser = run_seconds)]

@@ -27,6 +27,28 @@ pub(crate) fn rate(bytes: u64, seconds: f64) -> String {
     scaled(bits, &[(1e9, "Gbit/s"), (1e6, "Mbit/s"), (1e3, "kbit/s"), (1.0, "bit/s")])
 }
 
+/// So many of something: "1 message", "2 messages".
+pub(crate) fn many(n: u64, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// A size in bytes: digits, and perhaps a unit.
+pub(crate) fn size(s: &str) -> Result<u128, String> {
+    let end = s.find(|c: char| !c.is_ascii_digit()).unwrap_or(s.len());
+    let (digits, unit) = s.split_at(end);
+    let shift = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => Some(0),
+        "k" | "kib" => Some(10),
+        "m" | "mib" => Some(20),
+        "g" | "gib" => Some(30),
+        _ => None,
+    };
+    let n = digits.parse::<u64>().ok().zip(shift).map(|(n, shift)| u128::from(n) << shift);
+    n.ok_or_else(|| {
+        format!("{s:?} is no size: give bytes, or a number with k, M or G (KiB, MiB, GiB), such as 4k or 16M")
+    })
+}
+
 /// A rate of messages.
 pub(crate) fn per_second(n: u64, seconds: f64) -> String {
     if n == 0 {
@@ -50,6 +72,11 @@ pub(crate) fn time(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!([0, 1, 2].map(|n| many(n, "byte")), ["0 bytes", "1 byte", "2 bytes"]);
+    }
 
     /// Field report 21: small figures are no "0.00".
     #[test]

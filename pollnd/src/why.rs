@@ -1,5 +1,6 @@
 //! Why a peer does not answer, in words for people: one text for each reason.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tcpstack::Phase;
@@ -20,15 +21,45 @@ fn brief(front: &Front, nid: Nid) -> Option<PeerBrief> {
     found
 }
 
+/// What mends a port whose frames come cut; a process has one port.
+static CUT: OnceLock<String> = OnceLock::new();
+
+/// Keeps what mends this process's port where its frames come cut.
+#[cfg(feature = "dpdk")]
+pub(crate) fn keep_cut_remedy(remedy: Option<String>) {
+    if let Some(r) = remedy {
+        let _ = CUT.set(r);
+    }
+}
+
+/// Frames that came cut, and what mends it.
+fn cut_frames(n: u64, remedy: &str) -> String {
+    format!(
+        "; {} came cut and were dropped (counter port_rx_cut), as the kernel below joins them: {remedy}",
+        units::many(n, "frame")
+    )
+}
+
+/// `e`, and behind it the likely reason where frames came cut: it was told when the node started, long before.
+fn with_cut(front: &Front, e: String) -> String {
+    let Some(remedy) = CUT.get() else { return e };
+    let cut = |lcore| {
+        front
+            .counts(lcore)
+            .map_or(0, |c| c.more.iter().filter(|m| m.0 == "port_rx_cut").map(|m| m.1).sum::<u64>())
+    };
+    match (0..front.lcores()).map(cut).sum::<u64>() {
+        0 => e,
+        n => e + &cut_frames(n, remedy),
+    }
+}
+
 /// The error of an operation, with the reason in place of "cannot be reached".
 pub(crate) fn failed(front: &Front, nid: Nid, e: String) -> String {
-    if e != LnetError::Unreachable.to_string() {
-        return e;
-    }
-    match brief(front, nid).and_then(|b| b.why) {
-        Some(w) => format!("the peer cannot be reached: {}", reason(w)),
-        None => e,
-    }
+    let why =
+        if e == LnetError::Unreachable.to_string() { brief(front, nid).and_then(|b| b.why) } else { None };
+    let e = why.map_or(e, |w| format!("the peer cannot be reached: {}", reason(w)));
+    with_cut(front, e)
 }
 
 /// What can be said of a peer that has not answered for so long.
@@ -57,7 +88,7 @@ pub(crate) fn silent(front: &Front, nid: Nid, patience: Duration) -> String {
         Some(PeerBrief { why: Some(w), .. }) => reason(w).to_owned(),
         _ => "nothing is known of it".to_owned(),
     };
-    format!("no answer within {waited} (--timeout): {why}")
+    with_cut(front, format!("no answer within {waited} (--timeout): {why}"))
 }
 
 /// One text for each reason.
@@ -105,6 +136,15 @@ fn reason(w: DialWhy) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Field report 19.
+    #[test]
+    fn cut_frames_are_told_with_what_mends_them() {
+        assert_eq!(
+            cut_frames(1, "ethtool -K vb tso off"),
+            "; 1 frame came cut and were dropped (counter port_rx_cut), as the kernel below joins them: ethtool -K vb tso off"
+        );
+    }
 
     /// Field report 17.
     #[test]

@@ -238,6 +238,31 @@ fn report_18_who_reads_no_more_ends_a_command_without_a_word() {
     assert!(end.errors().is_empty(), "they went in order: {end:?}");
 }
 
+/// Rust's start code puts /dev/null in the place of what is closed, and nothing that is written there fails.
+#[test]
+fn report_18_a_closed_standard_output_is_an_error() {
+    let ip = own_ip();
+    let up = node(ip, &["--accept-port", "10988", "--accept", "trust"]);
+    let pid = up.id().to_string();
+    for args in [
+        &["stats", "-w", "0.1", "--node", &pid][..],
+        &["connections", "-w", "0.1", "--node", &pid],
+        &["capture", "--peer", "10.0.0.1", "--out", "/dev/null", "--node", &pid],
+        &["bench", "repeat", "1000", "--sockets-only"],
+        &["ping", &nid(ip), "-c", "1000000", "--node", &pid],
+        &["node", "--nid", &nid(own_ip())],
+        &["doctor"],
+        &["--help"],
+    ] {
+        let mut c = Command::new("sh");
+        c.args(["-c", "exec \"$0\" \"$@\" >&-", env!("CARGO_BIN_EXE_pollnd")]).args(args);
+        Proc::start(c).end().failed(1, &["standard output is closed", ">/dev/null"]);
+    }
+    let mut c = pollnd(&["stats", "--node", &pid]);
+    assert!(c.stdout(Stdio::null()).status().unwrap().success(), "nobody is to read it, as told");
+    up.stop().good();
+}
+
 #[test]
 fn report_18_a_full_disk_is_an_error() {
     let full = || OpenOptions::new().write(true).open("/dev/full").unwrap();
@@ -312,7 +337,7 @@ fn report_21_sizes_times_and_intervals() {
     assert!(text.out.contains("2 transfers of 2097152 bytes in 4 messages"), "{text:?}");
     for size in ["0", "1"] {
         let text = run(&["put", &server, "--nid", &client, "-c", "1", "-s", size]).good();
-        assert!(!text.out.contains("0.00 Gbit/s") && text.out.contains(" messages of "), "{text:?}");
+        assert!(!text.out.contains("0.00 Gbit/s") && text.out.contains("1 message of "), "{text:?}");
     }
     let timed = run(&["get", &server, "--nid", &client, "-t", "0.5", "-w", "0.1", "-s", "4k"]).good();
     let lines: Vec<_> = timed.out.lines().collect();
@@ -369,6 +394,71 @@ fn report_21_a_lost_ping_is_told_and_the_next_one_sent() {
     ping.signal(Signal::INT);
     let end = ping.end().failed(1, &["had no answer", "going down"]).says(&["answered", "lost; shortest"]);
     assert!(!end.err.contains("interrupted"), "{end:?}");
+    up.stop().good();
+}
+
+/// Field report 21: through a node as with one of its own.
+#[test]
+fn report_21_an_interrupted_command_through_a_node_tells_what_it_did() {
+    if !can("report_21_an_interrupted_command_through_a_node_tells_what_it_did") {
+        return;
+    }
+    let (a, b, mute) = (own_ip(), own_ip(), own_ip());
+    peer(mute, std::mem::forget);
+    let (near, far) = (node(a, &[]), node(b, &[]));
+    let pid = near.id().to_string();
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut ping = start(&["ping", &nid(b), "--node", &pid, "-c", "1000", "-i", "0.05"]);
+        ping.until("an answer", |out, _| out.contains("time "));
+        ping.signal(signal);
+        let end = ping.end().good();
+        assert!(end.out.contains(" answered, 0 lost; shortest") && end.err.is_empty(), "{end:?}");
+        let mut put = start(&["put", &nid(b), "--node", &pid, "-t", "600", "-w", "0.1", "-s", "4k"]);
+        put.until("a line", |out, _| out.contains("messages"));
+        put.signal(signal);
+        put.end().failed(1, &["PUT to", &nid(b), "interrupted", " messages had completed"]);
+    }
+    // One that waits for an answer does not wait for it any more.
+    let lone = node(own_ip(), &["--accept-port", "10988"]);
+    let ping = start(&["ping", &nid(mute), "--node", &lone.id().to_string(), "--timeout", "3600"]);
+    proc::eventually("a connection", || proc::connections(mute) > 0);
+    ping.signal(Signal::INT);
+    ping.end().failed(1, &["interrupted"]);
+    lone.stop().good();
+    near.stop().good();
+    far.stop().good();
+}
+
+/// Field report 16: options that the running node does not heed are named.
+#[test]
+fn report_16_what_a_running_node_does_not_heed_is_named() {
+    let (a, b) = (own_ip(), own_ip());
+    let port = ["--accept-port", "10988", "--accept", "trust"];
+    let (near, far) = (node(a, &port), node(b, &port));
+    let through = format!("through the node of {} that runs here (process {})", nid(a), near.id());
+    let ping = |more: &[&str]| run(&[&["ping", &nid(b), "--nid", &nid(a)], more].concat()).good();
+    let end = ping(&[]);
+    assert!(end.err.ends_with(&format!("{through}\n")), "{end:?}");
+    ping(&["--peer-credits", "3"])
+        .tells(&[&format!("{through}; it has settings of its own, --peer-credits is not used")]);
+    ping(&["--accept-port", "10988", "--mtu", "9000", "--", "--no-huge"])
+        .tells(&["these are not used: --mtu, --accept-port, EAL arguments after --"]);
+    near.stop().good();
+    far.stop().good();
+}
+
+/// Field report 15: the last address of a network is no machine's, whatever the interface is told.
+#[test]
+fn report_15_a_broadcast_address_is_no_machine() {
+    let me = own_ip();
+    let up = node(me, &["--accept-port", "10988"]);
+    let last = "127.255.255.255@tcp";
+    for command in ["ping", "put", "get"] {
+        for more in [&[][..], &["--nid", &nid(own_ip())], &["--node", &up.id().to_string()]] {
+            run(&[&[command, last], more].concat())
+                .failed(1, &[last, "it is a broadcast address", "the address of one machine"]);
+        }
+    }
     up.stop().good();
 }
 

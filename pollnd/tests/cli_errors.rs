@@ -48,15 +48,17 @@ fn wrong_arguments_are_named_with_what_is_right() {
         (&["ping", "10.0.0.1@tcp", "-c", "-1"], &["--count", "'-1'", "from 1 to 1000000"]),
         (&["ping", "10.0.0.1@tcp", "-i", "0"], &["--interval", "0.001 to 3600"]),
         (&["get", "10.0.0.1@tcp", "--timeout", "-3"], &["--timeout", "'-3'"]),
-        (&["ping", "10.0.0.1@tcp", "--prefix", "129"], &["--prefix", "129", "1..=128"]),
-        (&["ping", "10.0.0.1@tcp", "--vlan", "4095"], &["--vlan", "4095", "1..=4094"]),
-        (&["ping", "10.0.0.1@tcp", "--mtu", "100"], &["--mtu", "100", "576..=9600"]),
-        (&["ping", "10.0.0.1@tcp", "--gateway", "x"], &["--gateway", "x"]),
+        (&["ping", "10.0.0.1@tcp", "--prefix", "129"], &["--prefix", "129", "from 1 to 128"]),
+        (&["ping", "10.0.0.1@tcp", "--vlan", "4095"], &["--vlan", "4095", "from 1 to 4094"]),
+        (&["ping", "10.0.0.1@tcp", "--mtu", "100"], &["--mtu", "100", "from 576 to 9600"]),
+        (&["ping", "10.0.0.1@tcp", "--gateway", "x"], &["--gateway", "'x'", "no IP address", "10.0.0.254"]),
         (&["node", "--accept", "some"], &["--accept", "some", "secure", "all", "trust", "none"]),
         (&["node", "--accept-port", "70000"], &["--accept-port", "70000"]),
         (&["node", "--peer-credits", "0"], &["--peer-credits", "peer_credits=0", "1 to 65535"]),
         (&["node", "--tunable", "tos=256"], &["--tunable", "tos=256", "-1 to 255"]),
         (&["node", "--run-for", "0"], &["--run-for", "0.1 to 3600"]),
+        // Field report 21: what is no number is told what would be one.
+        (&["ping", "10.0.0.1@tcp", "--lcores", "x"], &["--lcores", "'x'", "from 1 to 64"]),
         (&["serve"], &["serve"]),
     ] {
         with(args).failed(2, words);
@@ -71,6 +73,33 @@ fn wrong_arguments_are_named_with_what_is_right() {
     }
     let unknown = with(&["ping", "10.0.0.1@tcp", "--frobnicate"]).failed(2, &["--frobnicate"]);
     assert!(!unknown.err.contains("-- --"), "that goes to the EAL: {unknown:?}");
+    for (args, words) in [
+        (&["bench", "cpt", "1", "-s", "4x"][..], &["--size", "\"4x\"", "4k or 16M"][..]),
+        (&["bench", "cpt", "1", "-s", "2k"], &["--size", "4096 to 1048576 bytes"]),
+        (&["bench", "cpt", "x"], &["[ROUNDS]", "'x'", "from 1 to 1000"]),
+        (&["bench", "repeat", "1.5"], &["[RUNS]", "from 1 to 1000"]),
+        (&["bench", "tcp-sim", "--window", "2G"], &["--window", "65536 to 268435456 bytes"]),
+        (&["bench", "tcp-sim", "--seed", "x"], &["--seed", "a whole number"]),
+        (
+            &["capture", "--peer", "10.0.0.2", "--out", "x", "--local-port", "0"],
+            &["--local-port", "1 to 65535"],
+        ),
+        (
+            &["capture", "--peer", "10.0.0.2", "--out", "x", "--packets", "few"],
+            &["--packets", "a whole number"],
+        ),
+        // What is said of the link is of no use to sockets.
+        (&["demo", "--sockets-only", "--mtu", "1500"], &["--sockets-only", "--mtu", "cannot be used with"]),
+        (&["demo", "--sockets-only", "--one-lcore"], &["--sockets-only", "--one-lcore"]),
+        (&["demo", "--sockets-only", "--no-tso"], &["--sockets-only", "--no-tso"]),
+        (&["demo", "--sockets-only", "--", "--no-huge"], &["--sockets-only", "EAL"]),
+        (&["bench", "repeat", "--sockets-only", "--", "--no-huge"], &["--sockets-only", "EAL"]),
+        (&["bench", "growth", "--sockets-only", "--", "--no-huge"], &["--sockets-only", "EAL"]),
+        (&["bench", "rate", "--sockets-only", "--one-lcore"], &["--sockets-only", "--one-lcore"]),
+    ] {
+        run(args).failed(2, words);
+    }
+    run(&["bench", "cpt", "1", "-s", "4k", "--messages", "64"]).good().says(&["PUTs of 4096 bytes"]);
     run(&["demo", "--seconds", "NaN"]).failed(2, &["NaN", "0.1 to 3600"]);
     run(&[]).failed(2, &["Usage: pollnd", "doctor"]);
 }
@@ -82,6 +111,32 @@ fn each_command_has_a_help_text() {
         assert!(help.err.is_empty(), "{help:?}");
     }
     run(&["--version"]).good().says(&["pollnd ", env!("CARGO_PKG_VERSION")]);
+}
+
+/// Field report 4: whoever has no descriptors is told so, and not that a right is missing.
+#[test]
+fn few_descriptors_are_told_as_such() {
+    let (me, other) = (nid(own_ip()), nid(own_ip()));
+    let mut told = 0;
+    for n in 3..24 {
+        let script = format!("ulimit -n {n} && exec \"$0\" \"$@\"");
+        for args in [
+            &["node", "--nid", &me, "--accept-port", "10988", "--run-for", "0.1"][..],
+            &["ping", &other, "--nid", &me, "--accept-port", "10988"],
+            &["ping", &other],
+        ] {
+            let mut c = Command::new("sh");
+            c.args(["-c", &script, env!("CARGO_BIN_EXE_pollnd")]).args(args);
+            let end = Proc::start(c).end();
+            let right = end.err.contains("cannot bind ports below 1024");
+            assert!(!right || !geteuid().is_root(), "{n} descriptors: {end:?}");
+            if end.err.contains("Too many open files") {
+                told += 1;
+                assert!(end.err.contains("ulimit -n"), "{n} descriptors: {end:?}");
+            }
+        }
+    }
+    assert!(told > 3, "{told}");
 }
 
 #[test]

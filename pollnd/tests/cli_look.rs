@@ -356,3 +356,28 @@ fn askers_that_talk_nonsense_or_do_not_listen_hold_up_nobody() {
     ping.stop();
     node.stop().good();
 }
+
+/// Field report 21: where a socket's path would be too long, the next folder has it, and it is said.
+#[test]
+fn a_run_folder_with_too_long_a_path_is_not_the_only_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = dir.path().join("x".repeat(120));
+    std::fs::create_dir(&long).unwrap();
+    let start = |args: &[&str]| {
+        let mut c = pollnd(args);
+        c.env("XDG_RUNTIME_DIR", &long);
+        Proc::start(c)
+    };
+    let ip = own_ip();
+    let up = start(&[&["node", "--nid", &nid(ip)], &PORT[..]].concat()).up();
+    let pid = up.id().to_string();
+    start(&["stats", "--node", &pid]).end().good().says(&["busy"]);
+    let end = up.stop().good();
+    end.tells(&[
+        &long.display().to_string(),
+        "at most 94",
+        "the control socket is in",
+        "set XDG_RUNTIME_DIR to a shorter path",
+    ]);
+    assert!(!long.join("pollnd").exists());
+}

@@ -45,6 +45,13 @@ fn what_the_machine_or_the_port_lacks_is_named() {
         &["--vdev", "net_ring0", "--gateway", "fd00::1"],
         &["--gateway fd00::1", "family of 10.9.0.1@tcp"],
     );
+    // Field report 15.
+    refused(
+        &["--vdev", "net_ring0", "--gateway", "10.8.0.1"],
+        &["--gateway 10.8.0.1", "outside of the network of 10.9.0.1@tcp, 10.9.0.0/24", "the prefix"],
+    );
+    refused(&["--vdev", "net_ring0", "--gateway", "10.9.0.1"], &["--gateway 10.9.0.1", "own address"]);
+    refused(&["--vdev", "net_virtio_user0,path=/etc/hostname"], &["/etc/hostname", "is no socket"]);
     refused(&["--vdev", "net_ring0", "--tunable", "nagle=1"], &["nagle=1", "always 0"]);
     refused(&["--vdev", "net_ring0", "--cpu-pattern", "0[x]"], &["cpu_pattern", "0[x]", "0[0-3]"]);
     refused(&["--vdev", "net_ring0", "--cpu-pattern", "0[8191]"], &["8191", "does not exist"]);

@@ -397,8 +397,8 @@ fn report_19_af_packet_beside_a_kernel_on_a_veth() {
     ours.ip(&["link", "set", "va", "up"]);
     kernels.ip(&["addr", "add", "10.99.0.1/24", "dev", "vb"]);
     kernels.ip(&["link", "set", "vb", "up"]);
-    let node = ["node", "--nid", PORT, "--vdev", "net_af_packet0,iface=va", "--", "--no-huge"];
-    let mut node = Proc::start(ours.pollnd(&node));
+    let args = ["node", "--nid", PORT, "--vdev", "net_af_packet0,iface=va", "--", "--no-huge"];
+    let mut node = Proc::start(ours.pollnd(&args));
     node.wait_for("is up on");
     // The check at the start names the line that mends it, since the other end cannot be seen.
     node.wait_for("ethtool -K PEER tso off");
@@ -413,6 +413,47 @@ fn report_19_af_packet_beside_a_kernel_on_a_veth() {
     let put = ["put", "-c", "20", "--json"];
     sent("AF_PACKET, put", &Proc::start(kernels.pollnd(&[&put, &me[..]].concat())).finish(), 20);
     checked(&node.stop(), 20);
+    // A kernel that has the port's address, too, answers in its place.
+    ours.ip(&["addr", "add", "10.99.0.2/24", "dev", "va"]);
+    let mut node = Proc::start(ours.pollnd(&args));
+    node.wait_for("ip addr del 10.99.0.2/24 dev va");
+    node.wait_for("is up on");
+    node.stop();
+}
+
+/// What was said at the start is said again where something fails by it.
+#[test]
+fn report_19_an_operation_that_fails_by_cut_frames_names_what_mends_them() {
+    if !can("report_19_an_operation_that_fails_by_cut_frames_names_what_mends_them", &[]) {
+        return;
+    }
+    let (ours, kernels) = (Namespace::new(), Namespace::new());
+    ours.ip(&["link", "add", "va", "type", "veth", "peer", "name", "vb", "netns", kernels.name()]);
+    ours.ip(&["link", "set", "va", "up"]);
+    kernels.ip(&["addr", "add", "10.99.0.1/24", "dev", "vb"]);
+    kernels.ip(&["link", "set", "vb", "up"]);
+    let mut node = Proc::start(kernels.pollnd(&["node", "--nid", KERNEL]));
+    node.wait_for("is up on");
+    let get = [
+        "get",
+        KERNEL,
+        "--nid",
+        PORT,
+        "--vdev",
+        "net_af_packet0,iface=va",
+        "--timeout",
+        "3",
+        "--",
+        "--no-huge",
+    ];
+    let end = ours.pollnd(&get).output().unwrap();
+    let err = String::from_utf8_lossy(&end.stderr);
+    let last = err.lines().last().unwrap_or_default();
+    for says in ["GET from", "no answer within 3.00 s", "came cut", "port_rx_cut", "ethtool -K PEER tso off"]
+    {
+        assert!(last.contains(says), "{says}: {err}");
+    }
+    node.stop();
 }
 
 #[test]

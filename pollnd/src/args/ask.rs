@@ -4,6 +4,7 @@ use clap::Args;
 use transport::wire::Nid;
 
 use super::{NodeArgs, nid, seconds};
+use crate::units;
 
 /// Which node asks.
 #[derive(Args, Debug, Clone)]
@@ -139,26 +140,11 @@ fn pause(s: &str) -> Result<f64, String> {
     }
 }
 
-/// A size: digits, and perhaps a unit.
+/// The size of a transfer.
 fn bytes(s: &str) -> Result<u64, String> {
-    let end = s.find(|c: char| !c.is_ascii_digit()).unwrap_or(s.len());
-    let (digits, unit) = s.split_at(end);
-    let shift = match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kib" => 10,
-        "m" | "mib" => 20,
-        "g" | "gib" => 30,
-        _ => 64,
-    };
-    let n = digits.parse::<u64>().ok().filter(|_| shift < 64);
-    let n = n.ok_or_else(|| {
-        format!("{s:?} is no size: give bytes, or a number with k, M or G (KiB, MiB, GiB), such as 4k or 16M")
-    })?;
-    match n.checked_mul(1 << shift) {
-        Some(n) if n <= TRANSFER_MAX => Ok(n),
-        Some(n) => Err(format!("{s:?} is {n} bytes: a transfer has at most {TRANSFER_MAX} (1G)")),
-        None => Err(format!("{s:?}: a transfer has at most {TRANSFER_MAX} bytes (1G)")),
-    }
+    let n = units::size(s)?;
+    let fits = u64::try_from(n).ok().filter(|n| *n <= TRANSFER_MAX);
+    fits.ok_or_else(|| format!("{s:?} is {n} bytes: a transfer has at most {TRANSFER_MAX} (1G)"))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use clap::Args;
 use dataplane::tap::HEADERS;
 use tcpstack::Phase;
 
-use super::seconds;
+use super::{number, seconds};
 
 /// An address, and perhaps a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,19 +127,19 @@ pub(crate) struct CaptureArgs {
     #[arg(long, value_name = "ADDRESS[:PORT]")]
     pub(crate) peer: PeerArg,
     /// Only those to and from this port of ours.
-    #[arg(long)]
+    #[arg(long, value_parser = number::<u16>(1..=65_535))]
     pub(crate) local_port: Option<u16>,
     /// The pcap file.
     #[arg(long)]
     pub(crate) out: PathBuf,
     /// Ends after so many packets.
-    #[arg(long, conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, conflicts_with = "seconds", value_parser = number::<u64>(1..=u64::MAX))]
     pub(crate) packets: Option<u64>,
     /// Ends after so many seconds.
     #[arg(long, value_parser = seconds)]
     pub(crate) seconds: Option<f64>,
     /// Bytes kept of each packet; the default has room for all headers.
-    #[arg(long, default_value_t = HEADERS as u32, value_parser = clap::value_parser!(u32).range(54..=65_535))]
+    #[arg(long, default_value_t = HEADERS as u32, value_parser = number::<u32>(54..=65_535))]
     pub(crate) snaplen: u32,
     /// Which node, where several run: its process number, or the path of its control socket.
     #[arg(long, value_name = "PID|PATH")]

@@ -11,14 +11,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dataplane::tap::{PcapFile, Tap, TapEnd, TapFilter};
 use serde_json::{Value, json};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use super::Request;
 use super::client::Client;
 use super::server::{Shared, say};
 use crate::args::CaptureArgs;
-use crate::out;
+use crate::{out, signals, units};
 
 /// Memory of a capture's ring, in bytes; and the fewest and most records that it is divided into.
 const RING: usize = 32 << 20;
@@ -46,15 +44,14 @@ pub(crate) fn main(a: &CaptureArgs) -> Result<(), String> {
     c.patient();
     out::note(format_args!("capturing packets of {} (SIGINT, Ctrl-C, ends it)", a.peer));
     let hang_up = c.hang_up()?;
-    let mut signals =
-        Signals::new([SIGINT, SIGTERM]).map_err(|e| format!("cannot watch for signals: {e}"))?;
-    std::thread::spawn(move || signals.forever().for_each(|_| hang_up()));
+    signals::first(hang_up)?;
     let end = c.next()?;
     let n = |k: &str| end["end"][k].as_u64().unwrap_or(0);
     if n("dropped") > 0 {
         out::note("the file could not be written as fast as packets came: a smaller --snaplen may help");
     }
-    out::line(format_args!("{} packets in {}, {} dropped", n("packets"), a.out.display(), n("dropped")))
+    let packets = units::many(n("packets"), "packet");
+    out::line(format_args!("{packets} in {}, {} dropped", a.out.display(), n("dropped")))
 }
 
 /// Serves one capture.

@@ -83,7 +83,10 @@ pub(super) fn candidates(nid: Nid) -> Vec<(PathBuf, u32)> {
                 continue;
             }
             let mut who = String::new();
-            let read = File::open(&path).and_then(|f| f.take(256).read_to_string(&mut who));
+            // Others may have put something there that waits to be written to.
+            let mut options = OpenOptions::new();
+            let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+            let read = file.and_then(|f| f.take(256).read_to_string(&mut who));
             let pid = read.ok().and_then(|_| who.split_once(' ')?.0.parse().ok());
             all.extend(pid.map(|pid| (dir.clone(), pid)));
         }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use transport::wire::Nid;
 
 use super::{Request, claim, place};
+use crate::limits;
 
 /// How long a node may take for one line. Its lcores have a second each.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -117,6 +118,9 @@ impl Client {
         });
         match made {
             Ok((lines, out)) => Ok(Client { path, out, lines: BufReader::new(lines) }),
+            Err(e) if limits::none_left(&e) => {
+                Err(format!("cannot ask {}: {}", path.display(), limits::told(&e)))
+            }
             Err(e) => Err(format!(
                 "cannot ask {}: {e}; it should be the control socket of a running node (see --node)",
                 path.display()
@@ -201,10 +205,19 @@ impl Client {
     }
 
     /// Something that says "no more questions" from another thread.
-    pub(super) fn hang_up(&self) -> Result<impl Fn() + Send + use<>, String> {
-        let s = self.out.try_clone().map_err(|e| e.to_string())?;
+    pub(crate) fn hang_up(&self) -> Result<impl Fn() + Send + use<>, String> {
+        self.shut(Shutdown::Write)
+    }
+
+    /// Something that ends the wait for an answer from another thread.
+    pub(crate) fn cut_off(&self) -> Result<impl Fn() + Send + use<>, String> {
+        self.shut(Shutdown::Both)
+    }
+
+    fn shut(&self, how: Shutdown) -> Result<impl Fn() + Send + use<>, String> {
+        let s = self.out.try_clone().map_err(|e| limits::told(&e))?;
         Ok(move || {
-            let _ = s.shutdown(Shutdown::Write);
+            let _ = s.shutdown(how);
         })
     }
 }

@@ -158,7 +158,7 @@ fn seconds(s: f64) -> Result<Duration, String> {
 
 /// Serves one ping.
 pub(super) fn ping(shared: &Shared, target: &str, timeout: f64) -> Outcome {
-    let nid: Nid = target.parse().map_err(|e| format!("{e}"))?;
+    let nid = shared.target(target)?;
     let guests = shared.guests.as_deref().ok_or_else(|| shared.no_guests())?;
     let patience = seconds(timeout)?;
     let mut place = guests.place(OWED_MAX)?;
@@ -262,9 +262,9 @@ pub(super) fn bulk(s: &mut UnixStream, shared: &Shared, job: &Job) -> io::Result
     let (Some(Chair { seat, .. }), Some(backing)) = (&mut place.seat, guests.backing.get()) else {
         return refused(shared.no_guests());
     };
-    let nid: Nid = match job.target.parse() {
+    let nid = match shared.target(&job.target) {
         Ok(n) => n,
-        Err(e) => return refused(format!("{e}")),
+        Err(e) => return refused(e),
     };
     let flight = config.peer_credits.min(DEPTH as u32 / 2);
     let ctl = Arc::new(Ctl::default());
@@ -276,17 +276,16 @@ pub(super) fn bulk(s: &mut UnixStream, shared: &Shared, job: &Job) -> io::Result
     let before = counts(&shared.front);
     let mut pump = Pump { client, handle: &handle, ops: Ops::new(), begun: Instant::now() };
     let mut follow = Follow::new(job, ctl.clone());
-    let (mut glance, mut broken) = (Instant::now(), None);
+    // An asker that has gone altogether, and one that only says no more, are the same to the transfer: it ends.
+    let (mut glance, mut left, mut broken) = (Instant::now(), false, None);
     let outcome = loop {
         let busy = pump.turn();
         let stop = shared.stop.load(Ordering::SeqCst);
         if glance.elapsed() > GLANCE {
             glance = Instant::now();
-            if gone(s) {
-                broken = Some(io::Error::from(ErrorKind::BrokenPipe));
-            }
+            left |= gone(s);
         }
-        match follow.look(stop || broken.is_some()) {
+        match follow.look(stop || left || broken.is_some()) {
             Look::On if !busy => std::thread::sleep(NAP),
             Look::On => {}
             Look::Beat(b) => broken = say(s, &json!(b)).err().or(broken),

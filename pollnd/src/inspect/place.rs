@@ -17,8 +17,24 @@ pub(super) fn dirs() -> Vec<PathBuf> {
     all
 }
 
+/// Longest path of a socket, in bytes (unix(7): 108 with the zero behind it).
+const SOCKET_PATH: usize = 107;
+/// Longest name of a socket: process numbers have up to seven digits.
+const SOCKET_NAME: usize = "/4194304.sock".len();
+
+/// What is wrong with a folder whose path leaves a socket in it no room.
+fn too_long(dir: &Path) -> Option<String> {
+    let (len, most) = (dir.as_os_str().len(), SOCKET_PATH - SOCKET_NAME);
+    (len > most).then(|| {
+        format!("{}: its path has {len} bytes, and one with sockets in it at most {most}", dir.display())
+    })
+}
+
 /// Makes the folder, or says why it may not be used: others must not be able to put sockets there.
 fn usable(dir: &Path) -> Result<(), String> {
+    if let Some(e) = too_long(dir) {
+        return Err(e);
+    }
     match fs::DirBuilder::new().mode(0o700).create(dir) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
@@ -52,6 +68,12 @@ pub(super) fn dir() -> Result<PathBuf, String> {
 /// As [`dir`].
 pub(super) fn own() -> Result<PathBuf, String> {
     let dir = dir()?;
+    if let Some(e) = dirs().first().and_then(|d| too_long(d)) {
+        tracing::warn!(
+            "{e}: the control socket is in {} instead, where other commands look, too; set XDG_RUNTIME_DIR to a shorter path",
+            dir.display()
+        );
+    }
     drop(running(&dir));
     Ok(dir.join(format!("{}.sock", std::process::id())))
 }

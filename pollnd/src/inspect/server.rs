@@ -13,9 +13,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tcpstack::Phase;
 use transport::node::desk::{Filter, Front};
+use transport::wire::Nid;
 
 use super::guests::{self, Guests};
 use super::{Request, capture, connection, diag, lcore, place, tunables};
+use crate::args::NodeArgs;
+use crate::{limits, settings};
 
 /// Askers at a time.
 const ASKERS: usize = 16;
@@ -47,6 +50,8 @@ pub(crate) struct About {
     pub(crate) scope: String,
     /// Its command.
     pub(crate) command: &'static str,
+    /// What it was started with.
+    pub(crate) args: NodeArgs,
 }
 
 impl Shared {
@@ -56,6 +61,13 @@ impl Shared {
             "nid": a.nid, "carrier": a.carrier, "pid": std::process::id(), "command": a.command, "scope": a.scope,
             "guests": self.guests.is_some(),
         })
+    }
+
+    /// The NID of a machine that this node may be told to ask.
+    pub(super) fn target(&self, nid: &str) -> Result<Nid, String> {
+        let nid: Nid = nid.parse().map_err(|e| format!("{e}"))?;
+        settings::target(&self.about.args, nid)?;
+        Ok(nid)
     }
 
     /// Why nobody can go through this node.
@@ -86,7 +98,7 @@ impl Server {
         guests: Option<Arc<Guests>>,
     ) -> Result<Server, String> {
         let path = place::own()?;
-        let fail = |e: io::Error| format!("cannot listen on {}: {e}", path.display());
+        let fail = |e: io::Error| format!("cannot listen on {}: {}", path.display(), limits::told(&e));
         // A process of the same number that was killed before us may have left one.
         let _ = fs::remove_file(&path);
         let listener = UnixListener::bind(&path).map_err(fail)?;

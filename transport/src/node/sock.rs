@@ -21,8 +21,8 @@ use smallvec::SmallVec;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use self::accept::Accepting;
-use self::config::listen_remedy;
 pub use self::config::{Idle, SockConfig, SockError};
+use self::config::{is_exhausted, remedy};
 use self::conn::{Conn, EINPROGRESS, Stage, TxItem, View, close_why, dial_error};
 use super::desk::Page;
 use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
@@ -33,7 +33,10 @@ use crate::proto::{
 };
 
 /// Whether this process may bind ports below 1024 on `ip`, or would if `ip` were an address of this machine.
-pub fn may_bind_privileged(ip: IpAddr) -> bool {
+///
+/// # Errors
+/// No socket can be made at all: the process or the machine has no descriptors or no memory left.
+pub fn may_bind_privileged(ip: IpAddr) -> io::Result<bool> {
     let any = match ip {
         IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
@@ -41,11 +44,12 @@ pub fn may_bind_privileged(ip: IpAddr) -> bool {
     // Any free port will do; a used one says nothing.
     let tries = [ip, any].into_iter().flat_map(|ip| (512..1024).rev().map(move |p| SocketAddr::new(ip, p)));
     let mut answers = tries.filter_map(|addr| match bind(addr) {
-        Ok(_) => Some(true),
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Some(false),
+        Ok(_) => Some(Ok(true)),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Some(Ok(false)),
+        Err(e) if is_exhausted(&e) => Some(Err(e)),
         Err(_) => None,
     });
-    answers.next() == Some(true)
+    answers.next().unwrap_or(Ok(false))
 }
 
 fn bind(local: SocketAddr) -> io::Result<Socket> {
@@ -222,7 +226,7 @@ impl SockRt {
                 Ok(s) => s,
                 Err(e) if e.kind() == io::ErrorKind::AddrInUse => continue,
                 Err(e) => {
-                    tracing::warn!(peer = %d.remote, local = %d.local_ip, port, error = %e, "cannot bind to dial{}", listen_remedy(&e));
+                    tracing::warn!(peer = %d.remote, local = %d.local_ip, port, error = %e, "cannot bind to dial{}", remedy(&e));
                     return Err(DialError::Local);
                 }
             };

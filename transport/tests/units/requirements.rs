@@ -57,7 +57,7 @@ fn requirement_01_dials_come_from_reserved_ports() {
     use transport::proto::{DialId, DialSpec};
 
     let local_ip = IpAddr::from([127, 0, 66, 1]);
-    if !may_bind_privileged(local_ip) {
+    if !may_bind_privileged(local_ip).unwrap() {
         println!("SKIP: requirement_01_dials_come_from_reserved_ports: no right to bind ports below 1024");
         return;
     }

@@ -52,7 +52,7 @@ impl Default for SockConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum SockError {
     /// The kernel refused to listen.
-    #[error("cannot listen on {addr}: {source}{}", listen_remedy(.source))]
+    #[error("cannot listen on {addr}: {source}{}", remedy(.source))]
     Listen {
         /// Address.
         addr: SocketAddr,
@@ -60,11 +60,25 @@ pub enum SockError {
         source: io::Error,
     },
     /// No epoll.
-    #[error("cannot wait for sockets: {0}")]
+    #[error("cannot wait for sockets: {}{}", .0, remedy(.0))]
     Poll(io::Error),
 }
 
-pub(super) fn listen_remedy(e: &io::Error) -> &'static str {
+/// Linux's numbers (asm-generic/errno.h): the process, or the machine, has no descriptors left; no buffers; no memory.
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
+const ENOBUFS: i32 = 105;
+const ENOMEM: i32 = 12;
+
+/// Whether nothing is wrong with what was asked for, but the process or the machine has no room for it.
+pub(super) fn is_exhausted(e: &io::Error) -> bool {
+    e.raw_os_error().is_some_and(|e| [EMFILE, ENFILE, ENOBUFS, ENOMEM].contains(&e))
+}
+
+pub(super) fn remedy(e: &io::Error) -> &'static str {
+    if e.raw_os_error() == Some(EMFILE) {
+        return "; this process may have no more descriptors: raise ulimit -n (LimitNOFILE= of the service)";
+    }
     match e.kind() {
         io::ErrorKind::PermissionDenied => {
             "; ports below 1024 need CAP_NET_BIND_SERVICE: setcap cap_net_bind_service=+ep on the pollnd program, run as root, or listen on a higher port (--accept-port 10988), as all nodes that talk to each other must then"
