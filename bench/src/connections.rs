@@ -18,7 +18,7 @@ use tcpstack::{Dial, Event, FlowId, Listen, Stack, StackConfig};
 
 use crate::embryos::{self, TurnRow};
 use crate::repeat::median;
-use crate::report::RanOn;
+use crate::report::{RanOn, many};
 use crate::tcp::{load, thread_cpu};
 
 /// Payload of a message, in bytes, after a header of 96.
@@ -290,8 +290,12 @@ impl Connections {
         }
         t += &embryos::table(&self.turns);
         t + &format!(
-            "  medians of {} rounds; load {:.1} before, {:.1} after; {} ({} cores)\n",
-            self.rounds, self.load[0], self.load[1], self.ran_on.cpu, self.ran_on.cores
+            "  medians of {}; load {:.1} before, {:.1} after; {} ({} cores)\n",
+            many(self.rounds.into(), "round"),
+            self.load[0],
+            self.load[1],
+            self.ran_on.cpu,
+            self.ran_on.cores
         )
     }
 }

@@ -28,6 +28,7 @@ use crate::ctl::{Ctl, Phase};
 use crate::inmem::{SERVER, Time, nid, stack};
 use crate::measure::MeasureError;
 use crate::repeat::median;
+use crate::report::many;
 use crate::workload::{Client, ClientConfig, Intake, Server};
 
 /// Rounds of turns after which something that did not happen is given up.
@@ -188,8 +189,9 @@ impl Cpt {
             }
         }
         t + &format!(
-            "  medians of {} rounds of {} messages; one thread, a clock for each lcore\n",
-            self.rounds, self.messages
+            "  medians of {} of {}; one thread, a clock for each lcore\n",
+            many(self.rounds.into(), "round"),
+            many(self.messages, "message")
         )
     }
 }

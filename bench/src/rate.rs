@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::measure::{Rtt, Stretch};
 use crate::repeat::median;
-use crate::report::RanOn;
+use crate::report::{RanOn, many};
 
 /// One side in one round.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -105,8 +105,8 @@ impl Rate {
         }
         let lost = if self.nothing_lost { "nothing lost" } else { "SOMETHING WAS LOST" };
         t + &format!(
-            "  {lost}; medians of {} rounds; load {:.1} before, {:.1} after; {} ({} cores), {}, {}\n",
-            self.rounds,
+            "  {lost}; medians of {}; load {:.1} before, {:.1} after; {} ({} cores), {}, {}\n",
+            many(self.rounds.into(), "round"),
             self.load[0],
             self.load[1],
             self.ran_on.cpu,

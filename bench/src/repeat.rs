@@ -4,6 +4,8 @@
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::report::many;
+
 /// A figure of a demonstration: what it is called, where it is in `pollnd demo --json`, its unit.
 const FIGURES: [(&str, &str, &str); 22] = [
     ("1 MiB PUTs, virtio link, 1 lcore", "/bulk_one_lcore/goodput_gbps", "Gbit/s"),
@@ -110,8 +112,13 @@ impl Repeat {
 
     /// The table.
     pub fn table(&self) -> String {
-        let mut t =
-            format!("\n  of {} runs {:>46} {:>10} {:>10}\n", self.runs, "median", "lowest", "highest");
+        let mut t = format!(
+            "\n  of {} {:>46} {:>10} {:>10}\n",
+            many(self.runs as u64, "run"),
+            "median",
+            "lowest",
+            "highest"
+        );
         for r in &self.figures {
             t += &format!(
                 "  {:<46} {:>10.2} {:>10.2} {:>10.2}  {}\n",

@@ -274,3 +274,8 @@ impl Report {
         s
     }
 }
+
+/// So many of something: "1 message", "2 messages".
+pub fn many(n: u64, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}

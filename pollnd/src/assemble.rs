@@ -20,7 +20,7 @@ use crate::inspect::claim::{self, Claim};
 use crate::inspect::guests::{self, Guests};
 use crate::inspect::server::{About, Server};
 use crate::known::Known;
-use crate::{cpus, iface, limits, settings, signals};
+use crate::{cpus, iface, limits, settings, signals, units};
 
 /// What the node is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +141,8 @@ impl Node {
             if let (Some(guests), peers) = (setup.guests, claim.known())
                 && !peers.is_empty()
             {
-                tracing::info!("{} peers from before the restart are told of it", peers.len());
+                let many = units::many(peers.len() as u64, "peer");
+                tracing::info!("the restart is told to {many} from before it");
                 let control = self.control.clone();
                 let stop = move || control.order() > Order::Run;
                 self.greeter = Some(std::thread::spawn(move || guests::greet(&guests, &peers, stop)));
@@ -210,7 +211,7 @@ impl Node {
         match self.control.panics.load(Ordering::Acquire) {
             0 => Ok(ends),
             n => Err(format!(
-                "{n} shards of the node panicked: this is a bug of pollnd; the lines above say where"
+                "of the node's shards {n} panicked: this is a bug of pollnd; the lines above say where"
             )),
         }
     }

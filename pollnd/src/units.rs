@@ -27,10 +27,7 @@ pub(crate) fn rate(bytes: u64, seconds: f64) -> String {
     scaled(bits, &[(1e9, "Gbit/s"), (1e6, "Mbit/s"), (1e3, "kbit/s"), (1.0, "bit/s")])
 }
 
-/// So many of something: "1 message", "2 messages".
-pub(crate) fn many(n: u64, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
-}
+pub(crate) use bench::report::many;
 
 /// A size in bytes: digits, and perhaps a unit.
 pub(crate) fn size(s: &str) -> Result<u128, String> {

@@ -38,19 +38,25 @@ impl Trouble {
                 e => strerror(e),
             };
             all.push(format!(
-                "port {port}: driver {driver} refused {refused} packets as they were ({why}): they were sent another way, by \
-                 copying, and {dropped} dropped; lower the MTU, use another driver, or see why the other end takes nothing (counters port_tx_refused, port_tx_dropped)"
+                "port {port}: driver {driver} refused {} as they were ({why}): they were sent another way, by \
+                 copying, and {dropped} dropped; lower the MTU, use another driver, or see why the other end takes nothing (counters port_tx_refused, port_tx_dropped)",
+                many(refused, "packet")
             ));
         }
         if cut > 0 {
             all.push(format!(
-                "port {port}: {cut} frames came without their end and were dropped (counter port_rx_cut): the kernel below had joined \
+                "port {port}: {} came without an end and had to be dropped (counter port_rx_cut): the kernel below had joined \
                  several to one that {driver} has no room for; {}",
+                many(cut, "frame"),
                 cut_remedy(port)
             ));
         }
         all
     }
+}
+
+fn many(n: u64, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// What keeps a kernel from joining frames before an AF_PACKET port sees them.
@@ -76,7 +82,7 @@ mod tests {
         for want in ["port p0", "net_x", "2 packets", "1 dropped", "Invalid argument", "port_tx_refused"] {
             assert!(all[0].contains(want), "{want}: {}", all[0]);
         }
-        for want in ["p0", "1 frames", "port_rx_cut", "gro off", "tso off"] {
+        for want in ["p0", "1 frame came", "port_rx_cut", "gro off", "tso off"] {
             assert!(all[1].contains(want), "{want}: {}", all[1]);
         }
         assert!(t.tell("p0", "net_x").is_empty());

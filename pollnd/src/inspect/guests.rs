@@ -137,7 +137,7 @@ pub(crate) fn greet(guests: &Guests, peers: &[Nid], stop: impl Fn() -> bool) {
             _ => std::thread::sleep(Duration::from_millis(1)),
         }
     }
-    tracing::info!("of {} peers from before the restart {good} have answered", peers.len());
+    tracing::info!("peers from before the restart that have answered: {good} of {}", peers.len());
 }
 
 type Outcome = Result<Value, String>;
