@@ -175,10 +175,54 @@ struct SlabInner {
     refused: Cell<u64>,
 }
 
+impl SlabInner {
+    fn reap(&self, mut f: impl FnMut(u64, PageRun)) -> usize {
+        // SAFETY: `shared` lives as long as the slab.
+        let shared = unsafe { &*self.shared };
+        if shared.freed.load(Ordering::Relaxed).is_null() {
+            return 0;
+        }
+        // Pairs with the releases of all who linked slots: what they did comes before our reuse. No fence, since loom
+        // takes one for more than it is (it acquires what other threads have read, too), and would hide a fault.
+        let mut slot = shared.freed.swap(ptr::null_mut(), Ordering::Acquire);
+        let mut n = 0;
+        while !slot.is_null() {
+            // SAFETY: slots on the list have no other user; each is linked once.
+            let (next, token, run, index) = unsafe {
+                let s = &*slot;
+                let run = (*s.run.get()).take();
+                s.generation.set((s.generation.get() + 1) % GENERATIONS);
+                (s.next.get(), s.token.get(), run, s.index)
+            };
+            // SAFETY: as in `lend`; `f` runs after this borrow has ended.
+            unsafe { (*self.idle.get()).push(index) };
+            self.released.set(self.released.get() + 1);
+            n += 1;
+            if let Some(run) = run {
+                f(token, run);
+            }
+            slot = next;
+        }
+        n
+    }
+}
+
+/// Slabs that were dropped while a NIC still counted in them. Nobody uses them again; here they are in reach of whoever
+/// looks for lost memory.
+static QUARANTINE: std::sync::Mutex<Vec<Kept>> = std::sync::Mutex::new(Vec::new());
+
+struct Kept(#[expect(dead_code, reason = "it is held, not used")] NonNull<Slot>);
+
+// SAFETY: nobody looks behind the pointer.
+unsafe impl Send for Kept {}
+
 impl Drop for SlabInner {
     fn drop(&mut self) {
+        self.reap(|_, _| ());
         if self.lent.get() != self.released.get() {
             // A NIC may still count in a slot: its memory stays (quarantine) rather than be reused.
+            let mut kept = QUARANTINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            kept.push(Kept(self.slots));
             return;
         }
         // SAFETY: every slot is home, so no Lent, NicRef or driver refers to slots or shared part.
@@ -253,34 +297,8 @@ impl LendSlab {
 
     /// Takes in every lending whose last count has fallen and calls `f` with its token and its run, once each.
     /// Called from the poll loop.
-    pub fn reap(&self, mut f: impl FnMut(u64, PageRun)) -> usize {
-        // SAFETY: `shared` lives as long as the slab.
-        let shared = unsafe { &*self.0.shared };
-        if shared.freed.load(Ordering::Relaxed).is_null() {
-            return 0;
-        }
-        // Pairs with the releases of all who linked slots: what they did comes before our reuse. No fence, since loom
-        // takes one for more than it is (it acquires what other threads have read, too), and would hide a fault.
-        let mut slot = shared.freed.swap(ptr::null_mut(), Ordering::Acquire);
-        let mut n = 0;
-        while !slot.is_null() {
-            // SAFETY: slots on the list have no other user; each is linked once.
-            let (next, token, run, index) = unsafe {
-                let s = &*slot;
-                let run = (*s.run.get()).take();
-                s.generation.set((s.generation.get() + 1) % GENERATIONS);
-                (s.next.get(), s.token.get(), run, s.index)
-            };
-            // SAFETY: as in `lend`; `f` runs after this borrow has ended.
-            unsafe { (*self.0.idle.get()).push(index) };
-            self.0.released.set(self.0.released.get() + 1);
-            n += 1;
-            if let Some(run) = run {
-                f(token, run);
-            }
-            slot = next;
-        }
-        n
+    pub fn reap(&self, f: impl FnMut(u64, PageRun)) -> usize {
+        self.0.reap(f)
     }
 
     /// Lends every one of `slices` under `token`, in order, and gives each [`Lent`] to `each`; or none of them, where

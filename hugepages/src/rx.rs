@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 use crate::sync::ArrayQueue;
 
-/// How a home's buffers are counted. The functions are called on the home lcore only.
+/// How a home's buffers are counted. The functions are called on the home lcore only, as long as there is one.
 ///
 /// # Safety of implementations
 /// `retain` adds one reference to the buffer behind `raw`; `release` takes one away and frees it at 0.
@@ -37,6 +37,8 @@ pub struct RxOps {
     pub retain: unsafe fn(raw: NonNull<()>),
     /// Takes a reference away; the last one frees the buffer.
     pub release: unsafe fn(raw: NonNull<()>),
+    /// Whether any thread may release what is left once the home has gone: the memory is nobody's then. Else it stays.
+    pub outlives_home: bool,
 }
 
 /// Counts of one home.
@@ -59,7 +61,25 @@ struct Returned {
 }
 
 /// The ring that lent fragments come home on.
-pub struct ReturnRing(ArrayQueue<Returned>);
+pub struct ReturnRing {
+    ring: ArrayQueue<Returned>,
+    ops: &'static RxOps,
+}
+
+impl Drop for ReturnRing {
+    /// The home has gone, and so has the last fragment that it lent: what came back meanwhile is freed by whoever is here.
+    fn drop(&mut self) {
+        while self.ops.outlives_home
+            && let Some(r) = self.ring.pop()
+        {
+            if let Some(raw) = NonNull::new(std::ptr::with_exposed_provenance_mut::<()>(r.raw)) {
+                // SAFETY: as in `RxHome::drain`, and nobody else has a reference of this home's any more: its pool, its
+                // fragments and those that it lent each hold the home or this ring.
+                unsafe { (self.ops.release)(raw) };
+            }
+        }
+    }
+}
 
 struct HomeInner {
     ops: &'static RxOps,
@@ -101,7 +121,7 @@ impl RxHome {
     pub fn new(ops: &'static RxOps, budget: LendBudget) -> RxHome {
         RxHome(Rc::new(HomeInner {
             ops,
-            ring: Arc::new(ReturnRing(ArrayQueue::new(budget.handles.max(1)))),
+            ring: Arc::new(ReturnRing { ring: ArrayQueue::new(budget.handles.max(1)), ops }),
             budget,
             lent_handles: Cell::new(0),
             counters: Cell::default(),
@@ -131,7 +151,7 @@ impl RxHome {
     pub fn drain(&self) -> usize {
         let mut n = 0;
         while n < 1024 {
-            let Some(r) = self.0.ring.0.pop() else { break };
+            let Some(r) = self.0.ring.ring.pop() else { break };
             n += 1;
             if let Some(raw) = NonNull::new(std::ptr::with_exposed_provenance_mut::<()>(r.raw)) {
                 // SAFETY: the fragment that was lent owned this reference and gave it up in `RxLent::drop`.
@@ -169,7 +189,7 @@ impl RxHome {
         }
         let fits = owners[i] + t <= self.0.budget.owner_bytes
             && c.lent_bytes + t <= self.0.budget.lcore_bytes
-            && self.0.lent_handles.get() < self.0.ring.0.capacity();
+            && self.0.lent_handles.get() < self.0.ring.ring.capacity();
         if fits {
             owners[i] += t;
             c.lent += 1;
@@ -324,7 +344,7 @@ impl Drop for RxLent {
             owner: self.owner,
         };
         // The budget bounds what is out by the ring's capacity, so the push cannot fail.
-        let pushed = self.ring.0.push(r);
+        let pushed = self.ring.ring.push(r);
         debug_assert!(pushed.is_ok(), "return ring full");
     }
 }
@@ -377,7 +397,7 @@ unsafe fn relay_release(raw: NonNull<()>) {
     }
 }
 
-static RELAY_OPS: RxOps = RxOps { retain: relay_retain, release: relay_release };
+static RELAY_OPS: RxOps = RxOps { retain: relay_retain, release: relay_release, outlives_home: true };
 
 impl Relay {
     /// A relay with its own budget for what is lent again.
@@ -450,7 +470,7 @@ unsafe fn heap_release(raw: NonNull<()>) {
     }
 }
 
-static HEAP_OPS: RxOps = RxOps { retain: heap_retain, release: heap_release };
+static HEAP_OPS: RxOps = RxOps { retain: heap_retain, release: heap_release, outlives_home: true };
 
 impl HeapRxPool {
     /// A pool of at most `max` buffers of `size` bytes, with the default lend budget.

@@ -123,6 +123,17 @@ fn a_late_callback_of_an_older_generation_is_counted_not_obeyed() {
     assert_eq!(reaped(&s), [2]);
 }
 
+/// Nobody took in what had come home last, and the slab kept pages and its own memory for good.
+#[test]
+fn a_slab_that_is_dropped_gives_back_what_has_come_home() {
+    let (s, r) = (LendSlab::new(2), run());
+    let l = s.lend(r.slice_all(), 1).unwrap();
+    let nic = l.nic_ref(0, 16).unwrap();
+    drop((l, nic));
+    drop(s);
+    assert!(r.try_thaw().is_ok(), "nobody else has the pages");
+}
+
 #[test]
 fn a_slab_dropped_with_references_out_leaves_their_memory() {
     let s = LendSlab::new(1);

@@ -1,6 +1,9 @@
 //! Received fragments by their public face: freed once, by their home.
 
-use hugepages::{HeapRxPool, LendBudget, LendOwner, Relay, RxFrag};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hugepages::{HeapRxPool, LendBudget, LendOwner, Relay, RxFrag, RxHome, RxOps};
 
 fn frag(p: &HeapRxPool, s: &[u8]) -> RxFrag {
     p.copy_of(s).unwrap()
@@ -69,6 +72,55 @@ fn a_drained_pool_gives_nothing_and_recovers() {
     drop(p.take().unwrap());
     assert!(p.copy_of(&[0; 17]).is_none());
     assert!(p.copy_of(&[0; 16]).is_some());
+}
+
+/// Those that nobody took from the ring were lost with their memory.
+#[test]
+fn what_comes_back_when_its_home_has_gone_is_freed() {
+    let p = HeapRxPool::new(64, 32);
+    let relay = Relay::new(LendBudget { lcore_bytes: 1 << 20, owner_bytes: 1 << 20, handles: 8 });
+    let lend = |s: &[u8]| frag(&p, s).lend(LendOwner(0)).unwrap();
+    let mut f = frag(&p, b"two parts");
+    let parts = [f.split_to(3), f].map(|f| f.lend(LendOwner(1)).unwrap());
+    let (early, late, relayed) = (lend(b"early"), lend(b"late"), relay.frag(lend(b"far")));
+    let again = relayed.lend(LendOwner(2)).unwrap();
+    drop(early);
+    drop((p, relay));
+    let threads = [late, again].map(|l| std::thread::spawn(move || assert!(!l.is_empty())));
+    threads.into_iter().for_each(|t| t.join().unwrap());
+    assert_eq!(parts.each_ref().map(|l| l.bytes()), [&b"two"[..], b" parts"]);
+    // The last one frees them all: seen by leak checkers (scripts/sanitize), as memory that is used after its end is.
+    drop(parts);
+}
+
+/// The same, counted; and memory that is not ours to free from any thread stays.
+#[test]
+fn only_memory_that_is_nobodys_is_freed_without_a_home() {
+    static FREED: AtomicUsize = AtomicUsize::new(0);
+    unsafe fn retain(_: NonNull<()>) {}
+    unsafe fn release(_: NonNull<()>) {
+        FREED.fetch_add(1, Ordering::Relaxed);
+    }
+    static OURS: RxOps = RxOps { retain, release, outlives_home: true };
+    static POOLED: RxOps = RxOps { retain, release, outlives_home: false };
+    static BYTES: [u8; 4] = *b"abcd";
+    for (ops, want) in [(&OURS, 2), (&POOLED, 0)] {
+        FREED.store(0, Ordering::Relaxed);
+        let home = RxHome::new(ops, LendBudget::of_pool(1 << 20, 4));
+        let lend = || {
+            let at = NonNull::from(&BYTES);
+            // SAFETY: nobody writes the bytes, and the functions do nothing with the buffer.
+            let f = unsafe { home.frag(at.cast(), at.cast(), 4, 4, true) };
+            f.lend(LendOwner(0)).unwrap()
+        };
+        let (a, b) = (lend(), lend());
+        drop(a);
+        assert_eq!(FREED.load(Ordering::Relaxed), 0, "only the home frees");
+        drop(home);
+        assert_eq!(FREED.load(Ordering::Relaxed), 0, "one is still out");
+        std::thread::spawn(move || drop(b)).join().unwrap();
+        assert_eq!(FREED.load(Ordering::Relaxed), want);
+    }
 }
 
 #[test]

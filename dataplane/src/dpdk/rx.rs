@@ -35,8 +35,8 @@ unsafe fn release(raw: NonNull<()>) {
     }
 }
 
-/// How fragments count on mbufs.
-pub(crate) static MBUF_OPS: RxOps = RxOps { retain, release };
+/// How fragments count on mbufs. What comes back when its lcore has gone stays: only polling lcores touch mempools.
+pub(crate) static MBUF_OPS: RxOps = RxOps { retain, release, outlives_home: false };
 
 /// What all packets of a queue share.
 pub(crate) struct RxCtx {

@@ -296,7 +296,8 @@ unsafe fn shared_release(raw: NonNull<()>) {
     }
 }
 
-pub(super) static SHARED_OPS: RxOps = RxOps { retain: shared_retain, release: shared_release };
+pub(super) static SHARED_OPS: RxOps =
+    RxOps { retain: shared_retain, release: shared_release, outlives_home: false };
 
 /// Takes a frame apart that shares its sender's pages.
 fn share(mut f: Box<Frame>, off: u32, len: u32, out: &mut dyn FnMut(RxFrag)) {
