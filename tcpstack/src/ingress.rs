@@ -16,7 +16,7 @@ use crate::stack::{Event, Stack};
 use crate::stamps;
 use crate::table::Place;
 use crate::timewait::Verdict;
-use crate::wire::{self, Drop, ETH_ARP, ETH_IPV4, ETH_IPV6, Eth, Fields, HDR, Ip, Mac, Seg};
+use crate::wire::{self, Drop, ETH_ARP, ETH_IPV4, ETH_IPV6, Fields, HDR, Ip, Mac, Seg};
 
 /// Most bytes of headers: Ethernet with two tags, IPv6 with its extensions, TCP with all options.
 const HEAD_MAX: usize = 192;
@@ -56,9 +56,10 @@ impl<P: Port> Stack<P> {
         let head = &copy_head(p.head());
         let e = wire::eth(head).ok_or(Drop::Malformed)?;
         // What the device stripped was the outer one; a tag within a VLAN's is another network's.
-        let vlan = match (meta.vlan.filter(|v| *v != 0), e.vlan) {
-            (Some(_), Some(_)) => return Err(Drop::NotOurs),
-            (a, b) => a.or(b),
+        let vlan = match meta.vlan {
+            None | Some(0) => e.vlan,
+            Some(_) if e.vlan.is_some() => return Err(Drop::NotOurs),
+            outer => outer,
         };
         if vlan != self.cfg.vlan {
             return Err(Drop::NotOurs);
@@ -83,7 +84,7 @@ impl<P: Port> Stack<P> {
                     return Err(Drop::NotOurs);
                 }
                 match ip.proto {
-                    6 => self.on_tcp(p, head, &e, &ip, meta.csum),
+                    6 => self.on_tcp(p, (head, e.len), e.src, &ip, meta.csum),
                     _ if self.host.is_martian(&ip.src) => Err(Drop::Martian),
                     1 => self.on_icmp(&p, &e, &ip),
                     _ => Err(Drop::Protocol),
@@ -106,7 +107,7 @@ impl<P: Port> Stack<P> {
                     return Err(Drop::Martian);
                 }
                 match ip.proto {
-                    6 => self.on_tcp(p, head, &e, &ip, meta.csum),
+                    6 => self.on_tcp(p, (head, e.len), e.src, &ip, meta.csum),
                     ICMP6 => self.on_icmp6(&p, &e, &ip),
                     _ => Err(Drop::Protocol),
                 }
@@ -116,8 +117,15 @@ impl<P: Port> Stack<P> {
     }
 
     #[inline]
-    fn on_tcp(&mut self, p: P::Rx, head: &[u8], e: &Eth, ip: &Ip, csum: Csum) -> Result<(), Drop> {
-        let off = e.len + ip.hlen;
+    fn on_tcp(
+        &mut self,
+        p: P::Rx,
+        (head, at): (&[u8], usize),
+        src: Mac,
+        ip: &Ip,
+        csum: Csum,
+    ) -> Result<(), Drop> {
+        let off = at + ip.hlen;
         let s = wire::tcp(head.get(off..).unwrap_or(&[]), ip)?;
         if csum == Csum::None && upper_sum(&p, off, ip) != 0xffff {
             return Err(Drop::Checksum);
@@ -136,21 +144,21 @@ impl<P: Port> Stack<P> {
             let nobodys = place.is_none() && (s.has(wire::ACK) || self.listener(&s.key).is_none());
             match if nobodys { self.elsewhere(&s.key) } else { None } {
                 Some(to) => self.hand_over(to, &p),
-                None => self.on_syn(&s, place, &o, e.src),
+                None => self.on_syn(&s, place, &o, src),
             }
             return Ok(());
         }
-        match place.or_else(|| self.take_cookie(&s, &o, e.src).map(Place::Flow)) {
+        match place.or_else(|| self.take_cookie(&s, &o, src).map(Place::Flow)) {
             Some(Place::Flow(i)) => {
                 if s.plen > 0 {
                     self.take_payload(p, off + s.hlen, s.plen);
                 }
-                self.segment(i, &s, &o, e.src);
+                self.segment(i, &s, &o, src);
             }
-            Some(Place::TimeWait(t)) => self.in_time_wait(t, &s, &o, e.src),
+            Some(Place::TimeWait(t)) => self.in_time_wait(t, &s, &o, src),
             None => match self.elsewhere(&s.key) {
                 Some(to) => self.hand_over(to, &p),
-                None => self.reject(&s, e.src),
+                None => self.reject(&s, src),
             },
         }
         Ok(())

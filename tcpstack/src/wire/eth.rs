@@ -40,27 +40,32 @@ pub struct Eth {
 pub fn eth(b: &[u8]) -> Option<Eth> {
     let h = b.first_chunk::<14>()?;
     let (dst, src) = (mac(h, 0)?, mac(h, 6)?);
-    let e = Eth { dst, src, kind: u16::from_be_bytes([h[12], h[13]]), vlan: None, len: 14 };
-    if matches!(e.kind, ETH_VLAN | ETH_STAG) { tags(b, e) } else { Some(e) }
+    let (kind, vlan, len) = match u16::from_be_bytes([h[12], h[13]]) {
+        kind @ (ETH_VLAN | ETH_STAG) => tags(b, kind)?,
+        kind => (kind, None, 14),
+    };
+    Some(Eth { dst, src, kind, vlan, len })
 }
 
 /// Steps over tags as Linux does: those with VID 0 wherever they are and of either kind, and one VLAN's. A tag that is
-/// not stepped over is what `kind` says: no protocol of ours.
-fn tags(b: &[u8], mut e: Eth) -> Option<Eth> {
+/// not stepped over is what the EtherType says: no protocol of ours. Gives the EtherType, the VLAN and the header's length.
+#[cold]
+fn tags(b: &[u8], mut kind: u16) -> Option<(u16, Option<u16>, usize)> {
+    let (mut vlan, mut len) = (None, 14);
     for _ in 0..TAGS {
-        let vid = be16(b, e.len)? & 0xfff;
-        match (e.kind, vid) {
+        let vid = be16(b, len)? & 0xfff;
+        match (kind, vid) {
             (ETH_VLAN | ETH_STAG, 0) => (),
-            (ETH_VLAN, _) if e.vlan.is_none() => e.vlan = Some(vid),
+            (ETH_VLAN, _) if vlan.is_none() => vlan = Some(vid),
             _ => break,
         }
-        e.kind = be16(b, e.len + 2)?;
-        e.len += 4;
-        if !matches!(e.kind, ETH_VLAN | ETH_STAG) {
+        kind = be16(b, len + 2)?;
+        len += 4;
+        if !matches!(kind, ETH_VLAN | ETH_STAG) {
             break;
         }
     }
-    Some(e)
+    Some((kind, vlan, len))
 }
 
 /// Writes an Ethernet header to the start of `b` (at least 18 bytes) and returns its length.

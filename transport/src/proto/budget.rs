@@ -201,19 +201,27 @@ impl Budget {
         if cause == Cause::Answers {
             h.answers = h.answers.saturating_sub(bytes);
         }
-        let (used, quiet) = (h.used, h.uses.credits == 0);
+        let ended = h.used == 0 && h.uses.credits == 0;
         let wakes = !h.stalled.is_empty() && !h.ready;
         self.used = self.used.saturating_sub(bytes);
         if let Some(by) = self.by.get_mut(cause as usize) {
             *by = by.saturating_sub(bytes);
         }
-        if wakes && self.may_go_on(host) {
-            self.ready.push_back(host);
-            if let Some(h) = self.hosts.get_mut(host) {
-                h.ready = true;
-            }
+        if ended || wakes {
+            self.eased(host, ended);
         }
-        if used == 0 && quiet {
+    }
+
+    /// A host holds less: what stalled may go on, and one that nothing is charged to any more has `ended`.
+    #[cold]
+    fn eased(&mut self, host: Key, ended: bool) {
+        if self.may_go_on(host)
+            && let Some(h) = self.hosts.get_mut(host).filter(|h| !h.stalled.is_empty() && !h.ready)
+        {
+            h.ready = true;
+            self.ready.push_back(host);
+        }
+        if ended {
             self.forget(host);
         }
     }

@@ -118,6 +118,14 @@ impl Conn {
         self.txq.is_empty() && delivered && self.rx.at_boundary()
     }
 
+    /// TCP has acknowledged a part of what was `out` on the stream: gives what is not charged for answers any more, in bytes.
+    pub(super) fn answers_read(&mut self, out: u64) -> u64 {
+        let left = self.pushed - self.acked;
+        // Which messages those bytes were is not known: as many as their share of the stream.
+        let owed = if left == 0 { 0 } else { (self.owed.saturating_mul(left) / out.max(1)).min(self.owed) };
+        std::mem::replace(&mut self.owed, owed) - owed
+    }
+
     /// Whether a message of it is in a box.
     pub(super) fn boxes_out(&self) -> bool {
         self.boxed.as_ref().is_some_and(|b| !b.is_empty())

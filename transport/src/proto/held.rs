@@ -184,17 +184,6 @@ impl Machine {
         }
     }
 
-    /// TCP has acknowledged a part of what was `out` on a connection's stream.
-    pub(super) fn answers_read(&mut self, conn: Key, out: u64) {
-        let Some(c) = self.conns.get_mut(conn) else { return };
-        let left = c.pushed - c.acked;
-        // Which messages those bytes were is not known: as many as their share of the stream.
-        let owed = if left == 0 { 0 } else { (c.owed.saturating_mul(left) / out.max(1)).min(c.owed) };
-        let (host, read) = (c.host, c.owed - owed);
-        c.owed = owed;
-        self.budget.release(host, Cause::Answers, read);
-    }
-
     /// Forgets a connection that the runtime has closed.
     pub(super) fn drop_conn(&mut self, conn: Key) {
         let Some(c) = self.conns.remove(conn) else { return };

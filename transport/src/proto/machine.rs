@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::api::{Event, LnetError, Op};
 use super::boxes::Boxes;
-use super::budget::{Budget, Uses};
+use super::budget::{Budget, Cause, Uses};
 use super::config::Config;
 use super::conn::Conn;
 use super::counters::Counters;
@@ -322,9 +322,12 @@ impl Machine {
         conn.acked = acked;
         conn.tx_deadline = now + timeout;
         if conn.owed > 0 {
-            self.answers_read(key, out);
+            let read = conn.answers_read(out);
+            self.budget.release(conn.host, Cause::Answers, read);
         }
-        let Some(conn) = self.conns.get_mut(key).filter(|c| c.up()) else { return };
+        if !conn.up() {
+            return;
+        }
         if conn.standing == Standing::Held && acked == conn.pushed && conn.held_until == u64::MAX {
             conn.held_until = now + HOLD;
             self.conn_by(key, now + HOLD);

@@ -276,6 +276,11 @@ impl Peer {
         }
     }
 
+    /// Whether it needs no dial: none is under way or put off, and no connection is missing.
+    pub(super) fn is_whole(&self) -> bool {
+        self.dial == DialState::Idle && self.whole == self.conns.len()
+    }
+
     /// Whether nothing would be lost by forgetting it: how long to back off would be, for a while.
     pub(super) fn idle(&self) -> bool {
         self.interval == 0

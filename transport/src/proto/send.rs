@@ -18,34 +18,49 @@ use crate::wire::{ByteOrder, ConnType, Version};
 
 impl Machine {
     /// Sends an LNet message to a peer: now, or when it has credits, a connection and room.
-    pub(super) fn launch(&mut self, peer: Key, mut tx: Tx) {
+    pub(super) fn launch(&mut self, peer: Key, tx: Tx) {
+        let Some(p) = self.peers.get(peer) else {
+            return self.end_tx(peer, tx, Err(LnetError::ConnLost));
+        };
+        let held_up = self.held_up(p.host, &tx);
+        if !p.waiting.is_empty() || p.uses.credits >= self.cfg.peer_credits || held_up {
+            return self.wait_for_credit(peer, tx, held_up);
+        }
+        let way = self.way(peer, &tx);
+        // What is on a stream at once, without pages, holds no credit meanwhile and waits in no queue.
+        if tx.is_short()
+            && let Some(conn) = way.filter(|c| self.is_clear(*c))
+        {
+            return self.push(conn, peer, tx);
+        }
         if tx.answer {
             self.answer_queued(peer);
         }
-        let held_up = self.peers.get(peer).is_some_and(|p| self.held_up(p.host, &tx));
-        let Some(p) = self.peers.get_mut(peer) else {
-            return self.end_tx(peer, tx, Err(LnetError::ConnLost));
-        };
-        if !p.waiting.is_empty() || p.uses.credits >= self.cfg.peer_credits || held_up {
-            self.counters.credit_waits += 1;
-            // Without a connection an answer waits no longer for credits than for that: dials that hang hold them.
-            let deadline = if tx.answer { self.now + self.cfg.timeout() } else { u64::MAX };
-            tx.deadline = deadline;
-            let (first, answer) = (p.waiting.is_empty(), tx.answer);
-            p.waiting.push_back(tx);
-            if !p.queued && p.waiting.capacity() > FLOOR / 4 {
-                p.queued = true;
-                self.budget.charge(p.host, Cause::Peers, QUEUE);
-            }
-            if held_up && first {
-                self.list(peer, answer);
-            }
-            if deadline != u64::MAX {
-                self.peer_by(peer, deadline);
-            }
-            return;
+        self.give_credit(peer, tx, way);
+    }
+
+    /// Keeps a message until there is a credit for it, and what else it is `held_up` by.
+    fn wait_for_credit(&mut self, peer: Key, mut tx: Tx, held_up: bool) {
+        if tx.answer {
+            self.answer_queued(peer);
         }
-        self.give_credit(peer, tx);
+        let Some(p) = self.peers.get_mut(peer) else { return };
+        self.counters.credit_waits += 1;
+        // Without a connection an answer waits no longer for credits than for that: dials that hang hold them.
+        let deadline = if tx.answer { self.now + self.cfg.timeout() } else { u64::MAX };
+        tx.deadline = deadline;
+        let (first, answer) = (p.waiting.is_empty(), tx.answer);
+        p.waiting.push_back(tx);
+        if !p.queued && p.waiting.capacity() > FLOOR / 4 {
+            p.queued = true;
+            self.budget.charge(p.host, Cause::Peers, QUEUE);
+        }
+        if held_up && first {
+            self.list(peer, answer);
+        }
+        if deadline != u64::MAX {
+            self.peer_by(peer, deadline);
+        }
     }
 
     /// Whether a message to a peer of the host has to wait for what the shard has for all. Answers leave a part of it to
@@ -75,7 +90,8 @@ impl Machine {
         }
     }
 
-    fn give_credit(&mut self, peer: Key, mut tx: Tx) {
+    /// Gives a message what it holds on its way, and sends it.
+    fn give_credit(&mut self, peer: Key, mut tx: Tx, way: Option<Key>) {
         tx.credit = true;
         let uses = tx.uses();
         if let Some(p) = self.peers.get_mut(peer) {
@@ -83,7 +99,7 @@ impl Machine {
             self.budget.took(p.host, uses);
         }
         self.ni.add(uses);
-        self.route(peer, tx);
+        self.send_by(peer, tx, way);
     }
 
     /// Sends what waits for credits, as far as they go.
@@ -103,7 +119,8 @@ impl Machine {
             let Some(mut tx) = p.waiting.pop_front() else { break };
             trim(&mut p.waiting);
             tx.deadline = u64::MAX;
-            self.give_credit(peer, tx);
+            let way = self.way(peer, &tx);
+            self.give_credit(peer, tx, way);
         }
         self.forget_if_idle(peer);
     }
@@ -175,21 +192,37 @@ impl Machine {
     }
 
     /// Gives a message to a connection, or keeps it until there is one.
-    pub(super) fn route(&mut self, peer: Key, mut tx: Tx) {
-        if let Some(p) = self.peers.get_mut(peer) {
-            // One that dialled us is dialled back only when its connections are gone.
-            p.active |= p.conns.is_empty();
+    pub(super) fn route(&mut self, peer: Key, tx: Tx) {
+        let way = self.way(peer, &tx);
+        self.send_by(peer, tx, way);
+    }
+
+    /// The connection for a message, if there is one. Dials what is missing.
+    fn way(&mut self, peer: Key, tx: &Tx) -> Option<Key> {
+        let p = self.peers.get_mut(peer)?;
+        // One that dialled us is dialled back only when its connections are gone.
+        p.active |= p.conns.is_empty();
+        if !p.is_whole() {
+            self.maybe_dial(peer);
         }
-        self.maybe_dial(peer);
-        let version = self.version_of(peer);
-        let bulk = tx.nob(version) >= u64::from(self.cfg.min_bulk);
-        let cargo = if bulk { Cargo::Bulk } else { Cargo::Small };
-        if let Some(conn) = self.choose(peer, cargo) {
-            let Some(c) = self.conns.get_mut(conn) else { return };
+        let bulk = tx.nob(self.version_of(peer)) >= u64::from(self.cfg.min_bulk);
+        self.choose(peer, if bulk { Cargo::Bulk } else { Cargo::Small })
+    }
+
+    /// Whether a connection has room on its stream, and nothing that is before a new message.
+    fn is_clear(&self, conn: Key) -> bool {
+        let room = |c: &Conn| c.txq.is_empty() && c.pushed - c.acked < self.cfg.tx_window;
+        self.conns.get(conn).is_some_and(room)
+    }
+
+    /// Gives a message to the connection `way`, or keeps it until there is one.
+    fn send_by(&mut self, peer: Key, mut tx: Tx, way: Option<Key>) {
+        if let Some(conn) = way {
             // With nothing before it and room on the stream it leaves at once; nothing could ride on it.
-            if c.txq.is_empty() && c.pushed - c.acked < self.cfg.tx_window {
+            if self.is_clear(conn) {
                 return self.push(conn, peer, tx);
             }
+            let Some(c) = self.conns.get_mut(conn) else { return };
             if c.txq.push_lnet(tx) {
                 self.counters.zc_acks_merged += 1;
                 self.answer_left(peer);
@@ -281,11 +314,10 @@ impl Machine {
 
     fn push(&mut self, key: Key, peer: Key, mut tx: Tx) {
         let now = self.now;
-        let version = self.conns.get(key).map_or(Version::V3, |c| c.version);
+        let Some(c) = self.conns.get_mut(key) else { return };
+        let version = c.version;
         let nob = tx.nob(version);
         let payload = tx.payload.len();
-        let bulk_out = self.has_bulk_out(peer);
-        let Some(c) = self.conns.get_mut(key) else { return };
         if c.pushed == c.acked {
             c.tx_deadline = now + self.cfg.timeout();
         }
@@ -300,20 +332,23 @@ impl Machine {
             c.sent = c.pushed;
         }
         let (id, bucket, end, tx_deadline) = (c.id, c.bucket, c.pushed, c.tx_deadline);
+        // An answer that was in no queue is charged for from here on.
+        let fresh = tx.answer && !tx.credit;
+        if fresh {
+            c.owed += ANSWER;
+            self.budget.charge(c.host, Cause::Answers, ANSWER);
+        }
         self.conn_by(key, tx_deadline);
 
-        let pages = match std::mem::replace(&mut tx.payload, Payload::empty()) {
-            Payload::Inline(b) => {
-                tx.payload = Payload::Inline(b);
-                Pages::new()
-            }
+        let pages = match &mut tx.payload {
+            Payload::Inline(_) => Pages::new(),
             Payload::Pages(p) if payload as usize <= INLINE_PAYLOAD_MAX => {
                 let mut b = arrayvec::ArrayVec::new();
                 p.iter().for_each(|s| append(&mut b, s.bytes()));
                 tx.payload = Payload::Inline(b);
                 Pages::new()
             }
-            Payload::Pages(p) => p,
+            Payload::Pages(p) => std::mem::take(p),
         };
         let pieces = if tx.answer { pages.len() as u32 } else { 0 };
         let lend = (!pages.is_empty()).then(|| {
@@ -334,7 +369,7 @@ impl Machine {
         if let Some(k) = lend {
             // Asked only when the peer has a connection for its answer (socklnd.md §6.2, §6.3).
             if payload >= u64::from(self.cfg.zc_min_payload)
-                && version.may_ask_zc(bulk_out, &self.cfg)
+                && version.may_ask_zc(self.has_bulk_out(peer), &self.cfg)
                 && let Some(p) = self.peers.get_mut(peer)
             {
                 let deadline = now + self.cfg.timeout();
@@ -381,7 +416,7 @@ impl Machine {
         self.spent(bucket, if summed { payload } else { 0 });
         self.out
             .push_back(Output::Send(id, SendMsg { hdr, pay: pages, lend: lend_id, hold, answer: tx.answer }));
-        if tx.answer || tx.hdr.is_none() {
+        if !fresh && (tx.answer || tx.hdr.is_none()) {
             self.answer_pushed(peer, key, lend.is_some());
         }
         if lend.is_none() {

@@ -63,6 +63,14 @@ impl Tx {
         if self.hdr.is_some() { KsockType::Lnet } else { KsockType::Noop }
     }
 
+    /// Whether it needs no pages on a stream.
+    pub(super) fn is_short(&self) -> bool {
+        match &self.payload {
+            Payload::Inline(_) => true,
+            Payload::Pages(p) => p.is_empty() || self.payload.len() <= INLINE_PAYLOAD_MAX as u64,
+        }
+    }
+
     /// What it is as a carrier.
     fn as_carrier(&self, typed: bool) -> Carrier {
         match (self.cookie0, self.cookie1) {
