@@ -132,7 +132,7 @@ impl Embryos {
                     }
                     self.gone += 1;
                 }
-                Event::Progress { .. } | Event::PeerFin(_) => {}
+                Event::Progress { .. } | Event::PeerFin(_) | Event::Ended(_) => {}
             }
         }
         for _ in 0..std::mem::take(&mut self.gone) {

@@ -150,7 +150,7 @@ impl Dialler {
                 }
                 Event::Readable(flow) => self.hear(flow),
                 Event::Progress { .. } => {}
-                Event::PeerFin(_) => return Err("the node closed a connection".into()),
+                Event::PeerFin(_) | Event::Ended(_) => return Err("the node closed a connection".into()),
                 Event::Closed { why, .. } => return Err(format!("a connection was closed: {why:?}")),
             }
         }
@@ -191,7 +191,7 @@ impl Flows {
                         self.listener.push(flow, &answer, &[]).map_err(|e| e.to_string())?;
                     }
                 }
-                Event::PeerFin(_) | Event::Closed { .. } => {
+                Event::PeerFin(_) | Event::Ended(_) | Event::Closed { .. } => {
                     return Err("a connection between two stacks was closed".into());
                 }
                 Event::Opened { .. } | Event::Progress { .. } => {}

@@ -91,7 +91,7 @@ impl Peers {
                     }
                 }
                 Event::Progress { .. } => {}
-                Event::PeerFin(_) => return Err("the node closed a connection".into()),
+                Event::PeerFin(_) | Event::Ended(_) => return Err("the node closed a connection".into()),
                 Event::Closed { why, .. } => return Err(format!("a connection was closed: {why:?}")),
             }
         }

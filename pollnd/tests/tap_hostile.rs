@@ -55,9 +55,7 @@ impl Victim {
         {
             lab.add(ip);
         }
-        // A connection that its peer has reset is read to its end first; one that is stalled ends by this time-out.
-        let budget = BUDGET.to_string();
-        let mut node = Proc::start(lab.port(&["node", "--budget", &budget, "--tunable", "sock_timeout=8"]));
+        let mut node = Proc::start(lab.port(&["node", "--budget", &BUDGET.to_string()]));
         node.wait_for("is up on");
         let _ = PORT;
         Victim { node, lab: Some(lab), at: NODE, mallory: MALLORY, alice: ALICE }
@@ -111,9 +109,9 @@ impl Victim {
         line.split_whitespace().next().unwrap().parse::<u64>().unwrap() >> 10
     }
 
-    /// Waits until a gauge is at most so much: what stalled and was reset goes by time-outs, some of it after others.
+    /// Waits until a gauge is at most so much.
     fn until_at_most(&self, name: &str, most: u64) {
-        let end = Instant::now() + 4 * LIMIT;
+        let end = Instant::now() + LIMIT;
         loop {
             let n = self.count(name);
             if n <= most {

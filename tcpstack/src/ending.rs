@@ -11,6 +11,8 @@
 //!   close or abort after that     -                      discarded                at once
 //! ```
 //!
+//! Where bytes are kept, the user hears `Ended` at once: what it does not read now for the peer's sake it never needs to.
+//!
 //! So whoever closes discards, and what came in order before an end that somebody else made is still delivered, as Linux
 //! does. Linux answers a close with unread bytes by a RST (RFC 2525 §2.17), and so drops what it has not sent, and what
 //! some peers have not read: a refusal, or a last answer. Here that is delivered, and the bytes cost nothing: they are
@@ -135,7 +137,9 @@ impl<P: Port> Stack<P> {
     /// go. What came in order is kept for a reader until that has read it, and the first reason with it; where nothing
     /// is left to read, the connection is forgotten at once.
     pub(crate) fn end(&mut self, slot: u32, why: CloseWhy) {
+        let id = self.id(slot);
         let Some(f) = self.at(slot) else { return };
+        let first = f.why.is_none();
         let why = *f.why.get_or_insert(why);
         if f.ready.is_empty() {
             return self.release(slot, why);
@@ -150,6 +154,10 @@ impl<P: Port> Stack<P> {
         self.wheel.cancel(slot);
         if self.table.get(&key) == Some(Place::Flow(slot)) {
             self.table.remove(&key);
+        }
+        // A reader that waits for the peer waits in vain.
+        if first {
+            self.events.push_back(Event::Ended(id));
         }
     }
 

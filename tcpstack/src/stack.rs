@@ -84,6 +84,9 @@ pub enum Event {
     },
     /// The peer sends no more.
     PeerFin(FlowId),
+    /// The peer or the network has ended the connection, and bytes in order are unread. They may still be read;
+    /// [`Event::Closed`] follows when they are, or with a close.
+    Ended(FlowId),
     /// The connection is over, and everything that came in order was read or discarded; its id means nothing from
     /// here on.
     Closed {
@@ -367,7 +370,7 @@ impl<P: Port> Stack<P> {
                         return Some(Event::Progress { flow, acked: f.una.min(end), sent: f.sent });
                     }
                 }
-                e @ (Event::Opened { flow: id, .. } | Event::PeerFin(id)) => {
+                e @ (Event::Opened { flow: id, .. } | Event::PeerFin(id) | Event::Ended(id)) => {
                     if self.flow(id).is_some() {
                         return Some(e);
                     }
@@ -418,6 +421,11 @@ impl<P: Port> Stack<P> {
             self.end(id.slot, CloseWhy::Fin);
         }
         r
+    }
+
+    /// Whether received bytes, in order, are unread.
+    pub fn unread(&self, id: FlowId) -> bool {
+        self.flow(id).is_some_and(|f| !f.ready.is_empty())
     }
 
     /// Gives `bytes` that were read back to the window; more than was read counts as what was.

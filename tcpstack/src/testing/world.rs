@@ -149,6 +149,8 @@ impl Host {
                         self.ends[*i].peer_fin = true;
                     }
                 }
+                // Whoever reads here reads all there is.
+                Event::Ended(_) => {}
                 Event::Closed { flow, why } => {
                     let Some(i) = self.flows.remove(&flow) else {
                         if why == CloseWhy::Unresolved

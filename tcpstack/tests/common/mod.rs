@@ -181,7 +181,7 @@ impl End {
                     assert!(self.flow.is_none_or(|f| f == flow));
                     self.flow = Some(flow);
                 }
-                Event::Readable(_) => (),
+                Event::Readable(_) | Event::Ended(_) => (),
                 Event::Progress { acked, sent, .. } => {
                     assert!(acked <= sent && sent <= self.pushed as u64 && acked >= self.acked);
                     (self.acked, self.sent) = (acked, sent);

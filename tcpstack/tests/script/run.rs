@@ -192,6 +192,12 @@ impl Run {
                 self.progress.push((i, acked, sent));
                 return Ok(());
             }
+            // Scripts say what is read, and when it is over.
+            Event::Ended(f) => {
+                let i = of(self, f).ok_or("the end of a connection that no line knows")?;
+                self.log(at, &format!("{}event ended", self.tag(i)));
+                return Ok(());
+            }
             Event::PeerFin(f) => (of(self, f).ok_or("a FIN of a connection that no line knows")?, Noted::Fin),
             Event::Closed { flow, why } => {
                 let i = of(self, flow).ok_or("the end of a connection that no line knows")?;

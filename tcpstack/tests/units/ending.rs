@@ -160,19 +160,25 @@ impl Case {
         assert_eq!(events.iter().filter(|e| matches!(e, Event::Closed { .. })).collect::<Vec<_>>(), [&end]);
     }
 
-    /// Somebody else ended it, for this reason: what came in order is read, then it is over.
+    /// Somebody else ended it, for this reason: that is told at once where bytes are unread; what came in order is read, then
+    /// it is over.
     fn ended(&mut self, why: CloseWhy) {
         let held = if self.in_order > 0 { 1 } else { 0 };
         let (buffers, small) = memory(&self.b);
         assert_eq!(self.b.s.flows() as usize, held, "kept for what is unread, and for no more");
         assert_eq!(usize::from((buffers, small) != self.base), held);
+        let mut told = self.b.events();
+        let ended = told.iter().filter(|e| **e == Event::Ended(self.p.flow)).count();
+        assert_eq!(ended, if self.phase == Phase::Closed { 0 } else { held }, "{told:?}");
         if held > 0 {
-            assert_eq!(self.b.closed(), None, "not before it is read");
+            assert!(!told.iter().any(|e| matches!(e, Event::Closed { .. })), "not before it is read");
             assert_eq!(self.b.s.tx_waiting(), 0);
+            assert!(self.b.s.unread(self.p.flow));
             assert_eq!(self.b.read(self.p.flow), vec![7; self.in_order]);
+            told = self.b.events();
         }
-        assert_eq!(self.b.closed(), Some(why));
-        assert!(self.b.s.next(self.p.flow).is_none());
+        assert_eq!(told.last(), Some(&Event::Closed { flow: self.p.flow, why }));
+        assert!(self.b.s.next(self.p.flow).is_none() && !self.b.s.unread(self.p.flow));
     }
 
     fn play(&mut self, why: Why) {
@@ -310,7 +316,7 @@ fn what_stands_in_front_of_a_reset_in_one_burst_is_read() {
         b.inject(&seg(ACK, p.seq, &vec![5; size]));
         b.inject(&seg(RST | ACK, p.seq.plus(size as u64), b""));
         b.turn();
-        assert_eq!(b.events(), [Event::Readable(p.flow)]);
+        assert_eq!(b.events(), [Event::Readable(p.flow), Event::Ended(p.flow)]);
         assert_eq!(b.read(p.flow), vec![5; size]);
         assert_eq!(b.events(), [Event::Closed { flow: p.flow, why: CloseWhy::Reset }]);
         assert_eq!((b.s.flows(), memory(&b)), (0, (0, 0)));

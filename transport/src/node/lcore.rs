@@ -201,6 +201,7 @@ impl<P: Port> LcoreRt<P> {
                     self.touch(conn_id(self.shard, flow), |c| c.progress = Some(Progress { acked, sent }));
                 }
                 tcpstack::Event::PeerFin(flow) => self.touch(conn_id(self.shard, flow), |c| c.fin = true),
+                tcpstack::Event::Ended(flow) => self.touch(conn_id(self.shard, flow), |c| c.ended = true),
                 tcpstack::Event::Closed { flow, why } => {
                     let id = conn_id(self.shard, flow);
                     if self.conns.get(id).is_some_and(|c| c.open) {
@@ -392,6 +393,13 @@ impl<P: Port> LcoreRt<P> {
             n += 1;
             self.remove(id);
             sink(Input::Closed(id, why));
+        } else if (c.gone.is_some() || c.ended && (c.rest.is_some() || self.stack.unread(flow)))
+            && !(c.end_told || c.closing)
+        {
+            // Not all was taken: whether it ever will be is the machine's to say.
+            c.end_told = true;
+            n += 1;
+            sink(Input::Ended(id));
         }
         n
     }

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   owner                                                                home
-//!   Opened, DialFailed, Progress, Bytes, PeerFin, Closed, Released  ──>  sink
+//!   Opened, DialFailed, Progress, Bytes, PeerFin, Ended, Closed, Released  ──>  sink
 //!   streams                                                         <──  Dial, Cmd (Send, Unhold, Close), Took
 //!
 //!   owner                                                                another owner
@@ -71,6 +71,7 @@ enum StreamEvent {
     Progress(ConnId, Progress),
     Bytes(ConnId, RxLent),
     PeerFin(ConnId),
+    Ended(ConnId),
     Closed(ConnId, CloseWhy),
     Released(LendId),
 }
@@ -278,6 +279,10 @@ impl<R: Runtime> Linked<R> {
                     Some(a) => to(a.bucket, StreamEvent::PeerFin(c)),
                     None => sink(Input::PeerFin(c)),
                 },
+                Input::Ended(c) => match away.get(&c) {
+                    Some(a) => to(a.bucket, StreamEvent::Ended(c)),
+                    None => sink(Input::Ended(c)),
+                },
                 Input::Closed(c, why) => match away.remove(&c) {
                     Some(a) => to(a.bucket, StreamEvent::Closed(c, why)),
                     None => {
@@ -375,6 +380,8 @@ impl<R: Runtime> Linked<R> {
                     }
                 });
             }
+            // The machine may wait for the peer, whatever lies here.
+            StreamEvent::Ended(c) => sink(Input::Ended(c)),
             // One that just left the ring has nothing waiting here.
             StreamEvent::PeerFin(c) if !self.here.contains_key(&c) => sink(Input::PeerFin(c)),
             StreamEvent::PeerFin(c) => self.touch(c, |h| h.fin = true),
@@ -416,7 +423,12 @@ impl<R: Runtime> Linked<R> {
             if let Some(why) = h.closed.filter(|_| h.rx.is_empty()) {
                 self.here.remove(&c);
                 sink(Input::Closed(c, why));
-            } else if took > 0 {
+                continue;
+            }
+            if h.closed.is_some() {
+                sink(Input::Ended(c));
+            }
+            if took > 0 {
                 self.send(c.shard, Parcel::Took(c, took));
             }
         }

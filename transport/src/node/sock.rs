@@ -309,6 +309,7 @@ impl SockRt {
             } else if let Some(c) = self.conns.get_mut(e.token().0).and_then(Option::as_mut) {
                 c.readable |= e.is_readable() || e.is_read_closed() || e.is_error();
                 c.writable |= e.is_writable() || e.is_write_closed() || e.is_error();
+                c.ended |= e.is_error();
             }
         }
     }
@@ -421,6 +422,12 @@ impl SockRt {
                 c.eof_told = true;
                 n += 1;
                 sink(Input::PeerFin(c.id));
+            }
+            // The kernel tells of a RST when it is read up to that, which a machine that waits for the peer never does.
+            if c.ended && !c.end_told && !c.rx.is_empty() && c.dead.is_none() && c.close.is_none() {
+                c.end_told = true;
+                n += 1;
+                sink(Input::Ended(c.id));
             }
         }
         n

@@ -333,7 +333,7 @@ impl Machine {
         if p.answers >= self.cfg.max_answers {
             p.stalled.push(key);
             self.stall(key, WaitFor::Answers);
-            return;
+            return self.end_unread(key);
         }
         if self.budget.over(p.host) {
             return self.stall_for_budget(peer, key);

@@ -50,6 +50,10 @@ pub(super) struct Conn {
     /// Order of the peer's ksock headers.
     pub(super) order: ByteOrder,
     pub(super) rx: Rx,
+    /// The peer is gone: what it sent is read, but nothing waits for it to read.
+    pub(super) ended: bool,
+    /// A FIN came behind the message that waits.
+    pub(super) fin: bool,
     /// Messages that are in boxes, and those behind them.
     pub(super) boxed: Option<Box<Boxed>>,
     pub(super) txq: TxQueue,
@@ -88,6 +92,8 @@ impl Conn {
             held_until: u64::MAX,
             order: ByteOrder::Little,
             rx: Rx::new(),
+            ended: false,
+            fin: false,
             boxed: None,
             txq: TxQueue::new(Version::V3),
             pushed: 0,

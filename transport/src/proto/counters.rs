@@ -69,6 +69,8 @@ counters! {
     credit_waits,
     /// Times a connection was not read on since its host was over its share of the budget.
     budget_stalls,
+    /// Connections that were not read on for their host's sake, and whose peer was gone: ended with what was unread.
+    unread_ended,
     /// Budget for what strangers make us hold, in bytes.
     budget_limit,
     /// Of that, held now.

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::budget::{ANSWER, CONN, Cause, Held, NOBODY, PEER, QUEUE, trim_map};
 use super::counters::Counters;
+use super::io::ConnId;
 use super::machine::Machine;
 use super::moving::shaking;
 use super::peer::Peer;
@@ -131,12 +132,31 @@ impl Machine {
             self.budget.stall(p.host, conn);
         }
         self.stall(conn, WaitFor::Answers);
-        // Who has left may be heard of only behind what is not read.
+        // A FIN is heard of only behind what is not read, and who left without a word not at all.
         let deadline = self.now + self.cfg.timeout();
         if let Some(c) = self.conns.get_mut(conn) {
             c.rx.deadline = Some(deadline);
         }
         self.conn_by(conn, deadline);
+        self.end_unread(conn);
+    }
+
+    /// The peer of a connection is gone, and bytes from it are unread.
+    pub(super) fn peer_gone(&mut self, id: ConnId) {
+        let Some(key) = self.by_id.get(&id).copied() else { return };
+        if let Some(c) = self.conns.get_mut(key) {
+            c.ended = true;
+        }
+        self.end_unread(key);
+    }
+
+    /// Ends a connection that waits for its peer to read answers, if that is gone: it never will, and what is unread would
+    /// only be answered to nobody.
+    pub(super) fn end_unread(&mut self, conn: Key) {
+        if self.waits_for_budget(conn) && self.conns.get(conn).is_some_and(|c| c.ended && c.up()) {
+            self.counters.unread_ended += 1;
+            self.conn_lost(conn);
+        }
     }
 
     /// A connection is closed that may have stalled.

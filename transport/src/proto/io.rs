@@ -146,6 +146,9 @@ pub enum Input<'a> {
     Bytes(ConnId, &'a mut dyn StreamRx),
     /// The peer sends no more, and all it sent has been taken.
     PeerFin(ConnId),
+    /// The peer is gone (a RST, or TCP gave up), and not all that came from it was taken. That may still be taken;
+    /// [`Input::Closed`] follows behind it, or with a close. May be told more than once.
+    Ended(ConnId),
     /// The last input about a connection.
     Closed(ConnId, CloseWhy),
     /// The pages of a lend are free: TCP has let go, the hold was lifted or the connection died, and the NIC has

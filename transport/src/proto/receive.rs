@@ -391,8 +391,12 @@ impl Machine {
         }
         c.rx.wait = WaitFor::Nothing;
         c.rx.deadline = None;
+        let fin = c.fin;
         self.parse(key);
         self.read_again(key);
+        if fin {
+            self.fin(key);
+        }
     }
 
     /// Asks for bytes again, if the connection takes them.

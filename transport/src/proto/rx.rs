@@ -136,6 +136,11 @@ impl Rx {
         self.state == start(self.version) && self.buf.is_empty()
     }
 
+    /// Whether a message that has no payload waits for its peer to read answers.
+    pub(super) fn waits_whole(&self) -> bool {
+        self.wait == WaitFor::Answers && self.hdr.is_some_and(|h| h.payload_len == 0)
+    }
+
     /// The HELLO is through: messages of `version` follow.
     pub(super) fn begin(&mut self, version: Version) {
         self.version = version;

@@ -6,6 +6,8 @@
     reason = "a program of tests has no users"
 )]
 
+#[path = "../common/raw.rs"]
+mod raw;
 mod sim_cuts;
 #[cfg(feature = "node")]
 mod sim_ends;
@@ -14,6 +16,8 @@ mod sim_kernel;
 mod sim_node;
 #[cfg(feature = "node")]
 mod sim_queues;
+#[cfg(feature = "node")]
+mod sim_stalled;
 mod sim_storm;
 mod sim_versions;
 

@@ -23,13 +23,13 @@ use transport::proto::{
 };
 use transport::wire::{ConnType, Nid};
 
-const US: Ipv4Addr = Ipv4Addr::new(10, 6, 0, 1);
-const PEER: Ipv4Addr = Ipv4Addr::new(10, 6, 0, 2);
+pub(super) const US: Ipv4Addr = Ipv4Addr::new(10, 6, 0, 1);
+pub(super) const PEER: Ipv4Addr = Ipv4Addr::new(10, 6, 0, 2);
 const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 /// The peer's end of the wire: segments made by hand.
-struct Wire(MemPort);
+pub(super) struct Wire(pub(super) MemPort);
 
 impl Wire {
     fn frame(&mut self, b: &[u8]) {
@@ -40,7 +40,7 @@ impl Wire {
         self.0.tx_burst(&mut VecDeque::from([t.finish(meta)]));
     }
 
-    fn send(&mut self, key: &Key, flags: u8, seq: Seq, ack: Seq, data: &[u8]) {
+    pub(super) fn send(&mut self, key: &Key, flags: u8, seq: Seq, ack: Seq, data: &[u8]) {
         let t = Template::new(PEER_MAC, OUR_MAC, None, key);
         let mut b = t.head(&Fields { seq, ack, flags, win: 60_000 }, &[]).bytes().to_vec();
         b.extend_from_slice(data);
@@ -49,7 +49,7 @@ impl Wire {
     }
 
     /// What came: segments; questions for our address are answered.
-    fn heard(&mut self) -> Vec<(Seg, Vec<u8>)> {
+    pub(super) fn heard(&mut self) -> Vec<(Seg, Vec<u8>)> {
         let mut segs = vec![];
         loop {
             let mut v: ArrayVec<MemRx, 32> = ArrayVec::new();
@@ -86,6 +86,7 @@ enum Told {
     DialFailed(DialId),
     Bytes(ConnId, Vec<u8>),
     Fin(ConnId),
+    Ended(ConnId),
     Closed(ConnId, CloseWhy),
 }
 
@@ -143,6 +144,7 @@ impl World {
                 Input::DialFailed(d, _) => Told::DialFailed(d),
                 Input::Bytes(c, rx) => Told::Bytes(c, read(rx, reads)),
                 Input::PeerFin(c) => Told::Fin(c),
+                Input::Ended(c) => Told::Ended(c),
                 Input::Closed(c, why) => Told::Closed(c, why),
                 _ => return,
             });
@@ -302,6 +304,7 @@ fn one_end(why: Why, reads: Reads, gap: bool, sizes: &[usize]) {
             end(&mut w, told, CloseWhy::Fin);
         }
         Why::Reset | Why::PeerFin | Why::Timeout => {
+            let mut told = vec![];
             let reason = match why {
                 Why::Reset => {
                     w.put(&p, RST);
@@ -317,7 +320,8 @@ fn one_end(why: Why, reads: Reads, gap: bool, sizes: &[usize]) {
                 _ => {
                     for _ in 0..200 {
                         w.wait(1_000_000_000);
-                        if !w.turn().is_empty() {
+                        told = w.turn();
+                        if !told.is_empty() {
                             break;
                         }
                     }
@@ -328,10 +332,12 @@ fn one_end(why: Why, reads: Reads, gap: bool, sizes: &[usize]) {
                 // It was told while time went on.
                 return assert_eq!(w.left(), base);
             }
-            let mut told = w.turn();
+            told.extend(w.turn());
             let mut rest = all - read;
             if rest > 0 {
-                assert_eq!(told, [], "not before what came before it");
+                // That nothing more comes is told once, and the end not before what came before it.
+                let want = if why == Why::PeerFin { vec![] } else { vec![Told::Ended(id)] };
+                assert_eq!(told, want);
                 assert_eq!((w.left().2, gap && w.left().0 == 0), (1, false));
                 // The machine takes a part, then all.
                 w.reads = Reads::Some(50);
@@ -368,7 +374,7 @@ fn a_close_after_the_peers_end_is_told_at_once() {
             w.data(&mut p, &[7; 1400]);
             w.turn();
             w.put(&p, RST);
-            assert_eq!(w.turn(), []);
+            assert_eq!(w.turn(), [Told::Ended(p.id)]);
             w.close(&p, how);
             assert_eq!(w.left().0, 0);
             assert_eq!(w.turn(), [Told::Closed(p.id, CloseWhy::Reset)], "{how:?} {reads:?}");

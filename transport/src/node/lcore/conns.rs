@@ -32,6 +32,10 @@ pub(super) struct Conn {
     /// The machine has closed it: nothing but the end is told any more.
     pub(super) closing: bool,
     pub(super) progress: Option<Progress>,
+    /// The peer is gone, and the stack has bytes from it.
+    pub(super) ended: bool,
+    /// That this is so, or that it is over while `rest` has some, was told.
+    pub(super) end_told: bool,
     pub(super) gone: Option<CloseWhy>,
     /// Among those touched already.
     pub(super) listed: bool,
@@ -51,6 +55,8 @@ impl Conn {
             fin_told: false,
             closing: false,
             progress: None,
+            ended: false,
+            end_told: false,
             gone: None,
             listed: false,
             waiting: VecDeque::new(),

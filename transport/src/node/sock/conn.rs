@@ -48,6 +48,9 @@ pub(super) struct Conn {
     pub(super) ring: bool,
     pub(super) eof: bool,
     pub(super) eof_told: bool,
+    /// The kernel says that the connection is over, whatever is unread.
+    pub(super) ended: bool,
+    pub(super) end_told: bool,
     pub(super) close: Option<Close>,
     /// When that was first seen, in ns.
     pub(super) closing_since: Option<u64>,
@@ -92,6 +95,8 @@ impl Conn {
             ring: false,
             eof: false,
             eof_told: false,
+            ended: false,
+            end_told: false,
             close: None,
             closing_since: None,
             ask: super::FIRST_READ,

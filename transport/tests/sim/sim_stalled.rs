@@ -1,0 +1,361 @@
+//! Connections that are not read since their host is over its budget, and whose peer goes meanwhile, over a port and over
+//! kernel sockets: after a RST they end at once, with what is unread; what came before a FIN is answered when there is room.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use dataplane::clock::Clock;
+use dataplane::mem::{MemConfig, MemPort, pair};
+use hugepages::LendSlab;
+use socket2::SockRef;
+use tcpstack::seq::Seq;
+use tcpstack::table::Key;
+use tcpstack::wire::{ACK, FIN, RST, SYN};
+use tcpstack::{Listen, Stack, StackConfig};
+use transport::node::lcore::LcoreRt;
+use transport::node::sock::{SockConfig, SockRt};
+use transport::node::{NoApp, Runtime, Shard};
+use transport::proto::{Accept, AppId, Config, Input, Machine, MdMem, MdSpec, Op, ShardId, Sink, Tcp};
+use transport::wire::{ConnType, Hello, LnetBody, LnetHdr, Nid, ProcessId, Version, WireHandle};
+
+use crate::raw::{hello, message, pages, request};
+use crate::sim_ends::{PEER, US, Wire};
+
+const BUDGET: u64 = 1 << 20;
+/// Bytes of an ACK on the wire, and of a PUT without its payload.
+const ACKED: usize = 96;
+/// Requests that are over the budget of one host, an answer being charged 1 KiB, beside what a kernel's sockets take.
+const FLOOD: usize = 1500;
+
+/// How a peer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Goes {
+    Reset,
+    InOrder,
+}
+
+/// A node and peers of one host, all of whose bytes are the test's.
+trait World {
+    /// Connects as a process of its own, and has its HELLO answered.
+    fn join(&mut self, pid: u32) -> usize;
+    fn send(&mut self, conn: usize, bytes: &[u8]);
+    fn go(&mut self, conn: usize, how: Goes);
+    /// Bytes that the peer has read so far, which it does here.
+    fn got(&mut self, conn: usize) -> usize;
+    fn turn(&mut self);
+    fn machine(&self) -> &Machine;
+    /// Connections and receive memory in use.
+    fn left(&self) -> (u64, u64);
+    fn nids(&self) -> (Nid, Nid);
+}
+
+fn config(nid: Nid) -> Config {
+    Config { accept: Accept::Trust, budget: BUDGET, ..Config::new(nid, 5) }
+}
+
+/// A machine with 1 KiB to GET at portal 5.
+fn machine(nid: Nid) -> Machine {
+    let mut m = Machine::new(config(nid));
+    let md = MdSpec { truncate: true, ..MdSpec::new(MdMem::Source(pages(1024))) };
+    let op = Op::Attach { tag: 9, portal: 5, who: ProcessId::ANY, match_bits: 5, ignore_bits: 0, md };
+    m.handle(1, Input::Cmd(AppId::FIRST, op));
+    let md = MdSpec::new(MdMem::Sink(Sink::Lend(4096)));
+    let op = Op::Attach { tag: 9, portal: 6, who: ProcessId::ANY, match_bits: 6, ignore_bits: 0, md };
+    m.handle(1, Input::Cmd(AppId::FIRST, op));
+    m
+}
+
+fn start((us, peer): (Nid, Nid), pid: u32) -> Vec<u8> {
+    let h = Hello { src_nid: peer, dst_nid: us, src_pid: pid, ..hello(Version::V3, ConnType::Control) };
+    [request(us), h.emit().to_vec()].concat()
+}
+
+fn get((us, peer): (Nid, Nid), pid: u32) -> Vec<u8> {
+    let handle = WireHandle { interface: 1, object: 1 };
+    let body = LnetBody::Get { handle, match_bits: 5, portal: 5, src_offset: 0, sink_length: 1024 };
+    let h = LnetHdr { dest_nid: us, src_nid: peer, dest_pid: 12345, src_pid: pid, payload_len: 0, body };
+    message(Version::V3, &h, 0)
+}
+
+/// A PUT of `len` bytes that wants an ACK.
+fn put((us, peer): (Nid, Nid), pid: u32, len: u32) -> Vec<u8> {
+    let ack = WireHandle { interface: 1, object: 3 };
+    let body = LnetBody::Put { ack, match_bits: 6, hdr_data: 0, portal: 6, offset: 0 };
+    let h = LnetHdr { dest_nid: us, src_nid: peer, dest_pid: 12345, src_pid: pid, payload_len: len, body };
+    message(Version::V3, &h, 0)
+}
+
+struct Flow {
+    key: Key,
+    seq: Seq,
+    /// What it has read to.
+    next: Seq,
+    got: usize,
+}
+
+struct OnPort {
+    node: Shard<LcoreRt<MemPort>, NoApp>,
+    wire: Wire,
+    now: Arc<AtomicU64>,
+    flows: Vec<Flow>,
+    /// Port, number and length of what came, a FIN in it, and the bytes of it.
+    heard: Vec<(u16, Seq, usize, usize)>,
+}
+
+impl OnPort {
+    fn new() -> OnPort {
+        let now = Arc::new(AtomicU64::new(1_000_000_000));
+        let (a, b) = pair(&MemConfig::default());
+        let cfg = StackConfig { secret: Some([3, 1]), ..StackConfig::new(US, 16) };
+        let mut stack = Stack::new(cfg, a, LendSlab::new(4096)).unwrap();
+        stack.listen(Listen { addr: IpAddr::V4(US), port: 988, backlog: 16 }).unwrap();
+        let rt = LcoreRt::new(stack, Clock::virtual_time(now.clone()), ShardId(0));
+        let node = Shard::new(machine(Nid::tcp(IpAddr::V4(US), 0)), rt, NoApp);
+        OnPort { node, wire: Wire(b), now, flows: vec![], heard: vec![] }
+    }
+
+    fn put(&mut self, conn: usize, flags: u8, data: &[u8]) {
+        let f = &mut self.flows[conn];
+        self.wire.send(&f.key, flags, f.seq, f.next, data);
+        f.seq = f.seq.plus(data.len() as u64 + u64::from(flags & FIN != 0));
+    }
+}
+
+impl World for OnPort {
+    fn join(&mut self, pid: u32) -> usize {
+        let conn = self.flows.len();
+        let key = Key::new(PEER.into(), 1001 + conn as u16, US.into(), 988);
+        let irs = Seq(pid << 16);
+        self.wire.send(&key, SYN, irs, Seq(0), b"");
+        self.turn();
+        let (_, isn, ..) = self.heard.pop().unwrap();
+        self.flows.push(Flow { key, seq: irs.plus(1), next: isn.plus(1), got: 0 });
+        let all = start(self.nids(), pid);
+        self.put(conn, ACK, &all);
+        self.turn();
+        assert!(self.got(conn) > 0, "a HELLO");
+        conn
+    }
+
+    fn send(&mut self, conn: usize, bytes: &[u8]) {
+        bytes.chunks(1400).for_each(|b| self.put(conn, ACK, b));
+    }
+
+    fn go(&mut self, conn: usize, how: Goes) {
+        self.put(conn, if how == Goes::Reset { RST } else { ACK | FIN }, b"");
+    }
+
+    fn got(&mut self, conn: usize) -> usize {
+        let f = &mut self.flows[conn];
+        for (port, seq, len, bytes) in &self.heard {
+            if *port == 1001 + conn as u16 && *seq == f.next {
+                f.next = f.next.plus(*len as u64);
+                f.got += bytes;
+            }
+        }
+        self.heard.retain(|h| h.0 != 1001 + conn as u16);
+        let got = f.got;
+        self.put(conn, ACK, b"");
+        got
+    }
+
+    fn turn(&mut self) {
+        for _ in 0..10 {
+            self.now.fetch_add(1000, Ordering::Relaxed);
+            self.node.turn();
+            for (s, data) in self.wire.heard() {
+                if s.flags == SYN {
+                    // It dials back for what waits: nobody listens.
+                    let key = Key::new(PEER.into(), 988, US.into(), s.key.lport().max(s.key.rport()));
+                    self.wire.send(&key, RST | ACK, Seq(0), s.seq.plus(1), b"");
+                    continue;
+                }
+                let len = data.len() + usize::from(s.has(FIN));
+                self.heard.push((s.key.lport().max(s.key.rport()), s.seq, len, data.len()));
+            }
+        }
+    }
+
+    fn machine(&self) -> &Machine {
+        &self.node.machine
+    }
+
+    fn left(&self) -> (u64, u64) {
+        let c = self.node.rt.counters();
+        (c.conns, c.rx_pool_bytes_in_use)
+    }
+
+    fn nids(&self) -> (Nid, Nid) {
+        (Nid::tcp(IpAddr::V4(US), 0), Nid::tcp(IpAddr::V4(PEER), 0))
+    }
+}
+
+struct OnSockets {
+    node: Shard<SockRt, NoApp>,
+    at: SocketAddr,
+    socks: Vec<Option<TcpStream>>,
+    got: Vec<usize>,
+}
+
+impl OnSockets {
+    fn new(last: u8) -> OnSockets {
+        let ip: IpAddr = [127, 44, 1, last].into();
+        // What the kernel takes counts for acknowledged.
+        let tcp = Tcp { tx_buffer: 8192, ..Tcp::default() };
+        let cfg = SockConfig { listen: vec![SocketAddr::new(ip, 0)], tcp, ..SockConfig::default() };
+        let rt = SockRt::new(cfg, Clock::monotonic()).unwrap();
+        let at = rt.local_addrs()[0];
+        let node = Shard::new(machine(crate::raw::nid(1)), rt, NoApp);
+        OnSockets { node, at, socks: vec![], got: vec![] }
+    }
+}
+
+impl World for OnSockets {
+    fn join(&mut self, pid: u32) -> usize {
+        let mut s = TcpStream::connect(self.at).unwrap();
+        s.write_all(&start(self.nids(), pid)).unwrap();
+        s.set_nonblocking(true).unwrap();
+        SockRef::from(&s).set_recv_buffer_size(4096).unwrap();
+        let conn = self.socks.len();
+        self.socks.push(Some(s));
+        self.got.push(0);
+        until(self, "a HELLO", |w| w.got(conn) > 0);
+        conn
+    }
+
+    fn send(&mut self, conn: usize, bytes: &[u8]) {
+        self.socks[conn].as_mut().unwrap().write_all(bytes).unwrap();
+    }
+
+    fn go(&mut self, conn: usize, how: Goes) {
+        match how {
+            Goes::Reset => {
+                let s = self.socks[conn].take().unwrap();
+                SockRef::from(&s).set_linger(Some(Duration::ZERO)).unwrap();
+            }
+            Goes::InOrder => self.socks[conn].as_ref().unwrap().shutdown(std::net::Shutdown::Write).unwrap(),
+        }
+    }
+
+    fn got(&mut self, conn: usize) -> usize {
+        let mut b = [0; 4096];
+        while let Ok(n @ 1..) = self.socks[conn].as_mut().unwrap().read(&mut b) {
+            self.got[conn] += n;
+        }
+        self.got[conn]
+    }
+
+    fn turn(&mut self) {
+        self.node.turn();
+    }
+
+    fn machine(&self) -> &Machine {
+        &self.node.machine
+    }
+
+    fn left(&self) -> (u64, u64) {
+        let c = self.node.rt.counters();
+        (c.conns, c.rx_pool_bytes_in_use)
+    }
+
+    fn nids(&self) -> (Nid, Nid) {
+        (crate::raw::nid(1), crate::raw::nid(66))
+    }
+}
+
+fn until<W: World>(w: &mut W, what: &str, mut is: impl FnMut(&mut W) -> bool) {
+    for _ in 0..20_000 {
+        if is(w) {
+            return;
+        }
+        w.turn();
+    }
+    panic!("{what}: {:?} {:?}", w.machine().held(), w.left());
+}
+
+fn stalled<W: World>(w: &W) -> usize {
+    w.machine().held().stalled
+}
+
+fn nothing_is_left<W: World>(w: &mut W) {
+    until(w, "nothing is left", |w| {
+        let h = w.machine().held();
+        (w.left(), h.answers, h.conns, h.stalled) == ((0, 0), 0, 0, 0)
+    });
+}
+
+/// Field report 2: 300 peers that had been reset were known only by time-out. One peer puts their host over its share;
+/// another has sent so many PUTs of `len` bytes and so many bytes of the next, is stalled at the first, and goes.
+fn one<W: World>(mut w: W, how: Goes, len: u32, (puts, more): (usize, usize)) {
+    let nids = w.nids();
+    let (greedy, b) = (w.join(1000), w.join(1001));
+    let hello = w.got(b);
+    w.send(greedy, &get(nids, 1000).repeat(FLOOD));
+    until(&mut w, "the first is stalled", |w| stalled(w) == 1);
+    let before = w.machine().counters().msgs_rx;
+    let message = put(nids, 1001, len);
+    w.send(b, &[message.repeat(puts), message[..more].to_vec()].concat());
+    until(&mut w, "the second is stalled", |w| stalled(w) == 2);
+    (0..100).for_each(|_| w.turn());
+    assert_eq!((stalled(&w), w.got(b)), (2, hello), "{how:?} {puts} {more}");
+    w.go(b, how);
+    if how == Goes::Reset {
+        until(&mut w, "it ends", |w| w.machine().gauges().conns == 1);
+        assert_eq!((stalled(&w), w.machine().counters().msgs_rx), (1, before));
+        w.go(greedy, Goes::Reset);
+    } else {
+        (0..100).for_each(|_| w.turn());
+        assert_eq!((stalled(&w), w.machine().gauges().conns), (2, 2), "nothing is lost");
+        // The first goes with its answers: all that came whole is taken and acknowledged, then the FIN is heard.
+        w.go(greedy, Goes::Reset);
+        until(&mut w, "the FIN is heard", |w| w.machine().gauges().conns == 0 || w.got(b) == 0);
+        assert_eq!(w.machine().counters().msgs_rx, before + puts as u64);
+        assert_eq!(w.machine().counters().err_eof_inside, u64::from(more > 0));
+        if more == 0 {
+            until(&mut w, "all is acknowledged", |w| w.got(b) == hello + puts * ACKED);
+        }
+    }
+    nothing_is_left(&mut w);
+    assert_eq!(w.machine().counters().err_rx_timeout, 0);
+}
+
+/// One message; a part of the next; several chunks, that end at a message or in it.
+fn each(mut f: impl FnMut(Goes, u32, (usize, usize))) {
+    for how in [Goes::Reset, Goes::InOrder] {
+        for len in [0, 8] {
+            for sent in [(1, 0), (2, 50), (40, 0), (40, 7)] {
+                println!("{how:?} {len} {sent:?}");
+                f(how, len, sent);
+            }
+        }
+    }
+}
+
+#[test]
+fn who_goes_while_it_is_stalled_on_a_port() {
+    each(|how, len, sent| one(OnPort::new(), how, len, sent));
+}
+
+#[test]
+fn who_goes_while_it_is_stalled_on_sockets() {
+    each(|how, len, sent| one(OnSockets::new(1), how, len, sent));
+}
+
+/// The RST comes with the requests: it is known before the connection would stall.
+fn burst<W: World>(mut w: W) {
+    let nids = w.nids();
+    let a = w.join(1000);
+    w.send(a, &get(nids, 1000).repeat(FLOOD));
+    w.go(a, Goes::Reset);
+    until(&mut w, "it ends", |w| w.machine().gauges().conns == 0);
+    nothing_is_left(&mut w);
+}
+
+#[test]
+fn who_has_gone_is_not_stalled() {
+    burst(OnPort::new());
+    burst(OnSockets::new(3));
+}
