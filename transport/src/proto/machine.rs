@@ -232,11 +232,14 @@ impl Machine {
 
     /// The next thing to do.
     pub fn poll(&mut self) -> Option<Output> {
-        let next = self.out.pop_front();
-        if next.is_none() && self.out.capacity() > OUT_KEPT {
-            self.out.shrink_to(OUT_KEPT);
+        // Asked first: what is held to be looked at is copied once more.
+        if self.out.is_empty() {
+            if self.out.capacity() > OUT_KEPT {
+                self.out.shrink_to(OUT_KEPT);
+            }
+            return None;
         }
-        next
+        self.out.pop_front()
     }
 
     /// Takes what happened at `now`, in ns; `now` never goes back. All that follows from it is ready for
