@@ -18,10 +18,12 @@ use hugepages::{Backing, PrivatePages};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use tcpstack::Listen;
+use transport::lnd::{Accept, Config, Shards};
+use transport::node::Machine;
 use transport::node::lcore::LcoreRt;
 use transport::node::links::{Linked, Rings, relay_budget};
 use transport::node::{App, NoApp, NodeEnd, Shard, Turn};
-use transport::proto::{Accept, Bucket, Config, Machine, ShardId, Shards};
+use transport::stream::{Bucket, ShardId};
 use transport::wire::Version;
 
 use crate::ctl::{Ctl, Phase};

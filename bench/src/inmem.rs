@@ -12,9 +12,11 @@ use dataplane::clock::Clock;
 use dataplane::mem::{MemConfig, MemPort, pair};
 use hugepages::{Backing, LendSlab, PrivatePages};
 use tcpstack::{Listen, Stack, StackConfig};
+use transport::lnd::{Accept, Config};
+use transport::node::Machine;
 use transport::node::lcore::LcoreRt;
 use transport::node::{App, Shard, Turn};
-use transport::proto::{Accept, Config, Machine, ShardId};
+use transport::stream::ShardId;
 use transport::wire::Nid;
 
 use crate::ctl::{Ctl, Phase};

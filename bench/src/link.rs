@@ -10,9 +10,11 @@ use dataplane::clock::Clock;
 use dataplane::dpdk::{Closed, Eal, EalBacking, EthPort, PairConfig, PollLcore, QueueSeed, virtio_pair};
 use hugepages::{Backing, LendSlab};
 use tcpstack::{Listen, Stack, StackConfig};
+use transport::lnd::Config;
+use transport::node::Machine;
 use transport::node::lcore::LcoreRt;
 use transport::node::{Idle, NodeEnd, Shard};
-use transport::proto::{Config, Machine, ShardId};
+use transport::stream::ShardId;
 use transport::wire::Nid;
 
 use crate::ctl::Ctl;

@@ -6,9 +6,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use dataplane::clock::Clock;
 use hugepages::{Backing, PrivatePages};
+use transport::lnd::{Accept, Config};
+use transport::node::Machine;
 use transport::node::sock::{Idle, SockConfig, SockRt, may_bind_privileged};
 use transport::node::{self, Shard};
-use transport::proto::{Accept, Config, Machine};
 use transport::wire::Nid;
 
 use crate::ctl::Ctl;

@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 use hdrhistogram::Histogram;
 use hugepages::{Backing, BackingError, PageRunMut, PageSlice, PrivatePages};
 use smallvec::smallvec;
+use transport::lnd::{AppId, Data, Payload, RxPiece, Sink};
+use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::node::{App, Ops, Work};
-use transport::proto::{AppId, Data, Event, MdMem, MdSpec, Op, Payload, RxPiece, Sink};
 use transport::wire::{Nid, ProcessId};
 
 use crate::ctl::{Ctl, Phase, SAMPLE, bump};

@@ -8,10 +8,11 @@ use std::thread::JoinHandle;
 
 use dataplane::clock::Clock;
 use hugepages::{Backing, PrivatePages};
+use transport::lnd::{self, Accept};
+use transport::node::Machine;
 use transport::node::desk::Front;
 use transport::node::sock::{self, SockConfig, SockRt, may_bind_privileged};
 use transport::node::{App, Control, Idle, NodeEnd, Order, Shard, run};
-use transport::proto::{self, Accept, Machine};
 
 use crate::args::{Carrier, NodeArgs};
 #[cfg(feature = "dpdk")]
@@ -279,7 +280,7 @@ fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>)
              grant it with: setcap cap_net_bind_service=+ep $(command -v pollnd)"
         );
     }
-    let config = settings::config(a, proto::Carrier::Sockets, privileged, iface::mbps(ip))?;
+    let config = settings::config(a, lnd::Carrier::Sockets, privileged, iface::mbps(ip))?;
     limits::descriptors(&config, role == Role::Server);
     let tcp = config.tcp;
     let clock = Clock::calibrated();

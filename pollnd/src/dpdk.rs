@@ -19,12 +19,14 @@ use dataplane::lcore::{self, Lcore};
 use dataplane::pkt::Port;
 use hugepages::{Backing, LendSlab};
 use tcpstack::{Listen, Stack, StackConfig};
+use transport::lnd::tunables::Change;
+use transport::lnd::{Carrier, Config, Shards};
+use transport::node::Machine;
 use transport::node::desk::Front;
 use transport::node::lcore::{Duplicates, LcoreRt, keepalive};
 use transport::node::links::{Linked, Rings, relay_budget};
 use transport::node::{Control, Idle, NoApp, NodeEnd, Order, Shard, Turn, run};
-use transport::proto::tunables::Change;
-use transport::proto::{Carrier, Config, Machine, ShardId, Shards};
+use transport::stream::ShardId;
 
 use crate::args::{NodeArgs, Switch};
 use crate::assemble::{MakeApp, Node, Started, until_made};

@@ -4,7 +4,7 @@ use std::{fs, io};
 
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use transport::proto::Config;
+use transport::lnd::Config;
 
 /// Of the machine's memory, what strangers may make a node hold.
 const PART: u64 = 64;

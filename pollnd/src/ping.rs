@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use transport::lnd::AppId;
 use transport::node::{Handle, rings};
-use transport::proto::AppId;
 use transport::wire::PingInfo;
 
 use crate::access::{self, Access};

@@ -7,8 +7,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use bench::sock::epoch;
-use transport::proto::tunables::{self, TuneError};
-use transport::proto::{Accept, Carrier, Config};
+use transport::lnd::tunables::{self, TuneError};
+use transport::lnd::{Accept, Carrier, Config};
 use transport::wire::Nid;
 
 use crate::args::{self, AcceptArg, NodeArgs};

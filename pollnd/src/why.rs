@@ -4,8 +4,10 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use tcpstack::Phase;
+use transport::lnd::LnetError;
 use transport::node::desk::{Filter, Front};
-use transport::proto::{Contact, DialError, DialWhy, LnetError, PeerBrief};
+use transport::socklnd::{Contact, DialWhy, PeerBrief};
+use transport::stream::DialError;
 use transport::wire::{Nid, ProcessId};
 
 use crate::units;

@@ -11,10 +11,15 @@
 #![forbid(unsafe_code)]
 
 mod hash;
-#[cfg(feature = "node")]
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
+pub mod lnd;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
+pub mod lnet;
 pub mod node;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
-pub mod proto;
+pub mod socklnd;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
+pub mod stream;
 #[cfg(feature = "node")]
 mod sync;
 #[cfg(feature = "testing")]

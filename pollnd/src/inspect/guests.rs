@@ -15,9 +15,10 @@ use bench::workload::Client;
 use hugepages::Backing;
 use rustix::net::{RecvFlags, recv};
 use serde_json::{Value, json};
+use transport::lnd::AppId;
+use transport::lnet::{Event, Op};
 use transport::node::desk::Front;
 use transport::node::{App, Handle, Ops, Seat};
-use transport::proto::{AppId, Event, Op};
 use transport::wire::{Nid, ProcessId};
 
 use super::server::{Shared, say};
@@ -329,8 +330,8 @@ pub(super) fn bulk(s: &mut UnixStream, shared: &Shared, job: &Job) -> io::Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use transport::lnd::LnetError;
     use transport::node::{NoApp, beside};
-    use transport::proto::LnetError;
 
     /// Who gave a ping up left its seat while that was out, and the next one there heard what it came to.
     #[test]

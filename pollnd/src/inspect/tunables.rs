@@ -4,9 +4,9 @@ use std::io;
 use std::os::unix::net::UnixStream;
 
 use serde_json::{Value, json};
+use transport::lnd::Config;
+use transport::lnd::tunables::{self, ALL, Change, Tunable};
 use transport::node::desk::Front;
-use transport::proto::Config;
-use transport::proto::tunables::{self, ALL, Change, Tunable};
 use transport::wire::Nid;
 
 use super::Request;

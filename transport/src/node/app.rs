@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::handover::{Lines, Served};
 use super::runtime::Work;
-use crate::proto::{AppId, Event, Op};
+use crate::lnd::AppId;
+use crate::lnet::{Event, Op};
 
 /// Operations that an application wants to start, in order.
 pub type Ops = VecDeque<(AppId, Op)>;
@@ -196,7 +197,7 @@ impl<A: App> App for Beside<A> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::MeId;
+    use crate::lnet::MeId;
 
     /// Gives its name as the tag of an operation once, and counts what it hears.
     struct Main(Vec<u64>);

@@ -4,13 +4,13 @@
 //! Ten times a second an lcore compares the share of its time that was busy with what its siblings said of theirs. Above
 //! [`HIGH`], with one below [`LOW`], it gives away the bucket that leaves the busier of the two least busy, if that is a
 //! gain of [`GAIN`]. What a bucket costs is estimated from its messages and from the bytes that were copied or summed
-//! ([`Machine::load`](crate::proto::Machine::load)); on an lcore that owns no queue, message work is all there is, and
+//! ([`Machine::load`](crate::node::Machine::load)); on an lcore that owns no queue, message work is all there is, and
 //! the buckets share what was measured. Lent payload costs nothing here, so there is nothing to gain by moving it. Work that
 //! leaves the lcore of its queue costs more than it did there, since bytes then cross a ring: that is reckoned with
 //! ([`CROSSING`]).
 //!
 //! The copies of one peer cannot be parted by moving it. So a busy lcore with an idle sibling also shares: it gives large
-//! messages away as boxes (`proto::boxes`), until it has time itself or the siblings have none. What an lcore does for
+//! messages away as boxes (`socklnd::boxes`), until it has time itself or the siblings have none. What an lcore does for
 //! others' boxes is not told as its own load: it stops when there is something else to do.
 //!
 //! A bucket that has come rests for a second, twice as long each time that it comes again within ten minutes after, so an
@@ -18,9 +18,9 @@
 //! what the last move brought.
 
 use super::desk::Pace;
-use crate::proto::BYTES_A_NS;
-use crate::proto::homes::BUCKETS;
-use crate::proto::{Bucket, ShardId};
+use crate::lnd::BYTES_A_NS;
+use crate::stream::BUCKETS;
+use crate::stream::{Bucket, ShardId};
 
 /// Time between two looks, in ns.
 pub const TICK: u64 = 100_000_000;

@@ -16,10 +16,13 @@ use dataplane::clock::Clock;
 use dataplane::tap::TapEnd;
 use tcpstack::{ConnStats, Phase};
 
+use super::counters::RtCounters;
 use super::handover;
-use super::runtime::RtCounters;
-use crate::proto::tunables::Change;
-use crate::proto::{Config, ConnId, Counters, Machine, PeerBrief};
+use crate::lnd::tunables::Change;
+use crate::lnd::{Config, Counters};
+use crate::node::Machine;
+use crate::socklnd::PeerBrief;
+use crate::stream::ConnId;
 use crate::wire::{Nid, ProcessId};
 
 /// Connections of one page at most.
@@ -417,7 +420,7 @@ impl Front {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::ShardId;
+    use crate::stream::ShardId;
     use std::net::SocketAddr;
     use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -17,14 +17,17 @@ use smallvec::SmallVec;
 use tcpstack::{CloseWhy as Why, Dial, Duplicate, FlowId, KeepAlive, News, PushError, Stack};
 
 use self::conns::{Conn, Conns, Queued};
+use super::counters::RtCounters;
 use super::desk::{PAGE, Page, Row};
-use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
+use super::runtime::{Runtime, StreamCmd, Work};
 use super::unlent::{Dials, Unlent, must_leave};
 use crate::hash::OwnMap;
-use crate::proto::config::SEC;
-use crate::proto::{
-    Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Input, LendId, Progress, SendMsg,
-    ShardId, StreamRx, Tcp,
+use crate::lnd::Tcp;
+use crate::lnd::config::SEC;
+use crate::node::Input;
+use crate::stream::{
+    Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Happened, LendId, Progress, SendMsg,
+    ShardId, StreamRx,
 };
 
 /// Source ports of a privileged dial (socklnd.md §1), tried from the top.
@@ -312,12 +315,12 @@ impl<P: Port> LcoreRt<P> {
                 let id = l.id;
                 lends.remove(key);
                 n += 1;
-                sink(Input::Released(id));
+                sink(Input::Stream(Happened::Released(id)));
             }
         });
         while let Some(lend) = self.orphans.pop_front() {
             n += 1;
-            sink(Input::Released(lend));
+            sink(Input::Stream(Happened::Released(lend)));
         }
         n
     }
@@ -377,7 +380,10 @@ impl<P: Port> LcoreRt<P> {
         c.listed = false;
         if std::mem::take(&mut c.ring) && !c.closing {
             n += 1;
-            sink(Input::Bytes(id, &mut View { stack: &mut self.stack, flow, rest: &mut c.rest }));
+            sink(Input::Stream(Happened::Bytes(
+                id,
+                &mut View { stack: &mut self.stack, flow, rest: &mut c.rest },
+            )));
         }
         if c.fin && !c.fin_told && !c.closing {
             if c.rest.is_none() {
@@ -386,20 +392,20 @@ impl<P: Port> LcoreRt<P> {
             if c.rest.is_none() {
                 c.fin_told = true;
                 n += 1;
-                sink(Input::PeerFin(id));
+                sink(Input::Stream(Happened::PeerFin(id)));
             }
         }
         if let Some(why) = c.gone.filter(|_| c.rest.is_none()) {
             n += 1;
             self.remove(id);
-            sink(Input::Closed(id, why));
+            sink(Input::Stream(Happened::Closed(id, why)));
         } else if (c.gone.is_some() || c.ended && (c.rest.is_some() || self.stack.unread(flow)))
             && !(c.end_told || c.closing)
         {
             // Not all was taken: whether it ever will be is the machine's to say.
             c.end_told = true;
             n += 1;
-            sink(Input::Ended(id));
+            sink(Input::Stream(Happened::Ended(id)));
         }
         n
     }
@@ -495,7 +501,7 @@ impl<P: Port> Runtime for LcoreRt<P> {
         for id in &touched {
             if let Some(p) = self.conns.get(*id).and_then(|c| c.progress.take()) {
                 n += 1;
-                sink(Input::Progress(*id, p));
+                sink(Input::Stream(Happened::Progress(*id, p)));
             }
         }
         // A slot's earlier connection ends before the next one begins.
@@ -508,11 +514,11 @@ impl<P: Port> Runtime for LcoreRt<P> {
         }
         while let Some((dial, why)) = self.failed.pop_front() {
             n += 1;
-            sink(Input::DialFailed(dial, why));
+            sink(Input::Stream(Happened::DialFailed(dial, why)));
         }
         while let Some((id, info)) = self.opened.pop_front() {
             n += 1;
-            sink(Input::Opened(id, info));
+            sink(Input::Stream(Happened::Opened(id, info)));
         }
         for id in &touched {
             n += self.tell_stream(*id, sink);

@@ -27,14 +27,18 @@ use dataplane::tap::TapEnd;
 use hugepages::{LendBudget, LendOwner, Relay, RxFrag, RxLent};
 use tcpstack::News;
 
+use super::counters::RtCounters;
 use super::desk::Page;
 use super::handover;
 use super::moving::{Arrive, Leave, MoveMsg, Mover};
-use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
+use super::runtime::{Runtime, StreamCmd, Work};
 use crate::hash::OwnMap;
-use crate::proto::{
-    AppId, Bucket, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Event, Homes, Input, LendId,
-    MsgBox, Owner, Progress, ShardId, ShardMsg, Shards, StreamRx, Tcp,
+use crate::lnd::{AppId, Owner, Shards, Tcp};
+use crate::lnet::{Event, ShardMsg};
+use crate::node::{Input, MsgBox};
+use crate::stream::{
+    Bucket, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Happened, Homes, LendId, Progress,
+    ShardId, StreamRx,
 };
 use help::Helper;
 use moves::{Arriving, Leaving};
@@ -67,7 +71,7 @@ enum StreamEvent {
     Opened(ConnId, ConnInfo),
     DialFailed(DialId, DialError),
     /// From whoever ran it.
-    Boxed(Box<MsgBox>),
+    Boxed(MsgBox),
     Progress(ConnId, Progress),
     Bytes(ConnId, RxLent),
     PeerFin(ConnId),
@@ -87,7 +91,7 @@ const IN_FLIGHT: u64 = 1 << 20;
 pub struct Rings {
     ends: Vec<Arc<ArrayQueue<Parcel>>>,
     /// By the first shard of the CPT.
-    boxes: Vec<Arc<ArrayQueue<Box<MsgBox>>>>,
+    boxes: Vec<Arc<ArrayQueue<MsgBox>>>,
 }
 
 impl Rings {
@@ -246,25 +250,27 @@ impl<R: Runtime> Linked<R> {
         inner.turn(&mut |input| {
             let mut to = |b: Bucket, ev| post(rings, spill, homes.at(b), Parcel::Stream(b, ev));
             match input {
-                Input::Opened(c, info) => {
+                Input::Stream(Happened::Opened(c, info)) => {
                     let bucket = Bucket::of(info.remote.ip());
                     info.dial.and_then(|d| dials.remove(&d));
                     if homes.at(bucket) == me {
-                        return sink(Input::Opened(c, info));
+                        return sink(Input::Stream(Happened::Opened(c, info)));
                     }
                     away.insert(c, Away { bucket, in_flight: 0, waits: false, returns: false });
                     to(bucket, StreamEvent::Opened(c, info));
                 }
-                Input::DialFailed(d, why) => match dials.remove(&d) {
+                Input::Stream(Happened::DialFailed(d, why)) => match dials.remove(&d) {
                     Some(b) if homes.at(b) != me => to(b, StreamEvent::DialFailed(d, why)),
-                    _ => sink(Input::DialFailed(d, why)),
+                    _ => sink(Input::Stream(Happened::DialFailed(d, why))),
                 },
-                Input::Released(l) if homes.at(l.bucket()) != me => to(l.bucket(), StreamEvent::Released(l)),
-                Input::Progress(c, p) => match away.get(&c) {
+                Input::Stream(Happened::Released(l)) if homes.at(l.bucket()) != me => {
+                    to(l.bucket(), StreamEvent::Released(l))
+                }
+                Input::Stream(Happened::Progress(c, p)) => match away.get(&c) {
                     Some(a) => to(a.bucket, StreamEvent::Progress(c, p)),
-                    None => sink(Input::Progress(c, p)),
+                    None => sink(Input::Stream(Happened::Progress(c, p))),
                 },
-                Input::Bytes(c, stream) => match away.get_mut(&c) {
+                Input::Stream(Happened::Bytes(c, stream)) => match away.get_mut(&c) {
                     // Read again when it needs the ring no more.
                     Some(a) if a.returns => {}
                     Some(a) => {
@@ -273,21 +279,21 @@ impl<R: Runtime> Linked<R> {
                             starved.push(c);
                         }
                     }
-                    None => sink(Input::Bytes(c, stream)),
+                    None => sink(Input::Stream(Happened::Bytes(c, stream))),
                 },
-                Input::PeerFin(c) => match away.get(&c) {
+                Input::Stream(Happened::PeerFin(c)) => match away.get(&c) {
                     Some(a) => to(a.bucket, StreamEvent::PeerFin(c)),
-                    None => sink(Input::PeerFin(c)),
+                    None => sink(Input::Stream(Happened::PeerFin(c))),
                 },
-                Input::Ended(c) => match away.get(&c) {
+                Input::Stream(Happened::Ended(c)) => match away.get(&c) {
                     Some(a) => to(a.bucket, StreamEvent::Ended(c)),
-                    None => sink(Input::Ended(c)),
+                    None => sink(Input::Stream(Happened::Ended(c))),
                 },
-                Input::Closed(c, why) => match away.remove(&c) {
+                Input::Stream(Happened::Closed(c, why)) => match away.remove(&c) {
                     Some(a) => to(a.bucket, StreamEvent::Closed(c, why)),
                     None => {
                         here.remove(&c);
-                        sink(Input::Closed(c, why));
+                        sink(Input::Stream(Happened::Closed(c, why)));
                     }
                 },
                 other => sink(other),
@@ -366,11 +372,11 @@ impl<R: Runtime> Linked<R> {
         match ev {
             StreamEvent::Opened(c, info) => {
                 self.here.insert(c, Here::new(b));
-                sink(Input::Opened(c, info));
+                sink(Input::Stream(Happened::Opened(c, info)));
             }
-            StreamEvent::DialFailed(d, why) => sink(Input::DialFailed(d, why)),
+            StreamEvent::DialFailed(d, why) => sink(Input::Stream(Happened::DialFailed(d, why))),
             StreamEvent::Boxed(b) => sink(Input::Boxed(b)),
-            StreamEvent::Progress(c, p) => sink(Input::Progress(c, p)),
+            StreamEvent::Progress(c, p) => sink(Input::Stream(Happened::Progress(c, p))),
             StreamEvent::Bytes(c, lent) => {
                 let f = self.relay.frag(lent);
                 self.touch(c, |h| {
@@ -381,13 +387,17 @@ impl<R: Runtime> Linked<R> {
                 });
             }
             // The machine may wait for the peer, whatever lies here.
-            StreamEvent::Ended(c) => sink(Input::Ended(c)),
+            StreamEvent::Ended(c) => sink(Input::Stream(Happened::Ended(c))),
             // One that just left the ring has nothing waiting here.
-            StreamEvent::PeerFin(c) if !self.here.contains_key(&c) => sink(Input::PeerFin(c)),
+            StreamEvent::PeerFin(c) if !self.here.contains_key(&c) => {
+                sink(Input::Stream(Happened::PeerFin(c)))
+            }
             StreamEvent::PeerFin(c) => self.touch(c, |h| h.fin = true),
-            StreamEvent::Closed(c, why) if !self.here.contains_key(&c) => sink(Input::Closed(c, why)),
+            StreamEvent::Closed(c, why) if !self.here.contains_key(&c) => {
+                sink(Input::Stream(Happened::Closed(c, why)))
+            }
             StreamEvent::Closed(c, why) => self.touch(c, |h| h.closed = Some(why)),
-            StreamEvent::Released(l) => sink(Input::Released(l)),
+            StreamEvent::Released(l) => sink(Input::Stream(Happened::Released(l))),
         }
     }
 
@@ -412,21 +422,21 @@ impl<R: Runtime> Linked<R> {
             let mut took = 0;
             if std::mem::take(&mut h.ring) && !h.rx.is_empty() {
                 let mut v = View { rx: &mut h.rx, took: 0 };
-                sink(Input::Bytes(c, &mut v));
+                sink(Input::Stream(Happened::Bytes(c, &mut v)));
                 took = v.took;
             }
             if h.fin && h.rx.is_empty() {
                 h.fin = false;
-                sink(Input::PeerFin(c));
+                sink(Input::Stream(Happened::PeerFin(c)));
             }
             // What came before the end is taken first, unless the machine has closed.
             if let Some(why) = h.closed.filter(|_| h.rx.is_empty()) {
                 self.here.remove(&c);
-                sink(Input::Closed(c, why));
+                sink(Input::Stream(Happened::Closed(c, why)));
                 continue;
             }
             if h.closed.is_some() {
-                sink(Input::Ended(c));
+                sink(Input::Stream(Happened::Ended(c)));
             }
             if took > 0 {
                 self.send(c.shard, Parcel::Took(c, took));
@@ -517,7 +527,7 @@ impl<R: Runtime> Runtime for Linked<R> {
         self.events.pop_front()
     }
 
-    fn offer(&mut self, b: Box<MsgBox>) -> Option<Box<MsgBox>> {
+    fn offer(&mut self, b: MsgBox) -> Option<MsgBox> {
         self.helper.offer(b)
     }
 

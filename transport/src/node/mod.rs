@@ -1,5 +1,6 @@
 //! Nodes that run: a protocol machine, a runtime that carries its streams, and the applications on it.
 //!
+//! * [`machine`]: LNet and its LNDs on one shard, without anything that runs them.
 //! * [`shard`]: the loop of one lcore, the same over every runtime.
 //! * [`runtime`]: the seam. [`sock`] carries streams over kernel sockets, [`lcore`] over a TCP stack on a NIC
 //!   queue or, with an in-memory port and virtual time, a simulated network; [`links`] joins shards, and [`moving`]
@@ -10,20 +11,42 @@
 //! * `unlent`: messages that wait for lendings, of both runtimes.
 //! * [`mod@run`]: threads, signals, drain, idling, and what happens when an lcore panics.
 
+#[cfg(feature = "node")]
 pub mod app;
+#[cfg(feature = "node")]
 pub mod balance;
+#[cfg(feature = "node")]
+mod counters;
+#[cfg(feature = "node")]
 pub mod desk;
+#[cfg(feature = "node")]
 mod handover;
+#[cfg(feature = "node")]
 pub mod lcore;
+#[cfg(feature = "node")]
 pub mod links;
+pub mod machine;
+#[cfg(feature = "node")]
 pub mod moving;
+#[cfg(feature = "node")]
 pub mod run;
+#[cfg(feature = "node")]
 pub mod runtime;
+#[cfg(feature = "node")]
 pub mod shard;
+#[cfg(feature = "node")]
 pub mod sock;
+#[cfg(feature = "node")]
 mod unlent;
 
+#[cfg(feature = "node")]
 pub use app::{App, Beside, Handle, NoApp, Ops, RingApp, Seat, Sitting, beside, rings};
+#[cfg(feature = "node")]
+pub use counters::RtCounters;
+pub use machine::{Gauges, Input, Luggage, Machine, MsgBox, Output};
+#[cfg(feature = "node")]
 pub use run::{Control, Idle, NodeEnd, Order, Turn, run};
-pub use runtime::{RtCounters, Runtime, StreamCmd, Work};
+#[cfg(feature = "node")]
+pub use runtime::{Runtime, StreamCmd, Work};
+#[cfg(feature = "node")]
 pub use shard::Shard;

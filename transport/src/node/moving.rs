@@ -30,7 +30,8 @@
 //!                                 '──> IDLE
 //! ```
 
-use crate::proto::{Bucket, CloseWhy, ConnId, Luggage, ShardId};
+use crate::node::Luggage;
+use crate::stream::{Bucket, CloseWhy, ConnId, ShardId};
 use hugepages::RxLent;
 
 /// How long the old home may wait for its rings to drain before it gives a move up, in ns.

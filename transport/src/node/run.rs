@@ -8,9 +8,10 @@ use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use super::app::App;
-use super::runtime::{RtCounters, Runtime, Work};
+use super::counters::RtCounters;
+use super::runtime::{Runtime, Work};
 use super::shard::Shard;
-use crate::proto::Counters;
+use crate::lnd::Counters;
 
 /// What a node came to.
 #[derive(Clone, Debug)]

@@ -3,11 +3,13 @@
 use dataplane::tap::TapEnd;
 use tcpstack::News;
 
+use super::counters::RtCounters;
 use super::desk::Page;
 use super::moving::Mover;
-use crate::proto::{
-    AppId, Close, ConnId, DialSpec, Event, Input, LendId, MsgBox, SendMsg, ShardId, ShardMsg, Tcp,
-};
+use crate::lnd::{AppId, Tcp};
+use crate::lnet::{Event, ShardMsg};
+use crate::node::{Input, MsgBox};
+use crate::stream::{Close, ConnId, DialSpec, LendId, SendMsg, ShardId};
 
 /// What came of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,57 +58,6 @@ pub enum StreamCmd {
     Close(Close),
 }
 
-macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// Counts of a runtime, for the nothing-lost line and telemetry. Bytes and pieces, since the start.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct RtCounters { $($(#[$doc])* pub $name: u64,)* }
-
-        impl RtCounters {
-            /// Every count by name.
-            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
-                [$((stringify!($name), self.$name),)*].into_iter()
-            }
-        }
-    };
-}
-
-counters! {
-
-    /// Payload bytes that had to be copied on sending, though pages were given (unreachable memory, limits).
-    tx_copied_bytes,
-    /// Payload bytes below the attach threshold, copied into the header's buffer.
-    tx_inline_bytes,
-    /// Payload bytes sent by reference.
-    tx_attached_bytes,
-    /// Packets joined into one buffer since the port takes no chains.
-    linearised,
-    /// Lendings made.
-    lent,
-    /// Lendings that are out now.
-    lendings_out,
-    /// Received fragments that applications hold now.
-    rx_lent_out,
-    /// Bytes of the receive pools in use, buffers posted to the NIC not counted.
-    rx_pool_bytes_in_use,
-    /// Bytes of the receive pools, the same buffers not counted.
-    rx_pool_bytes,
-    /// Harmless frames sent to make a driver let go of pages.
-    nudges,
-    /// Lendings given up as quarantined.
-    quarantined,
-    /// TCP segments sent again.
-    retransmits,
-    /// Connections open.
-    conns,
-    /// Messages that waited for a free lending.
-    lend_waits,
-    /// Times that connections had to wait to be accepted for want of descriptors or memory.
-    accept_waits,
-    /// Times that a connection was not read since its host held too much of the receive buffers.
-    rx_host_waits,
-}
-
 /// Streams of one lcore. Implemented over DPDK queues, kernel sockets and the simulated network.
 pub trait Runtime {
     /// The time in ns.
@@ -126,7 +77,7 @@ pub trait Runtime {
     }
 
     /// Gives a box to the other lcores of the CPT; gives it back where there are none, or they have enough.
-    fn offer(&mut self, b: Box<MsgBox>) -> Option<Box<MsgBox>> {
+    fn offer(&mut self, b: MsgBox) -> Option<MsgBox> {
         Some(b)
     }
 

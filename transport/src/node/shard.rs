@@ -6,7 +6,9 @@
 //! use dataplane::clock::Clock;
 //! use transport::node::sock::{SockConfig, SockRt};
 //! use transport::node::{NoApp, Shard, rings};
-//! use transport::proto::{Accept, AppId, Config, Event, Machine, Op};
+//! use transport::lnd::{Accept, AppId, Config};
+//! use transport::lnet::{Event, Op};
+//! use transport::node::Machine;
 //! use transport::wire::{Nid, ProcessId};
 //!
 //! // Ports of anybody's, so that no privilege is needed.
@@ -42,7 +44,10 @@ use super::app::{App, Ops};
 use super::balance::{Balancer, Sight};
 use super::desk::{Ask, Attended, Desk, Pace};
 use super::runtime::{Runtime, StreamCmd, Work};
-use crate::proto::{AppId, Bucket, Event, Input, Machine, Op, Output, ShardId};
+use crate::lnd::AppId;
+use crate::lnet::{Event, Op};
+use crate::node::{Input, Machine, Output};
+use crate::stream::{Action, Bucket, ShardId};
 
 /// The whole loop of an lcore, the same over every runtime.
 pub struct Shard<R: Runtime, A: App> {
@@ -203,11 +208,11 @@ impl<R: Runtime, A: App> Shard<R, A> {
     fn act(&mut self, now: u64) {
         while let Some(out) = self.machine.poll() {
             match out {
-                Output::Dial(d) => self.rt.dial(&d),
-                Output::Send(c, m) => self.rt.command(c, StreamCmd::Send(m)),
-                Output::Unhold(c, l) => self.rt.command(c, StreamCmd::Unhold(l)),
-                Output::Read(c) => self.rt.command(c, StreamCmd::Read),
-                Output::Close(c, how) => self.rt.command(c, StreamCmd::Close(how)),
+                Output::Stream(Action::Dial(d)) => self.rt.dial(&d),
+                Output::Stream(Action::Send(c, m)) => self.rt.command(c, StreamCmd::Send(m)),
+                Output::Stream(Action::Unhold(c, l)) => self.rt.command(c, StreamCmd::Unhold(l)),
+                Output::Stream(Action::Read(c)) => self.rt.command(c, StreamCmd::Read),
+                Output::Stream(Action::Close(c, how)) => self.rt.command(c, StreamCmd::Close(how)),
                 Output::Complete(app, ev) => match app.home() {
                     (app, at) if at != self.me => self.rt.post_event(at, app, ev),
                     (app, _) => self.event(now, app, ev),

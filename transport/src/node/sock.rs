@@ -24,12 +24,15 @@ use self::accept::Accepting;
 pub use self::config::{Idle, SockConfig, SockError};
 use self::config::{is_exhausted, remedy};
 use self::conn::{Conn, EINPROGRESS, Stage, TxItem, View, close_why, dial_error};
+use super::counters::RtCounters;
 use super::desk::Page;
-use super::runtime::{RtCounters, Runtime, StreamCmd, Work};
+use super::runtime::{Runtime, StreamCmd, Work};
 use super::unlent::{Dials, Unlent, must_leave};
 use crate::hash::OwnMap;
-use crate::proto::{
-    Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Input, LendId, Progress, SendMsg, Tcp,
+use crate::lnd::Tcp;
+use crate::node::Input;
+use crate::stream::{
+    Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Happened, LendId, Progress, SendMsg,
 };
 
 /// Whether this process may bind ports below 1024 on `ip`, or would if `ip` were an address of this machine.
@@ -378,7 +381,7 @@ impl SockRt {
             }
             if std::mem::take(&mut c.ring) && !c.rx.is_empty() && c.close.is_none() {
                 n += 1;
-                sink(Input::Bytes(c.id, &mut View(&mut c.rx)));
+                sink(Input::Stream(Happened::Bytes(c.id, &mut View(&mut c.rx))));
             }
             let mut got = 0;
             while got < READ_A_TURN && c.readable && c.rx.is_empty() && c.dead.is_none() && !c.eof {
@@ -402,7 +405,7 @@ impl SockRt {
                         let small = (k <= SMALL_READ).then(|| self.small.copy_of(read)).flatten();
                         c.rx.push_back(small.unwrap_or_else(|| buf.into_frag(0, k as u32)));
                         if c.close.is_none() {
-                            sink(Input::Bytes(c.id, &mut View(&mut c.rx)));
+                            sink(Input::Stream(Happened::Bytes(c.id, &mut View(&mut c.rx))));
                         }
                         let full = k == ask;
                         if full && c.rx.is_empty() {
@@ -421,13 +424,13 @@ impl SockRt {
             if c.eof && c.rx.is_empty() && !c.eof_told && c.close.is_none() {
                 c.eof_told = true;
                 n += 1;
-                sink(Input::PeerFin(c.id));
+                sink(Input::Stream(Happened::PeerFin(c.id)));
             }
             // The kernel tells of a RST when it is read up to that, which a machine that waits for the peer never does.
             if c.ended && !c.end_told && !c.rx.is_empty() && c.dead.is_none() && c.close.is_none() {
                 c.end_told = true;
                 n += 1;
-                sink(Input::Ended(c.id));
+                sink(Input::Stream(Happened::Ended(c.id)));
             }
         }
         n
@@ -495,10 +498,10 @@ impl SockRt {
                 }
                 runs.remove(&lend);
             }
-            sink(Input::Released(lend));
+            sink(Input::Stream(Happened::Released(lend)));
         });
         while let Some(lend) = self.orphans.pop_front() {
-            sink(Input::Released(lend));
+            sink(Input::Stream(Happened::Released(lend)));
         }
     }
 }
@@ -561,19 +564,19 @@ impl Runtime for SockRt {
         self.end_dials(now);
         while let Some((dial, why)) = self.failed.pop_front() {
             n += 1;
-            sink(Input::DialFailed(dial, why));
+            sink(Input::Stream(Happened::DialFailed(dial, why)));
         }
         while let Some(id) = self.opened.pop_front() {
             n += 1;
             if let Some(c) = self.conn(id) {
-                sink(Input::Opened(id, c.info));
+                sink(Input::Stream(Happened::Opened(id, c.info)));
             }
         }
         for c in self.conns.iter_mut().flatten() {
             if c.told != c.written {
                 c.told = c.written;
                 n += 1;
-                sink(Input::Progress(c.id, Progress { acked: c.written, sent: c.written }));
+                sink(Input::Stream(Happened::Progress(c.id, Progress { acked: c.written, sent: c.written })));
             }
         }
         n += self.read_some(sink);
@@ -586,7 +589,7 @@ impl Runtime for SockRt {
                     continue;
                 }
                 self.remove(i);
-                sink(Input::Closed(id, why));
+                sink(Input::Stream(Happened::Closed(id, why)));
             }
         }
         self.reap(sink);

@@ -14,7 +14,8 @@ use std::collections::{BinaryHeap, VecDeque};
 use hugepages::LendSlab;
 
 use crate::hash::OwnMap;
-use crate::proto::{ConnId, LendId, PIECES_MAX, SendMsg};
+use crate::lnet::PIECES_MAX;
+use crate::stream::{ConnId, LendId, SendMsg};
 
 /// Whether a message is an answer that has to leave the free lendings to operations of our own. The largest message fits
 /// into what is left to answers, whatever the slab's size.
@@ -125,7 +126,7 @@ impl Dials {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::{InlineHdr, Pages, ShardId};
+    use crate::stream::{InlineHdr, Pages, ShardId};
     use hugepages::{PageRunMut, PrivatePages};
     use std::sync::Arc;
 

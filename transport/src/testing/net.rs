@@ -13,10 +13,12 @@ use hugepages::HeapRxPool;
 pub use self::pipe::{Cut, Inbox};
 use self::pipe::{End, Link};
 use super::rng::Rng;
-use crate::proto::tunables::Change;
-use crate::proto::{
-    AppId, Close, CloseWhy, Config, ConnId, ConnInfo, DialError, DialId, DialSpec, Event, Input, LendId,
-    Machine, MsgBox, Op, Output, Pages, ShardId, ShardMsg,
+use crate::lnd::tunables::Change;
+use crate::lnd::{AppId, Config};
+use crate::lnet::{Event, Op, ShardMsg};
+use crate::node::{Input, Machine, MsgBox, Output};
+use crate::stream::{
+    Action, Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Happened, LendId, Pages, ShardId,
 };
 
 mod homes;
@@ -65,7 +67,7 @@ enum Ev {
     /// With the life of the process, as above.
     Shard(usize, ShardId, Box<ShardMsg>, u32),
     /// A box that somebody has run; the same.
-    Boxed(usize, Box<MsgBox>, u32),
+    Boxed(usize, MsgBox, u32),
 }
 
 /// A node: a machine and what the runtime keeps for it.
@@ -443,11 +445,11 @@ impl Net {
                     return self.at(self.syn_timeout, Ev::DialFailed(node, id, DialError::TimedOut, life));
                 }
                 let info = ConnInfo { local: e[end].addr, remote: e[1 - end].addr, dial };
-                self.input_at(link, end, Input::Opened(conn_id(link, end), info));
+                self.input_at(link, end, Input::Stream(Happened::Opened(conn_id(link, end), info)));
             }
             Ev::DialFailed(node, id, why, life) => {
                 if self.nodes[node].life == life {
-                    self.input(node, Input::DialFailed(id, why));
+                    self.input(node, Input::Stream(Happened::DialFailed(id, why)));
                 }
             }
             Ev::Data(link, end, bytes) => self.data(link, end, bytes),
@@ -560,7 +562,7 @@ impl Net {
             // Gone before the machine hears of it: whoever is told may write into the pages.
             if let Some(l) = self.nodes[node].lends.remove(&id) {
                 drop(l.pages);
-                self.input(node, Input::Released(id));
+                self.input(node, Input::Stream(Happened::Released(id)));
             }
         }
     }
@@ -586,23 +588,23 @@ impl Net {
         while let Some(out) = self.nodes[node].machine.poll() {
             let end_of = |c: ConnId| (c.index as usize, c.generation as usize);
             match out {
-                Output::Dial(spec) => {
+                Output::Stream(Action::Dial(spec)) => {
                     let life = self.nodes[node].life;
                     self.at(self.latency, Ev::Connect(node, spec, life));
                 }
-                Output::Send(c, msg) => self.push(node, end_of(c), msg),
-                Output::Unhold(_, id) => {
+                Output::Stream(Action::Send(c, msg)) => self.push(node, end_of(c), msg),
+                Output::Stream(Action::Unhold(_, id)) => {
                     if let Some(l) = self.nodes[node].lends.get_mut(&id) {
                         l.hold = false;
                         let (link, end) = l.conn;
                         self.at(0, Ev::Look(link, end));
                     }
                 }
-                Output::Read(c) => {
+                Output::Stream(Action::Read(c)) => {
                     let (link, end) = end_of(c);
                     self.at(0, Ev::Read(link, end));
                 }
-                Output::Close(c, how) => {
+                Output::Stream(Action::Close(c, how)) => {
                     let (link, end) = end_of(c);
                     assert!(!self.links[link][end].closed, "closed twice");
                     self.links[link][end].closed = true;

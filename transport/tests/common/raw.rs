@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use hugepages::{PageRunMut, PrivatePages};
-use transport::proto::{Config, Counters, MdMem, MdSpec, Op, Payload};
+use transport::lnd::{Config, Counters, Payload};
+use transport::lnet::{MdMem, MdSpec, Op};
 use transport::testing::capture::{self, Dir, Msg, Segment};
 use transport::testing::net::{Net, SEC};
 use transport::wire::{

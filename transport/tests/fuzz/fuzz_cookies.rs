@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::fuzz::{Bytes, LEN, TIME};
-use transport::proto::testing::Cookies;
+use transport::socklnd::testing::Cookies;
 use transport::wire::{KsockHdr, KsockType, Version};
 
 /// The cookies that a header's words name; `Err` for words that are an error by themselves, `None` for more cookies

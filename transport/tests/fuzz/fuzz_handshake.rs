@@ -6,7 +6,8 @@
 
 use crate::fuzz::{Bytes, LEN, TIME};
 use crate::raw::*;
-use transport::proto::{Accept, Config, Event};
+use transport::lnd::{Accept, Config};
+use transport::lnet::Event;
 use transport::testing::net::{Net, SEC};
 use transport::wire::{AcceptorReq, ByteOrder, ConnType, Hello, Nid, Version};
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use transport::proto::Close;
+use transport::stream::Close;
 use transport::testing::capture::SignKind;
 
 use super::play::{Link, Place, Play, REACTION, Step};

@@ -17,7 +17,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hugepages::{PageRunMut, PrivatePages, RxFrag};
-use transport::proto::{ConnId, Machine, Op, Payload, ShardId, Sink, StreamRx};
+use transport::lnd::{Payload, Sink};
+use transport::lnet::Op;
+use transport::node::Machine;
+use transport::stream::{ConnId, ShardId, StreamRx};
 use transport::testing::capture::Msg;
 use transport::wire::{
     ByteOrder, KsockHdr, LnetBody, LnetHdr, Nid, ProcessId, Version, WireHandle, ksock, ping,

@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use hugepages::HeapRxPool;
-use transport::proto::{
-    Accept, AppId, Close, CloseWhy, Config, ConnInfo, DialError, DialSpec, Event, Input, LendId, Machine,
-    MdMem, MdSpec, Op, Output, Progress, Sink,
-};
+use transport::lnd::{Accept, AppId, Config, Sink};
+use transport::lnet::{Event, MdMem, MdSpec, Op};
+use transport::node::{Input, Machine, Output};
+use transport::stream::{Action, Close, CloseWhy, ConnInfo, DialError, DialSpec, Happened, LendId, Progress};
 use transport::testing::capture::{Dir, Flow, Located, Msg, SignKind, flows, good_messages};
 use transport::wire::{
     ByteOrder, ConnType, Hello, LnetBody, LnetHdr, Nid, PingInfo, ProcessId, Version, WireHandle, lnet, ping,
@@ -295,7 +295,10 @@ impl Play {
                     let l = &mut self.links[n];
                     l.state = State::Open;
                     let (local, remote) = (l.flow.active, l.flow.passive);
-                    self.input(Input::Opened(id(n), ConnInfo { local, remote, dial: Some(spec.id) }));
+                    self.input(Input::Stream(Happened::Opened(
+                        id(n),
+                        ConnInfo { local, remote, dial: Some(spec.id) },
+                    )));
                 }
             }
             What::Data(end) => {
@@ -310,7 +313,7 @@ impl Play {
                 // A hand closes when it likes. To the machine that is a connection that got lost.
                 if self.place == Place::Prober && self.links[n].state == State::Open {
                     self.links[n].state = State::Over;
-                    self.input(Input::Closed(id(n), CloseWhy::Timeout));
+                    self.input(Input::Stream(Happened::Closed(id(n), CloseWhy::Timeout)));
                 }
             }
         }
@@ -366,22 +369,22 @@ impl Play {
                 let l = &mut self.links[n];
                 l.state = State::Open;
                 let (local, remote) = (l.flow.passive, l.flow.active);
-                self.input(Input::Opened(id(n), ConnInfo { local, remote, dial: None }));
+                self.input(Input::Stream(Happened::Opened(id(n), ConnInfo { local, remote, dial: None })));
             }
             What::Data(end) => self.data(n, end),
             What::Fin if state == State::Open => {
                 self.links[n].followed = true;
-                self.input(Input::PeerFin(id(n)));
+                self.input(Input::Stream(Happened::PeerFin(id(n))));
                 self.links[n].followed &= self.links[n].closed.is_some();
             }
             What::Reset if state == State::Open => {
                 self.links[n].state = State::Over;
-                self.input(Input::Closed(id(n), CloseWhy::Reset));
+                self.input(Input::Stream(Happened::Closed(id(n), CloseWhy::Reset)));
             }
             What::Reset if dials && state == State::Before => {
                 self.links[n].state = State::Over;
                 if let Some(spec) = self.bound.get(&n).copied() {
-                    self.input(Input::DialFailed(spec.id, DialError::Refused));
+                    self.input(Input::Stream(Happened::DialFailed(spec.id, DialError::Refused)));
                 }
             }
             What::Open | What::Fin | What::Reset => {}
@@ -412,7 +415,7 @@ impl Play {
             let frag = self.pool.copy_of(part).unwrap();
             let mut inbox = std::mem::take(&mut self.links[n].inbox);
             inbox.0.push_back(frag);
-            self.machine.handle(START + self.now, Input::Bytes(id(n), &mut inbox));
+            self.machine.handle(START + self.now, Input::Stream(Happened::Bytes(id(n), &mut inbox)));
             self.links[n].inbox = inbox;
             self.drain();
         }
@@ -505,7 +508,7 @@ impl Play {
         let now = START + self.now;
         while let Some(out) = self.machine.poll() {
             match out {
-                Output::Send(c, msg) => {
+                Output::Stream(Action::Send(c, msg)) => {
                     let link = &mut self.links[c.index as usize];
                     let mut bytes = msg.hdr.to_vec();
                     msg.pay.iter().for_each(|p| bytes.extend_from_slice(p.bytes()));
@@ -515,18 +518,18 @@ impl Play {
                         link.wrote.extend(bytes);
                     }
                     let p = Progress { acked: link.pushed, sent: link.pushed };
-                    self.machine.handle(now, Input::Progress(c, p));
+                    self.machine.handle(now, Input::Stream(Happened::Progress(c, p)));
                     match msg.lend {
                         Some(id) if msg.hold => drop(self.holds.insert(id)),
                         Some(id) => free.push(id),
                         None => {}
                     }
                 }
-                Output::Unhold(_, id) => {
+                Output::Stream(Action::Unhold(_, id)) => {
                     assert!(self.holds.remove(&id));
                     free.push(id);
                 }
-                Output::Dial(spec) => self.dials.push((self.now, spec)),
+                Output::Stream(Action::Dial(spec)) => self.dials.push((self.now, spec)),
                 Output::Complete(_, e) => {
                     if let Event::Refused { why, .. } = &e {
                         let l = self.links.last_mut().unwrap();
@@ -534,25 +537,25 @@ impl Play {
                     }
                     self.events.push(e);
                 }
-                Output::Close(c, how) => {
+                Output::Stream(Action::Close(c, how)) => {
                     let link = &mut self.links[c.index as usize];
                     if link.state == State::Open {
                         link.closed = Some((self.now, how));
                     }
                     link.state = State::Over;
                     link.inbox.0.clear();
-                    self.machine.handle(now, Input::Closed(c, CloseWhy::Local));
+                    self.machine.handle(now, Input::Stream(Happened::Closed(c, CloseWhy::Local)));
                 }
-                Output::Read(c) => {
+                Output::Stream(Action::Read(c)) => {
                     let n = c.index as usize;
                     let mut inbox = std::mem::take(&mut self.links[n].inbox);
-                    self.machine.handle(now, Input::Bytes(c, &mut inbox));
+                    self.machine.handle(now, Input::Stream(Happened::Bytes(c, &mut inbox)));
                     self.links[n].inbox = inbox;
                 }
                 Output::To(..) | Output::Offer(_) => {}
             }
             for id in std::mem::take(&mut free) {
-                self.machine.handle(now, Input::Released(id));
+                self.machine.handle(now, Input::Stream(Happened::Released(id)));
             }
         }
         self.pool.home().drain();

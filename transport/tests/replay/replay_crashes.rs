@@ -3,7 +3,9 @@
 
 use crate::CHUNKS;
 use crate::play::{Capture, Link, Place, Play};
-use transport::proto::{Close, Event, LnetError};
+use transport::lnd::LnetError;
+use transport::lnet::Event;
+use transport::stream::Close;
 use transport::testing::capture::{Dir, Msg, Segment, good_messages};
 use transport::wire::{KsockType, LnetBody, LnetHdr};
 

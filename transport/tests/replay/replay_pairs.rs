@@ -9,10 +9,10 @@ use std::net::SocketAddr;
 
 use crate::{Handles, Queue, SEC, captures, folder, id, nid, pages};
 use hugepages::HeapRxPool;
-use transport::proto::{
-    AppId, CloseWhy, Config, ConnInfo, Event, Input, LendId, Machine, MdMem, MdSpec, Op, Output, Progress,
-    Sink,
-};
+use transport::lnd::{AppId, Config, Sink};
+use transport::lnet::{Event, MdMem, MdSpec, Op};
+use transport::node::{Input, Machine, Output};
+use transport::stream::{Action, CloseWhy, ConnInfo, Happened, LendId, Progress};
 use transport::testing::capture::{Flow, Located, Msg, flows, messages};
 use transport::wire::{
     AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, Nid, PingInfo,
@@ -215,7 +215,7 @@ impl Replay {
             let remote = SocketAddr::new(peer.ip().unwrap(), port);
             let local = SocketAddr::new(me.ip().unwrap(), 988);
             self.links[n].open = true;
-            self.input(Input::Opened(id(n), ConnInfo { local, remote, dial: None }));
+            self.input(Input::Stream(Happened::Opened(id(n), ConnInfo { local, remote, dial: None })));
             let ctype = if self.role == Role::Active { active_type.invert() } else { active_type };
             let hello = Hello {
                 version: Version::V3,
@@ -271,7 +271,7 @@ impl Replay {
         let mut free = Vec::new();
         while let Some(out) = self.machine.poll() {
             match out {
-                Output::Send(c, msg) => {
+                Output::Stream(Action::Send(c, msg)) => {
                     let n = c.index as usize;
                     let mut bytes = msg.hdr.to_vec();
                     msg.pay.iter().for_each(|p| bytes.extend_from_slice(p.bytes()));
@@ -285,18 +285,18 @@ impl Replay {
                         link.wrote.extend(bytes);
                     }
                     let p = Progress { acked: link.pushed, sent: link.pushed };
-                    self.machine.handle(self.now, Input::Progress(c, p));
+                    self.machine.handle(self.now, Input::Stream(Happened::Progress(c, p)));
                     match msg.lend {
                         Some(id) if msg.hold => drop(self.holds.insert(id)),
                         Some(id) => free.push(id),
                         None => {}
                     }
                 }
-                Output::Unhold(_, id) => {
+                Output::Stream(Action::Unhold(_, id)) => {
                     assert!(self.holds.remove(&id));
                     free.push(id);
                 }
-                Output::Dial(spec) => {
+                Output::Stream(Action::Dial(spec)) => {
                     assert_eq!(self.role, Role::Active, "the passive end has no reason to dial");
                     let n = self.dialled;
                     self.dialled += 1;
@@ -304,17 +304,19 @@ impl Replay {
                     assert_eq!(spec.remote, flow.passive);
                     let info = ConnInfo { local: flow.active, remote: flow.passive, dial: Some(spec.id) };
                     self.links[n].open = true;
-                    self.machine.handle(self.now, Input::Opened(id(n), info));
+                    self.machine.handle(self.now, Input::Stream(Happened::Opened(id(n), info)));
                 }
                 Output::Complete(_, e) => self.events.push(e),
-                Output::Close(c, _) if self.links[c.index as usize].flow.refused() => {
-                    self.machine.handle(self.now, Input::Closed(c, CloseWhy::Local));
+                Output::Stream(Action::Close(c, _)) if self.links[c.index as usize].flow.refused() => {
+                    self.machine.handle(self.now, Input::Stream(Happened::Closed(c, CloseWhy::Local)));
                 }
-                Output::Close(c, how) => panic!("{c:?} closed: {how:?}; {:?}", self.machine.counters()),
-                Output::Read(_) | Output::To(..) | Output::Offer(_) => {}
+                Output::Stream(Action::Close(c, how)) => {
+                    panic!("{c:?} closed: {how:?}; {:?}", self.machine.counters())
+                }
+                Output::Stream(Action::Read(_)) | Output::To(..) | Output::Offer(_) => {}
             }
             for id in std::mem::take(&mut free) {
-                self.machine.handle(self.now, Input::Released(id));
+                self.machine.handle(self.now, Input::Stream(Happened::Released(id)));
             }
         }
         self.pool.home().drain();
@@ -326,7 +328,7 @@ impl Replay {
             let frag = self.pool.copy_of(part).unwrap();
             self.links[n].inbox.0.push_back(frag);
             let mut inbox = std::mem::take(&mut self.links[n].inbox);
-            self.machine.handle(self.now, Input::Bytes(id(n), &mut inbox));
+            self.machine.handle(self.now, Input::Stream(Happened::Bytes(id(n), &mut inbox)));
             assert!(inbox.0.is_empty(), "the machine left bytes");
             self.drain();
         }
@@ -393,7 +395,7 @@ fn replay(name: &str, role: Role, chunk: usize) -> Replay {
             assert_eq!(role, Role::Passive, "{name}: the machine has not dialled connection {n}");
             let (remote, local) = (r.links[n].flow.active, r.links[n].flow.passive);
             r.links[n].open = true;
-            r.input(Input::Opened(id(n), ConnInfo { local, remote, dial: None }));
+            r.input(Input::Stream(Happened::Opened(id(n), ConnInfo { local, remote, dial: None })));
         }
         r.ask_before_answer_to(n, &m.msg);
         let dir = if role == Role::Active { &r.links[n].flow.p } else { &r.links[n].flow.a };
@@ -521,7 +523,7 @@ fn a_newer_version_is_answered_in_ours() {
             let flow = r.links[0].flow.clone();
             r.links[0].open = true;
             let info = ConnInfo { local: flow.passive, remote: flow.active, dial: None };
-            r.input(Input::Opened(id(0), info));
+            r.input(Input::Stream(Happened::Opened(id(0), info)));
             for (_, _, _, m) in script.iter().filter(|(_, n, ours, _)| *n == 0 && !ours) {
                 r.feed(0, &flow.a.bytes()[m.range.clone()]);
             }

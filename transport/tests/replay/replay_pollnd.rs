@@ -13,7 +13,7 @@ use crate::play::{Capture, Link, Place, Play, kernel};
 /// Every life of pollnd in a capture.
 fn lives(capture: &str, chunk: usize) -> Vec<(IpAddr, Play)> {
     let read = Capture::read(&format!("pollnd/{capture}")).without_refusals();
-    let many = |c: &mut transport::proto::Config| c.max_conns_per_type = 255;
+    let many = |c: &mut transport::lnd::Config| c.max_conns_per_type = 255;
     let nodes = read.nodes(true, |a| !kernel(a));
     assert!(!nodes.is_empty());
     nodes
@@ -59,7 +59,7 @@ fn keeps(capture: &str, chunk: usize) -> (usize, u64, usize) {
                 l.closed
             );
         }
-        let good = p.events.iter().filter(|e| matches!(e, transport::proto::Event::Ping { info: Ok(_), .. }));
+        let good = p.events.iter().filter(|e| matches!(e, transport::lnet::Event::Ping { info: Ok(_), .. }));
         let good = good.count();
         assert!(good >= replies(&p.links), "{capture} {me}: {good} of {} REPLYs", replies(&p.links));
         then += before;

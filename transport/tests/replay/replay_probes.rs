@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use crate::play::{Capture, Place, Play, kernel};
 use crate::tables::{Exception, KERNELS, PROBERS};
 use crate::{CHUNKS, SEC, captures, folder};
-use transport::proto::{Accept, Config};
+use transport::lnd::{Accept, Config};
 use transport::testing::capture::flows;
 
 /// Changes a node's settings.

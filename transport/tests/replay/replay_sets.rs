@@ -65,7 +65,7 @@ fn four_of_a_type() {
     let read = Capture::read("lnet/v3-conns_per_peer4");
     for chunk in CHUNKS {
         for (me, list) in read.nodes(true, |_| true) {
-            let four = |cfg: &mut transport::proto::Config| {
+            let four = |cfg: &mut transport::lnd::Config| {
                 cfg.conns_per_peer = 4;
                 cfg.max_conns_per_type = 4;
             };

@@ -25,7 +25,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use hugepages::{PageRun, PageRunMut, PrivatePages};
-use transport::proto::{Config, Data, Event, LnetError, MdMem, MdSpec, Op, Payload, RxPiece, Shards, Sink};
+use transport::lnd::{Config, Data, LnetError, Payload, RxPiece, Shards, Sink};
+use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::testing::net::{Net, SEC};
 use transport::testing::rng::Rng;
 use transport::wire::{Nid, ProcessId};

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::{Ask, End, QUIET, World, nid, play};
-use transport::proto::Config;
+use transport::lnd::Config;
 use transport::testing::net::{Cut, CutAt, SEC};
 use transport::wire::Version;
 

@@ -15,13 +15,14 @@ use tcpstack::seq::Seq;
 use tcpstack::table::Key;
 use tcpstack::wire::{self, ACK, FIN, Fields, RST, SYN, Seg, Template};
 use tcpstack::{Listen, Stack, StackConfig};
+use transport::lnd::Config;
 use transport::node::lcore::LcoreRt;
+use transport::node::{Input, Machine};
 use transport::node::{NoApp, Runtime, Shard, StreamCmd};
-use transport::proto::{
-    Close, CloseWhy, Config, ConnId, DialId, DialSpec, InlineHdr, Input, Machine, Pages, SendMsg, ShardId,
-    StreamRx,
+use transport::stream::{
+    Close, CloseWhy, ConnId, DialId, DialSpec, Happened, InlineHdr, Pages, SendMsg, ShardId, StreamRx,
 };
-use transport::wire::{ConnType, Nid};
+use transport::wire::Nid;
 
 pub(super) const US: Ipv4Addr = Ipv4Addr::new(10, 6, 0, 1);
 pub(super) const PEER: Ipv4Addr = Ipv4Addr::new(10, 6, 0, 2);
@@ -140,12 +141,12 @@ impl World {
         let reads = self.reads;
         let busy = self.rt.turn(&mut |input| {
             told.push(match input {
-                Input::Opened(c, info) => Told::Opened(c, info.dial),
-                Input::DialFailed(d, _) => Told::DialFailed(d),
-                Input::Bytes(c, rx) => Told::Bytes(c, read(rx, reads)),
-                Input::PeerFin(c) => Told::Fin(c),
-                Input::Ended(c) => Told::Ended(c),
-                Input::Closed(c, why) => Told::Closed(c, why),
+                Input::Stream(Happened::Opened(c, info)) => Told::Opened(c, info.dial),
+                Input::Stream(Happened::DialFailed(d, _)) => Told::DialFailed(d),
+                Input::Stream(Happened::Bytes(c, rx)) => Told::Bytes(c, read(rx, reads)),
+                Input::Stream(Happened::PeerFin(c)) => Told::Fin(c),
+                Input::Stream(Happened::Ended(c)) => Told::Ended(c),
+                Input::Stream(Happened::Closed(c, why)) => Told::Closed(c, why),
                 _ => return,
             });
         });
@@ -183,8 +184,6 @@ impl World {
     fn dial(&mut self, n: u64) {
         self.rt.dial(&DialSpec {
             id: DialId(n),
-            peer: Nid::tcp(IpAddr::V4(PEER), 0),
-            ctype: ConnType::Control,
             local_ip: IpAddr::V4(US),
             remote: SocketAddr::from((PEER, 988)),
             privileged: true,

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{number, play};
-use transport::proto::{Config, Event, MdMem, MdSpec, Op, Payload, Sink};
+use transport::lnd::{Config, Payload, Sink};
+use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::testing::kernel::{Ask, Kernel, KernelConfig};
 use transport::testing::net::{Net, SEC};
 use transport::testing::rng::Rng;

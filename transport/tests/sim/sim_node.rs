@@ -12,13 +12,13 @@ use dataplane::fault::{FaultPort, Faults};
 use dataplane::mem::{MemConfig, MemPort, pair};
 use hugepages::{LendSlab, PageRunMut, PrivatePages};
 use tcpstack::{Listen, Stack, StackConfig};
+use transport::lnd::{AppId, Config, Data, Payload, Shards, Sink};
+use transport::lnet::{Event, MdMem, MdSpec, Op, PIECES_MAX};
+use transport::node::Machine;
 use transport::node::lcore::LcoreRt;
 use transport::node::links::{Linked, Rings, relay_budget};
 use transport::node::{App, Ops, Runtime, Shard, Work};
-use transport::proto::{
-    AppId, Bucket, Config, Data, Event, Machine, MdMem, MdSpec, Op, PIECES_MAX, Payload, ShardId, Shards,
-    Sink,
-};
+use transport::stream::{Bucket, ShardId};
 use transport::wire::{Nid, ProcessId};
 
 type Rt = LcoreRt<FaultPort<MemPort>>;

@@ -13,12 +13,13 @@ use dataplane::mem::{MemConfig, MemPort, Spread, pair_of_queues};
 use dataplane::steer::{KEY, Rss};
 use hugepages::{LendSlab, PageRunMut, PrivatePages};
 use tcpstack::{Counters, Listen, Stack, StackConfig};
+use transport::lnd::{AppId, Config, Data, Payload, Shards, Sink};
+use transport::lnet::{Event, MdMem, MdSpec, Op};
+use transport::node::Machine;
 use transport::node::lcore::LcoreRt;
 use transport::node::links::{Linked, Rings, relay_budget};
 use transport::node::{App, Ops, Runtime, Shard, Work};
-use transport::proto::{
-    AppId, Config, Data, Event, Machine, MdMem, MdSpec, Op, Payload, ShardId, Shards, Sink,
-};
+use transport::stream::ShardId;
 use transport::wire::{Nid, ProcessId};
 
 type Rt = LcoreRt<FaultPort<MemPort>>;

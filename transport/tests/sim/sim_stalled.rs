@@ -15,10 +15,13 @@ use tcpstack::seq::Seq;
 use tcpstack::table::Key;
 use tcpstack::wire::{ACK, FIN, RST, SYN};
 use tcpstack::{Listen, Stack, StackConfig};
+use transport::lnd::{Accept, AppId, Config, Sink, Tcp};
+use transport::lnet::{MdMem, MdSpec, Op};
 use transport::node::lcore::LcoreRt;
 use transport::node::sock::{SockConfig, SockRt};
+use transport::node::{Input, Machine};
 use transport::node::{NoApp, Runtime, Shard};
-use transport::proto::{Accept, AppId, Config, Input, Machine, MdMem, MdSpec, Op, ShardId, Sink, Tcp};
+use transport::stream::ShardId;
 use transport::wire::{ConnType, Hello, LnetBody, LnetHdr, Nid, ProcessId, Version, WireHandle};
 
 use crate::raw::{hello, message, pages, request};

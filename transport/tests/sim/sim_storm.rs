@@ -5,7 +5,7 @@
 //! ```
 
 use crate::{Ask, End, QUIET, World, nid};
-use transport::proto::Config;
+use transport::lnd::Config;
 use transport::testing::net::SEC;
 use transport::testing::rng::Rng;
 use transport::wire::Version;

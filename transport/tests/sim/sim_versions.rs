@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::{Ask, End, Ended, QUIET, Ways, World, nid, number, play, some_len};
-use transport::proto::{Accept, Config};
+use transport::lnd::{Accept, Config};
 use transport::testing::net::{Cut, SEC};
 use transport::testing::rng::Rng;
 use transport::wire::Version;

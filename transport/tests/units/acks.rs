@@ -1,7 +1,8 @@
 //! What a zero-copy ACK may do and may not (docs/protocol/socklnd.md §5.3, §6.3): ours to the peer, and the peer's to us.
 
 use crate::raw::{self, *};
-use transport::proto::{Config, Event, LnetError, MdMem, Sink};
+use transport::lnd::{Config, LnetError, Sink};
+use transport::lnet::{Event, MdMem};
 use transport::testing::capture::Msg;
 use transport::testing::net::SEC;
 use transport::wire::{ConnType, KsockType, Version};

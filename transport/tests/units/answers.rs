@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use transport::proto::{AppId, Config, Event, Input, LnetError, MdMem, MdSpec, Op, Payload, Shards};
+use transport::lnd::{AppId, Config, LnetError, Payload, Shards};
+use transport::lnet::{Event, MdMem, MdSpec, Op};
+use transport::node::Input;
 use transport::testing::capture::Msg;
 use transport::testing::net::{Net, SEC};
 use transport::wire::{

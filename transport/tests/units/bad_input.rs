@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use proptest::prelude::*;
-use transport::proto::{Accept, Config, Counters, Event, MdMem, MdSpec, Op, Payload, Sink};
+use transport::lnd::{Accept, Config, Counters, Payload, Sink};
+use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::testing::net::{Net, SEC};
 use transport::wire::hello::Version;
 use transport::wire::{
@@ -562,7 +563,7 @@ fn refused_operations_say_why() {
         put(0, ProcessId::lustre("10.0.0.2@tcp5".parse().unwrap()), Payload::empty()),
         put(0, six, Payload::empty()),
         Op::Get { tag: 3, target: to, portal: 1, match_bits: 0, sink: Sink::Lend((1 << 20) + 1) },
-        Op::Unlink { tag: 3, portal: 1, me: transport::proto::MeId(77) },
+        Op::Unlink { tag: 3, portal: 1, me: transport::lnet::MeId(77) },
     ] {
         net.take_events(0);
         net.op(0, op);

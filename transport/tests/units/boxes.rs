@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::raw::*;
 use hugepages::{PageRunMut, PrivatePages};
-use transport::proto::{Config, Data, Event, LnetError, MdMem, MdSpec, Op, Sink};
+use transport::lnd::{Config, Data, LnetError, Sink};
+use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::testing::capture::Msg;
 use transport::testing::net::{Net, SEC};
 use transport::testing::rng::Rng;

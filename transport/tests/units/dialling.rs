@@ -6,9 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dataplane::clock::Clock;
+use transport::lnd::{Config, LnetError};
+use transport::lnet::{Event, Op};
+use transport::node::Input;
 use transport::node::Runtime;
 use transport::node::sock::{SockConfig, SockRt};
-use transport::proto::{Config, Contact, DialError, DialId, DialSpec, DialWhy, Event, Input, LnetError, Op};
+use transport::socklnd::{Contact, DialWhy};
+use transport::stream::{DialError, DialId, DialSpec, Happened};
 use transport::testing::net::{Net, SEC};
 use transport::wire::{AcceptorReq, ByteOrder, ConnType, Hello, Nid, ProcessId, Version};
 
@@ -167,14 +171,13 @@ fn a_dial_that_is_over_leaves_no_socket() {
     let mut rt = SockRt::new(SockConfig::default(), clock).unwrap();
     let until = 51 * SEC;
     let (id, local_ip) = (DialId(7), [127, 44, 0, 5].into());
-    let ctype = ConnType::Control;
-    rt.dial(&DialSpec { id, peer: nid(2), remote, local_ip, privileged: false, ctype, until });
+    rt.dial(&DialSpec { id, remote, local_ip, privileged: false, until });
     let mut turn = |at: u64| {
         now.store(at, Ordering::Relaxed);
         let mut told = Vec::new();
         rt.turn(&mut |i| match i {
-            Input::DialFailed(d, why) => told.push((d, why)),
-            Input::Opened(..) => panic!("its queue was full"),
+            Input::Stream(Happened::DialFailed(d, why)) => told.push((d, why)),
+            Input::Stream(Happened::Opened(..)) => panic!("its queue was full"),
             _ => {}
         });
         (told, rt.counters().conns)

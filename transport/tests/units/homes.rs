@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use hugepages::{PageRunMut, PrivatePages};
 use proptest::prelude::*;
-use transport::proto::{
-    Accept, Bucket, Config, Data, Event, MdMem, MdSpec, Op, Payload, PutEvent, ShardId, Shards, Sink,
-};
+use transport::lnd::{Accept, Config, Data, Payload, Shards, Sink};
+use transport::lnet::{Event, MdMem, MdSpec, Op, PutEvent};
+use transport::stream::{Bucket, ShardId};
 use transport::testing::net::{Net, SEC};
 use transport::testing::rng::Rng;
 use transport::wire::{ConnType, Hello, LnetHdr, Nid, ProcessId, Version};

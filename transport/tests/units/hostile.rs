@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use dataplane::clock::Clock;
 use hugepages::{PageRunMut, PrivatePages};
+use transport::lnd::{Accept, Held, Payload, Sink, Tcp};
+use transport::lnet::{Event, MdMem, Op};
 use transport::node::sock::{SockConfig, SockRt};
+use transport::node::{Input, Machine};
 use transport::node::{NoApp, Runtime, Shard, StreamCmd};
-use transport::proto::{
-    Accept, Close, Event, Held, InlineHdr, Input, LendId, Machine, MdMem, Op, Pages, Payload, SendMsg, Sink,
-    Tcp,
-};
+use transport::stream::{Close, Happened, InlineHdr, LendId, Pages, SendMsg};
 use transport::testing::net::{Net, SEC};
 use transport::wire::{ConnType, Hello, LnetBody, LnetHdr, Nid, ProcessId, Version, WireHandle};
 
@@ -26,7 +26,7 @@ fn victim(budget: u64) -> (Net, Vec<u64>) {
     let mut net = Net::new();
     net.record = false;
     net.raw_acks = false;
-    net.add(transport::proto::Config { budget, tx_window: 16 << 10, ..config(1) });
+    net.add(transport::lnd::Config { budget, tx_window: 16 << 10, ..config(1) });
     net.add(config(2));
     attach(&mut net, 0, MdMem::Source(pages(4096)), true);
     let mut times = Vec::new();
@@ -143,7 +143,7 @@ fn down_while_answers_wait_for_peers_that_never_read() {
 #[test]
 fn acks_that_are_not_read_stall_their_host_until_it_reads() {
     let (mut net, mut times) = victim(MIB);
-    let md = transport::proto::MdSpec::new(MdMem::Sink(Sink::Lend(4096)));
+    let md = transport::lnet::MdSpec::new(MdMem::Sink(Sink::Lend(4096)));
     let op = Op::Attach { tag: 0, portal: 6, who: ProcessId::ANY, match_bits: 6, ignore_bits: 0, md };
     net.op(0, op);
     net.take_events(0);
@@ -396,7 +396,7 @@ fn lendings_are_shared_by_host() {
     let mut net = Net::new();
     net.record = false;
     net.raw_acks = false;
-    net.add(transport::proto::Config { lendings: 64, ..config(1) });
+    net.add(transport::lnd::Config { lendings: 64, ..config(1) });
     net.add(config(2));
     let run = PageRunMut::new(Arc::new(PrivatePages), 4096).unwrap().freeze();
     let pieces = (0..16).map(|i| run.slice(i * 256, 256).unwrap()).collect();
@@ -417,7 +417,7 @@ fn lendings_are_shared_by_host() {
 fn a_hello_that_gets_no_peer_is_counted_once() {
     for (budget, max_peers, want) in [(8 << 10, 9, (1, 0)), (MIB, 0, (0, 1))] {
         let mut net = Net::new();
-        net.add(transport::proto::Config { budget, max_peers, ..config(1) });
+        net.add(transport::lnd::Config { budget, max_peers, ..config(1) });
         join(&mut net, 1000, 1000);
         let c = net.nodes[0].machine.counters();
         assert_eq!((c.err_over_budget, c.err_too_many_peers), want);
@@ -440,7 +440,7 @@ fn answers_that_are_not_read_leave_lendings_to_operations_of_ours() {
     let mut reader = TcpStream::connect(at).unwrap();
     while opened.len() < 2 {
         rt.turn(&mut |i| {
-            if let Input::Opened(id, info) = i {
+            if let Input::Stream(Happened::Opened(id, info)) = i {
                 opened.push((id, info.remote));
             }
         });
@@ -466,7 +466,9 @@ fn answers_that_are_not_read_leave_lendings_to_operations_of_ours() {
     reader.set_nonblocking(true).unwrap();
     let mut len = 0;
     while len < got.len() {
-        rt.turn(&mut |i| home.extend(if let Input::Released(l) = i { Some(l.0) } else { None }));
+        rt.turn(&mut |i| {
+            home.extend(if let Input::Stream(Happened::Released(l)) = i { Some(l.0) } else { None })
+        });
         rt.flush();
         len += reader.read(&mut got[len..]).unwrap_or(0);
     }
@@ -476,7 +478,9 @@ fn answers_that_are_not_read_leave_lendings_to_operations_of_ours() {
     let mut rest = vec![0; 8 + (1 << 20)];
     let mut len = 0;
     while len < rest.len() || home.len() < 402 {
-        rt.turn(&mut |i| home.extend(if let Input::Released(l) = i { Some(l.0) } else { None }));
+        rt.turn(&mut |i| {
+            home.extend(if let Input::Stream(Happened::Released(l)) = i { Some(l.0) } else { None })
+        });
         rt.flush();
         len += reader.read(&mut rest[len..]).unwrap_or(0);
     }
@@ -513,7 +517,7 @@ fn who_waits_behind_one_that_waits_no_longer_is_woken() {
     let mut net = Net::new();
     net.record = false;
     net.raw_acks = false;
-    net.add(transport::proto::Config { ni_credits: 2, ..config(1) });
+    net.add(transport::lnd::Config { ni_credits: 2, ..config(1) });
     attach(&mut net, 0, MdMem::Source(pages(4096)), true);
     let (a, b) = (join(&mut net, 1000, 1023), join(&mut net, 1001, 1022));
     [a, b].iter().for_each(|l| net.raw_ack(*l));
@@ -544,7 +548,7 @@ fn many_connections_at_once_are_all_accepted() {
     let rt = SockRt::new(cfg, Clock::monotonic()).unwrap();
     let at = rt.local_addrs()[0];
     let machine =
-        Machine::new(transport::proto::Config { accept: Accept::Trust, max_embryonic: 1 << 16, ..config(1) });
+        Machine::new(transport::lnd::Config { accept: Accept::Trust, max_embryonic: 1 << 16, ..config(1) });
     let mut node = Shard::new(machine, rt, NoApp);
     const N: usize = 1500;
     let socks: Vec<TcpStream> = (0..N).map(|_| TcpStream::connect(at).unwrap()).collect();
@@ -575,16 +579,16 @@ fn unread_requests_hold_one_buffer_a_connection() {
     let rt = SockRt::new(cfg, Clock::monotonic()).unwrap();
     let at = rt.local_addrs()[0];
     let mut node = Shard::new(
-        Machine::new(transport::proto::Config { accept: Accept::Trust, budget: MIB, ..config(1) }),
+        Machine::new(transport::lnd::Config { accept: Accept::Trust, budget: MIB, ..config(1) }),
         rt,
         NoApp,
     );
-    let md = transport::proto::MdSpec {
+    let md = transport::lnet::MdSpec {
         truncate: true,
-        ..transport::proto::MdSpec::new(MdMem::Source(pages(4096)))
+        ..transport::lnet::MdSpec::new(MdMem::Source(pages(4096)))
     };
     let op = Op::Attach { tag: 9, portal: 5, who: ProcessId::ANY, match_bits: 5, ignore_bits: 0, md };
-    node.machine.handle(1, Input::Cmd(transport::proto::AppId::FIRST, op));
+    node.machine.handle(1, Input::Cmd(transport::lnd::AppId::FIRST, op));
     let mut socks = Vec::new();
     for pid in 0..20 {
         let mut s = TcpStream::connect(at).unwrap();

@@ -17,6 +17,7 @@ mod protocompat;
 #[path = "../common/raw.rs"]
 mod raw;
 mod requirements;
+mod rooms;
 mod shards;
 mod timers;
 mod tunables;

@@ -3,7 +3,8 @@
 //! them.
 
 use crate::raw::{self, *};
-use transport::proto::{Accept, Config, Event, MdMem, Op, OpRefused, Sink};
+use transport::lnd::{Accept, Config, Sink};
+use transport::lnet::{Event, MdMem, Op, OpRefused};
 use transport::testing::capture::Msg;
 use transport::testing::net::{Net, SEC};
 use transport::wire::ping::{FEAT_LARGE_ADDR, FEAT_MULTI_RAIL, FEAT_NI_STATUS};
@@ -18,7 +19,7 @@ fn all_messages(net: &Net, version: Version) -> Vec<Msg> {
 fn everything(net: &mut Net, ids: [ProcessId; 2]) {
     for (from, to) in [(0, 1), (1, 0)] {
         attach(net, to, MdMem::Sink(Sink::Lend(1 << 20)), true);
-        let md = transport::proto::MdSpec::new(MdMem::Source(pages(200_000)));
+        let md = transport::lnet::MdSpec::new(MdMem::Source(pages(200_000)));
         let who = ProcessId::ANY;
         net.op(to, Op::Attach { tag: 8, portal: 6, who, match_bits: 5, ignore_bits: 0, md });
         for len in [1, 96, 928, 16_383, 16_384, 100_000, 1 << 20] {

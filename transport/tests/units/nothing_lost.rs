@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use hugepages::{PageRunMut, PrivatePages};
 use proptest::prelude::*;
-use transport::proto::{Config, Event, MdMem, MdSpec, MeId, Op, Payload, Sink};
+use transport::lnd::{Config, Payload, Sink};
+use transport::lnet::{Event, MdMem, MdSpec, MeId, Op};
 use transport::testing::net::{Net, SEC};
 use transport::wire::{Nid, ProcessId};
 

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hugepages::{PageRunMut, PrivatePages};
-use transport::proto::{Config, Data, Event, LnetError, MdMem, MdSpec, Op, OpRefused, Payload, Shards, Sink};
+use transport::lnd::{Config, Data, LnetError, Payload, Shards, Sink};
+use transport::lnet::{Event, MdMem, MdSpec, Op, OpRefused};
 use transport::testing::net::{Net, SEC};
 use transport::wire::{AcceptorReq, ByteOrder, ConnType, Hello, LnetBody, LnetHdr, Nid, ProcessId, Version};
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use hugepages::{PageRunMut, PrivatePages};
-use transport::proto::{Config, Data, Event, LnetError, MdMem, MdSpec, Op, Payload, RxPiece, Sink};
+use transport::lnd::{Config, Data, LnetError, Payload, RxPiece, Sink};
+use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::testing::net::{Net, SEC};
 use transport::wire::{Nid, ProcessId};
 

@@ -2,7 +2,8 @@
 //! §10, socklnd.md §1, §2.6, §2.7) in both roles, address lists of every length, and wrong NIDs.
 
 use crate::raw::{self, *};
-use transport::proto::{Config, Event, LnetError};
+use transport::lnd::{Config, LnetError};
+use transport::lnet::Event;
 use transport::testing::net::{Net, SEC};
 use transport::wire::{ByteOrder, ConnType, Hello, Nid, Version, acceptor};
 

@@ -2,7 +2,8 @@
 //! what is asked for is on the wire.
 
 use crate::raw::{self, *};
-use transport::proto::{Event, LnetError, MdMem, Sink};
+use transport::lnd::{LnetError, Sink};
+use transport::lnet::{Event, MdMem};
 use transport::testing::capture::Msg;
 use transport::testing::net::{Net, SEC};
 use transport::wire::{
@@ -54,7 +55,7 @@ fn requirement_01_dials_come_from_reserved_ports() {
     use std::net::{IpAddr, TcpListener};
     use transport::node::runtime::Runtime;
     use transport::node::sock::{SockConfig, SockRt, may_bind_privileged};
-    use transport::proto::{DialId, DialSpec};
+    use transport::stream::{DialId, DialSpec};
 
     let local_ip = IpAddr::from([127, 0, 66, 1]);
     if !may_bind_privileged(local_ip).unwrap() {
@@ -66,16 +67,7 @@ fn requirement_01_dials_come_from_reserved_ports() {
     let mut rt = SockRt::new(SockConfig::default(), dataplane::clock::Clock::monotonic()).unwrap();
     let dials: Vec<u16> = (0..2)
         .map(|n| {
-            let ctype = ConnType::Control;
-            rt.dial(&DialSpec {
-                id: DialId(n),
-                peer: nid(2),
-                remote,
-                local_ip,
-                privileged: true,
-                ctype,
-                until: u64::MAX,
-            });
+            rt.dial(&DialSpec { id: DialId(n), remote, local_ip, privileged: true, until: u64::MAX });
             listener.accept().unwrap().1.port()
         })
         .collect();
@@ -102,7 +94,7 @@ fn requirement_02_v3_first_and_v1_to_v4_accepted() {
     assert_eq!(dialled(&net, 0).version, Version::V3);
 
     let six: Nid = "fd77::2@tcp".parse().unwrap();
-    let mut net = raw::net(transport::proto::Config::new("fd77::1@tcp".parse().unwrap(), 5));
+    let mut net = raw::net(transport::lnd::Config::new("fd77::1@tcp".parse().unwrap(), 5));
     net.raw_listen(six.ip().unwrap());
     net.op(0, ping_op(ProcessId::lustre(six)));
     net.run(SEC / 10);
@@ -225,7 +217,7 @@ fn requirement_05_every_cookie_acked_once_and_at_once() {
 
 #[test]
 fn requirement_05_acks_are_taken_as_singles_pairs_ranges_and_piggyback() {
-    let mut net = net(transport::proto::Config { peer_credits: 64, ..config(1) });
+    let mut net = net(transport::lnd::Config { peer_credits: 64, ..config(1) });
     let links = open_set(&mut net, Version::V3);
     for tag in 2..12 {
         net.op(0, put_op(tag, id(PEER), pages(20_000), false));

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use hugepages::{PageRunMut, PrivatePages};
-use transport::proto::{Config, Event, MdMem, MdSpec, Op, Payload, Shards, Sink};
+use transport::lnd::{Config, Payload, Shards, Sink};
+use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::testing::net::{Net, SEC};
 use transport::wire::{Nid, ProcessId};
 

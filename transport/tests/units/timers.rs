@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use hugepages::{HeapRxPool, RxFrag};
-use transport::proto::{
-    AppId, Close, CloseWhy, Config, ConnId, ConnInfo, Event, Input, LnetError, Machine, Op, Output, Progress,
-    ShardId, StreamRx,
-};
+use transport::lnd::{AppId, Config, LnetError};
+use transport::lnet::{Event, Op};
+use transport::node::{Input, Machine, Output};
+use transport::stream::{Action, Close, CloseWhy, ConnId, ConnInfo, Happened, Progress, ShardId, StreamRx};
 use transport::wire::{ConnType, Nid, ProcessId, Version};
 
 use crate::raw::{hello, start};
@@ -58,7 +58,7 @@ impl Crowd {
         let mut closed = vec![];
         while let Some(o) = self.m.poll() {
             match o {
-                Output::Close(c, how) => closed.push((now, c, how)),
+                Output::Stream(Action::Close(c, how)) => closed.push((now, c, how)),
                 Output::Complete(_, event) => self.events.push(event),
                 _ => (),
             }
@@ -66,7 +66,7 @@ impl Crowd {
         for (now, c, how) in closed {
             self.closed.push((now, c.index, how));
             if how == Close::Abort || !self.stubborn {
-                self.input(now, Input::Closed(c, CloseWhy::Local));
+                self.input(now, Input::Stream(Happened::Closed(c, CloseWhy::Local)));
             }
         }
     }
@@ -78,7 +78,7 @@ impl Crowd {
         let [_, b, c, d] = id.index.to_be_bytes();
         let remote = SocketAddr::new([10, b + 1, c, d].into(), 1000);
         let local = SocketAddr::new([10, 0, 0, 1].into(), 988);
-        self.input(now, Input::Opened(id, ConnInfo { local, remote, dial: None }));
+        self.input(now, Input::Stream(Happened::Opened(id, ConnInfo { local, remote, dial: None })));
         id
     }
 
@@ -90,9 +90,9 @@ impl Crowd {
         let h = transport::wire::Hello { src_nid: nid, ..hello(Version::V3, ConnType::Control) };
         let mut q = Queue::default();
         q.0.push_back(self.pool.copy_of(&start(&h)).unwrap());
-        self.input(now, Input::Bytes(id, &mut q));
+        self.input(now, Input::Stream(Happened::Bytes(id, &mut q)));
         // Its TCP has all that we wrote.
-        self.input(now, Input::Progress(id, Progress { acked: u64::MAX, sent: u64::MAX }));
+        self.input(now, Input::Stream(Happened::Progress(id, Progress { acked: u64::MAX, sent: u64::MAX })));
     }
 
     /// Gives the timer its inputs until `until`; says how many.

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use hugepages::{PageRunMut, PrivatePages};
-use transport::proto::tunables::Change;
-use transport::proto::{Accept, Config, Event, LnetError, MdMem, MdSpec, Op, Payload, Sink};
+use transport::lnd::tunables::Change;
+use transport::lnd::{Accept, Config, LnetError, Payload, Sink};
+use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::testing::net::{Net, SEC};
 use transport::wire::{Nid, ProcessId, Version};
 

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use hugepages::{PageRunMut, PrivatePages};
-use transport::proto::{Accept, Config, Data, Event, MdMem, MdSpec, Op, Payload, RxPiece, Sink};
+use transport::lnd::{Accept, Config, Data, Payload, RxPiece, Sink};
+use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::testing::net::{Net, SEC};
 use transport::wire::{
     AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, Nid, ProcessId, Version,

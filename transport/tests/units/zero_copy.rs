@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hugepages::{HeapRxPool, PageRunMut, PrivatePages, RxFrag};
-use transport::proto::{
-    AppId, Close, CloseWhy, Config, ConnId, ConnInfo, Event, Input, LendId, LnetError, Machine, MdMem,
-    MdSpec, Op, Output, Payload, Progress, SendMsg, ShardId, Shards, Sink, StreamRx,
+use transport::lnd::{AppId, Config, LnetError, Payload, Shards, Sink};
+use transport::lnet::{Event, MdMem, MdSpec, Op};
+use transport::node::{Input, Machine, Output};
+use transport::stream::{
+    Action, Close, CloseWhy, ConnId, ConnInfo, Happened, LendId, Progress, SendMsg, ShardId, StreamRx,
 };
 use transport::wire::{
     AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, Nid, ProcessId, Version,
@@ -58,7 +60,7 @@ impl Bench {
     fn input(&mut self, input: Input<'_>) {
         self.m.handle(self.now, input);
         while let Some(o) = self.m.poll() {
-            if let Output::Send(c, msg) = &o {
+            if let Output::Stream(Action::Send(c, msg)) = &o {
                 let pay: u64 = msg.pay.iter().map(|p| u64::from(p.len())).sum();
                 self.pushed[c.index as usize] += msg.hdr.len() as u64 + pay;
             }
@@ -75,9 +77,9 @@ impl Bench {
     fn feed(&mut self, conn: u32, bytes: &[u8]) {
         let mut q = Queue::default();
         q.0.extend(bytes.chunks(1 << 16).map(|b| self.pool.copy_of(b).unwrap()));
-        self.input(Input::Bytes(Bench::id(conn), &mut q));
-        let taken =
-            q.0.is_empty() || self.out.iter().any(|o| matches!(o, Output::Close(..) | Output::To(..)));
+        self.input(Input::Stream(Happened::Bytes(Bench::id(conn), &mut q)));
+        let taken = q.0.is_empty()
+            || self.out.iter().any(|o| matches!(o, Output::Stream(Action::Close(..)) | Output::To(..)));
         assert!(taken, "the machine left bytes");
     }
 
@@ -88,7 +90,7 @@ impl Bench {
         self.pushed.push(0);
         let remote = SocketAddr::new([10, 0, 0, 2].into(), 1023 - n as u16);
         let local = SocketAddr::new([10, 0, 0, 1].into(), 988);
-        self.input(Input::Opened(Bench::id(n), ConnInfo { local, remote, dial: None }));
+        self.input(Input::Stream(Happened::Opened(Bench::id(n), ConnInfo { local, remote, dial: None })));
         let req = AcceptorReq::new(nid(1));
         let hello = Hello {
             version: Version::V3,
@@ -122,11 +124,14 @@ impl Bench {
     /// Everything pushed has been transmitted once, nothing acknowledged.
     fn sent(&mut self, n: u32) {
         let sent = self.pushed[n as usize];
-        self.input(Input::Progress(Bench::id(n), Progress { acked: 0, sent }));
+        self.input(Input::Stream(Happened::Progress(Bench::id(n), Progress { acked: 0, sent })));
     }
 
     fn acked(&mut self, n: u32, acked: u64) {
-        self.input(Input::Progress(Bench::id(n), Progress { acked, sent: self.pushed[n as usize] }));
+        self.input(Input::Stream(Happened::Progress(
+            Bench::id(n),
+            Progress { acked, sent: self.pushed[n as usize] },
+        )));
     }
 
     fn put(&mut self, tag: u64, len: usize) {
@@ -165,7 +170,7 @@ impl Bench {
     /// The messages written, by connection.
     fn sends(&mut self) -> Vec<(u32, SendMsg)> {
         let sends = |o| match o {
-            Output::Send(c, m) => Some((c.index, m)),
+            Output::Stream(Action::Send(c, m)) => Some((c.index, m)),
             _ => None,
         };
         self.take().into_iter().filter_map(sends).collect()
@@ -196,14 +201,17 @@ fn the_ack_on_another_connection_lifts_the_hold_and_no_more() {
     b.sent(2);
     b.noop(0, 0, 2);
     let out = b.take();
-    assert!(matches!(out[..], [Output::Unhold(c, l)] if c.index == 2 && l == lend), "{out:?}");
+    assert!(
+        matches!(out[..], [Output::Stream(Action::Unhold(c, l))] if c.index == 2 && l == lend),
+        "{out:?}"
+    );
     // TCP may still retransmit from the pages: no event yet.
     b.acked(2, b.pushed[2]);
     assert!(b.take().is_empty());
-    b.input(Input::Released(lend));
+    b.input(Input::Stream(Happened::Released(lend)));
     assert_eq!(b.events(), [(1, Ok(()))]);
     // A second release of the same name says nothing.
-    b.input(Input::Released(lend));
+    b.input(Input::Stream(Happened::Released(lend)));
     assert!(b.take().is_empty());
     assert_eq!(b.m.gauges().credits_used, 0);
 }
@@ -214,18 +222,22 @@ fn an_ack_for_bytes_not_sent_is_unmatched() {
     b.put(1, 1 << 20);
     let lend = b.sends()[0].1.lend.unwrap();
     let sent = b.pushed[2] - 1;
-    b.input(Input::Progress(Bench::id(2), Progress { acked: 0, sent }));
+    b.input(Input::Stream(Happened::Progress(Bench::id(2), Progress { acked: 0, sent })));
     b.noop(0, 0, 2);
     assert_eq!(b.m.counters().err_cookie, 1);
     let out = b.take();
-    assert_eq!(out.iter().filter(|o| matches!(o, Output::Close(_, Close::Abort))).count(), 3, "one fate");
-    assert!(out.iter().any(|o| matches!(o, Output::Unhold(_, l) if *l == lend)));
+    assert_eq!(
+        out.iter().filter(|o| matches!(o, Output::Stream(Action::Close(_, Close::Abort)))).count(),
+        3,
+        "one fate"
+    );
+    assert!(out.iter().any(|o| matches!(o, Output::Stream(Action::Unhold(_, l)) if *l == lend)));
     assert!(!out.iter().any(|o| matches!(o, Output::Complete(..))), "the error waits for the pages");
     for n in 0..3 {
-        b.input(Input::Closed(Bench::id(n), CloseWhy::Local));
+        b.input(Input::Stream(Happened::Closed(Bench::id(n), CloseWhy::Local)));
     }
     assert!(b.events().is_empty());
-    b.input(Input::Released(lend));
+    b.input(Input::Stream(Happened::Released(lend)));
     assert_eq!(b.events(), [(1, Err(LnetError::ConnLost))]);
     assert_eq!(b.m.gauges(), Default::default());
 }
@@ -238,11 +250,11 @@ fn what_tcp_had_delivered_before_death_is_sent() {
     b.put(2, 4096);
     let lends: Vec<LendId> = b.sends().iter().map(|(_, m)| (m.lend.unwrap(), assert!(!m.hold)).0).collect();
     b.acked(2, b.pushed[2] - 1);
-    b.input(Input::Closed(Bench::id(0), CloseWhy::Reset));
+    b.input(Input::Stream(Happened::Closed(Bench::id(0), CloseWhy::Reset)));
     b.read_out();
     b.take();
     for l in lends {
-        b.input(Input::Released(l));
+        b.input(Input::Stream(Happened::Released(l)));
     }
     assert_eq!(b.events(), [(1, Ok(())), (2, Err(LnetError::ConnLost))]);
 }
@@ -273,7 +285,8 @@ fn pairs_and_ranges_and_what_breaks_them() {
         b.take();
         b
     };
-    let unheld = |b: &mut Bench| b.take().iter().filter(|o| matches!(o, Output::Unhold(..))).count();
+    let unheld =
+        |b: &mut Bench| b.take().iter().filter(|o| matches!(o, Output::Stream(Action::Unhold(..)))).count();
     let mut b = setup();
     b.noop(1, 5, 3);
     assert_eq!(unheld(&mut b), 2);
@@ -350,7 +363,7 @@ fn a_peer_that_never_acks_is_given_up() {
     }
     assert!(b.now >= 51 * SEC);
     for l in lends {
-        b.input(Input::Released(l));
+        b.input(Input::Stream(Happened::Released(l)));
     }
     // The credits free the other two, which find nobody: the machine dials.
     let out = b.take();
@@ -358,7 +371,7 @@ fn a_peer_that_never_acks_is_given_up() {
         out.iter().filter(|o| matches!(o, Output::Complete(_, Event::Send { status: Err(_), .. }))).count(),
         8
     );
-    assert_eq!(out.iter().filter(|o| matches!(o, Output::Dial(_))).count(), 1);
+    assert_eq!(out.iter().filter(|o| matches!(o, Output::Stream(Action::Dial(_)))).count(), 1);
 }
 
 #[test]
@@ -366,11 +379,11 @@ fn the_counter_starts_again_with_a_new_set() {
     let mut b = Bench::set(|_| {});
     b.put(1, 1 << 20);
     let lend = b.sends()[0].1.lend.unwrap();
-    b.input(Input::PeerFin(Bench::id(1)));
+    b.input(Input::Stream(Happened::PeerFin(Bench::id(1))));
     for n in 0..3 {
-        b.input(Input::Closed(Bench::id(n), CloseWhy::Local));
+        b.input(Input::Stream(Happened::Closed(Bench::id(n), CloseWhy::Local)));
     }
-    b.input(Input::Released(lend));
+    b.input(Input::Stream(Happened::Released(lend)));
     assert_eq!(b.events(), [(1, Err(LnetError::ConnLost))]);
     for t in [ConnType::Control, ConnType::BulkIn, ConnType::BulkOut] {
         b.open(t);
@@ -396,7 +409,7 @@ fn a_message_half_received_gives_its_sink_back() {
         LnetHdr { dest_nid: nid(1), src_nid: nid(2), dest_pid: 0, src_pid: 12345, payload_len: 4096, body };
     b.feed(0, &[&k.emit(ByteOrder::Little)[..], &h.emit(), &[1; 4000]].concat());
     assert!(b.take().is_empty(), "no ACK and no event before the last byte");
-    b.input(Input::Closed(Bench::id(2), CloseWhy::Timeout));
+    b.input(Input::Stream(Happened::Closed(Bench::id(2), CloseWhy::Timeout)));
     b.read_out();
     let out = b.take();
     let put = out.iter().find_map(|o| match o {
@@ -433,7 +446,7 @@ fn a_grant_for_a_connection_that_died_goes_back_to_its_owner() {
     assert_eq!(b.m.counters().msgs_rx, 0, "it waits for the owner");
     owner.handle(2, Input::From(ShardId(0), to(b.take())));
     let Some(Output::To(ShardId(0), answer)) = owner.poll() else { panic!() };
-    b.input(Input::Closed(Bench::id(0), CloseWhy::Reset));
+    b.input(Input::Stream(Happened::Closed(Bench::id(0), CloseWhy::Reset)));
     b.take();
     b.input(Input::From(ShardId(1), answer));
     owner.handle(3, Input::From(ShardId(0), to(b.take())));

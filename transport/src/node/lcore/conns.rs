@@ -10,7 +10,7 @@ use hugepages::{Lent, RxFrag};
 use smallvec::SmallVec;
 use tcpstack::FlowId;
 
-use crate::proto::{CloseWhy, ConnId, DialId, InlineHdr, Progress};
+use crate::stream::{CloseWhy, ConnId, DialId, InlineHdr, Progress};
 
 /// A message that waits for room in its stream.
 pub(super) struct Queued {

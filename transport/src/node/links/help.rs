@@ -12,19 +12,20 @@ use crossbeam_queue::ArrayQueue;
 use super::{Linked, Parcel, StreamEvent};
 use crate::node::handover::Common;
 use crate::node::runtime::{Runtime, Work};
-use crate::proto::{Input, MsgBox, ShardId};
+use crate::node::{Input, MsgBox};
+use crate::stream::ShardId;
 
 /// Boxes that wait in a CPT at most.
 pub(super) const BOXES: usize = 64;
 /// Bytes copied and summed in one turn, about 10 us of a core.
 const A_TURN: u32 = 64 << 10;
 
-type Queue = Arc<ArrayQueue<Box<MsgBox>>>;
+type Queue = Arc<ArrayQueue<MsgBox>>;
 
 /// An lcore's part in the work of its CPT.
 pub(super) struct Helper {
     all: Vec<Queue>,
-    common: Common<Box<MsgBox>>,
+    common: Common<MsgBox>,
     /// Boxes of other homes that were run here, and the bytes copied and summed for them.
     helped: (u64, u64),
 }
@@ -40,7 +41,7 @@ impl Helper {
     }
 
     /// Puts a box on the queue; gives it back where there is no room or no sibling.
-    pub(super) fn offer(&mut self, b: Box<MsgBox>) -> Option<Box<MsgBox>> {
+    pub(super) fn offer(&mut self, b: MsgBox) -> Option<MsgBox> {
         self.common.offer(b)
     }
 

@@ -6,11 +6,13 @@ use hugepages::{Relay, RxFrag};
 
 use super::{Away, Here, Linked, Parcel, StreamEvent};
 use crate::hash::OwnMap;
+use crate::lnd::Owner;
 use crate::node::moving::{
     Arrive, ArriveEvent, Cargo, Leave, LeaveEvent, MoveMsg, Mover, PATIENCE, StreamLeft, arrive, leave,
 };
 use crate::node::runtime::{Runtime, StreamCmd};
-use crate::proto::{Bucket, ConnId, Input, Luggage, Owner, ShardId};
+use crate::node::{Input, Luggage};
+use crate::stream::{Bucket, ConnId, ShardId};
 
 /// The old home's side of a move.
 #[derive(Default)]

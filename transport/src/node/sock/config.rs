@@ -3,7 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 
-use crate::proto::{LENDINGS, ShardId, Tcp};
+use crate::lnd::{LENDINGS, Tcp};
+use crate::stream::ShardId;
 
 /// How the runtime passes the time when there is nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -8,8 +8,8 @@ use hugepages::{Lent, RxFrag};
 use mio::net::TcpStream;
 use smallvec::SmallVec;
 
-use crate::proto::trim;
-use crate::proto::{Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, StreamRx};
+use crate::lnd::trim;
+use crate::stream::{Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, StreamRx};
 
 /// Most slices in one write.
 const IOV: usize = 64;
@@ -21,7 +21,7 @@ pub(super) enum Stage {
 }
 
 pub(super) struct TxItem {
-    pub(super) hdr: crate::proto::InlineHdr,
+    pub(super) hdr: crate::stream::InlineHdr,
     pub(super) pay: SmallVec<[Lent; 2]>,
     /// Bytes of this item that the kernel has taken.
     pub(super) done: usize,

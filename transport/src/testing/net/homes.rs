@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::{Ev, Lend, Net};
-use crate::proto::{Bucket, Input, LendId, ShardId};
+use crate::node::Input;
+use crate::stream::{Bucket, LendId, ShardId};
 
 impl Net {
     /// The shard of `node`'s node that is home to the peer at `ip`. Shards of one node are added one behind the other,

@@ -1,7 +1,7 @@
 //! Packets that are lost: TCP sends them again, and what is behind them waits. A RST is sent once.
 
 use super::{Ev, Net};
-use crate::proto::CloseWhy;
+use crate::stream::CloseWhy;
 
 /// First time until a segment, or a SYN, is sent again, in ns; it doubles.
 const AGAIN: u64 = 200_000_000;

@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use hugepages::RxFrag;
 
 use super::{Ev, Lend, Net, NoCopy, conn_id};
-use crate::proto::{CloseWhy, Input, Progress, SendMsg, StreamRx};
+use crate::node::Input;
+use crate::stream::{CloseWhy, Happened, Progress, SendMsg, StreamRx};
 
 /// Bytes that arrive at once.
 const SEGMENT: usize = 32 << 10;
@@ -164,7 +165,7 @@ impl Net {
         if node == usize::MAX || !self.nodes[node].alive {
             return;
         }
-        self.input(node, Input::Closed(conn_id(link, end), why));
+        self.input(node, Input::Stream(Happened::Closed(conn_id(link, end), why)));
         self.look_for_releases(node, (link, end));
     }
 
@@ -211,7 +212,7 @@ impl Net {
         let e = &mut self.links[link][end];
         e.acked = e.acked.max(acked);
         let (node, progress) = (e.node, Progress { acked: e.acked, sent: e.sent.max(acked) });
-        self.input_at(link, end, Input::Progress(conn_id(link, end), progress));
+        self.input_at(link, end, Input::Stream(Happened::Progress(conn_id(link, end), progress)));
         self.look_for_releases(node, (link, end));
         self.transmit(link, end);
     }
@@ -233,7 +234,7 @@ impl Net {
         if !e.inbox.frags.is_empty() {
             let mut inbox = std::mem::take(&mut e.inbox);
             let before = inbox.taken;
-            self.nodes[node].machine.handle(self.now, Input::Bytes(id, &mut inbox));
+            self.nodes[node].machine.handle(self.now, Input::Stream(Happened::Bytes(id, &mut inbox)));
             let taken = inbox.taken;
             self.links[link][end].inbox = inbox;
             self.drain(node);
@@ -244,7 +245,7 @@ impl Net {
         }
         let e = &self.links[link][end];
         if e.fin && e.inbox.frags.is_empty() && !e.closed {
-            self.input(node, Input::PeerFin(id));
+            self.input(node, Input::Stream(Happened::PeerFin(id)));
         }
     }
 
@@ -324,7 +325,9 @@ impl Net {
         // Known to the machine before any answer can be.
         if e.sent > before && !e.closed && e.node != usize::MAX && self.nodes[e.node].alive {
             let (node, progress) = (e.node, Progress { acked: e.acked, sent: e.sent });
-            self.nodes[node].machine.handle(self.now, Input::Progress(conn_id(link, end), progress));
+            self.nodes[node]
+                .machine
+                .handle(self.now, Input::Stream(Happened::Progress(conn_id(link, end), progress)));
             self.note_timer(node);
         }
     }

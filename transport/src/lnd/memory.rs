@@ -1,0 +1,147 @@
+//! Payload by reference, places for it, and how a message ended: what LNet and its LNDs hand each other.
+
+use arrayvec::ArrayVec;
+use hugepages::PageRunMut;
+
+use super::pieces::Pieces;
+use crate::stream::{INLINE_PAYLOAD_MAX, Pages};
+
+/// What a PUT or REPLY carries.
+#[derive(Debug)]
+pub enum Payload {
+    /// Up to [`INLINE_PAYLOAD_MAX`] bytes, copied into the header.
+    Inline(ArrayVec<u8, INLINE_PAYLOAD_MAX>),
+    /// Pages, sent by reference.
+    Pages(Pages),
+}
+
+impl Clone for Payload {
+    fn clone(&self) -> Payload {
+        match self {
+            // In one piece: the array's own clone goes byte by byte.
+            Payload::Inline(b) => Payload::inline(b).unwrap_or_else(Payload::empty),
+            Payload::Pages(p) => Payload::Pages(p.clone()),
+        }
+    }
+}
+
+impl Payload {
+    /// No bytes.
+    pub fn empty() -> Payload {
+        Payload::Inline(ArrayVec::new())
+    }
+
+    /// A copy of `bytes`, or `None` when they are more than [`INLINE_PAYLOAD_MAX`].
+    pub fn inline(bytes: &[u8]) -> Option<Payload> {
+        ArrayVec::try_from(bytes).ok().map(Payload::Inline)
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Payload::Inline(b) => b.len() as u64,
+            Payload::Pages(p) => p.iter().map(|s| u64::from(s.len())).sum(),
+        }
+    }
+
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes, in pieces that lie together.
+    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let (inline, pages) = match self {
+            Payload::Inline(b) => (Some(b.as_slice()), &[][..]),
+            Payload::Pages(p) => (None, p.as_slice()),
+        };
+        inline.into_iter().chain(pages.iter().map(hugepages::PageSlice::bytes))
+    }
+
+    /// `len` bytes from `off`; less when the payload ends before.
+    pub fn slice(&self, off: u32, len: u32) -> Payload {
+        match self {
+            Payload::Inline(b) => {
+                let rest = b.get(off as usize..).unwrap_or_default();
+                let part = rest.get(..len as usize).unwrap_or(rest);
+                Payload::inline(part).unwrap_or_else(Payload::empty)
+            }
+            Payload::Pages(pages) => {
+                let (mut off, mut len, mut out) = (off, len, Pages::new());
+                for p in pages {
+                    let skip = off.min(p.len());
+                    let take = (p.len() - skip).min(len);
+                    off -= skip;
+                    len -= take;
+                    if take > 0 {
+                        out.extend(p.slice(skip, take));
+                    }
+                }
+                Payload::Pages(out)
+            }
+        }
+    }
+}
+
+/// Where received payload goes.
+#[derive(Debug)]
+pub enum Sink {
+    /// One copy into this run, which comes back with the event that unlinks the MD.
+    Copy(PageRunMut),
+    /// Up to this many bytes a message, handed to the application in the buffers they arrived in.
+    Lend(u32),
+    /// Up to this many bytes a message, read and dropped.
+    Discard(u32),
+}
+
+impl Sink {
+    /// Bytes that it can take.
+    pub fn len(&self) -> u32 {
+        match self {
+            Sink::Copy(run) => u32::try_from(run.len()).unwrap_or(u32::MAX),
+            Sink::Lend(len) | Sink::Discard(len) => *len,
+        }
+    }
+
+    /// Whether it takes no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What became of received payload.
+#[derive(Debug)]
+pub enum Data {
+    /// It lies in the MD's run, at the event's offset.
+    InSink,
+    /// Here it is, in order.
+    Lent(Pieces),
+    /// It was dropped, as the MD asked.
+    Discarded,
+}
+
+/// Why an operation failed after it was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LnetError {
+    /// No connection and no way to make one now.
+    #[error("the peer cannot be reached: is a node listening on its port 988 (or the one configured)?")]
+    Unreachable,
+    /// The connection set went down with the message on it.
+    #[error("the connection to the peer was lost")]
+    ConnLost,
+    /// The peer did not answer in time.
+    #[error("the peer did not answer in time")]
+    TimedOut,
+    /// The REPLY was longer than the sink.
+    #[error("the answer was longer than the buffer for it")]
+    TooLong,
+    /// The peer's answer made no sense.
+    #[error("the peer's answer is malformed")]
+    Malformed,
+    /// The payload's checksum was wrong.
+    #[error("the payload's checksum is wrong")]
+    Checksum,
+    /// The node is going down.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+}

@@ -1,0 +1,64 @@
+//! A message on its way out: LNet's until it is sent, its LND's until it is on a stream.
+
+use super::budget::Uses;
+use super::memory::Payload;
+use crate::stream::INLINE_PAYLOAD_MAX;
+use crate::wire::LnetHdr;
+
+/// A message to be sent. `T` is what LNet wants to hear back with its end.
+#[derive(Debug)]
+pub(crate) struct Tx<T> {
+    /// `None` for a message of the LND's own (a NOOP).
+    pub(crate) hdr: Option<LnetHdr>,
+    /// Words of the LND's own.
+    pub(crate) cookie0: u64,
+    pub(crate) cookie1: u64,
+    pub(crate) payload: Payload,
+    pub(crate) done: T,
+    /// Given up if still unassigned to a connection then.
+    pub(crate) deadline: u64,
+    /// Holds a peer credit and an NI credit.
+    pub(crate) credit: bool,
+    /// Counts against the peer's limit of answers.
+    pub(crate) answer: bool,
+}
+
+impl<T> Tx<T> {
+    /// An LNet message.
+    pub(crate) fn lnet(hdr: LnetHdr, payload: Payload, done: T) -> Tx<T> {
+        Tx {
+            hdr: Some(hdr),
+            cookie0: 0,
+            cookie1: 0,
+            payload,
+            done,
+            deadline: u64::MAX,
+            credit: false,
+            answer: false,
+        }
+    }
+
+    /// Whether it needs no pages on a stream.
+    pub(crate) fn is_short(&self) -> bool {
+        match &self.payload {
+            Payload::Inline(_) => true,
+            Payload::Pages(p) => p.is_empty() || self.payload.len() <= INLINE_PAYLOAD_MAX as u64,
+        }
+    }
+
+    /// Lendings that an answer's pages take; small ones are copied behind the header.
+    pub(crate) fn pieces(&self) -> u32 {
+        match &self.payload {
+            Payload::Pages(p) if self.answer && self.payload.len() > INLINE_PAYLOAD_MAX as u64 => {
+                p.len() as u32
+            }
+            _ => 0,
+        }
+    }
+
+    /// What it holds of what the shard has for all, once it has its credits.
+    pub(crate) fn uses(&self) -> Uses {
+        let credits = u32::from(self.credit);
+        Uses { credits, answers: if self.answer { credits } else { 0 }, pieces: credits * self.pieces() }
+    }
+}

@@ -1,0 +1,280 @@
+//! The contract between LNet and its LNDs: two traits, and what they hand each other.
+//!
+//! ```text
+//!                       Lnet: Upper
+//!    send, recv, find ...   |   ^   parse, deliver, finalize, kick ...
+//!                           v   |
+//!                     Socklnd: Lnd
+//! ```
+//!
+//! | kernel | here | says |
+//! |---|---|---|
+//! | `lnd_send` | [`Lnd::send`] | header, payload by reference, peer, token |
+//! | `lnet_parse` | [`Upper::parse`] | a header has come; LNet answers where its payload goes ([`Parsed`]) |
+//! | `lnd_recv` | [`Lnd::recv`] | the message that was held may be placed now |
+//! | `lnet_finalize` | [`Upper::finalize`], [`Upper::deliver`] | a message was sent, or received, or will not be |
+//! | `lnd_notify` | [`Upper::peer_new`], [`Upper::peer_gone`], [`Upper::kick`] | an entry comes, goes, has room again |
+//!
+//! Each side is lent the other for the length of a call, and both are lent the shard's common state ([`Cx`]); nothing is
+//! queued or allocated in between. An LND knows no portal, no match entry and no application; LNet knows no connection.
+
+pub(crate) mod budget;
+pub mod config;
+pub mod counters;
+mod memory;
+mod message;
+mod owner;
+mod pieces;
+pub(crate) mod placement;
+pub(crate) mod timers;
+pub mod tunables;
+
+use std::collections::VecDeque;
+use std::fmt::Debug;
+
+pub use self::budget::Held;
+pub(crate) use self::budget::{Budget, Uses, trim};
+pub use self::config::{Accept, Carrier, Config, LENDINGS, Shards, ShardsError, Tcp};
+pub use self::counters::Counters;
+pub use self::memory::{Data, LnetError, Payload, Sink};
+pub(crate) use self::message::Tx;
+pub(crate) use self::owner::Owner;
+pub use self::owner::{AppId, AppIdError, SHARDS_MAX};
+pub use self::pieces::{Pieces, RxPiece};
+pub(crate) use self::placement::{Dest, Placement};
+use crate::stream::slab::Key;
+use crate::stream::{Action, BUCKETS, Bucket, ConnId, Homes};
+use crate::wire::ksock::Checksum;
+use crate::wire::{LnetHdr, Nid, ProcessId};
+
+/// What a message costs a home without its payload, in ns.
+const MESSAGE_NS: u64 = 500;
+/// Bytes copied or summed in a ns: what a core does out of cache (`pollnd bench cpt`).
+pub(crate) const BYTES_A_NS: u64 = 6;
+
+/// Places that a queue of outputs keeps when it is empty: what ends for all peers at once may be a hundred times as many.
+pub(crate) const OUT_KEPT: usize = 4096;
+
+/// Takes the next output of a queue; one that a storm has filled gives its memory back once it is empty.
+#[inline]
+pub(crate) fn pop<T>(q: &mut VecDeque<T>) -> Option<T> {
+    // Asked first: what is held to be looked at is copied once more.
+    if q.is_empty() {
+        if q.capacity() > OUT_KEPT {
+            q.shrink_to(OUT_KEPT);
+        }
+        return None;
+    }
+    q.pop_front()
+}
+
+/// What the layers of a shard have in common.
+#[derive(Debug)]
+pub struct Cx {
+    /// Time of the present input, in ns.
+    pub(crate) now: u64,
+    pub(crate) cfg: Config,
+    pub(crate) counters: Counters,
+    /// What the carrier of the streams is to do.
+    pub(crate) actions: VecDeque<Action>,
+    pub(crate) budget: Budget,
+    pub(crate) homes: Homes,
+    /// What each bucket's messages have cost, in ns, by estimate.
+    pub(crate) load: Box<[u64; BUCKETS]>,
+    /// The node goes down: nothing new is begun.
+    pub(crate) down: bool,
+}
+
+impl Cx {
+    pub(crate) fn new(cfg: Config) -> Cx {
+        Cx {
+            now: 0,
+            counters: Counters::default(),
+            actions: VecDeque::new(),
+            budget: Budget::new(cfg.budget),
+            homes: Homes::new(cfg.shards.count),
+            load: Box::new([0; BUCKETS]),
+            down: false,
+            cfg,
+        }
+    }
+
+    pub(crate) fn act(&mut self, action: Action) {
+        self.actions.push_back(action);
+    }
+
+    /// A message was handled, and so many bytes of it were touched.
+    pub(crate) fn spent(&mut self, b: Bucket, touched: u64) {
+        if let Some(ns) = self.load.get_mut(usize::from(b.0)) {
+            *ns += MESSAGE_NS + touched / BYTES_A_NS;
+        }
+    }
+}
+
+/// A message whose header has come, and whose payload waits in the stream.
+#[derive(Debug)]
+pub(crate) struct Arrived {
+    /// The connection, in the LND's table.
+    pub(crate) key: Key,
+    /// Its LNet peer.
+    pub(crate) peer: Key,
+    /// The LND's entry of that.
+    pub(crate) entry: Key,
+    /// The peer that delivered it.
+    pub(crate) sender: Nid,
+    pub(crate) hdr: LnetHdr,
+    /// The sum that its payload goes on from, if it has one.
+    pub(crate) sum: Option<Checksum>,
+}
+
+/// Where a held message is found again, over all shards of a node and wherever its connection's home is by then.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ticket {
+    pub(crate) conn: ConnId,
+    pub(crate) bucket: Bucket,
+    /// Distinguishes messages of the connection.
+    pub(crate) serial: u64,
+}
+
+/// What is to be done with a message.
+#[derive(Debug)]
+pub(crate) enum Parsed<D> {
+    /// So many bytes go to the placement, and then the message to whom `D` says; the rest is read and dropped.
+    Take(Option<Placement>, D, u32),
+    /// It waits, and nothing behind it is read, until [`Lnd::recv`].
+    Hold,
+    /// It waits until its peer has read some of what it was answered.
+    Unread,
+    /// No node sends that: the set ends.
+    Malformed,
+}
+
+/// A way to a peer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Way {
+    /// The connection, in the LND's table.
+    pub(crate) conn: Key,
+    /// Nothing is before a message that takes it: it is on the stream at once.
+    pub(crate) clear: bool,
+}
+
+/// Why a peer may not ask for more now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum May {
+    /// It may.
+    Yes,
+    /// Not until it has read.
+    No,
+}
+
+/// What an LND asks of LNet.
+pub(crate) trait Upper: Sized {
+    /// What comes back when a message was sent, or will not be.
+    type Token: Debug + Default;
+    /// Whom the end of a message's payload concerns.
+    type Delivery: Debug + Default;
+
+    /// A header has come (`lnet_parse`). Called again for the same header when what held the message is over.
+    fn parse<L: Lnd<Self>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: Arrived) -> Parsed<Self::Delivery>;
+
+    /// A message's payload is in its place, or `end` says why not. `peer` is who sent it, if its connection is there
+    /// still (`lnet_finalize`).
+    fn deliver<L: Lnd<Self>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        peer: Option<Key>,
+        delivery: Self::Delivery,
+        end: (Option<(Dest, Data)>, Result<(), LnetError>),
+        hdr: &LnetHdr,
+    );
+
+    /// A message to this peer has left, or will not (`lnet_finalize`). `uses` is what it held.
+    fn finalize(
+        &mut self,
+        cx: &mut Cx,
+        peer: Key,
+        uses: Uses,
+        token: Self::Token,
+        status: Result<(), LnetError>,
+    );
+
+    /// The LND has a new entry for a peer; gives LNet's.
+    fn peer_new(&mut self, id: ProcessId, entry: Key, host: Key) -> Key;
+    /// The LND's entry goes, and LNet's with it.
+    fn peer_gone(&mut self, peer: Key);
+    /// The LND's entry has come from another shard; LNet's was `old` there. Gives the one here.
+    fn peer_came(&mut self, cx: &mut Cx, old: Key, entry: Key, host: Key) -> Key;
+    /// The host pays no longer for the peer.
+    fn peer_unpays(&mut self, cx: &mut Cx, peer: Key);
+    /// That host does now.
+    fn peer_pays(&mut self, cx: &mut Cx, peer: Key, host: Key);
+    /// Whether LNet has nothing on its way to the peer.
+    fn idle(&self, peer: Key) -> bool;
+    /// Messages that LNet holds for the peer.
+    fn waiting(&self, peer: Key) -> usize;
+    /// There may be room for the peer's messages again.
+    fn kick(&mut self, peer: Key);
+    /// The node goes down: what it wants of peers fails.
+    fn stop<L: Lnd<Self>>(&mut self, cx: &mut Cx, lnd: &mut L);
+    /// The LND goes down, and has let go of all connections.
+    fn gone<L: Lnd<Self>>(&mut self, cx: &mut Cx, lnd: &mut L);
+
+    /// The bucket of whom a message's end concerns, if that is anybody; `Err` for what is nobody's.
+    fn concerns(&self, delivery: &Self::Delivery) -> Result<Option<Bucket>, Nobody>;
+    /// A delivery as it may leave the shard and come back to the home that its bucket has by then.
+    fn seal(&self, delivery: Self::Delivery) -> Self::Delivery;
+    /// The same back again.
+    fn unseal(&self, delivery: Self::Delivery) -> Self::Delivery;
+    /// A token that came from another shard: names in it are exchanged for those here.
+    fn renamed(&self, token: &mut Self::Token);
+    /// The same for a delivery.
+    fn renamed_delivery(&self, delivery: &mut Self::Delivery);
+}
+
+/// A message's end is nobody's concern but its sender's, or is worked off at once.
+#[derive(Debug)]
+pub(crate) struct Nobody;
+
+/// What LNet asks of an LND. Peers are named by the LND's entries.
+pub(crate) trait Lnd<U: Upper> {
+    /// The way that a message to the peer would take, if there is one; dials what is missing.
+    fn way(&mut self, cx: &mut Cx, peer: Key, tx: &Tx<U::Token>) -> Option<Way>;
+    /// Sends a message that has its credits by the way it has (`lnd_send`), or, where that is clear, one that needs none.
+    fn send(&mut self, up: &mut U, cx: &mut Cx, peer: Key, tx: Tx<U::Token>, way: Option<Way>);
+    /// A message that was held may be placed now (`lnd_recv`).
+    fn recv(&mut self, up: &mut U, cx: &mut Cx, conn: Key, parsed: Parsed<U::Delivery>);
+    /// Goes on with a message that was held, if it still is: [`Upper::parse`] is asked again.
+    fn again(&mut self, up: &mut U, cx: &mut Cx, ticket: &Ticket);
+    /// How a message is named that is held.
+    fn ticket(&self, conn: Key) -> Option<Ticket>;
+    /// The message of that name, if it is held still.
+    fn held(&self, ticket: &Ticket) -> Option<Arrived>;
+
+    /// LNet's entry of a peer that the LND knows.
+    fn find(&self, id: ProcessId) -> Option<Key>;
+    /// Makes an entry for a peer that the LND does not know; gives LNet's. `None` when there is no room for one more.
+    fn add(&mut self, up: &mut U, cx: &mut Cx, id: ProcessId) -> Option<Key>;
+    /// Charges a peer to nobody in particular: its address may be an invention.
+    fn charge_to_nobody(&mut self, up: &mut U, cx: &mut Cx, peer: Key);
+    /// LNet's queue of a peer was used, and is charged for the places that it keeps.
+    fn charge_queue(&mut self, cx: &mut Cx, peer: Key);
+    /// Whether the peer may ask for more.
+    fn may_ask(&self, cx: &Cx, peer: Key) -> May;
+    /// An answer was queued for the peer by LNet.
+    fn answer_queued(&mut self, cx: &mut Cx, peer: Key);
+    /// LNet ended an answer that it had queued.
+    fn answer_dropped(&mut self, up: &mut U, cx: &mut Cx, peer: Key);
+    /// Whether the peer has connections.
+    fn connected(&self, peer: Key) -> bool;
+    /// Messages that the LND holds for the peer until there is a connection.
+    fn queued(&self, peer: Key) -> usize;
+    /// Number of entries.
+    fn peers(&self) -> usize;
+    /// Forgets a peer if nothing depends on it.
+    fn forget_if_idle(&mut self, up: &mut U, cx: &mut Cx, peer: Key);
+    /// Fails what waits for connections, of all peers: the node goes down.
+    fn fail_queues(&mut self, up: &mut U, cx: &mut Cx, why: LnetError);
+    /// Goes down: connections are closed as soon as handshakes under way have come to an end.
+    fn go_down(&mut self, up: &mut U, cx: &mut Cx);
+}

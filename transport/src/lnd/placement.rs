@@ -1,0 +1,202 @@
+//! Where the payload of one message goes: an object that is fed with fragments and knows nothing else.
+
+use hugepages::{LendOwner, PageRunMut, RxFrag};
+
+use super::counters::Counters;
+use super::memory::{Data, Sink};
+use super::owner::Owner;
+use super::pieces::{Pieces, RxPiece};
+use crate::wire::ksock::Checksum;
+
+/// Destination of the payload. It owns its memory, so a placement may be moved to another lcore and come back.
+#[derive(Debug)]
+pub(crate) enum Dest {
+    /// The sink of an MD, from an offset.
+    Sink { sink: Sink, offset: u32 },
+    /// The machine's own buffer (ping info).
+    Own(Vec<u8>),
+}
+
+fn copy_into(run: &mut PageRunMut, at: usize, bytes: &[u8]) {
+    let room = run.bytes_mut().get_mut(at..).and_then(|b| b.get_mut(..bytes.len()));
+    if let Some(room) = room {
+        room.copy_from_slice(bytes);
+    }
+}
+
+/// Takes the payload of one message.
+#[derive(Debug)]
+pub(crate) struct Placement {
+    dest: Dest,
+    want: u32,
+    done: u32,
+    owner: LendOwner,
+    pieces: Pieces,
+    sum: Option<Checksum>,
+    /// Copying and summing wait for [`Placement::run`].
+    later: bool,
+    /// Bytes and pieces that [`Placement::run`] is through with.
+    ran: (u32, u32),
+}
+
+impl Placement {
+    /// A placement of `want` bytes; their checksum is added to `sum`, if it will be asked for.
+    pub(crate) fn new(dest: Dest, want: u32, owner: LendOwner, sum: Option<Checksum>) -> Placement {
+        let pieces = match dest {
+            // Fragments are an MSS or a receive buffer long: the list grows once or not at all.
+            Dest::Sink { sink: Sink::Lend(_), .. } if want > 2048 => {
+                Pieces::with_capacity(want.div_ceil(4096) as usize)
+            }
+            _ => Pieces::default(),
+        };
+        Placement { dest, want, done: 0, owner, pieces, sum, later: false, ran: (0, 0) }
+    }
+
+    fn copies(&self) -> bool {
+        matches!(self.dest, Dest::Sink { sink: Sink::Copy(_), .. })
+    }
+
+    /// Bytes that are to be copied and summed, those that are both counted twice.
+    pub(crate) fn work(&self) -> u64 {
+        u64::from(self.want) * (u64::from(self.copies()) + u64::from(self.sum.is_some()))
+    }
+
+    /// Whether what comes could be kept for [`Placement::run`]: in a sink of an application's.
+    pub(crate) fn keeps(&self) -> bool {
+        matches!(self.dest, Dest::Sink { sink: Sink::Copy(_) | Sink::Lend(_), .. })
+    }
+
+    /// Keeps what comes, so that another lcore may copy and sum it: before the first fragment, where
+    /// [`Placement::keeps`].
+    pub(crate) fn keep(&mut self) {
+        if self.copies() {
+            self.owner = Owner::Kept.into();
+            self.pieces = Pieces::with_capacity(self.want.div_ceil(4096) as usize);
+        }
+        self.later = true;
+    }
+
+    /// Bytes that [`Placement::run`] will copy.
+    pub(crate) fn copied_later(&self) -> u64 {
+        if self.later && self.copies() { u64::from(self.want) } else { 0 }
+    }
+
+    /// Whether all has come and waits for [`Placement::run`].
+    pub(crate) fn waits(&self) -> bool {
+        self.later && self.missing() == 0
+    }
+
+    /// Copies and sums what was kept, `most` bytes or a little more; true when nothing is left.
+    pub(crate) fn run(&mut self, most: u32) -> bool {
+        let (mut did, (mut at, mut piece)) = (0, self.ran);
+        while did < most
+            && let Some(p) = self.pieces.get(piece as usize)
+        {
+            let bytes = p.bytes();
+            let n = bytes.len() as u32;
+            if let Some(sum) = &mut self.sum {
+                sum.update(bytes);
+            }
+            if let Dest::Sink { sink: Sink::Copy(run), offset } = &mut self.dest {
+                copy_into(run, *offset as usize + at as usize, bytes);
+                // The buffer goes home now; the list stays, for the lcore that made it.
+                self.pieces.let_go(piece as usize);
+            }
+            (did, at, piece) = (did + n, at + n, piece + 1);
+        }
+        self.ran = (at, piece);
+        piece as usize >= self.pieces.len()
+    }
+
+    /// No more can be kept: what was is stored here and now, and so is the rest as it comes.
+    fn give_up_keeping(&mut self, counters: &mut Counters) {
+        self.run(u32::MAX);
+        counters.rx_copied_bytes += u64::from(self.ran.0);
+        self.pieces = Pieces::default();
+        self.later = false;
+    }
+
+    /// Bytes still to come.
+    pub(crate) fn missing(&self) -> u32 {
+        self.want - self.done
+    }
+
+    /// Takes what it wants of `frag` and gives back the rest.
+    pub(crate) fn feed(&mut self, mut frag: RxFrag, counters: &mut Counters) -> Option<RxFrag> {
+        let take = frag.len().min(self.missing());
+        let rest = if take < frag.len() {
+            let head = frag.split_to(take);
+            Some(std::mem::replace(&mut frag, head))
+        } else {
+            None
+        };
+        if self.later && self.copies() {
+            match frag.lend(self.owner) {
+                Ok(lent) => {
+                    self.done += take;
+                    self.pieces.push(RxPiece::Lent(lent));
+                    return rest;
+                }
+                Err(back) => {
+                    self.give_up_keeping(counters);
+                    frag = back;
+                }
+            }
+        }
+        if let (Some(sum), false) = (&mut self.sum, self.later) {
+            sum.update(frag.bytes());
+        }
+        let at = self.done;
+        self.done += take;
+        match &mut self.dest {
+            Dest::Own(buf) => buf.extend_from_slice(frag.bytes()),
+            Dest::Sink { sink: Sink::Discard(_), .. } => counters.rx_dropped_bytes += u64::from(take),
+            Dest::Sink { sink: Sink::Copy(run), offset } => {
+                copy_into(run, *offset as usize + at as usize, frag.bytes());
+                counters.rx_copied_bytes += u64::from(take);
+            }
+            Dest::Sink { sink: Sink::Lend(_), .. } => match frag.lend(self.owner) {
+                Ok(lent) => {
+                    counters.rx_lent_bytes += u64::from(take);
+                    self.pieces.push(RxPiece::Lent(lent));
+                }
+                Err(frag) => {
+                    counters.rx_lend_refused += 1;
+                    counters.rx_copied_bytes += u64::from(take);
+                    self.pieces.push(RxPiece::Copied(frag.bytes().into()));
+                }
+            },
+        }
+        rest
+    }
+
+    /// Takes bytes that this node itself sends, as one copy.
+    pub(crate) fn store(&mut self, bytes: &[u8], counters: &mut Counters) {
+        let take = bytes.len().min(self.missing() as usize);
+        let bytes = bytes.get(..take).unwrap_or_default();
+        let at = self.done as usize;
+        self.done += take as u32;
+        match &mut self.dest {
+            Dest::Own(buf) => buf.extend_from_slice(bytes),
+            Dest::Sink { sink: Sink::Discard(_), .. } => counters.rx_dropped_bytes += take as u64,
+            Dest::Sink { sink: Sink::Copy(run), offset } => {
+                copy_into(run, *offset as usize + at, bytes);
+                counters.rx_copied_bytes += take as u64;
+            }
+            Dest::Sink { sink: Sink::Lend(_), .. } => {
+                self.pieces.push(RxPiece::Copied(bytes.into()));
+                counters.rx_copied_bytes += take as u64;
+            }
+        }
+    }
+
+    /// Ends it: the destination, what became of the bytes, and their checksum if it was asked for.
+    pub(crate) fn finish(self) -> (Dest, Data, Option<u32>) {
+        let data = match self.dest {
+            Dest::Sink { sink: Sink::Lend(_), .. } => Data::Lent(self.pieces),
+            Dest::Sink { sink: Sink::Copy(_), .. } => Data::InSink,
+            _ => Data::Discarded,
+        };
+        (self.dest, data, self.sum.map(Checksum::value))
+    }
+}

@@ -1,0 +1,126 @@
+//! ACKs and REPLYs (docs/protocol/lnet.md §5, §6).
+
+use super::command::header;
+use super::own::is_own;
+use super::remote::Body;
+use super::{GetGrant, Lnet, Msg, PutGrant, TxDone};
+use crate::lnd::{Cx, Lnd, LnetError, Payload};
+use crate::stream::slab::Key;
+use crate::wire::{LnetBody, LnetHdr, ProcessId, WireHandle, lnet};
+
+impl Lnet {
+    /// Answers the request `to`, which `peer` delivered. The answer goes to its source, on connections of that one's
+    /// own if it is another (lnet.md §5).
+    fn answer<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        (peer, to): (Key, &LnetHdr),
+        body: LnetBody,
+        payload: Payload,
+        done: TxDone,
+    ) {
+        let target = ProcessId { nid: to.src_nid, pid: to.src_pid };
+        let len = u32::try_from(payload.len()).unwrap_or(lnet::MTU);
+        let tx = Msg::lnet(header(cx, target, len, body), payload, done);
+        if self.peers.get(peer).is_some_and(|p| p.id == target) {
+            return self.launch_answer(cx, lnd, peer, tx);
+        }
+        self.answer_elsewhere(cx, lnd, target, Box::new(tx));
+    }
+
+    /// Sends an answer to a source that did not deliver its request itself. Such sources may be anybody's invention:
+    /// they get no more than half of the entries for peers.
+    pub(super) fn answer_elsewhere<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        target: ProcessId,
+        tx: Box<Msg>,
+    ) {
+        let home = target.nid.ip().map(|ip| cx.homes.of(ip));
+        if let Some(home) = home.filter(|h| *h != cx.cfg.shards.me) {
+            return self.post(home, Body::Answered(target, tx));
+        }
+        let room = lnd.peers() < cx.cfg.max_peers / 2 && !is_own(cx, target.nid);
+        let known = lnd.find(target).is_some();
+        if (room || known)
+            && let Ok(peer) = self.target_peer(cx, lnd, target)
+            && let Some(entry) = self.peers.get(peer).map(|p| p.entry)
+        {
+            if !known {
+                // All of them share what one host may hold: their addresses cost nothing.
+                lnd.charge_to_nobody(self, cx, entry);
+            }
+            if self.peers.get(peer).is_some_and(|p| !cx.budget.over(p.host)) {
+                return self.launch_answer(cx, lnd, peer, *tx);
+            }
+            lnd.forget_if_idle(self, cx, entry);
+        }
+        cx.counters.drop_no_way_back += 1;
+        if let TxDone::Reply(grant) = tx.done {
+            self.return_get(cx, grant, Err(LnetError::Unreachable));
+        }
+    }
+
+    fn launch_answer<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, mut tx: Msg) {
+        tx.answer = true;
+        self.launch(cx, lnd, peer, tx);
+    }
+
+    /// Tells the initiator of a PUT that it was stored.
+    pub(super) fn send_ack<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, grant: &PutGrant) {
+        let LnetBody::Put { ack, match_bits, .. } = grant.req.hdr.body else { return };
+        let body = LnetBody::Ack { handle: ack, match_bits, mlength: grant.mlength };
+        self.answer(cx, lnd, (peer, &grant.req.hdr), body, Payload::empty(), TxDone::Nothing);
+    }
+
+    pub(super) fn send_reply<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        peer: Key,
+        grant: GetGrant,
+        payload: Payload,
+    ) {
+        let LnetBody::Get { handle, .. } = grant.req.hdr.body else { return };
+        let body = LnetBody::Reply { handle };
+        self.answer(cx, lnd, (peer, &grant.req.hdr), body, payload, TxDone::Reply(grant));
+    }
+
+    /// Tells the initiator of a push that it was taken.
+    pub(super) fn send_push_ack<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        peer: Key,
+        hdr: &LnetHdr,
+        mlength: u32,
+    ) {
+        let LnetBody::Put { ack, match_bits, .. } = hdr.body else { return };
+        if ack != WireHandle::NONE {
+            let body = LnetBody::Ack { handle: ack, match_bits, mlength };
+            self.answer(cx, lnd, (peer, hdr), body, Payload::empty(), TxDone::Nothing);
+        }
+    }
+
+    /// Answers a ping with as much of our info as is asked for (lnet.md §6.1).
+    pub(super) fn pong<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        peer: Key,
+        hdr: &LnetHdr,
+        handle: WireHandle,
+        (offset, sink): (u32, u32),
+    ) {
+        let Some(rest) = self.ping_info.get(offset as usize..) else {
+            cx.counters.drop_bad_offset += 1;
+            return;
+        };
+        let part = rest.get(..sink as usize).unwrap_or(rest);
+        // One NI's info always fits inline.
+        let payload = Payload::inline(part).unwrap_or_else(Payload::empty);
+        self.answer(cx, lnd, (peer, hdr), LnetBody::Reply { handle }, payload, TxDone::Nothing);
+    }
+}

@@ -1,0 +1,306 @@
+//! What an application asks of LNet, and what it hears.
+
+use hugepages::PageRunMut;
+
+use crate::lnd::{Data, LnetError, Payload, Sink};
+use crate::wire::{Nid, PingInfo, ProcessId};
+
+/// A match entry. Never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MeId(pub u64);
+
+/// Memory behind a match entry.
+#[derive(Debug)]
+pub enum MdMem {
+    /// Answers GETs.
+    Source(Payload),
+    /// Takes PUTs.
+    Sink(Sink),
+}
+
+/// A memory descriptor (docs/protocol/lnet.md §4).
+#[derive(Debug)]
+pub struct MdSpec {
+    /// Memory; it also says which operation the MD allows.
+    pub mem: MdMem,
+    /// Operations until it is exhausted; `None` for no limit.
+    pub threshold: Option<u32>,
+    /// Most bytes an operation may take; the MD is exhausted when less room than that is left.
+    pub max_size: Option<u32>,
+    /// The initiator's offset counts; else operations fill the MD one behind the other.
+    pub manage_remote: bool,
+    /// Longer payload is cut to the room instead of dropped.
+    pub truncate: bool,
+    /// No ACK even when the initiator wants one.
+    pub ack_disable: bool,
+}
+
+impl MdSpec {
+    /// An MD over `mem` for any number of operations, each at the initiator's offset, none truncated.
+    pub fn new(mem: MdMem) -> MdSpec {
+        MdSpec {
+            mem,
+            threshold: None,
+            max_size: None,
+            manage_remote: true,
+            truncate: false,
+            ack_disable: false,
+        }
+    }
+}
+
+/// What an application asks for. `tag` is its own and comes back in every event of the operation.
+#[derive(Debug)]
+pub enum Op {
+    /// Sends `payload` to whoever matches at `target`. Completes with [`Event::Send`] and, if `ack`,
+    /// [`Event::Ack`]; the one with `done` set is the last.
+    Put {
+        /// The application's own.
+        tag: u64,
+        /// Whom to.
+        target: ProcessId,
+        /// Portal there, below 64.
+        portal: u32,
+        /// Match bits.
+        match_bits: u64,
+        /// Offset in the target's MD, in bytes, if that MD lets us manage it.
+        offset: u32,
+        /// Opaque word for the target.
+        hdr_data: u64,
+        /// Up to 1 MiB.
+        payload: Payload,
+        /// Ask for an ACK.
+        ack: bool,
+    },
+    /// Fetches up to `len` bytes. Completes with one [`Event::Reply`].
+    Get {
+        /// The application's own.
+        tag: u64,
+        /// Whom from.
+        target: ProcessId,
+        /// Portal there, below 64.
+        portal: u32,
+        /// Match bits.
+        match_bits: u64,
+        /// Where the bytes go; its length is what is asked for.
+        sink: Sink,
+    },
+    /// Asks a node for its ping info. Completes with one [`Event::Ping`].
+    Ping {
+        /// The application's own.
+        tag: u64,
+        /// Whom.
+        target: ProcessId,
+    },
+    /// Attaches a match entry with its MD. Completes with [`Event::Attached`]; PUT and GET events follow, and
+    /// [`Event::Unlink`] or an event with `unlinked` set ends it.
+    Attach {
+        /// The application's own.
+        tag: u64,
+        /// Portal, below 64.
+        portal: u32,
+        /// Who may match; either part may be ANY.
+        who: ProcessId,
+        /// Match bits.
+        match_bits: u64,
+        /// Bits that need not match.
+        ignore_bits: u64,
+        /// The MD.
+        md: MdSpec,
+    },
+    /// Takes a match entry away; its [`Event::Unlink`] comes when nothing uses it any more.
+    Unlink {
+        /// Echoed if the entry is not known.
+        tag: u64,
+        /// Portal that it was attached to.
+        portal: u32,
+        /// The entry.
+        me: MeId,
+    },
+    /// Takes no more operations and connections, fails what waits, closes all connections. Completes with
+    /// [`Event::ShutDown`] when the last one is gone and every lend has come home.
+    Shutdown {
+        /// The application's own.
+        tag: u64,
+    },
+}
+
+/// Pieces of memory that a payload may be of: LNet's LNET_MAX_IOV.
+pub const PIECES_MAX: usize = 256;
+
+/// Why an operation was not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpRefused {
+    /// Portal 64 or more.
+    #[error("portal {0} does not exist; portals are 0 to 63")]
+    Portal(u32),
+    /// Payload, or GET length, over 1 MiB.
+    #[error("{0} bytes in one operation; at most 1048576 are allowed: split it")]
+    TooLong(u64),
+    /// Payload of more pieces than one message may have.
+    #[error("a payload of {0} pieces; at most {PIECES_MAX} are allowed: join some")]
+    Pieces(usize),
+    /// The target is no NID of our network and address family.
+    #[error(
+        "{0} is no node of this node's network: give a NID on the same network and of the same address family"
+    )]
+    Target(Nid),
+    /// A GET for lnet_selftest's requests (lnet.md §3, field report L8).
+    #[error(
+        "a GET to portal {0} panics a Lustre kernel that has lnet_selftest loaded, which takes PUTs there: use another portal"
+    )]
+    SelftestGet(u32),
+    /// An IPv6 peer that only an unprivileged port could dial, which crashes kernels (socklnd.md §9).
+    #[error(
+        "{0} cannot be dialled: over IPv6 a connection from a port above 1023 crashes Lustre kernels; give this program CAP_NET_BIND_SERVICE (setcap cap_net_bind_service=+ep), or, where all peers are pollnd, give --tunable unprivileged_v6=1"
+    )]
+    Unprivileged(Nid),
+    /// The peer's queue is full.
+    #[error("{0} operations wait for this peer already: wait for completions")]
+    QueueFull(usize),
+    /// The node knows as many peers as it may.
+    #[error("this node knows {0} peers, as many as it may: raise max_peers")]
+    TooManyPeers(usize),
+    /// No such match entry.
+    #[error("match entry {0:?} is not attached (any more)")]
+    NoSuchMe(MeId),
+    /// A portal's first entry fixes whether its entries are unique or wildcards.
+    #[error("portal {0} holds entries of the other kind (unique or wildcard): use another portal")]
+    PortalKind(u32),
+    /// The node is going down.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+}
+
+/// A PUT that matched, after its payload was stored.
+#[derive(Debug)]
+pub struct PutEvent {
+    /// The match entry's tag.
+    pub tag: u64,
+    /// The match entry.
+    pub me: MeId,
+    /// Payload stored, or why not.
+    pub status: Result<(), LnetError>,
+    /// Who sent it.
+    pub initiator: ProcessId,
+    /// The node that delivered it (a router, if it is not the initiator).
+    pub sender: Nid,
+    /// Portal.
+    pub portal: u32,
+    /// Match bits of the message.
+    pub match_bits: u64,
+    /// The initiator's word.
+    pub hdr_data: u64,
+    /// Bytes sent.
+    pub rlength: u32,
+    /// Bytes stored.
+    pub mlength: u32,
+    /// Where in the MD, in bytes.
+    pub offset: u32,
+    /// The bytes.
+    pub data: Data,
+    /// Set on the MD's last event, with the run of a [`Sink::Copy`].
+    pub unlinked: Option<Option<PageRunMut>>,
+}
+
+/// A GET that matched, after the REPLY's pages came home.
+#[derive(Debug)]
+pub struct GetEvent {
+    /// The match entry's tag.
+    pub tag: u64,
+    /// The match entry.
+    pub me: MeId,
+    /// REPLY sent, or why not.
+    pub status: Result<(), LnetError>,
+    /// Who asked.
+    pub initiator: ProcessId,
+    /// Match bits of the message.
+    pub match_bits: u64,
+    /// Bytes asked for.
+    pub rlength: u32,
+    /// Bytes sent.
+    pub mlength: u32,
+    /// Where in the MD they started, in bytes.
+    pub offset: u32,
+    /// Set on the MD's last event.
+    pub unlinked: bool,
+}
+
+/// What an application hears.
+#[derive(Debug)]
+pub enum Event {
+    /// An operation was not accepted; its memory has been dropped.
+    Refused {
+        /// The operation's tag.
+        tag: u64,
+        /// Why.
+        why: OpRefused,
+    },
+    /// A match entry is in place.
+    Attached {
+        /// The operation's tag.
+        tag: u64,
+        /// The entry.
+        me: MeId,
+    },
+    /// A PUT has left and its pages may be written again. It says nothing of delivery.
+    Send {
+        /// The operation's tag.
+        tag: u64,
+        /// Sent, or why not.
+        status: Result<(), LnetError>,
+        /// Last event of the operation.
+        done: bool,
+    },
+    /// A PUT was stored at the target.
+    Ack {
+        /// The operation's tag.
+        tag: u64,
+        /// Stored, or why we do not know.
+        status: Result<(), LnetError>,
+        /// Bytes stored.
+        mlength: u32,
+        /// Last event of the operation.
+        done: bool,
+    },
+    /// A GET has ended.
+    Reply {
+        /// The operation's tag.
+        tag: u64,
+        /// Answered, or why not.
+        status: Result<(), LnetError>,
+        /// Bytes received.
+        mlength: u32,
+        /// The bytes.
+        data: Data,
+        /// The run of a [`Sink::Copy`].
+        sink: Option<PageRunMut>,
+    },
+    /// A PUT came for a match entry.
+    Put(PutEvent),
+    /// A GET came for a match entry.
+    Get(GetEvent),
+    /// A match entry is gone.
+    Unlink {
+        /// The entry's tag.
+        tag: u64,
+        /// The entry.
+        me: MeId,
+        /// The run of a [`Sink::Copy`].
+        sink: Option<PageRunMut>,
+    },
+    /// A ping has ended.
+    Ping {
+        /// The operation's tag.
+        tag: u64,
+        /// What the node says of itself, or why we do not know.
+        info: Result<PingInfo, LnetError>,
+        /// From the operation to the answer, in ns.
+        rtt_ns: u64,
+    },
+    /// The machine is down: no connections, no lends.
+    ShutDown {
+        /// The operation's tag.
+        tag: u64,
+    },
+}

@@ -1,0 +1,270 @@
+//! Operations of applications (docs/protocol/lnet.md §3).
+
+use super::api::{Event, MdMem, Op, OpRefused, PIECES_MAX};
+use super::moving::bucket_of;
+use super::ops::OpKind;
+use super::own::is_own;
+use super::remote::{Body, ShardMsg};
+use super::{Lnet, Msg, TxDone};
+use crate::lnd::{AppId, Cx, Lnd, LnetError, Payload};
+use crate::stream::ShardId;
+use crate::stream::slab::Key;
+use crate::wire::{LnetBody, LnetHdr, Nid, ProcessId, WireHandle, lnet, ping};
+
+/// Longest ping info that we ask for, in bytes: what `lctl ping` of 2.17 asks for (lnet.md §6.1).
+pub(super) const PING_LEN: u32 = 3960;
+
+impl Lnet {
+    /// An application's operation, which may have come from another shard.
+    pub(crate) fn command<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        (app, op): (AppId, Op),
+        from: Option<ShardId>,
+    ) {
+        if cx.cfg.shards.count <= 1 {
+            return self.start(cx, lnd, app, op);
+        }
+        let Some((app, op)) = self.holds(cx, from, app, op) else { return };
+        if let Some(owner) = self.owner_of(cx, &op)
+            && owner != cx.cfg.shards.me
+        {
+            return self.post(owner, Body::Cmd(app, op));
+        }
+        self.start(cx, lnd, app, op);
+    }
+
+    /// A message of another shard.
+    pub(crate) fn shard_msg<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, from: ShardId, msg: ShardMsg) {
+        match msg.0 {
+            Body::Cmd(app, op) => self.command(cx, lnd, (app, op), Some(from)),
+            Body::Ask(waiter) => self.asked(cx, lnd, waiter),
+            Body::Answer(ticket, verdict) => self.answered(cx, lnd, ticket, verdict),
+            Body::PutDone { grant, sink, status, data } => {
+                self.put_done(cx, lnd, grant, (sink, data), status)
+            }
+            Body::Answered(target, tx) => self.answer_elsewhere(cx, lnd, target, tx),
+            Body::GetDone { grant, status } => self.get_done(grant, status),
+        }
+    }
+
+    /// The shard that an operation belongs to; `None` when it must be refused here.
+    fn owner_of(&self, cx: &Cx, op: &Op) -> Option<ShardId> {
+        let shards = cx.cfg.shards;
+        if let Some(b) = bucket_of(cx, op) {
+            return Some(cx.homes.at(b));
+        }
+        match op {
+            // What is for this node is done where the entries are.
+            Op::Put { target, portal, .. } | Op::Get { target, portal, .. } if is_own(cx, target.nid) => {
+                Some(shards.owner_of(*portal))
+            }
+            Op::Ping { target, .. } if is_own(cx, target.nid) => Some(shards.me),
+            Op::Put { .. } | Op::Get { .. } | Op::Ping { .. } => None,
+            Op::Attach { portal, .. } | Op::Unlink { portal, .. } => Some(shards.owner_of(*portal)),
+            Op::Shutdown { .. } => Some(shards.me),
+        }
+    }
+
+    /// Starts an operation on the shard that it belongs to.
+    fn start<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, app: AppId, op: Op) {
+        let tag = match &op {
+            Op::Put { tag, .. }
+            | Op::Get { tag, .. }
+            | Op::Ping { tag, .. }
+            | Op::Attach { tag, .. }
+            | Op::Unlink { tag, .. }
+            | Op::Shutdown { tag } => *tag,
+        };
+        if let Err(why) = self.try_start(cx, lnd, app, op) {
+            cx.counters.ops_refused += 1;
+            self.complete(app, Event::Refused { tag, why });
+        }
+    }
+
+    fn try_start<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        app: AppId,
+        op: Op,
+    ) -> Result<(), OpRefused> {
+        if cx.down {
+            return Err(OpRefused::ShuttingDown);
+        }
+        match op {
+            Op::Put { tag, target, portal, match_bits, offset, hdr_data, payload, ack } => {
+                check_portal(portal)?;
+                let len = check_len(payload.len())?;
+                check_pieces(&payload)?;
+                let peer = self.target(cx, lnd, target)?;
+                let (handle, done) = if ack {
+                    let kind = OpKind::Put { sent: false, acked: false };
+                    let (key, handle) = self.begin_op(cx, app, tag, target.nid, kind);
+                    (handle, TxDone::Op(key))
+                } else {
+                    (WireHandle::NONE, TxDone::Put { app, tag })
+                };
+                let body = LnetBody::Put { ack: handle, match_bits, hdr_data, portal, offset };
+                let hdr = header(cx, target, len, body);
+                match peer {
+                    Some(peer) => self.launch(cx, lnd, peer, Msg::lnet(hdr, payload, done)),
+                    None => self.own_message(cx, lnd, hdr, payload, done),
+                }
+            }
+            Op::Get { tag, target, portal, match_bits, sink } => {
+                check_portal(portal)?;
+                if portal == lnet::SELFTEST_PORTAL && !is_own(cx, target.nid) {
+                    return Err(OpRefused::SelftestGet(portal));
+                }
+                let sink_length = check_len(u64::from(sink.len()))?;
+                let peer = self.target(cx, lnd, target)?;
+                let (key, handle) = self.begin_op(cx, app, tag, target.nid, OpKind::Get { sink: Some(sink) });
+                // The offset stays 0: kernels have died of others (lnet.md §3).
+                let body = LnetBody::Get { handle, match_bits, portal, src_offset: 0, sink_length };
+                let hdr = header(cx, target, 0, body);
+                match peer {
+                    Some(peer) => {
+                        self.launch(cx, lnd, peer, Msg::lnet(hdr, Payload::empty(), TxDone::Op(key)))
+                    }
+                    None => self.own_message(cx, lnd, hdr, Payload::empty(), TxDone::Op(key)),
+                }
+            }
+            Op::Ping { tag, target } if is_own(cx, target.nid) => self.own_ping(app, tag),
+            Op::Ping { tag, target } => {
+                let peer = self.target_peer(cx, lnd, target)?;
+                let kind = OpKind::Ping { asked: cx.now, placing: false };
+                let (key, handle) = self.begin_op(cx, app, tag, target.nid, kind);
+                let body = LnetBody::Get {
+                    handle,
+                    match_bits: ping::MATCH_BITS,
+                    portal: ping::PORTAL,
+                    src_offset: 0,
+                    sink_length: PING_LEN,
+                };
+                let hdr = header(cx, target, 0, body);
+                self.launch(cx, lnd, peer, Msg::lnet(hdr, Payload::empty(), TxDone::Op(key)));
+            }
+            Op::Attach { tag, portal, who, match_bits, ignore_bits, md } => {
+                check_portal(portal)?;
+                if let MdMem::Source(source) = &md.mem {
+                    check_pieces(source)?;
+                }
+                let me = self.portals.attach((app, tag), portal, who, (match_bits, ignore_bits), md)?;
+                self.complete(app, Event::Attached { tag, me });
+            }
+            Op::Unlink { me, .. } => {
+                let (event, waiters) = self.portals.unlink(me)?;
+                self.complete_some(event);
+                self.wake_waiters(cx, lnd, waiters);
+            }
+            Op::Shutdown { tag } => self.shut_down(cx, lnd, app, tag),
+        }
+        Ok(())
+    }
+
+    fn begin_op(&mut self, cx: &Cx, app: AppId, tag: u64, target: Nid, kind: OpKind) -> (Key, WireHandle) {
+        let deadline = cx.now + cx.cfg.transaction_timeout;
+        self.ops.start((app, tag), target, kind, (cx.now, deadline))
+    }
+
+    /// The peer's entry, or `None` for this node itself.
+    fn target<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        target: ProcessId,
+    ) -> Result<Option<Key>, OpRefused> {
+        if !is_own(cx, target.nid) {
+            return self.target_peer(cx, lnd, target).map(Some);
+        }
+        let waiting = self.own.len();
+        if waiting >= cx.cfg.max_queued { Err(OpRefused::QueueFull(waiting)) } else { Ok(None) }
+    }
+
+    /// The peer's entry, made if need be.
+    pub(super) fn target_peer<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        target: ProcessId,
+    ) -> Result<Key, OpRefused> {
+        let nid = target.nid;
+        // An interface has addresses of one family.
+        let reachable = nid.to_nid4().is_some() == cx.cfg.nid.to_nid4().is_some();
+        if nid.ip().is_none() || !nid.same_net(cx.cfg.nid) || !reachable {
+            return Err(OpRefused::Target(nid));
+        }
+        if !cx.cfg.may_dial(nid) {
+            return Err(OpRefused::Unprivileged(nid));
+        }
+        let recent = self.recent.filter(|k| self.peers.get(*k).is_some_and(|p| p.id == target));
+        let key = match recent.or_else(|| lnd.find(target)) {
+            Some(key) => key,
+            None => lnd.add(self, cx, target).ok_or(OpRefused::TooManyPeers(cx.cfg.max_peers))?,
+        };
+        self.recent = Some(key);
+        let waiting = self.peers.get(key).map_or(0, |p| p.waiting.len() + lnd.queued(p.entry));
+        if waiting >= cx.cfg.max_queued {
+            return Err(OpRefused::QueueFull(waiting));
+        }
+        Ok(key)
+    }
+
+    fn shut_down<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, app: AppId, tag: u64) {
+        cx.down = true;
+        self.shutdown = Some((app, tag));
+        self.end_work(cx, lnd);
+        lnd.go_down(self, cx);
+    }
+
+    /// Fails the operations of this node.
+    pub(super) fn end_work<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L) {
+        let why = LnetError::ShuttingDown;
+        self.end_own_messages(cx, why);
+        for peer in (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect::<Vec<_>>() {
+            let n = self.peers.get(peer).map_or(0, |p| p.waiting.len());
+            for _ in 0..n {
+                let Some(tx) = self.peers.get_mut(peer).and_then(|p| p.waiting.pop_front()) else { break };
+                self.end_waiting(cx, lnd, peer, tx, Err(why));
+            }
+        }
+        lnd.fail_queues(self, cx, why);
+        for op in self.ops.waiting() {
+            let event = self.ops.fail(op, cx.now, why);
+            self.complete_some(event);
+        }
+    }
+}
+
+/// The header of a message of ours.
+pub(super) fn header(cx: &Cx, target: ProcessId, payload_len: u32, body: LnetBody) -> LnetHdr {
+    LnetHdr {
+        dest_nid: target.nid,
+        src_nid: cx.cfg.nid,
+        dest_pid: target.pid,
+        src_pid: cx.cfg.pid,
+        payload_len,
+        body,
+    }
+}
+
+fn check_portal(portal: u32) -> Result<(), OpRefused> {
+    if portal < lnet::PORTALS { Ok(()) } else { Err(OpRefused::Portal(portal)) }
+}
+
+/// What a runtime lends at once is bounded by its lendings.
+fn check_pieces(payload: &Payload) -> Result<(), OpRefused> {
+    match payload {
+        Payload::Pages(p) if p.len() > PIECES_MAX => Err(OpRefused::Pieces(p.len())),
+        _ => Ok(()),
+    }
+}
+
+fn check_len(len: u64) -> Result<u32, OpRefused> {
+    match u32::try_from(len) {
+        Ok(n) if n <= lnet::MTU => Ok(n),
+        _ => Err(OpRefused::TooLong(len)),
+    }
+}

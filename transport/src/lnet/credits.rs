@@ -1,0 +1,245 @@
+//! Credits of peers and of the NI (docs/protocol/lnet.md §7): a message is sent when it has one of each.
+
+use super::{Lnet, Msg, TxDone};
+use crate::lnd::budget::{FLOOR, Uses, own_part};
+use crate::lnd::{Cx, Lnd, LnetError, Way, trim};
+use crate::lnet::api::Event;
+use crate::stream::slab::Key;
+
+impl Lnet {
+    /// Sends a message to a peer: now, or when it has credits.
+    pub(super) fn launch<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, tx: Msg) {
+        let Some(p) = self.peers.get(peer) else {
+            return self.end(cx, peer, tx, Err(LnetError::ConnLost));
+        };
+        let entry = p.entry;
+        let held_up = self.held_up(cx, p.host, &tx);
+        if !p.waiting.is_empty() || p.uses.credits >= cx.cfg.peer_credits || held_up {
+            return self.wait_for_credit(cx, lnd, peer, tx, held_up);
+        }
+        let way = lnd.way(cx, entry, &tx);
+        // What is on a stream at once, without pages, holds no credit meanwhile and waits in no queue.
+        if tx.is_short() && way.is_some_and(|w| w.clear) {
+            return lnd.send(self, cx, entry, tx, way);
+        }
+        if tx.answer {
+            lnd.answer_queued(cx, entry);
+        }
+        self.give_credit(cx, lnd, peer, tx, way);
+    }
+
+    /// Keeps a message until there is a credit for it, and what else it is `held_up` by.
+    fn wait_for_credit<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        peer: Key,
+        mut tx: Msg,
+        held_up: bool,
+    ) {
+        let Some(p) = self.peers.get_mut(peer) else { return };
+        if tx.answer {
+            lnd.answer_queued(cx, p.entry);
+        }
+        cx.counters.credit_waits += 1;
+        // Without a connection an answer waits no longer for credits than for that: dials that hang hold them.
+        let deadline = if tx.answer { cx.now + cx.cfg.timeout() } else { u64::MAX };
+        tx.deadline = deadline;
+        let (first, answer) = (p.waiting.is_empty(), tx.answer);
+        p.waiting.push_back(tx);
+        if p.waiting.capacity() > FLOOR / 4 {
+            lnd.charge_queue(cx, p.entry);
+        }
+        if held_up && first {
+            self.list(cx, peer, answer);
+        }
+        if deadline != u64::MAX {
+            self.timers.by(cx.now, peer, deadline);
+        }
+    }
+
+    /// Whether a message to a peer of the host has to wait for what the shard has for all. Answers leave a part of it to
+    /// our own operations, and share the rest by host; who has to wait there has answers out, so it is woken.
+    fn held_up(&self, cx: &Cx, host: Key, tx: &Msg) -> bool {
+        let (ni, most) = (&self.ni, cx.cfg.ni_credits);
+        let own = own_part(most);
+        if !tx.answer {
+            return ni.credits >= most && ni.credits - ni.answers >= own;
+        }
+        let now = ni.credits.max(ni.answers + own);
+        if now >= most / 2 && cx.budget.must_wait(host, now, most) {
+            return true;
+        }
+        let (pieces, all) = (tx.pieces(), cx.cfg.lendings);
+        let free = all.saturating_sub(own_part(all)).saturating_sub(ni.pieces);
+        pieces > 0 && cx.budget.must_wait_for_lendings(host, pieces, free)
+    }
+
+    /// The first message that waits for this peer is held up: it is looked at again when there is room.
+    fn list(&mut self, cx: &mut Cx, peer: Key, answer: bool) {
+        let Some(p) = self.peers.get_mut(peer) else { return };
+        if answer && !std::mem::replace(&mut p.listed_for_host, true) {
+            cx.budget.waits(p.host, peer);
+        } else if !answer && !std::mem::replace(&mut p.listed_for_ni, true) {
+            self.ni_waiters.push_back(peer);
+        }
+    }
+
+    /// Gives a message what it holds on its way, and sends it.
+    fn give_credit<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        peer: Key,
+        mut tx: Msg,
+        way: Option<Way>,
+    ) {
+        tx.credit = true;
+        let uses = tx.uses();
+        let Some(p) = self.peers.get_mut(peer) else { return };
+        p.uses.add(uses);
+        cx.budget.took(p.host, uses);
+        self.ni.add(uses);
+        let entry = p.entry;
+        lnd.send(self, cx, entry, tx, way);
+    }
+
+    /// Sends what waits for credits, as far as they go.
+    pub(super) fn send_waiting<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key) {
+        // What is sent here may end at once and give its credit back: the kicks that follow see to the rest.
+        for _ in 0..cx.cfg.peer_credits.max(1) {
+            let Some(p) = self.peers.get(peer) else { return };
+            let Some(tx) = p.waiting.front().filter(|_| p.uses.credits < cx.cfg.peer_credits) else {
+                break;
+            };
+            if self.held_up(cx, p.host, tx) {
+                let answer = tx.answer;
+                self.list(cx, peer, answer);
+                break;
+            }
+            let Some(p) = self.peers.get_mut(peer) else { return };
+            let Some(mut tx) = p.waiting.pop_front() else { break };
+            trim(&mut p.waiting);
+            tx.deadline = u64::MAX;
+            let way = lnd.way(cx, p.entry, &tx);
+            self.give_credit(cx, lnd, peer, tx, way);
+        }
+        if let Some(entry) = self.peers.get(peer).map(|p| p.entry) {
+            lnd.forget_if_idle(self, cx, entry);
+        }
+    }
+
+    fn take_back(&mut self, cx: &mut Cx, peer: Key, uses: Uses) {
+        self.ni.sub(uses);
+        if let Some(p) = self.peers.get_mut(peer) {
+            p.uses.sub(uses);
+            let host = p.host;
+            if !p.waiting.is_empty() {
+                self.kicks.push_back(peer);
+            }
+            // Two, so that a host uses what others have given back, too.
+            if cx.budget.gave(host, uses) && self.wake_one(cx, host) {
+                self.wake_one(cx, host);
+            }
+        }
+        self.wake_own(cx);
+    }
+
+    /// Looks again at the peer to whom an operation of our own has waited longest for a credit of the NI, if there is one.
+    fn wake_own(&mut self, cx: &Cx) {
+        let most = cx.cfg.ni_credits;
+        while (self.ni.credits < most || self.ni.credits - self.ni.answers < own_part(most))
+            && let Some(next) = self.ni_waiters.pop_front()
+        {
+            let Some(p) = self.peers.get_mut(next) else { continue };
+            p.listed_for_ni = false;
+            // One without credits of its own is looked at when it gets some.
+            if !p.waiting.is_empty() && p.uses.credits < cx.cfg.peer_credits {
+                self.kicks.push_back(next);
+                break;
+            }
+        }
+    }
+
+    /// Wakes the peer that has waited longest for its host's share, of those that still do. Gives whether there is one.
+    pub(super) fn wake_one(&mut self, cx: &mut Cx, host: Key) -> bool {
+        while let Some(peer) = cx.budget.next_waiter(host) {
+            if let Some(p) = self.peers.get_mut(peer).filter(|p| p.host == host) {
+                p.listed_for_host = false;
+                if !p.waiting.is_empty() {
+                    self.kicks.push_back(peer);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// A message has left, or will not.
+    pub(super) fn finish(
+        &mut self,
+        cx: &mut Cx,
+        peer: Key,
+        uses: Uses,
+        done: TxDone,
+        status: Result<(), LnetError>,
+    ) {
+        match done {
+            TxDone::Nothing => {}
+            TxDone::Put { app, tag } => self.complete(app, Event::Send { tag, status, done: true }),
+            TxDone::Op(op) => {
+                let event = self.ops.sent(op, cx.now, status);
+                self.complete_some(event);
+            }
+            TxDone::Reply(grant) => self.return_get(cx, grant, status),
+        }
+        if uses.credits > 0 {
+            self.take_back(cx, peer, uses);
+        }
+    }
+
+    /// Ends a message that was never the LND's.
+    fn end(&mut self, cx: &mut Cx, peer: Key, tx: Msg, status: Result<(), LnetError>) {
+        let uses = tx.uses();
+        self.finish(cx, peer, uses, tx.done, status);
+    }
+
+    /// Ends a message that waited for a credit.
+    pub(super) fn end_waiting<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        peer: Key,
+        tx: Msg,
+        status: Result<(), LnetError>,
+    ) {
+        if let Some(p) = self.peers.get(peer).filter(|_| tx.answer) {
+            let entry = p.entry;
+            lnd.answer_dropped(self, cx, entry);
+        }
+        self.end(cx, peer, tx, status);
+    }
+
+    /// Ends answers that have waited too long for credits where there is no connection, whose own time-outs would see to
+    /// them. They stand in the order of their deadlines.
+    pub(super) fn end_overdue_answers<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key) {
+        while let Some(p) = self.peers.get_mut(peer) {
+            match p.waiting.front().map_or(u64::MAX, |tx| tx.deadline) {
+                u64::MAX => return,
+                d if d > cx.now => return self.timers.by(cx.now, peer, d),
+                _ if lnd.connected(p.entry) => {
+                    return self.timers.by(cx.now, peer, cx.now + cx.cfg.timeout());
+                }
+                _ => {}
+            }
+            let entry = p.entry;
+            let Some(tx) = p.waiting.pop_front() else { return };
+            trim(&mut p.waiting);
+            cx.counters.err_queue_timeout += 1;
+            self.end_waiting(cx, lnd, peer, tx, Err(LnetError::TimedOut));
+            // An operation behind it may have room.
+            self.kicks.push_back(peer);
+            lnd.forget_if_idle(self, cx, entry);
+        }
+    }
+}

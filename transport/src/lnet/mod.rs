@@ -1,0 +1,279 @@
+//! LNet above its LNDs: NIs, peers, portals, operations, answers (docs/protocol/lnet.md).
+//!
+//! [`Lnet`] is one shard's part of a node. `ops`, `portal` and `peer` hold what it knows; `command` starts what applications
+//! ask for, `credits` sends it when there is room, `parse` finds out where a message's payload goes, `answer` sends ACKs
+//! and REPLYs, `remote` asks other shards, `upper` is what LNDs call.
+
+mod answer;
+pub mod api;
+mod command;
+mod credits;
+mod moving;
+pub(crate) mod ops;
+mod own;
+mod parse;
+mod peer;
+pub(crate) mod portal;
+pub(crate) mod remote;
+mod upper;
+
+use std::collections::VecDeque;
+
+pub use self::api::*;
+pub(crate) use self::moving::Luggage;
+use self::moving::{Arrival, Renamed};
+use self::ops::Ops;
+use self::own::OwnMessage;
+use self::peer::Peer;
+use self::portal::Portals;
+use self::remote::Body;
+pub use self::remote::ShardMsg;
+use crate::lnd::budget::Uses;
+use crate::lnd::timers::Timers;
+use crate::lnd::{AppId, Config, Cx, Lnd, LnetError, Payload, Sink, Tx, pop};
+use crate::stream::ShardId;
+use crate::stream::slab::{Key, Slab};
+use crate::wire::{LnetHdr, Nid, PingInfo, ping};
+
+/// A message of LNet's.
+pub(crate) type Msg = Tx<TxDone>;
+
+const _: () = assert!(size_of::<Msg>() <= crate::lnd::budget::MESSAGE);
+
+/// Whom the end of a message's sending concerns.
+#[derive(Debug, Default)]
+pub(crate) enum TxDone {
+    /// Nobody: ACKs and NOOPs.
+    #[default]
+    Nothing,
+    /// A PUT without ACK: its SEND event.
+    Put { app: AppId, tag: u64 },
+    /// An operation that waits for an answer too.
+    Op(Key),
+    /// The REPLY to a GET that matched.
+    Reply(GetGrant),
+}
+
+/// Whom the end of a message's payload concerns.
+#[derive(Debug, Default)]
+pub(crate) enum Delivery {
+    /// Nobody: the message is dropped, or done.
+    #[default]
+    Nothing,
+    /// A PUT that matched.
+    Put(PutGrant),
+    /// A push of ping info, of which so many bytes are taken.
+    Push(u32),
+    /// The REPLY to an operation of ours.
+    Reply(Key),
+    /// The same, by the operation's wire handle: keys do not last when homes move.
+    Object(u64),
+}
+
+/// A PUT or GET as it goes to the owner of its portal.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MatchReq {
+    pub(crate) hdr: LnetHdr,
+    /// The peer that delivered it.
+    pub(crate) sender: Nid,
+}
+
+/// Leave to store a PUT. Returned to the portal's owner, with the sink, when that is done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PutGrant {
+    pub(crate) owner: ShardId,
+    pub(crate) me: Key,
+    pub(crate) app: AppId,
+    pub(crate) req: MatchReq,
+    pub(crate) mlength: u32,
+    pub(crate) offset: u32,
+    /// The MD lets us ACK it.
+    pub(crate) ack: bool,
+}
+
+/// Leave to answer a GET. Returned to the portal's owner when the REPLY's pages are home.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GetGrant {
+    pub(crate) owner: ShardId,
+    pub(crate) me: Key,
+    pub(crate) req: MatchReq,
+    pub(crate) mlength: u32,
+    pub(crate) offset: u32,
+}
+
+/// What the portal's owner says of a PUT or GET.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// Store it there.
+    Put(PutGrant, Sink),
+    /// Send that.
+    Get(GetGrant, Payload),
+    /// The only sink that matches is in another message's hands: wait for the entry.
+    Busy(Key),
+    /// Drop it, for this reason.
+    Drop(DropWhy),
+}
+
+/// Why a PUT or GET is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DropWhy {
+    NoMatch,
+    TooLong,
+    BadOffset,
+}
+
+impl DropWhy {
+    fn count(self, cx: &mut Cx) {
+        match self {
+            DropWhy::NoMatch => cx.counters.drop_no_match += 1,
+            DropWhy::TooLong => cx.counters.drop_too_long += 1,
+            DropWhy::BadOffset => cx.counters.drop_bad_offset += 1,
+        }
+    }
+}
+
+/// LNet on one shard.
+#[derive(Debug)]
+pub(crate) struct Lnet {
+    pub(crate) peers: Slab<Peer>,
+    /// The last target: saves a look-up for most operations, and that table hashes its keys with care.
+    recent: Option<Key>,
+    pub(crate) ops: Ops,
+    pub(crate) portals: Portals,
+    /// Messages of this node to itself that wait for a match entry's sink.
+    pub(crate) own: Slab<OwnMessage>,
+    /// What messages to all peers hold of the NI's credits and the lendings.
+    pub(crate) ni: Uses,
+    /// Peers to whom an operation of our own waits for an NI credit.
+    ni_waiters: VecDeque<Key>,
+    /// Peers to look at again before this input is done.
+    kicks: VecDeque<Key>,
+    /// Of peers.
+    timers: Timers,
+    /// Room for what is due.
+    due: Vec<u32>,
+    /// Set while going down; emptied when the event is out.
+    pub(crate) shutdown: Option<(AppId, u64)>,
+    ping_info: Vec<u8>,
+    /// For applications.
+    events: VecDeque<(AppId, Event)>,
+    /// For other shards.
+    mail: VecDeque<(ShardId, ShardMsg)>,
+    /// A bucket that has come, until nothing about it comes over its old home.
+    arrival: Option<Arrival>,
+    renamed: Renamed,
+}
+
+impl Lnet {
+    /// LNet without peers.
+    pub(crate) fn new(cfg: &Config) -> Lnet {
+        let mut ping_info = Vec::new();
+        // Without a status kernels ask again without pause (lnet.md §6.2).
+        let features = cfg.ping_features | ping::FEAT_NI_STATUS;
+        PingInfo::single(cfg.nid, cfg.pid, features, cfg.ping_sequence).emit(&mut ping_info);
+        // Each shard's handles differ from the others'.
+        let (shards, me) = (u64::from(cfg.shards.count.max(1)), u64::from(cfg.shards.me.0));
+        let first = cfg.first_object.wrapping_add(me.wrapping_mul(cfg.object_step));
+        Lnet {
+            peers: Slab::new(),
+            recent: None,
+            ops: Ops::new(cfg.interface_cookie, first, cfg.object_step.wrapping_mul(shards)),
+            portals: Portals::new(cfg.shards.me),
+            own: Slab::new(),
+            ni: Uses::default(),
+            ni_waiters: VecDeque::new(),
+            kicks: VecDeque::new(),
+            timers: Timers::new(),
+            due: Vec::new(),
+            shutdown: None,
+            ping_info,
+            events: VecDeque::new(),
+            mail: VecDeque::new(),
+            arrival: None,
+            renamed: Renamed::default(),
+        }
+    }
+
+    /// The next event for an application.
+    pub(crate) fn event(&mut self) -> Option<(AppId, Event)> {
+        pop(&mut self.events)
+    }
+
+    /// The next message for another shard.
+    pub(crate) fn mail(&mut self) -> Option<(ShardId, ShardMsg)> {
+        pop(&mut self.mail)
+    }
+
+    /// When a timer is due, in ns; `u64::MAX` for never.
+    pub(crate) fn wake(&self) -> u64 {
+        self.timers.wake().min(self.ops.timers.wake())
+    }
+
+    /// Looks at whatever's time has come.
+    pub(crate) fn timer<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L) {
+        let mut due = std::mem::take(&mut self.due);
+        self.timers.due(cx.now, &mut due);
+        cx.counters.timers_fired += due.len() as u64;
+        for i in due.drain(..) {
+            if let Some(peer) = self.peers.key_at(i as usize) {
+                self.end_overdue_answers(cx, lnd, peer);
+            }
+        }
+        self.ops.timers.due(cx.now, &mut due);
+        cx.counters.timers_fired += due.len() as u64;
+        for i in due.drain(..) {
+            if let Some(op) = self.ops.overdue(cx.now, i) {
+                cx.counters.err_no_answer += 1;
+                let event = self.ops.fail(op, cx.now, LnetError::TimedOut);
+                self.complete_some(event);
+            }
+        }
+        self.due = due;
+    }
+
+    /// Looks again at one peer whose credits changed; gives whether there was one.
+    pub(crate) fn settle<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L) -> bool {
+        match self.kicks.pop_front() {
+            Some(peer) => {
+                self.send_waiting(cx, lnd, peer);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Says that the node is down, if that is what is left to do.
+    pub(crate) fn down(&mut self) {
+        if self.ops.len() == 0
+            && self.portals.len() == 0
+            && let Some((app, tag)) = self.shutdown.take()
+        {
+            self.complete(app, Event::ShutDown { tag });
+        }
+    }
+
+    /// Messages that wait.
+    pub(crate) fn queued(&self) -> usize {
+        let peers = (0..self.peers.capacity()).filter_map(|i| self.peers.get(self.peers.key_at(i)?));
+        self.own.len() + peers.map(|p| p.waiting.len()).sum::<usize>()
+    }
+
+    /// Credits that messages to a peer hold, and messages that wait for one.
+    pub(crate) fn credits(&self, peer: Key) -> (u32, usize) {
+        self.peers.get(peer).map_or((0, 0), |p| (p.uses.credits, p.waiting.len()))
+    }
+
+    fn complete(&mut self, app: AppId, event: Event) {
+        self.events.push_back((app, event));
+    }
+
+    fn complete_some(&mut self, event: Option<(AppId, Event)>) {
+        if let Some((app, event)) = event {
+            self.complete(app, event);
+        }
+    }
+
+    fn post(&mut self, to: ShardId, body: Body) {
+        self.mail.push_back((to, ShardMsg(body)));
+    }
+}

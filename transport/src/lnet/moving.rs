@@ -1,0 +1,149 @@
+//! LNet's part of peers that move to another shard: their credits, what waits for those, and the operations on them.
+
+use super::api::Op;
+use super::ops::OpRec;
+use super::own::is_own;
+use super::peer::Peer;
+use super::{Lnet, TxDone};
+use crate::hash::OwnMap;
+use crate::lnd::{AppId, Cx, Lnd};
+use crate::stream::slab::Key;
+use crate::stream::{Bucket, ShardId};
+
+/// What goes.
+#[derive(Debug)]
+pub(crate) struct Luggage {
+    peers: Vec<(Key, Peer)>,
+    ops: Vec<(Key, OpRec)>,
+}
+
+/// A bucket that has come, while operations on it may still be on their way over its old home.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    bucket: Bucket,
+    from: ShardId,
+    held: Vec<(AppId, Op)>,
+}
+
+/// What is being taken in: new names of operations, and peers until the LND has entries for them.
+#[derive(Debug, Default)]
+pub(super) struct Renamed {
+    ops: OwnMap<Key, Key>,
+    peers: OwnMap<Key, Peer>,
+}
+
+/// Where the address of the peer falls that an operation is on; `None` for those that are on none.
+pub(super) fn bucket_of(cx: &Cx, op: &Op) -> Option<Bucket> {
+    match op {
+        Op::Put { target, .. } | Op::Get { target, .. } | Op::Ping { target, .. }
+            if !is_own(cx, target.nid) =>
+        {
+            target.nid.ip().map(Bucket::of)
+        }
+        _ => None,
+    }
+}
+
+impl Lnet {
+    /// Whether nothing that has come is still being taken in.
+    pub(crate) fn may_leave(&self) -> bool {
+        self.arrival.is_none()
+    }
+
+    /// Gives up the bucket's operations, and these peers.
+    pub(crate) fn leave(
+        &mut self,
+        cx: &mut Cx,
+        b: Bucket,
+        peers: &[Key],
+        hosts: impl Iterator<Item = Key>,
+    ) -> Luggage {
+        let peers: Vec<(Key, Peer)> =
+            peers.iter().filter_map(|k| Some((*k, self.peers.remove(*k)?))).collect();
+        for (key, p) in &peers {
+            self.timers.cancel(*key);
+            cx.budget.gave(p.host, p.uses);
+            self.ni.sub(p.uses);
+        }
+        // What they held of the NI's credits and of their hosts' shares serves others.
+        for host in hosts {
+            while self.wake_one(cx, host) {}
+        }
+        for waiting in std::mem::take(&mut self.ni_waiters) {
+            if let Some(p) = self.peers.get_mut(waiting) {
+                p.listed_for_ni = false;
+                self.kicks.push_back(waiting);
+            }
+        }
+        Luggage { peers, ops: self.ops.take(b, cx.cfg.nid) }
+    }
+
+    /// Takes a bucket in: first the operations; its peers follow one by one as the LND takes them in.
+    pub(crate) fn adopt(&mut self, cx: &mut Cx, b: Bucket, from: ShardId, luggage: Luggage) {
+        for (old, rec) in luggage.ops {
+            let new = self.ops.put(cx.now, rec);
+            self.renamed.ops.insert(old, new);
+        }
+        self.renamed.peers.extend(luggage.peers);
+        self.arrival = Some(Arrival { bucket: b, from, held: Vec::new() });
+    }
+
+    /// The name here of an operation that came.
+    pub(super) fn new_name(&self, old: Key) -> Key {
+        self.renamed.ops.get(&old).copied().unwrap_or(Key::NOWHERE)
+    }
+
+    /// The LND has an entry for a peer that came.
+    pub(super) fn take_in(&mut self, cx: &mut Cx, old: Key, entry: Key, host: Key) -> Key {
+        let Some(mut p) = self.renamed.peers.remove(&old) else { return Key::NOWHERE };
+        for tx in &mut p.waiting {
+            if let TxDone::Op(op) = &mut tx.done {
+                *op = self.renamed.ops.get(op).copied().unwrap_or(Key::NOWHERE);
+            }
+        }
+        (p.entry, p.host) = (entry, host);
+        (p.listed_for_ni, p.listed_for_host) = (false, false);
+        self.ni.add(p.uses);
+        cx.budget.took(host, p.uses);
+        let waits = p.waiting.front().map(|tx| tx.deadline);
+        let key = self.peers.insert(p);
+        if let Some(deadline) = waits {
+            self.timers.by(cx.now, key, deadline);
+            self.kicks.push_back(key);
+        }
+        key
+    }
+
+    /// All of it is here.
+    pub(crate) fn adopted(&mut self) {
+        self.renamed = Renamed::default();
+    }
+
+    /// Whether an operation must wait for those that went to the bucket's old home before it.
+    pub(super) fn holds(
+        &mut self,
+        cx: &Cx,
+        from: Option<ShardId>,
+        app: AppId,
+        op: Op,
+    ) -> Option<(AppId, Op)> {
+        match &mut self.arrival {
+            Some(a) if bucket_of(cx, &op) == Some(a.bucket) && from != Some(a.from) => {
+                a.held.push((app, op));
+                None
+            }
+            _ => Some((app, op)),
+        }
+    }
+
+    /// Nothing comes over the old home any more.
+    pub(crate) fn settled<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, b: Bucket) {
+        if self.arrival.as_ref().is_some_and(|a| a.bucket == b)
+            && let Some(a) = self.arrival.take()
+        {
+            for (app, op) in a.held {
+                self.command(cx, lnd, (app, op), None);
+            }
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Operations of this node that wait for an answer: PUTs with ACK, GETs, pings.
+
+use crate::hash::OwnMap;
+use crate::lnd::timers::{LOOK_AGAIN, Timers};
+use crate::lnd::{AppId, Data, LnetError, Sink};
+use crate::lnet::api::Event;
+use crate::stream::Bucket;
+use crate::stream::slab::{Key, Slab};
+use crate::wire::{Nid, WireHandle};
+
+/// What an operation waits for.
+#[derive(Debug)]
+pub(crate) enum OpKind {
+    /// SEND and ACK; which have come.
+    Put { sent: bool, acked: bool },
+    /// The REPLY. The sink is absent while the payload is being stored.
+    Get { sink: Option<Sink> },
+    /// The REPLY of a ping, asked at this time; `placing` while its payload is read.
+    Ping { asked: u64, placing: bool },
+}
+
+/// An operation.
+#[derive(Debug)]
+pub(crate) struct OpRec {
+    pub(crate) app: AppId,
+    pub(crate) tag: u64,
+    pub(crate) target: Nid,
+    pub(crate) kind: OpKind,
+    pub(crate) object: u64,
+    pub(crate) deadline: u64,
+}
+
+impl OpRec {
+    /// Whether nothing of the answer has come.
+    fn waits(&self) -> bool {
+        match &self.kind {
+            OpKind::Put { acked, .. } => !acked,
+            OpKind::Get { sink } => sink.is_some(),
+            OpKind::Ping { placing, .. } => !placing,
+        }
+    }
+
+    /// Where the target's address falls.
+    pub(crate) fn bucket(&self) -> Option<Bucket> {
+        self.target.ip().map(Bucket::of)
+    }
+}
+
+/// The operations of a shard.
+#[derive(Debug)]
+pub(crate) struct Ops {
+    recs: Slab<OpRec>,
+    by_object: OwnMap<u64, Key>,
+    interface: u64,
+    next_object: u64,
+    step: u64,
+    /// By position. Those of operations that have ended stay: the next one there is looked at too early once, and
+    /// traffic sets none.
+    pub(crate) timers: Timers,
+}
+
+impl Ops {
+    pub(crate) fn new(interface: u64, first: u64, step: u64) -> Ops {
+        Ops {
+            recs: Slab::new(),
+            by_object: OwnMap::default(),
+            interface,
+            next_object: first,
+            step: step.max(1),
+            timers: Timers::new(),
+        }
+    }
+
+    /// Registers an operation and gives it the handle that its answer will name.
+    pub(crate) fn start(
+        &mut self,
+        (app, tag): (AppId, u64),
+        target: Nid,
+        kind: OpKind,
+        (now, deadline): (u64, u64),
+    ) -> (Key, WireHandle) {
+        let object = self.next_object;
+        self.next_object = object.wrapping_add(self.step);
+        let key = self.recs.insert(OpRec { app, tag, target, kind, object, deadline });
+        self.by_object.insert(object, key);
+        self.timers.by(now, key, deadline);
+        (key, WireHandle { interface: self.interface, object })
+    }
+
+    /// The operation that an answer from `src` names.
+    pub(crate) fn find(&self, handle: WireHandle, src: Nid) -> Option<Key> {
+        if handle.interface != self.interface {
+            return None;
+        }
+        let key = *self.by_object.get(&handle.object)?;
+        // Handles are easy to guess; an answer counts only from the node that was asked.
+        self.recs.get(key).is_some_and(|r| r.target == src).then_some(key)
+    }
+
+    /// The operation with that handle.
+    pub(crate) fn by_object(&self, object: u64) -> Option<Key> {
+        self.by_object.get(&object).copied()
+    }
+
+    pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut OpRec> {
+        self.recs.get_mut(key)
+    }
+
+    pub(crate) fn get(&self, key: Key) -> Option<&OpRec> {
+        self.recs.get(key)
+    }
+
+    /// Takes out the operations on peers of a bucket, to be put in elsewhere; those on `own`, this node, stay.
+    pub(crate) fn take(&mut self, b: Bucket, own: Nid) -> Vec<(Key, OpRec)> {
+        let all: Vec<Key> = (0..self.recs.capacity()).filter_map(|i| self.recs.key_at(i)).collect();
+        let of = |k: &Key| self.recs.get(*k).is_some_and(|r| r.bucket() == Some(b) && r.target != own);
+        let some: Vec<Key> = all.into_iter().filter(of).collect();
+        some.into_iter().filter_map(|k| Some((k, self.end(k)?))).collect()
+    }
+
+    /// Puts in an operation of another shard, whose handle stays.
+    pub(crate) fn put(&mut self, now: u64, rec: OpRec) -> Key {
+        let (object, deadline) = (rec.object, rec.deadline);
+        let key = self.recs.insert(rec);
+        self.by_object.insert(object, key);
+        self.timers.by(now, key, deadline);
+        key
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.recs.len()
+    }
+
+    fn end(&mut self, key: Key) -> Option<OpRec> {
+        let rec = self.recs.remove(key)?;
+        self.by_object.remove(&rec.object);
+        Some(rec)
+    }
+
+    /// The request has left, or will not.
+    pub(crate) fn sent(
+        &mut self,
+        key: Key,
+        now: u64,
+        status: Result<(), LnetError>,
+    ) -> Option<(AppId, Event)> {
+        let rec = self.recs.get_mut(key)?;
+        let (app, tag) = (rec.app, rec.tag);
+        match (&mut rec.kind, status) {
+            (OpKind::Put { sent, acked }, Ok(())) => {
+                *sent = true;
+                let done = *acked;
+                if done {
+                    self.end(key);
+                }
+                Some((app, Event::Send { tag, status: Ok(()), done }))
+            }
+            (OpKind::Put { .. }, Err(e)) => {
+                self.end(key);
+                Some((app, Event::Send { tag, status: Err(e), done: true }))
+            }
+            (_, Ok(())) => None,
+            (_, Err(e)) => self.fail(key, now, e),
+        }
+    }
+
+    /// The ACK has come.
+    pub(crate) fn acked(
+        &mut self,
+        key: Key,
+        status: Result<(), LnetError>,
+        mlength: u32,
+    ) -> Option<(AppId, Event)> {
+        let rec = self.recs.get_mut(key)?;
+        let OpKind::Put { sent, acked } = &mut rec.kind else { return None };
+        if std::mem::replace(acked, true) {
+            return None;
+        }
+        let (app, tag, done) = (rec.app, rec.tag, *sent);
+        if done {
+            self.end(key);
+        }
+        Some((app, Event::Ack { tag, status, mlength, done }))
+    }
+
+    /// Ends a GET or a ping (or a PUT's wait for its ACK) with an error, if no payload is being stored.
+    pub(crate) fn fail(&mut self, key: Key, now: u64, e: LnetError) -> Option<(AppId, Event)> {
+        match &mut self.recs.get_mut(key)?.kind {
+            OpKind::Put { .. } => self.acked(key, Err(e), 0),
+            OpKind::Get { sink: None } | OpKind::Ping { placing: true, .. } => None,
+            OpKind::Get { sink } => {
+                let sink = sink.take();
+                self.reply(key, Err(e), 0, Data::Discarded, sink)
+            }
+            OpKind::Ping { .. } => self.pong(key, now, Err(e)),
+        }
+    }
+
+    /// Ends a GET.
+    pub(crate) fn reply(
+        &mut self,
+        key: Key,
+        status: Result<(), LnetError>,
+        mlength: u32,
+        data: Data,
+        sink: Option<Sink>,
+    ) -> Option<(AppId, Event)> {
+        let rec = self.end(key)?;
+        let sink = match sink {
+            Some(Sink::Copy(run)) => Some(run),
+            _ => None,
+        };
+        Some((rec.app, Event::Reply { tag: rec.tag, status, mlength, data, sink }))
+    }
+
+    /// Ends a ping.
+    pub(crate) fn pong(
+        &mut self,
+        key: Key,
+        now: u64,
+        info: Result<crate::wire::PingInfo, LnetError>,
+    ) -> Option<(AppId, Event)> {
+        let rec = self.end(key)?;
+        let OpKind::Ping { asked, .. } = rec.kind else { return None };
+        Some((rec.app, Event::Ping { tag: rec.tag, info, rtt_ns: now.saturating_sub(asked) }))
+    }
+
+    /// Looks at the operation at this position of [`Ops::timers`]; gives it when it is overdue. One whose payload is
+    /// being stored is left to the connection that does it.
+    pub(crate) fn overdue(&mut self, now: u64, position: u32) -> Option<Key> {
+        let key = self.recs.key_at(position as usize)?;
+        let rec = self.recs.get(key)?;
+        let at = match rec.deadline {
+            later if later > now => later,
+            _ if rec.waits() => return Some(key),
+            _ => now + LOOK_AGAIN,
+        };
+        self.timers.by(now, key, at);
+        None
+    }
+
+    /// All that wait for an answer, but for those whose payload is being stored.
+    pub(crate) fn waiting(&self) -> Vec<Key> {
+        let all = (0..self.recs.capacity()).filter_map(|i| self.recs.key_at(i));
+        all.filter(|k| self.recs.get(*k).is_some_and(OpRec::waits)).collect()
+    }
+}

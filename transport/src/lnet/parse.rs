@@ -1,0 +1,321 @@
+//! Messages that come: where their payload goes, and what they lead to (docs/protocol/lnet.md §4, §5).
+
+use super::command::PING_LEN;
+use super::ops::OpKind;
+use super::remote::{Asker, Body, Waiter};
+use super::{Delivery, GetGrant, Lnet, MatchReq, PutGrant, Verdict};
+use crate::lnd::{
+    AppId, Arrived, Cx, Data, Dest, Lnd, LnetError, May, Owner, Parsed, Placement, Sink, Ticket,
+};
+use crate::stream::slab::Key;
+use crate::wire::ksock::Checksum;
+use crate::wire::{LnetBody, LnetHdr, Nid, PingInfo, WireHandle, lnet, ping};
+
+/// A message that is dropped, or leads to nothing more.
+const NOTHING: Parsed<Delivery> = Parsed::Take(None, Delivery::Nothing, 0);
+
+impl Lnet {
+    /// Finds out where the payload of a message goes.
+    pub(super) fn parse<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: Arrived) -> Parsed<Delivery> {
+        let hdr = &msg.hdr;
+        let own = cx.cfg.nid;
+        if hdr.dest_nid != own {
+            if hdr.dest_nid.same_net(own) || hdr.dest_nid == Nid::LO {
+                cx.counters.err_dest_nid += 1;
+                return Parsed::Malformed;
+            }
+            cx.counters.drop_not_for_us += 1;
+            return NOTHING;
+        }
+        if hdr.src_nid.is_any() || !hdr.src_nid.same_net(own) {
+            cx.counters.drop_not_for_us += 1;
+            return NOTHING;
+        }
+        match hdr.body {
+            LnetBody::Ack { handle, mlength, .. } => {
+                let event =
+                    self.ops.find(handle, hdr.src_nid).and_then(|op| self.ops.acked(op, Ok(()), mlength));
+                cx.counters.drop_stale_handle += u64::from(event.is_none());
+                self.complete_some(event);
+                NOTHING
+            }
+            LnetBody::Reply { handle } => self.parse_reply(cx, handle, hdr, msg.sum),
+            LnetBody::Put { .. } | LnetBody::Get { .. } => self.parse_request(cx, lnd, msg),
+        }
+    }
+
+    fn parse_reply(
+        &mut self,
+        cx: &mut Cx,
+        handle: WireHandle,
+        hdr: &LnetHdr,
+        sum: Option<Checksum>,
+    ) -> Parsed<Delivery> {
+        let len = hdr.payload_len;
+        let found = self.ops.find(handle, hdr.src_nid);
+        let Some((op, rec)) = found.and_then(|op| Some((op, self.ops.get_mut(op)?))) else {
+            cx.counters.drop_stale_handle += 1;
+            return NOTHING;
+        };
+        let owner = Owner::App(rec.app).into();
+        let dest = match &mut rec.kind {
+            OpKind::Get { sink } => match sink.take() {
+                Some(s) if s.len() >= len => Ok(Dest::Sink { sink: s, offset: 0 }),
+                Some(s) => {
+                    *sink = Some(s);
+                    Err(LnetError::TooLong)
+                }
+                // A second answer while the first is being read.
+                None => {
+                    cx.counters.drop_stale_handle += 1;
+                    return NOTHING;
+                }
+            },
+            OpKind::Ping { placing, .. } if !*placing && len <= PING_LEN => {
+                *placing = true;
+                Ok(Dest::Own(Vec::with_capacity(len as usize)))
+            }
+            _ => Err(LnetError::Malformed),
+        };
+        match dest {
+            Ok(dest) => {
+                let placement = Placement::new(dest, len, owner, sum.filter(|_| len > 0));
+                Parsed::Take(Some(placement), Delivery::Reply(op), len)
+            }
+            Err(why) => {
+                cx.counters.drop_too_long += u64::from(why == LnetError::TooLong);
+                let event = self.ops.fail(op, cx.now, why);
+                self.complete_some(event);
+                NOTHING
+            }
+        }
+    }
+
+    fn parse_request<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: Arrived) -> Parsed<Delivery> {
+        // A peer that asks and never reads would make our answers pile up.
+        if lnd.may_ask(cx, msg.entry) == May::No {
+            return Parsed::Unread;
+        }
+        let hdr = msg.hdr;
+        if let LnetBody::Get {
+            handle,
+            match_bits: ping::MATCH_BITS,
+            portal: ping::PORTAL,
+            src_offset,
+            sink_length,
+        } = hdr.body
+        {
+            self.pong(cx, lnd, msg.peer, &hdr, handle, (src_offset, sink_length));
+            return NOTHING;
+        }
+        let req = MatchReq { hdr, sender: msg.sender };
+        let portal = match hdr.body {
+            LnetBody::Put { portal, .. } | LnetBody::Get { portal, .. } => portal,
+            _ => lnet::PORTALS,
+        };
+        let owner = cx.cfg.shards.owner_of(portal);
+        if owner != cx.cfg.shards.me && portal < lnet::PORTALS {
+            let Some(ticket) = lnd.ticket(msg.key) else { return NOTHING };
+            self.post(owner, Body::Ask(Asker { ticket, req }));
+            return Parsed::Hold;
+        }
+        let verdict = self.portals.find(req);
+        self.apply(cx, lnd, msg, verdict)
+    }
+
+    /// Does what the portal's owner said.
+    fn apply<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        msg: Arrived,
+        verdict: Verdict,
+    ) -> Parsed<Delivery> {
+        let hdr = msg.hdr;
+        match verdict {
+            Verdict::Put(grant, sink) => {
+                let ack = matches!(hdr.body, LnetBody::Put { ack, .. } if ack != WireHandle::NONE);
+                let grant = PutGrant { ack: grant.ack && ack, ..grant };
+                let whole = grant.mlength == hdr.payload_len && grant.mlength > 0;
+                let discards = matches!(sink, Sink::Discard(_));
+                let sum = msg.sum.filter(|_| whole && !discards);
+                let dest = Dest::Sink { sink, offset: grant.offset };
+                let placement = Placement::new(dest, grant.mlength, Owner::App(grant.app).into(), sum);
+                Parsed::Take(Some(placement), Delivery::Put(grant), grant.mlength)
+            }
+            Verdict::Get(grant, payload) => {
+                self.send_reply(cx, lnd, msg.peer, grant, payload);
+                NOTHING
+            }
+            Verdict::Busy(me) => {
+                if let Some(ticket) = lnd.ticket(msg.key) {
+                    let req = MatchReq { hdr, sender: msg.sender };
+                    self.portals.wait(me, Waiter::Conn(Asker { ticket, req }));
+                }
+                Parsed::Hold
+            }
+            Verdict::Drop(_) if is_push(&hdr) => push_put(&hdr, msg.sum),
+            Verdict::Drop(why) => {
+                why.count(cx);
+                NOTHING
+            }
+        }
+    }
+
+    /// Another shard asks about a portal of ours.
+    pub(super) fn asked<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, asker: Asker) {
+        match self.portals.find(asker.req) {
+            Verdict::Busy(me) => self.portals.wait(me, Waiter::Conn(asker)),
+            verdict => self.answered(cx, lnd, asker.ticket, verdict),
+        }
+    }
+
+    /// The owner of a portal has answered.
+    pub(super) fn answered<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        ticket: Ticket,
+        verdict: Verdict,
+    ) {
+        let home = cx.homes.at(ticket.bucket);
+        if home != cx.cfg.shards.me {
+            // The connection lives elsewhere, or has moved since it asked.
+            return self.post(home, Body::Answer(ticket, verdict));
+        }
+        if let Some(msg) = lnd.held(&ticket) {
+            let key = msg.key;
+            let parsed = self.apply(cx, lnd, msg, verdict);
+            return lnd.recv(self, cx, key, parsed);
+        }
+        // The connection has died meanwhile: what was granted goes back.
+        match verdict {
+            Verdict::Put(grant, sink) => {
+                self.return_put(cx, lnd, grant, (sink, Data::Discarded), Err(LnetError::ConnLost))
+            }
+            Verdict::Get(grant, _) => self.return_get(cx, grant, Err(LnetError::ConnLost)),
+            Verdict::Busy(_) | Verdict::Drop(_) => {}
+        }
+    }
+
+    /// Gives a message's payload, or its failure, to whom it concerns.
+    pub(super) fn deliver<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        (peer, hdr): (Option<Key>, &LnetHdr),
+        delivery: Delivery,
+        stored: Option<(Dest, Data)>,
+        status: Result<(), LnetError>,
+    ) {
+        if let Delivery::Push(mlength) = delivery {
+            if let Some(peer) = peer.filter(|_| status.is_ok()) {
+                self.send_push_ack(cx, lnd, peer, hdr, mlength);
+            }
+            return;
+        }
+        let (sink, data) = match stored {
+            Some((Dest::Sink { sink, .. }, data)) => (Some(sink), data),
+            Some((Dest::Own(info), _)) => {
+                let Delivery::Reply(op) = delivery else { return };
+                let info = match status {
+                    Ok(()) => PingInfo::parse(&info).map_err(|_| LnetError::Malformed),
+                    Err(e) => Err(e),
+                };
+                cx.counters.err_ping_info += u64::from(info == Err(LnetError::Malformed));
+                let event = self.ops.pong(op, cx.now, info);
+                return self.complete_some(event);
+            }
+            None => (None, Data::Discarded),
+        };
+        match delivery {
+            Delivery::Nothing | Delivery::Push(_) | Delivery::Object(_) => {}
+            Delivery::Put(grant) => {
+                if let Some(peer) = peer.filter(|_| grant.ack && status.is_ok()) {
+                    self.send_ack(cx, lnd, peer, &grant);
+                }
+                self.return_put(cx, lnd, grant, (sink.unwrap_or(Sink::Discard(0)), data), status);
+            }
+            Delivery::Reply(op) => {
+                let event = self.ops.reply(op, status, hdr.payload_len, data, sink);
+                self.complete_some(event);
+            }
+        }
+    }
+
+    /// Gives a PUT's grant back to the portal's owner.
+    fn return_put<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        grant: PutGrant,
+        (sink, data): (Sink, Data),
+        status: Result<(), LnetError>,
+    ) {
+        if grant.owner == cx.cfg.shards.me {
+            self.put_done(cx, lnd, grant, (sink, data), status);
+        } else {
+            self.post(grant.owner, Body::PutDone { grant, sink, status, data });
+        }
+    }
+
+    /// Gives a GET's grant back to the portal's owner.
+    pub(super) fn return_get(&mut self, cx: &Cx, grant: GetGrant, status: Result<(), LnetError>) {
+        if grant.owner == cx.cfg.shards.me {
+            self.get_done(grant, status);
+        } else {
+            self.post(grant.owner, Body::GetDone { grant, status });
+        }
+    }
+
+    pub(super) fn put_done<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        grant: PutGrant,
+        (sink, data): (Sink, Data),
+        status: Result<(), LnetError>,
+    ) {
+        if let Some((app, event, waiters)) = self.portals.put_done(&grant, sink, status, data) {
+            self.complete(app, event);
+            self.wake_waiters(cx, lnd, waiters);
+        }
+    }
+
+    pub(super) fn get_done(&mut self, grant: GetGrant, status: Result<(), LnetError>) {
+        let event = self.portals.get_done(&grant, status);
+        self.complete_some(event);
+    }
+
+    pub(super) fn wake_waiters<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        waiters: impl IntoIterator<Item = Waiter>,
+    ) {
+        for w in waiters {
+            match w {
+                Waiter::Own(message) => self.own_resume(cx, lnd, message),
+                Waiter::Conn(a) if cx.homes.at(a.ticket.bucket) != cx.cfg.shards.me => {
+                    self.asked(cx, lnd, a);
+                }
+                Waiter::Conn(a) => lnd.again(self, cx, &a.ticket),
+            }
+        }
+    }
+}
+
+/// A peer pushes its ping info, and nobody here wants to know: it is checked and acknowledged all the same, as each
+/// node does (lnet.md §6.4, field report L7).
+fn push_put(hdr: &LnetHdr, sum: Option<Checksum>) -> Parsed<Delivery> {
+    let mlength = hdr.payload_len.min(ping::PUSH_ROOM);
+    let sum = sum.filter(|_| mlength == hdr.payload_len && mlength > 0);
+    let dest = Dest::Own(Vec::with_capacity(mlength as usize));
+    let placement = Placement::new(dest, mlength, Owner::App(AppId::NODE).into(), sum);
+    Parsed::Take(Some(placement).filter(|_| mlength > 0), Delivery::Push(mlength), mlength)
+}
+
+/// Whether a message is a push of ping info.
+fn is_push(h: &LnetHdr) -> bool {
+    matches!(h.body, LnetBody::Put { portal: ping::PORTAL, match_bits: ping::MATCH_BITS, .. })
+}

@@ -1,0 +1,40 @@
+//! A peer of this node's, as LNet knows it: credits, and what waits for them.
+
+use std::collections::VecDeque;
+
+use super::Msg;
+use crate::lnd::budget::Uses;
+use crate::stream::slab::Key;
+use crate::wire::ProcessId;
+
+/// A peer.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(super) id: ProcessId,
+    /// The LND's entry.
+    pub(super) entry: Key,
+    /// Whom it is charged to.
+    pub(super) host: Key,
+    /// Messages that wait for a credit.
+    pub(super) waiting: VecDeque<Msg>,
+    /// What messages to it hold; the credits are its own, too.
+    pub(super) uses: Uses,
+    /// Stands in the NI's list of peers that wait for one of its credits.
+    pub(super) listed_for_ni: bool,
+    /// Stands in its host's list of peers that wait for a credit of the NI.
+    pub(super) listed_for_host: bool,
+}
+
+impl Peer {
+    pub(super) fn new(id: ProcessId, entry: Key, host: Key) -> Peer {
+        Peer {
+            id,
+            entry,
+            host,
+            waiting: VecDeque::new(),
+            uses: Uses::default(),
+            listed_for_ni: false,
+            listed_for_host: false,
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Messages between the shards of a node: a peer's home is rarely the owner of a portal.
+
+use super::api::Op;
+use super::{GetGrant, MatchReq, Msg, PutGrant, Verdict};
+use crate::lnd::{AppId, Data, LnetError, Sink, Ticket};
+use crate::stream::slab::Key;
+use crate::wire::ProcessId;
+
+/// A message to another shard of the same node, given with [`Input::From`](crate::node::Input::From). Opaque to
+/// runtimes. Messages between two shards must arrive in order; they may be large and own memory.
+#[derive(Debug)]
+pub struct ShardMsg(pub(crate) Body);
+
+#[derive(Debug)]
+pub(crate) enum Body {
+    /// An operation that belongs elsewhere.
+    Cmd(AppId, Op),
+    /// Home to owner: does anything match?
+    Ask(Asker),
+    /// Owner to home.
+    Answer(Ticket, Verdict),
+    /// Home to owner: the PUT is stored, or will not be.
+    PutDone { grant: PutGrant, sink: Sink, status: Result<(), LnetError>, data: Data },
+    /// To the home of a source that did not deliver its request itself: the answer.
+    Answered(ProcessId, Box<Msg>),
+    /// Home to owner: the REPLY's pages are home.
+    GetDone { grant: GetGrant, status: Result<(), LnetError> },
+}
+
+/// A message that waits for a portal's owner.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asker {
+    /// Where it is found again.
+    pub(crate) ticket: Ticket,
+    pub(crate) req: MatchReq,
+}
+
+/// Who waits for a match entry's sink.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Waiter {
+    /// A message on a connection, perhaps of another shard's.
+    Conn(Asker),
+    /// A message of this node to itself.
+    Own(Key),
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn messages_may_cross_threads() {
+        fn check<T: Send>() {}
+        check::<super::ShardMsg>();
+    }
+}

@@ -1,0 +1,126 @@
+//! What LNDs ask of LNet.
+
+use super::peer::Peer;
+use super::{Delivery, Lnet, TxDone};
+use crate::lnd::budget::Uses;
+use crate::lnd::{Arrived, Cx, Data, Dest, Lnd, LnetError, Nobody, Parsed, Upper};
+use crate::lnet::ops::OpRec;
+use crate::stream::Bucket;
+use crate::stream::slab::Key;
+use crate::wire::{LnetHdr, ProcessId};
+
+impl Upper for Lnet {
+    type Token = TxDone;
+    type Delivery = Delivery;
+
+    fn parse<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: Arrived) -> Parsed<Delivery> {
+        Lnet::parse(self, cx, lnd, msg)
+    }
+
+    fn deliver<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        peer: Option<Key>,
+        delivery: Delivery,
+        (stored, status): (Option<(Dest, Data)>, Result<(), LnetError>),
+        hdr: &LnetHdr,
+    ) {
+        Lnet::deliver(self, cx, lnd, (peer, hdr), delivery, stored, status);
+    }
+
+    fn finalize(&mut self, cx: &mut Cx, peer: Key, uses: Uses, token: TxDone, status: Result<(), LnetError>) {
+        self.finish(cx, peer, uses, token, status);
+    }
+
+    fn peer_new(&mut self, id: ProcessId, entry: Key, host: Key) -> Key {
+        self.peers.insert(Peer::new(id, entry, host))
+    }
+
+    fn peer_gone(&mut self, peer: Key) {
+        self.peers.remove(peer);
+        self.timers.cancel(peer);
+    }
+
+    fn peer_came(&mut self, cx: &mut Cx, old: Key, entry: Key, host: Key) -> Key {
+        self.take_in(cx, old, entry, host)
+    }
+
+    fn peer_unpays(&mut self, cx: &mut Cx, peer: Key) {
+        let Some((host, uses)) = self.peers.get(peer).map(|p| (p.host, p.uses)) else { return };
+        // Credits that it holds come home to another host: whoever waits for them here would not hear of it.
+        while self.wake_one(cx, host) {}
+        cx.budget.gave(host, uses);
+    }
+
+    fn peer_pays(&mut self, cx: &mut Cx, peer: Key, host: Key) {
+        let Some(p) = self.peers.get_mut(peer) else { return };
+        (p.host, p.listed_for_host) = (host, false);
+        cx.budget.took(host, p.uses);
+        self.kicks.push_back(peer);
+    }
+
+    fn idle(&self, peer: Key) -> bool {
+        self.peers.get(peer).is_none_or(|p| p.waiting.is_empty() && p.uses.credits == 0)
+    }
+
+    fn waiting(&self, peer: Key) -> usize {
+        self.peers.get(peer).map_or(0, |p| p.waiting.len())
+    }
+
+    fn kick(&mut self, peer: Key) {
+        self.kicks.push_back(peer);
+    }
+
+    fn stop<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L) {
+        self.end_work(cx, lnd);
+    }
+
+    fn gone<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L) {
+        self.end_work(cx, lnd);
+        for me in self.portals.attached() {
+            if let Ok((event, waiters)) = self.portals.unlink(me) {
+                self.complete_some(event);
+                self.wake_waiters(cx, lnd, waiters);
+            }
+        }
+    }
+
+    fn concerns(&self, delivery: &Delivery) -> Result<Option<Bucket>, Nobody> {
+        match delivery {
+            Delivery::Nothing | Delivery::Push(_) => Err(Nobody),
+            Delivery::Put(_) => Ok(None),
+            Delivery::Reply(op) => self.ops.get(*op).map(OpRec::bucket).ok_or(Nobody),
+            Delivery::Object(object) => {
+                let op = self.ops.by_object(*object).and_then(|op| self.ops.get(op));
+                op.map(OpRec::bucket).ok_or(Nobody)
+            }
+        }
+    }
+
+    fn seal(&self, delivery: Delivery) -> Delivery {
+        match delivery {
+            Delivery::Reply(op) => self.ops.get(op).map_or(Delivery::Nothing, |r| Delivery::Object(r.object)),
+            d => d,
+        }
+    }
+
+    fn unseal(&self, delivery: Delivery) -> Delivery {
+        match delivery {
+            Delivery::Object(object) => self.ops.by_object(object).map_or(Delivery::Nothing, Delivery::Reply),
+            d => d,
+        }
+    }
+
+    fn renamed(&self, token: &mut TxDone) {
+        if let TxDone::Op(op) = token {
+            *op = self.new_name(*op);
+        }
+    }
+
+    fn renamed_delivery(&self, delivery: &mut Delivery) {
+        if let Delivery::Reply(op) = delivery {
+            *op = self.new_name(*op);
+        }
+    }
+}

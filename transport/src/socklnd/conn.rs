@@ -1,0 +1,149 @@
+//! One connection as the machine sees it.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use arrayvec::ArrayVec;
+
+use super::boxes::Boxed;
+use super::hello::{self, HsState, Passive};
+use super::rx::Rx;
+use super::standing::Standing;
+use super::txq::TxQueue;
+use crate::lnd::Upper;
+use crate::stream::slab::Key;
+use crate::stream::{Bucket, ConnId};
+use crate::wire::{ByteOrder, ConnType, Nid, Version};
+
+/// A connection, from `Opened` to `Closed`.
+#[derive(Debug)]
+pub(super) struct Conn<U: Upper> {
+    pub(super) id: ConnId,
+    /// Where the peer's address falls.
+    pub(super) bucket: Bucket,
+    /// Whom it is charged to.
+    pub(super) host: Key,
+    /// Charged for answers on its stream that have no pages, in bytes.
+    pub(super) owed: u64,
+    /// Set once the HELLO is through, or from the start on one that we dialled.
+    pub(super) peer: Option<Key>,
+    /// The NID that our HELLO names: the one in the peer's, unless its port says otherwise.
+    pub(super) claimed: Option<Nid>,
+    /// Our own end's type.
+    pub(super) ctype: ConnType,
+    /// The version asked for while the handshake lasts, then the one agreed on.
+    pub(super) version: Version,
+    /// The peer's V2 HELLO has the TCP magic: so has our answer.
+    pub(super) tcp_magic: bool,
+    /// The peer's end is at one of our own addresses.
+    pub(super) own_ip: bool,
+    /// An unprivileged peer's address: it is known by that, whatever it says (socklnd.md §9).
+    pub(super) renamed: Option<SocketAddr>,
+    pub(super) hs: HsState,
+    pub(super) hs_buf: ArrayVec<u8, { hello::BUF }>,
+    /// When the handshake is given up, in ns; when the node goes down, and it has ended: when it is reset.
+    pub(super) hs_deadline: u64,
+    /// What its end would mean for the set.
+    pub(super) standing: Standing,
+    /// A HELD one is used then, in ns.
+    pub(super) held_until: u64,
+    /// Order of the peer's ksock headers.
+    pub(super) order: ByteOrder,
+    pub(super) rx: Rx<U::Delivery>,
+    /// The peer is gone: what it sent is read, but nothing waits for it to read.
+    pub(super) ended: bool,
+    /// A FIN came behind the message that waits.
+    pub(super) fin: bool,
+    /// Messages that are in boxes, and those behind them.
+    pub(super) boxed: Option<Box<Boxed<U::Delivery>>>,
+    pub(super) txq: TxQueue<U::Token>,
+    /// Stream position behind everything pushed.
+    pub(super) pushed: u64,
+    pub(super) acked: u64,
+    pub(super) sent: u64,
+    /// TCP must have made progress by then; meaningful while `pushed > acked`.
+    pub(super) tx_deadline: u64,
+    /// Lends pushed, oldest first; released ones leave from the front.
+    pub(super) lends: VecDeque<Key>,
+    /// When messages could flow, in ns.
+    pub(super) up_at: u64,
+    /// Second of the last message, or of the HELLO: for the choice among equals.
+    pub(super) last_used: u64,
+}
+
+impl<U: Upper> Conn<U> {
+    pub(super) fn new(id: ConnId, bucket: Bucket, host: Key) -> Conn<U> {
+        Conn {
+            id,
+            bucket,
+            host,
+            owed: 0,
+            peer: None,
+            claimed: None,
+            ctype: ConnType::None,
+            version: Version::V3,
+            tcp_magic: false,
+            own_ip: false,
+            renamed: None,
+            hs: HsState::Passive(Passive::Request),
+            hs_buf: ArrayVec::new(),
+            hs_deadline: u64::MAX,
+            standing: Standing::Part,
+            held_until: u64::MAX,
+            order: ByteOrder::Little,
+            rx: Rx::new(),
+            ended: false,
+            fin: false,
+            boxed: None,
+            txq: TxQueue::new(Version::V3),
+            pushed: 0,
+            acked: 0,
+            sent: 0,
+            tx_deadline: u64::MAX,
+            lends: VecDeque::new(),
+            up_at: 0,
+            last_used: 0,
+        }
+    }
+
+    /// Whether the peer made it.
+    pub(super) fn passive(&self) -> bool {
+        matches!(self.hs, HsState::Passive(_))
+    }
+
+    /// Whether its handshake was admitted, and is under way.
+    pub(super) fn admitted(&self) -> bool {
+        self.hs.shaking() && self.hs_deadline != u64::MAX
+    }
+
+    /// Whether messages flow.
+    pub(super) fn up(&self) -> bool {
+        self.hs.up()
+    }
+
+    /// Whether nothing is under way in either direction that a FIN would cut off. Headers that TCP has taken but
+    /// not seen acknowledged (an ACK for a cookie, sent a moment ago) go before the FIN and need nothing of ours,
+    /// and a RST would make the peer lose them; pages on the way are wanted back at once. Messages in boxes have come whole.
+    pub(super) fn quiet(&self) -> bool {
+        let delivered = self.pushed == self.acked || self.lends.is_empty();
+        self.txq.is_empty() && delivered && self.rx.at_boundary()
+    }
+
+    /// TCP has acknowledged a part of what was `out` on the stream: gives what is not charged for answers any more, in bytes.
+    pub(super) fn answers_read(&mut self, out: u64) -> u64 {
+        let left = self.pushed - self.acked;
+        // Which messages those bytes were is not known: as many as their share of the stream.
+        let owed = if left == 0 { 0 } else { (self.owed.saturating_mul(left) / out.max(1)).min(self.owed) };
+        std::mem::replace(&mut self.owed, owed) - owed
+    }
+
+    /// Whether a message of it is in a box.
+    pub(super) fn boxes_out(&self) -> bool {
+        self.boxed.as_ref().is_some_and(|b| !b.is_empty())
+    }
+
+    /// Bytes that a new message would wait for.
+    pub(super) fn backlog(&self) -> u64 {
+        self.txq.bytes() + (self.pushed - self.sent.min(self.pushed))
+    }
+}

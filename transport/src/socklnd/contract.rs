@@ -1,0 +1,108 @@
+//! What LNet asks of socklnd.
+
+use super::Socklnd;
+use crate::lnd::budget::{Cause, NOBODY, QUEUE};
+use crate::lnd::{Arrived, Cx, Lnd, LnetError, May, Parsed, Ticket, Tx, Upper, Way};
+use crate::stream::slab::Key;
+use crate::wire::ProcessId;
+
+use super::rx::{RxState, WaitFor};
+
+impl<U: Upper> Lnd<U> for Socklnd<U> {
+    fn way(&mut self, cx: &mut Cx, peer: Key, tx: &Tx<U::Token>) -> Option<Way> {
+        let conn = self.connection_for(cx, peer, tx)?;
+        Some(Way { conn, clear: self.is_clear(cx, conn) })
+    }
+
+    fn send(&mut self, up: &mut U, cx: &mut Cx, peer: Key, tx: Tx<U::Token>, way: Option<Way>) {
+        self.send_by(up, cx, peer, tx, way);
+    }
+
+    fn recv(&mut self, up: &mut U, cx: &mut Cx, conn: Key, parsed: Parsed<U::Delivery>) {
+        self.place(up, cx, conn, parsed);
+        self.read_again(cx, conn);
+    }
+
+    fn again(&mut self, up: &mut U, cx: &mut Cx, ticket: &Ticket) {
+        if let Some(key) = self.by_id.get(&ticket.conn).copied()
+            && self
+                .conns
+                .get(key)
+                .is_some_and(|c| c.rx.ticket == ticket.serial && c.rx.wait == WaitFor::Match)
+        {
+            self.resume(up, cx, key);
+        }
+    }
+
+    fn ticket(&self, conn: Key) -> Option<Ticket> {
+        self.conns.get(conn).map(|c| Ticket { conn: c.id, bucket: c.bucket, serial: c.rx.ticket })
+    }
+
+    fn held(&self, ticket: &Ticket) -> Option<Arrived> {
+        let key = *self.by_id.get(&ticket.conn)?;
+        let c = self.conns.get(key).filter(|c| c.up() && c.rx.ticket == ticket.serial)?;
+        let waits = c.rx.state == RxState::ParseWait && c.rx.wait == WaitFor::Match;
+        waits.then(|| self.arrived(key)).flatten()
+    }
+
+    fn find(&self, id: ProcessId) -> Option<Key> {
+        self.by_peer.get(&id).and_then(|k| self.peers.get(*k)).map(|p| p.up)
+    }
+
+    fn add(&mut self, up: &mut U, cx: &mut Cx, id: ProcessId) -> Option<Key> {
+        let key = self.add_peer(up, cx, id, None)?;
+        self.peers.get(key).map(|p| p.up)
+    }
+
+    fn charge_to_nobody(&mut self, up: &mut U, cx: &mut Cx, peer: Key) {
+        self.recharge_peer(up, cx, peer, NOBODY);
+    }
+
+    fn charge_queue(&mut self, cx: &mut Cx, peer: Key) {
+        if let Some(p) = self.peers.get_mut(peer).filter(|p| !p.queued) {
+            p.queued = true;
+            cx.budget.charge(p.host, Cause::Peers, QUEUE);
+        }
+    }
+
+    fn may_ask(&self, cx: &Cx, peer: Key) -> May {
+        match self.peers.get(peer) {
+            Some(p) if p.answers >= cx.cfg.max_answers || cx.budget.over(p.host) => May::No,
+            _ => May::Yes,
+        }
+    }
+
+    fn answer_queued(&mut self, cx: &mut Cx, peer: Key) {
+        self.answer_queued(cx, peer);
+    }
+
+    fn answer_dropped(&mut self, up: &mut U, cx: &mut Cx, peer: Key) {
+        self.answer_left(up, cx, peer);
+    }
+
+    fn connected(&self, peer: Key) -> bool {
+        self.peers.get(peer).is_some_and(|p| !p.conns.is_empty())
+    }
+
+    fn queued(&self, peer: Key) -> usize {
+        self.peers.get(peer).map_or(0, |p| p.queue.len())
+    }
+
+    fn peers(&self) -> usize {
+        self.peers.len()
+    }
+
+    fn forget_if_idle(&mut self, up: &mut U, cx: &mut Cx, peer: Key) {
+        self.forget_if_idle(up, cx, peer);
+    }
+
+    fn fail_queues(&mut self, up: &mut U, cx: &mut Cx, why: LnetError) {
+        for peer in (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect::<Vec<_>>() {
+            self.fail_queue(up, cx, peer, why);
+        }
+    }
+
+    fn go_down(&mut self, up: &mut U, cx: &mut Cx) {
+        self.go_down(up, cx);
+    }
+}

@@ -1,0 +1,372 @@
+//! The handshake of a connection (docs/protocol/socklnd.md §1, §2.6, §2.7): a machine for each role.
+//!
+//! Who was dialled (`passive`):
+//!
+//! ```text
+//!          Request          Hello / writes its HELLO
+//!  REQUEST -------> HELLO -------------------------------> UP
+//!     |               |--- Busy / NONE in the peer's version ------------> DEAD
+//!     |               '--- Version / NONE in ours, to our own NID -------> DEAD
+//!     '------------------- Version / the acceptor's refusal -------------> DEAD
+//!  REQUEST, HELLO: Unfit, Timeout / FIN ---------------------------------> DEAD
+//!                  Bad, Lost / RST --------------------------------------> DEAD
+//! ```
+//!
+//! Who dialled (`active`; request and HELLO left when TCP was connected):
+//!
+//! ```text
+//!          Hello
+//!   REPLY -------> UP
+//!     |--- Busy / another attempt in 1 s --------------------------------> DEAD
+//!     |--- Downgrade / another attempt at once, in the peer's version ---> DEAD
+//!     |--- Unfit, Timeout / FIN, back off -------------------------------> DEAD
+//!     '--- Bad, Version, Lost / RST, back off ---------------------------> DEAD
+//! ```
+//!
+//! Who has read all that was said closes with FIN, who leaves something unread with RST, as sockets of kernels do of
+//! themselves (field report L7). NONE goes before a FIN: a RST may overtake it, and a peer that never reads it takes
+//! its dial for failed.
+//!
+//! Nothing that belongs to a handshake moves UP or DEAD; a connection that is closed goes to DEAD from anywhere.
+
+use crate::wire::{ConnType, Hello, Nid, ProcessId, Version, WireError, acceptor, hello};
+
+use crate::lnd::{Config, Counters};
+
+/// Where the handshake of a connection stands that the peer made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Passive {
+    /// The acceptor request is to come.
+    Request,
+    /// The HELLO is to come.
+    Hello,
+    /// Messages flow.
+    Up,
+    /// Closed or closing.
+    Dead,
+}
+
+/// Where the handshake of a connection stands that we dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Active {
+    /// Request and HELLO are sent, the answer is to come.
+    Reply,
+    /// Messages flow.
+    Up,
+    /// Closed or closing.
+    Dead,
+}
+
+/// The handshake of a connection, by who dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HsState {
+    Passive(Passive),
+    Active(Active),
+}
+
+impl HsState {
+    /// Whether messages flow.
+    pub(super) fn up(self) -> bool {
+        matches!(self, HsState::Passive(Passive::Up) | HsState::Active(Active::Up))
+    }
+
+    /// Whether it is closed or closing.
+    pub(super) fn dead(self) -> bool {
+        matches!(self, HsState::Passive(Passive::Dead) | HsState::Active(Active::Dead))
+    }
+
+    /// Whether the handshake lasts.
+    pub(super) fn shaking(self) -> bool {
+        !self.up() && !self.dead()
+    }
+
+    /// Of a connection that is closed.
+    pub(super) fn ended(self) -> HsState {
+        match self {
+            HsState::Passive(_) => HsState::Passive(Passive::Dead),
+            HsState::Active(_) => HsState::Active(Active::Dead),
+        }
+    }
+}
+
+/// What moves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HsEvent {
+    /// A good acceptor request.
+    Request,
+    /// A good HELLO of a type that is wanted.
+    Hello,
+    /// Passive: there are enough of the type. Active: the peer said NONE.
+    Busy,
+    /// A version (or protocol) that is not spoken here.
+    Version,
+    /// Active: the peer wants another version.
+    Downgrade,
+    /// Read to its end, and not acceptable.
+    Unfit,
+    /// Anything else that is wrong: what follows stays unread.
+    Bad,
+    /// Not finished in time.
+    Timeout,
+    /// The stream ended.
+    Lost,
+}
+
+/// What the machine does on a transition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HsAction {
+    /// Nothing: wait for more, or it is over.
+    Wait,
+    /// Write our HELLO and register the connection.
+    AnswerAndUp,
+    /// Register the connection.
+    Up,
+    /// Write HELLO NONE, then close.
+    AnswerNone,
+    /// Write HELLO NONE to our own NID, then close.
+    AnswerVersion,
+    /// Write the acceptor's refusal, then close.
+    Refuse,
+    /// Close, and dial again in a second.
+    Retry,
+    /// Close, and dial again now.
+    Again,
+    /// Close in order; if we dialled, back off.
+    Leave,
+    /// Close with RST; if we dialled, back off.
+    Close,
+}
+
+/// The transition table of the passive role.
+pub(super) fn passive(state: Passive, event: HsEvent) -> (Passive, HsAction) {
+    use {HsAction as A, HsEvent as E, Passive as S};
+    match (state, event) {
+        (S::Up | S::Dead, _) => (state, A::Wait),
+        (S::Request, E::Request) => (S::Hello, A::Wait),
+        (S::Request, E::Version) => (S::Dead, A::Refuse),
+        (S::Hello, E::Hello) => (S::Up, A::AnswerAndUp),
+        (S::Hello, E::Busy) => (S::Dead, A::AnswerNone),
+        (S::Hello, E::Version) => (S::Dead, A::AnswerVersion),
+        (S::Request | S::Hello, E::Unfit | E::Timeout) => (S::Dead, A::Leave),
+        (S::Request | S::Hello, _) => (S::Dead, A::Close),
+    }
+}
+
+/// The transition table of the active role.
+pub(super) fn active(state: Active, event: HsEvent) -> (Active, HsAction) {
+    use {Active as S, HsAction as A, HsEvent as E};
+    match (state, event) {
+        (S::Up | S::Dead, _) => (state, A::Wait),
+        (S::Reply, E::Hello) => (S::Up, A::Up),
+        (S::Reply, E::Busy) => (S::Dead, A::Retry),
+        (S::Reply, E::Downgrade) => (S::Dead, A::Again),
+        (S::Reply, E::Unfit | E::Timeout) => (S::Dead, A::Leave),
+        (S::Reply, _) => (S::Dead, A::Close),
+    }
+}
+
+/// The table of the role that a connection has.
+pub(super) fn next(state: HsState, event: HsEvent) -> (HsState, HsAction) {
+    match state {
+        HsState::Passive(s) => {
+            let (s, action) = passive(s, event);
+            (HsState::Passive(s), action)
+        }
+        HsState::Active(s) => {
+            let (s, action) = active(s, event);
+            (HsState::Active(s), action)
+        }
+    }
+}
+
+/// What the front of a stream holds, while a handshake lasts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Front {
+    /// Collect so many bytes in all.
+    Need(usize),
+    /// An acceptor request for one of our NIDs.
+    Request,
+    /// A HELLO.
+    Hello(Hello),
+    /// Not acceptable.
+    Fail(HsEvent),
+}
+
+fn fail(e: &WireError, counters: &mut Counters) -> HsEvent {
+    match e {
+        WireError::BadMagic { .. } => counters.err_magic += 1,
+        WireError::BadVersion { .. } => {
+            counters.err_version += 1;
+            return HsEvent::Version;
+        }
+        WireError::BadConnType(_) => {
+            counters.err_conn_type += 1;
+            return HsEvent::Unfit;
+        }
+        WireError::ZeroIp(_) | WireError::NoHello(_) => {
+            counters.err_hello_ips += 1;
+            return HsEvent::Unfit;
+        }
+        _ => counters.err_hello_ips += 1,
+    }
+    HsEvent::Bad
+}
+
+/// Reads an acceptor request.
+pub(super) fn request(buf: &[u8], cfg: &Config, counters: &mut Counters) -> Front {
+    match acceptor::AcceptorReq::parse(buf) {
+        Err(WireError::Truncated { need, .. }) => Front::Need(need),
+        Err(e) => {
+            let event = fail(&e, counters);
+            Front::Fail(if acceptor::deserves_refusal(&e) { HsEvent::Version } else { event })
+        }
+        Ok((req, _)) if req.target == cfg.nid => Front::Request,
+        Ok(_) => {
+            counters.err_target_nid += 1;
+            Front::Fail(HsEvent::Bad)
+        }
+    }
+}
+
+/// Reads a HELLO, in either role.
+pub(super) fn hello(buf: &[u8], cfg: &Config, counters: &mut Counters) -> Front {
+    match Hello::parse(buf) {
+        Err(WireError::Truncated { need, .. }) => Front::Need(need),
+        Err(e) => Front::Fail(fail(&e, counters)),
+        // Kernels that try how a V1 of major 2 is answered begin as V2's first design does (lnet.md §10, origins.md);
+        // but that one names whom it wants where they have something else.
+        Ok((h, _)) if h.tcp_magic && h.version == Version::V2 && h.dst_nid != cfg.nid => {
+            counters.err_version += 1;
+            Front::Fail(HsEvent::Version)
+        }
+        Ok((h, _)) => Front::Hello(h),
+    }
+}
+
+/// Judges a HELLO on a passive connection; gives our own type when it is wanted. What a `renamed` peer says of its
+/// NID means nothing.
+pub(super) fn judge_passive(h: &Hello, renamed: bool, counters: &mut Counters) -> Result<ConnType, HsEvent> {
+    // A NID of any network will do, our own too, since a node may dial itself (lnet.md §9). Who is not of our network
+    // gets nothing but zero-copy ACKs (lnet.md §5).
+    if h.src_nid.is_any() || (h.src_nid == Nid::LO && !renamed) {
+        counters.err_hello_nid += 1;
+        return Err(HsEvent::Unfit);
+    }
+    match h.ctype.invert() {
+        ConnType::None => {
+            counters.err_conn_type += 1;
+            Err(HsEvent::Unfit)
+        }
+        // An untyped connection is kept on V3, too, and never carries anything (socklnd.md §7, §13).
+        mine => Ok(mine),
+    }
+}
+
+/// Judges the answer to our HELLO of `version` (socklnd.md §2.7).
+pub(super) fn judge_reply(
+    h: &Hello,
+    want: ProcessId,
+    (version, mine): (Version, ConnType),
+    counters: &mut Counters,
+) -> HsEvent {
+    if h.src_nid != want.nid || h.src_pid != want.pid {
+        counters.err_hello_nid += 1;
+        return HsEvent::Unfit;
+    }
+    if h.ctype == ConnType::None {
+        return if h.version == version { HsEvent::Busy } else { HsEvent::Downgrade };
+    }
+    if h.ctype.invert() != mine {
+        counters.err_conn_type += 1;
+        return HsEvent::Unfit;
+    }
+    HsEvent::Hello
+}
+
+/// Our HELLO.
+pub(super) fn ours(cfg: &Config, dst: Nid, ctype: ConnType, version: Version) -> Hello {
+    Hello {
+        version,
+        order: crate::wire::ByteOrder::Little,
+        tcp_magic: false,
+        src_nid: cfg.nid,
+        dst_nid: dst,
+        src_pid: cfg.pid,
+        dst_pid: 0,
+        src_incarnation: cfg.incarnation,
+        dst_incarnation: 0,
+        ctype,
+        ips: arrayvec::ArrayVec::new(),
+    }
+}
+
+/// Most bytes a handshake message takes.
+pub(super) const BUF: usize = hello::MAX_LEN;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVENTS: [HsEvent; 9] = {
+        use HsEvent as E;
+        [E::Request, E::Hello, E::Busy, E::Version, E::Downgrade, E::Unfit, E::Bad, E::Timeout, E::Lost]
+    };
+
+    /// Every move of a table, those that leave everything as it is aside.
+    fn table<S: Copy + PartialEq + std::fmt::Debug>(
+        states: &[S],
+        next: impl Fn(S, HsEvent) -> (S, HsAction),
+    ) -> String {
+        let mut text = String::new();
+        for s in states {
+            for e in EVENTS {
+                let (n, a) = next(*s, e);
+                if (n, a) != (*s, HsAction::Wait) {
+                    text += &format!("{s:?} + {e:?} -> {n:?}, {a:?}\n");
+                }
+            }
+        }
+        text
+    }
+
+    #[test]
+    fn passive_transitions() {
+        use Passive as S;
+        insta::assert_snapshot!(table(&[S::Request, S::Hello, S::Up, S::Dead], passive), @r"
+        Request + Request -> Hello, Wait
+        Request + Hello -> Dead, Close
+        Request + Busy -> Dead, Close
+        Request + Version -> Dead, Refuse
+        Request + Downgrade -> Dead, Close
+        Request + Unfit -> Dead, Leave
+        Request + Bad -> Dead, Close
+        Request + Timeout -> Dead, Leave
+        Request + Lost -> Dead, Close
+        Hello + Request -> Dead, Close
+        Hello + Hello -> Up, AnswerAndUp
+        Hello + Busy -> Dead, AnswerNone
+        Hello + Version -> Dead, AnswerVersion
+        Hello + Downgrade -> Dead, Close
+        Hello + Unfit -> Dead, Leave
+        Hello + Bad -> Dead, Close
+        Hello + Timeout -> Dead, Leave
+        Hello + Lost -> Dead, Close
+        ");
+    }
+
+    #[test]
+    fn active_transitions() {
+        use Active as S;
+        insta::assert_snapshot!(table(&[S::Reply, S::Up, S::Dead], active), @r"
+        Reply + Request -> Dead, Close
+        Reply + Hello -> Up, Up
+        Reply + Busy -> Dead, Retry
+        Reply + Version -> Dead, Close
+        Reply + Downgrade -> Dead, Again
+        Reply + Unfit -> Dead, Leave
+        Reply + Bad -> Dead, Close
+        Reply + Timeout -> Dead, Leave
+        Reply + Lost -> Dead, Close
+        ");
+    }
+}

@@ -1,0 +1,223 @@
+//! Going down in order: what is under way with a peer comes to its end before the connections close.
+//!
+//! ```text
+//!         Shutdown             Settled
+//!     UP ----------> WAITING ----------> GONE
+//!                       |                  ^
+//!                       '------------------'
+//!                              Over
+//! ```
+//!
+//! Settled: no handshake that may come to something is under way, and none was within SETTLE. Over: LINGER has passed.
+//! A kernel whose dial we reset logs an error and fails the message that it dialled for; one whose HELLO is answered before
+//! the FIN does neither. So in WAITING nothing new is asked or dialled, and operations have failed, but handshakes go on and
+//! peers are answered. In GONE everything closes; whoever still comes before LINGER is over is answered and sent a FIN. A
+//! handshake older than LINGER is not waited for: its peer is mute, or is not there.
+
+use super::Socklnd;
+use super::peer::DialState;
+use crate::lnd::config::SEC;
+use crate::lnd::{Cx, LnetError, Upper};
+use crate::stream::slab::Key;
+use crate::stream::{Action, Close};
+
+/// How long a node that goes down waits for its peers to close, in ns: those that are there do within a round trip.
+const CLOSES: u64 = SEC / 2;
+/// Longest wait for handshakes, in ns.
+const LINGER: u64 = SEC;
+/// Time without any handshake after which none is expected, in ns: a kernel that was dialled dials back beside it.
+const SETTLE: u64 = SEC / 20;
+/// Time between two looks, in ns.
+const LOOK: u64 = SEC / 200;
+
+/// Where the way down stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The node runs.
+    Up,
+    /// Handshakes are waited for.
+    Waiting,
+    /// Everything closes, or has closed.
+    Gone,
+}
+
+/// What moves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    /// The node is to go down.
+    Shutdown,
+    /// There is no handshake to wait for.
+    Settled,
+    /// The time is over.
+    Over,
+}
+
+/// The transition table; `None` when the event says nothing in that state.
+fn next(stage: Stage, event: Event) -> Option<Stage> {
+    use {Event as E, Stage as S};
+    match (stage, event) {
+        (S::Up, E::Shutdown) => Some(S::Waiting),
+        (S::Waiting, E::Settled | E::Over) => Some(S::Gone),
+        _ => None,
+    }
+}
+
+/// The way down of a machine.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leaving {
+    stage: Stage,
+    /// When LINGER is over.
+    until: u64,
+    /// When to look again; never, but in WAITING.
+    pub(super) look_at: u64,
+    /// When a handshake last moved; 0 for never.
+    pub(super) shaken_at: u64,
+}
+
+impl Default for Leaving {
+    fn default() -> Leaving {
+        Leaving { stage: Stage::Up, until: u64::MAX, look_at: u64::MAX, shaken_at: 0 }
+    }
+}
+
+impl Leaving {
+    /// Whether nothing is waited for but what closes.
+    pub(super) fn gone(&self) -> bool {
+        self.stage == Stage::Gone
+    }
+}
+
+impl<U: Upper> Socklnd<U> {
+    /// Begins to go down: at once where no handshake is, or was a moment ago.
+    pub(super) fn go_down(&mut self, up: &mut U, cx: &mut Cx) {
+        if let Some(stage) = next(self.leaving.stage, Event::Shutdown) {
+            self.leaving.stage = stage;
+            self.leaving.until = cx.now + LINGER;
+            self.leaving.look_at = cx.now;
+        }
+        self.leave_when_due(up, cx);
+    }
+
+    /// Looks whether there is something to wait for, when that is due.
+    pub(crate) fn leave_when_due(&mut self, up: &mut U, cx: &mut Cx) {
+        if self.leaving.look_at > cx.now {
+            return;
+        }
+        let settled = self.leaving.shaken_at == 0 || cx.now >= self.leaving.shaken_at + SETTLE;
+        let event = if cx.now >= self.leaving.until {
+            Event::Over
+        } else if settled && !self.shaking(cx) {
+            Event::Settled
+        } else {
+            self.leaving.look_at = cx.now + LOOK;
+            return;
+        };
+        self.leaving.look_at = u64::MAX;
+        if let Some(stage) = next(self.leaving.stage, event) {
+            self.leaving.stage = stage;
+            self.let_go(up, cx);
+        }
+    }
+
+    /// Ends everything: no connection is left but what has to be waited for.
+    pub(super) fn let_go(&mut self, up: &mut U, cx: &mut Cx) {
+        let why = LnetError::ShuttingDown;
+        self.cut_off(cx);
+        let peers: Vec<Key> = (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect();
+        for peer in peers {
+            self.close_set(up, cx, Some(peer), why, true);
+        }
+        for conn in (0..self.conns.capacity()).filter_map(|i| self.conns.key_at(i)).collect::<Vec<_>>() {
+            self.end_conn(cx, conn, Close::Abort);
+        }
+        up.gone(cx, self);
+    }
+
+    /// Going down, a connection closes: its peer has some time to do so, too.
+    pub(super) fn lingers(&mut self, cx: &mut Cx, conn: Key) {
+        let at = cx.now + CLOSES;
+        if let Some(c) = self.conns.get_mut(conn) {
+            c.hs_deadline = at;
+        }
+        self.conn_by(cx, conn, at);
+    }
+
+    /// What is closing already waits no longer: a peer that is gone, or does not close, would never let it end.
+    fn cut_off(&mut self, cx: &mut Cx) {
+        for conn in (0..self.conns.capacity()).filter_map(|i| self.conns.key_at(i)) {
+            if let Some(c) = self.conns.get(conn).filter(|c| c.hs.dead())
+                && self.by_id.contains_key(&c.id)
+            {
+                cx.act(Action::Close(c.id, Close::Abort));
+            }
+        }
+    }
+
+    /// Going down: the peer had its time to close this connection.
+    pub(super) fn linger(&mut self, cx: &mut Cx, conn: Key) {
+        let Some(c) = self.conns.get(conn).filter(|c| self.leaving.gone() && c.hs.dead()) else { return };
+        let (id, at) = (c.id, c.hs_deadline);
+        if at > cx.now {
+            // The timer was one of the connection's life.
+            return self.conn_by(cx, conn, at);
+        }
+        cx.act(Action::Close(id, Close::Abort));
+        self.lingers(cx, conn);
+    }
+
+    /// Whether a handshake is under way that may still come to something.
+    fn shaking(&self, cx: &Cx) -> bool {
+        let (now, timeout) = (cx.now, cx.cfg.timeout());
+        let young = |deadline: u64, length: u64| now < (deadline - length.min(deadline)) + LINGER;
+        let conns = (0..self.conns.capacity()).filter_map(|i| self.conns.get(self.conns.key_at(i)?));
+        let shakes = conns.filter(|c| c.hs.shaking() && c.hs_deadline != u64::MAX).any(|c| {
+            let length = if c.passive() { cx.cfg.accept_timeout } else { timeout };
+            young(c.hs_deadline, length)
+        });
+        let mut peers = (0..self.peers.capacity()).filter_map(|i| self.peers.get(self.peers.key_at(i)?));
+        shakes
+            || peers.any(|p| matches!(p.dial(), DialState::Dialling(..)) && young(p.dial_deadline, timeout))
+    }
+
+    /// Whether a connection that a peer makes is answered.
+    pub(super) fn takes_in(&self, cx: &Cx) -> bool {
+        !cx.down || cx.now < self.leaving.until
+    }
+
+    /// When to give up on the request or HELLO of a connection that a peer made: who comes when all else has closed has until
+    /// LINGER is over, or the mute would hold everything up.
+    pub(super) fn shake_by(&self, cx: &Cx) -> u64 {
+        let at = cx.now + cx.cfg.accept_timeout;
+        if self.leaving.gone() { at.min(self.leaving.until.max(cx.now)) } else { at }
+    }
+
+    /// A connection of this peer is up: when all others have closed already it goes, too.
+    pub(super) fn late(&mut self, up: &mut U, cx: &mut Cx, peer: Key) {
+        if self.leaving.gone() {
+            self.close_set(up, cx, Some(peer), LnetError::ShuttingDown, true);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transitions() {
+        use {Event as E, Stage as S};
+        let mut text = String::new();
+        for s in [S::Up, S::Waiting, S::Gone] {
+            for e in [E::Shutdown, E::Settled, E::Over] {
+                if let Some(n) = next(s, e) {
+                    text += &format!("{s:?} + {e:?} -> {n:?}\n");
+                }
+            }
+        }
+        insta::assert_snapshot!(text, @r"
+        Up + Shutdown -> Waiting
+        Waiting + Settled -> Gone
+        Waiting + Over -> Gone
+        ");
+    }
+}

@@ -1,0 +1,58 @@
+//! Pages on loan to connections.
+
+use super::Socklnd;
+use crate::lnd::budget::Uses;
+use crate::lnd::{Cx, LnetError, Upper};
+use crate::stream::LendId;
+use crate::stream::slab::Key;
+
+/// Pages on loan to a connection.
+#[derive(Debug)]
+pub(super) struct LendRec<T> {
+    /// The carrier's name for it.
+    pub(super) name: LendId,
+    pub(super) done: T,
+    pub(super) peer: Key,
+    /// Stream position of the message's end.
+    pub(super) end: u64,
+    /// Waits for a zero-copy ACK.
+    pub(super) held: bool,
+    pub(super) failed: Option<LnetError>,
+    /// Lendings that a REPLY takes, which its peer is charged for; 0 for an operation of our own.
+    pub(super) pieces: u32,
+}
+
+impl<U: Upper> Socklnd<U> {
+    /// The pages are home: their message ends.
+    pub(super) fn released(&mut self, up: &mut U, cx: &mut Cx, id: LendId) {
+        let here = self.lends.key_at(id.slot()).filter(|k| self.lends.get(*k).is_some_and(|r| r.name == id));
+        let Some(rec) = here.or_else(|| self.adopted.remove(&id)).and_then(|k| self.lends.remove(k)) else {
+            return;
+        };
+        let answers = u32::from(rec.pieces > 0);
+        if answers > 0 {
+            self.answer_home(cx, rec.peer);
+        }
+        let status = rec.failed.map_or(Ok(()), Err);
+        self.finalize(up, cx, rec.peer, Uses { credits: 1, answers, pieces: rec.pieces }, rec.done, status);
+    }
+
+    /// Tells LNet that a message to this peer has left, or will not.
+    pub(super) fn finalize(
+        &mut self,
+        up: &mut U,
+        cx: &mut Cx,
+        peer: Key,
+        uses: Uses,
+        token: U::Token,
+        status: Result<(), LnetError>,
+    ) {
+        let Some(p) = self.peers.get(peer) else { return up.finalize(cx, Key::NOWHERE, uses, token, status) };
+        let (above, alone) = (p.up, p.conns.is_empty());
+        up.finalize(cx, above, uses, token, status);
+        if alone {
+            // It may be forgotten now.
+            up.kick(above);
+        }
+    }
+}

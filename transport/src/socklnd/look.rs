@@ -1,0 +1,140 @@
+//! Peers as they stand, for those who look at a machine.
+
+use smallvec::SmallVec;
+
+use super::Socklnd;
+use super::hello::HsEvent;
+use super::peer::{DialState, DialWhy, Peer};
+use crate::lnd::Upper;
+use crate::stream::slab::Key;
+use crate::stream::ConnId;
+use crate::wire::{ConnType, ProcessId, Version, acceptor};
+
+/// How far a connection to a peer has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contact {
+    /// Nothing is under way.
+    Idle,
+    /// TCP is connecting.
+    Connecting,
+    /// TCP is connected; HELLOs are exchanged.
+    Shaking,
+    /// After a failure: the next attempt waits for its time.
+    Waiting,
+}
+
+/// A peer in a few words, for those who look at a node while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerBrief {
+    /// Who it is.
+    pub id: ProcessId,
+    /// Its connections that passed the HELLO.
+    pub conns: u32,
+    /// The connection that is being made.
+    pub contact: Contact,
+    /// What the last dial came to, if it failed.
+    pub why: Option<DialWhy>,
+}
+
+/// One peer at a moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerView {
+    /// Who it is.
+    pub id: ProcessId,
+    /// Its connections that passed the HELLO, with our own end's type, oldest first.
+    pub conns: SmallVec<[(ConnId, ConnType); 4]>,
+    /// The version agreed on, or asked for by a refusal.
+    pub version: Option<Version>,
+    /// The incarnation of the present set of connections.
+    pub incarnation: Option<u64>,
+    /// A connection is being dialled, or HELLOs are exchanged on it.
+    pub dialling: bool,
+    /// Messages that hold a credit.
+    pub credits_used: u32,
+    /// Messages that wait for a credit.
+    pub waiting: usize,
+    /// Messages that wait for a connection.
+    pub queued: usize,
+    /// Zero-copy cookies pending.
+    pub cookies: usize,
+    /// ACKs, REPLYs and NOOPs not yet on a stream.
+    pub answers: usize,
+}
+
+impl<U: Upper> Socklnd<U> {
+    /// Shows `each` every peer that is remembered, with LNet's entry, whose counts are not filled in.
+    pub(crate) fn views(&self, each: &mut dyn FnMut(PeerView, Key)) {
+        let keys = (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i));
+        keys.filter_map(|k| self.peers.get(k)).for_each(|p| each(self.view(p), p.up));
+    }
+
+    /// One peer in a few words; `None` for one that is not remembered.
+    pub(crate) fn brief(&self, id: ProcessId) -> Option<PeerBrief> {
+        self.by_peer.get(&id).and_then(|k| self.peers.get(*k)).map(brief)
+    }
+
+    /// Shows `each` the peers in `most` places of the table from `from`; gives the number of all places.
+    pub(crate) fn briefs(&self, from: usize, most: usize, each: &mut dyn FnMut(PeerBrief)) -> usize {
+        let all = self.peers.capacity();
+        let some = (from..from.saturating_add(most).min(all)).filter_map(|i| self.peers.key_at(i));
+        some.filter_map(|k| self.peers.get(k)).for_each(|p| each(brief(p)));
+        all
+    }
+
+    /// A dial of this peer has failed.
+    pub(super) fn came_to(&mut self, peer: Key, why: DialWhy) {
+        if let Some(p) = self.peers.get_mut(peer) {
+            p.why = Some(why);
+        }
+    }
+
+    /// A handshake that we began has ended without a connection.
+    pub(super) fn dial_came_to(&mut self, conn: Key, peer: Key, event: HsEvent) {
+        let refused = self.conns.get(conn).is_some_and(|c| {
+            let word = c.hs_buf.first_chunk::<4>();
+            word.is_some_and(|w| [u32::from_le_bytes(*w), u32::from_be_bytes(*w)].contains(&acceptor::MAGIC))
+        });
+        self.came_to(
+            peer,
+            match event {
+                HsEvent::Timeout => DialWhy::Silent,
+                HsEvent::Lost => DialWhy::Closed,
+                HsEvent::Busy => DialWhy::None,
+                HsEvent::Version | HsEvent::Downgrade => DialWhy::Version,
+                HsEvent::Bad | HsEvent::Unfit | HsEvent::Request | HsEvent::Hello if refused => {
+                    DialWhy::Refused
+                }
+                HsEvent::Bad | HsEvent::Unfit | HsEvent::Request | HsEvent::Hello => DialWhy::Malformed,
+            },
+        );
+    }
+
+    fn view(&self, p: &Peer<U::Token>) -> PeerView {
+        PeerView {
+            id: p.id,
+            conns: p.conns.iter().filter_map(|k| self.conns.get(*k)).map(|c| (c.id, c.ctype)).collect(),
+            version: p.version,
+            incarnation: p.incarnation,
+            dialling: p.dial().under_way().is_some(),
+            credits_used: 0,
+            waiting: 0,
+            queued: p.queue.len(),
+            cookies: p.zc.len(),
+            answers: p.answers,
+        }
+    }
+}
+
+fn brief<T>(p: &Peer<T>) -> PeerBrief {
+    PeerBrief {
+        id: p.id,
+        conns: p.conns.len() as u32,
+        contact: match p.dial() {
+            DialState::Idle => Contact::Idle,
+            DialState::Dialling(..) => Contact::Connecting,
+            DialState::Shaking(..) => Contact::Shaking,
+            DialState::Waiting(_) | DialState::BackOff(_) => Contact::Waiting,
+        },
+        why: p.why,
+    }
+}

@@ -1,0 +1,259 @@
+//! socklnd: LNet over TCP (docs/protocol/socklnd.md).
+//!
+//! [`Socklnd`] is the LND of one NI on one shard. From the stream upwards: `hello` (handshakes), `rx` (framing), `txq` and
+//! `carrier` (queues, and how ACKs ride), `zc` (zero-copy cookies), `peer` (connection sets), `standing` (duplicates) hold
+//! rules and tables (docs/machines.md shows them side by side); `handshake`, `receive`, `send`, `sets`, `held` and
+//! `timers` are the methods that apply them.
+
+mod boxes;
+mod carrier;
+mod choose;
+mod conn;
+mod contract;
+mod handshake;
+mod held;
+mod hello;
+mod leaving;
+mod lends;
+mod look;
+mod moving;
+mod peer;
+mod receive;
+mod rx;
+mod send;
+mod sets;
+mod standing;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod timers;
+mod txq;
+mod version;
+mod zc;
+
+use std::collections::{HashMap, VecDeque};
+
+use self::boxes::Boxes;
+pub(crate) use self::boxes::MsgBox;
+use self::conn::Conn;
+use self::hello::HsEvent;
+use self::leaving::Leaving;
+use self::lends::LendRec;
+pub use self::look::{Contact, PeerBrief, PeerView};
+pub(crate) use self::moving::Luggage;
+pub use self::peer::DialWhy;
+use self::peer::Peer;
+use self::standing::{HOLD, StandAction, StandEvent, Standing};
+use crate::hash::OwnMap;
+use crate::lnd::budget::Cause;
+use crate::lnd::timers::Timers;
+use crate::lnd::{Cx, LnetError, Upper};
+use crate::stream::slab::{Key, Slab};
+use crate::stream::{CloseWhy, ConnId, ConnInfo, DialId, Happened, LendId, Progress, ShardId};
+use crate::wire::ProcessId;
+
+/// The socklnd of one NI on one shard.
+#[derive(Debug)]
+pub(crate) struct Socklnd<U: Upper> {
+    conns: Slab<Conn<U>>,
+    by_id: OwnMap<ConnId, Key>,
+    /// Handshakes that were admitted, and are under way.
+    embryonic: usize,
+    peers: Slab<Peer<U::Token>>,
+    by_peer: HashMap<ProcessId, Key>,
+    dials: OwnMap<DialId, Key>,
+    next_dial: u64,
+    lends: Slab<LendRec<U::Token>>,
+    /// Lends that came with a peer that moved here.
+    adopted: OwnMap<LendId, Key>,
+    boxes: Boxes<U::Delivery>,
+    /// Boxes to be given away.
+    jobs: VecDeque<Box<MsgBox<U::Delivery>>>,
+    conn_timers: Timers,
+    peer_timers: Timers,
+    /// Room for what is due.
+    due: Vec<u32>,
+    next_ticket: u64,
+    leaving: Leaving,
+}
+
+/// What is out at the moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Out {
+    pub(crate) conns_up: usize,
+    pub(crate) conns: usize,
+    pub(crate) peers: usize,
+    pub(crate) cookies: usize,
+    pub(crate) lends: usize,
+    pub(crate) queued: usize,
+    pub(crate) boxes: usize,
+}
+
+impl<U: Upper> Socklnd<U> {
+    /// A socklnd with no connections, on shard `me`: no two shards of a node name a dial alike.
+    pub(crate) fn new(me: ShardId) -> Socklnd<U> {
+        Socklnd {
+            conns: Slab::new(),
+            by_id: OwnMap::default(),
+            embryonic: 0,
+            peers: Slab::new(),
+            by_peer: HashMap::new(),
+            dials: OwnMap::default(),
+            next_dial: u64::from(me.0),
+            lends: Slab::new(),
+            adopted: OwnMap::default(),
+            boxes: Boxes::new(),
+            jobs: VecDeque::new(),
+            conn_timers: Timers::new(),
+            peer_timers: Timers::new(),
+            due: Vec::new(),
+            next_ticket: 0,
+            leaving: Leaving::default(),
+        }
+    }
+
+    /// Takes what happened to its streams.
+    pub(crate) fn handle(&mut self, up: &mut U, cx: &mut Cx, happened: Happened<'_>) {
+        match happened {
+            Happened::Opened(id, info) => self.opened(cx, id, info),
+            Happened::DialFailed(id, why) => self.dial_failed(up, cx, id, why),
+            Happened::Progress(id, p) => self.progress(up, cx, id, p),
+            Happened::Bytes(id, rx) => {
+                if let Some(key) = self.by_id.get(&id).copied() {
+                    self.bytes(up, cx, key, rx);
+                }
+            }
+            Happened::PeerFin(id) => self.peer_fin(up, cx, id),
+            Happened::Ended(id) => self.peer_gone(up, cx, id),
+            Happened::Closed(id, why) => self.closed(up, cx, id, why),
+            Happened::Released(id) => self.released(up, cx, id),
+        }
+    }
+
+    /// The next box to be given away.
+    pub(crate) fn job(&mut self) -> Option<Box<MsgBox<U::Delivery>>> {
+        self.jobs.pop_front()
+    }
+
+    /// When a timer is due, in ns; `u64::MAX` for never.
+    pub(crate) fn wake(&self) -> u64 {
+        self.conn_timers.wake().min(self.peer_timers.wake()).min(self.leaving.look_at)
+    }
+
+    /// Whether nothing is left of it that goes down.
+    pub(crate) fn gone(&self) -> bool {
+        self.leaving.gone() && self.conns.is_empty() && self.lends.is_empty() && self.boxes.out() == 0
+    }
+
+    /// What is out now. Walks all connections and peers.
+    pub(crate) fn out(&self) -> Out {
+        let conns = (0..self.conns.capacity()).filter_map(|i| self.conns.get(self.conns.key_at(i)?));
+        let peers = || (0..self.peers.capacity()).filter_map(|i| self.peers.get(self.peers.key_at(i)?));
+        let mut out = Out {
+            conns: self.conns.len(),
+            peers: self.peers.len(),
+            cookies: peers().map(|p| p.zc.len()).sum(),
+            lends: self.lends.len(),
+            queued: peers().map(|p| p.queue.len()).sum(),
+            boxes: self.boxes.out(),
+            conns_up: 0,
+        };
+        for c in conns {
+            out.conns_up += usize::from(c.up());
+            out.queued += c.txq.len();
+        }
+        out
+    }
+
+    /// Lets one connection go on whose host has room again; gives whether there was one.
+    pub(crate) fn settle(&mut self, up: &mut U, cx: &mut Cx) -> bool {
+        match cx.budget.resumes() {
+            Some(conn) => {
+                self.resume(up, cx, conn);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn opened(&mut self, cx: &mut Cx, id: ConnId, info: ConnInfo) {
+        if info.dial.is_some() {
+            self.opened_active(cx, id, info);
+        } else {
+            self.opened_passive(cx, id, info);
+        }
+    }
+
+    fn progress(&mut self, up: &mut U, cx: &mut Cx, id: ConnId, p: Progress) {
+        let Some(key) = self.by_id.get(&id).copied() else { return };
+        let (now, timeout) = (cx.now, cx.cfg.timeout());
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        // A runtime can only report what was pushed; anything else would corrupt the arithmetic below.
+        let acked = p.acked.min(conn.pushed);
+        conn.sent = conn.sent.max(p.sent.min(conn.pushed)).max(acked);
+        if acked <= conn.acked {
+            return;
+        }
+        let out = conn.pushed - conn.acked;
+        conn.acked = acked;
+        conn.tx_deadline = now + timeout;
+        if conn.owed > 0 {
+            let read = conn.answers_read(out);
+            cx.budget.release(conn.host, Cause::Answers, read);
+        }
+        if !conn.up() {
+            return;
+        }
+        if conn.standing == Standing::Held && acked == conn.pushed && conn.held_until == u64::MAX {
+            conn.held_until = now + HOLD;
+            self.conn_by(cx, key, now + HOLD);
+        }
+        let Some(conn) = self.conns.get(key) else { return };
+        if let Some(peer) = conn.peer.and_then(|p| self.peers.get_mut(p)) {
+            peer.last_alive = now;
+        }
+        self.pump(up, cx, key);
+    }
+
+    fn peer_fin(&mut self, up: &mut U, cx: &mut Cx, id: ConnId) {
+        if let Some(key) = self.by_id.get(&id).copied() {
+            self.fin(up, cx, key);
+        }
+    }
+
+    /// The peer sends no more on a connection.
+    pub(super) fn fin(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        // A message that has come whole and waits for room is answered first.
+        conn.fin = conn.up() && conn.rx.waits_whole() && !conn.ended;
+        if conn.fin {
+            return;
+        }
+        if conn.up() {
+            let (peer, clean) = (conn.peer, conn.rx.at_boundary());
+            if self.stand(up, cx, key, StandEvent::Ended) == StandAction::EndAlone {
+                return self.end_alone(up, cx, key);
+            }
+            cx.counters.err_eof_inside += u64::from(!clean);
+            let last = |p: &Peer<U::Token>| p.conns.len() <= 1 && p.leaving.is_none();
+            if !peer.and_then(|p| self.peers.get(p)).is_some_and(last) {
+                self.last_call(up, cx, peer, LnetError::ConnLost, clean);
+            } else {
+                self.close_set(up, cx, peer, LnetError::ConnLost, clean);
+            }
+        } else if conn.hs.shaking() {
+            cx.counters.err_eof_inside += 1;
+            self.handshake_event(up, cx, key, HsEvent::Lost);
+        }
+    }
+
+    fn closed(&mut self, up: &mut U, cx: &mut Cx, id: ConnId, _why: CloseWhy) {
+        let Some(key) = self.by_id.remove(&id) else { return };
+        match self.conns.get(key).map(|c| (c.hs, c.peer)) {
+            Some((hs, _)) if hs.up() => self.conn_lost(up, cx, key),
+            Some((hs, _)) if hs.shaking() => self.handshake_event(up, cx, key, HsEvent::Lost),
+            _ => {}
+        }
+        self.drop_conn(cx, key);
+        self.conn_timers.cancel(key);
+    }
+}

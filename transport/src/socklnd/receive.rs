@@ -1,0 +1,432 @@
+//! Receiving: the loop that takes a stream apart (docs/protocol/socklnd.md §8).
+
+use super::Socklnd;
+use super::handshake::collect;
+use super::rx::{self, RxEvent, RxState, WaitFor};
+use super::standing::{StandEvent, Standing};
+use super::version::SumOver;
+use super::zc;
+use crate::lnd::{Arrived, Cx, Data, Dest, LnetError, Parsed, Placement, Upper};
+use crate::stream::slab::Key;
+use crate::stream::{Action, StreamRx};
+use crate::wire::ksock::{self, Checksum, KsockHdr, KsockType};
+use crate::wire::{LnetBody, LnetHdr, WireError};
+
+/// The checksum of no bytes (socklnd.md §5.3).
+const EMPTY_SUM: u32 = 0xFFFF_FFFF;
+
+/// Messages taken off a stream before what they lead to is sent. A batch of small messages is then answered while its
+/// rest is still being read, so that both ends of a connection work at once; other connections have their turn, too.
+const MESSAGES_A_CALL: u64 = 16;
+
+impl<U: Upper> Socklnd<U> {
+    /// Takes what a stream has.
+    pub(super) fn bytes(&mut self, up: &mut U, cx: &mut Cx, key: Key, rx: &mut dyn StreamRx) {
+        let Some(c) = self.conns.get(key) else { return };
+        if !c.up() {
+            self.handshake_bytes(up, cx, key, rx);
+        }
+        let now = cx.now;
+        let Some(c) = self.conns.get(key) else { return };
+        if !c.up() {
+            return;
+        }
+        if let Some(p) = c.peer.and_then(|p| self.peers.get_mut(p)) {
+            p.last_alive = now;
+        }
+        if c.standing != Standing::Part
+            && let Some(first) = rx.next()
+        {
+            rx.unread(first);
+            self.stand(up, cx, key, StandEvent::Bytes);
+        }
+        // Each round takes bytes off the stream, moves to a state that does, or returns.
+        let enough = cx.counters.msgs_rx + MESSAGES_A_CALL;
+        let mut more = false;
+        while !more && self.receive(up, cx, key, rx) {
+            let boundary = |c: &super::conn::Conn<U>| c.rx.at_boundary();
+            more = cx.counters.msgs_rx >= enough && self.conns.get(key).is_some_and(boundary);
+        }
+        let deadline = now + cx.cfg.timeout();
+        let Some(c) = self.conns.get_mut(key) else { return };
+        if c.rx.at_boundary() {
+            c.rx.deadline = None;
+        } else if c.rx.state != RxState::ParseWait {
+            c.rx.deadline = Some(deadline);
+            self.conn_by(cx, key, deadline);
+        }
+        if more {
+            // The rest waits for the next turn of the runtime.
+            self.read_again(cx, key);
+        }
+    }
+
+    /// One step; `false` when the stream is empty or the connection takes no more.
+    fn receive(&mut self, up: &mut U, cx: &mut Cx, key: Key, rx: &mut dyn StreamRx) -> bool {
+        let Some(c) = self.conns.get_mut(key) else { return false };
+        if !c.up() {
+            return false;
+        }
+        let order = c.order;
+        match c.rx.state {
+            RxState::KsmHeader => {
+                if !collect(&mut c.rx.buf, rx, ksock::LEN) {
+                    return false;
+                }
+                let parsed = KsockHdr::parse(&c.rx.buf, order);
+                c.rx.sum = match parsed {
+                    Ok(h) if h.csum != 0 && c.version.sum_over() == SumOver::Message => {
+                        c.rx.buf.get_mut(4..8).unwrap_or_default().fill(0);
+                        let mut sum = Checksum::default();
+                        sum.update(&c.rx.buf);
+                        Some(sum)
+                    }
+                    _ => None,
+                };
+                c.rx.buf.clear();
+                match parsed {
+                    Ok(h) => self.ksock_header(up, cx, key, h),
+                    Err(_) => {
+                        cx.counters.err_ksock_type += 1;
+                        self.protocol_error(up, cx, key)
+                    }
+                }
+            }
+            RxState::LnetHeader => {
+                if !collect(&mut c.rx.buf, rx, c.version.lnet_len()) {
+                    return false;
+                }
+                let parsed = LnetHdr::parse_as(c.version, &c.rx.buf);
+                if let Some(sum) = &mut c.rx.sum {
+                    sum.update(&c.rx.buf);
+                }
+                c.rx.buf.clear();
+                match parsed {
+                    Ok(mut h) => {
+                        if c.renamed.is_some()
+                            && let Some(p) = c.peer.and_then(|p| self.peers.get(p))
+                        {
+                            (h.src_nid, h.src_pid) = (p.id.nid, p.id.pid);
+                        }
+                        self.lnet_header(up, cx, key, h)
+                    }
+                    Err(e) => {
+                        match e {
+                            WireError::BadPayload { .. } => cx.counters.err_payload_len += 1,
+                            _ => cx.counters.err_lnet_type += 1,
+                        }
+                        self.protocol_error(up, cx, key)
+                    }
+                }
+            }
+            RxState::LnetPayload => {
+                let Some(p) = &mut c.rx.placement else { return self.rx_event(up, cx, key, RxEvent::Noop) };
+                while p.missing() > 0 {
+                    let Some(frag) = rx.next() else { return false };
+                    if let Some(rest) = p.feed(frag, &mut cx.counters) {
+                        rx.unread(rest);
+                    }
+                }
+                self.payload_done(up, cx, key);
+                true
+            }
+            RxState::Slop => {
+                while c.rx.slop > 0 {
+                    let Some(mut frag) = rx.next() else { return false };
+                    let take = frag.len().min(c.rx.slop);
+                    c.rx.slop -= take;
+                    cx.counters.rx_dropped_bytes += u64::from(take);
+                    frag.advance(take);
+                    if !frag.is_empty() {
+                        rx.unread(frag);
+                    }
+                }
+                self.rx_event(up, cx, key, RxEvent::Done)
+            }
+            RxState::Parse | RxState::ParseWait => false,
+        }
+    }
+
+    /// Applies the receive table; a move that it does not know closes the set. Gives whether to go on.
+    pub(super) fn rx_event(&mut self, up: &mut U, cx: &mut Cx, key: Key, event: RxEvent) -> bool {
+        let Some(c) = self.conns.get_mut(key) else { return false };
+        match rx::next(c.version, c.rx.state, event) {
+            Some(next) => {
+                c.rx.state = next;
+                true
+            }
+            None => self.protocol_error(up, cx, key),
+        }
+    }
+
+    /// Closes the set that a connection belongs to, with RST. Always `false`: nothing more is taken from it.
+    pub(super) fn protocol_error(&mut self, up: &mut U, cx: &mut Cx, key: Key) -> bool {
+        let peer = self.conns.get(key).and_then(|c| c.peer);
+        self.close_set(up, cx, peer, LnetError::ConnLost, false);
+        false
+    }
+
+    fn ksock_header(&mut self, up: &mut U, cx: &mut Cx, key: Key, h: KsockHdr) -> bool {
+        let Some(c) = self.conns.get_mut(key) else { return false };
+        let version = c.version;
+        // A NOOP ends with its header: so does what its sum covers. A spoiled one ACKs nothing.
+        if h.kind == KsockType::Noop
+            && h.csum != 0
+            && h.csum != c.rx.sum.clone().map_or(EMPTY_SUM, Checksum::value)
+        {
+            cx.counters.err_checksum += 1;
+            return self.protocol_error(up, cx, key);
+        }
+        let Some(p) = c.peer.and_then(|p| self.peers.get_mut(p)) else { return false };
+        let (conns, lends, out) = (&self.conns, &mut self.lends, &mut cx.actions);
+        let mut acked = 0;
+        let result = p.zc.ack(
+            zc::acks(version, &h),
+            |pending| conns.get(pending.conn).is_some_and(|c| c.sent >= pending.end),
+            |pending| {
+                acked += 1;
+                let Some(rec) = lends.get_mut(pending.lend) else { return };
+                rec.held = false;
+                if let Some(c) = conns.get(pending.conn) {
+                    out.push_back(Action::Unhold(c.id, rec.name));
+                }
+            },
+        );
+        cx.counters.zc_acked += acked;
+        if result.is_err() {
+            cx.counters.err_cookie += 1;
+            return self.protocol_error(up, cx, key);
+        }
+        match h.kind {
+            KsockType::Noop => {
+                cx.counters.noops_rx += 1;
+                self.rx_event(up, cx, key, RxEvent::Noop)
+            }
+            KsockType::Lnet => {
+                if let Some(c) = self.conns.get_mut(key) {
+                    c.rx.ksock = Some(h);
+                }
+                self.rx_event(up, cx, key, RxEvent::Lnet)
+            }
+        }
+    }
+
+    fn lnet_header(&mut self, up: &mut U, cx: &mut Cx, key: Key, h: LnetHdr) -> bool {
+        self.next_ticket += 1;
+        let now = cx.now;
+        let ticket = self.next_ticket;
+        let Some(c) = self.conns.get_mut(key) else { return false };
+        let sum = c.rx.sum.clone().map_or(EMPTY_SUM, Checksum::value);
+        if h.payload_len == 0 && c.rx.ksock.is_some_and(|k| k.csum != 0 && k.csum != sum) {
+            cx.counters.err_checksum += 1;
+            return self.protocol_error(up, cx, key);
+        }
+        c.rx.hdr = Some(h);
+        c.rx.came = now;
+        c.rx.ticket = ticket;
+        if !c.version.has_ksock() {
+            c.rx.ksock = Some(KsockHdr { kind: KsockType::Lnet, csum: 0, cookie0: 0, cookie1: 0 });
+        }
+        if !self.rx_event(up, cx, key, RxEvent::Header) {
+            return false;
+        }
+        self.parse(up, cx, key);
+        self.conns.get(key).is_some_and(|c| c.up() && c.rx.state != RxState::ParseWait)
+    }
+
+    /// Starts reading the payload of the message that was just matched, `mlength` bytes of it.
+    pub(super) fn begin(
+        &mut self,
+        up: &mut U,
+        cx: &mut Cx,
+        key: Key,
+        mut placement: Option<Placement>,
+        delivery: U::Delivery,
+        mlength: u32,
+    ) {
+        if let Some(p) = &mut placement
+            && self.may_box(up, cx, key, p, &delivery)
+        {
+            p.keep();
+        }
+        let Some(c) = self.conns.get_mut(key) else { return };
+        let Some(hdr) = c.rx.hdr else { return };
+        c.rx.wait = WaitFor::Nothing;
+        c.rx.slop = hdr.payload_len.saturating_sub(mlength);
+        c.rx.placement = placement;
+        c.rx.delivery = delivery;
+        if mlength > 0 {
+            self.rx_event(up, cx, key, RxEvent::Payload);
+        } else {
+            self.payload_done(up, cx, key);
+        }
+    }
+
+    /// The accepted payload has been read: check it, ACK it, deliver it, and go on to what is left.
+    fn payload_done(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
+        let Some(c) = self.conns.get_mut(key) else { return };
+        let (Some(hdr), Some(ksock), Some(peer)) = (c.rx.hdr, c.rx.ksock, c.peer) else { return };
+        let (slop, bucket, came) = (c.rx.slop, c.bucket, c.rx.came);
+        let delivery = std::mem::take(&mut c.rx.delivery);
+        let (placement, behind) = (c.rx.placement.take(), c.boxes_out());
+        let waits = placement.as_ref().is_some_and(Placement::waits);
+        cx.counters.msgs_rx += 1;
+        cx.counters.payload_rx_bytes += u64::from(hdr.payload_len);
+        cx.spent(bucket, placement.as_ref().filter(|_| !waits).map_or(0, Placement::work));
+        let good = if behind || waits {
+            self.box_up(up, cx, key, (hdr, ksock), delivery, placement);
+            true
+        } else {
+            self.conclude(
+                up,
+                cx,
+                Some((peer, key, came)),
+                &hdr,
+                &ksock,
+                delivery,
+                placement.map(Placement::finish),
+            )
+        };
+        if good {
+            self.rx_event(up, cx, key, if slop > 0 { RxEvent::Slop } else { RxEvent::Done });
+        }
+    }
+
+    /// Checks a payload that is in its place, ACKs and delivers it; `at` are the peer, the connection and the time that the
+    /// message came, if the connection is still there. False when the checksum was wrong, and the set is closed.
+    pub(super) fn conclude(
+        &mut self,
+        up: &mut U,
+        cx: &mut Cx,
+        at: Option<(Key, Key, u64)>,
+        hdr: &LnetHdr,
+        ksock: &KsockHdr,
+        delivery: U::Delivery,
+        finished: Option<(Dest, Data, Option<u32>)>,
+    ) -> bool {
+        let above = at.and_then(|(peer, ..)| self.peers.get(peer)).map(|p| p.up);
+        let (stored, sum) = match finished {
+            Some((dest, data, sum)) => (Some((dest, data)), sum),
+            None => (None, None),
+        };
+        if sum.is_some_and(|s| s != ksock.csum) {
+            cx.counters.err_checksum += 1;
+            up.deliver(cx, self, above, delivery, (stored, Err(LnetError::Checksum)), hdr);
+            if let Some((_, key, _)) = at {
+                self.protocol_error(up, cx, key);
+            }
+            return false;
+        }
+        if let Some((peer, key, came)) = at.filter(|_| ksock.cookie0 != 0) {
+            // One that came by a router must not wait behind messages either way.
+            let routed = self.peers.get(peer).is_some_and(|p| p.id.nid != hdr.src_nid);
+            let nonblk = cx.cfg.nonblk_zcack || routed;
+            self.zc_ack(up, cx, peer, (key, came), ksock.cookie0, nonblk);
+        }
+        up.deliver(cx, self, above, delivery, (stored, Ok(())), hdr);
+        true
+    }
+
+    /// PARSE: asks LNet where a message's payload goes.
+    pub(super) fn parse(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
+        let Some(c) = self.conns.get(key) else { return };
+        let Some(hdr) = c.rx.hdr else { return };
+        // A message that stores no payload acts at once: behind all that is before it on the stream.
+        let stores = matches!(hdr.body, LnetBody::Put { .. } | LnetBody::Reply { .. });
+        if c.boxed.as_ref().is_some_and(|b| !b.is_empty() && (b.is_full() || !stores)) {
+            return self.stall(up, cx, key, WaitFor::Boxes);
+        }
+        let Some(msg) = self.arrived(key) else { return };
+        let parsed = up.parse(cx, self, msg);
+        self.place(up, cx, key, parsed);
+    }
+
+    /// The message whose header was read.
+    pub(super) fn arrived(&self, key: Key) -> Option<Arrived> {
+        let c = self.conns.get(key)?;
+        let (hdr, ksock) = (c.rx.hdr?, c.rx.ksock?);
+        let peer = self.peers.get(c.peer?)?;
+        // The placement goes on from the sum over the headers, where that is what the sum is over.
+        let sum = (ksock.csum != 0).then(|| c.rx.sum.clone().unwrap_or_default());
+        Some(Arrived { key, peer: peer.up, entry: c.peer?, sender: peer.id.nid, hdr, sum })
+    }
+
+    /// Does with a message what LNet says.
+    pub(super) fn place(&mut self, up: &mut U, cx: &mut Cx, key: Key, parsed: Parsed<U::Delivery>) {
+        match parsed {
+            Parsed::Take(placement, delivery, mlength) => {
+                self.begin(up, cx, key, placement, delivery, mlength)
+            }
+            Parsed::Hold => self.stall(up, cx, key, WaitFor::Match),
+            Parsed::Unread => self.wait_for_reader(up, cx, key),
+            Parsed::Malformed => {
+                self.protocol_error(up, cx, key);
+            }
+        }
+    }
+
+    /// Nothing is read until the peer has read some of what it was answered.
+    fn wait_for_reader(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
+        let Some(peer) = self.conns.get(key).and_then(|c| c.peer) else { return };
+        let Some(p) = self.peers.get_mut(peer) else { return };
+        if p.answers >= cx.cfg.max_answers {
+            p.stalled.push(key);
+            self.stall(up, cx, key, WaitFor::Answers);
+            return self.end_unread(up, cx, key);
+        }
+        self.stall_for_budget(up, cx, peer, key)
+    }
+
+    pub(super) fn stall(&mut self, up: &mut U, cx: &mut Cx, key: Key, wait: WaitFor) {
+        if let Some(c) = self.conns.get_mut(key) {
+            c.rx.wait = wait;
+            c.rx.deadline = None;
+        }
+        self.rx_event(up, cx, key, RxEvent::Wait);
+    }
+
+    /// A connection died: ends the message that it was receiving.
+    pub(super) fn abandon_rx(&mut self, up: &mut U, cx: &mut Cx, key: Key, why: LnetError) {
+        self.end_boxed(up, cx, key);
+        let Some(c) = self.conns.get_mut(key) else { return };
+        let delivery = std::mem::take(&mut c.rx.delivery);
+        let (Some(hdr), Some(peer)) = (c.rx.hdr, c.peer) else { return };
+        let stored = c.rx.placement.take().map(Placement::finish).map(|(dest, data, _)| {
+            // A part of a message is no message: what was lent of it goes home.
+            (dest, if matches!(data, Data::Lent(_)) { Data::Discarded } else { data })
+        });
+        let Some(above) = self.peers.get(peer).map(|p| p.up) else { return };
+        up.deliver(cx, self, Some(above), delivery, (stored, Err(why)), &hdr);
+    }
+
+    /// Goes on with a message that waited for us.
+    pub(super) fn resume(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
+        let Some(c) = self.conns.get_mut(key) else { return };
+        if !c.up() || c.rx.state != RxState::ParseWait {
+            return;
+        }
+        c.rx.wait = WaitFor::Nothing;
+        c.rx.deadline = None;
+        let fin = c.fin;
+        self.parse(up, cx, key);
+        self.read_again(cx, key);
+        if fin {
+            self.fin(up, cx, key);
+        }
+    }
+
+    /// Asks for bytes again, if the connection takes them.
+    pub(super) fn read_again(&mut self, cx: &mut Cx, key: Key) {
+        let deadline = cx.now + cx.cfg.timeout();
+        let Some(c) = self.conns.get_mut(key) else { return };
+        if !c.up() || c.rx.state == RxState::ParseWait {
+            return;
+        }
+        let id = c.id;
+        if !c.rx.at_boundary() {
+            c.rx.deadline = Some(deadline);
+            self.conn_by(cx, key, deadline);
+        }
+        cx.act(Action::Read(id));
+    }
+}

@@ -1,0 +1,348 @@
+//! Sending: credits, the choice of connection, the stream's window, lends.
+
+use super::Socklnd;
+use super::choose::{self, Cargo, Fit};
+use super::conn::Conn;
+use super::handshake::append;
+use super::lends::LendRec;
+use super::peer::DialState;
+use super::standing::{self, StandEvent, Standing};
+use super::txq::Merged;
+use crate::lnd::budget::{ANSWER, Cause};
+use crate::lnd::config::SEC;
+use crate::lnd::{Cx, LnetError, Payload, Tx, Upper, Way};
+use crate::stream::slab::Key;
+use crate::stream::{Action, INLINE_PAYLOAD_MAX, InlineHdr, LendId, Pages, SendMsg};
+use crate::wire::ksock::{self, COOKIE_KEEPALIVE, Checksum, KsockHdr};
+use crate::wire::{ByteOrder, ConnType, Version};
+
+impl<U: Upper> Socklnd<U> {
+    /// The best connection of a peer for a message (socklnd.md §7).
+    fn choose(&self, cx: &Cx, peer: Key, cargo: Cargo) -> Option<Key> {
+        // A set that is being closed carries nothing more.
+        let p = self.peers.get(peer).filter(|p| p.leaving.is_none())?;
+        let mut best: Option<(Fit, u64, u64, Key)> = None;
+        for key in &p.conns {
+            let Some(c) = self.conns.get(*key).filter(|c| c.standing != Standing::Held) else { continue };
+            let fit = choose::fit(c.version, c.ctype, cargo);
+            if fit == Fit::No || best.is_some_and(|b| fit < b.0) {
+                continue;
+            }
+            let (backlog, used) = (c.backlog(), if cx.cfg.round_robin { c.last_used } else { 0 });
+            // Of equals the last counts: the newest connection, as with kernels.
+            if best.is_none_or(|(f, b, u, _)| fit > f || (backlog, used) <= (b, u)) {
+                best = Some((fit, backlog, used, *key));
+            }
+        }
+        best.map(|b| b.3)
+    }
+
+    /// Gives a message to a connection, or keeps it until there is one.
+    pub(super) fn route(&mut self, up: &mut U, cx: &mut Cx, peer: Key, tx: Tx<U::Token>) {
+        let way = self.connection_for(cx, peer, &tx);
+        let way = way.map(|conn| Way { conn, clear: self.is_clear(cx, conn) });
+        self.send_by(up, cx, peer, tx, way);
+    }
+
+    /// The connection for a message, if there is one. Dials what is missing.
+    pub(super) fn connection_for(&mut self, cx: &mut Cx, peer: Key, tx: &Tx<U::Token>) -> Option<Key> {
+        let p = self.peers.get_mut(peer)?;
+        // One that dialled us is dialled back only when its connections are gone.
+        p.active |= p.conns.is_empty();
+        if !p.is_whole() {
+            self.maybe_dial(cx, peer);
+        }
+        let bulk = tx.nob(self.version_of(cx, peer)) >= u64::from(cx.cfg.min_bulk);
+        self.choose(cx, peer, if bulk { Cargo::Bulk } else { Cargo::Small })
+    }
+
+    /// Whether a connection has room on its stream, and nothing that is before a new message.
+    pub(super) fn is_clear(&self, cx: &Cx, conn: Key) -> bool {
+        let room = |c: &Conn<U>| c.txq.is_empty() && c.pushed - c.acked < cx.cfg.tx_window;
+        self.conns.get(conn).is_some_and(room)
+    }
+
+    /// Gives a message to the connection `way`, or keeps it until there is one.
+    pub(super) fn send_by(
+        &mut self,
+        up: &mut U,
+        cx: &mut Cx,
+        peer: Key,
+        mut tx: Tx<U::Token>,
+        way: Option<Way>,
+    ) {
+        if let Some(Way { conn, clear }) = way {
+            // With nothing before it and room on the stream it leaves at once; nothing could ride on it.
+            if clear {
+                return self.push(up, cx, conn, peer, tx);
+            }
+            let Some(c) = self.conns.get_mut(conn) else { return };
+            if c.txq.push_lnet(tx) {
+                cx.counters.zc_acks_merged += 1;
+                self.answer_left(up, cx, peer);
+            }
+            return self.pump(up, cx, conn);
+        }
+        let deadline = cx.now + cx.cfg.timeout();
+        let Some(p) = self.peers.get_mut(peer) else {
+            return self.end_tx(up, cx, peer, tx, Err(LnetError::Unreachable));
+        };
+        let hope = !cx.down
+            && (!p.conns.is_empty()
+                || p.dial().under_way().is_some()
+                || matches!(p.dial(), DialState::Waiting(_)));
+        if !hope {
+            let why = if cx.down { LnetError::ShuttingDown } else { LnetError::Unreachable };
+            return self.end_tx(up, cx, peer, tx, Err(why));
+        }
+        if tx.deadline == u64::MAX {
+            tx.deadline = deadline;
+        }
+        // One that was routed before keeps its deadline.
+        let deadline = tx.deadline;
+        p.queue.push_back(tx);
+        self.peer_by(cx, peer, deadline);
+    }
+
+    /// The version spoken with a peer, or the one to begin with.
+    fn version_of(&self, cx: &Cx, peer: Key) -> Version {
+        let Some(p) = self.peers.get(peer) else { return Version::V3 };
+        p.version.unwrap_or_else(|| cx.cfg.first_version(p.id.nid))
+    }
+
+    /// Routes again what waited for a connection.
+    pub(super) fn flush(&mut self, up: &mut U, cx: &mut Cx, peer: Key) {
+        let n = self.peers.get(peer).map_or(0, |p| p.queue.len());
+        for _ in 0..n {
+            let Some(tx) = self.peers.get_mut(peer).and_then(|p| p.queue.pop_front()) else { return };
+            self.route(up, cx, peer, tx);
+        }
+    }
+
+    /// Acknowledges a zero-copy request that came on `via` at that time, on BULK_IN if there is one (socklnd.md §6.3).
+    pub(super) fn zc_ack(
+        &mut self,
+        up: &mut U,
+        cx: &mut Cx,
+        peer: Key,
+        (via, came): (Key, u64),
+        cookie: u64,
+        nonblk: bool,
+    ) {
+        self.noop(up, cx, peer, Some((via, came)), cookie, nonblk);
+        cx.counters.zc_acks_tx += 1;
+    }
+
+    /// Sends a NOOP with this cookie, or lets it ride.
+    pub(super) fn noop(
+        &mut self,
+        up: &mut U,
+        cx: &mut Cx,
+        peer: Key,
+        via: Option<(Key, u64)>,
+        cookie: u64,
+        nonblk: bool,
+    ) {
+        // A kernel whose only fitting connections may block, or that has none but an untyped one of V3, closes the set.
+        // Its own requests it has answered on any connection (§6.3), so ours goes where it can.
+        let fit = || {
+            let may_block = || self.choose(cx, peer, Cargo::Noop { nonblk: false });
+            self.choose(cx, peer, Cargo::Noop { nonblk }).or_else(may_block)
+        };
+        let conn = match via {
+            None => fit(),
+            // Whom we dial without privilege may know those connections as another peer's than its own (§9).
+            Some((via, _)) if !cx.cfg.privileged => Some(via),
+            // One that is younger than the request may be of a set that the peer made since and knows no such cookie.
+            Some((via, came)) => {
+                let known = |k: &Key| self.conns.get(*k).is_some_and(|c| c.up_at <= came);
+                fit().filter(known).or(Some(via))
+            }
+        };
+        let Some(key) = conn else { return };
+        let Some(c) = self.conns.get_mut(key) else { return };
+        match c.txq.push_ack(cookie, c.ctype) {
+            Merged::Queued => self.answer_queued(cx, peer),
+            Merged::Rides => cx.counters.zc_acks_merged += 1,
+            Merged::Needless => {}
+        }
+        self.pump(up, cx, key);
+    }
+
+    /// Moves messages from a connection's queue to its stream while the stream has room.
+    pub(super) fn pump(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
+        loop {
+            let Some(c) = self.conns.get_mut(key) else { return };
+            if !c.up() || c.pushed - c.acked >= cx.cfg.tx_window {
+                return;
+            }
+            let Some(tx) = c.txq.pop() else { return };
+            let Some(peer) = c.peer else { return };
+            self.push(up, cx, key, peer, tx);
+        }
+    }
+
+    fn push(&mut self, up: &mut U, cx: &mut Cx, key: Key, peer: Key, mut tx: Tx<U::Token>) {
+        let now = cx.now;
+        let Some(c) = self.conns.get_mut(key) else { return };
+        let version = c.version;
+        let nob = tx.nob(version);
+        let payload = tx.payload.len();
+        if c.pushed == c.acked {
+            c.tx_deadline = now + cx.cfg.timeout();
+        }
+        c.pushed += nob;
+        if c.standing == Standing::Fresh {
+            c.standing = standing::next(c.standing, StandEvent::Sent).0;
+        }
+        c.last_used = now / SEC;
+        let me = cx.cfg.shards.me;
+        // What another lcore was given counts as sent: the peer's ACK may get here sooner than news from there.
+        if c.id.shard != me {
+            c.sent = c.pushed;
+        }
+        let (id, bucket, end, tx_deadline) = (c.id, c.bucket, c.pushed, c.tx_deadline);
+        // An answer that was in no queue is charged for from here on.
+        let fresh = tx.answer && !tx.credit;
+        if fresh {
+            c.owed += ANSWER;
+            cx.budget.charge(c.host, Cause::Answers, ANSWER);
+        }
+        self.conn_by(cx, key, tx_deadline);
+
+        let pages = match &mut tx.payload {
+            Payload::Inline(_) => Pages::new(),
+            Payload::Pages(p) if payload as usize <= INLINE_PAYLOAD_MAX => {
+                let mut b = arrayvec::ArrayVec::new();
+                p.iter().for_each(|s| append(&mut b, s.bytes()));
+                tx.payload = Payload::Inline(b);
+                Pages::new()
+            }
+            Payload::Pages(p) => std::mem::take(p),
+        };
+        let pieces = if tx.answer { pages.len() as u32 } else { 0 };
+        let lend = (!pages.is_empty()).then(|| {
+            let done = std::mem::take(&mut tx.done);
+            let name = |key| LendId::new(bucket, me, key);
+            self.lends.insert_with(|key| LendRec {
+                name: name(key),
+                done,
+                peer,
+                end,
+                held: false,
+                failed: None,
+                pieces,
+            })
+        });
+        let lend_id = lend.and_then(|k| self.lends.get(k)).map(|r| r.name);
+        let mut hold = false;
+        if let Some(k) = lend {
+            // Asked only when the peer has a connection for its answer (socklnd.md §6.2, §6.3).
+            if payload >= u64::from(cx.cfg.zc_min_payload)
+                && version.may_ask_zc(self.has_bulk_out(peer), &cx.cfg)
+                && let Some(p) = self.peers.get_mut(peer)
+            {
+                let deadline = now + cx.cfg.timeout();
+                tx.cookie0 = p.zc.request(k, key, end, deadline);
+                hold = true;
+                cx.counters.zc_requested += 1;
+                self.peer_by(cx, peer, deadline);
+                if let Some(rec) = self.lends.get_mut(k) {
+                    rec.held = true;
+                }
+            }
+            if let Some(c) = self.conns.get_mut(key) {
+                while c.lends.front().is_some_and(|l| self.lends.get(*l).is_none()) {
+                    c.lends.pop_front();
+                }
+                c.lends.push_back(k);
+            }
+        }
+        let mut hdr = InlineHdr::new();
+        if version.has_ksock() {
+            let ksock = KsockHdr { kind: tx.kind(), csum: 0, cookie0: tx.cookie0, cookie1: tx.cookie1 };
+            append(&mut hdr, &ksock.emit(ByteOrder::Little));
+        }
+        match &tx.hdr {
+            None => {
+                cx.counters.noops_tx += 1;
+                let keepalive = version.is_typed() && tx.cookie1 == COOKIE_KEEPALIVE;
+                cx.counters.keepalives_tx += u64::from(keepalive);
+            }
+            Some(h) => {
+                append(&mut hdr, &h.emit_as(version));
+                if let Payload::Inline(b) = &tx.payload {
+                    append(&mut hdr, b);
+                    cx.counters.tx_inline_bytes += b.len() as u64;
+                }
+                cx.counters.msgs_tx += 1;
+                cx.counters.payload_tx_bytes += payload;
+            }
+        }
+        let summed = version == Version::V2 && cx.cfg.enable_csum;
+        if summed {
+            self.sum(cx, &mut hdr, &pages);
+        }
+        cx.spent(bucket, if summed { payload } else { 0 });
+        let msg = SendMsg { hdr, pay: pages, lend: lend_id, hold, answer: tx.answer };
+        cx.act(Action::Send(id, msg));
+        if !fresh && (tx.answer || tx.hdr.is_none()) {
+            self.answer_pushed(up, cx, peer, key, lend.is_some());
+        }
+        if lend.is_none() {
+            let uses = tx.uses();
+            self.finalize(up, cx, peer, uses, tx.done, Ok(()));
+        }
+    }
+
+    /// Puts the sum over a whole V2 message into its header (socklnd.md §5.3): the cookies are what they will be.
+    fn sum(&mut self, cx: &mut Cx, hdr: &mut InlineHdr, pages: &Pages) {
+        let mut sum = Checksum::default();
+        sum.update(hdr);
+        pages.iter().for_each(|p| sum.update(p.bytes()));
+        let spoil = u32::from(std::mem::take(&mut cx.cfg.inject_csum_error));
+        ksock::put_csum(hdr, sum.value().wrapping_add(spoil), ByteOrder::Little);
+    }
+
+    fn has_bulk_out(&self, peer: Key) -> bool {
+        self.peers.get(peer).is_some_and(|p| {
+            let counts = |c: &Conn<U>| c.ctype == ConnType::BulkOut && c.standing != Standing::Held;
+            p.conns.iter().any(|c| self.conns.get(*c).is_some_and(counts))
+        })
+    }
+
+    /// One answer less waits for this peer; connections that stopped reading go on when half are gone.
+    pub(super) fn answer_left(&mut self, up: &mut U, cx: &mut Cx, peer: Key) {
+        if let Some(p) = self.peers.get_mut(peer).filter(|p| p.answers > 0) {
+            p.answers -= 1;
+            cx.budget.release(p.host, Cause::Answers, ANSWER);
+        }
+        self.read_on(up, cx, peer);
+    }
+
+    /// Lets connections go on that stopped reading since too many answers waited for their peer.
+    pub(super) fn read_on(&mut self, up: &mut U, cx: &mut Cx, peer: Key) {
+        let Some(p) = self.peers.get_mut(peer) else { return };
+        if p.answers <= cx.cfg.max_answers / 2 && !p.stalled.is_empty() {
+            for key in std::mem::take(&mut p.stalled) {
+                self.resume(up, cx, key);
+            }
+        }
+    }
+
+    /// Ends a message that never reached a stream.
+    pub(super) fn end_tx(
+        &mut self,
+        up: &mut U,
+        cx: &mut Cx,
+        peer: Key,
+        tx: Tx<U::Token>,
+        status: Result<(), LnetError>,
+    ) {
+        if tx.answer || tx.hdr.is_none() {
+            self.answer_left(up, cx, peer);
+        }
+        let uses = tx.uses();
+        self.finalize(up, cx, peer, uses, tx.done, status);
+    }
+}

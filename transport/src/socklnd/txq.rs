@@ -1,0 +1,318 @@
+//! A connection's queue of messages (docs/protocol/socklnd.md §6.4). How zero-copy ACKs ride on what is queued is the
+//! table of its carrier ([`Carrier`]): from that message to the tail all are of one kind.
+
+use std::collections::VecDeque;
+
+use super::carrier::{self, Act, Ask, Carrier, To};
+use super::version::Carry;
+use crate::lnd::{Payload, Tx, trim};
+use crate::wire::ksock::{COOKIE_KEEPALIVE, KsockType};
+use crate::wire::{ConnType, Version, ksock};
+
+impl<T> Tx<T> {
+    /// Kind of its ksock header.
+    pub(super) fn kind(&self) -> KsockType {
+        if self.hdr.is_some() { KsockType::Lnet } else { KsockType::Noop }
+    }
+
+    /// What it is as a carrier.
+    fn as_carrier(&self, typed: bool) -> Carrier {
+        match (self.cookie0, self.cookie1) {
+            _ if self.hdr.is_some() => Carrier::Message,
+            (0, COOKIE_KEEPALIVE) if typed => Carrier::Alive,
+            (0, _) => Carrier::Single,
+            (c0, c1) if c0 > c1 => Carrier::Pair,
+            _ => Carrier::Range,
+        }
+    }
+
+    /// Bytes on the wire of a connection of `version`: a message is packed for the connection that takes it.
+    pub(super) fn nob(&self, version: Version) -> u64 {
+        match self.hdr {
+            None => ksock::LEN as u64,
+            Some(_) => version.hdr_len() as u64 + self.payload.len(),
+        }
+    }
+}
+
+/// A NOOP that ACKs `cookie`, or is a keepalive.
+fn noop<T: Default>(cookie: u64) -> Tx<T> {
+    Tx {
+        hdr: None,
+        cookie0: 0,
+        cookie1: cookie,
+        payload: Payload::empty(),
+        done: T::default(),
+        deadline: u64::MAX,
+        credit: false,
+        answer: false,
+    }
+}
+
+/// What became of an ACK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Merged {
+    /// A NOOP was queued for it.
+    Queued,
+    /// It rides on a message that was queued already.
+    Rides,
+    /// It was queued already (or a queued ACK says what the keepalive would).
+    Needless,
+}
+
+/// The queue.
+#[derive(Debug)]
+pub(super) struct TxQueue<T> {
+    version: Version,
+    q: VecDeque<Tx<T>>,
+    /// Number of messages that have left: the position of `q`'s front.
+    head: u64,
+    carrier: Carrier,
+    /// Position of the carrier, if there is one.
+    at: u64,
+    bytes: u64,
+}
+
+impl<T: Default> TxQueue<T> {
+    pub(super) fn new(version: Version) -> TxQueue<T> {
+        TxQueue { version, q: VecDeque::new(), head: 0, carrier: Carrier::None, at: 0, bytes: 0 }
+    }
+
+    /// The version that the HELLOs agreed on. Nothing is queued before.
+    pub(super) fn begin(&mut self, version: Version) {
+        self.version = version;
+    }
+
+    /// What is queued, to be renamed as the connection moves.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Tx<T>> {
+        self.q.iter_mut()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.q.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.q.len()
+    }
+
+    /// Bytes queued, headers included.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Puts a message at the tail; gives its position.
+    fn append(&mut self, tx: Tx<T>) -> u64 {
+        self.bytes += tx.nob(self.version);
+        self.q.push_back(tx);
+        self.head + self.q.len() as u64 - 1
+    }
+
+    fn get_mut(&mut self, position: u64) -> Option<&mut Tx<T>> {
+        self.q.get_mut(usize::try_from(position.checked_sub(self.head)?).ok()?)
+    }
+
+    /// Takes the state that follows.
+    fn go(&mut self, to: To) {
+        let typed = self.version.is_typed();
+        self.carrier = match to {
+            To::Is(state) => state,
+            To::Behind => {
+                self.at += 1;
+                let at = self.at;
+                self.get_mut(at).map_or(Carrier::None, |tx| tx.as_carrier(typed))
+            }
+        };
+    }
+
+    /// Queues an LNet message; gives whether it took over a queued NOOP.
+    pub(super) fn push_lnet(&mut self, mut tx: Tx<T>) -> bool {
+        let version = self.version;
+        let (to, act) = carrier::next(version.carry(ConnType::Any), self.carrier, Ask::Message);
+        let took = match act {
+            Act::TakeOver | Act::TakePlace => {
+                let (at, bytes) = (self.at, tx.nob(version));
+                if let Some(noop) = self.get_mut(at) {
+                    if act == Act::TakeOver {
+                        tx.cookie1 = noop.cookie1;
+                    }
+                    let old = noop.nob(version);
+                    *noop = tx;
+                    self.bytes = self.bytes - old + bytes;
+                }
+                true
+            }
+            Act::Carry => {
+                self.at = self.append(tx);
+                false
+            }
+            Act::Append | Act::Ride | Act::Join | Act::Drop => {
+                self.append(tx);
+                false
+            }
+        };
+        self.go(to);
+        took
+    }
+
+    /// Queues an ACK (or the keepalive cookie) on a connection of type `ctype`.
+    pub(super) fn push_ack(&mut self, k: u64, ctype: ConnType) -> Merged {
+        let (carry, state, at) = (self.version.carry(ctype), self.carrier, self.at);
+        let words = match state {
+            Carrier::None => (0, 0),
+            _ => self.get_mut(at).map_or((0, 0), |tx| (tx.cookie0, tx.cookie1)),
+        };
+        let event = if k == COOKIE_KEEPALIVE && self.version.is_typed() {
+            Ask::Keepalive
+        } else if carry == Carry::Merge {
+            state.relation(words, k)
+        } else {
+            Ask::Apart
+        };
+        let (to, act) = carrier::next(carry, state, event);
+        let merged = match act {
+            Act::Carry => {
+                self.at = self.append(noop(k));
+                Merged::Queued
+            }
+            // Appended first: then the carrier has somewhere to go.
+            Act::Append => {
+                self.append(noop(k));
+                Merged::Queued
+            }
+            Act::Ride | Act::Join => {
+                if let Some(tx) = self.get_mut(at) {
+                    (tx.cookie0, tx.cookie1) =
+                        if act == Act::Ride { (words.0, k) } else { state.joined(words, k) };
+                }
+                Merged::Rides
+            }
+            Act::Drop | Act::TakeOver | Act::TakePlace => Merged::Needless,
+        };
+        self.go(to);
+        merged
+    }
+
+    /// Takes the message that leaves next.
+    pub(super) fn pop(&mut self) -> Option<Tx<T>> {
+        let tx = self.q.pop_front()?;
+        self.bytes -= tx.nob(self.version);
+        self.head += 1;
+        trim(&mut self.q);
+        if self.carrier != Carrier::None && self.at < self.head {
+            let (to, _) = carrier::next(Carry::Ride, self.carrier, Ask::Left);
+            self.go(to);
+        }
+        Some(tx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{LnetBody, LnetHdr, Nid, WireHandle};
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn msg() -> Tx<()> {
+        let hdr = LnetHdr {
+            dest_nid: Nid::LO,
+            src_nid: Nid::LO,
+            dest_pid: 0,
+            src_pid: 0,
+            payload_len: 0,
+            body: LnetBody::Reply { handle: WireHandle::NONE },
+        };
+        Tx::lnet(hdr, Payload::empty(), ())
+    }
+
+    fn words(q: &mut TxQueue<()>) -> Vec<(bool, u64, u64)> {
+        let mut out = Vec::new();
+        while let Some(t) = q.pop() {
+            out.push((t.hdr.is_some(), t.cookie0, t.cookie1));
+        }
+        assert_eq!(q.bytes(), 0);
+        out
+    }
+
+    fn bulk_in(acks: &[u64]) -> Vec<(bool, u64, u64)> {
+        let mut q = TxQueue::new(Version::V3);
+        for k in acks {
+            q.push_ack(*k, ConnType::BulkIn);
+        }
+        words(&mut q)
+    }
+
+    #[test]
+    fn the_examples_of_the_specification() {
+        assert_eq!(bulk_in(&[5, 7]), [(false, 7, 5)]);
+        assert_eq!(bulk_in(&[5, 7, 6]), [(false, 5, 7)]);
+        assert_eq!(bulk_in(&[5, 7, 6, 8]), [(false, 5, 8)]);
+        assert_eq!(bulk_in(&[5, 9]), [(false, 9, 5)]);
+        assert_eq!(bulk_in(&[5, 9, 10]), [(false, 9, 5), (false, 0, 10)]);
+    }
+
+    #[test]
+    fn every_rule_once() {
+        assert_eq!(bulk_in(&[5, 1]), [(false, 0, 5)], "2: a queued ACK is proof of life");
+        assert_eq!(bulk_in(&[1, 5]), [(false, 0, 5)], "3: an ACK takes the keepalive's place");
+        assert_eq!(bulk_in(&[5, 5]), [(false, 0, 5)], "4");
+        assert_eq!(bulk_in(&[5, 6]), [(false, 6, 5)], "5");
+        assert_eq!(bulk_in(&[5, 6, 4]), [(false, 4, 6)], "7");
+        assert_eq!(bulk_in(&[5, 6, 7]), [(false, 5, 7)], "8");
+        assert_eq!(bulk_in(&[5, 6, 7, 6]), [(false, 5, 7)], "9");
+        assert_eq!(bulk_in(&[5, 6, 7, 4]), [(false, 4, 7)], "10");
+        assert_eq!(bulk_in(&[5, 6, 7, 20]), [(false, 5, 7), (false, 0, 20)], "11");
+        assert_eq!(
+            bulk_in(&[5, 6, 7, 20, 21]),
+            [(false, 5, 7), (false, 21, 20)],
+            "11, then 5 on the new carrier"
+        );
+    }
+
+    #[test]
+    fn other_types_piggyback() {
+        let mut q = TxQueue::new(Version::V3);
+        assert!(!q.push_lnet(msg()));
+        assert_eq!(q.push_ack(7, ConnType::Control), Merged::Rides);
+        assert_eq!(q.push_ack(8, ConnType::Control), Merged::Queued);
+        assert!(q.push_lnet(msg()), "the message takes the NOOP's ACK and place");
+        assert!(!q.push_lnet(msg()));
+        assert_eq!(words(&mut q), [(true, 0, 7), (true, 0, 8), (true, 0, 0)]);
+    }
+
+    #[test]
+    fn what_leaves_is_not_changed() {
+        let mut q = TxQueue::new(Version::V3);
+        q.push_lnet(msg());
+        assert_eq!(q.pop().map(|t| t.cookie1), Some(0));
+        assert_eq!(q.push_ack(9, ConnType::Control), Merged::Queued);
+        assert_eq!(words(&mut q), [(false, 0, 9)]);
+    }
+
+    proptest! {
+        /// Whatever is queued between sends, every ACK leaves exactly once.
+        #[test]
+        fn acks_are_conserved(ops in prop::collection::vec((0u8..4, 2u64..40), 1..200), bulk_in: bool) {
+            let ctype = if bulk_in { ConnType::BulkIn } else { ConnType::Control };
+            let (mut q, mut want, mut got) = (TxQueue::new(Version::V3), BTreeSet::new(), Vec::new());
+            let take = |t: Tx<()>, got: &mut Vec<u64>| match (t.hdr.is_some(), t.cookie0, t.cookie1) {
+                (_, 0, 0) | (_, 0, 1) => {}
+                (true, _, k) | (false, 0, k) => got.push(k),
+                (false, a, b) if a > b => got.extend([a, b]),
+                (false, a, b) => got.extend(a..=b),
+            };
+            for (op, k) in ops {
+                match op {
+                    0 if !bulk_in => drop(q.push_lnet(msg())),
+                    1 => if let Some(t) = q.pop() { take(t, &mut got) },
+                    _ => if want.insert(k) { q.push_ack(k, ctype); },
+                }
+            }
+            while let Some(t) = q.pop() { take(t, &mut got) }
+            got.sort_unstable();
+            prop_assert_eq!(got, want.into_iter().collect::<Vec<_>>());
+            prop_assert_eq!(q.bytes(), 0);
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Byte streams: what a protocol asks of whoever carries them, and what it is told.
+//!
+//! A protocol dials an address, gets a connection, sends messages whose pages it lends, and takes bytes as they come. It
+//! names dials ([`DialId`]) and loans ([`LendId`]); whoever carries the streams names connections ([`ConnId`]). Nothing
+//! here knows a NID, a version or a match entry: a protocol that is not LNet's stands here as socklnd does.
+//!
+//! ```text
+//!            Opened, DialFailed, Progress, Bytes, PeerFin, Ended, Closed, Released
+//!  carrier ----------------------------------------------------------------------> protocol
+//!          <----------------------------------------------------------------------
+//!            Dial, Send, Unhold, Read, Close                     (Action)
+//! ```
+
+pub(crate) mod homes;
+pub(crate) mod slab;
+
+use std::net::{IpAddr, SocketAddr};
+
+use arrayvec::ArrayVec;
+use hugepages::{PageSlice, RxFrag};
+use smallvec::SmallVec;
+
+pub use self::homes::{BUCKETS, Bucket, Homes};
+use self::slab::Key;
+
+/// A shard of a node: the machine on one lcore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct ShardId(pub u16);
+
+/// A connection, named by the runtime. Never used again for another connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId {
+    /// Shard that owns the flow.
+    pub shard: ShardId,
+    /// Slot there.
+    pub index: u32,
+    /// Distinguishes users of a slot.
+    pub generation: u32,
+}
+
+/// A dial, named by the machine; no two shards of a node give the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DialId(pub u64);
+
+/// Pages on loan to a connection, named by the machine that lent them, over all shards of a node. A name comes again
+/// after 2^26 others in its slot, long after its pages are home. From the top: 8 bits of bucket, 6 of shard, 26 of
+/// generation, 24 of slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LendId(pub u64);
+
+impl LendId {
+    pub(crate) fn new(bucket: Bucket, by: ShardId, key: Key) -> LendId {
+        let (bucket, by) = (u64::from(bucket.0), u64::from(by.0));
+        let generation = u64::from(key.generation) & 0x3ff_ffff;
+        LendId(bucket << 56 | by << 50 | generation << 24 | u64::from(key.index) & 0xff_ffff)
+    }
+
+    /// Whose home hears of the release.
+    pub fn bucket(self) -> Bucket {
+        Bucket((self.0 >> 56) as u8)
+    }
+
+    /// The slot, on the shard that lent.
+    pub(crate) fn slot(self) -> usize {
+        (self.0 & 0xff_ffff) as usize
+    }
+}
+
+/// The receiving end of a stream, on the peer's home lcore.
+pub trait StreamRx {
+    /// The next bytes in order. Taking a fragment opens the window by its length; the machine takes no more than
+    /// it can use at once.
+    fn next(&mut self) -> Option<RxFrag>;
+    /// Puts back the unused rest of the fragment taken last; it is what [`StreamRx::next`] gives next. The window
+    /// that it opened stays open.
+    fn unread(&mut self, rest: RxFrag);
+}
+
+/// Both ends of a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnInfo {
+    /// Our end.
+    pub local: SocketAddr,
+    /// The peer's end.
+    pub remote: SocketAddr,
+    /// The dial that made it; `None` when the peer connected.
+    pub dial: Option<DialId>,
+}
+
+/// Positions in the byte stream that we send: bytes since the connection opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// The peer's TCP has acknowledged everything before this.
+    pub acked: u64,
+    /// Everything before this has been transmitted at least once. Never below `acked`.
+    pub sent: u64,
+}
+
+/// Why a dial failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DialError {
+    /// RST in answer to the SYN.
+    #[error("connection refused: is a node listening there?")]
+    Refused,
+    /// No answer.
+    #[error("no answer to the connection request")]
+    TimedOut,
+    /// Nobody answered ARP or neighbour discovery for the next hop; kernels tell an ICMP error in the same word.
+    #[error("the next hop does not answer")]
+    NoNeighbour,
+    /// No route leads there.
+    #[error("no route leads there")]
+    NoRoute,
+    /// ICMP says that there is no way.
+    #[error("the address cannot be reached")]
+    Unreachable,
+    /// No local port in the range allowed.
+    #[error("all local ports allowed for this peer are in use")]
+    NoPort,
+    /// Anything the runtime cannot name better.
+    #[error("the runtime could not dial")]
+    Local,
+}
+
+/// Why a connection is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseWhy {
+    /// Closed in order.
+    Fin,
+    /// RST from the peer.
+    Reset,
+    /// TCP gave up.
+    Timeout,
+    /// ICMP, link or port lost.
+    Unreachable,
+    /// We closed it.
+    Local,
+}
+
+/// What happened to streams, in the order it did. In one turn of the carrier all `Progress` come before any `Bytes`, over
+/// all connections: a zero-copy ACK may come on another connection than the bytes that it acknowledges.
+pub enum Happened<'a> {
+    /// A connection is up. Passive ones come without a dial.
+    Opened(ConnId, ConnInfo),
+    /// A dial came to nothing.
+    DialFailed(DialId, DialError),
+    /// New positions of a stream that we send on.
+    Progress(ConnId, Progress),
+    /// The stream has bytes. Given when there are new ones, and after [`Action::Read`].
+    Bytes(ConnId, &'a mut dyn StreamRx),
+    /// The peer sends no more, and all it sent has been taken.
+    PeerFin(ConnId),
+    /// The peer is gone (a RST, or TCP gave up), and not all that came from it was taken. That may still be taken;
+    /// [`Happened::Closed`] follows behind it, or with a close. May be told more than once.
+    Ended(ConnId),
+    /// The last that is heard of a connection.
+    Closed(ConnId, CloseWhy),
+    /// The pages of a lend are free: TCP has let go, the hold was lifted or the connection died, and the NIC has
+    /// let go. Exactly once for each [`SendMsg::lend`], after the `Progress` that made it true.
+    Released(LendId),
+}
+
+/// Most header and inline payload bytes of a message.
+pub const INLINE_MAX: usize = 216;
+/// Most payload bytes that ride in the header (V4: 24 + 96 bytes of headers).
+pub const INLINE_PAYLOAD_MAX: usize = INLINE_MAX - 120;
+
+/// Headers and small payload, copied by whoever takes them.
+pub type InlineHdr = ArrayVec<u8, INLINE_MAX>;
+/// The pages of a message, in order.
+pub type Pages = SmallVec<[PageSlice; 2]>;
+
+/// A message for the stream.
+#[derive(Debug)]
+pub struct SendMsg {
+    /// Goes first.
+    pub hdr: InlineHdr,
+    /// Goes next; empty when `lend` is `None`.
+    pub pay: Pages,
+    /// Comes back as [`Happened::Released`].
+    pub lend: Option<LendId>,
+    /// The message carries a zero-copy cookie: keep the pages until [`Action::Unhold`] or the connection's death.
+    pub hold: bool,
+    /// An answer to a peer's request: it leaves a part of the lendings to operations of our own.
+    pub answer: bool,
+}
+
+/// A connection that a protocol wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DialSpec {
+    /// Echoed in [`ConnInfo::dial`] or [`Happened::DialFailed`], one of which must come.
+    pub id: DialId,
+    /// Where to.
+    pub remote: SocketAddr,
+    /// Where from; the port is the carrier's choice.
+    pub local_ip: IpAddr,
+    /// Use a port from 1023 down to 512 (socklnd.md §1).
+    pub privileged: bool,
+    /// When it is given up unless TCP is connected, in ns: [`DialError::TimedOut`], and nothing is left of it.
+    pub until: u64,
+}
+
+/// How to close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// Send what was pushed, then FIN.
+    Fin,
+    /// RST at once; unsent bytes are lost.
+    Abort,
+}
+
+/// What the carrier must do, in order.
+#[derive(Debug)]
+pub enum Action {
+    /// Connect.
+    Dial(DialSpec),
+    /// Push on a stream. The protocol keeps the backlog bounded.
+    Send(ConnId, SendMsg),
+    /// Nothing of the protocol needs the pages any more: lift the hold.
+    Unhold(ConnId, LendId),
+    /// The protocol takes bytes of this connection again: give [`Happened::Bytes`] if there are any, and
+    /// [`Happened::PeerFin`] if that is where the stream stands.
+    Read(ConnId),
+    /// Close; [`Happened::Closed`] follows. Holds of the connection end with it.
+    Close(ConnId, Close),
+}
