@@ -43,7 +43,7 @@ mod unlent;
 pub use app::{App, Beside, Handle, NoApp, Ops, RingApp, Seat, Sitting, beside, rings};
 #[cfg(feature = "node")]
 pub use counters::RtCounters;
-pub use machine::{Gauges, Input, Luggage, Machine, MsgBox, Output};
+pub use machine::{BesideError, Gauges, Input, Luggage, Machine, MsgBox, Output};
 #[cfg(feature = "node")]
 pub use run::{Control, Idle, NodeEnd, Order, Turn, run};
 #[cfg(feature = "node")]

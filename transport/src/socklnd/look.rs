@@ -6,8 +6,8 @@ use super::Socklnd;
 use super::hello::HsEvent;
 use super::peer::{DialState, DialWhy, Peer};
 use crate::lnd::Upper;
-use crate::stream::slab::Key;
 use crate::stream::ConnId;
+use crate::stream::slab::Key;
 use crate::wire::{ConnType, ProcessId, Version, acceptor};
 
 /// How far a connection to a peer has come.

@@ -12,6 +12,7 @@
 //! ```
 
 pub(crate) mod homes;
+mod protocol;
 pub(crate) mod slab;
 
 use std::net::{IpAddr, SocketAddr};
@@ -21,6 +22,7 @@ use hugepages::{PageSlice, RxFrag};
 use smallvec::SmallVec;
 
 pub use self::homes::{BUCKETS, Bucket, Homes};
+pub use self::protocol::Protocol;
 use self::slab::Key;
 
 /// A shard of a node: the machine on one lcore.

@@ -6,8 +6,13 @@
     reason = "a program of tests has no users"
 )]
 
+#[cfg(feature = "node")]
+#[path = "../common/echo.rs"]
+mod echo;
 #[path = "../common/raw.rs"]
 mod raw;
+#[cfg(feature = "node")]
+mod sim_beside;
 mod sim_cuts;
 #[cfg(feature = "node")]
 mod sim_ends;

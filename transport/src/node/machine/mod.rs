@@ -25,11 +25,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod beside;
+
+use self::beside::Beside;
+pub use self::beside::BesideError;
 use crate::lnd::tunables::Change;
 use crate::lnd::{AppId, Config, Counters, Cx, Held, pop};
 use crate::lnet::{Delivery, Event, Lnet, Op, ShardMsg};
 use crate::socklnd::{self, PeerBrief, PeerView, Socklnd};
-use crate::stream::{Action, BUCKETS, Bucket, ConnId, DialId, Happened, ShardId};
+use crate::stream::{Action, BUCKETS, Bucket, ConnId, DialId, Happened, Protocol, ShardId};
 use crate::wire::ProcessId;
 
 /// A message that has come whole, to be copied or summed by whichever lcore has time.
@@ -165,12 +169,28 @@ pub struct Machine {
     cx: Cx,
     lnet: Lnet,
     lnd: Socklnd<Lnet>,
+    /// Protocols that are not LNet's.
+    beside: Beside,
 }
 
 impl Machine {
     /// A machine with no connections.
     pub fn new(cfg: Config) -> Machine {
-        Machine { lnet: Lnet::new(&cfg), lnd: Socklnd::new(cfg.shards.me), cx: Cx::new(cfg) }
+        let (lnet, lnd) = (Lnet::new(&cfg), Socklnd::new(cfg.shards.me));
+        Machine { lnet, lnd, cx: Cx::new(cfg), beside: Beside::default() }
+    }
+
+    /// The same with a protocol beside socklnd, which gets the connections that peers make to `port`. The runtime must
+    /// listen there. Each shard of a node needs one: it serves the peers whose home that shard is.
+    ///
+    /// # Errors
+    /// [`BesideError`]: the port is socklnd's or another protocol's, or there are too many.
+    pub fn with(mut self, port: u16, protocol: Box<dyn Protocol + Send>) -> Result<Machine, BesideError> {
+        if self.cx.cfg.listen_ports().any(|p| p == port) {
+            return Err(BesideError::Taken(port));
+        }
+        self.beside.add(port, protocol)?;
+        Ok(self)
     }
 
     /// Configuration.
@@ -225,12 +245,13 @@ impl Machine {
     /// What is out now. Walks all connections and peers: not for every message.
     pub fn gauges(&self) -> Gauges {
         let out = self.lnd.out();
+        let (conns, lends) = self.beside.out();
         Gauges {
             conns_up: out.conns_up,
-            conns: out.conns,
+            conns: out.conns + conns,
             peers: out.peers,
             cookies: out.cookies,
-            lends: out.lends,
+            lends: out.lends + lends,
             credits_used: self.lnet.ni.credits as usize,
             ops: self.lnet.ops.len(),
             entries: self.lnet.portals.len(),
@@ -265,7 +286,7 @@ impl Machine {
 
     /// When to give [`Input::Timer`], in ns; `None` when nothing is timed.
     pub fn deadline(&self) -> Option<u64> {
-        let wake = self.lnd.wake().min(self.lnet.wake());
+        let wake = self.lnd.wake().min(self.lnet.wake()).min(self.beside.wake());
         (wake != u64::MAX).then_some(wake)
     }
 
@@ -280,17 +301,33 @@ impl Machine {
         if let Some((to, msg)) = self.lnet.mail() {
             return Some(Output::To(to, msg));
         }
+        if !self.beside.is_empty()
+            && let Some(a) = self.beside.act(self.cx.cfg.shards.me)
+        {
+            return Some(Output::Stream(a));
+        }
         self.lnd.job().map(|b| Output::Offer(MsgBox(b)))
     }
 
     /// Takes what happened at `now`, in ns; `now` never goes back. All that follows from it is ready for
     /// [`Machine::poll`] when this returns.
     pub fn handle<'a>(&mut self, now: u64, input: impl Into<Input<'a>>) {
-        let Machine { cx, lnet, lnd } = self;
+        let Machine { cx, lnet, lnd, beside } = self;
         cx.now = cx.now.max(now);
         match input.into() {
-            Input::Stream(happened) => lnd.handle(lnet, cx, happened),
-            Input::Cmd(app, op) => lnet.command(cx, lnd, (app, op), None),
+            Input::Stream(happened) if beside.is_empty() => lnd.handle(lnet, cx, happened),
+            Input::Stream(happened) => {
+                if let Some(happened) = beside.handle(cx.now, happened) {
+                    lnd.handle(lnet, cx, happened);
+                }
+            }
+            Input::Cmd(app, op) => {
+                let was_up = !cx.down;
+                lnet.command(cx, lnd, (app, op), None);
+                if was_up && cx.down {
+                    beside.shut_down(cx.now);
+                }
+            }
             Input::From(from, msg) => lnet.shard_msg(cx, lnd, from, msg),
             Input::Adopt(from, luggage) => {
                 let Luggage { bucket, socklnd, lnet: above } = *luggage;
@@ -306,6 +343,7 @@ impl Machine {
             Input::Timer => {
                 lnd.timer(lnet, cx);
                 lnet.timer(cx, lnd);
+                beside.timer(cx.now);
             }
         }
         self.settle();
@@ -314,10 +352,10 @@ impl Machine {
     /// Looks again at the peers whose credits changed, until none is left. Each round puts a message on its way
     /// or ends it, so the work is bounded by what is queued.
     fn settle(&mut self) {
-        let Machine { cx, lnet, lnd } = self;
+        let Machine { cx, lnet, lnd, beside } = self;
         lnd.leave_when_due(lnet, cx);
         while lnet.settle(cx, lnd) || lnd.settle(lnet, cx) {}
-        if lnet.shutdown.is_some() && lnd.gone() {
+        if lnet.shutdown.is_some() && lnd.gone() && beside.gone() {
             lnet.down();
         }
     }
@@ -331,6 +369,7 @@ impl Machine {
     pub fn may_leave(&self, b: Bucket) -> bool {
         !self.cx.down
             && self.cx.homes.at(b) == self.cx.cfg.shards.me
+            && self.beside.may_leave(b)
             && self.lnet.may_leave()
             && self.lnd.may_leave(&self.lnet, b)
     }
@@ -341,7 +380,7 @@ impl Machine {
         if !self.may_leave(b) || to == self.cx.cfg.shards.me {
             return None;
         }
-        let Machine { cx, lnet, lnd } = self;
+        let Machine { cx, lnet, lnd, .. } = self;
         cx.now = cx.now.max(now);
         cx.homes.set(b, to);
         let socklnd = lnd.leave(cx, b);

@@ -1,0 +1,22 @@
+//! A protocol on streams that is not LNet's: it stands beside socklnd, with a port of its own.
+
+use super::{Action, Happened};
+
+/// A protocol. It names dials and loans as it likes, below 2^40: whoever joins it with others of the shard keeps the
+/// names apart.
+pub trait Protocol {
+    /// Takes what happened to its streams at `now`, in ns.
+    fn handle(&mut self, now: u64, happened: Happened<'_>);
+
+    /// The next thing to do.
+    fn act(&mut self) -> Option<Action>;
+
+    /// When [`Protocol::timer`] is due, in ns; `None` when nothing is timed.
+    fn deadline(&self) -> Option<u64>;
+
+    /// The time of [`Protocol::deadline`] has come.
+    fn timer(&mut self, now: u64);
+
+    /// The node goes down: connections are to be closed, and none made any more.
+    fn shut_down(&mut self, now: u64);
+}
