@@ -149,7 +149,7 @@ impl RxHome {
 
     /// Frees what has come back. Called from the poll loop; cheap when nothing has.
     pub fn drain(&self) -> usize {
-        let mut n = 0;
+        let (mut n, mut bytes) = (0, 0);
         while n < 1024 {
             let Some(r) = self.0.ring.ring.pop() else { break };
             n += 1;
@@ -157,14 +157,17 @@ impl RxHome {
                 // SAFETY: the fragment that was lent owned this reference and gave it up in `RxLent::drop`.
                 unsafe { (self.0.ops.release)(raw) };
             }
-            self.0.lent_handles.set(self.0.lent_handles.get().saturating_sub(1));
-            let mut c = self.0.counters.get();
-            c.returned += 1;
-            c.lent_bytes = c.lent_bytes.saturating_sub(u64::from(r.truesize));
-            self.0.counters.set(c);
+            bytes += u64::from(r.truesize);
             if let Some(o) = self.0.owners.borrow_mut().get_mut(usize::from(r.owner.0)) {
                 *o = o.saturating_sub(u64::from(r.truesize));
             }
+        }
+        if n > 0 {
+            self.0.lent_handles.set(self.0.lent_handles.get().saturating_sub(n));
+            let mut c = self.0.counters.get();
+            c.returned += n as u64;
+            c.lent_bytes = c.lent_bytes.saturating_sub(bytes);
+            self.0.counters.set(c);
         }
         n
     }

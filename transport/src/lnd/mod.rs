@@ -10,8 +10,8 @@
 //! | kernel | here | says |
 //! |---|---|---|
 //! | `lnd_send` | [`Lnd::send`] | header, payload by reference, peer, token |
-//! | `lnet_parse` | [`Upper::parse`] | a header has come; LNet answers where its payload goes ([`Parsed`]) |
-//! | `lnd_recv` | [`Lnd::recv`] | the message that was held may be placed now |
+//! | `lnet_parse` | [`Upper::parse`] | a header has come; LNet says where its payload goes |
+//! | `lnd_recv` | [`Lnd::recv`] | there |
 //! | `lnet_finalize` | [`Upper::finalize`], [`Upper::deliver`] | a message was sent, or received, or will not be |
 //! | `lnd_notify` | [`Upper::peer_new`], [`Upper::peer_gone`], [`Upper::kick`] | an entry comes, goes, has room again |
 //!
@@ -99,6 +99,7 @@ impl Cx {
         }
     }
 
+    #[inline]
     pub(crate) fn act(&mut self, action: Action) {
         self.actions.push_back(action);
     }
@@ -136,17 +137,13 @@ pub(crate) struct Ticket {
     pub(crate) serial: u64,
 }
 
-/// What is to be done with a message.
-#[derive(Debug)]
-pub(crate) enum Parsed<D> {
-    /// So many bytes go to the placement, and then the message to whom `D` says; the rest is read and dropped.
-    Take(Option<Placement>, D, u32),
-    /// It waits, and nothing behind it is read, until [`Lnd::recv`].
-    Hold,
-    /// It waits until its peer has read some of what it was answered.
+/// Why nothing more is read of a connection for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// The message waits until [`Lnd::recv`] or [`Lnd::again`].
+    Match,
+    /// Its peer has to read some of what it was answered.
     Unread,
-    /// No node sends that: the set ends.
-    Malformed,
 }
 
 /// A way to a peer.
@@ -167,6 +164,15 @@ pub(crate) enum May {
     No,
 }
 
+/// What became of a message's payload.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    /// Where it went, if it went anywhere.
+    pub(crate) dest: Option<Dest>,
+    pub(crate) data: Data,
+    pub(crate) status: Result<(), LnetError>,
+}
+
 /// What an LND asks of LNet.
 pub(crate) trait Upper: Sized {
     /// What comes back when a message was sent, or will not be.
@@ -174,10 +180,11 @@ pub(crate) trait Upper: Sized {
     /// Whom the end of a message's payload concerns.
     type Delivery: Debug + Default;
 
-    /// A header has come (`lnet_parse`). Called again for the same header when what held the message is over.
-    fn parse<L: Lnd<Self>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: Arrived) -> Parsed<Self::Delivery>;
+    /// A header has come (`lnet_parse`): LNet says at once what is to be done with the message, by [`Lnd::recv`],
+    /// [`Lnd::hold`] or [`Lnd::refuse`]. Called again for the same header when what held the message is over.
+    fn parse<L: Lnd<Self>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived);
 
-    /// A message's payload is in its place, or `end` says why not. `peer` is who sent it, if its connection is there
+    /// A message's payload is in its place, or `stored` says why not. `peer` is who sent it, if its connection is there
     /// still (`lnet_finalize`).
     fn deliver<L: Lnd<Self>>(
         &mut self,
@@ -185,7 +192,7 @@ pub(crate) trait Upper: Sized {
         lnd: &mut L,
         peer: Option<Key>,
         delivery: Self::Delivery,
-        end: (Option<(Dest, Data)>, Result<(), LnetError>),
+        stored: Stored,
         hdr: &LnetHdr,
     );
 
@@ -242,8 +249,23 @@ pub(crate) trait Lnd<U: Upper> {
     fn way(&mut self, cx: &mut Cx, peer: Key, tx: &Tx<U::Token>) -> Option<Way>;
     /// Sends a message that has its credits by the way it has (`lnd_send`), or, where that is clear, one that needs none.
     fn send(&mut self, up: &mut U, cx: &mut Cx, peer: Key, tx: Tx<U::Token>, way: Option<Way>);
-    /// A message that was held may be placed now (`lnd_recv`).
-    fn recv(&mut self, up: &mut U, cx: &mut Cx, conn: Key, parsed: Parsed<U::Delivery>);
+    /// So many bytes of a message go to the placement, and then it goes to whom `delivery` says; the rest is read and dropped
+    /// (`lnd_recv`).
+    fn recv(
+        &mut self,
+        up: &mut U,
+        cx: &mut Cx,
+        conn: Key,
+        placement: Option<Placement>,
+        delivery: U::Delivery,
+        mlength: u32,
+    );
+    /// A message waits, and nothing behind it is read.
+    fn hold(&mut self, up: &mut U, cx: &mut Cx, conn: Key, hold: Hold);
+    /// No node sends such a message: the set ends.
+    fn refuse(&mut self, up: &mut U, cx: &mut Cx, conn: Key);
+    /// Goes on reading behind a message that was held.
+    fn read(&mut self, cx: &mut Cx, conn: Key);
     /// Goes on with a message that was held, if it still is: [`Upper::parse`] is asked again.
     fn again(&mut self, up: &mut U, cx: &mut Cx, ticket: &Ticket);
     /// How a message is named that is held.

@@ -16,11 +16,13 @@ pub(super) const PING_LEN: u32 = 3960;
 
 impl Lnet {
     /// An application's operation, which may have come from another shard.
+    #[inline]
     pub(crate) fn command<L: Lnd<Lnet>>(
         &mut self,
         cx: &mut Cx,
         lnd: &mut L,
-        (app, op): (AppId, Op),
+        app: AppId,
+        op: Op,
         from: Option<ShardId>,
     ) {
         if cx.cfg.shards.count <= 1 {
@@ -38,12 +40,10 @@ impl Lnet {
     /// A message of another shard.
     pub(crate) fn shard_msg<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, from: ShardId, msg: ShardMsg) {
         match msg.0 {
-            Body::Cmd(app, op) => self.command(cx, lnd, (app, op), Some(from)),
+            Body::Cmd(app, op) => self.command(cx, lnd, app, op, Some(from)),
             Body::Ask(waiter) => self.asked(cx, lnd, waiter),
             Body::Answer(ticket, verdict) => self.answered(cx, lnd, ticket, verdict),
-            Body::PutDone { grant, sink, status, data } => {
-                self.put_done(cx, lnd, grant, (sink, data), status)
-            }
+            Body::PutDone { grant, sink, status, data } => self.put_done(cx, lnd, grant, sink, data, status),
             Body::Answered(target, tx) => self.answer_elsewhere(cx, lnd, target, tx),
             Body::GetDone { grant, status } => self.get_done(grant, status),
         }

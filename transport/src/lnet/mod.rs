@@ -195,11 +195,13 @@ impl Lnet {
     }
 
     /// The next event for an application.
+    #[inline]
     pub(crate) fn event(&mut self) -> Option<(AppId, Event)> {
         pop(&mut self.events)
     }
 
     /// The next message for another shard.
+    #[inline]
     pub(crate) fn mail(&mut self) -> Option<(ShardId, ShardMsg)> {
         pop(&mut self.mail)
     }
@@ -232,6 +234,7 @@ impl Lnet {
     }
 
     /// Looks again at one peer whose credits changed; gives whether there was one.
+    #[inline]
     pub(crate) fn settle<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L) -> bool {
         match self.kicks.pop_front() {
             Some(peer) => {
@@ -263,10 +266,12 @@ impl Lnet {
         self.peers.get(peer).map_or((0, 0), |p| (p.uses.credits, p.waiting.len()))
     }
 
+    #[inline]
     fn complete(&mut self, app: AppId, event: Event) {
         self.events.push_back((app, event));
     }
 
+    #[inline]
     fn complete_some(&mut self, event: Option<(AppId, Event)>) {
         if let Some((app, event)) = event {
             self.complete(app, event);

@@ -142,7 +142,7 @@ impl Lnet {
             && let Some(a) = self.arrival.take()
         {
             for (app, op) in a.held {
-                self.command(cx, lnd, (app, op), None);
+                self.command(cx, lnd, app, op, None);
             }
         }
     }

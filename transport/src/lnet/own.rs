@@ -89,7 +89,7 @@ impl Lnet {
             TxDone::Op(op) if wants_ack && grant.ack => Some(op),
             _ => None,
         };
-        self.put_done(cx, lnd, grant, (sink.unwrap_or(Sink::Discard(0)), data), Ok(()));
+        self.put_done(cx, lnd, grant, sink.unwrap_or(Sink::Discard(0)), data, Ok(()));
         self.own_sent(cx, done, Ok(()));
         if let Some(op) = op {
             let event = self.ops.acked(op, Ok(()), grant.mlength);

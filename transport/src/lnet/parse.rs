@@ -5,31 +5,33 @@ use super::ops::OpKind;
 use super::remote::{Asker, Body, Waiter};
 use super::{Delivery, GetGrant, Lnet, MatchReq, PutGrant, Verdict};
 use crate::lnd::{
-    AppId, Arrived, Cx, Data, Dest, Lnd, LnetError, May, Owner, Parsed, Placement, Sink, Ticket,
+    AppId, Arrived, Cx, Data, Dest, Hold, Lnd, LnetError, May, Owner, Placement, Sink, Stored, Ticket,
 };
 use crate::stream::slab::Key;
 use crate::wire::ksock::Checksum;
 use crate::wire::{LnetBody, LnetHdr, Nid, PingInfo, WireHandle, lnet, ping};
 
-/// A message that is dropped, or leads to nothing more.
-const NOTHING: Parsed<Delivery> = Parsed::Take(None, Delivery::Nothing, 0);
+/// Nothing of the message is wanted.
+fn drop_it<L: Lnd<Lnet>>(lnet: &mut Lnet, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
+    lnd.recv(lnet, cx, msg.key, None, Delivery::Nothing, 0);
+}
 
 impl Lnet {
     /// Finds out where the payload of a message goes.
-    pub(super) fn parse<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: Arrived) -> Parsed<Delivery> {
+    pub(super) fn parse<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
         let hdr = &msg.hdr;
         let own = cx.cfg.nid;
         if hdr.dest_nid != own {
             if hdr.dest_nid.same_net(own) || hdr.dest_nid == Nid::LO {
                 cx.counters.err_dest_nid += 1;
-                return Parsed::Malformed;
+                return lnd.refuse(self, cx, msg.key);
             }
             cx.counters.drop_not_for_us += 1;
-            return NOTHING;
+            return drop_it(self, cx, lnd, msg);
         }
         if hdr.src_nid.is_any() || !hdr.src_nid.same_net(own) {
             cx.counters.drop_not_for_us += 1;
-            return NOTHING;
+            return drop_it(self, cx, lnd, msg);
         }
         match hdr.body {
             LnetBody::Ack { handle, mlength, .. } => {
@@ -37,25 +39,20 @@ impl Lnet {
                     self.ops.find(handle, hdr.src_nid).and_then(|op| self.ops.acked(op, Ok(()), mlength));
                 cx.counters.drop_stale_handle += u64::from(event.is_none());
                 self.complete_some(event);
-                NOTHING
+                drop_it(self, cx, lnd, msg);
             }
-            LnetBody::Reply { handle } => self.parse_reply(cx, handle, hdr, msg.sum),
+            LnetBody::Reply { handle } => self.parse_reply(cx, lnd, msg, handle),
             LnetBody::Put { .. } | LnetBody::Get { .. } => self.parse_request(cx, lnd, msg),
         }
     }
 
-    fn parse_reply(
-        &mut self,
-        cx: &mut Cx,
-        handle: WireHandle,
-        hdr: &LnetHdr,
-        sum: Option<Checksum>,
-    ) -> Parsed<Delivery> {
+    fn parse_reply<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived, handle: WireHandle) {
+        let (hdr, sum) = (&msg.hdr, msg.sum.as_ref());
         let len = hdr.payload_len;
         let found = self.ops.find(handle, hdr.src_nid);
         let Some((op, rec)) = found.and_then(|op| Some((op, self.ops.get_mut(op)?))) else {
             cx.counters.drop_stale_handle += 1;
-            return NOTHING;
+            return drop_it(self, cx, lnd, msg);
         };
         let owner = Owner::App(rec.app).into();
         let dest = match &mut rec.kind {
@@ -68,7 +65,7 @@ impl Lnet {
                 // A second answer while the first is being read.
                 None => {
                     cx.counters.drop_stale_handle += 1;
-                    return NOTHING;
+                    return drop_it(self, cx, lnd, msg);
                 }
             },
             OpKind::Ping { placing, .. } if !*placing && len <= PING_LEN => {
@@ -79,24 +76,24 @@ impl Lnet {
         };
         match dest {
             Ok(dest) => {
-                let placement = Placement::new(dest, len, owner, sum.filter(|_| len > 0));
-                Parsed::Take(Some(placement), Delivery::Reply(op), len)
+                let placement = Placement::new(dest, len, owner, sum.filter(|_| len > 0).cloned());
+                lnd.recv(self, cx, msg.key, Some(placement), Delivery::Reply(op), len);
             }
             Err(why) => {
                 cx.counters.drop_too_long += u64::from(why == LnetError::TooLong);
                 let event = self.ops.fail(op, cx.now, why);
                 self.complete_some(event);
-                NOTHING
+                drop_it(self, cx, lnd, msg);
             }
         }
     }
 
-    fn parse_request<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: Arrived) -> Parsed<Delivery> {
+    fn parse_request<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
         // A peer that asks and never reads would make our answers pile up.
         if lnd.may_ask(cx, msg.entry) == May::No {
-            return Parsed::Unread;
+            return lnd.hold(self, cx, msg.key, Hold::Unread);
         }
-        let hdr = msg.hdr;
+        let hdr = &msg.hdr;
         if let LnetBody::Get {
             handle,
             match_bits: ping::MATCH_BITS,
@@ -105,59 +102,56 @@ impl Lnet {
             sink_length,
         } = hdr.body
         {
-            self.pong(cx, lnd, msg.peer, &hdr, handle, (src_offset, sink_length));
-            return NOTHING;
+            self.pong(cx, lnd, msg.peer, hdr, handle, (src_offset, sink_length));
+            return drop_it(self, cx, lnd, msg);
         }
-        let req = MatchReq { hdr, sender: msg.sender };
+        let req = MatchReq { hdr: *hdr, sender: msg.sender };
         let portal = match hdr.body {
             LnetBody::Put { portal, .. } | LnetBody::Get { portal, .. } => portal,
             _ => lnet::PORTALS,
         };
         let owner = cx.cfg.shards.owner_of(portal);
         if owner != cx.cfg.shards.me && portal < lnet::PORTALS {
-            let Some(ticket) = lnd.ticket(msg.key) else { return NOTHING };
+            let Some(ticket) = lnd.ticket(msg.key) else { return drop_it(self, cx, lnd, msg) };
             self.post(owner, Body::Ask(Asker { ticket, req }));
-            return Parsed::Hold;
+            return lnd.hold(self, cx, msg.key, Hold::Match);
         }
         let verdict = self.portals.find(req);
         self.apply(cx, lnd, msg, verdict)
     }
 
     /// Does what the portal's owner said.
-    fn apply<L: Lnd<Lnet>>(
-        &mut self,
-        cx: &mut Cx,
-        lnd: &mut L,
-        msg: Arrived,
-        verdict: Verdict,
-    ) -> Parsed<Delivery> {
-        let hdr = msg.hdr;
+    fn apply<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived, verdict: Verdict) {
+        let hdr = &msg.hdr;
         match verdict {
             Verdict::Put(grant, sink) => {
                 let ack = matches!(hdr.body, LnetBody::Put { ack, .. } if ack != WireHandle::NONE);
                 let grant = PutGrant { ack: grant.ack && ack, ..grant };
                 let whole = grant.mlength == hdr.payload_len && grant.mlength > 0;
                 let discards = matches!(sink, Sink::Discard(_));
-                let sum = msg.sum.filter(|_| whole && !discards);
+                let sum = msg.sum.as_ref().filter(|_| whole && !discards).cloned();
                 let dest = Dest::Sink { sink, offset: grant.offset };
                 let placement = Placement::new(dest, grant.mlength, Owner::App(grant.app).into(), sum);
-                Parsed::Take(Some(placement), Delivery::Put(grant), grant.mlength)
+                lnd.recv(self, cx, msg.key, Some(placement), Delivery::Put(grant), grant.mlength);
             }
             Verdict::Get(grant, payload) => {
                 self.send_reply(cx, lnd, msg.peer, grant, payload);
-                NOTHING
+                drop_it(self, cx, lnd, msg);
             }
             Verdict::Busy(me) => {
                 if let Some(ticket) = lnd.ticket(msg.key) {
-                    let req = MatchReq { hdr, sender: msg.sender };
+                    let req = MatchReq { hdr: *hdr, sender: msg.sender };
                     self.portals.wait(me, Waiter::Conn(Asker { ticket, req }));
                 }
-                Parsed::Hold
+                lnd.hold(self, cx, msg.key, Hold::Match);
             }
-            Verdict::Drop(_) if is_push(&hdr) => push_put(&hdr, msg.sum),
+            Verdict::Drop(_) if is_push(hdr) => {
+                let (placement, mlength) = push_put(hdr, msg.sum.clone());
+                lnd.recv(self, cx, msg.key, placement, Delivery::Push(mlength), mlength);
+            }
             Verdict::Drop(why) => {
                 why.count(cx);
-                NOTHING
+                drop_it(self, cx, lnd, msg);
             }
         }
     }
@@ -184,14 +178,13 @@ impl Lnet {
             return self.post(home, Body::Answer(ticket, verdict));
         }
         if let Some(msg) = lnd.held(&ticket) {
-            let key = msg.key;
-            let parsed = self.apply(cx, lnd, msg, verdict);
-            return lnd.recv(self, cx, key, parsed);
+            self.apply(cx, lnd, &msg, verdict);
+            return lnd.read(cx, msg.key);
         }
         // The connection has died meanwhile: what was granted goes back.
         match verdict {
             Verdict::Put(grant, sink) => {
-                self.return_put(cx, lnd, grant, (sink, Data::Discarded), Err(LnetError::ConnLost))
+                self.return_put(cx, lnd, grant, sink, Data::Discarded, Err(LnetError::ConnLost))
             }
             Verdict::Get(grant, _) => self.return_get(cx, grant, Err(LnetError::ConnLost)),
             Verdict::Busy(_) | Verdict::Drop(_) => {}
@@ -205,18 +198,18 @@ impl Lnet {
         lnd: &mut L,
         (peer, hdr): (Option<Key>, &LnetHdr),
         delivery: Delivery,
-        stored: Option<(Dest, Data)>,
-        status: Result<(), LnetError>,
+        stored: Stored,
     ) {
+        let status = stored.status;
         if let Delivery::Push(mlength) = delivery {
             if let Some(peer) = peer.filter(|_| status.is_ok()) {
                 self.send_push_ack(cx, lnd, peer, hdr, mlength);
             }
             return;
         }
-        let (sink, data) = match stored {
-            Some((Dest::Sink { sink, .. }, data)) => (Some(sink), data),
-            Some((Dest::Own(info), _)) => {
+        let sink = match stored.dest {
+            Some(Dest::Sink { sink, .. }) => Some(sink),
+            Some(Dest::Own(info)) => {
                 let Delivery::Reply(op) = delivery else { return };
                 let info = match status {
                     Ok(()) => PingInfo::parse(&info).map_err(|_| LnetError::Malformed),
@@ -226,7 +219,7 @@ impl Lnet {
                 let event = self.ops.pong(op, cx.now, info);
                 return self.complete_some(event);
             }
-            None => (None, Data::Discarded),
+            None => None,
         };
         match delivery {
             Delivery::Nothing | Delivery::Push(_) | Delivery::Object(_) => {}
@@ -234,10 +227,10 @@ impl Lnet {
                 if let Some(peer) = peer.filter(|_| grant.ack && status.is_ok()) {
                     self.send_ack(cx, lnd, peer, &grant);
                 }
-                self.return_put(cx, lnd, grant, (sink.unwrap_or(Sink::Discard(0)), data), status);
+                self.return_put(cx, lnd, grant, sink.unwrap_or(Sink::Discard(0)), stored.data, status);
             }
             Delivery::Reply(op) => {
-                let event = self.ops.reply(op, status, hdr.payload_len, data, sink);
+                let event = self.ops.reply(op, status, hdr.payload_len, stored.data, sink);
                 self.complete_some(event);
             }
         }
@@ -249,11 +242,12 @@ impl Lnet {
         cx: &mut Cx,
         lnd: &mut L,
         grant: PutGrant,
-        (sink, data): (Sink, Data),
+        sink: Sink,
+        data: Data,
         status: Result<(), LnetError>,
     ) {
         if grant.owner == cx.cfg.shards.me {
-            self.put_done(cx, lnd, grant, (sink, data), status);
+            self.put_done(cx, lnd, grant, sink, data, status);
         } else {
             self.post(grant.owner, Body::PutDone { grant, sink, status, data });
         }
@@ -273,7 +267,8 @@ impl Lnet {
         cx: &mut Cx,
         lnd: &mut L,
         grant: PutGrant,
-        (sink, data): (Sink, Data),
+        sink: Sink,
+        data: Data,
         status: Result<(), LnetError>,
     ) {
         if let Some((app, event, waiters)) = self.portals.put_done(&grant, sink, status, data) {
@@ -307,12 +302,12 @@ impl Lnet {
 
 /// A peer pushes its ping info, and nobody here wants to know: it is checked and acknowledged all the same, as each
 /// node does (lnet.md §6.4, field report L7).
-fn push_put(hdr: &LnetHdr, sum: Option<Checksum>) -> Parsed<Delivery> {
+fn push_put(hdr: &LnetHdr, sum: Option<Checksum>) -> (Option<Placement>, u32) {
     let mlength = hdr.payload_len.min(ping::PUSH_ROOM);
     let sum = sum.filter(|_| mlength == hdr.payload_len && mlength > 0);
     let dest = Dest::Own(Vec::with_capacity(mlength as usize));
     let placement = Placement::new(dest, mlength, Owner::App(AppId::NODE).into(), sum);
-    Parsed::Take(Some(placement).filter(|_| mlength > 0), Delivery::Push(mlength), mlength)
+    (Some(placement).filter(|_| mlength > 0), mlength)
 }
 
 /// Whether a message is a push of ping info.

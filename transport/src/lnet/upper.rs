@@ -3,7 +3,7 @@
 use super::peer::Peer;
 use super::{Delivery, Lnet, TxDone};
 use crate::lnd::budget::Uses;
-use crate::lnd::{Arrived, Cx, Data, Dest, Lnd, LnetError, Nobody, Parsed, Upper};
+use crate::lnd::{Arrived, Cx, Lnd, LnetError, Nobody, Stored, Upper};
 use crate::lnet::ops::OpRec;
 use crate::stream::Bucket;
 use crate::stream::slab::Key;
@@ -13,22 +13,25 @@ impl Upper for Lnet {
     type Token = TxDone;
     type Delivery = Delivery;
 
-    fn parse<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: Arrived) -> Parsed<Delivery> {
-        Lnet::parse(self, cx, lnd, msg)
+    #[inline]
+    fn parse<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
+        Lnet::parse(self, cx, lnd, msg);
     }
 
+    #[inline]
     fn deliver<L: Lnd<Lnet>>(
         &mut self,
         cx: &mut Cx,
         lnd: &mut L,
         peer: Option<Key>,
         delivery: Delivery,
-        (stored, status): (Option<(Dest, Data)>, Result<(), LnetError>),
+        stored: Stored,
         hdr: &LnetHdr,
     ) {
-        Lnet::deliver(self, cx, lnd, (peer, hdr), delivery, stored, status);
+        Lnet::deliver(self, cx, lnd, (peer, hdr), delivery, stored);
     }
 
+    #[inline]
     fn finalize(&mut self, cx: &mut Cx, peer: Key, uses: Uses, token: TxDone, status: Result<(), LnetError>) {
         self.finish(cx, peer, uses, token, status);
     }
@@ -60,14 +63,17 @@ impl Upper for Lnet {
         self.kicks.push_back(peer);
     }
 
+    #[inline]
     fn idle(&self, peer: Key) -> bool {
         self.peers.get(peer).is_none_or(|p| p.waiting.is_empty() && p.uses.credits == 0)
     }
 
+    #[inline]
     fn waiting(&self, peer: Key) -> usize {
         self.peers.get(peer).map_or(0, |p| p.waiting.len())
     }
 
+    #[inline]
     fn kick(&mut self, peer: Key) {
         self.kicks.push_back(peer);
     }

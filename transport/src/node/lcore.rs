@@ -129,10 +129,15 @@ struct View<'a, P: Port> {
 
 impl<P: Port> StreamRx for View<'_, P> {
     fn next(&mut self) -> Option<RxFrag> {
-        let (frag, credited) = self.rest.take().or_else(|| Some((self.stack.next(self.flow)?, false)))?;
-        if !credited {
-            self.stack.credit(self.flow, frag.len());
+        if self.rest.is_some() {
+            let (frag, credited) = self.rest.take()?;
+            if !credited {
+                self.stack.credit(self.flow, frag.len());
+            }
+            return Some(frag);
         }
+        let frag = self.stack.next(self.flow)?;
+        self.stack.credit(self.flow, frag.len());
         Some(frag)
     }
     fn unread(&mut self, rest: RxFrag) {
@@ -220,7 +225,7 @@ impl<P: Port> LcoreRt<P> {
     /// Lends the message's pages and pushes it, or keeps it until there is room. Gives it back while no lending
     /// is free.
     #[expect(clippy::result_large_err, reason = "the message itself comes back, unboxed")]
-    fn send(&mut self, id: ConnId, mut m: SendMsg) -> Result<(), SendMsg> {
+    fn lend_out(&mut self, id: ConnId, mut m: SendMsg) -> Result<(), SendMsg> {
         let Some(flow) = self.conns.get(id).filter(|c| !c.closing).map(|c| c.flow) else {
             self.orphans.extend(m.lend);
             return Ok(());
@@ -272,7 +277,7 @@ impl<P: Port> LcoreRt<P> {
     fn retry(&mut self) {
         if !self.unlent.is_empty() {
             let mut unlent = std::mem::take(&mut self.unlent);
-            unlent.retry(|id, m| self.send(id, m).err());
+            unlent.retry(|id, m| self.lend_out(id, m).err());
             self.unlent = unlent;
         }
         for _ in 0..self.stalled.len() {
@@ -455,15 +460,19 @@ impl<P: Port> Runtime for LcoreRt<P> {
         self.failed.push_back((d.id, DialError::NoPort));
     }
 
+    fn send(&mut self, id: ConnId, m: SendMsg) {
+        if self.unlent.before(id, &m) {
+            self.counters.lend_waits += 1;
+            self.unlent.push(id, m);
+        } else if let Err(m) = self.lend_out(id, m) {
+            self.counters.lend_waits += 1;
+            self.unlent.push(id, m);
+        }
+    }
+
     fn command(&mut self, id: ConnId, cmd: StreamCmd) {
         match cmd {
-            StreamCmd::Send(m) => {
-                let queued = if self.unlent.before(id, &m) { Err(m) } else { self.send(id, m) };
-                if let Err(m) = queued {
-                    self.counters.lend_waits += 1;
-                    self.unlent.push(id, m);
-                }
-            }
+            StreamCmd::Send(m) => self.send(id, m),
             StreamCmd::Unhold(lend) => {
                 if let Some(l) = self.held.remove(&lend).and_then(|key| self.lends.get_mut(key)) {
                     l.hold.clear();

@@ -38,7 +38,7 @@ use crate::lnet::{Event, ShardMsg};
 use crate::node::{Input, MsgBox};
 use crate::stream::{
     Bucket, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Happened, Homes, LendId, Progress,
-    ShardId, StreamRx,
+    SendMsg, ShardId, StreamRx,
 };
 use help::Helper;
 use moves::{Arriving, Leaving};
@@ -234,7 +234,7 @@ impl<R: Runtime> Linked<R> {
         self.inner.as_mut()
     }
 
-    fn send(&mut self, to: ShardId, p: Parcel) {
+    fn mail(&mut self, to: ShardId, p: Parcel) {
         post(&self.rings, &mut self.spill, to, p);
     }
 
@@ -305,7 +305,7 @@ impl<R: Runtime> Linked<R> {
     fn spread_news(&mut self) {
         while let Some((to, news)) = self.inner.as_mut().and_then(Runtime::tell) {
             if let Some(owner) = self.owners.get(usize::from(to)).copied() {
-                self.send(owner, Parcel::News(news));
+                self.mail(owner, Parcel::News(news));
             }
         }
     }
@@ -336,7 +336,7 @@ impl<R: Runtime> Linked<R> {
         match p {
             Parcel::Dial(home, d) if self.inner.is_none() => {
                 let bucket = Bucket::of(d.remote.ip());
-                self.send(home, Parcel::Stream(bucket, StreamEvent::DialFailed(d.id, DialError::Local)));
+                self.mail(home, Parcel::Stream(bucket, StreamEvent::DialFailed(d.id, DialError::Local)));
             }
             Parcel::Dial(_, d) => self.dial_inner(&d),
             Parcel::Cmd(c, cmd) => self.command_inner(c, cmd),
@@ -346,7 +346,7 @@ impl<R: Runtime> Linked<R> {
                 if home != self.shards.me {
                     // It has moved, and the sender did not know.
                     self.passed_on += 1;
-                    self.send(home, Parcel::Old(b, Box::new(ev)));
+                    self.mail(home, Parcel::Old(b, Box::new(ev)));
                 } else if self.holding(b) {
                     self.arriving.direct.push(Parcel::Stream(b, ev));
                 } else {
@@ -407,7 +407,7 @@ impl<R: Runtime> Linked<R> {
         if a.returns {
             let (b, done) = (a.bucket, a.in_flight == 0);
             if done {
-                self.send(self.shards.me, Parcel::Direct(b, c));
+                self.mail(self.shards.me, Parcel::Direct(b, c));
             }
         } else if std::mem::take(&mut a.waits) {
             self.command_inner(c, StreamCmd::Read);
@@ -439,7 +439,7 @@ impl<R: Runtime> Linked<R> {
                 sink(Input::Stream(Happened::Ended(c)));
             }
             if took > 0 {
-                self.send(c.shard, Parcel::Took(c, took));
+                self.mail(c.shard, Parcel::Took(c, took));
             }
         }
     }
@@ -498,7 +498,16 @@ impl<R: Runtime> Runtime for Linked<R> {
         // Spread by peer, so that one owner does not get all.
         let h = Bucket::of(d.remote.ip()).0;
         let Some(owner) = self.owners.get(usize::from(h) % self.owners.len().max(1)).copied() else { return };
-        self.send(owner, Parcel::Dial(self.shards.me, *d));
+        self.mail(owner, Parcel::Dial(self.shards.me, *d));
+    }
+
+    fn send(&mut self, c: ConnId, m: SendMsg) {
+        if c.shard != self.shards.me {
+            return self.mail(c.shard, Parcel::Cmd(c, StreamCmd::Send(m)));
+        }
+        if let Some(r) = &mut self.inner {
+            r.send(c, m);
+        }
     }
 
     fn command(&mut self, c: ConnId, cmd: StreamCmd) {
@@ -511,16 +520,16 @@ impl<R: Runtime> Runtime for Linked<R> {
                 self.command(c, cmd);
             }
             cmd if c.shard == self.shards.me => self.command_inner(c, cmd),
-            cmd => self.send(c.shard, Parcel::Cmd(c, cmd)),
+            cmd => self.mail(c.shard, Parcel::Cmd(c, cmd)),
         }
     }
 
     fn post(&mut self, to: ShardId, m: ShardMsg) {
-        self.send(to, Parcel::Shard(self.shards.me, m));
+        self.mail(to, Parcel::Shard(self.shards.me, m));
     }
 
     fn post_event(&mut self, to: ShardId, app: AppId, ev: Event) {
-        self.send(to, Parcel::Event(app, Box::new(ev)));
+        self.mail(to, Parcel::Event(app, Box::new(ev)));
     }
 
     fn posted_event(&mut self) -> Option<(AppId, Event)> {

@@ -66,6 +66,9 @@ pub trait Runtime {
     /// Starts a connection. Exactly one [`Input::Opened`] or [`Input::DialFailed`] with this id follows.
     fn dial(&mut self, d: &DialSpec);
 
+    /// Pushes a message on a stream: [`StreamCmd::Send`] by itself, which moves it less often.
+    fn send(&mut self, c: ConnId, m: SendMsg);
+
     /// Does something to a stream. Commands for streams that have gone are dropped (their lends come home all
     /// the same).
     fn command(&mut self, c: ConnId, cmd: StreamCmd);

@@ -46,7 +46,7 @@ use super::desk::{Ask, Attended, Desk, Pace};
 use super::runtime::{Runtime, StreamCmd, Work};
 use crate::lnd::AppId;
 use crate::lnet::{Event, Op};
-use crate::node::{Input, Machine, Output};
+use crate::node::{Input, Machine};
 use crate::stream::{Action, Bucket, ShardId};
 
 /// The whole loop of an lcore, the same over every runtime.
@@ -205,25 +205,34 @@ impl<R: Runtime, A: App> Shard<R, A> {
         });
     }
 
+    /// Does what the machine wants: on streams first, since what is done there leads to nothing new in this turn.
     fn act(&mut self, now: u64) {
-        while let Some(out) = self.machine.poll() {
-            match out {
-                Output::Stream(Action::Dial(d)) => self.rt.dial(&d),
-                Output::Stream(Action::Send(c, m)) => self.rt.command(c, StreamCmd::Send(m)),
-                Output::Stream(Action::Unhold(c, l)) => self.rt.command(c, StreamCmd::Unhold(l)),
-                Output::Stream(Action::Read(c)) => self.rt.command(c, StreamCmd::Read),
-                Output::Stream(Action::Close(c, how)) => self.rt.command(c, StreamCmd::Close(how)),
-                Output::Complete(app, ev) => match app.home() {
-                    (app, at) if at != self.me => self.rt.post_event(at, app, ev),
-                    (app, _) => self.event(now, app, ev),
-                },
-                Output::To(to, m) => self.rt.post(to, m),
-                Output::Offer(b) => {
-                    if let Some(mut b) = self.rt.offer(b) {
-                        b.run(u32::MAX);
-                        self.machine.handle(now, Input::Boxed(b));
-                    }
+        loop {
+            while let Some(action) = self.machine.action() {
+                match action {
+                    Action::Dial(d) => self.rt.dial(&d),
+                    Action::Send(c, m) => self.rt.send(c, m),
+                    Action::Unhold(c, l) => self.rt.command(c, StreamCmd::Unhold(l)),
+                    Action::Read(c) => self.rt.command(c, StreamCmd::Read),
+                    Action::Close(c, how) => self.rt.command(c, StreamCmd::Close(how)),
                 }
+            }
+            if let Some(e) = self.machine.event() {
+                let (app, at) = e.0.home();
+                if at == self.me {
+                    self.event(now, app, e.1);
+                } else {
+                    self.rt.post_event(at, app, e.1);
+                }
+            } else if let Some((to, m)) = self.machine.mail() {
+                self.rt.post(to, m);
+            } else if let Some(b) = self.machine.offer() {
+                if let Some(mut b) = self.rt.offer(b) {
+                    b.run(u32::MAX);
+                    self.machine.handle(now, Input::Boxed(b));
+                }
+            } else {
+                return;
             }
         }
     }

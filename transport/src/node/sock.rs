@@ -517,15 +517,19 @@ impl Runtime for SockRt {
         }
     }
 
+    fn send(&mut self, id: ConnId, m: SendMsg) {
+        if self.unlent.before(id, &m) {
+            self.counters.lend_waits += 1;
+            self.unlent.push(id, m);
+        } else if let Err(m) = self.enqueue(id, m) {
+            self.counters.lend_waits += 1;
+            self.unlent.push(id, m);
+        }
+    }
+
     fn command(&mut self, id: ConnId, cmd: StreamCmd) {
         match cmd {
-            StreamCmd::Send(m) => {
-                let queued = if self.unlent.before(id, &m) { Err(m) } else { self.enqueue(id, m) };
-                if let Err(m) = queued {
-                    self.counters.lend_waits += 1;
-                    self.unlent.push(id, m);
-                }
-            }
+            StreamCmd::Send(m) => self.send(id, m),
             StreamCmd::Unhold(lend) => {
                 if let Some(h) = self.holds.remove(&lend) {
                     debug_assert_eq!(h.lend, lend);

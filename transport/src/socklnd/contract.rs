@@ -2,24 +2,52 @@
 
 use super::Socklnd;
 use crate::lnd::budget::{Cause, NOBODY, QUEUE};
-use crate::lnd::{Arrived, Cx, Lnd, LnetError, May, Parsed, Ticket, Tx, Upper, Way};
+use crate::lnd::{Arrived, Cx, Hold, Lnd, LnetError, May, Placement, Ticket, Tx, Upper, Way};
 use crate::stream::slab::Key;
 use crate::wire::ProcessId;
 
 use super::rx::{RxState, WaitFor};
 
 impl<U: Upper> Lnd<U> for Socklnd<U> {
+    #[inline]
     fn way(&mut self, cx: &mut Cx, peer: Key, tx: &Tx<U::Token>) -> Option<Way> {
         let conn = self.connection_for(cx, peer, tx)?;
         Some(Way { conn, clear: self.is_clear(cx, conn) })
     }
 
+    #[inline]
     fn send(&mut self, up: &mut U, cx: &mut Cx, peer: Key, tx: Tx<U::Token>, way: Option<Way>) {
-        self.send_by(up, cx, peer, tx, way);
+        match way {
+            Some(Way { conn, clear: true }) => self.push(up, cx, conn, peer, tx),
+            way => self.send_by(up, cx, peer, tx, way),
+        }
     }
 
-    fn recv(&mut self, up: &mut U, cx: &mut Cx, conn: Key, parsed: Parsed<U::Delivery>) {
-        self.place(up, cx, conn, parsed);
+    #[inline]
+    fn recv(
+        &mut self,
+        up: &mut U,
+        cx: &mut Cx,
+        conn: Key,
+        placement: Option<Placement>,
+        delivery: U::Delivery,
+        mlength: u32,
+    ) {
+        self.begin(up, cx, conn, placement, delivery, mlength);
+    }
+
+    fn hold(&mut self, up: &mut U, cx: &mut Cx, conn: Key, hold: Hold) {
+        match hold {
+            Hold::Match => self.stall(up, cx, conn, WaitFor::Match),
+            Hold::Unread => self.wait_for_reader(up, cx, conn),
+        }
+    }
+
+    fn refuse(&mut self, up: &mut U, cx: &mut Cx, conn: Key) {
+        self.protocol_error(up, cx, conn);
+    }
+
+    fn read(&mut self, cx: &mut Cx, conn: Key) {
         self.read_again(cx, conn);
     }
 
@@ -34,6 +62,7 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
         }
     }
 
+    #[inline]
     fn ticket(&self, conn: Key) -> Option<Ticket> {
         self.conns.get(conn).map(|c| Ticket { conn: c.id, bucket: c.bucket, serial: c.rx.ticket })
     }
@@ -45,6 +74,7 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
         waits.then(|| self.arrived(key)).flatten()
     }
 
+    #[inline]
     fn find(&self, id: ProcessId) -> Option<Key> {
         self.by_peer.get(&id).and_then(|k| self.peers.get(*k)).map(|p| p.up)
     }
@@ -58,6 +88,7 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
         self.recharge_peer(up, cx, peer, NOBODY);
     }
 
+    #[inline]
     fn charge_queue(&mut self, cx: &mut Cx, peer: Key) {
         if let Some(p) = self.peers.get_mut(peer).filter(|p| !p.queued) {
             p.queued = true;
@@ -65,6 +96,7 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
         }
     }
 
+    #[inline]
     fn may_ask(&self, cx: &Cx, peer: Key) -> May {
         match self.peers.get(peer) {
             Some(p) if p.answers >= cx.cfg.max_answers || cx.budget.over(p.host) => May::No,
@@ -72,22 +104,27 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
         }
     }
 
+    #[inline]
     fn answer_queued(&mut self, cx: &mut Cx, peer: Key) {
         self.answer_queued(cx, peer);
     }
 
+    #[inline]
     fn answer_dropped(&mut self, up: &mut U, cx: &mut Cx, peer: Key) {
         self.answer_left(up, cx, peer);
     }
 
+    #[inline]
     fn connected(&self, peer: Key) -> bool {
         self.peers.get(peer).is_some_and(|p| !p.conns.is_empty())
     }
 
+    #[inline]
     fn queued(&self, peer: Key) -> usize {
         self.peers.get(peer).map_or(0, |p| p.queue.len())
     }
 
+    #[inline]
     fn peers(&self) -> usize {
         self.peers.len()
     }

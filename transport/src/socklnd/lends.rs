@@ -38,6 +38,7 @@ impl<U: Upper> Socklnd<U> {
     }
 
     /// Tells LNet that a message to this peer has left, or will not.
+    #[inline]
     pub(super) fn finalize(
         &mut self,
         up: &mut U,

@@ -6,7 +6,7 @@ use super::rx::{self, RxEvent, RxState, WaitFor};
 use super::standing::{StandEvent, Standing};
 use super::version::SumOver;
 use super::zc;
-use crate::lnd::{Arrived, Cx, Data, Dest, LnetError, Parsed, Placement, Upper};
+use crate::lnd::{Arrived, Cx, Data, Dest, LnetError, Placement, Stored, Upper};
 use crate::stream::slab::Key;
 use crate::stream::{Action, StreamRx};
 use crate::wire::ksock::{self, Checksum, KsockHdr, KsockType};
@@ -305,13 +305,14 @@ impl<U: Upper> Socklnd<U> {
         finished: Option<(Dest, Data, Option<u32>)>,
     ) -> bool {
         let above = at.and_then(|(peer, ..)| self.peers.get(peer)).map(|p| p.up);
-        let (stored, sum) = match finished {
-            Some((dest, data, sum)) => (Some((dest, data)), sum),
-            None => (None, None),
+        let (dest, data, sum) = match finished {
+            Some((dest, data, sum)) => (Some(dest), data, sum),
+            None => (None, Data::Discarded, None),
         };
         if sum.is_some_and(|s| s != ksock.csum) {
             cx.counters.err_checksum += 1;
-            up.deliver(cx, self, above, delivery, (stored, Err(LnetError::Checksum)), hdr);
+            let stored = Stored { dest, data, status: Err(LnetError::Checksum) };
+            up.deliver(cx, self, above, delivery, stored, hdr);
             if let Some((_, key, _)) = at {
                 self.protocol_error(up, cx, key);
             }
@@ -323,25 +324,25 @@ impl<U: Upper> Socklnd<U> {
             let nonblk = cx.cfg.nonblk_zcack || routed;
             self.zc_ack(up, cx, peer, (key, came), ksock.cookie0, nonblk);
         }
-        up.deliver(cx, self, above, delivery, (stored, Ok(())), hdr);
+        up.deliver(cx, self, above, delivery, Stored { dest, data, status: Ok(()) }, hdr);
         true
     }
 
     /// PARSE: asks LNet where a message's payload goes.
     pub(super) fn parse(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
         let Some(c) = self.conns.get(key) else { return };
-        let Some(hdr) = c.rx.hdr else { return };
+        let Some(hdr) = &c.rx.hdr else { return };
         // A message that stores no payload acts at once: behind all that is before it on the stream.
         let stores = matches!(hdr.body, LnetBody::Put { .. } | LnetBody::Reply { .. });
         if c.boxed.as_ref().is_some_and(|b| !b.is_empty() && (b.is_full() || !stores)) {
             return self.stall(up, cx, key, WaitFor::Boxes);
         }
         let Some(msg) = self.arrived(key) else { return };
-        let parsed = up.parse(cx, self, msg);
-        self.place(up, cx, key, parsed);
+        up.parse(cx, self, &msg);
     }
 
     /// The message whose header was read.
+    #[inline]
     pub(super) fn arrived(&self, key: Key) -> Option<Arrived> {
         let c = self.conns.get(key)?;
         let (hdr, ksock) = (c.rx.hdr?, c.rx.ksock?);
@@ -351,22 +352,8 @@ impl<U: Upper> Socklnd<U> {
         Some(Arrived { key, peer: peer.up, entry: c.peer?, sender: peer.id.nid, hdr, sum })
     }
 
-    /// Does with a message what LNet says.
-    pub(super) fn place(&mut self, up: &mut U, cx: &mut Cx, key: Key, parsed: Parsed<U::Delivery>) {
-        match parsed {
-            Parsed::Take(placement, delivery, mlength) => {
-                self.begin(up, cx, key, placement, delivery, mlength)
-            }
-            Parsed::Hold => self.stall(up, cx, key, WaitFor::Match),
-            Parsed::Unread => self.wait_for_reader(up, cx, key),
-            Parsed::Malformed => {
-                self.protocol_error(up, cx, key);
-            }
-        }
-    }
-
     /// Nothing is read until the peer has read some of what it was answered.
-    fn wait_for_reader(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
+    pub(super) fn wait_for_reader(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
         let Some(peer) = self.conns.get(key).and_then(|c| c.peer) else { return };
         let Some(p) = self.peers.get_mut(peer) else { return };
         if p.answers >= cx.cfg.max_answers {
@@ -391,12 +378,14 @@ impl<U: Upper> Socklnd<U> {
         let Some(c) = self.conns.get_mut(key) else { return };
         let delivery = std::mem::take(&mut c.rx.delivery);
         let (Some(hdr), Some(peer)) = (c.rx.hdr, c.peer) else { return };
-        let stored = c.rx.placement.take().map(Placement::finish).map(|(dest, data, _)| {
+        let (dest, data) = match c.rx.placement.take().map(Placement::finish) {
             // A part of a message is no message: what was lent of it goes home.
-            (dest, if matches!(data, Data::Lent(_)) { Data::Discarded } else { data })
-        });
+            Some((dest, Data::Lent(_), _)) => (Some(dest), Data::Discarded),
+            Some((dest, data, _)) => (Some(dest), data),
+            None => (None, Data::Discarded),
+        };
         let Some(above) = self.peers.get(peer).map(|p| p.up) else { return };
-        up.deliver(cx, self, Some(above), delivery, (stored, Err(why)), &hdr);
+        up.deliver(cx, self, Some(above), delivery, Stored { dest, data, status: Err(why) }, &hdr);
     }
 
     /// Goes on with a message that waited for us.

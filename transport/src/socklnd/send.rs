@@ -57,12 +57,14 @@ impl<U: Upper> Socklnd<U> {
     }
 
     /// Whether a connection has room on its stream, and nothing that is before a new message.
+    #[inline]
     pub(super) fn is_clear(&self, cx: &Cx, conn: Key) -> bool {
         let room = |c: &Conn<U>| c.txq.is_empty() && c.pushed - c.acked < cx.cfg.tx_window;
         self.conns.get(conn).is_some_and(room)
     }
 
     /// Gives a message to the connection `way`, or keeps it until there is one.
+    #[inline]
     pub(super) fn send_by(
         &mut self,
         up: &mut U,
@@ -182,7 +184,7 @@ impl<U: Upper> Socklnd<U> {
         }
     }
 
-    fn push(&mut self, up: &mut U, cx: &mut Cx, key: Key, peer: Key, mut tx: Tx<U::Token>) {
+    pub(super) fn push(&mut self, up: &mut U, cx: &mut Cx, key: Key, peer: Key, mut tx: Tx<U::Token>) {
         let now = cx.now;
         let Some(c) = self.conns.get_mut(key) else { return };
         let version = c.version;

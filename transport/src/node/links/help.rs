@@ -77,7 +77,7 @@ impl<R: Runtime> Linked<R> {
         if home != self.shards.me {
             self.helper.helped.0 += 1;
             self.helper.helped.1 += b.work();
-            self.send(home, Parcel::Stream(bucket, StreamEvent::Boxed(b)));
+            self.mail(home, Parcel::Stream(bucket, StreamEvent::Boxed(b)));
         } else if self.holding(bucket) {
             self.arriving.direct.push(Parcel::Stream(bucket, StreamEvent::Boxed(b)));
         } else {

@@ -62,7 +62,7 @@ impl<R: Runtime> Linked<R> {
     }
 
     fn say(&mut self, to: ShardId, msg: MoveMsg) {
-        self.send(to, Parcel::Move(self.shards.me, msg));
+        self.mail(to, Parcel::Move(self.shards.me, msg));
     }
 
     fn leave_event(&mut self, event: LeaveEvent) -> bool {

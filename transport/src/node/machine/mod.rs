@@ -77,12 +77,6 @@ pub enum Input<'a> {
     Timer,
 }
 
-impl<'a> From<Happened<'a>> for Input<'a> {
-    fn from(h: Happened<'a>) -> Input<'a> {
-        Input::Stream(h)
-    }
-}
-
 /// What the runtime must do. Those of a kind are in order.
 pub enum Output {
     /// On a stream.
@@ -290,31 +284,53 @@ impl Machine {
         (wake != u64::MAX).then_some(wake)
     }
 
-    /// The next thing to do.
+    /// The next thing to do on a stream.
+    #[inline]
+    pub fn action(&mut self) -> Option<Action> {
+        if self.cx.actions.is_empty() && !self.beside.is_empty() {
+            return self.beside.act(self.cx.cfg.shards.me);
+        }
+        pop(&mut self.cx.actions)
+    }
+
+    /// The next event for an application.
+    #[inline]
+    pub fn event(&mut self) -> Option<(AppId, Event)> {
+        self.lnet.event()
+    }
+
+    /// The next message for another shard of the node.
+    #[inline]
+    pub fn mail(&mut self) -> Option<(ShardId, ShardMsg)> {
+        self.lnet.mail()
+    }
+
+    /// The next box to be given away.
+    #[inline]
+    pub fn offer(&mut self) -> Option<MsgBox> {
+        self.lnd.job().map(MsgBox)
+    }
+
+    /// The next thing to do, of whatever kind. Whoever does much asks for each kind by itself, which moves it once less.
     pub fn poll(&mut self) -> Option<Output> {
-        if let Some(a) = pop(&mut self.cx.actions) {
+        if let Some(a) = self.action() {
             return Some(Output::Stream(a));
         }
-        if let Some((app, ev)) = self.lnet.event() {
+        if let Some((app, ev)) = self.event() {
             return Some(Output::Complete(app, ev));
         }
-        if let Some((to, msg)) = self.lnet.mail() {
+        if let Some((to, msg)) = self.mail() {
             return Some(Output::To(to, msg));
         }
-        if !self.beside.is_empty()
-            && let Some(a) = self.beside.act(self.cx.cfg.shards.me)
-        {
-            return Some(Output::Stream(a));
-        }
-        self.lnd.job().map(|b| Output::Offer(MsgBox(b)))
+        self.offer().map(Output::Offer)
     }
 
     /// Takes what happened at `now`, in ns; `now` never goes back. All that follows from it is ready for
     /// [`Machine::poll`] when this returns.
-    pub fn handle<'a>(&mut self, now: u64, input: impl Into<Input<'a>>) {
+    pub fn handle(&mut self, now: u64, input: Input<'_>) {
         let Machine { cx, lnet, lnd, beside } = self;
         cx.now = cx.now.max(now);
-        match input.into() {
+        match input {
             Input::Stream(happened) if beside.is_empty() => lnd.handle(lnet, cx, happened),
             Input::Stream(happened) => {
                 if let Some(happened) = beside.handle(cx.now, happened) {
@@ -323,7 +339,7 @@ impl Machine {
             }
             Input::Cmd(app, op) => {
                 let was_up = !cx.down;
-                lnet.command(cx, lnd, (app, op), None);
+                lnet.command(cx, lnd, app, op, None);
                 if was_up && cx.down {
                     beside.shut_down(cx.now);
                 }
