@@ -10,11 +10,12 @@ type Names = BTreeSet<String>;
 
 /// Crate -> the crates that it may name, all features on. What one of those may use, it may use, too: an arrow
 /// may be shortened. `dpdk-sys` is the exception: only `dataplane` touches it.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("hugepages", &[]),
+    ("fsm", &[]),
     ("wheel", &[]),
     ("dpdk-sys", &[]),
-    ("dataplane", &["hugepages", "dpdk-sys"]),
+    ("dataplane", &["hugepages", "fsm", "dpdk-sys"]),
     ("tcpstack", &["dataplane", "wheel"]),
     ("transport", &["tcpstack"]),
     ("bench", &["transport"]),
@@ -22,7 +23,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
 ];
 
 /// Crates that link no DPDK unless a feature asks for it.
-const NO_DPDK_BY_DEFAULT: [&str; 5] = ["hugepages", "wheel", "dataplane", "tcpstack", "transport"];
+const NO_DPDK_BY_DEFAULT: [&str; 6] = ["hugepages", "fsm", "wheel", "dataplane", "tcpstack", "transport"];
 
 /// Outside crate -> the only crate of ours that may name it.
 const FENCED: [(&str, &str); 3] =
@@ -118,7 +119,7 @@ fn dpdk_stays_behind_its_feature() {
 fn the_protocol_machines_know_only_pages_and_timers() {
     let ours = members();
     let used: Names = all("transport", &["--no-default-features"]).intersection(&ours).cloned().collect();
-    assert_eq!(used, Names::from(["hugepages", "transport", "wheel"].map(str::to_owned)));
+    assert_eq!(used, Names::from(["fsm", "hugepages", "transport", "wheel"].map(str::to_owned)));
 }
 
 #[test]

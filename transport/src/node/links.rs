@@ -629,7 +629,8 @@ impl<R: Runtime> Runtime for Linked<R> {
     fn settled(&self) -> bool {
         self.away.is_empty()
             && self.helper.rests()
-            && (self.leaving.state, self.arriving.state) == (Leave::Idle, Arrive::Idle)
+            && self.leaving.state == Leave::Idle
+            && self.arriving.state == Arrive::Idle
     }
 
     fn mover(&mut self) -> Option<&mut dyn Mover> {

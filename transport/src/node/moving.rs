@@ -37,86 +37,82 @@ use hugepages::RxLent;
 /// How long the old home may wait for its rings to drain before it gives a move up, in ns.
 pub(super) const PATIENCE: u64 = 1_000_000_000;
 
-/// Where the old home stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub(super) enum Leave {
-    /// Nothing leaves.
-    #[default]
-    Idle,
-    /// The new home has been asked.
-    Asked,
-    /// It has agreed.
-    Ready,
-    /// The bucket is gone; markers are out.
-    Settling,
+fsm::fsm! {
+    /// Where the old home stands.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum Leave {
+        /// Nothing leaves.
+        Idle,
+        /// The new home has been asked.
+        Asked,
+        /// It has agreed.
+        Ready,
+        /// The bucket is gone; markers are out.
+        Settling,
+    }
+
+    /// What moves it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum LeaveEvent {
+        /// The balancer wants a move.
+        Propose,
+        /// The new home agrees.
+        Yes,
+        /// It refuses, or takes its word back.
+        No,
+        /// The bucket cannot go now.
+        Off,
+        /// It has gone.
+        Parted,
+        /// All markers are in.
+        AllIn,
+    }
+
+    table Leave + LeaveEvent {
+        start Idle;
+        else "the event says nothing";
+        Idle + Propose => Asked;
+        Asked + Yes => Ready;
+        Asked | Ready + No => Idle;
+        Ready + Off => Idle;
+        Ready + Parted => Settling;
+        Settling + AllIn => Idle;
+    }
 }
 
-/// What moves it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum LeaveEvent {
-    /// The balancer wants a move.
-    Propose,
-    /// The new home agrees.
-    Yes,
-    /// It refuses, or takes its word back.
-    No,
-    /// The bucket cannot go now.
-    Off,
-    /// It has gone.
-    Parted,
-    /// All markers are in.
-    AllIn,
-}
+fsm::fsm! {
+    /// Where the new home stands.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum Arrive {
+        /// Nothing comes.
+        Idle,
+        /// It has agreed.
+        Promised,
+        /// The bucket is here; what was sent here at once is held.
+        Holding,
+    }
 
-/// The old home's table; `None` when the event says nothing in that state.
-pub(super) fn leave(state: Leave, event: LeaveEvent) -> Option<Leave> {
-    use {Leave as S, LeaveEvent as E};
-    Some(match (state, event) {
-        (S::Idle, E::Propose) => S::Asked,
-        (S::Asked, E::Yes) => S::Ready,
-        (S::Asked | S::Ready, E::No) => S::Idle,
-        (S::Ready, E::Off) => S::Idle,
-        (S::Ready, E::Parted) => S::Settling,
-        (S::Settling, E::AllIn) => S::Idle,
-        _ => return None,
-    })
-}
+    /// What moves it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum ArriveEvent {
+        /// The old home asks.
+        Ask,
+        /// It has thought better of it.
+        Cancel,
+        /// Here the bucket is.
+        Adopt,
+        /// Nothing more comes by the old way.
+        AllIn,
+    }
 
-/// Where the new home stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub(super) enum Arrive {
-    /// Nothing comes.
-    #[default]
-    Idle,
-    /// It has agreed.
-    Promised,
-    /// The bucket is here; what was sent here at once is held.
-    Holding,
-}
-
-/// What moves it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ArriveEvent {
-    /// The old home asks.
-    Ask,
-    /// It has thought better of it.
-    Cancel,
-    /// Here the bucket is.
-    Adopt,
-    /// Nothing more comes by the old way.
-    AllIn,
-}
-
-/// The new home's table; `None` when the event says nothing in that state, or is refused.
-pub(super) fn arrive(state: Arrive, event: ArriveEvent) -> Option<Arrive> {
-    use {Arrive as S, ArriveEvent as E};
-    Some(match (state, event) {
-        (S::Idle, E::Ask) => S::Promised,
-        (S::Promised, E::Cancel) => S::Idle,
-        (S::Promised, E::Adopt) => S::Holding,
-        (S::Holding, E::AllIn) => S::Idle,
-        _ => return None,
-    })
+    table Arrive + ArriveEvent {
+        start Idle;
+        else "the event says nothing, or is refused";
+        Idle + Ask => Promised;
+        Promised + Cancel => Idle;
+        Promised + Adopt => Holding;
+        Holding + AllIn => Idle;
+    }
 }
 
 /// What two shards say to each other about a move.
@@ -175,36 +171,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn transitions() {
-        let mut text = String::new();
-        for s in [Leave::Idle, Leave::Asked, Leave::Ready, Leave::Settling] {
-            use LeaveEvent as E;
-            for e in [E::Propose, E::Yes, E::No, E::Off, E::Parted, E::AllIn] {
-                if let Some(n) = leave(s, e) {
-                    text += &format!("leaving: {s:?} + {e:?} -> {n:?}\n");
-                }
-            }
-        }
-        for s in [Arrive::Idle, Arrive::Promised, Arrive::Holding] {
-            use ArriveEvent as E;
-            for e in [E::Ask, E::Cancel, E::Adopt, E::AllIn] {
-                if let Some(n) = arrive(s, e) {
-                    text += &format!("arriving: {s:?} + {e:?} -> {n:?}\n");
-                }
-            }
-        }
-        insta::assert_snapshot!(text, @r"
-        leaving: Idle + Propose -> Asked
-        leaving: Asked + Yes -> Ready
-        leaving: Asked + No -> Idle
-        leaving: Ready + No -> Idle
-        leaving: Ready + Off -> Idle
-        leaving: Ready + Parted -> Settling
-        leaving: Settling + AllIn -> Idle
-        arriving: Idle + Ask -> Promised
-        arriving: Promised + Cancel -> Idle
-        arriving: Promised + Adopt -> Holding
-        arriving: Holding + AllIn -> Idle
+    fn leaving_transitions() {
+        insta::assert_snapshot!(fsm::listing::<Leave>(), @r"
+        Idle + Propose -> Asked
+        Asked + Yes -> Ready
+        Asked + No -> Idle
+        Ready + No -> Idle
+        Ready + Off -> Idle
+        Ready + Parted -> Settling
+        Settling + AllIn -> Idle
+        otherwise: the event says nothing
+        ");
+    }
+
+    #[test]
+    fn arriving_transitions() {
+        insta::assert_snapshot!(fsm::listing::<Arrive>(), @r"
+        Idle + Ask -> Promised
+        Promised + Cancel -> Idle
+        Promised + Adopt -> Holding
+        Holding + AllIn -> Idle
+        otherwise: the event says nothing, or is refused
         ");
     }
 }

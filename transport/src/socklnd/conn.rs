@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use arrayvec::ArrayVec;
+use fsm::Fsm;
 
 use super::boxes::Boxed;
 use super::hello::{self, HsState, Passive};
@@ -44,7 +45,7 @@ pub(super) struct Conn<U: Upper> {
     /// When the handshake is given up, in ns; when the node goes down, and it has ended: when it is reset.
     pub(super) hs_deadline: u64,
     /// What its end would mean for the set.
-    pub(super) standing: Standing,
+    pub(super) standing: Fsm<Standing>,
     /// A HELD one is used then, in ns.
     pub(super) held_until: u64,
     /// Order of the peer's ksock headers.
@@ -88,7 +89,7 @@ impl<U: Upper> Conn<U> {
             hs: HsState::Passive(Passive::Request),
             hs_buf: ArrayVec::new(),
             hs_deadline: u64::MAX,
-            standing: Standing::Part,
+            standing: Fsm::START,
             held_until: u64::MAX,
             order: ByteOrder::Little,
             rx: Rx::new(),

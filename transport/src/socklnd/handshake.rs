@@ -6,7 +6,7 @@ use super::Socklnd;
 use super::conn::Conn;
 use super::hello::{self, Active, Front, HsAction, HsEvent, HsState, Passive};
 use super::peer::{DialEvent, DialState};
-use super::standing::Standing;
+use super::standing::StandEvent;
 use crate::lnd::budget::{self, Cause};
 use crate::lnd::config::SEC;
 use crate::lnd::{Accept, Cx, LnetError, Upper};
@@ -240,7 +240,7 @@ impl<U: Upper> Socklnd<U> {
         if same > 0 || misled || peer.dial().under_way() == Some(mine) {
             cx.counters.duplicates += 1;
             if let Some(c) = self.conns.get_mut(key) {
-                c.standing = Standing::Held;
+                c.standing.apply(StandEvent::Doubted);
             }
         }
         HsEvent::Hello

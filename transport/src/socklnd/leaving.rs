@@ -14,6 +14,8 @@
 //! peers are answered. In GONE everything closes; whoever still comes before LINGER is over is answered and sent a FIN. A
 //! handshake older than LINGER is not waited for: its peer is mute, or is not there.
 
+use fsm::Fsm;
+
 use super::Socklnd;
 use super::peer::DialState;
 use crate::lnd::config::SEC;
@@ -30,42 +32,41 @@ const SETTLE: u64 = SEC / 20;
 /// Time between two looks, in ns.
 const LOOK: u64 = SEC / 200;
 
-/// Where the way down stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// The node runs.
-    Up,
-    /// Handshakes are waited for.
-    Waiting,
-    /// Everything closes, or has closed.
-    Gone,
-}
+fsm::fsm! {
+    /// Where the way down stands.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Stage {
+        /// The node runs.
+        Up,
+        /// Handshakes are waited for.
+        Waiting,
+        /// Everything closes, or has closed.
+        Gone,
+    }
 
-/// What moves it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Event {
-    /// The node is to go down.
-    Shutdown,
-    /// There is no handshake to wait for.
-    Settled,
-    /// The time is over.
-    Over,
-}
+    /// What moves it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Event {
+        /// The node is to go down.
+        Shutdown,
+        /// There is no handshake to wait for.
+        Settled,
+        /// The time is over.
+        Over,
+    }
 
-/// The transition table; `None` when the event says nothing in that state.
-fn next(stage: Stage, event: Event) -> Option<Stage> {
-    use {Event as E, Stage as S};
-    match (stage, event) {
-        (S::Up, E::Shutdown) => Some(S::Waiting),
-        (S::Waiting, E::Settled | E::Over) => Some(S::Gone),
-        _ => None,
+    table Stage + Event {
+        start Up;
+        else "the event says nothing";
+        Up + Shutdown => Waiting;
+        Waiting + Settled | Over => Gone;
     }
 }
 
 /// The way down of a machine.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Leaving {
-    stage: Stage,
+    stage: Fsm<Stage>,
     /// When LINGER is over.
     until: u64,
     /// When to look again; never, but in WAITING.
@@ -76,7 +77,7 @@ pub(super) struct Leaving {
 
 impl Default for Leaving {
     fn default() -> Leaving {
-        Leaving { stage: Stage::Up, until: u64::MAX, look_at: u64::MAX, shaken_at: 0 }
+        Leaving { stage: Fsm::START, until: u64::MAX, look_at: u64::MAX, shaken_at: 0 }
     }
 }
 
@@ -90,8 +91,7 @@ impl Leaving {
 impl<U: Upper> Socklnd<U> {
     /// Begins to go down: at once where no handshake is, or was a moment ago.
     pub(super) fn go_down(&mut self, up: &mut U, cx: &mut Cx) {
-        if let Some(stage) = next(self.leaving.stage, Event::Shutdown) {
-            self.leaving.stage = stage;
+        if self.leaving.stage.apply(Event::Shutdown).is_some() {
             self.leaving.until = cx.now + LINGER;
             self.leaving.look_at = cx.now;
         }
@@ -113,8 +113,7 @@ impl<U: Upper> Socklnd<U> {
             return;
         };
         self.leaving.look_at = u64::MAX;
-        if let Some(stage) = next(self.leaving.stage, event) {
-            self.leaving.stage = stage;
+        if self.leaving.stage.apply(event).is_some() {
             self.let_go(up, cx);
         }
     }
@@ -205,19 +204,11 @@ mod tests {
 
     #[test]
     fn transitions() {
-        use {Event as E, Stage as S};
-        let mut text = String::new();
-        for s in [S::Up, S::Waiting, S::Gone] {
-            for e in [E::Shutdown, E::Settled, E::Over] {
-                if let Some(n) = next(s, e) {
-                    text += &format!("{s:?} + {e:?} -> {n:?}\n");
-                }
-            }
-        }
-        insta::assert_snapshot!(text, @r"
+        insta::assert_snapshot!(fsm::listing::<Stage>(), @r"
         Up + Shutdown -> Waiting
         Waiting + Settled -> Gone
         Waiting + Over -> Gone
+        otherwise: the event says nothing
         ");
     }
 }

@@ -7,13 +7,13 @@
 //!    |                |                |  | |- Again --> IDLE    (the peer wants another version)
 //!    |                | Failed  Failed |  | '- Enough -> IDLE    (the third NONE to a dial of this type)
 //!    | Due            v                |  |
-//!    |------------ BACKOFF <-----------'  | None
+//!    |------------ BACK_OFF <----------'  | None
 //!    | Due                                v
 //!    '--------------------------------- WAITING
-//!  DIALLING, SHAKING: Clear -> IDLE, when the set is closed
+//!  DIALLING, SHAKING: Clear -> IDLE, when the set is closed      SHAKING: Renamed -> SHAKING, when the peer moves
 //! ```
 //!
-//! WAITING keeps queued messages; BACKOFF has failed them, and refuses new ones until it is over. Neither ends with the
+//! WAITING keeps queued messages; BACK_OFF has failed them, and refuses new ones until it is over. Neither ends with the
 //! set, but by its time. After the third NONE a peer has enough of that type until the set closes, as kernels
 //! say it; with nothing open the attempt has failed. A NONE touches no other type: those are dialled then.
 //!
@@ -22,6 +22,7 @@
 
 use std::collections::VecDeque;
 
+use fsm::Fsm;
 use smallvec::SmallVec;
 
 use super::zc::ZcTable;
@@ -59,58 +60,60 @@ pub enum DialWhy {
     Malformed,
 }
 
-/// Where the dialling of a peer stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum DialState {
-    /// Nothing under way.
-    Idle,
-    /// TCP is connecting.
-    Dialling(DialId, ConnType),
-    /// HELLOs are exchanged on this connection.
-    Shaking(Key, ConnType),
-    /// NONE came; the next attempt is due then.
-    Waiting(u64),
-    /// Hard failure; no attempt before then.
-    BackOff(u64),
-}
+fsm::fsm! {
+    /// Where the dialling of a peer stands.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum DialState {
+        /// Nothing under way.
+        Idle,
+        /// TCP is connecting.
+        Dialling(DialId, ConnType),
+        /// HELLOs are exchanged on this connection.
+        Shaking(Key, ConnType),
+        /// NONE came; the next attempt is due then.
+        Waiting(u64),
+        /// Hard failure; no attempt before then.
+        BackOff(u64),
+    }
 
-/// What moves it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum DialEvent {
-    /// A connection is wanted: dial with this id.
-    Want(DialId, ConnType),
-    /// TCP is connected.
-    Opened(Key),
-    /// The HELLO was good.
-    Up,
-    /// The peer said NONE; the next attempt may be made then.
-    None(u64),
-    /// It came to nothing; the next attempt may be made then.
-    Failed(u64),
-    /// Enough NONEs: no attempt until somebody wants one.
-    Enough,
-    /// The peer wants another version: at once again.
-    Again,
-    /// The set was closed under it.
-    Clear,
-    /// The time waited for has come.
-    Due,
-}
+    /// What moves it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum DialEvent {
+        /// A connection is wanted: dial with this id.
+        Want(DialId, ConnType),
+        /// TCP is connected.
+        Opened(Key),
+        /// The connection has another key: the peer has moved.
+        Renamed(Key),
+        /// The HELLO was good.
+        Up,
+        /// The peer said NONE; the next attempt may be made then.
+        None(u64),
+        /// It came to nothing; the next attempt may be made then.
+        Failed(u64),
+        /// Enough NONEs: no attempt until somebody wants one.
+        Enough,
+        /// The peer wants another version: at once again.
+        Again,
+        /// The set was closed under it.
+        Clear,
+        /// The time waited for has come.
+        Due,
+    }
 
-/// The transition table; `None` when the event says nothing in that state.
-pub(super) fn next(state: DialState, event: DialEvent) -> Option<DialState> {
-    use {DialEvent as E, DialState as S};
-    Some(match (state, event) {
-        (S::Idle, E::Want(id, t)) => S::Dialling(id, t),
-        (S::Dialling(_, t), E::Opened(conn)) => S::Shaking(conn, t),
-        (S::Shaking(..), E::Up) => S::Idle,
-        (S::Shaking(..), E::None(t)) => S::Waiting(t),
-        (S::Shaking(..), E::Enough | E::Again) => S::Idle,
-        (S::Dialling(..) | S::Shaking(..), E::Failed(t)) => S::BackOff(t),
-        (S::Dialling(..) | S::Shaking(..), E::Clear) => S::Idle,
-        (S::Waiting(_) | S::BackOff(_), E::Due) => S::Idle,
-        _ => return None,
-    })
+    table DialState + DialEvent {
+        start Idle;
+        else "the event says nothing";
+        Idle + Want(id, ctype) => Dialling(id, ctype);
+        Dialling(_, ctype) + Opened(conn) => Shaking(conn, ctype);
+        Shaking(_, ctype) + Renamed(conn) => Shaking(conn, ctype);
+        Shaking(..) + Up => Idle;
+        Shaking(..) + None(until) => Waiting(until);
+        Shaking(..) + Enough | Again => Idle;
+        Dialling(..) | Shaking(..) + Failed(until) => BackOff(until);
+        Dialling(..) | Shaking(..) + Clear => Idle;
+        Waiting(_) | BackOff(_) + Due => Idle;
+    }
 }
 
 impl DialState {
@@ -207,7 +210,7 @@ pub(super) struct Peer<T> {
     pub(super) whole: usize,
     /// We dial this peer: one that dialled us is not dialled back while it is connected.
     pub(super) active: bool,
-    dial: DialState,
+    dial: Fsm<DialState>,
     /// When the present dial is given up.
     pub(super) dial_deadline: u64,
     /// NONE answers: of a type with [`MAX_NONES`] none is dialled until the set has closed.
@@ -251,7 +254,7 @@ impl<T> Peer<T> {
             want: want.max(1),
             whole: usize::MAX,
             active: false,
-            dial: DialState::Idle,
+            dial: Fsm::START,
             dial_deadline: u64::MAX,
             nones: Nones::default(),
             leaving: None,
@@ -273,18 +276,18 @@ impl<T> Peer<T> {
 
     /// Where its dialling stands.
     pub(super) fn dial(&self) -> DialState {
-        self.dial
+        self.dial.get()
     }
 
     /// Applies the dial table; gives whether the event meant anything.
     pub(super) fn dial_event(&mut self, event: DialEvent) -> bool {
-        next(self.dial, event).map(|next| self.dial = next).is_some()
+        self.dial.apply(event).is_some()
     }
 
     /// The connection that a dial waits for has another key now.
     pub(super) fn rename_dial(&mut self, name: impl FnOnce(Key) -> Key) {
-        if let DialState::Shaking(c, _) = &mut self.dial {
-            *c = name(*c);
+        if let DialState::Shaking(conn, _) = self.dial() {
+            self.dial_event(DialEvent::Renamed(name(conn)));
         }
     }
 
@@ -335,35 +338,12 @@ mod tests {
 
     #[test]
     fn transitions() {
-        use {DialEvent as E, DialState as S};
-        let (id, key) = (DialId(1), Key { index: 0, generation: 0 });
-        let t = ConnType::Control;
-        let mut text = String::new();
-        for s in [S::Idle, S::Dialling(id, t), S::Shaking(key, t), S::Waiting(5), S::BackOff(6)] {
-            for e in [
-                E::Want(id, t),
-                E::Opened(key),
-                E::Up,
-                E::None(5),
-                E::Failed(6),
-                E::Enough,
-                E::Again,
-                E::Clear,
-                E::Due,
-            ] {
-                if let Some(n) = next(s, e) {
-                    let name = |s: &dyn std::fmt::Debug| {
-                        format!("{s:?}").split('(').next().unwrap_or_default().to_owned()
-                    };
-                    text += &format!("{} + {} -> {}\n", name(&s), name(&e), name(&n));
-                }
-            }
-        }
-        insta::assert_snapshot!(text, @r"
+        insta::assert_snapshot!(fsm::listing::<DialState>(), @r"
         Idle + Want -> Dialling
         Dialling + Opened -> Shaking
         Dialling + Failed -> BackOff
         Dialling + Clear -> Idle
+        Shaking + Renamed -> Shaking
         Shaking + Up -> Idle
         Shaking + None -> Waiting
         Shaking + Failed -> BackOff
@@ -372,6 +352,7 @@ mod tests {
         Shaking + Clear -> Idle
         Waiting + Due -> Idle
         BackOff + Due -> Idle
+        otherwise: the event says nothing
         ");
     }
 

@@ -6,7 +6,7 @@ use super::conn::Conn;
 use super::handshake::append;
 use super::lends::LendRec;
 use super::peer::DialState;
-use super::standing::{self, StandEvent, Standing};
+use super::standing::{StandEvent, Standing};
 use super::txq::Merged;
 use crate::lnd::budget::{ANSWER, Cause};
 use crate::lnd::config::SEC;
@@ -195,7 +195,7 @@ impl<U: Upper> Socklnd<U> {
         }
         c.pushed += nob;
         if c.standing == Standing::Fresh {
-            c.standing = standing::next(c.standing, StandEvent::Sent).0;
+            c.standing.apply(StandEvent::Sent);
         }
         c.last_used = now / SEC;
         let me = cx.cfg.shards.me;

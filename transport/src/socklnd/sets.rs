@@ -2,7 +2,7 @@
 
 use super::Socklnd;
 use super::peer::{DialEvent, DialState, DialWhy, Have, Leaving, MAX_NONES};
-use super::standing::{self, StandAction, StandEvent, Standing};
+use super::standing::{StandAction, StandEvent, Standing};
 use crate::lnd::budget::trim_map;
 use crate::lnd::{Cx, LnetError, Upper};
 use crate::stream::slab::Key;
@@ -136,7 +136,7 @@ impl<U: Upper> Socklnd<U> {
         let Some(p) = self.peers.get(key) else { return };
         let mut held = None;
         for k in &p.conns {
-            match self.conns.get(*k).filter(|c| Some(c.ctype) == ctype).map(|c| c.standing) {
+            match self.conns.get(*k).filter(|c| Some(c.ctype) == ctype).map(|c| c.standing.get()) {
                 Some(Standing::Held) => held = held.or(Some(*k)),
                 Some(_) => return,
                 None => {}
@@ -150,8 +150,7 @@ impl<U: Upper> Socklnd<U> {
     /// Applies the table of a connection's standing. What ends is the caller's to end.
     pub(super) fn stand(&mut self, up: &mut U, cx: &mut Cx, key: Key, event: StandEvent) -> StandAction {
         let Some(c) = self.conns.get_mut(key) else { return StandAction::None };
-        let (next, action) = standing::next(c.standing, event);
-        c.standing = next;
+        let action = c.standing.apply(event).unwrap_or(StandAction::None);
         if action == StandAction::Use
             && let Some(peer) = c.peer
         {

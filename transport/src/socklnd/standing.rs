@@ -7,68 +7,71 @@
 //!     |  Bytes / used                                           ^
 //!     '---------------------------------------------------------'
 //!    HELD, FRESH: Ended / it alone ends       PART: Ended / the set ends
+//!    PART: Doubted --> HELD, as its HELLO comes
 //! ```
 //!
 //! HELD is what begins while a dial of ours of its type is under way, or one of that type exists: a kernel that has ours
 //! ends its own with FIN, says nothing, and loses what we sent on it. So does one that goes on with the set of a process
 //! of ours that has ended, until it reads that we are another: it shows by a bulk connection without CONTROL. So nothing is sent on a HELD one, and it is no
 //! BULK_OUT for zero-copy ACKs, until its first byte comes, or NONE to our dial says that it is the one that counts, or
-//! [`HOLD`] has passed since the peer had our HELLO. All others begin as PART.
+//! [`HOLD`] has passed since the peer had our HELLO. All others stay PART, as which every one begins.
 
 use crate::lnd::config::SEC;
 
 /// How long a duplicate is held, in ns, once our HELLO has been acknowledged.
 pub(super) const HOLD: u64 = 5 * SEC;
 
-/// The standing of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// Nothing is sent on it.
-    Held,
-    /// Nothing has come or gone on it.
-    Fresh,
-    /// It shares the set's fate.
-    Part,
-}
+fsm::fsm! {
+    /// The standing of a connection.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum Standing {
+        /// Nothing is sent on it.
+        Held,
+        /// Nothing has come or gone on it.
+        Fresh,
+        /// It shares the set's fate.
+        Part,
+    }
 
-/// What moves it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum StandEvent {
-    /// The first byte behind the HELLO came.
-    Bytes,
-    /// Our first message is sent on it.
-    Sent,
-    /// Our dial of its type came to nothing, and no other of that type may be used.
-    Refused,
-    /// [`HOLD`] has passed.
-    Overdue,
-    /// The peer ended it, with FIN or RST.
-    Ended,
-}
+    /// What moves it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum StandEvent {
+        /// Its HELLO came while a dial of ours of its type is under way, or such a connection exists.
+        Doubted,
+        /// The first byte behind the HELLO came.
+        Bytes,
+        /// Our first message is sent on it.
+        Sent,
+        /// Our dial of its type came to nothing, and no other of that type may be used.
+        Refused,
+        /// [`HOLD`] has passed.
+        Overdue,
+        /// The peer ended it, with FIN or RST.
+        Ended,
+    }
 
-/// What follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum StandAction {
-    /// Nothing.
-    None,
-    /// What waits for a connection may use it.
-    Use,
-    /// It ends, and no other.
-    EndAlone,
-    /// The set ends.
-    EndSet,
-}
+    /// What follows.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum StandAction {
+        /// Nothing.
+        None,
+        /// What waits for a connection may use it.
+        Use,
+        /// It ends, and no other.
+        EndAlone,
+        /// The set ends.
+        EndSet,
+    }
 
-/// The transition table.
-pub(super) fn next(state: Standing, event: StandEvent) -> (Standing, StandAction) {
-    use {StandAction as A, StandEvent as E, Standing as S};
-    match (state, event) {
-        (S::Held, E::Bytes) => (S::Part, A::Use),
-        (S::Held, E::Refused | E::Overdue) => (S::Fresh, A::Use),
-        (S::Fresh, E::Bytes | E::Sent) => (S::Part, A::None),
-        (S::Held | S::Fresh, E::Ended) => (state, A::EndAlone),
-        (S::Part, E::Ended) => (state, A::EndSet),
-        (S::Held, E::Sent) | (S::Fresh | S::Part, _) => (state, A::None),
+    table Standing + StandEvent => StandAction {
+        start Part;
+        else "nothing changes";
+        Part + Doubted => Held, None;
+        Held + Bytes => Part, Use;
+        Held + Refused | Overdue => Fresh, Use;
+        Fresh + Bytes | Sent => Part, None;
+        Held | Fresh + Ended => same, EndAlone;
+        Part + Ended => same, EndSet;
     }
 }
 
@@ -78,17 +81,7 @@ mod tests {
 
     #[test]
     fn transitions() {
-        use {StandEvent as E, Standing as S};
-        let mut text = String::new();
-        for s in [S::Held, S::Fresh, S::Part] {
-            for e in [E::Bytes, E::Sent, E::Refused, E::Overdue, E::Ended] {
-                let (n, a) = next(s, e);
-                if (n, a) != (s, StandAction::None) {
-                    text += &format!("{s:?} + {e:?} -> {n:?}, {a:?}\n");
-                }
-            }
-        }
-        insta::assert_snapshot!(text, @r"
+        insta::assert_snapshot!(fsm::listing::<Standing>(), @r"
         Held + Bytes -> Part, Use
         Held + Refused -> Fresh, Use
         Held + Overdue -> Fresh, Use
@@ -96,7 +89,9 @@ mod tests {
         Fresh + Bytes -> Part, None
         Fresh + Sent -> Part, None
         Fresh + Ended -> Fresh, EndAlone
+        Part + Doubted -> Held, None
         Part + Ended -> Part, EndSet
+        otherwise: nothing changes
         ");
     }
 }

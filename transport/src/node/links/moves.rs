@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 
+use fsm::Fsm;
 use hugepages::{Relay, RxFrag};
 
 use super::{Away, Here, Linked, Parcel, StreamEvent};
 use crate::hash::OwnMap;
 use crate::lnd::Owner;
 use crate::node::moving::{
-    Arrive, ArriveEvent, Cargo, Leave, LeaveEvent, MoveMsg, Mover, PATIENCE, StreamLeft, arrive, leave,
+    Arrive, ArriveEvent, Cargo, Leave, LeaveEvent, MoveMsg, Mover, PATIENCE, StreamLeft,
 };
 use crate::node::runtime::{Runtime, StreamCmd};
 use crate::node::{Input, Luggage};
@@ -17,7 +18,7 @@ use crate::stream::{Bucket, ConnId, ShardId};
 /// The old home's side of a move.
 #[derive(Default)]
 pub(super) struct Leaving {
-    pub(super) state: Leave,
+    pub(super) state: Fsm<Leave>,
     pub(super) bucket: Bucket,
     pub(super) to: ShardId,
     /// Shards whose markers are not in: a bit each.
@@ -33,7 +34,7 @@ pub(super) struct Leaving {
 /// The new home's side of a move.
 #[derive(Default)]
 pub(super) struct Arriving {
-    pub(super) state: Arrive,
+    pub(super) state: Fsm<Arrive>,
     pub(super) bucket: Bucket,
     pub(super) from: ShardId,
     /// What came over the old home.
@@ -66,15 +67,11 @@ impl<R: Runtime> Linked<R> {
     }
 
     fn leave_event(&mut self, event: LeaveEvent) -> bool {
-        let next = leave(self.leaving.state, event);
-        self.leaving.state = next.unwrap_or(self.leaving.state);
-        next.is_some()
+        self.leaving.state.apply(event).is_some()
     }
 
     fn arrive_event(&mut self, event: ArriveEvent) -> bool {
-        let next = arrive(self.arriving.state, event);
-        self.arriving.state = next.unwrap_or(self.arriving.state);
-        next.is_some()
+        self.arriving.state.apply(event).is_some()
     }
 
     pub(super) fn move_msg(&mut self, from: ShardId, msg: MoveMsg, sink: &mut dyn FnMut(Input<'_>)) {
