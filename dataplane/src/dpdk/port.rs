@@ -271,16 +271,24 @@ impl EthPort {
             rxc.offloads = choice.rx;
             let mut txc = info.default_txconf;
             txc.offloads = choice.tx;
-            if choice.lazy_free && tx_desc > 8 {
-                // As near the ring size as virtio allows: the next burst then frees all but a few.
-                txc.tx_free_thresh = tx_desc - 4;
-            }
             let at = node as u32;
             // SAFETY: configurations and pool live through the calls; the pool lives until the port is closed.
             let r = unsafe { sys::rte_eth_rx_queue_setup(id, q, rx_desc, at, &rxc, p.rx.raw()) };
             call(name, "rte_eth_rx_queue_setup", r, remedy)?;
-            // SAFETY: as above.
-            let r = unsafe { sys::rte_eth_tx_queue_setup(id, q, tx_desc, at, &txc) };
+            let mut ring = spec.ring().map_or(tx_desc, |n| n.min(tx_desc));
+            let r = loop {
+                if choice.lazy_free && ring > 8 {
+                    // As near the ring size as virtio allows: the next burst then frees all but a few.
+                    txc.tx_free_thresh = ring - 4;
+                }
+                // SAFETY: as above.
+                let r = unsafe { sys::rte_eth_tx_queue_setup(id, q, tx_desc, at, &txc) };
+                // The rings of a virtio device are as large as its other end says, which the driver tells by refusing.
+                if r != -libc::EINVAL || !choice.lazy_free || ring < 64 {
+                    break r;
+                }
+                ring /= 2;
+            };
             call(name, "rte_eth_tx_queue_setup", r, remedy)?;
         }
         if config.promiscuous {

@@ -111,6 +111,15 @@ impl PortSpec {
         Some(VhostSocket { path, listens, key })
     }
 
+    /// Descriptors of each ring of a virtio_user device: `queue_size=`, or the driver's 256.
+    pub(crate) fn ring(&self) -> Option<u16> {
+        let PortSpec::Vdev { name, args } = self else { return None };
+        if !name.starts_with("net_virtio_user") {
+            return None;
+        }
+        args.split(',').find_map(|a| a.strip_prefix("queue_size=")).map_or(Some(256), |n| n.parse().ok())
+    }
+
     /// Queue pairs that are asked of an AF_PACKET device.
     pub(crate) fn fanout(&self) -> Option<u16> {
         let PortSpec::Vdev { name, args } = self else { return None };
@@ -125,6 +134,15 @@ impl PortSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Field report 9: without `queue_size=` the driver refused the queue.
+    #[test]
+    fn a_virtio_user_ring_is_as_large_as_its_arguments_say() {
+        let ring = |s: &str| s.parse::<PortSpec>().unwrap().ring();
+        assert_eq!(ring("net_virtio_user0,path=/tmp/v.sock"), Some(256));
+        assert_eq!(ring("net_virtio_user0,path=/tmp/v.sock,queue_size=1024,mrg_rxbuf=1"), Some(1024));
+        assert_eq!((ring("net_tap0"), ring("0000:03:00.0")), (None, None));
+    }
 
     #[test]
     fn the_three_ways_to_name_a_port() {
