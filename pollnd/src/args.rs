@@ -12,7 +12,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use transport::wire::Nid;
 
-pub(crate) use self::ask::{BulkArgs, PingArgs, Via};
+pub(crate) use self::ask::{BulkArgs, PingArgs, TRANSFER_MAX, Via};
 pub(crate) use self::look::{CaptureArgs, ConnFilter, ConnectionsArgs, StatsArgs, TunablesArgs};
 pub(crate) use self::parse::parse;
 use crate::cptcmd::CptArgs;

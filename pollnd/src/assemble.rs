@@ -133,8 +133,7 @@ impl Node {
         match Server::start(front.clone(), about, setup.guests.clone()) {
             Ok(s) => self.server = Some(s),
             Err(e) => tracing::warn!(
-                "no control socket, so `pollnd connections` cannot ask this node{}: {e}; set XDG_RUNTIME_DIR to a folder that \
-                 this user alone can write to, with a path of at most 80 bytes",
+                "no control socket, so `pollnd connections` cannot ask this node{}: {e}",
                 if setup.claim.is_some() { "" } else { ", and its NID is not locked" }
             ),
         }
@@ -146,7 +145,8 @@ impl Node {
                 tracing::info!("the restart is told to {many} from before it");
                 let control = self.control.clone();
                 let stop = move || control.order() > Order::Run;
-                self.greeter = Some(std::thread::spawn(move || guests::greet(&guests, &peers, stop)));
+                let greet = limits::thread("greets peers", move || guests::greet(&guests, &peers, stop));
+                self.greeter = greet.inspect_err(|e| tracing::warn!("the restart is not told: {e}")).ok();
             }
             self.known = Some(Known::keep(&claim, front.clone(), a.nid));
             self.claim = Some(claim);
@@ -314,7 +314,7 @@ fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>)
     let front = Arc::new(Front::new(1, clock.clone()));
     let desk = front.desk(0);
     let (made, wait) = mpsc::channel::<()>();
-    let thread = std::thread::spawn(move || {
+    let thread = limits::thread("polls", move || {
         let fail = |e: String| {
             c.give(Order::Drain);
             e
@@ -325,7 +325,7 @@ fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>)
         let shard = Shard::new(Machine::new(config), rt, app).at(desk);
         drop(made);
         Ok(run(vec![Box::new(shard)], &c, Idle { spin: u32::MAX, yield_after: u32::MAX }))
-    });
+    })?;
     until_made(&wait);
     Ok((Node::new(vec![thread], control, describe, None), front))
 }

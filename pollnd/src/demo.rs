@@ -175,6 +175,7 @@ fn over_link(
     use bench::pair::Threads;
     use dataplane::dpdk::{Eal, EalConfig, dpdk_version};
 
+    crate::limits::descriptors_for_eal()?;
     live.say("starting the EAL");
     let eal = EalConfig { no_pci: true, raw: a.eal.clone(), ..EalConfig::default() };
     let eal = Eal::start(&eal).map_err(|e| e.to_string())?;

@@ -33,7 +33,7 @@ use crate::assemble::{MakeApp, Node, Started, until_made};
 use crate::cpus;
 use crate::inspect::telemetry;
 use crate::keeper::{Duties, Keeper, speed};
-use crate::{iface, settings, units, why};
+use crate::{iface, limits, settings, units, why};
 
 /// Memory for pages of applications and for slack, in MiB.
 const PAGES_MB: u64 = 64;
@@ -315,6 +315,7 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
     let port_config = PortConfig { mtu, queues: a.lcores, fewer: true, ..PortConfig::default() };
     EthPort::check(&spec, &port_config).map_err(|e| e.to_string())?;
     vhost_socket(&spec)?;
+    limits::descriptors_for_eal()?;
     if let Some(w) = kernel_answers(&spec, ip, iface::owner(ip)) {
         tracing::warn!("{w}");
     }
@@ -414,11 +415,12 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
     let threads = threads
         .into_iter()
         .map(|t| {
-            std::thread::spawn(move || {
+            limits::thread("waits for an lcore", move || {
                 t.join().map_err(|_| "an lcore panicked".to_owned())?.unwrap_or(Ok(Vec::new()))
             })
         })
-        .collect();
+        .collect::<Result<_, _>>()
+        .inspect_err(|_| control.give(Order::Drain))?;
     drop(made);
     until_made(&wait);
     let duties = Duties {
@@ -427,7 +429,7 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
         speed: Box::new(move |mbps| plan.front.tune(Change::link(Some(mbps))).is_ok()),
         told,
     };
-    let keeper = Keeper::start(port, &spec, duties);
+    let keeper = Keeper::start(port, &spec, duties).inspect_err(|_| control.give(Order::Drain))?;
     let after = Box::new(move || {
         let mut port = keeper.end()?;
         let left = port.close(Duration::from_secs(2)).map_err(|e| e.to_string())?;

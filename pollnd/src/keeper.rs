@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 use dataplane::dpdk::{EthPort, LinkState, PortSpec};
 use transport::node::lcore::Duplicates;
 
+use crate::limits;
+
 /// How often it looks at links and late drivers.
 const LOOK: Duration = Duration::from_millis(100);
 /// How often once a link that was up is down.
@@ -104,7 +106,11 @@ pub(crate) fn speed(l: LinkState) -> Option<u32> {
 }
 
 impl Keeper {
-    pub(crate) fn start(port: EthPort, spec: &PortSpec, duties: Duties) -> Keeper {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// There is no thread to be had.
+    pub(crate) fn start(port: EthPort, spec: &PortSpec, duties: Duties) -> Result<Keeper, String> {
         let (stop, stopped) = mpsc::channel();
         let backend = backend(spec);
         // A device that connects by itself has done so when it was made.
@@ -119,8 +125,8 @@ impl Keeper {
             failed: Rare::default(),
             trouble: Rare::default(),
         };
-        let thread = std::thread::spawn(move || watch.keep(&stopped));
-        Keeper { stop, thread }
+        let thread = limits::thread("looks after the port", move || watch.keep(&stopped))?;
+        Ok(Keeper { stop, thread })
     }
 
     /// Ends the thread; the port.

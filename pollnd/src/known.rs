@@ -14,6 +14,7 @@ use transport::wire::Nid;
 use transport::wire::nid::PID_LUSTRE;
 
 use crate::inspect::claim::{Claim, List, PEERS_MAX};
+use crate::limits;
 
 /// How often the list is brought up to date.
 const EVERY: Duration = Duration::from_secs(1);
@@ -21,7 +22,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Keeps the list while the node runs.
 pub(crate) struct Known {
     stop: Sender<()>,
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
     list: List,
 }
 
@@ -43,7 +44,7 @@ impl Known {
         let (stop, stopped) = mpsc::channel();
         let list = claim.list();
         let written = claim.list();
-        let thread = std::thread::spawn(move || {
+        let thread = limits::thread("remembers peers", move || {
             // What stands there is from before: it goes as soon as something is known.
             let mut last = None;
             while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
@@ -58,13 +59,16 @@ impl Known {
                 last = now;
             }
         });
+        let thread = thread.inspect_err(|e| tracing::warn!("peers are not remembered: {e}")).ok();
         Known { stop, thread, list }
     }
 
     /// Ends it; a list of peers whose connections were closed in order is of no use.
     pub(crate) fn end(self, clean: bool) {
         drop(self.stop);
-        let _ = self.thread.join();
+        if let Some(t) = self.thread {
+            let _ = t.join();
+        }
         if clean {
             self.list.remove();
         }

@@ -1,5 +1,6 @@
 //! What the machine lets a process have: memory, descriptors.
 
+use std::thread::{Builder, JoinHandle};
 use std::{fs, io};
 
 use rustix::io::Errno;
@@ -58,6 +59,41 @@ pub(crate) fn told(e: &io::Error) -> String {
         );
     }
     e.to_string()
+}
+
+/// Descriptors without which the EAL does not start, or aborts: its own files, devices and pages.
+#[cfg(feature = "dpdk")]
+const EAL_DESCRIPTORS: u64 = 32;
+
+/// Whether the process may have the descriptors of the EAL, which blames something else without them.
+///
+/// # Errors
+/// How many it may have, and the remedy.
+#[cfg(feature = "dpdk")]
+pub(crate) fn descriptors_for_eal() -> Result<(), String> {
+    match raise() {
+        Some(n) if n < EAL_DESCRIPTORS => Err(format!(
+            "{n} descriptors are allowed (RLIMIT_NOFILE), and DPDK does not start with fewer than {EAL_DESCRIPTORS}: raise ulimit -n \
+             (LimitNOFILE= of the service), or use kernel sockets"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Starts a thread that does `what`.
+///
+/// # Errors
+/// The kernel's, and the remedy.
+pub(crate) fn thread<T: Send + 'static>(
+    what: &str,
+    f: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, String> {
+    Builder::new().spawn(f).map_err(|e| {
+        format!(
+            "cannot start a thread that {what}: {e}: this user or container may have no more processes and threads; raise \
+             ulimit -u, TasksMax= of the service, or the container's pids.max"
+        )
+    })
 }
 
 /// Lets this process have as many descriptors as it may. One that serves says where they are fewer than the peers of

@@ -33,7 +33,7 @@ mod units;
 mod why;
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use args::Command;
@@ -86,10 +86,14 @@ fn main() -> ExitCode {
             return ExitCode::from(MISUSED);
         }
     };
+    // Colours are for people: a file, or a journal, has the text alone.
+    let colours =
+        std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     // Where standard error cannot be written to, nobody is to be told of it there.
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(colours)
         .log_internal_errors(false)
         .init();
     let done = match cli.command {

@@ -1,7 +1,6 @@
 //! SIGINT and SIGTERM: the first drains, the second leaves at once.
 
 use std::sync::Arc;
-use std::thread;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -13,11 +12,11 @@ use crate::limits;
 /// Watches for signals on a thread of its own.
 ///
 /// # Errors
-/// The kernel refuses the handlers.
+/// The kernel refuses the handlers, or a thread.
 pub(crate) fn watch(control: Arc<Control>) -> Result<(), String> {
     let mut signals = Signals::new([SIGINT, SIGTERM])
         .map_err(|e| format!("cannot watch for signals: {}", limits::told(&e)))?;
-    thread::spawn(move || {
+    let watch = limits::thread("watches for signals", move || {
         for (n, _) in signals.forever().enumerate() {
             if n == 0 {
                 crate::out::note("going down (once more to leave at once)");
@@ -27,17 +26,17 @@ pub(crate) fn watch(control: Arc<Control>) -> Result<(), String> {
             }
         }
     });
-    Ok(())
+    watch.map(drop)
 }
 
 /// Calls `end` at the first signal, on a thread of its own; the second one does what it does by default.
 ///
 /// # Errors
-/// The kernel refuses the handlers.
+/// The kernel refuses the handlers, or a thread.
 pub(crate) fn first(end: impl Fn() + Send + 'static) -> Result<(), String> {
     let mut signals = Signals::new([SIGINT, SIGTERM])
         .map_err(|e| format!("cannot watch for signals: {}", limits::told(&e)))?;
-    thread::spawn(move || {
+    let watch = limits::thread("watches for signals", move || {
         for (n, signal) in signals.forever().enumerate() {
             if n == 0 {
                 end();
@@ -46,5 +45,5 @@ pub(crate) fn first(end: impl Fn() + Send + 'static) -> Result<(), String> {
             }
         }
     });
-    Ok(())
+    watch.map(drop)
 }

@@ -139,6 +139,35 @@ fn few_descriptors_are_told_as_such() {
     assert!(told > 3, "{told}");
 }
 
+/// Field report 4, with threads: a limit of processes was a panic, exit code 101.
+#[test]
+fn few_threads_are_told_as_such() {
+    let mut told = 0;
+    for n in 1..8 {
+        let (me, other) = (nid(own_ip()), nid(own_ip()));
+        for args in [
+            &["node", "--nid", &me, "--accept-port", "10988", "--run-for", "0.1"][..],
+            &["ping", &other, "--nid", &me, "--accept-port", "10988"],
+        ] {
+            // Root has no such limit, and a user that nothing else runs as has all of it.
+            let mut c = Command::new("prlimit");
+            c.arg(format!("--nproc={n}"));
+            if geteuid().is_root() {
+                c.args(["setpriv", "--reuid=64321", "--regid=64321", "--clear-groups"]);
+            }
+            c.arg(env!("CARGO_BIN_EXE_pollnd")).args(args).env("XDG_RUNTIME_DIR", "/nonexistent");
+            let end = Proc::start(c).end();
+            assert!(end.status.code().is_some_and(|c| c < 2), "{n} threads: {end:?}");
+            if end.err.contains("cannot start a thread") {
+                told += 1;
+                assert!(end.err.contains("ulimit -u"), "{n} threads: {end:?}");
+            }
+            assert!(!end.err.contains("\x1b["), "colours where nobody sees them: {end:?}");
+        }
+    }
+    assert!(told > 3, "{told}");
+}
+
 #[test]
 fn what_a_node_on_kernel_sockets_cannot_do_is_refused() {
     let ip = own_ip();

@@ -352,6 +352,9 @@ fn run_dir_refused() -> Option<String> {
     let base = var("RUNTIME_DIRECTORY")
         .or_else(|| if root { Some("/var/run".into()) } else { var("XDG_RUNTIME_DIR") })
         .unwrap_or_else(|| "/tmp".into());
+    if let Some(e) = too_long(Path::new(&base)) {
+        return Some(e);
+    }
     let (base, dpdk) = (Path::new(&base), Path::new(&base).join("dpdk"));
     let dir = if dpdk.is_dir() { &dpdk } else { base };
     let refused = CString::new(dir.as_os_str().as_encoded_bytes()).ok().and_then(|c| {
@@ -363,6 +366,26 @@ fn run_dir_refused() -> Option<String> {
         "{} cannot be written ({refused}); set RUNTIME_DIRECTORY to a folder that can",
         dir.display()
     ))
+}
+
+/// What is wrong with a folder whose path leaves telemetry's socket no room: the EAL would not start.
+fn too_long(base: &Path) -> Option<String> {
+    // unix(7): 108 with the zero behind it. Process numbers have up to seven digits; a number may be added to the name.
+    let most = 107 - "/dpdk/pollnd-4194304/dpdk_telemetry.v2:99".len();
+    let len = base.as_os_str().len();
+    (len > most).then(|| {
+        format!(
+            "{} has {len} bytes, and a folder with that socket in it at most {most}; set RUNTIME_DIRECTORY to one with a shorter path",
+            base.display()
+        )
+    })
+}
+
+/// Whether the process may have only so much address space.
+fn address_space_is_limited() -> bool {
+    let mut l = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: writes the structure that it is given.
+    unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut l) == 0 && l.rlim_cur != libc::RLIM_INFINITY }
 }
 
 /// Removes the run-time folder, which DPDK leaves behind, when it is of this process alone: when we chose its name.
@@ -413,6 +436,9 @@ fn remedy(errno: i32) -> &'static str {
     match errno {
         libc::EACCES | libc::EPERM => {
             "run as root, or grant the user its huge pages, vfio group and run-time folder"
+        }
+        libc::ENOMEM if address_space_is_limited() => {
+            "lift the limit of this process's address space (ulimit -v unlimited): the EAL reserves many times the memory that it takes"
         }
         libc::ENOMEM => {
             "reserve more huge pages (echo N > /proc/sys/vm/nr_hugepages), ask for less memory, or take ordinary pages (-- --no-huge)"
@@ -495,5 +521,19 @@ impl LogCapture {
             }
             CStr::from_ptr((*self.text).0).to_string_lossy().into_owned()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Field report 10: a long path kept the EAL from starting, with "a device or bus is not usable".
+    #[test]
+    fn report_10_a_folder_without_room_for_a_socket_is_done_without() {
+        assert_eq!(too_long(Path::new("/var/run")), None);
+        let long = format!("/tmp/{}", "x".repeat(90));
+        let e = too_long(Path::new(&long)).unwrap();
+        assert!(e.contains(&long) && e.contains("95 bytes") && e.contains("RUNTIME_DIRECTORY"), "{e}");
     }
 }

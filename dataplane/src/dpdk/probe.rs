@@ -50,7 +50,8 @@ pub(super) fn find(spec: &PortSpec) -> Result<(u16, Option<CString>), PortError>
             lookup(addr).map(|id| (id, None)).ok_or_else(|| missing(libc::ENODEV, remedy))
         }
         PortSpec::Vdev { name, args } => {
-            let remedy = "check its arguments, and that the driver's package is installed (librte-net-*)";
+            let remedy = "check its arguments, that the driver's package is installed (librte-net-*), and that this user may make \
+                          such a device (net_tap: CAP_NET_ADMIN, net_af_packet: CAP_NET_RAW)";
             let (n, a) = (c(name)?, c(args)?);
             // SAFETY: terminated strings.
             let r = unsafe { sys::rte_eal_hotplug_add(c"vdev".as_ptr(), n.as_ptr(), a.as_ptr()) };

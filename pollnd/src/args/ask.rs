@@ -116,7 +116,7 @@ pub(crate) struct BulkArgs {
 }
 
 /// Most bytes of a transfer.
-const TRANSFER_MAX: u64 = 1 << 30;
+pub(crate) const TRANSFER_MAX: u64 = 1 << 30;
 
 fn count(s: &str, most: u64) -> Result<u64, String> {
     s.parse()

@@ -30,6 +30,12 @@ const NAP: Duration = Duration::from_millis(2);
 /// No node, or what keeps it from capturing.
 pub(crate) fn main(a: &CaptureArgs) -> Result<(), String> {
     let out = std::path::absolute(&a.out).map_err(|e| format!("--out {}: {e}", a.out.display()))?;
+    if out.to_str().is_none() {
+        return Err(format!(
+            "--out {}: its path is not UTF-8, in which nodes are asked; give another",
+            a.out.display()
+        ));
+    }
     let mut c = Client::new(a.node.as_deref())?;
     c.send(&Request::Capture {
         peer: a.peer.ip,

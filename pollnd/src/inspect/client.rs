@@ -10,7 +10,7 @@ use serde_json::Value;
 use transport::wire::Nid;
 
 use super::{Request, claim, place};
-use crate::limits;
+use crate::{limits, units};
 
 /// How long a node may take for one line. Its lcores have a second each.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -132,6 +132,17 @@ impl Client {
         format!("the node at {} does not answer: {why}", self.path.display())
     }
 
+    /// What can be said of a node that has not answered in time.
+    fn mute(&self) -> String {
+        let waited = self.out.read_timeout().ok().flatten().unwrap_or(PATIENCE);
+        let pid = self.path.file_stem().and_then(|p| p.to_str()?.parse::<u32>().ok());
+        let pid = pid.map_or_else(|| "its process number".to_owned(), |p| p.to_string());
+        format!(
+            "it has said nothing for {}: it is stopped (kill -CONT {pid} lets it go on), or it hangs",
+            units::time(waited.as_secs_f64())
+        )
+    }
+
     /// Sends a question.
     ///
     /// # Errors
@@ -154,6 +165,9 @@ impl Client {
         match self.lines.read_line(&mut line) {
             Ok(0) => return Err(self.lost("it has ended")),
             Ok(_) => {}
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                return Err(self.lost(self.mute()));
+            }
             Err(e) => return Err(self.lost(e)),
         }
         let v: Value = serde_json::from_str(&line).map_err(|e| self.lost(format!("{e} in {line:?}")))?;
@@ -219,5 +233,24 @@ impl Client {
         Ok(move || {
             let _ = s.shutdown(how);
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_stopped_is_told_from_one_that_is_busy() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("4711.sock");
+        let _deaf = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let mut c = Client::connect(path).unwrap();
+        c.wait_for(Duration::from_millis(20));
+        let e = c.one(&Request::Hello {}).unwrap_err();
+        assert!(
+            e.contains("4711.sock") && e.contains("nothing for 20.0 ms") && e.contains("kill -CONT 4711"),
+            "{e}"
+        );
     }
 }

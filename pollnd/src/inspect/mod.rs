@@ -26,6 +26,7 @@ use serde_json::{Map, Value, json};
 use tcpstack::ConnStats;
 use transport::node::desk::{Counts, Row};
 
+use crate::args::TRANSFER_MAX;
 use crate::bulk::Job;
 
 /// What a node may be asked.
@@ -88,6 +89,37 @@ pub(crate) enum Request {
     },
 }
 
+impl Request {
+    /// Programs ask, too, and their figures have passed no command line.
+    ///
+    /// # Errors
+    /// The figure that is out of range, and the range.
+    fn check(&self) -> Result<(), String> {
+        let seconds = |name: &str, s: Option<f64>| match s {
+            Some(s) if !(0.001..=86_400.0).contains(&s) => {
+                Err(format!("{name:?}: {s:e} is not a number of seconds from 0.001 to 86400"))
+            }
+            _ => Ok(()),
+        };
+        match self {
+            Request::Ping { timeout, .. } => seconds("timeout", Some(*timeout)),
+            Request::Bulk { job } if job.size > TRANSFER_MAX => {
+                Err(format!("\"size\": {} bytes, and a transfer has at most {TRANSFER_MAX}", job.size))
+            }
+            Request::Bulk { job } => {
+                seconds("timeout", Some(job.timeout))?;
+                seconds("seconds", job.seconds)?;
+                seconds("every", job.every)
+            }
+            Request::Capture { snaplen, .. } if !(54..=65_535).contains(snaplen) => {
+                Err(format!("\"snaplen\": {snaplen} is not a number of bytes from 54 to 65535"))
+            }
+            Request::Capture { seconds: s, .. } => seconds("seconds", *s),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// A connection as JSON; what is not known is `null`.
 pub(crate) fn connection(r: &Row) -> Value {
     let s: &ConnStats = &r.stats;
@@ -127,4 +159,40 @@ pub(crate) fn lcore(n: usize, c: &Counts) -> Value {
         "idle_turns": c.pace.idle_turns,
         "counters": counters,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_s_figures_are_held_to_their_ranges() {
+        let check = |r: &str| serde_json::from_str::<Request>(r).unwrap().check();
+        let capture = |seconds: &str, snaplen: u32| {
+            check(&format!(
+                r#"{{"do":"capture","peer":"10.0.0.2","port":null,"local_port":null,"out":"/tmp/x","packets":null,"seconds":{seconds},"snaplen":{snaplen}}}"#
+            ))
+        };
+        let bulk = |size: u64, seconds: &str, every: &str| {
+            check(&format!(
+                r#"{{"do":"bulk","job":{{"way":"put","target":"10.0.0.2@tcp","size":{size},"count":3,"seconds":{seconds},"timeout":10,"every":{every}}}}}"#
+            ))
+        };
+        let ping = |t: &str| check(&format!(r#"{{"do":"ping","target":"10.0.0.2@tcp","timeout":{t}}}"#));
+        assert_eq!((capture("null", 128), bulk(0, "1", "null"), ping("0.1")), (Ok(()), Ok(()), Ok(())));
+        for (e, says) in [
+            // It had ended the thread, and no capture was possible any more.
+            (capture("1e300", 128), "\"seconds\": 1e300"),
+            (capture("-1", 128), "\"seconds\": -1e0"),
+            (capture("1", 0), "\"snaplen\": 0"),
+            (capture("1", u32::MAX), "54 to 65535"),
+            (bulk(u64::MAX, "null", "1"), "\"size\""),
+            (bulk(1, "-1", "1"), "\"seconds\""),
+            (bulk(1, "1", "0"), "\"every\""),
+            (ping("1e300"), "\"timeout\""),
+        ] {
+            let e = e.unwrap_err();
+            assert!(e.contains(says), "{e}");
+        }
+    }
 }

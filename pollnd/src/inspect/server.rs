@@ -97,8 +97,13 @@ impl Server {
         about: About,
         guests: Option<Arc<Guests>>,
     ) -> Result<Server, String> {
-        let path = place::own()?;
-        let fail = |e: io::Error| format!("cannot listen on {}: {}", path.display(), limits::told(&e));
+        let elsewhere = "set XDG_RUNTIME_DIR to a folder that this user alone can write to, with a path of at most 80 bytes";
+        let path = place::own().map_err(|e| format!("{e}; {elsewhere}"))?;
+        let fail = |e: io::Error| {
+            let told = limits::told(&e);
+            let remedy = if limits::none_left(&e) { told } else { format!("{told}; {elsewhere}") };
+            format!("cannot listen on {}: {remedy}", path.display())
+        };
         // A process of the same number that was killed before us may have left one.
         let _ = fs::remove_file(&path);
         let listener = UnixListener::bind(&path).map_err(fail)?;
@@ -113,10 +118,11 @@ impl Server {
             askers: Mutex::default(),
         });
         let s = shared.clone();
-        let thread = std::thread::Builder::new()
-            .name("control".into())
-            .spawn(move || serve(&listener, &s))
-            .map_err(fail)?;
+        let thread =
+            limits::thread("serves the control socket", move || serve(&listener, &s)).inspect_err(|_| {
+                // Nobody serves it.
+                let _ = fs::remove_file(&path);
+            })?;
         Ok(Server { path, shared, thread: Some(thread) })
     }
 }
@@ -213,6 +219,9 @@ fn answer(s: &mut UnixStream, line: &[u8], shared: &Shared) -> io::Result<()> {
         Ok(r) => r,
         Err(e) => return say(s, &json!({ "error": format!("not a request: {e}") })),
     };
+    if let Err(e) = request.check() {
+        return say(s, &json!({ "error": e }));
+    }
     let done = match request {
         Request::Hello {} => return say(s, &shared.hello()),
         Request::Connections { peer, port, state } => connections(s, shared, peer, port, state)?,
