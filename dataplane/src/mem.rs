@@ -15,7 +15,7 @@ use std::rc::Rc;
 use arrayvec::ArrayVec;
 use hugepages::{HeapRxPool, NicRef, RxFrag, RxHome};
 
-use self::frame::{Frame, Rack, SHARED_OPS, rack};
+use self::frame::{Frame, FreeList, SHARED_OPS, give_back};
 use crate::pkt::{Csum, Port, PortCaps, PortCounters, RX_BURST, Reach, Reclaimed, RxMeta, TxCsum, TxPkt};
 use crate::steer::{Rss, Steering};
 
@@ -153,7 +153,7 @@ pub struct MemPort {
     to: Option<Rc<End>>,
     held: VecDeque<Vec<NicRef>>,
     held_in_last: bool,
-    rack: Rc<Rack>,
+    free_list: Rc<FreeList>,
     counters: PortCounters,
 }
 
@@ -220,7 +220,7 @@ fn port(cfg: &MemConfig, end: u8, steering: Steering, me: &Rc<Side>, peer: &Rc<S
         to: None,
         held: VecDeque::new(),
         held_in_last: false,
-        rack: Rc::new(Rack {
+        free_list: Rc::new(FreeList {
             idle: RefCell::default(),
             made: Cell::new(0),
             out: Cell::new(0),
@@ -280,7 +280,7 @@ impl MemPort {
         };
         let Some(truesize) = truesize else {
             to.nombuf.set(to.nombuf.get() + 1);
-            return rack(f);
+            return give_back(f);
         };
         f.rx = RxMeta {
             csum: if f.tx.csum == TxCsum::Offload { Csum::Partial } else { Csum::None },
@@ -385,11 +385,11 @@ impl Port for MemPort {
 
     #[inline]
     fn tx_alloc(&mut self) -> Option<MemTx> {
-        if self.rack.out.get() >= self.cfg.tx_bufs {
+        if self.free_list.out.get() >= self.cfg.tx_bufs {
             self.counters.tx_nombuf += 1;
             return None;
         }
-        Some(MemTx { frame: Some(self.rack.take()), rack: self.rack.clone() })
+        Some(MemTx { frame: Some(self.free_list.take()), free_list: self.free_list.clone() })
     }
 
     fn tx_burst(&mut self, q: &mut VecDeque<MemTx>) -> usize {

@@ -101,7 +101,7 @@ impl<P: Port> Stack<P> {
             f.poll = true;
         }
         let mut served = Served::Done;
-        // What smoltcp knows of received bytes lags ([`crate::shown`]), so whether to acknowledge is not asked of it.
+        // What smoltcp knows of received bytes lags ([`crate::scaled`]), so whether to acknowledge is not asked of it.
         let unacked = f.rcv_nxt() > f.acked;
         if (unacked || f.wants_poll(window)) && self.may_wait(f) {
             f.ack_due = AckDue::Soon;

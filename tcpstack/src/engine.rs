@@ -20,8 +20,8 @@ use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndp
 
 use crate::opts::Opts;
 use crate::phantom::{PhantomSocket, Rings, Scratch};
+use crate::scaled::UNIT;
 use crate::seq::Seq;
-use crate::shown::UNIT;
 use crate::table::Key;
 use crate::wire::{self, HDR};
 

@@ -1,7 +1,7 @@
 //! One connection: what the shim knows beside smoltcp.
 //!
 //! Offsets are of the stream (0 is the first byte); the FIN takes one more. `una <= sent <= permit <= fed_end` on the
-//! sending side, where the last two are whole units ([`crate::shown`]) and may lie beyond what was pushed; `fed <= nxt
+//! sending side, where the last two are whole units ([`crate::scaled`]) and may lie beyond what was pushed; `fed <= nxt
 //! <= wire_edge <= smol_edge` on the receiving side.
 
 use std::collections::VecDeque;

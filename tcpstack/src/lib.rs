@@ -18,7 +18,7 @@
 //! * **One retransmitter** ([`sender`]): from the shadow queue, in real time. smoltcp emits each byte once. A
 //!   [`scoreboard`] knows what is out, [`rack`] and [`tlp`] what is lost, [`cc`] and [`prr`] how much may be out;
 //!   [`newreno`] takes over where the peer has no SACK. What smoltcp permits is an upper bound.
-//! * **Units.** One byte of the stream that smoltcp is shown stands for 256 of ours (the `shown` module): what it
+//! * **Units.** One byte of the stream that smoltcp is shown stands for 256 of ours (the `scaled` module): what it
 //!   copies of its own costs next to nothing, and one emission permits a whole window.
 //! * **Super-segments.** The shim cuts what is permitted by TSO where the port has it, or to plain segments of the
 //!   peer's MSS.
@@ -27,7 +27,7 @@
 //! * **Both families.** A connection's addresses are 16 bytes ([`addr`]), its headers a template of either kind
 //!   ([`wire`]); one cache knows the neighbours of both ([`neighbour`]), one of path MTUs the destinations ([`pmtu`]).
 //! * **One of several.** Where a port has several queues each has a stack of its own; they tell each other what only
-//!   one of them hears ([`kin`]).
+//!   one of them hears ([`siblings`]).
 //! * **Bounded.** Half-open connections, out-of-order data and waiting buffers have limits; the window offered
 //!   follows the memory that the port really has left.
 //!
@@ -96,7 +96,6 @@ pub mod icmp_error;
 mod ingress;
 mod io;
 pub mod isn;
-pub mod kin;
 pub mod limit;
 mod link;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
@@ -116,12 +115,13 @@ pub mod reasm;
 pub mod recover;
 pub mod rtt;
 pub mod sack;
+mod scaled;
 pub mod scoreboard;
 mod segment;
 pub mod sender;
 pub mod seq;
 pub mod shadow;
-mod shown;
+pub mod siblings;
 pub mod stack;
 pub mod stamps;
 pub mod stats;
@@ -144,9 +144,9 @@ pub use config::{
     StackError,
 };
 pub use ending::{Close, CloseWhy};
-pub use kin::{News, Stray};
 pub use link::Duplicate;
 pub use phase::Phase;
 pub use rtt::RtoLimits;
+pub use siblings::{SiblingMsg, Stray};
 pub use stack::{Event, FlowId, Pos, Stack, Work};
 pub use stats::ConnStats;

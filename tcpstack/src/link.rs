@@ -97,7 +97,7 @@ impl<P: Port> Stack<P> {
         if self.now < self.announcer.next {
             return;
         }
-        if !self.kin.is_first() {
+        if !self.siblings.is_first() {
             self.announcer.next = u64::MAX;
             return;
         }

@@ -13,7 +13,7 @@
 //!
 //! A buffer is exclusive as long as its socket lives, and its addresses are used again afterwards. That a byte may change
 //! through other addresses of the same page is nobody's business: smoltcp writes junk and copies junk. The copies are
-//! short (the `shown` module).
+//! short (the `scaled` module).
 //!
 //! A new group costs one system call for several connections, and only beyond the most that there ever were at a time;
 //! its pages are entered as they are touched. The first group is there from the start, pages and all.
@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn as_many_connections_as_a_stack_takes_fit_the_kernels_bound_on_mappings() {
         // The default windows, and the default of vm.max_map_count.
-        let ring = (16 << 20) / crate::shown::UNIT as usize;
+        let ring = (16 << 20) / crate::scaled::UNIT as usize;
         let r = Rings::new(ring, ring).unwrap();
         let (groups, sockets) = r.groups();
         assert_eq!((groups, sockets), (1, 8));

@@ -18,12 +18,12 @@ use crate::host::Host;
 use crate::icmp::Limiter;
 use crate::io::Io;
 use crate::isn::Secret;
-use crate::kin::Kin;
 use crate::limit::Budget;
 use crate::link::{Announcer, Duplicate};
 use crate::neighbour::Neighbours;
 use crate::phase::Phase;
 use crate::pmtu::Paths;
+use crate::siblings::Siblings;
 use crate::table::{FlowTable, Place};
 use crate::timewait::TimeWait;
 use crate::wheel::Wheel;
@@ -170,7 +170,7 @@ pub struct Stack<P: Port> {
     pub(crate) stuck: u32,
     pub(crate) link: bool,
     /// Stacks of the port's other queues.
-    pub(crate) kin: Kin,
+    pub(crate) siblings: Siblings,
     pub(crate) tap: Option<Box<TapEnd>>,
     /// Boxed, so that taking it out for a burst moves a pointer and not the burst.
     rx: Option<Box<ArrayVec<P::Rx, RX_BURST>>>,
@@ -246,7 +246,7 @@ impl<P: Port> Stack<P> {
             blocked: false,
             stuck: 0,
             link: io.port.link_up(),
-            kin: Kin::new(io.port.caps().steering.clone()),
+            siblings: Siblings::new(io.port.caps().steering.clone()),
             tap: None,
             rx: Some(Box::default()),
             io,

@@ -28,11 +28,11 @@ pub(super) struct Frame {
     pub(super) to: Option<Rc<Side>>,
     pub(super) charged: bool,
     /// Where it goes when nobody needs it any more.
-    pub(super) rack: Weak<Rack>,
+    pub(super) free_list: Weak<FreeList>,
 }
 
 /// Frames of one sender that nobody uses.
-pub(super) struct Rack {
+pub(super) struct FreeList {
     // Boxed on purpose: a frame's address is its handle and must not move.
     #[allow(clippy::vec_box)]
     pub(super) idle: RefCell<Vec<Box<Frame>>>,
@@ -44,7 +44,7 @@ pub(super) struct Rack {
 }
 
 impl Frame {
-    fn new(rack: Weak<Rack>, head: Vec<u8>) -> Box<Frame> {
+    fn new(free_list: Weak<FreeList>, head: Vec<u8>) -> Box<Frame> {
         Box::new(Frame {
             refs: Cell::new(0),
             head,
@@ -55,7 +55,7 @@ impl Frame {
             rx: RxMeta::default(),
             to: None,
             charged: false,
-            rack,
+            free_list,
         })
     }
 
@@ -78,20 +78,20 @@ impl Frame {
 }
 
 /// Lets go of everything in a frame and puts it back.
-pub(super) fn rack(mut f: Box<Frame>) {
+pub(super) fn give_back(mut f: Box<Frame>) {
     f.discharge();
     f.to = None;
     f.pages.clear();
     f.bufs.clear();
     f.head.clear();
     f.page_bytes = 0;
-    if let Some(r) = f.rack.upgrade() {
+    if let Some(r) = f.free_list.upgrade() {
         r.idle.borrow_mut().push(f);
     }
 }
 
-impl Rack {
-    pub(super) fn take(self: &Rc<Rack>) -> Box<Frame> {
+impl FreeList {
+    pub(super) fn take(self: &Rc<FreeList>) -> Box<Frame> {
         self.out.set(self.out.get() + 1);
         if let Some(f) = self.idle.borrow_mut().pop() {
             return f;
@@ -110,7 +110,7 @@ impl Rack {
 pub struct MemTx {
     /// `None` once it has crossed.
     pub(super) frame: Option<Box<Frame>>,
-    pub(super) rack: Rc<Rack>,
+    pub(super) free_list: Rc<FreeList>,
 }
 
 impl MemTx {
@@ -122,9 +122,9 @@ impl MemTx {
 
 impl Drop for MemTx {
     fn drop(&mut self) {
-        self.rack.out.set(self.rack.out.get() - 1);
+        self.free_list.out.set(self.free_list.out.get() - 1);
         if let Some(f) = self.frame.take() {
-            rack(f);
+            give_back(f);
         }
     }
 }
@@ -146,10 +146,10 @@ impl TxPkt for MemTx {
     #[inline]
     fn attach(&mut self, s: &Lent) -> Result<(), AttachError> {
         let Some(f) = self.frame.as_mut() else { return Err(AttachError::NoBuffer) };
-        if f.pages.len() + 1 >= usize::from(self.rack.max_segs) {
-            return Err(AttachError::Segments { max: self.rack.max_segs });
+        if f.pages.len() + 1 >= usize::from(self.free_list.max_segs) {
+            return Err(AttachError::Segments { max: self.free_list.max_segs });
         }
-        if !self.rack.reach.covers(s.page_run()) {
+        if !self.free_list.reach.covers(s.page_run()) {
             return Err(AttachError::Unreachable { port: "mem".into(), kind: s.page_run().kind() });
         }
         f.pages.push(s.nic_ref(0, s.len())?);
@@ -216,7 +216,7 @@ impl MemRx {
 impl Drop for MemRx {
     fn drop(&mut self) {
         if let Some(f) = self.frame.take() {
-            rack(f);
+            give_back(f);
         }
     }
 }
@@ -273,7 +273,7 @@ impl RxPkt for MemRx {
             len -= s.len();
             out(s);
         }
-        rack(f);
+        give_back(f);
     }
 }
 
@@ -292,7 +292,7 @@ unsafe fn shared_release(raw: NonNull<()>) {
     f.refs.set(n);
     if n == 0 {
         // SAFETY: leaked by `share`, and this was the last reference.
-        rack(unsafe { Box::from_raw(raw.cast::<Frame>().as_ptr()) });
+        give_back(unsafe { Box::from_raw(raw.cast::<Frame>().as_ptr()) });
     }
 }
 
@@ -301,7 +301,7 @@ pub(super) static SHARED_OPS: RxOps =
 
 /// Takes a frame apart that shares its sender's pages.
 fn share(mut f: Box<Frame>, off: u32, len: u32, out: &mut dyn FnMut(RxFrag)) {
-    let Some(to) = f.to.clone() else { return rack(f) };
+    let Some(to) = f.to.clone() else { return give_back(f) };
     if off as usize >= f.head.len() {
         // Nothing of the receive buffer itself is handed out.
         f.discharge();

@@ -15,13 +15,13 @@
 //! ```
 
 mod app;
+mod oracle;
 mod random;
 mod scenario;
-mod truth;
 mod world;
 
 pub use app::{Reader, Writer};
+pub use oracle::{Oracle, Resends};
 pub use random::random;
 pub use scenario::{Conn, MS, Pause, SEC, Scenario, Stop, US};
-pub use truth::{Resends, Truth};
 pub use world::{Outcome, run};

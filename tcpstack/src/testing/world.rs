@@ -10,8 +10,8 @@ use dataplane::pkt::Port;
 use hugepages::LendSlab;
 
 use super::app::{End, Tokens};
+use super::oracle::{Oracle, Resends, line};
 use super::scenario::{Conn, MS, Pause, SEC, Scenario, Stop};
-use super::truth::{Resends, Truth, line};
 use crate::{CloseWhy, Counters, Dial, Event, FlowId, Listen, Stack, Work};
 
 /// Where runs start: "an age ago" is after 0, too.
@@ -193,7 +193,7 @@ struct World<'a> {
     s: &'a Scenario,
     clock: Rc<Cell<u64>>,
     hosts: Vec<Host>,
-    truth: Rc<RefCell<Truth>>,
+    oracle: Rc<RefCell<Oracle>>,
     /// Connections not yet dialled, the next one last.
     later: Vec<(u64, usize, Conn)>,
     turns: u64,
@@ -226,9 +226,9 @@ impl World<'_> {
     fn new(s: &Scenario) -> Result<World<'_>, String> {
         let clock = Rc::new(Cell::new(START));
         let mut ports = join(&shifted(s), s.seed, &clock);
-        let truth = Rc::new(RefCell::new(Truth::default()));
+        let oracle = Rc::new(RefCell::new(Oracle::default()));
         if let Some(p) = ports.first_mut() {
-            let t = truth.clone();
+            let t = oracle.clone();
             let trace = std::env::var_os("TRACE").is_some();
             p.observe(Box::new(move |seen| {
                 t.borrow_mut().see(seen);
@@ -272,7 +272,7 @@ impl World<'_> {
                 h.ends.push(End::new(side, k as u64, c.writers[side], c.readers[side], s.seed));
             }
         }
-        Ok(World { s, clock, hosts, truth, later, turns: 0 })
+        Ok(World { s, clock, hosts, oracle, later, turns: 0 })
     }
 
     fn now(&self) -> u64 {
@@ -359,12 +359,12 @@ impl World<'_> {
         }
         self.compare()?;
         self.come_home()?;
-        let truth = self.truth.borrow();
+        let oracle = self.oracle.borrow();
         Ok(Outcome {
             received: self.hosts.iter().map(Host::got).collect(),
             goodput: measured.iter().map(|b| *b as f64 * 8e9 / span as f64).collect(),
             stacks: self.hosts.iter().map(|h| h.stack.counters()).collect(),
-            resends: (0..self.hosts.len()).map(|i| truth.of(i)).collect(),
+            resends: (0..self.hosts.len()).map(|i| oracle.of(i)).collect(),
             links: self.hosts.iter().map(|h| h.stack.port().link_counters()).collect(),
             took,
             turns: self.turns,

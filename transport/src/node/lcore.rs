@@ -14,7 +14,7 @@ use dataplane::pkt::{Port, Reclaimed};
 use dataplane::tap::TapEnd;
 use hugepages::{LendSlab, Lent, RxFrag};
 use smallvec::SmallVec;
-use tcpstack::{CloseWhy as Why, Dial, Duplicate, FlowId, KeepAlive, News, PushError, Stack};
+use tcpstack::{CloseWhy as Why, Dial, Duplicate, FlowId, KeepAlive, PushError, SiblingMsg, Stack};
 
 use self::conns::{Conn, Conns, Queued};
 use super::counters::RtCounters;
@@ -561,11 +561,11 @@ impl<P: Port> Runtime for LcoreRt<P> {
         }
     }
 
-    fn tell(&mut self) -> Option<(u16, News)> {
+    fn tell(&mut self) -> Option<(u16, SiblingMsg)> {
         self.stack.tell()
     }
 
-    fn hear(&mut self, news: News) {
+    fn hear(&mut self, news: SiblingMsg) {
         self.stack.hear(self.now, news);
     }
 

@@ -10,7 +10,7 @@
 //!   streams                                                         <──  Dial, Cmd (Send, Unhold, Close), Took
 //!
 //!   owner                                                                another owner
-//!   what its stack hears that is another's                          <──> News (tcpstack/src/kin.rs)
+//!   what its stack hears that is another's                          <──> SiblingMsg (tcpstack/src/siblings.rs)
 //! ```
 //!
 //! A home that owns a queue dials from it, by a port that brings the answers back there: while the peer stays, what
@@ -25,7 +25,7 @@ use std::sync::Arc;
 use crossbeam_queue::ArrayQueue;
 use dataplane::tap::TapEnd;
 use hugepages::{LendBudget, LendOwner, Relay, RxFrag, RxLent};
-use tcpstack::News;
+use tcpstack::SiblingMsg;
 
 use super::counters::RtCounters;
 use super::desk::Page;
@@ -63,7 +63,7 @@ enum Parcel {
     /// To oneself: all that a stream of this lcore sent here over the ring is out of it.
     Direct(Bucket, ConnId),
     /// From the TCP stack of one queue to that of another.
-    News(News),
+    SiblingMsg(SiblingMsg),
 }
 
 /// What its home hears of a stream.
@@ -302,10 +302,10 @@ impl<R: Runtime> Linked<R> {
     }
 
     /// Carries what the stack of this queue has to tell to those of the others.
-    fn spread_news(&mut self) {
+    fn pass_sibling_msgs(&mut self) {
         while let Some((to, news)) = self.inner.as_mut().and_then(Runtime::tell) {
             if let Some(owner) = self.owners.get(usize::from(to)).copied() {
-                self.mail(owner, Parcel::News(news));
+                self.mail(owner, Parcel::SiblingMsg(news));
             }
         }
     }
@@ -360,7 +360,7 @@ impl<R: Runtime> Linked<R> {
             Parcel::Move(from, msg) => self.move_msg(from, msg, sink),
             Parcel::Direct(b, c) if self.holding(b) => self.arriving.direct.push(Parcel::Direct(b, c)),
             Parcel::Direct(b, c) => self.direct(b, c),
-            Parcel::News(n) => {
+            Parcel::SiblingMsg(n) => {
                 if let Some(r) = &mut self.inner {
                     r.hear(n);
                 }
@@ -543,7 +543,7 @@ impl<R: Runtime> Runtime for Linked<R> {
     fn turn(&mut self, sink: &mut dyn FnMut(Input<'_>)) -> Work {
         self.relay.home().drain();
         let mut work = self.turn_inner(sink);
-        self.spread_news();
+        self.pass_sibling_msgs();
         let mut n = 0;
         let mine = self.rings[usize::from(self.shards.me.0)].clone();
         while n < PARCELS_A_TURN {

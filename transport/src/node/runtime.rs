@@ -1,7 +1,7 @@
 //! What carries a machine's streams: the seam between protocol and wire.
 
 use dataplane::tap::TapEnd;
-use tcpstack::News;
+use tcpstack::SiblingMsg;
 
 use super::counters::RtCounters;
 use super::desk::Page;
@@ -131,12 +131,12 @@ pub trait Runtime {
     }
 
     /// A queue of the same port, and what its stack should hear ([`tcpstack::Stack::tell`]).
-    fn tell(&mut self) -> Option<(u16, News)> {
+    fn tell(&mut self) -> Option<(u16, SiblingMsg)> {
         None
     }
 
     /// Takes in what the stack of another queue told.
-    fn hear(&mut self, _: News) {}
+    fn hear(&mut self, _: SiblingMsg) {}
 
     /// Counts.
     fn counters(&self) -> RtCounters;

@@ -66,7 +66,7 @@ impl Stream {
 
 /// The observer.
 #[derive(Default)]
-pub struct Truth {
+pub struct Oracle {
     streams: HashMap<(usize, usize, u32), Stream>,
     hosts: Vec<Resends>,
 }
@@ -120,7 +120,7 @@ fn segment(f: &[u8]) -> Option<(u32, u32, u32)> {
     Some((long(0)?, long(4)?, t.len().checked_sub(hlen)? as u32))
 }
 
-impl Truth {
+impl Oracle {
     /// What `host` sent again so far.
     pub fn of(&self, host: usize) -> Resends {
         self.hosts.get(host).copied().unwrap_or_default()
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_resend_is_needed_as_far_as_every_copy_before_was_lost() {
-        let mut t = Truth::default();
+        let mut t = Oracle::default();
         let start = u32::MAX - 1500; // sequence numbers wrap on the way
         let mut see = |off: u32, len: usize, fate| {
             let f = frame(start.wrapping_add(off), len);

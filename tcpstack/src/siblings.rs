@@ -35,11 +35,11 @@ use crate::wire::{self, Drop, ETH_IPV4, ETH_IPV6, HDR};
 /// Copied segments of one stack that others have not taken in yet, at most.
 const STRAYS_MAX: usize = 512;
 /// Things to tell that nobody has asked for yet, at most.
-const NEWS_MAX: usize = 4096;
+const MSGS_MAX: usize = 4096;
 
 /// What one stack of a node tells another.
 #[derive(Debug)]
-pub enum News {
+pub enum SiblingMsg {
     /// What a neighbour said of itself.
     Neighbour(Addr, Ev),
     /// A router announced itself for so many seconds; 0 when it retires.
@@ -61,18 +61,18 @@ pub struct Stray {
 }
 
 /// What a stack knows of the others.
-pub(crate) struct Kin {
+pub(crate) struct Siblings {
     pub(crate) steering: Steering,
     /// By the queue whose stack should hear it.
-    news: VecDeque<(u16, News)>,
+    queue: VecDeque<(u16, SiblingMsg)>,
     /// Neighbours and routers told.
     telling: Limiter,
     alive: Arc<()>,
 }
 
-impl Kin {
-    pub(crate) fn new(steering: Steering) -> Kin {
-        Kin { steering, news: VecDeque::new(), telling: Limiter::new(2000, 500), alive: Arc::default() }
+impl Siblings {
+    pub(crate) fn new(steering: Steering) -> Siblings {
+        Siblings { steering, queue: VecDeque::new(), telling: Limiter::new(2000, 500), alive: Arc::default() }
     }
 
     fn alone(&self) -> bool {
@@ -89,15 +89,15 @@ impl Kin {
         (self.steering.queue() + 1) % self.steering.queues()
     }
 
-    fn push(&mut self, to: u16, n: News) -> bool {
-        let room = self.news.len() < NEWS_MAX;
+    fn push(&mut self, to: u16, n: SiblingMsg) -> bool {
+        let room = self.queue.len() < MSGS_MAX;
         if room {
-            self.news.push_back((to, n));
+            self.queue.push_back((to, n));
         }
         room
     }
 
-    fn push_all(&mut self, n: impl Fn() -> News) -> bool {
+    fn push_all(&mut self, n: impl Fn() -> SiblingMsg) -> bool {
         let me = self.steering.queue();
         (0..self.steering.queues()).filter(|q| *q != me).all(|q| self.push(q, n()))
     }
@@ -106,24 +106,24 @@ impl Kin {
 impl<P: Port> Stack<P> {
     /// How the port's packets come to this stack's queue and to the others.
     pub fn steering(&self) -> &Steering {
-        &self.kin.steering
+        &self.siblings.steering
     }
 
     /// What another stack of this node should hear next, and that one's queue. To be asked after each turn where the
     /// port has several queues; there is never anything where it has one.
-    pub fn tell(&mut self) -> Option<(u16, News)> {
-        self.kin.news.pop_front()
+    pub fn tell(&mut self) -> Option<(u16, SiblingMsg)> {
+        self.siblings.queue.pop_front()
     }
 
     /// Takes in what another stack of this node told.
-    pub fn hear(&mut self, now: u64, n: News) {
+    pub fn hear(&mut self, now: u64, n: SiblingMsg) {
         self.set_now(now);
         self.c.kin_heard += 1;
         match n {
-            News::Neighbour(a, ev) => self.neigh.event(&a, ev, self.now),
-            News::Router(a, lifetime) => self.host.on_router(a, lifetime, self.now),
-            News::Error(r) => self.judge(Some(r), false),
-            News::Stray(s) => {
+            SiblingMsg::Neighbour(a, ev) => self.neigh.event(&a, ev, self.now),
+            SiblingMsg::Router(a, lifetime) => self.host.on_router(a, lifetime, self.now),
+            SiblingMsg::Error(r) => self.judge(Some(r), false),
+            SiblingMsg::Stray(s) => {
                 let lost = self.stray(s).is_err();
                 self.c.strays_lost += u64::from(lost);
             }
@@ -133,26 +133,26 @@ impl<P: Port> Stack<P> {
     /// A neighbour said something.
     pub(crate) fn learn(&mut self, a: &Addr, ev: Ev) {
         self.neigh.event(a, ev, self.now);
-        self.tell_all(|| News::Neighbour(*a, ev));
+        self.tell_all(|| SiblingMsg::Neighbour(*a, ev));
     }
 
     /// A router said something.
     pub(crate) fn learn_router(&mut self, a: Addr, lifetime: u16) {
         self.host.on_router(a, lifetime, self.now);
-        self.tell_all(|| News::Router(a, lifetime));
+        self.tell_all(|| SiblingMsg::Router(a, lifetime));
     }
 
-    fn tell_all(&mut self, n: impl Fn() -> News) {
-        if self.kin.alone() {
+    fn tell_all(&mut self, n: impl Fn() -> SiblingMsg) {
+        if self.siblings.alone() {
             return;
         }
-        let told = self.kin.telling.take(self.now) && self.kin.push_all(n);
+        let told = self.siblings.telling.take(self.now) && self.siblings.push_all(n);
         *if told { &mut self.c.kin_told } else { &mut self.c.kin_untold } += 1;
     }
 
     /// Passes an error on whose connection is not here; whether there is anybody to pass it to.
     pub(crate) fn pass_error(&mut self, r: &Report) -> bool {
-        let passed = !self.kin.alone() && self.kin.push_all(|| News::Error(*r));
+        let passed = !self.siblings.alone() && self.siblings.push_all(|| SiblingMsg::Error(*r));
         self.c.kin_told += u64::from(passed);
         passed
     }
@@ -160,12 +160,12 @@ impl<P: Port> Stack<P> {
     /// The queue of a connection that is not here, if it is another one, and how many more to ask. Of mirrored queues
     /// only what we have dialled tells its own by the port; what came to a listener may be with any.
     pub(crate) fn elsewhere(&self, k: &Key) -> Option<(u16, u16)> {
-        let s = &self.kin.steering;
-        if self.kin.alone() {
+        let s = &self.siblings.steering;
+        if self.siblings.alone() {
             return None;
         }
         if !s.is_by_hash() && self.listener(k).is_some() {
-            return Some((self.kin.next(), s.queues() - 2));
+            return Some((self.siblings.next(), s.queues() - 2));
         }
         let at = |a: Addr, port| SocketAddr::new(a.to_ip(), port);
         let to = s.owner(at(k.local, k.lport()), at(k.remote, k.rport()));
@@ -175,13 +175,13 @@ impl<P: Port> Stack<P> {
     /// Copies a packet for the stack of queue `to`, which `hops` more are asked after.
     pub(crate) fn hand_over(&mut self, (to, hops): (u16, u16), p: &P::Rx) {
         // One is our own.
-        let out = Arc::strong_count(&self.kin.alive) - 1;
+        let out = Arc::strong_count(&self.siblings.alive) - 1;
         let mut sent = out < STRAYS_MAX;
         if sent {
             let mut frame = Vec::with_capacity(p.len() as usize);
             p.for_each(&mut |b| frame.extend_from_slice(b));
-            let s = Stray { frame: frame.into(), hops, _alive: self.kin.alive.clone() };
-            sent = self.kin.push(to, News::Stray(s));
+            let s = Stray { frame: frame.into(), hops, _alive: self.siblings.alive.clone() };
+            sent = self.siblings.push(to, SiblingMsg::Stray(s));
         }
         *if sent { &mut self.c.strays_handed } else { &mut self.c.strays_lost } += 1;
     }
@@ -206,7 +206,11 @@ impl<P: Port> Stack<P> {
         };
         if place.is_none() && stray.hops > 0 {
             let next = Stray { hops: stray.hops - 1, ..stray };
-            return if self.kin.push(self.kin.next(), News::Stray(next)) { Ok(()) } else { Err(bad) };
+            return if self.siblings.push(self.siblings.next(), SiblingMsg::Stray(next)) {
+                Ok(())
+            } else {
+                Err(bad)
+            };
         }
         self.c.strays_taken += 1;
         if s.has(wire::SYN) {
