@@ -129,6 +129,11 @@ impl Pinger {
         }
     }
 
+    /// Whether the node that it goes through answers no more.
+    fn gone(&self) -> bool {
+        matches!(self, Pinger::Through(c, _) if c.gone())
+    }
+
     fn stopped(&self) -> bool {
         match self {
             Pinger::Own(node, _) => node.stopped(),
@@ -201,6 +206,10 @@ fn pings(a: &PingArgs, pinger: &mut Pinger) -> Result<(), String> {
                 out::note(format_args!("ping {target}: {e}"));
             }
             _ => {}
+        }
+        if pinger.gone() {
+            // Every further one would fail for the same reason, once an interval.
+            break;
         }
     }
     if a.json {

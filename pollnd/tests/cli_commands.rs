@@ -429,6 +429,23 @@ fn report_21_an_interrupted_command_through_a_node_tells_what_it_did() {
     far.stop().good();
 }
 
+/// Pings went on for as long as they were counted, each with the same error, once the node that they go through was dead.
+#[test]
+fn pings_through_a_node_end_with_it() {
+    let (near, far) = (node(own_ip(), &["--accept-port", "10988"]), own_ip());
+    let up = node(far, &["--accept-port", "10988"]);
+    let mut ping =
+        start(&["ping", &nid(far), "--node", &near.id().to_string(), "-c", "100000", "-i", "0.05"]);
+    ping.until("an answer", |out, _| out.contains("time "));
+    near.kill();
+    let end = ping
+        .end()
+        .failed(1, &["the node at", "it has ended", " 1 of "])
+        .says(&[" answered, 1 lost; shortest"]);
+    assert_eq!(end.err.matches("the node at").count(), 1, "{end:?}");
+    up.stop().good();
+}
+
 /// Field report 16: options that the running node does not heed are named.
 #[test]
 fn report_16_what_a_running_node_does_not_heed_is_named() {

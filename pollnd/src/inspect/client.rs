@@ -20,6 +20,8 @@ pub(crate) struct Client {
     path: PathBuf,
     out: UnixStream,
     lines: BufReader<UnixStream>,
+    /// It answers no more.
+    gone: bool,
 }
 
 /// The socket of the node that `node` (a process number or a path) names, or of the only one that runs.
@@ -117,7 +119,7 @@ impl Client {
             Ok((out.try_clone()?, out))
         });
         match made {
-            Ok((lines, out)) => Ok(Client { path, out, lines: BufReader::new(lines) }),
+            Ok((lines, out)) => Ok(Client { path, out, lines: BufReader::new(lines), gone: false }),
             Err(e) if limits::none_left(&e) => {
                 Err(format!("cannot ask {}: {}", path.display(), limits::told(&e)))
             }
@@ -128,7 +130,13 @@ impl Client {
         }
     }
 
-    fn lost(&self, why: impl std::fmt::Display) -> String {
+    /// Whether the node has failed to answer: it has ended, or what it says next answers an earlier question.
+    pub(crate) fn gone(&self) -> bool {
+        self.gone
+    }
+
+    fn lost(&mut self, why: impl std::fmt::Display) -> String {
+        self.gone = true;
         format!("the node at {} does not answer: {why}", self.path.display())
     }
 
