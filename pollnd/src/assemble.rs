@@ -280,8 +280,8 @@ fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>)
              grant it with: setcap cap_net_bind_service=+ep $(command -v pollnd)"
         );
     }
-    let config = settings::config(a, lnd::Carrier::Sockets, privileged, iface::mbps(ip))?;
-    limits::descriptors(&config, role == Role::Server);
+    let mut config = settings::config(a, lnd::Carrier::Sockets, privileged, iface::mbps(ip))?;
+    limits::descriptors(&mut config, role == Role::Server);
     let tcp = config.tcp;
     let clock = Clock::calibrated();
     let open = move |listen| SockConfig { listen, tcp, ..SockConfig::default() };

@@ -96,10 +96,14 @@ pub(crate) fn thread<T: Send + 'static>(
     })
 }
 
-/// Lets this process have as many descriptors as it may. One that serves says where they are fewer than the peers of
-/// `config` that may be connected need.
-pub(crate) fn descriptors(config: &Config, serves: bool) {
+/// Files of a node's own, in which there is some room for its dials, and for who asks it over its control socket.
+const OWN: u64 = 64;
+
+/// Lets this process have as many descriptors as it may, and `config` use them for connections. One that serves says where
+/// they are fewer than the peers of `config` that may be connected need.
+pub(crate) fn descriptors(config: &mut Config, serves: bool) {
     let soft = raise();
+    config.max_conns = soft.map_or(usize::MAX, for_conns);
     if let Some((have, peers)) = soft.filter(|_| serves).and_then(|n| short(n, config)) {
         tracing::warn!(
             "{have} descriptors are allowed (RLIMIT_NOFILE): enough for the connections of {peers} peers, and max_peers is {}; \
@@ -109,12 +113,16 @@ pub(crate) fn descriptors(config: &Config, serves: bool) {
     }
 }
 
+/// Of so many descriptors, those for connections.
+fn for_conns(have: u64) -> usize {
+    usize::try_from(have - OWN.min(have / 3)).unwrap_or(usize::MAX)
+}
+
 /// Descriptors, and for how many peers they are enough, where those are fewer than allowed.
 fn short(have: u64, config: &Config) -> Option<(u64, u64)> {
-    // Files of our own, and each peer's CONTROL and bulk connections.
-    let own = 64;
+    // Each peer has CONTROL and bulk connections.
     let each = if config.typed_conns { 1 + 2 * u64::from(config.conns()) } else { u64::from(config.conns()) };
-    let peers = have.saturating_sub(own) / each.max(1);
+    let peers = have.saturating_sub(OWN) / each.max(1);
     (peers < config.max_peers as u64).then_some((have, peers))
 }
 
@@ -139,5 +147,6 @@ mod tests {
         assert_eq!(short(48, &c), Some((48, 0)));
         assert_eq!(short(4096, &c), Some((4096, 1344)));
         assert_eq!(short(1 << 20, &c), None);
+        assert_eq!((for_conns(48), for_conns(1024), for_conns(u64::MAX)), (32, 960, usize::MAX - 64));
     }
 }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use hostile::{Honest, dial, gets, join, join_as, start, write_some};
 use lab::{Lab, PORT, Proc, missing};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
 use transport::wire::ConnType;
 
@@ -343,7 +344,10 @@ fn report_4_descriptors_run_out_and_come_back() {
     if !can(TEST) {
         return;
     }
-    let v = Victim::on_sockets(7, Some(48));
+    let v = Victim::on_sockets(7, None);
+    // Fewer than it knows of: of those that it knows of one host leaves some (below).
+    let few = Rlimit { current: Some(48), maximum: Some(48) };
+    prlimit(Pid::from_raw(v.node.id().cast_signed()), Resource::Nofile, few).unwrap();
     let mut honest = v.honest();
     // More than there are descriptors, and than the kernel lets wait: its handshakes may fail or hang for some.
     let socks: Vec<TcpStream> = (0..120u16).filter_map(|i| dial(v.mallory, 1022 - i, v.at).ok()).collect();
@@ -359,5 +363,27 @@ fn report_4_descriptors_run_out_and_come_back() {
     drop(late);
     let said = v.node.said_so_far();
     assert_eq!(said.matches("cannot accept connections now").count(), 1, "{said}");
+    v.recovers(TEST, honest);
+}
+
+/// Field report 4: one host with idle connections had all descriptors, for as long as it liked: no other was connected, and
+/// `pollnd stats` had no answer.
+#[test]
+fn report_4_one_host_leaves_descriptors_to_others() {
+    const TEST: &str = "report_4_one_host_leaves_descriptors_to_others";
+    if !can(TEST) {
+        return;
+    }
+    let v = Victim::on_sockets(8, Some(48));
+    let mut honest = v.honest();
+    let idle = |i: u16| join(v.mallory, 1022 - i, 1000 + u32::from(i), v.at).ok();
+    let socks: Vec<TcpStream> = (0..60).filter_map(idle).collect();
+    assert!((8..=24).contains(&socks.len()), "{} connections", socks.len());
+    let mut late = Honest::new(Ipv4Addr::from(u32::from(v.alice) + 1), v.at);
+    late.ping();
+    honest.ping();
+    drop(late);
+    assert!(v.count("err_over_budget") > 0 && v.count("accept_waits") == 0);
+    drop(socks);
     v.recovers(TEST, honest);
 }

@@ -113,6 +113,8 @@ struct Host {
     used: u64,
     /// Of that, for answers.
     answers: u64,
+    /// Of that, for connections, in whatever state.
+    conns: u64,
     handshakes: usize,
     /// What messages to it hold.
     uses: Uses,
@@ -163,6 +165,7 @@ impl Budget {
                 ip,
                 used: 0,
                 answers: 0,
+                conns: 0,
                 handshakes: 0,
                 uses: Uses::default(),
                 stalled: VecDeque::new(),
@@ -187,8 +190,10 @@ impl Budget {
     pub(crate) fn charge(&mut self, host: Key, cause: Cause, bytes: u64) {
         let Some(h) = self.hosts.get_mut(host) else { return };
         h.used += bytes;
-        if cause == Cause::Answers {
-            h.answers += bytes;
+        match cause {
+            Cause::Answers => h.answers += bytes,
+            Cause::Conns => h.conns += bytes,
+            Cause::Handshakes | Cause::Peers => {}
         }
         self.used += bytes;
         if let Some(by) = self.by.get_mut(cause as usize) {
@@ -200,8 +205,10 @@ impl Budget {
     pub(crate) fn release(&mut self, host: Key, cause: Cause, bytes: u64) {
         let Some(h) = self.hosts.get_mut(host) else { return };
         h.used = h.used.saturating_sub(bytes);
-        if cause == Cause::Answers {
-            h.answers = h.answers.saturating_sub(bytes);
+        match cause {
+            Cause::Answers => h.answers = h.answers.saturating_sub(bytes),
+            Cause::Conns => h.conns = h.conns.saturating_sub(bytes),
+            Cause::Handshakes | Cause::Peers => {}
         }
         let ended = h.used == 0 && h.uses.credits == 0;
         let wakes = !h.stalled.is_empty() && !h.ready;
@@ -251,6 +258,14 @@ impl Budget {
     /// Whether a stranger at this host may get a connection or peer that comes to so many bytes.
     pub(crate) fn admits(&self, host: Key, bytes: u64) -> bool {
         self.hosts.get(host).is_some_and(|h| h.used <= self.free().saturating_sub(bytes))
+    }
+
+    /// Whether the connection of the host that was charged last may stay, where there are descriptors for `most`.
+    pub(crate) fn may_stay(&self, host: Key, most: usize) -> bool {
+        let before = |bytes: u64| usize::try_from(bytes / CONN).unwrap_or(usize::MAX).saturating_sub(1);
+        let own = before(self.hosts.get(host).map_or(0, |h| h.conns));
+        let now = before(self.by.iter().skip(Cause::Handshakes as usize).take(2).sum());
+        now < most && (own == 0 || own < most - now)
     }
 
     /// Whether a connection of the host may begin a handshake, where there are places for `most` and `now` are taken.
@@ -466,6 +481,27 @@ mod tests {
         assert!(!b.must_wait(y, 8, 8));
         let waits = |pieces, free| b.must_wait_for_lendings(x, pieces, free);
         assert_eq!((waits(3, 15), waits(3, 14), b.must_wait_for_lendings(y, 256, 0)), (false, true, false));
+    }
+
+    /// Field report 4: one host ends at half of the descriptors, also where it says nothing on them.
+    #[test]
+    fn descriptors_are_shared_by_the_same_rule() {
+        let mut b = Budget::new(1 << 30);
+        let mut fill = |last| {
+            let mut n = 0;
+            loop {
+                let host = b.charge_at(ip(last), Cause::Conns, CONN);
+                if !b.may_stay(host, 16) {
+                    b.release(host, Cause::Conns, CONN);
+                    return n;
+                }
+                if n == 0 {
+                    b.shakes(host);
+                }
+                n += 1;
+            }
+        };
+        assert_eq!([fill(1), fill(2), fill(3), fill(4), fill(5)], [8, 4, 2, 1, 1]);
     }
 
     #[test]

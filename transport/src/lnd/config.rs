@@ -182,6 +182,8 @@ pub struct Config {
     pub max_conns_per_type: u16,
     /// Connections whose HELLO has not come yet, over all peers.
     pub max_embryonic: usize,
+    /// Connections that there are descriptors for: peers' are shared by host, our own are not refused.
+    pub max_conns: usize,
     /// Peers remembered.
     pub max_peers: usize,
     /// Bytes that strangers may make this shard hold: answers that they do not read, handshakes, connections, peers.
@@ -267,6 +269,7 @@ impl Config {
             link_mbps: None,
             max_conns_per_type: 255,
             max_embryonic: 1024,
+            max_conns: usize::MAX,
             max_peers: 65_536,
             budget: 256 << 20,
             peer_credits: 8,

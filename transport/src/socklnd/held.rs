@@ -20,7 +20,7 @@ impl<U: Upper> Socklnd<U> {
             cx.counters.err_too_many_embryonic += 1;
             return false;
         }
-        let fits = cx.budget.admits(host, 0);
+        let fits = cx.budget.admits(host, 0) && cx.budget.may_stay(host, cx.cfg.max_conns);
         cx.counters.err_over_budget += u64::from(!fits);
         fits
     }
