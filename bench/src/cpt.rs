@@ -17,17 +17,15 @@ use dataplane::mem::{MemConfig, MemPort, pair};
 use hugepages::{Backing, PrivatePages};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
-use tcpstack::Listen;
-use transport::lnd::{Accept, Config, Shards};
-use transport::node::Machine;
+use transport::lnd::Shards;
 use transport::node::lcore::LcoreRt;
-use transport::node::links::{Linked, Rings, relay_budget};
-use transport::node::{App, NoApp, NodeEnd, Shard, Turn};
+use transport::node::links::Linked;
+use transport::node::{BuildError, Lcores, NoApp, NodeEnd, Shard, Turn};
 use transport::stream::{Bucket, ShardId};
 use transport::wire::Version;
 
 use crate::ctl::{Ctl, Phase};
-use crate::inmem::{SERVER, Time, nid, stack};
+use crate::inmem::{SERVER, Time, builder, nid, stack};
 use crate::measure::MeasureError;
 use crate::repeat::median;
 use crate::report::many;
@@ -212,35 +210,6 @@ struct Bench {
     clocks: [Duration; 2],
 }
 
-fn node<A: App>(
-    me: u16,
-    port: Option<MemPort>,
-    rings: &Rings,
-    mem: &MemConfig,
-    time: &Time,
-    app: A,
-) -> Result<Node<A>, String> {
-    let shards = Shards::new(me, LCORES).map_err(|e| e.to_string())?;
-    let own = match port {
-        Some(port) => {
-            let mut stack = stack(SERVER, port)?;
-            stack
-                .listen(Listen { addr: IpAddr::V4(SERVER), port: 988, backlog: 64 })
-                .map_err(|e| e.to_string())?;
-            Some(LcoreRt::new(stack, time.clock(), shards.me()))
-        }
-        None => None,
-    };
-    let mut config = Config::new(nid(SERVER), 1);
-    (config.accept, config.shards) = (Accept::Trust, shards);
-    let clock = time.clock();
-    let lend = relay_budget((mem.rx_buf * mem.rx_bufs) as u64, mem.rx_bufs);
-    let now = Box::new(move || clock.now());
-    let rt = Linked::new(own, shards, vec![ShardId(0)], rings, lend, now);
-    let rt = rt.among((0..LCORES).map(ShardId));
-    Ok(Shard::new(Machine::new(config), rt, app))
-}
-
 impl Bench {
     fn new(payload: Payload, size: usize) -> Result<Bench, String> {
         let (ctl, time) = (Arc::new(Ctl::default()), Time::new());
@@ -254,18 +223,20 @@ impl Bench {
         let ip = ip.ok_or("no address whose home is the first lcore")?;
         let load = ClientConfig { bulk_len: size, ..ClientConfig::default() };
         let app = Client::new(load, ctl.clone(), nid(SERVER), &backing).map_err(|e| e.to_string())?;
-        let mut config = Config::new(nid(ip), 1);
-        config.accept = Accept::Trust;
-        if payload == Payload::Summed {
-            (config.version, config.enable_csum) = (Some(Version::V2), true);
-        }
-        let rt = LcoreRt::new(stack(ip, a)?, time.clock(), ShardId(0));
-        let client = Shard::new(Machine::new(config), rt, app);
+        let summed = payload == Payload::Summed;
+        let client = builder(ip, &time).config(|c| {
+            c.enable_csum = summed;
+            c.version = summed.then_some(Version::V2);
+        });
+        let said = |e: BuildError| e.to_string();
+        let client = client.listen_at([]).over(stack(ip, a)?, app).map_err(said)?;
         let intake = if payload == Payload::Lent { Intake::Lent } else { Intake::Copied };
         let server = Server::new(ctl.clone(), intake, &backing).map_err(|e| e.to_string())?;
-        let rings = Rings::new(LCORES);
-        let queue = node(0, Some(b), &rings, &mem, &time, server)?;
-        let other = node(1, None, &rings, &mem, &time, NoApp)?;
+        let lcores = Lcores::new(LCORES, (mem.rx_buf * mem.rx_bufs) as u64, mem.rx_bufs);
+        let node = builder(SERVER, &time).lcores(Lcores { queues: 1, ..lcores }).plan().map_err(said)?;
+        let own = node.lcore(ShardId(0), stack(SERVER, b)?).map_err(said)?;
+        let queue = node.linked(ShardId(0), Some(own), server).map_err(said)?;
+        let other = node.linked(ShardId(1), None, NoApp).map_err(said)?;
         let bucket = Bucket::of(IpAddr::V4(ip));
         Ok(Bench {
             ctl,

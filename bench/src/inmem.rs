@@ -11,12 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dataplane::clock::Clock;
 use dataplane::mem::{MemConfig, MemPort, pair};
 use hugepages::{Backing, LendSlab, PrivatePages};
-use tcpstack::{Listen, Stack, StackConfig};
+use tcpstack::{Stack, StackConfig};
 use transport::lnd::{Accept, Config};
-use transport::node::Machine;
 use transport::node::lcore::LcoreRt;
-use transport::node::{App, Shard, Turn};
-use transport::stream::ShardId;
+use transport::node::{App, NodeBuilder, Shard, Turn};
 use transport::wire::Nid;
 
 use crate::ctl::{Ctl, Phase};
@@ -62,6 +60,11 @@ pub(crate) fn stack(ip: Ipv4Addr, port: MemPort) -> Result<Stack<MemPort>, Strin
     Stack::new(config, port, LendSlab::new(4096)).map_err(|e| e.to_string())
 }
 
+/// What each node is: one that runs in the same way each time.
+pub(crate) fn builder(ip: Ipv4Addr, time: &Time) -> NodeBuilder {
+    NodeBuilder::of(Config::new(nid(ip), 1)).config(|c| c.accept = Accept::Trust).clock(time.clock())
+}
+
 /// One node, listening.
 pub(crate) fn node<A: App>(
     ip: Ipv4Addr,
@@ -80,14 +83,13 @@ pub(crate) fn node_with<A: App>(
     app: A,
     change: impl FnOnce(&mut Config),
 ) -> Result<Shard<LcoreRt<MemPort>, A>, String> {
-    let mut stack = stack(ip, port)?;
-    stack.listen(Listen { addr: IpAddr::V4(ip), port: 988, backlog: 4096 }).map_err(|e| e.to_string())?;
-    let mut config = Config::new(nid(ip), 1);
-    config.accept = Accept::Trust;
-    // As many as the client's small messages in flight, which credits would hold back otherwise.
-    config.peer_credits = 64;
-    change(&mut config);
-    Ok(Shard::new(Machine::new(config), LcoreRt::new(stack, time.clock(), ShardId(0)), app))
+    let node = builder(ip, time).config(|c| {
+        c.tcp.backlog = 4096;
+        // As many as the client's small messages in flight, which credits would hold back otherwise.
+        c.peer_credits = 64;
+        change(c);
+    });
+    node.over(stack(ip, port)?, app).map_err(|e| e.to_string())
 }
 
 /// The two nodes.

@@ -9,17 +9,12 @@ use std::time::Duration;
 use dataplane::clock::Clock;
 use dataplane::dpdk::{Closed, Eal, EalBacking, EthPort, PairConfig, PollLcore, QueueSeed, virtio_pair};
 use hugepages::{Backing, LendSlab};
-use tcpstack::{Listen, Stack, StackConfig};
-use transport::lnd::Config;
-use transport::node::Machine;
-use transport::node::lcore::LcoreRt;
-use transport::node::{Idle, NodeEnd, Shard};
-use transport::stream::ShardId;
+use tcpstack::{Stack, StackConfig};
+use transport::node::{App, Idle, NodeBuilder, NodeEnd, Turn};
 use transport::wire::Nid;
 
 use crate::ctl::Ctl;
 use crate::pair::{Enter, Make, Running, Threads};
-use crate::sock::epoch;
 use crate::workload::{Client, ClientConfig, Intake, Server};
 
 /// How the pair of nodes is set up.
@@ -96,20 +91,20 @@ fn nid(ip: Ipv4Addr) -> Nid {
     Nid::tcp(IpAddr::V4(ip), 0)
 }
 
-/// Protocol machine and runtime of one end, on the thread that polls it.
-fn end(
+/// The node of one end, on the thread that polls it.
+fn end<A: App + 'static>(
     eal: &Eal,
     seed: QueueSeed,
     ip: Ipv4Addr,
     cfg: &LinkConfig,
-) -> Result<(Machine, LcoreRt<dataplane::dpdk::EthQueue>), String> {
+    app: A,
+) -> Result<Box<dyn Turn>, String> {
     let queue = seed.build(&this_lcore(eal)?);
     let slab = LendSlab::new(cfg.lendings);
-    let mut stack = Stack::new(StackConfig::new(ip, 24), queue, slab).map_err(|e| e.to_string())?;
-    stack.listen(Listen { addr: IpAddr::V4(ip), port: 988, backlog: 128 }).map_err(|e| e.to_string())?;
-    let mut config = Config::new(nid(ip), epoch());
-    config.peer_credits = cfg.peer_credits;
-    Ok((Machine::new(config), LcoreRt::new(stack, Clock::calibrated(), ShardId(0))))
+    let stack = Stack::new(StackConfig::new(ip, 24), queue, slab).map_err(|e| e.to_string())?;
+    let node = NodeBuilder::new(nid(ip)).config(|c| c.peer_credits = cfg.peer_credits);
+    let node = node.clock(Clock::calibrated()).over(stack, app).map_err(|e| e.to_string())?;
+    Ok(Box::new(node))
 }
 
 /// Makes the link and starts both nodes. The client sits on the virtio side, whose sending copies nothing.
@@ -133,15 +128,13 @@ pub fn start(
     let backing: Arc<dyn Backing> = Arc::new(EalBacking::new(eal, virtio.node()));
     let (e, c, b) = (eal.clone(), ctl.clone(), backing.clone());
     let client: Make = Box::new(move || {
-        let (machine, rt) = end(&e, client_seed, CLIENT, &cfg)?;
         let app = Client::new(cfg.client, c, nid(SERVER), &b).map_err(|e| e.to_string())?;
-        Ok(Box::new(Shard::new(machine, rt, app)) as _)
+        end(&e, client_seed, CLIENT, &cfg, app)
     });
     let (e, s) = (eal.clone(), ctl.clone());
     let server: Make = Box::new(move || {
-        let (machine, rt) = end(&e, server_seed, SERVER, &cfg)?;
         let app = Server::new(s, cfg.intake, &backing).map_err(|e| e.to_string())?;
-        Ok(Box::new(Shard::new(machine, rt, app)) as _)
+        end(&e, server_seed, SERVER, &cfg, app)
     });
     let running = Running::start(cfg.threads, idle, ctl, enter, [client, server]);
     Ok(Link { running, ports: [virtio, vhost] })

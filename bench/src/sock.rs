@@ -6,10 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use dataplane::clock::Clock;
 use hugepages::{Backing, PrivatePages};
-use transport::lnd::{Accept, Config};
-use transport::node::Machine;
 use transport::node::sock::{Idle, SockConfig, SockRt, may_bind_privileged};
-use transport::node::{self, Shard};
+use transport::node::{self, NodeBuilder};
 use transport::wire::Nid;
 
 use crate::ctl::Ctl;
@@ -34,15 +32,6 @@ pub struct SockPair {
     pub peer_credits: u32,
 }
 
-fn config(ip: Ipv4Addr, port: u16, privileged: bool, peer_credits: u32) -> Config {
-    let mut c = Config::new(Nid::tcp(IpAddr::V4(ip), 0), epoch());
-    c.port = port;
-    c.privileged = privileged;
-    c.accept = if privileged { Accept::Secure } else { Accept::Trust };
-    c.peer_credits = peer_credits;
-    c
-}
-
 /// Two addresses on loopback that another process with such a pair does not use.
 fn addresses() -> [Ipv4Addr; 2] {
     let pid = std::process::id();
@@ -65,26 +54,23 @@ pub fn start(p: SockPair, ctl: Arc<Ctl>) -> Running {
     // Where no socket can be made at all, the thread that needs one says so.
     let privileged = may_bind_privileged(IpAddr::V4(client_ip)).unwrap_or(false);
     let port = free_port([client_ip, server_ip], if privileged { 988 } else { 10_988 });
-    let make = move |ip: Ipv4Addr| {
-        let cfg =
-            SockConfig { listen: vec![SocketAddr::from((ip, port))], idle: p.idle, ..SockConfig::default() };
-        let rt = SockRt::new(cfg, Clock::calibrated()).map_err(|e| e.to_string())?;
-        Ok::<_, String>((Machine::new(config(ip, port, privileged, p.peer_credits)), rt))
+    let node = move |ip: Ipv4Addr| {
+        let node = NodeBuilder::new(Nid::tcp(IpAddr::V4(ip), 0)).config(|c| c.peer_credits = p.peer_credits);
+        let node = if privileged { node.config(|c| c.port = port) } else { node.unprivileged(port) };
+        node.idle(p.idle).clock(Clock::calibrated())
     };
     let c = ctl.clone();
     let client: Make = Box::new(move || {
-        let (machine, rt) = make(client_ip)?;
         let backing: Arc<dyn Backing> = Arc::new(PrivatePages);
         let app = Client::new(p.client, c, Nid::tcp(IpAddr::V4(server_ip), 0), &backing)
             .map_err(|e| e.to_string())?;
-        Ok(Box::new(Shard::new(machine, rt, app)) as _)
+        Ok(Box::new(node(client_ip).sockets(app).map_err(|e| e.to_string())?) as _)
     });
     let s = ctl.clone();
     let server: Make = Box::new(move || {
-        let (machine, rt) = make(server_ip)?;
         let backing: Arc<dyn Backing> = Arc::new(PrivatePages);
         let app = Server::new(s, p.intake, &backing).map_err(|e| e.to_string())?;
-        Ok(Box::new(Shard::new(machine, rt, app)) as _)
+        Ok(Box::new(node(server_ip).sockets(app).map_err(|e| e.to_string())?) as _)
     });
     let enter: Enter = Arc::new(|_| Ok(()));
     let spin = node::Idle { spin: u32::MAX, yield_after: u32::MAX };

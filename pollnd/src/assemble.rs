@@ -1,18 +1,17 @@
 //! From a command line to a running node.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{self, Receiver};
 use std::thread::JoinHandle;
 
 use dataplane::clock::Clock;
 use hugepages::{Backing, PrivatePages};
 use transport::lnd::{self, Accept};
-use transport::node::Machine;
+use transport::node::builder::Polling;
 use transport::node::desk::Front;
-use transport::node::sock::{self, SockConfig, SockRt, may_bind_privileged};
-use transport::node::{App, Control, Idle, NodeEnd, Order, Shard, run};
+use transport::node::sock::{SockError, may_bind_privileged};
+use transport::node::{App, BuildError, Control, NodeBuilder, NodeEnd, Order};
 
 use crate::args::{Carrier, NodeArgs};
 #[cfg(feature = "dpdk")]
@@ -82,9 +81,6 @@ pub(crate) struct Node {
     /// What has to be taken down after the threads, on this thread.
     after: Option<Box<dyn FnOnce() -> Result<(), String>>>,
 }
-
-/// A thread that polls, and what its nodes came to.
-pub(crate) type Polling = JoinHandle<Result<Vec<Option<NodeEnd>>, String>>;
 
 impl Node {
     /// A node that the given threads turn; `after` runs on the stopping thread once they have ended.
@@ -243,12 +239,6 @@ pub(crate) fn start(a: &NodeArgs, setup: Setup, make: MakeApp) -> Result<Node, S
     }
 }
 
-/// Waits until every polling thread has made its nodes, or has failed to: each then drops its sender.
-pub(crate) fn until_made(made: &Receiver<()>) {
-    // Nothing is ever sent: this ends with the last sender.
-    let _ = made.recv();
-}
-
 /// A node that runs, and the desks of its lcores.
 pub(crate) type Started = (Node, Arc<Front>);
 
@@ -282,56 +272,40 @@ fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>)
     }
     let mut config = settings::config(a, lnd::Carrier::Sockets, privileged, iface::mbps(ip))?;
     limits::descriptors(&mut config, role == Role::Server);
-    let tcp = config.tcp;
+    let at = match (config.accept, &config.listen_ports().collect::<Vec<_>>()[..]) {
+        (Accept::None, _) => "not listening".to_owned(),
+        (_, [port, bulk]) => format!("ports {port} and {bulk}"),
+        _ => format!("port {}", config.port),
+    };
+    let describe = format!("kernel sockets, {at}{}", if privileged { "" } else { ", unprivileged" });
     let clock = Clock::calibrated();
-    let open = move |listen| SockConfig { listen, tcp, ..SockConfig::default() };
-    let ports: Vec<u16> = config.listen_ports().collect();
-    // Tried here first, so that the error comes from the command and not from a thread.
-    let mut listen: Vec<_> = ports.iter().map(|p| SocketAddr::new(ip, *p)).collect();
-    match SockRt::probe(&open(listen.clone())) {
-        Ok(()) => {}
+    let front = Arc::new(Front::new(1, clock.clone()));
+    let mut node = NodeBuilder::of(config).clock(clock).front(front.clone());
+    match node.probe() {
         // Who listens there may be a node of this very NID, the kernel's or another user's: see field report 16.
-        Err(e) if in_use(&e) && role != Role::Server => {
+        Err(BuildError::Sock(e)) if in_use(&e) && role != Role::Server => {
             return Err(format!(
                 "{e}; if that is a node of {}, ping from it, or give --nid another address: a second node of its NID would cut \
                  its connections off. If it is none, give --accept none",
                 a.nid
             ));
         }
-        Err(e) if role != Role::Server && !matches!(e, sock::SockError::Poll(_)) => {
+        Err(BuildError::Sock(e @ SockError::Listen { .. })) if role != Role::Server => {
             tracing::info!("{e}; going on without, peers cannot connect back");
-            listen.clear();
+            node = node.listen_at([]);
         }
-        Err(e) => return Err(e.to_string()),
+        probed => probed.map_err(|e| e.to_string())?,
     }
-    let at = match (config.accept, &ports[..]) {
-        (Accept::None, _) => "not listening".to_owned(),
-        (_, [port, bulk]) => format!("ports {port} and {bulk}"),
-        _ => format!("port {}", config.port),
-    };
-    let describe = format!("kernel sockets, {at}{}", if privileged { "" } else { ", unprivileged" });
-    let c = control.clone();
-    let front = Arc::new(Front::new(1, clock.clone()));
-    let desk = front.desk(0);
-    let (made, wait) = mpsc::channel::<()>();
-    let thread = limits::thread("polls", move || {
-        let fail = |e: String| {
-            c.give(Order::Drain);
-            e
-        };
+    let make = move || {
         let backing: Arc<dyn Backing> = Arc::new(PrivatePages);
-        let app = make(&backing).map_err(fail)?;
-        let rt = SockRt::new(open(listen), clock).map_err(|e| fail(e.to_string()))?;
-        let shard = Shard::new(Machine::new(config), rt, app).at(desk);
-        drop(made);
-        Ok(run(vec![Box::new(shard)], &c, Idle { spin: u32::MAX, yield_after: u32::MAX }))
-    })?;
-    until_made(&wait);
-    Ok((Node::new(vec![thread], control, describe, None), front))
+        make(&backing)
+    };
+    let node = node.start(control.clone(), make).map_err(|e| e.to_string())?;
+    Ok((Node::new(vec![node.into_thread()], control, describe, None), front))
 }
 
-fn in_use(e: &sock::SockError) -> bool {
-    matches!(e, sock::SockError::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse)
+fn in_use(e: &SockError) -> bool {
+    matches!(e, SockError::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse)
 }
 
 #[cfg(not(feature = "dpdk"))]

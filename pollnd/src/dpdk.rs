@@ -18,18 +18,16 @@ use dataplane::dpdk::{Eal, EalBacking, EalConfig, EthPort, PortConfig, PortSpec,
 use dataplane::lcore::{self, Lcore};
 use dataplane::pkt::Port;
 use hugepages::{Backing, LendSlab};
-use tcpstack::{Listen, Stack, StackConfig};
+use tcpstack::{Stack, StackConfig};
 use transport::lnd::tunables::Change;
-use transport::lnd::{Carrier, Config, Shards};
-use transport::node::Machine;
+use transport::lnd::{Carrier, Tcp};
 use transport::node::desk::Front;
 use transport::node::lcore::{Duplicates, LcoreRt, keepalive};
-use transport::node::links::{Linked, Rings, relay_budget};
-use transport::node::{Control, Idle, NoApp, NodeEnd, Order, Shard, Turn, run};
+use transport::node::{App, Control, Idle, Lcores, NoApp, NodeBuilder, NodeEnd, Order, Turn, run};
 use transport::stream::ShardId;
 
 use crate::args::{NodeArgs, Switch};
-use crate::assemble::{MakeApp, Node, Started, until_made};
+use crate::assemble::{MakeApp, Node, Started};
 use crate::cpus;
 use crate::inspect::telemetry;
 use crate::keeper::{Duties, Keeper, speed};
@@ -178,10 +176,8 @@ fn network(a: &NodeArgs, ip: IpAddr) -> Result<(u8, Option<IpAddr>), String> {
     }
 }
 
-fn stack_config(plan: &Plan) -> StackConfig {
-    let (a, tcp) = (&plan.args, &plan.config.tcp);
-    let (prefix, gateway) = plan.network;
-    let mut c = StackConfig::new(plan.ip, prefix);
+fn stack_config(a: &NodeArgs, tcp: &Tcp, ip: IpAddr, (prefix, gateway): (u8, Option<IpAddr>)) -> StackConfig {
+    let mut c = StackConfig::new(ip, prefix);
     c.gateways = gateway.into_iter().collect();
     c.vlan = a.vlan;
     c.keepalive = keepalive(tcp);
@@ -206,46 +202,25 @@ fn capture_path(path: &Path, me: ShardId) -> PathBuf {
     p.into()
 }
 
-/// What the polling threads are made from.
+/// What the polling threads make their shards from.
 struct Plan {
-    args: NodeArgs,
-    ip: IpAddr,
-    /// Prefix length, and gateway.
-    network: (u8, Option<IpAddr>),
-    config: Config,
-    clock: Clock,
-    rings: Rings,
-    /// The CPT of each shard's lcore.
-    cpts: Vec<u32>,
-    front: Arc<Front>,
+    node: transport::node::Plan,
+    stack: StackConfig,
+    pcap: Option<PathBuf>,
     eal: Eal,
     backing: Arc<dyn Backing>,
     restart: Arc<Mutex<Vec<Arc<AtomicBool>>>>,
     duplicates: Arc<Mutex<Vec<Duplicates>>>,
-    /// Receive buffers of a queue, and their bytes.
-    rx_memory: (usize, u64),
-    /// Lcores with a queue, by queue.
-    owners: Vec<ShardId>,
 }
 
 impl Plan {
     fn runtime<P: Port>(&self, port: P, me: ShardId) -> Result<LcoreRt<P>, String> {
-        let slab = LendSlab::new(self.config.lendings as usize);
-        let mut stack = Stack::new(stack_config(self), port, slab).map_err(|e| e.to_string())?;
-        let backlog = self.config.tcp.backlog.into();
-        for port in self.config.listen_ports() {
-            stack.listen(Listen { addr: self.ip, port, backlog }).map_err(|e| e.to_string())?;
-        }
-        let rt = LcoreRt::new(stack, self.clock.clone(), me);
+        let slab = LendSlab::new(self.node.config().lendings as usize);
+        let stack = Stack::new(self.stack.clone(), port, slab).map_err(|e| e.to_string())?;
+        let rt = self.node.lcore(me, stack).map_err(|e| e.to_string())?;
         self.restart.lock().unwrap_or_else(PoisonError::into_inner).push(rt.restart_wanted());
         self.duplicates.lock().unwrap_or_else(PoisonError::into_inner).push(rt.duplicates());
         Ok(rt)
-    }
-
-    /// The shards of the same CPT, this one too.
-    fn siblings(&self, me: ShardId) -> impl Iterator<Item = ShardId> {
-        let cpt = |s: usize| self.cpts.get(s).copied();
-        (0..self.args.lcores).map(ShardId).filter(move |s| cpt(usize::from(s.0)) == cpt(usize::from(me.0)))
     }
 
     /// One shard, over `port` if its lcore has a queue.
@@ -255,28 +230,12 @@ impl Plan {
         me: ShardId,
         make: Option<MakeApp>,
     ) -> Result<Box<dyn Turn>, String> {
-        let mut config = self.config.clone();
-        let shards = Shards::new(me.0, self.args.lcores).map_err(|e| e.to_string())?;
-        config.shards = shards;
-        let machine = Machine::new(config);
-        let app = match make {
+        let app: Box<dyn App> = match make {
             Some(make) => make(&self.backing)?,
             None => Box::new(NoApp),
         };
-        let desk = self.front.desk(usize::from(me.0));
         let own = port.map(|p| self.runtime(p, me)).transpose()?;
-        match own {
-            Some(rt) if shards.count() == 1 => Ok(Box::new(Shard::new(machine, rt, app).at(desk))),
-            own => {
-                let clock = self.clock.clone();
-                let now = Box::new(move || clock.now());
-                let (bufs, bytes) = self.rx_memory;
-                let lend = relay_budget(bytes, bufs);
-                let rt = Linked::new(own, shards, self.owners.clone(), &self.rings, lend, now);
-                let balance = self.args.balance == Switch::On;
-                Ok(Box::new(Shard::new(machine, rt.among(self.siblings(me)), app).at(desk).balanced(balance)))
-            }
-        }
+        self.node.turnable(me, own, app).map_err(|e| e.to_string())
     }
 
     fn make(
@@ -287,11 +246,11 @@ impl Plan {
     ) -> Result<Box<dyn Turn>, String> {
         let lcore = this_lcore(&self.eal)?;
         let queue = seed.map(|s| s.build(&lcore));
-        match (&self.args.pcap, queue) {
+        match (&self.pcap, queue) {
             (Some(path), Some(q)) => {
                 let path = &capture_path(path, me);
-                let epoch = bench::sock::epoch().saturating_sub(self.clock.now());
-                let clock = self.clock.clone();
+                let clock = self.node.clock().clone();
+                let epoch = bench::sock::epoch().saturating_sub(clock.now());
                 let stamp = Box::new(move || epoch + clock.now());
                 let port = CapturePort::new(q, path, 65_535, stamp).map_err(|e| e.to_string())?;
                 self.shard(Some(port), me, make)
@@ -311,6 +270,13 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
     let network = network(a, ip)?;
     let cores = Cores::detect().map_err(|e| e.to_string())?;
     let lcores = lcores(a, &cores, &spec)?;
+    let of_node = Lcores {
+        cpts: lcores.iter().map(|l| l.cpt).collect(),
+        balanced: a.balance == Switch::On,
+        ..Lcores::new(a.lcores, 0, 0)
+    };
+    let node = NodeBuilder::new(a.nid).cores(cores.cpus().len()).lcores(of_node.clone());
+    node.check().map_err(|e| e.to_string())?;
     let mtu = a.mtu.unwrap_or(1500);
     let port_config = PortConfig { mtu, queues: a.lcores, fewer: true, ..PortConfig::default() };
     EthPort::check(&spec, &port_config).map_err(|e| e.to_string())?;
@@ -374,21 +340,23 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
     let clock = Clock::calibrated();
     let front = Arc::new(Front::new(lcores.len(), clock.clone()));
     let (bufs, bytes) = port.rx_memory();
+    let queues = port.queues();
+    let of_node = Lcores {
+        queues,
+        rx_bytes: bytes / u64::from(queues),
+        rx_bufs: bufs as usize / usize::from(queues),
+        ..of_node
+    };
+    let stack = stack_config(a, &config.tcp, ip, network);
+    let node = NodeBuilder::of(config).clock(clock).front(front.clone()).lcores(of_node);
     let plan = Arc::new(Plan {
-        args: a.clone(),
-        ip,
-        network,
-        config,
-        clock,
-        rings: Rings::new(a.lcores),
-        cpts: lcores.iter().map(|l| l.cpt).collect(),
-        front: front.clone(),
+        node: node.plan().map_err(|e| e.to_string())?,
+        stack,
+        pcap: a.pcap.clone(),
         backing: Arc::new(EalBacking::new(&eal, port.node())),
         eal: eal.clone(),
         restart: Arc::default(),
         duplicates: Arc::default(),
-        rx_memory: (bufs as usize / usize::from(port.queues()), bytes / u64::from(port.queues())),
-        owners: (0..port.queues()).map(ShardId).collect(),
     });
     telemetry::offer(&eal, &control, &front);
     let idle = Idle::for_machine(cores.cpus().len(), lcores.len());
@@ -422,11 +390,13 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
         .collect::<Result<_, _>>()
         .inspect_err(|_| control.give(Order::Drain))?;
     drop(made);
-    until_made(&wait);
+    // Every polling thread has made its shard, or has failed to, when the last sender has gone.
+    let _ = wait.recv();
+    let tuned = front.clone();
     let duties = Duties {
         restart: plan.restart.clone(),
         duplicates: plan.duplicates.clone(),
-        speed: Box::new(move |mbps| plan.front.tune(Change::link(Some(mbps))).is_ok()),
+        speed: Box::new(move |mbps| tuned.tune(Change::link(Some(mbps))).is_ok()),
         told,
     };
     let keeper = Keeper::start(port, &spec, duties).inspect_err(|_| control.give(Order::Drain))?;

@@ -3,7 +3,8 @@
 //! * [`wire`]: formats of socklnd and LNet, parsed and written byte for byte.
 //! * [`proto`]: sans-io machines. They take bytes, a time in ns and completions; they give sends, placements and
 //!   events. They know no socket, no packet, no clock and no thread.
-//! * `node` (feature `node`): shards and runtimes that join the machines to a TCP stack.
+//! * `node` (feature `node`): shards and runtimes that join the machines to a TCP stack, and the `NodeBuilder` that
+//!   assembles them.
 //! * `testing` (feature `testing`): a capture reader and a two-node harness in virtual time.
 //!
 //! Specifications: `docs/protocol/`.

@@ -1,6 +1,7 @@
 //! Nodes that run: a protocol machine, a runtime that carries its streams, and the applications on it.
 //!
 //! * [`machine`]: LNet and its LNDs on one shard, without anything that runs them.
+//! * [`builder`]: where a node is assembled, over any of the runtimes.
 //! * [`shard`]: the loop of one lcore, the same over every runtime.
 //! * [`runtime`]: the seam. [`sock`] carries streams over kernel sockets, [`lcore`] over a TCP stack on a NIC
 //!   queue or, with an in-memory port and virtual time, a simulated network; [`links`] joins shards, and [`moving`]
@@ -15,6 +16,8 @@
 pub mod app;
 #[cfg(feature = "node")]
 pub mod balance;
+#[cfg(feature = "node")]
+pub mod builder;
 #[cfg(feature = "node")]
 mod counters;
 #[cfg(feature = "node")]
@@ -41,6 +44,8 @@ mod unlent;
 
 #[cfg(feature = "node")]
 pub use app::{App, Beside, Handle, NoApp, Ops, RingApp, Seat, Sitting, beside, rings};
+#[cfg(feature = "node")]
+pub use builder::{BuildError, Lcores, NodeBuilder, Plan, Running};
 #[cfg(feature = "node")]
 pub use counters::RtCounters;
 pub use machine::{BesideError, Gauges, Input, Luggage, Machine, MsgBox, Output};

@@ -1,41 +1,5 @@
 //! One shard: a machine, its streams and its applications, turned by one thread.
-//!
-//! Two nodes on kernel sockets, turned by hand until a ping has been answered:
-//!
-//! ```
-//! use dataplane::clock::Clock;
-//! use transport::node::sock::{SockConfig, SockRt};
-//! use transport::node::{NoApp, Shard, rings};
-//! use transport::lnd::{Accept, AppId, Config};
-//! use transport::lnet::{Event, Op};
-//! use transport::node::Machine;
-//! use transport::wire::{Nid, ProcessId};
-//!
-//! // Ports of anybody's, so that no privilege is needed.
-//! let node = |nid: Nid| {
-//!     let mut c = Config::new(nid, 1);
-//!     (c.port, c.privileged, c.accept) = (20_988, false, Accept::Trust);
-//!     c
-//! };
-//! let (here, there): (Nid, Nid) = ("127.0.88.1@tcp".parse()?, "127.0.88.2@tcp".parse()?);
-//! let listen = vec!["127.0.88.2:20988".parse()?];
-//! let rt = SockRt::new(SockConfig { listen, ..SockConfig::default() }, Clock::monotonic())?;
-//! let mut server = Shard::new(Machine::new(node(there)), rt, NoApp);
-//! let (handle, app) = rings(AppId::FIRST, 16);
-//! let rt = SockRt::new(SockConfig::default(), Clock::monotonic())?;
-//! let mut client = Shard::new(Machine::new(node(here)), rt, app);
-//!
-//! handle.submit(Op::Ping { tag: 1, target: ProcessId::lustre(there) })?;
-//! let info = loop {
-//!     client.turn();
-//!     server.turn();
-//!     if let Some(Event::Ping { info, .. }) = handle.event() {
-//!         break info?;
-//!     }
-//! };
-//! assert_eq!(info.nis[0].nid, there);
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! ```
+//! [`NodeBuilder`](super::NodeBuilder) makes it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -55,6 +55,14 @@ pub fn may_bind_privileged(ip: IpAddr) -> io::Result<bool> {
     answers.next().unwrap_or(Ok(false))
 }
 
+/// Whether streams can begin at `ip`: it is an address of this machine.
+///
+/// # Errors
+/// [`SockError::Address`].
+pub fn may_use(ip: IpAddr) -> Result<(), SockError> {
+    bind(SocketAddr::new(ip, 0)).map(drop).map_err(|source| SockError::Address { ip, source })
+}
+
 fn bind(local: SocketAddr) -> io::Result<Socket> {
     let s = Socket::new(Domain::for_address(local), Type::STREAM, Some(Protocol::TCP))?;
     s.set_reuse_address(true)?;

@@ -4,6 +4,7 @@ mod acks;
 mod answers;
 mod bad_input;
 mod boxes;
+mod builder;
 mod captures;
 mod dialling;
 mod examples;

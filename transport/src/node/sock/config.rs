@@ -1,7 +1,7 @@
 //! What the socket runtime is told, and why it may not start.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::lnd::{LENDINGS, Tcp};
 use crate::stream::ShardId;
@@ -57,6 +57,14 @@ pub enum SockError {
     Listen {
         /// Address.
         addr: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The kernel refused an address to dial from.
+    #[error("cannot use the address {ip}: {source}{}", remedy(.source))]
+    Address {
+        /// Address.
+        ip: IpAddr,
         /// What the kernel said.
         source: io::Error,
     },

@@ -1,0 +1,496 @@
+//! The one place where a node is assembled: protocol, streams and applications, over kernel sockets or over the queues
+//! of a port.
+//!
+//! A [`NodeBuilder`] is told what the node is to be. It refuses what cannot be before it starts anything, and says what
+//! would do instead. Then it gives one of these:
+//!
+//! * a node over kernel sockets on a thread of its own ([`NodeBuilder::run`], [`NodeBuilder::start`]), as
+//!   `examples/hello_lnet.rs` shows;
+//! * the same as a shard that the caller turns ([`NodeBuilder::sockets`]);
+//! * a shard over one TCP stack ([`NodeBuilder::over`]), in virtual time if its clock is virtual;
+//! * a [`Plan`], from which each lcore of a node of several makes its own shard, on its own thread.
+//!
+//! Two nodes on kernel sockets, turned by hand until a ping has been answered:
+//!
+//! ```
+//! use transport::lnd::AppId;
+//! use transport::lnet::{Event, Op};
+//! use transport::node::{NoApp, NodeBuilder, rings};
+//! use transport::wire::{Nid, ProcessId};
+//!
+//! let (here, there): (Nid, Nid) = ("127.0.88.1@tcp".parse()?, "127.0.88.2@tcp".parse()?);
+//! let node = |nid| NodeBuilder::new(nid).unprivileged(20_988);
+//! let mut server = node(there).sockets(NoApp)?;
+//! let (handle, app) = rings(AppId::FIRST, 16);
+//! let mut client = node(here).listen_at([]).sockets(app)?;
+//!
+//! handle.submit(Op::Ping { tag: 1, target: ProcessId::lustre(there) })?;
+//! let info = loop {
+//!     client.turn();
+//!     server.turn();
+//!     if let Some(Event::Ping { info, .. }) = handle.event() {
+//!         break info?;
+//!     }
+//! };
+//! assert_eq!(info.nis[0].nid, there);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use dataplane::clock::Clock;
+use dataplane::pkt::Port;
+use tcpstack::{Listen, ListenError, Stack};
+
+use super::app::App;
+use super::desk::Front;
+use super::lcore::LcoreRt;
+use super::links::{Linked, Rings, relay_budget};
+use super::run::{Control, Idle, NodeEnd, Order, Turn, run};
+use super::runtime::Runtime;
+use super::shard::Shard;
+use super::sock::{self, SockConfig, SockError, SockRt};
+use crate::lnd::{Accept, Config, SHARDS_MAX, Shards};
+use crate::node::Machine;
+use crate::stream::ShardId;
+use crate::wire::{Nid, NidParseError};
+
+/// Why a node is not assembled. Nothing has been started.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The NID has no address.
+    #[error("{0} has no IP address: a node needs a NID that others reach it by, for example 10.0.0.1@tcp")]
+    NoAddress(Nid),
+    /// The address is no single machine's.
+    #[error(transparent)]
+    Nid(#[from] NidParseError),
+    /// No lcore, or more than names of streams and lends have room for.
+    #[error("{0} lcores: a node has 1 to {SHARDS_MAX}; run a second node, with a NID of its own, for more")]
+    Lcores(u16),
+    /// Lcores would have to share a core.
+    #[error(
+        "{lcores} lcores on {cores} cores: an lcore polls and needs a core to itself; ask for {cores} at most"
+    )]
+    Cores {
+        /// Lcores asked for.
+        lcores: u16,
+        /// Cores that there are.
+        cores: usize,
+    },
+    /// The queues do not go with the lcores.
+    #[error("{queues} queues for {lcores} lcores: an lcore polls one queue or none; take 1 to {lcores}")]
+    Queues {
+        /// Queues of the port.
+        queues: u16,
+        /// Lcores asked for.
+        lcores: u16,
+    },
+    /// Not every lcore has a CPT.
+    #[error("CPTs of {named} lcores, but {lcores} lcores: name the CPT of each, or none to have one for all")]
+    Cpts {
+        /// Lcores whose CPT is named.
+        named: usize,
+        /// Lcores asked for.
+        lcores: u16,
+    },
+    /// Several lcores where one thread turns the node.
+    #[error(
+        "{0} lcores: a node on kernel sockets, or on one TCP stack, has one thread; give it one lcore, or the queues of a port"
+    )]
+    OneThread(u16),
+    /// There is no such lcore.
+    #[error("lcore {me} of a node of {lcores} lcores: they are numbered from 0")]
+    NoSuchLcore {
+        /// Which was asked for.
+        me: u16,
+        /// How many there are.
+        lcores: u16,
+    },
+    /// The kernel refuses an address, a port or the poller.
+    #[error(transparent)]
+    Sock(#[from] SockError),
+    /// The stack refuses to listen.
+    #[error("cannot listen on {at}: {source}; the stack needs the NID's address, and each port once")]
+    Listen {
+        /// Where.
+        at: SocketAddr,
+        /// What the stack said.
+        source: ListenError,
+    },
+    /// No thread.
+    #[error(
+        "cannot start a thread that polls: {0}: this user or container may have no more processes and threads; raise ulimit \
+         -u, TasksMax= of the service, or the container's pids.max"
+    )]
+    Thread(io::Error),
+}
+
+/// The lcores of a node over the queues of a port: the first ones have a queue each, the others serve peers over rings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lcores {
+    /// How many.
+    pub count: u16,
+    /// Queues of the port, one for each of the first lcores.
+    pub queues: u16,
+    /// The CPT of each lcore; where none is named, all are of one. Lcores of a CPT take work from each other.
+    pub cpts: Vec<u32>,
+    /// Receive memory of a queue in bytes.
+    pub rx_bytes: u64,
+    /// Receive buffers of a queue.
+    pub rx_bufs: usize,
+    /// Busy lcores give peers to idle ones of their CPT.
+    pub balanced: bool,
+}
+
+impl Lcores {
+    /// So many lcores of one CPT, each with a queue that has `rx_bufs` receive buffers of `rx_bytes` bytes in all; peers
+    /// stay where they are.
+    pub fn new(count: u16, rx_bytes: u64, rx_bufs: usize) -> Lcores {
+        Lcores { count, queues: count, cpts: Vec::new(), rx_bytes, rx_bufs, balanced: false }
+    }
+
+    /// The lcores of the CPT of `me`, which is one of them.
+    fn siblings(&self, me: ShardId) -> impl Iterator<Item = ShardId> {
+        let cpt = |s: ShardId| self.cpts.get(usize::from(s.0));
+        (0..self.count).map(ShardId).filter(move |s| cpt(*s) == cpt(me))
+    }
+}
+
+/// A polling thread, and what the nodes that it turned came to: `None` for one that panicked.
+///
+/// # Errors
+/// What kept the thread from making its nodes.
+pub type Polling = JoinHandle<Result<Vec<Option<NodeEnd>>, String>>;
+
+/// What a node is to be. See the [module](self).
+#[derive(Clone)]
+pub struct NodeBuilder {
+    config: Config,
+    clock: Option<Clock>,
+    front: Option<Arc<Front>>,
+    listen: Option<Vec<SocketAddr>>,
+    idle: sock::Idle,
+    lcores: Lcores,
+    cores: Option<usize>,
+}
+
+impl NodeBuilder {
+    /// A node `nid` that starts now, with the kernel's defaults.
+    pub fn new(nid: Nid) -> NodeBuilder {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.as_nanos() as u64);
+        NodeBuilder::of(Config::new(nid, now))
+    }
+
+    /// A node of this configuration, but for its place among shards, which the builder decides.
+    pub fn of(config: Config) -> NodeBuilder {
+        NodeBuilder {
+            config,
+            clock: None,
+            front: None,
+            listen: None,
+            idle: sock::Idle::default(),
+            lcores: Lcores::new(1, 0, 0),
+            cores: None,
+        }
+    }
+
+    /// Changes the configuration.
+    #[must_use]
+    pub fn config(mut self, change: impl FnOnce(&mut Config)) -> NodeBuilder {
+        change(&mut self.config);
+        self
+    }
+
+    /// Listens on and dials to `port`, above 1023, and believes every HELLO: for nodes whose users trust each other, and
+    /// need no privilege so.
+    #[must_use]
+    pub fn unprivileged(self, port: u16) -> NodeBuilder {
+        self.config(|c| (c.port, c.privileged, c.accept) = (port, false, Accept::Trust))
+    }
+
+    /// The clock of all shards; the kernel's monotonic one unless told.
+    #[must_use]
+    pub fn clock(self, clock: Clock) -> NodeBuilder {
+        NodeBuilder { clock: Some(clock), ..self }
+    }
+
+    /// Lets others look at the node while it runs.
+    #[must_use]
+    pub fn front(self, front: Arc<Front>) -> NodeBuilder {
+        NodeBuilder { front: Some(front), ..self }
+    }
+
+    /// Listens here, rather than on the NID's address at the configuration's ports.
+    #[must_use]
+    pub fn listen_at(self, at: impl IntoIterator<Item = SocketAddr>) -> NodeBuilder {
+        NodeBuilder { listen: Some(at.into_iter().collect()), ..self }
+    }
+
+    /// What a node on kernel sockets does when there is nothing to do.
+    #[must_use]
+    pub fn idle(self, idle: sock::Idle) -> NodeBuilder {
+        NodeBuilder { idle, ..self }
+    }
+
+    /// The lcores of a node over a port.
+    #[must_use]
+    pub fn lcores(self, lcores: Lcores) -> NodeBuilder {
+        NodeBuilder { lcores, ..self }
+    }
+
+    /// The machine has so many cores, and each lcore polls on one of its own.
+    #[must_use]
+    pub fn cores(self, cores: usize) -> NodeBuilder {
+        NodeBuilder { cores: Some(cores), ..self }
+    }
+
+    /// Where the node listens.
+    pub fn listens_at(&self) -> Vec<SocketAddr> {
+        match (&self.listen, self.config.nid.ip()) {
+            (Some(at), _) => at.clone(),
+            (None, Some(ip)) => self.config.listen_ports().map(|p| SocketAddr::new(ip, p)).collect(),
+            (None, None) => Vec::new(),
+        }
+    }
+
+    /// Whether there can be such a node, as far as that can be told without asking the kernel.
+    ///
+    /// # Errors
+    /// What cannot be, and what can.
+    pub fn check(&self) -> Result<(), BuildError> {
+        let (nid, l) = (self.config.nid, &self.lcores);
+        nid.station()?;
+        nid.ip().ok_or(BuildError::NoAddress(nid))?;
+        let lcores = l.count;
+        if lcores == 0 || lcores > SHARDS_MAX {
+            return Err(BuildError::Lcores(lcores));
+        }
+        if let Some(cores) = self.cores.filter(|cores| usize::from(lcores) > *cores) {
+            return Err(BuildError::Cores { lcores, cores });
+        }
+        if l.queues == 0 || l.queues > lcores {
+            return Err(BuildError::Queues { queues: l.queues, lcores });
+        }
+        match l.cpts.len() {
+            named if named != 0 && named != usize::from(lcores) => Err(BuildError::Cpts { named, lcores }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether there can be such a node over this machine's sockets now: opens and closes what the node would open.
+    ///
+    /// # Errors
+    /// As [`NodeBuilder::check`]; an address that is not this machine's, a port that is in use or needs a privilege.
+    pub fn probe(&self) -> Result<(), BuildError> {
+        SockRt::probe(&self.sock_config()?)?;
+        Ok(())
+    }
+
+    fn one_thread(&self) -> Result<(), BuildError> {
+        self.check()?;
+        if self.lcores.count == 1 { Ok(()) } else { Err(BuildError::OneThread(self.lcores.count)) }
+    }
+
+    fn sock_config(&self) -> Result<SockConfig, BuildError> {
+        self.one_thread()?;
+        let listen = self.listens_at();
+        if let (true, Some(ip)) = (listen.is_empty(), self.config.nid.ip()) {
+            sock::may_use(ip)?;
+        }
+        let lendings = self.config.lendings as usize;
+        Ok(SockConfig { listen, idle: self.idle, lendings, tcp: self.config.tcp, ..SockConfig::default() })
+    }
+
+    /// The node over kernel sockets, listening, for the caller to turn.
+    ///
+    /// # Errors
+    /// As [`NodeBuilder::probe`].
+    pub fn sockets<A: App>(self, app: A) -> Result<Shard<SockRt, A>, BuildError> {
+        let (streams, plan) = (self.sock_config()?, self.plan()?);
+        plan.single(SockRt::new(streams, plan.clock.clone())?, app)
+    }
+
+    /// The node over one TCP stack, listening, for the caller to turn.
+    ///
+    /// # Errors
+    /// As [`NodeBuilder::check`]; a stack that cannot listen there.
+    pub fn over<P: Port, A: App>(self, stack: Stack<P>, app: A) -> Result<Shard<LcoreRt<P>, A>, BuildError> {
+        self.one_thread()?;
+        let plan = self.plan()?;
+        plan.single(plan.lcore(ShardId(0), stack)?, app)
+    }
+
+    /// The node over kernel sockets, on a thread of its own that `control` stops. `make` makes the application there: it
+    /// need not be `Send`. Returns when the node listens, or when its thread has failed, which [`Running::stop`] tells.
+    ///
+    /// # Errors
+    /// As [`NodeBuilder::probe`]; no thread.
+    pub fn start<A: App + 'static>(
+        self,
+        control: Arc<Control>,
+        make: impl FnOnce() -> Result<A, String> + Send + 'static,
+    ) -> Result<Running, BuildError> {
+        self.probe()?;
+        let (made, wait) = mpsc::channel::<()>();
+        let ctl = control.clone();
+        let turn = move || {
+            let shard = make().and_then(|app| self.sockets(app).map_err(|e| e.to_string()));
+            let shard = shard.inspect_err(|_| ctl.give(Order::Drain))?;
+            drop(made);
+            // The runtime waits in the kernel.
+            Ok(run(vec![Box::new(shard)], &ctl, Idle { spin: u32::MAX, yield_after: u32::MAX }))
+        };
+        let thread = std::thread::Builder::new().spawn(turn).map_err(BuildError::Thread)?;
+        // Nothing is ever sent: this ends with the sender.
+        let _ = wait.recv();
+        Ok(Running { thread, control })
+    }
+
+    /// The node over kernel sockets with this application, on a thread of its own.
+    ///
+    /// # Errors
+    /// As [`NodeBuilder::start`].
+    pub fn run<A: App + Send + 'static>(self, app: A) -> Result<Running, BuildError> {
+        self.start(Arc::default(), move || Ok(app))
+    }
+
+    /// What the shards of the node are made from, each on the thread that turns it.
+    ///
+    /// # Errors
+    /// As [`NodeBuilder::check`].
+    pub fn plan(self) -> Result<Plan, BuildError> {
+        self.check()?;
+        Ok(Plan {
+            listen: self.listens_at(),
+            clock: self.clock.unwrap_or_else(Clock::monotonic),
+            rings: Rings::new(self.lcores.count),
+            config: self.config,
+            front: self.front,
+            lcores: self.lcores,
+        })
+    }
+}
+
+/// What the shards of a node have in common. They are made one by one, in any order, on any thread.
+pub struct Plan {
+    config: Config,
+    listen: Vec<SocketAddr>,
+    clock: Clock,
+    front: Option<Arc<Front>>,
+    lcores: Lcores,
+    rings: Rings,
+}
+
+impl Plan {
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The clock of all shards.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    fn shards(&self, me: ShardId) -> Result<Shards, BuildError> {
+        let lcores = self.lcores.count;
+        Shards::new(me.0, lcores).map_err(|_| BuildError::NoSuchLcore { me: me.0, lcores })
+    }
+
+    fn shard<R: Runtime, A: App>(&self, shards: Shards, rt: R, app: A) -> Shard<R, A> {
+        let machine = Machine::new(Config { shards, ..self.config.clone() });
+        let desk = self.front.as_ref().and_then(|f| f.desk(usize::from(shards.me().0)));
+        Shard::new(machine, rt, app).at(desk)
+    }
+
+    /// Streams of lcore `me` over `stack`, listening.
+    ///
+    /// # Errors
+    /// The stack cannot listen there.
+    pub fn lcore<P: Port>(&self, me: ShardId, mut stack: Stack<P>) -> Result<LcoreRt<P>, BuildError> {
+        let backlog = self.config.tcp.backlog.into();
+        for at in self.listen.iter().copied() {
+            let l = Listen { addr: at.ip(), port: at.port(), backlog };
+            stack.listen(l).map_err(|source| BuildError::Listen { at, source })?;
+        }
+        Ok(LcoreRt::new(stack, self.clock.clone(), me))
+    }
+
+    /// The only shard of a node of one lcore: nothing stands between it and its streams.
+    ///
+    /// # Errors
+    /// The node has several.
+    pub fn single<R: Runtime, A: App>(&self, rt: R, app: A) -> Result<Shard<R, A>, BuildError> {
+        match self.lcores.count {
+            1 => Ok(self.shard(Shards::SINGLE, rt, app)),
+            n => Err(BuildError::OneThread(n)),
+        }
+    }
+
+    /// Shard `me`, over the streams of its own queue if it has one, and joined to the others.
+    ///
+    /// # Errors
+    /// There is no such shard.
+    pub fn linked<R: Runtime, A: App>(
+        &self,
+        me: ShardId,
+        own: Option<R>,
+        app: A,
+    ) -> Result<Shard<Linked<R>, A>, BuildError> {
+        let (shards, l, clock) = (self.shards(me)?, &self.lcores, self.clock.clone());
+        let owners = (0..l.queues).map(ShardId).collect();
+        let lend = relay_budget(l.rx_bytes, l.rx_bufs);
+        let rt = Linked::new(own, shards, owners, &self.rings, lend, Box::new(move || clock.now()));
+        Ok(self.shard(shards, rt.among(l.siblings(me)), app).balanced(l.balanced))
+    }
+
+    /// Shard `me`, to be run: joined to others where there are any.
+    ///
+    /// # Errors
+    /// There is no such shard.
+    pub fn turnable<R: Runtime + 'static, A: App + 'static>(
+        &self,
+        me: ShardId,
+        own: Option<R>,
+        app: A,
+    ) -> Result<Box<dyn Turn>, BuildError> {
+        match own {
+            Some(rt) if self.lcores.count == 1 => Ok(Box::new(self.single(rt, app)?)),
+            own => Ok(Box::new(self.linked(me, own, app)?)),
+        }
+    }
+}
+
+/// A node that a thread of its own turns. It goes on when this value is dropped, until its [`Control`] says otherwise.
+pub struct Running {
+    thread: Polling,
+    control: Arc<Control>,
+}
+
+impl Running {
+    /// What the node is told.
+    pub fn control(&self) -> &Arc<Control> {
+        &self.control
+    }
+
+    /// The thread, for a caller that joins several.
+    pub fn into_thread(self) -> Polling {
+        self.thread
+    }
+
+    /// Takes the node down in order, within [`DRAIN`](super::run::DRAIN).
+    ///
+    /// # Errors
+    /// What kept it from starting, or that it panicked.
+    pub fn stop(self) -> Result<NodeEnd, String> {
+        self.control.give(Order::Drain);
+        let panicked = || "the node panicked: this is a bug of pollnd; its log says where".to_owned();
+        let ends = self.thread.join().map_err(|_| panicked())??;
+        ends.into_iter().flatten().next().ok_or_else(panicked)
+    }
+}

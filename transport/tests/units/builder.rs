@@ -1,0 +1,157 @@
+//! Assembling a node: what is refused is refused by name and remedy before anything has started; what is not, runs.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use dataplane::clock::Clock;
+use dataplane::mem::{MemConfig, MemPort, pair};
+use hugepages::LendSlab;
+use tcpstack::{Stack, StackConfig};
+use transport::lnd::{Accept, AppId};
+use transport::lnet::{Event, Op};
+use transport::node::desk::Front;
+use transport::node::lcore::LcoreRt;
+use transport::node::{App, BuildError, Control, Lcores, NoApp, NodeBuilder, Order, rings};
+use transport::stream::ShardId;
+use transport::wire::{Nid, ProcessId};
+
+fn of(nid: &str) -> NodeBuilder {
+    NodeBuilder::new(nid.parse().unwrap())
+}
+
+fn refused(b: &NodeBuilder, says: &[&str]) {
+    let e = b.check().unwrap_err().to_string();
+    assert!(says.iter().all(|s| e.contains(s)), "{e} does not say {says:?}");
+    // Nothing gets further.
+    assert_eq!(b.probe().unwrap_err().to_string(), e);
+    assert_eq!(b.clone().plan().err().unwrap().to_string(), e);
+    assert_eq!(b.clone().sockets(NoApp).err().unwrap().to_string(), e);
+    assert_eq!(b.clone().run(NoApp).err().unwrap().to_string(), e);
+}
+
+#[test]
+fn a_nid_that_no_machine_can_have_is_refused() {
+    let nid = |ip: &str| Nid::tcp(ip.parse().unwrap(), 0);
+    refused(&NodeBuilder::new(Nid::LO), &["0@lo has no IP address", "10.0.0.1@tcp"]);
+    refused(&NodeBuilder::new(Nid::ANY), &["has no IP address", "10.0.0.1@tcp"]);
+    for (ip, is) in [
+        ("0.0.0.0", "stands for any"),
+        ("224.0.0.1", "multicast"),
+        ("255.255.255.255", "the broadcast address"),
+    ] {
+        refused(&NodeBuilder::new(nid(ip)), &[ip, is, "the address of one machine"]);
+    }
+    for (ip, is) in [("::", "stands for any"), ("ff02::1", "multicast"), ("fe80::1", "link-local")] {
+        refused(&NodeBuilder::new(nid(ip)), &[ip, is, "fd00::1@tcp"]);
+    }
+}
+
+#[test]
+fn lcores_that_cannot_be_are_refused() {
+    let node = || of("127.0.61.1@tcp").unprivileged(20_988);
+    let lcores = |n| Lcores::new(n, 1 << 20, 512);
+    for n in [0, 65, u16::MAX] {
+        refused(&node().lcores(lcores(n)), &[&format!("{n} lcores"), "1 to 64"]);
+    }
+    refused(&node().lcores(lcores(5)).cores(4), &["5 lcores on 4 cores", "ask for 4 at most"]);
+    for queues in [0, 3] {
+        let l = Lcores { queues, ..lcores(2) };
+        refused(&node().lcores(l), &[&format!("{queues} queues for 2 lcores"), "1 to 2"]);
+    }
+    refused(
+        &node().lcores(Lcores { cpts: vec![0, 1, 1], ..lcores(2) }),
+        &["CPTs of 3 lcores, but 2 lcores", "the CPT of each"],
+    );
+    for b in [node().lcores(lcores(64)), node().lcores(lcores(2)).cores(2)] {
+        b.check().unwrap();
+        // But not where one thread turns it all.
+        let (e, n) = (b.probe().unwrap_err().to_string(), b.clone().run(NoApp).err().unwrap().to_string());
+        assert!(e.contains("a node on kernel sockets") && e.contains("one thread") && e == n, "{e}");
+        let e = b.plan().unwrap().single(sock("127.0.61.1"), NoApp).err().unwrap();
+        assert!(matches!(e, BuildError::OneThread(2 | 64)), "{e}");
+    }
+    let plan = node().lcores(lcores(2)).plan().unwrap();
+    let e = plan.linked(ShardId(2), Some(sock("127.0.61.1")), NoApp).err().unwrap();
+    assert!(matches!(e, BuildError::NoSuchLcore { me: 2, lcores: 2 }), "{e}");
+}
+
+fn sock(ip: &str) -> transport::node::sock::SockRt {
+    NodeBuilder::new(Nid::tcp(ip.parse().unwrap(), 0)).listen_at([]).sockets(NoApp).unwrap().rt
+}
+
+#[test]
+fn an_address_or_a_port_that_the_kernel_refuses_is_named_before_a_thread_starts() {
+    // TEST-NET-2 is no address of any machine.
+    for node in [of("198.51.100.77@tcp").unprivileged(20_988), of("198.51.100.77@tcp").listen_at([])] {
+        for e in [node.probe().unwrap_err(), node.run(NoApp).err().unwrap()] {
+            let e = e.to_string();
+            assert!(e.contains("198.51.100.77") && e.contains("`ip addr` lists them"), "{e}");
+        }
+    }
+    let first = of("127.0.61.2@tcp").unprivileged(20_988).run(NoApp).unwrap();
+    // The application is not made either.
+    let made = || -> Result<NoApp, String> { panic!("too early") };
+    let e = of("127.0.61.2@tcp").unprivileged(20_988).start(Arc::default(), made).err().unwrap().to_string();
+    assert!(e.contains("127.0.61.2:20988") && e.contains("`ss -ltnp` names it"), "{e}");
+    assert!(first.stop().unwrap().clean);
+}
+
+#[test]
+fn what_keeps_an_application_from_being_made_is_told_by_the_node_that_stops() {
+    let control = Arc::new(Control::default());
+    let node = of("127.0.61.3@tcp").unprivileged(20_988);
+    let node = node.start(control.clone(), || Err::<NoApp, _>("no pages".to_owned())).unwrap();
+    assert_eq!(control.order(), Order::Drain);
+    assert_eq!(node.stop().unwrap_err(), "no pages");
+}
+
+/// Two lcores over one queue, in virtual time, and a node of one; seen through their desks.
+#[test]
+fn a_plan_gives_the_shards_of_a_node() {
+    let now = Arc::new(std::sync::atomic::AtomicU64::new(1_000_000_000));
+    let clock = Clock::virtual_time(now.clone());
+    let mem = MemConfig::default();
+    let (a, b) = pair(&mem);
+    let ips: [IpAddr; 2] = [[10, 5, 0, 1].into(), [10, 5, 0, 2].into()];
+    let node = |i: usize| {
+        NodeBuilder::new(Nid::tcp(ips[i], 0)).config(|c| c.accept = Accept::Trust).clock(clock.clone())
+    };
+    let stack = |i: usize, port| {
+        let IpAddr::V4(ip) = ips[i] else { panic!() };
+        Stack::new(StackConfig::new(ip, 24), port, LendSlab::new(64)).unwrap()
+    };
+    let (handle, app) = rings(AppId::FIRST, 4);
+    let mut client = node(0).over(stack(0, a), app).unwrap();
+    let lcores = Lcores { queues: 1, ..Lcores::new(2, (mem.rx_buf * mem.rx_bufs) as u64, mem.rx_bufs) };
+    let front = Arc::new(Front::new(2, clock.clone()));
+    let plan = node(1).lcores(lcores).front(front.clone()).plan().unwrap();
+    assert_eq!(plan.config().listen_ports().collect::<Vec<_>>(), [988]);
+    let own = plan.lcore(ShardId(0), stack(1, b)).unwrap();
+    let app = || -> Box<dyn App> { Box::new(NoApp) };
+    let mut servers = [
+        plan.turnable(ShardId(0), Some(own), app()).unwrap(),
+        plan.turnable(ShardId(1), None::<LcoreRt<MemPort>>, app()).unwrap(),
+    ];
+    handle.submit(Op::Ping { tag: 1, target: ProcessId::lustre(Nid::tcp(ips[1], 0)) }).unwrap();
+    let mut answer = None;
+    for _ in 0..100_000 {
+        now.fetch_add(1000, std::sync::atomic::Ordering::Relaxed);
+        client.turn();
+        for s in &mut servers {
+            s.turn();
+        }
+        answer = handle.event();
+        if answer.is_some() {
+            break;
+        }
+    }
+    assert!(matches!(answer, Some(Event::Ping { info: Ok(_), .. })), "{answer:?}");
+    assert!(client.rt.stack().listens(988));
+    // An address that is not the stack's.
+    let (a, _) = pair(&mem);
+    let elsewhere = SocketAddr::from(([10, 5, 0, 9], 988));
+    let e = node(0).listen_at([elsewhere]).over(stack(0, a), NoApp).err().unwrap().to_string();
+    assert!(e.contains("10.5.0.9:988") && e.contains("the NID's address"), "{e}");
+    drop(servers);
+    assert!((0..2).all(|i| front.desk(i).unwrap().closed()), "their desks went with them");
+}
