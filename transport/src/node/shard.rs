@@ -10,8 +10,8 @@ use super::desk::{Ask, Attended, Desk, Pace};
 use super::runtime::{Runtime, StreamCmd, Work};
 use crate::lnd::AppId;
 use crate::lnet::{Event, Op};
-use crate::node::{Input, Machine};
-use crate::stream::{Action, Bucket, ShardId};
+use crate::node::{BesideError, Input, Machine};
+use crate::stream::{Action, Bucket, Protocol, ShardId};
 
 /// The whole loop of an lcore, the same over every runtime.
 pub struct Shard<R: Runtime, A: App> {
@@ -142,6 +142,15 @@ impl<R: Runtime, A: App> Shard<R, A> {
         }
         self.act(now);
         Work::Busy(1)
+    }
+
+    /// The same with a protocol beside socklnd ([`Machine::with`]); the node has to listen at its port, too.
+    ///
+    /// # Errors
+    /// As [`Machine::with`].
+    pub fn with(mut self, port: u16, protocol: Box<dyn Protocol + Send>) -> Result<Shard<R, A>, BesideError> {
+        self.machine = self.machine.with(port, protocol)?;
+        Ok(self)
     }
 
     /// Lets others look at the shard while it runs, through `desk`.

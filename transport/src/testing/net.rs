@@ -396,6 +396,16 @@ impl Net {
         self.run_until(self.now + ns, |_| false);
     }
 
+    /// Nothing is out at a node: no cookie, lend, credit, operation, queued message or box, no receive buffer.
+    pub fn assert_at_rest(&self, node: usize) {
+        let g = self.nodes[node].machine.gauges();
+        let out = (g.cookies, g.lends, g.credits_used, g.ops, g.queued, g.boxes);
+        assert_eq!(out, (0, 0, 0, 0, 0, 0), "node {node}: {g:?}");
+        let home = self.nodes[node].pool.home();
+        while home.drain() > 0 {}
+        assert_eq!(home.lent_out(), 0, "node {node} holds receive buffers");
+    }
+
     /// The next deadline of a machine that lives, and whose it is.
     fn next_timer(&mut self) -> Option<(u64, usize)> {
         while let Some(Reverse((t, i))) = self.timers.peek().copied() {

@@ -1,6 +1,6 @@
 //! A peer whose every byte is the test's, beside nodes on the simulated net. The peer is 10.0.0.66, nodes are counted
 //! from 10.0.0.1.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, unused_imports)]
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use transport::lnd::{Config, Counters, Payload};
 use transport::lnet::{MdMem, MdSpec, Op};
 use transport::testing::capture::{self, Dir, Msg, Segment};
 use transport::testing::net::{Net, SEC};
+pub use transport::testing::pair::{config, id, nid};
 use transport::wire::{
     AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, Nid, ProcessId, Version,
     WireHandle, ping,
@@ -17,18 +18,6 @@ use transport::wire::{
 
 pub const PEER: u8 = 66;
 pub const TYPES: [ConnType; 3] = [ConnType::Control, ConnType::BulkIn, ConnType::BulkOut];
-
-pub fn nid(n: u8) -> Nid {
-    format!("10.0.0.{n}@tcp").parse().unwrap()
-}
-
-pub fn id(n: u8) -> ProcessId {
-    ProcessId::lustre(nid(n))
-}
-
-pub fn config(n: u8) -> Config {
-    Config::new(nid(n), 1_700_000_000_000_000_000 + u64::from(n))
-}
 
 pub fn net(cfg: Config) -> Net {
     let mut net = Net::new();
@@ -180,12 +169,6 @@ pub fn put_op(tag: u64, target: ProcessId, payload: Payload, ack: bool) -> Op {
 
 pub fn ping_op(target: ProcessId) -> Op {
     Op::Ping { tag: 1, target }
-}
-
-/// Nothing is out: no cookie, lend, credit, operation or queued message.
-pub fn quiet(net: &Net, node: usize) {
-    let g = net.nodes[node].machine.gauges();
-    assert_eq!((g.cookies, g.lends, g.credits_used, g.ops, g.queued), (0, 0, 0, 0, 0), "{g:?}");
 }
 
 /// Everything that a machine wrote on its end of a connection of `version`, behind request and HELLO.

@@ -169,7 +169,7 @@ fn play(version: Version, which: usize, s: &Stream, piece: usize) -> (Vec<Vec<u8
     net.take_events(0);
     net.run(200 * SEC);
     net.take_events(0);
-    quiet(&net, 0);
+    net.assert_at_rest(0);
     assert_eq!(net.nodes[0].machine.gauges().conns, 3);
     let home = net.nodes[0].pool.home();
     while home.drain() > 0 {}

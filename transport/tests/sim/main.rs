@@ -9,6 +9,8 @@
 #[cfg(feature = "node")]
 #[path = "../common/echo.rs"]
 mod echo;
+#[cfg(feature = "node")]
+mod nodes;
 #[path = "../common/raw.rs"]
 mod raw;
 #[cfg(feature = "node")]

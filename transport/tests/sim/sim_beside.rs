@@ -2,23 +2,18 @@
 //! streams on another lcore than its peer's home. LNet goes on on the same node meanwhile.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 
-use dataplane::clock::Clock;
-use dataplane::mem::{MemConfig, MemPort, pair};
-use hugepages::LendSlab;
-use tcpstack::{Listen, Stack, StackConfig};
-use transport::lnd::{Accept, AppId, Config, Shards};
+use dataplane::mem::{MemConfig, pair};
+use transport::lnd::{AppId, Config, Shards};
 use transport::lnet::{Event, Op};
-use transport::node::lcore::LcoreRt;
-use transport::node::links::{Linked, Rings, relay_budget};
-use transport::node::sock::{SockConfig, SockRt};
-use transport::node::{App, BesideError, Machine, Ops, Runtime, Shard, Work};
+use transport::node::{App, BesideError, Machine, NodeBuilder, Ops, Runtime, Shard, Work};
 use transport::stream::ShardId;
 use transport::wire::{Nid, ProcessId};
 
 use crate::echo::{Echo, Job, Seen};
+use crate::nodes::{beginning, builder, lcores, stack};
 
 const PORT: u16 = 7007;
 
@@ -97,37 +92,26 @@ fn ping(to: IpAddr) -> Pings {
 #[test]
 fn over_kernel_sockets() {
     let (a, b): (IpAddr, IpAddr) = ([127, 45, 0, 1].into(), [127, 45, 0, 2].into());
-    let node = |ip: IpAddr, echo: Echo| {
-        let config =
-            Config { accept: Accept::Trust, port: 9889, privileged: false, ..Config::new(nid(ip), 5) };
-        let listen = [9889, PORT].map(|p| SocketAddr::new(ip, p)).to_vec();
-        let rt = SockRt::new(SockConfig { listen, ..SockConfig::default() }, Clock::monotonic()).unwrap();
-        (Machine::new(config).with(PORT, Box::new(echo)).unwrap(), rt)
+    let node = |ip: IpAddr, echo: Echo, app: Pings| {
+        NodeBuilder::of(Config::new(nid(ip), 5))
+            .unprivileged(9889)
+            .listen_at([9889, PORT].map(|p| SocketAddr::new(ip, p)))
+            .sockets(app)
+            .unwrap()
+            .with(PORT, Box::new(echo))
+            .unwrap()
     };
     let (job, sent) = job(a, b);
     let (echo, seen) = Echo::client(job);
-    let (machine, rt) = node(a, echo);
-    let client = Shard::new(machine, rt, ping(b));
-    let (machine, rt) = node(b, Echo::default());
-    let mut servers = [Shard::new(machine, rt, Pings::default())];
+    let client = node(a, echo, ping(b));
+    let mut servers = [node(b, Echo::default(), Pings::default())];
     play(client, &mut servers, (&seen, &sent), |_| {});
-}
-
-type Rt = LcoreRt<MemPort>;
-
-fn stack(port: MemPort, ip: Ipv4Addr, now: &Arc<AtomicU64>) -> Rt {
-    let cfg = StackConfig { secret: Some([3, 1]), ..StackConfig::new(ip, 16) };
-    let mut stack = Stack::new(cfg, port, LendSlab::new(512)).unwrap();
-    for port in [988, PORT] {
-        stack.listen(Listen { addr: IpAddr::V4(ip), port, backlog: 16 }).unwrap();
-    }
-    LcoreRt::new(stack, Clock::virtual_time(now.clone()), ShardId(0))
 }
 
 /// The server has so many shards, of which the first owns the queue; the client's home is shard `home`.
 fn over_queues(shards: u16, home: u16) {
     let mem = MemConfig::default();
-    let now = Arc::new(AtomicU64::new(1_000_000_000));
+    let now = beginning();
     let server = Ipv4Addr::new(10, 6, 0, 1);
     let count = Shards::new(0, shards).unwrap();
     let us = (2..=250)
@@ -137,20 +121,17 @@ fn over_queues(shards: u16, home: u16) {
     let (p, q) = pair(&mem);
     let (job, sent) = job(us.into(), server.into());
     let (echo, seen) = Echo::client(job);
-    let machine = Machine::new(Config::new(nid(us.into()), 1)).with(PORT, Box::new(echo)).unwrap();
-    let client = Shard::new(machine, stack(p, us, &now), ping(server.into()));
-    let rings = Rings::new(shards);
-    let mut own = Some(stack(q, server, &now));
+    let node = |ip: Ipv4Addr, epoch| {
+        builder(ip, epoch, &now).listen_at([988, PORT].map(|p| SocketAddr::new(ip.into(), p)))
+    };
+    let client = node(us, 1).over(stack(us, p, 3, 512), ping(server.into())).unwrap();
+    let client = client.with(PORT, Box::new(echo)).unwrap();
+    let plan = node(server, 2).lcores(lcores(shards, 1, &mem)).plan().unwrap();
+    let mut own = Some(plan.lcore(ShardId(0), stack(server, q, 3, 512)).unwrap());
     let mut servers: Vec<_> = (0..shards)
         .map(|i| {
-            let config =
-                Config { shards: Shards::new(i, shards).unwrap(), ..Config::new(nid(server.into()), 2) };
-            let t = now.clone();
-            let budget = relay_budget((mem.rx_buf * mem.rx_bufs) as u64, mem.rx_bufs);
-            let time = Box::new(move || t.load(Ordering::Relaxed));
-            let rt = Linked::new(own.take(), config.shards, vec![ShardId(0)], &rings, budget, time);
-            let machine = Machine::new(config).with(PORT, Box::new(Echo::default())).unwrap();
-            Shard::new(machine, rt.among((0..shards).map(ShardId)), Pings::default())
+            let shard = plan.linked(ShardId(i), own.take(), Pings::default()).unwrap();
+            shard.with(PORT, Box::new(Echo::default())).unwrap()
         })
         .collect();
     play(client, &mut servers, (&seen, &sent), |busy| {

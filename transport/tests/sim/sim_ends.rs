@@ -2,27 +2,22 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
-use dataplane::clock::Clock;
 use dataplane::mem::{MemConfig, MemPort, MemRx, pair};
 use dataplane::pkt::{Port, RxPkt, TxCsum, TxMeta, TxPkt};
-use hugepages::LendSlab;
 use tcpstack::arp::Packet as Arp;
 use tcpstack::seq::Seq;
 use tcpstack::table::Key;
 use tcpstack::wire::{self, ACK, FIN, Fields, RST, SYN, Seg, Template};
-use tcpstack::{Listen, Stack, StackConfig};
-use transport::lnd::Config;
 use transport::node::lcore::LcoreRt;
-use transport::node::{Input, Machine};
-use transport::node::{NoApp, Runtime, Shard, StreamCmd};
+use transport::node::{Input, NoApp, Runtime, Shard, StreamCmd};
 use transport::stream::{
     Close, CloseWhy, ConnId, DialId, DialSpec, Happened, InlineHdr, Pages, SendMsg, ShardId, StreamRx,
 };
-use transport::wire::Nid;
+
+use crate::nodes::{Now, beginning, builder, stack};
 
 pub(super) const US: Ipv4Addr = Ipv4Addr::new(10, 6, 0, 1);
 pub(super) const PEER: Ipv4Addr = Ipv4Addr::new(10, 6, 0, 2);
@@ -104,7 +99,7 @@ enum Reads {
 struct World {
     rt: LcoreRt<MemPort>,
     wire: Wire,
-    now: Arc<AtomicU64>,
+    now: Now,
     reads: Reads,
     next_port: u16,
 }
@@ -120,12 +115,9 @@ struct Peer {
 
 impl World {
     fn new() -> World {
-        let now = Arc::new(AtomicU64::new(1_000_000_000));
+        let now = beginning();
         let (a, b) = pair(&MemConfig::default());
-        let cfg = StackConfig { secret: Some([3, 1]), ..StackConfig::new(US, 16) };
-        let mut stack = Stack::new(cfg, a, LendSlab::new(64)).unwrap();
-        stack.listen(Listen { addr: IpAddr::V4(US), port: 988, backlog: 16 }).unwrap();
-        let rt = LcoreRt::new(stack, Clock::virtual_time(now.clone()), ShardId(0));
+        let rt = builder(US, 5, &now).plan().unwrap().lcore(ShardId(0), stack(US, a, 3, 64)).unwrap();
         let mut w = World { rt, wire: Wire(b), now, reads: Reads::All, next_port: 1000 };
         w.turn();
         w
@@ -539,14 +531,9 @@ fn dialled(w: &mut World) -> (Key, Seq) {
 /// 80 of these held two thirds of the pool for good.
 #[test]
 fn refused_hellos_with_unread_bytes_hold_nothing() {
-    let now = Arc::new(AtomicU64::new(1_000_000_000));
+    let now = beginning();
     let (a, b) = pair(&MemConfig::default());
-    let cfg = StackConfig { secret: Some([3, 1]), ..StackConfig::new(US, 16) };
-    let mut stack = Stack::new(cfg, a, LendSlab::new(64)).unwrap();
-    stack.listen(Listen { addr: IpAddr::V4(US), port: 988, backlog: 16 }).unwrap();
-    let rt = LcoreRt::new(stack, Clock::virtual_time(now.clone()), ShardId(0));
-    let config = Config::new(Nid::tcp(IpAddr::V4(US), 0), 5);
-    let mut node = Shard::new(Machine::new(config), rt, NoApp);
+    let mut node = builder(US, 5, &now).over(stack(US, a, 3, 64), NoApp).unwrap();
     let mut wire = Wire(b);
     let turn = |node: &mut Shard<LcoreRt<MemPort>, NoApp>| {
         for _ in 0..20 {

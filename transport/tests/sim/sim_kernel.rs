@@ -16,18 +16,15 @@ use transport::lnd::{Config, Payload, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::testing::kernel::{Ask, Kernel, KernelConfig};
 use transport::testing::net::{Net, SEC};
+use transport::testing::pair::nid;
 use transport::testing::rng::Rng;
-use transport::wire::{LnetBody, Nid, ProcessId, Version};
+use transport::wire::{LnetBody, ProcessId, Version};
 
 /// Seeds of `make test`.
 const SEEDS: u64 = 1500;
 /// Longer than any operation lasts, in ns.
 const QUIET: u64 = 200 * SEC;
 const KERNEL: u8 = 2;
-
-fn nid(n: u8) -> Nid {
-    format!("10.0.0.{n}@tcp").parse().unwrap()
-}
 
 /// An operation of ours.
 #[derive(Debug)]

@@ -1,48 +1,26 @@
 //! Whole nodes over in-memory ports in virtual time: TCP, socklnd and LNet together, on a bad network, with the
 //! peer's home on another lcore than its flows.
 
-use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr};
-use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
-use dataplane::clock::Clock;
-use dataplane::fault::{FaultPort, Faults};
-use dataplane::mem::{MemConfig, MemPort, pair};
-use hugepages::{LendSlab, PageRunMut, PrivatePages};
-use tcpstack::{Listen, Stack, StackConfig};
-use transport::lnd::{AppId, Config, Data, Payload, Shards, Sink};
+use dataplane::fault::Faults;
+use dataplane::mem::{MemConfig, pair};
+use hugepages::{PageRunMut, PrivatePages};
+use transport::lnd::{AppId, Data, Payload, Shards, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op, PIECES_MAX};
-use transport::node::Machine;
-use transport::node::lcore::LcoreRt;
-use transport::node::links::{Linked, Rings, relay_budget};
-use transport::node::{App, Ops, Runtime, Shard, Work};
+use transport::node::links::Linked;
+use transport::node::{Runtime, Shard};
 use transport::stream::{Bucket, ShardId};
-use transport::wire::{Nid, ProcessId};
+use transport::wire::ProcessId;
 
-type Rt = LcoreRt<FaultPort<MemPort>>;
-type Log = Rc<RefCell<Vec<Event>>>;
-
-#[derive(Default)]
-struct Script {
-    todo: Ops,
-    log: Log,
-}
-
-impl App for Script {
-    fn turn(&mut self, _: u64, ops: &mut Ops) -> Work {
-        let n = self.todo.len();
-        ops.append(&mut self.todo);
-        Work::of(n)
-    }
-    fn event(&mut self, _: u64, _: AppId, ev: Event, _: &mut Ops) {
-        self.log.borrow_mut().push(ev);
-    }
-}
+use crate::nodes::{
+    Now, Rt, Script, beginning, builder, crc, faulty, lcores, logged, nid, pages, stack, target,
+};
 
 struct World {
-    now: Arc<AtomicU64>,
+    now: Now,
     client: Shard<Rt, Script>,
     servers: Vec<Shard<Linked<Rt>, Script>>,
     /// The client's, at the server.
@@ -56,26 +34,6 @@ struct World {
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 1);
 
-fn nid(ip: Ipv4Addr) -> Nid {
-    Nid::tcp(IpAddr::V4(ip), 0)
-}
-
-fn runtime(
-    port: MemPort,
-    ip: Ipv4Addr,
-    faults: Faults,
-    seed: u64,
-    now: &Arc<AtomicU64>,
-    lendings: usize,
-) -> Rt {
-    let t = now.clone();
-    let port = FaultPort::new(port, faults, seed, Box::new(move || t.load(Ordering::Relaxed)));
-    let cfg = StackConfig { secret: Some([seed, 1]), ..StackConfig::new(ip, 16) };
-    let mut stack = Stack::new(cfg, port, LendSlab::new(lendings)).unwrap();
-    stack.listen(Listen { addr: IpAddr::V4(ip), port: 988, backlog: 16 }).unwrap();
-    LcoreRt::new(stack, Clock::virtual_time(now.clone()), ShardId(0))
-}
-
 impl World {
     /// A client, and a server of `shards` shards of which only the first has a queue. The client's address is
     /// such that its home is shard `home`.
@@ -85,38 +43,20 @@ impl World {
 
     /// The same; each node lends so many runs of pages at a time.
     fn lending(lendings: usize, shards: u16, home: u16, faults: Faults, seed: u64, mem: &MemConfig) -> World {
-        let now = Arc::new(AtomicU64::new(1_000_000_000));
+        let now = beginning();
         let count = Shards::new(0, shards).unwrap();
         let client_ip = (2..=250)
             .map(|i| Ipv4Addr::new(10, 5, 1, i))
             .find(|ip| count.home_of(IpAddr::V4(*ip)) == ShardId(home))
             .unwrap();
         let (a, b) = pair(mem);
-        let mut config = Config::new(nid(client_ip), 1000 + seed);
-        config.peer_credits = 8;
-        let client = Shard::new(
-            Machine::new(config),
-            runtime(a, client_ip, faults, seed * 2, &now, lendings),
-            Script::default(),
-        );
-        let rings = Rings::new(shards);
-        let mut own = Some(runtime(b, SERVER, faults, seed * 2 + 1, &now, lendings));
-        let servers = (0..shards)
-            .map(|i| {
-                let mut c = Config::new(nid(SERVER), 2000 + seed);
-                c.shards = Shards::new(i, shards).unwrap();
-                let t = now.clone();
-                let rt = Linked::new(
-                    own.take(),
-                    c.shards,
-                    vec![ShardId(0)],
-                    &rings,
-                    relay_budget((mem.rx_buf * mem.rx_bufs) as u64, mem.rx_bufs),
-                    Box::new(move || t.load(Ordering::Relaxed)),
-                );
-                Shard::new(Machine::new(c), rt.among((0..shards).map(ShardId)), Script::default())
-            })
-            .collect();
+        let client = stack(client_ip, faulty(a, faults, seed * 2, &now), seed * 2, lendings);
+        let client = builder(client_ip, 1000 + seed, &now).over(client, Script::default()).unwrap();
+        let own = stack(SERVER, faulty(b, faults, seed * 2 + 1, &now), seed * 2 + 1, lendings);
+        let node = builder(SERVER, 2000 + seed, &now).lcores(lcores(shards, 1, mem)).plan().unwrap();
+        let mut own = Some(node.lcore(ShardId(0), own).unwrap());
+        let servers =
+            (0..shards).map(|i| node.linked(ShardId(i), own.take(), Script::default()).unwrap()).collect();
         let bucket = Bucket::of(IpAddr::V4(client_ip));
         World { now, client, servers, bucket, move_every: None, boxes: false, turns: 0 }
     }
@@ -210,23 +150,9 @@ fn attach(portal: u32, mem: MdMem) -> Op {
     }
 }
 
-fn pages(len: usize, seed: u8) -> (Payload, u64) {
-    let mut r = PageRunMut::new(Arc::new(PrivatePages), len).unwrap();
-    r.bytes_mut()
-        .iter_mut()
-        .enumerate()
-        .for_each(|(i, b)| *b = (i as u8).wrapping_mul(31) ^ (i >> 8) as u8 ^ seed);
-    let crc = u64::from(crc32fast::hash(r.bytes()));
-    (Payload::Pages(smallvec::smallvec![r.freeze().slice_all()]), crc)
-}
-
 fn put(tag: u64, portal: u32, payload: Payload, hdr_data: u64) -> Op {
-    let target = ProcessId::lustre(nid(SERVER));
+    let target = target(SERVER);
     Op::Put { tag, target, portal, match_bits: 7, offset: 0, hdr_data, payload, ack: true }
-}
-
-fn logged(log: &Log, f: impl Fn(&Event) -> bool) -> usize {
-    log.borrow().iter().filter(|e| f(e)).count()
 }
 
 /// PUTs to a portal of each shard, a GET and pings; every byte checked, everything home at the end.
@@ -286,12 +212,7 @@ fn traffic_until(mut w: World, puts: u64, len: usize, judge: impl Fn(&World)) {
             Event::Ack { status, mlength, .. } => assert_eq!((status, mlength), (Ok(()), len as u32)),
             Event::Send { status, .. } => assert_eq!(status, Ok(())),
             Event::Ping { info, .. } => assert_eq!(info.unwrap().nis[0].nid, nid(SERVER)),
-            Event::Reply { status, data: Data::Lent(parts), .. } => {
-                assert_eq!(status, Ok(()));
-                let mut h = crc32fast::Hasher::new();
-                parts.iter().for_each(|p| h.update(p.bytes()));
-                assert_eq!(u64::from(h.finalize()), source_crc);
-            }
+            Event::Reply { status, data, .. } => assert_eq!((status, crc(&data)), (Ok(()), source_crc)),
             e => panic!("{e:?}"),
         }
     }

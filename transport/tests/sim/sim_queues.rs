@@ -1,88 +1,47 @@
 //! Whole nodes whose lcores each have a queue of the port, in virtual time: dialled connections live at the home of
 //! their peer, passive ones where the device puts them, and a device that changes its mind loses nothing.
 
-use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
-use dataplane::clock::Clock;
-use dataplane::fault::{FaultPort, Faults};
+use dataplane::fault::Faults;
 use dataplane::mem::{MemConfig, MemPort, Spread, pair_of_queues};
 use dataplane::steer::{KEY, Rss};
-use hugepages::{LendSlab, PageRunMut, PrivatePages};
-use tcpstack::{Counters, Listen, Stack, StackConfig};
-use transport::lnd::{AppId, Config, Data, Payload, Shards, Sink};
+use tcpstack::{Counters, Stack};
+use transport::lnd::{AppId, Shards, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
-use transport::node::Machine;
 use transport::node::lcore::LcoreRt;
-use transport::node::links::{Linked, Rings, relay_budget};
-use transport::node::{App, Ops, Runtime, Shard, Work};
+use transport::node::links::Linked;
+use transport::node::{Lcores, Runtime, Shard, Work};
 use transport::stream::ShardId;
-use transport::wire::{Nid, ProcessId};
+use transport::wire::ProcessId;
 
-type Rt = LcoreRt<FaultPort<MemPort>>;
-type Log = Rc<RefCell<Vec<Event>>>;
-
-#[derive(Default)]
-struct Script {
-    todo: Ops,
-    log: Log,
-}
-
-impl App for Script {
-    fn turn(&mut self, _: u64, ops: &mut Ops) -> Work {
-        let n = self.todo.len();
-        ops.append(&mut self.todo);
-        Work::of(n)
-    }
-    fn event(&mut self, _: u64, _: AppId, ev: Event, _: &mut Ops) {
-        self.log.borrow_mut().push(ev);
-    }
-}
+use crate::nodes::{
+    Faulty, Now, Rt, Script, beginning, builder, crc, faulty, lcores, logged, pages, stack, target,
+};
 
 struct Node {
     ip: Ipv4Addr,
     shards: Vec<Shard<Linked<Rt>, Script>>,
 }
 
-fn nid(ip: Ipv4Addr) -> Nid {
-    Nid::tcp(IpAddr::V4(ip), 0)
-}
-
-fn target(ip: Ipv4Addr) -> ProcessId {
-    ProcessId::lustre(nid(ip))
-}
-
 impl Node {
     /// A node with a queue for each of `ports`, and `idle` lcores without one.
-    fn new(ip: Ipv4Addr, ports: Vec<MemPort>, idle: u16, net: &Net, now: &Arc<AtomicU64>) -> Node {
+    fn new(ip: Ipv4Addr, ports: Vec<MemPort>, idle: u16, net: &Net, now: &Now) -> Node {
         let queues = ports.len() as u16;
         let count = queues + idle;
-        let rings = Rings::new(count);
+        // Each lcore is of a CPT of its own.
+        let of_node = Lcores { cpts: (0..count.into()).collect(), ..lcores(count, queues, &net.mem) };
+        let node = builder(ip, 1000 + net.seed, now).lcores(of_node).plan().unwrap();
         let mut ports = ports.into_iter();
-        let owners: Vec<ShardId> = (0..queues).map(ShardId).collect();
-        let lend = relay_budget((net.mem.rx_buf * net.mem.rx_bufs) as u64, net.mem.rx_bufs);
         let shards = (0..count)
             .map(|i| {
-                let me = ShardId(i);
                 let own = ports.next().map(|p| {
-                    let t = now.clone();
                     let seed = net.seed * 100 + u64::from(ip.octets()[3]) * 10 + u64::from(i);
-                    let port =
-                        FaultPort::new(p, net.faults, seed, Box::new(move || t.load(Ordering::Relaxed)));
-                    let cfg = StackConfig { secret: Some([seed, 1]), ..StackConfig::new(ip, 16) };
-                    let mut stack = Stack::new(cfg, port, LendSlab::new(512)).unwrap();
-                    stack.listen(Listen { addr: IpAddr::V4(ip), port: 988, backlog: 16 }).unwrap();
-                    LcoreRt::new(stack, Clock::virtual_time(now.clone()), me)
+                    let port = faulty(p, net.faults, seed, now);
+                    node.lcore(ShardId(i), stack(ip, port, seed, 512)).unwrap()
                 });
-                let mut c = Config::new(nid(ip), 1000 + net.seed);
-                c.shards = Shards::new(me.0, count).unwrap();
-                let t = now.clone();
-                let clock = Box::new(move || t.load(Ordering::Relaxed));
-                let rt = Linked::new(own, c.shards, owners.clone(), &rings, lend, clock);
-                Shard::new(Machine::new(c), rt, Script::default())
+                node.linked(ShardId(i), own, Script::default()).unwrap()
             })
             .collect();
         Node { ip, shards }
@@ -93,7 +52,7 @@ impl Node {
     }
 
     /// The stacks, by queue.
-    fn stacks(&mut self) -> impl Iterator<Item = &mut Stack<FaultPort<MemPort>>> {
+    fn stacks(&mut self) -> impl Iterator<Item = &mut Stack<Faulty>> {
         self.shards.iter_mut().filter_map(|s| s.rt.inner().map(LcoreRt::stack))
     }
 
@@ -115,7 +74,7 @@ impl Node {
     }
 
     fn logged(&self, f: impl Fn(&Event) -> bool) -> usize {
-        self.shards.iter().map(|s| s.app.log.borrow().iter().filter(|e| f(e)).count()).sum()
+        self.shards.iter().map(|s| logged(&s.app.log, &f)).sum()
     }
 }
 
@@ -148,14 +107,14 @@ impl Net {
 }
 
 struct World {
-    now: Arc<AtomicU64>,
+    now: Now,
     nodes: [Node; 2],
 }
 
 impl World {
     /// Two nodes; the other one's home is shard `homes` of each.
     fn new(net: &Net, homes: [u16; 2]) -> World {
-        let now = Arc::new(AtomicU64::new(1_000_000_000));
+        let now = beginning();
         let (a, b) = pair_of_queues(&net.mem, net.a.clone(), net.b.clone());
         let pick = |here: usize, home: u16, block: u8| {
             let count = Shards::new(0, here as u16 + net.idle).unwrap();
@@ -206,23 +165,6 @@ impl World {
             all.all(|c| (c.lendings_out, c.rx_lent_out, c.rx_pool_bytes_in_use, c.conns) == (0, 0, 0, 0))
         });
     }
-}
-
-fn pages(len: usize, seed: u8) -> (Payload, u64) {
-    let mut r = PageRunMut::new(Arc::new(PrivatePages), len).unwrap();
-    r.bytes_mut()
-        .iter_mut()
-        .enumerate()
-        .for_each(|(i, b)| *b = (i as u8).wrapping_mul(29) ^ (i >> 8) as u8 ^ seed);
-    let crc = u64::from(crc32fast::hash(r.bytes()));
-    (Payload::Pages(smallvec::smallvec![r.freeze().slice_all()]), crc)
-}
-
-fn crc(data: &Data) -> u64 {
-    let Data::Lent(parts) = data else { panic!("{data:?}") };
-    let mut h = crc32fast::Hasher::new();
-    parts.iter().for_each(|p| h.update(p.bytes()));
-    u64::from(h.finalize())
 }
 
 /// Every connection is where it belongs: dialled ones at the home of their peer and with a port that brings them

@@ -3,27 +3,22 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use dataplane::clock::Clock;
 use dataplane::mem::{MemConfig, MemPort, pair};
-use hugepages::LendSlab;
 use socket2::SockRef;
 use tcpstack::seq::Seq;
 use tcpstack::table::Key;
 use tcpstack::wire::{ACK, FIN, RST, SYN};
-use tcpstack::{Listen, Stack, StackConfig};
 use transport::lnd::{Accept, AppId, Config, Sink, Tcp};
 use transport::lnet::{MdMem, MdSpec, Op};
 use transport::node::lcore::LcoreRt;
-use transport::node::sock::{SockConfig, SockRt};
-use transport::node::{Input, Machine};
-use transport::node::{NoApp, Runtime, Shard};
-use transport::stream::ShardId;
+use transport::node::sock::SockRt;
+use transport::node::{Input, Machine, NoApp, NodeBuilder, Runtime, Shard};
 use transport::wire::{ConnType, Hello, LnetBody, LnetHdr, Nid, ProcessId, Version, WireHandle};
 
+use crate::nodes::{Now, beginning, builder, stack};
 use crate::raw::{hello, message, pages, request};
 use crate::sim_ends::{PEER, US, Wire};
 
@@ -55,20 +50,20 @@ trait World {
     fn nids(&self) -> (Nid, Nid);
 }
 
-fn config(nid: Nid) -> Config {
-    Config { accept: Accept::Trust, budget: BUDGET, ..Config::new(nid, 5) }
+fn poor(c: &mut Config) {
+    (c.accept, c.budget) = (Accept::Trust, BUDGET);
 }
 
-/// A machine with 1 KiB to GET at portal 5.
-fn machine(nid: Nid) -> Machine {
-    let mut m = Machine::new(config(nid));
+/// The node with 1 KiB to GET at portal 5, and an entry for PUTs at portal 6.
+fn serving<R: Runtime>(mut node: Shard<R, NoApp>) -> Shard<R, NoApp> {
+    let m = &mut node.machine;
     let md = MdSpec { truncate: true, ..MdSpec::new(MdMem::Source(pages(1024))) };
     let op = Op::Attach { tag: 9, portal: 5, who: ProcessId::ANY, match_bits: 5, ignore_bits: 0, md };
     m.handle(1, Input::Cmd(AppId::FIRST, op));
     let md = MdSpec::new(MdMem::Sink(Sink::Lend(4096)));
     let op = Op::Attach { tag: 9, portal: 6, who: ProcessId::ANY, match_bits: 6, ignore_bits: 0, md };
     m.handle(1, Input::Cmd(AppId::FIRST, op));
-    m
+    node
 }
 
 fn start((us, peer): (Nid, Nid), pid: u32) -> Vec<u8> {
@@ -102,7 +97,7 @@ struct Flow {
 struct OnPort {
     node: Shard<LcoreRt<MemPort>, NoApp>,
     wire: Wire,
-    now: Arc<AtomicU64>,
+    now: Now,
     flows: Vec<Flow>,
     /// Port, number and length of what came, a FIN in it, and the bytes of it.
     heard: Vec<(u16, Seq, usize, usize)>,
@@ -110,13 +105,10 @@ struct OnPort {
 
 impl OnPort {
     fn new() -> OnPort {
-        let now = Arc::new(AtomicU64::new(1_000_000_000));
+        let now = beginning();
         let (a, b) = pair(&MemConfig::default());
-        let cfg = StackConfig { secret: Some([3, 1]), ..StackConfig::new(US, 16) };
-        let mut stack = Stack::new(cfg, a, LendSlab::new(4096)).unwrap();
-        stack.listen(Listen { addr: IpAddr::V4(US), port: 988, backlog: 16 }).unwrap();
-        let rt = LcoreRt::new(stack, Clock::virtual_time(now.clone()), ShardId(0));
-        let node = Shard::new(machine(Nid::tcp(IpAddr::V4(US), 0)), rt, NoApp);
+        let node = builder(US, 5, &now).config(poor).over(stack(US, a, 3, 4096), NoApp).unwrap();
+        let node = serving(node);
         OnPort { node, wire: Wire(b), now, flows: vec![], heard: vec![] }
     }
 
@@ -208,10 +200,9 @@ impl OnSockets {
         let ip: IpAddr = [127, 44, 1, last].into();
         // What the kernel takes counts for acknowledged.
         let tcp = Tcp { tx_buffer: 8192, ..Tcp::default() };
-        let cfg = SockConfig { listen: vec![SocketAddr::new(ip, 0)], tcp, ..SockConfig::default() };
-        let rt = SockRt::new(cfg, Clock::monotonic()).unwrap();
-        let at = rt.local_addrs()[0];
-        let node = Shard::new(machine(crate::raw::nid(1)), rt, NoApp);
+        let node = NodeBuilder::of(Config { tcp, ..Config::new(crate::raw::nid(1), 5) }).config(poor);
+        let node = serving(node.listen_at([SocketAddr::new(ip, 0)]).sockets(NoApp).unwrap());
+        let at = node.rt.local_addrs()[0];
         OnSockets { node, at, socks: vec![], got: vec![] }
     }
 }

@@ -122,7 +122,7 @@ fn an_ack_for_a_cookie_of_an_old_set_closes_the_new_one() {
     net.run(SEC / 10);
     assert_eq!(counters(&net).err_cookie, 1);
     assert!(again.iter().all(|l| net.wire(*l, 1).1));
-    quiet(&net, 0);
+    net.assert_at_rest(0);
 }
 
 /// V2 knows no keepalive: 1 is a cookie as any, and rides on a message as any (socklnd.md §6.3).

@@ -1,41 +1,20 @@
 //! Answers go to the source that a request names, whoever delivered it (docs/protocol/lnet.md §5).
 
-use std::net::SocketAddr;
-
 use transport::lnd::{AppId, Config, LnetError, Payload, Shards};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::node::Input;
 use transport::testing::capture::Msg;
 use transport::testing::net::{Net, SEC};
 use transport::wire::{
-    AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, Nid, ProcessId, Version,
-    WireHandle, ksock, ping,
+    ByteOrder, ConnType, LnetBody, LnetHdr, Nid, ProcessId, Version, WireHandle, ksock, ping,
 };
 
-use crate::raw;
-
-fn nid(n: u8) -> Nid {
-    format!("10.0.0.{n}@tcp").parse().unwrap()
-}
+use crate::raw::{self, nid};
 
 /// A connection of 10.0.0.66 to shard `node` of 10.0.0.1.
 fn connect(net: &mut Net, node: usize) -> usize {
-    let req = AcceptorReq::new(nid(1));
-    let hello = Hello {
-        version: Version::V3,
-        order: ByteOrder::Little,
-        tcp_magic: false,
-        src_nid: nid(66),
-        dst_nid: nid(1),
-        src_pid: 12345,
-        dst_pid: 0,
-        src_incarnation: 6,
-        dst_incarnation: 0,
-        ctype: ConnType::Control,
-        ips: Default::default(),
-    };
-    let link = net.raw_connect(SocketAddr::from(([10, 0, 0, 66], 700)), node);
-    net.raw_send(link, &[&req.emit()[..req.wire_len()], &hello.emit()].concat());
+    let link = net.raw_connect(raw::at(700), node);
+    net.raw_send(link, &raw::start(&raw::hello(Version::V3, ConnType::Control)));
     net.run(SEC / 10);
     assert_eq!(net.wire(link, 1).0.len(), 56, "a HELLO");
     link
@@ -44,16 +23,8 @@ fn connect(net: &mut Net, node: usize) -> usize {
 /// A GET that says it comes from `src`.
 fn get(src: Nid, portal: u32, match_bits: u64) -> Vec<u8> {
     let handle = WireHandle { interface: 1, object: 1 };
-    let h = LnetHdr {
-        dest_nid: nid(1),
-        src_nid: src,
-        dest_pid: 12345,
-        src_pid: 12345,
-        payload_len: 0,
-        body: LnetBody::Get { handle, match_bits, portal, src_offset: 0, sink_length: 272 },
-    };
-    let k = KsockHdr { kind: KsockType::Lnet, csum: 0, cookie0: 0, cookie1: 0 };
-    [&k.emit(ByteOrder::Little)[..], &h.emit()].concat()
+    let body = LnetBody::Get { handle, match_bits, portal, src_offset: 0, sink_length: 272 };
+    raw::message(Version::V3, &LnetHdr { src_nid: src, ..raw::header(body, 0) }, 0)
 }
 
 fn stale(net: &Net, node: usize) -> u64 {
@@ -82,7 +53,7 @@ fn a_push_is_acknowledged_and_its_sum_judged() {
             let [Msg::Lnet(_, a, _), Msg::Lnet(_, r, _)] = &said[..] else { panic!("{said:?}") };
             let want = LnetBody::Ack { handle, match_bits: ping::MATCH_BITS, mlength: taken };
             assert!(a.body == want && matches!(r.body, LnetBody::Reply { .. }), "{version:?} {len}: {a:?}");
-            raw::quiet(&net, 0);
+            net.assert_at_rest(0);
         }
     }
     for (version, good) in

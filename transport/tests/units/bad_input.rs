@@ -1,7 +1,5 @@
 //! Hostile and broken peers: a counted, named error, that peer's set closed, and nothing else disturbed.
 
-use std::net::SocketAddr;
-
 use proptest::prelude::*;
 use transport::lnd::{Accept, Config, Counters, Payload, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
@@ -12,9 +10,7 @@ use transport::wire::{
     WireHandle, acceptor,
 };
 
-fn nid(n: u8) -> Nid {
-    format!("10.0.0.{n}@tcp").parse().unwrap()
-}
+use crate::raw::{self, at, counters, ksock, nid};
 
 fn config(n: u8) -> Config {
     Config::new(nid(n), 1000 + u64::from(n))
@@ -38,65 +34,34 @@ fn ping(net: &mut Net, want: bool) {
     assert_eq!(ok, want, "the other peer is undisturbed");
 }
 
-fn from(port: u16) -> SocketAddr {
-    SocketAddr::new([10, 0, 0, 66].into(), port)
-}
-
 fn request() -> Vec<u8> {
-    let req = AcceptorReq::new(nid(1));
-    req.emit()[..req.wire_len()].to_vec()
+    raw::request(nid(1))
 }
 
 fn hello(ctype: ConnType) -> Hello {
-    Hello {
-        version: Version::V3,
-        order: ByteOrder::Little,
-        tcp_magic: false,
-        src_nid: nid(66),
-        dst_nid: nid(1),
-        src_pid: 12345,
-        dst_pid: 0,
-        src_incarnation: 6,
-        dst_incarnation: 0,
-        ctype,
-        ips: Default::default(),
-    }
+    raw::hello(Version::V3, ctype)
 }
 
 fn start(ctype: ConnType) -> Vec<u8> {
-    [request(), hello(ctype).emit().to_vec()].concat()
+    raw::start(&hello(ctype))
 }
 
 fn put(len: u32) -> LnetHdr {
-    LnetHdr {
-        dest_nid: nid(1),
-        src_nid: nid(66),
-        dest_pid: 12345,
-        src_pid: 12345,
-        payload_len: len,
-        body: LnetBody::Put { ack: WireHandle::NONE, match_bits: 1, hdr_data: 0, portal: 5, offset: 0 },
-    }
-}
-
-fn ksock(kind: KsockType, csum: u32, cookie0: u64, cookie1: u64) -> Vec<u8> {
-    KsockHdr { kind, csum, cookie0, cookie1 }.emit(ByteOrder::Little).to_vec()
+    let body = LnetBody::Put { ack: WireHandle::NONE, match_bits: 1, hdr_data: 0, portal: 5, offset: 0 };
+    raw::header(body, len)
 }
 
 fn message(h: &LnetHdr) -> Vec<u8> {
-    [ksock(KsockType::Lnet, 0, 0, 0), h.emit().to_vec(), vec![9; h.payload_len as usize]].concat()
+    raw::message(Version::V3, h, 0)
 }
 
 /// Sends `bytes` on a new connection; gives what the victim answered and whether it closed.
 fn send(net: &mut Net, port: u16, bytes: &[u8]) -> (Vec<u8>, bool, usize) {
-    let link = net.raw_connect(from(port), 0);
+    let link = net.raw_connect(at(port), 0);
     net.raw_send(link, bytes);
     net.run(SEC / 10);
     let (wrote, closed) = net.wire(link, 1);
     (wrote.to_vec(), closed, link)
-}
-
-fn counters(net: &Net) -> Counters {
-    *net.nodes[0].machine.counters()
 }
 
 /// Exactly these counters moved, by one each.
@@ -351,7 +316,7 @@ fn cut_at_every_byte_and_silent() {
     for n in 0..whole.len() {
         let mut net = net();
         let before = counters(&net);
-        let link = net.raw_connect(from(700), 0);
+        let link = net.raw_connect(at(700), 0);
         net.raw_send(link, &whole[..n]);
         net.run(4 * SEC);
         assert!(!net.wire(link, 1).1, "{n}");
@@ -376,7 +341,7 @@ fn cut_at_every_byte_with_fin() {
     let whole = [start(ConnType::Control), message(&put(40))].concat();
     for n in 0..whole.len() {
         let mut net = net();
-        let link = net.raw_connect(from(700), 0);
+        let link = net.raw_connect(at(700), 0);
         net.raw_send(link, &whole[..n]);
         net.raw_fin(link);
         net.run(SEC / 10);
@@ -390,7 +355,7 @@ fn cut_at_every_byte_with_fin() {
 #[test]
 fn a_hello_that_never_ends() {
     let mut net = net();
-    let link = net.raw_connect(from(700), 0);
+    let link = net.raw_connect(at(700), 0);
     // Each byte comes well within any idle time; together they take too long.
     for b in start(ConnType::Control) {
         net.raw_send(link, &[b]);
@@ -409,7 +374,7 @@ fn many_silent_connections_are_bounded() {
     let mut net = Net::new();
     net.add(Config { max_embryonic: 10, ..config(1) });
     for i in 0..50 {
-        net.raw_connect(from(600 + i), 0);
+        net.raw_connect(at(600 + i), 0);
     }
     net.run(SEC / 10);
     // One host gets half of the places, so that others find some.
@@ -535,7 +500,7 @@ proptest! {
         let mut bytes = [start(ConnType::Control), message(&put(100)), ksock(KsockType::Noop, 0, 0, 1), message(&put(3))].concat();
         let i = at.index(bytes.len());
         bytes[i] = to;
-        let link = net.raw_connect(from(700), 0);
+        let link = net.raw_connect(raw::at(700), 0);
         net.raw_send(link, &bytes);
         net.run(120 * SEC);
         net.take_events(0);

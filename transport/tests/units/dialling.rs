@@ -14,24 +14,10 @@ use transport::node::sock::{SockConfig, SockRt};
 use transport::socklnd::{Contact, DialWhy};
 use transport::stream::{DialError, DialId, DialSpec, Happened};
 use transport::testing::net::{Net, SEC};
-use transport::wire::{AcceptorReq, ByteOrder, ConnType, Hello, Nid, ProcessId, Version};
+use transport::testing::pair::{Pair, config, nid};
+use transport::wire::{AcceptorReq, ByteOrder, ConnType, Hello, ProcessId, Version};
 
 use crate::raw;
-
-fn nid(n: u8) -> Nid {
-    format!("10.0.0.{n}@tcp").parse().unwrap()
-}
-
-fn config(n: u8) -> Config {
-    Config::new(nid(n), 1_700_000_000_000_000_000 + u64::from(n))
-}
-
-fn pair(a: Config, b: Config) -> Net {
-    let mut net = Net::new();
-    net.add(a);
-    net.add(b);
-    net
-}
 
 /// Between two attempts, in ns.
 const APART: u64 = 15 * SEC;
@@ -66,7 +52,7 @@ fn asked(net: &Net) -> Vec<ConnType> {
 fn a_peer_that_says_none_three_times_is_left_with_what_is_open() {
     use ConnType::{BulkIn, BulkOut, Control};
     let two = Config { conns_per_peer: 2, min_reconnect: APART, ..config(1) };
-    let mut net = pair(two, Config { max_conns_per_type: 1, ..config(2) });
+    let mut net = Pair::of(two, Config { max_conns_per_type: 1, ..config(2) });
     assert_eq!(ping(&mut net), Some(Ok(())));
     assert_eq!(asked(&net), [Control, BulkIn, BulkOut, BulkIn]);
     net.run(APART);
@@ -93,7 +79,7 @@ fn a_peer_that_says_none_three_times_is_left_with_what_is_open() {
 #[test]
 fn with_nothing_open_the_third_none_is_a_failure() {
     let slow = Config { min_reconnect: APART, ..config(1) };
-    let mut net = pair(slow, Config { max_conns_per_type: 0, ..config(2) });
+    let mut net = Pair::of(slow, Config { max_conns_per_type: 0, ..config(2) });
     assert_eq!(ping(&mut net), None, "it waits");
     net.run(APART);
     assert_eq!((net.links(), answer(&mut net)), (2, None));
@@ -110,7 +96,7 @@ fn with_nothing_open_the_third_none_is_a_failure() {
 #[test]
 fn the_time_between_two_attempts_is_min_reconnectms() {
     let slow = Config { min_reconnect: APART, ..config(1) };
-    let mut net = pair(slow, Config { max_conns_per_type: 0, ..config(2) });
+    let mut net = Pair::of(slow, Config { max_conns_per_type: 0, ..config(2) });
     ping(&mut net);
     for n in 2..=3 {
         net.run(APART - SEC);
@@ -194,7 +180,7 @@ fn who_has_been_dialled_does_not_dial() {
         // Either way round: node 1 has the other's connections before it has anything to say.
         let (a, b) = if higher { (config(2), config(1)) } else { (config(1), config(2)) };
         let target = ProcessId::lustre(a.nid);
-        let mut net = pair(a, b);
+        let mut net = Pair::of(a, b);
         let to = ProcessId::lustre(net.nodes[1].machine.config().nid);
         net.op(0, Op::Ping { tag: 1, target: to });
         net.run(SEC / 2);
@@ -244,7 +230,7 @@ fn what_a_dial_came_to_is_remembered() {
         net.run(if why == DialWhy::Silent { 60 * SEC } else { SEC / 2 });
         assert_eq!((brief(&net).conns, brief(&net).why), (0, Some(why)), "{why:?}");
     }
-    let mut net = pair(config(1), config(2));
+    let mut net = Pair::of(config(1), config(2));
     (net.nodes[1].mute, net.nodes[1].deaf) = (true, true);
     ping(&mut net);
     assert_eq!(brief(&net).contact, Contact::Connecting);

@@ -10,15 +10,11 @@ use transport::lnd::{Accept, Config, Data, Payload, Shards, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op, PutEvent};
 use transport::stream::{Bucket, ShardId};
 use transport::testing::net::{Net, SEC};
+use transport::testing::pair::id;
 use transport::testing::rng::Rng;
-use transport::wire::{ConnType, Hello, LnetHdr, Nid, ProcessId, Version};
+use transport::wire::{ConnType, Hello, LnetHdr, ProcessId, Version};
 
 use crate::raw;
-
-fn id(n: u8) -> ProcessId {
-    let nid: Nid = format!("10.0.0.{n}@tcp").parse().unwrap();
-    ProcessId::lustre(nid)
-}
 
 fn bucket(n: u8) -> Bucket {
     Bucket::of(IpAddr::from([10, 0, 0, n]))
@@ -122,11 +118,7 @@ fn tally(net: &mut Net) -> (Vec<u64>, usize) {
 }
 
 fn quiet(net: &Net) {
-    for (i, n) in net.nodes.iter().enumerate() {
-        let g = n.machine.gauges();
-        let out = (g.cookies, g.lends, g.credits_used, g.ops, g.queued, g.boxes);
-        assert_eq!(out, (0, 0, 0, 0, 0, 0), "{i}: {g:?}");
-    }
+    (0..net.nodes.len()).for_each(|n| net.assert_at_rest(n));
 }
 
 /// Both sides speak first, in all ways: the conversation that is moved in.

@@ -9,8 +9,7 @@ use hugepages::{PageRunMut, PrivatePages};
 use transport::lnd::{Accept, Held, Payload, Sink, Tcp};
 use transport::lnet::{Event, MdMem, Op};
 use transport::node::sock::{SockConfig, SockRt};
-use transport::node::{Input, Machine};
-use transport::node::{NoApp, Runtime, Shard, StreamCmd};
+use transport::node::{Input, NoApp, NodeBuilder, Runtime, StreamCmd};
 use transport::stream::{Close, Happened, InlineHdr, LendId, Pages, SendMsg};
 use transport::testing::net::{Net, SEC};
 use transport::wire::{ConnType, Hello, LnetBody, LnetHdr, Nid, ProcessId, Version, WireHandle};
@@ -544,12 +543,9 @@ fn who_waits_behind_one_that_waits_no_longer_is_woken() {
 fn many_connections_at_once_are_all_accepted() {
     let ip: IpAddr = [127, 44, 0, 1].into();
     let tcp = Tcp { backlog: 2000, ..Tcp::default() };
-    let cfg = SockConfig { listen: vec![SocketAddr::new(ip, 0)], tcp, ..SockConfig::default() };
-    let rt = SockRt::new(cfg, Clock::monotonic()).unwrap();
-    let at = rt.local_addrs()[0];
-    let machine =
-        Machine::new(transport::lnd::Config { accept: Accept::Trust, max_embryonic: 1 << 16, ..config(1) });
-    let mut node = Shard::new(machine, rt, NoApp);
+    let many = transport::lnd::Config { accept: Accept::Trust, max_embryonic: 1 << 16, tcp, ..config(1) };
+    let mut node = NodeBuilder::of(many).listen_at([SocketAddr::new(ip, 0)]).sockets(NoApp).unwrap();
+    let at = node.rt.local_addrs()[0];
     const N: usize = 1500;
     let socks: Vec<TcpStream> = (0..N).map(|_| TcpStream::connect(at).unwrap()).collect();
     let mut turns = 0;
@@ -575,14 +571,9 @@ fn many_connections_at_once_are_all_accepted() {
 fn unread_requests_hold_one_buffer_a_connection() {
     use std::io::Write;
     let ip: IpAddr = [127, 44, 0, 2].into();
-    let cfg = SockConfig { listen: vec![SocketAddr::new(ip, 0)], ..SockConfig::default() };
-    let rt = SockRt::new(cfg, Clock::monotonic()).unwrap();
-    let at = rt.local_addrs()[0];
-    let mut node = Shard::new(
-        Machine::new(transport::lnd::Config { accept: Accept::Trust, budget: MIB, ..config(1) }),
-        rt,
-        NoApp,
-    );
+    let poor = transport::lnd::Config { accept: Accept::Trust, budget: MIB, ..config(1) };
+    let mut node = NodeBuilder::of(poor).listen_at([SocketAddr::new(ip, 0)]).sockets(NoApp).unwrap();
+    let at = node.rt.local_addrs()[0];
     let md = transport::lnet::MdSpec {
         truncate: true,
         ..transport::lnet::MdSpec::new(MdMem::Source(pages(4096)))

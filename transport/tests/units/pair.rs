@@ -6,28 +6,10 @@ use hugepages::{PageRunMut, PrivatePages};
 use transport::lnd::{Config, Data, LnetError, Payload, RxPiece, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::testing::net::{Net, SEC};
-use transport::wire::{Nid, ProcessId};
+use transport::testing::pair::{Pair, config, id, nid};
+use transport::wire::ProcessId;
 
 const MIB: usize = 1 << 20;
-
-fn nid(n: u8) -> Nid {
-    format!("10.0.0.{n}@tcp").parse().unwrap()
-}
-
-fn id(n: u8) -> ProcessId {
-    ProcessId::lustre(nid(n))
-}
-
-fn config(n: u8) -> Config {
-    Config::new(nid(n), 1_700_000_000_000_000_000 + u64::from(n))
-}
-
-fn pair() -> Net {
-    let mut net = Net::new();
-    net.add(config(1));
-    net.add(config(2));
-    net
-}
 
 fn run_of(len: usize, seed: u8) -> PageRunMut {
     let mut run = PageRunMut::new(Arc::new(PrivatePages), len).unwrap();
@@ -55,17 +37,6 @@ fn attach(tag: u64, bits: u64, mem: MdMem, threshold: Option<u32>) -> Op {
     Op::Attach { tag, portal: 26, who: ProcessId::ANY, match_bits: bits, ignore_bits: 0, md }
 }
 
-/// Everything is home: no credit, cookie, lend, operation or queue.
-fn quiet(net: &Net, nodes: &[usize]) {
-    for n in nodes {
-        let g = net.nodes[*n].machine.gauges();
-        assert_eq!((g.cookies, g.lends, g.credits_used, g.ops, g.queued), (0, 0, 0, 0, 0), "node {n}: {g:?}");
-        let home = net.nodes[*n].pool.home();
-        home.drain();
-        assert_eq!(home.lent_out(), 0);
-    }
-}
-
 fn bytes_of(data: &Data) -> Vec<u8> {
     match data {
         Data::Lent(pieces) => pieces.iter().flat_map(|p: &RxPiece| p.bytes().to_vec()).collect(),
@@ -73,9 +44,34 @@ fn bytes_of(data: &Data) -> Vec<u8> {
     }
 }
 
+/// What the façade itself says.
+#[test]
+fn a_pair_pings_puts_and_gets_both_ways() {
+    let mut pair = Pair::new();
+    for (from, to) in [(0, 1), (1, 0)] {
+        assert_eq!(pair.ping(from).unwrap().nis[0].nid, nid(to as u8 + 1));
+        // Nothing matches: a PUT that is dropped has no ACK, which its time-out tells.
+        assert_eq!(pair.put(from, pages(70_000, 1)), Err(LnetError::TimedOut));
+        pair.attach(to, MdMem::Sink(Sink::Lend(MIB as u32)));
+        for payload in [Payload::empty(), Payload::inline(&[7; 60]).unwrap(), pages(70_000, 1)] {
+            let len = payload.len() as u32;
+            assert_eq!(pair.put(from, payload), Ok(len));
+            assert!(matches!(&pair.take_events(to)[..], [Event::Put(p)] if p.mlength == len));
+        }
+        pair.attach(to, MdMem::Source(pages(70_000, 3)));
+        assert!(bytes_of(&pair.get(from, 70_000).unwrap()) == run_of(70_000, 3).bytes());
+        // It is told of when its pages are home, after the REPLY has come.
+        pair.drive(to, |e| matches!(e, Event::Get(_)));
+        assert!(pair.take_events(to).is_empty());
+        assert!(pair.take_events(from).is_empty(), "each event was the façade's");
+    }
+    pair.run(SEC);
+    pair.assert_quiet();
+}
+
 #[test]
 fn ping_opens_three_connections_and_answers() {
-    let mut net = pair();
+    let mut net = Pair::new();
     net.op(0, Op::Ping { tag: 5, target: id(2) });
     net.run(SEC / 2);
     let [Event::Ping { tag: 5, info: Ok(info), rtt_ns }] = &net.take_events(0)[..] else { panic!() };
@@ -84,7 +80,7 @@ fn ping_opens_three_connections_and_answers() {
     for n in 0..2 {
         assert_eq!(net.nodes[n].machine.gauges().conns_up, 3);
     }
-    quiet(&net, &[0, 1]);
+    net.assert_quiet();
     // And back, over the connections that are there.
     net.op(1, Op::Ping { tag: 6, target: id(1) });
     net.run(SEC / 2);
@@ -94,7 +90,7 @@ fn ping_opens_three_connections_and_answers() {
 
 #[test]
 fn bulk_put_is_lent_and_released_once() {
-    let mut net = pair();
+    let mut net = Pair::new();
     net.op(1, attach(9, 0x42, MdMem::Sink(Sink::Lend(MIB as u32)), None));
     net.op(0, Op::Ping { tag: 1, target: id(2) });
     net.run(SEC / 2);
@@ -135,12 +131,12 @@ fn bulk_put_is_lent_and_released_once() {
     assert_eq!((tx.zc_requested, tx.zc_acked, rx.zc_acks_tx), (20, 20, 20));
     assert_eq!(rx.rx_lent_bytes + rx.rx_copied_bytes, 20 * MIB as u64);
     assert_eq!(tx.tx_inline_bytes, 0);
-    quiet(&net, &[0, 1]);
+    net.assert_quiet();
 }
 
 #[test]
 fn copying_sinks_come_back_and_gets_are_answered() {
-    let mut net = pair();
+    let mut net = Pair::new();
     let want = run_of(70_000, 9).bytes().to_vec();
     net.op(1, attach(1, 1, MdMem::Sink(Sink::Copy(run_of(MIB, 0))), Some(1)));
     net.op(1, attach(2, 2, MdMem::Source(pages(70_000, 9)), Some(2)));
@@ -188,16 +184,14 @@ fn copying_sinks_come_back_and_gets_are_answered() {
     assert_eq!(gets, 2);
     assert_eq!(net.nodes[1].machine.counters().rx_copied_bytes, 70_000);
     assert_eq!(net.nodes[1].machine.gauges().entries, 0);
-    quiet(&net, &[0, 1]);
+    net.assert_quiet();
 }
 
 #[test]
 fn one_byte_at_a_time_is_the_same() {
     for piecemeal in [false, true] {
-        let mut net = Net::new();
+        let mut net = Pair::new();
         (net.chunk, net.piecemeal) = (1, piecemeal);
-        net.add(config(1));
-        net.add(config(2));
         net.op(1, attach(1, 1, MdMem::Sink(Sink::Copy(run_of(20_000, 0))), None));
         net.op(0, put(10, 2, 1, pages(20_000, 4), true));
         net.op(0, Op::Ping { tag: 11, target: id(2) });
@@ -208,13 +202,13 @@ fn one_byte_at_a_time_is_the_same() {
         );
         assert!(events.iter().any(|e| matches!(e, Event::Ping { tag: 11, info: Ok(_), .. })));
         assert!(matches!(net.take_events(1)[1], Event::Put(ref p) if p.mlength == 20_000));
-        quiet(&net, &[0, 1]);
+        net.assert_quiet();
     }
 }
 
 #[test]
 fn matching_rules() {
-    let mut net = pair();
+    let mut net = Pair::new();
     let small = |n: usize| Payload::inline(&vec![7; n]).unwrap();
     // Exact entries FIFO; a full MD is skipped; too long is dropped unless truncated.
     net.op(1, attach(1, 1, MdMem::Sink(Sink::Lend(50)), Some(1)));
@@ -259,7 +253,7 @@ fn matching_rules() {
         .filter(|e| matches!(e, Event::Ack { status: Err(LnetError::TimedOut), .. }))
         .count();
     assert_eq!(late, 4);
-    quiet(&net, &[0, 1]);
+    net.assert_quiet();
 }
 
 #[test]
@@ -286,12 +280,12 @@ fn a_busy_run_holds_up_only_who_wants_it() {
         assert!(events.iter().any(|e| matches!(e, Event::Ping { tag: 9, info: Ok(_), .. })));
     }
     assert_eq!(net.take_events(2).iter().filter(|e| matches!(e, Event::Put(_))).count(), 8);
-    quiet(&net, &[0, 1, 2]);
+    (0..3).for_each(|n| net.assert_at_rest(n));
 }
 
 #[test]
 fn both_dial_at_once_and_one_set_is_left() {
-    let mut net = pair();
+    let mut net = Pair::new();
     net.op(0, Op::Ping { tag: 1, target: id(2) });
     net.op(1, Op::Ping { tag: 2, target: id(1) });
     net.run(10 * SEC);
@@ -303,13 +297,13 @@ fn both_dial_at_once_and_one_set_is_left() {
         let c = net.nodes[n].machine.counters();
         assert_eq!((c.races, c.duplicates, c.sets_closed), (0, 1, 0));
     }
-    quiet(&net, &[0, 1]);
+    net.assert_quiet();
 }
 
 #[test]
 fn a_killed_peer_ends_every_message_once() {
     for rst in [true, false] {
-        let mut net = pair();
+        let mut net = Pair::new();
         net.op(1, attach(1, 1, MdMem::Sink(Sink::Discard(MIB as u32)), None));
         net.op(0, Op::Ping { tag: 0, target: id(2) });
         net.run(SEC / 2);
@@ -329,7 +323,7 @@ fn a_killed_peer_ends_every_message_once() {
             .collect();
         dones.sort_unstable();
         assert_eq!(dones, (0..30).collect::<Vec<_>>(), "rst {rst}");
-        quiet(&net, &[0]);
+        net.assert_at_rest(0);
         // It comes back as another incarnation, and is reached again.
         let again = Config { incarnation: 5, ..config(2) };
         net.restart(1, again);
@@ -341,7 +335,7 @@ fn a_killed_peer_ends_every_message_once() {
 
 #[test]
 fn an_absent_peer_is_unreachable_with_back_off() {
-    let mut net = pair();
+    let mut net = Pair::new();
     net.nodes[1].deaf = true;
     net.op(0, Op::Ping { tag: 0, target: id(2) });
     net.run(SEC / 10);
@@ -354,12 +348,12 @@ fn an_absent_peer_is_unreachable_with_back_off() {
     net.run(SEC);
     assert!(matches!(net.take_events(0)[..], [Event::Ping { info: Ok(_), .. }]));
     assert_eq!(net.nodes[0].machine.counters().dials_failed, 1);
-    quiet(&net, &[0, 1]);
+    net.assert_quiet();
 }
 
 #[test]
 fn attempts_get_rarer_and_are_forgiven() {
-    let mut net = pair();
+    let mut net = Pair::new();
     net.nodes[1].deaf = true;
     for tag in 0..2000 {
         net.op(0, Op::Ping { tag, target: id(2) });
@@ -375,7 +369,7 @@ fn attempts_get_rarer_and_are_forgiven() {
 
 #[test]
 fn keepalive_when_idle_and_nothing_else() {
-    let mut net = pair();
+    let mut net = Pair::new();
     net.op(0, Op::Ping { tag: 0, target: id(2) });
     net.run(SEC);
     let before = *net.nodes[0].machine.counters();
@@ -384,12 +378,12 @@ fn keepalive_when_idle_and_nothing_else() {
     assert!(a.keepalives_tx + b.keepalives_tx >= 3);
     assert_eq!((a.msgs_tx, a.sets_closed, a.conns_up), (before.msgs_tx, 0, 3));
     assert_eq!(b.noops_rx, a.keepalives_tx);
-    quiet(&net, &[0, 1]);
+    net.assert_quiet();
 }
 
 #[test]
 fn shutdown_ends_everything_and_says_so() {
-    let mut net = pair();
+    let mut net = Pair::new();
     net.op(0, attach(1, 1, MdMem::Sink(Sink::Copy(run_of(4096, 0))), None));
     net.op(0, Op::Ping { tag: 0, target: id(2) });
     net.run(SEC / 2);
@@ -415,7 +409,7 @@ fn shutdown_ends_everything_and_says_so() {
     assert_eq!((g.conns, g.lends, g.peers, g.ops, g.entries), (0, 0, 0, 0, 0));
     net.run(SEC);
     assert_eq!(net.nodes[1].machine.gauges().conns, 0);
-    quiet(&net, &[0, 1]);
+    net.assert_quiet();
 }
 
 /// Field report L5: whoever goes down lets handshakes come to their end, those that it began and those that its peer did,
@@ -425,10 +419,11 @@ fn a_node_that_goes_down_cuts_no_handshake_off() {
     let mut went = [0; 3];
     for (asker, leaver) in [(0, 0), (0, 1), (1, 0)] {
         for step in 0..60 {
-            let mut net = pair();
+            let mut net = Pair::new();
             net.op(asker, Op::Ping { tag: 1, target: id(2 - asker as u8) });
             let from = net.steps;
-            net.run_until(net.now + SEC / 100, |n| n.steps >= from + step);
+            let until = net.now + SEC / 100;
+            net.run_until(until, |n| n.steps >= from + step);
             if asker != leaver && net.nodes[leaver].machine.gauges().conns == 0 {
                 // It knows of nobody yet, and is down at once.
                 continue;
@@ -436,7 +431,8 @@ fn a_node_that_goes_down_cuts_no_handshake_off() {
             net.op(leaver, Op::Shutdown { tag: 9 });
             let (other, asked_at) = (1 - leaver, net.now);
             // A process that is down is there no more.
-            net.run_until(net.now + 3 * SEC, |n| {
+            let until = net.now + 3 * SEC;
+            net.run_until(until, |n| {
                 n.nodes[leaver].events.iter().any(|(_, _, e)| matches!(e, Event::ShutDown { .. }))
             });
             let what = format!("{asker} asks, {leaver} leaves after {step} events");
@@ -451,7 +447,7 @@ fn a_node_that_goes_down_cuts_no_handshake_off() {
             });
             assert!(asker == leaver || answer == Some(Ok(())), "{what}: {answer:?}");
             went[net.links().min(3) - 1] += 1;
-            quiet(&net, &[0, 1]);
+            net.assert_quiet();
         }
     }
     assert!(went.iter().all(|n| *n > 3), "{went:?} runs with one, two and three connections");
@@ -461,7 +457,7 @@ fn a_node_that_goes_down_cuts_no_handshake_off() {
 #[test]
 fn a_node_that_goes_down_does_not_wait_for_the_mute() {
     for (after, longest) in [(0, SEC + SEC / 10), (2 * SEC, SEC / 10)] {
-        let mut net = pair();
+        let mut net = Pair::new();
         let ip = std::net::IpAddr::from([10, 0, 0, 9]);
         net.raw_listen(ip);
         net.op(0, Op::Ping { tag: 1, target: id(9) });

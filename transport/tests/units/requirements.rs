@@ -235,7 +235,7 @@ fn requirement_05_acks_are_taken_as_singles_pairs_ranges_and_piggyback() {
     let sent = net.take_events(0);
     let good = sent.iter().filter(|e| matches!(e, Event::Send { status: Ok(()), done: true, .. })).count();
     assert_eq!(good, 10, "{sent:?}");
-    quiet(&net, 0);
+    net.assert_at_rest(0);
     assert_eq!(net.nodes[0].machine.gauges().conns_up, 3);
 }
 
@@ -318,7 +318,7 @@ fn requirement_08_a_set_has_one_fate() {
             net.run(SEC);
             assert!(links.iter().all(|l| net.wire(*l, 1).1), "{what} on {which} closes all three");
             assert!(!net.wire(other, 1).1, "another pid of that node is another peer");
-            quiet(&net, 0);
+            net.assert_at_rest(0);
         }
     }
 }
@@ -346,7 +346,7 @@ fn requirement_08_what_was_received_before_the_end_is_delivered() {
             let puts =
                 net.take_events(0).into_iter().filter(|e| matches!(e, Event::Put(p) if p.status.is_ok()));
             assert_eq!(puts.count(), 80, "{which} on {ended}");
-            quiet(&net, 0);
+            net.assert_at_rest(0);
         }
     }
 }

@@ -7,15 +7,11 @@ use hugepages::{PageRunMut, PrivatePages};
 use transport::lnd::{Config, Payload, Shards, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::testing::net::{Net, SEC};
-use transport::wire::{Nid, ProcessId};
+use transport::testing::pair::id;
+use transport::wire::ProcessId;
 
 const SHARDS: u16 = 3;
 const PEERS: u8 = 8;
-
-fn id(n: u8) -> ProcessId {
-    let nid: Nid = format!("10.0.0.{n}@tcp").parse().unwrap();
-    ProcessId::lustre(nid)
-}
 
 fn run(len: usize) -> PageRunMut {
     PageRunMut::new(Arc::new(PrivatePages), len).unwrap()
@@ -34,10 +30,7 @@ fn net() -> Net {
 }
 
 fn quiet(net: &Net) {
-    for (i, n) in net.nodes.iter().enumerate() {
-        let g = n.machine.gauges();
-        assert_eq!((g.cookies, g.lends, g.credits_used, g.ops, g.queued), (0, 0, 0, 0, 0), "{i}: {g:?}");
-    }
+    (0..net.nodes.len()).for_each(|n| net.assert_at_rest(n));
 }
 
 #[test]

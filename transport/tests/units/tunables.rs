@@ -7,19 +7,8 @@ use transport::lnd::tunables::Change;
 use transport::lnd::{Accept, Config, LnetError, Payload, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::testing::net::{Net, SEC};
+use transport::testing::pair::{config, id};
 use transport::wire::{Nid, ProcessId, Version};
-
-fn nid(n: u8) -> Nid {
-    format!("10.0.0.{n}@tcp").parse().unwrap()
-}
-
-fn id(n: u8) -> ProcessId {
-    ProcessId::lustre(nid(n))
-}
-
-fn config(n: u8) -> Config {
-    Config::new(nid(n), 1_700_000_000_000_000_000 + u64::from(n))
-}
 
 /// Nodes 10.0.0.1 to `n`, which take PUTs in; `change` makes their configurations other than the defaults.
 fn nodes(n: u8, change: impl Fn(&mut Config)) -> Net {

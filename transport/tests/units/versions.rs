@@ -7,28 +7,14 @@ use hugepages::{PageRunMut, PrivatePages};
 use transport::lnd::{Accept, Config, Data, Payload, RxPiece, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::testing::net::{Net, SEC};
+use transport::testing::pair::{self, Pair, id, nid};
 use transport::wire::{
     AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, Nid, ProcessId, Version,
     WireHandle, ksock, lnet, ping,
 };
 
-fn nid(n: u8) -> Nid {
-    format!("10.0.0.{n}@tcp").parse().unwrap()
-}
-
-fn id(n: u8) -> ProcessId {
-    ProcessId::lustre(nid(n))
-}
-
 fn config(n: u8, version: Option<Version>) -> Config {
-    Config { version, ..Config::new(nid(n), 1_700_000_000_000_000_000 + u64::from(n)) }
-}
-
-fn pair(a: Config, b: Config) -> Net {
-    let mut net = Net::new();
-    net.add(a);
-    net.add(b);
-    net
+    Config { version, ..pair::config(n) }
 }
 
 fn bytes(len: usize) -> Vec<u8> {
@@ -119,7 +105,7 @@ fn every_pair_of_versions_agrees_on_the_older() {
     let level = |v: Option<Version>| v.unwrap_or(Version::V3);
     for a in all {
         for b in all {
-            let mut net = pair(config(1, a), config(2, b));
+            let mut net = Pair::of(config(1, a), config(2, b));
             exercise(&mut net, &SIZES, [id(1), id(2)]);
             let want = level(a).min(level(b));
             let (asked, answer) = hellos(&net, 0);
@@ -145,7 +131,7 @@ fn every_pair_of_versions_agrees_on_the_older() {
 fn ipv6_peers_speak_v4() {
     let six = |n: u8| format!("fd77::{n}@tcp").parse::<Nid>().unwrap();
     let cfg = |n: u8| Config::new(six(n), 9 + u64::from(n));
-    let mut net = pair(cfg(1), cfg(2));
+    let mut net = Pair::of(cfg(1), cfg(2));
     exercise(&mut net, &SIZES, [ProcessId::lustre(six(1)), ProcessId::lustre(six(2))]);
     let (a, p) = hellos(&net, 0);
     assert_eq!((a.unwrap().version, p.unwrap().version), (Version::V4, Version::V4));
@@ -154,8 +140,8 @@ fn ipv6_peers_speak_v4() {
 }
 
 /// Both dial at the same time: each takes the other's connection beside its own, nobody is refused, nothing is lost.
-fn race(a: Option<Version>, b: Option<Version>) -> Net {
-    let mut net = pair(config(1, a), config(2, b));
+fn race(a: Option<Version>, b: Option<Version>) -> Pair {
+    let mut net = Pair::of(config(1, a), config(2, b));
     attach(&mut net, 0, 26, MdMem::Sink(Sink::Discard(1 << 20)));
     attach(&mut net, 1, 26, MdMem::Sink(Sink::Discard(1 << 20)));
     net.op(0, put(1, id(2), pages(40_000), true));
@@ -198,7 +184,7 @@ fn race_of_v3() {
 
 #[test]
 fn what_was_agreed_is_forgotten_with_the_last_connection() {
-    let mut net = pair(config(1, None), config(2, Some(Version::V1)));
+    let mut net = Pair::of(config(1, None), config(2, Some(Version::V1)));
     net.op(0, Op::Ping { tag: 1, target: id(2) });
     net.run(SEC);
     assert_eq!(hellos(&net, 1).0.unwrap().version, Version::V1);
@@ -291,7 +277,7 @@ fn another_version_on_a_second_connection_closes_the_set() {
 fn a_reset_means_v1_only_where_the_network_says_so() {
     for v1_on_reset in [false, true] {
         let peer = Config { accept: Accept::None, ..config(2, None) };
-        let mut net = pair(Config { v1_on_reset, ..config(1, None) }, peer);
+        let mut net = Pair::of(Config { v1_on_reset, ..config(1, None) }, peer);
         net.op(0, Op::Ping { tag: 1, target: id(2) });
         net.run(SEC / 2);
         let asked: Vec<_> = (0..net.links()).map(|l| hellos(&net, l).0.unwrap().version).collect();
@@ -339,7 +325,7 @@ fn an_unprivileged_peer_is_known_by_its_port() {
 #[test]
 fn untyped_connections_carry_everything_on_v2_and_nothing_on_v3() {
     for (version, works) in [(Some(Version::V1), true), (Some(Version::V2), true), (None, false)] {
-        let mut net = pair(Config { typed_conns: false, ..config(1, version) }, config(2, version));
+        let mut net = Pair::of(Config { typed_conns: false, ..config(1, version) }, config(2, version));
         if works {
             exercise(&mut net, &SIZES, [id(1), id(2)]);
             assert_eq!(net.links(), 1);
@@ -356,7 +342,7 @@ fn untyped_connections_carry_everything_on_v2_and_nothing_on_v3() {
 fn zero_copy_on_v2_only_where_the_peer_is_known_to_bear_it() {
     for zc_v2 in [false, true] {
         let cfg = |n| Config { zc_v2, ..config(n, Some(Version::V2)) };
-        let mut net = pair(cfg(1), cfg(2));
+        let mut net = Pair::of(cfg(1), cfg(2));
         exercise(&mut net, &SIZES, [id(1), id(2)]);
         let (a, b) = (net.nodes[0].machine.counters(), net.nodes[1].machine.counters());
         assert_eq!((a.zc_requested > 0, a.zc_requested), (zc_v2, a.zc_acked));
@@ -367,14 +353,14 @@ fn zero_copy_on_v2_only_where_the_peer_is_known_to_bear_it() {
 #[test]
 fn v2_sums_are_right_and_a_wrong_one_closes_the_set() {
     let cfg = |n| Config { enable_csum: true, zc_v2: true, ..config(n, Some(Version::V2)) };
-    let mut net = pair(cfg(1), cfg(2));
+    let mut net = Pair::of(cfg(1), cfg(2));
     exercise(&mut net, &SIZES, [id(1), id(2)]);
     let wrote = net.wire(0, 0).0;
     let skip = AcceptorReq::parse(wrote).unwrap().1;
     let at = skip + Hello::parse(&wrote[skip..]).unwrap().1;
     assert_ne!(wrote[at + 4..at + 8], [0; 4], "messages carry sums");
 
-    let mut net = pair(Config { inject_csum_error: true, ..cfg(1) }, cfg(2));
+    let mut net = Pair::of(Config { inject_csum_error: true, ..cfg(1) }, cfg(2));
     attach(&mut net, 1, 26, MdMem::Sink(Sink::Lend(1 << 20)));
     net.op(0, put(1, id(2), pages(50_000), true));
     net.run(SEC);
@@ -392,7 +378,7 @@ fn v2_sums_are_right_and_a_wrong_one_closes_the_set() {
 #[test]
 fn acks_that_may_block_leave_on_connections_with_messages() {
     for nonblk_zcack in [true, false] {
-        let mut net = pair(config(1, None), Config { nonblk_zcack, ..config(2, None) });
+        let mut net = Pair::of(config(1, None), Config { nonblk_zcack, ..config(2, None) });
         attach(&mut net, 1, 26, MdMem::Sink(Sink::Discard(1 << 20)));
         // A set has to be up: what leaves before our BULK_OUT asks for nothing.
         net.op(0, Op::Ping { tag: 0, target: id(2) });

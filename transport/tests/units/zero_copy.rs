@@ -11,8 +11,9 @@ use transport::node::{Input, Machine, Output};
 use transport::stream::{
     Action, Close, CloseWhy, ConnId, ConnInfo, Happened, LendId, Progress, SendMsg, ShardId, StreamRx,
 };
+use transport::testing::pair::nid;
 use transport::wire::{
-    AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, Nid, ProcessId, Version,
+    AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, ProcessId, Version,
     WireHandle,
 };
 
@@ -28,10 +29,6 @@ impl StreamRx for Queue {
     fn unread(&mut self, rest: RxFrag) {
         self.0.push_front(rest);
     }
-}
-
-fn nid(n: u8) -> Nid {
-    format!("10.0.0.{n}@tcp").parse().unwrap()
 }
 
 /// A machine whose streams are in the test's hands. The peer is 10.0.0.2.

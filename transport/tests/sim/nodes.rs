@@ -1,0 +1,104 @@
+//! Whole nodes over in-memory ports in virtual time: what their tests have in common.
+
+use std::cell::RefCell;
+use std::net::{IpAddr, Ipv4Addr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dataplane::clock::Clock;
+use dataplane::fault::{FaultPort, Faults};
+use dataplane::mem::{MemConfig, MemPort};
+use dataplane::pkt::Port;
+use hugepages::{LendSlab, PageRunMut, PrivatePages};
+use tcpstack::{Stack, StackConfig};
+use transport::lnd::{AppId, Config, Data, Payload};
+use transport::lnet::Event;
+use transport::node::lcore::LcoreRt;
+use transport::node::{App, Lcores, NodeBuilder, Ops, Work};
+use transport::wire::{Nid, ProcessId};
+
+/// Virtual time in ns.
+pub(super) type Now = Arc<AtomicU64>;
+pub(super) type Faulty = FaultPort<MemPort>;
+pub(super) type Rt = LcoreRt<Faulty>;
+pub(super) type Log = Rc<RefCell<Vec<Event>>>;
+
+/// Does what a test puts down for it, and writes down what it hears.
+#[derive(Default)]
+pub(super) struct Script {
+    pub(super) todo: Ops,
+    pub(super) log: Log,
+}
+
+impl App for Script {
+    fn turn(&mut self, _: u64, ops: &mut Ops) -> Work {
+        let n = self.todo.len();
+        ops.append(&mut self.todo);
+        Work::of(n)
+    }
+    fn event(&mut self, _: u64, _: AppId, ev: Event, _: &mut Ops) {
+        self.log.borrow_mut().push(ev);
+    }
+}
+
+/// The beginning: not 0, so that an age ago is before it, too.
+pub(super) fn beginning() -> Now {
+    Arc::new(AtomicU64::new(1_000_000_000))
+}
+
+pub(super) fn nid(ip: Ipv4Addr) -> Nid {
+    Nid::tcp(IpAddr::V4(ip), 0)
+}
+
+pub(super) fn target(ip: Ipv4Addr) -> ProcessId {
+    ProcessId::lustre(nid(ip))
+}
+
+/// A node at `ip` that began at `epoch`.
+pub(super) fn builder(ip: Ipv4Addr, epoch: u64, now: &Now) -> NodeBuilder {
+    NodeBuilder::of(Config::new(nid(ip), epoch))
+        .config(|c| c.tcp.backlog = 16)
+        .clock(Clock::virtual_time(now.clone()))
+}
+
+/// So many lcores, the first `queues` of them with a queue of `mem`.
+pub(super) fn lcores(count: u16, queues: u16, mem: &MemConfig) -> Lcores {
+    Lcores { queues, ..Lcores::new(count, (mem.rx_buf * mem.rx_bufs) as u64, mem.rx_bufs) }
+}
+
+/// A stack that does the same with the same seed, and lends so many runs of pages at a time.
+pub(super) fn stack<P: Port>(ip: Ipv4Addr, port: P, seed: u64, lendings: usize) -> Stack<P> {
+    let cfg = StackConfig { secret: Some([seed, 1]), ..StackConfig::new(ip, 16) };
+    Stack::new(cfg, port, LendSlab::new(lendings)).unwrap()
+}
+
+/// A port on a bad network.
+pub(super) fn faulty(port: MemPort, faults: Faults, seed: u64, now: &Now) -> Faulty {
+    let t = now.clone();
+    FaultPort::new(port, faults, seed, Box::new(move || t.load(Ordering::Relaxed)))
+}
+
+/// Pages, and the sum of their bytes.
+pub(super) fn pages(len: usize, seed: u8) -> (Payload, u64) {
+    let mut r = PageRunMut::new(Arc::new(PrivatePages), len).unwrap();
+    r.bytes_mut()
+        .iter_mut()
+        .enumerate()
+        .for_each(|(i, b)| *b = (i as u8).wrapping_mul(31) ^ (i >> 8) as u8 ^ seed);
+    let crc = u64::from(crc32fast::hash(r.bytes()));
+    (Payload::Pages(smallvec::smallvec![r.freeze().slice_all()]), crc)
+}
+
+/// The sum of bytes that were lent.
+pub(super) fn crc(data: &Data) -> u64 {
+    let Data::Lent(parts) = data else { panic!("{data:?}") };
+    let mut h = crc32fast::Hasher::new();
+    parts.iter().for_each(|p| h.update(p.bytes()));
+    u64::from(h.finalize())
+}
+
+/// How many events of a log are such.
+pub(super) fn logged(log: &Log, f: impl Fn(&Event) -> bool) -> usize {
+    log.borrow().iter().filter(|e| f(e)).count()
+}
