@@ -30,11 +30,13 @@ impl<U: Upper> Socklnd<U> {
     pub(super) fn maybe_dial(&mut self, cx: &mut Cx, key: Key) {
         let now = cx.now;
         let Some(p) = self.peers.get_mut(key) else { return };
-        // A port that a peer dialled from is nobody's to dial (socklnd.md §9).
+        // A port that a peer dialled from is nobody's to dial (socklnd.md §9), and what is for this node needs no connection
+        // (lnet.md §9): one that claims our NID is answered on its own, or not at all.
         if !p.active
             || p.leaving.is_some()
             || cx.down
             || p.id.pid & PID_USER_FLAG != 0
+            || p.id.nid == cx.cfg.nid
             || !cx.cfg.may_dial(p.id.nid)
         {
             return;

@@ -226,6 +226,52 @@ fn a_node_may_be_dialled_with_its_own_nid() {
     assert!(events.iter().any(|e| matches!(e, Event::Send { tag: 9, status: Ok(()), done: true })));
 }
 
+/// Whoever claims our own NID, asks and leaves without reading is not dialled for its answers: we would dial ourselves, and
+/// keep that set for good.
+#[test]
+fn who_claims_our_nid_and_leaves_is_not_dialled() {
+    for reset in [false, true] {
+        let mut net = net(1);
+        net.raw_acks = false;
+        attach(&mut net, 6, MdSpec::new(MdMem::Source(pages(100_000))));
+        let (nid, pid) = (own(), 12345);
+        let ksock = transport::wire::KsockHdr {
+            kind: transport::wire::KsockType::Lnet,
+            csum: 0,
+            cookie0: 0,
+            cookie1: 0,
+        };
+        let gets: Vec<u8> = (0..20)
+            .flat_map(|object| {
+                let handle = transport::wire::WireHandle { interface: 5, object };
+                let body =
+                    LnetBody::Get { handle, match_bits: 3, portal: 6, src_offset: 0, sink_length: 100_000 };
+                let h = LnetHdr {
+                    dest_nid: nid,
+                    src_nid: nid,
+                    dest_pid: pid,
+                    src_pid: pid,
+                    payload_len: 0,
+                    body,
+                };
+                [&ksock.emit(ByteOrder::Little)[..], &h.emit_as(Version::V3)].concat()
+            })
+            .collect();
+        let link = raw(&mut net, 1023, ConnType::Control, &gets);
+        let g = net.nodes[0].machine.gauges();
+        assert!(g.conns == 1 && g.queued > 0, "{g:?}");
+        if reset {
+            net.raw_reset(link)
+        } else {
+            net.raw_fin(link)
+        }
+        net.run(200 * SEC);
+        let g = net.nodes[0].machine.gauges();
+        assert_eq!((g.conns, g.queued, g.lends, g.credits_used), (0, 0, 0, 0), "{g:?}");
+        assert_eq!(net.nodes[0].machine.counters().conns_up, 1, "nobody was dialled");
+    }
+}
+
 #[test]
 fn what_waits_for_a_sink_is_bounded_and_ends_with_the_node() {
     let mut net = Net::new();
