@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("ping: {:?}", next(&ours));
     let small = |text: &str| Payload::inline(text.as_bytes()).ok_or("too long for a header");
     for (portal, mem) in [(5, MdMem::Sink(Sink::Lend(4096))), (6, MdMem::Source(small("from there")?))] {
-        let md = MdSpec::new(mem);
+        let md = MdSpec { truncate: true, ..MdSpec::new(mem) };
         theirs.submit(Op::Attach { tag: 0, portal, who, match_bits, ignore_bits, md })?;
         println!("the other node: {:?}", next(&theirs));
     }
