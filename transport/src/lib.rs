@@ -1,10 +1,10 @@
 //! The protocols of pollnd: what goes over the wire, and the machines that speak it.
 //!
 //! * [`wire`]: formats of socklnd and LNet, parsed and written byte for byte.
-//! * [`proto`]: sans-io machines. They take bytes, a time in ns and completions; they give sends, placements and
-//!   events. They know no socket, no packet, no clock and no thread.
-//! * `node` (feature `node`): shards and runtimes that join the machines to a TCP stack, and the `NodeBuilder` that
-//!   assembles them.
+//! * [`stream`]: what a protocol asks of whoever carries bytes, and is told.
+//! * [`lnd`], [`socklnd`], [`lnet`]: LNet above its LNDs, and the contract between. They take bytes, a time in ns and
+//!   completions; they give sends, placements and events. They know no socket, no packet, no clock and no thread.
+//! * [`node`]: one shard of them ([`node::Machine`]), and with feature `node` the runtimes that join it to a TCP stack.
 //! * `testing` (feature `testing`): a capture reader and a two-node harness in virtual time.
 //!
 //! Specifications: `docs/protocol/`.

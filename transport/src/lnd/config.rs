@@ -146,7 +146,7 @@ pub const LENDINGS: u32 = 8192;
 /// Work from which messages are given away, in bytes: boxes of that size gain 1.5 times (`pollnd bench cpt --size 65536`).
 const BOX_FROM: u32 = 64 << 10;
 
-/// Configuration of a [`Machine`](super::Machine). Times are in ns, sizes in bytes. Defaults are socklnd.md §10's.
+/// Configuration of a [`Machine`](crate::node::Machine). Times are in ns, sizes in bytes. Defaults are socklnd.md §10's.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Our NID.
@@ -237,7 +237,7 @@ pub struct Config {
     /// How often LNet would send a message again: here it only divides `transaction_timeout`.
     pub retry_count: u32,
     /// Bytes to be copied and summed from which a message may be given away
-    /// ([`Machine::share`](super::Machine::share)); those that are both count twice.
+    /// ([`Machine::share`](crate::node::Machine::share)); those that are both count twice.
     pub box_from: u32,
     /// What carries the streams.
     pub carrier: Carrier,

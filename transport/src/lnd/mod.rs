@@ -9,13 +9,13 @@
 //!
 //! | kernel | here | says |
 //! |---|---|---|
-//! | `lnd_send` | [`Lnd::send`] | header, payload by reference, peer, token |
-//! | `lnet_parse` | [`Upper::parse`] | a header has come; LNet says where its payload goes |
-//! | `lnd_recv` | [`Lnd::recv`] | there |
-//! | `lnet_finalize` | [`Upper::finalize`], [`Upper::deliver`] | a message was sent, or received, or will not be |
-//! | `lnd_notify` | [`Upper::peer_new`], [`Upper::peer_gone`], [`Upper::kick`] | an entry comes, goes, has room again |
+//! | `lnd_send` | `Lnd::send` | header, payload by reference, peer, token |
+//! | `lnet_parse` | `Upper::parse` | a header has come; LNet says where its payload goes |
+//! | `lnd_recv` | `Lnd::recv` | there |
+//! | `lnet_finalize` | `Upper::finalize`, `Upper::deliver` | a message was sent, or received, or will not be |
+//! | `lnd_notify` | `Upper::peer_new`, `Upper::peer_gone`, `Upper::kick` | an entry comes, goes, has room again |
 //!
-//! Each side is lent the other for the length of a call, and both are lent the shard's common state ([`Cx`]); nothing is
+//! Each side is lent the other for the length of a call, and both are lent the shard's common state (`Cx`); nothing is
 //! queued or allocated in between. An LND knows no portal, no match entry and no application; LNet knows no connection.
 
 pub(crate) mod budget;

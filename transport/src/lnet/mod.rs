@@ -1,6 +1,6 @@
 //! LNet above its LNDs: NIs, peers, portals, operations, answers (docs/protocol/lnet.md).
 //!
-//! [`Lnet`] is one shard's part of a node. `ops`, `portal` and `peer` hold what it knows; `command` starts what applications
+//! `Lnet` is one shard's part of a node. `ops`, `portal` and `peer` hold what it knows; `command` starts what applications
 //! ask for, `credits` sends it when there is room, `parse` finds out where a message's payload goes, `answer` sends ACKs
 //! and REPLYs, `remote` asks other shards, `upper` is what LNDs call.
 

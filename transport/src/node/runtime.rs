@@ -63,7 +63,7 @@ pub trait Runtime {
     /// The time in ns.
     fn now(&self) -> u64;
 
-    /// Starts a connection. Exactly one [`Input::Opened`] or [`Input::DialFailed`] with this id follows.
+    /// Starts a connection. Exactly one [`Happened::Opened`](crate::stream::Happened::Opened) or [`Happened::DialFailed`](crate::stream::Happened::DialFailed) with this id follows.
     fn dial(&mut self, d: &DialSpec);
 
     /// Pushes a message on a stream: [`StreamCmd::Send`] by itself, which moves it less often.

@@ -97,7 +97,6 @@ pub(super) struct Boxes<D> {
     /// Messages in boxes, or behind them, whose operation belongs to another bucket.
     foreign: u32,
     // Boxed as they are handed around.
-    #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
     spare: Vec<Box<MsgBox<D>>>,
 }
 
@@ -243,7 +242,7 @@ impl<U: Upper> Socklnd<U> {
             self.boxes.spare.push(b);
         }
         let at = key.and_then(|k| Some((self.conns.get(k)?.peer?, k, came)));
-        self.conclude(up, cx, at, &hdr, &ksock, delivery, finished);
+        self.conclude(up, cx, at, (&hdr, &ksock), delivery, finished);
     }
 }
 

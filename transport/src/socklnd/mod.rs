@@ -1,6 +1,6 @@
 //! socklnd: LNet over TCP (docs/protocol/socklnd.md).
 //!
-//! [`Socklnd`] is the LND of one NI on one shard. From the stream upwards: `hello` (handshakes), `rx` (framing), `txq` and
+//! `Socklnd` is the LND of one NI on one shard. From the stream upwards: `hello` (handshakes), `rx` (framing), `txq` and
 //! `carrier` (queues, and how ACKs ride), `zc` (zero-copy cookies), `peer` (connection sets), `standing` (duplicates) hold
 //! rules and tables (docs/machines.md shows them side by side); `handshake`, `receive`, `send`, `sets`, `held` and
 //! `timers` are the methods that apply them.

@@ -281,8 +281,7 @@ impl<U: Upper> Socklnd<U> {
                 up,
                 cx,
                 Some((peer, key, came)),
-                &hdr,
-                &ksock,
+                (&hdr, &ksock),
                 delivery,
                 placement.map(Placement::finish),
             )
@@ -299,8 +298,7 @@ impl<U: Upper> Socklnd<U> {
         up: &mut U,
         cx: &mut Cx,
         at: Option<(Key, Key, u64)>,
-        hdr: &LnetHdr,
-        ksock: &KsockHdr,
+        (hdr, ksock): (&LnetHdr, &KsockHdr),
         delivery: U::Delivery,
         finished: Option<(Dest, Data, Option<u32>)>,
     ) -> bool {

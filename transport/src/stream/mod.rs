@@ -213,6 +213,10 @@ pub enum Close {
 
 /// What the carrier must do, in order.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are messages; a box each would be an allocation each"
+)]
 pub enum Action {
     /// Connect.
     Dial(DialSpec),

@@ -45,6 +45,9 @@ fn job(from: IpAddr, to: IpAddr) -> (Job, Vec<u8>) {
     (Job { to: SocketAddr::new(to, PORT), from, parts }, all)
 }
 
+/// Whether what is waited for has come.
+type Done<'a, R, S> = dyn FnMut(&mut Shard<R, Pings>, &mut [Shard<S, Pings>]) -> bool + 'a;
+
 /// Turns `all` until the echo has come back whole and a ping was answered, then until both nodes are down.
 fn play<R: Runtime, S: Runtime>(
     mut client: Shard<R, Pings>,
@@ -53,7 +56,7 @@ fn play<R: Runtime, S: Runtime>(
     mut pass: impl FnMut(bool),
 ) {
     let mut rounds = 0;
-    let mut until = |done: &mut dyn FnMut(&mut Shard<R, Pings>, &mut [Shard<S, Pings>]) -> bool| {
+    let mut until = |done: &mut Done<'_, R, S>| {
         while !done(&mut client, servers) {
             rounds += 1;
             assert!(rounds < 2_000_000, "{:?}", seen.lock().unwrap().back.len());
