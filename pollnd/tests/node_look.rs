@@ -118,24 +118,26 @@ fn both_ends_show_the_same_connections_and_what_the_lcore_did() {
                 "{r}"
             );
             assert!(r["remote"].as_str().unwrap().starts_with(&format!("{peer}:")), "{r}");
+            // Two nodes that share a CPU may keep each other waiting for longer than a probe does.
+            let resent = n(r, "bytes_retrans");
             assert_eq!(
-                (n(r, "bytes_sent"), n(r, "in_flight"), n(r, "backlog")),
+                (n(r, "bytes_sent") - resent, n(r, "in_flight"), n(r, "backlog")),
                 (n(r, "bytes_acked"), 0, 0),
                 "{r}"
             );
             assert!(n(r, "bytes_acked") > 0 && n(r, "bytes_received") > 0, "{r}");
             assert!(n(r, "segs_out") >= n(r, "data_segs_out") && n(r, "data_segs_out") > 0, "{r}");
             assert!(n(r, "mss") > 1000 && n(r, "pmtu") == 1500 && n(r, "rcv_wnd") > 10_000, "{r}");
-            assert!(n(r, "cwnd") >= 10 * n(r, "mss") && r["ssthresh"].is_null(), "{r}");
-            assert_eq!(
-                (r["algorithm"].as_str(), r["recovery"].as_str()),
-                (Some("cubic"), Some("open")),
-                "{r}"
-            );
+            assert_eq!(r["algorithm"].as_str(), Some("cubic"), "{r}");
+            if resent == 0 {
+                assert!(n(r, "cwnd") >= 10 * n(r, "mss") && r["ssthresh"].is_null(), "{r}");
+                assert_eq!(r["recovery"].as_str(), Some("open"), "{r}");
+            }
             assert_eq!((r["timestamps"].as_bool(), r["sack"].as_bool()), (Some(true), Some(true)), "{r}");
             assert!(n(r, "srtt_ns") > 0 && n(r, "min_rtt_ns") <= n(r, "srtt_ns"), "{r}");
             assert!(n(r, "rto_ns") >= n(r, "srtt_ns") && n(r, "age_ns") > 0, "{r}");
-            assert_eq!((n(r, "retransmits"), n(r, "rtos"), n(r, "snd_zero_window_ns")), (0, 0, 0), "{r}");
+            assert_eq!(n(r, "snd_zero_window_ns"), 0, "{r}");
+            assert_eq!(n(r, "retransmits") + n(r, "rtos") > 0, resent > 0, "{r}");
         }
     }
     let v = at.ask(&node, &["stats"]);
