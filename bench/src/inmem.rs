@@ -60,7 +60,7 @@ pub(crate) fn stack(ip: Ipv4Addr, port: MemPort) -> Result<Stack<MemPort>, Strin
     Stack::new(config, port, LendSlab::new(4096)).map_err(|e| e.to_string())
 }
 
-/// What each node is: one that runs in the same way each time.
+/// A node that runs in the same way each time.
 pub(crate) fn builder(ip: Ipv4Addr, time: &Time) -> NodeBuilder {
     NodeBuilder::of(Config::new(nid(ip), 1)).config(|c| c.accept = Accept::Trust).clock(time.clock())
 }

@@ -43,7 +43,7 @@ pub struct ClientConfig {
     pub runs: usize,
     /// Operations to start in all; then the client comes to rest.
     pub limit: u64,
-    /// How long new transfers are begun, in ns from the first; those that were begun are ended.
+    /// New transfers are begun for so long, in ns from the first; those that were begun are ended.
     pub begin_for: Option<u64>,
 }
 
@@ -482,7 +482,7 @@ mod tests {
         Client::new(cfg, ctl.clone(), Nid::LO, &backing).unwrap()
     }
 
-    /// What a turn at `now` begins, each ended a microsecond later.
+    /// Transfers that a turn at `now` begins, each ended a microsecond later.
     fn turn(c: &mut Client, now: u64) -> usize {
         let mut ops = Ops::new();
         c.turn(now, &mut ops);

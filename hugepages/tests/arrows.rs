@@ -15,9 +15,9 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ("fsm", &[]),
     ("wheel", &[]),
     ("dpdk-sys", &[]),
-    ("dataplane", &["hugepages", "fsm", "dpdk-sys"]),
+    ("dataplane", &["hugepages", "dpdk-sys"]),
     ("tcpstack", &["dataplane", "wheel"]),
-    ("transport", &["tcpstack"]),
+    ("transport", &["tcpstack", "fsm"]),
     ("bench", &["transport"]),
     ("pollnd", &["bench"]),
 ];

@@ -387,16 +387,22 @@ fn report_5_net_tap_carries_bulk() {
     checked(&node.stop(), 64);
 }
 
-#[test]
-fn report_19_af_packet_beside_a_kernel_on_a_veth() {
-    if !can("report_19_af_packet_beside_a_kernel_on_a_veth", &[]) {
-        return;
-    }
+/// Two namespaces joined by a veth pair: `va` in the first, and `vb` in the second with the address of [`KERNEL`].
+fn veth() -> (Namespace, Namespace) {
     let (ours, kernels) = (Namespace::new(), Namespace::new());
     ours.ip(&["link", "add", "va", "type", "veth", "peer", "name", "vb", "netns", kernels.name()]);
     ours.ip(&["link", "set", "va", "up"]);
     kernels.ip(&["addr", "add", "10.99.0.1/24", "dev", "vb"]);
     kernels.ip(&["link", "set", "vb", "up"]);
+    (ours, kernels)
+}
+
+#[test]
+fn report_19_af_packet_beside_a_kernel_on_a_veth() {
+    if !can("report_19_af_packet_beside_a_kernel_on_a_veth", &[]) {
+        return;
+    }
+    let (ours, kernels) = veth();
     let args = ["node", "--nid", PORT, "--vdev", "net_af_packet0,iface=va", "--", "--no-huge"];
     let mut node = Proc::start(ours.pollnd(&args));
     node.wait_for("is up on");
@@ -427,11 +433,7 @@ fn report_19_an_operation_that_fails_by_cut_frames_names_what_mends_them() {
     if !can("report_19_an_operation_that_fails_by_cut_frames_names_what_mends_them", &[]) {
         return;
     }
-    let (ours, kernels) = (Namespace::new(), Namespace::new());
-    ours.ip(&["link", "add", "va", "type", "veth", "peer", "name", "vb", "netns", kernels.name()]);
-    ours.ip(&["link", "set", "va", "up"]);
-    kernels.ip(&["addr", "add", "10.99.0.1/24", "dev", "vb"]);
-    kernels.ip(&["link", "set", "vb", "up"]);
+    let (ours, kernels) = veth();
     let mut node = Proc::start(kernels.pollnd(&["node", "--nid", KERNEL]));
     node.wait_for("is up on");
     let get = [

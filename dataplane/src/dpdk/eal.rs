@@ -368,7 +368,7 @@ fn run_dir_refused() -> Option<String> {
     ))
 }
 
-/// What is wrong with a folder whose path leaves telemetry's socket no room: the EAL would not start.
+/// An error for a folder whose path leaves telemetry's socket no room: the EAL would not start.
 fn too_long(base: &Path) -> Option<String> {
     // unix(7): 108 with the zero behind it. Process numbers have up to seven digits; a number may be added to the name.
     let most = 107 - "/dpdk/pollnd-4194304/dpdk_telemetry.v2:99".len();

@@ -65,7 +65,7 @@ fn linked(net: &Path, iface: &str) -> Option<String> {
     named.map(|e| e.file_name().to_string_lossy().into_owned())
 }
 
-/// What keeps the kernel from joining frames below an AF_PACKET port, as commands where they can be told; none where it
+/// Remedies that keep the kernel from joining frames below an AF_PACKET port, as commands where they can be told; none where it
 /// joins none.
 fn lines(root: &Path, iface: &str) -> Vec<String> {
     let on = |dev: &str, cmd, mask| feature(dev, cmd).is_some_and(|v| v & mask != 0);
@@ -85,7 +85,7 @@ fn lines(root: &Path, iface: &str) -> Vec<String> {
     lines
 }
 
-/// What a user should turn off below an AF_PACKET port.
+/// Offloads that a user should turn off below an AF_PACKET port.
 pub(crate) fn warning(root: &Path, spec: &PortSpec) -> Option<String> {
     let iface = af_packet(spec)?;
     let lines = lines(root, iface);
@@ -104,7 +104,7 @@ fn af_packet(spec: &PortSpec) -> Option<&str> {
 }
 
 impl PortSpec {
-    /// What to do where frames come cut (counter `port_rx_cut`); `None` for a port that is not over a kernel's interface.
+    /// The remedy where frames come cut (counter `port_rx_cut`); `None` for a port that is not over a kernel's interface.
     pub fn cut_remedy(&self) -> Option<String> {
         let lines = lines(Path::new("/"), af_packet(self)?);
         Some(if lines.is_empty() { cut_remedy(self.port_name()) } else { lines.join("; ") })

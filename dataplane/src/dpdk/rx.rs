@@ -35,7 +35,7 @@ unsafe fn release(raw: NonNull<()>) {
     }
 }
 
-/// How fragments count on mbufs. What comes back when its lcore has gone stays: only polling lcores touch mempools.
+/// Counts fragments on mbufs. A fragment that comes back when its lcore has gone stays out: only polling lcores touch mempools.
 pub(crate) static MBUF_OPS: RxOps = RxOps { retain, release, outlives_home: false };
 
 /// What all packets of a queue share.

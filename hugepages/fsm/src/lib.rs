@@ -62,11 +62,11 @@ pub struct Row {
 
 /// States with a transition table. [`fsm!`] implements it.
 pub trait Table: Copy {
-    /// What moves the state.
+    /// Events move the state.
     type Event;
-    /// What is to be done on a transition.
+    /// Actions are to be done on a transition.
     type Action;
-    /// What else chooses the rows.
+    /// A second key that chooses the rows.
     type By;
     /// The state at first.
     const START: Self;

@@ -22,7 +22,7 @@ const SOCKET_PATH: usize = 107;
 /// Longest name of a socket: process numbers have up to seven digits.
 const SOCKET_NAME: usize = "/4194304.sock".len();
 
-/// What is wrong with a folder whose path leaves a socket in it no room.
+/// An error for a folder whose path leaves a socket in it no room.
 fn too_long(dir: &Path) -> Option<String> {
     let (len, most) = (dir.as_os_str().len(), SOCKET_PATH - SOCKET_NAME);
     (len > most).then(|| {

@@ -68,14 +68,14 @@ pub(crate) fn pop<T>(q: &mut VecDeque<T>) -> Option<T> {
     q.pop_front()
 }
 
-/// What the layers of a shard have in common.
+/// State that the layers of a shard share.
 #[derive(Debug)]
 pub struct Cx {
     /// Time of the present input, in ns.
     pub(crate) now: u64,
     pub(crate) cfg: Config,
     pub(crate) counters: Counters,
-    /// What the carrier of the streams is to do.
+    /// Orders to the carrier of the streams.
     pub(crate) actions: VecDeque<Action>,
     pub(crate) budget: Budget,
     pub(crate) homes: Homes,
@@ -155,16 +155,7 @@ pub(crate) struct Way {
     pub(crate) clear: bool,
 }
 
-/// Why a peer may not ask for more now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum May {
-    /// It may.
-    Yes,
-    /// Not until it has read.
-    No,
-}
-
-/// What became of a message's payload.
+/// A message's payload, stored or not.
 #[derive(Debug)]
 pub(crate) struct Stored {
     /// Where it went, if it went anywhere.
@@ -173,9 +164,9 @@ pub(crate) struct Stored {
     pub(crate) status: Result<(), LnetError>,
 }
 
-/// What an LND asks of LNet.
+/// LNet, as an LND sees it.
 pub(crate) trait Upper: Sized {
-    /// What comes back when a message was sent, or will not be.
+    /// Comes back when a message was sent, or will not be.
     type Token: Debug + Default;
     /// Whom the end of a message's payload concerns.
     type Delivery: Debug + Default;
@@ -243,7 +234,7 @@ pub(crate) trait Upper: Sized {
 #[derive(Debug)]
 pub(crate) struct Nobody;
 
-/// What LNet asks of an LND. Peers are named by the LND's entries.
+/// An LND, as LNet sees it. Peers are named by the LND's entries.
 pub(crate) trait Lnd<U: Upper> {
     /// The way that a message to the peer would take, if there is one; dials what is missing.
     fn way(&mut self, cx: &mut Cx, peer: Key, tx: &Tx<U::Token>) -> Option<Way>;
@@ -281,8 +272,8 @@ pub(crate) trait Lnd<U: Upper> {
     fn charge_to_nobody(&mut self, up: &mut U, cx: &mut Cx, peer: Key);
     /// LNet's queue of a peer was used, and is charged for the places that it keeps.
     fn charge_queue(&mut self, cx: &mut Cx, peer: Key);
-    /// Whether the peer may ask for more.
-    fn may_ask(&self, cx: &Cx, peer: Key) -> May;
+    /// Whether the peer may ask for more: not while it leaves too much unread.
+    fn may_ask(&self, cx: &Cx, peer: Key) -> bool;
     /// An answer was queued for the peer by LNet.
     fn answer_queued(&mut self, cx: &mut Cx, peer: Key);
     /// LNet ended an answer that it had queued.

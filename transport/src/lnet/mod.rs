@@ -165,6 +165,10 @@ pub(crate) struct Lnet {
 }
 
 impl Lnet {
+    /// An entry of a peer, in bytes.
+    #[cfg(test)]
+    pub(crate) const PEER_BYTES: usize = size_of::<Peer>();
+
     /// LNet without peers.
     pub(crate) fn new(cfg: &Config) -> Lnet {
         let mut ping_info = Vec::new();

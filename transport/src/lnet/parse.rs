@@ -5,7 +5,7 @@ use super::ops::OpKind;
 use super::remote::{Asker, Body, Waiter};
 use super::{Delivery, GetGrant, Lnet, MatchReq, PutGrant, Verdict};
 use crate::lnd::{
-    AppId, Arrived, Cx, Data, Dest, Hold, Lnd, LnetError, May, Owner, Placement, Sink, Stored, Ticket,
+    AppId, Arrived, Cx, Data, Dest, Hold, Lnd, LnetError, Owner, Placement, Sink, Stored, Ticket,
 };
 use crate::stream::slab::Key;
 use crate::wire::ksock::Checksum;
@@ -90,7 +90,7 @@ impl Lnet {
 
     fn parse_request<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
         // A peer that asks and never reads would make our answers pile up.
-        if lnd.may_ask(cx, msg.entry) == May::No {
+        if !lnd.may_ask(cx, msg.entry) {
             return lnd.hold(self, cx, msg.key, Hold::Unread);
         }
         let hdr = &msg.hdr;

@@ -2,7 +2,7 @@
 
 use super::Socklnd;
 use crate::lnd::budget::{Cause, NOBODY, QUEUE};
-use crate::lnd::{Arrived, Cx, Hold, Lnd, LnetError, May, Placement, Ticket, Tx, Upper, Way};
+use crate::lnd::{Arrived, Cx, Hold, Lnd, LnetError, Placement, Ticket, Tx, Upper, Way};
 use crate::stream::slab::Key;
 use crate::wire::ProcessId;
 
@@ -11,16 +11,12 @@ use super::rx::{RxState, WaitFor};
 impl<U: Upper> Lnd<U> for Socklnd<U> {
     #[inline]
     fn way(&mut self, cx: &mut Cx, peer: Key, tx: &Tx<U::Token>) -> Option<Way> {
-        let conn = self.connection_for(cx, peer, tx)?;
-        Some(Way { conn, clear: self.is_clear(cx, conn) })
+        Socklnd::way(self, cx, peer, tx)
     }
 
     #[inline]
     fn send(&mut self, up: &mut U, cx: &mut Cx, peer: Key, tx: Tx<U::Token>, way: Option<Way>) {
-        match way {
-            Some(Way { conn, clear: true }) => self.push(up, cx, conn, peer, tx),
-            way => self.send_by(up, cx, peer, tx, way),
-        }
+        self.send_by(up, cx, peer, tx, way);
     }
 
     #[inline]
@@ -97,11 +93,8 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
     }
 
     #[inline]
-    fn may_ask(&self, cx: &Cx, peer: Key) -> May {
-        match self.peers.get(peer) {
-            Some(p) if p.answers >= cx.cfg.max_answers || cx.budget.over(p.host) => May::No,
-            _ => May::Yes,
-        }
+    fn may_ask(&self, cx: &Cx, peer: Key) -> bool {
+        self.peers.get(peer).is_none_or(|p| p.answers < cx.cfg.max_answers && !cx.budget.over(p.host))
     }
 
     #[inline]

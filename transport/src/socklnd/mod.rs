@@ -257,3 +257,17 @@ impl<U: Upper> Socklnd<U> {
         self.conn_timers.cancel(key);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lnet::{Lnet, TxDone};
+
+    /// A connection stays within a page, a peer within some cache lines in each of the two layers.
+    #[test]
+    fn sizes() {
+        assert!(size_of::<Conn<Lnet>>() <= 1024);
+        assert!(size_of::<Peer<TxDone>>() <= 384);
+        assert!(Lnet::PEER_BYTES <= 96);
+    }
+}

@@ -38,14 +38,13 @@ impl<U: Upper> Socklnd<U> {
     }
 
     /// Gives a message to a connection, or keeps it until there is one.
-    pub(super) fn route(&mut self, up: &mut U, cx: &mut Cx, peer: Key, tx: Tx<U::Token>) {
-        let way = self.connection_for(cx, peer, &tx);
-        let way = way.map(|conn| Way { conn, clear: self.is_clear(cx, conn) });
+    fn route(&mut self, up: &mut U, cx: &mut Cx, peer: Key, tx: Tx<U::Token>) {
+        let way = self.way(cx, peer, &tx);
         self.send_by(up, cx, peer, tx, way);
     }
 
-    /// The connection for a message, if there is one. Dials what is missing.
-    pub(super) fn connection_for(&mut self, cx: &mut Cx, peer: Key, tx: &Tx<U::Token>) -> Option<Key> {
+    /// The way that a message would take, if there is one. Dials what is missing.
+    pub(super) fn way(&mut self, cx: &mut Cx, peer: Key, tx: &Tx<U::Token>) -> Option<Way> {
         let p = self.peers.get_mut(peer)?;
         // One that dialled us is dialled back only when its connections are gone.
         p.active |= p.conns.is_empty();
@@ -53,38 +52,34 @@ impl<U: Upper> Socklnd<U> {
             self.maybe_dial(cx, peer);
         }
         let bulk = tx.nob(self.version_of(cx, peer)) >= u64::from(cx.cfg.min_bulk);
-        self.choose(cx, peer, if bulk { Cargo::Bulk } else { Cargo::Small })
-    }
-
-    /// Whether a connection has room on its stream, and nothing that is before a new message.
-    #[inline]
-    pub(super) fn is_clear(&self, cx: &Cx, conn: Key) -> bool {
+        let conn = self.choose(cx, peer, if bulk { Cargo::Bulk } else { Cargo::Small })?;
         let room = |c: &Conn<U>| c.txq.is_empty() && c.pushed - c.acked < cx.cfg.tx_window;
-        self.conns.get(conn).is_some_and(room)
+        Some(Way { conn, clear: self.conns.get(conn).is_some_and(room) })
     }
 
-    /// Gives a message to the connection `way`, or keeps it until there is one.
+    /// Gives a message to the connection `way`, or keeps it until there is one. With nothing before it and room on the stream
+    /// it leaves at once; nothing could ride on it.
     #[inline]
-    pub(super) fn send_by(
-        &mut self,
-        up: &mut U,
-        cx: &mut Cx,
-        peer: Key,
-        mut tx: Tx<U::Token>,
-        way: Option<Way>,
-    ) {
-        if let Some(Way { conn, clear }) = way {
-            // With nothing before it and room on the stream it leaves at once; nothing could ride on it.
-            if clear {
-                return self.push(up, cx, conn, peer, tx);
-            }
-            let Some(c) = self.conns.get_mut(conn) else { return };
-            if c.txq.push_lnet(tx) {
-                cx.counters.zc_acks_merged += 1;
-                self.answer_left(up, cx, peer);
-            }
-            return self.pump(up, cx, conn);
+    pub(super) fn send_by(&mut self, up: &mut U, cx: &mut Cx, peer: Key, tx: Tx<U::Token>, way: Option<Way>) {
+        match way {
+            Some(Way { conn, clear: true }) => self.push(up, cx, conn, peer, tx),
+            Some(Way { conn, .. }) => self.send_behind(up, cx, conn, peer, tx),
+            None => self.send_later(up, cx, peer, tx),
         }
+    }
+
+    /// Queues a message on a connection.
+    fn send_behind(&mut self, up: &mut U, cx: &mut Cx, conn: Key, peer: Key, tx: Tx<U::Token>) {
+        let Some(c) = self.conns.get_mut(conn) else { return };
+        if c.txq.push_lnet(tx) {
+            cx.counters.zc_acks_merged += 1;
+            self.answer_left(up, cx, peer);
+        }
+        self.pump(up, cx, conn);
+    }
+
+    /// Keeps a message until there is a connection, if one may come.
+    fn send_later(&mut self, up: &mut U, cx: &mut Cx, peer: Key, mut tx: Tx<U::Token>) {
         let deadline = cx.now + cx.cfg.timeout();
         let Some(p) = self.peers.get_mut(peer) else {
             return self.end_tx(up, cx, peer, tx, Err(LnetError::Unreachable));
@@ -184,7 +179,7 @@ impl<U: Upper> Socklnd<U> {
         }
     }
 
-    pub(super) fn push(&mut self, up: &mut U, cx: &mut Cx, key: Key, peer: Key, mut tx: Tx<U::Token>) {
+    fn push(&mut self, up: &mut U, cx: &mut Cx, key: Key, peer: Key, mut tx: Tx<U::Token>) {
         let now = cx.now;
         let Some(c) = self.conns.get_mut(key) else { return };
         let version = c.version;

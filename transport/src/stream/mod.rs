@@ -45,16 +45,37 @@ pub struct ConnId {
 pub struct DialId(pub u64);
 
 /// Pages on loan to a connection, named by the machine that lent them, over all shards of a node. A name comes again
-/// after 2^26 others in its slot, long after its pages are home. From the top: 8 bits of bucket, 6 of shard, 26 of
-/// generation, 24 of slot.
+/// after 2^26 others in its slot, long after its pages are home.
+///
+/// ```text
+///   LNet's          8 bits: bucket   6: shard   26: generation              1: clear   23: slot
+///   a protocol's    8: bucket        6: shard   5: number   21: high part   1: set     23: low part of its name
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LendId(pub u64);
+
+/// Bits of a slot, or of the low part of a protocol's name.
+const SLOT_BITS: u32 = 23;
+const SLOT: u64 = (1 << SLOT_BITS) - 1;
 
 impl LendId {
     pub(crate) fn new(bucket: Bucket, by: ShardId, key: Key) -> LendId {
         let (bucket, by) = (u64::from(bucket.0), u64::from(by.0));
         let generation = u64::from(key.generation) & 0x3ff_ffff;
-        LendId(bucket << 56 | by << 50 | generation << 24 | u64::from(key.index) & 0xff_ffff)
+        LendId(bucket << 56 | by << 50 | generation << 24 | u64::from(key.index) & SLOT)
+    }
+
+    /// The name of what protocol `number` of a shard, below 32, calls `name`, below 2^44.
+    pub(crate) fn of_protocol(bucket: Bucket, by: ShardId, number: usize, name: u64) -> LendId {
+        let (high, low) = (name >> SLOT_BITS & 0x1f_ffff, name & SLOT);
+        let head = u64::from(bucket.0) << 56 | u64::from(by.0) << 50;
+        LendId(head | (number as u64 & 31) << 45 | high << 24 | 1 << SLOT_BITS | low)
+    }
+
+    /// The protocol's number, and its own name for the loan; `None` for one of LNet's.
+    pub(crate) fn protocol(self) -> Option<(usize, u64)> {
+        let name = (self.0 >> 24 & 0x1f_ffff) << SLOT_BITS | self.0 & SLOT;
+        (self.0 >> SLOT_BITS & 1 == 1).then_some(((self.0 >> 45 & 31) as usize, name))
     }
 
     /// Whose home hears of the release.
@@ -64,7 +85,7 @@ impl LendId {
 
     /// The slot, on the shard that lent.
     pub(crate) fn slot(self) -> usize {
-        (self.0 & 0xff_ffff) as usize
+        (self.0 & SLOT) as usize
     }
 }
 
@@ -229,4 +250,21 @@ pub enum Action {
     Read(ConnId),
     /// Close; [`Happened::Closed`] follows. Holds of the connection end with it.
     Close(ConnId, Close),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_loans_come_back_as_they_were_and_none_is_anothers() {
+        for (bucket, by, number, name) in
+            [(0, 0, 0, 0), (255, 63, 30, (1 << 44) - 1), (7, 1, 3, 1 << 23), (1, 2, 1, (1 << 23) - 1)]
+        {
+            let l = LendId::of_protocol(Bucket(bucket), ShardId(by), number, name);
+            assert_eq!((l.protocol(), l.bucket()), (Some((number, name)), Bucket(bucket)));
+            let l = LendId::new(Bucket(bucket), ShardId(by), Key { index: 5, generation: u32::MAX });
+            assert_eq!((l.protocol(), l.bucket(), l.slot()), (None, Bucket(bucket), 5));
+        }
+    }
 }

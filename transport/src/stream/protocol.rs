@@ -2,7 +2,7 @@
 
 use super::{Action, Happened};
 
-/// A protocol. It names dials and loans as it likes, below 2^40: whoever joins it with others of the shard keeps the
+/// A protocol. It names dials and loans as it likes, below 2^44: whoever joins it with others of the shard keeps the
 /// names apart.
 pub trait Protocol {
     /// Takes what happened to its streams at `now`, in ns.

@@ -134,7 +134,7 @@ fn default_routes_are_followed_through_the_links_of_sys() {
     sys.over(&at("br9.5"), &at("br9"));
     fs::write(sys.path("devices/pci0000:00/0000:00:03.0/virtio1/numa_node"), "1\n").unwrap();
     sys.link(&format!("{nic}/eth0/device"), "devices/pci0000:00/0000:00:03.0/virtio1");
-    // What the kernel's table gives: the two next hops of one route, the one of another table, and loopback's own.
+    // The kernel's table gives the two next hops of one route, the one of another table, and loopback's own.
     let routed: Vec<String> = numbered(sys.own(), &[1, 5, 6, 7]).collect();
     let net = Net::of(sys.root(), Some(sys.own()), routed);
     assert_eq!(net.routed().collect::<Vec<_>>(), ["br9.5", "hop1", "other"]);

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   DialId   8 bits: number of the protocol, from 1; 0 is socklnd   56 bits: its name
-//!   LendId   8 bits: bucket   6: shard   5: number   21: name, high part   1: set   23: name, low part
+//!   LendId   see there
 //! ```
 
 use crate::hash::OwnMap;
@@ -13,8 +13,6 @@ use crate::stream::{Action, Bucket, ConnId, DialId, Happened, LendId, Protocol, 
 
 /// Most protocols beside socklnd.
 const MOST: usize = 31;
-/// Low bits of a loan's name.
-const LOW: u32 = 23;
 const DIAL_TAG: u32 = 56;
 
 struct Place {
@@ -47,21 +45,6 @@ pub enum BesideError {
     TooMany,
 }
 
-fn lend_name(bucket: Bucket, by: ShardId, number: usize, name: u64) -> LendId {
-    let (low, high) = (name & ((1 << LOW) - 1), name >> LOW & ((1 << 21) - 1));
-    let head = u64::from(bucket.0) << 56 | u64::from(by.0) << 50;
-    LendId(head | (number as u64) << 45 | high << (LOW + 1) | 1 << LOW | low)
-}
-
-/// The protocol's number and its own name for the loan; `None` for one of socklnd's.
-fn own_name(l: LendId) -> Option<(usize, u64)> {
-    if l.0 >> LOW & 1 == 0 {
-        return None;
-    }
-    let (low, high) = (l.0 & ((1 << LOW) - 1), l.0 >> (LOW + 1) & ((1 << 21) - 1));
-    Some(((l.0 >> 45 & 31) as usize, high << LOW | low))
-}
-
 fn dial_number(d: DialId) -> usize {
     (d.0 >> DIAL_TAG) as usize
 }
@@ -92,7 +75,7 @@ impl Beside {
                 None => self.0.iter().position(|p| p.port == info.local.port()),
             },
             Happened::DialFailed(d, _) => dial_number(*d).checked_sub(1),
-            Happened::Released(l) => own_name(*l).map(|(n, _)| n),
+            Happened::Released(l) => l.protocol().map(|(n, _)| n),
             Happened::Progress(c, _)
             | Happened::Bytes(c, _)
             | Happened::PeerFin(c)
@@ -109,7 +92,7 @@ impl Beside {
             Happened::DialFailed(d, why) => Happened::DialFailed(DialId(d.0 & ((1 << DIAL_TAG) - 1)), why),
             Happened::Released(l) => {
                 place.lent = place.lent.saturating_sub(1);
-                Happened::Released(LendId(own_name(l).map_or(l.0, |(_, name)| name)))
+                Happened::Released(LendId(l.protocol().map_or(l.0, |(_, name)| name)))
             }
             Happened::Closed(c, why) => {
                 place.conns.remove(&c);
@@ -121,8 +104,8 @@ impl Beside {
         None
     }
 
-    /// The next thing that one of them wants done on `shard`.
-    pub(super) fn act(&mut self, shard: ShardId) -> Option<Action> {
+    /// The next thing that one of them wants done on `shard`, at `now`, in ns.
+    pub(super) fn act(&mut self, now: u64, shard: ShardId) -> Option<Action> {
         for (n, place) in self.0.iter_mut().enumerate() {
             while let Some(action) = place.protocol.act() {
                 let bucket = |c: &ConnId| place.conns.get(c).copied();
@@ -135,16 +118,16 @@ impl Beside {
                         // What is sent on a connection that has gone is dropped, and its pages are home.
                         let Some(b) = bucket(&c) else {
                             if let Some(l) = m.lend {
-                                place.protocol.handle(0, Happened::Released(l));
+                                place.protocol.handle(now, Happened::Released(l));
                             }
                             continue;
                         };
-                        let lend = m.lend.map(|l| lend_name(b, shard, n, l.0));
+                        let lend = m.lend.map(|l| LendId::of_protocol(b, shard, n, l.0));
                         place.lent += usize::from(lend.is_some());
                         return Some(Action::Send(c, SendMsg { lend, ..m }));
                     }
                     Action::Unhold(c, l) => match bucket(&c) {
-                        Some(b) => return Some(Action::Unhold(c, lend_name(b, shard, n, l.0))),
+                        Some(b) => return Some(Action::Unhold(c, LendId::of_protocol(b, shard, n, l.0))),
                         None => continue,
                     },
                     Action::Read(c) | Action::Close(c, _) if bucket(&c).is_none() => continue,
@@ -184,21 +167,5 @@ impl Beside {
     /// Whether the peers of a bucket may have another home: a protocol's connections cannot move.
     pub(super) fn may_leave(&self, b: Bucket) -> bool {
         self.0.iter().all(|p| p.conns.values().all(|at| *at != b))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_come_back_as_they_were_and_none_is_socklnds() {
-        for (bucket, by, number, name) in
-            [(0, 0, 0, 0), (255, 63, 30, (1 << 40) - 1), (7, 1, 3, 1 << 23), (1, 2, 1, (1 << 23) - 1)]
-        {
-            let l = lend_name(Bucket(bucket), ShardId(by), number, name);
-            assert_eq!((own_name(l), l.bucket()), (Some((number, name)), Bucket(bucket)));
-        }
-        assert_eq!(own_name(LendId(0xff00_0000_0000_0000 | 5)), None);
     }
 }

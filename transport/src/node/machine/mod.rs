@@ -288,7 +288,7 @@ impl Machine {
     #[inline]
     pub fn action(&mut self) -> Option<Action> {
         if self.cx.actions.is_empty() && !self.beside.is_empty() {
-            return self.beside.act(self.cx.cfg.shards.me);
+            return self.beside.act(self.cx.now, self.cx.cfg.shards.me);
         }
         pop(&mut self.cx.actions)
     }
