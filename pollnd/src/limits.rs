@@ -1,11 +1,12 @@
 //! What the machine lets a process have: memory, descriptors.
 
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use std::{fs, io};
 
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use transport::lnd::Config;
+use transport::node::builder;
 
 /// Of the machine's memory, what strangers may make a node hold.
 const PART: u64 = 64;
@@ -85,15 +86,10 @@ pub(crate) fn descriptors_for_eal() -> Result<(), String> {
 /// # Errors
 /// The kernel's, and the remedy.
 pub(crate) fn thread<T: Send + 'static>(
-    what: &str,
+    what: &'static str,
     f: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>, String> {
-    Builder::new().spawn(f).map_err(|e| {
-        format!(
-            "cannot start a thread that {what}: {e}: this user or container may have no more processes and threads; raise \
-             ulimit -u, TasksMax= of the service, or the container's pids.max"
-        )
-    })
+    builder::thread(what, f).map_err(|e| e.to_string())
 }
 
 /// Files of a node's own, in which there is some room for its dials, and for who asks it over its control socket.

@@ -123,11 +123,32 @@ pub enum BuildError {
         source: ListenError,
     },
     /// No thread.
-    #[error(
-        "cannot start a thread that polls: {0}: this user or container may have no more processes and threads; raise ulimit \
-         -u, TasksMax= of the service, or the container's pids.max"
-    )]
-    Thread(io::Error),
+    #[error(transparent)]
+    Thread(#[from] NoThread),
+}
+
+/// The kernel gives no thread.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot start a thread that {what}: {source}: this user or container may have no more processes and threads; raise ulimit \
+     -u, TasksMax= of the service, or the container's pids.max"
+)]
+pub struct NoThread {
+    /// Its work, as a verb in the third person.
+    pub what: &'static str,
+    /// The kernel's error.
+    pub source: io::Error,
+}
+
+/// Starts a thread that does `what`, by running `f`.
+///
+/// # Errors
+/// [`NoThread`]
+pub fn thread<T: Send + 'static>(
+    what: &'static str,
+    f: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, NoThread> {
+    std::thread::Builder::new().spawn(f).map_err(|source| NoThread { what, source })
 }
 
 /// The lcores of a node over the queues of a port: the first ones have a queue each, the others serve peers over rings.
@@ -345,7 +366,7 @@ impl NodeBuilder {
             // The runtime waits in the kernel.
             Ok(run(vec![Box::new(shard)], &ctl, Idle { spin: u32::MAX, yield_after: u32::MAX }))
         };
-        let thread = std::thread::Builder::new().spawn(turn).map_err(BuildError::Thread)?;
+        let thread = thread("polls", turn)?;
         // Nothing is ever sent: this ends with the sender.
         let _ = wait.recv();
         Ok(Running { thread, control })

@@ -129,6 +129,7 @@ struct View<'a, P: Port> {
 
 impl<P: Port> StreamRx for View<'_, P> {
     fn next(&mut self) -> Option<RxFrag> {
+        // Asked first: an empty one is not written.
         if self.rest.is_some() {
             let (frag, credited) = self.rest.take()?;
             if !credited {
@@ -463,8 +464,9 @@ impl<P: Port> Runtime for LcoreRt<P> {
     fn send(&mut self, id: ConnId, m: SendMsg) {
         if self.unlent.before(id, &m) {
             self.counters.lend_waits += 1;
-            self.unlent.push(id, m);
-        } else if let Err(m) = self.lend_out(id, m) {
+            return self.unlent.push(id, m);
+        }
+        if let Err(m) = self.lend_out(id, m) {
             self.counters.lend_waits += 1;
             self.unlent.push(id, m);
         }
@@ -565,8 +567,8 @@ impl<P: Port> Runtime for LcoreRt<P> {
         self.stack.tell()
     }
 
-    fn hear(&mut self, news: SiblingMsg) {
-        self.stack.hear(self.now, news);
+    fn hear(&mut self, msg: SiblingMsg) {
+        self.stack.hear(self.now, msg);
     }
 
     fn abort_all(&mut self) {

@@ -303,9 +303,9 @@ impl<R: Runtime> Linked<R> {
 
     /// Carries what the stack of this queue has to tell to those of the others.
     fn pass_sibling_msgs(&mut self) {
-        while let Some((to, news)) = self.inner.as_mut().and_then(Runtime::tell) {
+        while let Some((to, msg)) = self.inner.as_mut().and_then(Runtime::tell) {
             if let Some(owner) = self.owners.get(usize::from(to)).copied() {
-                self.mail(owner, Parcel::SiblingMsg(news));
+                self.mail(owner, Parcel::SiblingMsg(msg));
             }
         }
     }

@@ -528,8 +528,9 @@ impl Runtime for SockRt {
     fn send(&mut self, id: ConnId, m: SendMsg) {
         if self.unlent.before(id, &m) {
             self.counters.lend_waits += 1;
-            self.unlent.push(id, m);
-        } else if let Err(m) = self.enqueue(id, m) {
+            return self.unlent.push(id, m);
+        }
+        if let Err(m) = self.enqueue(id, m) {
             self.counters.lend_waits += 1;
             self.unlent.push(id, m);
         }
