@@ -1,19 +1,19 @@
 //! The carrier of a connection's queue: how zero-copy ACKs ride and join (docs/protocol/socklnd.md §6.4).
 //!
 //! The *carrier* is the first queued message that can still take or give an ACK; the state is what it is, the events
-//! are what is queued. *behind*: the carrier moves on to the message behind it, or there is none.
+//! are what is queued. BEHIND: the carrier moves on to the message behind it, and then is what that is (`Is`).
 //!
 //! On V2, and on V3 and V4 everywhere but on BULK_IN, ACKs ride on messages:
 //!
 //! ```text
 //!           Message                   any ACK / it rides
-//!    NONE ----------> MESSAGE ----------------------------> behind
+//!    NONE ----------> MESSAGE ----------------------------> BEHIND
 //!     | |              '-- Message / appended
 //!     | | Apart             Message / takes the NOOP's ACK and its place
-//!     | '------------> SINGLE ------------------------------> behind
+//!     | '------------> SINGLE ------------------------------> BEHIND
 //!     |                '-- any ACK / appended
 //!     |   Keepalive         Message / takes the NOOP's place
-//!     '--------------> ALIVE -------------------------------> behind
+//!     '--------------> ALIVE -------------------------------> BEHIND
 //!                      '-- any ACK / appended
 //! ```
 //!
@@ -26,108 +26,111 @@
 //!     |            Apart                 |    | Apart / joins,    | Apart / appended     |  '---' Below
 //!     '----------------------------------'    | and is closed     |                      |
 //!                                             v                   v                      v
-//!                                           behind              behind                 behind
+//!                                           BEHIND              BEHIND                 BEHIND
 //!    ALIVE, SINGLE, PAIR, RANGE: Keepalive / dropped.   SINGLE, PAIR, RANGE: Known / dropped.
 //! ```
 //!
-//! A message that leaves is never changed: as the carrier leaves (`Left`), the state is that of the one behind.
+//! A message that leaves is never changed: as the carrier leaves (`Left`), the state becomes that of the one behind.
 
 use super::version::Carry;
 
-/// What the carrier is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Carrier {
-    /// There is none.
-    None,
-    /// An LNet message whose ACK word is free.
-    Message,
-    /// A NOOP that is a keepalive: words (0, 1).
-    Alive,
-    /// A NOOP with one ACK: words (0, k).
-    Single,
-    /// A NOOP with two: words (larger, smaller).
-    Pair,
-    /// A NOOP with all from the first to the last: words (first, last).
-    Range,
-}
+fsm::fsm! {
+    /// What the carrier is.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum Carrier {
+        /// There is none.
+        None,
+        /// An LNet message whose ACK word is free.
+        Message,
+        /// A NOOP that is a keepalive: words (0, 1).
+        Alive,
+        /// A NOOP with one ACK: words (0, k).
+        Single,
+        /// A NOOP with two: words (larger, smaller).
+        Pair,
+        /// A NOOP with all from the first to the last: words (first, last).
+        Range,
+        /// It has moved on: what is behind is looked at.
+        Behind,
+    }
 
-/// What happens to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ask {
-    /// An LNet message is queued.
-    Message,
-    /// A keepalive is queued.
-    Keepalive,
-    /// An ACK that the carrier has already.
-    Known,
-    /// An ACK at most 2 from a single one.
-    Near,
-    /// The ACK between the two of a pair.
-    Between,
-    /// The ACK behind the last of two neighbours, or of a range.
-    Above,
-    /// The ACK before the first of them.
-    Below,
-    /// Any other ACK.
-    Apart,
-    /// The carrier leaves the queue.
-    Left,
-}
+    /// What happens to it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum Ask {
+        /// An LNet message is queued.
+        Message,
+        /// A keepalive is queued.
+        Keepalive,
+        /// An ACK that the carrier has already.
+        Known,
+        /// An ACK at most 2 from a single one.
+        Near,
+        /// The ACK between the two of a pair.
+        Between,
+        /// The ACK behind the last of two neighbours, or of a range.
+        Above,
+        /// The ACK before the first of them.
+        Below,
+        /// Any other ACK.
+        Apart,
+        /// The carrier leaves the queue.
+        Left,
+        /// The message behind is that, or there is none.
+        Is(Carrier),
+    }
 
-/// What is done with what is queued.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Act {
-    /// It goes to the tail. Where the carrier moves on, it may be the next.
-    Append,
-    /// It goes to the tail and is the carrier.
-    Carry,
-    /// The ACK goes into the message's word.
-    Ride,
-    /// The message takes the NOOP's ACK and its place.
-    TakeOver,
-    /// The message takes the NOOP's place; the message itself is proof of life.
-    TakePlace,
-    /// The ACK joins the carrier's words.
-    Join,
-    /// Nothing: it is said already.
-    Drop,
-}
+    /// What is done with what is queued.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum Act {
+        /// It goes to the tail. Where the carrier moves on, it may be the next.
+        Append,
+        /// It goes to the tail and is the carrier.
+        Carry,
+        /// The ACK goes into the message's word.
+        Ride,
+        /// The message takes the NOOP's ACK and its place.
+        TakeOver,
+        /// The message takes the NOOP's place; the message itself is proof of life.
+        TakePlace,
+        /// The ACK joins the carrier's words.
+        Join,
+        /// Nothing: it is said already.
+        Drop,
+    }
 
-/// The state that follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum To {
-    /// The carrier stays where it is.
-    Is(Carrier),
-    /// The carrier moves on.
-    Behind,
-}
-
-/// The transition table.
-pub(super) fn next(carry: Carry, state: Carrier, event: Ask) -> (To, Act) {
-    use {Act as A, Ask as E, Carrier as S};
-    match (carry, state, event) {
-        (_, _, E::Left) => (To::Behind, A::Drop),
-        (_, S::None, E::Keepalive) if carry != Carry::Append => (To::Is(S::Alive), A::Carry),
-        (Carry::Ride, S::None, E::Message) => (To::Is(S::Message), A::Carry),
-        (Carry::Ride, S::Message, E::Message) => (To::Is(state), A::Append),
-        (Carry::Ride, S::Alive, E::Message) => (To::Behind, A::TakePlace),
-        (Carry::Ride, _, E::Message) => (To::Behind, A::TakeOver),
-        (Carry::Ride, S::None, _) => (To::Is(S::Single), A::Carry),
-        (Carry::Ride, S::Message, _) => (To::Behind, A::Ride),
-        (Carry::Ride, _, _) => (To::Is(state), A::Append),
-        // The rows of socklnd.md §6.4, in its order.
-        (Carry::Merge, S::None, E::Apart) => (To::Is(S::Single), A::Carry),
-        (Carry::Merge, _, E::Keepalive) => (To::Is(state), A::Drop),
-        (Carry::Merge, S::Alive, E::Apart) => (To::Is(S::Single), A::Join),
-        (Carry::Merge, _, E::Known) => (To::Is(state), A::Drop),
-        (Carry::Merge, S::Single, E::Near) => (To::Is(S::Pair), A::Join),
-        (Carry::Merge, S::Single, E::Apart) => (To::Behind, A::Join),
-        (Carry::Merge, S::Pair, E::Between | E::Above | E::Below) => (To::Is(S::Range), A::Join),
-        (Carry::Merge, S::Range, E::Above | E::Below) => (To::Is(S::Range), A::Join),
-        (Carry::Merge, S::Pair | S::Range, E::Apart) => (To::Behind, A::Append),
-        // V1 has no ACKs; and no LNet message is ever given to a BULK_IN of V3 (socklnd.md §7).
-        (Carry::Append | Carry::Merge, _, E::Message) => (To::Is(state), A::Append),
-        (Carry::Append | Carry::Merge, _, _) => (To::Is(state), A::Drop),
+    table Carrier + Ask => Act by Carry {
+        start None;
+        else "an ACK is dropped: V1 has none; an LNet message is appended, but none is given to a BULK_IN of V3 (socklnd.md §7)";
+        Append {
+            None + Message => same, Append;
+        }
+        Ride {
+            None + Message => Message, Carry;
+            None + Keepalive => Alive, Carry;
+            None + Apart => Single, Carry;
+            Message + Message => same, Append;
+            Message + Keepalive | Apart => Behind, Ride;
+            Alive + Message => Behind, TakePlace;
+            Single + Message => Behind, TakeOver;
+            Alive | Single + Keepalive | Apart => same, Append;
+            Message | Alive | Single + Left => Behind, Drop;
+            Behind + Is(next) => { next }, Drop;
+        }
+        // The rows of socklnd.md §6.4.
+        Merge {
+            None + Keepalive => Alive, Carry;
+            None + Apart => Single, Carry;
+            Alive | Single | Pair | Range + Keepalive => same, Drop;
+            Alive + Apart => Single, Join;
+            Single | Pair | Range + Known => same, Drop;
+            Single + Near => Pair, Join;
+            Single + Apart => Behind, Join;
+            Pair + Between | Above | Below => Range, Join;
+            Range + Above | Below => same, Join;
+            Pair | Range + Apart => Behind, Append;
+            Alive | Single | Pair | Range + Left => Behind, Drop;
+            Behind + Is(next) => { next }, Drop;
+        }
     }
 }
 
@@ -142,7 +145,7 @@ impl Carrier {
             _ => Ask::Apart,
         };
         match self {
-            Carrier::None | Carrier::Message | Carrier::Alive => Ask::Apart,
+            Carrier::None | Carrier::Message | Carrier::Alive | Carrier::Behind => Ask::Apart,
             Carrier::Single if k == c1 => Ask::Known,
             Carrier::Single if k.abs_diff(c1) <= 2 => Ask::Near,
             Carrier::Single => Ask::Apart,
@@ -168,52 +171,9 @@ impl Carrier {
 mod tests {
     use super::*;
 
-    const STATES: [Carrier; 6] = {
-        use Carrier as S;
-        [S::None, S::Message, S::Alive, S::Single, S::Pair, S::Range]
-    };
-    const ACKS: [Ask; 6] = [Ask::Known, Ask::Near, Ask::Between, Ask::Above, Ask::Below, Ask::Apart];
-
-    /// What can come up: elsewhere than on BULK_IN no ACK is compared with others, and each state has the relations
-    /// that `relation` gives.
-    fn possible(carry: Carry, s: Carrier, e: Ask) -> bool {
-        let noop = !matches!(s, Carrier::None | Carrier::Message);
-        match carry {
-            Carry::Append => s == Carrier::None && e == Ask::Message,
-            Carry::Ride => {
-                !matches!(s, Carrier::Pair | Carrier::Range) && (!ACKS.contains(&e) || e == Ask::Apart)
-            }
-            Carry::Merge => match e {
-                Ask::Message => false,
-                Ask::Keepalive | Ask::Apart => s != Carrier::Message,
-                Ask::Left => noop,
-                Ask::Known => noop && s != Carrier::Alive,
-                Ask::Near => s == Carrier::Single,
-                Ask::Between => s == Carrier::Pair,
-                Ask::Above | Ask::Below => matches!(s, Carrier::Pair | Carrier::Range),
-            },
-        }
-    }
-
     #[test]
     fn transitions() {
-        let mut text = String::new();
-        for carry in [Carry::Append, Carry::Ride, Carry::Merge] {
-            text += &format!("{carry:?}\n");
-            for s in STATES {
-                for e in [Ask::Message, Ask::Keepalive].into_iter().chain(ACKS).chain([Ask::Left]) {
-                    if possible(carry, s, e) && (s, e) != (Carrier::None, Ask::Left) {
-                        let (to, act) = next(carry, s, e);
-                        let to = match to {
-                            To::Is(s) => format!("{s:?}"),
-                            To::Behind => "behind".to_owned(),
-                        };
-                        text += &format!("  {s:?} + {e:?} -> {to}, {act:?}\n");
-                    }
-                }
-            }
-        }
-        insta::assert_snapshot!(text, @r"
+        insta::assert_snapshot!(fsm::listing::<Carrier>(), @r"
         Append
           None + Message -> None, Append
         Ride
@@ -221,41 +181,44 @@ mod tests {
           None + Keepalive -> Alive, Carry
           None + Apart -> Single, Carry
           Message + Message -> Message, Append
-          Message + Keepalive -> behind, Ride
-          Message + Apart -> behind, Ride
-          Message + Left -> behind, Drop
-          Alive + Message -> behind, TakePlace
+          Message + Keepalive -> Behind, Ride
+          Message + Apart -> Behind, Ride
+          Message + Left -> Behind, Drop
+          Alive + Message -> Behind, TakePlace
           Alive + Keepalive -> Alive, Append
           Alive + Apart -> Alive, Append
-          Alive + Left -> behind, Drop
-          Single + Message -> behind, TakeOver
+          Alive + Left -> Behind, Drop
+          Single + Message -> Behind, TakeOver
           Single + Keepalive -> Single, Append
           Single + Apart -> Single, Append
-          Single + Left -> behind, Drop
+          Single + Left -> Behind, Drop
+          Behind + Is -> next, Drop
         Merge
           None + Keepalive -> Alive, Carry
           None + Apart -> Single, Carry
           Alive + Keepalive -> Alive, Drop
           Alive + Apart -> Single, Join
-          Alive + Left -> behind, Drop
+          Alive + Left -> Behind, Drop
           Single + Keepalive -> Single, Drop
           Single + Known -> Single, Drop
           Single + Near -> Pair, Join
-          Single + Apart -> behind, Join
-          Single + Left -> behind, Drop
+          Single + Apart -> Behind, Join
+          Single + Left -> Behind, Drop
           Pair + Keepalive -> Pair, Drop
           Pair + Known -> Pair, Drop
           Pair + Between -> Range, Join
           Pair + Above -> Range, Join
           Pair + Below -> Range, Join
-          Pair + Apart -> behind, Append
-          Pair + Left -> behind, Drop
+          Pair + Apart -> Behind, Append
+          Pair + Left -> Behind, Drop
           Range + Keepalive -> Range, Drop
           Range + Known -> Range, Drop
           Range + Above -> Range, Join
           Range + Below -> Range, Join
-          Range + Apart -> behind, Append
-          Range + Left -> behind, Drop
+          Range + Apart -> Behind, Append
+          Range + Left -> Behind, Drop
+          Behind + Is -> next, Drop
+        otherwise: an ACK is dropped: V1 has none; an LNet message is appended, but none is given to a BULK_IN of V3 (socklnd.md §7)
         ");
     }
 

@@ -7,7 +7,7 @@ use arrayvec::ArrayVec;
 use fsm::Fsm;
 
 use super::boxes::Boxed;
-use super::hello::{self, HsState, Passive};
+use super::hello::{self, Handshake};
 use super::rx::Rx;
 use super::standing::Standing;
 use super::txq::TxQueue;
@@ -40,7 +40,7 @@ pub(super) struct Conn<U: Upper> {
     pub(super) own_ip: bool,
     /// An unprivileged peer's address: it is known by that, whatever it says (socklnd.md §9).
     pub(super) renamed: Option<SocketAddr>,
-    pub(super) hs: HsState,
+    pub(super) hs: Handshake,
     pub(super) hs_buf: ArrayVec<u8, { hello::BUF }>,
     /// When the handshake is given up, in ns; when the node goes down, and it has ended: when it is reset.
     pub(super) hs_deadline: u64,
@@ -86,7 +86,7 @@ impl<U: Upper> Conn<U> {
             tcp_magic: false,
             own_ip: false,
             renamed: None,
-            hs: HsState::Passive(Passive::Request),
+            hs: Handshake::ACCEPTED,
             hs_buf: ArrayVec::new(),
             hs_deadline: u64::MAX,
             standing: Fsm::START,
@@ -96,7 +96,7 @@ impl<U: Upper> Conn<U> {
             ended: false,
             fin: false,
             boxed: None,
-            txq: TxQueue::new(Version::V3),
+            txq: TxQueue::new(Version::V3, ConnType::None),
             pushed: 0,
             acked: 0,
             sent: 0,
@@ -109,7 +109,7 @@ impl<U: Upper> Conn<U> {
 
     /// Whether the peer made it.
     pub(super) fn passive(&self) -> bool {
-        matches!(self.hs, HsState::Passive(_))
+        matches!(self.hs, Handshake::Passive(_))
     }
 
     /// Whether its handshake was admitted, and is under way.

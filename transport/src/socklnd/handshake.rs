@@ -4,7 +4,7 @@ use arrayvec::ArrayVec;
 
 use super::Socklnd;
 use super::conn::Conn;
-use super::hello::{self, Active, Front, HsAction, HsEvent, HsState, Passive};
+use super::hello::{self, Active, Front, Handshake, HsAction, HsEvent, HsState, Passive};
 use super::peer::{DialEvent, DialState};
 use super::standing::StandEvent;
 use crate::lnd::budget::{self, Cause};
@@ -75,7 +75,7 @@ impl<U: Upper> Socklnd<U> {
             c.ctype = ctype;
             c.version = version;
             c.own_ip = info.remote.ip() == info.local.ip();
-            c.hs = HsState::Active(Active::Reply);
+            c.hs = Handshake::DIALLED;
             c.hs_deadline = deadline;
         }
         self.shakes(cx, key);
@@ -103,7 +103,7 @@ impl<U: Upper> Socklnd<U> {
         // A round reads further into a message, ends one, or returns; a handshake has no more rounds than this.
         for _ in 0..16 {
             let Some(c) = self.conns.get_mut(key) else { return };
-            let front = match c.hs {
+            let front = match c.hs.get() {
                 HsState::Passive(Passive::Request) => hello::request(&c.hs_buf, &cx.cfg, &mut cx.counters),
                 HsState::Passive(Passive::Hello) | HsState::Active(Active::Reply) => {
                     hello::hello(&c.hs_buf, &cx.cfg, &mut cx.counters)
@@ -138,7 +138,7 @@ impl<U: Upper> Socklnd<U> {
         let Some(c) = self.conns.get_mut(key) else { return };
         c.order = h.order;
         c.claimed = Some(h.src_nid);
-        if c.hs == HsState::Active(Active::Reply) {
+        if c.hs.get() == HsState::Active(Active::Reply) {
             let (peer_key, mine, asked) = (c.peer, c.ctype, c.version);
             let Some(peer) = peer_key.and_then(|p| self.peers.get(p)) else { return };
             let event = hello::judge_reply(h, peer.id, (asked, mine), &mut cx.counters);
@@ -251,13 +251,9 @@ impl<U: Upper> Socklnd<U> {
         self.leaving.shaken_at = cx.now;
         let event = self.or_v1(cx, key, event);
         let Some(c) = self.conns.get_mut(key) else { return };
-        let dialled = matches!(c.hs, HsState::Active(_));
-        let (state, action) = hello::next(c.hs, event);
+        let (before, dialled) = (c.hs, !c.passive());
+        let action = c.hs.apply(event);
         let (peer, mine) = (c.peer, c.ctype);
-        // What dies is buried by `end_conn`, below.
-        if !state.dead() {
-            c.hs = state;
-        }
         let target = c.claimed.unwrap_or(cx.cfg.nid);
         let mut how = Close::Abort;
         match action {
@@ -296,7 +292,7 @@ impl<U: Upper> Socklnd<U> {
         if let Some(p) = peer.filter(|_| dialled) {
             self.dial_came_to(key, p, event);
         }
-        self.end_conn(cx, key, how);
+        self.close_conn(cx, key, before, how);
         match peer {
             Some(p) if dialled && action == HsAction::Retry => self.dial_busy(up, cx, p),
             Some(p) if dialled && action == HsAction::Again => self.dial_again(up, cx, p),
@@ -320,7 +316,7 @@ impl<U: Upper> Socklnd<U> {
     fn or_v1(&mut self, cx: &mut Cx, key: Key, event: HsEvent) -> HsEvent {
         let Some(c) = self.conns.get(key) else { return event };
         let garbled = matches!(event, HsEvent::Lost | HsEvent::Bad | HsEvent::Unfit);
-        let refused = c.hs == HsState::Active(Active::Reply) && garbled;
+        let refused = c.hs.get() == HsState::Active(Active::Reply) && garbled;
         if !cx.cfg.v1_on_reset || !refused || c.version == Version::V1 {
             return event;
         }
@@ -361,7 +357,7 @@ impl<U: Upper> Socklnd<U> {
         if let Some(c) = self.conns.get_mut(key) {
             c.last_used = now / SEC;
             c.rx.begin(c.version);
-            c.txq.begin(c.version);
+            c.txq.begin(c.version, c.ctype);
         }
         if let DialState::Shaking(k, ctype) = peer.dial()
             && k == key

@@ -27,155 +27,163 @@
 //! themselves (field report L7). NONE goes before a FIN: a RST may overtake it, and a peer that never reads it takes
 //! its dial for failed.
 //!
-//! Nothing that belongs to a handshake moves UP or DEAD; a connection that is closed goes to DEAD from anywhere.
+//! Nothing that belongs to a handshake moves UP or DEAD; a connection that is closed (`Ended`) goes to DEAD from anywhere.
+
+use fsm::Fsm;
 
 use crate::wire::{ConnType, Hello, Nid, ProcessId, Version, WireError, acceptor, hello};
 
 use crate::lnd::{Config, Counters};
 
-/// Where the handshake of a connection stands that the peer made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Passive {
-    /// The acceptor request is to come.
-    Request,
-    /// The HELLO is to come.
-    Hello,
-    /// Messages flow.
-    Up,
-    /// Closed or closing.
-    Dead,
+fsm::fsm! {
+    /// Where the handshake of a connection stands that the peer made.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum Passive {
+        /// The acceptor request is to come.
+        Request,
+        /// The HELLO is to come.
+        Hello,
+        /// Messages flow.
+        Up,
+        /// Closed or closing.
+        Dead,
+    }
+
+    /// Where the handshake of a connection stands that we dialled.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum Active {
+        /// Request and HELLO are sent, the answer is to come.
+        Reply,
+        /// Messages flow.
+        Up,
+        /// Closed or closing.
+        Dead,
+    }
+
+    /// What moves it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum HsEvent {
+        /// A good acceptor request.
+        Request,
+        /// A good HELLO of a type that is wanted.
+        Hello,
+        /// Passive: there are enough of the type. Active: the peer said NONE.
+        Busy,
+        /// A version (or protocol) that is not spoken here.
+        Version,
+        /// Active: the peer wants another version.
+        Downgrade,
+        /// Read to its end, and not acceptable.
+        Unfit,
+        /// Anything else that is wrong: what follows stays unread.
+        Bad,
+        /// Not finished in time.
+        Timeout,
+        /// The stream ended.
+        Lost,
+        /// The connection is closed, whatever it was at.
+        Ended,
+    }
+
+    /// What the machine does on a transition.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum HsAction {
+        /// Nothing: wait for more, or it is over.
+        Wait,
+        /// Write our HELLO and register the connection.
+        AnswerAndUp,
+        /// Register the connection.
+        Up,
+        /// Write HELLO NONE, then close.
+        AnswerNone,
+        /// Write HELLO NONE to our own NID, then close.
+        AnswerVersion,
+        /// Write the acceptor's refusal, then close.
+        Refuse,
+        /// Close, and dial again in a second.
+        Retry,
+        /// Close, and dial again now.
+        Again,
+        /// Close in order; if we dialled, back off.
+        Leave,
+        /// Close with RST; if we dialled, back off.
+        Close,
+    }
+
+    table Passive + HsEvent => HsAction {
+        start Request;
+        else "it is ignored";
+        Request + Request => Hello, Wait;
+        Request + Version => Dead, Refuse;
+        Hello + Hello => Up, AnswerAndUp;
+        Hello + Busy => Dead, AnswerNone;
+        Hello + Version => Dead, AnswerVersion;
+        Request | Hello + Unfit | Timeout => Dead, Leave;
+        Request | Hello | Up + Ended => Dead, Wait;
+        Request | Hello + _ => Dead, Close;
+    }
+
+    table Active + HsEvent => HsAction {
+        start Reply;
+        else "it is ignored";
+        Reply + Hello => Up, Up;
+        Reply + Busy => Dead, Retry;
+        Reply + Downgrade => Dead, Again;
+        Reply + Unfit | Timeout => Dead, Leave;
+        Reply | Up + Ended => Dead, Wait;
+        Reply + _ => Dead, Close;
+    }
 }
 
-/// Where the handshake of a connection stands that we dialled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Active {
-    /// Request and HELLO are sent, the answer is to come.
-    Reply,
-    /// Messages flow.
-    Up,
-    /// Closed or closing.
-    Dead,
-}
-
-/// The handshake of a connection, by who dialled.
+/// Where the handshake of a connection stands, by who dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HsState {
     Passive(Passive),
     Active(Active),
 }
 
-impl HsState {
+/// The handshake of a connection, which the table of its role moves.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Handshake {
+    Passive(Fsm<Passive>),
+    Active(Fsm<Active>),
+}
+
+impl Handshake {
+    /// Of a connection that the peer made.
+    pub(super) const ACCEPTED: Handshake = Handshake::Passive(Fsm::START);
+    /// Of a connection that we dialled.
+    pub(super) const DIALLED: Handshake = Handshake::Active(Fsm::START);
+
+    pub(super) fn get(self) -> HsState {
+        match self {
+            Handshake::Passive(s) => HsState::Passive(s.get()),
+            Handshake::Active(s) => HsState::Active(s.get()),
+        }
+    }
+
+    /// Goes through the table of the role.
+    pub(super) fn apply(&mut self, event: HsEvent) -> HsAction {
+        let action = match self {
+            Handshake::Passive(s) => s.apply(event),
+            Handshake::Active(s) => s.apply(event),
+        };
+        action.unwrap_or(HsAction::Wait)
+    }
+
     /// Whether messages flow.
     pub(super) fn up(self) -> bool {
-        matches!(self, HsState::Passive(Passive::Up) | HsState::Active(Active::Up))
+        matches!(self.get(), HsState::Passive(Passive::Up) | HsState::Active(Active::Up))
     }
 
     /// Whether it is closed or closing.
     pub(super) fn dead(self) -> bool {
-        matches!(self, HsState::Passive(Passive::Dead) | HsState::Active(Active::Dead))
+        matches!(self.get(), HsState::Passive(Passive::Dead) | HsState::Active(Active::Dead))
     }
 
     /// Whether the handshake lasts.
     pub(super) fn shaking(self) -> bool {
         !self.up() && !self.dead()
-    }
-
-    /// Of a connection that is closed.
-    pub(super) fn ended(self) -> HsState {
-        match self {
-            HsState::Passive(_) => HsState::Passive(Passive::Dead),
-            HsState::Active(_) => HsState::Active(Active::Dead),
-        }
-    }
-}
-
-/// What moves it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum HsEvent {
-    /// A good acceptor request.
-    Request,
-    /// A good HELLO of a type that is wanted.
-    Hello,
-    /// Passive: there are enough of the type. Active: the peer said NONE.
-    Busy,
-    /// A version (or protocol) that is not spoken here.
-    Version,
-    /// Active: the peer wants another version.
-    Downgrade,
-    /// Read to its end, and not acceptable.
-    Unfit,
-    /// Anything else that is wrong: what follows stays unread.
-    Bad,
-    /// Not finished in time.
-    Timeout,
-    /// The stream ended.
-    Lost,
-}
-
-/// What the machine does on a transition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum HsAction {
-    /// Nothing: wait for more, or it is over.
-    Wait,
-    /// Write our HELLO and register the connection.
-    AnswerAndUp,
-    /// Register the connection.
-    Up,
-    /// Write HELLO NONE, then close.
-    AnswerNone,
-    /// Write HELLO NONE to our own NID, then close.
-    AnswerVersion,
-    /// Write the acceptor's refusal, then close.
-    Refuse,
-    /// Close, and dial again in a second.
-    Retry,
-    /// Close, and dial again now.
-    Again,
-    /// Close in order; if we dialled, back off.
-    Leave,
-    /// Close with RST; if we dialled, back off.
-    Close,
-}
-
-/// The transition table of the passive role.
-pub(super) fn passive(state: Passive, event: HsEvent) -> (Passive, HsAction) {
-    use {HsAction as A, HsEvent as E, Passive as S};
-    match (state, event) {
-        (S::Up | S::Dead, _) => (state, A::Wait),
-        (S::Request, E::Request) => (S::Hello, A::Wait),
-        (S::Request, E::Version) => (S::Dead, A::Refuse),
-        (S::Hello, E::Hello) => (S::Up, A::AnswerAndUp),
-        (S::Hello, E::Busy) => (S::Dead, A::AnswerNone),
-        (S::Hello, E::Version) => (S::Dead, A::AnswerVersion),
-        (S::Request | S::Hello, E::Unfit | E::Timeout) => (S::Dead, A::Leave),
-        (S::Request | S::Hello, _) => (S::Dead, A::Close),
-    }
-}
-
-/// The transition table of the active role.
-pub(super) fn active(state: Active, event: HsEvent) -> (Active, HsAction) {
-    use {Active as S, HsAction as A, HsEvent as E};
-    match (state, event) {
-        (S::Up | S::Dead, _) => (state, A::Wait),
-        (S::Reply, E::Hello) => (S::Up, A::Up),
-        (S::Reply, E::Busy) => (S::Dead, A::Retry),
-        (S::Reply, E::Downgrade) => (S::Dead, A::Again),
-        (S::Reply, E::Unfit | E::Timeout) => (S::Dead, A::Leave),
-        (S::Reply, _) => (S::Dead, A::Close),
-    }
-}
-
-/// The table of the role that a connection has.
-pub(super) fn next(state: HsState, event: HsEvent) -> (HsState, HsAction) {
-    match state {
-        HsState::Passive(s) => {
-            let (s, action) = passive(s, event);
-            (HsState::Passive(s), action)
-        }
-        HsState::Active(s) => {
-            let (s, action) = active(s, event);
-            (HsState::Active(s), action)
-        }
     }
 }
 
@@ -307,32 +315,9 @@ pub(super) const BUF: usize = hello::MAX_LEN;
 mod tests {
     use super::*;
 
-    const EVENTS: [HsEvent; 9] = {
-        use HsEvent as E;
-        [E::Request, E::Hello, E::Busy, E::Version, E::Downgrade, E::Unfit, E::Bad, E::Timeout, E::Lost]
-    };
-
-    /// Every move of a table, those that leave everything as it is aside.
-    fn table<S: Copy + PartialEq + std::fmt::Debug>(
-        states: &[S],
-        next: impl Fn(S, HsEvent) -> (S, HsAction),
-    ) -> String {
-        let mut text = String::new();
-        for s in states {
-            for e in EVENTS {
-                let (n, a) = next(*s, e);
-                if (n, a) != (*s, HsAction::Wait) {
-                    text += &format!("{s:?} + {e:?} -> {n:?}, {a:?}\n");
-                }
-            }
-        }
-        text
-    }
-
     #[test]
     fn passive_transitions() {
-        use Passive as S;
-        insta::assert_snapshot!(table(&[S::Request, S::Hello, S::Up, S::Dead], passive), @r"
+        insta::assert_snapshot!(fsm::listing::<Passive>(), @r"
         Request + Request -> Hello, Wait
         Request + Hello -> Dead, Close
         Request + Busy -> Dead, Close
@@ -342,6 +327,7 @@ mod tests {
         Request + Bad -> Dead, Close
         Request + Timeout -> Dead, Leave
         Request + Lost -> Dead, Close
+        Request + Ended -> Dead, Wait
         Hello + Request -> Dead, Close
         Hello + Hello -> Up, AnswerAndUp
         Hello + Busy -> Dead, AnswerNone
@@ -351,13 +337,15 @@ mod tests {
         Hello + Bad -> Dead, Close
         Hello + Timeout -> Dead, Leave
         Hello + Lost -> Dead, Close
+        Hello + Ended -> Dead, Wait
+        Up + Ended -> Dead, Wait
+        otherwise: it is ignored
         ");
     }
 
     #[test]
     fn active_transitions() {
-        use Active as S;
-        insta::assert_snapshot!(table(&[S::Reply, S::Up, S::Dead], active), @r"
+        insta::assert_snapshot!(fsm::listing::<Active>(), @r"
         Reply + Request -> Dead, Close
         Reply + Hello -> Up, Up
         Reply + Busy -> Dead, Retry
@@ -367,6 +355,9 @@ mod tests {
         Reply + Bad -> Dead, Close
         Reply + Timeout -> Dead, Leave
         Reply + Lost -> Dead, Close
+        Reply + Ended -> Dead, Wait
+        Up + Ended -> Dead, Wait
+        otherwise: it is ignored
         ");
     }
 }

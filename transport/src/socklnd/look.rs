@@ -98,7 +98,7 @@ impl<U: Upper> Socklnd<U> {
             peer,
             match event {
                 HsEvent::Timeout => DialWhy::Silent,
-                HsEvent::Lost => DialWhy::Closed,
+                HsEvent::Lost | HsEvent::Ended => DialWhy::Closed,
                 HsEvent::Busy => DialWhy::None,
                 HsEvent::Version | HsEvent::Downgrade => DialWhy::Version,
                 HsEvent::Bad | HsEvent::Unfit | HsEvent::Request | HsEvent::Hello if refused => {

@@ -2,7 +2,7 @@
 
 use super::Socklnd;
 use super::handshake::collect;
-use super::rx::{self, RxEvent, RxState, WaitFor};
+use super::rx::{RxEvent, RxState, WaitFor};
 use super::standing::{StandEvent, Standing};
 use super::version::SumOver;
 use super::zc;
@@ -68,7 +68,7 @@ impl<U: Upper> Socklnd<U> {
             return false;
         }
         let order = c.order;
-        match c.rx.state {
+        match c.rx.state.get() {
             RxState::KsmHeader => {
                 if !collect(&mut c.rx.buf, rx, ksock::LEN) {
                     return false;
@@ -141,7 +141,8 @@ impl<U: Upper> Socklnd<U> {
                         rx.unread(frag);
                     }
                 }
-                self.rx_event(up, cx, key, RxEvent::Done)
+                let version = c.version;
+                self.rx_event(up, cx, key, RxEvent::Done(version))
             }
             RxState::Parse | RxState::ParseWait => false,
         }
@@ -150,11 +151,8 @@ impl<U: Upper> Socklnd<U> {
     /// Applies the receive table; a move that it does not know closes the set. Gives whether to go on.
     pub(super) fn rx_event(&mut self, up: &mut U, cx: &mut Cx, key: Key, event: RxEvent) -> bool {
         let Some(c) = self.conns.get_mut(key) else { return false };
-        match rx::next(c.version, c.rx.state, event) {
-            Some(next) => {
-                c.rx.state = next;
-                true
-            }
+        match c.rx.state.apply(event) {
+            Some(()) => true,
             None => self.protocol_error(up, cx, key),
         }
     }
@@ -266,7 +264,7 @@ impl<U: Upper> Socklnd<U> {
     fn payload_done(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
         let Some(c) = self.conns.get_mut(key) else { return };
         let (Some(hdr), Some(ksock), Some(peer)) = (c.rx.hdr, c.rx.ksock, c.peer) else { return };
-        let (slop, bucket, came) = (c.rx.slop, c.bucket, c.rx.came);
+        let (slop, bucket, came, version) = (c.rx.slop, c.bucket, c.rx.came, c.version);
         let delivery = std::mem::take(&mut c.rx.delivery);
         let (placement, behind) = (c.rx.placement.take(), c.boxes_out());
         let waits = placement.as_ref().is_some_and(Placement::waits);
@@ -287,7 +285,7 @@ impl<U: Upper> Socklnd<U> {
             )
         };
         if good {
-            self.rx_event(up, cx, key, if slop > 0 { RxEvent::Slop } else { RxEvent::Done });
+            self.rx_event(up, cx, key, if slop > 0 { RxEvent::Slop } else { RxEvent::Done(version) });
         }
     }
 

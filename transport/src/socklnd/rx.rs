@@ -16,62 +16,67 @@
 //! ```
 //!
 //! `Done`: the message has no more bytes. Any other event, in any state, closes the set. V1 has no ksock headers: there
-//! every message starts in LNET_HEADER, and `Done` leads there.
+//! every message starts in LNET_HEADER, and `Begin` and `Done` lead there.
 
 use arrayvec::ArrayVec;
+use fsm::Fsm;
 
 use crate::lnd::Placement;
 use crate::wire::ksock::Checksum;
 use crate::wire::{KsockHdr, LnetHdr, Version, lnet};
 
-/// State of the receiving side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RxState {
-    KsmHeader,
-    LnetHeader,
-    Parse,
-    ParseWait,
-    LnetPayload,
-    Slop,
-}
+fsm::fsm! {
+    /// State of the receiving side.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum RxState {
+        KsmHeader,
+        LnetHeader,
+        Parse,
+        ParseWait,
+        LnetPayload,
+        Slop,
+    }
 
-/// What moves it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RxEvent {
-    /// A NOOP was read.
-    Noop,
-    /// A ksock header of an LNet message was read.
-    Lnet,
-    /// An LNet header was read.
-    Header,
-    /// No buffer yet.
-    Wait,
-    /// Payload goes to a placement.
-    Payload,
-    /// The rest of the message is to be dropped.
-    Slop,
-    /// The message has no more bytes.
-    Done,
+    /// What moves it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum RxEvent {
+        /// The HELLO is through: messages of that version follow.
+        Begin(Version),
+        /// A NOOP was read.
+        Noop,
+        /// A ksock header of an LNet message was read.
+        Lnet,
+        /// An LNet header was read.
+        Header,
+        /// No buffer yet.
+        Wait,
+        /// Payload goes to a placement.
+        Payload,
+        /// The rest of the message is to be dropped.
+        Slop,
+        /// The message has no more bytes; another of that version follows.
+        Done(Version),
+    }
+
+    table RxState + RxEvent {
+        start KsmHeader;
+        else "a protocol error of ours or theirs: the set is closed";
+        KsmHeader + Begin(Version::V1) => LnetHeader;
+        KsmHeader + Begin(_) => same;
+        KsmHeader + Noop => same;
+        KsmHeader + Lnet => LnetHeader;
+        LnetHeader + Header => Parse;
+        Parse | ParseWait + Wait => ParseWait;
+        Parse | ParseWait + Payload => LnetPayload;
+        Parse | ParseWait | LnetPayload + Slop => Slop;
+        Parse | ParseWait | LnetPayload | Slop + Done(Version::V1) => LnetHeader;
+        Parse | ParseWait | LnetPayload | Slop + Done(_) => KsmHeader;
+    }
 }
 
 /// Where messages of a version start.
 pub(super) fn start(version: Version) -> RxState {
     if version.has_ksock() { RxState::KsmHeader } else { RxState::LnetHeader }
-}
-
-/// The transition table; `None` is a protocol error of ours or theirs, and closes the set.
-pub(super) fn next(version: Version, state: RxState, event: RxEvent) -> Option<RxState> {
-    use {RxEvent as E, RxState as S};
-    Some(match (state, event) {
-        (S::KsmHeader, E::Noop) => S::KsmHeader,
-        (S::KsmHeader, E::Lnet) => S::LnetHeader,
-        (S::LnetHeader, E::Header) => S::Parse,
-        (S::Parse | S::ParseWait, E::Wait) => S::ParseWait,
-        (S::Parse | S::ParseWait, E::Payload) => S::LnetPayload,
-        (S::Parse | S::ParseWait | S::LnetPayload, E::Slop) => S::Slop,
-        (S::Parse | S::ParseWait | S::LnetPayload | S::Slop, E::Done) => start(version),
-        _ => return None,
-    })
 }
 
 /// Why a connection waits in PARSE_WAIT.
@@ -90,7 +95,7 @@ pub(super) enum WaitFor {
 /// The receiving side of a connection.
 #[derive(Debug)]
 pub(super) struct Rx<D> {
-    pub(super) state: RxState,
+    pub(super) state: Fsm<RxState>,
     pub(super) version: Version,
     /// The header being read.
     pub(super) buf: ArrayVec<u8, { lnet::LEN_V4 }>,
@@ -114,7 +119,7 @@ pub(super) struct Rx<D> {
 impl<D: Default> Rx<D> {
     pub(super) fn new() -> Rx<D> {
         Rx {
-            state: RxState::KsmHeader,
+            state: Fsm::START,
             version: Version::V3,
             buf: ArrayVec::new(),
             ksock: None,
@@ -143,7 +148,7 @@ impl<D: Default> Rx<D> {
     /// The HELLO is through: messages of `version` follow.
     pub(super) fn begin(&mut self, version: Version) {
         self.version = version;
-        self.state = start(version);
+        self.state.apply(RxEvent::Begin(version));
     }
 }
 
@@ -153,36 +158,45 @@ mod tests {
 
     #[test]
     fn transitions() {
-        use {RxEvent as E, RxState as S};
-        let mut text = String::new();
-        for s in [S::KsmHeader, S::LnetHeader, S::Parse, S::ParseWait, S::LnetPayload, S::Slop] {
-            for e in [E::Noop, E::Lnet, E::Header, E::Wait, E::Payload, E::Slop, E::Done] {
-                if let Some(n) = next(Version::V3, s, e) {
-                    text += &format!("{s:?} + {e:?} -> {n:?}\n");
-                }
-                // The other versions with ksock headers do the same, V1 goes on with the LNet header.
-                for v in [Version::V2, Version::V4] {
-                    assert_eq!(next(v, s, e), next(Version::V3, s, e));
-                }
-                let v1 = next(Version::V3, s, e).map(|n| if e == E::Done { S::LnetHeader } else { n });
-                assert_eq!(next(Version::V1, s, e), v1);
-            }
-        }
-        insta::assert_snapshot!(text, @r"
+        insta::assert_snapshot!(fsm::listing::<RxState>(), @r"
+        KsmHeader + Begin(Version::V1) -> LnetHeader
+        KsmHeader + Begin -> KsmHeader
         KsmHeader + Noop -> KsmHeader
         KsmHeader + Lnet -> LnetHeader
         LnetHeader + Header -> Parse
         Parse + Wait -> ParseWait
         Parse + Payload -> LnetPayload
         Parse + Slop -> Slop
+        Parse + Done(Version::V1) -> LnetHeader
         Parse + Done -> KsmHeader
         ParseWait + Wait -> ParseWait
         ParseWait + Payload -> LnetPayload
         ParseWait + Slop -> Slop
+        ParseWait + Done(Version::V1) -> LnetHeader
         ParseWait + Done -> KsmHeader
         LnetPayload + Slop -> Slop
+        LnetPayload + Done(Version::V1) -> LnetHeader
         LnetPayload + Done -> KsmHeader
+        Slop + Done(Version::V1) -> LnetHeader
         Slop + Done -> KsmHeader
+        otherwise: a protocol error of ours or theirs: the set is closed
         ");
+    }
+
+    /// The first message and each that follows begin where those of the version do.
+    #[test]
+    fn messages_start_where_their_version_has_them() {
+        for version in [Version::V1, Version::V2, Version::V3, Version::V4] {
+            let mut rx = Rx::<()>::new();
+            rx.begin(version);
+            assert!(rx.at_boundary(), "{version:?}");
+            if version.has_ksock() {
+                rx.state.apply(RxEvent::Lnet);
+            }
+            for event in [RxEvent::Header, RxEvent::Slop, RxEvent::Done(version)] {
+                assert!(rx.state.apply(event).is_some(), "{version:?} {event:?}");
+            }
+            assert!(rx.at_boundary(), "{version:?}");
+        }
     }
 }

@@ -158,7 +158,7 @@ impl<U: Upper> Socklnd<U> {
         };
         let Some(key) = conn else { return };
         let Some(c) = self.conns.get_mut(key) else { return };
-        match c.txq.push_ack(cookie, c.ctype) {
+        match c.txq.push_ack(cookie) {
             Merged::Queued => self.answer_queued(cx, peer),
             Merged::Rides => cx.counters.zc_acks_merged += 1,
             Merged::Needless => {}

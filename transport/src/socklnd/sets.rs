@@ -1,6 +1,7 @@
 //! Connection sets: dialling, duplicates, and closing as one (docs/protocol/socklnd.md §3, §4).
 
 use super::Socklnd;
+use super::hello::{Handshake, HsEvent};
 use super::peer::{DialEvent, DialState, DialWhy, Have, Leaving, MAX_NONES};
 use super::standing::{StandAction, StandEvent, Standing};
 use crate::lnd::budget::trim_map;
@@ -360,8 +361,15 @@ impl<U: Upper> Socklnd<U> {
     /// Closes a connection; `Closed` will follow.
     pub(super) fn end_conn(&mut self, cx: &mut Cx, key: Key, how: Close) {
         let Some(c) = self.conns.get_mut(key) else { return };
-        let (before, id) = (c.hs, c.id);
-        c.hs = before.ended();
+        let before = c.hs;
+        c.hs.apply(HsEvent::Ended);
+        self.close_conn(cx, key, before, how);
+    }
+
+    /// Closes the stream of a connection that has died, and was in the state `before`.
+    pub(super) fn close_conn(&mut self, cx: &mut Cx, key: Key, before: Handshake, how: Close) {
+        let Some(c) = self.conns.get(key) else { return };
+        let id = c.id;
         // Only handshakes that were admitted are counted: those have a deadline.
         if before.shaking() && c.hs_deadline != u64::MAX {
             self.shook(cx, key);

@@ -3,7 +3,9 @@
 
 use std::collections::VecDeque;
 
-use super::carrier::{self, Act, Ask, Carrier, To};
+use fsm::Fsm;
+
+use super::carrier::{Act, Ask, Carrier};
 use super::version::Carry;
 use crate::lnd::{Payload, Tx, trim};
 use crate::wire::ksock::{COOKIE_KEEPALIVE, KsockType};
@@ -64,23 +66,26 @@ pub(super) enum Merged {
 #[derive(Debug)]
 pub(super) struct TxQueue<T> {
     version: Version,
+    /// How ACKs travel.
+    carry: Carry,
     q: VecDeque<Tx<T>>,
     /// Number of messages that have left: the position of `q`'s front.
     head: u64,
-    carrier: Carrier,
+    carrier: Fsm<Carrier>,
     /// Position of the carrier, if there is one.
     at: u64,
     bytes: u64,
 }
 
 impl<T: Default> TxQueue<T> {
-    pub(super) fn new(version: Version) -> TxQueue<T> {
-        TxQueue { version, q: VecDeque::new(), head: 0, carrier: Carrier::None, at: 0, bytes: 0 }
+    pub(super) fn new(version: Version, ctype: ConnType) -> TxQueue<T> {
+        let carry = version.carry(ctype);
+        TxQueue { version, carry, q: VecDeque::new(), head: 0, carrier: Fsm::START, at: 0, bytes: 0 }
     }
 
-    /// The version that the HELLOs agreed on. Nothing is queued before.
-    pub(super) fn begin(&mut self, version: Version) {
-        self.version = version;
+    /// The version that the HELLOs agreed on, and the type. Nothing is queued before.
+    pub(super) fn begin(&mut self, version: Version, ctype: ConnType) {
+        (self.version, self.carry) = (version, version.carry(ctype));
     }
 
     /// What is queued, to be renamed as the connection moves.
@@ -112,23 +117,20 @@ impl<T: Default> TxQueue<T> {
         self.q.get_mut(usize::try_from(position.checked_sub(self.head)?).ok()?)
     }
 
-    /// Takes the state that follows.
-    fn go(&mut self, to: To) {
-        let typed = self.version.is_typed();
-        self.carrier = match to {
-            To::Is(state) => state,
-            To::Behind => {
-                self.at += 1;
-                let at = self.at;
-                self.get_mut(at).map_or(Carrier::None, |tx| tx.as_carrier(typed))
-            }
-        };
+    /// Where the carrier has moved on, takes what is behind.
+    fn look_behind(&mut self) {
+        if self.carrier == Carrier::Behind {
+            self.at += 1;
+            let (at, typed) = (self.at, self.version.is_typed());
+            let next = self.get_mut(at).map_or(Carrier::None, |tx| tx.as_carrier(typed));
+            self.carrier.apply_by(self.carry, Ask::Is(next));
+        }
     }
 
     /// Queues an LNet message; gives whether it took over a queued NOOP.
     pub(super) fn push_lnet(&mut self, mut tx: Tx<T>) -> bool {
         let version = self.version;
-        let (to, act) = carrier::next(version.carry(ConnType::Any), self.carrier, Ask::Message);
+        let act = self.carrier.apply_by(self.carry, Ask::Message).unwrap_or(Act::Append);
         let took = match act {
             Act::TakeOver | Act::TakePlace => {
                 let (at, bytes) = (self.at, tx.nob(version));
@@ -151,25 +153,25 @@ impl<T: Default> TxQueue<T> {
                 false
             }
         };
-        self.go(to);
+        self.look_behind();
         took
     }
 
-    /// Queues an ACK (or the keepalive cookie) on a connection of type `ctype`.
-    pub(super) fn push_ack(&mut self, k: u64, ctype: ConnType) -> Merged {
-        let (carry, state, at) = (self.version.carry(ctype), self.carrier, self.at);
+    /// Queues an ACK (or the keepalive cookie).
+    pub(super) fn push_ack(&mut self, k: u64) -> Merged {
+        let (state, at) = (self.carrier.get(), self.at);
         let words = match state {
             Carrier::None => (0, 0),
             _ => self.get_mut(at).map_or((0, 0), |tx| (tx.cookie0, tx.cookie1)),
         };
         let event = if k == COOKIE_KEEPALIVE && self.version.is_typed() {
             Ask::Keepalive
-        } else if carry == Carry::Merge {
+        } else if self.carry == Carry::Merge {
             state.relation(words, k)
         } else {
             Ask::Apart
         };
-        let (to, act) = carrier::next(carry, state, event);
+        let act = self.carrier.apply_by(self.carry, event).unwrap_or(Act::Drop);
         let merged = match act {
             Act::Carry => {
                 self.at = self.append(noop(k));
@@ -189,7 +191,7 @@ impl<T: Default> TxQueue<T> {
             }
             Act::Drop | Act::TakeOver | Act::TakePlace => Merged::Needless,
         };
-        self.go(to);
+        self.look_behind();
         merged
     }
 
@@ -200,8 +202,8 @@ impl<T: Default> TxQueue<T> {
         self.head += 1;
         trim(&mut self.q);
         if self.carrier != Carrier::None && self.at < self.head {
-            let (to, _) = carrier::next(Carry::Ride, self.carrier, Ask::Left);
-            self.go(to);
+            self.carrier.apply_by(self.carry, Ask::Left);
+            self.look_behind();
         }
         Some(tx)
     }
@@ -236,9 +238,9 @@ mod tests {
     }
 
     fn bulk_in(acks: &[u64]) -> Vec<(bool, u64, u64)> {
-        let mut q = TxQueue::new(Version::V3);
+        let mut q = TxQueue::new(Version::V3, ConnType::BulkIn);
         for k in acks {
-            q.push_ack(*k, ConnType::BulkIn);
+            q.push_ack(*k);
         }
         words(&mut q)
     }
@@ -272,10 +274,10 @@ mod tests {
 
     #[test]
     fn other_types_piggyback() {
-        let mut q = TxQueue::new(Version::V3);
+        let mut q = TxQueue::new(Version::V3, ConnType::Control);
         assert!(!q.push_lnet(msg()));
-        assert_eq!(q.push_ack(7, ConnType::Control), Merged::Rides);
-        assert_eq!(q.push_ack(8, ConnType::Control), Merged::Queued);
+        assert_eq!(q.push_ack(7), Merged::Rides);
+        assert_eq!(q.push_ack(8), Merged::Queued);
         assert!(q.push_lnet(msg()), "the message takes the NOOP's ACK and place");
         assert!(!q.push_lnet(msg()));
         assert_eq!(words(&mut q), [(true, 0, 7), (true, 0, 8), (true, 0, 0)]);
@@ -283,10 +285,10 @@ mod tests {
 
     #[test]
     fn what_leaves_is_not_changed() {
-        let mut q = TxQueue::new(Version::V3);
+        let mut q = TxQueue::new(Version::V3, ConnType::Control);
         q.push_lnet(msg());
         assert_eq!(q.pop().map(|t| t.cookie1), Some(0));
-        assert_eq!(q.push_ack(9, ConnType::Control), Merged::Queued);
+        assert_eq!(q.push_ack(9), Merged::Queued);
         assert_eq!(words(&mut q), [(false, 0, 9)]);
     }
 
@@ -295,7 +297,7 @@ mod tests {
         #[test]
         fn acks_are_conserved(ops in prop::collection::vec((0u8..4, 2u64..40), 1..200), bulk_in: bool) {
             let ctype = if bulk_in { ConnType::BulkIn } else { ConnType::Control };
-            let (mut q, mut want, mut got) = (TxQueue::new(Version::V3), BTreeSet::new(), Vec::new());
+            let (mut q, mut want, mut got) = (TxQueue::new(Version::V3, ctype), BTreeSet::new(), Vec::new());
             let take = |t: Tx<()>, got: &mut Vec<u64>| match (t.hdr.is_some(), t.cookie0, t.cookie1) {
                 (_, 0, 0) | (_, 0, 1) => {}
                 (true, _, k) | (false, 0, k) => got.push(k),
@@ -306,7 +308,7 @@ mod tests {
                 match op {
                     0 if !bulk_in => drop(q.push_lnet(msg())),
                     1 => if let Some(t) = q.pop() { take(t, &mut got) },
-                    _ => if want.insert(k) { q.push_ack(k, ctype); },
+                    _ => if want.insert(k) { q.push_ack(k); },
                 }
             }
             while let Some(t) = q.pop() { take(t, &mut got) }

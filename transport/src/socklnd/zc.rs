@@ -20,6 +20,8 @@
 
 use std::collections::VecDeque;
 
+use fsm::Fsm;
+
 use crate::stream::slab::Key;
 use crate::wire::Version;
 use crate::wire::ksock::{COOKIE_FIRST, COOKIE_KEEPALIVE, KsockHdr, KsockType};
@@ -37,68 +39,67 @@ pub(super) struct Pending {
     pub(super) deadline: u64,
 }
 
-/// What a cookie is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cookie {
-    /// Not given out, or done and forgotten.
-    Free,
-    /// Its ACK is to come.
-    Pending,
-    /// Its ACK has come; an older one's has not.
-    Acked,
-    /// Its connection is gone.
-    Lost,
-}
+fsm::fsm! {
+    /// What a cookie is.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum Cookie {
+        /// Not given out, or done and forgotten.
+        Free,
+        /// Its ACK is to come.
+        Pending,
+        /// Its ACK has come; an older one's has not.
+        Acked,
+        /// Its connection is gone.
+        Lost,
+    }
 
-/// What happens to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ZcEvent {
-    /// A message takes it.
-    Request,
-    /// Its ACK comes, and the message's bytes have all been transmitted.
-    Ack,
-    /// Its ACK comes before that.
-    EarlyAck,
-    /// Its time is over.
-    Overdue,
-    /// Its connection is gone, and the set will follow.
-    ConnLost,
-    /// No older cookie is in the table.
-    Oldest,
-    /// The set of connections ends.
-    Reset,
-}
+    /// What happens to it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum ZcEvent {
+        /// A message takes it.
+        Request,
+        /// Its ACK comes, and the message's bytes have all been transmitted.
+        Ack,
+        /// Its ACK comes before that.
+        EarlyAck,
+        /// Its time is over.
+        Overdue,
+        /// Its connection is gone, and the set will follow.
+        ConnLost,
+        /// No older cookie is in the table.
+        Oldest,
+        /// The set of connections ends.
+        Reset,
+    }
 
-/// What follows for its message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ZcAction {
-    /// Nothing.
-    None,
-    /// Its pages are held.
-    Hold,
-    /// The hold is lifted.
-    Lift,
-    /// The message fails.
-    Fail,
-    /// The set of connections is closed.
-    CloseSet,
-}
+    /// What follows for its message.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum ZcAction {
+        /// Nothing.
+        None,
+        /// Its pages are held.
+        Hold,
+        /// The hold is lifted.
+        Lift,
+        /// The message fails.
+        Fail,
+        /// The set of connections is closed.
+        CloseSet,
+    }
 
-/// The transition table; `None` for what cannot be.
-pub(super) fn next(state: Cookie, event: ZcEvent) -> Option<(Cookie, ZcAction)> {
-    use {Cookie as S, ZcAction as A, ZcEvent as E};
-    Some(match (state, event) {
-        (S::Free, E::Request) => (S::Pending, A::Hold),
-        (S::Pending, E::Ack) => (S::Acked, A::Lift),
-        (S::Pending, E::EarlyAck | E::Overdue) => (S::Pending, A::CloseSet),
-        (S::Pending, E::Reset) => (S::Free, A::Fail),
-        (S::Pending, E::ConnLost) => (S::Lost, A::Fail),
-        (S::Lost, E::Ack | E::EarlyAck) => (S::Acked, A::None),
-        (S::Lost, E::Reset) => (S::Free, A::None),
-        (S::Free | S::Acked, E::Ack | E::EarlyAck) => (state, A::CloseSet),
-        (S::Acked, E::Oldest | E::Reset) => (S::Free, A::None),
-        _ => return None,
-    })
+    table Cookie + ZcEvent => ZcAction {
+        start Free;
+        else "it cannot be";
+        Free + Request => Pending, Hold;
+        Pending + Ack => Acked, Lift;
+        Pending + EarlyAck | Overdue => same, CloseSet;
+        Pending + Reset => Free, Fail;
+        Pending + ConnLost => Lost, Fail;
+        Lost + Ack | EarlyAck => Acked, None;
+        Lost + Reset => Free, None;
+        Free | Acked + Ack | EarlyAck => same, CloseSet;
+        Acked + Oldest | Reset => Free, None;
+    }
 }
 
 /// What the ACK words of a ksock header say (socklnd.md §6.3).
@@ -138,7 +139,7 @@ pub(super) fn acks(version: Version, h: &KsockHdr) -> Acks {
 pub(super) struct ZcTable {
     next: u64,
     /// One cookie after the other.
-    cookies: VecDeque<(Pending, Cookie)>,
+    cookies: VecDeque<(Pending, Fsm<Cookie>)>,
     pending: usize,
     /// Those whose connection is gone.
     lost: usize,
@@ -164,7 +165,8 @@ impl ZcTable {
         let cookie = self.next;
         // 0 and 1 have meanings of their own; a u64 does not get there in practice.
         self.next = cookie.checked_add(1).unwrap_or(COOKIE_FIRST);
-        if let Some((state, ZcAction::Hold)) = next(Cookie::Free, ZcEvent::Request) {
+        let mut state = Fsm::<Cookie>::START;
+        if state.apply(ZcEvent::Request) == Some(ZcAction::Hold) {
             self.cookies.push_back((Pending { cookie, lend, conn, end, deadline }, state));
             self.pending += 1;
         }
@@ -191,10 +193,10 @@ impl ZcTable {
         let (state, event) = match found.and_then(|at| self.cookies.get(at)) {
             Some((p, state)) if all_sent(p) => (*state, ZcEvent::Ack),
             Some((_, state)) => (*state, ZcEvent::EarlyAck),
-            None => (Cookie::Free, ZcEvent::Ack),
+            None => (Fsm::START, ZcEvent::Ack),
         };
-        match (found, next(state, event)) {
-            (Some(at), Some((_, ZcAction::Lift | ZcAction::None))) => Ok(at),
+        match (found, state.would(event)) {
+            (Some(at), Some(ZcAction::Lift | ZcAction::None)) => Ok(at),
             _ => Err(cookie),
         }
     }
@@ -239,8 +241,8 @@ impl ZcTable {
                 }
             }
         }
-        while let Some((_, state)) = self.cookies.front()
-            && let Some((Cookie::Free, _)) = next(*state, ZcEvent::Oldest)
+        while let Some((_, state)) = self.cookies.front_mut()
+            && state.apply(ZcEvent::Oldest).is_some()
         {
             self.cookies.pop_front();
         }
@@ -249,9 +251,9 @@ impl ZcTable {
 
     fn take(&mut self, at: usize, each: &mut impl FnMut(&Pending)) {
         let Some((p, state)) = self.cookies.get_mut(at) else { return };
-        let Some((to, action)) = next(*state, ZcEvent::Ack) else { return };
-        self.lost -= usize::from(*state == Cookie::Lost).min(self.lost);
-        *state = to;
+        let was = state.get();
+        let Some(action) = state.apply(ZcEvent::Ack) else { return };
+        self.lost -= usize::from(was == Cookie::Lost).min(self.lost);
         if action == ZcAction::Lift {
             self.pending -= 1;
             each(p);
@@ -261,8 +263,8 @@ impl ZcTable {
     /// A connection is gone: what it carried has failed.
     pub(super) fn lost(&mut self, conn: Key) {
         for (p, state) in self.cookies.iter_mut().filter(|(p, _)| p.conn == conn) {
-            if let Some((to, ZcAction::Fail)) = next(*state, ZcEvent::ConnLost) {
-                (*state, p.deadline) = (to, u64::MAX);
+            if state.apply(ZcEvent::ConnLost) == Some(ZcAction::Fail) {
+                p.deadline = u64::MAX;
                 self.pending -= 1;
                 self.lost += 1;
             }
@@ -282,14 +284,14 @@ impl ZcTable {
     /// Whether the set has to be closed since the oldest cookie is overdue at `now`.
     pub(super) fn overdue(&self, now: u64) -> bool {
         self.cookies.front().is_some_and(|(p, state)| {
-            p.deadline <= now && matches!(next(*state, ZcEvent::Overdue), Some((_, ZcAction::CloseSet)))
+            p.deadline <= now && state.would(ZcEvent::Overdue) == Some(ZcAction::CloseSet)
         })
     }
 
     /// Forgets everything, as the last connection of the set closes; `each` gets what was pending.
     pub(super) fn reset(&mut self, mut each: impl FnMut(&Pending)) {
-        for (p, state) in self.cookies.drain(..) {
-            if let Some((_, ZcAction::Fail)) = next(state, ZcEvent::Reset) {
+        for (p, mut state) in self.cookies.drain(..) {
+            if state.apply(ZcEvent::Reset) == Some(ZcAction::Fail) {
                 each(&p);
             }
         }
@@ -445,16 +447,7 @@ mod tests {
 
     #[test]
     fn transitions() {
-        use {Cookie as S, ZcEvent as E};
-        let mut text = String::new();
-        for s in [S::Free, S::Pending, S::Acked, S::Lost] {
-            for e in [E::Request, E::Ack, E::EarlyAck, E::Overdue, E::ConnLost, E::Oldest, E::Reset] {
-                if let Some((n, a)) = next(s, e) {
-                    text += &format!("{s:?} + {e:?} -> {n:?}, {a:?}\n");
-                }
-            }
-        }
-        insta::assert_snapshot!(text, @r"
+        insta::assert_snapshot!(fsm::listing::<Cookie>(), @r"
         Free + Request -> Pending, Hold
         Free + Ack -> Free, CloseSet
         Free + EarlyAck -> Free, CloseSet
@@ -470,6 +463,7 @@ mod tests {
         Lost + Ack -> Acked, None
         Lost + EarlyAck -> Acked, None
         Lost + Reset -> Free, None
+        otherwise: it cannot be
         ");
     }
 }
