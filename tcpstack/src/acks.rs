@@ -6,7 +6,6 @@ use arrayvec::ArrayVec;
 
 use crate::flow::{Clock, Flow};
 use crate::opts::{Opts, SACK_MAX, SackBlock};
-use crate::phase::{Ev, Phase};
 use crate::segment::Cx;
 use crate::sender::{AckIn, Ctx, Heard};
 use crate::seq::offset_of;
@@ -70,9 +69,6 @@ impl Flow {
         self.una = a;
         self.shadow.release(a);
         self.tries = 0;
-        if self.fin_sent && a == end + 1 {
-            self.go(Ev::AckOfFin);
-        }
     }
 
     fn rearm(&mut self, news: bool, cx: &Cx<'_>) {
@@ -81,7 +77,7 @@ impl Flow {
         }
         if self.una < self.snd_max() {
             self.set_clock(Clock::Data, self.tx.deadline());
-        } else if news && self.phase == Phase::FinWait2 {
+        } else if news && self.fin_acked() && !self.fin_rcvd {
             self.set_clock(Clock::Fin, cx.now + cx.cfg.fin_timeout);
         } else if news {
             self.set_clock(Clock::Off, u64::MAX);

@@ -95,7 +95,7 @@ impl<P: Port> Stack<P> {
             let mss = self.io.mss(false);
             let slot = self.slots.get_mut(i as usize);
             let Some(f) =
-                slot.and_then(|s| s.flow.as_deref_mut()).filter(|f| f.waits && f.phase != Phase::Resolve)
+                slot.and_then(|s| s.flow.as_deref_mut()).filter(|f| f.waits && f.phase() != Phase::Resolve)
             else {
                 continue;
             };
@@ -116,7 +116,7 @@ impl<P: Port> Stack<P> {
 
 impl Flow {
     pub(crate) fn keepalive_at(&self, k: &crate::config::KeepAlive) -> u64 {
-        let idle = self.phase.synchronised() && self.una == self.snd_max();
+        let idle = self.phase().synchronised() && self.una == self.snd_max();
         if idle { self.last_rx + k.idle + u64::from(self.probes) * k.interval } else { u64::MAX }
     }
 

@@ -6,7 +6,7 @@ use dataplane::pkt::Port;
 use crate::ending::CloseWhy;
 use crate::flow::{AckDue, Clock, Flow};
 use crate::io::Io;
-use crate::phase::{Ev, Phase};
+use crate::phase::Phase;
 use crate::seq::Seq;
 use crate::stack::{Event, Stack};
 use crate::table::Place;
@@ -50,7 +50,7 @@ impl<P: Port> Stack<P> {
         }
         let sent = f.sent;
         let before = marks(&self.c);
-        let served = match f.phase {
+        let served = match f.phase() {
             Phase::Resolve | Phase::Closed => Served::Done,
             _ => self.serve_flow(&mut f),
         };
@@ -58,7 +58,7 @@ impl<P: Port> Stack<P> {
             f.ev_progress = true;
             self.events.push_back(Event::Progress { flow: id, acked: 0, sent: 0 });
         }
-        let (phase, again) = (f.phase, served == Served::Again);
+        let (phase, again) = (f.phase(), served == Served::Again);
         let after = marks(&self.c);
         self.stuck += u32::from(again && after.0 > before.0 && after.1 == before.1);
         if f.starved && !f.waits {
@@ -86,18 +86,15 @@ impl<P: Port> Stack<P> {
 
     fn serve_flow(&mut self, f: &mut Flow) -> Served {
         let window = self.engine.rx_window();
-        if f.phase != Phase::SynSent
-            && f.phase != Phase::SynReceived
-            && !f.feed(&mut self.engine, &mut self.c)
-        {
+        let opening = matches!(f.phase(), Phase::SynSent | Phase::SynReceived);
+        if !opening && !f.feed(&mut self.engine, &mut self.c) {
             return Served::Broken;
         }
         f.exchange();
         let end = f.shadow.end();
-        if f.want_fin && f.phase.may_send() && f.permit >= end {
+        if f.want_fin && f.phase().may_send() && f.permit >= end {
             // Only now: smoltcp does not take a window in LAST-ACK while bytes are unsent.
             f.sock.with(|s| s.close());
-            f.go(Ev::Close);
             f.poll = true;
         }
         let mut served = Served::Done;
@@ -124,10 +121,7 @@ impl<P: Port> Stack<P> {
                 }
             }
         }
-        if !f.agrees() {
-            return Served::Broken;
-        }
-        if f.want_fin && f.phase.may_send() && f.permit >= f.shadow.end() {
+        if f.want_fin && f.phase().may_send() && f.permit >= f.shadow.end() {
             served = Served::Again; // everything is permitted now: the FIN is next
         }
         let mss = self.io.mss(false);
@@ -153,14 +147,15 @@ impl<P: Port> Stack<P> {
             && unacked < 2 * u64::from(f.mss)
             && f.permit == f.fed_end
             && f.sent == f.limit()
-            && f.phase.may_send()
+            && f.phase().may_send()
     }
 
     fn io_transmit(&mut self, f: &mut Flow) -> Served {
         let (io, c, cfg, now) = (&mut self.io, &mut self.c, &self.cfg, self.now);
+        let phase = f.phase();
         if f.syn_due {
-            let flags = if f.phase == Phase::SynSent { wire::SYN } else { wire::SYN | wire::ACK };
-            let ack = if f.phase == Phase::SynSent { Seq(0) } else { f.rcv_seq(0) };
+            let flags = if phase == Phase::SynSent { wire::SYN } else { wire::SYN | wire::ACK };
+            let ack = if phase == Phase::SynSent { Seq(0) } else { f.rcv_seq(0) };
             let win = f.smol_edge.min(65_535) as u16;
             let o = f.syn_options(io.mss(f.tmpl.v6()), &self.cfg, now);
             if !io.control(&f.tmpl, &Fields { seq: f.iss, ack, flags, win }, &o, c) {
@@ -174,11 +169,11 @@ impl<P: Port> Stack<P> {
             f.set_clock(Clock::Syn, now + wait);
             return Served::Done;
         }
-        if f.phase == Phase::SynReceived {
+        if phase == Phase::SynReceived {
             // A challenge, or where we are: the handshake itself sends no plain ACK.
             return f.send_acks(io, c).err().unwrap_or(Served::Done);
         }
-        if !f.phase.synchronised() && f.phase != Phase::Closed {
+        if !phase.synchronised() && phase != Phase::Closed {
             return Served::Done;
         }
         let sent =
@@ -202,7 +197,7 @@ impl<P: Port> Stack<P> {
     fn time_wait(&mut self, i: u32) {
         let now = self.now;
         let Some(f) = self.at(i) else { return };
-        f.phase = Phase::Closed;
+        f.shut();
         let e = Entry {
             key: f.key,
             snd_nxt: f.snd_seq(f.snd_max()),

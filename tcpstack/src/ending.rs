@@ -66,7 +66,7 @@ impl Flow {
     /// The reader has gone: lets go of what is unread, and of all that still comes. What waits beyond a gap goes, too
     /// (RFC 2018 §8 allows it): the peer sends it again. Returns the bytes in order that nobody has read.
     pub(crate) fn discard(&mut self, now: u64, patience: u64) -> u64 {
-        if !self.discards && self.phase.synchronised() {
+        if !self.discards && self.phase().synchronised() {
             // From here on the peer has a bounded time to take what it is still to be sent.
             self.stuck_since = now;
             if self.clock == Clock::Persist {
@@ -88,7 +88,7 @@ impl<P: Port> Stack<P> {
     pub fn close(&mut self, id: FlowId, how: Close) {
         let (now, patience) = (self.now, self.cfg.fin_timeout);
         let Some(f) = self.flow_mut(id) else { return };
-        let phase = f.phase;
+        let phase = f.phase();
         if how == Close::Both {
             let unread = f.discard(now, patience);
             self.c.rx_discarded_bytes += unread;
@@ -113,9 +113,10 @@ impl<P: Port> Stack<P> {
     pub(crate) fn abort(&mut self, i: u32, why: CloseWhy) {
         let Some(mut f) = self.slots.get_mut(i as usize).and_then(|s| s.flow.take()) else { return };
         // In SYN-SENT there is nobody to tell (RFC 9293 §3.10.5), nor where no SYN-ACK was answered.
-        let mute = f.phase == Phase::SynReceived && why == CloseWhy::Timeout;
-        if !mute && !matches!(f.phase, Phase::Resolve | Phase::SynSent | Phase::Closed) {
-            f.sock.with(|s| s.abort());
+        let phase = f.phase();
+        let mute = phase == Phase::SynReceived && why == CloseWhy::Timeout;
+        f.shut();
+        if !mute && !matches!(phase, Phase::Resolve | Phase::SynSent | Phase::Closed) {
             // smoltcp says whether a RST is due; where it is, the numbers are the shim's.
             if self.engine.poll(&mut f.sock).is_some_and(|m| m.flags & wire::RST != 0) {
                 let r = Fields { win: 0, ..f.fields(f.snd_max(), wire::RST) };
@@ -123,7 +124,6 @@ impl<P: Port> Stack<P> {
                 self.io.control(&f.tmpl, &r, &o, &mut self.c);
             }
         }
-        f.phase = Phase::Closed;
         if why == CloseWhy::LocalAbort {
             self.c.rx_discarded_bytes += f.discard(self.now, 0);
         }
@@ -144,7 +144,7 @@ impl<P: Port> Stack<P> {
         if f.ready.is_empty() {
             return self.release(slot, why);
         }
-        f.phase = Phase::Closed;
+        f.shut();
         f.shadow.clear();
         f.ooo.clear();
         (f.waits, f.starved) = (false, false);

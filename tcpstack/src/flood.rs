@@ -74,7 +74,6 @@ impl<P: Port> Stack<P> {
         f.hop_epoch = self.neigh.epoch();
         f.passive = true;
         f.listener = l as u16;
-        f.phase = Phase::SynReceived;
         f.stamps = Stamps::new(self.secret.stamp_offset(&s.key));
         // The SYN as it must have been. Its window was not scaled: this one's field, unscaled, is no more than that.
         let syn = Seg { seq: irs, flags: wire::SYN, plen: 0, ..*s };
@@ -87,7 +86,7 @@ impl<P: Port> Stack<P> {
         f.tries = 1;
         let answer = f.feed_syn(&mut self.engine, &mut self.c, false, can.scale);
         let emitted = self.engine.poll(&mut f.sock).filter(|m| m.scale == can.scale.and(self.own_scale));
-        let Some(m) = emitted.filter(|_| answer.is_none() && f.agrees()) else {
+        let Some(m) = emitted.filter(|_| answer.is_none() && f.phase() == Phase::SynReceived) else {
             self.c.desync += 1;
             return None;
         };

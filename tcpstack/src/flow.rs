@@ -14,7 +14,7 @@ use crate::config::FlowCounters;
 use crate::ending::CloseWhy;
 use crate::opts::TS_LEN;
 use crate::phantom::PhantomSocket;
-use crate::phase::{Ev, Phase};
+use crate::phase::Phase;
 use crate::pmtu::Path;
 use crate::reasm::Reasm;
 use crate::rtt::Rtt;
@@ -56,7 +56,8 @@ pub(crate) const NO_FIN: u64 = u64::MAX;
 
 pub(crate) struct Flow {
     pub(crate) key: Key,
-    pub(crate) phase: Phase,
+    /// The next hop is known: until then there is no SYN to send.
+    pub(crate) resolved: bool,
     /// In the list of connections to serve.
     pub(crate) queued: bool,
     pub(crate) ev_readable: bool,
@@ -165,7 +166,7 @@ impl Flow {
     pub(crate) fn new(key: Key, sock: PhantomSocket, tmpl: Template, next_hop: Addr, now: u64) -> Flow {
         Flow {
             key,
-            phase: Phase::Resolve,
+            resolved: false,
             queued: false,
             ev_readable: false,
             ev_progress: false,
@@ -277,14 +278,21 @@ impl Flow {
         self.shadow.end() - self.una.min(self.shadow.end())
     }
 
-    pub(crate) fn go(&mut self, ev: Ev) -> bool {
-        match self.phase.next(ev) {
-            Some(p) => {
-                self.phase = p;
-                true
-            }
-            None => false,
-        }
+    /// The connection's state: smoltcp's, which is fed what changes it at once, and before it address resolution.
+    #[inline]
+    pub(crate) fn phase(&self) -> Phase {
+        Phase::of(self.sock.get().state(), self.resolved)
+    }
+
+    /// The peer has acknowledged our FIN.
+    #[inline]
+    pub(crate) fn fin_acked(&self) -> bool {
+        self.fin_sent && self.una > self.shadow.end()
+    }
+
+    /// It is over: smoltcp's socket is closed, whatever its state was. Nothing is asked of it any more.
+    pub(crate) fn shut(&mut self) {
+        self.sock.with(|s| s.abort());
     }
 
     pub(crate) fn set_clock(&mut self, c: Clock, at: u64) {

@@ -9,7 +9,6 @@ use crate::ending::CloseWhy;
 use crate::io::upper_sum;
 use crate::nd::ICMP6;
 use crate::opts::{OptBytes, Opts, Ts};
-use crate::phase::Phase;
 use crate::segment::{Cx, Outcome};
 use crate::seq::Seq;
 use crate::stack::{Event, Stack};
@@ -210,7 +209,7 @@ impl<P: Port> Stack<P> {
     pub(crate) fn segment(&mut self, i: u32, s: &Seg, o: &Opts, src: Mac) {
         let id = self.id(i);
         let Some(f) = self.slots.get_mut(i as usize).and_then(|s| s.flow.as_deref_mut()) else { return };
-        let (una, nxt, fin, phase) = (f.una, f.nxt, f.fin_rcvd, f.phase);
+        let (una, nxt, fin) = (f.una, f.nxt, f.fin_rcvd);
         let mut cx = Cx {
             now: self.now,
             cfg: &self.cfg,
@@ -225,9 +224,11 @@ impl<P: Port> Stack<P> {
         let outcome = f.on_segment(s, o, &mut self.frags, &mut cx);
         self.frags.clear();
         match outcome {
-            Outcome::Reset => {
-                let why = if phase == Phase::SynSent { CloseWhy::Refused } else { CloseWhy::Reset };
-                return self.end(i, why);
+            Outcome::Refused => return self.end(i, CloseWhy::Refused),
+            Outcome::Reset => return self.end(i, CloseWhy::Reset),
+            Outcome::Broken => {
+                self.c.desync += 1;
+                return self.abort(i, CloseWhy::Reset);
             }
             Outcome::Reject => {
                 self.reject(s, src);
@@ -235,7 +236,7 @@ impl<P: Port> Stack<P> {
             }
             Outcome::Fine => (),
         }
-        if !f.opened && f.phase.synchronised() {
+        if !f.opened && f.phase().synchronised() {
             f.opened = true;
             let e = Event::Opened { flow: id, local: f.local(), remote: f.remote(), passive: f.passive };
             self.events.push_back(e);

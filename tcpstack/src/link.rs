@@ -12,7 +12,7 @@ use crate::ending::CloseWhy;
 use crate::flow::Flow;
 use crate::nd::{self, FRAME_MAX, Message, Say};
 use crate::neighbour::{Ev, Lookup, Neighbours};
-use crate::phase::{self, Phase};
+use crate::phase::Phase;
 use crate::stack::Stack;
 use crate::wire::{BROADCAST, Eth, Ip, Mac};
 
@@ -289,7 +289,7 @@ impl<P: Port> Stack<P> {
         }
         let mut waiting = std::mem::take(&mut self.resolving);
         waiting.retain(|i| {
-            let Some(f) = self.at(*i).filter(|f| f.phase == Phase::Resolve) else { return false };
+            let Some(f) = self.at(*i).filter(|f| f.phase() == Phase::Resolve) else { return false };
             if dead.contains(&f.next_hop) {
                 self.end(*i, CloseWhy::Unresolved);
                 return false;
@@ -310,7 +310,7 @@ impl<P: Port> Stack<P> {
             let Some(f) = self.slots.get_mut(*i as usize).and_then(|s| s.flow.as_deref_mut()) else {
                 return false;
             };
-            if f.phase != Phase::Resolve {
+            if f.phase() != Phase::Resolve {
                 return false;
             }
             let known = self.neigh.peek(&f.next_hop).is_some();
@@ -325,13 +325,13 @@ impl<P: Port> Stack<P> {
 
     /// A connection about to be served: its next hop is found, or followed where it has moved.
     pub(crate) fn relink(&mut self, i: u32, f: &mut Flow) {
-        if f.phase == Phase::Resolve {
+        if f.phase() == Phase::Resolve {
             match self.neigh.lookup(&f.next_hop, self.now) {
                 Lookup::Known(mac) => {
                     f.tmpl.set_dst(mac);
                     f.hop_epoch = self.neigh.epoch();
                     f.waits = false;
-                    f.go(phase::Ev::Resolved);
+                    f.resolved = true;
                 }
                 Lookup::Wait => {
                     // Before it opens nothing else uses the flag.

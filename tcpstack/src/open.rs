@@ -112,11 +112,10 @@ impl<P: Port> Stack<P> {
         f.passive = true;
         f.stats.segs_in = 1;
         f.listener = l as u16;
-        f.phase = Phase::SynReceived;
         f.stamps = Stamps::new(self.secret.stamp_offset(&s.key));
         f.take_syn(s, o, &self.cfg, self.io.mss(s.key.is_v6()), self.now);
         let answer = f.feed_syn(&mut self.engine, &mut self.c, false, o.scale);
-        if answer.is_some() || !f.agrees() {
+        if answer.is_some() || f.phase() != Phase::SynReceived {
             self.c.desync += 1;
             return;
         }

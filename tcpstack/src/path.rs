@@ -71,7 +71,7 @@ impl Flow {
 
     /// Why a connection ends whose peer is silent.
     pub(crate) fn silent_why(&self) -> CloseWhy {
-        let told = self.soft_error && self.phase != Phase::SynReceived;
+        let told = self.soft_error && self.phase() != Phase::SynReceived;
         if told { CloseWhy::Unreachable } else { CloseWhy::Timeout }
     }
 }
@@ -96,7 +96,7 @@ impl<P: Port> Stack<P> {
     fn heed(&mut self, r: &Report) -> bool {
         let Some(Place::Flow(i)) = self.table.get(&r.key) else { return false };
         let Some(f) = self.at(i) else { return false };
-        match f.phase {
+        match f.phase() {
             Phase::SynSent if r.seq == f.iss => match r.cause {
                 Cause::Refused => self.abort(i, CloseWhy::Refused),
                 Cause::Prohibited => self.abort(i, CloseWhy::Unreachable),

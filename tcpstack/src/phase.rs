@@ -1,18 +1,9 @@
-//! The connection's state, as the shim sees it: RFC 9293 §3.3.2 and a state before it for address resolution.
+//! The names of a connection's state: RFC 9293 §3.3.2, and one before it for address resolution.
 //!
-//! smoltcp keeps the authoritative machine; this one says which of the shim's duties (resends, probes, events)
-//! apply, and the two are compared after each exchange.
-//!
-//! ```text
-//!   Resolve ─Resolved─> SynSent ─SynAck─> Established ─Close─> FinWait1 ─AckOfFin─> FinWait2 ─PeerFin─> TimeWait
-//!                          │ Syn              │  ^                 │ PeerFin                              ^
-//!                          v                  │  │AckOfSyn         v                                      │
-//!                      SynReceived ───────────┼──┘              Closing ─────────AckOfFin─────────────────┤
-//!                                             │ PeerFin            (FinWait1 with FIN and its ACK at once)┘
-//!                                             v
-//!                                         CloseWait ─Close─> LastAck ─AckOfFin─> Closed
-//!   any ─Reset/GiveUp/Abort─> Closed
-//! ```
+//! smoltcp's socket alone has the state, and moves it. It is fed what changes it (the ACK of our SYN or FIN, the peer's
+//! FIN) as that comes, all else once a turn. The shim adds one fact: whether the next hop of a dial is known.
+
+use crate::engine::State;
 
 /// A connection's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,52 +32,23 @@ pub enum Phase {
     Closed,
 }
 
-/// What moves a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ev {
-    /// The next hop is known.
-    Resolved,
-    /// A SYN without ACK came.
-    Syn,
-    /// A SYN with the right ACK came.
-    SynAck,
-    /// Our SYN was acknowledged.
-    AckOfSyn,
-    /// Our FIN goes out.
-    Close,
-    /// The peer's FIN is next in order.
-    PeerFin,
-    /// Our FIN was acknowledged.
-    AckOfFin,
-    /// A valid RST came.
-    Reset,
-    /// No answer for too long.
-    GiveUp,
-    /// The application ends it.
-    Abort,
-}
-
 impl Phase {
-    /// The transition; `None` when `ev` means nothing in this state.
-    pub fn next(self, ev: Ev) -> Option<Phase> {
-        use Phase::*;
-        Some(match (self, ev) {
-            (Closed, _) => return None,
-            (_, Ev::Reset | Ev::GiveUp | Ev::Abort) => Closed,
-            (Resolve, Ev::Resolved) => SynSent,
-            (SynSent, Ev::Syn) => SynReceived,
-            (SynSent, Ev::SynAck) => Established,
-            (SynReceived, Ev::AckOfSyn) => Established,
-            (Established, Ev::Close) => FinWait1,
-            (Established, Ev::PeerFin) => CloseWait,
-            (CloseWait, Ev::Close) => LastAck,
-            (FinWait1, Ev::AckOfFin) => FinWait2,
-            (FinWait1, Ev::PeerFin) => Closing,
-            (FinWait2, Ev::PeerFin) => TimeWait,
-            (Closing, Ev::AckOfFin) => TimeWait,
-            (LastAck, Ev::AckOfFin) => Closed,
-            _ => return None,
-        })
+    /// The state of smoltcp's socket, which has none for address resolution: there it is about to send its SYN.
+    #[inline]
+    pub(crate) fn of(state: State, resolved: bool) -> Phase {
+        match state {
+            State::SynSent if !resolved => Phase::Resolve,
+            State::SynSent => Phase::SynSent,
+            State::SynReceived => Phase::SynReceived,
+            State::Established => Phase::Established,
+            State::FinWait1 => Phase::FinWait1,
+            State::FinWait2 => Phase::FinWait2,
+            State::CloseWait => Phase::CloseWait,
+            State::Closing => Phase::Closing,
+            State::LastAck => Phase::LastAck,
+            State::TimeWait => Phase::TimeWait,
+            State::Listen | State::Closed => Phase::Closed,
+        }
     }
 
     /// The name that RFC 9293 §3.3.2 gives it; what comes before has none there.
@@ -162,53 +124,5 @@ mod tests {
         ] {
             assert_eq!(Phase::named(s), p, "{s}");
         }
-    }
-
-    #[test]
-    fn the_table() {
-        use Phase::*;
-        let all = [
-            Resolve,
-            SynSent,
-            SynReceived,
-            Established,
-            FinWait1,
-            FinWait2,
-            CloseWait,
-            Closing,
-            LastAck,
-            TimeWait,
-            Closed,
-        ];
-        let evs = [
-            Ev::Resolved,
-            Ev::Syn,
-            Ev::SynAck,
-            Ev::AckOfSyn,
-            Ev::Close,
-            Ev::PeerFin,
-            Ev::AckOfFin,
-            Ev::Reset,
-            Ev::GiveUp,
-            Ev::Abort,
-        ];
-        let mut t = String::new();
-        for p in all {
-            let row: Vec<_> = evs.iter().filter_map(|e| p.next(*e).map(|n| format!("{e:?}>{n:?}"))).collect();
-            t += &format!("{p:?}: {}\n", row.join(" "));
-        }
-        insta::assert_snapshot!(t, @"
-        Resolve: Resolved>SynSent Reset>Closed GiveUp>Closed Abort>Closed
-        SynSent: Syn>SynReceived SynAck>Established Reset>Closed GiveUp>Closed Abort>Closed
-        SynReceived: AckOfSyn>Established Reset>Closed GiveUp>Closed Abort>Closed
-        Established: Close>FinWait1 PeerFin>CloseWait Reset>Closed GiveUp>Closed Abort>Closed
-        FinWait1: PeerFin>Closing AckOfFin>FinWait2 Reset>Closed GiveUp>Closed Abort>Closed
-        FinWait2: PeerFin>TimeWait Reset>Closed GiveUp>Closed Abort>Closed
-        CloseWait: Close>LastAck Reset>Closed GiveUp>Closed Abort>Closed
-        Closing: AckOfFin>TimeWait Reset>Closed GiveUp>Closed Abort>Closed
-        LastAck: AckOfFin>Closed Reset>Closed GiveUp>Closed Abort>Closed
-        TimeWait: Reset>Closed GiveUp>Closed Abort>Closed
-        Closed: 
-        ");
     }
 }

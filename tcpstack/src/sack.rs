@@ -134,7 +134,7 @@ impl Inner {
 impl Flow {
     /// Options of our SYN: what we offer, or of what the peer offered that which we take.
     pub(crate) fn syn_options(&self, mss: u16, cfg: &StackConfig, now: u64) -> OptBytes {
-        let first = self.phase == Phase::SynSent;
+        let first = self.phase() == Phase::SynSent;
         let ts = if first { cfg.timestamps.then(|| self.stamps.offer(now)) } else { self.stamps.option(now) };
         OptBytes::syn(mss, if first { cfg.sack } else { self.sack_ok }, ts, self.offer_scale)
     }

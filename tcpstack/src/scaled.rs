@@ -17,7 +17,6 @@
 use crate::config::Counters;
 use crate::engine::{Emission, Engine, FEED_MAX, Feed, State};
 use crate::flow::{AckDue, Flow};
-use crate::phase::Phase;
 use crate::seq::Seq;
 use crate::wire;
 
@@ -81,7 +80,9 @@ impl Flow {
             let fin = self.fin_rcvd && !self.fin_fed && fed == self.fin_at;
             // A window alone matters only while there may be something to send; in LAST-ACK smoltcp would answer. One
             // that rounds to what it was would be a duplicate ACK, and three of them a loss.
-            let window = self.wnd_news && self.phase.may_send() && Some(win) != self.fed_win;
+            let state = self.sock.get().state();
+            let speaks = matches!(state, State::SynReceived | State::Established | State::CloseWait);
+            let window = self.wnd_news && speaks && Some(win) != self.fed_win;
             if n == 0 && !fin && acked <= self.fed_acks && !window {
                 return true;
             }
@@ -99,26 +100,23 @@ impl Flow {
             (self.fed_acks, self.fed_win) = (acked, Some(win));
             self.wnd_news = false;
             self.fin_fed |= fin;
-            if answer.is_some() || self.sock.get().recv_queue() != before + n as usize {
+            if answer.is_some() || self.sock.get().recv_queue() != before + n as usize || !self.taken() {
                 return false;
             }
         }
     }
 
-    /// Whether smoltcp is where the shim thinks it is.
-    pub(crate) fn agrees(&self) -> bool {
-        let s = self.sock.get();
-        match self.phase {
-            Phase::Resolve | Phase::SynSent => s.state() == State::SynSent,
-            Phase::SynReceived => s.state() == State::SynReceived,
-            Phase::Established => s.state() == State::Established,
-            Phase::FinWait1 => s.state() == State::FinWait1,
-            Phase::FinWait2 => s.state() == State::FinWait2,
-            Phase::CloseWait => s.state() == State::CloseWait,
-            Phase::Closing => s.state() == State::Closing,
-            Phase::LastAck => s.state() == State::LastAck,
-            Phase::TimeWait => s.state() == State::TimeWait,
-            Phase::Closed => s.state() == State::Closed,
+    /// Whether smoltcp has taken what it was fed of the SYN's and the FINs' fate.
+    fn taken(&self) -> bool {
+        let (acked, fin) = (self.fin_acked(), self.fin_fed);
+        match self.sock.get().state() {
+            State::Established | State::FinWait2 => !fin,
+            State::FinWait1 => !fin && !acked,
+            State::CloseWait => fin,
+            State::Closing | State::LastAck => fin && !acked,
+            State::TimeWait => fin && acked,
+            State::Closed => fin && acked,
+            State::Listen | State::SynSent | State::SynReceived => false,
         }
     }
 

@@ -8,7 +8,7 @@ use crate::engine::Engine;
 use crate::flow::{AckDue, Clock, Flow, NO_FIN};
 use crate::limit::Budget;
 use crate::opts::Opts;
-use crate::phase::{Ev, Phase};
+use crate::phase::Phase;
 use crate::sender::Sender;
 use crate::seq::offset_of;
 use crate::stamps::Verdict as Stamped;
@@ -25,8 +25,12 @@ const DUP_ACKS_MAX: u8 = 8;
 pub(crate) enum Outcome {
     /// Nothing.
     Fine,
-    /// The connection is over: refused or reset by the peer.
+    /// The peer refused our SYN.
+    Refused,
+    /// The peer reset the connection.
     Reset,
+    /// smoltcp did not take what it must.
+    Broken,
     /// The peer deserves a RST for this segment; the connection stays.
     Reject,
 }
@@ -56,10 +60,10 @@ impl Flow {
     ) -> Outcome {
         cx.c.rx_segments += 1;
         self.stats.segs_in += 1;
-        match self.phase {
+        match self.phase() {
             Phase::Resolve | Phase::Closed | Phase::TimeWait => Outcome::Fine,
             Phase::SynSent => self.in_syn_sent(s, o, cx),
-            _ => self.in_sync(s, o, frags, cx),
+            phase => self.in_sync(phase == Phase::SynReceived, s, o, frags, cx),
         }
     }
 
@@ -81,7 +85,7 @@ impl Flow {
         let acked = s.has(wire::ACK) && s.ack == self.iss.plus(1);
         if s.has(wire::RST) {
             cx.c.rx_bad_rst += u64::from(!acked);
-            return if acked { Outcome::Reset } else { Outcome::Fine };
+            return if acked { Outcome::Refused } else { Outcome::Fine };
         }
         if s.has(wire::ACK) && !acked {
             // An old connection of the peer's (RFC 9293 §3.5.2): the RST ends it, then our SYN is tried again.
@@ -102,14 +106,14 @@ impl Flow {
             self.rcv_scale = 0;
         }
         let answer = self.feed_syn(cx.engine, cx.c, acked, o.scale);
-        self.go(if acked { Ev::SynAck } else { Ev::Syn });
         if acked {
             self.syn_answered(cx.now);
             self.ack_due = AckDue::Now;
         }
-        if answer.is_some() || !self.agrees() {
+        let want = if acked { Phase::Established } else { Phase::SynReceived };
+        if answer.is_some() || self.phase() != want {
             cx.c.desync += 1;
-            return Outcome::Reset;
+            return Outcome::Refused;
         }
         Outcome::Fine
     }
@@ -148,7 +152,15 @@ impl Flow {
         cx.c.challenge_acks += 1;
     }
 
-    fn in_sync(&mut self, s: &Seg, o: &Opts, frags: &mut Vec<RxFrag>, cx: &mut Cx<'_>) -> Outcome {
+    /// A segment after the peer's SYN; `embryo` says that ours is not acknowledged yet.
+    fn in_sync(
+        &mut self,
+        embryo: bool,
+        s: &Seg,
+        o: &Opts,
+        frags: &mut Vec<RxFrag>,
+        cx: &mut Cx<'_>,
+    ) -> Outcome {
         let mut s = *s;
         let nxt = self.rcv_nxt();
         let d = s.seq.since(self.rcv_seq(nxt));
@@ -166,15 +178,15 @@ impl Flow {
         }
         if s.has(wire::SYN) {
             let same = s.seq == self.irs;
-            match self.phase {
+            match embryo {
                 // Our SYN-ACK was lost.
-                Phase::SynReceived if same && !s.has(wire::ACK) => {
+                true if same && !s.has(wire::ACK) => {
                     self.syn_due = true;
                     self.stamps.take(o.ts, cx.now);
                     return Outcome::Fine;
                 }
                 // Simultaneous open: the peer's SYN-ACK is the ACK of our SYN.
-                Phase::SynReceived if same && s.plen == 0 => {
+                true if same && s.plen == 0 => {
                     s.flags &= !wire::SYN;
                     s.seq = s.seq.plus(1);
                     s.win >>= self.snd_scale; // a SYN's window is not scaled
@@ -207,7 +219,7 @@ impl Flow {
         }
         let a = offset_of(s.ack, self.snd_seq(self.una), self.una);
         // Our SYN runs from when it was first sent: before that nobody can have seen its number.
-        if self.phase == Phase::SynReceived && (a != 0 || self.clock != Clock::Syn) {
+        if embryo && (a != 0 || self.clock != Clock::Syn) {
             cx.c.rx_ack_unsent += 1;
             return Outcome::Reject;
         }
@@ -232,13 +244,13 @@ impl Flow {
             }
             return Outcome::Fine;
         }
-        if self.phase == Phase::SynReceived {
-            self.go(Ev::AckOfSyn);
+        if embryo {
             self.syn_answered(cx.now);
             self.wnd_news = true;
         }
         self.last_rx = cx.now;
         self.probes = 0;
+        let (fin_acked, fin_rcvd) = (self.fin_acked(), self.fin_rcvd);
         let start = nxt as i64 + d;
         if start <= self.acked as i64 && start + i64::from(s.plen) >= self.acked as i64 {
             self.stamps.take(o.ts, cx.now);
@@ -249,6 +261,11 @@ impl Flow {
         } else if d < 0 {
             // A keep-alive or window probe, or an old ACK: the answer says where we are.
             self.answer(cx);
+        }
+        // What changes the state is fed at once: smoltcp's socket says which one it is.
+        let changes = embryo || self.fin_rcvd != fin_rcvd || self.fin_acked() != fin_acked;
+        if changes && !self.feed(cx.engine, cx.c) {
+            return Outcome::Broken;
         }
         Outcome::Fine
     }
@@ -339,8 +356,7 @@ impl Flow {
         if self.nxt == self.fin_at && !self.fin_rcvd {
             self.fin_rcvd = true;
             self.ack_due = AckDue::Now;
-            self.go(Ev::PeerFin);
-            if self.phase == Phase::TimeWait {
+            if self.fin_acked() {
                 self.set_clock(Clock::Off, u64::MAX);
             }
         }

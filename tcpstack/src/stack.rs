@@ -392,7 +392,7 @@ impl<P: Port> Stack<P> {
         let limit = self.cfg.backlog;
         let f = self.flow_mut(id).ok_or(PushError::NotOpen)?;
         let limit = limit.max((2 * f.tx.cwnd()).min(BACKLOG_MAX));
-        if !f.phase.may_send() || f.want_fin {
+        if !f.phase().may_send() || f.want_fin {
             return Err(PushError::NotOpen);
         }
         let backlog = f.backlog();
@@ -417,7 +417,7 @@ impl<P: Port> Stack<P> {
             f.handed += u64::from(x.len());
             f.ready_size -= u64::from(x.truesize());
         }
-        if f.phase == Phase::Closed && f.ready.is_empty() {
+        if f.phase() == Phase::Closed && f.ready.is_empty() {
             self.end(id.slot, CloseWhy::Fin);
         }
         r

@@ -228,7 +228,7 @@ impl Flow {
     /// Notes whether the windows are shut.
     #[inline]
     pub(crate) fn see_windows(&mut self, now: u64) {
-        if self.phase.synchronised() {
+        if self.phase().synchronised() {
             self.seen.snd_shut.is(self.wnd == 0, now);
             self.seen.rcv_shut.is(self.window_field() == 0, now);
         }
@@ -237,7 +237,7 @@ impl Flow {
     fn conn_stats(&self, now: u64, cfg: &crate::config::StackConfig, mtu: u16) -> ConnStats {
         let (n, ago) = (&self.stats, |t: u64| now.saturating_sub(t));
         let rtt = Some(self.rtt.srtt()).filter(|t| *t > 0);
-        let open = self.phase.synchronised();
+        let open = self.phase().synchronised();
         ConnStats {
             passive: Some(self.passive),
             algorithm: Name::from(self.tx.cc().name()).ok(),
@@ -292,7 +292,7 @@ impl Flow {
             last_send_ago_ns: self.seen.sent.map(ago),
             last_recv_ago_ns: self.seen.received.map(ago),
             last_ack_ago_ns: open.then(|| ago(self.last_rx)),
-            ..ConnStats::new(self.local(), self.remote(), self.phase)
+            ..ConnStats::new(self.local(), self.remote(), self.phase())
         }
     }
 }
