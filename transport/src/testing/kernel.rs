@@ -9,10 +9,14 @@
 //! and with RST what it has not. A RST on a connection goes unnoticed until that is used.
 
 mod hear;
+mod state;
 
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::net::SocketAddr;
 
+use fsm::Fsm;
+
+use self::state::{Move, State};
 use super::net::{Net, SEC};
 use super::rng::Rng;
 use crate::wire::{
@@ -113,21 +117,10 @@ pub struct Seen {
     pub lost: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Of ours: request, then HELLO.
-    Request,
-    Hello,
-    /// Its own: connected, our answer is to come.
-    Reply,
-    Up,
-    Closed,
-}
-
 #[derive(Debug)]
 struct Conn {
     link: usize,
-    state: State,
+    state: Fsm<State>,
     ctype: ConnType,
     version: Version,
     dialled: bool,
@@ -479,7 +472,7 @@ impl Kernel {
                 let Some(ctype) = self.peer.connecting else { return };
                 let agreed = self.peer.agreed.map(|a| a.0).or(self.peer.wanted);
                 let version = agreed.unwrap_or(self.cfg.version);
-                self.conns.push(self.conn(net, link, State::Reply, ctype, version));
+                self.conns.push(self.conn(net, link, Move::Connected, ctype, version));
                 self.at(net.now + net.latency, Due::Shake(self.conns.len() - 1));
                 self.at(net.now + TIMEOUT, Due::Look);
             }
@@ -499,8 +492,10 @@ impl Kernel {
         }
     }
 
-    fn conn(&self, net: &Net, link: usize, state: State, ctype: ConnType, version: Version) -> Conn {
-        let dialled = state == State::Reply;
+    fn conn(&self, net: &Net, link: usize, begins: Move, ctype: ConnType, version: Version) -> Conn {
+        let mut state = Fsm::START;
+        state.apply(begins);
+        let dialled = begins == Move::Connected;
         let (seen, buf, sent, dead, since) = (0, Vec::new(), 0, false, net.now);
         Conn { link, state, ctype, version, dialled, seen, buf, sent, dead, since }
     }

@@ -2,7 +2,8 @@
 
 use super::super::capture::{self, Msg};
 use super::super::net::Net;
-use super::{ACCEPT_TIMEOUT, Conn, Due, Kernel, RETRY, State, TIMEOUT};
+use super::state::{Move, State};
+use super::{ACCEPT_TIMEOUT, Conn, Due, Kernel, RETRY, TIMEOUT};
 use crate::wire::{
     AcceptorReq, ByteOrder, ConnType, Hello, HelloStart, KsockHdr, KsockType, LnetBody, PingInfo, Version,
     WireError, WireHandle, ping,
@@ -14,7 +15,7 @@ impl Kernel {
         for link in std::mem::replace(&mut self.links, net.links())..net.links() {
             let [from, to] = net.addresses(link);
             if Some(to.ip()) == self.cfg.nid.ip() && Some(from.ip()) == self.them.ip() {
-                let c = self.conn(net, link, State::Request, ConnType::None, Version::V3);
+                let c = self.conn(net, link, Move::Accepted, ConnType::None, Version::V3);
                 self.conns.push(c);
                 self.at(net.now + ACCEPT_TIMEOUT, Due::Look);
             }
@@ -52,8 +53,8 @@ impl Kernel {
             self.read(net, n);
         }
         let (fin, rst) = net.raw_ended(link);
-        match self.conns[n].state {
-            State::Closed => {}
+        match self.conns[n].state.get() {
+            State::New | State::Closed => {}
             State::Up if rst => self.conns[n].dead = true,
             State::Up if fin => {
                 self.seen.sets_ended += 1;
@@ -78,12 +79,12 @@ impl Kernel {
         loop {
             let Conn { state, version, .. } = self.conns[n];
             let buf = &self.conns[n].buf;
-            match state {
+            match state.get() {
                 State::Request => match AcceptorReq::parse(buf) {
                     Err(WireError::Truncated { .. }) => return,
                     Ok((req, len)) if req.target == self.cfg.nid => {
                         self.conns[n].buf.drain(..len);
-                        self.conns[n].state = State::Hello;
+                        self.conns[n].moves(Move::Requested);
                     }
                     other => panic!("an acceptor request that a kernel refuses: {other:?}"),
                 },
@@ -116,7 +117,7 @@ impl Kernel {
                     }
                     Err(e) => panic!("a message that a kernel does not know: {e}"),
                 },
-                State::Closed => return,
+                State::New | State::Closed => return,
             }
         }
     }
@@ -132,7 +133,7 @@ impl Kernel {
             let own = self.hello(self.cfg.version, ConnType::None, self.cfg.nid).emit();
             self.write(net, n, &own);
             self.seen.refused += 1;
-            self.conns[n].state = State::Closed;
+            self.conns[n].moves(Move::Close);
             return net.raw_reset(self.conns[n].link);
         }
         let Ok((h, len)) = Hello::parse(&self.conns[n].buf) else { return };
@@ -160,7 +161,8 @@ impl Kernel {
     fn established(&mut self, net: &mut Net, n: usize, ctype: ConnType, h: &Hello) {
         self.peer.agreed = Some((h.version, h.src_incarnation));
         let c = &mut self.conns[n];
-        (c.state, c.ctype, c.version) = (State::Up, ctype, h.version);
+        c.moves(Move::Agreed);
+        (c.ctype, c.version) = (ctype, h.version);
         self.say(net, || format!("link {}: {ctype:?} {:?} is up", self.conns[n].link, h.version));
         self.flush(net);
         self.connect(net);
@@ -204,7 +206,7 @@ impl Kernel {
     }
 
     fn close(&mut self, net: &mut Net, n: usize) {
-        self.conns[n].state = State::Closed;
+        self.conns[n].moves(Move::Close);
         if self.conns[n].buf.is_empty() {
             net.raw_fin(self.conns[n].link);
         } else {
