@@ -256,7 +256,7 @@ pub(crate) trait Lnd<U: Upper> {
     /// No node sends such a message: the set ends.
     fn refuse(&mut self, up: &mut U, cx: &mut Cx, conn: Key);
     /// Goes on reading behind a message that was held.
-    fn read(&mut self, cx: &mut Cx, conn: Key);
+    fn read(&mut self, up: &mut U, cx: &mut Cx, conn: Key);
     /// Goes on with a message that was held, if it still is: [`Upper::parse`] is asked again.
     fn again(&mut self, up: &mut U, cx: &mut Cx, ticket: &Ticket);
     /// How a message is named that is held.

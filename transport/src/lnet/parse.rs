@@ -179,7 +179,7 @@ impl Lnet {
         }
         if let Some(msg) = lnd.held(&ticket) {
             self.apply(cx, lnd, &msg, verdict);
-            return lnd.read(cx, msg.key);
+            return lnd.read(self, cx, msg.key);
         }
         // The connection has died meanwhile: what was granted goes back.
         match verdict {

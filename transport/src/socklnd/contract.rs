@@ -43,8 +43,8 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
         self.protocol_error(up, cx, conn);
     }
 
-    fn read(&mut self, cx: &mut Cx, conn: Key) {
-        self.read_again(cx, conn);
+    fn read(&mut self, up: &mut U, cx: &mut Cx, conn: Key) {
+        self.read_behind(up, cx, conn);
     }
 
     fn again(&mut self, up: &mut U, cx: &mut Cx, ticket: &Ticket) {

@@ -223,7 +223,7 @@ impl<U: Upper> Socklnd<U> {
     /// The peer sends no more on a connection.
     pub(super) fn fin(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
         let Some(conn) = self.conns.get_mut(key) else { return };
-        // A message that has come whole and waits for room is answered first.
+        // A message that has come whole, and waits, is answered first.
         conn.fin = conn.up() && conn.rx.waits_whole() && !conn.ended;
         if conn.fin {
             return;

@@ -392,10 +392,14 @@ impl<U: Upper> Socklnd<U> {
         }
         c.rx.wait = WaitFor::Nothing;
         c.rx.deadline = None;
-        let fin = c.fin;
         self.parse(up, cx, key);
+        self.read_behind(up, cx, key);
+    }
+
+    /// Goes on behind a message that waited: with what follows it, or with the FIN.
+    pub(super) fn read_behind(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
         self.read_again(cx, key);
-        if fin {
+        if self.conns.get(key).is_some_and(|c| c.fin) {
             self.fin(up, cx, key);
         }
     }

@@ -140,9 +140,10 @@ impl<D: Default> Rx<D> {
         self.state == start(self.version) && self.buf.is_empty()
     }
 
-    /// Whether a message that has no payload waits for its peer to read answers.
+    /// Whether a message that has come whole, since it has no payload, waits for answers to be read or for its buffer.
+    /// Behind copy jobs it does not: a FIN ends the connection without regard to those.
     pub(super) fn waits_whole(&self) -> bool {
-        self.wait == WaitFor::Answers && self.hdr.is_some_and(|h| h.payload_len == 0)
+        matches!(self.wait, WaitFor::Answers | WaitFor::Match) && self.hdr.is_some_and(|h| h.payload_len == 0)
     }
 
     /// The HELLO is through: messages of `version` follow.

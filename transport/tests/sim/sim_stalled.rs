@@ -1,5 +1,6 @@
-//! Connections that are not read since their host is over its budget, and whose peer goes meanwhile, over a port and over
-//! kernel sockets: after a RST they end at once, with what is unread; what came before a FIN is answered when there is room.
+//! Connections that are not read since their host is over its budget, and whose peer goes meanwhile: over a port, over a port
+//! whose queue another lcore than the peer's home polls, and over kernel sockets. After a RST they end at once, with what is
+//! unread; what came before a FIN is answered when there is room.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -11,14 +12,16 @@ use socket2::SockRef;
 use tcpstack::seq::Seq;
 use tcpstack::table::Key;
 use tcpstack::wire::{ACK, FIN, RST, SYN};
-use transport::lnd::{Accept, AppId, Config, Sink, Tcp};
+use transport::lnd::{Accept, AppId, Config, Shards, Sink, Tcp};
 use transport::lnet::{MdMem, MdSpec, Op};
 use transport::node::lcore::LcoreRt;
+use transport::node::links::Linked;
 use transport::node::sock::SockRt;
 use transport::node::{Input, Machine, NoApp, NodeBuilder, Runtime, Shard};
+use transport::stream::ShardId;
 use transport::wire::{ConnType, Hello, LnetBody, LnetHdr, Nid, ProcessId, Version, WireHandle};
 
-use crate::nodes::{Now, beginning, builder, stack};
+use crate::nodes::{Now, beginning, builder, lcores, stack};
 use crate::raw::{hello, message, pages, request};
 use crate::sim_ends::{PEER, US, Wire};
 
@@ -45,7 +48,7 @@ trait World {
     fn got(&mut self, conn: usize) -> usize;
     fn turn(&mut self);
     fn machine(&self) -> &Machine;
-    /// Connections and receive memory in use.
+    /// Connections, and receive memory in use.
     fn left(&self) -> (u64, u64);
     fn nids(&self) -> (Nid, Nid);
 }
@@ -94,8 +97,11 @@ struct Flow {
     got: usize,
 }
 
-struct OnPort {
-    node: Shard<LcoreRt<MemPort>, NoApp>,
+struct OnPort<R: Runtime> {
+    /// The first one polls the queue.
+    shards: Vec<Shard<R, NoApp>>,
+    /// The peer's home among them.
+    home: usize,
     wire: Wire,
     now: Now,
     flows: Vec<Flow>,
@@ -103,15 +109,35 @@ struct OnPort {
     heard: Vec<(u16, Seq, usize, usize)>,
 }
 
-impl OnPort {
-    fn new() -> OnPort {
+impl OnPort<LcoreRt<MemPort>> {
+    /// A node of one lcore.
+    fn new() -> Self {
         let now = beginning();
         let (a, b) = pair(&MemConfig::default());
         let node = builder(US, 5, &now).config(poor).over(stack(US, a, 3, 4096), NoApp).unwrap();
-        let node = serving(node);
-        OnPort { node, wire: Wire(b), now, flows: vec![], heard: vec![] }
+        OnPort { shards: vec![serving(node)], home: 0, wire: Wire(b), now, flows: vec![], heard: vec![] }
     }
+}
 
+impl OnPort<Linked<LcoreRt<MemPort>>> {
+    /// A node of several lcores, one of which polls the queue and so owns every stream; the peer's home is another.
+    fn across() -> Self {
+        let (now, mem) = (beginning(), MemConfig::default());
+        let (a, b) = pair(&mem);
+        let home_of = |count| usize::from(Shards::new(0, count).unwrap().home_of(IpAddr::V4(PEER)).0);
+        let count = (2..=8).find(|count| home_of(*count) != 0).unwrap();
+        let plan = builder(US, 5, &now).config(poor).lcores(lcores(count, 1, &mem)).plan().unwrap();
+        let mut own = Some(plan.lcore(ShardId(0), stack(US, a, 3, 4096)).unwrap());
+        let mut shards: Vec<_> =
+            (0..count).map(|i| plan.linked(ShardId(i), own.take(), NoApp).unwrap()).collect();
+        let home = home_of(count);
+        let at_home = serving(shards.remove(home));
+        shards.insert(home, at_home);
+        OnPort { shards, home, wire: Wire(b), now, flows: vec![], heard: vec![] }
+    }
+}
+
+impl<R: Runtime> OnPort<R> {
     fn put(&mut self, conn: usize, flags: u8, data: &[u8]) {
         let f = &mut self.flows[conn];
         self.wire.send(&f.key, flags, f.seq, f.next, data);
@@ -119,7 +145,7 @@ impl OnPort {
     }
 }
 
-impl World for OnPort {
+impl<R: Runtime> World for OnPort<R> {
     fn join(&mut self, pid: u32) -> usize {
         let conn = self.flows.len();
         let key = Key::new(PEER.into(), 1001 + conn as u16, US.into(), 988);
@@ -136,7 +162,13 @@ impl World for OnPort {
     }
 
     fn send(&mut self, conn: usize, bytes: &[u8]) {
-        bytes.chunks(1400).for_each(|b| self.put(conn, ACK, b));
+        // As much at a time as the node's window takes.
+        for (i, part) in bytes.chunks(1400 * 128).enumerate() {
+            if i > 0 {
+                self.turn();
+            }
+            part.chunks(1400).for_each(|b| self.put(conn, ACK, b));
+        }
     }
 
     fn go(&mut self, conn: usize, how: Goes) {
@@ -160,7 +192,9 @@ impl World for OnPort {
     fn turn(&mut self) {
         for _ in 0..10 {
             self.now.fetch_add(1000, Ordering::Relaxed);
-            self.node.turn();
+            for s in &mut self.shards {
+                s.turn();
+            }
             for (s, data) in self.wire.heard() {
                 if s.flags == SYN {
                     // It dials back for what waits: nobody listens.
@@ -175,12 +209,12 @@ impl World for OnPort {
     }
 
     fn machine(&self) -> &Machine {
-        &self.node.machine
+        &self.shards[self.home].machine
     }
 
     fn left(&self) -> (u64, u64) {
-        let c = self.node.rt.counters();
-        (c.conns, c.rx_pool_bytes_in_use)
+        let each = self.shards.iter().map(|s| s.rt.counters());
+        each.fold((0, 0), |sum, c| (sum.0 + c.conns, sum.1 + c.rx_pool_bytes_in_use + c.rx_lent_out))
     }
 
     fn nids(&self) -> (Nid, Nid) {
@@ -333,6 +367,20 @@ fn who_goes_while_it_is_stalled_on_a_port() {
     each(|how, len, sent| one(OnPort::new(), how, len, sent));
 }
 
+/// The bytes wait at the home, which another lcore tells of the end.
+#[test]
+fn who_goes_while_it_is_stalled_on_another_lcores_queue() {
+    each(|how, len, sent| one(OnPort::across(), how, len, sent));
+}
+
+/// More waits than may be on its way to the home: the rest, and the end behind it, stay with the lcore that polls the queue.
+#[test]
+fn who_goes_while_its_bytes_wait_at_both_lcores() {
+    for more in [0, 50] {
+        one(OnPort::across(), Goes::Reset, 8, (11_000, more));
+    }
+}
+
 #[test]
 fn who_goes_while_it_is_stalled_on_sockets() {
     each(|how, len, sent| one(OnSockets::new(1), how, len, sent));
@@ -351,5 +399,6 @@ fn burst<W: World>(mut w: W) {
 #[test]
 fn who_has_gone_is_not_stalled() {
     burst(OnPort::new());
+    burst(OnPort::across());
     burst(OnSockets::new(3));
 }
