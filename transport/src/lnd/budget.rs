@@ -22,6 +22,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::NiId;
 use crate::stream::slab::{Key, Slab};
 
 /// Charged for an ACK, REPLY or NOOP from when it is queued until TCP has acknowledged it or its pages are home, in bytes:
@@ -119,7 +120,7 @@ struct Host {
     /// What messages to it hold.
     uses: Uses,
     /// Connections that wait for its share to be enough, in the order they came.
-    stalled: VecDeque<Key>,
+    stalled: VecDeque<(NiId, Key)>,
     /// Peers whose answers wait for the host's share of the NI's credits.
     waiters: VecDeque<Key>,
     /// Stands in `Budget::ready`.
@@ -301,24 +302,24 @@ impl Budget {
     }
 
     /// A connection of the host is not read until there is room.
-    pub(crate) fn stall(&mut self, host: Key, conn: Key) {
+    pub(crate) fn stall(&mut self, host: Key, ni: NiId, conn: Key) {
         if let Some(h) = self.hosts.get_mut(host) {
-            h.stalled.push_back(conn);
+            h.stalled.push_back((ni, conn));
             self.stalled += 1;
         }
     }
 
     /// A connection that may have stalled is gone.
-    pub(crate) fn unstall(&mut self, host: Key, conn: Key) {
+    pub(crate) fn unstall(&mut self, host: Key, ni: NiId, conn: Key) {
         if let Some(h) = self.hosts.get_mut(host) {
             let before = h.stalled.len();
-            h.stalled.retain(|c| *c != conn);
+            h.stalled.retain(|c| *c != (ni, conn));
             self.stalled -= (before - h.stalled.len()).min(self.stalled);
         }
     }
 
-    /// The next connection that may go on.
-    pub(crate) fn resumes(&mut self) -> Option<Key> {
+    /// The next connection that may go on, and the NI whose LND has it.
+    pub(crate) fn resumes(&mut self) -> Option<(NiId, Key)> {
         while let Some(host) = self.ready.front().copied() {
             let over = self.over(host);
             if let Some(h) = self.hosts.get_mut(host) {
@@ -449,12 +450,12 @@ mod tests {
         b.charge(poor, Cause::Answers, ANSWER);
         assert!(b.over(poor));
         let conn = Key { index: 7, generation: 0 };
-        b.stall(poor, conn);
+        b.stall(poor, NiId(1), conn);
         assert_eq!((b.resumes(), b.held().stalled), (None, 1));
         b.release(poor, Cause::Answers, ANSWER);
-        assert_eq!((b.resumes(), b.resumes(), b.held().stalled), (Some(conn), None, 0));
-        b.stall(poor, conn);
-        b.unstall(poor, conn);
+        assert_eq!((b.resumes(), b.resumes(), b.held().stalled), (Some((NiId(1), conn)), None, 0));
+        b.stall(poor, NiId(1), conn);
+        b.unstall(poor, NiId(1), conn);
         b.release(poor, Cause::Peers, PEER);
         b.release(full, Cause::Peers, 10 * ANSWER);
         assert_eq!(b.held(), Held { limit: 10 * ANSWER, ..Held::default() });

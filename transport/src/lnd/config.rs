@@ -146,11 +146,30 @@ pub const LENDINGS: u32 = 8192;
 /// Work from which messages are given away, in bytes: boxes of that size gain 1.5 times (`pollnd bench cpt --size 65536`).
 const BOX_FROM: u32 = 64 << 10;
 
+/// Most NIs of a node.
+pub const NIS_MAX: usize = 16;
+
+/// An NI of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NiConfig {
+    /// Its NID.
+    pub nid: Nid,
+    /// Messages it may have in flight; as many as [`Config::ni_credits`] where this is `None`.
+    pub credits: Option<u32>,
+}
+
+impl NiConfig {
+    /// An NI `nid`, with what the configuration has for all.
+    pub fn new(nid: Nid) -> NiConfig {
+        NiConfig { nid, credits: None }
+    }
+}
+
 /// Configuration of a [`Machine`](crate::node::Machine). Times are in ns, sizes in bytes. Defaults are socklnd.md §10's.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Our NID.
-    pub nid: Nid,
+    /// Our NIs, [`NIS_MAX`] at most. The first one's NID is the primary one.
+    pub nis: Vec<NiConfig>,
     /// Our process id.
     pub pid: Pid,
     /// Constant for the life of the NI and new at each start: wall clock in ns (socklnd.md §4).
@@ -190,7 +209,7 @@ pub struct Config {
     pub budget: u64,
     /// Messages a peer may have in flight (lnet.md §7).
     pub peer_credits: u32,
-    /// Messages the NI may have in flight.
+    /// Messages an NI may have in flight, unless it says otherwise ([`NiConfig::credits`]).
     pub ni_credits: u32,
     /// Operations of applications that may wait for one peer.
     pub max_queued: usize,
@@ -253,7 +272,7 @@ impl Config {
     /// The defaults for a node `nid` that starts at `epoch`, wall clock in ns.
     pub fn new(nid: Nid, epoch: u64) -> Config {
         Config {
-            nid,
+            nis: vec![NiConfig::new(nid)],
             pid: nid::PID_LUSTRE,
             incarnation: epoch,
             interface_cookie: epoch,
@@ -303,9 +322,36 @@ impl Config {
         }
     }
 
-    /// Who we are.
+    /// The primary NID: that of the first NI.
+    pub fn nid(&self) -> Nid {
+        self.nis.first().map_or(Nid::LO, |n| n.nid)
+    }
+
+    /// NIDs of all NIs.
+    pub fn nids(&self) -> impl Iterator<Item = Nid> + '_ {
+        self.nis.iter().map(|n| n.nid)
+    }
+
+    /// The same with another primary NID.
+    #[must_use]
+    pub fn with_nid(mut self, nid: Nid) -> Config {
+        match self.nis.first_mut() {
+            Some(first) => first.nid = nid,
+            None => self.nis.push(NiConfig::new(nid)),
+        }
+        self
+    }
+
+    /// The same with one more NI.
+    #[must_use]
+    pub fn also(mut self, nid: Nid) -> Config {
+        self.nis.push(NiConfig::new(nid));
+        self
+    }
+
+    /// Who we are, by the primary NID.
     pub fn id(&self) -> ProcessId {
-        ProcessId { nid: self.nid, pid: self.pid }
+        ProcessId { nid: self.nid(), pid: self.pid }
     }
 
     /// The version that we speak first with `peer`.

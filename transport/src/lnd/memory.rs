@@ -1,7 +1,9 @@
 //! Payload by reference, places for it, and how a message ended: what LNet and its LNDs hand each other.
 
+use std::sync::Arc;
+
 use arrayvec::ArrayVec;
-use hugepages::PageRunMut;
+use hugepages::{PageRunMut, PrivatePages};
 
 use super::pieces::Pieces;
 use crate::stream::{INLINE_PAYLOAD_MAX, Pages};
@@ -34,6 +36,16 @@ impl Payload {
     /// A copy of `bytes`, or `None` when they are more than [`INLINE_PAYLOAD_MAX`].
     pub fn inline(bytes: &[u8]) -> Option<Payload> {
         ArrayVec::try_from(bytes).ok().map(Payload::Inline)
+    }
+
+    /// A copy of `bytes`, inline or in a page of its own; `None` where there is no memory for that.
+    pub fn copy_of(bytes: &[u8]) -> Option<Payload> {
+        if let Some(inline) = Payload::inline(bytes) {
+            return Some(inline);
+        }
+        let mut run = PageRunMut::new(Arc::new(PrivatePages), bytes.len()).ok()?;
+        run.bytes_mut().copy_from_slice(bytes);
+        Some(Payload::Pages(Pages::from_iter([run.freeze().slice_all()])))
     }
 
     /// Length in bytes.

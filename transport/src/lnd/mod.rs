@@ -34,7 +34,7 @@ use std::fmt::Debug;
 
 pub use self::budget::Held;
 pub(crate) use self::budget::{Budget, Uses, trim};
-pub use self::config::{Accept, Carrier, Config, LENDINGS, Shards, ShardsError, Tcp};
+pub use self::config::{Accept, Carrier, Config, LENDINGS, NIS_MAX, NiConfig, Shards, ShardsError, Tcp};
 pub use self::counters::Counters;
 pub use self::memory::{Data, LnetError, Payload, Sink};
 pub(crate) use self::message::Tx;
@@ -66,6 +66,16 @@ pub(crate) fn pop<T>(q: &mut VecDeque<T>) -> Option<T> {
         return None;
     }
     q.pop_front()
+}
+
+/// An NI of the node, by its place in [`Config::nis`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) struct NiId(pub(crate) u8);
+
+impl NiId {
+    pub(crate) fn index(self) -> usize {
+        usize::from(self.0)
+    }
 }
 
 /// State that the layers of a shard share.
@@ -131,6 +141,7 @@ pub(crate) struct Arrived {
 /// Where a held message is found again, over all shards of a node and wherever its connection's home is by then.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ticket {
+    pub(crate) ni: NiId,
     pub(crate) conn: ConnId,
     pub(crate) bucket: Bucket,
     /// Distinguishes messages of the connection.
@@ -197,8 +208,8 @@ pub(crate) trait Upper: Sized {
         status: Result<(), LnetError>,
     );
 
-    /// The LND has a new entry for a peer; gives LNet's.
-    fn peer_new(&mut self, id: ProcessId, entry: Key, host: Key) -> Key;
+    /// The LND of `ni` has a new entry for a peer; gives LNet's.
+    fn peer_new(&mut self, ni: NiId, id: ProcessId, entry: Key, host: Key) -> Key;
     /// The LND's entry goes, and LNet's with it.
     fn peer_gone(&mut self, peer: Key);
     /// The LND's entry has come from another shard; LNet's was `old` there. Gives the one here.
@@ -213,7 +224,7 @@ pub(crate) trait Upper: Sized {
     fn waiting(&self, peer: Key) -> usize;
     /// There may be room for the peer's messages again.
     fn kick(&mut self, peer: Key);
-    /// The node goes down: what it wants of peers fails.
+    /// The node goes down: what it wants of peers of this LND fails.
     fn stop<L: Lnd<Self>>(&mut self, cx: &mut Cx, lnd: &mut L);
     /// The LND goes down, and has let go of all connections.
     fn gone<L: Lnd<Self>>(&mut self, cx: &mut Cx, lnd: &mut L);
@@ -236,6 +247,8 @@ pub(crate) struct Nobody;
 
 /// An LND, as LNet sees it. Peers are named by the LND's entries.
 pub(crate) trait Lnd<U: Upper> {
+    /// Its NI.
+    fn ni(&self) -> NiId;
     /// The way that a message to the peer would take, if there is one; dials what is missing.
     fn way(&mut self, cx: &mut Cx, peer: Key, tx: &Tx<U::Token>) -> Option<Way>;
     /// Sends a message that has its credits by the way it has (`lnd_send`), or, where that is clear, one that needs none.

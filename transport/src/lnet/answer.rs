@@ -1,7 +1,6 @@
 //! ACKs and REPLYs (docs/protocol/lnet.md §5, §6).
 
 use super::command::header;
-use super::own::is_own;
 use super::remote::Body;
 use super::{GetGrant, Lnet, Msg, PutGrant, TxDone};
 use crate::lnd::{Cx, Lnd, LnetError, Payload};
@@ -22,7 +21,7 @@ impl Lnet {
     ) {
         let target = ProcessId { nid: to.src_nid, pid: to.src_pid };
         let len = u32::try_from(payload.len()).unwrap_or(lnet::MTU);
-        let tx = Msg::lnet(header(cx, target, len, body), payload, done);
+        let tx = Msg::lnet(header(cx, to.dest_nid, target, len, body), payload, done);
         if self.peers.get(peer).is_some_and(|p| p.id == target) {
             return self.launch_answer(cx, lnd, peer, tx);
         }
@@ -40,9 +39,9 @@ impl Lnet {
     ) {
         let home = target.nid.ip().map(|ip| cx.homes.of(ip));
         if let Some(home) = home.filter(|h| *h != cx.cfg.shards.me) {
-            return self.post(home, Body::Answered(target, tx));
+            return self.post(home, Body::Answered(lnd.ni(), target, tx));
         }
-        let room = lnd.peers() < cx.cfg.max_peers / 2 && !is_own(cx, target.nid);
+        let room = lnd.peers() < cx.cfg.max_peers / 2 && !self.is_own(target.nid);
         let known = lnd.find(target).is_some();
         if (room || known)
             && let Ok(peer) = self.target_peer(cx, lnd, target)
@@ -114,13 +113,11 @@ impl Lnet {
         handle: WireHandle,
         (offset, sink): (u32, u32),
     ) {
-        let Some(rest) = self.ping_info.get(offset as usize..) else {
+        if u64::from(offset) > self.ping_info.len() {
             cx.counters.drop_bad_offset += 1;
             return;
-        };
-        let part = rest.get(..sink as usize).unwrap_or(rest);
-        // One NI's info always fits inline.
-        let payload = Payload::inline(part).unwrap_or_else(Payload::empty);
+        }
+        let payload = self.ping_info.slice(offset, sink);
         self.answer(cx, lnd, (peer, hdr), LnetBody::Reply { handle }, payload, TxDone::Nothing);
     }
 }

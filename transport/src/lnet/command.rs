@@ -1,12 +1,10 @@
 //! Operations of applications (docs/protocol/lnet.md §3).
 
 use super::api::{Event, MdMem, Op, OpRefused, PIECES_MAX};
-use super::moving::bucket_of;
 use super::ops::OpKind;
-use super::own::is_own;
 use super::remote::{Body, ShardMsg};
 use super::{Lnet, Msg, TxDone};
-use crate::lnd::{AppId, Cx, Lnd, LnetError, Payload};
+use crate::lnd::{AppId, Cx, Lnd, LnetError, NiId, Payload};
 use crate::stream::ShardId;
 use crate::stream::slab::Key;
 use crate::wire::{LnetBody, LnetHdr, Nid, ProcessId, WireHandle, lnet, ping};
@@ -20,31 +18,48 @@ impl Lnet {
     pub(crate) fn command<L: Lnd<Lnet>>(
         &mut self,
         cx: &mut Cx,
-        lnd: &mut L,
+        lnds: &mut [L],
         app: AppId,
         op: Op,
         from: Option<ShardId>,
     ) {
         if cx.cfg.shards.count <= 1 {
-            return self.start(cx, lnd, app, op);
+            return self.start(cx, lnds, app, op);
         }
-        let Some((app, op)) = self.holds(cx, from, app, op) else { return };
+        let Some((app, op)) = self.holds(from, app, op) else { return };
         if let Some(owner) = self.owner_of(cx, &op)
             && owner != cx.cfg.shards.me
         {
             return self.post(owner, Body::Cmd(app, op));
         }
-        self.start(cx, lnd, app, op);
+        self.start(cx, lnds, app, op);
     }
 
     /// A message of another shard.
-    pub(crate) fn shard_msg<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, from: ShardId, msg: ShardMsg) {
+    pub(crate) fn shard_msg<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnds: &mut [L],
+        from: ShardId,
+        msg: ShardMsg,
+    ) {
+        let ni = match &msg.0 {
+            Body::Match(waiter) => waiter.ticket.ni,
+            Body::Matched(ticket, _) => ticket.ni,
+            Body::Answered(ni, ..) => *ni,
+            // No connection is meant.
+            Body::Cmd(..) | Body::PutDone { .. } | Body::GetDone { .. } => NiId::default(),
+        };
+        if let Body::Cmd(app, op) = msg.0 {
+            return self.command(cx, lnds, app, op, Some(from));
+        }
+        let Some(lnd) = lnds.get_mut(ni.index()) else { return };
         match msg.0 {
-            Body::Cmd(app, op) => self.command(cx, lnd, app, op, Some(from)),
-            Body::Ask(waiter) => self.asked(cx, lnd, waiter),
-            Body::Answer(ticket, verdict) => self.answered(cx, lnd, ticket, verdict),
+            Body::Cmd(..) => {}
+            Body::Match(waiter) => self.match_request(cx, lnd, waiter),
+            Body::Matched(ticket, verdict) => self.match_reply(cx, lnd, ticket, verdict),
             Body::PutDone { grant, sink, status, data } => self.put_done(cx, lnd, grant, sink, data, status),
-            Body::Answered(target, tx) => self.answer_elsewhere(cx, lnd, target, tx),
+            Body::Answered(_, target, tx) => self.answer_elsewhere(cx, lnd, target, tx),
             Body::GetDone { grant, status } => self.get_done(grant, status),
         }
     }
@@ -52,32 +67,38 @@ impl Lnet {
     /// The shard that an operation belongs to; `None` when it must be refused here.
     fn owner_of(&self, cx: &Cx, op: &Op) -> Option<ShardId> {
         let shards = cx.cfg.shards;
-        if let Some(b) = bucket_of(cx, op) {
+        if let Some(b) = self.bucket_of(op) {
             return Some(cx.homes.at(b));
         }
         match op {
             // What is for this node is done where the entries are.
-            Op::Put { target, portal, .. } | Op::Get { target, portal, .. } if is_own(cx, target.nid) => {
+            Op::Put { target, portal, .. } | Op::Get { target, portal, .. } if self.is_own(target.nid) => {
                 Some(shards.owner_of(*portal))
             }
-            Op::Ping { target, .. } if is_own(cx, target.nid) => Some(shards.me),
+            Op::Ping { target, .. } if self.is_own(target.nid) => Some(shards.me),
             Op::Put { .. } | Op::Get { .. } | Op::Ping { .. } => None,
             Op::Attach { portal, .. } | Op::Unlink { portal, .. } => Some(shards.owner_of(*portal)),
             Op::Shutdown { .. } => Some(shards.me),
         }
     }
 
-    /// Starts an operation on the shard that it belongs to.
-    fn start<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, app: AppId, op: Op) {
-        let tag = match &op {
-            Op::Put { tag, .. }
-            | Op::Get { tag, .. }
-            | Op::Ping { tag, .. }
-            | Op::Attach { tag, .. }
-            | Op::Unlink { tag, .. }
-            | Op::Shutdown { tag } => *tag,
+    /// Starts an operation on the shard that it belongs to, by the NI that leads to its target.
+    fn start<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], app: AppId, op: Op) {
+        let (tag, target) = match &op {
+            Op::Put { tag, target, .. } | Op::Get { tag, target, .. } | Op::Ping { tag, target } => {
+                (*tag, Some(*target))
+            }
+            Op::Attach { tag, .. } | Op::Unlink { tag, .. } => (*tag, None),
+            Op::Shutdown { tag } if !cx.down => return self.shut_down(cx, lnds, app, *tag),
+            Op::Shutdown { tag } => (*tag, None),
         };
-        if let Err(why) = self.try_start(cx, lnd, app, op) {
+        let ni = match target.filter(|t| !self.is_own(t.nid)) {
+            Some(target) => self.ni_to(lnds, target).ok_or(OpRefused::Target(target.nid)),
+            // No peer is meant.
+            None => Ok(NiId::default()),
+        };
+        let lnd = ni.and_then(|ni| lnds.get_mut(ni.index()).ok_or(OpRefused::ShuttingDown));
+        if let Err(why) = lnd.and_then(|lnd| self.try_start(cx, lnd, app, op)) {
             cx.counters.ops_refused += 1;
             self.complete(app, Event::Refused { tag, why });
         }
@@ -107,7 +128,7 @@ impl Lnet {
                     (WireHandle::NONE, TxDone::Put { app, tag })
                 };
                 let body = LnetBody::Put { ack: handle, match_bits, hdr_data, portal, offset };
-                let hdr = header(cx, target, len, body);
+                let hdr = header(cx, self.nid_of(lnd.ni()), target, len, body);
                 match peer {
                     Some(peer) => self.launch(cx, lnd, peer, Msg::lnet(hdr, payload, done)),
                     None => self.own_message(cx, lnd, hdr, payload, done),
@@ -115,7 +136,7 @@ impl Lnet {
             }
             Op::Get { tag, target, portal, match_bits, sink } => {
                 check_portal(portal)?;
-                if portal == lnet::SELFTEST_PORTAL && !is_own(cx, target.nid) {
+                if portal == lnet::SELFTEST_PORTAL && !self.is_own(target.nid) {
                     return Err(OpRefused::SelftestGet(portal));
                 }
                 let sink_length = check_len(u64::from(sink.len()))?;
@@ -123,7 +144,7 @@ impl Lnet {
                 let (key, handle) = self.begin_op(cx, app, tag, target.nid, OpKind::Get { sink: Some(sink) });
                 // The offset stays 0: kernels have died of others (lnet.md §3).
                 let body = LnetBody::Get { handle, match_bits, portal, src_offset: 0, sink_length };
-                let hdr = header(cx, target, 0, body);
+                let hdr = header(cx, self.nid_of(lnd.ni()), target, 0, body);
                 match peer {
                     Some(peer) => {
                         self.launch(cx, lnd, peer, Msg::lnet(hdr, Payload::empty(), TxDone::Op(key)))
@@ -131,7 +152,7 @@ impl Lnet {
                     None => self.own_message(cx, lnd, hdr, Payload::empty(), TxDone::Op(key)),
                 }
             }
-            Op::Ping { tag, target } if is_own(cx, target.nid) => self.own_ping(app, tag),
+            Op::Ping { tag, target } if self.is_own(target.nid) => self.own_ping(app, tag),
             Op::Ping { tag, target } => {
                 let peer = self.target_peer(cx, lnd, target)?;
                 let kind = OpKind::Ping { asked: cx.now, placing: false };
@@ -143,7 +164,7 @@ impl Lnet {
                     src_offset: 0,
                     sink_length: PING_LEN,
                 };
-                let hdr = header(cx, target, 0, body);
+                let hdr = header(cx, self.nid_of(lnd.ni()), target, 0, body);
                 self.launch(cx, lnd, peer, Msg::lnet(hdr, Payload::empty(), TxDone::Op(key)));
             }
             Op::Attach { tag, portal, who, match_bits, ignore_bits, md } => {
@@ -159,7 +180,8 @@ impl Lnet {
                 self.complete_some(event);
                 self.wake_waiters(cx, lnd, waiters);
             }
-            Op::Shutdown { tag } => self.shut_down(cx, lnd, app, tag),
+            // Goes its own way, once.
+            Op::Shutdown { .. } => return Err(OpRefused::ShuttingDown),
         }
         Ok(())
     }
@@ -176,7 +198,7 @@ impl Lnet {
         lnd: &mut L,
         target: ProcessId,
     ) -> Result<Option<Key>, OpRefused> {
-        if !is_own(cx, target.nid) {
+        if !self.is_own(target.nid) {
             return self.target_peer(cx, lnd, target).map(Some);
         }
         let waiting = self.own.len();
@@ -191,15 +213,14 @@ impl Lnet {
         target: ProcessId,
     ) -> Result<Key, OpRefused> {
         let nid = target.nid;
-        // An interface has addresses of one family.
-        let reachable = nid.to_nid4().is_some() == cx.cfg.nid.to_nid4().is_some();
-        if nid.ip().is_none() || !nid.same_net(cx.cfg.nid) || !reachable {
+        if nid.ip().is_none() || !self.reaches(lnd.ni(), nid) {
             return Err(OpRefused::Target(nid));
         }
         if !cx.cfg.may_dial(nid) {
             return Err(OpRefused::Unprivileged(nid));
         }
-        let recent = self.recent.filter(|k| self.peers.get(*k).is_some_and(|p| p.id == target));
+        let ni = lnd.ni();
+        let recent = self.recent.filter(|k| self.peers.get(*k).is_some_and(|p| p.id == target && p.ni == ni));
         let key = match recent.or_else(|| lnd.find(target)) {
             Some(key) => key,
             None => lnd.add(self, cx, target).ok_or(OpRefused::TooManyPeers(cx.cfg.max_peers))?,
@@ -212,18 +233,24 @@ impl Lnet {
         Ok(key)
     }
 
-    fn shut_down<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, app: AppId, tag: u64) {
+    fn shut_down<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], app: AppId, tag: u64) {
         cx.down = true;
         self.shutdown = Some((app, tag));
-        self.end_work(cx, lnd);
-        lnd.go_down(self, cx);
+        for lnd in lnds {
+            self.end_work(cx, lnd);
+            lnd.go_down(self, cx);
+        }
     }
 
-    /// Fails the operations of this node.
+    /// Fails the operations of this node, as far as they wait here or with this LND.
     pub(super) fn end_work<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L) {
         let why = LnetError::ShuttingDown;
         self.end_own_messages(cx, why);
-        for peer in (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect::<Vec<_>>() {
+        let ni = lnd.ni();
+        let own = |k: &Key| self.peers.get(*k).is_some_and(|p| p.ni == ni);
+        let peers: Vec<Key> =
+            (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).filter(own).collect();
+        for peer in peers {
             let n = self.peers.get(peer).map_or(0, |p| p.waiting.len());
             for _ in 0..n {
                 let Some(tx) = self.peers.get_mut(peer).and_then(|p| p.waiting.pop_front()) else { break };
@@ -238,11 +265,11 @@ impl Lnet {
     }
 }
 
-/// The header of a message of ours.
-pub(super) fn header(cx: &Cx, target: ProcessId, payload_len: u32, body: LnetBody) -> LnetHdr {
+/// The header of a message of ours, from the NI `own`.
+pub(super) fn header(cx: &Cx, own: Nid, target: ProcessId, payload_len: u32, body: LnetBody) -> LnetHdr {
     LnetHdr {
         dest_nid: target.nid,
-        src_nid: cx.cfg.nid,
+        src_nid: own,
         dest_pid: target.pid,
         src_pid: cx.cfg.pid,
         payload_len,

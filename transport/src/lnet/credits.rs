@@ -1,8 +1,9 @@
 //! Credits of peers and of the NI (docs/protocol/lnet.md §7): a message is sent when it has one of each.
 
+use super::ni::credits;
 use super::{Lnet, Msg, TxDone};
 use crate::lnd::budget::{FLOOR, Uses, own_part};
-use crate::lnd::{Cx, Lnd, LnetError, Way, trim};
+use crate::lnd::{Cx, Lnd, LnetError, NiId, Way, trim};
 use crate::lnet::api::Event;
 use crate::stream::slab::Key;
 
@@ -13,7 +14,7 @@ impl Lnet {
             return self.end(cx, peer, tx, Err(LnetError::ConnLost));
         };
         let entry = p.entry;
-        let held_up = self.held_up(cx, p.host, &tx);
+        let held_up = self.held_up(cx, (p.ni, p.host), &tx);
         if !p.waiting.is_empty() || p.uses.credits >= cx.cfg.peer_credits || held_up {
             return self.wait_for_credit(cx, lnd, peer, tx, held_up);
         }
@@ -60,8 +61,9 @@ impl Lnet {
 
     /// Whether a message to a peer of the host has to wait for what the shard has for all. Answers leave a part of it to
     /// our own operations, and share the rest by host; who has to wait there has answers out, so it is woken.
-    fn held_up(&self, cx: &Cx, host: Key, tx: &Msg) -> bool {
-        let (ni, most) = (&self.ni, cx.cfg.ni_credits);
+    fn held_up(&self, cx: &Cx, (at, host): (NiId, Key), tx: &Msg) -> bool {
+        let Some(ni) = self.nis.get(at.index()).map(|n| &n.uses) else { return true };
+        let most = credits(cx, at);
         let own = own_part(most);
         if !tx.answer {
             return ni.credits >= most && ni.credits - ni.answers >= own;
@@ -80,8 +82,11 @@ impl Lnet {
         let Some(p) = self.peers.get_mut(peer) else { return };
         if answer && !std::mem::replace(&mut p.listed_for_host, true) {
             cx.budget.waits(p.host, peer);
-        } else if !answer && !std::mem::replace(&mut p.listed_for_ni, true) {
-            self.ni_waiters.push_back(peer);
+        } else if !answer
+            && !std::mem::replace(&mut p.listed_for_ni, true)
+            && let Some(ni) = self.nis.get_mut(p.ni.index())
+        {
+            ni.waiters.push_back(peer);
         }
     }
 
@@ -99,8 +104,10 @@ impl Lnet {
         let Some(p) = self.peers.get_mut(peer) else { return };
         p.uses.add(uses);
         cx.budget.took(p.host, uses);
-        self.ni.add(uses);
         let entry = p.entry;
+        if let Some(ni) = self.nis.get_mut(p.ni.index()) {
+            ni.uses.add(uses);
+        }
         lnd.send(self, cx, entry, tx, way);
     }
 
@@ -112,7 +119,7 @@ impl Lnet {
             let Some(tx) = p.waiting.front().filter(|_| p.uses.credits < cx.cfg.peer_credits) else {
                 break;
             };
-            if self.held_up(cx, p.host, tx) {
+            if self.held_up(cx, (p.ni, p.host), tx) {
                 let answer = tx.answer;
                 self.list(cx, peer, answer);
                 break;
@@ -130,10 +137,13 @@ impl Lnet {
     }
 
     fn take_back(&mut self, cx: &mut Cx, peer: Key, uses: Uses) {
-        self.ni.sub(uses);
+        // A peer is there as long as it holds a credit.
         if let Some(p) = self.peers.get_mut(peer) {
             p.uses.sub(uses);
-            let host = p.host;
+            let (host, at) = (p.host, p.ni);
+            if let Some(ni) = self.nis.get_mut(at.index()) {
+                ni.uses.sub(uses);
+            }
             if !p.waiting.is_empty() {
                 self.kicks.push_back(peer);
             }
@@ -141,15 +151,16 @@ impl Lnet {
             if cx.budget.gave(host, uses) && self.wake_one(cx, host) {
                 self.wake_one(cx, host);
             }
+            self.wake_own(cx, at);
         }
-        self.wake_own(cx);
     }
 
     /// Looks again at the peer to whom an operation of our own has waited longest for a credit of the NI, if there is one.
-    fn wake_own(&mut self, cx: &Cx) {
-        let most = cx.cfg.ni_credits;
-        while (self.ni.credits < most || self.ni.credits - self.ni.answers < own_part(most))
-            && let Some(next) = self.ni_waiters.pop_front()
+    fn wake_own(&mut self, cx: &Cx, at: NiId) {
+        let most = credits(cx, at);
+        let Some(ni) = self.nis.get_mut(at.index()) else { return };
+        while (ni.uses.credits < most || ni.uses.credits - ni.uses.answers < own_part(most))
+            && let Some(next) = ni.waiters.pop_front()
         {
             let Some(p) = self.peers.get_mut(next) else { continue };
             p.listed_for_ni = false;

@@ -9,6 +9,7 @@ pub mod api;
 mod command;
 mod credits;
 mod moving;
+mod ni;
 pub(crate) mod ops;
 mod own;
 mod parse;
@@ -22,15 +23,15 @@ use std::collections::VecDeque;
 pub use self::api::*;
 pub(crate) use self::moving::Luggage;
 use self::moving::{Arrival, Renamed};
+use self::ni::Ni;
 use self::ops::Ops;
 use self::own::OwnMessage;
 use self::peer::Peer;
 use self::portal::Portals;
 use self::remote::Body;
 pub use self::remote::ShardMsg;
-use crate::lnd::budget::Uses;
 use crate::lnd::timers::Timers;
-use crate::lnd::{AppId, Config, Cx, Lnd, LnetError, Payload, Sink, Tx, pop};
+use crate::lnd::{AppId, Config, Cx, Lnd, LnetError, Payload, Sink, Ticket, Tx, pop};
 use crate::stream::ShardId;
 use crate::stream::slab::{Key, Slab};
 use crate::wire::{LnetHdr, Nid, PingInfo, ping};
@@ -142,10 +143,9 @@ pub(crate) struct Lnet {
     pub(crate) portals: Portals,
     /// Messages of this node to itself that wait for a match entry's sink.
     pub(crate) own: Slab<OwnMessage>,
-    /// What messages to all peers hold of the NI's credits and the lendings.
-    pub(crate) ni: Uses,
-    /// Peers to whom an operation of our own waits for an NI credit.
-    ni_waiters: VecDeque<Key>,
+    nis: Vec<Ni>,
+    /// Held messages of other NIs to go on with before this input is done.
+    again: VecDeque<Ticket>,
     /// Peers to look at again before this input is done.
     kicks: VecDeque<Key>,
     /// Of peers.
@@ -154,7 +154,8 @@ pub(crate) struct Lnet {
     due: Vec<u32>,
     /// Set while going down; emptied when the event is out.
     pub(crate) shutdown: Option<(AppId, u64)>,
-    ping_info: Vec<u8>,
+    /// Our ping info as it goes out: more than four NIs do not fit inline.
+    ping_info: Payload,
     /// For applications.
     events: VecDeque<(AppId, Event)>,
     /// For other shards.
@@ -169,12 +170,12 @@ impl Lnet {
     #[cfg(test)]
     pub(crate) const PEER_BYTES: usize = size_of::<Peer>();
 
-    /// LNet without peers.
+    /// LNet without peers, over the NIs that `cfg` names.
     pub(crate) fn new(cfg: &Config) -> Lnet {
         let mut ping_info = Vec::new();
         // Without a status kernels ask again without pause (lnet.md §6.2).
         let features = cfg.ping_features | ping::FEAT_NI_STATUS;
-        PingInfo::single(cfg.nid, cfg.pid, features, cfg.ping_sequence).emit(&mut ping_info);
+        PingInfo::new(cfg.nids(), cfg.pid, features, cfg.ping_sequence).emit(&mut ping_info);
         // Each shard's handles differ from the others'.
         let (shards, me) = (u64::from(cfg.shards.count.max(1)), u64::from(cfg.shards.me.0));
         let first = cfg.first_object.wrapping_add(me.wrapping_mul(cfg.object_step));
@@ -184,13 +185,13 @@ impl Lnet {
             ops: Ops::new(cfg.interface_cookie, first, cfg.object_step.wrapping_mul(shards)),
             portals: Portals::new(cfg.shards.me),
             own: Slab::new(),
-            ni: Uses::default(),
-            ni_waiters: VecDeque::new(),
+            nis: Ni::all(cfg),
+            again: VecDeque::new(),
             kicks: VecDeque::new(),
             timers: Timers::new(),
             due: Vec::new(),
             shutdown: None,
-            ping_info,
+            ping_info: Payload::copy_of(&ping_info).unwrap_or_else(Payload::empty),
             events: VecDeque::new(),
             mail: VecDeque::new(),
             arrival: None,
@@ -216,12 +217,14 @@ impl Lnet {
     }
 
     /// Looks at whatever's time has come.
-    pub(crate) fn timer<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L) {
+    pub(crate) fn timer<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
         let mut due = std::mem::take(&mut self.due);
         self.timers.due(cx.now, &mut due);
         cx.counters.timers_fired += due.len() as u64;
         for i in due.drain(..) {
-            if let Some(peer) = self.peers.key_at(i as usize) {
+            if let Some(peer) = self.peers.key_at(i as usize)
+                && let Some(lnd) = self.lnd_of(lnds, peer)
+            {
                 self.end_overdue_answers(cx, lnd, peer);
             }
         }
@@ -237,16 +240,20 @@ impl Lnet {
         self.due = due;
     }
 
-    /// Looks again at one peer whose credits changed; gives whether there was one.
+    /// Looks again at one peer whose credits changed, or at a held message; gives whether there was one.
     #[inline]
-    pub(crate) fn settle<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L) -> bool {
-        match self.kicks.pop_front() {
-            Some(peer) => {
+    pub(crate) fn settle<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) -> bool {
+        if let Some(peer) = self.kicks.pop_front() {
+            if let Some(lnd) = self.lnd_of(lnds, peer) {
                 self.send_waiting(cx, lnd, peer);
-                true
             }
-            None => false,
+            return true;
         }
+        let Some(ticket) = self.again.pop_front() else { return false };
+        if let Some(lnd) = lnds.get_mut(ticket.ni.index()) {
+            lnd.again(self, cx, &ticket);
+        }
+        true
     }
 
     /// Says that the node is down, if that is what is left to do.

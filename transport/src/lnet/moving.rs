@@ -1,14 +1,15 @@
 //! LNet's part of peers that move to another shard: their credits, what waits for those, and the operations on them.
 
 use super::api::Op;
+use super::ni::Ni;
 use super::ops::OpRec;
-use super::own::is_own;
 use super::peer::Peer;
 use super::{Lnet, TxDone};
 use crate::hash::OwnMap;
 use crate::lnd::{AppId, Cx, Lnd};
 use crate::stream::slab::Key;
 use crate::stream::{Bucket, ShardId};
+use crate::wire::Nid;
 
 /// What goes.
 #[derive(Debug)]
@@ -32,19 +33,19 @@ pub(super) struct Renamed {
     peers: OwnMap<Key, Peer>,
 }
 
-/// Where the address of the peer falls that an operation is on; `None` for those that are on none.
-pub(super) fn bucket_of(cx: &Cx, op: &Op) -> Option<Bucket> {
-    match op {
-        Op::Put { target, .. } | Op::Get { target, .. } | Op::Ping { target, .. }
-            if !is_own(cx, target.nid) =>
-        {
-            target.nid.ip().map(Bucket::of)
-        }
-        _ => None,
-    }
-}
-
 impl Lnet {
+    /// Where the address of the peer falls that an operation is on; `None` for those that are on none.
+    pub(super) fn bucket_of(&self, op: &Op) -> Option<Bucket> {
+        match op {
+            Op::Put { target, .. } | Op::Get { target, .. } | Op::Ping { target, .. }
+                if !self.is_own(target.nid) =>
+            {
+                target.nid.ip().map(Bucket::of)
+            }
+            _ => None,
+        }
+    }
+
     /// Whether nothing that has come is still being taken in.
     pub(crate) fn may_leave(&self) -> bool {
         self.arrival.is_none()
@@ -63,19 +64,23 @@ impl Lnet {
         for (key, p) in &peers {
             self.timers.cancel(*key);
             cx.budget.gave(p.host, p.uses);
-            self.ni.sub(p.uses);
+            if let Some(ni) = self.nis.get_mut(p.ni.index()) {
+                ni.uses.sub(p.uses);
+            }
         }
         // What they held of the NI's credits and of their hosts' shares serves others.
         for host in hosts {
             while self.wake_one(cx, host) {}
         }
-        for waiting in std::mem::take(&mut self.ni_waiters) {
+        let waiters = |n: &mut Ni| std::mem::take(&mut n.waiters);
+        for waiting in self.nis.iter_mut().flat_map(waiters).collect::<Vec<_>>() {
             if let Some(p) = self.peers.get_mut(waiting) {
                 p.listed_for_ni = false;
                 self.kicks.push_back(waiting);
             }
         }
-        Luggage { peers, ops: self.ops.take(b, cx.cfg.nid) }
+        let own: Vec<Nid> = self.nis.iter().map(|n| n.nid).collect();
+        Luggage { peers, ops: self.ops.take(b, &own) }
     }
 
     /// Takes a bucket in: first the operations; its peers follow one by one as the LND takes them in.
@@ -103,7 +108,9 @@ impl Lnet {
         }
         (p.entry, p.host) = (entry, host);
         (p.listed_for_ni, p.listed_for_host) = (false, false);
-        self.ni.add(p.uses);
+        if let Some(ni) = self.nis.get_mut(p.ni.index()) {
+            ni.uses.add(p.uses);
+        }
         cx.budget.took(host, p.uses);
         let waits = p.waiting.front().map(|tx| tx.deadline);
         let key = self.peers.insert(p);
@@ -120,15 +127,10 @@ impl Lnet {
     }
 
     /// Whether an operation must wait for those that went to the bucket's old home before it.
-    pub(super) fn holds(
-        &mut self,
-        cx: &Cx,
-        from: Option<ShardId>,
-        app: AppId,
-        op: Op,
-    ) -> Option<(AppId, Op)> {
+    pub(super) fn holds(&mut self, from: Option<ShardId>, app: AppId, op: Op) -> Option<(AppId, Op)> {
+        let bucket = self.arrival.as_ref().and_then(|_| self.bucket_of(&op));
         match &mut self.arrival {
-            Some(a) if bucket_of(cx, &op) == Some(a.bucket) && from != Some(a.from) => {
+            Some(a) if bucket == Some(a.bucket) && from != Some(a.from) => {
                 a.held.push((app, op));
                 None
             }
@@ -137,12 +139,12 @@ impl Lnet {
     }
 
     /// Nothing comes over the old home any more.
-    pub(crate) fn settled<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, b: Bucket) {
+    pub(crate) fn settled<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], b: Bucket) {
         if self.arrival.as_ref().is_some_and(|a| a.bucket == b)
             && let Some(a) = self.arrival.take()
         {
             for (app, op) in a.held {
-                self.command(cx, lnd, app, op, None);
+                self.command(cx, lnds, app, op, None);
             }
         }
     }

@@ -110,10 +110,11 @@ impl Ops {
         self.recs.get(key)
     }
 
-    /// Takes out the operations on peers of a bucket, to be put in elsewhere; those on `own`, this node, stay.
-    pub(crate) fn take(&mut self, b: Bucket, own: Nid) -> Vec<(Key, OpRec)> {
+    /// Takes out the operations on peers of a bucket, to be put in elsewhere; those on this node's `own` NIDs stay.
+    pub(crate) fn take(&mut self, b: Bucket, own: &[Nid]) -> Vec<(Key, OpRec)> {
         let all: Vec<Key> = (0..self.recs.capacity()).filter_map(|i| self.recs.key_at(i)).collect();
-        let of = |k: &Key| self.recs.get(*k).is_some_and(|r| r.bucket() == Some(b) && r.target != own);
+        let of =
+            |k: &Key| self.recs.get(*k).is_some_and(|r| r.bucket() == Some(b) && !own.contains(&r.target));
         let some: Vec<Key> = all.into_iter().filter(of).collect();
         some.into_iter().filter_map(|k| Some((k, self.end(k)?))).collect()
     }

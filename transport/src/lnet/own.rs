@@ -21,15 +21,11 @@ pub(crate) struct OwnMessage {
     done: TxDone,
 }
 
-/// Whether `nid` is this node.
-pub(super) fn is_own(cx: &Cx, nid: Nid) -> bool {
-    nid == cx.cfg.nid || nid == Nid::LO
-}
-
 impl Lnet {
     /// Answers a ping of ourselves.
     pub(crate) fn own_ping(&mut self, app: AppId, tag: u64) {
-        let info = PingInfo::parse(&self.ping_info).map_err(|_| LnetError::Malformed);
+        let info = PingInfo::parse(&self.ping_info.pieces().collect::<Vec<_>>().concat());
+        let info = info.map_err(|_| LnetError::Malformed);
         self.complete(app, Event::Ping { tag, info, rtt_ns: 0 });
     }
 
@@ -42,7 +38,8 @@ impl Lnet {
         payload: Payload,
         done: TxDone,
     ) {
-        let req = MatchReq { hdr: LnetHdr { dest_nid: cx.cfg.nid, ..hdr }, sender: cx.cfg.nid };
+        let own = if hdr.dest_nid == Nid::LO { cx.cfg.nid() } else { hdr.dest_nid };
+        let req = MatchReq { hdr: LnetHdr { dest_nid: own, src_nid: own, ..hdr }, sender: own };
         match self.portals.find(req) {
             Verdict::Put(grant, sink) => self.own_put(cx, lnd, (grant, sink), &payload, done),
             Verdict::Get(grant, source) => self.own_get(cx, grant, &source, done),

@@ -9,7 +9,7 @@ use crate::lnd::{
 };
 use crate::stream::slab::Key;
 use crate::wire::ksock::Checksum;
-use crate::wire::{LnetBody, LnetHdr, Nid, PingInfo, WireHandle, lnet, ping};
+use crate::wire::{LnetBody, LnetHdr, PingInfo, WireHandle, lnet, ping};
 
 /// Nothing of the message is wanted.
 fn drop_it<L: Lnd<Lnet>>(lnet: &mut Lnet, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
@@ -20,9 +20,9 @@ impl Lnet {
     /// Finds out where the payload of a message goes.
     pub(super) fn parse<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
         let hdr = &msg.hdr;
-        let own = cx.cfg.nid;
+        let own = self.nid_of(lnd.ni());
         if hdr.dest_nid != own {
-            if hdr.dest_nid.same_net(own) || hdr.dest_nid == Nid::LO {
+            if hdr.dest_nid.same_net(own) || self.is_own(hdr.dest_nid) {
                 cx.counters.err_dest_nid += 1;
                 return lnd.refuse(self, cx, msg.key);
             }
@@ -113,7 +113,7 @@ impl Lnet {
         let owner = cx.cfg.shards.owner_of(portal);
         if owner != cx.cfg.shards.me && portal < lnet::PORTALS {
             let Some(ticket) = lnd.ticket(msg.key) else { return drop_it(self, cx, lnd, msg) };
-            self.post(owner, Body::Ask(Asker { ticket, req }));
+            self.post(owner, Body::Match(Asker { ticket, req }));
             return lnd.hold(self, cx, msg.key, Hold::Match);
         }
         let verdict = self.portals.find(req);
@@ -157,15 +157,15 @@ impl Lnet {
     }
 
     /// Another shard asks about a portal of ours.
-    pub(super) fn asked<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, asker: Asker) {
+    pub(super) fn match_request<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, asker: Asker) {
         match self.portals.find(asker.req) {
             Verdict::Busy(me) => self.portals.wait(me, Waiter::Conn(asker)),
-            verdict => self.answered(cx, lnd, asker.ticket, verdict),
+            verdict => self.match_reply(cx, lnd, asker.ticket, verdict),
         }
     }
 
     /// The owner of a portal has answered.
-    pub(super) fn answered<L: Lnd<Lnet>>(
+    pub(super) fn match_reply<L: Lnd<Lnet>>(
         &mut self,
         cx: &mut Cx,
         lnd: &mut L,
@@ -175,7 +175,7 @@ impl Lnet {
         let home = cx.homes.at(ticket.bucket);
         if home != cx.cfg.shards.me {
             // The connection lives elsewhere, or has moved since it asked.
-            return self.post(home, Body::Answer(ticket, verdict));
+            return self.post(home, Body::Matched(ticket, verdict));
         }
         if let Some(msg) = lnd.held(&ticket) {
             self.apply(cx, lnd, &msg, verdict);
@@ -292,9 +292,10 @@ impl Lnet {
             match w {
                 Waiter::Own(message) => self.own_resume(cx, lnd, message),
                 Waiter::Conn(a) if cx.homes.at(a.ticket.bucket) != cx.cfg.shards.me => {
-                    self.asked(cx, lnd, a);
+                    self.match_request(cx, lnd, a);
                 }
-                Waiter::Conn(a) => lnd.again(self, cx, &a.ticket),
+                Waiter::Conn(a) if a.ticket.ni == lnd.ni() => lnd.again(self, cx, &a.ticket),
+                Waiter::Conn(a) => self.again.push_back(a.ticket),
             }
         }
     }

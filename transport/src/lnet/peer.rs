@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::Msg;
+use crate::lnd::NiId;
 use crate::lnd::budget::Uses;
 use crate::stream::slab::Key;
 use crate::wire::ProcessId;
@@ -11,6 +12,8 @@ use crate::wire::ProcessId;
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(super) id: ProcessId,
+    /// The NI by which it is reached.
+    pub(super) ni: NiId,
     /// The LND's entry.
     pub(super) entry: Key,
     /// Whom it is charged to.
@@ -19,16 +22,17 @@ pub(crate) struct Peer {
     pub(super) waiting: VecDeque<Msg>,
     /// What messages to it hold; the credits are its own, too.
     pub(super) uses: Uses,
-    /// Stands in the NI's list of peers that wait for one of its credits.
+    /// Stands in its NI's list of peers that wait for one of its credits.
     pub(super) listed_for_ni: bool,
     /// Stands in its host's list of peers that wait for a credit of the NI.
     pub(super) listed_for_host: bool,
 }
 
 impl Peer {
-    pub(super) fn new(id: ProcessId, entry: Key, host: Key) -> Peer {
+    pub(super) fn new(ni: NiId, id: ProcessId, entry: Key, host: Key) -> Peer {
         Peer {
             id,
+            ni,
             entry,
             host,
             waiting: VecDeque::new(),

@@ -2,7 +2,7 @@
 
 use super::api::Op;
 use super::{GetGrant, MatchReq, Msg, PutGrant, Verdict};
-use crate::lnd::{AppId, Data, LnetError, Sink, Ticket};
+use crate::lnd::{AppId, Data, LnetError, NiId, Sink, Ticket};
 use crate::stream::slab::Key;
 use crate::wire::ProcessId;
 
@@ -16,13 +16,13 @@ pub(crate) enum Body {
     /// An operation that belongs elsewhere.
     Cmd(AppId, Op),
     /// Home to owner: does anything match?
-    Ask(Asker),
+    Match(Asker),
     /// Owner to home.
-    Answer(Ticket, Verdict),
+    Matched(Ticket, Verdict),
     /// Home to owner: the PUT is stored, or will not be.
     PutDone { grant: PutGrant, sink: Sink, status: Result<(), LnetError>, data: Data },
-    /// To the home of a source that did not deliver its request itself: the answer.
-    Answered(ProcessId, Box<Msg>),
+    /// To the home of a source that did not deliver its request itself: the answer, by the NI that the request came to.
+    Answered(NiId, ProcessId, Box<Msg>),
     /// Home to owner: the REPLY's pages are home.
     GetDone { grant: GetGrant, status: Result<(), LnetError> },
 }

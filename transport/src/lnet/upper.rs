@@ -3,7 +3,7 @@
 use super::peer::Peer;
 use super::{Delivery, Lnet, TxDone};
 use crate::lnd::budget::Uses;
-use crate::lnd::{Arrived, Cx, Lnd, LnetError, Nobody, Stored, Upper};
+use crate::lnd::{Arrived, Cx, Lnd, LnetError, NiId, Nobody, Stored, Upper};
 use crate::lnet::ops::OpRec;
 use crate::stream::Bucket;
 use crate::stream::slab::Key;
@@ -36,8 +36,8 @@ impl Upper for Lnet {
         self.finish(cx, peer, uses, token, status);
     }
 
-    fn peer_new(&mut self, id: ProcessId, entry: Key, host: Key) -> Key {
-        self.peers.insert(Peer::new(id, entry, host))
+    fn peer_new(&mut self, ni: NiId, id: ProcessId, entry: Key, host: Key) -> Key {
+        self.peers.insert(Peer::new(ni, id, entry, host))
     }
 
     fn peer_gone(&mut self, peer: Key) {
@@ -84,6 +84,13 @@ impl Upper for Lnet {
 
     fn gone<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L) {
         self.end_work(cx, lnd);
+        if let Some(ni) = self.nis.get_mut(lnd.ni().index()) {
+            ni.gone = true;
+        }
+        // Entries stay while messages may come by another NI.
+        if !self.nis.iter().all(|n| n.gone) {
+            return;
+        }
         for me in self.portals.attached() {
             if let Ok((event, waiters)) = self.portals.unlink(me) {
                 self.complete_some(event);

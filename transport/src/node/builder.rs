@@ -55,7 +55,7 @@ use super::run::{Control, Idle, NodeEnd, Order, Turn, run};
 use super::runtime::Runtime;
 use super::shard::Shard;
 use super::sock::{self, SockConfig, SockError, SockRt};
-use crate::lnd::{Accept, Config, SHARDS_MAX, Shards};
+use crate::lnd::{Accept, Config, NIS_MAX, SHARDS_MAX, Shards};
 use crate::node::Machine;
 use crate::stream::ShardId;
 use crate::wire::{Nid, NidParseError};
@@ -66,6 +66,12 @@ pub enum BuildError {
     /// The NID has no address.
     #[error("{0} has no IP address: a node needs a NID that others reach it by, for example 10.0.0.1@tcp")]
     NoAddress(Nid),
+    /// No NI, or more than names of loans have room for.
+    #[error("{0} NIs: a node has 1 to {NIS_MAX}; run a second node for more")]
+    Nis(usize),
+    /// Two NIs are the same.
+    #[error("{0} is named twice: give each NI an address of its own, or a network of its own, for example {other}", other = next_net(*.0))]
+    Twice(Nid),
     /// The address is no single machine's.
     #[error(transparent)]
     Nid(#[from] NidParseError),
@@ -125,6 +131,11 @@ pub enum BuildError {
     /// No thread.
     #[error(transparent)]
     Thread(#[from] NoThread),
+}
+
+/// The same address in another network.
+fn next_net(nid: Nid) -> Nid {
+    nid.ip().map_or(nid, |ip| Nid::tcp(ip, nid.net_num().wrapping_add(1)))
 }
 
 /// The kernel gives no thread.
@@ -220,6 +231,12 @@ impl NodeBuilder {
         }
     }
 
+    /// One more NI.
+    #[must_use]
+    pub fn also(self, nid: Nid) -> NodeBuilder {
+        NodeBuilder { config: self.config.also(nid), ..self }
+    }
+
     /// Changes the configuration.
     #[must_use]
     pub fn config(mut self, change: impl FnOnce(&mut Config)) -> NodeBuilder {
@@ -272,11 +289,17 @@ impl NodeBuilder {
 
     /// Where the node listens.
     pub fn listens_at(&self) -> Vec<SocketAddr> {
-        match (&self.listen, self.config.nid.ip()) {
-            (Some(at), _) => at.clone(),
-            (None, Some(ip)) => self.config.listen_ports().map(|p| SocketAddr::new(ip, p)).collect(),
-            (None, None) => Vec::new(),
+        if let Some(at) = &self.listen {
+            return at.clone();
         }
+        let mut at: Vec<SocketAddr> = Vec::new();
+        for ip in self.config.nids().filter_map(Nid::ip) {
+            let all = self.config.listen_ports().map(|p| SocketAddr::new(ip, p));
+            // NIs of several networks may have one address.
+            let new: Vec<SocketAddr> = all.filter(|a| !at.contains(a)).collect();
+            at.extend(new);
+        }
+        at
     }
 
     /// Whether there can be such a node, as far as that can be told without asking the kernel.
@@ -284,9 +307,17 @@ impl NodeBuilder {
     /// # Errors
     /// What cannot be, and what can.
     pub fn check(&self) -> Result<(), BuildError> {
-        let (nid, l) = (self.config.nid, &self.lcores);
-        nid.station()?;
-        nid.ip().ok_or(BuildError::NoAddress(nid))?;
+        let (nids, l) = (self.config.nids().collect::<Vec<Nid>>(), &self.lcores);
+        if nids.is_empty() || nids.len() > NIS_MAX {
+            return Err(BuildError::Nis(nids.len()));
+        }
+        for (i, nid) in nids.iter().enumerate() {
+            nid.station()?;
+            nid.ip().ok_or(BuildError::NoAddress(*nid))?;
+            if nids.iter().take(i).any(|n| n == nid) {
+                return Err(BuildError::Twice(*nid));
+            }
+        }
         let lcores = l.count;
         if lcores == 0 || lcores > SHARDS_MAX {
             return Err(BuildError::Lcores(lcores));
@@ -320,8 +351,8 @@ impl NodeBuilder {
     fn sock_config(&self) -> Result<SockConfig, BuildError> {
         self.one_thread()?;
         let listen = self.listens_at();
-        if let (true, Some(ip)) = (listen.is_empty(), self.config.nid.ip()) {
-            sock::may_use(ip)?;
+        if listen.is_empty() {
+            self.config.nids().filter_map(Nid::ip).try_for_each(sock::may_use)?;
         }
         let lendings = self.config.lendings as usize;
         Ok(SockConfig { listen, idle: self.idle, lendings, tcp: self.config.tcp, ..SockConfig::default() })

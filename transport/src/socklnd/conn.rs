@@ -18,7 +18,7 @@ use crate::wire::{ByteOrder, ConnType, Nid, Version};
 
 /// A connection, from `Opened` to `Closed`.
 #[derive(Debug)]
-pub(super) struct Conn<U: Upper> {
+pub(crate) struct Conn<U: Upper> {
     pub(super) id: ConnId,
     /// Where the peer's address falls.
     pub(super) bucket: Bucket,

@@ -2,13 +2,18 @@
 
 use super::Socklnd;
 use crate::lnd::budget::{Cause, NOBODY, QUEUE};
-use crate::lnd::{Arrived, Cx, Hold, Lnd, LnetError, Placement, Ticket, Tx, Upper, Way};
+use crate::lnd::{Arrived, Cx, Hold, Lnd, LnetError, NiId, Placement, Ticket, Tx, Upper, Way};
 use crate::stream::slab::Key;
 use crate::wire::ProcessId;
 
 use super::rx::{RxState, WaitFor};
 
 impl<U: Upper> Lnd<U> for Socklnd<U> {
+    #[inline]
+    fn ni(&self) -> NiId {
+        self.ni
+    }
+
     #[inline]
     fn way(&mut self, cx: &mut Cx, peer: Key, tx: &Tx<U::Token>) -> Option<Way> {
         Socklnd::way(self, cx, peer, tx)
@@ -60,7 +65,12 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
 
     #[inline]
     fn ticket(&self, conn: Key) -> Option<Ticket> {
-        self.conns.get(conn).map(|c| Ticket { conn: c.id, bucket: c.bucket, serial: c.rx.ticket })
+        self.conns.get(conn).map(|c| Ticket {
+            ni: self.ni,
+            conn: c.id,
+            bucket: c.bucket,
+            serial: c.rx.ticket,
+        })
     }
 
     fn held(&self, ticket: &Ticket) -> Option<Arrived> {

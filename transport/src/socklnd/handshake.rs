@@ -9,7 +9,7 @@ use super::peer::{DialEvent, DialState};
 use super::standing::StandEvent;
 use crate::lnd::budget::{self, Cause};
 use crate::lnd::config::SEC;
-use crate::lnd::{Accept, Cx, LnetError, Upper};
+use crate::lnd::{Accept, Cx, LnetError, NiId, Upper};
 use crate::stream::slab::Key;
 use crate::stream::{Action, Bucket, Close, ConnId, ConnInfo, InlineHdr, Pages, SendMsg, StreamRx};
 use crate::wire::nid::PID_USER_FLAG;
@@ -84,7 +84,7 @@ impl<U: Upper> Socklnd<U> {
         let req = AcceptorReq::new(target.nid);
         let mut hdr = InlineHdr::new();
         append(&mut hdr, req.emit().get(..req.wire_len()).unwrap_or_default());
-        append(&mut hdr, &hello::ours(&cx.cfg, target.nid, ctype, version).emit());
+        append(&mut hdr, &hello::ours(&cx.cfg, (self.nid, target.nid), ctype, version).emit());
         self.write(cx, key, hdr);
     }
 
@@ -104,9 +104,11 @@ impl<U: Upper> Socklnd<U> {
         for _ in 0..16 {
             let Some(c) = self.conns.get_mut(key) else { return };
             let front = match c.hs.get() {
-                HsState::Passive(Passive::Request) => hello::request(&c.hs_buf, &cx.cfg, &mut cx.counters),
+                HsState::Passive(Passive::Request) => {
+                    hello::request(&c.hs_buf, self.nid, &cx.cfg, &mut cx.counters)
+                }
                 HsState::Passive(Passive::Hello) | HsState::Active(Active::Reply) => {
-                    hello::hello(&c.hs_buf, &cx.cfg, &mut cx.counters)
+                    hello::hello(&c.hs_buf, self.nid, &mut cx.counters)
                 }
                 _ => return,
             };
@@ -125,6 +127,10 @@ impl<U: Upper> Socklnd<U> {
                     self.conn_by(cx, key, deadline);
                     self.handshake_event(up, cx, key, HsEvent::Request);
                 }
+                Front::Elsewhere(ni) => {
+                    c.hs_buf.clear();
+                    return self.misroute(cx, key, ni);
+                }
                 Front::Hello(h) => {
                     c.hs_buf.clear();
                     self.handshake_hello(up, cx, key, &h);
@@ -132,6 +138,35 @@ impl<U: Upper> Socklnd<U> {
                 Front::Fail(event) => self.handshake_event(up, cx, key, event),
             }
         }
+    }
+
+    /// A peer has connected to this NI's address, and wants another NI of this node: that one goes on with it.
+    fn misroute(&mut self, cx: &mut Cx, key: Key, ni: NiId) {
+        self.shook(cx, key);
+        self.conn_timers.cancel(key);
+        if let Some(c) = self.conns.get_mut(key) {
+            self.by_id.remove(&c.id);
+            // Its handshake is no longer counted, nor yet again.
+            c.hs_deadline = u64::MAX;
+        }
+        self.misrouted.extend(self.conns.remove(key).map(|c| (ni, Box::new(c))));
+    }
+
+    /// Goes on with a connection that came to another NI's address. Its request has been read.
+    pub(crate) fn take_over(&mut self, up: &mut U, cx: &mut Cx, conn: Conn<U>) {
+        let (id, deadline) = (conn.id, self.shake_by(cx));
+        let key = self.conns.insert(conn);
+        self.by_id.insert(id, key);
+        if !self.takes_in(cx) || !self.may_shake(cx, key) {
+            return self.end_conn(cx, key, Close::Abort);
+        }
+        self.shakes(cx, key);
+        if let Some(c) = self.conns.get_mut(key) {
+            c.hs_deadline = deadline;
+        }
+        self.conn_by(cx, key, deadline);
+        self.handshake_event(up, cx, key, HsEvent::Request);
+        cx.act(Action::Read(id));
     }
 
     fn handshake_hello(&mut self, up: &mut U, cx: &mut Cx, key: Key, h: &Hello) {
@@ -179,7 +214,7 @@ impl<U: Upper> Socklnd<U> {
         c.ctype = mine;
         let id = match renamed {
             Some(at) => ProcessId {
-                nid: Nid::tcp(at.ip(), cx.cfg.nid.net_num()),
+                nid: Nid::tcp(at.ip(), self.nid.net_num()),
                 pid: u32::from(at.port()) | PID_USER_FLAG,
             },
             None => ProcessId { nid: h.src_nid, pid: h.src_pid },
@@ -254,7 +289,7 @@ impl<U: Upper> Socklnd<U> {
         let (before, dialled) = (c.hs, !c.passive());
         let action = c.hs.apply(event);
         let (peer, mine) = (c.peer, c.ctype);
-        let target = c.claimed.unwrap_or(cx.cfg.nid);
+        let target = c.claimed.unwrap_or(self.nid);
         let mut how = Close::Abort;
         match action {
             HsAction::Wait => return,
@@ -272,8 +307,8 @@ impl<U: Upper> Socklnd<U> {
                 how = Close::Fin;
             }
             HsAction::AnswerVersion => {
-                let ours = cx.cfg.first_version(cx.cfg.nid);
-                self.write_hello(cx, key, cx.cfg.nid, ConnType::None, Some(ours));
+                let ours = cx.cfg.first_version(self.nid);
+                self.write_hello(cx, key, self.nid, ConnType::None, Some(ours));
                 how = Close::Fin;
             }
             HsAction::Refuse => {
@@ -305,7 +340,7 @@ impl<U: Upper> Socklnd<U> {
     /// Answers in the version that the peer spoke, unless told.
     fn write_hello(&mut self, cx: &mut Cx, key: Key, dst: Nid, ctype: ConnType, version: Option<Version>) {
         let Some(c) = self.conns.get(key) else { return };
-        let mut h = hello::ours(&cx.cfg, dst, ctype, version.unwrap_or(c.version));
+        let mut h = hello::ours(&cx.cfg, (self.nid, dst), ctype, version.unwrap_or(c.version));
         h.tcp_magic = c.tcp_magic;
         let mut hdr = InlineHdr::new();
         append(&mut hdr, &h.emit());

@@ -66,7 +66,7 @@ impl<U: Upper> Socklnd<U> {
             None => cx.budget.charge_at(id.nid.ip().unwrap_or(NOBODY), Cause::Peers, PEER),
         };
         let key = self.peers.insert(Peer::new(id, host, cx.cfg.conns(), cx.now));
-        let above = up.peer_new(id, key, host);
+        let above = up.peer_new(self.ni, id, key, host);
         if let Some(p) = self.peers.get_mut(key) {
             p.up = above;
         }
@@ -111,7 +111,7 @@ impl<U: Upper> Socklnd<U> {
         for conn in conns {
             let listed = self.peers.get(peer).is_some_and(|p| p.stalled.contains(&conn));
             if self.waits_for_budget(conn) && !listed {
-                cx.budget.unstall(host, conn);
+                cx.budget.unstall(host, self.ni, conn);
                 self.resume(up, cx, conn);
             }
         }
@@ -137,7 +137,7 @@ impl<U: Upper> Socklnd<U> {
     pub(super) fn stall_for_budget(&mut self, up: &mut U, cx: &mut Cx, peer: Key, conn: Key) {
         cx.counters.budget_stalls += 1;
         if let Some(p) = self.peers.get(peer) {
-            cx.budget.stall(p.host, conn);
+            cx.budget.stall(p.host, self.ni, conn);
         }
         self.stall(up, cx, conn, WaitFor::Answers);
         // A FIN is heard of only behind what is not read, and who left without a word not at all.
@@ -172,7 +172,7 @@ impl<U: Upper> Socklnd<U> {
         if self.waits_for_budget(conn)
             && let Some(p) = self.peers.get(peer)
         {
-            cx.budget.unstall(p.host, conn);
+            cx.budget.unstall(p.host, self.ni, conn);
         }
     }
 
@@ -257,7 +257,7 @@ impl<U: Upper> Socklnd<U> {
         let listed = self.peers.get(peer).is_some_and(|p| p.stalled.contains(&conn));
         if let Some(p) = self.peers.get(peer).filter(|_| !listed && self.waits_for_budget(conn)) {
             let host = p.host;
-            cx.budget.stall(host, conn);
+            cx.budget.stall(host, self.ni, conn);
             cx.budget.release(host, Cause::Answers, 0);
         }
     }

@@ -33,7 +33,7 @@ use fsm::Fsm;
 
 use crate::wire::{ConnType, Hello, Nid, ProcessId, Version, WireError, acceptor, hello};
 
-use crate::lnd::{Config, Counters};
+use crate::lnd::{Config, Counters, NiId};
 
 fsm::fsm! {
     /// Where the handshake of a connection stands that the peer made.
@@ -192,8 +192,10 @@ impl Handshake {
 pub(super) enum Front {
     /// Collect so many bytes in all.
     Need(usize),
-    /// An acceptor request for one of our NIDs.
+    /// An acceptor request for this NI.
     Request,
+    /// One for another NI of this node.
+    Elsewhere(NiId),
     /// A HELLO.
     Hello(Hello),
     /// Not acceptable.
@@ -221,29 +223,32 @@ fn fail(e: &WireError, counters: &mut Counters) -> HsEvent {
 }
 
 /// Reads an acceptor request.
-pub(super) fn request(buf: &[u8], cfg: &Config, counters: &mut Counters) -> Front {
+pub(super) fn request(buf: &[u8], own: Nid, cfg: &Config, counters: &mut Counters) -> Front {
     match acceptor::AcceptorReq::parse(buf) {
         Err(WireError::Truncated { need, .. }) => Front::Need(need),
         Err(e) => {
             let event = fail(&e, counters);
             Front::Fail(if acceptor::deserves_refusal(&e) { HsEvent::Version } else { event })
         }
-        Ok((req, _)) if req.target == cfg.nid => Front::Request,
-        Ok(_) => {
-            counters.err_target_nid += 1;
-            Front::Fail(HsEvent::Bad)
-        }
+        Ok((req, _)) if req.target == own => Front::Request,
+        Ok((req, _)) => match cfg.nids().position(|nid| nid == req.target) {
+            Some(at) => Front::Elsewhere(NiId(at as u8)),
+            None => {
+                counters.err_target_nid += 1;
+                Front::Fail(HsEvent::Bad)
+            }
+        },
     }
 }
 
 /// Reads a HELLO, in either role.
-pub(super) fn hello(buf: &[u8], cfg: &Config, counters: &mut Counters) -> Front {
+pub(super) fn hello(buf: &[u8], own: Nid, counters: &mut Counters) -> Front {
     match Hello::parse(buf) {
         Err(WireError::Truncated { need, .. }) => Front::Need(need),
         Err(e) => Front::Fail(fail(&e, counters)),
         // Kernels that try how a V1 of major 2 is answered begin as V2's first design does (lnet.md §10, origins.md);
         // but that one names whom it wants where they have something else.
-        Ok((h, _)) if h.tcp_magic && h.version == Version::V2 && h.dst_nid != cfg.nid => {
+        Ok((h, _)) if h.tcp_magic && h.version == Version::V2 && h.dst_nid != own => {
             counters.err_version += 1;
             Front::Fail(HsEvent::Version)
         }
@@ -292,12 +297,12 @@ pub(super) fn judge_reply(
 }
 
 /// Our HELLO.
-pub(super) fn ours(cfg: &Config, dst: Nid, ctype: ConnType, version: Version) -> Hello {
+pub(super) fn ours(cfg: &Config, (own, dst): (Nid, Nid), ctype: ConnType, version: Version) -> Hello {
     Hello {
         version,
         order: crate::wire::ByteOrder::Little,
         tcp_magic: false,
-        src_nid: cfg.nid,
+        src_nid: own,
         dst_nid: dst,
         src_pid: cfg.pid,
         dst_pid: 0,

@@ -34,7 +34,7 @@ use std::collections::{HashMap, VecDeque};
 
 use self::boxes::Boxes;
 pub(crate) use self::boxes::MsgBox;
-use self::conn::Conn;
+pub(crate) use self::conn::Conn;
 use self::hello::HsEvent;
 use self::leaving::Leaving;
 use self::lends::LendRec;
@@ -46,14 +46,16 @@ use self::standing::{HOLD, StandAction, StandEvent, Standing};
 use crate::hash::OwnMap;
 use crate::lnd::budget::Cause;
 use crate::lnd::timers::Timers;
-use crate::lnd::{Cx, LnetError, Upper};
+use crate::lnd::{Cx, LnetError, NiId, Upper};
 use crate::stream::slab::{Key, Slab};
 use crate::stream::{CloseWhy, ConnId, ConnInfo, DialId, Happened, LendId, Progress, ShardId};
-use crate::wire::ProcessId;
+use crate::wire::{Nid, ProcessId};
 
 /// The socklnd of one NI on one shard.
 #[derive(Debug)]
 pub(crate) struct Socklnd<U: Upper> {
+    ni: NiId,
+    nid: Nid,
     conns: Slab<Conn<U>>,
     by_id: OwnMap<ConnId, Key>,
     /// Handshakes that were admitted, and are under way.
@@ -74,6 +76,8 @@ pub(crate) struct Socklnd<U: Upper> {
     due: Vec<u32>,
     next_ticket: u64,
     leaving: Leaving,
+    /// Connections whose request names another NI of this node, and which.
+    misrouted: Vec<(NiId, Box<Conn<U>>)>,
 }
 
 /// What is out at the moment.
@@ -88,10 +92,27 @@ pub(crate) struct Out {
     pub(crate) boxes: usize,
 }
 
+impl Out {
+    /// Of two LNDs together.
+    pub(crate) fn and(self, other: Out) -> Out {
+        Out {
+            conns_up: self.conns_up + other.conns_up,
+            conns: self.conns + other.conns,
+            peers: self.peers + other.peers,
+            cookies: self.cookies + other.cookies,
+            lends: self.lends + other.lends,
+            queued: self.queued + other.queued,
+            boxes: self.boxes + other.boxes,
+        }
+    }
+}
+
 impl<U: Upper> Socklnd<U> {
-    /// A socklnd with no connections, on shard `me`: no two shards of a node name a dial alike.
-    pub(crate) fn new(me: ShardId) -> Socklnd<U> {
+    /// The socklnd of NI `ni`, `nid`, with no connections, on shard `me`: no two shards of a node name a dial alike.
+    pub(crate) fn new(me: ShardId, ni: NiId, nid: Nid) -> Socklnd<U> {
         Socklnd {
+            ni,
+            nid,
             conns: Slab::new(),
             by_id: OwnMap::default(),
             embryonic: 0,
@@ -108,6 +129,7 @@ impl<U: Upper> Socklnd<U> {
             due: Vec::new(),
             next_ticket: 0,
             leaving: Leaving::default(),
+            misrouted: Vec::new(),
         }
     }
 
@@ -164,15 +186,19 @@ impl<U: Upper> Socklnd<U> {
         out
     }
 
-    /// Lets one connection go on whose host has room again; gives whether there was one.
-    pub(crate) fn settle(&mut self, up: &mut U, cx: &mut Cx) -> bool {
-        match cx.budget.resumes() {
-            Some(conn) => {
-                self.resume(up, cx, conn);
-                true
-            }
-            None => false,
-        }
+    /// Whether a connection is this LND's.
+    pub(crate) fn has(&self, id: ConnId) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
+    /// The address of its NI.
+    pub(crate) fn nid(&self) -> Nid {
+        self.nid
+    }
+
+    /// The next connection whose request named another NI of this node.
+    pub(crate) fn misrouted(&mut self) -> Option<(NiId, Box<Conn<U>>)> {
+        self.misrouted.pop()
     }
 
     fn opened(&mut self, cx: &mut Cx, id: ConnId, info: ConnInfo) {

@@ -385,7 +385,7 @@ impl<U: Upper> Socklnd<U> {
     }
 
     /// Goes on with a message that waited for us.
-    pub(super) fn resume(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
+    pub(crate) fn resume(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
         let Some(c) = self.conns.get_mut(key) else { return };
         if !c.up() || c.rx.state != RxState::ParseWait {
             return;

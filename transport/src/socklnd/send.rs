@@ -220,7 +220,7 @@ impl<U: Upper> Socklnd<U> {
         let pieces = if tx.answer { pages.len() as u32 } else { 0 };
         let lend = (!pages.is_empty()).then(|| {
             let done = std::mem::take(&mut tx.done);
-            let name = |key| LendId::new(bucket, me, key);
+            let name = |key| LendId::new(bucket, me, self.ni.0, key);
             self.lends.insert_with(|key| LendRec {
                 name: name(key),
                 done,

@@ -37,7 +37,7 @@ impl<U: Upper> Socklnd<U> {
             || p.leaving.is_some()
             || cx.down
             || p.id.pid & PID_USER_FLAG != 0
-            || p.id.nid == cx.cfg.nid
+            || cx.cfg.nids().any(|own| own == p.id.nid)
             || !cx.cfg.may_dial(p.id.nid)
         {
             return;
@@ -59,10 +59,10 @@ impl<U: Upper> Socklnd<U> {
             return;
         };
         let nid = p.id.nid;
-        let (Some(remote), Some(local_ip)) = (cx.cfg.addr_of(nid, ctype), cx.cfg.nid.ip()) else {
+        let (Some(remote), Some(local_ip)) = (cx.cfg.addr_of(nid, ctype), self.nid.ip()) else {
             return;
         };
-        let id = DialId(self.next_dial);
+        let id = DialId::of_protocol(self.ni.0, self.next_dial);
         self.next_dial = self.next_dial.wrapping_add(u64::from(cx.cfg.shards.count.max(1)));
         p.dial_deadline = now + cx.cfg.timeout();
         let deadline = p.dial_deadline;

@@ -41,41 +41,81 @@ pub struct ConnId {
 }
 
 /// A dial, named by the machine; no two shards of a node give the same name.
+///
+/// ```text
+///   8 bits: number of the protocol on its shard   56: its own name for the dial
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DialId(pub u64);
 
+/// Bits of a protocol's own name for a dial.
+const DIAL_BITS: u32 = 56;
+
+impl DialId {
+    /// The name of what protocol `number` of a shard calls `name`, below 2^56.
+    pub(crate) fn of_protocol(number: u8, name: u64) -> DialId {
+        DialId(u64::from(number) << DIAL_BITS | name & ((1 << DIAL_BITS) - 1))
+    }
+
+    /// The protocol's number.
+    pub(crate) fn number(self) -> u8 {
+        (self.0 >> DIAL_BITS) as u8
+    }
+
+    /// Its own name for the dial.
+    pub(crate) fn name(self) -> u64 {
+        self.0 & ((1 << DIAL_BITS) - 1)
+    }
+}
+
 /// Pages on loan to a connection, named by the machine that lent them, over all shards of a node. A name comes again
-/// after 2^26 others in its slot, long after its pages are home.
+/// after 2^24 others in its slot, long after its pages are home. An LND has credits for 65,535 loans, and takes in those of
+/// buckets that move to it.
 ///
 /// ```text
-///   LNet's          8 bits: bucket   6: shard   26: generation              1: clear   23: slot
-///   a protocol's    8: bucket        6: shard   5: number   21: high part   1: set     23: low part of its name
+///   an LND's        8 bits: bucket   6: shard   1: clear   4: number   24: generation   21: slot
+///   a protocol's    8: bucket        6: shard   1: set     5: number   44: its own name for the loan
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LendId(pub u64);
 
-/// Bits of a slot, or of the low part of a protocol's name.
-const SLOT_BITS: u32 = 23;
-const SLOT: u64 = (1 << SLOT_BITS) - 1;
+const LND_BITS: u32 = 45;
+const SLOT_BITS: u32 = 21;
+const NAME_BITS: u32 = 44;
+const BESIDE: u64 = 1 << 49;
+
+fn low(n: u64, bits: u32) -> u64 {
+    n & ((1 << bits) - 1)
+}
 
 impl LendId {
-    pub(crate) fn new(bucket: Bucket, by: ShardId, key: Key) -> LendId {
-        let (bucket, by) = (u64::from(bucket.0), u64::from(by.0));
-        let generation = u64::from(key.generation) & 0x3ff_ffff;
-        LendId(bucket << 56 | by << 50 | generation << 24 | u64::from(key.index) & SLOT)
+    fn at(bucket: Bucket, by: ShardId) -> u64 {
+        u64::from(bucket.0) << 56 | u64::from(by.0) << 50
+    }
+
+    /// The name of what LND `number` of a shard, below 16, has in the slot `key`.
+    pub(crate) fn new(bucket: Bucket, by: ShardId, number: u8, key: Key) -> LendId {
+        let slot = low(key.index.into(), SLOT_BITS);
+        let generation = low(key.generation.into(), LND_BITS - SLOT_BITS);
+        let number = low(number.into(), 4);
+        LendId(LendId::at(bucket, by) | number << LND_BITS | generation << SLOT_BITS | slot)
     }
 
     /// The name of what protocol `number` of a shard, below 32, calls `name`, below 2^44.
-    pub(crate) fn of_protocol(bucket: Bucket, by: ShardId, number: usize, name: u64) -> LendId {
-        let (high, low) = (name >> SLOT_BITS & 0x1f_ffff, name & SLOT);
-        let head = u64::from(bucket.0) << 56 | u64::from(by.0) << 50;
-        LendId(head | (number as u64 & 31) << 45 | high << 24 | 1 << SLOT_BITS | low)
+    pub(crate) fn of_protocol(bucket: Bucket, by: ShardId, number: u8, name: u64) -> LendId {
+        let number = low(number.into(), 5);
+        LendId(LendId::at(bucket, by) | BESIDE | number << NAME_BITS | low(name, NAME_BITS))
     }
 
-    /// The protocol's number, and its own name for the loan; `None` for one of LNet's.
-    pub(crate) fn protocol(self) -> Option<(usize, u64)> {
-        let name = (self.0 >> 24 & 0x1f_ffff) << SLOT_BITS | self.0 & SLOT;
-        (self.0 >> SLOT_BITS & 1 == 1).then_some(((self.0 >> 45 & 31) as usize, name))
+    /// The protocol's number, and its own name for the loan; `None` for an LND's.
+    pub(crate) fn protocol(self) -> Option<(u8, u64)> {
+        let number = low(self.0 >> NAME_BITS, 5) as u8;
+        (self.0 & BESIDE != 0).then_some((number, low(self.0, NAME_BITS)))
+    }
+
+    /// The LND's number.
+    pub(crate) fn number(self) -> u8 {
+        low(self.0 >> LND_BITS, 4) as u8
     }
 
     /// Whose home hears of the release.
@@ -85,7 +125,7 @@ impl LendId {
 
     /// The slot, on the shard that lent.
     pub(crate) fn slot(self) -> usize {
-        (self.0 & SLOT) as usize
+        low(self.0, SLOT_BITS) as usize
     }
 }
 
@@ -263,8 +303,12 @@ mod tests {
         {
             let l = LendId::of_protocol(Bucket(bucket), ShardId(by), number, name);
             assert_eq!((l.protocol(), l.bucket()), (Some((number, name)), Bucket(bucket)));
-            let l = LendId::new(Bucket(bucket), ShardId(by), Key { index: 5, generation: u32::MAX });
-            assert_eq!((l.protocol(), l.bucket(), l.slot()), (None, Bucket(bucket), 5));
+            for number in [0, 15] {
+                let key = Key { index: (1 << SLOT_BITS) - 1, generation: u32::MAX };
+                let l = LendId::new(Bucket(bucket), ShardId(by), number, key);
+                assert_eq!((l.protocol(), l.bucket(), l.number()), (None, Bucket(bucket), number));
+                assert_eq!(l.slot(), (1 << SLOT_BITS) - 1);
+            }
         }
     }
 }

@@ -197,7 +197,7 @@ impl Kernel {
     pub fn new(net: &mut Net, cfg: KernelConfig, node: usize, seed: u64) -> Kernel {
         net.raw_listen(cfg.nid.ip().unwrap_or([0, 0, 0, 0].into()));
         Kernel {
-            them: net.nodes[node].machine.config().nid,
+            them: net.nodes[node].machine.config().nid(),
             rng: Rng(seed),
             cfg,
             node,

@@ -158,8 +158,8 @@ pub struct Net {
     serial: u64,
     timers: BinaryHeap<Reverse<(u64, usize)>>,
     by_ip: HashMap<IpAddr, usize>,
-    /// Cookies by node and peer.
-    cookies: HashMap<(usize, SocketAddr), Cookies>,
+    /// Cookies by node, peer and network.
+    cookies: HashMap<(usize, SocketAddr, Option<u16>), Cookies>,
 }
 
 /// Where a machine's connection is.
@@ -201,8 +201,10 @@ impl Net {
 
     /// Adds a node.
     pub fn add(&mut self, cfg: Config) -> usize {
-        let ip = cfg.nid.ip().unwrap_or(IpAddr::from([0; 4]));
-        self.by_ip.entry(ip).or_insert(self.nodes.len());
+        let ip = cfg.nid().ip().unwrap_or(IpAddr::from([0; 4]));
+        for ip in cfg.nids().filter_map(crate::wire::Nid::ip) {
+            self.by_ip.entry(ip).or_insert(self.nodes.len());
+        }
         self.nodes.push(Node {
             machine: Machine::new(cfg),
             events: Vec::new(),
@@ -347,6 +349,7 @@ impl Net {
             ends: [End::new(a, a_addr), End::new(b, b_addr)],
             silent: false,
             lost: [false; 2],
+            network: None,
         });
         self.links.len() - 1
     }
@@ -580,7 +583,9 @@ impl Net {
     /// Checks the cookie of a message that asks for a zero-copy ACK: none is used twice by one set of connections.
     fn cookie(&mut self, node: usize, (link, end): (usize, usize), hdr: &[u8]) {
         let to = self.links[link][1 - end].addr;
-        let key = (node, if to.port() > LAST_PRIVILEGED { to } else { SocketAddr::new(to.ip(), 0) });
+        // A set is of one pair of NIDs: one address may be of several networks.
+        let at = if to.port() > LAST_PRIVILEGED { to } else { SocketAddr::new(to.ip(), 0) };
+        let key = (node, at, self.links[link].network);
         let Cookies { used, on } = self.cookies.entry(key).or_default();
         let open = |(l, e): &(usize, usize)| !self.links[*l][*e].closed;
         if !on.iter().any(open) {

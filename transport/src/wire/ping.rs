@@ -89,15 +89,15 @@ pub struct PingInfo {
 }
 
 impl PingInfo {
-    /// Info of a node with the interface `nid`, up. A NID that does not fit the entries with 8 bytes stands among
-    /// the large ones, and is the primary one.
-    pub fn single(nid: Nid, pid: Pid, features: u32, sequence: u32) -> PingInfo {
-        let entry = vec![NiEntry { nid, status: NiStatus::Up }];
-        let (features, nis, large) = if nid.to_nid4().is_some() {
-            (features, entry, Vec::new())
-        } else {
-            (features | FEAT_LARGE_ADDR | FEAT_PRIMARY_LARGE, Vec::new(), entry)
-        };
+    /// Info of a node with these interfaces, up. NIDs that do not fit the entries with 8 bytes stand among the large ones;
+    /// the first of `nids` is the primary one.
+    pub fn new(nids: impl IntoIterator<Item = Nid>, pid: Pid, features: u32, sequence: u32) -> PingInfo {
+        let up = |nid| NiEntry { nid, status: NiStatus::Up };
+        let all: Vec<NiEntry> = nids.into_iter().map(up).collect();
+        let is_large = |e: &NiEntry| e.nid.to_nid4().is_none();
+        let primary = if all.first().is_some_and(is_large) { FEAT_PRIMARY_LARGE } else { 0 };
+        let (large, nis): (Vec<_>, Vec<_>) = all.into_iter().partition(is_large);
+        let features = if large.is_empty() { features } else { features | FEAT_LARGE_ADDR | primary };
         PingInfo { features, pid, sequence, nis, large, order: ByteOrder::Little }
     }
 

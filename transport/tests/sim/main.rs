@@ -232,7 +232,7 @@ impl World {
 
     /// Gives node `from` an operation, at its shard `shard`.
     pub fn ask_at(&mut self, from: usize, shard: u16, to: usize, ask: Ask) {
-        let target = ProcessId { nid: self.nodes[to].cfg.nid, pid: self.nodes[to].cfg.pid };
+        let target = ProcessId { nid: self.nodes[to].cfg.nid(), pid: self.nodes[to].cfg.pid };
         let tag = self.next;
         self.next += 1;
         let mut run = None;

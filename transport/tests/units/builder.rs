@@ -47,6 +47,28 @@ fn a_nid_that_no_machine_can_have_is_refused() {
 }
 
 #[test]
+fn nis_that_cannot_be_are_refused() {
+    let node = || of("127.0.61.4@tcp").unprivileged(20_988);
+    let nid = |s: &str| s.parse::<Nid>().unwrap();
+    refused(&node().also(nid("127.0.61.4@tcp")), &["127.0.61.4@tcp is named twice", "127.0.61.4@tcp1"]);
+    refused(
+        &of("fd00::4@tcp3").also(nid("10.0.0.1@tcp")).also(nid("fd00::4@tcp3")),
+        &["twice", "fd00::4@tcp4"],
+    );
+    refused(&node().also(nid("224.0.0.9@tcp1")), &["224.0.0.9@tcp1", "multicast", "one machine"]);
+    refused(&node().also(Nid::LO), &["0@lo has no IP address"]);
+    refused(&node().config(|c| c.nis.clear()), &["0 NIs", "1 to 16"]);
+    let all = |n: u16| (1..n).fold(node(), |b, i| b.also(Nid::tcp([127, 0, 61, 4].into(), i)));
+    refused(&all(17), &["17 NIs", "1 to 16", "a second node"]);
+    // One address is listened on once, whatever its networks.
+    assert_eq!(all(16).listens_at(), ["127.0.61.4:20988".parse().unwrap()]);
+    all(16).probe().unwrap();
+    // An address of the list that is not this machine's is named.
+    let e = node().also(nid("198.51.100.77@tcp1")).probe().unwrap_err().to_string();
+    assert!(e.contains("198.51.100.77") && e.contains("`ip addr` lists them"), "{e}");
+}
+
+#[test]
 fn lcores_that_cannot_be_are_refused() {
     let node = || of("127.0.61.1@tcp").unprivileged(20_988);
     let lcores = |n| Lcores::new(n, 1 << 20, 512);

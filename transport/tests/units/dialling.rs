@@ -179,9 +179,9 @@ fn who_has_been_dialled_does_not_dial() {
     for higher in [false, true] {
         // Either way round: node 1 has the other's connections before it has anything to say.
         let (a, b) = if higher { (config(2), config(1)) } else { (config(1), config(2)) };
-        let target = ProcessId::lustre(a.nid);
+        let target = ProcessId::lustre(a.nid());
         let mut net = Pair::of(a, b);
-        let to = ProcessId::lustre(net.nodes[1].machine.config().nid);
+        let to = ProcessId::lustre(net.nodes[1].machine.config().nid());
         net.op(0, Op::Ping { tag: 1, target: to });
         net.run(SEC / 2);
         net.op(1, Op::Ping { tag: 2, target });

@@ -11,6 +11,7 @@ mod examples;
 mod homes;
 mod hostile;
 mod never_sent;
+mod nis;
 mod nothing_lost;
 mod own_nid;
 mod pair;

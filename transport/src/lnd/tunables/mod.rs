@@ -335,7 +335,7 @@ pub fn settle(cfg: &mut Config) -> Vec<String> {
         ));
         cfg.peer_credits = cfg.ni_credits;
     }
-    if !cfg.typed_conns && cfg.first_version(cfg.nid).is_typed() {
+    if !cfg.typed_conns && cfg.nids().any(|n| cfg.first_version(n).is_typed()) {
         said.push(
             "typed_conns=0: untyped connections carry nothing in versions 3 and 4; give protocol=2, too, and an IPv4 NID"
                 .into(),

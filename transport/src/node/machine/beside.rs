@@ -1,19 +1,16 @@
 //! Protocols beside socklnd: which of them a connection, a dial or a loan belongs to.
 //!
 //! A connection that a peer made is known by the port that it came to, one of ours by its dial. Names of dials and loans
-//! are a protocol's own; on their way out they get its number, which socklnd's never have.
-//!
-//! ```text
-//!   DialId   8 bits: number of the protocol, from 1; 0 is socklnd   56 bits: its name
-//!   LendId   see there
-//! ```
+//! are a protocol's own; on their way out they get its number ([`DialId`], [`LendId`]). Numbers of LNDs come first.
 
 use crate::hash::OwnMap;
+use crate::lnd::NIS_MAX;
 use crate::stream::{Action, Bucket, ConnId, DialId, Happened, LendId, Protocol, SendMsg, ShardId};
 
 /// Most protocols beside socklnd.
 const MOST: usize = 31;
-const DIAL_TAG: u32 = 56;
+/// The number of the first one: LNDs have those before it.
+const FIRST: u8 = NIS_MAX as u8;
 
 struct Place {
     port: u16,
@@ -45,8 +42,9 @@ pub enum BesideError {
     TooMany,
 }
 
-fn dial_number(d: DialId) -> usize {
-    (d.0 >> DIAL_TAG) as usize
+/// The place of the protocol that dialled; `None` for an LND.
+fn dialled(d: DialId) -> Option<usize> {
+    d.number().checked_sub(FIRST).map(usize::from)
 }
 
 impl Beside {
@@ -70,12 +68,12 @@ impl Beside {
     pub(super) fn handle<'a>(&mut self, now: u64, happened: Happened<'a>) -> Option<Happened<'a>> {
         let of_conn = |c: &ConnId| self.0.iter().position(|p| p.conns.contains_key(c));
         let at = match &happened {
-            Happened::Opened(_, info) => match info.dial.map(dial_number) {
-                Some(n) => n.checked_sub(1),
+            Happened::Opened(_, info) => match info.dial.map(dialled) {
+                Some(n) => n,
                 None => self.0.iter().position(|p| p.port == info.local.port()),
             },
-            Happened::DialFailed(d, _) => dial_number(*d).checked_sub(1),
-            Happened::Released(l) => l.protocol().map(|(n, _)| n),
+            Happened::DialFailed(d, _) => dialled(*d),
+            Happened::Released(l) => l.protocol().map(|(n, _)| usize::from(n)),
             Happened::Progress(c, _)
             | Happened::Bytes(c, _)
             | Happened::PeerFin(c)
@@ -86,10 +84,10 @@ impl Beside {
         let own = match happened {
             Happened::Opened(c, mut info) => {
                 place.conns.insert(c, Bucket::of(info.remote.ip()));
-                info.dial = info.dial.map(|d| DialId(d.0 & ((1 << DIAL_TAG) - 1)));
+                info.dial = info.dial.map(|d| DialId(d.name()));
                 Happened::Opened(c, info)
             }
-            Happened::DialFailed(d, why) => Happened::DialFailed(DialId(d.0 & ((1 << DIAL_TAG) - 1)), why),
+            Happened::DialFailed(d, why) => Happened::DialFailed(DialId(d.name()), why),
             Happened::Released(l) => {
                 place.lent = place.lent.saturating_sub(1);
                 Happened::Released(LendId(l.protocol().map_or(l.0, |(_, name)| name)))
@@ -111,7 +109,7 @@ impl Beside {
                 let bucket = |c: &ConnId| place.conns.get(c).copied();
                 match action {
                     Action::Dial(mut d) => {
-                        d.id = DialId((n as u64 + 1) << DIAL_TAG | d.id.0 & ((1 << DIAL_TAG) - 1));
+                        d.id = DialId::of_protocol(FIRST + n as u8, d.id.0);
                         return Some(Action::Dial(d));
                     }
                     Action::Send(c, m) => {
@@ -122,12 +120,14 @@ impl Beside {
                             }
                             continue;
                         };
-                        let lend = m.lend.map(|l| LendId::of_protocol(b, shard, n, l.0));
+                        let lend = m.lend.map(|l| LendId::of_protocol(b, shard, n as u8, l.0));
                         place.lent += usize::from(lend.is_some());
                         return Some(Action::Send(c, SendMsg { lend, ..m }));
                     }
                     Action::Unhold(c, l) => match bucket(&c) {
-                        Some(b) => return Some(Action::Unhold(c, LendId::of_protocol(b, shard, n, l.0))),
+                        Some(b) => {
+                            return Some(Action::Unhold(c, LendId::of_protocol(b, shard, n as u8, l.0)));
+                        }
                         None => continue,
                     },
                     Action::Read(c) | Action::Close(c, _) if bucket(&c).is_none() => continue,

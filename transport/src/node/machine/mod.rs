@@ -1,4 +1,4 @@
-//! One shard of a node without anything that runs it: [`Machine`] joins LNet to the LND of its NI.
+//! One shard of a node without anything that runs it: [`Machine`] joins LNet to the LNDs of its NIs.
 //!
 //! It is deterministic: it has no clock, no thread and no socket, and the same inputs give the same outputs. A runtime
 //! (`transport::node`, or the test harness) owns the streams and drives it:
@@ -30,7 +30,7 @@ mod beside;
 use self::beside::Beside;
 pub use self::beside::BesideError;
 use crate::lnd::tunables::Change;
-use crate::lnd::{AppId, Config, Counters, Cx, Held, pop};
+use crate::lnd::{AppId, Config, Counters, Cx, Held, NIS_MAX, NiId, pop};
 use crate::lnet::{Delivery, Event, Lnet, Op, ShardMsg};
 use crate::socklnd::{self, PeerBrief, PeerView, Socklnd};
 use crate::stream::{Action, BUCKETS, Bucket, ConnId, DialId, Happened, Protocol, ShardId};
@@ -38,22 +38,25 @@ use crate::wire::ProcessId;
 
 /// A message that has come whole, to be copied or summed by whichever lcore has time.
 #[derive(Debug)]
-pub struct MsgBox(Box<socklnd::MsgBox<Delivery>>);
+pub struct MsgBox {
+    ni: NiId,
+    message: Box<socklnd::MsgBox<Delivery>>,
+}
 
 impl MsgBox {
     /// Whose home it belongs to.
     pub fn bucket(&self) -> Bucket {
-        self.0.bucket()
+        self.message.bucket()
     }
 
     /// Bytes to be copied and summed in all.
     pub fn work(&self) -> u64 {
-        self.0.work()
+        self.message.work()
     }
 
     /// Copies and sums `most` bytes, or up to one fragment more; true when nothing is left and the box is to go home.
     pub fn run(&mut self, most: u32) -> bool {
-        self.0.run(most)
+        self.message.run(most)
     }
 }
 
@@ -111,7 +114,8 @@ impl std::fmt::Debug for Output {
 #[derive(Debug)]
 pub struct Luggage {
     bucket: Bucket,
-    socklnd: socklnd::Luggage<Lnet>,
+    /// Of each NI's LND.
+    lnds: Vec<socklnd::Luggage<Lnet>>,
     lnet: crate::lnet::Luggage,
 }
 
@@ -123,12 +127,12 @@ impl Luggage {
 
     /// Dials under way to them.
     pub fn dials(&self) -> impl Iterator<Item = DialId> + '_ {
-        self.socklnd.dials()
+        self.lnds.iter().flat_map(socklnd::Luggage::dials)
     }
 
     /// Their connections.
     pub fn conns(&self) -> impl Iterator<Item = ConnId> + '_ {
-        self.socklnd.conns()
+        self.lnds.iter().flat_map(socklnd::Luggage::conns)
     }
 }
 
@@ -162,16 +166,42 @@ pub struct Gauges {
 pub struct Machine {
     cx: Cx,
     lnet: Lnet,
-    lnd: Socklnd<Lnet>,
+    /// The LND of each NI.
+    lnds: Vec<Socklnd<Lnet>>,
     /// Protocols that are not LNet's.
     beside: Beside,
+}
+
+/// The LND that something happened to: by what it named a dial or a loan, by the address that a peer connected to, by the
+/// connection.
+fn whose<'a>(lnds: &'a mut [Socklnd<Lnet>], happened: &Happened<'_>) -> Option<&'a mut Socklnd<Lnet>> {
+    if lnds.len() <= 1 {
+        return lnds.first_mut();
+    }
+    let at = match happened {
+        Happened::Opened(_, info) => match info.dial {
+            Some(dial) => usize::from(dial.number()),
+            // Where several NIs share the address, the request says more.
+            None => lnds.iter().position(|l| l.nid().ip() == Some(info.local.ip())).unwrap_or(0),
+        },
+        Happened::DialFailed(dial, _) => usize::from(dial.number()),
+        Happened::Released(loan) => usize::from(loan.number()),
+        Happened::Progress(c, _)
+        | Happened::Bytes(c, _)
+        | Happened::PeerFin(c)
+        | Happened::Ended(c)
+        | Happened::Closed(c, _) => lnds.iter().position(|l| l.has(*c))?,
+    };
+    lnds.get_mut(at)
 }
 
 impl Machine {
     /// A machine with no connections.
     pub fn new(cfg: Config) -> Machine {
-        let (lnet, lnd) = (Lnet::new(&cfg), Socklnd::new(cfg.shards.me));
-        Machine { lnet, lnd, cx: Cx::new(cfg), beside: Beside::default() }
+        let me = cfg.shards.me;
+        let lnd = |(ni, nid)| Socklnd::new(me, NiId(ni), nid);
+        let lnds = (0..NIS_MAX as u8).zip(cfg.nids()).map(lnd).collect();
+        Machine { lnet: Lnet::new(&cfg), lnds, cx: Cx::new(cfg), beside: Beside::default() }
     }
 
     /// The same with a protocol beside socklnd, which gets the connections that peers make to `port`. The runtime must
@@ -196,7 +226,7 @@ impl Machine {
     /// as with kernels.
     pub fn tune(&mut self, change: &Change) {
         change.apply(&mut self.cx.cfg);
-        self.lnd.look_at_all(&mut self.cx);
+        self.lnds.iter_mut().for_each(|l| l.look_at_all(&mut self.cx));
     }
 
     /// What the messages of each bucket's peers have cost this shard so far, in ns: an estimate, by messages and by bytes
@@ -233,12 +263,12 @@ impl Machine {
     /// The same, in bytes, counted from what there is.
     #[cfg(feature = "testing")]
     pub fn held_recounted(&self) -> u64 {
-        self.lnd.held_recounted()
+        self.lnds.iter().map(Socklnd::held_recounted).sum()
     }
 
     /// What is out now. Walks all connections and peers: not for every message.
     pub fn gauges(&self) -> Gauges {
-        let out = self.lnd.out();
+        let out = self.lnds.iter().map(Socklnd::out).fold(socklnd::Out::default(), socklnd::Out::and);
         let (conns, lends) = self.beside.out();
         Gauges {
             conns_up: out.conns_up,
@@ -246,7 +276,7 @@ impl Machine {
             peers: out.peers,
             cookies: out.cookies,
             lends: out.lends + lends,
-            credits_used: self.lnet.ni.credits as usize,
+            credits_used: self.lnet.credits_used(),
             ops: self.lnet.ops.len(),
             entries: self.lnet.portals.len(),
             queued: out.queued + self.lnet.queued(),
@@ -256,31 +286,39 @@ impl Machine {
 
     /// Shows `each` every peer that is remembered.
     pub fn peers(&self, each: &mut dyn FnMut(PeerView)) {
-        self.lnd.views(&mut |mut view, above| {
-            (view.credits_used, view.waiting) = self.lnet.credits(above);
-            each(view);
-        });
+        for lnd in &self.lnds {
+            lnd.views(&mut |mut view, above| {
+                (view.credits_used, view.waiting) = self.lnet.credits(above);
+                each(view);
+            });
+        }
     }
 
     /// One peer in a few words; `None` for one that is not remembered.
     pub fn brief(&self, id: ProcessId) -> Option<PeerBrief> {
-        self.lnd.brief(id)
+        self.lnds.iter().find_map(|l| l.brief(id))
     }
 
     /// Shows `each` the peers in `most` places of the table from `from`; gives the number of all places.
     pub fn briefs(&self, from: usize, most: usize, each: &mut dyn FnMut(PeerBrief)) -> usize {
-        self.lnd.briefs(from, most, each)
+        let mut before = 0;
+        for lnd in &self.lnds {
+            let (skip, done) = (from.saturating_sub(before), before.saturating_sub(from));
+            before += lnd.briefs(skip, most.saturating_sub(done), each);
+        }
+        before
     }
 
     /// Whether messages with much to copy or sum are given away as boxes ([`Output::Offer`]). Each box must come back,
     /// run, as [`Input::Boxed`].
     pub fn share(&mut self, on: bool) {
-        self.lnd.share(on);
+        self.lnds.iter_mut().for_each(|l| l.share(on));
     }
 
     /// When to give [`Input::Timer`], in ns; `None` when nothing is timed.
     pub fn deadline(&self) -> Option<u64> {
-        let wake = self.lnd.wake().min(self.lnet.wake()).min(self.beside.wake());
+        let lnds = self.lnds.iter().map(Socklnd::wake);
+        let wake = lnds.fold(self.lnet.wake().min(self.beside.wake()), u64::min);
         (wake != u64::MAX).then_some(wake)
     }
 
@@ -308,7 +346,9 @@ impl Machine {
     /// The next box to be given away.
     #[inline]
     pub fn offer(&mut self) -> Option<MsgBox> {
-        self.lnd.job().map(MsgBox)
+        let job =
+            |(ni, l): (usize, &mut Socklnd<Lnet>)| Some(MsgBox { ni: NiId(ni as u8), message: l.job()? });
+        self.lnds.iter_mut().enumerate().find_map(job)
     }
 
     /// The next thing to do, of whatever kind. Whoever does much asks for each kind by itself, which moves it once less.
@@ -328,37 +368,51 @@ impl Machine {
     /// Takes what happened at `now`, in ns; `now` never goes back. All that follows from it is ready for
     /// [`Machine::poll`] when this returns.
     pub fn handle(&mut self, now: u64, input: Input<'_>) {
-        let Machine { cx, lnet, lnd, beside } = self;
+        let Machine { cx, lnet, lnds, beside } = self;
         cx.now = cx.now.max(now);
         match input {
-            Input::Stream(happened) if beside.is_empty() => lnd.handle(lnet, cx, happened),
             Input::Stream(happened) => {
-                if let Some(happened) = beside.handle(cx.now, happened) {
+                let happened =
+                    if beside.is_empty() { Some(happened) } else { beside.handle(cx.now, happened) };
+                if let Some(happened) = happened
+                    && let Some(lnd) = whose(lnds, &happened)
+                {
                     lnd.handle(lnet, cx, happened);
+                    if let Some((ni, conn)) = lnd.misrouted()
+                        && let Some(other) = lnds.get_mut(ni.index())
+                    {
+                        other.take_over(lnet, cx, *conn);
+                    }
                 }
             }
             Input::Cmd(app, op) => {
                 let was_up = !cx.down;
-                lnet.command(cx, lnd, app, op, None);
+                lnet.command(cx, lnds, app, op, None);
                 if was_up && cx.down {
                     beside.shut_down(cx.now);
                 }
             }
-            Input::From(from, msg) => lnet.shard_msg(cx, lnd, from, msg),
+            Input::From(from, msg) => lnet.shard_msg(cx, lnds, from, msg),
             Input::Adopt(from, luggage) => {
-                let Luggage { bucket, socklnd, lnet: above } = *luggage;
+                let Luggage { bucket, lnds: below, lnet: above } = *luggage;
                 cx.homes.set(bucket, cx.cfg.shards.me);
                 cx.counters.homes_adopted += 1;
                 lnet.adopt(cx, bucket, from, above);
-                lnd.adopt(lnet, cx, bucket, socklnd);
+                for (lnd, luggage) in lnds.iter_mut().zip(below) {
+                    lnd.adopt(lnet, cx, bucket, luggage);
+                }
                 lnet.adopted();
             }
-            Input::Settled(b) => lnet.settled(cx, lnd, b),
-            Input::Boxed(b) => lnd.unboxed(lnet, cx, b.0),
+            Input::Settled(b) => lnet.settled(cx, lnds, b),
+            Input::Boxed(b) => {
+                if let Some(lnd) = lnds.get_mut(b.ni.index()) {
+                    lnd.unboxed(lnet, cx, b.message);
+                }
+            }
             Input::Moved(b, home) => cx.homes.set(b, home),
             Input::Timer => {
-                lnd.timer(lnet, cx);
-                lnet.timer(cx, lnd);
+                lnds.iter_mut().for_each(|l| l.timer(lnet, cx));
+                lnet.timer(cx, lnds);
                 beside.timer(cx.now);
             }
         }
@@ -368,10 +422,18 @@ impl Machine {
     /// Looks again at the peers whose credits changed, until none is left. Each round puts a message on its way
     /// or ends it, so the work is bounded by what is queued.
     fn settle(&mut self) {
-        let Machine { cx, lnet, lnd, beside } = self;
-        lnd.leave_when_due(lnet, cx);
-        while lnet.settle(cx, lnd) || lnd.settle(lnet, cx) {}
-        if lnet.shutdown.is_some() && lnd.gone() && beside.gone() {
+        let Machine { cx, lnet, lnds, beside } = self;
+        lnds.iter_mut().for_each(|l| l.leave_when_due(lnet, cx));
+        loop {
+            if lnet.settle(cx, lnds) {
+                continue;
+            }
+            let Some((ni, conn)) = cx.budget.resumes() else { break };
+            if let Some(lnd) = lnds.get_mut(ni.index()) {
+                lnd.resume(lnet, cx, conn);
+            }
+        }
+        if lnet.shutdown.is_some() && lnds.iter().all(Socklnd::gone) && beside.gone() {
             lnet.down();
         }
     }
@@ -387,7 +449,7 @@ impl Machine {
             && self.cx.homes.at(b) == self.cx.cfg.shards.me
             && self.beside.may_leave(b)
             && self.lnet.may_leave()
-            && self.lnd.may_leave(&self.lnet, b)
+            && self.lnds.iter().all(|l| l.may_leave(&self.lnet, b))
     }
 
     /// Packs a bucket for `to`; `None` when it cannot be moved now. All that this shard was told of its connections
@@ -396,14 +458,15 @@ impl Machine {
         if !self.may_leave(b) || to == self.cx.cfg.shards.me {
             return None;
         }
-        let Machine { cx, lnet, lnd, .. } = self;
+        let Machine { cx, lnet, lnds, .. } = self;
         cx.now = cx.now.max(now);
         cx.homes.set(b, to);
-        let socklnd = lnd.leave(cx, b);
-        let above = lnet.leave(cx, b, &socklnd.above(), socklnd.hosts());
+        let below: Vec<_> = lnds.iter_mut().map(|l| l.leave(cx, b)).collect();
+        let peers: Vec<_> = below.iter().flat_map(socklnd::Luggage::above).collect();
+        let above = lnet.leave(cx, b, &peers, below.iter().flat_map(socklnd::Luggage::hosts));
         cx.counters.homes_left += 1;
         self.settle();
-        Some(Box::new(Luggage { bucket: b, socklnd, lnet: above }))
+        Some(Box::new(Luggage { bucket: b, lnds: below, lnet: above }))
     }
 }
 

@@ -267,7 +267,7 @@ impl Kernel {
         match h.body {
             LnetBody::Get { handle, match_bits: ping::MATCH_BITS, .. } => {
                 let mut info = Vec::new();
-                PingInfo::single(self.cfg.nid, h.dest_pid, 0x1e, 1).emit(&mut info);
+                PingInfo::new([self.cfg.nid], h.dest_pid, 0x1e, 1).emit(&mut info);
                 self.launch(net, LnetBody::Reply { handle }, info);
             }
             LnetBody::Get { handle, sink_length, .. } => {

@@ -8,6 +8,7 @@ use hugepages::RxFrag;
 use super::{Ev, Lend, Net, NoCopy, conn_id};
 use crate::node::Input;
 use crate::stream::{CloseWhy, Happened, Progress, SendMsg, StreamRx};
+use crate::wire::AcceptorReq;
 
 /// Bytes that arrive at once.
 const SEGMENT: usize = 32 << 10;
@@ -109,6 +110,8 @@ pub(super) struct Link {
     pub(super) silent: bool,
     /// Bytes to this end are lost: whoever sent them is gone, and sends none of them again.
     pub(super) lost: [bool; 2],
+    /// Network of the NI that was dialled, once the request for it has been pushed.
+    pub(super) network: Option<u16>,
 }
 
 impl std::ops::Index<usize> for Link {
@@ -265,6 +268,10 @@ impl Net {
     pub(super) fn push(&mut self, node: usize, (link, end): (usize, usize), msg: SendMsg) {
         assert_eq!(msg.lend.is_none(), msg.pay.is_empty(), "pages without a lend, or a lend without pages");
         assert!(!msg.hold || msg.lend.is_some());
+        let network = &mut self.links[link].network;
+        if end == 0 && network.is_none() {
+            *network = AcceptorReq::parse(&msg.hdr).ok().map(|(r, _)| r.target.net_num());
+        }
         let e = &mut self.links[link][end];
         assert!(!e.closed, "a push after the close");
         let mut bytes = msg.hdr.to_vec();

@@ -1,0 +1,82 @@
+//! The node's NIs, as LNet sees them: which one leads to a peer, and what messages by it hold.
+
+use std::collections::VecDeque;
+
+use super::Lnet;
+use crate::lnd::budget::Uses;
+use crate::lnd::{Config, Cx, Lnd, NiId};
+use crate::stream::slab::Key;
+use crate::wire::{Nid, ProcessId};
+
+/// An NI. Its LND has the same place in the list of those.
+#[derive(Debug)]
+pub(crate) struct Ni {
+    pub(super) nid: Nid,
+    /// What messages to all its peers hold of its credits and the lendings.
+    pub(super) uses: Uses,
+    /// Peers to whom an operation of our own waits for one of its credits.
+    pub(super) waiters: VecDeque<Key>,
+    /// Its LND goes down, and has let go of all connections.
+    pub(super) gone: bool,
+}
+
+impl Ni {
+    pub(super) fn all(cfg: &Config) -> Vec<Ni> {
+        let new = |nid| Ni { nid, uses: Uses::default(), waiters: VecDeque::new(), gone: false };
+        cfg.nids().map(new).collect()
+    }
+
+    /// Whether it has a way to `nid`: an interface has addresses of one family.
+    fn reaches(&self, nid: Nid) -> bool {
+        nid.same_net(self.nid) && nid.to_nid4().is_some() == self.nid.to_nid4().is_some()
+    }
+}
+
+impl Lnet {
+    /// Whether `nid` is this node.
+    #[inline]
+    pub(super) fn is_own(&self, nid: Nid) -> bool {
+        self.nis.iter().any(|n| n.nid == nid) || nid == Nid::LO
+    }
+
+    /// The NI's NID.
+    #[inline]
+    pub(super) fn nid_of(&self, ni: NiId) -> Nid {
+        self.nis.get(ni.index()).map_or(Nid::LO, |n| n.nid)
+    }
+
+    /// The NI by which a message goes to `target`: of several the one whose LND knows it, or the first. `None` where none
+    /// leads there.
+    #[inline]
+    pub(super) fn ni_to<L: Lnd<Lnet>>(&self, lnds: &[L], target: ProcessId) -> Option<NiId> {
+        let id = |at: usize| NiId(at as u8);
+        if let [ni] = &self.nis[..] {
+            return ni.reaches(target.nid).then_some(id(0));
+        }
+        let leads = |at: &usize| self.nis.get(*at).is_some_and(|n| n.reaches(target.nid));
+        let mut all = (0..self.nis.len()).filter(leads);
+        let knows = |at: &usize| lnds.get(*at).is_some_and(|l| l.find(target).is_some());
+        all.clone().find(knows).or_else(|| all.next()).map(id)
+    }
+
+    /// Whether the NI has a way to `nid`.
+    #[inline]
+    pub(super) fn reaches(&self, ni: NiId, nid: Nid) -> bool {
+        self.nis.get(ni.index()).is_some_and(|n| n.reaches(nid))
+    }
+
+    /// The LND of a peer.
+    pub(super) fn lnd_of<'a, L: Lnd<Lnet>>(&self, lnds: &'a mut [L], peer: Key) -> Option<&'a mut L> {
+        lnds.get_mut(self.peers.get(peer)?.ni.index())
+    }
+
+    /// Messages that hold one of an NI's credits, over all NIs.
+    pub(crate) fn credits_used(&self) -> usize {
+        self.nis.iter().map(|n| n.uses.credits as usize).sum()
+    }
+}
+
+/// Messages that an NI may have in flight.
+pub(super) fn credits(cx: &Cx, ni: NiId) -> u32 {
+    cx.cfg.nis.get(ni.index()).and_then(|n| n.credits).unwrap_or(cx.cfg.ni_credits)
+}
