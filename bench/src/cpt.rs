@@ -19,7 +19,6 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use transport::lnd::Shards;
 use transport::node::lcore::LcoreRt;
-use transport::node::links::Linked;
 use transport::node::{BuildError, Lcores, NoApp, NodeEnd, Shard, Turn};
 use transport::stream::{Bucket, ShardId};
 use transport::wire::Version;
@@ -196,7 +195,7 @@ impl Cpt {
     }
 }
 
-type Node<A> = Shard<Linked<LcoreRt<MemPort>>, A>;
+type Node<A> = Shard<LcoreRt<MemPort>, A>;
 
 /// The node of two lcores, and who sends to it.
 struct Bench {
@@ -235,8 +234,8 @@ impl Bench {
         let lcores = Lcores::new(LCORES, (mem.rx_buf * mem.rx_bufs) as u64, mem.rx_bufs);
         let node = builder(SERVER, &time).lcores(Lcores { queues: 1, ..lcores }).plan().map_err(said)?;
         let own = node.lcore(ShardId(0), stack(SERVER, b)?).map_err(said)?;
-        let queue = node.linked(ShardId(0), Some(own), server).map_err(said)?;
-        let other = node.linked(ShardId(1), None, NoApp).map_err(said)?;
+        let queue = node.meshed(ShardId(0), Some(own), server).map_err(said)?;
+        let other = node.meshed(ShardId(1), None, NoApp).map_err(said)?;
         let bucket = Bucket::of(IpAddr::V4(ip));
         Ok(Bench {
             ctl,

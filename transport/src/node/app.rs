@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::handover::{Lines, Served};
-use super::runtime::Work;
+use super::streams::Work;
 use crate::lnd::AppId;
 use crate::lnet::{Event, Op};
 
@@ -18,7 +18,7 @@ pub trait App {
     fn turn(&mut self, now: u64, ops: &mut Ops) -> Work;
     /// Something happened.
     fn event(&mut self, now: u64, app: AppId, ev: Event, ops: &mut Ops);
-    /// How long it lets the lcore sleep when nothing arrives, in ns; `None`: for as long as the runtime likes.
+    /// How long it lets the lcore sleep when nothing arrives, in ns; `None`: for as long as its streams allow.
     fn patience(&self) -> Option<u64> {
         None
     }

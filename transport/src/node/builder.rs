@@ -48,13 +48,13 @@ use dataplane::pkt::Port;
 use tcpstack::{Listen, ListenError, Stack};
 
 use super::app::App;
-use super::desk::Front;
+use super::desk::{Desk, Front, Inspect};
 use super::lcore::LcoreRt;
-use super::links::{Linked, Rings, relay_budget};
+use super::mesh::{Mesh, Rings, relay_budget};
 use super::run::{Control, Idle, NodeEnd, Order, Turn, run};
-use super::runtime::Runtime;
-use super::shard::Shard;
+use super::shard::{NotAlone, Shard};
 use super::sock::{self, SockConfig, SockError, SockRt};
+use super::streams::Streams;
 use crate::lnd::{Accept, Config, NIS_MAX, SHARDS_MAX, Shards};
 use crate::node::Machine;
 use crate::stream::ShardId;
@@ -394,7 +394,7 @@ impl NodeBuilder {
             let shard = make().and_then(|app| self.sockets(app).map_err(|e| e.to_string()));
             let shard = shard.inspect_err(|_| ctl.give(Order::Drain))?;
             drop(made);
-            // The runtime waits in the kernel.
+            // Its streams wait in the kernel.
             Ok(run(vec![Box::new(shard)], &ctl, Idle { spin: u32::MAX, yield_after: u32::MAX }))
         };
         let thread = thread("polls", turn)?;
@@ -454,10 +454,12 @@ impl Plan {
         Shards::new(me.0, lcores).map_err(|_| BuildError::NoSuchLcore { me: me.0, lcores })
     }
 
-    fn shard<R: Runtime, A: App>(&self, shards: Shards, rt: R, app: A) -> Shard<R, A> {
-        let machine = Machine::new(Config { shards, ..self.config.clone() });
-        let desk = self.front.as_ref().and_then(|f| f.desk(usize::from(shards.me().0)));
-        Shard::new(machine, rt, app).at(desk)
+    fn machine(&self, shards: Shards) -> Machine {
+        Machine::new(Config { shards, ..self.config.clone() })
+    }
+
+    fn desk(&self, me: ShardId) -> Option<Arc<Desk>> {
+        self.front.as_ref().and_then(|f| f.desk(usize::from(me.0)))
     }
 
     /// Streams of lcore `me` over `stack`, listening.
@@ -477,43 +479,48 @@ impl Plan {
     ///
     /// # Errors
     /// The node has several.
-    pub fn single<R: Runtime, A: App>(&self, rt: R, app: A) -> Result<Shard<R, A>, BuildError> {
-        match self.lcores.count {
-            1 => Ok(self.shard(Shards::SINGLE, rt, app)),
-            n => Err(BuildError::OneThread(n)),
-        }
+    pub fn single<S: Streams + Inspect, A: App>(
+        &self,
+        streams: S,
+        app: A,
+    ) -> Result<Shard<S, A>, BuildError> {
+        let shards = self.shards(ShardId(0))?;
+        let alone = Shard::alone(self.machine(shards), streams, app);
+        let several = |e: NotAlone| BuildError::OneThread(e.count);
+        Ok(alone.map_err(several)?.at(self.desk(ShardId(0))))
     }
 
     /// Shard `me`, over the streams of its own queue if it has one, and joined to the others.
     ///
     /// # Errors
     /// There is no such shard.
-    pub fn linked<R: Runtime, A: App>(
+    pub fn meshed<S: Streams + Inspect, A: App>(
         &self,
         me: ShardId,
-        own: Option<R>,
+        own: Option<S>,
         app: A,
-    ) -> Result<Shard<Linked<R>, A>, BuildError> {
+    ) -> Result<Shard<S, A>, BuildError> {
         let (shards, l, clock) = (self.shards(me)?, &self.lcores, self.clock.clone());
         let owners = (0..l.queues).map(ShardId).collect();
         let lend = relay_budget(l.rx_bytes, l.rx_bufs);
-        let rt = Linked::new(own, shards, owners, &self.rings, lend, Box::new(move || clock.now()));
-        Ok(self.shard(shards, rt.among(l.siblings(me)), app).balanced(l.balanced))
+        let mesh = Mesh::new(shards, owners, &self.rings, lend, move || clock.now()).among(l.siblings(me));
+        let shard = Shard::meshed(self.machine(shards), mesh, own, app);
+        Ok(shard.at(self.desk(me)).balanced(l.balanced))
     }
 
     /// Shard `me`, to be run: joined to others where there are any.
     ///
     /// # Errors
     /// There is no such shard.
-    pub fn turnable<R: Runtime + 'static, A: App + 'static>(
+    pub fn turnable<S: Streams + Inspect + 'static, A: App + 'static>(
         &self,
         me: ShardId,
-        own: Option<R>,
+        own: Option<S>,
         app: A,
     ) -> Result<Box<dyn Turn>, BuildError> {
         match own {
-            Some(rt) if self.lcores.count == 1 => Ok(Box::new(self.single(rt, app)?)),
-            own => Ok(Box::new(self.linked(me, own, app)?)),
+            Some(streams) if self.lcores.count == 1 => Ok(Box::new(self.single(streams, app)?)),
+            own => Ok(Box::new(self.meshed(me, own, app)?)),
         }
     }
 }

@@ -218,6 +218,22 @@ pub enum Ask {
     Tune(Change),
 }
 
+/// Looking in: an lcore's streams as somebody sees them who asks the node. Nothing here changes a stream.
+pub trait Inspect {
+    /// Counts.
+    fn counters(&self) -> RtCounters;
+
+    /// Adds a page of connections.
+    fn look(&mut self, page: &mut Page);
+
+    /// Names and values of what else is counted.
+    fn details(&self, f: &mut dyn FnMut(&'static str, u64));
+
+    /// Shows packets to `tap`, or to nobody; returns whom they were shown to so far, or `tap` where there are no
+    /// packets to show.
+    fn tap(&mut self, tap: Option<Box<TapEnd>>) -> Option<Box<TapEnd>>;
+}
+
 /// Between an lcore and those who ask it.
 pub type Desk = handover::Desk<Ask>;
 

@@ -18,13 +18,12 @@ use tcpstack::{CloseWhy as Why, Dial, Duplicate, FlowId, KeepAlive, PushError, S
 
 use self::conns::{Conn, Conns, Queued};
 use super::counters::RtCounters;
-use super::desk::{PAGE, Page, Row};
-use super::runtime::{Runtime, StreamCmd, Work};
+use super::desk::{Inspect, PAGE, Page, Row};
+use super::streams::{Sibling, Streams, Work};
 use super::unlent::{Dials, Unlent, must_leave};
 use crate::hash::OwnMap;
 use crate::lnd::Tcp;
 use crate::lnd::config::SEC;
-use crate::node::Input;
 use crate::stream::{
     Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Happened, LendId, Progress, SendMsg,
     ShardId, StreamRx,
@@ -311,7 +310,7 @@ impl<P: Port> LcoreRt<P> {
         }
     }
 
-    fn reap(&mut self, sink: &mut dyn FnMut(Input<'_>)) -> usize {
+    fn reap(&mut self, sink: &mut dyn FnMut(Happened<'_>)) -> usize {
         let (lends, mut n) = (&mut self.lends, 0);
         self.slab.reap(|token, _run| {
             let (key, serial) = (token as u32 as usize, (token >> 32) as u32);
@@ -321,12 +320,12 @@ impl<P: Port> LcoreRt<P> {
                 let id = l.id;
                 lends.remove(key);
                 n += 1;
-                sink(Input::Stream(Happened::Released(id)));
+                sink(Happened::Released(id));
             }
         });
         while let Some(lend) = self.orphans.pop_front() {
             n += 1;
-            sink(Input::Stream(Happened::Released(lend)));
+            sink(Happened::Released(lend));
         }
         n
     }
@@ -380,16 +379,13 @@ impl<P: Port> LcoreRt<P> {
 
     /// Tells what a connection came to, in the order of its stream: bytes, the peer's FIN, the end. The end waits until
     /// everything before it was taken, or the machine has closed.
-    fn tell_stream(&mut self, id: ConnId, sink: &mut dyn FnMut(Input<'_>)) -> usize {
+    fn tell_stream(&mut self, id: ConnId, sink: &mut dyn FnMut(Happened<'_>)) -> usize {
         let Some(c) = self.conns.get(id) else { return 0 };
         let (flow, mut n) = (c.flow, 0);
         c.listed = false;
         if std::mem::take(&mut c.ring) && !c.closing {
             n += 1;
-            sink(Input::Stream(Happened::Bytes(
-                id,
-                &mut View { stack: &mut self.stack, flow, rest: &mut c.rest },
-            )));
+            sink(Happened::Bytes(id, &mut View { stack: &mut self.stack, flow, rest: &mut c.rest }));
         }
         if c.fin && !c.fin_told && !c.closing {
             if c.rest.is_none() {
@@ -398,20 +394,20 @@ impl<P: Port> LcoreRt<P> {
             if c.rest.is_none() {
                 c.fin_told = true;
                 n += 1;
-                sink(Input::Stream(Happened::PeerFin(id)));
+                sink(Happened::PeerFin(id));
             }
         }
         if let Some(why) = c.gone.filter(|_| c.rest.is_none()) {
             n += 1;
             self.remove(id);
-            sink(Input::Stream(Happened::Closed(id, why)));
+            sink(Happened::Closed(id, why));
         } else if (c.gone.is_some() || c.ended && (c.rest.is_some() || self.stack.unread(flow)))
             && !(c.end_told || c.closing)
         {
             // Not all was taken: whether it ever will be is the machine's to say.
             c.end_told = true;
             n += 1;
-            sink(Input::Stream(Happened::Ended(id)));
+            sink(Happened::Ended(id));
         }
         n
     }
@@ -428,7 +424,7 @@ impl<P: Port> LcoreRt<P> {
     }
 }
 
-impl<P: Port> Runtime for LcoreRt<P> {
+impl<P: Port> Streams for LcoreRt<P> {
     fn now(&self) -> u64 {
         self.clock.now()
     }
@@ -472,34 +468,33 @@ impl<P: Port> Runtime for LcoreRt<P> {
         }
     }
 
-    fn command(&mut self, id: ConnId, cmd: StreamCmd) {
-        match cmd {
-            StreamCmd::Send(m) => self.send(id, m),
-            StreamCmd::Unhold(lend) => {
-                if let Some(l) = self.held.remove(&lend).and_then(|key| self.lends.get_mut(key)) {
-                    l.hold.clear();
-                }
-            }
-            StreamCmd::Read => self.touch(id, |c| c.ring = true),
-            StreamCmd::Close(how) => {
-                let how = match how {
-                    Close::Fin => tcpstack::Close::Both,
-                    Close::Abort => tcpstack::Close::Abort,
-                };
-                let Some(c) = self.conns.get(id) else { return };
-                let flow = c.flow;
-                // Whoever closes takes nothing more, and what found no room is not sent.
-                c.closing = true;
-                c.rest = None;
-                c.waiting = VecDeque::new();
-                self.unlent.close(id, &mut self.orphans);
-                self.stack.close(flow, how);
-                self.touch(id, |_| ());
-            }
+    fn unhold(&mut self, _: ConnId, lend: LendId) {
+        if let Some(l) = self.held.remove(&lend).and_then(|key| self.lends.get_mut(key)) {
+            l.hold.clear();
         }
     }
 
-    fn turn(&mut self, sink: &mut dyn FnMut(Input<'_>)) -> Work {
+    fn read(&mut self, id: ConnId) {
+        self.touch(id, |c| c.ring = true);
+    }
+
+    fn close(&mut self, id: ConnId, how: Close) {
+        let how = match how {
+            Close::Fin => tcpstack::Close::Both,
+            Close::Abort => tcpstack::Close::Abort,
+        };
+        let Some(c) = self.conns.get(id) else { return };
+        let flow = c.flow;
+        // Whoever closes takes nothing more, and what found no room is not sent.
+        c.closing = true;
+        c.rest = None;
+        c.waiting = VecDeque::new();
+        self.unlent.close(id, &mut self.orphans);
+        self.stack.close(flow, how);
+        self.touch(id, |_| ());
+    }
+
+    fn turn(&mut self, sink: &mut dyn FnMut(Happened<'_>)) -> Work {
         self.now = self.clock.now();
         let busy = self.stack.poll(self.now);
         self.gather();
@@ -512,7 +507,7 @@ impl<P: Port> Runtime for LcoreRt<P> {
         for id in &touched {
             if let Some(p) = self.conns.get(*id).and_then(|c| c.progress.take()) {
                 n += 1;
-                sink(Input::Stream(Happened::Progress(*id, p)));
+                sink(Happened::Progress(*id, p));
             }
         }
         // A slot's earlier connection ends before the next one begins.
@@ -525,11 +520,11 @@ impl<P: Port> Runtime for LcoreRt<P> {
         }
         while let Some((dial, why)) = self.failed.pop_front() {
             n += 1;
-            sink(Input::Stream(Happened::DialFailed(dial, why)));
+            sink(Happened::DialFailed(dial, why));
         }
         while let Some((id, info)) = self.opened.pop_front() {
             n += 1;
-            sink(Input::Stream(Happened::Opened(id, info)));
+            sink(Happened::Opened(id, info));
         }
         for id in &touched {
             n += self.tell_stream(*id, sink);
@@ -563,14 +558,6 @@ impl<P: Port> Runtime for LcoreRt<P> {
         }
     }
 
-    fn tell(&mut self) -> Option<(u16, SiblingMsg)> {
-        self.stack.tell()
-    }
-
-    fn hear(&mut self, msg: SiblingMsg) {
-        self.stack.hear(self.now, msg);
-    }
-
     fn abort_all(&mut self) {
         self.stack.abort_all();
     }
@@ -579,8 +566,27 @@ impl<P: Port> Runtime for LcoreRt<P> {
         self.stack.set_keepalive(keepalive(tcp));
     }
 
+    fn sibling(&mut self) -> Option<&mut dyn Sibling> {
+        Some(self)
+    }
+}
+
+impl<P: Port> Sibling for LcoreRt<P> {
+    fn tell(&mut self) -> Option<(u16, SiblingMsg)> {
+        self.stack.tell()
+    }
+
+    fn hear(&mut self, msg: SiblingMsg) {
+        self.stack.hear(self.now, msg);
+    }
+}
+
+impl<P: Port> Inspect for LcoreRt<P> {
     fn look(&mut self, page: &mut Page) {
-        self.look_at(page);
+        let first = page.step(self.stack.slots() as usize) as u32;
+        for (flow, stats) in self.stack.connections(first, PAGE as u32) {
+            page.add(Row { conn: conn_id(self.shard, flow), stats, kernel: false });
+        }
     }
 
     fn details(&self, f: &mut dyn FnMut(&'static str, u64)) {
@@ -610,15 +616,6 @@ impl<P: Port> Runtime for LcoreRt<P> {
             nudges: self.late.counters().nudges,
             conns: self.conns.len() as u64,
             ..self.counters
-        }
-    }
-}
-
-impl<P: Port> LcoreRt<P> {
-    fn look_at(&self, page: &mut Page) {
-        let first = page.step(self.stack.slots() as usize) as u32;
-        for (flow, stats) in self.stack.connections(first, PAGE as u32) {
-            page.add(Row { conn: conn_id(self.shard, flow), stats, kernel: false });
         }
     }
 }

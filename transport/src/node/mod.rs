@@ -1,15 +1,15 @@
-//! Nodes that run: a protocol machine, a runtime that carries its streams, and the applications on it.
+//! Nodes that run: a protocol machine, the streams that it uses, and the applications on it.
 //!
 //! * [`machine`]: LNet and its LNDs on one shard, without anything that runs them.
-//! * [`builder`]: where a node is assembled, over any of the runtimes.
-//! * [`shard`]: the loop of one lcore, the same over every runtime.
-//! * [`runtime`]: the seam. [`sock`] carries streams over kernel sockets, [`lcore`] over a TCP stack on a NIC
-//!   queue or, with an in-memory port and virtual time, a simulated network; [`links`] joins shards, and [`moving`]
-//!   moves peers between them, as [`balance`] sees fit.
+//! * [`builder`]: where a node is assembled, over any kind of streams.
+//! * [`shard`]: the loop of one lcore, the same over every kind of streams, alone or among others.
+//! * [`streams`]: the seam. [`sock`] carries streams over kernel sockets, [`lcore`] over a TCP stack on a NIC
+//!   queue or, with an in-memory port and virtual time, a simulated network.
+//! * [`mesh`]: what crosses shards; `moving` moves peers between them, as [`balance`] sees fit.
 //! * [`app`]: what uses the node, on its lcore or behind rings.
-//! * [`desk`]: asking a node while it runs.
+//! * [`desk`]: looking at a node while it runs.
 //! * `handover`: the flags and rings between its threads.
-//! * `unlent`: messages that wait for lendings, of both runtimes.
+//! * `unlent`: messages that wait for lendings, of both kinds of streams.
 //! * [`mod@run`]: threads, signals, drain, idling, and what happens when an lcore panics.
 
 #[cfg(feature = "node")]
@@ -26,19 +26,19 @@ pub mod desk;
 mod handover;
 #[cfg(feature = "node")]
 pub mod lcore;
-#[cfg(feature = "node")]
-pub mod links;
 pub mod machine;
 #[cfg(feature = "node")]
-pub mod moving;
+pub mod mesh;
+#[cfg(feature = "node")]
+mod moving;
 #[cfg(feature = "node")]
 pub mod run;
-#[cfg(feature = "node")]
-pub mod runtime;
 #[cfg(feature = "node")]
 pub mod shard;
 #[cfg(feature = "node")]
 pub mod sock;
+#[cfg(feature = "node")]
+pub mod streams;
 #[cfg(feature = "node")]
 mod unlent;
 
@@ -48,10 +48,12 @@ pub use app::{App, Beside, Handle, NoApp, Ops, RingApp, Seat, Sitting, beside, r
 pub use builder::{BuildError, Lcores, NodeBuilder, Plan, Running};
 #[cfg(feature = "node")]
 pub use counters::RtCounters;
+#[cfg(feature = "node")]
+pub use desk::Inspect;
 pub use machine::{BesideError, Gauges, Input, Luggage, Machine, MsgBox, Output};
 #[cfg(feature = "node")]
 pub use run::{Control, Idle, NodeEnd, Order, Turn, run};
 #[cfg(feature = "node")]
-pub use runtime::{Runtime, StreamCmd, Work};
+pub use shard::{NotAlone, Shard};
 #[cfg(feature = "node")]
-pub use shard::Shard;
+pub use streams::{Sibling, Streams, Work};

@@ -144,28 +144,6 @@ pub(super) struct StreamLeft {
     pub(super) closing: bool,
 }
 
-/// A runtime that can move peers between shards. A bucket goes out in steps, so that the machine is asked only when
-/// nothing of its own is under way: [`Mover::propose`], then [`Mover::ready`] until it names the bucket, then
-/// [`Mover::part`] or [`Mover::stay`].
-pub trait Mover {
-    /// Begins to move a bucket; `false` while another is on its way.
-    fn propose(&mut self, b: Bucket, to: ShardId) -> bool;
-    /// The bucket that may be packed now.
-    fn ready(&mut self) -> Option<(Bucket, ShardId)>;
-    /// Here it is, packed.
-    fn part(&mut self, luggage: Box<Luggage>);
-    /// It cannot go.
-    fn stay(&mut self);
-    /// The shard goes down: waits for nobody any more.
-    fn closing(&mut self);
-    /// Tells the shards of the same CPT how busy this one was, in thousandths.
-    fn tell_busy(&mut self, permille: u32);
-    /// Bytes copied and summed here for other homes, since the start.
-    fn helped_bytes(&self) -> u64;
-    /// The shards of the same CPT, and how busy they last said they were.
-    fn siblings(&self) -> &[(ShardId, u32)];
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::app::App;
 use super::counters::RtCounters;
-use super::runtime::{Runtime, Work};
+use super::desk::Inspect;
 use super::shard::Shard;
+use super::streams::{Streams, Work};
 use crate::lnd::Counters;
 
 /// What a node came to.
@@ -34,7 +35,7 @@ pub trait Turn {
     fn shut_down(&mut self);
     /// See [`Shard::is_down`].
     fn is_down(&self) -> bool;
-    /// Waits for something to arrive, if the runtime can.
+    /// Waits for something to arrive, where streams can be waited for.
     fn wait(&mut self);
     /// Tells peers that it is over: nothing else is called after this.
     fn fail(&mut self);
@@ -42,7 +43,7 @@ pub trait Turn {
     fn end(&self) -> NodeEnd;
 }
 
-impl<R: Runtime, A: App> Turn for Shard<R, A> {
+impl<S: Streams + Inspect, A: App> Turn for Shard<S, A> {
     fn turn(&mut self) -> Work {
         Shard::turn(self)
     }
@@ -53,16 +54,15 @@ impl<R: Runtime, A: App> Turn for Shard<R, A> {
         Shard::is_down(self)
     }
     fn wait(&mut self) {
-        let until = self.deadline();
-        self.rt.wait(until);
+        Shard::wait(self);
     }
     fn fail(&mut self) {
-        self.rt.abort_all();
+        self.abort_all();
     }
     fn end(&self) -> NodeEnd {
         NodeEnd {
             proto: self.machine.tally(),
-            rt: self.rt.counters(),
+            rt: self.counters(),
             clean: Shard::is_down(self),
             left: self.left(),
         }

@@ -1,4 +1,4 @@
-//! One shard: a machine, its streams and its applications, turned by one thread.
+//! One shard: a machine, its streams, its mesh to other shards and its applications, turned by one thread.
 //! [`NodeBuilder`](super::NodeBuilder) makes it.
 
 use std::collections::VecDeque;
@@ -6,19 +6,70 @@ use std::sync::Arc;
 
 use super::app::{App, Ops};
 use super::balance::{Balancer, Sight};
-use super::desk::{Ask, Attended, Desk, Pace};
-use super::runtime::{Runtime, StreamCmd, Work};
-use crate::lnd::AppId;
+use super::counters::RtCounters;
+use super::desk::{Ask, Attended, Desk, Inspect, Pace};
+use super::mesh::Mesh;
+use super::streams::{Streams, Work};
+use crate::lnd::{AppId, Shards};
 use crate::lnet::{Event, Op};
 use crate::node::{BesideError, Input, Machine};
-use crate::stream::{Action, Bucket, Protocol, ShardId};
+use crate::stream::{Bucket, Protocol, ShardId};
 
-/// The whole loop of an lcore, the same over every runtime.
-pub struct Shard<R: Runtime, A: App> {
+/// All that a machine has to do with: streams, and the other shards of its node where there are any.
+enum Outside<S> {
+    /// Streams alone: the node has no other shard.
+    Alone(S),
+    /// A mesh to the other shards, and the streams of the lcore's own queue if it owns one.
+    Meshed(Box<Mesh>, Option<S>),
+}
+
+impl<S> Outside<S> {
+    fn streams(&self) -> Option<&S> {
+        match self {
+            Outside::Alone(s) => Some(s),
+            Outside::Meshed(_, own) => own.as_ref(),
+        }
+    }
+
+    fn streams_mut(&mut self) -> Option<&mut S> {
+        match self {
+            Outside::Alone(s) => Some(s),
+            Outside::Meshed(_, own) => own.as_mut(),
+        }
+    }
+
+    fn mesh(&self) -> Option<&Mesh> {
+        match self {
+            Outside::Alone(_) => None,
+            Outside::Meshed(mesh, _) => Some(mesh),
+        }
+    }
+
+    fn mesh_mut(&mut self) -> Option<&mut Mesh> {
+        match self {
+            Outside::Alone(_) => None,
+            Outside::Meshed(mesh, _) => Some(mesh),
+        }
+    }
+}
+
+/// A machine whose configuration names other shards cannot be alone: it would have mail for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "shard {me} of {count} cannot be alone: join it to the others with Shard::meshed, or configure Shards::SINGLE"
+)]
+pub struct NotAlone {
+    /// Its number.
+    pub me: u16,
+    /// How many shards its node has.
+    pub count: u16,
+}
+
+/// The whole loop of an lcore, the same over every kind of streams.
+pub struct Shard<S: Streams + Inspect, A: App> {
     /// Protocol.
     pub machine: Machine,
-    /// Streams.
-    pub rt: R,
+    outside: Outside<S>,
     /// What uses the node.
     pub app: A,
     ops: Ops,
@@ -35,13 +86,29 @@ pub struct Shard<R: Runtime, A: App> {
 /// cannot keep the streams from being served.
 const OPS_A_TURN: usize = 256;
 
-impl<R: Runtime, A: App> Shard<R, A> {
-    /// A shard.
-    pub fn new(machine: Machine, rt: R, app: A) -> Shard<R, A> {
+impl<S: Streams + Inspect, A: App> Shard<S, A> {
+    /// The only shard of a node.
+    ///
+    /// # Errors
+    /// [`NotAlone`]: the machine's configuration names others.
+    pub fn alone(machine: Machine, streams: S, app: A) -> Result<Shard<S, A>, NotAlone> {
+        let Shards { me, count } = machine.config().shards;
+        if count != 1 {
+            return Err(NotAlone { me: me.0, count });
+        }
+        Ok(Shard::new(machine, Outside::Alone(streams), app))
+    }
+
+    /// A shard among others, with the streams of its own queue if it owns one.
+    pub fn meshed(machine: Machine, mesh: Mesh, own: Option<S>, app: A) -> Shard<S, A> {
+        Shard::new(machine, Outside::Meshed(Box::new(mesh), own), app)
+    }
+
+    fn new(machine: Machine, outside: Outside<S>, app: A) -> Shard<S, A> {
         let me = machine.config().shards.me;
         Shard {
             machine,
-            rt,
+            outside,
             app,
             ops: Ops::new(),
             own: VecDeque::new(),
@@ -53,20 +120,36 @@ impl<R: Runtime, A: App> Shard<R, A> {
         }
     }
 
+    /// The streams of its own queue; `None` where it owns none.
+    pub fn streams(&mut self) -> Option<&mut S> {
+        self.outside.streams_mut()
+    }
+
+    /// The time in ns.
+    pub fn now(&self) -> u64 {
+        match &self.outside {
+            Outside::Alone(s) => s.now(),
+            Outside::Meshed(mesh, _) => mesh.now(),
+        }
+    }
+
     /// One turn: receive, time, applications, act, send.
     pub fn turn(&mut self) -> Work {
-        let now = self.rt.now();
+        let now = self.now();
         self.pace.begin(now);
         if self.desk.as_ref().is_some_and(|d| d.0.asked()) {
             self.answer();
         }
         let machine = &mut self.machine;
-        let mut work = self.rt.turn(&mut |input| machine.handle(now, input));
+        let mut work = match &mut self.outside {
+            Outside::Alone(s) => s.turn(&mut |happened| machine.handle(now, Input::Stream(happened))),
+            Outside::Meshed(mesh, own) => mesh.turn(own, &mut |input| machine.handle(now, input)),
+        };
         if self.machine.deadline().is_some_and(|t| t <= now) {
             self.machine.handle(now, Input::Timer);
             work = work.and(Work::Busy(1));
         }
-        while let Some((app, ev)) = self.rt.posted_event() {
+        while let Some((app, ev)) = self.outside.mesh_mut().and_then(Mesh::posted_event) {
             self.event(now, app, ev);
         }
         // Applications hear what came in before they are asked for more: their next message then leaves in this turn,
@@ -84,38 +167,37 @@ impl<R: Runtime, A: App> Shard<R, A> {
         }
         self.act(now);
         self.balance(now);
-        let work = work.and(self.part(now)).and(self.rt.flush());
+        let work = work.and(self.part(now)).and(self.flush());
         self.pace.end(work.is_busy());
         work
     }
 
     /// Lets the shard give peers to idle shards of its CPT when it is busy.
     #[must_use]
-    pub fn balanced(mut self, on: bool) -> Shard<R, A> {
+    pub fn balanced(mut self, on: bool) -> Shard<S, A> {
         self.balancer = on.then(Balancer::default);
         self
     }
 
     fn balance(&mut self, now: u64) {
         let Some(balancer) = self.balancer.as_mut().filter(|b| b.due(now)) else { return };
-        let homes_only = !self.rt.owns_streams();
-        let Some(mover) = self.rt.mover() else { return };
+        let Outside::Meshed(mesh, own) = &mut self.outside else { return };
         let (machine, me) = (&self.machine, self.me);
         let sight = Sight {
             pace: self.pace,
             load: machine.load(),
             mine: &|b| machine.home_of(b) == me,
-            homes_only,
+            homes_only: own.is_none(),
             me,
-            siblings: mover.siblings(),
-            helped: mover.helped_bytes(),
+            siblings: mesh.siblings(),
+            helped: mesh.helped_bytes(),
         };
         let look = balancer.look(now, &sight);
-        mover.tell_busy(look.own);
+        mesh.tell_busy(look.own);
         if let Some((b, to)) = look.give
             && machine.may_leave(b)
         {
-            mover.propose(b, to);
+            mesh.propose(b, to);
         }
         self.machine.share(look.share);
     }
@@ -129,16 +211,16 @@ impl<R: Runtime, A: App> Shard<R, A> {
     /// Moves a bucket of peers whose home is here to another shard; `false` while another one is on its way, or when
     /// it cannot be moved.
     pub fn move_home(&mut self, b: Bucket, to: ShardId) -> bool {
-        self.machine.may_leave(b) && self.rt.mover().is_some_and(|m| m.propose(b, to))
+        self.machine.may_leave(b) && self.outside.mesh_mut().is_some_and(|m| m.propose(b, to))
     }
 
     /// Hands over the bucket that may go now: nothing about it is under way here at this moment.
     fn part(&mut self, now: u64) -> Work {
-        let Some(mover) = self.rt.mover() else { return Work::Idle };
-        let Some((b, to)) = mover.ready() else { return Work::Idle };
+        let Some(mesh) = self.outside.mesh_mut() else { return Work::Idle };
+        let Some((b, to)) = mesh.ready() else { return Work::Idle };
         match self.machine.leave(now, b, to) {
-            Some(luggage) => mover.part(luggage),
-            None => mover.stay(),
+            Some(luggage) => mesh.part(luggage),
+            None => mesh.stay(),
         }
         self.act(now);
         Work::Busy(1)
@@ -148,14 +230,14 @@ impl<R: Runtime, A: App> Shard<R, A> {
     ///
     /// # Errors
     /// As [`Machine::with`].
-    pub fn with(mut self, port: u16, protocol: Box<dyn Protocol + Send>) -> Result<Shard<R, A>, BesideError> {
+    pub fn with(mut self, port: u16, protocol: Box<dyn Protocol + Send>) -> Result<Shard<S, A>, BesideError> {
         self.machine = self.machine.with(port, protocol)?;
         Ok(self)
     }
 
     /// Lets others look at the shard while it runs, through `desk`.
     #[must_use]
-    pub fn at(mut self, desk: Option<Arc<Desk>>) -> Shard<R, A> {
+    pub fn at(mut self, desk: Option<Arc<Desk>>) -> Shard<S, A> {
         self.desk = desk.map(Attended);
         self
     }
@@ -163,49 +245,94 @@ impl<R: Runtime, A: App> Shard<R, A> {
     fn answer(&mut self) {
         let Some(desk) = self.desk.as_ref().map(|d| d.0.clone()) else { return };
         desk.answer(|ask| match ask {
-            Ask::Page(page) => self.rt.look(page),
+            Ask::Page(page) => match self.outside.streams_mut() {
+                Some(s) => s.look(page),
+                None => page.from = None,
+            },
             Ask::Peers(peers) => peers.fill(&self.machine),
             Ask::Counts(c) => {
-                (c.proto, c.rt, c.pace) = (self.machine.tally(), self.rt.counters(), self.pace);
-                self.rt.details(&mut |name, n| c.add(name, n));
+                (c.proto, c.rt, c.pace) = (self.machine.tally(), self.counters(), self.pace);
+                self.details(&mut |name, n| c.add(name, n));
             }
-            Ask::Tap(tap) => *tap = self.rt.tap(tap.take()),
+            Ask::Tap(tap) => {
+                if let Some(s) = self.outside.streams_mut() {
+                    *tap = s.tap(tap.take());
+                }
+            }
             Ask::Config(c) => c.as_mut().clone_from(self.machine.config()),
             Ask::Tune(change) => {
                 self.machine.tune(change);
-                self.rt.tune(&self.machine.config().tcp);
+                if let Some(s) = self.outside.streams_mut() {
+                    s.tune(&self.machine.config().tcp);
+                }
             }
         });
+    }
+
+    /// Counts of what carries the streams.
+    pub fn counters(&self) -> RtCounters {
+        let mut c = self.outside.streams().map(Inspect::counters).unwrap_or_default();
+        c.rx_lent_out += self.outside.mesh().map_or(0, Mesh::rx_lent_out);
+        c
+    }
+
+    /// Names and values of what else is counted, of the streams and of the mesh.
+    pub fn details(&self, f: &mut dyn FnMut(&'static str, u64)) {
+        if let Some(s) = self.outside.streams() {
+            s.details(f);
+        }
+        if let Some(mesh) = self.outside.mesh() {
+            mesh.details(f);
+        }
     }
 
     /// Does what the machine wants: on streams first, since what is done there leads to nothing new in this turn.
     fn act(&mut self, now: u64) {
         loop {
-            while let Some(action) = self.machine.action() {
-                match action {
-                    Action::Dial(d) => self.rt.dial(&d),
-                    Action::Send(c, m) => self.rt.send(c, m),
-                    Action::Unhold(c, l) => self.rt.command(c, StreamCmd::Unhold(l)),
-                    Action::Read(c) => self.rt.command(c, StreamCmd::Read),
-                    Action::Close(c, how) => self.rt.command(c, StreamCmd::Close(how)),
+            match &mut self.outside {
+                Outside::Alone(s) => {
+                    while let Some(action) = self.machine.action() {
+                        s.act(action);
+                    }
+                }
+                Outside::Meshed(mesh, own) => {
+                    while let Some(action) = self.machine.action() {
+                        mesh.act(own, action);
+                    }
                 }
             }
-            if let Some(e) = self.machine.event() {
-                let (app, at) = e.0.home();
-                if at == self.me {
-                    self.event(now, app, e.1);
-                } else {
-                    self.rt.post_event(at, app, e.1);
+            if let Some((id, ev)) = self.machine.event() {
+                let (app, at) = id.home();
+                match &mut self.outside {
+                    Outside::Meshed(mesh, _) if at != self.me => mesh.post_event(at, app, ev),
+                    _ => self.event(now, app, ev),
                 }
-            } else if let Some((to, m)) = self.machine.mail() {
-                self.rt.post(to, m);
+            } else if let Outside::Meshed(mesh, _) = &mut self.outside
+                && let Some((to, m)) = self.machine.mail()
+            {
+                mesh.post(to, m);
             } else if let Some(b) = self.machine.offer() {
-                if let Some(mut b) = self.rt.offer(b) {
+                let kept = match &mut self.outside {
+                    Outside::Alone(_) => Some(b),
+                    Outside::Meshed(mesh, _) => mesh.offer(b),
+                };
+                if let Some(mut b) = kept {
                     b.run(u32::MAX);
                     self.machine.handle(now, Input::Boxed(b));
                 }
             } else {
                 return;
+            }
+        }
+    }
+
+    /// Sends what was asked for in this turn: first mail, then frames.
+    fn flush(&mut self) -> Work {
+        match &mut self.outside {
+            Outside::Alone(s) => s.flush(),
+            Outside::Meshed(mesh, own) => {
+                mesh.flush();
+                own.as_mut().map_or(Work::Idle, Streams::flush)
             }
         }
     }
@@ -221,23 +348,28 @@ impl<R: Runtime, A: App> Shard<R, A> {
     /// Starts the way down: no new operations, what waits fails, connections close.
     pub fn shut_down(&mut self) {
         self.own.push_back(Op::Shutdown { tag: 0 });
-        if let Some(m) = self.rt.mover() {
-            m.closing();
+        if let Some(mesh) = self.outside.mesh_mut() {
+            mesh.closing();
         }
     }
 
     /// Whether the way down has ended: no connection, no lend, nothing that another shard needs.
     pub fn is_down(&self) -> bool {
-        self.down && self.rt.settled()
+        self.down && self.settled()
     }
 
-    /// What keeps the shard from being down, by gauge: of the machine's what the shutdown waits for, of the runtime's
+    /// Whether no other shard needs this one any more.
+    fn settled(&self) -> bool {
+        self.outside.mesh().is_none_or(Mesh::settled)
+    }
+
+    /// What keeps the shard from being down, by gauge: of the machine's what the shutdown waits for, of the streams'
     /// what has not come home.
     pub fn left(&self) -> Vec<(&'static str, u64)> {
         if self.is_down() {
             return Vec::new();
         }
-        let (g, rt) = (self.machine.gauges(), self.rt.counters());
+        let (g, rt) = (self.machine.gauges(), self.counters());
         let all = [
             ("conns", g.conns as u64),
             ("lends", g.lends as u64),
@@ -248,14 +380,31 @@ impl<R: Runtime, A: App> Shard<R, A> {
             ("streams", rt.conns),
             ("lendings_out", rt.lendings_out),
             ("rx_lent_out", rt.rx_lent_out),
-            ("other_lcores", u64::from(!self.rt.settled())),
+            ("other_lcores", u64::from(!self.settled())),
         ];
         all.into_iter().filter(|(_, n)| *n > 0).collect()
     }
 
     /// When the next turn is due if nothing arrives, in ns.
     pub fn deadline(&self) -> Option<u64> {
-        let app = self.app.patience().map(|ns| self.rt.now().saturating_add(ns));
-        [self.machine.deadline(), self.rt.deadline(), app].into_iter().flatten().min()
+        let app = self.app.patience().map(|ns| self.now().saturating_add(ns));
+        let mesh = self.outside.mesh().filter(|m| m.has_work()).map(|_| 0);
+        let streams = self.outside.streams().and_then(Streams::deadline);
+        [self.machine.deadline(), mesh, streams, app].into_iter().flatten().min()
+    }
+
+    /// Waits for something to arrive, until the deadline at the latest. Where streams can only be polled it returns at once.
+    pub fn wait(&mut self) {
+        let until = self.deadline();
+        if let Some(s) = self.outside.streams_mut() {
+            s.wait(until);
+        }
+    }
+
+    /// Ends every stream at once, as far as peers can still be told: for a shard that will not be turned again.
+    pub fn abort_all(&mut self) {
+        if let Some(s) = self.outside.streams_mut() {
+            s.abort_all();
+        }
     }
 }

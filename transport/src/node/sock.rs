@@ -14,6 +14,7 @@ use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use dataplane::tap::TapEnd;
 use hugepages::{HeapRxPool, LendSlab, Lent};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
@@ -25,12 +26,11 @@ pub use self::config::{Idle, SockConfig, SockError};
 use self::config::{is_exhausted, remedy};
 use self::conn::{Conn, EINPROGRESS, Stage, TxItem, View, close_why, dial_error};
 use super::counters::RtCounters;
-use super::desk::Page;
-use super::runtime::{Runtime, StreamCmd, Work};
+use super::desk::{Inspect, Page};
+use super::streams::{Sibling, Streams, Work};
 use super::unlent::{Dials, Unlent, must_leave};
 use crate::hash::OwnMap;
 use crate::lnd::Tcp;
-use crate::node::Input;
 use crate::stream::{
     Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Happened, LendId, Progress, SendMsg,
 };
@@ -380,7 +380,7 @@ impl SockRt {
 
     /// Reads what connections have, and gives it to the machine as it comes: what that does not take stays one buffer a
     /// connection, and holds the socket back. That is the flow control.
-    fn read_some(&mut self, sink: &mut dyn FnMut(Input<'_>)) -> usize {
+    fn read_some(&mut self, sink: &mut dyn FnMut(Happened<'_>)) -> usize {
         let mut n = 0;
         let short = self.unread_by_host();
         for c in self.conns.iter_mut().flatten() {
@@ -389,7 +389,7 @@ impl SockRt {
             }
             if std::mem::take(&mut c.ring) && !c.rx.is_empty() && c.close.is_none() {
                 n += 1;
-                sink(Input::Stream(Happened::Bytes(c.id, &mut View(&mut c.rx))));
+                sink(Happened::Bytes(c.id, &mut View(&mut c.rx)));
             }
             let mut got = 0;
             while got < READ_A_TURN && c.readable && c.rx.is_empty() && c.dead.is_none() && !c.eof {
@@ -413,7 +413,7 @@ impl SockRt {
                         let small = (k <= SMALL_READ).then(|| self.small.copy_of(read)).flatten();
                         c.rx.push_back(small.unwrap_or_else(|| buf.into_frag(0, k as u32)));
                         if c.close.is_none() {
-                            sink(Input::Stream(Happened::Bytes(c.id, &mut View(&mut c.rx))));
+                            sink(Happened::Bytes(c.id, &mut View(&mut c.rx)));
                         }
                         let full = k == ask;
                         if full && c.rx.is_empty() {
@@ -432,13 +432,13 @@ impl SockRt {
             if c.eof && c.rx.is_empty() && !c.eof_told && c.close.is_none() {
                 c.eof_told = true;
                 n += 1;
-                sink(Input::Stream(Happened::PeerFin(c.id)));
+                sink(Happened::PeerFin(c.id));
             }
             // The kernel tells of a RST when it is read up to that, which a machine that waits for the peer never does.
             if c.ended && !c.end_told && !c.rx.is_empty() && c.dead.is_none() && c.close.is_none() {
                 c.end_told = true;
                 n += 1;
-                sink(Input::Stream(Happened::Ended(c.id)));
+                sink(Happened::Ended(c.id));
             }
         }
         n
@@ -495,7 +495,7 @@ impl SockRt {
         }
     }
 
-    fn reap(&mut self, sink: &mut dyn FnMut(Input<'_>)) {
+    fn reap(&mut self, sink: &mut dyn FnMut(Happened<'_>)) {
         let runs = &mut self.runs;
         self.slab.reap(|token, _run| {
             let lend = LendId(token);
@@ -506,15 +506,15 @@ impl SockRt {
                 }
                 runs.remove(&lend);
             }
-            sink(Input::Stream(Happened::Released(lend)));
+            sink(Happened::Released(lend));
         });
         while let Some(lend) = self.orphans.pop_front() {
-            sink(Input::Stream(Happened::Released(lend)));
+            sink(Happened::Released(lend));
         }
     }
 }
 
-impl Runtime for SockRt {
+impl Streams for SockRt {
     fn now(&self) -> u64 {
         self.clock.now()
     }
@@ -536,33 +536,30 @@ impl Runtime for SockRt {
         }
     }
 
-    fn command(&mut self, id: ConnId, cmd: StreamCmd) {
-        match cmd {
-            StreamCmd::Send(m) => self.send(id, m),
-            StreamCmd::Unhold(lend) => {
-                if let Some(h) = self.holds.remove(&lend) {
-                    debug_assert_eq!(h.lend, lend);
-                    drop(h.lents);
-                }
-            }
-            StreamCmd::Read => {
-                if let Some(c) = self.conn(id) {
-                    c.ring = true;
-                }
-            }
-            StreamCmd::Close(how) => {
-                self.unlent.close(id, &mut self.orphans);
-                if let Some(c) = self.conn(id) {
-                    c.close = Some(how);
-                    if how == Close::Abort {
-                        c.dead = Some(CloseWhy::Local);
-                    }
-                }
+    fn unhold(&mut self, _: ConnId, lend: LendId) {
+        if let Some(h) = self.holds.remove(&lend) {
+            debug_assert_eq!(h.lend, lend);
+            drop(h.lents);
+        }
+    }
+
+    fn read(&mut self, id: ConnId) {
+        if let Some(c) = self.conn(id) {
+            c.ring = true;
+        }
+    }
+
+    fn close(&mut self, id: ConnId, how: Close) {
+        self.unlent.close(id, &mut self.orphans);
+        if let Some(c) = self.conn(id) {
+            c.close = Some(how);
+            if how == Close::Abort {
+                c.dead = Some(CloseWhy::Local);
             }
         }
     }
 
-    fn turn(&mut self, sink: &mut dyn FnMut(Input<'_>)) -> Work {
+    fn turn(&mut self, sink: &mut dyn FnMut(Happened<'_>)) -> Work {
         if !std::mem::take(&mut self.polled) {
             self.poll_kernel(Some(Duration::ZERO));
         }
@@ -577,19 +574,19 @@ impl Runtime for SockRt {
         self.end_dials(now);
         while let Some((dial, why)) = self.failed.pop_front() {
             n += 1;
-            sink(Input::Stream(Happened::DialFailed(dial, why)));
+            sink(Happened::DialFailed(dial, why));
         }
         while let Some(id) = self.opened.pop_front() {
             n += 1;
             if let Some(c) = self.conn(id) {
-                sink(Input::Stream(Happened::Opened(id, c.info)));
+                sink(Happened::Opened(id, c.info));
             }
         }
         for c in self.conns.iter_mut().flatten() {
             if c.told != c.written {
                 c.told = c.written;
                 n += 1;
-                sink(Input::Stream(Happened::Progress(c.id, Progress { acked: c.written, sent: c.written })));
+                sink(Happened::Progress(c.id, Progress { acked: c.written, sent: c.written }));
             }
         }
         n += self.read_some(sink);
@@ -602,7 +599,7 @@ impl Runtime for SockRt {
                     continue;
                 }
                 self.remove(i);
-                sink(Input::Stream(Happened::Closed(id, why)));
+                sink(Happened::Closed(id, why));
             }
         }
         self.reap(sink);
@@ -642,12 +639,30 @@ impl Runtime for SockRt {
         self.polled = true;
     }
 
+    fn abort_all(&mut self) {
+        // The kernel tells peers when the sockets go with this value.
+    }
+
     fn tune(&mut self, tcp: &Tcp) {
         self.cfg.tcp = *tcp;
     }
 
+    fn sibling(&mut self) -> Option<&mut dyn Sibling> {
+        None
+    }
+}
+
+impl Inspect for SockRt {
     fn look(&mut self, page: &mut Page) {
         look::look(&self.conns, page);
+    }
+
+    fn details(&self, _: &mut dyn FnMut(&'static str, u64)) {
+        // The kernel counts the rest.
+    }
+
+    fn tap(&mut self, tap: Option<Box<TapEnd>>) -> Option<Box<TapEnd>> {
+        tap
     }
 
     fn counters(&self) -> RtCounters {

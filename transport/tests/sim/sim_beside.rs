@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use dataplane::mem::{MemConfig, pair};
 use transport::lnd::{AppId, Config, Shards};
 use transport::lnet::{Event, Op};
-use transport::node::{App, BesideError, Machine, NodeBuilder, Ops, Runtime, Shard, Work};
+use transport::node::{App, BesideError, Inspect, Machine, NodeBuilder, Ops, Shard, Streams, Work};
 use transport::stream::ShardId;
 use transport::wire::{Nid, ProcessId};
 
@@ -49,7 +49,7 @@ fn job(from: IpAddr, to: IpAddr) -> (Job, Vec<u8>) {
 type Done<'a, R, S> = dyn FnMut(&mut Shard<R, Pings>, &mut [Shard<S, Pings>]) -> bool + 'a;
 
 /// Turns `all` until the echo has come back whole and a ping was answered, then until both nodes are down.
-fn play<R: Runtime, S: Runtime>(
+fn play<R: Streams + Inspect, S: Streams + Inspect>(
     mut client: Shard<R, Pings>,
     servers: &mut [Shard<S, Pings>],
     (seen, sent): (&Mutex<Seen>, &[u8]),
@@ -133,7 +133,7 @@ fn over_queues(shards: u16, home: u16) {
     let mut own = Some(plan.lcore(ShardId(0), stack(server, q, 3, 512)).unwrap());
     let mut servers: Vec<_> = (0..shards)
         .map(|i| {
-            let shard = plan.linked(ShardId(i), own.take(), Pings::default()).unwrap();
+            let shard = plan.meshed(ShardId(i), own.take(), Pings::default()).unwrap();
             shard.with(PORT, Box::new(Echo::default())).unwrap()
         })
         .collect();

@@ -12,7 +12,7 @@ use tcpstack::seq::Seq;
 use tcpstack::table::Key;
 use tcpstack::wire::{self, ACK, FIN, Fields, RST, SYN, Seg, Template};
 use transport::node::lcore::LcoreRt;
-use transport::node::{Input, NoApp, Runtime, Shard, StreamCmd};
+use transport::node::{Inspect, NoApp, Shard, Streams};
 use transport::stream::{
     Close, CloseWhy, ConnId, DialId, DialSpec, Happened, InlineHdr, Pages, SendMsg, ShardId, StreamRx,
 };
@@ -131,15 +131,15 @@ impl World {
     fn once(&mut self, told: &mut Vec<Told>) -> bool {
         self.wait(1000);
         let reads = self.reads;
-        let busy = self.rt.turn(&mut |input| {
-            told.push(match input {
-                Input::Stream(Happened::Opened(c, info)) => Told::Opened(c, info.dial),
-                Input::Stream(Happened::DialFailed(d, _)) => Told::DialFailed(d),
-                Input::Stream(Happened::Bytes(c, rx)) => Told::Bytes(c, read(rx, reads)),
-                Input::Stream(Happened::PeerFin(c)) => Told::Fin(c),
-                Input::Stream(Happened::Ended(c)) => Told::Ended(c),
-                Input::Stream(Happened::Closed(c, why)) => Told::Closed(c, why),
-                _ => return,
+        let busy = self.rt.turn(&mut |happened| {
+            told.push(match happened {
+                Happened::Opened(c, info) => Told::Opened(c, info.dial),
+                Happened::DialFailed(d, _) => Told::DialFailed(d),
+                Happened::Bytes(c, rx) => Told::Bytes(c, read(rx, reads)),
+                Happened::PeerFin(c) => Told::Fin(c),
+                Happened::Ended(c) => Told::Ended(c),
+                Happened::Closed(c, why) => Told::Closed(c, why),
+                Happened::Progress(..) | Happened::Released(_) => return,
             });
         });
         busy.is_busy() | self.rt.flush().is_busy()
@@ -193,7 +193,7 @@ impl World {
     }
 
     fn close(&mut self, p: &Peer, how: Close) {
-        self.rt.command(p.id, StreamCmd::Close(how));
+        self.rt.close(p.id, how);
     }
 
     /// Pool memory in use, fragments held, connections here and in the stack.
@@ -332,11 +332,11 @@ fn one_end(why: Why, reads: Reads, gap: bool, sizes: &[usize]) {
                 assert_eq!((w.left().2, gap && w.left().0 == 0), (1, false));
                 // The machine takes a part, then all.
                 w.reads = Reads::Some(50);
-                w.rt.command(p.id, StreamCmd::Read);
+                w.rt.read(p.id);
                 assert_eq!(w.turn(), [Told::Bytes(p.id, vec![7; 50])]);
                 rest -= 50;
                 w.reads = Reads::All;
-                w.rt.command(p.id, StreamCmd::Read);
+                w.rt.read(p.id);
                 told = w.turn();
                 assert_eq!(told.remove(0), Told::Bytes(p.id, vec![7; rest]));
             }
@@ -483,7 +483,7 @@ fn end_and_dial(end: End, answer: u8, dials: u64) {
         let id = old.unwrap();
         assert!(!told.iter().any(|t| matches!(t, Told::Closed(c, _) if *c == id)), "{told:?}");
         w.reads = Reads::All;
-        w.rt.command(id, StreamCmd::Read);
+        w.rt.read(id);
         let last = w.turn();
         assert_eq!(last, [Told::Bytes(id, vec![7; 1300]), Told::Closed(id, CloseWhy::Reset)]);
         told.extend(last);
@@ -510,7 +510,7 @@ fn end_and_dial(end: End, answer: u8, dials: u64) {
     assert_eq!(ends, usize::from(old.is_some()), "{told:?}");
     assert_eq!(w.left().2, opened.len() as u64);
     for c in &opened {
-        w.rt.command(*c, StreamCmd::Close(Close::Abort));
+        w.rt.close(*c, Close::Abort);
     }
     assert_eq!(w.turn().len(), opened.len());
     assert_eq!(w.left(), (0, 0, 0, 0));
@@ -562,12 +562,16 @@ fn refused_hellos_with_unread_bytes_hold_nothing() {
         assert_eq!(refusal.len(), 16, "the refusal, and no reset: {:?}", said.last());
         assert!(said.iter().all(|(s, _)| !s.has(RST)));
         assert!(said.iter().any(|(s, _)| s.has(FIN)));
-        assert_eq!(node.rt.counters().rx_pool_bytes_in_use, 0, "at once");
+        assert_eq!(node.counters().rx_pool_bytes_in_use, 0, "at once");
         wire.send(&key, ACK | FIN, seq, ack.plus(17), b"");
         turn(&mut node);
         wire.heard();
-        let c = node.rt.counters();
-        assert_eq!((c.conns, c.rx_pool_bytes_in_use, node.rt.stack().flows()), (0, 0, 0), "{i}");
+        let c = node.counters();
+        assert_eq!(
+            (c.conns, c.rx_pool_bytes_in_use, node.streams().unwrap().stack().flows()),
+            (0, 0, 0),
+            "{i}"
+        );
     }
     node.shut_down();
     // The last handshake was a moment ago, and another may follow.
@@ -607,7 +611,7 @@ fn messages_that_wait_go_home_with_a_close() {
         // The peer acknowledges nothing.
         for _ in 0..100_000 {
             let m = SendMsg { hdr: hdr(), pay: Pages::new(), lend: None, hold: false, answer: false };
-            w.rt.command(p.id, StreamCmd::Send(m));
+            w.rt.send(p.id, m);
         }
         w.turn();
         w.close(&p, how);

@@ -10,8 +10,7 @@ use dataplane::mem::{MemConfig, pair};
 use hugepages::{PageRunMut, PrivatePages};
 use transport::lnd::{AppId, Data, Payload, Shards, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op, PIECES_MAX};
-use transport::node::links::Linked;
-use transport::node::{Runtime, Shard};
+use transport::node::Shard;
 use transport::stream::{Bucket, ShardId};
 use transport::wire::ProcessId;
 
@@ -22,7 +21,7 @@ use crate::nodes::{
 struct World {
     now: Now,
     client: Shard<Rt, Script>,
-    servers: Vec<Shard<Linked<Rt>, Script>>,
+    servers: Vec<Shard<Rt, Script>>,
     /// The client's, at the server.
     bucket: Bucket,
     /// The client's home moves on after so many turns.
@@ -56,7 +55,7 @@ impl World {
         let node = builder(SERVER, 2000 + seed, &now).lcores(lcores(shards, 1, mem)).plan().unwrap();
         let mut own = Some(node.lcore(ShardId(0), own).unwrap());
         let servers =
-            (0..shards).map(|i| node.linked(ShardId(i), own.take(), Script::default()).unwrap()).collect();
+            (0..shards).map(|i| node.meshed(ShardId(i), own.take(), Script::default()).unwrap()).collect();
         let bucket = Bucket::of(IpAddr::V4(client_ip));
         World { now, client, servers, bucket, move_every: None, boxes: false, turns: 0 }
     }
@@ -80,7 +79,11 @@ impl World {
                         m.counters().iter().filter(|c| c.1 > 0).collect::<Vec<_>>()
                     );
                 }
-                println!("{:?} {:?}", self.client.rt.counters(), self.client.rt.stack().counters());
+                println!(
+                    "{:?} {:?}",
+                    self.client.counters(),
+                    self.client.streams().unwrap().stack().counters()
+                );
                 panic!("{what}: not within two minutes");
             }
             self.turns += 1;
@@ -98,8 +101,8 @@ impl World {
             }
             idle += 1;
             let held = [
-                self.client.rt.stack().port().deadline(),
-                self.servers[0].rt.inner().unwrap().stack().port().deadline(),
+                self.client.streams().unwrap().stack().port().deadline(),
+                self.servers[0].streams().unwrap().stack().port().deadline(),
             ];
             let next = std::iter::once(self.client.deadline())
                 .chain(self.servers.iter().map(|s| s.deadline()))
@@ -133,7 +136,7 @@ impl World {
         self.run("server down", |w| w.servers.iter().all(|s| s.is_down()));
         // Late copies are still on their way, and pages wait for the driver to let go.
         self.run("everything home", |w| {
-            let mut all = w.servers.iter().map(|s| s.rt.counters()).chain([w.client.rt.counters()]);
+            let mut all = w.servers.iter().map(|s| s.counters()).chain([w.client.counters()]);
             all.all(|c| (c.lendings_out, c.rx_lent_out, c.rx_pool_bytes_in_use, c.conns) == (0, 0, 0, 0))
         });
     }
@@ -312,7 +315,7 @@ fn boxes_go_round_a_node_and_lose_nothing() {
         traffic_until(w, 40, 300_000, |w| {
             let sum = |name| {
                 let mut n = 0;
-                w.servers.iter().for_each(|s| s.rt.details(&mut |k, v| n += if k == name { v } else { 0 }));
+                w.servers.iter().for_each(|s| s.details(&mut |k, v| n += if k == name { v } else { 0 }));
                 n
             };
             let given: u64 = w.servers.iter().map(|s| s.machine.counters().boxes).sum();
@@ -363,7 +366,7 @@ fn the_peers_of_a_shard_that_panicked_hear_of_it_at_once() {
         w.client.app.todo.push_back((AppId::FIRST, Op::Ping { tag: 1, target }));
         let log = w.client.app.log.clone();
         w.run("ping", |_| logged(&log, |e| matches!(e, Event::Ping { .. })) == 1);
-        assert!(w.client.rt.counters().conns > 0);
+        assert!(w.client.counters().conns > 0);
         transport::node::Turn::fail(&mut w.servers[0]);
         let at = w.now.load(Ordering::Relaxed);
         // Only the client is turned from here on, and no time passes in which it could notice by itself.
@@ -371,7 +374,7 @@ fn the_peers_of_a_shard_that_panicked_hear_of_it_at_once() {
             w.client.turn();
         }
         // A dial may have begun meanwhile: what was read in front of a RST can call for one.
-        let stack = w.client.rt.stack();
+        let stack = w.client.streams().unwrap().stack();
         let open = stack.connections(0, stack.slots()).filter(|(_, c)| c.state.synchronised()).count();
         assert_eq!((open, w.client.machine.gauges().conns_up), (0, 0), "{what}");
         assert_eq!(w.now.load(Ordering::Relaxed), at);
@@ -396,7 +399,7 @@ fn a_message_goes_whole_or_waits_while_one_of_its_lends_fails() {
     let (log, server_log) = (w.client.app.log.clone(), w.servers[0].app.log.clone());
     w.servers[0].app.todo.push_back((AppId::FIRST, attach(10, MdMem::Sink(Sink::Lend(1 << 20)))));
     w.run("attach", |_| logged(&server_log, |e| matches!(e, Event::Attached { .. })) == 1);
-    let slab = w.client.rt.stack().slab().clone();
+    let slab = w.client.streams().unwrap().stack().slab().clone();
     let (Payload::Pages(p), _) = pages(64, 0) else { unreachable!() };
     let mut others: Vec<_> = (0..7).map(|_| slab.lend(p[0].clone(), u64::MAX).unwrap()).collect();
     let (payload, crc) = pieces(3, 20_000);
@@ -416,7 +419,7 @@ fn a_message_goes_whole_or_waits_while_one_of_its_lends_fails() {
     let good =
         |e: &Event| matches!(e, Event::Send { status: Ok(()), .. } | Event::Ack { status: Ok(()), .. });
     w.run("put", |_| logged(&log, good) == 2);
-    assert!(w.client.rt.counters().lend_waits > 0);
+    assert!(w.client.counters().lend_waits > 0);
     let got = server_log.borrow_mut().drain(..).find_map(|e| match e {
         Event::Put(p) => Some(p),
         _ => None,
@@ -507,7 +510,7 @@ fn a_node_that_goes_down_resets_no_dial() {
             w.run("client down", |w| w.client.is_down());
             let c = *w.servers[0].machine.counters();
             assert_eq!((c.dials_failed, c.err_eof_inside), (0, 0), "after {turns} turns");
-            let taken = w.servers[0].rt.inner().unwrap().stack().counters().accepted;
+            let taken = w.servers[0].streams().unwrap().stack().counters().accepted;
             assert_eq!(c.conns_up, taken, "after {turns} turns");
         } else {
             w.servers[0].shut_down();

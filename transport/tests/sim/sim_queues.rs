@@ -11,8 +11,7 @@ use tcpstack::{Counters, Stack};
 use transport::lnd::{AppId, Shards, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::node::lcore::LcoreRt;
-use transport::node::links::Linked;
-use transport::node::{Lcores, Runtime, Shard, Work};
+use transport::node::{Lcores, Shard, Work};
 use transport::stream::ShardId;
 use transport::wire::ProcessId;
 
@@ -22,7 +21,7 @@ use crate::nodes::{
 
 struct Node {
     ip: Ipv4Addr,
-    shards: Vec<Shard<Linked<Rt>, Script>>,
+    shards: Vec<Shard<Rt, Script>>,
 }
 
 impl Node {
@@ -41,7 +40,7 @@ impl Node {
                     let port = faulty(p, net.faults, seed, now);
                     node.lcore(ShardId(i), stack(ip, port, seed, 512)).unwrap()
                 });
-                node.linked(ShardId(i), own, Script::default()).unwrap()
+                node.meshed(ShardId(i), own, Script::default()).unwrap()
             })
             .collect();
         Node { ip, shards }
@@ -53,7 +52,7 @@ impl Node {
 
     /// The stacks, by queue.
     fn stacks(&mut self) -> impl Iterator<Item = &mut Stack<Faulty>> {
-        self.shards.iter_mut().filter_map(|s| s.rt.inner().map(LcoreRt::stack))
+        self.shards.iter_mut().filter_map(|s| s.streams().map(LcoreRt::stack))
     }
 
     fn sum(&mut self, f: impl Fn(&Counters) -> u64) -> u64 {
@@ -145,7 +144,7 @@ impl World {
             if !work.is_busy() {
                 let shards = self.nodes.iter_mut().flat_map(|n| &mut n.shards);
                 let due = shards.flat_map(|s| {
-                    let held = s.rt.inner().and_then(|r| r.stack().port().deadline());
+                    let held = s.streams().and_then(|r| r.stack().port().deadline());
                     [s.deadline(), held]
                 });
                 let due = due.flatten().min().unwrap_or(now + 1_000_000);
@@ -161,7 +160,7 @@ impl World {
             self.run("down", |w| w.nodes[i].shards.iter().all(Shard::is_down));
         }
         self.run("everything home", |w| {
-            let mut all = w.nodes.iter().flat_map(|n| &n.shards).map(|s| s.rt.counters());
+            let mut all = w.nodes.iter().flat_map(|n| &n.shards).map(|s| s.counters());
             all.all(|c| (c.lendings_out, c.rx_lent_out, c.rx_pool_bytes_in_use, c.conns) == (0, 0, 0, 0))
         });
     }
@@ -173,7 +172,7 @@ fn placed(w: &mut World) {
     for n in &mut w.nodes {
         let mut dialled = 0;
         for i in 0..n.shards.len() {
-            let Some(rt) = n.shards[i].rt.inner() else { continue };
+            let Some(rt) = n.shards[i].streams() else { continue };
             let stack = rt.stack();
             let steering = stack.steering().clone();
             let conns: Vec<(SocketAddr, SocketAddr, Option<bool>)> =

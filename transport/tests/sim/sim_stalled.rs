@@ -15,9 +15,8 @@ use tcpstack::wire::{ACK, FIN, RST, SYN};
 use transport::lnd::{Accept, AppId, Config, Shards, Sink, Tcp};
 use transport::lnet::{MdMem, MdSpec, Op};
 use transport::node::lcore::LcoreRt;
-use transport::node::links::Linked;
 use transport::node::sock::SockRt;
-use transport::node::{Input, Machine, NoApp, NodeBuilder, Runtime, Shard};
+use transport::node::{Input, Inspect, Machine, NoApp, NodeBuilder, Shard, Streams};
 use transport::stream::ShardId;
 use transport::wire::{ConnType, Hello, LnetBody, LnetHdr, Nid, ProcessId, Version, WireHandle};
 
@@ -58,7 +57,7 @@ fn poor(c: &mut Config) {
 }
 
 /// The node with 1 KiB to GET at portal 5, and an entry for PUTs at portal 6.
-fn serving<R: Runtime>(mut node: Shard<R, NoApp>) -> Shard<R, NoApp> {
+fn serving<S: Streams + Inspect>(mut node: Shard<S, NoApp>) -> Shard<S, NoApp> {
     let m = &mut node.machine;
     let md = MdSpec { truncate: true, ..MdSpec::new(MdMem::Source(pages(1024))) };
     let op = Op::Attach { tag: 9, portal: 5, who: ProcessId::ANY, match_bits: 5, ignore_bits: 0, md };
@@ -97,9 +96,9 @@ struct Flow {
     got: usize,
 }
 
-struct OnPort<R: Runtime> {
+struct OnPort {
     /// The first one polls the queue.
-    shards: Vec<Shard<R, NoApp>>,
+    shards: Vec<Shard<LcoreRt<MemPort>, NoApp>>,
     /// The peer's home among them.
     home: usize,
     wire: Wire,
@@ -109,7 +108,7 @@ struct OnPort<R: Runtime> {
     heard: Vec<(u16, Seq, usize, usize)>,
 }
 
-impl OnPort<LcoreRt<MemPort>> {
+impl OnPort {
     /// A node of one lcore.
     fn new() -> Self {
         let now = beginning();
@@ -117,9 +116,7 @@ impl OnPort<LcoreRt<MemPort>> {
         let node = builder(US, 5, &now).config(poor).over(stack(US, a, 3, 4096), NoApp).unwrap();
         OnPort { shards: vec![serving(node)], home: 0, wire: Wire(b), now, flows: vec![], heard: vec![] }
     }
-}
 
-impl OnPort<Linked<LcoreRt<MemPort>>> {
     /// A node of several lcores, one of which polls the queue and so owns every stream; the peer's home is another.
     fn across() -> Self {
         let (now, mem) = (beginning(), MemConfig::default());
@@ -129,7 +126,7 @@ impl OnPort<Linked<LcoreRt<MemPort>>> {
         let plan = builder(US, 5, &now).config(poor).lcores(lcores(count, 1, &mem)).plan().unwrap();
         let mut own = Some(plan.lcore(ShardId(0), stack(US, a, 3, 4096)).unwrap());
         let mut shards: Vec<_> =
-            (0..count).map(|i| plan.linked(ShardId(i), own.take(), NoApp).unwrap()).collect();
+            (0..count).map(|i| plan.meshed(ShardId(i), own.take(), NoApp).unwrap()).collect();
         let home = home_of(count);
         let at_home = serving(shards.remove(home));
         shards.insert(home, at_home);
@@ -137,7 +134,7 @@ impl OnPort<Linked<LcoreRt<MemPort>>> {
     }
 }
 
-impl<R: Runtime> OnPort<R> {
+impl OnPort {
     fn put(&mut self, conn: usize, flags: u8, data: &[u8]) {
         let f = &mut self.flows[conn];
         self.wire.send(&f.key, flags, f.seq, f.next, data);
@@ -145,7 +142,7 @@ impl<R: Runtime> OnPort<R> {
     }
 }
 
-impl<R: Runtime> World for OnPort<R> {
+impl World for OnPort {
     fn join(&mut self, pid: u32) -> usize {
         let conn = self.flows.len();
         let key = Key::new(PEER.into(), 1001 + conn as u16, US.into(), 988);
@@ -213,7 +210,7 @@ impl<R: Runtime> World for OnPort<R> {
     }
 
     fn left(&self) -> (u64, u64) {
-        let each = self.shards.iter().map(|s| s.rt.counters());
+        let each = self.shards.iter().map(|s| s.counters());
         each.fold((0, 0), |sum, c| (sum.0 + c.conns, sum.1 + c.rx_pool_bytes_in_use + c.rx_lent_out))
     }
 
@@ -235,8 +232,8 @@ impl OnSockets {
         // What the kernel takes counts for acknowledged.
         let tcp = Tcp { tx_buffer: 8192, ..Tcp::default() };
         let node = NodeBuilder::of(Config { tcp, ..Config::new(crate::raw::nid(1), 5) }).config(poor);
-        let node = serving(node.listen_at([SocketAddr::new(ip, 0)]).sockets(NoApp).unwrap());
-        let at = node.rt.local_addrs()[0];
+        let mut node = serving(node.listen_at([SocketAddr::new(ip, 0)]).sockets(NoApp).unwrap());
+        let at = node.streams().unwrap().local_addrs()[0];
         OnSockets { node, at, socks: vec![], got: vec![] }
     }
 }
@@ -285,7 +282,7 @@ impl World for OnSockets {
     }
 
     fn left(&self) -> (u64, u64) {
-        let c = self.node.rt.counters();
+        let c = self.node.counters();
         (c.conns, c.rx_pool_bytes_in_use)
     }
 

@@ -7,11 +7,14 @@ use dataplane::clock::Clock;
 use dataplane::mem::{MemConfig, MemPort, pair};
 use hugepages::LendSlab;
 use tcpstack::{Stack, StackConfig};
-use transport::lnd::{Accept, AppId};
+use transport::lnd::{Accept, AppId, Config, Shards};
 use transport::lnet::{Event, Op};
 use transport::node::desk::Front;
 use transport::node::lcore::LcoreRt;
-use transport::node::{App, BuildError, Control, Lcores, NoApp, NodeBuilder, Order, rings};
+use transport::node::sock::{SockConfig, SockRt};
+use transport::node::{
+    App, BuildError, Control, Lcores, Machine, NoApp, NodeBuilder, NotAlone, Order, Shard, rings,
+};
 use transport::stream::ShardId;
 use transport::wire::{Nid, ProcessId};
 
@@ -93,12 +96,26 @@ fn lcores_that_cannot_be_are_refused() {
         assert!(matches!(e, BuildError::OneThread(2 | 64)), "{e}");
     }
     let plan = node().lcores(lcores(2)).plan().unwrap();
-    let e = plan.linked(ShardId(2), Some(sock("127.0.61.1")), NoApp).err().unwrap();
+    let e = plan.meshed(ShardId(2), Some(sock("127.0.61.1")), NoApp).err().unwrap();
     assert!(matches!(e, BuildError::NoSuchLcore { me: 2, lcores: 2 }), "{e}");
 }
 
-fn sock(ip: &str) -> transport::node::sock::SockRt {
-    NodeBuilder::new(Nid::tcp(ip.parse().unwrap(), 0)).listen_at([]).sockets(NoApp).unwrap().rt
+/// Mail for other shards has no way out of one that is alone, so such a shard is not made.
+#[test]
+fn a_shard_of_a_node_of_several_cannot_be_alone() {
+    let config = |me, count| Config {
+        shards: Shards::new(me, count).unwrap(),
+        ..Config::new("10.0.0.1@tcp".parse().unwrap(), 1)
+    };
+    let alone = |me, count| Shard::alone(Machine::new(config(me, count)), sock("127.0.61.2"), NoApp).err();
+    assert_eq!(alone(0, 1), None);
+    assert_eq!(alone(1, 2), Some(NotAlone { me: 1, count: 2 }));
+    assert!(alone(0, 64).unwrap().to_string().contains("Shard::meshed"));
+}
+
+fn sock(ip: &str) -> SockRt {
+    let listen = vec![SocketAddr::new(ip.parse().unwrap(), 0)];
+    SockRt::new(SockConfig { listen, ..SockConfig::default() }, Clock::monotonic()).unwrap()
 }
 
 #[test]
@@ -168,7 +185,7 @@ fn a_plan_gives_the_shards_of_a_node() {
         }
     }
     assert!(matches!(answer, Some(Event::Ping { info: Ok(_), .. })), "{answer:?}");
-    assert!(client.rt.stack().listens(988));
+    assert!(client.streams().unwrap().stack().listens(988));
     // An address that is not the stack's.
     let (a, _) = pair(&mem);
     let elsewhere = SocketAddr::from(([10, 5, 0, 9], 988));

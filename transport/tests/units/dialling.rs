@@ -8,9 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dataplane::clock::Clock;
 use transport::lnd::{Config, LnetError};
 use transport::lnet::{Event, Op};
-use transport::node::Input;
-use transport::node::Runtime;
 use transport::node::sock::{SockConfig, SockRt};
+use transport::node::{Inspect, Streams};
 use transport::socklnd::{Contact, DialWhy};
 use transport::stream::{DialError, DialId, DialSpec, Happened};
 use transport::testing::net::{Net, SEC};
@@ -162,8 +161,8 @@ fn a_dial_that_is_over_leaves_no_socket() {
         now.store(at, Ordering::Relaxed);
         let mut told = Vec::new();
         rt.turn(&mut |i| match i {
-            Input::Stream(Happened::DialFailed(d, why)) => told.push((d, why)),
-            Input::Stream(Happened::Opened(..)) => panic!("its queue was full"),
+            Happened::DialFailed(d, why) => told.push((d, why)),
+            Happened::Opened(..) => panic!("its queue was full"),
             _ => {}
         });
         (told, rt.counters().conns)

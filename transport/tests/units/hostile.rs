@@ -9,7 +9,7 @@ use hugepages::{PageRunMut, PrivatePages};
 use transport::lnd::{Accept, Held, Payload, Sink, Tcp};
 use transport::lnet::{Event, MdMem, Op};
 use transport::node::sock::{SockConfig, SockRt};
-use transport::node::{Input, NoApp, NodeBuilder, Runtime, StreamCmd};
+use transport::node::{Input, Inspect, NoApp, NodeBuilder, Streams};
 use transport::stream::{Close, Happened, InlineHdr, LendId, Pages, SendMsg};
 use transport::testing::net::{Net, SEC};
 use transport::wire::{ConnType, Hello, LnetBody, LnetHdr, Nid, ProcessId, Version, WireHandle};
@@ -439,7 +439,7 @@ fn answers_that_are_not_read_leave_lendings_to_operations_of_ours() {
     let mut reader = TcpStream::connect(at).unwrap();
     while opened.len() < 2 {
         rt.turn(&mut |i| {
-            if let Input::Stream(Happened::Opened(id, info)) = i {
+            if let Happened::Opened(id, info) = i {
                 opened.push((id, info.remote));
             }
         });
@@ -453,33 +453,29 @@ fn answers_that_are_not_read_leave_lendings_to_operations_of_ours() {
         SendMsg { hdr, lend: (!pay.is_empty()).then_some(LendId(n)), pay, hold: false, answer }
     };
     for n in 0..400 {
-        rt.command(mute_id, StreamCmd::Send(msg(n, true, true)));
+        rt.send(mute_id, msg(n, true, true));
     }
     rt.flush();
     let c = rt.counters();
     assert_eq!((c.lendings_out, c.lend_waits), (256, 144), "44 are kept from answers");
-    rt.command(reader_id, StreamCmd::Send(msg(1001, false, true)));
-    rt.command(reader_id, StreamCmd::Send(msg(1002, true, false)));
-    rt.command(reader_id, StreamCmd::Send(msg(1003, true, true)));
+    rt.send(reader_id, msg(1001, false, true));
+    rt.send(reader_id, msg(1002, true, false));
+    rt.send(reader_id, msg(1003, true, true));
     let (mut got, mut home) = (vec![0; 2 * 8 + (1 << 20)], Vec::new());
     reader.set_nonblocking(true).unwrap();
     let mut len = 0;
     while len < got.len() {
-        rt.turn(&mut |i| {
-            home.extend(if let Input::Stream(Happened::Released(l)) = i { Some(l.0) } else { None })
-        });
+        rt.turn(&mut |i| home.extend(if let Happened::Released(l) = i { Some(l.0) } else { None }));
         rt.flush();
         len += reader.read(&mut got[len..]).unwrap_or(0);
     }
     assert_eq!((got[7], got[8]), (1001u64 as u8, 1002u64 as u8), "in the order of the connection");
     // What waits is let go with its connection, and who waited behind it has its turn.
-    rt.command(mute_id, StreamCmd::Close(Close::Abort));
+    rt.close(mute_id, Close::Abort);
     let mut rest = vec![0; 8 + (1 << 20)];
     let mut len = 0;
     while len < rest.len() || home.len() < 402 {
-        rt.turn(&mut |i| {
-            home.extend(if let Input::Stream(Happened::Released(l)) = i { Some(l.0) } else { None })
-        });
+        rt.turn(&mut |i| home.extend(if let Happened::Released(l) = i { Some(l.0) } else { None }));
         rt.flush();
         len += reader.read(&mut rest[len..]).unwrap_or(0);
     }
@@ -545,7 +541,7 @@ fn many_connections_at_once_are_all_accepted() {
     let tcp = Tcp { backlog: 2000, ..Tcp::default() };
     let many = transport::lnd::Config { accept: Accept::Trust, max_embryonic: 1 << 16, tcp, ..config(1) };
     let mut node = NodeBuilder::of(many).listen_at([SocketAddr::new(ip, 0)]).sockets(NoApp).unwrap();
-    let at = node.rt.local_addrs()[0];
+    let at = node.streams().unwrap().local_addrs()[0];
     const N: usize = 1500;
     let socks: Vec<TcpStream> = (0..N).map(|_| TcpStream::connect(at).unwrap()).collect();
     let mut turns = 0;
@@ -573,7 +569,7 @@ fn unread_requests_hold_one_buffer_a_connection() {
     let ip: IpAddr = [127, 44, 0, 2].into();
     let poor = transport::lnd::Config { accept: Accept::Trust, budget: MIB, ..config(1) };
     let mut node = NodeBuilder::of(poor).listen_at([SocketAddr::new(ip, 0)]).sockets(NoApp).unwrap();
-    let at = node.rt.local_addrs()[0];
+    let at = node.streams().unwrap().local_addrs()[0];
     let md = transport::lnet::MdSpec {
         truncate: true,
         ..transport::lnet::MdSpec::new(MdMem::Source(pages(4096)))
@@ -594,13 +590,13 @@ fn unread_requests_hold_one_buffer_a_connection() {
         }
         node.turn();
     }
-    let (h, rt) = (node.machine.held(), transport::node::Runtime::counters(&node.rt));
+    let (h, rt) = (node.machine.held(), node.counters());
     assert!(h.stalled > 0 && h.used <= MIB / 2 + HONEST, "{h:?}");
     assert!(rt.rx_pool_bytes_in_use <= 20 * (128 << 10), "{rt:?}");
     drop(socks);
     for _ in 0..20_000 {
         node.turn();
     }
-    let (h, rt) = (node.machine.held(), transport::node::Runtime::counters(&node.rt));
+    let (h, rt) = (node.machine.held(), node.counters());
     assert_eq!((h.answers, h.conns, h.stalled, rt.rx_pool_bytes_in_use, rt.conns), (0, 0, 0, 0, 0), "{h:?}");
 }

@@ -53,7 +53,7 @@ fn requirement_01_ports_512_to_1023_and_exact_nid() {
 #[test]
 fn requirement_01_dials_come_from_reserved_ports() {
     use std::net::{IpAddr, TcpListener};
-    use transport::node::runtime::Runtime;
+    use transport::node::Streams;
     use transport::node::sock::{SockConfig, SockRt, may_bind_privileged};
     use transport::stream::{DialId, DialSpec};
 

@@ -6,7 +6,7 @@
 
 use std::io;
 
-use super::{ConnInfo, Runtime, SockRt, Stage};
+use super::{ConnInfo, SockRt, Stage, Streams};
 
 /// Connections taken from one listener in one turn at most, so that those that are open are served, too.
 const ACCEPTS_A_TURN: usize = 256;

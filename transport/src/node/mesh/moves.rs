@@ -5,13 +5,12 @@ use std::collections::VecDeque;
 use fsm::Fsm;
 use hugepages::{Relay, RxFrag};
 
-use super::{Away, Here, Linked, Parcel, StreamEvent};
+use super::Mesh;
+use super::crossing::{Exported, Imported};
+use super::mail::{Mail, StreamEvent};
 use crate::hash::OwnMap;
 use crate::lnd::Owner;
-use crate::node::moving::{
-    Arrive, ArriveEvent, Cargo, Leave, LeaveEvent, MoveMsg, Mover, PATIENCE, StreamLeft,
-};
-use crate::node::runtime::{Runtime, StreamCmd};
+use crate::node::moving::{Arrive, ArriveEvent, Cargo, Leave, LeaveEvent, MoveMsg, PATIENCE, StreamLeft};
 use crate::node::{Input, Luggage};
 use crate::stream::{Bucket, ConnId, ShardId};
 
@@ -40,21 +39,21 @@ pub(super) struct Arriving {
     /// What came over the old home.
     pub(super) old: Vec<StreamEvent>,
     /// What came here at once.
-    pub(super) direct: Vec<Parcel>,
+    pub(super) direct: Vec<StreamEvent>,
 }
 
-impl<R: Runtime> Linked<R> {
+impl Mesh {
     /// A stream of this lcore whose home is this lcore again needs the ring no more.
     pub(super) fn direct(&mut self, b: Bucket, c: ConnId) {
         // The home may have gone and come again since this was sent.
-        let empty = self.away.get(&c).is_some_and(|a| a.returns && a.in_flight == 0);
+        let empty = self.exported.get(&c).is_some_and(|a| a.returns && a.in_flight == 0);
         let back = empty && self.homes.at(b) == self.shards.me;
         // One that ends says so over the ring.
-        let ends = self.here.get(&c).is_none_or(|h| h.fin || h.closed.is_some());
+        let ends = self.imported.get(&c).is_none_or(|h| h.fin || h.closed.is_some());
         if back && !ends {
-            self.away.remove(&c);
-            self.here.remove(&c);
-            self.command_inner(c, StreamCmd::Read);
+            self.exported.remove(&c);
+            self.imported.remove(&c);
+            self.reread.push(c);
         }
     }
 
@@ -63,7 +62,7 @@ impl<R: Runtime> Linked<R> {
     }
 
     fn say(&mut self, to: ShardId, msg: MoveMsg) {
-        self.mail(to, Parcel::Move(self.shards.me, msg));
+        self.post.send(to, Mail::Move(self.shards.me, msg));
     }
 
     fn leave_event(&mut self, event: LeaveEvent) -> bool {
@@ -140,17 +139,17 @@ impl<R: Runtime> Linked<R> {
         let foreign: Vec<ConnId> = luggage.conns().collect();
         sink(Input::Adopt(from, Box::new(luggage)));
         for c in foreign {
-            self.here.insert(c, Here::new(b));
+            self.imported.insert(c, Imported::new(b));
         }
         for s in streams {
             let rx: VecDeque<RxFrag> = s.rx.into_iter().map(|l| self.relay.frag(l)).collect();
-            self.here.entry(s.conn).or_insert_with(|| Here::new(b));
+            self.imported.entry(s.conn).or_insert_with(|| Imported::new(b));
             self.touch(s.conn, |h| {
-                (h.rx, h.ring, h.fin, h.closed, h.closing) = (rx, true, s.fin, s.closed, s.closing);
+                (h.rx, h.readable, h.fin, h.closed, h.closing) = (rx, true, s.fin, s.closed, s.closing);
             });
         }
         for c in own {
-            if let Some(a) = self.away.get_mut(&c) {
+            if let Some(a) = self.exported.get_mut(&c) {
                 (a.returns, a.waits) = (true, false);
                 self.took(c, 0);
             }
@@ -169,8 +168,8 @@ impl<R: Runtime> Linked<R> {
         for ev in std::mem::take(&mut self.arriving.old) {
             self.stream_event(b, ev, sink);
         }
-        for p in std::mem::take(&mut self.arriving.direct) {
-            self.open(p, sink);
+        for ev in std::mem::take(&mut self.arriving.direct) {
+            self.stream_event(b, ev, sink);
         }
     }
 
@@ -184,8 +183,8 @@ impl<R: Runtime> Linked<R> {
     /// The old home: the others are told only when the bucket lies in the new home's ring, so that nothing of theirs
     /// is there before it.
     pub(super) fn tell(&mut self) {
-        let to = usize::from(self.leaving.to.0);
-        if self.leaving.state != Leave::Settling || self.leaving.told || !self.spill[to].is_empty() {
+        if self.leaving.state != Leave::Settling || self.leaving.told || !self.post.is_out_to(self.leaving.to)
+        {
             return;
         }
         self.leaving.told = true;
@@ -199,7 +198,7 @@ impl<R: Runtime> Linked<R> {
     fn pack(&mut self, b: Bucket, to: ShardId) -> bool {
         let (relay, owner) = (&self.relay, Owner::Shard(to).into());
         let mut packed = Vec::new();
-        for (c, h) in self.here.iter_mut().filter(|(_, h)| h.bucket == b) {
+        for (c, h) in self.imported.iter_mut().filter(|(_, h)| h.bucket == b) {
             let mut rx = Vec::with_capacity(h.rx.len());
             while let Some(f) = h.rx.pop_front() {
                 match f.lend(owner) {
@@ -213,7 +212,7 @@ impl<R: Runtime> Linked<R> {
             let all = h.rx.is_empty();
             packed.push(StreamLeft { conn: *c, rx, fin: h.fin, closed: h.closed, closing: h.closing });
             if !all {
-                unpack(&mut self.here, relay, packed);
+                unpack(&mut self.imported, relay, packed);
                 return false;
             }
         }
@@ -222,16 +221,19 @@ impl<R: Runtime> Linked<R> {
     }
 }
 
-/// Puts back what [`Linked::pack`] took.
-fn unpack(here: &mut OwnMap<ConnId, Here>, relay: &Relay, packed: Vec<StreamLeft>) {
+/// Puts back what [`Mesh::pack`] took.
+fn unpack(imported: &mut OwnMap<ConnId, Imported>, relay: &Relay, packed: Vec<StreamLeft>) {
     for s in packed {
-        let Some(h) = here.get_mut(&s.conn) else { continue };
+        let Some(h) = imported.get_mut(&s.conn) else { continue };
         s.rx.into_iter().rev().for_each(|l| h.rx.push_front(relay.frag(l)));
     }
 }
 
-impl<R: Runtime> Mover for Linked<R> {
-    fn propose(&mut self, b: Bucket, to: ShardId) -> bool {
+/// How a bucket goes out, in steps, so that the machine is asked only when nothing of its own is under way:
+/// [`Mesh::propose`], then [`Mesh::ready`] until it names the bucket, then [`Mesh::part`] or [`Mesh::stay`].
+impl Mesh {
+    /// Begins to move a bucket; `false` while another is on its way.
+    pub(in crate::node) fn propose(&mut self, b: Bucket, to: ShardId) -> bool {
         let arrives = self.arriving.state != Arrive::Idle && self.arriving.bucket == b;
         let known = to != self.shards.me && to.0 < self.shards.count;
         if self.closing || arrives || !known || self.homes.at(b) != self.shards.me {
@@ -245,13 +247,14 @@ impl<R: Runtime> Mover for Linked<R> {
         true
     }
 
-    fn ready(&mut self) -> Option<(Bucket, ShardId)> {
+    /// The bucket that may be packed now.
+    pub(in crate::node) fn ready(&mut self) -> Option<(Bucket, ShardId)> {
         if self.leaving.state != Leave::Ready {
             return None;
         }
         let (b, to) = (self.leaving.bucket, self.leaving.to);
         // What was told to others must be out, lest the new home overtake it.
-        if self.spill.iter().any(|s| !s.is_empty()) || !self.pack(b, to) {
+        if !self.post.is_out() || !self.pack(b, to) {
             if (self.now)() > self.leaving.until {
                 self.stay();
             }
@@ -260,16 +263,21 @@ impl<R: Runtime> Mover for Linked<R> {
         Some((b, to))
     }
 
-    fn part(&mut self, luggage: Box<Luggage>) {
+    /// Here it is, packed.
+    pub(in crate::node) fn part(&mut self, luggage: Box<Luggage>) {
         let (b, to, me) = (self.leaving.bucket, self.leaving.to, self.shards.me);
         self.homes.set(b, to);
-        self.here.retain(|_, h| h.bucket != b);
+        self.imported.retain(|_, h| h.bucket != b);
         let own: Vec<ConnId> = luggage.conns().filter(|c| c.shard == me).collect();
         for c in own {
-            let a =
-                self.away.entry(c).or_insert(Away { bucket: b, in_flight: 0, waits: false, returns: false });
+            let a = self.exported.entry(c).or_insert(Exported {
+                bucket: b,
+                in_flight: 0,
+                waits: false,
+                returns: false,
+            });
             a.returns = false;
-            self.command_inner(c, StreamCmd::Read);
+            self.reread.push(c);
         }
         let streams = std::mem::take(&mut self.leaving.streams);
         self.say(to, MoveMsg::Adopt(Box::new(Cargo { luggage: *luggage, streams })));
@@ -279,16 +287,18 @@ impl<R: Runtime> Mover for Linked<R> {
         self.tell();
     }
 
-    fn stay(&mut self) {
+    /// It cannot go.
+    pub(in crate::node) fn stay(&mut self) {
         let (b, to) = (self.leaving.bucket, self.leaving.to);
-        unpack(&mut self.here, &self.relay, std::mem::take(&mut self.leaving.streams));
+        unpack(&mut self.imported, &self.relay, std::mem::take(&mut self.leaving.streams));
         if self.leave_event(LeaveEvent::Off) {
             self.moves_refused += 1;
             self.say(to, MoveMsg::Cancel(b));
         }
     }
 
-    fn closing(&mut self) {
+    /// The shard goes down: waits for nobody any more.
+    pub(in crate::node) fn closing(&mut self) {
         self.closing = true;
         // One that was asked and has gone does not answer; one that answers is told that nothing comes.
         if self.leaving.state == Leave::Asked {
@@ -305,17 +315,20 @@ impl<R: Runtime> Mover for Linked<R> {
         }
     }
 
-    fn tell_busy(&mut self, permille: u32) {
+    /// Tells the shards of the same CPT how busy this one was, in thousandths.
+    pub(in crate::node) fn tell_busy(&mut self, permille: u32) {
         for s in 0..self.siblings.len() {
             self.say(self.siblings[s].0, MoveMsg::Busy(permille));
         }
     }
 
-    fn helped_bytes(&self) -> u64 {
+    /// Bytes copied and summed here for other homes, since the start.
+    pub(in crate::node) fn helped_bytes(&self) -> u64 {
         self.helper.helped_bytes()
     }
 
-    fn siblings(&self) -> &[(ShardId, u32)] {
+    /// The shards of the same CPT, and how busy they last said they were.
+    pub(in crate::node) fn siblings(&self) -> &[(ShardId, u32)] {
         &self.siblings
     }
 }

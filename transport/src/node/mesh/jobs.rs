@@ -5,33 +5,26 @@
 //! nothing else to do, when more wait than idle siblings would leave, or when one has waited for so many of its turns:
 //! so a box is run even where everybody is busy, and a queue that is full is no reason to wait.
 
-use std::sync::Arc;
-
-use crossbeam_queue::ArrayQueue;
-
-use super::{Linked, Parcel, StreamEvent};
+use super::Mesh;
+use super::mail::{Jobs, Mail, StreamEvent};
 use crate::node::handover::Common;
-use crate::node::runtime::{Runtime, Work};
+use crate::node::streams::Work;
 use crate::node::{Input, MsgBox};
 use crate::stream::ShardId;
 
-/// Boxes that wait in a CPT at most.
-pub(super) const BOXES: usize = 64;
 /// Bytes copied and summed in one turn, about 10 us of a core.
 const A_TURN: u32 = 64 << 10;
 
-type Queue = Arc<ArrayQueue<MsgBox>>;
-
 /// An lcore's part in the work of its CPT.
 pub(super) struct Helper {
-    all: Vec<Queue>,
+    all: Vec<Jobs>,
     common: Common<MsgBox>,
     /// Boxes of other homes that were run here, and the bytes copied and summed for them.
     helped: (u64, u64),
 }
 
 impl Helper {
-    pub(super) fn new(all: &[Queue]) -> Helper {
+    pub(super) fn new(all: &[Jobs]) -> Helper {
         Helper { all: all.to_vec(), common: Common::new(None), helped: (0, 0) }
     }
 
@@ -64,7 +57,7 @@ impl Helper {
     }
 }
 
-impl<R: Runtime> Linked<R> {
+impl Mesh {
     /// Runs a part of a box, if there is one to run; `idle` if this turn had nothing else to do.
     pub(super) fn help(&mut self, idle: bool, sink: &mut dyn FnMut(Input<'_>)) -> Work {
         let Some(mut b) = self.helper.common.take(idle) else { return Work::Idle };
@@ -77,9 +70,9 @@ impl<R: Runtime> Linked<R> {
         if home != self.shards.me {
             self.helper.helped.0 += 1;
             self.helper.helped.1 += b.work();
-            self.mail(home, Parcel::Stream(bucket, StreamEvent::Boxed(b)));
+            self.post.send(home, Mail::Stream(bucket, StreamEvent::Boxed(b)));
         } else if self.holding(bucket) {
-            self.arriving.direct.push(Parcel::Stream(bucket, StreamEvent::Boxed(b)));
+            self.arriving.direct.push(StreamEvent::Boxed(b));
         } else {
             sink(Input::Boxed(b));
         }

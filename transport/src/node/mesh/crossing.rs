@@ -1,0 +1,242 @@
+//! Streams whose owner and home are two lcores: what their owner exports, and what their home imports.
+
+use std::collections::VecDeque;
+
+use hugepages::{LendOwner, RxFrag};
+
+use super::Mesh;
+use super::mail::{Mail, StreamEvent};
+use crate::lnd::Owner;
+use crate::node::Input;
+use crate::node::streams::{Streams, Work};
+use crate::stream::{Bucket, CloseWhy, ConnId, Happened, StreamRx};
+
+/// Bytes of one stream on their way to its home, or waiting there.
+const IN_FLIGHT: u64 = 1 << 20;
+
+/// A stream that this lcore owns and another shard is the home of.
+pub(super) struct Exported {
+    pub(super) bucket: Bucket,
+    /// Bytes sent there and not yet taken.
+    pub(super) in_flight: u64,
+    /// There is more to read than may be on its way.
+    pub(super) waits: bool,
+    /// Its home has moved here: nothing more is sent over the ring, and when all that was is taken, none is needed.
+    pub(super) returns: bool,
+}
+
+/// A stream that another lcore owns and this shard is the home of.
+pub(super) struct Imported {
+    pub(super) bucket: Bucket,
+    pub(super) rx: VecDeque<RxFrag>,
+    /// Bytes came, or the machine asked: tell it.
+    pub(super) readable: bool,
+    pub(super) fin: bool,
+    pub(super) closed: Option<CloseWhy>,
+    /// The machine has closed it, and takes nothing more.
+    pub(super) closing: bool,
+    listed: bool,
+}
+
+impl Imported {
+    pub(super) fn new(bucket: Bucket) -> Imported {
+        let rx = VecDeque::new();
+        Imported { bucket, rx, readable: false, fin: false, closed: None, closing: false, listed: false }
+    }
+}
+
+/// The receiving end of an imported stream.
+struct ImportedRx<'a> {
+    rx: &'a mut VecDeque<RxFrag>,
+    took: u64,
+}
+
+impl StreamRx for ImportedRx<'_> {
+    fn next(&mut self) -> Option<RxFrag> {
+        let f = self.rx.pop_front()?;
+        self.took += u64::from(f.len());
+        Some(f)
+    }
+    fn unread(&mut self, rest: RxFrag) {
+        self.took -= u64::from(rest.len());
+        self.rx.push_front(rest);
+    }
+}
+
+/// Sends a stream's bytes to its home, as far as they may be on their way. True when nothing is, and yet nothing
+/// could be lent.
+fn ship(
+    c: ConnId,
+    e: &mut Exported,
+    owner: LendOwner,
+    stream: &mut dyn StreamRx,
+    to: &mut dyn FnMut(Bucket, StreamEvent),
+) -> bool {
+    while e.in_flight < IN_FLIGHT {
+        let Some(f) = stream.next() else { return false };
+        let n = u64::from(f.len());
+        match f.lend(owner) {
+            Ok(lent) => {
+                e.in_flight += n;
+                to(e.bucket, StreamEvent::Bytes(c, lent));
+            }
+            Err(f) => {
+                // Too much is lent already. What is in flight comes back, and asks for more then.
+                stream.unread(f);
+                break;
+            }
+        }
+    }
+    e.waits = e.in_flight > 0;
+    !e.waits
+}
+
+impl Mesh {
+    /// Turns the own streams, and tells what happened to the machine here or to the home that it is for.
+    pub(super) fn turn_own(&mut self, own: &mut impl Streams, sink: &mut dyn FnMut(Input<'_>)) -> Work {
+        let (exported, post, me) = (&mut self.exported, &mut self.post, self.shards.me);
+        let (homes, dials, imported) = (&self.homes, &mut self.dials, &mut self.imported);
+        let reread = &mut self.reread;
+        for c in reread.drain(..) {
+            own.read(c);
+        }
+        own.turn(&mut |happened| {
+            let mut to = |b: Bucket, ev| post.send(homes.at(b), Mail::Stream(b, ev));
+            let here = match happened {
+                Happened::Opened(c, info) => {
+                    let bucket = Bucket::of(info.remote.ip());
+                    info.dial.and_then(|d| dials.remove(&d));
+                    if homes.at(bucket) != me {
+                        exported.insert(c, Exported { bucket, in_flight: 0, waits: false, returns: false });
+                        return to(bucket, StreamEvent::Opened(c, info));
+                    }
+                    happened
+                }
+                Happened::DialFailed(d, why) => match dials.remove(&d) {
+                    Some(b) if homes.at(b) != me => return to(b, StreamEvent::DialFailed(d, why)),
+                    _ => happened,
+                },
+                Happened::Released(l) if homes.at(l.bucket()) != me => {
+                    return to(l.bucket(), StreamEvent::Released(l));
+                }
+                Happened::Released(_) => happened,
+                Happened::Progress(c, p) => match exported.get(&c) {
+                    Some(e) => return to(e.bucket, StreamEvent::Progress(c, p)),
+                    None => happened,
+                },
+                Happened::Bytes(c, stream) => match exported.get_mut(&c) {
+                    // Read again when it needs the ring no more.
+                    Some(e) if e.returns => return,
+                    Some(e) => {
+                        let owner = Owner::Shard(homes.at(e.bucket)).into();
+                        if ship(c, e, owner, stream, &mut to) {
+                            reread.push(c);
+                        }
+                        return;
+                    }
+                    None => Happened::Bytes(c, stream),
+                },
+                Happened::PeerFin(c) => match exported.get(&c) {
+                    Some(e) => return to(e.bucket, StreamEvent::PeerFin(c)),
+                    None => happened,
+                },
+                Happened::Ended(c) => match exported.get(&c) {
+                    Some(e) => return to(e.bucket, StreamEvent::Ended(c)),
+                    None => happened,
+                },
+                Happened::Closed(c, why) => match exported.remove(&c) {
+                    Some(e) => return to(e.bucket, StreamEvent::Closed(c, why)),
+                    None => {
+                        imported.remove(&c);
+                        happened
+                    }
+                },
+            };
+            sink(Input::Stream(here));
+        })
+    }
+
+    pub(super) fn touch(&mut self, c: ConnId, f: impl FnOnce(&mut Imported)) {
+        let Some(i) = self.imported.get_mut(&c) else { return };
+        f(i);
+        if !i.listed {
+            i.listed = true;
+            self.touched.push(c);
+        }
+    }
+
+    /// Takes in news of a stream, in the order in which its owner gave them.
+    pub(super) fn stream_event(&mut self, b: Bucket, ev: StreamEvent, sink: &mut dyn FnMut(Input<'_>)) {
+        let happened = match ev {
+            StreamEvent::Opened(c, info) => {
+                self.imported.insert(c, Imported::new(b));
+                Happened::Opened(c, info)
+            }
+            StreamEvent::DialFailed(d, why) => Happened::DialFailed(d, why),
+            StreamEvent::Boxed(b) => return sink(Input::Boxed(b)),
+            StreamEvent::Progress(c, p) => Happened::Progress(c, p),
+            StreamEvent::Bytes(c, lent) => {
+                let f = self.relay.frag(lent);
+                return self.touch(c, |i| {
+                    if !i.closing {
+                        i.rx.push_back(f);
+                        i.readable = true;
+                    }
+                });
+            }
+            // The machine may wait for the peer, whatever lies here.
+            StreamEvent::Ended(c) => Happened::Ended(c),
+            // One that just left the ring has nothing waiting here.
+            StreamEvent::PeerFin(c) if !self.imported.contains_key(&c) => Happened::PeerFin(c),
+            StreamEvent::PeerFin(c) => return self.touch(c, |i| i.fin = true),
+            StreamEvent::Closed(c, why) if !self.imported.contains_key(&c) => Happened::Closed(c, why),
+            StreamEvent::Closed(c, why) => return self.touch(c, |i| i.closed = Some(why)),
+            StreamEvent::Released(l) => Happened::Released(l),
+            StreamEvent::Direct(c) => return self.direct(b, c),
+        };
+        sink(Input::Stream(happened));
+    }
+
+    /// The home of an exported stream has taken `n` bytes of it.
+    pub(super) fn took(&mut self, c: ConnId, n: u64) {
+        let Some(e) = self.exported.get_mut(&c) else { return };
+        e.in_flight = e.in_flight.saturating_sub(n);
+        if e.returns {
+            if e.in_flight == 0 {
+                self.post.send(self.shards.me, Mail::Stream(e.bucket, StreamEvent::Direct(c)));
+            }
+        } else if std::mem::take(&mut e.waits) {
+            self.reread.push(c);
+        }
+    }
+
+    /// Tells bytes and ends of imported streams, after everything else that the mail said.
+    pub(super) fn deliver(&mut self, sink: &mut dyn FnMut(Input<'_>)) {
+        for c in std::mem::take(&mut self.touched) {
+            let Some(i) = self.imported.get_mut(&c) else { continue };
+            i.listed = false;
+            let mut took = 0;
+            if std::mem::take(&mut i.readable) && !i.rx.is_empty() {
+                let mut rx = ImportedRx { rx: &mut i.rx, took: 0 };
+                sink(Input::Stream(Happened::Bytes(c, &mut rx)));
+                took = rx.took;
+            }
+            if i.fin && i.rx.is_empty() {
+                i.fin = false;
+                sink(Input::Stream(Happened::PeerFin(c)));
+            }
+            // What came before the end is taken first, unless the machine has closed.
+            if let Some(why) = i.closed.filter(|_| i.rx.is_empty()) {
+                self.imported.remove(&c);
+                sink(Input::Stream(Happened::Closed(c, why)));
+                continue;
+            }
+            if i.closed.is_some() {
+                sink(Input::Stream(Happened::Ended(c)));
+            }
+            if took > 0 {
+                self.post.send(c.shard, Mail::Took(c, took));
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! The byte streams of one lcore: the seam between a machine and the wire.
+
+use tcpstack::SiblingMsg;
+
+use crate::lnd::Tcp;
+use crate::stream::{Action, Close, ConnId, DialSpec, Happened, LendId, SendMsg};
+
+/// Result of a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// So many things were done; come back at once.
+    Busy(u32),
+    /// Nothing to do now.
+    Idle,
+}
+
+impl Work {
+    /// Of two turns' work, all of it.
+    #[must_use]
+    pub fn and(self, other: Work) -> Work {
+        match (self, other) {
+            (Work::Busy(a), Work::Busy(b)) => Work::Busy(a.saturating_add(b)),
+            (Work::Idle, w) | (w, Work::Idle) => w,
+        }
+    }
+
+    /// Whether there was any.
+    pub fn is_busy(self) -> bool {
+        matches!(self, Work::Busy(_))
+    }
+
+    /// `Busy(n)`, or `Idle` for 0.
+    pub fn of(n: usize) -> Work {
+        if n == 0 { Work::Idle } else { Work::Busy(u32::try_from(n).unwrap_or(u32::MAX)) }
+    }
+}
+
+/// Streams of one lcore. Implemented over the queues of a port, in memory too ([`LcoreRt`](super::lcore::LcoreStreams)),
+/// and over kernel sockets ([`SockRt`](super::sock::SockStreams)).
+///
+/// An action on a stream that has gone is dropped, and its lend comes home all the same.
+pub trait Streams {
+    /// The time in ns.
+    fn now(&self) -> u64;
+
+    /// Starts a connection. Exactly one [`Happened::Opened`] or [`Happened::DialFailed`] with this id follows.
+    fn dial(&mut self, d: &DialSpec);
+
+    /// Pushes a message on a stream.
+    fn send(&mut self, c: ConnId, m: SendMsg);
+
+    /// Lifts the hold on a lend of a stream.
+    fn unhold(&mut self, c: ConnId, l: LendId);
+
+    /// The machine takes bytes of a stream again.
+    fn read(&mut self, c: ConnId);
+
+    /// Closes a stream.
+    fn close(&mut self, c: ConnId, how: Close);
+
+    /// Does what the machine wants of a stream.
+    #[inline]
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Dial(d) => self.dial(&d),
+            Action::Send(c, m) => self.send(c, m),
+            Action::Unhold(c, l) => self.unhold(c, l),
+            Action::Read(c) => self.read(c),
+            Action::Close(c, how) => self.close(c, how),
+        }
+    }
+
+    /// Receives, runs timers, and tells what happened: all `Progress` before any `Bytes`.
+    fn turn(&mut self, sink: &mut dyn FnMut(Happened<'_>)) -> Work;
+
+    /// Sends what was asked for since the last turn.
+    fn flush(&mut self) -> Work;
+
+    /// When [`Streams::turn`] wants to be called next if nothing arrives, in ns.
+    fn deadline(&self) -> Option<u64>;
+
+    /// Waits for something to arrive, until `until` (ns) at the latest. Streams that can only be polled return at once.
+    fn wait(&mut self, until: Option<u64>);
+
+    /// Ends every stream at once, as far as peers can still be told, since nothing will be turned again.
+    fn abort_all(&mut self);
+
+    /// Takes in tunables of connections that are made from now on.
+    fn tune(&mut self, tcp: &Tcp);
+
+    /// The TCP stack of this queue, as those of the other queues of the same port know it; `None` where the kernel has
+    /// the connections.
+    fn sibling(&mut self) -> Option<&mut dyn Sibling>;
+}
+
+/// A TCP stack of one queue, among those of the other queues of its port (`tcpstack/src/siblings.rs`).
+pub trait Sibling {
+    /// The next message for another queue's stack, and which queue.
+    fn tell(&mut self) -> Option<(u16, SiblingMsg)>;
+
+    /// Takes in a message of another queue's stack.
+    fn hear(&mut self, msg: SiblingMsg);
+}
