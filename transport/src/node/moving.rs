@@ -121,18 +121,13 @@ pub(super) enum MoveMsg {
     Yes(Bucket),
     No(Bucket),
     Cancel(Bucket),
-    Adopt(Box<Cargo>),
+    /// With the bytes of its streams that had not been taken.
+    Adopt(Box<Luggage>, Vec<StreamLeft>),
     Moved(Bucket, ShardId),
     Marker(Bucket),
     AllIn(Bucket),
     /// How busy the sender was of late, in thousandths.
     Busy(u32),
-}
-
-/// A bucket and the bytes of its streams that had not been taken.
-pub(super) struct Cargo {
-    pub(super) luggage: Luggage,
-    pub(super) streams: Vec<StreamLeft>,
 }
 
 /// The end of a stream that another lcore owns, as it lay at the old home.

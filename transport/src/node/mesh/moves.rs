@@ -10,7 +10,7 @@ use super::crossing::{Exported, Imported};
 use super::mail::{Mail, StreamEvent};
 use crate::hash::OwnMap;
 use crate::lnd::Owner;
-use crate::node::moving::{Arrive, ArriveEvent, Cargo, Leave, LeaveEvent, MoveMsg, PATIENCE, StreamLeft};
+use crate::node::moving::{Arrive, ArriveEvent, Leave, LeaveEvent, MoveMsg, PATIENCE, StreamLeft};
 use crate::node::{Input, Luggage};
 use crate::stream::{Bucket, ConnId, ShardId};
 
@@ -104,7 +104,7 @@ impl Mesh {
                     self.arrive_event(ArriveEvent::Cancel);
                 }
             }
-            MoveMsg::Adopt(cargo) => self.adopt(from, *cargo, sink),
+            MoveMsg::Adopt(luggage, streams) => self.adopt(from, luggage, streams, sink),
             MoveMsg::Moved(b, to) => {
                 self.homes.set(b, to);
                 sink(Input::Moved(b, to));
@@ -130,14 +130,19 @@ impl Mesh {
     }
 
     /// The new home: takes the bucket in, and asks for the marker of what this lcore's own streams sent away.
-    fn adopt(&mut self, from: ShardId, cargo: Cargo, sink: &mut dyn FnMut(Input<'_>)) {
-        let Cargo { luggage, streams } = cargo;
+    fn adopt(
+        &mut self,
+        from: ShardId,
+        luggage: Box<Luggage>,
+        streams: Vec<StreamLeft>,
+        sink: &mut dyn FnMut(Input<'_>),
+    ) {
         let (b, me) = (luggage.bucket(), self.shards.me);
         self.homes.set(b, me);
         self.arrive_event(ArriveEvent::Adopt);
         let own: Vec<ConnId> = luggage.conns().filter(|c| c.shard == me).collect();
         let foreign: Vec<ConnId> = luggage.conns().collect();
-        sink(Input::Adopt(from, Box::new(luggage)));
+        sink(Input::Adopt(from, luggage));
         for c in foreign {
             self.imported.insert(c, Imported::new(b));
         }
@@ -280,7 +285,7 @@ impl Mesh {
             self.reread.push(c);
         }
         let streams = std::mem::take(&mut self.leaving.streams);
-        self.say(to, MoveMsg::Adopt(Box::new(Cargo { luggage: *luggage, streams })));
+        self.say(to, MoveMsg::Adopt(luggage, streams));
         self.leaving.missing = (0..self.shards.count).filter(|s| *s != me.0).fold(0, |m, s| m | 1 << s);
         self.leaving.told = false;
         self.leave_event(LeaveEvent::Parted);
