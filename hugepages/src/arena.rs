@@ -5,27 +5,41 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_queue::ArrayQueue;
 
-use crate::backing::{Backing, BackingError, RawRun};
+use crate::backing::{Backing, BackingError, BackingKind, RawRun};
 use crate::run::PageRunMut;
 
-/// Where an arena's idle runs lie.
-pub(crate) struct Shelf {
+/// The backing that an arena's runs see: memory that they give back is kept for the next one.
+struct FreeList {
     backing: Arc<dyn Backing>,
-    idle: ArrayQueue<Ptr>,
+    free: ArrayQueue<Ptr>,
+    /// Runs that are out.
     out: AtomicUsize,
 }
 
 struct Ptr(RawRun);
-// SAFETY: an idle run is plain memory that nobody refers to.
+// SAFETY: memory on the free list is plain bytes that nobody refers to.
 unsafe impl Send for Ptr {}
 
-impl Shelf {
-    pub(crate) fn give_back(&self, raw: RawRun) {
+// SAFETY: memory is handed out once at a time: fresh from the backing, or from the list, on which it is put only by
+// `free`, when nothing refers to it. All of it has the one length of the arena.
+unsafe impl Backing for FreeList {
+    fn alloc(&self, len: usize) -> Result<RawRun, BackingError> {
+        match self.free.pop() {
+            Some(Ptr(raw)) => Ok(raw),
+            None => self.backing.alloc(len),
+        }
+    }
+
+    unsafe fn free(&self, raw: RawRun) {
         self.out.fetch_sub(1, Ordering::Release);
-        if let Err(Ptr(raw)) = self.idle.push(Ptr(raw)) {
-            // SAFETY: the run came from this backing and its last owner just let go.
+        if let Err(Ptr(raw)) = self.free.push(Ptr(raw)) {
+            // SAFETY: passed on from the caller; `alloc` had it from this backing.
             unsafe { self.backing.free(raw) };
         }
+    }
+
+    fn kind(&self) -> BackingKind {
+        self.backing.kind()
     }
 }
 
@@ -42,8 +56,7 @@ pub enum ArenaError {
 
 /// A bounded stock of equal runs. Taking one costs no system call once the arena is warm.
 pub struct Arena {
-    backing: Arc<dyn Backing>,
-    shelf: Arc<Shelf>,
+    list: Arc<FreeList>,
     run_len: usize,
     max: usize,
 }
@@ -51,12 +64,8 @@ pub struct Arena {
 impl Arena {
     /// An arena of at most `max` runs of `run_len` bytes each.
     pub fn new(backing: Arc<dyn Backing>, run_len: usize, max: usize) -> Arena {
-        let shelf = Arc::new(Shelf {
-            backing: backing.clone(),
-            idle: ArrayQueue::new(max.max(1)),
-            out: AtomicUsize::new(0),
-        });
-        Arena { backing, shelf, run_len, max }
+        let list = FreeList { backing, free: ArrayQueue::new(max.max(1)), out: AtomicUsize::new(0) };
+        Arena { list: Arc::new(list), run_len, max }
     }
 
     /// A run to write. Its old contents are unspecified but always initialised.
@@ -64,22 +73,20 @@ impl Arena {
     /// # Errors
     /// [`ArenaError::Exhausted`] when `max` are out; else what the backing says.
     pub fn take(&self) -> Result<PageRunMut, ArenaError> {
-        if self.shelf.out.fetch_add(1, Ordering::Acquire) >= self.max {
-            self.shelf.out.fetch_sub(1, Ordering::Release);
+        let out = &self.list.out;
+        if out.fetch_add(1, Ordering::Acquire) >= self.max {
+            out.fetch_sub(1, Ordering::Release);
             return Err(ArenaError::Exhausted(self.max));
         }
-        let raw = match self.shelf.idle.pop() {
-            Some(Ptr(raw)) => raw,
-            None => self.backing.alloc(self.run_len).inspect_err(|_| {
-                self.shelf.out.fetch_sub(1, Ordering::Release);
-            })?,
-        };
-        Ok(PageRunMut::from_shelf(raw, self.run_len, self.backing.clone(), self.shelf.clone()))
+        let run = PageRunMut::new(self.list.clone(), self.run_len);
+        Ok(run.inspect_err(|_| {
+            out.fetch_sub(1, Ordering::Release);
+        })?)
     }
 
     /// Runs that are out.
     pub fn out(&self) -> usize {
-        self.shelf.out.load(Ordering::Acquire)
+        self.list.out.load(Ordering::Acquire)
     }
 
     /// Length of each run, in bytes.
@@ -88,11 +95,11 @@ impl Arena {
     }
 }
 
-impl Drop for Shelf {
+impl Drop for FreeList {
     fn drop(&mut self) {
-        // The arena and every run have gone, so the idle ones can go back, too.
-        while let Some(Ptr(raw)) = self.idle.pop() {
-            // SAFETY: idle runs came from this backing and nobody refers to them.
+        // The arena and every run have gone, so the free ones can go back, too.
+        while let Some(Ptr(raw)) = self.free.pop() {
+            // SAFETY: memory on the list came from this backing and nobody refers to it.
             unsafe { self.backing.free(raw) };
         }
     }

@@ -3,7 +3,8 @@
 use std::io;
 use std::ptr::NonNull;
 
-use crate::run::BAD_IOVA;
+/// The I/O virtual address of memory that no device can reach (DPDK's `RTE_BAD_IOVA`).
+pub const BAD_IOVA: u64 = u64::MAX;
 
 /// What kind of memory a run is made of. A port uses it to tell whether its device can reach the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,11 +22,11 @@ pub mod rx;
 mod sync;
 
 pub use arena::{Arena, ArenaError};
-pub use backing::{Backing, BackingError, BackingKind, HugePages, Memfd, PrivatePages, RawRun};
+pub use backing::{BAD_IOVA, Backing, BackingError, BackingKind, HugePages, Memfd, PrivatePages, RawRun};
 pub use lending::{
     AttachRefused, LendSlab, LendSlabError, Lent, NIC_REFS_MAX, NicRef, ShInfo, Short, SlabCounters,
 };
-pub use run::{BAD_IOVA, PageRun, PageRunMut, PageSlice};
+pub use run::{PageRun, PageRunMut, PageSlice};
 pub use rx::{
     HeapRxBuf, HeapRxPool, LendBudget, LendOwner, Relay, RxCounters, RxFrag, RxHome, RxLent, RxOps,
 };

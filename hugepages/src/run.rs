@@ -3,17 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::backing::{Backing, BackingKind, RawRun};
+use crate::backing::{Backing, BackingError, BackingKind, RawRun};
 
-/// The I/O virtual address of memory that no device can reach (DPDK's `RTE_BAD_IOVA`).
-pub const BAD_IOVA: u64 = u64::MAX;
-
-pub(crate) struct Inner {
+struct Inner {
     raw: Option<RawRun>,
     /// Bytes the user asked for; the backing may have rounded up.
     len: usize,
     backing: Arc<dyn Backing>,
-    home: Option<Arc<crate::arena::Shelf>>,
 }
 
 // SAFETY: the memory is plain bytes; `PageRunMut` is its only writer and is unique, `PageRun` only reads.
@@ -30,11 +26,9 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let Some(raw) = self.raw.take() else { return };
-        match &self.home {
-            Some(shelf) => shelf.give_back(raw),
+        if let Some(raw) = self.raw.take() {
             // SAFETY: `raw` came from this backing and the last owner is being dropped.
-            None => unsafe { self.backing.free(raw) },
+            unsafe { self.backing.free(raw) }
         }
     }
 }
@@ -47,18 +41,9 @@ impl PageRunMut {
     ///
     /// # Errors
     /// Whatever the backing says.
-    pub fn new(backing: Arc<dyn Backing>, len: usize) -> Result<PageRunMut, crate::BackingError> {
+    pub fn new(backing: Arc<dyn Backing>, len: usize) -> Result<PageRunMut, BackingError> {
         let raw = backing.alloc(len)?;
-        Ok(PageRunMut(Inner { raw: Some(raw), len, backing, home: None }))
-    }
-
-    pub(crate) fn from_shelf(
-        raw: RawRun,
-        len: usize,
-        backing: Arc<dyn Backing>,
-        shelf: Arc<crate::arena::Shelf>,
-    ) -> Self {
-        PageRunMut(Inner { raw: Some(raw), len, backing, home: Some(shelf) })
+        Ok(PageRunMut(Inner { raw: Some(raw), len, backing }))
     }
 
     /// Length in bytes.
@@ -121,7 +106,7 @@ impl PageRun {
         self.0.raw().ptr.as_ptr()
     }
 
-    /// I/O virtual address of the first byte, or [`BAD_IOVA`].
+    /// I/O virtual address of the first byte, or [`BAD_IOVA`](crate::BAD_IOVA).
     pub fn iova(&self) -> u64 {
         self.0.raw().iova
     }

@@ -363,17 +363,17 @@ impl std::fmt::Debug for RxLent {
 struct LentBuf {
     refs: Cell<u32>,
     lent: Option<RxLent>,
-    shelf: std::rc::Weak<RefCell<Shelf>>,
+    free: std::rc::Weak<RefCell<FreeList>>,
 }
 
 // Boxed on purpose: a buffer's address is its handle and must not move.
 #[allow(clippy::vec_box)]
-type Shelf = Vec<Box<LentBuf>>;
+type FreeList = Vec<Box<LentBuf>>;
 
 /// Turns lent fragments of other lcores into fragments of this one, which may be split and lent again.
 #[derive(Clone)]
 pub struct Relay {
-    shelf: Rc<RefCell<Shelf>>,
+    free: Rc<RefCell<FreeList>>,
     home: RxHome,
 }
 
@@ -394,8 +394,8 @@ unsafe fn relay_release(raw: NonNull<()>) {
         let mut b = unsafe { Box::from_raw(p.as_ptr()) };
         // Sends the buffer home.
         b.lent = None;
-        if let Some(shelf) = b.shelf.upgrade() {
-            shelf.borrow_mut().push(b);
+        if let Some(free) = b.free.upgrade() {
+            free.borrow_mut().push(b);
         }
     }
 }
@@ -405,14 +405,14 @@ static RELAY_OPS: RxOps = RxOps { retain: relay_retain, release: relay_release, 
 impl Relay {
     /// A relay with its own budget for what is lent again.
     pub fn new(budget: LendBudget) -> Relay {
-        Relay { shelf: Rc::default(), home: RxHome::new(&RELAY_OPS, budget) }
+        Relay { free: Rc::default(), home: RxHome::new(&RELAY_OPS, budget) }
     }
 
     /// `lent` as a fragment of this lcore.
     pub fn frag(&self, lent: RxLent) -> RxFrag {
         let (data, len, truesize) = (lent.data, lent.len, lent.truesize);
-        let mut b = self.shelf.borrow_mut().pop().unwrap_or_else(|| {
-            Box::new(LentBuf { refs: Cell::new(0), lent: None, shelf: Rc::downgrade(&self.shelf) })
+        let mut b = self.free.borrow_mut().pop().unwrap_or_else(|| {
+            Box::new(LentBuf { refs: Cell::new(0), lent: None, free: Rc::downgrade(&self.free) })
         });
         b.refs.set(1);
         b.lent = Some(lent);

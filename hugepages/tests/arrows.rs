@@ -1,9 +1,12 @@
 //! The arrows between the crates, as ARCHITECTURE.md draws them: read from `cargo tree`, so that a dependency
 //! that turns one round, or adds one, fails here.
 //!
+//! Files within a crate have arrows, too: no two of them need each other, but for a parent and its child.
+//!
 //! It sits in this crate because this one has no arrows of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 type Names = BTreeSet<String>;
@@ -130,4 +133,167 @@ fn outside_crates_that_are_fenced_stay_in_their_room() {
             assert!(!used.contains(outside) || name == room, "{name} depends on {outside}");
         }
     }
+}
+
+/// Folders of crates in whose sources no two files need each other.
+const NO_CIRCLES: [&str; 4] = ["hugepages", "hugepages/fsm", "tcpstack/wheel", "dpdk-sys"];
+
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    for e in std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()) {
+        if e.is_dir() {
+            sources(&e, found);
+        } else if e.extension().is_some_and(|x| x == "rs") {
+            found.push(e);
+        }
+    }
+}
+
+/// A module of a crate: `["dpdk", "port"]`; the crate itself has no parts.
+type Module = Vec<String>;
+
+/// Modules below a folder, with their code: without comments and tests.
+fn modules(src: &Path) -> BTreeMap<Module, String> {
+    let mut files = Vec::new();
+    sources(src, &mut files);
+    let of = |f: &PathBuf| {
+        let rel = f.strip_prefix(src).unwrap().with_extension("");
+        let mut path: Module =
+            rel.components().map(|c| c.as_os_str().to_string_lossy().into_owned()).collect();
+        path.pop_if(|l| ["mod", "lib", "main"].contains(&l.as_str()));
+        let text = std::fs::read_to_string(f).unwrap();
+        let text = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+        let lines = text.lines().filter(|l| !l.trim_start().starts_with("//"));
+        (path, lines.fold(String::new(), |all, l| all + l + "\n"))
+    };
+    files.iter().map(of).collect()
+}
+
+/// Paths that begin with `prefix` in `text`, the prefix left out; a group in braces gives one for each of its members.
+fn paths(text: &str, prefix: &str) -> BTreeSet<Module> {
+    fn expand(root: &[String], rest: &str, found: &mut BTreeSet<Module>) {
+        let inner = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+        let (head, tail) = rest.split_at(rest.find(|c: char| !inner(c)).unwrap_or(rest.len()));
+        let path: Module = root
+            .iter()
+            .cloned()
+            .chain(head.split("::").filter(|w| !w.is_empty()).map(str::to_owned))
+            .collect();
+        let Some(group) = tail.strip_prefix('{').filter(|_| head.is_empty() || head.ends_with("::")) else {
+            found.insert(path);
+            return;
+        };
+        let (mut depth, mut from) = (0, 0);
+        for (i, c) in group.char_indices() {
+            match c {
+                '{' => depth += 1,
+                ',' | '}' if depth == 0 => {
+                    expand(&path, group[from..i].trim(), found);
+                    from = i + 1;
+                    if c == '}' {
+                        break;
+                    }
+                }
+                '}' => depth -= 1,
+                _ => {}
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    for (at, _) in text.match_indices(prefix) {
+        let before = text[..at].chars().next_back();
+        if before.is_none_or(|c| !c.is_alphanumeric() && c != '_' && c != ':') {
+            expand(&[], &text[at + prefix.len()..], &mut found);
+        }
+    }
+    found
+}
+
+/// Modules that the code of one names, itself, its parents and its children left out.
+fn named(of: &Module, all: &BTreeMap<Module, String>) -> BTreeSet<Module> {
+    let (code, root) = (&all[of], &all[&Module::new()]);
+    // What the crate shows under its own name belongs to the module that it comes from.
+    let shown = |name: &str| {
+        let mut modules = all.keys().filter(|m| m.len() == 1);
+        modules.find(|m| paths(root, &format!("use {}::", m[0])).contains(&vec![name.to_owned()]))
+    };
+    let mut found = BTreeSet::new();
+    for up in 0..=of.len() {
+        let prefix = if up == 0 { "crate::".to_owned() } else { "super::".repeat(up) };
+        let base = if up == 0 { &[][..] } else { &of[..of.len() - up] };
+        for path in paths(code, &prefix).iter().filter(|p| !p.is_empty()) {
+            let full: Module = base.iter().chain(path).cloned().collect();
+            let longest = (1..=full.len()).rev().find_map(|n| all.get_key_value(&full[..n]).map(|(m, _)| m));
+            let module = if up == 0 { longest.or_else(|| shown(&path[0])) } else { longest };
+            found.extend(module.cloned());
+        }
+    }
+    // A parent and its child are one.
+    found.retain(|m| !m.starts_with(of) && !of.starts_with(m));
+    found
+}
+
+/// Modules to which arrows lead from `start`.
+fn reached<'a>(edges: &'a BTreeMap<&Module, BTreeSet<Module>>, start: &Module) -> BTreeSet<&'a Module> {
+    let (mut seen, mut next) = (BTreeSet::new(), edges[start].iter().collect::<Vec<_>>());
+    while let Some(n) = next.pop() {
+        if seen.insert(n) {
+            next.extend(&edges[n]);
+        }
+    }
+    seen
+}
+
+/// Circles of files in one crate, each with all its files.
+fn circles(all: &BTreeMap<Module, String>) -> Vec<String> {
+    let edges: BTreeMap<_, _> = all.keys().filter(|m| !m.is_empty()).map(|m| (m, named(m, all))).collect();
+    let reach: BTreeMap<_, _> = edges.keys().map(|m| (*m, reached(&edges, m))).collect();
+    let ring = |m: &&Module| -> Vec<String> {
+        reach[*m].iter().filter(|o| reach[**o].contains(*m)).map(|o| o.join("/")).collect()
+    };
+    let rings: BTreeSet<Vec<String>> = edges.keys().map(ring).filter(|r| !r.is_empty()).collect();
+    rings.iter().map(|r| r.join(", ")).collect()
+}
+
+#[test]
+fn no_two_files_of_a_crate_need_each_other() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for name in NO_CIRCLES {
+        let all = modules(&root.join(name).join("src"));
+        assert!(all.contains_key(&Module::new()), "this test sees no {name}");
+        assert_eq!(circles(&all), [""; 0], "{name}: these files are in a circle");
+    }
+}
+
+/// The reading of sources is itself no guess: each way to name a module is seen.
+#[test]
+fn a_circle_is_found_however_a_file_names_another() {
+    let found = |a: &str, b: &str| {
+        let of =
+            |path: &[&str], code: &str| (path.iter().map(|p| (*p).to_owned()).collect(), code.to_owned());
+        circles(&BTreeMap::from([
+            of(&[], "mod a; mod b;\npub use a::{A, Other};"),
+            of(&["a"], "struct A;"),
+            of(&["a", "x"], a),
+            of(&["b"], b),
+            of(&["b", "y"], "use super::super::a;"),
+        ]))
+    };
+    for a in
+        ["crate::b::B", "use crate::{c, b::{self, B}};", "use crate::{\n    b,\n};", "super::super::b::B"]
+    {
+        for b in ["use crate::a::x;", "use super::{a::{x::X}};"] {
+            assert_eq!(found(a, b), ["a/x, b"], "{a} and {b}");
+        }
+    }
+    for (a, b) in
+        [("crate::b::B", "crate::A"), ("crate::bb::B", "use crate::a::x;"), ("b::B", "use crate::a::x;")]
+    {
+        assert_eq!(found(a, b), [""; 0], "{a} and {b}");
+    }
+    let child = |a: &str| {
+        let of =
+            |path: &[&str], code: &str| (path.iter().map(|p| (*p).to_owned()).collect(), code.to_owned());
+        circles(&BTreeMap::from([of(&[], "pub use a::A;"), of(&["a"], a), of(&["b"], "use crate::A;")]))
+    };
+    assert_eq!((child("use crate::b;"), child("struct A;")), (vec!["a, b".to_owned()], Vec::new()));
 }
