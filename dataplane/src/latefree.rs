@@ -19,6 +19,8 @@
 //!                                               Quarantined (until waiting == 0)
 //! ```
 
+use fsm::Fsm;
+
 /// How long a driver may hold pages of an idle queue before frames to nudge it become rare, in ns; then one is
 /// sent in each such time.
 pub const NUDGE_NS: u64 = 10_000_000;
@@ -27,66 +29,63 @@ pub const NUDGES_MAX: u32 = 16;
 /// Without progress for this long, the port is stopped and started, in ns.
 pub const STUCK_NS: u64 = 1_000_000_000;
 
-/// Where a queue's late pages stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LateState {
-    /// Nothing waits for the driver.
-    Quiet,
-    /// Something does; the driver is asked.
-    Reclaiming,
-    /// Asking does not help: harmless frames are sent.
-    Nudging,
-    /// Frames did not help either.
-    Holding,
-    /// The control thread was told to restart the port.
-    Restarting,
-    /// The restart did not help: the pages are given up, and the owner is told so.
-    Quarantined,
-}
+fsm::fsm! {
+    /// Where a queue's late pages stand.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum LateState {
+        /// Nothing waits for the driver.
+        Quiet,
+        /// Something does; the driver is asked.
+        Reclaiming,
+        /// Asking does not help: harmless frames are sent.
+        Nudging,
+        /// Frames did not help either.
+        Holding,
+        /// The control thread was told to restart the port.
+        Restarting,
+        /// The restart did not help: the pages are given up, and the owner is told so.
+        Quarantined,
+    }
 
-/// What happened, from one turn to the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LateEvent {
-    /// Nothing waits any more.
-    Home,
-    /// Fewer wait than before, or the first ones do.
-    Progress,
-    /// The driver was asked and freed nothing, and the queue has nothing else to send.
-    Deaf,
-    /// Nudges are used up.
-    Spent,
-    /// No progress for [`STUCK_NS`].
-    Stuck,
-}
+    /// Events from one turn to the next.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum LateEvent {
+        /// Nothing waits any more.
+        Home,
+        /// Fewer wait than before, or the first ones do.
+        Progress,
+        /// The driver was asked and freed nothing, and the queue has nothing else to send.
+        Deaf,
+        /// Nudges are used up.
+        Spent,
+        /// No progress for [`STUCK_NS`].
+        Stuck,
+    }
 
-/// What the poll loop is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LateAction {
-    /// Nothing.
-    None,
-    /// Call [`crate::pkt::Port::reclaim`] and pass its answer to [`LateFree::reclaimed`].
-    Reclaim,
-    /// Send one harmless frame.
-    Nudge,
-    /// Ask the control thread to stop and start the port.
-    Restart,
-    /// Report the pages as quarantined: they are never reused.
-    Quarantine,
-}
+    /// Work for the poll loop.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum LateAction {
+        /// Nothing.
+        None,
+        /// Call [`crate::pkt::Port::reclaim`] and pass its answer to [`LateFree::reclaimed`].
+        Reclaim,
+        /// Send one harmless frame.
+        Nudge,
+        /// Ask the control thread to stop and start the port.
+        Restart,
+        /// Report the pages as quarantined: they are never reused.
+        Quarantine,
+    }
 
-/// The transition table. `None`: nothing changes.
-fn next(s: LateState, e: LateEvent) -> Option<LateState> {
-    use LateEvent as E;
-    use LateState as S;
-    match (s, e) {
-        (S::Quiet, E::Home) => None,
-        (_, E::Home) => Some(S::Quiet),
-        (S::Quiet | S::Nudging | S::Holding | S::Restarting, E::Progress) => Some(S::Reclaiming),
-        (S::Reclaiming, E::Deaf) => Some(S::Nudging),
-        (S::Nudging, E::Spent) => Some(S::Holding),
-        (S::Reclaiming | S::Nudging | S::Holding, E::Stuck) => Some(S::Restarting),
-        (S::Restarting, E::Stuck) => Some(S::Quarantined),
-        _ => None,
+    table LateState + LateEvent => LateAction {
+        start Quiet;
+        else "nothing changes";
+        Reclaiming | Nudging | Holding | Restarting | Quarantined + Home => Quiet, None;
+        Quiet | Nudging | Holding | Restarting + Progress => Reclaiming, None;
+        Reclaiming + Deaf => Nudging, None;
+        Nudging + Spent => Holding, None;
+        Reclaiming | Nudging | Holding + Stuck => Restarting, Restart;
+        Restarting + Stuck => Quarantined, Quarantine;
     }
 }
 
@@ -106,7 +105,7 @@ pub struct LateCounters {
 /// Follows one queue's late pages.
 #[derive(Clone, Debug)]
 pub struct LateFree {
-    state: LateState,
+    state: Fsm<LateState>,
     waiting: u64,
     /// Time of the last progress, ns.
     since: u64,
@@ -118,7 +117,7 @@ pub struct LateFree {
 impl Default for LateFree {
     fn default() -> LateFree {
         LateFree {
-            state: LateState::Quiet,
+            state: Fsm::START,
             waiting: 0,
             since: 0,
             nudging_since: 0,
@@ -131,7 +130,7 @@ impl Default for LateFree {
 impl LateFree {
     /// State now.
     pub fn state(&self) -> LateState {
-        self.state
+        self.state.get()
     }
 
     /// Counts since the start.
@@ -139,47 +138,42 @@ impl LateFree {
         self.counters
     }
 
-    fn on(&mut self, e: LateEvent) -> bool {
-        let Some(s) = next(self.state, e) else { return false };
-        self.state = s;
-        true
-    }
-
     /// One turn at `now` (ns): `waiting` lendings are held by the NIC alone; `idle` when the queue has nothing to
     /// send. A busy queue is left alone, since its own frames make the driver free.
     pub fn step(&mut self, now: u64, waiting: u64, idle: bool) -> LateAction {
         if waiting == 0 {
             self.waiting = 0;
-            self.on(LateEvent::Home);
+            self.state.apply(LateEvent::Home);
             return LateAction::None;
         }
         if waiting < self.waiting || self.state == LateState::Quiet {
             self.since = now;
             self.nudges = 0;
-            self.on(LateEvent::Progress);
+            self.state.apply(LateEvent::Progress);
         }
         self.waiting = waiting;
-        if now.saturating_sub(self.since) >= STUCK_NS && self.on(LateEvent::Stuck) {
+        if now.saturating_sub(self.since) >= STUCK_NS
+            && let Some(action) = self.state.apply(LateEvent::Stuck)
+        {
             // The restart gets as long again.
             self.since = now;
-            if self.state == LateState::Restarting {
-                self.counters.restarts += 1;
-                return LateAction::Restart;
+            match action {
+                LateAction::Restart => self.counters.restarts += 1,
+                _ => self.counters.quarantines += 1,
             }
-            self.counters.quarantines += 1;
-            return LateAction::Quarantine;
+            return action;
         }
         if !idle {
             return LateAction::None;
         }
-        match self.state {
+        match self.state.get() {
             LateState::Reclaiming => {
                 self.counters.reclaims += 1;
                 LateAction::Reclaim
             }
             LateState::Nudging => {
                 if self.nudges >= NUDGES_MAX || now.saturating_sub(self.nudging_since) >= NUDGE_NS {
-                    self.on(LateEvent::Spent);
+                    self.state.apply(LateEvent::Spent);
                     return LateAction::None;
                 }
                 self.nudge(now)
@@ -199,9 +193,9 @@ impl LateFree {
         LateAction::Nudge
     }
 
-    /// What [`LateAction::Reclaim`] came to: `freed` buffers let go.
+    /// The answer to [`LateAction::Reclaim`]: the driver let go of `freed` buffers.
     pub fn reclaimed(&mut self, now: u64, freed: u32) {
-        if freed == 0 && self.on(LateEvent::Deaf) {
+        if freed == 0 && self.state.apply(LateEvent::Deaf).is_some() {
             self.nudging_since = now;
         }
     }
@@ -212,33 +206,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table() {
-        use LateEvent::*;
-        use LateState::*;
-        let mut t = String::new();
-        for s in [Quiet, Reclaiming, Nudging, Holding, Restarting, Quarantined] {
-            for e in [Home, Progress, Deaf, Spent, Stuck] {
-                if let Some(n) = next(s, e) {
-                    t += &format!("{s:?} --{e:?}--> {n:?}\n");
-                }
-            }
-        }
-        insta::assert_snapshot!(t, @r"
-        Quiet --Progress--> Reclaiming
-        Reclaiming --Home--> Quiet
-        Reclaiming --Deaf--> Nudging
-        Reclaiming --Stuck--> Restarting
-        Nudging --Home--> Quiet
-        Nudging --Progress--> Reclaiming
-        Nudging --Spent--> Holding
-        Nudging --Stuck--> Restarting
-        Holding --Home--> Quiet
-        Holding --Progress--> Reclaiming
-        Holding --Stuck--> Restarting
-        Restarting --Home--> Quiet
-        Restarting --Progress--> Reclaiming
-        Restarting --Stuck--> Quarantined
-        Quarantined --Home--> Quiet
+    fn transitions() {
+        insta::assert_snapshot!(fsm::listing::<LateState>(), @r"
+        Quiet + Progress -> Reclaiming, None
+        Reclaiming + Home -> Quiet, None
+        Reclaiming + Deaf -> Nudging, None
+        Reclaiming + Stuck -> Restarting, Restart
+        Nudging + Home -> Quiet, None
+        Nudging + Progress -> Reclaiming, None
+        Nudging + Spent -> Holding, None
+        Nudging + Stuck -> Restarting, Restart
+        Holding + Home -> Quiet, None
+        Holding + Progress -> Reclaiming, None
+        Holding + Stuck -> Restarting, Restart
+        Restarting + Home -> Quiet, None
+        Restarting + Progress -> Reclaiming, None
+        Restarting + Stuck -> Quarantined, Quarantine
+        Quarantined + Home -> Quiet, None
+        otherwise: nothing changes
         ");
     }
 

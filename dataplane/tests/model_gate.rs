@@ -6,12 +6,34 @@
 mod gate;
 #[path = "../../hugepages/tests/model/mod.rs"]
 mod model;
-use model as sync;
 
 use std::sync::Arc;
 
 use gate::{Gate, GateCell, GateEvent};
 use loom::thread;
+
+/// The names of the crate's `sync`.
+mod sync {
+    use std::sync::atomic::Ordering;
+
+    pub(crate) use super::model::{Cell, every};
+
+    /// loom's atomic byte: the table is applied to it as to the standard library's.
+    #[derive(Debug)]
+    pub(crate) struct AtomicU8(super::model::AtomicU8);
+
+    impl fsm::AtomicByte for AtomicU8 {
+        fn new(n: u8) -> AtomicU8 {
+            AtomicU8(super::model::AtomicU8::new(n))
+        }
+        fn load(&self, order: Ordering) -> u8 {
+            self.0.load(order)
+        }
+        fn compare_exchange(&self, current: u8, new: u8, done: Ordering, not: Ordering) -> Result<u8, u8> {
+            self.0.compare_exchange(current, new, done, not)
+        }
+    }
+}
 
 /// A gate and the queue behind it.
 struct Queue {

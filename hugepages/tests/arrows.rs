@@ -18,7 +18,7 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ("fsm", &[]),
     ("wheel", &[]),
     ("dpdk-sys", &[]),
-    ("dataplane", &["hugepages", "dpdk-sys"]),
+    ("dataplane", &["hugepages", "fsm", "dpdk-sys"]),
     ("tcpstack", &["dataplane", "wheel"]),
     ("transport", &["tcpstack", "fsm"]),
     ("bench", &["transport"]),

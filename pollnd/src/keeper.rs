@@ -2,11 +2,11 @@
 //! for the other end of a virtio link, and tells of it all, once a minute at most.
 //!
 //! ```text
-//!            up                down              the other end connects no more
+//!            Up                Down               GivenUp (it would not connect again)
 //!   Fresh ────────> Up ──────────────────> Down ───────────────────────────────> Away (device given up)
 //!                    ^                     │ ^                                     │
-//!                    └─────────────────────┘ └─────────────────────────────────────┘ made anew
-//!                              up
+//!                    └─────────────────────┘ └─────────────────────────────────────┘ MadeAnew
+//!                              Up
 //! ```
 
 use std::os::unix::net::UnixStream;
@@ -18,6 +18,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dataplane::dpdk::{EthPort, LinkState, PortSpec};
+use fsm::Fsm;
 use transport::node::lcore::Duplicates;
 
 use crate::limits;
@@ -31,34 +32,34 @@ const TELL: Duration = Duration::from_secs(60);
 /// How long lcores may take to let go of the port.
 const YIELD: Duration = Duration::from_secs(2);
 
-/// Where the link stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Far {
-    /// It has not been up yet.
-    Fresh,
-    Up,
-    Down,
-    /// The device is given up: it would not connect again.
-    Away,
-}
+fsm::fsm! {
+    /// State of the link.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Link {
+        /// It has not been up yet.
+        Fresh,
+        Up,
+        Down,
+        /// The device is given up: it would not connect again.
+        Away,
+    }
 
-/// What happens to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Seen {
-    Up,
-    Down,
-    GivenUp,
-    MadeAnew,
-}
+    /// Events of the link.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum LinkEvent {
+        Up,
+        Down,
+        GivenUp,
+        MadeAnew,
+    }
 
-/// The transition table. `None`: nothing changes.
-fn next(s: Far, e: Seen) -> Option<Far> {
-    match (s, e) {
-        (Far::Fresh | Far::Down, Seen::Up) => Some(Far::Up),
-        (Far::Up, Seen::Down) => Some(Far::Down),
-        (Far::Down, Seen::GivenUp) => Some(Far::Away),
-        (Far::Away, Seen::MadeAnew) => Some(Far::Down),
-        _ => None,
+    table Link + LinkEvent {
+        start Fresh;
+        else "nothing changes";
+        Fresh | Down + Up => Up;
+        Up + Down => Down;
+        Down + GivenUp => Away;
+        Away + MadeAnew => Down;
     }
 }
 
@@ -114,12 +115,15 @@ impl Keeper {
         let (stop, stopped) = mpsc::channel();
         let backend = backend(spec);
         // A device that connects by itself has done so when it was made.
-        let up = backend.is_some() || port.refresh_link().up;
+        let mut state = Fsm::START;
+        if backend.is_some() || port.refresh_link().up {
+            state.apply(LinkEvent::Up);
+        }
         let watch = Watch {
             port,
             backend,
             duties,
-            far: if up { Far::Up } else { Far::Fresh },
+            state,
             since: Instant::now(),
             down: Rare::default(),
             failed: Rare::default(),
@@ -143,7 +147,7 @@ struct Watch {
     port: EthPort,
     backend: Option<PathBuf>,
     duties: Duties,
-    far: Far,
+    state: Fsm<Link>,
     /// When the link went down.
     since: Instant,
     down: Rare,
@@ -165,28 +169,27 @@ impl Watch {
                     tracing::warn!("{t}");
                 }
             }
-            look = if matches!(self.far, Far::Fresh | Far::Up) { LOOK } else { LOOK_DOWN };
+            look = if self.works() { LOOK } else { LOOK_DOWN };
         }
         self.port
     }
 
-    fn on(&mut self, e: Seen) -> bool {
-        let Some(s) = next(self.far, e) else { return false };
-        self.far = s;
-        true
+    /// Whether the device is there and nobody has seen its link go down.
+    fn works(&self) -> bool {
+        matches!(self.state.get(), Link::Fresh | Link::Up)
     }
 
     fn look(&mut self, now: Instant) {
-        match self.far {
-            Far::Fresh | Far::Up => {
+        match self.state.get() {
+            Link::Fresh | Link::Up => {
                 let link = self.port.refresh_link();
                 self.saw(link, now);
             }
             // It would not connect again; closed, it lets go of what was being sent.
-            Far::Down if self.backend.is_some() => match self.port.detach(YIELD) {
+            Link::Down if self.backend.is_some() => match self.port.detach(YIELD) {
                 Ok(()) => {
                     if self.port.is_away() {
-                        self.on(Seen::GivenUp);
+                        self.state.apply(LinkEvent::GivenUp);
                     } else {
                         let link = self.port.refresh_link_quietly();
                         self.saw(link, now);
@@ -195,13 +198,13 @@ impl Watch {
                 Err(e) if self.failed.due(now) => tracing::error!("{e}"),
                 Err(_) => {}
             },
-            Far::Down => {
+            Link::Down => {
                 let link = self.port.refresh_link_quietly();
                 self.saw(link, now);
             }
-            Far::Away => self.try_again(now),
+            Link::Away => self.try_again(now),
         }
-        if matches!(self.far, Far::Down | Far::Away) && self.down.due(now) {
+        if !self.works() && self.down.due(now) {
             let waits = match &self.backend {
                 Some(p) => format!("; it is joined again when its other end serves {} again", p.display()),
                 None => String::new(),
@@ -216,9 +219,9 @@ impl Watch {
             // An lcore that is held up is told at the next look.
             self.duties.told = (self.duties.speed)(mbps).then_some(mbps);
         }
-        let was = self.far;
-        if self.on(if link.up { Seen::Up } else { Seen::Down }) {
-            if link.up && was == Far::Down {
+        let was = self.state.get();
+        if self.state.apply(if link.up { LinkEvent::Up } else { LinkEvent::Down }).is_some() {
+            if link.up && was == Link::Down {
                 tracing::warn!(
                     "port {}: its link is up again after {} s",
                     self.port.name(),
@@ -240,7 +243,7 @@ impl Watch {
         }
         match self.port.attach() {
             Ok(()) => {
-                self.on(Seen::MadeAnew);
+                self.state.apply(LinkEvent::MadeAnew);
                 let link = self.port.refresh_link();
                 self.saw(link, now);
             }
@@ -263,7 +266,7 @@ impl Watch {
         let wanted = flags.iter().fold(false, |any, f| f.swap(false, Ordering::AcqRel) | any);
         drop(flags);
         // Nobody is there to take what the driver holds: a restart changes nothing.
-        if !wanted || !matches!(self.far, Far::Fresh | Far::Up) {
+        if !wanted || !self.works() {
             return;
         }
         tracing::warn!(
@@ -281,21 +284,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table() {
-        let mut t = String::new();
-        for s in [Far::Fresh, Far::Up, Far::Down, Far::Away] {
-            for e in [Seen::Up, Seen::Down, Seen::GivenUp, Seen::MadeAnew] {
-                if let Some(n) = next(s, e) {
-                    t += &format!("{s:?} --{e:?}--> {n:?}\n");
-                }
-            }
-        }
-        insta::assert_snapshot!(t, @r"
-        Fresh --Up--> Up
-        Up --Down--> Down
-        Down --Up--> Up
-        Down --GivenUp--> Away
-        Away --MadeAnew--> Down
+    fn transitions() {
+        insta::assert_snapshot!(fsm::listing::<Link>(), @r"
+        Fresh + Up -> Up
+        Up + Down -> Down
+        Down + Up -> Up
+        Down + GivenUp -> Away
+        Away + MadeAnew -> Down
+        otherwise: nothing changes
         ");
     }
 

@@ -4,6 +4,7 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, VecDeque};
 
+use fsm::Fsm;
 use hugepages::{HeapRxPool, LendBudget, RxFrag};
 
 use super::frame::{self, Frame};
@@ -18,27 +19,31 @@ pub(crate) fn serialise(bytes: usize, rate: u64) -> u64 {
     if rate == 0 { 0 } else { (u128::from(bits) * 1_000_000_000_000 / u128::from(rate)) as u64 }
 }
 
-/// A loss process with memory (Gilbert and Elliott): frames are lost in `Bad` only.
-///
-/// ```text
-///          enter                 each frame draws once;
-///   Good ─────────> Bad          the chain moves, then
-///     ^              │           the state that holds now decides
-///     └────leave─────┘           leave: drawn, or bad for too long
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Weather {
-    Good,
-    Bad,
-}
+fsm::fsm! {
+    /// A loss process with memory (Gilbert and Elliott): frames are lost in `Bad` only.
+    ///
+    /// ```text
+    ///          Turn                  each frame draws once;
+    ///   Good ─────────> Bad          the chain moves, then
+    ///     ^              │           the state that holds now decides
+    ///     └──── Turn ────┘           Turn: drawn, or bad for too long
+    /// ```
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Weather {
+        Good,
+        Bad,
+    }
 
-impl Weather {
-    /// The transition: `turns` is what the draw said.
-    pub(crate) fn next(self, turns: bool) -> Weather {
-        match (self, turns) {
-            (Weather::Good, true) | (Weather::Bad, false) => Weather::Bad,
-            (Weather::Bad, true) | (Weather::Good, false) => Weather::Good,
-        }
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum WeatherEvent {
+        Turn,
+    }
+
+    table Weather + WeatherEvent {
+        start Good;
+        else "it stays as it is";
+        Good + Turn => Bad;
+        Bad + Turn => Good;
     }
 }
 
@@ -81,7 +86,7 @@ pub(crate) struct Pipe {
     to: usize,
     path: Path,
     rng: Rng,
-    weather: Weather,
+    weather: Fsm<Weather>,
     /// The last time at which it was good, in ns.
     bad_since: u64,
     sources: Vec<VecDeque<Arrival>>,
@@ -108,7 +113,7 @@ impl Pipe {
             to,
             path,
             rng: Rng::new(seed),
-            weather: Weather::Good,
+            weather: Fsm::START,
             bad_since: 0,
             sources: (0..sources).map(|_| VecDeque::new()).collect(),
             free_ps: 0,
@@ -198,8 +203,10 @@ impl Pipe {
         if let Some(b) = p.burst {
             let drawn = self.rng.chance(if self.weather == Weather::Good { b.enter } else { b.leave });
             let old = self.weather == Weather::Bad && at > self.bad_since.saturating_add(b.most_ns);
-            let before = self.weather;
-            self.weather = self.weather.next(drawn || old);
+            let before = self.weather.get();
+            if drawn || old {
+                self.weather.apply(WeatherEvent::Turn);
+            }
             if before == Weather::Good {
                 self.bad_since = at;
             }
@@ -319,18 +326,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_weather() {
-        let mut t = String::new();
-        for s in [Weather::Good, Weather::Bad] {
-            for turns in [false, true] {
-                t += &format!("{s:?} --{}--> {:?}\n", if turns { "turns" } else { "stays" }, s.next(turns));
-            }
-        }
-        insta::assert_snapshot!(t, @r"
-        Good --stays--> Good
-        Good --turns--> Bad
-        Bad --stays--> Bad
-        Bad --turns--> Good
+    fn transitions() {
+        insta::assert_snapshot!(fsm::listing::<Weather>(), @r"
+        Good + Turn -> Bad
+        Bad + Turn -> Good
+        otherwise: it stays as it is
         ");
     }
 

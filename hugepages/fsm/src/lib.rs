@@ -1,5 +1,5 @@
-//! State machines as tables: [`fsm!`] makes of one table the transitions and their listing, and [`Fsm`] is a state that
-//! changes by its table alone.
+//! State machines as tables: [`fsm!`] makes of one table the transitions and their listing, [`Fsm`] is a state that
+//! changes by its table alone, and [`AtomicFsm`] one that threads share.
 //!
 //! ```
 //! fsm::fsm! {
@@ -38,11 +38,22 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// An enum that lists its variants.
 pub trait Named {
     /// Names of the variants, in their order.
     const NAMES: &'static [&'static str];
+}
+
+/// An enum whose variants have no data, so that a number stands for each.
+pub trait Numbered: Sized + 'static {
+    /// The variants, each at the place that its number says.
+    const ALL: &'static [Self];
+
+    /// The variant's number.
+    fn number(self) -> u8;
 }
 
 /// One row of a table, as it is written.
@@ -135,10 +146,134 @@ impl<S: fmt::Debug> fmt::Debug for Fsm<S> {
     }
 }
 
+/// An atomic byte. A model puts its own in the place of the standard library's.
+pub trait AtomicByte {
+    /// One that holds `n`.
+    fn new(n: u8) -> Self;
+
+    /// Its value.
+    fn load(&self, order: Ordering) -> u8;
+
+    /// Puts `new` in the place of `current`.
+    ///
+    /// # Errors
+    /// The value that was there instead.
+    fn compare_exchange(&self, current: u8, new: u8, done: Ordering, not: Ordering) -> Result<u8, u8>;
+}
+
+impl AtomicByte for AtomicU8 {
+    fn new(n: u8) -> AtomicU8 {
+        AtomicU8::new(n)
+    }
+
+    #[inline]
+    fn load(&self, order: Ordering) -> u8 {
+        AtomicU8::load(self, order)
+    }
+
+    #[inline]
+    fn compare_exchange(&self, current: u8, new: u8, done: Ordering, not: Ordering) -> Result<u8, u8> {
+        AtomicU8::compare_exchange(self, current, new, done, not)
+    }
+}
+
+/// A state that threads share and its table alone changes: a transition is one exchange, from the state that the table was
+/// asked about. Whoever sees a state sees what its writer did before.
+///
+/// ```
+/// fsm::fsm! {
+///     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///     enum Lamp { Off, On }
+///     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///     enum Press { Switch, Out }
+///     table Lamp + Press {
+///         start Off;
+///         else "nothing changes";
+///         Off + Switch => On;
+///         On + Switch | Out => Off;
+///     }
+/// }
+/// let lamp = fsm::AtomicFsm::<Lamp>::default();
+/// assert_eq!((lamp.apply(Press::Out), lamp.get()), (None, Lamp::Off));
+/// std::thread::scope(|s| s.spawn(|| lamp.apply(Press::Switch)).join()).unwrap();
+/// assert!(lamp.is(Lamp::On));
+/// ```
+pub struct AtomicFsm<S, A = AtomicU8> {
+    state: A,
+    of: PhantomData<S>,
+}
+
+impl<S: Table<By = ()> + Numbered, A: AtomicByte> AtomicFsm<S, A> {
+    /// The state.
+    #[inline]
+    pub fn get(&self) -> S {
+        Self::of(self.state.load(Ordering::Acquire))
+    }
+
+    /// Whether that is the state: one load and a comparison of numbers.
+    #[inline]
+    pub fn is(&self, state: S) -> bool {
+        self.state.load(Ordering::Acquire) == state.number()
+    }
+
+    /// Goes through the table; `None` where no row fits, and nothing changes.
+    pub fn apply(&self, event: S::Event) -> Option<S::Action>
+    where
+        S::Event: Copy,
+    {
+        let mut now = self.state.load(Ordering::Acquire);
+        loop {
+            let (state, action) = Self::of(now).next((), event)?;
+            let n = state.number();
+            match self.state.compare_exchange(now, n, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(action),
+                // Another thread was first: the table is asked about its state.
+                Err(other) => now = other,
+            }
+        }
+    }
+
+    /// The state of a number; only numbers of states are ever stored.
+    #[inline]
+    fn of(n: u8) -> S {
+        S::ALL.get(usize::from(n)).copied().unwrap_or(S::START)
+    }
+}
+
+impl<S: Table<By = ()> + Numbered, A: AtomicByte> Default for AtomicFsm<S, A> {
+    fn default() -> AtomicFsm<S, A> {
+        AtomicFsm { state: A::new(S::START.number()), of: PhantomData }
+    }
+}
+
+impl<S: Table<By = ()> + Numbered + fmt::Debug, A: AtomicByte> fmt::Debug for AtomicFsm<S, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
 /// Makes enums and their tables: see [the crate](crate).
 #[macro_export]
 macro_rules! fsm {
     () => {};
+    (
+        $(#[$meta:meta])* $vis:vis enum $name:ident { $( $(#[$vmeta:meta])* $variant:ident ),* $(,)? }
+        $($rest:tt)*
+    ) => {
+        $(#[$meta])* $vis enum $name { $( $(#[$vmeta])* $variant ),* }
+        impl $crate::Named for $name {
+            const NAMES: &'static [&'static str] = &[$(stringify!($variant)),*];
+        }
+        impl $crate::Numbered for $name {
+            const ALL: &'static [Self] = &[$($name::$variant),*];
+
+            #[inline]
+            fn number(self) -> u8 {
+                self as u8
+            }
+        }
+        $crate::fsm! { $($rest)* }
+    };
     (
         $(#[$meta:meta])* $vis:vis enum $name:ident {
             $( $(#[$vmeta:meta])* $variant:ident $( ( $($tuple:tt)* ) )? $( { $($field:tt)* } )? ),* $(,)?
@@ -452,5 +587,68 @@ otherwise: an error
         assert_eq!((l.apply_by(Mode::Slow, Tick::Short), l.get()), (None, Light::Red));
         assert_eq!((l.apply_by(Mode::Fast, Tick::Short), l.get()), (Some(Act::Say), Light::Green));
         assert_eq!(l.apply_by(Mode::Fast, Tick::Long), None);
+    }
+
+    fsm! {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        enum Count { Zero, One, Two, Many }
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        enum Step { Up, Down }
+        table Count + Step => Act {
+            start One;
+            else "it stays";
+            Zero + Up => One, Say;
+            One + Up => Two, Say;
+            Two + Up => Many, Hush;
+            Two + Down => One, Hush;
+            One + Down => Zero, Hush;
+        }
+    }
+
+    #[test]
+    fn numbers_stand_for_states_in_their_order() {
+        assert_eq!(Count::ALL.iter().map(|c| c.number()).collect::<Vec<_>>(), [0, 1, 2, 3]);
+        assert_eq!(Count::NAMES, ["Zero", "One", "Two", "Many"]);
+    }
+
+    #[test]
+    fn a_shared_state_begins_and_moves_as_its_table_says() {
+        let c = AtomicFsm::<Count>::default();
+        assert_eq!((c.get(), format!("{c:?}")), (Count::One, "One".to_owned()));
+        assert_eq!((c.apply(Step::Down), c.get()), (Some(Act::Hush), Count::Zero));
+        assert_eq!((c.apply(Step::Down), c.get()), (None, Count::Zero));
+        assert!(c.is(Count::Zero) && !c.is(Count::One));
+        for (action, state) in [(Act::Say, Count::One), (Act::Say, Count::Two), (Act::Hush, Count::Many)] {
+            assert_eq!((c.apply(Step::Up), c.get()), (Some(action), state));
+        }
+    }
+
+    /// A byte that another thread changes between the look and the exchange, as often as it is told.
+    struct Raced(AtomicU8, std::cell::Cell<u8>);
+
+    impl AtomicByte for Raced {
+        fn new(n: u8) -> Raced {
+            Raced(AtomicU8::new(n), std::cell::Cell::new(0))
+        }
+        fn load(&self, order: Ordering) -> u8 {
+            self.0.load(order)
+        }
+        fn compare_exchange(&self, current: u8, new: u8, done: Ordering, not: Ordering) -> Result<u8, u8> {
+            if self.1.get() > 0 {
+                self.1.set(self.1.get() - 1);
+                self.0.fetch_add(1, Ordering::AcqRel);
+            }
+            self.0.compare_exchange(current, new, done, not)
+        }
+    }
+
+    #[test]
+    fn a_transition_is_of_the_state_that_another_thread_left() {
+        let c = AtomicFsm::<Count, Raced>::default();
+        c.state.1.set(1);
+        assert_eq!((c.apply(Step::Up), c.get()), (Some(Act::Hush), Count::Many), "another had gone to Two");
+        let c = AtomicFsm::<Count, Raced>::default();
+        c.state.1.set(2);
+        assert_eq!((c.apply(Step::Up), c.get()), (None, Count::Many), "two others had gone to Many");
     }
 }
