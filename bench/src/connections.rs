@@ -17,9 +17,10 @@ use serde::Serialize;
 use tcpstack::{Dial, Event, FlowId, Listen, Stack, StackConfig};
 
 use crate::embryos::{self, TurnRow};
+use crate::measure::thread_cpu;
 use crate::repeat::median;
 use crate::report::{RanOn, many};
-use crate::tcp::{load, thread_cpu};
+use crate::tcp::load;
 
 /// Payload of a message, in bytes, after a header of 96.
 pub const MESSAGE: usize = 1024;

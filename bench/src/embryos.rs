@@ -16,9 +16,9 @@ use transport::node::{NoApp, Shard};
 use transport::wire::ConnType;
 
 use crate::inmem::{CLIENT, SERVER, TURN_NS, Time, node_with, stack};
+use crate::measure::thread_cpu;
 use crate::memory::{FIRST_PORT, opening};
 use crate::repeat::median;
-use crate::tcp::thread_cpu;
 
 /// Idle peers, and embryonic connections beside them. The first row is what the others are compared with.
 pub const ROWS: [(u32, u32); 4] = [(10, 10), (10_000, 10), (10, 1_000), (10_000, 1_000)];

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane::clock::Clock;
-use dataplane::dpdk::{Closed, Eal, EalBacking, EthPort, PairConfig, PollLcore, QueueSeed, virtio_pair};
+use dataplane::dpdk::{Eal, EalBacking, EthPort, PairConfig, PollLcore, QueueSeed, virtio_pair};
 use hugepages::{Backing, LendSlab};
 use tcpstack::{Stack, StackConfig};
 use transport::node::{App, Idle, NodeBuilder, NodeEnd, Turn};
@@ -60,8 +60,8 @@ pub struct Link {
 pub struct LinkEnd {
     /// Client, then server.
     pub nodes: Vec<NodeEnd>,
-    /// Buffers that did not come home to their mempools, of both ports.
-    pub left: Closed,
+    /// Buffers of both ports that did not come home to their mempools.
+    pub buffers_left: u64,
 }
 
 thread_local! {
@@ -136,7 +136,7 @@ pub fn start(
         let app = Server::new(s, cfg.intake, &backing).map_err(|e| e.to_string())?;
         end(&e, server_seed, SERVER, &cfg, app)
     });
-    let running = Running::start(cfg.threads, idle, ctl, enter, [client, server]);
+    let running = Running::start(cfg.threads, idle, ctl, enter, [client, server])?;
     Ok(Link { running, ports: [virtio, vhost] })
 }
 
@@ -147,15 +147,13 @@ impl Link {
     /// What kept a node from starting, or a port from closing.
     pub fn stop(self) -> Result<LinkEnd, String> {
         let nodes = self.running.stop()?;
-        let mut left = Closed::default();
+        let mut buffers_left = 0;
         // The virtio side first: it frees what it sent, and the vhost side sees the link go down.
         for mut p in self.ports {
             let c = p.close(Duration::from_secs(2)).map_err(|e| e.to_string())?;
-            left.attachments_out += c.attachments_out;
-            left.heads_out += c.heads_out;
-            left.rx_out += c.rx_out;
+            buffers_left += u64::from(c.attachments_out) + u64::from(c.heads_out) + u64::from(c.rx_out);
         }
-        Ok(LinkEnd { nodes, left })
+        Ok(LinkEnd { nodes, buffers_left })
     }
 
     /// Tells the queues of a change of the link, and asks the driver. For the control thread, now and then.

@@ -15,6 +15,26 @@ pub fn cpu_time() -> Duration {
     Duration::new(t.tv_sec.unsigned_abs(), t.tv_nsec.unsigned_abs() as u32)
 }
 
+/// CPU time of this thread, user and system.
+pub(crate) fn thread_cpu() -> Duration {
+    let t = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(t.tv_sec.unsigned_abs(), t.tv_nsec.unsigned_abs() as u32)
+}
+
+/// Payload that one thread moved, and its CPU time for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OneThread {
+    pub(crate) bytes: u64,
+    pub(crate) cpu: Duration,
+}
+
+impl OneThread {
+    /// Gbit moved per second of CPU time.
+    pub(crate) fn gbit_per_cpu_s(self) -> f64 {
+        self.bytes as f64 * 8e-9 / self.cpu.as_secs_f64().max(1e-9)
+    }
+}
+
 /// One measured stretch of a phase.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Stretch {

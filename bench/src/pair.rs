@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
-use transport::node::{Control, Idle, NodeEnd, Order, Turn, run};
+use transport::node::{Control, Idle, NodeEnd, Order, Turn, builder, run};
 
 use crate::ctl::Ctl;
 
@@ -43,27 +43,41 @@ fn turn_all(
 
 impl Running {
     /// Starts the nodes.
-    pub fn start(threads: Threads, idle: Idle, ctl: &Arc<Ctl>, enter: &Enter, makes: [Make; 2]) -> Running {
+    ///
+    /// # Errors
+    /// A thread that the kernel does not give, and the remedy; those that had started are ended.
+    pub fn start(
+        threads: Threads,
+        idle: Idle,
+        ctl: &Arc<Ctl>,
+        enter: &Enter,
+        makes: [Make; 2],
+    ) -> Result<Running, String> {
         let [a, b] = makes;
         let groups = match threads {
             Threads::One => vec![vec![a, b]],
             Threads::Two => vec![vec![a], vec![b]],
         };
         let control = Arc::new(Control::default());
-        let threads = groups
-            .into_iter()
-            .enumerate()
-            .map(|(i, makes)| {
-                let (ctl, control, enter) = (ctl.clone(), control.clone(), enter.clone());
-                std::thread::spawn(move || {
-                    turn_all(i, makes, &control, &enter, idle).inspect_err(|e| {
-                        ctl.fail(e.clone());
-                        control.give(Order::Drain);
-                    })
+        let mut running = Running { threads: Vec::new(), control: control.clone() };
+        for (i, makes) in groups.into_iter().enumerate() {
+            let (ctl, control, enter) = (ctl.clone(), control.clone(), enter.clone());
+            let polling = builder::thread("polls for a node", move || {
+                turn_all(i, makes, &control, &enter, idle).inspect_err(|e| {
+                    ctl.fail(e.clone());
+                    control.give(Order::Drain);
                 })
-            })
-            .collect();
-        Running { threads, control }
+            });
+            match polling {
+                Ok(t) => running.threads.push(t),
+                Err(e) => {
+                    // The first reason counts.
+                    let _ = running.stop();
+                    return Err(e.to_string());
+                }
+            }
+        }
+        Ok(running)
     }
 
     /// Takes both nodes down and returns what they came to, in the order they were given.
@@ -141,6 +155,13 @@ impl NothingLost {
             && n.rx_pool_bytes_in_use == 0
             && n.clean;
         n
+    }
+
+    /// With so many mbufs that were not back in their mempools when the ports were closed.
+    pub fn and_left(mut self, buffers: u64) -> NothingLost {
+        self.buffers_left += buffers;
+        self.ok &= buffers == 0;
+        self
     }
 
     /// Of several runs, the sum.

@@ -49,7 +49,10 @@ fn free_port(ips: [Ipv4Addr; 2], from: u16) -> u16 {
 
 /// Starts client and server, a thread each, on loopback. They use reserved ports where this process may, else
 /// ports from 10988 on.
-pub fn start(p: SockPair, ctl: Arc<Ctl>) -> Running {
+///
+/// # Errors
+/// As [`Running::start`].
+pub fn start(p: SockPair, ctl: Arc<Ctl>) -> Result<Running, String> {
     let [client_ip, server_ip] = addresses();
     // Where no socket can be made at all, the thread that needs one says so.
     let privileged = may_bind_privileged(IpAddr::V4(client_ip)).unwrap_or(false);

@@ -7,32 +7,13 @@
 use std::time::{Duration, Instant};
 
 use dataplane::mem::{Crossing, MemConfig};
-use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
+use crate::measure::{OneThread, thread_cpu};
 use crate::repeat::median;
 use crate::report::RanOn;
 use crate::stacks::{MESSAGE, Stacks};
 use crate::tcp_base::{Copies, Loopback};
-
-/// CPU time of this thread, user and system.
-pub(crate) fn thread_cpu() -> Duration {
-    let t = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(t.tv_sec.unsigned_abs(), t.tv_nsec.unsigned_abs() as u32)
-}
-
-/// What a stretch came to.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Cost {
-    pub(crate) bytes: u64,
-    pub(crate) cpu: Duration,
-}
-
-impl Cost {
-    fn gbit_per_cpu_s(self) -> f64 {
-        self.bytes as f64 * 8e-9 / self.cpu.as_secs_f64().max(1e-9)
-    }
-}
 
 /// What crosses the link by reference costs the stack alone; the last one has the port copy, as vhost does.
 const LINKS: [(&str, u16, bool, Crossing); 4] = [
@@ -101,7 +82,7 @@ pub fn load() -> f64 {
 }
 
 /// One link for `time`, a quarter more before.
-fn over(mem: &MemConfig, time: Duration, report: &mut TcpReport) -> Result<Cost, String> {
+fn over(mem: &MemConfig, time: Duration, report: &mut TcpReport) -> Result<OneThread, String> {
     let (mut s, opened) = Stacks::open(mem)?;
     let start = Instant::now();
     let run = |s: &mut Stacks, time: Duration| {
@@ -109,7 +90,7 @@ fn over(mem: &MemConfig, time: Duration, report: &mut TcpReport) -> Result<Cost,
         loop {
             let at = start.elapsed();
             if at >= until {
-                return Ok::<_, String>(Cost { bytes: s.received() - before, cpu: thread_cpu() - cpu });
+                return Ok::<_, String>(OneThread { bytes: s.received() - before, cpu: thread_cpu() - cpu });
             }
             // A poll loop reads its clock once a round; 16 rounds here, since reading it is no part of TCP.
             for _ in 0..16 {

@@ -5,8 +5,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use crate::measure::{OneThread, thread_cpu};
 use crate::stacks::{HEADER, MESSAGE, REPLY};
-use crate::tcp::{Cost, thread_cpu};
 
 /// Both ends of the copy, in bytes: more than the caches of today's machines hold for one core.
 const ARENA: usize = 128 << 20;
@@ -25,7 +25,7 @@ impl Copies {
         Copies { from: vec![1; ARENA], to: vec![2; ARENA], at: 0 }
     }
 
-    pub(crate) fn run(&mut self, time: Duration) -> Cost {
+    pub(crate) fn run(&mut self, time: Duration) -> OneThread {
         let (start, cpu) = (Instant::now(), thread_cpu());
         let mut bytes = 0;
         while start.elapsed() < time {
@@ -37,7 +37,7 @@ impl Copies {
                 bytes += MESSAGE as u64;
             }
         }
-        Cost { bytes, cpu: thread_cpu() - cpu }
+        OneThread { bytes, cpu: thread_cpu() - cpu }
     }
 }
 
@@ -115,14 +115,14 @@ impl Loopback {
         Ok(())
     }
 
-    pub(crate) fn run(&mut self, time: Duration) -> Result<Cost, String> {
+    pub(crate) fn run(&mut self, time: Duration) -> Result<OneThread, String> {
         let (start, cpu, before) = (Instant::now(), thread_cpu(), self.inn);
         while start.elapsed() < time {
             for _ in 0..16 {
                 self.round()?;
             }
         }
-        Ok(Cost { bytes: self.inn - before, cpu: thread_cpu() - cpu })
+        Ok(OneThread { bytes: self.inn - before, cpu: thread_cpu() - cpu })
     }
 }
 

@@ -377,4 +377,4 @@ fn ranges(v: &[usize]) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+mod cpt_tests;

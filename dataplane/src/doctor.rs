@@ -390,4 +390,4 @@ pub fn examine(root: &Path, dpdk: Option<&str>) -> Vec<Finding> {
 }
 
 #[cfg(test)]
-mod tests;
+mod doctor_tests;

@@ -4,9 +4,9 @@
 //! dropped and counted. It can be lazy where drivers are ([`MemConfig::lazy`]): sent pages stay referenced
 //! until later bursts push them out.
 
-mod frame;
 #[cfg(test)]
-mod tests;
+mod mem_tests;
+mod packets;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -15,11 +15,11 @@ use std::rc::Rc;
 use arrayvec::ArrayVec;
 use hugepages::{HeapRxPool, NicRef, RxFrag, RxHome};
 
-use self::frame::{Frame, FreeList, SHARED_OPS, give_back};
+use self::packets::{Frame, FreeList, SHARED_OPS, give_back};
 use crate::pkt::{Csum, Port, PortCaps, PortCounters, RX_BURST, Reach, Reclaimed, RxMeta, TxCsum, TxPkt};
 use crate::steer::{Rss, Steering};
 
-pub use self::frame::{MemRx, MemTx};
+pub use self::packets::{MemRx, MemTx};
 
 /// Length of an Ethernet header with room for one VLAN tag, in bytes.
 const L2_MAX: usize = 18;

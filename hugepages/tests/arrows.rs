@@ -135,8 +135,9 @@ fn outside_crates_that_are_fenced_stay_in_their_room() {
     }
 }
 
-/// Folders of crates in whose sources no two files need each other.
-const NO_CIRCLES: [&str; 4] = ["hugepages", "hugepages/fsm", "tcpstack/wheel", "dpdk-sys"];
+/// Folders of crates in whose sources no two files need each other, and no two have one name.
+const FILES: [&str; 7] =
+    ["hugepages", "hugepages/fsm", "tcpstack/wheel", "dpdk-sys", "dataplane", "bench", "pollnd"];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     for e in std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()) {
@@ -257,10 +258,22 @@ fn circles(all: &BTreeMap<Module, String>) -> Vec<String> {
 #[test]
 fn no_two_files_of_a_crate_need_each_other() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    for name in NO_CIRCLES {
+    for name in FILES {
         let all = modules(&root.join(name).join("src"));
         assert!(all.contains_key(&Module::new()), "this test sees no {name}");
         assert_eq!(circles(&all), [""; 0], "{name}: these files are in a circle");
+    }
+}
+
+#[test]
+fn a_file_name_says_one_thing_within_its_crate() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for name in FILES {
+        let mut names = BTreeMap::new();
+        for m in modules(&root.join(name).join("src")).keys().filter(|m| !m.is_empty()) {
+            let other = names.insert(m.last().cloned(), m.join("/"));
+            assert_eq!(other, None, "{name}: {} has the name of another file", m.join("/"));
+        }
     }
 }
 

@@ -103,7 +103,7 @@ fn unused(a: &NodeArgs) -> Vec<&'static str> {
         ("--keepalive", a.keepalive.is_some()),
         ("--budget", a.budget.is_some()),
         ("--pcap", a.pcap.is_some()),
-        ("EAL arguments after --", !a.eal.is_empty()),
+        ("EAL arguments after --", !a.dpdk.eal.is_empty()),
     ];
     all.into_iter().filter(|o| o.1).map(|o| o.0).collect()
 }

@@ -1,25 +1,25 @@
 //! The command line.
 
 mod ask;
+pub(crate) mod common;
 mod look;
 mod parse;
+pub(crate) mod tuned;
+pub(crate) mod values;
 
 use std::net::IpAddr;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use transport::wire::Nid;
 
-pub(crate) use self::ask::{BulkArgs, PingArgs, TRANSFER_MAX, Via};
+pub(crate) use self::ask::{BulkArgs, PingArgs, Via};
+use self::common::{EalArgs, TableOut, TextOut};
 pub(crate) use self::look::{CaptureArgs, ConnFilter, ConnectionsArgs, StatsArgs, TunablesArgs};
 pub(crate) use self::parse::parse;
-use crate::cptcmd::CptArgs;
-use crate::ratecmd::RateArgs;
-use crate::settings::{Tuned, tunable, tuned};
-use crate::stackcmd::{CrowdArgs, TcpSimArgs};
-use crate::units;
+use self::tuned::{Tuned, tunable, tuned};
+use self::values::{ip, nid, number, seconds};
+use crate::bench::BenchArgs;
 
 /// What commands take from their environment.
 const ENVIRONMENT: &str = "\
@@ -77,9 +77,9 @@ pub(crate) enum Command {
 /// `pollnd demo`.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct DemoArgs {
-    /// One JSON object instead of the table.
-    #[arg(long)]
-    pub(crate) json: bool,
+    /// The form of the result.
+    #[command(flatten)]
+    pub(crate) out: TableOut,
     /// Seconds for each measured stretch.
     #[arg(long, default_value_t = 3.0, value_parser = seconds)]
     pub(crate) seconds: f64,
@@ -98,168 +98,18 @@ pub(crate) struct DemoArgs {
     /// Every packet is a frame of its own on the virtio link, as on a wire: no segmentation offload.
     #[arg(long)]
     pub(crate) no_tso: bool,
-    /// EAL arguments, as DPDK documents them.
-    #[arg(last = true)]
-    pub(crate) eal: Vec<String>,
-}
-
-/// A whole number in `range`.
-pub(crate) fn number<T: TryFrom<u64>>(
-    range: RangeInclusive<u64>,
-) -> impl Fn(&str) -> Result<T, String> + Clone {
-    move |s| {
-        let n = s.parse().ok().filter(|n| range.contains(n)).and_then(|n| T::try_from(n).ok());
-        n.ok_or_else(|| format!("it takes a whole number from {} to {}", range.start(), range.end()))
-    }
-}
-
-/// A number of bytes in `range`, perhaps with a unit.
-pub(crate) fn size<T: TryFrom<u64>>(
-    range: RangeInclusive<u64>,
-) -> impl Fn(&str) -> Result<T, String> + Clone {
-    move |s| {
-        let n = u64::try_from(units::size(s)?)
-            .ok()
-            .filter(|n| range.contains(n))
-            .and_then(|n| T::try_from(n).ok());
-        n.ok_or_else(|| format!("it takes {} to {} bytes", range.start(), range.end()))
-    }
-}
-
-/// An IP address.
-fn ip(s: &str) -> Result<IpAddr, String> {
-    s.parse().map_err(|_| "it is no IP address, such as 10.0.0.254 or fd00::1".to_owned())
-}
-
-pub(crate) fn seconds(s: &str) -> Result<f64, String> {
-    match s.parse::<f64>() {
-        Ok(v) if (0.1..=3600.0).contains(&v) => Ok(v),
-        _ => Err(format!("{s:?} is not a number of seconds from 0.1 to 3600")),
-    }
+    /// The EAL.
+    #[command(flatten)]
+    pub(crate) dpdk: EalArgs,
 }
 
 /// `pollnd doctor`.
 #[derive(Args, Debug, Clone)]
 #[command(after_help = DOCTOR)]
 pub(crate) struct DoctorArgs {
-    /// One JSON object instead of text.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// `pollnd bench`.
-#[derive(Args, Debug, Clone)]
-pub(crate) struct BenchArgs {
-    /// What to measure.
-    #[command(subcommand)]
-    pub(crate) what: BenchWhat,
-}
-
-/// What `pollnd bench` measures.
-#[derive(Subcommand, Debug, Clone)]
-pub(crate) enum BenchWhat {
-    /// Runs the demonstration several times and prints medians.
-    Repeat(RepeatArgs),
-    /// What an idle connection and a set of three connections cost in memory.
-    Memory(MemoryArgs),
-    /// Works through large and small messages and watches the process's memory.
-    Growth(GrowthArgs),
-    /// Small messages a second over one connection set, against kernel sockets.
-    Rate(RateArgs),
-    /// What a second lcore gains when all bulk comes over one connection set.
-    Cpt(CptArgs),
-    /// What the TCP stack costs by itself: Gbit a CPU-second, against memcpy and kernel TCP.
-    Tcp(TcpArgs),
-    /// Goodput of the TCP stack over a simulated lossy network, in virtual time: the same on every machine.
-    TcpSim(TcpSimArgs),
-    /// What it costs a node when many peers dial it at the same time.
-    Sets(SetsArgs),
-    /// What a packet costs with few and with many connections, a turn that finds nothing, and a turn with many deadlines.
-    Connections(CrowdArgs),
-}
-
-/// `pollnd bench repeat`.
-#[derive(Args, Debug, Clone)]
-pub(crate) struct RepeatArgs {
-    /// How many demonstrations.
-    #[arg(default_value_t = 5, value_parser = number::<u32>(1..=1000))]
-    pub(crate) runs: u32,
-    /// Seconds for each measured stretch.
-    #[arg(long, default_value_t = 3.0, value_parser = seconds)]
-    pub(crate) seconds: f64,
-    /// Kernel sockets only.
-    #[arg(long, conflicts_with = "eal")]
-    pub(crate) sockets_only: bool,
-    /// One JSON object instead of the table.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// EAL arguments, as DPDK documents them.
-    #[arg(last = true)]
-    pub(crate) eal: Vec<String>,
-}
-
-/// `pollnd bench sets`.
-#[derive(Args, Debug, Clone)]
-pub(crate) struct SetsArgs {
-    /// Peers, each with a set of three connections.
-    #[arg(long, default_value_t = 1000, value_parser = number::<u32>(1..=u64::from(bench::memory::MAX_SETS)))]
-    pub(crate) peers: u32,
-    /// One JSON object instead of the table.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// `pollnd bench memory`.
-#[derive(Args, Debug, Clone)]
-pub(crate) struct MemoryArgs {
-    /// Connection sets at the first look.
-    #[arg(long, default_value_t = 1000, value_parser = number::<u32>(1..=u64::from(u32::MAX)))]
-    pub(crate) few: u32,
-    /// Connection sets at the second look.
-    #[arg(long, default_value_t = 10_000, value_parser = number::<u32>(1..=u64::from(u32::MAX)))]
-    pub(crate) many: u32,
-    /// One JSON object instead of the table.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// `pollnd bench growth`.
-#[derive(Args, Debug, Clone)]
-pub(crate) struct GrowthArgs {
-    /// Seconds for each run, a fifth of it warm-up.
-    #[arg(long, default_value_t = 60.0, value_parser = growth_seconds)]
-    pub(crate) seconds: f64,
-    /// Kernel sockets only.
-    #[arg(long, conflicts_with = "eal")]
-    pub(crate) sockets_only: bool,
-    /// One JSON object instead of the table.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// EAL arguments, as DPDK documents them.
-    #[arg(last = true)]
-    pub(crate) eal: Vec<String>,
-}
-
-/// `pollnd bench tcp`.
-#[derive(Args, Debug, Clone)]
-pub(crate) struct TcpArgs {
-    /// Rounds; each measures every row once.
-    #[arg(default_value_t = 7, value_parser = number::<u32>(1..=1000))]
-    pub(crate) rounds: u32,
-    /// Seconds for each row in a round.
-    #[arg(long, default_value_t = 0.5, value_parser = seconds)]
-    pub(crate) seconds: f64,
-    /// One JSON object instead of the table.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// A line through fewer than a handful of samples, one a second, tells nothing.
-fn growth_seconds(s: &str) -> Result<f64, String> {
-    match s.parse::<f64>() {
-        Ok(v) if (5.0..=86_400.0).contains(&v) => Ok(v),
-        _ => Err(format!("{s:?} is not a number of seconds from 5 to 86400")),
-    }
+    /// The form of the result.
+    #[command(flatten)]
+    pub(crate) out: TextOut,
 }
 
 /// On or off.
@@ -364,9 +214,9 @@ pub(crate) struct NodeArgs {
     /// further queues to the same name with .1, .2 and so on behind it.
     #[arg(long)]
     pub(crate) pcap: Option<PathBuf>,
-    /// EAL arguments, as DPDK documents them.
-    #[arg(last = true)]
-    pub(crate) eal: Vec<String>,
+    /// The EAL.
+    #[command(flatten)]
+    pub(crate) dpdk: EalArgs,
 }
 
 /// `pollnd node`.
@@ -384,17 +234,6 @@ pub(crate) struct ServeArgs {
     /// The node.
     #[command(flatten)]
     pub(crate) node: NodeArgs,
-}
-
-/// A NID of the tcp LND.
-fn nid(s: &str) -> Result<Nid, String> {
-    let n = Nid::from_str(s).and_then(Nid::station).map_err(|e| e.to_string())?;
-    match n.ip() {
-        Some(_) => Ok(n),
-        None => {
-            Err(format!("{s:?} is no NID of a tcp network; it should look like 10.0.0.1@tcp or fd00::1@tcp"))
-        }
-    }
 }
 
 #[cfg(test)]
@@ -435,7 +274,7 @@ mod tests {
             Cli::try_parse_from(["pollnd", "node", "--nid", "1.2.3.4", "--", "-a", "0000:03:00.0"]).unwrap();
         let Command::Node(n) = c.command else { panic!("not node") };
         assert_eq!(
-            (n.node.eal.join(" ").as_str(), n.nid.to_string().as_str()),
+            (n.node.dpdk.eal.join(" ").as_str(), n.nid.to_string().as_str()),
             ("-a 0000:03:00.0", "1.2.3.4@tcp")
         );
     }

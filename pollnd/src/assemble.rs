@@ -2,217 +2,19 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 
 use dataplane::clock::Clock;
 use hugepages::{Backing, PrivatePages};
 use transport::lnd::{self, Accept};
-use transport::node::builder::Polling;
 use transport::node::desk::Front;
 use transport::node::sock::{SockError, may_bind_privileged};
-use transport::node::{App, BuildError, Control, NodeBuilder, NodeEnd, Order};
+use transport::node::{BuildError, Control, NodeBuilder};
 
 use crate::args::{Carrier, NodeArgs};
 #[cfg(feature = "dpdk")]
 use crate::dpdk::start as start_dpdk;
-use crate::inspect::claim::{self, Claim};
-use crate::inspect::guests::{self, Guests};
-use crate::inspect::server::{About, Server};
-use crate::known::Known;
-use crate::{cpus, iface, limits, settings, signals, units};
-
-/// What the node is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
-    /// It serves others, and must be able to listen.
-    Server,
-    /// It asks others, by a command of this name. It listens too, since a kernel may connect back, but can do without.
-    Dialler(&'static str),
-}
-
-impl Role {
-    /// The name of its command.
-    pub(crate) fn command(self) -> &'static str {
-        match self {
-            Role::Server => "node",
-            Role::Dialler(name) => name,
-        }
-    }
-}
-
-/// What a node is besides its settings.
-pub(crate) struct Setup {
-    role: Role,
-    /// Keeps its NID for it.
-    claim: Option<Claim>,
-    /// Seats for commands that go through it.
-    guests: Option<Arc<Guests>>,
-}
-
-impl Setup {
-    /// A node of `role`, whose NID is kept by `claim`.
-    pub(crate) fn new(role: Role, claim: Option<Claim>) -> Setup {
-        Setup { role, claim, guests: None }
-    }
-
-    /// Lets other commands go through it.
-    pub(crate) fn with_guests(self, guests: Arc<Guests>) -> Setup {
-        Setup { guests: Some(guests), ..self }
-    }
-}
-
-/// Makes the application on the lcore; pages for it come from the backing.
-pub(crate) type MakeApp = Box<dyn FnOnce(&Arc<dyn Backing>) -> Result<Box<dyn App>, String> + Send>;
-
-/// A node that runs.
-pub(crate) struct Node {
-    threads: Vec<Polling>,
-    control: Arc<Control>,
-    describe: String,
-    front: Arc<Front>,
-    /// Its control socket.
-    server: Option<Server>,
-    /// Greets the peers from before the restart.
-    greeter: Option<JoinHandle<()>>,
-    known: Option<Known>,
-    /// Its NID is free again when this goes.
-    claim: Option<Claim>,
-    /// What has to be taken down after the threads, on this thread.
-    after: Option<Box<dyn FnOnce() -> Result<(), String>>>,
-}
-
-impl Node {
-    /// A node that the given threads turn; `after` runs on the stopping thread once they have ended.
-    pub(crate) fn new(
-        threads: Vec<Polling>,
-        control: Arc<Control>,
-        describe: String,
-        after: Option<Box<dyn FnOnce() -> Result<(), String>>>,
-    ) -> Node {
-        let front = Arc::new(Front::new(0, Clock::monotonic()));
-        Node {
-            threads,
-            control,
-            describe,
-            front,
-            server: None,
-            greeter: None,
-            known: None,
-            claim: None,
-            after,
-        }
-    }
-
-    /// Gives the node when it has come up.
-    ///
-    /// # Errors
-    /// What kept a polling thread from starting, or that a signal came first.
-    fn come_up(self) -> Result<Node, String> {
-        if !self.stopped() {
-            return Ok(self);
-        }
-        self.stop()?;
-        Err("told to go down before it was up".into())
-    }
-
-    /// Lets others look at the node while it runs, and remembers its peers. One that cannot have a control socket runs
-    /// all the same.
-    fn seen_through(mut self, front: Arc<Front>, a: &NodeArgs, setup: Setup) -> Node {
-        let about = About {
-            nid: a.nid.to_string(),
-            carrier: self.describe.clone(),
-            scope: claim::scope(a),
-            command: setup.role.command(),
-            args: a.clone(),
-        };
-        match Server::start(front.clone(), about, setup.guests.clone()) {
-            Ok(s) => self.server = Some(s),
-            Err(e) => tracing::warn!(
-                "no control socket, so `pollnd connections` cannot ask this node{}: {e}",
-                if setup.claim.is_some() { "" } else { ", and its NID is not locked" }
-            ),
-        }
-        if let Some(claim) = setup.claim {
-            if let (Some(guests), peers) = (setup.guests, claim.known())
-                && !peers.is_empty()
-            {
-                let many = units::many(peers.len() as u64, "peer");
-                tracing::info!("the restart is told to {many} from before it");
-                let control = self.control.clone();
-                let stop = move || control.order() > Order::Run;
-                let greet = limits::thread("greets peers", move || guests::greet(&guests, &peers, stop));
-                self.greeter = greet.inspect_err(|e| tracing::warn!("the restart is not told: {e}")).ok();
-            }
-            self.known = Some(Known::keep(&claim, front.clone(), a.nid));
-            self.claim = Some(claim);
-        }
-        self.front = front;
-        self
-    }
-
-    /// What asks its lcores.
-    pub(crate) fn front(&self) -> &Front {
-        &self.front
-    }
-
-    /// In words, for people.
-    pub(crate) fn describe(&self) -> &str {
-        &self.describe
-    }
-
-    /// Whether it goes, or has gone, down.
-    pub(crate) fn stopped(&self) -> bool {
-        self.control.order() > Order::Run || self.threads.iter().all(JoinHandle::is_finished)
-    }
-
-    /// What its polling threads are told; outlives the node.
-    pub(crate) fn control(&self) -> Arc<Control> {
-        self.control.clone()
-    }
-
-    /// Takes it down after `outcome`, whose error matters more than one on the way down.
-    ///
-    /// # Errors
-    /// `outcome`'s; then as [`Node::stop`].
-    pub(crate) fn stop_after(self, outcome: Result<(), String>) -> Result<Vec<NodeEnd>, String> {
-        match (outcome, self.stop()) {
-            (Ok(()), stopped) => stopped,
-            (Err(e), Ok(_)) => Err(e),
-            (Err(e), Err(down)) => Err(format!("{e}\non the way down: {down}")),
-        }
-    }
-
-    /// Takes it down in order.
-    ///
-    /// # Errors
-    /// What went wrong on a polling thread, or on the way down.
-    pub(crate) fn stop(self) -> Result<Vec<NodeEnd>, String> {
-        self.control.give(Order::Drain);
-        let mut ends = Vec::new();
-        for t in self.threads {
-            let polled = t.join().map_err(|_| "a polling thread panicked outside of its nodes".to_owned())?;
-            ends.extend(polled?.into_iter().flatten());
-        }
-        drop(self.server);
-        if let Some(t) = self.greeter {
-            let _ = t.join();
-        }
-        if let Some(k) = self.known {
-            k.end(ends.iter().all(|e| e.clean));
-        }
-        if let Some(f) = self.after {
-            f()?;
-        }
-        drop(self.claim);
-        match self.control.panics.load(Ordering::Acquire) {
-            0 => Ok(ends),
-            n => Err(format!(
-                "of the node's shards {n} panicked: this is a bug of pollnd; the lines above say where"
-            )),
-        }
-    }
-}
+use crate::running::{MakeApp, Node, Role, Setup, Started};
+use crate::{cpus, iface, limits, settings, signals};
 
 /// Starts the node.
 ///
@@ -239,9 +41,6 @@ pub(crate) fn start(a: &NodeArgs, setup: Setup, make: MakeApp) -> Result<Node, S
     }
 }
 
-/// A node that runs, and the desks of its lcores.
-pub(crate) type Started = (Node, Arc<Front>);
-
 fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>) -> Result<Started, String> {
     let given = [
         ("--prefix", a.prefix.is_some()),
@@ -250,7 +49,7 @@ fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>)
         ("--mtu", a.mtu.is_some()),
         ("--cpu-pattern", a.cpu_pattern.is_some()),
         ("--pcap", a.pcap.is_some()),
-        ("EAL arguments after --", !a.eal.is_empty()),
+        ("EAL arguments after --", !a.dpdk.eal.is_empty()),
     ];
     if let Some((what, _)) = given.iter().find(|g| g.1) {
         return Err(format!("{what}: for DPDK ports only; leave it out, or give --port or --vdev"));

@@ -1,236 +1,24 @@
-//! `pollnd put` and `pollnd get`: so many messages, every byte checked at the receiving end.
+//! `pollnd put` and `pollnd get`: a transfer, over a node of its own or through one that runs.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bench::ctl::{Ctl, Phase};
-use bench::measure::cpu_time;
-use bench::workload::{Client, ClientConfig};
-use serde::{Deserialize, Serialize};
+use bench::ctl::Ctl;
+use bench::workload::Client;
+use serde_json::{Value, json};
 
 use crate::access::{self, Access};
 use crate::args::BulkArgs;
-use crate::assemble::{self, Role, Setup};
+use crate::assemble;
 use crate::inspect::Request;
 use crate::inspect::client::Client as Asker;
+use crate::job::{Beat, Follow, Job, Moved, Step, Way};
+use crate::running::{self, Role, Setup};
 use crate::{out, settings, signals, units, why};
-
-/// Most payload of an LNet message, in bytes.
-const MTU: u64 = 1 << 20;
-
-/// Which way the payload goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Way {
-    /// From here to the target, which checks it.
-    Put,
-    /// From the target to here.
-    Get,
-}
-
-/// What is to be moved.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Job {
-    /// Which way.
-    pub(crate) way: Way,
-    /// The peer's NID.
-    pub(crate) target: String,
-    /// Bytes of a transfer.
-    pub(crate) size: u64,
-    /// How many transfers; without end where this is not given.
-    pub(crate) count: Option<u64>,
-    /// How long new ones are begun, in seconds.
-    pub(crate) seconds: Option<f64>,
-    /// The longest time without any completion, in seconds.
-    pub(crate) timeout: f64,
-    /// How often to tell what has been moved, in seconds.
-    pub(crate) every: Option<f64>,
-}
-
-/// What has been moved.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Moved {
-    /// LNet messages.
-    pub(crate) messages: u64,
-    /// Whole transfers.
-    pub(crate) transfers: u64,
-    /// Payload.
-    pub(crate) bytes: u64,
-    /// How long it took.
-    pub(crate) wall_s: f64,
-    /// CPU time of the process whose node it was.
-    pub(crate) cpu_s: f64,
-    /// Answers whose bytes were wrong.
-    pub(crate) crc_bad: u64,
-    /// Payload that the node copied on sending.
-    pub(crate) tx_copied_bytes: u64,
-    /// Payload that it copied on receiving.
-    pub(crate) rx_copied_bytes: u64,
-    /// Segments that its TCP sent again.
-    pub(crate) retransmits: u64,
-    /// Whether the node went down in order; not known of one that goes on.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) clean: Option<bool>,
-}
-
-/// What was moved since the last of these.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct Beat {
-    /// Seconds since the start.
-    at_s: f64,
-    /// Seconds since the last.
-    wall_s: f64,
-    /// LNet messages.
-    messages: u64,
-    /// Payload.
-    bytes: u64,
-}
-
-impl Job {
-    fn of(a: &BulkArgs, way: Way) -> Job {
-        Job {
-            way,
-            target: a.target.to_string(),
-            size: a.size,
-            count: a.count.or(if a.seconds.is_some() { None } else { Some(1024) }),
-            seconds: a.seconds,
-            timeout: a.timeout,
-            every: a.watch,
-        }
-    }
-
-    /// LNet messages of a transfer.
-    fn pieces(&self) -> u64 {
-        self.size.div_ceil(MTU).max(1)
-    }
-
-    /// LNet messages in all, at most.
-    fn limit(&self) -> u64 {
-        self.count.map_or(u64::MAX, |n| n.saturating_mul(self.pieces()))
-    }
-
-    /// The workload, with so many messages in flight.
-    pub(crate) fn client(&self, flight: u32) -> ClientConfig {
-        let tail = self.size - (self.pieces() - 1) * MTU;
-        ClientConfig {
-            bulk_len: self.size.min(MTU) as usize,
-            pieces: self.pieces(),
-            tail: tail as usize,
-            bulk_flight: flight.into(),
-            small_flight: 1,
-            limit: self.limit(),
-            begin_for: self.seconds.map(|s| (s * 1e9) as u64),
-            ..ClientConfig::default()
-        }
-    }
-
-    /// The error that ends it.
-    pub(crate) fn failure(&self, m: &Moved, e: &str) -> String {
-        let what = if self.way == Way::Put { "PUT to" } else { "GET from" };
-        let of = match self.count {
-            Some(_) => format!("{} of {}", m.messages, units::many(self.limit(), "message")),
-            None => units::many(m.messages, "message"),
-        };
-        format!("{what} {}: {e}; {of} had completed", self.target)
-    }
-}
-
-/// What is to be done now.
-pub(crate) enum Look {
-    /// Go on.
-    On,
-    /// Tell this.
-    Beat(Beat),
-    /// Nothing has completed for so long.
-    Silent(Duration),
-    /// It has ended.
-    End(Result<(), String>),
-}
-
-/// Follows a transfer to its end, a look at a time.
-pub(crate) struct Follow<'a> {
-    job: &'a Job,
-    ctl: Arc<Ctl>,
-    /// When the first operation was seen to have begun: an lcore that sleeps takes a while to come to it.
-    begun: Option<Instant>,
-    cpu: Duration,
-    /// Completions at the last change, and when that was.
-    last: (u64, Instant),
-    /// Messages, bytes and time of the last beat.
-    beat: (u64, u64, f64),
-}
-
-impl<'a> Follow<'a> {
-    /// Begins `job`, whose client has `ctl`.
-    pub(crate) fn new(job: &'a Job, ctl: Arc<Ctl>) -> Follow<'a> {
-        ctl.set_phase(if job.way == Way::Put { Phase::BulkChecked } else { Phase::Get });
-        let now = Instant::now();
-        Follow { job, ctl, begun: None, cpu: cpu_time(), last: (0, now), beat: (0, 0, 0.0) }
-    }
-
-    fn counts(&self) -> (u64, u64) {
-        (self.ctl.completed.load(Ordering::Relaxed), self.ctl.moved.load(Ordering::Relaxed))
-    }
-
-    /// Looks; `stopped` says that the node goes down, or that nobody wants it any more.
-    pub(crate) fn look(&mut self, stopped: bool) -> Look {
-        // First: what is outstanding fails when the node goes down, and that is no error of its own.
-        if stopped {
-            return Look::End(Err("interrupted".into()));
-        }
-        // In this order: the counts are final when it is done.
-        let done = self.ctl.done.load(Ordering::Acquire);
-        if self.ctl.failed.load(Ordering::Relaxed) > 0 {
-            return Look::End(Err(self.error()));
-        }
-        let (n, bytes) = self.counts();
-        if done || n >= self.job.limit() {
-            return Look::End(Ok(()));
-        }
-        if self.begun.is_none() && self.ctl.started.load(Ordering::Relaxed) > 0 {
-            self.begun = Some(Instant::now());
-        }
-        if n != self.last.0 {
-            self.last = (n, Instant::now());
-        }
-        let timeout = Duration::try_from_secs_f64(self.job.timeout).unwrap_or(Duration::MAX);
-        if self.last.1.elapsed() > timeout {
-            return Look::Silent(timeout);
-        }
-        let at = self.begun.map_or(0.0, |t| t.elapsed().as_secs_f64());
-        let (messages, before, then) = self.beat;
-        if self.job.every.is_some_and(|e| at >= then + e) {
-            self.beat = (n, bytes, at);
-            let (messages, bytes) = (n - messages, bytes - before);
-            return Look::Beat(Beat { at_s: at, wall_s: at - then, messages, bytes });
-        }
-        Look::On
-    }
-
-    fn error(&self) -> String {
-        self.ctl.first_error().unwrap_or_else(|| "an operation failed".into())
-    }
-
-    /// What has been moved so far.
-    pub(crate) fn moved(&self) -> Moved {
-        let (messages, bytes) = self.counts();
-        Moved {
-            messages,
-            transfers: messages / self.job.pieces(),
-            bytes,
-            wall_s: self.ctl.span().as_secs_f64(),
-            cpu_s: (cpu_time() - self.cpu).as_secs_f64(),
-            crc_bad: self.ctl.crc_bad.load(Ordering::Relaxed),
-            ..Moved::default()
-        }
-    }
-}
 
 fn say_beat(b: &Beat, json: bool) -> Result<(), String> {
     if json {
-        return out::line(serde_json::json!(b));
+        return out::line(json!(b));
     }
     let (rate, each) = (units::rate(b.bytes, b.wall_s), units::per_second(b.messages, b.wall_s));
     let messages = units::many(b.messages, "message");
@@ -244,10 +32,7 @@ enum Whose {
     Running,
 }
 
-fn say(job: &Job, m: &Moved, whose: Whose, json: bool) -> Result<(), String> {
-    if json {
-        return out::line(serde_json::json!(m));
-    }
+fn say(job: &Job, m: &Moved, whose: Whose) -> Result<(), String> {
     let what = if job.pieces() == 1 {
         format!("{} of {}", units::many(m.messages, "message"), units::many(job.size, "byte"))
     } else {
@@ -282,96 +67,104 @@ fn judge(job: &Job, m: &Moved) -> Result<(), String> {
     Ok(())
 }
 
-pub(crate) fn main(mut a: BulkArgs, way: Way) -> Result<(), String> {
-    let job = Job::of(&a, way);
-    let command = if way == Way::Put { "put" } else { "get" };
-    match access::find(&a.via, &mut a.node, a.target, command)? {
-        Access::Node(asker) => through(&job, asker, a.json),
-        Access::Own(claim) => own(&job, &a, Setup::new(Role::Dialler(command), claim)),
+/// What the command line asks for.
+fn job(a: &BulkArgs, way: Way) -> Job {
+    Job {
+        way,
+        target: a.target.to_string(),
+        size: a.size,
+        count: a.count.or(if a.seconds.is_some() { None } else { Some(1024) }),
+        seconds: a.seconds,
+        timeout: a.timeout,
+        every: a.watch,
     }
 }
 
-fn through(job: &Job, mut asker: Asker, json: bool) -> Result<(), String> {
-    asker.patient();
-    // The node then tells how far it had come.
-    let hang_up = asker.hang_up()?;
-    signals::first(hang_up)?;
-    let end = asker.try_rows(&Request::Bulk { job: job.clone() }, |v| {
-        serde_json::from_value::<Beat>(v).map_or(Ok(()), |b| say_beat(&b, json))
-    })?;
-    let moved = serde_json::from_value(end["end"].clone()).map_err(|e| format!("{e} in {end}"))?;
-    say(job, &moved, Whose::Running, json)?;
-    judge(job, &moved)
+/// A transfer that has ended: its figures, as far as they are known, and whether it came to its end.
+type Ended = (Option<Moved>, Result<(), String>);
+
+pub(crate) fn main(mut a: BulkArgs, way: Way) -> Result<(), String> {
+    let job = job(&a, way);
+    let command = if way == Way::Put { "put" } else { "get" };
+    let (whose, (moved, ended)) = match access::find(&a.via, &mut a.node, a.target, command) {
+        Ok(Access::Node(asker)) => (Whose::Running, through(&job, asker, a.json)),
+        Ok(Access::Own(claim)) => (Whose::Own, own(&job, &a, Setup::new(Role::Dialler(command), claim))),
+        Err(e) => (Whose::Own, (None, Err(e))),
+    };
+    match (&moved, &ended) {
+        (Some(m), Ok(())) if !a.json => say(&job, m, whose)?,
+        _ => {}
+    }
+    let done = ended.and_then(|()| moved.as_ref().map_or(Ok(()), |m| judge(&job, m)));
+    if a.json {
+        out::line(object(moved.as_ref(), &done))?;
+    }
+    done
 }
 
-fn own(job: &Job, a: &BulkArgs, setup: Setup) -> Result<(), String> {
-    let flight = settings::peer_credits(&a.node)?;
-    let ctl = Arc::new(Ctl::default());
-    let (cfg, c, target) = (job.client(flight), ctl.clone(), a.target);
-    let make = Box::new(move |backing: &_| {
-        Client::new(cfg, c, target, backing).map(|c| Box::new(c) as _).map_err(|e| e.to_string())
+/// The result as JSON: the figures, as far as they are known, and the error if it failed.
+fn object(moved: Option<&Moved>, done: &Result<(), String>) -> Value {
+    let mut v = moved.map_or_else(|| json!({}), |m| json!(m));
+    if let Err(e) = done {
+        v["error"] = json!(e);
+    }
+    v
+}
+
+fn through(job: &Job, mut asker: Asker, json: bool) -> Ended {
+    asker.patient();
+    // The node then tells how far it had come.
+    let ready = asker.hang_up().and_then(signals::first);
+    let answer = ready.and_then(|()| {
+        asker.try_rows(&Request::Bulk { job: job.clone() }, |v| {
+            serde_json::from_value::<Beat>(v).map_or(Ok(()), |b| say_beat(&b, json))
+        })
     });
-    let node = assemble::start(&a.node, setup, make)?;
+    let moved = |v: &Value| serde_json::from_value(v.clone()).map_err(|e| format!("{e} in {v}"));
+    match answer {
+        Ok(end) => moved(&end["end"]).map_or_else(|e| (None, Err(e)), |m| (Some(m), Ok(()))),
+        Err(e) => (asker.refusal().and_then(|v| moved(&v["moved"]).ok()), Err(e)),
+    }
+}
+
+fn own(job: &Job, a: &BulkArgs, setup: Setup) -> Ended {
+    let ctl = Arc::new(Ctl::default());
+    let (c, target) = (ctl.clone(), a.target);
+    let started = settings::peer_credits(&a.node).and_then(|flight| {
+        let cfg = job.client(flight);
+        let make = Box::new(move |backing: &_| {
+            Client::new(cfg, c, target, backing).map(|c| Box::new(c) as _).map_err(|e| e.to_string())
+        });
+        assemble::start(&a.node, setup, make)
+    });
+    let node = match started {
+        Ok(n) => n,
+        Err(e) => return (None, Err(e)),
+    };
     let mut follow = Follow::new(job, ctl);
     let result = loop {
-        match follow.look(node.stopped()) {
-            Look::On => std::thread::sleep(Duration::from_millis(1)),
-            Look::Beat(b) => {
+        match follow.step(node.stopped()) {
+            Step::On => std::thread::sleep(Duration::from_millis(1)),
+            Step::Beat(b) => {
                 if let Err(e) = say_beat(&b, a.json) {
                     break Err(e);
                 }
             }
-            Look::Silent(t) => break Err(why::silent(node.front(), a.target, t)),
-            Look::End(Err(e)) => break Err(why::failed(node.front(), a.target, e)),
-            Look::End(Ok(())) => break Ok(()),
+            Step::Silent(t) => break Err(why::silent(node.front(), a.target, t)),
+            Step::End(Err(e)) => break Err(why::failed(node.front(), a.target, e)),
+            Step::End(Ok(())) => break Ok(()),
         }
     };
     let so_far = follow.moved();
-    let ends = node.stop_after(result.map_err(|e| job.failure(&so_far, &e)))?;
+    let down = node.stop();
+    let ends = down.as_deref().unwrap_or_default();
     let moved = Moved {
         tx_copied_bytes: ends.iter().map(|e| e.rt.tx_copied_bytes).sum(),
         rx_copied_bytes: ends.iter().map(|e| e.proto.rx_copied_bytes).sum(),
         retransmits: ends.iter().map(|e| e.rt.retransmits).sum(),
-        clean: Some(ends.iter().all(|e| e.clean)),
+        clean: Some(down.is_ok() && ends.iter().all(|e| e.clean)),
         ..so_far
     };
-    say(job, &moved, Whose::Own, a.json)?;
-    judge(job, &moved)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn job(size: u64, count: Option<u64>) -> Job {
-        let target = "10.0.0.2@tcp".to_owned();
-        Job { way: Way::Put, target, size, count, seconds: None, timeout: 10.0, every: None }
-    }
-
-    /// Field report 21.
-    #[test]
-    fn transfers_of_any_size_are_messages_of_at_most_1_mib() {
-        for (size, pieces, len, tail) in [
-            (0, 1, 0, 0),
-            (1, 1, 1, 1),
-            (MTU, 1, MTU, MTU),
-            (MTU + 1, 2, MTU, 1),
-            (16 * MTU, 16, MTU, MTU),
-            (3 * MTU - 7, 3, MTU, MTU - 7),
-        ] {
-            let c = job(size, Some(5)).client(8);
-            let got = (c.pieces, c.bulk_len as u64, c.tail as u64, c.limit);
-            assert_eq!(got, (pieces, len, tail, 5 * pieces), "{size}");
-        }
-        assert_eq!(job(1, None).client(8).limit, u64::MAX);
-        assert_eq!(job(MTU + 1, Some(u64::MAX)).client(8).limit, u64::MAX);
-    }
-
-    #[test]
-    fn a_failure_tells_how_far_it_had_come() {
-        let m = Moved { messages: 3, ..Moved::default() };
-        let say = |count| job(2 * MTU, count).failure(&m, "why");
-        assert_eq!(say(Some(8)), "PUT to 10.0.0.2@tcp: why; 3 of 16 messages had completed");
-        assert_eq!(say(None), "PUT to 10.0.0.2@tcp: why; 3 messages had completed");
-    }
+    let ended = running::both(result.map_err(|e| job.failure(&moved, &e)), down.map(drop));
+    (Some(moved), ended)
 }

@@ -100,9 +100,7 @@ fn run(
     })();
     let (ends, left) = stop()?;
     let (ping, bulk, rtt) = measured.map_err(|e| format!("{name}: {e}"))?;
-    let mut lost = NothingLost::of(ctl, &ends);
-    lost.buffers_left = left;
-    lost.ok &= left == 0;
+    let lost = NothingLost::of(ctl, &ends).and_left(left);
     Ok(Outcome {
         ping,
         bulk: bulk.map(|s| Bulk::of(&s, ctl, &ends)),
@@ -130,7 +128,7 @@ fn intake(a: &DemoArgs) -> Intake {
 fn sockets(a: &DemoArgs, live: &Live, name: &str, idle: SockIdle, plan: &Plan) -> Result<Outcome, String> {
     let ctl = Arc::new(Ctl::default());
     let p = SockPair { idle, intake: intake(a), client: ClientConfig::default(), peer_credits: 8 };
-    let running = sock::start(p, ctl.clone());
+    let running = sock::start(p, ctl.clone())?;
     run(name, a, plan, live, &ctl, || running.stop().map(|e| (e, 0)))
 }
 
@@ -169,20 +167,15 @@ fn over_link(
     counts: &mut Counts,
     lost: &mut Vec<NothingLost>,
 ) -> Result<OverLink, String> {
-    use std::time::Duration;
-
     use bench::link::{self, LinkConfig};
     use bench::pair::Threads;
-    use dataplane::dpdk::{Eal, EalConfig, dpdk_version};
 
-    crate::limits::descriptors_for_eal()?;
+    use crate::pairs;
+
     live.say("starting the EAL");
-    let eal = EalConfig { no_pci: true, raw: a.eal.clone(), ..EalConfig::default() };
-    let eal = Eal::start(&eal).map_err(|e| e.to_string())?;
-    eal.notes().iter().for_each(|n| tracing::warn!("{n}"));
-    on.dpdk = dpdk_version();
-    on.memory = if eal.huge() { "2 MiB huge pages".into() } else { "ordinary pages (--no-huge)".into() };
-    let two = crate::place::pair(a.one_lcore)?.0 == Threads::Two;
+    let eal = pairs::eal(&a.dpdk)?;
+    pairs::tell(&eal, on);
+    let two = pairs::threads(a.one_lcore)?.0 == Threads::Two;
     on.lcores = if two { 2 } else { 1 };
     let dir = std::env::temp_dir();
     let mut go = |threads, name: &str, plan: &Plan| {
@@ -191,11 +184,11 @@ fn over_link(
             LinkConfig { threads, intake: intake(a), mtu: a.mtu, tso: !a.no_tso, ..LinkConfig::default() };
         let tso = if cfg.tso { "64 KiB TSO" } else { "no TSO" };
         on.link = format!("net_virtio_user to net_vhost in one process, MTU {}, {tso}", cfg.mtu);
-        let (threads, enter, idle) = crate::place::pair(threads == Threads::One)?;
+        let (threads, enter, idle) = pairs::threads(threads == Threads::One)?;
         let l = link::start(&eal, &dir, LinkConfig { threads, ..cfg }, &ctl, &enter, idle)?;
         let out = run(name, a, plan, live, &ctl, || {
             let end = l.stop()?;
-            Ok((end.nodes, u64::from(end.left.attachments_out + end.left.heads_out + end.left.rx_out)))
+            Ok((end.nodes, end.buffers_left))
         })?;
         counts.add(&out.ends);
         lost.push(out.lost.clone());
@@ -208,9 +201,7 @@ fn over_link(
         let second = go(Threads::Two, "virtio link, 2 lcores", &Plan { ping: true, bulk: true, rtt: true })?;
         (r.two, r.ping, r.rtt) = (second.bulk, second.ping, second.rtt);
     }
-    if let Err(e) = eal.cleanup_within(Duration::from_secs(5)) {
-        tracing::warn!("{e}");
-    }
+    pairs::clean_up(&eal);
     Ok(r)
 }
 
@@ -226,7 +217,7 @@ fn over_link(
 }
 
 pub(crate) fn main(a: &DemoArgs) -> Result<(), String> {
-    let live = Live::new(a.json);
+    let live = Live::new(a.out.json);
     let mut on = RanOn::look();
     let (mut counts, mut lost) = (Counts::default(), Vec::new());
     let link = if a.sockets_only {
@@ -258,7 +249,7 @@ pub(crate) fn main(a: &DemoArgs) -> Result<(), String> {
         counts,
         ran_on: on,
     };
-    if a.json {
+    if a.out.json {
         crate::out::line(serde_json::to_string(&report).map_err(|e| e.to_string())?)?;
     } else {
         crate::out::line(report.table())?;

@@ -21,7 +21,7 @@ fn dpdk() -> Option<String> {
 pub(crate) fn main(a: &DoctorArgs) -> Result<ExitCode, String> {
     let version = dpdk();
     let findings = examine(Path::new("/"), version.as_deref());
-    if a.json {
+    if a.out.json {
         let all: Vec<_> = findings
             .iter()
             .map(|f| {

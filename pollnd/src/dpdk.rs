@@ -27,10 +27,10 @@ use transport::node::{App, Control, Idle, Lcores, NoApp, NodeBuilder, NodeEnd, O
 use transport::stream::ShardId;
 
 use crate::args::{NodeArgs, Switch};
-use crate::assemble::{MakeApp, Node, Started};
 use crate::cpus;
 use crate::inspect::telemetry;
 use crate::keeper::{Duties, Keeper, speed};
+use crate::running::{MakeApp, Node, Started};
 use crate::{iface, limits, settings, units, why};
 
 /// Memory for pages of applications and for slack, in MiB.
@@ -294,7 +294,7 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
         mem_mb: memory_mb(&port_config).max(256),
         no_pci: pci.is_none(),
         allow: pci.into_iter().collect(),
-        raw: a.eal.clone(),
+        raw: a.dpdk.eal.clone(),
         ..EalConfig::default()
     };
     let eal = Eal::start(&eal).map_err(|e| e.to_string())?;

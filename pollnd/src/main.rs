@@ -6,9 +6,8 @@
 mod access;
 mod args;
 mod assemble;
-mod benchcmd;
+mod bench;
 mod bulk;
-mod cptcmd;
 mod cpus;
 mod demo;
 mod doctor;
@@ -16,19 +15,19 @@ mod doctor;
 mod dpdk;
 mod iface;
 mod inspect;
+mod job;
 #[cfg(feature = "dpdk")]
 mod keeper;
 mod known;
 mod limits;
 mod node;
 mod out;
-mod ping;
 #[cfg(feature = "dpdk")]
-mod place;
-mod ratecmd;
+mod pairs;
+mod ping;
+mod running;
 mod settings;
 mod signals;
-mod stackcmd;
 mod units;
 mod why;
 
@@ -100,8 +99,8 @@ fn main() -> ExitCode {
         Command::Demo(a) => demo::main(&a),
         Command::Node(a) => node::main(a),
         Command::Ping(a) => ping::main(a),
-        Command::Put(a) => bulk::main(a, bulk::Way::Put),
-        Command::Get(a) => bulk::main(a, bulk::Way::Get),
+        Command::Put(a) => bulk::main(a, job::Way::Put),
+        Command::Get(a) => bulk::main(a, job::Way::Get),
         Command::Connections(a) => inspect::connections::main(&a),
         Command::Stats(a) => inspect::lcores::main(&a),
         Command::Capture(a) => inspect::capture::main(&a),
@@ -110,7 +109,7 @@ fn main() -> ExitCode {
             Ok(code) => return code,
             Err(e) => Err(e),
         },
-        Command::Bench(a) => benchcmd::main(&a.what),
+        Command::Bench(a) => bench::main(&a.what),
     };
     finish(done)
 }

@@ -13,9 +13,10 @@ use transport::node::{
 };
 
 use crate::args::ServeArgs;
-use crate::assemble::{self, Role, Setup};
+use crate::assemble;
 use crate::inspect::claim;
-use crate::inspect::guests::{DEPTH, Guests};
+use crate::inspect::seats::{DEPTH, Guests};
+use crate::running::{Role, Setup};
 use crate::{out, units};
 
 pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {

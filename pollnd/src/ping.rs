@@ -4,49 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use transport::lnd::AppId;
 use transport::node::{Handle, rings};
-use transport::wire::PingInfo;
 
 use crate::access::{self, Access};
 use crate::args::PingArgs;
-use crate::assemble::{self, Node, Role, Setup};
+use crate::assemble;
 use crate::inspect::Request;
 use crate::inspect::client::Client;
-use crate::inspect::guests::{DEPTH, one_ping};
+use crate::inspect::seats::{DEPTH, Pong, one_ping};
+use crate::running::{Node, Role, Setup};
 use crate::{out, signals, units};
-
-/// The answer to a ping.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Pong {
-    /// The node's process id.
-    pid: u32,
-    /// Its NIDs.
-    nids: Vec<String>,
-    /// What it can do.
-    features: u32,
-    /// How long it took, in ns.
-    rtt_ns: u64,
-}
-
-impl Pong {
-    /// Of what a node says of itself.
-    pub(crate) fn of(info: &PingInfo, rtt_ns: u64) -> Pong {
-        let nids = info.nis.iter().chain(&info.large).map(|ni| ni.nid.to_string()).collect();
-        Pong { pid: info.pid, nids, features: info.features, rtt_ns }
-    }
-
-    /// As `lctl ping` shows it, and the time.
-    fn text(&self) -> String {
-        let mut o = format!("{}-0@lo\n", self.pid);
-        for nid in &self.nids {
-            o += &format!("{}-{nid}\n", self.pid);
-        }
-        o + &format!("time {:.1} us, features {:#x}", self.rtt_ns as f64 / 1000.0, self.features)
-    }
-}
 
 /// Pings and their answers so far.
 #[derive(Default)]
@@ -199,9 +168,9 @@ fn pings(a: &PingArgs, pinger: &mut Pinger) -> Result<(), String> {
             // Interrupted: that ping was never lost.
             break;
         }
-        sum.add(&answer, a.json);
+        sum.add(&answer, a.out.json);
         match &answer {
-            Ok(p) if !a.json => out::line(p.text())?,
+            Ok(p) if !a.out.json => out::line(p.text())?,
             Err(e) if sum.sent < a.count || sum.answered() > 0 => {
                 out::note(format_args!("ping {target}: {e}"));
             }
@@ -212,7 +181,7 @@ fn pings(a: &PingArgs, pinger: &mut Pinger) -> Result<(), String> {
             break;
         }
     }
-    if a.json {
+    if a.out.json {
         out::line(sum.json(&target))?;
     } else if sum.sent > 0 {
         out::line(sum.text())?;

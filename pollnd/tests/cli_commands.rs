@@ -301,6 +301,42 @@ fn report_18_a_full_disk_is_an_error() {
     up.stop().good();
 }
 
+/// A transfer that fails says so in its object, with what had been moved: over a node of its own, through one that runs, and
+/// where none is to be had.
+#[test]
+fn a_transfer_that_fails_prints_its_object() {
+    if !can("a_transfer_that_fails_prints_its_object") {
+        return;
+    }
+    let (a, b) = (own_ip(), own_ip());
+    let (here, there, nobody) = (nid(a), nid(b), nid(own_ip()));
+    let (near, far) = (node(a, &[]), node(b, &[]));
+    let pid = near.id().to_string();
+    let own = nid(own_ip());
+    for command in ["put", "get"] {
+        for which in [&["--nid", &own][..], &["--node", &pid]] {
+            let args = [&[command, &nobody, "-c", "3", "--json"][..], which].concat();
+            let end = run(&args).failed(1, &[&nobody, "TCP RST", "0 of 3 messages"]);
+            let v = end.json();
+            let error = v["error"].as_str().unwrap_or_default();
+            assert!(error.contains(&nobody) && error.contains("TCP RST"), "{v}");
+            assert_eq!(["messages", "bytes"].map(|k| v[k].as_u64()), [Some(0); 2], "{v}");
+        }
+    }
+    let end = run(&["put", &nobody, "--node", "/nonexistent", "--json"]).failed(1, &["/nonexistent"]);
+    assert!(end.json()["error"].as_str().is_some_and(|e| e.contains("/nonexistent")), "{end:?}");
+    // One that is interrupted had moved something.
+    let mut long = start(&["put", &there, "--nid", &own, "-t", "60", "-w", "0.1", "--json"]);
+    long.until("a line", |out, _| out.lines().count() > 1);
+    let end = long.stop();
+    let last: serde_json::Value = serde_json::from_str(end.out.lines().last().unwrap()).unwrap();
+    assert!(end.status.code() == Some(1) && last["messages"].as_u64() > Some(0), "{end:?}");
+    assert!(last["error"].as_str().is_some_and(|e| e.contains("interrupted")), "{end:?}");
+    run(&["ping", &there, "--nid", &here]).good();
+    near.stop().good();
+    far.stop().good();
+}
+
 #[test]
 fn report_21_sizes_times_and_intervals() {
     if !can("report_21_sizes_times_and_intervals") {

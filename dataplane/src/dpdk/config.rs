@@ -1,6 +1,6 @@
 //! What the EAL is started with: typed configuration to argument list.
 
-use super::eal::EalError;
+use super::eal_error::EalError;
 
 /// Whether the EAL's memory comes from huge pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -12,6 +12,7 @@
 mod backing;
 mod config;
 mod eal;
+mod eal_error;
 mod gate;
 #[cfg(test)]
 mod gate_tests;
@@ -22,6 +23,7 @@ mod pair;
 mod pools;
 mod port;
 mod port_config;
+mod port_shared;
 mod probe;
 mod queue;
 mod reopen;
@@ -36,7 +38,8 @@ mod tx;
 
 pub use backing::EalBacking;
 pub use config::{EalConfig, Huge};
-pub use eal::{CleanupError, Eal, EalError, LcoreError, PollLcore, dpdk_version};
+pub use eal::{Eal, LcoreError, PollLcore, dpdk_version};
+pub use eal_error::{CleanupError, EalError};
 pub use mempool::{HEADROOM, Mempool, PoolError, RX_ROOM, RX_ROOM_SMALL};
 pub use pair::{PairConfig, virtio_pair};
 pub use port::EthPort;

@@ -4,16 +4,17 @@ use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use dpdk_sys as sys;
 
 use super::eal::{Eal, Hold, HoldKind};
 use super::gate::{GateCell, GateEvent};
-use super::offload::{Choice, Offer, negotiate};
+use super::offload::{Offer, negotiate};
 use super::pools::{QueuePools, pools_of};
 use super::port_config::{Closed, LinkState, PortConfig, PortError};
+use super::port_shared::PortShared;
 use super::probe::{call, find, guard, remove_vdev};
 use super::queue::QueueSeed;
 use super::sockdir;
@@ -23,34 +24,6 @@ use super::trouble::Trouble;
 use crate::lcore::Lcore;
 use crate::pkt::{PortCaps, TX_HEAD_ROOM};
 use crate::steer::Steering;
-
-/// What the control thread and the lcores share.
-pub(crate) struct PortShared {
-    pub id: u16,
-    pub caps: PortCaps,
-    pub choice: Choice,
-    pub gates: Vec<GateCell>,
-    pub link: AtomicBool,
-    pub trouble: Trouble,
-    /// Whether the port is started; held while gates change on behalf of the port.
-    running: Mutex<bool>,
-    _hold: Hold,
-}
-
-impl PortShared {
-    fn lock(&self) -> MutexGuard<'_, bool> {
-        self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// An lcore has taken queue `q`: it runs as soon as the port does.
-    pub(crate) fn built(&self, q: usize) {
-        let running = self.lock();
-        self.gates[q].on(GateEvent::Built);
-        if *running {
-            self.gates[q].on(GateEvent::Resume);
-        }
-    }
-}
 
 /// An ethdev port of the EAL.
 pub struct EthPort {

@@ -15,7 +15,7 @@ use hugepages::{LendBudget, RxHome};
 use super::eal::PollLcore;
 use super::gate::{Gate, GateCell, GateEvent};
 use super::mempool::Mempool;
-use super::port::PortShared;
+use super::port_shared::PortShared;
 use super::resend::Fruitless;
 use super::rx::{EthRxPkt, HEAD_CONTIGUOUS, MBUF_OPS, RxCtx, copy_chain, is_cut, pull_up};
 use super::tx::{EthTxPkt, TxCtx};

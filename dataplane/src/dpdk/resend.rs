@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::link::frame::{ip_checksum, renumber, tcp_checksum};
+use crate::link::device::{ip_checksum, renumber, tcp_checksum};
 use crate::pkt::{TxCsum, TxMeta};
 
 /// How long a driver may take nothing at all before its queue's first packet counts as refused.

@@ -31,7 +31,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-pub(crate) mod frame;
+pub(crate) mod device;
 mod pipe;
 
 use std::cell::{Cell, RefCell};
@@ -335,7 +335,7 @@ impl LinkPort {
         let pool: Option<HeapRxPool> = hub.pipes.get(from.min(n - 1)).map(|p| p.pool.clone());
         let Some(pool) = pool else { return };
         let mut frames = Vec::new();
-        frame::cut(p, &pool, &mut |f| frames.push(f));
+        device::cut(p, &pool, &mut |f| frames.push(f));
         for (mut buf, len) in frames {
             let end = self.free_ps.max(now_ps) + serialise(len, self.line);
             self.free_ps = end;
@@ -429,4 +429,4 @@ impl Port for LinkPort {
 }
 
 #[cfg(test)]
-mod tests;
+mod link_tests;

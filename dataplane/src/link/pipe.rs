@@ -7,7 +7,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use fsm::Fsm;
 use hugepages::{HeapRxPool, LendBudget, RxFrag};
 
-use super::frame::{self, Frame};
+use super::device::{self, Frame};
 use super::{Fate, LinkCounters, Path, Seen, WIRE_OVERHEAD};
 use crate::fault::Rng;
 use crate::mem::MemRx;
@@ -257,7 +257,7 @@ impl Pipe {
         let mut fate = Fate::Arrives(due);
         if ip && self.rng.chance(self.path.faults.corrupt) {
             if a.meta.csum == TxCsum::Offload {
-                frame::tcp_checksum(f, &a.meta);
+                device::tcp_checksum(f, &a.meta);
                 csum = Csum::None;
             }
             let at = l2 + self.rng.below((len - l2) as u64) as usize;

@@ -3,8 +3,9 @@
 use clap::Args;
 use transport::wire::Nid;
 
-use super::{NodeArgs, nid, seconds};
-use crate::units;
+use super::NodeArgs;
+use super::common::TextOut;
+use super::values::{bytes, nid, pause, pings, seconds, transfers};
 
 /// Which node asks.
 #[derive(Args, Debug, Clone)]
@@ -66,9 +67,9 @@ pub(crate) struct PingArgs {
     /// costs that alone (RFC 6298), and ten bear three in a row.
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds)]
     pub(crate) timeout: f64,
-    /// One JSON object instead of text.
-    #[arg(long)]
-    pub(crate) json: bool,
+    /// The form of the result.
+    #[command(flatten)]
+    pub(crate) out: TextOut,
     /// Which node pings.
     #[command(flatten)]
     pub(crate) via: Via,
@@ -113,72 +114,4 @@ pub(crate) struct BulkArgs {
     /// The node of its own.
     #[command(flatten)]
     pub(crate) node: NodeArgs,
-}
-
-/// Most bytes of a transfer.
-pub(crate) const TRANSFER_MAX: u64 = 1 << 30;
-
-fn count(s: &str, most: u64) -> Result<u64, String> {
-    s.parse()
-        .ok()
-        .filter(|n| (1..=most).contains(n))
-        .ok_or_else(|| format!("{s:?} is no number from 1 to {most}"))
-}
-
-fn pings(s: &str) -> Result<u64, String> {
-    count(s, 1_000_000)
-}
-
-fn transfers(s: &str) -> Result<u64, String> {
-    count(s, u64::MAX)
-}
-
-fn pause(s: &str) -> Result<f64, String> {
-    match s.parse::<f64>() {
-        Ok(v) if (0.001..=3600.0).contains(&v) => Ok(v),
-        _ => Err(format!("{s:?} is not a number of seconds from 0.001 to 3600")),
-    }
-}
-
-/// The size of a transfer.
-fn bytes(s: &str) -> Result<u64, String> {
-    let n = units::size(s)?;
-    let fits = u64::try_from(n).ok().filter(|n| *n <= TRANSFER_MAX);
-    fits.ok_or_else(|| format!("{s:?} is {n} bytes: a transfer has at most {TRANSFER_MAX} (1G)"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Field report 21.
-    #[test]
-    fn sizes_have_units() {
-        for (s, n) in [
-            ("0", 0),
-            ("1", 1),
-            ("97", 97),
-            ("4k", 4096),
-            ("1M", 1 << 20),
-            ("1048577", (1 << 20) + 1),
-            ("16m", 16 << 20),
-            ("2KiB", 2048),
-            ("1G", 1 << 30),
-        ] {
-            assert_eq!(bytes(s), Ok(n), "{s}");
-        }
-        for (s, says) in [
-            ("", "no size"),
-            ("-1", "no size"),
-            ("4x", "no size"),
-            ("1.5M", "no size"),
-            ("M", "no size"),
-            ("1025M", "1074790400 bytes"),
-            ("99999999999999999999", "no size"),
-            ("18446744073709551615k", "at most"),
-        ] {
-            let e = bytes(s).unwrap_err();
-            assert!(e.contains(&format!("{s:?}")) && e.contains(says), "{s}: {e}");
-        }
-    }
 }

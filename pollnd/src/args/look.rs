@@ -8,7 +8,8 @@ use clap::Args;
 use dataplane::tap::HEADERS;
 use tcpstack::Phase;
 
-use super::{number, seconds};
+use super::common::{Again, TextOut, Which};
+use super::values::{number, seconds};
 
 /// An address, and perhaps a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,15 +79,15 @@ Bytes are of payload, times in ms (in --json: ns), cwnd and ssthresh in bytes; -
 pub(crate) struct ConnectionsArgs {
     /// A peer (10.0.0.2, 10.0.0.2:1023) or a state (ESTABLISHED, SYN-SENT).
     pub(crate) filter: Option<ConnFilter>,
-    /// One JSON object instead of text.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Shows them again every so many seconds.
-    #[arg(long, short, value_name = "SECONDS", value_parser = seconds)]
-    pub(crate) watch: Option<f64>,
-    /// Which node, where several run: its process number, or the path of its control socket.
-    #[arg(long, value_name = "PID|PATH")]
-    pub(crate) node: Option<String>,
+    /// The form of the result.
+    #[command(flatten)]
+    pub(crate) out: TextOut,
+    /// Repeating it.
+    #[command(flatten)]
+    pub(crate) again: Again,
+    /// The node that is asked.
+    #[command(flatten)]
+    pub(crate) asked: Which,
 }
 
 /// `pollnd stats`.
@@ -105,12 +106,12 @@ pub(crate) struct StatsArgs {
     /// One JSON object instead of text: always all counters, since the start.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Shows them again every so many seconds.
-    #[arg(long, short, value_name = "SECONDS", value_parser = seconds)]
-    pub(crate) watch: Option<f64>,
-    /// Which node, where several run: its process number, or the path of its control socket.
-    #[arg(long, value_name = "PID|PATH")]
-    pub(crate) node: Option<String>,
+    /// Repeating it.
+    #[command(flatten)]
+    pub(crate) again: Again,
+    /// The node that is asked.
+    #[command(flatten)]
+    pub(crate) asked: Which,
 }
 
 /// `pollnd capture`.
@@ -141,9 +142,9 @@ pub(crate) struct CaptureArgs {
     /// Bytes kept of each packet; the default has room for all headers.
     #[arg(long, default_value_t = HEADERS as u32, value_parser = number::<u32>(54..=65_535))]
     pub(crate) snaplen: u32,
-    /// Which node, where several run: its process number, or the path of its control socket.
-    #[arg(long, value_name = "PID|PATH")]
-    pub(crate) node: Option<String>,
+    /// The node that is asked.
+    #[command(flatten)]
+    pub(crate) asked: Which,
 }
 
 /// `pollnd tunables`.
@@ -163,10 +164,10 @@ pub(crate) struct TunablesArgs {
     /// What they are where nothing is said of them; no node is asked.
     #[arg(long, conflicts_with = "node")]
     pub(crate) defaults: bool,
-    /// One JSON object instead of text.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Which node, where several run: its process number, or the path of its control socket.
-    #[arg(long, value_name = "PID|PATH")]
-    pub(crate) node: Option<String>,
+    /// The form of the result.
+    #[command(flatten)]
+    pub(crate) out: TextOut,
+    /// The node that is asked.
+    #[command(flatten)]
+    pub(crate) asked: Which,
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::Request;
 use super::client::Client;
-use super::server::{Shared, say};
+use super::shared::{Shared, say};
 use crate::args::CaptureArgs;
 use crate::{out, signals, units};
 
@@ -36,7 +36,7 @@ pub(crate) fn main(a: &CaptureArgs) -> Result<(), String> {
             a.out.display()
         ));
     }
-    let mut c = Client::new(a.node.as_deref())?;
+    let mut c = Client::new(a.asked.node.as_deref())?;
     c.send(&Request::Capture {
         peer: a.peer.ip,
         port: a.peer.port,

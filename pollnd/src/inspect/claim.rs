@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use transport::wire::Nid;
 
-use super::place;
+use super::run_dir;
 use crate::args::{Carrier, NodeArgs};
 
 /// Peers that are remembered at most.
@@ -75,7 +75,7 @@ pub(crate) fn scope(a: &NodeArgs) -> String {
 /// Process numbers in the locks on `nid`, in whatever scope, each with the folder that it is in; some may have ended.
 pub(super) fn candidates(nid: Nid) -> Vec<(PathBuf, u32)> {
     let mut all = Vec::new();
-    for dir in place::dirs() {
+    for dir in run_dir::dirs() {
         let Ok(entries) = fs::read_dir(&dir) else { continue };
         for path in entries.flatten().map(|e| e.path()) {
             let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
@@ -99,7 +99,7 @@ pub(super) fn candidates(nid: Nid) -> Vec<(PathBuf, u32)> {
 /// # Errors
 /// Who has it.
 pub(crate) fn take(nid: Nid, scope: &str, command: &str) -> Result<Option<Claim>, Holder> {
-    let taken = match place::dir() {
+    let taken = match run_dir::dir() {
         Ok(dir) => take_in(&dir, nid, scope, command),
         Err(e) => Err(Refused::Unguarded(e)),
     };

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 use transport::wire::Nid;
 
-use super::{Request, claim, place};
+use super::{Request, claim, run_dir};
 use crate::{limits, units};
 
 /// How long a node may take for one line. Its lcores have a second each.
@@ -22,14 +22,16 @@ pub(crate) struct Client {
     lines: BufReader<UnixStream>,
     /// It answers no more.
     gone: bool,
+    /// The latest answer that was an error.
+    refusal: Option<Value>,
 }
 
 /// The socket of the node that `node` (a process number or a path) names, or of the only one that runs.
 fn find(node: Option<&str>) -> Result<PathBuf, String> {
-    let looked = || place::dirs().iter().map(|d| d.display().to_string()).collect::<Vec<_>>().join(", ");
+    let looked = || run_dir::dirs().iter().map(|d| d.display().to_string()).collect::<Vec<_>>().join(", ");
     match node.map(|n| (n, n.parse::<u32>())) {
         Some((_, Ok(pid))) => {
-            place::all().into_iter().find(|(p, _)| *p == pid).map(|(_, path)| path).ok_or_else(|| {
+            run_dir::all().into_iter().find(|(p, _)| *p == pid).map(|(_, path)| path).ok_or_else(|| {
                 format!(
                     "no node with process number {pid}: looked in {}; ask as the user that it runs as, or give the path \
                      of its socket to --node",
@@ -39,7 +41,7 @@ fn find(node: Option<&str>) -> Result<PathBuf, String> {
         }
         Some((path, Err(_))) => Ok(path.into()),
         None => {
-            let mut all = place::all();
+            let mut all = run_dir::all();
             match all.len() {
                 0 => Err(format!(
                     "no node runs that may be asked: looked in {}; start one with `pollnd node`, or ask as the user that it \
@@ -119,7 +121,9 @@ impl Client {
             Ok((out.try_clone()?, out))
         });
         match made {
-            Ok((lines, out)) => Ok(Client { path, out, lines: BufReader::new(lines), gone: false }),
+            Ok((lines, out)) => {
+                Ok(Client { path, out, lines: BufReader::new(lines), gone: false, refusal: None })
+            }
             Err(e) if limits::none_left(&e) => {
                 Err(format!("cannot ask {}: {}", path.display(), limits::told(&e)))
             }
@@ -179,10 +183,18 @@ impl Client {
             Err(e) => return Err(self.lost(e)),
         }
         let v: Value = serde_json::from_str(&line).map_err(|e| self.lost(format!("{e} in {line:?}")))?;
-        match v["error"].as_str() {
-            Some(e) => Err(e.to_owned()),
+        match v["error"].as_str().map(str::to_owned) {
+            Some(e) => {
+                self.refusal = Some(v);
+                Err(e)
+            }
             None => Ok(v),
         }
+    }
+
+    /// The latest answer that was an error, with what it says beside.
+    pub(crate) fn refusal(&self) -> Option<&Value> {
+        self.refusal.as_ref()
     }
 
     /// A question with one object as its answer.

@@ -15,7 +15,7 @@ use crate::out;
 /// # Errors
 /// No node, or it does not answer.
 pub(crate) fn main(a: &ConnectionsArgs) -> Result<(), String> {
-    let mut c = Client::new(a.node.as_deref())?;
+    let mut c = Client::new(a.asked.node.as_deref())?;
     let r = match &a.filter {
         None => Request::Connections { peer: None, port: None, state: None },
         Some(ConnFilter::Peer(p)) => Request::Connections { peer: Some(p.ip), port: p.port, state: None },
@@ -24,7 +24,7 @@ pub(crate) fn main(a: &ConnectionsArgs) -> Result<(), String> {
         }
     };
     loop {
-        if a.json {
+        if a.out.json {
             let mut all = Vec::new();
             c.rows(&r, |v| all.push(v))?;
             out::line(json!({ "connections": all }))?;
@@ -35,9 +35,9 @@ pub(crate) fn main(a: &ConnectionsArgs) -> Result<(), String> {
             ))?;
             c.try_rows(&r, |v| out::text(entry(&v)))?;
         }
-        let Some(every) = a.watch else { return Ok(()) };
+        let Some(every) = a.again.watch else { return Ok(()) };
         std::thread::sleep(Duration::from_secs_f64(every));
-        if !a.json {
+        if !a.out.json {
             out::line("")?;
         }
     }

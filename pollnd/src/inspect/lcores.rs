@@ -15,7 +15,7 @@ use crate::out;
 /// # Errors
 /// No node, or it does not answer.
 pub(crate) fn main(a: &StatsArgs) -> Result<(), String> {
-    let mut c = Client::new(a.node.as_deref())?;
+    let mut c = Client::new(a.asked.node.as_deref())?;
     let mut last: BTreeMap<u64, Value> = BTreeMap::new();
     loop {
         let mut all = Vec::new();
@@ -25,7 +25,7 @@ pub(crate) fn main(a: &StatsArgs) -> Result<(), String> {
         } else {
             out::text(table(&all, &last, a.all))?;
         }
-        let Some(every) = a.watch else { return Ok(()) };
+        let Some(every) = a.again.watch else { return Ok(()) };
         last = all.into_iter().filter_map(|v| Some((v["lcore"].as_u64()?, v))).collect();
         std::thread::sleep(Duration::from_secs_f64(every));
         if !a.json {

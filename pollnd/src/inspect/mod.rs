@@ -1,6 +1,6 @@
 //! Looking at a running node: its connections, its lcores, its packets; and going through it.
 //!
-//! A node listens on a UNIX socket of its user's alone ([`place`]). Whoever connects writes one JSON object a line
+//! A node listens on a UNIX socket of its user's alone ([`run_dir`]). Whoever connects writes one JSON object a line
 //! ([`Request`]) and reads JSON objects, one a line: rows, then an object with `end` or `error`. The node's side
 //! ([`server`]) runs on threads of its own; lcores are asked by message ([`transport::node::desk`]), page by page,
 //! so that a reader who stops reading holds up nobody but himself.
@@ -10,10 +10,12 @@ pub(crate) mod claim;
 pub(crate) mod client;
 pub(crate) mod connections;
 mod diag;
-pub(crate) mod guests;
+mod guests;
 pub(crate) mod lcores;
-mod place;
+mod run_dir;
+pub(crate) mod seats;
 pub(crate) mod server;
+pub(crate) mod shared;
 #[cfg(feature = "dpdk")]
 pub(crate) mod telemetry;
 pub(crate) mod tunables;
@@ -26,8 +28,8 @@ use serde_json::{Map, Value, json};
 use tcpstack::ConnStats;
 use transport::node::desk::{Counts, Row};
 
-use crate::args::TRANSFER_MAX;
-use crate::bulk::Job;
+use crate::args::values::TRANSFER_MAX;
+use crate::job::Job;
 
 /// What a node may be asked.
 #[derive(Debug, Clone, Serialize, Deserialize)]

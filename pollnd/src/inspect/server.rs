@@ -1,7 +1,7 @@
 //! The node's side: a thread that listens, and one for each asker.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -13,12 +13,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tcpstack::Phase;
 use transport::node::desk::{Filter, Front};
-use transport::wire::Nid;
 
-use super::guests::{self, Guests};
-use super::{Request, capture, connection, diag, lcore, place, tunables};
-use crate::args::NodeArgs;
-use crate::{limits, settings};
+use super::seats::Guests;
+use super::shared::{About, Shared, say};
+use super::{Request, capture, connection, diag, guests, lcore, run_dir, tunables};
+use crate::limits;
 
 /// Askers at a time.
 const ASKERS: usize = 16;
@@ -26,55 +25,6 @@ const ASKERS: usize = 16;
 const REQUEST_MAX: usize = 8192;
 /// How long an asker may take to read what was written before it is cut off.
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
-
-/// What all threads of a node's server share.
-pub(super) struct Shared {
-    pub(super) front: Arc<Front>,
-    pub(super) stop: AtomicBool,
-    /// A capture is under way.
-    pub(super) capturing: AtomicBool,
-    /// Seats for commands that go through this node, if it has any.
-    pub(super) guests: Option<Arc<Guests>>,
-    /// Pings through this node so far.
-    pub(super) serial: AtomicU64,
-    about: About,
-    askers: Mutex<Vec<(UnixStream, JoinHandle<()>)>>,
-}
-
-/// Who a node is.
-#[derive(Clone, Debug)]
-pub(crate) struct About {
-    pub(crate) nid: String,
-    pub(crate) carrier: String,
-    /// The network that its NID is of ([`super::claim::scope`]).
-    pub(crate) scope: String,
-    /// Its command.
-    pub(crate) command: &'static str,
-    /// What it was started with.
-    pub(crate) args: NodeArgs,
-}
-
-impl Shared {
-    fn hello(&self) -> Value {
-        let a = &self.about;
-        json!({
-            "nid": a.nid, "carrier": a.carrier, "pid": std::process::id(), "command": a.command, "scope": a.scope,
-            "guests": self.guests.is_some(),
-        })
-    }
-
-    /// The NID of a machine that this node may be told to ask.
-    pub(super) fn target(&self, nid: &str) -> Result<Nid, String> {
-        let nid: Nid = nid.parse().map_err(|e| format!("{e}"))?;
-        settings::target(&self.about.args, nid)?;
-        Ok(nid)
-    }
-
-    /// Why nobody can go through this node.
-    pub(super) fn no_guests(&self) -> String {
-        format!("`pollnd {}` has no room for others: name a `pollnd node`", self.about.command)
-    }
-}
 
 /// A node's control socket. It is served until this is dropped.
 pub(crate) struct Server {
@@ -98,7 +48,7 @@ impl Server {
         guests: Option<Arc<Guests>>,
     ) -> Result<Server, String> {
         let elsewhere = "set XDG_RUNTIME_DIR to a folder that this user alone can write to, with a path of at most 80 bytes";
-        let path = place::own().map_err(|e| format!("{e}; {elsewhere}"))?;
+        let path = run_dir::own().map_err(|e| format!("{e}; {elsewhere}"))?;
         let fail = |e: io::Error| {
             let told = limits::told(&e);
             let remedy = if limits::none_left(&e) { told } else { format!("{told}; {elsewhere}") };
@@ -180,13 +130,6 @@ fn serve(listener: &UnixListener, shared: &Arc<Shared>) {
         });
         all.extend(spawned.ok().map(|t| (keep, t)));
     }
-}
-
-/// Writes one object.
-pub(super) fn say(s: &mut UnixStream, v: &Value) -> io::Result<()> {
-    let mut line = v.to_string();
-    line.push('\n');
-    s.write_all(line.as_bytes())
 }
 
 /// Answers one asker until it has no more questions, or does not read.

@@ -11,7 +11,7 @@ use transport::wire::Nid;
 
 use super::Request;
 use super::client::Client;
-use super::server::say;
+use super::shared::say;
 use crate::args::TunablesArgs;
 
 /// One as JSON, with its value in `cfg`.
@@ -84,7 +84,7 @@ fn print(mut rows: Vec<Value>, a: &TunablesArgs) -> Result<(), String> {
         .filter_map(|r| r.as_object_mut()?.remove("line")?.as_str().map(str::to_owned))
         .collect();
     let mut out = String::new();
-    if a.json {
+    if a.out.json {
         out = json!({ "tunables": rows }).to_string() + "\n";
     } else {
         for (line, r) in lines.iter().zip(&rows) {
@@ -117,13 +117,13 @@ pub(crate) fn main(a: &TunablesArgs) -> Result<(), String> {
         (None, true) => rows(&defaults(), name)?,
         (Some(v), false) => {
             let name = name.unwrap_or_default().to_owned();
-            let mut c = Client::new(a.node.as_deref())?;
+            let mut c = Client::new(a.asked.node.as_deref())?;
             vec![c.one(&Request::Tune { name, value: v.to_owned() })?["end"].take()]
         }
         (None, false) => {
             let mut all = Vec::new();
             let r = Request::Tunables { name: name.map(str::to_owned) };
-            Client::new(a.node.as_deref())?.rows(&r, |v| all.push(v))?;
+            Client::new(a.asked.node.as_deref())?.rows(&r, |v| all.push(v))?;
             all
         }
     };

@@ -1,13 +1,42 @@
-//! Where the polling threads of a pair of nodes run.
+//! Pairs of nodes over a link of this process: the EAL under them, and the CPUs of their polling threads.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bench::pair::{Enter, Threads};
+use bench::report::RanOn;
 use dataplane::cpt::Machine;
+use dataplane::dpdk::{Eal, EalConfig, dpdk_version};
 use dataplane::lcore;
 use transport::node::Idle;
 
-use crate::cpus;
+use crate::args::common::EalArgs;
+use crate::{cpus, limits};
+
+/// The EAL for a link in memory, without devices.
+///
+/// # Errors
+/// What it lacks, and the remedy.
+pub(crate) fn eal(a: &EalArgs) -> Result<Eal, String> {
+    limits::descriptors_for_eal()?;
+    let eal = EalConfig { no_pci: true, raw: a.eal.clone(), ..EalConfig::default() };
+    let eal = Eal::start(&eal).map_err(|e| e.to_string())?;
+    eal.notes().iter().for_each(|n| tracing::warn!("{n}"));
+    Ok(eal)
+}
+
+/// Version and memory of the EAL, for a report.
+pub(crate) fn tell(eal: &Eal, on: &mut RanOn) {
+    on.dpdk = dpdk_version();
+    on.memory = if eal.huge() { "2 MiB huge pages".into() } else { "ordinary pages (--no-huge)".into() };
+}
+
+/// Ends the EAL when all of a pair has been taken down.
+pub(crate) fn clean_up(eal: &Eal) {
+    if let Err(e) = eal.cleanup_within(Duration::from_secs(5)) {
+        tracing::warn!("{e}");
+    }
+}
 
 /// Threads for two nodes, what each does first (pin itself), and how they idle. One thread if there is one CPU, or
 /// if only one is wanted; else two in the partition with the most cores, since a link in memory should be on one
@@ -15,7 +44,7 @@ use crate::cpus;
 ///
 /// # Errors
 /// The topology cannot be read.
-pub(crate) fn pair(one: bool) -> Result<(Threads, Enter, Idle), String> {
+pub(crate) fn threads(one: bool) -> Result<(Threads, Enter, Idle), String> {
     let machine = Machine::detect().map_err(|e| e.to_string())?;
     let cpus = machine.cpus().len();
     let (threads, polling) = if one || cpus < 2 { (Threads::One, 1) } else { (Threads::Two, 2) };

@@ -14,8 +14,11 @@ use clap::Args;
 use transport::node::NodeEnd;
 use transport::node::sock::Idle as SockIdle;
 
-use crate::args::{number, seconds};
-use crate::benchcmd::{live, print};
+use super::{live, print};
+use crate::args::common::OverLink;
+use crate::args::values::{number, seconds};
+#[cfg(feature = "dpdk")]
+use crate::pairs;
 
 /// `pollnd bench rate`.
 #[derive(Args, Debug, Clone)]
@@ -30,17 +33,11 @@ pub(crate) struct RateArgs {
     #[arg(long, default_value_t = 64, value_parser = number::<u32>(1..=4096))]
     pub(crate) flight: u32,
     /// Both nodes on one lcore.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "sockets_only")]
     pub(crate) one_lcore: bool,
-    /// Kernel sockets only.
-    #[arg(long, conflicts_with_all = ["one_lcore", "eal"])]
-    pub(crate) sockets_only: bool,
-    /// One JSON object instead of the table.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// EAL arguments, as DPDK documents them.
-    #[arg(last = true)]
-    pub(crate) eal: Vec<String>,
+    /// The form of the result, and the link.
+    #[command(flatten)]
+    pub(crate) over: OverLink,
 }
 
 impl RateArgs {
@@ -64,17 +61,14 @@ fn one(
     };
     let sample = go();
     let (ends, left) = stop()?;
-    let mut n = NothingLost::of(ctl, &ends);
-    n.buffers_left = left;
-    n.ok &= left == 0;
-    lost.push(n);
+    lost.push(NothingLost::of(ctl, &ends).and_left(left));
     sample.map_err(|e| e.to_string())
 }
 
 fn sockets(a: &RateArgs, idle: SockIdle, lost: &mut Vec<NothingLost>) -> Result<Sample, String> {
     let ctl = Arc::new(Ctl::default());
     let p = SockPair { idle, intake: Intake::Lent, client: a.client(), peer_credits: a.flight };
-    let running = sock::start(p, ctl.clone());
+    let running = sock::start(p, ctl.clone())?;
     one(&ctl, a.seconds, lost, || running.stop().map(|e| (e, 0)))
 }
 
@@ -89,13 +83,10 @@ struct Carrier {
 impl Carrier {
     fn new(a: &RateArgs, on: &mut RanOn) -> Result<Carrier, String> {
         use bench::pair::Threads;
-        use dataplane::dpdk::{Eal, EalConfig, dpdk_version};
 
-        let eal = EalConfig { no_pci: true, raw: a.eal.clone(), ..EalConfig::default() };
-        let eal = Eal::start(&eal).map_err(|e| e.to_string())?;
-        on.dpdk = dpdk_version();
-        on.memory = if eal.huge() { "2 MiB huge pages".into() } else { "ordinary pages (--no-huge)".into() };
-        let one = crate::place::pair(a.one_lcore)?.0 == Threads::One;
+        let eal = pairs::eal(&a.over.dpdk)?;
+        pairs::tell(&eal, on);
+        let one = pairs::threads(a.one_lcore)?.0 == Threads::One;
         on.lcores = if one { 1 } else { 2 };
         Ok(Carrier { eal, one })
     }
@@ -108,19 +99,17 @@ impl Carrier {
         use bench::link::{self, LinkConfig};
 
         let ctl = Arc::new(Ctl::default());
-        let (threads, enter, idle) = crate::place::pair(self.one)?;
+        let (threads, enter, idle) = pairs::threads(self.one)?;
         let cfg = LinkConfig { threads, client: a.client(), peer_credits: a.flight, ..LinkConfig::default() };
         let l = link::start(&self.eal, &std::env::temp_dir(), cfg, &ctl, &enter, idle)?;
         one(&ctl, a.seconds, lost, || {
             let end = l.stop()?;
-            Ok((end.nodes, u64::from(end.left.attachments_out + end.left.heads_out + end.left.rx_out)))
+            Ok((end.nodes, end.buffers_left))
         })
     }
 
     fn close(self) {
-        if let Err(e) = self.eal.cleanup_within(std::time::Duration::from_secs(5)) {
-            tracing::warn!("{e}");
-        }
+        pairs::clean_up(&self.eal);
     }
 }
 
@@ -145,11 +134,11 @@ impl Carrier {
     }
 }
 
-pub(crate) fn main(a: &RateArgs) -> Result<(), String> {
-    let bar = live(a.json);
+pub(super) fn main(a: &RateArgs) -> Result<(), String> {
+    let bar = live(&a.over.out);
     let mut on = RanOn::look();
     (on.dpdk, on.memory) = ("DPDK not used".into(), "ordinary pages".into());
-    let carrier = if a.sockets_only { None } else { Some(Carrier::new(a, &mut on)?) };
+    let carrier = if a.over.sockets_only { None } else { Some(Carrier::new(a, &mut on)?) };
     let mut sides: Vec<(&'static str, Vec<Sample>)> =
         carrier.iter().map(|c| (c.name(), Vec::new())).collect();
     sides.extend([("kernel sockets, blocking", Vec::new()), ("kernel sockets, spinning", Vec::new())]);
@@ -173,12 +162,12 @@ pub(crate) fn main(a: &RateArgs) -> Result<(), String> {
     let r = Rate {
         flight: a.flight,
         rounds: a.rounds,
-        ratio: ratio.filter(|_| !a.sockets_only),
+        ratio: ratio.filter(|_| !a.over.sockets_only),
         sides,
         nothing_lost: NothingLost::sum(&lost).ok,
         load: [before, load()],
         ran_on: on,
     };
-    print(a.json, &r, || r.table())?;
+    print(&a.over.out, &r, || r.table())?;
     if r.nothing_lost { Ok(()) } else { Err("something was lost: see the table".into()) }
 }

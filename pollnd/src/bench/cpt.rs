@@ -3,8 +3,9 @@
 use bench::cpt::{self, Cpt, Payload, Row};
 use clap::Args;
 
-use crate::args::{number, size};
-use crate::benchcmd::{live, print};
+use super::{live, print};
+use crate::args::common::TableOut;
+use crate::args::values::{number, size};
 
 /// `pollnd bench cpt`.
 #[derive(Args, Debug, Clone)]
@@ -18,13 +19,13 @@ pub(crate) struct CptArgs {
     /// Messages in each part of a round.
     #[arg(long, default_value_t = 1000, value_parser = number::<u64>(64..=1_000_000))]
     pub(crate) messages: u64,
-    /// One JSON object instead of the table.
-    #[arg(long)]
-    pub(crate) json: bool,
+    /// The form of the result.
+    #[command(flatten)]
+    pub(crate) out: TableOut,
 }
 
-pub(crate) fn main(a: &CptArgs) -> Result<(), String> {
-    let bar = live(a.json);
+pub(super) fn main(a: &CptArgs) -> Result<(), String> {
+    let bar = live(&a.out);
     let mut rounds = Payload::ALL.map(|p| (p, Vec::new()));
     for round in 1..=a.rounds {
         bar.set_message(format!("round {round} of {}", a.rounds));
@@ -36,5 +37,5 @@ pub(crate) fn main(a: &CptArgs) -> Result<(), String> {
     bar.finish_and_clear();
     let rows = rounds.iter().map(|(p, got)| Row::of(*p, got)).collect();
     let r = Cpt { size: a.size as usize, messages: a.messages, rounds: a.rounds, rows };
-    print(a.json, &r, || r.table())
+    print(&a.out, &r, || r.table())
 }

@@ -1,12 +1,37 @@
-//! `pollnd bench tcp-sim` and `pollnd bench connections`: the TCP stack over a simulated network, and with many
-//! connections.
+//! `pollnd bench tcp` and `tcp-sim`: the TCP stack by itself, and over a simulated network.
 
-use bench::connections::{self, MOST};
+use bench::tcp::{self, TcpBench};
 use bench::tcpsim::{SimConfig, simulate};
 use clap::Args;
 
-use crate::args::{number, size};
-use crate::benchcmd::{live, print};
+use super::{live, print};
+use crate::args::common::TableOut;
+use crate::args::values::{number, per_cent, positive, run_seconds, seconds, size};
+
+/// `pollnd bench tcp`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct TcpArgs {
+    /// Rounds; each measures every row once.
+    #[arg(default_value_t = 7, value_parser = number::<u32>(1..=1000))]
+    pub(crate) rounds: u32,
+    /// Seconds for each row in a round.
+    #[arg(long, default_value_t = 0.5, value_parser = seconds)]
+    pub(crate) seconds: f64,
+    /// The form of the result.
+    #[command(flatten)]
+    pub(crate) out: TableOut,
+}
+
+pub(super) fn main(a: &TcpArgs) -> Result<(), String> {
+    let bar = live(&a.out);
+    let r = tcp::measure(&TcpBench { seconds: a.seconds, rounds: a.rounds }, &mut |next| {
+        bar.set_message(next.to_owned());
+        bar.tick();
+    });
+    bar.finish_and_clear();
+    let r = r?;
+    print(&a.out, &r, || r.table())
+}
 
 /// `pollnd bench tcp-sim`.
 #[derive(Args, Debug, Clone)]
@@ -48,62 +73,12 @@ pub(crate) struct TcpSimArgs {
     /// Seeds of each row; the median is told.
     #[arg(long, default_value_t = 5, value_parser = number::<u64>(1..=1000))]
     pub(crate) seeds: u64,
-    /// One JSON object instead of the table.
-    #[arg(long)]
-    pub(crate) json: bool,
+    /// The form of the result.
+    #[command(flatten)]
+    pub(crate) out: TableOut,
 }
 
-fn positive(s: &str) -> Result<f64, String> {
-    match s.parse::<f64>() {
-        Ok(v) if (0.001..=1_000_000.0).contains(&v) => Ok(v),
-        _ => Err(format!("{s:?} is not a number from 0.001 to 1000000")),
-    }
-}
-
-fn per_cent(s: &str) -> Result<f64, String> {
-    match s.parse::<f64>() {
-        Ok(v) if (0.0..=100.0).contains(&v) => Ok(v),
-        _ => Err(format!("{s:?} is not a number of per cent from 0 to 100")),
-    }
-}
-
-fn run_seconds(s: &str) -> Result<f64, String> {
-    match s.parse::<f64>() {
-        Ok(v) if (0.001..=60.0).contains(&v) => Ok(v),
-        _ => Err(format!("{s:?} is not a number of seconds from 0.001 to 60")),
-    }
-}
-
-/// `pollnd bench connections`.
-#[derive(Args, Debug, Clone)]
-pub(crate) struct CrowdArgs {
-    /// Numbers of established connections, the fewest first; each is measured with traffic on all of them and on
-    /// as many as the first.
-    #[arg(default_values_t = [10, 1000, 10_000], value_parser = number::<u32>(10..=u64::from(MOST)))]
-    pub(crate) numbers: Vec<u32>,
-    /// Rounds; each measures every row once.
-    #[arg(long, default_value_t = 7, value_parser = number::<u32>(1..=1000))]
-    pub(crate) rounds: u32,
-    /// Seconds of CPU time for each row in a round.
-    #[arg(long, default_value_t = 0.5, value_parser = run_seconds)]
-    pub(crate) seconds: f64,
-    /// One JSON object instead of the table.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-pub(crate) fn many_connections(a: &CrowdArgs) -> Result<(), String> {
-    let bar = live(a.json);
-    let c = connections::measure(&a.numbers, &bench::embryos::ROWS, a.rounds, a.seconds, &mut |round| {
-        bar.set_message(format!("round {} of {}", round + 1, a.rounds));
-        bar.tick();
-    });
-    bar.finish_and_clear();
-    let c = c?;
-    print(a.json, &c, || c.table())
-}
-
-pub(crate) fn tcp_sim(a: &TcpSimArgs) -> Result<(), String> {
+pub(super) fn simulated(a: &TcpSimArgs) -> Result<(), String> {
     let config = SimConfig {
         rate_gbps: a.rate,
         rtt_us: a.rtt,
@@ -117,7 +92,7 @@ pub(crate) fn tcp_sim(a: &TcpSimArgs) -> Result<(), String> {
         seconds: a.seconds,
     };
     let rows = if a.loss.is_none() && a.reorder.is_none() { config.rows() } else { vec![config] };
-    let bar = live(a.json);
+    let bar = live(&a.out);
     let mut done = 0;
     let r = simulate(&rows, a.seed, a.seeds, &mut |_| {
         done += 1;
@@ -126,5 +101,5 @@ pub(crate) fn tcp_sim(a: &TcpSimArgs) -> Result<(), String> {
     });
     bar.finish_and_clear();
     let r = r?;
-    print(a.json, &r, || r.table())
+    print(&a.out, &r, || r.table())
 }

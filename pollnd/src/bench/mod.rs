@@ -1,0 +1,78 @@
+//! `pollnd bench`: the measurements that the documentation's figures come from.
+
+mod cpt;
+mod growth;
+mod many;
+mod memory;
+mod rate;
+mod repeat;
+mod tcp;
+
+use clap::{Args, Subcommand};
+use indicatif::ProgressBar;
+use serde::Serialize;
+
+use crate::args::common::TableOut;
+use crate::out;
+
+/// `pollnd bench`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct BenchArgs {
+    /// What to measure.
+    #[command(subcommand)]
+    pub(crate) what: BenchWhat,
+}
+
+/// What `pollnd bench` measures.
+#[derive(Subcommand, Debug, Clone)]
+pub(crate) enum BenchWhat {
+    /// Runs the demonstration several times and prints medians.
+    Repeat(repeat::RepeatArgs),
+    /// What an idle connection and a set of three connections cost in memory.
+    Memory(memory::MemoryArgs),
+    /// Works through large and small messages and watches the process's memory.
+    Growth(growth::GrowthArgs),
+    /// Small messages a second over one connection set, against kernel sockets.
+    Rate(rate::RateArgs),
+    /// What a second lcore gains when all bulk comes over one connection set.
+    Cpt(cpt::CptArgs),
+    /// What the TCP stack costs by itself: Gbit a CPU-second, against memcpy and kernel TCP.
+    Tcp(tcp::TcpArgs),
+    /// Goodput of the TCP stack over a simulated lossy network, in virtual time: the same on every machine.
+    TcpSim(tcp::TcpSimArgs),
+    /// What it costs a node when many peers dial it at the same time.
+    Sets(memory::SetsArgs),
+    /// What a packet costs with few and with many connections, a turn that finds nothing, and a turn with many deadlines.
+    Connections(many::CrowdArgs),
+}
+
+/// Measures.
+///
+/// # Errors
+/// What could not be measured, or was lost.
+pub(crate) fn main(what: &BenchWhat) -> Result<(), String> {
+    match what {
+        BenchWhat::Repeat(a) => repeat::main(a),
+        BenchWhat::Memory(a) => memory::main(a),
+        BenchWhat::Sets(a) => memory::sets(a),
+        BenchWhat::Growth(a) => growth::main(a),
+        BenchWhat::Rate(a) => rate::main(a),
+        BenchWhat::Cpt(a) => cpt::main(a),
+        BenchWhat::Tcp(a) => tcp::main(a),
+        BenchWhat::TcpSim(a) => tcp::simulated(a),
+        BenchWhat::Connections(a) => many::main(a),
+    }
+}
+
+/// Prints a result: as one JSON object, or as a table.
+fn print(out: &TableOut, value: &impl Serialize, table: impl FnOnce() -> String) -> Result<(), String> {
+    if out.json {
+        return out::line(serde_json::to_string(value).map_err(|e| e.to_string())?);
+    }
+    out::line(table())
+}
+
+/// The line that says how far it is; none beside JSON.
+fn live(out: &TableOut) -> ProgressBar {
+    if out.json { ProgressBar::hidden() } else { ProgressBar::new_spinner() }
+}

@@ -1,0 +1,227 @@
+//! Seats of a node, for the commands of other processes: each is an application of the node like any other, behind rings.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use hugepages::Backing;
+use serde::{Deserialize, Serialize};
+use transport::lnd::AppId;
+use transport::lnet::{Event, Op};
+use transport::node::desk::Front;
+use transport::node::{Handle, Seat};
+use transport::wire::{Nid, PingInfo, ProcessId};
+
+use crate::why;
+
+/// Seats of a node.
+const SEATS: u16 = 5;
+/// Operations and events of a seat.
+pub(crate) const DEPTH: usize = 64;
+/// Pings that were given up and may still be answered in one seat, so that what it hears finds room.
+pub(super) const OWED_MAX: usize = DEPTH / 2;
+/// Tags of pings begin here, beyond those of bulk.
+pub(super) const PINGS: u64 = 1 << 40;
+/// How long a guest sleeps when there is nothing to do.
+pub(super) const NAP: Duration = Duration::from_micros(50);
+
+/// The seats of a node, and memory for what is sent from them.
+#[derive(Default)]
+pub(crate) struct Guests {
+    seats: Mutex<Vec<Chair>>,
+    pub(super) backing: OnceLock<Arc<dyn Backing>>,
+}
+
+/// A seat, and the tags of pings that were given up before they had come to something: the next one in it hears of them.
+pub(super) struct Chair {
+    pub(super) seat: Seat,
+    pub(super) owed: Vec<u64>,
+}
+
+impl Chair {
+    /// Hears what has come since it was left.
+    fn hear(&mut self) {
+        if self.owed.is_empty() {
+            return;
+        }
+        let handle = self.seat.take();
+        while let Some(ev) = handle.event() {
+            settle(&mut self.owed, &ev);
+        }
+    }
+}
+
+/// An event may be the last of one of the pings that are owed.
+fn settle(owed: &mut Vec<u64>, ev: &Event) {
+    if let Event::Ping { tag, .. } | Event::Refused { tag, .. } = ev {
+        owed.retain(|t| t != tag);
+    }
+}
+
+/// A seat that is taken; it is free again when this goes.
+pub(super) struct Place<'a> {
+    guests: &'a Guests,
+    pub(super) seat: Option<Chair>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.guests.seats().extend(self.seat.take());
+    }
+}
+
+impl Guests {
+    /// Ids of the applications in the seats.
+    pub(crate) fn ids() -> impl Iterator<Item = AppId> {
+        (1..=SEATS).filter_map(|n| AppId::new(n).ok())
+    }
+
+    /// Opens the seats, over a node whose pages come from `backing`.
+    pub(crate) fn open(&self, seats: Vec<Seat>, backing: &Arc<dyn Backing>) {
+        *self.seats() = seats.into_iter().map(|seat| Chair { seat, owed: Vec::new() }).collect();
+        let _ = self.backing.set(backing.clone());
+    }
+
+    fn seats(&self) -> std::sync::MutexGuard<'_, Vec<Chair>> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place where at most `owed` pings of others may still be answered: none, for who cannot tell them from its own.
+    pub(super) fn place(&self, owed: usize) -> Result<Place<'_>, String> {
+        let mut seats = self.seats();
+        seats.iter_mut().for_each(Chair::hear);
+        let best = (0..seats.len()).min_by_key(|i| seats.get(*i).map(|c| c.owed.len()));
+        match best.filter(|i| seats.get(*i).is_some_and(|c| c.owed.len() <= owed)) {
+            Some(i) => Ok(Place { guests: self, seat: Some(seats.swap_remove(i)) }),
+            None if best.is_some() => Err(
+                "pings through this node that were given up are still out in all of its free seats: try again within a minute"
+                    .into(),
+            ),
+            None => {
+                Err(format!("{SEATS} other commands go through this node now: try again when one has ended"))
+            }
+        }
+    }
+}
+
+/// Pings `peers` once each and hears them all out: they learn that the node is a new one.
+pub(crate) fn greet(guests: &Guests, peers: &[Nid], stop: impl Fn() -> bool) {
+    let Ok(mut place) = guests.place(0) else { return };
+    let Some(Chair { seat, .. }) = &mut place.seat else { return };
+    let handle = seat.take();
+    let (mut next, mut heard, mut good) = (0, 0, 0);
+    while heard < peers.len() && !(stop() && heard >= next) {
+        if let Some(nid) = peers.get(next).filter(|_| !stop()) {
+            let op = Op::Ping { tag: PINGS + next as u64, target: ProcessId::lustre(*nid) };
+            next += usize::from(handle.submit(op).is_ok());
+        }
+        match handle.event() {
+            Some(Event::Ping { info, .. }) => {
+                heard += 1;
+                good += usize::from(info.is_ok());
+            }
+            Some(Event::Refused { .. }) => heard += 1,
+            _ => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+    tracing::info!("peers from before the restart that have answered: {good} of {}", peers.len());
+}
+
+/// The answer to a ping.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Pong {
+    /// The node's process id.
+    pub(crate) pid: u32,
+    /// Its NIDs.
+    pub(crate) nids: Vec<String>,
+    /// What it can do.
+    pub(crate) features: u32,
+    /// How long it took, in ns.
+    pub(crate) rtt_ns: u64,
+}
+
+impl Pong {
+    /// Of what a node says of itself.
+    fn of(info: &PingInfo, rtt_ns: u64) -> Pong {
+        let nids = info.nis.iter().chain(&info.large).map(|ni| ni.nid.to_string()).collect();
+        Pong { pid: info.pid, nids, features: info.features, rtt_ns }
+    }
+
+    /// As `lctl ping` shows it, and the time.
+    pub(crate) fn text(&self) -> String {
+        let mut o = format!("{}-0@lo\n", self.pid);
+        for nid in &self.nids {
+            o += &format!("{}-{nid}\n", self.pid);
+        }
+        o + &format!("time {:.1} us, features {:#x}", self.rtt_ns as f64 / 1000.0, self.features)
+    }
+}
+
+/// Pings a NID under a tag and waits for its answer, or the reason why there is none. `owed` are the tags of pings that
+/// were given up and are still out: this one's comes to them if it is.
+///
+/// # Errors
+/// The reason.
+pub(crate) fn one_ping(
+    handle: &Handle,
+    front: &Front,
+    (nid, tag): (Nid, u64),
+    timeout: Duration,
+    owed: &mut Vec<u64>,
+    stopped: impl Fn() -> bool,
+) -> Result<Pong, String> {
+    handle.submit(Op::Ping { tag, target: ProcessId::lustre(nid) }).map_err(|e| e.to_string())?;
+    owed.push(tag);
+    let end = Instant::now() + timeout;
+    loop {
+        let event = handle.event();
+        event.iter().for_each(|ev| settle(owed, ev));
+        match event {
+            Some(Event::Ping { tag: t, info: Ok(info), rtt_ns }) if t == tag => {
+                return Ok(Pong::of(&info, rtt_ns));
+            }
+            Some(Event::Ping { tag: t, info: Err(e), .. }) if t == tag => {
+                return Err(why::failed(front, nid, e.to_string()));
+            }
+            Some(Event::Refused { tag: t, why }) if t == tag => return Err(why.to_string()),
+            Some(_) => {}
+            None if stopped() => return Err("interrupted".into()),
+            None if Instant::now() > end => return Err(why::silent(front, nid, timeout)),
+            None => std::thread::sleep(NAP),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use transport::lnd::LnetError;
+    use transport::node::{App, NoApp, Ops, beside};
+
+    /// Who gave a ping up left its seat while that was out, and the next one there heard what it came to.
+    #[test]
+    fn a_seat_with_a_ping_out_is_for_pings_alone_until_it_is_heard() {
+        let (mut app, seats) = beside(NoApp, Guests::ids(), DEPTH);
+        let guests = Guests::default();
+        let backing: Arc<dyn Backing> = Arc::new(hugepages::PrivatePages);
+        guests.open(seats, &backing);
+        let mut all: Vec<_> = (0..SEATS).map(|_| guests.place(0).unwrap()).collect();
+        assert!(guests.place(OWED_MAX).is_err(), "{SEATS} are taken");
+        // Each leaves with a ping out; one has two.
+        for (i, p) in all.iter_mut().enumerate() {
+            let c = p.seat.as_mut().unwrap();
+            c.owed.extend([7].into_iter().chain((i == 0).then_some(8)));
+        }
+        drop(all);
+        let refused = guests.place(0).err().unwrap();
+        assert!(refused.contains("try again within a minute"), "{refused}");
+        let place = guests.place(OWED_MAX).unwrap();
+        assert_eq!(place.seat.as_ref().unwrap().owed, [7], "the one that hears least");
+        drop(place);
+        let mut ops = Ops::new();
+        for id in Guests::ids().take(2) {
+            app.event(0, id, Event::Ping { tag: 7, info: Err(LnetError::TimedOut), rtt_ns: 0 }, &mut ops);
+        }
+        let clean: Vec<_> = std::iter::from_fn(|| guests.place(0).ok()).collect();
+        assert!((1..=2).contains(&clean.len()), "{}", clean.len());
+    }
+}

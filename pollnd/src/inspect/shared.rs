@@ -1,0 +1,72 @@
+//! What the threads of a node's server share.
+
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use serde_json::{Value, json};
+use transport::node::desk::Front;
+use transport::wire::Nid;
+
+use super::seats::Guests;
+use crate::args::NodeArgs;
+use crate::settings;
+
+/// What all threads of a node's server share.
+pub(super) struct Shared {
+    pub(super) front: Arc<Front>,
+    pub(super) stop: AtomicBool,
+    /// A capture is under way.
+    pub(super) capturing: AtomicBool,
+    /// Seats for commands that go through this node, if it has any.
+    pub(super) guests: Option<Arc<Guests>>,
+    /// Pings through this node so far.
+    pub(super) serial: AtomicU64,
+    pub(super) about: About,
+    pub(super) askers: Mutex<Vec<(UnixStream, JoinHandle<()>)>>,
+}
+
+/// Who a node is.
+#[derive(Clone, Debug)]
+pub(crate) struct About {
+    pub(crate) nid: String,
+    pub(crate) carrier: String,
+    /// The network that its NID is of ([`super::claim::scope`]).
+    pub(crate) scope: String,
+    /// Its command.
+    pub(crate) command: &'static str,
+    /// What it was started with.
+    pub(crate) args: NodeArgs,
+}
+
+impl Shared {
+    /// The answer to `hello`.
+    pub(super) fn hello(&self) -> Value {
+        let a = &self.about;
+        json!({
+            "nid": a.nid, "carrier": a.carrier, "pid": std::process::id(), "command": a.command, "scope": a.scope,
+            "guests": self.guests.is_some(),
+        })
+    }
+
+    /// The NID of a machine that this node may be told to ask.
+    pub(super) fn target(&self, nid: &str) -> Result<Nid, String> {
+        let nid: Nid = nid.parse().map_err(|e| format!("{e}"))?;
+        settings::target(&self.about.args, nid)?;
+        Ok(nid)
+    }
+
+    /// Why nobody can go through this node.
+    pub(super) fn no_guests(&self) -> String {
+        format!("`pollnd {}` has no room for others: name a `pollnd node`", self.about.command)
+    }
+}
+
+/// Writes one object.
+pub(super) fn say(s: &mut UnixStream, v: &Value) -> io::Result<()> {
+    let mut line = v.to_string();
+    line.push('\n');
+    s.write_all(line.as_bytes())
+}
