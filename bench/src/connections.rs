@@ -201,11 +201,11 @@ pub struct ConnRow {
     pub active: u32,
     /// CPU time of a packet, sent and received, in ns: median, lowest, highest.
     pub packet_ns: [f64; 3],
-    /// That, as a multiple of the first row's in the same round: median.
+    /// The same as a multiple of the first row's in the same round: median.
     pub packet_ratio: f64,
     /// CPU time of a turn that finds nothing, in ns: median.
     pub idle_turn_ns: f64,
-    /// That, as a multiple of the first row's in the same round: median.
+    /// The same as a multiple of the first row's in the same round: median.
     pub idle_ratio: f64,
 }
 
@@ -220,7 +220,7 @@ pub struct Connections {
     pub turns: Vec<TurnRow>,
     /// Load average of the machine over a minute, before and after.
     pub load: [f64; 2],
-    /// What it ran on.
+    /// The machine.
     pub ran_on: RanOn,
 }
 

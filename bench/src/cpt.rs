@@ -44,7 +44,7 @@ fn thread_time() -> Duration {
     Duration::new(t.tv_sec.unsigned_abs(), t.tv_nsec.unsigned_abs() as u32)
 }
 
-/// What is done with payload.
+/// Treatment of payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Payload {
@@ -69,7 +69,7 @@ impl Payload {
     }
 }
 
-/// What a message takes, in us.
+/// Time of a message, in us.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Cost {
     /// CPU time of the lcore with the queue.
@@ -92,7 +92,7 @@ pub struct Round {
 }
 
 impl Round {
-    /// How many times the throughput of one lcore the move makes possible.
+    /// Throughput that the move makes possible, as a multiple of one lcore's.
     pub fn gain_moved(&self) -> f64 {
         self.fixed.message_us / self.moved.message_us.max(1e-9)
     }
@@ -122,7 +122,7 @@ impl Gain {
 /// A way of taking payload in, over all rounds.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
-    /// What is done with payload.
+    /// Treatment of payload.
     pub payload: Payload,
     /// Medians.
     pub median: Round,

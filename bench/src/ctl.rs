@@ -1,4 +1,4 @@
-//! What the controlling thread and the applications on the lcores tell each other.
+//! Orders of the controlling thread to the applications on the lcores, and their counts.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -65,7 +65,7 @@ pub struct Ctl {
     pub crc_good: AtomicU64,
     /// Checksums that differed; always 0.
     pub crc_bad: AtomicU64,
-    /// When the client began its first operation, and when its latest one ended, in ns of its clock; 0 before that.
+    /// Start of the client's first operation, and end of its latest one, in ns of its clock; 0 before that.
     pub first_ns: AtomicU64,
     /// As `first_ns`.
     pub last_ns: AtomicU64,

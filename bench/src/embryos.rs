@@ -1,4 +1,4 @@
-//! What a turn costs a node that has idle peers, while others dial it and do not finish their handshakes.
+//! Cost of a turn to a node that has idle peers, while others dial it and do not finish their handshakes.
 //!
 //! Idle peers are done with their HELLOs and say nothing more. Embryonic connections have been accepted, one after the
 //! other, and say nothing at all, so that each reaches its deadline at a time of its own; whoever is thrown out dials
@@ -39,13 +39,13 @@ pub struct TurnRow {
     pub embryonic: u32,
     /// CPU time of a turn, in ns: median of the rounds.
     pub turn_ns: f64,
-    /// That, as a multiple of the first row's in the same round: median.
+    /// The same as a multiple of the first row's in the same round: median.
     pub turn_ratio: f64,
     /// Time of a turn in which a handshake was given up, in ns: median.
     pub timeout_turn_ns: f64,
-    /// That, as a multiple of the first row's.
+    /// The same as a multiple of the first row's.
     pub timeout_turn_ratio: f64,
-    /// How many such turns there were.
+    /// Number of such turns.
     pub timeouts: usize,
 }
 
@@ -56,7 +56,7 @@ struct Embryos {
     port: u32,
     /// The next peer's number.
     next: u32,
-    /// What is said on a connection once it is open, by slot of the flow.
+    /// Bytes to send on a connection once it is open, by slot of the flow.
     says: Vec<Option<u32>>,
     gone: u32,
     /// Times of the turns in which a handshake was given up, in ns.

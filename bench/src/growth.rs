@@ -35,7 +35,7 @@ pub struct Sample {
 /// A run and its verdict.
 #[derive(Clone, Debug, Serialize)]
 pub struct Growth {
-    /// What was run.
+    /// Name of the run.
     pub name: String,
     /// One a second.
     pub samples: Vec<Sample>,

@@ -17,12 +17,12 @@ use crate::ctl::Ctl;
 use crate::pair::{Enter, Make, Running, Threads};
 use crate::workload::{Client, ClientConfig, Intake, Server};
 
-/// How the pair of nodes is set up.
+/// Configuration of the pair of nodes.
 #[derive(Clone, Copy, Debug)]
 pub struct LinkConfig {
-    /// Which threads turn the nodes.
+    /// Threads that turn the nodes.
     pub threads: Threads,
-    /// How the server takes bulk in.
+    /// The server's way to take bulk in.
     pub intake: Intake,
     /// Sizes.
     pub client: ClientConfig,
@@ -56,7 +56,7 @@ pub struct Link {
     ports: [EthPort; 2],
 }
 
-/// What the pair came to.
+/// End of the pair.
 pub struct LinkEnd {
     /// Client, then server.
     pub nodes: Vec<NodeEnd>,
@@ -144,7 +144,7 @@ impl Link {
     /// Takes both nodes and the ports down.
     ///
     /// # Errors
-    /// What kept a node from starting, or a port from closing.
+    /// The obstacle to a node's start, or to a port's close.
     pub fn stop(self) -> Result<LinkEnd, String> {
         let nodes = self.running.stop()?;
         let mut buffers_left = 0;

@@ -1,4 +1,4 @@
-//! What a stretch of work cost: wall time and CPU time of the whole process, spinning included.
+//! Cost of a stretch of work: wall time and CPU time of the whole process, spinning included.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -84,7 +84,7 @@ impl Rtt {
     }
 }
 
-/// Why a measurement came to nothing.
+/// Errors of a measurement.
 #[derive(Debug, thiserror::Error)]
 pub enum MeasureError {
     /// An operation failed.
@@ -93,7 +93,7 @@ pub enum MeasureError {
     /// Nothing moved.
     #[error("{what} did not happen within {secs} s")]
     Stuck {
-        /// What was waited for.
+        /// The event that was waited for.
         what: &'static str,
         /// For how long.
         secs: u64,

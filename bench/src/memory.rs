@@ -1,4 +1,4 @@
-//! What a connection costs in memory: idle TCP flows, and V3 connection sets of a node.
+//! Memory of a connection: idle TCP flows, and V3 connection sets of a node.
 //!
 //! Cost is a slope: so many are opened, memory is looked at, more are opened, memory is looked at again; what a
 //! stack or a node takes by itself drops out. Everything stays open until the end, so memory that one
@@ -50,7 +50,7 @@ impl Slope {
     }
 }
 
-/// What was measured.
+/// The result.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Memory {
     /// An established, idle TCP connection over which as much went as in a handshake: one end of it.
@@ -89,7 +89,7 @@ fn peer_nid(n: u32) -> transport::wire::Nid {
     nid(Ipv4Addr::new(10, 79, c, d))
 }
 
-/// What the `n`-th peer says first on a connection of this type.
+/// First bytes of the `n`-th peer on a connection of this type.
 pub(crate) fn opening(n: u32, ctype: ConnType) -> Vec<u8> {
     let req = AcceptorReq::new(nid(SERVER));
     let mut b = req.emit()[..req.wire_len()].to_vec();

@@ -11,7 +11,7 @@ use crate::ctl::Ctl;
 /// Makes a node on the thread that will turn it.
 pub type Make = Box<dyn FnOnce() -> Result<Box<dyn Turn>, String> + Send>;
 
-/// Which threads turn the nodes.
+/// Threads that turn the nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Threads {
     /// Both on one.
@@ -83,7 +83,7 @@ impl Running {
     /// Takes both nodes down and returns what they came to, in the order they were given.
     ///
     /// # Errors
-    /// What kept a node from starting, or that one panicked.
+    /// The obstacle to a node's start, or that one panicked.
     pub fn stop(self) -> Result<Vec<NodeEnd>, String> {
         self.control.give(Order::Drain);
         let mut ends = Vec::new();

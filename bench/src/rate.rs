@@ -34,7 +34,7 @@ impl Sample {
 /// A side over all rounds.
 #[derive(Clone, Debug, Serialize)]
 pub struct Side {
-    /// What carries the messages.
+    /// Carrier of the messages.
     pub name: &'static str,
     /// Medians.
     pub median: Sample,
@@ -57,7 +57,7 @@ pub struct Rate {
     pub nothing_lost: bool,
     /// Load of the machine before and after.
     pub load: [f64; 2],
-    /// What it ran on.
+    /// The machine.
     pub ran_on: RanOn,
 }
 

@@ -32,7 +32,7 @@ const FIGURES: [(&str, &str, &str); 22] = [
     ("payload bytes copied on sending and receiving", "", "B"),
 ];
 
-/// Where a demonstration tells of copies over the virtio link.
+/// Place of the copies over the virtio link in a demonstration's report.
 const COPIES: [&str; 4] = [
     "/bulk/tx_copied_bytes",
     "/bulk/rx_copied_bytes",
@@ -43,7 +43,7 @@ const COPIES: [&str; 4] = [
 /// One figure over all runs.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
-    /// What it is.
+    /// Its name.
     pub name: &'static str,
     /// Its place in `pollnd demo --json`; empty for a sum.
     pub path: &'static str,
@@ -68,7 +68,7 @@ pub struct Repeat {
     pub figures: Vec<Row>,
     /// In no run was anything lost.
     pub nothing_lost: bool,
-    /// What it ran on, as the first run tells.
+    /// The machine, as the first run tells.
     pub ran_on: Value,
 }
 

@@ -1,4 +1,4 @@
-//! What a run is told as: one table for people, one JSON object for programs.
+//! Reports of a run: one table for people, one JSON object for programs.
 
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
@@ -80,11 +80,11 @@ pub struct Report {
     pub kernel_sockets: Baseline,
     /// Nothing was lost, on any runtime.
     pub nothing_lost: bool,
-    /// What that is made of.
+    /// Its parts.
     pub nothing_lost_detail: NothingLost,
     /// Zero copy, counted.
     pub counts: Counts,
-    /// What it ran on.
+    /// The machine.
     pub ran_on: RanOn,
 }
 
@@ -159,7 +159,7 @@ pub struct RanOn {
 }
 
 impl RanOn {
-    /// What the system tells.
+    /// The machine as the system tells it.
     pub fn look() -> RanOn {
         let read = |p: &str| std::fs::read_to_string(p).unwrap_or_default();
         let cpu = read("/proc/cpuinfo");

@@ -1,4 +1,4 @@
-//! What it costs a node when many peers dial it at the same time.
+//! Cost to a node of many peers that dial it at the same time.
 //!
 //! Each peer opens a V3 set as a kernel does: CONTROL, and when its HELLO is answered BULK_IN, then BULK_OUT. Peers are
 //! played by one bare TCP stack, joined to the node by the in-memory port, in virtual time: connections and turns are
@@ -25,7 +25,7 @@ const PATIENCE: u64 = 4_000_000;
 /// The order of a set's connections.
 const ORDER: [ConnType; SET as usize] = [ConnType::Control, ConnType::BulkIn, ConnType::BulkOut];
 
-/// What was measured.
+/// The result.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Setup {
     /// Peers, each with a set of three connections.

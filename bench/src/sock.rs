@@ -19,12 +19,12 @@ pub fn epoch() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.as_nanos() as u64)
 }
 
-/// How the baseline is set up.
+/// Configuration of the baseline.
 #[derive(Clone, Copy, Debug)]
 pub struct SockPair {
-    /// What the two threads do when idle.
+    /// Behaviour of the two threads when idle.
     pub idle: Idle,
-    /// How the server takes bulk in.
+    /// The server's way to take bulk in.
     pub intake: Intake,
     /// Sizes.
     pub client: ClientConfig,

@@ -49,7 +49,7 @@ impl End {
         Ok(End { stack, flow: None, got: 0, sent: 0 })
     }
 
-    /// What the user of a stack does between the halves of its round.
+    /// Work of the user of a stack between the halves of its round.
     fn read(&mut self) {
         while let Some(e) = self.stack.event() {
             match e {

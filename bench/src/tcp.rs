@@ -15,7 +15,7 @@ use crate::report::RanOn;
 use crate::stacks::{MESSAGE, Stacks};
 use crate::tcp_base::{Copies, Loopback};
 
-/// What crosses the link by reference costs the stack alone; the last one has the port copy, as vhost does.
+/// Links of the rows. Payload that crosses by reference costs the stack alone; the last one has the port copy, as vhost does.
 const LINKS: [(&str, u16, bool, Crossing); 4] = [
     ("MTU 1500, TSO", 1500, true, Crossing::Share),
     ("MTU 9000, no TSO", 9000, false, Crossing::Share),
@@ -30,7 +30,7 @@ fn link(mtu: u16, tso: bool, crossing: Crossing) -> MemConfig {
     MemConfig { mtu, tso_max, crossing, ..MemConfig::default() }
 }
 
-/// How long, how often.
+/// Lengths and numbers of rounds.
 #[derive(Clone, Copy, Debug)]
 pub struct TcpBench {
     /// Measured time of a row in a round, in seconds; a quarter of it is spent before as warm-up.
@@ -42,7 +42,7 @@ pub struct TcpBench {
 /// One row.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
-    /// What was measured.
+    /// The result.
     pub name: &'static str,
     /// Gbit of payload a CPU-second, both ends: median.
     pub gbit_per_cpu_s: f64,

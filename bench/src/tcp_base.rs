@@ -1,4 +1,4 @@
-//! What [`crate::tcp`] is compared with, on one thread as well: a copy out of the cache, and the kernel's TCP over
+//! Baselines of [`crate::tcp`], on one thread as well: a copy out of the cache, and the kernel's TCP over
 //! loopback with the same messages.
 
 use std::io::{ErrorKind, Read, Write};

@@ -7,7 +7,7 @@ use tcpstack::testing::{Outcome, Scenario, run};
 
 use crate::repeat::median;
 
-/// What is simulated: one bulk connection between two hosts.
+/// The simulation: one bulk connection between two hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct SimConfig {
     /// Line rate of both ports, in Gbit/s.
@@ -92,7 +92,7 @@ impl SimConfig {
 /// One configuration over several seeds.
 #[derive(Clone, Debug, Serialize)]
 pub struct SimRow {
-    /// What was simulated.
+    /// The simulation.
     pub config: SimConfig,
     /// Seeds, from the first one on.
     pub seeds: Vec<u64>,

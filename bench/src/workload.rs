@@ -85,10 +85,10 @@ pub fn patterned(
         .collect()
 }
 
-/// Which operations are outstanding: completions are matched one by one.
+/// Operations that are outstanding: completions are matched one by one.
 #[derive(Debug)]
 struct Outstanding {
-    /// When each was started, in ns, and its bulk payload in bytes.
+    /// Start of each, in ns, and its bulk payload in bytes.
     slots: Vec<Option<(u64, u64)>>,
     free: Vec<u32>,
 }
@@ -121,14 +121,14 @@ pub struct Client {
     cfg: ClientConfig,
     ctl: Arc<Ctl>,
     target: ProcessId,
-    /// What is sent, each with its CRC-32.
+    /// Payloads, each with its CRC-32.
     whole: Vec<(Payload, u32)>,
     /// The same for the tails of transfers.
     tails: Vec<(Payload, u32)>,
     small: Payload,
     out: Outstanding,
     seq: u64,
-    /// When the first operation was begun, in ns.
+    /// Start of the first operation, in ns.
     since: Option<u64>,
     was: Phase,
     rtt: Histogram<u64>,
@@ -349,7 +349,7 @@ impl App for Client {
     }
 }
 
-/// How the server takes bulk payload in.
+/// The server's ways to take bulk payload in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Intake {
     /// In the buffers that it arrived in.

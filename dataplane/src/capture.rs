@@ -14,7 +14,7 @@ use pcap_file::{DataLink, TsResolution};
 use crate::forward::forward_port;
 use crate::pkt::{Port, RX_BURST, RxPkt, TxPkt};
 
-/// Why a capture could not be written.
+/// Errors of writing a capture.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// The file could not be made.
@@ -22,7 +22,7 @@ pub enum CaptureError {
     Open {
         /// Path.
         path: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The header could not be written.
@@ -30,7 +30,7 @@ pub enum CaptureError {
     Header {
         /// Path.
         path: String,
-        /// What the writer said.
+        /// The writer's error.
         reason: String,
     },
 }

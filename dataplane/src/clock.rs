@@ -25,7 +25,7 @@ struct Tsc {
     mult: u64,
 }
 
-/// What the first reading is about, in ns.
+/// Approximate value of the first reading, in ns.
 const START: u64 = 1_000_000_000;
 
 #[cfg(target_arch = "x86_64")]

@@ -12,7 +12,7 @@ use hwlocality::object::types::ObjectType;
 
 use self::pattern::{List, Pattern, parse};
 
-/// Why there are no partitions.
+/// Errors of making partitions.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CptError {
     /// hwloc failed.
@@ -27,9 +27,9 @@ pub enum CptError {
     Syntax {
         /// The whole pattern.
         pattern: String,
-        /// What was wrong.
+        /// The fault.
         what: &'static str,
-        /// Where, counted from 1.
+        /// Place, counted from 1.
         column: usize,
     },
     /// The numbers of the partitions are not 0, 1, 2, ...
@@ -57,7 +57,7 @@ pub enum CptError {
         kind: &'static str,
         /// Its number.
         number: usize,
-        /// What there is.
+        /// The topology.
         have: String,
     },
     /// A CPU or node is in two partitions.
@@ -124,7 +124,7 @@ pub struct Core {
     pub node: Option<u32>,
 }
 
-/// What hwloc says of the machine.
+/// The machine as hwloc describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
     /// Physical cores that this process may use, by first CPU.

@@ -1,4 +1,4 @@
-//! What the machine has, what is missing, and the line that mends it.
+//! State of the machine: parts that are there, parts that are missing, and the line that mends it.
 //!
 //! Every probe reads below a root that tests can set; nothing here changes the machine. [`examine`] collects all
 //! findings; the command only prints them.
@@ -14,7 +14,7 @@ use std::path::Path;
 pub use self::net::{Net, by_way_of, default_route_ifaces, iface_node};
 pub use self::quota::{Quota, cpu_quota};
 
-/// How a finding bears on running a node.
+/// Severity of a finding for a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     /// As it should be.
@@ -38,13 +38,13 @@ impl fmt::Display for Severity {
 /// One thing found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// What was looked at: `huge pages`, `port 0000:03:00.0`.
+    /// Subject of the finding: `huge pages`, `port 0000:03:00.0`.
     pub subject: String,
-    /// How it bears.
+    /// Severity.
     pub severity: Severity,
-    /// What was found, in words.
+    /// The finding, in words.
     pub detail: String,
-    /// What to do, as a command where there is one; `None` when all is well.
+    /// The remedy, as a command where there is one; `None` when all is well.
     pub remedy: Option<String>,
 }
 
@@ -107,7 +107,7 @@ impl PciPort {
         self.kernels() && (self.ifaces.is_empty() || !self.ifaces.iter().all(|i| net.sees(i)))
     }
 
-    /// What to say of it if it is [`hidden`](Self::hidden).
+    /// Text about it if it is [`hidden`](Self::hidden).
     pub fn hidden_text(&self) -> String {
         let which =
             if self.ifaces.is_empty() { String::new() } else { format!(" {}", self.ifaces.join(", ")) };

@@ -22,7 +22,7 @@ pub struct Faults {
     pub dup: f64,
     /// Packets that are held back while later ones pass.
     pub reorder: f64,
-    /// How long those are held, in ns.
+    /// Time that those are held, in ns.
     pub reorder_ns: u64,
     /// Packets with one byte changed. Their checksum claim becomes "not looked at", so that software must see it.
     pub corrupt: f64,
@@ -156,7 +156,7 @@ impl<P: Port> FaultPort<P> {
         self.faults = faults;
     }
 
-    /// What was injected so far.
+    /// Faults that were injected so far.
     pub fn fault_counters(&self) -> FaultCounters {
         self.counters
     }
@@ -166,7 +166,7 @@ impl<P: Port> FaultPort<P> {
         &mut self.inner
     }
 
-    /// When the next held packet is due, in ns.
+    /// Time at which the next held packet is due, in ns.
     pub fn deadline(&self) -> Option<u64> {
         self.held.iter().map(|h| h.0).min()
     }

@@ -1,4 +1,4 @@
-//! What a wrapper round a port leaves to the port inside.
+//! Calls that a wrapper round a port leaves to the port inside.
 
 /// The named methods of [`crate::pkt::Port`], answered by the port in a field.
 macro_rules! forward_port {

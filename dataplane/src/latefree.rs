@@ -21,7 +21,7 @@
 
 use fsm::Fsm;
 
-/// How long a driver may hold pages of an idle queue before frames to nudge it become rare, in ns; then one is
+/// Time that a driver may hold pages of an idle queue before frames to nudge it become rare, in ns; then one is
 /// sent in each such time.
 pub const NUDGE_NS: u64 = 10_000_000;
 /// Most nudges in one such time.
@@ -30,7 +30,7 @@ pub const NUDGES_MAX: u32 = 16;
 pub const STUCK_NS: u64 = 1_000_000_000;
 
 fsm::fsm! {
-    /// Where a queue's late pages stand.
+    /// State of a queue's late pages.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum LateState {
         /// Nothing waits for the driver.

@@ -21,10 +21,10 @@ pub struct Lcore {
     pub node: Option<u32>,
 }
 
-/// Why a thread is not pinned.
+/// Errors of pinning a thread.
 #[derive(Debug, thiserror::Error)]
 pub enum LcoreError {
-    /// What hwloc described is another machine.
+    /// hwloc described another machine.
     #[error(
         "lcore on CPU {0} is not pinned: the topology is not this machine's; unset HWLOC_SYNTHETIC and HWLOC_XMLFILE"
     )]
@@ -118,7 +118,7 @@ pub struct Polled {
     pub thread: String,
 }
 
-/// What the names of polling threads begin with: ours ([`spawn`]), and those of DPDK's own programs.
+/// First parts of the names of polling threads: ours ([`spawn`]), and those of DPDK's own programs.
 const POLLERS: [&str; 4] = ["lcore-", "dpdk-worker", "dpdk-w", "rte-worker-"];
 
 /// CPUs that threads of other processes than `me` poll, as far as this process may see them: threads with a poller's

@@ -24,7 +24,7 @@ pub use self::packets::{MemRx, MemTx};
 /// Length of an Ethernet header with room for one VLAN tag, in bytes.
 const L2_MAX: usize = 18;
 
-/// How payload reaches the other end.
+/// Ways of payload to the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Crossing {
     /// Copied into the receiver's buffers when sent, as vhost does. The sender's pages are free at once
@@ -34,7 +34,7 @@ pub enum Crossing {
     Share,
 }
 
-/// What an in-memory port pair is like.
+/// Configuration of an in-memory port pair.
 #[derive(Clone, Debug)]
 pub struct MemConfig {
     /// Largest IP packet in bytes.
@@ -45,7 +45,7 @@ pub struct MemConfig {
     pub max_segs: u16,
     /// Checksums are left to the port (and arrive as partial).
     pub csum: bool,
-    /// How payload crosses.
+    /// Crossing of payload.
     pub crossing: Crossing,
     /// Packets whose pages stay referenced after sending, as in a driver that frees late.
     pub lazy: usize,
@@ -94,7 +94,7 @@ impl Side {
     }
 }
 
-/// How the packets towards one end are spread over its queues.
+/// Spreading of the packets towards one end over its queues.
 #[derive(Clone, Debug)]
 pub enum Spread {
     /// So many queues; what was sent on queue i of the other end comes to queue i, modulo their number.

@@ -39,7 +39,7 @@ pub const RX_BURST: usize = 32;
 /// Room for copied bytes (headers and small payload) in a transmit packet's first buffer, in bytes.
 pub const TX_HEAD_ROOM: usize = 2048;
 
-/// What the port knows of a received packet's TCP checksum.
+/// The port's verdict on a received packet's TCP checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Csum {
     /// Verified by the device.
@@ -53,7 +53,7 @@ pub enum Csum {
     Partial,
 }
 
-/// What comes with a received packet.
+/// Metadata of a received packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct RxMeta {
     /// TCP checksum.
@@ -68,7 +68,7 @@ pub struct RxMeta {
     pub truesize: u32,
 }
 
-/// How the TCP checksum field of a packet to be sent is to be understood.
+/// Meaning of the TCP checksum field of a packet to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum TxCsum {
     /// Complete; the device leaves it alone.
@@ -79,7 +79,7 @@ pub enum TxCsum {
     Offload,
 }
 
-/// What the device needs to know of a packet to be sent.
+/// Metadata of a packet to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct TxMeta {
     /// Length of the link header, in bytes.
@@ -98,7 +98,7 @@ pub struct TxMeta {
     pub vlan: Option<u16>,
 }
 
-/// Which memory the device behind a port can read.
+/// Memory that the device behind a port can read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
     /// Any memory of this process (the port copies).
@@ -120,7 +120,7 @@ impl Reach {
     }
 }
 
-/// What a port can do, negotiated when it was started.
+/// Capabilities of a port, negotiated when it was started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortCaps {
     /// Name, as DPDK or the test gave it.
@@ -145,7 +145,7 @@ pub struct PortCaps {
     pub vlan_strip: bool,
     /// External memory that may be attached.
     pub reach: Reach,
-    /// Which of the port's queues this is, and what comes to it.
+    /// Number of this queue among the port's, and the packets that come to it.
     pub steering: Steering,
 }
 
@@ -154,7 +154,7 @@ pub struct PortCaps {
 #[error("the packet's first buffer has no room for the bytes")]
 pub struct Full;
 
-/// Why pages were not attached. The caller copies them and counts, or refuses the operation.
+/// Errors of attaching pages. The caller copies them and counts, or refuses the operation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AttachError {
     /// The device cannot read this memory.
@@ -162,7 +162,7 @@ pub enum AttachError {
     Unreachable {
         /// Port name.
         port: String,
-        /// What the pages are made of.
+        /// Kind of memory of the pages.
         kind: BackingKind,
     },
     /// The packet has as many buffers as the device takes.
@@ -191,7 +191,7 @@ pub trait RxPkt: Sized {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// What the device said of it.
+    /// Metadata from the device.
     fn meta(&self) -> RxMeta;
     /// Shows all bytes in order, buffer by buffer (checksums, captures).
     fn for_each(&self, f: &mut dyn FnMut(&[u8]));
@@ -223,11 +223,11 @@ pub trait TxPkt: Sized {
     fn for_each(&self, f: &mut dyn FnMut(&[u8]));
     /// Sets what the device has to know.
     fn finish(self, m: TxMeta) -> Self;
-    /// What `finish` set.
+    /// Metadata that `finish` set.
     fn tx_meta(&self) -> TxMeta;
 }
 
-/// What [`Port::reclaim`] came to.
+/// Result of [`Port::reclaim`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reclaimed {
     /// The driver let this many buffers go.
@@ -293,7 +293,7 @@ pub trait Port {
     /// Packets to be sent.
     type Tx: TxPkt;
 
-    /// What the port can do.
+    /// Capabilities of the port.
     fn caps(&self) -> &PortCaps;
     /// Appends received packets to `out` until it is full or none is left.
     fn rx_burst(&mut self, out: &mut ArrayVec<Self::Rx, RX_BURST>);

@@ -1,4 +1,4 @@
-//! Which queue of a port a TCP connection's packets come to.
+//! The queue of a port to which a TCP connection's packets come.
 //!
 //! A device with receive-side scaling hashes addresses and ports by Toeplitz's function under a key, and looks the
 //! low bits of the hash up in its redirection table. The function is linear over XOR, so whoever picks the local
@@ -50,7 +50,7 @@ fn toeplitz(key: &[u8], at: usize, input: &[u8]) -> u32 {
     h
 }
 
-/// How a device with receive-side scaling spreads what it receives.
+/// Receive-side scaling of a device: its key and its table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rss {
     key: Vec<u8>,
@@ -123,7 +123,7 @@ fn tcp_ends(head: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
     Some((SocketAddr::new(src, be16(l4)?), SocketAddr::new(dst, be16(l4 + 2)?)))
 }
 
-/// What decides the queue.
+/// Inputs that decide the queue.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 enum By {
     /// There is one.
@@ -171,7 +171,7 @@ impl Steering {
         self.queues
     }
 
-    /// How packets are spread, as a user reads it; `None` where there is one queue.
+    /// Spreading of packets, as a user reads it; `None` where there is one queue.
     pub fn how(&self) -> Option<&'static str> {
         match self.by {
             By::Single => None,

@@ -1,3 +1,3 @@
-//! What threads share, by the names under which a model replaces it (docs/testing.md).
+//! Shared types of threads, by the names under which a model replaces them (docs/testing.md).
 
 pub(crate) use std::sync::atomic::AtomicU8;

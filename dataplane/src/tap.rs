@@ -29,7 +29,7 @@ use crate::pkt::{Port, RxPkt, TxPkt};
 /// Enough of a packet for all headers, in bytes: Ethernet with a VLAN tag, IPv6, TCP with all options.
 pub const HEADERS: usize = 128;
 
-/// Which TCP packets are wanted.
+/// Filter of TCP packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TapFilter {
     /// The peer's address.
@@ -77,7 +77,7 @@ impl TapFilter {
 /// A packet as it was seen.
 #[derive(Clone, Debug, Default)]
 pub struct Shot {
-    /// When, in ns of the lcore's clock.
+    /// Time, in ns of the lcore's clock.
     pub at: u64,
     /// Its whole length in bytes.
     pub len: u32,

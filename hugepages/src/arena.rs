@@ -43,7 +43,7 @@ unsafe impl Backing for FreeList {
     }
 }
 
-/// Why an arena gave no run.
+/// Errors of an arena.
 #[derive(Debug, thiserror::Error)]
 pub enum ArenaError {
     /// All runs are out.

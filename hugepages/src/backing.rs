@@ -1,4 +1,4 @@
-//! Where page runs come from.
+//! Sources of page runs.
 
 use std::io;
 use std::ptr::NonNull;
@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 /// The I/O virtual address of memory that no device can reach (DPDK's `RTE_BAD_IOVA`).
 pub const BAD_IOVA: u64 = u64::MAX;
 
-/// What kind of memory a run is made of. A port uses it to tell whether its device can reach the run.
+/// Kind of memory of a run. A port uses it to tell whether its device can reach the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackingKind {
     /// Anonymous private pages; no device can reach them.
@@ -35,7 +35,7 @@ pub struct RawRun {
     pub kind: BackingKind,
 }
 
-/// Why a backing gave no memory.
+/// Errors of a backing.
 #[derive(Debug, thiserror::Error)]
 pub enum BackingError {
     /// The length was zero or does not fit the address space.
@@ -48,7 +48,7 @@ pub enum BackingError {
         len: usize,
         /// Kind of memory.
         what: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// The EAL has no such block left.

@@ -67,7 +67,7 @@ struct Slot {
 
 const _: () = assert!(size_of::<Slot>() <= SLOT_MAX);
 
-/// What the driver-side callback may touch: an intrusive stack and two counters.
+/// State that the driver-side callback may touch: an intrusive stack and two counters.
 struct Shared {
     freed: AtomicPtr<Slot>,
     stale: AtomicU64,
@@ -113,7 +113,7 @@ extern "C" fn on_free(_addr: *mut c_void, opaque: *mut c_void) {
     }
 }
 
-/// Why pages cannot be lent.
+/// Errors of lending pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LendSlabError {
     /// Every slot is lent out.
@@ -127,7 +127,7 @@ pub enum LendSlabError {
     "{asked} lendings are needed and {free} of {capacity} are free: the message waits until some come home, or has to be of fewer pieces"
 )]
 pub struct Short<A> {
-    /// What was to be lent.
+    /// Bytes that were to be lent.
     pub slices: A,
     /// Slots needed.
     pub asked: usize,
@@ -144,7 +144,7 @@ impl<A> Short<A> {
     }
 }
 
-/// Why pages could not be attached to a frame.
+/// Errors of attaching pages to a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AttachRefused {
     /// The NIC already holds [`NIC_REFS_MAX`] references on the lending.

@@ -17,7 +17,7 @@ pub struct HugePool {
     pub free: u64,
 }
 
-/// What the machine offers.
+/// Huge pages of the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Inventory {
     /// Pools, by node, then by page size.
@@ -26,7 +26,7 @@ pub struct Inventory {
     pub mounts: Vec<PathBuf>,
 }
 
-/// Why pages could not be reserved.
+/// Errors of reserving pages.
 #[derive(Debug, thiserror::Error)]
 pub enum ReserveError {
     /// The kernel has no pool of this size.
@@ -39,7 +39,7 @@ pub enum ReserveError {
         path: PathBuf,
         /// Pages wanted in all.
         want: u64,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// The kernel reserved fewer: memory is fragmented or short.
@@ -117,7 +117,7 @@ pub struct Usable {
     pub free: u64,
     /// Of those, what this process may take, in bytes.
     pub bytes: u64,
-    /// What keeps the rest from it, each by its name.
+    /// Limits that keep the rest from it, each by its name.
     pub limits: Vec<String>,
 }
 

@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 use crate::sync::ArrayQueue;
 
-/// How a home's buffers are counted. The functions are called on the home lcore only, as long as there is one.
+/// Counting of a home's buffers. The functions are called on the home lcore only, as long as there is one.
 ///
 /// # Safety of implementations
 /// `retain` adds one reference to the buffer behind `raw`; `release` takes one away and frees it at 0.
@@ -108,7 +108,7 @@ impl LendBudget {
     }
 }
 
-/// Who holds lent buffers. Every number is an owner with a share of its own; small ones take less memory.
+/// Holder of lent buffers. Every number is an owner with a share of its own; small ones take less memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct LendOwner(pub u16);
 

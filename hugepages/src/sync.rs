@@ -1,4 +1,4 @@
-//! What threads share, by the names under which a model replaces it: the tests `model_*` compile sources of this crate
+//! Shared types of threads, by the names under which a model replaces them: the tests `model_*` compile sources of this crate
 //! once more, with a `sync` of their own (docs/testing.md).
 
 pub(crate) use std::cell::Cell;

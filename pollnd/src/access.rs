@@ -1,4 +1,4 @@
-//! Which node a command uses: one that runs already, or one of its own.
+//! Choice of the node that a command uses: one that runs already, or one of its own.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -10,10 +10,10 @@ use crate::inspect::claim::{self, Claim, Holder};
 use crate::inspect::client::{self, Client, Running};
 use crate::{limits, out, settings};
 
-/// How long a node that has just been started may take to be there.
+/// Longest time of a node that has just been started until it is there.
 const COMING: Duration = Duration::from_secs(5);
 
-/// What a command uses.
+/// Node of a command.
 pub(crate) enum Access {
     /// A node that runs.
     Node(Client),

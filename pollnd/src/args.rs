@@ -21,7 +21,7 @@ use self::tuned::{Tuned, tunable, tuned};
 use self::values::{ip, nid, number, seconds};
 use crate::bench::BenchArgs;
 
-/// What commands take from their environment.
+/// Environment of commands.
 const ENVIRONMENT: &str = "\
 Environment:
   POLLND_LOG       what is logged on standard error, in place of -v: error, warn, info, debug or trace, also for one
@@ -30,7 +30,7 @@ Environment:
   HWLOC_SYNTHETIC, HWLOC_XMLFILE
                    another machine's topology, on which patterns are tried: a node on a port does not start with it";
 
-/// How `doctor` ends.
+/// Exit codes of `doctor`.
 const DOCTOR: &str = "\
 Exit code: 0 all is well; 1 something is missing without which nodes of this program cannot do all of their work;
 3 warnings only: nodes run, but slower or with a risk; 2 is a wrong command line, as everywhere.";
@@ -121,7 +121,7 @@ pub(crate) enum Switch {
     Off,
 }
 
-/// What carries the node.
+/// Carrier of the node.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Carrier {
     /// The kernel's sockets.
@@ -130,7 +130,7 @@ pub(crate) enum Carrier {
     Dpdk,
 }
 
-/// Whom to accept.
+/// Peers that are accepted.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AcceptArg {
     /// Peers with source ports up to 1023.
@@ -143,7 +143,7 @@ pub(crate) enum AcceptArg {
     None,
 }
 
-/// Who the node is and what carries it.
+/// Identity and carrier of a node.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct NodeArgs {
     /// This node's NID: `--nid` of a node, and what a command has found for itself.

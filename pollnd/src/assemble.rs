@@ -19,7 +19,7 @@ use crate::{cpus, iface, limits, settings, signals};
 /// Starts the node.
 ///
 /// # Errors
-/// What is missing, and the remedy.
+/// A part that is missing, and the remedy.
 pub(crate) fn start(a: &NodeArgs, setup: Setup, make: MakeApp) -> Result<Node, String> {
     let control = Arc::new(Control::default());
     signals::watch(control.clone())?;

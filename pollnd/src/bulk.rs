@@ -25,7 +25,7 @@ fn say_beat(b: &Beat, json: bool) -> Result<(), String> {
     out::line(format_args!("{:>9}  {:>12}  {:>14}  {messages}", units::time(b.at_s), rate, each))
 }
 
-/// Whose node it was.
+/// Owner of the node.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Whose {
     Own,
@@ -67,7 +67,7 @@ fn judge(job: &Job, m: &Moved) -> Result<(), String> {
     Ok(())
 }
 
-/// What the command line asks for.
+/// The transfer of a command line.
 fn job(a: &BulkArgs, way: Way) -> Job {
     Job {
         way,

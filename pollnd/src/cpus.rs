@@ -29,7 +29,7 @@ pub(crate) fn mention_quota(lcores: Option<u16>) {
     }
 }
 
-/// What other processes poll.
+/// CPUs that other processes poll.
 #[cfg(feature = "dpdk")]
 pub(crate) fn polled() -> Vec<Polled> {
     lcore::polled(Path::new("/"), std::process::id())
@@ -39,7 +39,7 @@ pub(crate) fn polled() -> Vec<Polled> {
 /// that goes; and a warning for each that somebody else does.
 ///
 /// # Errors
-/// What is wrong with the pattern, or too many lcores for it.
+/// A fault of the pattern, or too many lcores for it.
 #[cfg(feature = "dpdk")]
 pub(crate) fn choose(
     machine: &Machine,

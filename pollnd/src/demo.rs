@@ -15,14 +15,14 @@ use transport::node::sock::Idle as SockIdle;
 
 use crate::args::DemoArgs;
 
-/// What is measured on one pair of nodes.
+/// Measurements on one pair of nodes.
 struct Plan {
     ping: bool,
     bulk: bool,
     rtt: bool,
 }
 
-/// What one pair of nodes gave.
+/// Results of one pair of nodes.
 struct Outcome {
     #[cfg_attr(not(feature = "dpdk"), expect(dead_code, reason = "sockets alone are not pinged"))]
     ping: Option<bench::measure::Rtt>,
@@ -150,7 +150,7 @@ fn baseline(a: &DemoArgs, live: &Live, lost: &mut Vec<NothingLost>) -> Result<Ba
     })
 }
 
-/// What the virtio link gave.
+/// Results over the virtio link.
 #[derive(Default)]
 struct OverLink {
     one: Option<Bulk>,

@@ -133,7 +133,7 @@ fn listed(path: &Path) -> bool {
     })
 }
 
-/// What is said of a port whose kernel interface is in the hands of a kernel that has the address, too.
+/// Text about a port whose kernel interface is in the hands of a kernel that has the address, too.
 fn kernel_answers(spec: &PortSpec, ip: IpAddr, owner: Option<(String, u8)>) -> Option<String> {
     let (name, (iface, prefix)) = (spec.port_name(), owner?);
     ["net_af_", "net_pcap", "net_tap"].iter().any(|d| name.starts_with(d)).then(|| {
@@ -192,7 +192,7 @@ fn stack_config(a: &NodeArgs, tcp: &Tcp, ip: IpAddr, (prefix, gateway): (u8, Opt
     c
 }
 
-/// Where the packets of an lcore's queue go: each queue has a file.
+/// File for the packets of an lcore's queue: each queue has its own.
 fn capture_path(path: &Path, me: ShardId) -> PathBuf {
     if me.0 == 0 {
         return path.into();
@@ -202,7 +202,7 @@ fn capture_path(path: &Path, me: ShardId) -> PathBuf {
     p.into()
 }
 
-/// What the polling threads make their shards from.
+/// Parts of which the polling threads make their shards.
 struct Plan {
     node: transport::node::Plan,
     stack: StackConfig,
@@ -263,7 +263,7 @@ impl Plan {
 /// Starts a node on a DPDK port.
 ///
 /// # Errors
-/// What is missing, and the remedy.
+/// A part that is missing, and the remedy.
 pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Result<Started, String> {
     let spec = port_spec(a)?;
     let ip = a.nid.ip().ok_or_else(|| format!("{} has no IP address", a.nid))?;

@@ -14,7 +14,7 @@ use crate::units;
 /// Most payload of an LNet message, in bytes.
 const MTU: u64 = 1 << 20;
 
-/// Which way the payload goes.
+/// Direction of the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Way {
@@ -24,27 +24,27 @@ pub(crate) enum Way {
     Get,
 }
 
-/// What is to be moved.
+/// Description of a transfer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Job {
-    /// Which way.
+    /// Direction.
     pub(crate) way: Way,
     /// The peer's NID.
     pub(crate) target: String,
     /// Bytes of a transfer.
     pub(crate) size: u64,
-    /// How many transfers; without end where this is not given.
+    /// Number of transfers; without end where this is not given.
     pub(crate) count: Option<u64>,
-    /// How long new ones are begun, in seconds.
+    /// Time during which new ones are begun, in seconds.
     pub(crate) seconds: Option<f64>,
     /// The longest time without any completion, in seconds.
     pub(crate) timeout: f64,
-    /// How often to tell what has been moved, in seconds.
+    /// Interval of reports, in seconds.
     pub(crate) every: Option<f64>,
 }
 
-/// What has been moved.
+/// Figures of a transfer.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Moved {
     /// LNet messages.
@@ -53,7 +53,7 @@ pub(crate) struct Moved {
     pub(crate) transfers: u64,
     /// Payload.
     pub(crate) bytes: u64,
-    /// How long it took.
+    /// Wall time.
     pub(crate) wall_s: f64,
     /// CPU time of the process whose node it was.
     pub(crate) cpu_s: f64,
@@ -70,7 +70,7 @@ pub(crate) struct Moved {
     pub(crate) clean: Option<bool>,
 }
 
-/// What was moved since the last of these.
+/// Figures since the last of these.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Beat {
     /// Seconds since the start.
@@ -120,7 +120,7 @@ impl Job {
     }
 }
 
-/// What is to be done now.
+/// Next step of whoever follows a transfer.
 pub(crate) enum Step {
     /// Go on.
     On,
@@ -136,7 +136,7 @@ pub(crate) enum Step {
 pub(crate) struct Follow<'a> {
     job: &'a Job,
     ctl: Arc<Ctl>,
-    /// When the first operation was seen to have begun: an lcore that sleeps takes a while to come to it.
+    /// Time at which the first operation was seen to have begun: an lcore that sleeps takes a while to come to it.
     begun: Option<Instant>,
     cpu: Duration,
     /// Completions at the last change, and when that was.
@@ -196,7 +196,7 @@ impl<'a> Follow<'a> {
         self.ctl.first_error().unwrap_or_else(|| "an operation failed".into())
     }
 
-    /// What has been moved so far.
+    /// Figures so far.
     pub(crate) fn moved(&self) -> Moved {
         let (messages, bytes) = self.counts();
         Moved {

@@ -23,13 +23,13 @@ use transport::node::lcore::Duplicates;
 
 use crate::limits;
 
-/// How often it looks at links and late drivers.
+/// Interval of looks at links and late drivers.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often once a link that was up is down.
+/// The same once a link that was up is down.
 const LOOK_DOWN: Duration = Duration::from_secs(1);
-/// How often the same is told again.
+/// Interval at which the same is told again.
 const TELL: Duration = Duration::from_secs(60);
-/// How long lcores may take to let go of the port.
+/// Longest time of lcores to let go of the port.
 const YIELD: Duration = Duration::from_secs(2);
 
 fsm::fsm! {
@@ -83,7 +83,7 @@ fn backend(spec: &PortSpec) -> Option<PathBuf> {
     spec.socket().filter(|s| virtio && !s.listens).map(|s| s.path)
 }
 
-/// What the control thread is given to do its work.
+/// Inputs of the control thread.
 pub(crate) struct Duties {
     /// Set by lcores whose driver holds sent pages.
     pub(crate) restart: Arc<Mutex<Vec<Arc<AtomicBool>>>>,
@@ -148,7 +148,7 @@ struct Watch {
     backend: Option<PathBuf>,
     duties: Duties,
     state: Fsm<Link>,
-    /// When the link went down.
+    /// Time at which the link went down.
     since: Instant,
     down: Rare,
     failed: Rare,

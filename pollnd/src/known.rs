@@ -16,7 +16,7 @@ use transport::wire::nid::PID_LUSTRE;
 use crate::inspect::claim::{Claim, List, PEERS_MAX};
 use crate::limits;
 
-/// How often the list is brought up to date.
+/// Interval at which the list is brought up to date.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Keeps the list while the node runs.

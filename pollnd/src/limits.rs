@@ -1,4 +1,4 @@
-//! What the machine lets a process have: memory, descriptors.
+//! Limits of the machine for a process: memory, descriptors, threads.
 
 use std::thread::JoinHandle;
 use std::{fs, io};
@@ -69,7 +69,7 @@ const EAL_DESCRIPTORS: u64 = 32;
 /// Whether the process may have the descriptors of the EAL, which blames something else without them.
 ///
 /// # Errors
-/// How many it may have, and the remedy.
+/// Their number, and the remedy.
 #[cfg(feature = "dpdk")]
 pub(crate) fn descriptors_for_eal() -> Result<(), String> {
     match raise() {

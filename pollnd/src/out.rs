@@ -1,4 +1,4 @@
-//! What pollnd says: all of it goes through here, so that a reader who has left and a disk that is full are met in one place.
+//! Output of pollnd: all of it goes through here, so that a reader who has left and a disk that is full are met in one place.
 //!
 //! Whoever reads no more (`pollnd stats -w 1 | head`) ends the program without a word, as it ends every Unix program: the
 //! command goes down in order first, then [`end_if_closed`] lets SIGPIPE do what it does by default. Anything else that
@@ -30,7 +30,7 @@ pub(crate) fn line(s: impl Display) -> Result<(), String> {
     text(format_args!("{s}\n"))
 }
 
-/// What came of writing to standard output.
+/// The result of writing to standard output.
 ///
 /// # Errors
 /// As [`text`].

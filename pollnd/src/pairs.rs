@@ -16,7 +16,7 @@ use crate::{cpus, limits};
 /// The EAL for a link in memory, without devices.
 ///
 /// # Errors
-/// What it lacks, and the remedy.
+/// The parts that it lacks, and the remedy.
 pub(crate) fn eal(a: &EalArgs) -> Result<Eal, String> {
     limits::descriptors_for_eal()?;
     let eal = EalConfig { no_pci: true, raw: a.eal.clone(), ..EalConfig::default() };

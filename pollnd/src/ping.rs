@@ -77,7 +77,7 @@ impl Sum {
     }
 }
 
-/// Who pings.
+/// Sender of the pings.
 enum Pinger {
     Own(Node, Handle),
     Through(Client, Arc<AtomicBool>),

@@ -18,7 +18,7 @@ use crate::inspect::shared::About;
 use crate::known::Known;
 use crate::{limits, units};
 
-/// What the node is for.
+/// Purpose of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// It serves others, and must be able to listen.
@@ -37,7 +37,7 @@ impl Role {
     }
 }
 
-/// What a node is besides its settings.
+/// Parts of a node besides its settings.
 pub(crate) struct Setup {
     /// The purpose.
     pub(crate) role: Role,
@@ -75,7 +75,7 @@ pub(crate) struct Node {
     known: Option<Known>,
     /// Its NID is free again when this goes.
     claim: Option<Claim>,
-    /// What has to be taken down after the threads, on this thread.
+    /// Work on this thread after the threads have ended.
     after: Option<Box<dyn FnOnce() -> Result<(), String>>>,
 }
 
@@ -104,7 +104,7 @@ impl Node {
     /// Gives the node when it has come up.
     ///
     /// # Errors
-    /// What kept a polling thread from starting, or that a signal came first.
+    /// The obstacle to a polling thread's start, or that a signal came first.
     pub(crate) fn come_up(self) -> Result<Node, String> {
         if !self.stopped() {
             return Ok(self);
@@ -148,7 +148,7 @@ impl Node {
         self
     }
 
-    /// What asks its lcores.
+    /// The front of its lcores' desks.
     pub(crate) fn front(&self) -> &Front {
         &self.front
     }
@@ -163,7 +163,7 @@ impl Node {
         self.control.order() > Order::Run || self.threads.iter().all(JoinHandle::is_finished)
     }
 
-    /// What its polling threads are told; outlives the node.
+    /// The orders to its polling threads; outlives the node.
     pub(crate) fn control(&self) -> Arc<Control> {
         self.control.clone()
     }
@@ -179,7 +179,7 @@ impl Node {
     /// Takes it down in order.
     ///
     /// # Errors
-    /// What went wrong on a polling thread, or on the way down.
+    /// An error of a polling thread, or of the way down.
     pub(crate) fn stop(self) -> Result<Vec<NodeEnd>, String> {
         self.control.give(Order::Drain);
         let mut ends = Vec::new();
@@ -207,7 +207,7 @@ impl Node {
     }
 }
 
-/// What came of a command and of the way down of its node: the command's error matters more.
+/// The result of a command and of its node's way down: the command's error matters more.
 ///
 /// # Errors
 /// Either's, or both in one text.

@@ -15,7 +15,7 @@ use crate::args::tuned::Tuned;
 use crate::args::{self, AcceptArg, NodeArgs};
 use crate::{iface, limits};
 
-/// What the command line sets, and how it says so.
+/// Tunables that the command line sets, and the options by which it does.
 fn given(a: &NodeArgs) -> Vec<(String, Tuned)> {
     let accept = a.accept.map(|a| {
         let word = match a {
@@ -101,7 +101,7 @@ fn usual_prefix(ip: IpAddr) -> u8 {
     if ip.is_ipv6() { 64 } else { 24 }
 }
 
-/// What is wrong with an address in the network of a port of `a`.
+/// Fault of an address in the network of a port of `a`.
 fn in_network(a: &NodeArgs, ip: IpAddr) -> Option<String> {
     let (IpAddr::V4(v4), Some(IpAddr::V4(own))) = (ip, a.nid.ip()) else { return None };
     let prefix = a.prefix.unwrap_or(usual_prefix(ip));
@@ -143,7 +143,7 @@ fn network(a: &NodeArgs, own: IpAddr) -> String {
     format!("{first}/{prefix} (--prefix {prefix}{usual})")
 }
 
-/// What keeps `g` from being the router of a port of `a` whose address is `own`.
+/// Reason why `g` cannot be the router of a port of `a` whose address is `own`.
 fn no_router(a: &NodeArgs, own: IpAddr, g: IpAddr) -> Option<String> {
     if g.is_unspecified() || g.is_multicast() || g.is_loopback() || g == Ipv4Addr::BROADCAST {
         return Some(format!("no router has this address; give its address in the network of {}", a.nid));
@@ -193,7 +193,7 @@ pub(crate) fn addresses(a: &NodeArgs) -> Result<(), String> {
 /// Whether `target` can be the NID of a machine that `a` asks.
 ///
 /// # Errors
-/// What it is instead.
+/// Its real kind.
 pub(crate) fn target(a: &NodeArgs, target: Nid) -> Result<(), String> {
     match target.ip() {
         Some(ip) if target != a.nid => machine(a, ip).map_err(|e| format!("{target}: {e}")),
@@ -229,11 +229,11 @@ pub(crate) fn peer_credits(a: &NodeArgs) -> Result<u32, String> {
     Ok(c.peer_credits)
 }
 
-/// What `a` makes of a node over `carrier`, whose process may dial from reserved ports or not; `mbps` is the speed of
+/// Configuration of a node by `a`, over `carrier`, whose process may dial from reserved ports or not; `mbps` is the speed of
 /// its link, as far as it is known.
 ///
 /// # Errors
-/// What is wrong in a file or does not go together, by name.
+/// Faults of a file, or settings that do not go together, by name.
 pub(crate) fn config(
     a: &NodeArgs,
     carrier: Carrier,

@@ -1,4 +1,4 @@
-//! Why a peer does not answer, in words for people: one text for each reason.
+//! Reasons why a peer does not answer, in words for people: one text for each.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use transport::wire::{Nid, ProcessId};
 
 use crate::units;
 
-/// What is known of `nid`, by a node that runs.
+/// Knowledge of a running node about `nid`.
 fn brief(front: &Front, nid: Nid) -> Option<PeerBrief> {
     let mut found = None;
     // An lcore that does not answer knows nothing that could be told.
@@ -23,7 +23,7 @@ fn brief(front: &Front, nid: Nid) -> Option<PeerBrief> {
     found
 }
 
-/// What mends a port whose frames come cut; a process has one port.
+/// Remedy for a port whose frames come cut; a process has one port.
 static CUT: OnceLock<String> = OnceLock::new();
 
 /// Keeps what mends this process's port where its frames come cut.
@@ -64,7 +64,7 @@ pub(crate) fn failed(front: &Front, nid: Nid, e: String) -> String {
     with_cut(front, e)
 }
 
-/// What can be said of a peer that has not answered for so long.
+/// Text about a peer that has not answered for so long.
 pub(crate) fn silent(front: &Front, nid: Nid, patience: Duration) -> String {
     let resolving = || {
         let mut any = false;

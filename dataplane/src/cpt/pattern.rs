@@ -73,7 +73,7 @@ impl Cursor<'_> {
         if self.at == start { self.err("no number") } else { Ok(n) }
     }
 
-    /// What stands between brackets: numbers, ranges, ranges with a stride; or all.
+    /// Text between brackets: numbers, ranges, ranges with a stride; or all.
     fn list(&mut self) -> Result<List, CptError> {
         let mut v = Vec::new();
         self.blanks();
@@ -106,7 +106,7 @@ impl Cursor<'_> {
         }
     }
 
-    /// What is left out, up to the end.
+    /// Exclusions, up to the end.
     fn without(&mut self) -> Result<Vec<usize>, CptError> {
         let mut all = Vec::new();
         loop {

@@ -110,7 +110,7 @@ fn lower(root: &Path, iface: &str) -> Vec<String> {
 pub struct Net {
     /// `None`: nothing tells them, and /sys is believed.
     own: Option<Vec<Own>>,
-    /// What carries a default route, and by way of which interface it does: none for those that have it themselves.
+    /// Devices that carry a default route, and the interface by way of which they do: none for those that have it themselves.
     carriers: BTreeMap<String, Option<String>>,
     root: PathBuf,
 }

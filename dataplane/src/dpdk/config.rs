@@ -1,4 +1,4 @@
-//! What the EAL is started with: typed configuration to argument list.
+//! Arguments of the EAL, made from a typed configuration.
 
 use super::eal_error::EalError;
 
@@ -14,7 +14,7 @@ pub enum Huge {
     On,
 }
 
-/// How to start the EAL.
+/// Configuration of the EAL.
 ///
 /// Arguments in `raw` (what a command line has after `--`) go last and win: where one of them decides something
 /// that a typed field decides too, the typed field's argument is left out, since the EAL refuses most repetitions.
@@ -53,14 +53,14 @@ impl Default for EalConfig {
     }
 }
 
-/// What the machine has when the EAL starts.
+/// State of the machine when the EAL starts.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
     /// Huge memory that this process can have, in MiB.
     pub huge_free_mb: u64,
-    /// Why that is less than what is free on the machine.
+    /// Reason why that is less than what is free on the machine.
     pub huge_limits: Vec<String>,
-    /// Why the run-time folder cannot be made, if it cannot.
+    /// Reason why the run-time folder cannot be made, if it cannot.
     pub no_run_dir: Option<String>,
     /// Cores that the calling thread may use.
     pub cores: Vec<usize>,

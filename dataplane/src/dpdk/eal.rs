@@ -127,12 +127,12 @@ impl Eal {
         &self.0.args
     }
 
-    /// What the user should know of how it was started: what it does without, and why.
+    /// Notes for the user on the start: features that it does without, and why.
     pub fn notes(&self) -> &[String] {
         &self.0.notes
     }
 
-    /// What it printed while it started.
+    /// Output of the EAL while it started.
     pub fn boot_log(&self) -> &str {
         &self.0.boot_log
     }
@@ -219,7 +219,7 @@ impl Eal {
     }
 }
 
-/// Why a thread did not become a polling lcore.
+/// Errors of making a thread a polling lcore.
 #[derive(Debug, thiserror::Error)]
 pub enum LcoreError {
     /// The EAL is stopped.
@@ -228,7 +228,7 @@ pub enum LcoreError {
     /// The EAL refused.
     #[error("the EAL does not take this thread as an lcore ({what}): it has {max} in all; use fewer lcores")]
     Register {
-        /// What DPDK calls the error.
+        /// DPDK's name for the error.
         what: String,
         /// Lcores that DPDK was built for.
         max: u32,
@@ -280,7 +280,7 @@ extern "C" fn at_exit() {
     remove_runtime_dir();
 }
 
-/// Why DPDK cannot make its run-time folder, if it cannot. The rules are those of its `eal_create_runtime_dir`.
+/// Reason why DPDK cannot make its run-time folder, if it cannot. The rules are those of its `eal_create_runtime_dir`.
 fn run_dir_refused() -> Option<String> {
     let var = |v| std::env::var_os(v).filter(|d| !d.is_empty());
     // SAFETY: asks for a number.

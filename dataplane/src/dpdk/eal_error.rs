@@ -1,6 +1,6 @@
 //! Reasons why the EAL does not start, and why it is not stopped.
 
-/// Why the EAL did not start.
+/// Errors of starting the EAL.
 #[derive(Debug, thiserror::Error)]
 pub enum EalError {
     /// A second start in one process.
@@ -20,7 +20,7 @@ pub enum EalError {
         want_mb: u32,
         /// Huge memory that this process can have, MiB.
         free_mb: u64,
-        /// What keeps other free pages from it.
+        /// Limits that keep other free pages from it.
         limits: String,
     },
     /// An argument has a zero byte.
@@ -29,18 +29,18 @@ pub enum EalError {
     /// `rte_eal_init` failed.
     #[error("the EAL does not start ({what}); {remedy}\narguments: {args}\n{log}")]
     Init {
-        /// What DPDK calls the error.
+        /// DPDK's name for the error.
         what: String,
-        /// What to do.
+        /// The remedy.
         remedy: &'static str,
         /// The argument list.
         args: String,
-        /// What the EAL printed meanwhile.
+        /// Output of the EAL meanwhile.
         log: String,
     },
 }
 
-/// Why the EAL was not stopped.
+/// Errors of stopping the EAL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CleanupError {
     /// Memory, ports or threads of the EAL are still in use.

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::spec::PortSpec;
 use super::trouble::cut_remedy;
 
-/// What the kernel's `ethtool` interface tells of one feature (linux/ethtool.h).
+/// State of one feature in the kernel's `ethtool` interface (linux/ethtool.h).
 const GDRVINFO: u32 = 0x03;
 const GTSO: u32 = 0x1e;
 const GFLAGS: u32 = 0x25;

@@ -20,19 +20,19 @@ pub const RX_ROOM_SMALL: u16 = 2048;
 /// Largest IP packet for [`RX_ROOM_SMALL`]: its link header and two VLAN tags are 22 bytes.
 pub(crate) const SMALL_MTU: u16 = RX_ROOM_SMALL - 22;
 
-/// Why a mempool was not made.
+/// Errors of making a mempool.
 #[derive(Debug, thiserror::Error)]
 pub enum PoolError {
     /// Too small for its users.
     #[error("a mempool of {count} {what} is too small: {need} are needed ({why}); raise the count")]
     TooSmall {
-        /// What it holds.
+        /// Its contents.
         what: &'static str,
         /// Elements asked for.
         count: u32,
         /// Elements needed.
         need: u32,
-        /// Which users.
+        /// The users.
         why: &'static str,
     },
     /// DPDK refused.
@@ -40,7 +40,7 @@ pub enum PoolError {
         "no mempool of {count} {what} of {room} bytes on NUMA node {node} ({errno}): give the EAL more memory (-m MiB)"
     )]
     Create {
-        /// What it holds.
+        /// Its contents.
         what: &'static str,
         /// Elements asked for.
         count: u32,
@@ -48,9 +48,9 @@ pub enum PoolError {
         room: u16,
         /// NUMA node, -1 for any.
         node: i32,
-        /// What DPDK calls the error.
+        /// DPDK's name for the error.
         errno: String,
-        /// What to do.
+        /// The remedy.
         remedy: &'static str,
     },
     /// The EAL is stopped.

@@ -1,11 +1,11 @@
-//! What is asked of a device, from what it offers: a pure function, so that every driver's offer can be tested.
+//! Features asked of a device, from those that it offers: a pure function, so that every driver's offer can be tested.
 
 use dpdk_sys as sys;
 
 use super::mempool::{RX_ROOM, RX_ROOM_SMALL, SMALL_MTU};
 use crate::pkt::Reach;
 
-/// What a device offers (`rte_eth_dev_info`), as far as it matters here.
+/// Offer of a device (`rte_eth_dev_info`), as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Offer {
     pub driver: String,
@@ -24,7 +24,7 @@ pub(crate) struct Offer {
     pub silent_tso: bool,
 }
 
-/// What is asked for.
+/// Features to ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Choice {
     pub rx: u64,
@@ -43,7 +43,7 @@ pub(crate) struct Choice {
     pub reach: Reach,
     /// Received mbufs are the sender's own (net_ring): copy at once.
     pub shares_mbufs: bool,
-    /// What is received may come from the kernel's own network devices, as it is inside of them: with checksums that
+    /// Received packets may come from the kernel's own network devices, as they are inside of them: with checksums that
     /// are only begun, joined (GRO, super-segments of a veth's other end), and then cut to what the driver has room for.
     pub local: bool,
     /// Frees sent mbufs late unless its threshold is near the ring size.
@@ -57,7 +57,7 @@ pub(crate) struct Choice {
 /// Most buffers in one packet: a 64 KiB packet of 4 KiB pages, twice over; more only lengthens a driver's walk.
 const MAX_SEGS: u16 = 40;
 
-/// Which memory the driver's device can read. A driver that is not listed is taken for hardware.
+/// Memory that the driver's device can read. A driver that is not listed is taken for hardware.
 fn reach(driver: &str, multi_seg: bool) -> Reach {
     match driver {
         _ if !multi_seg => Reach::None,

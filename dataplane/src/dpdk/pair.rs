@@ -12,7 +12,7 @@ use super::port_config::{PortConfig, PortError};
 use super::sockdir;
 use super::spec::PortSpec;
 
-/// What the pair is like.
+/// Configuration of the pair.
 #[derive(Clone, Debug)]
 pub struct PairConfig {
     /// Both ends; `queues`, `rx_desc` and `tx_desc` count for both.

@@ -33,7 +33,7 @@ pub struct EthPort {
     rx_desc: u16,
     /// Virtual device that was made for this port and goes with it.
     pub(super) made: Option<CString>,
-    /// What it was opened from, as it is to be opened again.
+    /// The specification from which it was opened, and will be again.
     pub(super) spec: PortSpec,
     pub(super) config: PortConfig,
     pub(super) eal: Eal,
@@ -489,12 +489,12 @@ impl EthPort {
         self.node
     }
 
-    /// What to tell the user when `lcore` is far from the device; `None` when it is near, or either has no node.
+    /// Warning for the user when `lcore` is far from the device; `None` when it is near, or either has no node.
     pub fn numa_warning(&self, lcore: &Lcore) -> Option<String> {
         numa_mismatch(self.name(), self.node, lcore)
     }
 
-    /// What was negotiated.
+    /// The features that were negotiated.
     pub fn caps(&self) -> &PortCaps {
         &self.shared.caps
     }
@@ -509,12 +509,12 @@ impl EthPort {
         self.spread.describe(self.queues())
     }
 
-    /// What the user should know: a driver whose DMA outlives the process, for one.
+    /// Notes for the user: a driver whose DMA outlives the process, for one.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// What queues met with since the last call that a user should hear of, each with its remedy. Empty as a rule.
+    /// Troubles of queues since the last call that a user should hear of, each with its remedy. Empty as a rule.
     pub fn troubles(&self) -> Vec<String> {
         self.shared.trouble.tell(self.name(), &self.driver)
     }
@@ -525,7 +525,7 @@ impl EthPort {
         self.pools.iter().map(one).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
     }
 
-    /// How often [`EthPort::restart`] was needed.
+    /// Number of times that [`EthPort::restart`] was needed.
     pub fn restarts(&self) -> u64 {
         self.restarts
     }

@@ -1,11 +1,11 @@
-//! How a port is set up, what can go wrong, and what it reports.
+//! Configuration of a port, its errors, its reports.
 
 use std::time::Duration;
 
 use super::mempool::{HEADROOM, PoolError, RX_ROOM, RX_ROOM_SMALL};
 use crate::pkt::TX_HEAD_ROOM;
 
-/// How a port is to be set up. Sizes are per queue.
+/// Configuration of a port. Sizes are per queue.
 #[derive(Clone, Debug)]
 pub struct PortConfig {
     /// Queue pairs: one an lcore.
@@ -67,17 +67,17 @@ impl PortConfig {
     }
 }
 
-/// Why a port cannot be used.
+/// Errors of a port.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
     /// No such device, or its driver is missing.
     #[error("no port {port} ({errno}): {remedy}")]
     NotFound {
-        /// What was asked for.
+        /// The request.
         port: String,
-        /// What DPDK calls the error.
+        /// DPDK's name for the error.
         errno: String,
-        /// What to do.
+        /// The remedy.
         remedy: &'static str,
     },
     /// Its kernel interface carries the machine's default route.
@@ -85,7 +85,7 @@ pub enum PortError {
         "port {port} is kernel interface {iface}, which carries the default route: taking it would cut the machine off; use another port (`pollnd doctor` lists them)"
     )]
     DefaultRoute {
-        /// What was asked for.
+        /// The request.
         port: String,
         /// The interface.
         iface: String,
@@ -119,7 +119,7 @@ pub enum PortError {
     Changed {
         /// Port name.
         port: String,
-        /// What differs.
+        /// The difference.
         what: &'static str,
     },
     /// A number is outside of what the device can do.
@@ -129,7 +129,7 @@ pub enum PortError {
         port: String,
         /// Driver name.
         driver: String,
-        /// Which number.
+        /// Name of the number.
         what: &'static str,
         /// Least allowed.
         min: u32,
@@ -137,7 +137,7 @@ pub enum PortError {
         max: u32,
         /// Asked for.
         asked: u32,
-        /// What to do.
+        /// The remedy.
         remedy: &'static str,
     },
     /// It cannot be known which packets come to which of several queues.
@@ -147,7 +147,7 @@ pub enum PortError {
         port: String,
         /// Asked for.
         queues: u16,
-        /// What stands against it.
+        /// The obstacle.
         why: String,
     },
     /// A call failed.
@@ -157,9 +157,9 @@ pub enum PortError {
         port: String,
         /// DPDK's function.
         call: &'static str,
-        /// What DPDK calls the error.
+        /// DPDK's name for the error.
         errno: String,
-        /// What to do.
+        /// The remedy.
         remedy: &'static str,
     },
     /// An lcore still polls it.
@@ -169,9 +169,9 @@ pub enum PortError {
     Polled {
         /// Port name.
         port: String,
-        /// Which queue.
+        /// Number of the queue.
         queue: usize,
-        /// How long was waited.
+        /// Length of the wait.
         waited: Duration,
     },
     /// No memory for its buffers.
@@ -191,7 +191,7 @@ pub struct LinkState {
     pub mbps: u32,
 }
 
-/// What was left when a port was closed.
+/// Buffers that were out when a port was closed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Closed {
     /// Attachment mbufs that no driver gave back: the pages behind them are quarantined.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::link::device::{ip_checksum, renumber, tcp_checksum};
 use crate::pkt::{TxCsum, TxMeta};
 
-/// How long a driver may take nothing at all before its queue's first packet counts as refused.
+/// Time that a driver may take nothing at all before its queue's first packet counts as refused.
 pub(crate) const REFUSED_AFTER: Duration = Duration::from_millis(500);
 /// Fruitless bursts between two looks at the time.
 const LOOK: u32 = 1024;

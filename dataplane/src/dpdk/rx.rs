@@ -38,7 +38,7 @@ unsafe fn release(raw: NonNull<()>) {
 /// Counts fragments on mbufs. A fragment that comes back when its lcore has gone stays out: only polling lcores touch mempools.
 pub(crate) static MBUF_OPS: RxOps = RxOps { retain, release, outlives_home: false };
 
-/// What all packets of a queue share.
+/// State that all packets of a queue share.
 pub(crate) struct RxCtx {
     pub home: RxHome,
     pub truesize: u32,
@@ -187,7 +187,7 @@ impl RxPkt for EthRxPkt {
     }
 }
 
-/// Where the IP header of a frame begins, and whether it is IPv6's.
+/// Offset of the IP header of a frame, and whether it is IPv6's.
 fn ip_at(head: &[u8]) -> Option<(usize, bool)> {
     let kind = |at: usize| Some(u16::from_be_bytes([*head.get(at)?, *head.get(at + 1)?]));
     let (at, k) = match kind(12)? {
@@ -236,7 +236,7 @@ fn left_partial(head: &[u8], len: u32) -> bool {
     look().unwrap_or(false)
 }
 
-/// What the device says of the TCP checksum. A wrong IP header makes the packet bad as a whole.
+/// The device's verdict on the TCP checksum. A wrong IP header makes the packet bad as a whole.
 fn csum(flags: u64) -> Csum {
     if flags & sys::SHIM_MBUF_F_RX_IP_CKSUM_MASK == sys::SHIM_MBUF_F_RX_IP_CKSUM_BAD {
         return Csum::Bad;

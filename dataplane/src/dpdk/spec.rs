@@ -1,4 +1,4 @@
-//! How a user names a port.
+//! Names of ports, as users give them.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -84,7 +84,7 @@ impl PortSpec {
 /// The socket of a device that speaks vhost-user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VhostSocket {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
     /// Whether the device makes the socket and waits there, rather than connecting to it.
     pub listens: bool,

@@ -1,4 +1,4 @@
-//! How a device spreads what it receives over its queues: decided from what it offers, read back once it runs.
+//! Spreading of received packets over a device's queues: decided from the device's offer, read back once it runs.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ const GROUP: usize = 64;
 /// Room for a key, in bytes; its first [`KEY`].len() count.
 const KEY_ROOM: usize = 255;
 
-/// What a device says of its receive-side scaling.
+/// Receive-side scaling that a device reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Table {
     /// Entries of its redirection table.
@@ -24,7 +24,7 @@ pub(crate) struct Table {
     pub key_len: u8,
 }
 
-/// How packets come to the queues of a port.
+/// Spreading of packets over the queues of a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Spread {
     /// There is one queue, for the reason given where more were asked for.
@@ -69,7 +69,7 @@ pub(crate) fn refusal(o: &Offer, c: &Choice, reta: u16) -> Option<String> {
         .then(|| format!("driver {} neither hashes TCP ports nor mirrors its queues", o.driver))
 }
 
-/// How the running port `id` spreads its packets over `queues` queues. A key or a table under which a queue gets no
+/// Spreading of packets by the running port `id` over `queues` queues. A key or a table under which a queue gets no
 /// connection is replaced where the driver allows.
 pub(crate) fn learn(id: u16, queues: u16, c: &Choice, t: Table) -> Result<Spread, String> {
     if queues == 1 {

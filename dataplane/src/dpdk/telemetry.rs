@@ -8,7 +8,7 @@ use dpdk_sys as sys;
 
 use super::eal::{Eal, strerror};
 
-/// What a command answers: one level of names and values.
+/// Answer of a command: one level of names and values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TelemetryValue {
     /// A number.
@@ -21,7 +21,7 @@ pub enum TelemetryValue {
 /// read what may be read from any thread.
 pub type TelemetryFn = fn(&str) -> Vec<(String, TelemetryValue)>;
 
-/// Why a command was not registered.
+/// Errors of registering a command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TelemetryError {
     /// DPDK refused.
@@ -31,7 +31,7 @@ pub enum TelemetryError {
     Refused {
         /// The command.
         cmd: String,
-        /// What DPDK calls the error.
+        /// DPDK's name for the error.
         errno: String,
     },
 }

@@ -27,7 +27,7 @@ impl Trouble {
         self.cut.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What there is to tell; counting begins anew.
+    /// The troubles since the last call; counting begins anew.
     pub(crate) fn tell(&self, port: &str, driver: &str) -> Vec<String> {
         let take = |n: &AtomicU64| n.swap(0, Ordering::Relaxed);
         let mut all = Vec::new();
@@ -59,7 +59,7 @@ fn many(n: u64, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
-/// What keeps a kernel from joining frames before an AF_PACKET port sees them.
+/// Remedy for a kernel that joins frames before an AF_PACKET port sees them.
 pub(crate) fn cut_remedy(port: &str) -> String {
     format!(
         "on the interface of {port}: ethtool -K IFACE gro off lro off; if it is a veth, where its other end is: ethtool -K PEER tso off"

@@ -23,7 +23,7 @@ const _: () = {
     assert!(offset_of!(ShInfo, refcnt) == offset_of!(Theirs, refcnt));
 };
 
-/// What all packets of a queue share.
+/// State that all packets of a queue share.
 pub(crate) struct TxCtx {
     pub name: String,
     pub heads: Arc<Mempool>,

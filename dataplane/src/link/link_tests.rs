@@ -4,7 +4,7 @@ use crate::pkt::{Csum, RxPkt, TxCsum, TxMeta};
 const GBIT: u64 = 1_000_000_000;
 
 struct Run {
-    /// When each frame arrived (ns) and its number.
+    /// Time of arrival (ns) and number of each frame.
     got: Vec<(u64, u32)>,
     counters: LinkCounters,
     seen: Vec<Fate>,

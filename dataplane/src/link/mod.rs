@@ -64,7 +64,7 @@ pub struct Burst {
     pub most_ns: u64,
 }
 
-/// What lies on the way towards one port.
+/// The path towards one port.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Path {
     /// Independent faults of each frame. `delay_ns` is the way's length, `reorder_ns` the most that a frame out of
@@ -118,7 +118,7 @@ impl Path {
 /// Ports and what joins them.
 #[derive(Clone, Debug)]
 pub struct LinkConfig {
-    /// What the ports are like. `depth` is the TX ring in frames of the wire, `rx_bufs` the RX ring and all receive
+    /// Configuration of the ports. `depth` is the TX ring in frames of the wire, `rx_bufs` the RX ring and all receive
     /// memory; `crossing` means nothing here, frames are copied to the wire.
     pub mem: MemConfig,
     /// Line rate of each port in bit/s; 0 for no limit.
@@ -169,7 +169,7 @@ link_counters! {
     corrupted,
 }
 
-/// What became of a frame.
+/// Fate of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// It arrives at this time, in ns.
@@ -199,15 +199,15 @@ pub struct Seen<'a> {
     pub from: usize,
     /// The port it goes to.
     pub to: usize,
-    /// When its last bit left the sender, in ns.
+    /// Time at which its last bit left the sender, in ns.
     pub at: u64,
-    /// What became of it.
+    /// Its fate.
     pub fate: Fate,
     /// The frame, from its Ethernet header on. Checksums that were left to the device may not be complete.
     pub frame: &'a [u8],
 }
 
-/// What is called with every frame.
+/// Function that is called with every frame.
 pub type Observer = Box<dyn FnMut(&Seen<'_>)>;
 
 struct Hub {
@@ -236,7 +236,7 @@ pub struct LinkPort {
     clock: Rc<Cell<u64>>,
     line: u64,
     depth: usize,
-    /// When the line is free, and when each frame in the TX ring has left, in ps.
+    /// Time at which the line is free, and times at which the frames in the TX ring have left, in ps.
     free_ps: u64,
     ring: VecDeque<u64>,
     refused: bool,
@@ -292,12 +292,12 @@ impl LinkPort {
         self.hub.borrow_mut().with(to, |p, _| p.set_path(path));
     }
 
-    /// What happened so far to the frames towards this port.
+    /// Counts of the frames towards this port.
     pub fn link_counters(&self) -> LinkCounters {
         self.hub.borrow().pipes.get(self.me).map(|p| p.counters).unwrap_or_default()
     }
 
-    /// When something happens here, in ns: a frame moves on or arrives, the TX ring has room for a stack that was
+    /// Time of the next event here, in ns: a frame moves on or arrives, the TX ring has room for a stack that was
     /// refused, the link comes up.
     pub fn deadline(&self) -> Option<u64> {
         let hub = self.hub.borrow();

@@ -103,7 +103,7 @@ pub(crate) struct Pipe {
     pub(crate) counters: LinkCounters,
 }
 
-/// Who looks on.
+/// Observer of frames.
 pub(crate) type Eye<'a> = &'a mut dyn FnMut(&Seen<'_>);
 
 impl Pipe {
@@ -306,7 +306,7 @@ impl Pipe {
         self.ring.pop_front()
     }
 
-    /// When the next frame moves or arrives, in ns; in the past when one waits in the ring.
+    /// Time at which the next frame moves or arrives, in ns; in the past when one waits in the ring.
     pub(crate) fn deadline(&self) -> Option<u64> {
         if !self.ring.is_empty() {
             return Some(0);

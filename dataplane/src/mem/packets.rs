@@ -27,7 +27,7 @@ pub(super) struct Frame {
     /// The receiver, once it has the packet; `charged` while that costs it a receive buffer.
     pub(super) to: Option<Rc<Side>>,
     pub(super) charged: bool,
-    /// Where it goes when nobody needs it any more.
+    /// Home to which it goes when nobody needs it any more.
     pub(super) free_list: Weak<FreeList>,
 }
 

@@ -81,7 +81,7 @@ pub trait Table: Copy {
     type By;
     /// The state at first.
     const START: Self;
-    /// What it means that no row fits.
+    /// The meaning of an event for which no row fits.
     const ELSE: &'static str;
     /// The rows, by what else chooses them.
     const ROWS: &'static [(&'static str, &'static [Row])];
@@ -441,7 +441,7 @@ where
     text + &format!("otherwise: {}\n", S::ELSE)
 }
 
-/// What the rows say of one state and event, up to the first that says it of all their data.
+/// Lines of one state and event, up to the first row that fits all their data.
 fn lines(rows: &[Row], used: &mut [bool], state: &str, event: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (row, used) in rows.iter().zip(used) {

@@ -7,7 +7,7 @@ use super::NodeArgs;
 use super::common::TextOut;
 use super::values::{bytes, nid, pause, pings, seconds, transfers};
 
-/// Which node asks.
+/// The node that asks.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct Via {
     /// The NID that this command has: that of a node that runs on this machine, which is used then, or of a node of its own.
@@ -19,7 +19,7 @@ pub(crate) struct Via {
     pub(crate) through: Option<String>,
 }
 
-/// What is of a node that is started: one that runs has its own.
+/// Options of a node that is started: one that runs has its own.
 const OF_A_NODE: &[&str] = &[
     "nid",
     "carrier",
@@ -70,7 +70,7 @@ pub(crate) struct PingArgs {
     /// The form of the result.
     #[command(flatten)]
     pub(crate) out: TextOut,
-    /// Which node pings.
+    /// The node that pings.
     #[command(flatten)]
     pub(crate) via: Via,
     /// The node of its own.
@@ -108,7 +108,7 @@ pub(crate) struct BulkArgs {
     /// One JSON object instead of a line; with --watch one for each interval before it.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Which node asks.
+    /// The node that asks.
     #[command(flatten)]
     pub(crate) via: Via,
     /// The node of its own.

@@ -36,7 +36,7 @@ pub(crate) struct Which {
     pub(crate) node: Option<String>,
 }
 
-/// What is DPDK's.
+/// Arguments of DPDK.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct EalArgs {
     /// EAL arguments, as DPDK documents them.

@@ -43,7 +43,7 @@ impl std::fmt::Display for PeerArg {
     }
 }
 
-/// Which connections are shown.
+/// Filter of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ConnFilter {
     /// Those of a peer.

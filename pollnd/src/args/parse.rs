@@ -17,10 +17,10 @@ pub(crate) fn command() -> Command {
     numbers(Cli::command())
 }
 
-/// What the command line says.
+/// The arguments of a command line.
 ///
 /// # Errors
-/// What is wrong with it; also that help is asked for.
+/// Its faults; also that help is asked for.
 pub(crate) fn parse<I: IntoIterator<Item = T>, T: Into<OsString> + Clone>(args: I) -> Result<Cli, Error> {
     let mut c = command();
     let parsed = c.try_get_matches_from_mut(args);

@@ -18,12 +18,12 @@ use crate::out;
 /// `pollnd bench`.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct BenchArgs {
-    /// What to measure.
+    /// The measurement.
     #[command(subcommand)]
     pub(crate) what: BenchWhat,
 }
 
-/// What `pollnd bench` measures.
+/// Measurements of `pollnd bench`.
 #[derive(Subcommand, Debug, Clone)]
 pub(crate) enum BenchWhat {
     /// Runs the demonstration several times and prints medians.
@@ -49,7 +49,7 @@ pub(crate) enum BenchWhat {
 /// Measures.
 ///
 /// # Errors
-/// What could not be measured, or was lost.
+/// A measurement that failed, or a loss.
 pub(crate) fn main(what: &BenchWhat) -> Result<(), String> {
     match what {
         BenchWhat::Repeat(a) => repeat::main(a),

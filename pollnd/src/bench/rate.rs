@@ -72,7 +72,7 @@ fn sockets(a: &RateArgs, idle: SockIdle, lost: &mut Vec<NothingLost>) -> Result<
     one(&ctl, a.seconds, lost, || running.stop().map(|e| (e, 0)))
 }
 
-/// What carries messages besides kernel sockets.
+/// Carrier of messages besides kernel sockets.
 #[cfg(feature = "dpdk")]
 struct Carrier {
     eal: dataplane::dpdk::Eal,

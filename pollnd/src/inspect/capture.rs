@@ -21,7 +21,7 @@ use crate::{out, signals, units};
 /// Memory of a capture's ring, in bytes; and the fewest and most records that it is divided into.
 const RING: usize = 32 << 20;
 const RECORDS: (usize, usize) = (256, 16_384);
-/// How long the writer sleeps when there is nothing to write.
+/// Sleep of a writer that has nothing to write.
 const NAP: Duration = Duration::from_millis(2);
 
 /// `pollnd capture`.

@@ -32,7 +32,7 @@ pub(crate) struct Claim {
     peers: PathBuf,
 }
 
-/// Who has it.
+/// The holder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Holder {
     /// Process number, where it could be read.
@@ -42,7 +42,7 @@ pub(crate) struct Holder {
 }
 
 impl Holder {
-    /// Why `nid` may not be used a second time, and what to do.
+    /// Reason why `nid` may not be used a second time, and the remedy.
     pub(crate) fn refusal(&self, nid: Nid) -> String {
         let (who, kill) = match self.pid {
             Some(pid) => (format!(" (process {pid})"), format!("end it (kill {pid})")),
@@ -97,7 +97,7 @@ pub(super) fn candidates(nid: Nid) -> Vec<(PathBuf, u32)> {
 /// Takes `nid` in `scope` for `command`. Without a folder for locks there is none to take, and it is said.
 ///
 /// # Errors
-/// Who has it.
+/// The holder.
 pub(crate) fn take(nid: Nid, scope: &str, command: &str) -> Result<Option<Claim>, Holder> {
     let taken = match run_dir::dir() {
         Ok(dir) => take_in(&dir, nid, scope, command),
@@ -171,7 +171,7 @@ impl Claim {
         text.lines().filter_map(|l| l.parse().ok()).take(PEERS_MAX).collect()
     }
 
-    /// Where the list of peers is.
+    /// Path of the list of peers.
     pub(crate) fn list(&self) -> List {
         List { path: self.peers.clone() }
     }

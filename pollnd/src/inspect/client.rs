@@ -12,7 +12,7 @@ use transport::wire::Nid;
 use super::{Request, claim, run_dir};
 use crate::{limits, units};
 
-/// How long a node may take for one line. Its lcores have a second each.
+/// Longest time of a node for one line. Its lcores have a second each.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A connection to a node.
@@ -144,7 +144,7 @@ impl Client {
         format!("the node at {} does not answer: {why}", self.path.display())
     }
 
-    /// What can be said of a node that has not answered in time.
+    /// Text about a node that has not answered in time.
     fn mute(&self) -> String {
         let waited = self.out.read_timeout().ok().flatten().unwrap_or(PATIENCE);
         let pid = self.path.file_stem().and_then(|p| p.to_str()?.parse::<u32>().ok());
@@ -171,7 +171,7 @@ impl Client {
     /// The next object.
     ///
     /// # Errors
-    /// What the node objects to, or that it has gone.
+    /// The node's error, or that it has gone.
     pub(super) fn next(&mut self) -> Result<Value, String> {
         let mut line = String::new();
         match self.lines.read_line(&mut line) {

@@ -1,4 +1,4 @@
-//! What the kernel knows of a connection of its own: `tcp_info` by sock_diag (netlink), as `ss -ti` asks for it.
+//! The kernel's figures of its own connections: `tcp_info` by sock_diag (netlink), as `ss -ti` asks for it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;

@@ -23,7 +23,7 @@ use super::shared::{Shared, say};
 use crate::job::{Follow, Job, Moved, Step};
 use crate::why;
 
-/// How often a guest looks whether its asker is still there.
+/// Interval at which a guest looks whether its asker is still there.
 const GLANCE: Duration = Duration::from_millis(20);
 
 type Outcome = Result<Value, String>;
@@ -56,7 +56,7 @@ pub(super) fn ping(shared: &Shared, target: &str, timeout: f64) -> Outcome {
     serde_json::to_value(pong).map_err(|e| e.to_string())
 }
 
-/// What the lcores of a node have counted so far, of what a transfer is told about.
+/// Counters of a node's lcores so far, those that a transfer is told about.
 fn counts(front: &Front) -> BTreeMap<&'static str, u64> {
     let mut sum = BTreeMap::new();
     for lcore in 0..front.lcores() {

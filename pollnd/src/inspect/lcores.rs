@@ -88,7 +88,7 @@ fn table(now: &[Value], last: &BTreeMap<u64, Value>, all: bool) -> String {
     o
 }
 
-/// What strangers make an lcore hold, of how much, and for what; `None` for a node that does not tell.
+/// Memory that strangers make an lcore hold, its limit, and its uses; `None` for a node that does not tell.
 fn held(counters: &Value) -> Option<String> {
     let of = |k: &str| counters[k].as_u64().unwrap_or(0);
     let mib = |k: &str| of(k) as f64 / f64::from(1 << 20);

@@ -31,11 +31,11 @@ use transport::node::desk::{Counts, Row};
 use crate::args::values::TRANSFER_MAX;
 use crate::job::Job;
 
-/// What a node may be asked.
+/// Questions to a node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "lowercase", deny_unknown_fields)]
 pub(crate) enum Request {
-    /// Who are you?
+    /// Identity of the node.
     Hello {},
     /// Connections, all or those of a peer or in a state.
     Connections {
@@ -50,24 +50,24 @@ pub(crate) enum Request {
     Lcores {},
     /// Tunables, all or one.
     Tunables {
-        /// Which.
+        /// Its name.
         name: Option<String>,
     },
     /// Pings a peer from this node.
     Ping {
         /// The peer's NID.
         target: String,
-        /// How long to wait, in seconds.
+        /// Longest wait, in seconds.
         timeout: f64,
     },
     /// Moves payload between this node and a peer, and checks it.
     Bulk {
-        /// What is to be moved.
+        /// Description of a transfer.
         job: Job,
     },
     /// Sets a tunable.
     Tune {
-        /// Which.
+        /// Its name.
         name: String,
         /// To what.
         value: String,

@@ -1,4 +1,4 @@
-//! Where nodes have their control sockets: `PID.sock` in a folder of their user's.
+//! The run folder, in which nodes have their control sockets: `PID.sock`, in a folder of their user's.
 
 use std::fs;
 use std::io;

@@ -21,7 +21,7 @@ pub(crate) const DEPTH: usize = 64;
 pub(super) const OWED_MAX: usize = DEPTH / 2;
 /// Tags of pings begin here, beyond those of bulk.
 pub(super) const PINGS: u64 = 1 << 40;
-/// How long a guest sleeps when there is nothing to do.
+/// Sleep of a guest that has nothing to do.
 pub(super) const NAP: Duration = Duration::from_micros(50);
 
 /// The seats of a node, and memory for what is sent from them.
@@ -133,9 +133,9 @@ pub(crate) struct Pong {
     pub(crate) pid: u32,
     /// Its NIDs.
     pub(crate) nids: Vec<String>,
-    /// What it can do.
+    /// Its features.
     pub(crate) features: u32,
-    /// How long it took, in ns.
+    /// Round-trip time, in ns.
     pub(crate) rtt_ns: u64,
 }
 
@@ -197,7 +197,7 @@ mod tests {
     use transport::lnd::LnetError;
     use transport::node::{App, NoApp, Ops, beside};
 
-    /// Who gave a ping up left its seat while that was out, and the next one there heard what it came to.
+    /// A guest that gave a ping up left its seat while that was out, and the next one there heard its end.
     #[test]
     fn a_seat_with_a_ping_out_is_for_pings_alone_until_it_is_heard() {
         let (mut app, seats) = beside(NoApp, Guests::ids(), DEPTH);

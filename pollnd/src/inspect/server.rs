@@ -23,7 +23,7 @@ use crate::limits;
 const ASKERS: usize = 16;
 /// Longest request in bytes.
 const REQUEST_MAX: usize = 8192;
-/// How long an asker may take to read what was written before it is cut off.
+/// Longest time of an asker to read what was written before it is cut off.
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A node's control socket. It is served until this is dropped.

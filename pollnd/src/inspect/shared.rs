@@ -1,4 +1,4 @@
-//! What the threads of a node's server share.
+//! State that the threads of a node's server share.
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
@@ -14,7 +14,7 @@ use super::seats::Guests;
 use crate::args::NodeArgs;
 use crate::settings;
 
-/// What all threads of a node's server share.
+/// State that all threads of a node's server share.
 pub(super) struct Shared {
     pub(super) front: Arc<Front>,
     pub(super) stop: AtomicBool,
@@ -28,7 +28,7 @@ pub(super) struct Shared {
     pub(super) askers: Mutex<Vec<(UnixStream, JoinHandle<()>)>>,
 }
 
-/// Who a node is.
+/// Identity of a node.
 #[derive(Clone, Debug)]
 pub(crate) struct About {
     pub(crate) nid: String,
@@ -37,7 +37,7 @@ pub(crate) struct About {
     pub(crate) scope: String,
     /// Its command.
     pub(crate) command: &'static str,
-    /// What it was started with.
+    /// Its arguments.
     pub(crate) args: NodeArgs,
 }
 
@@ -58,7 +58,7 @@ impl Shared {
         Ok(nid)
     }
 
-    /// Why nobody can go through this node.
+    /// Reason why nobody can go through this node.
     pub(super) fn no_guests(&self) -> String {
         format!("`pollnd {}` has no room for others: name a `pollnd node`", self.about.command)
     }

@@ -65,7 +65,7 @@ pub(super) fn show(
 /// The node's side of setting: gives the tunable as it is then.
 ///
 /// # Errors
-/// What is wrong with name or value, or the lcore that does not answer.
+/// A fault of name or value, or the lcore that does not answer.
 pub(super) fn set(front: &Front, name: &str, value: &str) -> Result<Value, String> {
     let before = front.config(0).map_err(|e| e.to_string())?;
     let change = Change::new(&before, name, value).map_err(|e| e.to_string())?;

@@ -22,7 +22,7 @@ const BR0: &str = "I D G F R U M Mask\nbr0 00000000 0100A8C0 0003 0 0 0 00000000
 /// A /sys as the kernel lays it out: a folder for each device below `devices`, and links to it and among them.
 struct Sys(tempfile::TempDir);
 
-/// Where a virtual interface is.
+/// Place of a virtual interface.
 const VIRTUAL: &str = "devices/virtual/net";
 
 impl Sys {
