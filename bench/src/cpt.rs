@@ -300,10 +300,10 @@ impl Bench {
         self.until("the server", |b| b.ctl.ready.load(Ordering::Acquire))?;
         self.ctl.set_phase(Phase::Bulk);
         let fixed = self.cost(n)?;
-        self.queue.share(true);
+        self.queue.offload(true);
         let boxed = self.cost(n)?;
-        self.queue.share(false);
-        self.until("the last box", |x| x.queue.machine.gauges().boxes == 0)?;
+        self.queue.offload(false);
+        self.until("the last box", |x| x.queue.machine.gauges().copy_jobs == 0)?;
         let b = self.bucket;
         if !self.queue.move_home(b, ShardId(1)) {
             return Err(MeasureError::Failed("the home could not be moved".into()));

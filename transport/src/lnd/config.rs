@@ -143,7 +143,7 @@ impl Shards {
 /// sixteen peers.
 pub const LENDINGS: u32 = 8192;
 
-/// Work from which messages are given away, in bytes: boxes of that size gain 1.5 times (`pollnd bench cpt --size 65536`).
+/// Work from which messages are given away, in bytes: copy jobs of that size gain 1.5 times (`pollnd bench cpt --size 65536`).
 const BOX_FROM: u32 = 64 << 10;
 
 /// Most NIs of a node.
@@ -256,8 +256,8 @@ pub struct Config {
     /// How often LNet would send a message again: here it only divides `transaction_timeout`.
     pub retry_count: u32,
     /// Bytes to be copied and summed from which a message may be given away
-    /// ([`Machine::share`](crate::node::Machine::share)); those that are both count twice.
-    pub box_from: u32,
+    /// ([`Machine::offload`](crate::node::Machine::offload)); those that are both count twice.
+    pub offload_from: u32,
     /// What carries the streams.
     pub carrier: Carrier,
     /// What the carrier is told.
@@ -314,7 +314,7 @@ impl Config {
             keepalive: 30 * SEC,
             transaction_timeout: 150 * SEC,
             retry_count: 2,
-            box_from: BOX_FROM,
+            offload_from: BOX_FROM,
             carrier: Carrier::Sockets,
             tcp: Tcp::default(),
             ping_features: FEAT_MINIMAL,

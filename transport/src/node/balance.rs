@@ -10,8 +10,8 @@
 //! ([`CROSSING`]).
 //!
 //! The copies of one peer cannot be parted by moving it. So a busy lcore with an idle sibling also shares: it gives large
-//! messages away as boxes (`socklnd::boxes`), until it has time itself or the siblings have none. What an lcore does for
-//! others' boxes is not told as its own load: it stops when there is something else to do.
+//! messages away as copy jobs (`socklnd::copy_jobs`), until it has time itself or the siblings have none. What an lcore does for
+//! others' copy jobs is not told as its own load: it stops when there is something else to do.
 //!
 //! A bucket that has come rests for a second, twice as long each time that it comes again within ten minutes after, so an
 //! estimate that is wrong cannot send it to and fro for long. The lcores of a CPT take turns ([`SLOT`]), so that each sees
@@ -60,7 +60,7 @@ pub struct Balancer {
     next: u64,
     last: Option<Pace>,
     helped: u64,
-    sharing: bool,
+    offloading: bool,
     seen: Box<[Seen; BUCKETS]>,
 }
 
@@ -69,10 +69,10 @@ pub struct Balancer {
 pub struct Look {
     /// How busy this lcore was since the last look, in thousandths.
     pub busy: u32,
-    /// The same without what it did for others' boxes: what its siblings should know.
+    /// The same without what it did for others' copy jobs: what its siblings should know.
     pub own: u32,
-    /// Whether large messages are to be given away as boxes.
-    pub share: bool,
+    /// Whether large messages are to be given away as copy jobs.
+    pub offload: bool,
     /// The move that would bring most.
     pub give: Option<(Bucket, ShardId)>,
 }
@@ -91,7 +91,7 @@ pub struct Sight<'a> {
     pub me: ShardId,
     /// The others of the same CPT, and how busy they last were, in thousandths.
     pub siblings: &'a [(ShardId, u32)],
-    /// Bytes copied and summed for boxes of other homes, since the start.
+    /// Bytes copied and summed for copy jobs of other homes, since the start.
     pub helped: u64,
 }
 
@@ -101,7 +101,7 @@ impl Default for Balancer {
             next: 0,
             last: None,
             helped: 0,
-            sharing: false,
+            offloading: false,
             seen: Box::new([Seen::default(); BUCKETS]),
         }
     }
@@ -125,8 +125,8 @@ impl Balancer {
         let busy = share(busy_ns);
         let helped = s.helped - std::mem::replace(&mut self.helped, s.helped).min(s.helped);
         let own = busy.saturating_sub(share(helped / BYTES_A_NS));
-        let (from, until) = if self.sharing { (STILL, HIGH) } else { (HIGH, LOW) };
-        self.sharing = !first && own > from && s.siblings.iter().any(|(_, b)| *b < until);
+        let (from, until) = if self.offloading { (STILL, HIGH) } else { (HIGH, LOW) };
+        self.offloading = !first && own > from && s.siblings.iter().any(|(_, b)| *b < until);
         let mut costs = [0_u64; BUCKETS];
         for (b, (seen, cost)) in Bucket::all().zip(self.seen.iter_mut().zip(&mut costs)) {
             let load = s.load[usize::from(b.0)];
@@ -143,7 +143,7 @@ impl Balancer {
         let my_turn = now / TICK % (SLOT * (s.siblings.len() as u64 + 1)) == SLOT * rank;
         let idlest = s.siblings.iter().filter(|(_, b)| *b < LOW).min_by_key(|(_, b)| *b);
         let Some((to, theirs)) = idlest.copied().filter(|_| busy > HIGH && my_turn && !first) else {
-            return Look { busy, own, share: self.sharing, give: None };
+            return Look { busy, own, offload: self.offloading, give: None };
         };
         // An estimate cannot be more than what was measured; where nothing else is done, the measure is all theirs.
         let costs_of = |b: Bucket| {
@@ -163,7 +163,7 @@ impl Balancer {
             })
             .min();
         let give = best.filter(|(after, _)| after + GAIN <= busy).map(|(_, b)| (b, to));
-        Look { busy, own, share: self.sharing, give }
+        Look { busy, own, offload: self.offloading, give }
     }
 }
 
@@ -265,9 +265,9 @@ mod tests {
         let mut b = Balancer::default();
         let (mut now, mut pace, mut helped) = (1, Pace::default(), 0);
         let load = Box::new([0; BUCKETS]);
-        let mut look = |busy: u64, theirs: u32, boxes: u64| {
+        let mut look = |busy: u64, theirs: u32, copied: u64| {
             now += TICK;
-            helped += boxes * TICK / 1000 * BYTES_A_NS;
+            helped += copied * TICK / 1000 * BYTES_A_NS;
             pace.busy_ns += busy * TICK / 1000;
             pace.idle_ns += (1000 - busy) * TICK / 1000;
             let sight = Sight {
@@ -280,7 +280,7 @@ mod tests {
                 helped,
             };
             let l = b.look(now, &sight);
-            (l.share, l.own)
+            (l.offload, l.own)
         };
         assert_eq!(look(1000, 0, 0), (false, 1000), "nothing is known yet");
         assert_eq!(look(700, 0, 0), (false, 700), "it has time itself");

@@ -43,7 +43,7 @@ use super::streams::{Streams, Work};
 use crate::hash::OwnMap;
 use crate::lnd::{AppId, Shards};
 use crate::lnet::{Event, ShardMsg};
-use crate::node::{Input, MsgBox};
+use crate::node::{CopyJob, Input};
 use crate::stream::{Action, Bucket, ConnId, DialError, DialId, DialSpec, Homes, ShardId};
 
 /// Letters opened in one turn.
@@ -93,7 +93,7 @@ impl Mesh {
             shards,
             owners,
             post: Post::new(rings),
-            helper: Helper::new(&rings.boxes),
+            helper: Helper::new(&rings.jobs),
             exported: OwnMap::default(),
             imported: OwnMap::default(),
             touched: Vec::new(),
@@ -203,8 +203,8 @@ impl Mesh {
         self.events.pop_front()
     }
 
-    /// Gives a box to the other lcores of the CPT; gives it back where there are none, or they have enough.
-    pub(super) fn offer(&mut self, b: MsgBox) -> Option<MsgBox> {
+    /// Gives a copy job to the other lcores of the CPT; gives it back where there are none, or they have enough.
+    pub(super) fn offer(&mut self, b: CopyJob) -> Option<CopyJob> {
         self.helper.offer(b)
     }
 

@@ -50,7 +50,7 @@ pub use builder::{BuildError, Lcores, NodeBuilder, Plan, Running};
 pub use counters::RtCounters;
 #[cfg(feature = "node")]
 pub use desk::Inspect;
-pub use machine::{BesideError, Gauges, Input, Luggage, Machine, MsgBox, Output};
+pub use machine::{BesideError, CopyJob, Gauges, Input, Luggage, Machine, Output};
 #[cfg(feature = "node")]
 pub use run::{Control, Idle, NodeEnd, Order, Turn, run};
 #[cfg(feature = "node")]

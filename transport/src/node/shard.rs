@@ -199,13 +199,13 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
         {
             mesh.propose(b, to);
         }
-        self.machine.share(look.share);
+        self.machine.offload(look.offload);
     }
 
     /// Gives the copies of large messages to whichever lcore of the CPT has time, or keeps them here: what a balanced
     /// shard decides by itself.
-    pub fn share(&mut self, on: bool) {
-        self.machine.share(on);
+    pub fn offload(&mut self, on: bool) {
+        self.machine.offload(on);
     }
 
     /// Moves a bucket of peers whose home is here to another shard; `false` while another one is on its way, or when
@@ -318,7 +318,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
                 };
                 if let Some(mut b) = kept {
                     b.run(u32::MAX);
-                    self.machine.handle(now, Input::Boxed(b));
+                    self.machine.handle(now, Input::JobDone(b));
                 }
             } else {
                 return;
@@ -375,7 +375,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
             ("lends", g.lends as u64),
             ("ops", g.ops as u64),
             ("entries", g.entries as u64),
-            ("boxes", g.boxes as u64),
+            ("boxes", g.copy_jobs as u64),
             ("queued", g.queued as u64),
             ("streams", rt.conns),
             ("lendings_out", rt.lendings_out),

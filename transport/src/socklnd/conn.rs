@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use arrayvec::ArrayVec;
 use fsm::Fsm;
 
-use super::boxes::Boxed;
+use super::copy_jobs::CopyQueue;
 use super::hello::{self, Handshake};
 use super::rx::Rx;
 use super::standing::Standing;
@@ -55,8 +55,8 @@ pub(crate) struct Conn<U: Upper> {
     pub(super) ended: bool,
     /// A FIN came behind the message that waits.
     pub(super) fin: bool,
-    /// Messages that are in boxes, and those behind them.
-    pub(super) boxed: Option<Box<Boxed<U::Delivery>>>,
+    /// Messages that are in copy jobs, and those behind them.
+    pub(super) copy_queue: Option<Box<CopyQueue<U::Delivery>>>,
     pub(super) txq: TxQueue<U::Token>,
     /// Stream position behind everything pushed.
     pub(super) pushed: u64,
@@ -95,7 +95,7 @@ impl<U: Upper> Conn<U> {
             rx: Rx::new(),
             ended: false,
             fin: false,
-            boxed: None,
+            copy_queue: None,
             txq: TxQueue::new(Version::V3, ConnType::None),
             pushed: 0,
             acked: 0,
@@ -124,7 +124,7 @@ impl<U: Upper> Conn<U> {
 
     /// Whether nothing is under way in either direction that a FIN would cut off. Headers that TCP has taken but
     /// not seen acknowledged (an ACK for a cookie, sent a moment ago) go before the FIN and need nothing of ours,
-    /// and a RST would make the peer lose them; pages on the way are wanted back at once. Messages in boxes have come whole.
+    /// and a RST would make the peer lose them; pages on the way are wanted back at once. Messages in copy jobs have come whole.
     pub(super) fn quiet(&self) -> bool {
         let delivered = self.pushed == self.acked || self.lends.is_empty();
         self.txq.is_empty() && delivered && self.rx.at_boundary()
@@ -138,9 +138,9 @@ impl<U: Upper> Conn<U> {
         std::mem::replace(&mut self.owed, owed) - owed
     }
 
-    /// Whether a message of it is in a box.
-    pub(super) fn boxes_out(&self) -> bool {
-        self.boxed.as_ref().is_some_and(|b| !b.is_empty())
+    /// Whether a message of it is in a copy job.
+    pub(super) fn jobs_out(&self) -> bool {
+        self.copy_queue.as_ref().is_some_and(|b| !b.is_empty())
     }
 
     /// Bytes that a new message would wait for.

@@ -5,11 +5,11 @@
 //! rules and tables (docs/machines.md shows them side by side); `handshake`, `receive`, `send`, `sets`, `held` and
 //! `timers` are the methods that apply them.
 
-mod boxes;
 mod carrier;
 mod choose;
 mod conn;
 mod contract;
+mod copy_jobs;
 mod handshake;
 mod held;
 mod hello;
@@ -32,9 +32,9 @@ mod zc;
 
 use std::collections::{HashMap, VecDeque};
 
-use self::boxes::Boxes;
-pub(crate) use self::boxes::MsgBox;
 pub(crate) use self::conn::Conn;
+pub(crate) use self::copy_jobs::CopyJob;
+use self::copy_jobs::CopyJobs;
 use self::hello::HsEvent;
 use self::leaving::Leaving;
 use self::lends::LendRec;
@@ -67,9 +67,9 @@ pub(crate) struct Socklnd<U: Upper> {
     lends: Slab<LendRec<U::Token>>,
     /// Lends that came with a peer that moved here.
     adopted: OwnMap<LendId, Key>,
-    boxes: Boxes<U::Delivery>,
-    /// Boxes to be given away.
-    jobs: VecDeque<Box<MsgBox<U::Delivery>>>,
+    copy_jobs: CopyJobs<U::Delivery>,
+    /// Copy jobs to be given away.
+    jobs: VecDeque<Box<CopyJob<U::Delivery>>>,
     conn_timers: Timers,
     peer_timers: Timers,
     /// Room for what is due.
@@ -89,7 +89,7 @@ pub(crate) struct Out {
     pub(crate) cookies: usize,
     pub(crate) lends: usize,
     pub(crate) queued: usize,
-    pub(crate) boxes: usize,
+    pub(crate) copy_jobs: usize,
 }
 
 impl Out {
@@ -102,7 +102,7 @@ impl Out {
             cookies: self.cookies + other.cookies,
             lends: self.lends + other.lends,
             queued: self.queued + other.queued,
-            boxes: self.boxes + other.boxes,
+            copy_jobs: self.copy_jobs + other.copy_jobs,
         }
     }
 }
@@ -122,7 +122,7 @@ impl<U: Upper> Socklnd<U> {
             next_dial: u64::from(me.0),
             lends: Slab::new(),
             adopted: OwnMap::default(),
-            boxes: Boxes::new(),
+            copy_jobs: CopyJobs::new(),
             jobs: VecDeque::new(),
             conn_timers: Timers::new(),
             peer_timers: Timers::new(),
@@ -151,8 +151,8 @@ impl<U: Upper> Socklnd<U> {
         }
     }
 
-    /// The next box to be given away.
-    pub(crate) fn job(&mut self) -> Option<Box<MsgBox<U::Delivery>>> {
+    /// The next copy job to be given away.
+    pub(crate) fn job(&mut self) -> Option<Box<CopyJob<U::Delivery>>> {
         self.jobs.pop_front()
     }
 
@@ -163,7 +163,7 @@ impl<U: Upper> Socklnd<U> {
 
     /// Whether nothing is left of it that goes down.
     pub(crate) fn gone(&self) -> bool {
-        self.leaving.gone() && self.conns.is_empty() && self.lends.is_empty() && self.boxes.out() == 0
+        self.leaving.gone() && self.conns.is_empty() && self.lends.is_empty() && self.copy_jobs.out() == 0
     }
 
     /// What is out now. Walks all connections and peers.
@@ -176,7 +176,7 @@ impl<U: Upper> Socklnd<U> {
             cookies: peers().map(|p| p.zc.len()).sum(),
             lends: self.lends.len(),
             queued: peers().map(|p| p.queue.len()).sum(),
-            boxes: self.boxes.out(),
+            copy_jobs: self.copy_jobs.out(),
             conns_up: 0,
         };
         for c in conns {

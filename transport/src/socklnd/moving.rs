@@ -23,8 +23,8 @@ pub(crate) struct Luggage<U: Upper> {
     dials: Vec<(DialId, Key)>,
     /// Whom peers and connections are charged to.
     hosts: Vec<(Key, IpAddr)>,
-    /// Messages in boxes, which will come to the new home.
-    boxes: u32,
+    /// Messages in copy jobs, which will come to the new home.
+    copy_jobs: u32,
 }
 
 impl<U: Upper> Luggage<U> {
@@ -96,7 +96,7 @@ impl<U: Upper> Socklnd<U> {
             Ok(Some(o)) => (o == b) == (c.bucket == b),
             _ => true,
         });
-        self.boxes.movable() && peers && lends && replies
+        self.copy_jobs.movable() && peers && lends && replies
     }
 
     /// Packs a bucket.
@@ -115,7 +115,7 @@ impl<U: Upper> Socklnd<U> {
             peers: take(&mut self.peers, &peers),
             conns: take(&mut self.conns, &conns),
             lends: take(&mut self.lends, &lends),
-            boxes: self.boxes.take(b),
+            copy_jobs: self.copy_jobs.take(b),
         };
         for (d, _) in &luggage.dials {
             self.dials.remove(d);
@@ -138,9 +138,9 @@ impl<U: Upper> Socklnd<U> {
 
     /// Takes a bucket in.
     pub(crate) fn adopt(&mut self, up: &mut U, cx: &mut Cx, bucket: Bucket, luggage: Luggage<U>) {
-        let Luggage { peers, conns, lends, dials, hosts, boxes } = luggage;
+        let Luggage { peers, conns, lends, dials, hosts, copy_jobs } = luggage;
         let at = |host: Key| hosts.iter().find(|(k, _)| *k == host).map_or(NOBODY, |(_, ip)| *ip);
-        self.boxes.put(bucket, boxes);
+        self.copy_jobs.put(bucket, copy_jobs);
         let mut renamed: [Renamed; 3] = Default::default();
         let [peer_names, conn_names, lend_names] = &mut renamed;
         for (old, p) in peers {

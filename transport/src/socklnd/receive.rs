@@ -243,7 +243,7 @@ impl<U: Upper> Socklnd<U> {
         mlength: u32,
     ) {
         if let Some(p) = &mut placement
-            && self.may_box(up, cx, key, p, &delivery)
+            && self.may_offload(up, cx, key, p, &delivery)
         {
             p.keep();
         }
@@ -266,13 +266,13 @@ impl<U: Upper> Socklnd<U> {
         let (Some(hdr), Some(ksock), Some(peer)) = (c.rx.hdr, c.rx.ksock, c.peer) else { return };
         let (slop, bucket, came, version) = (c.rx.slop, c.bucket, c.rx.came, c.version);
         let delivery = std::mem::take(&mut c.rx.delivery);
-        let (placement, behind) = (c.rx.placement.take(), c.boxes_out());
+        let (placement, behind) = (c.rx.placement.take(), c.jobs_out());
         let waits = placement.as_ref().is_some_and(Placement::waits);
         cx.counters.msgs_rx += 1;
         cx.counters.payload_rx_bytes += u64::from(hdr.payload_len);
         cx.spent(bucket, placement.as_ref().filter(|_| !waits).map_or(0, Placement::work));
         let good = if behind || waits {
-            self.box_up(up, cx, key, (hdr, ksock), delivery, placement);
+            self.offload_message(up, cx, key, (hdr, ksock), delivery, placement);
             true
         } else {
             self.conclude(
@@ -330,8 +330,8 @@ impl<U: Upper> Socklnd<U> {
         let Some(hdr) = &c.rx.hdr else { return };
         // A message that stores no payload acts at once: behind all that is before it on the stream.
         let stores = matches!(hdr.body, LnetBody::Put { .. } | LnetBody::Reply { .. });
-        if c.boxed.as_ref().is_some_and(|b| !b.is_empty() && (b.is_full() || !stores)) {
-            return self.stall(up, cx, key, WaitFor::Boxes);
+        if c.copy_queue.as_ref().is_some_and(|b| !b.is_empty() && (b.is_full() || !stores)) {
+            return self.stall(up, cx, key, WaitFor::CopyJobs);
         }
         let Some(msg) = self.arrived(key) else { return };
         up.parse(cx, self, &msg);
@@ -370,7 +370,7 @@ impl<U: Upper> Socklnd<U> {
 
     /// A connection died: ends the message that it was receiving.
     pub(super) fn abandon_rx(&mut self, up: &mut U, cx: &mut Cx, key: Key, why: LnetError) {
-        self.end_boxed(up, cx, key);
+        self.end_jobs(up, cx, key);
         let Some(c) = self.conns.get_mut(key) else { return };
         let delivery = std::mem::take(&mut c.rx.delivery);
         let (Some(hdr), Some(peer)) = (c.rx.hdr, c.peer) else { return };

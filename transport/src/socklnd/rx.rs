@@ -88,8 +88,8 @@ pub(super) enum WaitFor {
     Match,
     /// Too many answers wait for this peer.
     Answers,
-    /// Messages before it are in boxes.
-    Boxes,
+    /// Messages before it are in copy jobs.
+    CopyJobs,
 }
 
 /// The receiving side of a connection.

@@ -16,7 +16,7 @@ use super::rng::Rng;
 use crate::lnd::tunables::Change;
 use crate::lnd::{AppId, Config};
 use crate::lnet::{Event, Op, ShardMsg};
-use crate::node::{Input, Machine, MsgBox, Output};
+use crate::node::{CopyJob, Input, Machine, Output};
 use crate::stream::{
     Action, Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Happened, LendId, Pages, ShardId,
 };
@@ -66,8 +66,8 @@ enum Ev {
     Look(usize, usize),
     /// With the life of the process, as above.
     Shard(usize, ShardId, Box<ShardMsg>, u32),
-    /// A box that somebody has run; the same.
-    Boxed(usize, MsgBox, u32),
+    /// A copy job that somebody has run; the same.
+    JobDone(usize, CopyJob, u32),
 }
 
 /// A node: a machine and what the runtime keeps for it.
@@ -133,7 +133,7 @@ pub struct Net {
     pub window: u64,
     /// How long a NIC may keep pages that it has sent, in ns, and the randomness for it.
     pub nic_hold: Option<(Rng, u64)>,
-    /// How long a box may be out, in ns, and the randomness for it.
+    /// How long a copy job may be out, in ns, and the randomness for it.
     pub box_time: Option<(Rng, u64)>,
     /// How long a dial takes that nobody answers, in ns.
     pub syn_timeout: u64,
@@ -399,10 +399,10 @@ impl Net {
         self.run_until(self.now + ns, |_| false);
     }
 
-    /// Nothing is out at a node: no cookie, lend, credit, operation, queued message or box, no receive buffer.
+    /// Nothing is out at a node: no cookie, lend, credit, operation, queued message or copy job, no receive buffer.
     pub fn assert_at_rest(&self, node: usize) {
         let g = self.nodes[node].machine.gauges();
-        let out = (g.cookies, g.lends, g.credits_used, g.ops, g.queued, g.boxes);
+        let out = (g.cookies, g.lends, g.credits_used, g.ops, g.queued, g.copy_jobs);
         assert_eq!(out, (0, 0, 0, 0, 0, 0), "node {node}: {g:?}");
         let home = self.nodes[node].pool.home();
         while home.drain() > 0 {}
@@ -437,9 +437,10 @@ impl Net {
 
     fn step(&mut self, ev: Ev) {
         self.last = match &ev {
-            Ev::Connect(node, ..) | Ev::DialFailed(node, ..) | Ev::Shard(node, ..) | Ev::Boxed(node, ..) => {
-                Some(*node)
-            }
+            Ev::Connect(node, ..)
+            | Ev::DialFailed(node, ..)
+            | Ev::Shard(node, ..)
+            | Ev::JobDone(node, ..) => Some(*node),
             Ev::Opened(link, end, _)
             | Ev::Data(link, end, _)
             | Ev::Read(link, end)
@@ -480,13 +481,13 @@ impl Net {
                     self.input(node, Input::From(from, *msg));
                 }
             }
-            Ev::Boxed(node, mut b, life) => {
+            Ev::JobDone(node, mut b, life) => {
                 if self.nodes[node].life == life {
                     while !b.run(1) {}
                     // To the home of today.
                     let m = &self.nodes[node].machine;
                     let first = node - usize::from(m.config().shards.me.0);
-                    self.input(first + usize::from(m.home_of(b.bucket()).0), Input::Boxed(b));
+                    self.input(first + usize::from(m.home_of(b.bucket()).0), Input::JobDone(b));
                 }
             }
         }
@@ -637,7 +638,7 @@ impl Net {
                 Output::Offer(b) => {
                     let delay = self.box_time.as_mut().map_or(1000, |(rng, most)| rng.below(*most));
                     let life = self.nodes[node].life;
-                    self.at(delay, Ev::Boxed(node, b, life));
+                    self.at(delay, Ev::JobDone(node, b, life));
                 }
                 Output::To(to, msg) => {
                     // Shards of one node are added one behind the other, the first as shard 0.

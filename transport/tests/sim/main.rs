@@ -137,7 +137,7 @@ pub struct Process {
 pub struct Ways {
     /// What is put there is copied into one MD, else lent.
     pub copies: bool,
-    /// Large messages go into boxes.
+    /// Large messages go into copy jobs.
     pub shares: bool,
 }
 
@@ -217,7 +217,7 @@ impl World {
         } else {
             Sink::Lend(1 << 20)
         };
-        self.each_machine(n, |net, m| net.nodes[m].machine.share(shares));
+        self.each_machine(n, |net, m| net.nodes[m].machine.offload(shares));
         for (portal, mem) in [(SINK, MdMem::Sink(sink)), (SOURCE, MdMem::Source(source))] {
             let md = MdSpec { truncate: true, ..MdSpec::new(mem) };
             let (who, match_bits) = (ProcessId::ANY, 9);
@@ -418,7 +418,7 @@ impl World {
                 let node = &self.net.nodes[machine];
                 let (g, c) = (node.machine.gauges(), node.machine.counters());
                 assert!(p.open.is_empty(), "node {n}: never ended: {:?} {g:?} {c:?}", p.open);
-                let out = (g.cookies, g.lends, g.credits_used, g.ops, g.queued, g.boxes);
+                let out = (g.cookies, g.lends, g.credits_used, g.ops, g.queued, g.copy_jobs);
                 assert_eq!(out, (0, 0, 0, 0, 0, 0), "node {n}: {g:?} {c:?}");
                 let held = node.machine.held();
                 assert_eq!((held.answers, held.handshakes, held.stalled), (0, 0, 0), "node {n}: {held:?}");

@@ -26,8 +26,8 @@ struct World {
     bucket: Bucket,
     /// The client's home moves on after so many turns.
     move_every: Option<u64>,
-    /// What is put is copied, in boxes.
-    boxes: bool,
+    /// What is put is copied, in copy jobs.
+    copy_jobs: bool,
     turns: u64,
 }
 
@@ -57,7 +57,7 @@ impl World {
         let servers =
             (0..shards).map(|i| node.meshed(ShardId(i), own.take(), Script::default()).unwrap()).collect();
         let bucket = Bucket::of(IpAddr::V4(client_ip));
-        World { now, client, servers, bucket, move_every: None, boxes: false, turns: 0 }
+        World { now, client, servers, bucket, move_every: None, copy_jobs: false, turns: 0 }
     }
 
     /// Turns until `done`, jumping to the next deadline when nothing moves. At most two virtual minutes.
@@ -167,23 +167,23 @@ fn traffic(w: World, puts: u64, len: usize) {
 fn traffic_until(mut w: World, puts: u64, len: usize, judge: impl Fn(&World)) {
     let n = w.servers.len() as u32;
     let mut entries = 0;
-    let each = if w.boxes { puts as u32 } else { n };
+    let each = if w.copy_jobs { puts as u32 } else { n };
     for portal in (0..each).map(|i| 10 + i % n) {
         // Each is good for one PUT where it is copied, so that its run comes back.
-        let sink = if w.boxes {
+        let sink = if w.copy_jobs {
             Sink::Copy(PageRunMut::new(Arc::new(PrivatePages), len).unwrap())
         } else {
             Sink::Lend(1 << 20)
         };
         let mut op = attach(portal, MdMem::Sink(sink));
         if let Op::Attach { md, .. } = &mut op {
-            md.threshold = w.boxes.then_some(1);
+            md.threshold = w.copy_jobs.then_some(1);
         }
         w.servers[0].app.todo.push_back((AppId::FIRST, op));
         entries += 1;
     }
-    let share = w.boxes;
-    w.servers.iter_mut().for_each(|s| s.share(share));
+    let share = w.copy_jobs;
+    w.servers.iter_mut().for_each(|s| s.offload(share));
     let (source, source_crc) = pages(300_000, 99);
     w.servers[0].app.todo.push_back((AppId::FIRST, attach(20, MdMem::Source(source))));
     let server_log = w.servers[0].app.log.clone();
@@ -301,7 +301,7 @@ fn a_home_that_moves_on_a_bad_network_loses_nothing() {
 /// Copies are made by whichever shard takes them, with the home at the queue and elsewhere, while it moves, and on a bad
 /// network.
 #[test]
-fn boxes_go_round_a_node_and_lose_nothing() {
+fn copy_jobs_go_round_a_node_and_lose_nothing() {
     for (shards, home, every, loss) in [
         (2, 0, None, 0.0),
         (2, 1, None, 0.0),
@@ -311,7 +311,7 @@ fn boxes_go_round_a_node_and_lose_nothing() {
     ] {
         let faults = Faults { loss, dup: loss, reorder: loss, ..Faults::default() };
         let mut w = World::new(shards, home, faults, 5, &MemConfig::default());
-        (w.move_every, w.boxes) = (every, true);
+        (w.move_every, w.copy_jobs) = (every, true);
         traffic_until(w, 40, 300_000, |w| {
             let sum = |name| {
                 let mut n = 0;

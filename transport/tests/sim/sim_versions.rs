@@ -48,7 +48,7 @@ fn config(r: &mut Rng, n: usize, many: usize, kind: &Kind) -> Config {
         ni_credits: r.pick(&[1, 2, 64]),
         tx_window: r.pick(&[60_000, 1 << 20]),
         max_answers: r.pick(&[1, 4, 1000]),
-        box_from: r.pick(&[1, 5000, 64 << 10]),
+        offload_from: r.pick(&[1, 5000, 64 << 10]),
         keepalive: r.pick(&[0, 30 * SEC]),
         v1_on_reset: !kind.v6 && r.chance(5),
         ..Config::new(nid(n, kind.v6), 0)
@@ -146,7 +146,7 @@ struct Totals {
     downgrades: AtomicU64,
     duplicates: AtomicU64,
     zc: AtomicU64,
-    boxes: AtomicU64,
+    copy_jobs: AtomicU64,
 }
 
 impl Totals {
@@ -158,20 +158,28 @@ impl Totals {
         add(&self.downgrades, w.sum("downgrades"));
         add(&self.duplicates, w.sum("duplicates"));
         add(&self.zc, w.sum("zc_acked"));
-        add(&self.boxes, w.sum("boxes"));
+        add(&self.copy_jobs, w.sum("boxes"));
     }
 
     fn each(&self) -> [u64; 7] {
         let of = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        [&self.stored, &self.failed, &self.refused, &self.downgrades, &self.duplicates, &self.zc, &self.boxes]
-            .map(of)
+        [
+            &self.stored,
+            &self.failed,
+            &self.refused,
+            &self.downgrades,
+            &self.duplicates,
+            &self.zc,
+            &self.copy_jobs,
+        ]
+        .map(of)
     }
 
     fn line(&self) -> String {
-        let [stored, failed, refused, downgrades, duplicates, zc, boxes] = self.each();
+        let [stored, failed, refused, downgrades, duplicates, zc, jobs] = self.each();
         format!(
             "{stored} PUTs stored, {failed} operations failed, {refused} refused, {downgrades} downgrades, \
-             {duplicates} duplicates, {zc} zero-copy ACKs, {boxes} boxes"
+             {duplicates} duplicates, {zc} zero-copy ACKs, {jobs} copy jobs"
         )
     }
 }

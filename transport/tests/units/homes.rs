@@ -329,11 +329,11 @@ proptest! {
     ) {
         let peers = [10u8, 11, 12, 13];
         let n = usize::from(shards);
-        let mut net = net(shards, &peers, |c| (c.peer_credits, c.box_from) = (credits, 3000));
+        let mut net = net(shards, &peers, |c| (c.peer_credits, c.offload_from) = (credits, 3000));
         net.piecemeal = piecemeal;
-        // Boxes come back to wherever the home is by then.
+        // Copy jobs come back to wherever the home is by then.
         net.box_time = Some((Rng(u64::from(credits)), SEC / 10));
-        net.nodes.iter_mut().for_each(|n| n.machine.share(shares));
+        net.nodes.iter_mut().for_each(|n| n.machine.offload(shares));
         let (mut want, mut served) = (Vec::new(), 0);
         for (tag, (what, peer, to, wait)) in steps.into_iter().enumerate() {
             let (tag, p, at) = (tag as u64, usize::from(peer), usize::from(to) % n);

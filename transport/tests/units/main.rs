@@ -3,9 +3,9 @@
 mod acks;
 mod answers;
 mod bad_input;
-mod boxes;
 mod builder;
 mod captures;
+mod copy_jobs;
 mod dialling;
 mod examples;
 mod homes;

@@ -4,7 +4,7 @@
 //! (`transport::node`, or the test harness) owns the streams and drives it:
 //!
 //! ```text
-//!            Stream, Cmd, From, Adopt, Settled, Moved, Boxed, Timer
+//!            Stream, Cmd, From, Adopt, Settled, Moved, JobDone, Timer
 //!  runtime ---------------------------------------------------------> Machine::handle(now, input)
 //!          <--------------------------------------------------------- Machine::poll() until None
 //!            Stream, Complete, To, Offer                              Machine::deadline()
@@ -38,12 +38,12 @@ use crate::wire::ProcessId;
 
 /// A message that has come whole, to be copied or summed by whichever lcore has time.
 #[derive(Debug)]
-pub struct MsgBox {
+pub struct CopyJob {
     ni: NiId,
-    message: Box<socklnd::MsgBox<Delivery>>,
+    message: Box<socklnd::CopyJob<Delivery>>,
 }
 
-impl MsgBox {
+impl CopyJob {
     /// Whose home it belongs to.
     pub fn bucket(&self) -> Bucket {
         self.message.bucket()
@@ -54,7 +54,7 @@ impl MsgBox {
         self.message.work()
     }
 
-    /// Copies and sums `most` bytes, or up to one fragment more; true when nothing is left and the box is to go home.
+    /// Copies and sums `most` bytes, or up to one fragment more; true when nothing is left and the copy job is to go home.
     pub fn run(&mut self, most: u32) -> bool {
         self.message.run(most)
     }
@@ -74,8 +74,8 @@ pub enum Input<'a> {
     Settled(Bucket),
     /// A bucket has its home on that shard now.
     Moved(Bucket, ShardId),
-    /// A box has been run, and is back at its home.
-    Boxed(MsgBox),
+    /// A copy job has been run, and is back at its home.
+    JobDone(CopyJob),
     /// The time of [`Machine::deadline`] has come.
     Timer,
 }
@@ -88,9 +88,9 @@ pub enum Output {
     Complete(AppId, Event),
     /// For another shard of the node.
     To(ShardId, ShardMsg),
-    /// For whichever lcore of the CPT has time: to be run there, and to come back as [`Input::Boxed`] to the home that
-    /// its bucket has by then. Only while [`Machine::share`] is on.
-    Offer(MsgBox),
+    /// For whichever lcore of the CPT has time: to be run there, and to come back as [`Input::JobDone`] to the home that
+    /// its bucket has by then. Only while [`Machine::offload`] is on.
+    Offer(CopyJob),
 }
 
 impl std::fmt::Debug for Output {
@@ -157,8 +157,8 @@ pub struct Gauges {
     pub entries: usize,
     /// Messages queued for a credit, a connection or room on a stream.
     pub queued: usize,
-    /// Messages in boxes.
-    pub boxes: usize,
+    /// Messages in copy jobs.
+    pub copy_jobs: usize,
 }
 
 /// One shard of a node. See the [module](self) for how it is driven.
@@ -280,7 +280,7 @@ impl Machine {
             ops: self.lnet.ops.len(),
             entries: self.lnet.portals.len(),
             queued: out.queued + self.lnet.queued(),
-            boxes: out.boxes,
+            copy_jobs: out.copy_jobs,
         }
     }
 
@@ -309,10 +309,10 @@ impl Machine {
         before
     }
 
-    /// Whether messages with much to copy or sum are given away as boxes ([`Output::Offer`]). Each box must come back,
-    /// run, as [`Input::Boxed`].
-    pub fn share(&mut self, on: bool) {
-        self.lnds.iter_mut().for_each(|l| l.share(on));
+    /// Whether messages with much to copy or sum are given away as copy jobs ([`Output::Offer`]). Each copy job must come back,
+    /// run, as [`Input::JobDone`].
+    pub fn offload(&mut self, on: bool) {
+        self.lnds.iter_mut().for_each(|l| l.offload(on));
     }
 
     /// When to give [`Input::Timer`], in ns; `None` when nothing is timed.
@@ -343,11 +343,11 @@ impl Machine {
         self.lnet.mail()
     }
 
-    /// The next box to be given away.
+    /// The next copy job to be given away.
     #[inline]
-    pub fn offer(&mut self) -> Option<MsgBox> {
+    pub fn offer(&mut self) -> Option<CopyJob> {
         let job =
-            |(ni, l): (usize, &mut Socklnd<Lnet>)| Some(MsgBox { ni: NiId(ni as u8), message: l.job()? });
+            |(ni, l): (usize, &mut Socklnd<Lnet>)| Some(CopyJob { ni: NiId(ni as u8), message: l.job()? });
         self.lnds.iter_mut().enumerate().find_map(job)
     }
 
@@ -404,9 +404,9 @@ impl Machine {
                 lnet.adopted();
             }
             Input::Settled(b) => lnet.settled(cx, lnds, b),
-            Input::Boxed(b) => {
+            Input::JobDone(b) => {
                 if let Some(lnd) = lnds.get_mut(b.ni.index()) {
-                    lnd.unboxed(lnet, cx, b.message);
+                    lnd.job_done(lnet, cx, b.message);
                 }
             }
             Input::Moved(b, home) => cx.homes.set(b, home),
@@ -478,7 +478,7 @@ mod tests {
     fn luggage_may_cross_threads() {
         fn check<T: Send>() {}
         check::<Luggage>();
-        check::<MsgBox>();
+        check::<CopyJob>();
     }
 
     /// Field report 2: 46 MiB stayed where the answers to 300 peers had failed at once.

@@ -173,7 +173,7 @@ impl Mesh {
                 Happened::Opened(c, info)
             }
             StreamEvent::DialFailed(d, why) => Happened::DialFailed(d, why),
-            StreamEvent::Boxed(b) => return sink(Input::Boxed(b)),
+            StreamEvent::JobDone(b) => return sink(Input::JobDone(b)),
             StreamEvent::Progress(c, p) => Happened::Progress(c, p),
             StreamEvent::Bytes(c, lent) => {
                 let f = self.relay.frag(lent);

@@ -1,15 +1,15 @@
-//! Boxes of the CPT: which lcore takes one, and when.
+//! Copy jobs of the CPT: which lcore takes one, and when.
 //!
-//! A home puts a box on its CPT's queue; whoever takes it owns it, runs a part of it each turn, so that its own streams
-//! wait for no more than that, and sends it to the home that the box's bucket has by then. An lcore takes one when it has
+//! A home puts a copy job on its CPT's queue; whoever takes it owns it, runs a part of it each turn, so that its own streams
+//! wait for no more than that, and sends it to the home that the copy job's bucket has by then. An lcore takes one when it has
 //! nothing else to do, when more wait than idle siblings would leave, or when one has waited for so many of its turns:
-//! so a box is run even where everybody is busy, and a queue that is full is no reason to wait.
+//! so a copy job is run even where everybody is busy, and a queue that is full is no reason to wait.
 
 use super::Mesh;
 use super::mail::{Jobs, Mail, StreamEvent};
 use crate::node::handover::Common;
 use crate::node::streams::Work;
-use crate::node::{Input, MsgBox};
+use crate::node::{CopyJob, Input};
 use crate::stream::ShardId;
 
 /// Bytes copied and summed in one turn, about 10 us of a core.
@@ -18,8 +18,8 @@ const A_TURN: u32 = 64 << 10;
 /// An lcore's part in the work of its CPT.
 pub(super) struct Helper {
     all: Vec<Jobs>,
-    common: Common<MsgBox>,
-    /// Boxes of other homes that were run here, and the bytes copied and summed for them.
+    common: Common<CopyJob>,
+    /// Copy jobs of other homes that were run here, and the bytes copied and summed for them.
     helped: (u64, u64),
 }
 
@@ -33,8 +33,8 @@ impl Helper {
         self.common = Common::new(first.and_then(|s| self.all.get(usize::from(s.0)).cloned()));
     }
 
-    /// Puts a box on the queue; gives it back where there is no room or no sibling.
-    pub(super) fn offer(&mut self, b: MsgBox) -> Option<MsgBox> {
+    /// Puts a copy job on the queue; gives it back where there is no room or no sibling.
+    pub(super) fn offer(&mut self, b: CopyJob) -> Option<CopyJob> {
         self.common.offer(b)
     }
 
@@ -58,7 +58,7 @@ impl Helper {
 }
 
 impl Mesh {
-    /// Runs a part of a box, if there is one to run; `idle` if this turn had nothing else to do.
+    /// Runs a part of a copy job, if there is one to run; `idle` if this turn had nothing else to do.
     pub(super) fn help(&mut self, idle: bool, sink: &mut dyn FnMut(Input<'_>)) -> Work {
         let Some(mut b) = self.helper.common.take(idle) else { return Work::Idle };
         if !b.run(A_TURN) {
@@ -70,11 +70,11 @@ impl Mesh {
         if home != self.shards.me {
             self.helper.helped.0 += 1;
             self.helper.helped.1 += b.work();
-            self.post.send(home, Mail::Stream(bucket, StreamEvent::Boxed(b)));
+            self.post.send(home, Mail::Stream(bucket, StreamEvent::JobDone(b)));
         } else if self.holding(bucket) {
-            self.arriving.direct.push(StreamEvent::Boxed(b));
+            self.arriving.direct.push(StreamEvent::JobDone(b));
         } else {
-            sink(Input::Boxed(b));
+            sink(Input::JobDone(b));
         }
         Work::Busy(1)
     }

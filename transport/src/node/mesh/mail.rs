@@ -10,15 +10,15 @@ use tcpstack::SiblingMsg;
 use crate::lnd::AppId;
 use crate::lnet::{Event, ShardMsg};
 use crate::node::moving::MoveMsg;
-use crate::node::{MsgBox, handover};
+use crate::node::{CopyJob, handover};
 use crate::stream::{
     Action, Bucket, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, LendId, Progress, ShardId,
 };
 
 /// Letters that wait in one ring at most; beyond, they wait on the sender's side.
 const RING: usize = 4096;
-/// Boxes that wait in a CPT at most.
-const BOXES: usize = 64;
+/// Copy jobs that wait in a CPT at most.
+const JOBS: usize = 64;
 
 /// From one shard to another.
 pub(super) enum Mail {
@@ -45,7 +45,7 @@ pub(super) enum StreamEvent {
     Opened(ConnId, ConnInfo),
     DialFailed(DialId, DialError),
     /// From whoever ran it.
-    Boxed(MsgBox),
+    JobDone(CopyJob),
     Progress(ConnId, Progress),
     Bytes(ConnId, RxLent),
     PeerFin(ConnId),
@@ -56,13 +56,13 @@ pub(super) enum StreamEvent {
     Direct(ConnId),
 }
 
-pub(super) type Jobs = Arc<ArrayQueue<MsgBox>>;
+pub(super) type Jobs = Arc<ArrayQueue<CopyJob>>;
 
-/// The rings of a node: one into each shard, and a queue of boxes for each CPT.
+/// The rings of a node: one into each shard, and a queue of copy jobs for each CPT.
 pub struct Rings {
     into: Vec<Arc<ArrayQueue<Mail>>>,
     /// By the first shard of the CPT.
-    pub(super) boxes: Vec<Jobs>,
+    pub(super) jobs: Vec<Jobs>,
 }
 
 impl Rings {
@@ -71,7 +71,7 @@ impl Rings {
         let n = usize::from(n.max(1));
         Rings {
             into: (0..n).map(|_| Arc::new(ArrayQueue::new(RING))).collect(),
-            boxes: (0..n).map(|_| Arc::new(ArrayQueue::new(BOXES))).collect(),
+            jobs: (0..n).map(|_| Arc::new(ArrayQueue::new(JOBS))).collect(),
         }
     }
 }

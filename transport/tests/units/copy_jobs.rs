@@ -1,4 +1,4 @@
-//! Messages in boxes: copied and summed elsewhere while their connection goes on (LU-11415). What follows from a message
+//! Messages in copy jobs: copied and summed elsewhere while their connection goes on (LU-11415). What follows from a message
 //! follows in the order of the stream, once, and after its bytes are in their place.
 
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use transport::testing::rng::Rng;
 use transport::wire::ksock::Checksum;
 use transport::wire::{ConnType, KsockType, LnetBody, LnetHdr, ProcessId, Version, WireHandle};
 
-/// Longest time that a box is out.
+/// Longest time that a copy job is out.
 const OUT: u64 = SEC / 10;
-/// Messages from here on go into boxes.
+/// Messages from here on go into copy jobs.
 const FROM: u32 = 1000;
 
-fn sharing(seed: u64, tweak: impl Fn(&mut Config)) -> Net {
-    let mut cfg = Config { box_from: FROM, ..config(1) };
+fn offloading(seed: u64, tweak: impl Fn(&mut Config)) -> Net {
+    let mut cfg = Config { offload_from: FROM, ..config(1) };
     tweak(&mut cfg);
     let mut net = net(cfg);
     net.box_time = Some((Rng(seed), OUT));
-    net.nodes[0].machine.share(true);
+    net.nodes[0].machine.offload(true);
     net
 }
 
@@ -86,7 +86,11 @@ fn acked(net: &Net, links: [usize; 3], version: Version) -> u64 {
 
 fn ended(net: &mut Net) {
     let g = net.nodes[0].machine.gauges();
-    assert_eq!((g.cookies, g.lends, g.credits_used, g.ops, g.queued, g.boxes), (0, 0, 0, 0, 0, 0), "{g:?}");
+    assert_eq!(
+        (g.cookies, g.lends, g.credits_used, g.ops, g.queued, g.copy_jobs),
+        (0, 0, 0, 0, 0, 0),
+        "{g:?}"
+    );
     let home = net.nodes[0].pool.home();
     while home.drain() > 0 {}
     assert_eq!(home.lent_out(), 0);
@@ -94,10 +98,10 @@ fn ended(net: &mut Net) {
 
 #[test]
 fn what_follows_from_messages_follows_in_their_order() {
-    // Boxes, small ones behind them, an empty one, one that nothing matches.
+    // Copy jobs, small ones behind them, an empty one, one that nothing matches.
     let lens = [5000, 100, 70_000, 999, 0, 1000, 20_000, 4];
     for (seed, version) in (0..40).flat_map(|s| [Version::V2, Version::V3, Version::V4].map(|v| (s, v))) {
-        let mut net = sharing(seed, |_| {});
+        let mut net = offloading(seed, |_| {});
         net.chunk = 1448;
         one_shot(&mut net, lens.len() as u64, 70_000);
         let links = open_set(&mut net, version);
@@ -113,7 +117,7 @@ fn what_follows_from_messages_follows_in_their_order() {
             let done = events.iter().filter(|e| matches!(e, Event::Put(_))).count();
             let acks = acked(&net, links, version) as usize;
             assert!(acks <= done, "an ACK before its message is in its place");
-            most = most.max(net.nodes[0].machine.gauges().boxes);
+            most = most.max(net.nodes[0].machine.gauges().copy_jobs);
         }
         assert!(most > 1, "several are out at once: {most}");
         assert_eq!(good_puts(&events), (10..18).collect::<Vec<_>>(), "{version:?} {seed}");
@@ -147,7 +151,7 @@ fn what_follows_from_messages_follows_in_their_order() {
 
 #[test]
 fn what_stores_nothing_waits_for_what_is_before_it() {
-    let mut net = sharing(1, |_| {});
+    let mut net = offloading(1, |_| {});
     one_shot(&mut net, 1, 5000);
     let link = open(&mut net, 700, &start(&hello(Version::V2, ConnType::Any)));
     let both = [message(Version::V2, &put_of(1, 5000), 0), message(Version::V2, &ping_get(0), 0)].concat();
@@ -165,9 +169,9 @@ fn what_stores_nothing_waits_for_what_is_before_it() {
 }
 
 #[test]
-fn no_more_than_so_many_stand_behind_a_box() {
+fn no_more_than_so_many_stand_behind_a_copy_job() {
     for seed in 0..4 {
-        let mut net = sharing(seed, |_| {});
+        let mut net = offloading(seed, |_| {});
         net.nodes[0].pool = hugepages::HeapRxPool::new(2048, 4096);
         one_shot(&mut net, 1, 5000);
         attach(&mut net, 0, MdMem::Sink(Sink::Lend(100)), false);
@@ -176,7 +180,7 @@ fn no_more_than_so_many_stand_behind_a_box() {
         (1..500).for_each(|n| sent.extend(message(Version::V3, &put_of(n, 10), 0)));
         net.raw_send(links[1], &sent);
         net.run(60_000);
-        assert_eq!(net.nodes[0].machine.gauges().boxes, 1);
+        assert_eq!(net.nodes[0].machine.gauges().copy_jobs, 1);
         assert_eq!(counters(&net).msgs_rx, 64, "the rest is not read");
         net.run(SEC);
         assert_eq!(good_puts(&net.take_events(0)), (0..500).collect::<Vec<_>>());
@@ -187,7 +191,7 @@ fn no_more_than_so_many_stand_behind_a_box() {
 #[test]
 fn a_box_outlives_its_connection() {
     for (seed, how) in (0..20).flat_map(|s| [0, 1, 2].map(|h| (s, h))) {
-        let mut net = sharing(seed, |_| {});
+        let mut net = offloading(seed, |_| {});
         one_shot(&mut net, 4, 5000);
         let links = open_set(&mut net, Version::V3);
         let lens = [5000, 10, 3000];
@@ -197,7 +201,7 @@ fn a_box_outlives_its_connection() {
         sent.extend(&message(Version::V3, &put_of(9, 4000), 109)[..2000]);
         net.raw_send(links[1], &sent);
         net.run(200_000);
-        assert_eq!(net.nodes[0].machine.gauges().boxes, 2, "both are out");
+        assert_eq!(net.nodes[0].machine.gauges().copy_jobs, 2, "both are out");
         match how {
             0 => net.raw_reset(links[1]),
             1 => net.raw_fin(links[1]),
@@ -224,9 +228,9 @@ fn a_box_outlives_its_connection() {
 }
 
 #[test]
-fn the_node_goes_down_when_its_boxes_are_back() {
+fn the_node_goes_down_when_its_copy_jobs_are_back() {
     for seed in 0..20 {
-        let mut net = sharing(seed, |_| {});
+        let mut net = offloading(seed, |_| {});
         one_shot(&mut net, 1, 5000);
         let links = open_set(&mut net, Version::V3);
         net.raw_send(links[1], &message(Version::V3, &put_of(1, 5000), 0));
@@ -243,7 +247,7 @@ fn the_node_goes_down_when_its_boxes_are_back() {
 #[test]
 fn a_wrong_sum_closes_the_set_wherever_it_is_found() {
     for (seed, copies) in (0..20).flat_map(|s| [true, false].map(|c| (s, c))) {
-        let mut net = sharing(seed, |_| {});
+        let mut net = offloading(seed, |_| {});
         if copies {
             one_shot(&mut net, 3, 5000);
         } else {
@@ -279,8 +283,8 @@ fn a_wrong_sum_closes_the_set_wherever_it_is_found() {
 fn a_spent_budget_makes_the_home_copy_itself() {
     let mut net = Net::new();
     (net.buffers, net.chunk, net.window) = (64, 1000, 8000);
-    net.add(Config { box_from: FROM, ..config(1) });
-    net.nodes[0].machine.share(true);
+    net.add(Config { offload_from: FROM, ..config(1) });
+    net.nodes[0].machine.offload(true);
     net.box_time = Some((Rng(1), OUT));
     one_shot(&mut net, 3, 20_000);
     let links = open_set(&mut net, Version::V3);
@@ -305,12 +309,12 @@ fn a_spent_budget_makes_the_home_copy_itself() {
 #[test]
 fn an_ack_does_not_go_to_a_younger_connection() {
     for version in [Version::V2, Version::V3, Version::V4] {
-        let mut net = sharing(3, |_| {});
+        let mut net = offloading(3, |_| {});
         one_shot(&mut net, 1, 5000);
         let old = open(&mut net, 700, &start(&hello(version, ConnType::BulkOut)));
         net.raw_send(old, &message(version, &put(5000), 44));
         net.run(60_000);
-        assert_eq!(net.nodes[0].machine.gauges().boxes, 1);
+        assert_eq!(net.nodes[0].machine.gauges().copy_jobs, 1);
         let young = net.raw_connect(at(701), 0);
         net.raw_send(young, &start(&hello(version, ConnType::Control)));
         net.run(SEC);
