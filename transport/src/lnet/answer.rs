@@ -44,7 +44,8 @@ impl Lnet {
         let room = lnd.peers() < cx.cfg.max_peers / 2 && !self.is_own(target.nid);
         let known = lnd.find(target).is_some();
         if (room || known)
-            && let Ok(peer) = self.target_peer(cx, lnd, target)
+            && self.reaches(lnd.ni(), target.nid)
+            && let Ok(peer) = self.target_peer(cx, lnd, target, None)
             && let Some(entry) = self.peers.get(peer).map(|p| p.entry)
         {
             if !known {

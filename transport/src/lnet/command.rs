@@ -12,6 +12,15 @@ use crate::wire::{LnetBody, LnetHdr, Nid, ProcessId, WireHandle, lnet, ping};
 /// Longest ping info that we ask for, in bytes: what `lctl ping` of 2.17 asks for (lnet.md §6.1).
 pub(super) const PING_LEN: u32 = 3960;
 
+/// Where an operation goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum To {
+    /// Nowhere, or to this node itself.
+    Own,
+    /// To a peer, whose entry may be known already.
+    Peer(Option<Key>),
+}
+
 impl Lnet {
     /// An application's operation, which may have come from another shard.
     #[inline]
@@ -92,16 +101,33 @@ impl Lnet {
             Op::Shutdown { tag } if !cx.down => return self.shut_down(cx, lnds, app, *tag),
             Op::Shutdown { tag } => (*tag, None),
         };
-        let ni = match target.filter(|t| !self.is_own(t.nid)) {
-            Some(target) => self.ni_to(lnds, target).ok_or(OpRefused::Target(target.nid)),
-            // No peer is meant.
-            None => Ok(NiId::default()),
+        let (ni, to) = match target {
+            Some(target) => self.way_to(lnds, target),
+            None => (Some(NiId::default()), To::Own),
         };
-        let lnd = ni.and_then(|ni| lnds.get_mut(ni.index()).ok_or(OpRefused::ShuttingDown));
-        if let Err(why) = lnd.and_then(|lnd| self.try_start(cx, lnd, app, op)) {
+        let started = match (ni.and_then(|ni| lnds.get_mut(ni.index())), target) {
+            (Some(lnd), _) => self.try_start(cx, lnd, app, op, to),
+            (None, Some(t)) => Err(OpRefused::Target(t.nid)),
+            (None, None) => Err(OpRefused::ShuttingDown),
+        };
+        if let Err(why) = started {
             cx.counters.ops_refused += 1;
             self.complete(app, Event::Refused { tag, why });
         }
+    }
+
+    /// By which NI an operation goes, and whether its target is this node, or the peer of the last one.
+    #[inline]
+    fn way_to<L: Lnd<Lnet>>(&self, lnds: &[L], target: ProcessId) -> (Option<NiId>, To) {
+        if let Some(key) = self.recent
+            && let Some(p) = self.peers.get(key).filter(|p| p.id == target)
+        {
+            return (Some(p.ni), To::Peer(Some(key)));
+        }
+        if self.is_own(target.nid) {
+            return (Some(NiId::default()), To::Own);
+        }
+        (self.ni_to(lnds, target), To::Peer(None))
     }
 
     fn try_start<L: Lnd<Lnet>>(
@@ -110,6 +136,7 @@ impl Lnet {
         lnd: &mut L,
         app: AppId,
         op: Op,
+        to: To,
     ) -> Result<(), OpRefused> {
         if cx.down {
             return Err(OpRefused::ShuttingDown);
@@ -119,7 +146,7 @@ impl Lnet {
                 check_portal(portal)?;
                 let len = check_len(payload.len())?;
                 check_pieces(&payload)?;
-                let peer = self.target(cx, lnd, target)?;
+                let peer = self.target(cx, lnd, target, to)?;
                 let (handle, done) = if ack {
                     let kind = OpKind::Put { sent: false, acked: false };
                     let (key, handle) = self.begin_op(cx, app, tag, target.nid, kind);
@@ -136,11 +163,11 @@ impl Lnet {
             }
             Op::Get { tag, target, portal, match_bits, sink } => {
                 check_portal(portal)?;
-                if portal == lnet::SELFTEST_PORTAL && !self.is_own(target.nid) {
+                if portal == lnet::SELFTEST_PORTAL && to != To::Own {
                     return Err(OpRefused::SelftestGet(portal));
                 }
                 let sink_length = check_len(u64::from(sink.len()))?;
-                let peer = self.target(cx, lnd, target)?;
+                let peer = self.target(cx, lnd, target, to)?;
                 let (key, handle) = self.begin_op(cx, app, tag, target.nid, OpKind::Get { sink: Some(sink) });
                 // The offset stays 0: kernels have died of others (lnet.md §3).
                 let body = LnetBody::Get { handle, match_bits, portal, src_offset: 0, sink_length };
@@ -152,9 +179,10 @@ impl Lnet {
                     None => self.own_message(cx, lnd, hdr, Payload::empty(), TxDone::Op(key)),
                 }
             }
-            Op::Ping { tag, target } if self.is_own(target.nid) => self.own_ping(app, tag),
+            Op::Ping { tag, .. } if to == To::Own => self.own_ping(app, tag),
             Op::Ping { tag, target } => {
-                let peer = self.target_peer(cx, lnd, target)?;
+                let known = if let To::Peer(known) = to { known } else { None };
+                let peer = self.target_peer(cx, lnd, target, known)?;
                 let kind = OpKind::Ping { asked: cx.now, placing: false };
                 let (key, handle) = self.begin_op(cx, app, tag, target.nid, kind);
                 let body = LnetBody::Get {
@@ -191,37 +219,36 @@ impl Lnet {
         self.ops.start((app, tag), target, kind, (cx.now, deadline))
     }
 
-    /// The peer's entry, or `None` for this node itself.
+    /// The peer's entry, or `None` for this node itself; an error where too much waits for it.
     fn target<L: Lnd<Lnet>>(
         &mut self,
         cx: &mut Cx,
         lnd: &mut L,
         target: ProcessId,
+        to: To,
     ) -> Result<Option<Key>, OpRefused> {
-        if !self.is_own(target.nid) {
-            return self.target_peer(cx, lnd, target).map(Some);
-        }
-        let waiting = self.own.len();
-        if waiting >= cx.cfg.max_queued { Err(OpRefused::QueueFull(waiting)) } else { Ok(None) }
+        let known = match to {
+            To::Own if self.own.len() >= cx.cfg.max_queued => {
+                return Err(OpRefused::QueueFull(self.own.len()));
+            }
+            To::Own => return Ok(None),
+            To::Peer(known) => known,
+        };
+        self.target_peer(cx, lnd, target, known).map(Some)
     }
 
-    /// The peer's entry, made if need be.
+    /// The entry of a peer to whom this LND's NI leads, made if need be.
     pub(super) fn target_peer<L: Lnd<Lnet>>(
         &mut self,
         cx: &mut Cx,
         lnd: &mut L,
         target: ProcessId,
+        known: Option<Key>,
     ) -> Result<Key, OpRefused> {
-        let nid = target.nid;
-        if nid.ip().is_none() || !self.reaches(lnd.ni(), nid) {
-            return Err(OpRefused::Target(nid));
+        if !cx.cfg.may_dial(target.nid) {
+            return Err(OpRefused::Unprivileged(target.nid));
         }
-        if !cx.cfg.may_dial(nid) {
-            return Err(OpRefused::Unprivileged(nid));
-        }
-        let ni = lnd.ni();
-        let recent = self.recent.filter(|k| self.peers.get(*k).is_some_and(|p| p.id == target && p.ni == ni));
-        let key = match recent.or_else(|| lnd.find(target)) {
+        let key = match known.or_else(|| lnd.find(target)) {
             Some(key) => key,
             None => lnd.add(self, cx, target).ok_or(OpRefused::TooManyPeers(cx.cfg.max_peers))?,
         };

@@ -1,6 +1,5 @@
 //! Credits of peers and of the NI (docs/protocol/lnet.md §7): a message is sent when it has one of each.
 
-use super::ni::credits;
 use super::{Lnet, Msg, TxDone};
 use crate::lnd::budget::{FLOOR, Uses, own_part};
 use crate::lnd::{Cx, Lnd, LnetError, NiId, Way, trim};
@@ -62,8 +61,8 @@ impl Lnet {
     /// Whether a message to a peer of the host has to wait for what the shard has for all. Answers leave a part of it to
     /// our own operations, and share the rest by host; who has to wait there has answers out, so it is woken.
     fn held_up(&self, cx: &Cx, (at, host): (NiId, Key), tx: &Msg) -> bool {
-        let Some(ni) = self.nis.get(at.index()).map(|n| &n.uses) else { return true };
-        let most = credits(cx, at);
+        let Some(ni) = self.nis.get(at.index()) else { return true };
+        let (ni, most) = (&ni.uses, ni.credits(cx));
         let own = own_part(most);
         if !tx.answer {
             return ni.credits >= most && ni.credits - ni.answers >= own;
@@ -157,8 +156,8 @@ impl Lnet {
 
     /// Looks again at the peer to whom an operation of our own has waited longest for a credit of the NI, if there is one.
     fn wake_own(&mut self, cx: &Cx, at: NiId) {
-        let most = credits(cx, at);
         let Some(ni) = self.nis.get_mut(at.index()) else { return };
+        let most = ni.credits(cx);
         while (ni.uses.credits < most || ni.uses.credits - ni.uses.answers < own_part(most))
             && let Some(next) = ni.waiters.pop_front()
         {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::Lnet;
 use crate::lnd::budget::Uses;
-use crate::lnd::{Config, Cx, Lnd, NiId};
+use crate::lnd::{Config, Cx, Lnd, NiConfig, NiId};
 use crate::stream::slab::Key;
 use crate::wire::{Nid, ProcessId};
 
@@ -12,6 +12,8 @@ use crate::wire::{Nid, ProcessId};
 #[derive(Debug)]
 pub(crate) struct Ni {
     pub(super) nid: Nid,
+    /// Messages it may have in flight, where that is its own affair.
+    most: Option<u32>,
     /// What messages to all its peers hold of its credits and the lendings.
     pub(super) uses: Uses,
     /// Peers to whom an operation of our own waits for one of its credits.
@@ -22,13 +24,25 @@ pub(crate) struct Ni {
 
 impl Ni {
     pub(super) fn all(cfg: &Config) -> Vec<Ni> {
-        let new = |nid| Ni { nid, uses: Uses::default(), waiters: VecDeque::new(), gone: false };
-        cfg.nids().map(new).collect()
+        let new = |n: &NiConfig| Ni {
+            nid: n.nid,
+            most: n.credits,
+            uses: Uses::default(),
+            waiters: VecDeque::new(),
+            gone: false,
+        };
+        cfg.nis.iter().map(new).collect()
+    }
+
+    /// Messages that it may have in flight.
+    #[inline]
+    pub(super) fn credits(&self, cx: &Cx) -> u32 {
+        self.most.unwrap_or(cx.cfg.ni_credits)
     }
 
     /// Whether it has a way to `nid`: an interface has addresses of one family.
     fn reaches(&self, nid: Nid) -> bool {
-        nid.same_net(self.nid) && nid.to_nid4().is_some() == self.nid.to_nid4().is_some()
+        nid.same_net(self.nid) && nid.is_large() == self.nid.is_large() && nid.ip().is_some()
     }
 }
 
@@ -36,7 +50,8 @@ impl Lnet {
     /// Whether `nid` is this node.
     #[inline]
     pub(super) fn is_own(&self, nid: Nid) -> bool {
-        self.nis.iter().any(|n| n.nid == nid) || nid == Nid::LO
+        let [first, others @ ..] = &self.nis[..] else { return nid == Nid::LO };
+        nid == first.nid || nid == Nid::LO || others.iter().any(|n| n.nid == nid)
     }
 
     /// The NI's NID.
@@ -74,9 +89,4 @@ impl Lnet {
     pub(crate) fn credits_used(&self) -> usize {
         self.nis.iter().map(|n| n.uses.credits as usize).sum()
     }
-}
-
-/// Messages that an NI may have in flight.
-pub(super) fn credits(cx: &Cx, ni: NiId) -> u32 {
-    cx.cfg.nis.get(ni.index()).and_then(|n| n.credits).unwrap_or(cx.cfg.ni_credits)
 }

@@ -20,16 +20,17 @@ impl Lnet {
     /// Finds out where the payload of a message goes.
     pub(super) fn parse<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
         let hdr = &msg.hdr;
-        let own = self.nid_of(lnd.ni());
-        if hdr.dest_nid != own {
-            if hdr.dest_nid.same_net(own) || self.is_own(hdr.dest_nid) {
+        let Some(ni) = self.nis.get(lnd.ni().index()) else { return drop_it(self, cx, lnd, msg) };
+        let known = !hdr.src_nid.is_any() && hdr.src_nid.same_net(ni.nid);
+        if hdr.dest_nid != ni.nid {
+            if hdr.dest_nid.same_net(ni.nid) || self.is_own(hdr.dest_nid) {
                 cx.counters.err_dest_nid += 1;
                 return lnd.refuse(self, cx, msg.key);
             }
             cx.counters.drop_not_for_us += 1;
             return drop_it(self, cx, lnd, msg);
         }
-        if hdr.src_nid.is_any() || !hdr.src_nid.same_net(own) {
+        if !known {
             cx.counters.drop_not_for_us += 1;
             return drop_it(self, cx, lnd, msg);
         }

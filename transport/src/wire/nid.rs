@@ -108,6 +108,11 @@ impl Nid {
         u16::from_be_bytes(array(&self.0, 2))
     }
 
+    /// Whether the address takes more than 4 bytes.
+    pub fn is_large(self) -> bool {
+        self.0[0] != 0 && !self.is_any()
+    }
+
     /// Whether both NIDs are on the same network (type and number).
     pub fn same_net(self, other: Nid) -> bool {
         self.lnd() == other.lnd() && self.net_num() == other.net_num()

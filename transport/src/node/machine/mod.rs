@@ -195,6 +195,17 @@ fn whose<'a>(lnds: &'a mut [Socklnd<Lnet>], happened: &Happened<'_>) -> Option<&
     lnds.get_mut(at)
 }
 
+/// Gives what happened to the LND that it happened to. A connection whose request names another NI goes on there.
+fn sort_out(cx: &mut Cx, lnet: &mut Lnet, lnds: &mut [Socklnd<Lnet>], happened: Happened<'_>) {
+    let Some(lnd) = whose(lnds, &happened) else { return };
+    lnd.handle(lnet, cx, happened);
+    if let Some((ni, conn)) = lnd.misrouted()
+        && let Some(other) = lnds.get_mut(ni.index())
+    {
+        other.take_over(lnet, cx, *conn);
+    }
+}
+
 impl Machine {
     /// A machine with no connections.
     pub fn new(cfg: Config) -> Machine {
@@ -346,9 +357,8 @@ impl Machine {
     /// The next copy job to be given away.
     #[inline]
     pub fn offer(&mut self) -> Option<CopyJob> {
-        let job =
-            |(ni, l): (usize, &mut Socklnd<Lnet>)| Some(CopyJob { ni: NiId(ni as u8), message: l.job()? });
-        self.lnds.iter_mut().enumerate().find_map(job)
+        let job = |(ni, l): (u8, &mut Socklnd<Lnet>)| Some(CopyJob { ni: NiId(ni), message: l.job()? });
+        (0..).zip(&mut self.lnds).find_map(job)
     }
 
     /// The next thing to do, of whatever kind. Whoever does much asks for each kind by itself, which moves it once less.
@@ -371,20 +381,14 @@ impl Machine {
         let Machine { cx, lnet, lnds, beside } = self;
         cx.now = cx.now.max(now);
         match input {
-            Input::Stream(happened) => {
-                let happened =
-                    if beside.is_empty() { Some(happened) } else { beside.handle(cx.now, happened) };
-                if let Some(happened) = happened
-                    && let Some(lnd) = whose(lnds, &happened)
-                {
-                    lnd.handle(lnet, cx, happened);
-                    if let Some((ni, conn)) = lnd.misrouted()
-                        && let Some(other) = lnds.get_mut(ni.index())
-                    {
-                        other.take_over(lnet, cx, *conn);
+            Input::Stream(happened) => match &mut lnds[..] {
+                [only] if beside.is_empty() => only.handle(lnet, cx, happened),
+                lnds => {
+                    if let Some(happened) = beside.handle(cx.now, happened) {
+                        sort_out(cx, lnet, lnds, happened);
                     }
                 }
-            }
+            },
             Input::Cmd(app, op) => {
                 let was_up = !cx.down;
                 lnet.command(cx, lnds, app, op, None);
@@ -421,9 +425,12 @@ impl Machine {
 
     /// Looks again at the peers whose credits changed, until none is left. Each round puts a message on its way
     /// or ends it, so the work is bounded by what is queued.
+    #[inline]
     fn settle(&mut self) {
         let Machine { cx, lnet, lnds, beside } = self;
-        lnds.iter_mut().for_each(|l| l.leave_when_due(lnet, cx));
+        if cx.down {
+            lnds.iter_mut().for_each(|l| l.leave_when_due(lnet, cx));
+        }
         loop {
             if lnet.settle(cx, lnds) {
                 continue;
