@@ -19,17 +19,10 @@
 //! acknowledged and let go. A peer cannot hold such a connection up; its window may stay shut, or data may come, for
 //! `fin_timeout` at most.
 
-use std::collections::VecDeque;
-
 use dataplane::pkt::Port;
 
-use crate::flow::{Clock, Flow};
-use crate::opts::OptBytes;
 use crate::phase::Phase;
-use crate::sack::Sacks;
 use crate::stack::{Event, FlowId, Stack};
-use crate::table::Place;
-use crate::wire::{self, Fields};
 
 /// Why a connection ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,36 +55,13 @@ pub enum Close {
     Abort,
 }
 
-impl Flow {
-    /// The reader has gone: lets go of what is unread, and of all that still comes. What waits beyond a gap goes, too
-    /// (RFC 2018 §8 allows it): the peer sends it again. Returns the bytes in order that nobody has read.
-    pub(crate) fn discard(&mut self, now: u64, patience: u64) -> u64 {
-        if !self.discards && self.phase().synchronised() {
-            // From here on the peer has a bounded time to take what it is still to be sent.
-            self.stuck_since = now;
-            if self.clock == Clock::Persist {
-                self.clock_at = self.clock_at.min(now + patience);
-            }
-        }
-        self.discards = true;
-        let unread = self.nxt - self.handed;
-        (self.handed, self.credited) = (self.nxt, self.nxt);
-        (self.ready, self.ready_size) = (VecDeque::new(), 0);
-        self.ooo.clear();
-        self.sacks = Sacks::default();
-        unread
-    }
-}
-
 impl<P: Port> Stack<P> {
     /// Closes. [`Event::Closed`] follows.
     pub fn close(&mut self, id: FlowId, how: Close) {
-        let (now, patience) = (self.now, self.cfg.fin_timeout);
-        let Some(f) = self.flow_mut(id) else { return };
+        let Some(f) = self.flows.get_mut(id) else { return };
         let phase = f.phase();
         if how == Close::Both {
-            let unread = f.discard(now, patience);
-            self.c.rx_discarded_bytes += unread;
+            self.c.rx_discarded_bytes += f.discard(self.now, self.cfg.fin_timeout);
         }
         match (how, phase) {
             (Close::Abort, _) => self.abort(id.slot, CloseWhy::LocalAbort),
@@ -101,34 +71,18 @@ impl<P: Port> Stack<P> {
             // Only the reader is left.
             (Close::Fin, Phase::Closed) => (),
             _ => {
-                if let Some(f) = self.flow_mut(id) {
-                    f.want_fin = true;
-                }
-                self.mark(id.slot);
+                f.finish();
+                self.flows.mark(id.slot);
             }
         }
     }
 
     /// Ends a connection with a RST.
     pub(crate) fn abort(&mut self, i: u32, why: CloseWhy) {
-        let Some(mut f) = self.slots.get_mut(i as usize).and_then(|s| s.flow.take()) else { return };
-        // In SYN-SENT there is nobody to tell (RFC 9293 §3.10.5), nor where no SYN-ACK was answered.
-        let phase = f.phase();
-        let mute = phase == Phase::SynReceived && why == CloseWhy::Timeout;
-        f.shut();
-        if !mute && !matches!(phase, Phase::Resolve | Phase::SynSent | Phase::Closed) {
-            // smoltcp says whether a RST is due; where it is, the numbers are the shim's.
-            if self.engine.poll(&mut f.sock).is_some_and(|m| m.flags & wire::RST != 0) {
-                let r = Fields { win: 0, ..f.fields(f.snd_max(), wire::RST) };
-                let o = OptBytes::plain(f.stamps.option(self.now));
-                self.io.control(&f.tmpl, &r, &o, &mut self.c);
-            }
-        }
+        let Some(f) = self.flows.at(i) else { return };
+        f.abort(why, &mut self.engine, &mut self.io, &mut self.c);
         if why == CloseWhy::LocalAbort {
             self.c.rx_discarded_bytes += f.discard(self.now, 0);
-        }
-        if let Some(s) = self.slots.get_mut(i as usize) {
-            s.flow = Some(f);
         }
         self.end(i, why);
     }
@@ -137,52 +91,32 @@ impl<P: Port> Stack<P> {
     /// go. What came in order is kept for a reader until that has read it, and the first reason with it; where nothing
     /// is left to read, the connection is forgotten at once.
     pub(crate) fn end(&mut self, slot: u32, why: CloseWhy) {
-        let id = self.id(slot);
-        let Some(f) = self.at(slot) else { return };
-        let first = f.why.is_none();
-        let why = *f.why.get_or_insert(why);
-        if f.ready.is_empty() {
+        let Some(f) = self.flows.at(slot) else { return };
+        let (first, why) = f.end(why);
+        f.let_go(&mut self.mem);
+        if !f.is_unread() {
             return self.release(slot, why);
         }
-        f.shut();
-        f.shadow.clear();
-        f.ooo.clear();
-        (f.waits, f.starved) = (false, false);
-        f.set_clock(Clock::Off, u64::MAX);
-        let (key, promise) = (f.key, std::mem::take(&mut f.rcv.promise));
-        self.mem.forget(&promise);
-        self.wheel.cancel(slot);
-        if self.table.get(&key) == Some(Place::Flow(slot)) {
-            self.table.remove(&key);
-        }
+        let key = *f.key();
+        self.flows.unlink(slot, &key);
         // A reader that waits for the peer waits in vain.
         if first {
-            self.events.push_back(Event::Ended(id));
+            let id = self.flows.id(slot);
+            self.flows.tell(Event::Ended(id));
         }
     }
 
     /// Forgets a connection: every lending and buffer it held is let go, and the user is told if it knew of it.
     fn release(&mut self, slot: u32, why: CloseWhy) {
-        let id = self.id(slot);
-        let Some(f) = self.slots.get_mut(slot as usize).and_then(|s| {
-            s.generation = s.generation.wrapping_add(1);
-            s.flow.take()
-        }) else {
-            return;
-        };
-        if self.table.get(&f.key) == Some(Place::Flow(slot)) {
-            self.table.remove(&f.key);
-        }
-        self.mem.forget(&f.rcv.promise);
-        self.wheel.cancel(slot);
-        self.idle.push(slot);
-        self.live -= 1;
+        let id = self.flows.id(slot);
+        let Some(f) = self.flows.remove(slot) else { return };
         self.c.closed += 1;
-        if f.passive && !f.opened {
-            self.c.half_open_lost += 1;
-            self.half_open_done(f.listener);
-        } else {
-            self.events.push_back(Event::Closed { flow: id, why });
+        match f.listener().filter(|_| !f.is_known()) {
+            Some(l) => {
+                self.c.half_open_lost += 1;
+                self.half_open_done(l);
+            }
+            None => self.flows.tell(Event::Closed { flow: id, why }),
         }
     }
 

@@ -18,9 +18,9 @@ use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxT
 use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint};
 
+use crate::flow::scaled::UNIT;
 use crate::opts::Opts;
 use crate::phantom::{PhantomSocket, Rings, Scratch};
-use crate::scaled::UNIT;
 use crate::seq::Seq;
 use crate::table::Key;
 use crate::wire::{self, HDR};

@@ -9,12 +9,10 @@
 use dataplane::pkt::Port;
 
 use crate::cookie::{Abilities, VALID};
-use crate::flow::{Clock, Flow};
 use crate::opts::{OptBytes, Opts, Ts};
-use crate::phase::Phase;
 use crate::seq::Seq;
 use crate::stack::Stack;
-use crate::stamps::{self, Stamps};
+use crate::stamps;
 use crate::wire::{self, Fields, Mac, Seg};
 
 impl<P: Port> Stack<P> {
@@ -22,7 +20,7 @@ impl<P: Port> Stack<P> {
     pub(crate) fn send_cookie(&mut self, l: usize, s: &Seg, o: &Opts, src: Mac) {
         // Answers to strangers are no reason for connections to wait for the port.
         let quiet = self.io.q.len() < self.cfg.tx_depth / 2;
-        let room = self.cfg.syn_cookies && self.live < self.cfg.max_flows && quiet;
+        let room = self.cfg.syn_cookies && self.flows.live() < self.cfg.max_flows && quiet;
         let mss = o.mss.unwrap_or_else(|| wire::default_mss(s.key.is_v6()));
         let cookie = if room { self.cookies.issue(&s.key, s.seq, mss, self.now) } else { None };
         let Some(seq) = cookie else {
@@ -63,40 +61,22 @@ impl<P: Port> Stack<P> {
             self.c.syn_cookies_failed += 1;
             return None;
         };
-        if self.live >= self.cfg.max_flows {
+        if self.flows.live() >= self.cfg.max_flows {
             return None;
         }
         let sock = self.engine.listen(&s.key).ok()?;
-        let hop = self.host.route(&s.key.remote, self.now).unwrap_or(s.key.remote);
-        let tmpl = self.io.template(src, &s.key);
-        let mut f = Box::new(Flow::new(s.key, sock, tmpl, hop, self.now));
-        f.iss = iss;
-        f.hop_epoch = self.neigh.epoch();
-        f.passive = true;
-        f.listener = l as u16;
-        f.stamps = Stamps::new(self.secret.stamp_offset(&s.key));
         // The SYN as it must have been. Its window was not scaled: this one's field, unscaled, is no more than that.
         let syn = Seg { seq: irs, flags: wire::SYN, plen: 0, ..*s };
         let ts = o.ts.filter(|_| self.cfg.timestamps);
         let can = ts.map_or(Abilities { scale: None, sack: false }, |t| Abilities::read(t.ecr));
         let said = Opts { mss: Some(mss), scale: can.scale, sack_permitted: can.sack, ts, ..Opts::default() };
-        f.take_syn(&syn, &said, &self.cfg, self.io.mss(s.key.is_v6()), self.now);
-        // Its SYN-ACK is out. The round trip is not known, as if it had been sent twice.
-        f.set_clock(Clock::Syn, u64::MAX);
-        f.tries = 1;
-        let answer = f.feed_syn(&mut self.engine, &mut self.c, false, can.scale);
-        let emitted = self.engine.poll(&mut f.sock).filter(|m| m.scale == can.scale.and(self.own_scale));
-        let Some(m) = emitted.filter(|_| answer.is_none() && f.phase() == Phase::SynReceived) else {
+        let mut f = self.embryo(sock, l, (&syn, &said), iss, src)?;
+        let scale = can.scale.and(self.own_scale);
+        if !f.cookie_was_out(scale, &mut self.engine, &mut self.c) {
             self.c.desync += 1;
             return None;
-        };
-        f.record(&m, &mut self.c);
-        f.syn_due = false;
-        if let Some(l) = self.listeners.get_mut(l) {
-            l.half_open += 1;
         }
-        self.c.accepted += 1;
         self.c.syn_cookies_accepted += 1;
-        Some(self.add_flow(f))
+        Some(self.half_open(l, f))
     }
 }

@@ -6,10 +6,10 @@ use dataplane::pkt::{Csum, Port, RxPkt};
 use crate::addr::Addr;
 use crate::arp;
 use crate::ending::CloseWhy;
+use crate::flow::{Cx, Fate};
 use crate::io::upper_sum;
 use crate::nd::ICMP6;
 use crate::opts::{OptBytes, Opts, Ts};
-use crate::segment::{Cx, Outcome};
 use crate::seq::Seq;
 use crate::stack::{Event, Stack};
 use crate::stamps;
@@ -129,7 +129,7 @@ impl<P: Port> Stack<P> {
         if csum == Csum::None && upper_sum(&p, off, ip) != 0xffff {
             return Err(Drop::Checksum);
         }
-        let place = self.table.get(&s.key);
+        let place = self.flows.find(&s.key);
         // An address that has a connection was looked at when that began.
         if !matches!(place, Some(Place::Flow(_))) && self.host.is_martian(&ip.src) {
             return Err(Drop::Martian);
@@ -166,15 +166,14 @@ impl<P: Port> Stack<P> {
     pub(crate) fn on_syn(&mut self, s: &Seg, place: Option<Place>, o: &Opts, src: Mac) {
         match place {
             Some(Place::Flow(i)) => self.segment(i, s, o, src),
-            Some(Place::TimeWait(t)) => match self.tw.on_segment(t, s, o.ts, self.now) {
+            Some(Place::TimeWait(t)) => match self.flows.in_time_wait(t, s, o.ts, self.now) {
                 Verdict::Reuse(after) => match self.listener(&s.key) {
                     None => self.reject(s, src),
                     // No cookie is good enough here: its number may lie within what the old connection used.
                     Some(l) if self.full(l) => self.c.syn_dropped += 1,
                     Some(_) => {
                         self.c.time_wait_reused += 1;
-                        self.tw.remove(t);
-                        self.table.remove(&s.key);
+                        self.flows.leave_time_wait(t);
                         self.accept(s, o, src, Some(after));
                     }
                 },
@@ -207,73 +206,64 @@ impl<P: Port> Stack<P> {
 
     #[inline]
     pub(crate) fn segment(&mut self, i: u32, s: &Seg, o: &Opts, src: Mac) {
-        let id = self.id(i);
-        let Some(f) = self.slots.get_mut(i as usize).and_then(|s| s.flow.as_deref_mut()) else { return };
-        let (una, nxt, fin) = (f.una, f.nxt, f.fin_rcvd);
+        let Some(f) = self.flows.at(i) else { return };
+        let v6 = f.v6();
         let mut cx = Cx {
             now: self.now,
             cfg: &self.cfg,
             engine: &mut self.engine,
             c: &mut self.c,
             challenges: &mut self.challenges,
-            own_mss: self.io.mss(f.tmpl.v6()),
-            super_max: self.io.super_max(f.tmpl.v6()),
+            own_mss: self.io.mss(v6),
+            super_max: self.io.super_max(v6),
             ooo_max: self.mem.out_of_order(self.cfg.ooo_max),
             mem: &mut self.mem,
         };
-        let outcome = f.on_segment(s, o, &mut self.frags, &mut cx);
+        let news = f.on_segment(s, o, &mut self.frags, &mut cx);
         self.frags.clear();
-        match outcome {
-            Outcome::Refused => return self.end(i, CloseWhy::Refused),
-            Outcome::Reset => return self.end(i, CloseWhy::Reset),
-            Outcome::Broken => {
+        let news = match news {
+            Ok(news) => news,
+            Err(Fate::Refused) => return self.end(i, CloseWhy::Refused),
+            Err(Fate::Reset) => return self.end(i, CloseWhy::Reset),
+            Err(Fate::Broken) => {
                 self.c.desync += 1;
                 return self.abort(i, CloseWhy::Reset);
             }
-            Outcome::Reject => {
+            Err(Fate::Reject) => {
                 self.reject(s, src);
                 return self.arm(i);
             }
-            Outcome::Fine => (),
+        };
+        let mut discards = false;
+        if news.received > 0 {
+            f.received(news.received, &mut self.mem, &self.small, &mut self.c, self.now);
+            self.c.rx_bytes += news.received;
+            discards = f.discards();
+            self.c.rx_discarded_bytes += if discards { news.received } else { 0 };
         }
-        if !f.opened && f.phase().synchronised() {
-            f.opened = true;
-            let e = Event::Opened { flow: id, local: f.local(), remote: f.remote(), passive: f.passive };
-            self.events.push_back(e);
-            if f.passive {
-                let l = f.listener;
-                if let Some(l) = self.listeners.get_mut(usize::from(l)) {
-                    l.half_open = l.half_open.saturating_sub(1);
-                }
+        if news.opened {
+            let (local, remote, l) = (f.local(), f.remote(), f.listener());
+            let flow = self.flows.id(i);
+            self.flows.tell(Event::Opened { flow, local, remote, passive: l.is_some() });
+            if let Some(l) = l {
+                self.half_open_done(l);
             }
         }
-        if f.una > una && !f.ev_progress {
-            f.ev_progress = true;
-            self.events.push_back(Event::Progress { flow: id, acked: 0, sent: 0 });
+        if news.acked {
+            self.flows.tell_progress(i);
         }
-        if f.nxt > nxt {
-            self.mem.received(&mut f.rcv.promise, self.now);
-            f.join_small(&self.small, &mut self.c);
-            self.c.rx_bytes += f.nxt - nxt;
-            f.stats.rx_bytes += f.nxt - nxt;
-            if f.discards {
-                self.c.rx_discarded_bytes += f.nxt - nxt;
-            } else if !f.ev_readable {
-                f.ev_readable = true;
-                self.events.push_back(Event::Readable(id));
-            }
+        if news.received > 0 && !discards {
+            self.flows.tell_readable(i);
         }
-        if f.fin_rcvd && !fin {
-            self.events.push_back(Event::PeerFin(id));
+        if news.fin {
+            let id = self.flows.id(i);
+            self.flows.tell(Event::PeerFin(id));
         }
-        if !f.queued {
-            f.queued = true;
-            self.dirty.push_back(i);
-        }
+        self.flows.mark(i);
     }
 
     pub(crate) fn in_time_wait(&mut self, t: u32, s: &Seg, o: &Opts, src: Mac) {
-        let v = self.tw.on_segment(t, s, o.ts, self.now);
+        let v = self.flows.in_time_wait(t, s, o.ts, self.now);
         self.answer_late(t, s, v, src);
     }
 
@@ -288,7 +278,7 @@ impl<P: Port> Stack<P> {
             self.c.challenge_limited += 1;
             return;
         }
-        let Some(e) = self.tw.get(t).copied() else { return };
+        let Some(e) = self.flows.time_wait(t) else { return };
         let f = Fields { seq: e.snd_nxt, ack: e.rcv_nxt, flags: wire::ACK, win: e.win };
         let tmpl = self.io.template(src, &e.key);
         let val = stamps::clock(self.secret.stamp_offset(&e.key), self.now);

@@ -72,7 +72,6 @@
 //! end the first slow start of [`cc`] before it fills a queue; ECN needs both header fields and [`cc`].
 #![deny(unsafe_code)]
 
-mod acks;
 pub mod addr;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod arp;
@@ -88,6 +87,7 @@ mod ending;
 pub mod engine;
 mod flood;
 mod flow;
+mod flows;
 pub mod host;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod icmp;
@@ -115,9 +115,7 @@ pub mod reasm;
 pub mod recover;
 pub mod rtt;
 pub mod sack;
-mod scaled;
 pub mod scoreboard;
-mod segment;
 pub mod sender;
 pub mod seq;
 pub mod shadow;
@@ -131,7 +129,6 @@ mod tap;
 pub mod testing;
 pub mod timewait;
 pub mod tlp;
-mod transmit;
 mod uplink;
 pub use ::wheel;
 mod window;

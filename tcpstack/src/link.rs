@@ -11,8 +11,7 @@ use crate::arp;
 use crate::ending::CloseWhy;
 use crate::flow::Flow;
 use crate::nd::{self, FRAME_MAX, Message, Say};
-use crate::neighbour::{Ev, Lookup, Neighbours};
-use crate::phase::Phase;
+use crate::neighbour::{Ev, Lookup};
 use crate::stack::Stack;
 use crate::wire::{BROADCAST, Eth, Ip, Mac};
 
@@ -72,19 +71,6 @@ impl Announcer {
     /// The link may be another one: from the start.
     pub(crate) fn again(&mut self) {
         (self.rounds, self.next) = (0, 0);
-    }
-}
-
-impl Flow {
-    /// Goes where the next hop is by now.
-    #[inline]
-    pub(crate) fn follow(&mut self, n: &Neighbours) {
-        if self.hop_epoch != n.epoch() {
-            self.hop_epoch = n.epoch();
-            if let Some(mac) = n.peek(&self.next_hop) {
-                self.tmpl.set_dst(mac);
-            }
-        }
     }
 }
 
@@ -287,62 +273,34 @@ impl<P: Port> Stack<P> {
         if dead.is_empty() {
             return;
         }
-        let mut waiting = std::mem::take(&mut self.resolving);
-        waiting.retain(|i| {
-            let Some(f) = self.at(*i).filter(|f| f.phase() == Phase::Resolve) else { return false };
-            if dead.contains(&f.next_hop) {
-                self.end(*i, CloseWhy::Unresolved);
-                return false;
-            }
-            true
-        });
-        self.resolving = waiting;
+        for i in self.flows.resolved(|f| dead.contains(f.hop().addr())) {
+            self.end(i, CloseWhy::Unresolved);
+        }
     }
 
     /// Whoever waits for a neighbour that is known by now is served; once a turn at most, and only after news.
     pub(crate) fn wake_resolved(&mut self) {
-        if self.resolving.is_empty() || self.announcer.epoch == self.neigh.epoch() {
+        if !self.flows.is_resolving() || self.announcer.epoch == self.neigh.epoch() {
             return;
         }
         self.announcer.epoch = self.neigh.epoch();
-        let mut waiting = std::mem::take(&mut self.resolving);
-        waiting.retain(|i| {
-            let Some(f) = self.slots.get_mut(*i as usize).and_then(|s| s.flow.as_deref_mut()) else {
-                return false;
-            };
-            if f.phase() != Phase::Resolve {
-                return false;
-            }
-            let known = self.neigh.peek(&f.next_hop).is_some();
-            if known {
-                f.waits = false;
-                self.mark(*i);
-            }
-            !known
-        });
-        self.resolving = waiting;
+        for i in self.flows.resolved(|f| self.neigh.peek(f.hop().addr()).is_some()) {
+            self.flows.mark(i);
+        }
     }
 
     /// A connection about to be served: its next hop is found, or followed where it has moved.
     pub(crate) fn relink(&mut self, i: u32, f: &mut Flow) {
-        if f.phase() == Phase::Resolve {
-            match self.neigh.lookup(&f.next_hop, self.now) {
-                Lookup::Known(mac) => {
-                    f.tmpl.set_dst(mac);
-                    f.hop_epoch = self.neigh.epoch();
-                    f.waits = false;
-                    f.resolved = true;
-                }
-                Lookup::Wait => {
-                    // Before it opens nothing else uses the flag.
-                    if !f.waits {
-                        f.waits = true;
-                        self.resolving.push(i);
-                    }
-                }
-            }
-        } else {
+        if f.hop().is_known() {
             f.follow(&self.neigh);
+            return;
+        }
+        match self.neigh.lookup(f.hop().addr(), self.now) {
+            Lookup::Known(mac) => {
+                f.hop_found(mac, self.neigh.epoch());
+                self.flows.resolves_no_more(i);
+            }
+            Lookup::Wait => self.flows.resolve(i),
         }
     }
 

@@ -1,33 +1,20 @@
 //! Beginnings: dialling, and answering a SYN.
 
-use std::net::SocketAddr;
-
 use dataplane::pkt::Port;
 
 use crate::addr::Addr;
 use crate::config::{Dial, DialError};
 use crate::engine::Refused;
-use crate::flow::Flow;
+use crate::flow::{Begun, Flow, Hop};
 use crate::opts::Opts;
-use crate::phase::Phase;
+use crate::phantom::PhantomSocket;
 use crate::seq::Seq;
 use crate::stack::{FlowId, Stack};
-use crate::stamps::Stamps;
 use crate::table::{Key, Place};
 use crate::wire::{Mac, Seg};
 
 /// Distance kept from the last number of a connection whose place is taken over, in bytes: more than a window.
 const REUSE_GAP: u64 = 1 << 20;
-
-impl Flow {
-    pub(crate) fn local(&self) -> SocketAddr {
-        SocketAddr::new(self.key.local.to_ip(), self.key.lport())
-    }
-
-    pub(crate) fn remote(&self) -> SocketAddr {
-        SocketAddr::new(self.key.remote.to_ip(), self.key.rport())
-    }
-}
 
 impl<P: Port> Stack<P> {
     /// Begins a connection. [`crate::Event::Opened`] or `Closed` follows.
@@ -47,31 +34,30 @@ impl<P: Port> Stack<P> {
             return Err(DialError::BadPeer(d.remote));
         }
         let hop = self.host.route(&remote, self.now).ok_or(DialError::NoRoute(d.remote.ip()))?;
-        if self.live >= self.cfg.max_flows {
-            return Err(DialError::TooMany(self.live));
+        let live = self.flows.live();
+        if live >= self.cfg.max_flows {
+            return Err(DialError::TooMany(live));
         }
         let key = Key::new(local, d.local.port(), remote, d.remote.port());
-        let place = self.table.get(&key);
+        let place = self.flows.find(&key);
         if matches!(place, Some(Place::Flow(_))) {
             return Err(DialError::InUse(d.local.port()));
         }
         let sock = self.engine.connect(&key).map_err(|e| match e {
             Refused::Address => DialError::BadPeer(d.remote),
-            Refused::Map(kind) => DialError::Map { live: self.live, kind },
+            Refused::Map(kind) => DialError::Map { live, kind },
         })?;
         let after = match place {
-            Some(Place::TimeWait(t)) => self.tw.remove(t).map(|e| e.snd_nxt),
+            Some(Place::TimeWait(t)) => self.flows.leave_time_wait(t),
             _ => None,
         };
-        let tmpl = self.io.template([0; 6], &key);
-        let mut f = Box::new(Flow::new(key, sock, tmpl, hop, self.now));
-        f.iss = self.first_seq(&key, after);
-        f.stamps = Stamps::new(self.secret.stamp_offset(&key));
-        f.poll = true;
+        let hop = Hop::unknown(self.io.template([0; 6], &key), hop);
+        let (iss, stamps) = (self.first_seq(&key, after), self.secret.stamp_offset(&key));
+        let f = Box::new(Flow::dial(Begun { key, sock, hop, iss, stamps }, self.now));
         self.c.dialled += 1;
         let slot = self.add_flow(f);
-        self.mark(slot);
-        Ok(self.id(slot))
+        self.flows.mark(slot);
+        Ok(self.flows.id(slot))
     }
 
     /// RFC 6528, and beyond what an earlier connection in the same place has used.
@@ -89,7 +75,8 @@ impl<P: Port> Stack<P> {
 
     /// Whether a listener can have no further half-open connection.
     pub(crate) fn full(&self, l: usize) -> bool {
-        self.live >= self.cfg.max_flows || self.listeners.get(l).is_none_or(|l| l.half_open >= l.backlog)
+        self.flows.live() >= self.cfg.max_flows
+            || self.listeners.get(l).is_none_or(|l| l.half_open >= l.backlog)
     }
 
     /// Answers a SYN for nobody's connection: a new half-open one if somebody listens and the backlog has room.
@@ -104,24 +91,39 @@ impl<P: Port> Stack<P> {
             self.c.syn_dropped += 1;
             return;
         };
-        let hop = self.host.route(&s.key.remote, self.now).unwrap_or(s.key.remote);
-        let tmpl = self.io.template(src, &s.key);
-        let mut f = Box::new(Flow::new(s.key, sock, tmpl, hop, self.now));
-        f.iss = self.first_seq(&s.key, after);
-        f.hop_epoch = self.neigh.epoch();
-        f.passive = true;
-        f.stats.segs_in = 1;
-        f.listener = l as u16;
-        f.stamps = Stamps::new(self.secret.stamp_offset(&s.key));
-        f.take_syn(s, o, &self.cfg, self.io.mss(s.key.is_v6()), self.now);
-        let answer = f.feed_syn(&mut self.engine, &mut self.c, false, o.scale);
-        if answer.is_some() || f.phase() != Phase::SynReceived {
-            self.c.desync += 1;
-            return;
+        let iss = self.first_seq(&s.key, after);
+        let Some(mut f) = self.embryo(sock, l, (s, o), iss, src) else { return };
+        f.count_syn();
+        let slot = self.half_open(l, f);
+        self.flows.mark(slot);
+    }
+
+    /// A connection that begins with the SYN `s` to listener `l`; `None` when smoltcp does not take that.
+    pub(crate) fn embryo(
+        &mut self,
+        sock: PhantomSocket,
+        l: usize,
+        (s, o): (&Seg, &Opts),
+        iss: Seq,
+        src: Mac,
+    ) -> Option<Box<Flow>> {
+        let key = s.key;
+        let addr = self.host.route(&key.remote, self.now).unwrap_or(key.remote);
+        let hop = Hop::known(self.io.template(src, &key), addr, self.neigh.epoch());
+        let stamps = self.secret.stamp_offset(&key);
+        let mss = self.io.mss(key.is_v6());
+        let with = (&self.cfg, &mut self.engine, &mut self.c);
+        let f = Flow::accept(Begun { key, sock, hop, iss, stamps }, l as u16, (s, o), mss, with, self.now);
+        self.c.desync += u64::from(f.is_none());
+        f.map(Box::new)
+    }
+
+    /// Adds a half-open connection to listener `l`; returns its slot.
+    pub(crate) fn half_open(&mut self, l: usize, f: Box<Flow>) -> u32 {
+        if let Some(l) = self.listeners.get_mut(l) {
+            l.half_open += 1;
         }
-        self.listeners[l].half_open += 1;
         self.c.accepted += 1;
-        let slot = self.add_flow(f);
-        self.mark(slot);
+        self.add_flow(f)
     }
 }

@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn as_many_connections_as_a_stack_takes_fit_the_kernels_bound_on_mappings() {
         // The default windows, and the default of vm.max_map_count.
-        let ring = (16 << 20) / crate::scaled::UNIT as usize;
+        let ring = (16 << 20) / crate::flow::scaled::UNIT as usize;
         let r = Rings::new(ring, ring).unwrap();
         let (groups, sockets) = r.groups();
         assert_eq!((groups, sockets), (1, 8));

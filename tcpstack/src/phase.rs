@@ -5,9 +5,11 @@
 
 use crate::engine::State;
 
-/// A connection's state.
+/// A connection's state. The order is that of smoltcp's states, so that one becomes the other for nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// Over.
+    Closed,
     /// Dialled; the next hop's Ethernet address is being asked for.
     Resolve,
     /// SYN sent.
@@ -28,16 +30,17 @@ pub enum Phase {
     LastAck,
     /// Both sides are done; old segments may still come.
     TimeWait,
-    /// Over.
-    Closed,
 }
 
 impl Phase {
-    /// The state of smoltcp's socket, which has none for address resolution: there it is about to send its SYN.
+    /// The state of smoltcp's socket, which has none for address resolution: there it is about to send its SYN, or to
+    /// take the peer's.
     #[inline]
     pub(crate) fn of(state: State, resolved: bool) -> Phase {
         match state {
             State::SynSent if !resolved => Phase::Resolve,
+            State::Closed => Phase::Closed,
+            State::Listen => Phase::Resolve,
             State::SynSent => Phase::SynSent,
             State::SynReceived => Phase::SynReceived,
             State::Established => Phase::Established,
@@ -47,7 +50,6 @@ impl Phase {
             State::Closing => Phase::Closing,
             State::LastAck => Phase::LastAck,
             State::TimeWait => Phase::TimeWait,
-            State::Listen | State::Closed => Phase::Closed,
         }
     }
 

@@ -16,10 +16,7 @@ use std::ops::Range;
 
 use arrayvec::ArrayVec;
 
-use crate::config::{Counters, StackConfig};
-use crate::flow::Flow;
-use crate::opts::{OptBytes, SACK_MAX, SackBlock, TS_LEN};
-use crate::phase::Phase;
+use crate::opts::SACK_MAX;
 use crate::reasm::Reasm;
 
 /// Islands whose order of arrival is remembered.
@@ -128,53 +125,6 @@ impl Inner {
             k
         });
         self.fresh = fresh;
-    }
-}
-
-impl Flow {
-    /// Options of our SYN: what we offer, or of what the peer offered that which we take.
-    pub(crate) fn syn_options(&self, mss: u16, cfg: &StackConfig, now: u64) -> OptBytes {
-        let first = self.phase() == Phase::SynSent;
-        let ts = if first { cfg.timestamps.then(|| self.stamps.offer(now)) } else { self.stamps.option(now) };
-        OptBytes::syn(mss, if first { cfg.sack } else { self.sack_ok }, ts, self.offer_scale)
-    }
-
-    /// Options of every other segment; `bare` says that it has no payload.
-    #[inline]
-    pub(crate) fn options(&self, now: u64, bare: bool) -> OptBytes {
-        let mut o = OptBytes::plain(self.stamps.option(now));
-        if self.sack_ok && (!self.ooo.is_empty() || self.sacks.owes()) {
-            let (blocks, _) = self.sacks.blocks(&self.ooo, self.sack_room(), bare);
-            let wire = |r: &Range<u64>| SackBlock { left: self.rcv_seq(r.start), right: self.rcv_seq(r.end) };
-            o.add_sack(&blocks.iter().map(wire).collect::<ArrayVec<_, SACK_MAX>>());
-        }
-        o
-    }
-
-    /// Blocks that an option of ours takes.
-    fn sack_room(&self) -> usize {
-        if self.stamps.on() { SACK_MAX - 1 } else { SACK_MAX }
-    }
-
-    /// Payload of a full segment that carries these options.
-    #[inline]
-    pub(crate) fn room_beside(&self, o: &OptBytes) -> u32 {
-        let usual = if self.stamps.on() { u32::from(TS_LEN) } else { 0 };
-        (u32::from(self.mss) + usual).saturating_sub(o.len() as u32).max(1)
-    }
-
-    /// A segment with [`Flow::options`] was sent.
-    #[inline]
-    pub(crate) fn reported(&mut self, bare: bool, c: &mut Counters) {
-        if self.sack_ok && (!self.ooo.is_empty() || self.sacks.owes()) {
-            let room = self.sack_room();
-            let (blocks, dups) = self.sacks.blocks(&self.ooo, room, bare);
-            c.sack_blocks += blocks.len() as u64;
-            c.dsacks += dups as u64;
-            self.stats.sack_blocks_out += blocks.len() as u64;
-            self.stats.dsacks_out += dups as u64;
-            self.sacks.sent(&self.ooo, room, bare);
-        }
     }
 }
 

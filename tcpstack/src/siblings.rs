@@ -199,7 +199,7 @@ impl<P: Port> Stack<P> {
         let l4 = l3.get(ip.hlen..ip.hlen + ip.payload).ok_or(bad)?;
         let s = wire::tcp(l4, &ip)?;
         let o = Opts::parse(l4.get(HDR..s.hlen).ok_or(bad)?);
-        let place = self.table.get(&s.key);
+        let place = self.flows.find(&s.key);
         let place = match place {
             None if !s.has(wire::SYN) => self.take_cookie(&s, &o, e.src).map(Place::Flow),
             place => place,

@@ -1,6 +1,5 @@
 //! The stack of one lcore: connections, listeners, neighbours, and the turn that serves them all.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use arrayvec::ArrayVec;
@@ -14,6 +13,7 @@ use crate::cookie::Cookies;
 use crate::ending::CloseWhy;
 use crate::engine::Engine;
 use crate::flow::Flow;
+use crate::flows::Flows;
 use crate::host::Host;
 use crate::icmp::Limiter;
 use crate::io::Io;
@@ -24,9 +24,6 @@ use crate::neighbour::Neighbours;
 use crate::phase::Phase;
 use crate::pmtu::Paths;
 use crate::siblings::Siblings;
-use crate::table::{FlowTable, Place};
-use crate::timewait::TimeWait;
-use crate::wheel::Wheel;
 use crate::window::Memory;
 use crate::wire::HDR;
 
@@ -117,11 +114,6 @@ pub(crate) struct Listener {
     pub(crate) overflow_at: Option<u64>,
 }
 
-pub(crate) struct Slot {
-    pub(crate) flow: Option<Box<Flow>>,
-    pub(crate) generation: u32,
-}
-
 /// A TCP stack. It stays on its lcore; time is what the caller says (ns, never backwards).
 pub struct Stack<P: Port> {
     pub(crate) cfg: StackConfig,
@@ -130,12 +122,8 @@ pub struct Stack<P: Port> {
     pub(crate) slab: LendSlab,
     pub(crate) small: HeapRxPool,
     pub(crate) secret: Secret,
-    pub(crate) table: FlowTable,
-    pub(crate) slots: Vec<Slot>,
-    pub(crate) idle: Vec<u32>,
-    pub(crate) live: u32,
+    pub(crate) flows: Flows,
     pub(crate) listeners: Vec<Listener>,
-    pub(crate) tw: TimeWait,
     pub(crate) host: Host,
     pub(crate) neigh: Neighbours,
     pub(crate) announcer: Announcer,
@@ -144,13 +132,6 @@ pub struct Stack<P: Port> {
     /// ICMP errors looked into.
     pub(crate) errors: Limiter,
     pub(crate) paths: Paths,
-    pub(crate) wheel: Wheel,
-    pub(crate) fired: Vec<u32>,
-    /// Connections to serve, in order.
-    pub(crate) dirty: VecDeque<u32>,
-    pub(crate) starved: VecDeque<u32>,
-    pub(crate) resolving: Vec<u32>,
-    pub(crate) events: VecDeque<Event>,
     pub(crate) c: Counters,
     pub(crate) icmp: Limiter,
     pub(crate) challenges: Budget,
@@ -176,8 +157,6 @@ pub struct Stack<P: Port> {
     rx: Option<Box<ArrayVec<P::Rx, RX_BURST>>>,
 }
 
-/// Most that [`Stack::push`] takes for a connection with a large congestion window, in bytes.
-const BACKLOG_MAX: u64 = 32 << 20;
 /// Full receive bursts in a row after which timers are looked at all the same.
 const BURSTS_BEFORE_TIMERS: u32 = 64;
 /// Timers handled in one turn at most.
@@ -215,24 +194,14 @@ impl<P: Port> Stack<P> {
             slab,
             small: HeapRxPool::new(cfg.copy_below.max(1) as usize, cfg.small_bufs),
             secret,
-            table: FlowTable::new(secret.0),
-            slots: Vec::new(),
-            idle: Vec::new(),
-            live: 0,
+            flows: Flows::new(secret.0, cfg.time_wait, cfg.time_wait_max, TIMERS_A_TURN),
             listeners: Vec::new(),
-            tw: TimeWait::new(cfg.time_wait, cfg.time_wait_max),
             host,
             neigh: Neighbours::default(),
             announcer: Announcer::default(),
             answers: Limiter::new(2000, 500),
             errors: Limiter::new(1000, 200),
             paths: Paths::default(),
-            wheel: Wheel::new(0),
-            fired: Vec::with_capacity(TIMERS_A_TURN),
-            dirty: VecDeque::new(),
-            starved: VecDeque::new(),
-            resolving: Vec::new(),
-            events: VecDeque::new(),
             c: Counters::default(),
             icmp: Limiter::new(100, 50),
             challenges: Budget::new(cfg.challenge_acks, Secret([secret.0[0] ^ 1, secret.0[1]])),
@@ -316,7 +285,7 @@ impl<P: Port> Stack<P> {
             n += self.transmit();
         }
         // What waits for the port or the link is no work: a caller that waits for quiet would wait for ever.
-        self.blocked = n == 0 && !(self.dirty.is_empty() && self.io.q.is_empty());
+        self.blocked = n == 0 && !(self.flows.dirty() == 0 && self.io.q.is_empty());
         self.c.port_stalls += u64::from(self.blocked);
         if n == 0 { Work::Idle } else { Work::Busy(n) }
     }
@@ -342,42 +311,20 @@ impl<P: Port> Stack<P> {
 
     /// When the next turn is due (ns) if no packet comes; `None` for never.
     pub fn deadline(&self) -> Option<u64> {
-        let waits = !self.dirty.is_empty() || !self.io.q.is_empty();
+        let waits = self.flows.dirty() > 0 || !self.io.q.is_empty();
         if waits && !self.blocked {
             return Some(self.now);
         }
         let retry = waits.then(|| self.retry_at());
         let announcer = self.announcer.deadline();
-        let share = Some(self.mem.next()).filter(|_| !self.starved.is_empty());
-        let all = [self.wheel.next(), self.neigh.deadline(), announcer, self.tw.deadline(), retry, share];
-        all.into_iter().flatten().min()
+        let share = Some(self.mem.next()).filter(|_| self.flows.starved() > 0);
+        let all = [self.neigh.deadline(), announcer, retry, share];
+        all.into_iter().chain(self.flows.deadlines()).flatten().min()
     }
 
     /// The next event.
     pub fn event(&mut self) -> Option<Event> {
-        loop {
-            match self.events.pop_front()? {
-                Event::Readable(id) => {
-                    if let Some(f) = self.flow_mut(id) {
-                        f.ev_readable = false;
-                        return Some(Event::Readable(id));
-                    }
-                }
-                Event::Progress { flow, .. } => {
-                    if let Some(f) = self.flow_mut(flow) {
-                        f.ev_progress = false;
-                        let end = f.shadow.end();
-                        return Some(Event::Progress { flow, acked: f.una.min(end), sent: f.sent });
-                    }
-                }
-                e @ (Event::Opened { flow: id, .. } | Event::PeerFin(id) | Event::Ended(id)) => {
-                    if self.flow(id).is_some() {
-                        return Some(e);
-                    }
-                }
-                e @ Event::Closed { .. } => return Some(e),
-            }
-        }
+        self.flows.event()
     }
 
     /// Appends header bytes (copied, at most [`HDR_MAX`]) and payload (by reference) to what is to be sent.
@@ -389,35 +336,26 @@ impl<P: Port> Stack<P> {
         if hdr.len() > HDR_MAX {
             return Err(PushError::HeaderTooLong(hdr.len()));
         }
-        let limit = self.cfg.backlog;
-        let f = self.flow_mut(id).ok_or(PushError::NotOpen)?;
-        let limit = limit.max((2 * f.tx.cwnd()).min(BACKLOG_MAX));
-        if !f.phase().may_send() || f.want_fin {
+        let least = self.cfg.backlog;
+        let f = self.flows.get_mut(id).ok_or(PushError::NotOpen)?;
+        if !f.may_push() {
             return Err(PushError::NotOpen);
         }
-        let backlog = f.backlog();
+        let (backlog, limit) = (f.backlog(), f.backlog_max(least));
         if backlog >= limit {
             self.c.push_refused += 1;
             return Err(PushError::Full { backlog, limit });
         }
-        f.shadow.push_inline(hdr);
-        for l in pay {
-            f.shadow.push_lent(l);
-        }
-        let end = f.shadow.end();
-        self.mark(id.slot);
+        let end = f.push(hdr, pay);
+        self.flows.mark(id.slot);
         Ok(end)
     }
 
     /// The next received bytes, in order. The window stays as it is until they are credited.
     pub fn next(&mut self, id: FlowId) -> Option<RxFrag> {
-        let f = self.flow_mut(id)?;
-        let r = f.ready.pop_front();
-        if let Some(x) = &r {
-            f.handed += u64::from(x.len());
-            f.ready_size -= u64::from(x.truesize());
-        }
-        if f.phase() == Phase::Closed && f.ready.is_empty() {
+        let f = self.flows.get_mut(id)?;
+        let r = f.pop();
+        if !f.is_unread() && f.phase() == Phase::Closed {
             self.end(id.slot, CloseWhy::Fin);
         }
         r
@@ -425,28 +363,22 @@ impl<P: Port> Stack<P> {
 
     /// Whether received bytes, in order, are unread.
     pub fn unread(&self, id: FlowId) -> bool {
-        self.flow(id).is_some_and(|f| !f.ready.is_empty())
+        self.flows.get(id).is_some_and(Flow::is_unread)
     }
 
     /// Gives `bytes` that were read back to the window; more than was read counts as what was.
     pub fn credit(&mut self, id: FlowId, bytes: u32) {
         let window = self.engine.rx_window();
         let (now, step) = (self.now, u64::from(self.io.mss(false)));
-        let Some(f) = self.flow_mut(id) else { return };
-        let n = u64::from(bytes).min(f.handed - f.credited);
-        if n == 0 {
-            return;
-        }
-        f.credited += n;
-        // smoltcp offers a window when it has doubled; asking before that is vain.
-        if f.window_read(now, step) || f.wants_poll(window) {
-            self.mark(id.slot);
+        let Some(f) = self.flows.get_mut(id) else { return };
+        if f.credit(bytes, window, step, now) {
+            self.flows.mark(id.slot);
         }
     }
 
     /// Whether [`Stack::event`] has something.
     pub fn has_events(&self) -> bool {
-        !self.events.is_empty()
+        self.flows.has_events()
     }
 
     /// Counts of the stack.
@@ -456,12 +388,12 @@ impl<P: Port> Stack<P> {
 
     /// Connections that are not over.
     pub fn flows(&self) -> u32 {
-        self.live
+        self.flows.live()
     }
 
     /// TIME-WAIT entries.
     pub fn time_waits(&self) -> usize {
-        self.tw.len()
+        self.flows.time_waits()
     }
 
     /// The router that announced itself and is used for IPv6 at `now` (ns), where no gateway is configured.
@@ -535,52 +467,12 @@ impl<P: Port> Stack<P> {
         self.io.now = self.now;
     }
 
-    pub(crate) fn flow(&self, id: FlowId) -> Option<&Flow> {
-        let s = self.slots.get(id.slot as usize)?;
-        s.flow.as_deref().filter(|_| s.generation == id.generation)
-    }
-
-    pub(crate) fn flow_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
-        let s = self.slots.get_mut(id.slot as usize)?;
-        let g = s.generation;
-        s.flow.as_deref_mut().filter(|_| g == id.generation)
-    }
-
-    pub(crate) fn id(&self, slot: u32) -> FlowId {
-        let generation = self.slots.get(slot as usize).map_or(0, |s| s.generation);
-        FlowId { slot, generation }
-    }
-
-    pub(crate) fn at(&mut self, slot: u32) -> Option<&mut Flow> {
-        self.slots.get_mut(slot as usize)?.flow.as_deref_mut()
-    }
-
-    /// Puts a connection on the list to be served.
-    #[inline]
-    pub(crate) fn mark(&mut self, slot: u32) {
-        if let Some(f) = self.slots.get_mut(slot as usize).and_then(|s| s.flow.as_deref_mut())
-            && !f.queued
-        {
-            f.queued = true;
-            self.dirty.push_back(slot);
-        }
-    }
-
+    /// Adds a connection; returns its slot.
     pub(crate) fn add_flow(&mut self, mut f: Box<Flow>) -> u32 {
-        if let Some((mtu, until)) = self.paths.get(&f.key.remote, self.now) {
-            f.path.tell(mtu, until);
-            f.resize();
+        if let Some((mtu, until)) = self.paths.get(&f.key().remote, self.now) {
+            f.path_told(mtu, until);
         }
-        let slot = self.idle.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { flow: None, generation: 0 });
-            self.slots.len() as u32 - 1
-        });
-        self.live += 1;
-        self.table.insert(f.key, Place::Flow(slot));
-        if let Some(s) = self.slots.get_mut(slot as usize) {
-            s.flow = Some(f);
-        }
-        slot
+        self.flows.add(f)
     }
 }
 

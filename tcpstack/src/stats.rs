@@ -8,14 +8,12 @@ use std::net::SocketAddr;
 
 use arrayvec::ArrayString;
 use dataplane::pkt::Port;
-use hugepages::RxFrag;
 
 use crate::config::FlowCounters;
 use crate::flow::Flow;
+use crate::flows::Flows;
 use crate::phase::Phase;
-use crate::stack::{FlowId, Slot, Stack};
-use crate::table::FlowTable;
-use crate::wheel::Wheel;
+use crate::stack::{FlowId, Stack};
 
 /// The name of an algorithm, as `ss` prints it.
 pub type Name = ArrayString<16>;
@@ -197,147 +195,71 @@ impl Shut {
 /// What a connection remembers for those who ask, beside its counters.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen {
-    pub(crate) born: u64,
+    born: u64,
     /// When payload was last sent, and received.
-    pub(crate) sent: Option<u64>,
-    pub(crate) received: Option<u64>,
+    sent: Option<u64>,
+    received: Option<u64>,
     /// The peer's window, and ours.
-    pub(crate) snd_shut: Shut,
-    pub(crate) rcv_shut: Shut,
+    snd_shut: Shut,
+    rcv_shut: Shut,
 }
 
 impl Seen {
     pub(crate) fn new(now: u64) -> Seen {
         Seen { born: now, sent: None, received: None, snd_shut: Shut::default(), rcv_shut: Shut::default() }
     }
-}
 
-impl Flow {
-    /// Counts a frame that was sent with `bytes` of payload.
+    /// Payload was sent.
     #[inline]
-    pub(crate) fn count_out(&mut self, bytes: u32) {
-        let mss = u32::from(self.mss);
-        let segs = if bytes <= mss { 1 } else { u64::from(bytes.div_ceil(mss)) };
-        self.stats.segs_out += segs;
-        if bytes > 0 {
-            self.stats.data_segs_out += segs;
-            self.stats.bytes_sent += u64::from(bytes);
-        }
+    pub(crate) fn sent(&mut self, now: u64) {
+        self.sent = Some(now);
     }
 
-    /// Notes whether the windows are shut.
+    /// Payload was received.
     #[inline]
-    pub(crate) fn see_windows(&mut self, now: u64) {
-        if self.phase().synchronised() {
-            self.seen.snd_shut.is(self.wnd == 0, now);
-            self.seen.rcv_shut.is(self.window_field() == 0, now);
-        }
+    pub(crate) fn received(&mut self, now: u64) {
+        self.received = Some(now);
     }
 
-    fn conn_stats(&self, now: u64, cfg: &crate::config::StackConfig, mtu: u16) -> ConnStats {
-        let (n, ago) = (&self.stats, |t: u64| now.saturating_sub(t));
-        let rtt = Some(self.rtt.srtt()).filter(|t| *t > 0);
-        let open = self.phase().synchronised();
-        ConnStats {
-            passive: Some(self.passive),
-            algorithm: Name::from(self.tx.cc().name()).ok(),
-            recovery: Some(self.tx.state().name()),
-            timestamps: open.then(|| self.stamps.on()),
-            sack: open.then_some(self.sack_ok),
-            recv_queue: Some(self.nxt - self.handed.min(self.nxt)),
-            backlog: Some(self.backlog()),
-            not_sent: Some(self.shadow.end().saturating_sub(self.sent)),
-            in_flight: Some(self.sent.saturating_sub(self.una)),
-            pipe: Some(self.tx.pipe(u32::from(self.mss))),
-            lost: Some(self.tx.board().lost()),
-            sacked: Some(self.tx.board().sacked()),
-            cwnd: Some(self.tx.cwnd()),
-            ssthresh: Some(self.tx.ssthresh()).filter(|t| *t < u64::MAX),
-            bytes_sent: Some(n.bytes_sent),
-            bytes_retrans: Some(n.resent_bytes),
-            bytes_acked: Some(n.acked_bytes),
-            bytes_received: Some(n.rx_bytes),
-            segs_out: Some(n.segs_out),
-            segs_in: Some(n.segs_in),
-            data_segs_out: Some(n.data_segs_out),
-            data_segs_in: Some(n.data_segs_in),
-            retransmits: Some(n.resent),
-            rtos: Some(n.rto),
-            tlps: Some(n.tlp_probes),
-            tlp_recoveries: Some(n.tlp_recoveries),
-            fast_recoveries: Some(n.fast_recoveries),
-            undone: Some(n.undone),
-            dup_acks: Some(n.dup_acks),
-            sack_blocks: Some(n.sack_blocks),
-            sack_blocks_out: Some(n.sack_blocks_out),
-            dsacks: Some(n.dsacks),
-            dsacks_out: Some(n.dsacks_out),
-            out_of_order: Some(n.out_of_order),
-            out_of_order_bytes: Some(self.ooo.truesize()),
-            srtt_ns: rtt,
-            rttvar_ns: rtt.map(|_| self.rtt.var()),
-            min_rtt_ns: rtt.map(|_| self.tx.min_rtt()),
-            reo_wnd_ns: rtt.map(|t| self.tx.reo_wnd(t, u32::from(self.mss))),
-            rto_ns: Some(self.rtt.rto(&cfg.rto)),
-            backoff: Some(u64::from(self.rtt.backoff())),
-            snd_wnd: Some(u64::from(self.wnd)),
-            rcv_wnd: Some(self.wire_edge.saturating_sub(self.rcv_nxt())),
-            snd_wscale: open.then_some(u64::from(self.snd_scale)),
-            rcv_wscale: open.then_some(u64::from(self.rcv_scale)),
-            mss: Some(u64::from(self.mss)),
-            pmtu: Some(u64::from(self.packet_size().min(mtu))),
-            snd_zero_window_ns: Some(self.seen.snd_shut.total(now)),
-            rcv_zero_window_ns: Some(self.seen.rcv_shut.total(now)),
-            age_ns: Some(ago(self.seen.born)),
-            last_send_ago_ns: self.seen.sent.map(ago),
-            last_recv_ago_ns: self.seen.received.map(ago),
-            last_ack_ago_ns: open.then(|| ago(self.last_rx)),
-            ..ConnStats::new(self.local(), self.remote(), self.phase())
-        }
+    /// Notes whether the windows are shut: the peer's, and ours.
+    #[inline]
+    pub(crate) fn windows(&mut self, snd_shut: bool, rcv_shut: bool, now: u64) {
+        self.snd_shut.is(snd_shut, now);
+        self.rcv_shut.is(rcv_shut, now);
+    }
+
+    pub(crate) fn report(&self, r: &mut ConnStats, now: u64) {
+        let ago = |t: u64| now.saturating_sub(t);
+        r.snd_zero_window_ns = Some(self.snd_shut.total(now));
+        r.rcv_zero_window_ns = Some(self.rcv_shut.total(now));
+        r.age_ns = Some(ago(self.born));
+        r.last_send_ago_ns = self.sent.map(ago);
+        r.last_recv_ago_ns = self.received.map(ago);
     }
 }
 
 impl<P: Port> Stack<P> {
     /// Counts of a connection; `None` when it is over.
     pub fn flow_counters(&self, id: FlowId) -> Option<FlowCounters> {
-        let f = self.flow(id)?;
-        let (srtt, mss) = (f.rtt.srtt(), u32::from(f.mss));
-        Some(FlowCounters {
-            cwnd: f.tx.cwnd(),
-            ssthresh: f.tx.ssthresh(),
-            in_flight: f.tx.pipe(mss),
-            srtt_ns: srtt,
-            rttvar_ns: f.rtt.var(),
-            min_rtt_ns: f.tx.min_rtt(),
-            rto_ns: f.rtt.rto(&self.cfg.rto),
-            reo_wnd_ns: f.tx.reo_wnd(srtt, mss),
-            peer_window: u64::from(f.wnd),
-            backlog: f.backlog(),
-            ooo_truesize: f.ooo.truesize(),
-            ..f.stats
-        })
+        self.flows.get(id).map(|f| f.counters(&self.cfg))
     }
 
     /// Names of the state of a connection's loss recovery ([`crate::recover`]) and of its congestion control.
     /// `None` when it is over.
     pub fn flow_recovery(&self, id: FlowId) -> Option<(&'static str, &'static str)> {
-        let f = self.flow(id)?;
-        Some((f.tx.state().name(), f.tx.cc().name()))
+        self.flows.get(id).map(Flow::names)
     }
 
     /// Memory that a connection occupies, in bytes: its state, smoltcp's socket, its queues and its share of the
     /// tables. Lent pages and receive buffers are not counted. `None` when it is over.
     pub fn flow_memory(&self, id: FlowId) -> Option<usize> {
-        let f = self.flow(id)?;
-        let fixed =
-            size_of::<Flow>() + size_of::<smoltcp::socket::tcp::Socket<'static>>() + size_of::<Slot>();
-        let queues = f.shadow.memory() + f.tx.board().memory() + f.ready.capacity() * size_of::<RxFrag>();
-        Some(fixed + queues + FlowTable::BYTES_AN_ENTRY + Wheel::BYTES_A_TIMER)
+        let socket = size_of::<smoltcp::socket::tcp::Socket<'static>>();
+        self.flows.get(id).map(|f| f.memory() + socket + Flows::BYTES)
     }
 
     /// A connection, as of the last turn; `None` when it is over.
     pub fn connection(&self, id: FlowId) -> Option<ConnStats> {
-        self.flow(id).map(|f| f.conn_stats(self.now, &self.cfg, self.io.port.caps().mtu))
+        self.flows.get(id).map(|f| f.conn_stats(self.now, &self.cfg, self.io.port.caps().mtu))
     }
 
     /// The connections in `count` slots from `first` on (see [`FlowId::slot`]), as of the last turn. Slots are
@@ -345,16 +267,12 @@ impl<P: Port> Stack<P> {
     /// through the walk is met once.
     pub fn connections(&self, first: u32, count: u32) -> impl Iterator<Item = (FlowId, ConnStats)> + '_ {
         let mtu = self.io.port.caps().mtu;
-        let slots = self.slots.iter().zip(0u32..).skip(first as usize).take(count as usize);
-        slots.filter_map(move |(s, slot)| {
-            let f = s.flow.as_deref()?;
-            Some((FlowId { slot, generation: s.generation }, f.conn_stats(self.now, &self.cfg, mtu)))
-        })
+        self.flows.range(first, count).map(move |(id, f)| (id, f.conn_stats(self.now, &self.cfg, mtu)))
     }
 
     /// Slots of the table of connections, those in use and those once used.
     pub fn slots(&self) -> u32 {
-        self.slots.len() as u32
+        self.flows.slots()
     }
 }
 

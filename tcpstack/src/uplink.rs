@@ -4,7 +4,6 @@ use dataplane::pkt::Port;
 
 use crate::config::Counters;
 use crate::ending::CloseWhy;
-use crate::flow::Clock;
 use crate::stack::Stack;
 
 /// When a port that had no buffer or no room is tried again, in ns.
@@ -44,14 +43,9 @@ impl<P: Port> Stack<P> {
         // Our neighbours may be behind another switch port now.
         self.announcer.again();
         let mut woken = 0;
-        for i in 0..self.slots.len() as u32 {
-            let now = self.now;
-            let Some(f) = self.at(i) else { continue };
-            if matches!(f.clock, Clock::Syn | Clock::Data | Clock::Persist) {
-                let at = now + WAKE_GAP * (woken / WAKE_TOGETHER);
-                f.clock_at = f.clock_at.min(at);
-                f.tx.path_is_back(at);
-                f.rtt.clear_backoff();
+        for i in 0..self.flows.slots() {
+            let at = self.now + WAKE_GAP * (woken / WAKE_TOGETHER);
+            if self.flows.at(i).is_some_and(|f| f.link_is_back(at)) {
                 woken += 1;
                 self.arm(i);
             }
@@ -63,7 +57,7 @@ impl<P: Port> Stack<P> {
     pub fn abort_all(&mut self) {
         let mut tries = 0;
         let mut i = 0;
-        while i < self.slots.len() as u32 {
+        while i < self.flows.slots() {
             if self.io.q.len() < self.cfg.tx_depth || tries >= LAST_TRIES {
                 self.abort(i, CloseWhy::LocalAbort);
                 i += 1;

@@ -3,7 +3,7 @@
 //! ```text
 //!   read and credited    unread                offered              permitted by smoltcp
 //!   ─────────────────┬─────────────┬─────────────────────────┬───────────────────────────┐
-//!                 credited      rcv_nxt                  wire_edge                   smol_edge
+//!                 credited        nxt                      edge                       permit
 //!                    └──────── size, grown by what is read a round trip ┘
 //! ```
 //!
@@ -23,10 +23,6 @@
 //! a connection that was silent may come back to a promise that is no longer covered: what finds no memory then is
 //! dropped, counted, and comes again.
 
-use hugepages::HeapRxPool;
-
-use crate::config::Counters;
-use crate::flow::Flow;
 use crate::opts::Ts;
 use crate::stamps::before;
 
@@ -39,8 +35,6 @@ const RESERVE: u64 = 8;
 const READY_PART: u64 = 4;
 /// Segments that a connection without anything unread is offered whatever others were promised, while memory is free.
 const LITTLE: u64 = 2;
-/// Fragments waiting for a reader from which small ones are joined.
-const JOIN_FROM: usize = 64;
 /// Time for which a connection counts as receiving, at least, in ns.
 const EPOCH: u64 = 100_000_000;
 /// Round trip assumed where nothing was measured, in ns.
@@ -48,7 +42,7 @@ const UNKNOWN_RTT: u64 = 1_000_000;
 
 /// What of a connection's promise has not come yet, in bytes of pool memory.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Promise {
+struct Promise {
     bytes: u64,
     /// Epoch in which it last received.
     epoch: u64,
@@ -114,7 +108,7 @@ impl Memory {
 
     /// A connection received.
     #[inline]
-    pub(crate) fn received(&mut self, p: &mut Promise, now: u64) {
+    fn received(&mut self, p: &mut Promise, now: u64) {
         self.turn_epoch(now);
         if p.epoch != self.epoch {
             self.forget(p);
@@ -133,7 +127,7 @@ impl Memory {
     }
 
     /// A connection ends.
-    pub(crate) fn forget(&mut self, p: &Promise) {
+    fn forget(&mut self, p: &Promise) {
         let bytes = p.bytes;
         if let Some(s) = self.sum(p) {
             *s = s.saturating_sub(bytes);
@@ -154,9 +148,17 @@ impl Memory {
     }
 }
 
-/// The size of one connection's window.
+/// The window that one connection offers: its size, and how far it is offered.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RxWindow {
+    /// Right edge offered, as an offset of the stream, and as the peer last heard of it.
+    edge: u64,
+    sent_edge: u64,
+    /// Recent payload and the pool memory behind it: what a window costs.
+    density: (u32, u32),
+    scale: u8,
+    /// It is held back for want of pool memory.
+    starved: bool,
     size: u32,
     /// What was read in the last round.
     last: u32,
@@ -171,12 +173,17 @@ pub(crate) struct RxWindow {
     timing: bool,
     /// TSval of the last segment sent.
     val: u32,
-    pub(crate) promise: Promise,
+    promise: Promise,
 }
 
 impl RxWindow {
     pub(crate) fn new(now: u64) -> RxWindow {
         RxWindow {
+            edge: 0,
+            sent_edge: 0,
+            density: (1, 1),
+            scale: 0,
+            starved: false,
             size: INITIAL,
             last: 0,
             mark: 0,
@@ -226,123 +233,155 @@ impl RxWindow {
         self.size = self.size.max(want);
         (self.mark, self.mark_at, self.last) = (read, now, n);
     }
-}
 
-impl Flow {
-    /// Pool memory behind what was received and not handed on, in bytes.
+    /// Our SYN offers the window up to `edge`; later ones are scaled on the wire.
+    pub(crate) fn offer(&mut self, edge: u64, scale: u8) {
+        (self.edge, self.sent_edge, self.scale) = (edge, edge, scale);
+    }
+
+    /// The peer does not scale windows.
+    pub(crate) fn unscaled(&mut self) {
+        self.scale = 0;
+    }
+
+    /// Scale on the wire.
     #[inline]
-    pub(crate) fn held(&self) -> u64 {
-        self.ready_size + self.ooo.truesize()
+    pub(crate) fn scale(&self) -> u8 {
+        self.scale
+    }
+
+    /// Right edge offered.
+    #[inline]
+    pub(crate) fn edge(&self) -> u64 {
+        self.edge
+    }
+
+    /// Bytes left of it, where `nxt` is the next offset expected.
+    #[inline]
+    pub(crate) fn left(&self, nxt: u64) -> u64 {
+        self.edge.saturating_sub(nxt)
+    }
+
+    /// The window field that fits what was last offered.
+    #[inline]
+    pub(crate) fn field(&self, nxt: u64) -> u16 {
+        (self.left(nxt) >> self.scale).min(65_535) as u16
+    }
+
+    /// The peer is told of the edge.
+    #[inline]
+    pub(crate) fn told(&mut self) {
+        self.sent_edge = self.edge;
+    }
+
+    /// It is held back for want of pool memory.
+    #[inline]
+    pub(crate) fn is_starved(&self) -> bool {
+        self.starved
     }
 
     /// Right edge that the reader's pace calls for.
     #[inline]
-    fn wanted_edge(&self) -> u64 {
-        self.smol_edge.min(self.credited + u64::from(self.rcv.size))
+    fn wanted(&self, permit: u64, credited: u64) -> u64 {
+        permit.min(credited + u64::from(self.size))
     }
 
-    /// The window field that fits what was last offered.
-    pub(crate) fn window_field(&self) -> u16 {
-        (self.wire_edge.saturating_sub(self.rcv_nxt()) >> self.rcv_scale).min(65_535) as u16
+    /// Whether the edge that the reader's pace calls for is worth a segment of its own.
+    #[inline]
+    pub(crate) fn is_worth(&self, permit: u64, credited: u64, nxt: u64, step: u64) -> bool {
+        let edge = self.wanted(permit, credited);
+        edge >= self.edge + step && self.doubles(edge, nxt)
     }
 
-    /// The reader gave bytes back. Whether the peer should hear of it.
-    pub(crate) fn window_read(&mut self, now: u64, step: u64) -> bool {
-        self.rcv.consumed(self.credited, now, self.rtt.srtt(), u32::from(self.mss));
-        let edge = self.wanted_edge();
-        edge >= self.wire_edge + step && self.doubles(edge)
-    }
-
-    /// Whether an edge is worth a segment of its own: it doubles what the peer still has, as far as it knows. Until
-    /// something was received the next ACK is soon enough.
-    fn doubles(&self, edge: u64) -> bool {
-        let nxt = self.rcv_nxt();
+    /// Whether `edge` doubles what the peer still has, as far as it knows. Until something was received the next ACK
+    /// is soon enough.
+    #[inline]
+    fn doubles(&self, edge: u64, nxt: u64) -> bool {
         nxt > 0 && edge.saturating_sub(nxt) >= 2 * self.sent_edge.saturating_sub(nxt)
     }
 
-    /// Whether the edge that memory and reader allow now has to be told at once.
-    pub(crate) fn window_news(&self) -> bool {
-        self.wire_edge > self.sent_edge && self.doubles(self.wire_edge)
+    /// Whether the edge offered has to be told at once.
+    #[inline]
+    pub(crate) fn is_news(&self, nxt: u64) -> bool {
+        self.edge > self.sent_edge && self.doubles(self.edge, nxt)
     }
 
-    /// Offers more, as far as memory goes. The edge moves in steps worth a segment (RFC 9293 §3.8.6.2.2) and never
-    /// back. Returns whether it moved.
-    pub(crate) fn advance_edge(&mut self, m: &mut Memory, now: u64, mss: u16) -> bool {
-        let nxt = self.rcv_nxt();
-        if nxt == 0 {
-            return false; // what its SYN offered will do until something comes
-        }
+    /// Offers more to a connection that expects `nxt`, has read up to `credited` and holds `held` bytes of pool memory,
+    /// as far as memory and smoltcp (`permit`) go. The edge moves in steps worth a segment (RFC 9293 §3.8.6.2.2) and
+    /// never back. Whether it moved, and whether it is held back now and was not before.
+    #[inline]
+    pub(crate) fn advance(
+        &mut self,
+        (nxt, credited, held): (u64, u64, u64),
+        permit: u64,
+        m: &mut Memory,
+        now: u64,
+        mss: u16,
+    ) -> (bool, bool) {
         let (bytes, cost) = (u64::from(self.density.0.max(1)), u64::from(self.density.1.max(1)));
-        let open = m.open_to(&self.rcv.promise, now);
-        let pool = (open / 2).min(open.saturating_sub(self.held()));
-        let (mut limit, want) = (nxt + pool.saturating_mul(bytes) / cost, self.wanted_edge());
+        let open = m.open_to(&self.promise, now);
+        let pool = (open / 2).min(open.saturating_sub(held));
+        let (mut limit, want) = (nxt + pool.saturating_mul(bytes) / cost, self.wanted(permit, credited));
         // Who holds nothing may always be sent a little: promises that others do not use must not silence it.
         let little = LITTLE * u64::from(mss);
-        if self.held() == 0 && m.free >= little.saturating_mul(cost) / bytes {
+        if held == 0 && m.free >= little.saturating_mul(cost) / bytes {
             limit = limit.max(nxt + little);
         }
-        let moved = self.move_edge(limit, want, mss);
-        if moved {
-            m.set(&mut self.rcv.promise, self.wire_edge.saturating_sub(nxt).saturating_mul(cost) / bytes);
-        }
-        moved
-    }
-
-    fn move_edge(&mut self, limit: u64, want: u64, mss: u16) -> bool {
-        let step = u64::from(mss).min(u64::from(self.rcv.size) / 2);
-        let starved = limit < want && self.wire_edge + step <= want;
-        if starved && !self.starved {
-            self.stats.window_held += 1;
-        }
-        self.starved = starved;
+        let step = u64::from(mss).min(u64::from(self.size) / 2);
+        let was = std::mem::replace(&mut self.starved, limit < want && self.edge + step <= want);
         let target = want.min(limit);
-        if target < self.wire_edge + step {
-            return false;
+        let moved = target >= self.edge + step;
+        if moved {
+            self.edge = target;
+            let left = self.left(nxt);
+            m.set(&mut self.promise, left.saturating_mul(cost) / bytes);
         }
-        self.wire_edge = target;
-        true
+        (moved, self.starved && !was)
     }
 
-    /// Whether a segment whose buffers occupy `weight` bytes may be kept: as long as the promise lasts, and beyond it
-    /// (the peer puts less into a buffer than it did) as long as this connection has its part and no more, which for
-    /// what is in order is the larger one. What is next in order is always taken where the reader waits: it frees what
-    /// lies behind it.
+    /// Whether a segment whose buffers occupy `weight` bytes may be kept beside `held` others: as long as the promise
+    /// lasts, and beyond it (the peer puts less into a buffer than it did) as long as this connection has its part and
+    /// no more, which for what is `next` in order is the larger one. `first` says that nothing was received before.
     #[inline]
-    pub(crate) fn may_hold(&mut self, m: &mut Memory, weight: u64, next: bool, now: u64) -> bool {
+    pub(crate) fn may_hold(
+        &mut self,
+        m: &mut Memory,
+        (weight, held): (u64, u64),
+        next: bool,
+        first: bool,
+        now: u64,
+    ) -> bool {
         // The SYN's window was promised unseen.
-        let left = if self.nxt == 0 { self.wire_edge } else { self.rcv.promise.bytes };
-        let (held, part) = if next { (self.ready_size, READY_PART) } else { (self.held(), 1) };
+        let left = if first { self.edge } else { self.promise.bytes };
+        let part = if next { READY_PART } else { 1 };
         let fits = (left >= weight && weight <= m.covered)
-            || held + weight <= m.open_to(&self.rcv.promise, now).saturating_mul(part);
-        m.set(&mut self.rcv.promise, left.saturating_sub(weight));
-        fits || (next && self.ready.is_empty())
+            || held + weight <= m.open_to(&self.promise, now).saturating_mul(part);
+        m.set(&mut self.promise, left.saturating_sub(weight));
+        fits
     }
 
-    /// Joins the last two fragments that wait for the reader, if there are many and both fit into one small buffer:
-    /// a peer that sends bytes one by one must not take a buffer with each.
+    /// Keeps the running ratio of payload to pool memory.
     #[inline]
-    pub(crate) fn join_small(&mut self, pool: &HeapRxPool, c: &mut Counters) {
-        if self.ready.len() > JOIN_FROM {
-            self.join_last(pool, c);
+    pub(crate) fn weigh(&mut self, len: u32, truesize: u32) {
+        let (b, t) = &mut self.density;
+        *b += len;
+        *t += truesize.max(len);
+        if *t > 1 << 20 {
+            *b = *b / 2 + 1;
+            *t /= 2;
         }
     }
 
-    fn join_last(&mut self, pool: &HeapRxPool, c: &mut Counters) {
-        let mut last = self.ready.iter().rev().take(2);
-        let (Some(b), Some(a)) = (last.next(), last.next()) else { return };
-        let (n, m) = (a.bytes().len(), a.bytes().len() + b.bytes().len());
-        if m > pool.buf_size() {
-            return;
-        }
-        let Some(mut to) = pool.take() else { return };
-        to.space()[..n].copy_from_slice(a.bytes());
-        to.space()[n..m].copy_from_slice(b.bytes());
-        self.ready_size -= u64::from(a.truesize()) + u64::from(b.truesize());
-        let joined = to.into_frag(0, m as u32);
-        self.ready_size += u64::from(joined.truesize());
-        self.ready.truncate(self.ready.len() - 2);
-        self.ready.push_back(joined);
-        c.rx_copied_bytes += m as u64;
+    /// Bytes were received in order.
+    #[inline]
+    pub(crate) fn received(&mut self, m: &mut Memory, now: u64) {
+        m.received(&mut self.promise, now);
+    }
+
+    /// The connection ends: nothing is promised to it any more.
+    pub(crate) fn end(&mut self, m: &mut Memory) {
+        m.forget(&std::mem::take(&mut self.promise));
+        self.starved = false;
     }
 }
 
