@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dataplane::clock::Clock;
 use hugepages::{Backing, PrivatePages};
 use transport::lnd::{self, Accept};
-use transport::node::desk::Front;
+use transport::node::inspect::Inspection;
 use transport::node::sock::{SockError, may_bind_privileged};
 use transport::node::{BuildError, Control, NodeBuilder};
 
@@ -78,8 +78,8 @@ fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>)
     };
     let describe = format!("kernel sockets, {at}{}", if privileged { "" } else { ", unprivileged" });
     let clock = Clock::calibrated();
-    let front = Arc::new(Front::new(1, clock.clone()));
-    let mut node = NodeBuilder::of(config).clock(clock).front(front.clone());
+    let front = Arc::new(Inspection::new(1, clock.clone()));
+    let mut node = NodeBuilder::of(config).clock(clock).inspection(front.clone());
     match node.probe() {
         // Who listens there may be a node of this very NID, the kernel's or another user's: see field report 16.
         Err(BuildError::Sock(e)) if in_use(&e) && role != Role::Server => {

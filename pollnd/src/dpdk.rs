@@ -21,7 +21,7 @@ use hugepages::{Backing, LendSlab};
 use tcpstack::{Stack, StackConfig};
 use transport::lnd::tunables::Change;
 use transport::lnd::{Carrier, Tcp};
-use transport::node::desk::Front;
+use transport::node::inspect::Inspection;
 use transport::node::lcore::{Duplicates, LcoreRt, keepalive};
 use transport::node::{App, Control, Idle, Lcores, NoApp, NodeBuilder, NodeEnd, Order, Turn, run};
 use transport::stream::ShardId;
@@ -338,7 +338,7 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
         if eal.huge() { "huge pages" } else { "ordinary pages" }
     );
     let clock = Clock::calibrated();
-    let front = Arc::new(Front::new(lcores.len(), clock.clone()));
+    let front = Arc::new(Inspection::new(lcores.len(), clock.clone()));
     let (bufs, bytes) = port.rx_memory();
     let queues = port.queues();
     let of_node = Lcores {
@@ -348,7 +348,7 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
         ..of_node
     };
     let stack = stack_config(a, &config.tcp, ip, network);
-    let node = NodeBuilder::of(config).clock(clock).front(front.clone()).lcores(of_node);
+    let node = NodeBuilder::of(config).clock(clock).inspection(front.clone()).lcores(of_node);
     let plan = Arc::new(Plan {
         node: node.plan().map_err(|e| e.to_string())?,
         stack,

@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use transport::node::desk::Front;
+use transport::node::inspect::Inspection;
 use transport::wire::Nid;
 use transport::wire::nid::PID_LUSTRE;
 
@@ -27,7 +27,7 @@ pub(crate) struct Known {
 }
 
 /// Nodes of the same network that have connections now.
-fn connected(front: &Front, own: Nid) -> Option<Vec<Nid>> {
+fn connected(front: &Inspection, own: Nid) -> Option<Vec<Nid>> {
     let mut all = Vec::new();
     let looked = front.peers(None, |p| {
         let node = p.conns > 0 && p.id.pid == PID_LUSTRE && p.id.nid.same_net(own) && p.id.nid != own;
@@ -40,7 +40,7 @@ fn connected(front: &Front, own: Nid) -> Option<Vec<Nid>> {
 
 impl Known {
     /// Begins to keep the list of `claim`, of the peers that `front` shows.
-    pub(crate) fn keep(claim: &Claim, front: Arc<Front>, own: Nid) -> Known {
+    pub(crate) fn keep(claim: &Claim, front: Arc<Inspection>, own: Nid) -> Known {
         let (stop, stopped) = mpsc::channel();
         let list = claim.list();
         let written = claim.list();

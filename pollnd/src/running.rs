@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use dataplane::clock::Clock;
 use hugepages::Backing;
 use transport::node::builder::Polling;
-use transport::node::desk::Front;
+use transport::node::inspect::Inspection;
 use transport::node::{App, Control, NodeEnd, Order};
 
 use crate::args::NodeArgs;
@@ -67,7 +67,7 @@ pub(crate) struct Node {
     threads: Vec<Polling>,
     control: Arc<Control>,
     describe: String,
-    front: Arc<Front>,
+    front: Arc<Inspection>,
     /// Its control socket.
     server: Option<Server>,
     /// Greets the peers from before the restart.
@@ -87,7 +87,7 @@ impl Node {
         describe: String,
         after: Option<Box<dyn FnOnce() -> Result<(), String>>>,
     ) -> Node {
-        let front = Arc::new(Front::new(0, Clock::monotonic()));
+        let front = Arc::new(Inspection::new(0, Clock::monotonic()));
         Node {
             threads,
             control,
@@ -115,7 +115,7 @@ impl Node {
 
     /// Lets others look at the node while it runs, and remembers its peers. One that cannot have a control socket runs
     /// all the same.
-    pub(crate) fn seen_through(mut self, front: Arc<Front>, a: &NodeArgs, setup: Setup) -> Node {
+    pub(crate) fn seen_through(mut self, front: Arc<Inspection>, a: &NodeArgs, setup: Setup) -> Node {
         let about = About {
             nid: a.nid.to_string(),
             carrier: self.describe.clone(),
@@ -148,8 +148,8 @@ impl Node {
         self
     }
 
-    /// The front of its lcores' desks.
-    pub(crate) fn front(&self) -> &Front {
+    /// The inspection of its lcores.
+    pub(crate) fn front(&self) -> &Inspection {
         &self.front
     }
 
@@ -220,4 +220,4 @@ pub(crate) fn both<T>(outcome: Result<(), String>, down: Result<T, String>) -> R
 }
 
 /// A node that runs, and the desks of its lcores.
-pub(crate) type Started = (Node, Arc<Front>);
+pub(crate) type Started = (Node, Arc<Inspection>);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tcpstack::Phase;
 use transport::lnd::LnetError;
-use transport::node::desk::{Filter, Front};
+use transport::node::inspect::{Filter, Inspection};
 use transport::socklnd::{Contact, DialWhy, PeerBrief};
 use transport::stream::DialError;
 use transport::wire::{Nid, ProcessId};
@@ -13,7 +13,7 @@ use transport::wire::{Nid, ProcessId};
 use crate::units;
 
 /// Knowledge of a running node about `nid`.
-fn brief(front: &Front, nid: Nid) -> Option<PeerBrief> {
+fn brief(front: &Inspection, nid: Nid) -> Option<PeerBrief> {
     let mut found = None;
     // An lcore that does not answer knows nothing that could be told.
     let _ = front.peers(Some(ProcessId::lustre(nid)), |b| {
@@ -43,7 +43,7 @@ fn cut_frames(n: u64, remedy: &str) -> String {
 }
 
 /// `e`, and behind it the likely reason where frames came cut: it was told when the node started, long before.
-fn with_cut(front: &Front, e: String) -> String {
+fn with_cut(front: &Inspection, e: String) -> String {
     let Some(remedy) = CUT.get() else { return e };
     let cut = |lcore| {
         front
@@ -57,7 +57,7 @@ fn with_cut(front: &Front, e: String) -> String {
 }
 
 /// The error of an operation, with the reason in place of "cannot be reached".
-pub(crate) fn failed(front: &Front, nid: Nid, e: String) -> String {
+pub(crate) fn failed(front: &Inspection, nid: Nid, e: String) -> String {
     let why =
         if e == LnetError::Unreachable.to_string() { brief(front, nid).and_then(|b| b.why) } else { None };
     let e = why.map_or(e, |w| format!("the peer cannot be reached: {}", reason(w)));
@@ -65,7 +65,7 @@ pub(crate) fn failed(front: &Front, nid: Nid, e: String) -> String {
 }
 
 /// Text about a peer that has not answered for so long.
-pub(crate) fn silent(front: &Front, nid: Nid, patience: Duration) -> String {
+pub(crate) fn silent(front: &Inspection, nid: Nid, patience: Duration) -> String {
     let resolving = || {
         let mut any = false;
         let filter = Filter { peer: nid.ip(), state: Some(Phase::Resolve), ..Filter::default() };

@@ -10,7 +10,7 @@ use model as sync;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use handover::{Common, Desk, Lines, Served, flush, post};
+use handover::{Common, Lines, Mailbox, Served, flush, post};
 use loom::thread;
 use sync::ArrayQueue;
 
@@ -19,15 +19,15 @@ use sync::ArrayQueue;
 #[test]
 fn a_question_is_answered_once_and_never_overlooked() {
     sync::every(3, || {
-        let desk = Arc::new(Desk::new(2));
+        let mailbox = Arc::new(Mailbox::new(2));
         let asker = {
-            let desk = desk.clone();
+            let mailbox = mailbox.clone();
             thread::spawn(move || {
                 let mut answered = 0;
                 for serial in [1_u64, 2] {
-                    desk.ask(serial, serial * 10).unwrap();
+                    mailbox.ask(serial, serial * 10).unwrap();
                     for _ in 0..2 {
-                        if let Some(a) = desk.take(serial) {
+                        if let Some(a) = mailbox.take(serial) {
                             assert_eq!(a, serial * 10 + 1, "another's answer");
                             answered += 1;
                         }
@@ -39,8 +39,8 @@ fn a_question_is_answered_once_and_never_overlooked() {
         };
         let mut seen = Vec::new();
         let turn = |seen: &mut Vec<u64>| {
-            if desk.asked() {
-                desk.answer(|a| {
+            if mailbox.asked() {
+                mailbox.answer(|a| {
                     seen.push(*a);
                     *a += 1;
                 });
@@ -50,7 +50,7 @@ fn a_question_is_answered_once_and_never_overlooked() {
         turn(&mut seen);
         asker.join().unwrap();
         turn(&mut seen);
-        assert_eq!((seen, desk.waiting()), (vec![10, 20], 0));
+        assert_eq!((seen, mailbox.waiting()), (vec![10, 20], 0));
     });
 }
 
@@ -58,21 +58,21 @@ fn a_question_is_answered_once_and_never_overlooked() {
 #[test]
 fn what_was_answered_before_the_end_is_heard() {
     sync::every(3, || {
-        let desk = Arc::new(Desk::new(2));
-        desk.ask(1_u64, 10).unwrap();
+        let mailbox = Arc::new(Mailbox::new(2));
+        mailbox.ask(1_u64, 10).unwrap();
         let lcore = {
-            let desk = desk.clone();
+            let mailbox = mailbox.clone();
             thread::spawn(move || {
-                desk.answer(|a| *a += 1);
-                desk.close();
+                mailbox.answer(|a| *a += 1);
+                mailbox.close();
             })
         };
         // The order of an asker: the flag first, then the answers.
-        let closed = desk.closed();
-        let answer = desk.take(1);
+        let closed = mailbox.closed();
+        let answer = mailbox.take(1);
         assert!(!closed || answer == Some(11));
         lcore.join().unwrap();
-        assert!(desk.closed());
+        assert!(mailbox.closed());
     });
 }
 

@@ -15,7 +15,7 @@ use bench::workload::Client;
 use rustix::net::{RecvFlags, recv};
 use serde_json::{Value, json};
 use transport::lnd::AppId;
-use transport::node::desk::Front;
+use transport::node::inspect::Inspection;
 use transport::node::{App, Handle, Ops};
 
 use super::seats::{Chair, DEPTH, NAP, OWED_MAX, PINGS, one_ping};
@@ -57,7 +57,7 @@ pub(super) fn ping(shared: &Shared, target: &str, timeout: f64) -> Outcome {
 }
 
 /// Counters of a node's lcores so far, those that a transfer is told about.
-fn counts(front: &Front) -> BTreeMap<&'static str, u64> {
+fn counts(front: &Inspection) -> BTreeMap<&'static str, u64> {
     let mut sum = BTreeMap::new();
     for lcore in 0..front.lcores() {
         let Ok(c) = front.counts(lcore) else { continue };

@@ -2,7 +2,7 @@
 //!
 //! A node listens on a UNIX socket of its user's alone ([`run_dir`]). Whoever connects writes one JSON object a line
 //! ([`Request`]) and reads JSON objects, one a line: rows, then an object with `end` or `error`. The node's side
-//! ([`server`]) runs on threads of its own; lcores are asked by message ([`transport::node::desk`]), page by page,
+//! ([`server`]) runs on threads of its own; lcores are asked by message ([`transport::node::inspect`]), page by page,
 //! so that a reader who stops reading holds up nobody but himself.
 
 pub(crate) mod capture;
@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tcpstack::ConnStats;
-use transport::node::desk::{Counts, Row};
+use transport::node::inspect::{Counts, Row};
 
 use crate::args::values::TRANSFER_MAX;
 use crate::job::Job;

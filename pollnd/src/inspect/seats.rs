@@ -7,7 +7,7 @@ use hugepages::Backing;
 use serde::{Deserialize, Serialize};
 use transport::lnd::AppId;
 use transport::lnet::{Event, Op};
-use transport::node::desk::Front;
+use transport::node::inspect::Inspection;
 use transport::node::{Handle, Seat};
 use transport::wire::{Nid, PingInfo, ProcessId};
 
@@ -163,7 +163,7 @@ impl Pong {
 /// The reason.
 pub(crate) fn one_ping(
     handle: &Handle,
-    front: &Front,
+    front: &Inspection,
     (nid, tag): (Nid, u64),
     timeout: Duration,
     owed: &mut Vec<u64>,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tcpstack::Phase;
-use transport::node::desk::{Filter, Front};
+use transport::node::inspect::{Filter, Inspection};
 
 use super::seats::Guests;
 use super::shared::{About, Shared, say};
@@ -43,7 +43,7 @@ impl Server {
     /// # Errors
     /// Folders that were tried, or what the kernel says to the socket.
     pub(crate) fn start(
-        front: Arc<Front>,
+        front: Arc<Inspection>,
         about: About,
         guests: Option<Arc<Guests>>,
     ) -> Result<Server, String> {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
-use transport::node::desk::Front;
+use transport::node::inspect::Inspection;
 use transport::wire::Nid;
 
 use super::seats::Guests;
@@ -16,7 +16,7 @@ use crate::settings;
 
 /// State that all threads of a node's server share.
 pub(super) struct Shared {
-    pub(super) front: Arc<Front>,
+    pub(super) front: Arc<Inspection>,
     pub(super) stop: AtomicBool,
     /// A capture is under way.
     pub(super) capturing: AtomicBool,

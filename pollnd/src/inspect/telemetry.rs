@@ -17,18 +17,18 @@ use std::sync::{Arc, OnceLock};
 use dataplane::dpdk::{Eal, TelemetryValue, telemetry};
 use serde_json::Value;
 use transport::node::Control;
-use transport::node::desk::{Filter, Front, Row};
+use transport::node::inspect::{Filter, Inspection, Row};
 
 /// Entries of one answer that DPDK has room for.
 const ENTRIES: usize = 255;
 
 /// A process has one EAL, and so one node that is shown.
-static SHOWN: OnceLock<(Arc<Control>, Arc<Front>)> = OnceLock::new();
+static SHOWN: OnceLock<(Arc<Control>, Arc<Inspection>)> = OnceLock::new();
 
 type Answer = Vec<(String, TelemetryValue)>;
 
 /// Registers the commands. One that DPDK refuses is told in the log.
-pub(crate) fn offer(eal: &Eal, control: &Arc<Control>, front: &Arc<Front>) {
+pub(crate) fn offer(eal: &Eal, control: &Arc<Control>, front: &Arc<Inspection>) {
     if SHOWN.set((control.clone(), front.clone())).is_err() {
         return;
     }

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use serde_json::{Value, json};
 use transport::lnd::Config;
 use transport::lnd::tunables::{self, ALL, Change, Tunable};
-use transport::node::desk::Front;
+use transport::node::inspect::Inspection;
 use transport::wire::Nid;
 
 use super::Request;
@@ -49,7 +49,7 @@ pub(super) fn rows(cfg: &Config, name: Option<&str>) -> Result<Vec<Value>, Strin
 /// The node's side of showing.
 pub(super) fn show(
     s: &mut UnixStream,
-    front: &Front,
+    front: &Inspection,
     name: Option<&str>,
 ) -> io::Result<Result<Value, String>> {
     let rows = match front.config(0).map_err(|e| e.to_string()).and_then(|c| rows(&c, name)) {
@@ -66,7 +66,7 @@ pub(super) fn show(
 ///
 /// # Errors
 /// A fault of name or value, or the lcore that does not answer.
-pub(super) fn set(front: &Front, name: &str, value: &str) -> Result<Value, String> {
+pub(super) fn set(front: &Inspection, name: &str, value: &str) -> Result<Value, String> {
     let before = front.config(0).map_err(|e| e.to_string())?;
     let change = Change::new(&before, name, value).map_err(|e| e.to_string())?;
     front

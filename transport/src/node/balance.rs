@@ -17,7 +17,7 @@
 //! estimate that is wrong cannot send it to and fro for long. The lcores of a CPT take turns ([`SLOT`]), so that each sees
 //! what the last move brought.
 
-use super::desk::Pace;
+use super::inspect::Pace;
 use crate::lnd::BYTES_A_NS;
 use crate::stream::BUCKETS;
 use crate::stream::{Bucket, ShardId};

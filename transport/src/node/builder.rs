@@ -48,7 +48,7 @@ use dataplane::pkt::Port;
 use tcpstack::{Listen, ListenError, Stack};
 
 use super::app::App;
-use super::desk::{Desk, Front, Inspect};
+use super::inspect::{Inspect, Inspection, Mailbox};
 use super::lcore::LcoreRt;
 use super::mesh::{Mesh, Rings, relay_budget};
 use super::run::{Control, Idle, NodeEnd, Order, Turn, run};
@@ -204,7 +204,7 @@ pub type Polling = JoinHandle<Result<Vec<Option<NodeEnd>>, String>>;
 pub struct NodeBuilder {
     config: Config,
     clock: Option<Clock>,
-    front: Option<Arc<Front>>,
+    inspection: Option<Arc<Inspection>>,
     listen: Option<Vec<SocketAddr>>,
     idle: sock::Idle,
     lcores: Lcores,
@@ -223,7 +223,7 @@ impl NodeBuilder {
         NodeBuilder {
             config,
             clock: None,
-            front: None,
+            inspection: None,
             listen: None,
             idle: sock::Idle::default(),
             lcores: Lcores::new(1, 0, 0),
@@ -259,8 +259,8 @@ impl NodeBuilder {
 
     /// Lets others look at the node while it runs.
     #[must_use]
-    pub fn front(self, front: Arc<Front>) -> NodeBuilder {
-        NodeBuilder { front: Some(front), ..self }
+    pub fn inspection(self, inspection: Arc<Inspection>) -> NodeBuilder {
+        NodeBuilder { inspection: Some(inspection), ..self }
     }
 
     /// Listens here, rather than on the NID's address at the configuration's ports.
@@ -422,7 +422,7 @@ impl NodeBuilder {
             clock: self.clock.unwrap_or_else(Clock::monotonic),
             rings: Rings::new(self.lcores.count),
             config: self.config,
-            front: self.front,
+            inspection: self.inspection,
             lcores: self.lcores,
         })
     }
@@ -433,7 +433,7 @@ pub struct Plan {
     config: Config,
     listen: Vec<SocketAddr>,
     clock: Clock,
-    front: Option<Arc<Front>>,
+    inspection: Option<Arc<Inspection>>,
     lcores: Lcores,
     rings: Rings,
 }
@@ -458,8 +458,8 @@ impl Plan {
         Machine::new(Config { shards, ..self.config.clone() })
     }
 
-    fn desk(&self, me: ShardId) -> Option<Arc<Desk>> {
-        self.front.as_ref().and_then(|f| f.desk(usize::from(me.0)))
+    fn mailbox(&self, me: ShardId) -> Option<Arc<Mailbox>> {
+        self.inspection.as_ref().and_then(|f| f.mailbox(usize::from(me.0)))
     }
 
     /// Streams of lcore `me` over `stack`, listening.
@@ -487,7 +487,7 @@ impl Plan {
         let shards = self.shards(ShardId(0))?;
         let alone = Shard::alone(self.machine(shards), streams, app);
         let several = |e: NotAlone| BuildError::OneThread(e.count);
-        Ok(alone.map_err(several)?.at(self.desk(ShardId(0))))
+        Ok(alone.map_err(several)?.at(self.mailbox(ShardId(0))))
     }
 
     /// Shard `me`, over the streams of its own queue if it has one, and joined to the others.
@@ -505,7 +505,7 @@ impl Plan {
         let lend = relay_budget(l.rx_bytes, l.rx_bufs);
         let mesh = Mesh::new(shards, owners, &self.rings, lend, move || clock.now()).among(l.siblings(me));
         let shard = Shard::meshed(self.machine(shards), mesh, own, app);
-        Ok(shard.at(self.desk(me)).balanced(l.balanced))
+        Ok(shard.at(self.mailbox(me)).balanced(l.balanced))
     }
 
     /// Shard `me`, to be run: joined to others where there are any.

@@ -6,19 +6,19 @@ use std::sync::Arc;
 
 use crate::sync::{ArrayQueue, AtomicBool, Ordering};
 
-/// Between an lcore and those who ask it, one at a time. See [`desk`](super::desk).
+/// Between an lcore and those who ask it, one at a time. See [`inspect`](super::inspect).
 #[derive(Debug)]
-pub struct Desk<T> {
+pub struct Mailbox<T> {
     asked: AtomicBool,
     asks: ArrayQueue<(u64, T)>,
     answers: ArrayQueue<(u64, T)>,
     closed: AtomicBool,
 }
 
-impl<T> Desk<T> {
-    /// A desk at which so many questions may wait.
-    pub fn new(waiting: usize) -> Desk<T> {
-        Desk {
+impl<T> Mailbox<T> {
+    /// A mailbox in which so many questions may wait.
+    pub fn new(waiting: usize) -> Mailbox<T> {
+        Mailbox {
             asked: AtomicBool::new(false),
             asks: ArrayQueue::new(waiting),
             answers: ArrayQueue::new(waiting),

@@ -18,7 +18,7 @@ use tcpstack::{CloseWhy as Why, Dial, Duplicate, FlowId, KeepAlive, PushError, S
 
 use self::conns::{Conn, Conns, Queued};
 use super::counters::RtCounters;
-use super::desk::{Inspect, PAGE, Page, Row};
+use super::inspect::{Inspect, PAGE, Page, Row};
 use super::streams::{Sibling, Streams, Work};
 use super::unlent::{Dials, Unlent, must_leave};
 use crate::hash::OwnMap;

@@ -7,7 +7,7 @@
 //!   queue or, with an in-memory port and virtual time, a simulated network.
 //! * [`mesh`]: what crosses shards; `moving` moves peers between them, as [`balance`] sees fit.
 //! * [`app`]: what uses the node, on its lcore or behind rings.
-//! * [`desk`]: looking at a node while it runs.
+//! * [`inspect`]: looking at a node while it runs.
 //! * `handover`: the flags and rings between its threads.
 //! * `unlent`: messages that wait for lendings, of both kinds of streams.
 //! * [`mod@run`]: threads, signals, drain, idling, and what happens when an lcore panics.
@@ -21,9 +21,9 @@ pub mod builder;
 #[cfg(feature = "node")]
 mod counters;
 #[cfg(feature = "node")]
-pub mod desk;
-#[cfg(feature = "node")]
 mod handover;
+#[cfg(feature = "node")]
+pub mod inspect;
 #[cfg(feature = "node")]
 pub mod lcore;
 pub mod machine;
@@ -49,7 +49,7 @@ pub use builder::{BuildError, Lcores, NodeBuilder, Plan, Running};
 #[cfg(feature = "node")]
 pub use counters::RtCounters;
 #[cfg(feature = "node")]
-pub use desk::Inspect;
+pub use inspect::Inspect;
 pub use machine::{BesideError, CopyJob, Gauges, Input, Luggage, Machine, Output};
 #[cfg(feature = "node")]
 pub use run::{Control, Idle, NodeEnd, Order, Turn, run};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::app::App;
 use super::counters::RtCounters;
-use super::desk::Inspect;
+use super::inspect::Inspect;
 use super::shard::Shard;
 use super::streams::{Streams, Work};
 use crate::lnd::Counters;

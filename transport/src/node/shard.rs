@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::app::{App, Ops};
 use super::balance::{Balancer, Sight};
 use super::counters::RtCounters;
-use super::desk::{Ask, Attended, Desk, Inspect, Pace};
+use super::inspect::{Attended, Inspect, Mailbox, Pace, Question};
 use super::mesh::Mesh;
 use super::streams::{Streams, Work};
 use crate::lnd::{AppId, Shards};
@@ -77,7 +77,7 @@ pub struct Shard<S: Streams + Inspect, A: App> {
     own: VecDeque<Op>,
     me: ShardId,
     down: bool,
-    desk: Option<Attended>,
+    mailbox: Option<Attended>,
     pace: Pace,
     balancer: Option<Balancer>,
 }
@@ -114,7 +114,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
             own: VecDeque::new(),
             me,
             down: false,
-            desk: None,
+            mailbox: None,
             pace: Pace::default(),
             balancer: None,
         }
@@ -137,7 +137,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
     pub fn turn(&mut self) -> Work {
         let now = self.now();
         self.pace.begin(now);
-        if self.desk.as_ref().is_some_and(|d| d.0.asked()) {
+        if self.mailbox.as_ref().is_some_and(|d| d.0.asked()) {
             self.answer();
         }
         let machine = &mut self.machine;
@@ -235,32 +235,32 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
         Ok(self)
     }
 
-    /// Lets others look at the shard while it runs, through `desk`.
+    /// Lets others look at the shard while it runs, through `mailbox`.
     #[must_use]
-    pub fn at(mut self, desk: Option<Arc<Desk>>) -> Shard<S, A> {
-        self.desk = desk.map(Attended);
+    pub fn at(mut self, mailbox: Option<Arc<Mailbox>>) -> Shard<S, A> {
+        self.mailbox = mailbox.map(Attended);
         self
     }
 
     fn answer(&mut self) {
-        let Some(desk) = self.desk.as_ref().map(|d| d.0.clone()) else { return };
-        desk.answer(|ask| match ask {
-            Ask::Page(page) => match self.outside.streams_mut() {
+        let Some(mailbox) = self.mailbox.as_ref().map(|d| d.0.clone()) else { return };
+        mailbox.answer(|ask| match ask {
+            Question::Page(page) => match self.outside.streams_mut() {
                 Some(s) => s.look(page),
                 None => page.from = None,
             },
-            Ask::Peers(peers) => peers.fill(&self.machine),
-            Ask::Counts(c) => {
+            Question::Peers(peers) => peers.fill(&self.machine),
+            Question::Counts(c) => {
                 (c.proto, c.rt, c.pace) = (self.machine.tally(), self.counters(), self.pace);
                 self.details(&mut |name, n| c.add(name, n));
             }
-            Ask::Tap(tap) => {
+            Question::Tap(tap) => {
                 if let Some(s) = self.outside.streams_mut() {
                     *tap = s.tap(tap.take());
                 }
             }
-            Ask::Config(c) => c.as_mut().clone_from(self.machine.config()),
-            Ask::Tune(change) => {
+            Question::Config(c) => c.as_mut().clone_from(self.machine.config()),
+            Question::Tune(change) => {
                 self.machine.tune(change);
                 if let Some(s) = self.outside.streams_mut() {
                     s.tune(&self.machine.config().tcp);

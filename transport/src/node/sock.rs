@@ -26,7 +26,7 @@ pub use self::config::{Idle, SockConfig, SockError};
 use self::config::{is_exhausted, remedy};
 use self::conn::{Conn, EINPROGRESS, Stage, TxItem, View, close_why, dial_error};
 use super::counters::RtCounters;
-use super::desk::{Inspect, Page};
+use super::inspect::{Inspect, Page};
 use super::streams::{Sibling, Streams, Work};
 use super::unlent::{Dials, Unlent, must_leave};
 use crate::hash::OwnMap;

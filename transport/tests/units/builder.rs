@@ -9,7 +9,7 @@ use hugepages::LendSlab;
 use tcpstack::{Stack, StackConfig};
 use transport::lnd::{Accept, AppId, Config, Shards};
 use transport::lnet::{Event, Op};
-use transport::node::desk::Front;
+use transport::node::inspect::Inspection;
 use transport::node::lcore::LcoreRt;
 use transport::node::sock::{SockConfig, SockRt};
 use transport::node::{
@@ -144,7 +144,7 @@ fn what_keeps_an_application_from_being_made_is_told_by_the_node_that_stops() {
     assert_eq!(node.stop().unwrap_err(), "no pages");
 }
 
-/// Two lcores over one queue, in virtual time, and a node of one; seen through their desks.
+/// Two lcores over one queue, in virtual time, and a node of one; seen through their mailboxes.
 #[test]
 fn a_plan_gives_the_shards_of_a_node() {
     let now = Arc::new(std::sync::atomic::AtomicU64::new(1_000_000_000));
@@ -162,8 +162,8 @@ fn a_plan_gives_the_shards_of_a_node() {
     let (handle, app) = rings(AppId::FIRST, 4);
     let mut client = node(0).over(stack(0, a), app).unwrap();
     let lcores = Lcores { queues: 1, ..Lcores::new(2, (mem.rx_buf * mem.rx_bufs) as u64, mem.rx_bufs) };
-    let front = Arc::new(Front::new(2, clock.clone()));
-    let plan = node(1).lcores(lcores).front(front.clone()).plan().unwrap();
+    let inspection = Arc::new(Inspection::new(2, clock.clone()));
+    let plan = node(1).lcores(lcores).inspection(inspection.clone()).plan().unwrap();
     assert_eq!(plan.config().listen_ports().collect::<Vec<_>>(), [988]);
     let own = plan.lcore(ShardId(0), stack(1, b)).unwrap();
     let app = || -> Box<dyn App> { Box::new(NoApp) };
@@ -192,5 +192,5 @@ fn a_plan_gives_the_shards_of_a_node() {
     let e = node(0).listen_at([elsewhere]).over(stack(0, a), NoApp).err().unwrap().to_string();
     assert!(e.contains("10.5.0.9:988") && e.contains("the NID's address"), "{e}");
     drop(servers);
-    assert!((0..2).all(|i| front.desk(i).unwrap().closed()), "their desks went with them");
+    assert!((0..2).all(|i| inspection.mailbox(i).unwrap().closed()), "their mailboxes went with them");
 }

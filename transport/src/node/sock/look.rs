@@ -4,7 +4,7 @@
 use tcpstack::{ConnStats, Phase};
 
 use super::conn::{Conn, Stage};
-use crate::node::desk::{PAGE, Page, Row};
+use crate::node::inspect::{PAGE, Page, Row};
 
 pub(super) fn look(conns: &[Option<Conn>], page: &mut Page) {
     let first = page.step(conns.len());

@@ -1,12 +1,12 @@
-//! Asking a running node: questions to its lcores and their answers, in boxes that the asker brings.
+//! Inspection: questions to the lcores of a running node, and their answers.
 //!
-//! An lcore looks at one flag a turn. Where it is set it takes the question out of a ring, fills the box that came
-//! with it, and puts it into another ring; it neither allocates nor waits, and what one question may cost is
+//! An lcore looks at one flag a turn. Where it is set it takes the question out of its mailbox, fills the room for the
+//! answer that came with it, and puts it back; it neither allocates nor waits, and what one question may cost is
 //! bounded ([`PAGE`] connections). The asker sleeps between looks, and gives up at its deadline.
 //!
 //! ```text
-//!   Front::ask ── Ask ──> Desk.asks ──> Shard::turn: fills it ──> Desk.answers ──> Front
-//!        (any thread, one at a time)                 (the lcore)
+//!   Inspection::ask ── Question ──> Mailbox.asks ──> Shard::turn: fills it ──> Mailbox.answers ──> Inspection
+//!        (any thread, one at a time)                       (the lcore)
 //! ```
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -203,7 +203,7 @@ impl Peers {
 
 /// A question, and the room for its answer.
 #[derive(Debug)]
-pub enum Ask {
+pub enum Question {
     /// Connections.
     Page(Box<Page>),
     /// Peers.
@@ -235,11 +235,11 @@ pub trait Inspect {
 }
 
 /// Between an lcore and those who ask it.
-pub type Desk = handover::Desk<Ask>;
+pub type Mailbox = handover::Mailbox<Question>;
 
-/// An lcore's end of its desk: when this value goes, with its shard, those who ask hear that it has ended.
+/// An lcore's end of its mailbox: when this value goes, with its shard, those who ask hear that it has ended.
 #[derive(Debug)]
-pub(crate) struct Attended(pub(crate) Arc<Desk>);
+pub(crate) struct Attended(pub(crate) Arc<Mailbox>);
 
 impl Drop for Attended {
     fn drop(&mut self) {
@@ -275,9 +275,9 @@ pub enum NoAnswer {
     },
 }
 
-/// All desks of a node.
-pub struct Front {
-    desks: Vec<Arc<Desk>>,
+/// Looks into a running node: the mailboxes of all its lcores.
+pub struct Inspection {
+    mailboxes: Vec<Arc<Mailbox>>,
     /// Serial number of the next question: an answer that comes too late is not taken for another's.
     next: Mutex<u64>,
     clock: Clock,
@@ -287,24 +287,24 @@ pub struct Front {
 /// a second.
 const PATIENCE: Duration = Duration::from_millis(3000);
 
-impl Front {
-    /// Desks for `lcores` lcores, whose clock is `clock`.
-    pub fn new(lcores: usize, clock: Clock) -> Front {
-        Front {
-            desks: (0..lcores).map(|_| Arc::new(Desk::new(WAITING))).collect(),
+impl Inspection {
+    /// Mailboxes for `lcores` lcores, whose clock is `clock`.
+    pub fn new(lcores: usize, clock: Clock) -> Inspection {
+        Inspection {
+            mailboxes: (0..lcores).map(|_| Arc::new(Mailbox::new(WAITING))).collect(),
             next: Mutex::new(0),
             clock,
         }
     }
 
-    /// The desk of an lcore, to be given to its shard.
-    pub fn desk(&self, lcore: usize) -> Option<Arc<Desk>> {
-        self.desks.get(lcore).cloned()
+    /// The mailbox of an lcore, to be given to its shard.
+    pub fn mailbox(&self, lcore: usize) -> Option<Arc<Mailbox>> {
+        self.mailboxes.get(lcore).cloned()
     }
 
     /// How many lcores there are.
     pub fn lcores(&self) -> usize {
-        self.desks.len()
+        self.mailboxes.len()
     }
 
     /// The lcores' time, in ns.
@@ -316,22 +316,24 @@ impl Front {
     ///
     /// # Errors
     /// [`NoAnswer`]
-    pub fn ask(&self, lcore: usize, ask: Ask) -> Result<Ask, NoAnswer> {
+    pub fn ask(&self, lcore: usize, ask: Question) -> Result<Question, NoAnswer> {
         self.ask_within(lcore, ask, PATIENCE)
     }
 
-    fn ask_within(&self, lcore: usize, ask: Ask, patience: Duration) -> Result<Ask, NoAnswer> {
+    fn ask_within(&self, lcore: usize, ask: Question, patience: Duration) -> Result<Question, NoAnswer> {
         let late = NoAnswer::Late { lcore, ms: patience.as_millis() as u64 };
-        let desk = self.desks.get(lcore).ok_or(NoAnswer::Unknown { lcore })?;
+        let mailbox = self.mailboxes.get(lcore).ok_or(NoAnswer::Unknown { lcore })?;
         let mut serial = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         *serial += 1;
-        desk.ask(*serial, ask).map_err(|_| if desk.closed() { NoAnswer::Ended { lcore } } else { late })?;
+        mailbox
+            .ask(*serial, ask)
+            .map_err(|_| if mailbox.closed() { NoAnswer::Ended { lcore } } else { late })?;
         let until = Instant::now() + patience;
         let mut nap = Duration::from_micros(20);
         loop {
             // Read before the answers: the last answer comes before the end.
-            let closed = desk.closed();
-            match desk.take(*serial) {
+            let closed = mailbox.closed();
+            match mailbox.take(*serial) {
                 Some(a) => return Ok(a),
                 None if closed => return Err(NoAnswer::Ended { lcore }),
                 None if Instant::now() > until => return Err(late),
@@ -348,11 +350,11 @@ impl Front {
     /// # Errors
     /// [`NoAnswer`] of the first lcore that does not; those before it were shown.
     pub fn connections(&self, filter: Filter, mut each: impl FnMut(&Row) -> bool) -> Result<(), NoAnswer> {
-        for lcore in 0..self.desks.len() {
+        for lcore in 0..self.mailboxes.len() {
             let mut page = Box::new(Page::new(filter, 0));
             while page.from.is_some() {
                 page.rows.clear();
-                let Ask::Page(p) = self.ask(lcore, Ask::Page(page))? else { break };
+                let Question::Page(p) = self.ask(lcore, Question::Page(page))? else { break };
                 page = p;
                 if !page.rows.iter().all(&mut each) {
                     return Ok(());
@@ -371,11 +373,11 @@ impl Front {
         only: Option<ProcessId>,
         mut each: impl FnMut(&PeerBrief) -> bool,
     ) -> Result<(), NoAnswer> {
-        for lcore in 0..self.desks.len() {
+        for lcore in 0..self.mailboxes.len() {
             let mut page = Box::new(Peers { only, from: Some(0), rows: Vec::with_capacity(PAGE) });
             while page.from.is_some() {
                 page.rows.clear();
-                let Ask::Peers(p) = self.ask(lcore, Ask::Peers(page))? else { break };
+                let Question::Peers(p) = self.ask(lcore, Question::Peers(page))? else { break };
                 page = p;
                 if !page.rows.iter().all(&mut each) {
                     return Ok(());
@@ -390,8 +392,8 @@ impl Front {
     /// # Errors
     /// [`NoAnswer`]
     pub fn counts(&self, lcore: usize) -> Result<Box<Counts>, NoAnswer> {
-        match self.ask(lcore, Ask::Counts(Box::new(Counts::new())))? {
-            Ask::Counts(c) => Ok(c),
+        match self.ask(lcore, Question::Counts(Box::new(Counts::new())))? {
+            Question::Counts(c) => Ok(c),
             _ => Err(NoAnswer::Unknown { lcore }),
         }
     }
@@ -401,8 +403,8 @@ impl Front {
     /// # Errors
     /// [`NoAnswer`]
     pub fn config(&self, lcore: usize) -> Result<Box<Config>, NoAnswer> {
-        match self.ask(lcore, Ask::Config(Box::new(Config::new(Nid::LO, 0))))? {
-            Ask::Config(c) => Ok(c),
+        match self.ask(lcore, Question::Config(Box::new(Config::new(Nid::LO, 0))))? {
+            Question::Config(c) => Ok(c),
             _ => Err(NoAnswer::Unknown { lcore }),
         }
     }
@@ -412,7 +414,7 @@ impl Front {
     /// # Errors
     /// [`NoAnswer`] of the first lcore that does not: those before it have changed.
     pub fn tune(&self, change: Change) -> Result<(), NoAnswer> {
-        (0..self.desks.len()).try_for_each(|lcore| self.ask(lcore, Ask::Tune(change)).map(drop))
+        (0..self.mailboxes.len()).try_for_each(|lcore| self.ask(lcore, Question::Tune(change)).map(drop))
     }
 
     /// Shows the packets of all lcores to what `end` makes, or to nobody where it makes none. True when the lcores
@@ -422,10 +424,10 @@ impl Front {
     /// [`NoAnswer`] of the first lcore that does not.
     pub fn tap(&self, mut end: impl FnMut() -> Option<TapEnd>) -> Result<bool, NoAnswer> {
         let mut any = false;
-        for lcore in 0..self.desks.len() {
+        for lcore in 0..self.mailboxes.len() {
             let given = end().map(Box::new);
             let on = given.is_some();
-            let Ask::Tap(before) = self.ask(lcore, Ask::Tap(given))? else { continue };
+            let Question::Tap(before) = self.ask(lcore, Question::Tap(given))? else { continue };
             // Whoever has no packets gives back what it was given; a second look tells.
             any |= !on || before.is_none();
         }
@@ -440,8 +442,8 @@ mod tests {
     use std::net::SocketAddr;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    fn front() -> Front {
-        Front::new(2, Clock::monotonic())
+    fn inspection() -> Inspection {
+        Inspection::new(2, Clock::monotonic())
     }
 
     fn row(port: u16, state: Phase) -> Row {
@@ -454,14 +456,14 @@ mod tests {
     }
 
     /// An lcore with a table of `n` connections, answering until it is told to end.
-    fn lcore(desk: &Desk, n: u16, end: &AtomicBool) {
+    fn lcore(mailbox: &Mailbox, n: u16, end: &AtomicBool) {
         while !end.load(Ordering::Relaxed) {
-            if !desk.asked() {
+            if !mailbox.asked() {
                 std::thread::yield_now();
                 continue;
             }
-            desk.answer(|a| {
-                if let Ask::Page(p) = a {
+            mailbox.answer(|a| {
+                if let Question::Page(p) = a {
                     let from = p.step(usize::from(n)) as u16;
                     for port in from..n.min(from + PAGE as u16) {
                         let before = p.rows.capacity();
@@ -475,11 +477,11 @@ mod tests {
 
     #[test]
     fn a_table_is_shown_in_pages_and_whole() {
-        let (f, end) = (front(), AtomicBool::new(false));
+        let (f, end) = (inspection(), AtomicBool::new(false));
         std::thread::scope(|s| {
             for (i, n) in [(0, 1000), (1, 0)] {
-                let (desk, end) = (f.desk(i).unwrap(), &end);
-                s.spawn(move || lcore(&desk, n, end));
+                let (mailbox, end) = (f.mailbox(i).unwrap(), &end);
+                s.spawn(move || lcore(&mailbox, n, end));
             }
             let ports = |filter| {
                 let mut v = vec![];
@@ -509,36 +511,36 @@ mod tests {
 
     #[test]
     fn an_lcore_that_does_not_answer_is_named_and_its_late_answer_is_nobodys() {
-        let f = front();
+        let f = inspection();
         let short = Duration::from_millis(5);
-        let ask = |from| Ask::Page(Box::new(Page::new(Filter::default(), from)));
+        let ask = |from| Question::Page(Box::new(Page::new(Filter::default(), from)));
         let e = f.ask_within(1, ask(7), short).unwrap_err();
         assert!(e.to_string().contains("lcore 1") && e.to_string().contains("5 ms"), "{e}");
-        let desk = f.desk(1).unwrap();
-        desk.answer(|_| {});
+        let mailbox = f.mailbox(1).unwrap();
+        mailbox.answer(|_| {});
         std::thread::scope(|s| {
             s.spawn(|| {
-                while !desk.asked() {
+                while !mailbox.asked() {
                     std::thread::yield_now();
                 }
-                desk.answer(|_| {});
+                mailbox.answer(|_| {});
             });
-            let Ok(Ask::Page(p)) = f.ask(1, ask(8)) else { panic!("no answer") };
+            let Ok(Question::Page(p)) = f.ask(1, ask(8)) else { panic!("no answer") };
             assert_eq!(p.from, Some(8), "not the one before");
         });
         // Questions do not pile up at an lcore that never turns.
         for _ in 0..3 * WAITING {
             assert!(f.ask_within(0, ask(0), Duration::ZERO).is_err());
         }
-        assert_eq!(f.desk(0).unwrap().waiting(), WAITING);
+        assert_eq!(f.mailbox(0).unwrap().waiting(), WAITING);
     }
 
     #[test]
     fn who_asks_an_lcore_that_ends_hears_it_at_once() {
-        let f = front();
-        let ask = || Ask::Page(Box::new(Page::new(Filter::default(), 0)));
+        let f = inspection();
+        let ask = || Question::Page(Box::new(Page::new(Filter::default(), 0)));
         let never = Duration::from_secs(3600);
-        let attended = Attended(f.desk(0).unwrap());
+        let attended = Attended(f.mailbox(0).unwrap());
         std::thread::scope(|s| {
             let asker = s.spawn(|| f.ask_within(0, ask(), never).err());
             while !attended.0.asked() {
