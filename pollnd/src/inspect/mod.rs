@@ -154,11 +154,11 @@ pub(crate) fn lcore(n: usize, c: &Counts) -> Value {
         .collect();
     json!({
         "lcore": n,
-        "busy": c.pace.busy(),
-        "busy_ns": c.pace.busy_ns,
-        "idle_ns": c.pace.idle_ns,
-        "busy_turns": c.pace.busy_turns,
-        "idle_turns": c.pace.idle_turns,
+        "busy": c.loop_stats.busy(),
+        "busy_ns": c.loop_stats.busy_ns,
+        "idle_ns": c.loop_stats.idle_ns,
+        "busy_turns": c.loop_stats.busy_turns,
+        "idle_turns": c.loop_stats.idle_turns,
         "counters": counters,
     })
 }

@@ -82,7 +82,7 @@ fn lcores(which: &str) -> Answer {
         let mut a = vec![("lcores".into(), TelemetryValue::U64(n as u64))];
         for i in 0..n.min(ENTRIES) {
             let busy = match front.counts(i) {
-                Ok(c) => format!("{:.1}% busy", 100.0 * c.pace.busy()),
+                Ok(c) => format!("{:.1}% busy", 100.0 * c.loop_stats.busy()),
                 Err(e) => e.to_string(),
             };
             a.push((i.to_string(), TelemetryValue::Text(busy)));

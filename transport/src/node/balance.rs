@@ -17,7 +17,7 @@
 //! estimate that is wrong cannot send it to and fro for long. The lcores of a CPT take turns ([`SLOT`]), so that each sees
 //! what the last move brought.
 
-use super::inspect::Pace;
+use super::inspect::LoopStats;
 use crate::lnd::BYTES_A_NS;
 use crate::stream::BUCKETS;
 use crate::stream::{Bucket, ShardId};
@@ -58,15 +58,15 @@ struct Seen {
 /// An lcore's judgement.
 pub struct Balancer {
     next: u64,
-    last: Option<Pace>,
+    last: Option<LoopStats>,
     helped: u64,
     offloading: bool,
     seen: Box<[Seen; BUCKETS]>,
 }
 
-/// What one look found.
+/// Outcome of a look at the load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Look {
+pub struct Decision {
     /// How busy this lcore was since the last look, in thousandths.
     pub busy: u32,
     /// The same without what it did for others' copy jobs: what its siblings should know.
@@ -77,10 +77,10 @@ pub struct Look {
     pub give: Option<(Bucket, ShardId)>,
 }
 
-/// What an lcore knows when it looks.
-pub struct Sight<'a> {
+/// View of the load that an lcore decides by.
+pub struct LoadView<'a> {
     /// How it has spent its time.
-    pub pace: Pace,
+    pub loop_stats: LoopStats,
     /// What each bucket's messages have cost, in ns since the start, by estimate.
     pub load: &'a [u64; BUCKETS],
     /// Whether a bucket's home is here.
@@ -114,13 +114,13 @@ impl Balancer {
         now >= self.next
     }
 
-    /// Looks, at `now` in ns.
-    pub fn look(&mut self, now: u64, s: &Sight<'_>) -> Look {
+    /// Decides, at `now` in ns.
+    pub fn decide(&mut self, now: u64, s: &LoadView<'_>) -> Decision {
         self.next = now + TICK;
         let first = self.last.is_none();
-        let last = self.last.replace(s.pace).unwrap_or_default();
-        let busy_ns = s.pace.busy_ns.saturating_sub(last.busy_ns);
-        let all_ns = (busy_ns + s.pace.idle_ns.saturating_sub(last.idle_ns)).max(1);
+        let last = self.last.replace(s.loop_stats).unwrap_or_default();
+        let busy_ns = s.loop_stats.busy_ns.saturating_sub(last.busy_ns);
+        let all_ns = (busy_ns + s.loop_stats.idle_ns.saturating_sub(last.idle_ns)).max(1);
         let share = |ns: u64| u32::try_from(ns.saturating_mul(1000) / all_ns).unwrap_or(u32::MAX).min(1000);
         let busy = share(busy_ns);
         let helped = s.helped - std::mem::replace(&mut self.helped, s.helped).min(s.helped);
@@ -143,7 +143,7 @@ impl Balancer {
         let my_turn = now / TICK % (SLOT * (s.siblings.len() as u64 + 1)) == SLOT * rank;
         let idlest = s.siblings.iter().filter(|(_, b)| *b < LOW).min_by_key(|(_, b)| *b);
         let Some((to, theirs)) = idlest.copied().filter(|_| busy > HIGH && my_turn && !first) else {
-            return Look { busy, own, offload: self.offloading, give: None };
+            return Decision { busy, own, offload: self.offloading, give: None };
         };
         // An estimate cannot be more than what was measured; where nothing else is done, the measure is all theirs.
         let costs_of = |b: Bucket| {
@@ -163,7 +163,7 @@ impl Balancer {
             })
             .min();
         let give = best.filter(|(after, _)| after + GAIN <= busy).map(|(_, b)| (b, to));
-        Look { busy, own, offload: self.offloading, give }
+        Decision { busy, own, offload: self.offloading, give }
     }
 }
 
@@ -179,7 +179,7 @@ mod tests {
         /// Real cost and estimate.
         buckets: Vec<(u32, u32)>,
         home: Vec<usize>,
-        lcores: Vec<(Balancer, Pace, Box<[u64; BUCKETS]>, u32)>,
+        lcores: Vec<(Balancer, LoopStats, Box<[u64; BUCKETS]>, u32)>,
         moves: Vec<u64>,
     }
 
@@ -188,7 +188,7 @@ mod tests {
             let n = stays.len();
             let home = (0..buckets.len()).map(|b| b % n).collect();
             let lcores = (0..n)
-                .map(|_| (Balancer::default(), Pace::default(), Box::new([0; BUCKETS]), 1000))
+                .map(|_| (Balancer::default(), LoopStats::default(), Box::new([0; BUCKETS]), 1000))
                 .collect();
             World { now: 1, stays, buckets, home, lcores, moves: Vec::new() }
         }
@@ -203,9 +203,9 @@ mod tests {
             let said: Vec<u32> = self.lcores.iter().map(|l| l.3).collect();
             for i in 0..self.lcores.len() {
                 let busy = self.busy(i);
-                let (balancer, pace, load, says) = &mut self.lcores[i];
-                pace.busy_ns += u64::from(busy) * TICK / 1000;
-                pace.idle_ns += u64::from(1000 - busy) * TICK / 1000;
+                let (balancer, loop_stats, load, says) = &mut self.lcores[i];
+                loop_stats.busy_ns += u64::from(busy) * TICK / 1000;
+                loop_stats.idle_ns += u64::from(1000 - busy) * TICK / 1000;
                 for (b, (_, estimate)) in self.buckets.iter().enumerate() {
                     load[b] += if self.home[b] == i { u64::from(*estimate) * TICK / 1000 } else { 0 };
                 }
@@ -214,8 +214,8 @@ mod tests {
                 let home = &self.home;
                 let mine = |b: Bucket| home.get(usize::from(b.0)) == Some(&i);
                 let homes_only = self.stays[i] == 0;
-                let sight = Sight {
-                    pace: *pace,
+                let view = LoadView {
+                    loop_stats: *loop_stats,
                     load,
                     mine: &mine,
                     homes_only,
@@ -223,9 +223,9 @@ mod tests {
                     siblings: &siblings,
                     helped: 0,
                 };
-                let look = balancer.look(self.now, &sight);
+                let decision = balancer.decide(self.now, &view);
                 *says = look.busy;
-                if let Some((b, to)) = look.give {
+                if let Some((b, to)) = decision.give {
                     self.home[usize::from(b.0)] = usize::from(to.0);
                     self.moves.push(self.now);
                 }
@@ -263,15 +263,15 @@ mod tests {
     #[test]
     fn a_busy_lcore_shares_while_a_sibling_has_time() {
         let mut b = Balancer::default();
-        let (mut now, mut pace, mut helped) = (1, Pace::default(), 0);
+        let (mut now, mut loop_stats, mut helped) = (1, LoopStats::default(), 0);
         let load = Box::new([0; BUCKETS]);
         let mut look = |busy: u64, theirs: u32, copied: u64| {
             now += TICK;
             helped += copied * TICK / 1000 * BYTES_A_NS;
-            pace.busy_ns += busy * TICK / 1000;
-            pace.idle_ns += (1000 - busy) * TICK / 1000;
-            let sight = Sight {
-                pace,
+            loop_stats.busy_ns += busy * TICK / 1000;
+            loop_stats.idle_ns += (1000 - busy) * TICK / 1000;
+            let view = LoadView {
+                loop_stats,
                 load: &load,
                 mine: &|_| true,
                 homes_only: false,
@@ -279,7 +279,7 @@ mod tests {
                 siblings: &[(ShardId(1), theirs)],
                 helped,
             };
-            let l = b.look(now, &sight);
+            let l = b.decide(now, &view);
             (l.offload, l.own)
         };
         assert_eq!(look(1000, 0, 0), (false, 1000), "nothing is known yet");

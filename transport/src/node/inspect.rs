@@ -98,7 +98,7 @@ impl Page {
 /// How an lcore's polling loop has spent its time. A turn's time is all that passes until the next turn begins,
 /// idling included; a shard that shares its lcore with others counts theirs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pace {
+pub struct LoopStats {
     /// Turns that did something.
     pub busy_turns: u64,
     /// Turns that found nothing to do.
@@ -111,7 +111,7 @@ pub struct Pace {
     was_busy: bool,
 }
 
-impl Pace {
+impl LoopStats {
     /// A turn begins at `now` (ns): the time since the last one began was that one's.
     #[inline]
     pub fn begin(&mut self, now: u64) {
@@ -147,7 +147,7 @@ pub struct Counts {
     /// Streams and buffers.
     pub rt: RtCounters,
     /// The polling loop.
-    pub pace: Pace,
+    pub loop_stats: LoopStats,
     /// What carries the streams: the TCP stack and the port, where they are ours.
     pub more: Vec<(&'static str, u64)>,
 }
@@ -157,7 +157,7 @@ impl Counts {
         Counts {
             proto: Counters::default(),
             rt: RtCounters::default(),
-            pace: Pace::default(),
+            loop_stats: LoopStats::default(),
             more: Vec::with_capacity(MORE),
         }
     }
@@ -557,7 +557,7 @@ mod tests {
 
     #[test]
     fn a_turn_owns_the_time_until_the_next_begins() {
-        let mut p = Pace::default();
+        let mut p = LoopStats::default();
         for (now, busy) in [(100, true), (130, false), (230, false), (300, true), (310, true)] {
             p.begin(now);
             p.end(busy);

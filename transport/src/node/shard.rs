@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::app::{App, Ops};
-use super::balance::{Balancer, Sight};
+use super::balance::{Balancer, LoadView};
 use super::counters::RtCounters;
-use super::inspect::{Attended, Inspect, Mailbox, Pace, Question};
+use super::inspect::{Attended, Inspect, LoopStats, Mailbox, Question};
 use super::mesh::Mesh;
 use super::streams::{Streams, Work};
 use crate::lnd::{AppId, Shards};
@@ -78,7 +78,7 @@ pub struct Shard<S: Streams + Inspect, A: App> {
     me: ShardId,
     down: bool,
     mailbox: Option<Attended>,
-    pace: Pace,
+    loop_stats: LoopStats,
     balancer: Option<Balancer>,
 }
 
@@ -115,7 +115,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
             me,
             down: false,
             mailbox: None,
-            pace: Pace::default(),
+            loop_stats: LoopStats::default(),
             balancer: None,
         }
     }
@@ -136,7 +136,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
     /// One turn: receive, time, applications, act, send.
     pub fn turn(&mut self) -> Work {
         let now = self.now();
-        self.pace.begin(now);
+        self.loop_stats.begin(now);
         if self.mailbox.as_ref().is_some_and(|d| d.0.asked()) {
             self.answer();
         }
@@ -168,7 +168,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
         self.act(now);
         self.balance(now);
         let work = work.and(self.part(now)).and(self.flush());
-        self.pace.end(work.is_busy());
+        self.loop_stats.end(work.is_busy());
         work
     }
 
@@ -183,8 +183,8 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
         let Some(balancer) = self.balancer.as_mut().filter(|b| b.due(now)) else { return };
         let Outside::Meshed(mesh, own) = &mut self.outside else { return };
         let (machine, me) = (&self.machine, self.me);
-        let sight = Sight {
-            pace: self.pace,
+        let view = LoadView {
+            loop_stats: self.loop_stats,
             load: machine.load(),
             mine: &|b| machine.home_of(b) == me,
             homes_only: own.is_none(),
@@ -192,14 +192,14 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
             siblings: mesh.siblings(),
             helped: mesh.helped_bytes(),
         };
-        let look = balancer.look(now, &sight);
-        mesh.tell_busy(look.own);
-        if let Some((b, to)) = look.give
+        let decision = balancer.decide(now, &view);
+        mesh.tell_busy(decision.own);
+        if let Some((b, to)) = decision.give
             && machine.may_leave(b)
         {
             mesh.propose(b, to);
         }
-        self.machine.offload(look.offload);
+        self.machine.offload(decision.offload);
     }
 
     /// Gives the copies of large messages to whichever lcore of the CPT has time, or keeps them here: what a balanced
@@ -251,7 +251,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
             },
             Question::Peers(peers) => peers.fill(&self.machine),
             Question::Counts(c) => {
-                (c.proto, c.rt, c.pace) = (self.machine.tally(), self.counters(), self.pace);
+                (c.proto, c.rt, c.loop_stats) = (self.machine.tally(), self.counters(), self.loop_stats);
                 self.details(&mut |name, n| c.add(name, n));
             }
             Question::Tap(tap) => {
