@@ -10,7 +10,7 @@ use dataplane::clock::Clock;
 use dataplane::dpdk::{Eal, EalBacking, EthPort, PairConfig, PollLcore, QueueSeed, virtio_pair};
 use hugepages::{Backing, LendSlab};
 use tcpstack::{Stack, StackConfig};
-use transport::node::{App, Idle, NodeBuilder, NodeEnd, Turn};
+use transport::node::{App, IdlePolicy, NodeBuilder, NodeEnd, Turn};
 use transport::wire::Nid;
 
 use crate::ctl::Ctl;
@@ -117,7 +117,7 @@ pub fn start(
     cfg: LinkConfig,
     ctl: &Arc<Ctl>,
     enter: &Enter,
-    idle: Idle,
+    idle: IdlePolicy,
 ) -> Result<Link, String> {
     let mut pair = PairConfig { tso: cfg.tso, ..PairConfig::default() };
     pair.port.mtu = cfg.mtu;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
-use transport::node::{Control, Idle, NodeEnd, Order, Turn, builder, run};
+use transport::node::{Control, IdlePolicy, NodeEnd, Order, Turn, builder, run};
 
 use crate::ctl::Ctl;
 
@@ -34,7 +34,7 @@ fn turn_all(
     makes: Vec<Make>,
     control: &Control,
     enter: &Enter,
-    idle: Idle,
+    idle: IdlePolicy,
 ) -> Result<Vec<NodeEnd>, String> {
     enter(me)?;
     let nodes = makes.into_iter().map(|m| m()).collect::<Result<Vec<_>, _>>()?;
@@ -48,7 +48,7 @@ impl Running {
     /// A thread that the kernel does not give, and the remedy; those that had started are ended.
     pub fn start(
         threads: Threads,
-        idle: Idle,
+        idle: IdlePolicy,
         ctl: &Arc<Ctl>,
         enter: &Enter,
         makes: [Make; 2],

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use dataplane::clock::Clock;
 use hugepages::{Backing, PrivatePages};
-use transport::node::sock::{Idle, SockConfig, SockRt, may_bind_privileged};
+use transport::node::sock::{IdleMode, SockConfig, SockRt, may_bind_privileged};
 use transport::node::{self, NodeBuilder};
 use transport::wire::Nid;
 
@@ -23,7 +23,7 @@ pub fn epoch() -> u64 {
 #[derive(Clone, Copy, Debug)]
 pub struct SockPair {
     /// Behaviour of the two threads when idle.
-    pub idle: Idle,
+    pub idle: IdleMode,
     /// The server's way to take bulk in.
     pub intake: Intake,
     /// Sizes.
@@ -76,6 +76,6 @@ pub fn start(p: SockPair, ctl: Arc<Ctl>) -> Result<Running, String> {
         Ok(Box::new(node(server_ip).sockets(app).map_err(|e| e.to_string())?) as _)
     });
     let enter: Enter = Arc::new(|_| Ok(()));
-    let spin = node::Idle { spin: u32::MAX, yield_after: u32::MAX };
+    let spin = node::IdlePolicy { spin: u32::MAX, yield_after: u32::MAX };
     Running::start(Threads::Two, spin, &ctl, &enter, [client, server])
 }

@@ -11,7 +11,7 @@ use bench::sock::{self, SockPair};
 use bench::workload::{ClientConfig, Intake};
 use indicatif::{ProgressBar, ProgressStyle};
 use transport::node::NodeEnd;
-use transport::node::sock::Idle as SockIdle;
+use transport::node::sock::IdleMode;
 
 use crate::args::DemoArgs;
 
@@ -125,7 +125,7 @@ fn intake(a: &DemoArgs) -> Intake {
     if a.copy { Intake::Copied } else { Intake::Lent }
 }
 
-fn sockets(a: &DemoArgs, live: &Live, name: &str, idle: SockIdle, plan: &Plan) -> Result<Outcome, String> {
+fn sockets(a: &DemoArgs, live: &Live, name: &str, idle: IdleMode, plan: &Plan) -> Result<Outcome, String> {
     let ctl = Arc::new(Ctl::default());
     let p = SockPair { idle, intake: intake(a), client: ClientConfig::default(), peer_credits: 8 };
     let running = sock::start(p, ctl.clone())?;
@@ -134,12 +134,12 @@ fn sockets(a: &DemoArgs, live: &Live, name: &str, idle: SockIdle, plan: &Plan) -
 
 fn baseline(a: &DemoArgs, live: &Live, lost: &mut Vec<NothingLost>) -> Result<Baseline, String> {
     let blocking =
-        sockets(a, live, "kernel sockets", SockIdle::Block, &Plan { ping: false, bulk: true, rtt: true })?;
+        sockets(a, live, "kernel sockets", IdleMode::Block, &Plan { ping: false, bulk: true, rtt: true })?;
     let spinning = sockets(
         a,
         live,
         "kernel sockets, spinning",
-        SockIdle::Spin,
+        IdleMode::Spin,
         &Plan { ping: false, bulk: false, rtt: true },
     )?;
     lost.extend([blocking.lost, spinning.lost]);

@@ -23,7 +23,7 @@ use transport::lnd::tunables::Change;
 use transport::lnd::{Carrier, Tcp};
 use transport::node::inspect::Inspection;
 use transport::node::lcore::{Duplicates, LcoreRt, keepalive};
-use transport::node::{App, Control, Idle, Lcores, NoApp, NodeBuilder, NodeEnd, Order, Turn, run};
+use transport::node::{App, Control, IdlePolicy, Lcores, NoApp, NodeBuilder, NodeEnd, Order, Turn, run};
 use transport::stream::ShardId;
 
 use crate::args::{NodeArgs, Switch};
@@ -359,7 +359,7 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
         duplicates: Arc::default(),
     });
     telemetry::offer(&eal, &control, &front);
-    let idle = Idle::for_machine(cores.cpus().len(), lcores.len());
+    let idle = IdlePolicy::for_machine(cores.cpus().len(), lcores.len());
     let mut seeds = (0..port.queues()).map(|q| port.take_queue(q)).collect::<Vec<_>>().into_iter();
     let mut make = Some(make);
     let (made, wait) = mpsc::channel::<()>();

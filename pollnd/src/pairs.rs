@@ -8,7 +8,7 @@ use bench::report::RanOn;
 use dataplane::cpt::Machine;
 use dataplane::dpdk::{Eal, EalConfig, dpdk_version};
 use dataplane::lcore;
-use transport::node::Idle;
+use transport::node::IdlePolicy;
 
 use crate::args::common::EalArgs;
 use crate::{cpus, limits};
@@ -44,7 +44,7 @@ pub(crate) fn clean_up(eal: &Eal) {
 ///
 /// # Errors
 /// The topology cannot be read.
-pub(crate) fn threads(one: bool) -> Result<(Threads, Enter, Idle), String> {
+pub(crate) fn threads(one: bool) -> Result<(Threads, Enter, IdlePolicy), String> {
     let machine = Machine::detect().map_err(|e| e.to_string())?;
     let cpus = machine.cpus().len();
     let (threads, polling) = if one || cpus < 2 { (Threads::One, 1) } else { (Threads::Two, 2) };
@@ -58,5 +58,5 @@ pub(crate) fn threads(one: bool) -> Result<(Threads, Enter, Idle), String> {
         Some(l) if machine.this_system => lcore::pin(&machine, l.cpu).map_err(|e| e.to_string()),
         _ => Ok(()),
     });
-    Ok((threads, enter, Idle::for_machine(cpus, polling)))
+    Ok((threads, enter, IdlePolicy::for_machine(cpus, polling)))
 }

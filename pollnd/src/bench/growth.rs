@@ -10,7 +10,7 @@ use bench::workload::{ClientConfig, Intake};
 use clap::Args;
 use serde::Serialize;
 use transport::node::NodeEnd;
-use transport::node::sock::Idle as SockIdle;
+use transport::node::sock::IdleMode;
 
 use super::{live, print};
 use crate::args::common::OverLink;
@@ -66,7 +66,7 @@ pub(super) fn main(a: &GrowthArgs) -> Result<(), String> {
     }
     let ctl = Arc::new(Ctl::default());
     let p = SockPair {
-        idle: SockIdle::Block,
+        idle: IdleMode::Block,
         intake: Intake::Lent,
         client: ClientConfig::default(),
         peer_credits: 8,

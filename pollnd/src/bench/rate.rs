@@ -12,7 +12,7 @@ use bench::tcp::load;
 use bench::workload::{ClientConfig, Intake};
 use clap::Args;
 use transport::node::NodeEnd;
-use transport::node::sock::Idle as SockIdle;
+use transport::node::sock::IdleMode;
 
 use super::{live, print};
 use crate::args::common::OverLink;
@@ -65,7 +65,7 @@ fn one(
     sample.map_err(|e| e.to_string())
 }
 
-fn sockets(a: &RateArgs, idle: SockIdle, lost: &mut Vec<NothingLost>) -> Result<Sample, String> {
+fn sockets(a: &RateArgs, idle: IdleMode, lost: &mut Vec<NothingLost>) -> Result<Sample, String> {
     let ctl = Arc::new(Ctl::default());
     let p = SockPair { idle, intake: Intake::Lent, client: a.client(), peer_credits: a.flight };
     let running = sock::start(p, ctl.clone())?;
@@ -150,8 +150,8 @@ pub(super) fn main(a: &RateArgs) -> Result<(), String> {
         if let Some(c) = &carrier {
             got.push(c.sample(a, &mut lost)?);
         }
-        got.push(sockets(a, SockIdle::Block, &mut lost)?);
-        got.push(sockets(a, SockIdle::Spin, &mut lost)?);
+        got.push(sockets(a, IdleMode::Block, &mut lost)?);
+        got.push(sockets(a, IdleMode::Spin, &mut lost)?);
         sides.iter_mut().zip(got).for_each(|(side, s)| side.1.push(s));
     }
     if let Some(c) = carrier {

@@ -47,11 +47,11 @@ impl<A: App + ?Sized> App for Box<A> {
     }
 }
 
-type Rings = Lines<Op, Event>;
+type AppLines = Lines<Op, Event>;
 
 /// A thread's handle on one shard: a command ring and an event ring. One handle for each (thread, lcore).
 pub struct Handle {
-    rings: Arc<Rings>,
+    rings: Arc<AppLines>,
 }
 
 /// The command ring is full: take events, then try again.
@@ -88,7 +88,7 @@ pub struct RingApp {
 
 /// A handle of `depth` operations and events, and the application that serves it as `id`.
 pub fn rings(id: AppId, depth: usize) -> (Handle, RingApp) {
-    let rings = Arc::new(Rings::new(depth.max(1)));
+    let rings = Arc::new(AppLines::new(depth.max(1)));
     (
         Handle { rings: rings.clone() },
         RingApp { id, served: Served { lines: rings, backlog: VecDeque::new() } },

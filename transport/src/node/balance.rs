@@ -224,7 +224,7 @@ mod tests {
                     helped: 0,
                 };
                 let decision = balancer.decide(self.now, &view);
-                *says = look.busy;
+                *says = decision.busy;
                 if let Some((b, to)) = decision.give {
                     self.home[usize::from(b.0)] = usize::from(to.0);
                     self.moves.push(self.now);

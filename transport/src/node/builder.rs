@@ -51,7 +51,7 @@ use super::app::App;
 use super::inspect::{Inspect, Inspection, Mailbox};
 use super::lcore::LcoreRt;
 use super::mesh::{Mesh, Rings, relay_budget};
-use super::run::{Control, Idle, NodeEnd, Order, Turn, run};
+use super::run::{Control, IdlePolicy, NodeEnd, Order, Turn, run};
 use super::shard::{NotAlone, Shard};
 use super::sock::{self, SockConfig, SockError, SockRt};
 use super::streams::Streams;
@@ -206,7 +206,7 @@ pub struct NodeBuilder {
     clock: Option<Clock>,
     inspection: Option<Arc<Inspection>>,
     listen: Option<Vec<SocketAddr>>,
-    idle: sock::Idle,
+    idle: sock::IdleMode,
     lcores: Lcores,
     cores: Option<usize>,
 }
@@ -225,7 +225,7 @@ impl NodeBuilder {
             clock: None,
             inspection: None,
             listen: None,
-            idle: sock::Idle::default(),
+            idle: sock::IdleMode::default(),
             lcores: Lcores::new(1, 0, 0),
             cores: None,
         }
@@ -271,7 +271,7 @@ impl NodeBuilder {
 
     /// What a node on kernel sockets does when there is nothing to do.
     #[must_use]
-    pub fn idle(self, idle: sock::Idle) -> NodeBuilder {
+    pub fn idle(self, idle: sock::IdleMode) -> NodeBuilder {
         NodeBuilder { idle, ..self }
     }
 
@@ -395,7 +395,7 @@ impl NodeBuilder {
             let shard = shard.inspect_err(|_| ctl.give(Order::Drain))?;
             drop(made);
             // Its streams wait in the kernel.
-            Ok(run(vec![Box::new(shard)], &ctl, Idle { spin: u32::MAX, yield_after: u32::MAX }))
+            Ok(run(vec![Box::new(shard)], &ctl, IdlePolicy { spin: u32::MAX, yield_after: u32::MAX }))
         };
         let thread = thread("polls", turn)?;
         // Nothing is ever sent: this ends with the sender.

@@ -119,14 +119,14 @@ pub fn keepalive(tcp: &Tcp) -> Option<KeepAlive> {
     tcp.keepalive().map(|(idle, every, count)| KeepAlive { idle: ns(idle), interval: ns(every), count })
 }
 
-/// What the machine reads a stream through: taking a fragment opens the window by its length.
-struct View<'a, P: Port> {
+/// The receiving end of a flow: taking a fragment opens the window by its length.
+struct FlowRx<'a, P: Port> {
     stack: &'a mut Stack<P>,
     flow: FlowId,
     rest: &'a mut Option<(RxFrag, bool)>,
 }
 
-impl<P: Port> StreamRx for View<'_, P> {
+impl<P: Port> StreamRx for FlowRx<'_, P> {
     fn next(&mut self) -> Option<RxFrag> {
         // Asked first: an empty one is not written.
         if self.rest.is_some() {
@@ -204,7 +204,9 @@ impl<P: Port> LcoreRt<P> {
                     });
                     self.opened.push_back((id, ConnInfo { local, remote, dial }));
                 }
-                tcpstack::Event::Readable(flow) => self.touch(conn_id(self.shard, flow), |c| c.ring = true),
+                tcpstack::Event::Readable(flow) => {
+                    self.touch(conn_id(self.shard, flow), |c| c.readable = true)
+                }
                 tcpstack::Event::Progress { flow, acked, sent } => {
                     self.touch(conn_id(self.shard, flow), |c| c.progress = Some(Progress { acked, sent }));
                 }
@@ -383,9 +385,9 @@ impl<P: Port> LcoreRt<P> {
         let Some(c) = self.conns.get(id) else { return 0 };
         let (flow, mut n) = (c.flow, 0);
         c.listed = false;
-        if std::mem::take(&mut c.ring) && !c.closing {
+        if std::mem::take(&mut c.readable) && !c.closing {
             n += 1;
-            sink(Happened::Bytes(id, &mut View { stack: &mut self.stack, flow, rest: &mut c.rest }));
+            sink(Happened::Bytes(id, &mut FlowRx { stack: &mut self.stack, flow, rest: &mut c.rest }));
         }
         if c.fin && !c.fin_told && !c.closing {
             if c.rest.is_none() {
@@ -475,7 +477,7 @@ impl<P: Port> Streams for LcoreRt<P> {
     }
 
     fn read(&mut self, id: ConnId) {
-        self.touch(id, |c| c.ring = true);
+        self.touch(id, |c| c.readable = true);
     }
 
     fn close(&mut self, id: ConnId, how: Close) {

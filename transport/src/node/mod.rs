@@ -52,7 +52,7 @@ pub use counters::RtCounters;
 pub use inspect::Inspect;
 pub use machine::{BesideError, CopyJob, Gauges, Input, Luggage, Machine, Output};
 #[cfg(feature = "node")]
-pub use run::{Control, Idle, NodeEnd, Order, Turn, run};
+pub use run::{Control, IdlePolicy, NodeEnd, Order, Turn, run};
 #[cfg(feature = "node")]
 pub use shard::{NotAlone, Shard};
 #[cfg(feature = "node")]

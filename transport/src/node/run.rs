@@ -136,26 +136,26 @@ impl Control {
     }
 }
 
-/// What a polling thread does while nothing arrives.
+/// How a polling thread passes the time while nothing arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Idle {
+pub struct IdlePolicy {
     /// Idle turns in a row that spin flat out.
     pub spin: u32,
     /// Idle turns in a row after which the thread yields its core each time; between, it pauses a little.
     pub yield_after: u32,
 }
 
-impl Idle {
+impl IdlePolicy {
     /// The policy for a machine with `cores` cores and `polling` threads that poll: with a core for each they
     /// spin, else they yield soon so that all make progress.
-    pub fn for_machine(cores: usize, polling: usize) -> Idle {
+    pub fn for_machine(cores: usize, polling: usize) -> IdlePolicy {
         if cores > polling {
-            Idle { spin: 1000, yield_after: u32::MAX }
+            IdlePolicy { spin: 1000, yield_after: u32::MAX }
         } else if cores == polling {
             // The controlling thread and the driver's own threads need a share, too.
-            Idle { spin: 1000, yield_after: 20_000 }
+            IdlePolicy { spin: 1000, yield_after: 20_000 }
         } else {
-            Idle { spin: 0, yield_after: 1 }
+            IdlePolicy { spin: 0, yield_after: 1 }
         }
     }
 
@@ -181,11 +181,16 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 
 /// Turns `nodes` on this thread until told to stop. A panic in a turn is contained: that node is not touched
 /// again, the others drain, and [`Control::panics`] counts it. `None` stands for a node that panicked.
-pub fn run(nodes: Vec<Box<dyn Turn>>, ctl: &Control, idle: Idle) -> Vec<Option<NodeEnd>> {
+pub fn run(nodes: Vec<Box<dyn Turn>>, ctl: &Control, idle: IdlePolicy) -> Vec<Option<NodeEnd>> {
     run_within(nodes, ctl, idle, DRAIN)
 }
 
-fn run_within(nodes: Vec<Box<dyn Turn>>, ctl: &Control, idle: Idle, drain: Duration) -> Vec<Option<NodeEnd>> {
+fn run_within(
+    nodes: Vec<Box<dyn Turn>>,
+    ctl: &Control,
+    idle: IdlePolicy,
+    drain: Duration,
+) -> Vec<Option<NodeEnd>> {
     let mut nodes: Vec<Option<Box<dyn Turn>>> = nodes.into_iter().map(Some).collect();
     let mut drain_until: Option<Instant> = None;
     let mut down_since: Option<Instant> = None;
@@ -340,7 +345,7 @@ mod tests {
         Box::new(Fake { turns: 0, panic_at, down: false, busy: false, deaf: false })
     }
 
-    const IDLE: Idle = Idle { spin: 0, yield_after: 0 };
+    const IDLE: IdlePolicy = IdlePolicy { spin: 0, yield_after: 0 };
 
     #[test]
     fn a_panic_takes_down_its_own_node_and_the_others_drain() {
@@ -395,7 +400,7 @@ mod tests {
 
     #[test]
     fn a_machine_with_too_few_cores_yields() {
-        assert_eq!(Idle::for_machine(1, 2).yield_after, 1);
-        assert_eq!(Idle::for_machine(8, 2).yield_after, u32::MAX);
+        assert_eq!(IdlePolicy::for_machine(1, 2).yield_after, 1);
+        assert_eq!(IdlePolicy::for_machine(8, 2).yield_after, u32::MAX);
     }
 }

@@ -22,9 +22,9 @@ use smallvec::SmallVec;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use self::accept::Accepting;
-pub use self::config::{Idle, SockConfig, SockError};
+pub use self::config::{IdleMode, SockConfig, SockError};
 use self::config::{is_exhausted, remedy};
-use self::conn::{Conn, EINPROGRESS, Stage, TxItem, View, close_why, dial_error};
+use self::conn::{Conn, EINPROGRESS, SockRx, Stage, TxItem, close_why, dial_error};
 use super::counters::RtCounters;
 use super::inspect::{Inspect, Page};
 use super::streams::{Sibling, Streams, Work};
@@ -387,9 +387,9 @@ impl SockRt {
             if c.stage != Stage::Open {
                 continue;
             }
-            if std::mem::take(&mut c.ring) && !c.rx.is_empty() && c.close.is_none() {
+            if std::mem::take(&mut c.wanted) && !c.rx.is_empty() && c.close.is_none() {
                 n += 1;
-                sink(Happened::Bytes(c.id, &mut View(&mut c.rx)));
+                sink(Happened::Bytes(c.id, &mut SockRx(&mut c.rx)));
             }
             let mut got = 0;
             while got < READ_A_TURN && c.readable && c.rx.is_empty() && c.dead.is_none() && !c.eof {
@@ -413,7 +413,7 @@ impl SockRt {
                         let small = (k <= SMALL_READ).then(|| self.small.copy_of(read)).flatten();
                         c.rx.push_back(small.unwrap_or_else(|| buf.into_frag(0, k as u32)));
                         if c.close.is_none() {
-                            sink(Happened::Bytes(c.id, &mut View(&mut c.rx)));
+                            sink(Happened::Bytes(c.id, &mut SockRx(&mut c.rx)));
                         }
                         let full = k == ask;
                         if full && c.rx.is_empty() {
@@ -545,7 +545,7 @@ impl Streams for SockRt {
 
     fn read(&mut self, id: ConnId) {
         if let Some(c) = self.conn(id) {
-            c.ring = true;
+            c.wanted = true;
         }
     }
 
@@ -594,7 +594,7 @@ impl Streams for SockRt {
             if let Some((id, why)) = self.conns[i].as_ref().and_then(|c| Some((c.id, c.dead?))) {
                 n += 1;
                 // What came before a RST is read before the machine hears of it, as far as it asks (field report L2).
-                let unread = |c: &Conn| c.ring && !c.rx.is_empty() && c.close.is_none();
+                let unread = |c: &Conn| c.wanted && !c.rx.is_empty() && c.close.is_none();
                 if why != CloseWhy::Local && self.conns[i].as_ref().is_some_and(unread) {
                     continue;
                 }
@@ -621,7 +621,7 @@ impl Streams for SockRt {
                 c.dead.is_some()
                     || c.told != c.written
                     || (c.stage == Stage::Open && c.readable && c.rx.is_empty() && !c.eof)
-                    || (c.ring && !c.rx.is_empty())
+                    || (c.wanted && !c.rx.is_empty())
                     || (c.eof && !c.eof_told && c.rx.is_empty() && c.close.is_none())
             });
         if pending { Some(0) } else { self.accepting.retry_at }
@@ -629,9 +629,9 @@ impl Streams for SockRt {
 
     fn wait(&mut self, until: Option<u64>) {
         let timeout = match (self.cfg.idle, until) {
-            (Idle::Spin, _) => Some(Duration::ZERO),
-            (Idle::Block, None) => None,
-            (Idle::Block, Some(t)) => Some(Duration::from_nanos(t.saturating_sub(self.now()))),
+            (IdleMode::Spin, _) => Some(Duration::ZERO),
+            (IdleMode::Block, None) => None,
+            (IdleMode::Block, Some(t)) => Some(Duration::from_nanos(t.saturating_sub(self.now()))),
         };
         // At most 100 ms, so that other threads' wishes (a ring, a signal) are seen.
         let timeout = timeout.map_or(Duration::from_millis(100), |t| t.min(Duration::from_millis(100)));

@@ -26,7 +26,8 @@ pub(super) struct Conn {
     /// Next in the stream, and whether the window was opened for it: what the machine put back, or what was
     /// looked at to tell whether all has been taken.
     pub(super) rest: Option<(RxFrag, bool)>,
-    pub(super) ring: bool,
+    /// Bytes came, or the machine asked: tell it.
+    pub(super) readable: bool,
     pub(super) fin: bool,
     pub(super) fin_told: bool,
     /// The machine has closed it: nothing but the end is told any more.
@@ -50,7 +51,7 @@ impl Conn {
             open: false,
             dial,
             rest: None,
-            ring: false,
+            readable: false,
             fin: false,
             fin_told: false,
             closing: false,

@@ -8,7 +8,7 @@ use crate::stream::ShardId;
 
 /// How the runtime passes the time when there is nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Idle {
+pub enum IdleMode {
     /// Sleep in the kernel until something arrives.
     #[default]
     Block,
@@ -22,7 +22,7 @@ pub struct SockConfig {
     /// Addresses to listen on.
     pub listen: Vec<SocketAddr>,
     /// What to do when there is nothing to do.
-    pub idle: Idle,
+    pub idle: IdleMode,
     /// Size of a receive buffer: the most that one read brings.
     pub rx_buf: usize,
     /// Receive buffers.
@@ -39,7 +39,7 @@ impl Default for SockConfig {
     fn default() -> SockConfig {
         SockConfig {
             listen: Vec::new(),
-            idle: Idle::Block,
+            idle: IdleMode::Block,
             rx_buf: 128 << 10,
             rx_bufs: 1024,
             lendings: LENDINGS as usize,

@@ -44,8 +44,8 @@ pub(super) struct Conn {
     pub(super) writable: bool,
     pub(super) readable: bool,
     pub(super) rx: VecDeque<RxFrag>,
-    /// Bytes came, or the machine asked: tell it.
-    pub(super) ring: bool,
+    /// The machine asked for what was read: tell it.
+    pub(super) wanted: bool,
     pub(super) eof: bool,
     pub(super) eof_told: bool,
     /// The kernel says that the connection is over, whatever is unread.
@@ -92,7 +92,7 @@ impl Conn {
             writable: false,
             readable: false,
             rx: VecDeque::new(),
-            ring: false,
+            wanted: false,
             eof: false,
             eof_told: false,
             ended: false,
@@ -162,9 +162,9 @@ impl Conn {
     }
 }
 
-pub(super) struct View<'a>(pub(super) &'a mut VecDeque<RxFrag>);
+pub(super) struct SockRx<'a>(pub(super) &'a mut VecDeque<RxFrag>);
 
-impl StreamRx for View<'_> {
+impl StreamRx for SockRx<'_> {
     fn next(&mut self) -> Option<RxFrag> {
         self.0.pop_front()
     }
