@@ -1,7 +1,8 @@
-//! Tools of the tests: a capture reader, seeded randomness, nodes on a simulated network, two of them ready to speak, and a
+//! Tools of the tests: a capture reader, seeded randomness, data, nodes on a simulated network, two of them ready to speak, and a
 //! kernel for them to speak with. Not part of a running node.
 
 pub mod capture;
+pub mod data;
 pub mod kernel;
 pub mod net;
 pub mod pair;

@@ -409,6 +409,11 @@ impl Net {
         assert_eq!(home.lent_out(), 0, "node {node} holds receive buffers");
     }
 
+    /// Nothing is out at any node ([`Net::assert_at_rest`]).
+    pub fn assert_quiet(&self) {
+        (0..self.nodes.len()).for_each(|node| self.assert_at_rest(node));
+    }
+
     /// The next deadline of a machine that lives, and whose it is.
     fn next_timer(&mut self) -> Option<(u64, usize)> {
         while let Some(Reverse((t, i))) = self.timers.peek().copied() {

@@ -17,15 +17,14 @@
 
 use std::ops::{Deref, DerefMut};
 
+use super::data::Spot;
 use super::net::{Net, SEC};
 use crate::lnd::{Config, Data, LnetError, Payload, Sink};
 use crate::lnet::{Event, MdMem, MdSpec, Op};
 use crate::wire::{Nid, PingInfo, ProcessId};
 
-/// The portal of [`Pair`]'s entries and operations.
-pub const PORTAL: u32 = 26;
-/// Their match bits.
-pub const MATCH_BITS: u64 = 5;
+/// Where the entries and operations of [`Pair`] are.
+pub const AT: Spot = Spot(26, 5);
 /// The tag of its operations.
 const TAG: u64 = 0x7061_6972;
 /// Longer than any operation lasts, in ns.
@@ -93,11 +92,7 @@ impl Pair {
 
     /// An entry of `node` that takes everybody's PUTs, or answers their GETs.
     pub fn attach(&mut self, node: usize, mem: MdMem) {
-        let (who, md) = (ProcessId::ANY, MdSpec::new(mem));
-        self.op(
-            node,
-            Op::Attach { tag: TAG, portal: PORTAL, who, match_bits: MATCH_BITS, ignore_bits: 0, md },
-        );
+        self.op(node, AT.attach(TAG, MdSpec::new(mem)));
         self.drive(node, |e| matches!(e, Event::Attached { tag: TAG, .. }));
     }
 
@@ -129,8 +124,7 @@ impl Pair {
     /// # Errors
     /// As the event has it.
     pub fn put(&mut self, from: usize, payload: Payload) -> Result<u32, LnetError> {
-        let (target, portal, match_bits) = (self.other(from), PORTAL, MATCH_BITS);
-        let op = Op::Put { tag: TAG, target, portal, match_bits, offset: 0, hdr_data: 0, payload, ack: true };
+        let op = AT.put(TAG, self.other(from), payload, true);
         self.op(from, op);
         let ours = |e: &Event| matches!(e, Event::Send { tag: TAG, .. } | Event::Ack { tag: TAG, .. });
         let done = |e: &Event| {
@@ -152,16 +146,11 @@ impl Pair {
     /// # Errors
     /// As the event has it.
     pub fn get(&mut self, from: usize, len: u32) -> Result<Data, LnetError> {
-        let (target, sink) = (self.other(from), Sink::Lend(len));
-        self.op(from, Op::Get { tag: TAG, target, portal: PORTAL, match_bits: MATCH_BITS, sink });
+        let op = AT.get(TAG, self.other(from), Sink::Lend(len));
+        self.op(from, op);
         match self.drive(from, |e| matches!(e, Event::Reply { tag: TAG, .. })) {
             Event::Reply { status, data, .. } => status.map(|()| data),
             e => panic!("{e:?}"),
         }
-    }
-
-    /// Nothing is out at either node, and no received byte is held.
-    pub fn assert_quiet(&self) {
-        (0..2).for_each(|node| self.0.assert_at_rest(node));
     }
 }

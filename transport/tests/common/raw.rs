@@ -3,12 +3,12 @@
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
-use hugepages::{PageRunMut, PrivatePages};
-use transport::lnd::{Config, Counters, Payload};
-use transport::lnet::{MdMem, MdSpec, Op};
+use transport::lnd::{Config, Counters, LnetError, Payload};
+use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::testing::capture::{self, Dir, Msg, Segment};
+use transport::testing::data::Spot;
+pub use transport::testing::data::pages;
 use transport::testing::net::{Net, SEC};
 pub use transport::testing::pair::{config, id, nid};
 use transport::wire::{
@@ -17,6 +17,8 @@ use transport::wire::{
 };
 
 pub const PEER: u8 = 66;
+/// Where [`put`] and [`put_op`] go.
+pub const AT: Spot = Spot(5, 5);
 pub const TYPES: [ConnType; 3] = [ConnType::Control, ConnType::BulkIn, ConnType::BulkOut];
 
 pub fn net(cfg: Config) -> Net {
@@ -151,24 +153,33 @@ pub fn counters(net: &Net) -> Counters {
     *net.nodes[0].machine.counters()
 }
 
-pub fn pages(len: usize) -> Payload {
-    let mut run = PageRunMut::new(Arc::new(PrivatePages), len).unwrap();
-    run.bytes_mut().iter_mut().enumerate().for_each(|(i, b)| *b = i as u8);
-    Payload::Pages([run.freeze().slice_all()].into_iter().collect())
-}
-
 pub fn attach(net: &mut Net, node: usize, mem: MdMem, truncate: bool) {
-    let md = MdSpec { truncate, ..MdSpec::new(mem) };
-    net.op(node, Op::Attach { tag: 9, portal: 5, who: ProcessId::ANY, match_bits: 5, ignore_bits: 0, md });
+    net.op(node, AT.attach(9, MdSpec { truncate, ..MdSpec::new(mem) }));
     net.take_events(node);
 }
 
 pub fn put_op(tag: u64, target: ProcessId, payload: Payload, ack: bool) -> Op {
-    Op::Put { tag, target, portal: 5, match_bits: 5, offset: 0, hdr_data: 0, payload, ack }
+    AT.put(tag, target, payload, ack)
 }
 
 pub fn ping_op(target: ProcessId) -> Op {
     Op::Ping { tag: 1, target }
+}
+
+/// A ping of node 10.0.0.`to`'s by node `from`, and what comes of it within so many ns.
+pub fn pinged(net: &mut Net, from: usize, to: u8, within: u64) -> Option<Result<(), LnetError>> {
+    net.take_events(from);
+    net.op(from, ping_op(id(to)));
+    net.run(within);
+    ping_end(net, from)
+}
+
+/// What a node was told of its ping.
+pub fn ping_end(net: &mut Net, node: usize) -> Option<Result<(), LnetError>> {
+    net.take_events(node).into_iter().find_map(|e| match e {
+        Event::Ping { info, .. } => Some(info.map(drop)),
+        _ => None,
+    })
 }
 
 /// Everything that a machine wrote on its end of a connection of `version`, behind request and HELLO.

@@ -5,22 +5,20 @@
 //! in it ACKed once, and the connection lives; the answer does not depend on the pieces; another peer is undisturbed;
 //! and when the peer is gone everything is home: credits, lends, operations, receive buffers.
 
-use std::sync::Arc;
-
 use crate::fuzz::{Bytes, LEN, TIME};
 use crate::raw::{self, *};
-use hugepages::{PageRunMut, PrivatePages};
 use transport::lnd::{Config, Sink};
-use transport::lnet::{Event, MdMem, MdSpec, Op};
+use transport::lnet::{Event, MdMem, MdSpec};
 use transport::testing::capture::Msg;
+use transport::testing::data::Spot;
 use transport::testing::net::{Net, SEC};
-use transport::wire::{KsockHdr, KsockType, LnetBody, ProcessId, Version, WireHandle, ksock, ping};
+use transport::wire::{KsockHdr, KsockType, LnetBody, Version, WireHandle, ksock, ping};
 
 const VERSIONS: [Version; 4] = [Version::V1, Version::V2, Version::V3, Version::V4];
 
 /// Portals 1 to 4 of the node: lent, copied, cut short and dropped, given.
 fn entries(net: &mut Net) {
-    let copy = PageRunMut::new(Arc::new(PrivatePages), 4096).unwrap();
+    let copy = transport::testing::data::run(4096);
     for (portal, mem, truncate) in [
         (1, MdMem::Sink(Sink::Lend(1 << 20)), false),
         (2, MdMem::Sink(Sink::Copy(copy)), true),
@@ -28,8 +26,7 @@ fn entries(net: &mut Net) {
         (4, MdMem::Source(pages(3000)), true),
     ] {
         let md = MdSpec { truncate, ..MdSpec::new(mem) };
-        let who = ProcessId::ANY;
-        net.op(0, Op::Attach { tag: 1, portal, who, match_bits: 5, ignore_bits: 0, md });
+        net.op(0, Spot(portal, 5).attach(1, md));
     }
     net.take_events(0);
 }

@@ -11,39 +11,23 @@ mod replay_probes;
 mod replay_sets;
 pub mod tables;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use hugepages::{PageRunMut, PrivatePages, RxFrag};
-use transport::lnd::{Payload, Sink};
+use transport::lnd::Sink;
 use transport::lnet::Op;
 use transport::node::Machine;
-use transport::stream::{ConnId, ShardId, StreamRx};
+use transport::stream::{ConnId, ShardId};
 use transport::testing::capture::Msg;
+pub use transport::testing::data::{Queue, payload as pages};
+pub use transport::testing::net::SEC;
 use transport::wire::{
     ByteOrder, KsockHdr, LnetBody, LnetHdr, Nid, ProcessId, Version, WireHandle, ksock, ping,
 };
 
-/// ns in a second.
-pub const SEC: u64 = 1_000_000_000;
-
 /// Whole segments (or messages, where a capture is cut by them), and one byte at a time.
 pub const CHUNKS: [usize; 2] = [1 << 16, 1];
-
-/// Bytes that a stream has for the machine.
-#[derive(Default)]
-pub struct Queue(pub VecDeque<RxFrag>);
-
-impl StreamRx for Queue {
-    fn next(&mut self) -> Option<RxFrag> {
-        self.0.pop_front()
-    }
-    fn unread(&mut self, rest: RxFrag) {
-        self.0.push_front(rest);
-    }
-}
 
 /// Where a folder of captures lies.
 pub fn folder(name: &str) -> PathBuf {
@@ -70,16 +54,6 @@ pub fn nid(addr: SocketAddr) -> Nid {
 /// The machine's name for a capture's connection.
 pub fn id(n: usize) -> ConnId {
     ConnId { shard: ShardId(0), index: n as u32, generation: 0 }
-}
-
-/// Payload of these bytes.
-pub fn pages(bytes: &[u8]) -> Payload {
-    if bytes.is_empty() {
-        return Payload::empty();
-    }
-    let mut run = PageRunMut::new(Arc::new(PrivatePages), bytes.len()).unwrap();
-    run.bytes_mut().copy_from_slice(bytes);
-    Payload::Pages([run.freeze().slice_all()].into_iter().collect())
 }
 
 /// The machine's handle for each of the captured node's: which numbers a node picks is its own affair.

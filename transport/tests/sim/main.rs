@@ -29,11 +29,12 @@ mod sim_storm;
 mod sim_versions;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
-use hugepages::{PageRun, PageRunMut, PrivatePages};
+use hugepages::PageRun;
 use transport::lnd::{Config, Data, LnetError, Payload, RxPiece, Shards, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
+use transport::testing::data::{self, byte, filled};
 use transport::testing::net::{Net, SEC};
 use transport::testing::rng::Rng;
 use transport::wire::{Nid, ProcessId};
@@ -50,21 +51,6 @@ pub fn nid(n: usize, v6: bool) -> Nid {
     let n = n + 1;
     let text = if v6 { format!("fd77::{n:x}@tcp") } else { format!("10.0.{}.{}@tcp", n / 250, n % 250 + 1) };
     text.parse().unwrap()
-}
-
-fn byte(seed: u64, i: usize) -> u8 {
-    (i as u64).wrapping_add(seed).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes()[0]
-}
-
-fn filled(len: usize, seed: u64) -> PageRun {
-    let mut run = PageRunMut::new(Arc::new(PrivatePages), len).unwrap();
-    run.bytes_mut().iter_mut().enumerate().for_each(|(i, b)| *b = byte(seed, i));
-    run.freeze()
-}
-
-/// Payload of so many bytes.
-fn pages_of(len: usize) -> Payload {
-    Payload::Pages([filled(len, 1).slice_all()].into_iter().collect())
 }
 
 fn check(bytes: impl Iterator<Item = u8>, seed: u64) {
@@ -209,14 +195,10 @@ impl World {
     /// A sink and a source for everybody.
     fn entries(&mut self, n: usize) {
         static PAGES: OnceLock<PageRun> = OnceLock::new();
-        let pages = PAGES.get_or_init(|| filled(SOURCE_LEN, SOURCE.into()));
+        let pages = PAGES.get_or_init(|| filled(SOURCE_LEN, SOURCE.into()).freeze());
         let source = Payload::Pages([pages.slice_all()].into_iter().collect());
         let Ways { copies, shares } = self.nodes[n].ways;
-        let sink = if copies {
-            Sink::Copy(PageRunMut::new(Arc::new(PrivatePages), 1 << 20).unwrap())
-        } else {
-            Sink::Lend(1 << 20)
-        };
+        let sink = if copies { Sink::Copy(data::run(1 << 20)) } else { Sink::Lend(1 << 20) };
         self.each_machine(n, |net, m| net.nodes[m].machine.offload(shares));
         for (portal, mem) in [(SINK, MdMem::Sink(sink)), (SOURCE, MdMem::Source(source))] {
             let md = MdSpec { truncate: true, ..MdSpec::new(mem) };
@@ -239,18 +221,15 @@ impl World {
         let op = match ask {
             Ask::Ping => Op::Ping { tag, target },
             Ask::Get(len, copied) => {
-                let sink = if copied && len > 0 {
-                    Sink::Copy(PageRunMut::new(Arc::new(PrivatePages), len).unwrap())
-                } else {
-                    Sink::Lend(len as u32)
-                };
+                let sink =
+                    if copied && len > 0 { Sink::Copy(data::run(len)) } else { Sink::Lend(len as u32) };
                 Op::Get { tag, target, portal: SOURCE, match_bits: 9, sink }
             }
             Ask::Put(len, ack) => {
                 let payload = if len == 0 {
                     Payload::empty()
                 } else {
-                    let pages = filled(len, tag);
+                    let pages = filled(len, tag).freeze();
                     run = Some(pages.clone());
                     Payload::Pages([pages.slice_all()].into_iter().collect())
                 };

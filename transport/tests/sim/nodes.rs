@@ -10,9 +10,9 @@ use dataplane::clock::Clock;
 use dataplane::fault::{FaultPort, Faults};
 use dataplane::mem::{MemConfig, MemPort};
 use dataplane::pkt::Port;
-use hugepages::{LendSlab, PageRunMut, PrivatePages};
+use hugepages::LendSlab;
 use tcpstack::{Stack, StackConfig};
-use transport::lnd::{AppId, Config, Data, Payload};
+use transport::lnd::{AppId, Config};
 use transport::lnet::Event;
 use transport::node::lcore::LcoreRt;
 use transport::node::{App, Lcores, NodeBuilder, Ops, Work};
@@ -77,25 +77,6 @@ pub(super) fn stack<P: Port>(ip: Ipv4Addr, port: P, seed: u64, lendings: usize) 
 pub(super) fn faulty(port: MemPort, faults: Faults, seed: u64, now: &Now) -> Faulty {
     let t = now.clone();
     FaultPort::new(port, faults, seed, Box::new(move || t.load(Ordering::Relaxed)))
-}
-
-/// Pages, and the sum of their bytes.
-pub(super) fn pages(len: usize, seed: u8) -> (Payload, u64) {
-    let mut r = PageRunMut::new(Arc::new(PrivatePages), len).unwrap();
-    r.bytes_mut()
-        .iter_mut()
-        .enumerate()
-        .for_each(|(i, b)| *b = (i as u8).wrapping_mul(31) ^ (i >> 8) as u8 ^ seed);
-    let crc = u64::from(crc32fast::hash(r.bytes()));
-    (Payload::Pages(smallvec::smallvec![r.freeze().slice_all()]), crc)
-}
-
-/// The sum of bytes that were lent.
-pub(super) fn crc(data: &Data) -> u64 {
-    let Data::Lent(parts) = data else { panic!("{data:?}") };
-    let mut h = crc32fast::Hasher::new();
-    parts.iter().for_each(|p| h.update(p.bytes()));
-    u64::from(h.finalize())
 }
 
 /// How many events of a log are such.

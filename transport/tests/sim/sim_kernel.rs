@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use super::{number, play};
 use transport::lnd::{Config, Payload, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
+use transport::testing::data::pages;
 use transport::testing::kernel::{Ask, Kernel, KernelConfig};
 use transport::testing::net::{Net, SEC};
 use transport::testing::pair::nid;
@@ -155,7 +156,7 @@ impl World {
         let op = if put {
             let len = r.pick(&[0usize, 60, 5000, 40_000]);
             let (portal, match_bits, offset, hdr_data, ack) = (5, 5, 0, tag, true);
-            let payload = if len == 0 { Payload::empty() } else { super::pages_of(len) };
+            let payload = if len == 0 { Payload::empty() } else { pages(len) };
             Op::Put { tag, target, portal, match_bits, offset, hdr_data, payload, ack }
         } else {
             Op::Ping { tag, target }

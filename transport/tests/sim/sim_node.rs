@@ -2,21 +2,18 @@
 //! peer's home on another lcore than its flows.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use dataplane::fault::Faults;
 use dataplane::mem::{MemConfig, pair};
-use hugepages::{PageRunMut, PrivatePages};
 use transport::lnd::{AppId, Data, Payload, Shards, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op, PIECES_MAX};
 use transport::node::Shard;
 use transport::stream::{Bucket, ShardId};
+use transport::testing::data::{Spot, run, sum, summed};
 use transport::wire::ProcessId;
 
-use crate::nodes::{
-    Now, Rt, Script, beginning, builder, crc, faulty, lcores, logged, nid, pages, stack, target,
-};
+use crate::nodes::{Now, Rt, Script, beginning, builder, faulty, lcores, logged, nid, stack, target};
 
 struct World {
     now: Now,
@@ -142,22 +139,6 @@ impl World {
     }
 }
 
-fn attach(portal: u32, mem: MdMem) -> Op {
-    Op::Attach {
-        tag: u64::from(portal),
-        portal,
-        who: ProcessId::ANY,
-        match_bits: 7,
-        ignore_bits: 0,
-        md: MdSpec::new(mem),
-    }
-}
-
-fn put(tag: u64, portal: u32, payload: Payload, hdr_data: u64) -> Op {
-    let target = target(SERVER);
-    Op::Put { tag, target, portal, match_bits: 7, offset: 0, hdr_data, payload, ack: true }
-}
-
 /// PUTs to a portal of each shard, a GET and pings; every byte checked, everything home at the end.
 fn traffic(w: World, puts: u64, len: usize) {
     traffic_until(w, puts, len, |_| {});
@@ -170,12 +151,8 @@ fn traffic_until(mut w: World, puts: u64, len: usize, judge: impl Fn(&World)) {
     let each = if w.copy_jobs { puts as u32 } else { n };
     for portal in (0..each).map(|i| 10 + i % n) {
         // Each is good for one PUT where it is copied, so that its run comes back.
-        let sink = if w.copy_jobs {
-            Sink::Copy(PageRunMut::new(Arc::new(PrivatePages), len).unwrap())
-        } else {
-            Sink::Lend(1 << 20)
-        };
-        let mut op = attach(portal, MdMem::Sink(sink));
+        let sink = if w.copy_jobs { Sink::Copy(run(len)) } else { Sink::Lend(1 << 20) };
+        let mut op = Spot(portal, 7).attach(portal.into(), MdSpec::new(MdMem::Sink(sink)));
         if let Op::Attach { md, .. } = &mut op {
             md.threshold = w.copy_jobs.then_some(1);
         }
@@ -184,13 +161,19 @@ fn traffic_until(mut w: World, puts: u64, len: usize, judge: impl Fn(&World)) {
     }
     let share = w.copy_jobs;
     w.servers.iter_mut().for_each(|s| s.offload(share));
-    let (source, source_crc) = pages(300_000, 99);
-    w.servers[0].app.todo.push_back((AppId::FIRST, attach(20, MdMem::Source(source))));
+    let (source, source_crc) = summed(300_000, 99);
+    w.servers[0]
+        .app
+        .todo
+        .push_back((AppId::FIRST, Spot(20, 7).attach(20, MdSpec::new(MdMem::Source(source)))));
     let server_log = w.servers[0].app.log.clone();
     w.run("attach", |_| logged(&server_log, |e| matches!(e, Event::Attached { .. })) == entries + 1);
     for i in 0..puts {
-        let (p, crc) = pages(len, i as u8);
-        w.client.app.todo.push_back((AppId::FIRST, put(i, 10 + i as u32 % n, p, crc)));
+        let (p, crc) = summed(len, i);
+        w.client
+            .app
+            .todo
+            .push_back((AppId::FIRST, Spot(10 + i as u32 % n, 7).put_with(i, crc, target(SERVER), p, true)));
     }
     let target = ProcessId::lustre(nid(SERVER));
     w.client.app.todo.push_back((AppId::FIRST, Op::Ping { tag: 5000, target }));
@@ -215,7 +198,7 @@ fn traffic_until(mut w: World, puts: u64, len: usize, judge: impl Fn(&World)) {
             Event::Ack { status, mlength, .. } => assert_eq!((status, mlength), (Ok(()), len as u32)),
             Event::Send { status, .. } => assert_eq!(status, Ok(())),
             Event::Ping { info, .. } => assert_eq!(info.unwrap().nis[0].nid, nid(SERVER)),
-            Event::Reply { status, data, .. } => assert_eq!((status, crc(&data)), (Ok(()), source_crc)),
+            Event::Reply { status, data, .. } => assert_eq!((status, sum(&data)), (Ok(()), source_crc)),
             e => panic!("{e:?}"),
         }
     }
@@ -385,7 +368,7 @@ fn the_peers_of_a_shard_that_panicked_hear_of_it_at_once() {
 fn pieces(n: usize, each: usize) -> (Payload, u64) {
     let (mut all, mut sum) = (smallvec::SmallVec::new(), crc32fast::Hasher::new());
     for i in 0..n {
-        let (Payload::Pages(p), _) = pages(each, i as u8) else { unreachable!() };
+        let (Payload::Pages(p), _) = summed(each, i as u64) else { unreachable!() };
         p.iter().for_each(|s| sum.update(s.bytes()));
         all.extend(p);
     }
@@ -397,13 +380,16 @@ fn pieces(n: usize, each: usize) -> (Payload, u64) {
 fn a_message_goes_whole_or_waits_while_one_of_its_lends_fails() {
     let mut w = World::lending(8, 1, 0, Faults::default(), 1, &MemConfig::default());
     let (log, server_log) = (w.client.app.log.clone(), w.servers[0].app.log.clone());
-    w.servers[0].app.todo.push_back((AppId::FIRST, attach(10, MdMem::Sink(Sink::Lend(1 << 20)))));
+    w.servers[0]
+        .app
+        .todo
+        .push_back((AppId::FIRST, Spot(10, 7).attach(10, MdSpec::new(MdMem::Sink(Sink::Lend(1 << 20))))));
     w.run("attach", |_| logged(&server_log, |e| matches!(e, Event::Attached { .. })) == 1);
     let slab = w.client.streams().unwrap().stack().slab().clone();
-    let (Payload::Pages(p), _) = pages(64, 0) else { unreachable!() };
+    let (Payload::Pages(p), _) = summed(64, 0) else { unreachable!() };
     let mut others: Vec<_> = (0..7).map(|_| slab.lend(p[0].clone(), u64::MAX).unwrap()).collect();
     let (payload, crc) = pieces(3, 20_000);
-    w.client.app.todo.push_back((AppId::FIRST, put(1, 10, payload, crc)));
+    w.client.app.todo.push_back((AppId::FIRST, Spot(10, 7).put_with(1, crc, target(SERVER), payload, true)));
     // One lending is free, then two: of three.
     for free in [1, 2] {
         for _ in 0..2000 {
@@ -440,7 +426,7 @@ fn a_message_of_more_pieces_than_there_are_lendings_fails_alone() {
     let mut w = World::lending(2, 1, 0, Faults::default(), 1, &MemConfig::default());
     let log = w.client.app.log.clone();
     let (payload, crc) = pieces(3, 20_000);
-    w.client.app.todo.push_back((AppId::FIRST, put(1, 10, payload, crc)));
+    w.client.app.todo.push_back((AppId::FIRST, Spot(10, 7).put_with(1, crc, target(SERVER), payload, true)));
     let failed = |e: &Event| matches!(e, Event::Send { tag: 1, .. } | Event::Ack { tag: 1, .. });
     w.run("put", |_| logged(&log, failed) > 0);
     let all = |e: &Event| matches!(e, Event::Send { status: Err(_), .. } | Event::Ack { status: Err(_), .. });
@@ -451,7 +437,7 @@ fn a_message_of_more_pieces_than_there_are_lendings_fails_alone() {
     // As many as LNet knows are the most that an operation may have, whatever the runtime.
     for (tag, n) in [(3, PIECES_MAX), (4, PIECES_MAX + 1)] {
         let (payload, crc) = pieces(n, 64);
-        w.client.app.todo.push_back((AppId::FIRST, put(tag, 10, payload, crc)));
+        w.client.app.todo.push_back((AppId::FIRST, Spot(10, 7).put_with(tag, crc, target, payload, true)));
     }
     let refused = |e: &Event| matches!(e, Event::Refused { .. });
     w.run("refusal", |_| logged(&log, refused) > 0);
@@ -480,10 +466,16 @@ fn an_application_of_any_id_has_a_part_of_the_lend_budget() {
         let mut w = World::new(1, 0, Faults::default(), 1, &MemConfig::default());
         let log = w.servers[0].app.log.clone();
         let app = AppId::new(n).unwrap();
-        w.servers[0].app.todo.push_back((app, attach(10, MdMem::Sink(Sink::Lend(1 << 20)))));
+        w.servers[0]
+            .app
+            .todo
+            .push_back((app, Spot(10, 7).attach(10, MdSpec::new(MdMem::Sink(Sink::Lend(1 << 20))))));
         w.run("attach", |_| logged(&log, |e| matches!(e, Event::Attached { .. })) == 1);
-        let (payload, crc) = pages(100_000, 1);
-        w.client.app.todo.push_back((AppId::FIRST, put(1, 10, payload, crc)));
+        let (payload, crc) = summed(100_000, 1);
+        w.client
+            .app
+            .todo
+            .push_back((AppId::FIRST, Spot(10, 7).put_with(1, crc, target(SERVER), payload, true)));
         w.run("put", |_| logged(&log, |e| matches!(e, Event::Put(_))) == 1);
         let c = w.servers[0].machine.counters();
         assert_eq!((c.rx_lent_bytes, c.rx_copied_bytes), (100_000, 0), "application {n}");

@@ -13,11 +13,10 @@ use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::node::lcore::LcoreRt;
 use transport::node::{Lcores, Shard, Work};
 use transport::stream::ShardId;
+use transport::testing::data::{sum, summed};
 use transport::wire::ProcessId;
 
-use crate::nodes::{
-    Faulty, Now, Rt, Script, beginning, builder, crc, faulty, lcores, logged, pages, stack, target,
-};
+use crate::nodes::{Faulty, Now, Rt, Script, beginning, builder, faulty, lcores, logged, stack, target};
 
 struct Node {
     ip: Ipv4Addr,
@@ -197,7 +196,7 @@ fn placed(w: &mut World) {
 fn traffic(net: &Net, homes: [u16; 2], puts: u64, len: usize) {
     let mut w = World::new(net, homes);
     let ips = [w.nodes[0].ip, w.nodes[1].ip];
-    let (source, source_crc) = pages(200_000, 99);
+    let (source, source_crc) = summed(200_000, 99);
     let mut portals = [0; 2];
     for (n, portals) in w.nodes.iter_mut().zip(&mut portals) {
         *portals = n.shards.len();
@@ -217,7 +216,7 @@ fn traffic(net: &Net, homes: [u16; 2], puts: u64, len: usize) {
     let submit = |w: &mut World, part: std::ops::Range<u64>| {
         for (i, to) in [(0, 1), (1, 0)] {
             for k in part.clone() {
-                let (payload, hdr_data) = pages(len, k as u8);
+                let (payload, hdr_data) = summed(len, k);
                 let portal = 10 + (k as usize % portals[to]) as u32;
                 let target = target(ips[to]);
                 let op = Op::Put {
@@ -260,11 +259,11 @@ fn traffic(net: &Net, homes: [u16; 2], puts: u64, len: usize) {
             match e {
                 Event::Ack { status, mlength, .. } => assert_eq!((status, mlength), (Ok(()), len as u32)),
                 Event::Send { status, .. } => assert_eq!(status, Ok(())),
-                Event::Reply { status, data, .. } => assert_eq!((status, crc(&data)), (Ok(()), source_crc)),
+                Event::Reply { status, data, .. } => assert_eq!((status, sum(&data)), (Ok(()), source_crc)),
                 Event::Put(p) => {
                     seen += 1;
                     assert_eq!((p.status, p.mlength), (Ok(()), len as u32));
-                    assert_eq!(crc(&p.data), p.hdr_data, "payload of PUT {seen}");
+                    assert_eq!(sum(&p.data), p.hdr_data, "payload of PUT {seen}");
                 }
                 Event::Get(g) => assert_eq!(g.status, Ok(())),
                 Event::Attached { .. } => {}

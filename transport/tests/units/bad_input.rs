@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use transport::lnd::{Accept, Config, Counters, Payload, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
+use transport::testing::data::Spot;
 use transport::testing::net::{Net, SEC};
 use transport::wire::hello::Version;
 use transport::wire::{
@@ -10,40 +11,21 @@ use transport::wire::{
     WireHandle, acceptor,
 };
 
-use crate::raw::{self, at, counters, ksock, nid};
-
-fn config(n: u8) -> Config {
-    Config::new(nid(n), 1000 + u64::from(n))
-}
+use crate::raw::{self, at, config, counters, hello, ksock, nid};
 
 /// Node 0 is the victim, node 1 a well-behaved peer with a set of connections to it.
 fn net() -> Net {
     let mut net = Net::new();
     net.add(config(1));
     net.add(config(2));
-    let md = MdSpec::new(MdMem::Sink(Sink::Lend(1 << 20)));
-    net.op(0, Op::Attach { tag: 0, portal: 5, who: ProcessId::ANY, match_bits: 1, ignore_bits: 0, md });
-    ping(&mut net, true);
+    net.op(0, Spot(5, 1).attach(0, MdSpec::new(MdMem::Sink(Sink::Lend(1 << 20)))));
+    undisturbed(&mut net, true);
     net
 }
 
-fn ping(net: &mut Net, want: bool) {
-    net.op(1, Op::Ping { tag: 0, target: ProcessId::lustre(nid(1)) });
-    net.run(SEC / 10);
-    let ok = net.take_events(1).iter().any(|e| matches!(e, Event::Ping { info: Ok(_), .. }));
+fn undisturbed(net: &mut Net, want: bool) {
+    let ok = raw::pinged(net, 1, 1, SEC / 10) == Some(Ok(()));
     assert_eq!(ok, want, "the other peer is undisturbed");
-}
-
-fn request() -> Vec<u8> {
-    raw::request(nid(1))
-}
-
-fn hello(ctype: ConnType) -> Hello {
-    raw::hello(Version::V3, ctype)
-}
-
-fn start(ctype: ConnType) -> Vec<u8> {
-    raw::start(&hello(ctype))
 }
 
 fn put(len: u32) -> LnetHdr {
@@ -51,7 +33,7 @@ fn put(len: u32) -> LnetHdr {
     raw::header(body, len)
 }
 
-fn message(h: &LnetHdr) -> Vec<u8> {
+fn of_v3(h: &LnetHdr) -> Vec<u8> {
     raw::message(Version::V3, h, 0)
 }
 
@@ -91,21 +73,21 @@ fn acceptor_requests() {
         b
     };
     let refusal = acceptor::refusal().to_vec();
-    let lnet_magic = hello(ConnType::Control).emit().to_vec();
+    let lnet_magic = hello(Version::V3, ConnType::Control).emit().to_vec();
     for (bytes, answer, counter) in [
-        (swap(request(), 0, b"GET "), vec![], "err_magic"),
+        (swap(raw::request(nid(1)), 0, b"GET "), vec![], "err_magic"),
         (lnet_magic, refusal.clone(), "err_magic"),
-        (swap(request(), 4, &[3]), refusal.clone(), "err_version"),
-        (swap(request(), 4, &[0]), refusal, "err_version"),
-        (swap(request(), 8, &[9]), vec![], "err_target_nid"),
-        (swap(request(), 14, &[9]), vec![], "err_target_nid"),
+        (swap(raw::request(nid(1)), 4, &[3]), refusal.clone(), "err_version"),
+        (swap(raw::request(nid(1)), 4, &[0]), refusal, "err_version"),
+        (swap(raw::request(nid(1)), 8, &[9]), vec![], "err_target_nid"),
+        (swap(raw::request(nid(1)), 14, &[9]), vec![], "err_target_nid"),
     ] {
         let mut net = net();
         let before = counters(&net);
         let (wrote, closed, _) = send(&mut net, 700, &bytes);
         assert_eq!((wrote, closed), (answer, true), "{counter}");
         only(&before, &counters(&net), &[counter]);
-        ping(&mut net, true);
+        undisturbed(&mut net, true);
     }
 }
 
@@ -113,19 +95,19 @@ fn acceptor_requests() {
 fn ports_that_any_user_may_bind() {
     let mut net = net();
     let before = counters(&net);
-    let (wrote, closed, _) = send(&mut net, 1024, &start(ConnType::Control));
+    let (wrote, closed, _) = send(&mut net, 1024, &raw::start(&hello(Version::V3, ConnType::Control)));
     assert_eq!((wrote.len(), closed), (0, true));
     only(&before, &counters(&net), &["err_unprivileged"]);
     let mut open = Net::new();
     open.add(Config { accept: Accept::All, ..config(1) });
-    let (wrote, closed, _) = send(&mut open, 40_000, &start(ConnType::Control));
+    let (wrote, closed, _) = send(&mut open, 40_000, &raw::start(&hello(Version::V3, ConnType::Control)));
     assert_eq!((wrote.len(), closed), (56, false));
 }
 
 /// Field report L7: what has been read to its end is closed with FIN, and what is left unread with RST, as kernels do.
 #[test]
 fn who_was_read_is_left_with_fin() {
-    let h = hello(ConnType::Control);
+    let h = hello(Version::V3, ConnType::Control);
     let emit = |h: &Hello| h.emit().to_vec();
     let with = |mut b: Vec<u8>, at: usize, to: &[u8]| {
         b[at..at + to.len()].copy_from_slice(to);
@@ -134,7 +116,7 @@ fn who_was_read_is_left_with_fin() {
     let v1 = emit(&Hello { version: Version::V1, ..h.clone() });
     for (what, bytes, fin) in [
         ("a bad type", with(emit(&h), 48, &[4]), true),
-        ("type NONE", emit(&hello(ConnType::None)), true),
+        ("type NONE", emit(&hello(Version::V3, ConnType::None)), true),
         ("a V1 message that is no HELLO", with(v1, 24, &[3]), true),
         ("an address of zero", [with(emit(&h), 52, &[1]), vec![0; 4]].concat(), true),
         ("source ANY", with(emit(&h), 8, &[0xff; 8]), true),
@@ -144,13 +126,13 @@ fn who_was_read_is_left_with_fin() {
         ("17 addresses", with(emit(&h), 52, &[17]), false),
     ] {
         let mut net = net();
-        let (wrote, _, link) = send(&mut net, 700, &[request(), bytes].concat());
+        let (wrote, _, link) = send(&mut net, 700, &[raw::request(nid(1)), bytes].concat());
         net.run(6 * SEC);
         assert_eq!((wrote.len(), net.wire(link, 1).1, net.raw_ended(link)), (0, true, (fin, !fin)), "{what}");
     }
     // NONE goes before a FIN: a RST could overtake it.
     let mut net = net();
-    let (wrote, _, link) = send(&mut net, 700, &[request(), with(emit(&h), 4, &[9])].concat());
+    let (wrote, _, link) = send(&mut net, 700, &[raw::request(nid(1)), with(emit(&h), 4, &[9])].concat());
     assert_eq!((wrote.len(), net.raw_ended(link)), (56, (true, false)));
 }
 
@@ -158,11 +140,16 @@ fn who_was_read_is_left_with_fin() {
 fn hellos() {
     let none_to_self = |net: &Net| {
         let c = net.nodes[0].machine.config();
-        Hello { src_nid: nid(1), dst_nid: nid(1), src_incarnation: c.incarnation, ..hello(ConnType::None) }
-            .emit()
-            .to_vec()
+        Hello {
+            src_nid: nid(1),
+            dst_nid: nid(1),
+            src_incarnation: c.incarnation,
+            ..hello(Version::V3, ConnType::None)
+        }
+        .emit()
+        .to_vec()
     };
-    let h = hello(ConnType::Control);
+    let h = hello(Version::V3, ConnType::Control);
     let raw = |at: usize, to: &[u8]| {
         let mut b = h.emit().to_vec();
         b[at..at + to.len()].copy_from_slice(to);
@@ -184,7 +171,7 @@ fn hellos() {
         (v1(40, &[9]), false, "err_conn_type"),
         (raw(8, &[0xff; 8]), false, "err_hello_nid"),
         (Hello { src_nid: Nid::LO, ..h.clone() }.emit().to_vec(), false, "err_hello_nid"),
-        (hello(ConnType::None).emit().to_vec(), false, "err_conn_type"),
+        (hello(Version::V3, ConnType::None).emit().to_vec(), false, "err_conn_type"),
         (raw(48, &[4]), false, "err_conn_type"),
         (raw(52, &[17]), false, "err_hello_ips"),
         (raw(52, &[0xff; 4]), false, "err_hello_ips"),
@@ -193,18 +180,18 @@ fn hellos() {
         let mut net = net();
         let before = counters(&net);
         let answer = if none { none_to_self(&net) } else { vec![] };
-        let (wrote, closed, _) = send(&mut net, 700, &[request(), bytes].concat());
+        let (wrote, closed, _) = send(&mut net, 700, &[raw::request(nid(1)), bytes].concat());
         assert_eq!((wrote, closed), (answer, true), "{counter}");
         only(&before, &counters(&net), &[counter]);
         assert_eq!(net.nodes[0].machine.gauges().peers, 1);
-        ping(&mut net, true);
+        undisturbed(&mut net, true);
     }
 }
 
 #[test]
 fn a_big_endian_hello_and_old_address_lists_are_taken() {
     let mut net = net();
-    let mut h = Hello { order: ByteOrder::Big, ..hello(ConnType::Control) };
+    let mut h = Hello { order: ByteOrder::Big, ..hello(Version::V3, ConnType::Control) };
     h.ips.extend([1, 2, 3]);
     let req = AcceptorReq { order: ByteOrder::Big, ..AcceptorReq::new(nid(1)) };
     let noop = KsockHdr { kind: KsockType::Noop, csum: 0, cookie0: 0, cookie1: 1 }.emit(ByteOrder::Big);
@@ -219,10 +206,10 @@ fn messages() {
     let lnet = |f: &dyn Fn(&mut LnetHdr)| {
         let mut h = put(8);
         f(&mut h);
-        message(&h)
+        of_v3(&h)
     };
     let raw = |at: usize, to: &[u8]| {
-        let mut b = message(&put(8));
+        let mut b = of_v3(&put(8));
         b[at..at + to.len()].copy_from_slice(to);
         b
     };
@@ -234,10 +221,10 @@ fn messages() {
             src_offset: 0,
             sink_length: 1,
         };
-        message(&LnetHdr { body, ..put(len) })
+        of_v3(&LnetHdr { body, ..put(len) })
     };
     let ack = |len: u32| {
-        message(&LnetHdr {
+        of_v3(&LnetHdr {
             body: LnetBody::Ack { handle: WireHandle::NONE, match_bits: 0, mlength: 0 },
             ..put(len)
         })
@@ -269,9 +256,9 @@ fn messages() {
         (lnet(&|h| h.src_nid = Nid::ANY), false, "drop_not_for_us"),
     ] {
         let mut net = net();
-        let (_, closed, other) = send(&mut net, 701, &start(ConnType::BulkIn));
+        let (_, closed, other) = send(&mut net, 701, &raw::start(&hello(Version::V3, ConnType::BulkIn)));
         assert!(!closed);
-        let (_, closed, link) = send(&mut net, 700, &start(ConnType::Control));
+        let (_, closed, link) = send(&mut net, 700, &raw::start(&hello(Version::V3, ConnType::Control)));
         assert!(!closed);
         let before = counters(&net);
         net.raw_send(link, &bytes);
@@ -285,7 +272,7 @@ fn messages() {
             assert!(moved.iter().any(|(n, _)| *n == counter), "{counter}: {moved:?}");
         }
         net.take_events(0);
-        ping(&mut net, true);
+        undisturbed(&mut net, true);
         assert_eq!(net.nodes[0].machine.gauges().conns_up, if closes { 3 } else { 5 });
     }
 }
@@ -294,7 +281,7 @@ fn messages() {
 fn gets_that_crash_kernels_are_dropped_or_empty() {
     for (offset, empty) in [(48, true), (49, false), (u32::MAX, false)] {
         let mut net = net();
-        let (_, _, link) = send(&mut net, 700, &start(ConnType::Control));
+        let (_, _, link) = send(&mut net, 700, &raw::start(&hello(Version::V3, ConnType::Control)));
         let body = LnetBody::Get {
             handle: WireHandle { interface: 1, object: 2 },
             match_bits: 1 << 63,
@@ -302,7 +289,7 @@ fn gets_that_crash_kernels_are_dropped_or_empty() {
             src_offset: offset,
             sink_length: 272,
         };
-        net.raw_send(link, &message(&LnetHdr { body, ..put(0) }));
+        net.raw_send(link, &of_v3(&LnetHdr { body, ..put(0) }));
         net.run(SEC / 10);
         let (wrote, closed) = net.wire(link, 1);
         assert_eq!((wrote.len(), closed), (if empty { 56 + 96 } else { 56 }, false));
@@ -312,7 +299,7 @@ fn gets_that_crash_kernels_are_dropped_or_empty() {
 
 #[test]
 fn cut_at_every_byte_and_silent() {
-    let whole = [start(ConnType::Control), message(&put(40))].concat();
+    let whole = [raw::start(&hello(Version::V3, ConnType::Control)), of_v3(&put(40))].concat();
     for n in 0..whole.len() {
         let mut net = net();
         let before = counters(&net);
@@ -332,13 +319,13 @@ fn cut_at_every_byte_and_silent() {
         let moved: Vec<_> =
             before.iter().zip(counters(&net).iter()).filter(|(a, b)| a != b).map(|(a, _)| a.0).collect();
         assert!(n == 72 || moved.contains(&counter), "cut at {n}: {moved:?}");
-        ping(&mut net, true);
+        undisturbed(&mut net, true);
     }
 }
 
 #[test]
 fn cut_at_every_byte_with_fin() {
-    let whole = [start(ConnType::Control), message(&put(40))].concat();
+    let whole = [raw::start(&hello(Version::V3, ConnType::Control)), of_v3(&put(40))].concat();
     for n in 0..whole.len() {
         let mut net = net();
         let link = net.raw_connect(at(700), 0);
@@ -348,7 +335,7 @@ fn cut_at_every_byte_with_fin() {
         assert!(net.wire(link, 1).1, "{n}");
         assert_eq!(counters(&net).err_eof_inside, u64::from(n != 72), "cut at {n}");
         assert_eq!(net.nodes[0].machine.gauges().conns_up, 3);
-        ping(&mut net, true);
+        undisturbed(&mut net, true);
     }
 }
 
@@ -357,7 +344,7 @@ fn a_hello_that_never_ends() {
     let mut net = net();
     let link = net.raw_connect(at(700), 0);
     // Each byte comes well within any idle time; together they take too long.
-    for b in start(ConnType::Control) {
+    for b in raw::start(&hello(Version::V3, ConnType::Control)) {
         net.raw_send(link, &[b]);
         net.run(SEC / 5);
         if net.wire(link, 1).1 {
@@ -366,7 +353,7 @@ fn a_hello_that_never_ends() {
     }
     assert!(net.wire(link, 1).1);
     assert_eq!(counters(&net).err_hello_timeout, 1);
-    ping(&mut net, true);
+    undisturbed(&mut net, true);
 }
 
 #[test]
@@ -384,7 +371,7 @@ fn many_silent_connections_are_bounded() {
     assert_eq!(net.nodes[0].machine.gauges().conns, 0);
     assert_eq!(counters(&net).err_hello_timeout, 5);
     // And their place is free again.
-    let (wrote, closed, _) = send(&mut net, 700, &start(ConnType::Control));
+    let (wrote, closed, _) = send(&mut net, 700, &raw::start(&hello(Version::V3, ConnType::Control)));
     assert_eq!((wrote.len(), closed), (56, false));
 }
 
@@ -393,7 +380,7 @@ fn a_peer_that_asks_and_never_reads_is_held_back() {
     let mut net = Net::new();
     net.raw_acks = false;
     net.add(Config { max_answers: 16, tx_window: 2048, ..config(1) });
-    let (_, _, link) = send(&mut net, 700, &start(ConnType::Control));
+    let (_, _, link) = send(&mut net, 700, &raw::start(&hello(Version::V3, ConnType::Control)));
     let body = LnetBody::Get {
         handle: WireHandle { interface: 1, object: 2 },
         match_bits: 1 << 63,
@@ -401,7 +388,7 @@ fn a_peer_that_asks_and_never_reads_is_held_back() {
         src_offset: 0,
         sink_length: 272,
     };
-    let get = message(&LnetHdr { body, ..put(0) });
+    let get = of_v3(&LnetHdr { body, ..put(0) });
     for _ in 0..500 {
         net.raw_send(link, &get);
     }
@@ -429,10 +416,10 @@ fn a_slow_reader_gets_every_answer() {
     let mut net = Net::new();
     net.raw_acks = false;
     net.add(Config { max_answers: 16, tx_window: 2048, ..config(1) });
-    let (_, _, link) = send(&mut net, 700, &start(ConnType::Control));
+    let (_, _, link) = send(&mut net, 700, &raw::start(&hello(Version::V3, ConnType::Control)));
     let body = ping_body();
     for _ in 0..300 {
-        net.raw_send(link, &message(&LnetHdr { body, ..put(0) }));
+        net.raw_send(link, &of_v3(&LnetHdr { body, ..put(0) }));
     }
     net.run(SEC / 10);
     assert!(counters(&net).msgs_rx < 40, "the window and the queue are full");
@@ -449,9 +436,9 @@ fn a_batch_of_messages_is_answered_while_its_rest_waits() {
     let mut net = Net::new();
     net.chunk = 8192;
     net.add(config(1));
-    let (_, _, link) = send(&mut net, 700, &start(ConnType::Control));
+    let (_, _, link) = send(&mut net, 700, &raw::start(&hello(Version::V3, ConnType::Control)));
     let (body, before) = (ping_body(), net.wire(link, 1).0.len());
-    net.raw_send(link, &message(&LnetHdr { body, ..put(0) }).repeat(40));
+    net.raw_send(link, &of_v3(&LnetHdr { body, ..put(0) }).repeat(40));
     let answers = |net: &Net| (net.wire(link, 1).0.len() - before) / (24 + 72 + 48);
     let mut steps = Vec::new();
     while steps.last() != Some(&40) {
@@ -466,14 +453,14 @@ fn a_batch_of_messages_is_answered_while_its_rest_waits() {
 #[test]
 fn another_incarnation_closes_the_old_set() {
     let mut net = net();
-    let (_, _, old) = send(&mut net, 700, &start(ConnType::Control));
-    let h = Hello { src_incarnation: 7, ..hello(ConnType::Control) };
-    let (wrote, closed, _) = send(&mut net, 701, &[request(), h.emit().to_vec()].concat());
+    let (_, _, old) = send(&mut net, 700, &raw::start(&hello(Version::V3, ConnType::Control)));
+    let h = Hello { src_incarnation: 7, ..hello(Version::V3, ConnType::Control) };
+    let (wrote, closed, _) = send(&mut net, 701, &[raw::request(nid(1)), h.emit().to_vec()].concat());
     let answer = Hello::parse(&wrote).unwrap().0;
     assert_eq!((answer.ctype, answer.dst_nid, closed), (ConnType::Control, nid(66), false));
     assert!(net.wire(old, 1).1);
     assert_eq!((counters(&net).peers_rebooted, counters(&net).duplicates), (1, 0));
-    ping(&mut net, true);
+    undisturbed(&mut net, true);
 }
 
 proptest! {
@@ -484,12 +471,12 @@ proptest! {
     fn noise(stage in 0usize..4, bytes in prop::collection::vec(any::<u8>(), 0..600), chunk in 1usize..80) {
         let mut net = net();
         net.chunk = chunk;
-        let prefix = [vec![], request(), start(ConnType::Control), [start(ConnType::Control), message(&put(5))].concat()];
+        let prefix = [vec![], raw::request(nid(1)), raw::start(&hello(Version::V3, ConnType::Control)), [raw::start(&hello(Version::V3, ConnType::Control)), of_v3(&put(5))].concat()];
         let (_, _, link) = send(&mut net, 700, &prefix[stage]);
         net.raw_send(link, &bytes);
         net.run(120 * SEC);
         net.take_events(0);
-        ping(&mut net, true);
+        undisturbed(&mut net, true);
         prop_assert_eq!(net.nodes[0].machine.gauges().queued, 0);
     }
 
@@ -497,14 +484,14 @@ proptest! {
     #[test]
     fn damage(at: prop::sample::Index, to: u8) {
         let mut net = net();
-        let mut bytes = [start(ConnType::Control), message(&put(100)), ksock(KsockType::Noop, 0, 0, 1), message(&put(3))].concat();
+        let mut bytes = [raw::start(&hello(Version::V3, ConnType::Control)), of_v3(&put(100)), ksock(KsockType::Noop, 0, 0, 1), of_v3(&put(3))].concat();
         let i = at.index(bytes.len());
         bytes[i] = to;
         let link = net.raw_connect(raw::at(700), 0);
         net.raw_send(link, &bytes);
         net.run(120 * SEC);
         net.take_events(0);
-        ping(&mut net, true);
+        undisturbed(&mut net, true);
     }
 }
 

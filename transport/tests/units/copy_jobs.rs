@@ -1,17 +1,15 @@
 //! Messages in copy jobs: copied and summed elsewhere while their connection goes on (LU-11415). What follows from a message
 //! follows in the order of the stream, once, and after its bytes are in their place.
 
-use std::sync::Arc;
-
 use crate::raw::*;
-use hugepages::{PageRunMut, PrivatePages};
 use transport::lnd::{Config, Data, LnetError, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::testing::capture::Msg;
+use transport::testing::data;
 use transport::testing::net::{Net, SEC};
 use transport::testing::rng::Rng;
 use transport::wire::ksock::Checksum;
-use transport::wire::{ConnType, KsockType, LnetBody, LnetHdr, ProcessId, Version, WireHandle};
+use transport::wire::{ConnType, KsockType, LnetBody, LnetHdr, Version, WireHandle};
 
 /// Longest time that a copy job is out.
 const OUT: u64 = SEC / 10;
@@ -27,16 +25,11 @@ fn offloading(seed: u64, tweak: impl Fn(&mut Config)) -> Net {
     net
 }
 
-fn run_of(len: usize) -> PageRunMut {
-    PageRunMut::new(Arc::new(PrivatePages), len).unwrap()
-}
-
 /// `n` entries that take one PUT each, all of the same match bits: what is put is copied into the first that is left.
 fn one_shot(net: &mut Net, n: u64, len: usize) {
     for tag in 0..n {
-        let md = MdSpec { threshold: Some(1), ..MdSpec::new(MdMem::Sink(Sink::Copy(run_of(len)))) };
-        let who = ProcessId::ANY;
-        net.op(0, Op::Attach { tag, portal: 5, who, match_bits: 5, ignore_bits: 0, md });
+        let md = MdSpec { threshold: Some(1), ..MdSpec::new(MdMem::Sink(Sink::Copy(data::run(len)))) };
+        net.op(0, AT.attach(tag, md));
     }
     net.take_events(0);
 }
@@ -82,18 +75,6 @@ fn acked(net: &Net, links: [usize; 3], version: Version) -> u64 {
         _ => 0,
     };
     all.map(cookies).sum()
-}
-
-fn ended(net: &mut Net) {
-    let g = net.nodes[0].machine.gauges();
-    assert_eq!(
-        (g.cookies, g.lends, g.credits_used, g.ops, g.queued, g.copy_jobs),
-        (0, 0, 0, 0, 0, 0),
-        "{g:?}"
-    );
-    let home = net.nodes[0].pool.home();
-    while home.drain() > 0 {}
-    assert_eq!(home.lent_out(), 0);
 }
 
 #[test]
@@ -145,7 +126,7 @@ fn what_follows_from_messages_follows_in_their_order() {
             })
             .collect();
         assert_eq!(answers, (10..18).collect::<Vec<_>>());
-        ended(&mut net);
+        net.assert_quiet();
     }
 }
 
@@ -165,7 +146,7 @@ fn what_stores_nothing_waits_for_what_is_before_it() {
     }
     // The ACK and the REPLY.
     assert_eq!((stored, messages(&net, link, 1, Version::V2).len(), counters(&net).boxes), (true, 2, 1));
-    ended(&mut net);
+    net.assert_quiet();
 }
 
 #[test]
@@ -184,7 +165,7 @@ fn no_more_than_so_many_stand_behind_a_copy_job() {
         assert_eq!(counters(&net).msgs_rx, 64, "the rest is not read");
         net.run(SEC);
         assert_eq!(good_puts(&net.take_events(0)), (0..500).collect::<Vec<_>>());
-        ended(&mut net);
+        net.assert_quiet();
     }
 }
 
@@ -223,7 +204,7 @@ fn a_box_outlives_its_connection() {
         // While a set that its peer ended is read to its end, what is owed on it may still go.
         assert!(counters(&net).zc_acks_tx == 0 || how < 2);
         assert_eq!(net.nodes[0].machine.gauges().conns, 0);
-        ended(&mut net);
+        net.assert_quiet();
     }
 }
 
@@ -240,7 +221,7 @@ fn the_node_goes_down_when_its_copy_jobs_are_back() {
         let events = net.take_events(0);
         let [Event::Put(p), Event::ShutDown { tag: 5 }] = &events[..] else { panic!("{events:?}") };
         assert_eq!(p.status, Ok(()));
-        ended(&mut net);
+        net.assert_quiet();
     }
 }
 
@@ -274,7 +255,7 @@ fn a_wrong_sum_closes_the_set_wherever_it_is_found() {
         assert!(ends.contains(&(1, Ok(()))) && ends.contains(&(3, Ok(()))), "{ends:?}");
         assert_eq!((ends.len(), counters(&net).err_checksum), (3, 1));
         assert!(links.iter().all(|l| net.wire(*l, 1).1));
-        ended(&mut net);
+        net.assert_quiet();
     }
 }
 
@@ -302,7 +283,7 @@ fn a_spent_budget_makes_the_home_copy_itself() {
     let c = counters(&net);
     assert_eq!((c.rx_copied_bytes, c.err_checksum), (60_000, 0));
     assert!(c.boxes < 3, "{}", c.boxes);
-    ended(&mut net);
+    net.assert_quiet();
 }
 
 /// The peer lost its set and made another while a message of the old one was out: its cookie means nothing there.

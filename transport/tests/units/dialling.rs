@@ -21,21 +21,6 @@ use crate::raw;
 /// Between two attempts, in ns.
 const APART: u64 = 15 * SEC;
 
-/// A ping from node 0 to node 1, and what comes of it within half a second.
-fn ping(net: &mut Net) -> Option<Result<(), LnetError>> {
-    net.take_events(0);
-    net.op(0, Op::Ping { tag: 1, target: ProcessId::lustre(nid(2)) });
-    net.run(SEC / 2);
-    answer(net)
-}
-
-fn answer(net: &mut Net) -> Option<Result<(), LnetError>> {
-    net.take_events(0).into_iter().find_map(|e| match e {
-        Event::Ping { info, .. } => Some(info.map(drop)),
-        _ => None,
-    })
-}
-
 /// Types in the order in which node 0 asked for them.
 fn asked(net: &Net) -> Vec<ConnType> {
     (0..net.links())
@@ -52,7 +37,7 @@ fn a_peer_that_says_none_three_times_is_left_with_what_is_open() {
     use ConnType::{BulkIn, BulkOut, Control};
     let two = Config { conns_per_peer: 2, min_reconnect: APART, ..config(1) };
     let mut net = Pair::of(two, Config { max_conns_per_type: 1, ..config(2) });
-    assert_eq!(ping(&mut net), Some(Ok(())));
+    assert_eq!(raw::pinged(&mut net, 0, 2, SEC / 2), Some(Ok(())));
     assert_eq!(asked(&net), [Control, BulkIn, BulkOut, BulkIn]);
     net.run(APART);
     assert_eq!(asked(&net)[3..], [BulkIn; 2], "once more");
@@ -62,7 +47,7 @@ fn a_peer_that_says_none_three_times_is_left_with_what_is_open() {
     net.run(2 * APART);
     assert_eq!(asked(&net)[3..], [BulkIn, BulkIn, BulkIn, BulkOut, BulkOut, BulkOut], "three times each");
     for _ in 0..10 {
-        assert_eq!(ping(&mut net), Some(Ok(())));
+        assert_eq!(raw::pinged(&mut net, 0, 2, SEC / 2), Some(Ok(())));
         net.run(APART);
     }
     assert_eq!((asked(&net).len(), net.nodes[0].machine.gauges().conns_up), (9, 3), "then no more");
@@ -71,7 +56,7 @@ fn a_peer_that_says_none_three_times_is_left_with_what_is_open() {
     net.run(SEC);
     net.restart(1, Config { incarnation: 5, ..config(2) });
     net.run(2 * APART);
-    assert_eq!(ping(&mut net), Some(Ok(())));
+    assert_eq!(raw::pinged(&mut net, 0, 2, SEC / 2), Some(Ok(())));
     assert_eq!(net.nodes[0].machine.gauges().conns_up, 5);
 }
 
@@ -79,15 +64,15 @@ fn a_peer_that_says_none_three_times_is_left_with_what_is_open() {
 fn with_nothing_open_the_third_none_is_a_failure() {
     let slow = Config { min_reconnect: APART, ..config(1) };
     let mut net = Pair::of(slow, Config { max_conns_per_type: 0, ..config(2) });
-    assert_eq!(ping(&mut net), None, "it waits");
+    assert_eq!(raw::pinged(&mut net, 0, 2, SEC / 2), None, "it waits");
     net.run(APART);
-    assert_eq!((net.links(), answer(&mut net)), (2, None));
+    assert_eq!((net.links(), raw::ping_end(&mut net, 0)), (2, None));
     net.run(APART);
-    assert_eq!((net.links(), answer(&mut net)), (3, Some(Err(LnetError::Unreachable))));
+    assert_eq!((net.links(), raw::ping_end(&mut net, 0)), (3, Some(Err(LnetError::Unreachable))));
     // It is not dialled for the shortest interval, then three times more.
-    assert_eq!((ping(&mut net), net.links()), (Some(Err(LnetError::Unreachable)), 3));
+    assert_eq!((raw::pinged(&mut net, 0, 2, SEC / 2), net.links()), (Some(Err(LnetError::Unreachable)), 3));
     net.run(APART);
-    ping(&mut net);
+    raw::pinged(&mut net, 0, 2, SEC / 2);
     net.run(3 * APART);
     assert_eq!((net.links(), net.nodes[0].machine.counters().dials_failed), (6, 2));
 }
@@ -96,7 +81,7 @@ fn with_nothing_open_the_third_none_is_a_failure() {
 fn the_time_between_two_attempts_is_min_reconnectms() {
     let slow = Config { min_reconnect: APART, ..config(1) };
     let mut net = Pair::of(slow, Config { max_conns_per_type: 0, ..config(2) });
-    ping(&mut net);
+    raw::pinged(&mut net, 0, 2, SEC / 2);
     for n in 2..=3 {
         net.run(APART - SEC);
         assert_eq!(net.links(), n - 1);
@@ -112,7 +97,7 @@ fn another_incarnation_at_the_third_attempt_dials_nobody_at_once() {
     let mut net = Net::new();
     net.add(Config { min_reconnect: APART, ..config(1) });
     net.raw_listen([10, 0, 0, 2].into());
-    ping(&mut net);
+    raw::pinged(&mut net, 0, 2, SEC / 2);
     let says = |net: &mut Net, link: usize, change: fn(&mut Hello)| {
         let mut h = raw::answer(&raw::dialled(net, link));
         change(&mut h);
@@ -220,7 +205,7 @@ fn what_a_dial_came_to_is_remembered() {
         let mut net = Net::new();
         net.add(config(1));
         net.raw_listen([10, 0, 0, 2].into());
-        ping(&mut net);
+        raw::pinged(&mut net, 0, 2, SEC / 2);
         assert_eq!((brief(&net).contact, brief(&net).why), (Contact::Shaking, None));
         says.iter().for_each(|b| net.raw_send(0, b));
         if fin {
@@ -231,19 +216,19 @@ fn what_a_dial_came_to_is_remembered() {
     }
     let mut net = Pair::of(config(1), config(2));
     (net.nodes[1].mute, net.nodes[1].deaf) = (true, true);
-    ping(&mut net);
+    raw::pinged(&mut net, 0, 2, SEC / 2);
     assert_eq!(brief(&net).contact, Contact::Connecting);
     net.run(30 * SEC);
     assert_eq!(brief(&net).why, Some(DialWhy::Tcp(DialError::TimedOut)));
     (net.nodes[1].mute, net.nodes[1].deaf) = (false, true);
     net.run(60 * SEC);
-    ping(&mut net);
+    raw::pinged(&mut net, 0, 2, SEC / 2);
     assert_eq!(
         (brief(&net).contact, brief(&net).why),
         (Contact::Waiting, Some(DialWhy::Tcp(DialError::Refused)))
     );
     net.nodes[1].deaf = false;
     net.run(60 * SEC);
-    assert_eq!(ping(&mut net), Some(Ok(())));
+    assert_eq!(raw::pinged(&mut net, 0, 2, SEC / 2), Some(Ok(())));
     assert_eq!((brief(&net).conns, brief(&net).why), (3, None));
 }

@@ -2,13 +2,12 @@
 //! random. Each operation ends once, each byte arrives once, everything is home at the end.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
-use hugepages::{PageRunMut, PrivatePages};
 use proptest::prelude::*;
 use transport::lnd::{Accept, Config, Data, Payload, Shards, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op, PutEvent};
 use transport::stream::{Bucket, ShardId};
+use transport::testing::data::{Spot, run, seeded, sum, summed};
 use transport::testing::net::{Net, SEC};
 use transport::testing::pair::id;
 use transport::testing::rng::Rng;
@@ -16,28 +15,13 @@ use transport::wire::{ConnType, Hello, LnetHdr, ProcessId, Version};
 
 use crate::raw;
 
+/// A PUT whose `hdr_data` is the sum of its bytes.
+fn put(tag: u64, target: ProcessId, portal: u32, (payload, sum): (Payload, u64), ack: bool) -> Op {
+    Spot(portal, 7).put_with(tag, sum, target, payload, ack)
+}
+
 fn bucket(n: u8) -> Bucket {
     Bucket::of(IpAddr::from([10, 0, 0, n]))
-}
-
-fn pages(len: usize, seed: u8) -> (Payload, u64) {
-    let mut r = PageRunMut::new(Arc::new(PrivatePages), len).unwrap();
-    r.bytes_mut().iter_mut().enumerate().for_each(|(i, b)| *b = (i as u8) ^ (i >> 8) as u8 ^ seed);
-    let crc = u64::from(crc32fast::hash(r.bytes()));
-    (Payload::Pages([r.freeze().slice_all()].into_iter().collect()), crc)
-}
-
-fn attach(portal: u32, mem: MdMem) -> Op {
-    let md = MdSpec::new(mem);
-    Op::Attach { tag: u64::from(portal), portal, who: ProcessId::ANY, match_bits: 7, ignore_bits: 0, md }
-}
-
-fn put(tag: u64, target: ProcessId, portal: u32, (payload, crc): (Payload, u64), ack: bool) -> Op {
-    Op::Put { tag, target, portal, match_bits: 7, offset: 0, hdr_data: crc, payload, ack }
-}
-
-fn get(tag: u64, target: ProcessId, portal: u32) -> Op {
-    Op::Get { tag, target, portal, match_bits: 7, sink: Sink::Lend(60_000) }
 }
 
 /// Nodes `0..shards` are the shards of 10.0.0.1, the others peers with one shard each; each attaches a copying sink to
@@ -56,24 +40,18 @@ fn net(shards: u16, peers: &[u8], tweak: impl Fn(&mut Config)) -> Net {
     first.extend(peers.iter().map(|n| add(&mut net, *n, Shards::SINGLE)));
     for node in first {
         for portal in 1..=4 {
-            let sink = if portal % 2 == 1 {
-                Sink::Copy(PageRunMut::new(Arc::new(PrivatePages), 1 << 20).unwrap())
-            } else {
-                Sink::Lend(1 << 20)
-            };
-            net.op(node, attach(portal, MdMem::Sink(sink)));
+            let sink = if portal % 2 == 1 { Sink::Copy(run(1 << 20)) } else { Sink::Lend(1 << 20) };
+            net.op(node, Spot(portal, 7).attach(portal.into(), MdSpec::new(MdMem::Sink(sink))));
         }
-        net.op(node, attach(5, MdMem::Source(pages(60_000, 5).0)));
+        net.op(node, Spot(5, 7).attach(5, MdSpec::new(MdMem::Source(seeded(60_000, 5)))));
     }
     net.run(SEC / 100);
     net
 }
 
 fn checked(p: &PutEvent) {
-    if let Data::Lent(parts) = &p.data {
-        let mut h = crc32fast::Hasher::new();
-        parts.into_iter().for_each(|x| h.update(x.bytes()));
-        assert_eq!(u64::from(h.finalize()), p.hdr_data, "{p:?}");
+    if let Data::Lent(_) = &p.data {
+        assert_eq!(sum(&p.data), p.hdr_data, "{p:?}");
     }
 }
 
@@ -117,20 +95,16 @@ fn tally(net: &mut Net) -> (Vec<u64>, usize) {
     (tags, served)
 }
 
-fn quiet(net: &Net) {
-    (0..net.nodes.len()).for_each(|n| net.assert_at_rest(n));
-}
-
 /// Both sides speak first, in all ways: the conversation that is moved in.
 fn conversation(net: &mut Net, shards: usize) -> (Vec<u64>, usize) {
     let (us, them) = (id(1), id(10));
     net.op(shards, Op::Ping { tag: 1, target: us });
-    net.op(0, put(2, them, 1, pages(70_000, 1), true));
-    net.op(shards, put(3, us, 1, pages(70_000, 2), true));
-    net.op(shards, put(4, us, 1, pages(70_000, 3), false));
-    net.op(shards, put(5, us, 2, pages(70_000, 4), true));
-    net.op(0, get(6, them, 5));
-    net.op(shards, get(7, us, 5));
+    net.op(0, put(2, them, 1, summed(70_000, 1), true));
+    net.op(shards, put(3, us, 1, summed(70_000, 2), true));
+    net.op(shards, put(4, us, 1, summed(70_000, 3), false));
+    net.op(shards, put(5, us, 2, summed(70_000, 4), true));
+    net.op(0, Spot(5, 7).get(6, them, Sink::Lend(60_000)));
+    net.op(shards, Spot(5, 7).get(7, us, Sink::Lend(60_000)));
     net.op(0, put(8, them, 2, (Payload::empty(), 0), true));
     net.op(0, Op::Ping { tag: 9, target: them });
     ((1..=9).collect(), 7)
@@ -156,7 +130,7 @@ fn a_peer_may_move_at_every_moment_of_a_conversation() {
             assert!(net.move_home(from, bucket(10), ShardId(1 - from as u16)));
             net.run(30 * SEC);
             assert_eq!(tally(&mut net), want, "moved after {k} events");
-            quiet(&net);
+            net.assert_quiet();
             let total: u64 = (0..2).map(|s| net.nodes[s].machine.counters().homes_adopted).sum();
             assert_eq!((total, net.nodes[from].machine.gauges().peers), (1, 0));
             if over {
@@ -234,7 +208,7 @@ fn back_off_and_dials_move_along() {
     net.run(SEC);
     let ev = (0..2).flat_map(|s| net.take_events(s)).filter(|e| matches!(e, Event::Ping { info: Ok(_), .. }));
     assert_eq!(ev.count(), 1);
-    quiet(&net);
+    net.assert_quiet();
 }
 
 /// Peers of 10.0.0.1's first shard, each in a bucket of its own.
@@ -348,11 +322,11 @@ proptest! {
                 want.push(tag);
                 served += usize::from(what != 5);
                 match what {
-                    0 => net.op(at, put(tag, them, portal, pages(size, peer), true)),
-                    1 => net.op(node, put(tag, us, portal, pages(size, peer), true)),
-                    2 => net.op(at, put(tag, them, portal, pages(size, peer), false)),
-                    3 => net.op(at, get(tag, them, 5)),
-                    4 => net.op(node, get(tag, us, 5)),
+                    0 => net.op(at, put(tag, them, portal, summed(size, peer.into()), true)),
+                    1 => net.op(node, put(tag, us, portal, summed(size, peer.into()), true)),
+                    2 => net.op(at, put(tag, them, portal, summed(size, peer.into()), false)),
+                    3 => net.op(at, Spot(5, 7).get(tag, them, Sink::Lend(60_000))),
+                    4 => net.op(node, Spot(5, 7).get(tag, us, Sink::Lend(60_000))),
                     _ => net.op(at, Op::Ping { tag, target: them }),
                 }
             }
@@ -360,6 +334,6 @@ proptest! {
         }
         net.run(60 * SEC);
         prop_assert_eq!(tally(&mut net), (want, served));
-        quiet(&net);
+        net.assert_quiet();
     }
 }

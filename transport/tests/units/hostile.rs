@@ -2,10 +2,8 @@
 //! the while, and the node down in order. Bounds are of gauges, never of times. Field reports 2 to 4.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::sync::Arc;
 
 use dataplane::clock::Clock;
-use hugepages::{PageRunMut, PrivatePages};
 use transport::lnd::{Accept, Held, Payload, Sink, Tcp};
 use transport::lnet::{Event, MdMem, Op};
 use transport::node::sock::{SockConfig, SockRt};
@@ -397,7 +395,7 @@ fn lendings_are_shared_by_host() {
     net.raw_acks = false;
     net.add(transport::lnd::Config { lendings: 64, ..config(1) });
     net.add(config(2));
-    let run = PageRunMut::new(Arc::new(PrivatePages), 4096).unwrap().freeze();
+    let run = transport::testing::data::run(4096).freeze();
     let pieces = (0..16).map(|i| run.slice(i * 256, 256).unwrap()).collect();
     attach(&mut net, 0, MdMem::Source(Payload::Pages(pieces)), true);
     greedy(&mut net, 0..1, 10);

@@ -1,10 +1,11 @@
 //! Nodes of several NIs: on addresses of their own, and of two networks on one address (docs/protocol/lnet.md §5,
 //! docs/protocol/socklnd.md §1).
 
-use transport::lnd::{Accept, AppId, Config, Data, LnetError, NiConfig, Payload, Shards, Sink};
+use transport::lnd::{Accept, AppId, Config, LnetError, NiConfig, Payload, Shards, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op, OpRefused};
 use transport::node::Input;
 use transport::stream::{Bucket, ShardId};
+use transport::testing::data::{Spot, bytes, lent, pages};
 use transport::testing::net::{Net, SEC};
 use transport::wire::{ConnType, Hello, LnetHdr, Nid, ProcessId, Version};
 
@@ -39,31 +40,21 @@ fn places() -> [(Vec<&'static str>, Vec<&'static str>); 4] {
 }
 
 fn attach(net: &mut Net, node: usize, mem: MdMem, portal: u32) {
-    let md = MdSpec::new(mem);
-    let who = ProcessId::ANY;
-    net.op(node, Op::Attach { tag: 1, portal, who, match_bits: BITS, ignore_bits: 0, md });
+    net.op(node, Spot(portal, BITS).attach(1, MdSpec::new(mem)));
     net.run(SEC / 100);
     net.take_events(node);
 }
 
 fn put(tag: u64, to: Nid, len: usize) -> Op {
-    let payload = Payload::copy_of(&vec![tag as u8; len]).unwrap();
-    let target = ProcessId::lustre(to);
-    Op::Put { tag, target, portal: PORTAL, match_bits: BITS, offset: 0, hdr_data: tag, payload, ack: true }
+    Spot(PORTAL, BITS).put(tag, ProcessId::lustre(to), Payload::copy_of(&bytes(len, tag)).unwrap(), true)
 }
 
 fn get(tag: u64, to: Nid, len: u32) -> Op {
-    let target = ProcessId::lustre(to);
-    Op::Get { tag, target, portal: PORTAL + 1, match_bits: BITS, sink: Sink::Lend(len) }
+    Spot(PORTAL + 1, BITS).get(tag, ProcessId::lustre(to), Sink::Lend(len))
 }
 
 fn ping(tag: u64, to: Nid) -> Op {
     Op::Ping { tag, target: ProcessId::lustre(to) }
-}
-
-fn lent(data: &Data) -> Vec<u8> {
-    let Data::Lent(pieces) = data else { panic!("{data:?}") };
-    pieces.iter().flat_map(|p| p.bytes().to_vec()).collect()
 }
 
 /// PUT, GET and ping from `a` to each NID of `b`, whose operations all come to a good end.
@@ -116,7 +107,7 @@ fn puts_gets_and_pings_go_by_the_ni_of_their_network() {
         let (a, b) = (nids(&a), nids(&b));
         for node in 0..2 {
             attach(&mut net, node, MdMem::Sink(Sink::Lend(1 << 20)), PORTAL);
-            attach(&mut net, node, MdMem::Source(Payload::copy_of(&[7; 70_000]).unwrap()), PORTAL + 1);
+            attach(&mut net, node, MdMem::Source(pages(70_000)), PORTAL + 1);
         }
         all_ways(&mut net, 0, 1, &a, &b);
         all_ways(&mut net, 1, 0, &b, &a);

@@ -1,30 +1,16 @@
 //! Whatever happens, each operation ends once and everything comes home.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use hugepages::{PageRunMut, PrivatePages};
 use proptest::prelude::*;
-use transport::lnd::{Config, Payload, Sink};
+use transport::lnd::{Config, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, MeId, Op};
+use transport::testing::data::{Spot, pages, run};
 use transport::testing::net::{Net, SEC};
-use transport::wire::{Nid, ProcessId};
-
-fn id(n: usize) -> ProcessId {
-    let nid: Nid = format!("10.0.0.{}@tcp", n + 1).parse().unwrap();
-    ProcessId::lustre(nid)
-}
+use transport::testing::pair::{id, nid};
 
 fn config(n: usize, epoch: u64) -> Config {
-    Config { peer_credits: 3, ni_credits: 2, tx_window: 100_000, ..Config::new(id(n).nid, epoch) }
-}
-
-fn run(len: u32) -> PageRunMut {
-    PageRunMut::new(Arc::new(PrivatePages), len.max(1) as usize).unwrap()
-}
-
-fn payload(len: u32) -> Payload {
-    Payload::Pages([run(len).freeze().slice(0, len).unwrap()].into_iter().filter(|s| !s.is_empty()).collect())
+    Config { peer_credits: 3, ni_credits: 2, tx_window: 100_000, ..Config::new(nid(n as u8 + 1), epoch) }
 }
 
 #[derive(Clone, Debug)]
@@ -77,10 +63,10 @@ fn attach(net: &mut Net, node: usize, portal: u32, tag: u64) {
         1 => MdMem::Sink(Sink::Copy(run(200_000))),
         3 => MdMem::Sink(Sink::Lend(1 << 20)),
         5 => MdMem::Sink(Sink::Discard(1 << 20)),
-        _ => MdMem::Source(payload(100_000)),
+        _ => MdMem::Source(pages(100_000)),
     };
     let md = MdSpec { truncate: portal == 1, ..MdSpec::new(mem) };
-    net.op(node, Op::Attach { tag, portal, who: ProcessId::ANY, match_bits: 7, ignore_bits: 0, md });
+    net.op(node, Spot(portal, 7).attach(tag, md));
 }
 
 /// What node 0 was told, by tag, and its entries.
@@ -124,16 +110,13 @@ proptest! {
             tag += 10;
             let op = match s {
                 Step::Put { from, to, len, ack, portal } => {
-                    let op = Op::Put {
-                        tag, target: id(to), portal, match_bits: 7, offset: 0, hdr_data: 0, payload: payload(len), ack,
-                    };
-                    Some((from, op))
+                    Some((from, Spot(portal, 7).put(tag, id(to as u8 + 1), pages(len as usize), ack)))
                 }
                 Step::Get { from, to, len, portal, lend } => {
-                    let sink = if lend || len == 0 { Sink::Lend(len) } else { Sink::Copy(run(len)) };
-                    Some((from, Op::Get { tag, target: id(to), portal, match_bits: 7, sink }))
+                    let sink = if lend || len == 0 { Sink::Lend(len) } else { Sink::Copy(run(len as usize)) };
+                    Some((from, Spot(portal, 7).get(tag, id(to as u8 + 1), sink)))
                 }
-                Step::Ping { from, to } => Some((from, Op::Ping { tag, target: id(to) })),
+                Step::Ping { from, to } => Some((from, Op::Ping { tag, target: id(to as u8 + 1) })),
                 Step::Unlink(i) => {
                     told.hear(&mut net);
                     if !told.entries.is_empty() {
@@ -171,11 +154,7 @@ proptest! {
         prop_assert_eq!(told.ends.len() as u32, wanted);
         for n in 0..3 {
             net.take_events(n);
-            let home = net.nodes[n].pool.home();
-            home.drain();
-            let g = net.nodes[n].machine.gauges();
-            prop_assert_eq!((g.cookies, g.lends, g.credits_used, g.ops, g.queued), (0, 0, 0, 0, 0), "node {}: {:?}", n, g);
-            prop_assert_eq!(home.lent_out(), 0);
         }
+        net.assert_quiet();
     }
 }

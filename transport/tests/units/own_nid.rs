@@ -2,63 +2,30 @@
 //! whoever dials it with its own NID (docs/protocol/socklnd.md §2.6).
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use hugepages::{PageRunMut, PrivatePages};
-use transport::lnd::{Config, Data, LnetError, Payload, Shards, Sink};
+use transport::lnd::{Config, LnetError, Payload, Shards, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op, OpRefused};
+use transport::testing::data::{self, Spot, bytes, lent, parted};
 use transport::testing::net::{Net, SEC};
-use transport::wire::{AcceptorReq, ByteOrder, ConnType, Hello, LnetBody, LnetHdr, Nid, ProcessId, Version};
+use transport::testing::pair::{id, nid};
+use transport::wire::{ConnType, Hello, KsockType, LnetBody, LnetHdr, Nid, ProcessId, Version, WireHandle};
 
-fn own() -> Nid {
-    "10.0.0.1@tcp".parse().unwrap()
-}
+use crate::raw;
 
 fn net(shards: u16) -> Net {
     let mut net = Net::new();
     for me in 0..shards {
-        let mut cfg = Config::new(own(), 7);
+        let mut cfg = Config::new(nid(1), 7);
         cfg.shards = Shards::new(me, shards).unwrap();
         net.add(cfg);
     }
     net
 }
 
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect()
-}
-
-fn pages(len: usize) -> Payload {
-    // Two runs, so that a message has a seam.
-    let bytes = pattern(len);
-    let (a, b) = bytes.split_at(len / 3);
-    let run = |part: &[u8]| {
-        let mut run = PageRunMut::new(Arc::new(PrivatePages), part.len()).unwrap();
-        run.bytes_mut().copy_from_slice(part);
-        run.freeze().slice_all()
-    };
-    Payload::Pages([run(a), run(b)].into_iter().collect())
-}
-
-fn put(tag: u64, to: Nid, portal: u32, payload: Payload, ack: bool) -> Op {
-    let target = ProcessId::lustre(to);
-    Op::Put { tag, target, portal, match_bits: 3, offset: 0, hdr_data: tag, payload, ack }
-}
-
-fn get(tag: u64, portal: u32, sink: Sink) -> Op {
-    Op::Get { tag, target: ProcessId::lustre(own()), portal, match_bits: 3, sink }
-}
-
 fn attach(net: &mut Net, portal: u32, md: MdSpec) {
-    let op = Op::Attach { tag: 99, portal, who: ProcessId::ANY, match_bits: 3, ignore_bits: 0, md };
-    net.op(0, op);
+    net.op(0, Spot(portal, 3).attach(99, md));
     // The portal may be another shard's.
     net.run(SEC);
-}
-
-fn lent(data: &Data) -> Vec<u8> {
-    let Data::Lent(pieces) = data else { panic!("{data:?}") };
-    pieces.iter().flat_map(|p| p.bytes().to_vec()).collect()
 }
 
 fn at_rest(net: &Net) {
@@ -71,44 +38,44 @@ fn at_rest(net: &Net) {
 
 #[test]
 fn puts_gets_and_pings_of_ourselves_need_no_connection() {
-    for (shards, to) in [(1, own()), (1, Nid::LO), (3, own())] {
+    for (shards, to) in [(1, nid(1)), (1, Nid::LO), (3, nid(1))] {
         let mut net = net(shards);
-        for (portal, mem) in [(4, MdMem::Sink(Sink::Lend(1 << 20))), (5, MdMem::Source(pages(300_000)))] {
+        for (portal, mem) in [(4, MdMem::Sink(Sink::Lend(1 << 20))), (5, MdMem::Source(parted(300_000, 0)))] {
             attach(&mut net, portal, MdSpec::new(mem));
         }
         let all = |net: &mut Net| (0..shards).flat_map(|n| net.take_events(n.into())).collect::<Vec<_>>();
         all(&mut net);
 
-        net.op(0, put(1, to, 4, pages(200_000), true));
+        net.op(0, Spot(4, 3).put(1, ProcessId::lustre(to), parted(200_000, 0), true));
         net.run(SEC);
         let events = all(&mut net);
         let [Event::Put(p), Event::Send { tag: 1, status: Ok(()), done: false }, acked] = &events[..] else {
             panic!("{events:?}")
         };
         assert!(matches!(acked, Event::Ack { tag: 1, status: Ok(()), mlength: 200_000, done: true }));
-        assert_eq!((p.initiator, p.hdr_data, p.mlength), (ProcessId::lustre(own()), 1, 200_000));
-        assert_eq!(lent(&p.data), pattern(200_000));
+        assert_eq!((p.initiator, p.hdr_data, p.mlength), (id(1), 1, 200_000));
+        assert_eq!(lent(&p.data), bytes(200_000, 0));
 
-        net.op(0, put(2, to, 4, Payload::inline(b"abc").unwrap(), false));
+        net.op(0, Spot(4, 3).put(2, ProcessId::lustre(to), Payload::inline(b"abc").unwrap(), false));
         net.run(SEC);
         let events = all(&mut net);
         assert!(matches!(&events[..], [Event::Put(p), Event::Send { tag: 2, status: Ok(()), done: true }]
             if lent(&p.data) == b"abc"));
 
-        let run = PageRunMut::new(Arc::new(PrivatePages), 100_000).unwrap();
-        net.op(0, get(3, 5, Sink::Copy(run)));
+        let run = data::run(100_000);
+        net.op(0, Spot(5, 3).get(3, id(1), Sink::Copy(run)));
         net.run(SEC);
         let events = all(&mut net);
         let reply = events.iter().find(|e| matches!(e, Event::Reply { .. })).unwrap();
         let Event::Reply { tag: 3, status: Ok(()), mlength: 100_000, sink: Some(run), .. } = reply else {
             panic!("{reply:?}")
         };
-        assert_eq!(run.bytes(), &pattern(300_000)[..100_000]);
+        assert_eq!(run.bytes(), &bytes(300_000, 0)[..100_000]);
         assert!(events.iter().any(|e| matches!(e, Event::Get(g) if g.mlength == 100_000)));
 
         net.op(0, Op::Ping { tag: 4, target: ProcessId::lustre(to) });
         let events = all(&mut net);
-        assert!(matches!(&events[..], [Event::Ping { tag: 4, info: Ok(i), .. }] if i.nis[0].nid == own()));
+        assert!(matches!(&events[..], [Event::Ping { tag: 4, info: Ok(i), .. }] if i.nis[0].nid == nid(1)));
         at_rest(&net);
     }
 }
@@ -116,21 +83,21 @@ fn puts_gets_and_pings_of_ourselves_need_no_connection() {
 #[test]
 fn the_rules_of_matching_are_the_same() {
     let mut net = net(1);
-    let run = PageRunMut::new(Arc::new(PrivatePages), 1000).unwrap();
+    let run = data::run(1000);
     let md = MdSpec { threshold: Some(1), truncate: true, ..MdSpec::new(MdMem::Sink(Sink::Copy(run))) };
     attach(&mut net, 4, md);
     net.take_events(0);
-    net.op(0, put(1, own(), 4, pages(5000), true));
+    net.op(0, Spot(4, 3).put(1, id(1), parted(5000, 0), true));
     let events = net.take_events(0);
     let Event::Put(p) = &events[0] else { panic!("{events:?}") };
     assert_eq!((p.rlength, p.mlength), (5000, 1000));
-    assert_eq!(p.unlinked.as_ref().unwrap().as_ref().unwrap().bytes(), &pattern(5000)[..1000]);
+    assert_eq!(p.unlinked.as_ref().unwrap().as_ref().unwrap().bytes(), &bytes(5000, 0)[..1000]);
     assert!(matches!(events[2], Event::Ack { mlength: 1000, done: true, .. }));
 
     // Nothing matches any more: it has left, and no ACK comes.
-    net.op(0, put(2, own(), 4, pages(5000), true));
-    net.op(0, get(3, 9, Sink::Lend(100)));
-    net.op(0, put(4, own(), 4, pages(500), false));
+    net.op(0, Spot(4, 3).put(2, id(1), parted(5000, 0), true));
+    net.op(0, Spot(9, 3).get(3, id(1), Sink::Lend(100)));
+    net.op(0, Spot(4, 3).put(4, id(1), parted(500, 0), false));
     let events = net.take_events(0);
     assert!(
         matches!(
@@ -155,41 +122,23 @@ fn the_rules_of_matching_are_the_same() {
     at_rest(&net);
 }
 
-fn raw(net: &mut Net, port: u16, ctype: ConnType, rest: &[u8]) -> usize {
-    let hello = Hello {
-        version: Version::V3,
-        order: ByteOrder::Little,
-        tcp_magic: false,
-        src_nid: own(),
-        dst_nid: own(),
-        src_pid: 12345,
-        dst_pid: 0,
-        src_incarnation: 7,
-        dst_incarnation: 0,
-        ctype,
-        ips: Default::default(),
-    };
-    let req = AcceptorReq::new(own());
+/// A connection of ourselves to ourselves, and what comes on it behind the HELLO.
+fn dialled(net: &mut Net, port: u16, ctype: ConnType, rest: &[u8]) -> usize {
+    let hello = Hello { src_nid: nid(1), src_incarnation: 7, ..raw::hello(Version::V3, ctype) };
     let link = net.raw_connect(SocketAddr::new([10, 0, 0, 1].into(), port), 0);
-    net.raw_send(link, &[&req.emit()[..16], &hello.emit(), rest].concat());
+    net.raw_send(link, &[&raw::start(&hello), rest].concat());
     net.run(SEC / 10);
     link
 }
 
-/// A PUT header to ourselves of `len` bytes, without ksock header.
-fn message(len: u32, portal: u32) -> Vec<u8> {
-    let body = LnetBody::Put {
-        ack: transport::wire::WireHandle::NONE,
-        match_bits: 3,
-        hdr_data: 0,
-        portal,
-        offset: 0,
-    };
-    let (nid, pid) = (own(), 12345);
-    let h = LnetHdr { dest_nid: nid, src_nid: nid, dest_pid: pid, src_pid: pid, payload_len: len, body };
-    let ksock =
-        transport::wire::KsockHdr { kind: transport::wire::KsockType::Lnet, csum: 0, cookie0: 0, cookie1: 0 };
-    [&ksock.emit(ByteOrder::Little)[..], &h.emit_as(Version::V3)].concat()
+/// A message to ourselves with `len` bytes to follow.
+fn message(body: LnetBody, len: u32) -> Vec<u8> {
+    let h = LnetHdr { src_nid: nid(1), ..raw::header(body, len) };
+    [raw::ksock(KsockType::Lnet, 0, 0, 0), h.emit_as(Version::V3).to_vec()].concat()
+}
+
+fn put(len: u32, portal: u32) -> Vec<u8> {
+    message(LnetBody::Put { ack: WireHandle::NONE, match_bits: 3, hdr_data: 0, portal, offset: 0 }, len)
 }
 
 #[test]
@@ -199,21 +148,21 @@ fn a_node_may_be_dialled_with_its_own_nid() {
     let mut port = 1023;
     // Both ends of each connection are ours, so there are two of each type and more.
     for ctype in [ConnType::Control, ConnType::BulkIn, ConnType::BulkOut].repeat(2) {
-        let link = raw(&mut net, port, ctype, &[]);
+        let link = dialled(&mut net, port, ctype, &[]);
         let (wrote, closed) = net.wire(link, 1);
         let (answer, _) = Hello::parse(wrote).unwrap();
-        assert_eq!((answer.src_nid, answer.ctype, closed), (own(), ctype.invert(), false));
+        assert_eq!((answer.src_nid, answer.ctype, closed), (nid(1), ctype.invert(), false));
         port -= 1;
     }
     assert_eq!(net.nodes[0].machine.gauges().conns_up, 6);
 
     // An entry whose only run is filled by a message that trickles in holds back our own as it does others.
-    let run = PageRunMut::new(Arc::new(PrivatePages), 1000).unwrap();
+    let run = data::run(1000);
     attach(&mut net, 6, MdSpec::new(MdMem::Sink(Sink::Copy(run))));
-    let slow = raw(&mut net, port, ConnType::Control, &[message(1000, 6), vec![1; 400]].concat());
+    let slow = dialled(&mut net, port, ConnType::Control, &[put(1000, 6), vec![1; 400]].concat());
     net.take_events(0);
-    net.op(0, put(8, own(), 6, pages(900), true));
-    net.op(0, put(9, own(), 6, pages(800), false));
+    net.op(0, Spot(6, 3).put(8, id(1), parted(900, 0), true));
+    net.op(0, Spot(6, 3).put(9, id(1), parted(800, 0), false));
     assert!(net.take_events(0).is_empty());
     assert_eq!(net.nodes[0].machine.gauges().queued, 2);
     net.raw_send(slow, &[2; 600]);
@@ -233,31 +182,15 @@ fn who_claims_our_nid_and_leaves_is_not_dialled() {
     for reset in [false, true] {
         let mut net = net(1);
         net.raw_acks = false;
-        attach(&mut net, 6, MdSpec::new(MdMem::Source(pages(100_000))));
-        let (nid, pid) = (own(), 12345);
-        let ksock = transport::wire::KsockHdr {
-            kind: transport::wire::KsockType::Lnet,
-            csum: 0,
-            cookie0: 0,
-            cookie1: 0,
-        };
+        attach(&mut net, 6, MdSpec::new(MdMem::Source(parted(100_000, 0))));
         let gets: Vec<u8> = (0..20)
             .flat_map(|object| {
-                let handle = transport::wire::WireHandle { interface: 5, object };
-                let body =
-                    LnetBody::Get { handle, match_bits: 3, portal: 6, src_offset: 0, sink_length: 100_000 };
-                let h = LnetHdr {
-                    dest_nid: nid,
-                    src_nid: nid,
-                    dest_pid: pid,
-                    src_pid: pid,
-                    payload_len: 0,
-                    body,
-                };
-                [&ksock.emit(ByteOrder::Little)[..], &h.emit_as(Version::V3)].concat()
+                let handle = WireHandle { interface: 5, object };
+                let (match_bits, portal, src_offset) = (3, 6, 0);
+                message(LnetBody::Get { handle, match_bits, portal, src_offset, sink_length: 100_000 }, 0)
             })
             .collect();
-        let link = raw(&mut net, 1023, ConnType::Control, &gets);
+        let link = dialled(&mut net, 1023, ConnType::Control, &gets);
         let g = net.nodes[0].machine.gauges();
         assert!(g.conns == 1 && g.queued > 0, "{g:?}");
         if reset {
@@ -275,13 +208,13 @@ fn who_claims_our_nid_and_leaves_is_not_dialled() {
 #[test]
 fn what_waits_for_a_sink_is_bounded_and_ends_with_the_node() {
     let mut net = Net::new();
-    net.add(Config { max_queued: 2, ..Config::new(own(), 7) });
-    let run = PageRunMut::new(Arc::new(PrivatePages), 1000).unwrap();
+    net.add(Config { max_queued: 2, ..Config::new(nid(1), 7) });
+    let run = data::run(1000);
     attach(&mut net, 6, MdSpec::new(MdMem::Sink(Sink::Copy(run))));
-    raw(&mut net, 1023, ConnType::Control, &[message(1000, 6), vec![1; 400]].concat());
+    dialled(&mut net, 1023, ConnType::Control, &[put(1000, 6), vec![1; 400]].concat());
     net.take_events(0);
     for tag in 1..=3 {
-        net.op(0, put(tag, own(), 6, pages(900), tag == 2));
+        net.op(0, Spot(6, 3).put(tag, id(1), parted(900, 0), tag == 2));
     }
     let events = net.take_events(0);
     assert!(matches!(events[..], [Event::Refused { tag: 3, why: OpRefused::QueueFull(2) }]), "{events:?}");

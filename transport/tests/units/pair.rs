@@ -1,47 +1,20 @@
 //! Two nodes in virtual time: everything that an application can ask for, and that nothing is lost.
 
-use std::sync::Arc;
-
-use hugepages::{PageRunMut, PrivatePages};
-use transport::lnd::{Config, Data, LnetError, Payload, RxPiece, Sink};
+use transport::lnd::{Config, Data, LnetError, Payload, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
+use transport::testing::data::{Spot, filled, lent, parted, run};
 use transport::testing::net::{Net, SEC};
 use transport::testing::pair::{Pair, config, id, nid};
 use transport::wire::ProcessId;
 
 const MIB: usize = 1 << 20;
 
-fn run_of(len: usize, seed: u8) -> PageRunMut {
-    let mut run = PageRunMut::new(Arc::new(PrivatePages), len).unwrap();
-    for (i, b) in run.bytes_mut().iter_mut().enumerate() {
-        *b = (i as u8).wrapping_mul(31).wrapping_add((i >> 8) as u8).wrapping_add(seed);
-    }
-    run
-}
-
-fn pages(len: usize, seed: u8) -> Payload {
-    let run = run_of(len, seed).freeze();
-    let half = (len / 2) as u32;
-    // Two runs' worth of slices, so that a message has more than one.
-    Payload::Pages(
-        [run.slice(0, half).unwrap(), run.slice(half, len as u32 - half).unwrap()].into_iter().collect(),
-    )
-}
-
 fn put(tag: u64, to: u8, bits: u64, payload: Payload, ack: bool) -> Op {
-    Op::Put { tag, target: id(to), portal: 26, match_bits: bits, offset: 0, hdr_data: 77, payload, ack }
+    Spot(26, bits).put_with(tag, 77, id(to), payload, ack)
 }
 
 fn attach(tag: u64, bits: u64, mem: MdMem, threshold: Option<u32>) -> Op {
-    let md = MdSpec { threshold, ..MdSpec::new(mem) };
-    Op::Attach { tag, portal: 26, who: ProcessId::ANY, match_bits: bits, ignore_bits: 0, md }
-}
-
-fn bytes_of(data: &Data) -> Vec<u8> {
-    match data {
-        Data::Lent(pieces) => pieces.iter().flat_map(|p: &RxPiece| p.bytes().to_vec()).collect(),
-        other => panic!("{other:?}"),
-    }
+    Spot(26, bits).attach(tag, MdSpec { threshold, ..MdSpec::new(mem) })
 }
 
 /// What the façade itself says.
@@ -51,15 +24,15 @@ fn a_pair_pings_puts_and_gets_both_ways() {
     for (from, to) in [(0, 1), (1, 0)] {
         assert_eq!(pair.ping(from).unwrap().nis[0].nid, nid(to as u8 + 1));
         // Nothing matches: a PUT that is dropped has no ACK, which its time-out tells.
-        assert_eq!(pair.put(from, pages(70_000, 1)), Err(LnetError::TimedOut));
+        assert_eq!(pair.put(from, parted(70_000, 1)), Err(LnetError::TimedOut));
         pair.attach(to, MdMem::Sink(Sink::Lend(MIB as u32)));
-        for payload in [Payload::empty(), Payload::inline(&[7; 60]).unwrap(), pages(70_000, 1)] {
+        for payload in [Payload::empty(), Payload::inline(&[7; 60]).unwrap(), parted(70_000, 1)] {
             let len = payload.len() as u32;
             assert_eq!(pair.put(from, payload), Ok(len));
             assert!(matches!(&pair.take_events(to)[..], [Event::Put(p)] if p.mlength == len));
         }
-        pair.attach(to, MdMem::Source(pages(70_000, 3)));
-        assert!(bytes_of(&pair.get(from, 70_000).unwrap()) == run_of(70_000, 3).bytes());
+        pair.attach(to, MdMem::Source(parted(70_000, 3)));
+        assert!(lent(&pair.get(from, 70_000).unwrap()) == filled(70_000, 3).bytes());
         // It is told of when its pages are home, after the REPLY has come.
         pair.drive(to, |e| matches!(e, Event::Get(_)));
         assert!(pair.take_events(to).is_empty());
@@ -96,9 +69,9 @@ fn bulk_put_is_lent_and_released_once() {
     net.run(SEC / 2);
     net.take_events(0);
     assert!(matches!(net.take_events(1)[..], [Event::Attached { tag: 9, .. }]));
-    let want = run_of(MIB, 3).bytes().to_vec();
+    let want = filled(MIB, 3).bytes().to_vec();
     for tag in 0..20 {
-        net.op(0, put(tag, 2, 0x42, pages(MIB, 3), true));
+        net.op(0, put(tag, 2, 0x42, parted(MIB, 3), true));
     }
     // Peer credits hold 12 of them back.
     assert_eq!(net.nodes[0].machine.gauges().credits_used, 8);
@@ -123,7 +96,7 @@ fn bulk_put_is_lent_and_released_once() {
         let Event::Put(p) = e else { panic!() };
         assert_eq!((p.tag, p.rlength as usize, p.mlength as usize, p.hdr_data), (9, MIB, MIB, 77));
         assert_eq!((p.initiator, p.sender, p.unlinked.is_none()), (id(1), nid(1), true));
-        assert!(bytes_of(&p.data) == want);
+        assert!(lent(&p.data) == want);
         net.nodes[1].pool.home().drain();
     }
     net.nodes[1].pool.home().drain();
@@ -137,14 +110,11 @@ fn bulk_put_is_lent_and_released_once() {
 #[test]
 fn copying_sinks_come_back_and_gets_are_answered() {
     let mut net = Pair::new();
-    let want = run_of(70_000, 9).bytes().to_vec();
-    net.op(1, attach(1, 1, MdMem::Sink(Sink::Copy(run_of(MIB, 0))), Some(1)));
-    net.op(1, attach(2, 2, MdMem::Source(pages(70_000, 9)), Some(2)));
-    net.op(0, put(10, 2, 1, pages(70_000, 9), false));
-    net.op(
-        0,
-        Op::Get { tag: 11, target: id(2), portal: 26, match_bits: 2, sink: Sink::Copy(run_of(70_000, 0)) },
-    );
+    let want = filled(70_000, 9).bytes().to_vec();
+    net.op(1, attach(1, 1, MdMem::Sink(Sink::Copy(run(MIB))), Some(1)));
+    net.op(1, attach(2, 2, MdMem::Source(parted(70_000, 9)), Some(2)));
+    net.op(0, put(10, 2, 1, parted(70_000, 9), false));
+    net.op(0, Op::Get { tag: 11, target: id(2), portal: 26, match_bits: 2, sink: Sink::Copy(run(70_000)) });
     net.op(0, Op::Get { tag: 12, target: id(2), portal: 26, match_bits: 2, sink: Sink::Lend(70_000) });
     net.run(SEC / 2);
     for e in net.take_events(0) {
@@ -160,7 +130,7 @@ fn copying_sinks_come_back_and_gets_are_answered() {
                 assert!(run.bytes() == want);
             }
             Event::Reply { tag: 12, status: Ok(()), mlength: 70_000, data, sink: None } => {
-                assert!(bytes_of(&data) == want);
+                assert!(lent(&data) == want);
             }
             other => panic!("{other:?}"),
         }
@@ -192,8 +162,8 @@ fn one_byte_at_a_time_is_the_same() {
     for piecemeal in [false, true] {
         let mut net = Pair::new();
         (net.chunk, net.piecemeal) = (1, piecemeal);
-        net.op(1, attach(1, 1, MdMem::Sink(Sink::Copy(run_of(20_000, 0))), None));
-        net.op(0, put(10, 2, 1, pages(20_000, 4), true));
+        net.op(1, attach(1, 1, MdMem::Sink(Sink::Copy(run(20_000))), None));
+        net.op(0, put(10, 2, 1, parted(20_000, 4), true));
         net.op(0, Op::Ping { tag: 11, target: id(2) });
         net.run(SEC / 2);
         let events = net.take_events(0);
@@ -262,14 +232,14 @@ fn a_busy_run_holds_up_only_who_wants_it() {
     for n in 1..=3 {
         net.add(config(n));
     }
-    net.op(2, attach(1, 1, MdMem::Sink(Sink::Copy(run_of(MIB, 0))), None));
+    net.op(2, attach(1, 1, MdMem::Sink(Sink::Copy(run(MIB))), None));
     for n in 0..2 {
         net.op(n, Op::Ping { tag: 0, target: id(3) });
     }
     net.run(SEC / 2);
     for n in 0..2 {
         for tag in 1..=4 {
-            net.op(n, put(tag, 3, 1, pages(MIB, 1), true));
+            net.op(n, put(tag, 3, 1, parted(MIB, 1), true));
         }
         net.op(n, Op::Ping { tag: 9, target: id(3) });
     }
@@ -309,7 +279,7 @@ fn a_killed_peer_ends_every_message_once() {
         net.run(SEC / 2);
         net.take_events(0);
         for tag in 0..30 {
-            net.op(0, put(tag, 2, 1, pages(MIB, 1), tag % 2 == 0));
+            net.op(0, put(tag, 2, 1, parted(MIB, 1), tag % 2 == 0));
         }
         net.kill(1, rst);
         net.run(400 * SEC);
@@ -384,12 +354,12 @@ fn keepalive_when_idle_and_nothing_else() {
 #[test]
 fn shutdown_ends_everything_and_says_so() {
     let mut net = Pair::new();
-    net.op(0, attach(1, 1, MdMem::Sink(Sink::Copy(run_of(4096, 0))), None));
+    net.op(0, attach(1, 1, MdMem::Sink(Sink::Copy(run(4096))), None));
     net.op(0, Op::Ping { tag: 0, target: id(2) });
     net.run(SEC / 2);
     net.take_events(0);
     for tag in 10..30 {
-        net.op(0, put(tag, 2, 1, pages(MIB, 1), true));
+        net.op(0, put(tag, 2, 1, parted(MIB, 1), true));
     }
     net.op(0, Op::Shutdown { tag: 7 });
     net.run(SEC);

@@ -476,7 +476,7 @@ fn requirement_10_slop_is_drained_and_only_one_connection_waits() {
 
     // The MD's one run is in the hands of a message half read: the second waits for it, the third connection does not.
     let mut net = raw::net(config(1));
-    let run = hugepages::PageRunMut::new(std::sync::Arc::new(hugepages::PrivatePages), 4096).unwrap();
+    let run = transport::testing::data::run(4096);
     attach(&mut net, 0, MdMem::Sink(Sink::Copy(run)), false);
     let links = open_set(&mut net, Version::V3);
     let long = message(Version::V3, &put(4000), 0);

@@ -1,23 +1,17 @@
 //! A node of several shards: peers live where their address says, portals where their number says, and the two meet
 //! by message.
 
-use std::sync::Arc;
-
-use hugepages::{PageRunMut, PrivatePages};
 use transport::lnd::{Config, Payload, Shards, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
+use transport::testing::data::{Spot, pages, run};
 use transport::testing::net::{Net, SEC};
 use transport::testing::pair::id;
-use transport::wire::{ConnType, LnetBody, ProcessId, Version, WireHandle};
+use transport::wire::{ConnType, LnetBody, Version, WireHandle};
 
 use crate::raw::{at, header, hello, message, peer_ip, start};
 
 const SHARDS: u16 = 3;
 const PEERS: u8 = 8;
-
-fn run(len: usize) -> PageRunMut {
-    PageRunMut::new(Arc::new(PrivatePages), len).unwrap()
-}
 
 /// Nodes 0 to 2 are the shards of 10.0.0.1; the others its peers.
 fn net() -> Net {
@@ -31,10 +25,6 @@ fn net() -> Net {
     net
 }
 
-fn quiet(net: &Net) {
-    (0..net.nodes.len()).for_each(|n| net.assert_at_rest(n));
-}
-
 #[test]
 fn every_peer_reaches_every_portal() {
     let mut net = net();
@@ -42,21 +32,15 @@ fn every_peer_reaches_every_portal() {
     for portal in 1..=6 {
         let mem = match portal {
             1..=3 => MdMem::Sink(Sink::Copy(run(100_000))),
-            _ => MdMem::Source(Payload::Pages([run(50_000).freeze().slice_all()].into_iter().collect())),
+            _ => MdMem::Source(pages(50_000)),
         };
-        let (who, md) = (ProcessId::ANY, MdSpec::new(mem));
-        net.op(0, Op::Attach { tag: u64::from(portal), portal, who, match_bits: 7, ignore_bits: 0, md });
+        net.op(0, Spot(portal, 7).attach(portal.into(), MdSpec::new(mem)));
     }
     net.run(SEC / 100);
     for peer in 0..usize::from(PEERS) {
         for portal in 1..=3 {
-            let payload = Payload::Pages([run(100_000).freeze().slice_all()].into_iter().collect());
-            let (target, match_bits) = (id(1), 7);
-            let put =
-                Op::Put { tag: 1, target, portal, match_bits, offset: 0, hdr_data: 0, payload, ack: true };
-            net.op(3 + peer, put);
-            let sink = Sink::Copy(run(50_000));
-            net.op(3 + peer, Op::Get { tag: 2, target, portal: portal + 3, match_bits, sink });
+            net.op(3 + peer, Spot(portal, 7).put(1, id(1), pages(100_000), true));
+            net.op(3 + peer, Spot(portal + 3, 7).get(2, id(1), Sink::Copy(run(50_000))));
         }
     }
     net.run(5 * SEC);
@@ -79,7 +63,7 @@ fn every_peer_reaches_every_portal() {
         assert!(net.nodes[shard].machine.gauges().peers > 0, "shard {shard} is nobody's home");
     }
     assert_eq!((puts, gets), (3 * usize::from(PEERS), 3 * usize::from(PEERS)));
-    quiet(&net);
+    net.assert_quiet();
 }
 
 #[test]
@@ -99,7 +83,7 @@ fn operations_go_to_the_peers_home_and_handles_do_not_clash() {
         .collect();
     tags.sort_unstable();
     assert_eq!(tags, (0..u64::from(PEERS)).collect::<Vec<_>>());
-    quiet(&net);
+    net.assert_quiet();
 }
 
 #[test]
@@ -107,7 +91,7 @@ fn a_peer_that_dies_while_its_message_is_asked_about_gives_the_grant_back() {
     let mut net = net();
     for portal in 1..=3 {
         let md = MdSpec::new(MdMem::Sink(Sink::Copy(run(1 << 20))));
-        net.op(0, Op::Attach { tag: 0, portal, who: ProcessId::ANY, match_bits: 7, ignore_bits: 0, md });
+        net.op(0, Spot(portal, 7).attach(0, md));
     }
     for n in 0..usize::from(PEERS) {
         net.op(3 + n, Op::Ping { tag: 0, target: id(1) });
@@ -116,18 +100,7 @@ fn a_peer_that_dies_while_its_message_is_asked_about_gives_the_grant_back() {
     // Killed at moments that fall before, between and behind the shards' messages.
     for n in 0..usize::from(PEERS) {
         for portal in 1..=3 {
-            let payload = Payload::Pages([run(1 << 20).freeze().slice_all()].into_iter().collect());
-            let op = Op::Put {
-                tag: 1,
-                target: id(1),
-                portal,
-                match_bits: 7,
-                offset: 0,
-                hdr_data: 0,
-                payload,
-                ack: false,
-            };
-            net.op(3 + n, op);
+            net.op(3 + n, Spot(portal, 7).put(1, id(1), pages(1 << 20), false));
         }
         net.run(49_700 + 200 * n as u64);
         net.kill(3 + n, true);
@@ -136,17 +109,7 @@ fn a_peer_that_dies_while_its_message_is_asked_about_gives_the_grant_back() {
     // The entries are as good as before: a fresh peer uses all of them.
     let fresh = net.add(Config::new(id(99).nid, 999));
     for portal in 1..=3 {
-        let op = Op::Put {
-            tag: 1,
-            target: id(1),
-            portal,
-            match_bits: 7,
-            offset: 0,
-            hdr_data: 0,
-            payload: Payload::empty(),
-            ack: true,
-        };
-        net.op(fresh, op);
+        net.op(fresh, Spot(portal, 7).put(1, id(1), Payload::empty(), true));
     }
     net.run(SEC);
     let acks =
@@ -166,7 +129,7 @@ fn a_fin_is_heard_behind_a_message_that_another_shard_is_asked_about() {
     let home = net.home(0, peer_ip());
     for portal in 1..=3 {
         let md = MdSpec { truncate: true, ..MdSpec::new(MdMem::Sink(Sink::Lend(4096))) };
-        net.op(0, Op::Attach { tag: 0, portal, who: ProcessId::ANY, match_bits: 5, ignore_bits: 0, md });
+        net.op(0, Spot(portal, 5).attach(0, md));
         net.run(SEC);
         (0..3).for_each(|s| drop(net.take_events(s)));
         let body = LnetBody::Put { ack: WireHandle::NONE, match_bits: 5, hdr_data: 0, portal, offset: 0 };
@@ -181,5 +144,5 @@ fn a_fin_is_heard_behind_a_message_that_another_shard_is_asked_about() {
         let m = &net.nodes[home].machine;
         assert_eq!((puts, m.counters().err_eof_inside, m.gauges().conns), (1, 0, 0), "portal {portal}");
     }
-    quiet(&net);
+    net.assert_quiet();
 }

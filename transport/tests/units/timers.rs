@@ -1,33 +1,21 @@
 //! A timer costs what it is about, however much else is timed: 10,000 idle peers are looked at when their own time comes.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use hugepages::{HeapRxPool, RxFrag};
+use hugepages::HeapRxPool;
 use transport::lnd::{AppId, Config, LnetError};
 use transport::lnet::{Event, Op};
 use transport::node::{Input, Machine, Output};
-use transport::stream::{Action, Close, CloseWhy, ConnId, ConnInfo, Happened, Progress, ShardId, StreamRx};
+use transport::stream::{Action, Close, CloseWhy, ConnId, ConnInfo, Happened, Progress, ShardId};
+use transport::testing::data::Queue;
+use transport::testing::net::SEC;
 use transport::wire::{ConnType, Nid, ProcessId, Version};
 
 use crate::raw::{hello, start};
 
-const SEC: u64 = 1_000_000_000;
 const MS: u64 = 1_000_000;
 /// Within this a timer fires, in ns: two ticks of the wheel.
 const TICK: u64 = 8_192;
-
-#[derive(Default)]
-struct Queue(VecDeque<RxFrag>);
-
-impl StreamRx for Queue {
-    fn next(&mut self) -> Option<RxFrag> {
-        self.0.pop_front()
-    }
-    fn unread(&mut self, rest: RxFrag) {
-        self.0.push_front(rest);
-    }
-}
 
 struct Crowd {
     m: Machine,

@@ -1,14 +1,14 @@
 //! Tunables of nodes that run: what each changes, and when (docs/protocol/socklnd.md §10, docs/tunables.md).
 
-use std::sync::Arc;
-
-use hugepages::{PageRunMut, PrivatePages};
 use transport::lnd::tunables::Change;
-use transport::lnd::{Accept, Config, LnetError, Payload, Sink};
+use transport::lnd::{Accept, Config, LnetError, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
+use transport::testing::data::pages;
 use transport::testing::net::{Net, SEC};
-use transport::testing::pair::{config, id};
+use transport::testing::pair::{AT, config, id};
 use transport::wire::{Nid, ProcessId, Version};
+
+use crate::raw::pinged;
 
 /// Nodes 10.0.0.1 to `n`, which take PUTs in; `change` makes their configurations other than the defaults.
 fn nodes(n: u8, change: impl Fn(&mut Config)) -> Net {
@@ -17,10 +17,7 @@ fn nodes(n: u8, change: impl Fn(&mut Config)) -> Net {
         let mut c = config(i);
         change(&mut c);
         let node = net.add(c);
-        let md = MdSpec::new(MdMem::Sink(Sink::Discard(1 << 20)));
-        let attach =
-            Op::Attach { tag: 9, portal: 26, who: ProcessId::ANY, match_bits: 5, ignore_bits: 0, md };
-        net.op(node, attach);
+        net.op(node, AT.attach(9, MdSpec::new(MdMem::Sink(Sink::Discard(1 << 20)))));
     }
     net
 }
@@ -32,39 +29,16 @@ fn tune(net: &mut Net, node: usize, name: &str, value: &str) {
 
 /// A PUT of so many bytes from node 0 to node 1, to its end.
 fn put(net: &mut Net, len: usize) {
-    let run = PageRunMut::new(Arc::new(PrivatePages), len).unwrap().freeze();
-    let payload = Payload::Pages([run.slice(0, len as u32).unwrap()].into_iter().collect());
     net.take_events(0);
-    let op = Op::Put {
-        tag: 1,
-        target: id(2),
-        portal: 26,
-        match_bits: 5,
-        offset: 0,
-        hdr_data: 0,
-        payload,
-        ack: true,
-    };
-    net.op(0, op);
+    net.op(0, AT.put(1, id(2), pages(len), true));
     net.run(2 * SEC);
     assert!(net.take_events(0).iter().any(|e| matches!(e, Event::Ack { status: Ok(()), .. })));
-}
-
-fn ping(net: &mut Net, to: u8) -> Result<(), LnetError> {
-    net.take_events(0);
-    net.op(0, Op::Ping { tag: 2, target: id(to) });
-    net.run(2 * SEC);
-    let answer = net.take_events(0).into_iter().find_map(|e| match e {
-        Event::Ping { info, .. } => Some(info.map(drop)),
-        _ => None,
-    });
-    answer.unwrap_or(Err(LnetError::TimedOut))
 }
 
 #[test]
 fn zc_min_payload_holds_for_the_next_message() {
     let mut net = nodes(2, |_| {});
-    ping(&mut net, 2).unwrap();
+    pinged(&mut net, 0, 2, 2 * SEC).unwrap().unwrap();
     let asked = |net: &Net| net.nodes[0].machine.counters().zc_requested;
     put(&mut net, 16_384);
     assert_eq!(asked(&net), 1);
@@ -78,7 +52,7 @@ fn zc_min_payload_holds_for_the_next_message() {
 #[test]
 fn min_bulk_holds_for_the_next_message() {
     let mut net = nodes(2, |_| {});
-    ping(&mut net, 2).unwrap();
+    pinged(&mut net, 0, 2, 2 * SEC).unwrap().unwrap();
     // Links in the order of their making: CONTROL, BULK_IN, BULK_OUT.
     let sent = |net: &Net| [0, 2].map(|l| net.wire(l, 0).0.len());
     let before = sent(&net);
@@ -93,7 +67,7 @@ fn min_bulk_holds_for_the_next_message() {
 #[test]
 fn keepalive_begins_and_ends_while_the_node_runs() {
     let mut net = nodes(2, |c| c.keepalive = 0);
-    ping(&mut net, 2).unwrap();
+    pinged(&mut net, 0, 2, 2 * SEC).unwrap().unwrap();
     let asked = |net: &Net| net.nodes[0].machine.counters().keepalives_tx;
     net.run(300 * SEC);
     assert_eq!(asked(&net), 0);
@@ -125,7 +99,7 @@ fn sock_timeout_holds_for_what_is_sent_next() {
         (&[("sock_timeout", "0"), ("lnet_retry_count", "14")], 9),
     ] {
         let mut net = nodes(2, |_| {});
-        ping(&mut net, 2).unwrap();
+        pinged(&mut net, 0, 2, 2 * SEC).unwrap().unwrap();
         for (n, v) in changes {
             tune(&mut net, 0, n, v);
         }
@@ -138,7 +112,7 @@ fn sock_timeout_holds_for_what_is_sent_next() {
 #[test]
 fn an_answer_is_waited_for_as_long_as_lnet_says() {
     let mut net = nodes(2, |_| {});
-    ping(&mut net, 2).unwrap();
+    pinged(&mut net, 0, 2, 2 * SEC).unwrap().unwrap();
     tune(&mut net, 0, "lnet_transaction_timeout", "20");
     net.kill(1, false);
     net.op(0, Op::Ping { tag: 4, target: id(2) });
@@ -153,28 +127,28 @@ fn the_bounds_of_back_off_hold_for_the_next_failure() {
     let mut net = nodes(2, |_| {});
     net.nodes[1].deaf = true;
     tune(&mut net, 0, "min_reconnectms", "30000");
-    assert_eq!(ping(&mut net, 2), Err(LnetError::Unreachable));
+    assert_eq!(pinged(&mut net, 0, 2, 2 * SEC), Some(Err(LnetError::Unreachable)));
     net.nodes[1].deaf = false;
     net.run(24 * SEC);
-    assert_eq!(ping(&mut net, 2), Err(LnetError::Unreachable), "30 s are not over");
+    assert_eq!(pinged(&mut net, 0, 2, 2 * SEC), Some(Err(LnetError::Unreachable)), "30 s are not over");
     net.run(8 * SEC);
-    ping(&mut net, 2).unwrap();
+    pinged(&mut net, 0, 2, 2 * SEC).unwrap().unwrap();
 }
 
 #[test]
 fn conns_per_peer_holds_for_peers_that_become_known_later() {
     let mut net = nodes(4, |_| {});
     let up = |net: &Net, n: usize| net.nodes[n].machine.gauges().conns_up;
-    ping(&mut net, 2).unwrap();
+    pinged(&mut net, 0, 2, 2 * SEC).unwrap().unwrap();
     assert_eq!(up(&net, 1), 3);
     tune(&mut net, 0, "conns_per_peer", "4");
-    ping(&mut net, 3).unwrap();
-    ping(&mut net, 2).unwrap();
+    pinged(&mut net, 0, 3, 2 * SEC).unwrap().unwrap();
+    pinged(&mut net, 0, 2, 2 * SEC).unwrap().unwrap();
     assert_eq!([1, 2].map(|n| up(&net, n)), [3, 9]);
     // By the speed of the link, which is told later: 25 Gbit/s.
     tune(&mut net, 0, "conns_per_peer", "0");
     net.nodes[0].machine.tune(&Change::link(Some(25_000)));
-    ping(&mut net, 4).unwrap();
+    pinged(&mut net, 0, 4, 2 * SEC).unwrap().unwrap();
     assert_eq!(up(&net, 3), 7);
 }
 
@@ -182,7 +156,7 @@ fn conns_per_peer_holds_for_peers_that_become_known_later() {
 fn a_peer_may_have_255_connections_of_a_type() {
     let mut net = nodes(2, |_| {});
     tune(&mut net, 0, "conns_per_peer", "127");
-    ping(&mut net, 2).unwrap();
+    pinged(&mut net, 0, 2, 2 * SEC).unwrap().unwrap();
     net.run(10 * SEC);
     assert_eq!(net.nodes[1].machine.gauges().conns_up, 255);
     assert_eq!(
@@ -195,14 +169,14 @@ fn a_peer_may_have_255_connections_of_a_type() {
 fn a_sum_is_spoilt_once() {
     let mut net = nodes(2, |c| c.version = Some(Version::V2));
     tune(&mut net, 0, "enable_csum", "1");
-    ping(&mut net, 2).unwrap();
+    pinged(&mut net, 0, 2, 2 * SEC).unwrap().unwrap();
     put(&mut net, 10_000);
     tune(&mut net, 0, "inject_csum_error", "1");
-    ping(&mut net, 2).unwrap_err();
+    assert_ne!(pinged(&mut net, 0, 2, 2 * SEC), Some(Ok(())));
     assert!(!net.nodes[0].machine.config().inject_csum_error, "it is used up");
     assert_eq!(net.nodes[1].machine.counters().err_checksum, 1);
     net.run(5 * SEC);
-    ping(&mut net, 2).unwrap();
+    pinged(&mut net, 0, 2, 2 * SEC).unwrap().unwrap();
     put(&mut net, 10_000);
     assert_eq!(net.nodes[1].machine.counters().err_checksum, 1);
 }

@@ -1,41 +1,24 @@
 //! Versions of the protocol against each other: what two nodes agree on, how refusals and races end, and the rules
 //! that only one version has (docs/protocol/socklnd.md §2 to §7, docs/protocol/origins.md).
 
-use std::sync::Arc;
-
-use hugepages::{PageRunMut, PrivatePages};
-use transport::lnd::{Accept, Config, Data, Payload, RxPiece, Sink};
+use transport::lnd::{Accept, Config, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
+use transport::testing::data::{Spot, bytes, lent, pages};
 use transport::testing::net::{Net, SEC};
-use transport::testing::pair::{self, Pair, id, nid};
+use transport::testing::pair::{self, AT, Pair, id, nid};
 use transport::wire::{
     AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, Nid, ProcessId, Version,
     WireHandle, ksock, lnet, ping,
 };
 
+use crate::raw;
+
 fn config(n: u8, version: Option<Version>) -> Config {
     Config { version, ..pair::config(n) }
 }
 
-fn bytes(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i as u8).wrapping_mul(31).wrapping_add((i >> 8) as u8)).collect()
-}
-
-fn pages(len: usize) -> Payload {
-    let mut run = PageRunMut::new(Arc::new(PrivatePages), len.max(1)).unwrap();
-    run.bytes_mut()[..len].copy_from_slice(&bytes(len));
-    Payload::Pages(
-        [run.freeze().slice(0, len as u32).unwrap()].into_iter().filter(|s| !s.is_empty()).collect(),
-    )
-}
-
-fn put(tag: u64, to: ProcessId, payload: Payload, ack: bool) -> Op {
-    Op::Put { tag, target: to, portal: 26, match_bits: 5, offset: 0, hdr_data: 7, payload, ack }
-}
-
 fn attach(net: &mut Net, node: usize, portal: u32, mem: MdMem) {
-    let md = MdSpec::new(mem);
-    net.op(node, Op::Attach { tag: 99, portal, who: ProcessId::ANY, match_bits: 5, ignore_bits: 0, md });
+    net.op(node, Spot(portal, 5).attach(99, MdSpec::new(mem)));
 }
 
 /// HELLOs that each end of a connection wrote.
@@ -54,10 +37,9 @@ fn exercise(net: &mut Net, sizes: &[usize], ids: [ProcessId; 2]) {
         attach(net, to, 27, MdMem::Source(pages(200_000)));
         net.take_events(to);
         for (i, n) in sizes.iter().enumerate() {
-            net.op(from, put(i as u64, ids[to], pages(*n), true));
+            net.op(from, AT.put(i as u64, ids[to], pages(*n), true));
         }
-        let get = |sink| Op::Get { tag: 50, target: ids[to], portal: 27, match_bits: 5, sink };
-        net.op(from, get(Sink::Lend(200_000)));
+        net.op(from, Spot(27, 5).get(50, ids[to], Sink::Lend(200_000)));
         net.op(from, Op::Ping { tag: 51, target: ids[to] });
         net.run(20 * SEC);
         let (mut acks, mut reply, mut pong) = (0, false, false);
@@ -67,9 +49,8 @@ fn exercise(net: &mut Net, sizes: &[usize], ids: [ProcessId; 2]) {
                     assert_eq!(mlength as usize, sizes[tag as usize]);
                     acks += 1;
                 }
-                Event::Reply { status: Ok(()), data: Data::Lent(p), .. } => {
-                    let got: Vec<u8> = p.iter().flat_map(|p: &RxPiece| p.bytes().to_vec()).collect();
-                    assert!(got == bytes(200_000));
+                Event::Reply { status: Ok(()), data, .. } => {
+                    assert!(lent(&data) == bytes(200_000, 0));
                     reply = true;
                 }
                 Event::Ping { info: Ok(_), .. } => pong = true,
@@ -83,9 +64,8 @@ fn exercise(net: &mut Net, sizes: &[usize], ids: [ProcessId; 2]) {
         let mut got: Vec<usize> = Vec::new();
         for e in net.take_events(to) {
             let Event::Put(p) = e else { continue };
-            let Data::Lent(pieces) = &p.data else { panic!("{:?}", p.data) };
-            let b: Vec<u8> = pieces.iter().flat_map(|p: &RxPiece| p.bytes().to_vec()).collect();
-            assert!(p.status.is_ok() && b == bytes(b.len()));
+            let b = lent(&p.data);
+            assert!(p.status.is_ok() && b == bytes(b.len(), 0));
             got.push(b.len());
         }
         got.sort_unstable();
@@ -144,8 +124,8 @@ fn race(a: Option<Version>, b: Option<Version>) -> Pair {
     let mut net = Pair::of(config(1, a), config(2, b));
     attach(&mut net, 0, 26, MdMem::Sink(Sink::Discard(1 << 20)));
     attach(&mut net, 1, 26, MdMem::Sink(Sink::Discard(1 << 20)));
-    net.op(0, put(1, id(2), pages(40_000), true));
-    net.op(1, put(2, id(1), pages(40_000), true));
+    net.op(0, AT.put(1, id(2), pages(40_000), true));
+    net.op(1, AT.put(2, id(1), pages(40_000), true));
     net.run(30 * SEC);
     for n in 0..2 {
         let acked = net.take_events(n).iter().any(|e| matches!(e, Event::Ack { status: Ok(()), .. }));
@@ -198,43 +178,13 @@ fn what_was_agreed_is_forgotten_with_the_last_connection() {
     assert_eq!((a.unwrap().version, p.unwrap().version), (Version::V3, Version::V3));
 }
 
-fn raw(net: &mut Net, port: u16, hello: &Hello, rest: &[u8]) -> usize {
-    let link = net.raw_connect(format!("10.0.0.9:{port}").parse().unwrap(), 0);
-    let req = AcceptorReq::new(nid(1));
-    net.raw_send(link, &[&req.emit()[..req.wire_len()], &hello.emit(), rest].concat());
-    net.run(SEC / 10);
-    link
-}
-
-fn hello(version: Version, ctype: ConnType) -> Hello {
-    Hello {
-        version,
-        order: ByteOrder::Little,
-        tcp_magic: false,
-        src_nid: nid(9),
-        dst_nid: nid(1),
-        src_pid: 12345,
-        dst_pid: 0,
-        src_incarnation: 5,
-        dst_incarnation: 0,
-        ctype,
-        ips: Default::default(),
-    }
-}
-
-fn one() -> Net {
-    let mut net = Net::new();
-    net.add(config(1, None));
-    net
-}
-
 /// The first design of V2 had the TCP magic with version 2.0 (docs/protocol/origins.md).
 #[test]
 fn a_v2_hello_with_the_tcp_magic_is_answered_in_kind() {
     for order in [ByteOrder::Little, ByteOrder::Big] {
-        let mut net = one();
-        let h = Hello { tcp_magic: true, order, ..hello(Version::V2, ConnType::Any) };
-        let link = raw(&mut net, 700, &h, &[]);
+        let mut net = raw::net(config(1, None));
+        let h = Hello { tcp_magic: true, order, ..raw::hello(Version::V2, ConnType::Any) };
+        let link = raw::open(&mut net, 700, &raw::start(&h));
         let (wrote, closed) = net.wire(link, 1);
         let (answer, len) = Hello::parse(wrote).unwrap();
         assert_eq!((len, closed, answer.tcp_magic), (wrote.len(), false, true));
@@ -245,10 +195,10 @@ fn a_v2_hello_with_the_tcp_magic_is_answered_in_kind() {
 #[test]
 fn old_hellos_with_sixteen_addresses_are_taken() {
     for version in [Version::V1, Version::V2, Version::V3] {
-        let mut net = one();
-        let mut h = hello(version, ConnType::Control);
+        let mut net = raw::net(config(1, None));
+        let mut h = raw::hello(version, ConnType::Control);
         h.ips.extend(1..=16);
-        let link = raw(&mut net, 700, &h, &[]);
+        let link = raw::open(&mut net, 700, &raw::start(&h));
         let answer = Hello::parse(net.wire(link, 1).0).unwrap().0;
         assert_eq!((answer.version, answer.ctype, answer.ips.len()), (version, ConnType::Control, 0));
     }
@@ -256,18 +206,18 @@ fn old_hellos_with_sixteen_addresses_are_taken() {
 
 #[test]
 fn v4_is_answered_over_ipv4() {
-    let mut net = one();
-    let link = raw(&mut net, 700, &hello(Version::V4, ConnType::BulkIn), &[]);
+    let mut net = raw::net(config(1, None));
+    let link = raw::open(&mut net, 700, &raw::start(&raw::hello(Version::V4, ConnType::BulkIn)));
     let answer = Hello::parse(net.wire(link, 1).0).unwrap().0;
     assert_eq!((answer.version, answer.ctype), (Version::V4, ConnType::BulkOut));
 }
 
 #[test]
 fn another_version_on_a_second_connection_closes_the_set() {
-    let mut net = one();
-    let first = raw(&mut net, 700, &hello(Version::V3, ConnType::Control), &[]);
+    let mut net = raw::net(config(1, None));
+    let first = raw::open(&mut net, 700, &raw::start(&raw::hello(Version::V3, ConnType::Control)));
     assert!(!net.wire(first, 1).1);
-    let second = raw(&mut net, 701, &hello(Version::V2, ConnType::BulkIn), &[]);
+    let second = raw::open(&mut net, 701, &raw::start(&raw::hello(Version::V2, ConnType::BulkIn)));
     let answer = Hello::parse(net.wire(second, 1).0).unwrap().0;
     assert_eq!((answer.version, answer.ctype), (Version::V2, ConnType::BulkOut), "and begins another");
     assert!(net.wire(first, 1).1 && !net.wire(second, 1).1);
@@ -308,17 +258,17 @@ fn get_header(src: ProcessId) -> LnetHdr {
 fn an_unprivileged_peer_is_known_by_its_port() {
     let mut net = Net::new();
     net.add(Config { accept: Accept::All, ..config(1, None) });
-    let mut h = hello(Version::V2, ConnType::Any);
+    let mut h = raw::hello(Version::V2, ConnType::Any);
     h.src_nid = "10.9.9.9@tcp".parse().unwrap();
     let ksm = KsockHdr { kind: KsockType::Lnet, csum: 0, cookie0: 0, cookie1: 0 }.emit(ByteOrder::Little);
     let get = get_header(ProcessId { nid: h.src_nid, pid: 12345 }).emit();
-    let link = raw(&mut net, 5001, &h, &[&ksm[..], &get].concat());
+    let link = raw::open(&mut net, 5001, &[raw::start(&h), [&ksm[..], &get].concat()].concat());
     let wrote = net.wire(link, 1).0;
     let (answer, len) = Hello::parse(wrote).unwrap();
     assert_eq!(answer.ctype, ConnType::Any);
     let reply = LnetHdr::parse(&wrote[len + ksock::LEN..]).unwrap();
     assert!(matches!(reply.body, LnetBody::Reply { .. }));
-    assert_eq!((reply.dest_nid, reply.dest_pid), (nid(9), 0x8000_0000 | 5001));
+    assert_eq!((reply.dest_nid, reply.dest_pid), (nid(raw::PEER), 0x8000_0000 | 5001));
     assert_eq!(net.nodes[0].machine.gauges().conns_up, 1);
 }
 
@@ -362,7 +312,7 @@ fn v2_sums_are_right_and_a_wrong_one_closes_the_set() {
 
     let mut net = Pair::of(Config { inject_csum_error: true, ..cfg(1) }, cfg(2));
     attach(&mut net, 1, 26, MdMem::Sink(Sink::Lend(1 << 20)));
-    net.op(0, put(1, id(2), pages(50_000), true));
+    net.op(0, AT.put(1, id(2), pages(50_000), true));
     net.run(SEC);
     assert_eq!(net.nodes[1].machine.counters().err_checksum, 1);
     let failed =
@@ -370,7 +320,7 @@ fn v2_sums_are_right_and_a_wrong_one_closes_the_set() {
     assert!(net.take_events(0).iter().any(failed));
     let stored = |e: &Event| matches!(e, Event::Put(p) if p.status.is_ok());
     assert!(!net.take_events(1).iter().any(stored), "spoiled bytes are not delivered as good");
-    net.op(0, put(2, id(2), pages(50_000), true));
+    net.op(0, AT.put(2, id(2), pages(50_000), true));
     net.run(5 * SEC);
     assert!(net.take_events(1).iter().any(stored), "the spoiling is for once");
 }
@@ -386,7 +336,7 @@ fn acks_that_may_block_leave_on_connections_with_messages() {
         let control =
             (0..net.links()).find(|l| hellos(&net, *l).0.unwrap().ctype == ConnType::Control).unwrap();
         let before = net.wire(control, 1).0.len();
-        net.op(0, put(1, id(2), pages(100_000), false));
+        net.op(0, AT.put(1, id(2), pages(100_000), false));
         net.run(SEC);
         let on_control = net.wire(control, 1).0.len() > before;
         assert_eq!(on_control, !nonblk_zcack);

@@ -1,35 +1,22 @@
 //! The rule by which pages come home (docs/lifetimes.md), step by step: cookies, holds, TCP's word, death.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use hugepages::{HeapRxPool, PageRunMut, PrivatePages, RxFrag};
-use transport::lnd::{AppId, Config, LnetError, Payload, Shards, Sink};
+use hugepages::HeapRxPool;
+use transport::lnd::{AppId, Config, LnetError, Shards, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::node::{Input, Machine, Output};
 use transport::stream::{
-    Action, Close, CloseWhy, ConnId, ConnInfo, Happened, LendId, Progress, SendMsg, ShardId, StreamRx,
+    Action, Close, CloseWhy, ConnId, ConnInfo, Happened, LendId, Progress, SendMsg, ShardId,
 };
-use transport::testing::pair::nid;
+use transport::testing::data::{self, Queue, Spot, pages};
+use transport::testing::net::SEC;
+use transport::testing::pair::{id, nid};
 use transport::wire::{
-    AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, ProcessId, Version,
-    WireHandle,
+    ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, ProcessId, Version, WireHandle,
 };
 
-const SEC: u64 = 1_000_000_000;
-
-#[derive(Default)]
-struct Queue(VecDeque<RxFrag>);
-
-impl StreamRx for Queue {
-    fn next(&mut self) -> Option<RxFrag> {
-        self.0.pop_front()
-    }
-    fn unread(&mut self, rest: RxFrag) {
-        self.0.push_front(rest);
-    }
-}
+use crate::raw;
 
 /// A machine whose streams are in the test's hands. The peer is 10.0.0.2.
 struct Bench {
@@ -88,21 +75,8 @@ impl Bench {
         let remote = SocketAddr::new([10, 0, 0, 2].into(), 1023 - n as u16);
         let local = SocketAddr::new([10, 0, 0, 1].into(), 988);
         self.input(Input::Stream(Happened::Opened(Bench::id(n), ConnInfo { local, remote, dial: None })));
-        let req = AcceptorReq::new(nid(1));
-        let hello = Hello {
-            version: Version::V3,
-            order: ByteOrder::Little,
-            tcp_magic: false,
-            src_nid: nid(2),
-            dst_nid: nid(1),
-            src_pid: 12345,
-            dst_pid: 0,
-            src_incarnation: 3,
-            dst_incarnation: 0,
-            ctype: mine.invert(),
-            ips: Default::default(),
-        };
-        self.feed(n, &[&req.emit()[..16], &hello.emit()[..]].concat());
+        let hello = Hello { src_nid: nid(2), ..raw::hello(Version::V3, mine.invert()) };
+        self.feed(n, &raw::start(&hello));
         self.sent(n);
         self.acked(n, self.pushed[n as usize]);
         self.out.clear();
@@ -132,32 +106,18 @@ impl Bench {
     }
 
     fn put(&mut self, tag: u64, len: usize) {
-        let run = PageRunMut::new(Arc::new(PrivatePages), len).unwrap().freeze();
-        let payload = Payload::Pages([run.slice_all()].into_iter().collect());
-        let target = ProcessId::lustre(nid(2));
-        let op =
-            Op::Put { tag, target, portal: 9, match_bits: 0, offset: 0, hdr_data: 0, payload, ack: false };
-        self.input(Input::Cmd(AppId::FIRST, op));
+        self.input(Input::Cmd(AppId::FIRST, Spot(9, 0).put(tag, id(2), pages(len), false)));
     }
 
     fn noop(&mut self, conn: u32, c0: u64, c1: u64) {
-        let h = KsockHdr { kind: KsockType::Noop, csum: 0, cookie0: c0, cookie1: c1 };
-        self.feed(conn, &h.emit(ByteOrder::Little));
+        self.feed(conn, &raw::noop(c0, c1));
     }
 
     /// A message of the peer's for nobody, with a zero-copy request.
     fn asks(&mut self, conn: u32, cookie: u64) {
-        let k = KsockHdr { kind: KsockType::Lnet, csum: 0, cookie0: cookie, cookie1: 0 };
         let body = LnetBody::Put { ack: WireHandle::NONE, match_bits: 0, hdr_data: 0, portal: 3, offset: 0 };
-        let h = LnetHdr {
-            dest_nid: nid(1),
-            src_nid: nid(2),
-            dest_pid: 12345,
-            src_pid: 12345,
-            payload_len: 4,
-            body,
-        };
-        self.feed(conn, &[&k.emit(ByteOrder::Little)[..], &h.emit(), &[0; 4]].concat());
+        let h = LnetHdr { src_nid: nid(2), ..raw::header(body, 4) };
+        self.feed(conn, &raw::message(Version::V3, &h, cookie));
     }
 
     fn take(&mut self) -> Vec<Output> {
@@ -392,7 +352,7 @@ fn the_counter_starts_again_with_a_new_set() {
 #[test]
 fn a_message_half_received_gives_its_sink_back() {
     let mut b = Bench::set(|_| {});
-    let run = PageRunMut::new(Arc::new(PrivatePages), 4096).unwrap();
+    let run = data::run(4096);
     let md = MdSpec { threshold: Some(1), ..MdSpec::new(MdMem::Sink(Sink::Copy(run))) };
     let who = ProcessId::ANY;
     b.input(Input::Cmd(
@@ -424,7 +384,7 @@ fn a_grant_for_a_connection_that_died_goes_back_to_its_owner() {
     let shards = |me| Shards::new(me, 2).unwrap();
     let mut b = Bench::set(|c| c.shards = shards(0));
     let mut owner = Machine::new(Config { shards: shards(1), ..Config::new(nid(1), 5) });
-    let sink = Sink::Copy(PageRunMut::new(Arc::new(PrivatePages), 64).unwrap());
+    let sink = Sink::Copy(data::run(64));
     let who = ProcessId::ANY;
     let md = MdSpec::new(MdMem::Sink(sink));
     owner.handle(
