@@ -550,7 +550,8 @@ fn many_connections_at_once_are_all_accepted() {
     }
     assert!(turns > 2, "a turn takes a part of them");
     drop(socks);
-    for _ in 0..10_000 {
+    // The kernel ends them in its own time.
+    for _ in 0..1_000_000 {
         node.turn();
         if node.machine.gauges().conns == 0 {
             break;
