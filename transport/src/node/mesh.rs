@@ -19,7 +19,7 @@
 //! A home that owns a queue dials from it, by a port that brings the answers back there: while the peer stays, what
 //! was dialled never crosses.
 //!
-//! Homes may move while streams run ([`super::moving`]): what concerns a stream carries its bucket and goes where
+//! Homes may move while streams run ([`super::migration`]): what concerns a stream carries its bucket and goes where
 //! the bucket is by then.
 //!
 //! The streams of the lcore's own queue are lent to the mesh for the length of a call; `None` where it owns no queue.
@@ -27,7 +27,7 @@
 mod crossing;
 mod jobs;
 mod mail;
-mod moves;
+mod migration;
 
 use std::collections::VecDeque;
 
@@ -37,8 +37,8 @@ use self::crossing::{Exported, Imported};
 use self::jobs::Helper;
 pub use self::mail::Rings;
 use self::mail::{Mail, Post, StreamEvent};
-use self::moves::{Arriving, Leaving};
-use super::moving::{Arrive, Leave};
+use self::migration::{Incoming, Outgoing};
+use super::migration::{MigrateIn, MigrateOut};
 use super::streams::{Streams, Work};
 use crate::hash::OwnMap;
 use crate::lnd::{AppId, Shards};
@@ -67,8 +67,8 @@ pub struct Mesh {
     homes: Homes,
     /// Dials of the own queue that are under way.
     dials: OwnMap<DialId, Bucket>,
-    leaving: Leaving,
-    arriving: Arriving,
+    outgoing: Outgoing,
+    incoming: Incoming,
     /// The other shards of the CPT, and how busy they last said they were, in thousandths.
     siblings: Vec<(ShardId, u32)>,
     helper: Helper,
@@ -102,8 +102,8 @@ impl Mesh {
             relay: Relay::new(lend),
             homes: Homes::new(shards.count),
             dials: OwnMap::default(),
-            leaving: Leaving::default(),
-            arriving: Arriving::default(),
+            outgoing: Outgoing::default(),
+            incoming: Incoming::default(),
             siblings: Vec::new(),
             moves_refused: 0,
             passed_on: 0,
@@ -239,7 +239,7 @@ impl Mesh {
         !self.post.is_out()
             || !self.touched.is_empty()
             || !self.reread.is_empty()
-            || self.leaving.state == Leave::Ready
+            || self.outgoing.state == MigrateOut::Ready
             || self.helper.has_work()
     }
 
@@ -247,8 +247,8 @@ impl Mesh {
     pub(super) fn settled(&self) -> bool {
         self.exported.is_empty()
             && self.helper.rests()
-            && self.leaving.state == Leave::Idle
-            && self.arriving.state == Arrive::Idle
+            && self.outgoing.state == MigrateOut::Idle
+            && self.incoming.state == MigrateIn::Idle
     }
 
     /// Fragments of other lcores that applications hold now.
@@ -281,11 +281,11 @@ impl Mesh {
             Mail::Act(action) => self.act_here(own, action),
             Mail::Took(c, n) => self.took(c, n),
             Mail::Stream(b, ev) => self.open_event(b, ev, sink),
-            Mail::PassedOn(b, ev) if self.holding(b) => self.arriving.old.push(*ev),
+            Mail::PassedOn(b, ev) if self.holding(b) => self.incoming.old.push(*ev),
             Mail::PassedOn(b, ev) => self.stream_event(b, *ev, sink),
             Mail::Shard(from, m) => sink(Input::From(from, m)),
             Mail::Event(app, ev) => self.events.push_back((app, *ev)),
-            Mail::Move(from, msg) => self.move_msg(from, msg, sink),
+            Mail::Move(from, msg) => self.migration_msg(from, msg, sink),
             Mail::Sibling(msg) => {
                 if let Some(stack) = own.as_mut().and_then(Streams::sibling) {
                     stack.hear(msg);
@@ -304,7 +304,7 @@ impl Mesh {
             self.passed_on += 1;
             self.post.send(home, Mail::PassedOn(b, Box::new(ev)));
         } else if self.holding(b) {
-            self.arriving.direct.push(ev);
+            self.incoming.direct.push(ev);
         } else {
             self.stream_event(b, ev, sink);
         }

@@ -5,7 +5,7 @@
 //! * [`shard`]: the loop of one lcore, the same over every kind of streams, alone or among others.
 //! * [`streams`]: the seam. [`sock`] carries streams over kernel sockets, [`lcore`] over a TCP stack on a NIC
 //!   queue or, with an in-memory port and virtual time, a simulated network.
-//! * [`mesh`]: what crosses shards; `moving` moves peers between them, as [`balance`] sees fit.
+//! * [`mesh`]: what crosses shards; `migration` moves peers between them, as [`balance`] sees fit.
 //! * [`app`]: what uses the node, on its lcore or behind rings.
 //! * [`inspect`]: looking at a node while it runs.
 //! * `handover`: the flags and rings between its threads.
@@ -30,7 +30,7 @@ pub mod machine;
 #[cfg(feature = "node")]
 pub mod mesh;
 #[cfg(feature = "node")]
-mod moving;
+mod migration;
 #[cfg(feature = "node")]
 pub mod run;
 #[cfg(feature = "node")]
@@ -50,7 +50,7 @@ pub use builder::{BuildError, Lcores, NodeBuilder, Plan, Running};
 pub use counters::RtCounters;
 #[cfg(feature = "node")]
 pub use inspect::Inspect;
-pub use machine::{BesideError, CopyJob, Gauges, Input, Luggage, Machine, Output};
+pub use machine::{BesideError, CopyJob, Gauges, Input, Machine, Migrating, Output};
 #[cfg(feature = "node")]
 pub use run::{Control, IdlePolicy, NodeEnd, Order, Turn, run};
 #[cfg(feature = "node")]

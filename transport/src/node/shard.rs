@@ -167,7 +167,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
         }
         self.act(now);
         self.balance(now);
-        let work = work.and(self.part(now)).and(self.flush());
+        let work = work.and(self.migrate(now)).and(self.flush());
         self.loop_stats.end(work.is_busy());
         work
     }
@@ -195,7 +195,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
         let decision = balancer.decide(now, &view);
         mesh.tell_busy(decision.own);
         if let Some((b, to)) = decision.give
-            && machine.may_leave(b)
+            && machine.may_migrate(b)
         {
             mesh.propose(b, to);
         }
@@ -211,16 +211,16 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
     /// Moves a bucket of peers whose home is here to another shard; `false` while another one is on its way, or when
     /// it cannot be moved.
     pub fn move_home(&mut self, b: Bucket, to: ShardId) -> bool {
-        self.machine.may_leave(b) && self.outside.mesh_mut().is_some_and(|m| m.propose(b, to))
+        self.machine.may_migrate(b) && self.outside.mesh_mut().is_some_and(|m| m.propose(b, to))
     }
 
     /// Hands over the bucket that may go now: nothing about it is under way here at this moment.
-    fn part(&mut self, now: u64) -> Work {
+    fn migrate(&mut self, now: u64) -> Work {
         let Some(mesh) = self.outside.mesh_mut() else { return Work::Idle };
         let Some((b, to)) = mesh.ready() else { return Work::Idle };
-        match self.machine.leave(now, b, to) {
-            Some(luggage) => mesh.part(luggage),
-            None => mesh.stay(),
+        match self.machine.migrate_out(now, b, to) {
+            Some(migrating) => mesh.commit(migrating),
+            None => mesh.cancel(),
         }
         self.act(now);
         Work::Busy(1)

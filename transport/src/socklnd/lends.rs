@@ -26,7 +26,8 @@ impl<U: Upper> Socklnd<U> {
     /// The pages are home: their message ends.
     pub(super) fn released(&mut self, up: &mut U, cx: &mut Cx, id: LendId) {
         let here = self.lends.key_at(id.slot()).filter(|k| self.lends.get(*k).is_some_and(|r| r.name == id));
-        let Some(rec) = here.or_else(|| self.adopted.remove(&id)).and_then(|k| self.lends.remove(k)) else {
+        let Some(rec) = here.or_else(|| self.migrated_lends.remove(&id)).and_then(|k| self.lends.remove(k))
+        else {
             return;
         };
         let answers = u32::from(rec.pieces > 0);

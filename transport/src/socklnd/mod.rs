@@ -16,7 +16,7 @@ mod hello;
 mod leaving;
 mod lends;
 mod look;
-mod moving;
+mod migration;
 mod peer;
 mod receive;
 mod rx;
@@ -39,7 +39,7 @@ use self::hello::HsEvent;
 use self::leaving::Leaving;
 use self::lends::LendRec;
 pub use self::look::{Contact, PeerBrief, PeerView};
-pub(crate) use self::moving::Luggage;
+pub(crate) use self::migration::Migrating;
 pub use self::peer::DialWhy;
 use self::peer::Peer;
 use self::standing::{HOLD, StandAction, StandEvent, Standing};
@@ -66,7 +66,7 @@ pub(crate) struct Socklnd<U: Upper> {
     next_dial: u64,
     lends: Slab<LendRec<U::Token>>,
     /// Lends that came with a peer that moved here.
-    adopted: OwnMap<LendId, Key>,
+    migrated_lends: OwnMap<LendId, Key>,
     copy_jobs: CopyJobs<U::Delivery>,
     /// Copy jobs to be given away.
     jobs: VecDeque<Box<CopyJob<U::Delivery>>>,
@@ -121,7 +121,7 @@ impl<U: Upper> Socklnd<U> {
             dials: OwnMap::default(),
             next_dial: u64::from(me.0),
             lends: Slab::new(),
-            adopted: OwnMap::default(),
+            migrated_lends: OwnMap::default(),
             copy_jobs: CopyJobs::new(),
             jobs: VecDeque::new(),
             conn_timers: Timers::new(),

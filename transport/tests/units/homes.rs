@@ -287,8 +287,8 @@ fn a_peer_that_claims_another_ones_nid_stays_where_it_is() {
     net.op(liar, Op::Ping { tag: 1, target: id(1) });
     net.run(SEC);
     let home = net.home(0, IpAddr::from([10, 0, 0, other]));
-    assert!(net.nodes[home].machine.may_leave(bucket(other)), "an honest one may go");
-    assert!(!net.nodes[1 - home].machine.may_leave(bucket(other)), "from its home alone");
+    assert!(net.nodes[home].machine.may_migrate(bucket(other)), "an honest one may go");
+    assert!(!net.nodes[1 - home].machine.may_migrate(bucket(other)), "from its home alone");
 }
 
 proptest! {

@@ -165,7 +165,7 @@ impl Beside {
     }
 
     /// Whether the peers of a bucket may have another home: a protocol's connections cannot move.
-    pub(super) fn may_leave(&self, b: Bucket) -> bool {
+    pub(super) fn may_migrate(&self, b: Bucket) -> bool {
         self.0.iter().all(|p| p.conns.values().all(|at| *at != b))
     }
 }

@@ -4,7 +4,7 @@
 //! (`transport::node`, or the test harness) owns the streams and drives it:
 //!
 //! ```text
-//!            Stream, Cmd, From, Adopt, Settled, Moved, JobDone, Timer
+//!            Stream, Cmd, From, MigrateIn, Settled, Moved, JobDone, Timer
 //!  runtime ---------------------------------------------------------> Machine::handle(now, input)
 //!          <--------------------------------------------------------- Machine::poll() until None
 //!            Stream, Complete, To, Offer                              Machine::deadline()
@@ -69,8 +69,8 @@ pub enum Input<'a> {
     /// A message of another shard of the node.
     From(ShardId, ShardMsg),
     /// A bucket of peers has its home here now; it came from this shard.
-    Adopt(ShardId, Box<Luggage>),
-    /// Nothing about the bucket that was adopted comes over its old home any more.
+    MigrateIn(ShardId, Box<Migrating>),
+    /// Nothing about the bucket that has come comes over its old home any more.
     Settled(Bucket),
     /// A bucket has its home on that shard now.
     Moved(Bucket, ShardId),
@@ -109,17 +109,17 @@ impl std::fmt::Debug for Output {
 
 /// A bucket's peers between two homes. The runtime sees to it that nothing reaches either machine in between, and that
 /// what was on its way to the old home arrives at the new one before anything that was sent there at once
-/// (`transport::node::moving`). Operations are held back by the new home from [`Input::Adopt`] to [`Input::Settled`],
+/// (`transport::node::migration`). Operations are held back by the new home from [`Input::MigrateIn`] to [`Input::Settled`],
 /// but for those that the old home passes on, so that an application's keep their order.
 #[derive(Debug)]
-pub struct Luggage {
+pub struct Migrating {
     bucket: Bucket,
     /// Of each NI's LND.
-    lnds: Vec<socklnd::Luggage<Lnet>>,
-    lnet: crate::lnet::Luggage,
+    lnds: Vec<socklnd::Migrating<Lnet>>,
+    lnet: crate::lnet::Migrating,
 }
 
-impl Luggage {
+impl Migrating {
     /// Whose peers.
     pub fn bucket(&self) -> Bucket {
         self.bucket
@@ -127,12 +127,12 @@ impl Luggage {
 
     /// Dials under way to them.
     pub fn dials(&self) -> impl Iterator<Item = DialId> + '_ {
-        self.lnds.iter().flat_map(socklnd::Luggage::dials)
+        self.lnds.iter().flat_map(socklnd::Migrating::dials)
     }
 
     /// Their connections.
     pub fn conns(&self) -> impl Iterator<Item = ConnId> + '_ {
-        self.lnds.iter().flat_map(socklnd::Luggage::conns)
+        self.lnds.iter().flat_map(socklnd::Migrating::conns)
     }
 }
 
@@ -397,15 +397,15 @@ impl Machine {
                 }
             }
             Input::From(from, msg) => lnet.shard_msg(cx, lnds, from, msg),
-            Input::Adopt(from, luggage) => {
-                let Luggage { bucket, lnds: below, lnet: above } = *luggage;
+            Input::MigrateIn(from, migrating) => {
+                let Migrating { bucket, lnds: below, lnet: above } = *migrating;
                 cx.homes.set(bucket, cx.cfg.shards.me);
                 cx.counters.homes_adopted += 1;
-                lnet.adopt(cx, bucket, from, above);
-                for (lnd, luggage) in lnds.iter_mut().zip(below) {
-                    lnd.adopt(lnet, cx, bucket, luggage);
+                lnet.migrate_in(cx, bucket, from, above);
+                for (lnd, migrating) in lnds.iter_mut().zip(below) {
+                    lnd.migrate_in(lnet, cx, bucket, migrating);
                 }
-                lnet.adopted();
+                lnet.migrated_in();
             }
             Input::Settled(b) => lnet.settled(cx, lnds, b),
             Input::JobDone(b) => {
@@ -451,29 +451,29 @@ impl Machine {
     }
 
     /// Whether a bucket can be moved as a whole.
-    pub fn may_leave(&self, b: Bucket) -> bool {
+    pub fn may_migrate(&self, b: Bucket) -> bool {
         !self.cx.down
             && self.cx.homes.at(b) == self.cx.cfg.shards.me
-            && self.beside.may_leave(b)
-            && self.lnet.may_leave()
-            && self.lnds.iter().all(|l| l.may_leave(&self.lnet, b))
+            && self.beside.may_migrate(b)
+            && self.lnet.may_migrate()
+            && self.lnds.iter().all(|l| l.may_migrate(&self.lnet, b))
     }
 
     /// Packs a bucket for `to`; `None` when it cannot be moved now. All that this shard was told of its connections
     /// must have been handled, and all outputs carried out.
-    pub fn leave(&mut self, now: u64, b: Bucket, to: ShardId) -> Option<Box<Luggage>> {
-        if !self.may_leave(b) || to == self.cx.cfg.shards.me {
+    pub fn migrate_out(&mut self, now: u64, b: Bucket, to: ShardId) -> Option<Box<Migrating>> {
+        if !self.may_migrate(b) || to == self.cx.cfg.shards.me {
             return None;
         }
         let Machine { cx, lnet, lnds, .. } = self;
         cx.now = cx.now.max(now);
         cx.homes.set(b, to);
-        let below: Vec<_> = lnds.iter_mut().map(|l| l.leave(cx, b)).collect();
-        let peers: Vec<_> = below.iter().flat_map(socklnd::Luggage::above).collect();
-        let above = lnet.leave(cx, b, &peers, below.iter().flat_map(socklnd::Luggage::hosts));
+        let below: Vec<_> = lnds.iter_mut().map(|l| l.migrate_out(cx, b)).collect();
+        let peers: Vec<_> = below.iter().flat_map(socklnd::Migrating::above).collect();
+        let above = lnet.migrate_out(cx, b, &peers, below.iter().flat_map(socklnd::Migrating::hosts));
         cx.counters.homes_left += 1;
         self.settle();
-        Some(Box::new(Luggage { bucket: b, lnds: below, lnet: above }))
+        Some(Box::new(Migrating { bucket: b, lnds: below, lnet: above }))
     }
 }
 
@@ -482,9 +482,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn luggage_may_cross_threads() {
+    fn migrating_peers_may_cross_threads() {
         fn check<T: Send>() {}
-        check::<Luggage>();
+        check::<Migrating>();
         check::<CopyJob>();
     }
 

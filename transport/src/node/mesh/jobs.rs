@@ -72,7 +72,7 @@ impl Mesh {
             self.helper.helped.1 += b.work();
             self.post.send(home, Mail::Stream(bucket, StreamEvent::JobDone(b)));
         } else if self.holding(bucket) {
-            self.arriving.direct.push(StreamEvent::JobDone(b));
+            self.incoming.direct.push(StreamEvent::JobDone(b));
         } else {
             sink(Input::JobDone(b));
         }

@@ -9,7 +9,7 @@ use tcpstack::SiblingMsg;
 
 use crate::lnd::AppId;
 use crate::lnet::{Event, ShardMsg};
-use crate::node::moving::MoveMsg;
+use crate::node::migration::MigrationMsg;
 use crate::node::{CopyJob, handover};
 use crate::stream::{
     Action, Bucket, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, LendId, Progress, ShardId,
@@ -35,7 +35,7 @@ pub(super) enum Mail {
     Shard(ShardId, ShardMsg),
     /// For an application.
     Event(AppId, Box<Event>),
-    Move(ShardId, MoveMsg),
+    Move(ShardId, MigrationMsg),
     /// From the TCP stack of one queue to that of another.
     Sibling(SiblingMsg),
 }

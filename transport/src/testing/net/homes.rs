@@ -20,7 +20,7 @@ impl Net {
     pub fn move_home(&mut self, node: usize, b: Bucket, to: ShardId) -> bool {
         let shards = self.nodes[node].machine.config().shards;
         let first = node - usize::from(shards.me.0);
-        let Some(luggage) = self.nodes[node].machine.leave(self.now, b, to) else { return false };
+        let Some(migrating) = self.nodes[node].machine.migrate_out(self.now, b, to) else { return false };
         let new = first + usize::from(to.0);
         for link in &mut self.links {
             for end in 0..2 {
@@ -32,7 +32,7 @@ impl Net {
         for ev in self.evs.values_mut() {
             match ev {
                 Ev::Connect(n, spec, _) if *n == node && Bucket::of(spec.remote.ip()) == b => *n = new,
-                Ev::DialFailed(n, id, ..) if *n == node && luggage.dials().any(|d| d == *id) => *n = new,
+                Ev::DialFailed(n, id, ..) if *n == node && migrating.dials().any(|d| d == *id) => *n = new,
                 _ => {}
             }
         }
@@ -48,7 +48,7 @@ impl Net {
             }
         }
         self.drain(node);
-        self.input(new, Input::Adopt(shards.me, luggage));
+        self.input(new, Input::MigrateIn(shards.me, migrating));
         for other in (first..first + usize::from(shards.count)).filter(|o| *o != node && *o != new) {
             self.input(other, Input::Moved(b, to));
         }

@@ -1,7 +1,7 @@
-//! How the peers of a bucket move from one home to another while their streams run.
+//! Migration: how the peers of a bucket move from one home to another while their streams run.
 //!
-//! The old home asks; the new one agrees or refuses. When all that the old home has told others is out, it packs
-//! ([`Luggage`]) and from then on passes on whatever still comes to it. Every other shard changes its map when it is
+//! The old home proposes; the new one agrees or refuses. When all mail of the old home is out, it packs the peers
+//! ([`Migrating`]) and from then on passes on whatever still comes to it. Every other shard changes its map when it is
 //! told, and answers with a marker in the same ring as what it had sent before: when all markers are in, nothing comes
 //! by the old way any more, and the new home is told so. Until then it holds back what was sent to it at once, and
 //! opens it behind what came by the old way. So each stream's events keep their order, and nothing is lost or comes
@@ -9,9 +9,9 @@
 //!
 //! ```text
 //!   old home                         new home                        every other shard
-//!            ── Ask ──────────────>                                    (sends to the old home)
-//!            <───────────── Yes ──
-//!   packs    ── Adopt ────────────>  adopts, changes its map, holds
+//!            ── Propose ──────────>                                    (sends to the old home)
+//!            <─────────── Agree ──
+//!   packs    ── Commit ───────────>  takes in, changes its map, holds
 //!            <────────── Marker ──
 //!            ── Moved ──────────────────────────────────────────────>  changes its map
 //!            <───────────────────────────────────────────── Marker ──  (sends to the new home)
@@ -19,18 +19,18 @@
 //!   all in   ── AllIn ────────────>  opens what it held
 //! ```
 //!
-//! A shard leads at most one bucket out and lets one in at a time. The two sides' tables:
+//! A shard has at most one bucket on its way out, and one on its way in. The two sides' tables:
 //!
 //! ```text
-//!   leaving:   IDLE ── Propose ──> ASKED ── Yes ──> READY ── Parted ──> SETTLING ── AllIn ──> IDLE
-//!                                    │ No             │ No, Off
-//!                                    '──> IDLE        '──> IDLE
-//!   arriving:  IDLE ── Ask ──> PROMISED ── Adopt ──> HOLDING ── AllIn ──> IDLE
-//!                                 │ Cancel
-//!                                 '──> IDLE
+//!   out:  IDLE ── Propose ──> ASKED ── Agree ──> READY ── Commit ──> SETTLING ── AllIn ──> IDLE
+//!                               │ Refuse           │ Refuse, Cancel
+//!                               '──> IDLE          '──> IDLE
+//!   in:   IDLE ── Propose ──> PROMISED ── Commit ──> HOLDING ── AllIn ──> IDLE
+//!                                │ Cancel
+//!                                '──> IDLE
 //! ```
 
-use crate::node::Luggage;
+use crate::node::Migrating;
 use crate::stream::{Bucket, CloseWhy, ConnId, ShardId};
 use hugepages::RxLent;
 
@@ -38,10 +38,10 @@ use hugepages::RxLent;
 pub(super) const PATIENCE: u64 = 1_000_000_000;
 
 fsm::fsm! {
-    /// Where the old home stands.
+    /// The old home's state.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(super) enum Leave {
-        /// Nothing leaves.
+    pub(super) enum MigrateOut {
+        /// No bucket is on its way out.
         Idle,
         /// The new home has been asked.
         Asked,
@@ -51,40 +51,40 @@ fsm::fsm! {
         Settling,
     }
 
-    /// What moves it.
+    /// Events that change it.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(super) enum LeaveEvent {
+    pub(super) enum OutEvent {
         /// The balancer wants a move.
         Propose,
         /// The new home agrees.
-        Yes,
+        Agree,
         /// It refuses, or takes its word back.
-        No,
+        Refuse,
         /// The bucket cannot go now.
-        Off,
-        /// It has gone.
-        Parted,
+        Cancel,
+        /// The bucket has gone.
+        Commit,
         /// All markers are in.
         AllIn,
     }
 
-    table Leave + LeaveEvent {
+    table MigrateOut + OutEvent {
         start Idle;
         else "the event says nothing";
         Idle + Propose => Asked;
-        Asked + Yes => Ready;
-        Asked | Ready + No => Idle;
-        Ready + Off => Idle;
-        Ready + Parted => Settling;
+        Asked + Agree => Ready;
+        Asked | Ready + Refuse => Idle;
+        Ready + Cancel => Idle;
+        Ready + Commit => Settling;
         Settling + AllIn => Idle;
     }
 }
 
 fsm::fsm! {
-    /// Where the new home stands.
+    /// The new home's state.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(super) enum Arrive {
-        /// Nothing comes.
+    pub(super) enum MigrateIn {
+        /// No bucket is on its way in.
         Idle,
         /// It has agreed.
         Promised,
@@ -92,37 +92,37 @@ fsm::fsm! {
         Holding,
     }
 
-    /// What moves it.
+    /// Events that change it.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(super) enum ArriveEvent {
-        /// The old home asks.
-        Ask,
-        /// It has thought better of it.
+    pub(super) enum InEvent {
+        /// The old home proposes.
+        Propose,
+        /// It takes that back.
         Cancel,
-        /// Here the bucket is.
-        Adopt,
+        /// The bucket has come.
+        Commit,
         /// Nothing more comes by the old way.
         AllIn,
     }
 
-    table Arrive + ArriveEvent {
+    table MigrateIn + InEvent {
         start Idle;
         else "the event says nothing, or is refused";
-        Idle + Ask => Promised;
+        Idle + Propose => Promised;
         Promised + Cancel => Idle;
-        Promised + Adopt => Holding;
+        Promised + Commit => Holding;
         Holding + AllIn => Idle;
     }
 }
 
-/// What two shards say to each other about a move.
-pub(super) enum MoveMsg {
-    Ask(Bucket),
-    Yes(Bucket),
-    No(Bucket),
+/// Messages of two shards about a move.
+pub(super) enum MigrationMsg {
+    Propose(Bucket),
+    Agree(Bucket),
+    Refuse(Bucket),
     Cancel(Bucket),
     /// With the bytes of its streams that had not been taken.
-    Adopt(Box<Luggage>, Vec<StreamLeft>),
+    Commit(Box<Migrating>, Vec<MigratingStream>),
     Moved(Bucket, ShardId),
     Marker(Bucket),
     AllIn(Bucket),
@@ -131,7 +131,7 @@ pub(super) enum MoveMsg {
 }
 
 /// The end of a stream that another lcore owns, as it lay at the old home.
-pub(super) struct StreamLeft {
+pub(super) struct MigratingStream {
     pub(super) conn: ConnId,
     pub(super) rx: Vec<RxLent>,
     pub(super) fin: bool,
@@ -144,25 +144,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn leaving_transitions() {
-        insta::assert_snapshot!(fsm::listing::<Leave>(), @r"
+    fn migrate_out_transitions() {
+        insta::assert_snapshot!(fsm::listing::<MigrateOut>(), @r"
         Idle + Propose -> Asked
-        Asked + Yes -> Ready
-        Asked + No -> Idle
-        Ready + No -> Idle
-        Ready + Off -> Idle
-        Ready + Parted -> Settling
+        Asked + Agree -> Ready
+        Asked + Refuse -> Idle
+        Ready + Refuse -> Idle
+        Ready + Cancel -> Idle
+        Ready + Commit -> Settling
         Settling + AllIn -> Idle
         otherwise: the event says nothing
         ");
     }
 
     #[test]
-    fn arriving_transitions() {
-        insta::assert_snapshot!(fsm::listing::<Arrive>(), @r"
-        Idle + Ask -> Promised
+    fn migrate_in_transitions() {
+        insta::assert_snapshot!(fsm::listing::<MigrateIn>(), @r"
+        Idle + Propose -> Promised
         Promised + Cancel -> Idle
-        Promised + Adopt -> Holding
+        Promised + Commit -> Holding
         Holding + AllIn -> Idle
         otherwise: the event says nothing, or is refused
         ");

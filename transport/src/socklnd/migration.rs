@@ -14,9 +14,9 @@ use crate::lnd::{Cx, LnetError, Upper};
 use crate::stream::slab::{Key, Slab};
 use crate::stream::{Bucket, ConnId, DialId};
 
-/// What goes.
+/// Peers on their way to another shard.
 #[derive(Debug)]
-pub(crate) struct Luggage<U: Upper> {
+pub(crate) struct Migrating<U: Upper> {
     peers: Vec<(Key, Peer<U::Token>)>,
     conns: Vec<(Key, Conn<U>)>,
     lends: Vec<(Key, LendRec<U::Token>)>,
@@ -27,7 +27,7 @@ pub(crate) struct Luggage<U: Upper> {
     copy_jobs: u32,
 }
 
-impl<U: Upper> Luggage<U> {
+impl<U: Upper> Migrating<U> {
     /// Dials under way.
     pub(crate) fn dials(&self) -> impl Iterator<Item = DialId> + '_ {
         self.dials.iter().map(|(d, _)| *d)
@@ -77,7 +77,7 @@ fn take<T>(slab: &mut Slab<T>, of: &[Key]) -> Vec<(Key, T)> {
 impl<U: Upper> Socklnd<U> {
     /// Whether a bucket can be moved as a whole. Not while it shares something with another one: a peer whose NID is
     /// not the address that it comes from, or a REPLY that came over another peer's connection.
-    pub(crate) fn may_leave(&self, up: &U, b: Bucket) -> bool {
+    pub(crate) fn may_migrate(&self, up: &U, b: Bucket) -> bool {
         let at = |c: &Key| self.conns.get(*c).map(|c| c.bucket);
         let peers = keys(&self.peers).all(|(_, p)| {
             let shaking = match p.dial() {
@@ -100,7 +100,7 @@ impl<U: Upper> Socklnd<U> {
     }
 
     /// Packs a bucket.
-    pub(crate) fn leave(&mut self, cx: &mut Cx, b: Bucket) -> Luggage<U> {
+    pub(crate) fn migrate_out(&mut self, cx: &mut Cx, b: Bucket) -> Migrating<U> {
         let of = |keep: &dyn Fn(&Peer<U::Token>) -> bool| -> Vec<Key> {
             keys(&self.peers).filter(|(_, p)| keep(p)).map(|(k, _)| k).collect()
         };
@@ -109,7 +109,7 @@ impl<U: Upper> Socklnd<U> {
         let lends: Vec<Key> =
             keys(&self.lends).filter(|(_, l)| l.name.bucket() == b).map(|(k, _)| k).collect();
         let hosts = self.unload(cx, &peers, &conns);
-        let luggage = Luggage {
+        let migrating = Migrating {
             hosts,
             dials: self.dials.iter().filter(|(_, p)| peers.contains(p)).map(|(d, p)| (*d, *p)).collect(),
             peers: take(&mut self.peers, &peers),
@@ -117,28 +117,28 @@ impl<U: Upper> Socklnd<U> {
             lends: take(&mut self.lends, &lends),
             copy_jobs: self.copy_jobs.take(b),
         };
-        for (d, _) in &luggage.dials {
+        for (d, _) in &migrating.dials {
             self.dials.remove(d);
         }
-        for (key, p) in &luggage.peers {
+        for (key, p) in &migrating.peers {
             self.peer_timers.cancel(*key);
             if self.by_peer.get(&p.id) == Some(key) {
                 self.by_peer.remove(&p.id);
             }
         }
-        for (key, c) in &luggage.conns {
+        for (key, c) in &migrating.conns {
             self.conn_timers.cancel(*key);
             self.by_id.remove(&c.id);
         }
-        for (_, l) in &luggage.lends {
-            self.adopted.remove(&l.name);
+        for (_, l) in &migrating.lends {
+            self.migrated_lends.remove(&l.name);
         }
-        luggage
+        migrating
     }
 
     /// Takes a bucket in.
-    pub(crate) fn adopt(&mut self, up: &mut U, cx: &mut Cx, bucket: Bucket, luggage: Luggage<U>) {
-        let Luggage { peers, conns, lends, dials, hosts, copy_jobs } = luggage;
+    pub(crate) fn migrate_in(&mut self, up: &mut U, cx: &mut Cx, bucket: Bucket, migrating: Migrating<U>) {
+        let Migrating { peers, conns, lends, dials, hosts, copy_jobs } = migrating;
         let at = |host: Key| hosts.iter().find(|(k, _)| *k == host).map_or(NOBODY, |(_, ip)| *ip);
         self.copy_jobs.put(bucket, copy_jobs);
         let mut renamed: [Renamed; 3] = Default::default();
@@ -179,7 +179,7 @@ impl<U: Upper> Socklnd<U> {
             let name = l.name;
             let key = self.lends.insert(l);
             lend_names.0.insert(old, key);
-            self.adopted.insert(name, key);
+            self.migrated_lends.insert(name, key);
         }
         for (d, peer) in dials {
             self.dials.insert(d, peer_names.get(peer));

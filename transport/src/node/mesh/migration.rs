@@ -1,4 +1,4 @@
-//! A shard's part in moves, out and in: see [`crate::node::moving`] for the whole.
+//! A shard's part in migrations, out and in: see [`crate::node::migration`] for the whole.
 
 use std::collections::VecDeque;
 
@@ -10,14 +10,16 @@ use super::crossing::{Exported, Imported};
 use super::mail::{Mail, StreamEvent};
 use crate::hash::OwnMap;
 use crate::lnd::Owner;
-use crate::node::moving::{Arrive, ArriveEvent, Leave, LeaveEvent, MoveMsg, PATIENCE, StreamLeft};
-use crate::node::{Input, Luggage};
+use crate::node::migration::{
+    InEvent, MigrateIn, MigrateOut, MigratingStream, MigrationMsg, OutEvent, PATIENCE,
+};
+use crate::node::{Input, Migrating};
 use crate::stream::{Bucket, ConnId, ShardId};
 
 /// The old home's side of a move.
 #[derive(Default)]
-pub(super) struct Leaving {
-    pub(super) state: Fsm<Leave>,
+pub(super) struct Outgoing {
+    pub(super) state: Fsm<MigrateOut>,
     pub(super) bucket: Bucket,
     pub(super) to: ShardId,
     /// Shards whose markers are not in: a bit each.
@@ -27,18 +29,18 @@ pub(super) struct Leaving {
     /// When it is given up, in ns.
     pub(super) until: u64,
     /// Bytes that lay here, ready to go.
-    pub(super) streams: Vec<StreamLeft>,
+    pub(super) streams: Vec<MigratingStream>,
 }
 
 /// The new home's side of a move.
 #[derive(Default)]
-pub(super) struct Arriving {
-    pub(super) state: Fsm<Arrive>,
+pub(super) struct Incoming {
+    pub(super) state: Fsm<MigrateIn>,
     pub(super) bucket: Bucket,
     pub(super) from: ShardId,
-    /// What came over the old home.
+    /// News that came over the old home.
     pub(super) old: Vec<StreamEvent>,
-    /// What came here at once.
+    /// News that came here at once.
     pub(super) direct: Vec<StreamEvent>,
 }
 
@@ -58,70 +60,75 @@ impl Mesh {
     }
 
     pub(super) fn holding(&self, b: Bucket) -> bool {
-        self.arriving.state == Arrive::Holding && self.arriving.bucket == b
+        self.incoming.state == MigrateIn::Holding && self.incoming.bucket == b
     }
 
-    fn say(&mut self, to: ShardId, msg: MoveMsg) {
+    fn say(&mut self, to: ShardId, msg: MigrationMsg) {
         self.post.send(to, Mail::Move(self.shards.me, msg));
     }
 
-    fn leave_event(&mut self, event: LeaveEvent) -> bool {
-        self.leaving.state.apply(event).is_some()
+    fn out_event(&mut self, event: OutEvent) -> bool {
+        self.outgoing.state.apply(event).is_some()
     }
 
-    fn arrive_event(&mut self, event: ArriveEvent) -> bool {
-        self.arriving.state.apply(event).is_some()
+    fn in_event(&mut self, event: InEvent) -> bool {
+        self.incoming.state.apply(event).is_some()
     }
 
-    pub(super) fn move_msg(&mut self, from: ShardId, msg: MoveMsg, sink: &mut dyn FnMut(Input<'_>)) {
+    pub(super) fn migration_msg(
+        &mut self,
+        from: ShardId,
+        msg: MigrationMsg,
+        sink: &mut dyn FnMut(Input<'_>),
+    ) {
         match msg {
-            MoveMsg::Ask(b) => {
-                if !self.closing && self.arrive_event(ArriveEvent::Ask) {
-                    (self.arriving.bucket, self.arriving.from) = (b, from);
-                    self.say(from, MoveMsg::Yes(b));
+            MigrationMsg::Propose(b) => {
+                if !self.closing && self.in_event(InEvent::Propose) {
+                    (self.incoming.bucket, self.incoming.from) = (b, from);
+                    self.say(from, MigrationMsg::Agree(b));
                 } else {
-                    self.say(from, MoveMsg::No(b));
+                    self.say(from, MigrationMsg::Refuse(b));
                 }
             }
-            MoveMsg::Yes(b) => {
-                self.leaving.until = (self.now)() + PATIENCE;
-                if self.closing || !self.leave_event(LeaveEvent::Yes) {
-                    self.say(from, MoveMsg::Cancel(b));
+            MigrationMsg::Agree(b) => {
+                self.outgoing.until = (self.now)() + PATIENCE;
+                if self.closing || !self.out_event(OutEvent::Agree) {
+                    self.say(from, MigrationMsg::Cancel(b));
                 }
             }
-            MoveMsg::No(b) => {
-                let was = self.leaving.state;
-                if self.leave_event(LeaveEvent::No) {
+            MigrationMsg::Refuse(b) => {
+                let was = self.outgoing.state;
+                if self.out_event(OutEvent::Refuse) {
                     self.moves_refused += 1;
                 }
                 // A promise that was taken back is given back; one that was kept needs no word.
-                if was == Leave::Ready {
-                    self.say(from, MoveMsg::Cancel(b));
+                if was == MigrateOut::Ready {
+                    self.say(from, MigrationMsg::Cancel(b));
                 }
             }
-            MoveMsg::Cancel(b) => {
-                if self.arriving.bucket == b {
-                    self.arrive_event(ArriveEvent::Cancel);
+            MigrationMsg::Cancel(b) => {
+                if self.incoming.bucket == b {
+                    self.in_event(InEvent::Cancel);
                 }
             }
-            MoveMsg::Adopt(luggage, streams) => self.adopt(from, luggage, streams, sink),
-            MoveMsg::Moved(b, to) => {
+            MigrationMsg::Commit(migrating, streams) => self.migrate_in(from, migrating, streams, sink),
+            MigrationMsg::Moved(b, to) => {
                 self.homes.set(b, to);
                 sink(Input::Moved(b, to));
-                self.say(from, MoveMsg::Marker(b));
+                self.say(from, MigrationMsg::Marker(b));
             }
-            MoveMsg::Marker(b) => {
-                if self.leaving.state == Leave::Settling && self.leaving.bucket == b {
-                    self.leaving.missing &= !(1 << from.0);
+            MigrationMsg::Marker(b) => {
+                if self.outgoing.state == MigrateOut::Settling && self.outgoing.bucket == b {
+                    self.outgoing.missing &= !(1 << from.0);
                     self.all_in();
                 }
             }
-            MoveMsg::AllIn(b) => {
+            MigrationMsg::AllIn(b) => {
                 if self.holding(b) {
                     self.unhold(sink);
                 }
             }
-            MoveMsg::Busy(permille) => {
+            MigrationMsg::Busy(permille) => {
                 if let Some(s) = self.siblings.iter_mut().find(|s| s.0 == from) {
                     s.1 = permille;
                 }
@@ -130,19 +137,19 @@ impl Mesh {
     }
 
     /// The new home: takes the bucket in, and asks for the marker of what this lcore's own streams sent away.
-    fn adopt(
+    fn migrate_in(
         &mut self,
         from: ShardId,
-        luggage: Box<Luggage>,
-        streams: Vec<StreamLeft>,
+        migrating: Box<Migrating>,
+        streams: Vec<MigratingStream>,
         sink: &mut dyn FnMut(Input<'_>),
     ) {
-        let (b, me) = (luggage.bucket(), self.shards.me);
+        let (b, me) = (migrating.bucket(), self.shards.me);
         self.homes.set(b, me);
-        self.arrive_event(ArriveEvent::Adopt);
-        let own: Vec<ConnId> = luggage.conns().filter(|c| c.shard == me).collect();
-        let foreign: Vec<ConnId> = luggage.conns().collect();
-        sink(Input::Adopt(from, luggage));
+        self.in_event(InEvent::Commit);
+        let own: Vec<ConnId> = migrating.conns().filter(|c| c.shard == me).collect();
+        let foreign: Vec<ConnId> = migrating.conns().collect();
+        sink(Input::MigrateIn(from, migrating));
         for c in foreign {
             self.imported.insert(c, Imported::new(b));
         }
@@ -159,43 +166,45 @@ impl Mesh {
                 self.took(c, 0);
             }
         }
-        self.say(from, MoveMsg::Marker(b));
+        self.say(from, MigrationMsg::Marker(b));
         if self.closing {
             self.unhold(sink);
         }
     }
 
-    /// Opens what was held: first what came over the old home.
+    /// Tells the news that were held: first those that came over the old home.
     fn unhold(&mut self, sink: &mut dyn FnMut(Input<'_>)) {
-        self.arrive_event(ArriveEvent::AllIn);
-        let b = self.arriving.bucket;
+        self.in_event(InEvent::AllIn);
+        let b = self.incoming.bucket;
         sink(Input::Settled(b));
-        for ev in std::mem::take(&mut self.arriving.old) {
+        for ev in std::mem::take(&mut self.incoming.old) {
             self.stream_event(b, ev, sink);
         }
-        for ev in std::mem::take(&mut self.arriving.direct) {
+        for ev in std::mem::take(&mut self.incoming.direct) {
             self.stream_event(b, ev, sink);
         }
     }
 
     /// The old home: tells the new one when all markers are in.
     fn all_in(&mut self) {
-        if self.leaving.missing == 0 && self.leave_event(LeaveEvent::AllIn) {
-            self.say(self.leaving.to, MoveMsg::AllIn(self.leaving.bucket));
+        if self.outgoing.missing == 0 && self.out_event(OutEvent::AllIn) {
+            self.say(self.outgoing.to, MigrationMsg::AllIn(self.outgoing.bucket));
         }
     }
 
     /// The old home: the others are told only when the bucket lies in the new home's ring, so that nothing of theirs
     /// is there before it.
     pub(super) fn tell(&mut self) {
-        if self.leaving.state != Leave::Settling || self.leaving.told || !self.post.is_out_to(self.leaving.to)
+        if self.outgoing.state != MigrateOut::Settling
+            || self.outgoing.told
+            || !self.post.is_out_to(self.outgoing.to)
         {
             return;
         }
-        self.leaving.told = true;
-        let (b, to, me) = (self.leaving.bucket, self.leaving.to, self.shards.me);
+        self.outgoing.told = true;
+        let (b, to, me) = (self.outgoing.bucket, self.outgoing.to, self.shards.me);
         for s in (0..self.shards.count).map(ShardId).filter(|s| *s != me && *s != to) {
-            self.say(s, MoveMsg::Moved(b, to));
+            self.say(s, MigrationMsg::Moved(b, to));
         }
     }
 
@@ -215,19 +224,19 @@ impl Mesh {
                 }
             }
             let all = h.rx.is_empty();
-            packed.push(StreamLeft { conn: *c, rx, fin: h.fin, closed: h.closed, closing: h.closing });
+            packed.push(MigratingStream { conn: *c, rx, fin: h.fin, closed: h.closed, closing: h.closing });
             if !all {
                 unpack(&mut self.imported, relay, packed);
                 return false;
             }
         }
-        self.leaving.streams = packed;
+        self.outgoing.streams = packed;
         true
     }
 }
 
-/// Puts back what [`Mesh::pack`] took.
-fn unpack(imported: &mut OwnMap<ConnId, Imported>, relay: &Relay, packed: Vec<StreamLeft>) {
+/// Puts back the bytes that [`Mesh::pack`] took.
+fn unpack(imported: &mut OwnMap<ConnId, Imported>, relay: &Relay, packed: Vec<MigratingStream>) {
     for s in packed {
         let Some(h) = imported.get_mut(&s.conn) else { continue };
         s.rx.into_iter().rev().for_each(|l| h.rx.push_front(relay.frag(l)));
@@ -235,45 +244,45 @@ fn unpack(imported: &mut OwnMap<ConnId, Imported>, relay: &Relay, packed: Vec<St
 }
 
 /// How a bucket goes out, in steps, so that the machine is asked only when nothing of its own is under way:
-/// [`Mesh::propose`], then [`Mesh::ready`] until it names the bucket, then [`Mesh::part`] or [`Mesh::stay`].
+/// [`Mesh::propose`], then [`Mesh::ready`] until it names the bucket, then [`Mesh::commit`] or [`Mesh::cancel`].
 impl Mesh {
     /// Begins to move a bucket; `false` while another is on its way.
     pub(in crate::node) fn propose(&mut self, b: Bucket, to: ShardId) -> bool {
-        let arrives = self.arriving.state != Arrive::Idle && self.arriving.bucket == b;
+        let comes = self.incoming.state != MigrateIn::Idle && self.incoming.bucket == b;
         let known = to != self.shards.me && to.0 < self.shards.count;
-        if self.closing || arrives || !known || self.homes.at(b) != self.shards.me {
+        if self.closing || comes || !known || self.homes.at(b) != self.shards.me {
             return false;
         }
-        if !self.leave_event(LeaveEvent::Propose) {
+        if !self.out_event(OutEvent::Propose) {
             return false;
         }
-        (self.leaving.bucket, self.leaving.to) = (b, to);
-        self.say(to, MoveMsg::Ask(b));
+        (self.outgoing.bucket, self.outgoing.to) = (b, to);
+        self.say(to, MigrationMsg::Propose(b));
         true
     }
 
     /// The bucket that may be packed now.
     pub(in crate::node) fn ready(&mut self) -> Option<(Bucket, ShardId)> {
-        if self.leaving.state != Leave::Ready {
+        if self.outgoing.state != MigrateOut::Ready {
             return None;
         }
-        let (b, to) = (self.leaving.bucket, self.leaving.to);
+        let (b, to) = (self.outgoing.bucket, self.outgoing.to);
         // What was told to others must be out, lest the new home overtake it.
         if !self.post.is_out() || !self.pack(b, to) {
-            if (self.now)() > self.leaving.until {
-                self.stay();
+            if (self.now)() > self.outgoing.until {
+                self.cancel();
             }
             return None;
         }
         Some((b, to))
     }
 
-    /// Here it is, packed.
-    pub(in crate::node) fn part(&mut self, luggage: Box<Luggage>) {
-        let (b, to, me) = (self.leaving.bucket, self.leaving.to, self.shards.me);
+    /// Sends off the packed bucket.
+    pub(in crate::node) fn commit(&mut self, migrating: Box<Migrating>) {
+        let (b, to, me) = (self.outgoing.bucket, self.outgoing.to, self.shards.me);
         self.homes.set(b, to);
         self.imported.retain(|_, h| h.bucket != b);
-        let own: Vec<ConnId> = luggage.conns().filter(|c| c.shard == me).collect();
+        let own: Vec<ConnId> = migrating.conns().filter(|c| c.shard == me).collect();
         for c in own {
             let a = self.exported.entry(c).or_insert(Exported {
                 bucket: b,
@@ -284,21 +293,21 @@ impl Mesh {
             a.returns = false;
             self.reread.push(c);
         }
-        let streams = std::mem::take(&mut self.leaving.streams);
-        self.say(to, MoveMsg::Adopt(luggage, streams));
-        self.leaving.missing = (0..self.shards.count).filter(|s| *s != me.0).fold(0, |m, s| m | 1 << s);
-        self.leaving.told = false;
-        self.leave_event(LeaveEvent::Parted);
+        let streams = std::mem::take(&mut self.outgoing.streams);
+        self.say(to, MigrationMsg::Commit(migrating, streams));
+        self.outgoing.missing = (0..self.shards.count).filter(|s| *s != me.0).fold(0, |m, s| m | 1 << s);
+        self.outgoing.told = false;
+        self.out_event(OutEvent::Commit);
         self.tell();
     }
 
-    /// It cannot go.
-    pub(in crate::node) fn stay(&mut self) {
-        let (b, to) = (self.leaving.bucket, self.leaving.to);
-        unpack(&mut self.imported, &self.relay, std::mem::take(&mut self.leaving.streams));
-        if self.leave_event(LeaveEvent::Off) {
+    /// Takes the proposal back: the bucket cannot go now.
+    pub(in crate::node) fn cancel(&mut self) {
+        let (b, to) = (self.outgoing.bucket, self.outgoing.to);
+        unpack(&mut self.imported, &self.relay, std::mem::take(&mut self.outgoing.streams));
+        if self.out_event(OutEvent::Cancel) {
             self.moves_refused += 1;
-            self.say(to, MoveMsg::Cancel(b));
+            self.say(to, MigrationMsg::Cancel(b));
         }
     }
 
@@ -306,24 +315,24 @@ impl Mesh {
     pub(in crate::node) fn closing(&mut self) {
         self.closing = true;
         // One that was asked and has gone does not answer; one that answers is told that nothing comes.
-        if self.leaving.state == Leave::Asked {
-            self.leave_event(LeaveEvent::No);
+        if self.outgoing.state == MigrateOut::Asked {
+            self.out_event(OutEvent::Refuse);
         }
-        self.stay();
+        self.cancel();
         // The others go down as well and may have gone: what they would still send is lost with their streams.
-        self.leaving.missing = 0;
+        self.outgoing.missing = 0;
         self.tell();
         self.all_in();
-        if self.arriving.state == Arrive::Promised {
-            let (b, from) = (self.arriving.bucket, self.arriving.from);
-            self.say(from, MoveMsg::No(b));
+        if self.incoming.state == MigrateIn::Promised {
+            let (b, from) = (self.incoming.bucket, self.incoming.from);
+            self.say(from, MigrationMsg::Refuse(b));
         }
     }
 
     /// Tells the shards of the same CPT how busy this one was, in thousandths.
     pub(in crate::node) fn tell_busy(&mut self, permille: u32) {
         for s in 0..self.siblings.len() {
-            self.say(self.siblings[s].0, MoveMsg::Busy(permille));
+            self.say(self.siblings[s].0, MigrationMsg::Busy(permille));
         }
     }
 

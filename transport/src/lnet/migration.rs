@@ -11,9 +11,9 @@ use crate::stream::slab::Key;
 use crate::stream::{Bucket, ShardId};
 use crate::wire::Nid;
 
-/// What goes.
+/// Peers on their way to another shard.
 #[derive(Debug)]
-pub(crate) struct Luggage {
+pub(crate) struct Migrating {
     peers: Vec<(Key, Peer)>,
     ops: Vec<(Key, OpRec)>,
 }
@@ -47,18 +47,18 @@ impl Lnet {
     }
 
     /// Whether nothing that has come is still being taken in.
-    pub(crate) fn may_leave(&self) -> bool {
+    pub(crate) fn may_migrate(&self) -> bool {
         self.arrival.is_none()
     }
 
     /// Gives up the bucket's operations, and these peers.
-    pub(crate) fn leave(
+    pub(crate) fn migrate_out(
         &mut self,
         cx: &mut Cx,
         b: Bucket,
         peers: &[Key],
         hosts: impl Iterator<Item = Key>,
-    ) -> Luggage {
+    ) -> Migrating {
         let peers: Vec<(Key, Peer)> =
             peers.iter().filter_map(|k| Some((*k, self.peers.remove(*k)?))).collect();
         for (key, p) in &peers {
@@ -80,16 +80,16 @@ impl Lnet {
             }
         }
         let own: Vec<Nid> = self.nis.iter().map(|n| n.nid).collect();
-        Luggage { peers, ops: self.ops.take(b, &own) }
+        Migrating { peers, ops: self.ops.take(b, &own) }
     }
 
     /// Takes a bucket in: first the operations; its peers follow one by one as the LND takes them in.
-    pub(crate) fn adopt(&mut self, cx: &mut Cx, b: Bucket, from: ShardId, luggage: Luggage) {
-        for (old, rec) in luggage.ops {
+    pub(crate) fn migrate_in(&mut self, cx: &mut Cx, b: Bucket, from: ShardId, migrating: Migrating) {
+        for (old, rec) in migrating.ops {
             let new = self.ops.put(cx.now, rec);
             self.renamed.ops.insert(old, new);
         }
-        self.renamed.peers.extend(luggage.peers);
+        self.renamed.peers.extend(migrating.peers);
         self.arrival = Some(Arrival { bucket: b, from, held: Vec::new() });
     }
 
@@ -122,7 +122,7 @@ impl Lnet {
     }
 
     /// All of it is here.
-    pub(crate) fn adopted(&mut self) {
+    pub(crate) fn migrated_in(&mut self) {
         self.renamed = Renamed::default();
     }
 
