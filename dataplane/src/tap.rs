@@ -139,6 +139,12 @@ impl TapEnd {
         TapEnd { spare, staged: VecDeque::with_capacity(tap.free.capacity()), tap: tap.clone() }
     }
 
+    /// Another end of the same tap.
+    #[must_use]
+    pub fn twin(&self) -> TapEnd {
+        TapEnd::new(&self.tap)
+    }
+
     /// Copies a packet whose buffers `each` shows, if it is wanted.
     fn shoot(
         &mut self,

@@ -429,6 +429,11 @@ impl<P: Port> Stack<P> {
         (self.io.port.home().lent_out() + self.small.home().lent_out()) as u64
     }
 
+    /// Whether the address is one of this stack's.
+    pub fn owns(&self, ip: std::net::IpAddr) -> bool {
+        self.host.owns(&Addr::from(ip))
+    }
+
     /// Whether somebody listens on `port`, on any address.
     pub fn listens(&self, port: u16) -> bool {
         self.listeners.iter().any(|l| l.port == port)

@@ -37,7 +37,7 @@
 //! ```
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -51,6 +51,7 @@ use super::app::App;
 use super::inspect::{Inspect, Inspection, Mailbox};
 use super::lcore::LcoreRt;
 use super::mesh::{Mesh, Rings, relay_budget};
+use super::ports::{PORTS_MAX, Ports};
 use super::run::{Control, IdlePolicy, NodeEnd, Order, Turn, run};
 use super::shard::{NotAlone, Shard};
 use super::sock::{self, SockConfig, SockError, SockRt};
@@ -120,6 +121,27 @@ pub enum BuildError {
     /// The kernel refuses an address, a port or the poller.
     #[error(transparent)]
     Sock(#[from] SockError),
+    /// An NI has no port.
+    #[error(
+        "{nid} is on none of the node's ports, whose addresses are its stacks'; give one of them {ip}, or leave the NI out"
+    )]
+    NoPort {
+        /// The NI.
+        nid: Nid,
+        /// Its address.
+        ip: IpAddr,
+    },
+    /// Two ports have the same address.
+    #[error("{nid} is on two of the node's ports: take {ip} away from one of them")]
+    TwoPorts {
+        /// The NI.
+        nid: Nid,
+        /// Its address.
+        ip: IpAddr,
+    },
+    /// Too many ports.
+    #[error("{0} ports: an lcore polls 1 to {PORTS_MAX}")]
+    Ports(usize),
     /// The stack refuses to listen.
     #[error("cannot listen on {at}: {source}; the stack needs the NID's address, and each port once")]
     Listen {
@@ -377,6 +399,20 @@ impl NodeBuilder {
         plan.single(plan.lcore(ShardId(0), stack)?, app)
     }
 
+    /// The same over the TCP stacks of several ports: each NI is on the one that has its address.
+    ///
+    /// # Errors
+    /// As [`NodeBuilder::over`]; an NI on no port, or on two.
+    pub fn over_ports<P: Port, A: App>(
+        self,
+        stacks: Vec<Stack<P>>,
+        app: A,
+    ) -> Result<Shard<Ports<LcoreRt<P>>, A>, BuildError> {
+        self.one_thread()?;
+        let plan = self.plan()?;
+        plan.single(plan.ports(ShardId(0), stacks)?, app)
+    }
+
     /// The node over kernel sockets, on a thread of its own that `control` stops. `make` makes the application there: it
     /// need not be `Send`. Returns when the node listens, or when its thread has failed, which [`Running::stop`] tells.
     ///
@@ -466,9 +502,51 @@ impl Plan {
     ///
     /// # Errors
     /// The stack cannot listen there.
-    pub fn lcore<P: Port>(&self, me: ShardId, mut stack: Stack<P>) -> Result<LcoreRt<P>, BuildError> {
+    pub fn lcore<P: Port>(&self, me: ShardId, stack: Stack<P>) -> Result<LcoreRt<P>, BuildError> {
+        for (nid, ip) in self.config.nids().filter_map(|n| Some((n, n.ip()?))) {
+            if !stack.owns(ip) {
+                return Err(BuildError::NoPort { nid, ip });
+            }
+        }
+        self.listening(me, stack, self.listen.iter().copied())
+    }
+
+    /// The same over a stack of each of several ports, to which the NIs go by their addresses.
+    ///
+    /// # Errors
+    /// An NI on no port, or on two; a stack that cannot listen.
+    pub fn ports<P: Port>(
+        &self,
+        me: ShardId,
+        stacks: Vec<Stack<P>>,
+    ) -> Result<Ports<LcoreRt<P>>, BuildError> {
+        if stacks.is_empty() || stacks.len() > PORTS_MAX {
+            return Err(BuildError::Ports(stacks.len()));
+        }
+        for (nid, ip) in self.config.nids().filter_map(|n| Some((n, n.ip()?))) {
+            match stacks.iter().filter(|s| s.owns(ip)).count() {
+                0 => return Err(BuildError::NoPort { nid, ip }),
+                1 => {}
+                _ => return Err(BuildError::TwoPorts { nid, ip }),
+            }
+        }
+        let all = stacks.into_iter().map(|stack| {
+            let ips: Vec<IpAddr> =
+                self.config.nids().filter_map(Nid::ip).filter(|ip| stack.owns(*ip)).collect();
+            let at = self.listen.iter().copied().filter(|a| stack.owns(a.ip())).collect::<Vec<_>>();
+            Ok((ips, self.listening(me, stack, at)?))
+        });
+        Ok(Ports::new(all.collect::<Result<Vec<_>, BuildError>>()?))
+    }
+
+    fn listening<P: Port>(
+        &self,
+        me: ShardId,
+        mut stack: Stack<P>,
+        all: impl IntoIterator<Item = SocketAddr>,
+    ) -> Result<LcoreRt<P>, BuildError> {
         let backlog = self.config.tcp.backlog.into();
-        for at in self.listen.iter().copied() {
+        for at in all {
             let l = Listen { addr: at.ip(), port: at.port(), backlog };
             stack.listen(l).map_err(|source| BuildError::Listen { at, source })?;
         }

@@ -7,6 +7,12 @@ macro_rules! counters {
         pub struct RtCounters { $($(#[$doc])* pub $name: u64,)* }
 
         impl RtCounters {
+            /// Of two runtimes together.
+            #[must_use]
+            pub fn and(&self, other: &RtCounters) -> RtCounters {
+                RtCounters { $($name: self.$name + other.$name,)* }
+            }
+
             /// Every count by name.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
                 [$((stringify!($name), self.$name),)*].into_iter()

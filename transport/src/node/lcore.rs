@@ -14,12 +14,12 @@ use dataplane::pkt::{Port, Reclaimed};
 use dataplane::tap::TapEnd;
 use hugepages::{LendSlab, Lent, RxFrag};
 use smallvec::SmallVec;
-use tcpstack::{CloseWhy as Why, Dial, Duplicate, FlowId, KeepAlive, PushError, SiblingMsg, Stack};
+use tcpstack::{CloseWhy as Why, Dial, Duplicate, FlowId, KeepAlive, PushError, Stack};
 
 use self::conns::{Conn, Conns, Queued};
 use super::counters::RtCounters;
 use super::inspect::{Inspect, PAGE, Page, Row};
-use super::streams::{Sibling, Streams, Work};
+use super::streams::{Sibling, Streams, Told, Work};
 use super::unlent::{Dials, Unlent, must_leave};
 use crate::hash::OwnMap;
 use crate::lnd::Tcp;
@@ -574,12 +574,12 @@ impl<P: Port> Streams for LcoreRt<P> {
 }
 
 impl<P: Port> Sibling for LcoreRt<P> {
-    fn tell(&mut self) -> Option<(u16, SiblingMsg)> {
-        self.stack.tell()
+    fn tell(&mut self) -> Option<(u16, Told)> {
+        self.stack.tell().map(|(queue, msg)| (queue, Told { port: 0, msg }))
     }
 
-    fn hear(&mut self, msg: SiblingMsg) {
-        self.stack.hear(self.now, msg);
+    fn hear(&mut self, told: Told) {
+        self.stack.hear(self.now, told.msg);
     }
 }
 

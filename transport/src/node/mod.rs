@@ -4,7 +4,7 @@
 //! * [`builder`]: where a node is assembled, over any kind of streams.
 //! * [`shard`]: the loop of one lcore, the same over every kind of streams, alone or among others.
 //! * [`streams`]: the seam. [`sock`] carries streams over kernel sockets, [`lcore`] over a TCP stack on a NIC
-//!   queue or, with an in-memory port and virtual time, a simulated network.
+//!   queue or, with an in-memory port and virtual time, a simulated network; [`ports`] joins those of several ports.
 //! * [`mesh`]: what crosses shards; `migration` moves peers between them, as [`balance`] sees fit.
 //! * [`app`]: what uses the node, on its lcore or behind rings.
 //! * [`inspect`]: looking at a node while it runs.
@@ -32,6 +32,8 @@ pub mod mesh;
 #[cfg(feature = "node")]
 mod migration;
 #[cfg(feature = "node")]
+pub mod ports;
+#[cfg(feature = "node")]
 pub mod run;
 #[cfg(feature = "node")]
 pub mod shard;
@@ -52,8 +54,10 @@ pub use counters::RtCounters;
 pub use inspect::Inspect;
 pub use machine::{BesideError, CopyJob, Gauges, Input, Machine, Migrating, Output};
 #[cfg(feature = "node")]
+pub use ports::Ports;
+#[cfg(feature = "node")]
 pub use run::{Control, IdlePolicy, NodeEnd, Order, Turn, run};
 #[cfg(feature = "node")]
 pub use shard::{NotAlone, Shard};
 #[cfg(feature = "node")]
-pub use streams::{Sibling, Streams, Work};
+pub use streams::{Sibling, Streams, Told, Work};

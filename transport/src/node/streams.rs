@@ -96,8 +96,17 @@ pub trait Streams {
 /// A TCP stack of one queue, among those of the other queues of its port (`tcpstack/src/siblings.rs`).
 pub trait Sibling {
     /// The next message for another queue's stack, and which queue.
-    fn tell(&mut self) -> Option<(u16, SiblingMsg)>;
+    fn tell(&mut self) -> Option<(u16, Told)>;
 
     /// Takes in a message of another queue's stack.
-    fn hear(&mut self, msg: SiblingMsg);
+    fn hear(&mut self, told: Told);
+}
+
+/// A message between the stacks of two queues of a port.
+#[derive(Debug)]
+pub struct Told {
+    /// The place of the port among those of the lcore.
+    pub port: u8,
+    /// The message.
+    pub msg: SiblingMsg,
 }

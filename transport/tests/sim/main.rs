@@ -11,6 +11,9 @@
 mod echo;
 #[cfg(feature = "node")]
 mod nodes;
+#[cfg(feature = "node")]
+#[path = "../common/rails.rs"]
+mod rails;
 #[path = "../common/raw.rs"]
 mod raw;
 #[cfg(feature = "node")]
@@ -23,6 +26,8 @@ mod sim_kernel;
 mod sim_node;
 #[cfg(feature = "node")]
 mod sim_queues;
+#[cfg(feature = "node")]
+mod sim_rails;
 #[cfg(feature = "node")]
 mod sim_stalled;
 mod sim_storm;

@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
 use hugepages::RxLent;
-use tcpstack::SiblingMsg;
 
 use crate::lnd::AppId;
 use crate::lnet::{Event, ShardMsg};
 use crate::node::migration::MigrationMsg;
-use crate::node::{CopyJob, handover};
+use crate::node::{CopyJob, Told, handover};
 use crate::stream::{
     Action, Bucket, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, LendId, Progress, ShardId,
 };
@@ -37,7 +36,7 @@ pub(super) enum Mail {
     Event(AppId, Box<Event>),
     Move(ShardId, MigrationMsg),
     /// From the TCP stack of one queue to that of another.
-    Sibling(SiblingMsg),
+    Sibling(Told),
 }
 
 /// News of a stream for its home. As [`Happened`](crate::stream::Happened), with bytes that may cross threads.

@@ -1,0 +1,215 @@
+//! Streams of an lcore over several ports: a queue of each, with a TCP stack of its own.
+//!
+//! A dial goes out by the port that has its local address. A connection's name says which port it is on:
+//!
+//! ```text
+//!   ConnId::index   4 bits: place of the port   28: slot of its stack
+//! ```
+
+use std::net::IpAddr;
+
+use dataplane::tap::TapEnd;
+
+use super::counters::RtCounters;
+use super::inspect::{Inspect, PAGE, Page};
+use super::streams::{Sibling, Streams, Told, Work};
+use crate::lnd::Tcp;
+use crate::stream::{Close, ConnId, DialError, DialId, DialSpec, Happened, LendId, SendMsg};
+
+/// Most ports of an lcore.
+pub const PORTS_MAX: usize = 16;
+const SLOT_BITS: u32 = 28;
+
+fn named(port: usize, c: ConnId) -> ConnId {
+    ConnId { index: (port as u32) << SLOT_BITS | c.index, ..c }
+}
+
+fn at(c: ConnId) -> (usize, ConnId) {
+    ((c.index >> SLOT_BITS) as usize, ConnId { index: c.index & ((1 << SLOT_BITS) - 1), ..c })
+}
+
+struct Member<S> {
+    addresses: Vec<IpAddr>,
+    streams: S,
+}
+
+/// Streams over several ports, turned one after the other. Each keeps the order that [`Streams`] promises; an NI has one
+/// port, so what is on two of them is nothing to each other.
+pub struct Ports<S> {
+    all: Vec<Member<S>>,
+    /// Dials from an address that no port has.
+    astray: Vec<DialId>,
+}
+
+impl<S: Streams> Ports<S> {
+    /// The streams of each port, with its addresses. No two ports have one in common; those behind the first
+    /// [`PORTS_MAX`] are left out.
+    pub fn new(all: impl IntoIterator<Item = (Vec<IpAddr>, S)>) -> Ports<S> {
+        let member = |(addresses, streams)| Member { addresses, streams };
+        Ports { all: all.into_iter().take(PORTS_MAX).map(member).collect(), astray: Vec::new() }
+    }
+
+    fn on(&mut self, c: ConnId) -> Option<(&mut S, ConnId)> {
+        let (port, c) = at(c);
+        self.all.get_mut(port).map(|m| (&mut m.streams, c))
+    }
+}
+
+impl<S: Streams> Streams for Ports<S> {
+    fn now(&self) -> u64 {
+        self.all.first().map_or(0, |m| m.streams.now())
+    }
+
+    fn dial(&mut self, d: &DialSpec) {
+        match self.all.iter_mut().find(|m| m.addresses.contains(&d.local_ip)) {
+            Some(m) => m.streams.dial(d),
+            None => self.astray.push(d.id),
+        }
+    }
+
+    #[inline]
+    fn send(&mut self, c: ConnId, m: SendMsg) {
+        if let Some((s, c)) = self.on(c) {
+            s.send(c, m);
+        }
+    }
+
+    fn unhold(&mut self, c: ConnId, l: LendId) {
+        if let Some((s, c)) = self.on(c) {
+            s.unhold(c, l);
+        }
+    }
+
+    fn read(&mut self, c: ConnId) {
+        if let Some((s, c)) = self.on(c) {
+            s.read(c);
+        }
+    }
+
+    fn close(&mut self, c: ConnId, how: Close) {
+        if let Some((s, c)) = self.on(c) {
+            s.close(c, how);
+        }
+    }
+
+    fn turn(&mut self, sink: &mut dyn FnMut(Happened<'_>)) -> Work {
+        let mut work = Work::of(self.astray.len());
+        for d in self.astray.drain(..) {
+            sink(Happened::DialFailed(d, DialError::Local));
+        }
+        for (port, m) in self.all.iter_mut().enumerate() {
+            let own = |c| named(port, c);
+            work = work.and(m.streams.turn(&mut |happened| {
+                sink(match happened {
+                    Happened::Opened(c, info) => Happened::Opened(own(c), info),
+                    Happened::Progress(c, p) => Happened::Progress(own(c), p),
+                    Happened::Bytes(c, rx) => Happened::Bytes(own(c), rx),
+                    Happened::PeerFin(c) => Happened::PeerFin(own(c)),
+                    Happened::Ended(c) => Happened::Ended(own(c)),
+                    Happened::Closed(c, why) => Happened::Closed(own(c), why),
+                    other @ (Happened::DialFailed(..) | Happened::Released(_)) => other,
+                });
+            }));
+        }
+        work
+    }
+
+    fn flush(&mut self) -> Work {
+        self.all.iter_mut().fold(Work::Idle, |w, m| w.and(m.streams.flush()))
+    }
+
+    fn deadline(&self) -> Option<u64> {
+        if !self.astray.is_empty() {
+            return Some(self.now());
+        }
+        self.all.iter().filter_map(|m| m.streams.deadline()).min()
+    }
+
+    fn wait(&mut self, until: Option<u64>) {
+        // Whoever waits for one port does not hear of another.
+        if let [only] = &mut self.all[..] {
+            only.streams.wait(until);
+        }
+    }
+
+    fn abort_all(&mut self) {
+        self.all.iter_mut().for_each(|m| m.streams.abort_all());
+    }
+
+    fn tune(&mut self, tcp: &Tcp) {
+        self.all.iter_mut().for_each(|m| m.streams.tune(tcp));
+    }
+
+    fn sibling(&mut self) -> Option<&mut dyn Sibling> {
+        Some(self)
+    }
+}
+
+impl<S: Streams> Sibling for Ports<S> {
+    fn tell(&mut self) -> Option<(u16, Told)> {
+        (0..).zip(&mut self.all).find_map(|(port, m)| {
+            let (queue, told) = m.streams.sibling()?.tell()?;
+            Some((queue, Told { port, ..told }))
+        })
+    }
+
+    fn hear(&mut self, told: Told) {
+        let member = self.all.get_mut(usize::from(told.port));
+        if let Some(stack) = member.and_then(|m| m.streams.sibling()) {
+            stack.hear(Told { port: 0, ..told });
+        }
+    }
+}
+
+impl<S: Streams + Inspect> Inspect for Ports<S> {
+    fn counters(&self) -> RtCounters {
+        self.all.iter().fold(RtCounters::default(), |sum, m| sum.and(&m.streams.counters()))
+    }
+
+    fn look(&mut self, page: &mut Page) {
+        let (port, from) = at_place(page.from.unwrap_or(0));
+        let others = self.all.len() > port + 1;
+        page.from = Some(from);
+        let before = page.rows.len();
+        match self.all.get_mut(port) {
+            Some(m) => m.streams.look(page),
+            None => page.from = None,
+        }
+        for row in page.rows.iter_mut().skip(before) {
+            row.conn = named(port, row.conn);
+        }
+        page.from = match page.from {
+            Some(next) => Some(place(port, next)),
+            None => others.then(|| place(port + 1, 0)),
+        };
+        debug_assert!(page.rows.len() <= before + PAGE);
+    }
+
+    fn details(&self, f: &mut dyn FnMut(&'static str, u64)) {
+        let mut sums: Vec<(&'static str, u64)> = Vec::new();
+        for m in &self.all {
+            m.streams.details(&mut |name, n| match sums.iter_mut().find(|s| s.0 == name) {
+                Some(sum) => sum.1 += n,
+                None => sums.push((name, n)),
+            });
+        }
+        sums.into_iter().for_each(|(name, n)| f(name, n));
+    }
+
+    fn tap(&mut self, tap: Option<Box<TapEnd>>) -> Option<Box<TapEnd>> {
+        let (first, others) = self.all.split_first_mut()?;
+        for m in others {
+            m.streams.tap(tap.as_ref().map(|t| Box::new(t.twin())));
+        }
+        first.streams.tap(tap)
+    }
+}
+
+/// Places of all ports' tables, one behind the other.
+fn place(port: usize, slot: u32) -> u32 {
+    (port as u32) << SLOT_BITS | slot
+}
+
+fn at_place(place: u32) -> (usize, u32) {
+    ((place >> SLOT_BITS) as usize, place & ((1 << SLOT_BITS) - 1))
+}
