@@ -109,8 +109,8 @@ fn over_queues(two: bool, a: [&str; 2], b: [&str; 2], shards: u16) {
     let [left, right] = streams(two, [a, b], &mem);
     let (ha, aa) = app();
     let mut client = [node(a, 1).over_ports(left, aa).unwrap()];
-    let front = Arc::new(Inspection::new(shards.into(), clock()));
-    let plan = node(b, 2).lcores(lcores(shards, 1, &mem)).front(front.clone()).plan().unwrap();
+    let inspection = Arc::new(Inspection::new(shards.into(), clock()));
+    let plan = node(b, 2).lcores(lcores(shards, 1, &mem)).inspection(inspection.clone()).plan().unwrap();
     let mut own = Some(plan.ports(ShardId(0), right).unwrap());
     let (handles, apps): (Vec<_>, Vec<_>) = (0..shards).map(|_| app()).unzip();
     let mut servers: Vec<Shard<Ports<LcoreRt<MemPort>>, RingApp>> = (0..)
@@ -141,7 +141,7 @@ fn over_queues(two: bool, a: [&str; 2], b: [&str; 2], shards: u16) {
     let mut rows = Vec::new();
     std::thread::scope(|s| {
         let asked = s.spawn(|| {
-            front.connections(Filter::default(), |row| {
+            inspection.connections(Filter::default(), |row| {
                 rows.push((row.conn, row.stats.local.ip()));
                 true
             })
