@@ -69,7 +69,7 @@ fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>)
              grant it with: setcap cap_net_bind_service=+ep $(command -v pollnd)"
         );
     }
-    let mut config = settings::config(a, lnd::Carrier::Sockets, privileged, iface::mbps(ip))?;
+    let mut config = settings::config(a, lnd::TcpKind::Sockets, privileged, iface::mbps(ip))?;
     limits::descriptors(&mut config, role == Role::Server);
     let at = match (config.accept, &config.listen_ports().collect::<Vec<_>>()[..]) {
         (Accept::None, _) => "not listening".to_owned(),

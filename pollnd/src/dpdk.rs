@@ -20,7 +20,7 @@ use dataplane::pkt::Port;
 use hugepages::{Backing, LendSlab};
 use tcpstack::{Stack, StackConfig};
 use transport::lnd::tunables::Change;
-use transport::lnd::{Carrier, Tcp};
+use transport::lnd::{Tcp, TcpKind};
 use transport::node::inspect::Inspection;
 use transport::node::lcore::{Duplicates, LcoreRt, keepalive};
 use transport::node::{App, Control, IdlePolicy, Lcores, NoApp, NodeBuilder, NodeEnd, Order, Turn, run};
@@ -325,7 +325,7 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
         }
     }
     // The stack is ours: reserved ports need nobody's leave.
-    let config = settings::config(a, Carrier::Port, true, speed(port.refresh_link()))?;
+    let config = settings::config(a, TcpKind::Port, true, speed(port.refresh_link()))?;
     let told = config.link_mbps;
     let describe = format!(
         "port {} ({}), {}, {} on CPU {:?}, MTU {}, {}",

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use bench::sock::epoch;
 use transport::lnd::tunables;
-use transport::lnd::{Accept, Carrier, Config};
+use transport::lnd::{Accept, Config, TcpKind};
 use transport::wire::Nid;
 
 use crate::args::tuned::Tuned;
@@ -224,23 +224,23 @@ fn machine(a: &NodeArgs, ip: IpAddr) -> Result<(), String> {
 /// # Errors
 /// As [`config`].
 pub(crate) fn peer_credits(a: &NodeArgs) -> Result<u32, String> {
-    let mut c = read(a, Carrier::Sockets, true)?.0;
+    let mut c = read(a, TcpKind::Sockets, true)?.0;
     tunables::settle(&mut c);
     Ok(c.peer_credits)
 }
 
-/// Configuration of a node by `a`, over `carrier`, whose process may dial from reserved ports or not; `mbps` is the speed of
-/// its link, as far as it is known.
+/// Configuration of a node by `a`, over TCP of this kind, whose process may dial from reserved ports or not; `mbps` is the
+/// speed of its link, as far as it is known.
 ///
 /// # Errors
 /// Faults of a file, or settings that do not go together, by name.
 pub(crate) fn config(
     a: &NodeArgs,
-    carrier: Carrier,
+    kind: TcpKind,
     may_privileged: bool,
     mbps: Option<u32>,
 ) -> Result<Config, String> {
-    let (mut c, mut said) = read(a, carrier, may_privileged)?;
+    let (mut c, mut said) = read(a, kind, may_privileged)?;
     c.link_mbps = mbps;
     c.budget = a.budget.map_or_else(|| limits::budget(a.lcores), |mib| u64::from(mib) << 20);
     said.extend(tunables::settle(&mut c));
@@ -251,10 +251,10 @@ pub(crate) fn config(
 }
 
 /// Defaults, files and command line; and what is to be said of them.
-fn read(a: &NodeArgs, carrier: Carrier, may_privileged: bool) -> Result<(Config, Vec<String>), String> {
+fn read(a: &NodeArgs, kind: TcpKind, may_privileged: bool) -> Result<(Config, Vec<String>), String> {
     let mut said = Vec::new();
     let mut c = Config::new(a.nid, epoch());
-    (c.carrier, c.privileged) = (carrier, may_privileged);
+    (c.tcp_kind, c.privileged) = (kind, may_privileged);
     if !may_privileged {
         c.accept = Accept::Trust;
     }
@@ -290,7 +290,7 @@ mod tests {
     fn node(args: &[&str]) -> Result<Config, String> {
         let c = Cli::try_parse_from([&["pollnd", "node", "--nid", "10.0.0.1@tcp"], args].concat());
         let Command::Node(n) = c.map_err(|e| e.to_string())?.command else { panic!("not node") };
-        config(&n.node, Carrier::Sockets, true, None)
+        config(&n.node, TcpKind::Sockets, true, None)
     }
 
     #[test]
@@ -364,7 +364,7 @@ mod tests {
         let name = file.display().to_string();
         let c = Cli::try_parse_from(["pollnd", "node", "--nid", "10.0.0.1", "--options", &name]).unwrap();
         let Command::Node(n) = c.command else { panic!("not node") };
-        let (_, said) = read(&n.node, Carrier::Sockets, true).unwrap();
+        let (_, said) = read(&n.node, TcpKind::Sockets, true).unwrap();
         assert_eq!(said.len(), 3, "{said:?}");
         assert!(said[1].starts_with(&format!("{name}: line 2: nscheds=6 is passed over: ")), "{said:?}");
     }
@@ -449,8 +449,8 @@ mod tests {
     fn what_only_sockets_have_is_refused_over_a_port() {
         let c = Cli::try_parse_from(["pollnd", "node", "--nid", "1.2.3.4", "--tunable", "nagle=1"]).unwrap();
         let Command::Node(n) = c.command else { panic!("not node") };
-        assert!(config(&n.node, Carrier::Sockets, true, None).unwrap().tcp.nagle);
-        let e = config(&n.node, Carrier::Port, true, None).unwrap_err();
+        assert!(config(&n.node, TcpKind::Sockets, true, None).unwrap().tcp.nagle);
+        let e = config(&n.node, TcpKind::Port, true, None).unwrap_err();
         assert!(e.starts_with("nagle=1: here it is always 0"), "{e}");
     }
 

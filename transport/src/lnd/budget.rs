@@ -16,7 +16,7 @@
 //! A host of which no answer is held may always get one, however little is free: so a stalled host has answers of its
 //! own that will end, by its reading or by the time-out of its connections, and nobody waits for another.
 //!
-//! What is charged is what the memory may come to, not what the message needs: queues grow by doubling and shrink by
+//! A charge covers the memory that may be used in the end, not the need of the message: queues grow by doubling and shrink by
 //! halves at a quarter ([`trim`]).
 
 use std::collections::{HashMap, VecDeque};
@@ -40,10 +40,10 @@ pub(crate) const MESSAGE: usize = 400;
 pub(crate) const FLOOR: usize = 64;
 /// Entries of a map below which it is not made smaller.
 const SMALL_MAP: usize = 4096;
-/// Whom sources that lead nowhere are charged to, all of them together.
+/// Address to which all sources that lead nowhere are charged together.
 pub(crate) const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
-/// What memory is held for.
+/// Uses of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
     /// ACKs, REPLYs and NOOPs.
@@ -56,7 +56,7 @@ pub(crate) enum Cause {
     Peers,
 }
 
-/// What messages on their way hold of what the shard has for all of them.
+/// Credits and lendings of the shard that messages on their way hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Uses {
     /// Credits of the NI, one a message.
@@ -86,7 +86,7 @@ pub(crate) fn own_part(all: u32) -> u32 {
     (all / 4).max(1)
 }
 
-/// What is held now, and for what. In bytes but for `hosts` and `stalled`.
+/// Memory held now, by use. In bytes but for `hosts` and `stalled`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
     /// Most that may be.
@@ -117,7 +117,7 @@ struct Host {
     /// Of that, for connections, in whatever state.
     conns: u64,
     handshakes: usize,
-    /// What messages to it hold.
+    /// Credits and lendings that messages to it hold.
     uses: Uses,
     /// Connections that wait for its share to be enough, in the order they came.
     stalled: VecDeque<(NiId, Key)>,
@@ -153,7 +153,7 @@ impl Budget {
         }
     }
 
-    /// What is free. More may be held than the limit: what the node's own operations lead to is charged, never refused.
+    /// Free bytes. More may be held than the limit: the node's own operations are charged, never refused.
     fn free(&self) -> u64 {
         self.limit.saturating_sub(self.used)
     }
@@ -176,7 +176,7 @@ impl Budget {
         })
     }
 
-    /// Where the host is.
+    /// The host's address.
     pub(crate) fn ip(&self, host: Key) -> Option<IpAddr> {
         self.hosts.get(host).map(|h| h.ip)
     }
@@ -376,7 +376,7 @@ impl Budget {
         self.hosts.get_mut(host)?.waiters.pop_front()
     }
 
-    /// What is held now.
+    /// Memory held now, by use.
     pub(crate) fn held(&self) -> Held {
         let [answers, handshakes, conns, peers] = self.by;
         Held {

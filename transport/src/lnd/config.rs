@@ -1,4 +1,4 @@
-//! What a machine is told at birth.
+//! Configuration of a node.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,7 +10,7 @@ use crate::wire::{ConnType, Nid, Pid, ProcessId, Version, nid};
 /// One second in ns.
 pub const SEC: u64 = 1_000_000_000;
 
-/// Whom the acceptor takes (docs/protocol/socklnd.md §1).
+/// Peers that the acceptor takes (docs/protocol/socklnd.md §1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Accept {
     /// Peers with a source port up to 1023; the others are closed before a byte is read.
@@ -26,9 +26,9 @@ pub enum Accept {
     None,
 }
 
-/// What carries the streams. Some tunables mean something to one of them only.
+/// TCP under the streams. Some tunables have a meaning over one of them only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Carrier {
+pub enum TcpKind {
     /// The kernel's sockets, or a network of a test.
     #[default]
     Sockets,
@@ -36,7 +36,7 @@ pub enum Carrier {
     Port,
 }
 
-/// What the carrier of the streams is told, for each connection when it is made (docs/protocol/socklnd.md §10).
+/// Settings of TCP, for each connection when it is made (docs/protocol/socklnd.md §10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tcp {
     /// Silence before TCP's first keep-alive probe, in s; 0 or less disables them.
@@ -80,7 +80,7 @@ impl Tcp {
         Some((on(self.keepalive_idle)?, on(self.keepalive_intvl)?, count))
     }
 
-    /// What is written into IP headers: kernels set it only with keep-alive, and leave the two bits of ECN alone.
+    /// The byte in IP headers: kernels set it only with keep-alive, and leave the two bits of ECN alone.
     pub fn mark(&self) -> Option<u8> {
         self.tos.map(|t| t & !3).filter(|_| self.keepalive().is_some())
     }
@@ -191,7 +191,7 @@ pub struct Config {
     /// Dial IPv6 peers from other ports, too. Lustre kernels that accept such a connection crash (socklnd.md §9): only
     /// where all peers are nodes like this one.
     pub unprivileged_v6: bool,
-    /// Whom to accept.
+    /// Peers to accept.
     pub accept: Accept,
     /// BULK_IN and BULK_OUT connections that we open to a peer, of each; 0 to derive it from `link_mbps`.
     pub conns_per_peer: u8,
@@ -258,9 +258,9 @@ pub struct Config {
     /// Bytes to be copied and summed from which a message may be given away
     /// ([`Machine::offload`](crate::node::Machine::offload)); those that are both count twice.
     pub offload_from: u32,
-    /// What carries the streams.
-    pub carrier: Carrier,
-    /// What the carrier is told.
+    /// TCP under the streams.
+    pub tcp_kind: TcpKind,
+    /// Settings of that TCP.
     pub tcp: Tcp,
     /// Feature bits of our ping info.
     pub ping_features: u32,
@@ -315,7 +315,7 @@ impl Config {
             transaction_timeout: 150 * SEC,
             retry_count: 2,
             offload_from: BOX_FROM,
-            carrier: Carrier::Sockets,
+            tcp_kind: TcpKind::Sockets,
             tcp: Tcp::default(),
             ping_features: FEAT_MINIMAL,
             ping_sequence: 1,
@@ -349,7 +349,7 @@ impl Config {
         self
     }
 
-    /// Who we are, by the primary NID.
+    /// Our process at the primary NID.
     pub fn id(&self) -> ProcessId {
         ProcessId { nid: self.nid(), pid: self.pid }
     }
@@ -379,13 +379,13 @@ impl Config {
         some.into_iter().chain(some.map(|_| bulk).filter(|b| *b != port))
     }
 
-    /// Where the node `nid` accepts connections that are of type `ctype` at our end.
+    /// Address at which the node `nid` accepts connections that are of type `ctype` at our end.
     pub fn addr_of(&self, nid: Nid, ctype: ConnType) -> Option<SocketAddr> {
         let port = if ctype == ConnType::Control { self.port } else { self.bulk_port() };
         nid.ip().map(|ip| SocketAddr::new(ip, port))
     }
 
-    /// What LNet gives its drivers of a transaction's time, in ns (socklnd.md §8): whole seconds.
+    /// The LNDs' share of a transaction's time, in ns (socklnd.md §8): whole seconds.
     pub fn lnd_timeout(&self) -> u64 {
         let whole = (self.transaction_timeout / SEC).saturating_sub(1);
         (whole / (u64::from(self.retry_count) + 1)).max(1) * SEC

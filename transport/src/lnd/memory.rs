@@ -8,7 +8,7 @@ use hugepages::{PageRunMut, PrivatePages};
 use super::pieces::Pieces;
 use crate::stream::{INLINE_PAYLOAD_MAX, Pages};
 
-/// What a PUT or REPLY carries.
+/// Payload of a PUT or REPLY.
 #[derive(Debug)]
 pub enum Payload {
     /// Up to [`INLINE_PAYLOAD_MAX`] bytes, copied into the header.
@@ -95,7 +95,7 @@ impl Payload {
     }
 }
 
-/// Where received payload goes.
+/// Place for received payload.
 #[derive(Debug)]
 pub enum Sink {
     /// One copy into this run, which comes back with the event that unlinks the MD.
@@ -121,7 +121,7 @@ impl Sink {
     }
 }
 
-/// What became of received payload.
+/// Received payload, as its receiver gets it.
 #[derive(Debug)]
 pub enum Data {
     /// It lies in the MD's run, at the event's offset.

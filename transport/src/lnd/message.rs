@@ -56,7 +56,7 @@ impl<T> Tx<T> {
         }
     }
 
-    /// What it holds of what the shard has for all, once it has its credits.
+    /// Credits and lendings of the shard that it holds, once it has its credits.
     pub(crate) fn uses(&self) -> Uses {
         let credits = u32::from(self.credit);
         Uses { credits, answers: if self.answer { credits } else { 0 }, pieces: credits * self.pieces() }

@@ -34,7 +34,7 @@ use std::fmt::Debug;
 
 pub use self::budget::Held;
 pub(crate) use self::budget::{Budget, Uses, trim};
-pub use self::config::{Accept, Carrier, Config, LENDINGS, NIS_MAX, NiConfig, Shards, ShardsError, Tcp};
+pub use self::config::{Accept, Config, LENDINGS, NIS_MAX, NiConfig, Shards, ShardsError, Tcp, TcpKind};
 pub use self::counters::Counters;
 pub use self::memory::{Data, LnetError, Payload, Sink};
 pub(crate) use self::message::Tx;
@@ -47,7 +47,7 @@ use crate::stream::{Action, BUCKETS, Bucket, ConnId, Homes};
 use crate::wire::ksock::Checksum;
 use crate::wire::{LnetHdr, Nid, ProcessId};
 
-/// What a message costs a home without its payload, in ns.
+/// Cost of a message to its home without its payload, in ns.
 const MESSAGE_NS: u64 = 500;
 /// Bytes copied or summed in a ns: what a core does out of cache (`pollnd bench cpt`).
 pub(crate) const BYTES_A_NS: u64 = 6;
@@ -85,11 +85,11 @@ pub struct Cx {
     pub(crate) now: u64,
     pub(crate) cfg: Config,
     pub(crate) counters: Counters,
-    /// Orders to the carrier of the streams.
+    /// Orders to the runtime.
     pub(crate) actions: VecDeque<Action>,
     pub(crate) budget: Budget,
     pub(crate) homes: Homes,
-    /// What each bucket's messages have cost, in ns, by estimate.
+    /// Cost of each bucket's messages so far, in ns, by estimate.
     pub(crate) load: Box<[u64; BUCKETS]>,
     /// The node goes down: nothing new is begun.
     pub(crate) down: bool,
@@ -138,7 +138,7 @@ pub(crate) struct Arrived {
     pub(crate) sum: Option<Checksum>,
 }
 
-/// Where a held message is found again, over all shards of a node and wherever its connection's home is by then.
+/// Name of a held message, by which it is found again from any shard of the node, wherever its connection's home is by then.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ticket {
     pub(crate) ni: NiId,
@@ -169,7 +169,7 @@ pub(crate) struct Way {
 /// A message's payload, stored or not.
 #[derive(Debug)]
 pub(crate) struct Stored {
-    /// Where it went, if it went anywhere.
+    /// Its place, if it was stored.
     pub(crate) dest: Option<Dest>,
     pub(crate) data: Data,
     pub(crate) status: Result<(), LnetError>,
@@ -179,7 +179,7 @@ pub(crate) struct Stored {
 pub(crate) trait Upper: Sized {
     /// Comes back when a message was sent, or will not be.
     type Token: Debug + Default;
-    /// Whom the end of a message's payload concerns.
+    /// Home of the operation that the end of a message's payload concerns.
     type Delivery: Debug + Default;
 
     /// A header has come (`lnet_parse`): LNet says at once what is to be done with the message, by [`Lnd::recv`],

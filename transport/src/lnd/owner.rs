@@ -59,7 +59,7 @@ impl AppId {
         AppId { n: self.n, shard: shard.0 }
     }
 
-    /// Where it lives, and its id there.
+    /// Its id on its own shard, and that shard.
     pub(crate) fn home(self) -> (AppId, ShardId) {
         (AppId { n: self.n, shard: 0 }, ShardId(self.shard))
     }

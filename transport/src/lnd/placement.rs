@@ -1,4 +1,4 @@
-//! Where the payload of one message goes: an object that is fed with fragments and knows nothing else.
+//! Placement of one message's payload: an object that is fed with fragments and knows nothing else.
 
 use hugepages::{LendOwner, PageRunMut, RxFrag};
 

@@ -35,7 +35,7 @@
 use super::version::Carry;
 
 fsm::fsm! {
-    /// What the carrier is.
+    /// Kinds of carriers.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) enum Carrier {
         /// There is none.
@@ -50,13 +50,13 @@ fsm::fsm! {
         Pair,
         /// A NOOP with all from the first to the last: words (first, last).
         Range,
-        /// It has moved on: what is behind is looked at.
+        /// The carrier has moved on to the message behind, which is looked at next.
         Behind,
     }
 
-    /// What happens to it.
+    /// Events of the queue.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(super) enum Ask {
+    pub(super) enum CarrierEvent {
         /// An LNet message is queued.
         Message,
         /// A keepalive is queued.
@@ -79,9 +79,9 @@ fsm::fsm! {
         Is(Carrier),
     }
 
-    /// What is done with what is queued.
+    /// Ways to queue a message or an ACK.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(super) enum Act {
+    pub(super) enum CarrierAction {
         /// It goes to the tail. Where the carrier moves on, it may be the next.
         Append,
         /// It goes to the tail and is the carrier.
@@ -98,7 +98,7 @@ fsm::fsm! {
         Drop,
     }
 
-    table Carrier + Ask => Act by Carry {
+    table Carrier + CarrierEvent => CarrierAction by Carry {
         start None;
         else "an ACK is dropped: V1 has none; an LNet message is appended, but none is given to a BULK_IN of V3 (socklnd.md §7)";
         Append {
@@ -136,23 +136,23 @@ fsm::fsm! {
 
 impl Carrier {
     /// How the ACK `k` stands to a carrier with these words.
-    pub(super) fn relation(self, (c0, c1): (u64, u64), k: u64) -> Ask {
+    pub(super) fn relation(self, (c0, c1): (u64, u64), k: u64) -> CarrierEvent {
         // All from `lo` to `hi`, neighbours or a range.
         let beside = |lo: u64, hi: u64| match k {
-            k if lo <= k && k <= hi => Ask::Known,
-            k if hi.checked_add(1) == Some(k) => Ask::Above,
-            k if k.checked_add(1) == Some(lo) => Ask::Below,
-            _ => Ask::Apart,
+            k if lo <= k && k <= hi => CarrierEvent::Known,
+            k if hi.checked_add(1) == Some(k) => CarrierEvent::Above,
+            k if k.checked_add(1) == Some(lo) => CarrierEvent::Below,
+            _ => CarrierEvent::Apart,
         };
         match self {
-            Carrier::None | Carrier::Message | Carrier::Alive | Carrier::Behind => Ask::Apart,
-            Carrier::Single if k == c1 => Ask::Known,
-            Carrier::Single if k.abs_diff(c1) <= 2 => Ask::Near,
-            Carrier::Single => Ask::Apart,
-            Carrier::Pair if k == c0 || k == c1 => Ask::Known,
-            Carrier::Pair if c0 - c1 == 2 && k == c1 + 1 => Ask::Between,
+            Carrier::None | Carrier::Message | Carrier::Alive | Carrier::Behind => CarrierEvent::Apart,
+            Carrier::Single if k == c1 => CarrierEvent::Known,
+            Carrier::Single if k.abs_diff(c1) <= 2 => CarrierEvent::Near,
+            Carrier::Single => CarrierEvent::Apart,
+            Carrier::Pair if k == c0 || k == c1 => CarrierEvent::Known,
+            Carrier::Pair if c0 - c1 == 2 && k == c1 + 1 => CarrierEvent::Between,
             Carrier::Pair if c0 - c1 == 1 => beside(c1, c0),
-            Carrier::Pair => Ask::Apart,
+            Carrier::Pair => CarrierEvent::Apart,
             Carrier::Range => beside(c0, c1),
         }
     }
@@ -225,7 +225,7 @@ mod tests {
     /// Words, the ACK and how it stands to them; and what the words are when it has joined.
     #[test]
     fn relations() {
-        use {Ask as E, Carrier as S};
+        use {Carrier as S, CarrierEvent as E};
         let top = u64::MAX;
         for (s, words, k, want, joined) in [
             (S::Alive, (0, 1), 9, E::Apart, (0, 9)),

@@ -2,7 +2,7 @@
 
 use crate::wire::{ConnType, Version};
 
-/// What is to be sent.
+/// Kinds of messages, as far as the choice of a connection goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cargo {
     /// A NOOP; `nonblk` when it must not queue behind LNet messages.

@@ -1,4 +1,4 @@
-//! One connection as the machine sees it.
+//! One connection as socklnd sees it.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -20,9 +20,9 @@ use crate::wire::{ByteOrder, ConnType, Nid, Version};
 #[derive(Debug)]
 pub(crate) struct Conn<U: Upper> {
     pub(super) id: ConnId,
-    /// Where the peer's address falls.
+    /// Bucket of the peer's address.
     pub(super) bucket: Bucket,
-    /// Whom it is charged to.
+    /// Host that it is charged to.
     pub(super) host: Key,
     /// Charged for answers on its stream that have no pages, in bytes.
     pub(super) owed: u64,
@@ -44,7 +44,7 @@ pub(crate) struct Conn<U: Upper> {
     pub(super) hs_buf: ArrayVec<u8, { hello::BUF }>,
     /// When the handshake is given up, in ns; when the node goes down, and it has ended: when it is reset.
     pub(super) hs_deadline: u64,
-    /// What its end would mean for the set.
+    /// Whether its end would end the set.
     pub(super) standing: Fsm<Standing>,
     /// A HELD one is used then, in ns.
     pub(super) held_until: u64,

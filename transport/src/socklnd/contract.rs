@@ -1,4 +1,4 @@
-//! What LNet asks of socklnd.
+//! The LND contract as socklnd keeps it: LNet's requests.
 
 use super::Socklnd;
 use crate::lnd::budget::{Cause, NOBODY, QUEUE};

@@ -252,7 +252,7 @@ impl<U: Upper> Socklnd<U> {
         let rebooted = peer.incarnation.is_some_and(|i| i != incarnation);
         let other = !peer.conns.is_empty() && peer.version.is_some_and(|v| v != version);
         if rebooted || other || peer.leaving.is_some() {
-            // What waits for a connection goes over the set that begins here.
+            // Messages that wait for a connection go over the set that begins here.
             cx.counters.peers_rebooted += u64::from(rebooted);
             self.drop_set(up, cx, peer_key, LnetError::ConnLost, false, None);
             self.kick_upper(up, peer_key);

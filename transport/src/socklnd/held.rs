@@ -1,4 +1,4 @@
-//! Who is charged for what: socklnd's side of the [`Budget`](crate::lnd::budget::Budget).
+//! Charges to hosts: socklnd's side of the [`Budget`](crate::lnd::budget::Budget).
 
 use std::net::IpAddr;
 
@@ -33,7 +33,7 @@ impl<U: Upper> Socklnd<U> {
         }
     }
 
-    /// It is over.
+    /// A handshake that had a deadline is over.
     pub(super) fn shook(&mut self, cx: &mut Cx, conn: Key) {
         self.embryonic = self.embryonic.saturating_sub(1);
         if let Some(c) = self.conns.get(conn) {
@@ -74,7 +74,7 @@ impl<U: Upper> Socklnd<U> {
         Some(key)
     }
 
-    /// What a peer is charged for: itself, and answers that are not on a stream without pages.
+    /// Charges of a peer: for itself, and for its answers that are not on a stream without pages.
     fn charges(p: &Peer<U::Token>) -> (u64, u64) {
         let queue = if p.queued { QUEUE } else { 0 };
         (PEER + queue, (p.answers + p.lent) as u64 * ANSWER)
@@ -262,7 +262,7 @@ impl<U: Upper> Socklnd<U> {
         }
     }
 
-    /// The same, in bytes, counted from what there is.
+    /// Memory held by connections and peers, in bytes, counted anew.
     #[cfg(feature = "testing")]
     pub(crate) fn held_recounted(&self) -> u64 {
         let keys = |n: usize| 0..n;

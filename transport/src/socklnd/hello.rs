@@ -1,6 +1,6 @@
 //! The handshake of a connection (docs/protocol/socklnd.md §1, §2.6, §2.7): a machine for each role.
 //!
-//! Who was dialled (`passive`):
+//! The node that was dialled (`passive`):
 //!
 //! ```text
 //!          Request          Hello / writes its HELLO
@@ -12,7 +12,7 @@
 //!                  Bad, Lost / RST --------------------------------------> DEAD
 //! ```
 //!
-//! Who dialled (`active`; request and HELLO left when TCP was connected):
+//! The node that dialled (`active`; request and HELLO left when TCP was connected):
 //!
 //! ```text
 //!          Hello
@@ -23,7 +23,7 @@
 //!     '--- Bad, Version, Lost / RST, back off ---------------------------> DEAD
 //! ```
 //!
-//! Who has read all that was said closes with FIN, who leaves something unread with RST, as sockets of kernels do of
+//! A node that has read everything closes with FIN, one that leaves bytes unread with RST, as sockets of kernels do of
 //! themselves (field report L7). NONE goes before a FIN: a RST may overtake it, and a peer that never reads it takes
 //! its dial for failed.
 //!
@@ -36,7 +36,7 @@ use crate::wire::{ConnType, Hello, Nid, ProcessId, Version, WireError, acceptor,
 use crate::lnd::{Config, Counters, NiId};
 
 fsm::fsm! {
-    /// Where the handshake of a connection stands that the peer made.
+    /// States of the handshake of a connection that the peer made.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) enum Passive {
         /// The acceptor request is to come.
@@ -49,7 +49,7 @@ fsm::fsm! {
         Dead,
     }
 
-    /// Where the handshake of a connection stands that we dialled.
+    /// States of the handshake of a connection that we dialled.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) enum Active {
         /// Request and HELLO are sent, the answer is to come.
@@ -60,7 +60,7 @@ fsm::fsm! {
         Dead,
     }
 
-    /// What moves it.
+    /// Events of a handshake.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) enum HsEvent {
         /// A good acceptor request.
@@ -85,7 +85,7 @@ fsm::fsm! {
         Ended,
     }
 
-    /// What the machine does on a transition.
+    /// Actions on a transition.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) enum HsAction {
         /// Nothing: wait for more, or it is over.
@@ -135,7 +135,7 @@ fsm::fsm! {
     }
 }
 
-/// Where the handshake of a connection stands, by who dialled.
+/// State of a connection's handshake, by role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HsState {
     Passive(Passive),
@@ -187,7 +187,7 @@ impl Handshake {
     }
 }
 
-/// What the front of a stream holds, while a handshake lasts.
+/// Findings at the front of a stream while a handshake lasts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Front {
     /// Collect so many bytes in all.
@@ -256,11 +256,11 @@ pub(super) fn hello(buf: &[u8], own: Nid, counters: &mut Counters) -> Front {
     }
 }
 
-/// Judges a HELLO on a passive connection; gives our own type when it is wanted. What a `renamed` peer says of its
-/// NID means nothing.
+/// Judges a HELLO on a passive connection; gives our own type when it is wanted. The NID that a `renamed` peer claims
+/// means nothing.
 pub(super) fn judge_passive(h: &Hello, renamed: bool, counters: &mut Counters) -> Result<ConnType, HsEvent> {
-    // A NID of any network will do, our own too, since a node may dial itself (lnet.md §9). Who is not of our network
-    // gets nothing but zero-copy ACKs (lnet.md §5).
+    // A NID of any network will do, our own too, since a node may dial itself (lnet.md §9). A peer of
+    // another network gets nothing but zero-copy ACKs (lnet.md §5).
     if h.src_nid.is_any() || (h.src_nid == Nid::LO && !renamed) {
         counters.err_hello_nid += 1;
         return Err(HsEvent::Unfit);

@@ -33,7 +33,7 @@ const SETTLE: u64 = SEC / 20;
 const LOOK: u64 = SEC / 200;
 
 fsm::fsm! {
-    /// Where the way down stands.
+    /// Stages of the way down.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     enum Stage {
         /// The node runs.
@@ -44,7 +44,7 @@ fsm::fsm! {
         Gone,
     }
 
-    /// What moves it.
+    /// Events of the way down.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     enum Event {
         /// The node is to go down.
@@ -141,7 +141,8 @@ impl<U: Upper> Socklnd<U> {
         self.conn_by(cx, conn, at);
     }
 
-    /// What is closing already waits no longer: a peer that is gone, or does not close, would never let it end.
+    /// Connections that are closing are waited for no longer: a peer that is gone, or does not close, would never let them
+    /// end.
     fn cut_off(&mut self, cx: &mut Cx) {
         for conn in (0..self.conns.capacity()).filter_map(|i| self.conns.key_at(i)) {
             if let Some(c) = self.conns.get(conn).filter(|c| c.hs.dead())

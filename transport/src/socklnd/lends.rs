@@ -9,7 +9,7 @@ use crate::stream::slab::Key;
 /// Pages on loan to a connection.
 #[derive(Debug)]
 pub(super) struct LendRec<T> {
-    /// The carrier's name for it.
+    /// The runtime's name for it.
     pub(super) name: LendId,
     pub(super) done: T,
     pub(super) peer: Key,
@@ -23,7 +23,7 @@ pub(super) struct LendRec<T> {
 }
 
 impl<U: Upper> Socklnd<U> {
-    /// The pages are home: their message ends.
+    /// A loan is home: its message ends.
     pub(super) fn released(&mut self, up: &mut U, cx: &mut Cx, id: LendId) {
         let here = self.lends.key_at(id.slot()).filter(|k| self.lends.get(*k).is_some_and(|r| r.name == id));
         let Some(rec) = here.or_else(|| self.migrated_lends.remove(&id)).and_then(|k| self.lends.remove(k))

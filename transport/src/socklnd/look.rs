@@ -1,4 +1,4 @@
-//! Peers as they stand, for those who look at a machine.
+//! Peers as they are now, for inspection.
 
 use smallvec::SmallVec;
 
@@ -23,23 +23,23 @@ pub enum Contact {
     Waiting,
 }
 
-/// A peer in a few words, for those who look at a node while it runs.
+/// A peer in short, for inspection of a node that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerBrief {
-    /// Who it is.
+    /// Its NID and process id.
     pub id: ProcessId,
     /// Its connections that passed the HELLO.
     pub conns: u32,
     /// The connection that is being made.
     pub contact: Contact,
-    /// What the last dial came to, if it failed.
+    /// Reason why the last dial failed, if it did.
     pub why: Option<DialWhy>,
 }
 
 /// One peer at a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerView {
-    /// Who it is.
+    /// Its NID and process id.
     pub id: ProcessId,
     /// Its connections that passed the HELLO, with our own end's type, oldest first.
     pub conns: SmallVec<[(ConnId, ConnType); 4]>,
@@ -88,7 +88,7 @@ impl<U: Upper> Socklnd<U> {
         }
     }
 
-    /// A handshake that we began has ended without a connection.
+    /// A handshake that we began has ended without a connection: notes why.
     pub(super) fn dial_came_to(&mut self, conn: Key, peer: Key, event: HsEvent) {
         let refused = self.conns.get(conn).is_some_and(|c| {
             let word = c.hs_buf.first_chunk::<4>();

@@ -21,7 +21,7 @@ pub(crate) struct Migrating<U: Upper> {
     conns: Vec<(Key, Conn<U>)>,
     lends: Vec<(Key, LendRec<U::Token>)>,
     dials: Vec<(DialId, Key)>,
-    /// Whom peers and connections are charged to.
+    /// Hosts that peers and connections are charged to.
     hosts: Vec<(Key, IpAddr)>,
     /// Messages in copy jobs, which will come to the new home.
     copy_jobs: u32,
@@ -199,7 +199,7 @@ impl<U: Upper> Socklnd<U> {
             c.peer = c.peer.and_then(|p| peers.0.get(&p).copied());
             c.lends = lends.all(std::mem::take(&mut c.lends)).collect();
             c.txq.iter_mut().for_each(|tx| up.renamed(&mut tx.done));
-            // What was handed to the stream's owner is as good as sent there.
+            // Bytes that the stream's owner was handed are as good as sent.
             c.sent = c.pushed;
             up.renamed_delivery(&mut c.rx.delivery);
         }

@@ -80,7 +80,7 @@ pub(crate) struct Socklnd<U: Upper> {
     misrouted: Vec<(NiId, Box<Conn<U>>)>,
 }
 
-/// What is out at the moment.
+/// Counts of things in use.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Out {
     pub(crate) conns_up: usize,
@@ -166,7 +166,7 @@ impl<U: Upper> Socklnd<U> {
         self.leaving.gone() && self.conns.is_empty() && self.lends.is_empty() && self.copy_jobs.out() == 0
     }
 
-    /// What is out now. Walks all connections and peers.
+    /// Counts of things in use now. Walks all connections and peers.
     pub(crate) fn out(&self) -> Out {
         let conns = (0..self.conns.capacity()).filter_map(|i| self.conns.get(self.conns.key_at(i)?));
         let peers = || (0..self.peers.capacity()).filter_map(|i| self.peers.get(self.peers.key_at(i)?));

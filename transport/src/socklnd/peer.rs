@@ -34,7 +34,7 @@ use crate::wire::{ConnType, ProcessId, Version};
 /// NONE answers before a type is given up.
 pub(super) const MAX_NONES: u8 = 3;
 
-/// What a dial came to that gave no connection.
+/// Reasons why a dial gave no connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DialWhy {
     /// TCP did not connect.
@@ -61,7 +61,7 @@ pub enum DialWhy {
 }
 
 fsm::fsm! {
-    /// Where the dialling of a peer stands.
+    /// States of dialling a peer.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) enum DialState {
         /// Nothing under way.
@@ -76,7 +76,7 @@ fsm::fsm! {
         BackOff(u64),
     }
 
-    /// What moves it.
+    /// Events of dialling.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) enum DialEvent {
         /// A connection is wanted: dial with this id.
@@ -126,9 +126,9 @@ impl DialState {
     }
 }
 
-/// A set that is being closed: what has been received on its connections is still taken.
+/// The last call of a set that its peer ended: bytes that its connections have received are still read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Leaving {
+pub(super) struct LastCall {
     pub(super) why: LnetError,
     /// The peer went in order.
     pub(super) clean: bool,
@@ -198,9 +198,9 @@ pub(super) struct Peer<T> {
     pub(super) id: ProcessId,
     /// LNet's entry.
     pub(super) up: Key,
-    /// Where the address in its NID falls.
+    /// Bucket of the address in its NID.
     pub(super) bucket: Bucket,
-    /// Whom it is charged to: the host at its NID's address once that has connected, until then whoever spoke for it.
+    /// Host that it is charged to: the one at its NID's address once that has connected, until then the one that named it.
     pub(super) host: Key,
     /// Connections that passed the HELLO, oldest first.
     pub(super) conns: SmallVec<[Key; 4]>,
@@ -216,12 +216,12 @@ pub(super) struct Peer<T> {
     /// NONE answers: of a type with [`MAX_NONES`] none is dialled until the set has closed.
     pub(super) nones: Nones,
     /// The set is being closed.
-    pub(super) leaving: Option<Leaving>,
+    pub(super) leaving: Option<LastCall>,
     /// Present interval between attempts, in ns.
     pub(super) interval: u64,
     /// Last hard failure.
     pub(super) failed_at: u64,
-    /// What the last dial came to, until one succeeds.
+    /// Reason why the last dial failed, until one succeeds.
     pub(super) why: Option<DialWhy>,
     /// Incarnation of the present set.
     pub(super) incarnation: Option<u64>,
@@ -274,7 +274,7 @@ impl<T> Peer<T> {
         }
     }
 
-    /// Where its dialling stands.
+    /// State of its dialling.
     pub(super) fn dial(&self) -> DialState {
         self.dial.get()
     }

@@ -1,4 +1,4 @@
-//! Framing of what a connection receives (docs/protocol/socklnd.md §8).
+//! Framing of received messages (docs/protocol/socklnd.md §8).
 //!
 //! ```text
 //!               Lnet                 Header            Payload
@@ -37,7 +37,7 @@ fsm::fsm! {
         Slop,
     }
 
-    /// What moves it.
+    /// Events of receiving.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) enum RxEvent {
         /// The HELLO is through: messages of that version follow.
@@ -74,19 +74,19 @@ fsm::fsm! {
     }
 }
 
-/// Where messages of a version start.
+/// State in which messages of a version start.
 pub(super) fn start(version: Version) -> RxState {
     if version.has_ksock() { RxState::KsmHeader } else { RxState::LnetHeader }
 }
 
-/// Why a connection waits in PARSE_WAIT.
+/// Reasons why a connection waits in PARSE_WAIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WaitFor {
     /// Nothing.
     Nothing,
-    /// The MD's run is in another message's hands, or another shard has been asked.
+    /// For a buffer: another message has the MD's run, or another shard has been asked for the match.
     Match,
-    /// Too many answers wait for this peer.
+    /// For the peer to read: too many answers wait for it.
     Answers,
     /// Messages before it are in copy jobs.
     CopyJobs,
@@ -103,7 +103,7 @@ pub(super) struct Rx<D> {
     /// Sum of the headers of a message whose checksum covers them.
     pub(super) sum: Option<Checksum>,
     pub(super) hdr: Option<LnetHdr>,
-    /// When that came, in ns.
+    /// Time at which the header came, in ns.
     pub(super) came: u64,
     pub(super) placement: Option<Placement>,
     pub(super) delivery: D,
@@ -112,7 +112,7 @@ pub(super) struct Rx<D> {
     pub(super) wait: WaitFor,
     /// When the message is given up; `None` at a boundary, and while we are what it waits for.
     pub(super) deadline: Option<u64>,
-    /// Ticket of the question to another shard, so that a late answer finds its message or none.
+    /// Ticket of the match request to another shard, so that a late reply finds its message or none.
     pub(super) ticket: u64,
 }
 

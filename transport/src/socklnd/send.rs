@@ -148,7 +148,7 @@ impl<U: Upper> Socklnd<U> {
         };
         let conn = match via {
             None => fit(),
-            // Whom we dial without privilege may know those connections as another peer's than its own (§9).
+            // A peer that we dial without privilege may know those connections as another peer's than its own (§9).
             Some((via, _)) if !cx.cfg.privileged => Some(via),
             // One that is younger than the request may be of a set that the peer made since and knows no such cookie.
             Some((via, came)) => {
@@ -194,7 +194,7 @@ impl<U: Upper> Socklnd<U> {
         }
         c.last_used = now / SEC;
         let me = cx.cfg.shards.me;
-        // What another lcore was given counts as sent: the peer's ACK may get here sooner than news from there.
+        // Bytes that another lcore was given count as sent: the peer's ACK may get here sooner than news from there.
         if c.id.shard != me {
             c.sent = c.pushed;
         }

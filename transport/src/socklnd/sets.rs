@@ -2,7 +2,7 @@
 
 use super::Socklnd;
 use super::hello::{Handshake, HsEvent};
-use super::peer::{DialEvent, DialState, DialWhy, Have, Leaving, MAX_NONES};
+use super::peer::{DialEvent, DialState, DialWhy, Have, LastCall, MAX_NONES};
 use super::standing::{StandAction, StandEvent, Standing};
 use crate::lnd::budget::trim_map;
 use crate::lnd::{Cx, LnetError, Upper};
@@ -113,7 +113,7 @@ impl<U: Upper> Socklnd<U> {
             p.nones.forget(ctype);
             return self.dial_hard_failure(up, cx, key);
         }
-        // What is open carries on, and the other types are still wanted.
+        // Open connections carry on, and the other types are still wanted.
         p.dial_event(DialEvent::Enough);
         self.refused(up, cx, key, Some(ctype));
         self.maybe_dial(cx, key);
@@ -150,7 +150,7 @@ impl<U: Upper> Socklnd<U> {
         }
     }
 
-    /// Applies the table of a connection's standing. What ends is the caller's to end.
+    /// Applies the table of a connection's standing. The caller ends what the action says.
     pub(super) fn stand(&mut self, up: &mut U, cx: &mut Cx, key: Key, event: StandEvent) -> StandAction {
         let Some(c) = self.conns.get_mut(key) else { return StandAction::None };
         let action = c.standing.apply(event).unwrap_or(StandAction::None);
@@ -236,14 +236,14 @@ impl<U: Upper> Socklnd<U> {
             return;
         }
         let until = cx.now + LAST_CALL;
-        p.leaving = Some(Leaving { why, clean, until });
+        p.leaving = Some(LastCall { why, clean, until });
         let conns = p.conns.clone();
         self.peer_by(cx, key, until);
         conns.into_iter().for_each(|c| self.read_again(cx, c));
         self.fail_queue(up, cx, key, why);
     }
 
-    /// Closes a set that has been read to its end. What was asked for meanwhile goes over the next one.
+    /// Closes a set that has been read to its end. Messages queued meanwhile go over the next one.
     pub(super) fn leave_set(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
         let Some(l) = self.peers.get(key).and_then(|p| p.leaving) else { return };
         self.renew_set(up, cx, key, l.why, l.clean);
@@ -318,7 +318,7 @@ impl<U: Upper> Socklnd<U> {
                 self.dials.remove(&id);
                 None
             }
-            // Who was told to wait waits: a peer whose every HELLO has another incarnation would be dialled without
+            // The wait after a NONE goes on: a peer whose every HELLO has another incarnation would be dialled without
             // pause.
             DialState::Idle | DialState::Waiting(_) | DialState::BackOff(_) => None,
         };

@@ -1,5 +1,5 @@
-//! Where a connection stands in its set (docs/protocol/socklnd.md §2.6, §4): one that may be a duplicate of a dial of
-//! ours is taken, and is not relied upon before it is known that the peer keeps it.
+//! Standing of a connection in its set (docs/protocol/socklnd.md §2.6, §4). A connection that may be a duplicate of a dial
+//! of ours is accepted, but nothing relies on it until it is known that the peer keeps it.
 //!
 //! ```text
 //!          Refused, Overdue / used           Bytes, Sent
@@ -10,11 +10,12 @@
 //!    PART: Doubted --> HELD, as its HELLO comes
 //! ```
 //!
-//! HELD is what begins while a dial of ours of its type is under way, or one of that type exists: a kernel that has ours
-//! ends its own with FIN, says nothing, and loses what we sent on it. So does one that goes on with the set of a process
-//! of ours that has ended, until it reads that we are another: it shows by a bulk connection without CONTROL. So nothing is sent on a HELD one, and it is no
-//! BULK_OUT for zero-copy ACKs, until its first byte comes, or NONE to our dial says that it is the one that counts, or
-//! [`HOLD`] has passed since the peer had our HELLO. All others stay PART, as which every one begins.
+//! Every connection begins as PART, and most stay so. A connection becomes HELD if its HELLO comes while we dial one of
+//! its type, or have one. The peer may then have ours, too: a kernel ends its own with FIN, says nothing, and loses the
+//! messages that we sent on it. The same is to be feared of a kernel that goes on with the set of an earlier process of
+//! ours, until it reads our new incarnation; a bulk connection without CONTROL gives it away. So nothing is sent on a HELD
+//! connection, and it is no BULK_OUT for zero-copy ACKs, until one of three: its first byte comes, NONE to our dial says
+//! that this connection is the one that counts, or [`HOLD`] has passed since the peer had our HELLO.
 
 use crate::lnd::config::SEC;
 
@@ -33,7 +34,7 @@ fsm::fsm! {
         Part,
     }
 
-    /// What moves it.
+    /// Events of a connection's standing.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) enum StandEvent {
         /// Its HELLO came while a dial of ours of its type is under way, or such a connection exists.
@@ -50,12 +51,12 @@ fsm::fsm! {
         Ended,
     }
 
-    /// What follows.
+    /// Consequences.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) enum StandAction {
         /// Nothing.
         None,
-        /// What waits for a connection may use it.
+        /// Messages that wait for a connection may use it.
         Use,
         /// It ends, and no other.
         EndAlone,

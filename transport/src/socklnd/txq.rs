@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use fsm::Fsm;
 
-use super::carrier::{Act, Ask, Carrier};
+use super::carrier::{Carrier, CarrierAction, CarrierEvent};
 use super::version::Carry;
 use crate::lnd::{Payload, Tx, trim};
 use crate::wire::ksock::{COOKIE_KEEPALIVE, KsockType};
@@ -17,7 +17,7 @@ impl<T> Tx<T> {
         if self.hdr.is_some() { KsockType::Lnet } else { KsockType::Noop }
     }
 
-    /// What it is as a carrier.
+    /// Kind of carrier that it makes.
     fn as_carrier(&self, typed: bool) -> Carrier {
         match (self.cookie0, self.cookie1) {
             _ if self.hdr.is_some() => Carrier::Message,
@@ -51,7 +51,7 @@ fn noop<T: Default>(cookie: u64) -> Tx<T> {
     }
 }
 
-/// What became of an ACK.
+/// Ways in which an ACK was queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Merged {
     /// A NOOP was queued for it.
@@ -88,7 +88,7 @@ impl<T: Default> TxQueue<T> {
         (self.version, self.carry) = (version, version.carry(ctype));
     }
 
-    /// What is queued, to be renamed as the connection moves.
+    /// Queued messages, to be renamed as the connection moves.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Tx<T>> {
         self.q.iter_mut()
     }
@@ -117,25 +117,25 @@ impl<T: Default> TxQueue<T> {
         self.q.get_mut(usize::try_from(position.checked_sub(self.head)?).ok()?)
     }
 
-    /// Where the carrier has moved on, takes what is behind.
+    /// Takes the message behind for the carrier, where the carrier has moved on.
     fn look_behind(&mut self) {
         if self.carrier == Carrier::Behind {
             self.at += 1;
             let (at, typed) = (self.at, self.version.is_typed());
             let next = self.get_mut(at).map_or(Carrier::None, |tx| tx.as_carrier(typed));
-            self.carrier.apply_by(self.carry, Ask::Is(next));
+            self.carrier.apply_by(self.carry, CarrierEvent::Is(next));
         }
     }
 
     /// Queues an LNet message; gives whether it took over a queued NOOP.
     pub(super) fn push_lnet(&mut self, mut tx: Tx<T>) -> bool {
         let version = self.version;
-        let act = self.carrier.apply_by(self.carry, Ask::Message).unwrap_or(Act::Append);
+        let act = self.carrier.apply_by(self.carry, CarrierEvent::Message).unwrap_or(CarrierAction::Append);
         let took = match act {
-            Act::TakeOver | Act::TakePlace => {
+            CarrierAction::TakeOver | CarrierAction::TakePlace => {
                 let (at, bytes) = (self.at, tx.nob(version));
                 if let Some(noop) = self.get_mut(at) {
-                    if act == Act::TakeOver {
+                    if act == CarrierAction::TakeOver {
                         tx.cookie1 = noop.cookie1;
                     }
                     let old = noop.nob(version);
@@ -144,11 +144,11 @@ impl<T: Default> TxQueue<T> {
                 }
                 true
             }
-            Act::Carry => {
+            CarrierAction::Carry => {
                 self.at = self.append(tx);
                 false
             }
-            Act::Append | Act::Ride | Act::Join | Act::Drop => {
+            CarrierAction::Append | CarrierAction::Ride | CarrierAction::Join | CarrierAction::Drop => {
                 self.append(tx);
                 false
             }
@@ -165,31 +165,31 @@ impl<T: Default> TxQueue<T> {
             _ => self.get_mut(at).map_or((0, 0), |tx| (tx.cookie0, tx.cookie1)),
         };
         let event = if k == COOKIE_KEEPALIVE && self.version.is_typed() {
-            Ask::Keepalive
+            CarrierEvent::Keepalive
         } else if self.carry == Carry::Merge {
             state.relation(words, k)
         } else {
-            Ask::Apart
+            CarrierEvent::Apart
         };
-        let act = self.carrier.apply_by(self.carry, event).unwrap_or(Act::Drop);
+        let act = self.carrier.apply_by(self.carry, event).unwrap_or(CarrierAction::Drop);
         let merged = match act {
-            Act::Carry => {
+            CarrierAction::Carry => {
                 self.at = self.append(noop(k));
                 Merged::Queued
             }
             // Appended first: then the carrier has somewhere to go.
-            Act::Append => {
+            CarrierAction::Append => {
                 self.append(noop(k));
                 Merged::Queued
             }
-            Act::Ride | Act::Join => {
+            CarrierAction::Ride | CarrierAction::Join => {
                 if let Some(tx) = self.get_mut(at) {
                     (tx.cookie0, tx.cookie1) =
-                        if act == Act::Ride { (words.0, k) } else { state.joined(words, k) };
+                        if act == CarrierAction::Ride { (words.0, k) } else { state.joined(words, k) };
                 }
                 Merged::Rides
             }
-            Act::Drop | Act::TakeOver | Act::TakePlace => Merged::Needless,
+            CarrierAction::Drop | CarrierAction::TakeOver | CarrierAction::TakePlace => Merged::Needless,
         };
         self.look_behind();
         merged
@@ -202,7 +202,7 @@ impl<T: Default> TxQueue<T> {
         self.head += 1;
         trim(&mut self.q);
         if self.carrier != Carrier::None && self.at < self.head {
-            self.carrier.apply_by(self.carry, Ask::Left);
+            self.carrier.apply_by(self.carry, CarrierEvent::Left);
             self.look_behind();
         }
         Some(tx)

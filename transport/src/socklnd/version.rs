@@ -1,4 +1,4 @@
-//! What differs between the versions of the protocol (docs/protocol/socklnd.md §5 to §7): framing is
+//! Differences between the versions of the protocol (docs/protocol/socklnd.md §5 to §7): framing is
 //! [`Version`]'s own ([`Version::hdr_len`] and its neighbours), the rules of a connection are here. A fifth version
 //! goes here, into `wire::hello`, and nowhere else.
 //!
@@ -15,7 +15,7 @@
 use crate::lnd::Config;
 use crate::wire::{ConnType, Version};
 
-/// What a checksum covers.
+/// Coverage of a checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SumOver {
     /// There is none.
@@ -38,7 +38,7 @@ pub(super) enum Carry {
 }
 
 impl Version {
-    /// What the checksum of a received message covers, if it has one (socklnd.md §5.3).
+    /// Coverage of a received message's checksum, if it has one (socklnd.md §5.3).
     pub(super) fn sum_over(self) -> SumOver {
         match self {
             Version::V1 => SumOver::Nothing,

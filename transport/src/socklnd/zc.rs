@@ -40,7 +40,7 @@ pub(super) struct Pending {
 }
 
 fsm::fsm! {
-    /// What a cookie is.
+    /// States of a cookie.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) enum Cookie {
         /// Not given out, or done and forgotten.
@@ -53,7 +53,7 @@ fsm::fsm! {
         Lost,
     }
 
-    /// What happens to it.
+    /// Events of a cookie.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) enum ZcEvent {
         /// A message takes it.
@@ -72,7 +72,7 @@ fsm::fsm! {
         Reset,
     }
 
-    /// What follows for its message.
+    /// Consequences for its message.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) enum ZcAction {
         /// Nothing.
@@ -102,7 +102,7 @@ fsm::fsm! {
     }
 }
 
-/// What the ACK words of a ksock header say (socklnd.md §6.3).
+/// Cookies that the ACK words of a ksock header acknowledge (socklnd.md §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Acks {
     /// Nothing, or a keepalive.
@@ -173,7 +173,7 @@ impl ZcTable {
         cookie
     }
 
-    /// Where a cookie stands: that follows from the oldest, since none but 0 and 1 is left out.
+    /// Place of a cookie in the table: its distance from the oldest, since none but 0 and 1 is left out.
     fn find(&self, cookie: u64) -> Option<usize> {
         let (first, _) = self.cookies.front()?;
         let distance = match cookie.checked_sub(first.cookie) {
@@ -184,7 +184,7 @@ impl ZcTable {
         self.cookies.get(at).is_some_and(|(p, _)| p.cookie == cookie).then_some(at)
     }
 
-    /// Where a cookie stands that an ACK may take.
+    /// Place of a cookie that an ACK may take.
     ///
     /// # Errors
     /// The cookie, if it is not pending or its bytes have not all been sent.

@@ -1,12 +1,12 @@
-//! Byte streams: what a protocol asks of whoever carries them, and what it is told.
+//! Byte streams: the orders of a protocol to its runtime, and the events that it hears.
 //!
 //! A protocol dials an address, gets a connection, sends messages whose pages it lends, and takes bytes as they come. It
-//! names dials ([`DialId`]) and loans ([`LendId`]); whoever carries the streams names connections ([`ConnId`]). Nothing
+//! names dials ([`DialId`]) and loans ([`LendId`]); the runtime names connections ([`ConnId`]). Nothing
 //! here knows a NID, a version or a match entry: a protocol that is not LNet's stands here as socklnd does.
 //!
 //! ```text
 //!            Opened, DialFailed, Progress, Bytes, PeerFin, Ended, Closed, Released
-//!  carrier ----------------------------------------------------------------------> protocol
+//!  runtime ----------------------------------------------------------------------> protocol
 //!          <----------------------------------------------------------------------
 //!            Dial, Send, Unhold, Read, Close                     (Action)
 //! ```
@@ -200,7 +200,7 @@ pub enum CloseWhy {
     Local,
 }
 
-/// What happened to streams, in the order it did. In one turn of the carrier all `Progress` come before any `Bytes`, over
+/// What happened to streams, in the order it did. In one turn of the runtime all `Progress` come before any `Bytes`, over
 /// all connections: a zero-copy ACK may come on another connection than the bytes that it acknowledges.
 pub enum Happened<'a> {
     /// A connection is up. Passive ones come without a dial.
@@ -255,7 +255,7 @@ pub struct DialSpec {
     pub id: DialId,
     /// Where to.
     pub remote: SocketAddr,
-    /// Where from; the port is the carrier's choice.
+    /// Our address; the port is the runtime's choice.
     pub local_ip: IpAddr,
     /// Use a port from 1023 down to 512 (socklnd.md §1).
     pub privileged: bool,
@@ -272,7 +272,7 @@ pub enum Close {
     Abort,
 }
 
-/// What the carrier must do, in order.
+/// Orders to the runtime, in order.
 #[derive(Debug)]
 #[expect(
     clippy::large_enum_variant,

@@ -23,7 +23,7 @@ pub struct Segment {
 /// One direction of a connection.
 #[derive(Clone, Debug, Default)]
 pub struct Dir {
-    /// What was sent, in order.
+    /// Segments sent, in order.
     pub segments: Vec<Segment>,
     next_seq: Option<u32>,
     held: BTreeMap<u32, Segment>,
@@ -81,15 +81,15 @@ pub struct Flow {
     pub passive: SocketAddr,
     /// The capture holds its beginning.
     pub from_start: bool,
-    /// What the active end sent.
+    /// Bytes of the active end.
     pub a: Dir,
-    /// What the passive end sent.
+    /// Bytes of the passive end.
     pub p: Dir,
     /// When it began and ended.
     pub signs: Vec<Sign>,
 }
 
-/// What TCP itself did on a connection.
+/// Signs of TCP itself on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SignKind {
     /// The active end asked for the connection.
@@ -109,14 +109,14 @@ pub struct Sign {
     pub at: u64,
     /// The active end's doing.
     pub active: bool,
-    /// What.
+    /// Its kind.
     pub kind: SignKind,
 }
 
 /// Reads the connections of a capture, in the order of their first frames.
 ///
 /// # Errors
-/// What the file reader says; frames that are not TCP over IP over Ethernet are skipped.
+/// Those of the file reader; frames that are not TCP over IP over Ethernet are skipped.
 pub fn flows(path: &Path) -> Result<Vec<Flow>, PcapError> {
     let mut reader = PcapReader::new(File::open(path).map_err(PcapError::IoError)?)?;
     let mut out: Vec<Flow> = Vec::new();
@@ -287,7 +287,7 @@ impl Flow {
 /// The messages of one direction of a connection of `version`, and the number of bytes left over.
 ///
 /// # Errors
-/// What the parser says of bytes that are no message.
+/// Those of the parser, for bytes that are no message.
 pub fn messages(
     dir: &Dir,
     active: bool,

@@ -112,7 +112,7 @@ pub fn summed(len: usize, seed: u64) -> (Payload, u64) {
 /// The sum of bytes that were lent.
 ///
 /// # Panics
-/// Where nothing was lent.
+/// Nothing was lent.
 pub fn sum(data: &Data) -> u64 {
     u64::from(crc32fast::hash(&lent(data)))
 }
@@ -120,7 +120,7 @@ pub fn sum(data: &Data) -> u64 {
 /// Bytes that were lent.
 ///
 /// # Panics
-/// Where nothing was lent.
+/// Nothing was lent.
 pub fn lent(data: &Data) -> Vec<u8> {
     let Data::Lent(pieces) = data else { panic!("nothing was lent: {data:?}") };
     pieces.iter().flat_map(|p| p.bytes().iter().copied()).collect()

@@ -1,7 +1,7 @@
 //! A Lustre kernel's socklnd on the simulated network, as docs/protocol/socklnd.md describes it (§2.6, §2.7, §3, §4,
 //! §13): a model with a state of its own, which shares the wire formats with our machine and nothing else.
 //!
-//! What it does that a peer must live with: it counts the refusals of a NID and forgets them only when a dial of its own
+//! A peer must live with this behaviour: it counts the refusals of a NID and forgets them only when a dial of its own
 //! succeeds; from the third on, one that finds a message waiting is the kernel's panic (field report L1). Once it has an
 //! address for a NID it dials what its set lacks beside our dials. It ends a duplicate of its own with FIN, and what
 //! came on that is lost without a trace. It says NONE to a lower NID while it connects, to a changed incarnation or
@@ -35,7 +35,7 @@ const ACCEPT_TIMEOUT: u64 = 5 * SEC;
 /// Payload from which on an ACK is asked for, and a message goes over BULK_OUT, in bytes.
 const ZC_MIN: usize = 16_384;
 const MIN_BULK: usize = 1024;
-/// Where our side has a sink, and a source.
+/// Portal at which our side has a sink, and a source.
 const SINK: u32 = 5;
 
 /// How a kernel is set up.
@@ -51,9 +51,9 @@ pub struct KernelConfig {
     pub incarnation: u64,
 }
 
-/// What its user asked for.
+/// Orders of its user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ask {
+pub enum KernelCmd {
     /// `lctl ping`.
     Ping,
     /// A PUT of so many bytes that wants an ACK.
@@ -65,8 +65,8 @@ pub enum Ask {
 pub struct KernelOp {
     /// The `hdr_data` of a PUT, and the handle of either.
     pub tag: u64,
-    /// What.
-    pub ask: Ask,
+    /// The order.
+    pub ask: KernelCmd,
     /// Asked for while every connection that it knew of was alive.
     pub fair: bool,
     /// How it ended.
@@ -94,7 +94,7 @@ pub struct Sent {
     pub received: Option<u64>,
 }
 
-/// What it saw.
+/// Counts of what it saw.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     /// NONEs that it was told for a race or a duplicate.
@@ -140,7 +140,7 @@ struct Out {
     since: u64,
 }
 
-/// What it knows of the NID that it speaks with.
+/// Knowledge of the NID that it speaks with.
 #[derive(Debug, Default)]
 struct Peer {
     /// It has an address to dial.
@@ -180,13 +180,13 @@ pub struct Kernel {
     links: usize,
     port: u16,
     next: u64,
-    /// What its user asked for.
+    /// Operations of its user.
     pub ops: Vec<KernelOp>,
-    /// What it sent us.
+    /// Messages that it sent us.
     pub sent: Vec<Sent>,
     /// PUTs of ours that it took, by `hdr_data`.
     pub taken: Vec<u64>,
-    /// What it saw.
+    /// Counts of what it saw.
     pub seen: Seen,
     /// Print what it does.
     pub verbose: bool,
@@ -236,17 +236,17 @@ impl Kernel {
         }
     }
 
-    /// What its user asks for.
-    pub fn ask(&mut self, net: &mut Net, ask: Ask) {
+    /// Takes an order of its user.
+    pub fn ask(&mut self, net: &mut Net, ask: KernelCmd) {
         self.next += 1;
         let tag = self.next;
         let handle = WireHandle { interface: self.cfg.incarnation, object: tag };
         let (body, payload) = match ask {
-            Ask::Ping => {
+            KernelCmd::Ping => {
                 let (match_bits, portal) = (ping::MATCH_BITS, ping::PORTAL);
                 (LnetBody::Get { handle, match_bits, portal, src_offset: 0, sink_length: 3960 }, Vec::new())
             }
-            Ask::Put(len) => {
+            KernelCmd::Put(len) => {
                 let (match_bits, portal) = (5, SINK);
                 let body = LnetBody::Put { ack: handle, match_bits, hdr_data: tag, portal, offset: 0 };
                 (body, vec![tag as u8; len])

@@ -74,7 +74,7 @@ enum Ev {
 pub struct Node {
     /// The machine.
     pub machine: Machine,
-    /// What the applications heard, with the time.
+    /// Events that the applications heard, with the time.
     pub events: Vec<(u64, AppId, Event)>,
     /// Receive buffers.
     pub pool: HeapRxPool,
@@ -111,7 +111,7 @@ pub struct CutAt {
     pub end: usize,
     /// Bytes that still come.
     pub at: u64,
-    /// What happens then.
+    /// Way in which it is lost.
     pub how: Cut,
 }
 
@@ -162,7 +162,7 @@ pub struct Net {
     cookies: HashMap<(usize, SocketAddr, Option<u16>), Cookies>,
 }
 
-/// Where a machine's connection is.
+/// A machine's name for the end of a link.
 fn conn_id(link: usize, end: usize) -> ConnId {
     ConnId { shard: ShardId(0), index: link as u32, generation: end as u32 }
 }
@@ -239,7 +239,7 @@ impl Net {
         self.note_timer(node);
     }
 
-    /// What a node's applications have heard since the last call.
+    /// Events that a node's applications have heard since the last call.
     pub fn take_events(&mut self, node: usize) -> Vec<Event> {
         self.nodes[node].events.drain(..).map(|(_, _, e)| e).collect()
     }
@@ -328,7 +328,7 @@ impl Net {
         self.reset(link, end);
     }
 
-    /// What a machine has written on a connection, and whether it has closed it.
+    /// Bytes that a machine has written on a connection, and whether it has closed it.
     pub fn wire(&self, link: usize, end: usize) -> (&[u8], bool) {
         let e = &self.links[link][end];
         (&e.record, e.closed)

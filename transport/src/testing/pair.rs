@@ -23,7 +23,7 @@ use crate::lnd::{Config, Data, LnetError, Payload, Sink};
 use crate::lnet::{Event, MdMem, MdSpec, Op};
 use crate::wire::{Nid, PingInfo, ProcessId};
 
-/// Where the entries and operations of [`Pair`] are.
+/// Spot of [`Pair`]'s entries and operations.
 pub const AT: Spot = Spot(26, 5);
 /// The tag of its operations.
 const TAG: u64 = 0x7061_6972;

@@ -74,7 +74,7 @@ impl AcceptorReq {
     }
 }
 
-/// What an acceptor writes before it closes, when the version (or the protocol) is not one of its own.
+/// The acceptor's last words before it closes on a version (or a protocol) that it does not speak.
 pub fn refusal() -> [u8; LEN_V1] {
     let mut b = [0; LEN_V1];
     ByteOrder::Little.put_u32(&mut b, 0, MAGIC);

@@ -174,7 +174,7 @@ pub struct Hello {
     pub tcp_magic: bool,
     /// Sender.
     pub src_nid: Nid,
-    /// Whom the sender believes it talks to; [`Nid::ANY`] in V1, which does not say.
+    /// Receiver, as the sender believes; [`Nid::ANY`] in V1, which does not say.
     pub dst_nid: Nid,
     /// Sender's process.
     pub src_pid: Pid,

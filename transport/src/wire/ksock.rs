@@ -10,7 +10,7 @@ pub const COOKIE_KEEPALIVE: u64 = 1;
 /// The first cookie of a peer's counter.
 pub const COOKIE_FIRST: u64 = 2;
 
-/// What follows the header.
+/// Kinds of ksock messages, by what follows the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KsockType {
     /// Nothing: the header carries ACKs or a keepalive.

@@ -10,12 +10,12 @@ use super::{Nid, Pid, Version, WireError, need};
 pub const LEN: usize = 72;
 /// Size of the header with 20-byte NIDs (V4), in bytes.
 pub const LEN_V4: usize = 96;
-/// Where the part after the NIDs begins in each form.
+/// Offset of the part behind the NIDs in each form, in bytes.
 const TAIL: usize = 16;
 const TAIL_V4: usize = 40;
 /// Largest payload of a PUT or REPLY, in bytes.
 pub const MTU: u32 = 1 << 20;
-/// Where lnet_selftest takes its requests: PUTs only.
+/// Portal at which lnet_selftest takes its requests: PUTs only.
 pub const SELFTEST_PORTAL: u32 = 50;
 /// Number of portals.
 pub const PORTALS: u32 = 64;
@@ -59,9 +59,9 @@ pub enum LnetBody {
     },
     /// Store the payload.
     Put {
-        /// Where the ACK goes; [`WireHandle::NONE`] when none is wanted.
+        /// The initiator's handle for the ACK; [`WireHandle::NONE`] when none is wanted.
         ack: WireHandle,
-        /// What the receiver's match entry must match.
+        /// Bits that the receiver's match entry must match.
         match_bits: u64,
         /// Opaque to LNet, for the receiver.
         hdr_data: u64,
@@ -72,9 +72,9 @@ pub enum LnetBody {
     },
     /// Send me bytes.
     Get {
-        /// Where the REPLY goes.
+        /// The initiator's handle for the REPLY.
         handle: WireHandle,
-        /// What the receiver's match entry must match.
+        /// Bits that the receiver's match entry must match.
         match_bits: u64,
         /// Portal.
         portal: u32,

@@ -200,9 +200,9 @@ pub enum NidParseError {
     Station {
         /// The NID.
         nid: String,
-        /// What it is.
+        /// The kind of address that it is.
         is: &'static str,
-        /// What to write.
+        /// Text to write instead.
         remedy: &'static str,
     },
     /// The part after `@`.

@@ -30,7 +30,7 @@ pub const FEAT_DISCOVERY: u32 = 0x10;
 pub const FEAT_LARGE_ADDR: u32 = 0x20;
 /// The primary NID is the first large entry.
 pub const FEAT_PRIMARY_LARGE: u32 = 0x40;
-/// What a node with one interface says: peers then use only the NID they know and never push.
+/// Features that a node with one interface reports: peers then use only the NID they know and never push.
 pub const FEAT_MINIMAL: u32 = FEAT_NI_STATUS | FEAT_RTE_DISABLED;
 
 /// State of an interface.

@@ -15,7 +15,7 @@ use super::{number, play};
 use transport::lnd::{Config, Payload, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::testing::data::pages;
-use transport::testing::kernel::{Ask, Kernel, KernelConfig};
+use transport::testing::kernel::{Kernel, KernelCmd, KernelConfig};
 use transport::testing::net::{Net, SEC};
 use transport::testing::pair::nid;
 use transport::testing::rng::Rng;
@@ -281,7 +281,8 @@ fn run(seed: u64, totals: &Totals) {
             }
             1..=4 => w.ask(&mut r),
             5..=7 => {
-                let ask = r.pick(&[Ask::Ping, Ask::Ping, Ask::Put(100), Ask::Put(40_000)]);
+                let ask =
+                    r.pick(&[KernelCmd::Ping, KernelCmd::Ping, KernelCmd::Put(100), KernelCmd::Put(40_000)]);
                 w.kernel.ask(&mut w.net, ask);
             }
             _ => {

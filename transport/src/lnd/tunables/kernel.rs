@@ -20,7 +20,7 @@ pub enum Kind {
     Text,
 }
 
-/// What this node does with it.
+/// This node's treatment of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Here {
     /// It is one of [`super::ALL`].
@@ -42,7 +42,7 @@ pub struct Param {
     pub until: Release,
     /// How the kernel reads it.
     pub kind: Kind,
-    /// What is done with it here.
+    /// Its treatment here.
     pub here: Here,
 }
 

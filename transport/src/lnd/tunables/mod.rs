@@ -1,7 +1,7 @@
 //! Tunables by the names that the kernel's modules give them, with their defaults and units (docs/protocol/socklnd.md
 //! §10, docs/tunables.md).
 //!
-//! What has no counterpart here (threads that sleep, say) is known by name as well: its default is taken, anything
+//! A parameter without a counterpart here (threads that sleep, say) is known by name as well: its default is taken, anything
 //! else is refused with the reason. A file that a Lustre node has already is not refused for that: what has no use here
 //! is passed over and told ([`from_modprobe`], [`kernel`]). Numbers are read as the kernel reads them: `0x` before
 //! hexadecimal ones, `0` before octal ones.
@@ -15,17 +15,17 @@ use std::ops::RangeInclusive;
 
 pub use self::modprobe::{Done, FileError, LineError, Notice, from_modprobe};
 pub use self::table::{ALL, line, table};
-use super::config::{Carrier, Config, SEC};
+use super::config::{Config, SEC, TcpKind};
 use crate::wire::Version;
 
-/// Where a tunable belongs.
+/// Modules that tunables belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Module {
     /// The socket LND.
     Ksocklnd,
     /// LNet's core.
     Lnet,
-    /// What lies below Lustre and LNet: of interest for the CPUs that it shares out.
+    /// The library below Lustre and LNet: of interest for the CPUs that it shares out.
     Libcfs,
     /// This node's own: kernels have no such thing.
     Pollnd,
@@ -58,7 +58,7 @@ enum What {
     Fixed(i64, &'static str),
 }
 
-/// What is different where our own TCP carries the streams.
+/// Differences where the streams are those of our own TCP.
 enum OnPorts {
     /// Nothing.
     Same,
@@ -76,7 +76,7 @@ pub struct Tunable {
     pub module: Module,
     /// Unit, or what it is a number of.
     pub unit: &'static str,
-    /// What it does, in a few words.
+    /// Its effect, in a few words.
     pub about: &'static str,
     /// Whether the kernel lets it be changed while it runs.
     runtime: bool,
@@ -119,9 +119,9 @@ pub enum TuneError {
     Value {
         /// Tunable.
         name: &'static str,
-        /// What was given.
+        /// The value given.
         value: String,
-        /// What it takes, with its unit.
+        /// Values that it takes, with their unit.
         takes: String,
     },
     /// It has one value here.
@@ -129,7 +129,7 @@ pub enum TuneError {
     Fixed {
         /// Tunable.
         name: &'static str,
-        /// What was given.
+        /// The value given.
         value: String,
         /// Its value.
         only: i64,
@@ -141,7 +141,7 @@ pub enum TuneError {
     LoadTime {
         /// Tunable.
         name: &'static str,
-        /// What was given.
+        /// The value given.
         value: String,
     },
     /// LNet divides the one by the other.
@@ -174,34 +174,34 @@ fn number(s: &str) -> Option<i64> {
 }
 
 impl Tunable {
-    /// The only value that is true where `carrier` carries the streams, and why.
-    fn only(&self, carrier: Carrier) -> Option<(i64, &'static str)> {
+    /// The only value that is true over TCP of this kind, and why.
+    fn only(&self, kind: TcpKind) -> Option<(i64, &'static str)> {
         match (&self.what, &self.ports) {
             (What::Fixed(n, why), _) => Some((*n, why)),
-            (_, OnPorts::Fixed(n, why)) if carrier == Carrier::Port => Some((*n, why)),
+            (_, OnPorts::Fixed(n, why)) if kind == TcpKind::Port => Some((*n, why)),
             _ => None,
         }
     }
 
     /// Why it has only one value in `cfg`, if so.
     pub fn fixed(&self, cfg: &Config) -> Option<&'static str> {
-        self.only(cfg.carrier).map(|(_, why)| why)
+        self.only(cfg.tcp_kind).map(|(_, why)| why)
     }
 
     /// Whether it can be changed while a node of `cfg` runs.
     pub fn runtime(&self, cfg: &Config) -> bool {
-        self.runtime && !(cfg.carrier == Carrier::Port && matches!(self.ports, OnPorts::AtStart(_)))
+        self.runtime && !(cfg.tcp_kind == TcpKind::Port && matches!(self.ports, OnPorts::AtStart(_)))
     }
 
     /// Why it cannot, where a kernel could.
     pub fn at_start(&self, cfg: &Config) -> Option<&'static str> {
         match self.ports {
-            OnPorts::AtStart(why) if cfg.carrier == Carrier::Port => Some(why),
+            OnPorts::AtStart(why) if cfg.tcp_kind == TcpKind::Port => Some(why),
             _ => None,
         }
     }
 
-    /// What it takes, in words.
+    /// Values that it takes, in words.
     pub fn takes(&self) -> String {
         match &self.what {
             What::Number(r, ..) => format!("{} to {} ({})", r.start(), r.end(), self.unit),
@@ -230,9 +230,9 @@ impl Tunable {
     }
 
     /// The number behind `value`, if it is one that may be set.
-    fn read(&self, carrier: Carrier, value: &str) -> Result<i64, TuneError> {
+    fn read(&self, kind: TcpKind, value: &str) -> Result<i64, TuneError> {
         let bad = || TuneError::Value { name: self.name, value: value.into(), takes: self.takes() };
-        if let Some((only, why)) = self.only(carrier) {
+        if let Some((only, why)) = self.only(kind) {
             let same = number(value) == Some(only);
             let other = TuneError::Fixed { name: self.name, value: value.into(), only, why };
             return if same { Ok(only) } else { Err(other) };
@@ -244,14 +244,14 @@ impl Tunable {
         }
     }
 
-    /// What a kernel's file says of it: kernels take more numbers than there is a meaning for.
-    fn read_file(&self, carrier: Carrier, value: &str) -> Result<FromFile, TuneError> {
+    /// Its value in a kernel's file: kernels take more numbers than there is a meaning for.
+    fn read_file(&self, kind: TcpKind, value: &str) -> Result<FromFile, TuneError> {
         let bad = || TuneError::Value { name: self.name, value: value.into(), takes: self.takes() };
         let n = || {
             let n = number(value).filter(|n| (self.loads.0..=self.loads.1).contains(n)).ok_or_else(bad)?;
             Ok(if self.unit == FLAG { i64::from(n != 0) } else { n })
         };
-        if let Some((only, why)) = self.only(carrier) {
+        if let Some((only, why)) = self.only(kind) {
             return Ok(if n()? == only { FromFile::Set(only) } else { FromFile::PassedOver(why) });
         }
         match &self.what {
@@ -260,7 +260,7 @@ impl Tunable {
                 let near = n.clamp(*r.start(), *r.end());
                 Ok(if near == n { FromFile::Set(n) } else { FromFile::Near(near) })
             }
-            What::Word(..) | What::Fixed(..) => self.read(carrier, value).map(FromFile::Set),
+            What::Word(..) | What::Fixed(..) => self.read(kind, value).map(FromFile::Set),
         }
     }
 
@@ -276,13 +276,13 @@ impl Tunable {
     /// # Errors
     /// [`TuneError::Value`], [`TuneError::Fixed`]; nothing was changed then.
     pub fn set(&self, cfg: &mut Config, value: &str) -> Result<(), TuneError> {
-        let v = self.read(cfg.carrier, value)?;
+        let v = self.read(cfg.tcp_kind, value)?;
         self.put(cfg, v);
         Ok(())
     }
 }
 
-/// What comes of a value in a kernel's file.
+/// Outcome for a value in a kernel's file.
 enum FromFile {
     /// It is set.
     Set(i64),
@@ -366,7 +366,7 @@ impl Change {
     /// [`TuneError`]
     pub fn new(cfg: &Config, name: &str, value: &str) -> Result<Change, TuneError> {
         let t = find(name)?;
-        let v = t.read(cfg.carrier, value)?;
+        let v = t.read(cfg.tcp_kind, value)?;
         if !t.runtime(cfg) {
             return Err(TuneError::LoadTime { name: t.name, value: value.into() });
         }
@@ -473,7 +473,7 @@ mod tests {
     #[test]
     fn what_is_different_on_ports() {
         let (mut ports, sockets) = (cfg(), cfg());
-        ports.carrier = Carrier::Port;
+        ports.tcp_kind = TcpKind::Port;
         let differ: String = ALL
             .iter()
             .map(|t| (line(t, &sockets), line(t, &ports)))
@@ -527,7 +527,7 @@ mod tests {
             "networks: there is nothing to tune here, since --nid names the network and the address"
         );
         assert_eq!(c.zc_min_payload, 16_384);
-        c.carrier = Carrier::Port;
+        c.tcp_kind = TcpKind::Port;
         assert_eq!(
             say(&mut c, "nagle", "1"),
             "nagle=1: here it is always 0, since our TCP never holds back small segments"
@@ -550,10 +550,10 @@ mod tests {
             say(&c, "peer_credits", "16"),
             "peer_credits=16: it is read at load time: start the node again with --tunable peer_credits=16"
         );
-        // What is wrong anyway is told first.
+        // A fault that counts everywhere is told first.
         assert_eq!(say(&c, "peer_credits", "0"), "peer_credits=0: it takes 1 to 65535 (messages)");
         Change::new(&c, "tx_buffer_size", "65536").unwrap();
-        c.carrier = Carrier::Port;
+        c.tcp_kind = TcpKind::Port;
         assert!(matches!(Change::new(&c, "tx_buffer_size", "65536"), Err(TuneError::LoadTime { .. })));
         Change::new(&c, "min_bulk", "4096").unwrap().apply(&mut c);
         assert_eq!(c.min_bulk, 4096);

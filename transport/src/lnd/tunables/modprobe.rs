@@ -6,17 +6,17 @@ use super::super::config::Config;
 use super::kernel::{self, Here, Kind};
 use super::{FromFile, Module, TuneError, find, number};
 
-/// What a file has that is no configuration.
+/// A fault in a file, by line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {why}")]
 pub struct FileError {
     /// Which line, from 1; the first of those that a `\\` joins.
     pub line: usize,
-    /// What is wrong with it.
+    /// The fault.
     pub why: LineError,
 }
 
-/// What a line has that is no configuration.
+/// Faults of a line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LineError {
     /// Its first word is no command of modprobe.d.
@@ -30,7 +30,7 @@ pub enum LineError {
     Short {
         /// The command.
         command: &'static str,
-        /// What comes behind it.
+        /// Words that have to follow it.
         takes: &'static str,
     },
     /// Not `NAME=VALUE`.
@@ -44,7 +44,7 @@ pub enum LineError {
     Tune(#[from] TuneError),
 }
 
-/// What is likely meant by a line that begins with `word`.
+/// Hint at the likely meaning of a line that begins with `word`.
 fn hint(word: &str) -> String {
     match OURS.iter().find(|m| m.name() == word) {
         Some(m) => format!("; write `options {} NAME=VALUE`", m.name()),
@@ -61,11 +61,11 @@ pub struct Notice {
     pub name: &'static str,
     /// Its value there.
     pub value: String,
-    /// What is done instead.
+    /// Treatment of the value.
     pub done: Done,
 }
 
-/// What is done with a value that cannot be taken as it is.
+/// Treatments of a value that cannot be taken as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Done {
     /// Nothing, since...
@@ -164,7 +164,7 @@ fn parameter(
         return Ok(Some((p.name, Done::PassedOver(why))));
     }
     let t = find(name)?;
-    Ok(match t.read_file(cfg.carrier, value)? {
+    Ok(match t.read_file(cfg.tcp_kind, value)? {
         FromFile::Set(n) => {
             t.put(cfg, n);
             None
@@ -224,7 +224,7 @@ pub fn from_modprobe(cfg: &mut Config, text: &str) -> Result<Vec<Notice>, FileEr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lnd::{Accept, Carrier};
+    use crate::lnd::{Accept, TcpKind};
     use crate::wire::Nid;
 
     fn read(text: &str) -> Result<(Config, Vec<String>), String> {
@@ -297,9 +297,9 @@ mod tests {
                 (_, Kind::Number) => &["1", "2", "4", "0x4"],
             };
             for w in words {
-                for carrier in [Carrier::Sockets, Carrier::Port] {
+                for kind in [TcpKind::Sockets, TcpKind::Port] {
                     let mut c = Config::new(Nid::LO, 1);
-                    c.carrier = carrier;
+                    c.tcp_kind = kind;
                     let text = format!("options {} {}=\"{w}\"", p.module.name(), p.name);
                     let said = from_modprobe(&mut c, &text).unwrap_or_else(|e| panic!("{text}: {e}"));
                     let over = matches!(p.here, Here::PassedOver(_));

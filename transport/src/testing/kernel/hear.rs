@@ -1,4 +1,4 @@
-//! What a kernel hears: connections, HELLOs, answers and messages.
+//! Input of the model kernel: connections, HELLOs, answers and messages.
 
 use super::super::capture::{self, Msg};
 use super::super::net::Net;
@@ -194,7 +194,7 @@ impl Kernel {
         self.peer.connecting = None;
         self.seen.dials += 1;
         if self.of(ctype) >= self.cfg.conns_per_peer {
-            // It has one: its own goes, and says nothing. What comes on it is lost.
+            // It has one: its own goes, and says nothing. Bytes that come on it are lost.
             self.seen.duplicates += 1;
             self.say(net, || format!("link {}: a duplicate", self.conns[n].link));
             self.seen.lost += u64::from(!std::mem::take(&mut self.conns[n].buf).is_empty());

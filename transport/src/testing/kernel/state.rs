@@ -16,7 +16,7 @@
 use super::Conn;
 
 fsm::fsm! {
-    /// Where the connection stands.
+    /// States of the connection.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) enum State {
         /// Nobody has said who dialled.
@@ -33,7 +33,7 @@ fsm::fsm! {
         Closed,
     }
 
-    /// Events that move it.
+    /// Events of the connection.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) enum Move {
         /// We dialled.
