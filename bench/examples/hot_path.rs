@@ -8,7 +8,7 @@
 
 use std::process::ExitCode;
 
-use bench::ctl::Phase;
+use bench::ctl::Traffic;
 use bench::inmem::InMemory;
 use bench::stacks::Stacks;
 use bench::workload::{ClientConfig, Intake};
@@ -26,9 +26,9 @@ fn number<N: std::str::FromStr<Err: std::fmt::Display>>(
     n.parse().map_err(|e| format!("{n:?} is no number of {what}: {e}"))
 }
 
-fn nodes(phase: Phase, n: u64) -> Result<(), String> {
+fn nodes(traffic: Traffic, n: u64) -> Result<(), String> {
     let mut nodes = InMemory::new(&MemConfig::default(), ClientConfig::default(), Intake::Lent)?;
-    nodes.complete(phase, n).map_err(|e| e.to_string())?;
+    nodes.complete(traffic, n).map_err(|e| e.to_string())?;
     let ends = nodes.stop().map_err(|e| e.to_string())?;
     if ends.iter().all(|e| e.clean) { Ok(()) } else { Err("the nodes did not go down in order".into()) }
 }
@@ -53,17 +53,17 @@ fn stacks(mtu: u16, tso_max: u32, messages: u64) -> Result<(), String> {
 
 fn run() -> Result<(), String> {
     let args = &mut std::env::args().skip(1);
-    let phase = match args.next().as_deref() {
-        Some("bulk") => Phase::Bulk,
-        Some("get") => Phase::Get,
-        Some("small") => Phase::Rtt,
-        Some("rate") => Phase::Rate,
+    let traffic = match args.next().as_deref() {
+        Some("bulk") => Traffic::Bulk,
+        Some("get") => Traffic::Get,
+        Some("small") => Traffic::Rtt,
+        Some("rate") => Traffic::Rate,
         Some("tcp") => {
             return stacks(number(args, "bytes")?, number(args, "bytes")?, number(args, "messages")?);
         }
         other => return Err(format!("{other:?} is none of bulk, get, small, rate, tcp")),
     };
-    nodes(phase, number(args, "operations")?)
+    nodes(traffic, number(args, "operations")?)
 }
 
 fn main() -> ExitCode {

@@ -167,7 +167,7 @@ impl Crowd {
 
     /// Nanoseconds of CPU time of a turn that finds nothing, one stack's.
     fn idle(&mut self, time: Duration) -> Result<f64, String> {
-        // What is on its way, and delayed ACKs, come to rest.
+        // Packets on their way, and delayed ACKs, come to rest.
         for _ in 0..1000 {
             self.turn()?;
         }

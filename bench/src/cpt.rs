@@ -23,7 +23,7 @@ use transport::node::{BuildError, Lcores, NoApp, NodeEnd, Shard, Turn};
 use transport::stream::{Bucket, ShardId};
 use transport::wire::Version;
 
-use crate::ctl::{Ctl, Phase};
+use crate::ctl::{Ctl, Traffic};
 use crate::inmem::{SERVER, Time, builder, nid, stack};
 use crate::measure::MeasureError;
 use crate::repeat::median;
@@ -298,7 +298,7 @@ impl Bench {
 
     fn round(&mut self, n: u64) -> Result<Round, MeasureError> {
         self.until("the server", |b| b.ctl.ready.load(Ordering::Acquire))?;
-        self.ctl.set_phase(Phase::Bulk);
+        self.ctl.set_traffic(Traffic::Bulk);
         let fixed = self.cost(n)?;
         self.queue.offload(true);
         let boxed = self.cost(n)?;
@@ -314,7 +314,7 @@ impl Bench {
     }
 
     fn stop(mut self) -> Result<Vec<NodeEnd>, MeasureError> {
-        self.ctl.set_phase(Phase::Quiet);
+        self.ctl.set_traffic(Traffic::Quiet);
         self.until("rest", |b| b.ctl.is_quiet())?;
         self.client.shut_down();
         self.queue.shut_down();

@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 /// What the client node does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Phase {
+pub enum Traffic {
     /// Nothing; everything started before comes to its end.
     Quiet = 0,
     /// One LNet ping after the other.
@@ -28,23 +28,23 @@ pub enum Phase {
     Mixed = 7,
 }
 
-/// In [`Phase::Bulk`] one message in so many has its checksum verified, on every runtime alike.
+/// In [`Traffic::Bulk`] one message in so many has its checksum verified, on every runtime alike.
 pub const SAMPLE: u64 = 64;
 
-impl Phase {
-    fn of(n: u8) -> Phase {
-        use Phase::{Bulk, BulkChecked, Get, Mixed, Ping, Quiet, Rate, Rtt};
+impl Traffic {
+    fn of(n: u8) -> Traffic {
+        use Traffic::{Bulk, BulkChecked, Get, Mixed, Ping, Quiet, Rate, Rtt};
         [Quiet, Ping, BulkChecked, Bulk, Rtt, Rate, Get, Mixed]
             .into_iter()
             .find(|p| *p as u8 == n)
-            .unwrap_or(Phase::Quiet)
+            .unwrap_or(Traffic::Quiet)
     }
 }
 
 /// Shared by one pair of nodes and whoever runs them. Each counter has one writer.
 #[derive(Debug, Default)]
 pub struct Ctl {
-    phase: AtomicU8,
+    traffic: AtomicU8,
     /// Operations started by the client.
     pub started: AtomicU64,
     /// Operations that completed well.
@@ -75,7 +75,7 @@ pub struct Ctl {
     pub quiet: AtomicBool,
     /// The server's match entries are attached.
     pub ready: AtomicBool,
-    /// Round-trip times in ns, filled when a phase ends.
+    /// Round-trip times in ns, filled when a kind of traffic ends.
     pub rtt: Mutex<Option<Histogram<u64>>>,
     /// First error, in words.
     pub error: Mutex<Option<String>>,
@@ -83,17 +83,17 @@ pub struct Ctl {
 
 impl Ctl {
     /// Changes what the client does.
-    pub fn set_phase(&self, p: Phase) {
+    pub fn set_traffic(&self, t: Traffic) {
         self.quiet.store(false, Ordering::Release);
-        self.phase.store(p as u8, Ordering::Release);
+        self.traffic.store(t as u8, Ordering::Release);
     }
 
     /// What the client does.
-    pub fn phase(&self) -> Phase {
-        Phase::of(self.phase.load(Ordering::Acquire))
+    pub fn traffic(&self) -> Traffic {
+        Traffic::of(self.traffic.load(Ordering::Acquire))
     }
 
-    /// Whether the client has come to rest since the phase was set to quiet.
+    /// Whether the client has come to rest since the traffic was set to quiet.
     pub fn is_quiet(&self) -> bool {
         self.quiet.load(Ordering::Acquire)
     }

@@ -1,4 +1,4 @@
-//! Whether a run grows: memory sampled while nodes work, and a line fitted through it.
+//! Growth of a run: memory sampled while nodes work, and a line fitted through it.
 //!
 //! Whatever is sampled reaches a level in the warm-up (pools, tables and queues take the size that the work
 //! needs) and should stay there. The verdict looks at the fitted slope over the whole window, not at single
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::ctl::{Ctl, Phase};
+use crate::ctl::{Ctl, Traffic};
 use crate::measure::{MeasureError, rest, wait_for};
 use crate::memory::resident;
 
@@ -100,7 +100,7 @@ pub fn watch(
     // Space for all samples, so that the watch itself does not grow.
     let mut samples = Vec::with_capacity(secs as usize + 2);
     let start = Instant::now();
-    ctl.set_phase(Phase::Mixed);
+    ctl.set_traffic(Traffic::Mixed);
     let mut next = Duration::from_secs(1);
     while next.as_secs_f64() <= secs + 0.5 {
         std::thread::sleep(next.saturating_sub(start.elapsed()));

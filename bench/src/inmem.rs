@@ -17,7 +17,7 @@ use transport::node::lcore::LcoreRt;
 use transport::node::{App, NodeBuilder, Shard, Turn};
 use transport::wire::Nid;
 
-use crate::ctl::{Ctl, Phase};
+use crate::ctl::{Ctl, Traffic};
 use crate::measure::MeasureError;
 use crate::workload::{Client, ClientConfig, Intake, Server};
 
@@ -137,24 +137,24 @@ impl InMemory {
         Err(MeasureError::Stuck { what, secs: PATIENCE * TURN_NS / 1_000_000_000 })
     }
 
-    /// Runs `phase` until `n` more operations have completed; the phase goes on.
+    /// Runs `traffic` until `n` more operations have completed; the traffic goes on.
     ///
     /// # Errors
     /// An operation failed, or nothing moves any more.
-    pub fn complete(&mut self, phase: Phase, n: u64) -> Result<(), MeasureError> {
-        if self.ctl.phase() != phase {
-            self.ctl.set_phase(phase);
+    pub fn complete(&mut self, traffic: Traffic, n: u64) -> Result<(), MeasureError> {
+        if self.ctl.traffic() != traffic {
+            self.ctl.set_traffic(traffic);
         }
         let goal = self.ctl.completed.load(Ordering::Relaxed) + n;
         self.until("the operations' completion", |m| m.ctl.completed.load(Ordering::Relaxed) >= goal)
     }
 
-    /// Ends the phase and waits for what is outstanding.
+    /// Ends the traffic and waits for what is outstanding.
     ///
     /// # Errors
     /// As [`InMemory::complete`].
     pub fn rest(&mut self) -> Result<(), MeasureError> {
-        self.ctl.set_phase(Phase::Quiet);
+        self.ctl.set_traffic(Traffic::Quiet);
         self.until("rest", |m| m.ctl.is_quiet())
     }
 
@@ -167,7 +167,7 @@ impl InMemory {
         self.client.shut_down();
         self.server.shut_down();
         self.until("the end of both nodes", |m| m.client.is_down() && m.server.is_down())?;
-        // What came home with the last turn is reaped in the next.
+        // Pages that came home with the last turn are reaped in the next.
         (0..16).for_each(|_| self.turn());
         Ok([Turn::end(&self.client), Turn::end(&self.server)])
     }

@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-use crate::ctl::{Ctl, Phase};
+use crate::ctl::{Ctl, Traffic};
 
 /// CPU time of this process so far, user and system, all threads.
 pub fn cpu_time() -> Duration {
@@ -35,7 +35,7 @@ impl OneThread {
     }
 }
 
-/// One measured stretch of a phase.
+/// One measured stretch of one kind of traffic.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Stretch {
     /// Wall time in seconds.
@@ -123,14 +123,14 @@ pub fn wait_for(
     Ok(())
 }
 
-/// Runs `phase` for `secs` after a warm-up of a fifth of that, then lets it come to rest.
+/// Runs `traffic` for `secs` after a warm-up of a fifth of that, then lets it come to rest.
 /// `tick` is called some ten times a second with the bytes and messages so far.
 ///
 /// # Errors
 /// See [`wait_for`].
 pub fn stretch(
     ctl: &Ctl,
-    phase: Phase,
+    traffic: Traffic,
     secs: f64,
     tick: &mut dyn FnMut(&Ctl),
 ) -> Result<Stretch, MeasureError> {
@@ -141,7 +141,7 @@ pub fn stretch(
             tick(ctl);
         }
     };
-    ctl.set_phase(phase);
+    ctl.set_traffic(traffic);
     sleep(secs / 5.0, tick);
     let (b0, m0) = (ctl.bytes.load(Ordering::Relaxed), ctl.arrived.load(Ordering::Relaxed));
     let (t0, c0) = (Instant::now(), cpu_time());
@@ -152,16 +152,16 @@ pub fn stretch(
     Ok(Stretch { wall_s: wall.as_secs_f64(), cpu_s: cpu.as_secs_f64(), messages: m1 - m0, bytes: b1 - b0 })
 }
 
-/// Ends the phase and waits until nothing is outstanding.
+/// Ends the traffic and waits until nothing is outstanding.
 ///
 /// # Errors
 /// See [`wait_for`].
 pub fn rest(ctl: &Ctl) -> Result<(), MeasureError> {
-    ctl.set_phase(Phase::Quiet);
+    ctl.set_traffic(Traffic::Quiet);
     wait_for(ctl, "the end of all outstanding operations", 20, || ctl.is_quiet())
 }
 
-/// The histogram of the phase that ended last.
+/// The histogram of the traffic that ended last.
 pub fn last_rtt(ctl: &Ctl) -> Rtt {
     ctl.rtt.lock().ok().and_then(|r| r.as_ref().map(Rtt::of)).unwrap_or_default()
 }

@@ -11,7 +11,7 @@ use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::node::{App, Ops, Work};
 use transport::wire::{Nid, ProcessId};
 
-use crate::ctl::{Ctl, Phase, SAMPLE, bump};
+use crate::ctl::{Ctl, SAMPLE, Traffic, bump};
 
 /// Portal of bulk PUTs that the server takes.
 pub const BULK_PORTAL: u32 = 40;
@@ -37,7 +37,7 @@ pub struct ClientConfig {
     pub tail: usize,
     /// Bulk PUTs in flight.
     pub bulk_flight: u64,
-    /// Small PUTs in flight in [`Phase::Rate`].
+    /// Small PUTs in flight in [`Traffic::Rate`].
     pub small_flight: u64,
     /// Different page runs to send from.
     pub runs: usize,
@@ -130,7 +130,7 @@ pub struct Client {
     seq: u64,
     /// Start of the first operation, in ns.
     since: Option<u64>,
-    was: Phase,
+    was: Traffic,
     rtt: Histogram<u64>,
 }
 
@@ -167,7 +167,7 @@ impl Client {
             out: Outstanding::new(max),
             seq: 0,
             since: None,
-            was: Phase::Quiet,
+            was: Traffic::Quiet,
             rtt: new_histogram(),
             target: ProcessId::lustre(target),
             cfg,
@@ -186,7 +186,7 @@ impl Client {
                 // In this order: who sees the count finds the bytes.
                 bump(&self.ctl.moved, bytes);
                 bump(&self.ctl.completed, 1);
-                if matches!(self.was, Phase::Rtt | Phase::Ping | Phase::Rate) {
+                if matches!(self.was, Traffic::Rtt | Traffic::Ping | Traffic::Rate) {
                     self.rtt.saturating_record(now.saturating_sub(t0).max(1));
                 }
             }
@@ -272,40 +272,40 @@ fn new_histogram() -> Histogram<u64> {
 
 impl App for Client {
     fn turn(&mut self, now: u64, ops: &mut Ops) -> Work {
-        let phase = self.ctl.phase();
-        if phase != self.was {
-            // A new phase starts when the old one has come to rest, so that each has its own figures.
+        let traffic = self.ctl.traffic();
+        if traffic != self.was {
+            // New traffic starts when the old has come to rest, so that each kind has its own figures.
             if self.out.count() > 0 {
                 return Work::Idle;
             }
-            if matches!(self.was, Phase::Rtt | Phase::Ping | Phase::Rate)
+            if matches!(self.was, Traffic::Rtt | Traffic::Ping | Traffic::Rate)
                 && let Ok(mut r) = self.ctl.rtt.lock()
             {
                 *r = Some(std::mem::replace(&mut self.rtt, new_histogram()));
             }
-            self.was = phase;
+            self.was = traffic;
         }
-        let flight = match phase {
-            Phase::Quiet => {
+        let flight = match traffic {
+            Traffic::Quiet => {
                 if self.out.count() == 0 {
                     self.ctl.quiet.store(true, Ordering::Release);
                 }
                 return Work::Idle;
             }
-            Phase::Ping | Phase::Rtt => 1,
-            Phase::Bulk | Phase::BulkChecked | Phase::Get | Phase::Mixed => self.cfg.bulk_flight,
-            Phase::Rate => self.cfg.small_flight,
+            Traffic::Ping | Traffic::Rtt => 1,
+            Traffic::Bulk | Traffic::BulkChecked | Traffic::Get | Traffic::Mixed => self.cfg.bulk_flight,
+            Traffic::Rate => self.cfg.small_flight,
         };
         let mut n = 0;
         while self.out.count() < flight && !self.is_over(now) {
             n += 1;
-            match phase {
-                Phase::Ping => self.ping(now, ops),
-                Phase::Get => self.get(now, ops),
-                Phase::Bulk => self.put(now, ops, true, false),
-                Phase::BulkChecked => self.put(now, ops, true, true),
-                Phase::Mixed if self.seq.is_multiple_of(16) => self.ping(now, ops),
-                Phase::Mixed => self.put(now, ops, self.seq.is_multiple_of(4), self.seq % SAMPLE == 4),
+            match traffic {
+                Traffic::Ping => self.ping(now, ops),
+                Traffic::Get => self.get(now, ops),
+                Traffic::Bulk => self.put(now, ops, true, false),
+                Traffic::BulkChecked => self.put(now, ops, true, true),
+                Traffic::Mixed if self.seq.is_multiple_of(16) => self.ping(now, ops),
+                Traffic::Mixed => self.put(now, ops, self.seq.is_multiple_of(4), self.seq % SAMPLE == 4),
                 _ => self.put(now, ops, false, false),
             }
         }
@@ -511,7 +511,7 @@ mod tests {
         };
         let mut c = client(cfg, &ctl);
         assert_eq!(turn(&mut c, 500), 0, "nothing is asked for yet");
-        ctl.set_phase(Phase::BulkChecked);
+        ctl.set_traffic(Traffic::BulkChecked);
         // The time begins with the first, however long it took to come to it.
         let begun: Vec<usize> = [1_000_000, 1_009_999, 1_010_000, 1_010_001].map(|t| turn(&mut c, t)).into();
         assert_eq!(
@@ -528,7 +528,7 @@ mod tests {
         let ctl = Arc::new(Ctl::default());
         let mut c =
             client(ClientConfig { bulk_len: 1, bulk_flight: 1, limit: 2, ..ClientConfig::default() }, &ctl);
-        ctl.set_phase(Phase::BulkChecked);
+        ctl.set_traffic(Traffic::BulkChecked);
         for now in [90_000_000, 90_002_000, 190_000_000] {
             turn(&mut c, now);
         }

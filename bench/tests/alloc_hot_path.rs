@@ -4,7 +4,7 @@
 //! with the places (https://nnethercote.github.io/dh_view/dh_view.html shows it).
 #![forbid(unsafe_code)]
 
-use bench::ctl::Phase;
+use bench::ctl::Traffic;
 use bench::inmem::InMemory;
 use bench::workload::{ClientConfig, Intake};
 use dataplane::mem::MemConfig;
@@ -29,11 +29,11 @@ fn profile(name: &str) -> dhat::Profiler {
 }
 
 /// Heap blocks allocated in [`COUNTED`] operations of a warm pair of nodes.
-fn blocks(name: &str, phase: Phase, intake: Intake) -> (u64, u64) {
+fn blocks(name: &str, traffic: Traffic, intake: Intake) -> (u64, u64) {
     let mut nodes = InMemory::new(&MemConfig::default(), ClientConfig::default(), intake).unwrap();
-    nodes.complete(phase, WARM).unwrap();
+    nodes.complete(traffic, WARM).unwrap();
     let profiler = profile(name);
-    nodes.complete(phase, COUNTED).unwrap();
+    nodes.complete(traffic, COUNTED).unwrap();
     let stats = dhat::HeapStats::get();
     drop(profiler);
     let ends = nodes.stop().unwrap();
@@ -45,13 +45,13 @@ fn blocks(name: &str, phase: Phase, intake: Intake) -> (u64, u64) {
 #[test]
 fn a_warm_pair_of_nodes_allocates_nothing() {
     let cases = [
-        ("bulk-put-lent", Phase::Bulk, Intake::Lent),
-        ("bulk-put-copied", Phase::Bulk, Intake::Copied),
-        ("bulk-get", Phase::Get, Intake::Lent),
-        ("small-put-ack", Phase::Rtt, Intake::Lent),
-        ("small-put-rate", Phase::Rate, Intake::Lent),
+        ("bulk-put-lent", Traffic::Bulk, Intake::Lent),
+        ("bulk-put-copied", Traffic::Bulk, Intake::Copied),
+        ("bulk-get", Traffic::Get, Intake::Lent),
+        ("small-put-ack", Traffic::Rtt, Intake::Lent),
+        ("small-put-rate", Traffic::Rate, Intake::Lent),
     ];
     let all: Vec<_> =
-        cases.into_iter().map(|(name, phase, intake)| (name, blocks(name, phase, intake))).collect();
+        cases.into_iter().map(|(name, traffic, intake)| (name, blocks(name, traffic, intake))).collect();
     assert!(all.iter().all(|(_, n)| *n == (0, 0)), "allocations on the established path: {all:?}");
 }

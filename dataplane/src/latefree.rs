@@ -178,7 +178,7 @@ impl LateFree {
                 }
                 self.nudge(now)
             }
-            // Whoever empties the ring may just not have had the CPU: now and then one more frame.
+            // The other end may just not have had the CPU to empty the ring: now and then one more frame.
             LateState::Holding if now.saturating_sub(self.nudging_since) >= NUDGE_NS => self.nudge(now),
             _ => LateAction::None,
         }

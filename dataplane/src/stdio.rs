@@ -1,4 +1,4 @@
-//! Whether the process was started without a standard output.
+//! Detection of a standard output that was closed when the process was started.
 //!
 //! Rust's start code opens /dev/null for each of the three streams that is closed, so that no file that is opened later
 //! gets its number. Nobody can tell afterwards, so it is looked at before.

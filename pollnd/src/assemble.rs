@@ -81,7 +81,7 @@ fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>)
     let front = Arc::new(Inspection::new(1, clock.clone()));
     let mut node = NodeBuilder::of(config).clock(clock).inspection(front.clone());
     match node.probe() {
-        // Who listens there may be a node of this very NID, the kernel's or another user's: see field report 16.
+        // The listener there may be a node of this very NID, the kernel's or another user's: see field report 16.
         Err(BuildError::Sock(e)) if in_use(&e) && role != Role::Server => {
             return Err(format!(
                 "{e}; if that is a node of {}, ping from it, or give --nid another address: a second node of its NID would cut \

@@ -84,7 +84,7 @@ mod tests {
             said[0].starts_with("lcore 1 is on CPU 1, which lcore-0 of process 77 polls as well"),
             "{said:?}"
         );
-        // What was named is what is taken.
+        // CPUs that were named are taken.
         let (cpus, said) = take("0[1]", 1, &[other(1)]);
         assert_eq!((cpus, said.len()), (vec![1], 1));
         assert_eq!(take("0[0] 1[1]", 2, &[]).0, [0, 1]);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bench::ctl::{Ctl, Phase};
+use bench::ctl::{Ctl, Traffic};
 use bench::measure::{MeasureError, last_rtt, stretch, wait_for};
 use bench::pair::NothingLost;
 use bench::report::{Baseline, Bulk, Counts, RanOn, Report, Trips};
@@ -75,23 +75,24 @@ fn run(
         let mut ping = None;
         if plan.ping {
             live.say(&format!("{name}: LNet ping"));
-            stretch(ctl, Phase::Ping, a.seconds.min(0.3), &mut |_| ())?;
-            ctl.set_phase(Phase::BulkChecked);
+            stretch(ctl, Traffic::Ping, a.seconds.min(0.3), &mut |_| ())?;
+            ctl.set_traffic(Traffic::BulkChecked);
             ping = Some(last(ctl)?);
         }
         let bulk = if plan.bulk {
             stretch(
                 ctl,
-                Phase::BulkChecked,
+                Traffic::BulkChecked,
                 a.seconds.min(0.5),
                 &mut live.tick(&format!("{name}: every byte checked")),
             )?;
-            Some(stretch(ctl, Phase::Bulk, a.seconds, &mut live.tick(&format!("{name}: 1 MiB PUTs")))?)
+            Some(stretch(ctl, Traffic::Bulk, a.seconds, &mut live.tick(&format!("{name}: 1 MiB PUTs")))?)
         } else {
             None
         };
         let rtt = if plan.rtt {
-            let s = stretch(ctl, Phase::Rtt, a.seconds, &mut live.tick(&format!("{name}: 64 B PUT + ACK")))?;
+            let s =
+                stretch(ctl, Traffic::Rtt, a.seconds, &mut live.tick(&format!("{name}: 64 B PUT + ACK")))?;
             Some((s, last(ctl)?))
         } else {
             None
@@ -112,7 +113,7 @@ fn run(
 
 /// The round trips of the phase that has just come to rest: the client hands them over on its next turn.
 fn last(ctl: &Ctl) -> Result<bench::measure::Rtt, MeasureError> {
-    ctl.set_phase(Phase::Quiet);
+    ctl.set_traffic(Traffic::Quiet);
     wait_for(ctl, "the histogram", 5, || ctl.is_quiet() && ctl.rtt.lock().is_ok_and(|r| r.is_some()))?;
     let r = last_rtt(ctl);
     if let Ok(mut h) = ctl.rtt.lock() {

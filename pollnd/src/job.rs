@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bench::ctl::{Ctl, Phase};
+use bench::ctl::{Ctl, Traffic};
 use bench::measure::cpu_time;
 use bench::workload::ClientConfig;
 use serde::{Deserialize, Serialize};
@@ -148,7 +148,7 @@ pub(crate) struct Follow<'a> {
 impl<'a> Follow<'a> {
     /// Begins `job`, whose client has `ctl`.
     pub(crate) fn new(job: &'a Job, ctl: Arc<Ctl>) -> Follow<'a> {
-        ctl.set_phase(if job.way == Way::Put { Phase::BulkChecked } else { Phase::Get });
+        ctl.set_traffic(if job.way == Way::Put { Traffic::BulkChecked } else { Traffic::Get });
         let now = Instant::now();
         Follow { job, ctl, begun: None, cpu: cpu_time(), last: (0, now), beat: (0, 0, 0.0) }
     }

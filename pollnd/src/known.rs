@@ -45,7 +45,7 @@ impl Known {
         let list = claim.list();
         let written = claim.list();
         let thread = limits::thread("remembers peers", move || {
-            // What stands there is from before: it goes as soon as something is known.
+            // The list is from before: it goes as soon as something is known.
             let mut last = None;
             while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
                 let now = connected(&front, own).filter(|n| !n.is_empty());

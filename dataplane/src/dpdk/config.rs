@@ -2,7 +2,7 @@
 
 use super::eal_error::EalError;
 
-/// Whether the EAL's memory comes from huge pages.
+/// Use of huge pages for the EAL's memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Huge {
     /// Huge pages when enough of them are free, else ordinary pages.

@@ -90,7 +90,7 @@ impl Eal {
         if STARTED.swap(true, Ordering::SeqCst) {
             return Err(EalError::AlreadyStarted);
         }
-        // Whatever way the process ends in but by being killed: DPDK leaves the folder behind.
+        // In whatever way the process ends but by being killed: DPDK leaves the folder behind.
         // SAFETY: registers a plain function.
         unsafe { libc::atexit(at_exit) };
         let affinity = Affinity::save();

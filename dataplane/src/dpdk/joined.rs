@@ -1,4 +1,4 @@
-//! Whether the kernel joins frames before an AF_PACKET port sees them: looked at before the port is opened.
+//! Frames that the kernel joins before an AF_PACKET port sees them: looked for before the port is opened.
 
 use std::fs;
 use std::path::Path;

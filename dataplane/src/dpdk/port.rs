@@ -284,7 +284,7 @@ impl EthPort {
             max_segs: choice.max_segs,
             tx_csum: choice.tx_csum,
             rx_csum: choice.rx_csum,
-            // Whoever may send super-segments to a vhost port does.
+            // Peers that may send super-segments to a vhost port do.
             lro: choice.lro || config.silent_tso,
             // In software where the device cannot.
             vlan_insert: true,

@@ -40,7 +40,7 @@ impl QueueSeed {
     /// The queue, on the calling lcore.
     pub fn build(self, lcore: &PollLcore) -> EthQueue {
         let truesize = self.rx.truesize();
-        // What is in the ring cannot be lent.
+        // A buffer in the ring cannot be lent.
         let bufs = self.rx.count().saturating_sub(u32::from(self.rx_desc)).max(1);
         let budget = LendBudget::of_pool(u64::from(bufs) * u64::from(truesize), bufs as usize);
         let home = RxHome::new(&MBUF_OPS, budget);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bench::ctl::{Ctl, Phase};
+use bench::ctl::{Ctl, Traffic};
 use bench::measure::{MeasureError, last_rtt, stretch, wait_for};
 use bench::pair::NothingLost;
 use bench::rate::{Rate, Sample};
@@ -55,7 +55,7 @@ fn one(
 ) -> Result<Sample, String> {
     let go = || -> Result<Sample, MeasureError> {
         wait_for(ctl, "the server", 10, || ctl.ready.load(std::sync::atomic::Ordering::Acquire))?;
-        let s = stretch(ctl, Phase::Rate, secs, &mut |_| ())?;
+        let s = stretch(ctl, Traffic::Rate, secs, &mut |_| ())?;
         wait_for(ctl, "the histogram", 5, || ctl.rtt.lock().is_ok_and(|r| r.is_some()))?;
         Ok(Sample::of(&s, &last_rtt(ctl)))
     };

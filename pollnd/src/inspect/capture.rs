@@ -144,7 +144,7 @@ fn capture(
         }
     }
     s.set_read_timeout(None)?;
-    // What was on its way.
+    // Packets that were on their way.
     let _ = shared.front.tap(|| None);
     if problem.is_none() {
         problem = drain(&mut n).err();

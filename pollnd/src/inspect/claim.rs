@@ -130,7 +130,7 @@ fn take_in(dir: &Path, nid: Nid, scope: &str, command: &str) -> Result<Claim, Re
         let mut file = options.open(&path).map_err(fail)?;
         match file.try_lock() {
             Ok(()) => {
-                // Whoever had it takes the file away before the lock: then it is another file's name by now.
+                // The holder before takes the file away before the lock: then it is another file's name by now.
                 let (mine, there) = (file.metadata().map_err(fail)?, fs::metadata(&path));
                 if there.is_ok_and(|t| (t.ino(), t.dev()) == (mine.ino(), mine.dev())) {
                     let who = format!("{} {command}\n", std::process::id());
@@ -146,7 +146,7 @@ fn take_in(dir: &Path, nid: Nid, scope: &str, command: &str) -> Result<Claim, Re
                 let mut who = String::new();
                 let _ = file.take(256).read_to_string(&mut who);
                 asked += 1;
-                // What stands there may be of the one before, until the new one has written its own.
+                // The file may be of the one before, until the new one has written its own.
                 if let Some((pid, command)) = who.trim_end().split_once(' ').filter(|_| asked > 3) {
                     let holder = Holder { pid: pid.parse().ok(), command: command.to_owned() };
                     return Err(Refused::Held(holder));

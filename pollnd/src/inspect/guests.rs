@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bench::ctl::Ctl;
+use bench::ctl::{Ctl, Traffic};
 use bench::workload::Client;
 use rustix::net::{RecvFlags, recv};
 use serde_json::{Value, json};
@@ -168,7 +168,7 @@ pub(super) fn bulk(s: &mut UnixStream, shared: &Shared, job: &Job) -> io::Result
         }
         let _ = s.shutdown(std::net::Shutdown::Both);
     }
-    ctl.set_phase(bench::ctl::Phase::Quiet);
+    ctl.set_traffic(Traffic::Quiet);
     while ctl.outstanding() > 0 && !shared.stop.load(Ordering::SeqCst) {
         if !pump.turn() {
             std::thread::sleep(Duration::from_millis(1));

@@ -87,7 +87,7 @@ impl Drop for Server {
         }
         let _ = fs::remove_file(&self.path);
         let all = std::mem::take(&mut *askers(&self.shared));
-        // Who waits for a question hears no more; who is being answered hears the end.
+        // An asker with no question open hears no more; one that is being answered hears the end.
         for (s, _) in &all {
             let _ = s.shutdown(std::net::Shutdown::Read);
         }

@@ -139,7 +139,7 @@ mod tests {
         let text = include_str!("../../../docs/tunables.md");
         let table: Vec<Vec<&str>> = text
             .lines()
-            // What files may say beside them is told behind.
+            // Other things that files may say are told behind.
             .take_while(|l| !l.starts_with("## A site's own files"))
             .filter(|l| l.starts_with("| `"))
             .map(|l| l.split('|').map(str::trim).collect())

@@ -1,5 +1,5 @@
-//! The rooms of this crate, as ARCHITECTURE.md draws them: read from the sources, so that an arrow that turns round, or
-//! two files that need each other, fail here.
+//! The rooms of this crate, as ARCHITECTURE.md draws them: read from the sources, so that an arrow that turns round fails
+//! here. That no two files need each other is held for all crates together (`hugepages/tests/arrows.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -92,49 +92,4 @@ fn rooms_know_only_those_below_them() {
         }
     }
     assert!(seen > 100, "this test sees no arrows: {seen}");
-}
-
-/// What a module names of its own room: `super::x`, `super::super::x`, `crate::room::x`.
-fn neighbours(path: &[String], code: &str, all: &BTreeMap<Vec<String>, String>) -> BTreeSet<Vec<String>> {
-    let mut found = BTreeSet::new();
-    let mut at = |root: &[String], names: Names| {
-        for n in names {
-            let module = [root, &[n]].concat();
-            if all.contains_key(&module) {
-                found.insert(module);
-            }
-        }
-    };
-    at(&path[..path.len() - 1], names(code, "super::"));
-    if path.len() > 1 {
-        at(&path[..path.len() - 2], names(code, "super::super::"));
-    }
-    at(&path[..1], names(code, &format!("crate::{}::", path[0])));
-    found.remove(path);
-    // A parent and its child are one.
-    found.retain(|other| !other.starts_with(path) && !path.starts_with(other));
-    found
-}
-
-#[test]
-fn no_two_files_of_a_room_need_each_other() {
-    let all = modules();
-    let edges: BTreeMap<_, _> = all
-        .iter()
-        .filter(|(p, _)| !p.is_empty())
-        .map(|(p, code)| (p.clone(), neighbours(p, code, &all)))
-        .collect();
-    assert!(edges.values().map(BTreeSet::len).sum::<usize>() > 60, "this test sees no neighbours");
-    // Whoever can be reached from itself stands in a circle.
-    for start in edges.keys() {
-        let (mut reached, mut next) = (BTreeSet::new(), vec![start]);
-        while let Some(n) = next.pop() {
-            for other in edges.get(n).into_iter().flatten() {
-                assert!(other != start, "{} and {} are in a circle", start.join("/"), n.join("/"));
-                if reached.insert(other) {
-                    next.push(other);
-                }
-            }
-        }
-    }
 }
