@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use transport::wire::Nid;
 
-use crate::args::{NodeArgs, Switch, Via};
+use crate::args::{NodeArgs, Use, Via};
 use crate::inspect::claim::{self, Claim, Holder};
 use crate::inspect::client::{self, Client, Running};
 use crate::{limits, out, settings};
@@ -55,7 +55,7 @@ pub(crate) fn find(via: &Via, node: &mut NodeArgs, target: Nid, command: &str) -
             if !r.guests {
                 return Err(Holder { pid: Some(r.pid), command: r.command }.refusal(nid));
             }
-            let unused = unused(node);
+            let unused: Vec<_> = node.given().filter(|o| o.1 != Use::Finding).map(|o| o.0).collect();
             let unused = match unused.len() {
                 0 => String::new(),
                 1 => format!("; it has settings of its own, {} is not used", unused[0]),
@@ -82,30 +82,6 @@ pub(crate) fn find(via: &Via, node: &mut NodeArgs, target: Nid, command: &str) -
             Err(h) => return Err(h.refusal(nid)),
         }
     }
-}
-
-/// Options of `a` that a node which runs does not heed. What may be said to find it is none of them.
-fn unused(a: &NodeArgs) -> Vec<&'static str> {
-    let all = [
-        ("--prefix", a.prefix.is_some()),
-        ("--gateway", a.gateway.is_some()),
-        ("--vlan", a.vlan.is_some()),
-        ("--mtu", a.mtu.is_some()),
-        ("--cpu-pattern", a.cpu_pattern.is_some()),
-        ("--lcores", a.lcores != 1),
-        ("--balance", a.balance != Switch::On),
-        ("--options", !a.options.is_empty()),
-        ("--tunable", !a.tunable.is_empty()),
-        ("--accept-port", a.accept_port.is_some()),
-        ("--accept", a.accept.is_some()),
-        ("--peer-credits", a.peer_credits.is_some()),
-        ("--zc-min-payload", a.zc_min_payload.is_some()),
-        ("--keepalive", a.keepalive.is_some()),
-        ("--budget", a.budget.is_some()),
-        ("--pcap", a.pcap.is_some()),
-        ("EAL arguments after --", !a.dpdk.eal.is_empty()),
-    ];
-    all.into_iter().filter(|o| o.1).map(|o| o.0).collect()
 }
 
 /// The NID of the address from which the kernel would send to `target`.

@@ -219,6 +219,46 @@ pub(crate) struct NodeArgs {
     pub(crate) dpdk: EalArgs,
 }
 
+/// Use of an option of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// It finds the node: also one that runs.
+    Finding,
+    /// It is for DPDK ports only.
+    Port,
+    /// It is for any node that is started.
+    Any,
+}
+
+impl NodeArgs {
+    /// The options that are given, as users write them.
+    pub(crate) fn given(&self) -> impl Iterator<Item = (&'static str, Use)> {
+        let all = [
+            ("--carrier", Use::Finding, self.carrier.is_some()),
+            ("--port", Use::Finding, self.port.is_some()),
+            ("--vdev", Use::Finding, self.vdev.is_some()),
+            ("--prefix", Use::Port, self.prefix.is_some()),
+            ("--gateway", Use::Port, self.gateway.is_some()),
+            ("--vlan", Use::Port, self.vlan.is_some()),
+            ("--mtu", Use::Port, self.mtu.is_some()),
+            ("--cpu-pattern", Use::Port, self.cpu_pattern.is_some()),
+            ("--lcores", Use::Any, self.lcores != 1),
+            ("--balance", Use::Any, self.balance != Switch::On),
+            ("--options", Use::Any, !self.options.is_empty()),
+            ("--tunable", Use::Any, !self.tunable.is_empty()),
+            ("--accept-port", Use::Any, self.accept_port.is_some()),
+            ("--accept", Use::Any, self.accept.is_some()),
+            ("--peer-credits", Use::Any, self.peer_credits.is_some()),
+            ("--zc-min-payload", Use::Any, self.zc_min_payload.is_some()),
+            ("--keepalive", Use::Any, self.keepalive.is_some()),
+            ("--budget", Use::Any, self.budget.is_some()),
+            ("--pcap", Use::Port, self.pcap.is_some()),
+            ("EAL arguments after --", Use::Port, !self.dpdk.eal.is_empty()),
+        ];
+        all.into_iter().filter_map(|(name, of, given)| given.then_some((name, of)))
+    }
+}
+
 /// `pollnd node`.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct ServeArgs {
@@ -266,6 +306,22 @@ mod tests {
             let e = Cli::try_parse_from(std::iter::once("pollnd").chain(args.iter().copied())).unwrap_err();
             assert!(e.to_string().contains(says), "{e}");
         }
+    }
+
+    /// Each option of a node is one that `--node` refuses, and one that is seen to be given.
+    #[test]
+    fn options_of_a_node_are_listed_whole() {
+        let command = NodeArgs::augment_args(clap::Command::new("node"));
+        let ids: Vec<_> = command.get_arguments().map(|a| a.get_id().as_str().to_owned()).collect();
+        assert_eq!(ids, ask::OF_A_NODE[1..], "and nid");
+        let words = "node --nid 1.2.3.4 --carrier dpdk --port a --vdev b --prefix 8 --gateway 1.2.3.5 --vlan 2 --mtu 1500 \
+                     --cpu-pattern N --lcores 2 --balance off --options f --tunable credits=9 --accept-port 999 --accept all \
+                     --peer-credits 9 --zc-min-payload 8192 --keepalive 1 --budget 1 --pcap p -- x";
+        let c = Cli::try_parse_from(std::iter::once("pollnd").chain(words.split_whitespace())).unwrap();
+        let Command::Node(n) = c.command else { panic!("not node") };
+        let given: Vec<_> = n.node.given().map(|o| o.0.trim_start_matches("--").replace('-', "_")).collect();
+        assert_eq!(given[..given.len() - 1], ids[..ids.len() - 1]);
+        assert!(given.len() == ids.len() && given.last().is_some_and(|l| l.starts_with("EAL")), "{given:?}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use transport::node::inspect::Inspection;
 use transport::node::sock::{SockError, may_bind_privileged};
 use transport::node::{BuildError, Control, NodeBuilder};
 
-use crate::args::{Carrier, NodeArgs};
+use crate::args::{Carrier, NodeArgs, Use};
 #[cfg(feature = "dpdk")]
 use crate::dpdk::start as start_dpdk;
 use crate::running::{MakeApp, Node, Role, Setup, Started};
@@ -42,16 +42,7 @@ pub(crate) fn start(a: &NodeArgs, setup: Setup, make: MakeApp) -> Result<Node, S
 }
 
 fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>) -> Result<Started, String> {
-    let given = [
-        ("--prefix", a.prefix.is_some()),
-        ("--gateway", a.gateway.is_some()),
-        ("--vlan", a.vlan.is_some()),
-        ("--mtu", a.mtu.is_some()),
-        ("--cpu-pattern", a.cpu_pattern.is_some()),
-        ("--pcap", a.pcap.is_some()),
-        ("EAL arguments after --", !a.dpdk.eal.is_empty()),
-    ];
-    if let Some((what, _)) = given.iter().find(|g| g.1) {
+    if let Some((what, _)) = a.given().find(|o| o.1 == Use::Port) {
         return Err(format!("{what}: for DPDK ports only; leave it out, or give --port or --vdev"));
     }
     if a.lcores > 1 {

@@ -1,13 +1,24 @@
 //! The EAL: started once a process, stopped when nothing of it is in use any more.
+//!
+//! ```text
+//!           Close              Ended
+//!   Live ──────────> Closing ──────────> Stopped
+//!    ^                  │
+//!    └───── InUse ──────┘
+//! ```
+//!
+//! Only in Live may a user be added. A user is counted first and then looks at the state, a stop changes the state first and
+//! then looks at the counts: one of them sees the other.
 
 use std::ffi::{CStr, CString, c_char};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use dpdk_sys as sys;
+use fsm::AtomicFsm;
 
 use super::config::{EalConfig, Huge, Machine};
 use super::eal_error::{CleanupError, EalError};
@@ -21,13 +32,41 @@ pub(crate) enum HoldKind {
     Lcores,
 }
 
-const LIVE: u8 = 0;
-const CLOSING: u8 = 1;
-const STOPPED: u8 = 2;
+fsm::fsm! {
+    /// State of the EAL.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum EalState {
+        /// It may be used.
+        Live,
+        /// It is looked whether it may be stopped.
+        Closing,
+        /// It is stopped, which is final.
+        Stopped,
+    }
+
+    /// Events of a stop.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum EalEvent {
+        /// It is to be stopped.
+        Close,
+        /// Something of it is in use.
+        InUse,
+        /// DPDK has cleaned up.
+        Ended,
+    }
+
+    table EalState + EalEvent {
+        start Live;
+        else "a second stop is refused";
+        Live + Close => Closing;
+        Closing + InUse => Live;
+        Closing + Ended => Stopped;
+    }
+}
 
 struct Inner {
     holds: [AtomicUsize; 4],
-    state: AtomicU8,
+    state: AtomicFsm<EalState>,
     huge: bool,
     args: Vec<String>,
     boot_log: String,
@@ -109,7 +148,7 @@ impl Eal {
         }
         Ok(Eal(Arc::new(Inner {
             holds: Default::default(),
-            state: AtomicU8::new(LIVE),
+            state: AtomicFsm::default(),
             huge,
             args,
             boot_log,
@@ -167,18 +206,15 @@ impl Eal {
     /// # Errors
     /// [`CleanupError::InUse`] while anything of it is out: stopping would unmap pages under their users.
     pub fn cleanup(&self) -> Result<(), CleanupError> {
-        match self.0.state.compare_exchange(LIVE, CLOSING, Ordering::SeqCst, Ordering::SeqCst) {
-            Ok(_) => {}
-            Err(_) => return Err(CleanupError::Stopped),
-        }
+        self.0.state.apply(EalEvent::Close).ok_or(CleanupError::Stopped)?;
         let [runs, pools, ports, lcores] = [0, 1, 2, 3].map(|i| self.0.holds[i].load(Ordering::SeqCst));
         if runs + pools + ports + lcores > 0 {
-            self.0.state.store(LIVE, Ordering::SeqCst);
+            self.0.state.apply(EalEvent::InUse);
             return Err(CleanupError::InUse { runs, pools, ports, lcores });
         }
-        // SAFETY: nothing of the EAL is in use, and nothing can start to use it in state CLOSING.
+        // SAFETY: nothing of the EAL is in use, and nothing can start to use it in state Closing.
         let r = unsafe { sys::rte_eal_cleanup() };
-        self.0.state.store(STOPPED, Ordering::SeqCst);
+        self.0.state.apply(EalEvent::Ended);
         remove_runtime_dir();
         if r == 0 { Ok(()) } else { Err(CleanupError::Failed(r)) }
     }
@@ -207,7 +243,7 @@ impl Eal {
     /// Counts one more user; false when the EAL is stopped or about to be.
     pub(crate) fn retain(&self, kind: HoldKind) -> bool {
         self.0.holds[kind as usize].fetch_add(1, Ordering::SeqCst);
-        if self.0.state.load(Ordering::SeqCst) == LIVE {
+        if self.0.state.is(EalState::Live) {
             return true;
         }
         self.release(kind);
@@ -463,6 +499,16 @@ impl LogCapture {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn transitions() {
+        insta::assert_snapshot!(fsm::listing::<EalState>(), @r"
+        Live + Close -> Closing
+        Closing + InUse -> Live
+        Closing + Ended -> Stopped
+        otherwise: a second stop is refused
+        ");
+    }
 
     /// Field report 10: a long path kept the EAL from starting, with "a device or bus is not usable".
     #[test]

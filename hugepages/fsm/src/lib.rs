@@ -178,7 +178,8 @@ impl AtomicByte for AtomicU8 {
 }
 
 /// A state that threads share and its table alone changes: a transition is one exchange, from the state that the table was
-/// asked about. Whoever sees a state sees what its writer did before.
+/// asked about. A thread that sees a state sees what its writer did before. Loads and exchanges are sequentially consistent,
+/// so that a state may also be weighed against counts of others.
 ///
 /// ```
 /// fsm::fsm! {
@@ -207,13 +208,13 @@ impl<S: Table<By = ()> + Numbered, A: AtomicByte> AtomicFsm<S, A> {
     /// The state.
     #[inline]
     pub fn get(&self) -> S {
-        Self::of(self.state.load(Ordering::Acquire))
+        Self::of(self.state.load(Ordering::SeqCst))
     }
 
     /// Whether that is the state: one load and a comparison of numbers.
     #[inline]
     pub fn is(&self, state: S) -> bool {
-        self.state.load(Ordering::Acquire) == state.number()
+        self.state.load(Ordering::SeqCst) == state.number()
     }
 
     /// Goes through the table; `None` where no row fits, and nothing changes.
@@ -221,11 +222,11 @@ impl<S: Table<By = ()> + Numbered, A: AtomicByte> AtomicFsm<S, A> {
     where
         S::Event: Copy,
     {
-        let mut now = self.state.load(Ordering::Acquire);
+        let mut now = self.state.load(Ordering::SeqCst);
         loop {
             let (state, action) = Self::of(now).next((), event)?;
             let n = state.number();
-            match self.state.compare_exchange(now, n, Ordering::AcqRel, Ordering::Acquire) {
+            match self.state.compare_exchange(now, n, Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(_) => return Some(action),
                 // Another thread was first: the table is asked about its state.
                 Err(other) => now = other,

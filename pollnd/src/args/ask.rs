@@ -20,7 +20,7 @@ pub(crate) struct Via {
 }
 
 /// Options of a node that is started: one that runs has its own.
-const OF_A_NODE: &[&str] = &[
+pub(super) const OF_A_NODE: &[&str] = &[
     "nid",
     "carrier",
     "port",
