@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
-use dataplane::cpt::Machine;
+use dataplane::cpt::Topology;
 use dataplane::dpdk::{Eal, EalBacking, EalConfig, EthQueue, PairConfig, QueueSeed, virtio_pair};
 use dataplane::lcore;
 use dataplane::pkt::{Port, RX_BURST, RxPkt, TxCsum, TxMeta, TxPkt};
@@ -153,7 +153,7 @@ fn two_threads(
     rx: QueueSeed,
     secs: u64,
 ) -> Result<(f64, f64), Box<dyn Error>> {
-    let machine = Machine::detect()?;
+    let machine = Topology::detect()?;
     let cpus = machine.cpus();
     if cpus.len() < 2 {
         return Err("two threads need two CPUs".into());

@@ -7,7 +7,7 @@ mod pattern;
 
 use std::fmt;
 
-use hwlocality::Topology;
+use hwlocality::Topology as Hwloc;
 use hwlocality::object::types::ObjectType;
 
 use self::pattern::{List, Pattern, parse};
@@ -19,7 +19,7 @@ pub enum CptError {
     #[error(
         "hwloc cannot describe the machine ({0}); unset HWLOC_SYNTHETIC and HWLOC_XMLFILE, or correct them"
     )]
-    Topology(String),
+    Hwloc(String),
     /// The pattern is not in the syntax.
     #[error(
         "cpu_pattern \"{pattern}\": {what} at column {column}; write 0[0-3] 1[4-7] for CPUs, N 0[0] 1[1] for NUMA nodes, N for a partition each node, C[0] for that without the first CPU of each, X[0,8] for that without CPUs 0 and 8; lists have numbers, ranges 0-7 and strides 0-7/2, separated by commas, or * for all"
@@ -126,7 +126,7 @@ pub struct Core {
 
 /// The machine as hwloc describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Machine {
+pub struct Topology {
     /// Physical cores that this process may use, by first CPU.
     pub cores: Vec<Core>,
     /// Whether this is the machine we run on, and not one from `HWLOC_SYNTHETIC` or a file.
@@ -144,33 +144,33 @@ pub struct Cpt {
     pub cores: Vec<Core>,
 }
 
-impl Machine {
+impl Topology {
     /// Asks hwloc.
     ///
     /// # Errors
-    /// [`CptError::Topology`].
-    pub fn detect() -> Result<Machine, CptError> {
+    /// [`CptError::Hwloc`].
+    pub fn detect() -> Result<Topology, CptError> {
         // It is read to its end, which a device has not and a FIFO is late with.
         let file =
             std::env::var_os("HWLOC_XMLFILE").filter(|f| std::fs::metadata(f).is_ok_and(|m| !m.is_file()));
         if let Some(f) = file {
-            return Err(CptError::Topology(format!("HWLOC_XMLFILE={}: it is no regular file", f.display())));
+            return Err(CptError::Hwloc(format!("HWLOC_XMLFILE={}: it is no regular file", f.display())));
         }
-        let t = Topology::new().map_err(|e| CptError::Topology(e.to_string()))?;
+        let t = Hwloc::new().map_err(|e| CptError::Hwloc(e.to_string()))?;
         Self::read(&t)
     }
 
     /// A machine from hwloc's synthetic description, such as `package:2 [numa] core:4 pu:2`.
     ///
     /// # Errors
-    /// [`CptError::Topology`].
-    pub fn synthetic(description: &str) -> Result<Machine, CptError> {
-        let e = |e: &dyn fmt::Display| CptError::Topology(format!("\"{description}\": {e}"));
-        let b = Topology::builder().from_synthetic(description).map_err(|x| e(&x))?;
+    /// [`CptError::Hwloc`].
+    pub fn synthetic(description: &str) -> Result<Topology, CptError> {
+        let e = |e: &dyn fmt::Display| CptError::Hwloc(format!("\"{description}\": {e}"));
+        let b = Hwloc::builder().from_synthetic(description).map_err(|x| e(&x))?;
         Self::read(&b.build().map_err(|x| e(&x))?)
     }
 
-    fn read(t: &Topology) -> Result<Machine, CptError> {
+    fn read(t: &Hwloc) -> Result<Topology, CptError> {
         let this_system = t.is_this_system();
         let allowed: Option<Vec<usize>> = this_system
             .then(core_affinity::get_core_ids)
@@ -201,12 +201,12 @@ impl Machine {
         );
         cores.sort_by_key(|c| c.cpus[0]);
         if cores.is_empty() {
-            return Err(CptError::Topology(match allowed {
+            return Err(CptError::Hwloc(match allowed {
                 Some(a) => format!("it names no CPU of those that this process may use, {}", ranges(&a)),
                 None => "it names no CPU".into(),
             }));
         }
-        Ok(Machine { cores, this_system })
+        Ok(Topology { cores, this_system })
     }
 
     /// NUMA nodes with cores, ascending. A machine without nodes counts as one node 0.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::thread::{Builder, JoinHandle};
 
-use crate::cpt::{Cpt, CptError, Machine};
+use crate::cpt::{Cpt, CptError, Topology};
 
 /// A polling thread to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,7 +150,7 @@ pub fn polled(root: &Path, me: u32) -> Vec<Polled> {
 ///
 /// # Errors
 /// [`LcoreError`] names the CPU and the remedy; the thread is then bound as before.
-pub fn pin(machine: &Machine, cpu: usize) -> Result<(), LcoreError> {
+pub fn pin(machine: &Topology, cpu: usize) -> Result<(), LcoreError> {
     if !machine.this_system {
         return Err(LcoreError::OtherMachine(cpu));
     }
@@ -167,7 +167,7 @@ pub fn pin(machine: &Machine, cpu: usize) -> Result<(), LcoreError> {
 /// # Errors
 /// [`LcoreError`] when it does not start or cannot be pinned; `f` does not run then.
 pub fn spawn<T: Send + 'static>(
-    machine: &Machine,
+    machine: &Topology,
     lcore: &Lcore,
     f: impl FnOnce(&Lcore) -> T + Send + 'static,
 ) -> Result<JoinHandle<Option<T>>, LcoreError> {
@@ -190,15 +190,15 @@ mod tests {
 
     #[test]
     fn lcores_are_numbered_over_all_partitions_and_know_their_node() {
-        let m = Machine::synthetic("package:2 [numa] core:4 pu:1").unwrap();
+        let m = Topology::synthetic("package:2 [numa] core:4 pu:1").unwrap();
         let l = plan(&m.cpts("").unwrap(), None).unwrap();
         let short: Vec<_> = l.iter().map(|l| (l.index, l.cpu, l.cpt, l.node)).collect();
         assert_eq!(short, [(0, 2, 0, Some(0)), (1, 3, 0, Some(0)), (2, 6, 1, Some(1)), (3, 7, 1, Some(1))]);
         assert!(plan(&m.cpts("").unwrap(), Some(5)).is_err());
     }
 
-    fn two_nodes() -> Machine {
-        Machine::synthetic("package:2 [numa(memory=8GB)] l3:1 core:4 pu:2").unwrap()
+    fn two_nodes() -> Topology {
+        Topology::synthetic("package:2 [numa(memory=8GB)] l3:1 core:4 pu:2").unwrap()
     }
 
     fn cpus(l: &[Lcore]) -> Vec<usize> {
@@ -208,7 +208,7 @@ mod tests {
     /// Field report 13: Lustre's LU-12352.
     #[test]
     fn partitions_of_different_sizes_are_filled_as_far_as_each_goes() {
-        let m = Machine::synthetic("core:4 pu:1").unwrap();
+        let m = Topology::synthetic("core:4 pu:1").unwrap();
         let cpts = m.cpts("0[0] 1[1-3]").unwrap();
         let take = |n| cpus(&choose(&cpts, n, None, &[]).unwrap());
         assert_eq!(
@@ -247,7 +247,7 @@ mod tests {
     /// Field report 13: a second node on the machine takes another CPU while there is one.
     #[test]
     fn cpus_that_others_poll_come_last() {
-        let m = Machine::synthetic("core:2 pu:1").unwrap();
+        let m = Topology::synthetic("core:2 pu:1").unwrap();
         let take = |n, taken: &[usize]| cpus(&choose(&m.cpts("").unwrap(), n, None, taken).unwrap());
         assert_eq!(take(1, &[]), [1]);
         assert_eq!(take(1, &[1]), [0]);
@@ -286,7 +286,7 @@ mod tests {
     /// Field report 13: as above, of a real thread.
     #[test]
     fn a_thread_of_ours_is_seen_by_other_processes() {
-        let m = Machine::detect().unwrap();
+        let m = Topology::detect().unwrap();
         let l = choose(&m.cpts("").unwrap(), 1, None, &[]).unwrap();
         let seen = spawn(&m, &l[0], |l| {
             let mine = |p: &Polled| p.pid == std::process::id() && p.cpu == l.cpu && p.thread == "lcore-0";
@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_machine_from_a_description_is_never_bound_to() {
-        let m = Machine::synthetic("core:4 pu:1").unwrap();
+        let m = Topology::synthetic("core:4 pu:1").unwrap();
         let before = core_affinity::get_core_ids();
         let l = plan(&m.cpts("").unwrap(), None).unwrap();
         let e = spawn(&m, &l[0], |_| ()).unwrap_err();
@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_pinned_thread_has_one_cpu_and_its_starter_keeps_its_own() {
-        let m = Machine::detect().unwrap();
+        let m = Topology::detect().unwrap();
         assert!(m.this_system, "run the tests without HWLOC_SYNTHETIC");
         let before = core_affinity::get_core_ids();
         let l = plan(&m.cpts("").unwrap(), Some(1)).unwrap();

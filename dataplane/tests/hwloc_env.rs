@@ -5,11 +5,11 @@
 
 use std::process::{Command, Output};
 
-use dataplane::cpt::Machine;
+use dataplane::cpt::Topology;
 
 /// What a machine looks like, in one line.
 fn shape() -> String {
-    let m = Machine::detect().unwrap_or_else(|e| panic!("{e}"));
+    let m = Topology::detect().unwrap_or_else(|e| panic!("{e}"));
     format!("SHAPE cores={} nodes={} this={}", m.cores.len(), m.nodes().len(), m.this_system)
 }
 

@@ -121,9 +121,9 @@ pub(crate) enum Switch {
     Off,
 }
 
-/// Carrier of the node.
+/// Carrier of a node.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Carrier {
+pub(crate) enum CarrierArg {
     /// The kernel's sockets.
     Sockets,
     /// A DPDK port.
@@ -151,7 +151,7 @@ pub(crate) struct NodeArgs {
     pub(crate) nid: Nid,
     /// Kernel sockets, or a DPDK port (the default when --port or --vdev is given).
     #[arg(long, value_enum)]
-    pub(crate) carrier: Option<Carrier>,
+    pub(crate) carrier: Option<CarrierArg>,
     /// DPDK port: a PCI address (0000:03:00.0) or the name of a port.
     #[arg(long, requires = "nid")]
     pub(crate) port: Option<String>,

@@ -10,7 +10,7 @@ use transport::node::inspect::Inspection;
 use transport::node::sock::{SockError, may_bind_privileged};
 use transport::node::{BuildError, Control, NodeBuilder};
 
-use crate::args::{Carrier, NodeArgs, Use};
+use crate::args::{CarrierArg, NodeArgs, Use};
 #[cfg(feature = "dpdk")]
 use crate::dpdk::start as start_dpdk;
 use crate::running::{MakeApp, Node, Role, Setup, Started};
@@ -26,15 +26,15 @@ pub(crate) fn start(a: &NodeArgs, setup: Setup, make: MakeApp) -> Result<Node, S
     cpus::mention_quota(settings::on_port(a).then_some(a.lcores));
     let dpdk = a.port.is_some() || a.vdev.is_some();
     settings::addresses(a)?;
-    match a.carrier.unwrap_or(if dpdk { Carrier::Dpdk } else { Carrier::Sockets }) {
-        Carrier::Sockets if dpdk => {
+    match a.carrier.unwrap_or(if dpdk { CarrierArg::Dpdk } else { CarrierArg::Sockets }) {
+        CarrierArg::Sockets if dpdk => {
             Err("--carrier sockets does not go with --port or --vdev: leave one of them out".into())
         }
-        Carrier::Sockets => {
+        CarrierArg::Sockets => {
             let (node, front) = start_sockets(a, setup.role, make, control)?;
             Ok(node.come_up()?.seen_through(front, a, setup))
         }
-        Carrier::Dpdk => {
+        CarrierArg::Dpdk => {
             let (node, front) = start_dpdk(a, make, control)?;
             Ok(node.come_up()?.seen_through(front, a, setup))
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 #[cfg(feature = "dpdk")]
-use dataplane::cpt::{CptError, Machine};
+use dataplane::cpt::{CptError, Topology};
 use dataplane::doctor::cpu_quota;
 #[cfg(feature = "dpdk")]
 use dataplane::lcore::{self, Lcore, Polled};
@@ -42,7 +42,7 @@ pub(crate) fn polled() -> Vec<Polled> {
 /// A fault of the pattern, or too many lcores for it.
 #[cfg(feature = "dpdk")]
 pub(crate) fn choose(
-    machine: &Machine,
+    machine: &Topology,
     pattern: &str,
     count: usize,
     near: Option<u32>,
@@ -70,7 +70,7 @@ mod tests {
     /// Field report 13.
     #[test]
     fn two_nodes_on_one_machine_take_different_cpus_while_there_are_some() {
-        let m = Machine::synthetic("core:2 pu:1").unwrap();
+        let m = Topology::synthetic("core:2 pu:1").unwrap();
         let other = |cpu| Polled { cpu, pid: 77, thread: "lcore-0".into() };
         let take = |pattern: &str, n, others: &[Polled]| {
             let (l, w) = choose(&m, pattern, n, None, others).unwrap();

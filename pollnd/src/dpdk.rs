@@ -13,7 +13,7 @@ use std::time::Duration;
 use bench::link::this_lcore;
 use dataplane::capture::CapturePort;
 use dataplane::clock::Clock;
-use dataplane::cpt::Machine as Cores;
+use dataplane::cpt::Topology;
 use dataplane::dpdk::{Eal, EalBacking, EalConfig, EthPort, PortConfig, PortSpec, QueueSeed};
 use dataplane::lcore::{self, Lcore};
 use dataplane::pkt::Port;
@@ -151,7 +151,7 @@ fn memory_mb(c: &PortConfig) -> u32 {
 }
 
 /// Lcores of the node, from the pattern and the number asked for, near the port.
-fn lcores(a: &NodeArgs, cores: &Cores, spec: &PortSpec) -> Result<Vec<Lcore>, String> {
+fn lcores(a: &NodeArgs, cores: &Topology, spec: &PortSpec) -> Result<Vec<Lcore>, String> {
     let pattern = a.cpu_pattern.as_deref().unwrap_or("");
     let (all, shared) = cpus::choose(cores, pattern, a.lcores.into(), spec.node(), &cpus::polled())
         .map_err(|e| e.to_string())?;
@@ -268,7 +268,7 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
     let spec = port_spec(a)?;
     let ip = a.nid.ip().ok_or_else(|| format!("{} has no IP address", a.nid))?;
     let network = network(a, ip)?;
-    let cores = Cores::detect().map_err(|e| e.to_string())?;
+    let cores = Topology::detect().map_err(|e| e.to_string())?;
     let lcores = lcores(a, &cores, &spec)?;
     let of_node = Lcores {
         cpts: lcores.iter().map(|l| l.cpt).collect(),

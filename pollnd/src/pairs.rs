@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bench::pair::{Enter, Threads};
 use bench::report::RanOn;
-use dataplane::cpt::Machine;
+use dataplane::cpt::Topology;
 use dataplane::dpdk::{Eal, EalConfig, dpdk_version};
 use dataplane::lcore;
 use transport::node::IdlePolicy;
@@ -45,7 +45,7 @@ pub(crate) fn clean_up(eal: &Eal) {
 /// # Errors
 /// The topology cannot be read.
 pub(crate) fn threads(one: bool) -> Result<(Threads, Enter, IdlePolicy), String> {
-    let machine = Machine::detect().map_err(|e| e.to_string())?;
+    let machine = Topology::detect().map_err(|e| e.to_string())?;
     let cpus = machine.cpus().len();
     let (threads, polling) = if one || cpus < 2 { (Threads::One, 1) } else { (Threads::Two, 2) };
     let mut cpts = machine.cpts("").map_err(|e| e.to_string())?;

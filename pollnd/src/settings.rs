@@ -174,7 +174,7 @@ fn no_router(a: &NodeArgs, own: IpAddr, g: IpAddr) -> Option<String> {
 
 /// Whether the node is on a port, and not on kernel sockets.
 pub(crate) fn on_port(a: &NodeArgs) -> bool {
-    a.carrier.map_or(a.port.is_some() || a.vdev.is_some(), |c| c == args::Carrier::Dpdk)
+    a.carrier.map_or(a.port.is_some() || a.vdev.is_some(), |c| c == args::CarrierArg::Dpdk)
 }
 
 /// Whether the addresses of `a` are those of machines.

@@ -3,8 +3,8 @@ use proptest::prelude::*;
 use super::*;
 
 /// Two packages with a node each, four cores of two hardware threads: CPUs 0-7 and 8-15.
-fn two_nodes() -> Machine {
-    Machine::synthetic("package:2 [numa(memory=8GB)] l3:1 core:4 pu:2").unwrap()
+fn two_nodes() -> Topology {
+    Topology::synthetic("package:2 [numa(memory=8GB)] l3:1 core:4 pu:2").unwrap()
 }
 
 fn cpus(c: &Cpt) -> Vec<usize> {
@@ -23,7 +23,7 @@ fn a_partition_for_each_node_with_half_its_cores_polling() {
         assert_eq!(c[0].lcores(None).unwrap(), [4, 6], "one thread of each of the upper cores");
         assert_eq!(c[1].lcores(None).unwrap(), [12, 14]);
     }
-    let one = Machine::synthetic("core:1 pu:1").unwrap().cpts("").unwrap();
+    let one = Topology::synthetic("core:1 pu:1").unwrap().cpts("").unwrap();
     assert_eq!((one.len(), one[0].lcores(None).unwrap()), (1, vec![0]));
 }
 
@@ -64,7 +64,7 @@ fn cpus_are_left_out_by_place_or_by_number() {
     assert_eq!(sets("N X[0,99]"), [(1..8).collect::<Vec<_>>(), (8..16).collect()]);
     // The upper core has one CPU left.
     assert_eq!(m.cpts("C[6]").unwrap()[0].lcores(Some(1)).unwrap(), [7]);
-    let one = Machine::synthetic("core:2 pu:1").unwrap();
+    let one = Topology::synthetic("core:2 pu:1").unwrap();
     assert_eq!(one.cpts("C[0]").unwrap()[0].lcores(None).unwrap(), [1]);
     let say = |p: &str| m.cpts(p).unwrap_err().to_string();
     assert_eq!(
@@ -87,11 +87,11 @@ fn all_of_them_is_a_star() {
 /// Field report 13: a topology without Core objects (HPX 5115), and one where some CPUs have none.
 #[test]
 fn where_no_cores_are_named_each_cpu_is_one() {
-    let m = Machine::synthetic("numa:1 pu:2").unwrap();
+    let m = Topology::synthetic("numa:1 pu:2").unwrap();
     assert_eq!(m.cores.iter().map(|c| c.cpus.clone()).collect::<Vec<_>>(), [[0], [1]]);
     let c = m.cpts("").unwrap();
     assert_eq!((c.len(), c[0].node, c[0].lcores(Some(1)).unwrap()), (1, Some(0), vec![1]));
-    let m = Machine::synthetic("package:2 [numa] pu:3").unwrap();
+    let m = Topology::synthetic("package:2 [numa] pu:3").unwrap();
     assert_eq!((m.cores.len(), m.nodes()), (6, vec![0, 1]));
     assert_eq!(cpus(&m.cpts("1[0-2] 0[3-5]").unwrap()[0]), [3, 4, 5]);
 }
@@ -159,7 +159,7 @@ fn errors_name_the_value_and_the_remedy() {
 
 #[test]
 fn a_machine_that_hwloc_cannot_read_is_named() {
-    let e = Machine::synthetic("nonsense:-1").unwrap_err().to_string();
+    let e = Topology::synthetic("nonsense:-1").unwrap_err().to_string();
     assert!(e.contains("nonsense:-1") && e.contains("HWLOC_SYNTHETIC"), "{e}");
 }
 

@@ -55,7 +55,7 @@ impl Default for EalConfig {
 
 /// State of the machine when the EAL starts.
 #[derive(Clone, Debug)]
-pub(crate) struct Machine {
+pub(crate) struct Host {
     /// Huge memory that this process can have, in MiB.
     pub huge_free_mb: u64,
     /// Reason why that is less than what is free on the machine.
@@ -99,7 +99,7 @@ impl EalConfig {
     /// # Errors
     /// [`EalError::Secondary`] for a secondary process, [`EalError::HugeShort`] when huge pages are demanded and
     /// there are not enough, [`EalError::Nul`] for an argument with a zero byte.
-    pub(crate) fn args(&self, m: &Machine) -> Result<(Vec<String>, bool), EalError> {
+    pub(crate) fn args(&self, m: &Host) -> Result<(Vec<String>, bool), EalError> {
         if let Some(kind) = value(&self.raw, "--proc-type").filter(|k| *k != "primary") {
             return Err(EalError::Secondary(kind.to_owned()));
         }
@@ -180,11 +180,11 @@ impl EalConfig {
 mod tests {
     use super::*;
 
-    fn machine(huge_free_mb: u64) -> Machine {
-        Machine { huge_free_mb, huge_limits: Vec::new(), no_run_dir: None, cores: vec![0, 1], pid: 7 }
+    fn machine(huge_free_mb: u64) -> Host {
+        Host { huge_free_mb, huge_limits: Vec::new(), no_run_dir: None, cores: vec![0, 1], pid: 7 }
     }
 
-    fn line(c: &EalConfig, m: &Machine) -> String {
+    fn line(c: &EalConfig, m: &Host) -> String {
         c.args(m).unwrap().0.join(" ")
     }
 
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn report_8_what_limits_huge_pages_is_named() {
-        let limited = Machine { huge_limits: vec!["hugetlb.2MB.max allows 0 MiB more".into()], ..machine(0) };
+        let limited = Host { huge_limits: vec!["hugetlb.2MB.max allows 0 MiB more".into()], ..machine(0) };
         let e = EalConfig { huge: Huge::On, ..EalConfig::default() }.args(&limited).unwrap_err().to_string();
         assert!(e.contains("hugetlb.2MB.max allows 0 MiB more"), "{e}");
         assert!(line(&EalConfig::default(), &limited).contains("--no-huge"));
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn report_10_without_a_run_time_folder_the_eal_is_told_to_do_without() {
-        let m = Machine { no_run_dir: Some("read-only".into()), ..machine(0) };
+        let m = Host { no_run_dir: Some("read-only".into()), ..machine(0) };
         assert!(line(&EalConfig::default(), &m).contains(" --no-shconf --no-telemetry "));
         let c = EalConfig { raw: raw("--no-telemetry"), ..EalConfig::default() };
         assert_eq!(line(&c, &m).matches("--no-telemetry").count(), 1);

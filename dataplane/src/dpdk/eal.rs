@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use dpdk_sys as sys;
 use fsm::AtomicFsm;
 
-use super::config::{EalConfig, Huge, Machine};
+use super::config::{EalConfig, Host, Huge};
 use super::eal_error::{CleanupError, EalError};
 
 /// Things that keep the EAL from being stopped.
@@ -105,25 +105,25 @@ impl Eal {
     /// does not undo a start that failed half-way.
     pub fn start(config: &EalConfig) -> Result<Eal, EalError> {
         let usable = hugepages::pool::usable(Path::new("/"));
-        let machine = Machine {
+        let host = Host {
             huge_free_mb: usable.bytes >> 20,
             huge_limits: usable.limits,
             no_run_dir: run_dir_refused(),
             cores: allowed_cores(),
             pid: std::process::id(),
         };
-        let (args, huge) = config.args(&machine)?;
+        let (args, huge) = config.args(&host)?;
         let mut notes = Vec::new();
         let want = u64::from(config.mem_mb);
         if !huge && config.huge == Huge::Auto && usable.free >> 20 >= want && usable.bytes >> 20 < want {
             notes.push(format!(
                 "{} MiB of huge pages are free, but this process can have {} MiB: {}; it goes on with ordinary pages, which are slower",
                 usable.free >> 20,
-                machine.huge_free_mb,
-                machine.huge_limits.join("; ")
+                host.huge_free_mb,
+                host.huge_limits.join("; ")
             ));
         }
-        if let Some(why) = &machine.no_run_dir {
+        if let Some(why) = &host.no_run_dir {
             notes.push(format!("no DPDK telemetry, since there is no place for its socket: {why}"));
         }
         if STARTED.swap(true, Ordering::SeqCst) {

@@ -74,21 +74,21 @@ fn sockets(a: &RateArgs, idle: IdleMode, lost: &mut Vec<NothingLost>) -> Result<
 
 /// Carrier of messages besides kernel sockets.
 #[cfg(feature = "dpdk")]
-struct Carrier {
+struct VirtioLink {
     eal: dataplane::dpdk::Eal,
     one: bool,
 }
 
 #[cfg(feature = "dpdk")]
-impl Carrier {
-    fn new(a: &RateArgs, on: &mut RanOn) -> Result<Carrier, String> {
+impl VirtioLink {
+    fn new(a: &RateArgs, on: &mut RanOn) -> Result<VirtioLink, String> {
         use bench::pair::Threads;
 
         let eal = pairs::eal(&a.over.dpdk)?;
         pairs::tell(&eal, on);
         let one = pairs::threads(a.one_lcore)?.0 == Threads::One;
         on.lcores = if one { 1 } else { 2 };
-        Ok(Carrier { eal, one })
+        Ok(VirtioLink { eal, one })
     }
 
     fn name(&self) -> &'static str {
@@ -115,11 +115,11 @@ impl Carrier {
 
 /// There is none.
 #[cfg(not(feature = "dpdk"))]
-enum Carrier {}
+enum VirtioLink {}
 
 #[cfg(not(feature = "dpdk"))]
-impl Carrier {
-    fn new(_: &RateArgs, _: &mut RanOn) -> Result<Carrier, String> {
+impl VirtioLink {
+    fn new(_: &RateArgs, _: &mut RanOn) -> Result<VirtioLink, String> {
         Err("this pollnd was built without DPDK: `pollnd bench rate --sockets-only` measures kernel sockets alone"
             .into())
     }
@@ -138,23 +138,22 @@ pub(super) fn main(a: &RateArgs) -> Result<(), String> {
     let bar = live(&a.over.out);
     let mut on = RanOn::look();
     (on.dpdk, on.memory) = ("DPDK not used".into(), "ordinary pages".into());
-    let carrier = if a.over.sockets_only { None } else { Some(Carrier::new(a, &mut on)?) };
-    let mut sides: Vec<(&'static str, Vec<Sample>)> =
-        carrier.iter().map(|c| (c.name(), Vec::new())).collect();
+    let link = if a.over.sockets_only { None } else { Some(VirtioLink::new(a, &mut on)?) };
+    let mut sides: Vec<(&'static str, Vec<Sample>)> = link.iter().map(|c| (c.name(), Vec::new())).collect();
     sides.extend([("kernel sockets, blocking", Vec::new()), ("kernel sockets, spinning", Vec::new())]);
     let (mut lost, before) = (Vec::new(), load());
     for round in 1..=a.rounds {
         bar.set_message(format!("round {round} of {}", a.rounds));
         bar.tick();
         let mut got = Vec::new();
-        if let Some(c) = &carrier {
+        if let Some(c) = &link {
             got.push(c.sample(a, &mut lost)?);
         }
         got.push(sockets(a, IdleMode::Block, &mut lost)?);
         got.push(sockets(a, IdleMode::Spin, &mut lost)?);
         sides.iter_mut().zip(got).for_each(|(side, s)| side.1.push(s));
     }
-    if let Some(c) = carrier {
+    if let Some(c) = link {
         c.close();
     }
     bar.finish_and_clear();

@@ -14,7 +14,7 @@ use std::time::Duration;
 use transport::wire::Nid;
 
 use super::run_dir;
-use crate::args::{Carrier, NodeArgs};
+use crate::args::{CarrierArg, NodeArgs};
 
 /// Peers that are remembered at most.
 pub(crate) const PEERS_MAX: usize = 256;
@@ -59,7 +59,7 @@ impl Holder {
 /// The network that the NID of `a` is of.
 pub(crate) fn scope(a: &NodeArgs) -> String {
     match a.port.as_ref().or(a.vdev.as_ref()) {
-        Some(port) if a.carrier != Some(Carrier::Sockets) => {
+        Some(port) if a.carrier != Some(CarrierArg::Sockets) => {
             let plain = |c: char| if c.is_ascii_alphanumeric() || "-._:".contains(c) { c } else { '_' };
             let name: Vec<char> = port.chars().map(plain).collect();
             let tail = name.len().saturating_sub(PORT_NAME);
