@@ -144,6 +144,14 @@ impl Client {
         format!("the node at {} does not answer: {why}", self.path.display())
     }
 
+    /// The text of an error of the socket. A node that is killed before it has read a question resets the connection.
+    fn failed(&mut self, e: std::io::Error) -> String {
+        match e.kind() {
+            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => self.lost("it has ended"),
+            _ => self.lost(e),
+        }
+    }
+
     /// Text about a node that has not answered in time.
     fn mute(&self) -> String {
         let waited = self.out.read_timeout().ok().flatten().unwrap_or(PATIENCE);
@@ -162,10 +170,7 @@ impl Client {
     pub(super) fn send(&mut self, r: &Request) -> Result<(), String> {
         let mut line = serde_json::to_string(r).map_err(|e| e.to_string())?;
         line.push('\n');
-        self.out.write_all(line.as_bytes()).map_err(|e| match e.kind() {
-            ErrorKind::BrokenPipe => self.lost("it has ended"),
-            _ => self.lost(e),
-        })
+        self.out.write_all(line.as_bytes()).map_err(|e| self.failed(e))
     }
 
     /// The next object.
@@ -180,7 +185,7 @@ impl Client {
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 return Err(self.lost(self.mute()));
             }
-            Err(e) => return Err(self.lost(e)),
+            Err(e) => return Err(self.failed(e)),
         }
         let v: Value = serde_json::from_str(&line).map_err(|e| self.lost(format!("{e} in {line:?}")))?;
         match v["error"].as_str().map(str::to_owned) {
@@ -259,6 +264,20 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A node that is killed with a question unread was "Connection reset by peer".
+    #[test]
+    fn a_node_that_ends_with_a_question_unread_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("7.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let mut c = Client::connect(path).unwrap();
+        let (node, _) = listener.accept().unwrap();
+        c.send(&Request::Hello {}).unwrap();
+        drop(node);
+        let e = c.next().unwrap_err();
+        assert!(c.gone() && e.contains("it has ended"), "{e}");
+    }
 
     #[test]
     fn a_node_that_is_stopped_is_told_from_one_that_is_busy() {
