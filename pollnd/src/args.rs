@@ -149,6 +149,10 @@ pub(crate) struct NodeArgs {
     /// This node's NID: `--nid` of a node, and what a command has found for itself.
     #[arg(skip = Nid::ANY)]
     pub(crate) nid: Nid,
+    /// One more NI: another network on the same address, such as 10.0.0.1@tcp1, or another address of this machine or of the
+    /// port. May be given several times.
+    #[arg(long, value_name = "NID", requires = "nid", value_parser = nid)]
+    pub(crate) ni: Vec<Nid>,
     /// Kernel sockets, or a DPDK port (the default when --port or --vdev is given).
     #[arg(long, value_enum)]
     pub(crate) carrier: Option<CarrierArg>,

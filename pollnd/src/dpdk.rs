@@ -161,9 +161,14 @@ fn lcores(a: &NodeArgs, cores: &Topology, spec: &PortSpec) -> Result<Vec<Lcore>,
     Ok(all)
 }
 
+/// Longest prefix of the family, and the one that a port's network has unless told.
+fn usual_prefix(ip: IpAddr) -> (u8, u8) {
+    if ip.is_ipv6() { (128, 64) } else { (32, 24) }
+}
+
 /// Prefix length and gateway of the port's network.
 fn network(a: &NodeArgs, ip: IpAddr) -> Result<(u8, Option<IpAddr>), String> {
-    let (most, usual) = if ip.is_ipv6() { (128, 64) } else { (32, 24) };
+    let (most, usual) = usual_prefix(ip);
     let prefix = a.prefix.unwrap_or(usual);
     if prefix > most {
         return Err(format!("--prefix {prefix}: the network of {} has a prefix of 1 to {most} bits", a.nid));
@@ -178,6 +183,12 @@ fn network(a: &NodeArgs, ip: IpAddr) -> Result<(u8, Option<IpAddr>), String> {
 
 fn stack_config(a: &NodeArgs, tcp: &Tcp, ip: IpAddr, (prefix, gateway): (u8, Option<IpAddr>)) -> StackConfig {
     let mut c = StackConfig::new(ip, prefix);
+    for more in a.ni.iter().filter_map(|ni| ni.ip()) {
+        if c.addrs.iter().all(|(ip, _)| *ip != more) {
+            let like_it = more.is_ipv6() == ip.is_ipv6();
+            c.addrs.push((more, if like_it { prefix } else { usual_prefix(more).1 }));
+        }
+    }
     c.gateways = gateway.into_iter().collect();
     c.vlan = a.vlan;
     c.keepalive = keepalive(tcp);
@@ -275,15 +286,18 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
         balanced: a.balance == Switch::On,
         ..Lcores::new(a.lcores, 0, 0)
     };
-    let node = NodeBuilder::new(a.nid).cores(cores.cpus().len()).lcores(of_node.clone());
+    let node = a.ni.iter().fold(NodeBuilder::new(a.nid), |n, ni| n.also(*ni));
+    let node = node.cores(cores.cpus().len()).lcores(of_node.clone());
     node.check().map_err(|e| e.to_string())?;
     let mtu = a.mtu.unwrap_or(1500);
     let port_config = PortConfig { mtu, queues: a.lcores, fewer: true, ..PortConfig::default() };
     EthPort::check(&spec, &port_config).map_err(|e| e.to_string())?;
     vhost_socket(&spec)?;
     limits::descriptors_for_eal()?;
-    if let Some(w) = kernel_answers(&spec, ip, iface::owner(ip)) {
-        tracing::warn!("{w}");
+    for ip in [a.nid].iter().chain(&a.ni).filter_map(|n| n.ip()) {
+        if let Some(w) = kernel_answers(&spec, ip, iface::owner(ip)) {
+            tracing::warn!("{w}");
+        }
     }
     why::keep_cut_remedy(spec.cut_remedy());
     let pci = match &spec {

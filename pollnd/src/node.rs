@@ -36,7 +36,8 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
     });
     let node = assemble::start(&a.node, Setup::new(Role::Server, claim).with_guests(guests), make)?;
     // One line on standard output says that the node is there: scripts wait for it.
-    if let Err(e) = out::line(format_args!("{} is up on {}", a.nid, node.describe())) {
+    let nids: Vec<String> = [a.nid].iter().chain(&a.node.ni).map(ToString::to_string).collect();
+    if let Err(e) = out::line(format_args!("{} is up on {}", nids.join(", "), node.describe())) {
         return node.stop_after(Err(e)).map(drop);
     }
     let until = a.run_for.map(|s| Instant::now() + Duration::from_secs_f64(s));

@@ -184,6 +184,9 @@ pub(crate) fn on_port(a: &NodeArgs) -> bool {
 pub(crate) fn addresses(a: &NodeArgs) -> Result<(), String> {
     let Some(ip) = a.nid.ip() else { return Ok(()) };
     machine(a, ip).map_err(|e| format!("--nid {}: {e}", a.nid))?;
+    for ni in &a.ni {
+        ni.ip().map_or(Ok(()), |ip| machine(a, ip)).map_err(|e| format!("--ni {ni}: {e}"))?;
+    }
     match a.gateway.and_then(|g| Some((g, no_router(a, ip, g)?))) {
         Some((g, e)) => Err(format!("--gateway {g}: {e}")),
         None => Ok(()),
@@ -253,7 +256,7 @@ pub(crate) fn config(
 /// Defaults, files and command line; and what is to be said of them.
 fn read(a: &NodeArgs, kind: TcpKind, may_privileged: bool) -> Result<(Config, Vec<String>), String> {
     let mut said = Vec::new();
-    let mut c = Config::new(a.nid, epoch());
+    let mut c = a.ni.iter().fold(Config::new(a.nid, epoch()), |c, ni| c.also(*ni));
     (c.tcp_kind, c.privileged) = (kind, may_privileged);
     if !may_privileged {
         c.accept = Accept::Trust;

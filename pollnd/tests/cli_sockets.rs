@@ -199,3 +199,42 @@ fn a_node_goes_down_when_its_time_is_over() {
     assert!(end.out.starts_with(&first), "{end:?}");
     end.says(&["0 PUTs, 0 bytes; checked 0, wrong 0"]);
 }
+
+/// Two NIs on one address, and one on another: each network is pinged, and bulk goes by each.
+#[test]
+fn a_node_has_the_nis_that_it_is_given() {
+    if !can("a_node_has_the_nis_that_it_is_given") {
+        return;
+    }
+    let (a, b, c) = (own_ip(), own_ip(), own_ip());
+    let (first, second, third) = (nid(b), format!("{b}@tcp1"), format!("{c}@tcp2"));
+    let mut up = node(b, &["--ni", &second, "--ni", &third]);
+    up.until("all of them", |out, _| out.contains(&format!("{first}, {second}, {third} is up on")));
+    for (own, target) in [(nid(a), &first), (format!("{a}@tcp1"), &second), (format!("{a}@tcp2"), &third)] {
+        let ping = run(&["ping", target, "--nid", &own]).good();
+        let said: Vec<_> = ping.out.lines().take(4).collect();
+        let all = [
+            "12345-0@lo".to_owned(),
+            format!("12345-{first}"),
+            format!("12345-{second}"),
+            format!("12345-{third}"),
+        ];
+        assert_eq!(said, all, "{ping:?}");
+        moved(&run(&["put", target, "-c", "2", "--nid", &own, "--json"]).good(), 2, 1 << 20);
+    }
+    // A node of two NIs asks by each; by none, what it has no NI for.
+    let both = [nid(a), format!("{a}@tcp1")];
+    let from = ["--nid", &both[0], "--ni", &both[1]];
+    for target in [&first, &second] {
+        run(&[&["ping", target], &from[..]].concat()).good();
+    }
+    run(&[&["ping", &third], &from[..]].concat()).failed(1, &[&third, "network"]);
+    let end = up.stop().good().says(&["6 PUTs"]);
+    assert_eq!((end.counter("err_dest_nid"), end.counter("err_target_nid")), (0, 0), "{end:?}");
+    // What cannot be is refused before anything starts.
+    run(&["node", "--nid", &first, "--ni", &first]).failed(1, &["named twice", &second]);
+    run(&["node", "--nid", &first, "--ni", "224.0.0.1@tcp1"]).failed(2, &["--ni", "multicast"]);
+    run(&["node", "--nid", &first, "--ni", "198.51.100.77@tcp1"])
+        .failed(1, &["198.51.100.77", "`ip addr` lists them"]);
+    run(&["ping", &first, "--ni", &second]).failed(2, &["--nid"]);
+}

@@ -111,6 +111,31 @@ fn puts_each_way(what: &str, lab: &Lab, n: u64, bytes: u32) {
     }
 }
 
+/// A second network on the address of the port, and one more address: each is dialled through the kernel's TCP.
+#[test]
+fn the_nis_of_a_port_are_reached_through_the_kernel() {
+    if !can("the_nis_of_a_port_are_reached_through_the_kernel", &[]) {
+        return;
+    }
+    let lab = Lab::new(9000, &[]);
+    let nis = ["10.99.0.2@tcp1", "10.99.0.9@tcp2"];
+    let mut node = Proc::start(lab.port(&["node", "--ni", nis[0], "--ni", nis[1]]));
+    node.wait_for(&format!("{PORT}, {}, {} is up on", nis[0], nis[1]));
+    for (own, target) in [(KERNEL, PORT), ("10.99.0.1@tcp1", nis[0]), ("10.99.0.1@tcp2", nis[1])] {
+        let out = Proc::start(lab.kernel_as(own, &["ping", target])).finish();
+        assert!([PORT, nis[0], nis[1]].iter().all(|n| out.contains(&format!("12345-{n}"))), "{out}");
+        let args = ["put", target, "--count", "4", "--size", "1000000", "--json"];
+        sent(target, &Proc::start(lab.kernel_as(own, &args)).finish(), 4);
+    }
+    let end = node.stop();
+    checked(&end, 12);
+    for c in
+        ["err_dest_nid", "err_target_nid", "tx_copied_bytes", "lendings_out", "rx_lent_out", "quarantined"]
+    {
+        assert_eq!(counter(&end, c), 0, "{c}: {end}");
+    }
+}
+
 #[test]
 fn pings_cross_both_ways() {
     if !can("pings_cross_both_ways", &[]) {
