@@ -18,7 +18,7 @@ use hugepages::{Backing, PrivatePages};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use transport::lnd::Shards;
-use transport::node::lcore::LcoreRt;
+use transport::node::lcore::LcoreStreams;
 use transport::node::{BuildError, Lcores, NoApp, NodeEnd, Shard, Turn};
 use transport::stream::{Bucket, ShardId};
 use transport::wire::Version;
@@ -195,13 +195,13 @@ impl Cpt {
     }
 }
 
-type Node<A> = Shard<LcoreRt<MemPort>, A>;
+type Node<A> = Shard<LcoreStreams<MemPort>, A>;
 
 /// The node of two lcores, and who sends to it.
 struct Bench {
     ctl: Arc<Ctl>,
     time: Time,
-    client: Shard<LcoreRt<MemPort>, Client>,
+    client: Shard<LcoreStreams<MemPort>, Client>,
     queue: Node<Server>,
     other: Node<NoApp>,
     bucket: Bucket,

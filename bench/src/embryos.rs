@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use dataplane::mem::{MemConfig, MemPort, pair};
 use serde::Serialize;
 use tcpstack::{Dial, Event, Stack};
-use transport::node::lcore::LcoreRt;
+use transport::node::lcore::LcoreStreams;
 use transport::node::{NoApp, Shard};
 use transport::wire::ConnType;
 
@@ -50,7 +50,7 @@ pub struct TurnRow {
 }
 
 struct Embryos {
-    node: Shard<LcoreRt<MemPort>, NoApp>,
+    node: Shard<LcoreStreams<MemPort>, NoApp>,
     peers: Stack<MemPort>,
     time: Time,
     port: u32,

@@ -13,7 +13,7 @@ use dataplane::mem::{MemConfig, MemPort, pair};
 use hugepages::{Backing, LendSlab, PrivatePages};
 use tcpstack::{Stack, StackConfig};
 use transport::lnd::{Accept, Config};
-use transport::node::lcore::LcoreRt;
+use transport::node::lcore::LcoreStreams;
 use transport::node::{App, NodeBuilder, Shard, Turn};
 use transport::wire::Nid;
 
@@ -71,7 +71,7 @@ pub(crate) fn node<A: App>(
     port: MemPort,
     time: &Time,
     app: A,
-) -> Result<Shard<LcoreRt<MemPort>, A>, String> {
+) -> Result<Shard<LcoreStreams<MemPort>, A>, String> {
     node_with(ip, port, time, app, |_| ())
 }
 
@@ -82,7 +82,7 @@ pub(crate) fn node_with<A: App>(
     time: &Time,
     app: A,
     change: impl FnOnce(&mut Config),
-) -> Result<Shard<LcoreRt<MemPort>, A>, String> {
+) -> Result<Shard<LcoreStreams<MemPort>, A>, String> {
     let node = builder(ip, time).config(|c| {
         c.tcp.backlog = 4096;
         // As many as the client's small messages in flight, which credits would hold back otherwise.
@@ -97,8 +97,8 @@ pub struct InMemory {
     /// What they tell and are told.
     pub ctl: Arc<Ctl>,
     time: Time,
-    client: Shard<LcoreRt<MemPort>, Client>,
-    server: Shard<LcoreRt<MemPort>, Server>,
+    client: Shard<LcoreStreams<MemPort>, Client>,
+    server: Shard<LcoreStreams<MemPort>, Server>,
 }
 
 impl InMemory {

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use dataplane::mem::{MemConfig, MemPort, pair};
 use serde::Serialize;
 use tcpstack::{Dial, Event, FlowId, Listen, Stack};
-use transport::node::lcore::LcoreRt;
+use transport::node::lcore::LcoreStreams;
 use transport::node::{NoApp, Shard};
 use transport::wire::{AcceptorReq, ByteOrder, ConnType, Hello, Version, hello, nid::PID_LUSTRE};
 
@@ -226,7 +226,7 @@ impl Flows {
 struct Sets {
     time: Time,
     dialler: Dialler,
-    node: Shard<LcoreRt<MemPort>, NoApp>,
+    node: Shard<LcoreStreams<MemPort>, NoApp>,
     sets: u32,
 }
 

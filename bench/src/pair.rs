@@ -139,9 +139,9 @@ impl NothingLost {
             crc_checked: get(&ctl.crc_good) + get(&ctl.crc_bad),
             crc_bad: get(&ctl.crc_bad),
             cookies_pending: sum(|e| e.proto.zc_requested.saturating_sub(e.proto.zc_acked)),
-            lendings_out: sum(|e| e.rt.lendings_out),
-            rx_lent_out: sum(|e| e.rt.rx_lent_out),
-            rx_pool_bytes_in_use: sum(|e| e.rt.rx_pool_bytes_in_use),
+            lendings_out: sum(|e| e.streams.lendings_out),
+            rx_lent_out: sum(|e| e.streams.rx_lent_out),
+            rx_pool_bytes_in_use: sum(|e| e.streams.rx_pool_bytes_in_use),
             buffers_left: 0,
             clean: ends.iter().all(|e| e.clean),
         };

@@ -37,7 +37,7 @@ impl Bulk {
             cpu_s: s.cpu_s,
             gbit_per_cpu_s: s.gbit_per_cpu_s(),
             ratio_to_kernel_sockets: None,
-            tx_copied_bytes: ends.iter().map(|e| e.rt.tx_copied_bytes).sum(),
+            tx_copied_bytes: ends.iter().map(|e| e.streams.tx_copied_bytes).sum(),
             rx_copied_bytes: ctl.bulk_copied.load(Ordering::Relaxed),
             messages: s.messages,
         }
@@ -126,13 +126,13 @@ impl Counts {
     /// Adds what two nodes came to.
     pub fn add(&mut self, ends: &[NodeEnd]) {
         for e in ends {
-            self.tx_attached_bytes += e.rt.tx_attached_bytes;
-            self.tx_inline_bytes += e.rt.tx_inline_bytes;
+            self.tx_attached_bytes += e.streams.tx_attached_bytes;
+            self.tx_inline_bytes += e.streams.tx_inline_bytes;
             self.rx_lent_bytes += e.proto.rx_lent_bytes;
             self.rx_copied_bytes += e.proto.rx_copied_bytes;
-            self.linearised += e.rt.linearised;
-            self.nudges += e.rt.nudges;
-            self.retransmits += e.rt.retransmits;
+            self.linearised += e.streams.linearised;
+            self.nudges += e.streams.nudges;
+            self.retransmits += e.streams.retransmits;
             self.zc_requested += e.proto.zc_requested;
             self.zc_acked += e.proto.zc_acked;
         }

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use dataplane::clock::Clock;
 use hugepages::{Backing, PrivatePages};
-use transport::node::sock::{IdleMode, SockConfig, SockRt, may_bind_privileged};
+use transport::node::sock::{IdleMode, SockConfig, SockStreams, may_bind_privileged};
 use transport::node::{self, NodeBuilder};
 use transport::wire::Nid;
 
@@ -42,7 +42,7 @@ fn addresses() -> [Ipv4Addr; 2] {
 fn free_port(ips: [Ipv4Addr; 2], from: u16) -> u16 {
     let free = |port: &u16| {
         let listen = ips.map(|ip| SocketAddr::from((ip, *port))).to_vec();
-        SockRt::probe(&SockConfig { listen, ..SockConfig::default() }).is_ok()
+        SockStreams::probe(&SockConfig { listen, ..SockConfig::default() }).is_ok()
     };
     (from..from + 16).find(free).unwrap_or(from)
 }

@@ -159,9 +159,9 @@ fn own(job: &Job, a: &BulkArgs, setup: Setup) -> Ended {
     let down = node.stop();
     let ends = down.as_deref().unwrap_or_default();
     let moved = Moved {
-        tx_copied_bytes: ends.iter().map(|e| e.rt.tx_copied_bytes).sum(),
+        tx_copied_bytes: ends.iter().map(|e| e.streams.tx_copied_bytes).sum(),
         rx_copied_bytes: ends.iter().map(|e| e.proto.rx_copied_bytes).sum(),
-        retransmits: ends.iter().map(|e| e.rt.retransmits).sum(),
+        retransmits: ends.iter().map(|e| e.streams.retransmits).sum(),
         clean: Some(down.is_ok() && ends.iter().all(|e| e.clean)),
         ..so_far
     };

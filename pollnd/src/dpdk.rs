@@ -22,7 +22,7 @@ use tcpstack::{Stack, StackConfig};
 use transport::lnd::tunables::Change;
 use transport::lnd::{Tcp, TcpKind};
 use transport::node::inspect::Inspection;
-use transport::node::lcore::{Duplicates, LcoreRt, keepalive};
+use transport::node::lcore::{Duplicates, LcoreStreams, keepalive};
 use transport::node::{App, Control, IdlePolicy, Lcores, NoApp, NodeBuilder, NodeEnd, Order, Turn, run};
 use transport::stream::ShardId;
 
@@ -225,7 +225,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn runtime<P: Port>(&self, port: P, me: ShardId) -> Result<LcoreRt<P>, String> {
+    fn runtime<P: Port>(&self, port: P, me: ShardId) -> Result<LcoreStreams<P>, String> {
         let slab = LendSlab::new(self.node.config().lendings as usize);
         let stack = Stack::new(self.stack.clone(), port, slab).map_err(|e| e.to_string())?;
         let rt = self.node.lcore(me, stack).map_err(|e| e.to_string())?;

@@ -55,7 +55,7 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
         get(&ctl.crc_bad)
     ))?;
     for e in &ends {
-        for (name, n) in e.proto.iter().chain(e.rt.iter()).filter(|(_, n)| *n > 0) {
+        for (name, n) in e.proto.iter().chain(e.streams.iter()).filter(|(_, n)| *n > 0) {
             out::line(format_args!("{name} {n}"))?;
         }
     }

@@ -62,9 +62,9 @@ fn counts(front: &Inspection) -> BTreeMap<&'static str, u64> {
     for lcore in 0..front.lcores() {
         let Ok(c) = front.counts(lcore) else { continue };
         for (k, v) in [
-            ("tx_copied_bytes", c.rt.tx_copied_bytes),
+            ("tx_copied_bytes", c.streams.tx_copied_bytes),
             ("rx_copied_bytes", c.proto.rx_copied_bytes),
-            ("retransmits", c.rt.retransmits),
+            ("retransmits", c.streams.retransmits),
         ] {
             *sum.entry(k).or_insert(0) += v;
         }

@@ -148,7 +148,7 @@ pub(crate) fn lcore(n: usize, c: &Counts) -> Value {
     let counters: Map<String, Value> = c
         .proto
         .iter()
-        .chain(c.rt.iter())
+        .chain(c.streams.iter())
         .chain(c.more.iter().copied())
         .map(|(k, v)| (k.to_owned(), json!(v)))
         .collect();

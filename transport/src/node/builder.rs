@@ -49,12 +49,12 @@ use tcpstack::{Listen, ListenError, Stack};
 
 use super::app::App;
 use super::inspect::{Inspect, Inspection, Mailbox};
-use super::lcore::LcoreRt;
+use super::lcore::LcoreStreams;
 use super::mesh::{Mesh, Rings, relay_budget};
 use super::ports::{PORTS_MAX, Ports};
 use super::run::{Control, IdlePolicy, NodeEnd, Order, Turn, run};
 use super::shard::{NotAlone, Shard};
-use super::sock::{self, SockConfig, SockError, SockRt};
+use super::sock::{self, SockConfig, SockError, SockStreams};
 use super::streams::Streams;
 use crate::lnd::{Accept, Config, NIS_MAX, SHARDS_MAX, Shards};
 use crate::node::Machine;
@@ -361,7 +361,7 @@ impl NodeBuilder {
     /// # Errors
     /// As [`NodeBuilder::check`]; an address that is not this machine's, a port that is in use or needs a privilege.
     pub fn probe(&self) -> Result<(), BuildError> {
-        SockRt::probe(&self.sock_config()?)?;
+        SockStreams::probe(&self.sock_config()?)?;
         Ok(())
     }
 
@@ -384,16 +384,20 @@ impl NodeBuilder {
     ///
     /// # Errors
     /// As [`NodeBuilder::probe`].
-    pub fn sockets<A: App>(self, app: A) -> Result<Shard<SockRt, A>, BuildError> {
+    pub fn sockets<A: App>(self, app: A) -> Result<Shard<SockStreams, A>, BuildError> {
         let (streams, plan) = (self.sock_config()?, self.plan()?);
-        plan.single(SockRt::new(streams, plan.clock.clone())?, app)
+        plan.single(SockStreams::new(streams, plan.clock.clone())?, app)
     }
 
     /// The node over one TCP stack, listening, for the caller to turn.
     ///
     /// # Errors
     /// As [`NodeBuilder::check`]; a stack that cannot listen there.
-    pub fn over<P: Port, A: App>(self, stack: Stack<P>, app: A) -> Result<Shard<LcoreRt<P>, A>, BuildError> {
+    pub fn over<P: Port, A: App>(
+        self,
+        stack: Stack<P>,
+        app: A,
+    ) -> Result<Shard<LcoreStreams<P>, A>, BuildError> {
         self.one_thread()?;
         let plan = self.plan()?;
         plan.single(plan.lcore(ShardId(0), stack)?, app)
@@ -407,7 +411,7 @@ impl NodeBuilder {
         self,
         stacks: Vec<Stack<P>>,
         app: A,
-    ) -> Result<Shard<Ports<LcoreRt<P>>, A>, BuildError> {
+    ) -> Result<Shard<Ports<LcoreStreams<P>>, A>, BuildError> {
         self.one_thread()?;
         let plan = self.plan()?;
         plan.single(plan.ports(ShardId(0), stacks)?, app)
@@ -502,7 +506,7 @@ impl Plan {
     ///
     /// # Errors
     /// The stack cannot listen there.
-    pub fn lcore<P: Port>(&self, me: ShardId, stack: Stack<P>) -> Result<LcoreRt<P>, BuildError> {
+    pub fn lcore<P: Port>(&self, me: ShardId, stack: Stack<P>) -> Result<LcoreStreams<P>, BuildError> {
         for (nid, ip) in self.config.nids().filter_map(|n| Some((n, n.ip()?))) {
             if !stack.owns(ip) {
                 return Err(BuildError::NoPort { nid, ip });
@@ -519,7 +523,7 @@ impl Plan {
         &self,
         me: ShardId,
         stacks: Vec<Stack<P>>,
-    ) -> Result<Ports<LcoreRt<P>>, BuildError> {
+    ) -> Result<Ports<LcoreStreams<P>>, BuildError> {
         if stacks.is_empty() || stacks.len() > PORTS_MAX {
             return Err(BuildError::Ports(stacks.len()));
         }
@@ -544,13 +548,13 @@ impl Plan {
         me: ShardId,
         mut stack: Stack<P>,
         all: impl IntoIterator<Item = SocketAddr>,
-    ) -> Result<LcoreRt<P>, BuildError> {
+    ) -> Result<LcoreStreams<P>, BuildError> {
         let backlog = self.config.tcp.backlog.into();
         for at in all {
             let l = Listen { addr: at.ip(), port: at.port(), backlog };
             stack.listen(l).map_err(|source| BuildError::Listen { at, source })?;
         }
-        Ok(LcoreRt::new(stack, self.clock.clone(), me))
+        Ok(LcoreStreams::new(stack, self.clock.clone(), me))
     }
 
     /// The only shard of a node of one lcore: nothing stands between it and its streams.

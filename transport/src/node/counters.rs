@@ -4,13 +4,13 @@ macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Counts of a runtime, for the nothing-lost line and telemetry. Bytes and pieces, since the start.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct RtCounters { $($(#[$doc])* pub $name: u64,)* }
+        pub struct StreamCounters { $($(#[$doc])* pub $name: u64,)* }
 
-        impl RtCounters {
+        impl StreamCounters {
             /// Of two runtimes together.
             #[must_use]
-            pub fn and(&self, other: &RtCounters) -> RtCounters {
-                RtCounters { $($name: self.$name + other.$name,)* }
+            pub fn and(&self, other: &StreamCounters) -> StreamCounters {
+                StreamCounters { $($name: self.$name + other.$name,)* }
             }
 
             /// Every count by name.

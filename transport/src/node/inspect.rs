@@ -16,7 +16,7 @@ use dataplane::clock::Clock;
 use dataplane::tap::TapEnd;
 use tcpstack::{ConnStats, Phase};
 
-use super::counters::RtCounters;
+use super::counters::StreamCounters;
 use super::handover;
 use crate::lnd::tunables::Change;
 use crate::lnd::{Config, Counters};
@@ -145,7 +145,7 @@ pub struct Counts {
     /// Protocol.
     pub proto: Counters,
     /// Streams and buffers.
-    pub rt: RtCounters,
+    pub streams: StreamCounters,
     /// The polling loop.
     pub loop_stats: LoopStats,
     /// What carries the streams: the TCP stack and the port, where they are ours.
@@ -156,7 +156,7 @@ impl Counts {
     fn new() -> Counts {
         Counts {
             proto: Counters::default(),
-            rt: RtCounters::default(),
+            streams: StreamCounters::default(),
             loop_stats: LoopStats::default(),
             more: Vec::with_capacity(MORE),
         }
@@ -221,7 +221,7 @@ pub enum Question {
 /// Looking in: an lcore's streams as somebody sees them who asks the node. Nothing here changes a stream.
 pub trait Inspect {
     /// Counts.
-    fn counters(&self) -> RtCounters;
+    fn counters(&self) -> StreamCounters;
 
     /// Adds a page of connections.
     fn look(&mut self, page: &mut Page);

@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 use tcpstack::{CloseWhy as Why, Dial, Duplicate, FlowId, KeepAlive, PushError, Stack};
 
 use self::conns::{Conn, Conns, Queued};
-use super::counters::RtCounters;
+use super::counters::StreamCounters;
 use super::inspect::{Inspect, PAGE, Page, Row};
 use super::streams::{Sibling, Streams, Told, Work};
 use super::unlent::{Dials, Unlent, must_leave};
@@ -64,7 +64,7 @@ impl Duplicates {
 }
 
 /// A runtime over one port queue, for the lcore that polls it.
-pub struct LcoreRt<P: Port> {
+pub struct LcoreStreams<P: Port> {
     stack: Stack<P>,
     slab: LendSlab,
     clock: Clock,
@@ -86,7 +86,7 @@ pub struct LcoreRt<P: Port> {
     serial: u32,
     restart: Arc<AtomicBool>,
     duplicates: Duplicates,
-    counters: RtCounters,
+    counters: StreamCounters,
 }
 
 fn conn_id(shard: ShardId, f: FlowId) -> ConnId {
@@ -145,10 +145,10 @@ impl<P: Port> StreamRx for FlowRx<'_, P> {
     }
 }
 
-impl<P: Port> LcoreRt<P> {
+impl<P: Port> LcoreStreams<P> {
     /// A runtime over `stack`; pages are lent from the stack's slab.
-    pub fn new(stack: Stack<P>, clock: Clock, shard: ShardId) -> LcoreRt<P> {
-        LcoreRt {
+    pub fn new(stack: Stack<P>, clock: Clock, shard: ShardId) -> LcoreStreams<P> {
+        LcoreStreams {
             slab: stack.slab().clone(),
             stack,
             now: clock.now(),
@@ -168,7 +168,7 @@ impl<P: Port> LcoreRt<P> {
             serial: 0,
             restart: Arc::default(),
             duplicates: Duplicates(Arc::new(ArrayQueue::new(DUPLICATES))),
-            counters: RtCounters::default(),
+            counters: StreamCounters::default(),
         }
     }
 
@@ -426,7 +426,7 @@ impl<P: Port> LcoreRt<P> {
     }
 }
 
-impl<P: Port> Streams for LcoreRt<P> {
+impl<P: Port> Streams for LcoreStreams<P> {
     fn now(&self) -> u64 {
         self.clock.now()
     }
@@ -573,7 +573,7 @@ impl<P: Port> Streams for LcoreRt<P> {
     }
 }
 
-impl<P: Port> Sibling for LcoreRt<P> {
+impl<P: Port> Sibling for LcoreStreams<P> {
     fn tell(&mut self) -> Option<(u16, Told)> {
         self.stack.tell().map(|(queue, msg)| (queue, Told { port: 0, msg }))
     }
@@ -583,7 +583,7 @@ impl<P: Port> Sibling for LcoreRt<P> {
     }
 }
 
-impl<P: Port> Inspect for LcoreRt<P> {
+impl<P: Port> Inspect for LcoreStreams<P> {
     fn look(&mut self, page: &mut Page) {
         let first = page.step(self.stack.slots() as usize) as u32;
         for (flow, stats) in self.stack.connections(first, PAGE as u32) {
@@ -600,11 +600,11 @@ impl<P: Port> Inspect for LcoreRt<P> {
         self.stack.tap(tap)
     }
 
-    fn counters(&self) -> RtCounters {
+    fn counters(&self) -> StreamCounters {
         let (s, p) = (self.stack.counters(), self.stack.port().counters());
         let (free, all) = self.stack.port().rx_memory();
         let (small_out, small_all) = self.stack.small_memory();
-        RtCounters {
+        StreamCounters {
             tx_copied_bytes: s.tx_copied_bytes,
             tx_inline_bytes: s.tx_inline_bytes,
             tx_attached_bytes: s.tx_attached_bytes,

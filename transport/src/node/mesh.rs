@@ -322,10 +322,10 @@ pub fn relay_budget(bytes: u64, buffers: usize) -> LendBudget {
 mod tests {
     use super::*;
     use crate::lnet::MeId;
-    use crate::node::sock::SockRt;
+    use crate::node::sock::SockStreams;
     use crate::stream::{Happened, InlineHdr, LendId, Pages, SendMsg};
 
-    fn mesh() -> (Mesh, Option<SockRt>) {
+    fn mesh() -> (Mesh, Option<SockStreams>) {
         let (shards, lend) = (Shards::new(0, 2).unwrap(), relay_budget(1 << 20, 64));
         (Mesh::new(shards, Vec::new(), &Rings::new(2), lend, || 0), None)
     }

@@ -49,7 +49,7 @@ pub use app::{App, Beside, Handle, NoApp, Ops, RingApp, Seat, Sitting, beside, r
 #[cfg(feature = "node")]
 pub use builder::{BuildError, Lcores, NodeBuilder, Plan, Running};
 #[cfg(feature = "node")]
-pub use counters::RtCounters;
+pub use counters::StreamCounters;
 #[cfg(feature = "node")]
 pub use inspect::Inspect;
 pub use machine::{BesideError, CopyJob, Gauges, Input, Machine, Migrating, Output};

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use dataplane::tap::TapEnd;
 
-use super::counters::RtCounters;
+use super::counters::StreamCounters;
 use super::inspect::{Inspect, PAGE, Page};
 use super::streams::{Sibling, Streams, Told, Work};
 use crate::lnd::Tcp;
@@ -162,8 +162,8 @@ impl<S: Streams> Sibling for Ports<S> {
 }
 
 impl<S: Streams + Inspect> Inspect for Ports<S> {
-    fn counters(&self) -> RtCounters {
-        self.all.iter().fold(RtCounters::default(), |sum, m| sum.and(&m.streams.counters()))
+    fn counters(&self) -> StreamCounters {
+        self.all.iter().fold(StreamCounters::default(), |sum, m| sum.and(&m.streams.counters()))
     }
 
     fn look(&mut self, page: &mut Page) {

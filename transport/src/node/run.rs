@@ -8,7 +8,7 @@ use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use super::app::App;
-use super::counters::RtCounters;
+use super::counters::StreamCounters;
 use super::inspect::Inspect;
 use super::shard::Shard;
 use super::streams::{Streams, Work};
@@ -20,7 +20,7 @@ pub struct NodeEnd {
     /// Protocol.
     pub proto: Counters,
     /// Streams and buffers.
-    pub rt: RtCounters,
+    pub streams: StreamCounters,
     /// Whether it went down in order: no connection, no lend left.
     pub clean: bool,
     /// What is left that keeps it from that, by the name of its gauge.
@@ -62,7 +62,7 @@ impl<S: Streams + Inspect, A: App> Turn for Shard<S, A> {
     fn end(&self) -> NodeEnd {
         NodeEnd {
             proto: self.machine.tally(),
-            rt: self.counters(),
+            streams: self.counters(),
             clean: Shard::is_down(self),
             left: self.left(),
         }
@@ -110,7 +110,7 @@ impl Control {
             None => sum.push((k, v)),
         };
         for end in published.values().flatten() {
-            end.proto.iter().chain(end.rt.iter()).for_each(|(k, v)| add(k, v));
+            end.proto.iter().chain(end.streams.iter()).for_each(|(k, v)| add(k, v));
         }
         add("idle_turns", self.idle_turns.load(Ordering::Relaxed));
         add("busy_turns", self.busy_turns.load(Ordering::Relaxed));
@@ -337,7 +337,7 @@ mod tests {
         }
         fn end(&self) -> NodeEnd {
             let left = if self.down { Vec::new() } else { vec![("conns", 2), ("lends", 1)] };
-            NodeEnd { proto: Counters::default(), rt: RtCounters::default(), clean: self.down, left }
+            NodeEnd { proto: Counters::default(), streams: StreamCounters::default(), clean: self.down, left }
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::app::{App, Ops};
 use super::balance::{Balancer, LoadView};
-use super::counters::RtCounters;
+use super::counters::StreamCounters;
 use super::inspect::{Attended, Inspect, LoopStats, Mailbox, Question};
 use super::mesh::Mesh;
 use super::streams::{Streams, Work};
@@ -251,7 +251,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
             },
             Question::Peers(peers) => peers.fill(&self.machine),
             Question::Counts(c) => {
-                (c.proto, c.rt, c.loop_stats) = (self.machine.tally(), self.counters(), self.loop_stats);
+                (c.proto, c.streams, c.loop_stats) = (self.machine.tally(), self.counters(), self.loop_stats);
                 self.details(&mut |name, n| c.add(name, n));
             }
             Question::Tap(tap) => {
@@ -270,7 +270,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
     }
 
     /// Counts of what carries the streams.
-    pub fn counters(&self) -> RtCounters {
+    pub fn counters(&self) -> StreamCounters {
         let mut c = self.outside.streams().map(Inspect::counters).unwrap_or_default();
         c.rx_lent_out += self.outside.mesh().map_or(0, Mesh::rx_lent_out);
         c

@@ -25,7 +25,7 @@ use self::accept::Accepting;
 pub use self::config::{IdleMode, SockConfig, SockError};
 use self::config::{is_exhausted, remedy};
 use self::conn::{Conn, EINPROGRESS, SockRx, Stage, TxItem, close_why, dial_error};
-use super::counters::RtCounters;
+use super::counters::StreamCounters;
 use super::inspect::{Inspect, Page};
 use super::streams::{Sibling, Streams, Work};
 use super::unlent::{Dials, Unlent, must_leave};
@@ -81,7 +81,7 @@ struct Hold {
 }
 
 /// Kernel sockets.
-pub struct SockRt {
+pub struct SockStreams {
     cfg: SockConfig,
     clock: dataplane::clock::Clock,
     poll: Poll,
@@ -106,7 +106,7 @@ pub struct SockRt {
     peak: usize,
     trim_at: u64,
     polled: bool,
-    counters: RtCounters,
+    counters: StreamCounters,
 }
 
 const LISTENER: usize = 1 << 40;
@@ -123,12 +123,12 @@ const SMALL_READ: usize = 2048;
 /// Of those copies' buffers, so many are kept however few are needed.
 const SMALL_KEPT: usize = 1024;
 
-impl SockRt {
+impl SockStreams {
     /// Listens, where asked to.
     ///
     /// # Errors
     /// [`SockError`] names the address and the remedy.
-    pub fn new(cfg: SockConfig, clock: dataplane::clock::Clock) -> Result<SockRt, SockError> {
+    pub fn new(cfg: SockConfig, clock: dataplane::clock::Clock) -> Result<SockStreams, SockError> {
         let poll = Poll::new().map_err(SockError::Poll)?;
         let mut listeners = Vec::new();
         for addr in &cfg.listen {
@@ -142,7 +142,7 @@ impl SockRt {
                 .map_err(SockError::Poll)?;
             listeners.push(Listener { sock });
         }
-        Ok(SockRt {
+        Ok(SockStreams {
             poll,
             events: Events::with_capacity(256),
             listeners,
@@ -163,16 +163,16 @@ impl SockRt {
             peak: 0,
             trim_at: 0,
             polled: false,
-            counters: RtCounters::default(),
+            counters: StreamCounters::default(),
             cfg,
             clock,
         })
     }
 
-    /// Whether a runtime of this configuration could listen now; opens and closes what [`SockRt::new`] opens.
+    /// Whether a runtime of this configuration could listen now; opens and closes what [`SockStreams::new`] opens.
     ///
     /// # Errors
-    /// As [`SockRt::new`].
+    /// As [`SockStreams::new`].
     pub fn probe(cfg: &SockConfig) -> Result<(), SockError> {
         for addr in &cfg.listen {
             let s = bind(*addr).and_then(|s| s.listen(1));
@@ -514,7 +514,7 @@ impl SockRt {
     }
 }
 
-impl Streams for SockRt {
+impl Streams for SockStreams {
     fn now(&self) -> u64 {
         self.clock.now()
     }
@@ -652,7 +652,7 @@ impl Streams for SockRt {
     }
 }
 
-impl Inspect for SockRt {
+impl Inspect for SockStreams {
     fn look(&mut self, page: &mut Page) {
         look::look(&self.conns, page);
     }
@@ -665,8 +665,8 @@ impl Inspect for SockRt {
         tap
     }
 
-    fn counters(&self) -> RtCounters {
-        RtCounters {
+    fn counters(&self) -> StreamCounters {
+        StreamCounters {
             lent: self.slab.counters().lent,
             lendings_out: self.slab.out(),
             rx_lent_out: (self.pool.home().lent_out() + self.small.home().lent_out()) as u64,

@@ -35,8 +35,8 @@ impl Work {
     }
 }
 
-/// Streams of one lcore. Implemented over the queues of a port, in memory too ([`LcoreRt`](super::lcore::LcoreStreams)),
-/// and over kernel sockets ([`SockRt`](super::sock::SockStreams)).
+/// Streams of one lcore. Implemented over the queues of a port, in memory too ([`LcoreStreams`](super::lcore::LcoreStreams)),
+/// and over kernel sockets ([`SockStreams`](super::sock::SockStreams)).
 ///
 /// An action on a stream that has gone is dropped, and its lend comes home all the same.
 pub trait Streams {

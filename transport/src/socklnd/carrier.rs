@@ -37,7 +37,7 @@ use super::version::Carry;
 fsm::fsm! {
     /// Kinds of carriers.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(super) enum Carrier {
+    pub(super) enum TxCarrier {
         /// There is none.
         None,
         /// An LNet message whose ACK word is free.
@@ -76,7 +76,7 @@ fsm::fsm! {
         /// The carrier leaves the queue.
         Left,
         /// The message behind is that, or there is none.
-        Is(Carrier),
+        Is(TxCarrier),
     }
 
     /// Ways to queue a message or an ACK.
@@ -98,7 +98,7 @@ fsm::fsm! {
         Drop,
     }
 
-    table Carrier + CarrierEvent => CarrierAction by Carry {
+    table TxCarrier + CarrierEvent => CarrierAction by Carry {
         start None;
         else "an ACK is dropped: V1 has none; an LNet message is appended, but none is given to a BULK_IN of V3 (socklnd.md §7)";
         Append {
@@ -134,7 +134,7 @@ fsm::fsm! {
     }
 }
 
-impl Carrier {
+impl TxCarrier {
     /// How the ACK `k` stands to a carrier with these words.
     pub(super) fn relation(self, (c0, c1): (u64, u64), k: u64) -> CarrierEvent {
         // All from `lo` to `hi`, neighbours or a range.
@@ -145,23 +145,25 @@ impl Carrier {
             _ => CarrierEvent::Apart,
         };
         match self {
-            Carrier::None | Carrier::Message | Carrier::Alive | Carrier::Behind => CarrierEvent::Apart,
-            Carrier::Single if k == c1 => CarrierEvent::Known,
-            Carrier::Single if k.abs_diff(c1) <= 2 => CarrierEvent::Near,
-            Carrier::Single => CarrierEvent::Apart,
-            Carrier::Pair if k == c0 || k == c1 => CarrierEvent::Known,
-            Carrier::Pair if c0 - c1 == 2 && k == c1 + 1 => CarrierEvent::Between,
-            Carrier::Pair if c0 - c1 == 1 => beside(c1, c0),
-            Carrier::Pair => CarrierEvent::Apart,
-            Carrier::Range => beside(c0, c1),
+            TxCarrier::None | TxCarrier::Message | TxCarrier::Alive | TxCarrier::Behind => {
+                CarrierEvent::Apart
+            }
+            TxCarrier::Single if k == c1 => CarrierEvent::Known,
+            TxCarrier::Single if k.abs_diff(c1) <= 2 => CarrierEvent::Near,
+            TxCarrier::Single => CarrierEvent::Apart,
+            TxCarrier::Pair if k == c0 || k == c1 => CarrierEvent::Known,
+            TxCarrier::Pair if c0 - c1 == 2 && k == c1 + 1 => CarrierEvent::Between,
+            TxCarrier::Pair if c0 - c1 == 1 => beside(c1, c0),
+            TxCarrier::Pair => CarrierEvent::Apart,
+            TxCarrier::Range => beside(c0, c1),
         }
     }
 
     /// The words of a carrier in this state that `k` has joined.
     pub(super) fn joined(self, (c0, c1): (u64, u64), k: u64) -> (u64, u64) {
         match self {
-            Carrier::Alive => (0, k),
-            Carrier::Single => (k.max(c1), k.min(c1)),
+            TxCarrier::Alive => (0, k),
+            TxCarrier::Single => (k.max(c1), k.min(c1)),
             _ => (c0.min(c1).min(k), c0.max(c1).max(k)),
         }
     }
@@ -173,7 +175,7 @@ mod tests {
 
     #[test]
     fn transitions() {
-        insta::assert_snapshot!(fsm::listing::<Carrier>(), @r"
+        insta::assert_snapshot!(fsm::listing::<TxCarrier>(), @r"
         Append
           None + Message -> None, Append
         Ride
@@ -225,7 +227,7 @@ mod tests {
     /// Words, the ACK and how it stands to them; and what the words are when it has joined.
     #[test]
     fn relations() {
-        use {Carrier as S, CarrierEvent as E};
+        use {CarrierEvent as E, TxCarrier as S};
         let top = u64::MAX;
         for (s, words, k, want, joined) in [
             (S::Alive, (0, 1), 9, E::Apart, (0, 9)),

@@ -1,11 +1,11 @@
 //! A connection's queue of messages (docs/protocol/socklnd.md §6.4). How zero-copy ACKs ride on what is queued is the
-//! table of its carrier ([`Carrier`]): from that message to the tail all are of one kind.
+//! table of its carrier ([`TxCarrier`]): from that message to the tail all are of one kind.
 
 use std::collections::VecDeque;
 
 use fsm::Fsm;
 
-use super::carrier::{Carrier, CarrierAction, CarrierEvent};
+use super::carrier::{CarrierAction, CarrierEvent, TxCarrier};
 use super::version::Carry;
 use crate::lnd::{Payload, Tx, trim};
 use crate::wire::ksock::{COOKIE_KEEPALIVE, KsockType};
@@ -18,13 +18,13 @@ impl<T> Tx<T> {
     }
 
     /// Kind of carrier that it makes.
-    fn as_carrier(&self, typed: bool) -> Carrier {
+    fn as_carrier(&self, typed: bool) -> TxCarrier {
         match (self.cookie0, self.cookie1) {
-            _ if self.hdr.is_some() => Carrier::Message,
-            (0, COOKIE_KEEPALIVE) if typed => Carrier::Alive,
-            (0, _) => Carrier::Single,
-            (c0, c1) if c0 > c1 => Carrier::Pair,
-            _ => Carrier::Range,
+            _ if self.hdr.is_some() => TxCarrier::Message,
+            (0, COOKIE_KEEPALIVE) if typed => TxCarrier::Alive,
+            (0, _) => TxCarrier::Single,
+            (c0, c1) if c0 > c1 => TxCarrier::Pair,
+            _ => TxCarrier::Range,
         }
     }
 
@@ -71,7 +71,7 @@ pub(super) struct TxQueue<T> {
     q: VecDeque<Tx<T>>,
     /// Number of messages that have left: the position of `q`'s front.
     head: u64,
-    carrier: Fsm<Carrier>,
+    carrier: Fsm<TxCarrier>,
     /// Position of the carrier, if there is one.
     at: u64,
     bytes: u64,
@@ -119,10 +119,10 @@ impl<T: Default> TxQueue<T> {
 
     /// Takes the message behind for the carrier, where the carrier has moved on.
     fn look_behind(&mut self) {
-        if self.carrier == Carrier::Behind {
+        if self.carrier == TxCarrier::Behind {
             self.at += 1;
             let (at, typed) = (self.at, self.version.is_typed());
-            let next = self.get_mut(at).map_or(Carrier::None, |tx| tx.as_carrier(typed));
+            let next = self.get_mut(at).map_or(TxCarrier::None, |tx| tx.as_carrier(typed));
             self.carrier.apply_by(self.carry, CarrierEvent::Is(next));
         }
     }
@@ -161,7 +161,7 @@ impl<T: Default> TxQueue<T> {
     pub(super) fn push_ack(&mut self, k: u64) -> Merged {
         let (state, at) = (self.carrier.get(), self.at);
         let words = match state {
-            Carrier::None => (0, 0),
+            TxCarrier::None => (0, 0),
             _ => self.get_mut(at).map_or((0, 0), |tx| (tx.cookie0, tx.cookie1)),
         };
         let event = if k == COOKIE_KEEPALIVE && self.version.is_typed() {
@@ -201,7 +201,7 @@ impl<T: Default> TxQueue<T> {
         self.bytes -= tx.nob(self.version);
         self.head += 1;
         trim(&mut self.q);
-        if self.carrier != Carrier::None && self.at < self.head {
+        if self.carrier != TxCarrier::None && self.at < self.head {
             self.carrier.apply_by(self.carry, CarrierEvent::Left);
             self.look_behind();
         }

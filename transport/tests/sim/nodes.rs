@@ -14,14 +14,14 @@ use hugepages::LendSlab;
 use tcpstack::{Stack, StackConfig};
 use transport::lnd::{AppId, Config};
 use transport::lnet::Event;
-use transport::node::lcore::LcoreRt;
+use transport::node::lcore::LcoreStreams;
 use transport::node::{App, Lcores, NodeBuilder, Ops, Work};
 use transport::wire::{Nid, ProcessId};
 
 /// Virtual time in ns.
 pub(super) type Now = Arc<AtomicU64>;
 pub(super) type Faulty = FaultPort<MemPort>;
-pub(super) type Rt = LcoreRt<Faulty>;
+pub(super) type Rt = LcoreStreams<Faulty>;
 pub(super) type Log = Rc<RefCell<Vec<Event>>>;
 
 /// Does what a test puts down for it, and writes down what it hears.

@@ -11,7 +11,7 @@ use tcpstack::arp::Packet as Arp;
 use tcpstack::seq::Seq;
 use tcpstack::table::Key;
 use tcpstack::wire::{self, ACK, FIN, Fields, RST, SYN, Seg, Template};
-use transport::node::lcore::LcoreRt;
+use transport::node::lcore::LcoreStreams;
 use transport::node::{Inspect, NoApp, Shard, Streams};
 use transport::stream::{
     Close, CloseWhy, ConnId, DialId, DialSpec, Happened, InlineHdr, Pages, SendMsg, ShardId, StreamRx,
@@ -97,7 +97,7 @@ enum Reads {
 }
 
 struct World {
-    rt: LcoreRt<MemPort>,
+    rt: LcoreStreams<MemPort>,
     wire: Wire,
     now: Now,
     reads: Reads,
@@ -535,7 +535,7 @@ fn refused_hellos_with_unread_bytes_hold_nothing() {
     let (a, b) = pair(&MemConfig::default());
     let mut node = builder(US, 5, &now).over(stack(US, a, 3, 64), NoApp).unwrap();
     let mut wire = Wire(b);
-    let turn = |node: &mut Shard<LcoreRt<MemPort>, NoApp>| {
+    let turn = |node: &mut Shard<LcoreStreams<MemPort>, NoApp>| {
         for _ in 0..20 {
             now.fetch_add(1000, Ordering::Relaxed);
             node.turn();

@@ -10,7 +10,7 @@ use dataplane::steer::{KEY, Rss};
 use tcpstack::{Counters, Stack};
 use transport::lnd::{AppId, Shards, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
-use transport::node::lcore::LcoreRt;
+use transport::node::lcore::LcoreStreams;
 use transport::node::{Lcores, Shard, Work};
 use transport::stream::ShardId;
 use transport::testing::data::{sum, summed};
@@ -51,7 +51,7 @@ impl Node {
 
     /// The stacks, by queue.
     fn stacks(&mut self) -> impl Iterator<Item = &mut Stack<Faulty>> {
-        self.shards.iter_mut().filter_map(|s| s.streams().map(LcoreRt::stack))
+        self.shards.iter_mut().filter_map(|s| s.streams().map(LcoreStreams::stack))
     }
 
     fn sum(&mut self, f: impl Fn(&Counters) -> u64) -> u64 {

@@ -10,7 +10,7 @@ use hugepages::{Backing, LendSlab, PrivatePages};
 use tcpstack::{Stack, StackConfig};
 use transport::lnd::Config;
 use transport::node::inspect::{Filter, Inspection};
-use transport::node::lcore::LcoreRt;
+use transport::node::lcore::LcoreStreams;
 use transport::node::{BuildError, Inspect, NodeBuilder, Ports, RingApp, Shard, Streams};
 use transport::stream::ShardId;
 use transport::wire::Nid;
@@ -113,7 +113,7 @@ fn over_queues(two: bool, a: [&str; 2], b: [&str; 2], shards: u16) {
     let plan = node(b, 2).lcores(lcores(shards, 1, &mem)).inspection(inspection.clone()).plan().unwrap();
     let mut own = Some(plan.ports(ShardId(0), right).unwrap());
     let (handles, apps): (Vec<_>, Vec<_>) = (0..shards).map(|_| app()).unzip();
-    let mut servers: Vec<Shard<Ports<LcoreRt<MemPort>>, RingApp>> = (0..)
+    let mut servers: Vec<Shard<Ports<LcoreStreams<MemPort>>, RingApp>> = (0..)
         .map(ShardId)
         .zip(apps)
         .map(|(i, app)| match shards {

@@ -14,8 +14,8 @@ use tcpstack::table::Key;
 use tcpstack::wire::{ACK, FIN, RST, SYN};
 use transport::lnd::{Accept, AppId, Config, Shards, Sink, Tcp};
 use transport::lnet::{MdMem, MdSpec, Op};
-use transport::node::lcore::LcoreRt;
-use transport::node::sock::SockRt;
+use transport::node::lcore::LcoreStreams;
+use transport::node::sock::SockStreams;
 use transport::node::{Input, Inspect, Machine, NoApp, NodeBuilder, Shard, Streams};
 use transport::stream::ShardId;
 use transport::wire::{ConnType, Hello, LnetBody, LnetHdr, Nid, ProcessId, Version, WireHandle};
@@ -98,7 +98,7 @@ struct Flow {
 
 struct OnPort {
     /// The first one polls the queue.
-    shards: Vec<Shard<LcoreRt<MemPort>, NoApp>>,
+    shards: Vec<Shard<LcoreStreams<MemPort>, NoApp>>,
     /// The peer's home among them.
     home: usize,
     wire: Wire,
@@ -220,7 +220,7 @@ impl World for OnPort {
 }
 
 struct OnSockets {
-    node: Shard<SockRt, NoApp>,
+    node: Shard<SockStreams, NoApp>,
     at: SocketAddr,
     socks: Vec<Option<TcpStream>>,
     got: Vec<usize>,

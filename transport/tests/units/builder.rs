@@ -10,8 +10,8 @@ use tcpstack::{Stack, StackConfig};
 use transport::lnd::{Accept, AppId, Config, Shards};
 use transport::lnet::{Event, Op};
 use transport::node::inspect::Inspection;
-use transport::node::lcore::LcoreRt;
-use transport::node::sock::{SockConfig, SockRt};
+use transport::node::lcore::LcoreStreams;
+use transport::node::sock::{SockConfig, SockStreams};
 use transport::node::{
     App, BuildError, Control, Lcores, Machine, NoApp, NodeBuilder, NotAlone, Order, Shard, rings,
 };
@@ -113,9 +113,9 @@ fn a_shard_of_a_node_of_several_cannot_be_alone() {
     assert!(alone(0, 64).unwrap().to_string().contains("Shard::meshed"));
 }
 
-fn sock(ip: &str) -> SockRt {
+fn sock(ip: &str) -> SockStreams {
     let listen = vec![SocketAddr::new(ip.parse().unwrap(), 0)];
-    SockRt::new(SockConfig { listen, ..SockConfig::default() }, Clock::monotonic()).unwrap()
+    SockStreams::new(SockConfig { listen, ..SockConfig::default() }, Clock::monotonic()).unwrap()
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn a_plan_gives_the_shards_of_a_node() {
     let app = || -> Box<dyn App> { Box::new(NoApp) };
     let mut servers = [
         plan.turnable(ShardId(0), Some(own), app()).unwrap(),
-        plan.turnable(ShardId(1), None::<LcoreRt<MemPort>>, app()).unwrap(),
+        plan.turnable(ShardId(1), None::<LcoreStreams<MemPort>>, app()).unwrap(),
     ];
     handle.submit(Op::Ping { tag: 1, target: ProcessId::lustre(Nid::tcp(ips[1], 0)) }).unwrap();
     let mut answer = None;

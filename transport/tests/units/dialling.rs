@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dataplane::clock::Clock;
 use transport::lnd::{Config, LnetError};
 use transport::lnet::{Event, Op};
-use transport::node::sock::{SockConfig, SockRt};
+use transport::node::sock::{SockConfig, SockStreams};
 use transport::node::{Inspect, Streams};
 use transport::socklnd::{Contact, DialWhy};
 use transport::stream::{DialError, DialId, DialSpec, Happened};
@@ -138,7 +138,7 @@ fn a_dial_that_is_over_leaves_no_socket() {
         .collect();
     let now = Arc::new(AtomicU64::new(SEC));
     let clock = Clock::virtual_time(now.clone());
-    let mut rt = SockRt::new(SockConfig::default(), clock).unwrap();
+    let mut rt = SockStreams::new(SockConfig::default(), clock).unwrap();
     let until = 51 * SEC;
     let (id, local_ip) = (DialId(7), [127, 44, 0, 5].into());
     rt.dial(&DialSpec { id, remote, local_ip, privileged: false, until });

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use dataplane::clock::Clock;
 use transport::lnd::{Accept, Held, Payload, Sink, Tcp};
 use transport::lnet::{Event, MdMem, Op};
-use transport::node::sock::{SockConfig, SockRt};
+use transport::node::sock::{SockConfig, SockStreams};
 use transport::node::{Input, Inspect, NoApp, NodeBuilder, Streams};
 use transport::stream::{Close, Happened, InlineHdr, LendId, Pages, SendMsg};
 use transport::testing::net::{Net, SEC};
@@ -430,7 +430,7 @@ fn answers_that_are_not_read_leave_lendings_to_operations_of_ours() {
     let tcp = Tcp { tx_buffer: 16 << 10, ..Tcp::default() };
     let cfg =
         SockConfig { listen: vec![SocketAddr::new(ip, 0)], lendings: 300, tcp, ..SockConfig::default() };
-    let mut rt = SockRt::new(cfg, Clock::monotonic()).unwrap();
+    let mut rt = SockStreams::new(cfg, Clock::monotonic()).unwrap();
     let at = rt.local_addrs()[0];
     let mut opened = Vec::new();
     let mute = TcpStream::connect(at).unwrap();

@@ -54,7 +54,7 @@ fn requirement_01_ports_512_to_1023_and_exact_nid() {
 fn requirement_01_dials_come_from_reserved_ports() {
     use std::net::{IpAddr, TcpListener};
     use transport::node::Streams;
-    use transport::node::sock::{SockConfig, SockRt, may_bind_privileged};
+    use transport::node::sock::{SockConfig, SockStreams, may_bind_privileged};
     use transport::stream::{DialId, DialSpec};
 
     let local_ip = IpAddr::from([127, 0, 66, 1]);
@@ -64,7 +64,7 @@ fn requirement_01_dials_come_from_reserved_ports() {
     }
     let listener = TcpListener::bind("127.0.66.2:0").unwrap();
     let remote = listener.local_addr().unwrap();
-    let mut rt = SockRt::new(SockConfig::default(), dataplane::clock::Clock::monotonic()).unwrap();
+    let mut rt = SockStreams::new(SockConfig::default(), dataplane::clock::Clock::monotonic()).unwrap();
     let dials: Vec<u16> = (0..2)
         .map(|n| {
             rt.dial(&DialSpec { id: DialId(n), remote, local_ip, privileged: true, until: u64::MAX });

@@ -6,7 +6,7 @@
 
 use std::io;
 
-use super::{ConnInfo, SockRt, Stage, Streams};
+use super::{ConnInfo, SockStreams, Stage, Streams};
 
 /// Connections taken from one listener in one turn at most, so that those that are open are served, too.
 const ACCEPTS_A_TURN: usize = 256;
@@ -52,7 +52,7 @@ fn of_one_connection(e: &io::Error) -> bool {
     )
 }
 
-impl SockRt {
+impl SockStreams {
     /// Takes what waits, up to a bound.
     pub(super) fn accept_all(&mut self) {
         self.accepting.again = false;
