@@ -75,7 +75,8 @@ const fn cpus(module: Module, name: &'static str, since: Release) -> Param {
 const NETWORKS: &str = "--nid names the network and the address";
 const ROUTES: &str = "this node does not route and uses no routers";
 const HEALTH: &str = "a node with one interface has no other to change to";
-const DISCOVERY: &str = "this node tells its NIDs when asked, and asks nobody for more than the one it was told";
+const DISCOVERY: &str =
+    "this node tells its NIDs when asked, and asks nobody for more than the one it was told";
 const CPUS: &str = "--cpu-pattern says where this node's lcores are";
 const START: &str = "a node is configured when it starts";
 const PORTALS: &str = "portals are not spread over CPUs";
