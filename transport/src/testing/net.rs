@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use hugepages::HeapRxPool;
 
+use self::ends::EndEvent;
 pub use self::pipe::{Cut, Inbox};
 use self::pipe::{End, Link};
 use super::rng::Rng;
@@ -21,6 +22,7 @@ use crate::stream::{
     Action, Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Happened, LendId, Pages, ShardId,
 };
 
+mod ends;
 mod homes;
 mod loss;
 mod pipe;
@@ -251,9 +253,9 @@ impl Net {
         self.nodes[node].lends.clear();
         for link in 0..self.links.len() {
             for end in 0..2 {
-                if self.links[link][end].node == node && !self.links[link][end].closed {
+                if self.links[link][end].node == node && !self.links[link][end].closed() {
                     let e = &mut self.links[link][end];
-                    (e.closed, e.gone) = (true, true);
+                    e.moves(EndEvent::Kill);
                     e.inbox.frags.clear();
                     e.backlog.clear();
                     if rst && !self.links[link].silent {
@@ -287,7 +289,7 @@ impl Net {
     /// Whether the machine's FIN, or its RST, has come to the raw side of a connection.
     pub fn raw_ended(&self, link: usize) -> (bool, bool) {
         let end = &self.links[link][1 - self.machine_end(link)];
-        (end.fin, end.closed)
+        (end.fin, end.closed())
     }
 
     /// Dials to `ip` are taken by a raw end: what it says is the test's affair.
@@ -331,7 +333,7 @@ impl Net {
     /// Bytes that a machine has written on a connection, and whether it has closed it.
     pub fn wire(&self, link: usize, end: usize) -> (&[u8], bool) {
         let e = &self.links[link][end];
-        (&e.record, e.closed)
+        (&e.record, e.closed())
     }
 
     /// Bytes that have come to an end of a connection.
@@ -544,7 +546,7 @@ impl Net {
 
     fn input_at(&mut self, link: usize, end: usize, input: Input<'_>) {
         let e = &self.links[link][end];
-        if e.node != usize::MAX && !e.closed && self.nodes[e.node].alive {
+        if e.node != usize::MAX && !e.closed() && self.nodes[e.node].alive {
             self.input(e.node, input);
         }
     }
@@ -562,7 +564,7 @@ impl Net {
             return;
         }
         let e = &self.links[at.0][at.1];
-        let (acked, dead, now) = (e.acked, e.dead, self.now);
+        let (acked, dead, now) = (e.acked, e.dead(), self.now);
         let (mut free, mut later) = (Vec::new(), Vec::new());
         for (id, l) in self.nodes[node].lends.iter_mut().filter(|(_, l)| l.conn == at) {
             if !dead && (l.end > acked || l.hold) {
@@ -593,7 +595,7 @@ impl Net {
         let at = if to.port() > LAST_PRIVILEGED { to } else { SocketAddr::new(to.ip(), 0) };
         let key = (node, at, self.links[link].network);
         let Cookies { used, on } = self.cookies.entry(key).or_default();
-        let open = |(l, e): &(usize, usize)| !self.links[*l][*e].closed;
+        let open = |(l, e): &(usize, usize)| !self.links[*l][*e].closed();
         if !on.iter().any(open) {
             used.clear();
             on.clear();
@@ -627,8 +629,8 @@ impl Net {
                 }
                 Output::Stream(Action::Close(c, how)) => {
                     let (link, end) = end_of(c);
-                    assert!(!self.links[link][end].closed, "closed twice");
-                    self.links[link][end].closed = true;
+                    assert!(!self.links[link][end].closed(), "closed twice");
+                    self.links[link][end].moves(EndEvent::Close);
                     self.at(0, Ev::Closed(link, end, CloseWhy::Local));
                     match how {
                         Close::Fin => self.close_in_order(link, end),

@@ -11,14 +11,14 @@ mod replay_probes;
 mod replay_sets;
 pub mod tables;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use transport::lnd::Sink;
 use transport::lnet::Op;
-use transport::node::Machine;
-use transport::stream::{ConnId, ShardId};
+use transport::node::{Input, Machine};
+use transport::stream::{ConnId, Happened, LendId, SendMsg, ShardId};
 use transport::testing::capture::Msg;
 pub use transport::testing::data::{Queue, payload as pages};
 pub use transport::testing::net::SEC;
@@ -54,6 +54,48 @@ pub fn nid(addr: SocketAddr) -> Nid {
 /// The machine's name for a capture's connection.
 pub fn id(n: usize) -> ConnId {
     ConnId { shard: ShardId(0), index: n as u32, generation: 0 }
+}
+
+/// Whether `said` answers the request of a message.
+pub fn answers(request: &Msg, said: &Msg) -> bool {
+    let (Msg::Lnet(_, request, _), Msg::Lnet(_, said, _)) = (request, said) else { return false };
+    match (request.body, said.body) {
+        (LnetBody::Put { ack, .. }, LnetBody::Ack { handle, .. }) => ack == handle,
+        (LnetBody::Get { handle: asked, .. }, LnetBody::Reply { handle }) => asked == handle,
+        _ => false,
+    }
+}
+
+/// Pages on loan to a peer that acknowledges at once: they are home unless they are held.
+#[derive(Default)]
+pub struct Loans {
+    held: BTreeSet<LendId>,
+    home: Vec<LendId>,
+}
+
+impl Loans {
+    /// A message is sent: gives its bytes.
+    pub fn sent(&mut self, msg: &SendMsg) -> Vec<u8> {
+        match msg.lend {
+            Some(id) if msg.hold => drop(self.held.insert(id)),
+            Some(id) => self.home.push(id),
+            None => {}
+        }
+        msg.hdr.iter().chain(msg.pay.iter().flat_map(|p| p.bytes())).copied().collect()
+    }
+
+    /// The hold of a message is lifted.
+    pub fn unhold(&mut self, id: LendId) {
+        assert!(self.held.remove(&id));
+        self.home.push(id);
+    }
+
+    /// Tells the machine of the pages that are home.
+    pub fn release(&mut self, machine: &mut Machine, now: u64) {
+        for id in std::mem::take(&mut self.home) {
+            machine.handle(now, Input::Stream(Happened::Released(id)));
+        }
+    }
 }
 
 /// The machine's handle for each of the captured node's: which numbers a node picks is its own affair.

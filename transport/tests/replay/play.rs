@@ -9,15 +9,16 @@ use std::net::IpAddr;
 
 use hugepages::HeapRxPool;
 use transport::lnd::{Accept, AppId, Config, Sink};
-use transport::lnet::{Event, MdMem, MdSpec, Op};
+use transport::lnet::{Event, MdMem, MdSpec};
 use transport::node::{Input, Machine, Output};
-use transport::stream::{Action, Close, CloseWhy, ConnInfo, DialError, DialSpec, Happened, LendId, Progress};
+use transport::stream::{Action, Close, CloseWhy, ConnInfo, DialError, DialSpec, Happened, Progress};
 use transport::testing::capture::{Dir, Flow, Located, Msg, SignKind, flows, good_messages};
+use transport::testing::data::Spot;
 use transport::wire::{
-    ByteOrder, ConnType, Hello, LnetBody, LnetHdr, Nid, PingInfo, ProcessId, Version, WireHandle, lnet, ping,
+    ByteOrder, ConnType, Hello, LnetBody, LnetHdr, Nid, PingInfo, Version, WireHandle, lnet, ping,
 };
 
-use super::{Handles, Queue, SEC, folder, id, pages};
+use super::{Handles, Loans, Queue, SEC, answers, folder, id, pages};
 
 /// How much later than ours a kernel's reaction may be, in ns.
 pub(super) const REACTION: u64 = SEC / 2;
@@ -114,7 +115,7 @@ pub struct Play {
     pub(super) dials: Vec<(u64, DialSpec)>,
     /// The dial that became a connection, by the connection's place.
     bound: BTreeMap<usize, DialSpec>,
-    holds: BTreeSet<LendId>,
+    loans: Loans,
 }
 
 /// The kernels of the probes (testdata/captures/index.md); the other addresses are the hand's.
@@ -234,7 +235,7 @@ impl Play {
             now: 0,
             dials: Vec::new(),
             bound: BTreeMap::new(),
-            holds: BTreeSet::new(),
+            loans: Loans::default(),
         }
     }
 
@@ -456,11 +457,7 @@ impl Play {
             return;
         }
         let md = MdSpec { threshold: Some(1), truncate, manage_remote: false, ..MdSpec::new(mem) };
-        let who = ProcessId::ANY;
-        self.input(Input::Cmd(
-            AppId::FIRST,
-            Op::Attach { tag: 0, portal, who, match_bits, ignore_bits: 0, md },
-        ));
+        self.input(Input::Cmd(AppId::FIRST, Spot(portal, match_bits).attach(0, md)));
     }
 
     /// Asks the machine for a message that an application of the captured node asked for.
@@ -476,22 +473,10 @@ impl Play {
 
     /// Asks for what the node had queued before the answer to `m`: their order is the applications' doing.
     fn ask_before_answer_to(&mut self, n: usize, m: &Msg) {
-        let Msg::Lnet(_, LnetHdr { body, .. }, _) = m else { return };
-        let answers = |o: &Msg| match (body, o) {
-            (
-                LnetBody::Put { ack, .. },
-                Msg::Lnet(_, LnetHdr { body: LnetBody::Ack { handle, .. }, .. }, _),
-            ) => ack == handle,
-            (
-                LnetBody::Get { handle: h, .. },
-                Msg::Lnet(_, LnetHdr { body: LnetBody::Reply { handle }, .. }, _),
-            ) => h == handle,
-            _ => false,
-        };
         let peer = self.links[n].peer;
         for l in 0..self.links.len() {
             if self.links[l].peer == peer
-                && let Some(end) = self.links[l].ours.iter().position(|o| answers(&o.msg))
+                && let Some(end) = self.links[l].ours.iter().position(|o| answers(m, &o.msg))
             {
                 (0..end).for_each(|i| self.ask(l, i));
             }
@@ -504,14 +489,12 @@ impl Play {
     }
 
     fn drain(&mut self) {
-        let mut free = Vec::new();
         let now = START + self.now;
         while let Some(out) = self.machine.poll() {
             match out {
                 Output::Stream(Action::Send(c, msg)) => {
                     let link = &mut self.links[c.index as usize];
-                    let mut bytes = msg.hdr.to_vec();
-                    msg.pay.iter().for_each(|p| bytes.extend_from_slice(p.bytes()));
+                    let mut bytes = self.loans.sent(&msg);
                     let invented = link.pushed > 0 && !self.handles.as_captured(link.version, &mut bytes);
                     link.pushed += bytes.len() as u64;
                     if !invented {
@@ -519,16 +502,8 @@ impl Play {
                     }
                     let p = Progress { acked: link.pushed, sent: link.pushed };
                     self.machine.handle(now, Input::Stream(Happened::Progress(c, p)));
-                    match msg.lend {
-                        Some(id) if msg.hold => drop(self.holds.insert(id)),
-                        Some(id) => free.push(id),
-                        None => {}
-                    }
                 }
-                Output::Stream(Action::Unhold(_, id)) => {
-                    assert!(self.holds.remove(&id));
-                    free.push(id);
-                }
+                Output::Stream(Action::Unhold(_, id)) => self.loans.unhold(id),
                 Output::Stream(Action::Dial(spec)) => self.dials.push((self.now, spec)),
                 Output::Complete(_, e) => {
                     if let Event::Refused { why, .. } = &e {
@@ -554,9 +529,7 @@ impl Play {
                 }
                 Output::To(..) | Output::Offer(_) => {}
             }
-            for id in std::mem::take(&mut free) {
-                self.machine.handle(now, Input::Stream(Happened::Released(id)));
-            }
+            self.loans.release(&mut self.machine, now);
         }
         self.pool.home().drain();
     }

@@ -7,13 +7,14 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 
-use crate::{Handles, Queue, SEC, captures, folder, id, nid, pages};
+use crate::{Handles, Loans, Queue, SEC, answers, captures, folder, id, nid, pages};
 use hugepages::HeapRxPool;
 use transport::lnd::{AppId, Config, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::node::{Input, Machine, Output};
-use transport::stream::{Action, CloseWhy, ConnInfo, Happened, LendId, Progress};
+use transport::stream::{Action, CloseWhy, ConnInfo, Happened, Progress};
 use transport::testing::capture::{Flow, Located, Msg, flows, messages};
+use transport::testing::data::Spot;
 use transport::wire::{
     AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, Nid, PingInfo,
     ProcessId, Version, ksock, ping,
@@ -48,7 +49,7 @@ struct Replay {
     /// Bytes a fragment.
     chunk: usize,
     now: u64,
-    holds: BTreeSet<LendId>,
+    loans: Loans,
     /// Dials of the machine that await their connection.
     dialled: usize,
     handles: Handles,
@@ -101,7 +102,7 @@ impl Replay {
             pool,
             chunk,
             now,
-            holds: BTreeSet::new(),
+            loans: Loans::default(),
             dialled: 0,
             handles: Handles::default(),
             versions: Vec::new(),
@@ -182,11 +183,7 @@ impl Replay {
                 _ => continue,
             };
             let md = MdSpec { threshold: Some(1), ..MdSpec::new(mem) };
-            let who = ProcessId::ANY;
-            self.input(Input::Cmd(
-                AppId::FIRST,
-                Op::Attach { tag: 0, portal, who, match_bits, ignore_bits: 0, md },
-            ));
+            self.input(Input::Cmd(AppId::FIRST, Spot(portal, match_bits).attach(0, md)));
         }
     }
 
@@ -251,11 +248,7 @@ impl Replay {
         for cookie in ksock::COOKIE_FIRST..first {
             let payload = pages(&vec![0; self.machine.config().zc_min_payload as usize]);
             let target = ProcessId::lustre(peer);
-            let (tag, portal, match_bits, offset, hdr_data, ack) = (0, 60, 0, 0, 0, false);
-            self.input(Input::Cmd(
-                AppId::FIRST,
-                Op::Put { tag, target, portal, match_bits, offset, hdr_data, payload, ack },
-            ));
+            self.input(Input::Cmd(AppId::FIRST, Spot(60, 0).put(0, target, payload, false)));
             let noop = KsockHdr { kind: KsockType::Noop, csum: 0, cookie0: 0, cookie1: cookie };
             self.feed(acks, &noop.emit(ByteOrder::Little));
         }
@@ -268,13 +261,11 @@ impl Replay {
     }
 
     fn drain(&mut self) {
-        let mut free = Vec::new();
         while let Some(out) = self.machine.poll() {
             match out {
                 Output::Stream(Action::Send(c, msg)) => {
                     let n = c.index as usize;
-                    let mut bytes = msg.hdr.to_vec();
-                    msg.pay.iter().for_each(|p| bytes.extend_from_slice(p.bytes()));
+                    let mut bytes = self.loans.sent(&msg);
                     if self.links[n].pushed > 0 {
                         self.handles
                             .as_captured(self.versions.get(n).copied().unwrap_or(Version::V3), &mut bytes);
@@ -286,16 +277,8 @@ impl Replay {
                     }
                     let p = Progress { acked: link.pushed, sent: link.pushed };
                     self.machine.handle(self.now, Input::Stream(Happened::Progress(c, p)));
-                    match msg.lend {
-                        Some(id) if msg.hold => drop(self.holds.insert(id)),
-                        Some(id) => free.push(id),
-                        None => {}
-                    }
                 }
-                Output::Stream(Action::Unhold(_, id)) => {
-                    assert!(self.holds.remove(&id));
-                    free.push(id);
-                }
+                Output::Stream(Action::Unhold(_, id)) => self.loans.unhold(id),
                 Output::Stream(Action::Dial(spec)) => {
                     assert_eq!(self.role, Role::Active, "the passive end has no reason to dial");
                     let n = self.dialled;
@@ -315,9 +298,7 @@ impl Replay {
                 }
                 Output::Stream(Action::Read(_)) | Output::To(..) | Output::Offer(_) => {}
             }
-            for id in std::mem::take(&mut free) {
-                self.machine.handle(self.now, Input::Stream(Happened::Released(id)));
-            }
+            self.loans.release(&mut self.machine, self.now);
         }
         self.pool.home().drain();
     }
@@ -350,19 +331,7 @@ impl Replay {
 
     /// Asks for what the kernel had queued before the answer to `m`: their order is the applications' doing.
     fn ask_before_answer_to(&mut self, n: usize, m: &Msg) {
-        let Msg::Lnet(_, LnetHdr { body, .. }, _) = m else { return };
-        let answers = |o: &Msg| match (body, o) {
-            (
-                LnetBody::Put { ack, .. },
-                Msg::Lnet(_, LnetHdr { body: LnetBody::Ack { handle, .. }, .. }, _),
-            ) => ack == handle,
-            (
-                LnetBody::Get { handle: h, .. },
-                Msg::Lnet(_, LnetHdr { body: LnetBody::Reply { handle }, .. }, _),
-            ) => h == handle,
-            _ => false,
-        };
-        if let Some(end) = self.links[n].ours.iter().position(|o| answers(&o.msg)) {
+        if let Some(end) = self.links[n].ours.iter().position(|o| answers(m, &o.msg)) {
             (0..end).for_each(|i| self.ask(n, i));
         }
     }

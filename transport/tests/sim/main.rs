@@ -39,7 +39,7 @@ use std::sync::OnceLock;
 use hugepages::PageRun;
 use transport::lnd::{Config, Data, LnetError, Payload, RxPiece, Shards, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
-use transport::testing::data::{self, byte, filled};
+use transport::testing::data::{self, Spot, byte, filled};
 use transport::testing::net::{Net, SEC};
 use transport::testing::rng::Rng;
 use transport::wire::{Nid, ProcessId};
@@ -207,9 +207,7 @@ impl World {
         self.each_machine(n, |net, m| net.nodes[m].machine.offload(shares));
         for (portal, mem) in [(SINK, MdMem::Sink(sink)), (SOURCE, MdMem::Source(source))] {
             let md = MdSpec { truncate: true, ..MdSpec::new(mem) };
-            let (who, match_bits) = (ProcessId::ANY, 9);
-            let first = self.nodes[n].first;
-            self.net.op(first, Op::Attach { tag: 0, portal, who, match_bits, ignore_bits: 0, md });
+            self.net.op(self.nodes[n].first, Spot(portal, 9).attach(0, md));
         }
     }
 
@@ -228,7 +226,7 @@ impl World {
             Ask::Get(len, copied) => {
                 let sink =
                     if copied && len > 0 { Sink::Copy(data::run(len)) } else { Sink::Lend(len as u32) };
-                Op::Get { tag, target, portal: SOURCE, match_bits: 9, sink }
+                Spot(SOURCE, 9).get(tag, target, sink)
             }
             Ask::Put(len, ack) => {
                 let payload = if len == 0 {
@@ -239,8 +237,7 @@ impl World {
                     Payload::Pages([pages.slice_all()].into_iter().collect())
                 };
                 let hdr_data = tag << 20 | len as u64;
-                let (portal, match_bits, offset) = (SINK, 9, 0);
-                Op::Put { tag, target, portal, match_bits, offset, hdr_data, payload, ack }
+                Spot(SINK, 9).put_with(tag, hdr_data, target, payload, ack)
             }
         };
         self.nodes[from].open.insert(tag, Open { to, ask, run });

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{number, play};
+use crate::raw::AT;
 use transport::lnd::{Config, Payload, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::testing::data::pages;
@@ -107,8 +108,7 @@ impl World {
         self.net.restart(0, cfg);
         self.net.nodes[0].mute = false;
         let md = MdSpec { truncate: true, ..MdSpec::new(MdMem::Sink(Sink::Discard(1 << 20))) };
-        let who = ProcessId::ANY;
-        self.net.op(0, Op::Attach { tag: 0, portal: 5, who, match_bits: 5, ignore_bits: 0, md });
+        self.net.op(0, AT.attach(0, md));
     }
 
     /// It ends: in order, with RSTs as a killed one over kernel sockets does, or without a word.
@@ -155,9 +155,7 @@ impl World {
         let put = r.chance(50);
         let op = if put {
             let len = r.pick(&[0usize, 60, 5000, 40_000]);
-            let (portal, match_bits, offset, hdr_data, ack) = (5, 5, 0, tag, true);
-            let payload = if len == 0 { Payload::empty() } else { pages(len) };
-            Op::Put { tag, target, portal, match_bits, offset, hdr_data, payload, ack }
+            AT.put(tag, target, if len == 0 { Payload::empty() } else { pages(len) }, true)
         } else {
             Op::Ping { tag, target }
         };

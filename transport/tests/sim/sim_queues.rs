@@ -13,8 +13,7 @@ use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::node::lcore::LcoreStreams;
 use transport::node::{Lcores, Shard, Work};
 use transport::stream::ShardId;
-use transport::testing::data::{sum, summed};
-use transport::wire::ProcessId;
+use transport::testing::data::{Spot, sum, summed};
 
 use crate::nodes::{Faulty, Now, Rt, Script, beginning, builder, faulty, lcores, logged, stack, target};
 
@@ -200,10 +199,7 @@ fn traffic(net: &Net, homes: [u16; 2], puts: u64, len: usize) {
     let mut portals = [0; 2];
     for (n, portals) in w.nodes.iter_mut().zip(&mut portals) {
         *portals = n.shards.len();
-        let attach = |portal: u32, mem| {
-            let (who, md) = (ProcessId::ANY, MdSpec::new(mem));
-            (AppId::FIRST, Op::Attach { tag: 0, portal, who, match_bits: 7, ignore_bits: 0, md })
-        };
+        let attach = |portal, mem| (AppId::FIRST, Spot(portal, 7).attach(0, MdSpec::new(mem)));
         for p in 0..*portals as u32 {
             n.shards[0].app.todo.push_back(attach(10 + p, MdMem::Sink(Sink::Lend(1 << 20))));
         }
@@ -216,19 +212,9 @@ fn traffic(net: &Net, homes: [u16; 2], puts: u64, len: usize) {
     let submit = |w: &mut World, part: std::ops::Range<u64>| {
         for (i, to) in [(0, 1), (1, 0)] {
             for k in part.clone() {
-                let (payload, hdr_data) = summed(len, k);
+                let (payload, sum) = summed(len, k);
                 let portal = 10 + (k as usize % portals[to]) as u32;
-                let target = target(ips[to]);
-                let op = Op::Put {
-                    tag: k,
-                    target,
-                    portal,
-                    match_bits: 7,
-                    offset: 0,
-                    hdr_data,
-                    payload,
-                    ack: true,
-                };
+                let op = Spot(portal, 7).put_with(k, sum, target(ips[to]), payload, true);
                 let shards = w.nodes[i].shards.len();
                 w.nodes[i].shards[k as usize % shards].app.todo.push_back((AppId::FIRST, op));
             }
@@ -245,8 +231,7 @@ fn traffic(net: &Net, homes: [u16; 2], puts: u64, len: usize) {
     }
     submit(&mut w, puts / 2..puts);
     for (i, to) in [(0, 1), (1, 0)] {
-        let sink = Sink::Lend(200_000);
-        let get = Op::Get { tag: 9000, target: target(ips[to]), portal: 30, match_bits: 7, sink };
+        let get = Spot(30, 7).get(9000, target(ips[to]), Sink::Lend(200_000));
         w.nodes[i].shards[0].app.todo.push_back((AppId::FIRST, get));
     }
     let all = puts as usize + 1;

@@ -13,12 +13,13 @@ use tcpstack::seq::Seq;
 use tcpstack::table::Key;
 use tcpstack::wire::{ACK, FIN, RST, SYN};
 use transport::lnd::{Accept, AppId, Config, Shards, Sink, Tcp};
-use transport::lnet::{MdMem, MdSpec, Op};
+use transport::lnet::{MdMem, MdSpec};
 use transport::node::lcore::LcoreStreams;
 use transport::node::sock::SockStreams;
 use transport::node::{Input, Inspect, Machine, NoApp, NodeBuilder, Shard, Streams};
 use transport::stream::ShardId;
-use transport::wire::{ConnType, Hello, LnetBody, LnetHdr, Nid, ProcessId, Version, WireHandle};
+use transport::testing::data::Spot;
+use transport::wire::{ConnType, Hello, LnetBody, LnetHdr, Nid, Version, WireHandle};
 
 use crate::nodes::{Now, beginning, builder, lcores, stack};
 use crate::raw::{hello, message, pages, request};
@@ -60,11 +61,9 @@ fn poor(c: &mut Config) {
 fn serving<S: Streams + Inspect>(mut node: Shard<S, NoApp>) -> Shard<S, NoApp> {
     let m = &mut node.machine;
     let md = MdSpec { truncate: true, ..MdSpec::new(MdMem::Source(pages(1024))) };
-    let op = Op::Attach { tag: 9, portal: 5, who: ProcessId::ANY, match_bits: 5, ignore_bits: 0, md };
-    m.handle(1, Input::Cmd(AppId::FIRST, op));
+    m.handle(1, Input::Cmd(AppId::FIRST, Spot(5, 5).attach(9, md)));
     let md = MdSpec::new(MdMem::Sink(Sink::Lend(4096)));
-    let op = Op::Attach { tag: 9, portal: 6, who: ProcessId::ANY, match_bits: 6, ignore_bits: 0, md };
-    m.handle(1, Input::Cmd(AppId::FIRST, op));
+    m.handle(1, Input::Cmd(AppId::FIRST, Spot(6, 6).attach(9, md)));
     node
 }
 

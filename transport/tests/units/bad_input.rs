@@ -498,16 +498,7 @@ proptest! {
 #[test]
 fn refused_operations_say_why() {
     let mut net = net();
-    let put = |portal, target, payload| Op::Put {
-        tag: 3,
-        target,
-        portal,
-        match_bits: 0,
-        offset: 0,
-        hdr_data: 0,
-        payload,
-        ack: false,
-    };
+    let put = |portal, target, payload| Spot(portal, 0).put(3, target, payload, false);
     let to = ProcessId::lustre(nid(2));
     let six = ProcessId::lustre("fd00::1@tcp".parse().unwrap());
     for op in [

@@ -9,10 +9,13 @@ use transport::lnet::{Event, MdMem, Op};
 use transport::node::sock::{SockConfig, SockStreams};
 use transport::node::{Input, Inspect, NoApp, NodeBuilder, Streams};
 use transport::stream::{Close, Happened, InlineHdr, LendId, Pages, SendMsg};
+use transport::testing::data::Spot;
 use transport::testing::net::{Net, SEC};
-use transport::wire::{ConnType, Hello, LnetBody, LnetHdr, Nid, ProcessId, Version, WireHandle};
+use transport::wire::{ConnType, Hello, LnetBody, LnetHdr, Nid, Version, WireHandle};
 
-use crate::raw::{attach, config, header, hello, id, message, nid, noop, pages, ping_op, put, put_op, start};
+use crate::raw::{
+    AT, attach, config, header, hello, id, message, nid, noop, pages, ping_op, put, put_op, start,
+};
 
 const MIB: u64 = 1 << 20;
 /// One host ends at half of the budget; beside it stands what the honest one holds, a set and a few answers.
@@ -141,8 +144,7 @@ fn down_while_answers_wait_for_peers_that_never_read() {
 fn acks_that_are_not_read_stall_their_host_until_it_reads() {
     let (mut net, mut times) = victim(MIB);
     let md = transport::lnet::MdSpec::new(MdMem::Sink(Sink::Lend(4096)));
-    let op = Op::Attach { tag: 0, portal: 6, who: ProcessId::ANY, match_bits: 6, ignore_bits: 0, md };
-    net.op(0, op);
+    net.op(0, Spot(6, 6).attach(0, md));
     net.take_events(0);
     let link = join(&mut net, 12345, 1000);
     let ack = WireHandle { interface: 1, object: 3 };
@@ -573,8 +575,7 @@ fn unread_requests_hold_one_buffer_a_connection() {
         truncate: true,
         ..transport::lnet::MdSpec::new(MdMem::Source(pages(4096)))
     };
-    let op = Op::Attach { tag: 9, portal: 5, who: ProcessId::ANY, match_bits: 5, ignore_bits: 0, md };
-    node.machine.handle(1, Input::Cmd(transport::lnd::AppId::FIRST, op));
+    node.machine.handle(1, Input::Cmd(transport::lnd::AppId::FIRST, AT.attach(9, md)));
     let mut socks = Vec::new();
     for pid in 0..20 {
         let mut s = TcpStream::connect(at).unwrap();

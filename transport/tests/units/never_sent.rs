@@ -6,6 +6,7 @@ use crate::raw::{self, *};
 use transport::lnd::{Accept, Config, Sink};
 use transport::lnet::{Event, MdMem, Op, OpRefused};
 use transport::testing::capture::Msg;
+use transport::testing::data::Spot;
 use transport::testing::net::{Net, SEC};
 use transport::wire::ping::{FEAT_LARGE_ADDR, FEAT_MULTI_RAIL, FEAT_NI_STATUS};
 use transport::wire::{ConnType, Hello, LnetBody, LnetHdr, Nid, PingInfo, ProcessId, Version};
@@ -20,12 +21,11 @@ fn everything(net: &mut Net, ids: [ProcessId; 2]) {
     for (from, to) in [(0, 1), (1, 0)] {
         attach(net, to, MdMem::Sink(Sink::Lend(1 << 20)), true);
         let md = transport::lnet::MdSpec::new(MdMem::Source(pages(200_000)));
-        let who = ProcessId::ANY;
-        net.op(to, Op::Attach { tag: 8, portal: 6, who, match_bits: 5, ignore_bits: 0, md });
+        net.op(to, Spot(6, 5).attach(8, md));
         for len in [1, 96, 928, 16_383, 16_384, 100_000, 1 << 20] {
             net.op(from, put_op(len, ids[to], pages(len as usize), true));
             let sink = Sink::Lend(200_000.min(len as u32));
-            net.op(from, Op::Get { tag: len, target: ids[to], portal: 6, match_bits: 5, sink });
+            net.op(from, Spot(6, 5).get(len, ids[to], sink));
         }
         net.op(from, ping_op(ids[to]));
         net.run(5 * SEC);

@@ -270,7 +270,7 @@ fn what_waits_by_one_ni_goes_on_when_a_message_by_another_ends() {
         let first = net.nodes.len();
         net.add(config(&["10.0.0.2@tcp"]));
         net.add(config(&["10.1.0.3@tcp1"]));
-        let sink = hugepages::PageRunMut::new(std::sync::Arc::new(hugepages::PrivatePages), 1 << 20).unwrap();
+        let sink = transport::testing::data::run(1 << 20);
         attach(&mut net, 0, MdMem::Sink(Sink::Copy(sink)), PORTAL);
         net.run(SEC);
         // The first message is long; the second comes while it holds the sink.

@@ -5,7 +5,6 @@ use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::testing::data::{Spot, filled, lent, parted, run};
 use transport::testing::net::{Net, SEC};
 use transport::testing::pair::{Pair, config, id, nid};
-use transport::wire::ProcessId;
 
 const MIB: usize = 1 << 20;
 
@@ -186,7 +185,7 @@ fn matching_rules() {
     let md = MdSpec { truncate: true, ..MdSpec::new(MdMem::Sink(Sink::Lend(10))) };
     net.op(1, Op::Attach { tag: 3, portal: 26, who: id(1), match_bits: 0x100, ignore_bits: 0xff, md });
     let md = MdSpec { manage_remote: false, max_size: Some(40), ..MdSpec::new(MdMem::Sink(Sink::Lend(100))) };
-    net.op(1, Op::Attach { tag: 4, portal: 26, who: ProcessId::ANY, match_bits: 5, ignore_bits: 0, md });
+    net.op(1, Spot(26, 5).attach(4, md));
     net.run(SEC / 10);
     net.take_events(1);
     for (tag, bits, len) in [

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use hugepages::HeapRxPool;
 use transport::lnd::{AppId, Config, LnetError, Shards, Sink};
-use transport::lnet::{Event, MdMem, MdSpec, Op};
+use transport::lnet::{Event, MdMem, MdSpec};
 use transport::node::{Input, Machine, Output};
 use transport::stream::{
     Action, Close, CloseWhy, ConnId, ConnInfo, Happened, LendId, Progress, SendMsg, ShardId,
@@ -13,7 +13,7 @@ use transport::testing::data::{self, Queue, Spot, pages};
 use transport::testing::net::SEC;
 use transport::testing::pair::{id, nid};
 use transport::wire::{
-    ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, ProcessId, Version, WireHandle,
+    ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, Version, WireHandle,
 };
 
 use crate::raw;
@@ -354,11 +354,7 @@ fn a_message_half_received_gives_its_sink_back() {
     let mut b = Bench::set(|_| {});
     let run = data::run(4096);
     let md = MdSpec { threshold: Some(1), ..MdSpec::new(MdMem::Sink(Sink::Copy(run))) };
-    let who = ProcessId::ANY;
-    b.input(Input::Cmd(
-        AppId::FIRST,
-        Op::Attach { tag: 8, portal: 3, who, match_bits: 0, ignore_bits: 0, md },
-    ));
+    b.input(Input::Cmd(AppId::FIRST, Spot(3, 0).attach(8, md)));
     b.take();
     let k = KsockHdr { kind: KsockType::Lnet, csum: 0, cookie0: 6, cookie1: 0 };
     let body = LnetBody::Put { ack: WireHandle::NONE, match_bits: 0, hdr_data: 0, portal: 3, offset: 0 };
@@ -385,12 +381,8 @@ fn a_grant_for_a_connection_that_died_goes_back_to_its_owner() {
     let mut b = Bench::set(|c| c.shards = shards(0));
     let mut owner = Machine::new(Config { shards: shards(1), ..Config::new(nid(1), 5) });
     let sink = Sink::Copy(data::run(64));
-    let who = ProcessId::ANY;
     let md = MdSpec::new(MdMem::Sink(sink));
-    owner.handle(
-        1,
-        Input::Cmd(AppId::FIRST, Op::Attach { tag: 8, portal: 3, who, match_bits: 0, ignore_bits: 0, md }),
-    );
+    owner.handle(1, Input::Cmd(AppId::FIRST, Spot(3, 0).attach(8, md)));
     assert!(matches!(owner.poll(), Some(Output::Complete(_, Event::Attached { .. }))));
     let to = |out: Vec<Output>| {
         let mut msgs = out.into_iter().filter_map(|o| match o {

@@ -1,5 +1,6 @@
 //! Packets that are lost: TCP sends them again, and what is behind them waits. A RST is sent once.
 
+use super::ends::EndEvent;
 use super::{Ev, Net};
 use crate::stream::CloseWhy;
 
@@ -41,7 +42,10 @@ impl Net {
         if self.loss.is_none() {
             return self.at(self.latency, Ev::Closed(link, end, CloseWhy::Reset));
         }
-        self.links[link][1 - end].gone = true;
+        // An end that is the test's own stays as it is.
+        if self.links[link][1 - end].closed() {
+            self.links[link][1 - end].moves(EndEvent::Forget);
+        }
         if !self.lost() {
             let behind = self.links[link][end].comes.saturating_sub(self.now).max(self.latency);
             self.at(behind, Ev::Closed(link, end, CloseWhy::Reset));

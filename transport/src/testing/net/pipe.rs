@@ -3,8 +3,10 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use fsm::Fsm;
 use hugepages::RxFrag;
 
+use super::ends::{EndAction, EndEvent, EndState, OPEN};
 use super::{Ev, Lend, Net, NoCopy, conn_id};
 use crate::node::Input;
 use crate::stream::{CloseWhy, Happened, Progress, SendMsg, StreamRx};
@@ -70,12 +72,7 @@ pub(super) struct End {
     pub(super) fin: bool,
     /// Closed in order: a FIN follows the backlog.
     pub(super) ends: bool,
-    /// The machine has closed it, or heard that it is closed.
-    pub(super) closed: bool,
-    /// The machine has heard that it is closed, and TCP has let go of its bytes.
-    pub(super) dead: bool,
-    /// Its TCP knows nothing of the connection any more: who sends to it is reset.
-    pub(super) gone: bool,
+    pub(super) state: Fsm<EndState>,
     /// Bytes pushed, for tests that look at the wire.
     pub(super) record: Vec<u8>,
 }
@@ -95,11 +92,29 @@ impl End {
             leaves: 0,
             fin: false,
             ends: false,
-            closed: false,
-            dead: false,
-            gone: false,
+            state: OPEN,
             record: Vec::new(),
         }
+    }
+
+    /// Goes through the table; gives whether the machine is to be told that the connection is closed.
+    pub(super) fn moves(&mut self, event: EndEvent) -> bool {
+        self.state.apply(event) == Some(EndAction::Tell)
+    }
+
+    /// The machine has closed it, or it was lost, or the machine was told that it is closed.
+    pub(super) fn closed(&self) -> bool {
+        self.state != EndState::Open
+    }
+
+    /// The machine was told that it is closed: TCP lets go of its pages.
+    pub(super) fn dead(&self) -> bool {
+        matches!(self.state.get(), EndState::Ended | EndState::Gone)
+    }
+
+    /// Its TCP knows nothing of the connection any more.
+    pub(super) fn gone(&self) -> bool {
+        matches!(self.state.get(), EndState::Lost | EndState::Gone)
     }
 }
 
@@ -134,12 +149,12 @@ impl Net {
         match how {
             Cut::Reset => {
                 for end in 0..2 {
-                    self.died(link, end, CloseWhy::Reset);
+                    self.died(link, end);
                 }
             }
             Cut::ResetOne(end) => {
                 self.links[link].lost[1 - end] = true;
-                self.died(link, end, CloseWhy::Reset);
+                self.died(link, end);
             }
             Cut::Fin => {
                 for end in 0..2 {
@@ -151,18 +166,21 @@ impl Net {
         }
     }
 
-    /// An end's TCP forgets the connection.
-    pub(super) fn died(&mut self, link: usize, end: usize, why: CloseWhy) {
-        self.links[link][end].gone = true;
+    /// An end's TCP forgets the connection, and its machine hears of a RST.
+    pub(super) fn died(&mut self, link: usize, end: usize) {
         self.links[link][end].backlog.clear();
-        self.closed(link, end, why);
+        self.ended(link, end, EndEvent::Forget, CloseWhy::Reset);
     }
 
     pub(super) fn closed(&mut self, link: usize, end: usize, why: CloseWhy) {
-        if std::mem::replace(&mut self.links[link][end].closed, true) && why != CloseWhy::Local {
+        let event = if why == CloseWhy::Local { EndEvent::Told } else { EndEvent::Reset };
+        self.ended(link, end, event, why);
+    }
+
+    fn ended(&mut self, link: usize, end: usize, event: EndEvent, why: CloseWhy) {
+        if !self.links[link][end].moves(event) {
             return;
         }
-        self.links[link][end].dead = true;
         self.links[link][end].inbox.frags.clear();
         let node = self.links[link][end].node;
         if node == usize::MAX || !self.nodes[node].alive {
@@ -178,10 +196,10 @@ impl Net {
         if self.links[link].silent || self.links[link].lost[end] {
             return;
         }
-        if self.links[link][end].gone && node != usize::MAX && self.nodes[node].alive {
+        if self.links[link][end].gone() && node != usize::MAX && self.nodes[node].alive {
             return self.at(self.latency, Ev::Closed(link, 1 - end, CloseWhy::Reset));
         }
-        if self.links[link][end].closed || (node == usize::MAX && !self.raw_acks) {
+        if self.links[link][end].closed() || (node == usize::MAX && !self.raw_acks) {
             return;
         }
         let before = self.links[link][end].arrived;
@@ -230,7 +248,7 @@ impl Net {
     /// Gives a machine the bytes of a connection, and its end.
     pub(super) fn offer(&mut self, link: usize, end: usize) {
         let e = &mut self.links[link][end];
-        if e.closed || e.node == usize::MAX || !self.nodes[e.node].alive || self.nodes[e.node].paused {
+        if e.closed() || e.node == usize::MAX || !self.nodes[e.node].alive || self.nodes[e.node].paused {
             return;
         }
         let (node, id) = (e.node, conn_id(link, end));
@@ -247,7 +265,7 @@ impl Net {
             }
         }
         let e = &self.links[link][end];
-        if e.fin && e.inbox.frags.is_empty() && !e.closed {
+        if e.fin && e.inbox.frags.is_empty() && !e.closed() {
             self.input(node, Input::Stream(Happened::PeerFin(id)));
         }
     }
@@ -273,7 +291,7 @@ impl Net {
             *network = AcceptorReq::parse(&msg.hdr).ok().map(|(r, _)| r.target.net_num());
         }
         let e = &mut self.links[link][end];
-        assert!(!e.closed, "a push after the close");
+        assert!(!e.closed(), "a push after the close");
         let mut bytes = msg.hdr.to_vec();
         for p in &msg.pay {
             bytes.extend_from_slice(p.bytes());
@@ -330,7 +348,7 @@ impl Net {
         }
         let e = &self.links[link][end];
         // Known to the machine before any answer can be.
-        if e.sent > before && !e.closed && e.node != usize::MAX && self.nodes[e.node].alive {
+        if e.sent > before && !e.closed() && e.node != usize::MAX && self.nodes[e.node].alive {
             let (node, progress) = (e.node, Progress { acked: e.acked, sent: e.sent });
             self.nodes[node]
                 .machine
