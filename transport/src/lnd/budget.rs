@@ -107,7 +107,7 @@ pub struct Held {
     pub stalled: usize,
 }
 
-/// Whoever is at one address.
+/// The peers at one address.
 #[derive(Debug)]
 struct Host {
     ip: IpAddr,
@@ -222,7 +222,7 @@ impl Budget {
         }
     }
 
-    /// A host holds less: what stalled may go on, and one that nothing is charged to any more has `ended`.
+    /// A host holds less: its stalled connections may go on, and a host without charges has `ended`.
     #[cold]
     fn eased(&mut self, host: Key, ended: bool) {
         if self.may_go_on(host)
@@ -251,7 +251,7 @@ impl Budget {
             && self.hosts.get(host).is_some_and(|h| h.answers > 0 && h.used + ANSWER > self.free())
     }
 
-    /// Whether what stalled may go on: with room for some more, so that it does not stall at every message.
+    /// Whether stalled connections may go on: with room to spare, so that they do not stall at every message.
     fn may_go_on(&self, host: Key) -> bool {
         self.hosts.get(host).is_some_and(|h| h.answers == 0 || h.used <= self.free() / 2)
     }
@@ -275,7 +275,7 @@ impl Budget {
         now < most && (own == 0 || own < most - now)
     }
 
-    /// A handshake begins: what its connection was charged is for that.
+    /// A handshake begins: the charge of its connection is one for a handshake.
     pub(crate) fn shakes(&mut self, host: Key) {
         if let Some(h) = self.hosts.get_mut(host) {
             h.handshakes += 1;
@@ -353,7 +353,7 @@ impl Budget {
         }
     }
 
-    /// They hold so much less; gives whether a peer may wait for that.
+    /// Messages to the host hold so much less; gives whether a peer may wait for that.
     pub(crate) fn gave(&mut self, host: Key, n: Uses) -> bool {
         let Some(h) = self.hosts.get_mut(host) else { return false };
         h.uses.sub(n);
@@ -392,15 +392,15 @@ impl Budget {
     }
 }
 
-/// Gives memory of a queue back that a storm has filled: half of it, once three quarters are empty. Costs nothing for
-/// queues of up to [`FLOOR`] places.
+/// Gives back half of a queue's memory once three quarters of its places are empty, as after a storm of messages. Costs nothing
+/// for queues of up to [`FLOOR`] places.
 pub(crate) fn trim<T>(q: &mut VecDeque<T>) {
     if q.capacity() > FLOOR && q.len() < q.capacity() / 4 {
         q.shrink_to((q.capacity() / 2).max(FLOOR));
     }
 }
 
-/// The same for a map.
+/// The same for the memory of a map.
 pub(crate) fn trim_map<K: Eq + std::hash::Hash, V, S: std::hash::BuildHasher>(m: &mut HashMap<K, V, S>) {
     if m.capacity() > SMALL_MAP && m.len() < m.capacity() / 8 {
         m.shrink_to((m.len() * 2).max(SMALL_MAP));

@@ -15,7 +15,7 @@ pub(crate) struct Tx<T> {
     pub(crate) cookie1: u64,
     pub(crate) payload: Payload,
     pub(crate) done: T,
-    /// Given up if still unassigned to a connection then.
+    /// Time at which it is given up unless it has a connection, in ns.
     pub(crate) deadline: u64,
     /// Holds a peer credit and an NI credit.
     pub(crate) credit: bool,

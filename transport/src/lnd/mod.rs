@@ -58,7 +58,7 @@ pub(crate) const OUT_KEPT: usize = 4096;
 /// Takes the next output of a queue; one that a storm has filled gives its memory back once it is empty.
 #[inline]
 pub(crate) fn pop<T>(q: &mut VecDeque<T>) -> Option<T> {
-    // Asked first: what is held to be looked at is copied once more.
+    // Whether it is empty is asked first: an output that is looked at in its place is copied once more.
     if q.is_empty() {
         if q.capacity() > OUT_KEPT {
             q.shrink_to(OUT_KEPT);
@@ -177,7 +177,7 @@ pub(crate) struct Stored {
 
 /// LNet, as an LND sees it.
 pub(crate) trait Upper: Sized {
-    /// Comes back when a message was sent, or will not be.
+    /// LNet's token of a message, which comes back when the message was sent, or will not be.
     type Token: Debug + Default;
     /// Home of the operation that the end of a message's payload concerns.
     type Delivery: Debug + Default;
@@ -224,16 +224,16 @@ pub(crate) trait Upper: Sized {
     fn waiting(&self, peer: Key) -> usize;
     /// There may be room for the peer's messages again.
     fn kick(&mut self, peer: Key);
-    /// The node goes down: what it wants of peers of this LND fails.
+    /// The node goes down: its operations with peers of this LND fail.
     fn stop<L: Lnd<Self>>(&mut self, cx: &mut Cx, lnd: &mut L);
     /// The LND goes down, and has let go of all connections.
     fn gone<L: Lnd<Self>>(&mut self, cx: &mut Cx, lnd: &mut L);
 
-    /// The bucket of whom a message's end concerns, if that is anybody; `Err` for what is nobody's.
+    /// Bucket of the operation that a delivery concerns, if there is one; `Err` where it concerns nobody.
     fn concerns(&self, delivery: &Self::Delivery) -> Result<Option<Bucket>, Nobody>;
     /// A delivery as it may leave the shard and come back to the home that its bucket has by then.
     fn seal(&self, delivery: Self::Delivery) -> Self::Delivery;
-    /// The same back again.
+    /// Undoes [`Upper::seal`].
     fn unseal(&self, delivery: Self::Delivery) -> Self::Delivery;
     /// A token that came from another shard: names in it are exchanged for those here.
     fn renamed(&self, token: &mut Self::Token);
@@ -241,7 +241,7 @@ pub(crate) trait Upper: Sized {
     fn renamed_delivery(&self, delivery: &mut Self::Delivery);
 }
 
-/// A message's end is nobody's concern but its sender's, or is worked off at once.
+/// The end of a message concerns no operation: only its sender, or it is done with at once.
 #[derive(Debug)]
 pub(crate) struct Nobody;
 
@@ -253,7 +253,7 @@ pub(crate) trait Lnd<U: Upper> {
     fn way(&mut self, cx: &mut Cx, peer: Key, tx: &Tx<U::Token>) -> Option<Way>;
     /// Sends a message that has its credits by the way it has (`lnd_send`), or, where that is clear, one that needs none.
     fn send(&mut self, up: &mut U, cx: &mut Cx, peer: Key, tx: Tx<U::Token>, way: Option<Way>);
-    /// So many bytes of a message go to the placement, and then it goes to whom `delivery` says; the rest is read and dropped
+    /// Puts `mlength` bytes of a message into the placement, then delivers it by `delivery`; the rest is read and dropped
     /// (`lnd_recv`).
     fn recv(
         &mut self,
@@ -264,15 +264,15 @@ pub(crate) trait Lnd<U: Upper> {
         delivery: U::Delivery,
         mlength: u32,
     );
-    /// A message waits, and nothing behind it is read.
+    /// Keeps a message waiting; nothing behind it is read.
     fn hold(&mut self, up: &mut U, cx: &mut Cx, conn: Key, hold: Hold);
-    /// No node sends such a message: the set ends.
+    /// Ends the set of a peer that sent a message that no node sends.
     fn refuse(&mut self, up: &mut U, cx: &mut Cx, conn: Key);
     /// Goes on reading behind a message that was held.
     fn read(&mut self, up: &mut U, cx: &mut Cx, conn: Key);
     /// Goes on with a message that was held, if it still is: [`Upper::parse`] is asked again.
     fn again(&mut self, up: &mut U, cx: &mut Cx, ticket: &Ticket);
-    /// How a message is named that is held.
+    /// The name of the message that a connection holds.
     fn ticket(&self, conn: Key) -> Option<Ticket>;
     /// The message of that name, if it is held still.
     fn held(&self, ticket: &Ticket) -> Option<Arrived>;

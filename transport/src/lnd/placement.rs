@@ -35,7 +35,7 @@ pub(crate) struct Placement {
     sum: Option<Checksum>,
     /// Copying and summing wait for [`Placement::run`].
     later: bool,
-    /// Bytes and pieces that [`Placement::run`] is through with.
+    /// Bytes and pieces that [`Placement::run`] has done.
     ran: (u32, u32),
 }
 
@@ -61,12 +61,12 @@ impl Placement {
         u64::from(self.want) * (u64::from(self.copies()) + u64::from(self.sum.is_some()))
     }
 
-    /// Whether what comes could be kept for [`Placement::run`]: in a sink of an application's.
+    /// Whether fragments may be kept for [`Placement::run`]: where the payload goes to an application's sink.
     pub(crate) fn keeps(&self) -> bool {
         matches!(self.dest, Dest::Sink { sink: Sink::Copy(_) | Sink::Lend(_), .. })
     }
 
-    /// Keeps what comes, so that another lcore may copy and sum it: before the first fragment, where
+    /// Keeps the fragments, so that another lcore may copy and sum them. To be called before the first fragment, where
     /// [`Placement::keeps`].
     pub(crate) fn keep(&mut self) {
         if self.copies() {
@@ -81,7 +81,7 @@ impl Placement {
         if self.later && self.copies() { u64::from(self.want) } else { 0 }
     }
 
-    /// Whether all has come and waits for [`Placement::run`].
+    /// Whether the payload is complete and waits for [`Placement::run`].
     pub(crate) fn waits(&self) -> bool {
         self.later && self.missing() == 0
     }
@@ -108,7 +108,7 @@ impl Placement {
         piece as usize >= self.pieces.len()
     }
 
-    /// No more can be kept: what was is stored here and now, and so is the rest as it comes.
+    /// No more can be kept: the fragments so far are stored now, and the rest as it comes.
     fn give_up_keeping(&mut self, counters: &mut Counters) {
         self.run(u32::MAX);
         counters.rx_copied_bytes += u64::from(self.ran.0);
@@ -190,7 +190,7 @@ impl Placement {
         }
     }
 
-    /// Ends it: the destination, what became of the bytes, and their checksum if it was asked for.
+    /// Ends it; gives the destination, the payload as its receiver gets it, and its checksum if that was asked for.
     pub(crate) fn finish(self) -> (Dest, Data, Option<u32>) {
         let data = match self.dest {
             Dest::Sink { sink: Sink::Lend(_), .. } => Data::Lent(self.pieces),

@@ -1,7 +1,7 @@
 //! A timer for each entry of a table.
 //!
-//! It is set to the earliest of the entry's deadlines or before: a deadline moves on with every message, a timer when it
-//! fires and finds that. So traffic sets hardly a timer, and what fires costs the same however many others there are.
+//! A timer is set to the earliest deadline of its entry, or before that. Deadlines move on with every message; the timer
+//! follows only when it fires. So traffic sets hardly a timer, and a timer that fires costs the same however many there are.
 
 use ::wheel::Wheel;
 
@@ -27,7 +27,7 @@ impl Timers {
         Timers { wheel: Wheel::new(0), wake: u64::MAX }
     }
 
-    /// Sees to it that the entry is looked at soon after `at`, or before.
+    /// Has the entry looked at soon after `at`, or before.
     #[inline]
     pub(crate) fn by(&mut self, now: u64, entry: Key, at: u64) {
         if self.wheel.at(entry.index).is_none_or(|t| t > at) {
@@ -41,7 +41,7 @@ impl Timers {
             return;
         }
         if self.wheel.is_empty() {
-            // It stood still while nothing was timed.
+            // The wheel stood still while nothing was timed.
             self.wheel.expire(now, 1, &mut Vec::new());
         }
         self.wheel.set(entry.index, at);
@@ -56,7 +56,7 @@ impl Timers {
         }
     }
 
-    /// When to ask for what is due; `u64::MAX` when nothing is timed.
+    /// When to call [`Timers::due`], in ns; `u64::MAX` when nothing is timed.
     pub(crate) fn wake(&self) -> u64 {
         self.wake
     }

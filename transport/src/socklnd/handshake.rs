@@ -57,7 +57,7 @@ impl<U: Upper> Socklnd<U> {
         let key = self.register(cx, id, &info);
         let dialled = info.dial.and_then(|d| self.dials.remove(&d));
         let Some((peer_key, peer)) = dialled.and_then(|p| Some((p, self.peers.get_mut(p)?))) else {
-            // Given up meanwhile.
+            // The dial was given up meanwhile.
             self.end_conn(cx, key, Close::Abort);
             return;
         };
@@ -178,8 +178,8 @@ impl<U: Upper> Socklnd<U> {
             let Some(peer) = peer_key.and_then(|p| self.peers.get(p)) else { return };
             let event = hello::judge_reply(h, peer.id, (asked, mine), &mut cx.counters);
             if event == HsEvent::Hello && peer.incarnation.is_some_and(|i| i != h.src_incarnation) {
-                // Rebooted between two of our dials: what is open belongs to a node that is gone. It is closed
-                // first, so that the attempt counts as the first of the next set, and waits; a kernel dials again at once,
+                // The peer rebooted between two of our dials: open connections belong to a node that is gone. They are closed
+                // first, so that this attempt counts as the first of the next set, and waits; a kernel dials again at once,
                 // which loops (socklnd.md §2.7).
                 cx.counters.peers_rebooted += 1;
                 if let Some(p) = peer_key {
@@ -201,7 +201,7 @@ impl<U: Upper> Socklnd<U> {
             }
             return self.handshake_event(up, cx, key, event);
         }
-        // Whoever speaks a newer version than is wanted here is answered in ours, and takes that (socklnd.md §2.7).
+        // A peer with a newer version than is wanted here is answered in ours, and takes that (socklnd.md §2.7).
         let newer = |most: &Version| h.version > *most && h.version < Version::V4;
         let version = cx.cfg.version.filter(newer).unwrap_or(h.version);
         (c.version, c.tcp_magic) = (version, h.tcp_magic && version == h.version);
@@ -224,9 +224,9 @@ impl<U: Upper> Socklnd<U> {
         self.handshake_event(up, cx, key, event);
     }
 
-    /// Takes the HELLO of a peer, whose entry is found or made: it is answered with the inverted type, also where a kernel
-    /// would say NONE (socklnd.md §2.6, field report L1). Kernels count NONEs, of everybody and for good, and the third
-    /// brings one down whose user is pinging.
+    /// Takes the HELLO of a peer, whose entry is found or made. The HELLO is answered with the inverted type, also where a
+    /// kernel would say NONE (socklnd.md §2.6, field report L1): kernels count the NONEs of all peers for good, and panic at the
+    /// third if a message is waiting.
     fn admit(
         &mut self,
         up: &mut U,
@@ -265,8 +265,8 @@ impl<U: Upper> Socklnd<U> {
         }
         peer.incarnation = Some(incarnation);
         peer.version = Some(version);
-        // Peers begin with CONTROL. One that begins with another type believes to have that already: with what we were
-        // before we started anew, so that it ends this one when it has read who we are.
+        // Peers begin with CONTROL. A peer that begins with another type believes to have CONTROL already, with the process that
+        // we were before a restart; it ends this connection when it has read our incarnation.
         let bulk = matches!(mine, ConnType::BulkIn | ConnType::BulkOut);
         let carries = |c: &Key| {
             self.conns.get(*c).is_some_and(|c| matches!(c.ctype, ConnType::Control | ConnType::Any))
@@ -337,7 +337,7 @@ impl<U: Upper> Socklnd<U> {
         }
     }
 
-    /// Answers in the version that the peer spoke, unless told.
+    /// Answers in the version that the peer spoke, or in `version`.
     fn write_hello(&mut self, cx: &mut Cx, key: Key, dst: Nid, ctype: ConnType, version: Option<Version>) {
         let Some(c) = self.conns.get(key) else { return };
         let mut h = hello::ours(&cx.cfg, (self.nid, dst), ctype, version.unwrap_or(c.version));
@@ -347,7 +347,7 @@ impl<U: Upper> Socklnd<U> {
         self.write(cx, key, hdr);
     }
 
-    /// With `v1_on_reset`, a peer that resets or garbles the answer to our HELLO is taken for one of 2005.
+    /// With `v1_on_reset`, a peer that resets the connection or garbles its answer to our HELLO is taken for one that speaks V1.
     fn or_v1(&mut self, cx: &mut Cx, key: Key, event: HsEvent) -> HsEvent {
         let Some(c) = self.conns.get(key) else { return event };
         let garbled = matches!(event, HsEvent::Lost | HsEvent::Bad | HsEvent::Unfit);

@@ -99,7 +99,7 @@ impl<U: Upper> Socklnd<U> {
     /// Charges a peer to another host.
     pub(super) fn recharge_peer(&mut self, up: &mut U, cx: &mut Cx, peer: Key, ip: IpAddr) {
         let Some((host, conns)) = self.peers.get(peer).map(|p| (p.host, p.conns.clone())) else { return };
-        // Charged there first: what is held of nobody is forgotten.
+        // Charged to the new host first: a host without charges is forgotten.
         let Some(above) = self.peers.get(peer).map(|p| p.up) else { return };
         up.peer_unpays(cx, above);
         self.uncharge_peer(cx, peer);
@@ -107,7 +107,7 @@ impl<U: Upper> Socklnd<U> {
         if let Some(p) = self.peers.get(peer) {
             up.peer_pays(cx, above, p.host);
         }
-        // They stalled for the other one.
+        // These connections stalled for the host before.
         for conn in conns {
             let listed = self.peers.get(peer).is_some_and(|p| p.stalled.contains(&conn));
             if self.waits_for_budget(conn) && !listed {
@@ -117,7 +117,7 @@ impl<U: Upper> Socklnd<U> {
         }
     }
 
-    /// A connection of a peer is up: one from the peer's own address makes that the host that pays.
+    /// A connection of a peer is up. If it came from the peer's own address, the host at that address pays from now on.
     pub(super) fn charge_to(&mut self, up: &mut U, cx: &mut Cx, peer: Key, conn: Key, home: Option<IpAddr>) {
         let (Some(p), Some(c)) = (self.peers.get(peer), self.conns.get(conn)) else { return };
         if p.host != c.host
@@ -140,7 +140,7 @@ impl<U: Upper> Socklnd<U> {
             cx.budget.stall(p.host, self.ni, conn);
         }
         self.stall(up, cx, conn, WaitFor::Answers);
-        // A FIN is heard of only behind what is not read, and who left without a word not at all.
+        // A FIN is heard of only behind the unread bytes, and a peer that vanished is not heard of at all.
         let deadline = cx.now + cx.cfg.timeout();
         if let Some(c) = self.conns.get_mut(conn) {
             c.rx.deadline = Some(deadline);
@@ -158,8 +158,8 @@ impl<U: Upper> Socklnd<U> {
         self.end_unread(up, cx, key);
     }
 
-    /// Ends a connection that waits for its peer to read answers, if that is gone: it never will, and what is unread would
-    /// only be answered to nobody.
+    /// Ends a connection that waits for its peer to read answers, if the peer is gone: it will never read them, and nobody
+    /// would get the answers to the unread messages.
     pub(super) fn end_unread(&mut self, up: &mut U, cx: &mut Cx, conn: Key) {
         if self.waits_for_budget(conn) && self.conns.get(conn).is_some_and(|c| c.ended && c.up()) {
             cx.counters.unread_ended += 1;
@@ -167,7 +167,7 @@ impl<U: Upper> Socklnd<U> {
         }
     }
 
-    /// A connection is closed that may have stalled.
+    /// Forgets the stall of a connection that is closed.
     pub(super) fn unstall(&mut self, cx: &mut Cx, peer: Key, conn: Key) {
         if self.waits_for_budget(conn)
             && let Some(p) = self.peers.get(peer)
@@ -220,7 +220,7 @@ impl<U: Upper> Socklnd<U> {
         trim_map(&mut self.by_id);
     }
 
-    /// A bucket leaves: nothing is charged for its peers and connections any more. Gives where their hosts are.
+    /// A bucket leaves: nothing is charged for its peers and connections any more. Gives the addresses of their hosts.
     pub(super) fn unload(&mut self, cx: &mut Cx, peers: &[Key], conns: &[Key]) -> Vec<(Key, IpAddr)> {
         let of_peers = peers.iter().filter_map(|k| self.peers.get(*k)).map(|p| p.host);
         let of_conns = conns.iter().filter_map(|k| self.conns.get(*k)).map(|c| c.host);
@@ -252,7 +252,7 @@ impl<U: Upper> Socklnd<U> {
         cx.budget.charge(c.host, Cause::Answers, c.owed);
     }
 
-    /// A connection that came from another shard stalled there for its host's share: here it may have room.
+    /// Stalls a connection again that stalled on the shard it came from, if its host has no room here.
     pub(super) fn stall_again(&mut self, cx: &mut Cx, peer: Key, conn: Key) {
         let listed = self.peers.get(peer).is_some_and(|p| p.stalled.contains(&conn));
         if let Some(p) = self.peers.get(peer).filter(|_| !listed && self.waits_for_budget(conn)) {

@@ -1,4 +1,4 @@
-//! Going down in order: what is under way with a peer comes to its end before the connections close.
+//! Going down in order: handshakes that are under way come to their end before the connections close.
 //!
 //! ```text
 //!         Shutdown             Settled
@@ -12,7 +12,7 @@
 //! A kernel whose dial we reset logs an error and fails the message that it dialled for; one whose HELLO is answered before
 //! the FIN does neither. So in WAITING nothing new is asked or dialled, and operations have failed, but handshakes go on and
 //! peers are answered. In GONE everything closes; whoever still comes before LINGER is over is answered and sent a FIN. A
-//! handshake older than LINGER is not waited for: its peer is mute, or is not there.
+//! handshake older than LINGER is not waited for: its peer says nothing, or is not there.
 
 use fsm::Fsm;
 
@@ -82,7 +82,7 @@ impl Default for Leaving {
 }
 
 impl Leaving {
-    /// Whether nothing is waited for but what closes.
+    /// Whether only closing connections are waited for.
     pub(super) fn gone(&self) -> bool {
         self.stage == Stage::Gone
     }
@@ -118,7 +118,7 @@ impl<U: Upper> Socklnd<U> {
         }
     }
 
-    /// Ends everything: no connection is left but what has to be waited for.
+    /// Ends everything but the connections that have to be waited for.
     pub(super) fn let_go(&mut self, up: &mut U, cx: &mut Cx) {
         let why = LnetError::ShuttingDown;
         self.cut_off(cx);
@@ -184,14 +184,14 @@ impl<U: Upper> Socklnd<U> {
         !cx.down || cx.now < self.leaving.until
     }
 
-    /// When to give up on the request or HELLO of a connection that a peer made: who comes when all else has closed has until
-    /// LINGER is over, or the mute would hold everything up.
+    /// When to give up on the request or HELLO of a connection that a peer made. A peer that comes when all else has closed has
+    /// until LINGER is over: one that says nothing must not hold everything up.
     pub(super) fn shake_by(&self, cx: &Cx) -> u64 {
         let at = cx.now + cx.cfg.accept_timeout;
         if self.leaving.gone() { at.min(self.leaving.until.max(cx.now)) } else { at }
     }
 
-    /// A connection of this peer is up: when all others have closed already it goes, too.
+    /// A connection of this peer is up: it closes, too, if all others have closed already.
     pub(super) fn late(&mut self, up: &mut U, cx: &mut Cx, peer: Key) {
         if self.leaving.gone() {
             self.close_set(up, cx, Some(peer), LnetError::ShuttingDown, true);

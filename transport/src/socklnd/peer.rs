@@ -18,7 +18,7 @@
 //! say it; with nothing open the attempt has failed. A NONE touches no other type: those are dialled then.
 //!
 //! A kernel puts its own dial off while it accepts from the same peer (§4). Here a HELLO is read, judged and answered
-//! in one input, so there is no such while; what comes of two dials at once is the table in `standing`.
+//! in one input, so there is no such while; the table in `standing` says what becomes of two dials at once.
 
 use std::collections::VecDeque;
 
@@ -130,7 +130,7 @@ impl DialState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LastCall {
     pub(super) why: LnetError,
-    /// The peer went in order.
+    /// The peer closed in order.
     pub(super) clean: bool,
     /// It is closed then, in ns.
     pub(super) until: u64,
@@ -173,12 +173,12 @@ impl Nones {
         })
     }
 
-    /// How many there were.
+    /// Number of them.
     pub(super) fn of(mut self, ctype: ConnType) -> u8 {
         self.slot(ctype).map_or(0, |n| *n)
     }
 
-    /// Counts one more; gives how many there were, this one included.
+    /// Counts one more; gives the number, this one included.
     pub(super) fn add(&mut self, ctype: ConnType) -> u8 {
         self.slot(ctype).map_or(0, |n| {
             *n = n.saturating_add(1);
@@ -206,7 +206,7 @@ pub(super) struct Peer<T> {
     pub(super) conns: SmallVec<[Key; 4]>,
     /// Connections of each bulk type that we open: fixed when the peer becomes known (docs/protocol/socklnd.md §3).
     pub(super) want: u8,
-    /// How many connections there were when none was missing: while there are as many, none is.
+    /// Number of connections when none was missing: while there are as many, none is.
     pub(super) whole: usize,
     /// We dial this peer: one that dialled us is not dialled back while it is connected.
     pub(super) active: bool,

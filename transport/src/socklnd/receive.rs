@@ -15,8 +15,8 @@ use crate::wire::{LnetBody, LnetHdr, WireError};
 /// The checksum of no bytes (socklnd.md §5.3).
 const EMPTY_SUM: u32 = 0xFFFF_FFFF;
 
-/// Messages taken off a stream before what they lead to is sent. A batch of small messages is then answered while its
-/// rest is still being read, so that both ends of a connection work at once; other connections have their turn, too.
+/// Most messages that one call takes off a stream. The first of a batch are answered while the rest is still to be read, so
+/// both ends of a connection work at once, and other connections have their turn.
 const MESSAGES_A_CALL: u64 = 16;
 
 impl<U: Upper> Socklnd<U> {
@@ -167,7 +167,7 @@ impl<U: Upper> Socklnd<U> {
     fn ksock_header(&mut self, up: &mut U, cx: &mut Cx, key: Key, h: KsockHdr) -> bool {
         let Some(c) = self.conns.get_mut(key) else { return false };
         let version = c.version;
-        // A NOOP ends with its header: so does what its sum covers. A spoiled one ACKs nothing.
+        // The sum of a NOOP covers its header alone. A NOOP with a wrong sum acknowledges nothing.
         if h.kind == KsockType::Noop
             && h.csum != 0
             && h.csum != c.rx.sum.clone().map_or(EMPTY_SUM, Checksum::value)
@@ -315,7 +315,7 @@ impl<U: Upper> Socklnd<U> {
             return false;
         }
         if let Some((peer, key, came)) = at.filter(|_| ksock.cookie0 != 0) {
-            // One that came by a router must not wait behind messages either way.
+            // The ACK of a routed request must not wait behind messages, on any kind of connection.
             let routed = self.peers.get(peer).is_some_and(|p| p.id.nid != hdr.src_nid);
             let nonblk = cx.cfg.nonblk_zcack || routed;
             self.zc_ack(up, cx, peer, (key, came), ksock.cookie0, nonblk);
@@ -328,7 +328,7 @@ impl<U: Upper> Socklnd<U> {
     pub(super) fn parse(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
         let Some(c) = self.conns.get(key) else { return };
         let Some(hdr) = &c.rx.hdr else { return };
-        // A message that stores no payload acts at once: behind all that is before it on the stream.
+        // A message that stores no payload takes effect at once, so it waits for all messages before it on the stream.
         let stores = matches!(hdr.body, LnetBody::Put { .. } | LnetBody::Reply { .. });
         if c.copy_queue.as_ref().is_some_and(|b| !b.is_empty() && (b.is_full() || !stores)) {
             return self.stall(up, cx, key, WaitFor::CopyJobs);
@@ -343,12 +343,12 @@ impl<U: Upper> Socklnd<U> {
         let c = self.conns.get(key)?;
         let (hdr, ksock) = (c.rx.hdr?, c.rx.ksock?);
         let peer = self.peers.get(c.peer?)?;
-        // The placement goes on from the sum over the headers, where that is what the sum is over.
+        // Where the checksum covers the headers, too, the placement continues their sum.
         let sum = (ksock.csum != 0).then(|| c.rx.sum.clone().unwrap_or_default());
         Some(Arrived { key, peer: peer.up, entry: c.peer?, sender: peer.id.nid, hdr, sum })
     }
 
-    /// Nothing is read until the peer has read some of what it was answered.
+    /// Stops reading a connection until its peer has read some of our answers.
     pub(super) fn wait_for_reader(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
         let Some(peer) = self.conns.get(key).and_then(|c| c.peer) else { return };
         let Some(p) = self.peers.get_mut(peer) else { return };
@@ -368,14 +368,14 @@ impl<U: Upper> Socklnd<U> {
         self.rx_event(up, cx, key, RxEvent::Wait);
     }
 
-    /// A connection died: ends the message that it was receiving.
+    /// Ends the message that a connection was receiving when it died.
     pub(super) fn abandon_rx(&mut self, up: &mut U, cx: &mut Cx, key: Key, why: LnetError) {
         self.end_jobs(up, cx, key);
         let Some(c) = self.conns.get_mut(key) else { return };
         let delivery = std::mem::take(&mut c.rx.delivery);
         let (Some(hdr), Some(peer)) = (c.rx.hdr, c.peer) else { return };
         let (dest, data) = match c.rx.placement.take().map(Placement::finish) {
-            // A part of a message is no message: what was lent of it goes home.
+            // An incomplete message is not delivered: buffers lent for it go home.
             Some((dest, Data::Lent(_), _)) => (Some(dest), Data::Discarded),
             Some((dest, data, _)) => (Some(dest), data),
             None => (None, Data::Discarded),

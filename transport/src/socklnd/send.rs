@@ -29,7 +29,7 @@ impl<U: Upper> Socklnd<U> {
                 continue;
             }
             let (backlog, used) = (c.backlog(), if cx.cfg.round_robin { c.last_used } else { 0 });
-            // Of equals the last counts: the newest connection, as with kernels.
+            // Of equal connections the newest is taken, as kernels do.
             if best.is_none_or(|(f, b, u, _)| fit > f || (backlog, used) <= (b, u)) {
                 best = Some((fit, backlog, used, *key));
             }
@@ -46,7 +46,7 @@ impl<U: Upper> Socklnd<U> {
     /// The way that a message would take, if there is one. Dials what is missing.
     pub(super) fn way(&mut self, cx: &mut Cx, peer: Key, tx: &Tx<U::Token>) -> Option<Way> {
         let p = self.peers.get_mut(peer)?;
-        // One that dialled us is dialled back only when its connections are gone.
+        // A peer that dialled us is dialled back only when its connections are gone.
         p.active |= p.conns.is_empty();
         if !p.is_whole() {
             self.maybe_dial(cx, peer);
@@ -57,8 +57,8 @@ impl<U: Upper> Socklnd<U> {
         Some(Way { conn, clear: self.conns.get(conn).is_some_and(room) })
     }
 
-    /// Gives a message to the connection `way`, or keeps it until there is one. With nothing before it and room on the stream
-    /// it leaves at once; nothing could ride on it.
+    /// Gives a message to the connection `way`, or keeps it until there is one. A message that finds an empty
+    /// queue and room on the stream leaves at once, since no ACK could ride on it.
     #[inline]
     pub(super) fn send_by(&mut self, up: &mut U, cx: &mut Cx, peer: Key, tx: Tx<U::Token>, way: Option<Way>) {
         match way {
@@ -95,7 +95,7 @@ impl<U: Upper> Socklnd<U> {
         if tx.deadline == u64::MAX {
             tx.deadline = deadline;
         }
-        // One that was routed before keeps its deadline.
+        // A message that was routed before keeps its deadline.
         let deadline = tx.deadline;
         p.queue.push_back(tx);
         self.peer_by(cx, peer, deadline);
@@ -107,7 +107,7 @@ impl<U: Upper> Socklnd<U> {
         p.version.unwrap_or_else(|| cx.cfg.first_version(p.id.nid))
     }
 
-    /// Routes again what waited for a connection.
+    /// Routes the messages again that waited for a connection.
     pub(super) fn flush(&mut self, up: &mut U, cx: &mut Cx, peer: Key) {
         let n = self.peers.get(peer).map_or(0, |p| p.queue.len());
         for _ in 0..n {
@@ -140,8 +140,8 @@ impl<U: Upper> Socklnd<U> {
         cookie: u64,
         nonblk: bool,
     ) {
-        // A kernel whose only fitting connections may block, or that has none but an untyped one of V3, closes the set.
-        // Its own requests it has answered on any connection (§6.3), so ours goes where it can.
+        // A kernel closes the set where each connection that fits may block, or where it has only an untyped one of V3. But
+        // it takes ACKs of its own requests on any connection (§6.3), so ours goes wherever it can.
         let fit = || {
             let may_block = || self.choose(cx, peer, Cargo::Noop { nonblk: false });
             self.choose(cx, peer, Cargo::Noop { nonblk }).or_else(may_block)
@@ -150,7 +150,7 @@ impl<U: Upper> Socklnd<U> {
             None => fit(),
             // A peer that we dial without privilege may know those connections as another peer's than its own (§9).
             Some((via, _)) if !cx.cfg.privileged => Some(via),
-            // One that is younger than the request may be of a set that the peer made since and knows no such cookie.
+            // A connection younger than the request may be of a newer set of the peer's, which knows no such cookie.
             Some((via, came)) => {
                 let known = |k: &Key| self.conns.get(*k).is_some_and(|c| c.up_at <= came);
                 fit().filter(known).or(Some(via))
@@ -199,7 +199,7 @@ impl<U: Upper> Socklnd<U> {
             c.sent = c.pushed;
         }
         let (id, bucket, end, tx_deadline) = (c.id, c.bucket, c.pushed, c.tx_deadline);
-        // An answer that was in no queue is charged for from here on.
+        // An answer that passed through no queue is charged for from here on.
         let fresh = tx.answer && !tx.credit;
         if fresh {
             c.owed += ANSWER;
@@ -234,7 +234,7 @@ impl<U: Upper> Socklnd<U> {
         let lend_id = lend.and_then(|k| self.lends.get(k)).map(|r| r.name);
         let mut hold = false;
         if let Some(k) = lend {
-            // Asked only when the peer has a connection for its answer (socklnd.md §6.2, §6.3).
+            // A zero-copy ACK is asked for only if the peer has a connection for it (socklnd.md §6.2, §6.3).
             if payload >= u64::from(cx.cfg.zc_min_payload)
                 && version.may_ask_zc(self.has_bulk_out(peer), &cx.cfg)
                 && let Some(p) = self.peers.get_mut(peer)
@@ -308,7 +308,7 @@ impl<U: Upper> Socklnd<U> {
         })
     }
 
-    /// One answer less waits for this peer; connections that stopped reading go on when half are gone.
+    /// Counts one answer less that waits for this peer; its stalled connections go on when half of them are gone.
     pub(super) fn answer_left(&mut self, up: &mut U, cx: &mut Cx, peer: Key) {
         if let Some(p) = self.peers.get_mut(peer).filter(|p| p.answers > 0) {
             p.answers -= 1;

@@ -16,7 +16,7 @@ use crate::wire::nid::PID_USER_FLAG;
 const LAST_CALL: u64 = 2_000_000;
 
 impl<U: Upper> Socklnd<U> {
-    /// There may be room for the peer's messages again.
+    /// Tells LNet that there may be room for the peer's messages again.
     pub(super) fn kick_upper(&mut self, up: &mut U, peer: Key) {
         if let Some(p) = self.peers.get(peer) {
             up.kick(p.up);
@@ -42,7 +42,7 @@ impl<U: Upper> Socklnd<U> {
         {
             return;
         }
-        // One that lives here though its NID says elsewhere only answers: who dials it is that home.
+        // A peer whose NID has another home is only answered here: that home dials it.
         if cx.homes.at(p.bucket) != cx.cfg.shards.me {
             return;
         }
@@ -81,7 +81,7 @@ impl<U: Upper> Socklnd<U> {
         }
     }
 
-    /// The dial came to nothing: back off, and fail what waits for a connection.
+    /// Handles a failed dial: backs off, and fails the messages that wait for a connection.
     pub(super) fn dial_hard_failure(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
         cx.counters.dials_failed += 1;
         let now = cx.now;
@@ -98,8 +98,8 @@ impl<U: Upper> Socklnd<U> {
         self.fail_queue(up, cx, key, LnetError::Unreachable);
     }
 
-    /// The peer said NONE: a race was lost, or it has enough. It is asked again after the shortest interval, three times
-    /// for each type (docs/protocol/socklnd.md §2.7, §3).
+    /// Handles NONE: a race was lost, or the peer has enough connections. It is dialled again after the shortest interval,
+    /// three times for each type (docs/protocol/socklnd.md §2.7, §3).
     pub(super) fn dial_busy(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
         let until = cx.now + cx.cfg.min_reconnect;
         let Some(p) = self.peers.get_mut(key) else { return };
@@ -119,8 +119,8 @@ impl<U: Upper> Socklnd<U> {
         self.maybe_dial(cx, key);
     }
 
-    /// The peer wants another version, which has been noted: asks again at once. A peer that cannot make up its mind
-    /// waits like one that says NONE.
+    /// Dials again at once in the version that the peer asked for. A peer that keeps changing its mind waits like one that
+    /// says NONE.
     pub(super) fn dial_again(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
         let Some(p) = self.peers.get_mut(key) else { return };
         let Some(ctype) = p.dial().under_way() else { return };
@@ -133,8 +133,8 @@ impl<U: Upper> Socklnd<U> {
         self.maybe_dial(cx, key);
     }
 
-    /// A dial of ours of that type came to nothing: what the peer made beside it is what counts, unless another of that
-    /// type may be used.
+    /// Handles the failure of our dial of a type: a held connection that the peer made beside it is used now, unless another
+    /// of that type may be.
     fn refused(&mut self, up: &mut U, cx: &mut Cx, key: Key, ctype: Option<ConnType>) {
         let Some(p) = self.peers.get(key) else { return };
         let mut held = None;
@@ -172,7 +172,7 @@ impl<U: Upper> Socklnd<U> {
         }
     }
 
-    /// The peer ended a connection that may be a duplicate: nothing else ends with it, unless there is nothing else.
+    /// Ends a possible duplicate after its peer has: the set ends with it only if there is no other connection.
     pub(super) fn end_alone(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
         let Some(peer) = self.conns.get(key).and_then(|c| c.peer) else { return };
         cx.counters.duplicates_ended += 1;
@@ -184,14 +184,14 @@ impl<U: Upper> Socklnd<U> {
         match p.dial() {
             DialState::Dialling(..) | DialState::Shaking(..) => p.incarnation = None,
             DialState::Waiting(_) => (p.incarnation, p.version) = (None, None),
-            // Nothing was sent on it: what waited for it is dialled for.
+            // Nothing was sent on it: the messages that wait cause another dial.
             DialState::Idle | DialState::BackOff(_) => {
                 self.renew_set(up, cx, peer, LnetError::ConnLost, true)
             }
         }
     }
 
-    /// A connection that was up is gone: the set follows, once what its others have received is read.
+    /// Ends the set of a connection that is gone, once the bytes that its other connections have received are read.
     pub(super) fn conn_lost(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
         if self.stand(up, cx, key, StandEvent::Ended) == StandAction::EndAlone {
             return self.end_alone(up, cx, key);
@@ -249,7 +249,7 @@ impl<U: Upper> Socklnd<U> {
         self.renew_set(up, cx, key, l.why, l.clean);
     }
 
-    /// Closes a set; what waits for a connection goes over the next one.
+    /// Closes a set; messages that wait for a connection go over the next one.
     fn renew_set(&mut self, up: &mut U, cx: &mut Cx, key: Key, why: LnetError, clean: bool) {
         self.drop_set(up, cx, key, why, clean, None);
         self.flush(up, cx, key);
@@ -272,7 +272,7 @@ impl<U: Upper> Socklnd<U> {
         }
     }
 
-    /// The same, but for the dial on the connection `but`.
+    /// Closes all connections of a peer, and keeps the dial on the connection `but`.
     pub(super) fn close_set_but(
         &mut self,
         up: &mut U,
@@ -288,8 +288,8 @@ impl<U: Upper> Socklnd<U> {
         self.forget_if_idle(up, cx, key);
     }
 
-    /// The same for what the connections have, and not for what waits for one. A dial is given up with the set, unless
-    /// it is on the connection `but`.
+    /// Closes the connections of a set with all their messages, but not the messages that wait for a connection. A dial is
+    /// given up with the set, unless it is on the connection `but`.
     pub(super) fn drop_set(
         &mut self,
         up: &mut U,
@@ -397,7 +397,7 @@ impl<U: Upper> Socklnd<U> {
                 trim_map(&mut self.by_peer);
             }
         } else if p.unwanted() && up.waiting(p.up) == 0 {
-            // Time alone keeps it: how long to back off, NONEs that were told.
+            // Only its back-off and its count of NONEs keep the entry, for their time.
             self.peer_by(cx, key, cx.now);
         }
     }

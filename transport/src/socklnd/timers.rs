@@ -17,7 +17,7 @@ use crate::wire::ksock::COOKIE_KEEPALIVE;
 const KEEPALIVE_RETRY: u64 = 10 * SEC;
 
 impl<U: Upper> Socklnd<U> {
-    /// Looks at whatever's time has come.
+    /// Looks at the connections and peers whose time has come.
     pub(crate) fn timer(&mut self, up: &mut U, cx: &mut Cx) {
         let mut due = std::mem::take(&mut self.due);
         self.conn_timers.due(cx.now, &mut due);
@@ -47,7 +47,7 @@ impl<U: Upper> Socklnd<U> {
         self.peer_timers.by(cx.now, peer, at);
     }
 
-    /// Looks at all that is timed at the next chance: settings have changed.
+    /// Looks at all connections and peers at the next chance: settings have changed.
     pub(crate) fn look_at_all(&mut self, cx: &mut Cx) {
         let now = cx.now;
         (0..self.conns.capacity())
