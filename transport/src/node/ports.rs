@@ -39,6 +39,8 @@ pub struct Ports<S> {
     all: Vec<Member<S>>,
     /// Dials from an address that no port has.
     astray: Vec<DialId>,
+    /// Lends of messages on connections of ports that there are not: they are told to be home.
+    unsent: Vec<LendId>,
 }
 
 impl<S: Streams> Ports<S> {
@@ -46,7 +48,11 @@ impl<S: Streams> Ports<S> {
     /// [`PORTS_MAX`] are left out.
     pub fn new(all: impl IntoIterator<Item = (Vec<IpAddr>, S)>) -> Ports<S> {
         let member = |(addresses, streams)| Member { addresses, streams };
-        Ports { all: all.into_iter().take(PORTS_MAX).map(member).collect(), astray: Vec::new() }
+        Ports {
+            all: all.into_iter().take(PORTS_MAX).map(member).collect(),
+            astray: Vec::new(),
+            unsent: Vec::new(),
+        }
     }
 
     fn on(&mut self, c: ConnId) -> Option<(&mut S, ConnId)> {
@@ -69,8 +75,9 @@ impl<S: Streams> Streams for Ports<S> {
 
     #[inline]
     fn send(&mut self, c: ConnId, m: SendMsg) {
-        if let Some((s, c)) = self.on(c) {
-            s.send(c, m);
+        match self.on(c) {
+            Some((s, c)) => s.send(c, m),
+            None => self.unsent.extend(m.lend),
         }
     }
 
@@ -93,7 +100,10 @@ impl<S: Streams> Streams for Ports<S> {
     }
 
     fn turn(&mut self, sink: &mut dyn FnMut(Happened<'_>)) -> Work {
-        let mut work = Work::of(self.astray.len());
+        let mut work = Work::of(self.astray.len() + self.unsent.len());
+        for l in self.unsent.drain(..) {
+            sink(Happened::Released(l));
+        }
         for d in self.astray.drain(..) {
             sink(Happened::DialFailed(d, DialError::Local));
         }
@@ -119,7 +129,7 @@ impl<S: Streams> Streams for Ports<S> {
     }
 
     fn deadline(&self) -> Option<u64> {
-        if !self.astray.is_empty() {
+        if !(self.astray.is_empty() && self.unsent.is_empty()) {
             return Some(self.now());
         }
         self.all.iter().filter_map(|m| m.streams.deadline()).min()
@@ -212,4 +222,29 @@ fn place(port: usize, slot: u32) -> u32 {
 
 fn at_place(place: u32) -> (usize, u32) {
     ((place >> SLOT_BITS) as usize, place & ((1 << SLOT_BITS) - 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::sock::SockStreams;
+    use crate::stream::{InlineHdr, Pages, ShardId};
+
+    #[test]
+    fn a_port_that_is_not_there_loses_no_lend_and_no_dial() {
+        let mut ports: Ports<SockStreams> = Ports::new([]);
+        let lend = Some(LendId(7));
+        let msg = SendMsg { hdr: InlineHdr::new(), pay: Pages::new(), lend, hold: false, answer: false };
+        ports.send(ConnId { shard: ShardId(0), index: 1 << SLOT_BITS, generation: 1 }, msg);
+        let (remote, local_ip) = (([10, 0, 0, 2], 988).into(), [10, 0, 0, 1].into());
+        ports.dial(&DialSpec { id: DialId(3), remote, local_ip, privileged: true, until: 1 });
+        assert!(ports.deadline().is_some());
+        let mut told = Vec::new();
+        ports.turn(&mut |happened| match happened {
+            Happened::Released(l) => told.push((l.0, None)),
+            Happened::DialFailed(d, why) => told.push((d.0, Some(why))),
+            _ => {}
+        });
+        assert_eq!((told, ports.deadline()), (vec![(7, None), (3, Some(DialError::Local))], None));
+    }
 }
