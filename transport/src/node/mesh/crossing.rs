@@ -1,7 +1,22 @@
-//! Streams whose owner and home are two lcores: what their owner exports, and what their home imports.
+//! Streams whose owner and home are two lcores: their owner exports them, their home imports them.
+//!
+//! An owner sends at most 1 MiB of a stream that its home has not taken. Of an exported stream it knows:
+//!
+//! ```text
+//!              Full
+//!            ────────>                    Full: as much is on its way as may be, and there is more
+//!    FLOWING           WAITING            Taken: its home has taken some; read again
+//!     │   ^  <────────    │
+//!     │   │    Taken      │
+//!     │   │ Away          │ Here          Here: its home is this lcore now; Away: another lcore again
+//!     │   │               v
+//!     │   '─────────── RETURNING          nothing more is sent: when all is taken, the stream leaves the ring
+//!     '── Here ───────────^
+//! ```
 
 use std::collections::VecDeque;
 
+use fsm::Fsm;
 use hugepages::{LendOwner, RxFrag};
 
 use super::Mesh;
@@ -14,15 +29,53 @@ use crate::stream::{Bucket, CloseWhy, ConnId, Happened, StreamRx};
 /// Bytes of one stream on their way to its home, or waiting there.
 const IN_FLIGHT: u64 = 1 << 20;
 
+fsm::fsm! {
+    /// State of an exported stream.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum Export {
+        /// Bytes are sent to its home as they come.
+        Flowing,
+        /// There is more to read than may be on its way.
+        Waiting,
+        /// Its home has moved here: nothing more is sent over the ring, and when all that was is taken, none is needed.
+        Returning,
+    }
+
+    /// Events that change it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum ExportEvent {
+        /// As much is on its way as may be.
+        Full,
+        /// The home has taken some.
+        Taken,
+        /// Its home is this lcore.
+        Here,
+        /// Its home is another lcore.
+        Away,
+    }
+
+    table Export + ExportEvent {
+        start Flowing;
+        else "the state stays";
+        Flowing + Full => Waiting;
+        Waiting + Taken => Flowing;
+        Flowing | Waiting + Here => Returning;
+        Returning + Away => Flowing;
+    }
+}
+
 /// A stream that this lcore owns and another shard is the home of.
 pub(super) struct Exported {
     pub(super) bucket: Bucket,
     /// Bytes sent there and not yet taken.
     pub(super) in_flight: u64,
-    /// There is more to read than may be on its way.
-    pub(super) waits: bool,
-    /// Its home has moved here: nothing more is sent over the ring, and when all that was is taken, none is needed.
-    pub(super) returns: bool,
+    pub(super) state: Fsm<Export>,
+}
+
+impl Exported {
+    pub(super) fn new(bucket: Bucket) -> Exported {
+        Exported { bucket, in_flight: 0, state: Fsm::START }
+    }
 }
 
 /// A stream that another lcore owns and this shard is the home of.
@@ -87,8 +140,11 @@ fn ship(
             }
         }
     }
-    e.waits = e.in_flight > 0;
-    !e.waits
+    if e.in_flight == 0 {
+        return true;
+    }
+    e.state.apply(ExportEvent::Full);
+    false
 }
 
 impl Mesh {
@@ -107,7 +163,7 @@ impl Mesh {
                     let bucket = Bucket::of(info.remote.ip());
                     info.dial.and_then(|d| dials.remove(&d));
                     if homes.at(bucket) != me {
-                        exported.insert(c, Exported { bucket, in_flight: 0, waits: false, returns: false });
+                        exported.insert(c, Exported::new(bucket));
                         return to(bucket, StreamEvent::Opened(c, info));
                     }
                     happened
@@ -126,7 +182,7 @@ impl Mesh {
                 },
                 Happened::Bytes(c, stream) => match exported.get_mut(&c) {
                     // Read again when it needs the ring no more.
-                    Some(e) if e.returns => return,
+                    Some(e) if e.state == Export::Returning => return,
                     Some(e) => {
                         let owner = Owner::Shard(homes.at(e.bucket)).into();
                         if ship(c, e, owner, stream, &mut to) {
@@ -201,11 +257,11 @@ impl Mesh {
     pub(super) fn took(&mut self, c: ConnId, n: u64) {
         let Some(e) = self.exported.get_mut(&c) else { return };
         e.in_flight = e.in_flight.saturating_sub(n);
-        if e.returns {
+        if e.state == Export::Returning {
             if e.in_flight == 0 {
                 self.post.send(self.shards.me, Mail::Stream(e.bucket, StreamEvent::Direct(c)));
             }
-        } else if std::mem::take(&mut e.waits) {
+        } else if e.state.apply(ExportEvent::Taken).is_some() {
             self.reread.push(c);
         }
     }
@@ -225,7 +281,7 @@ impl Mesh {
                 i.fin = false;
                 sink(Input::Stream(Happened::PeerFin(c)));
             }
-            // What came before the end is taken first, unless the machine has closed.
+            // Bytes from before the end are taken first, unless the machine has closed.
             if let Some(why) = i.closed.filter(|_| i.rx.is_empty()) {
                 self.imported.remove(&c);
                 sink(Input::Stream(Happened::Closed(c, why)));
@@ -238,5 +294,22 @@ impl Mesh {
                 self.post.send(c.shard, Mail::Took(c, took));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn export_transitions() {
+        insta::assert_snapshot!(fsm::listing::<Export>(), @r"
+        Flowing + Full -> Waiting
+        Flowing + Here -> Returning
+        Waiting + Taken -> Flowing
+        Waiting + Here -> Returning
+        Returning + Away -> Flowing
+        otherwise: the state stays
+        ");
     }
 }

@@ -6,7 +6,7 @@ use fsm::Fsm;
 use hugepages::{Relay, RxFrag};
 
 use super::Mesh;
-use super::crossing::{Exported, Imported};
+use super::crossing::{Export, ExportEvent, Exported, Imported};
 use super::mail::{Mail, StreamEvent};
 use crate::hash::OwnMap;
 use crate::lnd::Owner;
@@ -48,7 +48,7 @@ impl Mesh {
     /// A stream of this lcore whose home is this lcore again needs the ring no more.
     pub(super) fn direct(&mut self, b: Bucket, c: ConnId) {
         // The home may have gone and come again since this was sent.
-        let empty = self.exported.get(&c).is_some_and(|a| a.returns && a.in_flight == 0);
+        let empty = self.exported.get(&c).is_some_and(|e| e.state == Export::Returning && e.in_flight == 0);
         let back = empty && self.homes.at(b) == self.shards.me;
         // One that ends says so over the ring.
         let ends = self.imported.get(&c).is_none_or(|h| h.fin || h.closed.is_some());
@@ -161,8 +161,8 @@ impl Mesh {
             });
         }
         for c in own {
-            if let Some(a) = self.exported.get_mut(&c) {
-                (a.returns, a.waits) = (true, false);
+            if let Some(e) = self.exported.get_mut(&c) {
+                e.state.apply(ExportEvent::Here);
                 self.took(c, 0);
             }
         }
@@ -243,7 +243,7 @@ fn unpack(imported: &mut OwnMap<ConnId, Imported>, relay: &Relay, packed: Vec<Mi
     }
 }
 
-/// How a bucket goes out, in steps, so that the machine is asked only when nothing of its own is under way:
+/// The way out of a bucket, in steps, so that the machine is asked only when nothing of its own is under way:
 /// [`Mesh::propose`], then [`Mesh::ready`] until it names the bucket, then [`Mesh::commit`] or [`Mesh::cancel`].
 impl Mesh {
     /// Begins to move a bucket; `false` while another is on its way.
@@ -267,7 +267,7 @@ impl Mesh {
             return None;
         }
         let (b, to) = (self.outgoing.bucket, self.outgoing.to);
-        // What was told to others must be out, lest the new home overtake it.
+        // All mail must be out, lest that of the new home overtake it.
         if !self.post.is_out() || !self.pack(b, to) {
             if (self.now)() > self.outgoing.until {
                 self.cancel();
@@ -284,13 +284,8 @@ impl Mesh {
         self.imported.retain(|_, h| h.bucket != b);
         let own: Vec<ConnId> = migrating.conns().filter(|c| c.shard == me).collect();
         for c in own {
-            let a = self.exported.entry(c).or_insert(Exported {
-                bucket: b,
-                in_flight: 0,
-                waits: false,
-                returns: false,
-            });
-            a.returns = false;
+            let exported = self.exported.entry(c).or_insert_with(|| Exported::new(b));
+            exported.state.apply(ExportEvent::Away);
             self.reread.push(c);
         }
         let streams = std::mem::take(&mut self.outgoing.streams);
