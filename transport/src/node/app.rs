@@ -18,7 +18,7 @@ pub trait App {
     fn turn(&mut self, now: u64, ops: &mut Ops) -> Work;
     /// Something happened.
     fn event(&mut self, now: u64, app: AppId, ev: Event, ops: &mut Ops);
-    /// How long it lets the lcore sleep when nothing arrives, in ns; `None`: for as long as its streams allow.
+    /// Longest time for which the lcore may sleep when nothing arrives, in ns; `None`: as long as its streams allow.
     fn patience(&self) -> Option<u64> {
         None
     }
@@ -124,7 +124,7 @@ pub struct Beside<A> {
     there: Arc<AtomicUsize>,
 }
 
-/// How long an lcore sleeps at a time while a guest is there, in ns: no ring wakes one that waits for its sockets.
+/// Longest sleep of an lcore while a guest is there, in ns: no ring wakes one that waits for its sockets.
 const GUEST_PATIENCE: u64 = 50_000;
 
 /// A place beside an application, for one thread at a time.

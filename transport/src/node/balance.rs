@@ -1,5 +1,5 @@
-//! Which peers move, and when: the judgement of one lcore about its own load (LU-11415's intent: message work does not
-//! wait on one busy lcore while others of its CPT idle).
+//! The balancer: one lcore decides by its own load which of its peers move, and when (LU-11415's intent: message work
+//! does not wait on one busy lcore while others of its CPT idle).
 //!
 //! Ten times a second an lcore compares the share of its time that was busy with what its siblings said of theirs. Above
 //! [`HIGH`], with one below [`LOW`], it gives away the bucket that leaves the busier of the two least busy, if that is a
@@ -9,7 +9,7 @@
 //! leaves the lcore of its queue costs more than it did there, since bytes then cross a ring: that is reckoned with
 //! ([`CROSSING`]).
 //!
-//! The copies of one peer cannot be parted by moving it. So a busy lcore with an idle sibling also shares: it gives large
+//! The copies of one peer cannot be parted by moving it. So a busy lcore with an idle sibling also offloads: it gives large
 //! messages away as copy jobs (`socklnd::copy_jobs`), until it has time itself or the siblings have none. What an lcore does for
 //! others' copy jobs is not told as its own load: it stops when there is something else to do.
 //!
@@ -30,12 +30,12 @@ pub const HIGH: u32 = 800;
 pub const LOW: u32 = 500;
 /// An lcore that shares goes on above this: what it gave away is no longer its own.
 pub const STILL: u32 = 300;
-/// What a move must bring the busier of the two at least.
+/// Least gain of a move, for the busier of the two.
 pub const GAIN: u32 = 50;
-/// What work costs beyond itself once it has left the lcore of its queue, in parts of itself: on the lcore that it left,
+/// Extra cost of work that has left the lcore of its queue, in parts of itself: on the lcore that it left,
 /// and on the one where it is done. `pollnd bench cpt` measures both.
 pub const CROSSING: [u32; 2] = [12, 4];
-/// How long a bucket rests where it has come, in ns; doubled each time, [`REST_DOUBLINGS`] times at most.
+/// Time for which a bucket rests where it has come, in ns; doubled each time, [`REST_DOUBLINGS`] times at most.
 pub const REST: u64 = 1_000_000_000;
 /// See [`REST`].
 pub const REST_DOUBLINGS: u32 = 6;
@@ -67,7 +67,7 @@ pub struct Balancer {
 /// Outcome of a look at the load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// How busy this lcore was since the last look, in thousandths.
+    /// Share of this lcore's time that was busy since the last look, in thousandths.
     pub busy: u32,
     /// The same without what it did for others' copy jobs: what its siblings should know.
     pub own: u32,
@@ -79,9 +79,9 @@ pub struct Decision {
 
 /// View of the load that an lcore decides by.
 pub struct LoadView<'a> {
-    /// How it has spent its time.
+    /// Statistics of its loop.
     pub loop_stats: LoopStats,
-    /// What each bucket's messages have cost, in ns since the start, by estimate.
+    /// Estimated cost of each bucket's messages, in ns since the start.
     pub load: &'a [u64; BUCKETS],
     /// Whether a bucket's home is here.
     pub mine: &'a dyn Fn(Bucket) -> bool,
@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(look(500, 900, 0), (false, 500));
         assert_eq!(look(900, 100, 0), (true, 900));
         assert_eq!(look(200, 100, 0), (false, 200));
-        // What it does for others is not its own load, and no reason to give its own away.
+        // Work for others is not its own load, and no reason to give its own away.
         assert_eq!(look(1000, 100, 700), (false, 300));
     }
 

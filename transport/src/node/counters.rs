@@ -2,12 +2,12 @@
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// Counts of a runtime, for the nothing-lost line and telemetry. Bytes and pieces, since the start.
+        /// Counts of streams, for the nothing-lost line and telemetry. Bytes and pieces, since the start.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct StreamCounters { $($(#[$doc])* pub $name: u64,)* }
 
         impl StreamCounters {
-            /// Of two runtimes together.
+            /// Sum of both.
             #[must_use]
             pub fn and(&self, other: &StreamCounters) -> StreamCounters {
                 StreamCounters { $($name: self.$name + other.$name,)* }

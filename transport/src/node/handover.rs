@@ -1,5 +1,5 @@
-//! What the threads of a node hand each other: flags and rings alone, without what they carry. `tests/model_node.rs`
-//! compiles this file under loom (docs/testing.md).
+//! Flags and rings between the threads of a node, whatever they carry. `tests/model_node.rs` compiles this file under
+//! loom (docs/testing.md).
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -32,7 +32,7 @@ const MORE: usize = 256;
 /// Questions that may wait for an lcore that does not turn.
 const WAITING: usize = 8;
 
-/// Which connections are asked for.
+/// Filter of a question about connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// The peer's address.
@@ -57,7 +57,7 @@ impl Filter {
 pub struct Row {
     /// The stream: its lcore, and its place there.
     pub conn: ConnId,
-    /// What is known of it.
+    /// All that is known of it.
     pub stats: ConnStats,
     /// It is the kernel's, which knows the rest.
     pub kernel: bool,
@@ -66,11 +66,11 @@ pub struct Row {
 /// A part of an lcore's connections.
 #[derive(Debug)]
 pub struct Page {
-    /// Which are wanted.
+    /// Filter.
     pub filter: Filter,
-    /// Where in the table to begin; afterwards where the next page begins, `None` at the end.
+    /// First place in the table; afterwards the first place of the next page, `None` at the end.
     pub from: Option<u32>,
-    /// What was found: room for [`PAGE`] was made by the asker.
+    /// Answer; the asker has made room for [`PAGE`].
     pub rows: Vec<Row>,
 }
 
@@ -86,7 +86,7 @@ impl Page {
         }
     }
 
-    /// Where to begin, after moving on by [`PAGE`] places of a table of `all`.
+    /// Gives this page's first place, and moves on by [`PAGE`] places of a table of `all`.
     pub fn step(&mut self, all: usize) -> usize {
         let from = self.from.unwrap_or(0) as usize;
         let next = from.saturating_add(PAGE);
@@ -95,7 +95,7 @@ impl Page {
     }
 }
 
-/// How an lcore's polling loop has spent its time. A turn's time is all that passes until the next turn begins,
+/// Statistics of an lcore's polling loop: how much of its time was busy. A turn's time is all that passes until the next turn begins,
 /// idling included; a shard that shares its lcore with others counts theirs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LoopStats {
@@ -124,7 +124,7 @@ impl LoopStats {
         }
     }
 
-    /// What the turn came to.
+    /// A turn ends, having found something to do or not.
     #[inline]
     pub fn end(&mut self, busy: bool) {
         self.was_busy = busy;
@@ -139,7 +139,7 @@ impl LoopStats {
     }
 }
 
-/// What an lcore has counted.
+/// Counters of an lcore.
 #[derive(Debug)]
 pub struct Counts {
     /// Protocol.
@@ -148,7 +148,7 @@ pub struct Counts {
     pub streams: StreamCounters,
     /// The polling loop.
     pub loop_stats: LoopStats,
-    /// What carries the streams: the TCP stack and the port, where they are ours.
+    /// The TCP stack and the port, where they are ours; and the mesh.
     pub more: Vec<(&'static str, u64)>,
 }
 
@@ -175,9 +175,9 @@ impl Counts {
 pub struct Peers {
     /// The only one that is asked for, if it is one.
     pub only: Option<ProcessId>,
-    /// Where in the table to begin; afterwards where the next page begins, `None` at the end.
+    /// First place in the table; afterwards the first place of the next page, `None` at the end.
     pub from: Option<u32>,
-    /// What was found: room for [`PAGE`] was made by the asker.
+    /// Answer; the asker has made room for [`PAGE`].
     pub rows: Vec<PeerBrief>,
 }
 
@@ -258,7 +258,7 @@ pub enum NoAnswer {
     Late {
         /// Which.
         lcore: usize,
-        /// How long it was waited for, in ms.
+        /// Time waited, in ms.
         ms: u64,
     },
     /// Its shard is gone.
@@ -283,7 +283,7 @@ pub struct Inspection {
     clock: Clock,
 }
 
-/// How long an lcore may take to answer. One on kernel sockets may sleep for 100 ms, and a busy machine may not run it for
+/// Time limit for an answer. An lcore on kernel sockets may sleep for 100 ms, and a busy machine may not run it for
 /// a second.
 const PATIENCE: Duration = Duration::from_millis(3000);
 
@@ -302,7 +302,7 @@ impl Inspection {
         self.mailboxes.get(lcore).cloned()
     }
 
-    /// How many lcores there are.
+    /// Number of lcores.
     pub fn lcores(&self) -> usize {
         self.mailboxes.len()
     }
@@ -387,7 +387,7 @@ impl Inspection {
         Ok(())
     }
 
-    /// What an lcore has counted.
+    /// Counters of an lcore.
     ///
     /// # Errors
     /// [`NoAnswer`]

@@ -34,7 +34,7 @@ const PRIVILEGED: std::ops::RangeInclusive<u16> = 512..=1023;
 /// Source ports of an unprivileged dial (RFC 6335 §6), tried from the top.
 const EPHEMERAL: std::ops::RangeInclusive<u16> = 49_152..=65_535;
 
-/// How long an idle lcore sleeps at a time while its link is down: timers and commands are this late at the most.
+/// Sleep of an idle lcore while its link is down: timers and commands are this late at the most.
 const LINK_DOWN_NAP: std::time::Duration = std::time::Duration::from_millis(1);
 
 /// Other stations with our addresses that may wait to be logged.
@@ -63,7 +63,7 @@ impl Duplicates {
     }
 }
 
-/// A runtime over one port queue, for the lcore that polls it.
+/// Streams over one queue of a port, for the lcore that polls it.
 pub struct LcoreStreams<P: Port> {
     stack: Stack<P>,
     slab: LendSlab,
@@ -146,7 +146,7 @@ impl<P: Port> StreamRx for FlowRx<'_, P> {
 }
 
 impl<P: Port> LcoreStreams<P> {
-    /// A runtime over `stack`; pages are lent from the stack's slab.
+    /// Streams over `stack`; pages are lent from the stack's slab.
     pub fn new(stack: Stack<P>, clock: Clock, shard: ShardId) -> LcoreStreams<P> {
         LcoreStreams {
             slab: stack.slab().clone(),
@@ -532,7 +532,7 @@ impl<P: Port> Streams for LcoreStreams<P> {
             n += self.tell_stream(*id, sink);
         }
         touched.clear();
-        // What was touched meanwhile (never from within the sink) stays listed.
+        // Connections that were touched meanwhile (never from within the sink) stay listed.
         touched.append(&mut self.touched);
         self.touched = touched;
         n += self.reap(sink);
@@ -548,7 +548,7 @@ impl<P: Port> Streams for LcoreStreams<P> {
     }
 
     fn deadline(&self) -> Option<u64> {
-        // What a command led to is told at the next turn.
+        // Consequences of an action are told at the next turn.
         let tells = !self.touched.is_empty() || self.stack.has_events();
         if tells { Some(self.now) } else { self.stack.deadline() }
     }

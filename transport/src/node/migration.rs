@@ -34,7 +34,7 @@ use crate::node::Migrating;
 use crate::stream::{Bucket, CloseWhy, ConnId, ShardId};
 use hugepages::RxLent;
 
-/// How long the old home may wait for its rings to drain before it gives a move up, in ns.
+/// Time limit for the old home's rings to drain, in ns; then it gives the move up.
 pub(super) const PATIENCE: u64 = 1_000_000_000;
 
 fsm::fsm! {
@@ -126,7 +126,7 @@ pub(super) enum MigrationMsg {
     Moved(Bucket, ShardId),
     Marker(Bucket),
     AllIn(Bucket),
-    /// How busy the sender was of late, in thousandths.
+    /// Share of the sender's time that was busy of late, in thousandths.
     Busy(u32),
 }
 

@@ -14,7 +14,7 @@ use super::shard::Shard;
 use super::streams::{Streams, Work};
 use crate::lnd::Counters;
 
-/// What a node came to.
+/// End of a node.
 #[derive(Clone, Debug)]
 pub struct NodeEnd {
     /// Protocol.
@@ -23,7 +23,7 @@ pub struct NodeEnd {
     pub streams: StreamCounters,
     /// Whether it went down in order: no connection, no lend left.
     pub clean: bool,
-    /// What is left that keeps it from that, by the name of its gauge.
+    /// Gauges that keep it from that, by name, and how much each has.
     pub left: Vec<(&'static str, u64)>,
 }
 
@@ -69,7 +69,7 @@ impl<S: Streams + Inspect, A: App> Turn for Shard<S, A> {
     }
 }
 
-/// What the polling threads are to do.
+/// Order to the polling threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Order {
@@ -101,7 +101,7 @@ impl Control {
         self.order.fetch_max(o as u8, Ordering::AcqRel);
     }
 
-    /// What the nodes counted, as of at most a second ago, summed: for telemetry. Any thread may ask.
+    /// Counters of all nodes, as of at most a second ago, summed: for telemetry. Any thread may ask.
     pub fn snapshot(&self) -> Vec<(&'static str, u64)> {
         let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sum: Vec<(&'static str, u64)> = Vec::new();
@@ -136,7 +136,7 @@ impl Control {
     }
 }
 
-/// How a polling thread passes the time while nothing arrives.
+/// Way in which a polling thread passes the time while nothing arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdlePolicy {
     /// Idle turns in a row that spin flat out.
@@ -170,13 +170,13 @@ impl IdlePolicy {
     }
 }
 
-/// How long a node that is down may go on receiving before it goes all the same.
+/// Longest time for which a node that is down goes on receiving.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// How often a polling thread publishes its counts.
+/// Interval at which a polling thread publishes its counters.
 const PUBLISH: Duration = Duration::from_millis(500);
 
-/// How long nodes may take to go down in order.
+/// Time limit for nodes to go down in order.
 pub const DRAIN: Duration = Duration::from_secs(10);
 
 /// Turns `nodes` on this thread until told to stop. A panic in a turn is contained: that node is not touched

@@ -61,7 +61,7 @@ impl<S> Outside<S> {
 pub struct NotAlone {
     /// Its number.
     pub me: u16,
-    /// How many shards its node has.
+    /// Number of shards of its node.
     pub count: u16,
 }
 
@@ -70,7 +70,7 @@ pub struct Shard<S: Streams + Inspect, A: App> {
     /// Protocol.
     pub machine: Machine,
     outside: Outside<S>,
-    /// What uses the node.
+    /// Application.
     pub app: A,
     ops: Ops,
     /// Operations of the shard itself (shutdown) go under this id.
@@ -202,8 +202,8 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
         self.machine.offload(decision.offload);
     }
 
-    /// Gives the copies of large messages to whichever lcore of the CPT has time, or keeps them here: what a balanced
-    /// shard decides by itself.
+    /// Gives the copies of large messages to whichever lcore of the CPT has time, or keeps them here. A balanced shard
+    /// decides that by itself.
     pub fn offload(&mut self, on: bool) {
         self.machine.offload(on);
     }
@@ -363,8 +363,8 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
         self.outside.mesh().is_none_or(Mesh::settled)
     }
 
-    /// What keeps the shard from being down, by gauge: of the machine's what the shutdown waits for, of the streams'
-    /// what has not come home.
+    /// Gauges that keep the shard from being down: of the machine those that the shutdown waits for, of the streams those
+    /// of buffers that have not come home.
     pub fn left(&self) -> Vec<(&'static str, u64)> {
         if self.is_down() {
             return Vec::new();

@@ -1,7 +1,7 @@
 //! Streams over the kernel's sockets: the node that runs anywhere, and the honest baseline.
 //!
-//! The kernel copies every byte, each way; this runtime adds no copy of its own: pages are written from where
-//! they lie, and what is read into a buffer can be lent from it. A page is free once the kernel has taken it
+//! The kernel copies every byte, each way; no copy is added here: pages are written from where they lie, and bytes
+//! that were read into a buffer can be lent from it. A page is free once the kernel has taken it
 //! (and its zero-copy ACK has come, where one was asked for).
 
 mod accept;
@@ -112,11 +112,11 @@ pub struct SockStreams {
 const LISTENER: usize = 1 << 40;
 /// Bytes taken from one connection in one turn at most.
 const READ_A_TURN: usize = 1 << 20;
-/// What a connection is first asked for, in bytes; one that is read as fast as it sends gets four times as much each time.
+/// Size of a connection's first read, in bytes; each time that all of it came and was taken the next is four times as large.
 const FIRST_READ: usize = 16 << 10;
-/// How often receive buffers that nobody needed are let go, in ns.
+/// Interval after which receive buffers that nobody needed are let go, in ns.
 const TRIM_EVERY: u64 = 1_000_000_000;
-/// How long a closing connection may take to be rid of what was pushed, in ns.
+/// Time limit for a closing connection to send the bytes that were pushed, in ns.
 const CLOSING: u64 = 10_000_000_000;
 /// Reads below this size are copied out of the big buffer, which is used again at once.
 const SMALL_READ: usize = 2048;
@@ -169,7 +169,7 @@ impl SockStreams {
         })
     }
 
-    /// Whether a runtime of this configuration could listen now; opens and closes what [`SockStreams::new`] opens.
+    /// Whether streams of this configuration could listen now; opens and closes what [`SockStreams::new`] opens.
     ///
     /// # Errors
     /// As [`SockStreams::new`].
@@ -593,7 +593,7 @@ impl Streams for SockStreams {
         for i in 0..self.conns.len() {
             if let Some((id, why)) = self.conns[i].as_ref().and_then(|c| Some((c.id, c.dead?))) {
                 n += 1;
-                // What came before a RST is read before the machine hears of it, as far as it asks (field report L2).
+                // Bytes from before a RST are read before the machine hears of it, as far as it asks (field report L2).
                 let unread = |c: &Conn| c.wanted && !c.rx.is_empty() && c.close.is_none();
                 if why != CloseWhy::Local && self.conns[i].as_ref().is_some_and(unread) {
                     continue;

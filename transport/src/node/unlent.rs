@@ -1,4 +1,4 @@
-//! Messages whose pages wait for free lendings, and dials that wait for an answer: what both runtimes share.
+//! Messages whose pages wait for free lendings, and dials that wait for an answer, of both kinds of streams.
 //!
 //! Lendings are the lcore's, and bounded. Peers that do not read keep theirs until their connections end, so nothing waits
 //! behind what it need not:

@@ -10,12 +10,12 @@ use super::{ConnInfo, SockStreams, Stage, Streams};
 
 /// Connections taken from one listener in one turn at most, so that those that are open are served, too.
 const ACCEPTS_A_TURN: usize = 256;
-/// How long a listener waits for descriptors or memory, in ns.
+/// Time that a listener waits for descriptors or memory, in ns.
 const RETRY: u64 = 100_000_000;
 /// The log says so once in this time at most, in ns.
 const SAY_EVERY: u64 = 60_000_000_000;
 
-/// What is left to do.
+/// State of accepting.
 #[derive(Debug, Default)]
 pub(super) struct Accepting {
     /// More may wait: look in the next turn.
@@ -37,7 +37,7 @@ impl Accepting {
     }
 }
 
-/// What became of one connection, and not of the listener (accept(2)).
+/// Errors of one connection, not of the listener (accept(2)).
 fn of_one_connection(e: &io::Error) -> bool {
     use io::ErrorKind as K;
     matches!(

@@ -1,4 +1,4 @@
-//! What the socket runtime is told, and why it may not start.
+//! Configuration of streams over kernel sockets, and the reasons why they may not start.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::lnd::{LENDINGS, Tcp};
 use crate::stream::ShardId;
 
-/// How the runtime passes the time when there is nothing to do.
+/// Way to pass the time when there is nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum IdleMode {
     /// Sleep in the kernel until something arrives.
@@ -21,7 +21,7 @@ pub enum IdleMode {
 pub struct SockConfig {
     /// Addresses to listen on.
     pub listen: Vec<SocketAddr>,
-    /// What to do when there is nothing to do.
+    /// Way to pass the time when there is nothing to do.
     pub idle: IdleMode,
     /// Size of a receive buffer: the most that one read brings.
     pub rx_buf: usize,
@@ -29,7 +29,7 @@ pub struct SockConfig {
     pub rx_bufs: usize,
     /// Lendings that may be out; the machine is told the same number.
     pub lendings: usize,
-    /// What the kernel is told about each connection, and how many it lets wait to be accepted.
+    /// TCP parameters that the kernel is given for each connection, and its backlog.
     pub tcp: Tcp,
     /// This shard.
     pub shard: ShardId,
@@ -49,7 +49,7 @@ impl Default for SockConfig {
     }
 }
 
-/// Why the runtime could not start.
+/// Reasons why streams cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum SockError {
     /// The kernel refused to listen.
@@ -57,7 +57,7 @@ pub enum SockError {
     Listen {
         /// Address.
         addr: SocketAddr,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// The kernel refused an address to dial from.
@@ -65,7 +65,7 @@ pub enum SockError {
     Address {
         /// Address.
         ip: IpAddr,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// No epoll.

@@ -1,4 +1,4 @@
-//! One connection of the socket runtime: what waits to be written, what was read.
+//! A connection over a kernel socket: messages that wait to be written, fragments that were read.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};

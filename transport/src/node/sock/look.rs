@@ -1,5 +1,5 @@
-//! Connections of the socket runtime, for somebody who looks at the node. What only the kernel knows of them is
-//! for the asker to find out: it takes system calls.
+//! Connections over kernel sockets, for somebody who looks at the node. The asker finds out what only the kernel knows
+//! of them: it takes system calls.
 
 use tcpstack::{ConnStats, Phase};
 
