@@ -73,7 +73,7 @@ pub(crate) struct Conn<U: Upper> {
 }
 
 impl<U: Upper> Conn<U> {
-    pub(super) fn new(id: ConnId, bucket: Bucket, host: Key) -> Conn<U> {
+    pub(super) fn new(id: ConnId, hs: Handshake, bucket: Bucket, host: Key) -> Conn<U> {
         Conn {
             id,
             bucket,
@@ -86,7 +86,7 @@ impl<U: Upper> Conn<U> {
             tcp_magic: false,
             own_ip: false,
             renamed: None,
-            hs: Handshake::ACCEPTED,
+            hs,
             hs_buf: ArrayVec::new(),
             hs_deadline: u64::MAX,
             standing: Fsm::START,

@@ -22,7 +22,8 @@ impl<U: Upper> Socklnd<U> {
     fn register(&mut self, cx: &mut Cx, id: ConnId, info: &ConnInfo) -> Key {
         let ip = info.remote.ip();
         let host = cx.budget.charge_at(ip, Cause::Conns, budget::CONN);
-        let key = self.conns.insert(Conn::new(id, Bucket::of(ip), host));
+        let hs = if info.dial.is_some() { Handshake::DIALLED } else { Handshake::ACCEPTED };
+        let key = self.conns.insert(Conn::new(id, hs, Bucket::of(ip), host));
         self.by_id.insert(id, key);
         key
     }
@@ -75,7 +76,6 @@ impl<U: Upper> Socklnd<U> {
             c.ctype = ctype;
             c.version = version;
             c.own_ip = info.remote.ip() == info.local.ip();
-            c.hs = Handshake::DIALLED;
             c.hs_deadline = deadline;
         }
         self.shakes(cx, key);

@@ -26,6 +26,7 @@ mod ends;
 mod homes;
 mod loss;
 mod pipe;
+mod raw;
 
 /// One second in ns.
 pub const SEC: u64 = 1_000_000_000;
@@ -271,74 +272,6 @@ impl Net {
         self.nodes[node].machine = Machine::new(cfg);
         self.nodes[node].alive = true;
         self.nodes[node].timer = None;
-    }
-
-    /// Sends raw bytes to `node` over a new connection from `from`; gives the connection's number.
-    pub fn raw_connect(&mut self, from: SocketAddr, node: usize) -> usize {
-        let to = SocketAddr::new(self.nodes[node].ip, 988);
-        let link = self.link(usize::MAX, from, node, to);
-        self.at(0, Ev::Opened(link, 1, None));
-        link
-    }
-
-    /// The addresses of a connection's ends: first the one that dialled.
-    pub fn addresses(&self, link: usize) -> [SocketAddr; 2] {
-        [self.links[link][0].addr, self.links[link][1].addr]
-    }
-
-    /// Whether the machine's FIN, or its RST, has come to the raw side of a connection.
-    pub fn raw_ended(&self, link: usize) -> (bool, bool) {
-        let end = &self.links[link][1 - self.machine_end(link)];
-        (end.fin, end.closed())
-    }
-
-    /// Dials to `ip` are taken by a raw end: what it says is the test's affair.
-    pub fn raw_listen(&mut self, ip: IpAddr) {
-        self.raw_listeners.push(ip);
-    }
-
-    /// The end of a raw connection that a machine holds.
-    fn machine_end(&self, link: usize) -> usize {
-        usize::from(self.links[link][0].node == usize::MAX)
-    }
-
-    /// Sends bytes from the raw side of a connection.
-    pub fn raw_send(&mut self, link: usize, bytes: &[u8]) {
-        let end = self.machine_end(link);
-        let delay = self.travel(link, end, 0);
-        self.at(delay, Ev::Data(link, end, bytes.to_vec()));
-    }
-
-    /// The TCP of the raw side acknowledges all that it was sent so far.
-    pub fn raw_ack(&mut self, link: usize) {
-        let end = self.machine_end(link);
-        let pushed = self.links[link][end].pushed;
-        self.links[link][end].acked = pushed;
-        self.at(self.latency, Ev::Ack(link, end, pushed));
-    }
-
-    /// Ends the raw side of a connection with FIN.
-    pub fn raw_fin(&mut self, link: usize) {
-        let end = self.machine_end(link);
-        let delay = self.travel(link, end, 0);
-        self.at(delay, Ev::Fin(link, end));
-    }
-
-    /// Ends a connection from the raw side with RST.
-    pub fn raw_reset(&mut self, link: usize) {
-        let end = self.machine_end(link);
-        self.reset(link, end);
-    }
-
-    /// Bytes that a machine has written on a connection, and whether it has closed it.
-    pub fn wire(&self, link: usize, end: usize) -> (&[u8], bool) {
-        let e = &self.links[link][end];
-        (&e.record, e.closed())
-    }
-
-    /// Bytes that have come to an end of a connection.
-    pub fn arrived(&self, link: usize, end: usize) -> u64 {
-        self.links[link][end].arrived
     }
 
     /// Number of connections so far.
