@@ -1,6 +1,6 @@
 //! Growth of a run: memory sampled while nodes work, and a line fitted through it.
 //!
-//! Whatever is sampled reaches a level in the warm-up (pools, tables and queues take the size that the work
+//! Each of the samples reaches a level in the warm-up (pools, tables and queues take the size that the work
 //! needs) and should stay there. The verdict looks at the fitted slope over the whole window, not at single
 //! samples: the allocator and the kernel take and give pages in steps.
 

@@ -40,7 +40,7 @@ impl PageRunMut {
     /// A run of `len` bytes (zeroed when the backing is fresh memory of the kernel) from `backing`.
     ///
     /// # Errors
-    /// Whatever the backing says.
+    /// The backing's errors.
     pub fn new(backing: Arc<dyn Backing>, len: usize) -> Result<PageRunMut, BackingError> {
         let raw = backing.alloc(len)?;
         Ok(PageRunMut(Inner { raw: Some(raw), len, backing }))

@@ -1,6 +1,6 @@
 //! Output of pollnd: all of it goes through here, so that a reader who has left and a disk that is full are met in one place.
 //!
-//! Whoever reads no more (`pollnd stats -w 1 | head`) ends the program without a word, as it ends every Unix program: the
+//! A reader that leaves (`pollnd stats -w 1 | head`) ends the program without a word, as it ends every Unix program: the
 //! command goes down in order first, then [`end_if_closed`] lets SIGPIPE do what it does by default. Anything else that
 //! keeps standard output from being written is an error. Nothing is an error on standard error: there is nowhere to say so.
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::{names, routes, text};
 
-/// An interface of our own namespace. What is not known is not compared.
+/// An interface of our own namespace. Parts that are not known are not compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Own {
     pub(super) name: String,

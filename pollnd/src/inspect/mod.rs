@@ -1,6 +1,6 @@
 //! Looking at a running node: its connections, its lcores, its packets; and going through it.
 //!
-//! A node listens on a UNIX socket of its user's alone ([`run_dir`]). Whoever connects writes one JSON object a line
+//! A node listens on a UNIX socket of its user's alone ([`run_dir`]). An asker connects and writes one JSON object a line
 //! ([`Request`]) and reads JSON objects, one a line: rows, then an object with `end` or `error`. The node's side
 //! ([`server`]) runs on threads of its own; lcores are asked by message ([`transport::node::inspect`]), page by page,
 //! so that a reader who stops reading holds up nobody but himself.
