@@ -238,6 +238,7 @@ impl NodeArgs {
     /// The options that are given, as users write them.
     pub(crate) fn given(&self) -> impl Iterator<Item = (&'static str, Use)> {
         let all = [
+            ("--ni", Use::Any, !self.ni.is_empty()),
             ("--carrier", Use::Finding, self.carrier.is_some()),
             ("--port", Use::Finding, self.port.is_some()),
             ("--vdev", Use::Finding, self.vdev.is_some()),
@@ -318,7 +319,7 @@ mod tests {
         let command = NodeArgs::augment_args(clap::Command::new("node"));
         let ids: Vec<_> = command.get_arguments().map(|a| a.get_id().as_str().to_owned()).collect();
         assert_eq!(ids, ask::OF_A_NODE[1..], "and nid");
-        let words = "node --nid 1.2.3.4 --carrier dpdk --port a --vdev b --prefix 8 --gateway 1.2.3.5 --vlan 2 --mtu 1500 \
+        let words = "node --nid 1.2.3.4 --ni 1.2.3.6 --carrier dpdk --port a --vdev b --prefix 8 --gateway 1.2.3.5 --vlan 2 --mtu 1500 \
                      --cpu-pattern N --lcores 2 --balance off --options f --tunable credits=9 --accept-port 999 --accept all \
                      --peer-credits 9 --zc-min-payload 8192 --keepalive 1 --budget 1 --pcap p -- x";
         let c = Cli::try_parse_from(std::iter::once("pollnd").chain(words.split_whitespace())).unwrap();

@@ -15,7 +15,7 @@ use transport::node::{
 use crate::args::ServeArgs;
 use crate::assemble;
 use crate::inspect::claim;
-use crate::inspect::seats::{DEPTH, Guests};
+use crate::inspect::seats::{DEPTH, Seats};
 use crate::running::{Role, Setup};
 use crate::{out, units};
 
@@ -26,12 +26,12 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
     a.node.nid = a.nid;
     let command = Role::Server.command();
     let claim = claim::take(a.nid, &claim::scope(&a.node), command).map_err(|h| h.refusal(a.nid))?;
-    let guests = Arc::new(Guests::default());
+    let guests = Arc::new(Seats::default());
     let seats = guests.clone();
     let make = Box::new(move |backing: &Arc<dyn Backing>| {
         let server = Server::new(c, intake, backing).map_err(|e| e.to_string())?;
-        let (app, places) = beside(server, Guests::ids(), DEPTH);
-        seats.open(places, backing);
+        let (app, free) = beside(server, Seats::ids(), DEPTH);
+        seats.open(free, backing);
         Ok(Box::new(app) as _)
     });
     let node = assemble::start(&a.node, Setup::new(Role::Server, claim).with_guests(guests), make)?;

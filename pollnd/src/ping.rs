@@ -123,23 +123,15 @@ fn pause(p: &Pinger, until: Instant) -> bool {
 }
 
 pub(crate) fn main(mut a: PingArgs) -> Result<(), String> {
-    let mut pinger = match access::find(&a.via, &mut a.node, a.target, "ping")? {
-        Access::Node(c) => {
-            // The node's own limit comes first.
-            c.wait_for(Duration::try_from_secs_f64(a.timeout + 5.0).map_err(|e| e.to_string())?);
-            // A ping that is under way is given up, and those before it are summed up.
-            let stopped = Arc::new(AtomicBool::new(false));
-            let (told, cut) = (stopped.clone(), c.cut_off()?);
-            signals::first(move || {
-                told.store(true, Ordering::Relaxed);
-                cut();
-            })?;
-            Pinger::Through(c, stopped)
-        }
-        Access::Own(claim) => {
-            let (handle, app) = rings(AppId::FIRST, DEPTH);
-            let setup = Setup::new(Role::Dialler("ping"), claim);
-            Pinger::Own(assemble::start(&a.node, setup, Box::new(move |_| Ok(Box::new(app) as _)))?, handle)
+    let mut pinger = match begin(&mut a) {
+        Ok(p) => p,
+        Err(e) => {
+            if a.out.json {
+                let mut none = Sum::default().json(&a.target.to_string());
+                none["error"] = json!(e);
+                out::line(none)?;
+            }
+            return Err(e);
         }
     };
     let outcome = pings(&a, &mut pinger);
@@ -150,6 +142,30 @@ pub(crate) fn main(mut a: PingArgs) -> Result<(), String> {
             ended
         }
         Pinger::Through(..) => outcome,
+    }
+}
+
+/// The node that pings: one that runs, or one of its own.
+fn begin(a: &mut PingArgs) -> Result<Pinger, String> {
+    match access::find(&a.via, &mut a.node, a.target, "ping")? {
+        Access::Node(c) => {
+            // The node's own limit comes first.
+            c.wait_for(Duration::try_from_secs_f64(a.timeout + 5.0).map_err(|e| e.to_string())?);
+            // A ping that is under way is given up, and those before it are summed up.
+            let stopped = Arc::new(AtomicBool::new(false));
+            let (told, cut) = (stopped.clone(), c.cut_off()?);
+            signals::first(move || {
+                told.store(true, Ordering::Relaxed);
+                cut();
+            })?;
+            Ok(Pinger::Through(c, stopped))
+        }
+        Access::Own(claim) => {
+            let (handle, app) = rings(AppId::FIRST, DEPTH);
+            let setup = Setup::new(Role::Dialler("ping"), claim);
+            let node = assemble::start(&a.node, setup, Box::new(move |_| Ok(Box::new(app) as _)))?;
+            Ok(Pinger::Own(node, handle))
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use transport::node::{App, Control, NodeEnd, Order};
 
 use crate::args::NodeArgs;
 use crate::inspect::claim::{self, Claim};
-use crate::inspect::seats::{self, Guests};
+use crate::inspect::seats::{self, Seats};
 use crate::inspect::server::Server;
 use crate::inspect::shared::About;
 use crate::known::Known;
@@ -44,7 +44,7 @@ pub(crate) struct Setup {
     /// Keeps its NID for it.
     claim: Option<Claim>,
     /// Seats for commands that go through it.
-    guests: Option<Arc<Guests>>,
+    guests: Option<Arc<Seats>>,
 }
 
 impl Setup {
@@ -54,7 +54,7 @@ impl Setup {
     }
 
     /// Lets other commands go through it.
-    pub(crate) fn with_guests(self, guests: Arc<Guests>) -> Setup {
+    pub(crate) fn with_guests(self, guests: Arc<Seats>) -> Setup {
         Setup { guests: Some(guests), ..self }
     }
 }

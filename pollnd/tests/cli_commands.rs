@@ -323,8 +323,10 @@ fn a_transfer_that_fails_prints_its_object() {
             assert_eq!(["messages", "bytes"].map(|k| v[k].as_u64()), [Some(0); 2], "{v}");
         }
     }
-    let end = run(&["put", &nobody, "--node", "/nonexistent", "--json"]).failed(1, &["/nonexistent"]);
-    assert!(end.json()["error"].as_str().is_some_and(|e| e.contains("/nonexistent")), "{end:?}");
+    for command in ["put", "get", "ping"] {
+        let end = run(&[command, &nobody, "--node", "/nonexistent", "--json"]).failed(1, &["/nonexistent"]);
+        assert!(end.json()["error"].as_str().is_some_and(|e| e.contains("/nonexistent")), "{end:?}");
+    }
     // One that is interrupted had moved something.
     let mut long = start(&["put", &there, "--nid", &own, "-t", "60", "-w", "0.1", "--json"]);
     long.until("a line", |out, _| out.lines().count() > 1);

@@ -22,6 +22,7 @@ pub(crate) struct Via {
 /// Options of a node that is started: one that runs has its own.
 pub(super) const OF_A_NODE: &[&str] = &[
     "nid",
+    "ni",
     "carrier",
     "port",
     "vdev",

@@ -18,7 +18,7 @@ use transport::lnd::AppId;
 use transport::node::inspect::Inspection;
 use transport::node::{App, Handle, Ops};
 
-use super::seats::{Chair, DEPTH, NAP, OWED_MAX, PINGS, one_ping};
+use super::seats::{DEPTH, GuestSeat, NAP, OWED_MAX, PINGS, one_ping};
 use super::shared::{Shared, say};
 use crate::job::{Follow, Job, Moved, Step};
 use crate::why;
@@ -47,8 +47,8 @@ pub(super) fn ping(shared: &Shared, target: &str, timeout: f64) -> Outcome {
     let nid = shared.target(target)?;
     let guests = shared.guests.as_deref().ok_or_else(|| shared.no_guests())?;
     let patience = seconds(timeout)?;
-    let mut place = guests.place(OWED_MAX)?;
-    let Chair { seat, owed } = place.seat.as_mut().ok_or("no seat")?;
+    let mut taken = guests.take(OWED_MAX)?;
+    let GuestSeat { seat, owed } = taken.seat.as_mut().ok_or("no seat")?;
     let handle = seat.take();
     let tag = PINGS + shared.serial.fetch_add(1, Ordering::Relaxed);
     let stopped = || shared.stop.load(Ordering::SeqCst);
@@ -105,12 +105,12 @@ impl Pump<'_> {
 pub(super) fn bulk(s: &mut UnixStream, shared: &Shared, job: &Job) -> io::Result<Outcome> {
     let refused = |e: String| Ok(Err(e));
     let Some(guests) = shared.guests.as_deref() else { return refused(shared.no_guests()) };
-    let (mut place, config) = match (guests.place(0), shared.front.config(0)) {
+    let (mut taken, config) = match (guests.take(0), shared.front.config(0)) {
         (Ok(p), Ok(c)) => (p, c),
         (Err(e), _) => return refused(e),
         (_, Err(e)) => return refused(e.to_string()),
     };
-    let (Some(Chair { seat, .. }), Some(backing)) = (&mut place.seat, guests.backing.get()) else {
+    let (Some(GuestSeat { seat, .. }), Some(backing)) = (&mut taken.seat, guests.backing.get()) else {
         return refused(shared.no_guests());
     };
     let nid = match shared.target(&job.target) {

@@ -26,18 +26,18 @@ pub(super) const NAP: Duration = Duration::from_micros(50);
 
 /// The seats of a node, and memory for what is sent from them.
 #[derive(Default)]
-pub(crate) struct Guests {
-    seats: Mutex<Vec<Chair>>,
+pub(crate) struct Seats {
+    seats: Mutex<Vec<GuestSeat>>,
     pub(super) backing: OnceLock<Arc<dyn Backing>>,
 }
 
 /// A seat, and the tags of pings that were given up before they had come to something: the next one in it hears of them.
-pub(super) struct Chair {
+pub(super) struct GuestSeat {
     pub(super) seat: Seat,
     pub(super) owed: Vec<u64>,
 }
 
-impl Chair {
+impl GuestSeat {
     /// Hears what has come since it was left.
     fn hear(&mut self) {
         if self.owed.is_empty() {
@@ -58,18 +58,18 @@ fn settle(owed: &mut Vec<u64>, ev: &Event) {
 }
 
 /// A seat that is taken; it is free again when this goes.
-pub(super) struct Place<'a> {
-    guests: &'a Guests,
-    pub(super) seat: Option<Chair>,
+pub(super) struct Taken<'a> {
+    guests: &'a Seats,
+    pub(super) seat: Option<GuestSeat>,
 }
 
-impl Drop for Place<'_> {
+impl Drop for Taken<'_> {
     fn drop(&mut self) {
         self.guests.seats().extend(self.seat.take());
     }
 }
 
-impl Guests {
+impl Seats {
     /// Ids of the applications in the seats.
     pub(crate) fn ids() -> impl Iterator<Item = AppId> {
         (1..=SEATS).filter_map(|n| AppId::new(n).ok())
@@ -77,21 +77,21 @@ impl Guests {
 
     /// Opens the seats, over a node whose pages come from `backing`.
     pub(crate) fn open(&self, seats: Vec<Seat>, backing: &Arc<dyn Backing>) {
-        *self.seats() = seats.into_iter().map(|seat| Chair { seat, owed: Vec::new() }).collect();
+        *self.seats() = seats.into_iter().map(|seat| GuestSeat { seat, owed: Vec::new() }).collect();
         let _ = self.backing.set(backing.clone());
     }
 
-    fn seats(&self) -> std::sync::MutexGuard<'_, Vec<Chair>> {
+    fn seats(&self) -> std::sync::MutexGuard<'_, Vec<GuestSeat>> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place where at most `owed` pings of others may still be answered: none, for who cannot tell them from its own.
-    pub(super) fn place(&self, owed: usize) -> Result<Place<'_>, String> {
+    /// A free seat where at most `owed` pings of others may still be answered: none, for a guest that cannot tell them from its own.
+    pub(super) fn take(&self, owed: usize) -> Result<Taken<'_>, String> {
         let mut seats = self.seats();
-        seats.iter_mut().for_each(Chair::hear);
+        seats.iter_mut().for_each(GuestSeat::hear);
         let best = (0..seats.len()).min_by_key(|i| seats.get(*i).map(|c| c.owed.len()));
         match best.filter(|i| seats.get(*i).is_some_and(|c| c.owed.len() <= owed)) {
-            Some(i) => Ok(Place { guests: self, seat: Some(seats.swap_remove(i)) }),
+            Some(i) => Ok(Taken { guests: self, seat: Some(seats.swap_remove(i)) }),
             None if best.is_some() => Err(
                 "pings through this node that were given up are still out in all of its free seats: try again within a minute"
                     .into(),
@@ -104,9 +104,9 @@ impl Guests {
 }
 
 /// Pings `peers` once each and hears them all out: they learn that the node is a new one.
-pub(crate) fn greet(guests: &Guests, peers: &[Nid], stop: impl Fn() -> bool) {
-    let Ok(mut place) = guests.place(0) else { return };
-    let Some(Chair { seat, .. }) = &mut place.seat else { return };
+pub(crate) fn greet(guests: &Seats, peers: &[Nid], stop: impl Fn() -> bool) {
+    let Ok(mut taken) = guests.take(0) else { return };
+    let Some(GuestSeat { seat, .. }) = &mut taken.seat else { return };
     let handle = seat.take();
     let (mut next, mut heard, mut good) = (0, 0, 0);
     while heard < peers.len() && !(stop() && heard >= next) {
@@ -200,28 +200,28 @@ mod tests {
     /// A guest that gave a ping up left its seat while that was out, and the next one there heard its end.
     #[test]
     fn a_seat_with_a_ping_out_is_for_pings_alone_until_it_is_heard() {
-        let (mut app, seats) = beside(NoApp, Guests::ids(), DEPTH);
-        let guests = Guests::default();
+        let (mut app, seats) = beside(NoApp, Seats::ids(), DEPTH);
+        let guests = Seats::default();
         let backing: Arc<dyn Backing> = Arc::new(hugepages::PrivatePages);
         guests.open(seats, &backing);
-        let mut all: Vec<_> = (0..SEATS).map(|_| guests.place(0).unwrap()).collect();
-        assert!(guests.place(OWED_MAX).is_err(), "{SEATS} are taken");
+        let mut all: Vec<_> = (0..SEATS).map(|_| guests.take(0).unwrap()).collect();
+        assert!(guests.take(OWED_MAX).is_err(), "{SEATS} are taken");
         // Each leaves with a ping out; one has two.
         for (i, p) in all.iter_mut().enumerate() {
             let c = p.seat.as_mut().unwrap();
             c.owed.extend([7].into_iter().chain((i == 0).then_some(8)));
         }
         drop(all);
-        let refused = guests.place(0).err().unwrap();
+        let refused = guests.take(0).err().unwrap();
         assert!(refused.contains("try again within a minute"), "{refused}");
-        let place = guests.place(OWED_MAX).unwrap();
-        assert_eq!(place.seat.as_ref().unwrap().owed, [7], "the one that hears least");
-        drop(place);
+        let taken = guests.take(OWED_MAX).unwrap();
+        assert_eq!(taken.seat.as_ref().unwrap().owed, [7], "the one that hears least");
+        drop(taken);
         let mut ops = Ops::new();
-        for id in Guests::ids().take(2) {
+        for id in Seats::ids().take(2) {
             app.event(0, id, Event::Ping { tag: 7, info: Err(LnetError::TimedOut), rtt_ns: 0 }, &mut ops);
         }
-        let clean: Vec<_> = std::iter::from_fn(|| guests.place(0).ok()).collect();
+        let clean: Vec<_> = std::iter::from_fn(|| guests.take(0).ok()).collect();
         assert!((1..=2).contains(&clean.len()), "{}", clean.len());
     }
 }

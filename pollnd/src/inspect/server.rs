@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tcpstack::Phase;
 use transport::node::inspect::{Filter, Inspection};
 
-use super::seats::Guests;
+use super::seats::Seats;
 use super::shared::{About, Shared, say};
 use super::{Request, capture, connection, diag, guests, lcore, run_dir, tunables};
 use crate::limits;
@@ -45,7 +45,7 @@ impl Server {
     pub(crate) fn start(
         front: Arc<Inspection>,
         about: About,
-        guests: Option<Arc<Guests>>,
+        guests: Option<Arc<Seats>>,
     ) -> Result<Server, String> {
         let elsewhere = "set XDG_RUNTIME_DIR to a folder that this user alone can write to, with a path of at most 80 bytes";
         let path = run_dir::own().map_err(|e| format!("{e}; {elsewhere}"))?;

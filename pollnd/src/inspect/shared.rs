@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use transport::node::inspect::Inspection;
 use transport::wire::Nid;
 
-use super::seats::Guests;
+use super::seats::Seats;
 use crate::args::NodeArgs;
 use crate::settings;
 
@@ -21,7 +21,7 @@ pub(super) struct Shared {
     /// A capture is under way.
     pub(super) capturing: AtomicBool,
     /// Seats for commands that go through this node, if it has any.
-    pub(super) guests: Option<Arc<Guests>>,
+    pub(super) guests: Option<Arc<Seats>>,
     /// Pings through this node so far.
     pub(super) serial: AtomicU64,
     pub(super) about: About,
