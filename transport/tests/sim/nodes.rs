@@ -15,7 +15,7 @@ use tcpstack::{Stack, StackConfig};
 use transport::lnd::{AppId, Config};
 use transport::lnet::Event;
 use transport::node::lcore::LcoreStreams;
-use transport::node::{App, Lcores, NodeBuilder, Ops, Work};
+use transport::node::{App, Lcores, NodeBuilder, Ops, Shard, Work};
 use transport::wire::{Nid, ProcessId};
 
 /// Virtual time in ns.
@@ -77,6 +77,30 @@ pub(super) fn stack<P: Port>(ip: Ipv4Addr, port: P, seed: u64, lendings: usize) 
 pub(super) fn faulty(port: MemPort, faults: Faults, seed: u64, now: &Now) -> Faulty {
     let t = now.clone();
     FaultPort::new(port, faults, seed, Box::new(move || t.load(Ordering::Relaxed)))
+}
+
+/// Turns shards once and lets time pass: 1 us, or, where nothing moved, until the next deadline, at most 100 ms. Gives
+/// whether something moved.
+pub(super) fn turn<'a>(now: &Now, shards: impl IntoIterator<Item = &'a mut Shard<Rt, Script>>) -> bool {
+    let mut shards: Vec<_> = shards.into_iter().collect();
+    let work = shards.iter_mut().fold(Work::Idle, |work, s| work.and(s.turn()));
+    let at = now.load(Ordering::Relaxed);
+    let mut next = at + 1_000;
+    if !work.is_busy() {
+        let due = shards.iter_mut().flat_map(|s| {
+            let held = s.streams().and_then(|r| r.stack().port().deadline());
+            [s.deadline(), held]
+        });
+        next = due.flatten().min().unwrap_or(at + 1_000_000).clamp(next, at + 100_000_000);
+    }
+    now.store(next, Ordering::Relaxed);
+    work.is_busy()
+}
+
+/// Whether nothing is out at a shard: no pages, no receive memory, no connection.
+pub(super) fn all_home(s: &Shard<Rt, Script>) -> bool {
+    let c = s.counters();
+    (c.lendings_out, c.rx_lent_out, c.rx_pool_bytes_in_use, c.conns) == (0, 0, 0, 0)
 }
 
 /// How many events of a log are such.

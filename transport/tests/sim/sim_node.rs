@@ -13,7 +13,9 @@ use transport::stream::{Bucket, ShardId};
 use transport::testing::data::{Spot, run, sum, summed};
 use transport::wire::ProcessId;
 
-use crate::nodes::{Now, Rt, Script, beginning, builder, faulty, lcores, logged, nid, stack, target};
+use crate::nodes::{
+    Now, Rt, Script, all_home, beginning, builder, faulty, lcores, logged, nid, stack, target, turn,
+};
 
 struct World {
     now: Now,
@@ -87,27 +89,8 @@ impl World {
             if self.move_every.is_some_and(|n| self.turns.is_multiple_of(n)) {
                 self.move_on();
             }
-            let mut work = self.client.turn();
-            for s in &mut self.servers {
-                work = work.and(s.turn());
-            }
-            if work.is_busy() {
-                idle = 0;
-                self.now.store(now + 1_000, Ordering::Relaxed);
-                continue;
-            }
-            idle += 1;
-            let held = [
-                self.client.streams().unwrap().stack().port().deadline(),
-                self.servers[0].streams().unwrap().stack().port().deadline(),
-            ];
-            let next = std::iter::once(self.client.deadline())
-                .chain(self.servers.iter().map(|s| s.deadline()))
-                .chain(held)
-                .flatten()
-                .min()
-                .unwrap_or(now + 1_000_000);
-            self.now.store(next.max(now + 1_000).min(now + 100_000_000), Ordering::Relaxed);
+            let moved = turn(&self.now, std::iter::once(&mut self.client).chain(&mut self.servers));
+            idle = if moved { 0 } else { idle + 1 };
             assert!(idle < 1_000_000, "{what}: nothing moves");
         }
     }
@@ -132,10 +115,7 @@ impl World {
         self.servers.iter_mut().for_each(|s| s.shut_down());
         self.run("server down", |w| w.servers.iter().all(|s| s.is_down()));
         // Late copies are still on their way, and pages wait for the driver to let go.
-        self.run("everything home", |w| {
-            let mut all = w.servers.iter().map(|s| s.counters()).chain([w.client.counters()]);
-            all.all(|c| (c.lendings_out, c.rx_lent_out, c.rx_pool_bytes_in_use, c.conns) == (0, 0, 0, 0))
-        });
+        self.run("everything home", |w| w.servers.iter().chain([&w.client]).all(all_home));
     }
 }
 

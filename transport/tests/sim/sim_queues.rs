@@ -11,11 +11,13 @@ use tcpstack::{Counters, Stack};
 use transport::lnd::{AppId, Shards, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::node::lcore::LcoreStreams;
-use transport::node::{Lcores, Shard, Work};
+use transport::node::{Lcores, Shard};
 use transport::stream::ShardId;
 use transport::testing::data::{Spot, sum, summed};
 
-use crate::nodes::{Faulty, Now, Rt, Script, beginning, builder, faulty, lcores, logged, stack, target};
+use crate::nodes::{
+    Faulty, Now, Rt, Script, all_home, beginning, builder, faulty, lcores, logged, stack, target, turn,
+};
 
 struct Node {
     ip: Ipv4Addr,
@@ -134,21 +136,7 @@ impl World {
                 }
                 panic!("{what}: not within two minutes");
             }
-            let mut work = Work::Idle;
-            for s in self.nodes.iter_mut().flat_map(|n| &mut n.shards) {
-                work = work.and(s.turn());
-            }
-            let mut next = now + 1_000;
-            if !work.is_busy() {
-                let shards = self.nodes.iter_mut().flat_map(|n| &mut n.shards);
-                let due = shards.flat_map(|s| {
-                    let held = s.streams().and_then(|r| r.stack().port().deadline());
-                    [s.deadline(), held]
-                });
-                let due = due.flatten().min().unwrap_or(now + 1_000_000);
-                next = due.clamp(next, now + 100_000_000);
-            }
-            self.now.store(next, Ordering::Relaxed);
+            turn(&self.now, self.nodes.iter_mut().flat_map(|n| &mut n.shards));
         }
     }
 
@@ -157,10 +145,7 @@ impl World {
             self.nodes[i].shards.iter_mut().for_each(Shard::shut_down);
             self.run("down", |w| w.nodes[i].shards.iter().all(Shard::is_down));
         }
-        self.run("everything home", |w| {
-            let mut all = w.nodes.iter().flat_map(|n| &n.shards).map(|s| s.counters());
-            all.all(|c| (c.lendings_out, c.rx_lent_out, c.rx_pool_bytes_in_use, c.conns) == (0, 0, 0, 0))
-        });
+        self.run("everything home", |w| w.nodes.iter().flat_map(|n| &n.shards).all(all_home));
     }
 }
 
