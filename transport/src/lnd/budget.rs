@@ -28,7 +28,7 @@ use crate::stream::slab::{Key, Slab};
 /// Charged for an ACK, REPLY or NOOP from when it is queued until TCP has acknowledged it or its pages are home, in bytes:
 /// its place in a queue of ours and then in one of the runtime's.
 pub(crate) const ANSWER: u64 = 1024;
-/// Charged for a connection in whatever state: the machine's record, the runtime's, and TCP's.
+/// Charged for a connection in whatever state: socklnd's record, the runtime's, and TCP's.
 pub(crate) const CONN: u64 = 4096;
 /// Charged for a peer.
 pub(crate) const PEER: u64 = 1024;

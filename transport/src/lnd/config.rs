@@ -86,7 +86,7 @@ impl Tcp {
     }
 }
 
-/// Which shard of the node this machine is.
+/// A shard's place among those of its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shards {
     pub(crate) me: ShardId,

@@ -1,8 +1,8 @@
-//! Counts of what a machine did and of everything that it refused.
+//! Counts of what a shard did and of everything that it refused.
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// Counts since the machine was made. Plain words, written by the machine's lcore alone.
+        /// Counts since the shard was made. Plain words, written by the shard's lcore alone.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Counters { $($(#[$doc])* pub $name: u64,)* }

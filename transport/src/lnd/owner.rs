@@ -9,7 +9,7 @@ const SHARD_BITS: u32 = 6;
 /// Most shards of a node.
 pub const SHARDS_MAX: u16 = 1 << SHARD_BITS;
 
-/// An application's event queue: its number on its lcore, and, towards the machines of a node, the shard that it lives
+/// An application's event queue: its number on its lcore, and, towards the shards of a node, the shard that it lives
 /// on, so that its events find the way back from wherever its operations were done.
 ///
 /// ```

@@ -13,7 +13,7 @@ use crate::wire::ksock::Checksum;
 pub(crate) enum Dest {
     /// The sink of an MD, from an offset.
     Sink { sink: Sink, offset: u32 },
-    /// The machine's own buffer (ping info).
+    /// The node's own buffer (ping info).
     Own(Vec<u8>),
 }
 

@@ -50,7 +50,7 @@ pub(crate) struct CopyJob<D> {
 }
 
 impl<D> CopyJob<D> {
-    /// Whose home it belongs to.
+    /// Bucket whose home it belongs to.
     pub(crate) fn bucket(&self) -> Bucket {
         self.bucket
     }
@@ -90,7 +90,7 @@ impl<D> CopyQueue<D> {
     }
 }
 
-/// What a machine has out.
+/// Copy jobs that a home has out.
 #[derive(Debug)]
 pub(super) struct CopyJobs<D> {
     on: bool,

@@ -1,4 +1,4 @@
-//! The handshake of a connection (docs/protocol/socklnd.md §1, §2.6, §2.7): a machine for each role.
+//! The handshake of a connection (docs/protocol/socklnd.md §1, §2.6, §2.7): a state machine for each role.
 //!
 //! The node that was dialled (`passive`):
 //!

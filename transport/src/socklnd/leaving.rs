@@ -63,7 +63,7 @@ fsm::fsm! {
     }
 }
 
-/// The way down of a machine.
+/// The way down of an LND.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Leaving {
     stage: Fsm<Stage>,

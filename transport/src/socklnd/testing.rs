@@ -1,4 +1,4 @@
-//! Tables of the machine by themselves, for tests that drive them beside a model.
+//! Tables of socklnd by themselves, for tests that drive them beside a model.
 
 use std::cell::Cell;
 

@@ -349,7 +349,7 @@ pub fn settle(cfg: &mut Config) -> Vec<String> {
     said
 }
 
-/// A change to a machine that runs, checked.
+/// A change to a node that runs, checked.
 #[derive(Clone, Copy, Debug)]
 pub struct Change(Kind);
 
