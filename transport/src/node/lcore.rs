@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 use tcpstack::{CloseWhy as Why, Dial, Duplicate, FlowId, KeepAlive, PushError, Stack};
 
 use self::conns::{Conn, Conns, Queued};
+use super::conn_state::{ConnEvent, ConnState};
 use super::counters::StreamCounters;
 use super::inspect::{Inspect, PAGE, Page, Row};
 use super::streams::{Sibling, Streams, Told, Work};
@@ -199,7 +200,7 @@ impl<P: Port> LcoreStreams<P> {
                 tcpstack::Event::Opened { flow, local, remote, passive } => {
                     let id = if passive { self.insert(flow, None) } else { conn_id(self.shard, flow) };
                     let dial = self.conns.get(id).and_then(|c| {
-                        c.open = true;
+                        c.state.apply(ConnEvent::Opened);
                         c.dial
                     });
                     self.opened.push_back((id, ConnInfo { local, remote, dial }));
@@ -214,7 +215,7 @@ impl<P: Port> LcoreStreams<P> {
                 tcpstack::Event::Ended(flow) => self.touch(conn_id(self.shard, flow), |c| c.ended = true),
                 tcpstack::Event::Closed { flow, why } => {
                     let id = conn_id(self.shard, flow);
-                    if self.conns.get(id).is_some_and(|c| c.open) {
+                    if self.conns.get(id).is_some_and(|c| c.state != ConnState::Dialling) {
                         self.touch(id, |c| c.gone = Some(close_why(why)));
                     } else if let Some(c) = self.conns.take(id) {
                         self.failed.extend(c.dial.map(|d| (d, dial_error(why))));
@@ -228,7 +229,7 @@ impl<P: Port> LcoreStreams<P> {
     /// is free.
     #[expect(clippy::result_large_err, reason = "the message itself comes back, unboxed")]
     fn lend_out(&mut self, id: ConnId, mut m: SendMsg) -> Result<(), SendMsg> {
-        let Some(flow) = self.conns.get(id).filter(|c| !c.closing).map(|c| c.flow) else {
+        let Some(flow) = self.conns.get(id).filter(|c| c.state != ConnState::Closing).map(|c| c.flow) else {
             self.orphans.extend(m.lend);
             return Ok(());
         };
@@ -335,7 +336,7 @@ impl<P: Port> LcoreStreams<P> {
     /// Gives dials up whose time is over: TCP would go on for two minutes.
     fn end_dials(&mut self) {
         while let Some(id) = self.dials.over(self.now) {
-            if let Some(c) = self.conns.get(id).filter(|c| !c.open)
+            if let Some(c) = self.conns.get(id).filter(|c| c.state == ConnState::Dialling)
                 && let Some(dial) = c.dial
             {
                 let flow = c.flow;
@@ -385,16 +386,16 @@ impl<P: Port> LcoreStreams<P> {
         let Some(c) = self.conns.get(id) else { return 0 };
         let (flow, mut n) = (c.flow, 0);
         c.listed = false;
-        if std::mem::take(&mut c.readable) && !c.closing {
+        if std::mem::take(&mut c.readable) && c.state != ConnState::Closing {
             n += 1;
             sink(Happened::Bytes(id, &mut FlowRx { stack: &mut self.stack, flow, rest: &mut c.rest }));
         }
-        if c.fin && !c.fin_told && !c.closing {
+        if c.fin && c.state.would(ConnEvent::Fin).is_some() {
             if c.rest.is_none() {
                 c.rest = self.stack.next(flow).map(|f| (f, false));
             }
             if c.rest.is_none() {
-                c.fin_told = true;
+                c.state.apply(ConnEvent::Fin);
                 n += 1;
                 sink(Happened::PeerFin(id));
             }
@@ -404,10 +405,9 @@ impl<P: Port> LcoreStreams<P> {
             self.remove(id);
             sink(Happened::Closed(id, why));
         } else if (c.gone.is_some() || c.ended && (c.rest.is_some() || self.stack.unread(flow)))
-            && !(c.end_told || c.closing)
+            && c.state.apply(ConnEvent::End).is_some()
         {
             // Not all was taken: whether it ever will be is the machine's to say.
-            c.end_told = true;
             n += 1;
             sink(Happened::Ended(id));
         }
@@ -488,7 +488,7 @@ impl<P: Port> Streams for LcoreStreams<P> {
         let Some(c) = self.conns.get(id) else { return };
         let flow = c.flow;
         // Whoever closes takes nothing more, and what found no room is not sent.
-        c.closing = true;
+        c.state.apply(ConnEvent::Close);
         c.rest = None;
         c.waiting = VecDeque::new();
         self.unlent.close(id, &mut self.orphans);

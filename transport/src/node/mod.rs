@@ -19,6 +19,8 @@ pub mod balance;
 #[cfg(feature = "node")]
 pub mod builder;
 #[cfg(feature = "node")]
+mod conn_state;
+#[cfg(feature = "node")]
 mod counters;
 #[cfg(feature = "node")]
 mod handover;

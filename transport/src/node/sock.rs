@@ -24,7 +24,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use self::accept::Accepting;
 pub use self::config::{IdleMode, SockConfig, SockError};
 use self::config::{is_exhausted, remedy};
-use self::conn::{Conn, EINPROGRESS, SockRx, Stage, TxItem, close_why, dial_error};
+use self::conn::{Conn, EINPROGRESS, SockRx, TxItem, close_why, dial_error};
+use super::conn_state::{ConnEvent, ConnState};
 use super::counters::StreamCounters;
 use super::inspect::{Inspect, Page};
 use super::streams::{Sibling, Streams, Work};
@@ -186,7 +187,7 @@ impl SockStreams {
         self.listeners.iter().filter_map(|l| l.sock.local_addr().ok()).collect()
     }
 
-    fn insert(&mut self, mut sock: TcpStream, stage: Stage, info: ConnInfo) -> io::Result<ConnId> {
+    fn insert(&mut self, mut sock: TcpStream, info: ConnInfo) -> io::Result<ConnId> {
         let index = self.free.pop().unwrap_or_else(|| {
             self.conns.push(None);
             self.generations.push(0);
@@ -202,7 +203,11 @@ impl SockStreams {
         }
         self.generations[i] = self.generations[i].wrapping_add(1);
         let id = ConnId { shard: self.cfg.shard, index, generation: self.generations[i] };
-        self.conns[i] = Some(Conn::new(sock, id, info, stage));
+        let mut conn = Conn::new(sock, id, info);
+        if info.dial.is_none() {
+            conn.state.apply(ConnEvent::Opened);
+        }
+        self.conns[i] = Some(conn);
         Ok(id)
     }
 
@@ -253,7 +258,7 @@ impl SockStreams {
             let sock = TcpStream::from_std(sock.into());
             let local = sock.local_addr().map_err(|_| DialError::Local)?;
             let info = ConnInfo { local, remote: d.remote, dial: Some(d.id) };
-            let id = self.insert(sock, Stage::Connecting(d.id), info).map_err(|_| DialError::Local)?;
+            let id = self.insert(sock, info).map_err(|_| DialError::Local)?;
             self.dials.add(d.until, id);
             return Ok(());
         }
@@ -328,7 +333,7 @@ impl SockStreams {
     fn finish_dials(&mut self) {
         for i in 0..self.conns.len() {
             let Some(c) = &mut self.conns[i] else { continue };
-            let Stage::Connecting(dial) = c.stage else { continue };
+            let Some(dial) = c.dialling() else { continue };
             if !c.writable {
                 continue;
             }
@@ -344,7 +349,7 @@ impl SockStreams {
                     self.remove(i);
                 }
                 None => {
-                    c.stage = Stage::Open;
+                    c.state.apply(ConnEvent::Opened);
                     let id = c.id;
                     self.opened.push_back(id);
                 }
@@ -384,10 +389,10 @@ impl SockStreams {
         let mut n = 0;
         let short = self.unread_by_host();
         for c in self.conns.iter_mut().flatten() {
-            if c.stage != Stage::Open {
+            if c.state == ConnState::Dialling {
                 continue;
             }
-            if std::mem::take(&mut c.wanted) && !c.rx.is_empty() && c.close.is_none() {
+            if std::mem::take(&mut c.wanted) && !c.rx.is_empty() && c.state != ConnState::Closing {
                 n += 1;
                 sink(Happened::Bytes(c.id, &mut SockRx(&mut c.rx)));
             }
@@ -412,7 +417,7 @@ impl SockStreams {
                         let read = space.get(..k).unwrap_or_default();
                         let small = (k <= SMALL_READ).then(|| self.small.copy_of(read)).flatten();
                         c.rx.push_back(small.unwrap_or_else(|| buf.into_frag(0, k as u32)));
-                        if c.close.is_none() {
+                        if c.state != ConnState::Closing {
                             sink(Happened::Bytes(c.id, &mut SockRx(&mut c.rx)));
                         }
                         let full = k == ask;
@@ -429,14 +434,12 @@ impl SockStreams {
                     Err(e) => c.dead = Some(close_why(&e)),
                 }
             }
-            if c.eof && c.rx.is_empty() && !c.eof_told && c.close.is_none() {
-                c.eof_told = true;
+            if c.eof && c.rx.is_empty() && c.state.apply(ConnEvent::Fin).is_some() {
                 n += 1;
                 sink(Happened::PeerFin(c.id));
             }
             // The kernel tells of a RST when it is read up to that, which a machine that waits for the peer never does.
-            if c.ended && !c.end_told && !c.rx.is_empty() && c.dead.is_none() && c.close.is_none() {
-                c.end_told = true;
+            if c.ended && !c.rx.is_empty() && c.dead.is_none() && c.state.apply(ConnEvent::End).is_some() {
                 n += 1;
                 sink(Happened::Ended(c.id));
             }
@@ -470,7 +473,7 @@ impl SockStreams {
     fn write_some(&mut self) -> usize {
         let mut n = 0;
         for c in self.conns.iter_mut().flatten() {
-            if c.stage == Stage::Open && c.dead.is_none() {
+            if c.state != ConnState::Dialling && c.dead.is_none() {
                 n += c.write();
             }
         }
@@ -488,7 +491,7 @@ impl SockStreams {
     /// Closes what the kernel would go on dialling for two minutes.
     fn end_dials(&mut self, now: u64) {
         while let Some(id) = self.dials.over(now) {
-            if let Some(Stage::Connecting(dial)) = self.conn(id).map(|c| c.stage) {
+            if let Some(dial) = self.conn(id).and_then(|c| c.dialling()) {
                 self.failed.push_back((dial, DialError::TimedOut));
                 self.remove(id.index as usize);
             }
@@ -553,6 +556,7 @@ impl Streams for SockStreams {
         self.unlent.close(id, &mut self.orphans);
         if let Some(c) = self.conn(id) {
             c.close = Some(how);
+            c.state.apply(ConnEvent::Close);
             if how == Close::Abort {
                 c.dead = Some(CloseWhy::Local);
             }
@@ -594,7 +598,7 @@ impl Streams for SockStreams {
             if let Some((id, why)) = self.conns[i].as_ref().and_then(|c| Some((c.id, c.dead?))) {
                 n += 1;
                 // Bytes from before a RST are read before the machine hears of it, as far as it asks (field report L2).
-                let unread = |c: &Conn| c.wanted && !c.rx.is_empty() && c.close.is_none();
+                let unread = |c: &Conn| c.wanted && !c.rx.is_empty() && c.state != ConnState::Closing;
                 if why != CloseWhy::Local && self.conns[i].as_ref().is_some_and(unread) {
                     continue;
                 }
@@ -620,9 +624,9 @@ impl Streams for SockStreams {
             || self.conns.iter().flatten().any(|c| {
                 c.dead.is_some()
                     || c.told != c.written
-                    || (c.stage == Stage::Open && c.readable && c.rx.is_empty() && !c.eof)
+                    || (c.state != ConnState::Dialling && c.readable && c.rx.is_empty() && !c.eof)
                     || (c.wanted && !c.rx.is_empty())
-                    || (c.eof && !c.eof_told && c.rx.is_empty() && c.close.is_none())
+                    || (c.eof && c.rx.is_empty() && c.state.would(ConnEvent::Fin).is_some())
             });
         if pending { Some(0) } else { self.accepting.retry_at }
     }

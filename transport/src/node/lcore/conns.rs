@@ -6,10 +6,12 @@
 
 use std::collections::VecDeque;
 
+use fsm::Fsm;
 use hugepages::{Lent, RxFrag};
 use smallvec::SmallVec;
 use tcpstack::FlowId;
 
+use crate::node::conn_state::ConnState;
 use crate::stream::{CloseWhy, ConnId, DialId, InlineHdr, Progress};
 
 /// A message that waits for room in its stream.
@@ -21,7 +23,7 @@ pub(super) struct Queued {
 pub(super) struct Conn {
     pub(super) id: ConnId,
     pub(super) flow: FlowId,
-    pub(super) open: bool,
+    pub(super) state: Fsm<ConnState>,
     pub(super) dial: Option<DialId>,
     /// Next in the stream, and whether the window was opened for it: what the machine put back, or what was
     /// looked at to tell whether all has been taken.
@@ -29,14 +31,9 @@ pub(super) struct Conn {
     /// Bytes came, or the machine asked: tell it.
     pub(super) readable: bool,
     pub(super) fin: bool,
-    pub(super) fin_told: bool,
-    /// The machine has closed it: nothing but the end is told any more.
-    pub(super) closing: bool,
     pub(super) progress: Option<Progress>,
     /// The peer is gone, and the stack has bytes from it.
     pub(super) ended: bool,
-    /// That this is so, or that it is over while `rest` has some, was told.
-    pub(super) end_told: bool,
     pub(super) gone: Option<CloseWhy>,
     /// Among those touched already.
     pub(super) listed: bool,
@@ -48,16 +45,13 @@ impl Conn {
         Conn {
             id,
             flow,
-            open: false,
+            state: Fsm::START,
             dial,
             rest: None,
             readable: false,
             fin: false,
-            fin_told: false,
-            closing: false,
             progress: None,
             ended: false,
-            end_told: false,
             gone: None,
             listed: false,
             waiting: VecDeque::new(),

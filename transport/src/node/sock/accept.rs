@@ -6,7 +6,7 @@
 
 use std::io;
 
-use super::{ConnInfo, SockStreams, Stage, Streams};
+use super::{ConnInfo, SockStreams, Streams};
 
 /// Connections taken from one listener in one turn at most, so that those that are open are served, too.
 const ACCEPTS_A_TURN: usize = 256;
@@ -69,7 +69,7 @@ impl SockStreams {
                     Ok((sock, remote)) => {
                         let Ok(local) = sock.local_addr() else { continue };
                         let info = ConnInfo { local, remote, dial: None };
-                        match self.insert(sock, Stage::Open, info) {
+                        match self.insert(sock, info) {
                             Ok(id) => self.opened.push_back(id),
                             Err(e) => self.accept_later(&e),
                         }

@@ -4,21 +4,17 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
 use std::net::Shutdown;
 
+use fsm::Fsm;
 use hugepages::{Lent, RxFrag};
 use mio::net::TcpStream;
 use smallvec::SmallVec;
 
 use crate::lnd::trim;
+use crate::node::conn_state::ConnState;
 use crate::stream::{Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, StreamRx};
 
 /// Most slices in one write.
 const IOV: usize = 64;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
-    Connecting(DialId),
-    Open,
-}
 
 pub(super) struct TxItem {
     pub(super) hdr: crate::stream::InlineHdr,
@@ -37,7 +33,7 @@ pub(super) struct Conn {
     pub(super) sock: TcpStream,
     pub(super) id: ConnId,
     pub(super) info: ConnInfo,
-    pub(super) stage: Stage,
+    pub(super) state: Fsm<ConnState>,
     pub(super) tx: VecDeque<TxItem>,
     pub(super) written: u64,
     pub(super) told: u64,
@@ -47,10 +43,8 @@ pub(super) struct Conn {
     /// The machine asked for what was read: tell it.
     pub(super) wanted: bool,
     pub(super) eof: bool,
-    pub(super) eof_told: bool,
     /// The kernel says that the connection is over, whatever is unread.
     pub(super) ended: bool,
-    pub(super) end_told: bool,
     pub(super) close: Option<Close>,
     /// When that was first seen, in ns.
     pub(super) closing_since: Option<u64>,
@@ -80,12 +74,12 @@ pub(super) fn close_why(e: &io::Error) -> CloseWhy {
 }
 
 impl Conn {
-    pub(super) fn new(sock: TcpStream, id: ConnId, info: ConnInfo, stage: Stage) -> Conn {
+    pub(super) fn new(sock: TcpStream, id: ConnId, info: ConnInfo) -> Conn {
         Conn {
             sock,
             id,
             info,
-            stage,
+            state: Fsm::START,
             tx: VecDeque::new(),
             written: 0,
             told: 0,
@@ -94,14 +88,17 @@ impl Conn {
             rx: VecDeque::new(),
             wanted: false,
             eof: false,
-            eof_told: false,
             ended: false,
-            end_told: false,
             close: None,
             closing_since: None,
             ask: super::FIRST_READ,
             dead: None,
         }
+    }
+
+    /// The dial that is under way.
+    pub(super) fn dialling(&self) -> Option<DialId> {
+        self.info.dial.filter(|_| self.state == ConnState::Dialling)
     }
 
     /// Bytes that the kernel has not taken yet.

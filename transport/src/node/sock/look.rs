@@ -3,16 +3,16 @@
 
 use tcpstack::{ConnStats, Phase};
 
-use super::conn::{Conn, Stage};
+use super::conn::Conn;
 use crate::node::inspect::{PAGE, Page, Row};
 
 pub(super) fn look(conns: &[Option<Conn>], page: &mut Page) {
     let first = page.step(conns.len());
     for c in conns.iter().skip(first).take(PAGE).flatten() {
-        let state = match c.stage {
-            Stage::Connecting(_) => Phase::SynSent,
-            Stage::Open if c.eof => Phase::CloseWait,
-            Stage::Open => Phase::Established,
+        let state = match c.dialling() {
+            Some(_) => Phase::SynSent,
+            None if c.eof => Phase::CloseWait,
+            None => Phase::Established,
         };
         let not_sent = c.waiting();
         let stats = ConnStats {
