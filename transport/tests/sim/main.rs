@@ -217,8 +217,11 @@ impl World {
 
     /// Gives node `from` an operation, at its shard `shard`.
     pub fn ask_at(&mut self, from: usize, shard: u16, to: usize, ask: Ask) {
-        let target = ProcessId { nid: self.nodes[to].cfg.nid(), pid: self.nodes[to].cfg.pid };
         let tag = self.next;
+        let cfg = &self.nodes[to].cfg;
+        // By one of its NIs, as it comes.
+        let nid = cfg.nids().nth(tag as usize % cfg.nis.len()).unwrap();
+        let target = ProcessId { nid, pid: cfg.pid };
         self.next += 1;
         let mut run = None;
         let op = match ask {
@@ -341,7 +344,10 @@ impl World {
         let g = node.machine.gauges();
         assert_eq!((g.credits_used, g.cookies), (credits, cookies), "machine {machine}: {g:?}");
         // And an answer for each host that holds none.
-        assert!(g.credits_used <= cfg.ni_credits as usize + g.peers, "machine {machine}: {g:?}");
+        assert!(
+            g.credits_used <= cfg.nis.len() * cfg.ni_credits as usize + g.peers,
+            "machine {machine}: {g:?}"
+        );
         assert!(g.cookies <= g.lends, "machine {machine}: a cookie without its pages: {g:?}");
         let held = node.machine.held();
         assert_eq!(held.used, node.machine.held_recounted(), "machine {machine}: {held:?}");

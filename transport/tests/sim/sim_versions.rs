@@ -14,7 +14,7 @@ use crate::{Ask, End, Ended, QUIET, Ways, World, nid, number, play, some_len};
 use transport::lnd::{Accept, Config};
 use transport::testing::net::{Cut, SEC};
 use transport::testing::rng::Rng;
-use transport::wire::Version;
+use transport::wire::{Nid, Version};
 
 /// Seeds of `make test`.
 const SEEDS: u64 = 500;
@@ -28,6 +28,15 @@ struct Kind {
     users: bool,
     /// Limits so low that operations and peers are refused.
     tight: bool,
+    /// Everybody has an NI on a second network, too.
+    second: Option<Second>,
+}
+
+/// Where the second NI of a node is.
+#[derive(Clone, Copy, Debug)]
+enum Second {
+    SameAddress,
+    OwnAddress,
 }
 
 /// A node's configuration, its incarnation apart the same for its whole life.
@@ -71,14 +80,20 @@ fn config(r: &mut Rng, n: usize, many: usize, kind: &Kind) -> Config {
         cfg.max_embryonic = r.pick(&[1, 2]);
         cfg.max_conns_per_type = r.pick(&[1, 64]);
     }
-    cfg
+    match kind.second {
+        None => cfg,
+        Some(Second::SameAddress) => cfg.also(Nid::tcp(nid(n, kind.v6).ip().unwrap(), 1)),
+        // Beyond all first ones.
+        Some(Second::OwnAddress) => cfg.also(Nid::tcp(nid(n + 5000, kind.v6).ip().unwrap(), 1)),
+    }
 }
 
 fn case(r: &mut Rng) -> (World, Kind) {
     let many = if r.chance(2) { 50 } else { 2 + r.below(6) as usize };
     let v6 = r.chance(20);
     let (trust, users) = (r.chance(10), !v6 && r.chance(15));
-    let kind = Kind { v6, trust, users, tight: r.chance(15) };
+    let second = r.pick(&[None, None, Some(Second::SameAddress), Some(Second::OwnAddress)]);
+    let kind = Kind { v6, trust, users, tight: r.chance(15), second };
     let mut w = World::new();
     w.net.latency = r.pick(&[1_000, 50_000, 3_000_000]);
     w.net.piecemeal = r.chance(50);
