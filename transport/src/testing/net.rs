@@ -395,6 +395,10 @@ impl Net {
                 let e = &self.links[link];
                 if let (true, Some(id)) = (e.silent, dial) {
                     let node = e[end].node;
+                    if e[end].closed {
+                        // Whoever dialled has died meanwhile.
+                        return;
+                    }
                     let life = self.nodes[node].life;
                     return self.at(self.syn_timeout, Ev::DialFailed(node, id, DialError::TimedOut, life));
                 }

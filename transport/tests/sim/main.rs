@@ -243,6 +243,9 @@ impl World {
                 Spot(SINK, 9).put_with(tag, hdr_data, target, payload, ack)
             }
         };
+        if self.verbose {
+            println!("{} {from}/{shard} asks {to}: {ask:?}, {tag}, {nid}", self.net.now);
+        }
         self.nodes[from].open.insert(tag, Open { to, ask, run });
         self.net.op(self.nodes[from].first + usize::from(shard), op);
     }
@@ -368,6 +371,9 @@ impl World {
     /// Ends a node's process. Its peers get RSTs, or silence.
     pub fn kill(&mut self, n: usize, rst: bool) {
         self.hear();
+        if self.verbose {
+            println!("{} {n} is killed", self.net.now);
+        }
         let p = &mut self.nodes[n];
         p.open.clear();
         for machine in p.first..p.first + usize::from(p.shards) {
@@ -438,6 +444,13 @@ impl World {
     /// A counter of a machine.
     pub fn counter(&self, machine: usize, name: &str) -> u64 {
         self.net.nodes[machine].machine.counters().iter().filter(|c| c.0 == name).map(|c| c.1).sum()
+    }
+
+    /// What a node has counted.
+    pub fn counts(&self, n: usize) -> Vec<(&'static str, u64)> {
+        let p = &self.nodes[n];
+        let all = (p.first..p.first + usize::from(p.shards)).map(|m| self.net.nodes[m].machine.counters());
+        all.flat_map(|c| c.iter().filter(|c| c.1 > 0).collect::<Vec<_>>()).collect()
     }
 
     /// A counter summed over all machines.
