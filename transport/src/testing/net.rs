@@ -395,7 +395,7 @@ impl Net {
                 let e = &self.links[link];
                 if let (true, Some(id)) = (e.silent, dial) {
                     let node = e[end].node;
-                    if e[end].closed {
+                    if e[end].closed() {
                         // Whoever dialled has died meanwhile.
                         return;
                     }
