@@ -361,6 +361,8 @@ impl World {
     /// Runs for `ns`, and looks at every machine after each of its inputs.
     pub fn run(&mut self, ns: u64) {
         let until = self.net.now + ns;
+        // Nobody has looked at what was done to nodes since.
+        self.had.clear();
         while self.net.step_before(until) {
             if let Some(machine) = self.net.last {
                 self.invariants(machine);
