@@ -5,7 +5,7 @@ use arrayvec::ArrayVec;
 use super::Socklnd;
 use super::conn::Conn;
 use super::hello::{self, Active, Front, Handshake, HsAction, HsEvent, HsState, Passive};
-use super::peer::{DialEvent, DialState};
+use super::peer::{DialEvent, DialState, Peer};
 use super::standing::StandEvent;
 use crate::lnd::budget::{self, Cause};
 use crate::lnd::config::SEC;
@@ -251,7 +251,7 @@ impl<U: Upper> Socklnd<U> {
         let Some(peer) = self.peers.get(peer_key) else { return HsEvent::Bad };
         let rebooted = peer.incarnation.is_some_and(|i| i != incarnation);
         let other = !peer.conns.is_empty() && peer.version.is_some_and(|v| v != version);
-        if rebooted || other || peer.leaving.is_some() {
+        if rebooted || other || self.ended_by(peer) {
             // Messages that wait for a connection go over the set that begins here.
             cx.counters.peers_rebooted += u64::from(rebooted);
             self.drop_set(up, cx, peer_key, LnetError::ConnLost, false, None);
@@ -364,12 +364,18 @@ impl<U: Upper> Socklnd<U> {
         HsEvent::Downgrade
     }
 
+    /// Whether the peer has ended the set, which is read to its end still: a new connection belongs to the next one.
+    fn ended_by(&self, peer: &Peer<U::Token>) -> bool {
+        let fin = |c: &Key| self.conns.get(*c).is_some_and(|c| c.fin);
+        peer.leaving.is_some() || peer.conns.iter().any(fin)
+    }
+
     /// The answer to our HELLO is good: the connection joins the set, or begins one.
     fn join(&mut self, up: &mut U, cx: &mut Cx, key: Key, h: &Hello) {
         let Some(peer_key) = self.conns.get(key).and_then(|c| c.peer) else { return };
         let Some(peer) = self.peers.get(peer_key) else { return };
         let other = !peer.conns.is_empty() && peer.version.is_some_and(|v| v != h.version);
-        if other || peer.leaving.is_some() {
+        if other || self.ended_by(peer) {
             self.drop_set(up, cx, peer_key, LnetError::ConnLost, false, Some(key));
             self.kick_upper(up, peer_key);
         }

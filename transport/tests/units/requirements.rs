@@ -7,7 +7,8 @@ use transport::lnet::{Event, MdMem};
 use transport::testing::capture::Msg;
 use transport::testing::net::{Net, SEC};
 use transport::wire::{
-    AcceptorReq, ByteOrder, ConnType, Hello, KsockType, LnetBody, Nid, ProcessId, Version, WireHandle,
+    AcceptorReq, ByteOrder, ConnType, Hello, KsockType, LnetBody, LnetHdr, Nid, ProcessId, Version,
+    WireHandle,
 };
 
 const VERSIONS: [Version; 4] = [Version::V1, Version::V2, Version::V3, Version::V4];
@@ -168,7 +169,7 @@ fn asking(version: Version, cookie: u64) -> Vec<(&'static str, Vec<u8>, usize)> 
         LnetBody::Put { ack: WireHandle::NONE, match_bits: 5, hdr_data: 0, portal: 9999, offset: 0 };
     let handle = WireHandle { interface: 3, object: 4 };
     let get = LnetBody::Get { handle, match_bits: 9, portal: 8, src_offset: 0, sink_length: 5 };
-    let elsewhere = transport::wire::LnetHdr { dest_nid: "10.0.0.1@tcp7".parse().unwrap(), ..put(300) };
+    let elsewhere = LnetHdr { dest_nid: "10.0.0.1@tcp7".parse().unwrap(), ..put(300) };
     vec![
         with("stored", of(put(2000), 2000)),
         with("cut to the MD's 2500 bytes", of(put(3000), 2500)),
@@ -348,6 +349,35 @@ fn requirement_08_what_was_received_before_the_end_is_delivered() {
             assert_eq!(puts.count(), 80, "{which} on {ended}");
             net.assert_at_rest(0);
         }
+    }
+}
+
+/// A message without payload has come whole with its header. While its MD is another message's, a FIN behind it is not heard;
+/// unless the peer connects anew before: then the set is over, and what it asked with it.
+#[test]
+fn requirement_08_a_whole_message_that_waits_for_its_md_is_taken_before_a_fin() {
+    for anew in [false, true] {
+        let mut net = net(config(1));
+        attach(&mut net, 0, MdMem::Sink(Sink::Copy(transport::testing::data::run(4096))), true);
+        let slow = open(&mut net, 999, &start(&hello(Version::V3, ConnType::Control)));
+        let other = Hello { src_pid: 7, ..hello(Version::V3, ConnType::Control) };
+        let quick = open(&mut net, 998, &start(&other));
+        let long = message(Version::V3, &put(1000), 0);
+        let (begun, rest) = long.split_at(long.len() - 600);
+        net.raw_send(slow, begun);
+        net.run(SEC / 100);
+        net.raw_send(quick, &message(Version::V3, &LnetHdr { src_pid: 7, ..put(0) }, 0));
+        net.raw_fin(quick);
+        net.run(SEC / 100);
+        assert!(net.take_events(0).is_empty(), "the second waits for the first");
+        let next = anew.then(|| open(&mut net, 997, &start(&other)));
+        net.raw_send(slow, rest);
+        net.run(SEC);
+        let good = |e: &Event| matches!(e, Event::Put(p) if p.status == Ok(()));
+        let puts = net.take_events(0).iter().filter(|e| good(e)).count();
+        assert_eq!((puts, counters(&net).err_eof_inside), (if anew { 1 } else { 2 }, 0));
+        assert!(net.wire(quick, 1).1 && next.is_none_or(|n| !net.wire(n, 1).1), "the new one stays");
+        net.assert_at_rest(0);
     }
 }
 
