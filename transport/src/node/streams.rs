@@ -58,8 +58,8 @@ pub trait Streams {
     /// Closes a stream.
     fn close(&mut self, c: ConnId, how: Close);
 
-    /// Does what the machine wants of a stream.
-    #[inline]
+    /// Does what the machine wants of a stream. Inlined, since a message would be moved once more.
+    #[inline(always)]
     fn act(&mut self, action: Action) {
         match action {
             Action::Dial(d) => self.dial(&d),
