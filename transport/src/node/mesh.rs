@@ -19,7 +19,7 @@
 //! A home that owns a queue dials from it, by a port that brings the answers back there: while the peer stays, what
 //! was dialled never crosses.
 //!
-//! Homes may move while streams run ([`super::migration`]): what concerns a stream carries its bucket and goes where
+//! Homes may move while streams run (`migration`): what concerns a stream carries its bucket and goes where
 //! the bucket is by then.
 //!
 //! The streams of the lcore's own queue are lent to the mesh for the length of a call; `None` where it owns no queue.

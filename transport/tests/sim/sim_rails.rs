@@ -26,10 +26,10 @@ fn nids(all: [&str; 2]) -> [Nid; 2] {
     all.map(|n| n.parse().unwrap())
 }
 
-fn down<S: Streams + Inspect>(
-    shards: &mut [Shard<S, RingApp>],
-    turn: &mut dyn FnMut(&mut [Shard<S, RingApp>]),
-) {
+/// Turns all shards once.
+type Turn<'a, S> = &'a mut dyn FnMut(&mut [Shard<S, RingApp>]);
+
+fn down<S: Streams + Inspect>(shards: &mut [Shard<S, RingApp>], turn: Turn<'_, S>) {
     shards.iter_mut().for_each(Shard::shut_down);
     for _ in 0..2_000_000 {
         if shards.iter().all(Shard::is_down) {
