@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
-use dataplane::pkt::{AttachError, Port, TX_HEAD_ROOM, TxCsum, TxMeta, TxPkt};
+use arrayvec::ArrayVec;
+use dataplane::pkt::{AttachError, Port, RX_BURST, TX_HEAD_ROOM, TxCsum, TxMeta, TxPkt};
+use dataplane::tap::TapEnd;
 
 use crate::config::Counters;
 use crate::csum::{Sum, pseudo};
@@ -13,22 +15,25 @@ use crate::wire::{self, Fields, HDR, HDR6, Head, Mac, Template};
 
 /// The port, its queue, and how packets have to look for it.
 pub(crate) struct Io<P: Port> {
-    pub(crate) port: P,
-    pub(crate) q: VecDeque<P::Tx>,
-    pub(crate) mac: Mac,
+    port: P,
+    /// Packets built, which the port has not taken yet.
+    q: VecDeque<P::Tx>,
+    mac: Mac,
     /// Largest IP packet of the port, in bytes.
-    pub(crate) mtu: u16,
+    mtu: u16,
     /// Largest IP packet that the port segments; 0 where it does not.
     super_max: u32,
-    pub(crate) vlan: Option<u16>,
+    vlan: Option<u16>,
     /// Type of service, or traffic class, of TCP's packets.
     tos: u8,
     /// The time of the turn, in ns.
-    pub(crate) now: u64,
+    now: u64,
     hw_vlan: bool,
     offload: bool,
     attach_min: u32,
     depth: usize,
+    /// Who watches packets that pass.
+    tap: Option<Box<TapEnd>>,
 }
 
 /// Which bytes to send, and in what pieces.
@@ -68,8 +73,76 @@ impl<P: Port> Io<P> {
             offload,
             attach_min: attach_min.max(1),
             depth,
+            tap: None,
             port,
         }
+    }
+
+    /// The port.
+    pub(crate) fn port(&self) -> &P {
+        &self.port
+    }
+
+    /// The port, for all that is not done here.
+    pub(crate) fn port_mut(&mut self) -> &mut P {
+        &mut self.port
+    }
+
+    /// Our Ethernet address.
+    #[inline]
+    pub(crate) fn mac(&self) -> Mac {
+        self.mac
+    }
+
+    /// Largest IP packet of the port, in bytes.
+    pub(crate) fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    /// The time of the turn, in ns.
+    #[inline]
+    pub(crate) fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// A turn begins at `now` (ns).
+    #[inline]
+    pub(crate) fn set_now(&mut self, now: u64) {
+        self.now = now;
+    }
+
+    /// Packets built, which the port has not taken yet.
+    #[inline]
+    pub(crate) fn queued(&self) -> usize {
+        self.q.len()
+    }
+
+    /// Shows the packets that pass to `tap`, or to nobody any more. Returns whom they were shown to so far.
+    pub(crate) fn tap(&mut self, tap: Option<Box<TapEnd>>) -> Option<Box<TapEnd>> {
+        std::mem::replace(&mut self.tap, tap)
+    }
+
+    /// Receives a burst.
+    #[inline]
+    pub(crate) fn receive(&mut self, burst: &mut ArrayVec<P::Rx, RX_BURST>) {
+        self.port.rx_burst(burst);
+        if let Some(t) = &mut self.tap {
+            burst.iter().for_each(|p| t.received(p, self.now));
+        }
+    }
+
+    /// Sends what is queued, as far as the port takes it, shown to nobody; returns how many packets that was.
+    pub(crate) fn send(&mut self) -> usize {
+        self.port.tx_burst(&mut self.q)
+    }
+
+    /// Sends what is queued, as far as the port takes it; returns how many packets that was.
+    #[inline]
+    pub(crate) fn transmit(&mut self) -> u32 {
+        (match &mut self.tap {
+            None => self.port.tx_burst(&mut self.q),
+            Some(t) => t.send(&mut self.port, &mut self.q, self.now),
+        }) as u32
     }
 
     /// Our own MSS: what one packet of the port's MTU carries without options (RFC 6691).
@@ -308,4 +381,17 @@ pub(crate) fn sum_from<R: dataplane::pkt::RxPkt>(p: &R, off: usize, len: usize, 
         sum.add(&b[k..k + n]);
     });
     sum.folded()
+}
+
+/// Copies a packet's bytes from `off` on into `b`; returns how many.
+pub(crate) fn gather<R: dataplane::pkt::RxPkt>(p: &R, off: usize, b: &mut [u8]) -> usize {
+    let (mut skip, mut at) = (off, 0);
+    p.for_each(&mut |x| {
+        let k = skip.min(x.len());
+        skip -= k;
+        let n = (x.len() - k).min(b.len() - at);
+        b[at..at + n].copy_from_slice(&x[k..k + n]);
+        at += n;
+    });
+    at
 }

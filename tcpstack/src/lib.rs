@@ -76,16 +76,12 @@ pub mod addr;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod arp;
 pub mod cc;
-mod clock;
 pub mod config;
-mod control;
 pub mod cookie;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod csum;
-mod egress;
 mod ending;
 pub mod engine;
-mod flood;
 mod flow;
 mod flows;
 pub mod host;
@@ -93,19 +89,17 @@ pub mod host;
 pub mod icmp;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod icmp_error;
-mod ingress;
 mod io;
 pub mod isn;
 pub mod limit;
 mod link;
+mod listen;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod nd;
 pub mod neighbour;
 pub mod newreno;
-mod open;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod opts;
-mod path;
 pub mod phantom;
 pub mod phase;
 pub mod pmtu;
@@ -124,12 +118,10 @@ pub mod stack;
 pub mod stamps;
 pub mod stats;
 pub mod table;
-mod tap;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod timewait;
 pub mod tlp;
-mod uplink;
 pub use ::wheel;
 mod window;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]

@@ -2,16 +2,16 @@
 //! and neighbour discovery (RFC 4861) say of them is brought to the same few events.
 //!
 //! ```text
-//!            Use                     Told, solicited
-//!   (none) ───────> Incomplete ─────────────────────────> Reachable <──────────────┐
-//!     │  ▲              │  │                               │      │                │ Told, solicited
-//!     │  └─ 3 asked ────┘  └─ Told, unsolicited ──┐        │   Use after 60 s,     │
-//!     │                                           ▼        │   Doubt               │
-//!     └───────── AsksUs ───────────────────────> Stale <───┘      │                │
-//!                                                 │    another    └──> Probe ──────┘
-//!                                                 │    address          │  ▲
-//!                                                 └──────── Use ────────┼──┘
-//!                                                        (none) <───────┘ 3 asked
+//!            Use                     Answer
+//!    None ────────> Incomplete ─────────────────────────> Reachable <─────────────┐
+//!     │  ▲              │  │                               │      │               │ Answer
+//!     │  └─── Spent ────┘  └─ Moved, Asks ────────┐        │   UseOld, Doubt      │
+//!     │                                           ▼        │      └───> Probe ────┘
+//!     └───────── Asks ─────────────────────────> Stale <───┘             │ ▲
+//!                                                 │   Moved, Denied,     │ │
+//!                                                 │   Asks               │ │
+//!                                                 └───── Use, Doubt ─────┼─┘
+//!                                                         None <── Spent ┘   Probe: Moved ──> Stale
 //! ```
 //!
 //! An address once known is used while it is asked for again. A mapping that has just changed does not change again
@@ -20,6 +20,8 @@
 //! that nothing has to walk the connections.
 
 use std::collections::HashMap;
+
+use fsm::Fsm;
 
 use crate::addr::Addr;
 use crate::wire::Mac;
@@ -37,40 +39,80 @@ const FRESH: u64 = 60_000_000_000;
 /// A mapping that has changed is not believed to change again for this long, in ns.
 const LOCK: u64 = 1_000_000_000;
 
-/// What is known of a neighbour.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Asked for, never answered.
-    Incomplete {
-        /// Questions asked.
-        tries: u8,
-        /// When the next one is due (ns).
-        next: u64,
-    },
-    /// It has answered.
-    Reachable {
-        /// Its address.
-        mac: Mac,
-        /// When (ns).
-        at: u64,
-    },
-    /// It said where it is without being asked.
-    Stale {
-        /// Its address.
-        mac: Mac,
-    },
-    /// Known, and asked for again.
-    Probe {
-        /// Its address so far.
-        mac: Mac,
-        /// Questions asked.
-        tries: u8,
-        /// When the next one is due (ns).
-        next: u64,
-    },
+fsm::fsm! {
+    /// A state of knowledge about a neighbour.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum State {
+        /// Nothing is known, and nobody asks.
+        None,
+        /// Asked for, never answered.
+        Incomplete,
+        /// It has answered.
+        Reachable,
+        /// It said where it is without being asked.
+        Stale,
+        /// Known, and asked for again.
+        Probe,
+    }
+
+    /// An event, judged by what is known.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Judged {
+        /// Somebody here wants to send to it.
+        Use,
+        /// The same, and its answer is old.
+        UseOld,
+        /// It seems to have gone silent.
+        Doubt,
+        /// A question is due.
+        Due,
+        /// A question is due, and all have been asked.
+        Spent,
+        /// It asks for us, from another place than is known.
+        Asks,
+        /// It says where it is, as an answer to us.
+        Answer,
+        /// It says unasked that it is at another place than is known.
+        Moved,
+        /// It says that it is at another place, and not to believe that over what is known.
+        Denied,
+    }
+
+    /// An action on an entry.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Act {
+        /// Begin to ask.
+        Seek,
+        /// Ask once more.
+        Ask,
+        /// Forget it: it does not answer.
+        Dead,
+        /// Take its place.
+        Learn,
+        /// Take its place, and the time.
+        Confirm,
+        /// Nothing.
+        Keep,
+    }
+
+    table State + Judged => Act {
+        start None;
+        else "what is known stays";
+        None + Use | UseOld => Incomplete, Seek;
+        None + Asks => Stale, Learn;
+        Reachable + UseOld | Doubt => Probe, Seek;
+        Stale + Use | UseOld | Doubt => Probe, Seek;
+        Incomplete | Probe + Due => same, Ask;
+        Incomplete | Probe + Spent => None, Dead;
+        Incomplete | Reachable | Stale + Asks => Stale, Learn;
+        Probe + Asks => Probe, Learn;
+        Incomplete | Reachable | Stale | Probe + Answer => Reachable, Confirm;
+        Incomplete | Reachable | Stale | Probe + Moved => Stale, Learn;
+        Reachable + Denied => Stale, Keep;
+    }
 }
 
-/// What happens to a neighbour.
+/// An event at a neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ev {
     /// Somebody here wants to send to it.
@@ -92,91 +134,83 @@ pub enum Ev {
     },
 }
 
-/// What is to be done then.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Act {
-    /// Nothing.
-    None,
-    /// Ask: this station, or everybody.
-    Ask(Option<Mac>),
-    /// It does not answer.
-    Dead,
-}
-
-impl State {
-    /// The Ethernet address, where there is one.
-    pub fn mac(&self) -> Option<Mac> {
-        match self {
-            State::Incomplete { .. } => None,
-            State::Reachable { mac, .. } | State::Stale { mac } | State::Probe { mac, .. } => Some(*mac),
-        }
-    }
-
-    fn due(&self) -> u64 {
-        match self {
-            State::Incomplete { next, .. } | State::Probe { next, .. } => *next,
-            State::Reachable { .. } | State::Stale { .. } => u64::MAX,
-        }
-    }
-
-    /// The transition; `None` for no entry. `held` says that the mapping has just changed.
-    pub fn step(s: Option<State>, ev: Ev, now: u64, held: bool) -> (Option<State>, Act) {
-        use State::*;
-        let some = |s| (Some(s), Act::None);
-        match (s, ev) {
-            (None, Ev::Use) => some(Incomplete { tries: 0, next: now }),
-            (None, Ev::AsksUs(mac)) => some(Stale { mac }),
-            (None, _) => (None, Act::None),
-            (Some(Reachable { mac, at }), Ev::Use) if now.saturating_sub(at) > FRESH => {
-                some(Probe { mac, tries: 0, next: now })
-            }
-            (Some(Reachable { mac, .. }), Ev::Doubt) | (Some(Stale { mac }), Ev::Use | Ev::Doubt) => {
-                some(Probe { mac, tries: 0, next: now })
-            }
-            (Some(s), Ev::Use | Ev::Doubt) => some(s),
-            (Some(Incomplete { tries, next } | Probe { tries, next, .. }), Ev::Tick)
-                if now >= next && tries >= TRIES =>
-            {
-                (None, Act::Dead)
-            }
-            (Some(Incomplete { tries, next }), Ev::Tick) if now >= next => {
-                (Some(Incomplete { tries: tries + 1, next: now + RETRY }), Act::Ask(None))
-            }
-            // Directly first (RFC 1122 §2.3.2.1), then everybody: it may have moved.
-            (Some(Probe { mac, tries, next }), Ev::Tick) if now >= next => {
-                let to = (tries == 0).then_some(mac);
-                (Some(Probe { mac, tries: tries + 1, next: now + RETRY }), Act::Ask(to))
-            }
-            (Some(s), Ev::Tick) => some(s),
-            (Some(Incomplete { .. }), Ev::AsksUs(mac)) => some(Stale { mac }),
-            (Some(s), Ev::AsksUs(mac)) if s.mac() == Some(mac) || held => some(s),
-            (Some(Probe { tries, next, .. }), Ev::AsksUs(mac)) => some(Probe { mac, tries, next }),
-            (Some(_), Ev::AsksUs(mac)) => some(Stale { mac }),
-            (Some(s), Ev::Told { mac, solicited, overrides }) => {
-                let same = s.mac().is_none_or(|m| m == mac);
-                // Only an answer to a question that is open clears a doubt about who has the address.
-                let open = matches!(s, Incomplete { .. } | Probe { .. });
-                match (same || overrides, solicited, s) {
-                    (false, _, Reachable { mac, .. }) => some(Stale { mac }),
-                    (false, ..) => some(s),
-                    _ if !same && held && !(solicited && open) => some(s),
-                    (true, true, _) => some(Reachable { mac, at: now }),
-                    (true, false, Incomplete { .. }) => some(Stale { mac }),
-                    (true, false, _) if same => some(s),
-                    (true, false, _) => some(Stale { mac }),
-                }
-            }
-        }
-    }
-}
-
 struct Entry {
     addr: Addr,
-    state: State,
+    state: Fsm<State>,
+    /// Ethernet address, unless the state is Incomplete.
+    mac: Mac,
+    /// Questions asked.
+    tries: u8,
+    /// When the next one is due, in Incomplete and Probe, in ns.
+    next: u64,
+    /// When it answered, in Reachable, in ns.
+    at: u64,
     /// When the Ethernet address last changed (ns).
     changed: u64,
     /// Somebody here has wanted it; strangers that asked for us make room first.
     wanted: bool,
+}
+
+impl Entry {
+    /// One of which nothing is known.
+    fn new(addr: Addr, now: u64) -> Entry {
+        Entry { addr, state: Fsm::START, mac: [0; 6], tries: 0, next: 0, at: 0, changed: now, wanted: false }
+    }
+
+    /// The Ethernet address, where there is one.
+    fn mac(&self) -> Option<Mac> {
+        (!matches!(self.state.get(), State::None | State::Incomplete)).then_some(self.mac)
+    }
+
+    /// Whether an answer is waited for.
+    fn asks(&self) -> bool {
+        matches!(self.state.get(), State::Incomplete | State::Probe)
+    }
+
+    /// When the next question is due, in ns.
+    fn due(&self) -> u64 {
+        if self.asks() { self.next } else { u64::MAX }
+    }
+
+    /// Judges an event; `None` when it says nothing new, or nothing to be believed. `held` says that the mapping has
+    /// just changed.
+    fn judge(&self, ev: Ev, now: u64, held: bool) -> Option<Judged> {
+        Some(match ev {
+            Ev::Use if now.saturating_sub(self.at) > FRESH => Judged::UseOld,
+            Ev::Use => Judged::Use,
+            Ev::Doubt => Judged::Doubt,
+            Ev::Tick if now < self.due() => return None,
+            Ev::Tick if self.tries >= TRIES => Judged::Spent,
+            Ev::Tick => Judged::Due,
+            Ev::AsksUs(mac) if self.mac().is_some_and(|m| m == mac || held) => return None,
+            Ev::AsksUs(_) => Judged::Asks,
+            Ev::Told { mac, solicited, overrides } => {
+                let same = self.mac().is_none_or(|m| m == mac);
+                match (same, overrides) {
+                    (false, false) => Judged::Denied,
+                    // Only an answer to a question that is open clears a doubt about who has the address.
+                    (false, true) if held && !(solicited && self.asks()) => return None,
+                    _ if solicited => Judged::Answer,
+                    (true, _) if self.mac().is_some() => return None,
+                    _ => Judged::Moved,
+                }
+            }
+        })
+    }
+
+    /// Takes in an event.
+    fn step(&mut self, ev: Ev, now: u64, held: bool) -> Option<Act> {
+        let judged = self.judge(ev, now, held)?;
+        let act = self.state.apply(judged)?;
+        match (act, ev) {
+            (Act::Seek, _) => (self.tries, self.next) = (0, now),
+            (Act::Ask, _) => (self.tries, self.next) = (self.tries + 1, now + RETRY),
+            (Act::Learn, Ev::AsksUs(mac) | Ev::Told { mac, .. }) => self.mac = mac,
+            (Act::Confirm, Ev::AsksUs(mac) | Ev::Told { mac, .. }) => (self.mac, self.at) = (mac, now),
+            _ => (),
+        }
+        Some(act)
+    }
 }
 
 /// What to do about an address.
@@ -212,7 +246,7 @@ impl Neighbours {
 
     /// Where `a` is, as far as known; nothing is asked.
     pub fn peek(&self, a: &Addr) -> Option<Mac> {
-        self.slots.get(*self.index.get(a)?)?.state.mac()
+        self.slots.get(*self.index.get(a)?)?.mac()
     }
 
     /// Where `a` is. When that is not known, or is old, the next [`Neighbours::poll`] asks.
@@ -221,31 +255,28 @@ impl Neighbours {
         self.peek(a).map_or(Lookup::Wait, Lookup::Known)
     }
 
-    /// Something happened to `a`.
+    /// Takes in an event at `a`.
     pub fn event(&mut self, a: &Addr, ev: Ev, now: u64) {
         let at = self.index.get(a).copied();
-        let old = at.and_then(|i| self.slots.get(i));
-        let (mac, was) = (old.and_then(|e| e.state.mac()), old.map(|e| e.state));
-        let held = old.is_some_and(|e| mac.is_some() && now.saturating_sub(e.changed) < LOCK);
-        let Some(state) = State::step(was, ev, now, held).0 else { return };
+        let mut new = Entry::new(*a, now);
+        let e = at.and_then(|i| self.slots.get_mut(i)).unwrap_or(&mut new);
+        let mac = e.mac();
+        let held = mac.is_some() && now.saturating_sub(e.changed) < LOCK;
+        let _ = e.step(ev, now, held);
         if let (true, Ev::AsksUs(m) | Ev::Told { mac: m, overrides: true, .. }) = (held, ev) {
-            self.held += u64::from(state.mac() != Some(m));
+            self.held += u64::from(e.mac() != Some(m));
         }
-        if state.due() != u64::MAX {
-            self.next = Some(self.next.map_or(state.due(), |n| n.min(state.due())));
+        if e.due() != u64::MAX {
+            self.next = Some(self.next.map_or(e.due(), |n| n.min(e.due())));
         }
-        let moved = state.mac() != mac;
+        let moved = e.mac() != mac;
         self.epoch = self.epoch.wrapping_add(u32::from(moved));
-        let wanted = matches!(ev, Ev::Use);
-        match at.and_then(|i| self.slots.get_mut(i)) {
-            Some(e) => {
-                e.state = state;
-                e.wanted |= wanted;
-                if moved {
-                    e.changed = now;
-                }
-            }
-            None => self.add(Entry { addr: *a, state, changed: now, wanted }),
+        e.wanted |= matches!(ev, Ev::Use);
+        if moved {
+            e.changed = now;
+        }
+        if new.state != State::None {
+            self.add(new);
         }
     }
 
@@ -256,7 +287,7 @@ impl Neighbours {
         }
         // One of a few: a stranger's, else what changed longest ago. Where somebody waits for all of them, whom
         // nobody has wanted is not kept.
-        let worth = |e: &Entry| (e.state.due() != u64::MAX, e.wanted, e.changed);
+        let worth = |e: &Entry| (e.asks(), e.wanted, e.changed);
         let n = self.slots.len();
         let near = (0..SAMPLE).map(|k| (self.hand + k) % n);
         let Some(i) = near.min_by_key(|i| self.slots.get(*i).map(worth)) else { return };
@@ -285,27 +316,23 @@ impl Neighbours {
         self.next = None;
         let mut i = 0;
         while let Some(e) = self.slots.get_mut(i) {
-            let (state, act) = State::step(Some(e.state), Ev::Tick, now, false);
-            match act {
-                Act::Ask(to) => ask(e.addr, to),
-                Act::Dead => dead(e.addr),
-                Act::None => (),
+            match e.step(Ev::Tick, now, false) {
+                // Directly first (RFC 1122 §2.3.2.1), then everybody: it may have moved.
+                Some(Act::Ask) => ask(e.addr, e.mac().filter(|_| e.tries == 1)),
+                Some(Act::Dead) => dead(e.addr),
+                _ => (),
             }
-            match state {
-                Some(s) => {
-                    e.state = s;
-                    if s.due() != u64::MAX {
-                        self.next = Some(self.next.map_or(s.due(), |n| n.min(s.due())));
-                    }
-                    i += 1;
+            if e.state != State::None {
+                if e.due() != u64::MAX {
+                    self.next = Some(self.next.map_or(e.due(), |n| n.min(e.due())));
                 }
-                None => {
-                    let gone = self.slots.swap_remove(i);
-                    self.index.remove(&gone.addr);
-                    if let Some(e) = self.slots.get(i) {
-                        self.index.insert(e.addr, i);
-                    }
-                }
+                i += 1;
+                continue;
+            }
+            let gone = self.slots.swap_remove(i);
+            self.index.remove(&gone.addr);
+            if let Some(e) = self.slots.get(i) {
+                self.index.insert(e.addr, i);
             }
         }
     }
@@ -343,15 +370,64 @@ mod tests {
     }
 
     #[test]
+    fn transitions() {
+        insta::assert_snapshot!(fsm::listing::<State>(), @r"
+        None + Use -> Incomplete, Seek
+        None + UseOld -> Incomplete, Seek
+        None + Asks -> Stale, Learn
+        Incomplete + Due -> Incomplete, Ask
+        Incomplete + Spent -> None, Dead
+        Incomplete + Asks -> Stale, Learn
+        Incomplete + Answer -> Reachable, Confirm
+        Incomplete + Moved -> Stale, Learn
+        Reachable + UseOld -> Probe, Seek
+        Reachable + Doubt -> Probe, Seek
+        Reachable + Asks -> Stale, Learn
+        Reachable + Answer -> Reachable, Confirm
+        Reachable + Moved -> Stale, Learn
+        Reachable + Denied -> Stale, Keep
+        Stale + Use -> Probe, Seek
+        Stale + UseOld -> Probe, Seek
+        Stale + Doubt -> Probe, Seek
+        Stale + Asks -> Stale, Learn
+        Stale + Answer -> Reachable, Confirm
+        Stale + Moved -> Stale, Learn
+        Probe + Due -> Probe, Ask
+        Probe + Spent -> None, Dead
+        Probe + Asks -> Probe, Learn
+        Probe + Answer -> Reachable, Confirm
+        Probe + Moved -> Stale, Learn
+        otherwise: what is known stays
+        ");
+    }
+
+    /// An entry in a state, of the station [1; 6].
+    fn entry(state: State) -> Entry {
+        let mut e = Entry::new(b(), 0);
+        let events: &[Ev] = match state {
+            State::None => &[],
+            State::Incomplete => &[Ev::Use, Ev::Tick],
+            State::Reachable => &[Ev::Use, Ev::Told { mac: [1; 6], solicited: true, overrides: true }],
+            State::Stale => &[Ev::AsksUs([1; 6])],
+            State::Probe => &[Ev::AsksUs([1; 6]), Ev::Use],
+        };
+        events.iter().for_each(|ev| {
+            e.step(*ev, 0, false);
+        });
+        assert_eq!(e.state.get(), state);
+        e.next = 0;
+        e
+    }
+
+    /// All that there is to an entry in its state.
+    fn facts(e: &Entry) -> (State, Option<Mac>, Option<(u8, u64)>, Option<u64>) {
+        let s = e.state.get();
+        (s, e.mac(), e.asks().then_some((e.tries, e.next)), (s == State::Reachable).then_some(e.at))
+    }
+
+    #[test]
     fn the_table() {
-        let mac = [1; 6];
-        let states = [
-            None,
-            Some(State::Incomplete { tries: 1, next: 0 }),
-            Some(State::Reachable { mac, at: 0 }),
-            Some(State::Stale { mac }),
-            Some(State::Probe { mac, tries: 0, next: 0 }),
-        ];
+        let states = [State::None, State::Incomplete, State::Reachable, State::Stale, State::Probe];
         let told = |m: u8, solicited, overrides| Ev::Told { mac: [m; 6], solicited, overrides };
         let evs = [
             ("use", Ev::Use),
@@ -365,26 +441,27 @@ mod tests {
             ("other S", told(2, true, false)),
             ("other SO", told(2, true, true)),
         ];
-        let show = |s: Option<State>| match s {
-            None => "(none)".to_owned(),
-            Some(s) => {
-                let name = format!("{s:?}");
-                let mac = s.mac().map_or(String::new(), |m| m[0].to_string());
-                format!("{}{mac}", name.split(' ').next().unwrap_or(""))
-            }
+        let show = |e: &Entry| match e.state.get() {
+            State::None => "(none)".to_owned(),
+            s => format!("{s:?}{}", e.mac().map_or(String::new(), |m| m[0].to_string())),
         };
         let mut t = String::new();
         for held in [false, true] {
             for s in states {
                 let row: Vec<_> = evs
                     .iter()
-                    .filter_map(|(n, e)| {
-                        let (x, act) = State::step(s, *e, FRESH + 1, held);
-                        let act = if act == Act::None { String::new() } else { format!("/{act:?}") };
-                        (x != s || !act.is_empty()).then(|| format!("{n}>{}{act}", show(x)))
+                    .filter_map(|(n, ev)| {
+                        let mut e = entry(s);
+                        let was = facts(&e);
+                        let act = match e.step(*ev, FRESH + 1, held) {
+                            Some(Act::Ask) => format!("/Ask({:?})", e.mac().filter(|_| e.tries == 1)),
+                            Some(Act::Dead) => "/Dead".to_owned(),
+                            _ => String::new(),
+                        };
+                        (facts(&e) != was || !act.is_empty()).then(|| format!("{n}>{}{act}", show(&e)))
                     })
                     .collect();
-                t += &format!("{}{}: {}\n", if held { "held " } else { "" }, show(s), row.join(", "));
+                t += &format!("{}{}: {}\n", if held { "held " } else { "" }, show(&entry(s)), row.join(", "));
             }
         }
         insta::assert_snapshot!(t, @"

@@ -18,6 +18,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use fsm::Fsm;
+
 use crate::addr::Addr;
 
 /// What was learned is forgotten, and more tried, after this long, in ns (RFC 1191 §6.3, RFC 8201 §4).
@@ -43,26 +45,61 @@ pub fn plateau(len: u16) -> u16 {
     PLATEAUS.into_iter().find(|p| *p < len).unwrap_or(68)
 }
 
-/// How a connection's path is seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// It takes what the port and the peer do.
-    Full,
-    /// A router said what it takes.
-    Told {
-        /// More is tried then (ns).
-        until: u64,
-    },
-    /// Full segments vanish; smaller ones are sent.
-    Hole {
-        /// The full size is tried again then (ns).
-        until: u64,
-    },
-    /// The full size is tried again.
-    Trial,
+fsm::fsm! {
+    /// A view of a connection's path.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum State {
+        /// It takes what the port and the peer do.
+        Full,
+        /// A router said what it takes.
+        Told,
+        /// Full segments vanish; smaller ones are sent.
+        Hole,
+        /// The full size is tried again.
+        Trial,
+    }
+
+    /// An event, judged by what is sent now.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Judged {
+        /// A router said how many bytes are the most.
+        TooBig,
+        /// A time-out while a full segment was out, and there is a smaller size.
+        Silent,
+        /// The same, twice or four times in a row.
+        SilentTwice,
+        /// A full segment has arrived.
+        Arrived,
+        /// The size in use has aged.
+        Aged,
+    }
+
+    /// An action on the size.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Act {
+        /// The router's.
+        Heed,
+        /// A smaller one that other networks have.
+        Guess,
+        /// The largest again.
+        Raise,
+        /// It is the one.
+        Keep,
+    }
+
+    table State + Judged => Act {
+        start Full;
+        else "the size stays";
+        _ + TooBig => Told, Heed;
+        Full | Told | Hole + SilentTwice => Hole, Guess;
+        Trial + Silent | SilentTwice => Hole, Guess;
+        Trial + Arrived => Full, Keep;
+        Told + Aged => Full, Raise;
+        Hole + Aged => Trial, Raise;
+    }
 }
 
-/// What happens to it.
+/// An event on a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ev {
     /// A router said that this many bytes are the most.
@@ -78,7 +115,9 @@ pub enum Ev {
 /// The path of one connection: what of an IP packet it takes.
 #[derive(Clone, Copy, Debug)]
 pub struct Path {
-    state: State,
+    state: Fsm<State>,
+    /// When more is tried, in ns; in Told and Hole.
+    until: u64,
     /// Largest IP packet that passes, as far as known, in bytes.
     mtu: u16,
     /// MSS that the peer and the port allow, in bytes.
@@ -89,14 +128,14 @@ pub struct Path {
 
 impl Default for Path {
     fn default() -> Path {
-        Path { state: State::Full, mtu: ANY, limit: ANY, failed: false }
+        Path { state: Fsm::START, until: 0, mtu: ANY, limit: ANY, failed: false }
     }
 }
 
 impl Path {
     /// The state.
     pub fn state(&self) -> State {
-        self.state
+        self.state.get()
     }
 
     /// The MSS that peer and port allow, before what the path takes, in bytes.
@@ -111,44 +150,43 @@ impl Path {
 
     /// A router said that `mtu` bytes are the most; that counts until then (ns).
     pub fn tell(&mut self, mtu: u16, until: u64) {
-        (self.state, self.mtu) = (State::Told { until }, mtu);
+        let _ = self.state.apply(Judged::TooBig);
+        (self.mtu, self.until) = (mtu, until);
     }
 
     /// Whether something is due at `now` (ns).
     #[inline]
     pub fn due(&self, now: u64) -> bool {
-        match self.state {
-            State::Full | State::Trial => false,
-            State::Told { until } | State::Hole { until } => now >= until,
-        }
+        matches!(self.state.get(), State::Told | State::Hole) && now >= self.until
     }
 
-    /// The transition. `size` is the largest IP packet sent now and `floor` the smallest to go down to, in bytes.
+    /// Takes in an event. `size` is the largest IP packet sent now and `floor` the smallest to go down to, in bytes.
     /// Returns whether the size changed.
     pub fn step(&mut self, ev: Ev, (size, floor): (u16, u16), now: u64) -> bool {
-        use State::*;
-        let was = self.mtu;
-        let smaller = || GUESSES.into_iter().chain([floor]).find(|g| *g < size && *g >= floor);
-        match (self.state, ev) {
-            (_, Ev::TooBig(mtu)) => {
-                (self.state, self.mtu) = (Told { until: now + AGE }, mtu.max(floor));
+        let (was, mut mtu) = (self.mtu, ANY);
+        let judged = match ev {
+            Ev::TooBig(n) => {
+                mtu = n.max(floor);
+                Judged::TooBig
             }
-            (Full | Told { .. } | Hole { .. }, Ev::Silent(n)) if n >= 2 && n.is_multiple_of(2) => {
-                if let Some(g) = smaller() {
-                    let wait = if self.failed { AGE } else { SOON };
-                    (self.state, self.mtu) = (Hole { until: now + wait }, g);
-                }
+            Ev::Silent(n) => {
+                // Even where no smaller size is left.
+                self.failed |= self.state == State::Trial;
+                let smaller = GUESSES.into_iter().chain([floor]).find(|g| *g < size && *g >= floor);
+                let Some(guess) = smaller else { return false };
+                mtu = guess;
+                if n >= 2 && n.is_multiple_of(2) { Judged::SilentTwice } else { Judged::Silent }
             }
-            (Trial, Ev::Silent(_)) => {
-                self.failed = true;
-                if let Some(g) = smaller() {
-                    (self.state, self.mtu) = (Hole { until: now + AGE }, g);
-                }
-            }
-            (Trial, Ev::Arrived) => (self.state, self.failed) = (Full, false),
-            (Told { until }, Ev::Tick) if now >= until => (self.state, self.mtu) = (Full, ANY),
-            (Hole { until }, Ev::Tick) if now >= until => (self.state, self.mtu) = (Trial, ANY),
-            _ => (),
+            Ev::Arrived => Judged::Arrived,
+            Ev::Tick if self.due(now) => Judged::Aged,
+            Ev::Tick => return false,
+        };
+        match self.state.apply(judged) {
+            None => return false,
+            Some(Act::Heed) => (self.mtu, self.until) = (mtu, now + AGE),
+            Some(Act::Guess) => (self.mtu, self.until) = (mtu, now + if self.failed { AGE } else { SOON }),
+            Some(Act::Raise) => self.mtu = ANY,
+            Some(Act::Keep) => self.failed = false,
         }
         self.mtu != was
     }
@@ -197,8 +235,46 @@ mod tests {
     const S: u64 = 1_000_000_000;
 
     #[test]
+    fn transitions() {
+        insta::assert_snapshot!(fsm::listing::<State>(), @r"
+        Full + TooBig -> Told, Heed
+        Full + SilentTwice -> Hole, Guess
+        Told + TooBig -> Told, Heed
+        Told + SilentTwice -> Hole, Guess
+        Told + Aged -> Full, Raise
+        Hole + TooBig -> Told, Heed
+        Hole + SilentTwice -> Hole, Guess
+        Hole + Aged -> Trial, Raise
+        Trial + TooBig -> Told, Heed
+        Trial + Silent -> Hole, Guess
+        Trial + SilentTwice -> Hole, Guess
+        Trial + Arrived -> Full, Keep
+        otherwise: the size stays
+        ");
+    }
+
+    /// A path in a state whose time has come.
+    fn path(state: State, failed: bool) -> Path {
+        let mut p = Path::default();
+        let size = (9000, 552);
+        let events: &[Ev] = match state {
+            State::Full => &[],
+            State::Told => &[Ev::TooBig(1400)],
+            State::Hole => &[Ev::Silent(2)],
+            State::Trial => &[Ev::Silent(2), Ev::Tick],
+        };
+        for e in events {
+            p.until = 0;
+            p.step(*e, size, 0);
+            p.until = 0;
+        }
+        assert_eq!(p.state(), state);
+        Path { mtu: 9000, limit: 8960, failed, until: 9, ..p }
+    }
+
+    #[test]
     fn the_table() {
-        let states = [State::Full, State::Told { until: 9 }, State::Hole { until: 9 }, State::Trial];
+        let states = [State::Full, State::Told, State::Hole, State::Trial];
         let evs = [
             ("too big", Ev::TooBig(1400)),
             ("silent once", Ev::Silent(1)),
@@ -214,15 +290,14 @@ mod tests {
                 let row: Vec<_> = evs
                     .iter()
                     .filter_map(|(n, e)| {
-                        let mut p = Path { state, mtu: 9000, limit: 8960, failed };
+                        let mut p = path(state, failed);
                         p.step(*e, (9000, 552), 10 * S);
-                        let wait = match p.state {
-                            State::Told { until } | State::Hole { until } => {
-                                format!(" {} s", (until / S).max(10) - 10)
-                            }
+                        let wait = match p.state() {
+                            State::Told | State::Hole => format!(" {} s", (p.until / S).max(10) - 10),
                             _ => String::new(),
                         };
-                        (p.state != state).then(|| format!("{n}>{}{wait} {}", name(p.state), p.mtu))
+                        let changed = p.state() != state || p.until != 9;
+                        changed.then(|| format!("{n}>{}{wait} {}", name(p.state()), p.mtu))
                     })
                     .collect();
                 t += &format!("{}{}: {}\n", name(state), if failed { " failed" } else { "" }, row.join(", "));

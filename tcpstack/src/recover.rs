@@ -18,55 +18,54 @@
 //!
 //! Either may prove needless: then it is undone, and the window is what it was.
 
-/// The state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum State {
-    /// Nothing is missing.
-    #[default]
-    Open,
-    /// Something came out of order.
-    Disorder,
-    /// Losses are being repaired.
-    Recovery,
-    /// So are all that a time-out declared.
-    Loss,
-}
+fsm::fsm! {
+    /// A state of loss recovery.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum State {
+        /// Nothing is missing.
+        Open,
+        /// Something came out of order.
+        Disorder,
+        /// Losses are being repaired.
+        Recovery,
+        /// So are all that a time-out declared.
+        Loss,
+    }
 
-/// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Something arrived behind a gap.
-    Gap,
-    /// Nothing is held behind a gap any more.
-    Whole,
-    /// Something was deemed lost.
-    Lost,
-    /// The retransmission timer ran out.
-    Timeout,
-    /// What was out when recovery began is acknowledged, or recovery was undone; `gap` says that something is still
-    /// held behind a gap.
-    Done {
-        /// Whether there is one.
-        gap: bool,
-    },
+    /// An event that changes it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Event {
+        /// Something arrived behind a gap.
+        Gap,
+        /// Nothing is held behind a gap any more.
+        Whole,
+        /// Something was deemed lost.
+        Lost,
+        /// The retransmission timer ran out.
+        Timeout,
+        /// What was out when recovery began is acknowledged, or recovery was undone; `gap` says that something is still
+        /// held behind a gap.
+        Done {
+            /// Whether there is one.
+            gap: bool,
+        },
+    }
+
+    table State + Event {
+        start Open;
+        else "the state stays";
+        Open + Gap => Disorder;
+        Disorder + Whole => Open;
+        Open | Disorder + Lost => Recovery;
+        _ + Timeout => Loss;
+        Recovery | Loss + Done { gap: false } => Open;
+        Recovery | Loss + Done { gap: true } => Disorder;
+    }
 }
 
 impl State {
-    /// The transition.
-    #[must_use]
-    pub fn next(self, ev: Event) -> State {
-        match (self, ev) {
-            (_, Event::Timeout) => State::Loss,
-            (State::Open, Event::Gap) => State::Disorder,
-            (State::Disorder, Event::Whole) => State::Open,
-            (State::Open | State::Disorder, Event::Lost) => State::Recovery,
-            (State::Recovery | State::Loss, Event::Done { gap: false }) => State::Open,
-            (State::Recovery | State::Loss, Event::Done { gap: true }) => State::Disorder,
-            (s, _) => s,
-        }
-    }
-
     /// Whether losses are being repaired.
+    #[inline]
     pub fn recovering(self) -> bool {
         matches!(self, State::Recovery | State::Loss)
     }
@@ -87,35 +86,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_transition() {
-        let mut log = String::new();
-        for s in [State::Open, State::Disorder, State::Recovery, State::Loss] {
-            for ev in [
-                Event::Gap,
-                Event::Whole,
-                Event::Lost,
-                Event::Timeout,
-                Event::Done { gap: false },
-                Event::Done { gap: true },
-            ] {
-                let n = s.next(ev);
-                if n != s {
-                    log += &format!("{:<8} {ev:?} -> {}\n", s.name(), n.name());
-                }
-            }
-        }
-        insta::assert_snapshot!(log, @r"
-        open     Gap -> disorder
-        open     Lost -> recovery
-        open     Timeout -> loss
-        disorder Whole -> open
-        disorder Lost -> recovery
-        disorder Timeout -> loss
-        recovery Timeout -> loss
-        recovery Done { gap: false } -> open
-        recovery Done { gap: true } -> disorder
-        loss     Done { gap: false } -> open
-        loss     Done { gap: true } -> disorder
+    fn transitions() {
+        insta::assert_snapshot!(fsm::listing::<State>(), @r"
+        Open + Gap -> Disorder
+        Open + Lost -> Recovery
+        Open + Timeout -> Loss
+        Disorder + Whole -> Open
+        Disorder + Lost -> Recovery
+        Disorder + Timeout -> Loss
+        Recovery + Timeout -> Loss
+        Recovery + Done { gap: false } -> Open
+        Recovery + Done { gap: true } -> Disorder
+        Loss + Timeout -> Loss
+        Loss + Done { gap: false } -> Open
+        Loss + Done { gap: true } -> Disorder
+        otherwise: the state stays
         ");
     }
 }

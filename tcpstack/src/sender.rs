@@ -13,6 +13,8 @@
 
 use std::ops::Range;
 
+use fsm::Fsm;
+
 use crate::cc::{Ack, Cc, Congestion, CongestionControl};
 use crate::newreno::NewReno;
 use crate::prr::Prr;
@@ -100,7 +102,7 @@ pub struct Sender {
     board: Scoreboard,
     rack: Rack,
     tlp: Tlp,
-    state: State,
+    state: Fsm<State>,
     cc: Cc,
     prr: Prr,
     newreno: NewReno,
@@ -141,7 +143,7 @@ impl Sender {
             board: Scoreboard::default(),
             rack: Rack::default(),
             tlp: Tlp::new(delay),
-            state: State::Open,
+            state: Fsm::START,
             cc: Cc::new(which, mss),
             prr: Prr::default(),
             newreno: NewReno::default(),
@@ -177,7 +179,7 @@ impl Sender {
 
     /// State of recovery.
     pub fn state(&self) -> State {
-        self.state
+        self.state.get()
     }
 
     /// The algorithm in charge of the window.
@@ -208,7 +210,7 @@ impl Sender {
 
     /// RACK's reordering window now, in ns.
     pub fn reo_wnd(&self, srtt: u64, mss: u32) -> u64 {
-        let c = rack::Ctx { now: 0, srtt, recovering: self.state.recovering(), mss };
+        let c = rack::Ctx { now: 0, srtt, recovering: self.state.get().recovering(), mss };
         self.rack.window(self.board.sacked(), &c)
     }
 
@@ -316,7 +318,7 @@ impl Sender {
         self.board.resent(n, c.now, c.mss);
         self.went_out(u64::from(n), c);
         self.resent += u64::from(n);
-        if self.state.recovering() {
+        if self.state.get().recovering() {
             self.undo.left += u64::from(n);
             if self.undo.at == 0 {
                 self.undo.at = c.now.max(1);
@@ -390,7 +392,7 @@ impl Sender {
         }
         h.undone = self.undo_if_needless(answers, &original);
         match self.tlp.answered(a.una, a.dsack.as_ref(), got > 0, a.blocks.is_empty() && a.dsack.is_none()) {
-            Some(Ended::Repaired) if !self.state.recovering() => {
+            Some(Ended::Repaired) if !self.state.get().recovering() => {
                 h.probe_repaired = true;
                 self.reduce(c);
                 self.cc.on_recovered();
@@ -398,12 +400,12 @@ impl Sender {
             }
             _ => (),
         }
-        if self.state.recovering() && a.una >= self.recover {
+        if self.state.get().recovering() && a.una >= self.recover {
             self.finish();
         }
 
         let lost = if cum.reneged { self.board.lost() } else { self.find_lost(first, news, a.hole_max, c) };
-        if lost > 0 && !self.state.recovering() {
+        if lost > 0 && !self.state.get().recovering() {
             // What was sacked before this ACK is no part of what recovery sees delivered.
             self.enter(out - sacked, c);
             h.entered = true;
@@ -462,7 +464,7 @@ impl Sender {
         }
         self.undo.armed = false;
         self.cc.undo();
-        if self.state.recovering() {
+        if self.state.get().recovering() {
             self.board.unlose();
             self.finish_as_is();
         }
@@ -475,7 +477,7 @@ impl Sender {
         if !self.plain() {
             return self.detect(c);
         }
-        if first && !self.state.recovering() {
+        if first && !self.state.get().recovering() {
             let r = self.newreno.first(una, c.mss);
             return self.board.lose(r);
         }
@@ -488,11 +490,16 @@ impl Sender {
 
     fn detect(&mut self, c: &Ctx<'_>) -> u64 {
         // Nothing overtook anything: an ACK in order costs no look at the records.
-        if self.board.sacked() == 0 && !self.state.recovering() && self.board.lost() == 0 {
+        if self.board.sacked() == 0 && !self.state.get().recovering() && self.board.lost() == 0 {
             self.reo_at = NEVER;
             return 0;
         }
-        let k = rack::Ctx { now: c.now, srtt: c.rtt.srtt(), recovering: self.state.recovering(), mss: c.mss };
+        let k = rack::Ctx {
+            now: c.now,
+            srtt: c.rtt.srtt(),
+            recovering: self.state.get().recovering(),
+            mss: c.mss,
+        };
         let f = self.rack.detect(&mut self.board, &k);
         self.reo_at = f.again;
         f.lost
@@ -502,7 +509,7 @@ impl Sender {
     fn used(&self) -> u64 {
         let out = self.board.end() - self.board.una();
         let w = self.cc.window();
-        match self.state {
+        match self.state.get() {
             // The window has not been taken over from recovery yet.
             State::Recovery => out.min(w.ssthresh),
             _ if self.gated || self.before.0 => w.cwnd,
@@ -518,7 +525,7 @@ impl Sender {
 
     fn enter(&mut self, before: u64, c: &Ctx<'_>) {
         self.reduce(c);
-        self.state = self.state.next(Event::Lost);
+        let _ = self.state.apply(Event::Lost);
         self.recover = self.board.end();
         self.prr = Prr::start(before, self.cc.window().ssthresh);
         self.undo = Undo { armed: true, from: self.board.una(), ..Undo::default() };
@@ -536,7 +543,7 @@ impl Sender {
     fn finish_as_is(&mut self) {
         self.rack.recovered();
         self.newreno.recovered(self.board.una());
-        self.state = self.state.next(Event::Done { gap: self.gap() });
+        let _ = self.state.apply(Event::Done { gap: self.gap() });
         self.timeout_una = NEVER;
     }
 
@@ -546,7 +553,7 @@ impl Sender {
 
     fn note_gap(&mut self) {
         let ev = if self.gap() { Event::Gap } else { Event::Whole };
-        self.state = self.state.next(ev);
+        let _ = self.state.apply(ev);
     }
 
     /// Adapts the window to `got` bytes that arrived; `news` says that something was acknowledged in order.
@@ -561,7 +568,7 @@ impl Sender {
             (self.gated, self.peak) = (false, self.pipe(c.mss));
         }
         let mut a = Ack { acked: got, now: c.now, srtt: c.rtt.srtt(), mss: c.mss, limited };
-        match self.state {
+        match self.state.get() {
             State::Recovery => {
                 let pipe = self.pipe(c.mss);
                 self.cwnd = pipe + self.prr.on_ack(got, pipe, c.mss, safe);

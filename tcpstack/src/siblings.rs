@@ -13,24 +13,22 @@
 //!
 //! A segment comes to the wrong queue when the device's table was changed, or a switch between mirrored queues lost
 //! its memory. It is copied, bounded in number, and counted; were it answered with a RST, a connection in good
-//! health would end. Whoever carries the stacks takes what they tell ([`Stack::tell`]) to where it belongs
-//! ([`Stack::hear`]).
+//! health would end. Whoever carries the stacks takes what they tell ([`crate::Stack::tell`]) to where it belongs
+//! ([`crate::Stack::hear`]).
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use dataplane::pkt::{Port, RxPkt};
+use dataplane::pkt::RxPkt;
 use dataplane::steer::Steering;
 
 use crate::addr::Addr;
+use crate::config::Counters;
 use crate::icmp::Limiter;
 use crate::icmp_error::Report;
 use crate::neighbour::Ev;
-use crate::opts::Opts;
-use crate::stack::Stack;
-use crate::table::{Key, Place};
-use crate::wire::{self, Drop, ETH_IPV4, ETH_IPV6, HDR};
+use crate::table::Key;
 
 /// Copied segments of one stack that others have not taken in yet, at most.
 const STRAYS_MAX: usize = 512;
@@ -62,7 +60,7 @@ pub struct Stray {
 
 /// What a stack knows of the others.
 pub(crate) struct Siblings {
-    pub(crate) steering: Steering,
+    steering: Steering,
     /// By the queue whose stack should hear it.
     queue: VecDeque<(u16, SiblingMsg)>,
     /// Neighbours and routers told.
@@ -101,135 +99,78 @@ impl Siblings {
         let me = self.steering.queue();
         (0..self.steering.queues()).filter(|q| *q != me).all(|q| self.push(q, n()))
     }
-}
 
-impl<P: Port> Stack<P> {
     /// How the port's packets come to this stack's queue and to the others.
-    pub fn steering(&self) -> &Steering {
-        &self.siblings.steering
+    pub(crate) fn steering(&self) -> &Steering {
+        &self.steering
     }
 
-    /// What another stack of this node should hear next, and that one's queue. To be asked after each turn where the
-    /// port has several queues; there is never anything where it has one.
-    pub fn tell(&mut self) -> Option<(u16, SiblingMsg)> {
-        self.siblings.queue.pop_front()
+    /// The next message, and the queue whose stack should hear it.
+    pub(crate) fn pop(&mut self) -> Option<(u16, SiblingMsg)> {
+        self.queue.pop_front()
     }
 
-    /// Takes in what another stack of this node told.
-    pub fn hear(&mut self, now: u64, n: SiblingMsg) {
-        self.set_now(now);
-        self.c.kin_heard += 1;
-        match n {
-            SiblingMsg::Neighbour(a, ev) => self.neigh.event(&a, ev, self.now),
-            SiblingMsg::Router(a, lifetime) => self.host.on_router(a, lifetime, self.now),
-            SiblingMsg::Error(r) => self.judge(Some(r), false),
-            SiblingMsg::Stray(s) => {
-                let lost = self.stray(s).is_err();
-                self.c.strays_lost += u64::from(lost);
-            }
-        }
-    }
-
-    /// A neighbour said something.
-    pub(crate) fn learn(&mut self, a: &Addr, ev: Ev) {
-        self.neigh.event(a, ev, self.now);
-        self.tell_all(|| SiblingMsg::Neighbour(*a, ev));
-    }
-
-    /// A router said something.
-    pub(crate) fn learn_router(&mut self, a: Addr, lifetime: u16) {
-        self.host.on_router(a, lifetime, self.now);
-        self.tell_all(|| SiblingMsg::Router(a, lifetime));
-    }
-
-    fn tell_all(&mut self, n: impl Fn() -> SiblingMsg) {
-        if self.siblings.alone() {
+    /// Tells all others of a neighbour or a router.
+    pub(crate) fn tell_all(&mut self, now: u64, c: &mut Counters, n: impl Fn() -> SiblingMsg) {
+        if self.alone() {
             return;
         }
-        let told = self.siblings.telling.take(self.now) && self.siblings.push_all(n);
-        *if told { &mut self.c.kin_told } else { &mut self.c.kin_untold } += 1;
+        let told = self.telling.take(now) && self.push_all(n);
+        *if told { &mut c.kin_told } else { &mut c.kin_untold } += 1;
     }
 
     /// Passes an error on whose connection is not here; whether there is anybody to pass it to.
-    pub(crate) fn pass_error(&mut self, r: &Report) -> bool {
-        let passed = !self.siblings.alone() && self.siblings.push_all(|| SiblingMsg::Error(*r));
-        self.c.kin_told += u64::from(passed);
+    pub(crate) fn pass_error(&mut self, r: &Report, c: &mut Counters) -> bool {
+        let passed = !self.alone() && self.push_all(|| SiblingMsg::Error(*r));
+        c.kin_told += u64::from(passed);
         passed
     }
 
     /// The queue of a connection that is not here, if it is another one, and how many more to ask. Of mirrored queues
-    /// only what we have dialled tells its own by the port; what came to a listener may be with any.
-    pub(crate) fn elsewhere(&self, k: &Key) -> Option<(u16, u16)> {
-        let s = &self.siblings.steering;
-        if self.siblings.alone() {
+    /// only a connection that we have dialled tells its own by the port; one that came to a listener (`listens` says
+    /// whether there is one) may be with any.
+    #[inline]
+    pub(crate) fn elsewhere(&self, k: &Key, listens: impl FnOnce() -> bool) -> Option<(u16, u16)> {
+        let s = &self.steering;
+        if self.alone() {
             return None;
         }
-        if !s.is_by_hash() && self.listener(k).is_some() {
-            return Some((self.siblings.next(), s.queues() - 2));
+        if !s.is_by_hash() && listens() {
+            return Some((self.next(), s.queues() - 2));
         }
         let at = |a: Addr, port| SocketAddr::new(a.to_ip(), port);
         let to = s.owner(at(k.local, k.lport()), at(k.remote, k.rport()));
         (to != s.queue()).then_some((to, 0))
     }
 
-    /// Copies a packet for the stack of queue `to`, which `hops` more are asked after.
-    pub(crate) fn hand_over(&mut self, (to, hops): (u16, u16), p: &P::Rx) {
+    /// Copies a packet for the stack of queue `to`, after which `hops` more are asked.
+    pub(crate) fn hand_over<R: RxPkt>(&mut self, (to, hops): (u16, u16), p: &R, c: &mut Counters) {
         // One is our own.
-        let out = Arc::strong_count(&self.siblings.alive) - 1;
+        let out = Arc::strong_count(&self.alive) - 1;
         let mut sent = out < STRAYS_MAX;
         if sent {
             let mut frame = Vec::with_capacity(p.len() as usize);
             p.for_each(&mut |b| frame.extend_from_slice(b));
-            let s = Stray { frame: frame.into(), hops, _alive: self.siblings.alive.clone() };
-            sent = self.siblings.push(to, SiblingMsg::Stray(s));
+            let s = Stray { frame: frame.into(), hops, _alive: self.alive.clone() };
+            sent = self.push(to, SiblingMsg::Stray(s));
         }
-        *if sent { &mut self.c.strays_handed } else { &mut self.c.strays_lost } += 1;
+        *if sent { &mut c.strays_handed } else { &mut c.strays_lost } += 1;
     }
 
-    /// A packet that came to another queue and belongs here, as far as that one's stack could tell.
-    fn stray(&mut self, stray: Stray) -> Result<(), Drop> {
-        let (bad, frame) = (Drop::Malformed, &stray.frame);
-        let e = wire::eth(frame).ok_or(bad)?;
-        let l3 = frame.get(e.len..).ok_or(bad)?;
-        let ip = match e.kind {
-            ETH_IPV4 => wire::ip4(l3, l3.len(), false)?,
-            ETH_IPV6 => wire::ip6(l3, l3.len())?,
-            _ => return Err(Drop::Protocol),
-        };
-        let l4 = l3.get(ip.hlen..ip.hlen + ip.payload).ok_or(bad)?;
-        let s = wire::tcp(l4, &ip)?;
-        let o = Opts::parse(l4.get(HDR..s.hlen).ok_or(bad)?);
-        let place = self.flows.find(&s.key);
-        let place = match place {
-            None if !s.has(wire::SYN) => self.take_cookie(&s, &o, e.src).map(Place::Flow),
-            place => place,
-        };
-        if place.is_none() && stray.hops > 0 {
-            let next = Stray { hops: stray.hops - 1, ..stray };
-            return if self.siblings.push(self.siblings.next(), SiblingMsg::Stray(next)) {
-                Ok(())
-            } else {
-                Err(bad)
-            };
-        }
-        self.c.strays_taken += 1;
-        if s.has(wire::SYN) {
-            self.on_syn(&s, place, &o, e.src);
-            return Ok(());
-        }
-        match place {
-            Some(Place::Flow(i)) => {
-                self.frags.clear();
-                for piece in l4.get(s.hlen..).ok_or(bad)?.chunks(self.small.buf_size()) {
-                    // As if it had been lost on the way.
-                    self.frags.push(self.small.copy_of(piece).ok_or(bad)?);
-                    self.c.rx_copied_bytes += piece.len() as u64;
-                }
-                self.segment(i, &s, &o, e.src);
-            }
-            Some(Place::TimeWait(t)) => self.in_time_wait(t, &s, &o, e.src),
-            None => self.reject(&s, e.src),
-        }
-        Ok(())
+    /// Hands a stray on to the next queue; `false` where there is no room.
+    pub(crate) fn hand_on(&mut self, s: Stray) -> bool {
+        self.push(self.next(), SiblingMsg::Stray(Stray { hops: s.hops.saturating_sub(1), ..s }))
+    }
+}
+
+impl Stray {
+    /// The packet, link header included.
+    pub(crate) fn frame(&self) -> &[u8] {
+        &self.frame
+    }
+
+    /// Whether another queue is to be asked if this one does not know it.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.hops > 0
     }
 }

@@ -1,19 +1,14 @@
 //! A connection seen from outside: what `ss -ti` shows of the kernel's, under the names that RFCs and `ss` use.
 //!
-//! [`ConnStats`] is a copy, made when somebody asks ([`Stack::connection`], [`Stack::connections`]); making one
+//! [`ConnStats`] is a copy, made when somebody asks ([`crate::Stack::connection`], [`crate::Stack::connections`]); making one
 //! allocates nothing. A value is `None` where it does not exist (no round trip was measured yet) or where what
 //! carries the connection does not tell.
 
 use std::net::SocketAddr;
 
 use arrayvec::ArrayString;
-use dataplane::pkt::Port;
 
-use crate::config::FlowCounters;
-use crate::flow::Flow;
-use crate::flows::Flows;
 use crate::phase::Phase;
-use crate::stack::{FlowId, Stack};
 
 /// The name of an algorithm, as `ss` prints it.
 pub type Name = ArrayString<16>;
@@ -235,44 +230,6 @@ impl Seen {
         r.age_ns = Some(ago(self.born));
         r.last_send_ago_ns = self.sent.map(ago);
         r.last_recv_ago_ns = self.received.map(ago);
-    }
-}
-
-impl<P: Port> Stack<P> {
-    /// Counts of a connection; `None` when it is over.
-    pub fn flow_counters(&self, id: FlowId) -> Option<FlowCounters> {
-        self.flows.get(id).map(|f| f.counters(&self.cfg))
-    }
-
-    /// Names of the state of a connection's loss recovery ([`crate::recover`]) and of its congestion control.
-    /// `None` when it is over.
-    pub fn flow_recovery(&self, id: FlowId) -> Option<(&'static str, &'static str)> {
-        self.flows.get(id).map(Flow::names)
-    }
-
-    /// Memory that a connection occupies, in bytes: its state, smoltcp's socket, its queues and its share of the
-    /// tables. Lent pages and receive buffers are not counted. `None` when it is over.
-    pub fn flow_memory(&self, id: FlowId) -> Option<usize> {
-        let socket = size_of::<smoltcp::socket::tcp::Socket<'static>>();
-        self.flows.get(id).map(|f| f.memory() + socket + Flows::BYTES)
-    }
-
-    /// A connection, as of the last turn; `None` when it is over.
-    pub fn connection(&self, id: FlowId) -> Option<ConnStats> {
-        self.flows.get(id).map(|f| f.conn_stats(self.now, &self.cfg, self.io.port.caps().mtu))
-    }
-
-    /// The connections in `count` slots from `first` on (see [`FlowId::slot`]), as of the last turn. Slots are
-    /// numbered from 0 to [`Stack::slots`], so the whole table can be walked in pieces; a connection that lives
-    /// through the walk is met once.
-    pub fn connections(&self, first: u32, count: u32) -> impl Iterator<Item = (FlowId, ConnStats)> + '_ {
-        let mtu = self.io.port.caps().mtu;
-        self.flows.range(first, count).map(move |(id, f)| (id, f.conn_stats(self.now, &self.cfg, mtu)))
-    }
-
-    /// Slots of the table of connections, those in use and those once used.
-    pub fn slots(&self) -> u32 {
-        self.flows.slots()
     }
 }
 

@@ -427,7 +427,7 @@ impl Flow {
         // smoltcp says whether a RST is due; where it is, the numbers are the shim's.
         if self.scaled.emit(e).is_some_and(|m| m.flags & wire::RST != 0) {
             let r = Fields { win: 0, ..self.fields(self.snd.nxt(), wire::RST) };
-            let o = OptBytes::plain(self.stamps.option(io.now));
+            let o = OptBytes::plain(self.stamps.option(io.now()));
             io.control(self.hop.tmpl(), &r, &o, c);
         }
     }

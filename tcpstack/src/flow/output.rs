@@ -205,7 +205,7 @@ impl Flow {
         c: &mut Counters,
         (off, end, most): (u64, u64, u32),
     ) -> Result<(u32, u32), Served> {
-        let (f, o) = (self.fields(off, 0), self.options(io.now, false));
+        let (f, o) = (self.fields(off, 0), self.options(io.now(), false));
         let mss = self.snd.room_beside(&o);
         // What SACK blocks tell is told once.
         let most = if o.len() > usize::from(TS_LEN) { 0 } else { most };
@@ -215,7 +215,7 @@ impl Flow {
             Some(0) => Err(Served::Broken),
             Some(n) => {
                 self.count_out(n);
-                self.acked_now(false, io.now, c);
+                self.acked_now(false, io.now(), c);
                 Ok((n, mss))
             }
         }
@@ -223,11 +223,11 @@ impl Flow {
 
     fn fin_frame<P: Port>(&mut self, io: &mut Io<P>, c: &mut Counters) -> Result<(), Served> {
         let f = self.fields(self.snd.end(), wire::FIN);
-        if !io.control(self.hop.tmpl(), &f, &self.options(io.now, true), c) {
+        if !io.control(self.hop.tmpl(), &f, &self.options(io.now(), true), c) {
             return Err(Served::Again);
         }
         self.count_out(0);
-        self.acked_now(true, io.now, c);
+        self.acked_now(true, io.now(), c);
         Ok(())
     }
 
@@ -244,7 +244,7 @@ impl Flow {
                 self.fin_frame(io, c)?;
                 (1, u32::from(self.snd.mss()))
             };
-            self.snd.sent_again(n, mss, io.now, &cfg.rto);
+            self.snd.sent_again(n, mss, io.now(), &cfg.rto);
             c.tx_resent += 1;
             c.tx_resent_bytes += u64::from(n);
             self.stats.resent += 1;
@@ -260,7 +260,7 @@ impl Flow {
         c: &mut Counters,
         cfg: &StackConfig,
     ) -> Result<(), Served> {
-        let (now, permit) = (io.now, self.scaled.permit());
+        let (now, permit) = (io.now(), self.scaled.permit());
         while self.snd.sent() < self.snd.limit(permit) && !self.snd.has_lost() {
             if io.deep(c) {
                 return Err(Served::Again);
@@ -289,13 +289,13 @@ impl Flow {
                 return Err(Served::Again);
             }
             let f = self.fields(self.snd.nxt(), 0);
-            if !io.control(self.hop.tmpl(), &f, &self.options(io.now, true), c) {
+            if !io.control(self.hop.tmpl(), &f, &self.options(io.now(), true), c) {
                 return Err(Served::Again);
             }
             c.tx_pure_acks += 1;
             self.count_out(0);
             self.rcv.dup_ack_sent();
-            self.acked_now(true, io.now, c);
+            self.acked_now(true, io.now(), c);
         }
         Ok(())
     }
@@ -305,6 +305,6 @@ impl Flow {
         let mut f = self.fields(self.snd.una(), 0);
         f.seq = Seq(f.seq.0.wrapping_sub(1));
         self.count_out(0);
-        io.control(self.hop.tmpl(), &f, &self.options(io.now, true), c)
+        io.control(self.hop.tmpl(), &f, &self.options(io.now(), true), c)
     }
 }

@@ -551,7 +551,7 @@ impl SendSide {
 
     /// The size in use has aged: `heard` is what another connection has heard since. Whether a larger one is tried.
     pub(crate) fn path_aged(&mut self, heard: Option<(u16, u64)>, cfg: &StackConfig, now: u64) -> bool {
-        match heard.filter(|_| matches!(self.path.state(), State::Told { .. })) {
+        match heard.filter(|_| matches!(self.path.state(), State::Told)) {
             Some((mtu, until)) => {
                 self.path_told(mtu, until);
                 false

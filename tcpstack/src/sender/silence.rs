@@ -32,7 +32,7 @@ impl Sender {
         if self.reo_at <= c.now {
             let before = self.board.end() - self.board.una() - self.board.sacked();
             let lost = self.detect(c);
-            let entered = lost > 0 && !self.state.recovering();
+            let entered = lost > 0 && !self.state.get().recovering();
             if entered {
                 self.enter(before, c);
             }
@@ -53,7 +53,7 @@ impl Sender {
         let mut again = None;
         if !(new_data && self.board.lost() == 0) {
             // The last segment; in recovery the first one that is missing.
-            let gap = self.state.recovering() || self.board.sacked() > 0;
+            let gap = self.state.get().recovering() || self.board.sacked() > 0;
             let head = self.board.records().find(|r| r.fate != Fate::Sacked).map_or(una, |r| r.start);
             let r = if gap { head..(head + m).min(end) } else { end.saturating_sub(m).max(una)..end };
             self.board.lose(r.clone());
@@ -74,7 +74,7 @@ impl Sender {
         self.owed = 0;
         self.cc.on_timeout(used, c.mss, !again);
         self.board.lose_all(again || head);
-        self.state = self.state.next(Event::Timeout);
+        let _ = self.state.apply(Event::Timeout);
         self.recover = self.board.end();
         if !again {
             self.undo = Undo { armed: true, from: una, ..Undo::default() };

@@ -4,11 +4,14 @@ use std::net::SocketAddr;
 
 use arrayvec::ArrayVec;
 use dataplane::pkt::{Port, RX_BURST, Reclaimed};
+use dataplane::steer::Steering;
 use dataplane::tap::TapEnd;
 use hugepages::{HeapRxPool, LendSlab, Lent, RxFrag};
 
 use crate::addr::Addr;
-use crate::config::{Counters, HDR_MAX, KeepAlive, Listen, ListenError, PushError, StackConfig, StackError};
+use crate::config::{
+    Counters, FlowCounters, HDR_MAX, KeepAlive, Listen, ListenError, PushError, StackConfig, StackError,
+};
 use crate::cookie::Cookies;
 use crate::ending::CloseWhy;
 use crate::engine::Engine;
@@ -19,13 +22,20 @@ use crate::icmp::Limiter;
 use crate::io::Io;
 use crate::isn::Secret;
 use crate::limit::Budget;
-use crate::link::{Announcer, Duplicate};
-use crate::neighbour::Neighbours;
+use crate::link::{Around, Duplicate, Link};
+use crate::listen::Listeners;
 use crate::phase::Phase;
 use crate::pmtu::Paths;
 use crate::siblings::Siblings;
+use crate::stats::ConnStats;
 use crate::window::Memory;
 use crate::wire::HDR;
+
+mod end;
+mod icmp;
+mod input;
+mod open;
+mod serve;
 
 /// Stream offset of the end of something, in bytes from the start of the direction.
 pub type Pos = u64;
@@ -103,58 +113,49 @@ pub enum Work {
     Idle,
 }
 
-#[derive(Clone, Copy)]
-pub(crate) struct Listener {
-    /// Ours, or unspecified: `0.0.0.0` for all of IPv4, `::` for all.
-    pub(crate) addr: Addr,
-    pub(crate) port: u16,
-    pub(crate) backlog: u32,
-    pub(crate) half_open: u32,
-    /// When a SYN last found the backlog full and was answered with a cookie.
-    pub(crate) overflow_at: Option<u64>,
-}
-
 /// A TCP stack. It stays on its lcore; time is what the caller says (ns, never backwards).
 pub struct Stack<P: Port> {
-    pub(crate) cfg: StackConfig,
-    pub(crate) io: Io<P>,
-    pub(crate) engine: Engine,
-    pub(crate) slab: LendSlab,
-    pub(crate) small: HeapRxPool,
-    pub(crate) secret: Secret,
-    pub(crate) flows: Flows,
-    pub(crate) listeners: Vec<Listener>,
-    pub(crate) host: Host,
-    pub(crate) neigh: Neighbours,
-    pub(crate) announcer: Announcer,
-    /// Answers to questions for our addresses.
-    pub(crate) answers: Limiter,
-    /// ICMP errors looked into.
-    pub(crate) errors: Limiter,
-    pub(crate) paths: Paths,
-    pub(crate) c: Counters,
-    pub(crate) icmp: Limiter,
-    pub(crate) challenges: Budget,
-    pub(crate) resets: Budget,
-    pub(crate) cookies: Cookies,
-    /// The window scale of our SYNs.
-    pub(crate) own_scale: Option<u8>,
-    pub(crate) frags: Vec<RxFrag>,
-    pub(crate) now: u64,
-    pub(crate) mem: Memory,
-    pub(crate) full_bursts: u32,
-    /// Somebody with an address of ours, not told yet.
-    pub(crate) duplicate: Option<Duplicate>,
-    /// Nothing moved in the last round for want of room in the port.
-    pub(crate) blocked: bool,
-    /// Connections served in this round that found the port without room.
-    pub(crate) stuck: u32,
-    pub(crate) link: bool,
+    cfg: StackConfig,
+    now: u64,
+    c: Counters,
+    io: Io<P>,
+    uplink: Uplink,
+    engine: Engine,
+    flows: Flows,
+    listeners: Listeners,
+    host: Host,
+    link: Link,
     /// Stacks of the port's other queues.
-    pub(crate) siblings: Siblings,
-    pub(crate) tap: Option<Box<TapEnd>>,
+    siblings: Siblings,
+    /// What routers said of destinations.
+    paths: Paths,
+    mem: Memory,
+    slab: LendSlab,
+    small: HeapRxPool,
+    secret: Secret,
+    cookies: Cookies,
+    /// The window scale of our SYNs.
+    own_scale: Option<u8>,
+    /// ICMP errors looked into, and echo requests answered.
+    errors: Limiter,
+    icmp: Limiter,
+    challenges: Budget,
+    resets: Budget,
+    /// Payload of the segment that is being taken in.
+    frags: Vec<RxFrag>,
     /// Boxed, so that taking it out for a burst moves a pointer and not the burst.
     rx: Option<Box<ArrayVec<P::Rx, RX_BURST>>>,
+}
+
+/// The port's link, and whether the port keeps up.
+struct Uplink {
+    up: bool,
+    /// Nothing moved in the last round for want of room in the port.
+    blocked: bool,
+    /// Connections served in this round that found the port without room.
+    stuck: u32,
+    /// Full receive bursts in a row.
+    full_bursts: u32,
 }
 
 /// Full receive bursts in a row after which timers are looked at all the same.
@@ -187,7 +188,8 @@ impl<P: Port> Stack<P> {
         let mut engine = Engine::new(secret.0[0], cfg.rx_window as usize, cfg.tx_window as usize)
             .map_err(|source| StackError::Map { bytes, source })?;
         let io = Io::new(port, cfg.vlan, cfg.tos & !3, cfg.attach_min, cfg.tx_depth.max(1));
-        let mem = Memory::new(cfg.rx_budget, io.port.rx_memory());
+        let mem = Memory::new(cfg.rx_budget, io.port().rx_memory());
+        let draws = |n| Secret([secret.0[0] ^ n, secret.0[1]]);
         Ok(Stack {
             own_scale: engine.own_scale(),
             engine,
@@ -195,28 +197,21 @@ impl<P: Port> Stack<P> {
             small: HeapRxPool::new(cfg.copy_below.max(1) as usize, cfg.small_bufs),
             secret,
             flows: Flows::new(secret.0, cfg.time_wait, cfg.time_wait_max, TIMERS_A_TURN),
-            listeners: Vec::new(),
+            listeners: Listeners::default(),
             host,
-            neigh: Neighbours::default(),
-            announcer: Announcer::default(),
-            answers: Limiter::new(2000, 500),
+            link: Link::new(),
             errors: Limiter::new(1000, 200),
             paths: Paths::default(),
             c: Counters::default(),
             icmp: Limiter::new(100, 50),
-            challenges: Budget::new(cfg.challenge_acks, Secret([secret.0[0] ^ 1, secret.0[1]])),
-            resets: Budget::new(cfg.resets, Secret([secret.0[0] ^ 2, secret.0[1]])),
-            cookies: Cookies::new(Secret([secret.0[0] ^ 3, secret.0[1]])),
+            challenges: Budget::new(cfg.challenge_acks, draws(1)),
+            resets: Budget::new(cfg.resets, draws(2)),
+            cookies: Cookies::new(draws(3)),
             frags: Vec::with_capacity(64),
             now: 0,
             mem,
-            full_bursts: 0,
-            duplicate: None,
-            blocked: false,
-            stuck: 0,
-            link: io.port.link_up(),
-            siblings: Siblings::new(io.port.caps().steering.clone()),
-            tap: None,
+            uplink: Uplink { up: io.port().link_up(), blocked: false, stuck: 0, full_bursts: 0 },
+            siblings: Siblings::new(io.port().caps().steering.clone()),
             rx: Some(Box::default()),
             io,
             cfg,
@@ -237,17 +232,9 @@ impl<P: Port> Stack<P> {
         if !l.addr.is_unspecified() && !self.host.owns(&addr) {
             return Err(ListenError::NotOurs(l.addr));
         }
-        let taken = self.listeners.iter().any(|x| x.port == l.port && x.addr == addr);
-        if l.port == 0 || taken || self.listeners.len() >= 1024 {
+        if !self.listeners.add(addr, l.port, l.backlog) {
             return Err(ListenError::Port(l.port));
         }
-        self.listeners.push(Listener {
-            addr,
-            port: l.port,
-            backlog: l.backlog,
-            half_open: 0,
-            overflow_at: None,
-        });
         Ok(())
     }
 
@@ -264,10 +251,11 @@ impl<P: Port> Stack<P> {
     pub fn poll(&mut self, now: u64) -> Work {
         self.set_now(now);
         self.look_at_link();
-        let mut n = self.io.port.home().drain() as u32 + self.small.home().drain() as u32;
-        self.announce();
+        let mut n = self.io.port().home().drain() as u32 + self.small.home().drain() as u32;
+        let (link, mut around) = self.link();
+        link.announce(&mut around);
         n += self.receive();
-        if self.full_bursts.is_multiple_of(BURSTS_BEFORE_TIMERS) {
+        if self.uplink.full_bursts.is_multiple_of(BURSTS_BEFORE_TIMERS) {
             n += self.run_timers(TIMERS_A_TURN);
         }
         if n == 0 { Work::Idle } else { Work::Busy(n) }
@@ -281,45 +269,43 @@ impl<P: Port> Stack<P> {
         let mut n = self.serve_all();
         // Whoever was served may have asked for a neighbour.
         self.poll_neighbours();
-        if !self.io.q.is_empty() {
-            n += self.transmit();
+        if self.io.queued() > 0 {
+            n += self.io.transmit();
         }
         // What waits for the port or the link is no work: a caller that waits for quiet would wait for ever.
-        self.blocked = n == 0 && !(self.flows.dirty() == 0 && self.io.q.is_empty());
-        self.c.port_stalls += u64::from(self.blocked);
+        self.uplink.blocked = n == 0 && !(self.flows.dirty() == 0 && self.io.queued() == 0);
+        self.c.port_stalls += u64::from(self.uplink.blocked);
         if n == 0 { Work::Idle } else { Work::Busy(n) }
     }
 
     fn receive(&mut self) -> u32 {
         let mut rx = self.rx.take().unwrap_or_default();
-        self.io.port.rx_burst(&mut rx);
-        self.watch(&rx);
+        self.io.receive(&mut rx);
         let n = rx.len();
         self.c.rx_polls += 1;
         self.c.rx_empty_polls += u64::from(n == 0);
         self.c.rx_full_bursts += u64::from(n == RX_BURST);
-        self.full_bursts = if n == RX_BURST { self.full_bursts + 1 } else { 0 };
+        self.uplink.full_bursts = if n == RX_BURST { self.uplink.full_bursts + 1 } else { 0 };
         for p in rx.drain(..) {
             self.ingress(p);
         }
         self.rx = Some(rx);
         if n > 0 {
-            self.mem.refresh(self.io.port.rx_memory());
+            self.mem.refresh(self.io.port().rx_memory());
         }
         n as u32
     }
 
     /// When the next turn is due (ns) if no packet comes; `None` for never.
     pub fn deadline(&self) -> Option<u64> {
-        let waits = self.flows.dirty() > 0 || !self.io.q.is_empty();
-        if waits && !self.blocked {
+        let waits = self.flows.dirty() > 0 || self.io.queued() > 0;
+        if waits && !self.uplink.blocked {
             return Some(self.now);
         }
         let retry = waits.then(|| self.retry_at());
-        let announcer = self.announcer.deadline();
         let share = Some(self.mem.next()).filter(|_| self.flows.starved() > 0);
-        let all = [self.neigh.deadline(), announcer, retry, share];
-        all.into_iter().chain(self.flows.deadlines()).flatten().min()
+        let own = [retry, share].into_iter();
+        own.chain(self.link.deadlines()).chain(self.flows.deadlines()).flatten().min()
     }
 
     /// The next event.
@@ -383,7 +369,7 @@ impl<P: Port> Stack<P> {
 
     /// Counts of the stack.
     pub fn counters(&self) -> Counters {
-        Counters { neighbour_held: self.neigh.held(), ..self.c }
+        Counters { neighbour_held: self.link.neighbours().held(), ..self.c }
     }
 
     /// Connections that are not over.
@@ -405,17 +391,17 @@ impl<P: Port> Stack<P> {
     /// on. The counters `arp_duplicate_address` and `nd_duplicate_address` have every packet.
     #[inline]
     pub fn duplicate_address(&mut self) -> Option<Duplicate> {
-        self.duplicate.take()
+        self.link.duplicate()
     }
 
     /// The port.
     pub fn port(&self) -> &P {
-        &self.io.port
+        self.io.port()
     }
 
     /// The port, for what the stack does not do with it (faults, link state). Not to receive or send.
     pub fn port_mut(&mut self) -> &mut P {
-        &mut self.io.port
+        self.io.port_mut()
     }
 
     /// Buffers that small payloads are copied into: (bytes in use, bytes in all).
@@ -426,7 +412,7 @@ impl<P: Port> Stack<P> {
 
     /// Received fragments that applications hold, of the port's buffers and of the small ones.
     pub fn lent_out(&self) -> u64 {
-        (self.io.port.home().lent_out() + self.small.home().lent_out()) as u64
+        (self.io.port().home().lent_out() + self.small.home().lent_out()) as u64
     }
 
     /// Whether the address is one of this stack's.
@@ -436,7 +422,7 @@ impl<P: Port> Stack<P> {
 
     /// Whether somebody listens on `port`, on any address.
     pub fn listens(&self, port: u16) -> bool {
-        self.listeners.iter().any(|l| l.port == port)
+        self.listeners.has(port)
     }
 
     /// The slab that lendings come from.
@@ -446,18 +432,19 @@ impl<P: Port> Stack<P> {
 
     /// Asks the driver to let go of sent buffers.
     pub fn reclaim(&mut self, want: u32) -> Reclaimed {
-        self.io.port.reclaim(want)
+        self.io.port_mut().reclaim(want)
     }
 
     /// Sends one harmless frame (an announcement of our address), for drivers that free only when something is sent.
     pub fn nudge(&mut self) {
-        self.announce_once();
-        self.io.port.tx_burst(&mut self.io.q);
+        let (_, mut around) = self.link();
+        Link::announce_once(&mut around);
+        self.io.send();
     }
 
     /// Packets built and not yet taken by the port.
     pub fn tx_waiting(&self) -> usize {
-        self.io.q.len()
+        self.io.queued()
     }
 
     /// Most payload of one segment over IPv4, in bytes.
@@ -465,15 +452,71 @@ impl<P: Port> Stack<P> {
         self.io.mss(false)
     }
 
-    // ---- within the crate ----
+    /// How the port's packets come to this stack's queue and to the others.
+    pub fn steering(&self) -> &Steering {
+        self.siblings.steering()
+    }
 
-    pub(crate) fn set_now(&mut self, now: u64) {
+    /// Shows the packets that pass to `tap`, or to nobody any more. Returns whom they were shown to so far.
+    pub fn tap(&mut self, tap: Option<Box<TapEnd>>) -> Option<Box<TapEnd>> {
+        self.io.tap(tap)
+    }
+
+    // ---- connections as they are seen from outside ----
+
+    /// Counts of a connection; `None` when it is over.
+    pub fn flow_counters(&self, id: FlowId) -> Option<FlowCounters> {
+        self.flows.get(id).map(|f| f.counters(&self.cfg))
+    }
+
+    /// Names of the state of a connection's loss recovery ([`crate::recover`]) and of its congestion control.
+    /// `None` when it is over.
+    pub fn flow_recovery(&self, id: FlowId) -> Option<(&'static str, &'static str)> {
+        self.flows.get(id).map(Flow::names)
+    }
+
+    /// Memory that a connection occupies, in bytes: its state, smoltcp's socket, its queues and its share of the
+    /// tables. Lent pages and receive buffers are not counted. `None` when it is over.
+    pub fn flow_memory(&self, id: FlowId) -> Option<usize> {
+        let socket = size_of::<smoltcp::socket::tcp::Socket<'static>>();
+        self.flows.get(id).map(|f| f.memory() + socket + Flows::BYTES)
+    }
+
+    /// A connection, as of the last turn; `None` when it is over.
+    pub fn connection(&self, id: FlowId) -> Option<ConnStats> {
+        self.flows.get(id).map(|f| f.conn_stats(self.now, &self.cfg, self.io.port().caps().mtu))
+    }
+
+    /// The connections in `count` slots from `first` on (see [`FlowId::slot`]), as of the last turn. Slots are
+    /// numbered from 0 to [`Stack::slots`], so the whole table can be walked in pieces; a connection that lives
+    /// through the walk is met once.
+    pub fn connections(&self, first: u32, count: u32) -> impl Iterator<Item = (FlowId, ConnStats)> + '_ {
+        let mtu = self.io.port().caps().mtu;
+        self.flows.range(first, count).map(move |(id, f)| (id, f.conn_stats(self.now, &self.cfg, mtu)))
+    }
+
+    /// Slots of the table of connections, those in use and those once used.
+    pub fn slots(&self) -> u32 {
+        self.flows.slots()
+    }
+
+    // ---- within ----
+
+    #[inline]
+    fn set_now(&mut self, now: u64) {
         self.now = now.max(self.now);
-        self.io.now = self.now;
+        self.io.set_now(self.now);
+    }
+
+    /// The link, and the stack as far as it needs it.
+    #[inline]
+    fn link(&mut self) -> (&mut Link, Around<'_, P>) {
+        let Stack { now, link, host, io, siblings, c, .. } = self;
+        (link, Around { now: *now, host, io, siblings, c })
     }
 
     /// Adds a connection; returns its slot.
-    pub(crate) fn add_flow(&mut self, mut f: Box<Flow>) -> u32 {
+    fn add_flow(&mut self, mut f: Box<Flow>) -> u32 {
         if let Some((mtu, until)) = self.paths.get(&f.key().remote, self.now) {
             f.path_told(mtu, until);
         }

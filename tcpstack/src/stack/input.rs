@@ -3,6 +3,7 @@
 use arrayvec::ArrayVec;
 use dataplane::pkt::{Csum, Port, RxPkt};
 
+use super::{Event, Stack};
 use crate::addr::Addr;
 use crate::arp;
 use crate::ending::CloseWhy;
@@ -11,9 +12,9 @@ use crate::io::upper_sum;
 use crate::nd::ICMP6;
 use crate::opts::{OptBytes, Opts, Ts};
 use crate::seq::Seq;
-use crate::stack::{Event, Stack};
+use crate::siblings::{SiblingMsg, Stray};
 use crate::stamps;
-use crate::table::Place;
+use crate::table::{Key, Place};
 use crate::timewait::Verdict;
 use crate::wire::{self, Drop, ETH_ARP, ETH_IPV4, ETH_IPV6, Fields, HDR, Ip, Mac, Seg};
 
@@ -32,7 +33,7 @@ fn copy_head(b: &[u8]) -> ArrayVec<u8, HEAD_MAX> {
 
 impl<P: Port> Stack<P> {
     /// Takes in one packet.
-    pub(crate) fn ingress(&mut self, p: P::Rx) {
+    pub(super) fn ingress(&mut self, p: P::Rx) {
         if let Err(why) = self.packet(p) {
             let c = &mut self.c;
             *match why {
@@ -66,11 +67,12 @@ impl<P: Port> Stack<P> {
         if e.src[0] & 1 != 0 {
             return Err(Drop::Martian);
         }
-        let mine = e.dst == self.io.mac;
+        let mine = e.dst == self.io.mac();
         match e.kind {
             ETH_ARP if mine || e.dst == wire::BROADCAST => {
                 let a = arp::Packet::parse(&head[e.len..]).ok_or(Drop::Malformed)?;
-                self.on_arp(&a);
+                let (link, mut around) = self.link();
+                link.on_arp(&a, &mut around);
                 Ok(())
             }
             // TCP and echo by Ethernet broadcast or multicast are not answered (RFC 1122 §4.2.3.10).
@@ -102,7 +104,7 @@ impl<P: Port> Stack<P> {
                     return Err(Drop::NotOurs);
                 }
                 let probe = ip.src == Addr::UNSPECIFIED && ip.proto == ICMP6;
-                if !(probe || ip.src.is_unicast()) || self.host.owns(&ip.src) || e.src == self.io.mac {
+                if !(probe || ip.src.is_unicast()) || self.host.owns(&ip.src) || e.src == self.io.mac() {
                     return Err(Drop::Martian);
                 }
                 match ip.proto {
@@ -140,9 +142,9 @@ impl<P: Port> Stack<P> {
                 self.c.rx_bad_flags += 1;
                 return Ok(());
             }
-            let nobodys = place.is_none() && (s.has(wire::ACK) || self.listener(&s.key).is_none());
+            let nobodys = place.is_none() && (s.has(wire::ACK) || self.listeners.find(&s.key).is_none());
             match if nobodys { self.elsewhere(&s.key) } else { None } {
-                Some(to) => self.hand_over(to, &p),
+                Some(to) => self.siblings.hand_over(to, &p, &mut self.c),
                 None => self.on_syn(&s, place, &o, src),
             }
             return Ok(());
@@ -156,18 +158,23 @@ impl<P: Port> Stack<P> {
             }
             Some(Place::TimeWait(t)) => self.in_time_wait(t, &s, &o, src),
             None => match self.elsewhere(&s.key) {
-                Some(to) => self.hand_over(to, &p),
+                Some(to) => self.siblings.hand_over(to, &p, &mut self.c),
                 None => self.reject(&s, src),
             },
         }
         Ok(())
     }
 
-    pub(crate) fn on_syn(&mut self, s: &Seg, place: Option<Place>, o: &Opts, src: Mac) {
+    #[inline]
+    fn elsewhere(&self, k: &Key) -> Option<(u16, u16)> {
+        self.siblings.elsewhere(k, || self.listeners.find(k).is_some())
+    }
+
+    pub(super) fn on_syn(&mut self, s: &Seg, place: Option<Place>, o: &Opts, src: Mac) {
         match place {
             Some(Place::Flow(i)) => self.segment(i, s, o, src),
             Some(Place::TimeWait(t)) => match self.flows.in_time_wait(t, s, o.ts, self.now) {
-                Verdict::Reuse(after) => match self.listener(&s.key) {
+                Verdict::Reuse(after) => match self.listeners.find(&s.key) {
                     None => self.reject(s, src),
                     // No cookie is good enough here: its number may lie within what the old connection used.
                     Some(l) if self.full(l) => self.c.syn_dropped += 1,
@@ -205,7 +212,7 @@ impl<P: Port> Stack<P> {
     }
 
     #[inline]
-    pub(crate) fn segment(&mut self, i: u32, s: &Seg, o: &Opts, src: Mac) {
+    pub(super) fn segment(&mut self, i: u32, s: &Seg, o: &Opts, src: Mac) {
         let Some(f) = self.flows.at(i) else { return };
         let v6 = f.v6();
         let mut cx = Cx {
@@ -246,7 +253,7 @@ impl<P: Port> Stack<P> {
             let flow = self.flows.id(i);
             self.flows.tell(Event::Opened { flow, local, remote, passive: l.is_some() });
             if let Some(l) = l {
-                self.half_open_done(l);
+                self.listeners.done(l);
             }
         }
         if news.acked {
@@ -262,7 +269,7 @@ impl<P: Port> Stack<P> {
         self.flows.mark(i);
     }
 
-    pub(crate) fn in_time_wait(&mut self, t: u32, s: &Seg, o: &Opts, src: Mac) {
+    pub(super) fn in_time_wait(&mut self, t: u32, s: &Seg, o: &Opts, src: Mac) {
         let v = self.flows.in_time_wait(t, s, o.ts, self.now);
         self.answer_late(t, s, v, src);
     }
@@ -287,7 +294,7 @@ impl<P: Port> Stack<P> {
     }
 
     /// Answers a segment that belongs to no connection, or that its connection cannot accept, with a RST.
-    pub(crate) fn reject(&mut self, s: &Seg, src: Mac) {
+    pub(super) fn reject(&mut self, s: &Seg, src: Mac) {
         if s.has(wire::RST) {
             return;
         }
@@ -304,5 +311,68 @@ impl<P: Port> Stack<P> {
         };
         let tmpl = self.io.template(src, &s.key);
         self.c.rst_sent += u64::from(self.io.control(&tmpl, &f, &[], &mut self.c));
+    }
+
+    /// What another stack of this node should hear next, and that one's queue. To be asked after each turn where the
+    /// port has several queues; there is never anything where it has one.
+    pub fn tell(&mut self) -> Option<(u16, SiblingMsg)> {
+        self.siblings.pop()
+    }
+
+    /// Takes in what another stack of this node told.
+    pub fn hear(&mut self, now: u64, n: SiblingMsg) {
+        self.set_now(now);
+        self.c.kin_heard += 1;
+        match n {
+            SiblingMsg::Neighbour(a, ev) => self.link.event(&a, ev, self.now),
+            SiblingMsg::Router(a, lifetime) => self.host.on_router(a, lifetime, self.now),
+            SiblingMsg::Error(r) => self.judge(Some(r), false),
+            SiblingMsg::Stray(s) => {
+                let lost = self.stray(s).is_err();
+                self.c.strays_lost += u64::from(lost);
+            }
+        }
+    }
+
+    /// A packet that came to another queue and belongs here, as far as that one's stack could tell.
+    fn stray(&mut self, stray: Stray) -> Result<(), Drop> {
+        let (bad, frame) = (Drop::Malformed, stray.frame());
+        let e = wire::eth(frame).ok_or(bad)?;
+        let l3 = frame.get(e.len..).ok_or(bad)?;
+        let ip = match e.kind {
+            ETH_IPV4 => wire::ip4(l3, l3.len(), false)?,
+            ETH_IPV6 => wire::ip6(l3, l3.len())?,
+            _ => return Err(Drop::Protocol),
+        };
+        let l4 = l3.get(ip.hlen..ip.hlen + ip.payload).ok_or(bad)?;
+        let s = wire::tcp(l4, &ip)?;
+        let o = Opts::parse(l4.get(HDR..s.hlen).ok_or(bad)?);
+        let place = self.flows.find(&s.key);
+        let place = match place {
+            None if !s.has(wire::SYN) => self.take_cookie(&s, &o, e.src).map(Place::Flow),
+            place => place,
+        };
+        if place.is_none() && stray.goes_on() {
+            return if self.siblings.hand_on(stray) { Ok(()) } else { Err(bad) };
+        }
+        self.c.strays_taken += 1;
+        if s.has(wire::SYN) {
+            self.on_syn(&s, place, &o, e.src);
+            return Ok(());
+        }
+        match place {
+            Some(Place::Flow(i)) => {
+                self.frags.clear();
+                for piece in l4.get(s.hlen..).ok_or(bad)?.chunks(self.small.buf_size()) {
+                    // As if it had been lost on the way.
+                    self.frags.push(self.small.copy_of(piece).ok_or(bad)?);
+                    self.c.rx_copied_bytes += piece.len() as u64;
+                }
+                self.segment(i, &s, &o, e.src);
+            }
+            Some(Place::TimeWait(t)) => self.in_time_wait(t, &s, &o, e.src),
+            None => self.reject(&s, e.src),
+        }
+        Ok(())
     }
 }

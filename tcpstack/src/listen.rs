@@ -1,0 +1,77 @@
+//! Listeners, and how many connections each has that are half-open.
+
+use crate::addr::Addr;
+use crate::cookie::VALID;
+use crate::table::Key;
+
+/// Listeners of a stack at most.
+const MAX: usize = 1024;
+
+struct Listener {
+    /// Ours, or unspecified: `0.0.0.0` for all of IPv4, `::` for all.
+    addr: Addr,
+    port: u16,
+    backlog: u32,
+    half_open: u32,
+    /// When a SYN last found the backlog full and was answered with a cookie.
+    overflow_at: Option<u64>,
+}
+
+/// The listeners, by number.
+#[derive(Default)]
+pub(crate) struct Listeners(Vec<Listener>);
+
+impl Listeners {
+    /// Adds a listener; `false` where the port is taken, or none, or there are too many.
+    pub(crate) fn add(&mut self, addr: Addr, port: u16, backlog: u32) -> bool {
+        let taken = self.0.iter().any(|l| l.port == port && l.addr == addr);
+        if port == 0 || taken || self.0.len() >= MAX {
+            return false;
+        }
+        self.0.push(Listener { addr, port, backlog, half_open: 0, overflow_at: None });
+        true
+    }
+
+    /// Whether somebody listens on `port`, on any address.
+    pub(crate) fn has(&self, port: u16) -> bool {
+        self.0.iter().any(|l| l.port == port)
+    }
+
+    /// Who listens for a SYN: on exactly this address, or else on all.
+    pub(crate) fn find(&self, k: &Key) -> Option<u16> {
+        let at = |a: Addr| self.0.iter().position(|l| l.port == k.lport() && l.addr == a);
+        let any4 = if k.is_v6() { None } else { Some(Addr::v4(0)) };
+        let l = at(k.local).or_else(|| any4.and_then(at)).or_else(|| at(Addr::UNSPECIFIED));
+        l.map(|l| l as u16)
+    }
+
+    fn at(&mut self, l: u16) -> Option<&mut Listener> {
+        self.0.get_mut(usize::from(l))
+    }
+
+    /// Whether a listener can have no further half-open connection.
+    pub(crate) fn is_full(&self, l: u16) -> bool {
+        self.0.get(usize::from(l)).is_none_or(|l| l.half_open >= l.backlog)
+    }
+
+    /// A half-open connection begins.
+    pub(crate) fn begun(&mut self, l: u16) {
+        self.at(l).into_iter().for_each(|l| l.half_open += 1);
+    }
+
+    /// A half-open connection is open, or over.
+    pub(crate) fn done(&mut self, l: u16) {
+        self.at(l).into_iter().for_each(|l| l.half_open = l.half_open.saturating_sub(1));
+    }
+
+    /// A SYN found the backlog full and was answered with a cookie.
+    pub(crate) fn overflowed(&mut self, l: u16, now: u64) {
+        self.at(l).into_iter().for_each(|l| l.overflow_at = Some(now));
+    }
+
+    /// Whether a cookie of this listener can be good at `now` (ns).
+    pub(crate) fn has_cookies(&self, l: u16, now: u64) -> bool {
+        let at = self.0.get(usize::from(l)).and_then(|l| l.overflow_at);
+        at.is_some_and(|at| now.saturating_sub(at) < VALID)
+    }
+}
