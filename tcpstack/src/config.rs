@@ -1,4 +1,4 @@
-//! What a stack is told, and what it counts.
+//! Configuration of a stack, and its counters.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -145,7 +145,7 @@ pub struct Listen {
     pub backlog: u32,
 }
 
-/// Whom to connect to.
+/// Both ends of a connection to begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dial {
     /// Our address and port.
@@ -164,7 +164,7 @@ pub enum StackError {
     Map {
         /// Window in bytes.
         bytes: u32,
-        /// What the kernel said.
+        /// The kernel's error.
         source: std::io::Error,
     },
     /// A window is out of range.
@@ -186,7 +186,7 @@ pub enum StackError {
         port: String,
         /// Its MTU.
         mtu: u16,
-        /// What it has to be.
+        /// The least that it has to be.
         least: u16,
     },
 }
@@ -230,7 +230,7 @@ pub enum DialError {
     Map {
         /// Connections that there are.
         live: u32,
-        /// What the kernel said.
+        /// The kernel's error.
         kind: std::io::ErrorKind,
     },
 }
@@ -448,11 +448,11 @@ counters! {
         /// Echo requests over the rate limit or too long.
         icmp_limited,
         /// Neighbours, routers and ICMP errors told to the stacks of the port's other queues.
-        kin_told,
+        siblings_told,
         /// Neighbours and routers not told, being over the rate limit.
-        kin_untold,
-        /// What stacks of other queues told us.
-        kin_heard,
+        siblings_untold,
+        /// Messages heard from stacks of other queues.
+        siblings_heard,
         /// Segments handed to the stack of the queue that they should have come to.
         strays_handed,
         /// Segments that came to another queue and were judged here: nearly always a connection's of ours.

@@ -11,7 +11,7 @@
 //! number is no clock, so RFC 6528's guarantee that a new connection lies beyond an old one does not hold: a place in
 //! TIME-WAIT is never given away against a cookie.
 //!
-//! What else the peer's SYN said travels in the timestamp, which the peer sends back; without timestamps there is
+//! The other options of the peer's SYN travel in the timestamp, which the peer sends back; without timestamps there is
 //! neither scale nor SACK. Its lowest six bits, of 64 ms:
 //!
 //! ```text
@@ -32,7 +32,7 @@ use crate::table::Key;
 const SLOT: u64 = 64_000_000_000;
 /// A cookie is good for at most this long, in ns.
 pub const VALID: u64 = 2 * SLOT;
-/// What a peer's MSS is rounded down to, in bytes: IPv6 and IPv4 at MTUs of 1280, 1400 (tunnels), 1500 and 9000.
+/// Sizes that a peer's MSS is rounded down to, in bytes: IPv6 and IPv4 at MTUs of 1280, 1400 (tunnels), 1500 and 9000.
 const MSS: [u16; 8] = [256, 536, 1220, 1360, 1440, 1460, 8940, 8960];
 
 /// Makes and checks cookies.
@@ -75,7 +75,7 @@ impl Cookies {
     }
 }
 
-/// What a SYN says of its sender beside the MSS.
+/// Options of a SYN beside the MSS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abilities {
     /// Window scale, at most 14.
@@ -96,7 +96,7 @@ impl Abilities {
         if bits > clock & BITS { val.wrapping_sub(BITS + 1) } else { val }
     }
 
-    /// What a TSecr that comes back says.
+    /// Reads a TSecr that comes back.
     pub fn read(ecr: u32) -> Abilities {
         let scale = (ecr & NO_SCALE) as u8;
         Abilities { scale: Some(scale).filter(|s| *s <= SCALE_MAX), sack: ecr & SACK != 0 }

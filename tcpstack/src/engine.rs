@@ -4,7 +4,7 @@
 //! its timers fires, it never retransmits, and what it emits are permissions: so many bytes may be sent, this
 //! much may be acknowledged, that window may be offered, a SYN, FIN or RST is due.
 //!
-//! Whatever a connection's addresses, smoltcp is shown two stand-ins of IPv4: it takes the addresses for nothing
+//! Whatever a connection's addresses, smoltcp sees two stand-ins of IPv4: it takes the addresses for nothing
 //! but finding the socket, of which there is one a set. So one engine serves both families, and its packets have
 //! the shorter header.
 //!
@@ -32,7 +32,7 @@ const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const REMOTE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 /// Largest packet that smoltcp sees, in bytes. The shim cuts it to what the path takes.
 const MTU: usize = 61_440;
-/// MSS that smoltcp is shown for the peer.
+/// MSS that smoltcp is fed for the peer.
 const SHOWN_MSS: u16 = (MTU - 2 * HDR) as u16;
 /// Most payload of one feed, in smoltcp's bytes.
 pub const FEED_MAX: u32 = SHOWN_MSS as u32;
@@ -148,7 +148,7 @@ impl Engine {
     /// An engine. Windows are in bytes and bound what one connection has in flight.
     ///
     /// # Errors
-    /// What the kernel says to the mappings of the phantom rings.
+    /// The kernel refuses the mappings of the phantom rings.
     pub fn new(seed: u64, rx_window: usize, tx_window: usize) -> io::Result<Engine> {
         let mut dev = Dev { rx: Scratch::new(), tx: Scratch::new(), rx_len: 0, tx_len: 0 };
         let mut cfg = Config::new(HardwareAddress::Ip);
@@ -222,8 +222,8 @@ impl Engine {
         self.dev.tx_len = 0;
     }
 
-    /// Feeds a segment with `plen` of smoltcp's bytes (at most [`FEED_MAX`]). What smoltcp answers by itself comes
-    /// back; with a normalised feed it answers nothing but a SYN out of place.
+    /// Feeds a segment with `plen` of smoltcp's bytes (at most [`FEED_MAX`]). Returns smoltcp's answer of its
+    /// own; to a normalised feed there is none but for a SYN out of place.
     #[inline]
     pub fn feed(&mut self, s: &mut PhantomSocket, k: &Key, f: &Feed, plen: u32) -> Option<Emission> {
         self.load(k, f, plen.min(FEED_MAX));

@@ -12,10 +12,10 @@
 
 use std::collections::VecDeque;
 
+use crate::event::{Event, FlowId};
 use crate::flow::Flow;
 use crate::opts::Ts;
 use crate::seq::Seq;
-use crate::stack::{Event, FlowId};
 use crate::table::{FlowTable, Key, Place};
 use crate::timewait::{Entry, TimeWait, Verdict};
 use crate::wheel::Wheel;
@@ -41,7 +41,7 @@ const _: () = assert!(size_of::<Slot>() == 16);
 pub(crate) struct Flows {
     table: FlowTable,
     slots: Vec<Slot>,
-    idle: Vec<u32>,
+    free: Vec<u32>,
     live: u32,
     tw: TimeWait,
     dirty: VecDeque<u32>,
@@ -58,7 +58,7 @@ impl Flows {
         Flows {
             table: FlowTable::new(secret),
             slots: Vec::new(),
-            idle: Vec::new(),
+            free: Vec::new(),
             live: 0,
             tw: TimeWait::new(wait, max),
             dirty: VecDeque::new(),
@@ -87,8 +87,8 @@ impl Flows {
 
     #[inline]
     pub(crate) fn get(&self, id: FlowId) -> Option<&Flow> {
-        let s = self.slots.get(id.slot as usize)?;
-        s.flow.as_deref().filter(|_| s.generation == id.generation)
+        let s = self.slots.get(id.slot() as usize)?;
+        s.flow.as_deref().filter(|_| s.generation == id.generation())
     }
 
     #[inline]
@@ -106,18 +106,18 @@ impl Flows {
     #[inline]
     pub(crate) fn id(&self, slot: u32) -> FlowId {
         let generation = self.slots.get(slot as usize).map_or(0, |s| s.generation);
-        FlowId { slot, generation }
+        FlowId::new(slot, generation)
     }
 
     /// The connections in `count` slots from `first` on.
     pub(crate) fn range(&self, first: u32, count: u32) -> impl Iterator<Item = (FlowId, &Flow)> + '_ {
         let slots = self.slots.iter().zip(0u32..).skip(first as usize).take(count as usize);
-        slots.filter_map(|(s, slot)| Some((FlowId { slot, generation: s.generation }, s.flow.as_deref()?)))
+        slots.filter_map(|(s, slot)| Some((FlowId::new(slot, s.generation), s.flow.as_deref()?)))
     }
 
     /// Adds a connection; returns its slot.
     pub(crate) fn add(&mut self, f: Box<Flow>) -> u32 {
-        let slot = self.idle.pop().unwrap_or_else(|| {
+        let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
                 flow: None,
                 generation: 0,
@@ -160,14 +160,14 @@ impl Flows {
         s.generation = s.generation.wrapping_add(1);
         (s.queued, s.readable, s.progress) = (false, false, false);
         self.unlink(slot, f.key());
-        self.idle.push(slot);
+        self.free.push(slot);
         self.live -= 1;
         Some(f)
     }
 
     // ---- addresses ----
 
-    /// What stands at an address.
+    /// The connection, or TIME-WAIT entry, of an address.
     #[inline]
     pub(crate) fn find(&self, k: &Key) -> Option<Place> {
         self.table.get(k)
@@ -202,6 +202,7 @@ impl Flows {
     }
 
     /// Forgets entries whose time has come.
+    #[inline]
     pub(crate) fn expire_time_waits(&mut self, now: u64) {
         while let Some(e) = self.tw.expired(now) {
             self.table.remove(&e.key);
@@ -322,6 +323,7 @@ impl Flows {
     }
 
     /// Slots whose deadline has come, at most `max`; to be given back.
+    #[inline]
     pub(crate) fn fired(&mut self, now: u64, max: usize) -> Vec<u32> {
         let mut fired = std::mem::take(&mut self.fired);
         self.wheel.expire(now, max, &mut fired);
@@ -329,6 +331,7 @@ impl Flows {
     }
 
     /// Gives the list back.
+    #[inline]
     pub(crate) fn fired_done(&mut self, mut fired: Vec<u32>) {
         fired.clear();
         self.fired = fired;
@@ -352,7 +355,7 @@ impl Flows {
     pub(crate) fn tell_readable(&mut self, slot: u32) {
         let Some(s) = self.slots.get_mut(slot as usize) else { return };
         if !std::mem::replace(&mut s.readable, true) {
-            self.events.push_back(Event::Readable(FlowId { slot, generation: s.generation }));
+            self.events.push_back(Event::Readable(FlowId::new(slot, s.generation)));
         }
     }
 
@@ -361,7 +364,7 @@ impl Flows {
     pub(crate) fn tell_progress(&mut self, slot: u32) {
         let Some(s) = self.slots.get_mut(slot as usize) else { return };
         if !std::mem::replace(&mut s.progress, true) {
-            let flow = FlowId { slot, generation: s.generation };
+            let flow = FlowId::new(slot, s.generation);
             self.events.push_back(Event::Progress { flow, acked: 0, sent: 0 });
         }
     }
@@ -401,6 +404,6 @@ impl Flows {
     /// The slot of a connection that still is.
     #[inline]
     fn slot(&mut self, id: FlowId) -> Option<&mut Slot> {
-        self.slots.get_mut(id.slot as usize).filter(|s| s.generation == id.generation)
+        self.slots.get_mut(id.slot() as usize).filter(|s| s.generation == id.generation())
     }
 }

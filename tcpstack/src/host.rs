@@ -11,7 +11,7 @@ use crate::wire::Mac;
 /// Addresses of a stack at most, those that it is given.
 pub const ADDRS_MAX: usize = 8;
 
-/// What a stack is on the network layer.
+/// A stack's addresses and routes.
 #[derive(Clone, Debug)]
 pub struct Host {
     /// Address and prefix length. The link-local one is the last, when IPv6 is spoken at all.

@@ -5,7 +5,7 @@ use crate::addr::Addr;
 use crate::seq::Seq;
 use crate::table::Key;
 
-/// What a message says.
+/// Contents of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// Nobody takes it: no such port or protocol.
@@ -21,7 +21,7 @@ pub enum Cause {
 /// A message about a segment of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// What.
+    /// The cause.
     pub cause: Cause,
     /// The connection, seen from us.
     pub key: Key,

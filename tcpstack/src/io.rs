@@ -32,7 +32,7 @@ pub(crate) struct Io<P: Port> {
     offload: bool,
     attach_min: u32,
     depth: usize,
-    /// Who watches packets that pass.
+    /// The one to whom packets that pass are shown.
     tap: Option<Box<TapEnd>>,
 }
 
@@ -157,7 +157,7 @@ impl<P: Port> Io<P> {
         self.super_max.saturating_sub(headers(v6))
     }
 
-    /// What our segments on the connection `key` have in common; the next hop is `dst`.
+    /// Headers of our segments on the connection `key`; the next hop is `dst`.
     pub(crate) fn template(&self, dst: Mac, key: &Key) -> Template {
         Template::new(self.mac, dst, self.soft_vlan(), key).marked(self.tos)
     }

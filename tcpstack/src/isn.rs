@@ -25,7 +25,7 @@ impl Secret {
         Seq((self.hash(k) as u32).wrapping_add((now / 4000) as u32))
     }
 
-    /// What connection `k` adds to the clock in its timestamps (RFC 7323 §5.4, §7.1).
+    /// Offset of connection `k` from the clock in its timestamps (RFC 7323 §5.4, §7.1).
     pub fn stamp_offset(self, k: &Key) -> u32 {
         // The other half of the hash: neither number tells of the other.
         (self.hash(k) >> 32) as u32

@@ -18,7 +18,7 @@
 //! * **One retransmitter** ([`sender`]): from the shadow queue, in real time. smoltcp emits each byte once. A
 //!   [`scoreboard`] knows what is out, [`rack`] and [`tlp`] what is lost, [`cc`] and [`prr`] how much may be out;
 //!   [`newreno`] takes over where the peer has no SACK. What smoltcp permits is an upper bound.
-//! * **Units.** One byte of the stream that smoltcp is shown stands for 256 of ours (the `scaled` module): what it
+//! * **Units.** One byte of the stream that smoltcp sees stands for 256 of ours (the `scaled` module): what it
 //!   copies of its own costs next to nothing, and one emission permits a whole window.
 //! * **Super-segments.** The shim cuts what is permitted by TSO where the port has it, or to plain segments of the
 //!   peer's MSS.
@@ -82,6 +82,7 @@ pub mod cookie;
 pub mod csum;
 mod ending;
 pub mod engine;
+mod event;
 mod flow;
 mod flows;
 pub mod host;
@@ -133,9 +134,10 @@ pub use config::{
     StackError,
 };
 pub use ending::{Close, CloseWhy};
+pub use event::{Event, FlowId, Pos};
 pub use link::Duplicate;
 pub use phase::Phase;
 pub use rtt::RtoLimits;
 pub use siblings::{SiblingMsg, Stray};
-pub use stack::{Event, FlowId, Pos, Stack, Work};
+pub use stack::{Stack, Work};
 pub use stats::ConnStats;

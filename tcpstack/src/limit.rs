@@ -1,4 +1,4 @@
-//! Bounds on what strangers can make us say.
+//! Rate limits for replies to unauthenticated packets (RST, challenge ACK).
 
 use std::hash::{DefaultHasher, Hasher};
 

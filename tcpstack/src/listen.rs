@@ -37,7 +37,7 @@ impl Listeners {
         self.0.iter().any(|l| l.port == port)
     }
 
-    /// Who listens for a SYN: on exactly this address, or else on all.
+    /// The listener for a SYN: on exactly this address, or else on all.
     pub(crate) fn find(&self, k: &Key) -> Option<u16> {
         let at = |a: Addr| self.0.iter().position(|l| l.port == k.lport() && l.addr == a);
         let any4 = if k.is_v6() { None } else { Some(Addr::v4(0)) };

@@ -23,7 +23,7 @@ const TARGET_LINK: u8 = 2;
 /// A message of neighbour or listener discovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// Who has `target`?
+    /// Neighbour solicitation: who has `target`?
     Solicit {
         /// The address asked for.
         target: Addr,
@@ -117,14 +117,14 @@ pub struct Packet {
     pub src: Addr,
     /// Destination address.
     pub dst: Addr,
-    /// What it says.
+    /// Its contents.
     pub say: Say,
 }
 
-/// What a packet of ours says.
+/// Contents of a packet of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Say {
-    /// Who has this address? Our place is told unless the source is unspecified.
+    /// Neighbour solicitation. Our place is told unless the source is unspecified.
     Solicit(Addr),
     /// This address is here.
     Advert {
@@ -138,7 +138,7 @@ pub enum Say {
 }
 
 impl Packet {
-    /// Who has `target`? To everybody in its group, or to one station.
+    /// A solicitation for `target`, to everybody in its group or to one station.
     pub fn solicit(src: Addr, target: Addr, to: Option<Mac>) -> Packet {
         let dst = if to.is_some() { target } else { target.solicited_node() };
         Packet { src, dst, say: Say::Solicit(target) }

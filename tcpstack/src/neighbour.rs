@@ -213,7 +213,7 @@ impl Entry {
     }
 }
 
-/// What to do about an address.
+/// Result of a look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup {
     /// Here it is.
@@ -420,9 +420,9 @@ mod tests {
     }
 
     /// All that there is to an entry in its state.
-    fn facts(e: &Entry) -> (State, Option<Mac>, Option<(u8, u64)>, Option<u64>) {
-        let s = e.state.get();
-        (s, e.mac(), e.asks().then_some((e.tries, e.next)), (s == State::Reachable).then_some(e.at))
+    fn facts(e: &Entry) -> String {
+        let (s, asked) = (e.state.get(), e.asks().then_some((e.tries, e.next)));
+        format!("{s:?} {:?} {asked:?} {:?}", e.mac(), (s == State::Reachable).then_some(e.at))
     }
 
     #[test]

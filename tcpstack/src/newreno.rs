@@ -9,7 +9,7 @@ use std::ops::Range;
 /// Duplicate ACKs that mean a loss (RFC 5681 §3.2).
 const DUP_THRESH: u32 = 3;
 
-/// What is known of holes.
+/// Knowledge of holes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NewReno {
     /// Duplicate ACKs since the last ACK of new data.

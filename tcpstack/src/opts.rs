@@ -50,7 +50,7 @@ impl fmt::Debug for SackBlock {
     }
 }
 
-/// What a segment's options say.
+/// Options of a segment.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Opts {
     /// MSS, in bytes; never 0.

@@ -132,7 +132,7 @@ struct Pool {
     tx: usize,
     groups: Vec<Group>,
     /// Pairs of buffers without a socket, the last one used on top: its pages are entered, and may be in the cache.
-    idle: Vec<NonNull<u8>>,
+    free: Vec<NonNull<u8>>,
 }
 
 impl Pool {
@@ -142,7 +142,7 @@ impl Pool {
         let pair = self.rx + self.tx;
         for i in (0..self.len / pair).rev() {
             // SAFETY: the whole pair lies inside the group.
-            self.idle.push(unsafe { base.add(i * pair) });
+            self.free.push(unsafe { base.add(i * pair) });
         }
         Ok(())
     }
@@ -156,12 +156,12 @@ impl Rings {
     /// Rings for sockets with receive and transmit buffers of `rx` and `tx` bytes.
     ///
     /// # Errors
-    /// What the kernel says to the file and its first mapping.
+    /// The kernel refuses the file or its first mapping.
     pub fn new(rx: usize, tx: usize) -> io::Result<Rings> {
         let (rx, tx) = (rx.max(1), tx.max(1));
         let len = FILE.max(rx + tx).next_multiple_of(PAGE);
         let memory = map::Memory::new(len)?;
-        let mut pool = Pool { memory, len, rx, tx, groups: Vec::new(), idle: Vec::new() };
+        let mut pool = Pool { memory, len, rx, tx, groups: Vec::new(), free: Vec::new() };
         pool.grow(true)?;
         Ok(Rings(Rc::new(RefCell::new(pool))))
     }
@@ -174,17 +174,17 @@ impl Rings {
 
     fn lease(&self) -> io::Result<Lease> {
         let mut p = self.0.borrow_mut();
-        if p.idle.is_empty() {
+        if p.free.is_empty() {
             p.grow(false)?;
         }
-        let at = p.idle.pop().ok_or(io::ErrorKind::OutOfMemory)?;
+        let at = p.free.pop().ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Lease { at, rings: self.clone() })
     }
 
     /// A socket, alone in its set, with phantom buffers.
     ///
     /// # Errors
-    /// What the kernel says to another mapping: above all that there are too many (`vm.max_map_count`).
+    /// The kernel refuses another mapping: above all since there are too many (`vm.max_map_count`).
     pub fn socket(&self) -> io::Result<PhantomSocket> {
         let lease = self.lease()?;
         let (rx, tx) = {
@@ -222,7 +222,7 @@ struct Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.rings.0.borrow_mut().idle.push(self.at);
+        self.rings.0.borrow_mut().free.push(self.at);
     }
 }
 

@@ -22,7 +22,7 @@ use fsm::Fsm;
 
 use crate::addr::Addr;
 
-/// What was learned is forgotten, and more tried, after this long, in ns (RFC 1191 §6.3, RFC 8201 §4).
+/// A learned size is forgotten, and a larger one tried, after this long, in ns (RFC 1191 §6.3, RFC 8201 §4).
 pub const AGE: u64 = 600_000_000_000;
 /// First try of the full size after a guess, in ns.
 pub const SOON: u64 = 2_000_000_000;
@@ -35,9 +35,9 @@ pub const FLOOR4: u16 = 552;
 /// No limit.
 const ANY: u16 = u16::MAX;
 
-/// MTUs that networks have (RFC 1191 §7.1): what to try where a router names none.
+/// MTUs that networks have (RFC 1191 §7.1), to try where a router names none.
 const PLATEAUS: [u16; 9] = [32_000, 17_914, 8166, 4352, 2002, 1492, 1006, 508, 296];
-/// What to try where nobody says anything: Ethernet, IPv6's least, and what is small enough for about everything.
+/// Sizes to try where nobody says anything: Ethernet, IPv6's least, and what is small enough for about everything.
 const GUESSES: [u16; 3] = [1500, FLOOR6, 1006];
 
 /// The MTU to try after a packet of `len` bytes was too big for a router that did not say what is not.
@@ -192,7 +192,7 @@ impl Path {
     }
 }
 
-/// What routers said of destinations.
+/// Path MTUs of destinations, as routers said them.
 #[derive(Default)]
 pub struct Paths {
     known: HashMap<Addr, (u16, u64)>,

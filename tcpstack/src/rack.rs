@@ -39,7 +39,7 @@ impl MinRtt {
     }
 }
 
-/// What [`Rack::detect`] needs to know.
+/// Facts for [`Rack::detect`].
 #[derive(Clone, Copy, Debug)]
 pub struct Ctx {
     /// The time in ns.
@@ -52,7 +52,7 @@ pub struct Ctx {
     pub mss: u32,
 }
 
-/// What [`Rack::detect`] found.
+/// Result of [`Rack::detect`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
     /// Bytes newly deemed lost.

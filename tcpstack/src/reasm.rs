@@ -21,7 +21,7 @@ impl Piece {
 #[derive(Default)]
 pub struct Reasm {
     pieces: VecDeque<Piece>,
-    /// What they cover: disjoint ranges in order that do not touch. Kept beside them, so that a SACK block costs no
+    /// Bytes that they cover: disjoint ranges in order that do not touch. Kept beside them, so that a SACK block costs no
     /// walk.
     islands: VecDeque<Range<u64>>,
     truesize: u64,
@@ -48,7 +48,7 @@ impl Reasm {
         self.truesize
     }
 
-    /// Keeps what of `frag`, which starts at offset `start`, is not held yet.
+    /// Keeps the bytes of `frag`, which starts at offset `start`, that are not held yet.
     ///
     /// # Errors
     /// [`Overflow`] when that would hold more than `max` bytes of pool memory; some of it may have been kept.
@@ -110,7 +110,7 @@ impl Reasm {
         self.islands.get(i).filter(|r| r.contains(&at)).cloned()
     }
 
-    /// What of `r` is held already: the first contiguous part of it.
+    /// The part of `r` that is held already: the first contiguous one.
     pub fn overlap(&self, r: &Range<u64>) -> Option<Range<u64>> {
         let i = self.islands.partition_point(|x| x.end <= r.start);
         let o = self.islands.get(i).map(|x| x.start.max(r.start)..x.end.min(r.end))?;

@@ -43,8 +43,8 @@ fsm::fsm! {
         Lost,
         /// The retransmission timer ran out.
         Timeout,
-        /// What was out when recovery began is acknowledged, or recovery was undone; `gap` says that something is still
-        /// held behind a gap.
+        /// All that was out when recovery began is acknowledged, or recovery was undone; `gap` says that something is
+        /// still held behind a gap.
         Done {
             /// Whether there is one.
             gap: bool,

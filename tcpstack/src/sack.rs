@@ -24,7 +24,7 @@ const RECENT: usize = 8;
 /// Duplicates that may wait to be reported; more in one turn are merged or forgotten.
 const DUPS: usize = 4;
 
-/// What is to be reported. Offsets are of the stream.
+/// Blocks and duplicates to report. Offsets are of the stream.
 #[derive(Default)]
 pub struct Sacks(Option<Box<Inner>>);
 
@@ -100,7 +100,7 @@ impl Sacks {
         (out, usize::from(dup.is_some()))
     }
 
-    /// A segment with what [`Sacks::blocks`] said was sent.
+    /// A segment with the blocks of [`Sacks::blocks`] was sent.
     pub fn sent(&mut self, ooo: &Reasm, room: usize, bare: bool) {
         let Some(i) = self.0.as_mut() else { return };
         let mut room = room.min(SACK_MAX);

@@ -1,4 +1,4 @@
-//! What is out, when it was sent, and what became of it (RFC 2018, RFC 6675 §3): the sender's scoreboard.
+//! The sender's scoreboard (RFC 2018, RFC 6675 §3): bytes that are out, when they were sent, and their fate.
 //!
 //! A record is a run of bytes sent at one time, merged up to 64 KiB and split where a SACK block or a resend cuts
 //! it. Records lie end to end from the first byte that is not acknowledged to the last one sent; the FIN counts as
@@ -23,7 +23,7 @@ pub const RECORD_MAX: u32 = 65_536;
 /// Records of one connection beyond which nothing is split any more: 192 KiB of memory.
 pub const RECORDS_MAX: usize = 8192;
 
-/// What became of a record.
+/// Fate of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// On its way, as far as is known.
@@ -43,7 +43,7 @@ pub struct Record {
     pub sent_at: u64,
     /// How many.
     pub len: u32,
-    /// What became of them.
+    /// Their fate.
     pub fate: Fate,
     /// They were sent more than once.
     pub resent: bool,
@@ -63,7 +63,7 @@ impl Record {
     }
 }
 
-/// What an acknowledgement came to.
+/// Result of an acknowledgement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Acked {
     /// Bytes delivered that were not known to be: acknowledged or sacked for the first time.
@@ -282,7 +282,7 @@ impl Scoreboard {
         self.lost - before
     }
 
-    /// What is in flight within `r` is deemed lost. Returns how many bytes that is.
+    /// Deems bytes in flight within `r` lost. Returns how many they are.
     pub fn lose(&mut self, r: Range<u64>) -> u64 {
         let before = self.lost;
         let mut i = self.recs.partition_point(|x| x.end() <= r.start);
@@ -317,7 +317,7 @@ impl Scoreboard {
         self.first_lost = self.una;
     }
 
-    /// What was deemed lost, and not sent again yet, is on its way after all.
+    /// Takes bytes that were deemed lost, and not sent again yet, to be on their way after all.
     pub fn unlose(&mut self) {
         for r in &mut self.recs {
             if r.fate == Fate::Lost {
@@ -369,7 +369,7 @@ impl Scoreboard {
     }
 }
 
-/// What [`Scoreboard::judge`] is told of a record.
+/// A record, as [`Scoreboard::judge`] shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Still on its way.

@@ -26,12 +26,12 @@ use crate::tlp::{self, Ended, Tlp};
 
 mod silence;
 
-pub use silence::Rang;
+pub use silence::Silence;
 
 /// No timer.
 pub const NEVER: u64 = u64::MAX;
 
-/// What each call is told of the connection and the time.
+/// Facts about the connection, and the time, for each call.
 pub struct Ctx<'a> {
     /// The time in ns.
     pub now: u64,
@@ -44,6 +44,7 @@ pub struct Ctx<'a> {
 }
 
 impl Ctx<'_> {
+    #[inline]
     fn rto(&self) -> u64 {
         self.rtt.rto(self.limits)
     }
@@ -57,7 +58,7 @@ pub struct AckIn<'a> {
     pub dup: bool,
     /// SACK blocks behind `una`.
     pub blocks: &'a mut [Range<u64>],
-    /// What arrived twice (RFC 2883).
+    /// Bytes that arrived twice (RFC 2883).
     pub dsack: Option<Range<u64>>,
     /// Round trip by timestamps, in ns.
     pub echo: Option<u64>,
@@ -65,7 +66,7 @@ pub struct AckIn<'a> {
     pub hole_max: u32,
 }
 
-/// What an acknowledgement led to, for the counters.
+/// Results of an acknowledgement, for the counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heard {
     /// Fast recovery began.
@@ -187,7 +188,7 @@ impl Sender {
         &self.cc
     }
 
-    /// What is out.
+    /// Records of the bytes that are out.
     pub fn board(&self) -> &Scoreboard {
         &self.board
     }
@@ -270,6 +271,7 @@ impl Sender {
         self.rto_at.min(self.pto_at).min(self.reo_at)
     }
 
+    #[inline]
     fn arm_probe(&mut self, c: &Ctx<'_>) {
         let out = self.board.end() - self.board.una();
         self.pto_at = NEVER;
@@ -340,7 +342,7 @@ impl Sender {
         let out = self.board.end() - una;
         let sacked = self.board.sacked();
 
-        // What arrived, in order of sequence, so that reordering is not seen where there is none.
+        // Arrivals in order of sequence, so that reordering is not seen where there is none.
         let (rack, mss, now) = (&mut self.rack, c.mss, c.now);
         let (mut newest, mut answers) = (0, false);
         let resent_at = if self.undo.at == 0 { NEVER } else { self.undo.at };
@@ -406,7 +408,7 @@ impl Sender {
 
         let lost = if cum.reneged { self.board.lost() } else { self.find_lost(first, news, a.hole_max, c) };
         if lost > 0 && !self.state.get().recovering() {
-            // What was sacked before this ACK is no part of what recovery sees delivered.
+            // Bytes sacked before this ACK are not among those that recovery sees delivered.
             self.enter(out - sacked, c);
             h.entered = true;
         }
@@ -505,7 +507,7 @@ impl Sender {
         f.lost
     }
 
-    /// What was in flight, for the algorithm: all of the window if that was the limit.
+    /// Bytes that were in flight, for the algorithm: all of the window if that was the limit.
     fn used(&self) -> u64 {
         let out = self.board.end() - self.board.una();
         let w = self.cc.window();
@@ -551,6 +553,7 @@ impl Sender {
         self.board.sacked() > 0 || (self.plain() && self.newreno.arrived() > 0)
     }
 
+    #[inline]
     fn note_gap(&mut self) {
         let ev = if self.gap() { Event::Gap } else { Event::Whole };
         let _ = self.state.apply(ev);
@@ -575,7 +578,7 @@ impl Sender {
             }
             _ if got == 0 => (),
             State::Loss => {
-                // What a resend's ACK covers may have arrived long before (RFC 3465 §2.3).
+                // Bytes that a resend's ACK covers may have arrived long before (RFC 3465 §2.3).
                 a.acked = got.min(2 * u64::from(c.mss));
                 a.limited = true;
                 self.cc.on_ack(&a);

@@ -1,4 +1,4 @@
-//! What a connection has been given to send and the peer has not yet acknowledged.
+//! The shadow queue: bytes that a connection was given to send and the peer has not yet acknowledged.
 //!
 //! Header bytes are copied into a ring that belongs to the connection; payload stays where it is, held by
 //! [`Lent`] references. A piece is let go when the peer has acknowledged past its end, not before: a
@@ -130,6 +130,7 @@ impl Shadow {
     }
 
     /// The peer has acknowledged up to `una`: lets go of every piece that ends there or before.
+    #[inline]
     pub fn release(&mut self, una: u64) {
         while let Some(p) = self.pieces.front()
             && p.end() <= una

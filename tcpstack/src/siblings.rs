@@ -1,7 +1,7 @@
-//! Stacks of one node, each on a queue of its own of one port: what one of them receives that is another's business.
+//! Sibling stacks: those of one node, each on a queue of its own of one port, and the messages between them.
 //!
-//! The device brings a connection's packets to one queue, and that queue's stack owns it. What has no connection
-//! (ARP, neighbour discovery, ICMP) comes to any one of them. Nothing is shared; they tell each other:
+//! The device brings a connection's packets to one queue, and that queue's stack owns it. Packets without a connection
+//! (ARP, neighbour discovery, ICMP) come to any one of them. Nothing is shared; they tell each other:
 //!
 //! ```text
 //!   received here                          told to
@@ -35,10 +35,10 @@ const STRAYS_MAX: usize = 512;
 /// Things to tell that nobody has asked for yet, at most.
 const MSGS_MAX: usize = 4096;
 
-/// What one stack of a node tells another.
+/// A message of one stack of a node to another.
 #[derive(Debug)]
 pub enum SiblingMsg {
-    /// What a neighbour said of itself.
+    /// A neighbour said where it is.
     Neighbour(Addr, Ev),
     /// A router announced itself for so many seconds; 0 when it retires.
     Router(Addr, u16),
@@ -58,7 +58,7 @@ pub struct Stray {
     _alive: Arc<()>,
 }
 
-/// What a stack knows of the others.
+/// A stack's side of the messages between siblings.
 pub(crate) struct Siblings {
     steering: Steering,
     /// By the queue whose stack should hear it.
@@ -116,13 +116,13 @@ impl Siblings {
             return;
         }
         let told = self.telling.take(now) && self.push_all(n);
-        *if told { &mut c.kin_told } else { &mut c.kin_untold } += 1;
+        *if told { &mut c.siblings_told } else { &mut c.siblings_untold } += 1;
     }
 
     /// Passes an error on whose connection is not here; whether there is anybody to pass it to.
     pub(crate) fn pass_error(&mut self, r: &Report, c: &mut Counters) -> bool {
         let passed = !self.alone() && self.push_all(|| SiblingMsg::Error(*r));
-        c.kin_told += u64::from(passed);
+        c.siblings_told += u64::from(passed);
         passed
     }
 

@@ -25,7 +25,7 @@ pub fn before(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) < 0
 }
 
-/// What the timestamps of a segment say of it.
+/// Judgement of a segment by its timestamps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Nothing against it.

@@ -28,7 +28,7 @@ macro_rules! stats {
             pub passive: Option<bool>,
             /// Congestion control algorithm.
             pub algorithm: Option<Name>,
-            /// What loss recovery is at: `open`, `disorder`, `recovery` or `loss`.
+            /// State of loss recovery: `open`, `disorder`, `recovery` or `loss`.
             pub recovery: Option<&'static str>,
             /// Timestamps were negotiated (RFC 7323).
             pub timestamps: Option<bool>,
@@ -187,7 +187,7 @@ impl Shut {
     }
 }
 
-/// What a connection remembers for those who ask, beside its counters.
+/// Times that a connection remembers for those who ask, beside its counters.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen {
     born: u64,

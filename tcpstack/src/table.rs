@@ -41,7 +41,7 @@ impl Key {
     }
 }
 
-/// What a key stands for.
+/// Place that a key leads to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Place {
     /// A connection, by slot.
@@ -106,7 +106,7 @@ impl FlowTable {
         fold(peer ^ self.secret[1], rest ^ self.secret[0]) as usize & (self.cells.len() - 1)
     }
 
-    /// What `k` stands for.
+    /// The place that `k` leads to.
     #[inline]
     pub fn get(&self, k: &Key) -> Option<Place> {
         let mask = self.cells.len() - 1;
@@ -124,7 +124,7 @@ impl FlowTable {
         }
     }
 
-    /// Sets what `k` stands for, whether or not it was there.
+    /// Sets the place that `k` leads to, whether or not there was one.
     pub fn insert(&mut self, k: Key, p: Place) {
         if (self.len + 1) * 2 > self.cells.len() {
             let empty = vec![Cell { key: Key::default(), val: EMPTY }; self.cells.len() * 2];

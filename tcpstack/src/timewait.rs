@@ -12,7 +12,7 @@ use crate::stamps::before;
 use crate::table::Key;
 use crate::wire::{self, Seg};
 
-/// What is remembered of a connection.
+/// The rest of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Addresses.
@@ -31,7 +31,7 @@ pub struct Entry {
 
 const _: () = assert!(size_of::<Entry>() <= 64);
 
-/// What a segment for an entry leads to.
+/// Answer to a segment for an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Nothing.
@@ -59,7 +59,7 @@ impl Entry {
 /// The table. Entries are numbered; the flow table knows the numbers.
 pub struct TimeWait {
     slots: Vec<Option<Entry>>,
-    idle: Vec<u32>,
+    free: Vec<u32>,
     order: VecDeque<(u64, u32)>,
     wait: u64,
     max: usize,
@@ -68,13 +68,13 @@ pub struct TimeWait {
 impl TimeWait {
     /// A table of at most `max` entries that wait `wait` ns.
     pub fn new(wait: u64, max: usize) -> TimeWait {
-        TimeWait { slots: Vec::new(), idle: Vec::new(), order: VecDeque::new(), wait, max: max.max(1) }
+        TimeWait { slots: Vec::new(), free: Vec::new(), order: VecDeque::new(), wait, max: max.max(1) }
     }
 
     /// Adds an entry; `until` is set here. Returns its number.
     pub fn insert(&mut self, mut e: Entry, now: u64) -> u32 {
         e.until = now + self.wait;
-        let i = self.idle.pop().unwrap_or_else(|| {
+        let i = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() as u32 - 1
         });
@@ -91,13 +91,13 @@ impl TimeWait {
     /// Takes an entry out.
     pub fn remove(&mut self, i: u32) -> Option<Entry> {
         let e = self.slots.get_mut(i as usize)?.take()?;
-        self.idle.push(i);
+        self.free.push(i);
         Some(e)
     }
 
     /// Entries.
     pub fn len(&self) -> usize {
-        self.slots.len() - self.idle.len()
+        self.slots.len() - self.free.len()
     }
 
     /// Whether it is empty.

@@ -16,7 +16,7 @@ const PTO_MIN: u64 = 100_000;
 /// Probes in a row without an answer.
 const PROBES: u8 = 4;
 
-/// What the time to a probe depends on.
+/// Facts on which the time to a probe depends.
 #[derive(Clone, Copy, Debug)]
 pub struct Ctx {
     /// The time in ns.
@@ -105,7 +105,7 @@ impl Tlp {
         Some(if repaired { Ended::Repaired } else { Ended::Needless })
     }
 
-    /// What was out is given up: no answer to a probe counts any more.
+    /// Gives up the bytes that were out: no answer to a probe counts any more.
     pub fn reset(&mut self) {
         (self.end, self.tries) = (0, 0);
     }

@@ -19,7 +19,8 @@
 //! 9 KiB. Of the memory that is free and not promised to others, one connection is promised half, and never so much
 //! that what it holds already and the promise together exceed it (dynamic thresholds, Choudhury and Hahne 1998). So
 //! one slow reader ends at half of the pool, n of them leave one part in n + 1 to the others, and nothing has to be
-//! divided in advance. Who holds nothing is offered two segments even where all is promised, as long as it is free. An eighth is kept for what comes next in order. The edge never moves back (RFC 9293 §3.8.6);
+//! divided in advance. A connection that holds nothing is offered two segments even where all is promised, as long as
+//! memory is free. An eighth is kept for what comes next in order. The edge never moves back (RFC 9293 §3.8.6);
 //! a connection that was silent may come back to a promise that is no longer covered: what finds no memory then is
 //! dropped, counted, and comes again.
 
@@ -31,7 +32,7 @@ pub(crate) const INITIAL: u32 = 256 << 10;
 /// Part of the pool that is promised to nobody and holds nothing out of order: what is next in order, and frees
 /// what waits behind it, must always find a buffer.
 const RESERVE: u64 = 8;
-/// What waits in order for a reader may come to so many times what is open to others.
+/// Bytes in order that wait for a reader may occupy so many times the memory that is open to others.
 const READY_PART: u64 = 4;
 /// Segments that a connection without anything unread is offered whatever others were promised, while memory is free.
 const LITTLE: u64 = 2;
@@ -40,7 +41,7 @@ const EPOCH: u64 = 100_000_000;
 /// Round trip assumed where nothing was measured, in ns.
 const UNKNOWN_RTT: u64 = 1_000_000;
 
-/// What of a connection's promise has not come yet, in bytes of pool memory.
+/// The part of a connection's promise that has not come yet, in bytes of pool memory.
 #[derive(Clone, Copy, Debug, Default)]
 struct Promise {
     bytes: u64,
@@ -55,7 +56,7 @@ pub(crate) struct Memory {
     /// Free memory, less the reserve, and less half of it.
     free: u64,
     covered: u64,
-    /// What lies beyond a gap may be kept.
+    /// Bytes beyond a gap may be kept.
     gaps: bool,
     epoch: u64,
     /// Promised to connections that received in this epoch, and to those that last did in the one before. Who has
@@ -160,7 +161,7 @@ pub(crate) struct RxWindow {
     /// It is held back for want of pool memory.
     starved: bool,
     size: u32,
-    /// What was read in the last round.
+    /// Bytes read in the last round.
     last: u32,
     /// Where the round began: offset read, time.
     mark: u64,
@@ -322,7 +323,7 @@ impl RxWindow {
         let open = m.open_to(&self.promise, now);
         let pool = (open / 2).min(open.saturating_sub(held));
         let (mut limit, want) = (nxt + pool.saturating_mul(bytes) / cost, self.wanted(permit, credited));
-        // Who holds nothing may always be sent a little: promises that others do not use must not silence it.
+        // A connection that holds nothing may always be sent a little: promises to others must not silence it.
         let little = LITTLE * u64::from(mss);
         if held == 0 && m.free >= little.saturating_mul(cost) / bytes {
             limit = limit.max(nxt + little);

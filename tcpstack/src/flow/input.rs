@@ -15,9 +15,9 @@ use crate::wire::{self, Seg};
 
 use super::timers::Clock;
 
-/// News of a segment to the user.
+/// Changes that a segment brought, for the user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct News {
+pub(crate) struct Changes {
     /// The connection is open now.
     pub(crate) opened: bool,
     /// The peer has acknowledged bytes.
@@ -64,7 +64,7 @@ impl Flow {
         o: &Opts,
         frags: &mut Vec<RxFrag>,
         cx: &mut Cx<'_>,
-    ) -> Result<News, Fate> {
+    ) -> Result<Changes, Fate> {
         cx.c.rx_segments += 1;
         self.stats.segs_in += 1;
         let (una, end) = (self.snd.una(), self.rcv.end());
@@ -75,7 +75,7 @@ impl Flow {
         };
         let opened = !self.opened && self.phase().synchronised();
         self.opened |= opened;
-        Ok(News { opened, acked: self.snd.una() > una, received: self.rcv.end() - end, fin })
+        Ok(Changes { opened, acked: self.snd.una() > una, received: self.rcv.end() - end, fin })
     }
 
     fn in_syn_sent(&mut self, s: &Seg, o: &Opts, cx: &mut Cx<'_>) -> Result<bool, Fate> {
@@ -229,7 +229,7 @@ impl Flow {
         }
         if embryo {
             self.syn_answered(cx.now);
-            self.snd.show_window();
+            self.snd.feed_window();
         }
         self.timers.heard(cx.now);
         let start = nxt as i64 + d;

@@ -1,7 +1,7 @@
-//! One connection: what the shim knows beside smoltcp.
+//! One connection, as far as the shim knows it beside smoltcp.
 //!
 //! ```text
-//!   input   segments in, by RFC 9293 §3.10.7       output  what is served: fed, permitted, sent
+//!   input   segments in, by RFC 9293 §3.10.7       output  fed to smoltcp, permitted, sent
 //!      │                                              │
 //!      └────┬──────────────┬──────────────┬───────────┴┬─────────────┐
 //!         send           recv          scaled        timers         hop
@@ -48,7 +48,7 @@ pub(crate) use output::{Served, Serving};
 use recv::RecvSide;
 use scaled::Scaled;
 use send::{SendSide, SynSays};
-pub(crate) use timers::Rung;
+pub(crate) use timers::Expiry;
 use timers::Timers;
 
 /// A connection.
@@ -58,7 +58,7 @@ pub(crate) struct Flow {
     listener: Option<u16>,
     opened: bool,
     syn_due: bool,
-    /// It is over, for this reason; kept for what is still to be read.
+    /// It is over, for this reason; kept for bytes that are still to be read.
     why: Option<CloseWhy>,
     stamps: Stamps,
     timers: Timers,
@@ -84,7 +84,7 @@ pub(crate) struct Begun {
     pub(crate) stamps: u32,
 }
 
-/// Says what an ICMP error was to a connection.
+/// Result of an ICMP error for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Heeded {
     /// Nothing: it quotes no segment that is out.
@@ -170,7 +170,7 @@ impl Flow {
         self.snd.begin(&says, cfg);
     }
 
-    // ---- what it is at ----
+    // ---- state ----
 
     pub(crate) fn key(&self) -> &Key {
         &self.key
@@ -195,7 +195,7 @@ impl Flow {
         self.listener
     }
 
-    /// The user was told of it, or is told first by what becomes of its dial.
+    /// The user was told of it, or has dialled it.
     pub(crate) fn is_known(&self) -> bool {
         self.listener.is_none() || self.opened
     }
@@ -274,8 +274,8 @@ impl Flow {
             || self.scaled.wants_poll(&self.rcv, &self.snd, rx_window)
     }
 
-    /// The reader has gone. Returns the bytes in order that nobody has read. The peer has `patience` (ns) to take what it
-    /// is still to be sent.
+    /// The reader has gone. Returns the bytes in order that nobody has read. The peer has `patience` (ns) to take those
+    /// that it is still to be sent.
     pub(crate) fn discard(&mut self, now: u64, patience: u64) -> u64 {
         if !self.rcv.discards() && self.phase().synchronised() {
             self.timers.hurry(now, patience);
@@ -336,11 +336,11 @@ impl Flow {
     }
 
     /// Acts on a timer that may have come.
-    pub(crate) fn ring(&mut self, cx: &mut Cx<'_>) -> Rung {
+    pub(crate) fn on_timer(&mut self, cx: &mut Cx<'_>) -> Expiry {
         let says = (self.is_idle(), self.listener.is_some(), self.scaled.permit());
-        let rung = self.timers.ring(says, &mut self.snd, &self.rcv, &mut self.stats, cx);
-        self.syn_due |= rung == Rung::Syn;
-        rung
+        let expiry = self.timers.expire(says, &mut self.snd, &self.rcv, &mut self.stats, cx);
+        self.syn_due |= expiry == Expiry::Syn;
+        expiry
     }
 
     /// Two time-outs in a row: the next hop may be another one.
@@ -348,7 +348,7 @@ impl Flow {
         self.snd.rtt().backoff() == 2
     }
 
-    /// The link is back: what is waited for is asked for again at `at` (ns). Whether anything is.
+    /// The link is back: an answer that is waited for is asked for again at `at` (ns). Whether there is one.
     pub(crate) fn link_is_back(&mut self, at: u64) -> bool {
         let waits = self.timers.link_is_back(at);
         if waits {
@@ -447,7 +447,7 @@ impl Flow {
         self.timers.stop();
     }
 
-    /// Both sides are done: what remains of it.
+    /// Both sides are done: the entry that remains of it.
     pub(crate) fn time_wait(&mut self) -> Entry {
         self.scaled.abort();
         Entry {

@@ -61,7 +61,7 @@ impl Flow {
             phase = self.phase();
         }
         let mut served = Served::Done;
-        // What smoltcp knows of received bytes lags ([`super::scaled`]), so whether to acknowledge is not asked of it.
+        // smoltcp's account of received bytes lags ([`super::scaled`]), so it is not asked whether to acknowledge.
         let unacked = self.rcv.nxt() - self.rcv.acked();
         let asks = self.scaled.wants_poll(&self.rcv, &self.snd, window);
         if (unacked > 0 || asks) && self.may_wait(phase, unacked) {
@@ -174,7 +174,7 @@ impl Flow {
         }
     }
 
-    /// What a segment at offset `off` says beside its options.
+    /// Header fields of a segment at offset `off`.
     #[inline]
     pub(super) fn fields(&self, off: u64, flags: u8) -> Fields {
         Fields {
@@ -207,7 +207,7 @@ impl Flow {
     ) -> Result<(u32, u32), Served> {
         let (f, o) = (self.fields(off, 0), self.options(io.now(), false));
         let mss = self.snd.room_beside(&o);
-        // What SACK blocks tell is told once.
+        // SACK blocks are sent once.
         let most = if o.len() > usize::from(TS_LEN) { 0 } else { most };
         let run = Run { off, end, mss, most };
         match io.data(self.hop.tmpl(), &f, &o, self.snd.queue(), &run, c) {

@@ -34,7 +34,7 @@ const NO_FIN: u64 = u64::MAX;
 
 /// Whether an ACK has to go out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum AckDue {
+pub(super) enum AckDue {
     No,
     /// With data, or at the next turn.
     Soon,
@@ -43,7 +43,7 @@ pub(crate) enum AckDue {
 }
 
 /// The receiving side.
-pub(crate) struct RecvSide {
+pub(super) struct RecvSide {
     irs: Seq,
     nxt: u64,
     handed: u64,
@@ -67,7 +67,7 @@ pub(crate) struct RecvSide {
 }
 
 impl RecvSide {
-    pub(crate) fn new(now: u64) -> RecvSide {
+    pub(super) fn new(now: u64) -> RecvSide {
         RecvSide {
             irs: Seq(0),
             nxt: 0,
@@ -89,73 +89,73 @@ impl RecvSide {
     }
 
     /// The peer's SYN has this number; `sack` says that both SYNs permit SACK.
-    pub(crate) fn begin(&mut self, irs: Seq, sack: bool) {
+    pub(super) fn begin(&mut self, irs: Seq, sack: bool) {
         (self.irs, self.sack) = (irs, sack);
     }
 
     // ---- what it is at ----
 
-    pub(crate) fn irs(&self) -> Seq {
+    pub(super) fn irs(&self) -> Seq {
         self.irs
     }
 
     /// Sequence number of an offset.
     #[inline]
-    pub(crate) fn seq(&self, off: u64) -> Seq {
+    pub(super) fn seq(&self, off: u64) -> Seq {
         self.irs.plus(1).plus(off)
     }
 
     /// End of the bytes received in order.
     #[inline]
-    pub(crate) fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> u64 {
         self.nxt
     }
 
     /// Next offset expected, the FIN counted (RCV.NXT).
     #[inline]
-    pub(crate) fn nxt(&self) -> u64 {
+    pub(super) fn nxt(&self) -> u64 {
         self.nxt + u64::from(self.fin_rcvd)
     }
 
     /// The peer's FIN has come, and everything before it.
     #[inline]
-    pub(crate) fn fin_rcvd(&self) -> bool {
+    pub(super) fn fin_rcvd(&self) -> bool {
         self.fin_rcvd
     }
 
     /// Both SYNs had SACK permitted.
     #[inline]
-    pub(crate) fn sack(&self) -> bool {
+    pub(super) fn sack(&self) -> bool {
         self.sack
     }
 
     /// Nobody reads.
     #[inline]
-    pub(crate) fn discards(&self) -> bool {
+    pub(super) fn discards(&self) -> bool {
         self.discards
     }
 
     /// Bytes that the reader has given back.
     #[inline]
-    pub(crate) fn credited(&self) -> u64 {
+    pub(super) fn credited(&self) -> u64 {
         self.credited
     }
 
     /// Highest offset acknowledged on the wire.
     #[inline]
-    pub(crate) fn acked(&self) -> u64 {
+    pub(super) fn acked(&self) -> u64 {
         self.acked
     }
 
     /// Bytes left of the window offered.
     #[inline]
-    pub(crate) fn window_left(&self) -> u64 {
+    pub(super) fn window_left(&self) -> u64 {
         self.window.left(self.nxt())
     }
 
     /// The window field that fits what was last offered.
     #[inline]
-    pub(crate) fn window_field(&self) -> u16 {
+    pub(super) fn window_field(&self) -> u16 {
         self.window.field(self.nxt())
     }
 
@@ -209,7 +209,7 @@ impl RecvSide {
             self.window.echoed(o.ts, cx.now);
         }
         if self.discards && start > self.nxt as i64 {
-            return false; // comes again when what is missing has come
+            return false; // comes again when the missing bytes have come
         }
         let weight = frags.iter().map(|f| u64::from(f.truesize())).sum();
         let next = start <= self.nxt as i64;
@@ -230,7 +230,7 @@ impl RecvSide {
                 if direct {
                     self.take(f);
                 } else {
-                    // What comes next in order is not kept but passed on, so the bound is not for it: a full
+                    // Bytes that come next in order are not kept but passed on, so the bound is not for them: a full
                     // store would refuse the very bytes that empty it.
                     let at = (start + skip) as u64;
                     let max = if at == self.nxt { u64::MAX } else { cx.ooo_max };
@@ -244,7 +244,7 @@ impl RecvSide {
             }
             start += len;
         }
-        // RFC 5681 §4.2: what fills a gap is acknowledged at once.
+        // RFC 5681 §4.2: a segment that fills a gap is acknowledged at once.
         if !direct && self.nxt > before {
             self.ack_due = AckDue::Now;
         }
@@ -265,13 +265,13 @@ impl RecvSide {
             return false;
         }
         let held = if next { self.ready_size } else { self.held() };
-        // What is next in order is always taken where the reader waits: it frees what lies behind it.
+        // The next bytes in order are always taken where the reader waits: they free those behind them.
         weight == 0
             || self.window.may_hold(cx.mem, (weight, held), next, self.nxt == 0, cx.now)
             || (next && self.ready.is_empty())
     }
 
-    /// Takes in what is next in order.
+    /// Takes in the next bytes in order.
     #[inline]
     fn take(&mut self, f: RxFrag) {
         self.nxt += u64::from(f.len());
@@ -297,7 +297,7 @@ impl RecvSide {
 
     /// Bytes were received in order.
     #[inline]
-    pub(crate) fn received(&mut self, m: &mut Memory, pool: &HeapRxPool, c: &mut Counters, now: u64) {
+    pub(super) fn received(&mut self, m: &mut Memory, pool: &HeapRxPool, c: &mut Counters, now: u64) {
         self.window.received(m, now);
         if self.ready.len() > JOIN_FROM {
             self.join_last(pool, c);
@@ -328,7 +328,7 @@ impl RecvSide {
 
     /// The next bytes in order.
     #[inline]
-    pub(crate) fn pop(&mut self) -> Option<RxFrag> {
+    pub(super) fn pop(&mut self) -> Option<RxFrag> {
         let f = self.ready.pop_front()?;
         self.handed += u64::from(f.len());
         self.ready_size -= u64::from(f.truesize());
@@ -337,13 +337,13 @@ impl RecvSide {
 
     /// Bytes in order wait for the reader.
     #[inline]
-    pub(crate) fn is_unread(&self) -> bool {
+    pub(super) fn is_unread(&self) -> bool {
         !self.ready.is_empty()
     }
 
     /// The reader gives `bytes` back, as many as it has at most; `false` when that is none.
     #[inline]
-    pub(crate) fn credit(&mut self, bytes: u32) -> bool {
+    pub(super) fn credit(&mut self, bytes: u32) -> bool {
         let n = u64::from(bytes).min(self.handed - self.credited);
         self.credited += n;
         n > 0
@@ -351,7 +351,7 @@ impl RecvSide {
 
     /// The reader has gone: lets go of what is unread, and of all that still comes. Fragments beyond a gap go, too
     /// (RFC 2018 §8 allows it): the peer sends them again. Returns the bytes in order that nobody has read.
-    pub(crate) fn discard(&mut self) -> u64 {
+    pub(super) fn discard(&mut self) -> u64 {
         self.discards = true;
         let unread = self.nxt - self.handed;
         (self.handed, self.credited) = (self.nxt, self.nxt);
@@ -362,7 +362,7 @@ impl RecvSide {
     }
 
     /// The connection is over: only what came in order is kept.
-    pub(crate) fn end_of_all(&mut self, m: &mut Memory) {
+    pub(super) fn end_of_all(&mut self, m: &mut Memory) {
         self.ooo.clear();
         self.window.end(m);
     }
@@ -416,7 +416,7 @@ impl RecvSide {
 
     /// The window is held back for want of pool memory.
     #[inline]
-    pub(crate) fn is_starved(&self) -> bool {
+    pub(super) fn is_starved(&self) -> bool {
         self.window.is_starved()
     }
 
@@ -497,16 +497,16 @@ impl RecvSide {
     // ---- for those who ask ----
 
     /// Memory of the queue, in bytes; buffers not counted.
-    pub(crate) fn memory(&self) -> usize {
+    pub(super) fn memory(&self) -> usize {
         self.ready.capacity() * size_of::<RxFrag>()
     }
 
     /// Pool memory behind bytes out of order.
-    pub(crate) fn out_of_order(&self) -> u64 {
+    pub(super) fn out_of_order(&self) -> u64 {
         self.ooo.truesize()
     }
 
-    pub(crate) fn report(&self, r: &mut ConnStats) {
+    pub(super) fn report(&self, r: &mut ConnStats) {
         r.recv_queue = Some(self.nxt - self.handed.min(self.nxt));
         r.out_of_order_bytes = Some(self.ooo.truesize());
         r.rcv_wnd = Some(self.window_left());

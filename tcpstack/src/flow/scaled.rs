@@ -1,7 +1,7 @@
-//! smoltcp's socket of a connection: the stream that it is shown, and the permissions that it gives.
+//! smoltcp's socket of a connection: the scaled stream that it sees, and the permissions that it gives.
 //!
 //! smoltcp copies what it sends and receives: once on each side, out of and into its phantom rings. None of it is
-//! payload, but copying it took longer than all else that a packet of 9,000 bytes costs. So it is shown a stream in
+//! payload, but copying it took longer than all else that a packet of 9,000 bytes costs. So its stream is scaled, in
 //! which one byte stands for [`UNIT`] bytes of ours:
 //!
 //! ```text
@@ -10,8 +10,8 @@
 //!                                                                          acked, received, read: rounded down
 //! ```
 //!
-//! What smoltcp permits is an upper bound, cut to the bytes that there are and to the peer's window
-//! ([`SendSide::limit`]). What it is told of received bytes lags by less than a unit until the FIN, so ACKs are due by
+//! smoltcp's permissions are an upper bound, cut to the bytes that there are and to the peer's window
+//! ([`SendSide::limit`]). Its account of received bytes lags by less than a unit until the FIN, so ACKs are due by
 //! the shim's own account; the window that it opens is short of what it could be by less than a unit.
 
 use super::recv::RecvSide;
@@ -26,19 +26,19 @@ use crate::wire;
 /// Bytes of a connection's stream that one of smoltcp's stands for. Small against a segment, so that rounding
 /// costs no segment its place in a window.
 pub(crate) const UNIT: u64 = 256;
-/// Scale of the windows that smoltcp is shown, for a peer that scales: enough for any, in units.
+/// Scale of the windows that smoltcp is fed, for a peer that scales: enough for any, in units.
 const SCALE: u8 = 7;
 
 const _: () = assert!((65_535 << SCALE) * UNIT >= 1 << 30);
 
 /// The socket, and how far both sides of it are. Offsets are of our stream, in whole units.
-pub(crate) struct Scaled {
+pub(super) struct Scaled {
     sock: PhantomSocket,
     /// It has to be asked for segments whether or not there is other reason to.
     poll: bool,
     fin_permit: bool,
     fin_fed: bool,
-    /// Window field that it was shown last.
+    /// Window field that it was fed last.
     field: Option<u16>,
     /// Window scale that its SYN offers.
     offer_scale: Option<u8>,
@@ -58,13 +58,13 @@ pub(crate) struct Scaled {
     read: u64,
 }
 
-/// Scale of the windows that smoltcp is shown. Without a scale the peer's largest window is 256 units.
-fn shown_scale(peers: u8) -> u8 {
+/// Scale of the windows that smoltcp is fed. Without a scale the peer's largest window is 256 units.
+fn scaled_shift(peers: u8) -> u8 {
     if peers > 0 { SCALE } else { 0 }
 }
 
 impl Scaled {
-    pub(crate) fn new(sock: PhantomSocket) -> Scaled {
+    pub(super) fn new(sock: PhantomSocket) -> Scaled {
         Scaled {
             sock,
             poll: false,
@@ -85,64 +85,64 @@ impl Scaled {
 
     /// The connection's state.
     #[inline]
-    pub(crate) fn state(&self) -> State {
+    pub(super) fn state(&self) -> State {
         self.sock.get().state()
     }
 
     /// Bytes up to this offset may be sent; they may be fewer than that.
     #[inline]
-    pub(crate) fn permit(&self) -> u64 {
+    pub(super) fn permit(&self) -> u64 {
         self.permit
     }
 
     /// Whether all that it was given may be sent.
     #[inline]
-    pub(crate) fn permits_all(&self) -> bool {
+    pub(super) fn permits_all(&self) -> bool {
         self.permit == self.given
     }
 
     /// Whether the FIN may be sent.
     #[inline]
-    pub(crate) fn permits_fin(&self) -> bool {
+    pub(super) fn permits_fin(&self) -> bool {
         self.fin_permit
     }
 
     /// Right edge of the window that may be offered.
     #[inline]
-    pub(crate) fn edge(&self) -> u64 {
+    pub(super) fn edge(&self) -> u64 {
         self.edge
     }
 
     /// Window scale that our SYN offers.
-    pub(crate) fn offer_scale(&self) -> Option<u8> {
+    pub(super) fn offer_scale(&self) -> Option<u8> {
         self.offer_scale
     }
 
     /// Asks it for segments when the connection is served next.
-    pub(crate) fn ask(&mut self) {
+    pub(super) fn ask(&mut self) {
         self.poll = true;
     }
 
     /// Whether it has to be asked, for another reason than that bytes wait.
     #[inline]
-    pub(crate) fn must_ask(&self) -> bool {
+    pub(super) fn must_ask(&self) -> bool {
         self.poll
     }
 
     /// Closes our direction.
-    pub(crate) fn close(&mut self) {
+    pub(super) fn close(&mut self) {
         self.sock.with(|s| s.close());
         self.poll = true;
     }
 
     /// Ends the connection, whatever its state was.
-    pub(crate) fn abort(&mut self) {
+    pub(super) fn abort(&mut self) {
         self.sock.with(|s| s.abort());
     }
 
     /// The next segment that it wants sent.
     #[inline]
-    pub(crate) fn emit(&mut self, e: &mut Engine) -> Option<Emission> {
+    pub(super) fn emit(&mut self, e: &mut Engine) -> Option<Emission> {
         e.poll(&mut self.sock)
     }
 
@@ -152,16 +152,16 @@ impl Scaled {
         if snd.fin_acked() { snd.end().div_ceil(UNIT) + 1 } else { snd.una() / UNIT }
     }
 
-    /// The peer's window as smoltcp is shown it, from `acked` units on.
+    /// The peer's window as smoltcp is fed it, from `acked` units on.
     #[inline]
-    fn shown_window(snd: &SendSide, acked: u64) -> u16 {
+    fn scaled_window(snd: &SendSide, acked: u64) -> u16 {
         let edge = snd.edge().div_ceil(UNIT);
-        let field = edge.saturating_sub(acked).div_ceil(1 << shown_scale(snd.scale()));
+        let field = edge.saturating_sub(acked).div_ceil(1 << scaled_shift(snd.scale()));
         field.min(65_535) as u16
     }
 
     /// Feeds the peer's SYN; `acks` says that it acknowledges ours. Whether smoltcp has taken it.
-    pub(crate) fn feed_syn(
+    pub(super) fn feed_syn(
         &mut self,
         (e, c, key): (&mut Engine, &mut Counters, &Key),
         (rcv, snd): (&RecvSide, &SendSide),
@@ -173,7 +173,7 @@ impl Scaled {
             ack: acks.then(|| Seq(snd.seq(0).0.wrapping_sub(self.delta))),
             flags: wire::SYN,
             win: u64::from(snd.window()).div_ceil(UNIT) as u16,
-            scale: scale.map(|_| shown_scale(snd.scale())),
+            scale: scale.map(|_| scaled_shift(snd.scale())),
         };
         c.fed += 1;
         self.poll = true;
@@ -183,14 +183,14 @@ impl Scaled {
 
     /// Brings smoltcp up to date: acknowledgement, window, data in order, FIN. `false` when it does not take what
     /// it must.
-    pub(crate) fn feed(
+    pub(super) fn feed(
         &mut self,
         (e, c, key): (&mut Engine, &mut Counters, &Key),
         rcv: &RecvSide,
         snd: &mut SendSide,
     ) -> bool {
         let acked = Self::units_acked(snd);
-        let win = Self::shown_window(snd, acked);
+        let win = Self::scaled_window(snd, acked);
         // The last unit is rarely full; the FIN closes it.
         let end = rcv.end();
         let upto = if rcv.fin_rcvd() { end } else { end / UNIT * UNIT };
@@ -216,7 +216,7 @@ impl Scaled {
             let answer = e.feed(&mut self.sock, key, &f, n as u32);
             self.fed = fed;
             (self.acks, self.field) = (acked, Some(win));
-            snd.window_shown();
+            snd.window_fed();
             self.fin_fed |= fin;
             let taken = self.sock.get().recv_queue() == before + n as usize;
             if answer.is_some() || !taken || !self.has_taken(snd.fin_acked()) {
@@ -244,7 +244,7 @@ impl Scaled {
 
     /// Hands bytes pushed up to `end` to smoltcp as far as its buffer goes, and gives those `credited` back.
     #[inline]
-    pub(crate) fn exchange(&mut self, credited: u64, end: u64) {
+    pub(super) fn exchange(&mut self, credited: u64, end: u64) {
         let mut give = (credited / UNIT - self.read) as usize;
         let mut want = (end.div_ceil(UNIT) - self.given / UNIT) as usize;
         if give == 0 && want == 0 {
@@ -273,7 +273,7 @@ impl Scaled {
 
     /// Takes in what smoltcp emitted. Whether it is a SYN.
     #[inline]
-    pub(crate) fn record(
+    pub(super) fn record(
         &mut self,
         m: &Emission,
         rcv: &mut RecvSide,
@@ -323,7 +323,7 @@ impl Scaled {
 
     /// Whether asking smoltcp for segments can bring anything.
     #[inline]
-    pub(crate) fn wants_poll(&self, rcv: &RecvSide, snd: &SendSide, rx_window: u32) -> bool {
+    pub(super) fn wants_poll(&self, rcv: &RecvSide, snd: &SendSide, rx_window: u32) -> bool {
         // Bytes may be read, and credited, before smoltcp has seen them: it is fed when the flow is served.
         let held = self.fed.saturating_sub(rcv.credited());
         let window = u64::from(rx_window).saturating_sub(held);
@@ -336,7 +336,7 @@ impl Scaled {
 
     /// It is asked now.
     #[inline]
-    pub(crate) fn asked(&mut self) {
+    pub(super) fn asked(&mut self) {
         self.poll = false;
     }
 }

@@ -22,7 +22,7 @@ use crate::ending::CloseWhy;
 use crate::opts::{OptBytes, Opts, SACK_MAX, SackBlock, TS_LEN};
 use crate::pmtu::{Ev, FLOOR6, Path, State};
 use crate::rtt::{RtoLimits, Rtt};
-use crate::sender::{AckIn, Ctx, Heard, Rang, Sender};
+use crate::sender::{AckIn, Ctx, Heard, Sender, Silence};
 use crate::seq::{Seq, offset_of};
 use crate::shadow::Shadow;
 use crate::stamps::{Stamps, before};
@@ -35,7 +35,7 @@ type Blocks = ArrayVec<Range<u64>, SACK_MAX>;
 const BACKLOG_MAX: u64 = 32 << 20;
 
 /// The sending side.
-pub(crate) struct SendSide {
+pub(super) struct SendSide {
     iss: Seq,
     una: u64,
     sent: u64,
@@ -44,7 +44,7 @@ pub(crate) struct SendSide {
     max_wnd: u32,
     /// Sequence number of the segment that said so (SND.WL1).
     wl1: Seq,
-    /// smoltcp has not been shown this window.
+    /// smoltcp has not been fed this window.
     wnd_news: bool,
     scale: u8,
     want_fin: bool,
@@ -65,32 +65,32 @@ pub(crate) struct SendSide {
     rtt: Rtt,
 }
 
-/// What the peer's SYN says of the sending side.
-pub(crate) struct SynSays {
-    pub(crate) window: u16,
-    pub(crate) seq: Seq,
-    pub(crate) scale: u8,
-    pub(crate) sack: bool,
+/// The peer's SYN, as far as it concerns the sending side.
+pub(super) struct SynSays {
+    pub(super) window: u16,
+    pub(super) seq: Seq,
+    pub(super) scale: u8,
+    pub(super) sack: bool,
     /// Timestamps are agreed on.
-    pub(crate) stamps: bool,
+    pub(super) stamps: bool,
     /// MSS of the peer or of the port, whichever is less, in bytes.
-    pub(crate) mss: u16,
+    pub(super) mss: u16,
 }
 
-/// What an acknowledgement was to the sending side.
+/// Result of an acknowledgement for the sending side.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Acked {
+pub(super) struct Acked {
     /// It acknowledges new bytes.
-    pub(crate) news: bool,
+    pub(super) news: bool,
     /// It was news, a duplicate, or had SACK blocks: the deadline of the resend timer may have changed.
-    pub(crate) judged: bool,
+    pub(super) judged: bool,
     /// The peer's window changed, and is open.
-    pub(crate) opened: bool,
+    pub(super) opened: bool,
 }
 
 impl SendSide {
     /// A side that has sent nothing; `l3` is the length of the IP header in bytes.
-    pub(crate) fn new(iss: Seq, l3: u8, v6: bool) -> SendSide {
+    pub(super) fn new(iss: Seq, l3: u8, v6: bool) -> SendSide {
         SendSide {
             iss,
             una: 0,
@@ -116,7 +116,7 @@ impl SendSide {
     }
 
     /// Takes in the peer's SYN.
-    pub(crate) fn begin(&mut self, s: &SynSays, cfg: &StackConfig) {
+    pub(super) fn begin(&mut self, s: &SynSays, cfg: &StackConfig) {
         // A SYN's window is never scaled.
         (self.wnd, self.max_wnd, self.wl1) = (u32::from(s.window), u32::from(s.window), s.seq);
         self.scale = s.scale;
@@ -127,7 +127,7 @@ impl SendSide {
     }
 
     /// The handshake is over; its round trip took `first` ns, if our SYN was sent once only.
-    pub(crate) fn open(&mut self, first: Option<u64>, now: u64) {
+    pub(super) fn open(&mut self, first: Option<u64>, now: u64) {
         match first {
             Some(r) => {
                 self.rtt.on_handshake(r);
@@ -137,125 +137,125 @@ impl SendSide {
         }
     }
 
-    // ---- what it is at ----
+    // ---- state ----
 
-    pub(crate) fn iss(&self) -> Seq {
+    pub(super) fn iss(&self) -> Seq {
         self.iss
     }
 
     /// Sequence number on the wire of an offset.
     #[inline]
-    pub(crate) fn seq(&self, off: u64) -> Seq {
+    pub(super) fn seq(&self, off: u64) -> Seq {
         self.iss.plus(1).plus(off)
     }
 
     /// Everything before this offset is acknowledged, the FIN counted.
     #[inline]
-    pub(crate) fn una(&self) -> u64 {
+    pub(super) fn una(&self) -> u64 {
         self.una
     }
 
     /// Everything before this offset was sent at least once.
     #[inline]
-    pub(crate) fn sent(&self) -> u64 {
+    pub(super) fn sent(&self) -> u64 {
         self.sent
     }
 
     /// End of the bytes pushed.
     #[inline]
-    pub(crate) fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> u64 {
         self.queue.end()
     }
 
     /// One past the highest offset sent, the FIN counted (SND.NXT).
     #[inline]
-    pub(crate) fn nxt(&self) -> u64 {
+    pub(super) fn nxt(&self) -> u64 {
         self.sent + u64::from(self.fin_sent)
     }
 
     /// Whether all that was sent is acknowledged.
     #[inline]
-    pub(crate) fn is_quiet(&self) -> bool {
+    pub(super) fn is_quiet(&self) -> bool {
         self.una == self.nxt()
     }
 
     /// The peer has acknowledged our FIN.
     #[inline]
-    pub(crate) fn fin_acked(&self) -> bool {
+    pub(super) fn fin_acked(&self) -> bool {
         self.fin_sent && self.una > self.queue.end()
     }
 
     /// The user has closed: a FIN follows everything pushed.
     #[inline]
-    pub(crate) fn wants_fin(&self) -> bool {
+    pub(super) fn wants_fin(&self) -> bool {
         self.want_fin
     }
 
     /// Bytes pushed and not acknowledged.
-    pub(crate) fn backlog(&self) -> u64 {
+    pub(super) fn backlog(&self) -> u64 {
         self.queue.end() - self.una.min(self.queue.end())
     }
 
     /// Scale of the peer's windows.
-    pub(crate) fn scale(&self) -> u8 {
+    pub(super) fn scale(&self) -> u8 {
         self.scale
     }
 
     /// Right edge of the peer's window, as an offset.
     #[inline]
-    pub(crate) fn edge(&self) -> u64 {
+    pub(super) fn edge(&self) -> u64 {
         self.una.saturating_add(u64::from(self.wnd))
     }
 
     /// The peer's window, in bytes.
     #[inline]
-    pub(crate) fn window(&self) -> u32 {
+    pub(super) fn window(&self) -> u32 {
         self.wnd
     }
 
-    /// smoltcp has not been shown the window.
+    /// smoltcp has not been fed the window.
     #[inline]
-    pub(crate) fn window_news(&self) -> bool {
+    pub(super) fn window_news(&self) -> bool {
         self.wnd_news
     }
 
-    /// smoltcp has been shown the window.
+    /// smoltcp has been fed the window.
     #[inline]
-    pub(crate) fn window_shown(&mut self) {
+    pub(super) fn window_fed(&mut self) {
         self.wnd_news = false;
     }
 
-    /// smoltcp has to be shown the window, even if it has not changed: with it the SYN is acknowledged.
-    pub(crate) fn show_window(&mut self) {
+    /// smoltcp has to be fed the window, even if it has not changed: with it the SYN is acknowledged.
+    pub(super) fn feed_window(&mut self) {
         self.wnd_news = true;
     }
 
     /// Payload of a full segment, in bytes.
     #[inline]
-    pub(crate) fn mss(&self) -> u16 {
+    pub(super) fn mss(&self) -> u16 {
         self.mss
     }
 
     #[inline]
-    pub(crate) fn rtt(&self) -> &Rtt {
+    pub(super) fn rtt(&self) -> &Rtt {
         &self.rtt
     }
 
     /// When silence has to be acted on, in ns.
     #[inline]
-    pub(crate) fn deadline(&self) -> u64 {
+    pub(super) fn deadline(&self) -> u64 {
         self.sender.deadline()
     }
 
     // ---- the user ----
 
     /// Most that may be waiting for its acknowledgement, in bytes, where `least` is what is always allowed.
-    pub(crate) fn backlog_max(&self, least: u64) -> u64 {
+    pub(super) fn backlog_max(&self, least: u64) -> u64 {
         least.max((2 * self.sender.cwnd()).min(BACKLOG_MAX))
     }
 
     /// Appends header bytes by copy and payload by reference; returns the offset of the end.
-    pub(crate) fn push(&mut self, hdr: &[u8], pay: &[Lent]) -> u64 {
+    pub(super) fn push(&mut self, hdr: &[u8], pay: &[Lent]) -> u64 {
         self.queue.push_inline(hdr);
         for l in pay {
             self.queue.push_lent(l);
@@ -264,12 +264,12 @@ impl SendSide {
     }
 
     /// A FIN is to follow everything pushed.
-    pub(crate) fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         self.want_fin = true;
     }
 
     /// Lets go of everything that was pushed.
-    pub(crate) fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.queue.clear();
     }
 
@@ -277,18 +277,18 @@ impl SendSide {
 
     /// The offset that an acknowledgement number stands for, near `una`.
     #[inline]
-    pub(crate) fn offset_of(&self, n: Seq) -> i64 {
+    pub(super) fn offset_of(&self, n: Seq) -> i64 {
         offset_of(n, self.seq(self.una), self.una)
     }
 
     /// An acknowledgement below this offset is too old to be of the connection's present (RFC 5961 §5).
     #[inline]
-    pub(crate) fn oldest(&self) -> i64 {
+    pub(super) fn oldest(&self) -> i64 {
         self.una as i64 - i64::from(self.max_wnd)
     }
 
     /// Whether an ICMP error quotes a segment that is out; and whether it is more than the end of what is.
-    pub(crate) fn is_out(&self, n: Seq) -> Option<bool> {
+    pub(super) fn is_out(&self, n: Seq) -> Option<bool> {
         let off = self.offset_of(n);
         let (una, nxt) = (self.una as i64, self.nxt() as i64);
         (una..=nxt).contains(&off).then_some(off < nxt)
@@ -296,7 +296,7 @@ impl SendSide {
 
     /// Takes in the ACK of offset `a`, which is none of bytes never sent.
     #[inline]
-    pub(crate) fn on_ack(
+    pub(super) fn on_ack(
         &mut self,
         (s, o, a): (&Seg, &Opts, i64),
         (sack, stamps): (bool, &Stamps),
@@ -396,7 +396,7 @@ impl SendSide {
     /// One past the last byte that may be sent: it was pushed, smoltcp permits its unit, and the peer's window has
     /// room.
     #[inline]
-    pub(crate) fn limit(&self, permit: u64) -> u64 {
+    pub(super) fn limit(&self, permit: u64) -> u64 {
         permit.min(self.queue.end()).min(self.una + u64::from(self.wnd)).max(self.sent)
     }
 
@@ -413,31 +413,31 @@ impl SendSide {
 
     /// Whether bytes wait to be sent again.
     #[inline]
-    pub(crate) fn has_lost(&self) -> bool {
+    pub(super) fn has_lost(&self) -> bool {
         self.sender.has_lost()
     }
 
     /// Bytes to send again.
     #[inline]
-    pub(crate) fn next_lost(&mut self) -> Option<Range<u64>> {
+    pub(super) fn next_lost(&mut self) -> Option<Range<u64>> {
         self.sender.next_lost()
     }
 
     /// How much of `lost` the congestion window lets go again now. A range of no bytes at the end of those sent
     /// stands for the FIN.
-    pub(crate) fn grant_lost(&mut self, lost: &Range<u64>) -> Option<Range<u64>> {
+    pub(super) fn grant_lost(&mut self, lost: &Range<u64>) -> Option<Range<u64>> {
         let n = self.sender.grant(lost.end - lost.start, u32::from(self.mss));
         (n > 0).then(|| lost.start..(lost.start + n).min(self.sent))
     }
 
     /// `n` bytes were sent again, in segments of `mss`.
-    pub(crate) fn sent_again(&mut self, n: u32, mss: u32, now: u64, limits: &RtoLimits) {
+    pub(super) fn sent_again(&mut self, n: u32, mss: u32, now: u64, limits: &RtoLimits) {
         self.sender.sent_again(n, &Ctx { now, mss, rtt: &mut self.rtt, limits });
     }
 
     /// How many bytes never sent before may go now: the windows and [`SendSide::silly`] say so.
     #[inline]
-    pub(crate) fn grant_new(&mut self, permit: u64, now: u64, limits: &RtoLimits) -> Option<u64> {
+    pub(super) fn grant_new(&mut self, permit: u64, now: u64, limits: &RtoLimits) -> Option<u64> {
         let mss = u32::from(self.mss);
         self.sender.before_send(&Ctx { now, mss, rtt: &mut self.rtt, limits });
         let n = self.sender.grant(self.limit(permit) - self.sent, mss);
@@ -446,19 +446,19 @@ impl SendSide {
 
     /// `n` bytes were sent for the first time, in segments of `mss`.
     #[inline]
-    pub(crate) fn sent_new(&mut self, n: u32, mss: u32, now: u64, limits: &RtoLimits) {
+    pub(super) fn sent_new(&mut self, n: u32, mss: u32, now: u64, limits: &RtoLimits) {
         self.sent += u64::from(n);
         self.sender.sent(self.sent, &Ctx { now, mss, rtt: &mut self.rtt, limits });
     }
 
     /// Whether everything pushed was sent and no FIN was.
     #[inline]
-    pub(crate) fn fin_is_next(&self) -> bool {
+    pub(super) fn fin_is_next(&self) -> bool {
         !self.fin_sent && self.sent == self.queue.end()
     }
 
     /// The FIN was sent for the first time.
-    pub(crate) fn fin_went(&mut self, now: u64, limits: &RtoLimits) {
+    pub(super) fn fin_went(&mut self, now: u64, limits: &RtoLimits) {
         self.fin_sent = true;
         let (end, mss) = (self.nxt(), u32::from(self.mss));
         self.sender.sent(end, &Ctx { now, mss, rtt: &mut self.rtt, limits });
@@ -466,25 +466,25 @@ impl SendSide {
 
     /// The peer's window is shut, or smoltcp's is, while bytes wait and nothing is out.
     #[inline]
-    pub(crate) fn is_shut(&self, permit: u64) -> bool {
+    pub(super) fn is_shut(&self, permit: u64) -> bool {
         self.is_quiet() && self.sent < self.queue.end() && self.limit(permit) == self.sent
     }
 
     /// The queue that frames take their payload from.
     #[inline]
-    pub(crate) fn queue(&mut self) -> &mut Shadow {
+    pub(super) fn queue(&mut self) -> &mut Shadow {
         &mut self.queue
     }
 
     /// Payload of a full segment that carries these options.
     #[inline]
-    pub(crate) fn room_beside(&self, o: &OptBytes) -> u32 {
+    pub(super) fn room_beside(&self, o: &OptBytes) -> u32 {
         (u32::from(self.mss) + u32::from(self.options)).saturating_sub(o.len() as u32).max(1)
     }
 
     /// Segments that a frame with `bytes` of payload is on the wire.
     #[inline]
-    pub(crate) fn segments(&self, bytes: u32) -> u64 {
+    pub(super) fn segments(&self, bytes: u32) -> u64 {
         let mss = u32::from(self.mss);
         if bytes <= mss { 1 } else { u64::from(bytes.div_ceil(mss)) }
     }
@@ -492,25 +492,26 @@ impl SendSide {
     // ---- silence ----
 
     /// Nothing was heard of what is out, and the deadline has come.
-    pub(crate) fn ring(&mut self, permit: u64, now: u64, limits: &RtoLimits) -> Rang {
+    pub(super) fn on_silence(&mut self, permit: u64, now: u64, limits: &RtoLimits) -> Silence {
         let new_data = self.sent < self.limit(permit);
-        self.sender.ring(new_data, &mut Ctx { now, mss: u32::from(self.mss), rtt: &mut self.rtt, limits })
+        self.sender
+            .on_silence(new_data, &mut Ctx { now, mss: u32::from(self.mss), rtt: &mut self.rtt, limits })
     }
 
     /// The retransmission timer has run out. What the peer has no room for does not vanish on the path. Whether
     /// segments are smaller from here on.
-    pub(crate) fn on_timeout(&mut self, cfg: &StackConfig, now: u64) -> bool {
+    pub(super) fn on_timeout(&mut self, cfg: &StackConfig, now: u64) -> bool {
         let full = (self.nxt() - self.una).min(u64::from(self.wnd)) >= u64::from(self.mss);
         full && self.path_event(Ev::Silent(self.rtt.backoff()), cfg, now)
     }
 
     /// Whether what is out lies beyond the window since the peer took some of it back.
-    pub(crate) fn is_shrunk(&self) -> bool {
+    pub(super) fn is_shrunk(&self) -> bool {
         self.una + u64::from(self.wnd) < self.nxt()
     }
 
     /// The link is back: what is out is looked into at `at` (ns).
-    pub(crate) fn path_is_back(&mut self, at: u64) {
+    pub(super) fn path_is_back(&mut self, at: u64) {
         self.sender.path_is_back(at);
         self.rtt.clear_backoff();
     }
@@ -518,7 +519,7 @@ impl SendSide {
     // ---- the path (RFC 1191, RFC 8201) ----
 
     /// The largest IP packet sent, in bytes.
-    pub(crate) fn packet_size(&self) -> u16 {
+    pub(super) fn packet_size(&self) -> u16 {
         self.path.mss(self.headers).saturating_add(self.headers)
     }
 
@@ -539,18 +540,18 @@ impl SendSide {
 
     /// Whether a larger size is to be tried at `now` (ns).
     #[inline]
-    pub(crate) fn path_due(&self, now: u64) -> bool {
+    pub(super) fn path_due(&self, now: u64) -> bool {
         self.path.due(now)
     }
 
     /// A router said that `mtu` bytes are the most; that counts until then (ns).
-    pub(crate) fn path_told(&mut self, mtu: u16, until: u64) {
+    pub(super) fn path_told(&mut self, mtu: u16, until: u64) {
         self.path.tell(mtu, until);
         self.resize();
     }
 
     /// The size in use has aged: `heard` is what another connection has heard since. Whether a larger one is tried.
-    pub(crate) fn path_aged(&mut self, heard: Option<(u16, u64)>, cfg: &StackConfig, now: u64) -> bool {
+    pub(super) fn path_aged(&mut self, heard: Option<(u16, u64)>, cfg: &StackConfig, now: u64) -> bool {
         match heard.filter(|_| matches!(self.path.state(), State::Told)) {
             Some((mtu, until)) => {
                 self.path_told(mtu, until);
@@ -567,7 +568,7 @@ impl SendSide {
 
     /// A router said that `mtu` bytes are the most. What is out is sent again at once in smaller segments, without
     /// blaming congestion (RFC 1191 §6.4, RFC 8201 §5.4). Whether segments are smaller from here on.
-    pub(crate) fn too_big(&mut self, mtu: u16, cfg: &StackConfig, now: u64) -> bool {
+    pub(super) fn too_big(&mut self, mtu: u16, cfg: &StackConfig, now: u64) -> bool {
         let lowered = self.path_event(Ev::TooBig(mtu), cfg, now);
         if lowered {
             self.sender.too_big();
@@ -576,28 +577,28 @@ impl SendSide {
     }
 
     /// The network says that the peer cannot be reached: the reason, should it stay silent.
-    pub(crate) fn told_unreachable(&mut self) {
+    pub(super) fn told_unreachable(&mut self) {
         self.unreachable = true;
     }
 
     /// Why the connection ends if the peer stays silent.
-    pub(crate) fn silent_why(&self) -> CloseWhy {
+    pub(super) fn silent_why(&self) -> CloseWhy {
         if self.unreachable { CloseWhy::Unreachable } else { CloseWhy::Timeout }
     }
 
     // ---- for those who ask ----
 
     /// Memory of the queues, in bytes.
-    pub(crate) fn memory(&self) -> usize {
+    pub(super) fn memory(&self) -> usize {
         self.queue.memory() + self.sender.board().memory()
     }
 
     /// Names of the state of loss recovery and of congestion control.
-    pub(crate) fn names(&self) -> (&'static str, &'static str) {
+    pub(super) fn names(&self) -> (&'static str, &'static str) {
         (self.sender.state().name(), self.sender.cc().name())
     }
 
-    pub(crate) fn report(&self, r: &mut ConnStats, limits: &RtoLimits) {
+    pub(super) fn report(&self, r: &mut ConnStats, limits: &RtoLimits) {
         let (mss, srtt) = (u32::from(self.mss), self.rtt.srtt());
         let rtt = Some(srtt).filter(|t| *t > 0);
         r.recovery = Some(self.sender.state().name());
@@ -620,7 +621,7 @@ impl SendSide {
     }
 
     /// Adds its own to a connection's counts.
-    pub(crate) fn count(&self, n: &mut FlowCounters, limits: &RtoLimits) {
+    pub(super) fn count(&self, n: &mut FlowCounters, limits: &RtoLimits) {
         let (mss, srtt) = (u32::from(self.mss), self.rtt.srtt());
         n.cwnd = self.sender.cwnd();
         n.ssthresh = self.sender.ssthresh();
@@ -635,7 +636,7 @@ impl SendSide {
     }
 }
 
-/// Counts what an ACK led to.
+/// Counts the results of an ACK.
 fn note(h: &Heard, f: &mut FlowCounters, cx: &mut Cx<'_>) {
     let c = &mut *cx.c;
     for (seen, total, own) in [

@@ -5,7 +5,7 @@ use super::input::Cx;
 use super::recv::RecvSide;
 use super::send::SendSide;
 use crate::config::{FlowCounters, KeepAlive};
-use crate::sender::Rang;
+use crate::sender::Silence;
 
 /// Time between challenge ACKs of one connection, in ns (RFC 5961 §10 asks for a limit).
 const CHALLENGE_GAP: u64 = 5_000_000;
@@ -14,7 +14,7 @@ const SYN_AGAIN: u64 = 1_000_000;
 
 /// Purpose of the one resend timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Clock {
+pub(super) enum Clock {
     Off,
     /// SYN or SYN-ACK unanswered.
     Syn,
@@ -26,9 +26,9 @@ pub(crate) enum Clock {
     Fin,
 }
 
-/// What a timer leads to.
+/// Consequence of a timer that has expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rung {
+pub(crate) enum Expiry {
     /// Nothing is due yet.
     Early,
     /// The SYN is to be sent again.
@@ -43,7 +43,7 @@ pub(crate) enum Rung {
 
 /// The timers.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Timers {
+pub(super) struct Timers {
     clock: Clock,
     at: u64,
     tries: u8,
@@ -56,7 +56,7 @@ pub(crate) struct Timers {
 }
 
 impl Timers {
-    pub(crate) fn new(now: u64) -> Timers {
+    pub(super) fn new(now: u64) -> Timers {
         Timers {
             clock: Clock::Off,
             at: u64::MAX,
@@ -70,42 +70,42 @@ impl Timers {
 
     /// Sets the resend timer to `at` (ns).
     #[inline]
-    pub(crate) fn set(&mut self, clock: Clock, at: u64) {
+    pub(super) fn set(&mut self, clock: Clock, at: u64) {
         (self.clock, self.at) = (clock, at);
     }
 
     /// Stops it.
     #[inline]
-    pub(crate) fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         self.set(Clock::Off, u64::MAX);
     }
 
     /// When it is due (ns).
     #[inline]
-    pub(crate) fn at(&self) -> u64 {
+    pub(super) fn at(&self) -> u64 {
         self.at
     }
 
     /// Its purpose.
     #[inline]
-    pub(crate) fn clock(&self) -> Clock {
+    pub(super) fn clock(&self) -> Clock {
         self.clock
     }
 
     /// Starts waiting for an answer.
     #[inline]
-    pub(crate) fn wait_from(&mut self, now: u64) {
+    pub(super) fn wait_from(&mut self, now: u64) {
         self.stuck_since = now;
     }
 
     /// When the peer was last heard (ns).
-    pub(crate) fn last_rx(&self) -> u64 {
+    pub(super) fn last_rx(&self) -> u64 {
         self.last_rx
     }
 
     /// An acceptable segment has come.
     #[inline]
-    pub(crate) fn heard(&mut self, now: u64) {
+    pub(super) fn heard(&mut self, now: u64) {
         (self.last_rx, self.probes) = (now, 0);
     }
 
@@ -115,17 +115,17 @@ impl Timers {
     }
 
     /// When a keep-alive probe is due, if nothing is out.
-    pub(crate) fn keepalive_at(&self, k: &KeepAlive) -> u64 {
+    pub(super) fn keepalive_at(&self, k: &KeepAlive) -> u64 {
         self.last_rx + k.idle + u64::from(self.probes) * k.interval
     }
 
     /// Whether a challenge ACK, or an answer to a probe, may be sent.
-    pub(crate) fn may_challenge(&self, now: u64) -> bool {
+    pub(super) fn may_challenge(&self, now: u64) -> bool {
         now >= self.challenge_at
     }
 
     /// One is sent.
-    pub(crate) fn challenged(&mut self, now: u64) {
+    pub(super) fn challenged(&mut self, now: u64) {
         self.challenge_at = now + CHALLENGE_GAP;
     }
 
@@ -137,7 +137,7 @@ impl Timers {
     }
 
     /// A SYN-ACK went out that nothing is known of but that: as if it had been sent twice, and never again.
-    pub(crate) fn syn_unseen(&mut self) {
+    pub(super) fn syn_unseen(&mut self) {
         self.set(Clock::Syn, u64::MAX);
         self.tries = 1;
     }
@@ -200,7 +200,7 @@ impl Timers {
     }
 
     /// The link is back: what is waited for is asked for again at `at` (ns). Whether anything is.
-    pub(crate) fn link_is_back(&mut self, at: u64) -> bool {
+    pub(super) fn link_is_back(&mut self, at: u64) -> bool {
         let waits = matches!(self.clock, Clock::Syn | Clock::Data | Clock::Persist);
         if waits {
             self.at = self.at.min(at);
@@ -209,28 +209,28 @@ impl Timers {
     }
 
     /// Acts on the timer that has come; `idle` says that the connection is open and nothing is out.
-    pub(super) fn ring(
+    pub(super) fn expire(
         &mut self,
         (idle, passive, permit): (bool, bool, u64),
         snd: &mut SendSide,
         rcv: &RecvSide,
         st: &mut FlowCounters,
         cx: &mut Cx<'_>,
-    ) -> Rung {
+    ) -> Expiry {
         if self.at <= cx.now {
-            return self.ring_clock(passive, permit, snd, rcv.discards(), st, cx);
+            return self.on_clock(passive, permit, snd, rcv.discards(), st, cx);
         }
         let due = |k: &KeepAlive| idle && self.keepalive_at(k) <= cx.now;
-        let Some(k) = cx.cfg.keepalive.filter(due) else { return Rung::Early };
+        let Some(k) = cx.cfg.keepalive.filter(due) else { return Expiry::Early };
         if self.probes >= k.count {
-            return Rung::GiveUp;
+            return Expiry::GiveUp;
         }
         self.probes += 1;
         cx.c.keepalive_probes += 1;
-        Rung::Probe
+        Expiry::Probe
     }
 
-    fn ring_clock(
+    fn on_clock(
         &mut self,
         passive: bool,
         permit: u64,
@@ -238,30 +238,30 @@ impl Timers {
         discards: bool,
         st: &mut FlowCounters,
         cx: &mut Cx<'_>,
-    ) -> Rung {
+    ) -> Expiry {
         let stuck = cx.now.saturating_sub(self.stuck_since) > cx.cfg.user_timeout;
         let rto = snd.rtt().rto(&cx.cfg.rto);
         match self.clock {
             Clock::Off => {
                 self.at = u64::MAX;
-                Rung::Early
+                Expiry::Early
             }
-            Clock::Syn if passive && self.tries >= cx.cfg.synack_retries => Rung::GiveUp,
-            Clock::Syn if self.tries >= cx.cfg.syn_retries => Rung::GiveUp,
+            Clock::Syn if passive && self.tries >= cx.cfg.synack_retries => Expiry::GiveUp,
+            Clock::Syn if self.tries >= cx.cfg.syn_retries => Expiry::GiveUp,
             Clock::Syn => {
                 self.tries += 1;
                 self.at = cx.now + rto;
-                Rung::Syn
+                Expiry::Syn
             }
-            Clock::Data if stuck && (discards || !self.shrunk_by_a_live_peer(snd, cx)) => Rung::GiveUp,
-            Clock::Data => self.ring_data(permit, snd, st, cx),
+            Clock::Data if stuck && (discards || !self.shrunk_by_a_live_peer(snd, cx)) => Expiry::GiveUp,
+            Clock::Data => self.on_data_clock(permit, snd, st, cx),
             // Closed for good, and the peer may not hold that up by a shut window (Linux has a bound for its orphans, too).
             Clock::Persist if discards && cx.now.saturating_sub(self.stuck_since) >= cx.cfg.fin_timeout => {
-                Rung::GiveUp
+                Expiry::GiveUp
             }
             // A peer that answers may keep its window shut for ever (RFC 9293 §3.8.6.1).
             Clock::Persist if cx.now.saturating_sub(self.last_rx) > cx.cfg.user_timeout && stuck => {
-                Rung::GiveUp
+                Expiry::GiveUp
             }
             Clock::Persist => {
                 self.tries = self.tries.saturating_add(1);
@@ -271,43 +271,49 @@ impl Timers {
                 if discards {
                     self.at = self.at.min(self.stuck_since + cx.cfg.fin_timeout);
                 }
-                Rung::Probe
+                Expiry::Probe
             }
             // A peer that still sends after our FIN is not lost, where it is read.
             Clock::Fin if !discards && cx.now < self.last_rx + cx.cfg.fin_timeout => {
                 self.at = self.last_rx + cx.cfg.fin_timeout;
-                Rung::Early
+                Expiry::Early
             }
-            Clock::Fin => Rung::GiveUp,
+            Clock::Fin => Expiry::GiveUp,
         }
     }
 
-    /// What is out lies beyond the window since the peer took some of it back, and the peer still answers: it may
+    /// Bytes that are out lie beyond the window since the peer took some of it back, and the peer still answers: it may
     /// for as long as it likes (RFC 9293 §3.8.6, SHLD-17, and §3.8.6.1, MUST-37).
     fn shrunk_by_a_live_peer(&self, snd: &SendSide, cx: &Cx<'_>) -> bool {
         snd.is_shrunk() && cx.now.saturating_sub(self.last_rx) <= cx.cfg.user_timeout
     }
 
     /// Nothing was heard of what is out: the reordering window is over, a probe or a time-out is due.
-    fn ring_data(&mut self, permit: u64, snd: &mut SendSide, st: &mut FlowCounters, cx: &mut Cx<'_>) -> Rung {
-        let rang = snd.ring(permit, cx.now, &cx.cfg.rto);
+    fn on_data_clock(
+        &mut self,
+        permit: u64,
+        snd: &mut SendSide,
+        st: &mut FlowCounters,
+        cx: &mut Cx<'_>,
+    ) -> Expiry {
+        let silence = snd.on_silence(permit, cx.now, &cx.cfg.rto);
         self.set(Clock::Data, snd.deadline());
-        match rang {
-            Rang::Early => return Rung::Early,
-            Rang::Timeout => {
+        match silence {
+            Silence::Early => return Expiry::Early,
+            Silence::Timeout => {
                 cx.c.rto += 1;
                 st.rto += 1;
                 cx.c.pmtu_black_holes += u64::from(snd.on_timeout(cx.cfg, cx.now));
             }
-            Rang::Probe => {
+            Silence::Probe => {
                 cx.c.tlp_probes += 1;
                 st.tlp_probes += 1;
             }
-            Rang::Reorder { entered } => {
+            Silence::Reorder { entered } => {
                 cx.c.fast_recoveries += u64::from(entered);
                 st.fast_recoveries += u64::from(entered);
             }
         }
-        Rung::Serve
+        Expiry::Serve
     }
 }

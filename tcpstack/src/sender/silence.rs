@@ -1,13 +1,13 @@
-//! What is done when nothing is heard: the reordering window is over, a probe is due, or the timer has run out.
+//! Silence: the reordering window is over, a probe is due, or the timer has run out.
 
 use super::{Ctx, NEVER, Sender, Undo};
 use crate::cc::CongestionControl;
 use crate::recover::Event;
 use crate::scoreboard::Fate;
 
-/// What silence led to.
+/// Result of silence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rang {
+pub enum Silence {
     /// Nothing is due.
     Early,
     /// The reordering window is over: something may be lost. `entered` says that fast recovery began.
@@ -24,10 +24,10 @@ pub enum Rang {
 impl Sender {
     /// Acts on silence, if [`Sender::deadline`] has come. `new_data` says that there is data never sent that the
     /// peer's window has room for.
-    pub fn ring(&mut self, new_data: bool, c: &mut Ctx<'_>) -> Rang {
+    pub fn on_silence(&mut self, new_data: bool, c: &mut Ctx<'_>) -> Silence {
         if self.rto_at <= c.now {
             self.timeout(c);
-            return Rang::Timeout;
+            return Silence::Timeout;
         }
         if self.reo_at <= c.now {
             let before = self.board.end() - self.board.una() - self.board.sacked();
@@ -38,13 +38,13 @@ impl Sender {
             }
             self.adapt(0, false, false, c);
             self.arm_probe(c);
-            return Rang::Reorder { entered };
+            return Silence::Reorder { entered };
         }
         if self.pto_at <= c.now {
             self.probe(new_data, c);
-            return Rang::Probe;
+            return Silence::Probe;
         }
-        Rang::Early
+        Silence::Early
     }
 
     fn probe(&mut self, new_data: bool, c: &Ctx<'_>) {

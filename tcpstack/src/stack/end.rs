@@ -2,8 +2,9 @@
 
 use dataplane::pkt::Port;
 
-use super::{Event, FlowId, Stack};
+use super::Stack;
 use crate::ending::{Close, CloseWhy};
+use crate::event::{Event, FlowId};
 use crate::phase::Phase;
 
 /// When a port that had no buffer or no room is tried again, in ns.
@@ -25,15 +26,15 @@ impl<P: Port> Stack<P> {
             self.c.rx_discarded_bytes += f.discard(self.now, self.cfg.fin_timeout);
         }
         match (how, phase) {
-            (Close::Abort, _) => self.abort(id.slot, CloseWhy::LocalAbort),
+            (Close::Abort, _) => self.abort(id.slot(), CloseWhy::LocalAbort),
             // Nothing was sent, so there is nothing to close in order (RFC 9293 §3.10.4).
-            (_, Phase::Resolve | Phase::SynSent) => self.abort(id.slot, CloseWhy::LocalAbort),
-            (Close::Both, Phase::Closed) => self.end(id.slot, CloseWhy::Fin),
+            (_, Phase::Resolve | Phase::SynSent) => self.abort(id.slot(), CloseWhy::LocalAbort),
+            (Close::Both, Phase::Closed) => self.end(id.slot(), CloseWhy::Fin),
             // Only the reader is left.
             (Close::Fin, Phase::Closed) => (),
             _ => {
                 f.finish();
-                self.flows.mark(id.slot);
+                self.flows.mark(id.slot());
             }
         }
     }

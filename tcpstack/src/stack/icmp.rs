@@ -145,7 +145,7 @@ impl<P: Port> Stack<P> {
         true
     }
 
-    /// What was learned of the path has aged: more is tried, unless another connection has heard since.
+    /// The size learned for a path has aged: more is tried, unless another connection has heard since.
     pub(super) fn path_due(&mut self, f: &mut Flow) {
         let heard = self.paths.get(&f.key().remote, self.now);
         self.c.pmtu_raised += u64::from(f.path_aged(heard, &self.cfg, self.now));

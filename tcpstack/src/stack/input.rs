@@ -3,10 +3,11 @@
 use arrayvec::ArrayVec;
 use dataplane::pkt::{Csum, Port, RxPkt};
 
-use super::{Event, Stack};
+use super::Stack;
 use crate::addr::Addr;
 use crate::arp;
 use crate::ending::CloseWhy;
+use crate::event::Event;
 use crate::flow::{Cx, Fate};
 use crate::io::upper_sum;
 use crate::nd::ICMP6;
@@ -55,7 +56,7 @@ impl<P: Port> Stack<P> {
         }
         let head = &copy_head(p.head());
         let e = wire::eth(head).ok_or(Drop::Malformed)?;
-        // What the device stripped was the outer one; a tag within a VLAN's is another network's.
+        // The device strips the outer tag; a tag within a VLAN's is another network's.
         let vlan = match meta.vlan {
             None | Some(0) => e.vlan,
             Some(_) if e.vlan.is_some() => return Err(Drop::NotOurs),
@@ -280,7 +281,7 @@ impl<P: Port> Stack<P> {
             Verdict::Old => self.c.paws_rejected += 1,
             Verdict::Drop | Verdict::Reuse(_) => return,
         }
-        // What carries data or a FIN was sent again and is paced by its sender; the rest could be a loop of ACKs.
+        // A segment with data or a FIN was sent again and is paced by its sender; another could be a loop of ACKs.
         if s.plen == 0 && !s.has(wire::FIN) && !self.challenges.take(self.now) {
             self.c.challenge_limited += 1;
             return;
@@ -313,16 +314,16 @@ impl<P: Port> Stack<P> {
         self.c.rst_sent += u64::from(self.io.control(&tmpl, &f, &[], &mut self.c));
     }
 
-    /// What another stack of this node should hear next, and that one's queue. To be asked after each turn where the
-    /// port has several queues; there is never anything where it has one.
+    /// The next message for another stack of this node, and that one's queue. To be asked for after each turn where the
+    /// port has several queues; there is never one where it has one.
     pub fn tell(&mut self) -> Option<(u16, SiblingMsg)> {
         self.siblings.pop()
     }
 
-    /// Takes in what another stack of this node told.
+    /// Takes in a message of another stack of this node.
     pub fn hear(&mut self, now: u64, n: SiblingMsg) {
         self.set_now(now);
-        self.c.kin_heard += 1;
+        self.c.siblings_heard += 1;
         match n {
             SiblingMsg::Neighbour(a, ev) => self.link.event(&a, ev, self.now),
             SiblingMsg::Router(a, lifetime) => self.host.on_router(a, lifetime, self.now),

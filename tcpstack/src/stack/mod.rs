@@ -1,7 +1,5 @@
 //! The stack of one lcore: connections, listeners, neighbours, and the turn that serves them all.
 
-use std::net::SocketAddr;
-
 use arrayvec::ArrayVec;
 use dataplane::pkt::{Port, RX_BURST, Reclaimed};
 use dataplane::steer::Steering;
@@ -15,6 +13,7 @@ use crate::config::{
 use crate::cookie::Cookies;
 use crate::ending::CloseWhy;
 use crate::engine::Engine;
+use crate::event::{Event, FlowId, Pos};
 use crate::flow::Flow;
 use crate::flows::Flows;
 use crate::host::Host;
@@ -37,74 +36,7 @@ mod input;
 mod open;
 mod serve;
 
-/// Stream offset of the end of something, in bytes from the start of the direction.
-pub type Pos = u64;
-
-/// A connection of a stack. Never reused for another one.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub struct FlowId {
-    pub(crate) slot: u32,
-    pub(crate) generation: u32,
-}
-
-impl FlowId {
-    /// Its place in the stack's table: small, and used again once the connection is over.
-    pub fn slot(self) -> u32 {
-        self.slot
-    }
-
-    /// Tells users of a slot apart.
-    pub fn generation(self) -> u32 {
-        self.generation
-    }
-
-    /// As a number, for tables of the caller's.
-    pub fn as_u64(self) -> u64 {
-        u64::from(self.generation) << 32 | u64::from(self.slot)
-    }
-}
-
-/// What a stack tells its user.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Event {
-    /// The connection is open.
-    Opened {
-        /// Which.
-        flow: FlowId,
-        /// Our end.
-        local: SocketAddr,
-        /// The peer's.
-        remote: SocketAddr,
-        /// The peer dialled.
-        passive: bool,
-    },
-    /// There is something to read ([`Stack::next`]).
-    Readable(FlowId),
-    /// The peer has acknowledged, or more was sent.
-    Progress {
-        /// Which connection.
-        flow: FlowId,
-        /// Everything before this is acknowledged.
-        acked: Pos,
-        /// Everything before this was sent at least once.
-        sent: Pos,
-    },
-    /// The peer sends no more.
-    PeerFin(FlowId),
-    /// The peer or the network has ended the connection, and bytes in order are unread. They may still be read;
-    /// [`Event::Closed`] follows when they are, or with a close.
-    Ended(FlowId),
-    /// The connection is over, and everything that came in order was read or discarded; its id means nothing from
-    /// here on.
-    Closed {
-        /// Which.
-        flow: FlowId,
-        /// Why.
-        why: CloseWhy,
-    },
-}
-
-/// What a turn came to.
+/// Result of a turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Work {
     /// That many packets, connections and timers; call again at once.
@@ -127,7 +59,7 @@ pub struct Stack<P: Port> {
     link: Link,
     /// Stacks of the port's other queues.
     siblings: Siblings,
-    /// What routers said of destinations.
+    /// Path MTUs of destinations.
     paths: Paths,
     mem: Memory,
     slab: LendSlab,
@@ -267,12 +199,12 @@ impl<P: Port> Stack<P> {
         self.feed_starved();
         self.wake_resolved();
         let mut n = self.serve_all();
-        // Whoever was served may have asked for a neighbour.
+        // A connection that was served may have asked for a neighbour.
         self.poll_neighbours();
         if self.io.queued() > 0 {
             n += self.io.transmit();
         }
-        // What waits for the port or the link is no work: a caller that waits for quiet would wait for ever.
+        // Packets that wait for the port or the link are no work: a caller that waits for quiet would wait for ever.
         self.uplink.blocked = n == 0 && !(self.flows.dirty() == 0 && self.io.queued() == 0);
         self.c.port_stalls += u64::from(self.uplink.blocked);
         if n == 0 { Work::Idle } else { Work::Busy(n) }
@@ -333,7 +265,7 @@ impl<P: Port> Stack<P> {
             return Err(PushError::Full { backlog, limit });
         }
         let end = f.push(hdr, pay);
-        self.flows.mark(id.slot);
+        self.flows.mark(id.slot());
         Ok(end)
     }
 
@@ -342,7 +274,7 @@ impl<P: Port> Stack<P> {
         let f = self.flows.get_mut(id)?;
         let r = f.pop();
         if !f.is_unread() && f.phase() == Phase::Closed {
-            self.end(id.slot, CloseWhy::Fin);
+            self.end(id.slot(), CloseWhy::Fin);
         }
         r
     }
@@ -358,7 +290,7 @@ impl<P: Port> Stack<P> {
         let (now, step) = (self.now, u64::from(self.io.mss(false)));
         let Some(f) = self.flows.get_mut(id) else { return };
         if f.credit(bytes, window, step, now) {
-            self.flows.mark(id.slot);
+            self.flows.mark(id.slot());
         }
     }
 
@@ -524,4 +456,4 @@ impl<P: Port> Stack<P> {
     }
 }
 
-const _: () = assert!(size_of::<Event>() <= 80 && HDR == 20);
+const _: () = assert!(HDR == 20);

@@ -8,11 +8,12 @@
 
 use dataplane::pkt::Port;
 
-use super::{FlowId, Stack};
+use super::Stack;
 use crate::addr::Addr;
 use crate::config::{Dial, DialError};
 use crate::cookie::Abilities;
 use crate::engine::Refused;
+use crate::event::FlowId;
 use crate::flow::{Begun, Flow, Hop};
 use crate::opts::{OptBytes, Opts, Ts};
 use crate::phantom::PhantomSocket;

@@ -5,7 +5,7 @@ use dataplane::pkt::Port;
 use super::Stack;
 use crate::config::Counters;
 use crate::ending::CloseWhy;
-use crate::flow::{Cx, Flow, Rung, Served, Serving};
+use crate::flow::{Cx, Expiry, Flow, Served, Serving};
 use crate::neighbour::{Ev, Lookup};
 use crate::phase::Phase;
 
@@ -140,13 +140,13 @@ impl<P: Port> Stack<P> {
         let fired = self.flows.fired(self.now, max);
         let n = fired.len() as u32;
         for i in &fired {
-            self.ring(*i);
+            self.on_timer(*i);
         }
         self.flows.fired_done(fired);
         n
     }
 
-    fn ring(&mut self, i: u32) {
+    fn on_timer(&mut self, i: u32) {
         let Some(f) = self.flows.at(i) else { return };
         let v6 = f.v6();
         let mut cx = Cx {
@@ -160,21 +160,21 @@ impl<P: Port> Stack<P> {
             super_max: self.io.super_max(v6),
             ooo_max: 0,
         };
-        let rung = f.ring(&mut cx);
+        let expiry = f.on_timer(&mut cx);
         f.follow(self.link.neighbours());
         let (hop, doubt, why) = (*f.hop().addr(), f.doubts_hop(), f.silent_why());
-        match rung {
-            Rung::Early => (),
-            Rung::Syn | Rung::Serve => {
+        match expiry {
+            Expiry::Early => (),
+            Expiry::Syn | Expiry::Serve => {
                 if doubt {
                     self.link.event(&hop, Ev::Doubt, self.now);
                 }
                 self.flows.mark(i);
             }
-            Rung::Probe => {
+            Expiry::Probe => {
                 f.probe(&mut self.io, &mut self.c);
             }
-            Rung::GiveUp => return self.abort(i, why),
+            Expiry::GiveUp => return self.abort(i, why),
         }
         self.arm(i);
     }

@@ -1,4 +1,4 @@
-//! What applications do with a connection, and the check of every byte.
+//! Applications on a connection, and the check of every byte.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
@@ -9,7 +9,7 @@ use hugepages::{PageRun, PageRunMut, PrivatePages, RxFrag};
 
 use crate::{Close, CloseWhy, FlowId, PushError, Stack};
 
-/// What one end sends.
+/// Traffic of one end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Writer {
     /// Nothing.
@@ -149,7 +149,7 @@ pub(super) struct End {
     pages: PageRun,
 }
 
-/// What is lent, by number, of one host.
+/// Lendings of one host, by number.
 pub(super) struct Tokens {
     pub(super) out: std::collections::HashSet<u64>,
     next: u64,

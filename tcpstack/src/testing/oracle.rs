@@ -121,7 +121,7 @@ fn segment(f: &[u8]) -> Option<(u32, u32, u32)> {
 }
 
 impl Oracle {
-    /// What `host` sent again so far.
+    /// Bytes that `host` sent again so far.
     pub fn of(&self, host: usize) -> Resends {
         self.hosts.get(host).copied().unwrap_or_default()
     }

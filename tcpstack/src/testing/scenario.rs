@@ -1,4 +1,4 @@
-//! What a run is made of.
+//! Parameters of a run.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -25,7 +25,7 @@ pub struct Conn {
     pub at: u64,
     /// Over IPv6.
     pub v6: bool,
-    /// What the dialling end sends, and the other.
+    /// Traffic of the dialling end, and of the other.
     pub writers: [Writer; 2],
     /// How the dialling end reads, and the other.
     pub readers: [Reader; 2],

@@ -21,7 +21,7 @@ const FIRST_LOCAL: u16 = 10_000;
 /// Turns after which a run spins.
 const STEPS_MAX: u64 = 200_000_000;
 
-/// What a run came to. Of each host, in order.
+/// Outcome of a run. Of each host, in order.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// Payload bytes received.
@@ -33,7 +33,7 @@ pub struct Outcome {
     pub stacks: Vec<Counters>,
     /// Retransmissions.
     pub resends: Vec<Resends>,
-    /// What the network did to frames towards the host.
+    /// Faults of the network to frames towards the host.
     pub links: Vec<LinkCounters>,
     /// Virtual time from the start to the last connection's end, in ns.
     pub took: u64,
@@ -85,7 +85,7 @@ impl Host {
         {
             self.asleep_until = now + 1 + self.rng.below(p.most);
             self.next_pause = self.asleep_until + 1 + self.rng.below(2 * p.every);
-            // Whatever was due meanwhile is looked at then.
+            // Timers that were due meanwhile are looked at then.
             self.busy = true;
             return false;
         }
@@ -115,7 +115,7 @@ impl Host {
         }
         self.reap()?;
         let b = self.stack.flush(now);
-        // What was sent late may have closed a connection.
+        // A frame sent late may have closed a connection.
         self.hear(now)?;
         self.busy = did || a != Work::Idle || b != Work::Idle;
         Ok(())
@@ -149,7 +149,7 @@ impl Host {
                         self.ends[*i].peer_fin = true;
                     }
                 }
-                // Whoever reads here reads all there is.
+                // A reader here reads all there is.
                 Event::Ended(_) => {}
                 Event::Closed { flow, why } => {
                     let Some(i) = self.flows.remove(&flow) else {
@@ -202,7 +202,7 @@ struct World<'a> {
 /// Plays a scenario.
 ///
 /// # Errors
-/// What went wrong, when, and what the counters said. The seed is in the text.
+/// The fault of a run, when it happened, and the counters then. The seed is in the text.
 pub fn run(s: &Scenario) -> Result<Outcome, String> {
     let mut w = World::new(s)?;
     let r = w.play();

@@ -10,7 +10,7 @@ const LEN: usize = 18 + HDR6 + HDR;
 /// Most bytes of options.
 const OPTIONS: usize = 40;
 
-/// What all segments of a connection have in common: link, IP and TCP headers without options.
+/// Headers of all segments of a connection: link, IP and TCP, without options.
 #[derive(Clone, Copy, Debug)]
 pub struct Template {
     bytes: [u8; LEN],

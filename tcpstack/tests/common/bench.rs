@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{SEC, addr, config, ip, pattern};
 use arrayvec::ArrayVec;
-use dataplane::mem::{MemConfig, MemPort, MemRx, pair};
+use dataplane::mem::{Crossing, MemConfig, MemPort, MemRx, pair};
 use dataplane::pkt::{Port, RxPkt, TxCsum, TxMeta, TxPkt};
 use hugepages::{LendSlab, PageRunMut, PrivatePages};
 use tcpstack::arp::Packet as Arp;
@@ -18,6 +18,20 @@ use tcpstack::wire::{self, ACK, Fields, SYN, Seg, Template};
 use tcpstack::{CloseWhy, Dial, Event, FlowId, Listen, Stack, StackConfig, Work};
 
 pub const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+/// A port of 1500 bytes that neither segments nor sums.
+pub const PLAIN: MemConfig = MemConfig {
+    mtu: 1500,
+    tso_max: 0,
+    csum: false,
+    max_segs: 64,
+    crossing: Crossing::Copy,
+    lazy: 0,
+    depth: 1024,
+    tx_bufs: 4096,
+    rx_bufs: 2048,
+    rx_buf: 9216,
+};
 
 /// A stack (10.0.0.1) and, at the other end of the wire, whatever the test makes of 10.0.0.2.
 pub struct Bench {
@@ -59,8 +73,7 @@ impl Bench {
     }
 
     pub fn new() -> Bench {
-        let mut b =
-            Bench::with(config(1), &MemConfig { mtu: 1500, tso_max: 0, csum: false, ..MemConfig::default() });
+        let mut b = Bench::with(config(1), &PLAIN);
         b.s.listen(Listen { addr: ip(1).into(), port: 988, backlog: 2 }).unwrap();
         b
     }

@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use crate::common::bench::{Bench, Got, Peer, icmp_error, segment};
+use crate::common::bench::{Bench, Got, PLAIN, Peer, icmp_error, segment};
 use crate::common::{MS, SEC, config, ip};
 use dataplane::mem::MemConfig;
 use tcpstack::addr::Addr;
@@ -13,18 +13,6 @@ use tcpstack::wire::{ACK, Fields, SYN};
 use tcpstack::{Event, Listen, StackConfig};
 
 const JUMBO: MemConfig = MemConfig { mtu: 9000, ..PLAIN };
-const PLAIN: MemConfig = MemConfig {
-    mtu: 1500,
-    tso_max: 0,
-    csum: false,
-    max_segs: 64,
-    crossing: dataplane::mem::Crossing::Copy,
-    lazy: 0,
-    depth: 1024,
-    tx_bufs: 4096,
-    rx_bufs: 2048,
-    rx_buf: 9216,
-};
 
 fn six(n: u16) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n)

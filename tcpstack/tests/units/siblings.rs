@@ -3,9 +3,9 @@
 
 use std::net::SocketAddr;
 
-use crate::common::bench::{Bench, Got, PEER_MAC, icmp_error, segment};
+use crate::common::bench::{Bench, Got, PEER_MAC, PLAIN, icmp_error, segment};
 use crate::common::{SEC, addr, config, ip, pattern};
-use dataplane::mem::{MemConfig, MemPort, Spread, pair_of_queues};
+use dataplane::mem::{MemPort, Spread, pair_of_queues};
 use dataplane::steer::{KEY, Rss};
 use hugepages::LendSlab;
 use tcpstack::opts::OptBytes;
@@ -13,19 +13,6 @@ use tcpstack::seq::Seq;
 use tcpstack::table::Key;
 use tcpstack::wire::{self, ACK, Fields, RST, SYN};
 use tcpstack::{Counters, Dial, Event, FlowId, Listen, Stack, Work};
-
-const MEM: MemConfig = MemConfig {
-    mtu: 1500,
-    tso_max: 0,
-    csum: false,
-    max_segs: 64,
-    crossing: dataplane::mem::Crossing::Copy,
-    lazy: 0,
-    depth: 1024,
-    tx_bufs: 4096,
-    rx_bufs: 2048,
-    rx_buf: 9216,
-};
 
 fn rss(queues: u16, turned: u16) -> Rss {
     Rss::new(KEY.to_vec(), (0..128).map(|i| (i + turned) % queues).collect())
@@ -41,7 +28,7 @@ struct Node {
 
 impl Node {
     fn new(spread: Spread) -> Node {
-        let (ports, mut wire) = pair_of_queues(&MEM, spread, Spread::Mirror(1));
+        let (ports, mut wire) = pair_of_queues(&PLAIN, spread, Spread::Mirror(1));
         let mut stacks = ports.into_iter().map(|p| {
             let mut s = Stack::new(config(1), p, LendSlab::new(64)).unwrap();
             s.listen(Listen { addr: ip(1).into(), port: 988, backlog: 8 }).unwrap();
@@ -162,7 +149,7 @@ fn one_stack_announces_and_all_learn_what_one_hears() {
         let c = n.count(q);
         assert_eq!((c.strays_handed, c.strays_lost, c.rst_sent), (0, 0, 0), "queue {q}");
         // Four answers and a question.
-        assert_eq!((c.kin_heard, c.kin_told), if q == 0 { (0, 5) } else { (5, 0) });
+        assert_eq!((c.siblings_heard, c.siblings_told), if q == 0 { (0, 5) } else { (5, 0) });
     }
 }
 
@@ -292,7 +279,7 @@ fn a_router_s_word_about_another_queue_s_connection_reaches_it() {
         let other =
             segment(&stranger, &Fields { seq: Seq(1), ack: Seq(1), flags: ACK, win: 1 }, &[], &[0; 9]);
         n.send(&icmp_error(&other, 3, 4, [0, 0, 0x05, 0x78]));
-        assert_eq!((n.count(1).icmp_errors_ignored, n.count(0).kin_heard), (1, 0));
+        assert_eq!((n.count(1).icmp_errors_ignored, n.count(0).siblings_heard), (1, 0));
     }
 }
 
