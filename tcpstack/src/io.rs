@@ -50,6 +50,7 @@ pub(crate) struct Run {
 }
 
 /// IP and TCP headers without options, in bytes.
+#[inline]
 fn headers(v6: bool) -> u32 {
     (if v6 { HDR6 + HDR } else { 2 * HDR }) as u32
 }

@@ -96,6 +96,7 @@ impl Default for Rack {
     }
 }
 
+#[inline]
 fn sent_after(t1: u64, end1: u64, t2: u64, end2: u64) -> bool {
     t1 > t2 || (t1 == t2 && end1 > end2)
 }

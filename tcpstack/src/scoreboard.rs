@@ -58,6 +58,7 @@ impl Record {
         self.start + u64::from(self.len)
     }
 
+    #[inline]
     fn part(&self, r: Range<u64>) -> Record {
         Record { start: r.start, len: (r.end - r.start) as u32, ..*self }
     }

@@ -130,7 +130,6 @@ impl Shadow {
     }
 
     /// The peer has acknowledged up to `una`: lets go of every piece that ends there or before.
-    #[inline]
     pub fn release(&mut self, una: u64) {
         while let Some(p) = self.pieces.front()
             && p.end() <= una

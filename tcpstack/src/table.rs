@@ -75,6 +75,7 @@ fn pack(p: Place) -> u32 {
     }
 }
 
+#[inline]
 fn unpack(v: u32) -> Place {
     if v & TW == 0 { Place::Flow(v) } else { Place::TimeWait(v & !TW) }
 }

@@ -90,6 +90,7 @@ impl Memory {
         if self.gaps { max } else { 0 }
     }
 
+    #[inline]
     fn turn_epoch(&mut self, now: u64) {
         let e = now / EPOCH + 2;
         if e != self.epoch {

@@ -272,8 +272,7 @@ impl Flow {
     /// Takes in the ACK of offset `a`, which is none of bytes never sent. Whether it acknowledges new ones.
     #[inline]
     fn on_ack(&mut self, s: &Seg, o: &Opts, a: i64, cx: &mut Cx<'_>) -> bool {
-        let agreed = (self.rcv.sack(), &self.stamps);
-        let acked = self.snd.on_ack((s, o, a), agreed, &mut self.stats, cx);
+        let acked = self.snd.on_ack(s, o, a, &self.stamps, &mut self.stats, cx);
         if acked.judged {
             self.timers.acked(acked.news, &self.snd, self.rcv.fin_rcvd(), cx.cfg.fin_timeout, cx.now);
         }

@@ -49,6 +49,8 @@ pub(super) struct SendSide {
     scale: u8,
     want_fin: bool,
     fin_sent: bool,
+    /// Both SYNs had SACK permitted.
+    sack: bool,
     v6: bool,
     /// The network said that the peer cannot be reached.
     unreachable: bool,
@@ -102,6 +104,7 @@ impl SendSide {
             scale: 0,
             want_fin: false,
             fin_sent: false,
+            sack: false,
             v6,
             unreachable: false,
             headers: u16::from(l3) + HDR as u16,
@@ -119,7 +122,7 @@ impl SendSide {
     pub(super) fn begin(&mut self, s: &SynSays, cfg: &StackConfig) {
         // A SYN's window is never scaled.
         (self.wnd, self.max_wnd, self.wl1) = (u32::from(s.window), u32::from(s.window), s.seq);
-        self.scale = s.scale;
+        (self.scale, self.sack) = (s.scale, s.sack);
         self.options = if s.stamps { TS_LEN } else { 0 };
         self.path.set_limit(s.mss);
         self.resize();
@@ -298,8 +301,10 @@ impl SendSide {
     #[inline]
     pub(super) fn on_ack(
         &mut self,
-        (s, o, a): (&Seg, &Opts, i64),
-        (sack, stamps): (bool, &Stamps),
+        s: &Seg,
+        o: &Opts,
+        a: i64,
+        stamps: &Stamps,
         st: &mut FlowCounters,
         cx: &mut Cx<'_>,
     ) -> Acked {
@@ -321,27 +326,38 @@ impl SendSide {
         let dup =
             a == self.una as i64 && s.plen == 0 && !s.has(wire::FIN) && !changed && self.nxt() > self.una;
         st.dup_acks += u64::from(dup);
-        let sacks = sack && !o.sack.is_empty();
+        let sacks = self.sack && !o.sack.is_empty();
         let judged = news || dup || sacks;
         if judged {
-            let (mut blocks, dsack) =
-                if sacks { self.sacked(&o.sack, a, st, cx) } else { Default::default() };
-            let echo = if news { stamps.rtt(o.ts, cx.now) } else { None };
-            if news {
-                self.advance(a as u64, st, cx);
-            }
-            let ecr = o.ts.filter(|_| stamps.on()).map(|t| t.ecr);
-            let original = |t: u64| ecr.is_some_and(|e| before(e, stamps.val(t)));
-            let mut k =
-                Ctx { now: cx.now, mss: u32::from(self.mss), rtt: &mut self.rtt, limits: &cx.cfg.rto };
-            let hole_max = cx.super_max;
-            let mut ack = AckIn { una: self.una, dup, blocks: &mut blocks, dsack, echo, hole_max };
-            let heard = self.sender.on_ack(&mut ack, original, &mut k);
-            if heard != Heard::default() {
-                note(&heard, st, cx);
-            }
+            self.judge(o, (a, news, dup), stamps, st, cx);
         }
         Acked { news, judged, opened: changed && self.wnd > 0 }
+    }
+
+    /// Judges losses by an ACK of offset `a`: `news` says that it acknowledges new bytes, `dup` that it is a duplicate.
+    fn judge(
+        &mut self,
+        o: &Opts,
+        (a, news, dup): (i64, bool, bool),
+        stamps: &Stamps,
+        st: &mut FlowCounters,
+        cx: &mut Cx<'_>,
+    ) {
+        let sacks = self.sack && !o.sack.is_empty();
+        let (mut blocks, dsack) = if sacks { self.sacked(&o.sack, a, st, cx) } else { Default::default() };
+        let echo = if news { stamps.rtt(o.ts, cx.now) } else { None };
+        if news {
+            self.advance(a as u64, st, cx);
+        }
+        let ecr = o.ts.filter(|_| stamps.on()).map(|t| t.ecr);
+        let original = |t: u64| ecr.is_some_and(|e| before(e, stamps.val(t)));
+        let mut k = Ctx { now: cx.now, mss: u32::from(self.mss), rtt: &mut self.rtt, limits: &cx.cfg.rto };
+        let hole_max = cx.super_max;
+        let mut ack = AckIn { una: self.una, dup, blocks: &mut blocks, dsack, echo, hole_max };
+        let heard = self.sender.on_ack(&mut ack, original, &mut k);
+        if heard != Heard::default() {
+            note(&heard, st, cx);
+        }
     }
 
     /// Everything before `a` is acknowledged.
