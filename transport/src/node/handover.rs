@@ -182,7 +182,7 @@ const FEW: usize = 2;
 const PATIENT_TURNS: u32 = 16;
 
 /// An lcore's end of a queue of work that any lcore of a CPT may do, one part each turn. Whoever takes a piece owns it. See
-/// [`links`](super::links).
+/// [`mesh`](super::mesh).
 pub(super) struct Common<B> {
     queue: Option<Arc<ArrayQueue<B>>>,
     at_hand: Option<B>,

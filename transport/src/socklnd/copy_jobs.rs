@@ -1,7 +1,7 @@
 //! Copy jobs: messages whose payload has come whole, to be copied or summed by whichever lcore of the CPT has time.
 //!
-//! A home that may offload ([`Machine::offload`]) keeps a payload's fragments instead of copying them, if that is work
-//! enough ([`Config::offload_from`](super::Config::offload_from)), and gives the message away as a copy job when its last
+//! A home that may offload (`Machine::offload`) keeps a payload's fragments instead of copying them, if that is work
+//! enough (`Config::offload_from`), and gives the message away as a copy job when its last
 //! byte is there. Whoever has the job owns all that it needs, runs it, and sends it back; meanwhile the home takes the next
 //! messages of the connection. Those that come behind a job are finished behind it: their zero-copy ACKs, LNet ACKs and
 //! events leave in the order of the stream. A message that would do something else than store a payload waits until all
@@ -128,8 +128,8 @@ impl<D> CopyJobs<D> {
 }
 
 impl<U: Upper> Socklnd<U> {
-    /// Whether messages with much to copy or sum are given away as copy jobs ([`Action::Offer`]). Each copy job must come back,
-    /// run, as [`Input::JobDone`](super::Input::JobDone).
+    /// Whether messages with much to copy or sum are given away as copy jobs (`Output::Offer`). Each must come back, run, as
+    /// `Input::JobDone`.
     pub(crate) fn offload(&mut self, on: bool) {
         self.copy_jobs.on = on;
     }

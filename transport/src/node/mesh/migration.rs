@@ -244,7 +244,7 @@ fn unpack(imported: &mut OwnMap<ConnId, Imported>, relay: &Relay, packed: Vec<Mi
 }
 
 /// The way out of a bucket, in steps, so that the machine is asked only when nothing of its own is under way:
-/// [`Mesh::propose`], then [`Mesh::ready`] until it names the bucket, then [`Mesh::commit`] or [`Mesh::cancel`].
+/// `Mesh::propose`, then `Mesh::ready` until it names the bucket, then `Mesh::commit` or `Mesh::cancel`.
 impl Mesh {
     /// Begins to move a bucket; `false` while another is on its way.
     pub(in crate::node) fn propose(&mut self, b: Bucket, to: ShardId) -> bool {
