@@ -5,11 +5,11 @@
 //! this window may be offered. Everything else is the shim's.
 //!
 //! ```text
-//!   port ─ packet ─> ingress ─ segment ─> Flow::on_segment ─ in order, trimmed, joined ─> Engine::feed ─> smoltcp
-//!                    (link, ARP, IP,      (RFC 5961 guards, ACKs, reassembly,               phantom rings
-//!                     ICMP, RST)           loss recovery)                                      │
-//!   port <─ packet ─ Io <─ shadow queue <─ Flow: resend, send_new, send_acks <─ permissions <──┘
-//!                                          as far as [`sender`] has room
+//!   port ─ packet ─> stack/input ─ segment ─> flow/input ─ in order, trimmed, joined ─> flow/scaled ─> smoltcp
+//!                    (link, ARP, IP,          (RFC 5961 guards, ACKs, reassembly,         phantom rings  │
+//!                     ICMP, RST)               loss recovery)                                            │
+//!   port <─ packet ─ Io <─ shadow queue <──── flow/output: lost, new, ACKs <──────── permissions <───────┘
+//!                                             as far as [`sender`] has room
 //! ```
 //!
 //! * **Zero copy.** [`Stack::push`] copies at most [`HDR_MAX`] header bytes and holds payload by
