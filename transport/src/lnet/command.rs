@@ -183,6 +183,7 @@ impl Lnet {
             Op::Ping { tag, target } => {
                 let known = if let To::Peer(known) = to { known } else { None };
                 let peer = self.target_peer(cx, lnd, target, known)?;
+                self.recent = Some(peer);
                 let kind = OpKind::Ping { asked: cx.now, placing: false };
                 let (key, handle) = self.begin_op(cx, app, tag, target.nid, kind);
                 let body = LnetBody::Get {
@@ -234,7 +235,9 @@ impl Lnet {
             To::Own => return Ok(None),
             To::Peer(known) => known,
         };
-        self.target_peer(cx, lnd, target, known).map(Some)
+        let key = self.target_peer(cx, lnd, target, known)?;
+        self.recent = Some(key);
+        Ok(Some(key))
     }
 
     /// The entry of a peer to whom this LND's NI leads, made if need be.
@@ -252,7 +255,6 @@ impl Lnet {
             Some(key) => key,
             None => lnd.add(self, cx, target).ok_or(OpRefused::TooManyPeers(cx.cfg.max_peers))?,
         };
-        self.recent = Some(key);
         let waiting = self.peers.get(key).map_or(0, |p| p.waiting.len() + lnd.queued(p.entry));
         if waiting >= cx.cfg.max_queued {
             return Err(OpRefused::QueueFull(waiting));

@@ -228,3 +228,29 @@ fn what_waits_for_a_sink_is_bounded_and_ends_with_the_node() {
     assert_eq!((ended(1), ended(2)), (1, 1), "{events:?}");
     assert!(matches!(events.last(), Some(Event::ShutDown { tag: 50 })), "{events:?}");
 }
+
+/// A peer that says it is this node gets answers that others ask for in that name (lnet.md §5), and none of our own
+/// operations.
+#[test]
+fn an_answer_to_who_claims_our_nid_turns_no_operation_to_them() {
+    let mut net = net(1);
+    let liar = Hello { src_nid: nid(1), dst_nid: nid(1), ..raw::hello(Version::V3, ConnType::Control) };
+    let link = net.raw_connect(SocketAddr::new([10, 0, 0, 77].into(), 700), 0);
+    net.raw_send(link, &raw::start(&liar));
+    let other = net.raw_connect(raw::at(700), 0);
+    net.raw_send(other, &raw::start(&raw::hello(Version::V3, ConnType::Control)));
+    net.run(SEC / 10);
+    assert_eq!(net.nodes[0].machine.gauges().conns_up, 2);
+    let ping = LnetHdr { src_nid: nid(1), ..raw::ping_get(0) };
+    net.raw_send(other, &raw::message(Version::V3, &ping, 0));
+    net.run(SEC / 10);
+    let before = net.wire(link, 1).0.len();
+    let md = MdSpec::new(MdMem::Sink(Sink::Lend(1 << 20)));
+    attach(&mut net, 4, md);
+    net.take_events(0);
+    net.op(0, Spot(4, 3).put(3, id(1), Payload::inline(b"ours").unwrap(), false));
+    let events = net.take_events(0);
+    assert!(matches!(events[..], [Event::Put(_), Event::Send { tag: 3, status: Ok(()), .. }]), "{events:?}");
+    net.run(SEC / 10);
+    assert_eq!(net.wire(link, 1).0.len(), before, "nothing of it went to them");
+}
