@@ -136,6 +136,8 @@ pub(crate) struct Budget {
     hosts: Slab<Host>,
     by_ip: HashMap<IpAddr, Key>,
     stalled: usize,
+    /// Handshakes under way, by whichever NI.
+    handshakes: usize,
     /// Hosts that are under their share again, with connections that wait for it.
     ready: VecDeque<Key>,
 }
@@ -149,6 +151,7 @@ impl Budget {
             hosts: Slab::new(),
             by_ip: HashMap::new(),
             stalled: 0,
+            handshakes: 0,
             ready: VecDeque::new(),
         }
     }
@@ -269,9 +272,9 @@ impl Budget {
         now < most && (own == 0 || own < most - now)
     }
 
-    /// Whether a connection of the host may begin a handshake, where there are places for `most` and `now` are taken.
-    pub(crate) fn may_shake(&self, host: Key, now: usize, most: usize) -> bool {
-        let own = self.hosts.get(host).map_or(0, |h| h.handshakes);
+    /// Whether a connection of the host may begin a handshake, where there are places for `most`.
+    pub(crate) fn may_shake(&self, host: Key, most: usize) -> bool {
+        let (own, now) = (self.hosts.get(host).map_or(0, |h| h.handshakes), self.handshakes);
         now < most && (own == 0 || own < most - now)
     }
 
@@ -280,6 +283,7 @@ impl Budget {
         if let Some(h) = self.hosts.get_mut(host) {
             h.handshakes += 1;
         }
+        self.handshakes += 1;
         self.recount(Cause::Conns, Cause::Handshakes);
     }
 
@@ -288,6 +292,7 @@ impl Budget {
         if let Some(h) = self.hosts.get_mut(host) {
             h.handshakes = h.handshakes.saturating_sub(1);
         }
+        self.handshakes = self.handshakes.saturating_sub(1);
         self.recount(Cause::Handshakes, Cause::Conns);
     }
 
@@ -466,11 +471,11 @@ mod tests {
         let mut b = Budget::new(1 << 20);
         let (x, y) = (b.charge_at(ip(1), Cause::Conns, 1), b.charge_at(ip(2), Cause::Conns, 1));
         let mut n = 0;
-        while b.may_shake(x, n, 8) {
+        while b.may_shake(x, 8) {
             b.shakes(x);
             n += 1;
         }
-        assert_eq!((n, b.may_shake(y, n, 8), b.may_shake(y, 8, 8)), (4, true, false));
+        assert_eq!((n, b.may_shake(y, 8), b.may_shake(y, 4)), (4, true, false));
         let mut used = 0;
         while !b.must_wait(x, used, 8) {
             b.took(x, Uses { credits: 1, answers: 1, pieces: 3 });

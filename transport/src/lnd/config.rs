@@ -199,11 +199,11 @@ pub struct Config {
     pub link_mbps: Option<u32>,
     /// Connections of one type that we let a peer open: as many as kernels can count (socklnd.md §3).
     pub max_conns_per_type: u16,
-    /// Connections whose HELLO has not come yet, over all peers.
+    /// Connections whose HELLO has not come yet, over all peers and NIs.
     pub max_embryonic: usize,
     /// Connections that there are descriptors for: peers' are shared by host, our own are not refused.
     pub max_conns: usize,
-    /// Peers remembered.
+    /// Peers remembered, by all NIs.
     pub max_peers: usize,
     /// Bytes that strangers may make this shard hold: answers that they do not read, handshakes, connections, peers.
     pub budget: u64,

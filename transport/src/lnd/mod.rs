@@ -210,6 +210,8 @@ pub(crate) trait Upper: Sized {
 
     /// The LND of `ni` has a new entry for a peer; gives LNet's.
     fn peer_new(&mut self, ni: NiId, id: ProcessId, entry: Key, host: Key) -> Key;
+    /// Entries for peers, of all LNDs.
+    fn peers(&self) -> usize;
     /// The LND's entry goes, and LNet's with it.
     fn peer_gone(&mut self, peer: Key);
     /// The LND's entry has come from another shard; LNet's was `old` there. Gives the one here.
@@ -295,8 +297,6 @@ pub(crate) trait Lnd<U: Upper> {
     fn connected(&self, peer: Key) -> bool;
     /// Messages that the LND holds for the peer until there is a connection.
     fn queued(&self, peer: Key) -> usize;
-    /// Number of entries.
-    fn peers(&self) -> usize;
     /// Forgets a peer if nothing depends on it.
     fn forget_if_idle(&mut self, up: &mut U, cx: &mut Cx, peer: Key);
     /// Fails what waits for connections, of all peers: the node goes down.

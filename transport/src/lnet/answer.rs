@@ -41,7 +41,7 @@ impl Lnet {
         if let Some(home) = home.filter(|h| *h != cx.cfg.shards.me) {
             return self.post(home, Body::Answered(lnd.ni(), target, tx));
         }
-        let room = lnd.peers() < cx.cfg.max_peers / 2 && !self.is_own(target.nid);
+        let room = self.peers.len() < cx.cfg.max_peers / 2 && !self.is_own(target.nid);
         let known = lnd.find(target).is_some();
         if (room || known)
             && self.reaches(lnd.ni(), target.nid)

@@ -140,9 +140,10 @@ pub enum OpRefused {
     /// Payload of more pieces than one message may have.
     #[error("a payload of {0} pieces; at most {PIECES_MAX} are allowed: join some")]
     Pieces(usize),
-    /// The target is no NID of our network and address family.
+    /// No NI is of the target's network and address family.
     #[error(
-        "{0} is no node of this node's network: give a NID on the same network and of the same address family"
+        "no NI of this node leads to {0}: give a NID on the network of one of them, and of its address family, or the node \
+         an NI there"
     )]
     Target(Nid),
     /// A GET for lnet_selftest's requests (lnet.md §3, field report L8).

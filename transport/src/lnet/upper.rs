@@ -40,6 +40,10 @@ impl Upper for Lnet {
         self.peers.insert(Peer::new(ni, id, entry, host))
     }
 
+    fn peers(&self) -> usize {
+        self.peers.len()
+    }
+
     fn peer_gone(&mut self, peer: Key) {
         self.peers.remove(peer);
         self.timers.cancel(peer);

@@ -127,11 +127,6 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
         self.peers.get(peer).map_or(0, |p| p.queue.len())
     }
 
-    #[inline]
-    fn peers(&self) -> usize {
-        self.peers.len()
-    }
-
     fn forget_if_idle(&mut self, up: &mut U, cx: &mut Cx, peer: Key) {
         self.forget_if_idle(up, cx, peer);
     }

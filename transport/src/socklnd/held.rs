@@ -16,7 +16,7 @@ impl<U: Upper> Socklnd<U> {
     /// Whether a passive connection that has just come may begin its handshake; counts why not.
     pub(super) fn may_shake(&mut self, cx: &mut Cx, conn: Key) -> bool {
         let Some(host) = self.conns.get(conn).map(|c| c.host) else { return false };
-        if !cx.budget.may_shake(host, self.embryonic, cx.cfg.max_embryonic) {
+        if !cx.budget.may_shake(host, cx.cfg.max_embryonic) {
             cx.counters.err_too_many_embryonic += 1;
             return false;
         }
@@ -27,7 +27,6 @@ impl<U: Upper> Socklnd<U> {
 
     /// A handshake begins that has a deadline.
     pub(super) fn shakes(&mut self, cx: &mut Cx, conn: Key) {
-        self.embryonic += 1;
         if let Some(c) = self.conns.get(conn) {
             cx.budget.shakes(c.host);
         }
@@ -35,7 +34,6 @@ impl<U: Upper> Socklnd<U> {
 
     /// A handshake that had a deadline is over.
     pub(super) fn shook(&mut self, cx: &mut Cx, conn: Key) {
-        self.embryonic = self.embryonic.saturating_sub(1);
         if let Some(c) = self.conns.get(conn) {
             cx.budget.shook(c.host);
         }
@@ -50,7 +48,7 @@ impl<U: Upper> Socklnd<U> {
         id: ProcessId,
         conn: Option<Key>,
     ) -> Option<Key> {
-        if self.peers.len() >= cx.cfg.max_peers {
+        if up.peers() >= cx.cfg.max_peers {
             cx.counters.err_too_many_peers += u64::from(conn.is_some());
             return None;
         }

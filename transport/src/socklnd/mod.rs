@@ -58,8 +58,6 @@ pub(crate) struct Socklnd<U: Upper> {
     nid: Nid,
     conns: Slab<Conn<U>>,
     by_id: OwnMap<ConnId, Key>,
-    /// Handshakes that were admitted, and are under way.
-    embryonic: usize,
     peers: Slab<Peer<U::Token>>,
     by_peer: HashMap<ProcessId, Key>,
     dials: OwnMap<DialId, Key>,
@@ -115,7 +113,6 @@ impl<U: Upper> Socklnd<U> {
             nid,
             conns: Slab::new(),
             by_id: OwnMap::default(),
-            embryonic: 0,
             peers: Slab::new(),
             by_peer: HashMap::new(),
             dials: OwnMap::default(),

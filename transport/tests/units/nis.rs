@@ -242,6 +242,32 @@ fn requests_for_another_ni_take_no_more_than_others() {
     }
 }
 
+/// What strangers may make a node hold does not grow with its NIs.
+#[test]
+fn limits_are_of_all_nis_together() {
+    let all = ["10.0.0.1@tcp", "10.0.0.1@tcp1", "10.1.0.1@tcp2"];
+    let mut net = Net::new();
+    net.add(Config { max_embryonic: 8, max_peers: 4, accept: Accept::Trust, ..config(&all) });
+    for host in 0..12 {
+        for own in all {
+            let link = net.raw_connect(([10, 0, 1, host], 700).into(), 0);
+            net.raw_send(link, &raw::request(nid(own)));
+            net.run(SEC / 100);
+        }
+    }
+    let (g, c) = (net.nodes[0].machine.gauges(), *net.nodes[0].machine.counters());
+    assert_eq!((g.conns, c.err_too_many_embryonic), (8, 28));
+    net.run(6 * SEC);
+    assert_eq!(net.nodes[0].machine.held().used, 0);
+    for port in 0..4 {
+        for (at, own) in (0..).zip(all) {
+            raw_set(&mut net, nid(own), 700 + port * 3 + at, Nid::tcp([10, 2, 0, port as u8].into(), at));
+        }
+    }
+    let (g, c) = (net.nodes[0].machine.gauges(), *net.nodes[0].machine.counters());
+    assert_eq!((g.peers, g.conns_up, c.err_too_many_peers), (4, 4, 8));
+}
+
 /// More NIs than fit beside a header: their list goes out from pages.
 #[test]
 fn the_ping_info_of_many_nis_is_whole() {
