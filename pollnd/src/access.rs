@@ -49,11 +49,11 @@ pub(crate) fn find(via: &Via, node: &mut NodeArgs, target: Nid, command: &str) -
     loop {
         // A node on a port has no kernel address: who names its NID, and no port, means it.
         let fits = |r: &Running| {
-            r.nid == nid.to_string() && (r.scope == scope || (bare && r.scope.starts_with("port-")))
+            r.nids.contains(&nid.to_string()) && (r.scope == scope || (bare && r.scope.starts_with("port-")))
         };
         if let Some((client, r)) = client::running(nid, fits) {
             if !r.guests {
-                return Err(Holder { pid: Some(r.pid), command: r.command }.refusal(nid));
+                return Err(Holder { pid: Some(r.pid), command: r.command }.refusal("--nid", nid));
             }
             let unused: Vec<_> = node.given().filter(|o| o.1 != Use::Finding).map(|o| o.0).collect();
             let unused = match unused.len() {
@@ -73,13 +73,13 @@ pub(crate) fn find(via: &Via, node: &mut NodeArgs, target: Nid, command: &str) -
                         "as {nid}, from where this machine reaches {to} (--nid for another)"
                     ));
                 }
-                return Ok(Access::Own(c));
+                return claim::further(c, nid, &node.ni, &scope, command).map(Access::Own);
             }
             // Its control socket comes when it is up.
             Err(h) if h.command == "node" && Instant::now() < end => {
                 std::thread::sleep(Duration::from_millis(50));
             }
-            Err(h) => return Err(h.refusal(nid)),
+            Err(h) => return Err(h.refusal("--nid", nid)),
         }
     }
 }

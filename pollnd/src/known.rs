@@ -26,11 +26,12 @@ pub(crate) struct Known {
     list: List,
 }
 
-/// Nodes of the same network that have connections now.
-fn connected(front: &Inspection, own: Nid) -> Option<Vec<Nid>> {
+/// Nodes of the networks of `own` that have connections now.
+fn connected(front: &Inspection, own: &[Nid]) -> Option<Vec<Nid>> {
     let mut all = Vec::new();
     let looked = front.peers(None, |p| {
-        let node = p.conns > 0 && p.id.pid == PID_LUSTRE && p.id.nid.same_net(own) && p.id.nid != own;
+        let near = own.iter().any(|n| p.id.nid.same_net(*n)) && !own.contains(&p.id.nid);
+        let node = p.conns > 0 && p.id.pid == PID_LUSTRE && near;
         all.extend(node.then_some(p.id.nid));
         all.len() < PEERS_MAX
     });
@@ -40,7 +41,7 @@ fn connected(front: &Inspection, own: Nid) -> Option<Vec<Nid>> {
 
 impl Known {
     /// Begins to keep the list of `claim`, of the peers that `front` shows.
-    pub(crate) fn keep(claim: &Claim, front: Arc<Inspection>, own: Nid) -> Known {
+    pub(crate) fn keep(claim: &Claim, front: Arc<Inspection>, own: Vec<Nid>) -> Known {
         let (stop, stopped) = mpsc::channel();
         let list = claim.list();
         let written = claim.list();
@@ -48,7 +49,7 @@ impl Known {
             // The list is from before: it goes as soon as something is known.
             let mut last = None;
             while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
-                let now = connected(&front, own).filter(|n| !n.is_empty());
+                let now = connected(&front, &own).filter(|n| !n.is_empty());
                 if now.is_none() || now == last {
                     continue;
                 }

@@ -25,7 +25,9 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
     let intake = if a.copy { Intake::Copied } else { Intake::Lent };
     a.node.nid = a.nid;
     let command = Role::Server.command();
-    let claim = claim::take(a.nid, &claim::scope(&a.node), command).map_err(|h| h.refusal(a.nid))?;
+    let scope = claim::scope(&a.node);
+    let claim = claim::take(a.nid, &scope, command).map_err(|h| h.refusal("--nid", a.nid))?;
+    let claim = claim::further(claim, a.nid, &a.node.ni, &scope, command)?;
     let guests = Arc::new(Seats::default());
     let seats = guests.clone();
     let make = Box::new(move |backing: &Arc<dyn Backing>| {

@@ -9,6 +9,7 @@ use hugepages::Backing;
 use transport::node::builder::Polling;
 use transport::node::inspect::Inspection;
 use transport::node::{App, Control, NodeEnd, Order};
+use transport::wire::Nid;
 
 use crate::args::NodeArgs;
 use crate::inspect::claim::{self, Claim};
@@ -41,14 +42,14 @@ impl Role {
 pub(crate) struct Setup {
     /// The purpose.
     pub(crate) role: Role,
-    /// Keeps its NID for it.
+    /// Keeps its NIDs for it.
     claim: Option<Claim>,
     /// Seats for commands that go through it.
     guests: Option<Arc<Seats>>,
 }
 
 impl Setup {
-    /// A node of `role`, whose NID is kept by `claim`.
+    /// A node of `role`, whose NIDs are kept by `claim`.
     pub(crate) fn new(role: Role, claim: Option<Claim>) -> Setup {
         Setup { role, claim, guests: None }
     }
@@ -73,7 +74,7 @@ pub(crate) struct Node {
     /// Greets the peers from before the restart.
     greeter: Option<JoinHandle<()>>,
     known: Option<Known>,
-    /// Its NID is free again when this goes.
+    /// Its NIDs are free again when this goes.
     claim: Option<Claim>,
     /// Work on this thread after the threads have ended.
     after: Option<Box<dyn FnOnce() -> Result<(), String>>>,
@@ -116,8 +117,9 @@ impl Node {
     /// Lets others look at the node while it runs, and remembers its peers. One that cannot have a control socket runs
     /// all the same.
     pub(crate) fn seen_through(mut self, front: Arc<Inspection>, a: &NodeArgs, setup: Setup) -> Node {
+        let nids: Vec<Nid> = [a.nid].iter().chain(&a.ni).copied().collect();
         let about = About {
-            nid: a.nid.to_string(),
+            nids: nids.iter().map(ToString::to_string).collect(),
             carrier: self.describe.clone(),
             scope: claim::scope(a),
             command: setup.role.command(),
@@ -141,7 +143,7 @@ impl Node {
                 let greet = limits::thread("greets peers", move || seats::greet(&guests, &peers, stop));
                 self.greeter = greet.inspect_err(|e| tracing::warn!("the restart is not told: {e}")).ok();
             }
-            self.known = Some(Known::keep(&claim, front.clone(), a.nid));
+            self.known = Some(Known::keep(&claim, front.clone(), nids));
             self.claim = Some(claim);
         }
         self.front = front;

@@ -152,8 +152,8 @@ fn no_router(a: &NodeArgs, own: IpAddr, g: IpAddr) -> Option<String> {
     if !on_port(a) || g.is_ipv4() != own.is_ipv4() {
         return None;
     }
-    if g == own {
-        return Some(format!("it is this node's own address, of {}; give that of the router", a.nid));
+    if let Some(nid) = [a.nid].iter().chain(&a.ni).find(|n| n.ip() == Some(g)) {
+        return Some(format!("it is this node's own address, of {nid}; give that of the router"));
     }
     // IPv6 routers are known by these, whatever the network is.
     if matches!(g, IpAddr::V6(v) if v.is_unicast_link_local()) {
@@ -409,6 +409,7 @@ mod tests {
         for (nid, more, g, says) in [
             ("10.0.0.1@tcp", &["--prefix", "32"][..], "10.0.0.2", "10.0.0.1/32 (--prefix 32)"),
             ("10.0.0.1@tcp", &[], "10.0.0.1", "this node's own address"),
+            ("10.0.0.1@tcp", &["--ni", "10.0.0.7@tcp1"], "10.0.0.7", "own address, of 10.0.0.7@tcp1"),
             ("10.0.0.1@tcp", &[], "10.0.0.255", "the broadcast address of the network"),
             ("10.0.0.1@tcp", &[], "10.0.0.0", "the address of the network itself"),
             ("fd00::1@tcp", &[], "fd00::1", "this node's own address"),

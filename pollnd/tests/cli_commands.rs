@@ -502,6 +502,31 @@ fn report_16_what_a_running_node_does_not_heed_is_named() {
     far.stop().good();
 }
 
+/// A lock on the first NID alone let a second process take the others, and commands of those did not find the node.
+#[test]
+fn the_nid_of_each_ni_is_one_process_s_and_leads_to_its_node() {
+    let (a, b, far) = (own_ip(), own_ip(), own_ip());
+    let port = ["--accept-port", "10988", "--accept", "trust"];
+    let own = [nid(a), format!("{a}@tcp1"), format!("{b}@tcp2")];
+    let to = [nid(far), format!("{far}@tcp1"), format!("{far}@tcp2")];
+    let start =
+        |ip, nids: &[String; 3]| node(ip, &[&port[..], &["--ni", &nids[1], "--ni", &nids[2]]].concat());
+    let (near, up) = (start(a, &own), start(far, &to));
+    let through = |n: &str| format!("through the node of {n} that runs here (process {})", near.id());
+    let elsewhere = ["--accept-port", "10989", "--run-for", "0.1"];
+    for (own, to) in own.iter().zip(&to) {
+        run(&["ping", to, "--nid", own]).good().tells(&[&through(own)]).says(&["1 answered"]);
+        let process = format!("(process {})", near.id());
+        run(&[&["node", "--nid", own], &elsewhere[..]].concat())
+            .failed(1, &[own, &process, "or give --nid another address"]);
+        run(&[&["node", "--nid", &nid(own_ip()), "--ni", own], &elsewhere[..]].concat())
+            .failed(1, &[own, &process, "or give --ni another address"]);
+    }
+    near.stop().good();
+    run(&[&["node", "--nid", &own[2], "--ni", &own[1]], &elsewhere[..]].concat()).good();
+    up.stop().good();
+}
+
 /// Field report 15: the last address of a network is no machine's, whatever the interface is told.
 #[test]
 fn report_15_a_broadcast_address_is_no_machine() {

@@ -1,8 +1,8 @@
 //! One process a NID: the lock that it holds while it runs, and the list of peers that it leaves when it is killed.
 //!
 //! Two processes with one NID would cut each other's connections off: to a peer the second is the first after a restart. So
-//! whoever starts a node locks `NID.SCOPE.lock` in the run folder (flock: a process that is killed holds nothing) and
-//! writes its process number and command there. The scope is the network that the NID is of: the network namespace for
+//! whoever starts a node locks `NID.SCOPE.lock` of each NI in the run folder (flock: a process that is killed holds
+//! nothing) and writes its process number and command there. The scope is the network that the NID is of: the network namespace for
 //! kernel sockets, the port for a DPDK port.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -23,13 +23,15 @@ const LIST_MAX: u64 = 64 << 10;
 /// Longest part of a file's name that comes from a port.
 const PORT_NAME: usize = 120;
 
-/// A NID that is ours alone while this value lives.
+/// NIDs that are ours alone while this value lives.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    /// Holds the lock.
+    /// Holds the lock of the primary NID.
     _lock: File,
     path: PathBuf,
     peers: PathBuf,
+    /// Those of further NIs.
+    further: Vec<Claim>,
 }
 
 /// The holder.
@@ -42,15 +44,15 @@ pub(crate) struct Holder {
 }
 
 impl Holder {
-    /// Reason why `nid` may not be used a second time, and the remedy.
-    pub(crate) fn refusal(&self, nid: Nid) -> String {
+    /// Reason why `nid`, which `option` names, may not be used a second time, and the remedy.
+    pub(crate) fn refusal(&self, option: &str, nid: Nid) -> String {
         let (who, kill) = match self.pid {
             Some(pid) => (format!(" (process {pid})"), format!("end it (kill {pid})")),
             None => (String::new(), "end it".to_owned()),
         };
         format!(
             "{nid}: `pollnd {}`{who} runs with this NID here, and a second node of it would cut its connections off: wait \
-             until it has ended, {kill}, or give --nid another address of this machine",
+             until it has ended, {kill}, or give {option} another address of this machine",
             self.command
         )
     }
@@ -92,6 +94,28 @@ pub(super) fn candidates(nid: Nid) -> Vec<(PathBuf, u32)> {
         }
     }
     all
+}
+
+/// Takes the NIDs of further NIs beside the primary one's `claim`.
+///
+/// # Errors
+/// One that another process has, with the remedy.
+pub(crate) fn further(
+    mut claim: Option<Claim>,
+    primary: Nid,
+    nis: &[Nid],
+    scope: &str,
+    command: &str,
+) -> Result<Option<Claim>, String> {
+    let Some(first) = &mut claim else { return Ok(claim) };
+    for (i, nid) in nis.iter().enumerate() {
+        // One that is named twice is refused as such.
+        if *nid == primary || nis.iter().take(i).any(|n| n == nid) {
+            continue;
+        }
+        first.further.extend(take(*nid, scope, command).map_err(|h| h.refusal("--ni", *nid))?);
+    }
+    Ok(claim)
 }
 
 /// Takes `nid` in `scope` for `command`. Without a folder for locks there is none to take, and it is said.
@@ -139,7 +163,7 @@ fn take_in(dir: &Path, nid: Nid, scope: &str, command: &str) -> Result<Claim, Re
                         .and_then(|()| file.write_all(who.as_bytes()))
                         .map_err(fail)?;
                     let peers = path.with_extension("peers");
-                    return Ok(Claim { _lock: file, path, peers });
+                    return Ok(Claim { _lock: file, path, peers, further: Vec::new() });
                 }
             }
             Err(TryLockError::WouldBlock) => {
@@ -225,7 +249,7 @@ mod tests {
         assert!(other.iter().all(Result::is_ok));
         let Err(Refused::Held(h)) = take(1, "net1", "ping") else { panic!("taken twice") };
         assert_eq!(h, Holder { pid: Some(std::process::id()), command: "node".into() });
-        let text = h.refusal(nid(1));
+        let text = h.refusal("--nid", nid(1));
         assert!(text.contains("10.0.0.1@tcp: `pollnd node` (process "), "{text}");
         assert!(text.contains(&format!("kill {}", std::process::id())) && text.contains("--nid"), "{text}");
         drop(first);

@@ -61,13 +61,21 @@ fn find(node: Option<&str>) -> Result<PathBuf, String> {
 /// A node that runs, as it tells of itself.
 pub(crate) struct Running {
     pub(crate) pid: u32,
+    /// The primary one.
     pub(crate) nid: String,
-    /// The network that its NID is of ([`super::claim::scope`]).
+    /// Of all NIs.
+    pub(crate) nids: Vec<String>,
+    /// The network that its NIDs are of ([`super::claim::scope`]).
     pub(crate) scope: String,
     /// Its command.
     pub(crate) command: String,
     /// Whether other commands may go through it.
     pub(crate) guests: bool,
+}
+
+/// The NIDs that a node tells of.
+fn nids(hello: &Value) -> Vec<String> {
+    hello["nids"].as_array().into_iter().flatten().filter_map(|n| n.as_str().map(str::to_owned)).collect()
 }
 
 fn ask_who(mut c: Client) -> Result<(Client, Running), String> {
@@ -76,6 +84,7 @@ fn ask_who(mut c: Client) -> Result<(Client, Running), String> {
     let running = Running {
         pid: h["pid"].as_u64().and_then(|p| u32::try_from(p).ok()).unwrap_or(0),
         nid: text("nid"),
+        nids: nids(&h),
         scope: text("scope"),
         command: text("command"),
         guests: h["guests"].as_bool().unwrap_or(false),
@@ -103,7 +112,8 @@ fn describe(pid: u32, path: &std::path::Path) -> String {
     let hello = Client::connect(path.to_path_buf()).and_then(|mut c| c.one(&Request::Hello {}));
     let text =
         |k: &str| hello.as_ref().ok().and_then(|h| h[k].as_str().map(str::to_owned)).unwrap_or_default();
-    format!("  --node {pid}  {} {}", text("nid"), text("carrier"))
+    let nids = hello.as_ref().map(nids).unwrap_or_default().join(", ");
+    format!("  --node {pid}  {nids} {}", text("carrier"))
 }
 
 impl Client {

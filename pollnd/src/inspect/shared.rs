@@ -31,9 +31,10 @@ pub(super) struct Shared {
 /// Identity of a node.
 #[derive(Clone, Debug)]
 pub(crate) struct About {
-    pub(crate) nid: String,
+    /// NIDs of its NIs, the primary one first.
+    pub(crate) nids: Vec<String>,
     pub(crate) carrier: String,
-    /// The network that its NID is of ([`super::claim::scope`]).
+    /// The network that its NIDs are of ([`super::claim::scope`]).
     pub(crate) scope: String,
     /// Its command.
     pub(crate) command: &'static str,
@@ -46,8 +47,8 @@ impl Shared {
     pub(super) fn hello(&self) -> Value {
         let a = &self.about;
         json!({
-            "nid": a.nid, "carrier": a.carrier, "pid": std::process::id(), "command": a.command, "scope": a.scope,
-            "guests": self.guests.is_some(),
+            "nid": a.nids.first(), "nids": a.nids, "carrier": a.carrier, "pid": std::process::id(), "command": a.command,
+            "scope": a.scope, "guests": self.guests.is_some(),
         })
     }
 
