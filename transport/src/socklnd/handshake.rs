@@ -204,6 +204,11 @@ impl<U: Upper> Socklnd<U> {
         // A peer with a newer version than is wanted here is answered in ours, and takes that (socklnd.md §2.7).
         let newer = |most: &Version| h.version > *most && h.version < Version::V4;
         let version = cx.cfg.version.filter(newer).unwrap_or(h.version);
+        if version < Version::V4 && self.nid.to_nid4().is_none() {
+            // Only V4 has room for the address of this NI.
+            cx.counters.err_version += 1;
+            return self.handshake_event(up, cx, key, HsEvent::Version);
+        }
         (c.version, c.tcp_magic) = (version, h.tcp_magic && version == h.version);
         let renamed = c.renamed;
         let mine = match hello::judge_passive(h, renamed.is_some(), &mut cx.counters) {

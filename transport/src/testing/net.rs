@@ -162,7 +162,7 @@ pub struct Net {
     timers: BinaryHeap<Reverse<(u64, usize)>>,
     by_ip: HashMap<IpAddr, usize>,
     /// Cookies by node, peer and network.
-    cookies: HashMap<(usize, SocketAddr, Option<u16>), Cookies>,
+    cookies: HashMap<(usize, IpAddr, SocketAddr, Option<u16>), Cookies>,
 }
 
 /// A machine's name for the end of a link.
@@ -530,7 +530,7 @@ impl Net {
         let to = self.links[link][1 - end].addr;
         // A set is of one pair of NIDs: one address may be of several networks.
         let at = if to.port() > LAST_PRIVILEGED { to } else { SocketAddr::new(to.ip(), 0) };
-        let key = (node, at, self.links[link].network);
+        let key = (node, self.links[link][end].addr.ip(), at, self.links[link].network);
         let Cookies { used, on } = self.cookies.entry(key).or_default();
         let open = |(l, e): &(usize, usize)| !self.links[*l][*e].closed();
         if !on.iter().any(open) {

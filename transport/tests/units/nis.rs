@@ -221,6 +221,25 @@ fn a_request_chooses_the_ni() {
     assert_eq!(net.nodes[0].machine.counters().err_target_nid, 1);
 }
 
+/// The answer to an older HELLO named the NI ANY, which no peer takes for it: NIDs of V1 to V3 have 8 bytes.
+#[test]
+fn an_ni_with_a_long_address_speaks_v4_alone() {
+    for version in [Version::V1, Version::V2, Version::V3, Version::V4] {
+        let mut net = Net::new();
+        net.add(Config { accept: Accept::Trust, ..config(&["10.0.0.1@tcp", "fd00::1@tcp"]) });
+        let own = nid("fd00::1@tcp");
+        let link = net.raw_connect(raw::at(700), 0);
+        let to = raw::hello(version, ConnType::Control);
+        net.raw_send(link, &[raw::request(own), to.emit().to_vec()].concat());
+        net.run(SEC / 10);
+        let (bytes, closed) = net.wire(link, 1);
+        let (h, up) = (Hello::parse(bytes).unwrap().0, version == Version::V4);
+        let ctype = if up { ConnType::Control } else { ConnType::None };
+        assert_eq!((h.version, h.src_nid, h.ctype, closed), (Version::V4, own, ctype, !up), "{version:?}");
+        assert_eq!(net.nodes[0].machine.counters().err_version, u64::from(!up));
+    }
+}
+
 /// Requests for another NI of the address meet the same limits.
 #[test]
 fn requests_for_another_ni_take_no_more_than_others() {
@@ -374,6 +393,102 @@ fn buckets_move_with_the_peers_of_all_nis() {
         let moved: u64 = (0..2).map(|n| net.nodes[n].machine.counters().homes_adopted).sum();
         assert!(moved >= 6, "{one_address}: {moved}");
         net.take_events(2);
+        (0..3).for_each(|n| net.assert_at_rest(n));
+    }
+}
+
+/// A connection that has gone from one NI to another moves, answers and ends like others, between request and HELLO too.
+#[test]
+fn a_handshake_by_another_ni_moves_and_goes_down_with_the_node() {
+    for (moves, down) in [(false, true), (true, false), (true, true)] {
+        let mut net = Net::new();
+        for me in 0..2 {
+            let shards = Shards::new(me, 2).unwrap();
+            net.add(Config { shards, accept: Accept::Trust, ..config(&["10.0.0.1@tcp", "10.0.0.1@tcp1"]) });
+        }
+        let (own, peer, at) = (nid("10.0.0.1@tcp1"), nid("10.0.0.66@tcp1"), Bucket::of(raw::peer_ip()));
+        let mut home = usize::from(net.nodes[0].machine.home_of(at).0);
+        let link = net.raw_connect(raw::at(700), home);
+        let turn = |net: &mut Net, home: &mut usize| {
+            net.run(SEC / 10);
+            if moves {
+                net.move_home(*home, at, ShardId(1 - *home as u16));
+                net.run(SEC / 10);
+                *home = usize::from(net.nodes[0].machine.home_of(at).0);
+            }
+        };
+        net.raw_send(link, &raw::request(own));
+        turn(&mut net, &mut home);
+        if down {
+            (0..2).for_each(|n| net.op(n, Op::Shutdown { tag: 9 }));
+        }
+        let to = Hello { src_nid: peer, dst_nid: own, ..raw::hello(Version::V3, ConnType::Control) };
+        net.raw_send(link, &to.emit());
+        turn(&mut net, &mut home);
+        if !down {
+            for n in 1..4u64 {
+                let hdr = LnetHdr { dest_nid: own, src_nid: peer, ..raw::ping_get(0) };
+                net.raw_send(link, &raw::message(Version::V3, &hdr, 0));
+                turn(&mut net, &mut home);
+                assert_eq!(net.wire(link, 1).0.len() as u64, 56 + n * (96 + 64), "{n}");
+            }
+            (0..2).for_each(|n| net.op(n, Op::Shutdown { tag: 9 }));
+        }
+        net.run(60 * SEC);
+        for n in 0..2 {
+            assert!(
+                net.take_events(n).iter().any(|e| matches!(e, Event::ShutDown { tag: 9 })),
+                "{moves} {down}"
+            );
+            let (g, held) = (net.nodes[n].machine.gauges(), net.nodes[n].machine.held());
+            assert_eq!((g.conns, g.peers, held.used), (0, 0, 0), "{moves} {down}");
+        }
+    }
+}
+
+/// Two NIs of one network are two neighbours to a peer. An operation goes by the one that it has connections with.
+#[test]
+fn a_peer_of_two_nis_of_one_network_has_a_set_with_each() {
+    let own = ["10.0.0.1@tcp", "10.0.9.1@tcp"];
+    for first in [0, 1] {
+        let mut net = Net::new();
+        for me in 0..2 {
+            net.add(Config { shards: Shards::new(me, 2).unwrap(), ..config(&own) });
+        }
+        net.add(config(&["10.0.0.2@tcp"]));
+        attach(&mut net, 2, MdMem::Sink(Sink::Lend(1 << 20)), PORTAL);
+        let (peer, at) = (nid("10.0.0.2@tcp"), Bucket::of([10, 0, 0, 2].into()));
+        let asks = |net: &mut Net, ni: usize| {
+            net.op(2, ping(1, nid(own[ni])));
+            net.run(SEC);
+            assert!(matches!(net.take_events(2)[..], [Event::Ping { info: Ok(_), .. }]));
+        };
+        let goes_by = |net: &mut Net, tag| {
+            net.op(0, put(tag, peer, 100_000));
+            net.run(SEC);
+            let acks = (0..2)
+                .flat_map(|n| net.take_events(n))
+                .filter(|e| matches!(e, Event::Ack { status: Ok(()), .. }));
+            assert_eq!(acks.count(), 1);
+            let all = net.take_events(2);
+            let from = all
+                .iter()
+                .find_map(|e| if let Event::Put(p) = e { Some(p.initiator.nid.to_string()) } else { None });
+            from.unwrap()
+        };
+        asks(&mut net, first);
+        assert_eq!(goes_by(&mut net, 2), own[first]);
+        asks(&mut net, 1 - first);
+        assert_eq!(goes_by(&mut net, 3), own[first], "the last target is looked up no more");
+        for round in 0..3 {
+            let home = usize::from(net.nodes[0].machine.home_of(at).0);
+            net.move_home(home, at, ShardId(1 - home as u16));
+            net.run(SEC);
+            assert!(own.contains(&&goes_by(&mut net, 4 + round)[..]));
+            (0..2).for_each(|ni| asks(&mut net, ni));
+        }
+        let peers = net.nodes[0].machine.gauges().peers + net.nodes[1].machine.gauges().peers;
+        assert_eq!(peers, 2);
         (0..3).for_each(|n| net.assert_at_rest(n));
     }
 }

@@ -41,10 +41,10 @@ impl Net {
             self.nodes[if id.bucket() == b { new } else { node }].lends.insert(id, l);
         }
         let cookies: Vec<_> =
-            self.cookies.keys().filter(|(n, a, _)| *n == node && Bucket::of(a.ip()) == b).copied().collect();
-        for (n, addr, network) in cookies {
-            if let Some(c) = self.cookies.remove(&(n, addr, network)) {
-                self.cookies.insert((new, addr, network), c);
+            self.cookies.keys().filter(|k| k.0 == node && Bucket::of(k.2.ip()) == b).copied().collect();
+        for key in cookies {
+            if let Some(c) = self.cookies.remove(&key) {
+                self.cookies.insert((new, key.1, key.2, key.3), c);
             }
         }
         self.drain(node);
