@@ -72,8 +72,13 @@ impl Lnet {
             return true;
         }
         let (pieces, all) = (tx.pieces(), cx.cfg.lendings);
-        let free = all.saturating_sub(own_part(all)).saturating_sub(ni.pieces);
-        pieces > 0 && cx.budget.must_wait_for_lendings(host, pieces, free)
+        if pieces == 0 {
+            return false;
+        }
+        // Lendings are not an NI's, as credits are.
+        let taken: u32 = self.nis.iter().map(|n| n.uses.pieces).sum();
+        let free = all.saturating_sub(own_part(all)).saturating_sub(taken);
+        cx.budget.must_wait_for_lendings(host, pieces, free)
     }
 
     /// The first message that waits for this peer is held up: it is looked at again when there is room.

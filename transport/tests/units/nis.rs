@@ -7,7 +7,7 @@ use transport::node::Input;
 use transport::stream::{Bucket, ShardId};
 use transport::testing::data::{Spot, bytes, lent, pages};
 use transport::testing::net::{Net, SEC};
-use transport::wire::{ConnType, Hello, LnetHdr, Nid, ProcessId, Version};
+use transport::wire::{ConnType, Hello, LnetBody, LnetHdr, Nid, ProcessId, Version, WireHandle};
 
 use crate::raw;
 
@@ -357,6 +357,41 @@ fn credits_of_one_ni_are_not_anothers() {
     let acks = net.take_events(0).iter().filter(|e| matches!(e, Event::Ack { status: Ok(()), .. })).count();
     assert_eq!(acks, 8);
     net.assert_at_rest(0);
+}
+
+/// Lendings are the shard's: answers by all NIs together leave a quarter of them to operations of our own.
+#[test]
+fn lendings_of_answers_are_counted_over_all_nis() {
+    let all = ["10.0.0.1@tcp", "10.0.0.1@tcp1", "10.1.0.1@tcp2", "10.1.0.1@tcp3"];
+    let mut net = Net::new();
+    (net.record, net.raw_acks) = (false, false);
+    net.add(Config { lendings: 64, accept: Accept::Trust, ..config(&all) });
+    let run = transport::testing::data::run(4096).freeze();
+    let pieces = (0..16).map(|i| run.slice(i * 256, 256).unwrap()).collect();
+    attach(&mut net, 0, MdMem::Source(Payload::Pages(pieces)), PORTAL);
+    let mut links = Vec::new();
+    for (at, own) in (0u8..).zip(all) {
+        let (own, host) = (nid(own), [10, 0, 9, at + 1].into());
+        let src_nid = Nid::tcp(host, own.net_num());
+        let link = net.raw_connect((host, 700).into(), 0);
+        let to = Hello { src_nid, dst_nid: own, ..raw::hello(Version::V3, ConnType::Control) };
+        let handle = WireHandle { interface: 1, object: 2 };
+        let body =
+            LnetBody::Get { handle, match_bits: BITS, portal: PORTAL, src_offset: 0, sink_length: 4096 };
+        let get = LnetHdr { dest_nid: own, src_nid, body, ..raw::ping_get(0) };
+        net.raw_send(link, &[raw::request(own), to.emit().to_vec()].concat());
+        net.run(SEC / 100);
+        net.raw_send(link, &raw::message(Version::V3, &get, 0).repeat(6));
+        net.run(SEC / 100);
+        links.push(link);
+    }
+    // The first host has 32 of the 48 that are for answers, each of the others those of one message.
+    let g = net.nodes[0].machine.gauges();
+    assert_eq!((g.lends, g.queued > 10), (2 + 3, true), "{g:?}");
+    links.into_iter().for_each(|link| net.raw_reset(link));
+    net.run(SEC);
+    let g = net.nodes[0].machine.gauges();
+    assert_eq!((g.lends, g.queued, g.credits_used), (0, 0, 0), "{g:?}");
 }
 
 /// Peers of all NIs move with their bucket, in the middle of what they do.
