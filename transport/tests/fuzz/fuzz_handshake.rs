@@ -13,6 +13,11 @@ use transport::wire::{AcceptorReq, ByteOrder, ConnType, Hello, Nid, Version};
 
 const VERSIONS: [Version; 4] = [Version::V1, Version::V2, Version::V3, Version::V4];
 
+/// Another NI of the node, on the same address.
+fn second() -> Nid {
+    "10.0.0.1@tcp1".parse().unwrap()
+}
+
 fn some_nid(b: &mut Bytes<'_>) -> Nid {
     match b.u8() % 8 {
         0 => Nid::ANY,
@@ -21,6 +26,7 @@ fn some_nid(b: &mut Bytes<'_>) -> Nid {
         3 => "10.0.0.66@tcp9".parse().unwrap(),
         4 => "fd77::9@tcp".parse().unwrap(),
         5 => nid(1),
+        6 => second(),
         _ => nid(PEER),
     }
 }
@@ -50,7 +56,11 @@ fn some_hello(b: &mut Bytes<'_>, base: &Hello) -> Hello {
 fn bytes_of(b: &mut Bytes<'_>, base: &Hello, passive: bool) -> Vec<u8> {
     let mut bytes = Vec::new();
     if passive {
-        let target = if b.below(8) == 0 { some_nid(b) } else { nid(1) };
+        let target = match b.below(8) {
+            0 => some_nid(b),
+            1 | 2 => second(),
+            _ => nid(1),
+        };
         let order = if b.chance() { ByteOrder::Big } else { ByteOrder::Little };
         let version = 1 + u32::from(b.below(3) == 0 || target.to_nid4().is_none());
         let req = AcceptorReq { version, target, order };
@@ -139,7 +149,7 @@ fn run(input: &[u8]) {
     let port = if b.below(4) == 0 { 40_000 } else { 700 };
     // The other peer has to be let in.
     let accept = if accept == Accept::None { Accept::Secure } else { accept };
-    let cfg = Config { accept, version, v1_on_reset: b.chance(), ..config(1) };
+    let cfg = Config { accept, version, v1_on_reset: b.chance(), ..config(1).also(second()) };
     let rest = b.rest(usize::MAX);
     let whole = |h: &Hello| vec![bytes_of(&mut Bytes::new(&rest), h, passive)];
     let cut = |h: &Hello| {
