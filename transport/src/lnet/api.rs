@@ -1,4 +1,4 @@
-//! What an application asks of LNet, and what it hears.
+//! Operations of applications, and the events that they hear.
 
 use hugepages::PageRunMut;
 
@@ -49,7 +49,7 @@ impl MdSpec {
     }
 }
 
-/// What an application asks for. `tag` is its own and comes back in every event of the operation.
+/// An operation. `tag` is the application's own and comes back in every event of the operation.
 #[derive(Debug)]
 pub enum Op {
     /// Sends `payload` to whoever matches at `target`. Completes with [`Event::Send`] and, if `ack`,
@@ -57,7 +57,7 @@ pub enum Op {
     Put {
         /// The application's own.
         tag: u64,
-        /// Whom to.
+        /// Target.
         target: ProcessId,
         /// Portal there, below 64.
         portal: u32,
@@ -76,13 +76,13 @@ pub enum Op {
     Get {
         /// The application's own.
         tag: u64,
-        /// Whom from.
+        /// Target.
         target: ProcessId,
         /// Portal there, below 64.
         portal: u32,
         /// Match bits.
         match_bits: u64,
-        /// Where the bytes go; its length is what is asked for.
+        /// Memory for the bytes; its length is asked for.
         sink: Sink,
     },
     /// Asks a node for its ping info. Completes with one [`Event::Ping`].
@@ -99,7 +99,7 @@ pub enum Op {
         tag: u64,
         /// Portal, below 64.
         portal: u32,
-        /// Who may match; either part may be ANY.
+        /// Initiators that may match; either part may be ANY.
         who: ProcessId,
         /// Match bits.
         match_bits: u64,
@@ -182,7 +182,7 @@ pub struct PutEvent {
     pub me: MeId,
     /// Payload stored, or why not.
     pub status: Result<(), LnetError>,
-    /// Who sent it.
+    /// Its sender.
     pub initiator: ProcessId,
     /// The node that delivered it (a router, if it is not the initiator).
     pub sender: Nid,
@@ -196,7 +196,7 @@ pub struct PutEvent {
     pub rlength: u32,
     /// Bytes stored.
     pub mlength: u32,
-    /// Where in the MD, in bytes.
+    /// Offset in the MD, in bytes.
     pub offset: u32,
     /// The bytes.
     pub data: Data,
@@ -213,7 +213,7 @@ pub struct GetEvent {
     pub me: MeId,
     /// REPLY sent, or why not.
     pub status: Result<(), LnetError>,
-    /// Who asked.
+    /// Its sender.
     pub initiator: ProcessId,
     /// Match bits of the message.
     pub match_bits: u64,
@@ -221,13 +221,13 @@ pub struct GetEvent {
     pub rlength: u32,
     /// Bytes sent.
     pub mlength: u32,
-    /// Where in the MD they started, in bytes.
+    /// Offset in the MD of the first of them, in bytes.
     pub offset: u32,
     /// Set on the MD's last event.
     pub unlinked: bool,
 }
 
-/// What an application hears.
+/// An event for an application.
 #[derive(Debug)]
 pub enum Event {
     /// An operation was not accepted; its memory has been dropped.
@@ -294,7 +294,7 @@ pub enum Event {
     Ping {
         /// The operation's tag.
         tag: u64,
-        /// What the node says of itself, or why we do not know.
+        /// The node's info, or why we do not know it.
         info: Result<PingInfo, LnetError>,
         /// From the operation to the answer, in ns.
         rtt_ns: u64,

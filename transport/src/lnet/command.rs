@@ -12,7 +12,7 @@ use crate::wire::{LnetBody, LnetHdr, Nid, ProcessId, WireHandle, lnet, ping};
 /// Longest ping info that we ask for, in bytes: what `lctl ping` of 2.17 asks for (lnet.md §6.1).
 pub(super) const PING_LEN: u32 = 3960;
 
-/// Where an operation goes.
+/// Destination of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum To {
     /// Nowhere, or to this node itself.
@@ -80,7 +80,7 @@ impl Lnet {
             return Some(cx.homes.at(b));
         }
         match op {
-            // What is for this node is done where the entries are.
+            // An operation on this node itself is done where the entries are.
             Op::Put { target, portal, .. } | Op::Get { target, portal, .. } if self.is_own(target.nid) => {
                 Some(shards.owner_of(*portal))
             }
@@ -310,7 +310,7 @@ fn check_portal(portal: u32) -> Result<(), OpRefused> {
     if portal < lnet::PORTALS { Ok(()) } else { Err(OpRefused::Portal(portal)) }
 }
 
-/// What a runtime lends at once is bounded by its lendings.
+/// Checks the number of pieces: a runtime lends no more at once than it has lendings.
 fn check_pieces(payload: &Payload) -> Result<(), OpRefused> {
     match payload {
         Payload::Pages(p) if p.len() > PIECES_MAX => Err(OpRefused::Pieces(p.len())),

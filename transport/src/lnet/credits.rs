@@ -18,7 +18,7 @@ impl Lnet {
             return self.wait_for_credit(cx, lnd, peer, tx, held_up);
         }
         let way = lnd.way(cx, entry, &tx);
-        // What is on a stream at once, without pages, holds no credit meanwhile and waits in no queue.
+        // A message that is on a stream at once, without pages, holds no credit meanwhile and waits in no queue.
         if tx.is_short() && way.is_some_and(|w| w.clear) {
             return lnd.send(self, cx, entry, tx, way);
         }
@@ -117,7 +117,7 @@ impl Lnet {
 
     /// Sends what waits for credits, as far as they go.
     pub(super) fn send_waiting<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key) {
-        // What is sent here may end at once and give its credit back: the kicks that follow see to the rest.
+        // A message sent here may end at once and give its credit back: the kicks that follow see to the rest.
         for _ in 0..cx.cfg.peer_credits.max(1) {
             let Some(p) = self.peers.get(peer) else { return };
             let Some(tx) = p.waiting.front().filter(|_| p.uses.credits < cx.cfg.peer_credits) else {

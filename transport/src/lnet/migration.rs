@@ -26,7 +26,7 @@ pub(super) struct Arrival {
     held: Vec<(AppId, Op)>,
 }
 
-/// What is being taken in: new names of operations, and peers until the LND has entries for them.
+/// Migrating operations by their new names, and peers until the LND has entries for them.
 #[derive(Debug, Default)]
 pub(super) struct Renamed {
     ops: OwnMap<Key, Key>,
@@ -34,7 +34,7 @@ pub(super) struct Renamed {
 }
 
 impl Lnet {
-    /// Where the address of the peer falls that an operation is on; `None` for those that are on none.
+    /// Bucket of the peer that an operation is on; `None` for those that are on none.
     pub(super) fn bucket_of(&self, op: &Op) -> Option<Bucket> {
         match op {
             Op::Put { target, .. } | Op::Get { target, .. } | Op::Ping { target, .. }
@@ -68,7 +68,7 @@ impl Lnet {
                 ni.uses.sub(p.uses);
             }
         }
-        // What they held of the NI's credits and of their hosts' shares serves others.
+        // Their credits of the NI and shares of their hosts serve others.
         for host in hosts {
             while self.wake_one(cx, host) {}
         }

@@ -41,7 +41,7 @@ pub(crate) type Msg = Tx<TxDone>;
 
 const _: () = assert!(size_of::<Msg>() <= crate::lnd::budget::MESSAGE);
 
-/// Whom the end of a message's sending concerns.
+/// The party to be told of the end of a message's sending.
 #[derive(Debug, Default)]
 pub(crate) enum TxDone {
     /// Nobody: ACKs and NOOPs.
@@ -55,7 +55,7 @@ pub(crate) enum TxDone {
     Reply(GetGrant),
 }
 
-/// Whom the end of a message's payload concerns.
+/// The receiver of a message's payload, to be told of its end.
 #[derive(Debug, Default)]
 pub(crate) enum Delivery {
     /// Nobody: the message is dropped, or done.
@@ -102,7 +102,7 @@ pub(crate) struct GetGrant {
     pub(crate) offset: u32,
 }
 
-/// What the portal's owner says of a PUT or GET.
+/// Verdict of the portal's owner on a PUT or GET.
 #[derive(Debug)]
 pub(crate) enum Verdict {
     /// Store it there.

@@ -14,7 +14,7 @@ pub(crate) struct Ni {
     pub(super) nid: Nid,
     /// Messages it may have in flight, where that is its own affair.
     most: Option<u32>,
-    /// What messages to all its peers hold of its credits and the lendings.
+    /// Credits and lendings that messages to all its peers hold.
     pub(super) uses: Uses,
     /// Peers to whom an operation of our own waits for one of its credits.
     pub(super) waiters: VecDeque<Key>,

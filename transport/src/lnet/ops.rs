@@ -8,7 +8,7 @@ use crate::stream::Bucket;
 use crate::stream::slab::{Key, Slab};
 use crate::wire::{Nid, WireHandle};
 
-/// What an operation waits for.
+/// Kind of an operation, by what it waits for.
 #[derive(Debug)]
 pub(crate) enum OpKind {
     /// SEND and ACK; which have come.
@@ -40,7 +40,7 @@ impl OpRec {
         }
     }
 
-    /// Where the target's address falls.
+    /// Bucket of the target's address.
     pub(crate) fn bucket(&self) -> Option<Bucket> {
         self.target.ip().map(Bucket::of)
     }

@@ -1,6 +1,6 @@
 //! Messages of this node to itself: delivered in memory, never on TCP (docs/protocol/lnet.md §9).
 //!
-//! What is asked of this node's own NID, or of `0@lo`, is done by the shard that owns the portal, by the rules that
+//! An operation on one of this node's own NIDs, or on `0@lo`, is done by the shard that owns the portal, by the rules that
 //! any other initiator's message meets: matching, truncation, ACK, events, and the time-out of an ACK or REPLY that
 //! nothing sends. Payload is copied once and counted in `rx_copied_bytes`: the initiator's pages are its own again
 //! with the SEND event, whatever the target does with what it was given.

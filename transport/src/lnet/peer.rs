@@ -16,11 +16,11 @@ pub(crate) struct Peer {
     pub(super) ni: NiId,
     /// The LND's entry.
     pub(super) entry: Key,
-    /// Whom it is charged to.
+    /// The host that is charged for it.
     pub(super) host: Key,
     /// Messages that wait for a credit.
     pub(super) waiting: VecDeque<Msg>,
-    /// What messages to it hold; the credits are its own, too.
+    /// Credits and lendings that messages to it hold; the credits are its own, too.
     pub(super) uses: Uses,
     /// Stands in its NI's list of peers that wait for one of its credits.
     pub(super) listed_for_ni: bool,

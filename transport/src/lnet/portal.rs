@@ -35,7 +35,7 @@ struct Me {
     manage_remote: bool,
     truncate: bool,
     ack_disable: bool,
-    /// Where the next operation goes when the initiator's offset does not count.
+    /// Offset of the next operation, used where the initiator's does not count.
     offset: u32,
     in_flight: u32,
     /// Out of its portal; goes when nothing is in flight.

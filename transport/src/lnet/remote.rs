@@ -30,12 +30,12 @@ pub(crate) enum Body {
 /// A message that waits for a portal's owner.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asker {
-    /// Where it is found again.
+    /// The ticket by which it is found again.
     pub(crate) ticket: Ticket,
     pub(crate) req: MatchReq,
 }
 
-/// Who waits for a match entry's sink.
+/// A message that waits for a match entry's sink.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Waiter {
     /// A message on a connection, perhaps of another shard's.

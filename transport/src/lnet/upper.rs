@@ -1,4 +1,4 @@
-//! What LNDs ask of LNet.
+//! Calls of LNDs on LNet.
 
 use super::peer::Peer;
 use super::{Delivery, Lnet, TxDone};

@@ -147,7 +147,7 @@ pub enum BuildError {
     Listen {
         /// Where.
         at: SocketAddr,
-        /// What the stack said.
+        /// The stack's error.
         source: ListenError,
     },
     /// No thread.
@@ -218,10 +218,10 @@ impl Lcores {
 /// A polling thread, and what the nodes that it turned came to: `None` for one that panicked.
 ///
 /// # Errors
-/// What kept the thread from making its nodes.
+/// The obstacle to making the nodes.
 pub type Polling = JoinHandle<Result<Vec<Option<NodeEnd>>, String>>;
 
-/// What a node is to be. See the [module](self).
+/// The plan of a node. See the [module](self).
 #[derive(Clone)]
 pub struct NodeBuilder {
     config: Config,
@@ -291,7 +291,7 @@ impl NodeBuilder {
         NodeBuilder { listen: Some(at.into_iter().collect()), ..self }
     }
 
-    /// What a node on kernel sockets does when there is nothing to do.
+    /// Idling of a node on kernel sockets.
     #[must_use]
     pub fn idle(self, idle: sock::IdleMode) -> NodeBuilder {
         NodeBuilder { idle, ..self }
@@ -309,7 +309,7 @@ impl NodeBuilder {
         NodeBuilder { cores: Some(cores), ..self }
     }
 
-    /// Where the node listens.
+    /// Addresses that the node listens on.
     pub fn listens_at(&self) -> Vec<SocketAddr> {
         if let Some(at) = &self.listen {
             return at.clone();
@@ -327,7 +327,7 @@ impl NodeBuilder {
     /// Whether there can be such a node, as far as that can be told without asking the kernel.
     ///
     /// # Errors
-    /// What cannot be, and what can.
+    /// The part that cannot be, and what can.
     pub fn check(&self) -> Result<(), BuildError> {
         let (nids, l) = (self.config.nids().collect::<Vec<Nid>>(), &self.lcores);
         if nids.is_empty() || nids.len() > NIS_MAX {
@@ -451,7 +451,7 @@ impl NodeBuilder {
         self.start(Arc::default(), move || Ok(app))
     }
 
-    /// What the shards of the node are made from, each on the thread that turns it.
+    /// The common parts of the node's shards, each of which is made on the thread that turns it.
     ///
     /// # Errors
     /// As [`NodeBuilder::check`].
@@ -468,7 +468,7 @@ impl NodeBuilder {
     }
 }
 
-/// What the shards of a node have in common. They are made one by one, in any order, on any thread.
+/// The common parts of a node's shards. They are made one by one, in any order, on any thread.
 pub struct Plan {
     config: Config,
     listen: Vec<SocketAddr>,
@@ -614,7 +614,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// What the node is told.
+    /// Orders for the node.
     pub fn control(&self) -> &Arc<Control> {
         &self.control
     }
@@ -627,7 +627,7 @@ impl Running {
     /// Takes the node down in order, within [`DRAIN`](super::run::DRAIN).
     ///
     /// # Errors
-    /// What kept it from starting, or that it panicked.
+    /// The obstacle to its start, or that it panicked.
     pub fn stop(self) -> Result<NodeEnd, String> {
         self.control.give(Order::Drain);
         let panicked = || "the node panicked: this is a bug of pollnd; its log says where".to_owned();

@@ -19,7 +19,7 @@ pub const BUCKETS: usize = 256;
 pub struct Bucket(pub u8);
 
 impl Bucket {
-    /// Where an address falls.
+    /// The bucket of an address.
     pub fn of(ip: IpAddr) -> Bucket {
         let fold = |bytes: &[u8]| {
             let h = bytes

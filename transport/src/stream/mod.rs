@@ -200,7 +200,7 @@ pub enum CloseWhy {
     Local,
 }
 
-/// What happened to streams, in the order it did. In one turn of the runtime all `Progress` come before any `Bytes`, over
+/// News of streams, in the order they happened. In one turn of the runtime all `Progress` come before any `Bytes`, over
 /// all connections: a zero-copy ACK may come on another connection than the bytes that it acknowledges.
 pub enum Happened<'a> {
     /// A connection is up. Passive ones come without a dial.
@@ -253,7 +253,7 @@ pub struct SendMsg {
 pub struct DialSpec {
     /// Echoed in [`ConnInfo::dial`] or [`Happened::DialFailed`], one of which must come.
     pub id: DialId,
-    /// Where to.
+    /// The peer's end.
     pub remote: SocketAddr,
     /// Our address; the port is the runtime's choice.
     pub local_ip: IpAddr,

@@ -113,7 +113,7 @@ impl Beside {
                         return Some(Action::Dial(d));
                     }
                     Action::Send(c, m) => {
-                        // What is sent on a connection that has gone is dropped, and its pages are home.
+                        // A message for a connection that has gone is dropped, and its pages are home.
                         let Some(b) = bucket(&c) else {
                             if let Some(l) = m.lend {
                                 place.protocol.handle(now, Happened::Released(l));

@@ -60,7 +60,7 @@ impl CopyJob {
     }
 }
 
-/// What happened, in the order it did.
+/// Inputs, in the order they happen.
 pub enum Input<'a> {
     /// To a stream.
     Stream(Happened<'a>),
@@ -80,7 +80,7 @@ pub enum Input<'a> {
     Timer,
 }
 
-/// What the runtime must do. Those of a kind are in order.
+/// Orders to the runtime. Those of a kind are in order.
 pub enum Output {
     /// On a stream.
     Stream(Action),
@@ -136,7 +136,7 @@ impl Migrating {
     }
 }
 
-/// What is out at the moment: all zero (but `conns_up`, `peers` and `entries`) when a node is quiet.
+/// Gauges of what is out at the moment: all zero (but `conns_up`, `peers` and `entries`) when a node is quiet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gauges {
     /// Connections that passed the HELLO.
@@ -181,7 +181,7 @@ fn whose<'a>(lnds: &'a mut [Socklnd<Lnet>], happened: &Happened<'_>) -> Option<&
     let at = match happened {
         Happened::Opened(_, info) => match info.dial {
             Some(dial) => usize::from(dial.number()),
-            // Where several NIs share the address, the request says more.
+            // Several NIs may share the address: the request says more.
             None => lnds.iter().position(|l| l.nid().ip() == Some(info.local.ip())).unwrap_or(0),
         },
         Happened::DialFailed(dial, _) => usize::from(dial.number()),
@@ -240,7 +240,7 @@ impl Machine {
         self.lnds.iter_mut().for_each(|l| l.look_at_all(&mut self.cx));
     }
 
-    /// What the messages of each bucket's peers have cost this shard so far, in ns: an estimate, by messages and by bytes
+    /// Cost of the messages of each bucket's peers to this shard so far, in ns: an estimate, by messages and by bytes
     /// copied or summed.
     pub fn load(&self) -> &[u64; BUCKETS] {
         &self.cx.load
@@ -266,7 +266,7 @@ impl Machine {
         }
     }
 
-    /// What strangers make this shard hold now.
+    /// Memory that strangers make this shard hold now.
     pub fn held(&self) -> Held {
         self.cx.budget.held()
     }
@@ -277,7 +277,7 @@ impl Machine {
         self.lnds.iter().map(Socklnd::held_recounted).sum()
     }
 
-    /// What is out now. Walks all connections and peers: not for every message.
+    /// Gauges now. Walks all connections and peers: not for every message.
     pub fn gauges(&self) -> Gauges {
         let out = self.lnds.iter().map(Socklnd::out).fold(socklnd::Out::default(), socklnd::Out::and);
         let (conns, lends) = self.beside.out();
@@ -445,7 +445,7 @@ impl Machine {
         }
     }
 
-    /// Where operations on a bucket's peers belong.
+    /// Home of a bucket: operations on its peers belong there.
     pub fn home_of(&self, b: Bucket) -> ShardId {
         self.cx.homes.at(b)
     }
@@ -498,7 +498,7 @@ mod tests {
         assert!(m.cx.actions.capacity() <= crate::lnd::OUT_KEPT, "{}", m.cx.actions.capacity());
     }
 
-    /// What is moved for every message stays within a few cache lines.
+    /// Types that are moved for every message stay within a few cache lines.
     #[test]
     fn sizes() {
         assert!(size_of::<Output>() <= 312);
