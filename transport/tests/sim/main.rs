@@ -407,6 +407,13 @@ impl World {
 
     /// Everything has ended and is home.
     pub fn at_rest(&mut self) {
+        // An answer that is on its way at this moment arrives.
+        for _ in 0..10 {
+            if self.net.nodes.iter().all(|n| n.machine.held().answers == 0) {
+                break;
+            }
+            self.run(SEC / 10);
+        }
         self.hear();
         for (n, p) in self.nodes.iter().enumerate() {
             for machine in p.first..p.first + usize::from(p.shards) {
