@@ -180,7 +180,7 @@ impl<U: Upper> Socklnd<U> {
         let mut acked = 0;
         let result = p.zc.ack(
             zc::acks(version, &h),
-            |pending| conns.get(pending.conn).is_some_and(|c| c.sent >= pending.end),
+            |pending| conns.get(pending.conn).is_some_and(|c| c.sent >= pending.head),
             |pending| {
                 acked += 1;
                 let Some(rec) = lends.get_mut(pending.lend) else { return };

@@ -240,7 +240,7 @@ impl<U: Upper> Socklnd<U> {
                 && let Some(p) = self.peers.get_mut(peer)
             {
                 let deadline = now + cx.cfg.timeout();
-                tx.cookie0 = p.zc.request(k, key, end, deadline);
+                tx.cookie0 = p.zc.request(k, key, end - payload, deadline);
                 hold = true;
                 cx.counters.zc_requested += 1;
                 self.peer_by(cx, peer, deadline);

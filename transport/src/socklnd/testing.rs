@@ -18,10 +18,10 @@ impl Cookies {
         Cookies { table: ZcTable::starting_at(next), looks: Cell::new(0) }
     }
 
-    /// Gives out a cookie for a message that ends at position `end` of its stream.
-    pub fn request(&mut self, end: u64, deadline: u64) -> u64 {
+    /// Gives out a cookie for a message whose headers end at position `head` of its stream.
+    pub fn request(&mut self, head: u64, deadline: u64) -> u64 {
         let conn = Key { index: 0, generation: 0 };
-        self.table.request(conn, conn, end, deadline)
+        self.table.request(conn, conn, head, deadline)
     }
 
     /// Applies the ACK words of a header that came when everything before `sent` had been transmitted; gives the
@@ -31,11 +31,11 @@ impl Cookies {
     /// The cookie that was not to be ACKed.
     pub fn ack(&mut self, version: Version, h: &KsockHdr, sent: u64) -> Result<Vec<u64>, u64> {
         let mut lifted = Vec::new();
-        let all_sent = |p: &Pending| {
+        let head_sent = |p: &Pending| {
             self.looks.set(self.looks.get() + 1);
-            p.end <= sent
+            p.head <= sent
         };
-        self.table.ack(acks(version, h), all_sent, |p| lifted.push(p.cookie))?;
+        self.table.ack(acks(version, h), head_sent, |p| lifted.push(p.cookie))?;
         Ok(lifted)
     }
 

@@ -13,7 +13,8 @@
 //!    FREE:    Ack, EarlyAck / closes the set (never given out, or long done)
 //! ```
 //!
-//! `EarlyAck` is an ACK for a message whose bytes have not all been transmitted: no peer can have read it. That is
+//! `EarlyAck` is an ACK for a message whose headers have not been transmitted: no peer can have read them. The payload need
+//! not have been: a peer that drops the message ACKs it as soon as it has the headers (socklnd.md §6.3). That is
 //! asked when the ACK comes, so that progress on a stream costs the table nothing. An ACKED cookie stays in the table
 //! until it is the oldest, and so a second ACK for it is known to be one. As the set closes every cookie is `Reset`; a
 //! cookie is LOST while the set of a connection that died is read to its end, where its ACK may still be.
@@ -33,8 +34,8 @@ pub(super) struct Pending {
     pub(super) lend: Key,
     /// Connection that carries the bytes.
     pub(super) conn: Key,
-    /// Stream position of the message's end there.
-    pub(super) end: u64,
+    /// Stream position there behind the message's headers.
+    pub(super) head: u64,
     /// When the set is given up.
     pub(super) deadline: u64,
 }
@@ -161,13 +162,13 @@ impl ZcTable {
     }
 
     /// Gives the next message its cookie.
-    pub(super) fn request(&mut self, lend: Key, conn: Key, end: u64, deadline: u64) -> u64 {
+    pub(super) fn request(&mut self, lend: Key, conn: Key, head: u64, deadline: u64) -> u64 {
         let cookie = self.next;
         // 0 and 1 have meanings of their own; a u64 does not get there in practice.
         self.next = cookie.checked_add(1).unwrap_or(COOKIE_FIRST);
         let mut state = Fsm::<Cookie>::START;
         if state.apply(ZcEvent::Request) == Some(ZcAction::Hold) {
-            self.cookies.push_back((Pending { cookie, lend, conn, end, deadline }, state));
+            self.cookies.push_back((Pending { cookie, lend, conn, head, deadline }, state));
             self.pending += 1;
         }
         cookie
@@ -187,11 +188,11 @@ impl ZcTable {
     /// Place of a cookie that an ACK may take.
     ///
     /// # Errors
-    /// The cookie, if it is not pending or its bytes have not all been sent.
-    fn ackable(&self, cookie: u64, all_sent: &impl Fn(&Pending) -> bool) -> Result<usize, u64> {
+    /// The cookie, if it is not pending or its headers have not been sent.
+    fn ackable(&self, cookie: u64, head_sent: &impl Fn(&Pending) -> bool) -> Result<usize, u64> {
         let found = self.find(cookie);
         let (state, event) = match found.and_then(|at| self.cookies.get(at)) {
-            Some((p, state)) if all_sent(p) => (*state, ZcEvent::Ack),
+            Some((p, state)) if head_sent(p) => (*state, ZcEvent::Ack),
             Some((_, state)) => (*state, ZcEvent::EarlyAck),
             None => (Fsm::START, ZcEvent::Ack),
         };
@@ -201,8 +202,8 @@ impl ZcTable {
         }
     }
 
-    /// Takes the ACKed cookies out, calling `each` on them. `all_sent` says whether a message's bytes have all been
-    /// transmitted: an ACK for one that has not is unmatched (a peer cannot have read it). The work is bounded by what
+    /// Takes the ACKed cookies out, calling `each` on them. `head_sent` says whether a message's headers have been
+    /// transmitted: an ACK for one whose have not is unmatched (a peer cannot have read them). The work is bounded by what
     /// is pending, whatever the ACK says.
     ///
     /// # Errors
@@ -210,18 +211,18 @@ impl ZcTable {
     pub(super) fn ack(
         &mut self,
         acks: Acks,
-        all_sent: impl Fn(&Pending) -> bool,
+        head_sent: impl Fn(&Pending) -> bool,
         mut each: impl FnMut(&Pending),
     ) -> Result<(), u64> {
         match acks {
             Acks::None => return Ok(()),
             Acks::Bad => return Err(COOKIE_KEEPALIVE),
             Acks::One(a) => {
-                let i = self.ackable(a, &all_sent)?;
+                let i = self.ackable(a, &head_sent)?;
                 self.take(i, &mut each);
             }
             Acks::Two(a, b) => {
-                let (i, j) = (self.ackable(a, &all_sent)?, self.ackable(b, &all_sent)?);
+                let (i, j) = (self.ackable(a, &head_sent)?, self.ackable(b, &head_sent)?);
                 self.take(i, &mut each);
                 self.take(j, &mut each);
             }
@@ -232,7 +233,7 @@ impl ZcTable {
                 }
                 let mut from = None;
                 for cookie in first..=last {
-                    let at = self.ackable(cookie, &all_sent)?;
+                    let at = self.ackable(cookie, &head_sent)?;
                     from = from.or(Some(at));
                 }
                 let count = (last - first) as usize + 1;
@@ -376,7 +377,7 @@ mod tests {
     #[test]
     fn bytes_not_sent_cannot_be_acked() {
         let mut t = table(2);
-        let sent = |p: &Pending| p.end <= 100;
+        let sent = |p: &Pending| p.head <= 100;
         assert_eq!(t.ack(noop(0, 3), sent, |_| {}), Err(3));
         assert_eq!(t.ack(noop(2, 3), sent, |_| {}), Err(3));
         assert_eq!(t.ack(noop(0, 2), sent, |_| {}), Ok(()));

@@ -11,7 +11,7 @@ use transport::stream::{
 };
 use transport::testing::data::{self, Queue, Spot, pages};
 use transport::testing::net::SEC;
-use transport::testing::pair::{id, nid};
+use transport::testing::pair::{Pair, id, nid};
 use transport::wire::{
     ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, Version, WireHandle,
 };
@@ -173,12 +173,34 @@ fn the_ack_on_another_connection_lifts_the_hold_and_no_more() {
     assert_eq!(b.m.gauges().credits_used, 0);
 }
 
+/// Whoever drops a message ACKs it as soon as it has the headers (socklnd.md §6.3): that lifts the hold, and no more.
 #[test]
-fn an_ack_for_bytes_not_sent_is_unmatched() {
+fn an_ack_for_a_payload_not_sent_lifts_the_hold_alone() {
+    for sent in [0, 1000, (1 << 20) - 1] {
+        let mut b = Bench::set(|_| {});
+        b.put(1, 1 << 20);
+        let lend = b.sends()[0].1.lend.unwrap();
+        let sent = b.pushed[2] - (1 << 20) + sent;
+        b.input(Input::Stream(Happened::Progress(Bench::id(2), Progress { acked: 0, sent })));
+        b.noop(0, 0, 2);
+        assert_eq!((b.m.counters().err_cookie, b.m.counters().zc_acked), (0, 1));
+        let out = b.take();
+        assert!(matches!(out[..], [Output::Stream(Action::Unhold(_, l))] if l == lend), "{out:?}");
+        b.noop(0, 0, 2);
+        assert_eq!(b.m.counters().err_cookie, 1, "once");
+        b.take();
+        (0..3).for_each(|n| b.input(Input::Stream(Happened::Closed(Bench::id(n), CloseWhy::Local))));
+        b.input(Input::Stream(Happened::Released(lend)));
+        assert_eq!(b.events(), [(1, Err(LnetError::ConnLost))], "not all of it came");
+    }
+}
+
+#[test]
+fn an_ack_for_headers_not_sent_is_unmatched() {
     let mut b = Bench::set(|_| {});
     b.put(1, 1 << 20);
     let lend = b.sends()[0].1.lend.unwrap();
-    let sent = b.pushed[2] - 1;
+    let sent = b.pushed[2] - (1 << 20) - 1;
     b.input(Input::Stream(Happened::Progress(Bench::id(2), Progress { acked: 0, sent })));
     b.noop(0, 0, 2);
     assert_eq!(b.m.counters().err_cookie, 1);
@@ -401,4 +423,27 @@ fn a_grant_for_a_connection_that_died_goes_back_to_its_owner() {
     owner.handle(3, Input::From(ShardId(0), to(b.take())));
     let Some(Output::Complete(_, Event::Put(put))) = owner.poll() else { panic!() };
     assert_eq!((put.status, put.mlength, put.unlinked.is_none()), (Err(LnetError::ConnLost), 4, true));
+}
+
+/// A peer that drops a message ACKs it as soon as it has the headers, when most of the payload has not left here
+/// (socklnd.md §6.3): the set goes on.
+#[test]
+fn a_dropped_message_may_be_acked_before_its_payload_has_left() {
+    let mut pair = Pair::new();
+    pair.window = 20_000;
+    assert!(pair.ping(0).is_ok());
+    pair.run(SEC);
+    let target = id(2);
+    for tag in 0..4 {
+        let payload = pages(1_000_000);
+        pair.op(0, Spot(9, 9).put(tag, target, payload, false));
+    }
+    pair.run(20 * SEC);
+    let ended = pair.take_events(0);
+    assert_eq!(ended.len(), 4);
+    assert!(ended.iter().all(|e| matches!(e, Event::Send { status: Ok(()), done: true, .. })), "{ended:?}");
+    let c = *pair.nodes[0].machine.counters();
+    assert_eq!((c.err_cookie, c.sets_closed, c.zc_acked), (0, 0, c.zc_requested));
+    assert!(c.zc_requested >= 3, "{c:?}");
+    pair.assert_quiet();
 }
