@@ -14,8 +14,8 @@
 //! ```
 //!
 //! `EarlyAck` is an ACK for a message whose headers have not been transmitted: no peer can have read them. The payload need
-//! not have been: a peer that drops the message ACKs it as soon as it has the headers (socklnd.md §6.3). That is
-//! asked when the ACK comes, so that progress on a stream costs the table nothing. An ACKED cookie stays in the table
+//! not have been: a peer that drops the message ACKs it as soon as it has the headers (socklnd.md §6.3). Progress is
+//! asked when the ACK comes, so that it costs the table nothing on the way. An ACKED cookie stays in the table
 //! until it is the oldest, and so a second ACK for it is known to be one. As the set closes every cookie is `Reset`; a
 //! cookie is LOST while the set of a connection that died is read to its end, where its ACK may still be.
 
