@@ -62,7 +62,7 @@ pub struct Row {
 /// All runs.
 #[derive(Clone, Debug, Serialize)]
 pub struct Repeat {
-    /// How many demonstrations.
+    /// Number of demonstrations.
     pub runs: usize,
     /// Figures that every run has.
     pub figures: Vec<Row>,

@@ -62,7 +62,7 @@ fn exchange(eal: &Eal, dir: &Path, links: usize, a: [Nid; 2], b: [Nid; 2]) {
         rest += 1;
         assert!(rest < 5_000_000, "{:?}", shards.each_ref().map(|s| s.machine.gauges()));
     }
-    // What was sent from the virtio side was never copied.
+    // The virtio side has copied nothing that it sent.
     let sent = shards[0].streams().map(|s| transport::node::Inspect::counters(s)).unwrap();
     assert_eq!((sent.tx_copied_bytes, sent.linearised), (0, 0));
     assert!(sent.tx_attached_bytes >= 1_000_000, "{sent:?}");

@@ -216,7 +216,7 @@ fn paths(text: &str, prefix: &str) -> BTreeSet<Module> {
 /// Modules that the code of one names, itself, its parents and its children left out.
 fn named(of: &Module, all: &BTreeMap<Module, String>) -> BTreeSet<Module> {
     let (code, root) = (&all[of], &all[&Module::new()]);
-    // What the crate shows under its own name belongs to the module that it comes from.
+    // An item that the crate shows under its own name belongs to the module that it comes from.
     let shown = |name: &str| {
         let mut modules = all.keys().filter(|m| m.len() == 1);
         modules.find(|m| paths(root, &format!("use {}::", m[0])).contains(&vec![name.to_owned()]))

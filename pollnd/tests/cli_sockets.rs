@@ -231,7 +231,7 @@ fn a_node_has_the_nis_that_it_is_given() {
     run(&[&["ping", &third], &from[..]].concat()).failed(1, &[&third, "network"]);
     let end = up.stop().good().says(&["6 PUTs"]);
     assert_eq!((end.counter("err_dest_nid"), end.counter("err_target_nid")), (0, 0), "{end:?}");
-    // What cannot be is refused before anything starts.
+    // NIs that cannot be are refused before anything starts.
     run(&["node", "--nid", &first, "--ni", &first]).failed(1, &["named twice", &second]);
     run(&["node", "--nid", &first, "--ni", "224.0.0.1@tcp1"]).failed(2, &["--ni", "multicast"]);
     run(&["node", "--nid", &first, "--ni", "198.51.100.77@tcp1"])

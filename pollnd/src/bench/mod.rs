@@ -28,21 +28,21 @@ pub(crate) struct BenchArgs {
 pub(crate) enum BenchWhat {
     /// Runs the demonstration several times and prints medians.
     Repeat(repeat::RepeatArgs),
-    /// What an idle connection and a set of three connections cost in memory.
+    /// Memory of an idle connection, and of a set of three.
     Memory(memory::MemoryArgs),
     /// Works through large and small messages and watches the process's memory.
     Growth(growth::GrowthArgs),
     /// Small messages a second over one connection set, against kernel sockets.
     Rate(rate::RateArgs),
-    /// What a second lcore gains when all bulk comes over one connection set.
+    /// Gain of a second lcore when all bulk comes over one connection set.
     Cpt(cpt::CptArgs),
-    /// What the TCP stack costs by itself: Gbit a CPU-second, against memcpy and kernel TCP.
+    /// Cost of the TCP stack by itself: Gbit a CPU-second, against memcpy and kernel TCP.
     Tcp(tcp::TcpArgs),
     /// Goodput of the TCP stack over a simulated lossy network, in virtual time: the same on every machine.
     TcpSim(tcp::TcpSimArgs),
-    /// What it costs a node when many peers dial it at the same time.
+    /// Cost to a node of many peers that dial it at the same time.
     Sets(memory::SetsArgs),
-    /// What a packet costs with few and with many connections, a turn that finds nothing, and a turn with many deadlines.
+    /// Cost of a packet with few and with many connections, of a turn that finds nothing, and of one with many deadlines.
     Connections(many::CrowdArgs),
 }
 

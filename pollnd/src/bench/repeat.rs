@@ -12,7 +12,7 @@ use crate::args::values::{number, seconds};
 /// `pollnd bench repeat`.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct RepeatArgs {
-    /// How many demonstrations.
+    /// Number of demonstrations.
     #[arg(default_value_t = 5, value_parser = number::<u32>(1..=1000))]
     pub(crate) runs: u32,
     /// Seconds for each measured stretch.

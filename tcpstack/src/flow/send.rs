@@ -439,7 +439,7 @@ impl SendSide {
         self.sender.next_lost()
     }
 
-    /// How much of `lost` the congestion window lets go again now. A range of no bytes at the end of those sent
+    /// Part of `lost` that the congestion window lets go again now. A range of no bytes at the end of those sent
     /// stands for the FIN.
     pub(super) fn grant_lost(&mut self, lost: &Range<u64>) -> Option<Range<u64>> {
         let n = self.sender.grant(lost.end - lost.start, u32::from(self.mss));
@@ -451,7 +451,7 @@ impl SendSide {
         self.sender.sent_again(n, &Ctx { now, mss, rtt: &mut self.rtt, limits });
     }
 
-    /// How many bytes never sent before may go now: the windows and [`SendSide::silly`] say so.
+    /// Number of bytes never sent before that may go now: the windows and [`SendSide::silly`] say so.
     #[inline]
     pub(super) fn grant_new(&mut self, permit: u64, now: u64, limits: &RtoLimits) -> Option<u64> {
         let mss = u32::from(self.mss);

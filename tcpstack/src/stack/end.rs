@@ -1,4 +1,4 @@
-//! How connections end ([`crate::ending`]), and what becomes of them when the port's link goes and comes.
+//! The end of connections ([`crate::ending`]), and their fate when the port's link goes and comes.
 
 use dataplane::pkt::Port;
 

@@ -52,23 +52,29 @@ impl Lnet {
         from: ShardId,
         msg: ShardMsg,
     ) {
-        let ni = match &msg.0 {
-            Body::Match(waiter) => waiter.ticket.ni,
-            Body::Matched(ticket, _) => ticket.ni,
-            Body::Answered(ni, ..) => *ni,
-            // No connection is meant.
-            Body::Cmd(..) | Body::PutDone { .. } | Body::GetDone { .. } => NiId::default(),
-        };
-        if let Body::Cmd(app, op) = msg.0 {
-            return self.command(cx, lnds, app, op, Some(from));
-        }
-        let Some(lnd) = lnds.get_mut(ni.index()) else { return };
         match msg.0 {
-            Body::Cmd(..) => {}
-            Body::Match(waiter) => self.match_request(cx, lnd, waiter),
-            Body::Matched(ticket, verdict) => self.match_reply(cx, lnd, ticket, verdict),
-            Body::PutDone { grant, sink, status, data } => self.put_done(cx, lnd, grant, sink, data, status),
-            Body::Answered(_, target, tx) => self.answer_elsewhere(cx, lnd, target, tx),
+            Body::Cmd(app, op) => self.command(cx, lnds, app, op, Some(from)),
+            Body::Match(waiter) => {
+                if let Some(lnd) = lnds.get_mut(waiter.ticket.ni.index()) {
+                    self.match_request(cx, lnd, waiter);
+                }
+            }
+            Body::Matched(ticket, verdict) => {
+                if let Some(lnd) = lnds.get_mut(ticket.ni.index()) {
+                    self.match_reply(cx, lnd, ticket, verdict);
+                }
+            }
+            Body::Answered(ni, target, tx) => {
+                if let Some(lnd) = lnds.get_mut(ni.index()) {
+                    self.answer_elsewhere(cx, lnd, target, tx);
+                }
+            }
+            Body::PutDone { grant, sink, status, data } => {
+                // Any LND will do: no connection is meant.
+                if let Some(lnd) = lnds.get_mut(NiId::default().index()) {
+                    self.put_done(cx, lnd, grant, sink, data, status);
+                }
+            }
             Body::GetDone { grant, status } => self.get_done(grant, status),
         }
     }

@@ -50,7 +50,7 @@ impl Lnet {
     /// Whether `nid` is this node.
     #[inline]
     pub(super) fn is_own(&self, nid: Nid) -> bool {
-        let [first, others @ ..] = &self.nis[..] else { return nid == Nid::LO };
+        let [first, others @ ..] = self.nis.as_slice() else { return nid == Nid::LO };
         nid == first.nid || nid == Nid::LO || others.iter().any(|n| n.nid == nid)
     }
 
@@ -65,7 +65,7 @@ impl Lnet {
     #[inline]
     pub(super) fn ni_to<L: Lnd<Lnet>>(&self, lnds: &[L], target: ProcessId) -> Option<NiId> {
         let id = |at: usize| NiId(at as u8);
-        if let [ni] = &self.nis[..] {
+        if let [ni] = self.nis.as_slice() {
             return ni.reaches(target.nid).then_some(id(0));
         }
         let leads = |at: &usize| self.nis.get(*at).is_some_and(|n| n.reaches(target.nid));

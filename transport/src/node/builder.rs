@@ -507,12 +507,20 @@ impl Plan {
     /// # Errors
     /// The stack cannot listen there.
     pub fn lcore<P: Port>(&self, me: ShardId, stack: Stack<P>) -> Result<LcoreStreams<P>, BuildError> {
+        self.placed(|ip| usize::from(stack.owns(ip)))?;
+        self.listening(me, stack, self.listen.iter().copied())
+    }
+
+    /// Checks that each NI is on one port; `ports` says on how many an address is.
+    fn placed(&self, ports: impl Fn(IpAddr) -> usize) -> Result<(), BuildError> {
         for (nid, ip) in self.config.nids().filter_map(|n| Some((n, n.ip()?))) {
-            if !stack.owns(ip) {
-                return Err(BuildError::NoPort { nid, ip });
+            match ports(ip) {
+                0 => return Err(BuildError::NoPort { nid, ip }),
+                1 => {}
+                _ => return Err(BuildError::TwoPorts { nid, ip }),
             }
         }
-        self.listening(me, stack, self.listen.iter().copied())
+        Ok(())
     }
 
     /// The same over a stack of each of several ports, to which the NIs go by their addresses.
@@ -527,17 +535,15 @@ impl Plan {
         if stacks.is_empty() || stacks.len() > PORTS_MAX {
             return Err(BuildError::Ports(stacks.len()));
         }
-        for (nid, ip) in self.config.nids().filter_map(|n| Some((n, n.ip()?))) {
-            match stacks.iter().filter(|s| s.owns(ip)).count() {
-                0 => return Err(BuildError::NoPort { nid, ip }),
-                1 => {}
-                _ => return Err(BuildError::TwoPorts { nid, ip }),
-            }
+        self.placed(|ip| stacks.iter().filter(|s| s.owns(ip)).count())?;
+        let on = |stack: &Stack<P>, ip: IpAddr| ip.is_unspecified() || stack.owns(ip);
+        if let Some(at) = self.listen.iter().find(|a| !stacks.iter().any(|s| on(s, a.ip()))) {
+            return Err(BuildError::Listen { at: *at, source: ListenError::NotOurs(at.ip()) });
         }
         let all = stacks.into_iter().map(|stack| {
             let ips: Vec<IpAddr> =
                 self.config.nids().filter_map(Nid::ip).filter(|ip| stack.owns(*ip)).collect();
-            let at = self.listen.iter().copied().filter(|a| stack.owns(a.ip())).collect::<Vec<_>>();
+            let at = self.listen.iter().copied().filter(|a| on(&stack, a.ip())).collect::<Vec<_>>();
             Ok((ips, self.listening(me, stack, at)?))
         });
         Ok(Ports::new(all.collect::<Result<Vec<_>, BuildError>>()?))

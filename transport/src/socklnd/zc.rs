@@ -59,7 +59,7 @@ fsm::fsm! {
     pub(super) enum ZcEvent {
         /// A message takes it.
         Request,
-        /// Its ACK comes, and the message's bytes have all been transmitted.
+        /// Its ACK comes, and the message's headers have been transmitted.
         Ack,
         /// Its ACK comes before that.
         EarlyAck,

@@ -215,6 +215,11 @@ fn an_ni_is_on_one_port() {
     assert!(e.contains("10.6.0.1@tcp is on two") && e.contains("take 10.6.0.1 away"), "{e}");
     let e = said(node(b).over_ports(Vec::<Stack<MemPort>>::new(), app().1));
     assert!(e.contains("0 ports") && e.contains("1 to 16"), "{e}");
+    let two = || vec![one([10, 6, 0, 1]), one([10, 7, 0, 1])];
+    let elsewhere = "10.9.0.1:988".parse().unwrap();
+    let e = said(node(a).listen_at([elsewhere]).over_ports(two(), app().1));
+    assert!(e.contains("10.9.0.1:988") && e.contains("the NID's address"), "{e}");
+    node(a).listen_at(["0.0.0.0:988".parse().unwrap()]).over_ports(two(), app().1).unwrap();
     let e = node(a).over(one([10, 6, 0, 1]), app().1).err().unwrap().to_string();
     assert!(e.contains("10.7.0.1@tcp1 is on none"), "{e}");
 }
