@@ -100,6 +100,9 @@ pub enum MeasureError {
     },
 }
 
+/// Longest wait for traffic to begin, or to come to rest, in seconds.
+const PATIENCE: u64 = 20;
+
 /// Waits until `done`, at most `secs` seconds.
 ///
 /// # Errors
@@ -123,7 +126,9 @@ pub fn wait_for(
     Ok(())
 }
 
-/// Runs `traffic` for `secs` after a warm-up of a fifth of that, then lets it come to rest.
+/// Runs `traffic` for `secs` after a warm-up of a fifth of that, then lets it come to rest. Each of the two goes on, for
+/// [`PATIENCE`] at most, until a message has arrived in it: a machine that stands still for longer than `secs` would
+/// else have measured nothing.
 /// `tick` is called some ten times a second with the bytes and messages so far.
 ///
 /// # Errors
@@ -134,18 +139,24 @@ pub fn stretch(
     secs: f64,
     tick: &mut dyn FnMut(&Ctl),
 ) -> Result<Stretch, MeasureError> {
-    let sleep = |secs: f64, tick: &mut dyn FnMut(&Ctl)| {
-        let end = Instant::now() + Duration::from_secs_f64(secs);
+    let so_far = || match traffic {
+        // Pings are answered below the server.
+        Traffic::Ping => ctl.completed.load(Ordering::Relaxed),
+        _ => ctl.arrived.load(Ordering::Relaxed),
+    };
+    let mut pass = |secs: f64| {
+        let (end, before) = (Instant::now() + Duration::from_secs_f64(secs), so_far());
         while let Some(left) = end.checked_duration_since(Instant::now()).filter(|d| !d.is_zero()) {
             std::thread::sleep(left.min(Duration::from_millis(100)));
             tick(ctl);
         }
+        wait_for(ctl, "the first message", PATIENCE, || so_far() != before)
     };
     ctl.set_traffic(traffic);
-    sleep(secs / 5.0, tick);
+    pass(secs / 5.0)?;
     let (b0, m0) = (ctl.bytes.load(Ordering::Relaxed), ctl.arrived.load(Ordering::Relaxed));
     let (t0, c0) = (Instant::now(), cpu_time());
-    sleep(secs, tick);
+    pass(secs)?;
     let (wall, cpu) = (t0.elapsed(), cpu_time() - c0);
     let (b1, m1) = (ctl.bytes.load(Ordering::Relaxed), ctl.arrived.load(Ordering::Relaxed));
     rest(ctl)?;
@@ -158,10 +169,52 @@ pub fn stretch(
 /// See [`wait_for`].
 pub fn rest(ctl: &Ctl) -> Result<(), MeasureError> {
     ctl.set_traffic(Traffic::Quiet);
-    wait_for(ctl, "the end of all outstanding operations", 20, || ctl.is_quiet())
+    wait_for(ctl, "the end of all outstanding operations", PATIENCE, || ctl.is_quiet())
 }
 
 /// The histogram of the traffic that ended last.
 pub fn last_rtt(ctl: &Ctl) -> Rtt {
     ctl.rtt.lock().ok().and_then(|r| r.as_ref().map(Rtt::of)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::ctl::bump;
+
+    /// A client whose messages arrive so rarely that a stretch is over before the first.
+    fn late(gap: Duration) -> (Arc<Ctl>, std::thread::JoinHandle<()>) {
+        let ctl = Arc::new(Ctl::default());
+        let c = ctl.clone();
+        let client = std::thread::spawn(move || {
+            while c.traffic() == Traffic::Quiet {
+                std::thread::yield_now();
+            }
+            while c.traffic() != Traffic::Quiet {
+                std::thread::sleep(gap);
+                bump(&c.arrived, 1);
+                bump(&c.bytes, 1 << 20);
+            }
+            c.quiet.store(true, Ordering::Release);
+        });
+        (ctl, client)
+    }
+
+    #[test]
+    fn a_stretch_goes_on_until_something_has_arrived_in_it() {
+        let (ctl, client) = late(Duration::from_millis(30));
+        let s = stretch(&ctl, Traffic::Bulk, 0.001, &mut |_| ()).unwrap();
+        client.join().unwrap();
+        assert!(s.messages > 0 && s.gbit_per_cpu_s() > 0.0, "{s:?}");
+    }
+
+    #[test]
+    fn a_workload_that_fails_ends_the_stretch() {
+        let ctl = Ctl::default();
+        ctl.fail("no way");
+        let end = stretch(&ctl, Traffic::Bulk, 0.001, &mut |_| ()).map(|_| ());
+        assert!(matches!(end, Err(MeasureError::Failed(e)) if e == "no way"));
+    }
 }

@@ -326,8 +326,9 @@ impl App for Client {
                         pieces.iter().for_each(|p| h.update(p.bytes()));
                         n = pieces.iter().map(|p| p.bytes().len() as u64).sum();
                     }
-                    bump(&self.ctl.arrived, 1);
+                    // Bytes first: whoever sees the message sees them.
                     bump(&self.ctl.bytes, n);
+                    bump(&self.ctl.arrived, 1);
                     let good = self.out.asked(tag) == Some(n) && h.finalize() == self.source_crc(n);
                     bump(if good { &self.ctl.crc_good } else { &self.ctl.crc_bad }, 1);
                 }
@@ -447,8 +448,8 @@ impl App for Server {
                 let whole = put.status.is_ok();
                 match put.status {
                     Ok(()) => {
-                        bump(&self.ctl.arrived, 1);
                         bump(&self.ctl.bytes, u64::from(put.mlength));
+                        bump(&self.ctl.arrived, 1);
                     }
                     Err(e) => self.ctl.fail(e.to_string()),
                 }
