@@ -240,7 +240,10 @@ impl Client {
         let Some(tag) = self.begin(now, len) else { return };
         let sink = Sink::Lend(len as u32);
         let target = self.target;
-        ops.push_back((APP, Op::Get { tag, target, portal: SOURCE_PORTAL, match_bits: MATCH, sink }));
+        ops.push_back((
+            APP,
+            Op::Get { tag, target, from: None, portal: SOURCE_PORTAL, match_bits: MATCH, sink },
+        ));
     }
 
     fn ping(&mut self, now: u64, ops: &mut Ops) {
@@ -260,7 +263,17 @@ impl Client {
             (SMALL_PORTAL, self.small.clone(), 0)
         };
         let target = self.target;
-        let op = Op::Put { tag, target, portal, match_bits: MATCH, offset: 0, hdr_data, payload, ack: true };
+        let op = Op::Put {
+            tag,
+            target,
+            from: None,
+            portal,
+            match_bits: MATCH,
+            offset: 0,
+            hdr_data,
+            payload,
+            ack: true,
+        };
         ops.push_back((APP, op));
     }
 }

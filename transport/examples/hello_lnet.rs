@@ -21,13 +21,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         theirs.submit(Op::Attach { tag: 0, portal, who, match_bits, ignore_bits, md })?;
         println!("the other node: {:?}", next(&theirs));
     }
-    let (offset, hdr_data, payload, ack) = (0, 42, small("from here")?, false);
-    ours.submit(Op::Put { tag: 2, target, portal: 5, match_bits, offset, hdr_data, payload, ack })?;
+    let (from, offset, hdr_data, payload, ack) = (None, 0, 42, small("from here")?, false);
+    ours.submit(Op::Put { tag: 2, target, from, portal: 5, match_bits, offset, hdr_data, payload, ack })?;
     println!("PUT: {:?}", next(&ours));
     if let Event::Put(p) = next(&theirs) {
         println!("the other node: a PUT of {:?} from {}: {}", text(&p.data), p.initiator, p.hdr_data);
     }
-    ours.submit(Op::Get { tag: 3, target, portal: 6, match_bits, sink: Sink::Lend(4096) })?;
+    ours.submit(Op::Get { tag: 3, target, from, portal: 6, match_bits, sink: Sink::Lend(4096) })?;
     if let Event::Reply { status, data, .. } = next(&ours) {
         println!("GET: {status:?}, {:?}", text(&data));
     }

@@ -59,6 +59,8 @@ pub enum Op {
         tag: u64,
         /// Target.
         target: ProcessId,
+        /// The NID of ours that it leaves from; `None`: of the NI that leads to the target.
+        from: Option<Nid>,
         /// Portal there, below 64.
         portal: u32,
         /// Match bits.
@@ -78,6 +80,8 @@ pub enum Op {
         tag: u64,
         /// Target.
         target: ProcessId,
+        /// The NID of ours that it leaves from; `None`: of the NI that leads to the target.
+        from: Option<Nid>,
         /// Portal there, below 64.
         portal: u32,
         /// Match bits.
@@ -146,6 +150,17 @@ pub enum OpRefused {
          an NI there"
     )]
     Target(Nid),
+    /// An operation that is to leave from a NID of another node's.
+    #[error("{0} is none of this node's NIDs: give one of those, or none, and LNet chooses")]
+    From(Nid),
+    /// An operation that is to leave from an NI of another network, or address family, than the target's.
+    #[error("the NI {from} does not lead to {to}: give an NI on that network, or none, and LNet chooses")]
+    FromAway {
+        /// The NI.
+        from: Nid,
+        /// The target.
+        to: Nid,
+    },
     /// A GET for lnet_selftest's requests (lnet.md §3, field report L8).
     #[error(
         "a GET to portal {0} panics a Lustre kernel that has lnet_selftest loaded, which takes PUTs there: use another portal"
@@ -182,8 +197,12 @@ pub struct PutEvent {
     pub me: MeId,
     /// Payload stored, or why not.
     pub status: Result<(), LnetError>,
-    /// Its sender.
+    /// Its sender, by its primary NID as far as that is known.
     pub initiator: ProcessId,
+    /// The NID that it was sent from: an answer goes there.
+    pub source: Nid,
+    /// Our NID that it was sent to: an answer leaves from there.
+    pub dest: Nid,
     /// The node that delivered it (a router, if it is not the initiator).
     pub sender: Nid,
     /// Portal.
@@ -213,8 +232,16 @@ pub struct GetEvent {
     pub me: MeId,
     /// REPLY sent, or why not.
     pub status: Result<(), LnetError>,
-    /// Its sender.
+    /// Its sender, by its primary NID as far as that is known.
     pub initiator: ProcessId,
+    /// The NID that it was sent from: an answer goes there.
+    pub source: Nid,
+    /// Our NID that it was sent to: an answer leaves from there.
+    pub dest: Nid,
+    /// The node that delivered it (a router, if it is not the initiator).
+    pub sender: Nid,
+    /// Portal.
+    pub portal: u32,
     /// Match bits of the message.
     pub match_bits: u64,
     /// Bytes asked for.

@@ -99,23 +99,20 @@ impl Lnet {
 
     /// Starts an operation on the shard that it belongs to, by the NI that leads to its target.
     fn start<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], app: AppId, op: Op) {
-        let (tag, target) = match &op {
-            Op::Put { tag, target, .. } | Op::Get { tag, target, .. } | Op::Ping { tag, target } => {
-                (*tag, Some(*target))
+        let (tag, way) = match &op {
+            Op::Put { tag, target, from, .. } | Op::Get { tag, target, from, .. } => {
+                (*tag, self.way_to(lnds, *target, *from))
             }
-            Op::Attach { tag, .. } | Op::Unlink { tag, .. } => (*tag, None),
+            Op::Ping { tag, target } => (*tag, self.way_to(lnds, *target, None)),
             Op::Shutdown { tag } if !cx.down => return self.shut_down(cx, lnds, app, *tag),
-            Op::Shutdown { tag } => (*tag, None),
+            Op::Attach { tag, .. } | Op::Unlink { tag, .. } | Op::Shutdown { tag } => {
+                (*tag, Ok((NiId::default(), To::Own)))
+            }
         };
-        let (ni, to) = match target {
-            Some(target) => self.way_to(lnds, target),
-            None => (Some(NiId::default()), To::Own),
-        };
-        let started = match (ni.and_then(|ni| lnds.get_mut(ni.index())), target) {
-            (Some(lnd), _) => self.try_start(cx, lnd, app, op, to),
-            (None, Some(t)) => Err(OpRefused::Target(t.nid)),
-            (None, None) => Err(OpRefused::ShuttingDown),
-        };
+        let started = way.and_then(|(ni, to)| match lnds.get_mut(ni.index()) {
+            Some(lnd) => self.try_start(cx, lnd, app, op, (ni, to)),
+            None => Err(OpRefused::ShuttingDown),
+        });
         if let Err(why) = started {
             cx.counters.ops_refused += 1;
             self.complete(app, Event::Refused { tag, why });
@@ -124,16 +121,27 @@ impl Lnet {
 
     /// By which NI an operation goes, and whether its target is this node, or the peer of the last one.
     #[inline]
-    fn way_to<L: Lnd<Lnet>>(&self, lnds: &[L], target: ProcessId) -> (Option<NiId>, To) {
+    fn way_to<L: Lnd<Lnet>>(
+        &self,
+        lnds: &[L],
+        target: ProcessId,
+        from: Option<Nid>,
+    ) -> Result<(NiId, To), OpRefused> {
+        let from = match from {
+            Some(nid) => Some(self.ni_from(nid, target.nid)?),
+            None => None,
+        };
         if let Some(key) = self.recent
             && let Some(p) = self.peers.get(key).filter(|p| p.id == target)
+            && from.is_none_or(|ni| ni == p.ni)
         {
-            return (Some(p.ni), To::Peer(Some(key)));
+            return Ok((p.ni, To::Peer(Some(key))));
         }
         if self.is_own(target.nid) {
-            return (Some(NiId::default()), To::Own);
+            return Ok((from.unwrap_or_default(), To::Own));
         }
-        (self.ni_to(lnds, target), To::Peer(None))
+        let ni = from.or_else(|| self.ni_to(lnds, target)).ok_or(OpRefused::Target(target.nid))?;
+        Ok((ni, To::Peer(None)))
     }
 
     fn try_start<L: Lnd<Lnet>>(
@@ -142,13 +150,13 @@ impl Lnet {
         lnd: &mut L,
         app: AppId,
         op: Op,
-        to: To,
+        (ni, to): (NiId, To),
     ) -> Result<(), OpRefused> {
         if cx.down {
             return Err(OpRefused::ShuttingDown);
         }
         match op {
-            Op::Put { tag, target, portal, match_bits, offset, hdr_data, payload, ack } => {
+            Op::Put { tag, target, from, portal, match_bits, offset, hdr_data, payload, ack } => {
                 check_portal(portal)?;
                 let len = check_len(payload.len())?;
                 check_pieces(&payload)?;
@@ -161,13 +169,15 @@ impl Lnet {
                     (WireHandle::NONE, TxDone::Put { app, tag })
                 };
                 let body = LnetBody::Put { ack: handle, match_bits, hdr_data, portal, offset };
-                let hdr = header(cx, self.nid_of(lnd.ni()), target, len, body);
                 match peer {
-                    Some(peer) => self.launch(cx, lnd, peer, Msg::lnet(hdr, payload, done)),
-                    None => self.own_message(cx, lnd, hdr, payload, done),
+                    Some(peer) => {
+                        let hdr = header(cx, self.nid_of(ni), target, len, body);
+                        self.launch(cx, lnd, peer, Msg::lnet(hdr, payload, done));
+                    }
+                    None => self.own_message(cx, lnd, own_header(cx, from, target, len, body), payload, done),
                 }
             }
-            Op::Get { tag, target, portal, match_bits, sink } => {
+            Op::Get { tag, target, from, portal, match_bits, sink } => {
                 check_portal(portal)?;
                 if portal == lnet::SELFTEST_PORTAL && to != To::Own {
                     return Err(OpRefused::SelftestGet(portal));
@@ -177,12 +187,13 @@ impl Lnet {
                 let (key, handle) = self.begin_op(cx, app, tag, target.nid, OpKind::Get { sink: Some(sink) });
                 // The offset stays 0: kernels have died of others (lnet.md §3).
                 let body = LnetBody::Get { handle, match_bits, portal, src_offset: 0, sink_length };
-                let hdr = header(cx, self.nid_of(lnd.ni()), target, 0, body);
+                let (payload, done) = (Payload::empty(), TxDone::Op(key));
                 match peer {
                     Some(peer) => {
-                        self.launch(cx, lnd, peer, Msg::lnet(hdr, Payload::empty(), TxDone::Op(key)))
+                        let hdr = header(cx, self.nid_of(ni), target, 0, body);
+                        self.launch(cx, lnd, peer, Msg::lnet(hdr, payload, done));
                     }
-                    None => self.own_message(cx, lnd, hdr, Payload::empty(), TxDone::Op(key)),
+                    None => self.own_message(cx, lnd, own_header(cx, from, target, 0, body), payload, done),
                 }
             }
             Op::Ping { tag, .. } if to == To::Own => self.own_ping(app, tag),
@@ -199,7 +210,7 @@ impl Lnet {
                     src_offset: 0,
                     sink_length: PING_LEN,
                 };
-                let hdr = header(cx, self.nid_of(lnd.ni()), target, 0, body);
+                let hdr = header(cx, self.nid_of(ni), target, 0, body);
                 self.launch(cx, lnd, peer, Msg::lnet(hdr, Payload::empty(), TxDone::Op(key)));
             }
             Op::Attach { tag, portal, who, match_bits, ignore_bits, md } => {
@@ -310,6 +321,13 @@ pub(super) fn header(cx: &Cx, own: Nid, target: ProcessId, payload_len: u32, bod
         payload_len,
         body,
     }
+}
+
+/// The header of a message to this node itself: between two of its NIs, or from the one that it goes to.
+fn own_header(cx: &Cx, from: Option<Nid>, target: ProcessId, payload_len: u32, body: LnetBody) -> LnetHdr {
+    let real = |nid| if nid == Nid::LO { cx.cfg.nid() } else { nid };
+    let to = ProcessId { nid: real(target.nid), ..target };
+    header(cx, from.map_or(to.nid, real), to, payload_len, body)
 }
 
 fn check_portal(portal: u32) -> Result<(), OpRefused> {

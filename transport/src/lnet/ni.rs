@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::Lnet;
+use super::{Lnet, OpRefused};
 use crate::lnd::budget::Uses;
 use crate::lnd::{Config, Cx, Lnd, NiConfig, NiId};
 use crate::stream::slab::Key;
@@ -72,6 +72,17 @@ impl Lnet {
         let mut all = (0..self.nis.len()).filter(leads);
         let knows = |at: &usize| lnds.get(*at).is_some_and(|l| l.find(target).is_some());
         all.clone().find(knows).or_else(|| all.next()).map(id)
+    }
+
+    /// The NI that an operation on `to` is to leave from.
+    pub(super) fn ni_from(&self, from: Nid, to: Nid) -> Result<NiId, OpRefused> {
+        let own = self.is_own(to);
+        match self.nis.iter().position(|n| n.nid == from) {
+            Some(at) if own || self.reaches(NiId(at as u8), to) => Ok(NiId(at as u8)),
+            None if from == Nid::LO && own => Ok(NiId::default()),
+            None if from != Nid::LO => Err(OpRefused::From(from)),
+            _ => Err(OpRefused::FromAway { from, to }),
+        }
     }
 
     /// Whether the NI has a way to `nid`.

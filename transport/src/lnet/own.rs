@@ -11,7 +11,7 @@ use super::remote::Waiter;
 use super::{GetGrant, Lnet, MatchReq, PutGrant, TxDone, Verdict};
 use crate::lnd::{AppId, Cx, Data, Dest, Lnd, LnetError, Owner, Payload, Placement, Sink};
 use crate::stream::slab::Key;
-use crate::wire::{LnetBody, LnetHdr, Nid, PingInfo, WireHandle};
+use crate::wire::{LnetBody, LnetHdr, PingInfo, WireHandle};
 
 /// A message to ourselves.
 #[derive(Debug)]
@@ -38,8 +38,7 @@ impl Lnet {
         payload: Payload,
         done: TxDone,
     ) {
-        let own = if hdr.dest_nid == Nid::LO { cx.cfg.nid() } else { hdr.dest_nid };
-        let req = MatchReq { hdr: LnetHdr { dest_nid: own, src_nid: own, ..hdr }, sender: own };
+        let req = MatchReq { hdr, sender: hdr.src_nid };
         match self.portals.find(req) {
             Verdict::Put(grant, sink) => self.own_put(cx, lnd, (grant, sink), &payload, done),
             Verdict::Get(grant, source) => self.own_get(cx, grant, &source, done),

@@ -291,6 +291,8 @@ impl Portals {
             me: MeId(grant.me.word()),
             status,
             initiator: ProcessId { nid: grant.req.hdr.src_nid, pid: grant.req.hdr.src_pid },
+            source: grant.req.hdr.src_nid,
+            dest: grant.req.hdr.dest_nid,
             sender: grant.req.sender,
             portal,
             match_bits,
@@ -317,12 +319,16 @@ impl Portals {
         if unlinked {
             self.bury(grant.me);
         }
-        let LnetBody::Get { match_bits, sink_length, .. } = grant.req.hdr.body else { return None };
+        let LnetBody::Get { portal, match_bits, sink_length, .. } = grant.req.hdr.body else { return None };
         let event = Event::Get(GetEvent {
             tag,
             me: MeId(grant.me.word()),
             status,
             initiator: ProcessId { nid: grant.req.hdr.src_nid, pid: grant.req.hdr.src_pid },
+            source: grant.req.hdr.src_nid,
+            dest: grant.req.hdr.dest_nid,
+            sender: grant.req.sender,
+            portal,
             match_bits,
             rlength: sink_length,
             mlength: grant.mlength,

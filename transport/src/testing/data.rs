@@ -41,12 +41,22 @@ impl Spot {
 
     /// The same with other `hdr_data`.
     pub fn put_with(self, tag: u64, hdr_data: u64, target: ProcessId, payload: Payload, ack: bool) -> Op {
-        Op::Put { tag, target, portal: self.0, match_bits: self.1, offset: 0, hdr_data, payload, ack }
+        Op::Put {
+            tag,
+            target,
+            from: None,
+            portal: self.0,
+            match_bits: self.1,
+            offset: 0,
+            hdr_data,
+            payload,
+            ack,
+        }
     }
 
     /// Gets from the entry of `target`.
     pub fn get(self, tag: u64, target: ProcessId, sink: Sink) -> Op {
-        Op::Get { tag, target, portal: self.0, match_bits: self.1, sink }
+        Op::Get { tag, target, from: None, portal: self.0, match_bits: self.1, sink }
     }
 }
 

@@ -78,6 +78,7 @@ pub fn all_ways(from: &End<'_>, to: &End<'_>, turn: &mut dyn FnMut()) {
         let put = |len: usize, hdr_data| Op::Put {
             tag,
             target,
+            from: None,
             portal: PORTAL,
             match_bits: BITS,
             offset: 0,
@@ -88,7 +89,9 @@ pub fn all_ways(from: &End<'_>, to: &End<'_>, turn: &mut dyn FnMut()) {
         from.handle.submit(put(LONG, tag)).unwrap();
         from.handle.submit(put(64, tag)).unwrap();
         let sink = Sink::Lend(LONG as u32);
-        from.handle.submit(Op::Get { tag, target, portal: PORTAL + 1, match_bits: BITS, sink }).unwrap();
+        from.handle
+            .submit(Op::Get { tag, target, from: None, portal: PORTAL + 1, match_bits: BITS, sink })
+            .unwrap();
         from.handle.submit(Op::Ping { tag, target }).unwrap();
     }
     let (mut acks, mut replies, mut pings, mut puts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());

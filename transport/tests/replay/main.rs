@@ -160,7 +160,14 @@ impl Handles {
             }
             LnetBody::Get { handle, portal, match_bits, sink_length, .. } => {
                 self.expect(machine, Some(handle));
-                Some(Op::Get { tag: 0, target, portal, match_bits, sink: Sink::Lend(sink_length) })
+                Some(Op::Get {
+                    tag: 0,
+                    target,
+                    from: None,
+                    portal,
+                    match_bits,
+                    sink: Sink::Lend(sink_length),
+                })
             }
             LnetBody::Put { portal, match_bits, offset, hdr_data, ack, .. } => {
                 let payload = pages(payload);
@@ -169,7 +176,17 @@ impl Handles {
                     self.expect(machine, Some(ack));
                 }
                 let ack = wanted;
-                Some(Op::Put { tag: 0, target, portal, match_bits, offset, hdr_data, payload, ack })
+                Some(Op::Put {
+                    tag: 0,
+                    target,
+                    from: None,
+                    portal,
+                    match_bits,
+                    offset,
+                    hdr_data,
+                    payload,
+                    ack,
+                })
             }
             LnetBody::Ack { .. } | LnetBody::Reply { .. } => None,
         }

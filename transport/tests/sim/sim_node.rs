@@ -158,10 +158,10 @@ fn traffic_until(mut w: World, puts: u64, len: usize, judge: impl Fn(&World)) {
     let target = ProcessId::lustre(nid(SERVER));
     w.client.app.todo.push_back((AppId::FIRST, Op::Ping { tag: 5000, target }));
     let sink = Sink::Lend(300_000);
-    w.client
-        .app
-        .todo
-        .push_back((AppId::FIRST, Op::Get { tag: 6000, target, portal: 20, match_bits: 7, sink }));
+    w.client.app.todo.push_back((
+        AppId::FIRST,
+        Op::Get { tag: 6000, target, from: None, portal: 20, match_bits: 7, sink },
+    ));
     let log = w.client.app.log.clone();
     let last = |e: &Event| {
         matches!(

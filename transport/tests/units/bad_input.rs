@@ -505,7 +505,7 @@ fn refused_operations_say_why() {
         put(64, to, Payload::empty()),
         put(0, ProcessId::lustre("10.0.0.2@tcp5".parse().unwrap()), Payload::empty()),
         put(0, six, Payload::empty()),
-        Op::Get { tag: 3, target: to, portal: 1, match_bits: 0, sink: Sink::Lend((1 << 20) + 1) },
+        Op::Get { tag: 3, target: to, from: None, portal: 1, match_bits: 0, sink: Sink::Lend((1 << 20) + 1) },
         Op::Unlink { tag: 3, portal: 1, me: transport::lnet::MeId(77) },
     ] {
         net.take_events(0);

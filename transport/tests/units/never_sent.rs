@@ -105,7 +105,8 @@ fn a_get_with_an_offset() {
 fn a_get_to_the_requests_of_selftest() {
     let mut net = net(config(1));
     net.raw_listen(peer_ip());
-    let get = |tag, target, portal| Op::Get { tag, target, portal, match_bits: 0, sink: Sink::Lend(5) };
+    let get =
+        |tag, target, portal| Op::Get { tag, target, from: None, portal, match_bits: 0, sink: Sink::Lend(5) };
     net.op(0, get(7, id(PEER), 50));
     match &net.take_events(0)[..] {
         [Event::Refused { tag: 7, why: why @ OpRefused::SelftestGet(50) }] => {
@@ -263,7 +264,7 @@ fn an_ipv6_connection_from_an_unprivileged_port() {
         for op in [
             ping_op(target),
             put_op(1, target, pages(10), true),
-            Op::Get { tag: 1, target, portal: 1, match_bits: 0, sink: Sink::Lend(5) },
+            Op::Get { tag: 1, target, from: None, portal: 1, match_bits: 0, sink: Sink::Lend(5) },
         ] {
             net.op(0, op);
             let refused = net.take_events(0);

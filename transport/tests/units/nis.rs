@@ -127,6 +127,68 @@ fn puts_gets_and_pings_go_by_the_ni_of_their_network() {
     }
 }
 
+fn by(mut op: Op, nid: Nid) -> Op {
+    if let Op::Put { from, .. } | Op::Get { from, .. } = &mut op {
+        *from = Some(nid);
+    }
+    op
+}
+
+/// An operation leaves from the NI that it names, whichever the last one to that peer left from; what came tells both NIDs.
+#[test]
+fn an_operation_leaves_from_the_ni_that_it_names() {
+    let (a, b) = (["10.0.0.1@tcp", "10.0.1.1@tcp", "10.1.0.1@tcp1"], ["10.0.0.2@tcp", "10.0.1.2@tcp"]);
+    let mut net = Net::new();
+    net.add(config(&a));
+    net.add(config(&b));
+    for node in 0..2 {
+        attach(&mut net, node, MdMem::Sink(Sink::Lend(1 << 20)), PORTAL);
+        attach(&mut net, node, MdMem::Source(pages(70_000)), PORTAL + 1);
+    }
+    let ways = [(0, 0), (1, 0), (0, 0), (1, 1), (0, 1), (1, 1)].map(|(f, t)| (nid(a[f]), nid(b[t])));
+    for (tag, (from, to)) in (1..).zip(ways) {
+        net.op(0, by(put(tag, to, 100_000), from));
+        net.run(SEC);
+        net.op(0, by(get(tag, to, 70_000), from));
+        net.run(SEC);
+        let came = net.take_events(1);
+        let [Event::Put(p), Event::Get(g)] = &came[..] else { panic!("{came:?}") };
+        let id = ProcessId::lustre(from);
+        assert_eq!((p.initiator, p.source, p.dest, p.sender, p.portal), (id, from, to, from, PORTAL));
+        assert_eq!((g.initiator, g.source, g.dest, g.sender, g.portal), (id, from, to, from, PORTAL + 1));
+        let ended = net.take_events(0);
+        let [Event::Send { .. }, Event::Ack { status: Ok(()), .. }, Event::Reply { status: Ok(()), .. }] =
+            ended[..]
+        else {
+            panic!("{ended:?}")
+        };
+    }
+    // To this node itself: from the NID that it goes to, or the one it names.
+    for (from, said) in [(None, a[1]), (Some(a[2]), a[2]), (Some("0@lo"), a[0])] {
+        let op = put(20, nid(a[1]), 10);
+        net.op(0, if let Some(f) = from { by(op, nid(f)) } else { op });
+        let came = net.take_events(0);
+        let [Event::Put(p), Event::Send { .. }, Event::Ack { status: Ok(()), .. }] = &came[..] else {
+            panic!("{came:?}")
+        };
+        assert_eq!((p.source, p.dest), (nid(said), nid(a[1])));
+    }
+    let refused = |net: &mut Net, from: &str, to: &str| {
+        net.op(0, by(get(30, nid(to), 10), nid(from)));
+        match &net.take_events(0)[..] {
+            [Event::Refused { tag: 30, why }] => *why,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(refused(&mut net, "10.0.0.9@tcp", b[0]), OpRefused::From(nid("10.0.0.9@tcp")));
+    assert_eq!(refused(&mut net, b[0], b[0]), OpRefused::From(nid(b[0])));
+    for away in [a[2], "0@lo"] {
+        let why = refused(&mut net, away, b[0]);
+        assert_eq!(why, OpRefused::FromAway { from: nid(away), to: nid(b[0]) });
+        assert!(why.to_string().contains(away) && why.to_string().contains(b[0]));
+    }
+}
+
 /// The kernel has no way to a network that none of its NIs is on, and asks no NI of the other family.
 #[test]
 fn a_network_without_an_ni_is_refused() {

@@ -113,8 +113,8 @@ fn copying_sinks_come_back_and_gets_are_answered() {
     net.op(1, attach(1, 1, MdMem::Sink(Sink::Copy(run(MIB))), Some(1)));
     net.op(1, attach(2, 2, MdMem::Source(parted(70_000, 9)), Some(2)));
     net.op(0, put(10, 2, 1, parted(70_000, 9), false));
-    net.op(0, Op::Get { tag: 11, target: id(2), portal: 26, match_bits: 2, sink: Sink::Copy(run(70_000)) });
-    net.op(0, Op::Get { tag: 12, target: id(2), portal: 26, match_bits: 2, sink: Sink::Lend(70_000) });
+    net.op(0, Spot(26, 2).get(11, id(2), Sink::Copy(run(70_000))));
+    net.op(0, Spot(26, 2).get(12, id(2), Sink::Lend(70_000)));
     net.run(SEC / 2);
     for e in net.take_events(0) {
         match e {
