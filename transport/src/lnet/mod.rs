@@ -4,6 +4,8 @@
 //! ask for, `credits` sends it when there is room, `parse` finds out where a message's payload goes, `answer` sends ACKs
 //! and REPLYs, `remote` asks other shards, `upper` is what LNDs call.
 
+#[allow(dead_code, reason = "discovery fills it, and matching asks it")]
+pub(crate) mod aliases;
 mod answer;
 pub mod api;
 mod command;
@@ -20,6 +22,7 @@ mod upper;
 
 use std::collections::VecDeque;
 
+use self::aliases::Aliases;
 pub use self::api::*;
 pub(crate) use self::migration::Migrating;
 use self::migration::{Arrival, Renamed};
@@ -156,6 +159,8 @@ pub(crate) struct Lnet {
     pub(crate) shutdown: Option<(AppId, u64)>,
     /// Our ping info as it goes out: more than four NIs do not fit inline.
     ping_info: Payload,
+    /// Names of Multi-Rail peers.
+    pub(crate) aliases: Aliases,
     /// For applications.
     events: VecDeque<(AppId, Event)>,
     /// For other shards.
@@ -192,6 +197,7 @@ impl Lnet {
             due: Vec::new(),
             shutdown: None,
             ping_info: Payload::copy_of(&ping_info).unwrap_or_else(Payload::empty),
+            aliases: Aliases::default(),
             events: VecDeque::new(),
             mail: VecDeque::new(),
             arrival: None,

@@ -1,0 +1,235 @@
+//! NIDs of Multi-Rail peers: which of them are one node, and its primary one (docs/protocol/lnet.md §4, §6).
+//!
+//! Peers tell it of themselves, in the ping info that discovery asks for and that they push; so the table is bounded. An
+//! address may hold as many NIDs as are free, as with the budget of a shard (`transport/src/lnd/budget.rs`): whoever tells
+//! of all it can displaces its own. Where an honest newcomer finds the table full, the oldest entries go: nodes that have
+//! left are never told of again. What is lost comes back with the next discovery.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::IpAddr;
+
+use smallvec::SmallVec;
+
+use crate::lnd::trim;
+use crate::wire::Nid;
+
+/// NIDs of one peer that are kept.
+pub(crate) const OF_ONE: usize = 32;
+/// NIDs of all peers that are kept: about 2 MiB.
+const OF_ALL: usize = 16_384;
+
+/// NIDs as they are kept, the primary one first.
+pub(crate) type Nids = SmallVec<[Nid; 4]>;
+
+#[derive(Debug)]
+struct Told {
+    nids: Nids,
+    by: IpAddr,
+}
+
+/// What one address has told.
+#[derive(Debug, Default)]
+struct Share {
+    nids: usize,
+    /// Entries by age; some of them may be gone.
+    told: VecDeque<u64>,
+    entries: usize,
+}
+
+/// Peers with more than one NID.
+#[derive(Debug, Default)]
+pub(crate) struct Aliases {
+    by_nid: HashMap<Nid, u64>,
+    told: BTreeMap<u64, Told>,
+    shares: HashMap<IpAddr, Share>,
+    next: u64,
+}
+
+impl Aliases {
+    /// The primary NID of the peer that `nid` is one of; `nid` itself where no more is known.
+    #[inline]
+    pub(crate) fn primary(&self, nid: Nid) -> Nid {
+        if self.by_nid.is_empty() {
+            nid
+        } else {
+            self.nids(nid).and_then(|n| n.first()).copied().unwrap_or(nid)
+        }
+    }
+
+    /// Whether both are NIDs of one peer.
+    #[inline]
+    pub(crate) fn same(&self, a: Nid, b: Nid) -> bool {
+        a == b || (!self.by_nid.is_empty() && self.primary(a) == self.primary(b))
+    }
+
+    /// All NIDs of the peer that `nid` is one of, the primary one first.
+    pub(crate) fn nids(&self, nid: Nid) -> Option<&[Nid]> {
+        Some(&self.told.get(self.by_nid.get(&nid)?)?.nids)
+    }
+
+    /// NIDs that are kept.
+    pub(crate) fn len(&self) -> usize {
+        self.by_nid.len()
+    }
+
+    /// The node at the address `by` says that it has these NIDs, the primary one first. Of its own address it has the last
+    /// word; NIDs that another node has told of stay that one's. Gives whether anything changed.
+    pub(crate) fn learn(&mut self, by: IpAddr, nids: &[Nid]) -> bool {
+        let Some(primary) = nids.first().copied() else { return false };
+        let mut own = Nids::new();
+        for nid in nids.iter().take(OF_ONE) {
+            let other = self.by_nid.get(nid).and_then(|n| self.told.get(n));
+            let free = other.is_none_or(|o| o.by == by || o.nids.first() == Some(&primary));
+            if (free || nid.ip() == Some(by)) && !own.contains(nid) {
+                own.push(*nid);
+            }
+        }
+        if own.first() != Some(&primary) {
+            return false;
+        }
+        if let Some(known) = self.by_nid.get(&primary).and_then(|n| self.told.get(n)) {
+            if known.nids == own {
+                return false;
+            }
+            let speaks = known.by == by || known.nids.iter().any(|n| n.ip() == Some(by));
+            if !speaks {
+                return false;
+            }
+        }
+        let mut changed = false;
+        for nid in &own {
+            changed |= self.forget(*nid);
+        }
+        if own.len() < 2 || !self.make_room(by, own.len()) {
+            return changed;
+        }
+        let n = self.next;
+        self.next += 1;
+        let share = self.shares.entry(by).or_default();
+        share.nids += own.len();
+        share.entries += 1;
+        share.told.push_back(n);
+        self.by_nid.extend(own.iter().map(|nid| (*nid, n)));
+        self.told.insert(n, Told { nids: own, by });
+        true
+    }
+
+    /// Nothing is known any more of the peer that `nid` is one of; gives whether anything was.
+    fn forget(&mut self, nid: Nid) -> bool {
+        self.by_nid.get(&nid).copied().is_some_and(|n| self.remove(n))
+    }
+
+    fn remove(&mut self, n: u64) -> bool {
+        let Some(told) = self.told.remove(&n) else { return false };
+        for nid in &told.nids {
+            self.by_nid.remove(nid);
+        }
+        if let Some(share) = self.shares.get_mut(&told.by) {
+            share.nids -= told.nids.len().min(share.nids);
+            share.entries = share.entries.saturating_sub(1);
+            // Names of entries that are gone do not pile up.
+            while share.told.front().is_some_and(|n| !self.told.contains_key(n)) {
+                share.told.pop_front();
+            }
+            if share.told.len() > 2 * share.entries + 8 {
+                share.told.retain(|n| self.told.contains_key(n));
+            }
+            trim(&mut share.told);
+            if share.entries == 0 {
+                self.shares.remove(&told.by);
+            }
+        }
+        true
+    }
+
+    /// Makes room for `n` more NIDs that `by` tells of.
+    fn make_room(&mut self, by: IpAddr, n: usize) -> bool {
+        loop {
+            let free = OF_ALL.saturating_sub(self.by_nid.len());
+            let own = self.shares.get(&by).map_or(0, |s| s.nids);
+            if own + n <= free {
+                return true;
+            }
+            let oldest = match self.shares.get(&by).and_then(|s| s.told.front().copied()) {
+                Some(own) => Some(own),
+                None => self.told.first_key_value().map(|(n, _)| *n),
+            };
+            if !oldest.is_some_and(|n| self.remove(n)) {
+                return false;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nid(a: u8, b: u8) -> Nid {
+        Nid::tcp([10, 0, a, b].into(), 0)
+    }
+
+    fn ip(a: u8, b: u8) -> IpAddr {
+        [10, 0, a, b].into()
+    }
+
+    #[test]
+    fn a_peer_s_nids_lead_to_its_primary_one() {
+        let mut t = Aliases::default();
+        assert_eq!((t.primary(nid(0, 2)), t.same(nid(0, 1), nid(0, 2))), (nid(0, 2), false));
+        assert!(t.learn(ip(0, 1), &[nid(0, 1), nid(0, 2), nid(0, 2)]));
+        assert!(!t.learn(ip(0, 1), &[nid(0, 1), nid(0, 2)]), "nothing new");
+        assert_eq!((t.primary(nid(0, 2)), t.same(nid(0, 1), nid(0, 2)), t.len()), (nid(0, 1), true, 2));
+        // One more, told over the other rail; then one less.
+        assert!(t.learn(ip(0, 2), &[nid(0, 1), nid(0, 2), nid(0, 3)]));
+        assert_eq!(t.nids(nid(0, 3)), Some(&[nid(0, 1), nid(0, 2), nid(0, 3)][..]));
+        assert!(t.learn(ip(0, 1), &[nid(0, 1), nid(0, 2)]));
+        assert_eq!((t.primary(nid(0, 3)), t.len()), (nid(0, 3), 2));
+        // A node with one NID has no other name.
+        assert!(t.learn(ip(0, 1), &[nid(0, 1)]));
+        assert_eq!((t.len(), t.shares.len(), t.told.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn nobody_takes_another_s_nids() {
+        let mut t = Aliases::default();
+        t.learn(ip(0, 1), &[nid(0, 1), nid(0, 2)]);
+        // Neither as names of its own, nor in the other's name.
+        assert!(!t.learn(ip(6, 6), &[nid(6, 6), nid(0, 2)]));
+        assert!(!t.learn(ip(6, 6), &[nid(0, 1), nid(6, 6)]));
+        assert_eq!((t.primary(nid(0, 2)), t.primary(nid(6, 6))), (nid(0, 1), nid(6, 6)));
+        // A claim made before the node itself came does not last.
+        t.learn(ip(6, 6), &[nid(6, 6), nid(0, 9)]);
+        assert_eq!(t.primary(nid(0, 9)), nid(6, 6));
+        assert!(t.learn(ip(0, 9), &[nid(0, 9), nid(0, 8)]));
+        assert_eq!((t.primary(nid(0, 9)), t.primary(nid(6, 6))), (nid(0, 9), nid(6, 6)));
+    }
+
+    /// One address that tells of all it can ends at half, newcomers find room, and what is kept is counted rightly.
+    #[test]
+    fn the_table_is_bounded_and_shared() {
+        let mut t = Aliases::default();
+        let many = |n: u32| -> Vec<Nid> {
+            let at = |i: u32| Nid::tcp((0x0b00_0000 + n * 64 + i).to_be_bytes().into(), 0);
+            (0..40).map(at).collect()
+        };
+        t.learn(ip(1, 1), &[nid(1, 1), nid(1, 2)]);
+        for n in 0..2000 {
+            t.learn(ip(6, 6), &many(n));
+        }
+        assert!((OF_ALL / 2 - OF_ONE..=OF_ALL / 2).contains(&t.len()), "{}", t.len());
+        assert_eq!(t.primary(nid(1, 2)), nid(1, 1), "others keep theirs");
+        for n in 0..2000u32 {
+            t.learn([12, 0, (n >> 8) as u8, n as u8].into(), &many(10_000 + n));
+            let sum = |f: fn(&Share) -> usize| t.shares.values().map(f).sum::<usize>();
+            if n % 100 == 0 {
+                let nids = t.told.values().map(|t| t.nids.len()).sum::<usize>();
+                assert_eq!((sum(|s| s.nids), sum(|s| s.entries), nids), (t.len(), t.told.len(), t.len()));
+                assert!(sum(|s| s.told.len()) <= 3 * t.told.len() + 8 * t.shares.len());
+            }
+        }
+        assert!(t.len() <= OF_ALL);
+        assert!(t.learn(ip(7, 7), &[nid(7, 7), nid(7, 8)]), "a newcomer finds room");
+        assert_eq!(t.primary(nid(7, 8)), nid(7, 7));
+    }
+}
