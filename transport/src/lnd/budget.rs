@@ -35,7 +35,7 @@ pub(crate) const PEER: u64 = 1024;
 /// Charged once more for a peer whose queue was ever used: that keeps [`FLOOR`] places.
 pub(crate) const QUEUE: u64 = (FLOOR * MESSAGE) as u64;
 /// A message that waits, in bytes: not less than a [`Tx`](super::Tx) of LNet's takes.
-pub(crate) const MESSAGE: usize = 400;
+pub(crate) const MESSAGE: usize = 464;
 /// Places that a queue keeps when it is empty, so that a peer with so many messages in flight costs no allocation.
 pub(crate) const FLOOR: usize = 64;
 /// Entries of a map below which it is not made smaller.

@@ -6,7 +6,7 @@
 //! panics, allocates in proportion to a length field, or knows of connections.
 //!
 //! Sources: docs/protocol/socklnd.md (§1 acceptor, §2 HELLO, §5 framing), docs/protocol/lnet.md (§1 identifiers,
-//! §2 header, §6.2 ping info).
+//! §2 header, §6.2 ping info), docs/protocol/selftest.md (§2, §3).
 
 pub mod acceptor;
 mod bytes;
@@ -15,6 +15,7 @@ pub mod ksock;
 pub mod lnet;
 pub mod nid;
 pub mod ping;
+pub mod srpc;
 
 pub use acceptor::AcceptorReq;
 pub use bytes::ByteOrder;
@@ -84,6 +85,12 @@ pub enum WireError {
     /// Ping info that breaks a rule of lnet.md §6.2.
     #[error("ping info: {0}")]
     BadPingInfo(&'static str),
+    /// A message of lnet_selftest has exactly 160 bytes.
+    #[error("lnet_selftest: a message of {0} bytes, where all have 160")]
+    BadSrpcLength(usize),
+    /// A message type that lnet_selftest does not have.
+    #[error("lnet_selftest: message type {0} is not known; types are 0 to 17")]
+    BadSrpcType(u32),
 }
 
 /// Fails with [`WireError::Truncated`] unless `buf` has `need` bytes.
