@@ -18,8 +18,9 @@ use crate::raw::{
 };
 
 const MIB: u64 = 1 << 20;
-/// One host ends at half of the budget; beside it stands what the honest one holds, a set and a few answers.
-const HONEST: u64 = 20 << 10;
+/// One host ends at half of the budget; beside it stands what the honest one holds, a set and a few answers, and what was
+/// charged last for the queue of a peer.
+const HONEST: u64 = 30 << 10;
 
 /// Node 1 with a budget and 4 KiB to GET at portal 5, and an honest node 2 that is connected to it.
 fn victim(budget: u64) -> (Net, Vec<u64>) {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 type Names = BTreeSet<String>;
 
 /// Room -> the rooms that it may name.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("wire", &[]),
     ("hash", &[]),
     ("sync", &[]),
@@ -16,6 +16,7 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ("socklnd", &["lnd", "stream", "wire", "hash"]),
     ("lnet", &["lnd", "stream", "wire", "hash"]),
     ("node", &["lnet", "socklnd", "lnd", "stream", "wire", "hash", "sync"]),
+    ("selftest", &["node", "lnet", "lnd", "stream", "wire"]),
     ("testing", &["node", "lnet", "socklnd", "lnd", "stream", "wire"]),
 ];
 
