@@ -8,6 +8,10 @@ use bench::ctl::Traffic;
 use bench::inmem::InMemory;
 use bench::workload::{ClientConfig, Intake};
 use dataplane::mem::MemConfig;
+use transport::lnd::{AppId, Config, Payload, Sink};
+use transport::lnet::{Event, MdMem, MdSpec, MeId, Op};
+use transport::node::{Input, Machine};
+use transport::wire::{Nid, ProcessId};
 
 #[global_allocator]
 static HEAP: dhat::Alloc = dhat::Alloc;
@@ -42,6 +46,47 @@ fn blocks(name: &str, traffic: Traffic, intake: Intake) -> (u64, u64) {
     (stats.total_blocks, stats.total_bytes)
 }
 
+/// Portal of one-use entries: lnet_selftest's replies and bulk.
+const PORTAL: u32 = 52;
+/// Entries that stand there all the time.
+const STANDING: u64 = 500;
+
+fn entry(nid: Nid, match_bits: u64) -> Op {
+    let md = MdSpec { threshold: Some(1), ..MdSpec::new(MdMem::Sink(Sink::Discard(4096))) };
+    let who = ProcessId::lustre(nid);
+    Op::Attach { tag: match_bits, portal: PORTAL, who, match_bits, ignore_bits: 0, md }
+}
+
+/// Two entries of exact bits: one that a PUT takes, one that is unlinked.
+fn entries(m: &mut Machine, nid: Nid, n: u64) {
+    let attach = |m: &mut Machine, bits: u64| -> MeId {
+        m.handle(n, Input::Cmd(AppId::FIRST, entry(nid, bits)));
+        match m.event() {
+            Some((_, Event::Attached { me, .. })) => me,
+            other => panic!("{other:?}"),
+        }
+    };
+    let (_, second) = (attach(m, 2 * n), attach(m, 2 * n + 1));
+    let (target, payload) = (ProcessId::lustre(nid), Payload::inline(&[7; 32]).unwrap());
+    let (tag, from, offset, hdr_data) = (n, None, 0, 0);
+    let put = Op::Put {
+        tag,
+        target,
+        from,
+        portal: PORTAL,
+        match_bits: 2 * n,
+        offset,
+        hdr_data,
+        payload,
+        ack: false,
+    };
+    m.handle(n, Input::Cmd(AppId::FIRST, put));
+    assert!(matches!(m.event(), Some((_, Event::Put(p))) if p.unlinked.is_some() && p.mlength == 32));
+    assert!(matches!(m.event(), Some((_, Event::Send { status: Ok(()), done: true, .. }))));
+    m.handle(n, Input::Cmd(AppId::FIRST, Op::Unlink { tag: n, portal: PORTAL, me: second }));
+    assert!(matches!(m.event(), Some((_, Event::Unlink { .. }))));
+}
+
 #[test]
 fn a_warm_pair_of_nodes_allocates_nothing() {
     let cases = [
@@ -51,7 +96,20 @@ fn a_warm_pair_of_nodes_allocates_nothing() {
         ("small-put-ack", Traffic::Rtt, Intake::Lent),
         ("small-put-rate", Traffic::Rate, Intake::Lent),
     ];
-    let all: Vec<_> =
+    let mut all: Vec<_> =
         cases.into_iter().map(|(name, traffic, intake)| (name, blocks(name, traffic, intake))).collect();
+    let nid = Nid::tcp([10, 0, 0, 1].into(), 0);
+    let mut m = Machine::new(Config::new(nid, 1));
+    for n in 0..STANDING {
+        m.handle(0, Input::Cmd(AppId::FIRST, entry(nid, 1 << 40 | n << 20)));
+        assert!(m.event().is_some());
+    }
+    (0..WARM).for_each(|n| entries(&mut m, nid, n));
+    let profiler = profile("one-use-entries");
+    (WARM..WARM + COUNTED).for_each(|n| entries(&mut m, nid, n));
+    let stats = dhat::HeapStats::get();
+    drop(profiler);
+    assert_eq!(m.gauges().entries as u64, STANDING);
+    all.push(("one-use-entries", (stats.total_blocks, stats.total_bytes)));
     assert!(all.iter().all(|(_, n)| *n == (0, 0)), "allocations on the established path: {all:?}");
 }

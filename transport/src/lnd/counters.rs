@@ -69,6 +69,8 @@ counters! {
     credit_waits,
     /// Times a connection was not read on since its host was over its share of the budget.
     budget_stalls,
+    /// Times a connection was not read on since its message waited on a lazy portal.
+    lazy_stalls,
     /// Connections that were not read on for their host's sake, and whose peer was gone: ended with what was unread.
     unread_ended,
     /// Budget for what strangers make us hold, in bytes.
@@ -87,9 +89,9 @@ counters! {
     budget_stalled,
     /// PUTs and GETs that nothing matched.
     drop_no_match,
-    /// PUTs longer than the room in the MD that they matched.
+    /// PUTs and GETs longer than the room in the MD that they matched.
     drop_too_long,
-    /// GETs with an offset beyond the MD (lnet.md §3).
+    /// PUTs and GETs with an offset beyond the MD (lnet.md §3).
     drop_bad_offset,
     /// ACKs and REPLYs for a handle that is not ours or no longer alive.
     drop_stale_handle,

@@ -153,6 +153,8 @@ pub(crate) struct Ticket {
 pub(crate) enum Hold {
     /// The message waits until [`Lnd::recv`] or [`Lnd::again`].
     Match,
+    /// So it does, but it may be long: the connection's set is closed as if the message did not go on arriving.
+    Lazy,
     /// Its peer has to read some of what it was answered.
     Unread,
 }
@@ -207,6 +209,9 @@ pub(crate) trait Upper: Sized {
         token: Self::Token,
         status: Result<(), LnetError>,
     );
+
+    /// The connection of a message that was held for a match has ended.
+    fn unheld(&mut self, cx: &mut Cx, ticket: Ticket, hdr: &LnetHdr);
 
     /// The LND of `ni` has a new entry for a peer; gives LNet's.
     fn peer_new(&mut self, ni: NiId, id: ProcessId, entry: Key, host: Key) -> Key;

@@ -121,6 +121,18 @@ pub enum Op {
         /// The entry.
         me: MeId,
     },
+    /// Makes a portal lazy, or ends that. PUTs to a lazy portal that no entry matches are not dropped: each waits, and its
+    /// connection is not read on, until an entry that matches is attached, the portal is lazy no longer (it is dropped
+    /// then), or the connection ends, by the time-out of received messages at the latest. GETs are dropped as
+    /// elsewhere. No event but [`Event::Refused`].
+    Lazy {
+        /// Echoed if it is refused.
+        tag: u64,
+        /// Portal, 1 to 63.
+        portal: u32,
+        /// Lazy from now on, or no longer.
+        on: bool,
+    },
     /// Takes no more operations and connections, fails what waits, closes all connections. Completes with
     /// [`Event::ShutDown`] when the last one is gone and every lend has come home.
     Shutdown {
@@ -161,6 +173,9 @@ pub enum OpRefused {
         /// The target.
         to: Nid,
     },
+    /// Pushes of ping info come to portal 0, and no peer may have to wait for their ACKs.
+    #[error("portal {0} is LNet's own and cannot be lazy: use another portal")]
+    LazyOwn(u32),
     /// A GET for lnet_selftest's requests (lnet.md §3, field report L8).
     #[error(
         "a GET to portal {0} panics a Lustre kernel that has lnet_selftest loaded, which takes PUTs there: use another portal"

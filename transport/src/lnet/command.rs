@@ -2,8 +2,8 @@
 
 use super::api::{Event, MdMem, Op, OpRefused, PIECES_MAX};
 use super::ops::OpKind;
-use super::remote::{Body, ShardMsg};
-use super::{Lnet, Msg, TxDone};
+use super::remote::{Body, ShardMsg, Waiter};
+use super::{DropWhy, Lnet, Msg, Resume, TxDone, Verdict};
 use crate::lnd::{AppId, Cx, Lnd, LnetError, NiId, Payload};
 use crate::stream::ShardId;
 use crate::stream::slab::Key;
@@ -64,6 +64,12 @@ impl Lnet {
                     self.match_reply(cx, lnd, ticket, verdict);
                 }
             }
+            Body::Held(ticket, owner) => {
+                if let Some(lnd) = lnds.get_mut(ticket.ni.index()) {
+                    self.held_there(cx, lnd, ticket, owner);
+                }
+            }
+            Body::Forget(ticket) => self.portals.forget(&ticket),
             Body::Answered(ni, target, tx) => {
                 if let Some(lnd) = lnds.get_mut(ni.index()) {
                     self.answer_elsewhere(cx, lnd, target, tx);
@@ -92,7 +98,9 @@ impl Lnet {
             }
             Op::Ping { target, .. } if self.is_own(target.nid) => Some(shards.me),
             Op::Put { .. } | Op::Get { .. } | Op::Ping { .. } => None,
-            Op::Attach { portal, .. } | Op::Unlink { portal, .. } => Some(shards.owner_of(*portal)),
+            Op::Attach { portal, .. } | Op::Unlink { portal, .. } | Op::Lazy { portal, .. } => {
+                Some(shards.owner_of(*portal))
+            }
             Op::Shutdown { .. } => Some(shards.me),
         }
     }
@@ -105,7 +113,7 @@ impl Lnet {
             }
             Op::Ping { tag, target } => (*tag, self.way_to(lnds, *target, None)),
             Op::Shutdown { tag } if !cx.down => return self.shut_down(cx, lnds, app, *tag),
-            Op::Attach { tag, .. } | Op::Unlink { tag, .. } | Op::Shutdown { tag } => {
+            Op::Attach { tag, .. } | Op::Unlink { tag, .. } | Op::Lazy { tag, .. } | Op::Shutdown { tag } => {
                 (*tag, Ok((NiId::default(), To::Own)))
             }
         };
@@ -220,6 +228,14 @@ impl Lnet {
                 }
                 let me = self.portals.attach((app, tag), portal, who, (match_bits, ignore_bits), md)?;
                 self.complete(app, Event::Attached { tag, me });
+                let found = self.portals.matches_now(portal, me, &self.aliases);
+                self.again.extend(found.into_iter().map(|(w, verdict)| Resume::Found(w.who, verdict)));
+            }
+            Op::Lazy { portal: ping::PORTAL, .. } => return Err(OpRefused::LazyOwn(ping::PORTAL)),
+            Op::Lazy { portal, on, .. } => {
+                let dropped = self.portals.lazy(portal, on)?;
+                let drop = |w: Waiter| Resume::Found(w.who, Verdict::Drop(DropWhy::NoMatch));
+                self.again.extend(dropped.into_iter().map(drop));
             }
             Op::Unlink { me, .. } => {
                 let (event, waiters) = self.portals.unlink(me)?;

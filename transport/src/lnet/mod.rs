@@ -10,6 +10,10 @@ mod answer;
 pub mod api;
 mod command;
 mod credits;
+mod drops;
+mod entry;
+mod held;
+mod index;
 mod migration;
 mod ni;
 pub(crate) mod ops;
@@ -17,6 +21,8 @@ mod own;
 mod parse;
 mod peer;
 pub(crate) mod portal;
+#[cfg(test)]
+mod portal_model;
 pub(crate) mod remote;
 mod upper;
 
@@ -24,6 +30,8 @@ use std::collections::VecDeque;
 
 use self::aliases::Aliases;
 pub use self::api::*;
+use self::drops::Drops;
+use self::held::WaitOn;
 pub(crate) use self::migration::Migrating;
 use self::migration::{Arrival, Renamed};
 use self::ni::Ni;
@@ -31,8 +39,8 @@ use self::ops::Ops;
 use self::own::OwnMessage;
 use self::peer::Peer;
 use self::portal::Portals;
-use self::remote::Body;
 pub use self::remote::ShardMsg;
+use self::remote::{Body, Who};
 use crate::lnd::timers::Timers;
 use crate::lnd::{AppId, Config, Cx, Lnd, LnetError, Payload, Sink, Ticket, Tx, pop};
 use crate::stream::ShardId;
@@ -112,8 +120,8 @@ pub(crate) enum Verdict {
     Put(PutGrant, Sink),
     /// Send that.
     Get(GetGrant, Payload),
-    /// The only sink that matches is in another message's hands: wait for the entry.
-    Busy(Key),
+    /// Keep it until it hears more.
+    Wait(WaitOn),
     /// Drop it, for this reason.
     Drop(DropWhy),
 }
@@ -126,14 +134,13 @@ pub(crate) enum DropWhy {
     BadOffset,
 }
 
-impl DropWhy {
-    fn count(self, cx: &mut Cx) {
-        match self {
-            DropWhy::NoMatch => cx.counters.drop_no_match += 1,
-            DropWhy::TooLong => cx.counters.drop_too_long += 1,
-            DropWhy::BadOffset => cx.counters.drop_bad_offset += 1,
-        }
-    }
+/// A held message to go on with before this input is done.
+#[derive(Debug)]
+enum Resume {
+    /// What matches is to be looked for again.
+    Find(Ticket),
+    /// It has been found, or will not be.
+    Found(Who, Verdict),
 }
 
 /// LNet on one shard.
@@ -147,8 +154,10 @@ pub(crate) struct Lnet {
     /// Messages of this node to itself that wait for a match entry's sink.
     pub(crate) own: Slab<OwnMessage>,
     nis: Vec<Ni>,
-    /// Held messages of other NIs to go on with before this input is done.
-    again: VecDeque<Ticket>,
+    /// Held messages to go on with before this input is done: whatever NI they came by.
+    again: VecDeque<Resume>,
+    /// Messages dropped, by portal.
+    pub(crate) drops: Drops,
     /// Peers to look at again before this input is done.
     kicks: VecDeque<Key>,
     /// Of peers.
@@ -192,6 +201,7 @@ impl Lnet {
             own: Slab::new(),
             nis: Ni::all(cfg),
             again: VecDeque::new(),
+            drops: Drops::default(),
             kicks: VecDeque::new(),
             timers: Timers::new(),
             due: Vec::new(),
@@ -255,10 +265,10 @@ impl Lnet {
             }
             return true;
         }
-        let Some(ticket) = self.again.pop_front() else { return false };
-        if let Some(lnd) = lnds.get_mut(ticket.ni.index()) {
-            lnd.again(self, cx, &ticket);
+        if self.again.is_empty() {
+            return false;
         }
+        self.go_on(cx, lnds);
         true
     }
 

@@ -7,7 +7,7 @@
 
 use super::api::Event;
 use super::ops::OpKind;
-use super::remote::Waiter;
+use super::remote::{Waiter, Who};
 use super::{GetGrant, Lnet, MatchReq, PutGrant, TxDone, Verdict};
 use crate::lnd::{AppId, Cx, Data, Dest, Lnd, LnetError, Owner, Payload, Placement, Sink};
 use crate::stream::slab::Key;
@@ -39,16 +39,24 @@ impl Lnet {
         done: TxDone,
     ) {
         let req = MatchReq { hdr, sender: hdr.src_nid };
-        match self.portals.find(req) {
+        let verdict = self.portals.find(req, &self.aliases);
+        self.own_verdict(cx, lnd, OwnMessage { hdr, payload, done }, verdict);
+    }
+
+    /// Does what the portal said.
+    fn own_verdict<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, message: OwnMessage, verdict: Verdict) {
+        let OwnMessage { hdr, payload, done } = message;
+        match verdict {
             Verdict::Put(grant, sink) => self.own_put(cx, lnd, (grant, sink), &payload, done),
             Verdict::Get(grant, source) => self.own_get(cx, grant, &source, done),
-            Verdict::Busy(me) => {
-                let key = self.own.insert(OwnMessage { hdr, payload, done });
-                self.portals.wait(me, Waiter::Own(key));
+            Verdict::Wait(on) => {
+                let req = MatchReq { hdr, sender: hdr.src_nid };
+                let who = Who::Own(self.own.insert(OwnMessage { hdr, payload, done }));
+                self.portals.wait(on, Waiter { who, req });
             }
             Verdict::Drop(why) => {
                 // As on the wire: it has left, and nobody answers.
-                why.count(cx);
+                self.dropped(cx, why, &hdr);
                 self.own_sent(cx, done, Ok(()));
             }
         }
@@ -61,6 +69,19 @@ impl Lnet {
         }
     }
 
+    /// Goes on with a message for which an entry has come, or comes no more.
+    pub(crate) fn own_found<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, key: Key, verdict: Verdict) {
+        match (self.own.remove(key), verdict) {
+            (Some(m), verdict) => self.own_verdict(cx, lnd, m, verdict),
+            // It has been failed meanwhile: what was granted goes back.
+            (None, Verdict::Put(grant, sink)) => {
+                self.put_done(cx, lnd, grant, sink, Data::Discarded, Err(LnetError::ShuttingDown));
+            }
+            (None, Verdict::Get(grant, _)) => self.get_done(grant, Err(LnetError::ShuttingDown)),
+            (None, Verdict::Wait(_) | Verdict::Drop(_)) => {}
+        }
+    }
+
     /// Fails what waits.
     pub(crate) fn end_own_messages(&mut self, cx: &Cx, why: LnetError) {
         for key in (0..self.own.capacity()).filter_map(|i| self.own.key_at(i)).collect::<Vec<_>>() {
@@ -68,6 +89,7 @@ impl Lnet {
                 self.own_sent(cx, m.done, Err(why));
             }
         }
+        self.portals.forget_own();
     }
 
     fn own_put<L: Lnd<Lnet>>(

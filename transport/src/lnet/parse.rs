@@ -1,12 +1,14 @@
 //! Messages that come: where their payload goes, and what they lead to (docs/protocol/lnet.md §4, §5).
 
 use super::command::PING_LEN;
+use super::held::WaitOn;
 use super::ops::OpKind;
-use super::remote::{Asker, Body, Waiter};
-use super::{Delivery, GetGrant, Lnet, MatchReq, PutGrant, Verdict};
+use super::remote::{Asker, Body, Waiter, Who};
+use super::{Delivery, GetGrant, Lnet, MatchReq, PutGrant, Resume, Verdict};
 use crate::lnd::{
     AppId, Arrived, Cx, Data, Dest, Hold, Lnd, LnetError, Owner, Placement, Sink, Stored, Ticket,
 };
+use crate::stream::ShardId;
 use crate::stream::slab::Key;
 use crate::wire::ksock::Checksum;
 use crate::wire::{LnetBody, LnetHdr, PingInfo, WireHandle, lnet, ping};
@@ -21,7 +23,6 @@ impl Lnet {
     pub(super) fn parse<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
         let hdr = &msg.hdr;
         let Some(ni) = self.nis.get(lnd.ni().index()) else { return drop_it(self, cx, lnd, msg) };
-        let known = !hdr.src_nid.is_any() && hdr.src_nid.same_net(ni.nid);
         if hdr.dest_nid != ni.nid {
             if hdr.dest_nid.same_net(ni.nid) || self.is_own(hdr.dest_nid) {
                 cx.counters.err_dest_nid += 1;
@@ -30,7 +31,8 @@ impl Lnet {
             cx.counters.drop_not_for_us += 1;
             return drop_it(self, cx, lnd, msg);
         }
-        if !known {
+        // One of another network may have come by a router: it is served, and counted where no way leads back to it.
+        if hdr.src_nid.is_any() {
             cx.counters.drop_not_for_us += 1;
             return drop_it(self, cx, lnd, msg);
         }
@@ -117,7 +119,7 @@ impl Lnet {
             self.post(owner, Body::Match(Asker { ticket, req }));
             return lnd.hold(self, cx, msg.key, Hold::Match);
         }
-        let verdict = self.portals.find(req);
+        let verdict = self.portals.find(req, &self.aliases);
         self.apply(cx, lnd, msg, verdict)
     }
 
@@ -139,19 +141,19 @@ impl Lnet {
                 self.send_reply(cx, lnd, msg.peer, grant, payload);
                 drop_it(self, cx, lnd, msg);
             }
-            Verdict::Busy(me) => {
+            Verdict::Wait(on) => {
                 if let Some(ticket) = lnd.ticket(msg.key) {
                     let req = MatchReq { hdr: *hdr, sender: msg.sender };
-                    self.portals.wait(me, Waiter::Conn(Asker { ticket, req }));
+                    self.portals.wait(on, Waiter { who: Who::Conn(ticket), req });
                 }
-                lnd.hold(self, cx, msg.key, Hold::Match);
+                lnd.hold(self, cx, msg.key, hold_on(on));
             }
             Verdict::Drop(_) if is_push(hdr) => {
                 let (placement, mlength) = push_put(hdr, msg.sum.clone());
                 lnd.recv(self, cx, msg.key, placement, Delivery::Push(mlength), mlength);
             }
             Verdict::Drop(why) => {
-                why.count(cx);
+                self.dropped(cx, why, hdr);
                 drop_it(self, cx, lnd, msg);
             }
         }
@@ -159,8 +161,14 @@ impl Lnet {
 
     /// Another shard asks about a portal of ours.
     pub(super) fn match_request<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, asker: Asker) {
-        match self.portals.find(asker.req) {
-            Verdict::Busy(me) => self.portals.wait(me, Waiter::Conn(asker)),
+        match self.portals.find(asker.req, &self.aliases) {
+            Verdict::Wait(on) => {
+                let Asker { ticket, req } = asker;
+                self.portals.wait(on, Waiter { who: Who::Conn(ticket), req });
+                if matches!(on, WaitOn::Portal(_)) {
+                    self.held_there(cx, lnd, ticket, cx.cfg.shards.me);
+                }
+            }
             verdict => self.match_reply(cx, lnd, asker.ticket, verdict),
         }
     }
@@ -188,7 +196,7 @@ impl Lnet {
                 self.return_put(cx, lnd, grant, sink, Data::Discarded, Err(LnetError::ConnLost))
             }
             Verdict::Get(grant, _) => self.return_get(cx, grant, Err(LnetError::ConnLost)),
-            Verdict::Busy(_) | Verdict::Drop(_) => {}
+            Verdict::Wait(_) | Verdict::Drop(_) => {}
         }
     }
 
@@ -272,14 +280,15 @@ impl Lnet {
         data: Data,
         status: Result<(), LnetError>,
     ) {
-        if let Some((app, event, waiters)) = self.portals.put_done(&grant, sink, status, data) {
+        if let Some((app, event, waiters)) = self.portals.put_done(&grant, sink, status, data, &self.aliases)
+        {
             self.complete(app, event);
             self.wake_waiters(cx, lnd, waiters);
         }
     }
 
     pub(super) fn get_done(&mut self, grant: GetGrant, status: Result<(), LnetError>) {
-        let event = self.portals.get_done(&grant, status);
+        let event = self.portals.get_done(&grant, status, &self.aliases);
         self.complete_some(event);
     }
 
@@ -289,16 +298,79 @@ impl Lnet {
         lnd: &mut L,
         waiters: impl IntoIterator<Item = Waiter>,
     ) {
-        for w in waiters {
-            match w {
-                Waiter::Own(message) => self.own_resume(cx, lnd, message),
-                Waiter::Conn(a) if cx.homes.at(a.ticket.bucket) != cx.cfg.shards.me => {
-                    self.match_request(cx, lnd, a);
+        for Waiter { who, req } in waiters {
+            match who {
+                Who::Own(message) => self.own_resume(cx, lnd, message),
+                Who::Conn(ticket) if cx.homes.at(ticket.bucket) != cx.cfg.shards.me => {
+                    self.match_request(cx, lnd, Asker { ticket, req });
                 }
-                Waiter::Conn(a) if a.ticket.ni == lnd.ni() => lnd.again(self, cx, &a.ticket),
-                Waiter::Conn(a) => self.again.push_back(a.ticket),
+                Who::Conn(ticket) if ticket.ni == lnd.ni() => lnd.again(self, cx, &ticket),
+                Who::Conn(ticket) => self.again.push_back(Resume::Find(ticket)),
             }
         }
+    }
+
+    /// Goes on with one message that was held.
+    pub(super) fn go_on<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
+        match self.again.pop_front() {
+            Some(Resume::Find(ticket)) => {
+                if let Some(lnd) = lnds.get_mut(ticket.ni.index()) {
+                    lnd.again(self, cx, &ticket);
+                }
+            }
+            Some(Resume::Found(Who::Conn(ticket), verdict)) => {
+                if let Some(lnd) = lnds.get_mut(ticket.ni.index()) {
+                    self.match_reply(cx, lnd, ticket, verdict);
+                }
+            }
+            Some(Resume::Found(Who::Own(message), verdict)) => {
+                if let Some(lnd) = lnds.first_mut() {
+                    self.own_found(cx, lnd, message, verdict);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// A message of a connection at home here waits on a lazy portal of another shard's.
+    pub(super) fn held_there<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        ticket: Ticket,
+        owner: ShardId,
+    ) {
+        let home = cx.homes.at(ticket.bucket);
+        if home != cx.cfg.shards.me {
+            return self.post(home, Body::Held(ticket, owner));
+        }
+        match lnd.held(&ticket) {
+            Some(msg) => lnd.hold(self, cx, msg.key, Hold::Lazy),
+            // It ended elsewhere, and that may have been heard before it waited.
+            None => self.forget_at(cx, owner, ticket),
+        }
+    }
+
+    fn forget_at(&mut self, cx: &Cx, owner: ShardId, ticket: Ticket) {
+        if owner == cx.cfg.shards.me {
+            self.portals.forget(&ticket);
+        } else {
+            self.post(owner, Body::Forget(ticket));
+        }
+    }
+
+    /// The connection of a message that waits for a match has ended.
+    pub(super) fn unheld(&mut self, cx: &Cx, ticket: Ticket, hdr: &LnetHdr) {
+        let (LnetBody::Put { portal, .. } | LnetBody::Get { portal, .. }) = hdr.body else { return };
+        self.forget_at(cx, cx.cfg.shards.owner_of(portal), ticket);
+    }
+}
+
+/// How a connection is held whose message waits on that.
+fn hold_on(on: WaitOn) -> Hold {
+    match on {
+        WaitOn::Entry(_) => Hold::Match,
+        WaitOn::Portal(_) => Hold::Lazy,
     }
 }
 

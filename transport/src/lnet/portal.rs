@@ -1,47 +1,19 @@
 //! Portals, match entries and their MDs (docs/protocol/lnet.md §4).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
-use smallvec::SmallVec;
-
+use super::aliases::Aliases;
+use super::entry::{Me, Mem, Test, Wanted};
+use super::held::{WaitOn, Waiting};
+use super::index::{Exact, Linked, List};
 use super::remote::Waiter;
 use super::{DropWhy, GetGrant, MatchReq, PutGrant, Verdict};
-use crate::lnd::{AppId, Data, LnetError, Payload, Sink};
+use crate::lnd::{AppId, Data, LnetError, Sink, Ticket};
 use crate::lnet::api::{Event, GetEvent, MdMem, MdSpec, MeId, OpRefused, PutEvent};
 use crate::stream::ShardId;
 use crate::stream::slab::{Key, Slab};
 use crate::wire::nid::PID_ANY;
-use crate::wire::{LnetBody, LnetHdr, ProcessId, lnet};
-
-/// Memory of an MD; a copying sink is absent while a message is stored in it.
-#[derive(Debug)]
-enum Mem {
-    Source(Payload),
-    Sink(Option<Sink>),
-}
-
-#[derive(Debug)]
-struct Me {
-    app: AppId,
-    tag: u64,
-    portal: u32,
-    who: ProcessId,
-    bits: u64,
-    ignore: u64,
-    mem: Mem,
-    len: u32,
-    threshold: Option<u32>,
-    max_size: Option<u32>,
-    manage_remote: bool,
-    truncate: bool,
-    ack_disable: bool,
-    /// Offset of the next operation, used where the initiator's does not count.
-    offset: u32,
-    in_flight: u32,
-    /// Out of its portal; goes when nothing is in flight.
-    dying: bool,
-    waiters: VecDeque<Waiter>,
-}
+use crate::wire::{LnetBody, ProcessId, lnet};
 
 /// Whether a portal's entries name one sender and bits each, or patterns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,56 +24,13 @@ enum Kind {
 
 #[derive(Debug, Default)]
 struct Portal {
+    /// As its first entry had it.
     kind: Option<Kind>,
-    /// Entries with ignore bits, in the order they came.
-    ignoring: VecDeque<Key>,
-    /// The others by their bits, each list in the order they came.
-    exact: HashMap<u64, SmallVec<[Key; 2]>>,
-    entries: usize,
-}
-
-/// The outcome of testing one entry.
-enum Test {
-    Skip,
-    Busy,
-    Drop(DropWhy),
-    Take { offset: u32, mlength: u32 },
-}
-
-impl Me {
-    fn exhausted(&self) -> bool {
-        self.threshold == Some(0)
-            || self.max_size.is_some_and(|m| !self.manage_remote && self.offset.saturating_add(m) > self.len)
-    }
-
-    /// Steps 1 to 7 of lnet.md §4.
-    fn test(&self, hdr: &LnetHdr, bits: u64, msg_offset: u32, rlength: u32) -> Test {
-        let is_put = matches!(hdr.body, LnetBody::Put { .. });
-        if self.dying
-            || self.exhausted()
-            || is_put != matches!(self.mem, Mem::Sink(_))
-            || (self.bits ^ bits) & !self.ignore != 0
-            || (self.who.pid != PID_ANY && self.who.pid != hdr.src_pid)
-            || (!self.who.nid.is_any() && self.who.nid != hdr.src_nid)
-        {
-            return Test::Skip;
-        }
-        if matches!(self.mem, Mem::Sink(None)) {
-            return Test::Busy;
-        }
-        let offset = if self.manage_remote { msg_offset } else { self.offset };
-        let Some(left) = self.len.checked_sub(offset) else {
-            return Test::Drop(DropWhy::BadOffset);
-        };
-        let room = self.max_size.map_or(left, |m| m.min(left));
-        if rlength <= room {
-            Test::Take { offset, mlength: rlength }
-        } else if self.truncate {
-            Test::Take { offset, mlength: room }
-        } else {
-            Test::Drop(DropWhy::TooLong)
-        }
-    }
+    /// Entries with ignore bits. The others are in [`Portals::exact`].
+    ignoring: List,
+    /// PUTs that nothing matches wait.
+    lazy: bool,
+    waiters: VecDeque<Key>,
 }
 
 /// The portals that this shard owns.
@@ -110,18 +39,36 @@ pub(crate) struct Portals {
     me: ShardId,
     portals: Vec<Portal>,
     entries: Slab<Me>,
+    exact: Exact,
+    waiting: Waiting,
+}
+
+/// What a message asks for; `None` for one that asks for no entry.
+#[inline]
+fn wanted(req: &MatchReq) -> Option<Wanted> {
+    match req.hdr.body {
+        LnetBody::Put { portal, match_bits: bits, offset, .. } => {
+            Some(Wanted { put: true, portal, bits, offset, rlength: req.hdr.payload_len })
+        }
+        LnetBody::Get { portal, match_bits: bits, src_offset: offset, sink_length: rlength, .. } => {
+            Some(Wanted { put: false, portal, bits, offset, rlength })
+        }
+        _ => None,
+    }
 }
 
 impl Portals {
     pub(crate) fn new(me: ShardId) -> Portals {
         let portals = (0..lnet::PORTALS).map(|_| Portal::default()).collect();
-        Portals { me, portals, entries: Slab::new() }
+        let (entries, exact, waiting) = (Slab::new(), Exact::new(), Waiting::new());
+        Portals { me, portals, entries, exact, waiting }
     }
 
-    /// Attaches an entry at the end of its list.
+    /// Attaches an entry behind the others of its kind. What has waited for it is to be looked for by
+    /// [`Portals::matches_now`].
     pub(crate) fn attach(
         &mut self,
-        (app, tag): (AppId, u64),
+        at: (AppId, u64),
         portal: u32,
         who: ProcessId,
         (bits, ignore): (u64, u64),
@@ -130,7 +77,7 @@ impl Portals {
         let p = self.portals.get_mut(portal as usize).ok_or(OpRefused::Portal(portal))?;
         let unique = ignore == 0 && !who.nid.is_any() && who.pid != PID_ANY;
         let kind = if unique { Kind::Unique } else { Kind::Wildcard };
-        if *p.kind.get_or_insert(kind) != kind {
+        if p.kind.is_some_and(|k| k != kind) {
             return Err(OpRefused::PortalKind(portal));
         }
         let len = match &md.mem {
@@ -138,70 +85,77 @@ impl Portals {
             MdMem::Sink(s) => u64::from(s.len()),
         };
         let len = u32::try_from(len).map_err(|_| OpRefused::TooLong(len))?;
-        let mem = match md.mem {
-            MdMem::Source(p) => Mem::Source(p),
-            MdMem::Sink(s) => Mem::Sink(Some(s)),
-        };
-        let key = self.entries.insert(Me {
-            app,
-            tag,
-            portal,
-            who,
-            bits,
-            ignore,
-            mem,
-            len,
-            threshold: md.threshold,
-            max_size: md.max_size,
-            manage_remote: md.manage_remote,
-            truncate: md.truncate,
-            ack_disable: md.ack_disable,
-            offset: 0,
-            in_flight: 0,
-            dying: false,
-            waiters: VecDeque::new(),
-        });
+        p.kind = Some(kind);
+        let key = self.entries.insert(Me::new(at, portal, who, (bits, ignore), len, md));
         if ignore != 0 {
-            p.ignoring.push_back(key);
+            p.ignoring.push(&mut self.entries, key);
         } else {
-            p.exact.entry(bits).or_default().push(key);
+            self.exact.push(&mut self.entries, key);
         }
-        p.entries += 1;
         Ok(MeId(key.word()))
     }
 
-    /// Looks for an entry: those with ignore bits first, then those with exact bits, each FIFO.
-    pub(crate) fn find(&mut self, req: MatchReq) -> Verdict {
-        let (portal, bits, msg_offset, rlength) = match req.hdr.body {
-            LnetBody::Put { portal, match_bits, offset, .. } => {
-                (portal, match_bits, offset, req.hdr.payload_len)
-            }
-            LnetBody::Get { portal, match_bits, src_offset, sink_length, .. } => {
-                (portal, match_bits, src_offset, sink_length)
-            }
-            _ => return Verdict::Drop(DropWhy::NoMatch),
+    /// The messages that have waited on a lazy portal for an entry that has just been attached, with what becomes of each;
+    /// those that it does not match wait on.
+    pub(crate) fn matches_now(&mut self, portal: u32, me: MeId, aliases: &Aliases) -> Vec<(Waiter, Verdict)> {
+        let key = Key::from_word(me.0);
+        let Some(p) = self.portals.get_mut(portal as usize).filter(|p| !p.waiters.is_empty()) else {
+            return Vec::new();
         };
-        let Some(p) = self.portals.get(portal as usize) else {
+        let (list, mut verdicts) = (std::mem::take(&mut p.waiters), Vec::new());
+        for waiter in &list {
+            let Some(w) = self.waiting.get(*waiter) else { continue };
+            let req = w.req;
+            let Some((me, asked)) = self.entries.get(key).zip(wanted(&req)) else { break };
+            let verdict = match me.test(&req.hdr, &asked, aliases) {
+                Test::Skip if me.dying => break,
+                Test::Skip => continue,
+                Test::Busy => Verdict::Wait(WaitOn::Entry(key)),
+                Test::Drop(why) => Verdict::Drop(why),
+                Test::Take { offset, mlength } => self.grant(key, req, offset, mlength),
+            };
+            let Some(w) = self.waiting.take(*waiter) else { continue };
+            match verdict {
+                Verdict::Wait(on) => self.wait(on, w),
+                verdict => verdicts.push((w, verdict)),
+            }
+        }
+        if let Some(p) = self.portals.get_mut(portal as usize) {
+            p.waiters = list;
+            p.waiters.retain(|k| self.waiting.get(*k).is_some());
+        }
+        verdicts
+    }
+
+    /// Makes a portal lazy, or ends that; gives the messages that have waited and are to be dropped.
+    pub(crate) fn lazy(&mut self, portal: u32, on: bool) -> Result<Vec<Waiter>, OpRefused> {
+        let p = self.portals.get_mut(portal as usize).ok_or(OpRefused::Portal(portal))?;
+        p.lazy = on;
+        let list = if on { VecDeque::new() } else { std::mem::take(&mut p.waiters) };
+        Ok(self.waiting.take_all(list))
+    }
+
+    /// Looks for an entry: those with ignore bits first, then those with exact bits, each FIFO.
+    pub(crate) fn find(&mut self, req: MatchReq, aliases: &Aliases) -> Verdict {
+        let Some(asked) = wanted(&req) else { return Verdict::Drop(DropWhy::NoMatch) };
+        let Some(p) = self.portals.get(asked.portal as usize) else {
             return Verdict::Drop(DropWhy::NoMatch);
         };
-        let exact = p.exact.get(&bits).into_iter().flatten();
-        let mut found = None;
-        for key in p.ignoring.iter().chain(exact) {
-            let Some(me) = self.entries.get(*key) else { continue };
-            match me.test(&req.hdr, bits, msg_offset, rlength) {
-                Test::Skip => {}
-                Test::Busy => return Verdict::Busy(*key),
-                Test::Drop(why) => return Verdict::Drop(why),
-                Test::Take { offset, mlength } => {
-                    found = Some((*key, offset, mlength));
-                    break;
+        let lists = [p.ignoring.first(), self.exact.first(asked.portal, asked.bits)];
+        for mut key in lists {
+            while let Some(me) = self.entries.get(key) {
+                match me.test(&req.hdr, &asked, aliases) {
+                    Test::Skip => key = me.next(),
+                    Test::Busy => return Verdict::Wait(WaitOn::Entry(key)),
+                    Test::Drop(why) => return Verdict::Drop(why),
+                    Test::Take { offset, mlength } => return self.grant(key, req, offset, mlength),
                 }
             }
         }
-        match found {
-            Some((key, offset, mlength)) => self.grant(key, req, offset, mlength),
-            None => Verdict::Drop(DropWhy::NoMatch),
+        if p.lazy && asked.put {
+            return Verdict::Wait(WaitOn::Portal(asked.portal));
         }
+        Verdict::Drop(DropWhy::NoMatch)
     }
 
     fn grant(&mut self, key: Key, req: MatchReq, offset: u32, mlength: u32) -> Verdict {
@@ -222,7 +176,7 @@ impl Portals {
                     Some(Sink::Discard(n)) => Sink::Discard(*n),
                     copy => match copy.take() {
                         Some(sink) => sink,
-                        None => return Verdict::Busy(key),
+                        None => return Verdict::Wait(WaitOn::Entry(key)),
                     },
                 };
                 let ack = !me.ack_disable;
@@ -247,26 +201,39 @@ impl Portals {
         if std::mem::replace(&mut me.dying, true) {
             return;
         }
+        let ignoring = me.ignore != 0;
         let Some(p) = self.portals.get_mut(me.portal as usize) else { return };
-        p.entries = p.entries.saturating_sub(1);
-        if me.ignore != 0 {
-            p.ignoring.retain(|k| *k != key);
-        } else if let Some(list) = p.exact.get_mut(&me.bits) {
-            list.retain(|k| *k != key);
-            if list.is_empty() {
-                p.exact.remove(&me.bits);
-            }
-        }
-        if p.entries == 0 {
-            p.kind = None;
+        if ignoring {
+            p.ignoring.remove(&mut self.entries, key);
+        } else {
+            self.exact.remove(&mut self.entries, key);
         }
     }
 
-    /// Registers a message that waits for the sink of `key`.
-    pub(crate) fn wait(&mut self, key: Key, w: Waiter) {
-        if let Some(me) = self.entries.get_mut(key) {
-            me.waiters.push_back(w);
+    /// Registers a message that waits.
+    pub(crate) fn wait(&mut self, on: WaitOn, w: Waiter) {
+        let list = match on {
+            WaitOn::Entry(key) => self.entries.get_mut(key).map(|me| &mut me.waiters),
+            WaitOn::Portal(portal) => self.portals.get_mut(portal as usize).map(|p| &mut p.waiters),
+        };
+        if let Some(list) = list {
+            self.waiting.add(list, w);
         }
+    }
+
+    /// A message waits no longer: its connection has ended.
+    pub(crate) fn forget(&mut self, ticket: &Ticket) {
+        self.waiting.forget(ticket);
+    }
+
+    /// No message of this node to itself waits any longer.
+    pub(crate) fn forget_own(&mut self) {
+        self.waiting.forget_own();
+    }
+
+    /// Messages that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
     }
 
     /// Ends a PUT: the event, and who waited for the sink.
@@ -276,7 +243,8 @@ impl Portals {
         sink: Sink,
         status: Result<(), LnetError>,
         data: Data,
-    ) -> Option<(AppId, Event, VecDeque<Waiter>)> {
+        aliases: &Aliases,
+    ) -> Option<(AppId, Event, Vec<Waiter>)> {
         let me = self.entries.get_mut(grant.me)?;
         me.in_flight = me.in_flight.saturating_sub(1);
         if let Mem::Sink(slot @ None) = &mut me.mem {
@@ -285,12 +253,13 @@ impl Portals {
         let (app, tag) = (me.app, me.tag);
         let waiters = std::mem::take(&mut me.waiters);
         let unlinked = (me.dying && me.in_flight == 0).then(|| self.bury(grant.me));
+        let waiters = self.waiting.take_all(waiters);
         let LnetBody::Put { portal, match_bits, hdr_data, .. } = grant.req.hdr.body else { return None };
         let event = Event::Put(PutEvent {
             tag,
             me: MeId(grant.me.word()),
             status,
-            initiator: ProcessId { nid: grant.req.hdr.src_nid, pid: grant.req.hdr.src_pid },
+            initiator: initiator(&grant.req, aliases),
             source: grant.req.hdr.src_nid,
             dest: grant.req.hdr.dest_nid,
             sender: grant.req.sender,
@@ -311,6 +280,7 @@ impl Portals {
         &mut self,
         grant: &GetGrant,
         status: Result<(), LnetError>,
+        aliases: &Aliases,
     ) -> Option<(AppId, Event)> {
         let me = self.entries.get_mut(grant.me)?;
         me.in_flight = me.in_flight.saturating_sub(1);
@@ -324,7 +294,7 @@ impl Portals {
             tag,
             me: MeId(grant.me.word()),
             status,
-            initiator: ProcessId { nid: grant.req.hdr.src_nid, pid: grant.req.hdr.src_pid },
+            initiator: initiator(&grant.req, aliases),
             source: grant.req.hdr.src_nid,
             dest: grant.req.hdr.dest_nid,
             sender: grant.req.sender,
@@ -347,22 +317,19 @@ impl Portals {
 
     /// Unlinks an entry; the event comes now, or with the last operation in flight. Waiters find another entry or
     /// none.
-    #[allow(clippy::type_complexity)]
-    pub(crate) fn unlink(
-        &mut self,
-        me: MeId,
-    ) -> Result<(Option<(AppId, Event)>, VecDeque<Waiter>), OpRefused> {
+    pub(crate) fn unlink(&mut self, me: MeId) -> Result<(Option<(AppId, Event)>, Vec<Waiter>), OpRefused> {
         let key = Key::from_word(me.0);
         if self.entries.get(key).is_none_or(|m| m.dying) {
             return Err(OpRefused::NoSuchMe(me));
         }
         self.detach(key);
         let Some(entry) = self.entries.get_mut(key) else { return Err(OpRefused::NoSuchMe(me)) };
-        let waiters = std::mem::take(&mut entry.waiters);
-        if entry.in_flight > 0 {
+        let (waiters, in_flight) = (std::mem::take(&mut entry.waiters), entry.in_flight > 0);
+        let (app, tag) = (entry.app, entry.tag);
+        let waiters = self.waiting.take_all(waiters);
+        if in_flight {
             return Ok((None, waiters));
         }
-        let (app, tag) = (entry.app, entry.tag);
         let sink = self.bury(key);
         Ok((Some((app, Event::Unlink { tag, me, sink })), waiters))
     }
@@ -379,10 +346,15 @@ impl Portals {
     }
 }
 
+/// The sender, by its primary NID.
+fn initiator(req: &MatchReq, aliases: &Aliases) -> ProcessId {
+    ProcessId { nid: aliases.primary(req.hdr.src_nid), pid: req.hdr.src_pid }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Nid, WireHandle};
+    use crate::wire::{LnetHdr, Nid, WireHandle};
 
     /// An entry whose sink another message has is as it was, however often one is told to wait for it.
     #[test]
@@ -391,21 +363,24 @@ mod tests {
         let body = LnetBody::Put { ack: WireHandle::NONE, match_bits: 7, hdr_data: 0, portal: 5, offset: 0 };
         let hdr = LnetHdr { dest_nid: nid, src_nid: nid, dest_pid: 1, src_pid: 1, payload_len: 10, body };
         let req = MatchReq { hdr, sender: nid };
-        let mut p = Portals::new(ShardId(0));
+        let (mut p, none) = (Portals::new(ShardId(0)), Aliases::default());
         let page = hugepages::PageRunMut::new(std::sync::Arc::new(hugepages::PrivatePages), 100).unwrap();
         let md =
             MdSpec { threshold: Some(2), manage_remote: false, ..MdSpec::new(MdMem::Sink(Sink::Copy(page))) };
         p.attach((AppId::FIRST, 1), 5, ProcessId::ANY, (7, 0), md).unwrap();
-        let Verdict::Put(first, sink) = p.find(req) else { panic!("it matches") };
+        let Verdict::Put(first, sink) = p.find(req, &none) else { panic!("it matches") };
         let of = |p: &Portals| p.entries.get(first.me).map(|m| (m.threshold, m.offset, m.in_flight));
         assert_eq!(of(&p), Some((Some(1), 10, 1)));
         for _ in 0..3 {
-            assert!(matches!(p.find(req), Verdict::Busy(_)));
-            assert!(matches!(p.grant(first.me, req, 10, 10), Verdict::Busy(_)));
+            assert!(matches!(p.find(req, &none), Verdict::Wait(_)));
+            assert!(matches!(p.grant(first.me, req, 10, 10), Verdict::Wait(_)));
             assert_eq!(of(&p), Some((Some(1), 10, 1)));
         }
-        p.put_done(&first, sink, Ok(()), Data::Discarded).unwrap();
-        assert!(matches!(p.find(req), Verdict::Put(PutGrant { offset: 10, .. }, _)), "the second of two");
-        assert!(matches!(p.find(req), Verdict::Drop(DropWhy::NoMatch)), "and there is no third");
+        p.put_done(&first, sink, Ok(()), Data::Discarded, &none).unwrap();
+        assert!(
+            matches!(p.find(req, &none), Verdict::Put(PutGrant { offset: 10, .. }, _)),
+            "the second of two"
+        );
+        assert!(matches!(p.find(req, &none), Verdict::Drop(DropWhy::NoMatch)), "and there is no third");
     }
 }

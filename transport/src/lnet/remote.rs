@@ -3,6 +3,7 @@
 use super::api::Op;
 use super::{GetGrant, MatchReq, Msg, PutGrant, Verdict};
 use crate::lnd::{AppId, Data, LnetError, NiId, Sink, Ticket};
+use crate::stream::ShardId;
 use crate::stream::slab::Key;
 use crate::wire::ProcessId;
 
@@ -19,6 +20,10 @@ pub(crate) enum Body {
     Match(Asker),
     /// Owner to home.
     Matched(Ticket, Verdict),
+    /// Owner to home: the message waits on a lazy portal of the owner's.
+    Held(Ticket, ShardId),
+    /// Home to owner: the message's connection has ended.
+    Forget(Ticket),
     /// Home to owner: the PUT is stored, or will not be.
     PutDone { grant: PutGrant, sink: Sink, status: Result<(), LnetError>, data: Data },
     /// To the home of a source that did not deliver its request itself: the answer, by the NI that the request came to.
@@ -35,12 +40,19 @@ pub(crate) struct Asker {
     pub(crate) req: MatchReq,
 }
 
-/// A message that waits for a match entry's sink.
+/// A message that waits for a match entry, or for its sink.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Waiter {
-    /// A message on a connection, perhaps of another shard's.
-    Conn(Asker),
-    /// A message of this node to itself.
+pub(crate) struct Waiter {
+    pub(crate) who: Who,
+    pub(crate) req: MatchReq,
+}
+
+/// The place of a message that waits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Who {
+    /// A connection, perhaps of another shard's.
+    Conn(Ticket),
+    /// This node, which sent it to itself.
     Own(Key),
 }
 

@@ -3,7 +3,7 @@
 use super::peer::Peer;
 use super::{Delivery, Lnet, TxDone};
 use crate::lnd::budget::Uses;
-use crate::lnd::{Arrived, Cx, Lnd, LnetError, NiId, Nobody, Stored, Upper};
+use crate::lnd::{Arrived, Cx, Lnd, LnetError, NiId, Nobody, Stored, Ticket, Upper};
 use crate::lnet::ops::OpRec;
 use crate::stream::Bucket;
 use crate::stream::slab::Key;
@@ -34,6 +34,10 @@ impl Upper for Lnet {
     #[inline]
     fn finalize(&mut self, cx: &mut Cx, peer: Key, uses: Uses, token: TxDone, status: Result<(), LnetError>) {
         self.finish(cx, peer, uses, token, status);
+    }
+
+    fn unheld(&mut self, cx: &mut Cx, ticket: Ticket, hdr: &LnetHdr) {
+        Lnet::unheld(self, cx, ticket, hdr);
     }
 
     fn peer_new(&mut self, ni: NiId, id: ProcessId, entry: Key, host: Key) -> Key {

@@ -28,7 +28,7 @@ use crate::wire::{Nid, ProcessId};
 /// Connections of one page at most.
 pub const PAGE: usize = 32;
 /// Counters beyond the common ones that an lcore may tell.
-const MORE: usize = 256;
+const MORE: usize = 512;
 /// Questions that may wait for an lcore that does not turn.
 const WAITING: usize = 8;
 

@@ -40,6 +40,7 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
     fn hold(&mut self, up: &mut U, cx: &mut Cx, conn: Key, hold: Hold) {
         match hold {
             Hold::Match => self.stall(up, cx, conn, WaitFor::Match),
+            Hold::Lazy => self.stall_lazily(up, cx, conn),
             Hold::Unread => self.wait_for_reader(up, cx, conn),
         }
     }

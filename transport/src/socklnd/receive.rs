@@ -6,7 +6,7 @@ use super::rx::{RxEvent, RxState, WaitFor};
 use super::standing::{StandEvent, Standing};
 use super::version::SumOver;
 use super::zc;
-use crate::lnd::{Arrived, Cx, Data, Dest, LnetError, Placement, Stored, Upper};
+use crate::lnd::{Arrived, Cx, Data, Dest, LnetError, Placement, Stored, Ticket, Upper};
 use crate::stream::slab::Key;
 use crate::stream::{Action, StreamRx};
 use crate::wire::ksock::{self, Checksum, KsockHdr, KsockType};
@@ -368,12 +368,28 @@ impl<U: Upper> Socklnd<U> {
         self.rx_event(up, cx, key, RxEvent::Wait);
     }
 
+    /// Stops reading a connection whose message waits on a lazy portal, until that is matched or kernels would have given
+    /// the set up.
+    pub(super) fn stall_lazily(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
+        cx.counters.lazy_stalls += 1;
+        self.stall(up, cx, key, WaitFor::Match);
+        let deadline = cx.now + cx.cfg.timeout();
+        if let Some(c) = self.conns.get_mut(key) {
+            c.rx.deadline = Some(deadline);
+        }
+        self.conn_by(cx, key, deadline);
+    }
+
     /// Ends the message that a connection was receiving when it died.
     pub(super) fn abandon_rx(&mut self, up: &mut U, cx: &mut Cx, key: Key, why: LnetError) {
         self.end_jobs(up, cx, key);
         let Some(c) = self.conns.get_mut(key) else { return };
         let delivery = std::mem::take(&mut c.rx.delivery);
         let (Some(hdr), Some(peer)) = (c.rx.hdr, c.peer) else { return };
+        if c.rx.state == RxState::ParseWait && c.rx.wait == WaitFor::Match {
+            let ticket = Ticket { ni: self.ni, conn: c.id, bucket: c.bucket, serial: c.rx.ticket };
+            up.unheld(cx, ticket, &hdr);
+        }
         let (dest, data) = match c.rx.placement.take().map(Placement::finish) {
             // An incomplete message is not delivered: buffers lent for it go home.
             Some((dest, Data::Lent(_), _)) => (Some(dest), Data::Discarded),

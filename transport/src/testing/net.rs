@@ -337,8 +337,8 @@ impl Net {
     /// Nothing is out at a node: no cookie, lend, credit, operation, queued message or copy job, no receive buffer.
     pub fn assert_at_rest(&self, node: usize) {
         let g = self.nodes[node].machine.gauges();
-        let out = (g.cookies, g.lends, g.credits_used, g.ops, g.queued, g.copy_jobs);
-        assert_eq!(out, (0, 0, 0, 0, 0, 0), "node {node}: {g:?}");
+        let out = (g.cookies, g.lends, g.credits_used, g.ops, g.queued, g.held, g.copy_jobs);
+        assert_eq!(out, (0, 0, 0, 0, 0, 0, 0), "node {node}: {g:?}");
         let home = self.nodes[node].pool.home();
         while home.drain() > 0 {}
         assert_eq!(home.lent_out(), 0, "node {node} holds receive buffers");

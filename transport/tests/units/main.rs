@@ -10,6 +10,7 @@ mod dialling;
 mod examples;
 mod homes;
 mod hostile;
+mod lazy;
 mod never_sent;
 mod nis;
 mod nothing_lost;

@@ -157,6 +157,8 @@ pub struct Gauges {
     pub entries: usize,
     /// Messages queued for a credit, a connection or room on a stream.
     pub queued: usize,
+    /// Messages received that wait at portals of this shard, for an entry or its sink.
+    pub held: usize,
     /// Messages in copy jobs.
     pub copy_jobs: usize,
 }
@@ -251,6 +253,11 @@ impl Machine {
         &self.cx.counters
     }
 
+    /// Shows `each` how many PUTs and GETs were dropped, by cause and portal; only those counts that are not 0.
+    pub fn drops(&self, each: &mut dyn FnMut(&'static str, u64)) {
+        self.lnet.drops.each(each);
+    }
+
     /// Counters, with what is held now.
     pub fn tally(&self) -> Counters {
         let h = self.cx.budget.held();
@@ -291,6 +298,7 @@ impl Machine {
             ops: self.lnet.ops.len(),
             entries: self.lnet.portals.len(),
             queued: out.queued + self.lnet.queued(),
+            held: self.lnet.portals.waiting(),
             copy_jobs: out.copy_jobs,
         }
     }
@@ -502,6 +510,6 @@ mod tests {
     #[test]
     fn sizes() {
         assert!(size_of::<Output>() <= 312);
-        assert!(size_of::<Event>() <= 224);
+        assert!(size_of::<Event>() <= 264);
     }
 }
