@@ -21,6 +21,10 @@ impl Lnet {
     ) {
         let target = ProcessId { nid: to.src_nid, pid: to.src_pid };
         let len = u32::try_from(payload.len()).unwrap_or(lnet::MTU);
+        if !target.nid.same_net(to.dest_nid) {
+            // Not even by the connection that it came on: kernels find no route (lnet.md §5).
+            return self.no_way_back(cx, done);
+        }
         let tx = Msg::lnet(header(cx, to.dest_nid, target, len, body), payload, done);
         if self.peers.get(peer).is_some_and(|p| p.id == target) {
             return self.launch_answer(cx, lnd, peer, tx);
@@ -57,8 +61,12 @@ impl Lnet {
             }
             lnd.forget_if_idle(self, cx, entry);
         }
+        self.no_way_back(cx, tx.done);
+    }
+
+    fn no_way_back(&mut self, cx: &mut Cx, done: TxDone) {
         cx.counters.drop_no_way_back += 1;
-        if let TxDone::Reply(grant) = tx.done {
+        if let TxDone::Reply(grant) = done {
             self.return_get(cx, grant, Err(LnetError::Unreachable));
         }
     }

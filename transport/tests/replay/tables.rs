@@ -16,8 +16,6 @@ const fn e(capture: &'static str, conns: &'static [usize], why: &'static str) ->
 }
 
 const BEFORE: &str = "the connection, or the set that it belongs to, was there before the capture began";
-const STALL: &str = "a PUT that nothing matches on a lazy portal stalls a kernel's connection, which sends \
-                     keepalives and closes after the receive timeout; we drop the PUT and go on (implvulns.md)";
 const DIED: &str = "the kernel died of this message; we answer it (replay_crashes.rs)";
 const SWAP: &str = "kernels do not swap the NIDs of a big-endian V2 or V3 HELLO (socklnd.md §2.8); we do, and \
                     answer the peer where a kernel answers a NID made of its halves";
@@ -47,7 +45,6 @@ pub const KERNELS: &[Exception] = &[
     e("active-sets", &[54, 55], SWAP),
     e("active-sets", &[69], DIED),
     e("crashes-and-stall", &[4, 5], DIED),
-    e("crashes-and-stall", &[12, 13, 14, 15, 16, 17, 18, 19, 20], STALL),
     e("lnet-bad-headers", &[1, 2, 3], ANOTHER_PID),
     e(
         "passive-hello-answers",
