@@ -11,6 +11,7 @@
 //! Sans-io as all below: events and a time in ns go in, operations come out. No RPC allocates once as many were under way
 //! before; bulk leaves as pages by reference and is looked at in the buffers that it came in ([`pattern`]).
 
+pub mod console;
 pub mod pattern;
 pub mod rpc;
 
