@@ -1,7 +1,8 @@
 //! The names of a connection's state: RFC 9293 §3.3.2, and one before it for address resolution.
 //!
 //! smoltcp's socket alone has the state, and moves it. It is fed what changes it (the ACK of our SYN or FIN, the peer's
-//! FIN) as that comes, all else once a turn. The shim adds one fact: whether the next hop of a dial is known.
+//! FIN) as that comes, all else when what it permits leads no more. The shim adds one fact: whether the next hop of a dial
+//! is known.
 
 use crate::engine::State;
 

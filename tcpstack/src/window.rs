@@ -284,8 +284,14 @@ impl RxWindow {
 
     /// Right edge that the reader's pace calls for.
     #[inline]
+    pub(crate) fn wish(&self, credited: u64) -> u64 {
+        credited + u64::from(self.size)
+    }
+
+    /// The same, as far as smoltcp permits.
+    #[inline]
     fn wanted(&self, permit: u64, credited: u64) -> u64 {
-        permit.min(credited + u64::from(self.size))
+        permit.min(self.wish(credited))
     }
 
     /// Whether the edge that the reader's pace calls for is worth a segment of its own.

@@ -47,35 +47,48 @@ impl Flow {
             return Served::Done;
         }
         let window = cx.engine.rx_window();
-        if !matches!(phase, Phase::SynSent | Phase::SynReceived)
-            && !self.scaled.feed((cx.engine, cx.c, &self.key), &self.rcv, &mut self.snd)
-        {
-            return Served::Broken;
-        }
-        let end = self.snd.end();
-        self.scaled.exchange(self.rcv.credited(), end);
-        let closes = self.snd.wants_fin() && phase.may_send();
-        if closes && self.scaled.permit() >= end {
-            // Only now: smoltcp does not take a window in LAST-ACK while bytes are unsent.
-            self.scaled.close();
-            phase = self.phase();
-        }
         let mut served = Served::Done;
-        // smoltcp's account of received bytes lags ([`super::scaled`]), so it is not asked whether to acknowledge.
         let unacked = self.rcv.nxt() - self.rcv.acked();
-        let asks = self.scaled.wants_poll(&self.rcv, &self.snd, window);
-        if (unacked > 0 || asks) && self.may_wait(phase, unacked) {
-            self.rcv.ack_soon();
-            return Served::Again;
-        }
-        if unacked > 0 {
-            self.rcv.ack_now();
-        }
-        if asks && !self.take_permissions(cx) {
-            served = Served::Again;
-        }
-        if closes && phase.may_send() && self.scaled.permit() >= end {
-            served = Served::Again; // everything is permitted now: the FIN is next
+        // While the state is what it was and its permissions lead, smoltcp need not hear of each turn.
+        let alone = phase == Phase::Established
+            && !self.snd.wants_fin()
+            && self.scaled.leads(&self.rcv, &self.snd, window);
+        if alone {
+            if unacked > 0 {
+                if self.may_wait(phase, unacked) {
+                    self.rcv.ack_soon();
+                    return Served::Again;
+                }
+                self.rcv.ack_now();
+            }
+        } else {
+            if !matches!(phase, Phase::SynSent | Phase::SynReceived)
+                && !self.scaled.feed((cx.engine, cx.c, &self.key), &self.rcv, &mut self.snd)
+            {
+                return Served::Broken;
+            }
+            self.scaled.exchange(self.rcv.credited(), &self.snd);
+            let closes = self.snd.wants_fin() && phase.may_send();
+            if closes && self.permits_end() {
+                // Only now: smoltcp does not take a window in LAST-ACK while bytes are unsent.
+                self.scaled.close();
+                phase = self.phase();
+            }
+            // smoltcp's account of received bytes lags ([`super::scaled`]), so it is not asked whether to acknowledge.
+            let asks = self.scaled.wants_poll(&self.rcv, &self.snd, window);
+            if (unacked > 0 || asks) && self.may_wait(phase, unacked) {
+                self.rcv.ack_soon();
+                return Served::Again;
+            }
+            if unacked > 0 {
+                self.rcv.ack_now();
+            }
+            if asks && !self.take_permissions(cx) {
+                served = Served::Again;
+            }
+            if closes && phase.may_send() && self.permits_end() {
+                served = Served::Again; // everything is permitted now: the FIN is next
+            }
         }
         let mss = cx.io.mss(false);
         self.rcv.advance_edge(self.scaled.edge(), cx.mem, cx.now, mss, &mut self.stats);
@@ -102,6 +115,12 @@ impl Flow {
         false
     }
 
+    /// Whether smoltcp permits all that it was given, and it was given all that was pushed.
+    #[inline]
+    fn permits_end(&self) -> bool {
+        self.scaled.permits_all() && self.scaled.permit() >= self.snd.end()
+    }
+
     /// Whether the only thing to say is an ACK of little, which may go with data at the next turn.
     #[inline]
     fn may_wait(&self, phase: Phase, unacked: u64) -> bool {
@@ -110,7 +129,7 @@ impl Flow {
             && !self.snd.has_lost()
             && unacked > 0
             && unacked < 2 * u64::from(self.snd.mss())
-            && self.scaled.permits_all()
+            && self.scaled.permit() >= self.snd.end()
             && self.snd.sent() == self.snd.limit(self.scaled.permit())
             && phase.may_send()
     }

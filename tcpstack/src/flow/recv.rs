@@ -392,6 +392,12 @@ impl RecvSide {
         self.window.is_worth(permit, self.credited, self.nxt(), step)
     }
 
+    /// Right edge of the window that the reader's pace calls for.
+    #[inline]
+    pub(super) fn wish(&self) -> u64 {
+        self.window.wish(self.credited)
+    }
+
     /// Offers more, as far as smoltcp, memory and reader go. Whether the edge moved.
     #[inline]
     pub(super) fn advance_edge(

@@ -11,8 +11,10 @@
 //! ```
 //!
 //! smoltcp's permissions are an upper bound, cut to the bytes that there are and to the peer's window
-//! ([`SendSide::limit`]). Its account of received bytes lags by less than a unit until the FIN, so ACKs are due by
-//! the shim's own account; the window that it opens is short of what it could be by less than a unit.
+//! ([`SendSide::limit`]). So it is given up to [`AHEAD`] bytes more than were pushed, as far as the peer's window goes, and
+//! while what it permits leads both directions ([`Scaled::leads`]) it is neither fed nor asked: it hears of everything
+//! together when the next permission is wanted, or the connection's state changes. ACKs are due by the shim's own account;
+//! the window that smoltcp opens is short of what it could be by less than a unit.
 
 use super::recv::RecvSide;
 use super::send::SendSide;
@@ -26,6 +28,8 @@ use crate::wire;
 /// Bytes of a connection's stream that one of smoltcp's stands for. Small against a segment, so that rounding
 /// costs no segment its place in a window.
 pub(crate) const UNIT: u64 = 256;
+/// Bytes that smoltcp is given before they are pushed, at most: as many messages go without asking it again.
+const AHEAD: u64 = 1 << 20;
 /// Scale of the windows that smoltcp is fed, for a peer that scales: enough for any, in units.
 const SCALE: u8 = 7;
 
@@ -44,7 +48,7 @@ pub(super) struct Scaled {
     offer_scale: Option<u8>,
     /// Our number on the wire less smoltcp's.
     delta: u32,
-    /// Bytes may be sent up to `permit`, of those that it was given up to `given`.
+    /// Bytes may be sent up to `permit`, of those that it was given up to `given`: what was pushed, and some ahead.
     permit: u64,
     given: u64,
     /// Units that it knows to be acknowledged.
@@ -146,10 +150,10 @@ impl Scaled {
         e.poll(&mut self.sock)
     }
 
-    /// Units that the peer has acknowledged, our FIN counted.
+    /// Units that the peer has acknowledged, our FIN counted: it stands behind all that smoltcp was given.
     #[inline]
-    fn units_acked(snd: &SendSide) -> u64 {
-        if snd.fin_acked() { snd.end().div_ceil(UNIT) + 1 } else { snd.una() / UNIT }
+    fn units_acked(&self, snd: &SendSide) -> u64 {
+        if snd.fin_acked() { self.given / UNIT + 1 } else { snd.una() / UNIT }
     }
 
     /// The peer's window as smoltcp is fed it, from `acked` units on.
@@ -189,7 +193,7 @@ impl Scaled {
         rcv: &RecvSide,
         snd: &mut SendSide,
     ) -> bool {
-        let acked = Self::units_acked(snd);
+        let acked = self.units_acked(snd);
         let win = Self::scaled_window(snd, acked);
         // The last unit is rarely full; the FIN closes it.
         let end = rcv.end();
@@ -242,11 +246,14 @@ impl Scaled {
         }
     }
 
-    /// Hands bytes pushed up to `end` to smoltcp as far as its buffer goes, and gives those `credited` back.
+    /// Hands bytes pushed, and some ahead, to smoltcp as far as its buffer goes, and gives those `credited` back.
     #[inline]
-    pub(super) fn exchange(&mut self, credited: u64, end: u64) {
+    pub(super) fn exchange(&mut self, credited: u64, snd: &SendSide) {
         let mut give = (credited / UNIT - self.read) as usize;
-        let mut want = (end.div_ceil(UNIT) - self.given / UNIT) as usize;
+        // Ahead only of what the peer's window takes at once: a FIN waits until all that smoltcp has may be sent.
+        let (end, edge) = (snd.end(), snd.edge());
+        let ahead = if snd.wants_fin() { 0 } else { edge.min(end + AHEAD) / UNIT };
+        let mut want = end.div_ceil(UNIT).max(ahead).saturating_sub(self.given / UNIT) as usize;
         if give == 0 && want == 0 {
             return;
         }
@@ -313,9 +320,10 @@ impl Scaled {
         let shift = if scale > 0 { m.shift } else { 0 };
         let win = (u64::from(m.win) << shift).saturating_sub((1 << shift) - 1) * UNIT;
         self.edge = self.edge.max(ack + win.min(65_535 << scale));
-        if news {
+        // What it hears late may be acknowledged on the wire already.
+        if news && rcv.nxt() > rcv.acked() {
             rcv.ack_now();
-        } else if m.plen == 0 {
+        } else if !news && m.plen == 0 {
             rcv.ack_soon();
         }
         false
@@ -332,6 +340,13 @@ impl Scaled {
             || (self.permit < self.given && self.permit < snd.edge())
             || self.acked < self.fed + u64::from(self.fin_fed)
             || (window / 2 >= offered && window > 0)
+    }
+
+    /// What it permits leads both directions: all that was pushed may be sent, and no window is wanted that it would have
+    /// to open. Then nothing that it is told would change anything.
+    #[inline]
+    pub(super) fn leads(&self, rcv: &RecvSide, snd: &SendSide, rx_window: u32) -> bool {
+        self.permit >= snd.end() && self.edge >= rcv.wish() && !self.wants_poll(rcv, snd, rx_window)
     }
 
     /// It is asked now.

@@ -73,3 +73,33 @@ fn windows_that_round_to_the_same_units_are_no_duplicate_acks() {
     }
     assert_eq!(b.s.counters().smoltcp_resent, 0);
 }
+
+/// A message and its answer, a thousand times: smoltcp is given more than was pushed, and hears of many at once.
+#[test]
+fn small_messages_do_not_ask_smoltcp_for_each_turn() {
+    let mut b = Bench::new();
+    let mut p = b.accept(1, 100);
+    let before = b.s.counters();
+    for i in 0..1000 {
+        b.push(p.flow, 160);
+        let sent = b.segs().pop().unwrap();
+        assert_eq!((sent.seg.plen, sent.seg.ack), (160, p.seq), "message {i}");
+        p.ack = p.ack.plus(160);
+        b.data(&mut p, &[7; 96]);
+        assert_eq!(b.read(p.flow).len(), 96);
+        b.s.slab().reap(|_, _| ());
+    }
+    let c = b.s.counters();
+    let (fed, emitted) = (c.fed - before.fed, c.emitted - before.emitted);
+    assert!((1..20).contains(&fed) && (1..20).contains(&emitted), "fed {fed}, emitted {emitted}");
+    // What smoltcp was given ahead is in nobody's way at the end.
+    b.wait(1_000_000);
+    b.segs();
+    b.s.close(p.flow, Close::Fin);
+    b.turn();
+    let fin = b.segs().pop().unwrap().seg;
+    assert_eq!((fin.flags & FIN, fin.seq), (FIN, p.ack));
+    b.put(&p, ACK | FIN, p.seq, p.ack.plus(1), 1000, b"");
+    assert_eq!(b.closed(), Some(CloseWhy::Fin));
+    assert_eq!((b.s.counters().desync, b.s.counters().smoltcp_resent), (0, 0));
+}
