@@ -95,7 +95,9 @@ impl Shadow {
         let at = self.ring_head as usize & mask;
         let first = b.len().min(self.ring.len() - at);
         self.ring[at..at + first].copy_from_slice(&b[..first]);
-        self.ring[..b.len() - first].copy_from_slice(&b[first..]);
+        if first < b.len() {
+            self.ring[..b.len() - first].copy_from_slice(&b[first..]);
+        }
         let pos = self.ring_head;
         self.ring_head = pos.wrapping_add(len);
         self.ring_used += len;

@@ -221,20 +221,24 @@ impl Flow {
     // ---- the user ----
 
     /// Whether more may be pushed.
+    #[inline]
     pub(crate) fn may_push(&self) -> bool {
         !self.snd.wants_fin() && self.phase().may_send()
     }
 
+    #[inline]
     pub(crate) fn backlog(&self) -> u64 {
         self.snd.backlog()
     }
 
     /// Most that may be waiting for its acknowledgement, in bytes, where `least` is what is always allowed.
+    #[inline]
     pub(crate) fn backlog_max(&self, least: u64) -> u64 {
         self.snd.backlog_max(least)
     }
 
     /// Appends to what is to be sent; returns the offset of the end.
+    #[inline]
     pub(crate) fn push(&mut self, hdr: &[u8], pay: &[Lent]) -> u64 {
         self.snd.push(hdr, pay)
     }

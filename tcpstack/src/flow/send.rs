@@ -195,6 +195,7 @@ impl SendSide {
     }
 
     /// Bytes pushed and not acknowledged.
+    #[inline]
     pub(super) fn backlog(&self) -> u64 {
         self.queue.end() - self.una.min(self.queue.end())
     }
@@ -253,11 +254,13 @@ impl SendSide {
     // ---- the user ----
 
     /// Most that may be waiting for its acknowledgement, in bytes, where `least` is what is always allowed.
+    #[inline]
     pub(super) fn backlog_max(&self, least: u64) -> u64 {
         least.max((2 * self.sender.cwnd()).min(BACKLOG_MAX))
     }
 
     /// Appends header bytes by copy and payload by reference; returns the offset of the end.
+    #[inline]
     pub(super) fn push(&mut self, hdr: &[u8], pay: &[Lent]) -> u64 {
         self.queue.push_inline(hdr);
         for l in pay {

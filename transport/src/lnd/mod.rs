@@ -271,6 +271,8 @@ pub(crate) trait Lnd<U: Upper> {
         delivery: U::Delivery,
         mlength: u32,
     );
+    /// Reads over a message of which nobody wants anything.
+    fn skip(&mut self, up: &mut U, cx: &mut Cx, conn: Key);
     /// Keeps a message waiting; nothing behind it is read.
     fn hold(&mut self, up: &mut U, cx: &mut Cx, conn: Key, hold: Hold);
     /// Ends the set of a peer that sent a message that no node sends.

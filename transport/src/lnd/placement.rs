@@ -121,6 +121,25 @@ impl Placement {
         self.want - self.done
     }
 
+    /// The memory that the bytes still to come are copied to, where copying them is all that is to be done.
+    #[inline]
+    pub(crate) fn room(&mut self) -> Option<&mut [u8]> {
+        let (done, missing) = (self.done as usize, self.missing() as usize);
+        match &mut self.dest {
+            Dest::Sink { sink: Sink::Copy(run), offset } if !self.later && self.sum.is_none() => {
+                run.bytes_mut().get_mut(*offset as usize + done..).and_then(|b| b.get_mut(..missing))
+            }
+            _ => None,
+        }
+    }
+
+    /// So many bytes were copied into [`Placement::room`].
+    #[inline]
+    pub(crate) fn took(&mut self, n: u32, counters: &mut Counters) {
+        self.done += n;
+        counters.rx_copied_bytes += u64::from(n);
+    }
+
     /// Takes what it wants of `frag` and gives back the rest.
     pub(crate) fn feed(&mut self, mut frag: RxFrag, counters: &mut Counters) -> Option<RxFrag> {
         let take = frag.len().min(self.missing());

@@ -15,7 +15,7 @@ use crate::wire::{LnetBody, LnetHdr, PingInfo, WireHandle, lnet, ping};
 
 /// Nothing of the message is wanted.
 fn drop_it<L: Lnd<Lnet>>(lnet: &mut Lnet, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
-    lnd.recv(lnet, cx, msg.key, None, Delivery::Nothing, 0);
+    lnd.skip(lnet, cx, msg.key);
 }
 
 impl Lnet {

@@ -26,8 +26,8 @@ use crate::hash::OwnMap;
 use crate::lnd::Tcp;
 use crate::lnd::config::SEC;
 use crate::stream::{
-    Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Happened, LendId, Progress, SendMsg,
-    ShardId, StreamRx,
+    Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Happened, InlineHdr, LendId, Progress,
+    SendMsg, ShardId, StreamRx, copy_out,
 };
 
 /// Source ports of a privileged dial (socklnd.md §1), tried from the top.
@@ -143,6 +143,24 @@ impl<P: Port> StreamRx for FlowRx<'_, P> {
     }
     fn unread(&mut self, rest: RxFrag) {
         *self.rest = Some((rest, true));
+    }
+    /// Where the fragment lies: headers are many to a fragment.
+    fn read(&mut self, to: &mut [u8]) -> usize {
+        let mut n = 0;
+        while let Some(room) = to.get_mut(n..).filter(|r| !r.is_empty()) {
+            if self.rest.is_none() {
+                *self.rest = self.stack.next(self.flow).map(|f| (f, false));
+            }
+            let Some((frag, credited)) = self.rest else { break };
+            if !std::mem::replace(credited, true) {
+                self.stack.credit(self.flow, frag.len());
+            }
+            n += copy_out(frag, room);
+            if frag.is_empty() {
+                *self.rest = None;
+            }
+        }
+        n
     }
 }
 
@@ -457,6 +475,17 @@ impl<P: Port> Streams for LcoreStreams<P> {
             }
         }
         self.failed.push_back((d.id, DialError::NoPort));
+    }
+
+    #[inline]
+    fn send_short(&mut self, id: ConnId, hdr: &InlineHdr) -> bool {
+        // Where anything of the shard waits for lendings, the general way knows the order.
+        self.unlent.is_empty()
+            && self.conns.get(id).is_some_and(|c| {
+                c.state != ConnState::Closing
+                    && c.waiting.is_empty()
+                    && !self.stack.push(c.flow, hdr, &[]).is_err_and(|e| matches!(e, PushError::Full { .. }))
+            })
     }
 
     fn send(&mut self, id: ConnId, m: SendMsg) {

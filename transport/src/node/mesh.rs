@@ -128,9 +128,9 @@ impl Mesh {
     }
 
     /// Does what the machine wants of a stream, whoever owns it.
-    pub(super) fn act<S: Streams>(&mut self, own: &mut Option<S>, action: Action) {
+    pub(super) fn act<S: Streams>(&mut self, own: &mut Option<S>, action: &mut Action) {
         let me = self.shards.me;
-        match action {
+        match *action {
             Action::Dial(d) => self.dial(own, &d),
             Action::Read(c) if c.shard != me || self.imported.contains_key(&c) => {
                 self.touch(c, |i| i.readable = true);
@@ -140,9 +140,9 @@ impl Mesh {
                 self.act(own, action);
             }
             Action::Send(c, _) | Action::Unhold(c, _) | Action::Close(c, _) if c.shard != me => {
-                self.post.send(c.shard, Mail::Act(action));
+                self.post.send(c.shard, Mail::Act(std::mem::replace(action, Action::Read(c))));
             }
-            action => self.act_here(own, action),
+            _ => self.act_here(own, action),
         }
     }
 
@@ -166,7 +166,7 @@ impl Mesh {
         self.post.send(home, Mail::Stream(bucket, StreamEvent::DialFailed(d.id, DialError::Local)));
     }
 
-    fn act_here<S: Streams>(&mut self, own: &mut Option<S>, action: Action) {
+    fn act_here<S: Streams>(&mut self, own: &mut Option<S>, action: &mut Action) {
         match own {
             Some(own) => own.act(action),
             None => self.act_nowhere(action),
@@ -175,7 +175,7 @@ impl Mesh {
 
     /// An action on a stream of this lcore, which owns no queue and so has none: as with one that has gone, the lend comes
     /// home.
-    fn act_nowhere(&mut self, action: Action) {
+    fn act_nowhere(&mut self, action: &Action) {
         match action {
             Action::Send(_, m) => {
                 if let Some(l) = m.lend {
@@ -183,7 +183,7 @@ impl Mesh {
                     self.post.send(home, Mail::Stream(l.bucket(), StreamEvent::Released(l)));
                 }
             }
-            Action::Dial(d) => self.cannot_dial(self.shards.me, &d),
+            Action::Dial(d) => self.cannot_dial(self.shards.me, d),
             Action::Unhold(..) | Action::Read(_) | Action::Close(..) => {}
         }
     }
@@ -278,7 +278,7 @@ impl Mesh {
         match mail {
             Mail::Dial(_, d) if own.is_some() => self.dial(own, &d),
             Mail::Dial(home, d) => self.cannot_dial(home, &d),
-            Mail::Act(action) => self.act_here(own, action),
+            Mail::Act(mut action) => self.act_here(own, &mut action),
             Mail::Took(c, n) => self.took(c, n),
             Mail::Stream(b, ev) => self.open_event(b, ev, sink),
             Mail::PassedOn(b, ev) if self.holding(b) => self.incoming.old.push(*ev),
@@ -336,10 +336,10 @@ mod tests {
         let conn = ConnId { shard: ShardId(0), index: 0, generation: 1 };
         let lend = Some(LendId(7));
         let msg = SendMsg { hdr: InlineHdr::new(), pay: Pages::new(), lend, hold: false, answer: false };
-        mesh.act(&mut own, Action::Send(conn, msg));
+        mesh.act(&mut own, &mut Action::Send(conn, msg));
         let (remote, local_ip) = (([10, 0, 0, 2], 988).into(), [10, 0, 0, 1].into());
         let dial = DialSpec { id: DialId(3), remote, local_ip, privileged: true, until: 1 };
-        mesh.act(&mut own, Action::Dial(dial));
+        mesh.act(&mut own, &mut Action::Dial(dial));
         let mut told = Vec::new();
         mesh.turn(&mut own, &mut |input| match input {
             Input::Stream(Happened::Released(l)) => told.push((l.0, None)),

@@ -150,7 +150,10 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
             work = work.and(Work::Busy(1));
         }
         while let Some((app, ev)) = self.outside.mesh_mut().and_then(Mesh::posted_event) {
-            self.event(now, app, ev);
+            match app {
+                AppId::NODE => self.down |= matches!(ev, Event::ShutDown { .. }),
+                _ => self.app.event(now, app, ev, &mut self.ops),
+            }
         }
         // Applications hear what came in before they are asked for more: their next message then leaves in this turn,
         // with TCP's acknowledgement on it, and not behind a packet that has nothing else.
@@ -291,22 +294,16 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
     fn act(&mut self, now: u64) {
         loop {
             match &mut self.outside {
-                Outside::Alone(s) => {
-                    while let Some(action) = self.machine.action() {
-                        s.act(action);
-                    }
-                }
-                Outside::Meshed(mesh, own) => {
-                    while let Some(action) = self.machine.action() {
-                        mesh.act(own, action);
-                    }
-                }
+                Outside::Alone(s) => self.machine.act(|action| s.act(action)),
+                Outside::Meshed(mesh, own) => self.machine.act(|action| mesh.act(own, action)),
             }
             if let Some((id, ev)) = self.machine.event() {
                 let (app, at) = id.home();
                 match &mut self.outside {
                     Outside::Meshed(mesh, _) if at != self.me => mesh.post_event(at, app, ev),
-                    _ => self.event(now, app, ev),
+                    _ if app == AppId::NODE => self.down |= matches!(ev, Event::ShutDown { .. }),
+                    // Not by way of another function: each moves the event once more.
+                    _ => self.app.event(now, app, ev, &mut self.ops),
                 }
             } else if let Outside::Meshed(mesh, _) = &mut self.outside
                 && let Some((to, m)) = self.machine.mail()
@@ -335,14 +332,6 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
                 mesh.flush();
                 own.as_mut().map_or(Work::Idle, Streams::flush)
             }
-        }
-    }
-
-    fn event(&mut self, now: u64, app: AppId, ev: Event) {
-        match (app, &ev) {
-            (AppId::NODE, Event::ShutDown { .. }) => self.down = true,
-            (AppId::NODE, _) => {}
-            _ => self.app.event(now, app, ev, &mut self.ops),
         }
     }
 

@@ -3,7 +3,7 @@
 use tcpstack::SiblingMsg;
 
 use crate::lnd::Tcp;
-use crate::stream::{Action, Close, ConnId, DialSpec, Happened, LendId, SendMsg};
+use crate::stream::{Action, Close, ConnId, DialSpec, Happened, InlineHdr, LendId, SendMsg};
 
 /// Result of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,15 +58,25 @@ pub trait Streams {
     /// Closes a stream.
     fn close(&mut self, c: ConnId, how: Close);
 
-    /// Does what the machine wants of a stream. Inlined, since a message would be moved once more.
-    #[inline(always)]
-    fn act(&mut self, action: Action) {
+    /// Pushes a message that has no pages, if nothing is before it; `false` where it has to be sent as others are.
+    #[inline]
+    fn send_short(&mut self, _: ConnId, _: &InlineHdr) -> bool {
+        false
+    }
+
+    /// Does what the machine wants of a stream. A short message is read where it lies, another is taken out.
+    #[inline]
+    fn act(&mut self, action: &mut Action) {
         match action {
-            Action::Dial(d) => self.dial(&d),
-            Action::Send(c, m) => self.send(c, m),
-            Action::Unhold(c, l) => self.unhold(c, l),
-            Action::Read(c) => self.read(c),
-            Action::Close(c, how) => self.close(c, how),
+            Action::Dial(d) => self.dial(d),
+            Action::Send(c, m) => {
+                if m.lend.is_some() || !self.send_short(*c, &m.hdr) {
+                    self.send(*c, m.take());
+                }
+            }
+            Action::Unhold(c, l) => self.unhold(*c, *l),
+            Action::Read(c) => self.read(*c),
+            Action::Close(c, how) => self.close(*c, *how),
         }
     }
 

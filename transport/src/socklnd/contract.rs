@@ -37,6 +37,11 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
         self.begin(up, cx, conn, placement, delivery, mlength);
     }
 
+    #[inline]
+    fn skip(&mut self, up: &mut U, cx: &mut Cx, conn: Key) {
+        self.skip(up, cx, conn);
+    }
+
     fn hold(&mut self, up: &mut U, cx: &mut Cx, conn: Key, hold: Hold) {
         match hold {
             Hold::Match => self.stall(up, cx, conn, WaitFor::Match),

@@ -281,6 +281,7 @@ impl<U: Upper> Socklnd<U> {
             cx.counters.duplicates += 1;
             if let Some(c) = self.conns.get_mut(key) {
                 c.standing.apply(StandEvent::Doubted);
+                self.sets = self.sets.wrapping_add(1);
             }
         }
         HsEvent::Hello
@@ -397,6 +398,7 @@ impl<U: Upper> Socklnd<U> {
         let Some(peer_key) = c.peer else { return };
         let Some(peer) = self.peers.get_mut(peer_key) else { return };
         peer.conns.push(key);
+        self.sets = self.sets.wrapping_add(1);
         peer.last_alive = now;
         let home = peer.id.nid.ip();
         peer.why = None;
@@ -432,14 +434,9 @@ pub(super) fn append<const N: usize>(buf: &mut ArrayVec<u8, N>, bytes: &[u8]) {
 /// Collects bytes until `buf` has `need` of them; gives whether it has.
 pub(super) fn collect<const N: usize>(buf: &mut ArrayVec<u8, N>, rx: &mut dyn StreamRx, need: usize) -> bool {
     let need = need.min(N);
-    while buf.len() < need {
-        let Some(mut frag) = rx.next() else { return false };
-        let take = frag.bytes().len().min(need - buf.len());
-        append(buf, frag.bytes().get(..take).unwrap_or_default());
-        frag.advance(take as u32);
-        if !frag.is_empty() {
-            rx.unread(frag);
-        }
-    }
-    true
+    let mut room = [0; N];
+    let Some(room) = room.get_mut(..need.saturating_sub(buf.len())) else { return false };
+    let got = rx.read(room);
+    append(buf, room.get(..got).unwrap_or_default());
+    buf.len() >= need
 }

@@ -194,6 +194,7 @@ impl<U: Upper> Socklnd<U> {
     }
 
     fn rename(&mut self, up: &mut U, cx: &mut Cx, [peers, conns, lends]: &[Renamed; 3]) {
+        self.sets = self.sets.wrapping_add(1);
         for key in conns.0.values() {
             let Some(c) = self.conns.get_mut(*key) else { continue };
             c.peer = c.peer.and_then(|p| peers.0.get(&p).copied());
@@ -207,6 +208,8 @@ impl<U: Upper> Socklnd<U> {
             let Some(p) = self.peers.get_mut(*key) else { continue };
             p.conns = conns.all(std::mem::take(&mut p.conns)).collect();
             p.stalled = conns.all(std::mem::take(&mut p.stalled)).collect();
+            // Of another LND's sets.
+            p.usual = ([Key::NOWHERE; 2], 0);
             p.rename_dial(|c| conns.get(c));
             for pending in p.zc.pending_mut() {
                 (pending.lend, pending.conn) = (lends.get(pending.lend), conns.get(pending.conn));

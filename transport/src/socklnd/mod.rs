@@ -73,6 +73,8 @@ pub(crate) struct Socklnd<U: Upper> {
     /// Room for what is due.
     due: Vec<u32>,
     next_ticket: u64,
+    /// Moves on with every change of which connections of a peer may be used.
+    sets: u32,
     leaving: Leaving,
     /// Connections whose request names another NI of this node, and which.
     misrouted: Vec<(NiId, Box<Conn<U>>)>,
@@ -125,6 +127,7 @@ impl<U: Upper> Socklnd<U> {
             peer_timers: Timers::new(),
             due: Vec::new(),
             next_ticket: 0,
+            sets: 0,
             leaving: Leaving::default(),
             misrouted: Vec::new(),
         }

@@ -204,6 +204,9 @@ pub(super) struct Peer<T> {
     pub(super) host: Key,
     /// Connections that passed the HELLO, oldest first.
     pub(super) conns: SmallVec<[Key; 4]>,
+    /// The connections that small messages and bulk take, each where it is the only one that suits best, and the state of
+    /// the LND's sets (`Socklnd::sets`) that they are true of.
+    pub(super) usual: ([Key; 2], u32),
     /// Connections of each bulk type that we open: fixed when the peer becomes known (docs/protocol/socklnd.md §3).
     pub(super) want: u8,
     /// Number of connections when none was missing: while there are as many, none is.
@@ -251,6 +254,7 @@ impl<T> Peer<T> {
             bucket: id.nid.ip().map(Bucket::of).unwrap_or_default(),
             host,
             conns: SmallVec::new(),
+            usual: ([Key::NOWHERE; 2], 0),
             want: want.max(1),
             whole: usize::MAX,
             active: false,

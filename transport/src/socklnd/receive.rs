@@ -1,7 +1,9 @@
 //! Receiving: the loop that takes a stream apart (docs/protocol/socklnd.md §8).
 
+use arrayvec::ArrayVec;
+
 use super::Socklnd;
-use super::handshake::collect;
+use super::handshake::append;
 use super::rx::{RxEvent, RxState, WaitFor};
 use super::standing::{StandEvent, Standing};
 use super::version::SumOver;
@@ -10,7 +12,7 @@ use crate::lnd::{Arrived, Cx, Data, Dest, LnetError, Placement, Stored, Ticket, 
 use crate::stream::slab::Key;
 use crate::stream::{Action, StreamRx};
 use crate::wire::ksock::{self, Checksum, KsockHdr, KsockType};
-use crate::wire::{LnetBody, LnetHdr, WireError};
+use crate::wire::{LnetBody, LnetHdr, WireError, lnet};
 
 /// The checksum of no bytes (socklnd.md §5.3).
 const EMPTY_SUM: u32 = 0xFFFF_FFFF;
@@ -18,6 +20,21 @@ const EMPTY_SUM: u32 = 0xFFFF_FFFF;
 /// Most messages that one call takes off a stream. The first of a batch are answered while the rest is still to be read, so
 /// both ends of a connection work at once, and other connections have their turn.
 const MESSAGES_A_CALL: u64 = 16;
+
+/// Fills `room` with a header; gives whether it is complete. What has come of one that is not waits in `buf`.
+#[inline]
+fn header(buf: &mut ArrayVec<u8, { lnet::LEN_V4 }>, rx: &mut dyn StreamRx, room: &mut [u8]) -> bool {
+    let had = buf.len().min(room.len());
+    if had > 0 {
+        room.iter_mut().zip(buf.drain(..)).for_each(|(r, b)| *r = b);
+    }
+    let got = had + rx.read(room.get_mut(had..).unwrap_or_default());
+    if got < room.len() {
+        append(buf, room.get(..got).unwrap_or_default());
+        return false;
+    }
+    true
+}
 
 impl<U: Upper> Socklnd<U> {
     /// Takes what a stream has.
@@ -70,20 +87,20 @@ impl<U: Upper> Socklnd<U> {
         let order = c.order;
         match c.rx.state.get() {
             RxState::KsmHeader => {
-                if !collect(&mut c.rx.buf, rx, ksock::LEN) {
+                let mut room = [0; ksock::LEN];
+                if !header(&mut c.rx.buf, rx, &mut room) {
                     return false;
                 }
-                let parsed = KsockHdr::parse(&c.rx.buf, order);
+                let parsed = KsockHdr::parse(&room, order);
                 c.rx.sum = match parsed {
                     Ok(h) if h.csum != 0 && c.version.sum_over() == SumOver::Message => {
-                        c.rx.buf.get_mut(4..8).unwrap_or_default().fill(0);
+                        room.get_mut(4..8).unwrap_or_default().fill(0);
                         let mut sum = Checksum::default();
-                        sum.update(&c.rx.buf);
+                        sum.update(&room);
                         Some(sum)
                     }
                     _ => None,
                 };
-                c.rx.buf.clear();
                 match parsed {
                     Ok(h) => self.ksock_header(up, cx, key, h),
                     Err(_) => {
@@ -93,14 +110,15 @@ impl<U: Upper> Socklnd<U> {
                 }
             }
             RxState::LnetHeader => {
-                if !collect(&mut c.rx.buf, rx, c.version.lnet_len()) {
+                let mut room = [0; lnet::LEN_V4];
+                let Some(room) = room.get_mut(..c.version.lnet_len()) else { return false };
+                if !header(&mut c.rx.buf, rx, room) {
                     return false;
                 }
-                let parsed = LnetHdr::parse_as(c.version, &c.rx.buf);
+                let parsed = LnetHdr::parse_as(c.version, room);
                 if let Some(sum) = &mut c.rx.sum {
-                    sum.update(&c.rx.buf);
+                    sum.update(room);
                 }
-                c.rx.buf.clear();
                 match parsed {
                     Ok(mut h) => {
                         if c.renamed.is_some()
@@ -121,6 +139,10 @@ impl<U: Upper> Socklnd<U> {
             }
             RxState::LnetPayload => {
                 let Some(p) = &mut c.rx.placement else { return self.rx_event(up, cx, key, RxEvent::Noop) };
+                if let Some(room) = p.room() {
+                    let n = rx.read(room);
+                    p.took(n as u32, &mut cx.counters);
+                }
                 while p.missing() > 0 {
                     let Some(frag) = rx.next() else { return false };
                     if let Some(rest) = p.feed(frag, &mut cx.counters) {
@@ -174,6 +196,11 @@ impl<U: Upper> Socklnd<U> {
         {
             cx.counters.err_checksum += 1;
             return self.protocol_error(up, cx, key);
+        }
+        if h.kind == KsockType::Lnet && h.cookie1 == 0 && c.peer.is_some() {
+            // It acknowledges nothing.
+            c.rx.ksock = Some(h);
+            return self.rx_event(up, cx, key, RxEvent::Lnet);
         }
         let Some(p) = c.peer.and_then(|p| self.peers.get_mut(p)) else { return false };
         let (conns, lends, out) = (&self.conns, &mut self.lends, &mut cx.actions);
@@ -260,6 +287,23 @@ impl<U: Upper> Socklnd<U> {
         }
     }
 
+    /// Goes on behind the message that was just parsed: nobody wants anything of it.
+    pub(super) fn skip(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
+        let Some(c) = self.conns.get_mut(key) else { return };
+        let (Some(hdr), Some(ksock), Some(_)) = (&c.rx.hdr, &c.rx.ksock, c.peer) else { return };
+        // Behind copy jobs it keeps its place, and one with a cookie is acknowledged like any other.
+        if c.jobs_out() || ksock.cookie0 != 0 {
+            return self.begin(up, cx, key, None, U::Delivery::default(), 0);
+        }
+        let (slop, version) = (hdr.payload_len, c.version);
+        c.rx.wait = WaitFor::Nothing;
+        c.rx.slop = slop;
+        cx.counters.msgs_rx += 1;
+        cx.counters.payload_rx_bytes += u64::from(slop);
+        cx.spent(c.bucket, 0);
+        self.rx_event(up, cx, key, if slop > 0 { RxEvent::Slop } else { RxEvent::Done(version) });
+    }
+
     /// The accepted payload has been read: check it, ACK it, deliver it, and go on to what is left.
     fn payload_done(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
         let Some(c) = self.conns.get_mut(key) else { return };
@@ -291,6 +335,7 @@ impl<U: Upper> Socklnd<U> {
 
     /// Checks a payload that is in its place, ACKs and delivers it; `at` are the peer, the connection and the time that the
     /// message came, if the connection is still there. False when the checksum was wrong, and the set is closed.
+    #[inline]
     pub(super) fn conclude(
         &mut self,
         up: &mut U,
@@ -305,23 +350,20 @@ impl<U: Upper> Socklnd<U> {
             Some((dest, data, sum)) => (Some(dest), data, sum),
             None => (None, Data::Discarded, None),
         };
-        if sum.is_some_and(|s| s != ksock.csum) {
-            cx.counters.err_checksum += 1;
-            let stored = Stored { dest, data, status: Err(LnetError::Checksum) };
-            up.deliver(cx, self, above, delivery, stored, hdr);
-            if let Some((_, key, _)) = at {
-                self.protocol_error(up, cx, key);
-            }
-            return false;
-        }
-        if let Some((peer, key, came)) = at.filter(|_| ksock.cookie0 != 0) {
+        let wrong = sum.is_some_and(|s| s != ksock.csum);
+        cx.counters.err_checksum += u64::from(wrong);
+        if let Some((peer, key, came)) = at.filter(|_| ksock.cookie0 != 0 && !wrong) {
             // The ACK of a routed request must not wait behind messages, on any kind of connection.
             let routed = self.peers.get(peer).is_some_and(|p| p.id.nid != hdr.src_nid);
             let nonblk = cx.cfg.nonblk_zcack || routed;
             self.zc_ack(up, cx, peer, (key, came), ksock.cookie0, nonblk);
         }
-        up.deliver(cx, self, above, delivery, Stored { dest, data, status: Ok(()) }, hdr);
-        true
+        let status = if wrong { Err(LnetError::Checksum) } else { Ok(()) };
+        up.deliver(cx, self, above, delivery, Stored { dest, data, status }, hdr);
+        if let Some((_, key, _)) = at.filter(|_| wrong) {
+            self.protocol_error(up, cx, key);
+        }
+        !wrong
     }
 
     /// PARSE: asks LNet where a message's payload goes.

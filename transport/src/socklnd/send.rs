@@ -16,12 +16,21 @@ use crate::stream::{Action, INLINE_PAYLOAD_MAX, InlineHdr, LendId, Pages, SendMs
 use crate::wire::ksock::{self, COOKIE_KEEPALIVE, Checksum, KsockHdr};
 use crate::wire::{ByteOrder, ConnType, Version};
 
+/// Puts the sum over a whole V2 message into its header (socklnd.md §5.3): the cookies are what they will be.
+fn sum(hdr: &mut InlineHdr, pages: &Pages, spoil: u32) {
+    let mut sum = Checksum::default();
+    sum.update(hdr);
+    pages.iter().for_each(|p| sum.update(p.bytes()));
+    ksock::put_csum(hdr, sum.value().wrapping_add(spoil), ByteOrder::Little);
+}
+
 impl<U: Upper> Socklnd<U> {
-    /// The best connection of a peer for a message (socklnd.md §7).
-    fn choose(&self, cx: &Cx, peer: Key, cargo: Cargo) -> Option<Key> {
+    /// The best connection of a peer for a message (socklnd.md §7), and whether no other suits as well.
+    fn best(&self, cx: &Cx, peer: Key, cargo: Cargo) -> Option<(Key, bool)> {
         // A set that is being closed carries nothing more.
         let p = self.peers.get(peer).filter(|p| p.leaving.is_none())?;
         let mut best: Option<(Fit, u64, u64, Key)> = None;
+        let mut only = true;
         for key in &p.conns {
             let Some(c) = self.conns.get(*key).filter(|c| c.standing != Standing::Held) else { continue };
             let fit = choose::fit(c.version, c.ctype, cargo);
@@ -29,12 +38,32 @@ impl<U: Upper> Socklnd<U> {
                 continue;
             }
             let (backlog, used) = (c.backlog(), if cx.cfg.round_robin { c.last_used } else { 0 });
+            only = best.is_none_or(|b| fit > b.0);
             // Of equal connections the newest is taken, as kernels do.
             if best.is_none_or(|(f, b, u, _)| fit > f || (backlog, used) <= (b, u)) {
                 best = Some((fit, backlog, used, *key));
             }
         }
-        best.map(|b| b.3)
+        best.map(|b| (b.3, only))
+    }
+
+    /// The best connection of a peer for a message.
+    fn choose(&self, cx: &Cx, peer: Key, cargo: Cargo) -> Option<Key> {
+        self.best(cx, peer, cargo).map(|b| b.0)
+    }
+
+    /// The best connection of a peer for a message, kept for those that follow.
+    #[cold]
+    fn new_usual(&mut self, cx: &Cx, peer: Key, bulk: bool) -> Option<Key> {
+        let (conn, only) = self.best(cx, peer, if bulk { Cargo::Bulk } else { Cargo::Small })?;
+        let p = self.peers.get_mut(peer)?;
+        if p.usual.1 != self.sets {
+            p.usual = ([Key::NOWHERE; 2], self.sets);
+        }
+        if let Some(usual) = p.usual.0.get_mut(usize::from(bulk)) {
+            *usual = if only { conn } else { Key::NOWHERE };
+        }
+        Some(conn)
     }
 
     /// Gives a message to a connection, or keeps it until there is one.
@@ -52,17 +81,29 @@ impl<U: Upper> Socklnd<U> {
             self.maybe_dial(cx, peer);
         }
         let bulk = tx.nob(self.version_of(cx, peer)) >= u64::from(cx.cfg.min_bulk);
-        let conn = self.choose(cx, peer, if bulk { Cargo::Bulk } else { Cargo::Small })?;
+        let usual = self.peers.get(peer).filter(|p| p.usual.1 == self.sets);
+        let usual = usual.and_then(|p| p.usual.0.get(usize::from(bulk)).copied());
+        let conn = match usual.filter(|c| self.conns.get(*c).is_some()) {
+            Some(conn) => conn,
+            None => self.new_usual(cx, peer, bulk)?,
+        };
         let room = |c: &Conn<U>| c.txq.is_empty() && c.pushed - c.acked < cx.cfg.tx_window;
         Some(Way { conn, clear: self.conns.get(conn).is_some_and(room) })
     }
 
     /// Gives a message to the connection `way`, or keeps it until there is one. A message that finds an empty
     /// queue and room on the stream leaves at once, since no ACK could ride on it.
-    #[inline]
-    pub(super) fn send_by(&mut self, up: &mut U, cx: &mut Cx, peer: Key, tx: Tx<U::Token>, way: Option<Way>) {
+    #[inline(always)]
+    pub(super) fn send_by(
+        &mut self,
+        up: &mut U,
+        cx: &mut Cx,
+        peer: Key,
+        mut tx: Tx<U::Token>,
+        way: Option<Way>,
+    ) {
         match way {
-            Some(Way { conn, clear: true }) => self.push(up, cx, conn, peer, tx),
+            Some(Way { conn, clear: true }) => self.push(up, cx, conn, peer, &mut tx),
             Some(Way { conn, .. }) => self.send_behind(up, cx, conn, peer, tx),
             None => self.send_later(up, cx, peer, tx),
         }
@@ -173,13 +214,14 @@ impl<U: Upper> Socklnd<U> {
             if !c.up() || c.pushed - c.acked >= cx.cfg.tx_window {
                 return;
             }
-            let Some(tx) = c.txq.pop() else { return };
+            let Some(mut tx) = c.txq.pop() else { return };
             let Some(peer) = c.peer else { return };
-            self.push(up, cx, key, peer, tx);
+            self.push(up, cx, key, peer, &mut tx);
         }
     }
 
-    fn push(&mut self, up: &mut U, cx: &mut Cx, key: Key, peer: Key, mut tx: Tx<U::Token>) {
+    /// Puts a message on a stream, taking it out of its place.
+    fn push(&mut self, up: &mut U, cx: &mut Cx, key: Key, peer: Key, tx: &mut Tx<U::Token>) {
         let now = cx.now;
         let Some(c) = self.conns.get_mut(key) else { return };
         let version = c.version;
@@ -255,50 +297,51 @@ impl<U: Upper> Socklnd<U> {
                 c.lends.push_back(k);
             }
         }
-        let mut hdr = InlineHdr::new();
-        if version.has_ksock() {
-            let ksock = KsockHdr { kind: tx.kind(), csum: 0, cookie0: tx.cookie0, cookie1: tx.cookie1 };
-            append(&mut hdr, &ksock.emit(ByteOrder::Little));
-        }
+        let summed = version == Version::V2 && cx.cfg.enable_csum;
+        let spoil = u32::from(summed && std::mem::take(&mut cx.cfg.inject_csum_error));
         match &tx.hdr {
             None => {
                 cx.counters.noops_tx += 1;
                 let keepalive = version.is_typed() && tx.cookie1 == COOKIE_KEEPALIVE;
                 cx.counters.keepalives_tx += u64::from(keepalive);
             }
-            Some(h) => {
-                append(&mut hdr, &h.emit_as(version));
+            Some(_) => {
                 if let Payload::Inline(b) = &tx.payload {
-                    append(&mut hdr, b);
                     cx.counters.tx_inline_bytes += b.len() as u64;
                 }
                 cx.counters.msgs_tx += 1;
                 cx.counters.payload_tx_bytes += payload;
             }
         }
-        let summed = version == Version::V2 && cx.cfg.enable_csum;
-        if summed {
-            self.sum(cx, &mut hdr, &pages);
-        }
         cx.spent(bucket, if summed { payload } else { 0 });
-        let msg = SendMsg { hdr, pay: pages, lend: lend_id, hold, answer: tx.answer };
+        // Filled in its place: headers are most of what an order has, and are not moved.
+        let msg = SendMsg { hdr: InlineHdr::new(), pay: pages, lend: lend_id, hold, answer: tx.answer };
         cx.act(Action::Send(id, msg));
+        if let Some(Action::Send(_, SendMsg { hdr, pay, .. })) = cx.actions.back_mut() {
+            if version.has_ksock() {
+                let ksock = KsockHdr { kind: tx.kind(), csum: 0, cookie0: tx.cookie0, cookie1: tx.cookie1 };
+                append(hdr, &ksock.emit(ByteOrder::Little));
+            }
+            match &tx.hdr {
+                Some(h) if version == Version::V4 => append(hdr, &h.emit_v4()),
+                Some(h) => append(hdr, &h.emit()),
+                None => {}
+            }
+            if let (Some(_), Payload::Inline(b)) = (&tx.hdr, &tx.payload) {
+                append(hdr, b);
+            }
+            if summed {
+                sum(hdr, pay, spoil);
+            }
+        }
         if !fresh && (tx.answer || tx.hdr.is_none()) {
             self.answer_pushed(up, cx, peer, key, lend.is_some());
         }
         if lend.is_none() {
             let uses = tx.uses();
-            self.finalize(up, cx, peer, uses, tx.done, Ok(()));
+            let done = std::mem::take(&mut tx.done);
+            self.finalize(up, cx, peer, uses, done, Ok(()));
         }
-    }
-
-    /// Puts the sum over a whole V2 message into its header (socklnd.md §5.3): the cookies are what they will be.
-    fn sum(&mut self, cx: &mut Cx, hdr: &mut InlineHdr, pages: &Pages) {
-        let mut sum = Checksum::default();
-        sum.update(hdr);
-        pages.iter().for_each(|p| sum.update(p.bytes()));
-        let spoil = u32::from(std::mem::take(&mut cx.cfg.inject_csum_error));
-        ksock::put_csum(hdr, sum.value().wrapping_add(spoil), ByteOrder::Little);
     }
 
     fn has_bulk_out(&self, peer: Key) -> bool {

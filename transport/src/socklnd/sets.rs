@@ -154,6 +154,7 @@ impl<U: Upper> Socklnd<U> {
     pub(super) fn stand(&mut self, up: &mut U, cx: &mut Cx, key: Key, event: StandEvent) -> StandAction {
         let Some(c) = self.conns.get_mut(key) else { return StandAction::None };
         let action = c.standing.apply(event).unwrap_or(StandAction::None);
+        self.sets = self.sets.wrapping_add(1);
         if action == StandAction::Use
             && let Some(peer) = c.peer
         {
@@ -211,6 +212,7 @@ impl<U: Upper> Socklnd<U> {
 
     /// Takes a connection out of its set, and ends it.
     fn part_from(&mut self, up: &mut U, cx: &mut Cx, peer: Key, key: Key, why: LnetError, how: Close) {
+        self.sets = self.sets.wrapping_add(1);
         if let Some(p) = self.peers.get_mut(peer) {
             p.conns.retain(|k| *k != key);
             p.stalled.retain(|k| *k != key);
@@ -236,6 +238,7 @@ impl<U: Upper> Socklnd<U> {
             return;
         }
         let until = cx.now + LAST_CALL;
+        self.sets = self.sets.wrapping_add(1);
         p.leaving = Some(LastCall { why, clean, until });
         let conns = p.conns.clone();
         self.peer_by(cx, key, until);
@@ -301,6 +304,7 @@ impl<U: Upper> Socklnd<U> {
     ) {
         let Some(p) = self.peers.get_mut(key) else { return };
         let conns = std::mem::take(&mut p.conns);
+        self.sets = self.sets.wrapping_add(1);
         p.whole = usize::MAX;
         p.stalled.clear();
         p.incarnation = None;

@@ -137,6 +137,30 @@ pub trait StreamRx {
     /// Puts back the unused rest of the fragment taken last; it is what [`StreamRx::next`] gives next. The window
     /// that it opened stays open.
     fn unread(&mut self, rest: RxFrag);
+    /// Copies the next bytes into `to`, as many as there are and as it holds; gives their number.
+    fn read(&mut self, to: &mut [u8]) -> usize {
+        let mut n = 0;
+        while let Some(room) = to.get_mut(n..).filter(|r| !r.is_empty())
+            && let Some(mut frag) = self.next()
+        {
+            n += copy_out(&mut frag, room);
+            if !frag.is_empty() {
+                self.unread(frag);
+            }
+        }
+        n
+    }
+}
+
+/// Copies the first bytes of a fragment into `to`, and drops them from it; gives their number.
+#[inline]
+pub(crate) fn copy_out(frag: &mut RxFrag, to: &mut [u8]) -> usize {
+    let n = to.len().min(frag.bytes().len());
+    if let (Some(to), Some(from)) = (to.get_mut(..n), frag.bytes().get(..n)) {
+        to.copy_from_slice(from);
+    }
+    frag.advance(n as u32);
+    n
 }
 
 /// Both ends of a new connection.
@@ -246,6 +270,14 @@ pub struct SendMsg {
     pub hold: bool,
     /// An answer to a peer's request: it leaves a part of the lendings to operations of our own.
     pub answer: bool,
+}
+
+impl SendMsg {
+    /// The message, taken out of its place.
+    pub(crate) fn take(&mut self) -> SendMsg {
+        let (hdr, pay) = (std::mem::take(&mut self.hdr), std::mem::take(&mut self.pay));
+        SendMsg { hdr, pay, lend: self.lend.take(), ..*self }
+    }
 }
 
 /// A connection that a protocol wants.

@@ -158,11 +158,12 @@ impl LnetHdr {
 
     /// The bytes in the form that `version` has.
     pub fn emit_as(&self, version: Version) -> ArrayVec<u8, LEN_V4> {
-        let mut out = ArrayVec::from(self.emit_v4());
-        if version != Version::V4 {
-            out.truncate(LEN);
-            out.copy_from_slice(&self.emit());
+        if version == Version::V4 {
+            return ArrayVec::from(self.emit_v4());
         }
+        let mut out = ArrayVec::new();
+        // The shorter form fits.
+        let _ = out.try_extend_from_slice(&self.emit());
         out
     }
 

@@ -30,7 +30,7 @@ mod beside;
 use self::beside::Beside;
 pub use self::beside::BesideError;
 use crate::lnd::tunables::Change;
-use crate::lnd::{AppId, Config, Counters, Cx, Held, NIS_MAX, NiId, pop};
+use crate::lnd::{AppId, Config, Counters, Cx, Held, NIS_MAX, NiId, OUT_KEPT, pop};
 use crate::lnet::{Delivery, Event, Lnet, Op, ShardMsg};
 use crate::socklnd::{self, PeerBrief, PeerView, Socklnd};
 use crate::stream::{Action, BUCKETS, Bucket, ConnId, DialId, Happened, Protocol, ShardId};
@@ -348,6 +348,23 @@ impl Machine {
             return self.beside.act(self.cx.now, self.cx.cfg.shards.me);
         }
         pop(&mut self.cx.actions)
+    }
+
+    /// Does all that there is to do on streams, in order, each action in its place: moving them costs more than most of
+    /// them do.
+    #[inline]
+    pub fn act(&mut self, mut f: impl FnMut(&mut Action)) {
+        let actions = &mut self.cx.actions;
+        if !actions.is_empty() {
+            actions.iter_mut().for_each(&mut f);
+            actions.clear();
+            if actions.capacity() > OUT_KEPT {
+                actions.shrink_to(OUT_KEPT);
+            }
+        }
+        while let Some(mut action) = self.action() {
+            f(&mut action);
+        }
     }
 
     /// The next event for an application.
