@@ -6,6 +6,8 @@
 //! its goodput over a simulated network.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "dpdk")]
+pub mod bare;
 pub mod connections;
 pub mod cpt;
 pub mod ctl;

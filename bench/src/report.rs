@@ -21,6 +21,11 @@ pub struct Bulk {
     pub gbit_per_cpu_s: f64,
     /// The same, divided by the kernel-socket runtime's in this run; absent where nothing was compared.
     pub ratio_to_kernel_sockets: Option<f64>,
+    /// What the link carries with nothing above it, on the same threads in this run, in Gbit/s; absent where it was not
+    /// measured.
+    pub bare_link_gbps: Option<f64>,
+    /// Goodput as a share of that.
+    pub share_of_bare_link: Option<f64>,
     /// Payload bytes that pollnd copied on sending.
     pub tx_copied_bytes: u64,
     /// Payload bytes that pollnd copied on receiving.
@@ -37,10 +42,19 @@ impl Bulk {
             cpu_s: s.cpu_s,
             gbit_per_cpu_s: s.gbit_per_cpu_s(),
             ratio_to_kernel_sockets: None,
+            bare_link_gbps: None,
+            share_of_bare_link: None,
             tx_copied_bytes: ends.iter().map(|e| e.streams.tx_copied_bytes).sum(),
             rx_copied_bytes: ctl.bulk_copied.load(Ordering::Relaxed),
             messages: s.messages,
         }
+    }
+
+    /// With its share of what the bare link carries, in Gbit/s.
+    #[must_use]
+    pub fn over(self, bare: Option<f64>) -> Bulk {
+        let share = bare.filter(|b| *b > 0.0).map(|b| self.goodput_gbps / b);
+        Bulk { bare_link_gbps: bare, share_of_bare_link: share, ..self }
     }
 
     /// With the ratio to a baseline.
@@ -212,6 +226,18 @@ impl Report {
             row("virtio link, 2 lcores", b);
         }
         row("kernel sockets", &k.bulk);
+        let one = self.bulk_one_lcore.as_ref().map(|b| (1, b));
+        let two = self.bulk.as_ref().filter(|_| self.ran_on.lcores > 1).map(|b| (2, b));
+        for (lcores, b) in one.into_iter().chain(two) {
+            if let (Some(bare), Some(share)) = (b.bare_link_gbps, b.share_of_bare_link) {
+                let on = many(lcores, "lcore");
+                let _ = writeln!(
+                    w,
+                    "  the bare link carries {bare:.1} Gbit/s on {on}: {:.0} % of it",
+                    share * 100.0
+                );
+            }
+        }
         let _ = writeln!(
             w,
             "\n  64 B PUT + ACK                p50 us    p99 us  p99.9 us   messages/s   p50 against"

@@ -8,139 +8,42 @@
 //! Mpps, and 64 KiB TSO super-segments of 16 attached pieces in Gbit/s of payload. Payload is attached by reference
 //! and dropped by the receiver; the pair itself copies it once, as a NIC's DMA would.
 
-use std::collections::VecDeque;
 use std::error::Error;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use arrayvec::ArrayVec;
 use dataplane::cpt::Topology;
-use dataplane::dpdk::{Eal, EalBacking, EalConfig, EthQueue, PairConfig, QueueSeed, virtio_pair};
+use dataplane::dpdk::{
+    BareLoad, BareReceiver, BareSender, Eal, EalConfig, PairConfig, QueueSeed, virtio_pair,
+};
 use dataplane::lcore;
-use dataplane::pkt::{Port, RX_BURST, RxPkt, TxCsum, TxMeta, TxPkt};
-use hugepages::{LendSlab, Lent, PageRunMut};
 
-const PIECES: usize = 16;
-const PIECE: usize = 4090;
 const SEGSZ: u16 = 8948;
-
-#[derive(Clone, Copy)]
-enum Load {
-    Small,
-    Tso,
-}
-
-struct Sender {
-    load: Load,
-    q: VecDeque<<EthQueue as Port>::Tx>,
-    head: Vec<u8>,
-    pages: Vec<Lent>,
-    slab: LendSlab,
-}
-
-fn headers(payload: usize) -> Vec<u8> {
-    let mut h = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0];
-    h.extend(((40 + payload) as u16).to_be_bytes());
-    h.extend([0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
-    h.extend([3, 0xff, 3, 0xdc, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0]);
-    h
-}
-
-impl Sender {
-    fn new(eal: &Eal, load: Load) -> Result<Sender, Box<dyn Error>> {
-        let slab = LendSlab::new(PIECES);
-        let mut pages = Vec::new();
-        if matches!(load, Load::Tso) {
-            let backing = Arc::new(EalBacking::new(eal, -1));
-            for i in 0..PIECES {
-                let run = PageRunMut::new(backing.clone(), PIECE)?.freeze();
-                pages.push(slab.lend(run.slice_all(), i as u64)?);
-            }
-        }
-        let payload = if matches!(load, Load::Tso) { PIECES * PIECE } else { 6 };
-        let mut head = headers(payload);
-        if matches!(load, Load::Small) {
-            head.resize(60, 0);
-        }
-        Ok(Sender { load, q: VecDeque::with_capacity(64), head, pages, slab })
-    }
-
-    fn turn(&mut self, p: &mut EthQueue) {
-        while self.q.len() < RX_BURST {
-            let Some(mut t) = p.tx_alloc() else { break };
-            if t.copy_in(&self.head).is_err() || self.pages.iter().any(|l| t.attach(l).is_err()) {
-                break;
-            }
-            let meta = match self.load {
-                Load::Small => TxMeta::default(),
-                Load::Tso => TxMeta {
-                    l2: 14,
-                    l3: 20,
-                    l4: 20,
-                    segsz: SEGSZ,
-                    csum: TxCsum::Offload,
-                    ..TxMeta::default()
-                },
-            };
-            self.q.push_back(t.finish(meta));
-        }
-        p.tx_burst(&mut self.q);
-    }
-
-    /// Sends small frames until the driver has let go of every page; `other` keeps the far end moving.
-    fn finish(mut self, p: &mut EthQueue, mut other: impl FnMut()) {
-        self.q.clear();
-        self.pages.clear();
-        for _ in 0..1_000_000 {
-            self.slab.reap(|_, _| ());
-            if self.slab.out() == 0 {
-                break;
-            }
-            if self.q.is_empty()
-                && let Some(mut t) = p.tx_alloc()
-                && t.copy_in(&[0; 60]).is_ok()
-            {
-                self.q.push_back(t.finish(TxMeta::default()));
-            }
-            p.tx_burst(&mut self.q);
-            other();
-        }
-        p.park();
-    }
-}
-
-fn receive(p: &mut EthQueue, batch: &mut ArrayVec<<EthQueue as Port>::Rx, RX_BURST>) -> (u64, u64) {
-    p.rx_burst(batch);
-    let n = (batch.len() as u64, batch.iter().map(|b| u64::from(b.len())).sum());
-    batch.clear();
-    n
-}
 
 fn one_thread(
     eal: &Eal,
-    load: Load,
+    load: BareLoad,
     tx: QueueSeed,
     rx: QueueSeed,
     secs: u64,
 ) -> Result<(f64, f64), Box<dyn Error>> {
     let lcore = eal.enter()?;
     let (mut tx, mut rx) = (tx.build(&lcore), rx.build(&lcore));
-    let mut s = Sender::new(eal, load)?;
-    let mut batch = ArrayVec::new();
+    let mut s = BareSender::new(eal, load)?;
+    let mut receiver = BareReceiver::default();
     let (mut packets, mut bytes) = (0, 0);
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(secs) {
         for _ in 0..64 {
             s.turn(&mut tx);
-            let (n, b) = receive(&mut rx, &mut batch);
+            let (n, b) = receiver.turn(&mut rx);
             packets += n;
             bytes += b;
         }
     }
     let t = start.elapsed().as_secs_f64();
     s.finish(&mut tx, || {
-        receive(&mut rx, &mut batch);
+        receiver.turn(&mut rx);
     });
     rx.park();
     Ok((packets as f64 / t, bytes as f64 * 8.0 / t))
@@ -148,7 +51,7 @@ fn one_thread(
 
 fn two_threads(
     eal: &Eal,
-    load: Load,
+    load: BareLoad,
     tx: QueueSeed,
     rx: QueueSeed,
     secs: u64,
@@ -167,7 +70,7 @@ fn two_threads(
             lcore::pin(machine, cpus[0]).map_err(|e| e.to_string())?;
             let l = eal.enter().map_err(|e| e.to_string())?;
             let mut p = tx.build(&l);
-            let mut s = Sender::new(eal, load).map_err(|e| e.to_string())?;
+            let mut s = BareSender::new(eal, load).map_err(|e| e.to_string())?;
             while !stop.load(Ordering::Relaxed) {
                 s.turn(&mut p);
             }
@@ -179,9 +82,9 @@ fn two_threads(
             lcore::pin(machine, cpus[1]).map_err(|e| e.to_string())?;
             let l = eal.enter().map_err(|e| e.to_string())?;
             let mut p = rx.build(&l);
-            let mut batch = ArrayVec::new();
+            let mut receiver = BareReceiver::default();
             while !sent.load(Ordering::Relaxed) {
-                let (n, b) = receive(&mut p, &mut batch);
+                let (n, b) = receiver.turn(&mut p);
                 counts.0.fetch_add(n, Ordering::Relaxed);
                 counts.1.fetch_add(b, Ordering::Relaxed);
             }
@@ -212,7 +115,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("{:24} {:>7} {:>10} {:>10}", "direction and load", "threads", "Mpps", "Gbit/s");
     let dir = std::env::temp_dir();
     for to_vhost in [true, false] {
-        for load in [Load::Small, Load::Tso] {
+        for load in [BareLoad::Small, BareLoad::Tso(SEGSZ)] {
             for threads in [1, 2] {
                 let (mut vhost, mut virtio) = virtio_pair(&eal, &dir, &PairConfig::default())?;
                 let (Some(a), Some(b)) = (vhost.take_queue(0), virtio.take_queue(0)) else {
@@ -224,7 +127,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let what = format!(
                     "{} {}",
                     if to_vhost { "virtio -> vhost" } else { "vhost -> virtio" },
-                    if matches!(load, Load::Small) { "64 B" } else { "64K TSO" }
+                    if load == BareLoad::Small { "64 B" } else { "64K TSO" }
                 );
                 println!("{what:24} {threads:>7} {:>10.2} {:>10.1}", pps / 1e6, bps / 1e9);
                 virtio.close(Duration::from_secs(5))?;

@@ -10,6 +10,7 @@
 //! pools dropped -> arenas -> [`Eal::cleanup`], which refuses while anything is out.
 
 mod backing;
+mod bare;
 mod config;
 mod eal;
 mod eal_error;
@@ -37,6 +38,7 @@ mod trouble;
 mod tx;
 
 pub use backing::EalBacking;
+pub use bare::{BareError, BareLoad, BareReceiver, BareSender};
 pub use config::{EalConfig, Huge};
 pub use eal::{Eal, LcoreError, PollLcore, dpdk_version};
 pub use eal_error::{CleanupError, EalError};
