@@ -2,6 +2,7 @@
 
 mod ask;
 pub(crate) mod common;
+mod fault;
 mod look;
 mod parse;
 pub(crate) mod tuned;
@@ -15,6 +16,7 @@ use transport::wire::Nid;
 
 pub(crate) use self::ask::{BulkArgs, PingArgs, Via};
 use self::common::{EalArgs, TableOut, TextOut};
+pub(crate) use self::fault::{FaultAddArgs, FaultArgs, FaultKind, FaultVerb};
 pub(crate) use self::look::{CaptureArgs, ConnFilter, ConnectionsArgs, StatsArgs, TunablesArgs};
 pub(crate) use self::parse::parse;
 use self::tuned::{Tuned, tunable, tuned};
@@ -68,6 +70,8 @@ pub(crate) enum Command {
     Capture(CaptureArgs),
     /// A running node's tunables, by the kernel's names: shows them, sets one.
     Tunables(TunablesArgs),
+    /// Drops, fails or delays messages of a running node by rules, as `lnetctl fault` does.
+    Fault(FaultArgs),
     /// Looks at the machine: huge pages, ports and drivers, cores, NUMA; what is missing, and the line that mends it.
     Doctor(DoctorArgs),
     /// Measures what the documentation claims.

@@ -1,4 +1,5 @@
-//! The command: `pollnd demo`, `node`, `ping`, `put`, `get`, `connections`, `stats`, `capture`, `tunables`, `doctor`, `bench`.
+//! The command: `pollnd demo`, `node`, `ping`, `put`, `get`, `connections`, `stats`, `capture`, `tunables`, `fault`,
+//! `doctor`, `bench`.
 #![forbid(unsafe_code)]
 // All of it goes through `out`.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
@@ -105,6 +106,7 @@ fn main() -> ExitCode {
         Command::Stats(a) => inspect::lcores::main(&a),
         Command::Capture(a) => inspect::capture::main(&a),
         Command::Tunables(a) => inspect::tunables::main(&a),
+        Command::Fault(a) => inspect::faults::main(&a),
         Command::Doctor(a) => match doctor::main(&a) {
             Ok(code) => return code,
             Err(e) => Err(e),

@@ -143,12 +143,12 @@ fn stats_tell_how_busy_the_lcore_is() {
     at.run(&[&["put", &nid(b), "--nid", &nid(a), "-c", "50"], &PORT[..]].concat()).good();
     let v = at.run(&["stats", "--json", "--node", &id]).good().json();
     let [l] = &v["lcores"].as_array().unwrap()[..] else { panic!("{v}") };
-    assert_eq!((n(l, "lcore"), n(&l["counters"], "payload_rx_bytes")), (0, 50 << 20), "{v}");
+    assert_eq!((n(l, "lcore"), n(&l["counters"], "rx_lent_bytes")), (0, 50 << 20), "{v}");
     let (busy, idle) = (n(l, "busy_ns"), n(l, "idle_ns"));
     assert!(busy > 0 && idle > 0 && n(l, "busy_turns") > 0 && n(l, "idle_turns") > 0, "{v}");
     let ratio = busy as f64 / (busy + idle) as f64;
     assert!((l["busy"].as_f64().unwrap() - ratio).abs() < 1e-6, "{v}");
-    at.run(&["stats", "--all", "--node", &id]).good().says(&["busy", "payload_rx_bytes 52428800"]);
+    at.run(&["stats", "--all", "--node", &id]).good().says(&["busy", "rx_lent_bytes 52428800"]);
     node.stop().good();
 }
 
@@ -258,6 +258,57 @@ fn tunables_are_shown_set_and_refused_by_the_kernels_names() {
         at.run(&["tunables", what]).failed(1, &[says]);
     }
     assert_eq!(["zc_min_payload", "credits", "lnet_retry_count"].map(value), [65_536, 512, 2]);
+    node.stop().good();
+}
+
+/// `pollnd fault`, with the options and texts of `lnetctl fault` (docs/protocol/upper.md §6).
+#[test]
+fn fault_rules_drop_fail_and_delay_messages_of_a_node_that_runs() {
+    let (at, a, b) = (Place::new(), own_ip(), own_ip());
+    let mut node = at.node(a);
+    let mut other = at.start(&[&["node", "--nid", &nid(b)], &PORT[..]].concat()).up();
+    let id = node.id().to_string();
+    let fault = |args: &[&str]| at.run(&[&["fault"], args, &["--node", &id]].concat());
+    let all = ["--source", "*@tcp", "--dest", "*@tcp"];
+    let ping = |timeout: &str| at.run(&["ping", &nid(b), "--node", &id, "--timeout", timeout]);
+    ping("10").good();
+    // What it sends fails at once.
+    let fails = ["--rate", "1", "--message", "GET", "--health_error", "local_timeout"];
+    fault(&[&["drop", "add"], &all[..], &fails].concat()).good();
+    ping("10").failed(1, &[]);
+    let listed = fault(&["drop", "list"]).good();
+    let line =
+        "255.255.255.255@tcp->255.255.255.255@tcp (1/1 | 0) ptl 0, msg 4, 1/1, PUT 0, ACK 0, GET 1, REP 0";
+    assert_eq!(listed.out, format!("{line}\nfound total 1\n"));
+    let json = fault(&["drop", "list", "--json"]).good().json();
+    assert_eq!((n(&json["rules"][0], "hit"), n(&json["rules"][0], "get")), (1, 1));
+    fault(&["drop", "reset"]).good();
+    fault(&["drop", "list"]).good().says(&["0/0"]);
+    fault(&[&["drop", "del"], &all[..]].concat()).good();
+    fault(&[&["drop", "del"], &all[..]].concat()).failed(1, &["no drop rule"]);
+    ping("10").good();
+    // What it receives is lost, or comes late.
+    fault(&[&["drop", "add"], &all[..], &["--rate", "1", "--message", "REPLY"]].concat()).good();
+    ping("0.5").failed(1, &[]);
+    fault(&["drop", "del", "--all"]).good();
+    fault(&[&["delay", "add"], &all[..], &["--rate", "1", "--message", "REPLY", "--latency", "1"]].concat())
+        .good();
+    ping("20").good();
+    fault(&["delay", "show"]).good().says(&["(1/1 | 0, latency 1)", "found total 1"]);
+    fault(&["drop", "list"]).good().says(&["found total 0"]);
+    fault(&["delay", "del", "--all"]).good();
+    for (args, says) in [
+        (
+            &["--rate", "1", "--interval", "2"][..],
+            "please provide either drop rate or interval but not both at the same time.",
+        ),
+        (&[], "please provide either drop rate or interval"),
+        (&["--rate", "1", "--message", "FOO"], "unknown message type FOO"),
+        (&["--rate", "1", "--health_error", "foo"], "unknown health error foo"),
+    ] {
+        fault(&[&["drop", "add"], &all[..], args].concat()).failed(1, &[says]);
+    }
+    other.stop().good();
     node.stop().good();
 }
 

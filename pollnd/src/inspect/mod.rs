@@ -10,6 +10,7 @@ pub(crate) mod claim;
 pub(crate) mod client;
 pub(crate) mod connections;
 mod diag;
+pub(crate) mod faults;
 mod guests;
 pub(crate) mod lcores;
 mod run_dir;
@@ -71,6 +72,13 @@ pub(crate) enum Request {
         name: String,
         /// To what.
         value: String,
+    },
+    /// Shows or changes fault rules.
+    Fault {
+        /// Those that delay; else those that drop or fail.
+        delay: bool,
+        /// What to do.
+        order: faults::Order,
     },
     /// Writes packets to a file until enough came, the time is over, or the asker goes.
     Capture {

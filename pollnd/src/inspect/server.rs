@@ -16,7 +16,7 @@ use transport::node::inspect::{Filter, Inspection};
 
 use super::seats::Seats;
 use super::shared::{About, Shared, say};
-use super::{Request, capture, connection, diag, guests, lcore, run_dir, tunables};
+use super::{Request, capture, connection, diag, faults, guests, lcore, run_dir, tunables};
 use crate::limits;
 
 /// Askers at a time.
@@ -173,6 +173,7 @@ fn answer(s: &mut UnixStream, line: &[u8], shared: &Shared) -> io::Result<()> {
         Request::Ping { target, timeout } => guests::ping(shared, &target, timeout),
         Request::Bulk { job } => guests::bulk(s, shared, &job)?,
         Request::Tune { name, value } => tunables::set(&shared.front, &name, &value),
+        Request::Fault { delay, order } => faults::serve(s, &shared.front, delay, &order)?,
         Request::Capture { peer, port, local_port, out, packets, seconds, snaplen } => {
             let filter = dataplane::tap::TapFilter { peer, port, local_port };
             capture::serve(s, shared, filter, &out, packets, seconds, snaplen)?

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::owner::SHARDS_MAX;
 use crate::stream::{Bucket, ShardId};
-use crate::wire::ping::FEAT_MINIMAL;
+use crate::wire::ping;
 use crate::wire::{ConnType, Nid, Pid, ProcessId, Version, nid};
 
 /// One second in ns.
@@ -262,10 +262,12 @@ pub struct Config {
     pub tcp_kind: TcpKind,
     /// Settings of that TCP.
     pub tcp: Tcp,
-    /// Feature bits of our ping info.
-    pub ping_features: u32,
-    /// Sequence number of our ping info.
-    pub ping_sequence: u32,
+    /// Peers are asked who they are before the first message to them, and told who we are (lnet.md §6.3).
+    pub discovery: bool,
+    /// Feature bits of our ping info, where they are to be other than what is true ([`Config::features`]).
+    pub ping_features: Option<u32>,
+    /// Sequence number of our ping info, where it is to be another than a fresh node's ([`Config::sequence`]).
+    pub ping_sequence: Option<u32>,
 }
 
 impl Config {
@@ -317,8 +319,9 @@ impl Config {
             offload_from: BOX_FROM,
             tcp_kind: TcpKind::Sockets,
             tcp: Tcp::default(),
-            ping_features: FEAT_MINIMAL,
-            ping_sequence: 1,
+            discovery: true,
+            ping_features: None,
+            ping_sequence: None,
         }
     }
 
@@ -352,6 +355,20 @@ impl Config {
     /// Our process at the primary NID.
     pub fn id(&self) -> ProcessId {
         ProcessId { nid: self.nid(), pid: self.pid }
+    }
+
+    /// Feature bits of our ping info: a node that does not route, takes messages from any NID of a peer by any NI, and takes
+    /// part in discovery if that is on.
+    pub fn features(&self) -> u32 {
+        let discovery = if self.discovery { ping::FEAT_DISCOVERY } else { 0 };
+        let own = ping::FEAT_RTE_DISABLED | ping::FEAT_MULTI_RAIL | discovery;
+        // Without a status kernels ask again without pause (lnet.md §6.2).
+        self.ping_features.unwrap_or(own) | ping::FEAT_NI_STATUS
+    }
+
+    /// Sequence number of our ping info: 1, and one more for each NI (upper.md §2).
+    pub fn sequence(&self) -> u32 {
+        self.ping_sequence.unwrap_or(1 + self.nis.len() as u32)
     }
 
     /// The version that we speak first with `peer`.

@@ -147,6 +147,24 @@ counters! {
     err_no_answer,
     /// Malformed ping info received.
     err_ping_info,
+    /// Messages that a fault rule dropped.
+    drop_fault,
+    /// Messages that a fault rule had fail instead of leaving.
+    fault_fails,
+    /// Messages that a fault rule delayed.
+    fault_delays,
+    /// Pings by which peers were asked who they are.
+    discoveries,
+    /// Those of them that came to nothing: what waited for the answer has failed.
+    discoveries_failed,
+    /// Pushes of our ping info.
+    pushes_tx,
+    /// Those of them that were acknowledged.
+    pushes_acked,
+    /// Pushes received, all of them acknowledged.
+    pushes_rx,
+    /// Those of them whose content was taken: they came from peers known as Multi-Rail.
+    pushes_taken,
     /// Operations refused.
     ops_refused,
     /// Messages given away to be copied or summed by whichever lcore of the CPT had time.

@@ -21,6 +21,8 @@ pub(crate) struct Tx<T> {
     pub(crate) credit: bool,
     /// Counts against the peer's limit of answers.
     pub(crate) answer: bool,
+    /// Neither discovery nor a fault rule holds it up any more.
+    pub(crate) passed: bool,
 }
 
 impl<T> Tx<T> {
@@ -35,6 +37,7 @@ impl<T> Tx<T> {
             deadline: u64::MAX,
             credit: false,
             answer: false,
+            passed: false,
         }
     }
 

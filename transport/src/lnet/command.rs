@@ -10,7 +10,7 @@ use crate::stream::slab::Key;
 use crate::wire::{LnetBody, LnetHdr, Nid, ProcessId, WireHandle, lnet, ping};
 
 /// Longest ping info that we ask for, in bytes: what `lctl ping` of 2.17 asks for (lnet.md §6.1).
-pub(super) const PING_LEN: u32 = 3960;
+const PING_LEN: u32 = 3960;
 
 /// Destination of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +82,7 @@ impl Lnet {
                 }
             }
             Body::GetDone { grant, status } => self.get_done(grant, status),
+            Body::Aliases(told) => self.told_of(*told),
         }
     }
 
@@ -209,7 +210,7 @@ impl Lnet {
                 let known = if let To::Peer(known) = to { known } else { None };
                 let peer = self.target_peer(cx, lnd, target, known)?;
                 self.recent = Some(peer);
-                let kind = OpKind::Ping { asked: cx.now, placing: false };
+                let kind = OpKind::Ping { asked: cx.now, placing: false, sink: PING_LEN };
                 let (key, handle) = self.begin_op(cx, app, tag, target.nid, kind);
                 let body = LnetBody::Get {
                     handle,
@@ -288,7 +289,7 @@ impl Lnet {
             Some(key) => key,
             None => lnd.add(self, cx, target).ok_or(OpRefused::TooManyPeers(cx.cfg.max_peers))?,
         };
-        let waiting = self.peers.get(key).map_or(0, |p| p.waiting.len() + lnd.queued(p.entry));
+        let waiting = self.peers.get(key).map_or(0, |p| p.waits() + lnd.queued(p.entry));
         if waiting >= cx.cfg.max_queued {
             return Err(OpRefused::QueueFull(waiting));
         }
@@ -308,6 +309,7 @@ impl Lnet {
     pub(super) fn end_work<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L) {
         let why = LnetError::ShuttingDown;
         self.end_own_messages(cx, why);
+        self.fail_delayed(cx, why);
         let ni = lnd.ni();
         let own = |k: &Key| self.peers.get(*k).is_some_and(|p| p.ni == ni);
         let peers: Vec<Key> =
@@ -318,6 +320,7 @@ impl Lnet {
                 let Some(tx) = self.peers.get_mut(peer).and_then(|p| p.waiting.pop_front()) else { break };
                 self.end_waiting(cx, lnd, peer, tx, Err(why));
             }
+            self.end_held(cx, lnd, peer, why);
         }
         lnd.fail_queues(self, cx, why);
         for op in self.ops.waiting() {

@@ -12,6 +12,10 @@ impl Lnet {
         let Some(p) = self.peers.get(peer) else {
             return self.end(cx, peer, tx, Err(LnetError::ConnLost));
         };
+        let unsure = cx.cfg.discovery && p.discovery.unsure() && !tx.answer;
+        if (unsure || self.faults.is_some()) && !tx.passed {
+            return self.pass(cx, lnd, peer, tx);
+        }
         let entry = p.entry;
         let held_up = self.held_up(cx, (p.ni, p.host), &tx);
         if !p.waiting.is_empty() || p.uses.credits >= cx.cfg.peer_credits || held_up {
@@ -26,6 +30,18 @@ impl Lnet {
             lnd.answer_queued(cx, entry);
         }
         self.give_credit(cx, lnd, peer, tx, way);
+    }
+
+    /// Launches a message unless its peer is to be asked first, or a fault rule holds it up.
+    #[cold]
+    fn pass<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, tx: Msg) {
+        let unsure = self.peers.get(peer).is_some_and(|p| p.discovery.unsure());
+        let tx = if unsure { self.discover_first(cx, lnd, peer, tx) } else { Some(tx) };
+        let Some(tx) = tx else { return };
+        if let Some(mut tx) = self.sent_passes(cx, lnd, peer, tx) {
+            tx.passed = true;
+            self.launch(cx, lnd, peer, tx);
+        }
     }
 
     /// Keeps a message until there is a credit for it, and what else it is `held_up` by.
@@ -214,7 +230,7 @@ impl Lnet {
     }
 
     /// Ends a message that was never the LND's.
-    fn end(&mut self, cx: &mut Cx, peer: Key, tx: Msg, status: Result<(), LnetError>) {
+    pub(super) fn end(&mut self, cx: &mut Cx, peer: Key, tx: Msg, status: Result<(), LnetError>) {
         let uses = tx.uses();
         self.finish(cx, peer, uses, tx.done, status);
     }

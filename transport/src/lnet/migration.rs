@@ -46,9 +46,9 @@ impl Lnet {
         }
     }
 
-    /// Whether nothing that has come is still being taken in.
+    /// Whether nothing that has come is still being taken in, and nothing is delayed.
     pub(crate) fn may_migrate(&self) -> bool {
-        self.arrival.is_none()
+        self.arrival.is_none() && self.delayed() == 0
     }
 
     /// Gives up the bucket's operations, and these peers.
@@ -63,6 +63,9 @@ impl Lnet {
             peers.iter().filter_map(|k| Some((*k, self.peers.remove(*k)?))).collect();
         for (key, p) in &peers {
             self.timers.cancel(*key);
+            if let Some(serial) = p.discovery.serial() {
+                self.discovery.asked.remove(&serial);
+            }
             cx.budget.gave(p.host, p.uses);
             if let Some(ni) = self.nis.get_mut(p.ni.index()) {
                 ni.uses.sub(p.uses);
@@ -101,7 +104,7 @@ impl Lnet {
     /// The LND has an entry for a peer that came.
     pub(super) fn take_in(&mut self, cx: &mut Cx, old: Key, entry: Key, host: Key) -> Key {
         let Some(mut p) = self.renamed.peers.remove(&old) else { return Key::NOWHERE };
-        for tx in &mut p.waiting {
+        for tx in p.waiting.iter_mut().chain(p.discovery.held()) {
             if let TxDone::Op(op) = &mut tx.done {
                 *op = self.renamed.ops.get(op).copied().unwrap_or(Key::NOWHERE);
             }
@@ -113,7 +116,11 @@ impl Lnet {
         }
         cx.budget.took(host, p.uses);
         let waits = p.waiting.front().map(|tx| tx.deadline);
+        let serial = p.discovery.serial();
         let key = self.peers.insert(p);
+        if let Some(serial) = serial {
+            self.discovery.asked.insert(serial, key);
+        }
         if let Some(deadline) = waits {
             self.timers.by(cx.now, key, deadline);
             self.kicks.push_back(key);

@@ -4,14 +4,16 @@
 //! ask for, `credits` sends it when there is room, `parse` finds out where a message's payload goes, `answer` sends ACKs
 //! and REPLYs, `remote` asks other shards, `upper` is what LNDs call.
 
-#[allow(dead_code, reason = "discovery fills it, and matching asks it")]
 pub(crate) mod aliases;
 mod answer;
 pub mod api;
 mod command;
 mod credits;
+mod discovery;
 mod drops;
 mod entry;
+mod faulted;
+pub mod faults;
 mod held;
 mod index;
 mod migration;
@@ -30,7 +32,9 @@ use std::collections::VecDeque;
 
 use self::aliases::Aliases;
 pub use self::api::*;
+use self::discovery::Discovery;
 use self::drops::Drops;
+use self::faulted::Faults;
 use self::held::WaitOn;
 pub(crate) use self::migration::Migrating;
 use self::migration::{Arrival, Renamed};
@@ -45,7 +49,7 @@ use crate::lnd::timers::Timers;
 use crate::lnd::{AppId, Config, Cx, Lnd, LnetError, Payload, Sink, Ticket, Tx, pop};
 use crate::stream::ShardId;
 use crate::stream::slab::{Key, Slab};
-use crate::wire::{LnetHdr, Nid, PingInfo, ping};
+use crate::wire::{LnetHdr, Nid};
 
 /// A message of LNet's.
 pub(crate) type Msg = Tx<TxDone>;
@@ -166,10 +170,13 @@ pub(crate) struct Lnet {
     due: Vec<u32>,
     /// Set while going down; emptied when the event is out.
     pub(crate) shutdown: Option<(AppId, u64)>,
-    /// Our ping info as it goes out: more than four NIs do not fit inline.
+    /// Our ping info as it goes out.
     ping_info: Payload,
     /// Names of Multi-Rail peers.
     pub(crate) aliases: Aliases,
+    discovery: Discovery,
+    /// Only while there are fault rules.
+    faults: Option<Box<Faults>>,
     /// For applications.
     events: VecDeque<(AppId, Event)>,
     /// For other shards.
@@ -186,10 +193,6 @@ impl Lnet {
 
     /// LNet without peers, over the NIs that `cfg` names.
     pub(crate) fn new(cfg: &Config) -> Lnet {
-        let mut ping_info = Vec::new();
-        // Without a status kernels ask again without pause (lnet.md §6.2).
-        let features = cfg.ping_features | ping::FEAT_NI_STATUS;
-        PingInfo::new(cfg.nids(), cfg.pid, features, cfg.ping_sequence).emit(&mut ping_info);
         // Each shard's handles differ from the others'.
         let (shards, me) = (u64::from(cfg.shards.count.max(1)), u64::from(cfg.shards.me.0));
         let first = cfg.first_object.wrapping_add(me.wrapping_mul(cfg.object_step));
@@ -206,8 +209,10 @@ impl Lnet {
             timers: Timers::new(),
             due: Vec::new(),
             shutdown: None,
-            ping_info: Payload::copy_of(&ping_info).unwrap_or_else(Payload::empty),
+            ping_info: discovery::own_info(cfg),
             aliases: Aliases::default(),
+            discovery: Discovery::new(cfg),
+            faults: None,
             events: VecDeque::new(),
             mail: VecDeque::new(),
             arrival: None,
@@ -229,11 +234,16 @@ impl Lnet {
 
     /// When a timer is due, in ns; `u64::MAX` for never.
     pub(crate) fn wake(&self) -> u64 {
-        self.timers.wake().min(self.ops.timers.wake())
+        let wake = self.timers.wake().min(self.ops.timers.wake()).min(self.fault_wake());
+        if self.discovery.changed.is_some() { 0 } else { wake }
     }
 
     /// Looks at whatever's time has come.
     pub(crate) fn timer<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
+        if let Some(features) = self.discovery.changed.take() {
+            self.tell_all(cx, lnds, features);
+        }
+        self.end_delays(cx, lnds);
         let mut due = std::mem::take(&mut self.due);
         self.timers.due(cx.now, &mut due);
         cx.counters.timers_fired += due.len() as u64;
@@ -265,6 +275,9 @@ impl Lnet {
             }
             return true;
         }
+        if self.discovers(cx, lnds) {
+            return true;
+        }
         if self.again.is_empty() {
             return false;
         }
@@ -285,16 +298,20 @@ impl Lnet {
     /// Messages that wait.
     pub(crate) fn queued(&self) -> usize {
         let peers = (0..self.peers.capacity()).filter_map(|i| self.peers.get(self.peers.key_at(i)?));
-        self.own.len() + peers.map(|p| p.waiting.len()).sum::<usize>()
+        self.own.len() + self.delayed() + peers.map(Peer::waits).sum::<usize>()
     }
 
     /// Credits that messages to a peer hold, and messages that wait for one.
     pub(crate) fn credits(&self, peer: Key) -> (u32, usize) {
-        self.peers.get(peer).map_or((0, 0), |p| (p.uses.credits, p.waiting.len()))
+        self.peers.get(peer).map_or((0, 0), |p| (p.uses.credits, p.waits()))
     }
 
     #[inline]
     fn complete(&mut self, app: AppId, event: Event) {
+        // Of the operations that the runtime begins, only the last one ends with an event.
+        if app == AppId::NODE && !matches!(event, Event::ShutDown { .. } | Event::Refused { .. }) {
+            return self.discovery.hear(&event);
+        }
         self.events.push_back((app, event));
     }
 

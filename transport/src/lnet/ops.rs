@@ -3,6 +3,7 @@
 use crate::hash::OwnMap;
 use crate::lnd::timers::{LOOK_AGAIN, Timers};
 use crate::lnd::{AppId, Data, LnetError, Sink};
+use crate::lnet::aliases::Aliases;
 use crate::lnet::api::Event;
 use crate::stream::Bucket;
 use crate::stream::slab::{Key, Slab};
@@ -15,8 +16,8 @@ pub(crate) enum OpKind {
     Put { sent: bool, acked: bool },
     /// The REPLY. The sink is absent while the payload is being stored.
     Get { sink: Option<Sink> },
-    /// The REPLY of a ping, asked at this time; `placing` while its payload is read.
-    Ping { asked: u64, placing: bool },
+    /// The REPLY of a ping of so many bytes at most, asked at this time; `placing` while its payload is read.
+    Ping { asked: u64, placing: bool, sink: u32 },
 }
 
 /// An operation.
@@ -88,13 +89,13 @@ impl Ops {
     }
 
     /// The operation that an answer from `src` names.
-    pub(crate) fn find(&self, handle: WireHandle, src: Nid) -> Option<Key> {
+    pub(crate) fn find(&self, handle: WireHandle, src: Nid, aliases: &Aliases) -> Option<Key> {
         if handle.interface != self.interface {
             return None;
         }
         let key = *self.by_object.get(&handle.object)?;
-        // Handles are easy to guess; an answer counts only from the node that was asked.
-        self.recs.get(key).is_some_and(|r| r.target == src).then_some(key)
+        // Handles are easy to guess; an answer counts only from the node that was asked, by whichever of its NIDs.
+        self.recs.get(key).is_some_and(|r| aliases.same(r.target, src)).then_some(key)
     }
 
     /// The operation with that handle.

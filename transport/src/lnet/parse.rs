@@ -1,16 +1,13 @@
 //! Messages that come: where their payload goes, and what they lead to (docs/protocol/lnet.md §4, §5).
 
-use super::command::PING_LEN;
+use super::discovery::is_push;
 use super::held::WaitOn;
 use super::ops::OpKind;
 use super::remote::{Asker, Body, Waiter, Who};
 use super::{Delivery, GetGrant, Lnet, MatchReq, PutGrant, Resume, Verdict};
-use crate::lnd::{
-    AppId, Arrived, Cx, Data, Dest, Hold, Lnd, LnetError, Owner, Placement, Sink, Stored, Ticket,
-};
+use crate::lnd::{Arrived, Cx, Data, Dest, Hold, Lnd, LnetError, Owner, Placement, Sink, Stored, Ticket};
 use crate::stream::ShardId;
 use crate::stream::slab::Key;
-use crate::wire::ksock::Checksum;
 use crate::wire::{LnetBody, LnetHdr, PingInfo, WireHandle, lnet, ping};
 
 /// Nothing of the message is wanted.
@@ -36,10 +33,15 @@ impl Lnet {
             cx.counters.drop_not_for_us += 1;
             return drop_it(self, cx, lnd, msg);
         }
+        if self.faults.is_some() && !self.received_passes(cx, lnd, msg) {
+            return;
+        }
         match hdr.body {
             LnetBody::Ack { handle, mlength, .. } => {
-                let event =
-                    self.ops.find(handle, hdr.src_nid).and_then(|op| self.ops.acked(op, Ok(()), mlength));
+                let event = self
+                    .ops
+                    .find(handle, hdr.src_nid, &self.aliases)
+                    .and_then(|op| self.ops.acked(op, Ok(()), mlength));
                 cx.counters.drop_stale_handle += u64::from(event.is_none());
                 self.complete_some(event);
                 drop_it(self, cx, lnd, msg);
@@ -52,7 +54,7 @@ impl Lnet {
     fn parse_reply<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived, handle: WireHandle) {
         let (hdr, sum) = (&msg.hdr, msg.sum.as_ref());
         let len = hdr.payload_len;
-        let found = self.ops.find(handle, hdr.src_nid);
+        let found = self.ops.find(handle, hdr.src_nid, &self.aliases);
         let Some((op, rec)) = found.and_then(|op| Some((op, self.ops.get_mut(op)?))) else {
             cx.counters.drop_stale_handle += 1;
             return drop_it(self, cx, lnd, msg);
@@ -71,7 +73,7 @@ impl Lnet {
                     return drop_it(self, cx, lnd, msg);
                 }
             },
-            OpKind::Ping { placing, .. } if !*placing && len <= PING_LEN => {
+            OpKind::Ping { placing, sink, .. } if !*placing && len <= *sink => {
                 *placing = true;
                 Ok(Dest::Own(Vec::with_capacity(len as usize)))
             }
@@ -107,6 +109,10 @@ impl Lnet {
         {
             self.pong(cx, lnd, msg.peer, hdr, handle, (src_offset, sink_length));
             return drop_it(self, cx, lnd, msg);
+        }
+        if is_push(hdr) {
+            let (placement, mlength) = self.push_place(hdr, msg.sum.clone());
+            return lnd.recv(self, cx, msg.key, placement, Delivery::Push(mlength), mlength);
         }
         let req = MatchReq { hdr: *hdr, sender: msg.sender };
         let portal = match hdr.body {
@@ -147,10 +153,6 @@ impl Lnet {
                     self.portals.wait(on, Waiter { who: Who::Conn(ticket), req });
                 }
                 lnd.hold(self, cx, msg.key, hold_on(on));
-            }
-            Verdict::Drop(_) if is_push(hdr) => {
-                let (placement, mlength) = push_put(hdr, msg.sum.clone());
-                lnd.recv(self, cx, msg.key, placement, Delivery::Push(mlength), mlength);
             }
             Verdict::Drop(why) => {
                 self.dropped(cx, why, hdr);
@@ -213,6 +215,11 @@ impl Lnet {
         if let Delivery::Push(mlength) = delivery {
             if let Some(peer) = peer.filter(|_| status.is_ok()) {
                 self.send_push_ack(cx, lnd, peer, hdr, mlength);
+                let bytes = match stored.dest {
+                    Some(Dest::Own(bytes)) => bytes,
+                    _ => Vec::new(),
+                };
+                self.pushed(cx, lnd, peer, hdr, &bytes);
             }
             return;
         }
@@ -220,10 +227,11 @@ impl Lnet {
             Some(Dest::Sink { sink, .. }) => Some(sink),
             Some(Dest::Own(info)) => {
                 let Delivery::Reply(op) = delivery else { return };
-                let info = match status {
-                    Ok(()) => PingInfo::parse(&info).map_err(|_| LnetError::Malformed),
-                    Err(e) => Err(e),
-                };
+                let mut info = status.map(|()| info);
+                if self.node_asked(cx, op, &mut info) {
+                    return;
+                }
+                let info = info.and_then(|b| PingInfo::parse(&b).map_err(|_| LnetError::Malformed));
                 cx.counters.err_ping_info += u64::from(info == Err(LnetError::Malformed));
                 let event = self.ops.pong(op, cx.now, info);
                 return self.complete_some(event);
@@ -372,19 +380,4 @@ fn hold_on(on: WaitOn) -> Hold {
         WaitOn::Entry(_) => Hold::Match,
         WaitOn::Portal(_) => Hold::Lazy,
     }
-}
-
-/// A peer pushes its ping info, and nobody here wants to know: it is checked and acknowledged all the same, as each
-/// node does (lnet.md §6.4, field report L7).
-fn push_put(hdr: &LnetHdr, sum: Option<Checksum>) -> (Option<Placement>, u32) {
-    let mlength = hdr.payload_len.min(ping::PUSH_ROOM);
-    let sum = sum.filter(|_| mlength == hdr.payload_len && mlength > 0);
-    let dest = Dest::Own(Vec::with_capacity(mlength as usize));
-    let placement = Placement::new(dest, mlength, Owner::App(AppId::NODE).into(), sum);
-    (Some(placement).filter(|_| mlength > 0), mlength)
-}
-
-/// Whether a message is a push of ping info.
-fn is_push(h: &LnetHdr) -> bool {
-    matches!(h.body, LnetBody::Put { portal: ping::PORTAL, match_bits: ping::MATCH_BITS, .. })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::Msg;
+use super::{Msg, discovery};
 use crate::lnd::NiId;
 use crate::lnd::budget::Uses;
 use crate::stream::slab::Key;
@@ -26,6 +26,7 @@ pub(crate) struct Peer {
     pub(super) listed_for_ni: bool,
     /// Stands in its host's list of peers that wait for a credit of the NI.
     pub(super) listed_for_host: bool,
+    pub(super) discovery: discovery::Peer,
 }
 
 impl Peer {
@@ -39,6 +40,12 @@ impl Peer {
             uses: Uses::default(),
             listed_for_ni: false,
             listed_for_host: false,
+            discovery: discovery::Peer::NEW,
         }
+    }
+
+    /// Messages that wait, for credits or until the peer is known.
+    pub(super) fn waits(&self) -> usize {
+        self.waiting.len() + self.discovery.waiting()
     }
 }

@@ -1,5 +1,8 @@
 //! Messages between the shards of a node: a peer's home is rarely the owner of a portal.
 
+use std::net::IpAddr;
+
+use super::aliases::Nids;
 use super::api::Op;
 use super::{GetGrant, MatchReq, Msg, PutGrant, Verdict};
 use crate::lnd::{AppId, Data, LnetError, NiId, Sink, Ticket};
@@ -28,6 +31,8 @@ pub(crate) enum Body {
     PutDone { grant: PutGrant, sink: Sink, status: Result<(), LnetError>, data: Data },
     /// To the home of a source that did not deliver its request itself: the answer, by the NI that the request came to.
     Answered(NiId, ProcessId, Box<Msg>),
+    /// To all: a Multi-Rail peer at this address was discovered, with these NIDs.
+    Aliases(Box<(IpAddr, Nids)>),
     /// Home to owner: the REPLY's pages are home.
     GetDone { grant: GetGrant, status: Result<(), LnetError> },
 }

@@ -49,6 +49,7 @@ impl Upper for Lnet {
     }
 
     fn peer_gone(&mut self, peer: Key) {
+        self.undiscover(peer);
         self.peers.remove(peer);
         self.timers.cancel(peer);
     }
@@ -73,12 +74,15 @@ impl Upper for Lnet {
 
     #[inline]
     fn idle(&self, peer: Key) -> bool {
-        self.peers.get(peer).is_none_or(|p| p.waiting.is_empty() && p.uses.credits == 0)
+        self.peers
+            .get(peer)
+            .is_none_or(|p| p.waiting.is_empty() && p.uses.credits == 0 && !p.discovery.busy())
+            && !self.delays_to(peer)
     }
 
     #[inline]
     fn waiting(&self, peer: Key) -> usize {
-        self.peers.get(peer).map_or(0, |p| p.waiting.len())
+        self.peers.get(peer).map_or(0, Peer::waits)
     }
 
     #[inline]

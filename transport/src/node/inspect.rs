@@ -20,6 +20,7 @@ use super::counters::StreamCounters;
 use super::handover;
 use crate::lnd::tunables::Change;
 use crate::lnd::{Config, Counters};
+use crate::lnet::faults::{FaultAsk, FaultError, FaultView, RULES_MAX};
 use crate::node::Machine;
 use crate::socklnd::PeerBrief;
 use crate::stream::ConnId;
@@ -201,6 +202,17 @@ impl Peers {
     }
 }
 
+/// A question about fault rules.
+#[derive(Debug)]
+pub struct AboutFaults {
+    /// An order, before they are shown.
+    pub ask: Option<FaultAsk>,
+    /// Answer to the order: how many rules it concerned.
+    pub done: Result<usize, FaultError>,
+    /// The rules; the asker has made room for [`RULES_MAX`].
+    pub rules: Vec<FaultView>,
+}
+
 /// A question, and the room for its answer.
 #[derive(Debug)]
 pub enum Question {
@@ -216,6 +228,8 @@ pub enum Question {
     Config(Box<Config>),
     /// Changes a tunable, from the next turn on.
     Tune(Change),
+    /// Shows fault rules, or changes them.
+    Faults(Box<AboutFaults>),
 }
 
 /// Looking in: an lcore's streams as somebody sees them who asks the node. Nothing here changes a stream.
@@ -415,6 +429,33 @@ impl Inspection {
     /// [`NoAnswer`] of the first lcore that does not: those before it have changed.
     pub fn tune(&self, change: Change) -> Result<(), NoAnswer> {
         (0..self.mailboxes.len()).try_for_each(|lcore| self.ask(lcore, Question::Tune(change)).map(drop))
+    }
+
+    /// Changes fault rules on all lcores, if `ask` says so, and gives the rules with their counts of all lcores; and how many
+    /// rules were concerned, or why none was.
+    ///
+    /// # Errors
+    /// [`NoAnswer`] of the first lcore that does not: those before it have changed.
+    pub fn faults(
+        &self,
+        ask: Option<FaultAsk>,
+    ) -> Result<(Result<usize, FaultError>, Vec<FaultView>), NoAnswer> {
+        let (mut done, mut all): (_, Vec<FaultView>) = (Ok(0), Vec::new());
+        for lcore in 0..self.mailboxes.len() {
+            let room = Vec::with_capacity(RULES_MAX);
+            let question = Question::Faults(Box::new(AboutFaults { ask, done: Ok(0), rules: room }));
+            let Question::Faults(about) = self.ask(lcore, question)? else { break };
+            done = about.done;
+            if lcore == 0 {
+                all = about.rules;
+            } else {
+                all.iter_mut().zip(&about.rules).for_each(|(sum, one)| sum.add(one));
+            }
+            if done.is_err() {
+                break;
+            }
+        }
+        Ok((done, all))
     }
 
     /// Shows the packets of all lcores to what `end` makes, or to nobody where it makes none. True when the lcores

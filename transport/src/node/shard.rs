@@ -247,6 +247,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
 
     fn answer(&mut self) {
         let Some(mailbox) = self.mailbox.as_ref().map(|d| d.0.clone()) else { return };
+        let now = self.now();
         mailbox.answer(|ask| match ask {
             Question::Page(page) => match self.outside.streams_mut() {
                 Some(s) => s.look(page),
@@ -262,6 +263,13 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
                 if let Some(s) = self.outside.streams_mut() {
                     *tap = s.tap(tap.take());
                 }
+            }
+            Question::Faults(about) => {
+                if let Some(ask) = about.ask {
+                    about.done = self.machine.fault(now, ask);
+                }
+                let room = about.rules.capacity();
+                about.rules.extend(self.machine.fault_rules().take(room));
             }
             Question::Config(c) => c.as_mut().clone_from(self.machine.config()),
             Question::Tune(change) => {

@@ -8,6 +8,7 @@
 //! version (after closing the set), and to more of a type than it would open itself. It leaves with FIN what it has read
 //! and with RST what it has not. A RST on a connection goes unnoticed until that is used.
 
+mod discover;
 mod hear;
 mod state;
 
@@ -16,6 +17,7 @@ use std::net::SocketAddr;
 
 use fsm::Fsm;
 
+use self::discover::Known;
 use self::state::{Move, State};
 use super::net::{Net, SEC};
 use super::rng::Rng;
@@ -49,6 +51,8 @@ pub struct KernelConfig {
     pub conns_per_peer: usize,
     /// Its incarnation.
     pub incarnation: u64,
+    /// It asks its peer who it is before the first PUT, and tells it who it is itself.
+    pub discovery: bool,
 }
 
 /// Orders of its user.
@@ -115,6 +119,12 @@ pub struct Seen {
     pub sets_wrong: u64,
     /// Messages lost since they came on what it had closed.
     pub lost: u64,
+    /// Pushes of its own, and those that we acknowledged.
+    pub pushes: u64,
+    /// See above.
+    pub pushes_acked: u64,
+    /// Pushes of ours that it took.
+    pub pushes_taken: u64,
 }
 
 #[derive(Debug)]
@@ -180,6 +190,11 @@ pub struct Kernel {
     links: usize,
     port: u16,
     next: u64,
+    known: Known,
+    /// PUTs of its user that wait until it knows its peer.
+    held: Vec<Out>,
+    /// Features that its peer last told.
+    features: u32,
     /// Operations of its user.
     pub ops: Vec<KernelOp>,
     /// Messages that it sent us.
@@ -207,6 +222,9 @@ impl Kernel {
             links: net.links(),
             port: 1023,
             next: 1 << 20,
+            known: Known::No,
+            held: Vec::new(),
+            features: 0,
             ops: Vec::new(),
             sent: Vec::new(),
             taken: Vec::new(),
@@ -252,11 +270,22 @@ impl Kernel {
                 (body, vec![tag as u8; len])
             }
         };
-        let fair = self.conns.iter().all(|c| c.state == State::Closed || !(c.dead || self.gone(net, c)));
+        // One that waits for discovery shares the fate of what was asked before.
+        let known = matches!(self.known, Known::No | Known::Yes);
+        let fair =
+            known && self.conns.iter().all(|c| c.state == State::Closed || !(c.dead || self.gone(net, c)));
         self.ops.push(KernelOp { tag, ask, fair, end: None, asked: net.now });
         self.at(net.now + TIMEOUT + SEC, Due::Look);
         self.peer.route = true;
+        if matches!(ask, KernelCmd::Put(_)) && self.discovers(net, body, &payload) {
+            return;
+        }
         self.launch(net, body, payload);
+    }
+
+    /// Features that its peer last told it, by an answer or a push.
+    pub fn features(&self) -> u32 {
+        self.features
     }
 
     /// Connections of its that are up.
@@ -365,7 +394,10 @@ impl Kernel {
             LnetBody::Get { handle, .. } | LnetBody::Put { ack: handle, .. } => *handle,
             LnetBody::Reply { .. } | LnetBody::Ack { .. } => return,
         };
-        self.ended(handle, false);
+        match self.known {
+            Known::Asked(n, _) | Known::Pushed(n, _) if n == handle.object => self.undiscovered(),
+            _ => self.ended(handle, false),
+        }
     }
 
     fn ended(&mut self, handle: WireHandle, good: bool) {

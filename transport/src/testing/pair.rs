@@ -40,8 +40,14 @@ pub fn id(n: u8) -> ProcessId {
     ProcessId::lustre(nid(n))
 }
 
-/// The defaults of a node at [`nid`].
+/// The defaults of a node at [`nid`], but for discovery, which is off: tests that count messages, bytes and credits of their own
+/// operations would have to leave out its pings and pushes each time.
 pub fn config(n: u8) -> Config {
+    Config { discovery: false, ..discovering(n) }
+}
+
+/// The defaults of a node at [`nid`].
+pub fn discovering(n: u8) -> Config {
     Config::new(nid(n), 1_700_000_000_000_000_000 + u64::from(n))
 }
 

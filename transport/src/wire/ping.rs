@@ -11,8 +11,8 @@ pub const HDR_LEN: usize = 16;
 pub const ENTRY_LEN: usize = 16;
 /// Most entries that a receiver accepts.
 pub const MAX_NIS: u32 = 4096;
-/// Bytes of a push that are taken (lnet.md §6.4).
-pub const PUSH_ROOM: u32 = 272;
+/// Longest info that is asked for, in bytes: all entries that may be.
+pub const LEN_MAX: u32 = HDR_LEN as u32 + ENTRY_LEN as u32 * MAX_NIS;
 /// Portal of pings and pushes.
 pub const PORTAL: u32 = 0;
 /// Match bits of pings and pushes.
@@ -30,7 +30,7 @@ pub const FEAT_DISCOVERY: u32 = 0x10;
 pub const FEAT_LARGE_ADDR: u32 = 0x20;
 /// The primary NID is the first large entry.
 pub const FEAT_PRIMARY_LARGE: u32 = 0x40;
-/// Features that a node with one interface reports: peers then use only the NID they know and never push.
+/// Features that a node without Multi-Rail reports: peers then use only the NID they know and never push.
 pub const FEAT_MINIMAL: u32 = FEAT_NI_STATUS | FEAT_RTE_DISABLED;
 
 /// State of an interface.
@@ -78,7 +78,8 @@ pub struct PingInfo {
     pub features: u32,
     /// Process of the node.
     pub pid: Pid,
-    /// Grows by one at each change of the content, from 1.
+    /// Grows by one with each interface that comes, goes or goes down: 2 for a fresh node with one. Features may change without
+    /// it (upper.md §1.4).
     pub sequence: u32,
     /// Interfaces with 4-byte addresses; the first is the primary NID unless `PRIMARY_LARGE` is set.
     pub nis: Vec<NiEntry>,
@@ -166,6 +167,14 @@ impl PingInfo {
         })
     }
 
+    /// NIDs of the node, the primary one first.
+    pub fn nids(&self) -> impl Iterator<Item = Nid> + '_ {
+        let primary = self.features & FEAT_PRIMARY_LARGE != 0;
+        let first = if primary { self.large.first() } else { None };
+        let rest = if primary { self.large.get(1..).unwrap_or_default() } else { &self.large };
+        first.into_iter().chain(&self.nis).chain(rest).map(|e| e.nid).filter(|n| !n.is_any() && *n != Nid::LO)
+    }
+
     /// Appends the bytes to `out`.
     pub fn emit(&self, out: &mut Vec<u8>) {
         let o = self.order;
@@ -199,6 +208,16 @@ impl PingInfo {
             at += large_len(e.nid);
         }
     }
+}
+
+/// Length of all of an info that is here in part, in bytes and [`LEN_MAX`] at most; `None` for what is none.
+pub fn whole_len(part: &[u8]) -> Option<u32> {
+    let order = ByteOrder::of_magic(part, MAGIC).filter(|_| part.len() >= HDR_LEN)?;
+    let nnis = Some(order.u32(part, 12)).filter(|n| (1..=MAX_NIS).contains(n))?;
+    let entries = HDR_LEN as u32 + ENTRY_LEN as u32 * nnis;
+    let large = order.u32(part, 4) & FEAT_LARGE_ADDR != 0 && part.len() >= HDR_LEN + ENTRY_LEN;
+    let total = if large { order.u32(part, HDR_LEN + 12) } else { 0 };
+    Some(entries.max(total).min(LEN_MAX))
 }
 
 /// Bytes that a large entry takes.

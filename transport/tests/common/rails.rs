@@ -117,7 +117,7 @@ pub fn all_ways(from: &End<'_>, to: &End<'_>, turn: &mut dyn FnMut()) {
         if let Some(Event::Put(p)) = to.handle.event() {
             let len = p.rlength as usize;
             assert!(p.status.is_ok() && good(&p.data, p.hdr_data as u8, len), "{p:?}");
-            puts.push((p.hdr_data, p.initiator.nid));
+            puts.push((p.hdr_data, p.source));
         }
         (acks.len(), replies.len(), pings.len(), puts.len()) == (2 * all, all, all, 2 * all)
     });
@@ -129,7 +129,14 @@ pub fn all_ways(from: &End<'_>, to: &End<'_>, turn: &mut dyn FnMut()) {
     }
     let mut left = 2;
     wait(turn, "unlinking", || {
-        left -= usize::from(matches!(to.handle.event(), Some(Event::Unlink { .. })));
+        // An entry that is still in use ends with the event of its last use.
+        let ends = match to.handle.event() {
+            Some(Event::Unlink { .. }) => true,
+            Some(Event::Get(g)) => g.unlinked,
+            Some(Event::Put(p)) => p.unlinked.is_some(),
+            _ => false,
+        };
+        left -= usize::from(ends);
         left == 0
     });
 }

@@ -4,6 +4,7 @@
 mod fuzz;
 mod fuzz_cookies;
 mod fuzz_handshake;
+mod fuzz_info;
 mod fuzz_messages;
 #[path = "../common/raw.rs"]
 mod raw;

@@ -549,6 +549,8 @@ fn is_request(m: &Msg) -> bool {
 /// What identifies a node, from its own messages.
 fn config(me: IpAddr, place: Place, links: &[Link]) -> Config {
     let mut cfg = Config::new(Nid::tcp(me, 0), 1);
+    // What the captured node asks and tells is asked and told by operations.
+    cfg.discovery = false;
     // One of the kernels takes everybody (testdata/captures/index.md).
     if me.to_string() == "192.168.77.13" {
         cfg.accept = Accept::All;
@@ -565,7 +567,7 @@ fn config(me: IpAddr, place: Place, links: &[Link]) -> Config {
             }
             Msg::Lnet(_, _, payload) => {
                 if let Ok(info) = PingInfo::parse(payload) {
-                    (cfg.ping_features, cfg.ping_sequence) = (info.features, info.sequence);
+                    (cfg.ping_features, cfg.ping_sequence) = (Some(info.features), Some(info.sequence));
                 }
             }
             _ => {}

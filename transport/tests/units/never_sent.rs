@@ -127,7 +127,7 @@ fn a_get_to_the_requests_of_selftest() {
 #[test]
 fn ping_info_that_a_kernel_does_not_accept() {
     for ping_features in [0, FEAT_NI_STATUS, 0x1e, FEAT_MULTI_RAIL, FEAT_LARGE_ADDR, 0x80, !0xe2] {
-        let mut net = net(Config { ping_features, ..config(1) });
+        let mut net = net(Config { ping_features: Some(ping_features), ..config(1) });
         let links = open_set(&mut net, Version::V3);
         let mut seen: Vec<Vec<u8>> = Vec::new();
         for sink in [272, 3960, 48] {

@@ -90,7 +90,7 @@ fn all_ways(net: &mut Net, a: usize, b: usize, from: &[Nid], to: &[Nid]) {
     for (i, nid) in (0u64..).zip(to) {
         let own = from.iter().find(|n| n.same_net(*nid) && n.to_nid4().is_some() == nid.to_nid4().is_some());
         let initiators = puts.iter().filter_map(|e| match e {
-            Event::Put(p) if p.hdr_data >> 8 == i => Some(p.initiator.nid),
+            Event::Put(p) if p.hdr_data >> 8 == i => Some(p.source),
             _ => None,
         });
         assert_eq!(initiators.collect::<Vec<_>>(), [*own.unwrap(); 2], "{puts:?}");
@@ -153,9 +153,8 @@ fn an_operation_leaves_from_the_ni_that_it_names() {
         net.run(SEC);
         let came = net.take_events(1);
         let [Event::Put(p), Event::Get(g)] = &came[..] else { panic!("{came:?}") };
-        let id = ProcessId::lustre(from);
-        assert_eq!((p.initiator, p.source, p.dest, p.sender, p.portal), (id, from, to, from, PORTAL));
-        assert_eq!((g.initiator, g.source, g.dest, g.sender, g.portal), (id, from, to, from, PORTAL + 1));
+        assert_eq!((p.source, p.dest, p.sender, p.portal), (from, to, from, PORTAL));
+        assert_eq!((g.source, g.dest, g.sender, g.portal), (from, to, from, PORTAL + 1));
         let ended = net.take_events(0);
         let [Event::Send { .. }, Event::Ack { status: Ok(()), .. }, Event::Reply { status: Ok(()), .. }] =
             ended[..]
@@ -570,7 +569,7 @@ fn a_peer_of_two_nis_of_one_network_has_a_set_with_each() {
             let all = net.take_events(2);
             let from = all
                 .iter()
-                .find_map(|e| if let Event::Put(p) = e { Some(p.initiator.nid.to_string()) } else { None });
+                .find_map(|e| if let Event::Put(p) = e { Some(p.source.to_string()) } else { None });
             from.unwrap()
         };
         asks(&mut net, first);

@@ -31,7 +31,8 @@ struct Bench {
 
 impl Bench {
     fn new(f: impl FnOnce(&mut Config)) -> Bench {
-        let mut cfg = Config::new(nid(1), 5);
+        // Messages are counted.
+        let mut cfg = Config { discovery: false, ..Config::new(nid(1), 5) };
         f(&mut cfg);
         let pool = HeapRxPool::new(1 << 16, 1 << 12);
         Bench { m: Machine::new(cfg), now: SEC, pool, conns: 0, pushed: Vec::new(), out: Vec::new() }

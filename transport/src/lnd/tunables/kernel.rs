@@ -75,8 +75,7 @@ const fn cpus(module: Module, name: &'static str, since: Release) -> Param {
 const NETWORKS: &str = "--nid names the network and the address";
 const ROUTES: &str = "this node does not route and uses no routers";
 const HEALTH: &str = "a node with one interface has no other to change to";
-const DISCOVERY: &str =
-    "this node tells its NIDs when asked, and asks nobody for more than the one it was told";
+const DISCOVERY: &str = "this node sends to the NID that it is told, whichever others the peer has";
 const CPUS: &str = "--cpu-pattern says where this node's lcores are";
 const START: &str = "a node is configured when it starts";
 const PORTALS: &str = "portals are not spread over CPUs";
@@ -148,7 +147,7 @@ pub static PARAMS: &[Param] = &[
     over("lnet_recovery_interval", 12, HEALTH),
     over("lnet_recovery_limit", 14, HEALTH),
     over("lnet_max_recovery_ping_interval", 15, HEALTH),
-    over("lnet_peer_discovery_disabled", 11, DISCOVERY),
+    ours("lnet_peer_discovery_disabled", 11),
     over("lock_prim_nid", 15, DISCOVERY),
     ours("lnet_transaction_timeout", 12),
     ours("lnet_retry_count", 12),

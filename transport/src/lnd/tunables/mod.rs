@@ -464,6 +464,7 @@ mod tests {
         accept_timeout                   5  lnet     rw  1 to 3600 (s)
         lnet_transaction_timeout       150  lnet     rw  1 to 3600 (s)
         lnet_retry_count                 2  lnet     rw  0 to 255 (retries)
+        lnet_peer_discovery_disabled     0  lnet     rw  0 to 1 (flag)
         zc_v2                            0  pollnd   ro  0 to 1 (flag)
         v1_on_reset                      0  pollnd   ro  0 to 1 (flag)
         unprivileged_v6                  0  pollnd   ro  0 to 1 (flag)

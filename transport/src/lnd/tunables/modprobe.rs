@@ -268,7 +268,7 @@ mod tests {
         let (c, said) = read(text).unwrap();
         insta::assert_snapshot!(said.join("\n"), @r"
         line 1: cpu_npartitions=2 is passed over: --cpu-pattern says where this node's lcores are
-        line 1: lock_prim_nid=1 is passed over: this node tells its NIDs when asked, and asks nobody for more than the one it was told
+        line 1: lock_prim_nid=1 is passed over: this node sends to the NID that it is told, whichever others the peer has
         line 2: cpu_pattern=0[0-3] 1[4-7] is passed over: --cpu-pattern says where this node's lcores are
         line 3: nscheds=6 is passed over: lcores do that work: --lcores
         line 3: peer_timeout=100 is passed over: only routers watch their peers

@@ -357,6 +357,13 @@ pub static ALL: &[Tunable] = &[
     )
     .least(0)
     .rw(),
+    lnet(
+        "lnet_peer_discovery_disabled",
+        FLAG,
+        "send to peers without asking them first who they are, and tell none who we are",
+        Number(0..=1, |c| flag(!c.discovery), |c, v| c.discovery = v == 0),
+    )
+    .rw(),
     own(
         "zc_v2",
         FLAG,
@@ -386,7 +393,7 @@ pub fn line(t: &Tunable, cfg: &Config) -> String {
         (None, Some(why)) => format!("{}; ro: {why}", t.takes()),
         (None, None) => t.takes(),
     };
-    format!("{:<26}{value:>8}  {module:<9}{change}  {takes}", t.name)
+    format!("{:<28}{value:>6}  {module:<9}{change}  {takes}", t.name)
 }
 
 /// A table of all of them with their values in `cfg`.

@@ -31,10 +31,11 @@ use self::beside::Beside;
 pub use self::beside::BesideError;
 use crate::lnd::tunables::Change;
 use crate::lnd::{AppId, Config, Counters, Cx, Held, NIS_MAX, NiId, OUT_KEPT, pop};
+use crate::lnet::faults::{FaultAsk, FaultError, FaultView};
 use crate::lnet::{Delivery, Event, Lnet, Op, ShardMsg};
 use crate::socklnd::{self, PeerBrief, PeerView, Socklnd};
 use crate::stream::{Action, BUCKETS, Bucket, ConnId, DialId, Happened, Protocol, ShardId};
-use crate::wire::ProcessId;
+use crate::wire::{Nid, ProcessId};
 
 /// A message that has come whole, to be copied or summed by whichever lcore has time.
 #[derive(Debug)]
@@ -238,8 +239,10 @@ impl Machine {
     /// Changes a tunable. What is timed is looked at again at the next chance; deadlines that run stay as they are,
     /// as with kernels.
     pub fn tune(&mut self, change: &Change) {
+        let before = self.cx.cfg.features();
         change.apply(&mut self.cx.cfg);
         self.lnds.iter_mut().for_each(|l| l.look_at_all(&mut self.cx));
+        self.lnet.tuned(before, &self.cx.cfg);
     }
 
     /// Cost of the messages of each bucket's peers to this shard so far, in ns: an estimate, by messages and by bytes
@@ -271,6 +274,31 @@ impl Machine {
             budget_stalled: h.stalled as u64,
             ..self.cx.counters
         }
+    }
+
+    /// Adds, deletes or resets fault rules of this shard at `now`, in ns; gives how many it concerned.
+    ///
+    /// # Errors
+    /// [`FaultError`]
+    pub fn fault(&mut self, now: u64, ask: FaultAsk) -> Result<usize, FaultError> {
+        self.cx.now = self.cx.now.max(now);
+        self.lnet.fault(&self.cx, ask)
+    }
+
+    /// The fault rules of this shard, in their order, with their counts.
+    pub fn fault_rules(&self) -> impl Iterator<Item = FaultView> + '_ {
+        self.lnet.fault_rules()
+    }
+
+    /// The primary NID of the peer that `nid` is one of, as far as discovery has told; else `nid` itself.
+    pub fn primary(&self, nid: Nid) -> Nid {
+        self.lnet.aliases.primary(nid)
+    }
+
+    /// NIDs of Multi-Rail peers that are kept.
+    #[cfg(feature = "testing")]
+    pub fn nids_kept(&self) -> usize {
+        self.lnet.aliases.len()
     }
 
     /// Memory that strangers make this shard hold now.

@@ -5,8 +5,8 @@ use super::super::net::Net;
 use super::state::{Move, State};
 use super::{ACCEPT_TIMEOUT, Conn, Due, Kernel, RETRY, TIMEOUT};
 use crate::wire::{
-    AcceptorReq, ByteOrder, ConnType, Hello, HelloStart, KsockHdr, KsockType, LnetBody, PingInfo, Version,
-    WireError, WireHandle, ping,
+    AcceptorReq, ByteOrder, ConnType, Hello, HelloStart, KsockHdr, KsockType, LnetBody, Version, WireError,
+    WireHandle, ping,
 };
 
 impl Kernel {
@@ -33,6 +33,7 @@ impl Kernel {
                 self.failed(&m.body);
             }
         }
+        self.discovery_overdue(now);
         self.ops.iter_mut().filter(|o| o.end.is_none() && o.asked + TIMEOUT <= now).for_each(|o| {
             o.end = Some(false);
         });
@@ -266,21 +267,28 @@ impl Kernel {
         }
         match h.body {
             LnetBody::Get { handle, match_bits: ping::MATCH_BITS, .. } => {
-                let mut info = Vec::new();
-                PingInfo::new([self.cfg.nid], h.dest_pid, 0x1e, 1).emit(&mut info);
+                let info = self.own_info();
                 self.launch(net, LnetBody::Reply { handle }, info);
             }
             LnetBody::Get { handle, sink_length, .. } => {
                 self.launch(net, LnetBody::Reply { handle }, vec![7; sink_length as usize]);
             }
-            LnetBody::Put { ack, match_bits, hdr_data, .. } => {
-                self.taken.push(hdr_data);
+            LnetBody::Put { ack, match_bits, hdr_data, portal, .. } => {
+                if portal == ping::PORTAL {
+                    self.pushed(net, &payload);
+                } else {
+                    self.taken.push(hdr_data);
+                }
                 if ack != WireHandle::NONE {
                     let mlength = payload.len() as u32;
                     self.launch(net, LnetBody::Ack { handle: ack, match_bits, mlength }, Vec::new());
                 }
             }
-            LnetBody::Reply { handle } | LnetBody::Ack { handle, .. } => self.ended(handle, true),
+            LnetBody::Reply { handle } | LnetBody::Ack { handle, .. } => {
+                if !self.discovered(net, handle.object, &payload) {
+                    self.ended(handle, true);
+                }
+            }
         }
     }
 }

@@ -1,0 +1,215 @@
+//! Fault rules at work: a message is judged where it is received, and where it is sent. A shard without rules asks one
+//! question a message.
+//!
+//! A received message that is delayed holds up its connection, as kernels do; one that is sent is passed by those behind it.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+use super::faults::{FaultAsk, FaultError, FaultView, Going, Hit, Rules};
+use super::{Delivery, Lnet, Msg};
+use crate::hash::OwnMap;
+use crate::lnd::{Arrived, Cx, Hold, Lnd, LnetError, NiId, Ticket};
+use crate::stream::ConnId;
+use crate::stream::slab::Key;
+
+/// Messages of a shard that are delayed at a time; more are not.
+const DELAYED_MAX: usize = 65_536;
+
+/// Rules, and messages that they hold.
+#[derive(Debug)]
+pub(super) struct Faults {
+    rules: Rules,
+    delayed: BinaryHeap<Delayed>,
+    /// Those of them that are sent, by peer.
+    to: OwnMap<Key, usize>,
+    /// The last message of a connection that was judged: it is shown again when what held it is over.
+    judged: OwnMap<ConnId, u64>,
+    serial: u64,
+}
+
+#[derive(Debug)]
+struct Delayed {
+    until: u64,
+    /// Of two for the same time the older goes first.
+    serial: u64,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Received(Ticket),
+    Sent(NiId, Key, Box<Msg>),
+}
+
+impl PartialEq for Delayed {
+    fn eq(&self, other: &Delayed) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Delayed {}
+
+impl PartialOrd for Delayed {
+    fn partial_cmp(&self, other: &Delayed) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Delayed {
+    fn cmp(&self, other: &Delayed) -> Ordering {
+        (other.until, other.serial).cmp(&(self.until, self.serial))
+    }
+}
+
+impl Faults {
+    fn hold(&mut self, until: u64, what: What) {
+        self.serial += 1;
+        if let What::Sent(_, peer, _) = &what {
+            *self.to.entry(*peer).or_default() += 1;
+        }
+        self.delayed.push(Delayed { until, serial: self.serial, what });
+    }
+
+    fn take(&mut self, now: u64) -> Option<What> {
+        if self.delayed.peek()?.until > now {
+            return None;
+        }
+        let what = self.delayed.pop()?.what;
+        if let What::Sent(_, peer, _) = &what
+            && let Some(n) = self.to.get_mut(peer)
+        {
+            *n -= 1;
+            if *n == 0 {
+                self.to.remove(peer);
+            }
+        }
+        Some(what)
+    }
+}
+
+impl Lnet {
+    /// Does what is asked about rules.
+    pub(crate) fn fault(&mut self, cx: &Cx, ask: FaultAsk) -> Result<usize, FaultError> {
+        let faults = self.faults.get_or_insert_with(|| {
+            Box::new(Faults {
+                rules: Rules::new(cx.cfg.incarnation ^ u64::from(cx.cfg.shards.me.0)),
+                delayed: BinaryHeap::new(),
+                to: OwnMap::default(),
+                judged: OwnMap::default(),
+                serial: 0,
+            })
+        });
+        let done = faults.rules.ask(cx.now, ask);
+        self.end_faults();
+        done
+    }
+
+    /// The rules, in their order.
+    pub(crate) fn fault_rules(&self) -> impl Iterator<Item = FaultView> + '_ {
+        self.faults.iter().flat_map(|f| f.rules.views())
+    }
+
+    /// Without rules, and with nothing that they hold, nothing is asked any more.
+    fn end_faults(&mut self) {
+        if self.faults.as_ref().is_some_and(|f| f.rules.is_empty() && f.delayed.is_empty()) {
+            self.faults = None;
+        }
+    }
+
+    /// Whether a message that was received goes on; else it has been dropped, or is held for its time.
+    #[cold]
+    pub(super) fn received_passes<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) -> bool {
+        let Some(faults) = self.faults.as_mut() else { return true };
+        let Some(ticket) = lnd.ticket(msg.key) else { return true };
+        if faults.judged.insert(ticket.conn, ticket.serial) == Some(ticket.serial) {
+            return true;
+        }
+        if faults.judged.len() > 2 * DELAYED_MAX {
+            faults.judged.clear();
+        }
+        match faults.rules.judge(cx.now, Going::In, &msg.hdr) {
+            Some(Hit::Drop) => {
+                cx.counters.drop_fault += 1;
+                lnd.recv(self, cx, msg.key, None, Delivery::Nothing, 0);
+                false
+            }
+            Some(Hit::Delay(ns)) if faults.delayed.len() < DELAYED_MAX => {
+                cx.counters.fault_delays += 1;
+                faults.hold(cx.now + ns, What::Received(ticket));
+                lnd.hold(self, cx, msg.key, Hold::Match);
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// Gives back a message that is to be sent now; else it has failed, or is kept for its time.
+    pub(super) fn sent_passes<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        peer: Key,
+        tx: Msg,
+    ) -> Option<Msg> {
+        let Some((faults, hdr)) = self.faults.as_mut().zip(tx.hdr) else { return Some(tx) };
+        match faults.rules.judge(cx.now, Going::Out, &hdr) {
+            Some(Hit::Fail(why)) => {
+                cx.counters.fault_fails += 1;
+                self.end(cx, peer, tx, Err(why));
+                None
+            }
+            Some(Hit::Delay(ns)) if faults.delayed.len() < DELAYED_MAX && !cx.down => {
+                cx.counters.fault_delays += 1;
+                faults.hold(cx.now + ns, What::Sent(lnd.ni(), peer, Box::new(tx)));
+                None
+            }
+            _ => Some(tx),
+        }
+    }
+
+    /// When the next delayed message goes on, in ns.
+    pub(super) fn fault_wake(&self) -> u64 {
+        self.faults.as_ref().and_then(|f| f.delayed.peek()).map_or(u64::MAX, |d| d.until)
+    }
+
+    /// Messages that are delayed.
+    pub(super) fn delayed(&self) -> usize {
+        self.faults.as_ref().map_or(0, |f| f.delayed.len())
+    }
+
+    /// Whether a message to the peer is delayed: its entry must stay.
+    #[inline]
+    pub(super) fn delays_to(&self, peer: Key) -> bool {
+        self.faults.as_ref().is_some_and(|f| f.to.contains_key(&peer))
+    }
+
+    /// Goes on with the messages whose time has come.
+    pub(super) fn end_delays<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
+        while let Some(what) = self.faults.as_mut().and_then(|f| f.take(cx.now)) {
+            match what {
+                What::Received(ticket) => {
+                    if let Some(lnd) = lnds.get_mut(ticket.ni.index()) {
+                        lnd.again(self, cx, &ticket);
+                    }
+                }
+                What::Sent(ni, peer, mut tx) => {
+                    if let Some(lnd) = lnds.get_mut(ni.index()) {
+                        tx.passed = true;
+                        self.launch(cx, lnd, peer, *tx);
+                    }
+                }
+            }
+        }
+        self.end_faults();
+    }
+
+    /// Ends the delayed messages: the node goes down. Those that were received end with their connections.
+    pub(super) fn fail_delayed(&mut self, cx: &mut Cx, why: LnetError) {
+        while let Some(what) = self.faults.as_mut().and_then(|f| f.take(u64::MAX)) {
+            if let What::Sent(_, peer, tx) = what {
+                self.end(cx, peer, *tx, Err(why));
+            }
+        }
+    }
+}
