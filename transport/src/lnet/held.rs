@@ -64,7 +64,7 @@ impl Waiting {
 
     /// Takes out all of a list, in order.
     pub(super) fn take_all(&mut self, list: VecDeque<Key>) -> Vec<Waiter> {
-        list.into_iter().filter_map(|k| self.take(k)).collect()
+        if list.is_empty() { Vec::new() } else { list.into_iter().filter_map(|k| self.take(k)).collect() }
     }
 
     /// The message waits no longer.

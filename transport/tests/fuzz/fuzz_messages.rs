@@ -8,13 +8,16 @@
 use crate::fuzz::{Bytes, LEN, TIME};
 use crate::raw::{self, *};
 use transport::lnd::{Config, Sink};
-use transport::lnet::{Event, MdMem, MdSpec};
+use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::testing::capture::Msg;
 use transport::testing::data::Spot;
 use transport::testing::net::{Net, SEC};
 use transport::wire::{KsockHdr, KsockType, LnetBody, Version, WireHandle, ksock, ping};
 
 const VERSIONS: [Version; 4] = [Version::V1, Version::V2, Version::V3, Version::V4];
+
+/// A portal without entries, at which PUTs wait, or do not.
+const LAZY: u32 = 5;
 
 /// Portals 1 to 4 of the node: lent, copied, cut short and dropped, given.
 fn entries(net: &mut Net) {
@@ -123,7 +126,7 @@ fn stream(b: &mut Bytes<'_>, version: Version) -> Stream {
 }
 
 /// Plays a stream on one connection of a set; gives what the machine wrote on all three, and whether it closed them.
-fn play(version: Version, which: usize, s: &Stream, piece: usize) -> (Vec<Vec<u8>>, bool) {
+fn play(version: Version, which: usize, s: &Stream, piece: usize, lazy: bool) -> (Vec<Vec<u8>>, bool) {
     let mut net = Net::new();
     net.chunk = piece;
     net.add(Config { tx_window: 1 << 30, ..config(1) });
@@ -131,11 +134,15 @@ fn play(version: Version, which: usize, s: &Stream, piece: usize) -> (Vec<Vec<u8
     net.op(1, ping_op(id(1)));
     net.run(SEC / 100);
     entries(&mut net);
+    net.op(0, Op::Lazy { tag: 1, portal: LAZY, on: lazy });
     let links = open_set(&mut net, version);
     let before = counters(&net);
     for part in s.bytes.chunks(piece.max(1)) {
         net.raw_send(links[which], part);
     }
+    net.run(SEC / 10);
+    // What has waited is dropped now, and so is the rest that asks for nothing that is there.
+    net.op(0, Op::Lazy { tag: 1, portal: LAZY, on: false });
     net.run(SEC / 10);
     let after = counters(&net);
     let closed = links.map(|l| net.wire(l, 1).1);
@@ -179,7 +186,8 @@ fn run(input: &[u8]) {
     let version = VERSIONS[b.below(4) as usize];
     let (which, piece) = (b.below(3) as usize, 1 + b.below(200) as usize);
     let s = stream(&mut b, version);
-    assert_eq!(play(version, which, &s, 1 << 16), play(version, which, &s, piece));
+    let lazy = b.chance();
+    assert_eq!(play(version, which, &s, 1 << 16, lazy), play(version, which, &s, piece, lazy));
 }
 
 #[test]

@@ -54,10 +54,10 @@ fn exchange(w: &mut World, steps: u64) -> bool {
 }
 
 fn second_part(w: &mut World) {
-    w.ask(0, 1, Ask::Put(110, true));
+    w.ask(0, 1, Ask::Put(210, true));
     w.ask(0, 1, Ask::Put(8, false));
-    w.ask(0, 1, Ask::Get(120, true));
-    w.ask(1, 0, Ask::Put(101, false));
+    w.ask(0, 1, Ask::Get(220, true));
+    w.ask(1, 0, Ask::Put(201, false));
 }
 
 /// After whatever was lost: everything ends, and what is asked again is done.
@@ -69,7 +69,7 @@ fn recovers(w: &mut World, asked: usize) {
     assert_eq!(ends.len(), asked);
     for (from, to) in [(0, 1), (1, 0)] {
         for attempt in 0..3 {
-            w.ask(from, to, Ask::Put(150, true));
+            w.ask(from, to, Ask::Put(250, true));
             w.run(QUIET);
             let ends = w.take_ends();
             if ends[0].end == End::Ok {
