@@ -35,8 +35,8 @@ compat: ## compile against other DPDKs' packages; as root, build and run in a ch
 	@scripts/deps
 	@scripts/compat
 
-soak: ## simulate networks with SEEDS=n fresh seeds, or for SECONDS=s (600 unless told)
-	@SOAK_SEEDS=$(SEEDS) SOAK_SECONDS=$(SECONDS) SOAK_FIRST=$(FIRST) scripts/soak
+soak: ## simulate networks with SEEDS=n fresh seeds, or for SECONDS=s (600 unless told); then lnet_selftest, SELFTEST=3600 s each way
+	@SOAK_SEEDS=$(SEEDS) SOAK_SECONDS=$(SECONDS) SOAK_FIRST=$(FIRST) SOAK_SELFTEST=$(SELFTEST) scripts/soak
 
 MINUTES ?= 5
 fuzz: ## every fuzz target for five minutes, starting from its corpus; a failure prints how to repeat it

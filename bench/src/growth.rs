@@ -4,6 +4,7 @@
 //! needs) and should stay there. The verdict looks at the fitted slope over the whole window, not at single
 //! samples: the allocator and the kernel take and give pages in steps.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -11,6 +12,7 @@ use serde::Serialize;
 use crate::ctl::{Ctl, Traffic};
 use crate::measure::{MeasureError, rest, wait_for};
 use crate::memory::resident;
+use crate::selftest::Orders;
 
 /// Part of the run that is warm-up: so many seconds of each ten.
 const WARM_TENTHS: u32 = 2;
@@ -95,29 +97,63 @@ pub fn watch(
     secs: f64,
     each: &mut dyn FnMut(&Sample),
 ) -> Result<Growth, MeasureError> {
-    use std::sync::atomic::Ordering;
     wait_for(ctl, "the start of the nodes", 20, || ctl.ready.load(Ordering::Acquire))?;
+    ctl.set_traffic(Traffic::Mixed);
+    let so_far = || (ctl.arrived.load(Ordering::Relaxed), ctl.bytes.load(Ordering::Relaxed));
+    let grown = sample(name, ctl, secs, so_far, each)?;
+    rest(ctl)?;
+    Ok(grown)
+}
+
+/// The same with lnet_selftest, both nodes in both roles: [`Case::both_roles`](crate::selftest::Case::both_roles) is to be the
+/// first case of the client.
+///
+/// # Errors
+/// As [`watch`].
+pub fn watch_selftest(
+    name: &str,
+    ctl: &Ctl,
+    orders: &Orders,
+    secs: f64,
+    each: &mut dyn FnMut(&Sample),
+) -> Result<Growth, MeasureError> {
+    orders.run(1);
+    wait_for(ctl, "the start of the tests", 30, || orders.running() == 1)?;
+    let so_far = || orders.client.get().map_or((0, 0), |m| m.totals());
+    let grown = sample(name, ctl, secs, so_far, each)?;
+    orders.run(0);
+    wait_for(ctl, "the end of the tests", 30, || orders.running() == 0)?;
+    let failed =
+        orders.client.get().into_iter().chain(orders.server.get()).map(|m| m.failed.load(Ordering::Relaxed));
+    match failed.sum::<u64>() {
+        0 => Ok(grown),
+        n => Err(MeasureError::Failed(format!("{n} RPCs failed"))),
+    }
+}
+
+fn sample(
+    name: &str,
+    ctl: &Ctl,
+    secs: f64,
+    so_far: impl Fn() -> (u64, u64),
+    each: &mut dyn FnMut(&Sample),
+) -> Result<Growth, MeasureError> {
     // Space for all samples, so that the watch itself does not grow.
     let mut samples = Vec::with_capacity(secs as usize + 2);
     let start = Instant::now();
-    ctl.set_traffic(Traffic::Mixed);
     let mut next = Duration::from_secs(1);
     while next.as_secs_f64() <= secs + 0.5 {
         std::thread::sleep(next.saturating_sub(start.elapsed()));
         if let Some(e) = ctl.first_error() {
             return Err(MeasureError::Failed(e));
         }
-        let s = Sample {
-            at_s: start.elapsed().as_secs_f64(),
-            resident: resident().map_err(MeasureError::Failed)?,
-            messages: ctl.arrived.load(Ordering::Relaxed),
-            bytes: ctl.bytes.load(Ordering::Relaxed),
-        };
+        let (messages, bytes) = so_far();
+        let resident = resident().map_err(MeasureError::Failed)?;
+        let s = Sample { at_s: start.elapsed().as_secs_f64(), resident, messages, bytes };
         each(&s);
         samples.push(s);
         next += Duration::from_secs(1);
     }
-    rest(ctl)?;
     Ok(judge(name, secs, samples))
 }
 

@@ -15,14 +15,18 @@ use tcpstack::{Stack, StackConfig};
 use transport::lnd::{Accept, Config};
 use transport::node::lcore::LcoreStreams;
 use transport::node::{App, NodeBuilder, Shard, Turn};
+use transport::selftest::Member;
 use transport::wire::Nid;
 
 use crate::ctl::{Ctl, Traffic};
 use crate::measure::MeasureError;
+use crate::selftest::{self, Case, Orders, Tester};
 use crate::workload::{Client, ClientConfig, Intake, Server};
 
 /// From one turn to the next, in ns.
 pub const TURN_NS: u64 = 1_000;
+/// Unix time in ns of members: any.
+const UNIX_NS: u64 = 1_700_000_000_000_000_000;
 /// Turns after which something that did not happen is given up.
 const PATIENCE: u64 = 2_000_000;
 
@@ -169,6 +173,79 @@ impl InMemory {
         self.until("the end of both nodes", |m| m.client.is_down() && m.server.is_down())?;
         // Pages that came home with the last turn are reaped in the next.
         (0..16).for_each(|_| self.turn());
+        Ok([Turn::end(&self.client), Turn::end(&self.server)])
+    }
+}
+
+/// Two members of lnet_selftest, the first with the console that orders them.
+pub struct Members {
+    /// The console's orders, and the client's measures.
+    pub orders: Arc<Orders>,
+    ctl: Arc<Ctl>,
+    time: Time,
+    client: Shard<LcoreStreams<MemPort>, Tester>,
+    server: Shard<LcoreStreams<MemPort>, Member>,
+}
+
+impl Members {
+    /// Makes both nodes.
+    ///
+    /// # Errors
+    /// No memory for pages.
+    pub fn new(mem: &MemConfig, cases: Vec<Case>) -> Result<Members, String> {
+        let (ctl, orders, time) = (Arc::new(Ctl::default()), Arc::new(Orders::default()), Time::new());
+        let backing: Arc<dyn Backing> = Arc::new(PrivatePages);
+        let (a, b) = pair(mem);
+        let app = Tester::new(cases, [nid(CLIENT), nid(SERVER)], UNIX_NS, &ctl, &orders, &backing)?;
+        let client = node(CLIENT, a, &time, app)?;
+        let server = node(SERVER, b, &time, selftest::server(UNIX_NS, &orders, &backing)?)?;
+        Ok(Members { orders, ctl, time, client, server })
+    }
+
+    fn until(&mut self, what: &'static str, done: impl Fn(&Members) -> bool) -> Result<(), MeasureError> {
+        for _ in 0..PATIENCE {
+            if done(self) {
+                return Ok(());
+            }
+            if let Some(e) = self.ctl.first_error() {
+                return Err(MeasureError::Failed(e));
+            }
+            self.time.step();
+            self.client.turn();
+            self.server.turn();
+        }
+        Err(MeasureError::Stuck { what, secs: PATIENCE * TURN_NS / 1_000_000_000 })
+    }
+
+    /// Runs a case until `n` more RPCs have ended well; it goes on.
+    ///
+    /// # Errors
+    /// An RPC failed, or nothing moves any more.
+    pub fn complete(&mut self, case: u64, n: u64) -> Result<(), MeasureError> {
+        let rpcs = |m: &Members| m.orders.client.get().map_or(0, |m| m.rpcs.load(Ordering::Relaxed));
+        if self.orders.running() != case {
+            self.orders.run(case);
+            self.until("the case", |m| m.orders.running() == case)?;
+        }
+        let goal = rpcs(self) + n;
+        self.until("the RPCs' end", |m| rpcs(m) >= goal)
+    }
+
+    /// Ends the case and takes both nodes down in order; gives what they came to, the client first.
+    ///
+    /// # Errors
+    /// They do not go down.
+    pub fn stop(mut self) -> Result<[transport::node::NodeEnd; 2], MeasureError> {
+        self.orders.run(0);
+        self.until("rest", |m| m.orders.running() == 0)?;
+        self.client.shut_down();
+        self.server.shut_down();
+        self.until("the end of both nodes", |m| m.client.is_down() && m.server.is_down())?;
+        for _ in 0..16 {
+            self.time.step();
+            self.client.turn();
+            self.server.turn();
+        }
         Ok([Turn::end(&self.client), Turn::end(&self.server)])
     }
 }

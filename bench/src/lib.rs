@@ -22,6 +22,7 @@ pub mod pair;
 pub mod rate;
 pub mod repeat;
 pub mod report;
+pub mod selftest;
 pub mod setup;
 pub mod sock;
 pub mod stacks;

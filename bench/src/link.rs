@@ -107,7 +107,8 @@ fn end<A: App + 'static>(
     Ok(Box::new(node))
 }
 
-/// Makes the link and starts both nodes. The client sits on the virtio side, whose sending copies nothing.
+/// Makes the link and starts both nodes, with the workload that [`Ctl`] orders. The client sits on the virtio side, whose
+/// sending copies nothing.
 ///
 /// # Errors
 /// The port that could not be had, and the remedy.
@@ -119,6 +120,28 @@ pub fn start(
     enter: &Enter,
     idle: IdlePolicy,
 ) -> Result<Link, String> {
+    let (c, s) = (ctl.clone(), ctl.clone());
+    let client = move |[_, server]: [Nid; 2], backing: &Arc<dyn Backing>| {
+        Client::new(cfg.client, c, server, backing).map_err(|e| e.to_string())
+    };
+    let server =
+        move |_, backing: &Arc<dyn Backing>| Server::new(s, cfg.intake, backing).map_err(|e| e.to_string());
+    start_with(eal, sockdir, cfg, ctl, (enter, idle), client, server)
+}
+
+/// The same with other applications, each made of its own NID, the other end's, and pages.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_with<C: App + 'static, S: App + 'static>(
+    eal: &Eal,
+    sockdir: &Path,
+    cfg: LinkConfig,
+    ctl: &Arc<Ctl>,
+    (enter, idle): (&Enter, IdlePolicy),
+    client: impl FnOnce([Nid; 2], &Arc<dyn Backing>) -> Result<C, String> + Send + 'static,
+    server: impl FnOnce([Nid; 2], &Arc<dyn Backing>) -> Result<S, String> + Send + 'static,
+) -> Result<Link, String> {
     let mut pair = PairConfig { tso: cfg.tso, ..PairConfig::default() };
     pair.port.mtu = cfg.mtu;
     let (mut vhost, mut virtio) = virtio_pair(eal, sockdir, &pair).map_err(|e| e.to_string())?;
@@ -126,14 +149,14 @@ pub fn start(
         |p: &mut EthPort| p.take_queue(0).ok_or_else(|| format!("queue 0 of port {} is taken", p.name()));
     let (server_seed, client_seed) = (seed(&mut vhost)?, seed(&mut virtio)?);
     let backing: Arc<dyn Backing> = Arc::new(EalBacking::new(eal, virtio.node()));
-    let (e, c, b) = (eal.clone(), ctl.clone(), backing.clone());
+    let (e, b) = (eal.clone(), backing.clone());
     let client: Make = Box::new(move || {
-        let app = Client::new(cfg.client, c, nid(SERVER), &b).map_err(|e| e.to_string())?;
+        let app = client([nid(CLIENT), nid(SERVER)], &b)?;
         end(&e, client_seed, CLIENT, &cfg, app)
     });
-    let (e, s) = (eal.clone(), ctl.clone());
+    let e = eal.clone();
     let server: Make = Box::new(move || {
-        let app = Server::new(s, cfg.intake, &backing).map_err(|e| e.to_string())?;
+        let app = server([nid(SERVER), nid(CLIENT)], &backing)?;
         end(&e, server_seed, SERVER, &cfg, app)
     });
     let running = Running::start(cfg.threads, idle, ctl, enter, [client, server])?;

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use dataplane::clock::Clock;
 use hugepages::{Backing, PrivatePages};
 use transport::node::sock::{IdleMode, SockConfig, SockStreams, may_bind_privileged};
-use transport::node::{self, NodeBuilder};
+use transport::node::{self, App, NodeBuilder};
 use transport::wire::Nid;
 
 use crate::ctl::Ctl;
@@ -47,35 +47,52 @@ fn free_port(ips: [Ipv4Addr; 2], from: u16) -> u16 {
     (from..from + 16).find(free).unwrap_or(from)
 }
 
-/// Starts client and server, a thread each, on loopback. They use reserved ports where this process may, else
-/// ports from 10988 on.
+/// Starts client and server, a thread each, on loopback, with the workload that [`Ctl`] orders. They use reserved ports
+/// where this process may, else ports from 10988 on.
 ///
 /// # Errors
 /// As [`Running::start`].
 pub fn start(p: SockPair, ctl: Arc<Ctl>) -> Result<Running, String> {
+    let (c, s) = (ctl.clone(), ctl.clone());
+    let client = move |[_, server]: [Nid; 2], backing: &Arc<dyn Backing>| {
+        Client::new(p.client, c, server, backing).map_err(|e| e.to_string())
+    };
+    let server =
+        move |_, backing: &Arc<dyn Backing>| Server::new(s, p.intake, backing).map_err(|e| e.to_string());
+    start_with(p, &ctl, client, server)
+}
+
+/// The same with other applications, each made of its own NID, the other end's, and pages.
+///
+/// # Errors
+/// As [`Running::start`].
+pub fn start_with<C: App + 'static, S: App + 'static>(
+    p: SockPair,
+    ctl: &Arc<Ctl>,
+    client: impl FnOnce([Nid; 2], &Arc<dyn Backing>) -> Result<C, String> + Send + 'static,
+    server: impl FnOnce([Nid; 2], &Arc<dyn Backing>) -> Result<S, String> + Send + 'static,
+) -> Result<Running, String> {
     let [client_ip, server_ip] = addresses();
     // Where no socket can be made at all, the thread that needs one says so.
     let privileged = may_bind_privileged(IpAddr::V4(client_ip)).unwrap_or(false);
     let port = free_port([client_ip, server_ip], if privileged { 988 } else { 10_988 });
+    let nid = |ip| Nid::tcp(IpAddr::V4(ip), 0);
     let node = move |ip: Ipv4Addr| {
-        let node = NodeBuilder::new(Nid::tcp(IpAddr::V4(ip), 0)).config(|c| c.peer_credits = p.peer_credits);
+        let node = NodeBuilder::new(nid(ip)).config(|c| c.peer_credits = p.peer_credits);
         let node = if privileged { node.config(|c| c.port = port) } else { node.unprivileged(port) };
         node.idle(p.idle).clock(Clock::calibrated())
     };
-    let c = ctl.clone();
     let client: Make = Box::new(move || {
         let backing: Arc<dyn Backing> = Arc::new(PrivatePages);
-        let app = Client::new(p.client, c, Nid::tcp(IpAddr::V4(server_ip), 0), &backing)
-            .map_err(|e| e.to_string())?;
+        let app = client([nid(client_ip), nid(server_ip)], &backing)?;
         Ok(Box::new(node(client_ip).sockets(app).map_err(|e| e.to_string())?) as _)
     });
-    let s = ctl.clone();
     let server: Make = Box::new(move || {
         let backing: Arc<dyn Backing> = Arc::new(PrivatePages);
-        let app = Server::new(s, p.intake, &backing).map_err(|e| e.to_string())?;
+        let app = server([nid(server_ip), nid(client_ip)], &backing)?;
         Ok(Box::new(node(server_ip).sockets(app).map_err(|e| e.to_string())?) as _)
     });
     let enter: Enter = Arc::new(|_| Ok(()));
     let spin = node::IdlePolicy { spin: u32::MAX, yield_after: u32::MAX };
-    Running::start(Threads::Two, spin, &ctl, &enter, [client, server])
+    Running::start(Threads::Two, spin, ctl, &enter, [client, server])
 }

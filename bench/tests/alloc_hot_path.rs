@@ -5,12 +5,14 @@
 #![forbid(unsafe_code)]
 
 use bench::ctl::Traffic;
-use bench::inmem::InMemory;
+use bench::inmem::{InMemory, Members};
+use bench::selftest::Case;
 use bench::workload::{ClientConfig, Intake};
 use dataplane::mem::MemConfig;
 use transport::lnd::{AppId, Config, Payload, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, MeId, Op};
 use transport::node::{Input, Machine};
+use transport::wire::srpc::{check, rw};
 use transport::wire::{Nid, ProcessId};
 
 #[global_allocator]
@@ -112,4 +114,32 @@ fn a_warm_pair_of_nodes_allocates_nothing() {
     assert_eq!(m.gauges().entries as u64, STANDING);
     all.push(("one-use-entries", (stats.total_blocks, stats.total_bytes)));
     assert!(all.iter().all(|(_, n)| *n == (0, 0)), "allocations on the established path: {all:?}");
+}
+
+/// lnet_selftest's RPCs, too, of each kind, at both ends; and no payload of BRW is copied.
+#[test]
+fn a_warm_pair_of_members_allocates_nothing() {
+    let cases = [
+        ("brw-write", Case::brw(rw::WRITE, check::NONE, 1 << 20, 8)),
+        ("brw-write-full", Case::brw(rw::WRITE, check::FULL, 1 << 20, 8)),
+        ("brw-read-full", Case::brw(rw::READ, check::FULL, 1 << 20, 8)),
+        ("brw-write-small", Case::brw(rw::WRITE, check::NONE, 4096, 32)),
+        ("brw-read-small", Case::brw(rw::READ, check::SIMPLE, 4096, 32)),
+        ("selftest-ping", Case::ping(32)),
+    ];
+    let mut all = Vec::new();
+    for (name, case) in cases {
+        let mut nodes = Members::new(&MemConfig::default(), vec![case]).unwrap();
+        nodes.complete(1, WARM).unwrap();
+        let profiler = profile(name);
+        nodes.complete(1, COUNTED).unwrap();
+        let stats = dhat::HeapStats::get();
+        drop(profiler);
+        let ends = nodes.stop().unwrap();
+        assert!(ends.iter().all(|e| e.clean), "{name}: {ends:?}");
+        println!("{name}: {} blocks, {} bytes in {COUNTED} RPCs", stats.total_blocks, stats.total_bytes);
+        let copied = ends.iter().map(|e| e.proto.rx_copied_bytes + e.streams.tx_copied_bytes).sum::<u64>();
+        all.push((name, stats.total_blocks, stats.total_bytes, copied));
+    }
+    assert!(all.iter().all(|n| (n.1, n.2, n.3) == (0, 0, 0)), "allocations or copies of an RPC: {all:?}");
 }

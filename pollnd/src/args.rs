@@ -54,7 +54,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Two nodes over an in-process virtio link, measured against kernel sockets.
     Demo(DemoArgs),
-    /// Runs a node: answers pings, takes bulk PUTs in, serves bulk GETs.
+    /// Runs a node: answers pings, takes bulk PUTs in, serves bulk GETs, is a member for lnet_selftest.
     Node(ServeArgs),
     /// Pings a node, as `lctl ping` does.
     Ping(PingArgs),
@@ -277,6 +277,9 @@ pub(crate) struct ServeArgs {
     /// Copy received payload into page runs instead of lending it.
     #[arg(long)]
     pub(crate) copy: bool,
+    /// Leave lnet_selftest out: consoles cannot make it a member of a group, and nobody's bulk is served.
+    #[arg(long)]
+    pub(crate) no_selftest: bool,
     /// Go down after so many seconds.
     #[arg(long, value_parser = seconds)]
     pub(crate) run_for: Option<f64>,

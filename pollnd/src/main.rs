@@ -21,6 +21,7 @@ mod job;
 mod keeper;
 mod known;
 mod limits;
+mod member;
 mod node;
 mod out;
 #[cfg(feature = "dpdk")]

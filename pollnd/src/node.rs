@@ -1,4 +1,5 @@
-//! `pollnd node`: answers pings, takes bulk PUTs in and checks them, serves bulk GETs; other commands go through it.
+//! `pollnd node`: answers pings, takes bulk PUTs in and checks them, serves bulk GETs, is a member for lnet_selftest; other
+//! commands go through it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,7 +18,7 @@ use crate::assemble;
 use crate::inspect::claim;
 use crate::inspect::seats::{DEPTH, Seats};
 use crate::running::{Role, Setup};
-use crate::{out, units};
+use crate::{member, out, units};
 
 pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
     let ctl = Arc::new(Ctl::default());
@@ -30,11 +31,15 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
     let claim = claim::further(claim, a.nid, &a.node.ni, &scope, command)?;
     let guests = Arc::new(Seats::default());
     let seats = guests.clone();
+    let (no_selftest, lcores) = (a.no_selftest, a.node.lcores);
     let make = Box::new(move |backing: &Arc<dyn Backing>| {
         let server = Server::new(c, intake, backing).map_err(|e| e.to_string())?;
         let (app, free) = beside(server, Seats::ids(), DEPTH);
         seats.open(free, backing);
-        Ok(Box::new(app) as _)
+        if no_selftest {
+            return Ok(Box::new(app) as _);
+        }
+        member::beside(app, lcores, backing).map(|(app, _)| app)
     });
     let node = assemble::start(&a.node, Setup::new(Role::Server, claim).with_guests(guests), make)?;
     // One line on standard output says that the node is there: scripts wait for it.

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use bench::ctl::Ctl;
-use bench::growth::{Growth, Sample, watch};
+use bench::growth::{Growth, Sample, watch, watch_selftest};
 use bench::pair::NothingLost;
+use bench::selftest::{Case, Orders};
 use bench::sock::{self, SockPair};
 use bench::workload::{ClientConfig, Intake};
 use clap::Args;
@@ -12,6 +13,7 @@ use serde::Serialize;
 use transport::node::NodeEnd;
 use transport::node::sock::IdleMode;
 
+use super::selftest::{server, tester};
 use super::{live, print};
 use crate::args::common::OverLink;
 use crate::args::values::growth_seconds;
@@ -22,6 +24,9 @@ pub(crate) struct GrowthArgs {
     /// Seconds for each run, a fifth of it warm-up.
     #[arg(long, default_value_t = 60.0, value_parser = growth_seconds)]
     pub(crate) seconds: f64,
+    /// BRW and PING of lnet_selftest, both nodes in both roles, in place of PUTs and pings.
+    #[arg(long)]
+    pub(crate) selftest: bool,
     /// The form of the result, and the link.
     #[command(flatten)]
     pub(crate) over: OverLink,
@@ -35,23 +40,36 @@ struct GrowthReport {
     nothing_lost_detail: NothingLost,
 }
 
+/// Whom the watch tells to work.
+#[derive(Clone, Copy)]
+enum Work<'a> {
+    /// PUTs and pings.
+    Puts,
+    /// The tests of these orders.
+    Selftest(&'a Orders),
+}
+
 /// One run: watches, takes the nodes down, and judges what they came to.
 fn watched(
     name: &str,
     a: &GrowthArgs,
-    ctl: &Ctl,
+    (ctl, work): (&Ctl, Work<'_>),
     lost: &mut Vec<NothingLost>,
     stop: impl FnOnce() -> Result<(Vec<NodeEnd>, u64), String>,
 ) -> Result<Growth, String> {
     let bar = live(&a.over.out);
-    let g = watch(name, ctl, a.seconds, &mut |s: &Sample| {
+    let mut tell = |s: &Sample| {
         let (mb, kib) = (s.bytes >> 20, s.resident / 1024);
         bar.set_message(format!(
             "{name}: {:.0} s, {} messages, {mb} MiB, {kib} KiB resident",
             s.at_s, s.messages
         ));
         bar.tick();
-    });
+    };
+    let g = match work {
+        Work::Puts => watch(name, ctl, a.seconds, &mut tell),
+        Work::Selftest(orders) => watch_selftest(name, ctl, orders, a.seconds, &mut tell),
+    };
     let (ends, left) = stop()?;
     bar.finish_and_clear();
     let g = g.map_err(|e| format!("{name}: {e}"))?;
@@ -64,15 +82,20 @@ pub(super) fn main(a: &GrowthArgs) -> Result<(), String> {
     if !a.over.sockets_only {
         runs.push(over_link(a, &mut lost)?);
     }
-    let ctl = Arc::new(Ctl::default());
+    let (ctl, orders) = (Arc::new(Ctl::default()), Arc::new(Orders::default()));
     let p = SockPair {
         idle: IdleMode::Block,
         intake: Intake::Lent,
         client: ClientConfig::default(),
         peer_credits: 8,
     };
-    let running = sock::start(p, ctl.clone())?;
-    runs.push(watched("kernel sockets", a, &ctl, &mut lost, || running.stop().map(|e| (e, 0)))?);
+    let (running, work) = if a.selftest {
+        let client = tester(&ctl, &orders, vec![Case::both_roles()]);
+        (sock::start_with(p, &ctl, client, server(&orders))?, Work::Selftest(&orders))
+    } else {
+        (sock::start(p, ctl.clone())?, Work::Puts)
+    };
+    runs.push(watched("kernel sockets", a, (&ctl, work), &mut lost, || running.stop().map(|e| (e, 0)))?);
     let detail = NothingLost::sum(&lost);
     let r = GrowthReport { runs, nothing_lost: detail.ok, nothing_lost_detail: detail };
     print(&a.over.out, &r, || {
@@ -96,11 +119,18 @@ fn over_link(a: &GrowthArgs, lost: &mut Vec<NothingLost>) -> Result<Growth, Stri
 
     let eal = pairs::eal(&a.over.dpdk)?;
     let (threads, enter, idle) = pairs::threads(false)?;
-    let ctl = Arc::new(Ctl::default());
+    let (ctl, orders) = (Arc::new(Ctl::default()), Arc::new(Orders::default()));
     let cfg = LinkConfig { threads, ..LinkConfig::default() };
-    let l = link::start(&eal, &std::env::temp_dir(), cfg, &ctl, &enter, idle)?;
+    let dir = std::env::temp_dir();
+    let (l, work) = if a.selftest {
+        let client = tester(&ctl, &orders, vec![Case::both_roles()]);
+        let l = link::start_with(&eal, &dir, cfg, &ctl, (&enter, idle), client, server(&orders))?;
+        (l, Work::Selftest(&orders))
+    } else {
+        (link::start(&eal, &dir, cfg, &ctl, &enter, idle)?, Work::Puts)
+    };
     let name = if threads == Threads::One { "virtio link, 1 lcore" } else { "virtio link, 2 lcores" };
-    let g = watched(name, a, &ctl, lost, || {
+    let g = watched(name, a, (&ctl, work), lost, || {
         let end = l.stop()?;
         Ok((end.nodes, end.buffers_left))
     });

@@ -2,7 +2,7 @@
 
 use hugepages::PageRunMut;
 
-use crate::lnd::{Data, LnetError, Payload, Sink};
+use crate::lnd::{Counters, Data, LnetError, Payload, Sink};
 use crate::wire::{Nid, PingInfo, ProcessId};
 
 /// A match entry. Never used again.
@@ -132,6 +132,13 @@ pub enum Op {
         portal: u32,
         /// Lazy from now on, or no longer.
         on: bool,
+    },
+    /// Asks a shard for the counts of its messages. Completes with one [`Event::Counts`].
+    Counts {
+        /// The application's own.
+        tag: u64,
+        /// Number of the shard; of one that is none, the one that is asked.
+        shard: u16,
     },
     /// Takes no more operations and connections, fails what waits, closes all connections. Completes with
     /// [`Event::ShutDown`] when the last one is gone and every lend has come home.
@@ -269,6 +276,40 @@ pub struct GetEvent {
     pub unlinked: bool,
 }
 
+/// Messages of a shard since it began, as lnet_selftest tells them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MessageCounts {
+    /// LNet messages sent.
+    pub sent: u64,
+    /// LNet messages received.
+    pub received: u64,
+    /// Messages received that nothing took.
+    pub dropped: u64,
+    /// Operations that ended without their answer, and messages without a connection.
+    pub errors: u64,
+    /// Payload sent, in bytes.
+    pub sent_bytes: u64,
+    /// Payload received, in bytes.
+    pub received_bytes: u64,
+    /// Payload received and dropped, in bytes.
+    pub dropped_bytes: u64,
+}
+
+impl MessageCounts {
+    pub(crate) fn of(c: &Counters) -> MessageCounts {
+        let dropped = c.iter().filter(|(name, _)| name.starts_with("drop_")).map(|(_, n)| n).sum();
+        MessageCounts {
+            sent: c.msgs_tx,
+            received: c.msgs_rx,
+            dropped,
+            errors: c.err_no_answer + c.err_queue_timeout,
+            sent_bytes: c.payload_tx_bytes,
+            received_bytes: c.payload_rx_bytes,
+            dropped_bytes: c.rx_dropped_bytes,
+        }
+    }
+}
+
 /// An event for an application.
 #[derive(Debug)]
 pub enum Event {
@@ -340,6 +381,13 @@ pub enum Event {
         info: Result<PingInfo, LnetError>,
         /// From the operation to the answer, in ns.
         rtt_ns: u64,
+    },
+    /// Counts of a shard.
+    Counts {
+        /// The operation's tag.
+        tag: u64,
+        /// They are.
+        counts: MessageCounts,
     },
     /// The machine is down: no connections, no lends.
     ShutDown {

@@ -1,6 +1,6 @@
 //! Operations of applications (docs/protocol/lnet.md §3).
 
-use super::api::{Event, MdMem, Op, OpRefused, PIECES_MAX};
+use super::api::{Event, MdMem, MessageCounts, Op, OpRefused, PIECES_MAX};
 use super::ops::OpKind;
 use super::remote::{Body, ShardMsg, Waiter};
 use super::{DropWhy, Lnet, Msg, Resume, TxDone, Verdict};
@@ -102,7 +102,8 @@ impl Lnet {
             Op::Attach { portal, .. } | Op::Unlink { portal, .. } | Op::Lazy { portal, .. } => {
                 Some(shards.owner_of(*portal))
             }
-            Op::Shutdown { .. } => Some(shards.me),
+            Op::Counts { shard, .. } if *shard < shards.count => Some(ShardId(*shard)),
+            Op::Counts { .. } | Op::Shutdown { .. } => Some(shards.me),
         }
     }
 
@@ -114,6 +115,10 @@ impl Lnet {
             }
             Op::Ping { tag, target } => (*tag, self.way_to(lnds, *target, None)),
             Op::Shutdown { tag } if !cx.down => return self.shut_down(cx, lnds, app, *tag),
+            Op::Counts { tag, .. } => {
+                let counts = MessageCounts::of(&cx.counters);
+                return self.complete(app, Event::Counts { tag: *tag, counts });
+            }
             Op::Attach { tag, .. } | Op::Unlink { tag, .. } | Op::Lazy { tag, .. } | Op::Shutdown { tag } => {
                 (*tag, Ok((NiId::default(), To::Own)))
             }
@@ -243,8 +248,8 @@ impl Lnet {
                 self.complete_some(event);
                 self.wake_waiters(cx, lnd, waiters);
             }
-            // Goes its own way, once.
-            Op::Shutdown { .. } => return Err(OpRefused::ShuttingDown),
+            // They go their own ways; a shutdown once.
+            Op::Counts { .. } | Op::Shutdown { .. } => return Err(OpRefused::ShuttingDown),
         }
         Ok(())
     }

@@ -194,6 +194,36 @@ impl<A: App> App for Beside<A> {
     }
 }
 
+/// Two applications on one lcore.
+pub struct Joined<A, B> {
+    main: A,
+    other: B,
+    ids: Vec<AppId>,
+}
+
+/// An [`App`] of two: `other` hears the events of the ids `ids`, `main` those of all others.
+pub fn joined<A: App, B: App>(main: A, other: B, ids: impl IntoIterator<Item = AppId>) -> Joined<A, B> {
+    Joined { main, other, ids: ids.into_iter().collect() }
+}
+
+impl<A: App, B: App> App for Joined<A, B> {
+    fn turn(&mut self, now: u64, ops: &mut Ops) -> Work {
+        self.main.turn(now, ops).and(self.other.turn(now, ops))
+    }
+
+    fn event(&mut self, now: u64, app: AppId, ev: Event, ops: &mut Ops) {
+        if self.ids.contains(&app) {
+            self.other.event(now, app, ev, ops);
+        } else {
+            self.main.event(now, app, ev, ops);
+        }
+    }
+
+    fn patience(&self) -> Option<u64> {
+        [self.main.patience(), self.other.patience()].into_iter().flatten().min()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,6 +267,23 @@ mod tests {
         assert_eq!(app.patience(), None);
         let first = seats[0].take();
         assert!(matches!(first.event(), Some(Event::Attached { tag: 11, .. })));
+    }
+
+    #[test]
+    fn joined_applications_have_their_own_operations_and_events() {
+        let id = |n| AppId::new(n).unwrap();
+        let (handle, other) = rings(id(7), 4);
+        let mut app = joined(Main(Vec::new()), other, [id(7), id(8)]);
+        let mut ops = Ops::new();
+        handle.submit(unlink(3)).unwrap();
+        assert!(app.turn(0, &mut ops).is_busy());
+        assert!(matches!(ops.pop_front(), Some((app, Op::Unlink { tag: 3, .. })) if app == id(7)));
+        for n in [0, 7, 9] {
+            app.event(0, id(n), Event::Attached { tag: n.into(), me: MeId(1) }, &mut ops);
+        }
+        assert_eq!(app.main.0, [0, 9]);
+        assert!(matches!(handle.event(), Some(Event::Attached { tag: 7, .. })));
+        assert_eq!(app.patience(), None);
     }
 
     fn unlink(tag: u64) -> Op {

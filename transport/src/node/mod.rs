@@ -47,7 +47,7 @@ pub mod streams;
 mod unlent;
 
 #[cfg(feature = "node")]
-pub use app::{App, Beside, Handle, NoApp, Ops, RingApp, Seat, Sitting, beside, rings};
+pub use app::{App, Beside, Handle, Joined, NoApp, Ops, RingApp, Seat, Sitting, beside, joined, rings};
 #[cfg(feature = "node")]
 pub use builder::{BuildError, Lcores, NodeBuilder, Plan, Running};
 #[cfg(feature = "node")]

@@ -12,11 +12,13 @@
 //! before; bulk leaves as pages by reference and is looked at in the buffers that it came in ([`pattern`]).
 
 pub mod console;
+pub mod member;
 pub mod pattern;
 pub mod rpc;
 
 use std::collections::VecDeque;
 
+pub use self::member::{Member, Meter};
 pub use self::rpc::{Ask, Bulk, Done, RpcError, Rpcs};
 use crate::lnd::AppId;
 use crate::lnet::Op;

@@ -23,6 +23,7 @@ mod protocompat;
 mod raw;
 mod requirements;
 mod rooms;
+mod selftest;
 mod shards;
 mod timers;
 mod tunables;

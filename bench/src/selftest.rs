@@ -1,0 +1,418 @@
+//! lnet_selftest between two nodes: the client's application is a member and a console that orders the tests, the server's
+//! is a member. One pair of nodes runs one test after the other, as whoever holds the [`Orders`] says.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use hugepages::{Backing, BackingError, PageRunMut};
+use serde::Serialize;
+use smallvec::smallvec;
+use transport::lnd::{AppId, Payload};
+use transport::lnet::Event;
+use transport::node::{App, Ops, Work};
+use transport::selftest::{AppIds, Ask, Bulk, Config, Done, Member, Meter, Rpcs, first_id};
+use transport::wire::srpc::{self, Body, Message, Name, Service, Sid, TestParams, TestReq, opc};
+use transport::wire::{Nid, ProcessId};
+
+use crate::ctl::Ctl;
+use crate::measure::{MeasureError, Rtt, cpu_time, wait_for};
+
+/// A test: RPCs of one kind, so many at a time, until it is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Test {
+    /// PINGs.
+    Ping {
+        /// At a time.
+        concur: u32,
+    },
+    /// BRWs.
+    Brw {
+        /// [`srpc::rw`].
+        rw: u32,
+        /// [`srpc::check`].
+        check: u32,
+        /// Bytes.
+        len: u32,
+        /// At a time.
+        concur: u32,
+    },
+}
+
+/// Tests that run together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Case {
+    /// Those of the client's node, which the server's node serves.
+    pub there: Vec<Test>,
+    /// Those of the server's node, which the client's node serves.
+    pub back: Vec<Test>,
+}
+
+impl Case {
+    /// One BRW test.
+    pub fn brw(rw: u32, check: u32, len: u32, concur: u32) -> Case {
+        Case { there: vec![Test::Brw { rw, check, len, concur }], back: Vec::new() }
+    }
+
+    /// One PING test.
+    pub fn ping(concur: u32) -> Case {
+        Case { there: vec![Test::Ping { concur }], back: Vec::new() }
+    }
+
+    /// Both nodes in both roles: large and small BRWs each way, all bytes checked, and PINGs.
+    pub fn both_roles() -> Case {
+        use srpc::{check::FULL, rw};
+        let brw = |rw, len, concur| Test::Brw { rw, check: FULL, len, concur };
+        let all = [
+            brw(rw::WRITE, srpc::BRW_MAX, 2),
+            brw(rw::READ, srpc::BRW_MAX, 2),
+            brw(rw::WRITE, 4096, 4),
+            brw(rw::READ, 65_528, 4),
+            Test::Ping { concur: 2 },
+        ];
+        Case { there: all.to_vec(), back: all.to_vec() }
+    }
+}
+
+/// Orders to the console on the client's lcore, and how far it is. Numbers of cases are places in the list that it was
+/// given, counted from 1; 0 is none.
+#[derive(Debug, Default)]
+pub struct Orders {
+    wanted: AtomicU64,
+    running: AtomicU64,
+    /// Measures of the client's member, once its node is there.
+    pub client: OnceLock<Arc<Meter>>,
+    /// The same of the server's.
+    pub server: OnceLock<Arc<Meter>>,
+}
+
+impl Orders {
+    /// Ends the case that runs, then runs this one; 0: none.
+    pub fn run(&self, case: u64) {
+        self.wanted.store(case, Ordering::Release);
+    }
+
+    /// The case that runs; 0 once the last one has ended.
+    pub fn running(&self) -> u64 {
+        self.running.load(Ordering::Acquire)
+    }
+}
+
+/// A case, measured.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Sample {
+    /// Payload moved, in Gbit/s.
+    pub gbps: f64,
+    /// The same for a second of CPU time of both nodes, spinning counted, in Gbit.
+    pub gbit_per_cpu_s: f64,
+    /// RPCs a second.
+    pub per_s: f64,
+    /// From request to the end of the RPC, in us.
+    pub p50_us: f64,
+    /// As `p50_us`.
+    pub p99_us: f64,
+    /// As `p50_us`.
+    pub p999_us: f64,
+}
+
+/// Waits, in seconds: for a case to run, and to come to its end.
+const PATIENCE: u64 = 30;
+
+/// Runs a case for `secs` after a warm-up of a fifth of that, and ends it.
+///
+/// # Errors
+/// An RPC failed, or nothing moves.
+pub fn measure(ctl: &Ctl, orders: &Orders, case: u64, secs: f64) -> Result<Sample, MeasureError> {
+    wait_for(ctl, "the start of the client", PATIENCE, || orders.client.get().is_some())?;
+    let Some(meter) = orders.client.get() else { return Ok(Sample::default()) };
+    let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
+    let bytes = || get(&meter.read) + get(&meter.written);
+    orders.run(case);
+    wait_for(ctl, "the case", PATIENCE, || orders.running() == case)?;
+    let (begun, warm) = (get(&meter.rpcs), Duration::from_secs_f64(secs / 5.0));
+    std::thread::sleep(warm);
+    wait_for(ctl, "the first RPC", PATIENCE, || get(&meter.rpcs) != begun)?;
+    drop(meter.take_rtt());
+    let (t0, c0, b0, n0) = (Instant::now(), cpu_time(), bytes(), get(&meter.rpcs));
+    std::thread::sleep(Duration::from_secs_f64(secs));
+    wait_for(ctl, "an RPC", PATIENCE, || get(&meter.rpcs) != n0)?;
+    let (wall, cpu) = (t0.elapsed().as_secs_f64(), (cpu_time() - c0).as_secs_f64());
+    let (moved, rpcs) = ((bytes() - b0) as f64 * 8e-9, (get(&meter.rpcs) - n0) as f64);
+    let rtt = meter.take_rtt().map(|h| Rtt::of(&h)).unwrap_or_default();
+    orders.run(0);
+    wait_for(ctl, "the end of the case", PATIENCE, || orders.running() == 0)?;
+    let failed = get(&meter.failed);
+    if failed > 0 {
+        return Err(MeasureError::Failed(format!("{failed} RPCs failed")));
+    }
+    Ok(Sample {
+        gbps: moved / wall,
+        gbit_per_cpu_s: moved / cpu.max(1e-9),
+        per_s: rpcs / wall,
+        p50_us: rtt.p50_us,
+        p99_us: rtt.p99_us,
+        p999_us: rtt.p999_us,
+    })
+}
+
+/// A request of the console's.
+#[derive(Debug)]
+enum Step {
+    /// One that is answered with 0.
+    Ask(ProcessId, Body, Option<Payload>),
+    /// Until no test of the batch is active.
+    Drained(ProcessId, u64),
+    /// The case now runs.
+    Runs(u64),
+}
+
+/// A member, and the console that orders it.
+pub struct Tester {
+    member: Member,
+    rpcs: Rpcs,
+    apps: AppIds,
+    ctl: Arc<Ctl>,
+    orders: Arc<Orders>,
+    cases: Vec<Case>,
+    own: ProcessId,
+    server: ProcessId,
+    /// Lists of destinations: the server, and this node.
+    lists: [Payload; 2],
+    steps: VecDeque<Step>,
+    asked: bool,
+    case: u64,
+    batch: u64,
+    begun: bool,
+}
+
+/// Ids of the applications, behind those of the bench's own.
+fn apps() -> Result<AppIds, String> {
+    AppIds::from(10).map_err(|e| e.to_string())
+}
+
+/// A member alone; its session does not expire, however long it is told nothing.
+///
+/// # Errors
+/// None that a caller could mend.
+pub fn member(unix_ns: u64, backing: &Arc<dyn Backing>) -> Result<Member, String> {
+    let cfg = Config { session_timeout: 0, ..Config::new(apps()?, unix_ns) };
+    Ok(Member::new(cfg, backing))
+}
+
+/// The server's application, whose measures the orders tell.
+///
+/// # Errors
+/// None that a caller could mend.
+pub fn server(unix_ns: u64, orders: &Orders, backing: &Arc<dyn Backing>) -> Result<Member, String> {
+    let member = member(unix_ns, backing)?;
+    let _ = orders.server.set(member.meter());
+    Ok(member)
+}
+
+fn list_of(to: ProcessId, backing: &Arc<dyn Backing>) -> Result<Payload, BackingError> {
+    let mut run = PageRunMut::new(backing.clone(), srpc::DEST_LEN)?;
+    run.bytes_mut().copy_from_slice(&srpc::dest(to));
+    Ok(Payload::Pages(smallvec![run.freeze().slice_all()]))
+}
+
+impl Tester {
+    /// The client's application on the node `own`, which tests `server`.
+    ///
+    /// # Errors
+    /// No memory for the list of destinations.
+    pub fn new(
+        cases: Vec<Case>,
+        [own, server]: [Nid; 2],
+        unix_ns: u64,
+        ctl: &Arc<Ctl>,
+        orders: &Arc<Orders>,
+        backing: &Arc<dyn Backing>,
+    ) -> Result<Tester, String> {
+        let apps = apps()?;
+        let [own, server] = [own, server].map(ProcessId::lustre);
+        let list = |to| list_of(to, backing).map_err(|e| e.to_string());
+        let member = member(unix_ns, backing)?;
+        let _ = orders.client.set(member.meter());
+        Ok(Tester {
+            member,
+            rpcs: Rpcs::new(apps.console, first_id(unix_ns, 1)),
+            apps,
+            ctl: ctl.clone(),
+            orders: orders.clone(),
+            cases,
+            own,
+            server,
+            lists: [list(server)?, list(own)?],
+            steps: VecDeque::new(),
+            asked: false,
+            case: 0,
+            batch: 0,
+            begun: false,
+        })
+    }
+
+    /// Console's sessions have its NID in 64 bits.
+    fn sid(&self) -> Sid {
+        Sid { nid4: self.own.nid.to_nid4().unwrap_or(1), stamp: 1 }
+    }
+
+    fn batch_op(&self, opc: u32) -> Body {
+        Body::Batch { rpyid: 0, sid: self.sid(), batch: self.batch, opc, testidx: 0, arg: 0 }
+    }
+
+    fn at(&self, case: u64) -> Option<&Case> {
+        (case as usize).checked_sub(1).and_then(|i| self.cases.get(i))
+    }
+
+    /// Steps from the case that runs to the one that is wanted.
+    fn plan(&mut self) {
+        let wanted = self.orders.wanted.load(Ordering::Acquire);
+        if wanted == self.case {
+            return;
+        }
+        if !self.begun {
+            self.begun = true;
+            for to in [self.own, self.server] {
+                let make =
+                    Body::MakeSession { rpyid: 0, sid: self.sid(), force: 1, name: Name::new("bench") };
+                self.steps.push_back(Step::Ask(to, make, None));
+            }
+        }
+        if self.case != 0 {
+            let back = self.at(self.case).is_some_and(|c| !c.back.is_empty());
+            for to in std::iter::once(self.own).chain(back.then_some(self.server)) {
+                self.steps.push_back(Step::Ask(to, self.batch_op(opc::STOP), None));
+                self.steps.push_back(Step::Drained(to, self.batch));
+            }
+        }
+        self.case = wanted;
+        if let Some(case) = self.at(wanted).cloned() {
+            self.batch += 1;
+            let [there, back] = self.lists.clone();
+            for (tests, client, server, list) in
+                [(case.there, self.own, self.server, there), (case.back, self.server, self.own, back)]
+            {
+                for test in &tests {
+                    let req = self.test(*test);
+                    let serve = Body::Test(TestReq { is_client: false, ndest: 0, ..req });
+                    self.steps.push_back(Step::Ask(server, serve, None));
+                    self.steps.push_back(Step::Ask(client, Body::Test(req), Some(list.clone())));
+                }
+                if !tests.is_empty() {
+                    self.steps.push_back(Step::Ask(client, self.batch_op(opc::RUN), None));
+                }
+            }
+        }
+        self.steps.push_back(Step::Runs(wanted));
+    }
+
+    fn test(&self, t: Test) -> TestReq {
+        let (service, concur, params) = match t {
+            Test::Ping { concur } => (Service::Ping, concur, TestParams::Ping { size: 0, flags: 0 }),
+            Test::Brw { rw, check, len, concur } => {
+                let params = TestParams::Brw { opc: rw as u16, flags: check as u16, len, offset: 0 };
+                (Service::Brw, concur, params)
+            }
+        };
+        TestReq {
+            rpyid: 0,
+            bulkid: 0,
+            sid: self.sid(),
+            batch: self.batch,
+            service: service.id(),
+            loops: u32::MAX,
+            concur,
+            is_client: true,
+            stop_onerr: true,
+            ndest: 1,
+            params,
+        }
+    }
+
+    /// The next step, if no RPC is under way.
+    fn step(&mut self, now: u64, ops: &mut Ops) {
+        if self.asked {
+            return;
+        }
+        let (peer, body, bulk) = match self.steps.front() {
+            None => return,
+            Some(Step::Runs(case)) => {
+                self.orders.running.store(*case, Ordering::Release);
+                self.ctl.ready.store(true, Ordering::Release);
+                self.steps.pop_front();
+                return;
+            }
+            Some(Step::Drained(peer, batch)) => {
+                let sid = self.sid();
+                let query = Body::Batch { rpyid: 0, sid, batch: *batch, opc: opc::QUERY, testidx: 0, arg: 0 };
+                (*peer, query, None)
+            }
+            Some(Step::Ask(peer, body, bulk)) => (*peer, *body, bulk.clone()),
+        };
+        self.asked = true;
+        let (service, _) = body.kind();
+        let ask = Ask {
+            tag: 0,
+            peer,
+            from: None,
+            service,
+            request: Message::new(srpc::FEATS, body),
+            bulk: bulk.map_or(Bulk::None, Bulk::Source),
+            timeout_ns: 10_000_000_000,
+        };
+        self.rpcs.start(now, ask, ops);
+    }
+
+    fn answered(&mut self, done: &Done) {
+        self.asked = false;
+        let reply = match &done.outcome {
+            Ok(m) => m.body,
+            Err(e) => return self.refused(&e.to_string()),
+        };
+        match reply {
+            Body::BatchReply { status: 0, active: 1.., .. }
+                if matches!(self.steps.front(), Some(Step::Drained(..))) =>
+            {
+                return;
+            }
+            body if body.status() != Some(0) => return self.refused(&format!("{body:?}")),
+            _ => {}
+        }
+        self.steps.pop_front();
+    }
+
+    fn refused(&mut self, why: &str) {
+        self.ctl.fail(format!("{:?}: {why}", self.steps.front()));
+        self.steps.clear();
+    }
+}
+
+impl App for Tester {
+    fn turn(&mut self, now: u64, ops: &mut Ops) -> Work {
+        let mut n = self.member.turn(now, ops);
+        while let Some(done) = self.rpcs.turn(now, ops) {
+            n += 1;
+            self.answered(&done);
+        }
+        if self.steps.is_empty() {
+            self.plan();
+        }
+        self.step(now, ops);
+        Work::of(n)
+    }
+
+    fn event(&mut self, now: u64, app: AppId, ev: Event, ops: &mut Ops) {
+        if app != self.apps.console {
+            return self.member.event(now, app, ev, ops);
+        }
+        if let Some(done) = self.rpcs.event(now, ev, ops) {
+            self.answered(&done);
+        }
+    }
+
+    fn patience(&self) -> Option<u64> {
+        // An order comes from another thread, which wakes nobody.
+        Some(1_000_000)
+    }
+}
