@@ -304,7 +304,9 @@ impl World {
                 return;
             }
             Event::Attached { .. } | Event::Get(_) => return,
-            Event::Unlink { .. } | Event::ShutDown { .. } => panic!("nobody asked for {e:?}"),
+            Event::Unlink { .. } | Event::Counts { .. } | Event::ShutDown { .. } => {
+                panic!("nobody asked for {e:?}")
+            }
         };
         let open = &mut self.nodes[n].open;
         let Some(o) = open.get(&tag) else { panic!("{tag} of node {n} ended twice: {end:?}") };
