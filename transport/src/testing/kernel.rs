@@ -10,9 +10,12 @@
 
 mod discover;
 mod hear;
+pub mod hosts;
+pub mod lnet;
+pub mod selftest;
 mod state;
 
-use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::net::SocketAddr;
 
 use fsm::Fsm;
@@ -141,6 +144,8 @@ struct Conn {
     /// A RST that it has not noticed.
     dead: bool,
     since: u64,
+    /// Not read on, since, for want of a buffer for this portal and service.
+    stalled: Option<(u64, (u32, u64))>,
 }
 
 #[derive(Debug)]
@@ -148,6 +153,24 @@ struct Out {
     body: LnetBody,
     payload: Vec<u8>,
     since: u64,
+    token: u64,
+}
+
+/// What the LNet above is told.
+#[derive(Debug)]
+pub(crate) enum Up {
+    /// A message has come.
+    Came(LnetHdr, Vec<u8>),
+    /// A message of this name has left for good, or not.
+    Ended(u64, bool),
+}
+
+/// An LNet above, in place of the few answers that this model gives by itself.
+#[derive(Debug, Default)]
+pub(crate) struct Above {
+    pub(crate) ups: Vec<Up>,
+    /// Portals and services that have buffers.
+    pub(crate) posted: BTreeSet<(u32, u64)>,
 }
 
 /// Knowledge of the NID that it speaks with.
@@ -162,7 +185,8 @@ struct Peer {
     connecting: Option<ConnType>,
     retry_at: u64,
     queue: VecDeque<Out>,
-    cookies: BTreeSet<u64>,
+    /// With the names of their messages.
+    cookies: BTreeMap<u64, u64>,
     next_cookie: u64,
 }
 
@@ -205,6 +229,7 @@ pub struct Kernel {
     pub seen: Seen,
     /// Print what it does.
     pub verbose: bool,
+    above: Option<Above>,
 }
 
 impl Kernel {
@@ -230,6 +255,13 @@ impl Kernel {
             taken: Vec::new(),
             seen: Seen::default(),
             verbose: std::env::var("TRACE").is_ok(),
+            above: None,
+        }
+    }
+
+    fn tell(&mut self, up: Up) {
+        if let Some(a) = &mut self.above {
+            a.ups.push(up);
         }
     }
 
@@ -280,7 +312,7 @@ impl Kernel {
         if matches!(ask, KernelCmd::Put(_)) && self.discovers(net, body, &payload) {
             return;
         }
-        self.launch(net, body, payload);
+        self.launch(net, body, payload, 0);
     }
 
     /// Features that its peer last told it, by an answer or a push.
@@ -321,16 +353,16 @@ impl Kernel {
     // ---- sending
 
     /// Sends a message on the connection that fits best, or queues it; dials what is missing either way.
-    fn launch(&mut self, net: &mut Net, body: LnetBody, payload: Vec<u8>) {
+    fn launch(&mut self, net: &mut Net, body: LnetBody, payload: Vec<u8>, token: u64) {
         self.connect(net);
         let Some(n) = self.choose(payload.len()) else {
             let since = net.now;
             if self.peer.route || self.peer.connecting.is_some() {
-                return self.peer.queue.push_back(Out { body, payload, since });
+                return self.peer.queue.push_back(Out { body, payload, since, token });
             }
-            return self.failed(&body);
+            return self.failed(&body, token);
         };
-        self.send(net, n, body, &payload);
+        self.send(net, n, body, &payload, token);
     }
 
     fn choose(&mut self, len: usize) -> Option<usize> {
@@ -349,10 +381,10 @@ impl Kernel {
         Some(self.rng.pick(&all))
     }
 
-    fn send(&mut self, net: &mut Net, n: usize, body: LnetBody, payload: &[u8]) {
+    fn send(&mut self, net: &mut Net, n: usize, body: LnetBody, payload: &[u8], token: u64) {
         if self.conns[n].dead {
             // It finds out by using it: the message is lost with the set.
-            self.failed(&body);
+            self.failed(&body, token);
             return self.end_set(net, "a connection is dead");
         }
         let version = self.conns[n].version;
@@ -361,7 +393,7 @@ impl Kernel {
             self.peer.next_cookie = self.peer.next_cookie.max(2);
             cookie0 = self.peer.next_cookie;
             self.peer.next_cookie += 1;
-            self.peer.cookies.insert(cookie0);
+            self.peer.cookies.insert(cookie0, token);
         }
         let hdr = LnetHdr {
             dest_nid: self.them,
@@ -380,7 +412,11 @@ impl Kernel {
         bytes.extend_from_slice(payload);
         self.say(net, || format!("sends {} on link {}", body.name(), self.conns[n].link));
         let end = self.write(net, n, &bytes);
-        self.sent.push(Sent { link: self.conns[n].link, end, body, received: None });
+        if self.above.is_none() {
+            self.sent.push(Sent { link: self.conns[n].link, end, body, received: None });
+        } else if cookie0 == 0 {
+            self.tell(Up::Ended(token, true));
+        }
     }
 
     fn write(&mut self, net: &mut Net, n: usize, bytes: &[u8]) -> u64 {
@@ -389,7 +425,8 @@ impl Kernel {
         self.conns[n].sent
     }
 
-    fn failed(&mut self, body: &LnetBody) {
+    fn failed(&mut self, body: &LnetBody, token: u64) {
+        self.tell(Up::Ended(token, false));
         let handle = match body {
             LnetBody::Get { handle, .. } | LnetBody::Put { ack: handle, .. } => *handle,
             LnetBody::Reply { .. } | LnetBody::Ack { .. } => return,
@@ -409,14 +446,14 @@ impl Kernel {
     fn flush(&mut self, net: &mut Net) {
         for _ in 0..self.peer.queue.len() {
             if let Some(m) = self.peer.queue.pop_front() {
-                self.launch(net, m.body, m.payload);
+                self.launch(net, m.body, m.payload, m.token);
             }
         }
     }
 
     fn fail_queue(&mut self) {
         for m in std::mem::take(&mut self.peer.queue) {
-            self.failed(&m.body);
+            self.failed(&m.body, m.token);
         }
     }
 
@@ -529,6 +566,6 @@ impl Kernel {
         state.apply(begins);
         let dialled = begins == Move::Connected;
         let (seen, buf, sent, dead, since) = (0, Vec::new(), 0, false, net.now);
-        Conn { link, state, ctype, version, dialled, seen, buf, sent, dead, since }
+        Conn { link, state, ctype, version, dialled, seen, buf, sent, dead, since, stalled: None }
     }
 }

@@ -3,7 +3,9 @@
 
 pub mod capture;
 pub mod data;
+pub mod dialogue;
 pub mod kernel;
 pub mod net;
 pub mod pair;
 pub mod rng;
+pub mod srpc;

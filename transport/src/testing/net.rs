@@ -152,6 +152,8 @@ pub struct Net {
     pub resets: u64,
     /// The node that the last event was for.
     pub last: Option<usize>,
+    /// Where somebody wants them: connections with a raw end at which something happened.
+    pub raw_seen: Option<Vec<usize>>,
     /// The nodes.
     pub nodes: Vec<Node>,
     links: Vec<Link>,
@@ -190,6 +192,7 @@ impl Net {
             steps: 0,
             resets: 0,
             last: None,
+            raw_seen: None,
             nodes: Vec::new(),
             links: Vec::new(),
             raw_listeners: Vec::new(),
@@ -389,6 +392,16 @@ impl Net {
             | Ev::Closed(link, end, _)
             | Ev::Look(link, end) => Some(self.links[*link][*end].node).filter(|n| *n != usize::MAX),
         };
+        if let Some(seen) = &mut self.raw_seen
+            && let Ev::Opened(link, ..)
+            | Ev::Data(link, ..)
+            | Ev::Ack(link, ..)
+            | Ev::Fin(link, ..)
+            | Ev::Closed(link, ..) = &ev
+            && self.links[*link].ends.iter().any(|e| e.node == usize::MAX)
+        {
+            seen.push(*link);
+        }
         match ev {
             Ev::Connect(from, spec, life) => self.connect(from, spec, life),
             Ev::Opened(link, end, dial) => {

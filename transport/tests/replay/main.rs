@@ -3,8 +3,12 @@
 #![allow(missing_docs, unreachable_pub, reason = "a program of tests has no users")]
 
 mod compare;
+mod dialogues;
+pub mod lst;
+pub mod orders;
 pub mod play;
 mod replay_crashes;
+mod replay_kernel;
 mod replay_pairs;
 mod replay_pollnd;
 mod replay_probes;

@@ -27,7 +27,7 @@ impl Kernel {
         if !self.cfg.discovery || self.known == Known::Yes {
             return false;
         }
-        self.held.push(Out { body, payload: payload.to_vec(), since: net.now });
+        self.held.push(Out { body, payload: payload.to_vec(), since: net.now, token: 0 });
         self.discover(net);
         true
     }
@@ -46,6 +46,7 @@ impl Kernel {
             net,
             LnetBody::Get { handle, match_bits, portal, src_offset: 0, sink_length: 272 },
             Vec::new(),
+            0,
         );
     }
 
@@ -78,6 +79,7 @@ impl Kernel {
                         net,
                         LnetBody::Put { ack, match_bits, hdr_data: 0, portal, offset: 0 },
                         bytes,
+                        0,
                     );
                 } else {
                     self.release(net);
@@ -96,7 +98,7 @@ impl Kernel {
     fn release(&mut self, net: &mut Net) {
         self.known = Known::Yes;
         for m in std::mem::take(&mut self.held) {
-            self.launch(net, m.body, m.payload);
+            self.launch(net, m.body, m.payload, m.token);
         }
     }
 
@@ -104,7 +106,7 @@ impl Kernel {
     pub(super) fn undiscovered(&mut self) {
         self.known = Known::No;
         for m in std::mem::take(&mut self.held) {
-            self.failed(&m.body);
+            self.failed(&m.body, m.token);
         }
     }
 
