@@ -567,3 +567,13 @@ fn report_l6_a_node_that_was_killed_is_seen_again_when_it_starts() {
     assert!(!list.exists(), "who went in order greets nobody");
     far.stop().good();
 }
+
+/// BRW of each kind and PING between two nodes on kernel sockets; the bench fails where an RPC does, or where something is left.
+#[test]
+fn lnet_selftest_over_kernel_sockets() {
+    let end = run(&["bench", "selftest", "1", "--seconds", "0.1", "--sockets-only", "--json"]).good();
+    let v = end.json();
+    assert_eq!(v["nothing_lost"], true, "{v}");
+    let rows = v["rows"].as_array().unwrap();
+    assert!(rows.len() == 8 && rows.iter().all(|r| r["median"]["per_s"].as_f64() > Some(0.0)), "{v}");
+}

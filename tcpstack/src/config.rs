@@ -254,8 +254,8 @@ pub enum PushError {
     HeaderTooLong(usize),
 }
 
-/// Most header bytes of one push.
-pub const HDR_MAX: usize = 216;
+/// Most header bytes of one push: what 120 bytes of headers and 160 of payload are.
+pub const HDR_MAX: usize = 280;
 
 macro_rules! counters {
     ($(#[$m:meta])* $name:ident { $($(#[$d:meta])* $f:ident,)* }) => {

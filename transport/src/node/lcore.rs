@@ -26,14 +26,17 @@ use crate::hash::OwnMap;
 use crate::lnd::Tcp;
 use crate::lnd::config::SEC;
 use crate::stream::{
-    Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Happened, InlineHdr, LendId, Progress,
-    SendMsg, ShardId, StreamRx, copy_out,
+    Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Happened, INLINE_MAX, InlineHdr, LendId,
+    Progress, SendMsg, ShardId, StreamRx, copy_out,
 };
 
 /// Source ports of a privileged dial (socklnd.md §1), tried from the top.
 const PRIVILEGED: std::ops::RangeInclusive<u16> = 512..=1023;
 /// Source ports of an unprivileged dial (RFC 6335 §6), tried from the top.
 const EPHEMERAL: std::ops::RangeInclusive<u16> = 49_152..=65_535;
+
+// A push takes what a message has in front of its pages: longer, it would be refused for good.
+const _: () = assert!(INLINE_MAX <= tcpstack::HDR_MAX);
 
 /// Sleep of an idle lcore while its link is down: timers and commands are this late at the most.
 const LINK_DOWN_NAP: std::time::Duration = std::time::Duration::from_millis(1);

@@ -68,7 +68,8 @@ pub struct Config {
     pub timer_slot: u64,
     /// An RPC of a test ends after so many ns.
     pub rpc_timeout: u64,
-    /// BRW and PING requests served at once; further ones wait in their connections.
+    /// RPCs served at once. Half of the places are anybody's; of the rest a peer leaves as many free as it holds, and what it
+    /// asks beyond that is dropped.
     pub served: usize,
     /// Units of all client tests together.
     pub units: usize,
@@ -86,7 +87,7 @@ impl Config {
             session_timeout: 100 * SEC,
             timer_slot: 8 * SEC,
             rpc_timeout: 64 * SEC,
-            served: 2048,
+            served: 8192,
             units: 1 << 16,
             shards: 1,
             unix_ns,

@@ -65,6 +65,8 @@ pub(super) enum Wait {
 /// An RPC that is served.
 #[derive(Debug)]
 pub(super) struct Served {
+    /// Its place counts as this node's, which delivered it: sources cost nothing to invent.
+    by: Nid,
     /// NID and process that the reply goes to.
     pub(super) peer: ProcessId,
     /// NID of ours that it leaves from.
@@ -104,13 +106,13 @@ impl Server {
 
     /// Holds an RPC; `None`, and it is dropped, where its peer holds too many.
     pub(super) fn hold(&mut self, p: &PutEvent, request: Message, reply: Message, wait: Wait) -> Option<Key> {
-        if !self.admits(p.source) {
+        if !self.admits(p.sender) {
             self.dropped();
             return None;
         }
-        *self.by_peer.entry(p.source).or_insert(0) += 1;
+        *self.by_peer.entry(p.sender).or_insert(0) += 1;
         let peer = ProcessId { nid: p.source, pid: p.initiator.pid };
-        Some(self.calls.insert(Served { peer, dest: p.dest, request, reply, wait }))
+        Some(self.calls.insert(Served { by: p.sender, peer, dest: p.dest, request, reply, wait }))
     }
 
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Served> {
@@ -120,10 +122,10 @@ impl Server {
     /// An RPC has ended.
     pub(super) fn release(&mut self, key: Key) -> Option<Served> {
         let call = self.calls.remove(key)?;
-        if let Some(n) = self.by_peer.get_mut(&call.peer.nid) {
+        if let Some(n) = self.by_peer.get_mut(&call.by) {
             *n = n.saturating_sub(1);
             if *n == 0 {
-                self.by_peer.remove(&call.peer.nid);
+                self.by_peer.remove(&call.by);
             }
         }
         Some(call)
