@@ -5,6 +5,7 @@ pub(crate) mod common;
 mod fault;
 mod look;
 mod parse;
+mod selftest;
 pub(crate) mod tuned;
 pub(crate) mod values;
 
@@ -19,6 +20,7 @@ use self::common::{EalArgs, TableOut, TextOut};
 pub(crate) use self::fault::{FaultAddArgs, FaultArgs, FaultKind, FaultVerb};
 pub(crate) use self::look::{CaptureArgs, ConnFilter, ConnectionsArgs, StatsArgs, TunablesArgs};
 pub(crate) use self::parse::parse;
+pub(crate) use self::selftest::{CheckArg, QuickArgs, SelftestArgs, What};
 use self::tuned::{Tuned, tunable, tuned};
 use self::values::{ip, nid, number, seconds};
 use crate::bench::BenchArgs;
@@ -62,6 +64,8 @@ pub(crate) enum Command {
     Put(BulkArgs),
     /// GETs messages from a pollnd node and checks every byte.
     Get(BulkArgs),
+    /// lnet_selftest: lst's verbs, and one line that does all.
+    Selftest(Box<SelftestArgs>),
     /// A running node's connections, as `ss -ti` shows the kernel's.
     Connections(ConnectionsArgs),
     /// What a running node's lcores count, and how busy they are.

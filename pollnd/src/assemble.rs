@@ -22,7 +22,10 @@ use crate::{cpus, iface, limits, settings, signals};
 /// A part that is missing, and the remedy.
 pub(crate) fn start(a: &NodeArgs, setup: Setup, make: MakeApp) -> Result<Node, String> {
     let control = Arc::new(Control::default());
-    signals::watch(control.clone())?;
+    match setup.interrupted.clone() {
+        Some(told) => signals::tell(control.clone(), told)?,
+        None => signals::watch(control.clone())?,
+    }
     cpus::mention_quota(settings::on_port(a).then_some(a.lcores));
     let dpdk = a.port.is_some() || a.vdev.is_some();
     settings::addresses(a)?;

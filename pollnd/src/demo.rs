@@ -1,7 +1,7 @@
 //! `pollnd demo`: two nodes over an in-process virtio link, measured against kernel sockets.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use bench::ctl::{Ctl, Traffic};
 use bench::measure::{MeasureError, last_rtt, stretch, wait_for};
@@ -9,11 +9,16 @@ use bench::pair::NothingLost;
 use bench::report::{Baseline, Bulk, Counts, RanOn, Report, Trips};
 use bench::sock::{self, SockPair};
 use bench::workload::{ClientConfig, Intake};
+use hugepages::Backing;
 use indicatif::{ProgressBar, ProgressStyle};
-use transport::node::NodeEnd;
 use transport::node::sock::IdleMode;
+use transport::node::{App, NoApp, NodeEnd};
+use transport::wire::Nid;
 
 use crate::args::DemoArgs;
+use crate::inspect::seats::Seats;
+use crate::member;
+use crate::selftest::{self, Ran};
 
 /// Measurements on one pair of nodes.
 struct Plan {
@@ -158,6 +163,48 @@ struct OverLink {
     two: Option<Bulk>,
     ping: Option<bench::measure::Rtt>,
     rtt: Option<Trips>,
+    quick: Option<Ran>,
+}
+
+/// Seconds of lnet_selftest at the end.
+const QUICK: u32 = 2;
+
+/// Makes the application of a node from its NID, the other end's, and pages.
+type MakeApp = Box<dyn FnOnce([Nid; 2], &Arc<dyn Backing>) -> Result<Box<dyn App>, String> + Send>;
+
+/// lnet_selftest between two nodes that `start` starts from their applications: the first has the console.
+fn quick<R>(
+    live: &Live,
+    start: impl FnOnce(&Arc<Ctl>, MakeApp, MakeApp) -> Result<R, String>,
+    stop: impl FnOnce(R) -> Result<(Vec<NodeEnd>, u64), String>,
+    lost: &mut Vec<NothingLost>,
+) -> Result<Ran, String> {
+    live.say("lnet_selftest");
+    let (ctl, seats) = (Arc::new(Ctl::default()), Arc::new(Seats::default()));
+    let nids: Arc<OnceLock<[Nid; 2]>> = Arc::default();
+    let (s, n) = (seats.clone(), nids.clone());
+    let client: MakeApp = Box::new(move |both, backing| {
+        s.name(both[0]);
+        let app = selftest::seat(&s, 1, backing)?;
+        let _ = n.set(both);
+        Ok(app)
+    });
+    let server: MakeApp = Box::new(|_, backing| member::beside(NoApp, 1, backing).map(|(app, _)| app));
+    let running = start(&ctl, client, server)?;
+    let ran = wait_for(&ctl, "the start of the nodes", 20, || nids.get().is_some())
+        .map_err(|e| e.to_string())
+        .and_then(|()| selftest::between(seats, nids.get().copied().unwrap_or([Nid::LO; 2]), QUICK));
+    let (ends, left) = stop(running)?;
+    lost.push(NothingLost::of(&ctl, &ends).and_left(left));
+    ran.map_err(|e| format!("lnet_selftest: {e}"))
+}
+
+/// The same over kernel sockets.
+fn quick_over_sockets(a: &DemoArgs, live: &Live, lost: &mut Vec<NothingLost>) -> Result<Ran, String> {
+    let (idle, client) = (IdleMode::Block, ClientConfig::default());
+    let p = SockPair { idle, intake: intake(a), client, peer_credits: 8 };
+    let start = |ctl: &Arc<Ctl>, client, server| sock::start_with(p, ctl, client, server);
+    quick(live, start, |r| r.stop().map(|e| (e, 0)), lost)
 }
 
 #[cfg(feature = "dpdk")]
@@ -214,6 +261,13 @@ fn over_link(
         let carries = bare(false)?;
         (r.two, r.ping, r.rtt) = (second.bulk.map(|b| b.over(carries)), second.ping, second.rtt);
     }
+    let cfg = LinkConfig { mtu: a.mtu, tso: !a.no_tso, ..LinkConfig::default() };
+    let (threads, enter, idle) = pairs::threads(a.one_lcore)?;
+    let cfg = LinkConfig { threads, ..cfg };
+    let start = |ctl: &Arc<Ctl>, client, server| {
+        link::start_with(&eal, &dir, cfg, ctl, (&enter, idle), client, server)
+    };
+    r.quick = Some(quick(live, start, |l| l.stop().map(|e| (e.nodes, e.buffers_left)), lost)?);
     pairs::clean_up(&eal);
     Ok(r)
 }
@@ -242,6 +296,10 @@ pub(crate) fn main(a: &DemoArgs) -> Result<(), String> {
         over_link(a, &live, &mut on, &mut counts, &mut lost)?
     };
     let base = baseline(a, &live, &mut lost)?;
+    let quick = match link.quick {
+        Some(q) => q,
+        None => quick_over_sockets(a, &live, &mut lost)?,
+    };
     live.0.finish_and_clear();
     let against = |b: Option<Bulk>| b.map(|b| b.against(&base.bulk));
     let ratio = |t: f64, b: f64| (b > 0.0).then(|| t / b);
@@ -263,9 +321,16 @@ pub(crate) fn main(a: &DemoArgs) -> Result<(), String> {
         ran_on: on,
     };
     if a.out.json {
-        crate::out::line(serde_json::to_string(&report).map_err(|e| e.to_string())?)?;
+        let o = serde_json::to_string(&report).map_err(|e| e.to_string())?;
+        // One key more, behind those of the report.
+        let o = o.strip_suffix('}').unwrap_or(&o);
+        crate::out::line(format_args!("{o},\"selftest\":{}}}", quick.json()))?;
     } else {
         crate::out::line(report.table())?;
+        crate::out::text(format_args!("\nlnet_selftest, {}", quick.text()))?;
+    }
+    if !quick.clean() {
+        return Err("lnet_selftest had errors: see the table above".into());
     }
     if report.nothing_lost { Ok(()) } else { Err("something was lost: see the line above".into()) }
 }

@@ -1,5 +1,5 @@
-//! The command: `pollnd demo`, `node`, `ping`, `put`, `get`, `connections`, `stats`, `capture`, `tunables`, `fault`,
-//! `doctor`, `bench`.
+//! The command: `pollnd demo`, `node`, `ping`, `put`, `get`, `selftest`, `connections`, `stats`, `capture`, `tunables`,
+//! `fault`, `doctor`, `bench`.
 #![forbid(unsafe_code)]
 // All of it goes through `out`.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
@@ -28,6 +28,7 @@ mod out;
 mod pairs;
 mod ping;
 mod running;
+mod selftest;
 mod settings;
 mod signals;
 mod units;
@@ -112,6 +113,7 @@ fn main() -> ExitCode {
             Ok(code) => return code,
             Err(e) => Err(e),
         },
+        Command::Selftest(a) => return selftest::main(*a),
         Command::Bench(a) => bench::main(&a.what),
     };
     finish(done)

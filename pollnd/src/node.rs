@@ -30,6 +30,7 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
     let claim = claim::take(a.nid, &scope, command).map_err(|h| h.refusal("--nid", a.nid))?;
     let claim = claim::further(claim, a.nid, &a.node.ni, &scope, command)?;
     let guests = Arc::new(Seats::default());
+    guests.name(a.nid);
     let seats = guests.clone();
     let (no_selftest, lcores) = (a.no_selftest, a.node.lcores);
     let make = Box::new(move |backing: &Arc<dyn Backing>| {
@@ -39,7 +40,9 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
         if no_selftest {
             return Ok(Box::new(app) as _);
         }
-        member::beside(app, lcores, backing).map(|(app, _)| app)
+        let (app, meter) = member::beside(app, lcores, backing)?;
+        seats.measure(meter);
+        Ok(app)
     });
     let node = assemble::start(&a.node, Setup::new(Role::Server, claim).with_guests(guests), make)?;
     // One line on standard output says that the node is there: scripts wait for it.

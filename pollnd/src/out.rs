@@ -45,6 +45,11 @@ pub(crate) fn written(r: io::Result<()>) -> Result<(), String> {
     }
 }
 
+/// Writes to standard error, as it is.
+pub(crate) fn err(s: &str) {
+    let _ = io::stderr().lock().write_all(s.as_bytes());
+}
+
 /// Says something on standard error, as this program.
 pub(crate) fn note(s: impl Display) {
     let _ = writeln!(io::stderr().lock(), "pollnd: {s}");

@@ -1,7 +1,7 @@
 //! A node that runs: its threads, its control socket, its way down.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use dataplane::clock::Clock;
@@ -46,17 +46,24 @@ pub(crate) struct Setup {
     claim: Option<Claim>,
     /// Seats for commands that go through it.
     guests: Option<Arc<Seats>>,
+    /// Set by the first signal, in place of going down.
+    pub(crate) interrupted: Option<Arc<AtomicBool>>,
 }
 
 impl Setup {
     /// A node of `role`, whose NIDs are kept by `claim`.
     pub(crate) fn new(role: Role, claim: Option<Claim>) -> Setup {
-        Setup { role, claim, guests: None }
+        Setup { role, claim, guests: None, interrupted: None }
     }
 
     /// Lets other commands go through it.
     pub(crate) fn with_guests(self, guests: Arc<Seats>) -> Setup {
         Setup { guests: Some(guests), ..self }
+    }
+
+    /// Has the first signal told to the command, which ends in order; the second one ends the node at once.
+    pub(crate) fn interrupted(self, told: Arc<AtomicBool>) -> Setup {
+        Setup { interrupted: Some(told), ..self }
     }
 }
 

@@ -1,6 +1,7 @@
 //! SIGINT and SIGTERM: the first drains, the second leaves at once.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -23,6 +24,25 @@ pub(crate) fn watch(control: Arc<Control>) -> Result<(), String> {
                 control.give(Order::Drain);
             } else {
                 control.give(Order::Leave);
+            }
+        }
+    });
+    watch.map(drop)
+}
+
+/// Sets `told` at the first signal, for a command that ends in order by itself; the second one ends the node at once.
+///
+/// # Errors
+/// The kernel refuses the handlers, or a thread.
+pub(crate) fn tell(control: Arc<Control>, told: Arc<AtomicBool>) -> Result<(), String> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])
+        .map_err(|e| format!("cannot watch for signals: {}", limits::told(&e)))?;
+    let watch = limits::thread("watches for signals", move || {
+        for _ in signals.forever() {
+            if told.swap(true, Ordering::Relaxed) {
+                control.give(Order::Leave);
+            } else {
+                crate::out::note("ending the session (once more to leave at once)");
             }
         }
     });

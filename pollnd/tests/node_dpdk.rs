@@ -314,6 +314,8 @@ fn complete(v: &Value) {
     assert_eq!(v["nothing_lost"].as_bool(), Some(true), "{v}");
     assert_eq!(some(v, "counts", "zc_requested"), some(v, "counts", "zc_acked"), "{v}");
     some(v, "counts", "tx_attached_bytes");
+    some(v, "selftest", "payload_bytes_per_s");
+    assert_eq!(v["selftest"]["errors"].as_u64(), Some(0), "{v}");
     let lost = &v["nothing_lost_detail"];
     assert_eq!(lost["started"], lost["completed"], "{v}");
     assert!(lost["crc_checked"].as_u64() > Some(0), "{v}");

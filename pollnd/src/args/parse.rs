@@ -22,9 +22,15 @@ pub(crate) fn command() -> Command {
 /// # Errors
 /// Its faults; also that help is asked for.
 pub(crate) fn parse<I: IntoIterator<Item = T>, T: Into<OsString> + Clone>(args: I) -> Result<Cli, Error> {
+    let (args, words) = super::selftest::split(args.into_iter().map(Into::into).collect());
     let mut c = command();
     let parsed = c.try_get_matches_from_mut(args);
-    parsed.and_then(|m| Cli::from_arg_matches(&m)).map_err(|e| without_eal(e.format(&mut c)))
+    let mut cli =
+        parsed.and_then(|m| Cli::from_arg_matches(&m)).map_err(|e| without_eal(e.format(&mut c)))?;
+    if let super::Command::Selftest(a) = &mut cli.command {
+        a.words = words;
+    }
+    Ok(cli)
 }
 
 /// Takes away the advice to put what is not known behind `--`: there it is DPDK's.

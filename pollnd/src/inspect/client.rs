@@ -100,6 +100,21 @@ pub(crate) fn named(which: &str) -> Result<(Client, Running), String> {
     ask_who(Client::new(Some(which))?)
 }
 
+/// The node that `which` names, or the only one, if others may go through it.
+///
+/// # Errors
+/// There is none, or several; with the remedy.
+pub(crate) fn open(which: Option<&str>) -> Result<(Client, Running), String> {
+    let (client, running) = ask_who(Client::new(which)?)?;
+    if !running.guests {
+        return Err(format!(
+            "that is `pollnd {}` of {}, which nobody else can use: name a `pollnd node`",
+            running.command, running.nid
+        ));
+    }
+    Ok((client, running))
+}
+
 /// A node of `nid` that runs, is not this process, and that `fits` likes.
 pub(crate) fn running(nid: Nid, fits: impl Fn(&Running) -> bool) -> Option<(Client, Running)> {
     let others = claim::candidates(nid).into_iter().filter(|(_, pid)| *pid != std::process::id());
@@ -123,6 +138,14 @@ impl Client {
     /// No node, or several; with the remedy.
     pub(super) fn new(node: Option<&str>) -> Result<Client, String> {
         Client::connect(find(node)?)
+    }
+
+    /// Another connection to the same node.
+    ///
+    /// # Errors
+    /// It has gone.
+    pub(crate) fn again(&self) -> Result<Client, String> {
+        Client::connect(self.path.clone())
     }
 
     fn connect(path: PathBuf) -> Result<Client, String> {

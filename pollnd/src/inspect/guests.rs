@@ -24,12 +24,12 @@ use crate::job::{Follow, Job, Moved, Step};
 use crate::why;
 
 /// Interval at which a guest looks whether its asker is still there.
-const GLANCE: Duration = Duration::from_millis(20);
+pub(super) const GLANCE: Duration = Duration::from_millis(20);
 
 type Outcome = Result<Value, String>;
 
 /// Whether the asker has gone.
-fn gone(s: &UnixStream) -> bool {
+pub(super) fn gone(s: &UnixStream) -> bool {
     let mut byte = [0];
     match recv(s, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
         Ok((_, 0)) => true,

@@ -15,6 +15,7 @@ mod guests;
 pub(crate) mod lcores;
 mod run_dir;
 pub(crate) mod seats;
+mod selftest;
 pub(crate) mod server;
 pub(crate) mod shared;
 #[cfg(feature = "dpdk")]
@@ -65,6 +66,13 @@ pub(crate) enum Request {
     Bulk {
         /// Description of a transfer.
         job: Job,
+    },
+    /// Types a verb at the node's console of lnet_selftest.
+    Selftest {
+        /// The verb and what it is told.
+        words: Vec<String>,
+        /// LST_SESSION.
+        key: Option<u32>,
     },
     /// Sets a tunable.
     Tune {

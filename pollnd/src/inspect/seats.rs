@@ -9,12 +9,16 @@ use transport::lnd::AppId;
 use transport::lnet::{Event, Op};
 use transport::node::inspect::Inspection;
 use transport::node::{Handle, Seat};
+use transport::selftest::Meter;
 use transport::wire::{Nid, PingInfo, ProcessId};
 
+use crate::selftest::host::Host;
 use crate::why;
 
 /// Seats of a node.
 const SEATS: u16 = 5;
+/// The seat of the console of lnet_selftest, behind the others.
+const CONSOLE: u16 = SEATS + 1;
 /// Operations and events of a seat.
 pub(crate) const DEPTH: usize = 64;
 /// Pings that were given up and may still be answered in one seat, so that what it hears finds room.
@@ -29,6 +33,12 @@ pub(super) const NAP: Duration = Duration::from_micros(50);
 pub(crate) struct Seats {
     seats: Mutex<Vec<GuestSeat>>,
     pub(super) backing: OnceLock<Arc<dyn Backing>>,
+    /// The console's, until it has sat down.
+    console_seat: Mutex<Option<Seat>>,
+    console: OnceLock<Result<Host, String>>,
+    /// What its sessions are named after, and its node's measures.
+    own: OnceLock<Nid>,
+    meter: OnceLock<Arc<Meter>>,
 }
 
 /// A seat, and the tags of pings that were given up before they had come to something: the next one in it hears of them.
@@ -72,13 +82,40 @@ impl Drop for Taken<'_> {
 impl Seats {
     /// Ids of the applications in the seats.
     pub(crate) fn ids() -> impl Iterator<Item = AppId> {
-        (1..=SEATS).filter_map(|n| AppId::new(n).ok())
+        (1..=CONSOLE).filter_map(|n| AppId::new(n).ok())
     }
 
     /// Opens the seats, over a node whose pages come from `backing`.
-    pub(crate) fn open(&self, seats: Vec<Seat>, backing: &Arc<dyn Backing>) {
+    pub(crate) fn open(&self, mut seats: Vec<Seat>, backing: &Arc<dyn Backing>) {
+        *self.console_seat.lock().unwrap_or_else(PoisonError::into_inner) = seats.pop();
         *self.seats() = seats.into_iter().map(|seat| GuestSeat { seat, owed: Vec::new() }).collect();
         let _ = self.backing.set(backing.clone());
+    }
+
+    /// Tells the console its node's first NID.
+    pub(crate) fn name(&self, own: Nid) {
+        let _ = self.own.set(own);
+    }
+
+    /// Tells the console the measures of the node's member.
+    pub(crate) fn measure(&self, meter: Arc<Meter>) {
+        let _ = self.meter.set(meter);
+    }
+
+    /// The console; it sits down when it is asked for first.
+    pub(crate) fn console(&self) -> Result<&Host, String> {
+        let soon = || "this node is not up yet: try again".to_owned();
+        let own = *self.own.get().ok_or_else(soon)?;
+        let mut seat = self.console_seat.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.console.get().is_none() && seat.is_none() {
+            return Err(soon());
+        }
+        let start = || {
+            let seat = seat.take().ok_or_else(soon)?;
+            let id = AppId::new(CONSOLE).map_err(|e| e.to_string())?;
+            Host::start(seat, id, own, self.meter.get().cloned())
+        };
+        self.console.get_or_init(start).as_ref().map_err(String::clone)
     }
 
     fn seats(&self) -> std::sync::MutexGuard<'_, Vec<GuestSeat>> {

@@ -122,13 +122,15 @@ pub(crate) fn node(ip: Ipv4Addr, more: &[&str]) -> Proc {
 
 impl Proc {
     pub(crate) fn start(mut c: Command) -> Proc {
+        c.stdin(Stdio::null());
+        Proc::reading(c)
+    }
+
+    /// With the standard input that the command has.
+    pub(crate) fn reading(mut c: Command) -> Proc {
         let what = format!("{c:?}");
-        let mut child = c
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|e| panic!("{what}: {e}"));
+        let mut child =
+            c.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap_or_else(|e| panic!("{what}: {e}"));
         let (out, err) = <(Arc<Mutex<String>>, Arc<Mutex<String>>)>::default();
         let readers = vec![
             collect(child.stdout.take().unwrap(), out.clone()),

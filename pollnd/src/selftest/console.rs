@@ -1,0 +1,184 @@
+//! A console that verbs are typed at: that of a node of this process, or one that runs.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hugepages::Backing;
+use transport::node::{App, NoApp, beside};
+use transport::wire::Nid;
+
+use super::host::{Out, Piece, Typed};
+use crate::access::{self, Access};
+use crate::args::{NodeArgs, Via};
+use crate::assemble;
+use crate::inspect::Request;
+use crate::inspect::client::Client;
+use crate::inspect::seats::{DEPTH, Seats};
+use crate::running::{Node, Role, Setup};
+use crate::{member, signals};
+
+/// The command's name.
+pub(super) const COMMAND: &str = "selftest";
+
+/// Ends what another process answers.
+type Cut = Arc<Mutex<Option<Box<dyn Fn() + Send>>>>;
+
+/// A console.
+pub(crate) struct Console {
+    at: At,
+    /// A signal came: what is under way ends, and so does the session.
+    interrupted: Arc<AtomicBool>,
+}
+
+enum At {
+    /// Of a node of this process; it is not ours to take down if there is none here.
+    Own { node: Option<Node>, seats: Arc<Seats> },
+    /// Of one that runs.
+    Through { client: Client, cut: Cut },
+}
+
+impl Console {
+    /// The console of a node that leads to `target`.
+    ///
+    /// # Errors
+    /// The node that cannot be had, and the remedy.
+    pub(crate) fn open(via: &Via, node: &mut NodeArgs, target: Nid) -> Result<Console, String> {
+        match access::find(via, node, target, COMMAND)? {
+            Access::Node(client) => Console::through(client),
+            Access::Own(claim) => {
+                let interrupted = Arc::new(AtomicBool::new(false));
+                let seats = Arc::new(Seats::default());
+                seats.name(node.nid);
+                let open = seats.clone();
+                let lcores = node.lcores;
+                let make = Box::new(move |backing: &Arc<dyn Backing>| seat(&open, lcores, backing));
+                let setup = Setup::new(Role::Dialler(COMMAND), claim).interrupted(interrupted.clone());
+                let node = assemble::start(node, setup, make)?;
+                Ok(Console { at: At::Own { node: Some(node), seats }, interrupted })
+            }
+        }
+    }
+
+    /// The console in `seats`, of a node of this process that somebody else takes down.
+    pub(crate) fn beside(seats: Arc<Seats>) -> Console {
+        Console { at: At::Own { node: None, seats }, interrupted: Arc::default() }
+    }
+
+    /// The console of a node that runs.
+    ///
+    /// # Errors
+    /// The kernel refuses handlers of signals.
+    pub(crate) fn through(client: Client) -> Result<Console, String> {
+        let interrupted = Arc::new(AtomicBool::new(false));
+        let cut: Cut = Arc::default();
+        let (told, end) = (interrupted.clone(), cut.clone());
+        signals::first(move || {
+            told.store(true, Ordering::Relaxed);
+            if let Some(cut) = &*end.lock().unwrap_or_else(PoisonError::into_inner) {
+                cut();
+            }
+        })?;
+        Ok(Console { at: At::Through { client, cut }, interrupted })
+    }
+
+    /// Whether a signal came.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+
+    /// Types a verb, and gives its exit status. A signal ends it early, if it may be `cut`.
+    ///
+    /// # Errors
+    /// The node has gone, or `each` failed.
+    pub(crate) fn verb(
+        &mut self,
+        words: &[String],
+        key: Option<u32>,
+        cut: bool,
+        each: &mut dyn FnMut(Piece) -> Result<(), String>,
+    ) -> Result<u8, String> {
+        match &mut self.at {
+            At::Own { node, seats } => {
+                let told = cut.then_some(&*self.interrupted);
+                own(node.as_ref(), seats, words, key, told, each)
+            }
+            At::Through { client, cut: hook } => {
+                let mut asked = client.again()?;
+                asked.patient();
+                let hang_up = asked.hang_up()?;
+                if cut {
+                    *hook.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(hang_up));
+                }
+                let request = Request::Selftest { words: words.to_vec(), key };
+                let answer = asked.try_rows(&request, |v| {
+                    let piece = serde_json::from_value(v.clone()).map_err(|e| format!("{e} in {v}"))?;
+                    each(piece)
+                });
+                *hook.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                let answer = answer?;
+                let status = answer["end"]["status"].as_u64().and_then(|s| u8::try_from(s).ok());
+                status.ok_or_else(|| format!("no status in {answer}"))
+            }
+        }
+    }
+
+    /// Takes down what is of this process, after `outcome`.
+    ///
+    /// # Errors
+    /// `outcome`'s, or one on the way down.
+    pub(crate) fn close(self, outcome: Result<(), String>) -> Result<(), String> {
+        match self.at {
+            At::Own { node, seats } => {
+                drop(seats);
+                match node {
+                    Some(node) => node.stop_after(outcome).map(drop),
+                    None => outcome,
+                }
+            }
+            At::Through { .. } => outcome,
+        }
+    }
+}
+
+/// The application of a node that is a member and has a console, in `seats`.
+///
+/// # Errors
+/// None that a caller could mend.
+pub(crate) fn seat(seats: &Seats, lcores: u16, backing: &Arc<dyn Backing>) -> Result<Box<dyn App>, String> {
+    let (app, free) = beside(NoApp, Seats::ids(), DEPTH);
+    seats.open(free, backing);
+    let (app, meter) = member::beside(app, lcores, backing)?;
+    seats.measure(meter);
+    Ok(app)
+}
+
+/// Types a verb at the console of a node of this process.
+fn own(
+    node: Option<&Node>,
+    seats: &Seats,
+    words: &[String],
+    key: Option<u32>,
+    told: Option<&AtomicBool>,
+    each: &mut dyn FnMut(Piece) -> Result<(), String>,
+) -> Result<u8, String> {
+    let (out, said) = mpsc::channel();
+    let stop = Arc::new(AtomicBool::new(false));
+    seats.console()?.type_in(Typed { words: words.to_vec(), key, out, cut: stop.clone() })?;
+    let mut failed = None;
+    loop {
+        if failed.is_some() || told.is_some_and(|t| t.load(Ordering::Relaxed)) {
+            stop.store(true, Ordering::Relaxed);
+        }
+        match said.recv_timeout(Duration::from_millis(20)) {
+            Ok(Out::Piece(p)) => failed = each(*p).err().or(failed),
+            Ok(Out::End(status)) => return failed.map_or(Ok(status), Err),
+            Err(RecvTimeoutError::Timeout) if node.is_some_and(Node::stopped) => {
+                return Err("the node has gone down".into());
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Err("the console has ended".into()),
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! `pollnd selftest quick`: a session, two groups, a test, rates while it runs, a table, and an end in order.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use transport::wire::Nid;
+
+use super::console::Console;
+use super::host::Piece;
+use super::live::bar;
+use super::table::{self, Sum};
+use super::{nids, number, open};
+use crate::args::{self, CheckArg, Command, QuickArgs, What};
+use crate::inspect::seats::Seats;
+use crate::{out, units};
+
+/// The test in lst's words.
+fn test(a: &QuickArgs) -> Vec<String> {
+    let concurrency = a.concurrency.to_string();
+    let fixed = [
+        "add_test",
+        "--concurrency",
+        &concurrency,
+        "--distribute",
+        &a.distribute,
+        "--from",
+        "from",
+        "--to",
+        "to",
+    ];
+    let mut words: Vec<String> = fixed.iter().map(|w| (*w).to_owned()).collect();
+    if a.ping {
+        words.push("ping".into());
+        return words;
+    }
+    let check = match a.check {
+        CheckArg::None => "none",
+        CheckArg::Simple => "simple",
+        CheckArg::Full => "full",
+        CheckArg::Discard => "discard",
+    };
+    words.extend(["brw".to_owned(), if a.read { "read" } else { "write" }.to_owned()]);
+    words.extend([format!("check={check}"), format!("size={}", a.size)]);
+    words
+}
+
+/// What is measured, in words.
+fn title(a: &QuickArgs, sources: usize, destinations: usize) -> String {
+    let [from, to] =
+        [(sources, "source"), (destinations, "destination")].map(|(n, w)| units::many(n as u64, w));
+    let what = if a.ping {
+        "ping".to_owned()
+    } else {
+        format!("brw {} of {}", if a.read { "read" } else { "write" }, units::many(a.size.into(), "byte"))
+    };
+    format!("{what}, concurrency {}, {} s: {from}, {to}", a.concurrency, a.seconds)
+}
+
+/// The line that is drawn again and again.
+struct Progress {
+    bar: ProgressBar,
+    top: f64,
+    /// Rates of the round: payload and its messages.
+    from: f64,
+}
+
+impl Progress {
+    fn new(a: &QuickArgs) -> Progress {
+        let shown = !a.json && std::io::stderr().is_terminal();
+        let bar = if shown { ProgressBar::new(a.seconds.into()) } else { ProgressBar::hidden() };
+        let style = ProgressStyle::with_template("  {pos:>3}/{len} s  {msg}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Progress { bar, top: 0.0, from: 0.0 }
+    }
+
+    fn show(&mut self, a: &QuickArgs, p: &Piece, sum: &Sum) {
+        let nodes = p.result["nodes"].as_array();
+        let of = |key: &str| nodes.into_iter().flatten().map(|n| number(n, key)).sum::<f64>();
+        let (bytes, messages) = (of("recv_bytes_per_s"), of("recv_per_s"));
+        if p.result["group"] == "from" {
+            self.from = bytes;
+            return;
+        }
+        let bytes = if a.read { self.from } else { bytes };
+        self.top = self.top.max(if a.ping { messages } else { bytes });
+        let bar = bar(if a.ping { messages } else { bytes }, self.top);
+        let own = p.own.as_ref().and_then(|now| table::own(sum.began()?, now, now.rtt_us));
+        let own = own.map_or_else(String::new, |l| format!("  {l}"));
+        let rate = units::rate(bytes as u64, 1.0);
+        let each = units::per_second(messages as u64, 1.0);
+        self.bar.set_message(format!("{bar} {rate:>12} {each:>10}{own}"));
+        self.bar.inc(1);
+    }
+}
+
+/// Types verbs one behind the other, until one fails.
+struct Typist<'a> {
+    c: &'a mut Console,
+    json: bool,
+}
+
+impl Typist<'_> {
+    /// Types a verb; what it says goes to `each`, but faults are said at once.
+    fn verb(&mut self, words: &[String], cut: bool, mut each: impl FnMut(&Piece)) -> Result<u8, String> {
+        let json = self.json;
+        self.c.verb(words, None, cut, &mut |p| {
+            each(&p);
+            // Counts of errors are summed up, and are no faults by themselves.
+            if p.fault && p.result["nid"].is_null() {
+                if json {
+                    return out::line(&p.result);
+                }
+                out::err(&p.text);
+            }
+            Ok(())
+        })
+    }
+
+    fn must(&mut self, words: &[String], each: impl FnMut(&Piece)) -> Result<(), String> {
+        if self.c.is_interrupted() {
+            return Err("interrupted".into());
+        }
+        match self.verb(words, true, each)? {
+            0 => Ok(()),
+            status => Err(format!("{}: exit status {status}; see the line above", words.join(" "))),
+        }
+    }
+}
+
+fn words(line: &str) -> Vec<String> {
+    line.split(' ').map(str::to_owned).collect()
+}
+
+fn group(name: &str, list: &str) -> Vec<String> {
+    vec!["add_group".to_owned(), name.to_owned(), list.to_owned()]
+}
+
+/// The run itself, in a session that is there.
+fn measure(t: &mut Typist<'_>, a: &QuickArgs, sum: &mut Sum) -> Result<(), String> {
+    t.must(&group("from", &a.from), |_| {})?;
+    t.must(&group("to", &a.to), |_| {})?;
+    t.must(&test(a), |_| {})?;
+    t.verb(&words("show_error from to"), true, |p| sum.error(p, false))?;
+    t.must(&words("run"), |p| sum.own(p))?;
+    let mut progress = Progress::new(a);
+    let look = words(&format!("stat --delay 1 --count {} from to", a.seconds));
+    let (mut said, json) = (Ok(()), a.json);
+    let looked = t.verb(&look, true, |p| {
+        if p.result["group"].is_null() {
+            return;
+        }
+        sum.stat(p);
+        progress.show(a, p, sum);
+        if json && said.is_ok() {
+            let mut v = p.result.clone();
+            v["own"] = json!(p.own);
+            said = out::line(v);
+        }
+    });
+    progress.bar.finish_and_clear();
+    // What was begun is stopped, whatever the looks came to.
+    let stopped = t.verb(&words("stop"), false, |_| {});
+    t.verb(&words("show_error from to"), false, |p| sum.error(p, true))?;
+    said?;
+    looked?;
+    match stopped? {
+        0 => Ok(()),
+        status => Err(format!("stop: exit status {status}; see the line above")),
+    }
+}
+
+/// A run that has ended.
+pub(crate) struct Ran {
+    title: String,
+    sum: Sum,
+    a: QuickArgs,
+    interrupted: bool,
+}
+
+impl Ran {
+    /// Whether all went well.
+    pub(crate) fn clean(&self) -> bool {
+        self.sum.errors() == 0 && !self.interrupted
+    }
+
+    /// The table.
+    pub(crate) fn text(&self) -> String {
+        format!("{}\n{}", self.title, self.sum.text(self.a.read, self.a.ping))
+    }
+
+    /// The same as JSON.
+    pub(crate) fn json(&self) -> Value {
+        let mut v = self.sum.json(self.a.read);
+        v["test"] = json!(self.title);
+        v
+    }
+}
+
+/// Measures, and tells whether there were no errors.
+///
+/// # Errors
+/// What kept it from measuring.
+pub(crate) fn main(mut a: QuickArgs) -> Result<bool, String> {
+    let (from, to) = (nids("--from", &a.from)?, nids("--to", &a.to)?);
+    if !a.size.is_multiple_of(8) {
+        return Err(format!(
+            "--size {}: no multiple of 8, which a kernel that serves it does not survive; write {}",
+            a.size,
+            a.size.next_multiple_of(8).min(1 << 20)
+        ));
+    }
+    let title = title(&a, from.len(), to.len());
+    let via = a.via.clone();
+    let members: Vec<_> = from.into_iter().chain(to).collect();
+    let mut c = open(&via, &mut a.node, &members)?;
+    let json = a.json;
+    let ran = run(&mut c, a, title);
+    let said = match &ran {
+        Ok(r) if json => out::line(r.json()),
+        Ok(r) => out::text(r.text()),
+        Err(e) if json => out::line(json!({ "error": e })),
+        Err(_) => Ok(()),
+    };
+    let clean = ran.as_ref().is_ok_and(Ran::clean);
+    c.close(ran.map(drop).and(said))?;
+    Ok(clean)
+}
+
+/// A test of so many seconds between two nodes of this process, the first of which has its console in `seats`.
+///
+/// # Errors
+/// What kept it from measuring.
+pub(crate) fn between(seats: Arc<Seats>, [from, to]: [Nid; 2], seconds: u32) -> Result<Ran, String> {
+    let [from, to, seconds] = [from.to_string(), to.to_string(), seconds.to_string()];
+    let line = ["pollnd", "selftest", "quick", "--from", &from, "--to", &to, "--seconds", &seconds];
+    let parsed = args::parse(line).map_err(|e| e.to_string())?;
+    let Command::Selftest(a) = parsed.command else { return Err("no selftest".into()) };
+    let Some(What::Quick(a)) = a.what else { return Err("no quick".into()) };
+    let title = title(&a, 1, 1);
+    run(&mut Console::beside(seats), *a, title)
+}
+
+/// The session, from its beginning to its end.
+fn run(c: &mut Console, a: QuickArgs, title: String) -> Result<Ran, String> {
+    let mut sum = Sum::default();
+    let mut t = Typist { c, json: a.json };
+    let force = if a.force { "new_session --force quick" } else { "new_session quick" };
+    t.must(&words(force), |_| {})?;
+    let measured = measure(&mut t, &a, &mut sum);
+    let left = t.verb(&words("end_session"), false, |_| {}).map(drop);
+    measured.and(left)?;
+    let interrupted = t.c.is_interrupted();
+    if interrupted {
+        out::note("interrupted: the rates are those until then");
+    }
+    Ok(Ran { title, sum, a, interrupted })
+}

@@ -1,0 +1,232 @@
+//! What `quick` sums up.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::host::{Own, Piece};
+use super::number;
+use crate::units;
+
+/// What the node of the console did between two looks, if its member asked anything.
+pub(super) fn own(before: &Own, now: &Own, rtt_us: Option<[f64; 3]>) -> Option<String> {
+    let rpcs = now.rpcs.saturating_sub(before.rpcs);
+    let failed = now.failed.saturating_sub(before.failed);
+    if rpcs + failed == 0 {
+        return None;
+    }
+    let mut o = format!("RPCs of this node: {rpcs}, {}", units::many(failed, "error"));
+    if let Some([p50, p99, p999]) = rtt_us {
+        let [p50, p99, p999] = [p50, p99, p999].map(|us| units::time(us * 1e-6));
+        let _ = write!(o, "; p50 {p50}, p99 {p99}, p99.9 {p999}");
+    }
+    if let Some(c) = cost(before, now) {
+        let _ = write!(o, "; {c:.2} CPU-seconds a GiB");
+    }
+    Some(o)
+}
+
+/// CPU-seconds of this node's process for each GiB that its own RPCs moved, if they moved any.
+pub(super) fn cost(before: &Own, now: &Own) -> Option<f64> {
+    let gib = now.moved.saturating_sub(before.moved) as f64 / f64::from(1 << 30);
+    (gib > 0.0).then(|| (now.cpu_s - before.cpu_s) / gib)
+}
+
+/// Side of a node in a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Side {
+    Source,
+    Destination,
+}
+
+/// Sums of a node's rates, and how many they are.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rates {
+    rounds: f64,
+    recv_messages: f64,
+    send_messages: f64,
+    recv_bytes: f64,
+    send_bytes: f64,
+}
+
+/// A run so far.
+#[derive(Debug, Default)]
+pub(super) struct Sum {
+    nodes: BTreeMap<(Side, String), Rates>,
+    /// Nodes that did not answer a look.
+    unheard: f64,
+    first: Option<Own>,
+    last: Option<Own>,
+    /// Errors by node, before and after: BRW and PING checks, RPCs.
+    before: BTreeMap<String, f64>,
+    after: BTreeMap<String, f64>,
+}
+
+impl Sum {
+    /// Takes a look of `stat` in.
+    pub(super) fn stat(&mut self, p: &Piece) {
+        let source = p.result["group"] == "from";
+        let side = if source { Side::Source } else { Side::Destination };
+        self.unheard += number(&p.result, "failed");
+        for n in p.result["nodes"].as_array().into_iter().flatten() {
+            let nid = n["nid"].as_str().unwrap_or_default().to_owned();
+            let r = self.nodes.entry((side, nid)).or_default();
+            r.rounds += 1.0;
+            r.recv_messages += number(n, "recv_per_s");
+            r.send_messages += number(n, "send_per_s");
+            r.recv_bytes += number(n, "recv_bytes_per_s");
+            r.send_bytes += number(n, "send_bytes_per_s");
+        }
+        self.own(p);
+    }
+
+    /// Takes the measures of the console's node in.
+    pub(super) fn own(&mut self, p: &Piece) {
+        if let Some(own) = &p.own {
+            self.first.get_or_insert_with(|| own.clone());
+            self.last = Some(own.clone());
+        }
+    }
+
+    /// Takes a row of `show_error` in; `after`: of the one behind the run.
+    pub(super) fn error(&mut self, p: &Piece, after: bool) {
+        let Some(nid) = p.result["nid"].as_str() else { return };
+        let kinds = ["brw_errors", "ping_errors", "rpc_errors", "rpc_dropped", "rpc_expired"];
+        let n = kinds.iter().map(|k| number(&p.result, k)).sum::<f64>();
+        let n = if p.result["error"].is_string() { n + 1.0 } else { n };
+        let of = if after { &mut self.after } else { &mut self.before };
+        of.insert(nid.to_owned(), n);
+    }
+
+    /// The first look at the console's node.
+    pub(super) fn began(&self) -> Option<&Own> {
+        self.first.as_ref()
+    }
+
+    /// Errors of the run.
+    pub(super) fn errors(&self) -> u64 {
+        let grown = |(nid, n): (&String, &f64)| (n - self.before.get(nid).unwrap_or(&0.0)).max(0.0);
+        let own = match (&self.first, &self.last) {
+            (Some(a), Some(b)) => b.failed.saturating_sub(a.failed),
+            _ => 0,
+        };
+        (self.after.iter().map(grown).sum::<f64>() + self.unheard) as u64 + own
+    }
+
+    /// Payload a second from one side to the other, in bytes: what its receivers took.
+    pub(super) fn payload(&self, read: bool) -> f64 {
+        let side = if read { Side::Source } else { Side::Destination };
+        let takers = self.nodes.iter().filter(|((s, _), _)| *s == side);
+        takers.map(|(_, r)| r.recv_bytes / r.rounds.max(1.0)).sum()
+    }
+
+    /// Requests a second: what destinations received, a request each.
+    pub(super) fn requests(&self) -> f64 {
+        let servers = self.nodes.iter().filter(|((s, _), _)| *s == Side::Destination);
+        servers.map(|(_, r)| r.recv_messages / r.rounds.max(1.0)).sum()
+    }
+
+    /// The table.
+    pub(super) fn text(&self, read: bool, ping: bool) -> String {
+        let mut o = format!(
+            "{:<28} {:<11} {:>12} {:>12} {:>10} {:>10}\n",
+            "node", "role", "received", "sent", "in", "out"
+        );
+        for ((side, nid), r) in &self.nodes {
+            let mean = |v: f64| (v / r.rounds.max(1.0)) as u64;
+            let _ = writeln!(
+                o,
+                "{nid:<28} {:<11} {:>12} {:>12} {:>10} {:>10}",
+                if *side == Side::Source { "source" } else { "destination" },
+                units::rate(mean(r.recv_bytes), 1.0),
+                units::rate(mean(r.send_bytes), 1.0),
+                units::per_second(mean(r.recv_messages), 1.0),
+                units::per_second(mean(r.send_messages), 1.0),
+            );
+        }
+        if ping {
+            let _ = writeln!(o, "pings: {}", units::per_second(self.requests() as u64, 1.0));
+        } else {
+            let _ = writeln!(o, "payload: {}", units::rate(self.payload(read) as u64, 1.0));
+        }
+        if let (Some(a), Some(b)) = (&self.first, &self.last)
+            && let Some(line) = own(a, b, b.run_rtt_us)
+        {
+            let _ = writeln!(o, "{line}");
+        }
+        o + &format!("errors: {}\n", self.errors())
+    }
+
+    /// The same as JSON.
+    pub(super) fn json(&self, read: bool) -> Value {
+        let node = |((side, nid), r): (&(Side, String), &Rates)| {
+            let mean = |v: f64| v / r.rounds.max(1.0);
+            json!({
+                "nid": nid, "role": if *side == Side::Source { "source" } else { "destination" },
+                "recv_bytes_per_s": mean(r.recv_bytes), "send_bytes_per_s": mean(r.send_bytes),
+                "recv_per_s": mean(r.recv_messages), "send_per_s": mean(r.send_messages),
+            })
+        };
+        let own = match (&self.first, &self.last) {
+            (Some(a), Some(b)) if b.rpcs > a.rpcs => json!({
+                "rpcs": b.rpcs - a.rpcs, "errors": b.failed.saturating_sub(a.failed), "bytes": b.moved - a.moved,
+                "p50_us": b.run_rtt_us.map(|r| r[0]), "p99_us": b.run_rtt_us.map(|r| r[1]),
+                "p999_us": b.run_rtt_us.map(|r| r[2]), "cpu_s_per_gib": cost(a, b),
+            }),
+            _ => Value::Null,
+        };
+        json!({
+            "nodes": self.nodes.iter().map(node).collect::<Value>(), "payload_bytes_per_s": self.payload(read), "own": own,
+            "errors": self.errors(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn piece(result: Value, own: Option<Own>) -> Piece {
+        Piece { text: String::new(), fault: false, result, own }
+    }
+
+    fn look(group: &str, nid: &str, recv: f64, send: f64, rpcs: u64) -> Piece {
+        let own = Own {
+            rpcs,
+            moved: rpcs << 20,
+            cpu_s: rpcs as f64 / 1024.0,
+            run_rtt_us: Some([1.0, 2.0, 3.0]),
+            ..Own::default()
+        };
+        let node = json!({ "nid": nid, "recv_per_s": 10.0, "send_per_s": 20.0, "recv_bytes_per_s": recv,
+            "send_bytes_per_s": send });
+        piece(json!({ "group": group, "failed": 0, "nodes": [node] }), Some(own))
+    }
+
+    #[test]
+    fn a_run_is_summed_up() {
+        let mut s = Sum::default();
+        s.own(&piece(json!({}), Some(Own { rpcs: 1000, moved: 1000 << 20, cpu_s: 0.5, ..Own::default() })));
+        let error = |n: u64| piece(json!({ "nid": "a", "brw_errors": 0, "rpc_errors": n }), None);
+        s.error(&error(3), false);
+        for (rpcs, bytes) in [(2000, 1e8), (3000, 3e8)] {
+            s.stat(&look("from", "a", 0.0, bytes, rpcs));
+            s.stat(&look("to", "b", bytes, 0.0, rpcs));
+        }
+        s.error(&error(3), true);
+        assert_eq!((s.errors(), s.payload(false), s.payload(true)), (0, 2e8, 0.0));
+        insta::assert_snapshot!(s.text(false, false), @r"
+        node                         role            received         sent         in        out
+        a                            source           0 bit/s  1.60 Gbit/s     10.0/s     20.0/s
+        b                            destination  1.60 Gbit/s      0 bit/s     10.0/s     20.0/s
+        payload: 1.60 Gbit/s
+        RPCs of this node: 2000, 0 errors; p50 1.00 us, p99 2.00 us, p99.9 3.00 us; 1.24 CPU-seconds a GiB
+        errors: 0
+        ");
+        assert_eq!(s.json(false)["own"]["rpcs"], 2000);
+        s.error(&error(5), true);
+        s.error(&piece(json!({ "nid": "b", "error": "it does not answer" }), None), true);
+        assert_eq!(s.errors(), 3);
+    }
+}

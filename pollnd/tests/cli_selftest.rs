@@ -1,0 +1,225 @@
+//! `pollnd selftest` as people use it: quick, scripts, verbs one at a time on a session that stays, and what is refused.
+
+#![allow(missing_docs)]
+
+#[allow(dead_code)]
+mod proc;
+
+use std::io::{Seek, Write};
+use std::process::Command;
+
+use proc::{End, Proc, nid, node, own_ip, pollnd, run, start};
+use rustix::process::{Signal, geteuid};
+
+/// Ports below 1024 are what peers dial from.
+fn can(test: &str) -> bool {
+    let root = geteuid().is_root();
+    if !root {
+        println!("SKIP: {test}: ports below 1024 take root");
+    }
+    root
+}
+
+fn verb(key: &str, at: &str, words: &[&str]) -> End {
+    let mut c: Command = pollnd(&[&["selftest", "--node", at], words].concat());
+    c.env("LST_SESSION", key);
+    Proc::start(c).end()
+}
+
+fn script(args: &[&str], lines: &str) -> End {
+    let mut input = tempfile::tempfile().unwrap();
+    input.write_all(lines.as_bytes()).unwrap();
+    input.rewind().unwrap();
+    let mut c = pollnd(&[&["selftest"], args].concat());
+    c.stdin(input);
+    Proc::reading(c).end()
+}
+
+/// The last of the JSON objects on its standard output.
+fn last(end: &End) -> serde_json::Value {
+    serde_json::from_str(end.out.lines().last().unwrap()).unwrap_or_else(|e| panic!("{e}: {end:#?}"))
+}
+
+#[test]
+fn quick_measures_between_two_nodes_and_leaves_no_session() {
+    if !can("quick_measures_between_two_nodes_and_leaves_no_session") {
+        return;
+    }
+    let (a, b) = (own_ip(), own_ip());
+    let (here, there) = (nid(a), nid(b));
+    let far = node(b, &[]);
+    let quick = |more: &[&str]| {
+        run(&[&["selftest", "quick", "--from", &here, "--to", &there, "--seconds", "1"], more].concat())
+    };
+    // A node of its own, whose NID is that of --from.
+    quick(&[]).good().says(&[
+        "brw write of 1048576 bytes",
+        "payload: ",
+        "RPCs of this node",
+        "p99.9",
+        "CPU-seconds a GiB",
+        "errors: 0",
+    ]);
+    quick(&["--ping"]).good().says(&["pings: ", "errors: 0"]);
+    for more in [
+        &["--read", "--size", "64k", "--check", "full"][..],
+        &["--size", "4088", "--check", "simple", "--concurrency", "3"],
+    ] {
+        let v = last(&quick(&[more, &["--json"]].concat()).good());
+        assert!(v["payload_bytes_per_s"].as_f64().unwrap() > 0.0 && v["errors"] == 0, "{v}");
+        assert!(v["own"]["rpcs"].as_u64().unwrap() > 0 && v["own"]["p99_us"].as_f64().unwrap() > 0.0, "{v}");
+    }
+    // Through a node that runs, which stays; the far one has no session left.
+    let near = node(a, &[]);
+    quick(&["--read"]).good().says(&["brw read", "errors: 0"]).tells(&["through the node of"]);
+    let at = near.id().to_string();
+    verb("5", &at, &["new_session", "s"]).good().says(&["SESSION: s FEATURES: 1 TIMEOUT: 300 FORCE: No"]);
+    verb("5", &at, &["ping", "--nodes", &there]).good().says(&[&there, "Unknown [session: <NULL>"]);
+    // Ctrl-C ends it in order.
+    let mut long = start(&[
+        "selftest",
+        "quick",
+        "--from",
+        &here,
+        "--to",
+        &there,
+        "--seconds",
+        "600",
+        "--force",
+        "--json",
+    ]);
+    long.until("rates", |out, _| out.contains("\"group\":\"to\""));
+    long.signal(Signal::INT);
+    let end = long.end();
+    assert_eq!(end.status.code(), Some(1), "{end:?}");
+    assert!(end.err.contains("interrupted") && end.out.contains("payload_bytes_per_s"), "{end:?}");
+    verb("6", &at, &["new_session", "t"]).good();
+    verb("6", &at, &["ping", "--nodes", &there]).good().says(&["Unknown [session: <NULL>"]);
+    drop((near, far));
+}
+
+#[test]
+fn a_script_runs_to_its_end_and_its_session_goes_with_it() {
+    if !can("a_script_runs_to_its_end_and_its_session_goes_with_it") {
+        return;
+    }
+    let (a, b) = (own_ip(), own_ip());
+    let (here, there) = (nid(a), nid(b));
+    let far = node(b, &[]);
+    let lines = format!(
+        "# a session of two nodes\nnew_session two\nlst add_group c {here}\nlst add_group s {there}\nadd_batch b\n\
+         add_test --batch b --loop 20 --concurrency 2 --from c --to s brw write check=full size=64k\n\
+         add_test --batch b --loop 20 --from c --to s ping\nrun b\nstop b\nquery b --all\nlist_batch b\nshow_error c s\n\
+         list_group s --all\nadd_test --batch b --from c --to s brw read size=4k off=8\nend_session\n"
+    );
+    let end = script(&[], &lines);
+    assert_eq!(end.status.code(), Some(255), "the test that would stop a kernel: {end:?}");
+    for says in [
+        "SESSION: two",
+        &format!("{there} are added to session"),
+        "Test was added successfully",
+        "b is running now",
+        "Batch is stopped",
+        &format!("12345-{here} [Active]: Idle"),
+        "Batch: b Tests: 2 State: 176",
+        "Total 0 error nodes in c",
+        "Total 1 nodes [ s ]",
+    ] {
+        assert!(end.out.contains(says), "{says}: {end:?}");
+    }
+    assert!(end.err.contains("does not survive") && end.err.contains(":14: add_test"), "{end:?}");
+    // The same as JSON: an object for each result, and one for the end of each verb.
+    let end = script(
+        &["--nid", &here, "--json"],
+        &format!("new_session s\nadd_group g {there}\nlist_group g\nnosuch\n"),
+    );
+    assert_eq!(end.status.code(), Some(255));
+    let lines: Vec<serde_json::Value> = end.out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert!(lines.iter().any(|v| v["verb"] == "list_group" && v["counts"]["active"] == 1), "{lines:?}");
+    assert!(lines.iter().any(|v| v["verb"] == "nosuch" && v["error"].is_string()), "{lines:?}");
+    assert_eq!(lines.last().unwrap()["status"], 255);
+    // From a file; members that nobody is at.
+    let nobody = nid(own_ip());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("script");
+    std::fs::File::create(&file)
+        .unwrap()
+        .write_all(format!("new_session s\nadd_group g {nobody}\nexit\nnosuch\n").as_bytes())
+        .unwrap();
+    let end = run(&["selftest", "--nid", &here, "-f", file.to_str().unwrap()]);
+    assert_eq!(end.status.code(), Some(254), "{end:?}");
+    assert!(end.err.contains(&format!("create session RPC failed on 12345-{nobody}")), "{end:?}");
+    assert!(end.out.contains("Group is deleted"), "{end:?}");
+    drop(far);
+}
+
+#[test]
+fn a_session_stays_in_a_running_node_and_is_found_by_its_key() {
+    if !can("a_session_stays_in_a_running_node_and_is_found_by_its_key") {
+        return;
+    }
+    let (a, b) = (own_ip(), own_ip());
+    let (near, far) = (node(a, &[]), node(b, &[]));
+    let at = near.id().to_string();
+    let v = |words: &[&str]| verb("80", &at, words);
+    v(&["new_session", "--timeout", "100", "full"]).good();
+    v(&["show_session"]).good().says(&["full ID: ", &nid(a), "KEY: 80 FEATURES: 1 NODES: 0"]);
+    v(&["add_group", "g", &format!("{} {}", nid(a), nid(b))]).good();
+    v(&["list_group"]).good().says(&["1) g", "Total 1 groups"]);
+    v(&["add_test", "--from", "g", "--to", "g", "--loop", "-1", "ping"]).good();
+    v(&["run"]).good().says(&["batch is running now"]);
+    v(&["query"]).good().says(&["batch [0] is running"]);
+    v(&["stat", "--delay", "1", "--count", "1", "--rate", "g"])
+        .good()
+        .says(&["[LNet Rates of g]", "[R] Avg: "]);
+    let end = verb("81", &at, &["list_group"]);
+    assert_eq!(end.status.code(), Some(255));
+    assert!(end.err.contains("has key 80, and LST_SESSION says 81"), "{end:?}");
+    v(&["stop"]).good().says(&["Batch is stopped"]);
+    v(&["end_session"]).good();
+    assert_eq!(v(&["list_group"]).status.code(), Some(234), "as lst");
+    v(&["end_session"]).good();
+    drop((near, far));
+}
+
+/// lst's meaning, a clear sentence, lst's exit status; none of these takes a node.
+#[test]
+fn what_is_wrong_is_said_without_a_node() {
+    for (words, status, says) in [
+        (
+            &["selftest", "frobnicate"][..],
+            255,
+            "lst: 'frobnicate' is not a valid command. See 'lst --list-commands'.",
+        ),
+        (
+            &["selftest", "add_test", "--from", "a", "--to", "b", "brw", "read", "size=4100"],
+            255,
+            "write 4104",
+        ),
+        (&["selftest", "list_group"], 255, "Can't find env LST_SESSION or value is not valid"),
+        (&["selftest", "-f", "/nonexistent/script"], 255, "/nonexistent/script"),
+        (&["selftest", "quick", "--from", "foo@bar", "--to", "10.0.0.1@tcp"], 1, "foo@bar"),
+        (&["selftest", "quick", "--from", "127.0.0.1@tcp", "--to", "10.0.0.[3-1]@tcp"], 1, "3-1"),
+        (
+            &["selftest", "quick", "--from", "127.0.0.1@tcp", "--to", "127.0.0.2@tcp", "--size", "4100"],
+            1,
+            "write 4104",
+        ),
+        (
+            &["selftest", "quick", "--from", "127.0.0.1@tcp", "--to", "127.0.0.2@tcp", "--size", "2M"],
+            2,
+            "1048576",
+        ),
+        (&["selftest", "quick", "--from", "127.0.0.1@tcp"], 2, "--to"),
+    ] {
+        let mut c = pollnd(words);
+        c.env_remove("LST_SESSION");
+        let end = Proc::start(c).end();
+        assert_eq!(end.status.code(), Some(status), "{words:?}: {end:?}");
+        assert!(end.err.contains(says), "{words:?}: {end:?}");
+    }
+    run(&["selftest", "help"]).good().says(&["usage: lst [COMMAND]"]);
+    run(&["selftest", "help", "add_test"]).good().says(&["--distribute N:M"]);
+    run(&["selftest", "--list-commands"]).good().says(&["add_group"]);
+    run(&["selftest", "--help"]).good().says(&["LST_SESSION", "quick"]);
+}
