@@ -14,7 +14,7 @@ use dataplane::pkt::{Port, Reclaimed};
 use dataplane::tap::TapEnd;
 use hugepages::{LendSlab, Lent, RxFrag};
 use smallvec::SmallVec;
-use tcpstack::{CloseWhy as Why, Dial, Duplicate, FlowId, HDR_MAX, KeepAlive, PushError, Stack};
+use tcpstack::{CloseWhy as Why, Dial, Duplicate, FlowId, KeepAlive, PushError, Stack};
 
 use self::conns::{Conn, Conns, Queued};
 use super::conn_state::{ConnEvent, ConnState};
@@ -29,9 +29,6 @@ use crate::stream::{
     Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Happened, INLINE_MAX, InlineHdr, LendId,
     Progress, SendMsg, ShardId, StreamRx, copy_out,
 };
-
-// The stack refuses a longer header, and the connection would go on without it.
-const _: () = assert!(INLINE_MAX <= HDR_MAX);
 
 /// Source ports of a privileged dial (socklnd.md §1), tried from the top.
 const PRIVILEGED: std::ops::RangeInclusive<u16> = 512..=1023;

@@ -2,6 +2,7 @@
 
 #[path = "../../../tcpstack/tests/common/fuzz.rs"]
 mod fuzz;
+mod fuzz_console;
 mod fuzz_cookies;
 mod fuzz_handshake;
 mod fuzz_info;
