@@ -265,8 +265,8 @@ fn tunables_are_shown_set_and_refused_by_the_kernels_names() {
 #[test]
 fn fault_rules_drop_fail_and_delay_messages_of_a_node_that_runs() {
     let (at, a, b) = (Place::new(), own_ip(), own_ip());
-    let mut node = at.node(a);
-    let mut other = at.start(&[&["node", "--nid", &nid(b)], &PORT[..]].concat()).up();
+    let node = at.node(a);
+    let other = at.start(&[&["node", "--nid", &nid(b)], &PORT[..]].concat()).up();
     let id = node.id().to_string();
     let fault = |args: &[&str]| at.run(&[&["fault"], args, &["--node", &id]].concat());
     let all = ["--source", "*@tcp", "--dest", "*@tcp"];
