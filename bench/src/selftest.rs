@@ -290,17 +290,20 @@ impl Tester {
         if let Some(case) = self.at(wanted).cloned() {
             self.batch += 1;
             let [there, back] = self.lists.clone();
-            for (tests, client, server, list) in
-                [(case.there, self.own, self.server, there), (case.back, self.server, self.own, back)]
-            {
-                for test in &tests {
+            let sides =
+                [(case.there, self.own, self.server, there), (case.back, self.server, self.own, back)];
+            for (tests, client, server, list) in &sides {
+                for test in tests {
                     let req = self.test(*test);
                     let serve = Body::Test(TestReq { is_client: false, ndest: 0, ..req });
-                    self.steps.push_back(Step::Ask(server, serve, None));
-                    self.steps.push_back(Step::Ask(client, Body::Test(req), Some(list.clone())));
+                    self.steps.push_back(Step::Ask(*server, serve, None));
+                    self.steps.push_back(Step::Ask(*client, Body::Test(req), Some(list.clone())));
                 }
+            }
+            // A batch that runs takes no more tests.
+            for (tests, client, ..) in &sides {
                 if !tests.is_empty() {
-                    self.steps.push_back(Step::Ask(client, self.batch_op(opc::RUN), None));
+                    self.steps.push_back(Step::Ask(*client, self.batch_op(opc::RUN), None));
                 }
             }
         }
