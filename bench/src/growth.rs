@@ -117,6 +117,7 @@ pub fn watch_selftest(
     secs: f64,
     each: &mut dyn FnMut(&Sample),
 ) -> Result<Growth, MeasureError> {
+    orders.wait(ctl)?;
     orders.run(1);
     wait_for(ctl, "the start of the tests", 30, || orders.running() == 1)?;
     let so_far = || orders.client.get().map_or((0, 0), |m| m.totals());

@@ -15,12 +15,11 @@ use tcpstack::{Stack, StackConfig};
 use transport::lnd::{Accept, Config};
 use transport::node::lcore::LcoreStreams;
 use transport::node::{App, NodeBuilder, Shard, Turn};
-use transport::selftest::Member;
 use transport::wire::Nid;
 
 use crate::ctl::{Ctl, Traffic};
 use crate::measure::MeasureError;
-use crate::selftest::{self, Case, Orders, Tester};
+use crate::selftest::{Case, Orders, Serving, Tester};
 use crate::workload::{Client, ClientConfig, Intake, Server};
 
 /// From one turn to the next, in ns.
@@ -184,7 +183,7 @@ pub struct Members {
     ctl: Arc<Ctl>,
     time: Time,
     client: Shard<LcoreStreams<MemPort>, Tester>,
-    server: Shard<LcoreStreams<MemPort>, Member>,
+    server: Shard<LcoreStreams<MemPort>, Serving>,
 }
 
 impl Members {
@@ -198,7 +197,7 @@ impl Members {
         let (a, b) = pair(mem);
         let app = Tester::new(cases, [nid(CLIENT), nid(SERVER)], UNIX_NS, &ctl, &orders, &backing)?;
         let client = node(CLIENT, a, &time, app)?;
-        let server = node(SERVER, b, &time, selftest::server(UNIX_NS, &orders, &backing)?)?;
+        let server = node(SERVER, b, &time, Serving::new(UNIX_NS, &orders, &backing)?)?;
         Ok(Members { orders, ctl, time, client, server })
     }
 

@@ -83,11 +83,21 @@ pub struct Orders {
     running: AtomicU64,
     /// Measures of the client's member, once its node is there.
     pub client: OnceLock<Arc<Meter>>,
-    /// The same of the server's.
+    /// The same of the server's, once that is up.
     pub server: OnceLock<Arc<Meter>>,
 }
 
 impl Orders {
+    /// Waits until both nodes are up.
+    ///
+    /// # Errors
+    /// They do not come up.
+    pub fn wait(&self, ctl: &Ctl) -> Result<(), MeasureError> {
+        wait_for(ctl, "the start of both nodes", PATIENCE, || {
+            self.client.get().is_some() && self.server.get().is_some()
+        })
+    }
+
     /// Ends the case that runs, then runs this one; 0: none.
     pub fn run(&self, case: u64) {
         self.wanted.store(case, Ordering::Release);
@@ -124,7 +134,7 @@ const PATIENCE: u64 = 30;
 /// # Errors
 /// An RPC failed, or nothing moves.
 pub fn measure(ctl: &Ctl, orders: &Orders, case: u64, secs: f64) -> Result<Sample, MeasureError> {
-    wait_for(ctl, "the start of the client", PATIENCE, || orders.client.get().is_some())?;
+    orders.wait(ctl)?;
     let Some(meter) = orders.client.get() else { return Ok(Sample::default()) };
     let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
     let bytes = || get(&meter.read) + get(&meter.written);
@@ -191,23 +201,43 @@ fn apps() -> Result<AppIds, String> {
     AppIds::from(10).map_err(|e| e.to_string())
 }
 
-/// A member alone; its session does not expire, however long it is told nothing.
-///
-/// # Errors
-/// None that a caller could mend.
-pub fn member(unix_ns: u64, backing: &Arc<dyn Backing>) -> Result<Member, String> {
+/// A member; its session does not expire, however long it is told nothing.
+fn member(unix_ns: u64, backing: &Arc<dyn Backing>) -> Result<Member, String> {
     let cfg = Config { session_timeout: 0, ..Config::new(apps()?, unix_ns) };
     Ok(Member::new(cfg, backing))
 }
 
-/// The server's application, whose measures the orders tell.
-///
-/// # Errors
-/// None that a caller could mend.
-pub fn server(unix_ns: u64, orders: &Orders, backing: &Arc<dyn Backing>) -> Result<Member, String> {
-    let member = member(unix_ns, backing)?;
-    let _ = orders.server.set(member.meter());
-    Ok(member)
+/// The server's application, whose measures the orders tell once its node is up.
+pub struct Serving {
+    member: Member,
+    orders: Arc<Orders>,
+}
+
+impl Serving {
+    /// A member alone.
+    ///
+    /// # Errors
+    /// None that a caller could mend.
+    pub fn new(unix_ns: u64, orders: &Arc<Orders>, backing: &Arc<dyn Backing>) -> Result<Serving, String> {
+        Ok(Serving { member: member(unix_ns, backing)?, orders: orders.clone() })
+    }
+}
+
+impl App for Serving {
+    fn turn(&mut self, now: u64, ops: &mut Ops) -> Work {
+        if self.orders.server.get().is_none() {
+            let _ = self.orders.server.set(self.member.meter());
+        }
+        App::turn(&mut self.member, now, ops)
+    }
+
+    fn event(&mut self, now: u64, app: AppId, ev: Event, ops: &mut Ops) {
+        self.member.event(now, app, ev, ops);
+    }
+
+    fn patience(&self) -> Option<u64> {
+        self.member.patience()
+    }
 }
 
 fn list_of(to: ProcessId, backing: &Arc<dyn Backing>) -> Result<Payload, BackingError> {

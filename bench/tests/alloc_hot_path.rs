@@ -126,6 +126,7 @@ fn a_warm_pair_of_members_allocates_nothing() {
         ("brw-write-small", Case::brw(rw::WRITE, check::NONE, 4096, 32)),
         ("brw-read-small", Case::brw(rw::READ, check::SIMPLE, 4096, 32)),
         ("selftest-ping", Case::ping(32)),
+        ("both-roles", Case::both_roles()),
     ];
     let mut all = Vec::new();
     for (name, case) in cases {

@@ -9,7 +9,7 @@ use bench::measure::{stretch, wait_for};
 use bench::pair::NothingLost;
 use bench::repeat::median;
 use bench::report::RanOn;
-use bench::selftest::{self, Case, Orders, Sample, Tester, measure};
+use bench::selftest::{Case, Orders, Sample, Serving, Tester, measure};
 use bench::sock::{self, SockPair};
 use bench::tcp::load;
 use bench::workload::{ClientConfig, Intake};
@@ -18,7 +18,6 @@ use hugepages::Backing;
 use serde::Serialize;
 use transport::node::NodeEnd;
 use transport::node::sock::IdleMode;
-use transport::selftest::Member;
 use transport::wire::Nid;
 use transport::wire::srpc::{check, rw};
 
@@ -126,9 +125,9 @@ pub(super) fn tester(
 /// Makes the server's application.
 pub(super) fn server(
     orders: &Arc<Orders>,
-) -> impl FnOnce([Nid; 2], &Arc<dyn Backing>) -> Result<Member, String> + Send + 'static {
+) -> impl FnOnce([Nid; 2], &Arc<dyn Backing>) -> Result<Serving, String> + Send + 'static {
     let orders = orders.clone();
-    move |_, backing| selftest::server(unix_ns(), &orders, backing)
+    move |_, backing| Serving::new(unix_ns(), &orders, backing)
 }
 
 fn all() -> Vec<Case> {
