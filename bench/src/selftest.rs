@@ -83,7 +83,9 @@ pub struct Orders {
     running: AtomicU64,
     /// Measures of the client's member, once its node is there.
     pub client: OnceLock<Arc<Meter>>,
-    /// The same of the server's, once that is up.
+    /// Payload of what the console and the member on its node tell each other, in bytes: it goes by memory, with a copy.
+    pub own: AtomicU64,
+    /// Measures of the server's member, once its node is up.
     pub server: OnceLock<Arc<Meter>>,
 }
 
@@ -384,6 +386,10 @@ impl Tester {
             Some(Step::Ask(peer, body, bulk)) => (*peer, *body, bulk.clone()),
         };
         self.asked = true;
+        if peer == self.own {
+            let list = bulk.as_ref().map_or(0, Payload::len);
+            self.orders.own.fetch_add(2 * srpc::LEN as u64 + list, Ordering::Relaxed);
+        }
         let (service, _) = body.kind();
         let ask = Ask {
             tag: 0,

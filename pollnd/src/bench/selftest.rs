@@ -70,10 +70,11 @@ struct Round {
 }
 
 impl Round {
-    fn ended(&mut self, ctl: &Ctl, ends: &[NodeEnd], left: u64) {
+    fn ended(&mut self, ctl: &Ctl, ends: &[NodeEnd], left: u64, own: u64) {
         self.lost.push(NothingLost::of(ctl, ends).and_left(left));
         self.copied[0] += ends.iter().map(|e| e.streams.tx_copied_bytes).sum::<u64>();
-        self.copied[1] += ends.iter().map(|e| e.proto.rx_copied_bytes).sum::<u64>();
+        let copied = ends.iter().map(|e| e.proto.rx_copied_bytes).sum::<u64>();
+        self.copied[1] += copied.saturating_sub(own);
     }
 }
 
@@ -89,7 +90,7 @@ fn raw(ctl: &Ctl, secs: f64, round: &mut Round, stop: impl FnOnce() -> Stopped) 
         .and_then(|()| stretch(ctl, Traffic::Bulk, secs, &mut |_| ()));
     let (ends, left) = stop()?;
     let s = go.map_err(|e| e.to_string())?;
-    round.ended(ctl, &ends, left);
+    round.ended(ctl, &ends, left, 0);
     let sample =
         Sample { gbps: s.gbps(), gbit_per_cpu_s: s.gbit_per_cpu_s(), per_s: s.rate(), ..Sample::default() };
     round.samples.push((RAW, sample));
@@ -108,7 +109,7 @@ fn rpcs(
         names.zip(1..).map(|(name, n)| measure(ctl, orders, n, secs).map(|s| (name, s))).collect();
     let (ends, left) = stop()?;
     round.samples.extend(go.map_err(|e| e.to_string())?);
-    round.ended(ctl, &ends, left);
+    round.ended(ctl, &ends, left, orders.own.load(Ordering::Relaxed));
     Ok(())
 }
 
@@ -151,29 +152,56 @@ fn sockets(a: &SelftestArgs) -> Result<Round, String> {
     Ok(round)
 }
 
+/// What carries messages besides kernel sockets.
 #[cfg(feature = "dpdk")]
-fn over_link(a: &SelftestArgs, eal: &dataplane::dpdk::Eal) -> Result<Round, String> {
-    use bench::link::{self, LinkConfig};
+struct Links(dataplane::dpdk::Eal);
 
-    let mut round = Round { samples: Vec::new(), lost: Vec::new(), copied: [0; 2] };
-    let (threads, enter, idle) = pairs::threads(true)?;
-    let cfg = LinkConfig { threads, peer_credits: CREDITS, ..LinkConfig::default() };
-    let ctl = Arc::new(Ctl::default());
-    let l = link::start(eal, &std::env::temp_dir(), cfg, &ctl, &enter, idle)?;
-    raw(&ctl, a.seconds, &mut round, || l.stop().map(|e| (e.nodes, e.buffers_left)))?;
-    let (ctl, orders) = (Arc::new(Ctl::default()), Arc::new(Orders::default()));
-    let dir = std::env::temp_dir();
-    let l = link::start_with(
-        eal,
-        &dir,
-        cfg,
-        &ctl,
-        (&enter, idle),
-        tester(&ctl, &orders, all()),
-        server(&orders),
-    )?;
-    rpcs(&ctl, &orders, a.seconds, &mut round, || l.stop().map(|e| (e.nodes, e.buffers_left)))?;
-    Ok(round)
+#[cfg(feature = "dpdk")]
+impl Links {
+    fn new(a: &SelftestArgs, on: &mut RanOn) -> Result<Links, String> {
+        let eal = pairs::eal(&a.over.dpdk)?;
+        pairs::tell(&eal, on);
+        Ok(Links(eal))
+    }
+
+    fn round(&self, a: &SelftestArgs, one: bool) -> Result<Round, String> {
+        use bench::link::{self, LinkConfig};
+
+        let (eal, dir) = (&self.0, std::env::temp_dir());
+        let mut round = Round { samples: Vec::new(), lost: Vec::new(), copied: [0; 2] };
+        let (threads, enter, idle) = pairs::threads(one)?;
+        let cfg = LinkConfig { threads, peer_credits: CREDITS, ..LinkConfig::default() };
+        let ctl = Arc::new(Ctl::default());
+        let l = link::start(eal, &dir, cfg, &ctl, &enter, idle)?;
+        raw(&ctl, a.seconds, &mut round, || l.stop().map(|e| (e.nodes, e.buffers_left)))?;
+        let (ctl, orders) = (Arc::new(Ctl::default()), Arc::new(Orders::default()));
+        let client = tester(&ctl, &orders, all());
+        let l = link::start_with(eal, &dir, cfg, &ctl, (&enter, idle), client, server(&orders))?;
+        rpcs(&ctl, &orders, a.seconds, &mut round, || l.stop().map(|e| (e.nodes, e.buffers_left)))?;
+        Ok(round)
+    }
+
+    fn close(self) {
+        pairs::clean_up(&self.0);
+    }
+}
+
+/// There is nothing.
+#[cfg(not(feature = "dpdk"))]
+enum Links {}
+
+#[cfg(not(feature = "dpdk"))]
+impl Links {
+    fn new(_: &SelftestArgs, _: &mut RanOn) -> Result<Links, String> {
+        Err("this pollnd was built without DPDK: `pollnd bench selftest --sockets-only` measures kernel sockets alone"
+            .into())
+    }
+    fn round(&self, _: &SelftestArgs, _: bool) -> Result<Round, String> {
+        match *self {}
+    }
+    fn close(self) {
+        match self {}
+    }
 }
 
 /// A case on one side over all rounds: medians.
@@ -195,6 +223,10 @@ struct Selftest {
     write_per_cpu: Option<f64>,
     /// BRW writes of 4 KiB, a second: the link's to kernel sockets'.
     small: Option<f64>,
+    /// The same with a lcore for each node, as kernel sockets have a thread for each.
+    small_two: Option<f64>,
+    /// BRW writes of 4 KiB, a CPU-second: the link's to kernel sockets'.
+    small_per_cpu: Option<f64>,
     /// Payload bytes that pollnd copied over the link, on sending and on receiving.
     copied: [u64; 2],
     nothing_lost: bool,
@@ -203,6 +235,7 @@ struct Selftest {
 }
 
 const LINK: &str = "virtio link, one lcore";
+const LINK_TWO: &str = "virtio link, two lcores";
 const SOCKETS: &str = "kernel sockets, two threads";
 
 fn of(round: &Round, case: &str) -> Option<Sample> {
@@ -254,7 +287,9 @@ impl Selftest {
         let times = |name: &str, r: Option<f64>| r.map_or(String::new(), |r| format!("  {name}: {r:.2} x\n"));
         t += &times("BRW write 1 MiB to raw PUTs, over the link", self.write_to_raw);
         t += &times("BRW write 1 MiB a CPU-second, to kernel sockets", self.write_per_cpu);
-        t += &times("BRW write 4 KiB a second, to kernel sockets", self.small);
+        t += &times("BRW write 4 KiB a second, one lcore, to kernel sockets", self.small);
+        t += &times("BRW write 4 KiB a second, two lcores, to kernel sockets", self.small_two);
+        t += &times("BRW write 4 KiB a CPU-second, one lcore, to kernel sockets", self.small_per_cpu);
         let lost = if self.nothing_lost { "nothing lost" } else { "SOMETHING WAS LOST" };
         t + &format!(
             "  {lost}; {} payload bytes copied on sending, {} on receiving over the link; medians of {} rounds; load {:.1} before, {:.1} \
@@ -276,35 +311,31 @@ pub(super) fn main(a: &SelftestArgs) -> Result<(), String> {
     let bar = live(&a.over.out);
     let mut on = RanOn::look();
     (on.dpdk, on.memory) = ("DPDK not used".into(), "ordinary pages".into());
-    #[cfg(feature = "dpdk")]
-    let eal = if a.over.sockets_only { None } else { Some(pairs::eal(&a.over.dpdk)?) };
-    #[cfg(feature = "dpdk")]
-    if let Some(eal) = &eal {
-        pairs::tell(eal, &mut on);
-        on.lcores = 1;
-    }
-    #[cfg(not(feature = "dpdk"))]
-    if !a.over.sockets_only {
-        return Err("this pollnd was built without DPDK: `pollnd bench selftest --sockets-only` measures kernel sockets alone".into());
-    }
-    let (mut link, mut socks, before) = (Vec::new(), Vec::new(), load());
+    let links = if a.over.sockets_only { None } else { Some(Links::new(a, &mut on)?) };
+    // Kernel sockets have two threads. On one CPU two lcores would only take turns.
+    let two = std::thread::available_parallelism().is_ok_and(|n| n.get() > 1);
+    on.lcores = if links.is_none() { 0 } else { 1 + u16::from(two) }.into();
+    let (mut link, mut link_two, mut socks, before) = (Vec::new(), Vec::new(), Vec::new(), load());
     for round in 1..=a.rounds {
         bar.set_message(format!("round {round} of {}", a.rounds));
         bar.tick();
-        #[cfg(feature = "dpdk")]
-        if let Some(eal) = &eal {
-            link.push(over_link(a, eal)?);
+        if let Some(l) = &links {
+            link.push(l.round(a, true)?);
+            if two {
+                link_two.push(l.round(a, false)?);
+            }
         }
         socks.push(sockets(a)?);
     }
-    #[cfg(feature = "dpdk")]
-    if let Some(eal) = &eal {
-        pairs::clean_up(eal);
+    if let Some(l) = links {
+        l.close();
     }
     bar.finish_and_clear();
-    let lost: Vec<NothingLost> = link.iter().chain(&socks).flat_map(|r: &Round| r.lost.clone()).collect();
-    let copied = [0, 1].map(|i| link.iter().map(|r: &Round| r.copied[i]).sum());
+    let lost: Vec<NothingLost> =
+        link.iter().chain(&link_two).chain(&socks).flat_map(|r: &Round| r.lost.clone()).collect();
+    let copied = [0, 1].map(|i| link.iter().chain(&link_two).map(|r: &Round| r.copied[i]).sum());
     let mut all = rows(LINK, &link);
+    all.extend(rows(LINK_TWO, &link_two));
     all.extend(rows(SOCKETS, &socks));
     let r = Selftest {
         rounds: a.rounds,
@@ -312,6 +343,8 @@ pub(super) fn main(a: &SelftestArgs) -> Result<(), String> {
         write_to_raw: ratio((&link, WRITE), (&link, RAW), |s| s.gbps),
         write_per_cpu: ratio((&link, WRITE), (&socks, WRITE), |s| s.gbit_per_cpu_s),
         small: ratio((&link, SMALL), (&socks, SMALL), |s| s.per_s),
+        small_two: ratio((&link_two, SMALL), (&socks, SMALL), |s| s.per_s),
+        small_per_cpu: ratio((&link, SMALL), (&socks, SMALL), |s| s.gbit_per_cpu_s),
         copied,
         nothing_lost: NothingLost::sum(&lost).ok,
         load: [before, load()],

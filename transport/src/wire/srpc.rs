@@ -406,8 +406,18 @@ impl Body {
 
     /// Match bits of the reply to a request.
     pub fn rpyid(&self) -> Option<u64> {
-        let mut copy = *self;
-        copy.rpyid_mut().map(|id| *id)
+        match self {
+            Body::Test(t) => Some(t.rpyid),
+            Body::MakeSession { rpyid, .. }
+            | Body::RemoveSession { rpyid, .. }
+            | Body::Batch { rpyid, .. }
+            | Body::Stat { rpyid, .. }
+            | Body::Debug { rpyid, .. }
+            | Body::Join { rpyid, .. }
+            | Body::Brw { rpyid, .. }
+            | Body::Ping { rpyid, .. } => Some(*rpyid),
+            _ => None,
+        }
     }
 
     fn rpyid_mut(&mut self) -> Option<&mut u64> {

@@ -199,27 +199,27 @@ impl Member {
         if m.version != srpc::VERSION {
             let refusal = self.framework().refusal(service, EPROTO);
             let features = if service.is_test() { FEATS } else { self.framework().features() };
-            return self.answer(&p, m, Message::new(features, refusal), ops);
+            return self.answer(&p, &m, Message::new(features, refusal), ops);
         }
         if service.is_test() {
-            return self.serve(&p, m, ops);
+            return self.serve(&p, &m, ops);
         }
         let mut framework = self.framework();
         let next = framework.request(now, &m, ops);
         let (features, serves) = (framework.features(), framework.serves);
         self.now_serves(serves, ops);
         match next {
-            Next::Reply(body) => self.answer(&p, m, Message::new(features, body), ops),
+            Next::Reply(body) => self.answer(&p, &m, Message::new(features, body), ops),
             Next::Counted(body) => {
                 let wait = Wait::Counts(self.cfg.shards.max(1), Box::default());
-                if let Some(key) = self.server.hold(&p, m, Message::new(features, body), wait) {
+                if let Some(key) = self.server.hold(&p, &m, Message::new(features, body), wait) {
                     self.server.count(key, self.cfg.shards.max(1), ops);
                 }
             }
             Next::Fetch(t) => {
                 let (bulkid, len) = (t.bulkid, t.ndest * srpc::DEST_LEN as u32);
                 let reply = Message::new(features, Body::TestReply { status: 0, sid: t.sid });
-                if let Some(key) = self.server.hold(&p, m, reply, Wait::List(t)) {
+                if let Some(key) = self.server.hold(&p, &m, reply, Wait::List(t)) {
                     self.server.fetch(key, Part::List, bulkid, len, ops);
                 }
             }
@@ -228,14 +228,14 @@ impl Member {
     }
 
     /// A reply that waits for nothing.
-    fn answer(&mut self, p: &PutEvent, request: Message, reply: Message, ops: &mut Ops) {
+    fn answer(&mut self, p: &PutEvent, request: &Message, reply: Message, ops: &mut Ops) {
         if let Some(key) = self.server.hold(p, request, reply, Wait::Nothing) {
             self.server.reply(key, ops);
         }
     }
 
     /// A request to a test service.
-    fn serve(&mut self, p: &PutEvent, m: Message, ops: &mut Ops) {
+    fn serve(&mut self, p: &PutEvent, m: &Message, ops: &mut Ops) {
         let known = m.features & !FEATS == 0;
         let features = if known { m.features } else { FEATS };
         match m.body {
@@ -245,7 +245,7 @@ impl Member {
                 self.answer(p, m, Message::new(features, body), ops);
             }
             Body::Brw { bulkid, rw, len, flags, .. } => {
-                let status = brw_status(&m, rw, len, flags);
+                let status = brw_status(m, rw, len, flags);
                 let reply = Message::new(features, Body::BrwReply { status });
                 if status != 0 {
                     return self.answer(p, m, reply, ops);
@@ -288,9 +288,7 @@ impl Member {
         let Some(call) = self.server.get_mut(key) else { return };
         let Wait::Bulk { len, flags } = call.wait else { return };
         let good = match data {
-            Data::Lent(pieces) => {
-                pattern::holds(pieces.iter().map(|p| p.bytes()), len, flags, call.request.order)
-            }
+            Data::Lent(pieces) => pattern::holds(pieces.iter().map(|p| p.bytes()), len, flags, call.order),
             _ => false,
         };
         if !good {
@@ -303,7 +301,7 @@ impl Member {
     /// The destinations of a client's test have come.
     fn listed(&mut self, key: Key, data: &Data, ops: &mut Ops) {
         let Some(call) = self.server.get_mut(key) else { return };
-        let order = call.request.order;
+        let order = call.order;
         let Wait::List(t) = std::mem::replace(&mut call.wait, Wait::Nothing) else { return };
         let bytes = match data {
             Data::Lent(pieces) => pieces.iter().flat_map(|p| p.bytes().iter().copied()).collect(),

@@ -7,7 +7,7 @@ use crate::lnet::{Op, PutEvent};
 use crate::selftest::Ops;
 use crate::stream::slab::{Key, Slab};
 use crate::wire::srpc::{LnetCounters, Message, RpcCounters, TestReq};
-use crate::wire::{Nid, ProcessId};
+use crate::wire::{ByteOrder, Nid, ProcessId};
 
 use super::super::RDMA_PORTAL;
 use crate::lnd::{Payload, Sink};
@@ -71,7 +71,10 @@ pub(super) struct Served {
     pub(super) peer: ProcessId,
     /// NID of ours that it leaves from.
     pub(super) dest: Nid,
-    pub(super) request: Message,
+    /// Match bits of the reply.
+    rpyid: u64,
+    /// Order of the requester's integers.
+    pub(super) order: ByteOrder,
     pub(super) reply: Message,
     pub(super) wait: Wait,
 }
@@ -105,14 +108,21 @@ impl Server {
     }
 
     /// Holds an RPC; `None`, and it is dropped, where its peer holds too many.
-    pub(super) fn hold(&mut self, p: &PutEvent, request: Message, reply: Message, wait: Wait) -> Option<Key> {
+    pub(super) fn hold(
+        &mut self,
+        p: &PutEvent,
+        request: &Message,
+        reply: Message,
+        wait: Wait,
+    ) -> Option<Key> {
+        let (rpyid, order) = (request.body.rpyid()?, request.order);
         if !self.admits(p.sender) {
             self.dropped();
             return None;
         }
         *self.by_peer.entry(p.sender).or_insert(0) += 1;
         let peer = ProcessId { nid: p.source, pid: p.initiator.pid };
-        Some(self.calls.insert(Served { by: p.sender, peer, dest: p.dest, request, reply, wait }))
+        Some(self.calls.insert(Served { by: p.sender, peer, dest: p.dest, rpyid, order, reply, wait }))
     }
 
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Served> {
@@ -152,10 +162,9 @@ impl Server {
     pub(super) fn reply(&mut self, key: Key, ops: &mut Ops) {
         let Some(call) = self.calls.get_mut(key) else { return };
         call.wait = Wait::Nothing;
-        let Some(rpyid) = call.request.body.rpyid() else { return };
         let payload = Payload::copy_of(&call.reply.emit()).unwrap_or_else(Payload::empty);
-        let (target, from) = (call.peer, call.dest);
-        self.put(tag(key, Part::Reply), (target, from), rpyid, payload, ops);
+        let (way, rpyid) = ((call.peer, call.dest), call.rpyid);
+        self.put(tag(key, Part::Reply), way, rpyid, payload, ops);
     }
 
     fn put(&self, tag: u64, way: (ProcessId, Nid), match_bits: u64, payload: Payload, ops: &mut Ops) {
