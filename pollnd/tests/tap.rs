@@ -555,3 +555,84 @@ fn tshark_reads_what_we_meant() {
     assert_eq!(d.count(port, "lnet.msg_dst_match_bits", "0x8000000000000000"), 1);
     assert_eq!(d.count(kernel, "lnet.payload_length", "48"), 1);
 }
+
+/// Verbs for a console on the kernel's side that run BRW and PING between both nodes, each in both roles, for so long.
+fn both_roles(seconds: u64) -> String {
+    let mut verbs = format!("new_session tap\nadd_group k {KERNEL}\nadd_group p {PORT}\nadd_batch b\n");
+    for (from, to) in [("k", "p"), ("p", "k")] {
+        let test = format!("add_test --batch b --loop -1 --from {from} --to {to}");
+        for brw in ["write check=full size=1M", "read check=full size=1M", "write check=simple size=4k"] {
+            verbs += &format!("{test} --concurrency 2 brw {brw}\n");
+        }
+        verbs += &format!("{test} --concurrency 2 ping\n");
+    }
+    verbs + &format!("run b\nsleep {seconds}\nstop b\nshow_error k p\nend_session\n")
+}
+
+/// Anonymous memory of a process, in bytes.
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let kib = status.lines().find_map(|l| l.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"));
+    kib.and_then(|k| k.trim().parse::<u64>().ok()).map_or(0, |k| k << 10)
+}
+
+/// lnet_selftest between the port and a node on the kernel's TCP: no error, level memory at both, every page home.
+fn selftest_for(seconds: u64) {
+    use bench::growth::{Sample, judge};
+
+    let lab = Lab::new(9000, &[]);
+    let mut node = Proc::start(lab.port(&["node"]));
+    node.wait_for("is up on");
+    let script = lab.file("verbs");
+    std::fs::write(&script, both_roles(seconds)).unwrap();
+    let console = Proc::start(lab.kernel(&["selftest", "-f", script.to_str().unwrap()]));
+    let (begun, pids) = (Instant::now(), [node.id(), console.id()]);
+    let mut samples = [Vec::new(), Vec::new()];
+    for second in 1..=seconds {
+        std::thread::sleep(Duration::from_secs(second).saturating_sub(begun.elapsed()));
+        for (samples, pid) in samples.iter_mut().zip(pids) {
+            let at_s = begun.elapsed().as_secs_f64();
+            samples.push(Sample { at_s, resident: resident(pid), messages: second, bytes: 0 });
+        }
+    }
+    let out = console.finish();
+    for group in ["k", "p"] {
+        assert!(out.contains(&format!("Total 0 error nodes in {group}")), "{out}");
+    }
+    for (name, samples) in ["the port's node", "the kernel's side"].into_iter().zip(samples) {
+        let g = judge(name, seconds as f64, samples);
+        assert!(g.level, "{}", g.table());
+    }
+    let end = node.stop();
+    assert!(
+        counter(&end, "payload_rx_bytes") > 100 << 20 && counter(&end, "payload_tx_bytes") > 100 << 20,
+        "{end}"
+    );
+    for c in [
+        "rx_copied_bytes",
+        "tx_copied_bytes",
+        "lendings_out",
+        "rx_lent_out",
+        "rx_pool_bytes_in_use",
+        "quarantined",
+    ] {
+        assert_eq!(counter(&end, c), 0, "{c}: {end}");
+    }
+    sane(&lab);
+}
+
+#[test]
+fn selftest_in_both_roles() {
+    if can("selftest_in_both_roles", &[]) {
+        selftest_for(40);
+    }
+}
+
+#[test]
+#[ignore = "soak: an hour, or SOAK_SELFTEST seconds"]
+fn selftest_for_an_hour() {
+    if can("selftest_for_an_hour", &[]) {
+        let seconds = std::env::var("SOAK_SELFTEST").ok().and_then(|s| s.parse().ok());
+        selftest_for(seconds.unwrap_or(3600));
+    }
+}
