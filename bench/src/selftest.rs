@@ -170,6 +170,7 @@ pub fn measure(ctl: &Ctl, orders: &Orders, case: u64, secs: f64) -> Result<Sampl
 
 /// A request of the console's.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "some ten of them, once a case")]
 enum Step {
     /// One that is answered with 0.
     Ask(ProcessId, Body, Option<Payload>),

@@ -10,6 +10,7 @@ mod dialling;
 mod discovery;
 mod examples;
 mod faults;
+mod group;
 mod homes;
 mod hostile;
 mod lazy;

@@ -406,7 +406,7 @@ impl Engine {
         let (work, rtt) = (client.work, done.rtt_ns);
         let good = judge(work, seq, done);
         let stopping = test.state.get() != TestState::Running;
-        let ends = stopping || unit.left == 0 || (!good.is_ok() && client.stop_onerr);
+        let ends = stopping || unit.left == 0 || (good != Verdict::Good && client.stop_onerr);
         match (good, work) {
             (Verdict::Good, _) => {
                 bump(&self.meter.rpcs, 1);
@@ -422,7 +422,8 @@ impl Engine {
             (_, Work::Ping) => self.ping_errors = self.ping_errors.wrapping_add(1),
             (_, Work::Brw { .. }) => self.brw_errors = self.brw_errors.wrapping_add(1),
         }
-        if !good.is_ok() && !(stopping && good == Verdict::NoReply) {
+        let given_up = stopping && good == Verdict::NoReply;
+        if !good.is_ok() && !given_up {
             bump(&self.meter.failed, 1);
         }
         if ends {
