@@ -1,7 +1,7 @@
 //! NIDs of Multi-Rail peers: which of them are one node, and its primary one (docs/protocol/lnet.md §4, §6).
 //!
-//! Peers tell it of themselves, in the ping info that discovery asks for and that they push; so the table is bounded. An
-//! address may hold as many NIDs as are free, as with the budget of a shard (`transport/src/lnd/budget.rs`): whoever tells
+//! Peers tell it of themselves, in the ping info that discovery asks for and that they push; so the table is bounded. A
+//! host may hold as many NIDs as are free, whatever names it gives itself, as with the budget of a shard (`transport/src/lnd/budget.rs`): whoever tells
 //! of all it can displaces its own. Where an honest newcomer finds the table full, the oldest entries go: nodes that have
 //! left are never told of again. What is lost comes back with the next discovery.
 
@@ -24,10 +24,13 @@ pub(crate) type Nids = SmallVec<[Nid; 4]>;
 #[derive(Debug)]
 struct Told {
     nids: Nids,
+    /// The address of the NID that was asked, or that pushed.
     by: IpAddr,
+    /// The host that pays.
+    host: IpAddr,
 }
 
-/// What one address has told.
+/// What one host has told.
 #[derive(Debug, Default)]
 struct Share {
     nids: usize,
@@ -73,9 +76,9 @@ impl Aliases {
         self.by_nid.len()
     }
 
-    /// The node at the address `by` says that it has these NIDs, the primary one first. Of its own address it has the last
-    /// word; NIDs that another node has told of stay that one's. Gives whether anything changed.
-    pub(crate) fn learn(&mut self, by: IpAddr, nids: &[Nid]) -> bool {
+    /// The node that is known by the address `by`, on this host, says that it has these NIDs, the primary one first. Of its own
+    /// address it has the last word; NIDs that another node has told of stay that one's. Gives whether anything changed.
+    pub(crate) fn learn(&mut self, by: IpAddr, host: IpAddr, nids: &[Nid]) -> bool {
         let Some(primary) = nids.first().copied() else { return false };
         let mut own = Nids::new();
         for nid in nids.iter().take(OF_ONE) {
@@ -101,17 +104,17 @@ impl Aliases {
         for nid in &own {
             changed |= self.forget(*nid);
         }
-        if own.len() < 2 || !self.make_room(by, own.len()) {
+        if own.len() < 2 || !self.make_room(host, own.len()) {
             return changed;
         }
         let n = self.next;
         self.next += 1;
-        let share = self.shares.entry(by).or_default();
+        let share = self.shares.entry(host).or_default();
         share.nids += own.len();
         share.entries += 1;
         share.told.push_back(n);
         self.by_nid.extend(own.iter().map(|nid| (*nid, n)));
-        self.told.insert(n, Told { nids: own, by });
+        self.told.insert(n, Told { nids: own, by, host });
         true
     }
 
@@ -125,7 +128,7 @@ impl Aliases {
         for nid in &told.nids {
             self.by_nid.remove(nid);
         }
-        if let Some(share) = self.shares.get_mut(&told.by) {
+        if let Some(share) = self.shares.get_mut(&told.host) {
             share.nids -= told.nids.len().min(share.nids);
             share.entries = share.entries.saturating_sub(1);
             // Names of entries that are gone do not pile up.
@@ -137,21 +140,21 @@ impl Aliases {
             }
             trim(&mut share.told);
             if share.entries == 0 {
-                self.shares.remove(&told.by);
+                self.shares.remove(&told.host);
             }
         }
         true
     }
 
-    /// Makes room for `n` more NIDs that `by` tells of.
-    fn make_room(&mut self, by: IpAddr, n: usize) -> bool {
+    /// Makes room for `n` more NIDs of a host.
+    fn make_room(&mut self, host: IpAddr, n: usize) -> bool {
         loop {
             let free = OF_ALL.saturating_sub(self.by_nid.len());
-            let own = self.shares.get(&by).map_or(0, |s| s.nids);
+            let own = self.shares.get(&host).map_or(0, |s| s.nids);
             if own + n <= free {
                 return true;
             }
-            let oldest = match self.shares.get(&by).and_then(|s| s.told.front().copied()) {
+            let oldest = match self.shares.get(&host).and_then(|s| s.told.front().copied()) {
                 Some(own) => Some(own),
                 None => self.told.first_key_value().map(|(n, _)| *n),
             };
@@ -178,31 +181,31 @@ mod tests {
     fn a_peer_s_nids_lead_to_its_primary_one() {
         let mut t = Aliases::default();
         assert_eq!((t.primary(nid(0, 2)), t.same(nid(0, 1), nid(0, 2))), (nid(0, 2), false));
-        assert!(t.learn(ip(0, 1), &[nid(0, 1), nid(0, 2), nid(0, 2)]));
-        assert!(!t.learn(ip(0, 1), &[nid(0, 1), nid(0, 2)]), "nothing new");
+        assert!(t.learn(ip(0, 1), ip(0, 1), &[nid(0, 1), nid(0, 2), nid(0, 2)]));
+        assert!(!t.learn(ip(0, 1), ip(0, 1), &[nid(0, 1), nid(0, 2)]), "nothing new");
         assert_eq!((t.primary(nid(0, 2)), t.same(nid(0, 1), nid(0, 2)), t.len()), (nid(0, 1), true, 2));
         // One more, told over the other rail; then one less.
-        assert!(t.learn(ip(0, 2), &[nid(0, 1), nid(0, 2), nid(0, 3)]));
+        assert!(t.learn(ip(0, 2), ip(0, 2), &[nid(0, 1), nid(0, 2), nid(0, 3)]));
         assert_eq!(t.nids(nid(0, 3)), Some(&[nid(0, 1), nid(0, 2), nid(0, 3)][..]));
-        assert!(t.learn(ip(0, 1), &[nid(0, 1), nid(0, 2)]));
+        assert!(t.learn(ip(0, 1), ip(0, 1), &[nid(0, 1), nid(0, 2)]));
         assert_eq!((t.primary(nid(0, 3)), t.len()), (nid(0, 3), 2));
         // A node with one NID has no other name.
-        assert!(t.learn(ip(0, 1), &[nid(0, 1)]));
+        assert!(t.learn(ip(0, 1), ip(0, 1), &[nid(0, 1)]));
         assert_eq!((t.len(), t.shares.len(), t.told.len()), (0, 0, 0));
     }
 
     #[test]
     fn nobody_takes_another_s_nids() {
         let mut t = Aliases::default();
-        t.learn(ip(0, 1), &[nid(0, 1), nid(0, 2)]);
+        t.learn(ip(0, 1), ip(0, 1), &[nid(0, 1), nid(0, 2)]);
         // Neither as names of its own, nor in the other's name.
-        assert!(!t.learn(ip(6, 6), &[nid(6, 6), nid(0, 2)]));
-        assert!(!t.learn(ip(6, 6), &[nid(0, 1), nid(6, 6)]));
+        assert!(!t.learn(ip(6, 6), ip(6, 6), &[nid(6, 6), nid(0, 2)]));
+        assert!(!t.learn(ip(6, 6), ip(6, 6), &[nid(0, 1), nid(6, 6)]));
         assert_eq!((t.primary(nid(0, 2)), t.primary(nid(6, 6))), (nid(0, 1), nid(6, 6)));
         // A claim made before the node itself came does not last.
-        t.learn(ip(6, 6), &[nid(6, 6), nid(0, 9)]);
+        t.learn(ip(6, 6), ip(6, 6), &[nid(6, 6), nid(0, 9)]);
         assert_eq!(t.primary(nid(0, 9)), nid(6, 6));
-        assert!(t.learn(ip(0, 9), &[nid(0, 9), nid(0, 8)]));
+        assert!(t.learn(ip(0, 9), ip(0, 9), &[nid(0, 9), nid(0, 8)]));
         assert_eq!((t.primary(nid(0, 9)), t.primary(nid(6, 6))), (nid(0, 9), nid(6, 6)));
     }
 
@@ -214,15 +217,17 @@ mod tests {
             let at = |i: u32| Nid::tcp((0x0b00_0000 + n * 64 + i).to_be_bytes().into(), 0);
             (0..40).map(at).collect()
         };
-        t.learn(ip(1, 1), &[nid(1, 1), nid(1, 2)]);
+        t.learn(ip(1, 1), ip(1, 1), &[nid(1, 1), nid(1, 2)]);
         for n in 0..2000 {
-            t.learn(ip(6, 6), &many(n));
+            // Under a new name each time.
+            t.learn(many(n)[0].ip().unwrap(), ip(6, 6), &many(n));
         }
         let own = t.len() - 2;
         assert!((OF_ALL / 2 - OF_ONE..=OF_ALL / 2).contains(&own), "{own}");
         assert_eq!(t.primary(nid(1, 2)), nid(1, 1), "others keep theirs");
         for n in 0..2000u32 {
-            t.learn([12, 0, (n >> 8) as u8, n as u8].into(), &many(10_000 + n));
+            let host = IpAddr::from([12, 0, (n >> 8) as u8, n as u8]);
+            t.learn(host, host, &many(10_000 + n));
             let sum = |f: fn(&Share) -> usize| t.shares.values().map(f).sum::<usize>();
             if n % 100 == 0 {
                 let nids = t.told.values().map(|t| t.nids.len()).sum::<usize>();
@@ -231,7 +236,7 @@ mod tests {
             }
         }
         assert!(t.len() <= OF_ALL);
-        assert!(t.learn(ip(7, 7), &[nid(7, 7), nid(7, 8)]), "a newcomer finds room");
+        assert!(t.learn(ip(7, 7), ip(7, 7), &[nid(7, 7), nid(7, 8)]), "a newcomer finds room");
         assert_eq!(t.primary(nid(7, 8)), nid(7, 7));
     }
 }

@@ -442,7 +442,7 @@ impl Lnet {
     /// Takes in what a peer says of itself; gives whether it is to be told of us.
     fn take_info(&mut self, cx: &mut Cx, peer: Key, info: &PingInfo) -> bool {
         let Some(p) = self.peers.get_mut(peer) else { return false };
-        let nid = p.id.nid;
+        let (nid, host) = (p.id.nid, p.host);
         let more = p.discovery.more();
         more.features = info.features;
         let wanted = info.features & cx.cfg.features() & PUSHERS == PUSHERS;
@@ -451,12 +451,12 @@ impl Lnet {
         // A node that does not know itself by the name that it answers to is taken for that name alone.
         if info.features & ping::FEAT_MULTI_RAIL != 0
             && nids.contains(&nid)
-            && let Some(by) = nid.ip()
-            && self.aliases.learn(by, &nids)
+            && let Some((by, host)) = nid.ip().zip(cx.budget.ip(host))
+            && self.aliases.learn(by, host, &nids)
         {
             for shard in 0..cx.cfg.shards.count {
                 if shard != cx.cfg.shards.me.0 {
-                    self.post(ShardId(shard), Body::Aliases(Box::new((by, nids.clone()))));
+                    self.post(ShardId(shard), Body::Aliases(Box::new((by, host, nids.clone()))));
                 }
             }
         }
@@ -464,8 +464,8 @@ impl Lnet {
     }
 
     /// Another shard has discovered a peer.
-    pub(super) fn told_of(&mut self, (by, nids): (IpAddr, Nids)) {
-        self.aliases.learn(by, &nids);
+    pub(super) fn told_of(&mut self, (by, host, nids): (IpAddr, IpAddr, Nids)) {
+        self.aliases.learn(by, host, &nids);
     }
 
     // ---- pushes of peers
@@ -555,7 +555,10 @@ impl Lnet {
         }
         let all: Vec<Key> = (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect();
         for peer in all {
-            let Some(more) = self.peers.get(peer).and_then(|p| p.discovery.more.as_ref()) else { continue };
+            // Whoever is being asked is told with its answer.
+            let asked = |p: &&super::Peer| !p.discovery.busy();
+            let known = self.peers.get(peer).filter(asked).and_then(|p| p.discovery.more.as_ref());
+            let Some(more) = known else { continue };
             if more.features & ours & PUSHERS == PUSHERS
                 && more.untold < PUSHES
                 && let Some(lnd) = self.lnd_of(lnds, peer)

@@ -203,7 +203,7 @@ struct Real {
 impl Real {
     fn new() -> Real {
         let (portals, mut aliases) = (Portals::new(ShardId(0)), Aliases::default());
-        aliases.learn(NIDS[2].into(), &[nid(2), nid(3)]);
+        aliases.learn(NIDS[2].into(), NIDS[2].into(), &[nid(2), nid(3)]);
         Real { portals, aliases, names: Vec::new(), out: Vec::new() }
     }
 

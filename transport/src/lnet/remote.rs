@@ -31,8 +31,8 @@ pub(crate) enum Body {
     PutDone { grant: PutGrant, sink: Sink, status: Result<(), LnetError>, data: Data },
     /// To the home of a source that did not deliver its request itself: the answer, by the NI that the request came to.
     Answered(NiId, ProcessId, Box<Msg>),
-    /// To all: a Multi-Rail peer at this address was discovered, with these NIDs.
-    Aliases(Box<(IpAddr, Nids)>),
+    /// To all: a Multi-Rail peer at this address, on this host, was discovered, with these NIDs.
+    Aliases(Box<(IpAddr, IpAddr, Nids)>),
     /// Home to owner: the REPLY's pages are home.
     GetDone { grant: GetGrant, status: Result<(), LnetError> },
 }
