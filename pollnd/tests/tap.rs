@@ -490,6 +490,8 @@ fn tshark_reads_what_we_meant() {
     const TEST: &str = "tshark_reads_what_we_meant";
     const N: usize = 32;
     const SIZE: u32 = 100_000;
+    /// The ping info of a node with one NI.
+    const INFO: u32 = 48;
     if !can(TEST, &["tcpdump", "tshark"]) {
         return;
     }
@@ -514,12 +516,13 @@ fn tshark_reads_what_we_meant() {
     // The dissector has no body for a PUT on a portal that no Lustre service has, and says so of each by calling
     // it malformed: header and payload have the length that they should, and it has read the header alone. It
     // says the same of the kernel's own selftest PUTs. Nothing else may be wrong.
-    let remark = format!("Capture:{} offset:96 (length:0) msg_type:1 ib_type:00", SIZE + 96);
+    let remark = |len: u32| format!("Capture:{} offset:96 (length:0) msg_type:1 ib_type:00", len + 96);
+    let (remark, of_push) = (remark(SIZE), remark(INFO));
     let mut puts = 0;
     for row in &d.0 {
         let bad = Decoded::column(row, "_ws.malformed").len();
         let said = Decoded::column(row, "_ws.expert.message");
-        let remarks = said.iter().filter(|m| **m == remark).count();
+        let remarks = said.iter().filter(|m| **m == remark || **m == of_push).count();
         assert_eq!(said.iter().filter(|m| m.starts_with("Capture:")).count(), remarks, "{row:?}");
         assert_eq!(remarks > 0, bad > 0, "{row:?}");
         assert_eq!(
@@ -527,13 +530,15 @@ fn tshark_reads_what_we_meant() {
             Decoded::column(row, "lnet.msg_type").iter().filter(|t| *t == "1").count(),
             "{row:?}"
         );
-        puts += remarks;
+        puts += said.iter().filter(|m| **m == remark).count();
     }
     assert_eq!(puts, 2 * N);
-    // Each PUT once, and its ACK; the ping is a GET of the reserved portal 0 and a REPLY of 48 bytes.
+    // Each PUT once, and its ACK. The ping is a GET of the reserved portal 0 and a REPLY of 48 bytes; in each of the two
+    // conversations both nodes ask so, too, and push what they would answer.
+    const PUSHES: usize = 2;
     for (from, to) in [(port, kernel), (kernel, port)] {
-        assert_eq!(d.count(from, "lnet.msg_type", "1"), N, "PUTs of {from}");
-        assert_eq!(d.count(to, "lnet.msg_type", "0"), N, "ACKs of {to}");
+        assert_eq!(d.count(from, "lnet.msg_type", "1"), N + PUSHES, "PUTs of {from}");
+        assert_eq!(d.count(to, "lnet.msg_type", "0"), N + PUSHES, "ACKs of {to}");
         assert_eq!(d.count(from, "lnet.payload_length", &SIZE.to_string()), N);
         assert_eq!(d.count(from, "lnet.ptl_index", "40"), N);
         // In PUTs of one and ACKs for the other's.
@@ -551,9 +556,12 @@ fn tshark_reads_what_we_meant() {
         assert!(!cookies.is_empty(), "{from} asked for no cookie");
         assert_eq!(cookies, asked(to, "lnet.ksm_zc_ack_cookie"), "cookies of {from}");
     }
-    assert_eq!((d.count(port, "lnet.msg_type", "2"), d.count(kernel, "lnet.msg_type", "3")), (1, 1));
-    assert_eq!(d.count(port, "lnet.msg_dst_match_bits", "0x8000000000000000"), 1);
-    assert_eq!(d.count(kernel, "lnet.payload_length", "48"), 1);
+    for (from, to, gets) in [(port, kernel, 1 + PUSHES), (kernel, port, PUSHES)] {
+        assert_eq!((d.count(from, "lnet.msg_type", "2"), d.count(to, "lnet.msg_type", "3")), (gets, gets));
+        // In GETs, pushes, and ACKs for the other's.
+        assert_eq!(d.count(from, "lnet.msg_dst_match_bits", "0x8000000000000000"), gets + 2 * PUSHES);
+        assert_eq!(d.count(to, "lnet.payload_length", &INFO.to_string()), gets + PUSHES);
+    }
 }
 
 /// Verbs for a console on the kernel's side that run BRW and PING between both nodes, each in both roles, for so long.
