@@ -24,6 +24,7 @@ mod parse;
 mod peer;
 pub(crate) mod portal;
 #[cfg(test)]
+#[path = "tests/portal_model.rs"]
 mod portal_model;
 pub(crate) mod remote;
 mod upper;
