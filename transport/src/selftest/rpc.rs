@@ -3,13 +3,13 @@
 
 use std::collections::VecDeque;
 
-use super::{FRAMEWORK_PORTAL, Ops, RDMA_PORTAL, TEST_PORTAL};
+use super::{FRAMEWORK_PORTAL, Ops, RDMA_PORTAL, TEST_PORTAL, pattern};
 use crate::lnd::timers::Timers;
 use crate::lnd::{AppId, Data, LnetError, Payload, Sink};
 use crate::lnet::{Event, MdMem, MdSpec, MeId, Op, OpRefused, PutEvent};
 use crate::stream::slab::{Key, Slab};
-use crate::wire::srpc::{self, Message, RpcCounters, Service};
-use crate::wire::{Nid, ProcessId};
+use crate::wire::srpc::{self, Message, RpcCounters, Service, check};
+use crate::wire::{ByteOrder, Nid, ProcessId};
 
 /// Bulk of an RPC.
 #[derive(Debug)]
@@ -20,6 +20,13 @@ pub enum Bulk {
     Source(Payload),
     /// The server PUTs so many bytes at most: they are lent to us.
     Sink(u32),
+    /// The server PUTs so many bytes of a BRW: they are looked at as they come, and given back before the reply.
+    Checked {
+        /// Bytes.
+        len: u32,
+        /// [`srpc::check`].
+        flags: u32,
+    },
 }
 
 /// An RPC to be asked.
@@ -50,6 +57,8 @@ pub struct Done {
     pub outcome: Result<Message, RpcError>,
     /// Bytes of a [`Bulk::Sink`].
     pub data: Data,
+    /// Whether the bytes of a [`Bulk::Checked`] are right as the words of a node of little endian, and of big endian.
+    pub right: [bool; 2],
     /// From the start to here, in ns.
     pub rtt_ns: u64,
 }
@@ -139,6 +148,8 @@ struct Call {
     sent: bool,
     reply: Option<Message>,
     bulk_done: bool,
+    check: Option<(u32, u32)>,
+    right: [bool; 2],
     data: Data,
     started: u64,
     deadline: u64,
@@ -203,10 +214,11 @@ impl Rpcs {
             _ => (self.id(), self.id()),
         };
         request.body.set_ids(rpyid, bulkid);
-        let mem = match bulk {
-            Bulk::None => None,
-            Bulk::Source(pages) => Some(MdMem::Source(pages)),
-            Bulk::Sink(n) => Some(MdMem::Sink(Sink::Lend(n))),
+        let (mem, check) = match bulk {
+            Bulk::None => (None, None),
+            Bulk::Source(pages) => (Some(MdMem::Source(pages)), None),
+            Bulk::Sink(n) => (Some(MdMem::Sink(Sink::Lend(n))), None),
+            Bulk::Checked { len, flags } => (Some(MdMem::Sink(Sink::Lend(len))), Some((len, flags))),
         };
         let deadline = now.saturating_add(timeout_ns);
         let key = self.calls.insert(Call {
@@ -220,6 +232,8 @@ impl Rpcs {
             sent: false,
             reply: None,
             bulk_done: mem.is_none(),
+            check,
+            right: [false; 2],
             data: Data::Discarded,
             started: now,
             deadline,
@@ -319,7 +333,13 @@ impl Rpcs {
         }
         let call = self.calls.get_mut(key)?;
         if part == Part::Bulk {
-            (call.bulk_at, call.bulk_done, call.data) = (Entry::Gone, true, p.data);
+            (call.bulk_at, call.bulk_done) = (Entry::Gone, true);
+            match call.check {
+                // The reply, which tells the server's byte order, comes when it has its zero-copy ACK: until then the
+                // buffers would be missed.
+                Some((len, flags)) => call.right = looked_at(&p.data, len, flags),
+                None => call.data = p.data,
+            }
             return self.complete(now, key);
         }
         call.reply_at = Entry::Gone;
@@ -346,7 +366,8 @@ impl Rpcs {
         }
         let call = self.calls.remove(key)?;
         let outcome = call.reply.ok_or(RpcError::BadReply);
-        Some(Done { tag: call.tag, outcome, data: call.data, rtt_ns: now.saturating_sub(call.started) })
+        let rtt_ns = now.saturating_sub(call.started);
+        Some(Done { tag: call.tag, outcome, data: call.data, right: call.right, rtt_ns })
     }
 
     /// Ends an RPC without a reply; its entries go, so that late bulk finds none.
@@ -361,6 +382,7 @@ impl Rpcs {
             tag: call.tag,
             outcome: Err(why),
             data: Data::Discarded,
+            right: [false; 2],
             rtt_ns: now.saturating_sub(call.started),
         })
     }
@@ -405,6 +427,16 @@ impl Rpcs {
         let done = self.fail(0, Key::from_word(name), RpcError::Aborted, ops);
         self.finished.extend(done);
     }
+}
+
+/// Whether data is right, made by a node of little endian, and of big endian.
+fn looked_at(data: &Data, len: u32, flags: u32) -> [bool; 2] {
+    let Data::Lent(pieces) = data else { return [false; 2] };
+    let holds = |order| pattern::holds(pieces.iter().map(|p| p.bytes()), len, flags, order);
+    let little = holds(ByteOrder::Little);
+    // Both only where nothing is to be checked.
+    let big = if little { flags != check::SIMPLE && flags != check::FULL } else { holds(ByteOrder::Big) };
+    [little, big]
 }
 
 /// A message, from wherever its bytes lie; `None` where they are none.
