@@ -45,8 +45,13 @@ pub(super) fn serve(
                 return Ok(Err("the console of this node has ended".into()));
             }
         }
-        if broken.is_some() || gone(s) || shared.stop.load(Ordering::SeqCst) {
+        let down = shared.stop.load(Ordering::SeqCst);
+        if broken.is_some() || gone(s) || down {
             cut.store(true, Ordering::Relaxed);
+        }
+        if down {
+            // Its lcores have ended: members would be waited for until the verb's time is over.
+            return Ok(Err("the node goes down".into()));
         }
     }
 }

@@ -42,6 +42,7 @@ pub enum Said {
 /// A verb that was typed.
 #[derive(Clone, Debug)]
 struct Typed {
+    verb: u64,
     words: Vec<String>,
     key: Option<u32>,
 }
@@ -62,12 +63,23 @@ enum State {
     Waiting { doing: Box<dyn Doing>, until: u64 },
 }
 
+/// A verb that waits for its next look, while others run.
+struct Parked {
+    verb: u64,
+    doing: Box<dyn Doing>,
+    until: u64,
+}
+
 /// The console.
 pub(super) struct Core {
     desk: Desk,
     state: State,
+    /// The verb at work, by number, and the number of the latest.
+    verb: u64,
+    verbs: u64,
     typed: VecDeque<Typed>,
-    said: VecDeque<Said>,
+    parked: Vec<Parked>,
+    said: VecDeque<(u64, Said)>,
     pub(super) wants: VecDeque<Want>,
     /// Questions whose answers nobody waits for any more.
     pub(super) dropped: Vec<u64>,
@@ -94,7 +106,10 @@ impl Core {
         Core {
             desk: Desk { book, session: None, now: 0, reports, interrupted: false },
             state: State::Idle,
+            verb: 0,
+            verbs: 0,
             typed: VecDeque::new(),
+            parked: Vec::new(),
             said: VecDeque::new(),
             wants: VecDeque::new(),
             dropped: Vec::new(),
@@ -111,14 +126,16 @@ impl Core {
         }
     }
 
-    /// Types a verb; it runs when those before it have ended.
-    pub(super) fn type_in(&mut self, words: Vec<String>, key: Option<u32>) {
-        self.typed.push_back(Typed { words, key });
+    /// Types a verb, and gives its number; it runs when those before it have ended, or wait for their next look.
+    pub(super) fn type_in(&mut self, words: Vec<String>, key: Option<u32>) -> u64 {
+        self.verbs += 1;
+        self.typed.push_back(Typed { verb: self.verbs, words, key });
+        self.verbs
     }
 
     /// Whether nothing is under way.
     pub(super) fn is_idle(&self) -> bool {
-        matches!(self.state, State::Idle) && self.typed.is_empty()
+        matches!(self.state, State::Idle) && self.typed.is_empty() && self.parked.is_empty()
     }
 
     /// Whether a session is there.
@@ -126,26 +143,44 @@ impl Core {
         self.desk.session.is_some()
     }
 
-    /// The next thing said.
-    pub(super) fn said(&mut self) -> Option<Said> {
+    /// The next thing said, and the number of the verb that says it.
+    pub(super) fn said(&mut self) -> Option<(u64, Said)> {
         self.said.pop_front()
     }
 
-    /// Ends what repeats itself, and drops what only looks.
+    /// Interrupts all verbs.
     pub(super) fn interrupt(&mut self, now: u64) {
+        let typed = self.typed.iter().map(|t| t.verb);
+        let all: Vec<u64> = typed.chain(self.parked.iter().map(|p| p.verb)).chain([self.verb]).collect();
+        all.into_iter().for_each(|v| self.interrupt_one(now, v));
+    }
+
+    /// Ends a verb that repeats itself, and drops one that only looks; what changes something comes to its end.
+    pub(super) fn interrupt_one(&mut self, now: u64, verb: u64) {
         self.desk.now = now;
-        if self.is_idle() {
-            return;
-        }
-        self.typed.clear();
-        self.desk.interrupted = true;
-        match std::mem::replace(&mut self.state, State::Idle) {
-            State::Waiting { doing, .. } => self.go_on(doing, Vec::new()),
-            State::Asking { doing, .. } if doing.only_looks() => {
-                self.forget();
-                self.apply(Step::End(INTERRUPTED));
+        if let Some(at) = self.typed.iter().position(|t| t.verb == verb) {
+            self.typed.remove(at);
+            self.said.push_back((verb, Said::End(INTERRUPTED)));
+        } else if let Some(at) = self.parked.iter().position(|p| p.verb == verb) {
+            let p = self.parked.remove(at);
+            let before = std::mem::replace(&mut self.desk.interrupted, true);
+            let status = match p.doing.go_on(&mut self.desk, Vec::new()) {
+                Step::End(status) => status,
+                _ => INTERRUPTED,
+            };
+            self.desk.interrupted = before;
+            self.said.extend(self.desk.reports.drain(..).map(|r| (verb, Said::Report(r))));
+            self.said.push_back((verb, Said::End(status)));
+        } else if verb == self.verb && !matches!(self.state, State::Idle) {
+            self.desk.interrupted = true;
+            match std::mem::replace(&mut self.state, State::Idle) {
+                State::Waiting { doing, .. } => self.go_on(doing, Vec::new()),
+                State::Asking { doing, .. } if doing.only_looks() => {
+                    self.forget();
+                    self.apply(Step::End(INTERRUPTED));
+                }
+                other => self.state = other,
             }
-            other => self.state = other,
         }
     }
 
@@ -192,12 +227,36 @@ impl Core {
             }
             return true;
         }
+        if let State::Waiting { .. } = &self.state
+            && (!self.typed.is_empty() || self.parked.iter().any(|p| now >= p.until))
+            && let State::Waiting { doing, until } = std::mem::replace(&mut self.state, State::Idle)
+        {
+            // What waits for its next look keeps nobody from typing.
+            self.parked.push(Parked { verb: self.verb, doing, until });
+        }
+        if !self.parked.is_empty() {
+            self.used = now;
+        }
         if matches!(self.state, State::Idle) {
             if let Some(typed) = self.typed.pop_front() {
                 self.desk.interrupted = false;
                 self.used = now;
+                self.verb = typed.verb;
                 let step = self.begin(&typed);
                 self.apply(step);
+                return true;
+            }
+            if let Some(at) = self.parked.iter().position(|p| now >= p.until) {
+                let p = self.parked.remove(at);
+                self.desk.interrupted = false;
+                self.verb = p.verb;
+                // Its session may have ended meanwhile; one that only waits needs none.
+                if self.desk.session.is_some() || !p.doing.only_looks() {
+                    self.go_on(p.doing, Vec::new());
+                } else {
+                    let status = self.desk.fail("No session exists: it has ended");
+                    self.apply(Step::End(status));
+                }
                 return true;
             }
             let idle = self.desk.session.as_ref().map_or(0, |s| u64::from(s.timeout_s) * SEC);
@@ -224,7 +283,8 @@ impl Core {
             _ => None,
         };
         let ping = self.desk.session.as_ref().map(|_| self.next_ping);
-        [wait, ping].into_iter().flatten().min()
+        let parked = self.parked.iter().map(|p| p.until);
+        parked.chain([wait, ping].into_iter().flatten()).min()
     }
 
     /// Asks members for a sign that have said nothing for half of the time after which their session ends.
@@ -255,7 +315,8 @@ impl Core {
     }
 
     fn apply(&mut self, step: Step) {
-        self.said.extend(self.desk.reports.drain(..).map(Said::Report));
+        let verb = self.verb;
+        self.said.extend(self.desk.reports.drain(..).map(|r| (verb, Said::Report(r))));
         match step {
             Step::Ask(doing, asked, patience) => {
                 let nids = asked.iter().map(|q| q.nid).collect();
@@ -267,7 +328,7 @@ impl Core {
             }
             Step::Wait(doing, until) => self.state = State::Waiting { doing, until },
             Step::End(_) if std::mem::take(&mut self.silent) => {}
-            Step::End(status) => self.said.push_back(Said::End(status)),
+            Step::End(status) => self.said.push_back((verb, Said::End(status))),
         }
     }
 
@@ -349,7 +410,7 @@ impl Core {
                 desk.say(Report::Help { text });
             }
             Command::Exit => {
-                self.said.push_back(Said::Exit);
+                self.said.push_back((self.verb, Said::Exit));
             }
         }
         Step::End(0)

@@ -72,13 +72,19 @@ impl Console {
         }
     }
 
-    /// Types a verb, in words; it runs when those before it have ended. `key` is LST_SESSION, where there is one.
-    pub fn type_in(&mut self, words: Vec<String>, key: Option<u32>) {
-        self.core.type_in(words, key);
+    /// Types a verb, in words, and gives its number; it runs when those before it have ended, or wait for their next look, as
+    /// `stat` does most of the time. `key` is LST_SESSION, where there is one.
+    pub fn type_in(&mut self, words: Vec<String>, key: Option<u32>) -> u64 {
+        self.core.type_in(words, key)
     }
 
     /// The next thing that it says.
     pub fn said(&mut self) -> Option<Said> {
+        self.core.said().map(|(_, s)| s)
+    }
+
+    /// The next thing that it says, and the number of the verb that says it.
+    pub fn said_by(&mut self) -> Option<(u64, Said)> {
         self.core.said()
     }
 
@@ -97,10 +103,16 @@ impl Console {
         self.rpcs.len()
     }
 
-    /// Ends the verb that is under way, and forgets those behind it: what repeats itself ends here, what only looks is dropped,
-    /// and what changes something comes to its end.
+    /// Ends the verbs that are under way: what repeats itself ends here, what only looks or has not begun is dropped, and what
+    /// changes something comes to its end.
     pub fn interrupt(&mut self, now: u64, ops: &mut Ops) {
         self.core.interrupt(now);
+        self.turn(now, ops);
+    }
+
+    /// The same for one verb, by its number.
+    pub fn interrupt_one(&mut self, now: u64, verb: u64, ops: &mut Ops) {
+        self.core.interrupt_one(now, verb);
         self.turn(now, ops);
     }
 

@@ -146,7 +146,7 @@ impl Lab {
                 let got = self.reply(&w);
                 self.core.answer(self.now, w.tag, got);
             }
-            while let Some(s) = self.core.said() {
+            while let Some((_, s)) = self.core.said() {
                 match s {
                     Said::Report(r) if r.is_fault() => gave.err += &r.text(),
                     Said::Report(r) => gave.out += &r.text(),
@@ -515,19 +515,20 @@ fn an_interruption_ends_what_repeats_itself() {
             let got = lab.reply(&w);
             lab.core.answer(lab.now, w.tag, got);
         }
-        said.extend(std::iter::from_fn(|| lab.core.said()));
+        said.extend(std::iter::from_fn(|| lab.core.said().map(|(_, s)| s)));
         lab.now += SEC;
     }
     assert!(said.len() > 10 && !said.contains(&Said::End(0)));
     lab.core.interrupt(lab.now);
-    assert_eq!(lab.core.said(), Some(Said::End(0)));
+    assert_eq!(lab.core.said().map(|(_, s)| s), Some(Said::End(0)));
     assert!(lab.core.is_idle());
     // Also while it waits for an answer, whose coming is nothing to the next verb.
     lab.core.type_in(split("ping --session").unwrap(), None);
     lab.core.turn(lab.now);
     assert_eq!(lab.core.wants.len(), 4);
     lab.core.interrupt(lab.now);
-    assert_eq!((lab.core.said(), lab.core.dropped.len()), (Some(Said::End(130)), 4));
+    let end = lab.core.said().map(|(_, s)| s);
+    assert_eq!((end, lab.core.dropped.len()), (Some(Said::End(130)), 4));
     assert!(lab.core.wants.is_empty());
     assert_eq!(lab.ask("list_batch").out, "1) batch\n2) b\nTotal 2 batches\n");
 }
@@ -571,4 +572,45 @@ fn groups_of_tests_are_kept_and_running_batches_left_alone() {
     assert_eq!(lab.ask("query b --test 2").status, 255);
     assert_eq!(lab.ask("stop b").out, "Batch is stopped\n");
     assert_eq!(lab.ask("run b").status, 0);
+}
+
+/// `stat` without end in one shell, `stop` in another.
+#[test]
+fn what_waits_for_its_next_look_keeps_nobody_from_typing() {
+    let mut lab = Lab::new(&[11, 12, 13, 14]);
+    session(&mut lab);
+    let [watch, sleep] = ["stat --delay 2 c", "sleep 3"].map(|l| lab.core.type_in(split(l).unwrap(), None));
+    let mut said: Vec<(u64, Said)> = Vec::new();
+    let go = |lab: &mut Lab, until: u64| {
+        let mut said = Vec::new();
+        while lab.now < until {
+            lab.core.turn(lab.now);
+            while let Some(w) = lab.core.wants.pop_front() {
+                let got = lab.reply(&w);
+                lab.core.answer(lab.now, w.tag, got);
+            }
+            said.extend(std::iter::from_fn(|| lab.core.said()));
+            lab.now += SEC / 10;
+        }
+        said
+    };
+    let t = lab.now;
+    said.extend(go(&mut lab, t + SEC));
+    let list = lab.core.type_in(split("list_group").unwrap(), None);
+    said.extend(go(&mut lab, t + 10 * SEC));
+    let ends: Vec<_> = said.iter().filter(|(_, s)| matches!(s, Said::End(_))).map(|(v, _)| *v).collect();
+    assert_eq!(ends, [list, sleep], "{said:?}");
+    let looks = said.iter().filter(|(v, s)| *v == watch && matches!(s, Said::Report(_))).count();
+    assert_eq!(looks, 4, "every two seconds: {said:?}");
+    // Interrupted alone, and when its session goes.
+    let other = lab.core.type_in(split("stat --delay 2 s").unwrap(), None);
+    said = go(&mut lab, t + 13 * SEC);
+    lab.core.interrupt_one(lab.now, watch);
+    said.extend(std::iter::from_fn(|| lab.core.said()));
+    assert_eq!(said.last(), Some(&(watch, Said::End(0))));
+    let end = lab.core.type_in(split("end_session").unwrap(), None);
+    said = go(&mut lab, t + 17 * SEC);
+    let ends: Vec<_> = said.iter().filter(|(_, s)| matches!(s, Said::End(_))).cloned().collect();
+    assert_eq!(ends, [(end, Said::End(0)), (other, Said::End(255))], "{said:?}");
+    assert!(lab.core.is_idle());
 }
