@@ -22,7 +22,7 @@ pub(crate) fn command() -> Command {
 /// # Errors
 /// Its faults; also that help is asked for.
 pub(crate) fn parse<I: IntoIterator<Item = T>, T: Into<OsString> + Clone>(args: I) -> Result<Cli, Error> {
-    let (args, words) = super::selftest::split(args.into_iter().map(Into::into).collect());
+    let (args, words) = super::lst::split(args.into_iter().map(Into::into).collect());
     let mut c = command();
     let parsed = c.try_get_matches_from_mut(args);
     let mut cli =

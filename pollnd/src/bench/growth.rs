@@ -13,7 +13,7 @@ use serde::Serialize;
 use transport::node::NodeEnd;
 use transport::node::sock::IdleMode;
 
-use super::selftest::{server, tester};
+use super::brw::{server, tester};
 use super::{live, print};
 use crate::args::common::OverLink;
 use crate::args::values::growth_seconds;

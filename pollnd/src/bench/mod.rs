@@ -1,12 +1,12 @@
 //! `pollnd bench`: the measurements that the documentation's figures come from.
 
+mod brw;
 mod cpt;
 mod growth;
 mod many;
 mod memory;
 mod rate;
 mod repeat;
-mod selftest;
 mod tcp;
 
 use clap::{Args, Subcommand};
@@ -36,7 +36,7 @@ pub(crate) enum BenchWhat {
     /// Small messages a second over one connection set, against kernel sockets.
     Rate(rate::RateArgs),
     /// BRW and PING of lnet_selftest between two nodes, against raw PUTs and against kernel sockets.
-    Selftest(selftest::SelftestArgs),
+    Selftest(brw::SelftestArgs),
     /// Gain of a second lcore when all bulk comes over one connection set.
     Cpt(cpt::CptArgs),
     /// Cost of the TCP stack by itself: Gbit a CPU-second, against memcpy and kernel TCP.
@@ -60,7 +60,7 @@ pub(crate) fn main(what: &BenchWhat) -> Result<(), String> {
         BenchWhat::Sets(a) => memory::sets(a),
         BenchWhat::Growth(a) => growth::main(a),
         BenchWhat::Rate(a) => rate::main(a),
-        BenchWhat::Selftest(a) => selftest::main(a),
+        BenchWhat::Selftest(a) => brw::main(a),
         BenchWhat::Cpt(a) => cpt::main(a),
         BenchWhat::Tcp(a) => tcp::main(a),
         BenchWhat::TcpSim(a) => tcp::simulated(a),

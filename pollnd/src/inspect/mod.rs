@@ -15,12 +15,12 @@ mod guests;
 pub(crate) mod lcores;
 mod run_dir;
 pub(crate) mod seats;
-mod selftest;
 pub(crate) mod server;
 pub(crate) mod shared;
 #[cfg(feature = "dpdk")]
 pub(crate) mod telemetry;
 pub(crate) mod tunables;
+mod verbs;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
