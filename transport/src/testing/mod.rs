@@ -5,6 +5,7 @@ pub mod capture;
 pub mod data;
 pub mod dialogue;
 pub mod kernel;
+pub mod members;
 pub mod net;
 pub mod pair;
 pub mod rng;

@@ -7,11 +7,13 @@ mod dialogues;
 pub mod lst;
 pub mod orders;
 pub mod play;
+mod replay_among_us;
 mod replay_crashes;
 mod replay_kernel;
 mod replay_pairs;
 mod replay_pollnd;
 mod replay_probes;
+mod replay_selftest;
 mod replay_sets;
 pub mod tables;
 

@@ -52,7 +52,7 @@ const LINES: &[(&str, &str)] = &[
          add_test --batch b1 --loop 1 --concurrency 1 --distribute 2:2 --from c --to s brw write check=discard size=4096
          run b1
          query b1
-         stat c s
+         show_error c s
          add_batch b2
          add_test --batch b2 --loop -1 --concurrency 1 --distribute 1:1 --from c --to s brw write check=discard size=4096",
     ),
@@ -88,7 +88,7 @@ fn drawn(me: Nid, said: &[Said]) -> Vec<Order> {
         .filter(|r| r.client == me)
         .map(|r| (r.service, Srpc::of(&said[r.request].payload), r.server))
         .collect();
-    let (mut out, mut n, mut sid, mut group) = (Vec::new(), 0, None, 0);
+    let (mut out, mut n, mut sid, mut group, mut ended) = (Vec::new(), 0, None, 0, false);
     // Consecutive requests of a kind are one order's.
     let run = |n: &mut usize, same: &dyn Fn(&Srpc) -> bool| {
         let mut to = Vec::new();
@@ -108,7 +108,10 @@ fn drawn(me: Nid, said: &[Said]) -> Vec<Order> {
         match *of {
             service::MAKE => {
                 if sid != Some(q.sid()) {
-                    sid = Some(q.sid());
+                    // One that ends without a word: nobody was in it.
+                    if sid.replace(q.sid()).is_some() && !std::mem::take(&mut ended) {
+                        out.push("end_session".to_owned());
+                    }
                     let force = if q.get("force") != 0 { "--force " } else { "" };
                     out.push(format!("new_session {force}{}", q.text("name")));
                     out.push(format!("add_group me {me}"));
@@ -140,7 +143,7 @@ fn drawn(me: Nid, said: &[Said]) -> Vec<Order> {
             }
             service::STAT => {
                 run(&mut n, &|m| m.kind() == kind::STAT);
-                out.push(format!("stat g{group}"));
+                out.push(format!("show_error g{group}"));
             }
             service::DEBUG => {
                 run(&mut n, &|m| m.kind() == kind::DEBUG);
@@ -149,9 +152,19 @@ fn drawn(me: Nid, said: &[Said]) -> Vec<Order> {
             service::REMOVE => {
                 run(&mut n, &|m| m.kind() == kind::REMOVE);
                 out.push("end_session".to_owned());
+                ended = true;
             }
             _ => n += 1,
         }
     }
     out
+}
+
+/// A line as `lst` itself wants it.
+pub fn for_lst(line: &str) -> Order {
+    match line.split_once(' ') {
+        Some(("ping", to)) if to.contains('@') => format!("ping --nodes {to}"),
+        Some(("ping", to)) => format!("ping --group {to}"),
+        _ => line.to_owned(),
+    }
 }

@@ -29,6 +29,8 @@ mod sim_queues;
 #[cfg(feature = "node")]
 mod sim_rails;
 #[cfg(feature = "node")]
+mod sim_selftest;
+#[cfg(feature = "node")]
 mod sim_stalled;
 mod sim_storm;
 mod sim_versions;

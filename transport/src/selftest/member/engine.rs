@@ -130,7 +130,7 @@ pub(super) struct Engine {
     units: Slab<Unit>,
     /// Units whose next RPC begins with the next turn: after a start, and after an error.
     ready: VecDeque<Key>,
-    /// Counts up over all PINGs, as the kernel's.
+    /// Number of the next PING: counts from 0 for each client's test that is added, as kernels' do.
     seq: u32,
     pub(super) brw_errors: u32,
     pub(super) ping_errors: u32,
@@ -235,6 +235,9 @@ impl Engine {
             b.tests.push(test);
         }
         let Some(client) = self.tests.get_mut(test).and_then(|t| t.client.as_mut()) else { return Ok(()) };
+        if matches!(client.work, Work::Ping) {
+            self.seq = 0;
+        }
         for dest in dests {
             for _ in 0..t.concur {
                 let unit =
@@ -361,8 +364,8 @@ impl Engine {
             Work::Ping => {
                 let unix = self.epoch.wrapping_add(now);
                 let (secs, nanos) = (unix / super::super::SEC, unix % super::super::SEC);
-                self.seq = self.seq.wrapping_add(1);
                 unit.seq = self.seq;
+                self.seq = self.seq.wrapping_add(1);
                 let magic = srpc::PING_MAGIC;
                 (Body::Ping { rpyid: 0, magic, seq: unit.seq, secs, nanos }, Service::Ping, Bulk::None)
             }

@@ -10,6 +10,8 @@ use crate::wire::Nid;
 /// The timer that looks after idle nodes, and how long a node is idle before, in ns.
 const TICK: u64 = 8 * SEC;
 const IDLE: u64 = 50 * SEC;
+/// Until a console that nobody uses ends its session, in ns.
+const LEFT_ALONE: u64 = 300 * SEC;
 /// Between two questions whether a batch has stopped, in ns.
 const AGAIN: u64 = SEC / 4;
 
@@ -97,7 +99,7 @@ impl Cmd {
             "run" => Cmd::Run,
             "stop" => Cmd::Stop { force: has("--force") },
             "query" => Cmd::Query,
-            "stat" => Cmd::Stat(words[1..].iter().map(|w| (*w).to_owned()).collect()),
+            "stat" | "show_error" => Cmd::Stat(words[1..].iter().map(|w| (*w).to_owned()).collect()),
             "ping" => Cmd::Ping(one()),
             "end_session" => Cmd::End,
             other => panic!("the model knows no {other}"),
@@ -167,6 +169,8 @@ pub struct Console {
     stopping: bool,
     again: Option<u64>,
     tick: Option<u64>,
+    /// When its user gave the last order.
+    ordered: u64,
     /// Active tests by the last answers of all clients.
     pub active: u64,
     /// How all of its RPCs ended.
@@ -192,6 +196,7 @@ impl Console {
             stopping: false,
             again: None,
             tick: None,
+            ordered: 0,
             active: 0,
             outcomes: Vec::new(),
         }
@@ -277,6 +282,7 @@ impl Selftest {
     pub(super) fn console_order(&mut self, now: u64, cmd: &Cmd) {
         let c = &mut self.console;
         assert!(!c.busy(), "the console is busy");
+        c.ordered = now;
         match cmd {
             Cmd::Session { name, force, features } => {
                 c.stamp += 1;
@@ -407,6 +413,9 @@ impl Selftest {
         }
         if self.console.tick.is_some_and(|t| t <= now) {
             self.console.tick = Some(now + TICK);
+            if self.console.ordered + LEFT_ALONE <= now && !self.console.busy() {
+                return self.console_order(now, &Cmd::End);
+            }
             let c = &self.console;
             let idle = |n: &(&Nid, &(NodeState, u64))| n.1.0 == NodeState::Active && n.1.1 + IDLE <= now;
             let idle: Vec<Nid> = c.nodes.iter().filter(idle).map(|n| *n.0).collect();

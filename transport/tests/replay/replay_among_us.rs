@@ -1,0 +1,166 @@
+//! The recorded sessions of lnet_selftest again, with nodes of ours in every place: console, clients and servers. What each
+//! says to each is what the kernels said, message for message, but for names, clocks and counters.
+
+use std::collections::BTreeMap;
+
+use crate::lst::{Found, Reason, Verdict};
+use crate::orders;
+use crate::replay_kernel::nodes;
+use crate::{captures, folder};
+use transport::lnd::Config;
+use transport::testing::capture::{Dir, Flow, Segment};
+use transport::testing::dialogue::{self, Said};
+use transport::testing::members::LstNode;
+use transport::testing::net::{Net, SEC};
+use transport::testing::srpc::{Srpc, kind};
+use transport::wire::{Nid, Version};
+
+/// Fields that no two runs have in common.
+const OWN: [&str; 7] = ["rpyid", "bulkid", "sid_stamp", "batch", "seconds", "nanos", "name"];
+
+/// Messages of each kind from each to each, without what is its run's own, in order of their content.
+fn spoken(said: &[Said]) -> BTreeMap<(Nid, Nid, &'static str), Vec<String>> {
+    let mut out: BTreeMap<_, Vec<String>> = BTreeMap::new();
+    for s in said {
+        let Some(mut m) = s.srpc().filter(Srpc::is_whole) else { continue };
+        // Of STAT the counters, too, are of one run.
+        let stat = m.kind() == kind::STAT + 1;
+        for f in m.fields().filter(|f| OWN.contains(&f.0) || (stat && f.1 >= 44)) {
+            m.bytes[f.1..f.1 + f.2].fill(0);
+        }
+        out.entry((s.hdr.src_nid, s.hdr.dest_nid, m.name())).or_default().push(format!("{m:?}"));
+    }
+    out.values_mut().for_each(|v| v.sort());
+    out
+}
+
+/// A network of nodes of ours at these NIDs.
+struct Among {
+    net: Net,
+    nodes: Vec<LstNode>,
+}
+
+impl Among {
+    fn new(nids: &[Nid], version: Version) -> Among {
+        let mut net = Net::new();
+        net.chunk = 16 << 10;
+        let mut nodes = Vec::new();
+        for (n, nid) in nids.iter().enumerate() {
+            let version = Some(version).filter(|v| *v != Version::V4);
+            let cfg = Config { version, ..Config::new(*nid, 1_700_000_000_000_000_000 + n as u64) };
+            nodes.push(LstNode::new(&mut net, cfg));
+        }
+        Among { net, nodes }
+    }
+
+    fn run(&mut self, ns: u64) {
+        let until = self.net.now + ns;
+        loop {
+            self.nodes.iter_mut().for_each(|n| n.pump(&mut self.net));
+            let due = self.nodes.iter().filter_map(|n| n.deadline(&self.net)).min();
+            let at = due.map_or(until, |d| d.min(until));
+            if !self.net.step_before(at) && at >= until {
+                return;
+            }
+        }
+    }
+
+    /// Everything that was said.
+    fn said(&self) -> Vec<Said> {
+        let dir = |link, end| {
+            let mut dir = Dir::default();
+            dir.segments.push(Segment { at: 0, bytes: self.net.wire(link, end).0.to_vec() });
+            dir
+        };
+        let flow = |link| {
+            let [active, passive] = self.net.addresses(link);
+            Flow { active, passive, from_start: true, a: dir(link, 0), p: dir(link, 1), signs: Vec::new() }
+        };
+        dialogue::of_flows(&(0..self.net.links()).map(flow).collect::<Vec<_>>())
+    }
+}
+
+fn play(capture: &str, dir: &str, said: &[Said]) -> Option<(Nid, Found)> {
+    let nids: Vec<Nid> = nodes(said).into_iter().collect();
+    let (console, lines) = nids.iter().enumerate().find_map(|(n, nid)| {
+        let lines = orders::of(dir, capture, *nid, said);
+        (!lines.is_empty()).then_some((n, lines))
+    })?;
+    let mut all = Among::new(&nids, said[0].version);
+    for line in lines {
+        all.nodes[console].type_in(&mut all.net, &orders::for_lst(&line));
+        for _ in 0..400 {
+            all.run(SEC / 10);
+            if all.nodes[console].console.is_idle() {
+                break;
+            }
+        }
+        assert!(all.nodes[console].console.is_idle(), "{capture}: {line}");
+        // Whatever it started comes to its end.
+        if line.starts_with("run") {
+            all.run(5 * SEC);
+        }
+    }
+    let (theirs, ours) = (spoken(said), spoken(&all.said()));
+    let mut found = Found::default();
+    for key in theirs.keys().chain(ours.keys()) {
+        let (from, to, name) = key;
+        match (theirs.get(key), ours.get(key)) {
+            (Some(a), Some(b)) if a == b => found.compared += a.len(),
+            (Some(a), Some(b)) if a.len() == b.len() => {
+                let at = a.iter().zip(b).find(|(a, b)| a != b);
+                found.differences.insert(format!("{name}: differs"), format!("{from} to {to}: {at:?}"));
+            }
+            (a, b) => {
+                let n = |v: Option<&Vec<String>>| v.map_or(0, Vec::len);
+                let how = if n(b) < n(a) { "fewer" } else { "more" };
+                found
+                    .differences
+                    .insert(format!("{name}: {how}"), format!("{from} to {to}: {} not {}", n(b), n(a)));
+            }
+        }
+    }
+    Some((nids[console], found))
+}
+
+/// Captures that are not played, and why.
+const LEFT_OUT: &[(&str, &str)] = &[
+    ("rt-*", "behind a router"),
+    ("mr-*", "several NIDs a node"),
+    ("discovery-and-lst-failures", "the members there are a hand that does what no member does"),
+];
+
+const fn r(what: &'static str, captures: &'static [&'static str], why: &'static str) -> Reason {
+    Reason { what, captures, why }
+}
+
+const SPAN: &str = "lst gives the servers their part of a test with more servers a client than there are, then finds that out; \
+                    ours finds it out first";
+
+/// Where nodes of ours say something else to each other than kernels did, and why.
+const REASONS: &[Reason] = &[
+    r("PING_REPLY: more", &["lst-full-session", "lst-session-expiry"], "the capture ends while pings go on"),
+    r("PING_REQST: more", &["lst-full-session", "lst-session-expiry"], "the capture ends while pings go on"),
+    r("TEST_REPLY: fewer", &["lst-full-session"], SPAN),
+    r("TEST_REQST: fewer", &["lst-full-session"], SPAN),
+];
+
+#[test]
+fn nodes_of_ours_say_what_kernels_said() {
+    let (mut verdict, mut played) = (Verdict::default(), 0);
+    for dir in ["lnet", "upper"] {
+        for capture in captures(dir) {
+            let named = |l: &str| l.strip_suffix('*').map_or(l == capture, |p| capture.starts_with(p));
+            if LEFT_OUT.iter().any(|l| named(l.0)) {
+                continue;
+            }
+            let said = dialogue::said(&folder(dir).join(&capture).with_extension("pcap")).unwrap();
+            if let Some((console, found)) = play(&capture, dir, &said) {
+                verdict.add(&capture, console, found);
+                played += 1;
+            }
+        }
+    }
+    verdict.holds(REASONS);
+    assert!(played > 12, "{played} sessions");
+}
