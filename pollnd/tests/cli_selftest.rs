@@ -65,7 +65,13 @@ fn quick_measures_between_two_nodes_and_leaves_no_session() {
         &["--read", "--size", "64k", "--check", "full"][..],
         &["--size", "4088", "--check", "simple", "--concurrency", "3"],
     ] {
-        let v = last(&quick(&[more, &["--json"]].concat()).good());
+        let end = quick(&[more, &["--json"]].concat()).good();
+        let v = last(&end);
+        let looks = end.out.lines().filter(|l| l.contains("\"group\""));
+        assert!(
+            looks.clone().count() > 1 && looks.clone().all(|l| !l.contains("\"rtt_us\":null")),
+            "{end:?}"
+        );
         assert!(v["payload_bytes_per_s"].as_f64().unwrap() > 0.0 && v["errors"] == 0, "{v}");
         assert!(v["own"]["rpcs"].as_u64().unwrap() > 0 && v["own"]["p99_us"].as_f64().unwrap() > 0.0, "{v}");
     }
@@ -211,6 +217,12 @@ fn what_is_wrong_is_said_without_a_node() {
             "1048576",
         ),
         (&["selftest", "quick", "--from", "127.0.0.1@tcp"], 2, "--to"),
+        // Of no effect, silently, until it was refused: its place is behind `quick`.
+        (
+            &["selftest", "--json", "quick", "--from", "127.0.0.1@tcp", "--to", "127.0.0.2@tcp"],
+            2,
+            "pollnd selftest quick --from NIDS --to NIDS [OPTIONS]",
+        ),
     ] {
         let mut c = pollnd(words);
         c.env_remove("LST_SESSION");
@@ -222,4 +234,25 @@ fn what_is_wrong_is_said_without_a_node() {
     run(&["selftest", "help", "add_test"]).good().says(&["--distribute N:M"]);
     run(&["selftest", "--list-commands"]).good().says(&["add_group"]);
     run(&["selftest", "--help"]).good().says(&["LST_SESSION", "quick"]);
+}
+
+/// On a terminal, where logs have colours: each command there ended with a panic of the logger, which was built without them.
+#[test]
+fn quick_at_a_terminal_draws_rates_with_percentiles() {
+    if !can("quick_at_a_terminal_draws_rates_with_percentiles") {
+        return;
+    }
+    let (a, b) = (own_ip(), own_ip());
+    let _far = node(b, &[]);
+    let pollnd = env!("CARGO_BIN_EXE_pollnd");
+    // `script` gives it a terminal for all three streams.
+    let line =
+        format!("stty cols 200; {pollnd} selftest quick --from {} --to {} --seconds 3", nid(a), nid(b));
+    let mut c = Command::new("script");
+    c.args(["-qec", &line, "/dev/null"]).env_remove("NO_COLOR").env("TERM", "xterm");
+    let end = Proc::start(c).end();
+    assert_eq!(end.status.code(), Some(0), "{end:?}");
+    assert!(!end.out.contains("tracing-subscriber"), "{end:?}");
+    let drawn = end.out.split(['\r', '\n']).filter(|l| l.contains("/3 s "));
+    assert!(drawn.clone().any(|l| l.contains("p99.9")), "{end:?}");
 }

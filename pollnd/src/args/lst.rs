@@ -20,7 +20,7 @@ only one), which stays when the command ends. Without a VERB, lines come from -f
 process (--nid, --vdev, ...) or one that runs (--node); its session ends with them.
 
 Examples:
-  pollnd selftest quick --from 10.0.0.1@tcp --to 10.0.0.[2-5]@tcp --seconds 30 --read
+  pollnd selftest quick --from 10.0.0.1@tcp --to 10.0.0.[2-5]@tcp --distribute 1:4 --seconds 30 --read
   pollnd selftest --nid 10.0.0.1@tcp                                     interactively
   pollnd selftest --nid 10.0.0.1@tcp -f script                           verbs of a file, one a line
   export LST_SESSION=$$; pollnd selftest new_session s; pollnd selftest add_group g 10.0.0.[2-5]@tcp
@@ -29,7 +29,7 @@ Exit code: lst's of a VERB, 0, or 253 to 255; of lines, that of the last one tha
 
 /// `pollnd selftest`.
 #[derive(Args, Debug, Clone)]
-#[command(after_help = AFTER, override_usage = "pollnd selftest [OPTIONS] [VERB [ARGS]...]\n       pollnd selftest quick --from NIDS --to NIDS [OPTIONS]", disable_help_subcommand = true)]
+#[command(after_help = AFTER, override_usage = "pollnd selftest [OPTIONS] [VERB [ARGS]...]\n       pollnd selftest quick --from NIDS --to NIDS [OPTIONS]", disable_help_subcommand = true, args_conflicts_with_subcommands = true)]
 pub(crate) struct SelftestArgs {
     /// Takes lines from a file, in place of standard input.
     #[arg(long, short, value_name = "FILE")]

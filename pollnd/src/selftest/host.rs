@@ -24,6 +24,8 @@ use crate::limits;
 const NAP: Duration = Duration::from_micros(100);
 /// Longest sleep while it has a session and nothing to do.
 const DOZE: Duration = Duration::from_millis(500);
+/// Looks within it are one: the groups of a `stat`, whose rounds are a second apart at least.
+const LOOK: Duration = Duration::from_millis(250);
 /// The variable that says with which features sessions begin, as for lst.
 const FEATURES: &str = "LST_FEATURES";
 
@@ -40,7 +42,7 @@ pub(crate) struct Piece {
     pub(crate) own: Option<Own>,
 }
 
-/// Counts of the console's node so far, and round trips since they were last told.
+/// Counts of the console's node so far, and round trips since the look before.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Own {
     /// RPCs that it asked and that ended well, and those that did not.
@@ -132,12 +134,15 @@ struct Running<'a> {
     meter: Option<&'a Meter>,
     /// Round trips of the node's member since a batch was run last.
     trips: Option<Histogram<u64>>,
+    /// The latest look at them, and what it found.
+    looked: Option<(Instant, Option<[f64; 3]>)>,
 }
 
 fn run(mut seat: Seat, app: AppId, own: Nid, meter: Option<&Meter>, verbs: &Receiver<Typed>) {
     let setup = Setup { app, own, name: name(), features: features(), unix_ns: unix_ns() };
     let begun = Instant::now();
-    let mut r = Running { console: Console::new(setup), ops: Ops::new(), begun, meter, trips: None };
+    let mut r =
+        Running { console: Console::new(setup), ops: Ops::new(), begun, meter, trips: None, looked: None };
     loop {
         // Without a session there is nothing to do; with one its members want a sign now and then.
         let next = if r.console.has_session() {
@@ -237,8 +242,10 @@ impl Running<'_> {
     fn piece(&mut self, report: &Report) -> Piece {
         let own = match report {
             Report::Running { .. } => {
+                // Those from before are none of the run's.
+                self.looked = None;
                 let own = self.own();
-                self.trips = None;
+                (self.trips, self.looked) = (None, None);
                 Some(Own { rtt_us: None, run_rtt_us: None, ..own })
             }
             Report::Stat { .. } => Some(self.own()),
@@ -251,6 +258,23 @@ impl Running<'_> {
         let cpu_s = cpu_time().as_secs_f64();
         let Some(m) = self.meter else { return Own { cpu_s, ..Own::default() } };
         let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        let rtt_us = self.round_trips(m);
+        Own {
+            rpcs: get(&m.rpcs),
+            failed: get(&m.failed),
+            moved: get(&m.read) + get(&m.written),
+            served: get(&m.served_read) + get(&m.served_written),
+            cpu_s,
+            rtt_us,
+            run_rtt_us: quantiles(self.trips.as_ref()),
+        }
+    }
+
+    /// Quantiles since the look before. All groups of a look are told the same: each draws the lines anew.
+    fn round_trips(&mut self, m: &Meter) -> Option<[f64; 3]> {
+        if let Some((_, found)) = self.looked.filter(|(at, _)| at.elapsed() < LOOK) {
+            return found;
+        }
         let recent = m.take_rtt();
         if let Some(h) = &recent {
             match &mut self.trips {
@@ -259,15 +283,9 @@ impl Running<'_> {
                 None => self.trips = Some(h.clone()),
             }
         }
-        Own {
-            rpcs: get(&m.rpcs),
-            failed: get(&m.failed),
-            moved: get(&m.read) + get(&m.written),
-            served: get(&m.served_read) + get(&m.served_written),
-            cpu_s,
-            rtt_us: quantiles(recent.as_ref()),
-            run_rtt_us: quantiles(self.trips.as_ref()),
-        }
+        let found = quantiles(recent.as_ref());
+        self.looked = Some((Instant::now(), found));
+        found
     }
 }
 

@@ -16,6 +16,14 @@ use crate::args::{self, CheckArg, Command, QuickArgs, What};
 use crate::inspect::seats::Seats;
 use crate::{out, units};
 
+/// Time after which the session ends in a node that runs, once nobody types, in seconds: that of members without a console.
+const IDLE_S: u32 = 100;
+
+/// The session in lst's words.
+fn session(force: bool) -> Vec<String> {
+    words(&format!("new_session --timeout {IDLE_S} {}quick", if force { "--force " } else { "" }))
+}
+
 /// The test in lst's words.
 fn test(a: &QuickArgs) -> Vec<String> {
     let concurrency = a.concurrency.to_string();
@@ -192,7 +200,7 @@ impl Ran {
 
     /// The same as JSON.
     pub(crate) fn json(&self) -> Value {
-        let mut v = self.sum.json(self.a.read);
+        let mut v = self.sum.json(self.a.read, self.a.ping);
         v["test"] = json!(self.title);
         v
     }
@@ -246,8 +254,7 @@ pub(crate) fn between(seats: Arc<Seats>, [from, to]: [Nid; 2], seconds: u32) -> 
 fn run(c: &mut Console, a: QuickArgs, title: String) -> Result<Ran, String> {
     let mut sum = Sum::default();
     let mut t = Typist { c, json: a.json };
-    let force = if a.force { "new_session --force quick" } else { "new_session quick" };
-    t.must(&words(force), |_| {})?;
+    t.must(&session(a.force), |_| {})?;
     let measured = measure(&mut t, &a, &mut sum);
     let left = t.verb(&words("end_session"), false, |_| {}).map(drop);
     measured.and(left)?;
@@ -256,4 +263,21 @@ fn run(c: &mut Console, a: QuickArgs, title: String) -> Result<Ran, String> {
         out::note("interrupted: the rates are those until then");
     }
     Ok(Ran { title, sum, a, interrupted })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use transport::selftest::console::command::{Command as Verb, parse};
+
+    /// Whoever is killed, or leaves at once, can end nothing: a node that runs must not move bulk for lst's 300 s then.
+    #[test]
+    fn a_session_that_nobody_ends_is_over_as_soon_as_its_members_would_end_it() {
+        for forced in [false, true] {
+            let Ok(Some(Verb::NewSession { name, timeout_s, force, .. })) = parse(&session(forced)) else {
+                panic!("{:?}", session(forced));
+            };
+            assert_eq!((name.as_deref(), timeout_s, force), (Some("quick"), 100, forced));
+        }
+    }
 }

@@ -159,7 +159,7 @@ impl Sum {
     }
 
     /// The same as JSON.
-    pub(super) fn json(&self, read: bool) -> Value {
+    pub(super) fn json(&self, read: bool, ping: bool) -> Value {
         let node = |((side, nid), r): (&(Side, String), &Rates)| {
             let mean = |v: f64| v / r.rounds.max(1.0);
             json!({
@@ -176,9 +176,10 @@ impl Sum {
             }),
             _ => Value::Null,
         };
+        let (payload, pings) = if ping { (0.0, Some(self.requests())) } else { (self.payload(read), None) };
         json!({
-            "nodes": self.nodes.iter().map(node).collect::<Value>(), "payload_bytes_per_s": self.payload(read), "own": own,
-            "errors": self.errors(),
+            "nodes": self.nodes.iter().map(node).collect::<Value>(), "payload_bytes_per_s": payload, "pings_per_s": pings,
+            "own": own, "errors": self.errors(),
         })
     }
 }
@@ -224,7 +225,14 @@ mod tests {
         RPCs of this node: 2000, 0 errors; p50 1.00 us, p99 2.00 us, p99.9 3.00 us; 1.24 CPU-seconds a GiB
         errors: 0
         ");
-        assert_eq!(s.json(false)["own"]["rpcs"], 2000);
+        assert_eq!(s.json(false, false)["own"]["rpcs"], 2000);
+        let (bulk, pings) = (s.json(false, false), s.json(false, true));
+        assert_eq!((&bulk["payload_bytes_per_s"], &bulk["pings_per_s"]), (&json!(2e8), &Value::Null));
+        assert_eq!(
+            (&pings["payload_bytes_per_s"], &pings["pings_per_s"]),
+            (&json!(0.0), &json!(10.0)),
+            "no payload"
+        );
         s.error(&error(5), true);
         s.error(&piece(json!({ "nid": "b", "error": "it does not answer" }), None), true);
         assert_eq!(s.errors(), 3);

@@ -426,8 +426,8 @@ impl Core {
     ) -> Step {
         if let Some(s) = self.desk.session.as_ref().filter(|_| !force) {
             let text = format!(
-                "Failed to create session: Operation not supported: session {} is there; end_session it, or give --force",
-                s.name
+                "Failed to create session: Operation not supported: session {} (key {}) is there; end_session it, or give --force",
+                s.name, s.key
             );
             self.desk.fail(text);
             return Step::End(FAILED);
