@@ -235,12 +235,13 @@ impl Lnet {
                 let me = self.portals.attach((app, tag), portal, who, (match_bits, ignore_bits), md)?;
                 self.complete(app, Event::Attached { tag, me });
                 let found = self.portals.matches_now(portal, me, &self.aliases);
-                self.again.extend(found.into_iter().map(|(w, verdict)| Resume::Found(w.who, verdict)));
+                self.again
+                    .extend(found.into_iter().map(|(w, verdict)| Resume::Found(w.who, Box::new(verdict))));
             }
             Op::Lazy { portal: ping::PORTAL, .. } => return Err(OpRefused::LazyOwn(ping::PORTAL)),
             Op::Lazy { portal, on, .. } => {
                 let dropped = self.portals.lazy(portal, on)?;
-                let drop = |w: Waiter| Resume::Found(w.who, Verdict::Drop(DropWhy::NoMatch));
+                let drop = |w: Waiter| Resume::Found(w.who, Box::new(Verdict::Drop(DropWhy::NoMatch)));
                 self.again.extend(dropped.into_iter().map(drop));
             }
             Op::Unlink { me, .. } => {

@@ -145,7 +145,7 @@ enum Resume {
     /// What matches is to be looked for again.
     Find(Ticket),
     /// It has been found, or will not be.
-    Found(Who, Verdict),
+    Found(Who, Box<Verdict>),
 }
 
 /// LNet on one shard.

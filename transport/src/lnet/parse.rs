@@ -328,12 +328,12 @@ impl Lnet {
             }
             Some(Resume::Found(Who::Conn(ticket), verdict)) => {
                 if let Some(lnd) = lnds.get_mut(ticket.ni.index()) {
-                    self.match_reply(cx, lnd, ticket, verdict);
+                    self.match_reply(cx, lnd, ticket, *verdict);
                 }
             }
             Some(Resume::Found(Who::Own(message), verdict)) => {
                 if let Some(lnd) = lnds.first_mut() {
-                    self.own_found(cx, lnd, message, verdict);
+                    self.own_found(cx, lnd, message, *verdict);
                 }
             }
             None => {}

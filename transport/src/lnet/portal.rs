@@ -317,6 +317,7 @@ impl Portals {
 
     /// Unlinks an entry; the event comes now, or with the last operation in flight. Waiters find another entry or
     /// none.
+    #[allow(clippy::type_complexity)]
     pub(crate) fn unlink(&mut self, me: MeId) -> Result<(Option<(AppId, Event)>, Vec<Waiter>), OpRefused> {
         let key = Key::from_word(me.0);
         if self.entries.get(key).is_none_or(|m| m.dying) {
