@@ -175,6 +175,14 @@ fn a_session_stays_in_a_running_node_and_is_found_by_its_key() {
     v(&["add_test", "--from", "g", "--to", "g", "--loop", "-1", "ping"]).good();
     v(&["run"]).good().says(&["batch is running now"]);
     v(&["query"]).good().says(&["batch [0] is running"]);
+    // One shell watches, others go on; Ctrl-C ends the watching alone.
+    let mut c = pollnd(&["selftest", "--node", &at, "stat", "--delay", "1", "g"]);
+    c.env("LST_SESSION", "80");
+    let mut watching = Proc::start(c);
+    watching.until("a look", |out, _| out.contains("[LNet Rates of g]"));
+    v(&["query"]).good().says(&["batch [0] is running"]);
+    watching.signal(Signal::INT);
+    assert!(watching.end().status.success());
     v(&["stat", "--delay", "1", "--count", "1", "--rate", "g"])
         .good()
         .says(&["[LNet Rates of g]", "[R] Avg: "]);

@@ -1,6 +1,7 @@
 //! The console of a node: a thread of its own in a seat beside the node's application. Commands of this process and of
 //! others type verbs at it.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +15,7 @@ use transport::lnd::AppId;
 use transport::node::{Handle, Ops, Seat};
 use transport::selftest::Meter;
 use transport::selftest::console::report::Report;
-use transport::selftest::console::{Console, INTERRUPTED, Said, Setup};
+use transport::selftest::console::{Console, Said, Setup};
 use transport::wire::{Nid, srpc};
 
 use super::results;
@@ -132,6 +133,8 @@ struct Running<'a> {
     ops: Ops,
     begun: Instant,
     meter: Option<&'a Meter>,
+    /// Verbs at work, by number, and whether they were cut.
+    typed: BTreeMap<u64, (Typed, bool)>,
     /// Round trips of the node's member since a batch was run last.
     trips: Option<Histogram<u64>>,
     /// The latest look at them, and what it found.
@@ -141,8 +144,15 @@ struct Running<'a> {
 fn run(mut seat: Seat, app: AppId, own: Nid, meter: Option<&Meter>, verbs: &Receiver<Typed>) {
     let setup = Setup { app, own, name: name(), features: features(), unix_ns: unix_ns() };
     let begun = Instant::now();
-    let mut r =
-        Running { console: Console::new(setup), ops: Ops::new(), begun, meter, trips: None, looked: None };
+    let mut r = Running {
+        console: Console::new(setup),
+        ops: Ops::new(),
+        begun,
+        meter,
+        typed: BTreeMap::new(),
+        trips: None,
+        looked: None,
+    };
     loop {
         // Without a session there is nothing to do; with one its members want a sign now and then.
         let next = if r.console.has_session() {
@@ -159,10 +169,8 @@ fn run(mut seat: Seat, app: AppId, own: Nid, meter: Option<&Meter>, verbs: &Rece
         };
         // The lcore looks at this seat's rings only while somebody sits there.
         let handle = seat.take();
-        match next {
-            Some(t) => r.verb(&handle, t),
-            None => r.settle(&handle),
-        }
+        next.into_iter().for_each(|t| r.type_in(t));
+        r.serve(&handle, verbs);
     }
 }
 
@@ -197,44 +205,53 @@ impl Running<'_> {
         busy
     }
 
-    /// Turns until nothing is under way.
-    fn settle(&mut self, handle: &Handle) {
-        while self.turn(handle) || self.console.under_way() > 0 || !self.console.is_idle() {
-            std::thread::sleep(NAP);
-            while self.console.said().is_some() {}
-        }
+    fn type_in(&mut self, t: Typed) {
+        let verb = self.console.type_in(t.words.clone(), t.key);
+        self.typed.insert(verb, (t, false));
     }
 
-    /// One verb to its end.
-    fn verb(&mut self, handle: &Handle, t: Typed) {
-        self.console.type_in(t.words, t.key);
-        let mut cut = false;
+    /// Turns until nothing is under way. Verbs that come meanwhile run while others wait for their next look.
+    fn serve(&mut self, handle: &Handle, verbs: &Receiver<Typed>) {
         loop {
+            while let Ok(t) = verbs.try_recv() {
+                self.type_in(t);
+            }
             let busy = self.turn(handle);
-            if !cut && t.cut.load(Ordering::Relaxed) {
-                cut = true;
-                let now = self.now();
-                self.console.interrupt(now, &mut self.ops);
-            }
-            while let Some(said) = self.console.said() {
-                let out = match said {
-                    Said::Report(report) => Out::Piece(Box::new(self.piece(&report))),
-                    Said::End(status) => {
-                        let _ = t.out.send(Out::End(status));
-                        return self.settle(handle);
-                    }
-                    Said::Exit => continue,
-                };
-                // Whoever does not listen any more has cut it, too.
-                let _ = t.out.send(out);
-            }
-            if cut && self.console.is_idle() {
-                // It was over before it was cut.
-                let _ = t.out.send(Out::End(INTERRUPTED));
-                return self.settle(handle);
+            self.cut();
+            self.deliver();
+            let rest = self.typed.is_empty() && self.console.is_idle() && self.console.under_way() == 0;
+            if rest && self.ops.is_empty() {
+                return;
             }
             if !busy {
                 std::thread::sleep(NAP);
+            }
+        }
+    }
+
+    /// Ends the verbs that are to end early.
+    fn cut(&mut self) {
+        let now = self.now();
+        for (verb, (t, cut)) in &mut self.typed {
+            if !*cut && t.cut.load(Ordering::Relaxed) {
+                *cut = true;
+                self.console.interrupt_one(now, *verb, &mut self.ops);
+            }
+        }
+    }
+
+    /// Gives everybody what his verb says; whoever does not listen any more has cut it, too.
+    fn deliver(&mut self) {
+        while let Some((verb, said)) = self.console.said_by() {
+            match said {
+                Said::Report(report) => {
+                    let piece = Out::Piece(Box::new(self.piece(&report)));
+                    let _ = self.typed.get(&verb).map(|(t, _)| t.out.send(piece));
+                }
+                Said::End(status) => {
+                    let _ = self.typed.remove(&verb).map(|(t, _)| t.out.send(Out::End(status)));
+                }
+                Said::Exit => {}
             }
         }
     }
