@@ -326,17 +326,22 @@ impl RxWindow {
         now: u64,
         mss: u16,
     ) -> (bool, bool) {
+        let (want, step) = (self.wanted(permit, credited), u64::from(mss).min(u64::from(self.size) / 2));
+        if want < self.edge + step {
+            // Not worth a step: what memory there is makes no difference.
+            self.starved = false;
+            return (false, false);
+        }
         let (bytes, cost) = (u64::from(self.density.0.max(1)), u64::from(self.density.1.max(1)));
         let open = m.open_to(&self.promise, now);
         let pool = (open / 2).min(open.saturating_sub(held));
-        let (mut limit, want) = (nxt + pool.saturating_mul(bytes) / cost, self.wanted(permit, credited));
+        let mut limit = nxt + pool.saturating_mul(bytes) / cost;
         // A connection that holds nothing may always be sent a little: promises to others must not silence it.
         let little = LITTLE * u64::from(mss);
         if held == 0 && m.free >= little.saturating_mul(cost) / bytes {
             limit = limit.max(nxt + little);
         }
-        let step = u64::from(mss).min(u64::from(self.size) / 2);
-        let was = std::mem::replace(&mut self.starved, limit < want && self.edge + step <= want);
+        let was = std::mem::replace(&mut self.starved, limit < want);
         let target = want.min(limit);
         let moved = target >= self.edge + step;
         if moved {

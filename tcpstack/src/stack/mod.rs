@@ -273,7 +273,7 @@ impl<P: Port> Stack<P> {
     pub fn next(&mut self, id: FlowId) -> Option<RxFrag> {
         let f = self.flows.get_mut(id)?;
         let r = f.pop();
-        if !f.is_unread() && f.phase() == Phase::Closed {
+        if r.is_some() && !f.is_unread() && f.phase() == Phase::Closed {
             self.end(id.slot(), CloseWhy::Fin);
         }
         r

@@ -41,6 +41,16 @@ impl<T> Tx<T> {
         }
     }
 
+    /// The message, taken out of its place.
+    pub(crate) fn take(&mut self) -> Tx<T>
+    where
+        T: Default,
+    {
+        let (payload, done) =
+            (std::mem::replace(&mut self.payload, Payload::empty()), std::mem::take(&mut self.done));
+        Tx { payload, done, ..*self }
+    }
+
     /// Whether it needs no pages on a stream.
     pub(crate) fn is_short(&self) -> bool {
         match &self.payload {

@@ -259,7 +259,8 @@ pub(crate) trait Lnd<U: Upper> {
     /// The way that a message to the peer would take, if there is one; dials what is missing.
     fn way(&mut self, cx: &mut Cx, peer: Key, tx: &Tx<U::Token>) -> Option<Way>;
     /// Sends a message that has its credits by the way it has (`lnd_send`), or, where that is clear, one that needs none.
-    fn send(&mut self, up: &mut U, cx: &mut Cx, peer: Key, tx: Tx<U::Token>, way: Option<Way>);
+    /// Takes it out of its place.
+    fn send(&mut self, up: &mut U, cx: &mut Cx, peer: Key, tx: &mut Tx<U::Token>, way: Option<Way>);
     /// Puts `mlength` bytes of a message into the placement, then delivers it by `delivery`; the rest is read and dropped
     /// (`lnd_recv`).
     fn recv(

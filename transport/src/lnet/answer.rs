@@ -25,9 +25,9 @@ impl Lnet {
             // Not even by the connection that it came on: kernels find no route (lnet.md §5).
             return self.no_way_back(cx, done);
         }
-        let tx = Msg::lnet(header(cx, to.dest_nid, target, len, body), payload, done);
+        let mut tx = Msg::lnet(header(cx, to.dest_nid, target, len, body), payload, done);
         if self.peers.get(peer).is_some_and(|p| p.id == target) {
-            return self.launch_answer(cx, lnd, peer, tx);
+            return self.launch_answer(cx, lnd, peer, &mut tx);
         }
         self.answer_elsewhere(cx, lnd, target, Box::new(tx));
     }
@@ -39,7 +39,7 @@ impl Lnet {
         cx: &mut Cx,
         lnd: &mut L,
         target: ProcessId,
-        tx: Box<Msg>,
+        mut tx: Box<Msg>,
     ) {
         let home = target.nid.ip().map(|ip| cx.homes.of(ip));
         if let Some(home) = home.filter(|h| *h != cx.cfg.shards.me) {
@@ -57,7 +57,7 @@ impl Lnet {
                 lnd.charge_to_nobody(self, cx, entry);
             }
             if self.peers.get(peer).is_some_and(|p| !cx.budget.over(p.host)) {
-                return self.launch_answer(cx, lnd, peer, *tx);
+                return self.launch_answer(cx, lnd, peer, &mut tx);
             }
             lnd.forget_if_idle(self, cx, entry);
         }
@@ -71,7 +71,7 @@ impl Lnet {
         }
     }
 
-    fn launch_answer<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, mut tx: Msg) {
+    fn launch_answer<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, tx: &mut Msg) {
         tx.answer = true;
         self.launch(cx, lnd, peer, tx);
     }

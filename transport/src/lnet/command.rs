@@ -123,10 +123,14 @@ impl Lnet {
                 (*tag, Ok((NiId::default(), To::Own)))
             }
         };
-        let started = way.and_then(|(ni, to)| match lnds.get_mut(ni.index()) {
-            Some(lnd) => self.try_start(cx, lnd, app, op, (ni, to)),
-            None => Err(OpRefused::ShuttingDown),
-        });
+        // Not by way of a closure, which would move the operation once more.
+        let started = match way {
+            Ok((ni, to)) => match lnds.get_mut(ni.index()) {
+                Some(lnd) => self.try_start(cx, lnd, app, op, (ni, to)),
+                None => Err(OpRefused::ShuttingDown),
+            },
+            Err(why) => Err(why),
+        };
         if let Err(why) = started {
             cx.counters.ops_refused += 1;
             self.complete(app, Event::Refused { tag, why });
@@ -186,7 +190,7 @@ impl Lnet {
                 match peer {
                     Some(peer) => {
                         let hdr = header(cx, self.nid_of(ni), target, len, body);
-                        self.launch(cx, lnd, peer, Msg::lnet(hdr, payload, done));
+                        self.launch(cx, lnd, peer, &mut Msg::lnet(hdr, payload, done));
                     }
                     None => self.own_message(cx, lnd, own_header(cx, from, target, len, body), payload, done),
                 }
@@ -205,7 +209,7 @@ impl Lnet {
                 match peer {
                     Some(peer) => {
                         let hdr = header(cx, self.nid_of(ni), target, 0, body);
-                        self.launch(cx, lnd, peer, Msg::lnet(hdr, payload, done));
+                        self.launch(cx, lnd, peer, &mut Msg::lnet(hdr, payload, done));
                     }
                     None => self.own_message(cx, lnd, own_header(cx, from, target, 0, body), payload, done),
                 }
@@ -225,7 +229,7 @@ impl Lnet {
                     sink_length: PING_LEN,
                 };
                 let hdr = header(cx, self.nid_of(ni), target, 0, body);
-                self.launch(cx, lnd, peer, Msg::lnet(hdr, Payload::empty(), TxDone::Op(key)));
+                self.launch(cx, lnd, peer, &mut Msg::lnet(hdr, Payload::empty(), TxDone::Op(key)));
             }
             Op::Attach { tag, portal, who, match_bits, ignore_bits, md } => {
                 check_portal(portal)?;

@@ -7,21 +7,21 @@ use crate::lnet::api::Event;
 use crate::stream::slab::Key;
 
 impl Lnet {
-    /// Sends a message to a peer: now, or when it has credits.
-    pub(super) fn launch<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, tx: Msg) {
+    /// Sends a message to a peer, now or when it has credits, and takes it out of its place.
+    pub(super) fn launch<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, tx: &mut Msg) {
         let Some(p) = self.peers.get(peer) else {
-            return self.end(cx, peer, tx, Err(LnetError::ConnLost));
+            return self.end(cx, peer, tx.take(), Err(LnetError::ConnLost));
         };
         let unsure = cx.cfg.discovery && p.discovery.unsure() && !tx.answer;
         if (unsure || self.faults.is_some()) && !tx.passed {
-            return self.pass(cx, lnd, peer, tx);
+            return self.pass(cx, lnd, peer, tx.take());
         }
         let entry = p.entry;
-        let held_up = self.held_up(cx, (p.ni, p.host), &tx);
+        let held_up = self.held_up(cx, (p.ni, p.host), tx);
         if !p.waiting.is_empty() || p.uses.credits >= cx.cfg.peer_credits || held_up {
-            return self.wait_for_credit(cx, lnd, peer, tx, held_up);
+            return self.wait_for_credit(cx, lnd, peer, tx.take(), held_up);
         }
-        let way = lnd.way(cx, entry, &tx);
+        let way = lnd.way(cx, entry, tx);
         // A message that is on a stream at once, without pages, holds no credit meanwhile and waits in no queue.
         if tx.is_short() && way.is_some_and(|w| w.clear) {
             return lnd.send(self, cx, entry, tx, way);
@@ -40,7 +40,7 @@ impl Lnet {
         let Some(tx) = tx else { return };
         if let Some(mut tx) = self.sent_passes(cx, lnd, peer, tx) {
             tx.passed = true;
-            self.launch(cx, lnd, peer, tx);
+            self.launch(cx, lnd, peer, &mut tx);
         }
     }
 
@@ -116,7 +116,7 @@ impl Lnet {
         cx: &mut Cx,
         lnd: &mut L,
         peer: Key,
-        mut tx: Msg,
+        tx: &mut Msg,
         way: Option<Way>,
     ) {
         tx.credit = true;
@@ -149,7 +149,7 @@ impl Lnet {
             trim(&mut p.waiting);
             tx.deadline = u64::MAX;
             let way = lnd.way(cx, p.entry, &tx);
-            self.give_credit(cx, lnd, peer, tx, way);
+            self.give_credit(cx, lnd, peer, &mut tx, way);
         }
         if let Some(entry) = self.peers.get(peer).map(|p| p.entry) {
             lnd.forget_if_idle(self, cx, entry);

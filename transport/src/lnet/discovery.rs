@@ -326,7 +326,7 @@ impl Lnet {
         let (match_bits, portal) = (ping::MATCH_BITS, ping::PORTAL);
         let body = LnetBody::Get { handle, match_bits, portal, src_offset: 0, sink_length: sink };
         let hdr = header(cx, self.nid_of(lnd.ni()), target, 0, body);
-        self.launch(cx, lnd, peer, Msg::lnet(hdr, Payload::empty(), TxDone::Op(op)));
+        self.launch(cx, lnd, peer, &mut Msg::lnet(hdr, Payload::empty(), TxDone::Op(op)));
     }
 
     fn push<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key) {
@@ -341,7 +341,7 @@ impl Lnet {
         let payload = self.ping_info.clone();
         let len = u32::try_from(payload.len()).unwrap_or(lnet::MTU);
         let hdr = header(cx, self.nid_of(lnd.ni()), target, len, body);
-        self.launch(cx, lnd, peer, Msg::lnet(hdr, payload, TxDone::Op(op)));
+        self.launch(cx, lnd, peer, &mut Msg::lnet(hdr, payload, TxDone::Op(op)));
     }
 
     // ---- answers
@@ -431,10 +431,10 @@ impl Lnet {
             }
         };
         let Some(p) = self.peers.get_mut(peer) else { return };
-        for tx in std::mem::take(&mut p.discovery.more().held) {
+        for mut tx in std::mem::take(&mut p.discovery.more().held) {
             match failed {
                 Some(e) => self.end_waiting(cx, lnd, peer, tx, Err(e)),
-                None => self.launch(cx, lnd, peer, tx),
+                None => self.launch(cx, lnd, peer, &mut tx),
             }
         }
     }

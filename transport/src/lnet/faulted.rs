@@ -196,7 +196,7 @@ impl Lnet {
                 What::Sent(ni, peer, mut tx) => {
                     if let Some(lnd) = lnds.get_mut(ni.index()) {
                         tx.passed = true;
-                        self.launch(cx, lnd, peer, *tx);
+                        self.launch(cx, lnd, peer, &mut tx);
                     }
                 }
             }

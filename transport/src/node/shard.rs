@@ -165,7 +165,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
         for _ in 0..OPS_A_TURN {
             self.act(now);
             let Some((app, op)) = self.ops.pop_front() else { break };
-            self.machine.handle(now, Input::Cmd(app.on(self.me), op));
+            self.machine.command(now, app.on(self.me), op);
             work = work.and(Work::Busy(1));
         }
         self.act(now);
@@ -305,13 +305,13 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
                 Outside::Alone(s) => self.machine.act(|action| s.act(action)),
                 Outside::Meshed(mesh, own) => self.machine.act(|action| mesh.act(own, action)),
             }
-            if let Some((id, ev)) = self.machine.event() {
-                let (app, at) = id.home();
+            if let Some(got) = self.machine.event() {
+                let (app, at) = got.0.home();
                 match &mut self.outside {
-                    Outside::Meshed(mesh, _) if at != self.me => mesh.post_event(at, app, ev),
-                    _ if app == AppId::NODE => self.down |= matches!(ev, Event::ShutDown { .. }),
+                    Outside::Meshed(mesh, _) if at != self.me => mesh.post_event(at, app, got.1),
+                    _ if app == AppId::NODE => self.down |= matches!(got.1, Event::ShutDown { .. }),
                     // Not by way of another function: each moves the event once more.
-                    _ => self.app.event(now, app, ev, &mut self.ops),
+                    _ => self.app.event(now, app, got.1, &mut self.ops),
                 }
             } else if let Outside::Meshed(mesh, _) = &mut self.outside
                 && let Some((to, m)) = self.machine.mail()

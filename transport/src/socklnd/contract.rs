@@ -20,7 +20,7 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
     }
 
     #[inline]
-    fn send(&mut self, up: &mut U, cx: &mut Cx, peer: Key, tx: Tx<U::Token>, way: Option<Way>) {
+    fn send(&mut self, up: &mut U, cx: &mut Cx, peer: Key, tx: &mut Tx<U::Token>, way: Option<Way>) {
         self.send_by(up, cx, peer, tx, way);
     }
 

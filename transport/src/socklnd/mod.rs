@@ -58,6 +58,8 @@ pub(crate) struct Socklnd<U: Upper> {
     nid: Nid,
     conns: Slab<Conn<U>>,
     by_id: OwnMap<ConnId, Key>,
+    /// The connection that something happened to last.
+    recent: Key,
     peers: Slab<Peer<U::Token>>,
     by_peer: HashMap<ProcessId, Key>,
     dials: OwnMap<DialId, Key>,
@@ -115,6 +117,7 @@ impl<U: Upper> Socklnd<U> {
             nid,
             conns: Slab::new(),
             by_id: OwnMap::default(),
+            recent: Key::NOWHERE,
             peers: Slab::new(),
             by_peer: HashMap::new(),
             dials: OwnMap::default(),
@@ -140,7 +143,7 @@ impl<U: Upper> Socklnd<U> {
             Happened::DialFailed(id, why) => self.dial_failed(up, cx, id, why),
             Happened::Progress(id, p) => self.progress(up, cx, id, p),
             Happened::Bytes(id, rx) => {
-                if let Some(key) = self.by_id.get(&id).copied() {
+                if let Some(key) = self.key_of(id) {
                     self.bytes(up, cx, key, rx);
                 }
             }
@@ -209,8 +212,17 @@ impl<U: Upper> Socklnd<U> {
         }
     }
 
+    /// The connection of that name: mostly the one that was asked for last.
+    #[inline]
+    fn key_of(&mut self, id: ConnId) -> Option<Key> {
+        if self.conns.get(self.recent).is_none_or(|c| c.id != id) {
+            self.recent = *self.by_id.get(&id)?;
+        }
+        Some(self.recent)
+    }
+
     fn progress(&mut self, up: &mut U, cx: &mut Cx, id: ConnId, p: Progress) {
-        let Some(key) = self.by_id.get(&id).copied() else { return };
+        let Some(key) = self.key_of(id) else { return };
         let (now, timeout) = (cx.now, cx.cfg.timeout());
         let Some(conn) = self.conns.get_mut(key) else { return };
         // A runtime can only report what was pushed; anything else would corrupt the arithmetic below.
@@ -234,10 +246,13 @@ impl<U: Upper> Socklnd<U> {
             self.conn_by(cx, key, now + HOLD);
         }
         let Some(conn) = self.conns.get(key) else { return };
+        let queued = !conn.txq.is_empty();
         if let Some(peer) = conn.peer.and_then(|p| self.peers.get_mut(p)) {
             peer.last_alive = now;
         }
-        self.pump(up, cx, key);
+        if queued {
+            self.pump(up, cx, key);
+        }
     }
 
     fn peer_fin(&mut self, up: &mut U, cx: &mut Cx, id: ConnId) {

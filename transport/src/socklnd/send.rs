@@ -67,9 +67,9 @@ impl<U: Upper> Socklnd<U> {
     }
 
     /// Gives a message to a connection, or keeps it until there is one.
-    fn route(&mut self, up: &mut U, cx: &mut Cx, peer: Key, tx: Tx<U::Token>) {
+    fn route(&mut self, up: &mut U, cx: &mut Cx, peer: Key, mut tx: Tx<U::Token>) {
         let way = self.way(cx, peer, &tx);
-        self.send_by(up, cx, peer, tx, way);
+        self.send_by(up, cx, peer, &mut tx, way);
     }
 
     /// The way that a message would take, if there is one. Dials what is missing.
@@ -77,12 +77,14 @@ impl<U: Upper> Socklnd<U> {
         let p = self.peers.get_mut(peer)?;
         // A peer that dialled us is dialled back only when its connections are gone.
         p.active |= p.conns.is_empty();
-        if !p.is_whole() {
+        let (whole, version) = (p.is_whole(), p.version);
+        let usual = Some(p.usual.0).filter(|_| p.usual.1 == self.sets);
+        if !whole {
             self.maybe_dial(cx, peer);
         }
-        let bulk = tx.nob(self.version_of(cx, peer)) >= u64::from(cx.cfg.min_bulk);
-        let usual = self.peers.get(peer).filter(|p| p.usual.1 == self.sets);
-        let usual = usual.and_then(|p| p.usual.0.get(usize::from(bulk)).copied());
+        let version = version.unwrap_or_else(|| self.version_of(cx, peer));
+        let bulk = tx.nob(version) >= u64::from(cx.cfg.min_bulk);
+        let usual = usual.and_then(|u| u.get(usize::from(bulk)).copied());
         let conn = match usual.filter(|c| self.conns.get(*c).is_some()) {
             Some(conn) => conn,
             None => self.new_usual(cx, peer, bulk)?,
@@ -99,13 +101,13 @@ impl<U: Upper> Socklnd<U> {
         up: &mut U,
         cx: &mut Cx,
         peer: Key,
-        mut tx: Tx<U::Token>,
+        tx: &mut Tx<U::Token>,
         way: Option<Way>,
     ) {
         match way {
-            Some(Way { conn, clear: true }) => self.push(up, cx, conn, peer, &mut tx),
-            Some(Way { conn, .. }) => self.send_behind(up, cx, conn, peer, tx),
-            None => self.send_later(up, cx, peer, tx),
+            Some(Way { conn, clear: true }) => self.push(up, cx, conn, peer, tx),
+            Some(Way { conn, .. }) => self.send_behind(up, cx, conn, peer, tx.take()),
+            None => self.send_later(up, cx, peer, tx.take()),
         }
     }
 

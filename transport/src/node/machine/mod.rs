@@ -442,13 +442,7 @@ impl Machine {
                     }
                 }
             },
-            Input::Cmd(app, op) => {
-                let was_up = !cx.down;
-                lnet.command(cx, lnds, app, op, None);
-                if was_up && cx.down {
-                    beside.shut_down(cx.now);
-                }
-            }
+            Input::Cmd(app, op) => return self.command(now, app, op),
             Input::From(from, msg) => lnet.shard_msg(cx, lnds, from, msg),
             Input::MigrateIn(from, migrating) => {
                 let Migrating { bucket, lnds: below, lnet: above } = *migrating;
@@ -472,6 +466,19 @@ impl Machine {
                 lnet.timer(cx, lnds);
                 beside.timer(cx.now);
             }
+        }
+        self.settle();
+    }
+
+    /// Takes an application's operation at `now`, in ns: [`Input::Cmd`], moved once less.
+    #[inline]
+    pub fn command(&mut self, now: u64, app: AppId, op: Op) {
+        let Machine { cx, lnet, lnds, beside } = self;
+        cx.now = cx.now.max(now);
+        let was_up = !cx.down;
+        lnet.command(cx, lnds, app, op, None);
+        if was_up && cx.down {
+            beside.shut_down(cx.now);
         }
         self.settle();
     }
