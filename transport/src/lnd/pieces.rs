@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn a_list_that_outgrows_its_place_takes_the_memory_of_a_dropped_one() {
         SPARE.with_borrow_mut(Vec::clear);
-        let mut two = || {
+        let two = || {
             let mut p = Pieces::with_capacity(1);
             p.push(RxPiece::Copied([1].into()));
             p.push(RxPiece::Copied([2].into()));
