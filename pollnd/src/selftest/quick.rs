@@ -66,7 +66,7 @@ fn title(a: &QuickArgs, sources: usize, destinations: usize) -> String {
     format!("{what}, concurrency {}, {} s: {from}, {to}", a.concurrency, a.seconds)
 }
 
-/// The line that is drawn again and again.
+/// The lines that are drawn again and again, cut to the terminal's width.
 struct Progress {
     bar: ProgressBar,
     top: f64,
@@ -78,7 +78,7 @@ impl Progress {
     fn new(a: &QuickArgs) -> Progress {
         let shown = !a.json && std::io::stderr().is_terminal();
         let bar = if shown { ProgressBar::new(a.seconds.into()) } else { ProgressBar::hidden() };
-        let style = ProgressStyle::with_template("  {pos:>3}/{len} s  {msg}");
+        let style = ProgressStyle::with_template("  {pos:>3}/{len} s  {prefix}\n  {wide_msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         Progress { bar, top: 0.0, from: 0.0 }
     }
@@ -95,10 +95,10 @@ impl Progress {
         self.top = self.top.max(if a.ping { messages } else { bytes });
         let bar = bar(if a.ping { messages } else { bytes }, self.top);
         let own = p.own.as_ref().and_then(|now| table::own(sum.began()?, now, now.rtt_us));
-        let own = own.map_or_else(String::new, |l| format!("  {l}"));
         let rate = units::rate(bytes as u64, 1.0);
         let each = units::per_second(messages as u64, 1.0);
-        self.bar.set_message(format!("{bar} {rate:>12} {each:>10}{own}"));
+        self.bar.set_prefix(format!("{bar} {rate:>12} {each:>10}"));
+        self.bar.set_message(own.unwrap_or_default());
         self.bar.inc(1);
     }
 }
