@@ -257,6 +257,7 @@ pub(crate) fn config(
 fn read(a: &NodeArgs, kind: TcpKind, may_privileged: bool) -> Result<(Config, Vec<String>), String> {
     let mut said = Vec::new();
     let mut c = a.ni.iter().fold(Config::new(a.nid, epoch()), |c, ni| c.also(*ni));
+    c.strangers = crate::member::strangers();
     (c.tcp_kind, c.privileged) = (kind, may_privileged);
     if !may_privileged {
         c.accept = Accept::Trust;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::owner::SHARDS_MAX;
+use super::owner::{AppId, SHARDS_MAX};
 use crate::stream::{Bucket, ShardId};
 use crate::wire::ping;
 use crate::wire::{ConnType, Nid, Pid, ProcessId, Version, nid};
@@ -205,6 +205,10 @@ pub struct Config {
     pub max_conns: usize,
     /// Peers remembered, by all NIs.
     pub max_peers: usize,
+    /// Applications that speak to whom strangers name, as a member of lnet_selftest does. Names cost nothing: peers that are
+    /// known by them alone get half of the entries, and of the budget what one host may hold; messages share the NI's credits as
+    /// answers do.
+    pub strangers: Vec<AppId>,
     /// Bytes that strangers may make this shard hold: answers that they do not read, handshakes, connections, peers.
     pub budget: u64,
     /// Messages a peer may have in flight (lnet.md §7).
@@ -292,6 +296,7 @@ impl Config {
             max_embryonic: 1024,
             max_conns: usize::MAX,
             max_peers: 65_536,
+            strangers: Vec::new(),
             budget: 256 << 20,
             peer_credits: 8,
             ni_credits: 256,

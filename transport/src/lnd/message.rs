@@ -21,6 +21,8 @@ pub(crate) struct Tx<T> {
     pub(crate) credit: bool,
     /// Counts against the peer's limit of answers.
     pub(crate) answer: bool,
+    /// Was asked for by a stranger: it takes of the NI's credits as answers do.
+    pub(crate) strange: bool,
     /// Neither discovery nor a fault rule holds it up any more.
     pub(crate) passed: bool,
 }
@@ -37,6 +39,7 @@ impl<T> Tx<T> {
             deadline: u64::MAX,
             credit: false,
             answer: false,
+            strange: false,
             passed: false,
         }
     }
@@ -59,6 +62,11 @@ impl<T> Tx<T> {
         }
     }
 
+    /// Whether it leaves credits to this node's own operations, and shares the rest by host.
+    pub(crate) fn shares(&self) -> bool {
+        self.answer || self.strange
+    }
+
     /// Lendings that an answer's pages take; small ones are copied behind the header.
     pub(crate) fn pieces(&self) -> u32 {
         match &self.payload {
@@ -72,6 +80,6 @@ impl<T> Tx<T> {
     /// Credits and lendings of the shard that it holds, once it has its credits.
     pub(crate) fn uses(&self) -> Uses {
         let credits = u32::from(self.credit);
-        Uses { credits, answers: if self.answer { credits } else { 0 }, pieces: credits * self.pieces() }
+        Uses { credits, answers: if self.shares() { credits } else { 0 }, pieces: credits * self.pieces() }
     }
 }

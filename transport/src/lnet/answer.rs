@@ -32,8 +32,7 @@ impl Lnet {
         self.answer_elsewhere(cx, lnd, target, Box::new(tx));
     }
 
-    /// Sends an answer to a source that did not deliver its request itself. Such sources may be anybody's invention:
-    /// they get no more than half of the entries for peers.
+    /// Sends an answer to a source that did not deliver its request itself: such a source may be anybody's invention.
     pub(super) fn answer_elsewhere<L: Lnd<Lnet>>(
         &mut self,
         cx: &mut Cx,
@@ -45,20 +44,19 @@ impl Lnet {
         if let Some(home) = home.filter(|h| *h != cx.cfg.shards.me) {
             return self.post(home, Body::Answered(lnd.ni(), target, tx));
         }
-        let room = self.peers.len() < cx.cfg.max_peers / 2 && !self.is_own(target.nid);
-        let known = lnd.find(target).is_some();
-        if (room || known)
-            && self.reaches(lnd.ni(), target.nid)
-            && let Ok(peer) = self.target_peer(cx, lnd, target, None)
-            && let Some(entry) = self.peers.get(peer).map(|p| p.entry)
+        let peer = match lnd.find(target) {
+            _ if !self.reaches(lnd.ni(), target.nid) => None,
+            Some(known) => self.target_peer(cx, lnd, target, Some(known)).ok(),
+            None if self.is_own(target.nid) => None,
+            None => self.named_peer(cx, lnd, target).ok(),
+        };
+        if let Some(peer) = peer
+            && let Some(p) = self.peers.get(peer)
         {
-            if !known {
-                // All of them share what one host may hold: their addresses cost nothing.
-                lnd.charge_to_nobody(self, cx, entry);
-            }
-            if self.peers.get(peer).is_some_and(|p| !cx.budget.over(p.host)) {
+            if !cx.budget.over(p.host) {
                 return self.launch_answer(cx, lnd, peer, &mut tx);
             }
+            let entry = p.entry;
             lnd.forget_if_idle(self, cx, entry);
         }
         self.no_way_back(cx, tx.done);

@@ -178,7 +178,7 @@ impl Lnet {
                 check_portal(portal)?;
                 let len = check_len(payload.len())?;
                 check_pieces(&payload)?;
-                let peer = self.target(cx, lnd, target, to)?;
+                let peer = self.target(cx, lnd, app, (target, to))?;
                 let (handle, done) = if ack {
                     let kind = OpKind::Put { sent: false, acked: false };
                     let (key, handle) = self.begin_op(cx, app, tag, target.nid, kind);
@@ -190,7 +190,8 @@ impl Lnet {
                 match peer {
                     Some(peer) => {
                         let hdr = header(cx, self.nid_of(ni), target, len, body);
-                        self.launch(cx, lnd, peer, &mut Msg::lnet(hdr, payload, done));
+                        let strange = for_strangers(cx, app);
+                        self.launch(cx, lnd, peer, &mut Msg { strange, ..Msg::lnet(hdr, payload, done) });
                     }
                     None => self.own_message(cx, lnd, own_header(cx, from, target, len, body), payload, done),
                 }
@@ -201,7 +202,7 @@ impl Lnet {
                     return Err(OpRefused::SelftestGet(portal));
                 }
                 let sink_length = check_len(u64::from(sink.len()))?;
-                let peer = self.target(cx, lnd, target, to)?;
+                let peer = self.target(cx, lnd, app, (target, to))?;
                 let (key, handle) = self.begin_op(cx, app, tag, target.nid, OpKind::Get { sink: Some(sink) });
                 // The offset stays 0: kernels have died of others (lnet.md §3).
                 let body = LnetBody::Get { handle, match_bits, portal, src_offset: 0, sink_length };
@@ -209,7 +210,8 @@ impl Lnet {
                 match peer {
                     Some(peer) => {
                         let hdr = header(cx, self.nid_of(ni), target, 0, body);
-                        self.launch(cx, lnd, peer, &mut Msg::lnet(hdr, payload, done));
+                        let strange = for_strangers(cx, app);
+                        self.launch(cx, lnd, peer, &mut Msg { strange, ..Msg::lnet(hdr, payload, done) });
                     }
                     None => self.own_message(cx, lnd, own_header(cx, from, target, 0, body), payload, done),
                 }
@@ -269,8 +271,8 @@ impl Lnet {
         &mut self,
         cx: &mut Cx,
         lnd: &mut L,
-        target: ProcessId,
-        to: To,
+        app: AppId,
+        (target, to): (ProcessId, To),
     ) -> Result<Option<Key>, OpRefused> {
         let known = match to {
             To::Own if self.own.len() >= cx.cfg.max_queued => {
@@ -279,9 +281,34 @@ impl Lnet {
             To::Own => return Ok(None),
             To::Peer(known) => known,
         };
-        let key = self.target_peer(cx, lnd, target, known)?;
+        let key = match known.or_else(|| lnd.find(target)) {
+            None if for_strangers(cx, app) => self.named_peer(cx, lnd, target)?,
+            known => self.target_peer(cx, lnd, target, known)?,
+        };
         self.recent = Some(key);
         Ok(Some(key))
+    }
+
+    /// An entry for a peer that is known by what a stranger says alone. Such names cost nothing: they get no more than half
+    /// of the entries, and share what one host may hold.
+    pub(super) fn named_peer<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        target: ProcessId,
+    ) -> Result<Key, OpRefused> {
+        let full = OpRefused::TooManyPeers(cx.cfg.max_peers);
+        if self.peers.len() >= cx.cfg.max_peers / 2 {
+            return Err(full);
+        }
+        let key = self.target_peer(cx, lnd, target, None)?;
+        let Some(entry) = self.peers.get(key).map(|p| p.entry) else { return Err(full) };
+        lnd.charge_to_nobody(self, cx, entry);
+        if self.peers.get(key).is_some_and(|p| cx.budget.admits(p.host, 0)) {
+            return Ok(key);
+        }
+        lnd.forget_if_idle(self, cx, entry);
+        Err(full)
     }
 
     /// The entry of a peer to whom this LND's NI leads, made if need be.
@@ -338,6 +365,12 @@ impl Lnet {
             self.complete_some(event);
         }
     }
+}
+
+/// Whether an application speaks to whom strangers name.
+#[inline]
+fn for_strangers(cx: &Cx, app: AppId) -> bool {
+    cx.cfg.strangers.contains(&app.home().0)
 }
 
 /// The header of a message of ours, from the NI `own`.

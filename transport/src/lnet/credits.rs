@@ -58,29 +58,29 @@ impl Lnet {
             lnd.answer_queued(cx, p.entry);
         }
         cx.counters.credit_waits += 1;
-        // Without a connection an answer waits no longer for credits than for that: dials that hang hold them.
-        let deadline = if tx.answer { cx.now + cx.cfg.timeout() } else { u64::MAX };
+        // Without a connection it waits no longer for credits than for that: dials that hang hold them.
+        let deadline = if tx.shares() { cx.now + cx.cfg.timeout() } else { u64::MAX };
         tx.deadline = deadline;
-        let (first, answer) = (p.waiting.is_empty(), tx.answer);
+        let (first, shares) = (p.waiting.is_empty(), tx.shares());
         p.waiting.push_back(tx);
         if p.waiting.capacity() > FLOOR / 4 {
             lnd.charge_queue(cx, p.entry);
         }
         if held_up && first {
-            self.list(cx, peer, answer);
+            self.list(cx, peer, shares);
         }
         if deadline != u64::MAX {
             self.timers.by(cx.now, peer, deadline);
         }
     }
 
-    /// Whether a message to a peer of the host has to wait for what the shard has for all. Answers leave a part of it to
-    /// our own operations, and share the rest by host; who has to wait there has answers out, so it is woken.
+    /// Whether a message to a peer of the host has to wait for what the shard has for all. Answers, and what strangers ask for,
+    /// leave a part of it to our own operations, and share the rest by host; who has to wait there has some out, so it is woken.
     fn held_up(&self, cx: &Cx, (at, host): (NiId, Key), tx: &Msg) -> bool {
         let Some(ni) = self.nis.get(at.index()) else { return true };
         let (ni, most) = (&ni.uses, ni.credits(cx));
         let own = own_part(most);
-        if !tx.answer {
+        if !tx.shares() {
             return ni.credits >= most && ni.credits - ni.answers >= own;
         }
         let now = ni.credits.max(ni.answers + own);
@@ -98,11 +98,11 @@ impl Lnet {
     }
 
     /// The first message that waits for this peer is held up: it is looked at again when there is room.
-    fn list(&mut self, cx: &mut Cx, peer: Key, answer: bool) {
+    fn list(&mut self, cx: &mut Cx, peer: Key, shares: bool) {
         let Some(p) = self.peers.get_mut(peer) else { return };
-        if answer && !std::mem::replace(&mut p.listed_for_host, true) {
+        if shares && !std::mem::replace(&mut p.listed_for_host, true) {
             cx.budget.waits(p.host, peer);
-        } else if !answer
+        } else if !shares
             && !std::mem::replace(&mut p.listed_for_ni, true)
             && let Some(ni) = self.nis.get_mut(p.ni.index())
         {
@@ -140,8 +140,8 @@ impl Lnet {
                 break;
             };
             if self.held_up(cx, (p.ni, p.host), tx) {
-                let answer = tx.answer;
-                self.list(cx, peer, answer);
+                let shares = tx.shares();
+                self.list(cx, peer, shares);
                 break;
             }
             let Some(p) = self.peers.get_mut(peer) else { return };

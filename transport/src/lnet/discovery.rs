@@ -326,7 +326,9 @@ impl Lnet {
         let (match_bits, portal) = (ping::MATCH_BITS, ping::PORTAL);
         let body = LnetBody::Get { handle, match_bits, portal, src_offset: 0, sink_length: sink };
         let hdr = header(cx, self.nid_of(lnd.ni()), target, 0, body);
-        self.launch(cx, lnd, peer, &mut Msg::lnet(hdr, Payload::empty(), TxDone::Op(op)));
+        // Strangers' pushes ask for it, too.
+        let strange = self.peers.get_mut(peer).is_some_and(|p| p.discovery.held().all(|tx| tx.strange));
+        self.launch(cx, lnd, peer, &mut Msg { strange, ..Msg::lnet(hdr, Payload::empty(), TxDone::Op(op)) });
     }
 
     fn push<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key) {

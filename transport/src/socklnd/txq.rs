@@ -48,6 +48,7 @@ fn noop<T: Default>(cookie: u64) -> Tx<T> {
         deadline: u64::MAX,
         credit: false,
         answer: false,
+        strange: false,
         passed: true,
     }
 }

@@ -1,7 +1,7 @@
 //! Answers go to the source that a request names, whoever delivered it (docs/protocol/lnet.md §5).
 
 use transport::lnd::{AppId, Config, LnetError, Payload, Shards};
-use transport::lnet::{Event, MdMem, MdSpec, Op};
+use transport::lnet::{Event, MdMem, MdSpec, Op, OpRefused};
 use transport::node::Input;
 use transport::testing::capture::Msg;
 use transport::testing::net::{Net, SEC};
@@ -152,4 +152,86 @@ fn sources_that_lead_nowhere_are_counted() {
     assert_eq!(stale(&net, 1), 1);
     let g = net.nodes[0].machine.gauges();
     assert_eq!((g.credits_used, g.queued, g.entries), (0, 0, 0), "{g:?}");
+}
+
+/// One application, and one that speaks to whom strangers name.
+fn apps() -> [AppId; 2] {
+    [1, 2].map(|n| AppId::new(n).unwrap())
+}
+
+/// A reply of lnet_selftest to 10.0.0.n.
+fn put_to(n: u8) -> Op {
+    Op::Put {
+        tag: n.into(),
+        target: ProcessId::lustre(nid(n)),
+        from: Some(nid(1)),
+        portal: 52,
+        match_bits: 1,
+        offset: 0,
+        hdr_data: 0,
+        payload: Payload::empty(),
+        ack: false,
+    }
+}
+
+/// An application that speaks to whom strangers name does not fill the table, or the budget, with names that lead nowhere:
+/// one connection with 66000 requests from sources that it had invented kept every newcomer out for two minutes.
+#[test]
+fn names_of_strangers_leave_room_for_peers() {
+    let [own, strangers] = apps();
+    for (max_peers, budget, room) in [(8, 1 << 20, 4), (1000, 128 << 10, 64)] {
+        let mut net = Net::new();
+        let names = vec![strangers];
+        net.add(Config { max_peers, budget, strangers: names, ..Config::new(nid(1), 1) });
+        net.add(Config::new(nid(2), 2));
+        for n in 100..230 {
+            net.input(0, Input::Cmd(strangers, put_to(n)));
+        }
+        // Their dials have failed: what is known of them stays for a while.
+        net.run(3 * SEC);
+        assert_eq!(net.nodes[0].machine.gauges().peers, room);
+        let why = OpRefused::TooManyPeers(max_peers);
+        let refused = |e: &&Event| matches!(e, Event::Refused { why: w, .. } if *w == why);
+        assert_eq!(net.take_events(0).iter().filter(refused).count(), 130 - room);
+        // A newcomer gets in, and our own operations go on.
+        net.op(1, Op::Ping { tag: 0, target: ProcessId::lustre(nid(1)) });
+        net.input(0, Input::Cmd(own, put_to(99)));
+        net.run(SEC);
+        assert!(matches!(&net.take_events(1)[..], [Event::Ping { info: Ok(_), .. }]));
+        assert_eq!(net.nodes[0].machine.gauges().peers, room + 2);
+    }
+}
+
+/// Dials that hang hold credits: 300 requests from invented sources that answer no HELLO had all of the NI's for 50 s.
+#[test]
+fn names_of_strangers_that_hang_leave_credits_to_others() {
+    let [own, strangers] = apps();
+    let mut net = Net::new();
+    net.add(Config { ni_credits: 8, strangers: vec![strangers], ..Config::new(nid(1), 1) });
+    for n in [2, 3] {
+        net.add(Config::new(nid(n), u64::from(n)));
+    }
+    net.op(1, Op::Ping { tag: 0, target: ProcessId::lustre(nid(1)) });
+    net.run(SEC);
+    for n in 100..130 {
+        net.raw_listen([10, 0, 0, n].into());
+        net.input(0, Input::Cmd(strangers, put_to(n)));
+    }
+    net.run(SEC);
+    assert!(net.nodes[0].machine.gauges().credits_used <= 4);
+    net.take_events(0);
+    net.input(0, Input::Cmd(own, Op::Ping { tag: 3, target: ProcessId::lustre(nid(3)) }));
+    net.input(0, Input::Cmd(strangers, put_to(2)));
+    net.run(SEC);
+    let events = net.take_events(0);
+    assert!(events.iter().any(|e| matches!(e, Event::Ping { tag: 3, info: Ok(_), .. })), "{events:?}");
+    assert!(events.iter().any(|e| matches!(e, Event::Send { tag: 2, status: Ok(()), .. })), "{events:?}");
+    // None of them outlasts the time-out of a dial by more than the wait for a credit.
+    net.run(120 * SEC);
+    assert_eq!(
+        net.take_events(0).iter().filter(|e| matches!(e, Event::Send { status: Err(_), .. })).count(),
+        30
+    );
+    let g = net.nodes[0].machine.gauges();
+    assert_eq!((g.credits_used, g.queued), (0, 0), "{g:?}");
 }
