@@ -233,8 +233,12 @@ impl Lnet {
                 let hdr = header(cx, self.nid_of(ni), target, 0, body);
                 self.launch(cx, lnd, peer, &mut Msg::lnet(hdr, Payload::empty(), TxDone::Op(key)));
             }
-            Op::Attach { tag, portal, who, match_bits, ignore_bits, md } => {
+            Op::Attach { tag, portal, mut who, match_bits, ignore_bits, md } => {
                 check_portal(portal)?;
+                if who.nid == Nid::LO {
+                    // Messages to ourselves have our own NID as their source.
+                    who.nid = cx.cfg.nid();
+                }
                 if let MdMem::Source(source) = &md.mem {
                     check_pieces(source)?;
                 }

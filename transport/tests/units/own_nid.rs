@@ -122,6 +122,22 @@ fn the_rules_of_matching_are_the_same() {
     at_rest(&net);
 }
 
+/// As that of a reply from 0@lo is: what is sent to 0@lo comes from the node's own NID.
+#[test]
+fn an_entry_for_lo_is_for_ourselves() {
+    let mut net = net(1);
+    let (lo, bits) = (ProcessId::lustre(Nid::LO), 3);
+    let md = MdSpec::new(MdMem::Sink(Sink::Lend(100)));
+    net.op(0, Op::Attach { tag: 99, portal: 4, who: lo, match_bits: bits, ignore_bits: 0, md });
+    net.take_events(0);
+    net.op(0, Spot(4, bits).put(1, lo, Payload::inline(b"abc").unwrap(), false));
+    let events = net.take_events(0);
+    assert!(
+        matches!(&events[..], [Event::Put(p), Event::Send { tag: 1, .. }] if p.initiator == id(1)),
+        "{events:?}"
+    );
+}
+
 /// A connection of ourselves to ourselves, and what comes on it behind the HELLO.
 fn dialled(net: &mut Net, port: u16, ctype: ConnType, rest: &[u8]) -> usize {
     let hello = Hello { src_nid: nid(1), src_incarnation: 7, ..raw::hello(Version::V3, ctype) };
