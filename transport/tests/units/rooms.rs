@@ -17,7 +17,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("lnet", &["lnd", "stream", "wire", "hash"]),
     ("node", &["lnet", "socklnd", "lnd", "stream", "wire", "hash", "sync"]),
     ("selftest", &["node", "lnet", "lnd", "stream", "wire"]),
-    ("testing", &["node", "lnet", "socklnd", "lnd", "stream", "wire"]),
+    ("testing", &["selftest", "node", "lnet", "socklnd", "lnd", "stream", "wire"]),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
