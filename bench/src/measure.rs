@@ -127,8 +127,8 @@ pub fn wait_for(
 }
 
 /// Runs `traffic` for `secs` after a warm-up of a fifth of that, then lets it come to rest. Each of the two goes on, for
-/// [`PATIENCE`] at most, until a message has arrived in it: a machine that stands still for longer than `secs` would
-/// else have measured nothing.
+/// 20 s at most, until a message has arrived in it: a machine that stands still for longer than `secs` would else have
+/// measured nothing.
 /// `tick` is called some ten times a second with the bytes and messages so far.
 ///
 /// # Errors

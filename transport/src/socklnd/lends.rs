@@ -18,6 +18,8 @@ pub(super) struct LendRec<T> {
     /// Waits for a zero-copy ACK.
     pub(super) held: bool,
     pub(super) failed: Option<LnetError>,
+    /// The message shares the NI's credits as answers do ([`Tx::shares`](crate::lnd::Tx::shares)).
+    pub(super) shares: bool,
     /// Lendings that a REPLY takes, which its peer is charged for; 0 for an operation of our own.
     pub(super) pieces: u32,
 }
@@ -30,12 +32,12 @@ impl<U: Upper> Socklnd<U> {
         else {
             return;
         };
-        let answers = u32::from(rec.pieces > 0);
-        if answers > 0 {
+        if rec.pieces > 0 {
             self.answer_home(cx, rec.peer);
         }
         let status = rec.failed.map_or(Ok(()), Err);
-        self.finalize(up, cx, rec.peer, Uses { credits: 1, answers, pieces: rec.pieces }, rec.done, status);
+        let uses = Uses { credits: 1, answers: rec.shares.into(), pieces: rec.pieces };
+        self.finalize(up, cx, rec.peer, uses, rec.done, status);
     }
 
     /// Tells LNet that a message to this peer has left, or will not.

@@ -261,7 +261,7 @@ impl<U: Upper> Socklnd<U> {
             }
             Payload::Pages(p) => std::mem::take(p),
         };
-        let pieces = if tx.answer { pages.len() as u32 } else { 0 };
+        let (pieces, shares) = (if tx.answer { pages.len() as u32 } else { 0 }, tx.shares());
         let lend = (!pages.is_empty()).then(|| {
             let done = std::mem::take(&mut tx.done);
             let name = |key| LendId::new(bucket, me, self.ni.0, key);
@@ -272,6 +272,7 @@ impl<U: Upper> Socklnd<U> {
                 end,
                 held: false,
                 failed: None,
+                shares,
                 pieces,
             })
         });

@@ -4,6 +4,7 @@ use transport::lnd::{AppId, Config, LnetError, Payload, Shards};
 use transport::lnet::{Event, MdMem, MdSpec, Op, OpRefused};
 use transport::node::Input;
 use transport::testing::capture::Msg;
+use transport::testing::data::{Spot, pages};
 use transport::testing::net::{Net, SEC};
 use transport::wire::{
     ByteOrder, ConnType, LnetBody, LnetHdr, Nid, ProcessId, Version, WireHandle, ksock, ping,
@@ -232,6 +233,27 @@ fn names_of_strangers_that_hang_leave_credits_to_others() {
         net.take_events(0).iter().filter(|e| matches!(e, Event::Send { status: Err(_), .. })).count(),
         30
     );
+    let g = net.nodes[0].machine.gauges();
+    assert_eq!((g.credits_used, g.queued), (0, 0), "{g:?}");
+}
+
+/// Credits that bulk of such an application held came home as an operation's of our own: after 128 PUTs of pages all
+/// of the NI's were out, for good.
+#[test]
+fn bulk_that_strangers_ask_for_gives_its_credits_back() {
+    let [_, strangers] = apps();
+    let mut net = Net::new();
+    net.add(Config { ni_credits: 8, strangers: vec![strangers], ..Config::new(nid(1), 1) });
+    net.add(Config::new(nid(2), 2));
+    for tag in 0..40 {
+        net.input(
+            0,
+            Input::Cmd(strangers, Spot(7, 7).put(tag, ProcessId::lustre(nid(2)), pages(8192), false)),
+        );
+        net.run(SEC);
+    }
+    let sent = |e: &Event| matches!(e, Event::Send { status: Ok(()), .. });
+    assert_eq!(net.take_events(0).iter().filter(|e| sent(e)).count(), 40);
     let g = net.nodes[0].machine.gauges();
     assert_eq!((g.credits_used, g.queued), (0, 0), "{g:?}");
 }
