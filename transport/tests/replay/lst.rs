@@ -63,6 +63,8 @@ const GROWS: [&str; 7] =
 
 /// Longest time for which something is waited for, in ns.
 const PATIENCE: u64 = 75_000_000_000;
+/// Time before a console's message at which its user has typed, in ns.
+const TYPED: u64 = 20_000_000;
 
 /// What a replay found.
 #[derive(Debug, Default)]
@@ -126,11 +128,11 @@ impl<'a, A: Actor> Replay<'a, A> {
             if let Some(q) = s.srpc().filter(|q| q.has("bulkid") && q.has("flags")) {
                 self.checks.insert(q.get("bulkid"), q.get("flags"));
             }
+            let due = base + s.at - first;
             if s.hdr.src_nid == me {
-                self.expect(s);
+                self.expect(s, due);
             } else {
-                let left = (base + s.at - first).saturating_sub(self.actor.now());
-                self.pass(left);
+                self.pass(due.saturating_sub(self.actor.now()));
                 self.tell(s);
             }
         }
@@ -194,9 +196,11 @@ impl<'a, A: Actor> Replay<'a, A> {
         self.pass(0);
     }
 
-    /// The actor has to send what the captured node sent.
-    fn expect(&mut self, s: &Said) {
-        let end = self.actor.now() + PATIENCE;
+    /// The actor has to send what the captured node sent. The user types when he did: an order that came long before its answer
+    /// would be given up.
+    fn expect(&mut self, s: &Said, due: u64) {
+        let typed = due.saturating_sub(TYPED);
+        let end = self.actor.now().max(due) + PATIENCE;
         let mut step = 200_000;
         let at = loop {
             self.pass(0);
@@ -210,11 +214,12 @@ impl<'a, A: Actor> Replay<'a, A> {
                 );
             }
             // Whatever is under way comes first; then it is the user's turn.
-            if step > 2_000_000 && self.actor.next_order() {
+            let now = self.actor.now();
+            if step > 2_000_000 && now >= typed && self.actor.next_order() {
                 step = 200_000;
                 continue;
             }
-            self.pass(step);
+            self.pass(if now < typed { step.min(typed - now) } else { step });
             step = (step * 5 / 4).min(1_000_000_000);
         };
         let (order, ours) = self.pool.remove(at);
