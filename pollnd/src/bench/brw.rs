@@ -152,7 +152,7 @@ fn sockets(a: &SelftestArgs) -> Result<Round, String> {
     Ok(round)
 }
 
-/// What carries messages besides kernel sockets.
+/// Carrier of messages besides kernel sockets.
 #[cfg(feature = "dpdk")]
 struct Links(dataplane::dpdk::Eal);
 

@@ -40,7 +40,7 @@ struct GrowthReport {
     nothing_lost_detail: NothingLost,
 }
 
-/// Whom the watch tells to work.
+/// The workload that the watch drives.
 #[derive(Clone, Copy)]
 enum Work<'a> {
     /// PUTs and pings.

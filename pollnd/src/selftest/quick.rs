@@ -54,7 +54,7 @@ fn test(a: &QuickArgs) -> Vec<String> {
     words
 }
 
-/// What is measured, in words.
+/// The measured workload, in words.
 fn title(a: &QuickArgs, sources: usize, destinations: usize) -> String {
     let [from, to] =
         [(sources, "source"), (destinations, "destination")].map(|(n, w)| units::many(n as u64, w));
@@ -209,7 +209,7 @@ impl Ran {
 /// Measures, and tells whether there were no errors.
 ///
 /// # Errors
-/// What kept it from measuring.
+/// Reason why nothing was measured.
 pub(crate) fn main(mut a: QuickArgs) -> Result<bool, String> {
     let (from, to) = (nids("--from", &a.from)?, nids("--to", &a.to)?);
     if !a.size.is_multiple_of(8) {
@@ -239,7 +239,7 @@ pub(crate) fn main(mut a: QuickArgs) -> Result<bool, String> {
 /// A test of so many seconds between two nodes of this process, the first of which has its console in `seats`.
 ///
 /// # Errors
-/// What kept it from measuring.
+/// Reason why nothing was measured.
 pub(crate) fn between(seats: Arc<Seats>, [from, to]: [Nid; 2], seconds: u32) -> Result<Ran, String> {
     let [from, to, seconds] = [from.to_string(), to.to_string(), seconds.to_string()];
     let line = ["pollnd", "selftest", "quick", "--from", &from, "--to", &to, "--seconds", &seconds];

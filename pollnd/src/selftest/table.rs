@@ -1,4 +1,4 @@
-//! What `quick` sums up.
+//! The summary of `quick`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -30,7 +30,7 @@ struct Told {
     host: IpAddr,
 }
 
-/// What one host has told.
+/// NIDs that one host has told.
 #[derive(Debug, Default)]
 struct Share {
     nids: usize,

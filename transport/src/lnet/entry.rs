@@ -44,7 +44,7 @@ pub(super) struct Me {
     pub(super) waiters: VecDeque<Key>,
 }
 
-/// What a message asks of a portal.
+/// Request of a message to a portal.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted {
     pub(super) put: bool,

@@ -59,7 +59,7 @@ impl fmt::Display for NidPattern {
     }
 }
 
-/// How often a rule hits.
+/// Frequency of a rule's hits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultRate {
     /// One of so many messages, at a random place among them; at least 1.

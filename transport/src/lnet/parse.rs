@@ -374,7 +374,7 @@ impl Lnet {
     }
 }
 
-/// How a connection is held whose message waits on that.
+/// Hold of a connection whose message waits on that.
 fn hold_on(on: WaitOn) -> Hold {
     match on {
         WaitOn::Entry(_) => Hold::Match,

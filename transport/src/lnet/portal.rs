@@ -43,7 +43,7 @@ pub(crate) struct Portals {
     waiting: Waiting,
 }
 
-/// What a message asks for; `None` for one that asks for no entry.
+/// Request of a message; `None` for one that asks for no entry.
 #[inline]
 fn wanted(req: &MatchReq) -> Option<Wanted> {
     match req.hdr.body {

@@ -196,7 +196,7 @@ impl Rpcs {
         self.calls.is_empty()
     }
 
-    /// What it counted: sent, expired, errors.
+    /// Counts: sent, expired, errors.
     pub fn counters(&self) -> &RpcCounters {
         &self.counters
     }

@@ -66,7 +66,7 @@ const PATIENCE: u64 = 75_000_000_000;
 /// Time before a console's message at which its user has typed, in ns.
 const TYPED: u64 = 20_000_000;
 
-/// What a replay found.
+/// Findings of a replay.
 #[derive(Debug, Default)]
 pub struct Found {
     /// Messages compared.
@@ -377,7 +377,7 @@ pub struct Reason {
     pub why: &'static str,
 }
 
-/// What all replays of a kind found.
+/// Findings of all replays of a kind.
 #[derive(Default)]
 pub struct Verdict {
     pub compared: usize,

@@ -31,7 +31,7 @@ const QUIET: u64 = 600 * SEC;
 const FRAMEWORK: usize = 6;
 const TESTS: usize = 2;
 
-/// Who is at a NID.
+/// Occupant of a NID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Ours(usize),

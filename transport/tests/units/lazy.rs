@@ -50,7 +50,7 @@ fn put(portal: u32, tag: u64) -> Op {
     Spot(portal, 7).put(tag, id(1), seeded(LONG, tag), true)
 }
 
-/// What our shards were told.
+/// Inputs of our shards.
 fn told(net: &mut Net, shards: u16) -> Vec<Event> {
     (0..usize::from(shards)).flat_map(|s| net.take_events(s)).collect()
 }

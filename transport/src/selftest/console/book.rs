@@ -1,4 +1,4 @@
-//! What a console knows: its nodes, groups, batches and tests.
+//! A console's book: its nodes, groups, batches and tests.
 
 use std::collections::BTreeMap;
 

@@ -18,7 +18,7 @@ use crate::wire::srpc::{Body, Message, Sid};
 /// Interval at which members that were long silent are asked for a sign (selftest.md §5).
 const PINGER: u64 = 8 * SEC;
 
-/// What the console wants asked.
+/// A request that the console wants sent.
 #[derive(Clone, Debug)]
 pub(super) struct Want {
     pub(super) tag: u64,
@@ -28,7 +28,7 @@ pub(super) struct Want {
     pub(super) timeout_ns: u64,
 }
 
-/// What a verb says, piece by piece.
+/// Output of a verb, piece by piece.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Said {
     /// A result.

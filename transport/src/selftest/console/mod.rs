@@ -41,7 +41,7 @@ pub use self::words::split;
 /// The name by which a node tells its consoles' RPCs apart (see [`first_id`]).
 const INSTANCE: u8 = 2;
 
-/// What a console is told of its node.
+/// Setup of a console: its node's identity.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// Whose events its RPCs' are.

@@ -30,7 +30,7 @@ impl Spread {
     }
 }
 
-/// What LNet of a node moved between two answers to STAT.
+/// Rates of a node's LNet between two answers to STAT.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct NodeRates {
     /// Messages received a second.

@@ -101,7 +101,7 @@ struct Lab {
     asked: Vec<String>,
 }
 
-/// What a verb gave.
+/// Result of a verb.
 #[derive(Debug, Default)]
 struct Gave {
     out: String,

@@ -15,7 +15,7 @@ use crate::wire::{ByteOrder, ProcessId};
 /// Most units for a destination.
 const CONCUR_MAX: u32 = 1024;
 
-/// What follows from a request.
+/// Consequence of a request.
 #[derive(Debug)]
 pub(super) enum Next {
     /// This reply.

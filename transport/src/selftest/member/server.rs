@@ -47,7 +47,7 @@ pub(super) fn untag(tag: u64) -> (Key, Part) {
     (Key::from_word(tag & !(7 << PART_SHIFT)), part)
 }
 
-/// What an RPC waits for before its reply.
+/// Condition that an RPC waits for before its reply.
 #[derive(Debug)]
 pub(super) enum Wait {
     Nothing,

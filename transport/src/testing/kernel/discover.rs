@@ -10,7 +10,7 @@ const FEATURES: u32 = 0x1e;
 /// Features of those who push.
 const PUSHERS: u32 = ping::FEAT_MULTI_RAIL | ping::FEAT_DISCOVERY;
 
-/// How far it knows its peer.
+/// Progress of its discovery of a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Known {
     #[default]

@@ -34,7 +34,7 @@ pub(super) enum Bulk {
     Sink(u32),
 }
 
-/// Who wants an RPC.
+/// Owner of an RPC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Who {
     /// A unit of a test: batch, test, unit.
@@ -95,7 +95,7 @@ pub struct Stalled {
     payload: Vec<u8>,
 }
 
-/// What a token means.
+/// Meaning of a token.
 const SENT: u64 = 0;
 const REPLY: u64 = 1;
 const DATA: u64 = 2;

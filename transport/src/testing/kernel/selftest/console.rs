@@ -137,7 +137,7 @@ pub enum NodeState {
     Down,
 }
 
-/// How an RPC of the console ended.
+/// End of an RPC of the console.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// Whom it asked.
