@@ -20,9 +20,17 @@ use crate::wire::{BROADCAST, Eth, Ip, Mac};
 const DEFEND: u64 = 10_000_000_000;
 /// A host with an address of ours is told of at most this often, in ns.
 const TELL: u64 = 60_000_000_000;
-/// Announcements of groups and questions for routers in all, and the time between them in ns (RFC 4861 §10).
-const ROUNDS: u8 = 3;
-const ROUND: u64 = 4_000_000_000;
+/// Time between two rounds of announcements, in ns (RFC 5227 §1.1 ANNOUNCE_INTERVAL; RFC 4861 §10 asks for at least one
+/// second between advertisements, and four between questions for routers).
+const ROUND: u64 = 2_000_000_000;
+/// Rounds in which an IPv4 address is announced (RFC 5227 §1.1 ANNOUNCE_NUM). Peers keep the Ethernet address that the
+/// last node here had, and ask anew seconds after it stopped to answer: a single announcement that is lost costs them
+/// those.
+const ANNOUNCED: u8 = 2;
+/// Rounds in which an IPv6 address is advertised (RFC 4861 §10 MAX_NEIGHBOR_ADVERTISEMENT).
+const ADVERTISED: u8 = 3;
+/// Rounds with IPv6. Each second one reports groups and asks for routers: three times (RFC 4861 §10).
+const ROUNDS: u8 = 5;
 
 /// Another station with an address of ours. Connections to that address come and go between the two until one of them
 /// has another.
@@ -161,7 +169,7 @@ impl Link {
         self.duplicate.take()
     }
 
-    /// Tells the link of our addresses: ARP announcements (RFC 5227 §2.3) and advertisements once, the groups we listen
+    /// Tells the link of our addresses: ARP announcements (RFC 5227 §2.3) twice, advertisements, the groups we listen
     /// to and a question for routers three times. The addresses are used from the start; that nobody else has them is
     /// asked along with it (RFC 4862 §5.4), and an answer is reported and counted. Of a port's stacks one does so for
     /// all.
@@ -177,11 +185,11 @@ impl Link {
             self.next = u64::MAX;
             return;
         }
-        let first = self.rounds == 0;
+        let round = self.rounds;
         self.rounds += 1;
-        let more = a.host.v6() && self.rounds < ROUNDS;
-        self.next = if more { a.now + ROUND } else { u64::MAX };
-        if first {
+        let rounds = if a.host.v6() { ROUNDS } else { ANNOUNCED };
+        self.next = if self.rounds < rounds { a.now + ROUND } else { u64::MAX };
+        if round < ANNOUNCED {
             let own: Vec<Addr> = a.host.own(false).collect();
             for ip in own.iter().filter_map(Addr::as_v4) {
                 a.send_arp(&arp::Packet::request(a.io.mac(), ip, ip), BROADCAST);
@@ -190,20 +198,25 @@ impl Link {
         if !a.host.v6() {
             return;
         }
-        a.report_groups();
-        if first {
-            let own: Vec<Addr> = a.host.own(true).collect();
+        let asks = round.is_multiple_of(2);
+        if asks {
+            a.report_groups();
+        }
+        let own: Vec<Addr> = a.host.own(true).collect();
+        if round == 0 {
             for ip in own.iter().copied() {
                 a.send_nd(&nd::Packet::solicit(Addr::UNSPECIFIED, ip, None), None);
             }
-            // For those who knew the address at another station: one that was here before us, or our own with another
-            // Ethernet address (RFC 4861 §7.2.6).
+        }
+        // For those who knew the address at another station: one that was here before us, or our own with another
+        // Ethernet address (RFC 4861 §7.2.6).
+        if round < ADVERTISED {
             for ip in own {
                 a.advertise(ip, Addr::ALL_NODES, None);
             }
         }
         let silent = a.host.router(a.now).is_none();
-        if let Some(src) = a.link_local().filter(|_| silent && a.host.wants_router()) {
+        if let Some(src) = a.link_local().filter(|_| asks && silent && a.host.wants_router()) {
             a.send_nd(&nd::Packet { src, dst: Addr::ALL_ROUTERS, say: Say::Routers }, None);
         }
     }

@@ -191,10 +191,11 @@ fn the_link_is_told_of_our_groups_and_asked_for_our_addresses_and_routers() {
     let told = Message::Advert { target: a(1), solicited: false, overrides: true, mac: Some(OWN_MAC) };
     assert_eq!((v[3].2, nd::parse(&v[3].3, &v[3].1, &v[3].2, 255)), (Addr::ALL_NODES, Some(told)));
     assert_eq!(b.s.counters().mld_reports, 1);
-    b.wait(4 * SEC);
-    assert_eq!(kinds(&mut b), [143, 133]);
-    b.wait(4 * SEC);
-    assert_eq!(kinds(&mut b), [143, 133]);
+    // Every two seconds, until what a lost frame carried was said again.
+    for rest in [&[136, 136][..], &[143, 136, 136, 133], &[], &[143, 133]] {
+        b.wait(2 * SEC);
+        assert_eq!(kinds(&mut b), rest);
+    }
     b.wait(60 * SEC);
     assert_eq!(kinds(&mut b), []);
     // A querier is answered, or a switch would stop passing the group on.

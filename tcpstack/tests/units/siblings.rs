@@ -154,6 +154,21 @@ fn one_stack_announces_and_all_learn_what_one_hears() {
 }
 
 #[test]
+fn the_link_is_told_of_an_address_again_two_seconds_later() {
+    // The peer of a node that is new keeps the old one's Ethernet address for seconds, unless it hears one of the two.
+    let mut n = Node::new(Spread::Rss(2, rss(2, 0)));
+    n.turn();
+    let first = n.b.frames();
+    assert_eq!(kinds(&first), [wire::ETH_ARP]);
+    n.b.wait(2 * SEC - 1);
+    assert_eq!(kinds(&n.b.frames()), [] as [u16; 0]);
+    n.b.wait(1);
+    assert_eq!(n.b.frames(), first);
+    n.b.wait(60 * SEC);
+    assert_eq!(kinds(&n.b.frames()), [] as [u16; 0]);
+}
+
+#[test]
 fn segments_on_the_wrong_queue_reach_their_connection() {
     for spread in [Spread::Rss(2, rss(2, 0)), Spread::Mirror(2)] {
         for q in [0, 1] {
