@@ -7,7 +7,7 @@ use std::env;
 use std::path::PathBuf;
 use std::process::{Command, exit};
 
-/// What Debian and Ubuntu call everything that this build needs.
+/// Debian's and Ubuntu's packages for this build.
 const APT: &str = "apt-get install libdpdk-dev pkg-config libclang-dev";
 /// The oldest DPDK whose names are used here (`RTE_MBUF_F_*`, `RTE_ETH_*`).
 const OLDEST: &str = "21.11";

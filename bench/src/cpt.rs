@@ -97,7 +97,7 @@ impl Round {
         self.fixed.message_us / self.moved.message_us.max(1e-9)
     }
 
-    /// How many times, boxes.
+    /// Number of times; number of boxes.
     pub fn gain_boxed(&self) -> f64 {
         self.fixed.message_us / self.boxed.message_us.max(1e-9)
     }

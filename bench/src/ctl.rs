@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-/// What the client node does now.
+/// The client node's present task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Traffic {
@@ -88,7 +88,7 @@ impl Ctl {
         self.traffic.store(t as u8, Ordering::Release);
     }
 
-    /// What the client does.
+    /// The client's present task.
     pub fn traffic(&self) -> Traffic {
         Traffic::of(self.traffic.load(Ordering::Acquire))
     }

@@ -21,7 +21,7 @@ pub struct Bulk {
     pub gbit_per_cpu_s: f64,
     /// The same, divided by the kernel-socket runtime's in this run; absent where nothing was compared.
     pub ratio_to_kernel_sockets: Option<f64>,
-    /// What the link carries with nothing above it, on the same threads in this run, in Gbit/s; absent where it was not
+    /// Rate of the bare link, on the same threads in this run, in Gbit/s; absent where it was not
     /// measured.
     pub bare_link_gbps: Option<f64>,
     /// Goodput as a share of that.

@@ -130,7 +130,7 @@ fn args() -> Res<Args> {
     Ok(a)
 }
 
-/// What comes before each frame on the TAP.
+/// The header before each frame on the TAP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct VnetHdr {
     flags: u8,

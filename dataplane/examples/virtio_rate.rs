@@ -1,4 +1,4 @@
-//! How fast frames cross the in-process virtio pair through the `Port` trait.
+//! Rate of frames over the in-process virtio pair, through the `Port` trait.
 //!
 //! ```sh
 //! cargo run --release -p pollnd-dataplane --features dpdk --example virtio_rate -- [SECONDS]

@@ -357,7 +357,7 @@ fn rights(root: &Path, out: &mut Vec<Finding>) {
     }
 }
 
-/// How it went, over all findings: the worst. A command ends with this code: 0 for [`Severity::Good`], 1 for
+/// The worst severity over all findings. A command ends with this code: 0 for [`Severity::Good`], 1 for
 /// [`Severity::Missing`], 3 for [`Severity::Warning`]; 2 is a command line that makes no sense.
 pub fn exit_code(all: &[Finding]) -> u8 {
     match all.iter().map(|f| f.severity).max() {

@@ -59,7 +59,7 @@ pub struct StackConfig {
     pub sack: bool,
     /// Congestion control.
     pub congestion: Congestion,
-    /// How long a peer is first assumed to delay the ACK of a lone segment, in ns (RFC 8985 §7.2); the connection
+    /// Delay that a peer is first assumed to hold the ACK of a lone segment for, in ns (RFC 8985 §7.2); the connection
     /// learns what it really does.
     pub tlp_ack_delay: u64,
     /// Retransmission time-out.

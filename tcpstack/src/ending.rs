@@ -38,7 +38,7 @@ pub enum CloseWhy {
     LocalAbort,
 }
 
-/// How to close.
+/// Way of closing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Close {
     /// In one direction: a FIN follows everything pushed. The peer may still send, and is still read.

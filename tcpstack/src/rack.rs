@@ -11,7 +11,7 @@ use crate::scoreboard::{Record, Scoreboard, Verdict};
 const DUP_THRESH: u64 = 3;
 /// Recoveries without a D-SACK after which a widened window falls back (RFC 8985 §6.2).
 const PERSIST: u8 = 16;
-/// How long a least round trip counts, in ns, before a path that became longer is believed.
+/// Time that a least round trip counts, in ns, before a path that became longer is believed.
 const MIN_RTT_WINDOW: u64 = 10_000_000_000;
 
 /// Least round-trip time of the last 10 to 20 seconds, in ns.

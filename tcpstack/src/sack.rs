@@ -32,7 +32,7 @@ pub struct Sacks(Option<Box<Inner>>);
 struct Inner {
     /// An offset in each island, the last one touched first.
     recent: ArrayVec<u64, RECENT>,
-    /// How many of them were touched since they were last reported.
+    /// Number of them that were touched since they were last reported.
     fresh: usize,
     dups: ArrayVec<(u64, u64), DUPS>,
 }

@@ -41,7 +41,7 @@ pub struct Record {
     pub start: u64,
     /// When they were sent last, in ns.
     pub sent_at: u64,
-    /// How many.
+    /// Number of bytes.
     pub len: u32,
     /// Their fate.
     pub fate: Fate,

@@ -241,7 +241,7 @@ impl Sender {
         if self.force || pipe == 0 { room.max(u64::from(mss)) } else { room }
     }
 
-    /// How many of `len` bytes to send now: whole segments, or all. 0 when the window does not allow it, which is
+    /// Bytes of `len` to send now: whole segments, or all. 0 when the window does not allow it, which is
     /// remembered.
     #[inline]
     pub fn grant(&mut self, len: u64, mss: u32) -> u64 {

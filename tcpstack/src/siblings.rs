@@ -52,7 +52,7 @@ pub enum SiblingMsg {
 #[derive(Debug)]
 pub struct Stray {
     frame: Box<[u8]>,
-    /// How many more queues it goes to if the next one does not know it either.
+    /// Queues that it goes on to while none knows it.
     hops: u16,
     /// Counts the strays of the stack that copied it.
     _alive: Arc<()>,
@@ -100,7 +100,7 @@ impl Siblings {
         (0..self.steering.queues()).filter(|q| *q != me).all(|q| self.push(q, n()))
     }
 
-    /// How the port's packets come to this stack's queue and to the others.
+    /// Way of the port's packets to this stack's queue and to the others.
     pub(crate) fn steering(&self) -> &Steering {
         &self.steering
     }

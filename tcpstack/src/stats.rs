@@ -162,7 +162,7 @@ stats! {
     last_ack_ago_ns,
 }
 
-/// How long something was shut.
+/// Time that something was shut.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Shut {
     since: Option<u64>,

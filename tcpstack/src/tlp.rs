@@ -27,7 +27,7 @@ pub struct Ctx {
     pub lone: bool,
 }
 
-/// How a probe ended.
+/// Outcome of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// Nothing was lost.

@@ -1,4 +1,4 @@
-//! What threads share, by the names under which a model replaces it (docs/testing.md).
+//! Primitives that threads share, by the names under which a model replaces it (docs/testing.md).
 
 pub(crate) use std::sync::atomic::{AtomicBool, Ordering};
 

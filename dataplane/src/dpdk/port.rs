@@ -504,7 +504,7 @@ impl EthPort {
         self.pools.len() as u16
     }
 
-    /// How many queues there are and how packets come to them, or why there is only one.
+    /// Number of queues and the way of packets to them, or the reason for one alone.
     pub fn describe_queues(&self) -> String {
         self.spread.describe(self.queues())
     }

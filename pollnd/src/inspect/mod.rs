@@ -85,7 +85,7 @@ pub(crate) enum Request {
     Fault {
         /// Those that delay; else those that drop or fail.
         delay: bool,
-        /// What to do.
+        /// The verb.
         order: faults::Order,
     },
     /// Writes packets to a file until enough came, the time is over, or the asker goes.

@@ -36,7 +36,7 @@ pub(crate) struct Seats {
     /// The console's, until it has sat down.
     console_seat: Mutex<Option<Seat>>,
     console: OnceLock<Result<Host, String>>,
-    /// What its sessions are named after, and its node's measures.
+    /// The NID in its sessions' names, and its node's measures.
     own: OnceLock<Nid>,
     meter: OnceLock<Arc<Meter>>,
 }

@@ -320,7 +320,7 @@ impl Scaled {
         let shift = if scale > 0 { m.shift } else { 0 };
         let win = (u64::from(m.win) << shift).saturating_sub((1 << shift) - 1) * UNIT;
         self.edge = self.edge.max(ack + win.min(65_535 << scale));
-        // What it hears late may be acknowledged on the wire already.
+        // An ACK that it hears late may be on the wire already.
         if news && rcv.nxt() > rcv.acked() {
             rcv.ack_now();
         } else if !news && m.plen == 0 {

@@ -384,7 +384,7 @@ impl<P: Port> Stack<P> {
         self.io.mss(false)
     }
 
-    /// How the port's packets come to this stack's queue and to the others.
+    /// Way of the port's packets to this stack's queue and to the others.
     pub fn steering(&self) -> &Steering {
         self.siblings.steering()
     }

@@ -1,4 +1,4 @@
-//! How connections begin: dialled, or by a SYN; and SYN cookies, while there are more SYNs than a listener keeps half-open
+//! The beginning of connections: dialled, or by a SYN; and SYN cookies, while there are more SYNs than a listener keeps half-open
 //! connections.
 //!
 //! A cookie costs no memory, so it is the answer exactly when the backlog is full. The ACK that brings it back is

@@ -12,7 +12,7 @@ use crate::phase::Phase;
 /// Starved connections looked at in one turn.
 const STARVED_A_TURN: usize = 64;
 
-/// How often the port refused, and what was done all the same: to tell a connection that waits for the port from
+/// Count of the port's refusals, and what was done all the same: to tell a connection that waits for the port from
 /// one that gets on.
 fn marks(c: &Counters) -> (u64, u64) {
     (c.tx_no_buffer + c.tx_deep, c.tx_segments + c.fed + c.emitted)

@@ -57,7 +57,7 @@ impl Writer {
         Writer::Bulk { total, mixed: false }
     }
 
-    /// How far the stream may be by now: `age` ns after the start, `got` bytes received.
+    /// Offset that the stream may have reached by now: `age` ns after the start, `got` bytes received.
     fn limit(&self, age: u64, got: u64) -> u64 {
         match *self {
             Writer::Silent => 0,
@@ -81,7 +81,7 @@ impl Writer {
     }
 }
 
-/// How one end reads.
+/// Reading habit of one end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reader {
     /// Everything at once.

@@ -43,7 +43,7 @@ impl Stream {
         }
     }
 
-    /// How many bytes of the range were lost; with `mend` they are so no more.
+    /// Bytes of the range that were lost; with `mend` they are so no more.
     fn overlap(&mut self, start: u64, end: u64, mend: bool) -> u64 {
         let hit: Vec<(u64, u64)> =
             self.lost.range(..end).rev().take_while(|(_, e)| **e > start).map(|(s, e)| (*s, *e)).collect();

@@ -27,7 +27,7 @@ pub struct Conn {
     pub v6: bool,
     /// Traffic of the dialling end, and of the other.
     pub writers: [Writer; 2],
-    /// How the dialling end reads, and the other.
+    /// Reading habits of the dialling end and of the other.
     pub readers: [Reader; 2],
 }
 

@@ -122,7 +122,7 @@ impl Shards {
         self.me
     }
 
-    /// How many there are; at least 1.
+    /// Number of shards; at least 1.
     pub fn count(self) -> u16 {
         self.count
     }
@@ -257,7 +257,7 @@ pub struct Config {
     pub keepalive: u64,
     /// For an ACK or REPLY to come.
     pub transaction_timeout: u64,
-    /// How often LNet would send a message again: here it only divides `transaction_timeout`.
+    /// Number of times that LNet would send a message again: here it only divides `transaction_timeout`.
     pub retry_count: u32,
     /// Bytes to be copied and summed from which a message may be given away
     /// ([`Machine::offload`](crate::node::Machine::offload)); those that are both count twice.

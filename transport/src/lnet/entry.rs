@@ -139,7 +139,7 @@ impl Me {
         let Some(left) = self.len.checked_sub(offset) else {
             return Test::Drop(DropWhy::BadOffset);
         };
-        // What the initiator's offset leaves may be less than the size that kernels take for granted.
+        // The room behind the initiator's offset may be less than the size that kernels take for granted.
         let room = self.max_size.map_or(left, |m| m.min(left));
         if w.rlength <= room {
             Test::Take { offset, mlength: w.rlength }

@@ -142,7 +142,7 @@ pub(crate) enum DropWhy {
 /// A held message to go on with before this input is done.
 #[derive(Debug)]
 enum Resume {
-    /// What matches is to be looked for again.
+    /// Match entries are to be looked for again.
     Find(Ticket),
     /// It has been found, or will not be.
     Found(Who, Box<Verdict>),

@@ -115,7 +115,7 @@ pub enum BuildError {
     NoSuchLcore {
         /// Which was asked for.
         me: u16,
-        /// How many there are.
+        /// Their number.
         lcores: u16,
     },
     /// The kernel refuses an address, a port or the poller.
@@ -187,7 +187,7 @@ pub fn thread<T: Send + 'static>(
 /// The lcores of a node over the queues of a port: the first ones have a queue each, the others serve peers over rings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lcores {
-    /// How many.
+    /// Their number.
     pub count: u16,
     /// Queues of the port, one for each of the first lcores.
     pub queues: u16,

@@ -135,7 +135,7 @@ fsm::fsm! {
 }
 
 impl TxCarrier {
-    /// How the ACK `k` stands to a carrier with these words.
+    /// Relation of the ACK `k` to a carrier with these words.
     pub(super) fn relation(self, (c0, c1): (u64, u64), k: u64) -> CarrierEvent {
         // All from `lo` to `hi`, neighbours or a range.
         let beside = |lo: u64, hi: u64| match k {

@@ -13,7 +13,7 @@ pub(super) enum Cargo {
     Small,
 }
 
-/// How well a connection suits.
+/// Suitability of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fit {
     No,

@@ -23,7 +23,7 @@ use crate::lnd::{Cx, LnetError, Upper};
 use crate::stream::slab::Key;
 use crate::stream::{Action, Close};
 
-/// How long a node that goes down waits for its peers to close, in ns: those that are there do within a round trip.
+/// Time that a node that goes down leaves its peers to close, in ns: those that are there do within a round trip.
 const CLOSES: u64 = SEC / 2;
 /// Longest wait for handshakes, in ns.
 const LINGER: u64 = SEC;

@@ -10,7 +10,7 @@ use crate::stream::ConnId;
 use crate::stream::slab::Key;
 use crate::wire::{ConnType, ProcessId, Version, acceptor};
 
-/// How far a connection to a peer has come.
+/// Progress of a connection to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contact {
     /// Nothing is under way.

@@ -11,7 +11,7 @@ use crate::stream::{Action, Close, DialError, DialId, DialSpec};
 use crate::wire::ConnType;
 use crate::wire::nid::PID_USER_FLAG;
 
-/// How long a set that is being closed is still read, in ns: what has been received by then is delivered (field report
+/// Time that a set that is being closed is still read, in ns: what has been received by then is delivered (field report
 /// L2). Streams that another lcore owns need some turns of it and of ours.
 const LAST_CALL: u64 = 2_000_000;
 

@@ -19,7 +19,7 @@
 
 use crate::lnd::config::SEC;
 
-/// How long a duplicate is held, in ns, once our HELLO has been acknowledged.
+/// Time that a duplicate is held, in ns, once our HELLO has been acknowledged.
 pub(super) const HOLD: u64 = 5 * SEC;
 
 fsm::fsm! {

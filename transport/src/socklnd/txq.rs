@@ -68,7 +68,7 @@ pub(super) enum Merged {
 #[derive(Debug)]
 pub(super) struct TxQueue<T> {
     version: Version,
-    /// How ACKs travel.
+    /// Way of ACKs.
     carry: Carry,
     q: VecDeque<Tx<T>>,
     /// Number of messages that have left: the position of `q`'s front.

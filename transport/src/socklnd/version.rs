@@ -26,7 +26,7 @@ pub(super) enum SumOver {
     Payload,
 }
 
-/// How ACKs travel in a queue (socklnd.md §6.4).
+/// Way of ACKs in a queue (socklnd.md §6.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Carry {
     /// Messages only: there are no ACKs.
@@ -47,7 +47,7 @@ impl Version {
         }
     }
 
-    /// How ACKs travel on a connection of type `ctype`.
+    /// Way of ACKs on a connection of type `ctype`.
     pub(super) fn carry(self, ctype: ConnType) -> Carry {
         match (self, ctype) {
             (Version::V1, _) => Carry::Append,

@@ -118,7 +118,7 @@ impl LendId {
         low(self.0 >> LND_BITS, 4) as u8
     }
 
-    /// Whose home hears of the release.
+    /// The bucket whose home hears of the release.
     pub fn bucket(self) -> Bucket {
         Bucket((self.0 >> 56) as u8)
     }
@@ -295,7 +295,7 @@ pub struct DialSpec {
     pub until: u64,
 }
 
-/// How to close.
+/// Way of closing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Close {
     /// Send what was pushed, then FIN.

@@ -24,7 +24,7 @@ const LNDS: &[(u8, &str)] = &[
     (19, "bxi3f"),
 ];
 
-/// How the address of a machine looks.
+/// Form of a machine's address.
 const ONE6: &str = "give the address of one machine, for example fd00::1@tcp";
 
 /// A network identifier: address, LND type and network number.

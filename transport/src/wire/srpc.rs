@@ -335,7 +335,7 @@ pub struct LnetCounters {
     pub drop_length: u64,
 }
 
-/// What a message says. Requests have a `rpyid`, and where there is bulk a `bulkid`: the match bits of what comes back.
+/// A message's body. Requests have a `rpyid`, and where there is bulk a `bulkid`: the match bits of what comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, clippy::large_enum_variant)]
 pub enum Body {

@@ -11,7 +11,7 @@ pub const OLDEST: Release = 10;
 /// The last.
 pub const NEWEST: Release = 17;
 
-/// How the kernel reads a value.
+/// The kernel's reading of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A number.
@@ -40,7 +40,7 @@ pub struct Param {
     pub since: Release,
     /// Last release that has it, at the latest [`NEWEST`]: none has been taken away yet, only emptied.
     pub until: Release,
-    /// How the kernel reads it.
+    /// The kernel's reading of it.
     pub kind: Kind,
     /// Its treatment here.
     pub here: Here,

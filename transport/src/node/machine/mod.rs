@@ -45,7 +45,7 @@ pub struct CopyJob {
 }
 
 impl CopyJob {
-    /// Whose home it belongs to.
+    /// The bucket that it belongs to.
     pub fn bucket(&self) -> Bucket {
         self.message.bucket()
     }
@@ -121,7 +121,7 @@ pub struct Migrating {
 }
 
 impl Migrating {
-    /// Whose peers.
+    /// The bucket of the peers.
     pub fn bucket(&self) -> Bucket {
         self.bucket
     }
