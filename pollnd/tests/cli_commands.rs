@@ -15,17 +15,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
 use lab::{Namespace, missing};
-use proc::{Proc, nid, node, own_ip, pollnd, run, start};
-use rustix::process::{Signal, geteuid};
-
-/// Ports below 1024 are what peers dial from.
-fn can(test: &str) -> bool {
-    let root = geteuid().is_root();
-    if !root {
-        println!("SKIP: {test}: ports below 1024 take root");
-    }
-    root
-}
+use proc::{Proc, can, nid, node, own_ip, pollnd, run, start};
+use rustix::process::Signal;
 
 #[test]
 fn report_16_commands_of_its_nid_go_through_a_running_node() {

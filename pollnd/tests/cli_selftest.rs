@@ -8,17 +8,8 @@ mod proc;
 use std::io::{Seek, Write};
 use std::process::Command;
 
-use proc::{End, Proc, nid, node, own_ip, pollnd, run, start};
-use rustix::process::{Signal, geteuid};
-
-/// Ports below 1024 are what peers dial from.
-fn can(test: &str) -> bool {
-    let root = geteuid().is_root();
-    if !root {
-        println!("SKIP: {test}: ports below 1024 take root");
-    }
-    root
-}
+use proc::{End, Proc, can, nid, node, own_ip, pollnd, run, start};
+use rustix::process::Signal;
 
 fn verb(key: &str, at: &str, words: &[&str]) -> End {
     let mut c: Command = pollnd(&[&["selftest", "--node", at], words].concat());

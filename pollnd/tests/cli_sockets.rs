@@ -8,17 +8,8 @@ mod proc;
 use std::cell::Cell;
 use std::net::Ipv4Addr;
 
-use proc::{End, Proc, nid, node, own_ip, run, start};
-use rustix::process::{Signal, geteuid};
-
-/// The tests of this file dial from ports below 1024, as peers of Linux nodes must.
-fn can(test: &str) -> bool {
-    let root = geteuid().is_root();
-    if !root {
-        println!("SKIP: {test}: ports below 1024 take root");
-    }
-    root
-}
+use proc::{End, Proc, can, nid, node, own_ip, run, start};
+use rustix::process::Signal;
 
 /// What `put --json` or `get --json` says: all messages, nothing copied, down in order.
 fn moved(e: &End, n: u64, size: u64) {

@@ -40,6 +40,15 @@ pub(crate) fn connections(ip: Ipv4Addr) -> usize {
     table.lines().filter(open).count()
 }
 
+/// Whether a test can dial from ports below 1024, as peers of Linux nodes must; else it says that it is skipped.
+pub(crate) fn can(test: &str) -> bool {
+    let root = geteuid().is_root();
+    if !root {
+        println!("SKIP: {test}: ports below 1024 take root");
+    }
+    root
+}
+
 /// Waits until `ready`.
 pub(crate) fn eventually(what: &str, mut ready: impl FnMut() -> bool) {
     let end = Instant::now() + LIMIT;
