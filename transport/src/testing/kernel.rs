@@ -43,7 +43,7 @@ const MIN_BULK: usize = 1024;
 /// Portal at which our side has a sink, and a source.
 const SINK: u32 = 5;
 
-/// How a kernel is set up.
+/// Setup of a kernel.
 #[derive(Clone, Debug)]
 pub struct KernelConfig {
     /// Its NID.
@@ -76,7 +76,7 @@ pub struct KernelOp {
     pub ask: KernelCmd,
     /// Asked for while every connection that it knew of was alive.
     pub fair: bool,
-    /// How it ended.
+    /// Its end.
     pub end: Option<bool>,
     asked: u64,
 }
@@ -156,7 +156,7 @@ struct Out {
     token: u64,
 }
 
-/// What the LNet above is told.
+/// Events for the LNet above.
 #[derive(Debug)]
 pub(crate) enum Up {
     /// A message has come.

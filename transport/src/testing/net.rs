@@ -134,11 +134,11 @@ pub struct Net {
     pub piecemeal: bool,
     /// Bytes that may be on their way to an end, or wait there, in each direction.
     pub window: u64,
-    /// How long a NIC may keep pages that it has sent, in ns, and the randomness for it.
+    /// Longest time that a NIC keeps pages that it has sent, in ns, and the randomness for it.
     pub nic_hold: Option<(Rng, u64)>,
-    /// How long a copy job may be out, in ns, and the randomness for it.
+    /// Longest time that a copy job is out, in ns, and the randomness for it.
     pub box_time: Option<(Rng, u64)>,
-    /// How long a dial takes that nobody answers, in ns.
+    /// Time of a dial that nobody answers, in ns.
     pub syn_timeout: u64,
     /// Packets that are lost, in percent, and the randomness for it.
     pub loss: Option<(Rng, u64)>,
@@ -152,7 +152,7 @@ pub struct Net {
     pub resets: u64,
     /// The node that the last event was for.
     pub last: Option<usize>,
-    /// Where somebody wants them: connections with a raw end at which something happened.
+    /// Connections with a raw end at which something happened, where somebody wants them.
     pub raw_seen: Option<Vec<usize>>,
     /// The nodes.
     pub nodes: Vec<Node>,

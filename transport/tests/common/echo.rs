@@ -11,7 +11,7 @@ use transport::stream::{
     SendMsg,
 };
 
-/// What the side that dials has seen.
+/// Record of the side that dials.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) back: Vec<u8>,
@@ -19,7 +19,7 @@ pub(crate) struct Seen {
     pub(crate) closed: usize,
 }
 
-/// Where to dial, from where, and the payload.
+/// Addresses to dial and to dial from, and the payload.
 pub(crate) struct Job {
     pub(crate) to: SocketAddr,
     pub(crate) from: IpAddr,

@@ -1,4 +1,4 @@
-//! What two nodes of two NIs each do over any kind of streams: PUT, GET and ping on each NI, both ways.
+//! Two nodes of two NIs each over any kind of streams: PUT, GET and ping on each NI, both ways.
 #![allow(dead_code, unreachable_pub)]
 
 use std::sync::Arc;

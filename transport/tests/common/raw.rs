@@ -17,7 +17,7 @@ use transport::wire::{
 };
 
 pub const PEER: u8 = 66;
-/// Where [`put`] and [`put_op`] go.
+/// Portal and match bits of [`put`] and [`put_op`].
 pub const AT: Spot = Spot(5, 5);
 pub const TYPES: [ConnType; 3] = [ConnType::Control, ConnType::BulkIn, ConnType::BulkOut];
 
@@ -119,7 +119,7 @@ pub fn open_set(net: &mut Net, version: Version) -> [usize; 3] {
     })
 }
 
-/// What the machine wrote on a connection behind its HELLO, if it accepted.
+/// Bytes that the machine wrote on a connection behind its HELLO, if it accepted.
 pub fn behind_hello(net: &Net, link: usize) -> Vec<u8> {
     let wrote = net.wire(link, 1).0;
     let (_, n) = Hello::parse(wrote).expect("a HELLO");
@@ -174,7 +174,7 @@ pub fn pinged(net: &mut Net, from: usize, to: u8, within: u64) -> Option<Result<
     ping_end(net, from)
 }
 
-/// What a node was told of its ping.
+/// Outcome of a node's ping.
 pub fn ping_end(net: &mut Net, node: usize) -> Option<Result<(), LnetError>> {
     net.take_events(node).into_iter().find_map(|e| match e {
         Event::Ping { info, .. } => Some(info.map(drop)),

@@ -79,7 +79,7 @@ fn bytes_of(b: &mut Bytes<'_>, base: &Hello, passive: bool) -> Vec<u8> {
     bytes
 }
 
-/// Where the bytes are cut into pieces.
+/// Places at which the bytes are cut into pieces.
 fn pieces(b: &mut Bytes<'_>, bytes: &[u8]) -> Vec<Vec<u8>> {
     let (mut out, mut rest) = (Vec::new(), bytes);
     while !rest.is_empty() {

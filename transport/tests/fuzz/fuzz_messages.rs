@@ -141,7 +141,7 @@ fn play(version: Version, which: usize, s: &Stream, piece: usize, lazy: bool) ->
         net.raw_send(links[which], part);
     }
     net.run(SEC / 10);
-    // What has waited is dropped now, and so is the rest that asks for nothing that is there.
+    // A message that has waited is dropped now, and so is the rest that asks for nothing that is there.
     net.op(0, Op::Lazy { tag: 1, portal: LAZY, on: false });
     net.run(SEC / 10);
     let after = counters(&net);

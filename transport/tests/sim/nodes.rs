@@ -103,7 +103,7 @@ pub(super) fn all_home(s: &Shard<Rt, Script>) -> bool {
     (c.lendings_out, c.rx_lent_out, c.rx_pool_bytes_in_use, c.conns) == (0, 0, 0, 0)
 }
 
-/// How many events of a log are such.
+/// Number of such events in a log.
 pub(super) fn logged(log: &Log, f: impl Fn(&Event) -> bool) -> usize {
     log.borrow().iter().filter(|e| f(e)).count()
 }

@@ -117,7 +117,7 @@ fn after_every_byte() {
     });
 }
 
-/// What happens after an event.
+/// Strike after an event.
 #[derive(Clone, Copy, Debug)]
 enum Blow {
     /// The newest connection is lost, and what dials.

@@ -44,7 +44,7 @@ impl Wire {
         self.frame(&b);
     }
 
-    /// What came: segments; questions for our address are answered.
+    /// Segments that came; questions for our address are answered.
     pub(super) fn heard(&mut self) -> Vec<(Seg, Vec<u8>)> {
         let mut segs = vec![];
         loop {
@@ -75,7 +75,7 @@ impl Wire {
     }
 }
 
-/// What the machine was told.
+/// Events that the machine was told of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Told {
     Opened(ConnId, Option<DialId>),
@@ -86,7 +86,7 @@ enum Told {
     Closed(ConnId, CloseWhy),
 }
 
-/// How the machine reads.
+/// Ways of the machine to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reads {
     All,
@@ -394,7 +394,7 @@ fn what_stands_in_front_of_a_reset_is_told_first() {
     }
 }
 
-/// How one connection ends in a batch in which another one begins.
+/// End of one connection in a batch in which another one begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Abort,
@@ -601,7 +601,7 @@ fn a_dial_that_is_over_is_told_and_leaves_nothing() {
     assert_eq!(syn.flags & SYN, SYN);
 }
 
-/// What waits for room in its stream goes home when the connection is closed.
+/// A message that waits for room in its stream goes home when the connection is closed.
 #[test]
 fn messages_that_wait_go_home_with_a_close() {
     for how in [Close::Fin, Close::Abort] {

@@ -25,7 +25,7 @@ struct World {
     bucket: Bucket,
     /// The client's home moves on after so many turns.
     move_every: Option<u64>,
-    /// What is put is copied, in copy jobs.
+    /// Payload is copied, in copy jobs.
     copy_jobs: bool,
     turns: u64,
 }

@@ -77,7 +77,7 @@ impl Node {
     }
 }
 
-/// What lies between two nodes.
+/// Link between two nodes.
 struct Net {
     a: Spread,
     b: Spread,

@@ -31,7 +31,7 @@ const ACKED: usize = 96;
 /// Requests that are over the budget of one host, an answer being charged 1 KiB, beside what a kernel's sockets take.
 const FLOOD: usize = 1500;
 
-/// How a peer goes.
+/// Ways of a peer to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Goes {
     Reset,
@@ -90,7 +90,7 @@ fn put((us, peer): (Nid, Nid), pid: u32, len: u32) -> Vec<u8> {
 struct Flow {
     key: Key,
     seq: Seq,
-    /// What it has read to.
+    /// Position up to which it has read.
     next: Seq,
     got: usize,
 }
@@ -228,7 +228,7 @@ struct OnSockets {
 impl OnSockets {
     fn new(last: u8) -> OnSockets {
         let ip: IpAddr = [127, 44, 1, last].into();
-        // What the kernel takes counts for acknowledged.
+        // Bytes that the kernel takes count for acknowledged.
         let tcp = Tcp { tx_buffer: 8192, ..Tcp::default() };
         let node = NodeBuilder::of(Config { tcp, ..Config::new(crate::raw::nid(1), 5) }).config(poor);
         let mut node = serving(node.listen_at([SocketAddr::new(ip, 0)]).sockets(NoApp).unwrap());

@@ -129,7 +129,7 @@ fn restart_storm(peers: usize, rst: bool, down: u64) {
     w.net.run(down);
     w.revive(SERVER);
     let back = w.net.now;
-    // What the server's applications asked for died with them: the new ones begin again.
+    // Operations of the server's applications died with them: the new ones begin again.
     for n in 1..=peers {
         w.ask(SERVER, n, Ask::Put(500, true));
     }

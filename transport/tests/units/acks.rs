@@ -1,4 +1,4 @@
-//! What a zero-copy ACK may do and may not (docs/protocol/socklnd.md §5.3, §6.3): ours to the peer, and the peer's to us.
+//! Zero-copy ACKs and their limits (docs/protocol/socklnd.md §5.3, §6.3): ours to the peer, and the peer's to us.
 
 use crate::raw::{self, *};
 use transport::lnd::{Config, LnetError, Sink};
@@ -31,7 +31,7 @@ fn never_after_a_failed_checksum() {
             net.run(SEC / 10);
             let acks: usize = links.iter().map(|l| behind_hello(&net, *l).len() / 24).sum();
             let closed = net.wire(links[1], 1).1;
-            // What was cut or matched nothing is not verified, and ACKed.
+            // Payload that was cut or matched nothing is not verified, and ACKed.
             assert_eq!((acks, closed), if verified { (0, true) } else { (1, false) }, "{version:?} {room}");
             assert_eq!(
                 (counters(&net).err_checksum, counters(&net).zc_acks_tx),

@@ -1,4 +1,4 @@
-//! How often, and how soon, a peer is dialled again that says NONE or does not answer (docs/protocol/socklnd.md §2.7, §3,
+//! Dials again, their number and times, to a peer that says NONE or does not answer (docs/protocol/socklnd.md §2.7, §3,
 //! §4).
 
 use std::net::SocketAddr;
@@ -51,7 +51,7 @@ fn a_peer_that_says_none_three_times_is_left_with_what_is_open() {
         net.run(APART);
     }
     assert_eq!((asked(&net).len(), net.nodes[0].machine.gauges().conns_up), (9, 3), "then no more");
-    // What is open closes: it is a new peer now, and bears all of them.
+    // The open connection closes: it is a new peer now, and bears all of them.
     net.kill(1, true);
     net.run(SEC);
     net.restart(1, Config { incarnation: 5, ..config(2) });

@@ -412,7 +412,7 @@ fn two_nodes_know_each_other_after_one_message() {
     pair.attach(0, MdMem::Sink(Sink::Lend(4096)));
     assert_eq!((pair.put(1, some()), pair.put(0, some())), (Ok(10), Ok(10)));
     assert_eq!([count(&pair, 0), count(&pair, 1)], [[1; 4]; 2], "nobody asks again");
-    // What changes is told at once, to those that want to know.
+    // A change is told at once, to those that want to know.
     let change = |v| Change::new(&discovering(1), "lnet_peer_discovery_disabled", v).unwrap();
     pair.tune(0, &change("1"));
     pair.run(SEC);
@@ -426,7 +426,7 @@ fn two_nodes_know_each_other_after_one_message() {
     pair.assert_quiet();
 }
 
-/// What we ask and tell is what a kernel does, byte for byte but for NIDs and handles.
+/// We ask and tell as a kernel does, byte for byte but for NIDs and handles.
 #[test]
 fn our_ping_and_our_push_are_a_kernel_s() {
     let path = format!("{}/../testdata/captures/lnet/v3-discover.pcap", env!("CARGO_MANIFEST_DIR"));

@@ -55,7 +55,7 @@ fn checked(p: &PutEvent) {
     }
 }
 
-/// How many operations ended, by their last events, and how many PUTs and GETs were served; every status is good.
+/// Numbers of operations that ended, by their last events, and of PUTs and GETs that were served; every status is good.
 fn tally(net: &mut Net) -> (Vec<u64>, usize) {
     let (mut tags, mut served) = (Vec::new(), 0);
     for node in 0..net.nodes.len() {

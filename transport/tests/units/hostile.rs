@@ -174,7 +174,7 @@ fn acks_that_are_not_read_stall_their_host_until_it_reads() {
 fn zero_copy_acks_that_are_not_read_stall_their_host() {
     let (mut net, mut times) = victim(MIB);
     let link = join(&mut net, 12345, 1000);
-    // What nothing matches is dropped; its cookie is acknowledged all the same.
+    // A PUT that nothing matches is dropped; its cookie is acknowledged all the same.
     for cookie in 2..4000 {
         net.raw_send(link, &message(Version::V3, &put(0), cookie));
     }
@@ -471,7 +471,7 @@ fn answers_that_are_not_read_leave_lendings_to_operations_of_ours() {
         len += reader.read(&mut got[len..]).unwrap_or(0);
     }
     assert_eq!((got[7], got[8]), (1001u64 as u8, 1002u64 as u8), "in the order of the connection");
-    // What waits is let go with its connection, and who waited behind it has its turn.
+    // A message that waits is let go with its connection, and the next has its turn.
     rt.close(mute_id, Close::Abort);
     let mut rest = vec![0; 8 + (1 << 20)];
     let mut len = 0;

@@ -1,4 +1,4 @@
-//! What is known to crash a Lustre kernel, or to send it round in circles, is never on our wire: each case drives a
+//! Messages that are known to crash a Lustre kernel, or to send it round in circles, are never on our wire: each case drives a
 //! machine to where a naive node would send it. The cases are those that docs/protocol tags; docs/conformance.md lists
 //! them.
 

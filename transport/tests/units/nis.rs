@@ -202,7 +202,7 @@ fn a_network_without_an_ni_is_refused() {
     assert_eq!(net.nodes[0].machine.gauges().peers, 0);
 }
 
-/// What is for this node never leaves it, whichever NI is named.
+/// A message for this node never leaves it, whichever NI is named.
 #[test]
 fn every_ni_is_this_node() {
     let mut net = Net::new();
@@ -322,7 +322,7 @@ fn requests_for_another_ni_take_no_more_than_others() {
     }
 }
 
-/// What strangers may make a node hold does not grow with its NIs.
+/// Memory that strangers may make a node hold does not grow with its NIs.
 #[test]
 fn limits_are_of_all_nis_together() {
     let all = ["10.0.0.1@tcp", "10.0.0.1@tcp1", "10.1.0.1@tcp2"];

@@ -69,7 +69,7 @@ fn attach(net: &mut Net, node: usize, portal: u32, tag: u64) {
     net.op(node, Spot(portal, 7).attach(tag, md));
 }
 
-/// What node 0 was told, by tag, and its entries.
+/// Events of node 0, by tag, and its entries.
 #[derive(Default)]
 struct Told {
     ends: BTreeMap<u64, u32>,

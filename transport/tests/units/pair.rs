@@ -16,7 +16,7 @@ fn attach(tag: u64, bits: u64, mem: MdMem, threshold: Option<u32>) -> Op {
     Spot(26, bits).attach(tag, MdSpec { threshold, ..MdSpec::new(mem) })
 }
 
-/// What the façade itself says.
+/// The façade's own words.
 #[test]
 fn a_pair_pings_puts_and_gets_both_ways() {
     let mut pair = Pair::new();
@@ -214,7 +214,7 @@ fn matching_rules() {
     assert_eq!(got, [(1, 20, 20, 0), (2, 60, 60, 0), (3, 60, 10, 0), (4, 30, 30, 0), (4, 40, 40, 30)]);
     let c = net.nodes[1].machine.counters();
     assert_eq!((c.drop_too_long, c.drop_no_match), (1, 3));
-    // What was dropped never gets an ACK: the initiator waits its time.
+    // A PUT that was dropped never gets an ACK: the initiator waits its time.
     net.run(200 * SEC);
     let late = net
         .take_events(0)

@@ -7,7 +7,7 @@ use transport::lnet::Event;
 use transport::testing::net::{Net, SEC};
 use transport::wire::{ByteOrder, ConnType, Hello, Nid, Version, acceptor};
 
-/// What a handshake of the peer's leads to.
+/// Outcome of a handshake of the peer's.
 #[derive(Debug, PartialEq)]
 enum Outcome {
     /// Our HELLO of this version; the connection is up.
@@ -239,7 +239,7 @@ fn address_lists_of_every_length_are_taken() {
 
 #[test]
 fn address_lists_that_lie() {
-    // Where the number of addresses stands, and where they begin.
+    // Offsets of the number of addresses, and of the first.
     for (version, count, first, unit) in
         [(Version::V1, 28, 72, 4u32), (Version::V2, 52, 56, 1), (Version::V3, 52, 56, 1)]
     {

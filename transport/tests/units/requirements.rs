@@ -422,7 +422,7 @@ fn requirement_08_a_duplicate_ends_alone() {
     assert_eq!((on(&net, links[0]), on(&net, second)), (1, 1));
 }
 
-/// What is asked for while a set ends, or waits for a connection that proves to be a duplicate, goes over the next one.
+/// A message that is asked for while a set ends, or waits for a connection that proves to be a duplicate, goes over the next one.
 #[test]
 fn requirement_08_what_is_asked_for_meanwhile_goes_over_the_next_set() {
     type End = fn(&mut Net, usize);

@@ -168,7 +168,7 @@ fn brw_and_ping_by_a_group() {
     let (fw, rpc, lnet) = g.stat(2);
     assert_eq!((fw.brw_errors, fw.ping_errors, fw.active_batches, fw.zombie_sessions), (0, 0, 0, 0));
     assert_eq!(u64::from(rpc.rpcs_sent), 2 * 16 * 2 * 2 * 3 + pings);
-    // What it fetched is the lists of destinations.
+    // All that it fetched is the lists of destinations.
     assert_eq!((rpc.errors, rpc.rpcs_expired, rpc.bulk_get), (0, 0, 2 * (16 * 2 + 1) * 12));
     assert!(lnet.send_length >= written && lnet.recv_length >= read, "{lnet:?}");
     assert!(fw.running_ms >= 2000);
@@ -458,7 +458,7 @@ fn settle_node(g: &mut Group, node: usize) {
     ops.drain(..).for_each(|(app, op)| g.net.input(node, Input::Cmd(app, op)));
 }
 
-/// What is no request is dropped and counted, and the connection goes on.
+/// A message that is no request is dropped and counted, and the connection goes on.
 #[test]
 fn malformed_requests_are_dropped() {
     let mut g = Group::new(1);

@@ -80,7 +80,7 @@ fn keepalive_begins_and_ends_while_the_node_runs() {
     assert_eq!(asked(&net), some);
 }
 
-/// How long node 0 waits for an answer of a peer that has gone without a word, in s.
+/// Time that node 0 waits for an answer of a peer that has gone without a word, in s.
 fn patience(net: &mut Net) -> u64 {
     net.kill(1, false);
     net.op(0, Op::Ping { tag: 3, target: id(2) });

@@ -55,7 +55,7 @@ fn exercise(net: &mut Net, sizes: &[usize], ids: [ProcessId; 2]) {
                 }
                 Event::Ping { info: Ok(_), .. } => pong = true,
                 Event::Send { status: Ok(()), .. } => {}
-                // What the other direction left behind.
+                // Leftovers of the other direction.
                 Event::Attached { .. } | Event::Get(_) | Event::Put(_) => {}
                 other => panic!("{other:?}"),
             }

@@ -45,7 +45,7 @@ fn hello() -> impl Strategy<Value = Hello> {
                 ips,
             };
             match version {
-                // What the layout has no room for.
+                // Fields that the layout has no room for.
                 Version::V1 => Hello {
                     order: ByteOrder::Little,
                     tcp_magic: true,

@@ -53,7 +53,7 @@ impl Bench {
         }
     }
 
-    /// What the connections of a set that is being closed have received has been read.
+    /// All that the connections of a set that is being closed have received has been read.
     fn read_out(&mut self) {
         self.now += SEC / 100;
         self.input(Input::Timer);

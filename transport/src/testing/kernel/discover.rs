@@ -5,7 +5,7 @@ use super::super::net::Net;
 use super::{Kernel, Out, TIMEOUT};
 use crate::wire::{LnetBody, PingInfo, WireHandle, ping};
 
-/// What it says of itself: NI_STATUS, no routing, Multi-Rail, discovery.
+/// Features that it tells of itself: NI_STATUS, no routing, Multi-Rail, discovery.
 const FEATURES: u32 = 0x1e;
 /// Features of those who push.
 const PUSHERS: u32 = ping::FEAT_MULTI_RAIL | ping::FEAT_DISCOVERY;
@@ -94,7 +94,7 @@ impl Kernel {
         true
     }
 
-    /// What waited goes.
+    /// Messages that waited go.
     fn release(&mut self, net: &mut Net) {
         self.known = Known::Yes;
         for m in std::mem::take(&mut self.held) {

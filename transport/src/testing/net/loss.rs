@@ -15,17 +15,17 @@ impl Net {
         self.loss.as_mut().is_some_and(|(rng, percent)| rng.chance(*percent))
     }
 
-    /// How much later a packet comes that is sent until it does, in ns.
+    /// Delay of a packet that is sent until it comes, in ns.
     fn late(&mut self, first: u64) -> u64 {
         (0..IN_A_ROW).take_while(|_| self.lost()).map(|n| first << n).sum()
     }
 
-    /// How much later a connection is made, in ns.
+    /// Delay of a connection that is made, in ns.
     pub(super) fn lost_syns(&mut self) -> u64 {
         self.late(SYN_AGAIN)
     }
 
-    /// How long a segment takes to an end that leaves in `left` ns: it comes behind those before it.
+    /// Time of a segment to an end that leaves in `left` ns: it comes behind those before it.
     pub(super) fn travel(&mut self, link: usize, end: usize, left: u64) -> u64 {
         let delay = left + self.latency;
         if self.loss.is_none() {

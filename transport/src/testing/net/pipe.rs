@@ -36,7 +36,7 @@ impl StreamRx for Inbox {
     }
 }
 
-/// How a connection is lost.
+/// Ways to lose a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
     /// Both ends hear a RST; what is on its way is lost.

@@ -26,7 +26,7 @@ struct Plan {
 }
 
 impl Test {
-    /// What a server adds: buffers, and nothing to run.
+    /// The test of a server: buffers, and nothing to run.
     pub(super) fn server() -> Test {
         Test { plan: None, units: Vec::new() }
     }
