@@ -5,7 +5,8 @@ use std::path::Path;
 
 use pcap_file::PcapError;
 
-use super::capture::{Flow, Located, Msg, flows, good_messages};
+use super::capture::{Dir, Flow, Located, Msg, Segment, flows, good_messages};
+use super::net::Net;
 use super::srpc::{self, Srpc, service};
 use crate::wire::{LnetBody, LnetHdr, Nid, Version, WireHandle, ping};
 
@@ -73,6 +74,20 @@ pub fn said(path: &Path) -> Result<Vec<Said>, PcapError> {
     Ok(of_flows(&flows(path)?))
 }
 
+/// All messages on these connections of a simulated network that keeps what its ends push.
+pub fn on_wire(net: &Net, links: impl IntoIterator<Item = usize>) -> Vec<Said> {
+    let dir = |link, end| {
+        let mut dir = Dir::default();
+        dir.segments.push(Segment { at: 0, bytes: net.wire(link, end).0.to_vec() });
+        dir
+    };
+    let flow = |link| {
+        let [active, passive] = net.addresses(link);
+        Flow { active, passive, from_start: true, a: dir(link, 0), p: dir(link, 1), signs: Vec::new() }
+    };
+    of_flows(&links.into_iter().map(flow).collect::<Vec<_>>())
+}
+
 /// The same of connections that were read already.
 pub fn of_flows(flows: &[Flow]) -> Vec<Said> {
     let mut out = Vec::new();
@@ -97,7 +112,7 @@ pub fn of_flows(flows: &[Flow]) -> Vec<Said> {
 /// An RPC: places of its messages in the dialogue.
 #[derive(Clone, Debug)]
 pub struct Rpc {
-    /// Who asked, and whom.
+    /// The one that asked.
     pub client: Nid,
     /// The one that was asked.
     pub server: Nid,

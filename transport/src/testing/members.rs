@@ -5,10 +5,13 @@ use std::sync::Arc;
 use hugepages::PrivatePages;
 
 use super::net::{Net, SEC};
-use crate::lnd::Config;
+use super::srpc::Srpc;
+use crate::lnd::{AppId, Config, Data};
+use crate::lnet::{Event, Op, PutEvent};
 use crate::selftest::console::{Console, Said, Setup, split};
 use crate::selftest::member::Member;
 use crate::selftest::{self, AppIds, Ops};
+use crate::wire::Nid;
 use crate::wire::srpc::FEATS;
 
 /// Unix time at the time 0 of the network, in s.
@@ -24,18 +27,32 @@ pub struct LstNode {
     pub console: Console,
     /// Everything that the console has said.
     pub said: Vec<Said>,
+    /// RPCs that its units have begun, and that its console has, by the requests that they gave LNet.
+    pub issued: [u64; 2],
+    /// Requests of these that have left.
+    pub left: [u64; 2],
+    /// Replies to its console, with their senders, but for those that were cut.
+    pub replies: Vec<(Nid, Srpc)>,
     ids: AppIds,
     cfg: Config,
+    features: u32,
     life: u64,
 }
 
-fn fresh(cfg: &Config, ids: AppIds, life: u64) -> (Member, Console) {
+fn fresh(cfg: &Config, features: u32, ids: AppIds, life: u64) -> (Member, Console) {
     // Another second in each life: names of RPCs are never used again.
     let unix_ns = (UNIX_S + life * 10_000) * SEC;
     let own = cfg.nid();
-    let setup = Setup { app: ids.console, own, name: "test".to_owned(), features: FEATS, unix_ns };
+    let setup = Setup { app: ids.console, own, name: "test".to_owned(), features, unix_ns };
     let backing: Arc<dyn hugepages::Backing> = Arc::new(PrivatePages);
     (Member::new(selftest::Config::new(ids, unix_ns), &backing), Console::new(setup))
+}
+
+/// The message that a PUT brought.
+fn reply(p: &PutEvent) -> Option<Srpc> {
+    let Data::Lent(pieces) = &p.data else { return None };
+    let bytes: Vec<u8> = pieces.iter().flat_map(|p| p.bytes().iter().copied()).collect();
+    Some(Srpc { bytes }).filter(Srpc::is_whole)
 }
 
 impl LstNode {
@@ -44,10 +61,20 @@ impl LstNode {
     /// # Panics
     /// There are no such applications.
     pub fn new(net: &mut Net, cfg: Config) -> LstNode {
+        LstNode::with_features(net, cfg, FEATS)
+    }
+
+    /// The same, with the features that its console's sessions begin with.
+    ///
+    /// # Panics
+    /// There are no such applications.
+    pub fn with_features(net: &mut Net, cfg: Config, features: u32) -> LstNode {
         let ids = AppIds::from(3).expect("three applications");
-        let (member, console) = fresh(&cfg, ids, 1);
+        let (member, console) = fresh(&cfg, features, ids, 1);
         let node = net.add(cfg.clone());
-        let mut n = LstNode { node, member, console, said: Vec::new(), ids, cfg, life: 1 };
+        let (said, replies, issued, left) = (Vec::new(), Vec::new(), [0; 2], [0; 2]);
+        let mut n =
+            LstNode { node, member, console, said, issued, left, replies, ids, cfg, features, life: 1 };
         n.pump(net);
         n
     }
@@ -79,10 +106,16 @@ impl LstNode {
         self.life += 1;
         self.cfg.incarnation += 1000;
         self.cfg.interface_cookie += 1000;
-        (self.member, self.console) = fresh(&self.cfg, self.ids, self.life);
+        (self.member, self.console) = fresh(&self.cfg, self.features, self.ids, self.life);
+        (self.issued, self.left) = ([0; 2], [0; 2]);
         net.nodes[self.node].mute = false;
         net.restart(self.node, self.cfg.clone());
         self.pump(net);
+    }
+
+    /// Owner of the RPCs that an application asks: the units (0) or the console (1).
+    fn asks(&self, app: AppId) -> Option<usize> {
+        [self.ids.client, self.ids.console].iter().position(|a| *a == app)
     }
 
     /// Carries events and operations between the machine and its applications until there are none.
@@ -95,6 +128,12 @@ impl LstNode {
             let events = std::mem::take(&mut net.nodes[self.node].events);
             let (heard, now) = (events.len(), net.now);
             for (_, app, ev) in events {
+                if let (Some(who), Event::Send { status: Ok(()), .. }) = (self.asks(app), &ev) {
+                    self.left[who] += 1;
+                }
+                if let (true, Event::Put(p)) = (app == self.ids.console, &ev) {
+                    self.replies.extend(reply(p).map(|r| (p.initiator.nid, r)));
+                }
                 if self.member.is_for(app) {
                     self.member.event(now, app, ev, &mut ops);
                 } else {
@@ -110,6 +149,9 @@ impl LstNode {
                 return;
             }
             for (app, op) in ops {
+                if let (Some(who), Op::Put { .. }) = (self.asks(app), &op) {
+                    self.issued[who] += 1;
+                }
                 net.input(self.node, crate::node::Input::Cmd(app, op));
             }
         }

@@ -48,6 +48,19 @@ pub mod kind {
     pub const JOIN: u32 = 16;
 }
 
+/// Services, and the types of their requests.
+pub const KINDS: [(u64, u32); 9] = [
+    (service::DEBUG, kind::DEBUG),
+    (service::MAKE, kind::MAKE),
+    (service::REMOVE, kind::REMOVE),
+    (service::BATCH, kind::BATCH),
+    (service::TEST, kind::TEST),
+    (service::STAT, kind::STAT),
+    (service::BRW, kind::BRW),
+    (service::PING, kind::PING),
+    (service::JOIN, kind::JOIN),
+];
+
 /// Codes that stand in `status`.
 pub mod errno {
     #![allow(missing_docs, reason = "names of the protocol")]
@@ -371,9 +384,13 @@ impl Srpc {
         }
     }
 
-    /// With such parameters, for features with bulk of any length.
+    /// With such parameters. Without bulk of any length a length is so many whole pages, and there is no offset.
     #[must_use]
     pub fn with_brw(self, (opc, flags, len, off): (u32, u32, u32, u32)) -> Srpc {
+        if self.features() & BULK_LEN == 0 {
+            let all = [("param0", opc), ("param1", len.div_ceil(4096)), ("param2", flags)];
+            return all.into_iter().fold(self, |m, (name, v)| m.with(name, u64::from(v)));
+        }
         let first = u64::from(opc | flags << 16);
         self.with("param0", first).with("param1", u64::from(len)).with("param2", u64::from(off))
     }

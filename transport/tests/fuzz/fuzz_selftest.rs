@@ -12,21 +12,9 @@ use transport::testing::kernel::hosts::Puppets;
 use transport::testing::members::LstNode;
 use transport::testing::net::{Net, SEC};
 use transport::testing::pair::{config, nid};
-use transport::testing::srpc::{self, Sid, Srpc, kind, service};
+use transport::testing::srpc::{self, KINDS, Sid, Srpc, kind, service};
 use transport::wire::{LnetBody, Nid, Version, WireHandle};
 
-/// Services that a request may go to; each has its type of message.
-const SERVICES: [(u64, u32); 9] = [
-    (service::DEBUG, kind::DEBUG),
-    (service::MAKE, kind::MAKE),
-    (service::REMOVE, kind::REMOVE),
-    (service::BATCH, kind::BATCH),
-    (service::TEST, kind::TEST),
-    (service::STAT, kind::STAT),
-    (service::BRW, kind::BRW),
-    (service::PING, kind::PING),
-    (service::JOIN, kind::JOIN),
-];
 /// Most RPCs that a member may have under way in one of these runs: what it serves, and the units of its tests.
 const MOST: usize = 4096;
 
@@ -200,7 +188,7 @@ fn run(input: &[u8]) {
             0..=3 => {
                 // A service without buffers holds its connection, as it does with a kernel: that is tried on few inputs.
                 let kinds = 9 - u64::from(b.below(8) > 0);
-                let of = SERVICES[b.below(kinds) as usize];
+                let of = KINDS[b.below(kinds) as usize];
                 w.next += 2;
                 let mut bytes = request(&mut b, of, w.next).bytes;
                 if b.below(4) == 0 {

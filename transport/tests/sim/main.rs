@@ -10,6 +10,8 @@
 #[path = "../common/echo.rs"]
 mod echo;
 #[cfg(feature = "node")]
+mod lst_world;
+#[cfg(feature = "node")]
 mod nodes;
 #[cfg(feature = "node")]
 #[path = "../common/rails.rs"]
@@ -37,6 +39,7 @@ mod sim_versions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use hugepages::PageRun;
 use transport::lnd::{Config, Data, LnetError, Payload, RxPiece, Shards, Sink};
@@ -70,7 +73,7 @@ fn bytes_of<'a>(pieces: impl Iterator<Item = &'a RxPiece>) -> impl Iterator<Item
     pieces.flat_map(|p| p.bytes().iter().copied())
 }
 
-/// What an application asks for.
+/// Wish of an application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
     Ping,
@@ -80,7 +83,7 @@ pub enum Ask {
     Get(usize, bool),
 }
 
-/// How an operation ended.
+/// End of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Ok,
@@ -125,10 +128,10 @@ pub struct Process {
     ways: Ways,
 }
 
-/// How a node takes payload in.
+/// Ways of a node to take payload in.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ways {
-    /// What is put there is copied into one MD, else lent.
+    /// Payload is copied into one MD, else lent.
     pub copies: bool,
     /// Large messages go into copy jobs.
     pub shares: bool,
@@ -325,7 +328,7 @@ impl World {
         self.ends.push(Ended { node: n, to: o.to, ask: o.ask, end });
     }
 
-    /// What holds at any time for a machine.
+    /// Invariants of a machine.
     pub fn invariants(&mut self, machine: usize) {
         let node = &self.net.nodes[machine];
         if !node.alive {
@@ -461,7 +464,7 @@ impl World {
         self.net.nodes[machine].machine.counters().iter().filter(|c| c.0 == name).map(|c| c.1).sum()
     }
 
-    /// What a node has counted.
+    /// Counters of a node.
     pub fn counts(&self, n: usize) -> Vec<(&'static str, u64)> {
         let p = &self.nodes[n];
         let all = (p.first..p.first + usize::from(p.shards)).map(|m| self.net.nodes[m].machine.counters());
@@ -480,7 +483,7 @@ impl From<Result<(), LnetError>> for End {
     }
 }
 
-/// What none of our nodes may ever say to another.
+/// Counters of messages that none of our nodes may ever send to another.
 const NEVER: [&str; 11] = [
     "err_cookie",
     "err_checksum",
@@ -494,6 +497,20 @@ const NEVER: [&str; 11] = [
     "err_hello_ips",
     "err_target_nid",
 ];
+
+/// Plays `one` with fresh seeds, from `SOAK_FIRST` on, until `SOAK_SEEDS` are played or `SOAK_SECONDS` are over; gives their number.
+pub fn soak(name: &str, one: impl Fn(u64) + Sync) -> u64 {
+    let first = number("SOAK_FIRST").unwrap_or(1_000_000);
+    let last = first.saturating_add(number("SOAK_SEEDS").unwrap_or(u64::MAX / 2));
+    let (start, time) = (Instant::now(), Duration::from_secs(number("SOAK_SECONDS").unwrap_or(600)));
+    let mut at = first;
+    while at < last && start.elapsed() < time {
+        let end = last.min(at + 100);
+        play(name, at..end, &one);
+        at = end;
+    }
+    at - first
+}
 
 /// Plays `one` with every seed (or only with `SEED`) on two threads, and prints the command that repeats one that
 /// failed.

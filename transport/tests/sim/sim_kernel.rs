@@ -9,7 +9,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use super::{number, play};
 use crate::raw::AT;
@@ -121,7 +120,7 @@ impl World {
         if how == 0 {
             let before = self.kernel.seen.sets_ended;
             self.net.op(0, Op::Shutdown { tag: 0 });
-            // Who dials meanwhile is answered, and hears the end of that set, too.
+            // A peer that dials meanwhile is answered, and hears the end of that set, too.
             self.run(SEC * 3 / 2);
             self.orderly += 1 + self.kernel.seen.sets_ended - before;
         }
@@ -137,7 +136,7 @@ impl World {
         self.ends.push(self.net.now);
     }
 
-    /// What holds for a process at its end.
+    /// Conditions of a process at its end.
     fn settled(&self) {
         let c = self.net.nodes[0].machine.counters();
         for name in
@@ -198,7 +197,7 @@ impl World {
         }
     }
 
-    /// What holds at the end of it all.
+    /// Conditions at the end of it all.
     fn judge(&mut self) {
         self.hear();
         self.settled();
@@ -338,14 +337,7 @@ fn every_kernel_lives_and_no_set_is_lost() {
 #[test]
 #[ignore = "soak: make soak"]
 fn soak() {
-    let first = number("SOAK_FIRST").unwrap_or(1_000_000);
-    let last = first.saturating_add(number("SOAK_SEEDS").unwrap_or(u64::MAX / 2));
-    let (start, time) = (Instant::now(), Duration::from_secs(number("SOAK_SECONDS").unwrap_or(600)));
-    let (totals, mut at) = (Totals::default(), first);
-    while at < last && start.elapsed() < time {
-        let end = last.min(at + 100);
-        play("sim_kernel::every", at..end, |seed| run(seed, &totals));
-        at = end;
-    }
-    println!("{} seeds: {}", at - first, totals.line());
+    let totals = Totals::default();
+    let seeds = super::soak("sim_kernel::every", |seed| run(seed, &totals));
+    println!("{seeds} seeds: {}", totals.line());
 }

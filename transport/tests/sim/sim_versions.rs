@@ -8,7 +8,6 @@
 //! ```
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use crate::{Ask, End, Ended, QUIET, Ways, World, nid, number, play, some_len};
 use transport::lnd::{Accept, Config};
@@ -19,7 +18,7 @@ use transport::wire::{Nid, Version};
 /// Seeds of `make test`.
 const SEEDS: u64 = 500;
 
-/// What a case is like as a whole.
+/// Traits of a case as a whole.
 struct Kind {
     v6: bool,
     /// Not everybody is root, and everybody trusts everybody.
@@ -32,7 +31,7 @@ struct Kind {
     second: Option<Second>,
 }
 
-/// Where the second NI of a node is.
+/// Address of the second NI of a node.
 #[derive(Clone, Copy, Debug)]
 enum Second {
     SameAddress,
@@ -92,7 +91,7 @@ fn case(r: &mut Rng) -> (World, Kind) {
     let many = if r.chance(2) { 50 } else { 2 + r.below(6) as usize };
     let v6 = r.chance(20);
     let trust = r.chance(10);
-    // Who dials by typed connections without privilege, and is no peer that is believed, gets no answer (socklnd.md §9).
+    // A node that dials by typed connections without privilege, and is no peer that is believed, gets no answer (socklnd.md §9).
     let users = !v6 && !trust && r.chance(15);
     let second = r.pick(&[None, None, Some(Second::SameAddress), Some(Second::OwnAddress)]);
     let kind = Kind { v6, trust, users, tight: r.chance(15), second };
@@ -154,7 +153,7 @@ fn disturb(w: &mut World, r: &mut Rng) {
     }
 }
 
-/// What a seed came to.
+/// Outcome of a seed.
 #[derive(Default)]
 struct Totals {
     stored: AtomicU64,
@@ -268,7 +267,7 @@ fn every_operation_ends_once_whatever_the_versions() {
     play("sim_versions::every", 0..SEEDS, |seed| run(seed, &totals));
     println!("{}", totals.line());
     if number("SEED").is_none() {
-        // Who is told of another version is answered in it: only who resets is taken for one of V1.
+        // A peer that names another version is answered in it: only one that resets is taken for one of V1.
         let least = [2000, 200, 20, 5, 1000, 200, 200];
         let tame = totals.each().iter().zip(least).any(|(n, least)| *n < least);
         assert!(!tame, "the seeds are too tame: {}", totals.line());
@@ -279,14 +278,7 @@ fn every_operation_ends_once_whatever_the_versions() {
 #[test]
 #[ignore = "soak: make soak"]
 fn soak() {
-    let first = number("SOAK_FIRST").unwrap_or(1_000_000);
-    let last = first.saturating_add(number("SOAK_SEEDS").unwrap_or(u64::MAX / 2));
-    let (start, time) = (Instant::now(), Duration::from_secs(number("SOAK_SECONDS").unwrap_or(600)));
-    let (totals, mut at) = (Totals::default(), first);
-    while at < last && start.elapsed() < time {
-        let end = last.min(at + 100);
-        play("sim_versions::every", at..end, |seed| run(seed, &totals));
-        at = end;
-    }
-    println!("{} seeds: {}", at - first, totals.line());
+    let totals = Totals::default();
+    let seeds = super::soak("sim_versions::every", |seed| run(seed, &totals));
+    println!("{seeds} seeds: {}", totals.line());
 }

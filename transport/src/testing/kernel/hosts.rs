@@ -2,7 +2,7 @@
 //! every node of ours that it speaks with, and a plain channel of the network's latency to the other model kernels.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::net::IpAddr;
 
 use super::lnet::Wire;
@@ -329,13 +329,17 @@ impl Selftest {
     }
 }
 
-/// Hosts without a mind: each says to one node of ours what it is told to say, over a model socklnd, and answers pings.
+/// Hosts without a mind: each says to one node of ours what it is told to say, over a model socklnd, and answers pings and pushes.
 pub struct Puppets {
     node: usize,
     by_nid: BTreeMap<Nid, Kernel>,
     versions: BTreeMap<Nid, Version>,
-    /// Messages of ours to each of them, in order; discovery is not among them.
+    /// Messages of ours to each of them, in order; pings and pushes that they have answered are not among them.
     pub heard: Vec<(Nid, LnetHdr, Vec<u8>)>,
+    /// Those that answer no ping before they are told to, and no push.
+    pub quiet: [BTreeSet<Nid>; 2],
+    /// Those whose answer a ping was that they were not told of.
+    pub pinged: BTreeSet<Nid>,
 }
 
 impl Puppets {
@@ -360,7 +364,14 @@ impl Puppets {
             }
             by_nid.insert(*nid, k);
         }
-        Puppets { node, by_nid, versions, heard: Vec::new() }
+        Puppets {
+            node,
+            by_nid,
+            versions,
+            heard: Vec::new(),
+            quiet: Default::default(),
+            pinged: BTreeSet::new(),
+        }
     }
 
     /// The node of ours.
@@ -413,7 +424,10 @@ impl Puppets {
                 for up in ups {
                     let Up::Came(hdr, payload) = up else { continue };
                     let answer = match hdr.body {
+                        LnetBody::Get { portal: ping::PORTAL, .. } if self.quiet[0].contains(nid) => None,
+                        LnetBody::Put { portal: ping::PORTAL, .. } if self.quiet[1].contains(nid) => None,
                         LnetBody::Get { handle, portal: ping::PORTAL, .. } => {
+                            self.pinged.insert(*nid);
                             let mut info = Vec::new();
                             PingInfo::new([*nid], hdr.dest_pid, super::lnet::FEATURES, 2).emit(&mut info);
                             Some((LnetBody::Reply { handle }, info))

@@ -97,6 +97,11 @@ pub struct Counts {
     pub drop: (u64, u64),
 }
 
+/// Whether a node with this info takes part in discovery.
+fn takes_part(info: &[u8]) -> bool {
+    PingInfo::parse(info).is_ok_and(|i| i.features & ping::FEAT_DISCOVERY != 0)
+}
+
 /// The model.
 #[derive(Debug)]
 pub struct Upper {
@@ -289,6 +294,11 @@ impl Upper {
                     let mlength = payload.len() as u32;
                     self.answer(from, LnetBody::Ack { handle: ack, match_bits, mlength }, Vec::new(), 0);
                 }
+                // One that tells of itself needs no ping; it is told of this node.
+                if !self.peers.contains_key(&from) && takes_part(&payload) {
+                    let handle = self.push(from);
+                    self.peers.insert(from, Peer::Asked(now, handle, VecDeque::new()));
+                }
             }
             LnetBody::Put { ack, match_bits, portal, offset, hdr_data }
                 if (TESTS..=BULK).contains(&portal) =>
@@ -341,17 +351,22 @@ impl Upper {
         if *asked != handle {
             return;
         }
-        let push = PingInfo::parse(payload).is_ok_and(|i| i.features & ping::FEAT_DISCOVERY != 0);
-        if !push {
+        if !takes_part(payload) {
             return self.known(from);
         }
-        let ack = self.handle();
+        let ack = self.push(from);
         if let Some(Peer::Asked(since, asked, _)) = self.peers.get_mut(&from) {
             (*since, *asked) = (now, ack);
         }
+    }
+
+    /// Tells a node of this one; gives the handle that the ACK will have.
+    fn push(&mut self, to: Nid) -> WireHandle {
+        let ack = self.handle();
         let (match_bits, portal, payload) = (ping::MATCH_BITS, ping::PORTAL, self.info());
         let body = LnetBody::Put { ack, match_bits, hdr_data: 0, portal, offset: 0 };
-        self.leave(Wire { to: from, body, payload, token: 0 });
+        self.leave(Wire { to, body, payload, token: 0 });
+        ack
     }
 
     fn known(&mut self, peer: Nid) {

@@ -1,6 +1,6 @@
 //! lnet_selftest of a model kernel (docs/protocol/selftest.md), with a state of its own and a reader of its own
 //! (`testing::srpc`): a member in both roles and, on order, a console. It shares nothing with `selftest` or `wire::srpc`.
-//! What makes a kernel panic (§6) makes the model panic, and the test fail.
+//! Requests that make a kernel panic (§6) make the model panic, and the test fail.
 //!
 //! It does no I/O: its LNet is [`Upper`], which `hosts` joins to the simulated network, and a replay to a capture.
 
@@ -16,7 +16,7 @@ use self::member::Session;
 use super::lnet::{Came, Mem, Upper};
 use crate::testing::net::SEC;
 use crate::testing::rng::Rng;
-use crate::testing::srpc::{BULK, FRAMEWORK, Sid, Srpc, TESTS, errno, kind, service};
+use crate::testing::srpc::{BULK, FRAMEWORK, KINDS, Sid, Srpc, TESTS, errno, kind, service};
 use crate::wire::{LnetHdr, Nid};
 
 /// Until a test's RPC is given up, in ns.
@@ -99,6 +99,7 @@ pub struct Stalled {
 const SENT: u64 = 0;
 const REPLY: u64 = 1;
 const DATA: u64 = 2;
+const SENT_BY_CONSOLE: u64 = 3;
 /// Works' tokens have this bit.
 const WORK: u64 = 1 << 63;
 
@@ -129,6 +130,10 @@ pub struct Selftest {
     pub expired: u64,
     /// BRW and ping RPCs that units ended well, and badly.
     pub done: [u64; 2],
+    /// RPCs that units have begun, and that the console has.
+    pub issued: [u64; 2],
+    /// Requests of these that have left.
+    pub left: [u64; 2],
 }
 
 impl Selftest {
@@ -151,6 +156,8 @@ impl Selftest {
             stalls: Vec::new(),
             expired: 0,
             done: [0; 2],
+            issued: [0; 2],
+            left: [0; 2],
         }
     }
 
@@ -212,6 +219,11 @@ impl Selftest {
         }
     }
 
+    /// RPCs of units under way.
+    pub fn outstanding(&self) -> u64 {
+        self.asks.values().filter(|a| a.who != Who::Console).count() as u64
+    }
+
     /// RPCs under way as a client, as a server, and entries in place.
     pub fn under_way(&self) -> (usize, usize, usize) {
         (self.asks.len(), self.works.len(), self.lnet.entries())
@@ -246,14 +258,19 @@ impl Selftest {
                 Came::Sent { token, ok } if token & WORK != 0 => self.work_sent(now, (token & !WORK) / 4, ok),
                 Came::Sent { token, ok } => {
                     let (ask, part) = (token / 4, token % 4);
+                    let request = matches!(part, SENT | SENT_BY_CONSOLE);
+                    // A request counts that its RPC did not wait for.
+                    if ok && request {
+                        self.rpc.sent += 1;
+                        self.left[usize::from(part == SENT_BY_CONSOLE)] += 1;
+                    }
                     let Some(a) = self.asks.get_mut(&ask) else { continue };
                     if !ok {
                         self.fail(now, ask, errno::EIO);
                         continue;
                     }
-                    if part == SENT {
+                    if request {
                         a.sent = true;
-                        self.rpc.sent += 1;
                     } else {
                         a.bulk_done = true;
                     }
@@ -291,7 +308,9 @@ impl Selftest {
             self.lnet.attach(to, bulkid, ask * 4 + DATA, mem);
         }
         let portal = if service >= 10 { TESTS } else { FRAMEWORK };
-        self.lnet.put(now, to, (portal, service), request.bytes.clone(), ask * 4 + SENT);
+        let (by, part) = if who == Who::Console { (1, SENT_BY_CONSOLE) } else { (0, SENT) };
+        self.issued[by] += 1;
+        self.lnet.put(now, to, (portal, service), request.bytes.clone(), ask * 4 + part);
         let (data, reply, deadline) = (Vec::new(), None, now + timeout);
         self.asks.insert(ask, Ask { who, to, request, bulk, sent: false, bulk_done, data, reply, deadline });
     }
@@ -383,19 +402,6 @@ impl Selftest {
         }
     }
 }
-
-/// Services and the types of their requests.
-const KINDS: [(u64, u32); 9] = [
-    (service::DEBUG, kind::DEBUG),
-    (service::MAKE, kind::MAKE),
-    (service::REMOVE, kind::REMOVE),
-    (service::BATCH, kind::BATCH),
-    (service::TEST, kind::TEST),
-    (service::STAT, kind::STAT),
-    (service::JOIN, kind::JOIN),
-    (service::BRW, kind::BRW),
-    (service::PING, kind::PING),
-];
 
 /// The type of a service's requests.
 fn request_of(service: u64) -> u32 {

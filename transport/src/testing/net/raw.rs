@@ -37,6 +37,9 @@ impl Net {
     /// Sends bytes from the raw side of a connection.
     pub fn raw_send(&mut self, link: usize, bytes: &[u8]) {
         let end = self.machine_end(link);
+        if self.record {
+            self.links[link][1 - end].record.extend_from_slice(bytes);
+        }
         let delay = self.travel(link, end, 0);
         self.at(delay, Ev::Data(link, end, bytes.to_vec()));
     }
@@ -62,7 +65,7 @@ impl Net {
         self.reset(link, end);
     }
 
-    /// Bytes that a machine has written on a connection, and whether it has closed it.
+    /// Bytes that an end has written on a connection, and whether it has closed it.
     pub fn wire(&self, link: usize, end: usize) -> (&[u8], bool) {
         let e = &self.links[link][end];
         (&e.record, e.closed())

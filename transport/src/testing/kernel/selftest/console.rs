@@ -60,13 +60,17 @@ impl Cmd {
             let text = o.get(k).copied().unwrap_or("0");
             text.parse::<i32>().unwrap_or_else(|_| panic!("{text}"))
         };
+        let (features, line) = match line.strip_prefix("LST_FEATURES=0 ") {
+            Some(rest) => (0, rest),
+            None => (BULK_LEN, line),
+        };
         let words: Vec<&str> = line.split_whitespace().collect();
         let has = |w: &str| words.contains(&w);
         let one = || words.get(1).copied().unwrap_or_default().to_owned();
         match words[0] {
             "new_session" => {
                 let name = words.last().copied().unwrap_or_default().to_owned();
-                Cmd::Session { name, force: has("--force"), features: BULK_LEN }
+                Cmd::Session { name, force: has("--force"), features }
             }
             "add_group" => Cmd::Group(one(), words[2..].iter().filter_map(|w| w.parse().ok()).collect()),
             "add_batch" => Cmd::Batch,
@@ -173,7 +177,7 @@ pub struct Console {
     ordered: u64,
     /// Active tests by the last answers of all clients.
     pub active: u64,
-    /// How all of its RPCs ended.
+    /// Ends of all of its RPCs.
     pub outcomes: Vec<Outcome>,
 }
 
@@ -379,6 +383,10 @@ impl Selftest {
         }
         if let (kind::BATCH, 3, Ok(r)) = (a.request.kind(), a.request.get_or("opc"), &reply) {
             c.active += r.get("active");
+        }
+        // A test that a server has not taken is none for the clients.
+        if a.request.kind() == kind::TEST && !reply.as_ref().is_ok_and(|r| r.get("status") == 0) {
+            c.second.clear();
         }
         c.outcomes.push(Outcome { node: a.to, request: a.request.clone(), reply });
         if c.open == 0 {
