@@ -148,7 +148,13 @@ impl RxHome {
     }
 
     /// Frees what has come back. Called from the poll loop; cheap when nothing has.
+    #[inline]
     pub fn drain(&self) -> usize {
+        // What is not out cannot have come back.
+        if self.0.lent_handles.get() == 0 { 0 } else { self.take_back() }
+    }
+
+    fn take_back(&self) -> usize {
         let (mut n, mut bytes) = (0, 0);
         while n < 1024 {
             let Some(r) = self.0.ring.ring.pop() else { break };
@@ -488,19 +494,24 @@ impl HeapRxPool {
     }
 
     /// A buffer to fill, or `None` when all are out.
+    #[inline]
     pub fn take(&self) -> Option<HeapRxBuf> {
         if self.inner.out.get() >= self.inner.max {
             return None;
         }
         let buf = self.inner.idle.borrow_mut().pop();
-        let buf = buf.unwrap_or_else(|| {
-            // All are out, so this one is one more: room for it to come home without an allocation then.
-            self.inner.idle.borrow_mut().reserve(self.inner.out.get() + 1);
-            let data = vec![0; self.inner.size].into_boxed_slice();
-            Box::new(HeapBuf { refs: Cell::new(0), data, pool: Rc::downgrade(&self.inner) })
-        });
+        let buf = buf.unwrap_or_else(|| self.one_more());
         self.inner.out.set(self.inner.out.get() + 1);
         Some(HeapRxBuf { buf: Some(buf), home: self.home.clone() })
+    }
+
+    /// A new buffer.
+    #[cold]
+    fn one_more(&self) -> Box<HeapBuf> {
+        // All are out: room for this one to come home without an allocation then.
+        self.inner.idle.borrow_mut().reserve(self.inner.out.get() + 1);
+        let data = vec![0; self.inner.size].into_boxed_slice();
+        Box::new(HeapBuf { refs: Cell::new(0), data, pool: Rc::downgrade(&self.inner) })
     }
 
     /// A fragment with a copy of `bytes`, or `None` when no buffer is left or they do not fit in one.
@@ -547,13 +558,16 @@ pub struct HeapRxBuf {
 
 impl HeapRxBuf {
     /// The whole buffer.
+    #[inline]
     pub fn space(&mut self) -> &mut [u8] {
         self.buf.as_mut().map_or(&mut [], |b| &mut b.data)
     }
 
     /// Turns `len` bytes from `off` into a fragment; what lies outside the buffer is cut off.
-    pub fn into_frag(mut self, off: u32, len: u32) -> RxFrag {
-        let buf = self.buf.take().unwrap_or_else(|| unreachable!("a buffer is taken once"));
+    #[inline]
+    pub fn into_frag(self, off: u32, len: u32) -> RxFrag {
+        let mut me = std::mem::ManuallyDrop::new(self);
+        let buf = me.buf.take().unwrap_or_else(|| unreachable!("a buffer is taken once"));
         let size = buf.data.len() as u32;
         let off = off.min(size);
         let len = len.min(size - off);
@@ -563,7 +577,9 @@ impl HeapRxBuf {
         // no more until the last reference has gone; `off` is inside it.
         unsafe {
             let data = NonNull::new_unchecked(raw.as_ref().data.as_ptr().cast_mut().add(off as usize));
-            self.home.frag(raw.cast(), data, len, size, true)
+            // `me` is never dropped, so its handle on the home is read out exactly once.
+            let home = std::ptr::read(&raw const me.home);
+            RxFrag { data, len, truesize: size, lendable: true, raw: raw.cast(), home }
         }
     }
 }

@@ -37,6 +37,15 @@ struct Slot {
 
 const _: () = assert!(size_of::<Slot>() == 16);
 
+/// An event in its turn. Nearly all are of the first two kinds, which are told as of the time that they are asked for.
+#[derive(Clone, Copy)]
+enum Turn {
+    Readable(FlowId),
+    Progress(FlowId),
+    /// The next of the others.
+    Other,
+}
+
 /// The connections.
 pub(crate) struct Flows {
     table: FlowTable,
@@ -49,7 +58,9 @@ pub(crate) struct Flows {
     resolving: Vec<u32>,
     wheel: Wheel,
     fired: Vec<u32>,
-    events: VecDeque<Event>,
+    events: VecDeque<Turn>,
+    /// The events of [`Turn::Other`].
+    others: VecDeque<Event>,
 }
 
 impl Flows {
@@ -67,6 +78,7 @@ impl Flows {
             wheel: Wheel::new(0),
             fired: Vec::with_capacity(at_once),
             events: VecDeque::new(),
+            others: VecDeque::new(),
         }
     }
 
@@ -347,7 +359,8 @@ impl Flows {
     /// Tells the user something.
     #[inline]
     pub(crate) fn tell(&mut self, e: Event) {
-        self.events.push_back(e);
+        self.others.push_back(e);
+        self.events.push_back(Turn::Other);
     }
 
     /// Tells the user that bytes may be read, once until it hears.
@@ -355,7 +368,7 @@ impl Flows {
     pub(crate) fn tell_readable(&mut self, slot: u32) {
         let Some(s) = self.slots.get_mut(slot as usize) else { return };
         if !std::mem::replace(&mut s.readable, true) {
-            self.events.push_back(Event::Readable(FlowId::new(slot, s.generation)));
+            self.events.push_back(Turn::Readable(FlowId::new(slot, s.generation)));
         }
     }
 
@@ -364,8 +377,7 @@ impl Flows {
     pub(crate) fn tell_progress(&mut self, slot: u32) {
         let Some(s) = self.slots.get_mut(slot as usize) else { return };
         if !std::mem::replace(&mut s.progress, true) {
-            let flow = FlowId::new(slot, s.generation);
-            self.events.push_back(Event::Progress { flow, acked: 0, sent: 0 });
+            self.events.push_back(Turn::Progress(FlowId::new(slot, s.generation)));
         }
     }
 
@@ -378,26 +390,27 @@ impl Flows {
     #[inline]
     pub(crate) fn event(&mut self) -> Option<Event> {
         loop {
-            let e = self.events.pop_front()?;
-            match e {
-                Event::Readable(id) => {
+            match self.events.pop_front()? {
+                Turn::Readable(id) => {
                     let Some(s) = self.slot(id) else { continue };
                     s.readable = false;
+                    return Some(Event::Readable(id));
                 }
-                Event::Progress { flow, .. } => {
+                Turn::Progress(flow) => {
                     let Some(s) = self.slot(flow) else { continue };
                     s.progress = false;
                     let Some((acked, sent)) = s.flow.as_deref().map(Flow::progress) else { continue };
                     return Some(Event::Progress { flow, acked, sent });
                 }
-                Event::Opened { flow: id, .. } | Event::PeerFin(id) | Event::Ended(id) => {
-                    if self.slot(id).is_none() {
-                        continue;
+                Turn::Other => {
+                    let e = self.others.pop_front()?;
+                    match e {
+                        Event::Opened { flow: id, .. } | Event::PeerFin(id) | Event::Ended(id)
+                            if self.slot(id).is_none() => {}
+                        _ => return Some(e),
                     }
                 }
-                Event::Closed { .. } => (),
             }
-            return Some(e);
         }
     }
 

@@ -236,7 +236,8 @@ impl<P: Port> Io<P> {
 
     /// A segment without payload. `false` when the port has no buffer.
     pub(crate) fn control(&mut self, t: &Template, f: &Fields, options: &[u8], c: &mut Counters) -> bool {
-        let head = t.head(f, options);
+        let mut head = Head::EMPTY;
+        t.head_in(&mut head, f, options);
         let Some(tx) = self.open(&head, c) else { return false };
         c.tx_segments += 1;
         self.seal(tx, &head, f.seq, f.flags, 0, 0);
@@ -256,7 +257,8 @@ impl<P: Port> Io<P> {
         run: &Run,
         c: &mut Counters,
     ) -> Option<u32> {
-        let (mss, head) = (run.mss, t.head(f, options));
+        let (mss, mut head) = (run.mss, Head::EMPTY);
+        t.head_in(&mut head, f, options);
         // A port that does not segment gets one segment at a time, however small the peer wants them.
         let segments = self.super_max > u32::from(self.mtu);
         let cap = if segments { self.super_max(t.v6()).saturating_sub(options.len() as u32) } else { mss };

@@ -210,7 +210,7 @@ impl Rings {
         s.set_ack_delay(None);
         let mut set = SocketSet::new(Vec::with_capacity(1));
         let handle = set.add(s);
-        Ok(PhantomSocket { set, handle, _lease: lease })
+        Ok(PhantomSocket { set, handle, state: tcp::State::Closed, _lease: lease })
     }
 }
 
@@ -230,6 +230,8 @@ impl Drop for Lease {
 pub struct PhantomSocket {
     set: SocketSet<'static>,
     handle: SocketHandle,
+    /// The socket's state, which is asked for several times a segment and moved here alone.
+    state: tcp::State,
     _lease: Lease,
 }
 
@@ -243,13 +245,23 @@ impl PhantomSocket {
     /// Runs `f` on the socket. It must not move the socket elsewhere.
     #[inline]
     pub(crate) fn with<R>(&mut self, f: impl FnOnce(&mut tcp::Socket<'static>) -> R) -> R {
-        f(self.set.get_mut(self.handle))
+        let r = f(self.set.get_mut(self.handle));
+        self.state = self.get().state();
+        r
     }
 
     /// Runs `f` on the set, for the interface to poll. It must not take the socket out.
     #[inline]
     pub(crate) fn with_set<R>(&mut self, f: impl FnOnce(&mut SocketSet<'static>) -> R) -> R {
-        f(&mut self.set)
+        let r = f(&mut self.set);
+        self.state = self.get().state();
+        r
+    }
+
+    /// The socket's state.
+    #[inline]
+    pub fn state(&self) -> tcp::State {
+        self.state
     }
 }
 

@@ -190,6 +190,29 @@ impl Scoreboard {
         a
     }
 
+    /// [`Scoreboard::ack`] where nothing is sacked, lost or sent again: gives how much is delivered, and the last of it.
+    #[inline]
+    pub fn ack_in_order(&mut self, una: u64) -> (u64, Option<Record>) {
+        let una = una.min(self.end);
+        let mut last = None;
+        while let Some(r) = self.recs.front_mut()
+            && r.start < una
+        {
+            let part = r.part(r.start..una.min(r.end()));
+            last = Some(part);
+            if part.len < r.len {
+                r.start += u64::from(part.len);
+                r.len -= part.len;
+                break;
+            }
+            self.recs.pop_front();
+        }
+        let delivered = una.saturating_sub(self.una);
+        self.flight -= delivered;
+        self.una += delivered;
+        (delivered, last)
+    }
+
     /// The peer holds `r`, which must lie within what is out. `f` sees what this delivers. `false` in the second
     /// place when part of the block was ignored because it would cut too many records.
     pub fn sack(&mut self, r: Range<u64>, mss: u32, mut f: impl FnMut(&Record)) -> (Acked, bool) {

@@ -24,6 +24,7 @@ use crate::rtt::{RtoLimits, Rtt};
 use crate::scoreboard::{Record, Scoreboard};
 use crate::tlp::{self, Ended, Tlp};
 
+mod in_order;
 mod silence;
 
 pub use silence::Silence;
@@ -332,6 +333,21 @@ impl Sender {
         self.arm_probe(c);
     }
 
+    /// Times what is out anew, after an ACK that brought `got` bytes, or `news`.
+    #[inline]
+    fn rearm(&mut self, news: bool, got: u64, c: &Ctx<'_>) {
+        if self.board.una() == self.board.end() {
+            (self.rto_at, self.pto_at, self.reo_at) = (NEVER, NEVER, NEVER);
+        } else {
+            if news {
+                self.rto_at = c.now + c.rto();
+            }
+            if got > 0 {
+                self.arm_probe(c);
+            }
+        }
+    }
+
     /// Takes in an acknowledgement. `original(t)` says whether it was caused by something sent before time `t` (ns),
     /// as its timestamp tells.
     #[inline]
@@ -414,17 +430,7 @@ impl Sender {
         }
         self.note_gap();
         self.adapt(got, news, news && lost == 0, c);
-
-        if self.board.una() == self.board.end() {
-            (self.rto_at, self.pto_at, self.reo_at) = (NEVER, NEVER, NEVER);
-        } else {
-            if news {
-                self.rto_at = c.now + c.rto();
-            }
-            if got > 0 {
-                self.arm_probe(c);
-            }
-        }
+        self.rearm(news, got, c);
         h
     }
 

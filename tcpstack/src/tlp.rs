@@ -74,6 +74,12 @@ impl Tlp {
         self.tries += 1;
     }
 
+    /// Whether a probe is out.
+    #[inline]
+    pub fn probes(&self) -> bool {
+        self.end != 0
+    }
+
     /// An ACK up to `una` came. `dsack` is what it says arrived twice, `news` whether it brings any progress, `plain`
     /// whether it sacks nothing. Whether a probe filled the hole shows only when more is acknowledged without word
     /// of the probe: an ACK of just everything may have been caused by what was late.

@@ -90,7 +90,7 @@ impl Scaled {
     /// The connection's state.
     #[inline]
     pub(super) fn state(&self) -> State {
-        self.sock.get().state()
+        self.sock.state()
     }
 
     /// Bytes up to this offset may be sent; they may be fewer than that.

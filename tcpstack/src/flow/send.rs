@@ -331,7 +331,12 @@ impl SendSide {
         st.dup_acks += u64::from(dup);
         let sacks = self.sack && !o.sack.is_empty();
         let judged = news || dup || sacks;
-        if judged {
+        if news && !sacks && self.sender.is_untroubled() {
+            self.advance(a as u64, st, cx);
+            let mss = u32::from(self.mss);
+            let mut k = Ctx { now: cx.now, mss, rtt: &mut self.rtt, limits: &cx.cfg.rto };
+            self.sender.on_ack_in_order(self.una, || stamps.rtt(o.ts, cx.now), &mut k);
+        } else if judged {
             self.judge(o, (a, news, dup), stamps, st, cx);
         }
         Acked { news, judged, opened: changed && self.wnd > 0 }

@@ -259,10 +259,14 @@ impl<P: Port> Stack<P> {
         if !f.may_push() {
             return Err(PushError::NotOpen);
         }
-        let (backlog, limit) = (f.backlog(), f.backlog_max(least));
-        if backlog >= limit {
-            self.c.push_refused += 1;
-            return Err(PushError::Full { backlog, limit });
+        let backlog = f.backlog();
+        // What is always allowed is asked first: the rest takes a look at the congestion window.
+        if backlog >= least {
+            let limit = f.backlog_max(least);
+            if backlog >= limit {
+                self.c.push_refused += 1;
+                return Err(PushError::Full { backlog, limit });
+            }
         }
         let end = f.push(hdr, pay);
         self.flows.mark(id.slot());
@@ -270,6 +274,7 @@ impl<P: Port> Stack<P> {
     }
 
     /// The next received bytes, in order. The window stays as it is until they are credited.
+    #[inline]
     pub fn next(&mut self, id: FlowId) -> Option<RxFrag> {
         let f = self.flows.get_mut(id)?;
         let r = f.pop();

@@ -82,16 +82,17 @@ impl Template {
     }
 
     /// A header with everything that a run of segments has in common.
-    #[inline]
     pub fn head(&self, f: &Fields, options: &[u8]) -> Head {
+        let mut h = Head::EMPTY;
+        self.head_in(&mut h, f, options);
+        h
+    }
+
+    /// The same, in its place.
+    #[inline]
+    pub fn head_in(&self, h: &mut Head, f: &Fields, options: &[u8]) {
         let (at, n) = (self.tcp_at(), options.len().min(OPTIONS) & !3);
-        let mut h = Head {
-            bytes: [0; LEN + OPTIONS],
-            len: (at + HDR + n) as u8,
-            l2: self.l2,
-            l3: self.l3,
-            pseudo: self.pseudo,
-        };
+        (h.len, h.l2, h.l3, h.pseudo) = ((at + HDR + n) as u8, self.l2, self.l3, self.pseudo);
         h.bytes[..LEN].copy_from_slice(&self.bytes);
         if let Some(t) = h.bytes.get_mut(at..at + HDR + n) {
             t[8..12].copy_from_slice(&f.ack.0.to_be_bytes());
@@ -99,7 +100,6 @@ impl Template {
             t[14..16].copy_from_slice(&f.win.to_be_bytes());
             t[HDR..].copy_from_slice(&options[..n]);
         }
-        h
     }
 }
 
@@ -116,6 +116,9 @@ pub struct Head {
 }
 
 impl Head {
+    /// No header.
+    pub const EMPTY: Head = Head { bytes: [0; LEN + OPTIONS], len: 0, l2: 0, l3: 0, pseudo: 0 };
+
     /// Link, IP and TCP header.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
