@@ -323,6 +323,12 @@ impl Budget {
         }
     }
 
+    /// Whether [`Budget::resumes`] has something to look at.
+    #[inline]
+    pub(crate) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// The next connection that may go on, and the NI whose LND has it.
     pub(crate) fn resumes(&mut self) -> Option<(NiId, Key)> {
         while let Some(host) = self.ready.front().copied() {

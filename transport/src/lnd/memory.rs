@@ -29,8 +29,15 @@ impl Clone for Payload {
 
 impl Payload {
     /// No bytes.
+    #[inline]
     pub fn empty() -> Payload {
         Payload::Inline(ArrayVec::new())
+    }
+
+    /// The payload, taken out of its place.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Payload {
+        std::mem::replace(self, Payload::empty())
     }
 
     /// A copy of `bytes`, or `None` when they are more than [`INLINE_PAYLOAD_MAX`].
@@ -49,6 +56,7 @@ impl Payload {
     }
 
     /// Length in bytes.
+    #[inline]
     pub fn len(&self) -> u64 {
         match self {
             Payload::Inline(b) => b.len() as u64,

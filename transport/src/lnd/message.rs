@@ -78,8 +78,11 @@ impl<T> Tx<T> {
     }
 
     /// Credits and lendings of the shard that it holds, once it has its credits.
+    #[inline]
     pub(crate) fn uses(&self) -> Uses {
-        let credits = u32::from(self.credit);
-        Uses { credits, answers: if self.shares() { credits } else { 0 }, pieces: credits * self.pieces() }
+        if !self.credit {
+            return Uses::default();
+        }
+        Uses { credits: 1, answers: self.shares().into(), pieces: self.pieces() }
     }
 }

@@ -42,6 +42,7 @@ pub(crate) use self::owner::Owner;
 pub use self::owner::{AppId, AppIdError, SHARDS_MAX};
 pub use self::pieces::{Pieces, RxPiece};
 pub(crate) use self::placement::{Dest, Placement};
+use crate::stream::actions::Actions;
 use crate::stream::slab::Key;
 use crate::stream::{Action, BUCKETS, Bucket, ConnId, Homes};
 use crate::wire::ksock::Checksum;
@@ -86,7 +87,7 @@ pub struct Cx {
     pub(crate) cfg: Config,
     pub(crate) counters: Counters,
     /// Orders to the runtime.
-    pub(crate) actions: VecDeque<Action>,
+    pub(crate) actions: Actions,
     pub(crate) budget: Budget,
     pub(crate) homes: Homes,
     /// Cost of each bucket's messages so far, in ns, by estimate.
@@ -100,7 +101,7 @@ impl Cx {
         Cx {
             now: 0,
             counters: Counters::default(),
-            actions: VecDeque::new(),
+            actions: Actions::default(),
             budget: Budget::new(cfg.budget),
             homes: Homes::new(cfg.shards.count),
             load: Box::new([0; BUCKETS]),
@@ -111,7 +112,7 @@ impl Cx {
 
     #[inline]
     pub(crate) fn act(&mut self, action: Action) {
-        self.actions.push_back(action);
+        self.actions.push(action);
     }
 
     /// A message was handled, and so many bytes of it were touched.
@@ -261,14 +262,14 @@ pub(crate) trait Lnd<U: Upper> {
     /// Sends a message that has its credits by the way it has (`lnd_send`), or, where that is clear, one that needs none.
     /// Takes it out of its place.
     fn send(&mut self, up: &mut U, cx: &mut Cx, peer: Key, tx: &mut Tx<U::Token>, way: Option<Way>);
-    /// Puts `mlength` bytes of a message into the placement, then delivers it by `delivery`; the rest is read and dropped
-    /// (`lnd_recv`).
+    /// Puts `mlength` bytes of a message into the placement, which it takes, then delivers it by `delivery`; the rest is
+    /// read and dropped (`lnd_recv`).
     fn recv(
         &mut self,
         up: &mut U,
         cx: &mut Cx,
         conn: Key,
-        placement: Option<Placement>,
+        placement: &mut Option<Placement>,
         delivery: U::Delivery,
         mlength: u32,
     );

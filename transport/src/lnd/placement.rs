@@ -209,13 +209,15 @@ impl Placement {
         }
     }
 
-    /// Ends it; gives the destination, the payload as its receiver gets it, and its checksum if that was asked for.
-    pub(crate) fn finish(self) -> (Dest, Data, Option<u32>) {
+    /// Ends it: gives, taken out of it, the destination, the payload as its receiver gets it, and its checksum if that was asked for.
+    #[inline]
+    pub(crate) fn finish(&mut self) -> (Dest, Data, Option<u32>) {
         let data = match self.dest {
-            Dest::Sink { sink: Sink::Lend(_), .. } => Data::Lent(self.pieces),
+            Dest::Sink { sink: Sink::Lend(_), .. } => Data::Lent(std::mem::take(&mut self.pieces)),
             Dest::Sink { sink: Sink::Copy(_), .. } => Data::InSink,
             _ => Data::Discarded,
         };
-        (self.dest, data, self.sum.map(Checksum::value))
+        let dest = std::mem::replace(&mut self.dest, Dest::Own(Vec::new()));
+        (dest, data, self.sum.take().map(Checksum::value))
     }
 }

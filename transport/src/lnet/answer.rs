@@ -2,14 +2,15 @@
 
 use super::command::header;
 use super::remote::Body;
-use super::{GetGrant, Lnet, Msg, PutGrant, TxDone};
+use super::{GetGrant, Lnet, Msg, TxDone};
 use crate::lnd::{Cx, Lnd, LnetError, Payload};
 use crate::stream::slab::Key;
 use crate::wire::{LnetBody, LnetHdr, ProcessId, WireHandle, lnet};
 
 impl Lnet {
     /// Answers the request `to`, which `peer` delivered. The answer goes to its source, on connections of that one's
-    /// own if it is another (lnet.md §5).
+    /// own if it is another (lnet.md §5). Part of its callers: an ACK's has no payload to be moved.
+    #[inline]
     fn answer<L: Lnd<Lnet>>(
         &mut self,
         cx: &mut Cx,
@@ -75,23 +76,29 @@ impl Lnet {
     }
 
     /// Tells the initiator of a PUT that it was stored.
-    pub(super) fn send_ack<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, grant: &PutGrant) {
-        let LnetBody::Put { ack, match_bits, .. } = grant.req.hdr.body else { return };
-        let body = LnetBody::Ack { handle: ack, match_bits, mlength: grant.mlength };
-        self.answer(cx, lnd, (peer, &grant.req.hdr), body, Payload::empty(), TxDone::Nothing);
+    pub(super) fn send_ack<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        (peer, hdr): (Key, &LnetHdr),
+        mlength: u32,
+    ) {
+        let LnetBody::Put { ack, match_bits, .. } = hdr.body else { return };
+        let body = LnetBody::Ack { handle: ack, match_bits, mlength };
+        self.answer(cx, lnd, (peer, hdr), body, Payload::empty(), TxDone::Nothing);
     }
 
     pub(super) fn send_reply<L: Lnd<Lnet>>(
         &mut self,
         cx: &mut Cx,
         lnd: &mut L,
-        peer: Key,
+        (peer, hdr): (Key, &LnetHdr),
         grant: GetGrant,
         payload: Payload,
     ) {
-        let LnetBody::Get { handle, .. } = grant.req.hdr.body else { return };
+        let LnetBody::Get { handle, .. } = hdr.body else { return };
         let body = LnetBody::Reply { handle };
-        self.answer(cx, lnd, (peer, &grant.req.hdr), body, payload, TxDone::Reply(grant));
+        self.answer(cx, lnd, (peer, hdr), body, payload, TxDone::Reply(grant));
     }
 
     /// Tells the initiator of a push that it was taken.

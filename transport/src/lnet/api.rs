@@ -148,6 +148,13 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// The operation, taken out of its place.
+    pub(crate) fn take(&mut self) -> Op {
+        std::mem::replace(self, Op::Shutdown { tag: 0 })
+    }
+}
+
 /// Pieces of memory that a payload may be of: LNet's LNET_MAX_IOV.
 pub const PIECES_MAX: usize = 256;
 

@@ -4,7 +4,7 @@ use super::api::{Event, MdMem, MessageCounts, Op, OpRefused, PIECES_MAX};
 use super::ops::OpKind;
 use super::remote::{Body, ShardMsg, Waiter};
 use super::{DropWhy, Lnet, Msg, Resume, TxDone, Verdict};
-use crate::lnd::{AppId, Cx, Lnd, LnetError, NiId, Payload};
+use crate::lnd::{AppId, Cx, Lnd, LnetError, NiId, Payload, Sink};
 use crate::stream::ShardId;
 use crate::stream::slab::Key;
 use crate::wire::{LnetBody, LnetHdr, Nid, ProcessId, WireHandle, lnet, ping};
@@ -22,24 +22,26 @@ enum To {
 }
 
 impl Lnet {
-    /// An application's operation, which may have come from another shard.
+    /// An application's operation, which may have come from another shard. It is taken out of its place.
     #[inline]
     pub(crate) fn command<L: Lnd<Lnet>>(
         &mut self,
         cx: &mut Cx,
         lnds: &mut [L],
         app: AppId,
-        op: Op,
+        op: &mut Op,
         from: Option<ShardId>,
     ) {
         if cx.cfg.shards.count <= 1 {
             return self.start(cx, lnds, app, op);
         }
-        let Some((app, op)) = self.holds(from, app, op) else { return };
-        if let Some(owner) = self.owner_of(cx, &op)
+        if self.holds(from, app, op) {
+            return;
+        }
+        if let Some(owner) = self.owner_of(cx, op)
             && owner != cx.cfg.shards.me
         {
-            return self.post(owner, Body::Cmd(app, op));
+            return self.post(owner, Body::Cmd(app, op.take()));
         }
         self.start(cx, lnds, app, op);
     }
@@ -53,15 +55,15 @@ impl Lnet {
         msg: ShardMsg,
     ) {
         match msg.0 {
-            Body::Cmd(app, op) => self.command(cx, lnds, app, op, Some(from)),
+            Body::Cmd(app, mut op) => self.command(cx, lnds, app, &mut op, Some(from)),
             Body::Match(waiter) => {
                 if let Some(lnd) = lnds.get_mut(waiter.ticket.ni.index()) {
                     self.match_request(cx, lnd, waiter);
                 }
             }
-            Body::Matched(ticket, verdict) => {
-                if let Some(lnd) = lnds.get_mut(ticket.ni.index()) {
-                    self.match_reply(cx, lnd, ticket, verdict);
+            Body::Matched(asker, verdict) => {
+                if let Some(lnd) = lnds.get_mut(asker.ticket.ni.index()) {
+                    self.match_reply(cx, lnd, asker, verdict);
                 }
             }
             Body::Held(ticket, owner) => {
@@ -75,10 +77,10 @@ impl Lnet {
                     self.answer_elsewhere(cx, lnd, target, tx);
                 }
             }
-            Body::PutDone { grant, sink, status, data } => {
+            Body::PutDone { grant, hdr, sink, status, data } => {
                 // Any LND will do: no connection is meant.
                 if let Some(lnd) = lnds.get_mut(NiId::default().index()) {
-                    self.put_done(cx, lnd, grant, sink, data, status);
+                    self.put_done(cx, lnd, (&grant, &hdr), sink, data, status);
                 }
             }
             Body::GetDone { grant, status } => self.get_done(grant, status),
@@ -108,8 +110,8 @@ impl Lnet {
     }
 
     /// Starts an operation on the shard that it belongs to, by the NI that leads to its target.
-    fn start<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], app: AppId, op: Op) {
-        let (tag, way) = match &op {
+    fn start<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], app: AppId, op: &mut Op) {
+        let (tag, way) = match &*op {
             Op::Put { tag, target, from, .. } | Op::Get { tag, target, from, .. } => {
                 (*tag, self.way_to(lnds, *target, *from))
             }
@@ -123,7 +125,6 @@ impl Lnet {
                 (*tag, Ok((NiId::default(), To::Own)))
             }
         };
-        // Not by way of a closure, which would move the operation once more.
         let started = match way {
             Ok((ni, to)) => match lnds.get_mut(ni.index()) {
                 Some(lnd) => self.try_start(cx, lnd, app, op, (ni, to)),
@@ -132,6 +133,8 @@ impl Lnet {
             Err(why) => Err(why),
         };
         if let Err(why) = started {
+            // Its memory goes before its owner hears of it.
+            drop(op.take());
             cx.counters.ops_refused += 1;
             self.complete(app, Event::Refused { tag, why });
         }
@@ -167,17 +170,27 @@ impl Lnet {
         cx: &mut Cx,
         lnd: &mut L,
         app: AppId,
-        op: Op,
+        op: &mut Op,
         (ni, to): (NiId, To),
     ) -> Result<(), OpRefused> {
         if cx.down {
             return Err(OpRefused::ShuttingDown);
         }
         match op {
-            Op::Put { tag, target, from, portal, match_bits, offset, hdr_data, payload, ack } => {
+            &mut Op::Put {
+                tag,
+                target,
+                from,
+                portal,
+                match_bits,
+                offset,
+                hdr_data,
+                ref mut payload,
+                ack,
+            } => {
                 check_portal(portal)?;
                 let len = check_len(payload.len())?;
-                check_pieces(&payload)?;
+                check_pieces(payload)?;
                 let peer = self.target(cx, lnd, app, (target, to))?;
                 let (handle, done) = if ack {
                     let kind = OpKind::Put { sent: false, acked: false };
@@ -190,19 +203,24 @@ impl Lnet {
                 match peer {
                     Some(peer) => {
                         let hdr = header(cx, self.nid_of(ni), target, len, body);
-                        let strange = for_strangers(cx, app);
-                        self.launch(cx, lnd, peer, &mut Msg { strange, ..Msg::lnet(hdr, payload, done) });
+                        let mut msg = Msg::lnet(hdr, payload.take(), done);
+                        msg.strange = for_strangers(cx, app);
+                        self.launch(cx, lnd, peer, &mut msg);
                     }
-                    None => self.own_message(cx, lnd, own_header(cx, from, target, len, body), payload, done),
+                    None => {
+                        let hdr = own_header(cx, from, target, len, body);
+                        self.own_message(cx, lnd, hdr, payload.take(), done);
+                    }
                 }
             }
-            Op::Get { tag, target, from, portal, match_bits, sink } => {
+            &mut Op::Get { tag, target, from, portal, match_bits, ref mut sink } => {
                 check_portal(portal)?;
                 if portal == lnet::SELFTEST_PORTAL && to != To::Own {
                     return Err(OpRefused::SelftestGet(portal));
                 }
                 let sink_length = check_len(u64::from(sink.len()))?;
                 let peer = self.target(cx, lnd, app, (target, to))?;
+                let sink = std::mem::replace(sink, Sink::Discard(0));
                 let (key, handle) = self.begin_op(cx, app, tag, target.nid, OpKind::Get { sink: Some(sink) });
                 // The offset stays 0: kernels have died of others (lnet.md §3).
                 let body = LnetBody::Get { handle, match_bits, portal, src_offset: 0, sink_length };
@@ -210,14 +228,15 @@ impl Lnet {
                 match peer {
                     Some(peer) => {
                         let hdr = header(cx, self.nid_of(ni), target, 0, body);
-                        let strange = for_strangers(cx, app);
-                        self.launch(cx, lnd, peer, &mut Msg { strange, ..Msg::lnet(hdr, payload, done) });
+                        let mut msg = Msg::lnet(hdr, payload, done);
+                        msg.strange = for_strangers(cx, app);
+                        self.launch(cx, lnd, peer, &mut msg);
                     }
                     None => self.own_message(cx, lnd, own_header(cx, from, target, 0, body), payload, done),
                 }
             }
-            Op::Ping { tag, .. } if to == To::Own => self.own_ping(app, tag),
-            Op::Ping { tag, target } => {
+            &mut Op::Ping { tag, .. } if to == To::Own => self.own_ping(app, tag),
+            &mut Op::Ping { tag, target } => {
                 let known = if let To::Peer(known) = to { known } else { None };
                 let peer = self.target_peer(cx, lnd, target, known)?;
                 self.recent = Some(peer);
@@ -233,7 +252,10 @@ impl Lnet {
                 let hdr = header(cx, self.nid_of(ni), target, 0, body);
                 self.launch(cx, lnd, peer, &mut Msg::lnet(hdr, Payload::empty(), TxDone::Op(key)));
             }
-            Op::Attach { tag, portal, mut who, match_bits, ignore_bits, md } => {
+            Op::Attach { .. } => {
+                let Op::Attach { tag, portal, mut who, match_bits, ignore_bits, md } = op.take() else {
+                    return Ok(());
+                };
                 check_portal(portal)?;
                 if who.nid == Nid::LO {
                     // Messages to ourselves have our own NID as their source.
@@ -245,16 +267,15 @@ impl Lnet {
                 let me = self.portals.attach((app, tag), portal, who, (match_bits, ignore_bits), md)?;
                 self.complete(app, Event::Attached { tag, me });
                 let found = self.portals.matches_now(portal, me, &self.aliases);
-                self.again
-                    .extend(found.into_iter().map(|(w, verdict)| Resume::Found(w.who, Box::new(verdict))));
+                self.again.extend(found.into_iter().map(|(w, verdict)| Resume::Found(w, Box::new(verdict))));
             }
             Op::Lazy { portal: ping::PORTAL, .. } => return Err(OpRefused::LazyOwn(ping::PORTAL)),
-            Op::Lazy { portal, on, .. } => {
+            &mut Op::Lazy { portal, on, .. } => {
                 let dropped = self.portals.lazy(portal, on)?;
-                let drop = |w: Waiter| Resume::Found(w.who, Box::new(Verdict::Drop(DropWhy::NoMatch)));
+                let drop = |w: Waiter| Resume::Found(w, Box::new(Verdict::Drop(DropWhy::NoMatch)));
                 self.again.extend(dropped.into_iter().map(drop));
             }
-            Op::Unlink { me, .. } => {
+            &mut Op::Unlink { me, .. } => {
                 let (event, waiters) = self.portals.unlink(me)?;
                 self.complete_some(event);
                 self.wake_waiters(cx, lnd, waiters);

@@ -218,6 +218,11 @@ impl Lnet {
         match done {
             TxDone::Nothing => {}
             TxDone::Put { app, tag } => self.complete(app, Event::Send { tag, status, done: true }),
+            TxDone::Op(op) if status.is_ok() => {
+                if let Some((app, tag, done)) = self.ops.put_sent(op) {
+                    self.complete(app, Event::Send { tag, status, done });
+                }
+            }
             TxDone::Op(op) => {
                 let event = self.ops.sent(op, cx.now, status);
                 self.complete_some(event);

@@ -360,6 +360,12 @@ impl Lnet {
         true
     }
 
+    /// Whether [`Lnet::discovers`] has something to do.
+    #[inline]
+    pub(super) fn has_discovered(&self) -> bool {
+        !self.discovery.news.is_empty()
+    }
+
     /// Goes on where an operation of the node's own has ended; gives whether there was one.
     #[inline]
     pub(super) fn discovers<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) -> bool {

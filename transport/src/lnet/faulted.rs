@@ -131,7 +131,7 @@ impl Lnet {
         match faults.rules.judge(cx.now, Going::In, &msg.hdr) {
             Some(Hit::Drop) => {
                 cx.counters.drop_fault += 1;
-                lnd.recv(self, cx, msg.key, None, Delivery::Nothing, 0);
+                lnd.recv(self, cx, msg.key, &mut None, Delivery::Nothing, 0);
                 false
             }
             Some(Hit::Delay(ns)) if faults.delayed.len() < DELAYED_MAX => {

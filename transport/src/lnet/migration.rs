@@ -133,15 +133,15 @@ impl Lnet {
         self.renamed = Renamed::default();
     }
 
-    /// Whether an operation must wait for those that went to the bucket's old home before it.
-    pub(super) fn holds(&mut self, from: Option<ShardId>, app: AppId, op: Op) -> Option<(AppId, Op)> {
-        let bucket = self.arrival.as_ref().and_then(|_| self.bucket_of(&op));
+    /// Whether an operation must wait for those that went to the bucket's old home before it; it is taken then.
+    pub(super) fn holds(&mut self, from: Option<ShardId>, app: AppId, op: &mut Op) -> bool {
+        let bucket = self.arrival.as_ref().and_then(|_| self.bucket_of(op));
         match &mut self.arrival {
             Some(a) if bucket == Some(a.bucket) && from != Some(a.from) => {
-                a.held.push((app, op));
-                None
+                a.held.push((app, op.take()));
+                true
             }
-            _ => Some((app, op)),
+            _ => false,
         }
     }
 
@@ -150,8 +150,8 @@ impl Lnet {
         if self.arrival.as_ref().is_some_and(|a| a.bucket == b)
             && let Some(a) = self.arrival.take()
         {
-            for (app, op) in a.held {
-                self.command(cx, lnds, app, op, None);
+            for (app, mut op) in a.held {
+                self.command(cx, lnds, app, &mut op, None);
             }
         }
     }

@@ -12,6 +12,7 @@ mod credits;
 mod discovery;
 mod drops;
 mod entry;
+mod events;
 mod faulted;
 pub mod faults;
 mod held;
@@ -35,6 +36,7 @@ use self::aliases::Aliases;
 pub use self::api::*;
 use self::discovery::Discovery;
 use self::drops::Drops;
+use self::events::Events;
 use self::faulted::Faults;
 use self::held::WaitOn;
 pub(crate) use self::migration::Migrating;
@@ -45,12 +47,12 @@ use self::own::OwnMessage;
 use self::peer::Peer;
 use self::portal::Portals;
 pub use self::remote::ShardMsg;
-use self::remote::{Body, Who};
+use self::remote::{Body, Waiter};
 use crate::lnd::timers::Timers;
 use crate::lnd::{AppId, Config, Cx, Lnd, LnetError, Payload, Sink, Ticket, Tx, pop};
 use crate::stream::ShardId;
 use crate::stream::slab::{Key, Slab};
-use crate::wire::{LnetHdr, Nid};
+use crate::wire::{LnetHdr, Nid, ProcessId};
 
 /// A message of LNet's.
 pub(crate) type Msg = Tx<TxDone>;
@@ -95,13 +97,14 @@ pub(crate) struct MatchReq {
     pub(crate) sender: Nid,
 }
 
-/// Leave to store a PUT. Returned to the portal's owner, with the sink, when that is done.
+/// Leave to store a PUT. Returned to the portal's owner, with the sink and the PUT's header, when that is done.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PutGrant {
     pub(crate) owner: ShardId,
     pub(crate) me: Key,
     pub(crate) app: AppId,
-    pub(crate) req: MatchReq,
+    /// The peer that delivered it.
+    pub(crate) sender: Nid,
     pub(crate) mlength: u32,
     pub(crate) offset: u32,
     /// The MD lets us ACK it.
@@ -113,9 +116,21 @@ pub(crate) struct PutGrant {
 pub(crate) struct GetGrant {
     pub(crate) owner: ShardId,
     pub(crate) me: Key,
-    pub(crate) req: MatchReq,
+    pub(crate) asked: Asked,
     pub(crate) mlength: u32,
     pub(crate) offset: u32,
+}
+
+/// What the event of a GET repeats of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    pub(crate) source: ProcessId,
+    pub(crate) dest: Nid,
+    /// The peer that delivered it.
+    pub(crate) sender: Nid,
+    pub(crate) portal: u32,
+    pub(crate) match_bits: u64,
+    pub(crate) rlength: u32,
 }
 
 /// Verdict of the portal's owner on a PUT or GET.
@@ -145,7 +160,7 @@ enum Resume {
     /// Match entries are to be looked for again.
     Find(Ticket),
     /// It has been found, or will not be.
-    Found(Who, Box<Verdict>),
+    Found(Waiter, Box<Verdict>),
 }
 
 /// LNet on one shard.
@@ -179,7 +194,7 @@ pub(crate) struct Lnet {
     /// Only while there are fault rules.
     faults: Option<Box<Faults>>,
     /// For applications.
-    events: VecDeque<(AppId, Event)>,
+    pub(crate) events: Events,
     /// For other shards.
     mail: VecDeque<(ShardId, ShardMsg)>,
     /// A bucket that has come, until nothing about it comes over its old home.
@@ -214,17 +229,11 @@ impl Lnet {
             aliases: Aliases::default(),
             discovery: Discovery::new(cfg),
             faults: None,
-            events: VecDeque::new(),
+            events: Events::default(),
             mail: VecDeque::new(),
             arrival: None,
             renamed: Renamed::default(),
         }
-    }
-
-    /// The next event for an application.
-    #[inline]
-    pub(crate) fn event(&mut self) -> Option<(AppId, Event)> {
-        pop(&mut self.events)
     }
 
     /// The next message for another shard.
@@ -267,6 +276,12 @@ impl Lnet {
         self.due = due;
     }
 
+    /// Whether [`Lnet::settle`] has something to do.
+    #[inline]
+    pub(crate) fn is_unsettled(&self) -> bool {
+        !self.kicks.is_empty() || !self.again.is_empty() || self.has_discovered()
+    }
+
     /// Looks again at one peer whose credits changed, or at a held message; gives whether there was one.
     #[inline]
     pub(crate) fn settle<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) -> bool {
@@ -307,16 +322,17 @@ impl Lnet {
         self.peers.get(peer).map_or((0, 0), |p| (p.uses.credits, p.waits()))
     }
 
-    #[inline]
+    // Always: where the kind of event is known it is never moved as a whole.
+    #[inline(always)]
     fn complete(&mut self, app: AppId, event: Event) {
         // Of the operations that the runtime begins, only the last one ends with an event.
         if app == AppId::NODE && !matches!(event, Event::ShutDown { .. } | Event::Refused { .. }) {
             return self.discovery.hear(&event);
         }
-        self.events.push_back((app, event));
+        self.events.push(app, event);
     }
 
-    #[inline]
+    #[inline(always)]
     fn complete_some(&mut self, event: Option<(AppId, Event)>) {
         if let Some((app, event)) = event {
             self.complete(app, event);

@@ -146,24 +146,32 @@ impl Ops {
         now: u64,
         status: Result<(), LnetError>,
     ) -> Option<(AppId, Event)> {
+        let Err(e) = status else {
+            let (app, tag, done) = self.put_sent(key)?;
+            return Some((app, Event::Send { tag, status, done }));
+        };
         let rec = self.recs.get_mut(key)?;
         let (app, tag) = (rec.app, rec.tag);
-        match (&mut rec.kind, status) {
-            (OpKind::Put { sent, acked }, Ok(())) => {
-                *sent = true;
-                let done = *acked;
-                if done {
-                    self.end(key);
-                }
-                Some((app, Event::Send { tag, status: Ok(()), done }))
-            }
-            (OpKind::Put { .. }, Err(e)) => {
+        match rec.kind {
+            OpKind::Put { .. } => {
                 self.end(key);
                 Some((app, Event::Send { tag, status: Err(e), done: true }))
             }
-            (_, Ok(())) => None,
-            (_, Err(e)) => self.fail(key, now, e),
+            _ => self.fail(key, now, e),
         }
+    }
+
+    /// The request has left: for a PUT, whose SEND that is, its tag, and whether it is the last event.
+    #[inline]
+    pub(crate) fn put_sent(&mut self, key: Key) -> Option<(AppId, u64, bool)> {
+        let rec = self.recs.get_mut(key)?;
+        let OpKind::Put { sent, acked } = &mut rec.kind else { return None };
+        *sent = true;
+        let told = (rec.app, rec.tag, *acked);
+        if told.2 {
+            self.end(key);
+        }
+        Some(told)
     }
 
     /// The ACK has come.
@@ -173,16 +181,23 @@ impl Ops {
         status: Result<(), LnetError>,
         mlength: u32,
     ) -> Option<(AppId, Event)> {
+        let (app, tag, done) = self.put_acked(key)?;
+        Some((app, Event::Ack { tag, status, mlength, done }))
+    }
+
+    /// The ACK of a PUT has come, or will not: whose it is, its tag, and whether that is the last event.
+    #[inline]
+    pub(crate) fn put_acked(&mut self, key: Key) -> Option<(AppId, u64, bool)> {
         let rec = self.recs.get_mut(key)?;
         let OpKind::Put { sent, acked } = &mut rec.kind else { return None };
         if std::mem::replace(acked, true) {
             return None;
         }
-        let (app, tag, done) = (rec.app, rec.tag, *sent);
-        if done {
+        let told = (rec.app, rec.tag, *sent);
+        if told.2 {
             self.end(key);
         }
-        Some((app, Event::Ack { tag, status, mlength, done }))
+        Some(told)
     }
 
     /// Ends a GET or a ping (or a PUT's wait for its ACK) with an error, if no payload is being stored.

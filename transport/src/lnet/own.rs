@@ -38,8 +38,7 @@ impl Lnet {
         payload: Payload,
         done: TxDone,
     ) {
-        let req = MatchReq { hdr, sender: hdr.src_nid };
-        let verdict = self.portals.find(req, &self.aliases);
+        let verdict = self.portals.find(&hdr, hdr.src_nid, &self.aliases);
         self.own_verdict(cx, lnd, OwnMessage { hdr, payload, done }, verdict);
     }
 
@@ -47,7 +46,7 @@ impl Lnet {
     fn own_verdict<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, message: OwnMessage, verdict: Verdict) {
         let OwnMessage { hdr, payload, done } = message;
         match verdict {
-            Verdict::Put(grant, sink) => self.own_put(cx, lnd, (grant, sink), &payload, done),
+            Verdict::Put(grant, sink) => self.own_put(cx, lnd, (grant, sink), (&hdr, &payload), done),
             Verdict::Get(grant, source) => self.own_get(cx, grant, &source, done),
             Verdict::Wait(on) => {
                 let req = MatchReq { hdr, sender: hdr.src_nid };
@@ -70,12 +69,18 @@ impl Lnet {
     }
 
     /// Goes on with a message for which an entry has come, or comes no more.
-    pub(crate) fn own_found<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, key: Key, verdict: Verdict) {
+    pub(crate) fn own_found<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        (key, hdr): (Key, &LnetHdr),
+        verdict: Verdict,
+    ) {
         match (self.own.remove(key), verdict) {
             (Some(m), verdict) => self.own_verdict(cx, lnd, m, verdict),
             // It has been failed meanwhile: what was granted goes back.
             (None, Verdict::Put(grant, sink)) => {
-                self.put_done(cx, lnd, grant, sink, Data::Discarded, Err(LnetError::ShuttingDown));
+                self.put_done(cx, lnd, (&grant, hdr), sink, Data::Discarded, Err(LnetError::ShuttingDown));
             }
             (None, Verdict::Get(grant, _)) => self.get_done(grant, Err(LnetError::ShuttingDown)),
             (None, Verdict::Wait(_) | Verdict::Drop(_)) => {}
@@ -97,17 +102,17 @@ impl Lnet {
         cx: &mut Cx,
         lnd: &mut L,
         (grant, sink): (PutGrant, Sink),
-        payload: &Payload,
+        (hdr, payload): (&LnetHdr, &Payload),
         done: TxDone,
     ) {
         let dest = Dest::Sink { sink, offset: grant.offset };
         let (sink, data) = own_copy(cx, dest, grant.mlength, Owner::App(grant.app), payload);
-        let wants_ack = matches!(grant.req.hdr.body, LnetBody::Put { ack, .. } if ack != WireHandle::NONE);
+        let wants_ack = matches!(hdr.body, LnetBody::Put { ack, .. } if ack != WireHandle::NONE);
         let op = match done {
             TxDone::Op(op) if wants_ack && grant.ack => Some(op),
             _ => None,
         };
-        self.put_done(cx, lnd, grant, sink.unwrap_or(Sink::Discard(0)), data, Ok(()));
+        self.put_done(cx, lnd, (&grant, hdr), sink.unwrap_or(Sink::Discard(0)), data, Ok(()));
         self.own_sent(cx, done, Ok(()));
         if let Some(op) = op {
             let event = self.ops.acked(op, Ok(()), grant.mlength);

@@ -1,5 +1,6 @@
 //! Messages that come: where their payload goes, and what they lead to (docs/protocol/lnet.md §4, §5).
 
+use super::api::Event;
 use super::discovery::is_push;
 use super::held::WaitOn;
 use super::ops::OpKind;
@@ -38,12 +39,13 @@ impl Lnet {
         }
         match hdr.body {
             LnetBody::Ack { handle, mlength, .. } => {
-                let event = self
-                    .ops
-                    .find(handle, hdr.src_nid, &self.aliases)
-                    .and_then(|op| self.ops.acked(op, Ok(()), mlength));
-                cx.counters.drop_stale_handle += u64::from(event.is_none());
-                self.complete_some(event);
+                let op = self.ops.find(handle, hdr.src_nid, &self.aliases);
+                match op.and_then(|op| self.ops.put_acked(op)) {
+                    Some((app, tag, done)) => {
+                        self.complete(app, Event::Ack { tag, status: Ok(()), mlength, done });
+                    }
+                    None => cx.counters.drop_stale_handle += 1,
+                }
                 drop_it(self, cx, lnd, msg);
             }
             LnetBody::Reply { handle } => self.parse_reply(cx, lnd, msg, handle),
@@ -82,7 +84,7 @@ impl Lnet {
         match dest {
             Ok(dest) => {
                 let placement = Placement::new(dest, len, owner, sum.filter(|_| len > 0).cloned());
-                lnd.recv(self, cx, msg.key, Some(placement), Delivery::Reply(op), len);
+                lnd.recv(self, cx, msg.key, &mut Some(placement), Delivery::Reply(op), len);
             }
             Err(why) => {
                 cx.counters.drop_too_long += u64::from(why == LnetError::TooLong);
@@ -111,10 +113,9 @@ impl Lnet {
             return drop_it(self, cx, lnd, msg);
         }
         if is_push(hdr) {
-            let (placement, mlength) = self.push_place(hdr, msg.sum.clone());
-            return lnd.recv(self, cx, msg.key, placement, Delivery::Push(mlength), mlength);
+            let (mut placement, mlength) = self.push_place(hdr, msg.sum.clone());
+            return lnd.recv(self, cx, msg.key, &mut placement, Delivery::Push(mlength), mlength);
         }
-        let req = MatchReq { hdr: *hdr, sender: msg.sender };
         let portal = match hdr.body {
             LnetBody::Put { portal, .. } | LnetBody::Get { portal, .. } => portal,
             _ => lnet::PORTALS,
@@ -122,10 +123,11 @@ impl Lnet {
         let owner = cx.cfg.shards.owner_of(portal);
         if owner != cx.cfg.shards.me && portal < lnet::PORTALS {
             let Some(ticket) = lnd.ticket(msg.key) else { return drop_it(self, cx, lnd, msg) };
+            let req = MatchReq { hdr: *hdr, sender: msg.sender };
             self.post(owner, Body::Match(Asker { ticket, req }));
             return lnd.hold(self, cx, msg.key, Hold::Match);
         }
-        let verdict = self.portals.find(req, &self.aliases);
+        let verdict = self.portals.find(hdr, msg.sender, &self.aliases);
         self.apply(cx, lnd, msg, verdict)
     }
 
@@ -133,18 +135,17 @@ impl Lnet {
     fn apply<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived, verdict: Verdict) {
         let hdr = &msg.hdr;
         match verdict {
-            Verdict::Put(grant, sink) => {
-                let ack = matches!(hdr.body, LnetBody::Put { ack, .. } if ack != WireHandle::NONE);
-                let grant = PutGrant { ack: grant.ack && ack, ..grant };
+            Verdict::Put(mut grant, sink) => {
+                grant.ack &= matches!(hdr.body, LnetBody::Put { ack, .. } if ack != WireHandle::NONE);
                 let whole = grant.mlength == hdr.payload_len && grant.mlength > 0;
                 let discards = matches!(sink, Sink::Discard(_));
                 let sum = msg.sum.as_ref().filter(|_| whole && !discards).cloned();
                 let dest = Dest::Sink { sink, offset: grant.offset };
                 let placement = Placement::new(dest, grant.mlength, Owner::App(grant.app).into(), sum);
-                lnd.recv(self, cx, msg.key, Some(placement), Delivery::Put(grant), grant.mlength);
+                lnd.recv(self, cx, msg.key, &mut Some(placement), Delivery::Put(grant), grant.mlength);
             }
             Verdict::Get(grant, payload) => {
-                self.send_reply(cx, lnd, msg.peer, grant, payload);
+                self.send_reply(cx, lnd, (msg.peer, hdr), grant, payload);
                 drop_it(self, cx, lnd, msg);
             }
             Verdict::Wait(on) => {
@@ -163,7 +164,7 @@ impl Lnet {
 
     /// Another shard asks about a portal of ours.
     pub(super) fn match_request<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, asker: Asker) {
-        match self.portals.find(asker.req, &self.aliases) {
+        match self.portals.find(&asker.req.hdr, asker.req.sender, &self.aliases) {
             Verdict::Wait(on) => {
                 let Asker { ticket, req } = asker;
                 self.portals.wait(on, Waiter { who: Who::Conn(ticket), req });
@@ -171,7 +172,7 @@ impl Lnet {
                     self.held_there(cx, lnd, ticket, cx.cfg.shards.me);
                 }
             }
-            verdict => self.match_reply(cx, lnd, asker.ticket, verdict),
+            verdict => self.match_reply(cx, lnd, asker, verdict),
         }
     }
 
@@ -180,13 +181,14 @@ impl Lnet {
         &mut self,
         cx: &mut Cx,
         lnd: &mut L,
-        ticket: Ticket,
+        asker: Asker,
         verdict: Verdict,
     ) {
+        let Asker { ticket, req } = asker;
         let home = cx.homes.at(ticket.bucket);
         if home != cx.cfg.shards.me {
             // The connection lives elsewhere, or has moved since it asked.
-            return self.post(home, Body::Matched(ticket, verdict));
+            return self.post(home, Body::Matched(asker, verdict));
         }
         if let Some(msg) = lnd.held(&ticket) {
             self.apply(cx, lnd, &msg, verdict);
@@ -195,7 +197,8 @@ impl Lnet {
         // The connection has died meanwhile: what was granted goes back.
         match verdict {
             Verdict::Put(grant, sink) => {
-                self.return_put(cx, lnd, grant, sink, Data::Discarded, Err(LnetError::ConnLost))
+                let stored = (sink, Data::Discarded);
+                self.return_put(cx, lnd, (&grant, &req.hdr), stored, Err(LnetError::ConnLost));
             }
             Verdict::Get(grant, _) => self.return_get(cx, grant, Err(LnetError::ConnLost)),
             Verdict::Wait(_) | Verdict::Drop(_) => {}
@@ -242,9 +245,10 @@ impl Lnet {
             Delivery::Nothing | Delivery::Push(_) | Delivery::Object(_) => {}
             Delivery::Put(grant) => {
                 if let Some(peer) = peer.filter(|_| grant.ack && status.is_ok()) {
-                    self.send_ack(cx, lnd, peer, &grant);
+                    self.send_ack(cx, lnd, (peer, hdr), grant.mlength);
                 }
-                self.return_put(cx, lnd, grant, sink.unwrap_or(Sink::Discard(0)), stored.data, status);
+                let stored = (sink.unwrap_or(Sink::Discard(0)), stored.data);
+                self.return_put(cx, lnd, (&grant, hdr), stored, status);
             }
             Delivery::Reply(op) => {
                 let event = self.ops.reply(op, status, hdr.payload_len, stored.data, sink);
@@ -258,15 +262,14 @@ impl Lnet {
         &mut self,
         cx: &mut Cx,
         lnd: &mut L,
-        grant: PutGrant,
-        sink: Sink,
-        data: Data,
+        (grant, hdr): (&PutGrant, &LnetHdr),
+        (sink, data): (Sink, Data),
         status: Result<(), LnetError>,
     ) {
         if grant.owner == cx.cfg.shards.me {
-            self.put_done(cx, lnd, grant, sink, data, status);
+            self.put_done(cx, lnd, (grant, hdr), sink, data, status);
         } else {
-            self.post(grant.owner, Body::PutDone { grant, sink, status, data });
+            self.post(grant.owner, Body::PutDone { grant: *grant, hdr: *hdr, sink, status, data });
         }
     }
 
@@ -283,14 +286,15 @@ impl Lnet {
         &mut self,
         cx: &mut Cx,
         lnd: &mut L,
-        grant: PutGrant,
+        of: (&PutGrant, &LnetHdr),
         sink: Sink,
         data: Data,
         status: Result<(), LnetError>,
     ) {
-        if let Some((app, event, waiters)) = self.portals.put_done(&grant, sink, status, data, &self.aliases)
+        let Lnet { portals, aliases, events, .. } = self;
+        if let Some(waiters) = portals.put_done(of, (sink, data), status, aliases, events)
+            && !waiters.is_empty()
         {
-            self.complete(app, event);
             self.wake_waiters(cx, lnd, waiters);
         }
     }
@@ -326,14 +330,14 @@ impl Lnet {
                     lnd.again(self, cx, &ticket);
                 }
             }
-            Some(Resume::Found(Who::Conn(ticket), verdict)) => {
+            Some(Resume::Found(Waiter { who: Who::Conn(ticket), req }, verdict)) => {
                 if let Some(lnd) = lnds.get_mut(ticket.ni.index()) {
-                    self.match_reply(cx, lnd, ticket, *verdict);
+                    self.match_reply(cx, lnd, Asker { ticket, req }, *verdict);
                 }
             }
-            Some(Resume::Found(Who::Own(message), verdict)) => {
+            Some(Resume::Found(Waiter { who: Who::Own(message), req }, verdict)) => {
                 if let Some(lnd) = lnds.first_mut() {
-                    self.own_found(cx, lnd, message, *verdict);
+                    self.own_found(cx, lnd, (message, &req.hdr), *verdict);
                 }
             }
             None => {}

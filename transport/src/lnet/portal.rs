@@ -4,16 +4,17 @@ use std::collections::VecDeque;
 
 use super::aliases::Aliases;
 use super::entry::{Me, Mem, Test, Wanted};
+use super::events::Events;
 use super::held::{WaitOn, Waiting};
 use super::index::{Exact, Linked, List};
 use super::remote::Waiter;
-use super::{DropWhy, GetGrant, MatchReq, PutGrant, Verdict};
+use super::{Asked, DropWhy, GetGrant, PutGrant, Verdict};
 use crate::lnd::{AppId, Data, LnetError, Sink, Ticket};
 use crate::lnet::api::{Event, GetEvent, MdMem, MdSpec, MeId, OpRefused, PutEvent};
 use crate::stream::ShardId;
 use crate::stream::slab::{Key, Slab};
 use crate::wire::nid::PID_ANY;
-use crate::wire::{LnetBody, ProcessId, lnet};
+use crate::wire::{LnetBody, LnetHdr, Nid, ProcessId, lnet};
 
 /// Whether a portal's entries name one sender and bits each, or patterns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,10 +46,10 @@ pub(crate) struct Portals {
 
 /// Request of a message; `None` for one that asks for no entry.
 #[inline]
-fn wanted(req: &MatchReq) -> Option<Wanted> {
-    match req.hdr.body {
+fn wanted(hdr: &LnetHdr) -> Option<Wanted> {
+    match hdr.body {
         LnetBody::Put { portal, match_bits: bits, offset, .. } => {
-            Some(Wanted { put: true, portal, bits, offset, rlength: req.hdr.payload_len })
+            Some(Wanted { put: true, portal, bits, offset, rlength: hdr.payload_len })
         }
         LnetBody::Get { portal, match_bits: bits, src_offset: offset, sink_length: rlength, .. } => {
             Some(Wanted { put: false, portal, bits, offset, rlength })
@@ -106,13 +107,13 @@ impl Portals {
         for waiter in &list {
             let Some(w) = self.waiting.get(*waiter) else { continue };
             let req = w.req;
-            let Some((me, asked)) = self.entries.get(key).zip(wanted(&req)) else { break };
+            let Some((me, asked)) = self.entries.get(key).zip(wanted(&req.hdr)) else { break };
             let verdict = match me.test(&req.hdr, &asked, aliases) {
                 Test::Skip if me.dying => break,
                 Test::Skip => continue,
                 Test::Busy => Verdict::Wait(WaitOn::Entry(key)),
                 Test::Drop(why) => Verdict::Drop(why),
-                Test::Take { offset, mlength } => self.grant(key, req, offset, mlength),
+                Test::Take { offset, mlength } => self.grant(key, (&req.hdr, req.sender), offset, mlength),
             };
             let Some(w) = self.waiting.take(*waiter) else { continue };
             match verdict {
@@ -136,19 +137,21 @@ impl Portals {
     }
 
     /// Looks for an entry: those with ignore bits first, then those with exact bits, each FIFO.
-    pub(crate) fn find(&mut self, req: MatchReq, aliases: &Aliases) -> Verdict {
-        let Some(asked) = wanted(&req) else { return Verdict::Drop(DropWhy::NoMatch) };
+    pub(crate) fn find(&mut self, hdr: &LnetHdr, sender: Nid, aliases: &Aliases) -> Verdict {
+        let Some(asked) = wanted(hdr) else { return Verdict::Drop(DropWhy::NoMatch) };
         let Some(p) = self.portals.get(asked.portal as usize) else {
             return Verdict::Drop(DropWhy::NoMatch);
         };
         let lists = [p.ignoring.first(), self.exact.first(asked.portal, asked.bits)];
         for mut key in lists {
             while let Some(me) = self.entries.get(key) {
-                match me.test(&req.hdr, &asked, aliases) {
+                match me.test(hdr, &asked, aliases) {
                     Test::Skip => key = me.next(),
                     Test::Busy => return Verdict::Wait(WaitOn::Entry(key)),
                     Test::Drop(why) => return Verdict::Drop(why),
-                    Test::Take { offset, mlength } => return self.grant(key, req, offset, mlength),
+                    Test::Take { offset, mlength } => {
+                        return self.grant(key, (hdr, sender), offset, mlength);
+                    }
                 }
             }
         }
@@ -158,7 +161,7 @@ impl Portals {
         Verdict::Drop(DropWhy::NoMatch)
     }
 
-    fn grant(&mut self, key: Key, req: MatchReq, offset: u32, mlength: u32) -> Verdict {
+    fn grant(&mut self, key: Key, (hdr, sender): (&LnetHdr, Nid), offset: u32, mlength: u32) -> Verdict {
         let Some(me) = self.entries.get_mut(key) else {
             return Verdict::Drop(DropWhy::NoMatch);
         };
@@ -168,7 +171,7 @@ impl Portals {
                 // A REPLY carries at most the MTU, whatever the sink says.
                 let mlength = mlength.min(lnet::MTU);
                 let part = pay.slice(offset, mlength);
-                Verdict::Get(GetGrant { owner, me: key, req, mlength, offset }, part)
+                Verdict::Get(GetGrant { owner, me: key, asked: asked(hdr, sender), mlength, offset }, part)
             }
             Mem::Sink(slot) => {
                 let sink = match slot {
@@ -180,7 +183,8 @@ impl Portals {
                     },
                 };
                 let ack = !me.ack_disable;
-                Verdict::Put(PutGrant { owner, me: key, app: me.app, req, mlength, offset, ack }, sink)
+                let app = me.app;
+                Verdict::Put(PutGrant { owner, me: key, app, sender, mlength, offset, ack }, sink)
             }
         };
         // After the last way out: who is told to come back later has used up nothing.
@@ -236,43 +240,44 @@ impl Portals {
         self.waiting.len()
     }
 
-    /// Ends a PUT: the event, and who waited for the sink.
+    /// Ends a PUT: its event goes to `events`; gives who waited for the sink.
     pub(crate) fn put_done(
         &mut self,
-        grant: &PutGrant,
-        sink: Sink,
+        (grant, hdr): (&PutGrant, &LnetHdr),
+        (sink, data): (Sink, Data),
         status: Result<(), LnetError>,
-        data: Data,
         aliases: &Aliases,
-    ) -> Option<(AppId, Event, Vec<Waiter>)> {
+        events: &mut Events,
+    ) -> Option<Vec<Waiter>> {
         let me = self.entries.get_mut(grant.me)?;
         me.in_flight = me.in_flight.saturating_sub(1);
         if let Mem::Sink(slot @ None) = &mut me.mem {
             *slot = Some(sink);
         }
         let (app, tag) = (me.app, me.tag);
-        let waiters = std::mem::take(&mut me.waiters);
+        let waiters = if me.waiters.is_empty() { None } else { Some(std::mem::take(&mut me.waiters)) };
         let unlinked = (me.dying && me.in_flight == 0).then(|| self.bury(grant.me));
-        let waiters = self.waiting.take_all(waiters);
-        let LnetBody::Put { portal, match_bits, hdr_data, .. } = grant.req.hdr.body else { return None };
+        let waiters = waiters.map(|w| self.waiting.take_all(w)).unwrap_or_default();
+        let LnetBody::Put { portal, match_bits, hdr_data, .. } = hdr.body else { return None };
         let event = Event::Put(PutEvent {
             tag,
             me: MeId(grant.me.word()),
             status,
-            initiator: initiator(&grant.req, aliases),
-            source: grant.req.hdr.src_nid,
-            dest: grant.req.hdr.dest_nid,
-            sender: grant.req.sender,
+            initiator: ProcessId { nid: aliases.primary(hdr.src_nid), pid: hdr.src_pid },
+            source: hdr.src_nid,
+            dest: hdr.dest_nid,
+            sender: grant.sender,
             portal,
             match_bits,
             hdr_data,
-            rlength: grant.req.hdr.payload_len,
+            rlength: hdr.payload_len,
             mlength: grant.mlength,
             offset: grant.offset,
             data,
             unlinked,
         });
-        Some((app, event, waiters))
+        events.push_other(app, event);
+        Some(waiters)
     }
 
     /// Ends a GET.
@@ -289,18 +294,18 @@ impl Portals {
         if unlinked {
             self.bury(grant.me);
         }
-        let LnetBody::Get { portal, match_bits, sink_length, .. } = grant.req.hdr.body else { return None };
+        let Asked { source, dest, sender, portal, match_bits, rlength } = grant.asked;
         let event = Event::Get(GetEvent {
             tag,
             me: MeId(grant.me.word()),
             status,
-            initiator: initiator(&grant.req, aliases),
-            source: grant.req.hdr.src_nid,
-            dest: grant.req.hdr.dest_nid,
-            sender: grant.req.sender,
+            initiator: ProcessId { nid: aliases.primary(source.nid), pid: source.pid },
+            source: source.nid,
+            dest,
+            sender,
             portal,
             match_bits,
-            rlength: sink_length,
+            rlength,
             mlength: grant.mlength,
             offset: grant.offset,
             unlinked,
@@ -347,15 +352,18 @@ impl Portals {
     }
 }
 
-/// The sender, by its primary NID.
-fn initiator(req: &MatchReq, aliases: &Aliases) -> ProcessId {
-    ProcessId { nid: aliases.primary(req.hdr.src_nid), pid: req.hdr.src_pid }
+/// What a GET's event will repeat of it.
+fn asked(hdr: &LnetHdr, sender: Nid) -> Asked {
+    let (portal, match_bits, rlength) =
+        wanted(hdr).map_or((lnet::PORTALS, 0, 0), |w| (w.portal, w.bits, w.rlength));
+    let source = ProcessId { nid: hdr.src_nid, pid: hdr.src_pid };
+    Asked { source, dest: hdr.dest_nid, sender, portal, match_bits, rlength }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{LnetHdr, Nid, WireHandle};
+    use crate::wire::WireHandle;
 
     /// An entry whose sink another message has is as it was, however often one is told to wait for it.
     #[test]
@@ -363,25 +371,25 @@ mod tests {
         let nid: Nid = "10.0.0.2@tcp".parse().unwrap();
         let body = LnetBody::Put { ack: WireHandle::NONE, match_bits: 7, hdr_data: 0, portal: 5, offset: 0 };
         let hdr = LnetHdr { dest_nid: nid, src_nid: nid, dest_pid: 1, src_pid: 1, payload_len: 10, body };
-        let req = MatchReq { hdr, sender: nid };
         let (mut p, none) = (Portals::new(ShardId(0)), Aliases::default());
         let page = hugepages::PageRunMut::new(std::sync::Arc::new(hugepages::PrivatePages), 100).unwrap();
         let md =
             MdSpec { threshold: Some(2), manage_remote: false, ..MdSpec::new(MdMem::Sink(Sink::Copy(page))) };
         p.attach((AppId::FIRST, 1), 5, ProcessId::ANY, (7, 0), md).unwrap();
-        let Verdict::Put(first, sink) = p.find(req, &none) else { panic!("it matches") };
+        let Verdict::Put(first, sink) = p.find(&hdr, nid, &none) else { panic!("it matches") };
         let of = |p: &Portals| p.entries.get(first.me).map(|m| (m.threshold, m.offset, m.in_flight));
         assert_eq!(of(&p), Some((Some(1), 10, 1)));
         for _ in 0..3 {
-            assert!(matches!(p.find(req, &none), Verdict::Wait(_)));
-            assert!(matches!(p.grant(first.me, req, 10, 10), Verdict::Wait(_)));
+            assert!(matches!(p.find(&hdr, nid, &none), Verdict::Wait(_)));
+            assert!(matches!(p.grant(first.me, (&hdr, nid), 10, 10), Verdict::Wait(_)));
             assert_eq!(of(&p), Some((Some(1), 10, 1)));
         }
-        p.put_done(&first, sink, Ok(()), Data::Discarded, &none).unwrap();
+        let mut events = Events::default();
+        p.put_done((&first, &hdr), (sink, Data::Discarded), Ok(()), &none, &mut events).unwrap();
         assert!(
-            matches!(p.find(req, &none), Verdict::Put(PutGrant { offset: 10, .. }, _)),
+            matches!(p.find(&hdr, nid, &none), Verdict::Put(PutGrant { offset: 10, .. }, _)),
             "the second of two"
         );
-        assert!(matches!(p.find(req, &none), Verdict::Drop(DropWhy::NoMatch)), "and there is no third");
+        assert!(matches!(p.find(&hdr, nid, &none), Verdict::Drop(DropWhy::NoMatch)), "and there is no third");
     }
 }

@@ -8,7 +8,7 @@ use super::{GetGrant, MatchReq, Msg, PutGrant, Verdict};
 use crate::lnd::{AppId, Data, LnetError, NiId, Sink, Ticket};
 use crate::stream::ShardId;
 use crate::stream::slab::Key;
-use crate::wire::ProcessId;
+use crate::wire::{LnetHdr, ProcessId};
 
 /// A message to another shard of the same node, given with [`Input::From`](crate::node::Input::From). Opaque to
 /// runtimes. Messages between two shards must arrive in order; they may be large and own memory.
@@ -22,13 +22,13 @@ pub(crate) enum Body {
     /// Home to owner: does anything match?
     Match(Asker),
     /// Owner to home.
-    Matched(Ticket, Verdict),
+    Matched(Asker, Verdict),
     /// Owner to home: the message waits on a lazy portal of the owner's.
     Held(Ticket, ShardId),
     /// Home to owner: the message's connection has ended.
     Forget(Ticket),
     /// Home to owner: the PUT is stored, or will not be.
-    PutDone { grant: PutGrant, sink: Sink, status: Result<(), LnetError>, data: Data },
+    PutDone { grant: PutGrant, hdr: LnetHdr, sink: Sink, status: Result<(), LnetError>, data: Data },
     /// To the home of a source that did not deliver its request itself: the answer, by the NI that the request came to.
     Answered(NiId, ProcessId, Box<Msg>),
     /// To all: a Multi-Rail peer at this address, on this host, was discovered, with these NIDs.

@@ -130,6 +130,21 @@ struct FlowRx<'a, P: Port> {
     rest: &'a mut Option<(RxFrag, bool)>,
 }
 
+impl<P: Port> FlowRx<'_, P> {
+    /// Takes the next fragment where the present one is used up, and opens the window for it.
+    #[inline(never)]
+    fn refill(&mut self) {
+        if self.rest.as_ref().is_none_or(|(frag, _)| frag.is_empty()) {
+            *self.rest = self.stack.next(self.flow).map(|f| (f, false));
+        }
+        if let Some((frag, credited)) = self.rest
+            && !std::mem::replace(credited, true)
+        {
+            self.stack.credit(self.flow, frag.len());
+        }
+    }
+}
+
 impl<P: Port> StreamRx for FlowRx<'_, P> {
     fn next(&mut self) -> Option<RxFrag> {
         // Asked first: an empty one is not written.
@@ -138,7 +153,9 @@ impl<P: Port> StreamRx for FlowRx<'_, P> {
             if !credited {
                 self.stack.credit(self.flow, frag.len());
             }
-            return Some(frag);
+            if !frag.is_empty() {
+                return Some(frag);
+            }
         }
         let frag = self.stack.next(self.flow)?;
         self.stack.credit(self.flow, frag.len());
@@ -147,21 +164,25 @@ impl<P: Port> StreamRx for FlowRx<'_, P> {
     fn unread(&mut self, rest: RxFrag) {
         *self.rest = Some((rest, true));
     }
+    fn front(&mut self) -> Option<&[u8]> {
+        if !matches!(self.rest, Some((frag, true)) if !frag.is_empty()) {
+            self.refill();
+        }
+        Some(self.rest.as_ref().map_or(&[], |(frag, _)| frag.bytes()))
+    }
+    fn skip(&mut self, n: u32) {
+        // What is empty goes with the next look, or when the machine has taken all it will.
+        if let Some((frag, _)) = self.rest {
+            frag.advance(n);
+        }
+    }
     /// Where the fragment lies: headers are many to a fragment.
     fn read(&mut self, to: &mut [u8]) -> usize {
         let mut n = 0;
         while let Some(room) = to.get_mut(n..).filter(|r| !r.is_empty()) {
-            if self.rest.is_none() {
-                *self.rest = self.stack.next(self.flow).map(|f| (f, false));
-            }
-            let Some((frag, credited)) = self.rest else { break };
-            if !std::mem::replace(credited, true) {
-                self.stack.credit(self.flow, frag.len());
-            }
+            self.front();
+            let Some((frag, _)) = self.rest else { break };
             n += copy_out(frag, room);
-            if frag.is_empty() {
-                *self.rest = None;
-            }
         }
         n
     }
@@ -410,6 +431,9 @@ impl<P: Port> LcoreStreams<P> {
         if std::mem::take(&mut c.readable) && c.state != ConnState::Closing {
             n += 1;
             sink(Happened::Bytes(id, &mut FlowRx { stack: &mut self.stack, flow, rest: &mut c.rest }));
+            if matches!(&c.rest, Some((frag, _)) if frag.is_empty()) {
+                c.rest = None;
+            }
         }
         if c.fin && c.state.would(ConnEvent::Fin).is_some() {
             if c.rest.is_none() {

@@ -85,6 +85,8 @@ pub struct Shard<S: Streams + Inspect, A: App> {
 /// Operations handled in one turn at most, so that an application which answers each event with an operation
 /// cannot keep the streams from being served.
 const OPS_A_TURN: usize = 256;
+/// Operations whose messages are put on streams, and whose events are told, together.
+const OPS_AT_ONCE: usize = 16;
 
 impl<S: Streams + Inspect, A: App> Shard<S, A> {
     /// The only shard of a node.
@@ -142,7 +144,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
         }
         let machine = &mut self.machine;
         let mut work = match &mut self.outside {
-            Outside::Alone(s) => s.turn(&mut |happened| machine.handle(now, Input::Stream(happened))),
+            Outside::Alone(s) => s.turn(&mut |happened| machine.hear(now, happened)),
             Outside::Meshed(mesh, own) => mesh.turn(own, &mut |input| machine.handle(now, input)),
         };
         if self.machine.deadline().is_some_and(|t| t <= now) {
@@ -162,13 +164,25 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
         while let Some(op) = self.own.pop_front() {
             self.ops.push_back((AppId::NODE, op));
         }
-        for _ in 0..OPS_A_TURN {
+        let mut done = 0;
+        loop {
+            let before = done;
+            while done < OPS_A_TURN.min(before + OPS_AT_ONCE)
+                && let Some((app, op)) = self.ops.get_mut(done)
+            {
+                self.machine.command(now, app.on(self.me), op);
+                done += 1;
+            }
+            if done == before {
+                break;
+            }
             self.act(now);
-            let Some((app, op)) = self.ops.pop_front() else { break };
-            self.machine.command(now, app.on(self.me), op);
-            work = work.and(Work::Busy(1));
         }
-        self.act(now);
+        if done > 0 {
+            // Not one by one: each would be moved once more to be dropped.
+            self.ops.drain(..done);
+            work = work.and(Work::of(done));
+        }
         self.balance(now);
         let work = work.and(self.migrate(now)).and(self.flush());
         self.loop_stats.end(work.is_busy());
@@ -305,29 +319,28 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
                 Outside::Alone(s) => self.machine.act(|action| s.act(action)),
                 Outside::Meshed(mesh, own) => self.machine.act(|action| mesh.act(own, action)),
             }
-            if let Some(got) = self.machine.event() {
-                let (app, at) = got.0.home();
-                match &mut self.outside {
-                    Outside::Meshed(mesh, _) if at != self.me => mesh.post_event(at, app, got.1),
-                    _ if app == AppId::NODE => self.down |= matches!(got.1, Event::ShutDown { .. }),
-                    // Not by way of another function: each moves the event once more.
-                    _ => self.app.event(now, app, got.1, &mut self.ops),
+            let Shard { machine, outside, app: user, ops, down, me, .. } = self;
+            machine.tell(|app, event| {
+                let (app, at) = app.home();
+                match outside {
+                    Outside::Meshed(mesh, _) if at != *me => mesh.post_event(at, app, event),
+                    _ if app == AppId::NODE => *down |= matches!(event, Event::ShutDown { .. }),
+                    _ => user.event(now, app, event, ops),
                 }
-            } else if let Outside::Meshed(mesh, _) = &mut self.outside
-                && let Some((to, m)) = self.machine.mail()
-            {
-                mesh.post(to, m);
-            } else if let Some(b) = self.machine.offer() {
-                let kept = match &mut self.outside {
-                    Outside::Alone(_) => Some(b),
-                    Outside::Meshed(mesh, _) => mesh.offer(b),
-                };
-                if let Some(mut b) = kept {
-                    b.run(u32::MAX);
-                    self.machine.handle(now, Input::JobDone(b));
+            });
+            if let Outside::Meshed(mesh, _) = outside {
+                while let Some((to, m)) = machine.mail() {
+                    mesh.post(to, m);
                 }
-            } else {
-                return;
+            }
+            let Some(b) = machine.offer() else { return };
+            let kept = match outside {
+                Outside::Alone(_) => Some(b),
+                Outside::Meshed(mesh, _) => mesh.offer(b),
+            };
+            if let Some(mut b) = kept {
+                b.run(u32::MAX);
+                machine.handle(now, Input::JobDone(b));
             }
         }
     }

@@ -30,7 +30,7 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
         up: &mut U,
         cx: &mut Cx,
         conn: Key,
-        placement: Option<Placement>,
+        placement: &mut Option<Placement>,
         delivery: U::Delivery,
         mlength: u32,
     ) {

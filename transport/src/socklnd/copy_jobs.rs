@@ -237,7 +237,7 @@ impl<U: Upper> Socklnd<U> {
     fn end_job(&mut self, up: &mut U, cx: &mut Cx, key: Option<Key>, mut b: Box<CopyJob<U::Delivery>>) {
         self.copy_jobs.foreign -= u32::from(b.foreign).min(self.copy_jobs.foreign);
         let delivery = up.unseal(std::mem::take(&mut b.delivery));
-        let finished = b.placement.take().map(Placement::finish);
+        let finished = b.placement.take().as_mut().map(Placement::finish);
         let (hdr, ksock, came) = (b.hdr, b.ksock, b.came);
         if self.copy_jobs.spare.len() < SPARE {
             self.copy_jobs.spare.push(b);

@@ -4,7 +4,8 @@ use arrayvec::ArrayVec;
 
 use super::Socklnd;
 use super::handshake::append;
-use super::rx::{RxEvent, RxState, WaitFor};
+use super::peer::Peer;
+use super::rx::{Rx, RxEvent, RxState, WaitFor};
 use super::standing::{StandEvent, Standing};
 use super::version::SumOver;
 use super::zc;
@@ -21,19 +22,70 @@ const EMPTY_SUM: u32 = 0xFFFF_FFFF;
 /// both ends of a connection work at once, and other connections have their turn.
 const MESSAGES_A_CALL: u64 = 16;
 
-/// Fills `room` with a header; gives whether it is complete. What has come of one that is not waits in `buf`.
+/// Gives a header of `len` bytes, `MAX` at most, to `parse`: where it lies, if it lies together. What has come of one that
+/// is not complete waits in `buf`.
 #[inline]
-fn header(buf: &mut ArrayVec<u8, { lnet::LEN_V4 }>, rx: &mut dyn StreamRx, room: &mut [u8]) -> bool {
-    let had = buf.len().min(room.len());
-    if had > 0 {
-        room.iter_mut().zip(buf.drain(..)).for_each(|(r, b)| *r = b);
+fn header<const MAX: usize, R>(
+    buf: &mut ArrayVec<u8, { lnet::LEN_V4 }>,
+    rx: &mut dyn StreamRx,
+    len: usize,
+    parse: impl FnOnce(&[u8]) -> R,
+) -> Option<R> {
+    if buf.is_empty()
+        && let Some(front) = rx.front()
+    {
+        if front.is_empty() {
+            return None;
+        }
+        if let Some(header) = front.get(..len) {
+            let parsed = parse(header);
+            rx.skip(len as u32);
+            return Some(parsed);
+        }
     }
+    let mut room = [0; MAX];
+    let header = pieced(buf, rx, room.get_mut(..len)?)?;
+    Some(parse(header))
+}
+
+/// A header that comes in pieces, if it is complete now.
+#[cold]
+fn pieced<'a>(
+    buf: &mut ArrayVec<u8, { lnet::LEN_V4 }>,
+    rx: &mut dyn StreamRx,
+    room: &'a mut [u8],
+) -> Option<&'a [u8]> {
+    let had = buf.len().min(room.len());
+    room.iter_mut().zip(buf.drain(..)).for_each(|(r, b)| *r = b);
     let got = had + rx.read(room.get_mut(had..).unwrap_or_default());
     if got < room.len() {
         append(buf, room.get(..got).unwrap_or_default());
-        return false;
+        return None;
     }
-    true
+    Some(room)
+}
+
+/// The sum of a ksock header, which is taken with 0 in the place of the checksum (socklnd.md §5.3).
+#[cold]
+fn sum_of(ksock: &[u8]) -> Checksum {
+    let mut sum = Checksum::default();
+    sum.update(ksock.get(..4).unwrap_or_default());
+    sum.update(&[0; 4]);
+    sum.update(ksock.get(8..).unwrap_or_default());
+    sum
+}
+
+/// A message on connection `key`, which the peer of entry `entry` has delivered.
+#[inline]
+fn arrival<T>(
+    (key, entry): (Key, Key),
+    (hdr, ksock): (&LnetHdr, &KsockHdr),
+    sum: &Option<Checksum>,
+    peer: &Peer<T>,
+) -> Arrived {
+    // Where the checksum covers the headers, too, the placement continues their sum.
+    let sum = if ksock.csum != 0 { Some(sum.clone().unwrap_or_default()) } else { None };
+    Arrived { key, peer: peer.up, entry, sender: peer.id.nid, hdr: *hdr, sum }
 }
 
 impl<U: Upper> Socklnd<U> {
@@ -87,20 +139,20 @@ impl<U: Upper> Socklnd<U> {
         let order = c.order;
         match c.rx.state.get() {
             RxState::KsmHeader => {
-                let mut room = [0; ksock::LEN];
-                if !header(&mut c.rx.buf, rx, &mut room) {
-                    return false;
-                }
-                let parsed = KsockHdr::parse(&room, order);
-                c.rx.sum = match parsed {
-                    Ok(h) if h.csum != 0 && c.version.sum_over() == SumOver::Message => {
-                        room.get_mut(4..8).unwrap_or_default().fill(0);
-                        let mut sum = Checksum::default();
-                        sum.update(&room);
-                        Some(sum)
-                    }
-                    _ => None,
+                let over = c.version.sum_over();
+                let parse = |b: &[u8]| {
+                    let parsed = KsockHdr::parse(b, order);
+                    let sum = match parsed {
+                        Ok(h) if h.csum != 0 && over == SumOver::Message => Some(sum_of(b)),
+                        _ => None,
+                    };
+                    (parsed, sum)
                 };
+                let Some((parsed, sum)) = header::<{ ksock::LEN }, _>(&mut c.rx.buf, rx, ksock::LEN, parse)
+                else {
+                    return false;
+                };
+                c.rx.sum = sum;
                 match parsed {
                     Ok(h) => self.ksock_header(up, cx, key, h),
                     Err(_) => {
@@ -110,23 +162,27 @@ impl<U: Upper> Socklnd<U> {
                 }
             }
             RxState::LnetHeader => {
-                let mut room = [0; lnet::LEN_V4];
-                let Some(room) = room.get_mut(..c.version.lnet_len()) else { return false };
-                if !header(&mut c.rx.buf, rx, room) {
+                let version = c.version;
+                let Rx { buf, sum, hdr, .. } = &mut c.rx;
+                // Where it stays: headers are what is moved most.
+                let parse = |b: &[u8]| {
+                    if let Some(sum) = sum {
+                        sum.update(b);
+                    }
+                    LnetHdr::parse_as(version, b).map(|h| *hdr = Some(h))
+                };
+                let Some(parsed) = header::<{ lnet::LEN_V4 }, _>(buf, rx, version.lnet_len(), parse) else {
                     return false;
-                }
-                let parsed = LnetHdr::parse_as(c.version, room);
-                if let Some(sum) = &mut c.rx.sum {
-                    sum.update(room);
-                }
+                };
                 match parsed {
-                    Ok(mut h) => {
+                    Ok(()) => {
                         if c.renamed.is_some()
                             && let Some(p) = c.peer.and_then(|p| self.peers.get(p))
+                            && let Some(h) = &mut c.rx.hdr
                         {
                             (h.src_nid, h.src_pid) = (p.id.nid, p.id.pid);
                         }
-                        self.lnet_header(up, cx, key, h)
+                        self.lnet_header(up, cx, key)
                     }
                     Err(e) => {
                         match e {
@@ -213,7 +269,7 @@ impl<U: Upper> Socklnd<U> {
                 let Some(rec) = lends.get_mut(pending.lend) else { return };
                 rec.held = false;
                 if let Some(c) = conns.get(pending.conn) {
-                    out.push_back(Action::Unhold(c.id, rec.name));
+                    out.push(Action::Unhold(c.id, rec.name));
                 }
             },
         );
@@ -236,17 +292,18 @@ impl<U: Upper> Socklnd<U> {
         }
     }
 
-    fn lnet_header(&mut self, up: &mut U, cx: &mut Cx, key: Key, h: LnetHdr) -> bool {
+    /// A message's LNet header has come.
+    fn lnet_header(&mut self, up: &mut U, cx: &mut Cx, key: Key) -> bool {
         self.next_ticket += 1;
         let now = cx.now;
         let ticket = self.next_ticket;
         let Some(c) = self.conns.get_mut(key) else { return false };
-        let sum = c.rx.sum.clone().map_or(EMPTY_SUM, Checksum::value);
-        if h.payload_len == 0 && c.rx.ksock.is_some_and(|k| k.csum != 0 && k.csum != sum) {
+        let empty = c.rx.hdr.as_ref().is_some_and(|h| h.payload_len == 0);
+        let sum = || c.rx.sum.clone().map_or(EMPTY_SUM, Checksum::value);
+        if empty && c.rx.ksock.as_ref().is_some_and(|k| k.csum != 0 && k.csum != sum()) {
             cx.counters.err_checksum += 1;
             return self.protocol_error(up, cx, key);
         }
-        c.rx.hdr = Some(h);
         c.rx.came = now;
         c.rx.ticket = ticket;
         if !c.version.has_ksock() {
@@ -265,11 +322,11 @@ impl<U: Upper> Socklnd<U> {
         up: &mut U,
         cx: &mut Cx,
         key: Key,
-        mut placement: Option<Placement>,
+        placement: &mut Option<Placement>,
         delivery: U::Delivery,
         mlength: u32,
     ) {
-        if let Some(p) = &mut placement
+        if let Some(p) = placement
             && self.may_offload(up, cx, key, p, &delivery)
         {
             p.keep();
@@ -278,7 +335,7 @@ impl<U: Upper> Socklnd<U> {
         let Some(hdr) = c.rx.hdr else { return };
         c.rx.wait = WaitFor::Nothing;
         c.rx.slop = hdr.payload_len.saturating_sub(mlength);
-        c.rx.placement = placement;
+        c.rx.placement = placement.take();
         c.rx.delivery = delivery;
         if mlength > 0 {
             self.rx_event(up, cx, key, RxEvent::Payload);
@@ -293,7 +350,7 @@ impl<U: Upper> Socklnd<U> {
         let (Some(hdr), Some(ksock), Some(_)) = (&c.rx.hdr, &c.rx.ksock, c.peer) else { return };
         // Behind copy jobs it keeps its place, and one with a cookie is acknowledged like any other.
         if c.jobs_out() || ksock.cookie0 != 0 {
-            return self.begin(up, cx, key, None, U::Delivery::default(), 0);
+            return self.begin(up, cx, key, &mut None, U::Delivery::default(), 0);
         }
         let (slop, version) = (hdr.payload_len, c.version);
         c.rx.wait = WaitFor::Nothing;
@@ -307,26 +364,25 @@ impl<U: Upper> Socklnd<U> {
     /// The accepted payload has been read: check it, ACK it, deliver it, and go on to what is left.
     fn payload_done(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
         let Some(c) = self.conns.get_mut(key) else { return };
-        let (Some(hdr), Some(ksock), Some(peer)) = (c.rx.hdr, c.rx.ksock, c.peer) else { return };
+        let (Some(hdr), Some(ksock), Some(peer)) = (&c.rx.hdr, &c.rx.ksock, c.peer) else { return };
+        let (hdr, ksock) = (*hdr, *ksock);
         let (slop, bucket, came, version) = (c.rx.slop, c.bucket, c.rx.came, c.version);
         let delivery = std::mem::take(&mut c.rx.delivery);
-        let (placement, behind) = (c.rx.placement.take(), c.jobs_out());
+        let behind = c.jobs_out();
+        let placement = &mut c.rx.placement;
         let waits = placement.as_ref().is_some_and(Placement::waits);
         cx.counters.msgs_rx += 1;
         cx.counters.payload_rx_bytes += u64::from(hdr.payload_len);
         cx.spent(bucket, placement.as_ref().filter(|_| !waits).map_or(0, Placement::work));
         let good = if behind || waits {
+            let placement = placement.take();
             self.offload_message(up, cx, key, (hdr, ksock), delivery, placement);
             true
         } else {
-            self.conclude(
-                up,
-                cx,
-                Some((peer, key, came)),
-                (&hdr, &ksock),
-                delivery,
-                placement.map(Placement::finish),
-            )
+            // Its parts are moved, and never it as a whole.
+            let finished = placement.as_mut().map(Placement::finish);
+            *placement = None;
+            self.conclude(up, cx, Some((peer, key, came)), (&hdr, &ksock), delivery, finished)
         };
         if good {
             self.rx_event(up, cx, key, if slop > 0 { RxEvent::Slop } else { RxEvent::Done(version) });
@@ -369,25 +425,23 @@ impl<U: Upper> Socklnd<U> {
     /// PARSE: asks LNet where a message's payload goes.
     pub(super) fn parse(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
         let Some(c) = self.conns.get(key) else { return };
-        let Some(hdr) = &c.rx.hdr else { return };
+        let (Some(hdr), Some(ksock), Some(entry)) = (&c.rx.hdr, &c.rx.ksock, c.peer) else { return };
         // A message that stores no payload takes effect at once, so it waits for all messages before it on the stream.
         let stores = matches!(hdr.body, LnetBody::Put { .. } | LnetBody::Reply { .. });
         if c.copy_queue.as_ref().is_some_and(|b| !b.is_empty() && (b.is_full() || !stores)) {
             return self.stall(up, cx, key, WaitFor::CopyJobs);
         }
-        let Some(msg) = self.arrived(key) else { return };
+        let Some(peer) = self.peers.get(entry) else { return };
+        let msg = arrival((key, entry), (hdr, ksock), &c.rx.sum, peer);
         up.parse(cx, self, &msg);
     }
 
     /// The message whose header was read.
-    #[inline]
     pub(super) fn arrived(&self, key: Key) -> Option<Arrived> {
         let c = self.conns.get(key)?;
-        let (hdr, ksock) = (c.rx.hdr?, c.rx.ksock?);
-        let peer = self.peers.get(c.peer?)?;
-        // Where the checksum covers the headers, too, the placement continues their sum.
-        let sum = (ksock.csum != 0).then(|| c.rx.sum.clone().unwrap_or_default());
-        Some(Arrived { key, peer: peer.up, entry: c.peer?, sender: peer.id.nid, hdr, sum })
+        let (Some(hdr), Some(ksock), Some(entry)) = (&c.rx.hdr, &c.rx.ksock, c.peer) else { return None };
+        let peer = self.peers.get(entry)?;
+        Some(arrival((key, entry), (hdr, ksock), &c.rx.sum, peer))
     }
 
     /// Stops reading a connection until its peer has read some of our answers.
@@ -432,7 +486,7 @@ impl<U: Upper> Socklnd<U> {
             let ticket = Ticket { ni: self.ni, conn: c.id, bucket: c.bucket, serial: c.rx.ticket };
             up.unheld(cx, ticket, &hdr);
         }
-        let (dest, data) = match c.rx.placement.take().map(Placement::finish) {
+        let (dest, data) = match c.rx.placement.take().as_mut().map(Placement::finish) {
             // An incomplete message is not delivered: buffers lent for it go home.
             Some((dest, Data::Lent(_), _)) => (Some(dest), Data::Discarded),
             Some((dest, data, _)) => (Some(dest), data),

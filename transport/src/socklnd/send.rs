@@ -12,9 +12,9 @@ use crate::lnd::budget::{ANSWER, Cause};
 use crate::lnd::config::SEC;
 use crate::lnd::{Cx, LnetError, Payload, Tx, Upper, Way};
 use crate::stream::slab::Key;
-use crate::stream::{Action, INLINE_PAYLOAD_MAX, InlineHdr, LendId, Pages, SendMsg};
+use crate::stream::{Bucket, INLINE_PAYLOAD_MAX, InlineHdr, LendId, Pages, SendMsg};
 use crate::wire::ksock::{self, COOKIE_KEEPALIVE, Checksum, KsockHdr};
-use crate::wire::{ByteOrder, ConnType, Version};
+use crate::wire::{ByteOrder, ConnType, Version, lnet};
 
 /// Puts the sum over a whole V2 message into its header (socklnd.md §5.3): the cookies are what they will be.
 fn sum(hdr: &mut InlineHdr, pages: &Pages, spoil: u32) {
@@ -77,19 +77,24 @@ impl<U: Upper> Socklnd<U> {
         let p = self.peers.get_mut(peer)?;
         // A peer that dialled us is dialled back only when its connections are gone.
         p.active |= p.conns.is_empty();
-        let (whole, version) = (p.is_whole(), p.version);
-        let usual = Some(p.usual.0).filter(|_| p.usual.1 == self.sets);
-        if !whole {
+        let (dials, version) = (p.active && !p.is_whole(), p.version);
+        if dials {
             self.maybe_dial(cx, peer);
         }
         let version = version.unwrap_or_else(|| self.version_of(cx, peer));
         let bulk = tx.nob(version) >= u64::from(cx.cfg.min_bulk);
-        let usual = usual.and_then(|u| u.get(usize::from(bulk)).copied());
-        let conn = match usual.filter(|c| self.conns.get(*c).is_some()) {
-            Some(conn) => conn,
-            None => self.new_usual(cx, peer, bulk)?,
+        let p = self.peers.get(peer)?;
+        let ([small, large], sets) = p.usual;
+        let usual = match bulk {
+            _ if sets != self.sets => Key::NOWHERE,
+            true => large,
+            false => small,
         };
         let room = |c: &Conn<U>| c.txq.is_empty() && c.pushed - c.acked < cx.cfg.tx_window;
+        if let Some(c) = self.conns.get(usual) {
+            return Some(Way { conn: usual, clear: room(c) });
+        }
+        let conn = self.new_usual(cx, peer, bulk)?;
         Some(Way { conn, clear: self.conns.get(conn).is_some_and(room) })
     }
 
@@ -251,55 +256,22 @@ impl<U: Upper> Socklnd<U> {
         }
         self.conn_by(cx, key, tx_deadline);
 
-        let pages = match &mut tx.payload {
-            Payload::Inline(_) => Pages::new(),
+        let pieces = match &mut tx.payload {
+            Payload::Inline(_) => 0,
             Payload::Pages(p) if payload as usize <= INLINE_PAYLOAD_MAX => {
                 let mut b = arrayvec::ArrayVec::new();
                 p.iter().for_each(|s| append(&mut b, s.bytes()));
                 tx.payload = Payload::Inline(b);
-                Pages::new()
+                0
             }
-            Payload::Pages(p) => std::mem::take(p),
+            Payload::Pages(p) => p.len() as u32,
         };
-        let (pieces, shares) = (if tx.answer { pages.len() as u32 } else { 0 }, tx.shares());
-        let lend = (!pages.is_empty()).then(|| {
-            let done = std::mem::take(&mut tx.done);
-            let name = |key| LendId::new(bucket, me, self.ni.0, key);
-            self.lends.insert_with(|key| LendRec {
-                name: name(key),
-                done,
-                peer,
-                end,
-                held: false,
-                failed: None,
-                shares,
-                pieces,
-            })
-        });
-        let lend_id = lend.and_then(|k| self.lends.get(k)).map(|r| r.name);
-        let mut hold = false;
-        if let Some(k) = lend {
-            // A zero-copy ACK is asked for only if the peer has a connection for it (socklnd.md §6.2, §6.3).
-            if payload >= u64::from(cx.cfg.zc_min_payload)
-                && version.may_ask_zc(self.has_bulk_out(peer), &cx.cfg)
-                && let Some(p) = self.peers.get_mut(peer)
-            {
-                let deadline = now + cx.cfg.timeout();
-                tx.cookie0 = p.zc.request(k, key, end - payload, deadline);
-                hold = true;
-                cx.counters.zc_requested += 1;
-                self.peer_by(cx, peer, deadline);
-                if let Some(rec) = self.lends.get_mut(k) {
-                    rec.held = true;
-                }
-            }
-            if let Some(c) = self.conns.get_mut(key) {
-                while c.lends.front().is_some_and(|l| self.lends.get(*l).is_none()) {
-                    c.lends.pop_front();
-                }
-                c.lends.push_back(k);
-            }
-        }
+        let (lend, hold) = if pieces == 0 {
+            (None, false)
+        } else {
+            let (name, hold) = self.lend(cx, (key, peer), (tx, pieces), (bucket, version), (payload, end));
+            (Some(name), hold)
+        };
         let summed = version == Version::V2 && cx.cfg.enable_csum;
         let spoil = u32::from(summed && std::mem::take(&mut cx.cfg.inject_csum_error));
         match &tx.hdr {
@@ -318,20 +290,31 @@ impl<U: Upper> Socklnd<U> {
         }
         cx.spent(bucket, if summed { payload } else { 0 });
         // Filled in its place: headers are most of what an order has, and are not moved.
-        let msg = SendMsg { hdr: InlineHdr::new(), pay: pages, lend: lend_id, hold, answer: tx.answer };
-        cx.act(Action::Send(id, msg));
-        if let Some(Action::Send(_, SendMsg { hdr, pay, .. })) = cx.actions.back_mut() {
+        if let Some(msg) = cx.actions.send(id) {
+            (msg.lend, msg.hold, msg.answer) = (lend, hold, tx.answer);
+            let SendMsg { hdr, pay, .. } = msg;
+            if let Payload::Pages(p) = &mut tx.payload {
+                *pay = std::mem::take(p);
+            }
+            // All fits: INLINE_MAX is the longest headers and payload. Each header is copied by its constant length.
             if version.has_ksock() {
                 let ksock = KsockHdr { kind: tx.kind(), csum: 0, cookie0: tx.cookie0, cookie1: tx.cookie1 };
-                append(hdr, &ksock.emit(ByteOrder::Little));
+                let _ = hdr.try_extend_from_slice(&ksock.emit(ByteOrder::Little));
             }
-            match &tx.hdr {
-                Some(h) if version == Version::V4 => append(hdr, &h.emit_v4()),
-                Some(h) => append(hdr, &h.emit()),
-                None => {}
-            }
-            if let (Some(_), Payload::Inline(b)) = (&tx.hdr, &tx.payload) {
-                append(hdr, b);
+            if let Some(h) = &tx.hdr {
+                let at = hdr.len();
+                if version == Version::V4 {
+                    let _ = hdr.try_extend_from_slice(&h.emit_v4());
+                } else if hdr.try_extend_from_slice(&[0; lnet::LEN]).is_ok()
+                    && let Some(b) = hdr.get_mut(at..).and_then(<[u8]>::first_chunk_mut)
+                {
+                    h.emit_to(b);
+                }
+                if let Payload::Inline(b) = &tx.payload
+                    && !b.is_empty()
+                {
+                    append(hdr, b);
+                }
             }
             if summed {
                 sum(hdr, pay, spoil);
@@ -345,6 +328,56 @@ impl<U: Upper> Socklnd<U> {
             let done = std::mem::take(&mut tx.done);
             self.finalize(up, cx, peer, uses, done, Ok(()));
         }
+    }
+
+    /// Lends the pages of a message, whose payload ends at `end` of the stream; gives the loan's name, and whether the pages
+    /// are held for a zero-copy ACK.
+    #[inline(never)]
+    fn lend(
+        &mut self,
+        cx: &mut Cx,
+        (key, peer): (Key, Key),
+        (tx, pieces): (&mut Tx<U::Token>, u32),
+        (bucket, version): (Bucket, Version),
+        (payload, end): (u64, u64),
+    ) -> (LendId, bool) {
+        let (me, number) = (cx.cfg.shards.me, self.ni.0);
+        let (done, shares) = (std::mem::take(&mut tx.done), tx.shares());
+        let pieces = if tx.answer { pieces } else { 0 };
+        let (held, failed) = (false, None);
+        let name = |k| LendId::new(bucket, me, number, k);
+        let k = self.lends.insert_with(|k| LendRec {
+            name: name(k),
+            done,
+            peer,
+            end,
+            held,
+            failed,
+            shares,
+            pieces,
+        });
+        let mut hold = false;
+        // A zero-copy ACK is asked for only if the peer has a connection for it (socklnd.md §6.2, §6.3).
+        if payload >= u64::from(cx.cfg.zc_min_payload)
+            && version.may_ask_zc(self.has_bulk_out(peer), &cx.cfg)
+            && let Some(p) = self.peers.get_mut(peer)
+        {
+            let deadline = cx.now + cx.cfg.timeout();
+            tx.cookie0 = p.zc.request(k, key, end - payload, deadline);
+            hold = true;
+            cx.counters.zc_requested += 1;
+            self.peer_by(cx, peer, deadline);
+            if let Some(rec) = self.lends.get_mut(k) {
+                rec.held = true;
+            }
+        }
+        if let Some(c) = self.conns.get_mut(key) {
+            while c.lends.front().is_some_and(|l| self.lends.get(*l).is_none()) {
+                c.lends.pop_front();
+            }
+            c.lends.push_back(k);
+        }
+        (name(k), hold)
     }
 
     fn has_bulk_out(&self, peer: Key) -> bool {

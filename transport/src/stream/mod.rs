@@ -11,6 +11,7 @@
 //!            Dial, Send, Unhold, Read, Close                     (Action)
 //! ```
 
+pub(crate) mod actions;
 pub(crate) mod homes;
 mod protocol;
 pub(crate) mod slab;
@@ -137,6 +138,13 @@ pub trait StreamRx {
     /// Puts back the unused rest of the fragment taken last; it is what [`StreamRx::next`] gives next. The window
     /// that it opened stays open.
     fn unread(&mut self, rest: RxFrag);
+    /// Bytes that come next and lie together: none where the stream is empty, `None` where only [`StreamRx::read`] tells.
+    /// The window is opened as if they were taken.
+    fn front(&mut self) -> Option<&[u8]> {
+        None
+    }
+    /// Drops the first `n` bytes of [`StreamRx::front`].
+    fn skip(&mut self, _n: u32) {}
     /// Copies the next bytes into `to`, as many as there are and as it holds; gives their number.
     fn read(&mut self, to: &mut [u8]) -> usize {
         let mut n = 0;

@@ -1,6 +1,6 @@
 //! The ksock header in front of every message of V2 and later (docs/protocol/socklnd.md §5).
 
-use super::bytes::ByteOrder;
+use super::bytes::{ByteOrder, array};
 use super::{WireError, need};
 
 /// Size of the header in bytes.
@@ -37,8 +37,10 @@ impl KsockHdr {
     ///
     /// # Errors
     /// [`WireError::Truncated`], [`WireError::BadKsockType`].
+    #[inline]
     pub fn parse(buf: &[u8], order: ByteOrder) -> Result<KsockHdr, WireError> {
         need("ksock header", buf, LEN)?;
+        let buf = &array::<LEN>(buf, 0)[..];
         let kind = match order.u32(buf, 0) {
             0xC0 => KsockType::Noop,
             0xC1 => KsockType::Lnet,
@@ -53,6 +55,7 @@ impl KsockHdr {
     }
 
     /// The bytes, integers in `order`.
+    #[inline]
     pub fn emit(&self, order: ByteOrder) -> [u8; LEN] {
         let mut b = [0; LEN];
         let kind = match self.kind {

@@ -13,6 +13,8 @@ pub const LEN_V4: usize = 96;
 /// Offset of the part behind the NIDs in each form, in bytes.
 const TAIL: usize = 16;
 const TAIL_V4: usize = 40;
+/// Length of that part, in bytes.
+const TAIL_LEN: usize = LEN - TAIL;
 /// Largest payload of a PUT or REPLY, in bytes.
 pub const MTU: u32 = 1 << 20;
 /// Portal at which lnet_selftest takes its requests: PUTs only.
@@ -132,10 +134,11 @@ impl LnetHdr {
     ///
     /// # Errors
     /// [`WireError::Truncated`], [`WireError::BadLnetType`], [`WireError::BadPayload`].
+    #[inline]
     pub fn parse(buf: &[u8]) -> Result<LnetHdr, WireError> {
         need("LNet header", buf, LEN)?;
         let nid = |off| Nid::from_nid4(LE.u64(buf, off));
-        LnetHdr::parse_tail(nid(0), nid(8), buf.get(TAIL..).unwrap_or_default())
+        LnetHdr::parse_tail(nid(0), nid(8), &array(buf, TAIL))
     }
 
     /// Parses the first 96 bytes of `buf`: the form of V4.
@@ -145,13 +148,14 @@ impl LnetHdr {
     pub fn parse_v4(buf: &[u8]) -> Result<LnetHdr, WireError> {
         need("LNet header", buf, LEN_V4)?;
         let nid = |off| Nid::from_nid16(array(buf, off));
-        LnetHdr::parse_tail(nid(0), nid(20), buf.get(TAIL_V4..).unwrap_or_default())
+        LnetHdr::parse_tail(nid(0), nid(20), &array(buf, TAIL_V4))
     }
 
     /// Parses the form that `version` has.
     ///
     /// # Errors
     /// As [`LnetHdr::parse`].
+    #[inline]
     pub fn parse_as(version: Version, buf: &[u8]) -> Result<LnetHdr, WireError> {
         if version == Version::V4 { LnetHdr::parse_v4(buf) } else { LnetHdr::parse(buf) }
     }
@@ -167,7 +171,9 @@ impl LnetHdr {
         out
     }
 
-    fn parse_tail(dest_nid: Nid, src_nid: Nid, b: &[u8]) -> Result<LnetHdr, WireError> {
+    #[inline]
+    fn parse_tail(dest_nid: Nid, src_nid: Nid, b: &[u8; TAIL_LEN]) -> Result<LnetHdr, WireError> {
+        let b = &b[..];
         let body = match LE.u32(b, 8) {
             0 => LnetBody::Ack {
                 handle: WireHandle::read(b, 16),
@@ -203,12 +209,19 @@ impl LnetHdr {
     }
 
     /// The bytes. NIDs without a 64-bit form are written as ANY: this form cannot carry them.
+    #[inline]
     pub fn emit(&self) -> [u8; LEN] {
         let mut b = [0; LEN];
-        LE.put_u64(&mut b, 0, self.dest_nid.to_nid4().unwrap_or(u64::MAX));
-        LE.put_u64(&mut b, 8, self.src_nid.to_nid4().unwrap_or(u64::MAX));
-        self.emit_tail(&mut b[TAIL..]);
+        self.emit_to(&mut b);
         b
+    }
+
+    /// The same, written over `b`, which is 0.
+    #[inline]
+    pub(crate) fn emit_to(&self, b: &mut [u8; LEN]) {
+        LE.put_u64(b, 0, self.dest_nid.to_nid4().unwrap_or(u64::MAX));
+        LE.put_u64(b, 8, self.src_nid.to_nid4().unwrap_or(u64::MAX));
+        self.emit_tail(&mut b[TAIL..]);
     }
 
     /// The bytes in the form of V4.
@@ -220,6 +233,7 @@ impl LnetHdr {
         b
     }
 
+    #[inline]
     fn emit_tail(&self, b: &mut [u8]) {
         LE.put_u32(b, 0, self.dest_pid);
         LE.put_u32(b, 4, self.src_pid);

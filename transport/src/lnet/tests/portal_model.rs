@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::aliases::Aliases;
 use super::api::{Event, MdMem, MdSpec, MeId, OpRefused};
+use super::events::Events;
 use super::held::WaitOn;
 use super::portal::Portals;
 use super::remote::{Waiter, Who};
@@ -197,7 +198,7 @@ struct Real {
     aliases: Aliases,
     names: Vec<(MeId, u64)>,
     /// What was granted and is not done.
-    out: Vec<(Verdict, u64, bool)>,
+    out: Vec<(Verdict, u64, MatchReq)>,
 }
 
 impl Real {
@@ -253,10 +254,10 @@ impl Real {
             Who::Conn(ticket) => ticket.conn.index,
             Who::Own(_) => panic!("none of ours"),
         };
-        Some(found.into_iter().map(|(w, v)| (name(&w), self.outcome(v))).collect())
+        Some(found.into_iter().map(|(w, v)| (name(&w), self.outcome(w.req, v))).collect())
     }
 
-    fn outcome(&mut self, verdict: Verdict) -> Outcome {
+    fn outcome(&mut self, req: MatchReq, verdict: Verdict) -> Outcome {
         let (me, offset, mlength) = match &verdict {
             Verdict::Put(g, _) => (g.me, g.offset, g.mlength),
             Verdict::Get(g, payload) => {
@@ -268,23 +269,23 @@ impl Real {
         };
         let id = self.names.iter().find(|(m, _)| m.0 == me.word()).unwrap().1;
         let last = !self.portals.attached().contains(&MeId(me.word()));
-        self.out.push((verdict, id, last));
+        self.out.push((verdict, id, req));
         Outcome::Take { id, offset, mlength, last }
     }
 
     fn find(&mut self, name: u32, a: &Asks) -> Outcome {
         let req = Real::request(a);
-        let verdict = self.portals.find(req, &self.aliases);
+        let verdict = self.portals.find(&req.hdr, req.sender, &self.aliases);
         if let Verdict::Wait(on) = verdict {
             assert_eq!(on, WaitOn::Portal(PORTAL));
             self.portals.wait(on, Waiter { who: Who::Conn(Real::ticket(name)), req });
         }
-        self.outcome(verdict)
+        self.outcome(req, verdict)
     }
 
     /// Ends an operation: its event tells all of it, and the entry ends with its last one.
     fn complete(&mut self, at: usize) {
-        let (verdict, id, _) = self.out.remove(at);
+        let (verdict, id, req) = self.out.remove(at);
         // An entry out of its portal ends with the last that is in flight.
         let still = self.out.iter().any(|(_, other, _)| *other == id);
         let gone = |me: MeId, p: &Portals| !still && !p.attached().contains(&me);
@@ -292,10 +293,11 @@ impl Real {
         match verdict {
             Verdict::Put(g, sink) => {
                 let ends = gone(MeId(g.me.word()), &self.portals);
-                let done = self.portals.put_done(&g, sink, Ok(()), Data::Discarded, &self.aliases);
-                let Some((_, Event::Put(e), waiters)) = done else { panic!() };
-                assert!(waiters.is_empty());
-                let h = g.req.hdr;
+                let (h, mut events) = (req.hdr, Events::default());
+                let stored = (sink, Data::Discarded);
+                let waiters = self.portals.put_done((&g, &h), stored, Ok(()), &self.aliases, &mut events);
+                assert!(waiters.unwrap().is_empty());
+                let Some((_, Event::Put(e))) = events.pop() else { panic!() };
                 assert_eq!((e.tag, e.unlinked.is_some(), e.status), (id, ends, Ok(())));
                 assert_eq!((e.initiator.nid, e.source, e.dest), (primary(h.src_nid), h.src_nid, h.dest_nid));
                 assert_eq!((e.initiator.pid, e.sender, e.portal), (h.src_pid, nid(0), PORTAL));
@@ -306,7 +308,7 @@ impl Real {
                 let Some((_, Event::Get(e))) = self.portals.get_done(&g, Ok(()), &self.aliases) else {
                     panic!()
                 };
-                let h = g.req.hdr;
+                let h = req.hdr;
                 assert_eq!((e.tag, e.unlinked, e.status), (id, ends, Ok(())));
                 assert_eq!((e.initiator.nid, e.source, e.dest), (primary(h.src_nid), h.src_nid, h.dest_nid));
                 assert_eq!((e.initiator.pid, e.sender, e.portal), (h.src_pid, nid(0), PORTAL));
