@@ -41,10 +41,18 @@ impl Traffic {
     }
 }
 
+/// Begins a cache line, and the one that is fetched with it: the other lcore's counters must not share it, or every message
+/// pays for the lines that cross.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Apart;
+
 /// Shared by one pair of nodes and whoever runs them. Each counter has one writer.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub struct Ctl {
     traffic: AtomicU8,
+    clients: Apart,
     /// Operations started by the client.
     pub started: AtomicU64,
     /// Operations that completed well.
@@ -55,6 +63,15 @@ pub struct Ctl {
     pub failed: AtomicU64,
     /// Completions that nothing was waiting for; always 0.
     pub twice: AtomicU64,
+    /// Start of the client's first operation, and end of its latest one, in ns of its clock; 0 before that.
+    pub first_ns: AtomicU64,
+    /// As `first_ns`.
+    pub last_ns: AtomicU64,
+    /// The client has ended all that it was to do.
+    pub done: AtomicBool,
+    /// The client has nothing outstanding.
+    pub quiet: AtomicBool,
+    servers: Apart,
     /// Messages that arrived at the server.
     pub arrived: AtomicU64,
     /// Payload bytes that arrived at the server.
@@ -65,16 +82,9 @@ pub struct Ctl {
     pub crc_good: AtomicU64,
     /// Checksums that differed; always 0.
     pub crc_bad: AtomicU64,
-    /// Start of the client's first operation, and end of its latest one, in ns of its clock; 0 before that.
-    pub first_ns: AtomicU64,
-    /// As `first_ns`.
-    pub last_ns: AtomicU64,
-    /// The client has ended all that it was to do.
-    pub done: AtomicBool,
-    /// The client has nothing outstanding.
-    pub quiet: AtomicBool,
     /// The server's match entries are attached.
     pub ready: AtomicBool,
+    results: Apart,
     /// Round-trip times in ns, filled when a kind of traffic ends.
     pub rtt: Mutex<Option<Histogram<u64>>>,
     /// First error, in words.
@@ -126,4 +136,23 @@ impl Ctl {
 /// Adds to a counter that only this thread writes: no atomic read-modify-write on the packet path.
 pub fn bump(c: &AtomicU64, n: u64) {
     c.store(c.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+
+    #[test]
+    fn counters_of_different_lcores_share_no_cache_line() {
+        let at = [
+            offset_of!(Ctl, traffic),
+            offset_of!(Ctl, started),
+            offset_of!(Ctl, arrived),
+            offset_of!(Ctl, rtt),
+        ];
+        assert!(at.windows(2).all(|w| w[0] / 128 < w[1] / 128), "{at:?}");
+        assert!(offset_of!(Ctl, quiet) < offset_of!(Ctl, arrived) && align_of::<Ctl>() == 128);
+    }
 }
