@@ -25,6 +25,18 @@ use crate::steer::Steering;
 /// Most packets handed to the driver at a time.
 const TX_BURST: usize = 32;
 
+/// Bytes that a receive burst should not exceed by much. vhost copies what it hands over: a burst of 32 super-segments reads
+/// and writes 2 MiB each, as much as a core's second-level cache has, before anybody looks at the first of them.
+const RX_BURST_BYTES: usize = 256 << 10;
+/// Least packets asked for: vector receive functions take descriptors four at a time.
+const RX_LEAST: usize = 4;
+
+/// Packets to ask the driver for where the last `n` had `bytes` together.
+fn next_burst(n: usize, bytes: usize) -> usize {
+    let each = bytes.checked_div(n).unwrap_or(0).max(1);
+    (RX_BURST_BYTES / each / RX_LEAST * RX_LEAST).clamp(RX_LEAST, RX_BURST)
+}
+
 /// A queue pair on its way to its lcore.
 pub struct QueueSeed {
     pub(crate) shared: Arc<PortShared>,
@@ -67,6 +79,7 @@ impl QueueSeed {
             rx_pool: self.rx,
             rx_bufs: bufs,
             counters: PortCounters::default(),
+            rx_ask: RX_BURST,
             fruitless: Fruitless::default(),
             done_cleanup: true,
             shared: self.shared,
@@ -95,6 +108,8 @@ pub struct EthQueue {
     rx_pool: Arc<Mempool>,
     rx_bufs: u32,
     counters: PortCounters,
+    /// Packets that the next receive burst asks for.
+    rx_ask: usize,
     fruitless: Fruitless,
     /// The driver knows `rte_eth_tx_done_cleanup`, as far as we know.
     done_cleanup: bool,
@@ -139,6 +154,26 @@ impl EthQueue {
     /// Mbufs with pages attached that the driver, or packets not sent yet, hold.
     pub fn attachments_out(&self) -> u32 {
         self.tx.bare.count() - self.tx.bare.avail_here()
+    }
+
+    /// Receives up to `most` packets, as far as `out` has room; gives the number that the driver had.
+    #[inline]
+    pub(crate) fn receive(&mut self, most: usize, out: &mut ArrayVec<EthRxPkt, RX_BURST>) -> usize {
+        let room = out.remaining_capacity().min(most);
+        if room == 0 || !self.running() {
+            return 0;
+        }
+        let mut ptrs = [std::ptr::null_mut(); RX_BURST];
+        // SAFETY: the port runs, this is the queue's lcore, and the array has room for `room` pointers.
+        let n = unsafe { sys::shim_eth_rx_burst(self.id, self.queue, ptrs.as_mut_ptr(), room as u16) };
+        self.counters.rx_packets += u64::from(n);
+        for m in ptrs.iter().take(usize::from(n)).filter_map(|m| NonNull::new(*m)) {
+            if let Some(p) = self.take_in(m) {
+                // At most `room` packets.
+                out.push(p);
+            }
+        }
+        usize::from(n)
     }
 
     fn take_in(&mut self, m: NonNull<sys::shim_mbuf>) -> Option<EthRxPkt> {
@@ -239,19 +274,10 @@ impl Port for EthQueue {
     }
 
     fn rx_burst(&mut self, out: &mut ArrayVec<EthRxPkt, RX_BURST>) {
-        let room = out.remaining_capacity();
-        if room == 0 || !self.running() {
-            return;
-        }
-        let mut ptrs = [std::ptr::null_mut(); RX_BURST];
-        // SAFETY: the port runs, this is the queue's lcore, and the array has room for `room` pointers.
-        let n = unsafe { sys::shim_eth_rx_burst(self.id, self.queue, ptrs.as_mut_ptr(), room as u16) };
-        self.counters.rx_packets += u64::from(n);
-        for m in ptrs.iter().take(usize::from(n)).filter_map(|m| NonNull::new(*m)) {
-            if let Some(p) = self.take_in(m) {
-                // At most `room` packets.
-                out.push(p);
-            }
+        let before = self.counters.rx_bytes;
+        let n = self.receive(self.rx_ask, out);
+        if n > 0 {
+            self.rx_ask = next_burst(n, (self.counters.rx_bytes - before) as usize);
         }
     }
 
@@ -327,5 +353,20 @@ impl Drop for EthQueue {
         // Applications' lent buffers that have come back are freed while this thread is still an lcore.
         self.rx.home.drain();
         self.gate().on(GateEvent::Dropped);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_as_many_packets_as_fit_a_cache() {
+        for (n, each, next) in [(1, 64, 32), (32, 1514, 32), (4, 65_535, 4), (1, 9014, 28), (3, 32 << 10, 8)]
+        {
+            assert_eq!(next_burst(n, n * each), next, "{n} of {each} bytes");
+        }
+        // A driver that gives more than a cache at once, and one that gives nothing of length.
+        assert_eq!((next_burst(1, 10 << 20), next_burst(5, 0)), (RX_LEAST, RX_BURST));
     }
 }
