@@ -14,6 +14,7 @@ pub mod ctl;
 pub mod embryos;
 pub mod growth;
 pub mod inmem;
+pub mod latency;
 #[cfg(feature = "dpdk")]
 pub mod link;
 pub mod measure;

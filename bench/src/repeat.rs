@@ -7,17 +7,21 @@ use serde_json::Value;
 use crate::report::many;
 
 /// A figure of a demonstration: what it is called, where it is in `pollnd demo --json`, its unit.
-const FIGURES: [(&str, &str, &str); 26] = [
+const FIGURES: [(&str, &str, &str); 30] = [
     ("1 MiB PUTs, virtio link, 1 lcore", "/bulk_one_lcore/goodput_gbps", "Gbit/s"),
     ("  per CPU-second", "/bulk_one_lcore/gbit_per_cpu_s", "Gbit"),
     ("  against kernel sockets", "/bulk_one_lcore/ratio_to_kernel_sockets", "x"),
     ("  the bare link", "/bulk_one_lcore/bare_link_gbps", "Gbit/s"),
     ("  as a share of it", "/bulk_one_lcore/share_of_bare_link", "x"),
+    ("  the bare link, pages and messages like these", "/bulk_one_lcore/bare_messages_gbps", "Gbit/s"),
+    ("  as a share of it", "/bulk_one_lcore/share_of_bare_messages", "x"),
     ("1 MiB PUTs, virtio link, all lcores", "/bulk/goodput_gbps", "Gbit/s"),
     ("  per CPU-second", "/bulk/gbit_per_cpu_s", "Gbit"),
     ("  against kernel sockets", "/bulk/ratio_to_kernel_sockets", "x"),
     ("  the bare link", "/bulk/bare_link_gbps", "Gbit/s"),
     ("  as a share of it", "/bulk/share_of_bare_link", "x"),
+    ("  the bare link, pages and messages like these", "/bulk/bare_messages_gbps", "Gbit/s"),
+    ("  as a share of it", "/bulk/share_of_bare_messages", "x"),
     ("1 MiB PUTs, kernel sockets", "/kernel_sockets/bulk/goodput_gbps", "Gbit/s"),
     ("  per CPU-second", "/kernel_sockets/bulk/gbit_per_cpu_s", "Gbit"),
     ("64 B PUT + ACK, virtio link, p50", "/rtt/p50_us", "us"),
@@ -170,8 +174,9 @@ mod tests {
             ..Trips::default()
         };
         let bulk = Bulk { ratio_to_kernel_sockets: Some(2.0), tx_copied_bytes: 1, ..Bulk::default() };
-        let bulk = Bulk { goodput_gbps: 30.0, ..bulk }.over(Some(40.0));
-        assert_eq!(bulk.share_of_bare_link, Some(0.75));
+        let bulk = Bulk { goodput_gbps: 30.0, ..bulk }
+            .over(Some(crate::report::Carries { cached: 40.0, messages: 60.0 }));
+        assert_eq!((bulk.share_of_bare_link, bulk.share_of_bare_messages), (Some(0.75), Some(0.5)));
         let report = Report {
             bulk: Some(bulk),
             bulk_one_lcore: Some(bulk),

@@ -26,12 +26,26 @@ pub struct Bulk {
     pub bare_link_gbps: Option<f64>,
     /// Goodput as a share of that.
     pub share_of_bare_link: Option<f64>,
+    /// The same of frames that have as many pages as the PUTs in flight and are held until a message of 1 MiB is whole:
+    /// its memory, and nothing above it.
+    pub bare_messages_gbps: Option<f64>,
+    /// Goodput as a share of that.
+    pub share_of_bare_messages: Option<f64>,
     /// Payload bytes that pollnd copied on sending.
     pub tx_copied_bytes: u64,
     /// Payload bytes that pollnd copied on receiving.
     pub rx_copied_bytes: u64,
     /// Messages that arrived.
     pub messages: u64,
+}
+
+/// What the bare link carries, in Gbit/s.
+#[derive(Clone, Copy, Debug)]
+pub struct Carries {
+    /// Of payload that stays in the caches.
+    pub cached: f64,
+    /// Of as many pages, and messages held as long, as the nodes have.
+    pub messages: f64,
 }
 
 impl Bulk {
@@ -44,17 +58,25 @@ impl Bulk {
             ratio_to_kernel_sockets: None,
             bare_link_gbps: None,
             share_of_bare_link: None,
+            bare_messages_gbps: None,
+            share_of_bare_messages: None,
             tx_copied_bytes: ends.iter().map(|e| e.streams.tx_copied_bytes).sum(),
             rx_copied_bytes: ctl.bulk_copied.load(Ordering::Relaxed),
             messages: s.messages,
         }
     }
 
-    /// With its share of what the bare link carries, in Gbit/s.
+    /// With its shares of what the bare link carries.
     #[must_use]
-    pub fn over(self, bare: Option<f64>) -> Bulk {
-        let share = bare.filter(|b| *b > 0.0).map(|b| self.goodput_gbps / b);
-        Bulk { bare_link_gbps: bare, share_of_bare_link: share, ..self }
+    pub fn over(self, bare: Option<Carries>) -> Bulk {
+        let share = |b: f64| (b > 0.0).then(|| self.goodput_gbps / b);
+        Bulk {
+            bare_link_gbps: bare.map(|b| b.cached),
+            share_of_bare_link: bare.and_then(|b| share(b.cached)),
+            bare_messages_gbps: bare.map(|b| b.messages),
+            share_of_bare_messages: bare.and_then(|b| share(b.messages)),
+            ..self
+        }
     }
 
     /// With the ratio to a baseline.
@@ -236,6 +258,13 @@ impl Report {
                     "  the bare link carries {bare:.1} Gbit/s on {on}: {:.0} % of it",
                     share * 100.0
                 );
+                if let (Some(bare), Some(share)) = (b.bare_messages_gbps, b.share_of_bare_messages) {
+                    let _ = writeln!(
+                        w,
+                        "    {bare:.1} Gbit/s of pages and messages like these: {:.0} % of it",
+                        share * 100.0
+                    );
+                }
             }
         }
         let _ = writeln!(

@@ -29,7 +29,7 @@ fn one_thread(
 ) -> Result<(f64, f64), Box<dyn Error>> {
     let lcore = eal.enter()?;
     let (mut tx, mut rx) = (tx.build(&lcore), rx.build(&lcore));
-    let mut s = BareSender::new(eal, load)?;
+    let mut s = BareSender::new(eal, load, 1)?;
     let mut receiver = BareReceiver::default();
     let (mut packets, mut bytes) = (0, 0);
     let start = Instant::now();
@@ -70,7 +70,7 @@ fn two_threads(
             lcore::pin(machine, cpus[0]).map_err(|e| e.to_string())?;
             let l = eal.enter().map_err(|e| e.to_string())?;
             let mut p = tx.build(&l);
-            let mut s = BareSender::new(eal, load).map_err(|e| e.to_string())?;
+            let mut s = BareSender::new(eal, load, 1).map_err(|e| e.to_string())?;
             while !stop.load(Ordering::Relaxed) {
                 s.turn(&mut p);
             }

@@ -217,9 +217,10 @@ fn over_link(
 ) -> Result<OverLink, String> {
     use std::time::Duration;
 
-    use bench::bare;
+    use bench::bare::{self, Payload};
     use bench::link::{self, LinkConfig};
     use bench::pair::Threads;
+    use bench::report::Carries;
 
     use crate::pairs;
 
@@ -248,9 +249,13 @@ fn over_link(
     // The frames are super-segments: without TSO there is nothing to compare with.
     let bare = |one: bool| {
         live.say("the link alone");
+        if a.no_tso {
+            return Ok(None);
+        }
         let (threads, enter, _) = pairs::threads(one)?;
         let time = Duration::from_secs_f64(a.seconds.min(1.0));
-        (!a.no_tso).then(|| bare::rate(&eal, &dir, a.mtu, threads, &enter, time)).transpose()
+        let rate = |payload| bare::rate(&eal, &dir, a.mtu, threads, &enter, (payload, time));
+        Ok::<_, String>(Some(Carries { cached: rate(Payload::Cached)?, messages: rate(Payload::Messages)? }))
     };
     let mut r = OverLink::default();
     let first = go(Threads::One, "virtio link, 1 lcore", &Plan { ping: true, bulk: true, rtt: !two })?;

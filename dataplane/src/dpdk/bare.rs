@@ -11,6 +11,10 @@ use crate::pkt::{Port, RX_BURST, RxPkt, TxCsum, TxMeta, TxPkt};
 
 const PIECES: usize = 16;
 const PIECE: usize = 4090;
+/// Ethernet, IPv4 and TCP without options, in bytes.
+const HEADERS: usize = 54;
+/// Bytes of them that all frames have in common: the length of the IPv4 packet follows.
+const SAME: usize = 16;
 
 /// Kinds of frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +42,8 @@ pub struct BareSender {
     q: VecDeque<<EthQueue as Port>::Tx>,
     head: Vec<u8>,
     pages: Vec<Lent>,
+    /// The first of them that the next frame takes.
+    next: usize,
     slab: LendSlab,
 }
 
@@ -50,32 +56,35 @@ fn headers(payload: usize) -> Vec<u8> {
 }
 
 impl BareSender {
-    /// A sender on this thread.
+    /// A sender on this thread, whose payload comes from `frames` different frames' pages in turn.
     ///
     /// # Errors
     /// No memory for the payload.
-    pub fn new(eal: &Eal, load: BareLoad) -> Result<BareSender, BareError> {
-        let (slab, mut pages) = (LendSlab::new(PIECES), Vec::new());
+    pub fn new(eal: &Eal, load: BareLoad, frames: usize) -> Result<BareSender, BareError> {
+        let pieces = PIECES * frames.max(1);
+        let (slab, mut pages) = (LendSlab::new(pieces), Vec::new());
         let mut head = headers(if load == BareLoad::Small { 6 } else { PIECES * PIECE });
         if load == BareLoad::Small {
             head.resize(60, 0);
         } else {
             let backing = Arc::new(EalBacking::new(eal, -1));
-            for i in 0..PIECES {
+            for i in 0..pieces {
                 let run = PageRunMut::new(backing.clone(), PIECE)?.freeze();
                 pages.push(slab.lend(run.slice_all(), i as u64)?);
             }
         }
-        Ok(BareSender { load, q: VecDeque::with_capacity(64), head, pages, slab })
+        Ok(BareSender { load, q: VecDeque::with_capacity(64), head, pages, next: 0, slab })
     }
 
     /// Sends a burst, as far as the port takes it.
     pub fn turn(&mut self, p: &mut EthQueue) {
         while self.q.len() < RX_BURST {
             let Some(mut t) = p.tx_alloc() else { break };
-            if t.copy_in(&self.head).is_err() || self.pages.iter().any(|l| t.attach(l).is_err()) {
+            let mut payload = self.pages.iter().skip(self.next).take(PIECES);
+            if t.copy_in(&self.head).is_err() || payload.any(|l| t.attach(l).is_err()) {
                 break;
             }
+            self.next = if self.next + PIECES < self.pages.len() { self.next + PIECES } else { 0 };
             let meta = match self.load {
                 BareLoad::Small => TxMeta::default(),
                 BareLoad::Tso(segsz) => {
@@ -111,14 +120,73 @@ impl BareSender {
 
 /// Receives frames and drops them.
 #[derive(Default)]
-pub struct BareReceiver(ArrayVec<<EthQueue as Port>::Rx, RX_BURST>);
+pub struct BareReceiver {
+    burst: ArrayVec<<EthQueue as Port>::Rx, RX_BURST>,
+    held: Vec<<EthQueue as Port>::Rx>,
+    hold: usize,
+}
 
 impl BareReceiver {
+    /// One that drops `frames` at a time, when so many have come, and asks for as many as a node does: as whoever takes
+    /// messages whole.
+    pub fn holding(frames: usize) -> BareReceiver {
+        BareReceiver { held: Vec::with_capacity(frames), hold: frames, ..BareReceiver::default() }
+    }
+
     /// Receives a burst; gives the frames, and their bytes.
     pub fn turn(&mut self, p: &mut EthQueue) -> (u64, u64) {
-        p.rx_burst(&mut self.0);
-        let n = (self.0.len() as u64, self.0.iter().map(|b| u64::from(b.len())).sum());
-        self.0.clear();
+        if self.hold > 1 {
+            p.rx_burst(&mut self.burst);
+        } else {
+            p.receive(RX_BURST, &mut self.burst);
+        }
+        let n = (self.burst.len() as u64, self.burst.iter().map(|b| u64::from(b.len())).sum());
+        for f in self.burst.drain(..) {
+            self.held.push(f);
+            if self.held.len() >= self.hold {
+                self.held.clear();
+            }
+        }
+        n
+    }
+
+    /// Drops what is held.
+    pub fn finish(mut self) {
+        self.held.clear();
+    }
+}
+
+/// One end of a bare ping-pong: small TCP frames that are made anew each time, as a stack makes them.
+pub struct BareEnd {
+    head: Vec<u8>,
+    q: VecDeque<<EthQueue as Port>::Tx>,
+    rx: ArrayVec<<EthQueue as Port>::Rx, RX_BURST>,
+}
+
+impl BareEnd {
+    /// An end that sends frames of `len` bytes, headers of 54 bytes at least.
+    pub fn new(len: usize) -> BareEnd {
+        let mut head = headers(len.saturating_sub(HEADERS));
+        head.resize(len.max(HEADERS), 0);
+        BareEnd { head, q: VecDeque::with_capacity(RX_BURST), rx: ArrayVec::new() }
+    }
+
+    /// Sends one frame, and what the port did not take before; its checksum is left to the device.
+    pub fn send(&mut self, p: &mut EthQueue) {
+        let meta = TxMeta { l2: 14, l3: 20, l4: 20, csum: TxCsum::Offload, ..TxMeta::default() };
+        if let Some(mut t) = p.tx_alloc()
+            && t.copy_in(&self.head).is_ok()
+        {
+            self.q.push_back(t.finish(meta));
+        }
+        p.tx_burst(&mut self.q);
+    }
+
+    /// Receives a burst, looks at each frame's headers, and drops them; gives the number of those that are as [`BareEnd::send`] makes them.
+    pub fn receive(&mut self, p: &mut EthQueue) -> usize {
+        p.rx_burst(&mut self.rx);
+        let n = self.rx.iter().filter(|f| f.head().starts_with(&self.head[..SAME])).count();
+        self.rx.clear();
         n
     }
 }

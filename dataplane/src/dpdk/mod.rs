@@ -38,7 +38,7 @@ mod trouble;
 mod tx;
 
 pub use backing::EalBacking;
-pub use bare::{BareError, BareLoad, BareReceiver, BareSender};
+pub use bare::{BareEnd, BareError, BareLoad, BareReceiver, BareSender};
 pub use config::{EalConfig, Huge};
 pub use eal::{Eal, LcoreError, PollLcore, dpdk_version};
 pub use eal_error::{CleanupError, EalError};

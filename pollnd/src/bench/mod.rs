@@ -3,6 +3,7 @@
 mod brw;
 mod cpt;
 mod growth;
+mod latency;
 mod many;
 mod memory;
 mod rate;
@@ -35,6 +36,8 @@ pub(crate) enum BenchWhat {
     Growth(growth::GrowthArgs),
     /// Small messages a second over one connection set, against kernel sockets.
     Rate(rate::RateArgs),
+    /// One small message at a time, against the link with nothing above it and against kernel sockets.
+    Latency(latency::LatencyArgs),
     /// BRW and PING of lnet_selftest between two nodes, against raw PUTs and against kernel sockets.
     Selftest(brw::SelftestArgs),
     /// Gain of a second lcore when all bulk comes over one connection set.
@@ -60,6 +63,7 @@ pub(crate) fn main(what: &BenchWhat) -> Result<(), String> {
         BenchWhat::Sets(a) => memory::sets(a),
         BenchWhat::Growth(a) => growth::main(a),
         BenchWhat::Rate(a) => rate::main(a),
+        BenchWhat::Latency(a) => latency::main(a),
         BenchWhat::Selftest(a) => brw::main(a),
         BenchWhat::Cpt(a) => cpt::main(a),
         BenchWhat::Tcp(a) => tcp::main(a),
