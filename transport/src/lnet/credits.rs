@@ -76,6 +76,7 @@ impl Lnet {
 
     /// Whether a message to a peer of the host has to wait for what the shard has for all. Answers, and what strangers ask for,
     /// leave a part of it to our own operations, and share the rest by host; who has to wait there has some out, so it is woken.
+    #[inline]
     fn held_up(&self, cx: &Cx, (at, host): (NiId, Key), tx: &Msg) -> bool {
         let Some(ni) = self.nis.get(at.index()) else { return true };
         let (ni, most) = (&ni.uses, ni.credits(cx));

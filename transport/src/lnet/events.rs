@@ -102,8 +102,8 @@ mod tests {
         let mut q = Events::default();
         let app = |n| AppId::new(n).unwrap();
         let event = |tag: u64| match tag % 3 {
-            0 => Event::Send { tag, status: Ok(()), done: tag % 2 == 0 },
-            1 => Event::Ack { tag, status: Err(LnetError::TooLong), mlength: 7, done: tag % 2 == 0 },
+            0 => Event::Send { tag, status: Ok(()), done: tag > 9 },
+            1 => Event::Ack { tag, status: Err(LnetError::TooLong), mlength: 7, done: tag > 9 },
             _ => Event::Attached { tag, me: MeId(tag) },
         };
         for by_one in [true, false] {

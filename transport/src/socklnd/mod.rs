@@ -223,7 +223,7 @@ impl<U: Upper> Socklnd<U> {
 
     fn progress(&mut self, up: &mut U, cx: &mut Cx, id: ConnId, p: Progress) {
         let Some(key) = self.key_of(id) else { return };
-        let (now, timeout) = (cx.now, cx.cfg.timeout());
+        let now = cx.now;
         let Some(conn) = self.conns.get_mut(key) else { return };
         // A runtime can only report what was pushed; anything else would corrupt the arithmetic below.
         let acked = p.acked.min(conn.pushed);
@@ -233,7 +233,7 @@ impl<U: Upper> Socklnd<U> {
         }
         let out = conn.pushed - conn.acked;
         conn.acked = acked;
-        conn.tx_deadline = now + timeout;
+        conn.tx_deadline = now + cx.cfg.timeout();
         if conn.owed > 0 {
             let read = conn.answers_read(out);
             cx.budget.release(conn.host, Cause::Answers, read);

@@ -116,11 +116,11 @@ impl<U: Upper> Socklnd<U> {
             let boundary = |c: &super::conn::Conn<U>| c.rx.at_boundary();
             more = cx.counters.msgs_rx >= enough && self.conns.get(key).is_some_and(boundary);
         }
-        let deadline = now + cx.cfg.timeout();
         let Some(c) = self.conns.get_mut(key) else { return };
         if c.rx.at_boundary() {
             c.rx.deadline = None;
         } else if c.rx.state != RxState::ParseWait {
+            let deadline = now + cx.cfg.timeout();
             c.rx.deadline = Some(deadline);
             self.conn_by(cx, key, deadline);
         }
@@ -152,7 +152,9 @@ impl<U: Upper> Socklnd<U> {
                 else {
                     return false;
                 };
-                c.rx.sum = sum;
+                if sum.is_some() || c.rx.sum.is_some() {
+                    c.rx.sum = sum;
+                }
                 match parsed {
                     Ok(h) => self.ksock_header(up, cx, key, h),
                     Err(_) => {
@@ -242,6 +244,7 @@ impl<U: Upper> Socklnd<U> {
         false
     }
 
+    #[inline]
     fn ksock_header(&mut self, up: &mut U, cx: &mut Cx, key: Key, h: KsockHdr) -> bool {
         let Some(c) = self.conns.get_mut(key) else { return false };
         let version = c.version;
@@ -293,6 +296,7 @@ impl<U: Upper> Socklnd<U> {
     }
 
     /// A message's LNet header has come.
+    #[inline]
     fn lnet_header(&mut self, up: &mut U, cx: &mut Cx, key: Key) -> bool {
         self.next_ticket += 1;
         let now = cx.now;

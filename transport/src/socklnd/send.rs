@@ -73,6 +73,7 @@ impl<U: Upper> Socklnd<U> {
     }
 
     /// The way that a message would take, if there is one. Dials what is missing.
+    #[inline]
     pub(super) fn way(&mut self, cx: &mut Cx, peer: Key, tx: &Tx<U::Token>) -> Option<Way> {
         let p = self.peers.get_mut(peer)?;
         // A peer that dialled us is dialled back only when its connections are gone.
