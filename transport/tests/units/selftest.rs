@@ -289,6 +289,8 @@ fn a_stop_by_force_gives_up_what_is_in_flight() {
         assert_eq!(g.batch(2, 4, opc::QUERY, 0), (0, 0));
         let (fw, rpc, _) = g.stat(2);
         assert_eq!((fw.brw_errors, rpc.rpcs_expired), (0, 0), "none of them failed by itself");
+        // Of each unit one was abandoned.
+        assert_eq!(rpc.errors, if force == 1 { 8 } else { 0 });
         // It can be run again.
         assert_eq!(g.batch(2, 4, opc::RUN, 0), (0, 0));
         g.run(SEC / 50);
