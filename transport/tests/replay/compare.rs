@@ -1,4 +1,4 @@
-//! What a replayed machine did otherwise than the node in whose place it stood.
+//! Differences between a replayed machine and the node in whose place it stood.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use transport::testing::capture::SignKind;
 use super::play::{Link, Place, Play, REACTION, Step};
 
 impl Play {
-    /// What the machine did otherwise than the captured node, by the connection's number.
+    /// Differences between the machine and the captured node, by the connection's number.
     pub fn differences(&self) -> BTreeMap<usize, String> {
         let (mut out, script) = (BTreeMap::new(), self.script());
         for l in &self.links {

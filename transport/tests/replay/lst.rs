@@ -5,11 +5,13 @@
 //! Names that a node gives (ids of RPCs, handles, stamps of sessions, batches) are turned into each other, one to one. Other
 //! differences are told by name; `replay_selftest` knows their reasons.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use transport::testing::dialogue::{Said, rpcs};
 use transport::testing::srpc::{self, Srpc};
-use transport::wire::{LnetBody, LnetHdr, Nid, WireHandle};
+use transport::wire::{LnetBody, LnetHdr, Nid, PingInfo, WireHandle, ping};
+
+use crate::sessions::{named, nodes};
 
 /// A message that an actor has sent.
 #[derive(Clone, Debug)]
@@ -66,6 +68,22 @@ const PATIENCE: u64 = 75_000_000_000;
 /// Time before a console's message at which its user has typed, in ns.
 const TYPED: u64 = 20_000_000;
 
+/// Room that `lnetctl ping` and `lctl ping` ask for, in bytes: what a user asked, not LNet.
+const USERS_PING: u32 = 3960;
+
+/// Peers of whom `me` asks who they are in a dialogue, and those whom it tells of itself: the others knew each other before.
+pub fn discovered(me: Nid, said: &[Said]) -> [BTreeSet<Nid>; 2] {
+    [false, true].map(|tells| {
+        let its = |s: &&Said| s.hdr.src_nid == me && s.is_ping() && !is_users_ping(s);
+        let put = |s: &&Said| matches!(s.hdr.body, LnetBody::Put { .. });
+        said.iter().filter(its).filter(|s| put(s) == tells).map(|s| s.hdr.dest_nid).collect()
+    })
+}
+
+fn is_users_ping(s: &Said) -> bool {
+    matches!(s.hdr.body, LnetBody::Get { portal: ping::PORTAL, sink_length: USERS_PING, .. })
+}
+
 /// Findings of a replay.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -116,19 +134,22 @@ impl<'a, A: Actor> Replay<'a, A> {
 
     fn run(&mut self) {
         let me = self.me;
+        let members = nodes(self.said);
         let mine: Vec<&Said> = self
             .said
             .iter()
             .filter(|s| s.hdr.src_nid == me || s.hdr.dest_nid == me)
-            .filter(|s| self.is_lst(s))
+            .filter(|s| members.contains(&s.hdr.src_nid) && members.contains(&s.hdr.dest_nid))
+            .filter(|s| self.is_lst(s) || self.is_discovery(s))
             .collect();
-        let Some(first) = mine.first().map(|s| s.at) else { return };
+        // Whatever was said before lnet_selftest began is said at once.
+        let Some(first) = mine.iter().find(|s| self.is_lst(s)).map(|s| s.at) else { return };
         let base = self.actor.now();
         for s in mine {
             if let Some(q) = s.srpc().filter(|q| q.has("bulkid") && q.has("flags")) {
                 self.checks.insert(q.get("bulkid"), q.get("flags"));
             }
-            let due = base + s.at - first;
+            let due = (base + s.at).saturating_sub(first);
             if s.hdr.src_nid == me {
                 self.expect(s, due);
             } else {
@@ -155,6 +176,22 @@ impl<'a, A: Actor> Replay<'a, A> {
         }
     }
 
+    /// Of discovery: pings and pushes with their answers, but for pings that a user of this node asked for.
+    fn is_discovery(&self, s: &Said) -> bool {
+        match s.hdr.body {
+            LnetBody::Put { .. } | LnetBody::Get { .. } => {
+                s.is_ping() && (s.hdr.src_nid != self.me || !is_users_ping(s))
+            }
+            LnetBody::Reply { .. } | LnetBody::Ack { .. } => self.said.iter().any(|q| {
+                let request = matches!(q.hdr.body, LnetBody::Put { .. } | LnetBody::Get { .. });
+                request
+                    && q.handle() == s.handle()
+                    && (q.hdr.src_nid, q.hdr.dest_nid) == (s.hdr.dest_nid, s.hdr.src_nid)
+                    && self.is_discovery(q)
+            }),
+        }
+    }
+
     fn differ(&mut self, what: String, example: String) {
         let example: String = example.chars().take(1500).collect();
         self.found.differences.entry(what).or_insert(example);
@@ -165,11 +202,8 @@ impl<'a, A: Actor> Replay<'a, A> {
             self.actor.pass(ns);
         }
         for m in self.actor.take() {
-            let ping = matches!(m.body, LnetBody::Put { portal: 0, .. } | LnetBody::Get { portal: 0, .. });
-            if !ping && !matches!(m.body, LnetBody::Ack { .. }) {
-                self.pool.push((self.sent, m));
-                self.sent += 1;
-            }
+            self.pool.push((self.sent, m));
+            self.sent += 1;
         }
     }
 
@@ -180,7 +214,7 @@ impl<'a, A: Actor> Replay<'a, A> {
             LnetBody::Put { match_bits, portal: srpc::BULK, .. } | LnetBody::Get { match_bits, .. } => {
                 *match_bits = self.spaces[0].ours(*match_bits);
             }
-            LnetBody::Reply { handle } => {
+            LnetBody::Reply { handle } | LnetBody::Ack { handle, .. } => {
                 handle.object = self.handles.ours(handle.object);
                 // The interface is whoever's made it.
                 handle.interface = u64::MAX;
@@ -240,6 +274,7 @@ impl<'a, A: Actor> Replay<'a, A> {
                 ) => (a, x) == (b, y),
                 (LnetBody::Get { match_bits: x, .. }, LnetBody::Get { match_bits: y, .. }) => x == y,
                 (LnetBody::Reply { handle: x }, LnetBody::Reply { handle: y }) => x == y,
+                (LnetBody::Ack { .. }, LnetBody::Ack { .. }) => m.body == s.hdr.body,
                 _ => false,
             }
         };
@@ -265,7 +300,15 @@ impl<'a, A: Actor> Replay<'a, A> {
             (
                 LnetBody::Put { ack: a, hdr_data: b, offset: c, .. },
                 LnetBody::Put { ack: x, hdr_data: y, offset: z, .. },
-            ) => (a, b, c) == (x, y, z),
+            ) => {
+                let none = [a, x].map(|h| h == WireHandle::NONE);
+                let acks = if none == [false; 2] {
+                    self.handles.same(a.object, x.object)
+                } else {
+                    none == [true; 2]
+                };
+                acks && (b, c) == (y, z)
+            }
             (
                 LnetBody::Get { handle: a, src_offset: b, sink_length: c, portal: d, .. },
                 LnetBody::Get { handle: x, src_offset: y, sink_length: z, portal: w, .. },
@@ -279,6 +322,9 @@ impl<'a, A: Actor> Replay<'a, A> {
             && self.last.insert(*rpc, order).is_some_and(|before| before > order)
         {
             self.differ(format!("{what}: order"), format!("{s:?}"));
+        }
+        if let (Ok(theirs), Ok(mine)) = (PingInfo::parse(&s.payload), PingInfo::parse(&ours.payload)) {
+            return self.compare_info(&what, &mine, &theirs);
         }
         let Some(theirs) = s.srpc() else { return self.compare_bulk(s, ours, &what) };
         let mine = Srpc::of(&ours.payload);
@@ -311,6 +357,19 @@ impl<'a, A: Actor> Replay<'a, A> {
             if mine.kind().is_multiple_of(2) && mine.has(field) && mine.get(field) == theirs.get(field) {
                 self.spaces[space].same(theirs.get(field), mine.get(field));
             }
+        }
+    }
+
+    fn compare_info(&mut self, what: &str, mine: &PingInfo, theirs: &PingInfo) {
+        let fields = [
+            ("features", mine.features == theirs.features),
+            ("pid", mine.pid == theirs.pid),
+            ("sequence", mine.sequence == theirs.sequence),
+            ("NIs", (&mine.nis, &mine.large) == (&theirs.nis, &theirs.large)),
+            ("order", mine.order == theirs.order),
+        ];
+        for (field, _) in fields.into_iter().filter(|f| !f.1) {
+            self.differ(format!("{what}.{field}"), format!("{mine:?}, captured {theirs:?}"));
         }
     }
 
@@ -358,6 +417,10 @@ pub fn name(body: &LnetBody, payload: &[u8]) -> String {
     match body {
         LnetBody::Put { .. } if m.is_whole() => m.name().to_owned(),
         LnetBody::Put { portal: srpc::BULK, .. } => "bulk PUT".to_owned(),
+        LnetBody::Put { portal: ping::PORTAL, .. } => "push".to_owned(),
+        LnetBody::Get { portal: ping::PORTAL, .. } => "ping".to_owned(),
+        LnetBody::Reply { .. } if PingInfo::parse(payload).is_ok() => "ping REPLY".to_owned(),
+        LnetBody::Ack { .. } => "push ACK".to_owned(),
         _ => format!("bulk {}", body.name()),
     }
 }
@@ -370,12 +433,72 @@ pub fn with_interface(mut hdr: LnetHdr, interface: u64) -> LnetHdr {
     hdr
 }
 
-/// Why a difference is there: its name (a `*` at the end for all that begin so), captures that it is in (none: any), why.
+/// A reason for a difference: its name (a `*` at the end for all that begin so), captures that it is in (none: any), why.
 pub struct Reason {
     pub what: &'static str,
     pub captures: &'static [&'static str],
     pub why: &'static str,
 }
+
+/// Makes a reason.
+pub const fn r(what: &'static str, captures: &'static [&'static str], why: &'static str) -> Reason {
+    Reason { what, captures, why }
+}
+
+const BEFORE: &str = "a kernel counts from when lnet_selftest was loaded, and its LNet from its start; in its place we count from \
+                      here on";
+
+const OTHERS: &str = "others spoke with the kernel meanwhile: it put bulk, and nobody had asked for any here";
+
+const BETWEEN: &str = "RPCs between the end of one capture and the beginning of the other are in neither";
+
+/// Differences that whoever takes a kernel's place has.
+pub const COMMON: &[Reason] = &[
+    r(
+        "MKSN_REPLY.name",
+        &["lst-distribute-discard", "lst-session-expiry", "lst-stop-force"],
+        "a kernel's buffers keep what earlier replies left in them: the name of a session that it was once busy with",
+    ),
+    r("PING_REQST.nanos", &[], "the client's clock"),
+    r("PING_REQST.seconds", &[], "the client's clock"),
+    r("STAT_REPLY.bulk_get", &[], BEFORE),
+    r("STAT_REPLY.bulk_put", &[], BEFORE),
+    r("STAT_REPLY.drop_*", &[], BEFORE),
+    r("STAT_REPLY.msgs_*", &[], BEFORE),
+    r("STAT_REPLY.recv_*", &[], BEFORE),
+    r("STAT_REPLY.send_*", &[], BEFORE),
+    r("STAT_REPLY.rpc*", &[], BEFORE),
+    r("STAT_REPLY.bulk_put: grows otherwise", &["selftest-requests"], OTHERS),
+    r("STAT_REPLY.rpc_errors: grows otherwise", &["selftest-requests"], OTHERS),
+    r("STAT_REPLY.rpcs_rcvd: grows otherwise", &["selftest-requests"], OTHERS),
+    r("STAT_REPLY.rpcs_sent: grows otherwise", &["selftest-requests"], OTHERS),
+    r("STAT_REPLY.running_ms", &[], "milliseconds since the session began"),
+    r("STAT_REPLY.sid_*", &["active-sets"], "the session is from before the capture"),
+    r("STAT_REPLY.status", &["active-sets"], "the session is from before the capture"),
+    r("besides: DEBUG_REPLY", &["active-hellos"], "asked by a pid to which there was no connection"),
+    r("besides: PING_REPLY", &["lst-full-session"], "the capture ends before"),
+    r("besides: STAT_REPLY", &["selftest-requests"], "the kernel had died of another probe"),
+    r("bulk PUT: bytes that nobody checks", &[], "what is not checked is whatever was there"),
+    r("bulk REPLY: bytes that nobody checks", &[], "what is not checked is whatever was there"),
+    r(
+        "bulk PUT: order",
+        &["v1-forced-connect-ping-lst", "v3-zc-off"],
+        "without a zero-copy ACK to wait for, the reply overtakes the bulk on another connection",
+    ),
+    r(
+        "besides: BRW_REQST",
+        &["lst-stop-force"],
+        "the console's own member heard of the stop before the others; its units stop when its user is seen to type, one RPC later",
+    ),
+    r("STAT_REPLY.bulk_get: grows otherwise", &["lst-stop-force"], BETWEEN),
+    r("STAT_REPLY.rpcs_rcvd: grows otherwise", &["lst-stop-force"], BETWEEN),
+    r("STAT_REPLY.rpcs_sent: grows otherwise", &["lst-stop-force"], BETWEEN),
+    r(
+        "besides: BRW_REPLY",
+        &["mr-resend-zc-put"],
+        "a rail of the server's died under its bulk: it had no zero-copy ACK, and said no more",
+    ),
+];
 
 /// Findings of all replays of a kind.
 #[derive(Default)]
@@ -394,16 +517,16 @@ impl Verdict {
     }
 
     /// Every difference has a reason, and every reason a difference.
-    pub fn holds(&self, reasons: &[Reason]) {
+    pub fn holds<'r>(&self, reasons: impl Iterator<Item = &'r Reason> + Clone) {
         let is = |r: &Reason, what: &str, capture: &str| {
             let begins = |p: &str| what.starts_with(p) && !what[p.len()..].contains(':');
             let same = r.what.strip_suffix('*').map_or(r.what == what, begins);
-            same && (r.captures.is_empty() || r.captures.contains(&capture))
+            same && (r.captures.is_empty() || r.captures.iter().any(|c| named(c, capture)))
         };
-        let new = self.all.iter().filter(|(w, c, ..)| !reasons.iter().any(|r| is(r, w, c)));
+        let new = self.all.iter().filter(|(w, c, ..)| !reasons.clone().any(|r| is(r, w, c)));
         let mut wrong: Vec<String> = new.map(|(w, c, me, e)| format!("{c} {me}: {w}: {e}")).collect();
         for r in reasons {
-            let lacks = |c: &&str| !self.all.iter().any(|(w, in_, ..)| in_ == *c && is(r, w, in_));
+            let lacks = |c: &&str| !self.all.iter().any(|(w, in_, ..)| named(c, in_) && is(r, w, in_));
             let gone: Vec<&str> = r.captures.iter().copied().filter(lacks).collect();
             if !gone.is_empty() || !self.all.iter().any(|(w, c, ..)| is(r, w, c)) {
                 wrong.push(format!("no longer: {} {gone:?} ({})", r.what, r.why));

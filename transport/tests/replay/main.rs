@@ -1,4 +1,4 @@
-//! What the replays share: bytes for a machine, the handles that differ from a kernel's, and the operations behind
+//! Tools of the replays: bytes for a machine, the handles that differ from a kernel's, and the operations behind
 //! captured messages. `play` is a node in the place of one of a capture's, in the capture's time.
 #![allow(missing_docs, unreachable_pub, reason = "a program of tests has no users")]
 
@@ -15,6 +15,8 @@ mod replay_pollnd;
 mod replay_probes;
 mod replay_selftest;
 mod replay_sets;
+pub mod sessions;
+mod slots;
 pub mod tables;
 
 use std::collections::{BTreeSet, HashMap};
@@ -35,7 +37,7 @@ use transport::wire::{
 /// Whole segments (or messages, where a capture is cut by them), and one byte at a time.
 pub const CHUNKS: [usize; 2] = [1 << 16, 1];
 
-/// Where a folder of captures lies.
+/// Path of a folder of captures.
 pub fn folder(name: &str) -> PathBuf {
     PathBuf::from(format!("{}/../testdata/captures/{name}", env!("CARGO_MANIFEST_DIR")))
 }

@@ -1,4 +1,4 @@
-//! What users of recorded consoles typed: orders in the language of `lst`, drawn from the dialogue where the console
+//! Input of the users of recorded consoles: orders in the language of `lst`, drawn from the dialogue where the console
 //! itself was the only other member, written down where it was not.
 
 use transport::testing::dialogue::{Said, rpcs};
@@ -57,6 +57,40 @@ const LINES: &[(&str, &str)] = &[
          add_test --batch b2 --loop -1 --concurrency 1 --distribute 1:1 --from c --to s brw write check=discard size=4096",
     ),
     (
+        "lst-stop-force",
+        "run b2
+         stop b2 --force
+         query b2
+         show_error c s
+         end_session",
+    ),
+    (
+        "mr-lst",
+        "new_session mr
+         add_group me 192.168.80.11@tcp
+         add_group g 192.168.80.12@tcp
+         add_batch b1
+         add_test --batch b1 --loop 6 --concurrency 2 --distribute 1:1 --from me --to g brw write check=full size=4096
+         add_batch b2
+         add_test --batch b2 --loop 4 --concurrency 1 --distribute 1:1 --from me --to g brw read check=full size=20480
+         run b1
+         run b2
+         show_error g
+         end_session",
+    ),
+    (
+        "mr-resend-zc-put",
+        "new_session mr
+         add_group me 192.168.80.11@tcp
+         add_group g 192.168.80.12@tcp
+         add_batch b
+         add_test --batch b --loop 12 --concurrency 1 --distribute 1:1 --from g --to me brw read check=full size=16384
+         run b
+         query b
+         show_error g
+         end_session",
+    ),
+    (
         "lst-session-expiry",
         "new_session exp
          add_group c 192.168.80.12@tcp
@@ -67,14 +101,22 @@ const LINES: &[(&str, &str)] = &[
     ),
 ];
 
-/// What the user of the console at `me` typed; nothing where another node is the console, or where it was not written down.
+/// Lines that the user of the console at `me` typed; none where another node is the console, or where it was not written down.
 pub fn of(dir: &str, capture: &str, me: Nid, said: &[Said]) -> Vec<Order> {
     let first = said.iter().find(|s| s.srpc().is_some_and(|m| m.kind() == kind::MAKE));
     if first.is_none_or(|s| s.hdr.src_nid != me) {
         return Vec::new();
     }
-    match LINES.iter().find(|l| l.0 == capture) {
-        Some((_, lines)) => lines.lines().map(|l| l.trim().to_owned()).collect(),
+    let written = |of: &str| {
+        let (_, lines) = LINES.iter().find(|l| l.0 == of)?;
+        Some(lines.lines().map(|l| l.trim().to_owned()).collect::<Vec<Order>>())
+    };
+    if capture == "lst-stop-force" {
+        let before = written("lst-distribute-discard").unwrap_or_default();
+        return [before, written(capture).unwrap_or_default()].concat();
+    }
+    match written(capture) {
+        Some(lines) => lines,
         None if dir == "upper" && !capture.starts_with("rt-") => Vec::new(),
         None => drawn(me, said),
     }

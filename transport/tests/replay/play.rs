@@ -20,10 +20,10 @@ use transport::wire::{
 
 use super::{Handles, Loans, Queue, SEC, answers, folder, id, pages};
 
-/// How much later than ours a kernel's reaction may be, in ns.
+/// Longest time by which a kernel's reaction may be later than ours, in ns.
 pub(super) const REACTION: u64 = SEC / 2;
 
-/// Where a connection stands for the machine.
+/// State of a connection for the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Before,
@@ -35,9 +35,9 @@ enum State {
 pub struct Link {
     /// As in the capture's list, from 1.
     pub number: usize,
-    /// What was captured.
+    /// Captured traffic.
     pub flow: Flow,
-    /// Where the other end is.
+    /// Address of the other end.
     pub peer: IpAddr,
     /// The node connected.
     pub(super) dials: bool,
@@ -46,13 +46,13 @@ pub struct Link {
     pub(super) ours: Vec<Located>,
     asked: BTreeSet<usize>,
     pub(super) theirs: Vec<Located>,
-    /// What the other end sent, and how much of it has been given to the machine.
+    /// Bytes that the other end sent, and how much of it has been given to the machine.
     stream: Vec<u8>,
     fed: usize,
     inbox: Queue,
     state: State,
     pushed: u64,
-    /// What the machine wrote.
+    /// Bytes that the machine wrote.
     pub wrote: Vec<u8>,
     /// When and how the machine closed it.
     pub closed: Option<(u64, Close)>,
@@ -68,13 +68,13 @@ impl Link {
         self.flow.signs.iter().filter(|s| s.active == active && kinds.contains(&s.kind)).map(|s| s.at).min()
     }
 
-    /// What the captured node wrote.
+    /// Bytes that the captured node wrote.
     pub fn want(&self) -> Vec<u8> {
         if self.dials { self.flow.a.bytes() } else { self.flow.p.bytes() }
     }
 }
 
-/// What happens on a connection, at a time.
+/// Event on a connection, at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum What {
     Syn,
@@ -88,7 +88,7 @@ pub(super) enum What {
 /// Time, connection, by the node itself, what.
 pub(super) type Step = (u64, usize, bool, What);
 
-/// Whose place the machine takes: of a kernel, which closes for its own reasons, or of a hand that may close at
+/// Place that the machine takes: of a kernel, which closes for its own reasons, or of a hand that may close at
 /// will.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -104,7 +104,7 @@ pub struct Play {
     pub machine: Machine,
     /// The connections of the node.
     pub links: Vec<Link>,
-    /// What applications were told.
+    /// Events that applications were told of.
     pub events: Vec<Event>,
     pub(super) place: Place,
     handles: Handles,
@@ -293,7 +293,7 @@ impl Play {
         self.now = self.now.max(to);
     }
 
-    /// What the captured node did: the machine is asked for what applications wanted, and for nothing else.
+    /// An act of the captured node: the machine is asked for what applications wanted, and for nothing else.
     fn ours(&mut self, n: usize, what: What) {
         match what {
             What::Syn => self.dialled(n),
@@ -367,7 +367,7 @@ impl Play {
         }
     }
 
-    /// What the other end did.
+    /// An act of the other end.
     fn theirs(&mut self, n: usize, what: What) {
         let (state, dials) = (self.links[n].state, self.links[n].dials);
         match what {
@@ -428,7 +428,7 @@ impl Play {
         }
     }
 
-    /// What applications of the captured node had in place for a request of the other end's.
+    /// Entries that applications of the captured node had in place for a request of the other end's.
     fn attach(&mut self, n: usize, msg: &Msg) {
         let Msg::Lnet(_, h, payload) = msg else { return };
         let answer = |is: &dyn Fn(&LnetBody) -> bool| {
@@ -546,10 +546,10 @@ fn is_request(m: &Msg) -> bool {
     matches!(m, Msg::Lnet(_, LnetHdr { body: LnetBody::Put { .. } | LnetBody::Get { .. }, .. }, _))
 }
 
-/// What identifies a node, from its own messages.
+/// Identity of a node, from its own messages.
 fn config(me: IpAddr, place: Place, links: &[Link]) -> Config {
     let mut cfg = Config::new(Nid::tcp(me, 0), 1);
-    // What the captured node asks and tells is asked and told by operations.
+    // Pings and pushes of the captured node are operations.
     cfg.discovery = false;
     // One of the kernels takes everybody (testdata/captures/index.md).
     if me.to_string() == "192.168.77.13" {
@@ -577,7 +577,7 @@ fn config(me: IpAddr, place: Place, links: &[Link]) -> Config {
         cfg.incarnation = h.src_incarnation;
         cfg.pid = h.src_pid;
         if place == Place::Prober {
-            // What the hand chose that a node can be told to choose. It sends no keepalives.
+            // Choices of the hand that a node can be told to make. It sends no keepalives.
             cfg.version = Some(h.version).filter(|v| *v != Version::V4);
             cfg.typed_conns = types.into_iter().any(|t| t != ConnType::Any);
             cfg.keepalive = 0;

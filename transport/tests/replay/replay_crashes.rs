@@ -20,7 +20,7 @@ fn link(played: &Play, number: usize) -> &Link {
     played.links.iter().find(|l| l.number == number).unwrap()
 }
 
-/// What the machine wrote on a connection that it accepted, behind its HELLO.
+/// Bytes that the machine wrote on a connection that it accepted, behind its HELLO.
 fn wrote(l: &Link) -> Vec<Msg> {
     let mut dir = Dir::default();
     dir.segments.push(Segment { at: 0, bytes: l.wrote.clone() });

@@ -1,7 +1,7 @@
 //! Captured kernels on the other end: their bytes go into our machine, in both roles, whole and byte at a time, and
 //! what it writes on each connection is byte for byte what the kernel in its place wrote.
 //!
-//! What no protocol fixes comes from the capture: incarnation, handles, ping features, and what applications asked
+//! Values that no protocol fixes come from the capture: incarnation, handles, ping features, and what applications asked
 //! for. Everything else (handshakes, REPLYs, ACKs, zero-copy cookies and ACKs, choice of connection) is the machine's.
 
 use std::collections::{BTreeSet, HashMap};
@@ -34,7 +34,7 @@ struct Link {
     ours: Vec<Located>,
     asked: BTreeSet<usize>,
     inbox: Queue,
-    /// What the machine wrote since the captured part began.
+    /// Bytes that the machine wrote since the captured part began.
     wrote: Vec<u8>,
     open: bool,
     recording: bool,
@@ -116,10 +116,10 @@ impl Replay {
         (r, script)
     }
 
-    /// What identifies a kernel, from its own messages.
+    /// Identity of a kernel, from its own messages.
     fn config(me: Nid, role: Role, links: &[Link]) -> Config {
         let mut cfg = Config::new(me, 1);
-        // What the captured node asks and tells is asked and told by operations.
+        // Pings and pushes of the captured node are operations.
         cfg.discovery = false;
         cfg.keepalive = 10 * SEC;
         let refused = links.first().is_some_and(|l| l.flow.refused());
