@@ -121,8 +121,10 @@ pub fn flows(path: &Path) -> Result<Vec<Flow>, PcapError> {
     let mut reader = PcapReader::new(File::open(path).map_err(PcapError::IoError)?)?;
     let mut out: Vec<Flow> = Vec::new();
     let mut start = None;
-    while let Some(packet) = reader.next_packet() {
-        let packet = packet?;
+    let resolution = reader.header().ts_resolution;
+    while let Some(raw) = reader.next_raw_packet() {
+        // Of long frames only the front may have been captured.
+        let packet = raw?.try_into_pcap_packet(resolution, u32::MAX)?;
         let ns = packet.timestamp.as_nanos() as u64;
         let at = ns.saturating_sub(*start.get_or_insert(ns));
         let Some(seg) = tcp(&packet.data) else { continue };

@@ -1,4 +1,4 @@
-//! Formats of the socklnd and LNet wire, byte for byte.
+//! Formats of the socklnd and LNet wire, and of Motr's netsock, byte for byte.
 //!
 //! Each module holds plain `Repr` types with `parse` and `emit`. `parse` looks at the front of a buffer and never
 //! reads past it; a buffer that ends too early is [`WireError::Truncated`], which says how many bytes are needed,
@@ -6,13 +6,14 @@
 //! panics, allocates in proportion to a length field, or knows of connections.
 //!
 //! Sources: docs/protocol/socklnd.md (§1 acceptor, §2 HELLO, §5 framing), docs/protocol/lnet.md (§1 identifiers,
-//! §2 header, §6.2 ping info), docs/protocol/selftest.md (§2, §3).
+//! §2 header, §6.2 ping info), docs/protocol/selftest.md (§2, §3), docs/protocol/netsock.md (§2, §3).
 
 pub mod acceptor;
 mod bytes;
 pub mod hello;
 pub mod ksock;
 pub mod lnet;
+pub mod netsock;
 pub mod nid;
 pub mod ping;
 pub mod srpc;
