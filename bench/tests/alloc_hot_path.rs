@@ -4,14 +4,20 @@
 //! with the places (https://nnethercote.github.io/dh_view/dh_view.html shows it).
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
+
 use bench::ctl::Traffic;
 use bench::inmem::{InMemory, Members};
 use bench::selftest::Case;
 use bench::workload::{ClientConfig, Intake};
 use dataplane::mem::MemConfig;
+use hugepages::{HeapRxPool, LendOwner, PageRun, PageRunMut, PrivatePages, RxFrag};
 use transport::lnd::{AppId, Config, Payload, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, MeId, Op};
+use transport::netsock::{self, Sink as Into, Tm};
 use transport::node::{Input, Machine};
+use transport::stream::{Action, ConnId, ConnInfo, Happened, Pages, Progress, Protocol, ShardId, StreamRx};
+use transport::wire::netsock::Addr;
 use transport::wire::srpc::{check, rw};
 use transport::wire::{Nid, ProcessId};
 
@@ -150,4 +156,144 @@ fn a_warm_pair_of_members_allocates_nothing() {
         all.push((name, stats.total_blocks, stats.total_bytes, copied));
     }
     assert!(all.iter().all(|n| (n.1, n.2, n.3) == (0, 0, 0)), "allocations or copies of an RPC: {all:?}");
+}
+
+/// Bytes that came in, as a machine reads them.
+struct Inbox(VecDeque<RxFrag>);
+
+impl StreamRx for Inbox {
+    fn next(&mut self) -> Option<RxFrag> {
+        self.0.pop_front()
+    }
+    fn unread(&mut self, rest: RxFrag) {
+        self.0.push_front(rest);
+    }
+}
+
+/// Two transfer machines of netsock, the first of which has dialled the second; their TCP acknowledges at once.
+struct Machines {
+    tms: [Tm; 2],
+    pool: HeapRxPool,
+    inbox: Inbox,
+    pushed: [u64; 2],
+    now: u64,
+    /// A page to send, and memory to receive in.
+    page: PageRun,
+    vector: Option<netsock::RecvVec>,
+    pieces: Vec<netsock::Piece>,
+}
+
+const CONN: ConnId = ConnId { shard: ShardId(0), index: 0, generation: 0 };
+const PAGE: usize = 65536;
+
+impl Machines {
+    fn new() -> Machines {
+        let run = || PageRunMut::new(std::sync::Arc::new(PrivatePages), PAGE).unwrap();
+        let at = |n: u8| Addr::stream(std::net::SocketAddr::from(([10, 0, 0, n], 5000)));
+        Machines {
+            tms: [1, 2].map(|n| Tm::new(netsock::Config::new(at(n), 1)).unwrap()),
+            pool: HeapRxPool::new(PAGE, 64),
+            inbox: Inbox(VecDeque::new()),
+            pushed: [0; 2],
+            now: 1,
+            page: run().freeze(),
+            vector: Some(netsock::RecvVec::new([run()])),
+            pieces: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, at: usize, op: netsock::Op) -> Option<transport::wire::netsock::Bdesc> {
+        self.now += 1000;
+        let until = Some(self.now + 1_000_000_000);
+        self.tms[at].add(self.now, op, 0, until).map_err(|u| u.why).unwrap().desc
+    }
+
+    /// Does what the machines say, until both are silent.
+    fn settle(&mut self) {
+        while let Some((me, action)) = (0..2).find_map(|n| Some((n, self.tms[n].act()?))) {
+            match action {
+                Action::Dial(d) => {
+                    let (local, remote) = (std::net::SocketAddr::new(d.local_ip, 50_000), d.remote);
+                    let info = ConnInfo { local, remote, dial: Some(d.id) };
+                    self.tms[me].handle(self.now, Happened::Opened(CONN, info));
+                    let info = ConnInfo { local: remote, remote: local, dial: None };
+                    self.tms[1 - me].handle(self.now, Happened::Opened(CONN, info));
+                }
+                Action::Send(c, m) => {
+                    let parts = [&m.hdr[..]].into_iter().chain(m.pay.iter().map(|p| p.bytes()));
+                    for part in parts.filter(|p| !p.is_empty()) {
+                        self.pushed[me] += part.len() as u64;
+                        self.inbox.0.push_back(self.pool.copy_of(part).unwrap());
+                    }
+                    let lend = m.lend;
+                    drop(m);
+                    self.tms[1 - me].handle(self.now, Happened::Bytes(c, &mut self.inbox));
+                    let p = Progress { acked: self.pushed[me], sent: self.pushed[me] };
+                    self.tms[me].handle(self.now, Happened::Progress(c, p));
+                    if let Some(l) = lend {
+                        self.tms[me].handle(self.now, Happened::Released(l));
+                    }
+                }
+                Action::Read(c) => self.tms[me].handle(self.now, Happened::Bytes(c, &mut self.inbox)),
+                other => panic!("{other:?}"),
+            }
+        }
+        let mut ends = 0;
+        while let Some(c) = (0..2).find_map(|n| self.tms[n].done()) {
+            assert_eq!(c.status, 0);
+            ends += 1;
+            match c.sink {
+                Some(Into::Into(v)) => self.vector = Some(netsock::RecvVec::new(v.into_runs())),
+                Some(Into::Lend { mut pieces, .. }) => {
+                    pieces.clear();
+                    self.pieces = pieces;
+                }
+                None => {}
+            }
+        }
+        assert_eq!(ends, 2);
+        self.pool.home().drain();
+    }
+
+    fn data(&self) -> Pages {
+        Pages::from_iter([self.page.slice_all()])
+    }
+
+    fn into(&mut self) -> Into {
+        Into::Into(self.vector.take().unwrap())
+    }
+
+    /// A message, which is lent; a passive receive that is filled; a passive send that is fetched.
+    fn round(&mut self) {
+        let pieces = std::mem::take(&mut self.pieces);
+        let most = PAGE as u64;
+        self.add(1, netsock::Op::MsgRecv(Into::Lend { most, owner: LendOwner(1), pieces }));
+        let (to, data) = (self.tms[1].addr(), self.data());
+        self.add(0, netsock::Op::MsgSend { to, data });
+        self.settle();
+        let sink = self.into();
+        let desc = self.add(1, netsock::Op::PassiveRecv(sink)).unwrap();
+        let data = self.data();
+        self.add(0, netsock::Op::ActiveSend { desc, data });
+        self.settle();
+        let data = self.data();
+        let desc = self.add(1, netsock::Op::PassiveSend(data)).unwrap();
+        let sink = self.into();
+        self.add(0, netsock::Op::ActiveRecv { desc, sink });
+        self.settle();
+    }
+}
+
+/// netsock's transfer machines, too: a message, a bulk each way.
+#[test]
+fn a_warm_pair_of_transfer_machines_allocates_nothing() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut machines = Machines::new();
+    (0..WARM).for_each(|_| machines.round());
+    let profiler = profile("netsock");
+    (0..COUNTED).for_each(|_| machines.round());
+    let stats = dhat::HeapStats::get();
+    drop(profiler);
+    println!("netsock: {} blocks, {} bytes in {COUNTED} rounds", stats.total_blocks, stats.total_bytes);
+    assert_eq!((stats.total_blocks, stats.total_bytes, machines.tms[1].stats().copied), (0, 0, 0));
 }

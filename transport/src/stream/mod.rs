@@ -15,6 +15,7 @@ pub(crate) mod actions;
 pub(crate) mod homes;
 mod protocol;
 pub(crate) mod slab;
+pub(crate) mod timers;
 
 use std::net::{IpAddr, SocketAddr};
 

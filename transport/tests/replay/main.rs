@@ -10,6 +10,7 @@ pub mod play;
 mod replay_among_us;
 mod replay_crashes;
 mod replay_kernel;
+mod replay_netsock;
 mod replay_pairs;
 mod replay_pollnd;
 mod replay_probes;

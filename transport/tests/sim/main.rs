@@ -24,6 +24,7 @@ mod sim_cuts;
 #[cfg(feature = "node")]
 mod sim_ends;
 mod sim_kernel;
+mod sim_netsock;
 #[cfg(feature = "node")]
 mod sim_node;
 #[cfg(feature = "node")]

@@ -14,6 +14,7 @@ mod group;
 mod homes;
 mod hostile;
 mod lazy;
+mod netsock;
 mod netsock_wire;
 mod never_sent;
 mod nis;

@@ -7,17 +7,18 @@ use std::path::{Path, PathBuf};
 type Names = BTreeSet<String>;
 
 /// Room -> the rooms that it may name.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("wire", &[]),
     ("hash", &[]),
     ("sync", &[]),
     ("stream", &[]),
+    ("netsock", &["stream", "wire", "hash"]),
     ("lnd", &["stream", "wire"]),
     ("socklnd", &["lnd", "stream", "wire", "hash"]),
     ("lnet", &["lnd", "stream", "wire", "hash"]),
     ("node", &["lnet", "socklnd", "lnd", "stream", "wire", "hash", "sync"]),
     ("selftest", &["node", "lnet", "lnd", "stream", "wire"]),
-    ("testing", &["selftest", "node", "lnet", "socklnd", "lnd", "stream", "wire"]),
+    ("testing", &["selftest", "node", "lnet", "socklnd", "netsock", "lnd", "stream", "wire"]),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {

@@ -7,7 +7,12 @@ use super::{Ev, Net};
 impl Net {
     /// Sends raw bytes to `node` over a new connection from `from`; gives the connection's number.
     pub fn raw_connect(&mut self, from: SocketAddr, node: usize) -> usize {
-        let to = SocketAddr::new(self.nodes[node].ip, 988);
+        self.raw_connect_to(from, node, 988)
+    }
+
+    /// The same to a port of the node.
+    pub fn raw_connect_to(&mut self, from: SocketAddr, node: usize, port: u16) -> usize {
+        let to = SocketAddr::new(self.nodes[node].ip, port);
         let link = self.link(usize::MAX, from, node, to);
         self.at(0, Ev::Opened(link, 1, None));
         link
