@@ -18,10 +18,19 @@ use crate::wire::netsock::{Addr, Bdesc};
 
 /// A machine that its node and its test share.
 #[derive(Clone)]
-struct Shared(Arc<Mutex<Tm>>);
+pub struct Shared(Arc<Mutex<Tm>>);
 
 impl Shared {
-    fn get(&self) -> MutexGuard<'_, Tm> {
+    /// A machine of this configuration.
+    ///
+    /// # Panics
+    /// There can be none.
+    pub fn new(cfg: Config) -> Shared {
+        Shared(Arc::new(Mutex::new(Tm::new(cfg).expect("a machine"))))
+    }
+
+    /// The machine.
+    pub fn get(&self) -> MutexGuard<'_, Tm> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -94,7 +103,7 @@ impl TmNode {
     pub fn new(net: &mut Net, cfg: Config) -> TmNode {
         let addr = cfg.addr;
         let ip: IpAddr = addr.ip().expect("an address");
-        let tm = Shared(Arc::new(Mutex::new(Tm::new(cfg).expect("a machine"))));
+        let tm = Shared::new(cfg);
         let node = NodeConfig { tx_window: u64::MAX / 4, ..NodeConfig::new(Nid::tcp(ip, 0), 1) };
         let at = net.add(node.clone());
         net.nodes[at].machine =

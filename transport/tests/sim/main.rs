@@ -26,6 +26,8 @@ mod sim_ends;
 mod sim_kernel;
 mod sim_netsock;
 #[cfg(feature = "node")]
+mod sim_netsock_nodes;
+#[cfg(feature = "node")]
 mod sim_node;
 #[cfg(feature = "node")]
 mod sim_queues;
