@@ -34,6 +34,8 @@ pub struct Motr {
     seen: usize,
     /// Bytes that it writes at a time.
     pub chunk: usize,
+    /// How long it waits before it writes more, in ns.
+    pub pace: u64,
     /// How it died.
     pub died: Option<String>,
     /// The network lost a connection in the middle of something.
@@ -60,6 +62,7 @@ impl Motr {
             next_port: 40_000,
             seen: net.links(),
             chunk: 1000,
+            pace: 0,
             died: None,
             lost: false,
         }

@@ -337,5 +337,55 @@ fn what_motr_was_probed_with_is_taken_or_refused_by_name() {
     };
     let whole = all(CHUNKS[0]);
     assert_eq!(whole, all(CHUNKS[1]), "one byte at a time");
-    insta::assert_snapshot!(whole.join("\n"), @"");
+    insta::assert_snapshot!(whole.join("\n"), @r"
+    [8, 5]  open
+    [] Stale closed
+    [] Stale Stale closed
+    [5] Parts(2) Parts(2) closed
+    [] Stale Stale closed
+    [] Stale closed
+    [] Stale closed
+    []  waits for a buffer
+    [5]  open
+    []  waits for a buffer
+    [5]  open
+    [] Stale open
+    [] Stale open
+    [] Packet(HeaderMagic(3675250269749370486)) closed
+    [] Packet(FooterMagic(3742499983090771830)) closed
+    [] Packet(Checksum closed
+    [] Packet(Checksum closed
+    [] Packet(Tag(562954248388752)) closed
+    [] Packet(Tag(281487861612688)) closed
+    [] Packet(Index closed
+    [] Packet(Index closed
+    [] Packet(FirstOffset(1)) closed
+    [] Packet(LastEnd closed
+    [] NotOurs(Addr closed
+    [] NotTheirs(Addr closed
+    [] NoBuffer closed
+    [] Stale closed
+    [] Stale closed
+    [] Stale closed
+    [] GetCookie closed
+    [] Stale closed
+    [] Packet(LastEnd closed
+    [0]  open
+    [2]  open
+    []  waits for a buffer
+    []  waits for a buffer
+    [1]  open
+    [4, 4]  open
+    [1]  open
+    [1]  open
+    []  waits for a buffer
+    [] Parts(4294967295) closed
+    [] Stale closed
+    [1]  open
+    [] Stale closed
+    [] Stale closed
+    [] Stale closed
+    [] Stale closed
+    [] Stale closed
+    ");
 }

@@ -417,7 +417,7 @@ fn death(steps: impl Fn(&dyn Fn(usize) -> Bdesc) -> Vec<Step>) -> Option<String>
     let nid = Nid::tcp([10, 0, 0, 1].into(), 0);
     let node = net.add(NodeConfig::new(nid, 1));
     let mut motr = Motr::new(&mut net, (2, PORT), (node, addr(1, PORT)));
-    motr.chunk = 100;
+    motr.pace = SEC / 1000;
     motr.add(&mut net, MQueue::PassiveRecv, Vec::new(), 100);
     motr.add(&mut net, MQueue::PassiveSend, bytes(100_000, 1), 0);
     let to = addr(2, PORT).dialled().unwrap();
@@ -452,7 +452,7 @@ fn the_model_dies_of_what_motr_dies_of() {
         let whole = put(d(0), 1, 90);
         vec![Step::Send(whole[..200].to_vec()), Step::Close, Step::Send(whole)]
     });
-    dies("p12", &|d| vec![Step::Send(get(d(1))), Step::Read(50_000), Step::Close]);
+    dies("p12", &|d| vec![Step::Send(get(d(1))), Step::Read(2000), Step::Close]);
     dies("p21", &|d| vec![Step::Send(put(d(1), 1, 10))]);
     dies("p23", &|d| vec![Step::Send(get(d(1))), Step::Read(100_160), Step::Send(get(d(1)))]);
     let lives = death(|d| {

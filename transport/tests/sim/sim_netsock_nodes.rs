@@ -70,7 +70,10 @@ fn play<R: Streams + Inspect, S: Streams + Inspect>(
         assert!(rounds < 6_000_000);
         pass(node_a.turn().and(node_b.turn()).is_busy());
     }
-    assert!([a, b].iter().all(|tm| (tm.get().gauges().loans, tm.get().gauges().conns) == (0, 0)));
+    for tm in [a, b] {
+        let g = tm.get().gauges();
+        assert_eq!((g.buffers, g.loans, g.conns), (0, 0, 0));
+    }
 }
 
 #[test]

@@ -23,6 +23,8 @@ pub(super) struct Link {
     pub(super) closed: bool,
     /// When the packet that is being written was begun, in ns.
     began: u64,
+    /// No more is written before this, in ns.
+    next: u64,
     nr: u32,
 }
 
@@ -39,6 +41,7 @@ impl Link {
             answers: VecDeque::new(),
             closed: false,
             began: 0,
+            next: 0,
             nr: 1,
         }
     }
@@ -232,7 +235,7 @@ impl Motr {
 
     /// Writes a part of the packet that is under way, or begins one.
     pub(super) fn write(&mut self, net: &mut Net, l: usize) {
-        if self.links[l].closed || self.died.is_some() {
+        if self.links[l].closed || self.died.is_some() || net.now < self.links[l].next {
             return;
         }
         if self.links[l].out.is_empty() {
@@ -261,6 +264,7 @@ impl Motr {
         let n = link.out.len().min(self.chunk);
         let part: Vec<u8> = link.out.drain(..n).collect();
         net.raw_send(link.number, &part);
+        link.next = net.now + self.pace;
         if link.out.is_empty()
             && let Some(b) = link.writer.take()
             && !matches!(self.bufs[b].queue, MQueue::ActiveRecv(_))
