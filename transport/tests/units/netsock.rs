@@ -474,7 +474,7 @@ fn an_answer_may_come_by_another_connection_but_from_no_other_buffer() {
     let asked = |net: &mut Net, tm: &mut TmNode| {
         let tag = tm.active_recv(net, desc, 100, None);
         net.run(SEC / 10);
-        let link = (0..net.links()).rfind(|l| !net.wire(*l, 0).0.is_empty()).unwrap();
+        let link = (0..net.links()).rfind(|l| net.addresses(*l)[1].port() == THEIRS).unwrap();
         let wire = net.wire(link, 0).0;
         (tag, PacketHdr::parse(&wire[wire.len() - HDR_LEN..]).unwrap(), link)
     };
