@@ -149,7 +149,8 @@ pub(super) fn of_active_recv(c: Cookie) -> bool {
 
 /// A name of 44 bits for use number `n` of a slot: those of loans and dials.
 pub(super) fn name(slot: Key, n: u64) -> u64 {
-    n % (1 << USE_BITS) << SLOT_BITS | u64::from(slot.index)
+    let turn = n % (1 << USE_BITS);
+    turn << SLOT_BITS | u64::from(slot.index)
 }
 
 /// The slot in a name.
@@ -201,7 +202,7 @@ mod tests {
         for index in [0, 1, 1 << 23] {
             for queue in Queue::ALL {
                 let c = cookie(Key { index, generation: 7 }, queue, 9);
-                assert!(c.addr > 4096 && c.addr % 8 == 0 && !c.is_none());
+                assert!(c.addr > 4096 && c.addr.is_multiple_of(8) && !c.is_none());
                 assert_eq!(slot(c), Some(index as usize));
                 assert_eq!(of_active_recv(c), queue == Queue::ActiveRecv);
             }

@@ -84,7 +84,7 @@ fn descriptor(input: &[u8]) {
     }
     let tmid = u32::from(b.u16()) & 0xfff;
     let d = LnetDesc {
-        match_bits: u64::from(tmid) << 52 | u64::from(b.u32()) + 1,
+        match_bits: u64::from(tmid) << 52 | u64::from(b.u32().max(1)),
         nid: u64::from(b.u32()),
         pid: b.u32(),
         portal: b.u32(),

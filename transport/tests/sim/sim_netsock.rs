@@ -411,8 +411,11 @@ impl Protocol for Rogue {
     fn shut_down(&mut self, _: u64) {}
 }
 
+/// Steps towards a Motr, made of the descriptors of its buffers.
+type Steps<'a> = &'a dyn Fn(&dyn Fn(usize) -> Bdesc) -> Vec<Step>;
+
 /// How a Motr that has these buffers dies of a rogue's steps.
-fn death(steps: impl Fn(&dyn Fn(usize) -> Bdesc) -> Vec<Step>) -> Option<String> {
+fn death(steps: Steps<'_>) -> Option<String> {
     let mut net = Net::new();
     let nid = Nid::tcp([10, 0, 0, 1].into(), 0);
     let node = net.add(NodeConfig::new(nid, 1));
@@ -442,7 +445,7 @@ fn the_model_dies_of_what_motr_dies_of() {
         let (kind, src) = (PacketType::Get, me);
         PacketHdr { kind, src, dst, idx: 0, nr: 1, size: 0, offset: 0, total: 0 }.emit().to_vec()
     };
-    let dies = |probe: &str, steps: &dyn Fn(&dyn Fn(usize) -> Bdesc) -> Vec<Step>| {
+    let dies = |probe: &str, steps: Steps<'_>| {
         let how = death(steps);
         assert!(how.as_ref().is_some_and(|h| h.contains(probe)), "{probe}: {how:?}");
     };
@@ -455,7 +458,7 @@ fn the_model_dies_of_what_motr_dies_of() {
     dies("p12", &|d| vec![Step::Send(get(d(1))), Step::Read(2000), Step::Close]);
     dies("p21", &|d| vec![Step::Send(put(d(1), 1, 10))]);
     dies("p23", &|d| vec![Step::Send(get(d(1))), Step::Read(100_160), Step::Send(get(d(1)))]);
-    let lives = death(|d| {
+    let lives = death(&|d| {
         vec![Step::Send(put(d(0), 1, 10)), Step::Send(get(d(1))), Step::Read(100_160), Step::Close]
     });
     assert_eq!(lives, None);
