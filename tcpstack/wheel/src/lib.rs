@@ -62,6 +62,11 @@ impl Wheel {
         self.idle_until = 0;
     }
 
+    /// Timers that there is memory for.
+    pub fn places(&self) -> usize {
+        self.nodes.capacity()
+    }
+
     /// The time `id` is set to, if it is.
     #[inline]
     pub fn at(&self, id: u32) -> Option<u64> {

@@ -25,6 +25,10 @@ counters! {
     payload_tx_bytes,
     /// Payload bytes received.
     payload_rx_bytes,
+    /// LNet messages of the node to itself, which no stream carries: each was sent and received.
+    own_msgs,
+    /// Their payload, in bytes.
+    own_bytes,
     /// Payload bytes put inline into headers (small messages; no page is involved).
     tx_inline_bytes,
     /// Payload bytes copied into an MD, or because the lend budget was spent.

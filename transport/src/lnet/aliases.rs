@@ -4,6 +4,9 @@
 //! host may hold as many NIDs as are free, whatever names it gives itself, as with the budget of a shard (`transport/src/lnd/budget.rs`): whoever tells
 //! of all it can displaces its own. Where an honest newcomer finds the table full, the oldest entries go: nodes that have
 //! left are never told of again. What is lost comes back with the next discovery.
+//!
+//! Kernels give a NID to whoever claims it last. Here a peer that is there keeps its own: another node's word about it counts only
+//! once it says the same of itself ([`Aliases::contest`]).
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -17,6 +20,8 @@ use crate::wire::Nid;
 pub(crate) const OF_ONE: usize = 32;
 /// NIDs of all peers that are kept: about 2 MiB.
 const OF_ALL: usize = 16_384;
+/// NIDs that are contested, and claimants, of which is kept what they say: at most 1 MiB.
+const CONTESTED: usize = 1024;
 
 /// NIDs as they are kept, the primary one first.
 pub(crate) type Nids = SmallVec<[Nid; 4]>;
@@ -39,6 +44,15 @@ struct Share {
     entries: usize,
 }
 
+/// A NID that is contested, or that of a claimant.
+#[derive(Debug, Default)]
+struct Contest {
+    /// Nobody has it without its own node's word.
+    contested: bool,
+    /// NIDs that its node says it has.
+    said: Nids,
+}
+
 /// Peers with more than one NID.
 #[derive(Debug, Default)]
 pub(crate) struct Aliases {
@@ -46,6 +60,9 @@ pub(crate) struct Aliases {
     told: BTreeMap<u64, Told>,
     shares: HashMap<IpAddr, Share>,
     next: u64,
+    contests: HashMap<Nid, Contest>,
+    /// Their NIDs by age.
+    contests_by_age: VecDeque<Nid>,
 }
 
 impl Aliases {
@@ -79,12 +96,21 @@ impl Aliases {
     /// The node that is known by the address `by`, on this host, says that it has these NIDs, the primary one first. Of its own
     /// address it has the last word; NIDs that another node has told of stay that one's. Gives whether anything changed.
     pub(crate) fn learn(&mut self, by: IpAddr, host: IpAddr, nids: &[Nid]) -> bool {
+        for nid in nids.iter().take(OF_ONE).filter(|n| n.ip() == Some(by)) {
+            if let Some(contest) = self.contests.get_mut(nid) {
+                contest.said = nids.iter().copied().take(OF_ONE).collect();
+            }
+        }
+        self.store(by, host, nids)
+    }
+
+    fn store(&mut self, by: IpAddr, host: IpAddr, nids: &[Nid]) -> bool {
         let Some(primary) = nids.first().copied() else { return false };
         let mut own = Nids::new();
         for nid in nids.iter().take(OF_ONE) {
             let other = self.by_nid.get(nid).and_then(|n| self.told.get(n));
             let free = other.is_none_or(|o| o.by == by || o.nids.first() == Some(&primary));
-            if (free || nid.ip() == Some(by)) && !own.contains(nid) {
+            if (free && self.may_have(by, *nid) || nid.ip() == Some(by)) && !own.contains(nid) {
                 own.push(*nid);
             }
         }
@@ -116,6 +142,51 @@ impl Aliases {
         self.by_nid.extend(own.iter().map(|nid| (*nid, n)));
         self.told.insert(n, Told { nids: own, by, host });
         true
+    }
+
+    /// Whether the node of `nid` has said that it is one with the node at `by`.
+    pub(crate) fn agrees(&self, nid: Nid, by: IpAddr) -> bool {
+        self.contests.get(&nid).is_some_and(|c| c.said.iter().any(|n| n.ip() == Some(by)))
+    }
+
+    fn may_have(&self, by: IpAddr, nid: Nid) -> bool {
+        self.contests.get(&nid).is_none_or(|c| !c.contested) || self.agrees(nid, by)
+    }
+
+    /// The node of `speaker` says that it has `nids`, and `nid` among them, which is a peer's that is there: `nid` is its alone from
+    /// now on, until it says itself that both are one. Gives whether that is new.
+    pub(crate) fn contest(&mut self, nid: Nid, speaker: Nid, nids: &[Nid]) -> bool {
+        let said: Nids = nids.iter().copied().take(OF_ONE).collect();
+        let before = std::mem::replace(&mut self.contest_of(speaker).said, said.clone());
+        if std::mem::replace(&mut self.contest_of(nid).contested, true) && before == said {
+            return false;
+        }
+        // Told before it was contested, or by way of a shard that did not know.
+        if let Some(told) = self.by_nid.get(&nid).and_then(|n| self.told.get(n))
+            && nid.ip() != Some(told.by)
+            && !self.agrees(nid, told.by)
+        {
+            let (by, host) = (told.by, told.host);
+            let rest: Nids = told.nids.iter().copied().filter(|n| *n != nid).collect();
+            let primary = told.nids.first() == Some(&nid);
+            self.forget(nid);
+            if !primary {
+                self.store(by, host, &rest);
+            }
+        }
+        true
+    }
+
+    fn contest_of(&mut self, nid: Nid) -> &mut Contest {
+        if !self.contests.contains_key(&nid) {
+            while self.contests.len() >= CONTESTED
+                && let Some(oldest) = self.contests_by_age.pop_front()
+            {
+                self.contests.remove(&oldest);
+            }
+            self.contests_by_age.push_back(nid);
+        }
+        self.contests.entry(nid).or_default()
     }
 
     /// Nothing is known any more of the peer that `nid` is one of; gives whether anything was.
@@ -207,6 +278,50 @@ mod tests {
         assert_eq!(t.primary(nid(0, 9)), nid(6, 6));
         assert!(t.learn(ip(0, 9), ip(0, 9), &[nid(0, 9), nid(0, 8)]));
         assert_eq!((t.primary(nid(0, 9)), t.primary(nid(6, 6))), (nid(0, 9), nid(6, 6)));
+    }
+
+    /// A NID of a peer that was there first is nobody's without its word, as an alias or as the primary; both rails of one node, each of
+    /// which was there before the other spoke, are one when both have said so.
+    #[test]
+    fn a_peer_that_is_there_keeps_its_name_until_it_says_otherwise() {
+        let (a, b, liar) = (nid(0, 1), nid(0, 2), nid(6, 6));
+        // The order in which shards hear of it does not matter.
+        for late in [false, true] {
+            let mut t = Aliases::default();
+            for claim in [[liar, a], [a, liar]] {
+                if late {
+                    t.learn(ip(6, 6), ip(6, 6), &claim);
+                }
+                t.contest(a, liar, &claim);
+                t.learn(ip(6, 6), ip(6, 6), &claim);
+                assert_eq!((t.primary(a), t.primary(liar), t.same(a, liar)), (a, liar, false), "{late}");
+            }
+            assert!(!t.contest(a, liar, &[a, liar]), "nothing new");
+            // What the peer says of itself does not help the liar.
+            t.learn(ip(0, 1), ip(0, 1), &[a, b]);
+            t.learn(ip(6, 6), ip(6, 6), &[liar, a]);
+            assert_eq!((t.primary(a), t.primary(b), t.primary(liar)), (a, a, liar));
+
+            let mut t = Aliases::default();
+            if late {
+                t.learn(ip(0, 1), ip(0, 1), &[a, b]);
+            }
+            t.contest(b, a, &[a, b]);
+            t.learn(ip(0, 1), ip(0, 1), &[a, b]);
+            assert!(!t.same(a, b));
+            assert!(!t.agrees(b, ip(0, 1)) && t.agrees(a, ip(0, 2)));
+            t.learn(ip(0, 2), ip(0, 2), &[a, b]);
+            assert_eq!((t.primary(b), t.same(a, b)), (a, true));
+            // And one of them may go.
+            t.learn(ip(0, 2), ip(0, 2), &[b]);
+            assert!(!t.same(a, b));
+        }
+        let mut t = Aliases::default();
+        for n in 0..5000u32 {
+            let other = Nid::tcp((0x0b00_0000 + n).to_be_bytes().into(), 0);
+            t.contest(a, other, &[other, a]);
+        }
+        assert_eq!((t.contests.len(), t.contests_by_age.len()), (CONTESTED, CONTESTED));
     }
 
     /// One address that tells of all it can ends at half, newcomers find room, and what is kept is counted rightly.

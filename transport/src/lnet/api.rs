@@ -286,9 +286,9 @@ pub struct GetEvent {
 /// Messages of a shard since it began, as lnet_selftest tells them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MessageCounts {
-    /// LNet messages sent.
+    /// LNet messages sent, those to this node itself among them.
     pub sent: u64,
-    /// LNet messages received.
+    /// LNet messages received; those of this node to itself, too.
     pub received: u64,
     /// Messages received that nothing took.
     pub dropped: u64,
@@ -306,12 +306,12 @@ impl MessageCounts {
     pub(crate) fn of(c: &Counters) -> MessageCounts {
         let dropped = c.iter().filter(|(name, _)| name.starts_with("drop_")).map(|(_, n)| n).sum();
         MessageCounts {
-            sent: c.msgs_tx,
-            received: c.msgs_rx,
+            sent: c.msgs_tx + c.own_msgs,
+            received: c.msgs_rx + c.own_msgs,
             dropped,
             errors: c.err_no_answer + c.err_queue_timeout,
-            sent_bytes: c.payload_tx_bytes,
-            received_bytes: c.payload_rx_bytes,
+            sent_bytes: c.payload_tx_bytes + c.own_bytes,
+            received_bytes: c.payload_rx_bytes + c.own_bytes,
             dropped_bytes: c.rx_dropped_bytes,
         }
     }

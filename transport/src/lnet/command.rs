@@ -84,7 +84,8 @@ impl Lnet {
                 }
             }
             Body::GetDone { grant, status } => self.get_done(grant, status),
-            Body::Aliases(told) => self.told_of(*told),
+            Body::Aliases(claim) => self.told_of(claim),
+            Body::Contested(nid, claim) => self.contested(nid, claim),
         }
     }
 
@@ -235,7 +236,7 @@ impl Lnet {
                     None => self.own_message(cx, lnd, own_header(cx, from, target, 0, body), payload, done),
                 }
             }
-            &mut Op::Ping { tag, .. } if to == To::Own => self.own_ping(app, tag),
+            &mut Op::Ping { tag, .. } if to == To::Own => self.own_ping(cx, app, tag),
             &mut Op::Ping { tag, target } => {
                 let known = if let To::Peer(known) = to { known } else { None };
                 let peer = self.target_peer(cx, lnd, target, known)?;
@@ -300,10 +301,13 @@ impl Lnet {
         (target, to): (ProcessId, To),
     ) -> Result<Option<Key>, OpRefused> {
         let known = match to {
-            To::Own if self.own.len() >= cx.cfg.max_queued => {
-                return Err(OpRefused::QueueFull(self.own.len()));
+            To::Own => {
+                let waiting = self.own.len() + self.own_work.len();
+                if waiting >= cx.cfg.max_queued {
+                    return Err(OpRefused::QueueFull(waiting));
+                }
+                return Ok(None);
             }
-            To::Own => return Ok(None),
             To::Peer(known) => known,
         };
         let key = match known.or_else(|| lnd.find(target)) {
@@ -370,7 +374,7 @@ impl Lnet {
     /// Fails the operations of this node, as far as they wait here or with this LND.
     pub(super) fn end_work<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L) {
         let why = LnetError::ShuttingDown;
-        self.end_own_messages(cx, why);
+        self.end_own_messages(cx, lnd, why);
         self.fail_delayed(cx, why);
         let ni = lnd.ni();
         let own = |k: &Key| self.peers.get(*k).is_some_and(|p| p.ni == ni);

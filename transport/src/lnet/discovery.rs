@@ -15,7 +15,7 @@
 //!    '-- Heard --> KNOWN                       KNOWN + Tell / push --> TELLING
 //! ```
 //!
-//! What an application sends to an UNKNOWN peer waits while the peer is ASKING; ACKs, REPLYs and the traffic of portal 0 never
+//! Messages of applications to an UNKNOWN peer wait while the peer is ASKING; ACKs, REPLYs and the traffic of portal 0 never
 //! do. A ping that fails ends what waited with its error, and the next message asks again: but after an answer that makes no
 //! sense not before a pause, where kernels ask hundreds of times a second. Peers that take part in discovery as we do
 //! are pushed our info, which they acknowledge; it waits for nobody. STALE: our info has changed while a push was on
@@ -38,7 +38,7 @@ use crate::lnd::{AppId, Config, Cx, Dest, Lnd, LnetError, Owner, Payload, Placem
 use crate::stream::ShardId;
 use crate::stream::slab::Key;
 use crate::wire::ksock::Checksum;
-use crate::wire::{LnetBody, LnetHdr, PingInfo, ProcessId, WireHandle, lnet, ping};
+use crate::wire::{LnetBody, LnetHdr, Nid, PingInfo, ProcessId, WireHandle, lnet, ping};
 
 /// First sink of a ping, and first room for a push, in bytes: what kernels begin with (lnet.md §6.1).
 const ROOM: u32 = 272;
@@ -56,7 +56,7 @@ const PAUSE_MAX: u64 = 64 * SEC;
 const PUSHERS: u32 = ping::FEAT_MULTI_RAIL | ping::FEAT_DISCOVERY;
 
 fsm::fsm! {
-    /// How far we know a peer.
+    /// Our knowledge of a peer.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) enum Standing {
         /// It has not been asked.
@@ -71,7 +71,7 @@ fsm::fsm! {
         Stale,
     }
 
-    /// What moves it.
+    /// Its causes of change.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) enum Step {
         /// It is to be asked.
@@ -165,6 +165,11 @@ impl Peer {
         self.standing == Standing::Asking
     }
 
+    /// Whether it has said of itself who it is.
+    fn answered(&self) -> bool {
+        !self.unsure() && self.more.as_ref().is_some_and(|m| m.features != 0)
+    }
+
     /// Messages that wait.
     pub(super) fn waiting(&self) -> usize {
         self.more.as_ref().map_or(0, |m| m.held.len())
@@ -197,11 +202,23 @@ impl Peer {
     }
 }
 
-/// The end of an operation of the node's own.
+/// NIDs that the node of one of them, at that NID's own address, says it has.
+#[derive(Clone, Debug)]
+pub(crate) struct Claim {
+    pub(super) speaker: Nid,
+    pub(super) host: IpAddr,
+    pub(super) nids: Nids,
+}
+
 #[derive(Debug)]
 enum News {
+    /// An operation of the node's own has ended.
     Answer(u64, Result<Vec<u8>, LnetError>),
     Pushed(u64, Result<(), LnetError>),
+    /// A peer whose home is this shard says who it is, or that of another.
+    Claim(Box<Claim>, bool),
+    /// A peer that another shard knows is there, too, by one of the NIDs claimed.
+    Contest(Nid, Box<Claim>),
 }
 
 /// Discovery on one shard: it asks the peers whose home this is.
@@ -376,7 +393,14 @@ impl Lnet {
 
     #[cold]
     fn heard<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], news: News) {
-        let (News::Answer(serial, _) | News::Pushed(serial, _)) = news;
+        let serial = match &news {
+            News::Answer(serial, _) | News::Pushed(serial, _) => *serial,
+            News::Claim(claim, own) => return self.claimed(cx, lnds, claim, *own),
+            News::Contest(nid, claim) => {
+                self.aliases.contest(*nid, claim.speaker, &claim.nids);
+                return;
+            }
+        };
         // A push may end twice: unsent, and unanswered.
         let Some(peer) = self.discovery.asked.remove(&serial) else { return };
         let Some(lnd) = self.lnd_of(lnds, peer) else { return };
@@ -393,6 +417,7 @@ impl Lnet {
                 }
                 self.step(cx, lnd, peer, if status.is_ok() { Step::Told } else { Step::Untold });
             }
+            News::Claim(..) | News::Contest(..) => {}
         }
         if let Some(entry) = self.peers.get(peer).map(|p| p.entry) {
             lnd.forget_if_idle(self, cx, entry);
@@ -456,24 +481,71 @@ impl Lnet {
         let wanted = info.features & cx.cfg.features() & PUSHERS == PUSHERS;
         let tell = wanted && more.told != self.discovery.info && more.untold < PUSHES && !cx.down;
         let nids: Nids = info.nids().filter(|n| !self.is_own(*n)).collect();
-        // A node that does not know itself by the name that it answers to is taken for that name alone.
+        // A node that does not know itself by the name that it answers to, or speaks from another address than that name's, is
+        // taken for that name alone.
         if info.features & ping::FEAT_MULTI_RAIL != 0
             && nids.contains(&nid)
-            && let Some((by, host)) = nid.ip().zip(cx.budget.ip(host))
-            && self.aliases.learn(by, host, &nids)
+            && let Some(host) = cx.budget.ip(host).filter(|h| nid.ip() == Some(*h))
         {
-            for shard in 0..cx.cfg.shards.count {
-                if shard != cx.cfg.shards.me.0 {
-                    self.post(ShardId(shard), Body::Aliases(Box::new((by, host, nids.clone()))));
-                }
-            }
+            self.discovery.news.push_back(News::Claim(Box::new(Claim { speaker: nid, host, nids }), true));
         }
         tell
     }
 
+    /// Takes in which NIDs are one node's. Those of peers that are there, and have not said so themselves, stay apart, and
+    /// are asked.
+    fn claimed<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], claim: &Claim, own: bool) {
+        let Claim { speaker, host, nids } = claim;
+        for nid in nids.iter().filter(|n| *n != speaker) {
+            if self.aliases.same(*nid, *speaker) || self.aliases.agrees(*nid, *host) {
+                continue;
+            }
+            let Some((ni, peer)) = self.there(cx, lnds, *nid) else { continue };
+            if !self.aliases.contest(*nid, *speaker, nids) {
+                continue;
+            }
+            self.post_all(cx, || Body::Contested(*nid, Box::new(claim.clone())));
+            let now = cx.now;
+            if let Some(lnd) = lnds.get_mut(ni)
+                && let Some(p) =
+                    self.peers.get_mut(peer).filter(|p| p.discovery.standing == Standing::Unknown)
+                && now >= p.discovery.more().quiet_until
+                && cx.cfg.discovery
+                && !cx.down
+            {
+                self.step(cx, lnd, peer, Step::Ask);
+            }
+        }
+        if self.aliases.learn(*host, *host, nids) && own {
+            self.post_all(cx, || Body::Aliases(Box::new(claim.clone())));
+        }
+    }
+
+    fn post_all(&mut self, cx: &Cx, body: impl Fn() -> Body) {
+        for shard in (0..cx.cfg.shards.count).filter(|s| *s != cx.cfg.shards.me.0) {
+            self.post(ShardId(shard), body());
+        }
+    }
+
+    /// The peer of this shard that has the NID as its own: it is connected from that address, or has answered there.
+    fn there<L: Lnd<Lnet>>(&self, cx: &Cx, lnds: &[L], nid: Nid) -> Option<(usize, Key)> {
+        let id = ProcessId::lustre(nid);
+        lnds.iter().enumerate().find_map(|(ni, lnd)| {
+            let key = lnd.find(id)?;
+            let p = self.peers.get(key)?;
+            let itself = cx.budget.ip(p.host) == nid.ip();
+            (itself && (lnd.connected(p.entry) || p.discovery.answered())).then_some((ni, key))
+        })
+    }
+
     /// Another shard has discovered a peer.
-    pub(super) fn told_of(&mut self, (by, host, nids): (IpAddr, IpAddr, Nids)) {
-        self.aliases.learn(by, host, &nids);
+    pub(super) fn told_of(&mut self, claim: Box<Claim>) {
+        self.discovery.news.push_back(News::Claim(claim, false));
+    }
+
+    /// Another shard knows the peer that has one of the NIDs claimed.
+    pub(super) fn contested(&mut self, nid: Nid, claim: Box<Claim>) {
+        self.discovery.news.push_back(News::Contest(nid, claim));
     }
 
     // ---- pushes of peers

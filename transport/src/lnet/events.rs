@@ -85,6 +85,12 @@ impl Events {
         self.emptied();
     }
 
+    /// Places for events.
+    #[cfg(feature = "testing")]
+    pub(super) fn places(&self) -> usize {
+        self.turns.capacity() + self.others.capacity()
+    }
+
     /// All are out: a storm's memory is given back.
     fn emptied(&mut self) {
         let left = pop(&mut self.others);

@@ -71,11 +71,11 @@ pub enum FaultRate {
 /// Effects of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// What is received is dropped.
+    /// Messages received are dropped.
     Drop,
-    /// What is sent fails at once with one of these errors ([`HEALTH_ERRORS`], a bit each).
+    /// Messages sent fail at once with one of these errors ([`HEALTH_ERRORS`], a bit each).
     Fail(u16),
-    /// What is sent or received goes on so many ns later.
+    /// Messages sent or received go on so many ns later.
     Delay(u64),
 }
 
@@ -105,13 +105,13 @@ pub struct FaultRule {
     pub source: NidPattern,
     /// Destinations.
     pub dest: NidPattern,
-    /// How often.
+    /// Its rate.
     pub rate: FaultRate,
     /// Portals, a bit each; 0 for all. Only PUTs and GETs have one.
     pub portals: u64,
     /// Types of messages, bits of [`MESSAGES`]; 0 for all.
     pub messages: u8,
-    /// What for.
+    /// Its effect.
     pub fault: Fault,
 }
 

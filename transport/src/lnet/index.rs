@@ -86,10 +86,18 @@ pub(super) struct Exact {
 
 /// Lists at first. A power of two.
 const LISTS: usize = 64;
+/// Lists that stay when nearly all entries have gone.
+const LISTS_KEPT: usize = 4096;
 
 impl Exact {
     pub(super) fn new() -> Exact {
         Exact { lists: vec![List::default(); LISTS], len: 0, secret: Secret::draw() }
+    }
+
+    /// Lists that there are.
+    #[cfg(feature = "testing")]
+    pub(super) fn lists(&self) -> usize {
+        self.lists.len()
     }
 
     #[inline]
@@ -106,7 +114,7 @@ impl Exact {
     /// Adds an entry that is in no list.
     pub(super) fn push<T: Linked>(&mut self, entries: &mut Slab<T>, key: Key) {
         if self.len >= self.lists.len() {
-            self.grow(entries);
+            self.deal(entries, 2 * self.lists.len());
         }
         let Some((portal, bits)) = entries.get(key).map(T::name) else { return };
         let place = self.place(portal, bits);
@@ -124,12 +132,15 @@ impl Exact {
             list.remove(entries, key);
             self.len = self.len.saturating_sub(1);
         }
+        if self.lists.len() > LISTS_KEPT && self.len < self.lists.len() / 8 {
+            self.deal(entries, self.lists.len() / 4);
+        }
     }
 
-    /// Twice as many lists. Each is dealt out in its order, so that entries of the same bits keep theirs.
-    fn grow<T: Linked>(&mut self, entries: &mut Slab<T>) {
-        let twice = vec![List::default(); 2 * self.lists.len()];
-        for list in std::mem::replace(&mut self.lists, twice) {
+    /// So many lists, a power of two. Each is dealt out in its order, so that entries of the same bits keep theirs.
+    #[cold]
+    fn deal<T: Linked>(&mut self, entries: &mut Slab<T>, lists: usize) {
+        for list in std::mem::replace(&mut self.lists, vec![List::default(); lists]) {
             let mut key = list.first();
             while let Some(me) = entries.get(key) {
                 let ((portal, bits), next) = (me.name(), me.next());

@@ -43,7 +43,7 @@ pub(crate) use self::migration::Migrating;
 use self::migration::{Arrival, Renamed};
 use self::ni::Ni;
 use self::ops::Ops;
-use self::own::OwnMessage;
+use self::own::{OwnMessage, OwnWork};
 use self::peer::Peer;
 use self::portal::Portals;
 pub use self::remote::ShardMsg;
@@ -173,6 +173,7 @@ pub(crate) struct Lnet {
     pub(crate) portals: Portals,
     /// Messages of this node to itself that wait for a match entry's sink.
     pub(crate) own: Slab<OwnMessage>,
+    own_work: OwnWork,
     nis: Vec<Ni>,
     /// Held messages to go on with before this input is done: whatever NI they came by.
     again: VecDeque<Resume>,
@@ -218,6 +219,7 @@ impl Lnet {
             ops: Ops::new(cfg.interface_cookie, first, cfg.object_step.wrapping_mul(shards)),
             portals: Portals::new(cfg.shards.me),
             own: Slab::new(),
+            own_work: OwnWork::new(),
             nis: Ni::all(cfg),
             again: VecDeque::new(),
             drops: Drops::default(),
@@ -245,7 +247,7 @@ impl Lnet {
     /// When a timer is due, in ns; `u64::MAX` for never.
     pub(crate) fn wake(&self) -> u64 {
         let wake = self.timers.wake().min(self.ops.timers.wake()).min(self.fault_wake());
-        if self.discovery.changed.is_some() { 0 } else { wake }
+        if self.discovery.changed.is_some() || self.own_work.len() > 0 { 0 } else { wake }
     }
 
     /// Looks at whatever's time has come.
@@ -253,6 +255,7 @@ impl Lnet {
         if let Some(features) = self.discovery.changed.take() {
             self.tell_all(cx, lnds, features);
         }
+        self.own_turn(cx, lnds);
         self.end_delays(cx, lnds);
         let mut due = std::mem::take(&mut self.due);
         self.timers.due(cx.now, &mut due);
@@ -314,7 +317,14 @@ impl Lnet {
     /// Messages that wait.
     pub(crate) fn queued(&self) -> usize {
         let peers = (0..self.peers.capacity()).filter_map(|i| self.peers.get(self.peers.key_at(i)?));
-        self.own.len() + self.delayed() + peers.map(Peer::waits).sum::<usize>()
+        self.own.len() + self.own_work.len() + self.delayed() + peers.map(Peer::waits).sum::<usize>()
+    }
+
+    /// Places in tables and queues.
+    #[cfg(feature = "testing")]
+    pub(crate) fn places(&self) -> usize {
+        let queues = self.again.capacity() + self.events.places() + self.own_work.places();
+        self.portals.places() + self.ops.places() + self.own.capacity() + queues
     }
 
     /// Credits that messages to a peer hold, and messages that wait for one.

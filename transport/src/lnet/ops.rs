@@ -1,6 +1,7 @@
 //! Operations of this node that wait for an answer: PUTs with ACK, GETs, pings.
 
 use crate::hash::OwnMap;
+use crate::lnd::budget::trim_map;
 use crate::lnd::timers::{LOOK_AGAIN, Timers};
 use crate::lnd::{AppId, Data, LnetError, Sink};
 use crate::lnet::aliases::Aliases;
@@ -133,9 +134,16 @@ impl Ops {
         self.recs.len()
     }
 
+    /// Places for operations.
+    #[cfg(feature = "testing")]
+    pub(crate) fn places(&self) -> usize {
+        self.recs.capacity() + self.by_object.capacity()
+    }
+
     fn end(&mut self, key: Key) -> Option<OpRec> {
         let rec = self.recs.remove(key)?;
         self.by_object.remove(&rec.object);
+        trim_map(&mut self.by_object);
         Some(rec)
     }
 

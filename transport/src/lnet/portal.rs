@@ -346,6 +346,12 @@ impl Portals {
         all.filter(|k| self.entries.get(*k).is_some_and(|m| !m.dying)).map(|k| MeId(k.word())).collect()
     }
 
+    /// Places for entries, and lists of them.
+    #[cfg(feature = "testing")]
+    pub(crate) fn places(&self) -> usize {
+        self.entries.capacity() + self.exact.lists()
+    }
+
     /// Entries attached or still in use.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()

@@ -1,14 +1,12 @@
 //! Messages between the shards of a node: a peer's home is rarely the owner of a portal.
 
-use std::net::IpAddr;
-
-use super::aliases::Nids;
 use super::api::Op;
+use super::discovery::Claim;
 use super::{GetGrant, MatchReq, Msg, PutGrant, Verdict};
 use crate::lnd::{AppId, Data, LnetError, NiId, Sink, Ticket};
 use crate::stream::ShardId;
 use crate::stream::slab::Key;
-use crate::wire::{LnetHdr, ProcessId};
+use crate::wire::{LnetHdr, Nid, ProcessId};
 
 /// A message to another shard of the same node, given with [`Input::From`](crate::node::Input::From). Opaque to
 /// runtimes. Messages between two shards must arrive in order; they may be large and own memory.
@@ -31,8 +29,10 @@ pub(crate) enum Body {
     PutDone { grant: PutGrant, hdr: LnetHdr, sink: Sink, status: Result<(), LnetError>, data: Data },
     /// To the home of a source that did not deliver its request itself: the answer, by the NI that the request came to.
     Answered(NiId, ProcessId, Box<Msg>),
-    /// To all: a Multi-Rail peer at this address, on this host, was discovered, with these NIDs.
-    Aliases(Box<(IpAddr, IpAddr, Nids)>),
+    /// To all: a Multi-Rail peer was discovered, with its NIDs.
+    Aliases(Box<Claim>),
+    /// To all: a peer that is there has one of the NIDs claimed, this one.
+    Contested(Nid, Box<Claim>),
     /// Home to owner: the REPLY's pages are home.
     GetDone { grant: GetGrant, status: Result<(), LnetError> },
 }

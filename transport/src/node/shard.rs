@@ -10,7 +10,7 @@ use super::counters::StreamCounters;
 use super::inspect::{Attended, Inspect, LoopStats, Mailbox, Question};
 use super::mesh::Mesh;
 use super::streams::{Streams, Work};
-use crate::lnd::{AppId, Shards};
+use crate::lnd::{AppId, OUT_KEPT, Shards};
 use crate::lnet::{Event, Op};
 use crate::node::{BesideError, Input, Machine};
 use crate::stream::{Bucket, Protocol, ShardId};
@@ -181,6 +181,10 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
         if done > 0 {
             // Not one by one: each would be moved once more to be dropped.
             self.ops.drain(..done);
+            // A storm's room goes back with its end.
+            if self.ops.is_empty() && self.ops.capacity() > OUT_KEPT {
+                self.ops.shrink_to(OUT_KEPT);
+            }
             work = work.and(Work::of(done));
         }
         self.balance(now);

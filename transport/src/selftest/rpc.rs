@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use super::{FRAMEWORK_PORTAL, Ops, RDMA_PORTAL, TEST_PORTAL, pattern};
 use crate::lnd::timers::Timers;
-use crate::lnd::{AppId, Data, LnetError, Payload, Sink};
+use crate::lnd::{AppId, Data, LnetError, Payload, Sink, pop};
 use crate::lnet::{Event, MdMem, MdSpec, MeId, Op, OpRefused, PutEvent};
 use crate::stream::slab::{Key, Slab};
 use crate::wire::srpc::{self, Message, RpcCounters, Service, check};
@@ -389,7 +389,7 @@ impl Rpcs {
 
     /// RPCs that were given up or are overdue: to be called until it gives none.
     pub fn turn(&mut self, now: u64, ops: &mut Ops) -> Option<Done> {
-        if let Some(done) = self.finished.pop_front() {
+        if let Some(done) = pop(&mut self.finished) {
             return Some(done);
         }
         if self.timers.wake() > now {
@@ -410,6 +410,19 @@ impl Rpcs {
         }
         self.due = due;
         self.finished.pop_front()
+    }
+
+    /// Nobody needs timers for as many RPCs as there were: that memory goes back. That of the RPCs themselves does when they end.
+    pub(super) fn give_back(&mut self) {
+        if self.calls.is_empty() {
+            self.timers = Timers::new();
+        }
+    }
+
+    /// Places for RPCs under way, for those that have ended, and for timers.
+    #[cfg(feature = "testing")]
+    pub(super) fn places(&self) -> usize {
+        self.calls.capacity() + self.finished.capacity() + self.timers.places()
     }
 
     /// Gives up the RPCs with this tag: [`Rpcs::turn`] tells their end.

@@ -22,17 +22,23 @@ impl Key {
     }
 }
 
-/// Entries in reused slots: no allocation once it has been as full as it gets.
+/// Entries in reused slots: no allocation once it has been as full as it gets. One of which nearly all have gone gives back
+/// the slots behind the last that is in use.
 #[derive(Debug)]
 pub(crate) struct Slab<T> {
     slots: Vec<(u32, Option<T>)>,
     free: Vec<u32>,
     len: usize,
+    /// Generation of the next new slot: above those of slots that were given back.
+    floor: u32,
 }
+
+/// Slots that are kept whatever is in use.
+pub(crate) const SLOTS_KEPT: usize = 1024;
 
 impl<T> Slab<T> {
     pub(crate) fn new() -> Slab<T> {
-        Slab { slots: Vec::new(), free: Vec::new(), len: 0 }
+        Slab { slots: Vec::new(), free: Vec::new(), len: 0, floor: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -50,15 +56,16 @@ impl<T> Slab<T> {
     /// Inserts what `make` makes of the key.
     pub(crate) fn insert_with(&mut self, make: impl FnOnce(Key) -> T) -> Key {
         self.len += 1;
-        if let Some(index) = self.free.pop()
-            && let Some((generation, slot)) = self.slots.get_mut(index as usize)
-        {
-            let key = Key { index, generation: *generation };
-            *slot = Some(make(key));
-            return key;
+        while let Some(index) = self.free.pop() {
+            // A slot that was given back may have come again since.
+            if let Some((generation, slot @ None)) = self.slots.get_mut(index as usize) {
+                let key = Key { index, generation: *generation };
+                *slot = Some(make(key));
+                return key;
+            }
         }
-        let key = Key { index: self.slots.len() as u32, generation: 0 };
-        self.slots.push((0, Some(make(key))));
+        let key = Key { index: self.slots.len() as u32, generation: self.floor };
+        self.slots.push((self.floor, Some(make(key))));
         key
     }
 
@@ -84,7 +91,32 @@ impl<T> Slab<T> {
         if *generation != 0 {
             self.free.push(key.index);
         }
+        if self.slots.len() > SLOTS_KEPT
+            && self.len < self.slots.len() / 8
+            && self.slots.last().is_some_and(|(_, slot)| slot.is_none())
+        {
+            self.trim();
+        }
         Some(value)
+    }
+
+    /// Gives back the slots behind the last one in use. Each was made once, so this costs what that did.
+    #[cold]
+    fn trim(&mut self) {
+        // A retired slot stays: its keys would come again.
+        while self.slots.len() > SLOTS_KEPT
+            && let Some((generation, None)) = self.slots.last()
+            && *generation != 0
+        {
+            self.floor = self.floor.max(*generation);
+            self.slots.pop();
+        }
+        let kept = self.slots.len();
+        if self.slots.capacity() >= 4 * kept {
+            self.slots.shrink_to(2 * kept);
+            self.free.retain(|at| (*at as usize) < kept);
+            self.free.shrink_to(2 * kept);
+        }
     }
 
     /// The key in use at a position below [`Slab::capacity`], if any.
@@ -102,6 +134,48 @@ impl<T> Slab<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A storm gives its memory back when it is over, up to what came in its middle and stays, and none of its keys is
+    /// valid again, whatever goes first.
+    #[test]
+    fn slots_that_nobody_needs_go_back() {
+        let mut s = Slab::new();
+        let first = s.insert(0);
+        let mut old = Vec::new();
+        for round in 0..3 {
+            let mut keys: Vec<Key> = (0..65_536).map(|n| s.insert(n)).collect();
+            let full = s.capacity();
+            assert!((65_537..=65_538).contains(&full), "{round}: {full}");
+            let stays = keys.remove(40_000);
+            if round == 1 {
+                keys.reverse();
+            }
+            for key in &keys {
+                assert!(s.remove(*key).is_some());
+            }
+            assert!(s.capacity() <= SLOTS_KEPT.max(stays.index as usize + 1), "{round}: {}", s.capacity());
+            // Small traffic goes on beside it.
+            for _ in 0..100 {
+                let key = s.insert(1);
+                s.remove(key);
+                old.push(key);
+            }
+            s.remove(stays);
+            assert_eq!((s.len(), s.capacity()), (1, SLOTS_KEPT), "{round}");
+            assert!(s.slots.capacity() <= 4 * SLOTS_KEPT && s.free.capacity() <= 4 * SLOTS_KEPT);
+            old.extend(keys);
+            old.push(stays);
+            assert_eq!(s.get(first), Some(&0));
+        }
+        let again: Vec<Key> = (0..65_536).map(|n| s.insert(n)).collect();
+        assert!(old.iter().all(|k| s.get(*k).is_none()), "a key of another life");
+        assert!(again.iter().enumerate().all(|(n, k)| s.get(*k) == Some(&n)), "a slot of two keys");
+        // What is about as full as it was keeps all.
+        for key in again.iter().skip(10_000) {
+            s.remove(*key);
+        }
+        assert!(s.capacity() >= 65_537);
+    }
 
     #[test]
     fn keys_die_with_their_entry() {

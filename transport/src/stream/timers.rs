@@ -52,6 +52,12 @@ impl Timers {
         }
     }
 
+    /// Places for timers.
+    #[cfg(feature = "testing")]
+    pub(crate) fn places(&self) -> usize {
+        self.wheel.places()
+    }
+
     /// When to call [`Timers::due`], in ns; `u64::MAX` when nothing is timed.
     pub(crate) fn wake(&self) -> u64 {
         self.wake

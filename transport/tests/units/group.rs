@@ -53,7 +53,8 @@ impl Group {
     /// All that can be done at this time.
     pub(crate) fn settle(&mut self) {
         let mut ops = Ops::new();
-        loop {
+        for turn in 0.. {
+            assert!(turn < 10_000, "it does not come to rest at {}", self.net.now);
             let mut busy = false;
             let now = self.net.now;
             for (node, member) in self.members.iter_mut().enumerate() {

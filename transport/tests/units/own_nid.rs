@@ -245,6 +245,113 @@ fn what_waits_for_a_sink_is_bounded_and_ends_with_the_node() {
     assert!(matches!(events.last(), Some(Event::ShutDown { tag: 50 })), "{events:?}");
 }
 
+/// docs/protocol/selftest.md, STAT: the kernel counts messages over 0@lo, both ways.
+#[test]
+fn messages_to_ourselves_are_counted_both_ways() {
+    for shards in [1, 3] {
+        let mut net = net(shards);
+        attach(&mut net, 4, MdSpec::new(MdMem::Sink(Sink::Lend(1 << 20))));
+        attach(&mut net, 5, MdSpec::new(MdMem::Source(parted(1000, 0))));
+        let counts = |net: &mut Net| {
+            let mut sum = [0; 6];
+            for shard in 0..shards {
+                net.op(0, Op::Counts { tag: 1, shard });
+            }
+            net.run(SEC);
+            for ev in (0..shards).flat_map(|n| net.take_events(n.into())) {
+                if let Event::Counts { counts: c, .. } = ev {
+                    let all =
+                        [c.sent, c.received, c.dropped, c.sent_bytes, c.received_bytes, c.dropped_bytes];
+                    sum = std::array::from_fn(|i| sum[i] + all[i]);
+                }
+            }
+            sum
+        };
+        for (op, want) in [
+            (Spot(4, 3).put(1, id(1), parted(3000, 0), true), [2, 2, 0, 3000, 3000, 0]),
+            (Spot(4, 3).put(1, id(1), parted(300, 0), false), [1, 1, 0, 300, 300, 0]),
+            (Spot(5, 3).get(1, ProcessId::lustre(Nid::LO), Sink::Lend(500)), [2, 2, 0, 500, 500, 0]),
+            (Op::Ping { tag: 1, target: ProcessId::lustre(Nid::LO) }, [2, 2, 0, 48, 48, 0]),
+            (Spot(9, 3).put(1, id(1), parted(300, 0), true), [1, 1, 1, 300, 300, 300]),
+            (Spot(9, 3).get(1, id(1), Sink::Lend(500)), [1, 1, 1, 0, 0, 0]),
+        ] {
+            let before = counts(&mut net);
+            let name = format!("{op:?}");
+            net.op(0, op);
+            let after = counts(&mut net);
+            assert_eq!(std::array::from_fn(|i| after[i] - before[i]), want, "{name}");
+        }
+    }
+}
+
+/// What a node sends itself leaves room in each turn for others: so much is done for one input, the rest with the next timer, which is
+/// due at once, and none overtakes another.
+#[test]
+fn messages_to_ourselves_keep_no_peer_waiting() {
+    // Of two shards the operations come by mail.
+    for (shards, len) in [(1, 1 << 20), (1, 160), (2, 1 << 20)] {
+        let mut net = net(shards);
+        let owner = usize::from(4 % shards);
+        attach(&mut net, 4, MdSpec::new(MdMem::Sink(Sink::Lend(1 << 20))));
+        (0..shards).for_each(|n| drop(net.take_events(n.into())));
+        let n = 1000;
+        for tag in 0..n {
+            net.op(0, Spot(4, 3).put(tag, id(1), parted(len, 0), false));
+        }
+        let (mut heard, mut turns, mut done) = (Vec::new(), 0, 0);
+        while heard.len() < 2 * n as usize {
+            if net.nodes[owner].machine.gauges().queued > 0 {
+                assert_eq!(net.nodes[owner].machine.deadline(), Some(0));
+            }
+            net.run_until(net.now + SEC, |net| net.nodes[owner].machine.counters().own_msgs > done);
+            let now = net.nodes[owner].machine.counters().own_msgs;
+            let most = 1 + (256 << 10) / (len as u64 + 1024);
+            assert!(now - done <= most, "{} of {len} B in one turn", now - done);
+            done = now;
+            (0..shards).for_each(|n| heard.extend(net.take_events(n.into())));
+            turns += 1;
+            assert!(turns <= 2 * n, "it goes on");
+        }
+        let tag = |e: &Event| if let Event::Send { tag, .. } = e { Some(*tag) } else { None };
+        assert_eq!(heard.iter().filter_map(tag).collect::<Vec<_>>(), (0..n).collect::<Vec<_>>());
+        assert_eq!(net.nodes[owner].machine.gauges().queued, 0);
+    }
+}
+
+/// A lazy portal that gets its entry has as much to do with each held message as if it came then.
+#[test]
+fn what_a_lazy_portal_held_is_done_in_turns() {
+    let mut net = net(1);
+    net.op(0, Op::Lazy { tag: 0, portal: 6, on: true });
+    for tag in 0..20 {
+        net.op(0, Spot(6, 3).put(tag, id(1), parted(1 << 20, 0), false));
+    }
+    assert_eq!(net.nodes[0].machine.gauges().queued, 20);
+    net.op(0, Spot(6, 3).attach(99, MdSpec::new(MdMem::Sink(Sink::Lend(1 << 20)))));
+    let done = net.nodes[0].machine.counters().own_msgs;
+    assert!(done <= 1, "{done} of them in one turn");
+    net.op(0, Spot(6, 3).put(20, id(1), Payload::inline(b"last").unwrap(), false));
+    net.run(SEC);
+    let events = net.take_events(0);
+    let order: Vec<u64> = events
+        .iter()
+        .filter_map(|e| if let Event::Send { tag, .. } = e { Some(*tag) } else { None })
+        .collect();
+    assert_eq!(order, (0..=20).collect::<Vec<_>>());
+    // What waits for its turn when the node goes down is failed once, and what was granted to it goes back.
+    net.op(0, Op::Lazy { tag: 0, portal: 7, on: true });
+    for tag in 0..20 {
+        net.op(0, Spot(7, 3).put(tag, id(1), parted(1 << 20, 0), false));
+    }
+    net.op(0, Spot(7, 3).attach(98, MdSpec::new(MdMem::Sink(Sink::Lend(1 << 20)))));
+    net.op(0, Op::Shutdown { tag: 50 });
+    net.run(SEC);
+    let events = net.take_events(0);
+    let sent = events.iter().filter(|e| matches!(e, Event::Send { .. })).count();
+    assert_eq!(sent, 20, "{events:?}");
+    assert!(matches!(events.last(), Some(Event::ShutDown { tag: 50 })), "{events:?}");
+}
+
 /// A peer that says it is this node gets answers that others ask for in that name (lnet.md §5), and none of our own
 /// operations.
 #[test]

@@ -197,7 +197,7 @@ struct Real {
     portals: Portals,
     aliases: Aliases,
     names: Vec<(MeId, u64)>,
-    /// What was granted and is not done.
+    /// Grants that are not done.
     out: Vec<(Verdict, u64, MatchReq)>,
 }
 

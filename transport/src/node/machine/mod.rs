@@ -301,6 +301,12 @@ impl Machine {
         self.lnet.aliases.len()
     }
 
+    /// Places in LNet's tables of entries, operations and messages to itself.
+    #[cfg(feature = "testing")]
+    pub fn places(&self) -> usize {
+        self.lnet.places()
+    }
+
     /// Memory that strangers make this shard hold now.
     pub fn held(&self) -> Held {
         self.cx.budget.held()

@@ -32,7 +32,7 @@ fsm::fsm! {
         Stopping,
     }
 
-    /// What happens to it.
+    /// Its events.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) enum TestEvent {
         /// Its batch is run.
@@ -110,7 +110,7 @@ struct Unit {
     /// Name of the RPC under way.
     rpc: Option<u64>,
     seq: u32,
-    /// Its next RPC waits for the next turn.
+    /// Its next RPC waits for the next turn, or for the end of a pause.
     waits: bool,
 }
 
@@ -128,8 +128,12 @@ pub(super) struct Engine {
     batches: Vec<Batch>,
     tests: Slab<Test>,
     units: Slab<Unit>,
-    /// Units whose next RPC begins with the next turn: after a start, and after an error.
+    /// Units whose next RPC begins with the next turn, after a start.
     ready: VecDeque<Key>,
+    /// Units whose last RPC failed, and when their pauses end, in ns.
+    pausing: VecDeque<(u64, Key)>,
+    /// None of them goes on before, in ns.
+    pause_until: u64,
     /// Number of the next PING: counts from 0 for each client's test that is added, as kernels' do.
     seq: u32,
     pub(super) brw_errors: u32,
@@ -144,6 +148,14 @@ pub(super) struct Engine {
 const TESTS_MAX: usize = 4096;
 /// RPCs begun by a turn at most: a thousand units that start do not keep the streams from being served.
 const A_TURN: usize = 256;
+/// Pause of a unit after an RPC that failed, in ns. Kernels' units stand in line for a thread after each RPC; here nothing
+/// else would pace one that fails at once.
+const PAUSE: u64 = 10_000_000;
+/// Units that go on after their pauses, each [`PAUSES_SLOT`] at most: however many destinations fail, the failed RPCs cost a small
+/// part of an lcore.
+const PAUSES: usize = 16;
+/// In ns.
+const PAUSES_SLOT: u64 = 1_000_000;
 
 impl Engine {
     pub(super) fn new(rpcs: Rpcs) -> Engine {
@@ -153,6 +165,8 @@ impl Engine {
             tests: Slab::new(),
             units: Slab::new(),
             ready: VecDeque::new(),
+            pausing: VecDeque::new(),
+            pause_until: 0,
             seq: 0,
             brw_errors: 0,
             ping_errors: 0,
@@ -160,6 +174,13 @@ impl Engine {
             recent: Recent::default(),
             epoch: 0,
         }
+    }
+
+    /// Places for units, in whatever state, and for their RPCs.
+    #[cfg(feature = "testing")]
+    pub(super) fn places(&self) -> usize {
+        let waiting = self.ready.capacity() + self.pausing.capacity();
+        self.units.capacity() + waiting + self.batches.capacity() + self.tests.capacity() + self.rpcs.places()
     }
 
     pub(super) fn rpcs(&self) -> &Rpcs {
@@ -274,7 +295,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Stops a batch; by force, its RPCs are given up.
+    /// Stops a batch: units that wait end at once, others with the RPC that they have asked; by force, those are given up.
     ///
     /// # Errors
     /// ENOENT: there is no such batch.
@@ -282,14 +303,28 @@ impl Engine {
         let b = self.batches.iter().find(|b| b.id == batch).ok_or(ENOENT)?;
         for key in &b.tests {
             let Some(test) = self.tests.get_mut(*key) else { continue };
-            let _ = test.state.apply(TestEvent::Stop);
-            let Some(client) = test.client.as_ref().filter(|_| force) else { continue };
+            if test.state.apply(TestEvent::Stop).is_none() && !force {
+                continue;
+            }
+            let Some(client) = test.client.as_mut() else { continue };
             for unit in &client.units {
-                if let Some(rpc) = self.units.get(*unit).and_then(|u| u.rpc) {
+                let Some(u) = self.units.get_mut(*unit) else { continue };
+                if std::mem::take(&mut u.waits) && std::mem::take(&mut u.active) {
+                    client.active = client.active.saturating_sub(1);
+                }
+                if let Some(rpc) = u.rpc.filter(|_| force) {
                     self.rpcs.cancel(rpc, ops);
                 }
             }
+            if client.active == 0 {
+                let _ = test.state.apply(TestEvent::Done);
+            }
         }
+        // Else a batch that is run and stopped again and again leaves more of them each time.
+        let units = &self.units;
+        let waits = |k: &Key| units.get(*k).is_some_and(|u| u.waits);
+        self.ready.retain(waits);
+        self.pausing.retain(|(_, k)| waits(k));
         Ok(())
     }
 
@@ -320,12 +355,13 @@ impl Engine {
             let _ = self.stop(id, true, ops);
         }
         (self.batches, self.tests) = (Vec::new(), Slab::new());
-        self.ready.clear();
+        (self.ready, self.pausing) = (VecDeque::new(), VecDeque::new());
         for i in 0..self.units.capacity() {
             if let Some(key) = self.units.key_at(i) {
                 self.units.remove(key);
             }
         }
+        self.rpcs.give_back();
         (self.brw_errors, self.ping_errors) = (0, 0);
     }
 
@@ -336,11 +372,18 @@ impl Engine {
             n += 1;
             self.done(now, done, cfg, source, ops);
         }
-        // Those that fail within this turn wait for the next.
-        for _ in 0..self.ready.len().min(A_TURN) {
+        for _ in 0..A_TURN {
             let Some(unit) = self.ready.pop_front() else { break };
             n += 1;
             self.next(now, unit, cfg, source, ops);
+        }
+        if self.pausing_until().is_some_and(|t| t <= now) {
+            self.pause_until = now.saturating_add(PAUSES_SLOT);
+            for _ in 0..PAUSES {
+                let Some((_, unit)) = self.pausing.pop_front_if(|(t, _)| *t <= now) else { break };
+                n += 1;
+                self.next(now, unit, cfg, source, ops);
+            }
         }
         self.recent.fold(now, &self.meter);
         n
@@ -349,6 +392,11 @@ impl Engine {
     /// Whether [`Engine::turn`] has something to do now.
     pub(super) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
+    }
+
+    /// When the next unit goes on after its pause, in ns.
+    pub(super) fn pausing_until(&self) -> Option<u64> {
+        self.pausing.front().map(|(t, _)| self.pause_until.max(*t))
     }
 
     /// A unit's next RPC, unless its test stops.
@@ -433,7 +481,10 @@ impl Engine {
         if good.is_ok() {
             return self.next(now, key, cfg, source, ops);
         }
-        unit_waits(&mut self.units, &mut self.ready, key);
+        if let Some(u) = self.units.get_mut(key) {
+            u.waits = true;
+            self.pausing.push_back((now.saturating_add(PAUSE), key));
+        }
     }
 
     fn unit_done(&mut self, key: Key) {
@@ -445,13 +496,6 @@ impl Engine {
         if client.active == 0 {
             let _ = test.state.apply(TestEvent::Done);
         }
-    }
-}
-
-fn unit_waits(units: &mut Slab<Unit>, ready: &mut VecDeque<Key>, key: Key) {
-    if let Some(u) = units.get_mut(key).filter(|u| !u.waits) {
-        u.waits = true;
-        ready.push_back(key);
     }
 }
 

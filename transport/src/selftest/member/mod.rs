@@ -82,6 +82,12 @@ impl Member {
         (self.engine.rpcs().len(), self.server.len())
     }
 
+    /// Places in its tables and queues: of what was under way, those that were not given back.
+    #[cfg(feature = "testing")]
+    pub fn places(&self) -> usize {
+        self.engine.places() + self.server.places()
+    }
+
     /// Counts of its RPCs, as STAT tells them.
     pub fn counters(&self) -> RpcCounters {
         self.server.counters.and(self.engine.rpcs().counters())
@@ -107,7 +113,8 @@ impl Member {
         if self.now.is_none() || self.engine.has_ready() {
             return Some(0);
         }
-        [self.sessions.deadline(&self.cfg), self.engine.rpcs().deadline()].into_iter().flatten().min()
+        let rpcs = self.engine.rpcs().deadline();
+        [self.sessions.deadline(&self.cfg), rpcs, self.engine.pausing_until()].into_iter().flatten().min()
     }
 
     /// Takes requests to the framework. Those to other services wait, with their connections, until there is an entry.

@@ -94,6 +94,12 @@ impl Server {
         Server { app, most, calls: Slab::new(), by_peer: HashMap::new(), counters: RpcCounters::default() }
     }
 
+    /// Places for them.
+    #[cfg(feature = "testing")]
+    pub(super) fn places(&self) -> usize {
+        self.calls.capacity() + self.by_peer.capacity()
+    }
+
     /// RPCs held now.
     pub(super) fn len(&self) -> usize {
         self.calls.len()

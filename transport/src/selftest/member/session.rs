@@ -43,7 +43,7 @@ fsm::fsm! {
         Expire,
     }
 
-    /// What is done.
+    /// The effect of a request.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) enum Act {
         /// Nothing: all is well.
