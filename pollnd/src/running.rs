@@ -1,7 +1,7 @@
 //! A node that runs: its threads, its control socket, its way down.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use dataplane::clock::Clock;
@@ -17,6 +17,7 @@ use crate::inspect::seats::{self, Seats};
 use crate::inspect::server::Server;
 use crate::inspect::shared::About;
 use crate::known::Known;
+use crate::signals::Interrupt;
 use crate::{limits, units};
 
 /// Purpose of a node.
@@ -46,8 +47,8 @@ pub(crate) struct Setup {
     claim: Option<Claim>,
     /// Seats for commands that go through it.
     guests: Option<Arc<Seats>>,
-    /// Set by the first signal, in place of going down.
-    pub(crate) interrupted: Option<Arc<AtomicBool>>,
+    /// Told of signals, in place of going down.
+    pub(crate) interrupted: Option<Arc<Interrupt>>,
 }
 
 impl Setup {
@@ -61,8 +62,8 @@ impl Setup {
         Setup { guests: Some(guests), ..self }
     }
 
-    /// Has the first signal told to the command, which ends in order; the second one ends the node at once.
-    pub(crate) fn interrupted(self, told: Arc<AtomicBool>) -> Setup {
+    /// Has signals told to the command, which ends in order; one more ends the node at once.
+    pub(crate) fn interrupted(self, told: Arc<Interrupt>) -> Setup {
         Setup { interrupted: Some(told), ..self }
     }
 }

@@ -58,7 +58,7 @@ pub(crate) struct PingArgs {
     /// Whom to ping, such as 10.0.0.2@tcp.
     #[arg(value_parser = nid)]
     pub(crate) target: Nid,
-    /// How many pings.
+    /// Number of pings.
     #[arg(long, short, default_value_t = 1, value_parser = pings)]
     pub(crate) count: u64,
     /// Seconds from one ping to the next, an answer that takes longer aside.
@@ -90,7 +90,7 @@ pub(crate) struct BulkArgs {
     /// Whom to, such as 10.0.0.2@tcp.
     #[arg(value_parser = nid)]
     pub(crate) target: Nid,
-    /// How many transfers. Default: 1024, or as many as --seconds lets.
+    /// Number of transfers. Default: 1024, or as many as --seconds lets.
     #[arg(long, short, value_parser = transfers)]
     pub(crate) count: Option<u64>,
     /// Bytes of each transfer: a number, or one with k, M or G for KiB, MiB or GiB. What is more than 1 MiB, LNet's limit,

@@ -33,7 +33,7 @@ pub(crate) enum FaultKind {
     Delay(FaultVerb),
 }
 
-/// What to do with them.
+/// Actions on rules.
 #[derive(Subcommand, Debug, Clone)]
 pub(crate) enum FaultVerb {
     /// Adds a rule.
@@ -71,7 +71,7 @@ pub(crate) struct FaultAddArgs {
     /// Seconds of a delay.
     #[arg(long, short, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) latency: Option<f64>,
-    /// What is sent fails at once with this error, such as local_timeout, or a random one. May be given several times.
+    /// Messages sent fail at once with this error, such as local_timeout, or a random one. May be given several times.
     #[arg(long = "health_error", visible_alias = "health-error", short = 'e', value_name = "ERROR")]
     pub(crate) health_error: Vec<String>,
     /// The node that is asked.

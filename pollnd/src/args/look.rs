@@ -161,7 +161,7 @@ pub(crate) struct TunablesArgs {
     /// Only this one; with =VALUE sets it.
     #[arg(value_name = "NAME[=VALUE]")]
     pub(crate) which: Option<String>,
-    /// What they are where nothing is said of them; no node is asked.
+    /// Defaults; no node is asked.
     #[arg(long, conflicts_with = "node")]
     pub(crate) defaults: bool,
     /// The form of the result.

@@ -25,7 +25,15 @@ Examples:
   pollnd selftest --nid 10.0.0.1@tcp -f script                           verbs of a file, one a line
   export LST_SESSION=$$; pollnd selftest new_session s; pollnd selftest add_group g 10.0.0.[2-5]@tcp
 
-Exit code: lst's of a VERB, 0, or 253 to 255; of lines, that of the last one that failed; of `quick`, 1 where there were errors.";
+Exit code of a VERB, lst's; of lines, that of the last one that failed:
+  0    done
+  255  wrong words, names that are not there, states that do not allow it; no node
+  254  members did not answer
+  253  members refused, as those in another session do
+  234  list_group without a session
+  130  interrupted; a stat without --count, which ends so, is done
+  2    wrong options in front of the VERB
+Of `quick`: 0 if all went well, 1 if there were errors.";
 
 /// `pollnd selftest`.
 #[derive(Args, Debug, Clone)]
@@ -103,7 +111,7 @@ pub(crate) struct QuickArgs {
     /// Moves no payload.
     #[arg(long, conflicts_with_all = ["size", "check"])]
     pub(crate) ping: bool,
-    /// How far payload is checked.
+    /// Extent of the check of payload.
     #[arg(long, value_enum, default_value_t = CheckArg::None)]
     pub(crate) check: CheckArg,
     /// Requests under way from each source to each destination.
@@ -166,6 +174,26 @@ mod tests {
         let (ours, words) = split(line.split_whitespace().map(OsString::from).collect());
         let ours: Vec<_> = ours.iter().map(|w| w.to_string_lossy().into_owned()).collect();
         (ours.join(" "), words.join(" "))
+    }
+
+    #[test]
+    fn help_and_manual_list_every_exit_status() {
+        let manual = include_str!("../../../docs/selftest.md");
+        for (status, meaning) in transport::selftest::console::STATUSES {
+            assert!(AFTER.contains(&format!("\n  {status:<5}{meaning}\n")), "{status}");
+            assert!(
+                manual.contains(&format!(
+                    "\n| {status} | {} |\n",
+                    meaning
+                        .replace("list_group", "`list_group`")
+                        .replace("stat without --count", "`stat` without `--count`")
+                )),
+                "{status}"
+            );
+        }
+        let told = AFTER.lines().filter(|l| l.trim_start().starts_with(|c: char| c.is_ascii_digit()));
+        // That of wrong options is clap's.
+        assert_eq!(told.count(), transport::selftest::console::STATUSES.len() + 1);
     }
 
     #[test]

@@ -224,7 +224,7 @@ impl Client {
         match v["error"].as_str().map(str::to_owned) {
             Some(e) => {
                 self.refusal = Some(v);
-                Err(e)
+                Err(older(e))
             }
             None => Ok(v),
         }
@@ -294,6 +294,17 @@ impl Client {
     }
 }
 
+/// The error of a node; of one that knows nothing of such a question, in words for people.
+fn older(e: String) -> String {
+    match e.split_once("unknown variant `").and_then(|(_, rest)| rest.split_once('`')) {
+        Some((question, _)) => format!(
+            "the node that runs is of another pollnd, which does not know {question}: start it again with the pollnd of this command, or \
+             leave --node out and give a --nid of this machine that no node has, for a node of this process"
+        ),
+        None => e,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -310,6 +321,26 @@ mod tests {
         drop(node);
         let e = c.next().unwrap_err();
         assert!(c.gone() && e.contains("it has ended"), "{e}");
+    }
+
+    /// What serde says of a question that it does not know.
+    #[test]
+    fn a_node_of_an_older_pollnd_is_told_as_such() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(tag = "do", rename_all = "lowercase")]
+        enum Old {
+            Hello {},
+        }
+        let request = Request::Selftest { words: vec!["new_session".into()], key: Some(7) };
+        let asked = serde_json::to_string(&request).unwrap();
+        let e = serde_json::from_str::<Old>(&asked).unwrap_err();
+        let told = older(format!("not a request: {e}"));
+        assert!(
+            told.contains("another pollnd") && told.contains("selftest") && !told.contains("variant"),
+            "{told}"
+        );
+        assert!(matches!(serde_json::from_str::<Old>("{\"do\":\"hello\"}"), Ok(Old::Hello {})));
+        assert_eq!(older("no such peer".into()), "no such peer");
     }
 
     #[test]

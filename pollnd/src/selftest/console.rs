@@ -16,8 +16,9 @@ use crate::assemble;
 use crate::inspect::Request;
 use crate::inspect::client::Client;
 use crate::inspect::seats::{DEPTH, Seats};
+use crate::member;
 use crate::running::{Node, Role, Setup};
-use crate::{member, signals};
+use crate::signals::{self, Interrupt};
 
 /// The command's name.
 pub(super) const COMMAND: &str = "selftest";
@@ -28,8 +29,8 @@ type Cut = Arc<Mutex<Option<Box<dyn Fn() + Send>>>>;
 /// A console.
 pub(crate) struct Console {
     at: At,
-    /// A signal came: what is under way ends, and so does the session.
-    interrupted: Arc<AtomicBool>,
+    /// Told of signals.
+    interrupted: Arc<Interrupt>,
 }
 
 enum At {
@@ -48,7 +49,7 @@ impl Console {
         match access::find(via, node, target, COMMAND)? {
             Access::Node(client) => Console::through(client),
             Access::Own(claim) => {
-                let interrupted = Arc::new(AtomicBool::new(false));
+                let interrupted = Arc::new(Interrupt::default());
                 let seats = Arc::new(Seats::default());
                 seats.name(node.nid);
                 let open = seats.clone();
@@ -71,11 +72,10 @@ impl Console {
     /// # Errors
     /// The kernel refuses handlers of signals.
     pub(crate) fn through(client: Client) -> Result<Console, String> {
-        let interrupted = Arc::new(AtomicBool::new(false));
+        let interrupted = Arc::new(Interrupt::default());
         let cut: Cut = Arc::default();
         let (told, end) = (interrupted.clone(), cut.clone());
-        signals::first(move || {
-            told.store(true, Ordering::Relaxed);
+        signals::tell_through(told, move || {
             if let Some(cut) = &*end.lock().unwrap_or_else(PoisonError::into_inner) {
                 cut();
             }
@@ -83,9 +83,32 @@ impl Console {
         Ok(Console { at: At::Through { client, cut }, interrupted })
     }
 
-    /// Whether a signal came.
+    /// Whether a signal came that ends the session.
     pub(crate) fn is_interrupted(&self) -> bool {
-        self.interrupted.load(Ordering::Relaxed)
+        self.interrupted.ends_session()
+    }
+
+    /// A verb begins, or has ended, that was typed at a prompt: SIGINT ends that alone.
+    pub(crate) fn at_prompt(&self, on: bool) {
+        self.interrupted.runs(on);
+    }
+
+    /// Something that ends the verb that runs, from another thread; it gives whether there was one.
+    pub(crate) fn ender(&self) -> impl Fn() -> bool + Send + use<> {
+        let told = self.interrupted.clone();
+        let cut = match &self.at {
+            At::Through { cut, .. } => Some(cut.clone()),
+            At::Own { .. } => None,
+        };
+        move || {
+            let ends = told.end_verb();
+            if let Some(cut) = cut.as_ref().filter(|_| ends)
+                && let Some(cut) = &*cut.lock().unwrap_or_else(PoisonError::into_inner)
+            {
+                cut();
+            }
+            ends
+        }
     }
 
     /// Types a verb, and gives its exit status. A signal ends it early, if it may be `cut`.
@@ -109,7 +132,12 @@ impl Console {
                 asked.patient();
                 let hang_up = asked.hang_up()?;
                 if cut {
-                    *hook.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(hang_up));
+                    let mut hook = hook.lock().unwrap_or_else(PoisonError::into_inner);
+                    // A signal that came a moment ago found nothing to end.
+                    if self.interrupted.ends_verb() {
+                        hang_up();
+                    }
+                    *hook = Some(Box::new(hang_up));
                 }
                 let request = Request::Selftest { words: words.to_vec(), key };
                 let answer = asked.try_rows(&request, |v| {
@@ -160,7 +188,7 @@ fn own(
     seats: &Seats,
     words: &[String],
     key: Option<u32>,
-    told: Option<&AtomicBool>,
+    told: Option<&Interrupt>,
     each: &mut dyn FnMut(Piece) -> Result<(), String>,
 ) -> Result<u8, String> {
     let (out, said) = mpsc::channel();
@@ -168,7 +196,7 @@ fn own(
     seats.console()?.type_in(Typed { words: words.to_vec(), key, out, cut: stop.clone() })?;
     let mut failed = None;
     loop {
-        if failed.is_some() || told.is_some_and(|t| t.load(Ordering::Relaxed)) {
+        if failed.is_some() || told.is_some_and(Interrupt::ends_verb) {
             stop.store(true, Ordering::Relaxed);
         }
         match said.recv_timeout(Duration::from_millis(20)) {

@@ -39,7 +39,7 @@ pub(crate) struct Piece {
     pub(crate) fault: bool,
     /// The same as JSON.
     pub(crate) result: Value,
-    /// What the member of the console's node has measured, with what `run` and `stat` say.
+    /// Measures of the member of the console's node, with the pieces of `run` and `stat`.
     pub(crate) own: Option<Own>,
 }
 

@@ -2,9 +2,12 @@
 
 use std::io::{BufRead, IsTerminal};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
+use transport::selftest::console::command::{self, Command};
 use transport::selftest::console::{FAILED, INTERRUPTED, split};
 use transport::wire::Nid;
 
@@ -119,12 +122,22 @@ fn script(c: &mut Console, a: &SelftestArgs, name: &str, text: &str) -> Result<u
     Ok(status)
 }
 
-/// Reads lines as they are typed, on a thread of its own: a signal is heard while nobody types.
+/// Whether a verb runs until somebody ends it.
+fn is_endless(words: &[String]) -> bool {
+    matches!(command::parse(words), Ok(Some(Command::Stat { count: None, .. })))
+}
+
+/// Reads lines as they are typed, on a thread of its own: a signal is heard while nobody types, and Enter while a verb runs that
+/// has no end of its own.
 fn converse(c: &mut Console, a: &SelftestArgs) -> Result<u8, String> {
     let (typed, lines) = mpsc::channel();
+    let (end, endless) = (c.ender(), Arc::new(AtomicBool::new(false)));
+    let on = endless.clone();
     drop(limits::thread("reads lines", move || {
         for l in std::io::stdin().lock().lines() {
-            if l.is_err() || typed.send(l.unwrap_or_default()).is_err() {
+            let Ok(l) = l else { break };
+            let enter = l.trim().is_empty() && on.load(Ordering::Relaxed) && end();
+            if !enter && typed.send(l).is_err() {
                 break;
             }
         }
@@ -144,7 +157,15 @@ fn converse(c: &mut Console, a: &SelftestArgs) -> Result<u8, String> {
             }
         };
         let mut live = Live::on_terminal(a.json);
-        match line(c, a, &l, live.as_mut())? {
+        endless.store(split(&l).is_ok_and(|w| is_endless(&w)), Ordering::Relaxed);
+        if endless.load(Ordering::Relaxed) && !a.json {
+            out::note("Enter or Ctrl-C ends it");
+        }
+        c.at_prompt(true);
+        let did = line(c, a, &l, live.as_mut());
+        c.at_prompt(false);
+        endless.store(false, Ordering::Relaxed);
+        match did? {
             None => return Ok(status),
             Some(0) => {}
             Some(s) => status = s,
@@ -158,6 +179,20 @@ fn converse(c: &mut Console, a: &SelftestArgs) -> Result<u8, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stat_without_a_count_is_endless() {
+        for (line, want) in [
+            ("stat g", true),
+            ("lst stat --bw --delay 2 g h", true),
+            ("stat --count 3 g", false),
+            ("query b", false),
+            ("stat", false),
+            ("", false),
+        ] {
+            assert_eq!(is_endless(&split(line).unwrap()), want, "{line}");
+        }
+    }
 
     #[test]
     fn members_of_a_script_are_found_before_it_runs() {

@@ -9,7 +9,7 @@ use super::host::{Own, Piece};
 use super::number;
 use crate::units;
 
-/// What the node of the console did between two looks, if its member asked anything.
+/// Work of the console's node between two looks, if its member asked anything.
 pub(super) fn own(before: &Own, now: &Own, rtt_us: Option<[f64; 3]>) -> Option<String> {
     let rpcs = now.rpcs.saturating_sub(before.rpcs);
     let failed = now.failed.saturating_sub(before.failed);

@@ -73,7 +73,7 @@ pub enum Change {
     Remove(String),
 }
 
-/// What `stat` shows.
+/// Columns of `stat`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "options of a command, each by itself")]
 pub struct Columns {
@@ -81,9 +81,9 @@ pub struct Columns {
     pub bw: bool,
     /// Messages a second.
     pub rate: bool,
-    /// What is received.
+    /// Rates of receiving.
     pub read: bool,
-    /// What is sent.
+    /// Rates of sending.
     pub write: bool,
     /// Mean over the nodes.
     pub avg: bool,
@@ -136,7 +136,7 @@ pub struct NewTest {
     pub from: String,
     /// Group of servers.
     pub to: String,
-    /// What they do.
+    /// Parameters of its requests.
     pub params: Params,
 }
 

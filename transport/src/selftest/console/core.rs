@@ -176,8 +176,9 @@ impl Core {
             match std::mem::replace(&mut self.state, State::Idle) {
                 State::Waiting { doing, .. } => self.go_on(doing, Vec::new()),
                 State::Asking { doing, .. } if doing.only_looks() => {
+                    let status = doing.cut();
                     self.forget();
-                    self.apply(Step::End(INTERRUPTED));
+                    self.apply(Step::End(status));
                 }
                 other => self.state = other,
             }

@@ -13,6 +13,9 @@ pub(super) const SEC: u64 = 1_000_000_000;
 /// Longest wait for the members' answers to a verb (selftest.md §5).
 pub(super) const TRANSACTION: u64 = 30 * SEC;
 
+/// No reply in time.
+const ETIMEDOUT: u32 = 110;
+
 /// Exit status of a verb that did not work, and of wrong words.
 pub const FAILED: u8 = 255;
 /// Exit status where members did not answer.
@@ -23,6 +26,16 @@ pub const REFUSED: u8 = 253;
 pub const NO_SESSION: u8 = 234;
 /// Exit status of what was interrupted, as shells have it.
 pub const INTERRUPTED: u8 = 130;
+
+/// Every exit status of a verb, and its meaning.
+pub const STATUSES: [(u8, &str); 6] = [
+    (0, "done"),
+    (FAILED, "wrong words, names that are not there, states that do not allow it; no node"),
+    (UNHEARD, "members did not answer"),
+    (REFUSED, "members refused, as those in another session do"),
+    (NO_SESSION, "list_group without a session"),
+    (INTERRUPTED, "interrupted; a stat without --count, which ends so, is done"),
+];
 
 /// The session.
 #[derive(Clone, Debug)]
@@ -58,7 +71,7 @@ impl Row {
         self.got.as_ref().ok().filter(|m| m.body.status() == Some(0))
     }
 
-    /// What a reply refuses with.
+    /// The errno that a reply refuses with.
     fn refusal(&self) -> Option<u32> {
         self.got.as_ref().ok().and_then(|m| m.body.status()).filter(|s| *s != 0)
     }
@@ -97,6 +110,11 @@ pub(super) trait Doing: Send {
     /// Whether it only looks, so that an interruption may drop what is asked.
     fn only_looks(&self) -> bool {
         false
+    }
+
+    /// Exit status where it only looks, and an interruption has dropped what it asked.
+    fn cut(&self) -> u8 {
+        INTERRUPTED
     }
 }
 
@@ -174,8 +192,15 @@ impl Desk {
             let refusal = r.refusal().filter(|s| !fine.contains(s));
             match (&r.got, refusal) {
                 (Err(f), _) => {
-                    let text =
+                    let mut text =
                         format!("{what} RPC failed on {}: {} ({})", id(r.nid), strerror(f.errno), f.why);
+                    if f.errno == ETIMEDOUT {
+                        text += &format!(
+                            "; if `pollnd ping {}` is answered, its LNet runs and lnet_selftest does not: modprobe lnet_selftest \
+                             there, or start its pollnd node without --no-selftest",
+                            r.nid
+                        );
+                    }
                     self.say(Report::Failed { text });
                     status = if status == REFUSED { REFUSED } else { UNHEARD };
                 }
@@ -198,5 +223,25 @@ impl Desk {
             }
         }
         status
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node whose LNet runs and whose lnet_selftest does not drops the request: that is silence on the wire.
+    #[test]
+    fn silence_is_told_with_its_remedy() {
+        let (book, reports) = (Book::default(), VecDeque::new());
+        let mut desk = Desk { book, session: None, now: 0, reports, interrupted: false };
+        for (errno, silent) in [(ETIMEDOUT, true), (111, false), (5, false)] {
+            let got = Err(Fail { errno, why: "as the test has it".into() });
+            let row = Row { nid: "10.0.0.2@tcp".parse().unwrap(), got };
+            assert_eq!(desk.judge("create session", &[row], &[]), UNHEARD);
+            let Some(Report::Failed { text }) = desk.reports.pop_front() else { panic!("nothing is said") };
+            let remedies = ["pollnd ping 10.0.0.2@tcp", "modprobe lnet_selftest", "--no-selftest"];
+            assert!(remedies.iter().all(|r| text.contains(r) == silent), "{errno}: {text}");
+        }
     }
 }

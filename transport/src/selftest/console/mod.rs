@@ -35,7 +35,7 @@ use crate::wire::srpc::{DEST_PAGE, FEAT_BULK_LEN, dest};
 use crate::wire::{Nid, ProcessId};
 
 pub use self::core::Said;
-pub use self::desk::{FAILED, INTERRUPTED, NO_SESSION, REFUSED, UNHEARD};
+pub use self::desk::{FAILED, INTERRUPTED, NO_SESSION, REFUSED, STATUSES, UNHEARD};
 pub use self::words::split;
 
 /// The name by which a node tells its consoles' RPCs apart (see [`first_id`]).

@@ -22,7 +22,7 @@ pub enum NidListError {
     Item {
         /// The part of the list.
         item: String,
-        /// What is wrong with it, and what to write.
+        /// The fault, and the form that is right.
         why: String,
     },
     /// More than [`NIDS_MAX`].

@@ -67,7 +67,7 @@ impl Check {
     }
 }
 
-/// What `add_test` says behind the groups: a test and its parameters.
+/// A test and its parameters, as `add_test` has them behind the groups.
 ///
 /// # Errors
 /// In lst's words, and what to write instead.
@@ -224,7 +224,7 @@ mod tests {
         }
     }
 
-    /// What stops a kernel, and the bad parameters of lst's texts (testdata/texts/lst/09-add_test-bad-*).
+    /// Parameters that stop a kernel, and the bad parameters of lst's texts (testdata/texts/lst/09-add_test-bad-*).
     #[test]
     fn bad_parameters_are_refused_in_the_words_of_lst_and_with_the_reason() {
         let said = [

@@ -123,7 +123,7 @@ impl Watching {
 impl Doing for Watching {
     fn go_on(mut self: Box<Self>, desk: &mut Desk, rows: Vec<Row>) -> Step {
         if desk.interrupted {
-            return Step::End(if self.count.is_none() { 0 } else { INTERRUPTED });
+            return Step::End(self.cut());
         }
         if self.waiting {
             return self.ask(desk);
@@ -143,6 +143,11 @@ impl Doing for Watching {
 
     fn only_looks(&self) -> bool {
         true
+    }
+
+    /// One without an end is ended so.
+    fn cut(&self) -> u8 {
+        if self.count.is_none() { 0 } else { INTERRUPTED }
     }
 }
 
