@@ -3,7 +3,6 @@
 use super::{Lnet, Msg, TxDone};
 use crate::lnd::budget::{FLOOR, Uses, own_part};
 use crate::lnd::{Cx, Lnd, LnetError, NiId, Way, trim};
-use crate::lnet::api::Event;
 use crate::stream::slab::Key;
 
 impl Lnet {
@@ -218,10 +217,10 @@ impl Lnet {
     ) {
         match done {
             TxDone::Nothing => {}
-            TxDone::Put { app, tag } => self.complete(app, Event::Send { tag, status, done: true }),
+            TxDone::Put { app, tag } => self.complete_send(app, tag, status, true),
             TxDone::Op(op) if status.is_ok() => {
                 if let Some((app, tag, done)) = self.ops.put_sent(op) {
-                    self.complete(app, Event::Send { tag, status, done });
+                    self.complete_send(app, tag, status, done);
                 }
             }
             TxDone::Op(op) => {

@@ -42,6 +42,18 @@ impl Events {
         self.turns.push_back((app, turn));
     }
 
+    /// Adds a SEND.
+    #[inline]
+    pub(super) fn push_send(&mut self, app: AppId, tag: u64, status: Result<(), LnetError>, done: bool) {
+        self.turns.push_back((app, Turn::Send { tag, status, done }));
+    }
+
+    /// Adds an ACK that says yes.
+    #[inline]
+    pub(super) fn push_ack(&mut self, app: AppId, tag: u64, mlength: u32, done: bool) {
+        self.turns.push_back((app, Turn::Ack { tag, status: Ok(()), mlength, done }));
+    }
+
     /// Adds one that is neither a SEND nor an ACK.
     #[inline]
     pub(super) fn push_other(&mut self, app: AppId, event: Event) {

@@ -342,6 +342,24 @@ impl Lnet {
         self.events.push(app, event);
     }
 
+    /// A message of an application's has left, or failed. No [`Event`] is made of it yet.
+    #[inline]
+    fn complete_send(&mut self, app: AppId, tag: u64, status: Result<(), LnetError>, done: bool) {
+        if app == AppId::NODE {
+            return self.discovery.hear(&Event::Send { tag, status, done });
+        }
+        self.events.push_send(app, tag, status, done);
+    }
+
+    /// An application's PUT was acknowledged.
+    #[inline]
+    fn complete_ack(&mut self, app: AppId, tag: u64, mlength: u32, done: bool) {
+        if app == AppId::NODE {
+            return self.discovery.hear(&Event::Ack { tag, status: Ok(()), mlength, done });
+        }
+        self.events.push_ack(app, tag, mlength, done);
+    }
+
     #[inline(always)]
     fn complete_some(&mut self, event: Option<(AppId, Event)>) {
         if let Some((app, event)) = event {

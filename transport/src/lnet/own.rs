@@ -252,7 +252,7 @@ impl Lnet {
     /// The message has left, or will not.
     fn own_sent(&mut self, cx: &Cx, done: TxDone, status: Result<(), LnetError>) {
         match done {
-            TxDone::Put { app, tag } => self.complete(app, Event::Send { tag, status, done: true }),
+            TxDone::Put { app, tag } => self.complete_send(app, tag, status, true),
             TxDone::Op(op) => {
                 let event = self.ops.sent(op, cx.now, status);
                 self.complete_some(event);

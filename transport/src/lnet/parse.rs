@@ -1,6 +1,5 @@
 //! Messages that come: where their payload goes, and what they lead to (docs/protocol/lnet.md §4, §5).
 
-use super::api::Event;
 use super::discovery::is_push;
 use super::held::WaitOn;
 use super::ops::OpKind;
@@ -42,7 +41,7 @@ impl Lnet {
                 let op = self.ops.find(handle, hdr.src_nid, &self.aliases);
                 match op.and_then(|op| self.ops.put_acked(op)) {
                     Some((app, tag, done)) => {
-                        self.complete(app, Event::Ack { tag, status: Ok(()), mlength, done });
+                        self.complete_ack(app, tag, mlength, done);
                     }
                     None => cx.counters.drop_stale_handle += 1,
                 }

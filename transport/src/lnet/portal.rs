@@ -165,27 +165,11 @@ impl Portals {
         let Some(me) = self.entries.get_mut(key) else {
             return Verdict::Drop(DropWhy::NoMatch);
         };
-        let owner = self.me;
-        let verdict = match &mut me.mem {
-            Mem::Source(pay) => {
-                // A REPLY carries at most the MTU, whatever the sink says.
-                let mlength = mlength.min(lnet::MTU);
-                let part = pay.slice(offset, mlength);
-                Verdict::Get(GetGrant { owner, me: key, asked: asked(hdr, sender), mlength, offset }, part)
-            }
-            Mem::Sink(slot) => {
-                let sink = match slot {
-                    Some(Sink::Lend(n)) => Sink::Lend(*n),
-                    Some(Sink::Discard(n)) => Sink::Discard(*n),
-                    copy => match copy.take() {
-                        Some(sink) => sink,
-                        None => return Verdict::Wait(WaitOn::Entry(key)),
-                    },
-                };
-                let ack = !me.ack_disable;
-                let app = me.app;
-                Verdict::Put(PutGrant { owner, me: key, app, sender, mlength, offset, ack }, sink)
-            }
+        let mlength = match &me.mem {
+            Mem::Sink(None) => return Verdict::Wait(WaitOn::Entry(key)),
+            Mem::Sink(_) => mlength,
+            // A REPLY carries at most the MTU, whatever the sink says.
+            Mem::Source(_) => mlength.min(lnet::MTU),
         };
         // After the last way out: who is told to come back later has used up nothing.
         if let Some(t) = &mut me.threshold {
@@ -196,7 +180,31 @@ impl Portals {
         if me.exhausted() {
             self.detach(key);
         }
-        verdict
+        self.granted(key, (hdr, sender), offset, mlength)
+    }
+
+    /// The leave itself, built where it is returned.
+    #[inline]
+    fn granted(&mut self, key: Key, (hdr, sender): (&LnetHdr, Nid), offset: u32, mlength: u32) -> Verdict {
+        let owner = self.me;
+        match self.entries.get_mut(key).map(|me| (&mut me.mem, me.app, !me.ack_disable)) {
+            Some((Mem::Source(pay), ..)) => Verdict::Get(
+                GetGrant { owner, me: key, asked: asked(hdr, sender), mlength, offset },
+                pay.slice(offset, mlength),
+            ),
+            Some((Mem::Sink(slot), app, ack)) => {
+                let grant = PutGrant { owner, me: key, app, sender, mlength, offset, ack };
+                match slot {
+                    Some(Sink::Lend(n)) => Verdict::Put(grant, Sink::Lend(*n)),
+                    Some(Sink::Discard(n)) => Verdict::Put(grant, Sink::Discard(*n)),
+                    copy => match copy.take() {
+                        Some(sink) => Verdict::Put(grant, sink),
+                        None => Verdict::Wait(WaitOn::Entry(key)),
+                    },
+                }
+            }
+            None => Verdict::Drop(DropWhy::NoMatch),
+        }
     }
 
     /// Takes an entry out of its portal's lists; it lives on while something is in flight.

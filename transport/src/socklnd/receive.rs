@@ -336,10 +336,13 @@ impl<U: Upper> Socklnd<U> {
             p.keep();
         }
         let Some(c) = self.conns.get_mut(key) else { return };
-        let Some(hdr) = c.rx.hdr else { return };
+        let Some(len) = c.rx.hdr.as_ref().map(|h| h.payload_len) else { return };
         c.rx.wait = WaitFor::Nothing;
-        c.rx.slop = hdr.payload_len.saturating_sub(mlength);
-        c.rx.placement = placement.take();
+        c.rx.slop = len.saturating_sub(mlength);
+        // An ACK has none: nothing is moved for it.
+        if placement.is_some() || c.rx.placement.is_some() {
+            c.rx.placement = placement.take();
+        }
         c.rx.delivery = delivery;
         if mlength > 0 {
             self.rx_event(up, cx, key, RxEvent::Payload);
