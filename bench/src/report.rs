@@ -39,7 +39,7 @@ pub struct Bulk {
     pub messages: u64,
 }
 
-/// What the bare link carries, in Gbit/s.
+/// Rates of the bare link, in Gbit/s.
 #[derive(Clone, Copy, Debug)]
 pub struct Carries {
     /// Of payload that stays in the caches.

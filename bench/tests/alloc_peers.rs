@@ -1,4 +1,4 @@
-//! What a peer that nobody is connected to costs, in bytes of live heap, against what its host is charged for it.
+//! Cost of a peer that nobody is connected to, in bytes of live heap, against the charge of its host for it.
 #![forbid(unsafe_code)]
 
 use transport::lnd::{AppId, Config, Payload};

@@ -150,7 +150,7 @@ impl RxHome {
     /// Frees what has come back. Called from the poll loop; cheap when nothing has.
     #[inline]
     pub fn drain(&self) -> usize {
-        // What is not out cannot have come back.
+        // A buffer that is not out cannot have come back.
         if self.0.lent_handles.get() == 0 { 0 } else { self.take_back() }
     }
 

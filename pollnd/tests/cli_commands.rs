@@ -42,7 +42,7 @@ fn report_16_commands_of_its_nid_go_through_a_running_node() {
             "{command} {size}: {v}"
         );
     }
-    // What the peer does not do is told as it is to a node of its own.
+    // The peer's omissions are told as they are to a node of its own.
     let nobody = nid(own_ip());
     run(&["get", &nobody, "--node", &pid]).failed(1, &["GET from", &nobody, "TCP RST", "0 of 1024 messages"]);
     run(&["ping", &nobody, "--nid", &here]).failed(1, &[&nobody, "TCP RST"]);
@@ -107,7 +107,7 @@ fn report_16_a_command_beside_another_of_its_nid_is_refused_by_name() {
     up.stop().good();
 }
 
-/// What listens there already may be the kernel's node of that NID.
+/// A listener that is there already may be the kernel's node of that NID.
 #[test]
 fn report_16_a_port_that_somebody_has_is_not_passed_over() {
     let (a, b) = (own_ip(), own_ip());

@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 use proc::{End, Proc, can, nid, node, own_ip, run, start};
 use rustix::process::Signal;
 
-/// What `put --json` or `get --json` says: all messages, nothing copied, down in order.
+/// The object of `put --json` or `get --json`: all messages, nothing copied, down in order.
 fn moved(e: &End, n: u64, size: u64) {
     let v = e.json();
     for (name, want) in
@@ -132,7 +132,7 @@ fn a_server_whose_client_is_killed_serves_the_next() {
         let put = endless(&server, a);
         put.kill();
         run(&["put", &server, "--nid", &nid(a), "-c", "5"]).good();
-        // What was cut off is no message with wrong bytes.
+        // A message that was cut off is none with wrong bytes.
         let end = up.stop().good().says(&["wrong 0"]);
         assert_eq!((end.counter("rx_lent_out"), end.counter("rx_pool_bytes_in_use")), (0, 0), "{end:?}");
     }

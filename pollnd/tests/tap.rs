@@ -36,7 +36,7 @@ fn counter(out: &str, name: &str) -> u64 {
     value.map_or(0, |v| v.parse().unwrap_or_else(|_| panic!("{name} in {out}")))
 }
 
-/// What the client reports: everything sent once, nothing copied on the way out, and it went down in order.
+/// The client's report: everything sent once, nothing copied on the way out, and it went down in order.
 fn sent(what: &str, out: &str, n: u64) {
     let v = json(out);
     assert_eq!(v["messages"].as_u64(), Some(n), "{v}");
@@ -45,13 +45,13 @@ fn sent(what: &str, out: &str, n: u64) {
     println!("{what}: {gbit:.2} Gbit/s, {}", v);
 }
 
-/// What the server reports: so many PUTs came, and each had the bytes that were sent.
+/// The server's report: so many PUTs came, and each had the bytes that were sent.
 fn checked(out: &str, n: u64) {
     assert!(out.contains(&format!("{n} PUTs,")), "{out}");
     assert!(out.contains(&format!("checked {n}, wrong 0")), "{out}");
 }
 
-/// What must be 0 in the kernel's counters on a wire that loses nothing.
+/// The kernel's counters that must be 0 on a wire that loses nothing.
 fn sane(lab: &Lab) {
     sane_with_losses(lab);
     let c = lab.counters();
@@ -62,7 +62,7 @@ fn sane(lab: &Lab) {
     }
 }
 
-/// What must be 0 in the kernel's counters, whatever crosses the wire.
+/// The kernel's counters that must be 0, whatever crosses the wire.
 fn sane_with_losses(lab: &Lab) {
     let c = lab.counters();
     for name in [
@@ -348,7 +348,7 @@ fn out_of_order_everything_still_arrives() {
     assert!(wire.get("injected", "reordered") > 100 && wire.get("to_vhost", "reordered") > 100, "{wire:?}");
 }
 
-/// What tshark makes of a capture: a row a frame, a column a field, several values in a column.
+/// A capture as tshark reads it: a row a frame, a column a field, several values in a column.
 struct Decoded(Vec<Vec<Vec<String>>>);
 
 const FIELDS: [&str; 11] = [
@@ -389,7 +389,7 @@ impl Decoded {
         from.flat_map(|r| Self::column(r, name)).map(String::as_str).collect()
     }
 
-    /// How often a field has this value in packets from `src`.
+    /// Count of this value of a field in packets from `src`.
     fn count(&self, src: &str, name: &str, value: &str) -> usize {
         self.all(src, name).iter().filter(|v| **v == value).count()
     }
@@ -455,7 +455,7 @@ fn report_19_af_packet_beside_a_kernel_on_a_veth() {
     node.stop();
 }
 
-/// What was said at the start is said again where something fails by it.
+/// A warning of the start is said again where something fails by it.
 #[test]
 fn report_19_an_operation_that_fails_by_cut_frames_names_what_mends_them() {
     if !can("report_19_an_operation_that_fails_by_cut_frames_names_what_mends_them", &[]) {

@@ -323,7 +323,7 @@ mod tests {
         assert!(c.gone() && e.contains("it has ended"), "{e}");
     }
 
-    /// What serde says of a question that it does not know.
+    /// Serde's words for a question that it does not know.
     #[test]
     fn a_node_of_an_older_pollnd_is_told_as_such() {
         #[derive(Debug, serde::Deserialize)]

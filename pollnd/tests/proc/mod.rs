@@ -87,7 +87,7 @@ pub(crate) struct Proc {
     readers: Vec<JoinHandle<()>>,
 }
 
-/// How a program ended.
+/// End of a program.
 #[derive(Debug)]
 pub(crate) struct End {
     what: String,
@@ -152,7 +152,7 @@ impl Proc {
         format!("{}\n{}\n{}", self.what, self.out.lock().unwrap(), self.err.lock().unwrap())
     }
 
-    /// How often it has said `word` on its standard error.
+    /// Count of `word` on its standard error.
     pub(crate) fn heard(&self, word: &str) -> usize {
         self.err.lock().unwrap().matches(word).count()
     }

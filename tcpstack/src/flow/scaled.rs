@@ -342,7 +342,7 @@ impl Scaled {
             || (window / 2 >= offered && window > 0)
     }
 
-    /// What it permits leads both directions: all that was pushed may be sent, and no window is wanted that it would have
+    /// The window that it permits leads both directions: all that was pushed may be sent, and no window is wanted that it would have
     /// to open. Then nothing that it is told would change anything.
     #[inline]
     pub(super) fn leads(&self, rcv: &RecvSide, snd: &SendSide, rx_window: u32) -> bool {

@@ -260,7 +260,7 @@ impl<P: Port> Stack<P> {
             return Err(PushError::NotOpen);
         }
         let backlog = f.backlog();
-        // What is always allowed is asked first: the rest takes a look at the congestion window.
+        // The bytes that are always allowed are asked for first: the rest takes a look at the congestion window.
         if backlog >= least {
             let limit = f.backlog_max(least);
             if backlog >= limit {

@@ -187,7 +187,7 @@ fn the_link_is_told_of_our_groups_and_asked_for_our_addresses_and_routers() {
     assert_eq!(&v[0].3[12..28], &a(1).solicited_node().0);
     assert_eq!((v[1].1, v[1].2), (Addr::UNSPECIFIED, a(1).solicited_node()));
     assert_eq!(&v[2].3[8..24], &Addr::link_local(OWN_MAC).0);
-    // Who knew the address elsewhere is told where it is now.
+    // A station that knew the address elsewhere is told where it is now.
     let told = Message::Advert { target: a(1), solicited: false, overrides: true, mac: Some(OWN_MAC) };
     assert_eq!((v[3].2, nd::parse(&v[3].3, &v[3].1, &v[3].2, 255)), (Addr::ALL_NODES, Some(told)));
     assert_eq!(b.s.counters().mld_reports, 1);
@@ -269,7 +269,7 @@ fn somebody_with_our_address_is_named_and_answered_now_and_then() {
     said(&mut b);
     speak(&mut b, &p, thief, None);
     assert_eq!(said(&mut b).len(), 1);
-    // What we ourselves sent, come back, is nothing.
+    // A packet of our own that comes back is nothing.
     speak(&mut b, &Packet::solicit(Addr::UNSPECIFIED, a(1), None), OWN_MAC, None);
     assert_eq!(b.s.counters().nd_duplicate_address, 3);
 }

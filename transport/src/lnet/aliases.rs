@@ -297,7 +297,7 @@ mod tests {
                 assert_eq!((t.primary(a), t.primary(liar), t.same(a, liar)), (a, liar, false), "{late}");
             }
             assert!(!t.contest(a, liar, &[a, liar]), "nothing new");
-            // What the peer says of itself does not help the liar.
+            // The peer's own words do not help the liar.
             t.learn(ip(0, 1), ip(0, 1), &[a, b]);
             t.learn(ip(6, 6), ip(6, 6), &[liar, a]);
             assert_eq!((t.primary(a), t.primary(b), t.primary(liar)), (a, a, liar));

@@ -571,7 +571,7 @@ impl Lnet {
     ) {
         cx.counters.pushes_rx += 1;
         let Some(p) = self.peers.get_mut(peer) else { return };
-        // Who speaks for others is not asked about them.
+        // A peer that speaks for others is not asked about them.
         if !cx.cfg.discovery || cx.down || p.id.nid != hdr.src_nid {
             return;
         }

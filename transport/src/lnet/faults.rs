@@ -331,7 +331,7 @@ impl Rules {
     /// Judges a message.
     pub(super) fn judge(&mut self, now: u64, going: Going, h: &LnetHdr) -> Option<Hit> {
         let seed = &mut self.seed;
-        // What is dropped is not delayed before.
+        // A message that is dropped is not delayed before.
         for delays in [false, true] {
             for r in self.rules.iter_mut().filter(|r| r.view.rule.delays() == delays) {
                 let works = match r.view.rule.fault {

@@ -121,7 +121,7 @@ pub(crate) struct GetGrant {
     pub(crate) offset: u32,
 }
 
-/// What the event of a GET repeats of it.
+/// The words of a GET that its event repeats.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked {
     pub(crate) source: ProcessId,

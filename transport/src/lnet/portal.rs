@@ -366,7 +366,7 @@ impl Portals {
     }
 }
 
-/// What a GET's event will repeat of it.
+/// The words of a GET that its event will repeat.
 fn asked(hdr: &LnetHdr, sender: Nid) -> Asked {
     let (portal, match_bits, rlength) =
         wanted(hdr).map_or((lnet::PORTALS, 0, 0), |w| (w.portal, w.bits, w.rlength));

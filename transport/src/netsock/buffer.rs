@@ -27,7 +27,7 @@ use crate::stream::slab::Key;
 use crate::wire::netsock::{Bdesc, Cookie};
 
 fsm::fsm! {
-    /// How far a transfer is.
+    /// Progress of a transfer.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) enum BufState { New, Queued, Waiting, Sending, Pushed, Asked, Filling, Ending }
 
@@ -48,7 +48,7 @@ fsm::fsm! {
         Fill,
         /// The connection is lost: it is whole again.
         Reset,
-        /// How it ends is known.
+        /// Its end is known.
         End,
     }
 

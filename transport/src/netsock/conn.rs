@@ -38,7 +38,7 @@ use crate::stream::slab::Key;
 use crate::stream::{ConnId, Progress};
 use crate::wire::netsock::{Addr, HDR_LEN, PacketError, PacketHdr};
 
-/// How long a peer says nothing before it is taken to be between packets, in ns. Packets that it has queued follow one another
+/// Silence of a peer after which it is taken to be between packets, in ns. Packets that it has queued follow one another
 /// faster.
 const QUIET: u64 = 20_000_000;
 

@@ -9,7 +9,7 @@ use crate::stream::{Action, Close, CloseWhy, ConnId};
 use crate::wire::netsock::{Bdesc, errno};
 
 impl Tm {
-    /// How a buffer ends is known, and only its pages are waited for.
+    /// The end of a buffer is known, and only its pages are waited for.
     pub(super) fn end(&mut self, b: Key, status: i32) {
         self.unlink(b);
         let Some(buf) = self.bufs.get_mut(b) else { return };

@@ -6,7 +6,7 @@ use super::{Queue, Refusal, Tm};
 use crate::stream::slab::Key;
 use crate::wire::netsock::{Cookie, PacketHdr, PacketType};
 
-/// What is to be done with a packet.
+/// Verdict on a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// It fills this buffer.

@@ -100,7 +100,7 @@ pub enum Sink {
     Lend {
         /// Most bytes.
         most: u64,
-        /// Whose share of the lendings it takes.
+        /// The host whose share of the lendings it takes.
         owner: LendOwner,
         /// Gets the pieces: one that was used before saves an allocation.
         pieces: Vec<Piece>,

@@ -307,7 +307,7 @@ pub struct Stats {
     pub drained: u64,
 }
 
-/// What there is now.
+/// Gauges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gauges {
     /// Buffers without completion.

@@ -85,6 +85,6 @@ impl Refusal {
 pub struct Notice {
     /// The peer's end.
     pub remote: SocketAddr,
-    /// What it did.
+    /// The refusal.
     pub why: Refusal,
 }

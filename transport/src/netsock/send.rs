@@ -168,7 +168,7 @@ impl Tm {
             }
             let b = match conn.current {
                 Some(b) => b,
-                // What was begun goes on: it may be acknowledged before the connection ends.
+                // A packet that was begun goes on: it may be acknowledged before the connection ends.
                 None if conn.state == ConnState::Doomed => return,
                 None => match self.next_writer(c) {
                     Some(b) => b,

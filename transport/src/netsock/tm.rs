@@ -229,7 +229,7 @@ impl Tm {
         self.stats
     }
 
-    /// What there is now.
+    /// The gauges.
     pub fn gauges(&self) -> Gauges {
         let bufs = (0..self.bufs.capacity()).filter_map(|i| self.bufs.key_at(i));
         let mut parked = 0;

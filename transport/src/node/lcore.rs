@@ -171,7 +171,7 @@ impl<P: Port> StreamRx for FlowRx<'_, P> {
         Some(self.rest.as_ref().map_or(&[], |(frag, _)| frag.bytes()))
     }
     fn skip(&mut self, n: u32) {
-        // What is empty goes with the next look, or when the machine has taken all it will.
+        // An empty fragment goes with the next look, or when the machine has taken all it will.
         if let Some((frag, _)) = self.rest {
             frag.advance(n);
         }

@@ -170,7 +170,7 @@ mod tests {
         let again: Vec<Key> = (0..65_536).map(|n| s.insert(n)).collect();
         assert!(old.iter().all(|k| s.get(*k).is_none()), "a key of another life");
         assert!(again.iter().enumerate().all(|(n, k)| s.get(*k) == Some(&n)), "a slot of two keys");
-        // What is about as full as it was keeps all.
+        // A slab that is about as full as it was keeps all.
         for key in again.iter().skip(10_000) {
             s.remove(*key);
         }

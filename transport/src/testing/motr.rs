@@ -34,9 +34,9 @@ pub struct Motr {
     seen: usize,
     /// Bytes that it writes at a time.
     pub chunk: usize,
-    /// How long it waits before it writes more, in ns.
+    /// Time that it waits before it writes more, in ns.
     pub pace: u64,
-    /// How it died.
+    /// Cause of its death.
     pub died: Option<String>,
     /// The network lost a connection in the middle of something.
     pub lost: bool,

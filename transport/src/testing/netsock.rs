@@ -53,7 +53,7 @@ impl Protocol for Shared {
     }
 }
 
-/// What a test remembers of a buffer.
+/// A test's record of a buffer.
 struct Under {
     id: BufId,
     queue: Queue,

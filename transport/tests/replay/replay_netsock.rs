@@ -51,7 +51,7 @@ struct Play {
     now: u64,
     /// Connections by flow.
     conns: HashMap<usize, ConnId>,
-    /// What the machine pushed on each, and how much of it was looked at.
+    /// Bytes that the machine pushed on each, and the number of them that was looked at.
     wrote: HashMap<ConnId, (Vec<u8>, usize)>,
     dials: VecDeque<transport::stream::DialSpec>,
     /// The captured process's cookies, and ours in their place.
@@ -296,7 +296,7 @@ fn each_motr_process_of_a_capture_has_a_machine_of_ours_in_its_place() {
     ");
 }
 
-/// What a machine makes of what one end of a probe sent: messages that came, the refusal, whether one waits for a buffer.
+/// A machine's outcome of the bytes of one end of a probe: messages that came, the refusal, whether one waits for a buffer.
 fn probe(flow: &Flow, stream: &[u8], chunk: usize) -> Option<String> {
     let port = Addr::stream(flow.passive);
     let mut play = Play::new(port, chunk);

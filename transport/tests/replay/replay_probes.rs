@@ -1,5 +1,5 @@
 //! The probes: a hand-driven peer and Lustre kernels. Our machine takes the place of each kernel, then of the hand.
-//! What it dials, writes and closes is what that node did, but for what `replay/tables.rs` lists with reasons.
+//! Its dials, writes and closes are that node's, but for what `replay/tables.rs` lists with reasons.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

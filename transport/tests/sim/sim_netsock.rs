@@ -32,7 +32,7 @@ fn sized(seed: u64, most: usize) -> (usize, u64) {
     (8 + Rng(seed).below(most as u64 - 8) as usize, seed)
 }
 
-/// What was sent to whom, by the first bytes of the data.
+/// Data that was sent, with its target, by its first bytes.
 #[derive(Default)]
 struct Sent {
     by_head: HashMap<[u8; 8], (usize, u64)>,
@@ -162,7 +162,7 @@ fn among_us(seed: u64) {
         });
     }
     tms.iter().for_each(|tm| net.resume(tm.node));
-    // What is still there is given up, or ends by itself.
+    // A buffer that is still there is given up, or ends by itself.
     for tm in &mut tms {
         for tag in tm.under_way() {
             tm.cancel(&mut net, tag);
@@ -414,7 +414,7 @@ impl Protocol for Rogue {
 /// Steps towards a Motr, made of the descriptors of its buffers.
 type Steps<'a> = &'a dyn Fn(&dyn Fn(usize) -> Bdesc) -> Vec<Step>;
 
-/// How a Motr that has these buffers dies of a rogue's steps.
+/// Death of a Motr that has these buffers by a rogue's steps.
 fn death(steps: Steps<'_>) -> Option<String> {
     let mut net = Net::new();
     let nid = Nid::tcp([10, 0, 0, 1].into(), 0);

@@ -320,7 +320,7 @@ fn each_malformed_header_ends_its_connection_by_name() {
     tm.assert_at_rest(&net);
 }
 
-/// What Motr dies of when its connection is closed in mid-packet: a refused packet is read to its end before the close.
+/// A close in mid-packet kills Motr: a refused packet is read to its end before the close.
 #[test]
 fn a_refused_packet_is_read_to_its_end_before_its_connection_ends() {
     let mut net = Net::new();

@@ -85,7 +85,7 @@ fn every_bad_header_of_the_examples_has_a_name_and_motrs_error() {
             "offset+size wraps" => matches!(got, Err(PacketError::Wraps { .. })),
             "offset!=0 at idx 0" => matches!(got, Err(PacketError::FirstOffset(_))),
             "last packet short" => matches!(got, Err(PacketError::LastEnd { .. })),
-            // What the header may say, and its receiver refuses (the checks from 10 on).
+            // Values that the header may have, and its receiver refuses (the checks from 10 on).
             "both cookies zero" | "GET without dst cookie" => got.is_ok(),
             other => panic!("{other} is a new example"),
         };

@@ -284,7 +284,7 @@ fn messages_to_ourselves_are_counted_both_ways() {
     }
 }
 
-/// What a node sends itself leaves room in each turn for others: so much is done for one input, the rest with the next timer, which is
+/// Messages of a node to itself leave room in each turn for others: so much is done for one input, the rest with the next timer, which is
 /// due at once, and none overtakes another.
 #[test]
 fn messages_to_ourselves_keep_no_peer_waiting() {
@@ -338,7 +338,7 @@ fn what_a_lazy_portal_held_is_done_in_turns() {
         .filter_map(|e| if let Event::Send { tag, .. } = e { Some(*tag) } else { None })
         .collect();
     assert_eq!(order, (0..=20).collect::<Vec<_>>());
-    // What waits for its turn when the node goes down is failed once, and what was granted to it goes back.
+    // A message that waits for its turn when the node goes down is failed once, and what was granted to it goes back.
     net.op(0, Op::Lazy { tag: 0, portal: 7, on: true });
     for tag in 0..20 {
         net.op(0, Spot(7, 3).put(tag, id(1), parted(1 << 20, 0), false));

@@ -305,7 +305,7 @@ fn hellos_from_nids_that_cannot_be() {
     }
     // One that is not the socket's address is taken for what it says (socklnd.md §2.6).
     assert_eq!(passive(&from("10.0.9.9@tcp")), Outcome::Accepted(Version::V4));
-    // Whom it believes to talk to is not looked at.
+    // Its idea of its peer is not looked at.
     let h =
         Hello { dst_nid: nid(77), dst_pid: 5, dst_incarnation: 9, ..hello(Version::V3, ConnType::Control) };
     assert_eq!(passive(&start(&h)), Outcome::Accepted(Version::V3));

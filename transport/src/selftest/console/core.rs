@@ -232,7 +232,7 @@ impl Core {
             && (!self.typed.is_empty() || self.parked.iter().any(|p| now >= p.until))
             && let State::Waiting { doing, until } = std::mem::replace(&mut self.state, State::Idle)
         {
-            // What waits for its next look keeps nobody from typing.
+            // A verb that waits for its next look keeps nobody from typing.
             self.parked.push(Parked { verb: self.verb, doing, until });
         }
         if !self.parked.is_empty() {

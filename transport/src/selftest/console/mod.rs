@@ -44,7 +44,7 @@ const INSTANCE: u8 = 2;
 /// Setup of a console: its node's identity.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// Whose events its RPCs' are.
+    /// The event queue of its RPCs.
     pub app: AppId,
     /// The first NID of the node that is not `0@lo`: it names the sessions.
     pub own: Nid,

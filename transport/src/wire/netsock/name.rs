@@ -126,7 +126,7 @@ impl Name {
             return Err("the portal must be 30 to 61");
         }
         let (portal, rest) = (portal as u8, rest.strip_prefix(':').ok_or("there is no transfer machine")?);
-        // What follows the number is ignored, as Motr does.
+        // Text behind the number is ignored, as Motr does.
         if rest.starts_with('*') {
             return Ok(Name::Any { ip, portal });
         }

@@ -144,7 +144,7 @@ pub enum NodeState {
 /// End of an RPC of the console.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// Whom it asked.
+    /// The node that it asked.
     pub node: Nid,
     /// The request.
     pub request: Srpc,
