@@ -88,7 +88,7 @@ fn quick_measures_between_two_nodes_and_leaves_no_session() {
     long.until("rates", |out, _| out.contains("\"group\":\"to\""));
     long.signal(Signal::INT);
     let end = long.end();
-    assert_eq!(end.status.code(), Some(1), "{end:?}");
+    assert_eq!(end.status.code(), Some(130), "{end:?}");
     assert!(end.err.contains("interrupted") && end.out.contains("payload_bytes_per_s"), "{end:?}");
     verb("6", &at, &["new_session", "t"]).good();
     verb("6", &at, &["ping", "--nodes", &there]).good().says(&["Unknown [session: <NULL>"]);

@@ -33,7 +33,7 @@ Exit code of a VERB, lst's; of lines, that of the last one that failed:
   234  list_group without a session
   130  interrupted; a stat without --count, which ends so, is done
   2    wrong options in front of the VERB
-Of `quick`: 0 if all went well, 1 if there were errors.";
+Of `quick`: 0 if all went well, 1 if there were errors, 130 if it was interrupted.";
 
 /// `pollnd selftest`.
 #[derive(Args, Debug, Clone)]
@@ -88,7 +88,7 @@ pub(crate) enum CheckArg {
 
 Members are kernels with lnet_selftest loaded, and pollnd nodes. The console is a node that runs here with a NID of --from or
 --to, or else a node of this process, which may be one of them.
-Exit code: 0 if all went well, 1 if there were errors.")]
+Exit code: 0 if all went well, 1 if there were errors, 130 if it was interrupted.")]
 pub(crate) struct QuickArgs {
     /// Nodes that ask, as lst writes lists: 10.0.0.[1-4,9]@tcp, several with commas.
     #[arg(long, value_name = "NIDS")]

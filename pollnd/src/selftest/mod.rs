@@ -29,7 +29,7 @@ const SESSION: &str = "LST_SESSION";
 
 pub(crate) fn main(a: SelftestArgs) -> ExitCode {
     let status = match (a.what.clone(), a.words.is_empty()) {
-        (Some(What::Quick(q)), _) => quick::main(*q).map_or_else(|e| fault(&e, 1), |clean| u8::from(!clean)),
+        (Some(What::Quick(q)), _) => quick::main(*q).unwrap_or_else(|e| fault(&e, 1)),
         (None, true) => lines::main(a).unwrap_or_else(|e| fault(&e, FAILED)),
         (None, false) => one(&a).unwrap_or_else(|e| fault(&e, FAILED)),
     };
@@ -133,7 +133,8 @@ fn running(via: &Via) -> Result<Client, String> {
             client::open(None)
                 .map_err(|e| {
                     format!(
-                        "{e}\na session stays in a `pollnd node --nid NID`: start one, or name it by --node"
+                        "{e}\na session stays in a `pollnd node --nid NID`: start one, or name it by --node; a script (-f FILE) may have a \
+                         node of its own, by --nid alone"
                     )
                 })?
                 .0

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
+use transport::selftest::console::INTERRUPTED;
 use transport::wire::Nid;
 
 use super::console::Console;
@@ -168,8 +169,14 @@ fn measure(t: &mut Typist<'_>, a: &QuickArgs, sum: &mut Sum) -> Result<(), Strin
         }
     });
     progress.bar.finish_and_clear();
-    // What was begun is stopped, whatever the looks came to.
-    let stopped = t.verb(&words("stop"), false, |_| {});
+    sum.interrupted = t.c.is_interrupted();
+    // The test is stopped, whatever the looks came to. RPCs under way end first, or time out: whoever does not wait gives
+    // them up.
+    let mut stopped = t.verb(&words("stop"), !sum.interrupted, |_| {});
+    if !sum.interrupted && t.c.is_interrupted() {
+        out::note("RPCs under way are given up");
+        stopped = t.verb(&words("stop --force"), false, |_| {});
+    }
     t.verb(&words("show_error from to"), false, |p| sum.error(p, true))?;
     said?;
     looked?;
@@ -190,7 +197,12 @@ pub(crate) struct Ran {
 impl Ran {
     /// Whether all went well.
     pub(crate) fn clean(&self) -> bool {
-        self.sum.errors() == 0 && !self.interrupted
+        self.status() == 0
+    }
+
+    /// The exit status.
+    fn status(&self) -> u8 {
+        if self.interrupted { INTERRUPTED } else { u8::from(self.sum.errors() != 0) }
     }
 
     /// The table.
@@ -206,11 +218,11 @@ impl Ran {
     }
 }
 
-/// Measures, and tells whether there were no errors.
+/// Measures; the exit status.
 ///
 /// # Errors
 /// Reason why nothing was measured.
-pub(crate) fn main(mut a: QuickArgs) -> Result<bool, String> {
+pub(crate) fn main(mut a: QuickArgs) -> Result<u8, String> {
     let (from, to) = (nids("--from", &a.from)?, nids("--to", &a.to)?);
     if !a.size.is_multiple_of(8) {
         return Err(format!(
@@ -231,9 +243,9 @@ pub(crate) fn main(mut a: QuickArgs) -> Result<bool, String> {
         Err(e) if json => out::line(json!({ "error": e })),
         Err(_) => Ok(()),
     };
-    let clean = ran.as_ref().is_ok_and(Ran::clean);
+    let status = ran.as_ref().map_or(1, Ran::status);
     c.close(ran.map(drop).and(said))?;
-    Ok(clean)
+    Ok(status)
 }
 
 /// A test of so many seconds between two nodes of this process, the first of which has its console in `seats`.
@@ -259,7 +271,7 @@ fn run(c: &mut Console, a: QuickArgs, title: String) -> Result<Ran, String> {
     let left = t.verb(&words("end_session"), false, |_| {}).map(drop);
     measured.and(left)?;
     let interrupted = t.c.is_interrupted();
-    if interrupted {
+    if sum.interrupted {
         out::note("interrupted: the rates are those until then");
     }
     Ok(Ran { title, sum, a, interrupted })

@@ -61,6 +61,8 @@ pub(super) struct Sum {
     /// Errors by node, before and after: BRW and PING checks, RPCs.
     before: BTreeMap<String, f64>,
     after: BTreeMap<String, f64>,
+    /// The looks were interrupted.
+    pub(super) interrupted: bool,
 }
 
 impl Sum {

@@ -26,7 +26,7 @@ use std::net::IpAddr;
 
 use fsm::Fsm;
 
-use super::aliases::Nids;
+use super::aliases::{Nids, OF_ONE};
 use super::api::Event;
 use super::command::header;
 use super::ops::OpKind;
@@ -480,7 +480,7 @@ impl Lnet {
         more.features = info.features;
         let wanted = info.features & cx.cfg.features() & PUSHERS == PUSHERS;
         let tell = wanted && more.told != self.discovery.info && more.untold < PUSHES && !cx.down;
-        let nids: Nids = info.nids().filter(|n| !self.is_own(*n)).collect();
+        let nids: Nids = info.nids().filter(|n| !self.is_own(*n)).take(OF_ONE).collect();
         // A node that does not know itself by the name that it answers to, or speaks from another address than that name's, is
         // taken for that name alone.
         if info.features & ping::FEAT_MULTI_RAIL != 0

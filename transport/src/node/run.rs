@@ -230,7 +230,7 @@ fn run_within(
                 down_since = None;
             }
             if order == Order::Leave || now > t || (down && (settled || !work.is_busy())) {
-                if !down {
+                if !down && order != Order::Leave {
                     tell_what_is_left(&nodes, drain);
                 }
                 break;

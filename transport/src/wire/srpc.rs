@@ -130,10 +130,15 @@ impl Name {
         Name(raw)
     }
 
-    /// The text up to its NUL.
+    /// The text up to its NUL. It is a peer's, and may be shown at a terminal: control characters are escaped.
     pub fn text(&self) -> String {
         let end = self.0.iter().position(|b| *b == 0).unwrap_or(NAME_LEN);
-        String::from_utf8_lossy(self.0.get(..end).unwrap_or_default()).into_owned()
+        let text = String::from_utf8_lossy(self.0.get(..end).unwrap_or_default());
+        let mut shown = String::with_capacity(text.len());
+        for c in text.chars() {
+            if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+        }
+        shown
     }
 }
 

@@ -127,3 +127,11 @@ fn a_session_gives_back_the_memory_of_its_units() {
         assert!(good(0) && (expires || good(1)), "{before:?} {most:?} {after:?}");
     }
 }
+
+/// A session's name is its maker's: nothing of it moves the cursor of a terminal, or begins a line.
+#[test]
+fn a_name_has_no_control_characters_where_it_is_shown() {
+    let shown = srpc::Name::new("\u{1b}[2J\r\nall's well\u{9b}").text();
+    assert_eq!(shown, r"\u{1b}[2J\r\nall's well\u{9b}");
+    assert_eq!(srpc::Name::new("käse@host-1.example").text(), "käse@host-1.example");
+}

@@ -210,14 +210,21 @@ pub(super) struct Stopping {
     waiting: bool,
     /// Next pause, in ns.
     pause: u64,
+    /// Members that are active still are waited for until then, in ns.
+    until: u64,
 }
+
+/// Longest wait for members whose batch is to stop, in ns: RPCs of kernels time out after 64 s.
+const STOP_WAIT: u64 = 100 * SEC;
 
 impl Stopping {
     pub(super) fn begin(desk: &mut Desk, batch: String, force: bool) -> Step {
         let Some(b) = desk.book.batch(&batch) else { return Step::End(no_batch(desk, &batch)) };
         let (number, nodes) = (b.id, b.nodes(Side::Client));
         let asked = request(desk, number, opc::STOP, 0, u32::from(force), &nodes);
-        let it = Box::new(Stopping { batch, number, nodes, told: false, waiting: false, pause: SEC / 50 });
+        let until = desk.now + STOP_WAIT;
+        let it =
+            Box::new(Stopping { batch, number, nodes, told: false, waiting: false, pause: SEC / 50, until });
         if asked.is_empty() { it.end(desk, 0) } else { Step::Ask(it, asked, TRANSACTION) }
     }
 
@@ -264,6 +271,17 @@ impl Doing for Stopping {
         }
         if rows.iter().all(|r| active(r) == Some(0)) {
             return self.end(desk, 0);
+        }
+        if desk.now >= self.until {
+            let busy = rows.iter().filter(|r| active(r) != Some(0)).map(|r| id(r.nid)).collect::<Vec<_>>();
+            let text = format!(
+                "stop batch {}: tests are active after {} s on {}; stop --force, or end_session, gives up what they wait for",
+                self.batch,
+                STOP_WAIT / SEC,
+                busy.join(", ")
+            );
+            desk.say(Report::Failed { text });
+            return Step::End(UNHEARD);
         }
         let until = desk.now + self.pause;
         self.pause = (self.pause * 2).min(SEC);

@@ -300,7 +300,21 @@ impl Engine {
     /// # Errors
     /// ENOENT: there is no such batch.
     pub(super) fn stop(&mut self, batch: u64, force: bool, ops: &mut Ops) -> Result<(), u32> {
-        let b = self.batches.iter().find(|b| b.id == batch).ok_or(ENOENT)?;
+        let at = self.batches.iter().position(|b| b.id == batch).ok_or(ENOENT)?;
+        if self.halt(at, force, ops) {
+            // Else a batch that is run and stopped again and again leaves more of them each time.
+            let units = &self.units;
+            let waits = |k: &Key| units.get(*k).is_some_and(|u| u.waits);
+            self.ready.retain(waits);
+            self.pausing.retain(|(_, k)| waits(k));
+        }
+        Ok(())
+    }
+
+    /// Stops the batch in place `at`; whether units of it stand in the queues still.
+    fn halt(&mut self, at: usize, force: bool, ops: &mut Ops) -> bool {
+        let mut queued = false;
+        let Some(b) = self.batches.get(at) else { return queued };
         for key in &b.tests {
             let Some(test) = self.tests.get_mut(*key) else { continue };
             if test.state.apply(TestEvent::Stop).is_none() && !force {
@@ -309,6 +323,7 @@ impl Engine {
             let Some(client) = test.client.as_mut() else { continue };
             for unit in &client.units {
                 let Some(u) = self.units.get_mut(*unit) else { continue };
+                queued |= u.waits;
                 if std::mem::take(&mut u.waits) && std::mem::take(&mut u.active) {
                     client.active = client.active.saturating_sub(1);
                 }
@@ -320,12 +335,7 @@ impl Engine {
                 let _ = test.state.apply(TestEvent::Done);
             }
         }
-        // Else a batch that is run and stopped again and again leaves more of them each time.
-        let units = &self.units;
-        let waits = |k: &Key| units.get(*k).is_some_and(|u| u.waits);
-        self.ready.retain(waits);
-        self.pausing.retain(|(_, k)| waits(k));
-        Ok(())
+        queued
     }
 
     /// Whether there is such a batch.
@@ -351,8 +361,8 @@ impl Engine {
 
     /// A session ends: its batches are stopped by force and forgotten. What comes of its RPCs finds no unit.
     pub(super) fn clear(&mut self, ops: &mut Ops) {
-        for id in self.batches.iter().map(|b| b.id).collect::<Vec<_>>() {
-            let _ = self.stop(id, true, ops);
+        for at in 0..self.batches.len() {
+            self.halt(at, true, ops);
         }
         (self.batches, self.tests) = (Vec::new(), Slab::new());
         (self.ready, self.pausing) = (VecDeque::new(), VecDeque::new());

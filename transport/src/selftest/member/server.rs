@@ -9,7 +9,7 @@ use crate::stream::slab::{Key, Slab};
 use crate::wire::srpc::{LnetCounters, Message, RpcCounters, TestReq};
 use crate::wire::{ByteOrder, Nid, ProcessId};
 
-use super::super::RDMA_PORTAL;
+use super::super::{RDMA_PORTAL, TEST_PORTAL};
 use crate::lnd::{Payload, Sink};
 
 /// The operation of an RPC, in its tag.
@@ -67,6 +67,8 @@ pub(super) enum Wait {
 pub(super) struct Served {
     /// Its place counts as this node's, which delivered it: sources cost nothing to invent.
     by: Nid,
+    /// It is a test service's.
+    test: bool,
     /// NID and process that the reply goes to.
     pub(super) peer: ProcessId,
     /// NID of ours that it leaves from.
@@ -84,6 +86,8 @@ pub(super) struct Served {
 pub(super) struct Server {
     app: AppId,
     most: usize,
+    /// RPCs of test services among them: the framework always has places left, or nobody could stop a test that takes all.
+    tests: usize,
     calls: Slab<Served>,
     by_peer: HashMap<Nid, u32>,
     pub(super) counters: RpcCounters,
@@ -91,7 +95,14 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn new(app: AppId, most: usize) -> Server {
-        Server { app, most, calls: Slab::new(), by_peer: HashMap::new(), counters: RpcCounters::default() }
+        Server {
+            app,
+            most,
+            tests: 0,
+            calls: Slab::new(),
+            by_peer: HashMap::new(),
+            counters: RpcCounters::default(),
+        }
     }
 
     /// Places for them.
@@ -106,9 +117,13 @@ impl Server {
     }
 
     /// Whether one more RPC of the peer may be held: half of the places are anybody's, of the rest a peer leaves as many
-    /// free as it holds, so that some who never read their replies do not keep the others from being served.
-    fn admits(&self, peer: Nid) -> bool {
+    /// free as it holds, so that some who never read their replies do not keep the others from being served. An eighth is the
+    /// framework's alone.
+    fn admits(&self, peer: Nid, test: bool) -> bool {
         let used = self.calls.len();
+        if test && self.tests >= self.most - self.most / 8 {
+            return false;
+        }
         let own = || self.by_peer.get(&peer).copied().unwrap_or(0) as usize;
         used < self.most && (used < self.most / 2 || own() < self.most - used)
     }
@@ -122,13 +137,15 @@ impl Server {
         wait: Wait,
     ) -> Option<Key> {
         let (rpyid, order) = (request.body.rpyid()?, request.order);
-        if !self.admits(p.sender) {
+        let test = p.portal == TEST_PORTAL;
+        if !self.admits(p.sender, test) {
             self.dropped();
             return None;
         }
+        self.tests += usize::from(test);
         *self.by_peer.entry(p.sender).or_insert(0) += 1;
         let peer = ProcessId { nid: p.source, pid: p.initiator.pid };
-        Some(self.calls.insert(Served { by: p.sender, peer, dest: p.dest, rpyid, order, reply, wait }))
+        Some(self.calls.insert(Served { by: p.sender, test, peer, dest: p.dest, rpyid, order, reply, wait }))
     }
 
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Served> {
@@ -138,6 +155,7 @@ impl Server {
     /// An RPC has ended.
     pub(super) fn release(&mut self, key: Key) -> Option<Served> {
         let call = self.calls.remove(key)?;
+        self.tests -= usize::from(call.test);
         if let Some(n) = self.by_peer.get_mut(&call.by) {
             *n = n.saturating_sub(1);
             if *n == 0 {
@@ -205,6 +223,52 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lnd::Data;
+    use crate::lnet::MeId;
+    use crate::selftest::FRAMEWORK_PORTAL;
+    use crate::wire::srpc::{Body, Sid};
+
+    /// Peers that never read fill the test services' places, be they ever so many; the framework still answers.
+    #[test]
+    fn tests_leave_places_to_the_framework() {
+        let nid = |n: usize| Nid::tcp(std::net::Ipv4Addr::from(0x0a00_0000 + n as u32).into(), 0);
+        for most in [1, 2, 8, 100, 8192] {
+            let app = AppId::new(1).unwrap();
+            let mut s = Server::new(app, most);
+            let put = |s: &mut Server, n: usize, portal| {
+                let (source, initiator) = (nid(n), ProcessId::lustre(nid(n)));
+                let p = PutEvent {
+                    tag: 0,
+                    me: MeId(0),
+                    status: Ok(()),
+                    initiator,
+                    source,
+                    dest: nid(0),
+                    sender: source,
+                    portal,
+                    match_bits: 0,
+                    hdr_data: 0,
+                    rlength: 0,
+                    mlength: 0,
+                    offset: 0,
+                    data: Data::Discarded,
+                    unlinked: None,
+                };
+                let debug = || Message::new(1, Body::Debug { rpyid: 7, sid: Sid::INVALID, flags: 0 });
+                s.hold(&p, &debug(), debug(), Wait::Nothing)
+            };
+            let all: Vec<Key> = (0..2 * most).filter_map(|n| put(&mut s, n, TEST_PORTAL)).collect();
+            assert_eq!(all.len(), most - most / 8);
+            let mut framework = 0;
+            while put(&mut s, 10_000 + framework, FRAMEWORK_PORTAL).is_some() {
+                framework += 1;
+            }
+            assert_eq!(framework, most / 8);
+            // Places that come free serve tests again.
+            all.into_iter().for_each(|k| drop(s.release(k)));
+            assert!(put(&mut s, 1, TEST_PORTAL).is_some());
+        }
+    }
 
     #[test]
     fn a_tag_names_the_rpc_and_its_part() {
