@@ -53,14 +53,17 @@ pub struct Growth {
     pub level: bool,
 }
 
-/// Least-squares slope of `y` over `x`; 0 for fewer than two different `x`.
+/// Slope that six in ten of all pairs of points have at least, `x` rising; 0 for fewer than two. As Theil's and Sen's, which
+/// takes the median: but a single step in the middle, as when a burst takes a pool to a new height, is in half of the pairs.
+/// Growth that goes on is in nearly all.
 fn slope(points: &[(f64, f64)]) -> f64 {
-    let n = points.len() as f64;
-    let mean = |f: fn(&(f64, f64)) -> f64| points.iter().map(f).sum::<f64>() / n.max(1.0);
-    let (mx, my) = (mean(|p| p.0), mean(|p| p.1));
-    let var: f64 = points.iter().map(|p| (p.0 - mx).powi(2)).sum();
-    let cov: f64 = points.iter().map(|p| (p.0 - mx) * (p.1 - my)).sum();
-    if var > 0.0 { cov / var } else { 0.0 }
+    // Of an hour of seconds every fourth is enough.
+    let points: Vec<_> = points.iter().step_by(points.len().div_ceil(1000).max(1)).collect();
+    let rest = |n: usize| points.iter().skip(n + 1);
+    let pairs = points.iter().enumerate().flat_map(|(n, a)| rest(n).map(move |b| (b.1 - a.1) / (b.0 - a.0)));
+    let mut slopes: Vec<f64> = pairs.filter(|s| s.is_finite()).collect();
+    let at = slopes.len() * 2 / 5;
+    if slopes.is_empty() { 0.0 } else { *slopes.select_nth_unstable_by(at, f64::total_cmp).1 }
 }
 
 /// Judges samples of a run that took `secs` seconds.
@@ -202,6 +205,18 @@ mod tests {
         let g = run(|i| 40 * MB + i.min(10) * MB + (i % 7) * 4096);
         assert!(g.level, "{}", g.table());
         assert!(g.table().contains("no growth"));
+    }
+
+    #[test]
+    fn a_single_step_is_level_and_many_are_not() {
+        for at in 13..60 {
+            let g = run(|i| 10 * MB + if i < at { 0 } else { 2 * MB } + (i % 3) * 4096);
+            assert!(g.level, "at {at} s: {}", g.table());
+        }
+        for every in [5, 10, 20] {
+            let g = run(|i| 10 * MB + i / every * MB / 2);
+            assert!(!g.level, "every {every} s: {}", g.table());
+        }
     }
 
     #[test]

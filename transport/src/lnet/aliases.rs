@@ -26,6 +26,14 @@ const CONTESTED: usize = 1024;
 /// NIDs as they are kept, the primary one first.
 pub(crate) type Nids = SmallVec<[Nid; 4]>;
 
+/// NIDs that the node of one of them, at that NID's own address, says it has.
+#[derive(Clone, Debug)]
+pub(crate) struct Claim {
+    pub(super) speaker: Nid,
+    pub(super) host: IpAddr,
+    pub(super) nids: Nids,
+}
+
 #[derive(Debug)]
 struct Told {
     nids: Nids,

@@ -22,11 +22,10 @@
 //! its way. A push that fails has the peer asked again with the next message, and is not repeated for ever.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
 
 use fsm::Fsm;
 
-use super::aliases::{Nids, OF_ONE};
+use super::aliases::{Claim, Nids, OF_ONE};
 use super::api::Event;
 use super::command::header;
 use super::ops::OpKind;
@@ -200,14 +199,6 @@ impl Peer {
             })
         })
     }
-}
-
-/// NIDs that the node of one of them, at that NID's own address, says it has.
-#[derive(Clone, Debug)]
-pub(crate) struct Claim {
-    pub(super) speaker: Nid,
-    pub(super) host: IpAddr,
-    pub(super) nids: Nids,
 }
 
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! Messages between the shards of a node: a peer's home is rarely the owner of a portal.
 
+use super::aliases::Claim;
 use super::api::Op;
-use super::discovery::Claim;
 use super::{GetGrant, MatchReq, Msg, PutGrant, Verdict};
 use crate::lnd::{AppId, Data, LnetError, NiId, Sink, Ticket};
 use crate::stream::ShardId;
