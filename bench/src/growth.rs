@@ -1,7 +1,7 @@
-//! Growth of a run: memory sampled while nodes work, and a line fitted through it.
+//! Growth of a run: memory sampled while nodes work, and its slope.
 //!
 //! Each of the samples reaches a level in the warm-up (pools, tables and queues take the size that the work
-//! needs) and should stay there. The verdict looks at the fitted slope over the whole window, not at single
+//! needs) and should stay there. The verdict looks at the slope over the whole window, not at single
 //! samples: the allocator and the kernel take and give pages in steps.
 
 use std::sync::atomic::Ordering;
@@ -43,9 +43,9 @@ pub struct Growth {
     pub samples: Vec<Sample>,
     /// Samples from here on count.
     pub warm_s: f64,
-    /// Fitted slope after warm-up, in bytes a second.
+    /// Slope after warm-up, in bytes a second.
     pub slope: f64,
-    /// Fitted growth from warm-up to the end, in bytes.
+    /// Growth by it from warm-up to the end, in bytes.
     pub grown: f64,
     /// Bytes for each message that arrived in that time.
     pub per_message: f64,
