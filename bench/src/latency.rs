@@ -83,18 +83,9 @@ impl Latency {
             let [low, high] = r.range;
             t += &format!("  {:<46} {:>8.3} {low:>10.3} {high:>10.3}  {}\n", r.name, r.median, r.unit);
         }
-        let lost = if self.nothing_lost { "nothing lost" } else { "SOMETHING WAS LOST" };
-        t + &format!(
-            "  {lost}; medians of {} on {}; load {:.1} before, {:.1} after; {} ({} cores), {}, {}\n",
-            many(self.rounds.len() as u64, "round"),
-            many(self.ran_on.lcores as u64, "lcore"),
-            self.load[0],
-            self.load[1],
-            self.ran_on.cpu,
-            self.ran_on.cores,
-            self.ran_on.dpdk,
-            self.ran_on.memory
-        )
+        let on = many(self.ran_on.lcores as u64, "lcore");
+        let what = format!("medians of {} on {on}", many(self.rounds.len() as u64, "round"));
+        t + &self.ran_on.foot(self.nothing_lost, &what, self.load)
     }
 }
 

@@ -103,17 +103,8 @@ impl Rate {
         if let Some(r) = self.ratio {
             t += &format!("  the first to the last within a round: {r:.2} x\n");
         }
-        let lost = if self.nothing_lost { "nothing lost" } else { "SOMETHING WAS LOST" };
-        t + &format!(
-            "  {lost}; medians of {}; load {:.1} before, {:.1} after; {} ({} cores), {}, {}\n",
-            many(self.rounds.into(), "round"),
-            self.load[0],
-            self.load[1],
-            self.ran_on.cpu,
-            self.ran_on.cores,
-            self.ran_on.dpdk,
-            self.ran_on.memory
-        )
+        let what = format!("medians of {}", many(self.rounds.into(), "round"));
+        t + &self.ran_on.foot(self.nothing_lost, &what, self.load)
     }
 }
 

@@ -195,6 +195,15 @@ pub struct RanOn {
 }
 
 impl RanOn {
+    /// The last line of a table: whether all arrived, `what` more there is to say, the load before and after, and where.
+    pub fn foot(&self, nothing_lost: bool, what: &str, [before, after]: [f64; 2]) -> String {
+        let lost = if nothing_lost { "nothing lost" } else { "SOMETHING WAS LOST" };
+        let RanOn { cpu, cores, dpdk, memory, .. } = self;
+        format!(
+            "  {lost}; {what}; load {before:.1} before, {after:.1} after; {cpu} ({cores} cores), {dpdk}, {memory}\n"
+        )
+    }
+
     /// The machine as the system tells it.
     pub fn look() -> RanOn {
         let read = |p: &str| std::fs::read_to_string(p).unwrap_or_default();

@@ -8,7 +8,7 @@ use bench::ctl::{Ctl, Traffic};
 use bench::measure::{stretch, wait_for};
 use bench::pair::NothingLost;
 use bench::repeat::median;
-use bench::report::RanOn;
+use bench::report::{RanOn, many};
 use bench::selftest::{Case, Orders, Sample, Serving, Tester, measure};
 use bench::sock::{self, SockPair};
 use bench::tcp::load;
@@ -290,20 +290,12 @@ impl Selftest {
         t += &times("BRW write 4 KiB a second, one lcore, to kernel sockets", self.small);
         t += &times("BRW write 4 KiB a second, two lcores, to kernel sockets", self.small_two);
         t += &times("BRW write 4 KiB a CPU-second, one lcore, to kernel sockets", self.small_per_cpu);
-        let lost = if self.nothing_lost { "nothing lost" } else { "SOMETHING WAS LOST" };
-        t + &format!(
-            "  {lost}; {} payload bytes copied on sending, {} on receiving over the link; medians of {} rounds; load {:.1} before, {:.1} \
-             after; {} ({} cores), {}, {}\n",
-            self.copied[0],
-            self.copied[1],
-            self.rounds,
-            self.load[0],
-            self.load[1],
-            self.ran_on.cpu,
-            self.ran_on.cores,
-            self.ran_on.dpdk,
-            self.ran_on.memory
-        )
+        let [out, back] = self.copied;
+        let rounds = many(self.rounds.into(), "round");
+        let what = format!(
+            "{out} payload bytes copied on sending, {back} on receiving over the link; medians of {rounds}"
+        );
+        t + &self.ran_on.foot(self.nothing_lost, &what, self.load)
     }
 }
 

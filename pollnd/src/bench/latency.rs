@@ -1,20 +1,18 @@
 //! `pollnd bench latency`: one small message at a time, against the bare link and kernel sockets.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bench::ctl::{Ctl, Traffic};
 use bench::latency::{Latency, Round, figures};
-use bench::measure::{MeasureError, last_rtt, stretch, wait_for};
 use bench::pair::NothingLost;
 use bench::report::RanOn;
 use bench::sock::{self, SockPair};
 use bench::tcp::load;
 use bench::workload::{ClientConfig, Intake};
 use clap::Args;
-use transport::node::NodeEnd;
 use transport::node::sock::IdleMode;
 
+use super::small::{VirtioLink, one};
 use super::{live, print};
 use crate::args::common::OverLink;
 use crate::args::values::{number, seconds};
@@ -38,52 +36,16 @@ pub(crate) struct LatencyArgs {
     pub(crate) over: OverLink,
 }
 
-/// The median round trip of a pair of nodes, in us; takes it down.
-fn p50(
-    ctl: &Ctl,
-    secs: f64,
-    lost: &mut Vec<NothingLost>,
-    stop: impl FnOnce() -> Result<(Vec<NodeEnd>, u64), String>,
-) -> Result<f64, String> {
-    let go = || -> Result<f64, MeasureError> {
-        wait_for(ctl, "the server", 10, || ctl.ready.load(Ordering::Acquire))?;
-        stretch(ctl, Traffic::Rtt, secs, &mut |_| ())?;
-        wait_for(ctl, "the histogram", 5, || ctl.rtt.lock().is_ok_and(|r| r.is_some()))?;
-        Ok(last_rtt(ctl).p50_us)
-    };
-    let took = go();
-    let (ends, left) = stop()?;
-    lost.push(NothingLost::of(ctl, &ends).and_left(left));
-    took.map_err(|e| e.to_string())
-}
-
 fn sockets(a: &LatencyArgs, lost: &mut Vec<NothingLost>) -> Result<f64, String> {
     let ctl = Arc::new(Ctl::default());
     let client = ClientConfig::default();
     let p = SockPair { idle: IdleMode::Spin, intake: Intake::Lent, client, peer_credits: 8 };
     let running = sock::start(p, ctl.clone())?;
-    p50(&ctl, a.seconds, lost, || running.stop().map(|e| (e, 0)))
-}
-
-/// The link: its EAL, and whether one lcore has both ends.
-#[cfg(feature = "dpdk")]
-struct VirtioLink {
-    eal: dataplane::dpdk::Eal,
-    one: bool,
+    Ok(one(&ctl, (Traffic::Rtt, a.seconds), lost, || running.stop().map(|e| (e, 0)))?.1.p50_us)
 }
 
 #[cfg(feature = "dpdk")]
 impl VirtioLink {
-    fn new(a: &LatencyArgs, on: &mut RanOn) -> Result<VirtioLink, String> {
-        use bench::pair::Threads;
-
-        let eal = pairs::eal(&a.over.dpdk)?;
-        pairs::tell(&eal, on);
-        let one = pairs::threads(a.one_lcore)?.0 == Threads::One;
-        on.lcores = if one { 1 } else { 2 };
-        Ok(VirtioLink { eal, one })
-    }
-
     fn round(&self, a: &LatencyArgs, lost: &mut Vec<NothingLost>) -> Result<Round, String> {
         use std::time::Duration;
 
@@ -97,46 +59,31 @@ impl VirtioLink {
         let floor = bare::round_trip(&self.eal, &dir, cfg.mtu, threads, &enter, time)?;
         let ctl = Arc::new(Ctl::default());
         let l = link::start(&self.eal, &dir, cfg, &ctl, &enter, idle)?;
-        let nodes = p50(&ctl, a.seconds, lost, || {
+        let (_, nodes) = one(&ctl, (Traffic::Rtt, a.seconds), lost, || {
             let end = l.stop()?;
             Ok((end.nodes, end.buffers_left))
         })?;
         Ok(Round {
             cores: floor.cores.map(|r| r.p50_us),
             bare: Some(floor.link.p50_us),
-            nodes: Some(nodes),
+            nodes: Some(nodes.p50_us),
             ..Round::default()
         })
     }
-
-    fn close(self) {
-        pairs::clean_up(&self.eal);
-    }
 }
-
-/// There is none.
-#[cfg(not(feature = "dpdk"))]
-enum VirtioLink {}
 
 #[cfg(not(feature = "dpdk"))]
 impl VirtioLink {
-    fn new(_: &LatencyArgs, _: &mut RanOn) -> Result<VirtioLink, String> {
-        Err("this pollnd was built without DPDK: `pollnd bench latency --sockets-only` measures kernel sockets alone"
-            .into())
-    }
     fn round(&self, _: &LatencyArgs, _: &mut Vec<NothingLost>) -> Result<Round, String> {
         match *self {}
-    }
-    fn close(self) {
-        match self {}
     }
 }
 
 pub(super) fn main(a: &LatencyArgs) -> Result<(), String> {
     let bar = live(&a.over.out);
     let mut on = RanOn::look();
-    (on.dpdk, on.memory, on.lcores) = ("DPDK not used".into(), "ordinary pages".into(), 0);
-    let link = if a.over.sockets_only { None } else { Some(VirtioLink::new(a, &mut on)?) };
+    on.lcores = 0;
+    let link = VirtioLink::of(&a.over, a.one_lcore, &mut on)?;
     let (mut rounds, mut lost, before) = (Vec::new(), Vec::new(), load());
     for n in 1..=a.rounds {
         bar.set_message(format!("round {n} of {}", a.rounds));

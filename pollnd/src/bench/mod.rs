@@ -8,6 +8,7 @@ mod many;
 mod memory;
 mod rate;
 mod repeat;
+mod small;
 mod tcp;
 
 use clap::{Args, Subcommand};

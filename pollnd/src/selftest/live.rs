@@ -31,7 +31,7 @@ impl Live {
         let block = self.block(p);
         let up = if self.drawn > 0 { format!("\x1b[{}A\x1b[J", self.drawn) } else { String::new() };
         self.drawn = block.lines().count();
-        // What is too wide is cut by the terminal: a line that it breaks would be two of those to go up.
+        // Text that is too wide is cut by the terminal: a line that it breaks would be two of those to go up.
         out::text(format!("{up}\x1b[?7l{block}\x1b[?7h"))
     }
 

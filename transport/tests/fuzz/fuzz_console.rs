@@ -1,6 +1,6 @@
 //! Command lines of lnet_selftest's console, changed and cut, against two members (docs/selftest.md).
 //!
-//! What must hold: no panic; each line ends, once, with a status, and one that failed says why; nothing goes out that stops
+//! Invariants: no panic; each line ends, once, with a status, and one that failed says why; nothing goes out that stops
 //! a kernel (docs/protocol/selftest.md §6); when the session has ended nothing is under way and every entry is gone.
 
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Ping infos, as answers to our pings and as pushes: valid ones, some changed, cut short or too long, and noise
 //! (docs/protocol/lnet.md §6).
 //!
-//! What must hold: no panic; an info that is taken reads the same when it is written again; every push is acknowledged
+//! Invariants: no panic; an info that is taken reads the same when it is written again; every push is acknowledged
 //! once, with no more than there is room for; a peer is not asked more often than it has a reason for; of names no more are kept
 //! than one peer may have; what applications ask for ends; and when the peer is gone everything is home.
 

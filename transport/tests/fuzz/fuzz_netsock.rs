@@ -2,7 +2,7 @@
 //!
 //! A machine among peers that send packets of all kinds, whole, changed, cut or late.
 //!
-//! What must hold: no panic; a buffer ends once, with pages home; when all is over nothing is out; what is taken is written back bit for bit and keeps its rules; a name that is taken names the
+//! Invariants: no panic; a buffer ends once, with pages home; when all is over nothing is out; what is taken is written back bit for bit and keeps its rules; a name that is taken names the
 //! address that it prints.
 
 use std::net::SocketAddr;

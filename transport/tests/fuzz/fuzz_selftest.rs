@@ -2,7 +2,7 @@
 //! changed, cut short or of the wrong service; sessions, tests and batches in any order; answers to what it asks that are
 //! right, wrong or never come (docs/protocol/selftest.md).
 //!
-//! What must hold: no panic; what is under way is bounded; whatever came before, the framework and, after a test for a
+//! Invariants: no panic; what is under way is bounded; whatever came before, the framework and, after a test for a
 //! server, both services answer; when the peers are silent everything comes home.
 
 use std::collections::VecDeque;
