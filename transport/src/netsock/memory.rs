@@ -52,6 +52,36 @@ impl RecvVec {
         })
     }
 
+    /// `len` bytes from `offset`, as far as there are runs, in parts.
+    pub fn range(&self, offset: u64, len: u64) -> impl Iterator<Item = &[u8]> {
+        let (mut skip, mut left) = (offset, len);
+        self.runs.iter().filter_map(move |r| {
+            let from = skip.min(r.len() as u64);
+            let n = left.min(r.len() as u64 - from);
+            skip -= from;
+            left -= n;
+            r.bytes().get(from as usize..(from + n) as usize).filter(|b| !b.is_empty())
+        })
+    }
+
+    /// Copies `from` to `offset`; gives the bytes for which there was room. What came reaches to their end then, or further.
+    pub fn store(&mut self, offset: u64, from: &[u8]) -> u64 {
+        let (mut skip, mut stored) = (offset, 0);
+        for run in &mut self.runs {
+            let begin = skip.min(run.len() as u64);
+            skip -= begin;
+            let Some(room) = run.bytes_mut().get_mut(begin as usize..) else { break };
+            let rest = from.get(stored..).unwrap_or_default();
+            let n = rest.len().min(room.len());
+            if let (Some(room), Some(rest)) = (room.get_mut(..n), rest.get(..n)) {
+                room.copy_from_slice(rest);
+            }
+            stored += n;
+        }
+        self.filled = self.filled.max(offset + stored as u64);
+        stored as u64
+    }
+
     /// Room for the next bytes, at most `most` of them, in one part; empty when it is full.
     fn room(&mut self, most: u64) -> &mut [u8] {
         while self.runs.get(self.at.0).is_some_and(|r| r.len() <= self.at.1) {
@@ -117,7 +147,7 @@ impl Sink {
     }
 
     /// Forgets what came.
-    pub(super) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         match self {
             Sink::Into(v) => v.reset(),
             Sink::Lend { pieces, .. } => pieces.clear(),
@@ -186,5 +216,9 @@ mod tests {
         assert!(v.room(1).is_empty());
         v.reset();
         assert_eq!((v.parts().count(), v.room(100).len()), (0, 3));
+        assert_eq!((v.store(2, &[20, 30, 40, 50]), v.store(7, &[70, 80, 90]), v.filled()), (4, 2, 9));
+        assert_eq!(v.range(2, 4).collect::<Vec<_>>().concat(), [20, 30, 40, 50]);
+        assert_eq!(v.range(7, 9).collect::<Vec<_>>().concat(), [70, 80]);
+        assert_eq!((v.store(9, &[1]), v.range(9, 1).count()), (0, 0));
     }
 }

@@ -82,7 +82,7 @@ impl<T> Mailbox<T> {
 }
 
 /// A pair of rings between an application's thread and an lcore. See [`app`](super::app).
-pub(super) struct Lines<O, E> {
+pub(crate) struct Lines<O, E> {
     ops: ArrayQueue<O>,
     events: ArrayQueue<E>,
     gone: AtomicBool,
@@ -90,41 +90,41 @@ pub(super) struct Lines<O, E> {
 
 impl<O, E> Lines<O, E> {
     /// Rings for `depth` operations and events.
-    pub(super) fn new(depth: usize) -> Lines<O, E> {
+    pub(crate) fn new(depth: usize) -> Lines<O, E> {
         Lines { ops: ArrayQueue::new(depth), events: ArrayQueue::new(depth), gone: AtomicBool::new(false) }
     }
 
     /// The thread asks for something; it has it back when the ring is full.
-    pub(super) fn submit(&self, op: O) -> Result<(), O> {
+    pub(crate) fn submit(&self, op: O) -> Result<(), O> {
         self.ops.push(op)
     }
 
     /// The thread hears the next event.
-    pub(super) fn event(&self) -> Option<E> {
+    pub(crate) fn event(&self) -> Option<E> {
         self.events.pop()
     }
 
     /// The thread asks no more and hears no more.
-    pub(super) fn leave(&self) {
+    pub(crate) fn leave(&self) {
         self.gone.store(true, Ordering::Release);
     }
 
     /// Whether the thread has left.
-    pub(super) fn gone(&self) -> bool {
+    pub(crate) fn gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)
     }
 }
 
 /// The lcore's end of a pair of rings.
-pub(super) struct Served<O, E> {
-    pub(super) lines: Arc<Lines<O, E>>,
+pub(crate) struct Served<O, E> {
+    pub(crate) lines: Arc<Lines<O, E>>,
     /// Events that the ring had no room for. While there are any, no new operation is taken.
-    pub(super) backlog: VecDeque<E>,
+    pub(crate) backlog: VecDeque<E>,
 }
 
 impl<O, E> Served<O, E> {
     /// Hands over what waits, then takes up to `most` operations; gives how much it did.
-    pub(super) fn turn(&mut self, most: usize, mut take: impl FnMut(O)) -> usize {
+    pub(crate) fn turn(&mut self, most: usize, mut take: impl FnMut(O)) -> usize {
         let mut n = 0;
         while let Some(ev) = self.backlog.pop_front() {
             if self.lines.gone() {
@@ -145,7 +145,7 @@ impl<O, E> Served<O, E> {
     }
 
     /// Hands over an event, behind those that wait.
-    pub(super) fn deliver(&mut self, ev: E) {
+    pub(crate) fn deliver(&mut self, ev: E) {
         if self.lines.gone() {
             return;
         }

@@ -23,7 +23,7 @@ mod conn_state;
 #[cfg(feature = "node")]
 mod counters;
 #[cfg(feature = "node")]
-mod handover;
+pub(crate) mod handover;
 #[cfg(feature = "node")]
 pub mod inspect;
 #[cfg(feature = "node")]
