@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 type Names = BTreeSet<String>;
 
 /// Room -> the rooms that it may name.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("wire", &[]),
     ("hash", &[]),
     ("sync", &[]),
@@ -17,8 +17,9 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("socklnd", &["lnd", "stream", "wire", "hash"]),
     ("lnet", &["lnd", "stream", "wire", "hash"]),
     ("node", &["lnet", "socklnd", "lnd", "stream", "wire", "hash", "sync"]),
+    ("net", &["node", "lnet", "netsock", "lnd", "stream", "wire", "hash"]),
     ("selftest", &["node", "lnet", "lnd", "stream", "wire"]),
-    ("testing", &["selftest", "node", "lnet", "socklnd", "netsock", "lnd", "stream", "wire"]),
+    ("testing", &["selftest", "net", "node", "lnet", "socklnd", "netsock", "lnd", "stream", "wire"]),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {

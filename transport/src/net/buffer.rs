@@ -1,0 +1,149 @@
+//! Buffers, their memory and their descriptors.
+
+use arrayvec::ArrayVec;
+use hugepages::PageSlice;
+
+use super::{BufId, NetError, Sink};
+use crate::netsock::{Piece, RecvVec};
+use crate::stream::Pages;
+
+/// Bytes of the longest descriptor that is looked at.
+const DESC_MAX: usize = 64;
+/// Memory is broken here into the segments that are counted.
+const PAGE: u64 = 4096;
+
+/// Memory of a buffer.
+#[derive(Debug)]
+pub enum Memory {
+    /// Pages to send, by reference.
+    Send(Pages),
+    /// Runs that payload is copied into once, or receive buffers that are lent.
+    Recv(Sink),
+}
+
+impl Memory {
+    /// Its size in bytes.
+    pub fn size(&self) -> u64 {
+        match self {
+            Memory::Send(pages) => pages.iter().map(|p| u64::from(p.len())).sum(),
+            Memory::Recv(sink) => sink.size(),
+        }
+    }
+
+    /// Segments, broken at page boundaries.
+    pub(super) fn segments(&self) -> u64 {
+        let pages = |off: u64, len: u64| (off % PAGE + len).div_ceil(PAGE);
+        match self {
+            Memory::Send(all) => all.iter().map(|p| pages(p.off().into(), p.len().into())).sum(),
+            Memory::Recv(Sink::Into(v)) => v.runs().iter().map(|r| pages(0, r.len() as u64)).sum(),
+            Memory::Recv(Sink::Lend { most, .. }) => pages(0, *most),
+        }
+    }
+
+    /// `len` bytes of pages to send; `None` of memory to receive into.
+    pub(super) fn pages(&self, len: u64) -> Option<Pages> {
+        let Memory::Send(pages) = self else { return None };
+        let mut left = len;
+        let part = |p: &PageSlice| {
+            let n = left.min(p.len().into());
+            left -= n;
+            if n > 0 { p.slice(0, n as u32) } else { None }
+        };
+        Some(pages.iter().filter_map(part).collect())
+    }
+
+    /// The bytes from `offset` on that came, `len` of them, in parts.
+    pub fn range(&self, offset: u64, len: u64) -> impl Iterator<Item = &[u8]> {
+        let (mut into, mut lent): (Option<&RecvVec>, &[Piece]) = (None, &[]);
+        match self {
+            Memory::Recv(Sink::Into(v)) => into = Some(v),
+            Memory::Recv(Sink::Lend { pieces, .. }) => lent = pieces,
+            Memory::Send(_) => {}
+        }
+        let (mut skip, mut left) = (offset, len);
+        let lent = lent.iter().filter_map(move |p| {
+            let size = p.bytes().len() as u64;
+            let from = skip.min(size);
+            let n = left.min(size - from);
+            skip -= from;
+            left -= n;
+            p.bytes().get(from as usize..(from + n) as usize).filter(|b| !b.is_empty())
+        });
+        into.map(|v| v.range(offset, len)).into_iter().flatten().chain(lent)
+    }
+}
+
+/// A registered buffer that is its owner's. [`Domain::add`](super::Domain::add) queues it, and its last event gives it back.
+#[derive(Debug)]
+pub struct Buffer {
+    pub(super) domain: u64,
+    pub(super) id: BufId,
+    pub(super) size: u64,
+    pub(super) mem: Memory,
+}
+
+impl Buffer {
+    /// Its name.
+    pub fn id(&self) -> BufId {
+        self.id
+    }
+
+    /// Its size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Its memory.
+    pub fn mem(&self) -> &Memory {
+        &self.mem
+    }
+
+    /// Its bytes from `offset`, `len` of them, in parts.
+    pub fn bytes(&self, offset: u64, len: u64) -> impl Iterator<Item = &[u8]> {
+        self.mem.range(offset, len)
+    }
+
+    /// Forgets what came: receive buffers that are lent go home.
+    pub fn clear(&mut self) {
+        if let Memory::Recv(sink) = &mut self.mem {
+            sink.reset();
+        }
+    }
+
+    /// Exchanges pages to send for others of the same size.
+    ///
+    /// # Errors
+    /// [`NetError::Length`] gives nothing up: `pages` are other memory.
+    pub fn refill(&mut self, pages: Pages) -> Result<Pages, NetError> {
+        let len = pages.iter().map(|p| u64::from(p.len())).sum();
+        match &mut self.mem {
+            Memory::Send(old) if len == self.size => Ok(std::mem::replace(old, pages)),
+            Memory::Send(_) => Err(NetError::Length { what: "pages", len, size: self.size }),
+            Memory::Recv(_) => Err(NetError::Memory { has: "receive into", wants: "send" }),
+        }
+    }
+}
+
+/// A buffer descriptor: bytes that the transport of the passive side made, to be passed on as they are.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Desc(ArrayVec<u8, DESC_MAX>);
+
+impl Desc {
+    /// A descriptor that a peer has passed on.
+    ///
+    /// # Errors
+    /// [`NetError::LongDesc`] over 64 bytes.
+    pub fn new(bytes: &[u8]) -> Result<Desc, NetError> {
+        ArrayVec::try_from(bytes).map(Desc).map_err(|_| NetError::LongDesc(bytes.len()))
+    }
+
+    /// Of the 48 bytes that a transport made.
+    pub(super) fn of(bytes: [u8; crate::wire::netsock::BDESC_LEN]) -> Desc {
+        Desc(bytes.into_iter().collect())
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}

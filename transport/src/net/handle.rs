@@ -1,0 +1,209 @@
+//! A domain for a thread: calls and events over a pair of rings. Neither waits for the other.
+//!
+//! A call that has a result has a tag, which comes back with it. Times in calls are of the shard's clock, in ns.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::{
+    Added, BufId, Buffer, Domain, EpId, Event, Memory, NetApp, NetError, Queue, QueueStats, Request, TmId,
+    Unadded, Unregistered, Xprt,
+};
+use crate::node::handover::{Lines, Served};
+
+/// Calls taken from the ring at a time, so that one thread cannot hold the lcore.
+const CALLS_A_TURN: usize = 64;
+/// Longest time for which an lcore may sleep while there is a thread, in ns: no ring wakes one that waits for its sockets.
+const PATIENCE: u64 = 50_000;
+/// The same for so long after a call or an event, in ns: the next one is likely to be near.
+const BRISK: u64 = 1_000;
+const BRISK_FOR: u64 = 100_000;
+
+/// A call of a thread.
+#[derive(Debug)]
+pub enum Call {
+    /// [`Domain::register`]; gives [`Heard::Registered`].
+    Register(u64, Memory),
+    /// [`Domain::deregister`]; gives [`Heard::Deregistered`].
+    Deregister(u64, Buffer),
+    /// Makes a machine and starts it at a name; gives [`Heard::Machine`], and an event once it is started.
+    Start(u64, Box<str>),
+    /// [`Domain::stop`]; an event follows.
+    Stop(TmId, bool),
+    /// [`Domain::tm_fini`]; gives [`Heard::Gone`].
+    Fini(u64, TmId),
+    /// [`Domain::ep_create`]; gives [`Heard::EndPoint`].
+    EpCreate(u64, TmId, Box<str>),
+    /// [`Domain::ep_put`].
+    EpPut(EpId),
+    /// [`Domain::ep_name`]; gives [`Heard::Name`].
+    EpName(u64, EpId),
+    /// [`Domain::stats`], set to zero if so; gives [`Heard::Stats`].
+    Stats(u64, TmId, Queue, bool),
+    /// [`Domain::add`]; gives [`Heard::Added`].
+    Add(u64, TmId, Buffer, Request, Option<u64>),
+    /// [`Domain::del`]; the buffer's last event follows in any case.
+    Del(BufId),
+}
+
+/// A result or an event for a thread.
+#[derive(Debug)]
+pub enum Heard {
+    /// Memory was registered.
+    Registered(u64, Result<Buffer, Unregistered>),
+    /// A buffer was deregistered.
+    Deregistered(u64, Result<Memory, Buffer>),
+    /// A machine starts.
+    Machine(u64, Result<TmId, NetError>),
+    /// A machine was taken away.
+    Gone(u64, Result<(), NetError>),
+    /// An end-point, with a reference.
+    EndPoint(u64, Result<EpId, NetError>),
+    /// The name of an end-point.
+    Name(u64, Result<String, NetError>),
+    /// The statistics of a queue.
+    Stats(u64, Result<QueueStats, NetError>),
+    /// A buffer was queued.
+    Added(u64, Result<Added, Unadded>),
+    /// An event. The end-point that a message came from has a reference, which the thread gives back ([`Call::EpPut`]).
+    Event(Event),
+}
+
+/// A thread's handle on a domain.
+pub struct NetHandle {
+    rings: Arc<Lines<Call, Heard>>,
+}
+
+impl NetHandle {
+    /// Calls.
+    ///
+    /// # Errors
+    /// The call, when the ring is full: take what there is to hear, then try again.
+    #[expect(clippy::result_large_err, reason = "the call itself comes back, unboxed")]
+    pub fn call(&self, call: Call) -> Result<(), Call> {
+        self.rings.submit(call)
+    }
+
+    /// The next result or event, if there is one.
+    pub fn heard(&self) -> Option<Heard> {
+        self.rings.event()
+    }
+}
+
+impl Drop for NetHandle {
+    fn drop(&mut self) {
+        self.rings.leave();
+    }
+}
+
+/// The domain's end of a [`NetHandle`]: its application. When the thread has gone it stops the thread's machines.
+pub struct Threaded {
+    served: Served<Call, Heard>,
+    calls: VecDeque<Call>,
+    machines: Vec<TmId>,
+    now: u64,
+    /// Until then it looks at its rings all the time, in ns.
+    brisk: u64,
+}
+
+/// A handle of `depth` calls and events, and the application that serves it.
+pub fn threaded(depth: usize) -> (NetHandle, Threaded) {
+    let lines = Arc::new(Lines::new(depth.max(1)));
+    let handle = NetHandle { rings: lines.clone() };
+    let served = Served { lines, backlog: VecDeque::new() };
+    (handle, Threaded { served, calls: VecDeque::new(), machines: Vec::new(), now: 0, brisk: 0 })
+}
+
+impl Threaded {
+    fn call<X: Xprt>(&mut self, net: &mut Domain<X>, call: Call) -> Option<Heard> {
+        Some(match call {
+            Call::Register(tag, mem) => Heard::Registered(tag, net.register(mem)),
+            Call::Deregister(tag, buffer) => Heard::Deregistered(tag, net.deregister(buffer)),
+            Call::Start(tag, name) => {
+                let tm = net.tm_init();
+                let started = net.start(tm, &name);
+                if started.is_ok() {
+                    self.machines.push(tm);
+                } else {
+                    // It has failed: nothing of it is left to wait for.
+                    let _ = net.tm_fini(tm);
+                }
+                Heard::Machine(tag, started.map(|()| tm))
+            }
+            Call::Fini(tag, tm) => {
+                let gone = net.tm_fini(tm);
+                if gone.is_ok() {
+                    self.machines.retain(|m| *m != tm);
+                }
+                Heard::Gone(tag, gone)
+            }
+            Call::EpCreate(tag, tm, name) => Heard::EndPoint(tag, net.ep_create(tm, &name)),
+            Call::EpName(tag, ep) => Heard::Name(tag, net.ep_name(ep)),
+            Call::Stats(tag, tm, queue, reset) => Heard::Stats(tag, net.stats(tm, queue, reset)),
+            Call::Add(tag, tm, buffer, req, until) => Heard::Added(tag, net.add(tm, buffer, &req, until)),
+            // What comes of these an event tells, or nobody waits for.
+            Call::Stop(tm, abort) => {
+                let _ = net.stop(tm, abort);
+                return None;
+            }
+            Call::EpPut(ep) => {
+                let _ = net.ep_put(ep);
+                return None;
+            }
+            Call::Del(id) => {
+                net.del(id);
+                return None;
+            }
+        })
+    }
+
+    /// Whether the thread has dropped its handle.
+    pub fn gone(&self) -> bool {
+        self.served.lines.gone()
+    }
+}
+
+impl<X: Xprt> NetApp<X> for Threaded {
+    fn event(&mut self, net: &mut Domain<X>, event: Event) {
+        if self.gone() {
+            if let Event::Buffer(e) = event
+                && let Some(b) = e.buffer
+            {
+                let _ = net.deregister(b);
+            }
+            return;
+        }
+        if let Event::Buffer(e) = &event
+            && let Some(ep) = e.ep
+        {
+            // The thread's own, since the event's goes with the next event.
+            let _ = net.ep_get(ep);
+        }
+        self.brisk = net.now().saturating_add(BRISK_FOR);
+        self.served.deliver(Heard::Event(event));
+    }
+
+    fn turn(&mut self, net: &mut Domain<X>) {
+        self.now = net.now();
+        if self.gone() {
+            for tm in std::mem::take(&mut self.machines) {
+                let _ = net.stop(tm, true);
+            }
+        }
+        let mut calls = std::mem::take(&mut self.calls);
+        if self.served.turn(CALLS_A_TURN, |call| calls.push_back(call)) > 0 {
+            self.brisk = self.now.saturating_add(BRISK_FOR);
+        }
+        for call in calls.drain(..) {
+            if let Some(heard) = self.call(net, call) {
+                self.served.deliver(heard);
+            }
+        }
+        self.calls = calls;
+    }
+
+    fn deadline(&self) -> Option<u64> {
+        let patience = if self.now < self.brisk { BRISK } else { PATIENCE };
+        (!self.gone() || !self.machines.is_empty()).then(|| self.now.saturating_add(patience))
+    }
+}
