@@ -15,6 +15,7 @@ mod homes;
 mod hostile;
 mod identity;
 mod lazy;
+mod net;
 mod netsock;
 mod netsock_wire;
 mod never_sent;

@@ -1,0 +1,21 @@
+//! The `net` contract (docs/protocol/netxprt.md), one suite for both transports, on the simulated network: every buffer has
+//! exactly one last event, which each step looks at.
+
+/// Each test over both transports.
+macro_rules! both {
+    ($($name:ident)*) => {
+        mod lnet {
+            $( #[test] fn $name() { super::$name::<crate::net::world::OverLnet>(); } )*
+        }
+        mod sock {
+            $( #[test] fn $name() { super::$name::<crate::net::world::OverSock>(); } )*
+        }
+    };
+}
+
+mod contract;
+mod edges;
+mod host;
+mod races;
+#[path = "../../common/net_world.rs"]
+mod world;
