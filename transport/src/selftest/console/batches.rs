@@ -1,7 +1,7 @@
 //! Verbs about batches and their tests: add_test, run, stop, query, list_batch.
 
 use super::book::{Test, destinations, server_loop};
-use super::command::{NewTest, Side, States};
+use super::command::{NewTest, Shown, Side, States};
 use super::desk::{Desk, Doing, FAILED, INTERRUPTED, Question, Row, SEC, Step, TRANSACTION, UNHEARD};
 use super::members::no_batch;
 use super::params::{Params, Rw, judge_v0};
@@ -299,7 +299,7 @@ pub(super) struct Querying {
     /// Times that are left.
     pub(super) times: u32,
     pub(super) delay_s: u32,
-    pub(super) all: bool,
+    pub(super) shown: Shown,
     pub(super) side: Side,
     pub(super) waiting: bool,
     pub(super) status: u8,
@@ -321,8 +321,8 @@ impl Querying {
         };
         self.waiting = false;
         if nodes.is_empty() {
-            // As lst: only --all says so.
-            if self.all {
+            // As lst: only where nodes are to be shown.
+            if self.shown.any() {
                 desk.say(Report::QueryEmpty);
             } else {
                 self.tell(desk, &[]);
@@ -354,7 +354,7 @@ impl Querying {
         {
             b.running = false;
         }
-        if !self.all {
+        if !self.shown.any() {
             let (batch, test, total) = (self.batch.clone(), self.test, rows.len());
             desk.say(Report::Query { batch, test, unknown, total, idle, running, failed });
             return;
@@ -365,6 +365,14 @@ impl Querying {
                 (Ok(m), None) => Err(super::desk::strerror(m.body.status().unwrap_or(0))),
                 (Err(f), None) => Err(super::desk::strerror(f.errno)),
             };
+            let wanted = match active {
+                Ok(true) => self.shown.running,
+                Ok(false) => self.shown.idle,
+                Err(_) => self.shown.failed,
+            };
+            if !wanted {
+                continue;
+            }
             let state = desk.book.state(r.nid);
             desk.say(Report::QueryNode { nid: r.nid, state, active });
         }

@@ -62,6 +62,24 @@ impl States {
     }
 }
 
+/// Nodes of a batch that `query` shows, by what they do; none stands for counts only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// Those at work.
+    pub running: bool,
+    /// Those that have nothing to do.
+    pub idle: bool,
+    /// Those that did not answer, or with an error.
+    pub failed: bool,
+}
+
+impl Shown {
+    /// Whether any node may be shown.
+    pub fn any(self) -> bool {
+        self != Shown::default()
+    }
+}
+
 /// Change of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -112,7 +130,7 @@ pub enum Command {
     AddTest { batch: String, test: NewTest },
     Run { batch: String, timeout_s: u32 },
     Stop { batch: String, force: bool },
-    Query { batch: String, test: u32, timeout_s: u32, times: u32, delay_s: u32, all: bool, side: Side },
+    Query { batch: String, test: u32, timeout_s: u32, times: u32, delay_s: u32, shown: Shown, side: Side },
     Stat { names: Vec<String>, columns: Columns, delay_s: u32, count: Option<u32>, timeout_s: u32 },
     ShowError { names: Vec<String>, session_only: bool },
     Sleep { seconds: u32 },
@@ -141,7 +159,7 @@ pub struct NewTest {
 }
 
 const STATES: [Opt; 5] =
-    [flag("active", 'a'), flag("busy", 'b'), flag("down", 'd'), flag("unknown", 'u'), flag("all", 'A')];
+    [flag("active", 'a'), flag("busy", 'b'), flag("down", 'd'), flag("unknown", 'u'), flag("all", 'l')];
 
 /// The verbs, in lst's order, with their options.
 const VERBS: [(&str, &[Opt]); 20] = [
@@ -177,9 +195,9 @@ const VERBS: [(&str, &[Opt]); 20] = [
             flag("min", 'n'),
             flag("max", 'x'),
             flag("mbs", 'm'),
-            with("timeout", 'o', "SECONDS"),
+            with("timeout", 't', "SECONDS"),
             with("delay", 'd', "SECONDS"),
-            with("count", 'c', "TIMES"),
+            with("count", 'o', "TIMES"),
         ],
     ),
     ("show_error", &[flag("session", 's')]),
@@ -193,7 +211,8 @@ const VERBS: [(&str, &[Opt]); 20] = [
             flag("busy", 'b'),
             flag("down", 'd'),
             flag("unknown", 'u'),
-            flag("all", 'A'),
+            flag("invalid", 'i'),
+            flag("all", 'l'),
             with("test", 't', "N"),
             flag("server", 's'),
         ],
@@ -202,7 +221,10 @@ const VERBS: [(&str, &[Opt]); 20] = [
         "query",
         &[
             flag("server", 's'),
-            flag("all", 'a'),
+            flag("active", 'a'),
+            flag("idle", 'i'),
+            flag("error", 'e'),
+            flag("all", 'l'),
             with("timeout", 'o', "SECONDS"),
             with("loop", 'c', "TIMES"),
             with("delay", 'd', "SECONDS"),
@@ -358,11 +380,13 @@ fn side(g: &Given) -> Side {
 
 fn states(g: &Given) -> States {
     let all = g.has("all");
+    // As lst: all states but ACTIVE.
+    let invalid = all || g.has("invalid");
     States {
         active: all || g.has("active"),
-        busy: all || g.has("busy"),
-        down: all || g.has("down"),
-        unknown: all || g.has("unknown"),
+        busy: invalid || g.has("busy"),
+        down: invalid || g.has("down"),
+        unknown: invalid || g.has("unknown"),
     }
 }
 
@@ -458,7 +482,11 @@ fn query(g: &Given) -> Result<Command, Wrong> {
         timeout_s: seconds(g, "timeout", TIMEOUT_MIN)?.unwrap_or(TIMEOUT),
         times: g.value("loop").map_or(Ok(1), |v| number("loop", v, 1..=u32::MAX))?,
         delay_s: seconds(g, "delay", 1)?.unwrap_or(TIMEOUT),
-        all: g.has("all"),
+        shown: Shown {
+            running: g.has("all") || g.has("active"),
+            idle: g.has("all") || g.has("idle"),
+            failed: g.has("all") || g.has("error"),
+        },
         side: side(g),
     })
 }
@@ -529,10 +557,16 @@ mod tests {
             "stop b2 --force",
             "query bulk --loop 2 --delay 1 --all",
             "query bulk --test 1",
+            "query bulk -a",
+            "query bulk --idle --error",
             "stat --bw --rate --read --delay 1 --count 1 servers",
             "stat --max --mbs servers clients",
             "show_error --session servers",
             "list_batch bulk --test 1 --server --all",
+            "list_batch bulk --invalid",
+            "list_batch bulk -l",
+            "list_group servers -l",
+            "stat -t 3 servers",
             "help add_test",
             "--list-commands",
             "quit",

@@ -392,9 +392,9 @@ impl Core {
             Command::AddTest { batch, test } => return Adding::begin(desk, batch, test),
             Command::Run { batch, timeout_s } => return Running::begin(desk, batch, timeout_s),
             Command::Stop { batch, force } => return Stopping::begin(desk, batch, force),
-            Command::Query { batch, test, timeout_s, times, delay_s, all, side } => {
+            Command::Query { batch, test, timeout_s, times, delay_s, shown, side } => {
                 let (waiting, status) = (false, 0);
-                let q = Querying { batch, test, timeout_s, times, delay_s, all, side, waiting, status };
+                let q = Querying { batch, test, timeout_s, times, delay_s, shown, side, waiting, status };
                 return Box::new(q).begin(desk);
             }
             Command::Stat { names, columns, delay_s, count, timeout_s } => {

@@ -54,13 +54,15 @@ const TEXTS: [(&str, &str, &str); 20] = [
     ),
     (
         "list_batch",
-        "list_batch [NAME] [--test N] [--server] [--active] [--busy] [--down] [--unknown] [--all]",
-        "Lists the batches, or the tests of one, or its clients (or servers) by state.",
+        "list_batch [NAME] [--test N] [--server] [--active] [--busy] [--down] [--unknown] [--invalid] [--all]",
+        "Lists the batches, or the tests of one, or its clients (or servers) by state; --invalid are all that are not ACTIVE.",
     ),
     (
         "query",
-        "query [--test N] [--server] [--timeout SECONDS] [--loop TIMES] [--delay SECONDS] [--all] [NAME]",
-        "Tells whether a batch, or one test of it, is at work; with --all of each node.",
+        "query [--test N] [--server] [--timeout SECONDS] [--loop TIMES] [--delay SECONDS] [--active] [--idle] [--error] [--all] \
+         [NAME]",
+        "Tells whether a batch, or one test of it, is at work; with --all of each node, with the other three of those that are at \
+         work, have nothing to do, or failed.",
     ),
     (
         "add_test",

@@ -92,12 +92,13 @@ fn brw(words: &[String]) -> Result<Params, String> {
     let (mut len, mut off) = (PAGE, 0);
     for w in words {
         let (key, value) = w.split_once('=').unwrap_or((w, ""));
-        match key {
+        // As lst: in any case, and with one letter for two of the names.
+        match key.to_ascii_lowercase().as_str() {
             "read" | "r" => rw = Rw::Read,
             "write" | "w" => rw = Rw::Write,
             "skip_rx_copy" => skip = true,
-            "check" => {
-                check = Some(match value {
+            "check" | "c" => {
+                check = Some(match value.to_ascii_lowercase().as_str() {
                     "none" => Check::None,
                     "simple" => Check::Simple,
                     "full" => Check::Full,
@@ -109,7 +110,7 @@ fn brw(words: &[String]) -> Result<Params, String> {
                     }
                 });
             }
-            "size" => len = size(value)?,
+            "size" | "s" => len = size(value)?,
             "off" => off = offset(value)?,
             _ => {
                 return Err(format!(
@@ -193,8 +194,14 @@ fn number(s: &str) -> Option<u64> {
         b'm' | b'M' => (s.get(..s.len() - 1)?, 1 << 20),
         _ => (s, 1),
     };
-    let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-    plain.then(|| digits.parse::<u64>().ok()?.checked_mul(unit)).flatten()
+    // As strtol reads them: 0x1000 is 4096. A zero in front, octal to it, is refused rather than taken for ten times as much.
+    let (digits, base) = match digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
+        Some(hex) => (hex, 16),
+        None => (digits, 10),
+    };
+    let octal = base == 10 && digits.len() > 1 && digits.starts_with('0');
+    let plain = digits.bytes().all(|b| b.is_ascii_hexdigit()) && !octal;
+    plain.then(|| u64::from_str_radix(digits, base).ok()?.checked_mul(unit)).flatten()
 }
 
 #[cfg(test)]
@@ -215,6 +222,9 @@ mod tests {
             ("brw read check=simple size=8k", brw(Rw::Read, Check::Simple, 8192, 0)),
             ("brw w skip_rx_copy size=20k", brw(Rw::Write, Check::Discard, 20480, 0)),
             ("brw r check=discard skip_rx_copy", brw(Rw::Read, Check::Discard, 4096, 0)),
+            ("brw W c=Full s=1m", brw(Rw::Write, Check::Full, 1 << 20, 0)),
+            ("brw Write CHECK=simple", brw(Rw::Write, Check::Simple, 4096, 0)),
+            ("brw read size=0x1000", brw(Rw::Read, Check::None, 4096, 0)),
             ("brw write size=4088 off=8", brw(Rw::Write, Check::None, 4088, 8)),
             ("brw write size=8 off=4088", brw(Rw::Write, Check::None, 8, 4088)),
             // An offset counts within its page.

@@ -534,6 +534,26 @@ fn an_interruption_ends_what_repeats_itself() {
 }
 
 #[test]
+fn query_shows_the_nodes_that_are_asked_for() {
+    let mut lab = Lab::new(&[11, 12, 13, 14]);
+    session(&mut lab);
+    lab.ask("add_test --batch b --from c --to s ping");
+    lab.ask("run b");
+    let all = lab.ask("query b --all").out;
+    let with =
+        |word: &str| all.lines().filter(|l| l.ends_with(word)).map(|l| format!("{l}\n")).collect::<String>();
+    assert!(all.contains("Running") || all.contains("Idle"), "{all}");
+    assert_eq!(lab.ask("query b -l").out, all);
+    assert_eq!(lab.ask("query b -a").out, with("Running"));
+    assert_eq!(lab.ask("query b --idle").out, with("Idle"));
+    assert_eq!(lab.ask("query b --active --idle").out, all);
+    assert_eq!(lab.ask("query b -e").out, "");
+    lab.ask("stop b");
+    let idle = lab.ask("query b -i").out;
+    assert!(idle.contains("Idle") && lab.ask("query b --active").out.is_empty(), "{idle}");
+}
+
+#[test]
 fn a_session_is_found_by_its_key() {
     let mut lab = Lab::new(&[11]);
     assert_eq!(lab.ask_as("new_session s", Some(80)).status, 0);
