@@ -163,7 +163,7 @@ impl Counts {
     pub fn add(&mut self, ends: &[NodeEnd]) {
         for e in ends {
             self.tx_attached_bytes += e.streams.tx_attached_bytes;
-            self.tx_inline_bytes += e.streams.tx_inline_bytes;
+            self.tx_inline_bytes += e.streams.tx_short_bytes;
             self.rx_lent_bytes += e.proto.rx_lent_bytes;
             self.rx_copied_bytes += e.proto.rx_copied_bytes;
             self.linearised += e.streams.linearised;

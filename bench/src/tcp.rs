@@ -102,7 +102,7 @@ fn over(mem: &MemConfig, time: Duration, report: &mut TcpReport) -> Result<OneTh
     let cost = run(&mut s, time)?;
     let [a, b] = s.counters();
     report.resent += a.tx_resent + b.tx_resent;
-    report.copied_bytes += a.tx_copied_bytes + a.tx_inline_bytes;
+    report.copied_bytes += a.tx_copied_bytes + a.tx_short_bytes;
     if cost.bytes == 0 { Err("nothing moved".into()) } else { Ok(cost) }
 }
 

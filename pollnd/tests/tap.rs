@@ -288,7 +288,7 @@ fn gets_bring_every_byte_both_ways() {
     let end = node.stop();
     assert_eq!(counter(&end, "tx_copied_bytes"), 0, "{end}");
     // Pieces under 512 bytes, at the end of a frame, travel with its headers.
-    let (attached, small) = (counter(&end, "tx_attached_bytes"), counter(&end, "tx_inline_bytes"));
+    let (attached, small) = (counter(&end, "tx_attached_bytes"), counter(&end, "tx_short_bytes"));
     // Each byte once, and what a probe of the tail may have sent again.
     let (sent, want) = (attached + small, n << 20);
     assert!((want..want + want / 100).contains(&sent), "{sent} of {want}: {end}");

@@ -282,8 +282,8 @@ counters! {
         rx_segments,
         /// Payload bytes accepted in order.
         rx_bytes,
-        /// Payload bytes copied on receiving (small payloads).
-        rx_copied_bytes,
+        /// Bytes copied on receiving, LNet headers and all: small pieces, into buffers that fit them.
+        rx_small_bytes,
         /// Payload bytes in order that nobody read, their connection having been closed.
         rx_discarded_bytes,
         /// Packets dropped: lengths that contradict each other.
@@ -352,7 +352,7 @@ counters! {
         /// Pushed header bytes copied into frames.
         tx_header_bytes,
         /// Payload bytes copied because the piece in the frame was short.
-        tx_inline_bytes,
+        tx_short_bytes,
         /// Payload bytes copied because they could not be attached.
         tx_copied_bytes,
         /// Frames that carry bytes sent before.

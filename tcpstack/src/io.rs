@@ -343,7 +343,7 @@ fn fill<T: TxPkt>(
                     Some(AttachError::Segments { .. }) if n > 0 => break,
                     _ => (),
                 }
-                let counter = if short { &mut c.tx_inline_bytes } else { &mut c.tx_copied_bytes };
+                let counter = if short { &mut c.tx_short_bytes } else { &mut c.tx_copied_bytes };
                 (&lent.bytes()[off as usize..][..len as usize], counter)
             }
         };

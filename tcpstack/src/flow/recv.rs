@@ -321,7 +321,7 @@ impl RecvSide {
         self.ready_size += u64::from(joined.truesize());
         self.ready.truncate(self.ready.len() - 2);
         self.ready.push_back(joined);
-        c.rx_copied_bytes += m as u64;
+        c.rx_small_bytes += m as u64;
     }
 
     // ---- the reader ----

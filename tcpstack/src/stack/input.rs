@@ -208,7 +208,7 @@ impl<P: Port> Stack<P> {
             b.space()[at..at + n].copy_from_slice(f.bytes());
             at += n;
         }
-        self.c.rx_copied_bytes += at as u64;
+        self.c.rx_small_bytes += at as u64;
         frags.push(b.into_frag(0, at as u32));
     }
 
@@ -367,7 +367,7 @@ impl<P: Port> Stack<P> {
                 for piece in l4.get(s.hlen..).ok_or(bad)?.chunks(self.small.buf_size()) {
                     // As if it had been lost on the way.
                     self.frags.push(self.small.copy_of(piece).ok_or(bad)?);
-                    self.c.rx_copied_bytes += piece.len() as u64;
+                    self.c.rx_small_bytes += piece.len() as u64;
                 }
                 self.segment(i, &s, &o, e.src);
             }

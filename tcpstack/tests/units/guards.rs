@@ -217,7 +217,7 @@ fn small_payloads_leave_the_ports_buffers_at_once() {
     for _ in 0..100 {
         b.data(&mut p, &[1; 511]);
     }
-    assert_eq!((b.s.port().rx_out(), b.s.counters().rx_copied_bytes), (0, 51_100));
+    assert_eq!((b.s.port().rx_out(), b.s.counters().rx_small_bytes), (0, 51_100));
     b.data(&mut p, &[1; 512]);
     assert_eq!(b.s.port().rx_out(), 1);
     assert_eq!(b.read(p.flow).len(), 51_612);

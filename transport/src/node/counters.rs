@@ -26,7 +26,7 @@ counters! {
     /// Payload bytes that had to be copied on sending, though pages were given (unreachable memory, limits).
     tx_copied_bytes,
     /// Payload bytes below the attach threshold, copied into the header's buffer.
-    tx_inline_bytes,
+    tx_short_bytes,
     /// Payload bytes sent by reference.
     tx_attached_bytes,
     /// Packets joined into one buffer since the port takes no chains.
@@ -55,4 +55,33 @@ counters! {
     accept_waits,
     /// Times that a connection was not read since its host held too much of the receive buffers.
     rx_host_waits,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::lnd::Counters;
+
+    /// They are shown side by side, in JSON by name: of payload that LNet copied, the stack's copies of small pieces were shown.
+    #[test]
+    fn names_of_different_counts_differ() {
+        let of_lnet: BTreeSet<_> = Counters::default().iter().map(|(k, _)| k).collect();
+        let of_streams: BTreeSet<_> = StreamCounters::default().iter().map(|(k, _)| k).collect();
+        let (mut of_stack, mut of_port) = (BTreeSet::new(), BTreeSet::new());
+        tcpstack::config::Counters::default().each(&mut |k, _| drop(of_stack.insert(k)));
+        dataplane::pkt::PortCounters::default().each(&mut |k, _| drop(of_port.insert(k)));
+        let same = |a: &BTreeSet<&'static str>, b: &BTreeSet<&'static str>| -> Vec<&'static str> {
+            a.intersection(b).copied().collect()
+        };
+        let none: Vec<&str> = Vec::new();
+        assert_eq!(same(&of_lnet, &of_streams), none);
+        assert_eq!(same(&of_lnet, &of_stack), none);
+        // The stack's own, taken over as they are.
+        assert_eq!(same(&of_streams, &of_stack), ["tx_attached_bytes", "tx_copied_bytes", "tx_short_bytes"]);
+        for others in [&of_lnet, &of_streams, &of_stack] {
+            assert_eq!(same(&of_port, others), none);
+        }
+    }
 }

@@ -662,7 +662,7 @@ impl<P: Port> Inspect for LcoreStreams<P> {
         let (small_out, small_all) = self.stack.small_memory();
         StreamCounters {
             tx_copied_bytes: s.tx_copied_bytes,
-            tx_inline_bytes: s.tx_inline_bytes,
+            tx_short_bytes: s.tx_short_bytes,
             tx_attached_bytes: s.tx_attached_bytes,
             linearised: p.linearised,
             lent: self.slab.counters().lent,
