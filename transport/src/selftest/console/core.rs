@@ -426,9 +426,11 @@ impl Core {
         key: Option<u32>,
     ) -> Step {
         if let Some(s) = self.desk.session.as_ref().filter(|_| !force) {
+            // One that was begun without LST_SESSION has the key 0, and nobody else's end_session reaches it.
+            let reach = if key.is_some() { format!(" with LST_SESSION={}", s.key) } else { String::new() };
             let text = format!(
-                "Failed to create session: Operation not supported: session {} (key {}) is there; end_session it, or give --force",
-                s.name, s.key
+                "Failed to create session: Operation not supported: session {} is there; end_session it{reach}, or give --force",
+                s.name
             );
             self.desk.fail(text);
             return Step::End(FAILED);

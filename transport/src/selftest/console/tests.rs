@@ -561,7 +561,9 @@ fn a_session_is_found_by_its_key() {
     let gave = lab.ask_as("list_group", Some(81));
     assert!(gave.status == 255 && gave.err.contains("has key 80, and LST_SESSION says 81"), "{gave:?}");
     assert_eq!(lab.ask_as("end_session", Some(81)).status, 255);
-    assert_eq!(lab.ask_as("new_session t", Some(81)).status, 255);
+    let gave = lab.ask_as("new_session t", Some(81));
+    let says = "session s is there; end_session it with LST_SESSION=80, or give --force";
+    assert!(gave.status == 255 && gave.err.contains(says), "{gave:?}");
     assert_eq!(lab.ask_as("new_session --force t", Some(81)).status, 0);
     assert_eq!(lab.ask_as("end_session", Some(81)).status, 0);
     // Stamps are never used twice, though the clock stands still.
