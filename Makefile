@@ -4,10 +4,10 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test bridges compat soak fuzz sanitize lint doc clean
+.PHONY: help deps build install-capi demo test bridges compat soak fuzz sanitize lint doc clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make test STAGES=\"units lints\"   only these stages (scripts/run-tests --list names them)"
 	@echo "  make soak SEEDS=5000 FIRST=77     5,000 seeds from 77 on"
@@ -20,6 +20,12 @@ deps: ## install what is missing (as root), or say how
 build: ## build everything for speed
 	@scripts/deps
 	$(CARGO) build --release --workspace
+
+PREFIX ?= /usr/local
+install-capi: ## the C library, its header and its pkg-config file, below DESTDIR and PREFIX (/usr/local unless told)
+	@scripts/deps
+	$(CARGO) build --release --package pollnd-capi
+	@scripts/install-capi "$(DESTDIR)" "$(PREFIX)"
 
 demo: ## two nodes in one process over a virtio link, against kernel sockets; at most a minute once built
 	@scripts/demo $(ARGS)

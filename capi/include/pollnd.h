@@ -1,0 +1,416 @@
+/* pollnd for C: a user-space LNet node in your process. Made by cbindgen of capi/src: do not edit. */
+
+#ifndef POLLND_H
+#define POLLND_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+// Rules for all functions
+// -----------------------
+// Errors: a function that can fail gives 0 or more when it has done its work, else an errno negated. `pollnd_error()`
+// then has the text for people, which names the thing, the value and the remedy. A null pointer where none may be, a length
+// that cannot be and a text that is not UTF-8 give -EINVAL, and nothing has been done. No call ever aborts or unwinds: an
+// inner fault gives -ENOTRECOVERABLE.
+//
+// Threads: every function may be called from any thread at any time, except that a thing must not be used any more once
+// it is given to its _free function. No function calls back. None waits, but `pollnd_node_start`, `pollnd_node_stop`,
+// `pollnd_node_free`, `pollnd_event_next` and `pollnd_net_next`, which hold no lock while they wait.
+//
+// Structures: fill them with zeros first (`= {0}`); a member that is left 0 or NULL has the usual value. A `size` member is
+// the structure's sizeof. Structures and texts that are given to a call need not outlive it; what does is said.
+//
+// Operations: each has a `tag` of the caller's choice, which every event of it repeats. Its last event has
+// `POLLND_LAST` set in `flags`, and there is exactly one of these for each operation that was accepted.
+//
+// This is the interface's version: programs made for another major one do not fit.
+#define POLLND_VERSION_MAJOR 0
+
+// Grows when something is added.
+#define POLLND_VERSION_MINOR 1
+
+// Option: any source port of a peer will do, and none of ours is below 1024. For nodes whose users trust each other. Give
+// them a port above 1023.
+#define POLLND_UNPRIVILEGED 1
+
+// Option: over kernel sockets, ask the kernel again and again instead of sleeping: a core for the lowest latency.
+#define POLLND_SPIN 2
+
+// Option: listen nowhere. Peers that want to connect back cannot.
+#define POLLND_NO_LISTEN 4
+
+// Process of every kernel node, and of a pollnd node.
+#define POLLND_PID_LUSTRE 12345
+
+// Any process, in a match entry.
+#define POLLND_PID_ANY 4294967295
+
+// PUT: ask for an ACK.
+#define POLLND_WANT_ACK 1
+
+// Match entry: takes PUTs into `memory`, from its first byte on.
+#define POLLND_ENTRY_FILL 1
+
+// Match entry: takes PUTs of up to `length` bytes each; the bytes are lent to the event as they came, without a copy.
+#define POLLND_ENTRY_LEND 2
+
+// Match entry: takes PUTs of up to `length` bytes each and drops the bytes.
+#define POLLND_ENTRY_DROP 3
+
+// Match entry: answers GETs from `memory`, or from a copy of `bytes`.
+#define POLLND_ENTRY_GIVE 4
+
+// Match entry: operations fill it one behind the other; else the initiator's offset counts.
+#define POLLND_OWN_OFFSET 1
+
+// Match entry: longer payload is cut to the room; else the message is dropped.
+#define POLLND_TRUNCATE 2
+
+// Match entry: no ACK even where the initiator wants one.
+#define POLLND_NO_ACK 4
+
+// Event: a match entry is in place; `entry` is its name.
+#define POLLND_EVENT_ATTACHED 1
+
+// Event: a PUT has left, and its memory may be written again. It says nothing of delivery.
+#define POLLND_EVENT_SEND 2
+
+// Event: a PUT was stored at the target; `mlength` bytes of it.
+#define POLLND_EVENT_ACK 3
+
+// Event: a GET has ended; `mlength` bytes came, into its memory or, if it has none, into `pieces`.
+#define POLLND_EVENT_REPLY 4
+
+// Event: a PUT came for a match entry; its bytes are in the entry's memory at `offset`, or in `pieces`.
+#define POLLND_EVENT_PUT 5
+
+// Event: a GET came for a match entry, and its memory is not needed for it any more.
+#define POLLND_EVENT_GET 6
+
+// Event: a match entry is gone.
+#define POLLND_EVENT_UNLINK 7
+
+// Event: a ping has ended; `nis` are the target's interfaces.
+#define POLLND_EVENT_PING 8
+
+// Event: an operation was not accepted, or the node went down with it; `status` says why.
+#define POLLND_EVENT_REFUSED 9
+
+// Flag of an event: the operation's last one. Its memory is the program's again.
+#define POLLND_LAST 1
+
+// Memory that operations use without copying. `pollnd_memory_alloc` and `pollnd_memory_wrap` make it,
+// `pollnd_memory_free` takes it.
+struct pollnd_memory;
+
+// A node. `pollnd_node_start` makes it, `pollnd_node_free` takes it.
+struct pollnd_node;
+
+// A NID, as LNet has it in memory and on the wire (struct lnet_nid). All zeros: none.
+struct pollnd_nid {
+    // Size, type, number of the network (big-endian), address.
+    uint8_t bytes[20];
+};
+
+// A process on a node.
+struct pollnd_process {
+    // Its node. In a match entry all zeros is any node.
+    struct pollnd_nid nid;
+    // Its number; 0: POLLND_PID_LUSTRE, in a match entry any.
+    uint32_t pid;
+};
+
+// Options of a node.
+struct pollnd_options {
+    // sizeof(struct pollnd_options).
+    uint32_t size;
+    // POLLND_UNPRIVILEGED, POLLND_SPIN, POLLND_NO_LISTEN.
+    uint32_t flags;
+    // Its NIDs, with commas: "10.0.0.1@tcp" or "10.0.0.1@tcp,10.0.0.1@tcp1". Must be given.
+    const char *nids;
+    // LNet's TCP port; 0: 988.
+    uint32_t port;
+    // Operations and events that may wait at a time, each; 0: 256. When so many events wait, no new operation is begun.
+    uint32_t depth;
+    // Addresses to listen on, with commas, "10.0.0.1:988"; NULL: the NIDs' addresses at `port`. Kernel sockets only.
+    const char *listen;
+    // Tunables by the kernel's names, with commas, "peer_credits=16,sock_timeout=20"; docs/tunables.md lists them.
+    const char *tunables;
+    // A DPDK port, "0000:05:00.0" or "net_virtio_user0,path=/tmp/v.sock,queue_size=1024"; NULL: kernel sockets.
+    const char *device;
+    // Arguments for DPDK's EAL, with spaces. The EAL is the process's: those of its first node on a port count.
+    const char *eal_args;
+    // The port's router, an address; NULL: none.
+    const char *gateway;
+    // Bits of the port's network; 0: 24, or 64 with IPv6.
+    uint32_t prefix;
+    // MTU of the port in bytes; 0: 1500.
+    uint32_t mtu;
+    // Polling lcores of a node on a port; 0: 1.
+    uint32_t lcores;
+    // Memory of the EAL for `pollnd_memory_alloc`, in MiB, beside the port's own; 0: 64. Of the process's first node on a
+    // port it counts.
+    uint32_t memory_mb;
+};
+
+// A PUT. Its bytes are either at `bytes`, and copied before `pollnd_put` comes back, or in `memory`, and sent from there:
+// then the program must not write them until the operation's SEND event. Neither: no bytes.
+struct pollnd_put_args {
+    // sizeof(struct pollnd_put_args).
+    uint32_t size;
+    // POLLND_WANT_ACK.
+    uint32_t flags;
+    // The target.
+    struct pollnd_process target;
+    // Portal there, 0 to 63.
+    uint32_t portal;
+    // The NID of the node's that it leaves from; NULL: LNet chooses.
+    const struct pollnd_nid *from;
+    // Match bits.
+    uint64_t match_bits;
+    // A word for the target.
+    uint64_t hdr_data;
+    // Offset in the target's memory, in bytes, where that lets the initiator manage it.
+    uint32_t offset;
+    // Number of bytes, at most 1 MiB.
+    uint32_t length;
+    // The bytes, to be copied.
+    const void *bytes;
+    // Or the memory that they are in.
+    struct pollnd_memory *memory;
+    // Offset of the first of them in `memory`.
+    uint32_t memory_offset;
+};
+
+// A GET.
+struct pollnd_get_args {
+    // sizeof(struct pollnd_get_args).
+    uint32_t size;
+    // Bytes to fetch, 1 to 1 MiB.
+    uint32_t length;
+    // The target.
+    struct pollnd_process target;
+    // Portal there, 0 to 63.
+    uint32_t portal;
+    // The NID of the node's that it leaves from; NULL: LNet chooses.
+    const struct pollnd_nid *from;
+    // Match bits.
+    uint64_t match_bits;
+    // Memory that is filled from its first byte on, and that no other operation may use meanwhile; NULL: the bytes are lent to
+    // the event as they came, without a copy.
+    struct pollnd_memory *memory;
+};
+
+// A match entry with its memory.
+struct pollnd_entry_args {
+    // sizeof(struct pollnd_entry_args).
+    uint32_t size;
+    // POLLND_ENTRY_FILL, POLLND_ENTRY_LEND, POLLND_ENTRY_DROP or POLLND_ENTRY_GIVE.
+    uint32_t kind;
+    // POLLND_OWN_OFFSET, POLLND_TRUNCATE, POLLND_NO_ACK.
+    uint32_t flags;
+    // Portal, 0 to 63.
+    uint32_t portal;
+    // Initiators that match; all zeros: any.
+    struct pollnd_process who;
+    // Operations until it is exhausted; 0: no limit.
+    uint32_t threshold;
+    // Match bits.
+    uint64_t match_bits;
+    // Bits that need not match.
+    uint64_t ignore_bits;
+    // Most bytes an operation may take: it is exhausted when less room is left; 0: no such limit.
+    uint32_t max_size;
+    // Bytes: of a message, or of the memory.
+    uint32_t length;
+    // Memory. It is used until the entry's last event; operations of others may read it at the same time if it is given.
+    struct pollnd_memory *memory;
+    // Offset in it of the first byte that is given.
+    uint32_t memory_offset;
+    // POLLND_ENTRY_GIVE without memory: the bytes, copied before the call comes back.
+    const void *bytes;
+};
+
+// Bytes that lie together, as struct iovec.
+struct pollnd_piece {
+    // The first.
+    const void *base;
+    // Their number.
+    size_t length;
+};
+
+// An interface of a node that was pinged.
+struct pollnd_ni {
+    // Its NID.
+    struct pollnd_nid nid;
+    // 1 if it is up, else 0.
+    uint32_t up;
+};
+
+// An event. Members that its kind does not name are 0.
+struct pollnd_event {
+    // POLLND_EVENT_...
+    uint32_t kind;
+    // POLLND_LAST.
+    uint32_t flags;
+    // 0, or an errno negated.
+    int32_t status;
+    // The portal of a match entry.
+    uint32_t portal;
+    // The operation's.
+    uint64_t tag;
+    // The match entry, for `pollnd_unlink`.
+    uint64_t entry;
+    // Match bits of the message.
+    uint64_t match_bits;
+    // The initiator's word.
+    uint64_t hdr_data;
+    // Bytes sent, or asked for.
+    uint32_t rlength;
+    // Bytes moved.
+    uint32_t mlength;
+    // Where in the memory they begin.
+    uint32_t offset;
+    // The initiator of a PUT or GET.
+    struct pollnd_process initiator;
+    // The NID that it was sent from: an answer goes there.
+    struct pollnd_nid source;
+    // The NID of ours that it was sent to: an answer leaves from there.
+    struct pollnd_nid dest;
+    // A ping's round trip in ns.
+    uint64_t rtt_ns;
+    // Feature bits of a node that was pinged, and its process.
+    uint32_t features;
+    // Its process.
+    uint32_t pid;
+    // Lent bytes, in order. They belong to the event.
+    const struct pollnd_piece *pieces;
+    // Number of pieces.
+    size_t pieces_count;
+    // Interfaces of a node that was pinged. They belong to the event.
+    const struct pollnd_ni *nis;
+    // Number of interfaces.
+    size_t nis_count;
+    // If `status` is not 0, the text that names the thing and the remedy. It belongs to the event.
+    const char *error;
+    // The library's.
+    void *held;
+};
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+// The library's version, "0.1.0". The text is the library's, and stays.
+const char *pollnd_version(void);
+
+// The text of the last call of this thread's that failed; empty if none has. It is the library's, and is there until the
+// thread's next call that fails.
+const char *pollnd_error(void);
+
+// Reads a NID: "10.0.0.1@tcp", "fd00::1@tcp2".
+int pollnd_nid_parse(const char *from, struct pollnd_nid *nid);
+
+// Writes a NID as text into `room` bytes at `to`, with a zero behind it; gives the text's length. 64 bytes are enough.
+// -ENOSPC: too little room, nothing is written.
+int pollnd_nid_text(const struct pollnd_nid *nid,
+                    char *to,
+                    size_t room);
+
+// Reads a process: "12345-10.0.0.1@tcp", or a NID, which means the process POLLND_PID_LUSTRE there.
+int pollnd_process_parse(const char *from, struct pollnd_process *process);
+
+// Starts a node, and comes back when it listens. `*node` is the caller's, who gives it to `pollnd_node_free`.
+// Errors: -EINVAL for options that cannot be, the kernel's number for what the kernel refuses (-EADDRINUSE, -EACCES),
+// -EOPNOTSUPP for a device if the library was built without DPDK, -EIO for what DPDK refuses.
+int pollnd_node_start(const struct pollnd_options *options,
+                      struct pollnd_node **node);
+
+// The node's NID number `index`, counted from 0; gives the number of its NIDs. -ENOENT: it has none of that number.
+int pollnd_node_nid(const struct pollnd_node *node,
+                    uint32_t index,
+                    struct pollnd_nid *nid);
+
+// Stops a node in order, within about 10 s: its operations end, its connections are closed. Its events can be taken still;
+// new operations give -ESHUTDOWN. A second stop does nothing.
+int pollnd_node_stop(const struct pollnd_node *node);
+
+// Stops a node if it runs, and frees it; events that were not taken are lost. NULL does nothing. Memory and events that
+// the program has stay, and are freed by their own functions.
+void pollnd_node_free(struct pollnd_node *node);
+
+// New memory of `length` bytes, aligned to 64, that the node's port can send from without a copy: huge pages where the EAL
+// has them, else ordinary ones. `*memory` is the caller's, who gives it to `pollnd_memory_free`. Errors: -ENOMEM.
+int pollnd_memory_alloc(const struct pollnd_node *node,
+                        size_t length,
+                        struct pollnd_memory **memory);
+
+// Makes `length` bytes of the caller's at `bytes`, aligned to 64, memory for operations. Over kernel sockets they are used
+// as they are; a DPDK port copies what it sends from there. They have to stay until `pollnd_memory_free` has given 0.
+int pollnd_memory_wrap(void *bytes,
+                       size_t length,
+                       struct pollnd_memory **memory);
+
+// Address of the first byte; NULL for NULL. It stays as long as the memory.
+// While an operation sends from the memory the program must not write the bytes that it sends; while one fills it, the
+// program may read what its events have named.
+void *pollnd_memory_bytes(const struct pollnd_memory *memory);
+
+// Length in bytes; 0 for NULL.
+size_t pollnd_memory_length(const struct pollnd_memory *memory);
+
+// Frees memory; wrapped bytes are the caller's again. NULL does nothing. -EBUSY: an operation uses it, and its last event
+// was not taken; the memory stays.
+int pollnd_memory_free(struct pollnd_memory *memory);
+
+// Pings a process: ends with a PING event. -EAGAIN: so many operations wait as `depth` allows; take events first.
+int pollnd_ping(const struct pollnd_node *node,
+                const struct pollnd_process *target,
+                uint64_t tag);
+
+// Sends a PUT: a SEND event and, if it was asked for, an ACK event follow, in either order; the later is the last.
+// -EAGAIN: so many operations wait as `depth` allows. -EBUSY: another operation fills `memory`. -EMSGSIZE: over 1 MiB.
+int pollnd_put(const struct pollnd_node *node,
+               const struct pollnd_put_args *args,
+               uint64_t tag);
+
+// Fetches bytes: ends with a REPLY event. -EAGAIN: so many operations wait as `depth` allows. -EBUSY: another operation
+// uses `memory`. -EMSGSIZE: over 1 MiB.
+int pollnd_get(const struct pollnd_node *node,
+               const struct pollnd_get_args *args,
+               uint64_t tag);
+
+// Attaches a match entry: an ATTACHED event follows, then PUT or GET events, and the last one when it is exhausted or was
+// taken away. `*entry`, if `entry` is not NULL, is its name. -EAGAIN and -EBUSY as for the others.
+int pollnd_attach(const struct pollnd_node *node,
+                  const struct pollnd_entry_args *args,
+                  uint64_t tag,
+                  uint64_t *entry);
+
+// Takes a match entry away: its last event follows when no message uses it any more. -EAGAIN: its ATTACHED event was not
+// taken yet, or so many operations wait as `depth` allows. -ENOENT: its last event was taken.
+int pollnd_unlink(const struct pollnd_node *node,
+                  uint64_t entry);
+
+// Makes a portal, 1 to 63, lazy, or, with `on` 0, ends that: PUTs that no entry of a lazy portal matches wait for one. No
+// event follows.
+int pollnd_lazy(const struct pollnd_node *node,
+                uint32_t portal,
+                int on);
+
+// Takes the next event, and waits for it up to `timeout_ms`: 0 not at all, less than 0 for ever. Gives 1 with an event, 0
+// without. The event's bytes and texts are there until it is given to `pollnd_event_release`. -ESHUTDOWN: the node is
+// stopped, and all events are taken. Several threads may wait; each event goes to one.
+int pollnd_event_next(const struct pollnd_node *node,
+                      int timeout_ms,
+                      struct pollnd_event *event);
+
+// Gives back what an event holds: lent bytes, interfaces, its text. Lent bytes are receive buffers of the node's: it copies
+// what comes, or waits, when the program keeps many. NULL, and an event that holds nothing, do nothing.
+void pollnd_event_release(struct pollnd_event *event);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* POLLND_H */

@@ -1,0 +1,22 @@
+//! pollnd for C. `include/pollnd.h`, made of [`abi`] and [`types`], says what there is; this crate gives it a static and a
+//! shared library.
+//!
+//! * [`abi`]: the functions. Pointers become references and slices there, and nowhere else: it is the crate's one place for
+//!   unsafe code.
+//! * [`types`]: structures and constants that C sees.
+//! * `node`: a node, its operations and its events; `start` has one over kernel sockets, `dpdk` over a port.
+//! * `bell`: the application on the node's lcore, and the wait for its events.
+//! * [`error`]: error numbers and texts.
+
+#![deny(unsafe_code)]
+
+#[allow(unsafe_code, reason = "a C ABI is made of pointers")]
+pub mod abi;
+mod bell;
+#[cfg(feature = "dpdk")]
+mod dpdk;
+pub mod error;
+mod event;
+mod node;
+mod start;
+pub mod types;
