@@ -218,6 +218,8 @@ pub(crate) trait Upper: Sized {
     fn peer_new(&mut self, ni: NiId, id: ProcessId, entry: Key, host: Key) -> Key;
     /// Entries for peers, of all LNDs.
     fn peers(&self) -> usize;
+    /// A connection with the peer has come up.
+    fn peer_connected(&mut self, cx: &mut Cx, peer: Key);
     /// The LND's entry goes, and LNet's with it.
     fn peer_gone(&mut self, peer: Key);
     /// The LND's entry has come from another shard; LNet's was `old` there. Gives the one here.

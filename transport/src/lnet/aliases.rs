@@ -6,7 +6,8 @@
 //! left are never told of again. What is lost comes back with the next discovery.
 //!
 //! Kernels give a NID to whoever claims it last. Here a peer that is there keeps its own: another node's word about it counts only
-//! once it says the same of itself ([`Aliases::contest`]).
+//! once it says the same of itself ([`Aliases::contest`]). A peer that comes after the claim is asked; until it answers it may act for
+//! the node that claims it, and nobody for it ([`Aliases::await_word`]).
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -52,11 +53,22 @@ struct Share {
     entries: usize,
 }
 
+/// Whose word is needed for a NID to be another node's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Word {
+    /// The word of the node that claims it is enough.
+    #[default]
+    Any,
+    /// Its own node's, which is there and has been asked: until then it may act for the node that claims it, and nobody for it.
+    Awaited,
+    /// Its own node's: it is nobody's without.
+    Needed,
+}
+
 /// A NID that is contested, or that of a claimant.
 #[derive(Debug, Default)]
 struct Contest {
-    /// Nobody has it without its own node's word.
-    contested: bool,
+    word: Word,
     /// NIDs that its node says it has.
     said: Nids,
 }
@@ -84,10 +96,16 @@ impl Aliases {
         }
     }
 
-    /// Whether both are NIDs of one peer.
+    /// Whether both are NIDs of one peer, by the word of those that were asked.
     #[inline]
     pub(crate) fn same(&self, a: Nid, b: Nid) -> bool {
         a == b || (!self.by_nid.is_empty() && self.primary(a) == self.primary(b))
+    }
+
+    /// Whether a message from `source` may be taken for one from `name`.
+    #[inline]
+    pub(crate) fn acts_for(&self, name: Nid, source: Nid) -> bool {
+        name == source || (!self.by_nid.is_empty() && self.same(name, source) && !self.is_awaited(name))
     }
 
     /// All NIDs of the peer that `nid` is one of, the primary one first.
@@ -104,12 +122,19 @@ impl Aliases {
     /// The node that is known by the address `by`, on this host, says that it has these NIDs, the primary one first. Of its own
     /// address it has the last word; NIDs that another node has told of stay that one's. Gives whether anything changed.
     pub(crate) fn learn(&mut self, by: IpAddr, host: IpAddr, nids: &[Nid]) -> bool {
+        let mut heard = false;
         for nid in nids.iter().take(OF_ONE).filter(|n| n.ip() == Some(by)) {
-            if let Some(contest) = self.contests.get_mut(nid) {
-                contest.said = nids.iter().copied().take(OF_ONE).collect();
+            if self.contests.contains_key(nid) || self.claim_on(*nid).is_some() {
+                let said: Nids = nids.iter().copied().take(OF_ONE).collect();
+                let contest = self.contest_of(*nid);
+                heard |= contest.word == Word::Awaited || contest.said != said;
+                contest.said = said;
+                if contest.word == Word::Awaited {
+                    contest.word = Word::Needed;
+                }
             }
         }
-        self.store(by, host, nids)
+        self.store(by, host, nids) || heard
     }
 
     fn store(&mut self, by: IpAddr, host: IpAddr, nids: &[Nid]) -> bool {
@@ -122,7 +147,9 @@ impl Aliases {
                 own.push(*nid);
             }
         }
-        if own.first() != Some(&primary) {
+        // Nobody is known by the name of a node that has not been heard.
+        let lent = primary.ip() != Some(by) && self.word(primary) == Word::Awaited;
+        if own.first() != Some(&primary) || lent {
             return false;
         }
         if let Some(known) = self.by_nid.get(&primary).and_then(|n| self.told.get(n)) {
@@ -136,7 +163,7 @@ impl Aliases {
         }
         let mut changed = false;
         for nid in &own {
-            changed |= self.forget(*nid);
+            changed |= if self.primary(*nid) == primary { self.forget(*nid) } else { self.take_out(*nid) };
         }
         if own.len() < 2 || !self.make_room(host, own.len()) {
             return changed;
@@ -157,8 +184,37 @@ impl Aliases {
         self.contests.get(&nid).is_some_and(|c| c.said.iter().any(|n| n.ip() == Some(by)))
     }
 
+    fn word(&self, nid: Nid) -> Word {
+        self.contests.get(&nid).map_or(Word::Any, |c| c.word)
+    }
+
     fn may_have(&self, by: IpAddr, nid: Nid) -> bool {
-        self.contests.get(&nid).is_none_or(|c| !c.contested) || self.agrees(nid, by)
+        self.word(nid) != Word::Needed || self.agrees(nid, by)
+    }
+
+    /// Another node's claim that has this NID, and of which the NID's own node has not said the same.
+    pub(crate) fn claim_on(&self, nid: Nid) -> Option<Claim> {
+        let told = self.told.get(self.by_nid.get(&nid)?)?;
+        if nid.ip() == Some(told.by) || self.agrees(nid, told.by) {
+            return None;
+        }
+        let speaker = told.nids.iter().copied().find(|n| n.ip() == Some(told.by))?;
+        Some(Claim { speaker, host: told.by, nids: told.nids.clone() })
+    }
+
+    /// The node of a NID that another claims is there, and is asked: nobody acts for it before it answers. Gives whether that is new.
+    pub(crate) fn await_word(&mut self, nid: Nid) -> bool {
+        let contest = self.contest_of(nid);
+        if contest.word != Word::Any {
+            return false;
+        }
+        contest.word = Word::Awaited;
+        true
+    }
+
+    /// Whether the NID's node has been asked whether it is the one that claims it.
+    pub(crate) fn is_awaited(&self, nid: Nid) -> bool {
+        self.word(nid) == Word::Awaited
     }
 
     /// The node of `speaker` says that it has `nids`, and `nid` among them, which is a peer's that is there: `nid` is its alone from
@@ -166,21 +222,26 @@ impl Aliases {
     pub(crate) fn contest(&mut self, nid: Nid, speaker: Nid, nids: &[Nid]) -> bool {
         let said: Nids = nids.iter().copied().take(OF_ONE).collect();
         let before = std::mem::replace(&mut self.contest_of(speaker).said, said.clone());
-        if std::mem::replace(&mut self.contest_of(nid).contested, true) && before == said {
+        let word = std::mem::replace(&mut self.contest_of(nid).word, Word::Needed);
+        if word == Word::Needed && before == said {
             return false;
         }
         // Told before it was contested, or by way of a shard that did not know.
-        if let Some(told) = self.by_nid.get(&nid).and_then(|n| self.told.get(n))
-            && nid.ip() != Some(told.by)
-            && !self.agrees(nid, told.by)
-        {
-            let (by, host) = (told.by, told.host);
-            let rest: Nids = told.nids.iter().copied().filter(|n| *n != nid).collect();
-            let primary = told.nids.first() == Some(&nid);
-            self.forget(nid);
-            if !primary {
-                self.store(by, host, &rest);
-            }
+        if self.claim_on(nid).is_some() {
+            self.take_out(nid);
+        }
+        true
+    }
+
+    /// The NID is that peer's no longer, whose other NIDs stay unless it was the one that they go by; gives whether it was anybody's.
+    fn take_out(&mut self, nid: Nid) -> bool {
+        let Some(told) = self.by_nid.get(&nid).and_then(|n| self.told.get(n)) else { return false };
+        let (by, host) = (told.by, told.host);
+        let rest: Nids = told.nids.iter().copied().filter(|n| *n != nid).collect();
+        let leads = told.nids.first() == Some(&nid) || nid.ip() == Some(by);
+        self.forget(nid);
+        if !leads {
+            self.store(by, host, &rest);
         }
         true
     }
@@ -330,6 +391,40 @@ mod tests {
             t.contest(a, other, &[other, a]);
         }
         assert_eq!((t.contests.len(), t.contests_by_age.len()), (CONTESTED, CONTESTED));
+    }
+
+    /// A node that comes after another has claimed its NID: nobody acts for it from then on, it may act for the claimant until it has
+    /// answered, and its answer decides; the claimant keeps what else it has.
+    #[test]
+    fn a_node_that_comes_later_is_nobody_s_before_it_has_answered() {
+        let (a, b, liar, more) = (nid(0, 1), nid(0, 2), nid(6, 6), nid(6, 7));
+        let mut t = Aliases::default();
+        t.learn(ip(6, 6), ip(6, 6), &[liar, a, more]);
+        assert!(t.acts_for(a, liar) && t.acts_for(liar, a), "it is not there");
+        assert_eq!(t.claim_on(a).map(|c| c.speaker), Some(liar));
+        assert!(t.await_word(a) && !t.await_word(a));
+        assert!(!t.acts_for(a, liar) && !t.acts_for(a, more) && t.acts_for(liar, a));
+        // Not under its name either.
+        assert!(!t.learn(ip(6, 6), ip(6, 6), &[a, liar]));
+        assert_eq!(t.primary(liar), liar);
+        // It is alone, or another's.
+        for said in [&[a][..], &[a, b]] {
+            t.learn(ip(0, 1), ip(0, 1), said);
+            t.learn(ip(6, 6), ip(6, 6), &[liar, more, a]);
+            assert_eq!((t.primary(a), t.primary(more), t.same(a, liar)), (a, liar, false), "{said:?}");
+            assert!(t.claim_on(a).is_none());
+        }
+        // Or it is the claimant's, and stays it when it comes again.
+        let mut t = Aliases::default();
+        t.learn(ip(0, 1), ip(0, 1), &[a, b]);
+        assert!(t.await_word(b) && t.acts_for(a, b) && !t.acts_for(b, a));
+        assert!(t.learn(ip(0, 2), ip(0, 2), &[a, b]), "the other shards are to hear of it");
+        assert!(t.acts_for(a, b) && t.acts_for(b, a) && t.claim_on(b).is_none());
+        // The same where it says so before it was asked.
+        let mut t = Aliases::default();
+        t.learn(ip(0, 1), ip(0, 1), &[a, b]);
+        t.learn(ip(0, 2), ip(0, 2), &[a, b]);
+        assert!(t.claim_on(b).is_none());
     }
 
     /// One address that tells of all it can ends at half, newcomers find room, and what is kept is counted rightly.

@@ -86,6 +86,7 @@ impl Lnet {
             Body::GetDone { grant, status } => self.get_done(grant, status),
             Body::Aliases(claim) => self.told_of(claim),
             Body::Contested(nid, claim) => self.contested(nid, claim),
+            Body::Awaited(nid) => drop(self.aliases.await_word(nid)),
         }
     }
 

@@ -29,12 +29,10 @@ use super::aliases::{Claim, Nids, OF_ONE};
 use super::api::Event;
 use super::command::header;
 use super::ops::OpKind;
-use super::remote::Body;
 use super::{Lnet, Msg, TxDone};
 use crate::hash::OwnMap;
 use crate::lnd::config::SEC;
 use crate::lnd::{AppId, Config, Cx, Dest, Lnd, LnetError, Owner, Payload, Placement};
-use crate::stream::ShardId;
 use crate::stream::slab::Key;
 use crate::wire::ksock::Checksum;
 use crate::wire::{LnetBody, LnetHdr, Nid, PingInfo, ProcessId, WireHandle, lnet, ping};
@@ -75,7 +73,7 @@ fsm::fsm! {
     pub(super) enum Step {
         /// It is to be asked.
         Ask,
-        /// It is another NID of a peer that we know.
+        /// It is another NID of a peer that we know, or has told of itself unasked.
         Heard,
         /// Its answer was longer than the sink.
         Short,
@@ -164,8 +162,17 @@ impl Peer {
         self.standing == Standing::Asking
     }
 
+    pub(super) fn stands(&self) -> Standing {
+        self.standing.get()
+    }
+
+    /// Whether nothing is asked of it yet, after an answer that made no sense.
+    pub(super) fn is_quiet(&self, now: u64) -> bool {
+        self.more.as_ref().is_some_and(|m| now < m.quiet_until)
+    }
+
     /// Whether it has said of itself who it is.
-    fn answered(&self) -> bool {
+    pub(super) fn answered(&self) -> bool {
         !self.unsure() && self.more.as_ref().is_some_and(|m| m.features != 0)
     }
 
@@ -202,7 +209,7 @@ impl Peer {
 }
 
 #[derive(Debug)]
-enum News {
+pub(super) enum News {
     /// An operation of the node's own has ended.
     Answer(u64, Result<Vec<u8>, LnetError>),
     Pushed(u64, Result<(), LnetError>),
@@ -210,6 +217,8 @@ enum News {
     Claim(Box<Claim>, bool),
     /// A peer that another shard knows is there, too, by one of the NIDs claimed.
     Contest(Nid, Box<Claim>),
+    /// A peer has connected by a NID that another node claims.
+    Came(Key),
 }
 
 /// Discovery on one shard: it asks the peers whose home this is.
@@ -219,7 +228,7 @@ pub(super) struct Discovery {
     pub(super) asked: OwnMap<u64, Key>,
     next: u64,
     step: u64,
-    news: VecDeque<News>,
+    pub(super) news: VecDeque<News>,
     /// Sink of the next ping.
     sink: u32,
     /// Room for the next push.
@@ -301,7 +310,7 @@ impl Lnet {
     }
 
     /// Goes through the table, and does what it says.
-    fn step<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, step: Step) {
+    pub(super) fn step<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, step: Step) {
         let Some(p) = self.peers.get_mut(peer) else { return };
         match p.discovery.standing.apply(step) {
             Some(Act::Ping) => self.ask(cx, lnd, peer),
@@ -391,6 +400,7 @@ impl Lnet {
                 self.aliases.contest(*nid, claim.speaker, &claim.nids);
                 return;
             }
+            News::Came(peer) => return self.ask_whose(cx, lnds, *peer),
         };
         // A push may end twice: unsent, and unanswered.
         let Some(peer) = self.discovery.asked.remove(&serial) else { return };
@@ -408,7 +418,7 @@ impl Lnet {
                 }
                 self.step(cx, lnd, peer, if status.is_ok() { Step::Told } else { Step::Untold });
             }
-            News::Claim(..) | News::Contest(..) => {}
+            News::Claim(..) | News::Contest(..) | News::Came(_) => {}
         }
         if let Some(entry) = self.peers.get(peer).map(|p| p.entry) {
             lnd.forget_if_idle(self, cx, entry);
@@ -450,6 +460,11 @@ impl Lnet {
                     more.pause = (2 * more.pause).min(PAUSE_MAX);
                 }
                 cx.counters.discoveries_failed += 1;
+                // One that has left is asked again when it comes back.
+                let (nid, here) = (p.id.nid, lnd.connected(p.entry));
+                if here && self.aliases.is_awaited(nid) {
+                    self.is_alone(cx, peer);
+                }
                 self.step(cx, lnd, peer, Step::Failed);
                 Some(e)
             }
@@ -465,78 +480,28 @@ impl Lnet {
 
     /// Takes in what a peer says of itself; gives whether it is to be told of us.
     fn take_info(&mut self, cx: &mut Cx, peer: Key, info: &PingInfo) -> bool {
-        let Some(p) = self.peers.get_mut(peer) else { return false };
+        let Some(p) = self.peers.get(peer) else { return false };
         let (nid, host) = (p.id.nid, p.host);
-        let more = p.discovery.more();
-        more.features = info.features;
-        let wanted = info.features & cx.cfg.features() & PUSHERS == PUSHERS;
-        let tell = wanted && more.told != self.discovery.info && more.untold < PUSHES && !cx.down;
         let nids: Nids = info.nids().filter(|n| !self.is_own(*n)).take(OF_ONE).collect();
         // A node that does not know itself by the name that it answers to, or speaks from another address than that name's, is
         // taken for that name alone.
-        if info.features & ping::FEAT_MULTI_RAIL != 0
-            && nids.contains(&nid)
-            && let Some(host) = cx.budget.ip(host).filter(|h| nid.ip() == Some(*h))
-        {
+        let rails = info.features & ping::FEAT_MULTI_RAIL != 0 && nids.contains(&nid);
+        let other = self.aliases.claim_on(nid).map(|c| c.speaker);
+        let agrees = rails && other.is_some_and(|o| nids.contains(&o));
+        if rails && let Some(host) = cx.budget.ip(host).filter(|h| nid.ip() == Some(*h)) {
             self.discovery.news.push_back(News::Claim(Box::new(Claim { speaker: nid, host, nids }), true));
+        } else if self.aliases.is_awaited(nid) {
+            self.is_alone(cx, peer);
         }
-        tell
-    }
-
-    /// Takes in which NIDs are one node's. Those of peers that are there, and have not said so themselves, stay apart, and
-    /// are asked.
-    fn claimed<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], claim: &Claim, own: bool) {
-        let Claim { speaker, host, nids } = claim;
-        for nid in nids.iter().filter(|n| *n != speaker) {
-            if self.aliases.same(*nid, *speaker) || self.aliases.agrees(*nid, *host) {
-                continue;
-            }
-            let Some((ni, peer)) = self.there(cx, lnds, *nid) else { continue };
-            if !self.aliases.contest(*nid, *speaker, nids) {
-                continue;
-            }
-            self.post_all(cx, || Body::Contested(*nid, Box::new(claim.clone())));
-            let now = cx.now;
-            if let Some(lnd) = lnds.get_mut(ni)
-                && let Some(p) =
-                    self.peers.get_mut(peer).filter(|p| p.discovery.standing == Standing::Unknown)
-                && now >= p.discovery.more().quiet_until
-                && cx.cfg.discovery
-                && !cx.down
-            {
-                self.step(cx, lnd, peer, Step::Ask);
-            }
+        // Another NID of a node that is told by the one that spoke first.
+        if agrees {
+            return false;
         }
-        if self.aliases.learn(*host, *host, nids) && own {
-            self.post_all(cx, || Body::Aliases(Box::new(claim.clone())));
-        }
-    }
-
-    fn post_all(&mut self, cx: &Cx, body: impl Fn() -> Body) {
-        for shard in (0..cx.cfg.shards.count).filter(|s| *s != cx.cfg.shards.me.0) {
-            self.post(ShardId(shard), body());
-        }
-    }
-
-    /// The peer of this shard that has the NID as its own: it is connected from that address, or has answered there.
-    fn there<L: Lnd<Lnet>>(&self, cx: &Cx, lnds: &[L], nid: Nid) -> Option<(usize, Key)> {
-        let id = ProcessId::lustre(nid);
-        lnds.iter().enumerate().find_map(|(ni, lnd)| {
-            let key = lnd.find(id)?;
-            let p = self.peers.get(key)?;
-            let itself = cx.budget.ip(p.host) == nid.ip();
-            (itself && (lnd.connected(p.entry) || p.discovery.answered())).then_some((ni, key))
-        })
-    }
-
-    /// Another shard has discovered a peer.
-    pub(super) fn told_of(&mut self, claim: Box<Claim>) {
-        self.discovery.news.push_back(News::Claim(claim, false));
-    }
-
-    /// Another shard knows the peer that has one of the NIDs claimed.
-    pub(super) fn contested(&mut self, nid: Nid, claim: Box<Claim>) {
-        self.discovery.news.push_back(News::Contest(nid, claim));
+        let Some(p) = self.peers.get_mut(peer) else { return false };
+        let more = p.discovery.more();
+        more.features = info.features;
+        let wanted = info.features & cx.cfg.features() & PUSHERS == PUSHERS;
+        wanted && more.told != self.discovery.info && more.untold < PUSHES && !cx.down
     }
 
     // ---- pushes of peers
@@ -550,8 +515,8 @@ impl Lnet {
         (Some(placement).filter(|_| mlength > 0), mlength)
     }
 
-    /// A push has come, and has been acknowledged. Of peers that we know as Multi-Rail it is taken; others are asked
-    /// themselves, and what makes no sense is nothing.
+    /// A push has come, and has been acknowledged. It is taken, of a stranger, too, as an answer to our ping would be: but of one
+    /// that is not Multi-Rail, and where it is cut, the peer is asked. What makes no sense is nothing.
     pub(super) fn pushed<L: Lnd<Lnet>>(
         &mut self,
         cx: &mut Cx,
@@ -566,7 +531,7 @@ impl Lnet {
         if !cx.cfg.discovery || cx.down || p.id.nid != hdr.src_nid {
             return;
         }
-        let whole = bytes.len() == hdr.payload_len as usize;
+        let (whole, mut introduced) = (bytes.len() == hdr.payload_len as usize, false);
         let info = PingInfo::parse(bytes);
         if whole && info.is_err() {
             cx.counters.err_ping_info += 1;
@@ -578,15 +543,18 @@ impl Lnet {
             self.discovery.room = self.discovery.room.max(wanted);
             let sink = ping::whole_len(bytes).unwrap_or(hdr.payload_len).min(ping::LEN_MAX);
             self.discovery.sink = self.discovery.sink.max(sink);
-        } else if self.aliases.nids(hdr.src_nid).is_some() {
-            // The other rail of one that we know.
-            p.discovery.standing.apply(Step::Heard);
+        } else if self.aliases.nids(hdr.src_nid).is_some()
+            || info.as_ref().is_ok_and(|i| i.features & ping::FEAT_MULTI_RAIL != 0)
+                && !p.discovery.is_quiet(cx.now)
+                && !cx.budget.over(p.host)
+        {
+            introduced = p.discovery.standing.apply(Step::Heard).is_some();
         }
         let Some(p) = self.peers.get_mut(peer) else { return };
         match (p.discovery.standing.get(), info) {
             (Standing::Known | Standing::Telling | Standing::Stale, Ok(info)) if whole => {
                 let known = p.discovery.more().features
-                    | if self.aliases.nids(hdr.src_nid).is_some() { !0 } else { 0 };
+                    | if introduced || self.aliases.nids(hdr.src_nid).is_some() { !0 } else { 0 };
                 if known & info.features & ping::FEAT_MULTI_RAIL != 0 {
                     cx.counters.pushes_taken += 1;
                     if self.take_info(cx, peer, &info) {

@@ -127,7 +127,7 @@ impl Me {
             || self.exhausted()
             || w.put != matches!(self.mem, Mem::Sink(_))
             || (self.who.pid != PID_ANY && self.who.pid != hdr.src_pid)
-            || (!self.who.nid.is_any() && !aliases.same(self.who.nid, hdr.src_nid))
+            || (!self.who.nid.is_any() && !aliases.acts_for(self.who.nid, hdr.src_nid))
         {
             return Test::Skip;
         }

@@ -7,6 +7,7 @@
 pub(crate) mod aliases;
 mod answer;
 pub mod api;
+mod claims;
 mod command;
 mod credits;
 mod discovery;

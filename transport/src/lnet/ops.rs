@@ -96,7 +96,7 @@ impl Ops {
         }
         let key = *self.by_object.get(&handle.object)?;
         // Handles are easy to guess; an answer counts only from the node that was asked, by whichever of its NIDs.
-        self.recs.get(key).is_some_and(|r| aliases.same(r.target, src)).then_some(key)
+        self.recs.get(key).is_some_and(|r| aliases.acts_for(r.target, src)).then_some(key)
     }
 
     /// The operation with that handle.

@@ -33,6 +33,8 @@ pub(crate) enum Body {
     Aliases(Box<Claim>),
     /// To all: a peer that is there has one of the NIDs claimed, this one.
     Contested(Nid, Box<Claim>),
+    /// To all: a peer has come by this NID, which another claims, and is asked.
+    Awaited(Nid),
     /// Home to owner: the REPLY's pages are home.
     GetDone { grant: GetGrant, status: Result<(), LnetError> },
 }

@@ -48,6 +48,10 @@ impl Upper for Lnet {
         self.peers.len()
     }
 
+    fn peer_connected(&mut self, cx: &mut Cx, peer: Key) {
+        self.came(cx, peer);
+    }
+
     fn peer_gone(&mut self, peer: Key) {
         self.undiscover(peer);
         self.peers.remove(peer);

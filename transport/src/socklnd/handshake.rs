@@ -415,6 +415,9 @@ impl<U: Upper> Socklnd<U> {
             peer.interval = 0;
         }
         self.charge_to(up, cx, peer_key, key, home);
+        if let Some(p) = self.peers.get(peer_key) {
+            up.peer_connected(cx, p.up);
+        }
         if cx.cfg.keepalive > 0 {
             self.peer_by(cx, peer_key, now + cx.cfg.keepalive);
         }

@@ -188,11 +188,6 @@ const REASONS: &[Reason] = &[
         &["crashes-and-stall"],
         "the hand's ping passes a PUT that stalls on another connection, and here it is behind that (replay_crashes.rs has it)",
     ),
-    r(
-        "besides: ping",
-        &[],
-        "a kernel that was told by a push whom it speaks with asks no more; ours asks all the same",
-    ),
     r("besides: BRW_REPLY", &["crashes-and-stall"], "the kernel died of this request; we refuse it"),
     r("besides: TEST_REPLY", &["lst-node-panic-off8"], "the kernels died of this test"),
     r(

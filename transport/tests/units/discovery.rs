@@ -15,7 +15,7 @@ use crate::raw::{self, PEER, id, nid};
 const HANDLE: WireHandle = WireHandle { interface: 1, object: 9 };
 
 /// The info of a peer with these NIDs, from its first.
-fn info_of(nids: impl IntoIterator<Item = Nid>, features: u32) -> Vec<u8> {
+pub(crate) fn info_of(nids: impl IntoIterator<Item = Nid>, features: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
     PingInfo::new(nids, 12345, features, 2).emit(&mut bytes);
     bytes
@@ -32,38 +32,38 @@ fn with(mut bytes: Vec<u8>, at: usize, word: u32) -> Vec<u8> {
 }
 
 /// A message of the raw peer's with this payload.
-fn message(body: LnetBody, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn message(body: LnetBody, payload: &[u8]) -> Vec<u8> {
     let h = raw::header(body, payload.len() as u32);
     [&raw::ksock(KsockType::Lnet, 0, 0, 0)[..], &h.emit_as(Version::V3)[..], payload].concat()
 }
 
-fn push(payload: &[u8]) -> Vec<u8> {
+pub(crate) fn push(payload: &[u8]) -> Vec<u8> {
     let (match_bits, portal) = (ping::MATCH_BITS, ping::PORTAL);
     message(LnetBody::Put { ack: HANDLE, match_bits, hdr_data: 0, portal, offset: 0 }, payload)
 }
 
 /// A node that discovers, and the raw peer's connections to it.
-struct Asked {
-    net: Net,
-    links: [usize; 3],
+pub(crate) struct Asked {
+    pub(crate) net: Net,
+    pub(crate) links: [usize; 3],
     seen: usize,
     tag: u64,
 }
 
 impl Asked {
-    fn new(cfg: Config) -> Asked {
+    pub(crate) fn new(cfg: Config) -> Asked {
         let mut net = raw::net(cfg);
         let links = raw::open_set(&mut net, Version::V3);
         Asked { net, links, seen: 0, tag: 0 }
     }
 
-    fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.net.raw_send(self.links[0], bytes);
         self.net.run(SEC / 10);
     }
 
     /// Messages that the node has sent on CONTROL since this was asked.
-    fn said(&mut self) -> Vec<(LnetHdr, Vec<u8>)> {
+    pub(crate) fn said(&mut self) -> Vec<(LnetHdr, Vec<u8>)> {
         self.net.run(SEC / 10);
         let all = raw::messages(&self.net, self.links[0], 1, Version::V3);
         let some = all.into_iter().skip(self.seen).map(|m| match m {
@@ -76,7 +76,7 @@ impl Asked {
     }
 
     /// An application's PUT to the peer.
-    fn put(&mut self) {
+    pub(crate) fn put(&mut self) {
         self.tag += 1;
         self.net.op(0, raw::put_op(self.tag, id(PEER), Payload::inline(b"app").unwrap(), false));
     }
@@ -94,13 +94,13 @@ impl Asked {
     }
 
     /// Answers the ping that the node has sent.
-    fn answer(&mut self, info: &[u8]) {
+    pub(crate) fn answer(&mut self, info: &[u8]) {
         let (handle, sink) = self.asks();
         let part = &info[..info.len().min(sink as usize)];
         self.send(&message(LnetBody::Reply { handle }, part));
     }
 
-    fn ack(&mut self, handle: WireHandle, mlength: u32) {
+    pub(crate) fn ack(&mut self, handle: WireHandle, mlength: u32) {
         let match_bits = ping::MATCH_BITS;
         self.send(&message(LnetBody::Ack { handle, match_bits, mlength }, &[]));
     }
@@ -119,7 +119,7 @@ impl Asked {
     }
 }
 
-fn is_push(h: &LnetHdr) -> Option<WireHandle> {
+pub(crate) fn is_push(h: &LnetHdr) -> Option<WireHandle> {
     match h.body {
         LnetBody::Put { ack, match_bits: ping::MATCH_BITS, portal: 0, .. } => Some(ack),
         _ => None,
@@ -301,23 +301,19 @@ fn answers_and_pings_ask_nobody() {
     assert_eq!(a.count().discoveries, 0);
 }
 
-/// lnet.md §6.4: a stranger's push is acknowledged, and the stranger asked; what peers known as Multi-Rail push is taken.
+/// lnet.md §6.4: a stranger's push is acknowledged and taken, and we push back without a ping, as we do not ask before our first message
+/// either. One that is not Multi-Rail is asked, and of it nothing is taken.
 #[test]
-fn pushes_are_acknowledged_and_taken_from_those_that_are_known() {
+fn pushes_are_acknowledged_and_taken() {
     let two = info_of([nid(PEER), nid(67)], 0x1e);
     let mut a = Asked::new(discovering(1));
     a.send(&push(&two));
     let said = a.said();
-    let [(ack, _), (get, _)] = &said[..] else { panic!("{said:?}") };
+    let [(ack, _), (own, _)] = &said[..] else { panic!("{said:?}") };
     assert_eq!(ack.body, LnetBody::Ack { handle: HANDLE, match_bits: ping::MATCH_BITS, mlength: 64 });
-    assert_eq!(a.net.nodes[0].machine.primary(nid(67)), nid(67), "a stranger's word");
-    let LnetBody::Get { handle, .. } = get.body else { panic!("{get:?}") };
-    a.send(&message(LnetBody::Reply { handle }, &info(0x1e)));
-    let own = a.said();
-    assert!(matches!(&own[..], [(h, _)] if is_push(h).is_some()), "and told of us: {own:?}");
-    a.ack(is_push(&own[0].0).unwrap(), 48);
-    a.send(&push(&two));
-    assert!(matches!(&a.said()[..], [(h, _)] if matches!(h.body, LnetBody::Ack { .. })));
+    a.ack(is_push(own).unwrap(), 48);
+    a.put();
+    assert!(matches!(&a.said()[..], [m] if is_app(m)), "it is known");
     assert_eq!((a.net.nodes[0].machine.primary(nid(67)), a.count().pushes_taken), (nid(PEER), 1));
     // Garbage, and an info that is none, leave all as it was.
     for bad in [vec![7; 48], vec![], with(two.clone(), 4, 0x1c)] {
@@ -325,13 +321,14 @@ fn pushes_are_acknowledged_and_taken_from_those_that_are_known() {
         assert!(matches!(&a.said()[..], [(h, _)] if matches!(h.body, LnetBody::Ack { .. })));
     }
     assert_eq!((a.net.nodes[0].machine.primary(nid(67)), a.count().pushes_taken), (nid(PEER), 1));
+    assert_eq!(a.count().discoveries, 0);
     // One NID less.
     a.send(&push(&info(0x1e)));
     assert_eq!(a.net.nodes[0].machine.primary(nid(67)), nid(67));
     // A peer that is none of Multi-Rail's, and one that is not asked at all.
     for (cfg, asked) in [(discovering(1), true), (raw::config(1), false)] {
         let mut a = Asked::new(cfg);
-        a.send(&push(&two));
+        a.send(&push(&info_of([nid(PEER), nid(67)], 0x06)));
         if asked {
             a.seen += 1;
             a.answer(&info(0x06));
@@ -378,6 +375,30 @@ fn a_push_that_is_too_long_has_the_peer_asked() {
     assert!((5..=40).contains(&asked), "{asked}");
 }
 
+/// Of the NIDs that a push names 32 are kept, and are the peer's.
+#[test]
+fn of_a_push_32_nids_are_kept() {
+    let other = |n: u8| Nid::tcp([12, 0, 0, n].into(), 0);
+    let many = info_of((0..60).map(|n| if n == 0 { nid(PEER) } else { other(n) }), 0x1e);
+    let mut a = Asked::new(discovering(1));
+    // The room for it grows with the first one, which is cut.
+    a.send(&push(&many));
+    for (h, _) in a.said() {
+        if let LnetBody::Get { handle, .. } = h.body {
+            a.send(&message(LnetBody::Reply { handle }, &info(0x1e)));
+        }
+    }
+    let own = a.said();
+    a.ack(is_push(&own[0].0).unwrap(), 48);
+    assert_eq!(a.net.nodes[0].machine.nids_kept(), 0);
+    a.send(&push(&many));
+    let whole = |m: &(LnetHdr, _)| matches!(m.0.body, LnetBody::Ack { mlength, .. } if mlength as usize == many.len());
+    assert!(a.said().iter().any(whole));
+    assert_eq!((a.net.nodes[0].machine.nids_kept(), a.count().pushes_taken), (32, 1));
+    let kept = |n: u8| a.net.nodes[0].machine.primary(other(n)) == nid(PEER);
+    assert!((1..32).all(kept) && !(32..60).any(kept));
+}
+
 /// A push that is not acknowledged is tried again with the next discovery, and not for ever.
 #[test]
 fn a_push_that_nobody_acknowledges_is_not_repeated_for_ever() {
@@ -408,10 +429,12 @@ fn two_nodes_know_each_other_after_one_message() {
         let c = pair.nodes[n].machine.counters();
         [c.discoveries, c.pushes_tx, c.pushes_acked, c.pushes_rx]
     };
-    assert_eq!([count(&pair, 0), count(&pair, 1)], [[1; 4]; 2]);
+    // Whoever has been told asks no more (upper.md §4, lst-full-session).
+    let both = [[1; 4], [0, 1, 1, 1]];
+    assert_eq!([count(&pair, 0), count(&pair, 1)], both);
     pair.attach(0, MdMem::Sink(Sink::Lend(4096)));
     assert_eq!((pair.put(1, some()), pair.put(0, some())), (Ok(10), Ok(10)));
-    assert_eq!([count(&pair, 0), count(&pair, 1)], [[1; 4]; 2], "nobody asks again");
+    assert_eq!([count(&pair, 0), count(&pair, 1)], both, "nobody asks again");
     // A change is told at once, to those that want to know.
     let change = |v| Change::new(&discovering(1), "lnet_peer_discovery_disabled", v).unwrap();
     pair.tune(0, &change("1"));
@@ -420,7 +443,7 @@ fn two_nodes_know_each_other_after_one_message() {
     pair.tune(0, &change("0"));
     pair.run(SEC);
     assert_eq!((pair.ping(1).unwrap().features, count(&pair, 1)[3]), (0x1e, 3));
-    assert_eq!(pair.nodes[1].machine.counters().pushes_taken, 2);
+    assert_eq!(pair.nodes[1].machine.counters().pushes_taken, 3);
     pair.take_events(1);
     pair.take_events(0);
     pair.assert_quiet();
@@ -463,8 +486,8 @@ fn our_ping_and_our_push_are_a_kernel_s() {
     assert_eq!(first_two(&ours), first_two(&theirs));
 }
 
-/// upper.md §2: a message goes from any NID of a node to any of the other's, over a set of connections of each pair, and
-/// one discovery is enough for all of them.
+/// upper.md §2: a message goes from any NID of a node to any of the other's, over a set of connections of each pair. One push is enough
+/// for all of them; each NID is asked once whether it is the node that claims it.
 #[test]
 fn every_pair_of_nids_of_two_nodes_carries_messages() {
     let mut net = Net::new();
@@ -492,7 +515,7 @@ fn every_pair_of_nids_of_two_nodes_carries_messages() {
     }
     for n in 0..2 {
         let c = net.nodes[n].machine.counters();
-        assert_eq!((c.discoveries, c.pushes_tx, c.pushes_acked, c.pushes_rx), (1, 1, 1, 1), "{n}");
+        assert_eq!((c.discoveries, c.pushes_tx, c.pushes_acked, c.pushes_rx), (2 - n as u64, 1, 1, 1), "{n}");
         assert_eq!(net.nodes[n].machine.gauges().conns_up, 12, "a set for each pair");
     }
     assert_eq!(net.nodes[0].machine.primary(nid(4)), nid(2));

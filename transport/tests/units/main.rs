@@ -5,6 +5,7 @@ mod answers;
 mod bad_input;
 mod builder;
 mod captures;
+mod claims;
 mod copy_jobs;
 mod dialling;
 mod discovery;

@@ -1,0 +1,109 @@
+//! Claims of NIDs: what a peer says of itself, where it names NIDs of nodes that are there, or that come later
+//! (docs/protocol/lnet.md §6.4; the names: [`super::aliases`]).
+
+use super::Lnet;
+use super::aliases::{Claim, Nids};
+use super::discovery::{News, Standing, Step};
+use super::remote::Body;
+use crate::lnd::{Cx, Lnd};
+use crate::stream::ShardId;
+use crate::stream::slab::Key;
+use crate::wire::{Nid, ProcessId};
+
+impl Lnet {
+    /// A peer has connected by its NID. Where another node has claimed that, nobody else acts for it any more, and it is asked whether it
+    /// is that node.
+    pub(super) fn came(&mut self, cx: &mut Cx, peer: Key) {
+        let Some(p) = self.peers.get(peer) else { return };
+        let nid = p.id.nid;
+        let Some(claim) = self.aliases.claim_on(nid).filter(|_| cx.budget.ip(p.host) == nid.ip()) else {
+            return;
+        };
+        if claim.nids.first() == Some(&nid) {
+            // The claimant goes by its name.
+            self.aliases.contest(nid, claim.speaker, &claim.nids);
+            self.post_all(cx, || Body::Contested(nid, Box::new(claim.clone())));
+        } else if self.aliases.await_word(nid) {
+            self.post_all(cx, || Body::Awaited(nid));
+        }
+        self.discovery.news.push_back(News::Came(peer));
+    }
+
+    /// Asks a peer that has come by a NID that another node claims. One that cannot be asked is for itself.
+    pub(super) fn ask_whose<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], peer: Key) {
+        let Some(lnd) = self.lnd_of(lnds, peer) else { return };
+        let Some(p) = self.peers.get(peer) else { return };
+        let may = cx.cfg.discovery && !cx.down && !p.discovery.is_quiet(cx.now) && !cx.budget.over(p.host);
+        match p.discovery.stands() {
+            Standing::Asking => {}
+            Standing::Unknown | Standing::Known if may => self.step(cx, lnd, peer, Step::Ask),
+            _ => self.is_alone(cx, peer),
+        }
+    }
+
+    /// A peer has been asked whether it is the node that claims its NID, and does not say so.
+    pub(super) fn is_alone(&mut self, cx: &Cx, peer: Key) {
+        let Some(p) = self.peers.get(peer) else { return };
+        let nid = p.id.nid;
+        if let Some(host) = cx.budget.ip(p.host).filter(|h| nid.ip() == Some(*h)) {
+            let claim = Claim { speaker: nid, host, nids: Nids::from_slice(&[nid]) };
+            self.discovery.news.push_back(News::Claim(Box::new(claim), true));
+        }
+    }
+
+    /// Takes in which NIDs are one node's. Those of peers that are there, and have not said so themselves, stay apart, and
+    /// are asked.
+    pub(super) fn claimed<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], claim: &Claim, own: bool) {
+        let Claim { speaker, host, nids } = claim;
+        for nid in nids.iter().filter(|n| *n != speaker) {
+            if self.aliases.same(*nid, *speaker) || self.aliases.agrees(*nid, *host) {
+                continue;
+            }
+            let Some((ni, peer)) = self.there(cx, lnds, *nid) else { continue };
+            if !self.aliases.contest(*nid, *speaker, nids) {
+                continue;
+            }
+            self.post_all(cx, || Body::Contested(*nid, Box::new(claim.clone())));
+            let now = cx.now;
+            if let Some(lnd) = lnds.get_mut(ni)
+                && let Some(p) =
+                    self.peers.get_mut(peer).filter(|p| p.discovery.stands() == Standing::Unknown)
+                && !p.discovery.is_quiet(now)
+                && cx.cfg.discovery
+                && !cx.down
+            {
+                self.step(cx, lnd, peer, Step::Ask);
+            }
+        }
+        if self.aliases.learn(*host, *host, nids) && own {
+            self.post_all(cx, || Body::Aliases(Box::new(claim.clone())));
+        }
+    }
+
+    fn post_all(&mut self, cx: &Cx, body: impl Fn() -> Body) {
+        for shard in (0..cx.cfg.shards.count).filter(|s| *s != cx.cfg.shards.me.0) {
+            self.post(ShardId(shard), body());
+        }
+    }
+
+    /// The peer of this shard that has the NID as its own: it is connected from that address, or has answered there.
+    fn there<L: Lnd<Lnet>>(&self, cx: &Cx, lnds: &[L], nid: Nid) -> Option<(usize, Key)> {
+        let id = ProcessId::lustre(nid);
+        lnds.iter().enumerate().find_map(|(ni, lnd)| {
+            let key = lnd.find(id)?;
+            let p = self.peers.get(key)?;
+            let itself = cx.budget.ip(p.host) == nid.ip();
+            (itself && (lnd.connected(p.entry) || p.discovery.answered())).then_some((ni, key))
+        })
+    }
+
+    /// Another shard has discovered a peer.
+    pub(super) fn told_of(&mut self, claim: Box<Claim>) {
+        self.discovery.news.push_back(News::Claim(claim, false));
+    }
+
+    /// Another shard knows the peer that has one of the NIDs claimed.
+    pub(super) fn contested(&mut self, nid: Nid, claim: Box<Claim>) {
+        self.discovery.news.push_back(News::Contest(nid, claim));
+    }
+}
