@@ -17,6 +17,7 @@ use super::brw::{server, tester};
 use super::{live, print};
 use crate::args::common::OverLink;
 use crate::args::values::growth_seconds;
+use crate::out;
 
 /// `pollnd bench growth`.
 #[derive(Args, Debug, Clone)]
@@ -73,6 +74,10 @@ fn watched(
     let (ends, left) = stop()?;
     bar.finish_and_clear();
     let g = g.map_err(|e| format!("{name}: {e}"))?;
+    // An hour's result is there when the hour has passed, not when the next has.
+    if !a.over.out.json {
+        out::line(g.table().trim_end())?;
+    }
     lost.push(NothingLost::of(ctl, &ends).and_left(left));
     Ok(g)
 }
@@ -100,7 +105,7 @@ pub(super) fn main(a: &GrowthArgs) -> Result<(), String> {
     let r = GrowthReport { runs, nothing_lost: detail.ok, nothing_lost_detail: detail };
     print(&a.over.out, &r, || {
         let line = if r.nothing_lost { "nothing lost" } else { "SOMETHING WAS LOST" };
-        r.runs.iter().map(Growth::table).collect::<String>() + &format!("  {line}\n")
+        format!("  {line}\n")
     })?;
     let grows: Vec<&str> = r.runs.iter().filter(|g| !g.level).map(|g| g.name.as_str()).collect();
     match (grows.as_slice(), r.nothing_lost) {
