@@ -154,18 +154,20 @@ impl Drop for Proc {
         if self.child.try_wait().is_ok_and(|s| s.is_some()) {
             return;
         }
-        if std::thread::panicking() {
-            eprintln!("still running when the test failed: {}", self.said());
-        }
         self.term();
         let end = Instant::now() + Duration::from_secs(5);
         while self.child.try_wait().is_ok_and(|s| s.is_none()) {
             if Instant::now() > end {
                 let _ = self.child.kill();
                 let _ = self.child.wait();
-                return;
+                break;
             }
             std::thread::sleep(Duration::from_millis(5));
+        }
+        if std::thread::panicking() {
+            // With the counters of its end.
+            self.readers.drain(..).for_each(|r| drop(r.join()));
+            eprintln!("still running when the test failed: {}", self.said());
         }
     }
 }
