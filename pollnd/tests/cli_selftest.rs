@@ -93,6 +93,16 @@ fn quick_measures_between_two_nodes_and_leaves_no_session() {
     verb("6", &at, &["new_session", "t"]).good();
     verb("6", &at, &["ping", "--nodes", &there]).good().says(&["Unknown [session: <NULL>"]);
     drop((near, far));
+    // Also before anything runs, while a member is waited for that says nothing. The status was 1.
+    let silent = own_ip();
+    let listener = std::net::TcpListener::bind((silent, 988)).unwrap();
+    let early = start(&["selftest", "quick", "--from", &here, "--to", &nid(silent)]);
+    let dialled = listener.accept().unwrap();
+    early.signal(Signal::INT);
+    let end = early.end();
+    assert_eq!(end.status.code(), Some(130), "{end:?}");
+    assert!(end.err.contains("130"), "{end:?}");
+    drop(dialled);
 }
 
 #[test]

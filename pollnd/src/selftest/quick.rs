@@ -243,9 +243,16 @@ pub(crate) fn main(mut a: QuickArgs) -> Result<u8, String> {
         Err(e) if json => out::line(json!({ "error": e })),
         Err(_) => Ok(()),
     };
+    let interrupted = c.is_interrupted();
     let status = ran.as_ref().map_or(1, Ran::status);
-    c.close(ran.map(drop).and(said))?;
-    Ok(status)
+    match c.close(ran.map(drop).and(said)) {
+        Ok(()) => Ok(status),
+        Err(e) if interrupted => {
+            out::note(e);
+            Ok(INTERRUPTED)
+        }
+        Err(e) => Err(e),
+    }
 }
 
 /// A test of so many seconds between two nodes of this process, the first of which has its console in `seats`.

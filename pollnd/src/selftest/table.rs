@@ -50,6 +50,15 @@ struct Rates {
     send_bytes: f64,
 }
 
+/// Errors that `show_error` counts of a node: name, and words for them.
+const KINDS: [(&str, &str); 5] = [
+    ("brw_errors", "errors of BRW"),
+    ("ping_errors", "errors of PING"),
+    ("rpc_errors", "RPCs failed"),
+    ("rpc_dropped", "RPCs dropped"),
+    ("rpc_expired", "RPCs expired"),
+];
+
 /// A run so far.
 #[derive(Debug, Default)]
 pub(super) struct Sum {
@@ -58,9 +67,9 @@ pub(super) struct Sum {
     unheard: f64,
     first: Option<Own>,
     last: Option<Own>,
-    /// Errors by node, before and after: BRW and PING checks, RPCs.
-    before: BTreeMap<String, f64>,
-    after: BTreeMap<String, f64>,
+    /// Errors by node, before and after: those of [`KINDS`], and whether they could not be asked for.
+    before: BTreeMap<String, [f64; 6]>,
+    after: BTreeMap<String, [f64; 6]>,
     /// The looks were interrupted.
     pub(super) interrupted: bool,
 }
@@ -94,9 +103,8 @@ impl Sum {
     /// Takes a row of `show_error` in; `after`: of the one behind the run.
     pub(super) fn error(&mut self, p: &Piece, after: bool) {
         let Some(nid) = p.result["nid"].as_str() else { return };
-        let kinds = ["brw_errors", "ping_errors", "rpc_errors", "rpc_dropped", "rpc_expired"];
-        let n = kinds.iter().map(|k| number(&p.result, k)).sum::<f64>();
-        let n = if p.result["error"].is_string() { n + 1.0 } else { n };
+        let [brw, ping, rpc, dropped, expired] = KINDS.map(|(k, _)| number(&p.result, k));
+        let n = [brw, ping, rpc, dropped, expired, f64::from(u8::from(p.result["error"].is_string()))];
         let of = if after { &mut self.after } else { &mut self.before };
         of.insert(nid.to_owned(), n);
     }
@@ -108,12 +116,40 @@ impl Sum {
 
     /// Errors of the run.
     pub(super) fn errors(&self) -> u64 {
-        let grown = |(nid, n): (&String, &f64)| (n - self.before.get(nid).unwrap_or(&0.0)).max(0.0);
-        let own = match (&self.first, &self.last) {
-            (Some(a), Some(b)) => b.failed.saturating_sub(a.failed),
-            _ => 0,
-        };
-        (self.after.iter().map(grown).sum::<f64>() + self.unheard) as u64 + own
+        let of_nodes = self.grown().map(|(_, n)| n.iter().sum::<f64>()).sum::<f64>();
+        (of_nodes + self.unheard) as u64 + self.own_failed()
+    }
+
+    /// Errors of nodes that came in the run.
+    fn grown(&self) -> impl Iterator<Item = (&str, [f64; 6])> {
+        self.after.iter().map(|(nid, after)| {
+            let before = self.before.get(nid).copied().unwrap_or_default();
+            (nid.as_str(), std::array::from_fn(|i| (after[i] - before[i]).max(0.0)))
+        })
+    }
+
+    fn own_failed(&self) -> u64 {
+        self.first.as_ref().zip(self.last.as_ref()).map_or(0, |(a, b)| b.failed.saturating_sub(a.failed))
+    }
+
+    /// Whose errors they are, and of which kind; empty where there are none.
+    fn blame(&self) -> String {
+        let mut parts = Vec::new();
+        for (nid, n) in self.grown() {
+            let kinds = KINDS.iter().map(|(_, k)| *k).chain(["no answer to show_error"]);
+            let some = kinds.zip(n).filter(|(_, n)| *n > 0.0).map(|(k, n)| format!("{n} {k}"));
+            let some: Vec<_> = some.collect();
+            if !some.is_empty() {
+                parts.push(format!("{nid}: {}", some.join(", ")));
+            }
+        }
+        if self.unheard > 0.0 {
+            parts.push(format!("{} of stat without an answer", units::many(self.unheard as u64, "look")));
+        }
+        if self.own_failed() > 0 {
+            parts.push(format!("{} of this node failed", units::many(self.own_failed(), "RPC")));
+        }
+        parts.join("; ")
     }
 
     /// Payload a second from one side to the other, in bytes: what its receivers took.
@@ -157,7 +193,9 @@ impl Sum {
         {
             let _ = writeln!(o, "{line}");
         }
-        o + &format!("errors: {}\n", self.errors())
+        let blame = self.blame();
+        let why = if blame.is_empty() { String::new() } else { format!(" ({blame})") };
+        o + &format!("errors: {}{why}\n", self.errors())
     }
 
     /// The same as JSON.
@@ -181,7 +219,7 @@ impl Sum {
         let (payload, pings) = if ping { (0.0, Some(self.requests())) } else { (self.payload(read), None) };
         json!({
             "nodes": self.nodes.iter().map(node).collect::<Value>(), "payload_bytes_per_s": payload, "pings_per_s": pings,
-            "own": own, "errors": self.errors(),
+            "own": own, "errors": self.errors(), "errors_of": self.blame(),
         })
     }
 }
@@ -238,5 +276,11 @@ mod tests {
         s.error(&error(5), true);
         s.error(&piece(json!({ "nid": "b", "error": "it does not answer" }), None), true);
         assert_eq!(s.errors(), 3);
+        let says = "errors: 3 (a: 2 RPCs failed; b: 1 no answer to show_error)\n";
+        assert!(s.text(false, false).ends_with(says), "{}", s.text(false, false));
+        s.unheard = 1.0;
+        assert!(
+            s.json(false, false)["errors_of"].as_str().unwrap().contains("1 look of stat without an answer")
+        );
     }
 }
