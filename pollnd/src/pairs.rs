@@ -11,7 +11,7 @@ use dataplane::lcore;
 use transport::node::IdlePolicy;
 
 use crate::args::common::EalArgs;
-use crate::{cpus, limits};
+use crate::{cpus, limits, signals};
 
 /// The EAL for a link in memory, without devices.
 ///
@@ -22,6 +22,7 @@ pub(crate) fn eal(a: &EalArgs) -> Result<Eal, String> {
     let eal = EalConfig { no_pci: true, raw: a.eal.clone(), ..EalConfig::default() };
     let eal = Eal::start(&eal).map_err(|e| e.to_string())?;
     eal.notes().iter().for_each(|n| tracing::warn!("{n}"));
+    signals::last_wish(dataplane::dpdk::leave_nothing)?;
     Ok(eal)
 }
 

@@ -115,6 +115,18 @@ fn each(heard: impl Fn(i32) + Send + 'static) -> Result<(), String> {
     limits::thread("watches for signals", move || signals.forever().for_each(heard)).map(drop)
 }
 
+/// Calls `clean` at a signal, on a thread of its own; then the signal does what it does by default.
+///
+/// # Errors
+/// The kernel refuses the handlers, or a thread.
+#[cfg(feature = "dpdk")]
+pub(crate) fn last_wish(clean: impl Fn() + Send + 'static) -> Result<(), String> {
+    each(move |signal| {
+        clean();
+        let _ = emulate_default_handler(signal);
+    })
+}
+
 /// Calls `end` at the first signal, on a thread of its own; the second one does what it does by default.
 ///
 /// # Errors

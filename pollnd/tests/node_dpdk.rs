@@ -57,7 +57,13 @@ fn what_the_machine_or_the_port_lacks_is_named() {
     refused(&["--vdev", "net_ring0", "--cpu-pattern", "0[8191]"], &["8191", "does not exist"]);
     refused(&["--vdev", "net_ring0", "--lcores", "64", "--cpu-pattern", "0[0]"], &["64", "ask for 1"]);
     refused(&["--vdev", "net_ring0", "--pcap", "/no/such/dir/x.pcap"], &["/no/such/dir/x.pcap"]);
-    refused(&["--vdev", "net_ring0", "--", "--no-such-option"], &["--no-such-option", "after --"]);
+    let unknown = refused(
+        &["--vdev", "net_ring0", "--", "--no-such-option"],
+        &["--no-such-option", "after --", "-- --help"],
+    );
+    assert!(!unknown.out.contains("Usage"), "60 lines where results belong: {unknown:?}");
+    refused(&["--vdev", "net_ring0", "--", "no-huge", "--no-huge"], &["\"no-huge\"", "options only"]);
+    refused(&["--vdev", "net_vhost0,iface="], &["net_vhost0 has no iface="]);
     refused(&["--vdev", "net_ring0", "--", "--proc-type", "secondary"], &["secondary", "primary"]);
 }
 
@@ -343,6 +349,29 @@ fn report_7_the_demo_works_wherever_temporary_files_are() {
     c.env("TMPDIR", &deep);
     complete(&demo(c, &["--json", "--seconds", "0.1"]));
     assert_eq!(std::fs::read_dir(&deep).unwrap().count(), 0, "no socket is left");
+}
+
+/// The socket stayed in /tmp, and the EAL's folder under /run.
+#[test]
+fn a_demo_that_is_interrupted_leaves_nothing_behind() {
+    let (tmp, run) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let some = |dir: &Path| std::fs::read_dir(dir).is_ok_and(|mut d| d.next().is_some());
+    let mut c = pollnd(&["demo", "--seconds", "600", "--", "--no-huge"]);
+    c.env("TMPDIR", tmp.path()).env("RUNTIME_DIRECTORY", run.path());
+    let demo = Proc::start(c);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !some(tmp.path()) || !some(&run.path().join("dpdk")) {
+        assert!(std::time::Instant::now() < end, "no link after a minute");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    // The file is tried in the folder first: its socket is the one that stays.
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    demo.signal(Signal::INT);
+    let end = demo.end();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&end.status), Some(2), "{end:?}");
+    let left = |dir: &Path| std::fs::read_dir(dir).unwrap().flatten().collect::<Vec<_>>();
+    assert!(left(tmp.path()).is_empty(), "{:?}", left(tmp.path()));
+    assert!(left(&run.path().join("dpdk")).is_empty(), "{:?}", left(&run.path().join("dpdk")));
 }
 
 #[test]

@@ -154,6 +154,11 @@ impl Net {
         own.iter().any(|o| o.name == iface && !index_differs(o) && !mac_differs(o))
     }
 
+    /// Whether our own namespace has an interface of that name, as far as can be told.
+    pub fn has(&self, iface: &str) -> bool {
+        self.own.as_ref().is_none_or(|own| own.iter().any(|o| o.name == iface))
+    }
+
     /// Interfaces that have a default route themselves.
     pub fn routed(&self) -> impl Iterator<Item = &str> {
         self.carriers.iter().filter(|(_, by)| by.is_none()).map(|(i, _)| i.as_str())

@@ -22,6 +22,7 @@ use fsm::AtomicFsm;
 
 use super::config::{EalConfig, Host, Huge};
 use super::eal_error::{CleanupError, EalError};
+use super::usage;
 
 /// Things that keep the EAL from being stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,17 +135,30 @@ impl Eal {
         unsafe { libc::atexit(at_exit) };
         let affinity = Affinity::save();
         let log = LogCapture::start();
+        let said = usage::Output::hold(&args);
         let started = init(&args);
+        if let Some(said) = said {
+            said.release(started.is_ok());
+        }
         let boot_log = log.finish();
         affinity.restore();
-        if let Err(errno) = started {
+        let unread = match started {
+            Ok(unread) => unread,
+            Err(errno) => {
+                remove_runtime_dir();
+                return Err(EalError::Init {
+                    what: strerror(errno),
+                    remedy: remedy(errno, &boot_log),
+                    args: args.join(" "),
+                    log: boot_log.trim_end().to_owned(),
+                });
+            }
+        };
+        if !unread.is_empty() {
+            // SAFETY: it has just started, and nothing of it is in use.
+            unsafe { sys::rte_eal_cleanup() };
             remove_runtime_dir();
-            return Err(EalError::Init {
-                what: strerror(errno),
-                remedy: remedy(errno),
-                args: args.join(" "),
-                log: boot_log.trim_end().to_owned(),
-            });
+            return Err(EalError::Words(unread.join(" ")));
         }
         Ok(Eal(Arc::new(Inner {
             holds: Default::default(),
@@ -361,7 +375,7 @@ fn address_space_is_limited() -> bool {
 }
 
 /// Removes the run-time folder, which DPDK leaves behind, when it is of this process alone: when we chose its name.
-fn remove_runtime_dir() {
+pub(super) fn remove_runtime_dir() {
     // SAFETY: returns a static string, empty before the EAL has made the folder.
     let dir = unsafe { sys::rte_eal_get_runtime_dir() };
     if dir.is_null() {
@@ -392,7 +406,8 @@ pub(crate) fn strerror(e: i32) -> String {
     unsafe { CStr::from_ptr(sys::rte_strerror(e)) }.to_string_lossy().into_owned()
 }
 
-fn init(args: &[String]) -> Result<(), i32> {
+/// Starts the EAL; the words that it has not read.
+fn init(args: &[String]) -> Result<Vec<String>, i32> {
     // No argument has a zero byte: `EalConfig::args` looked.
     let args: Vec<CString> = args.iter().filter_map(|a| CString::new(a.as_str()).ok()).collect();
     let mut argv: Vec<*mut c_char> = args.iter().map(|a| a.as_ptr().cast_mut()).collect();
@@ -401,11 +416,20 @@ fn init(args: &[String]) -> Result<(), i32> {
     // The EAL keeps pointers into the strings.
     std::mem::forget(args);
     // SAFETY: a terminated argument vector of terminated strings; it is called once a process.
-    if unsafe { sys::rte_eal_init(argc, argv.as_mut_ptr()) } < 0 { Err(errno()) } else { Ok(()) }
+    let read = unsafe { sys::rte_eal_init(argc, argv.as_mut_ptr()) };
+    let read = usize::try_from(read).map_err(|_| errno())?;
+    // getopt has moved what is no option, or an option's value, to the end.
+    let unread = argv.iter().skip(read + 1).take_while(|a| !a.is_null());
+    // SAFETY: pointers of the vector above, to terminated strings that stay.
+    Ok(unread.map(|a| format!("{:?}", unsafe { CStr::from_ptr(*a) })).collect())
 }
 
-fn remedy(errno: i32) -> &'static str {
+fn remedy(errno: i32, log: &str) -> &'static str {
     match errno {
+        libc::EACCES if log.contains("Cannot get hugepage information") => {
+            "leave out what asks for huge pages in files (--huge-dir, --huge-unlink, --legacy-mem, --single-file-segments), or \
+             mount a file system for them where this user may write (mount -t hugetlbfs none /dev/hugepages)"
+        }
         libc::EACCES | libc::EPERM => {
             "run as root, or grant the user its huge pages, vfio group and run-time folder"
         }
@@ -415,7 +439,9 @@ fn remedy(errno: i32) -> &'static str {
         libc::ENOMEM => {
             "reserve more huge pages (echo N > /proc/sys/vm/nr_hugepages), ask for less memory, or take ordinary pages (-- --no-huge)"
         }
-        libc::EINVAL => "correct the arguments; those after -- are passed on as they are",
+        libc::EINVAL => {
+            "correct the arguments; those after -- are passed on as they are, and -- --help lists those that there are"
+        }
         libc::ENODEV | libc::ENOTSUP => "look at the log below: a device or bus is not usable",
         libc::EALREADY => "run a new process: the EAL starts once",
         libc::EPROTO => "the vdev or PCI bus did not probe: look at the log below",

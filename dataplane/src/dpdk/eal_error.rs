@@ -26,6 +26,9 @@ pub enum EalError {
     /// An argument has a zero byte.
     #[error("the EAL argument \"{0}\" has a zero byte: remove it")]
     Nul(String),
+    /// Words that are no options: the EAL passes over them.
+    #[error("the EAL takes options only, and would pass over {0}: correct the arguments behind --")]
+    Words(String),
     /// `rte_eal_init` failed.
     #[error("the EAL does not start ({what}); {remedy}\narguments: {args}\n{log}")]
     Init {

@@ -36,6 +36,7 @@ mod spread;
 mod telemetry;
 mod trouble;
 mod tx;
+mod usage;
 
 pub use backing::EalBacking;
 pub use bare::{BareEnd, BareError, BareLoad, BareReceiver, BareSender};
@@ -43,7 +44,7 @@ pub use config::{EalConfig, Huge};
 pub use eal::{Eal, LcoreError, PollLcore, dpdk_version};
 pub use eal_error::{CleanupError, EalError};
 pub use mempool::{HEADROOM, Mempool, PoolError, RX_ROOM, RX_ROOM_SMALL};
-pub use pair::{PairConfig, virtio_pair};
+pub use pair::{PairConfig, leave_nothing, virtio_pair};
 pub use port::EthPort;
 pub use port_config::{Closed, LinkState, PortConfig, PortError};
 pub use queue::{EthQueue, QueueSeed};

@@ -2,7 +2,8 @@
 //! beyond a folder for the socket, and has a real NIC's offloads: checksums, TSO, LRO.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -34,6 +35,19 @@ impl Default for PairConfig {
 
 static SERIAL: AtomicU32 = AtomicU32::new(0);
 
+/// Sockets of pairs that this process has made.
+static MADE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Takes away what a process that ends now would leave behind: sockets of its pairs, and the EAL's run-time folder. For whoever is
+/// about to be killed by a signal; ports that are closed and an EAL that is stopped leave nothing.
+pub fn leave_nothing() {
+    for path in MADE.lock().map(|mut m| std::mem::take(&mut *m)).unwrap_or_default() {
+        // Best effort: mostly the driver has taken it away.
+        let _ = std::fs::remove_file(path);
+    }
+    super::eal::remove_runtime_dir();
+}
+
 /// Bytes of the folder's path up to which it is named as it is.
 const PLAIN_MAX: usize = 24;
 
@@ -50,6 +64,9 @@ fn socket(dir: &Path, n: u32) -> Result<(String, Option<OwnedFd>), PortError> {
         std::fs::File::create(&path).and_then(|_| std::fs::remove_file(&path)).map_err(|e| {
             cannot(e, "its socket has to be made there: set TMPDIR to a folder that can be written")
         })?;
+    }
+    if let Ok(mut made) = MADE.lock() {
+        made.push(path.clone());
     }
     let s = path.to_string_lossy();
     // Commas end an argument of a virtual device.

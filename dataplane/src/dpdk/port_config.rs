@@ -90,6 +90,28 @@ pub enum PortError {
         /// The interface.
         iface: String,
     },
+    /// An argument without which the driver makes no device is missing, or empty.
+    #[error("port {port} has no {key}=: give it {what}, as in {port},{key}={example}")]
+    Lacks {
+        /// Device name.
+        port: String,
+        /// The argument.
+        key: &'static str,
+        /// Its meaning.
+        what: &'static str,
+        /// A value.
+        example: &'static str,
+    },
+    /// The kernel interface that it sits on does not exist.
+    #[error(
+        "port {port}: there is no interface {iface} in this network namespace; ip link shows those that there are"
+    )]
+    NoInterface {
+        /// Device name.
+        port: String,
+        /// The interface.
+        iface: String,
+    },
     /// Its arguments are longer than the EAL takes.
     #[error(
         "port {port}: its name and arguments come to {len} bytes, vdev: included, and DPDK takes {max}: leave out arguments that have their default, or shorten a file's name"

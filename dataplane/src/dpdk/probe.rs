@@ -7,7 +7,7 @@ use dpdk_sys as sys;
 
 use super::eal::strerror;
 use super::port_config::{PortConfig, PortError};
-use super::spec::PortSpec;
+use super::spec::{Needed, PortSpec};
 use crate::doctor;
 
 pub(super) fn call(port: &str, what: &'static str, r: i32, remedy: &'static str) -> Result<(), PortError> {
@@ -32,7 +32,8 @@ pub(super) fn find(spec: &PortSpec) -> Result<(u16, Option<CString>), PortError>
     }
     let missing = |e: i32, remedy| PortError::NotFound {
         port: spec.port_name().into(),
-        errno: strerror(e.abs()),
+        // Drivers have -1 for whatever they refuse.
+        errno: if e == -1 { "its driver refuses it".into() } else { strerror(e.abs()) },
         remedy,
     };
     let c =
@@ -69,7 +70,14 @@ pub(super) fn guard(root: &Path, spec: &PortSpec, config: &PortConfig) -> Result
     if let Some(qpairs) = spec.fanout().filter(|n| *n > 1) {
         return Err(PortError::Fanout { port: spec.port_name().into(), qpairs });
     }
+    let port = || spec.port_name().to_owned();
+    if let Some(Needed { key, what, example }) = spec.lacking() {
+        return Err(PortError::Lacks { port: port(), key, what, example });
+    }
     let net = doctor::Net::read(root);
+    if let Some(iface) = spec.kernel_iface().filter(|i| !net.has(i)) {
+        return Err(PortError::NoInterface { port: port(), iface: iface.to_owned() });
+    }
     let mut ifaces: Vec<String> = spec.kernel_iface().map(str::to_owned).into_iter().collect();
     let mut warnings: Vec<String> = super::joined::warning(root, spec).into_iter().collect();
     if let PortSpec::Pci(addr) = spec
@@ -123,6 +131,39 @@ mod tests {
             "{e}"
         );
         assert!(ask("net_af_packet0,iface=x,qpairs=1").is_ok() && ask("net_af_packet0,iface=x").is_ok());
+    }
+
+    /// A node said that it was up on a vhost socket without a path, and "Operation not permitted" of an interface that was not
+    /// there.
+    #[test]
+    fn arguments_that_a_driver_needs_are_asked_for_by_name() {
+        let d = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(d.path().join("proc/net")).unwrap();
+        std::fs::write(d.path().join("proc/net/dev"), "\n\nlan0: 0\n").unwrap();
+        let ask = |s: &str| guard(d.path(), &s.parse().unwrap(), &PortConfig::default());
+        for (s, says) in [
+            (
+                "net_vhost0",
+                "net_vhost0 has no iface=: give it the path of its socket, as in net_vhost0,iface=/tmp/v.sock",
+            ),
+            ("net_vhost0,iface=,tso=1", "net_vhost0 has no iface="),
+            ("net_virtio_user3,queues=1", "net_virtio_user3 has no path="),
+            ("net_af_packet0,qpairs=1", "net_af_packet0 has no iface="),
+            ("net_af_packet0,iface=wan0", "no interface wan0"),
+            ("net_tap0,remote=wan0", "no interface wan0"),
+        ] {
+            let e = ask(s).unwrap_err().to_string();
+            assert!(e.contains(says), "{s}: {e}");
+        }
+        for fine in [
+            "net_vhost0,iface=/x",
+            "net_af_packet0,iface=lan0",
+            "net_tap0",
+            "net_tap0,iface=new0",
+            "net_null0",
+        ] {
+            assert!(ask(fine).is_ok(), "{fine}");
+        }
     }
 
     #[test]

@@ -81,6 +81,31 @@ impl PortSpec {
     }
 }
 
+/// An argument that a driver does not do without.
+pub(crate) struct Needed {
+    pub(crate) key: &'static str,
+    pub(crate) what: &'static str,
+    pub(crate) example: &'static str,
+}
+
+impl PortSpec {
+    /// The argument that the driver does not do without, if the device has not got it. Drivers answer that with EPERM, and
+    /// net_vhost takes an empty one and waits on a socket that has no path.
+    pub(crate) fn lacking(&self) -> Option<Needed> {
+        let PortSpec::Vdev { name, args } = self else { return None };
+        let (key, what, example) = match name.trim_end_matches(|c: char| c.is_ascii_digit()) {
+            "net_vhost" | "eth_vhost" => ("iface", "the path of its socket", "/tmp/v.sock"),
+            "net_virtio_user" => {
+                ("path", "the path of the vhost socket that the other end serves", "/tmp/v.sock")
+            }
+            "net_af_packet" | "net_af_xdp" => ("iface", "the kernel interface that it sits on", "eth1"),
+            _ => return None,
+        };
+        let value = args.split(',').find_map(|a| a.strip_prefix(key)?.strip_prefix('='));
+        value.is_none_or(str::is_empty).then_some(Needed { key, what, example })
+    }
+}
+
 /// The socket of a device that speaks vhost-user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VhostSocket {
