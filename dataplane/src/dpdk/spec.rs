@@ -89,8 +89,8 @@ pub(crate) struct Needed {
 }
 
 impl PortSpec {
-    /// The argument that the driver does not do without, if the device has not got it. Drivers answer that with EPERM, and
-    /// net_vhost takes an empty one and waits on a socket that has no path.
+    /// The argument that the driver does not do without, if a device that is to be made has not got it. Drivers answer that
+    /// with EPERM, and net_vhost takes an empty one and waits on a socket that has no path.
     pub(crate) fn lacking(&self) -> Option<Needed> {
         let PortSpec::Vdev { name, args } = self else { return None };
         let (key, what, example) = match name.trim_end_matches(|c: char| c.is_ascii_digit()) {
@@ -126,7 +126,8 @@ impl PortSpec {
             "net_virtio_user" => ("path=", false),
             _ => return None,
         };
-        let path = PathBuf::from(args.split(',').find_map(|a| a.strip_prefix(key))?);
+        let path = args.split(',').find_map(|a| a.strip_prefix(key)).filter(|p| !p.is_empty())?;
+        let path = PathBuf::from(path);
         // vhost-net and vDPA are devices of the kernel.
         if !vhost && path.starts_with("/dev") && !path.starts_with("/dev/shm") {
             return None;
@@ -167,6 +168,24 @@ mod tests {
         assert_eq!(ring("net_virtio_user0,path=/tmp/v.sock"), Some(256));
         assert_eq!(ring("net_virtio_user0,path=/tmp/v.sock,queue_size=1024,mrg_rxbuf=1"), Some(1024));
         assert_eq!((ring("net_tap0"), ring("0000:03:00.0")), (None, None));
+    }
+
+    /// A node said that it was up on a vhost socket without a path.
+    #[test]
+    fn arguments_that_a_driver_needs_are_asked_for() {
+        let lacks = |s: &str| s.parse::<PortSpec>().unwrap().lacking().map(|n| n.key);
+        for (s, key) in [
+            ("net_vhost0", "iface"),
+            ("net_vhost0,iface=,tso=1", "iface"),
+            ("net_virtio_user3,queues=1", "path"),
+            ("net_virtio_user3,path=", "path"),
+            ("net_af_packet0,qpairs=1", "iface"),
+        ] {
+            assert_eq!(lacks(s), Some(key), "{s}");
+        }
+        for fine in ["net_vhost0,tso=1,iface=/x", "net_virtio_user0,path=/x", "net_tap0", "net_null0", "wan"] {
+            assert_eq!(lacks(fine), None, "{fine}");
+        }
     }
 
     #[test]
