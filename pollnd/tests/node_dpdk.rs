@@ -64,7 +64,10 @@ fn what_the_machine_or_the_port_lacks_is_named() {
     assert!(!unknown.out.contains("Usage"), "60 lines where results belong: {unknown:?}");
     refused(&["--vdev", "net_ring0", "--", "no-huge", "--no-huge"], &["\"no-huge\"", "options only"]);
     refused(&["--vdev", "net_vhost0,iface="], &["net_vhost0 has no iface=", "net_vhost0,iface=/tmp/v.sock"]);
-    refused(&["--vdev", "net_af_packet0,iface=nosuch7"], &["net_af_packet0", "no interface nosuch7", "ip link"]);
+    refused(
+        &["--vdev", "net_af_packet0,iface=nosuch7"],
+        &["net_af_packet0", "no interface nosuch7", "ip link"],
+    );
     refused(&["--vdev", "net_ring0", "--", "--proc-type", "secondary"], &["secondary", "primary"]);
 }
 

@@ -143,7 +143,9 @@ mod tests {
             let e = ask(s).unwrap_err().to_string();
             assert!(e.contains("no interface wan0"), "{s}: {e}");
         }
-        for fine in ["net_af_packet0,iface=lan0", "net_tap0", "net_tap0,iface=new0", "net_null0", "net_af_packet0"] {
+        for fine in
+            ["net_af_packet0,iface=lan0", "net_tap0", "net_tap0,iface=new0", "net_null0", "net_af_packet0"]
+        {
             assert!(ask(fine).is_ok(), "{fine}");
         }
     }

@@ -183,7 +183,8 @@ mod tests {
         ] {
             assert_eq!(lacks(s), Some(key), "{s}");
         }
-        for fine in ["net_vhost0,tso=1,iface=/x", "net_virtio_user0,path=/x", "net_tap0", "net_null0", "wan"] {
+        for fine in ["net_vhost0,tso=1,iface=/x", "net_virtio_user0,path=/x", "net_tap0", "net_null0", "wan"]
+        {
             assert_eq!(lacks(fine), None, "{fine}");
         }
     }
