@@ -101,7 +101,6 @@ fn quick_measures_between_two_nodes_and_leaves_no_session() {
     early.signal(Signal::INT);
     let end = early.end();
     assert_eq!(end.status.code(), Some(130), "{end:?}");
-    assert!(end.err.contains("130"), "{end:?}");
     drop(dialled);
 }
 
