@@ -89,7 +89,11 @@ fn sane_with_faults(lab: &Lab) {
         ],
     );
     // A SYN-ACK that comes twice is one of these, too.
-    assert!(count(lab, "TcpInErrs") <= count(lab, "TcpExtTCPSYNChallenge"), "TcpInErrs in {:?}", lab.counters());
+    assert!(
+        count(lab, "TcpInErrs") <= count(lab, "TcpExtTCPSYNChallenge"),
+        "TcpInErrs in {:?}",
+        lab.counters()
+    );
 }
 
 fn none_of(lab: &Lab, names: &[&str]) {
