@@ -39,6 +39,9 @@
 // Option: listen nowhere. Peers that want to connect back cannot.
 #define POLLND_NO_LISTEN 4
 
+// Option: Motr's net contract over LNet (`pollnd_net_of`), as an application of the node's.
+#define POLLND_NET_OVER_LNET 8
+
 // Process of every kernel node, and of a pollnd node.
 #define POLLND_PID_LUSTRE 12345
 
@@ -99,12 +102,127 @@
 // Flag of an event: the operation's last one. Its memory is the program's again.
 #define POLLND_LAST 1
 
+// Transport of the net contract: netsock's own wire protocol, at the node's `net_sock`.
+#define POLLND_NET_SOCK 1
+
+// Transport of the net contract: LNet, as Motr uses it, on a node with POLLND_NET_OVER_LNET.
+#define POLLND_NET_LNET 2
+
+// Queue: takes messages.
+#define POLLND_MSG_RECV 0
+
+// Queue: sends a message.
+#define POLLND_MSG_SEND 1
+
+// Queue: is filled by whoever has its descriptor.
+#define POLLND_PASSIVE_RECV 2
+
+// Queue: is fetched by whoever has its descriptor.
+#define POLLND_PASSIVE_SEND 3
+
+// Queue: fetches the buffer of a descriptor.
+#define POLLND_ACTIVE_RECV 4
+
+// Queue: fills the buffer of a descriptor.
+#define POLLND_ACTIVE_SEND 5
+
+// Most bytes of a descriptor.
+#define POLLND_DESC_MAX 64
+
+// Net event: a transfer machine has another state, `state`. The last one is that it has stopped or failed.
+#define POLLND_NET_STATE 1
+
+// Net event: an end-point is there, or, if `status` says so, is not.
+#define POLLND_NET_EP 2
+
+// Net event: a buffer is queued; `desc` is that of a passive one.
+#define POLLND_NET_ADDED 3
+
+// Net event: `length` bytes came to `offset` of a buffer's memory, or were sent from it, or, if `status` says so, were not.
+#define POLLND_NET_BUFFER 4
+
+// State: it gets ready.
+#define POLLND_TM_STARTING 2
+
+// State: buffers may be added.
+#define POLLND_TM_STARTED 3
+
+// State: what is queued comes to its end.
+#define POLLND_TM_STOPPING 4
+
+// State: it has come to its end.
+#define POLLND_TM_STOPPED 5
+
+// State: it could not be started, or not go on.
+#define POLLND_TM_FAILED 6
+
 // Memory that operations use without copying. `pollnd_memory_alloc` and `pollnd_memory_wrap` make it,
 // `pollnd_memory_free` takes it.
 struct pollnd_memory;
 
+// A domain of Motr's net contract. It is the node's, and goes with it.
+struct pollnd_net;
+
 // A node. `pollnd_node_start` makes it, `pollnd_node_free` takes it.
 struct pollnd_node;
+
+// A buffer for a queue of a transfer machine.
+struct pollnd_net_args {
+    // sizeof(struct pollnd_net_args).
+    uint32_t size;
+    // POLLND_MSG_RECV to POLLND_ACTIVE_SEND.
+    uint32_t queue;
+    // The transfer machine.
+    uint64_t tm;
+    // Memory, used from its first byte on. On a queue that receives nothing else may use it meanwhile.
+    struct pollnd_memory *memory;
+    // Bytes of it.
+    uint32_t length;
+    // The buffer is given up after so many ms, with ETIMEDOUT; 0: never.
+    uint32_t timeout_ms;
+    // POLLND_MSG_SEND: the end-point.
+    uint64_t ep;
+    // POLLND_MSG_RECV: bytes that must be left for another message, and over LNet the most that one may have; 0: `length`.
+    uint32_t min_size;
+    // POLLND_MSG_RECV: messages at most; 0: 1.
+    uint32_t max_messages;
+    // POLLND_ACTIVE_RECV, POLLND_ACTIVE_SEND: the descriptor, as the passive side's event had it.
+    const void *desc;
+    // Its bytes.
+    uint32_t desc_length;
+};
+
+// An event of the net contract. Members that its kind does not name are 0.
+struct pollnd_net_event {
+    // POLLND_NET_STATE to POLLND_NET_BUFFER.
+    uint32_t kind;
+    // POLLND_LAST.
+    uint32_t flags;
+    // 0, or an errno negated.
+    int32_t status;
+    // POLLND_TM_...
+    uint32_t state;
+    // The operation's.
+    uint64_t tag;
+    // The transfer machine, end-point or buffer.
+    uint64_t name;
+    // Bytes that came, or were sent.
+    uint64_t length;
+    // Where in the memory they begin.
+    uint64_t offset;
+    // The end-point that a message came from, with a reference for the program, which gives it to `pollnd_net_ep_put`; else 0.
+    uint64_t ep;
+    // Its address as text. It belongs to the event.
+    const char *from;
+    // Bytes of the descriptor.
+    uint32_t desc_length;
+    // The descriptor, for the active side.
+    uint8_t desc[64];
+    // If `status` is not 0, the text that names the thing and the remedy. It belongs to the event.
+    const char *error;
+    // The library's.
+    void *held;
+};
 
 // A NID, as LNet has it in memory and on the wire (struct lnet_nid). All zeros: none.
 struct pollnd_nid {
@@ -124,13 +242,13 @@ struct pollnd_process {
 struct pollnd_options {
     // sizeof(struct pollnd_options).
     uint32_t size;
-    // POLLND_UNPRIVILEGED, POLLND_SPIN, POLLND_NO_LISTEN.
+    // POLLND_UNPRIVILEGED, POLLND_SPIN, POLLND_NO_LISTEN, POLLND_NET_OVER_LNET.
     uint32_t flags;
     // Its NIDs, with commas: "10.0.0.1@tcp" or "10.0.0.1@tcp,10.0.0.1@tcp1". Must be given.
     const char *nids;
     // LNet's TCP port; 0: 988.
     uint32_t port;
-    // Operations and events that may wait at a time, each; 0: 256. When so many events wait, no new operation is begun.
+    // Operations and events that may wait at a time, each, of LNet and of each domain; 0: 256. When so many events wait, no new operation is begun.
     uint32_t depth;
     // Addresses to listen on, with commas, "10.0.0.1:988"; NULL: the NIDs' addresses at `port`. Kernel sockets only.
     const char *listen;
@@ -148,6 +266,9 @@ struct pollnd_options {
     uint32_t mtu;
     // Polling lcores of a node on a port; 0: 1.
     uint32_t lcores;
+    // Motr's net contract over netsock (`pollnd_net_of`): the address that it listens at, "inet:stream:10.0.0.1@7011", of
+    // which one machine at a time can be started; NULL: none. A node on a port has one lcore then.
+    const char *net_sock;
     // Memory of the EAL for `pollnd_memory_alloc`, in MiB, beside the port's own; 0: 64. Of the process's first node on a
     // port it counts.
     uint32_t memory_mb;
@@ -301,6 +422,57 @@ struct pollnd_event {
 extern "C" {
 #endif // __cplusplus
 
+// The node's domain over a transport, POLLND_NET_SOCK or POLLND_NET_LNET. It is the node's: it is there until
+// `pollnd_node_free`. -ENOENT: the node was started without it.
+int pollnd_net_of(const struct pollnd_node *node, uint32_t transport, const struct pollnd_net **net);
+
+// Makes a transfer machine and starts it at an address, "inet:stream:127.0.0.1@7011" or "127.0.0.1@tcp:12345:34:1", with
+// a * for a number that is chosen. STATE events follow, of which the last one says that it has stopped, or failed. `*tm` is
+// its name. -EAGAIN, here and below: so many calls wait as the node's `depth` allows.
+int pollnd_net_start(const struct pollnd_net *net,
+                     const char *address,
+                     uint64_t tag,
+                     uint64_t *tm);
+
+// Stops a transfer machine, when its buffers have ended, or, with `abort`, by giving them up. Its end-points go with it.
+// -ENOENT: it has stopped.
+int pollnd_net_stop(const struct pollnd_net *net,
+                    uint64_t tm,
+                    int abort);
+
+// Makes the end-point of an address for a transfer machine that is started. `*ep` is its name, which may be used at once;
+// an EP event says whether it is one.
+int pollnd_net_ep(const struct pollnd_net *net,
+                  uint64_t tm,
+                  const char *address,
+                  uint64_t tag,
+                  uint64_t *ep);
+
+// Gives a reference on an end-point back: that of `pollnd_net_ep`, or of an event. No event follows.
+int pollnd_net_ep_put(const struct pollnd_net *net, uint64_t ep);
+
+// Queues a buffer. An ADDED event follows, with the descriptor of a passive one; then BUFFER events, of which the last one
+// ends it and gives its memory back. A buffer that is not taken has the last one only. `*buffer`, if `buffer` is not NULL, is
+// its name. -EBUSY: `memory` is used.
+int pollnd_net_add(const struct pollnd_net *net,
+                   const struct pollnd_net_args *args,
+                   uint64_t tag,
+                   uint64_t *buffer);
+
+// Gives a buffer up: its last event follows, with -ECANCELED unless it is too late for that. -ENOENT: it has ended.
+int pollnd_net_del(const struct pollnd_net *net,
+                   uint64_t buffer);
+
+// Takes the domain's next event, and waits for it up to `timeout_ms`: 0 not at all, less than 0 for ever. Gives 1 with an
+// event, 0 without. The event's texts are there until it is given to `pollnd_net_release`. -ESHUTDOWN: the node is stopped,
+// and all events are taken.
+int pollnd_net_next(const struct pollnd_net *net,
+                    int timeout_ms,
+                    struct pollnd_net_event *event);
+
+// Frees an event's texts. NULL, and an event that has none, do nothing.
+void pollnd_net_release(struct pollnd_net_event *event);
+
 // The library's version, "0.1.0". The text is the library's, and stays.
 const char *pollnd_version(void);
 
@@ -332,7 +504,8 @@ int pollnd_node_nid(const struct pollnd_node *node,
                     struct pollnd_nid *nid);
 
 // Stops a node in order, within about 10 s: its operations end, its connections are closed. Its events can be taken still;
-// new operations give -ESHUTDOWN. A second stop does nothing.
+// new operations give -ESHUTDOWN. A second stop does nothing. Memory of operations that it had not begun, since events
+// were not taken, is free to be freed when the node has been.
 int pollnd_node_stop(const struct pollnd_node *node);
 
 // Stops a node if it runs, and frees it; events that were not taken are lost. NULL does nothing. Memory and events that
@@ -360,7 +533,7 @@ void *pollnd_memory_bytes(const struct pollnd_memory *memory);
 size_t pollnd_memory_length(const struct pollnd_memory *memory);
 
 // Frees memory; wrapped bytes are the caller's again. NULL does nothing. -EBUSY: an operation uses it, and its last event
-// was not taken; the memory stays.
+// was not taken, or, over netsock, the node is about to let go of it (some microseconds: try again); the memory stays.
 int pollnd_memory_free(struct pollnd_memory *memory);
 
 // Pings a process: ends with a PING event. -EAGAIN: so many operations wait as `depth` allows; take events first.

@@ -19,10 +19,9 @@ use transport::node::{App, Control, IdlePolicy, Lcores, NoApp, NodeBuilder, Orde
 use transport::stream::ShardId;
 use transport::wire::Nid;
 
-use crate::bell::Program;
 use crate::error::Error;
 use crate::node::Started;
-use crate::start::Options;
+use crate::start::{Apps, Options};
 
 /// Memory for pages of the program, in MiB, unless told.
 const PAGES_MB: u32 = 64;
@@ -139,22 +138,31 @@ impl Parts {
         &self,
         me: ShardId,
         seed: Option<QueueSeed>,
-        app: Option<Program>,
+        apps: Option<Apps>,
     ) -> Result<Box<dyn Turn>, String> {
         let lcore = this_lcore(&self.eal)?;
-        let app: Box<dyn App> = app.map_or(Box::new(NoApp), |a| Box::new(a));
+        let (app, beside): (Box<dyn App>, _) = match apps {
+            Some(Apps { app, beside }) => (app, beside),
+            None => (Box::new(NoApp), None),
+        };
         let own = seed.map(|s| {
             let slab = LendSlab::new(self.plan.config().lendings as usize);
             let stack = Stack::new(self.stack.clone(), s.build(&lcore), slab).map_err(|e| e.to_string())?;
             self.plan.lcore(me, stack).map_err(|e| e.to_string())
         });
-        self.plan.turnable(me, own.transpose()?, app).map_err(|e| e.to_string())
+        match (own.transpose()?, beside) {
+            (Some(streams), Some((at, protocol))) => {
+                let shard = self.plan.single(streams, app).map_err(|e| e.to_string())?;
+                Ok(Box::new(shard.with(at.port(), protocol).map_err(|e| e.to_string())?))
+            }
+            (own, _) => self.plan.turnable(me, own, app).map_err(|e| e.to_string()),
+        }
     }
 }
 
 impl Options<'_> {
     /// Starts the node on its port.
-    pub(crate) fn port(&self, node: NodeBuilder, app: Program, nids: &[Nid]) -> Result<Started, Error> {
+    pub(crate) fn port(&self, node: NodeBuilder, apps: Apps, nids: &[Nid]) -> Result<Started, Error> {
         if !self.listen.is_empty() {
             return Err(Error::invalid(
                 "listen: a node on a port listens on its NIDs' addresses; leave it out",
@@ -169,6 +177,11 @@ impl Options<'_> {
             Err(_) => Err(Error::invalid(format_args!("{what} {n}: at most 65535"))),
         };
         let (count, mtu) = (number(self.plain.lcores, 1, "lcores")?, number(self.plain.mtu, 1500, "mtu")?);
+        if count > 1 && apps.beside.is_some() {
+            return Err(Error::invalid(format_args!(
+                "net_sock with lcores {count}: one lcore has the domain; give 1"
+            )));
+        }
         let cores = Topology::detect().map_err(io)?;
         let cpts = cores.cpts("").map_err(io)?;
         let taken: Vec<usize> =
@@ -200,7 +213,7 @@ impl Options<'_> {
         let control = Arc::new(Control::default());
         let polling = lcores.len() + taken.len();
         let idle = IdlePolicy::for_machine(cores.cpus().len(), polling);
-        let threads = lcores_of(&cores, (&lcores, idle), &mut port, &parts, &control, app)?;
+        let threads = lcores_of(&cores, (&lcores, idle), &mut port, &parts, &control, apps)?;
         let (stopping, c) = (Arc::new(AtomicBool::new(false)), control.clone());
         let looks = stopping.clone();
         let keeper = thread("looks at the link", move || {
@@ -243,17 +256,17 @@ fn lcores_of(
     port: &mut EthPort,
     parts: &Arc<Parts>,
     control: &Arc<Control>,
-    app: Program,
+    apps: Apps,
 ) -> Result<Vec<std::thread::JoinHandle<Ended>>, Error> {
     let (made, wait) = mpsc::channel::<String>();
-    let (mut app, on_failure) = (Some(app), control);
+    let (mut apps, on_failure) = (Some(apps), control);
     let mut threads = Vec::new();
     for l in lcores {
         let me = ShardId(u16::try_from(l.index).unwrap_or(u16::MAX));
         let seed = if me.0 < port.queues() { port.take_queue(me.0) } else { None };
-        let (parts, control, app, made) = (parts.clone(), control.clone(), app.take(), made.clone());
+        let (parts, control, apps, made) = (parts.clone(), control.clone(), apps.take(), made.clone());
         let turn = move |_: &Lcore| {
-            let shard = parts.shard(me, seed, app).inspect_err(|e| {
+            let shard = parts.shard(me, seed, apps).inspect_err(|e| {
                 let _ = made.send(e.clone());
                 control.give(Order::Drain);
             })?;

@@ -5,6 +5,7 @@
 //!   unsafe code.
 //! * [`types`]: structures and constants that C sees.
 //! * `node`: a node, its operations and its events; `start` has one over kernel sockets, `dpdk` over a port.
+//! * `net`: Motr's net contract for a program, `domain` its part on the lcore.
 //! * `bell`: the application on the node's lcore, and the wait for its events.
 //! * [`error`]: error numbers and texts.
 
@@ -13,10 +14,12 @@
 #[allow(unsafe_code, reason = "a C ABI is made of pointers")]
 pub mod abi;
 mod bell;
+mod domain;
 #[cfg(feature = "dpdk")]
 mod dpdk;
 pub mod error;
 mod event;
+mod net;
 mod node;
 mod start;
 pub mod types;

@@ -57,9 +57,15 @@ pub(crate) struct Started {
 pub(crate) struct Lines {
     handle: Handle,
     bell: Arc<Bell>,
+    depth: usize,
 }
 
 impl Lines {
+    /// Operations and events that may wait.
+    pub(crate) fn depth(&self) -> usize {
+        self.depth
+    }
+
     /// It, and the application on the lcore.
     pub(crate) fn new(depth: u32) -> Result<(Lines, Program), Error> {
         if depth > DEPTH_MAX {
@@ -67,10 +73,10 @@ impl Lines {
                 "depth {depth}: so many operations may not wait; give 1 to {DEPTH_MAX}, or 0 for {DEPTH}"
             )));
         }
-        let depth = if depth == 0 { DEPTH } else { depth };
-        let (handle, ring) = rings(AppId::FIRST, depth as usize);
+        let depth = if depth == 0 { DEPTH } else { depth } as usize;
+        let (handle, ring) = rings(AppId::FIRST, depth);
         let bell = Arc::new(Bell::default());
-        Ok((Lines { handle, bell: bell.clone() }, Program::new(ring, bell)))
+        Ok((Lines { handle, bell: bell.clone(), depth }, Program::new(ring, bell)))
     }
 }
 

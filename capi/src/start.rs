@@ -2,18 +2,27 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use hugepages::PrivatePages;
-use transport::lnd::{Config, tunables};
+use transport::lnd::{AppId, Config, tunables};
+use transport::net::{Domain, Host, LnetXprt, Sock};
+use transport::netsock::Config as SockConfig;
+use transport::node::builder::thread;
 use transport::node::sock::{IdleMode, may_bind_privileged};
-use transport::node::{Control, NodeBuilder};
+use transport::node::{App, Control, IdlePolicy, NodeBuilder, Order, joined, run};
+use transport::stream::Protocol;
 use transport::wire::Nid;
+use transport::wire::netsock::Name;
+use transport::wire::nid::PID_LUSTRE;
 
-use crate::bell::Program;
 use crate::error::Error;
+use crate::net::Net;
 use crate::node::{Lines, Node, Started};
-use crate::types::{POLLND_NO_LISTEN, POLLND_SPIN, POLLND_UNPRIVILEGED, pollnd_options};
+use crate::types::{
+    POLLND_NET_OVER_LNET, POLLND_NO_LISTEN, POLLND_SPIN, POLLND_UNPRIVILEGED, pollnd_options,
+};
 
 /// Options with their texts read; an empty text is one that is not given.
 pub(crate) struct Options<'a> {
@@ -24,7 +33,19 @@ pub(crate) struct Options<'a> {
     pub(crate) device: &'a str,
     pub(crate) eal_args: &'a str,
     pub(crate) gateway: &'a str,
+    pub(crate) net_sock: &'a str,
 }
+
+/// What runs on the node's first lcore.
+pub(crate) struct Apps {
+    /// LNet's applications.
+    pub(crate) app: Box<dyn App + Send>,
+    /// The domain over netsock, and where it listens.
+    pub(crate) beside: Option<(SocketAddr, Box<dyn Protocol + Send>)>,
+}
+
+/// A node's domains: over netsock, over LNet.
+pub(crate) type Nets = [Option<Arc<Net>>; 2];
 
 /// The parts of a list with commas.
 fn listed<T: FromStr<Err: std::fmt::Display>>(what: &str, list: &str) -> Result<Vec<T>, Error> {
@@ -50,7 +71,7 @@ impl Options<'_> {
 
     /// A builder that knows what is the same on all streams; `own_port`: TCP is ours, so that no port needs a privilege.
     pub(crate) fn builder(&self, own_port: bool) -> Result<(NodeBuilder, Vec<Nid>), Error> {
-        let known = POLLND_UNPRIVILEGED | POLLND_SPIN | POLLND_NO_LISTEN;
+        let known = POLLND_UNPRIVILEGED | POLLND_SPIN | POLLND_NO_LISTEN | POLLND_NET_OVER_LNET;
         if self.plain.flags & !known != 0 {
             let strange = self.plain.flags & !known;
             return Err(Error::invalid(format_args!(
@@ -116,7 +137,7 @@ impl Options<'_> {
         Ok(())
     }
 
-    fn sockets(&self, node: NodeBuilder, app: Program) -> Result<Started, Error> {
+    fn sockets(&self, node: NodeBuilder, apps: Apps) -> Result<Started, Error> {
         let only_ports = [
             (!self.eal_args.is_empty(), "eal_args"),
             (!self.gateway.is_empty(), "gateway"),
@@ -130,15 +151,43 @@ impl Options<'_> {
                 "{name}: for nodes on a port only; leave it out, or give device"
             )));
         }
+        node.probe()?;
         let control = Arc::new(Control::default());
-        let running = node.start(control.clone(), move || Ok(app))?;
-        // A node that cannot start after all says so when it is stopped.
-        let stop = Box::new(|| running.stop().map(|_| ()).map_err(|e| Error::new(libc::EIO, e)));
+        let (made, wait) = mpsc::channel::<String>();
+        let ctl = control.clone();
+        let turn = move || {
+            let Apps { app, beside } = apps;
+            let shard = node.sockets(app).map_err(|e| e.to_string()).and_then(|shard| match beside {
+                Some((at, protocol)) => shard.with(at.port(), protocol).map_err(|e| e.to_string()),
+                None => Ok(shard),
+            });
+            match shard {
+                Ok(shard) => {
+                    drop(made);
+                    // Its streams wait in the kernel.
+                    let idle = IdlePolicy { spin: u32::MAX, yield_after: u32::MAX };
+                    run(vec![Box::new(shard)], &ctl, idle);
+                }
+                Err(e) => drop(made.send(e)),
+            }
+        };
+        let polls = thread("polls", turn).map_err(|e| Error::new(libc::EAGAIN, e))?;
+        // Ends with the sender, unless the node could not be made.
+        if let Ok(why) = wait.recv() {
+            let _ = polls.join();
+            return Err(Error::new(libc::EIO, why));
+        }
+        let orders = control.clone();
+        let stop = Box::new(move || {
+            orders.give(Order::Drain);
+            let panicked = "the node panicked: this is a bug of pollnd; its log says where";
+            polls.join().map_err(|_| Error::new(libc::ENOTRECOVERABLE, panicked))
+        });
         Ok(Started { stop, control, backing: Arc::new(PrivatePages) })
     }
 
     #[cfg(not(feature = "dpdk"))]
-    fn port(&self, _: NodeBuilder, _: Program, _: &[Nid]) -> Result<Started, Error> {
+    fn port(&self, _: NodeBuilder, _: Apps, _: &[Nid]) -> Result<Started, Error> {
         Err(Error::new(
             libc::EOPNOTSUPP,
             format_args!(
@@ -148,12 +197,49 @@ impl Options<'_> {
         ))
     }
 
+    /// The applications of the node's first lcore, and their other ends.
+    fn apps(&self, nids: &[Nid]) -> Result<(Apps, Lines, Nets), Error> {
+        let (lines, program) = Lines::new(self.plain.depth)?;
+        let depth = lines.depth();
+        let (mut nets, mut beside) = (Nets::default(), None);
+        if !self.net_sock.is_empty() {
+            let wrong =
+                |e: &dyn std::fmt::Display| Error::invalid(format_args!("net_sock {:?}: {e}", self.net_sock));
+            let Name::Addr(addr) = Name::parse(self.net_sock).map_err(|e| wrong(&e))? else {
+                return Err(wrong(&"its port has to be known: give inet:stream:IP@PORT"));
+            };
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.as_nanos() as u64);
+            let xprt = Sock::new(SockConfig::new(addr, now)).map_err(|e| wrong(&e))?;
+            let at = addr
+                .dialled()
+                .ok_or_else(|| wrong(&"no TCP address of one machine: give inet:stream:IP@PORT"))?;
+            let (net, tenant) = Net::new(depth);
+            beside =
+                Some((at, Box::new(Host::new(Domain::new(xprt, 0), tenant)) as Box<dyn Protocol + Send>));
+            nets[0] = Some(net);
+        }
+        let mut app: Box<dyn App + Send> = Box::new(program);
+        if self.flag(POLLND_NET_OVER_LNET) {
+            let id = AppId::new(1).map_err(Error::invalid)?;
+            let xprt = LnetXprt::new(id, nids.to_vec(), PID_LUSTRE);
+            let (net, tenant) = Net::new(depth);
+            app = Box::new(joined(app, Host::new(Domain::new(xprt, 0), tenant), [id]));
+            nets[1] = Some(net);
+        }
+        Ok((Apps { app, beside }, lines, nets))
+    }
+
     /// Starts the node.
-    pub(crate) fn start(&self) -> Result<Node, Error> {
+    pub(crate) fn start(&self) -> Result<(Node, Nets), Error> {
         let own_port = !self.device.is_empty();
-        let (node, nids) = self.builder(own_port)?;
-        let (lines, app) = Lines::new(self.plain.depth)?;
-        let started = if own_port { self.port(node, app, &nids)? } else { self.sockets(node, app)? };
-        Ok(Node::new(lines, nids, started))
+        let (mut node, nids) = self.builder(own_port)?;
+        let (apps, lines, nets) = self.apps(&nids)?;
+        if let Some((at, _)) = &apps.beside {
+            let mut all = node.listens_at();
+            all.push(*at);
+            node = node.listen_at(all);
+        }
+        let started = if own_port { self.port(node, apps, &nids)? } else { self.sockets(node, apps)? };
+        Ok((Node::new(lines, nids, started), nets))
     }
 }

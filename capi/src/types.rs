@@ -37,19 +37,22 @@ pub const POLLND_SPIN: u32 = 2;
 /// Option: listen nowhere. Peers that want to connect back cannot.
 pub const POLLND_NO_LISTEN: u32 = 4;
 
+/// Option: Motr's net contract over LNet (`pollnd_net_of`), as an application of the node's.
+pub const POLLND_NET_OVER_LNET: u32 = 8;
+
 /// Options of a node.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct pollnd_options {
     /// sizeof(struct pollnd_options).
     pub size: u32,
-    /// POLLND_UNPRIVILEGED, POLLND_SPIN, POLLND_NO_LISTEN.
+    /// POLLND_UNPRIVILEGED, POLLND_SPIN, POLLND_NO_LISTEN, POLLND_NET_OVER_LNET.
     pub flags: u32,
     /// Its NIDs, with commas: "10.0.0.1@tcp" or "10.0.0.1@tcp,10.0.0.1@tcp1". Must be given.
     pub nids: *const c_char,
     /// LNet's TCP port; 0: 988.
     pub port: u32,
-    /// Operations and events that may wait at a time, each; 0: 256. When so many events wait, no new operation is begun.
+    /// Operations and events that may wait at a time, each, of LNet and of each domain; 0: 256. When so many events wait, no new operation is begun.
     pub depth: u32,
     /// Addresses to listen on, with commas, "10.0.0.1:988"; NULL: the NIDs' addresses at `port`. Kernel sockets only.
     pub listen: *const c_char,
@@ -67,6 +70,9 @@ pub struct pollnd_options {
     pub mtu: u32,
     /// Polling lcores of a node on a port; 0: 1.
     pub lcores: u32,
+    /// Motr's net contract over netsock (`pollnd_net_of`): the address that it listens at, "inet:stream:10.0.0.1@7011", of
+    /// which one machine at a time can be started; NULL: none. A node on a port has one lcore then.
+    pub net_sock: *const c_char,
     /// Memory of the EAL for `pollnd_memory_alloc`, in MiB, beside the port's own; 0: 64. Of the process's first node on a
     /// port it counts.
     pub memory_mb: u32,
@@ -292,6 +298,114 @@ pub struct pollnd_event {
     pub nis: *const pollnd_ni,
     /// Number of interfaces.
     pub nis_count: usize,
+    /// If `status` is not 0, the text that names the thing and the remedy. It belongs to the event.
+    pub error: *const c_char,
+    /// The library's.
+    pub held: *mut c_void,
+}
+
+/// Transport of the net contract: netsock's own wire protocol, at the node's `net_sock`.
+pub const POLLND_NET_SOCK: u32 = 1;
+/// Transport of the net contract: LNet, as Motr uses it, on a node with POLLND_NET_OVER_LNET.
+pub const POLLND_NET_LNET: u32 = 2;
+
+/// A domain of Motr's net contract. It is the node's, and goes with it.
+pub struct pollnd_net {
+    pub(crate) net: std::sync::Arc<crate::net::Net>,
+}
+
+/// Queue: takes messages.
+pub const POLLND_MSG_RECV: u32 = 0;
+/// Queue: sends a message.
+pub const POLLND_MSG_SEND: u32 = 1;
+/// Queue: is filled by whoever has its descriptor.
+pub const POLLND_PASSIVE_RECV: u32 = 2;
+/// Queue: is fetched by whoever has its descriptor.
+pub const POLLND_PASSIVE_SEND: u32 = 3;
+/// Queue: fetches the buffer of a descriptor.
+pub const POLLND_ACTIVE_RECV: u32 = 4;
+/// Queue: fills the buffer of a descriptor.
+pub const POLLND_ACTIVE_SEND: u32 = 5;
+
+/// Most bytes of a descriptor.
+pub const POLLND_DESC_MAX: u32 = 64;
+
+/// A buffer for a queue of a transfer machine.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct pollnd_net_args {
+    /// sizeof(struct pollnd_net_args).
+    pub size: u32,
+    /// POLLND_MSG_RECV to POLLND_ACTIVE_SEND.
+    pub queue: u32,
+    /// The transfer machine.
+    pub tm: u64,
+    /// Memory, used from its first byte on. On a queue that receives nothing else may use it meanwhile.
+    pub memory: *mut pollnd_memory,
+    /// Bytes of it.
+    pub length: u32,
+    /// The buffer is given up after so many ms, with ETIMEDOUT; 0: never.
+    pub timeout_ms: u32,
+    /// POLLND_MSG_SEND: the end-point.
+    pub ep: u64,
+    /// POLLND_MSG_RECV: bytes that must be left for another message, and over LNet the most that one may have; 0: `length`.
+    pub min_size: u32,
+    /// POLLND_MSG_RECV: messages at most; 0: 1.
+    pub max_messages: u32,
+    /// POLLND_ACTIVE_RECV, POLLND_ACTIVE_SEND: the descriptor, as the passive side's event had it.
+    pub desc: *const c_void,
+    /// Its bytes.
+    pub desc_length: u32,
+}
+
+/// Net event: a transfer machine has another state, `state`. The last one is that it has stopped or failed.
+pub const POLLND_NET_STATE: u32 = 1;
+/// Net event: an end-point is there, or, if `status` says so, is not.
+pub const POLLND_NET_EP: u32 = 2;
+/// Net event: a buffer is queued; `desc` is that of a passive one.
+pub const POLLND_NET_ADDED: u32 = 3;
+/// Net event: `length` bytes came to `offset` of a buffer's memory, or were sent from it, or, if `status` says so, were not.
+pub const POLLND_NET_BUFFER: u32 = 4;
+
+/// State: it gets ready.
+pub const POLLND_TM_STARTING: u32 = 2;
+/// State: buffers may be added.
+pub const POLLND_TM_STARTED: u32 = 3;
+/// State: what is queued comes to its end.
+pub const POLLND_TM_STOPPING: u32 = 4;
+/// State: it has come to its end.
+pub const POLLND_TM_STOPPED: u32 = 5;
+/// State: it could not be started, or not go on.
+pub const POLLND_TM_FAILED: u32 = 6;
+
+/// An event of the net contract. Members that its kind does not name are 0.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct pollnd_net_event {
+    /// POLLND_NET_STATE to POLLND_NET_BUFFER.
+    pub kind: u32,
+    /// POLLND_LAST.
+    pub flags: u32,
+    /// 0, or an errno negated.
+    pub status: i32,
+    /// POLLND_TM_...
+    pub state: u32,
+    /// The operation's.
+    pub tag: u64,
+    /// The transfer machine, end-point or buffer.
+    pub name: u64,
+    /// Bytes that came, or were sent.
+    pub length: u64,
+    /// Where in the memory they begin.
+    pub offset: u64,
+    /// The end-point that a message came from, with a reference for the program, which gives it to `pollnd_net_ep_put`; else 0.
+    pub ep: u64,
+    /// Its address as text. It belongs to the event.
+    pub from: *const c_char,
+    /// Bytes of the descriptor.
+    pub desc_length: u32,
+    /// The descriptor, for the active side.
+    pub desc: [u8; 64],
     /// If `status` is not 0, the text that names the thing and the remedy. It belongs to the event.
     pub error: *const c_char,
     /// The library's.

@@ -76,8 +76,12 @@ int main(void)
     REFUSED(pollnd_node_start(WITH(tunables, "peer_credits"), &node), -EINVAL, "name=value");
     REFUSED(pollnd_node_start(WITH(tunables, "no_such=1"), &node), -EINVAL, "no_such");
     REFUSED(pollnd_node_start(WITH(mtu, 9000), &node), -EINVAL, "mtu", "device");
+    REFUSED(pollnd_node_start(WITH(net_sock, "here"), &node), -EINVAL, "net_sock \"here\"");
+    REFUSED(pollnd_node_start(WITH(net_sock, "inet:dgram:127.0.72.1@7011"), &node), -EINVAL, "dgram");
     IS(node == NULL);
 
+    /* The net contract. */
+    o.net_sock = "inet:stream:127.0.72.1@20972";
     IS(pollnd_node_start(&o, &node) == 0);
     struct pollnd_node *second = NULL;
     REFUSED(pollnd_node_start(&o, &second), -EADDRINUSE, "127.0.72.1");
@@ -169,6 +173,61 @@ int main(void)
     IS(event.status == -ENETUNREACH && strstr(event.error, "127.0.72.9@tcp5"));
     pollnd_event_release(&event);
 
+    /* The net contract. */
+    const struct pollnd_net *net = NULL;
+    struct pollnd_net_event ne;
+    uint64_t tm, ep;
+    REFUSED(pollnd_net_of(NULL, POLLND_NET_SOCK, &net), -EINVAL, "node is null");
+    REFUSED(pollnd_net_of(node, POLLND_NET_SOCK, NULL), -EINVAL, "net is null");
+    REFUSED(pollnd_net_of(node, 3, &net), -EINVAL, "transport 3");
+    REFUSED(pollnd_net_of(node, POLLND_NET_LNET, &net), -ENOENT, "POLLND_NET_OVER_LNET");
+    IS(net == NULL && pollnd_net_of(node, POLLND_NET_SOCK, &net) == 0);
+    REFUSED(pollnd_net_start(NULL, o.net_sock, 1, &tm), -EINVAL, "net is null");
+    REFUSED(pollnd_net_start(net, o.net_sock, 1, NULL), -EINVAL, "tm is null");
+    REFUSED(pollnd_net_stop(net, 5, 0), -ENOENT, "0x5");
+    REFUSED(pollnd_net_ep(net, 5, o.net_sock, 1, &ep), -ENOENT, "0x5");
+    REFUSED(pollnd_net_del(net, 5), -ENOENT, "0x5");
+    REFUSED(pollnd_net_next(net, 0, NULL), -EINVAL, "event is null");
+    IS(pollnd_net_next(net, 0, &ne) == 0);
+    struct pollnd_net_args b = { .size = sizeof b, .tm = 5, .memory = memory, .length = 100 }, c;
+#define BUFFER(member, value) (c = b, c.member = (value), &c)
+    REFUSED(pollnd_net_add(net, NULL, 1, NULL), -EINVAL, "args is null");
+    REFUSED(pollnd_net_add(net, BUFFER(size, 9), 1, NULL), -EINVAL, "size 9");
+    REFUSED(pollnd_net_add(net, BUFFER(queue, 6), 1, NULL), -EINVAL, "queue 6");
+    REFUSED(pollnd_net_add(net, BUFFER(memory, NULL), 1, NULL), -EINVAL, "memory is null");
+    REFUSED(pollnd_net_add(net, BUFFER(length, 101), 1, NULL), -EINVAL, "101 bytes");
+    REFUSED(pollnd_net_add(net, BUFFER(desc_length, 100), 1, NULL), -EINVAL, "desc is null");
+    REFUSED(pollnd_net_add(net, &b, 1, NULL), -ENOENT, "0x5");
+    /* A machine at another address fails, in an event, and its name is dead. */
+    IS(pollnd_net_start(net, "inet:stream:127.0.72.1@20971", 41, &tm) == 0);
+    IS(pollnd_net_next(net, 60000, &ne) == 1 && ne.kind == POLLND_NET_STATE && ne.state == POLLND_TM_FAILED);
+    IS(ne.tag == 41 && ne.name == tm && ne.flags == POLLND_LAST && ne.status == -EADDRNOTAVAIL);
+    IS(strstr(ne.error, "20972") != NULL);
+    pollnd_net_release(&ne);
+    pollnd_net_release(&ne);
+    pollnd_net_release(NULL);
+    REFUSED(pollnd_net_stop(net, tm, 1), -ENOENT, "has ended");
+    /* An end-point that is none, and a buffer for it. */
+    IS(pollnd_net_start(net, o.net_sock, 42, &tm) == 0);
+    do
+        IS(pollnd_net_next(net, 60000, &ne) == 1 && ne.tag == 42 && ne.status == 0);
+    while (ne.state != POLLND_TM_STARTED);
+    IS(pollnd_net_ep(net, tm, "nowhere", 43, &ep) == 0);
+    IS(pollnd_net_next(net, 60000, &ne) == 1 && ne.kind == POLLND_NET_EP && ne.tag == 43 && ne.status == -EINVAL);
+    IS(strstr(ne.error, "nowhere") != NULL);
+    pollnd_net_release(&ne);
+    b.tm = tm;
+    b.queue = POLLND_MSG_SEND;
+    b.ep = ep;
+    IS(pollnd_net_add(net, &b, 44, NULL) == 0);
+    IS(pollnd_net_next(net, 60000, &ne) == 1 && ne.kind == POLLND_NET_BUFFER && ne.tag == 44 && ne.flags == POLLND_LAST);
+    IS(ne.status == -EINVAL && strstr(ne.error, "end-point"));
+    pollnd_net_release(&ne);
+    /* A buffer that the node goes down with. */
+    b.queue = POLLND_MSG_RECV;
+    IS(pollnd_net_add(net, &b, 45, NULL) == 0);
+    IS(pollnd_net_next(net, 60000, &ne) == 1 && ne.kind == POLLND_NET_ADDED && ne.tag == 45);
+
     /* What a node goes down with ends, once. */
     e.kind = POLLND_ENTRY_LEND;
     e.memory = NULL;
@@ -184,6 +243,12 @@ int main(void)
         pollnd_event_release(&event);
     }
     IS(rc == -ESHUTDOWN && ends == 1);
+    for (ends = 0; (rc = pollnd_net_next(net, 60000, &ne)) == 1; pollnd_net_release(&ne)) {
+        IS(ne.tag == 45 || ne.tag == 42);
+        if (ne.flags & POLLND_LAST)
+            ends += (int)ne.tag;
+    }
+    IS(rc == -ESHUTDOWN && ends == 45 + 42);
     pollnd_node_free(node);
     pollnd_node_free(NULL);
     IS(pollnd_memory_free(memory) == 0 && pollnd_memory_free(wrapped) == 0 && pollnd_memory_free(NULL) == 0);

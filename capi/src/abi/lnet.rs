@@ -14,13 +14,17 @@ use crate::start::Options;
 use crate::types::{
     POLLND_ENTRY_DROP, POLLND_ENTRY_FILL, POLLND_ENTRY_GIVE, POLLND_ENTRY_LEND, POLLND_NO_ACK,
     POLLND_OWN_OFFSET, POLLND_TRUNCATE, POLLND_WANT_ACK, pollnd_entry_args, pollnd_event, pollnd_get_args,
-    pollnd_memory, pollnd_nid, pollnd_options, pollnd_process, pollnd_put_args,
+    pollnd_memory, pollnd_net, pollnd_nid, pollnd_options, pollnd_process, pollnd_put_args,
 };
 
 /// A node. `pollnd_node_start` makes it, `pollnd_node_free` takes it.
 #[allow(non_camel_case_types, reason = "the name that C sees")]
 pub struct pollnd_node {
     pub(crate) node: Arc<Node>,
+    /// Its domain over netsock.
+    pub(crate) sock: Option<pollnd_net>,
+    /// Its domain over LNet.
+    pub(crate) lnet: Option<pollnd_net>,
 }
 
 /// The library's version, "0.1.0". The text is the library's, and stays.
@@ -92,10 +96,12 @@ pub unsafe extern "C" fn pollnd_node_start(
                 device: text(plain.device, "device")?,
                 eal_args: text(plain.eal_args, "eal_args")?,
                 gateway: text(plain.gateway, "gateway")?,
+                net_sock: text(plain.net_sock, "net_sock")?,
             }
         };
-        let started = Arc::new(options.start()?);
-        node.write(Box::into_raw(Box::new(pollnd_node { node: started })));
+        let (started, nets) = options.start()?;
+        let [sock, lnet] = nets.map(|n| n.map(|net| pollnd_net { net }));
+        node.write(Box::into_raw(Box::new(pollnd_node { node: Arc::new(started), sock, lnet })));
         Ok(0)
     })
 }
@@ -123,7 +129,8 @@ pub unsafe extern "C" fn pollnd_node_nid(
 }
 
 /// Stops a node in order, within about 10 s: its operations end, its connections are closed. Its events can be taken still;
-/// new operations give -ESHUTDOWN. A second stop does nothing.
+/// new operations give -ESHUTDOWN. A second stop does nothing. Memory of operations that it had not begun, since events
+/// were not taken, is free to be freed when the node has been.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pollnd_node_stop(node: *const pollnd_node) -> c_int {
     guard(|| {
@@ -199,7 +206,7 @@ pub unsafe extern "C" fn pollnd_memory_length(memory: *const pollnd_memory) -> u
 }
 
 /// Frees memory; wrapped bytes are the caller's again. NULL does nothing. -EBUSY: an operation uses it, and its last event
-/// was not taken; the memory stays.
+/// was not taken, or, over netsock, the node is about to let go of it (some microseconds: try again); the memory stays.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pollnd_memory_free(memory: *mut pollnd_memory) -> c_int {
     guard(|| {

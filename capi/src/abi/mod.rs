@@ -5,6 +5,7 @@
     reason = "the header's rules are the safety rules, and each comment is the header's"
 )]
 
+mod contract;
 mod lnet;
 mod memory;
 
@@ -12,6 +13,7 @@ use std::ffi::{CStr, c_char, c_void};
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
+pub use self::contract::*;
 pub use self::lnet::*;
 pub(crate) use self::memory::Block;
 use crate::error::Error;
