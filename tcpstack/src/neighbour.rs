@@ -2,7 +2,7 @@
 //! and neighbour discovery (RFC 4861) say of them is brought to the same few events.
 //!
 //! ```text
-//!            Use                     Answer
+//!         Use, Doubt                 Answer
 //!    None ────────> Incomplete ─────────────────────────> Reachable <─────────────┐
 //!     │  ▲              │  │                               │      │               │ Answer
 //!     │  └─── Spent ────┘  └─ Moved, Asks ────────┐        │   UseOld, Doubt      │
@@ -98,7 +98,7 @@ fsm::fsm! {
     table State + Judged => Act {
         start None;
         else "what is known stays";
-        None + Use | UseOld => Incomplete, Seek;
+        None + Use | UseOld | Doubt => Incomplete, Seek;
         None + Asks => Stale, Learn;
         Reachable + UseOld | Doubt => Probe, Seek;
         Stale + Use | UseOld | Doubt => Probe, Seek;
@@ -374,6 +374,7 @@ mod tests {
         insta::assert_snapshot!(fsm::listing::<State>(), @r"
         None + Use -> Incomplete, Seek
         None + UseOld -> Incomplete, Seek
+        None + Doubt -> Incomplete, Seek
         None + Asks -> Stale, Learn
         Incomplete + Due -> Incomplete, Ask
         Incomplete + Spent -> None, Dead
@@ -465,12 +466,12 @@ mod tests {
             }
         }
         insta::assert_snapshot!(t, @"
-        (none): use>Incomplete, asks>Stale2
+        (none): use>Incomplete, doubt>Incomplete, asks>Stale2
         Incomplete: tick>Incomplete/Ask(None), asks>Stale2, same S>Reachable1, same ->Stale1, other ->Stale2, other O>Stale2, other S>Reachable2, other SO>Reachable2
         Reachable1: use>Probe1, doubt>Probe1, asks>Stale2, same S>Reachable1, other ->Stale1, other O>Stale2, other S>Stale1, other SO>Reachable2
         Stale1: use>Probe1, doubt>Probe1, asks>Stale2, same S>Reachable1, other O>Stale2, other SO>Reachable2
         Probe1: tick>Probe1/Ask(Some([1, 1, 1, 1, 1, 1])), asks>Probe2, same S>Reachable1, other O>Stale2, other SO>Reachable2
-        held (none): use>Incomplete, asks>Stale2
+        held (none): use>Incomplete, doubt>Incomplete, asks>Stale2
         held Incomplete: tick>Incomplete/Ask(None), asks>Stale2, same S>Reachable1, same ->Stale1, other ->Stale2, other O>Stale2, other S>Reachable2, other SO>Reachable2
         held Reachable1: use>Probe1, doubt>Probe1, same S>Reachable1, other ->Stale1, other S>Stale1
         held Stale1: use>Probe1, doubt>Probe1, same S>Reachable1

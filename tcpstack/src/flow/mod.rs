@@ -347,9 +347,10 @@ impl Flow {
         expiry
     }
 
-    /// Two time-outs in a row: the next hop may be another one.
+    /// Two time-outs in a row, or keep-alive probes without an answer, and each further one: the next hop may be
+    /// another one, and the last answer to the question about it may have been a forger's.
     pub(crate) fn doubts_hop(&self) -> bool {
-        self.snd.rtt().backoff() == 2
+        self.snd.rtt().backoff() >= 2 || self.timers.unanswered() >= 2
     }
 
     /// The link is back: an answer that is waited for is asked for again at `at` (ns). Whether there is one.

@@ -114,6 +114,11 @@ impl Timers {
         self.last_rx = now;
     }
 
+    /// Keep-alive probes in a row without an answer.
+    pub(super) fn unanswered(&self) -> u8 {
+        self.probes
+    }
+
     /// When a keep-alive probe is due, if nothing is out.
     pub(super) fn keepalive_at(&self, k: &KeepAlive) -> u64 {
         self.last_rx + k.idle + u64::from(self.probes) * k.interval

@@ -162,19 +162,19 @@ impl<P: Port> Stack<P> {
         };
         let expiry = f.on_timer(&mut cx);
         f.follow(self.link.neighbours());
-        let (hop, doubt, why) = (*f.hop().addr(), f.doubts_hop(), f.silent_why());
+        if f.doubts_hop() && matches!(expiry, Expiry::Syn | Expiry::Serve | Expiry::Probe) {
+            self.link.event(f.hop().addr(), Ev::Doubt, self.now);
+        }
         match expiry {
             Expiry::Early => (),
-            Expiry::Syn | Expiry::Serve => {
-                if doubt {
-                    self.link.event(&hop, Ev::Doubt, self.now);
-                }
-                self.flows.mark(i);
-            }
+            Expiry::Syn | Expiry::Serve => self.flows.mark(i),
             Expiry::Probe => {
                 f.probe(&mut self.io, &mut self.c);
             }
-            Expiry::GiveUp => return self.abort(i, why),
+            Expiry::GiveUp => {
+                let why = f.silent_why();
+                return self.abort(i, why);
+            }
         }
         self.arm(i);
     }

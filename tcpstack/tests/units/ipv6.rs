@@ -274,6 +274,20 @@ fn somebody_with_our_address_is_named_and_answered_now_and_then() {
     assert_eq!(b.s.counters().nd_duplicate_address, 3);
 }
 
+/// The kernel's end of net_tap has the port's Ethernet address: all that it said over IPv6 was dropped.
+#[test]
+fn a_neighbour_with_our_ethernet_address_is_answered() {
+    let mut b = bench();
+    speak(&mut b, &Packet::solicit(a(2), a(1), None), OWN_MAC, None);
+    let v = said(&mut b);
+    assert_eq!((v.len(), v[0].0, v[0].2, v[0].3[0]), (1, OWN_MAC, a(2), 136));
+    let key = Key::new(a(2), 1, a(1), 988);
+    let mut syn = segment(&key, &Fields { seq: Seq(5), ack: Seq(0), flags: SYN, win: 1000 }, &[], b"");
+    syn[6..12].copy_from_slice(&OWN_MAC);
+    b.send(&syn);
+    assert_eq!((b.one().seg.flags, b.s.counters().rx_martian), (SYN | ACK, 0));
+}
+
 #[test]
 fn a_neighbour_that_does_not_answer_is_unreachable_and_one_that_moves_is_followed() {
     let mut b = bench();

@@ -10,7 +10,7 @@ use tcpstack::arp::Packet as Arp;
 use tcpstack::seq::Seq;
 use tcpstack::table::Key;
 use tcpstack::wire::{self, ACK, Fields, SYN};
-use tcpstack::{Close, CloseWhy, Dial, Event, Listen, PushError, StackConfig, Work};
+use tcpstack::{Close, CloseWhy, Dial, Event, FlowId, Listen, PushError, StackConfig, Work};
 
 /// A transfer in both directions between two stacks.
 struct Transfer {
@@ -349,6 +349,95 @@ fn a_neighbour_that_moved_without_a_word_is_asked_for_and_found() {
     let f1 = Fields { seq: Seq(10), ack: syn.seq.plus(4001), flags: ACK, win: 9000 };
     b.send(&segment(&key, &f1, &[], &[]));
     assert_eq!((b.s.flow_counters(f).unwrap().acked_bytes, b.closed()), (4000, None));
+}
+
+const FORGER: [u8; 6] = [6; 6];
+
+/// An answer of a station at `mac` that it has the peer's address.
+fn tell(b: &mut Bench, mac: [u8; 6]) {
+    let mut frame = [0; 46];
+    let p = Arp { op: 2, sha: mac, spa: ip(2).into(), tha: [2, 0, 0, 0, 0, 1], tpa: ip(1).into() };
+    let n = p.frame([2, 0, 0, 0, 0, 1], None, &mut frame);
+    b.inject(&frame[..n]);
+}
+
+/// A connection that the peer's lies are about, and its number to acknowledge 4000 bytes.
+fn opened(b: &mut Bench) -> (FlowId, Key, Seq) {
+    let (f, syn) = dial(b);
+    let key = Key::new(ip(2).into(), 988, ip(1).into(), 1023);
+    let sa = Fields { seq: Seq(9), ack: syn.seq.plus(1), flags: SYN | ACK, win: 9000 };
+    b.send(&segment(&key, &sa, &[2, 4, 5, 0xb4], &[]));
+    b.frames();
+    (f, key, syn.seq.plus(4001))
+}
+
+/// A forger that answered the one question of a silence had the connection's segments until it ended: 50 s later.
+#[test]
+fn a_forged_answer_about_a_silent_neighbour_is_doubted_at_the_next_time_out() {
+    let mut b = Bench::new();
+    let (f, key, end) = opened(&mut b);
+    b.push(f, 4000);
+    let (mut lies, mut back) = (0, None);
+    for t in 0..400 {
+        b.wait(25 * MS);
+        for x in b.frames() {
+            let e = wire::eth(&x).unwrap();
+            match (e.kind, e.dst) {
+                // The forger is the first to answer three times, and what goes to it is lost.
+                (wire::ETH_ARP, _) if lies < 3 => {
+                    tell(&mut b, FORGER);
+                    lies += 1;
+                }
+                (wire::ETH_ARP, wire::BROADCAST) => tell(&mut b, PEER_MAC),
+                (wire::ETH_IPV4, PEER_MAC) if lies > 0 => back = back.or(Some(t)),
+                _ => (),
+            }
+        }
+    }
+    assert!(lies == 3 && back.is_some(), "{lies} lies; back after {back:?}");
+    b.send(&segment(&key, &Fields { seq: Seq(10), ack: end, flags: ACK, win: 9000 }, &[], &[]));
+    assert_eq!((b.s.flow_counters(f).unwrap().acked_bytes, b.closed()), (4000, None));
+}
+
+/// Three questions that nobody answered were the last ones for an open connection.
+#[test]
+fn a_neighbour_that_answers_nobody_is_asked_for_at_each_time_out() {
+    let mut b = Bench::new();
+    let (f, ..) = opened(&mut b);
+    b.push(f, 4000);
+    let mut asked = 0;
+    for _ in 0..80 {
+        b.wait(250 * MS);
+        asked += b.frames().iter().filter(|x| wire::eth(x).unwrap().kind == wire::ETH_ARP).count();
+    }
+    assert!((6..=20).contains(&asked), "{asked} questions in 20 s");
+    assert_eq!(b.closed(), None);
+}
+
+/// An idle connection whose peer a forger has moved was given up after its keep-alive probes.
+#[test]
+fn keep_alive_probes_that_a_forger_gets_doubt_the_neighbour() {
+    let mut b = Bench::new();
+    let (_, key, end) = opened(&mut b);
+    let answer = Fields { seq: Seq(10), ack: Seq(end.0.wrapping_sub(4000)), flags: ACK, win: 9000 };
+    b.wait(5 * SEC);
+    tell(&mut b, FORGER);
+    let mut heard = 0;
+    for _ in 0..80 {
+        b.wait(SEC);
+        for x in b.frames() {
+            let e = wire::eth(&x).unwrap();
+            match (e.kind, e.dst) {
+                (wire::ETH_ARP, wire::BROADCAST) => tell(&mut b, PEER_MAC),
+                (wire::ETH_IPV4, PEER_MAC) => {
+                    heard += 1;
+                    b.send(&segment(&key, &answer, &[], &[]));
+                }
+                _ => (),
+            }
+        }
+    }
+    assert!(heard > 0 && b.closed().is_none(), "{heard} probes heard");
 }
 
 #[test]
