@@ -23,10 +23,12 @@ pub(super) struct Hold {
     pub(super) ep: Option<Key>,
     /// The machine's pool is looked at when the event has been taken.
     pub(super) provision: bool,
+    /// The event gives its buffer back.
+    pub(super) last: bool,
 }
 
 impl Hold {
-    pub(super) const NOTHING: Hold = Hold { tm: None, ep: None, provision: false };
+    pub(super) const NOTHING: Hold = Hold { tm: None, ep: None, provision: false, last: false };
 }
 
 /// A buffer on a queue.
@@ -51,6 +53,8 @@ pub(super) struct Queued<T> {
 #[derive(Debug)]
 pub(super) struct Registered<T> {
     pub(super) queued: Option<Queued<T>>,
+    /// It has come to its end, of which the application has not heard: events of messages before it may be out still.
+    pub(super) ended: Option<Buffer>,
 }
 
 /// An end-point.
@@ -161,7 +165,7 @@ impl<X: Xprt> Domain<X> {
         if let Some(why) = why {
             return Err(Unregistered { why, mem });
         }
-        let id = BufId(self.bufs.insert(Registered { queued: None }));
+        let id = BufId(self.bufs.insert(Registered { queued: None, ended: None }));
         Ok(Buffer { domain: self.number, id, size, mem })
     }
 
@@ -179,7 +183,8 @@ impl<X: Xprt> Domain<X> {
     }
 
     pub(super) fn owns(&self, buffer: &Buffer) -> bool {
-        buffer.domain == self.number && self.bufs.get(buffer.id.0).is_some_and(|b| b.queued.is_none())
+        let idle = |b: &Registered<_>| b.queued.is_none() && b.ended.is_none();
+        buffer.domain == self.number && self.bufs.get(buffer.id.0).is_some_and(idle)
     }
 
     /// Time has come to `now`, in ns, or the transport was told something.
@@ -202,14 +207,19 @@ impl<X: Xprt> Domain<X> {
     /// The next event; what the one before it held is let go.
     pub fn event(&mut self) -> Option<Event> {
         self.release();
-        let (event, hold) = self.events.pop_front()?;
+        let (mut event, hold) = self.events.pop_front()?;
+        if hold.last
+            && let Event::Buffer(e) = &mut event
+        {
+            e.buffer = self.bufs.get_mut(e.id.0).and_then(|b| b.ended.take());
+        }
         self.held = hold;
         Some(event)
     }
 
     /// Lets go of what the last event held.
     pub(super) fn release(&mut self) {
-        let Hold { tm, ep, provision } = std::mem::replace(&mut self.held, Hold::NOTHING);
+        let Hold { tm, ep, provision, .. } = std::mem::replace(&mut self.held, Hold::NOTHING);
         let Some(tm) = tm else { return };
         if let Some(ep) = ep {
             self.put_ep(ep);

@@ -208,7 +208,7 @@ pub struct BufEvent {
     pub time: u64,
     /// The pool that the buffer was taken from to wait for messages.
     pub pool: Option<PoolId>,
-    /// The buffer; `None` while it stays queued and more events follow (Motr's RETAIN): [`Domain::queued`] shows it.
+    /// The buffer; `None` while more events of it follow (Motr's RETAIN): [`Domain::queued`] shows it.
     pub buffer: Option<Buffer>,
 }
 

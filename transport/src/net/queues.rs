@@ -134,9 +134,10 @@ impl<X: Xprt> Domain<X> {
         }
     }
 
-    /// A buffer that is queued.
+    /// A buffer whose last event was not taken.
     pub fn queued(&self, id: BufId) -> Option<&Buffer> {
-        self.bufs.get(id.0)?.queued.as_ref().map(|q| &q.buffer)
+        let b = self.bufs.get(id.0)?;
+        b.queued.as_ref().map(|q| &q.buffer).or(b.ended.as_ref())
     }
 
     /// Buffers on a machine's queue.
@@ -160,7 +161,9 @@ impl<X: Xprt> Domain<X> {
         }
         // The buffer's own reference goes on to its last event.
         let (held, waited) = (q.ep, self.now.saturating_sub(q.added));
-        let buffer = if retained { None } else { b.queued.take().map(|q| q.buffer) };
+        if !retained {
+            b.ended = b.queued.take().map(|q| q.buffer);
+        }
         if let Some(t) = self.tms.get_mut(tm) {
             let s = t.stats_mut(queue);
             if ok {
@@ -189,9 +192,9 @@ impl<X: Xprt> Domain<X> {
             ep: sender.map(EpId),
             time: self.now,
             pool,
-            buffer,
+            buffer: None,
         };
-        let hold = Hold { tm: Some(tm), ep: sender.or(held), provision: false };
+        let hold = Hold { tm: Some(tm), ep: sender.or(held), provision: false, last: !retained };
         match self.tms.get_mut(tm) {
             Some(t) if t.sync && t.state == TmState::Started => {
                 t.callbacks += 1;

@@ -232,7 +232,7 @@ impl<X: Xprt> Domain<X> {
 
     fn tell_state(&mut self, tm: TmId, status: i32, ep: Option<EpId>) {
         let (state, time) = (self.state(tm), self.now);
-        let hold = Hold { tm: Some(tm.0), ep: None, provision: state == TmState::Started };
+        let hold = Hold { tm: Some(tm.0), provision: state == TmState::Started, ..Hold::NOTHING };
         self.tell(Event::State { tm, state, status, ep, time }, hold);
     }
 

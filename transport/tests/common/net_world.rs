@@ -1,5 +1,6 @@
 //! Domains on nodes of a simulated network, over either transport, with every event looked at.
 #![allow(dead_code, reason = "each program of tests uses a part")]
+#![allow(clippy::result_large_err, reason = "buffers and memory come back, unboxed")]
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -155,7 +156,11 @@ pub(super) fn name(i: usize) -> String {
 impl<S: Stack> World<S> {
     /// Machines that are initialised.
     pub(super) fn cold(n: u8) -> World<S> {
-        let mut net = Net::new();
+        World::on(Net::new(), n)
+    }
+
+    /// The same on this network.
+    pub(super) fn on(mut net: Net, n: u8) -> World<S> {
         let ends = (1..=n).map(|n| {
             let (node, d) = S::node(&mut net, n);
             get(&d).turn(net.now);
@@ -238,10 +243,11 @@ impl<S: Stack> World<S> {
     fn check(&self) {
         for end in self.ends.iter().filter(|e| self.net.nodes[e.node].alive) {
             let d = get(&end.d);
-            let queued = end.open.iter().chain(&end.pooled).filter(|b| d.queued(**b).is_some()).count();
+            let queued: usize = Queue::ALL.iter().map(|q| d.queue_len(end.tm, *q)).sum();
             assert_eq!(d.xprt().buffers(), queued, "{:?}", end.tm);
-            let here: usize = Queue::ALL.iter().map(|q| d.queue_len(end.tm, *q)).sum();
-            assert!(here <= queued, "{here} of {queued}");
+            let open = end.open.iter().chain(&end.pooled).filter(|b| d.queued(**b).is_some()).count();
+            assert!(queued <= open, "{queued} of {open}");
+            assert!(end.open.iter().all(|b| d.queued(*b).is_some()), "a buffer that is nowhere");
             let machine = &self.net.nodes[end.node].machine;
             let (held, g) = (machine.held(), machine.gauges());
             assert_eq!(held.used, machine.held_recounted(), "{held:?}");
@@ -386,6 +392,15 @@ impl<S: Stack> World<S> {
         let mut all: Vec<BufId> = self.ends[i].open.iter().copied().collect();
         all.sort_by_key(|b| format!("{b:?}"));
         all
+    }
+
+    /// Gives up every buffer of a machine, those of its pool among them.
+    pub(super) fn del_all(&mut self, i: usize) {
+        let mut all: Vec<BufId> = self.ends[i].pooled.iter().copied().collect();
+        all.extend(self.open(i));
+        for id in all {
+            self.with(i, |d, _| d.del(id));
+        }
     }
 
     /// Stops everything and takes it away: nothing is left, and pages that were sent are nobody's but ours.

@@ -1,7 +1,7 @@
 //! Descriptors, limits and peers that are not as they should be, and what only one of the transports can.
 
 use super::world::{OverLnet, OverSock, Stack, World, get};
-use transport::net::{Desc, Memory, NetError, Request};
+use transport::net::{Desc, Memory, NetError, Queue, Request};
 use transport::testing::data::bytes;
 use transport::testing::net::SEC;
 use transport::testing::netsock::{into, pages};
@@ -179,6 +179,24 @@ fn lnet_buffers_take_several_messages() {
         assert_eq!((got.len(), got[0].status, got[0].last), (1, ECANCELED, true));
         w.finish();
     }
+}
+
+/// Messages in one buffer whose events are taken after it has ended: each is shown where it lies, and the last event gives it back.
+#[test]
+fn lnet_messages_are_there_until_the_last_event() {
+    let mut w = World::<OverLnet>::new(2);
+    let b = w.sink(1, 1000);
+    let id = w.add(1, b, &recv(300, 3), None).id;
+    for seed in 0..3 {
+        w.msg_send(0, 1, (200, seed), None);
+    }
+    w.run(SEC);
+    assert_eq!(w.with(1, |d, tm| d.queue_len(tm, Queue::MsgRecv)), 0);
+    assert!(!w.with(1, |d, _| d.del(id)), "it has ended");
+    let got = w.take(1);
+    let all: Vec<_> = got.iter().map(|t| (t.offset, t.last, t.bytes == bytes(200, t.offset / 200))).collect();
+    assert_eq!(all, [(0, false, true), (200, false, true), (400, true, true)]);
+    w.finish();
 }
 
 /// netsock has one message a buffer, whatever was asked for.
