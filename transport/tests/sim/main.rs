@@ -12,6 +12,11 @@ mod echo;
 #[cfg(feature = "node")]
 mod lst_world;
 #[cfg(feature = "node")]
+#[path = "../common/net_suite.rs"]
+mod net_suite;
+#[path = "../common/net_world.rs"]
+mod net_world;
+#[cfg(feature = "node")]
 mod nodes;
 #[cfg(feature = "node")]
 #[path = "../common/rails.rs"]
@@ -24,6 +29,9 @@ mod sim_cuts;
 #[cfg(feature = "node")]
 mod sim_ends;
 mod sim_kernel;
+mod sim_net;
+#[cfg(feature = "node")]
+mod sim_net_nodes;
 mod sim_netsock;
 #[cfg(feature = "node")]
 mod sim_netsock_nodes;

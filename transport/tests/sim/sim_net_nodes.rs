@@ -1,0 +1,157 @@
+//! The `net` contract by threads' handles on whole nodes: over kernel sockets, each node on a thread of its own, and over TCP
+//! stacks on queues in virtual time; both transports.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use dataplane::mem::{MemConfig, pair};
+use hugepages::{Backing, PrivatePages};
+use transport::lnd::{AppId, Config};
+use transport::net::{Domain, Host, LnetXprt, Sock, Threaded, threaded};
+use transport::netsock::Config as SockConfig;
+use transport::node::{NoApp, NodeBuilder, Turn};
+use transport::wire::Nid;
+use transport::wire::netsock::Addr;
+
+use crate::net_suite::{Side, contract};
+use crate::nodes::{beginning, builder, stack};
+
+const PORT: u16 = 7011;
+/// Calls and events that a ring has room for.
+const DEPTH: usize = 8;
+
+fn memory() -> Arc<dyn Backing> {
+    Arc::new(PrivatePages)
+}
+
+fn over_sock(ip: IpAddr, app: Threaded) -> Box<Host<Sock, Threaded>> {
+    let addr = Addr::stream(SocketAddr::new(ip, PORT));
+    Box::new(Host::new(Domain::new(Sock::new(SockConfig::new(addr, 1)).unwrap(), 0), app))
+}
+
+fn over_lnet(cfg: &Config, app: Threaded) -> Host<LnetXprt, Threaded> {
+    Host::new(Domain::new(LnetXprt::new(AppId::FIRST, cfg.nids().collect(), cfg.pid), 0), app)
+}
+
+fn name(ip: IpAddr, sock: bool) -> String {
+    if sock { format!("inet:stream:{ip}@{PORT}") } else { format!("{ip}@tcp:12345:34:1") }
+}
+
+/// A node on kernel sockets.
+fn on_sockets(ip: IpAddr, sock: bool, app: Threaded) -> Box<dyn Turn> {
+    let cfg = Config::new(Nid::tcp(ip, 0), 5);
+    let node = NodeBuilder::of(cfg.clone()).unprivileged(9893);
+    if sock {
+        let node = node.listen_at([9893, PORT].map(|p| SocketAddr::new(ip, p)));
+        Box::new(node.sockets(NoApp).unwrap().with(PORT, over_sock(ip, app)).unwrap())
+    } else {
+        Box::new(node.sockets(over_lnet(&cfg, app)).unwrap())
+    }
+}
+
+/// Turns a node until it is told to go down, and until it is.
+fn turned(mut node: Box<dyn Turn>, down: &AtomicBool) {
+    while !down.load(Ordering::Acquire) {
+        if !node.turn().is_busy() {
+            node.wait();
+        }
+    }
+    node.shut_down();
+    while !node.is_down() {
+        if !node.turn().is_busy() {
+            node.wait();
+        }
+    }
+    let end = node.end();
+    assert!(end.clean, "{:?}", end.left);
+}
+
+/// Lets the nodes go whatever becomes of the test.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+fn over_kernel_sockets(ips: [[u8; 4]; 2], sock: bool) {
+    let ips = ips.map(IpAddr::from);
+    let down = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        let down = &down;
+        let _ends = Ends(down);
+        let handles = ips.map(|ip| {
+            let (handle, app) = threaded(DEPTH);
+            s.spawn(move || turned(on_sockets(ip, sock, app), down));
+            handle
+        });
+        let mut pass = || std::thread::yield_now();
+        let sides =
+            handles.into_iter().zip(ips).map(|(h, ip)| Side::start(h, memory(), &name(ip, sock), &mut pass));
+        let sides: Vec<Side> = sides.collect();
+        let [a, b]: [Side; 2] = sides.try_into().unwrap_or_else(|_| unreachable!());
+        contract(a, b, &mut pass);
+    });
+}
+
+fn over_queues(sock: bool) {
+    let now = beginning();
+    let ips = [Ipv4Addr::new(10, 6, 0, 1), Ipv4Addr::new(10, 6, 0, 2)];
+    let (p, q) = pair(&MemConfig::default());
+    let ((ha, aa), (hb, ab)) = (threaded(DEPTH), threaded(DEPTH));
+    let node = |ip: Ipv4Addr, epoch, port, app| -> Box<dyn Turn> {
+        let node = builder(ip, epoch, &now);
+        let stack = stack(ip, port, 3, 512);
+        if sock {
+            let node = node.listen_at([988, PORT].map(|p| SocketAddr::new(ip.into(), p)));
+            Box::new(node.over(stack, NoApp).unwrap().with(PORT, over_sock(ip.into(), app)).unwrap())
+        } else {
+            let cfg = Config::new(Nid::tcp(ip.into(), 0), epoch);
+            Box::new(node.over(stack, over_lnet(&cfg, app)).unwrap())
+        }
+    };
+    let mut nodes = [node(ips[0], 1, p, aa), node(ips[1], 2, q, ab)];
+    let mut turn = || {
+        let busy = nodes.iter_mut().fold(false, |busy, n| n.turn().is_busy() | busy);
+        now.fetch_add(if busy { 1_000 } else { 20_000 }, Ordering::Relaxed);
+    };
+    let a = Side::start(ha, memory(), &name(ips[0].into(), sock), &mut turn);
+    let b = Side::start(hb, memory(), &name(ips[1].into(), sock), &mut turn);
+    contract(a, b, &mut turn);
+    nodes.iter_mut().for_each(|n| n.shut_down());
+    for _ in 0..3_000_000 {
+        if nodes.iter().all(|n| n.is_down()) {
+            break;
+        }
+        let busy = nodes.iter_mut().fold(false, |busy, n| n.turn().is_busy() | busy);
+        now.fetch_add(if busy { 1_000 } else { 20_000 }, Ordering::Relaxed);
+    }
+    for n in &nodes {
+        let end = n.end();
+        assert!(end.clean, "{:?}", end.left);
+        // Pages go out by reference.
+        assert_eq!(end.streams.tx_copied_bytes, 0);
+    }
+}
+
+#[test]
+fn sock_over_kernel_sockets() {
+    over_kernel_sockets([[127, 47, 0, 1], [127, 47, 0, 2]], true);
+}
+
+#[test]
+fn lnet_over_kernel_sockets() {
+    over_kernel_sockets([[127, 47, 0, 3], [127, 47, 0, 4]], false);
+}
+
+#[test]
+fn sock_over_queues() {
+    over_queues(true);
+}
+
+#[test]
+fn lnet_over_queues() {
+    over_queues(false);
+}
