@@ -7,6 +7,7 @@ mod fuzz_cookies;
 mod fuzz_handshake;
 mod fuzz_info;
 mod fuzz_messages;
+mod fuzz_net;
 mod fuzz_netsock;
 mod fuzz_selftest;
 #[path = "../common/raw.rs"]
