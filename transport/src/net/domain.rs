@@ -5,67 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::machine::TmInput;
 use super::pool::Pool;
-use super::tms::Tm;
-use super::{
-    BufId, Buffer, Event, Limits, Memory, NetError, PoolId, Queue, RpcSizes, Said, Unregistered, Xprt,
-};
+use super::rows::{Ep, Hold, Registered, Tm};
+use super::{BufId, Buffer, Event, Limits, Memory, NetError, RpcSizes, Said, Unregistered, Xprt};
 use crate::stream::slab::{Key, Slab};
 
 /// Numbers of domains of this process.
 static DOMAINS: AtomicU64 = AtomicU64::new(0);
-
-/// What is held from an event to the next one: a callback's in Motr.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Hold {
-    /// The machine has an event out.
-    pub(super) tm: Option<Key>,
-    /// An end-point has a reference.
-    pub(super) ep: Option<Key>,
-    /// The machine's pool is looked at when the event has been taken.
-    pub(super) provision: bool,
-    /// The event gives its buffer back.
-    pub(super) last: bool,
-}
-
-impl Hold {
-    pub(super) const NOTHING: Hold = Hold { tm: None, ep: None, provision: false, last: false };
-}
-
-/// A buffer on a queue.
-#[derive(Debug)]
-pub(super) struct Queued<T> {
-    pub(super) buffer: Buffer,
-    pub(super) tm: Key,
-    pub(super) queue: Queue,
-    /// The end-point that a message goes to.
-    pub(super) ep: Option<Key>,
-    /// Bytes to send.
-    pub(super) len: u64,
-    /// Time at which it was added, in ns.
-    pub(super) added: u64,
-    pub(super) token: T,
-    pub(super) pool: Option<PoolId>,
-    /// Messages that have come into it.
-    pub(super) messages: u32,
-}
-
-/// A registered buffer.
-#[derive(Debug)]
-pub(super) struct Registered<T> {
-    pub(super) queued: Option<Queued<T>>,
-    /// It has come to its end, of which the application has not heard: events of messages before it may be out still.
-    pub(super) ended: Option<Buffer>,
-}
-
-/// An end-point.
-#[derive(Debug)]
-pub(super) struct Ep<A> {
-    pub(super) tm: Key,
-    pub(super) addr: A,
-    pub(super) refs: u32,
-    /// As it was named first; `None` for one that is known from its packets.
-    pub(super) name: Option<Box<str>>,
-}
 
 /// A domain over a transport: the transfer machines and buffers of one shard. See the [module](super).
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! End-points: found by address, counted, gone with the last reference (docs/protocol/netxprt.md §4).
 
-use super::domain::{Domain, Ep};
+use super::domain::Domain;
+use super::rows::Ep;
 use super::{EpId, NetError, TmId, TmState, Xprt};
 use crate::stream::slab::Key;
 

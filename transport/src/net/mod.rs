@@ -31,6 +31,7 @@ mod machine;
 mod pool;
 mod provision;
 mod queues;
+mod rows;
 mod sock;
 mod sync;
 mod tms;

@@ -1,7 +1,8 @@
 //! Pools in a domain, and receive queues that they keep filled (docs/protocol/netxprt.md §6).
 
-use super::domain::{Domain, Hold};
+use super::domain::Domain;
 use super::pool::Pool;
+use super::rows::Hold;
 use super::{Buffer, Colour, Event, NetError, PoolId, Queue, Request, TmId, TmState, Unadded, Xprt};
 use crate::stream::slab::Key;
 

@@ -1,6 +1,7 @@
 //! Buffers onto the queues, and off them: exactly one last event for each (docs/protocol/netxprt.md §5).
 
-use super::domain::{Domain, Hold, Queued};
+use super::domain::Domain;
+use super::rows::{Hold, Queued};
 use super::{
     Added, Admitted, BufEvent, BufId, Buffer, Came, Done, EpId, Event, Job, Memory, NetError, PoolId, Queue,
     Request, Sink, TmId, TmState, Unadded, Xprt,

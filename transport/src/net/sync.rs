@@ -2,6 +2,7 @@
 //! so it works over every transport.
 
 use super::domain::Domain;
+use super::rows::Hold;
 use super::{Event, NetError, TmId, TmState, Xprt};
 use crate::stream::slab::Key;
 
@@ -56,7 +57,7 @@ impl<X: Xprt> Domain<X> {
             && !t.pending.is_empty()
             && std::mem::take(&mut t.notify)
         {
-            self.events.push_back((Event::Pending(TmId(tm)), super::domain::Hold::NOTHING));
+            self.events.push_back((Event::Pending(TmId(tm)), Hold::NOTHING));
         }
     }
 

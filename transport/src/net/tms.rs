@@ -1,93 +1,9 @@
 //! The life of a domain's transfer machines (docs/protocol/netxprt.md §3).
 
-use std::collections::VecDeque;
-
-use fsm::Fsm;
-
-use super::domain::{Domain, Hold};
+use super::domain::Domain;
 use super::machine::{TmInput, TmState};
-use super::{BufEvent, Colour, EpId, Event, NetError, Provision, Queue, QueueStats, TmId, Xprt};
-use crate::stream::slab::Key;
-
-/// Whether the transport knows of a machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Below {
-    No,
-    Yes,
-    /// It has been told to let go.
-    Leaving,
-}
-
-/// A transfer machine.
-#[derive(Debug)]
-pub(super) struct Tm {
-    pub(super) state: Fsm<TmState>,
-    below: Below,
-    /// Its own end-point.
-    pub(super) ep: Option<Key>,
-    /// End-points, its own among them.
-    pub(super) eps: usize,
-    stats: [QueueStats; 6],
-    queued: [usize; 6],
-    /// Events that were not taken, or not let go.
-    pub(super) callbacks: usize,
-    pub(super) provision: Option<Provision>,
-    pub(super) deficit: usize,
-    pub(super) colour: Colour,
-    pub(super) sync: bool,
-    pub(super) pending: VecDeque<(BufEvent, Hold)>,
-    /// Whoever asked is told of the next event.
-    pub(super) notify: bool,
-}
-
-impl Tm {
-    fn new() -> Tm {
-        Tm {
-            state: Fsm::START,
-            below: Below::No,
-            ep: None,
-            eps: 0,
-            stats: [QueueStats::default(); 6],
-            queued: [0; 6],
-            callbacks: 0,
-            provision: None,
-            deficit: 0,
-            colour: Colour::ANY,
-            sync: false,
-            pending: VecDeque::new(),
-            notify: false,
-        }
-    }
-
-    /// Buffers on a queue.
-    pub(super) fn queued(&self, queue: Queue) -> usize {
-        self.queued.get(queue as usize).copied().unwrap_or(0)
-    }
-
-    /// A buffer came to a queue, or left it.
-    pub(super) fn count(&mut self, queue: Queue, more: bool) {
-        if let Some(n) = self.queued.get_mut(queue as usize) {
-            *n = if more { *n + 1 } else { n.saturating_sub(1) };
-        }
-    }
-
-    fn all_queued(&self) -> usize {
-        self.queued.iter().sum()
-    }
-
-    /// The statistics of a queue.
-    pub(super) fn stats_mut(&mut self, queue: Queue) -> &mut QueueStats {
-        let [a, b, c, d, e, f] = &mut self.stats;
-        match queue {
-            Queue::MsgRecv => a,
-            Queue::MsgSend => b,
-            Queue::PassiveRecv => c,
-            Queue::PassiveSend => d,
-            Queue::ActiveRecv => e,
-            Queue::ActiveSend => f,
-        }
-    }
-}
+use super::rows::{Below, Hold, Tm};
+use super::{EpId, Event, NetError, Queue, QueueStats, TmId, Xprt};
 
 impl<X: Xprt> Domain<X> {
     /// A new transfer machine, INITIALIZED.
