@@ -357,7 +357,9 @@ impl<P: Port> LcoreStreams<P> {
 
     fn reap(&mut self, sink: &mut dyn FnMut(Happened<'_>)) -> usize {
         let (lends, mut n) = (&mut self.lends, 0);
-        self.slab.reap(|token, _run| {
+        self.slab.reap(|token, run| {
+            // Whoever hears that pages are home may write to them at once.
+            drop(run);
             let (key, serial) = (token as u32 as usize, (token >> 32) as u32);
             let Some(l) = lends.get_mut(key).filter(|l| l.serial == serial) else { return };
             l.runs -= 1;

@@ -2,14 +2,16 @@
 //! many pieces, none of whose payload is copied on the way out.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dataplane::mem::{MemConfig, pair};
 use transport::lnd::{AppId, Config};
 use transport::lnet::Event;
+use transport::net::{self, Domain, Host, Memory, NetApp, Queue, Request, Sock, TmState};
 use transport::netsock::{Completion, Config as TmConfig, Op};
 use transport::node::{App, Inspect, NodeBuilder, Ops, Shard, Streams, Work};
-use transport::testing::data::bytes;
+use transport::testing::data::{bytes, filled};
 use transport::testing::netsock::{Shared, into, lent, pages, received};
 use transport::wire::Nid;
 use transport::wire::netsock::Addr;
@@ -74,6 +76,94 @@ fn play<R: Streams + Inspect, S: Streams + Inspect>(
         let g = tm.get().gauges();
         assert_eq!((g.buffers, g.loans, g.conns), (0, 0, 0));
     }
+}
+
+/// Sends a message, and writes to its pages as soon as it hears of its end.
+struct Rewrites {
+    to: Option<Addr>,
+    written: Arc<AtomicBool>,
+}
+
+impl NetApp<Sock> for Rewrites {
+    fn event(&mut self, net: &mut Domain<Sock>, event: net::Event) {
+        match event {
+            net::Event::State { tm, state: TmState::Started, .. } => {
+                let recv = net.register(Memory::Recv(into(LEN))).unwrap();
+                let req = Request::MsgRecv { min_size: LEN as u64, max_msgs: 1 };
+                net.add(tm, recv, &req, None).unwrap();
+                if let Some(to) = self.to {
+                    let data = [filled(LEN, 1).freeze().slice_all()].into_iter().collect();
+                    let send = net.register(Memory::Send(data)).unwrap();
+                    let to = net.ep_create(tm, &to.to_string()).unwrap();
+                    net.add(tm, send, &Request::MsgSend { to, len: LEN as u64 }, None).unwrap();
+                }
+            }
+            net::Event::Buffer(e) if e.queue == Queue::MsgSend => {
+                assert_eq!(e.status, 0);
+                let Ok(Memory::Send(pages)) = net.deregister(e.buffer.unwrap()) else { panic!("no pages") };
+                let run = pages.into_iter().next().unwrap().into_run();
+                run.try_thaw().expect("an end with pages that are still out").bytes_mut().fill(0);
+                self.written.store(true, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The host of such an application.
+fn rewrites(ip: IpAddr, to: Option<Addr>, written: &Arc<AtomicBool>) -> Box<Host<Sock, Rewrites>> {
+    let addr = Addr::stream(SocketAddr::new(ip, PORT));
+    let mut net = Domain::new(Sock::new(TmConfig::new(addr, 1)).unwrap(), 0);
+    let tm = net.tm_init();
+    net.start(tm, &addr.to_string()).unwrap();
+    Box::new(Host::new(net, Rewrites { to, written: written.clone() }))
+}
+
+#[test]
+fn pages_are_home_when_a_send_has_ended_over_kernel_sockets() {
+    let ips: [IpAddr; 2] = [[127, 45, 0, 13].into(), [127, 45, 0, 14].into()];
+    let written = Arc::default();
+    let to = Addr::stream(SocketAddr::new(ips[1], PORT));
+    let mut nodes = [(ips[0], Some(to)), (ips[1], None)].map(|(ip, to)| {
+        NodeBuilder::of(Config::new(Nid::tcp(ip, 0), 5))
+            .listen_at([SocketAddr::new(ip, PORT)])
+            .sockets(Quiet)
+            .unwrap()
+            .with(PORT, rewrites(ip, to, &written))
+            .unwrap()
+    });
+    for _ in 0..3_000_000 {
+        nodes.iter_mut().for_each(|n| drop(n.turn()));
+        if written.load(Ordering::Relaxed) {
+            return;
+        }
+    }
+    panic!("the send does not end");
+}
+
+#[test]
+fn pages_are_home_when_a_send_has_ended_over_a_queue() {
+    let now = beginning();
+    let ips = [Ipv4Addr::new(10, 6, 0, 3), Ipv4Addr::new(10, 6, 0, 4)];
+    let (p, q) = pair(&MemConfig::default());
+    let written = Arc::default();
+    let to = Addr::stream(SocketAddr::new(ips[1].into(), PORT));
+    let mut nodes = [(ips[0], 1, p, Some(to)), (ips[1], 2, q, None)].map(|(ip, epoch, port, to)| {
+        builder(ip, epoch, &now)
+            .listen_at([SocketAddr::new(ip.into(), PORT)])
+            .over(stack(ip, port, 3, 512), Quiet)
+            .unwrap()
+            .with(PORT, rewrites(ip.into(), to, &written))
+            .unwrap()
+    });
+    for _ in 0..3_000_000 {
+        let busy = nodes.iter_mut().fold(Work::Idle, |w, n| w.and(n.turn())).is_busy();
+        now.fetch_add(if busy { 1_000 } else { 20_000 }, Ordering::Relaxed);
+        if written.load(Ordering::Relaxed) {
+            return;
+        }
+    }
+    panic!("the send does not end");
 }
 
 #[test]
