@@ -72,6 +72,10 @@ impl<A: NetApp<Sock>> Protocol for Host<Sock, A> {
         self.run(now);
     }
 
+    fn counts(&self, each: &mut dyn FnMut(&'static str, u64)) {
+        self.net.xprt().counts(each);
+    }
+
     fn shut_down(&mut self, now: u64) {
         self.net.xprt_mut().shut_down(now);
         self.run(now);

@@ -267,6 +267,12 @@ impl Protocol for Sock {
         self.collect();
     }
 
+    fn counts(&self, each: &mut dyn FnMut(&'static str, u64)) {
+        if let Some((_, machine)) = &self.tm {
+            machine.counts(each);
+        }
+    }
+
     fn shut_down(&mut self, now: u64) {
         self.down = true;
         if let Some((tm, machine)) = &mut self.tm {

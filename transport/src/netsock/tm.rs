@@ -327,6 +327,23 @@ impl Protocol for Tm {
         self.expire_buffers(now);
     }
 
+    fn counts(&self, each: &mut dyn FnMut(&'static str, u64)) {
+        let (s, g) = (self.stats(), self.gauges());
+        each("netsock_packets_rx", s.packets_rx);
+        each("netsock_bytes_rx", s.bytes_rx);
+        each("netsock_packets_tx", s.packets_tx);
+        each("netsock_bytes_tx", s.bytes_tx);
+        each("netsock_copied_bytes", s.copied);
+        each("netsock_dials", s.dials);
+        each("netsock_dials_failed", s.dials_failed);
+        each("netsock_refused", s.refused);
+        each("netsock_parked", s.parked);
+        each("netsock_drained_bytes", s.drained);
+        each("netsock_buffers", g.buffers as u64);
+        each("netsock_conns", g.conns as u64);
+        each("netsock_loans", g.loans as u64);
+    }
+
     fn shut_down(&mut self, now: u64) {
         self.now = self.now.max(now);
         self.down = true;

@@ -50,6 +50,7 @@ use tcpstack::{Listen, ListenError, Stack};
 use super::app::App;
 use super::inspect::{Inspect, Inspection, Mailbox};
 use super::lcore::LcoreStreams;
+use super::machine::BesideError;
 use super::mesh::{Mesh, Rings, relay_budget};
 use super::ports::{PORTS_MAX, Ports};
 use super::run::{Control, IdlePolicy, NodeEnd, Order, Turn, run};
@@ -58,7 +59,7 @@ use super::sock::{self, SockConfig, SockError, SockStreams};
 use super::streams::Streams;
 use crate::lnd::{Accept, Config, NIS_MAX, SHARDS_MAX, Shards};
 use crate::node::Machine;
-use crate::stream::ShardId;
+use crate::stream::{Protocol, ShardId};
 use crate::wire::{Nid, NidParseError};
 
 /// Why a node is not assembled. Nothing has been started.
@@ -153,6 +154,9 @@ pub enum BuildError {
     /// No thread.
     #[error(transparent)]
     Thread(#[from] NoThread),
+    /// A protocol beside LNet cannot have its port.
+    #[error(transparent)]
+    Beside(#[from] BesideError),
 }
 
 /// The same address in another network.
@@ -214,6 +218,9 @@ impl Lcores {
         (0..self.count).map(ShardId).filter(move |s| cpt(*s) == cpt(me))
     }
 }
+
+/// Protocols beside LNet, each with the port that it has.
+pub type Protocols = Vec<(u16, Box<dyn Protocol + Send>)>;
 
 /// A polling thread, and what the nodes that it turned came to: `None` for one that panicked.
 ///
@@ -427,12 +434,28 @@ impl NodeBuilder {
         control: Arc<Control>,
         make: impl FnOnce() -> Result<A, String> + Send + 'static,
     ) -> Result<Running, BuildError> {
+        self.start_with(control, move || Ok((make()?, Protocols::new())))
+    }
+
+    /// The same with protocols beside LNet, whose ports must be among those that the node listens at
+    /// ([`NodeBuilder::listen_at`]).
+    ///
+    /// # Errors
+    /// As [`NodeBuilder::start`].
+    pub fn start_with<A: App + 'static>(
+        self,
+        control: Arc<Control>,
+        make: impl FnOnce() -> Result<(A, Protocols), String> + Send + 'static,
+    ) -> Result<Running, BuildError> {
         self.probe()?;
         let (made, wait) = mpsc::channel::<()>();
         let ctl = control.clone();
         let turn = move || {
-            let shard = make().and_then(|app| self.sockets(app).map_err(|e| e.to_string()));
-            let shard = shard.inspect_err(|_| ctl.give(Order::Drain))?;
+            let node = |(app, protocols)| {
+                let shard = self.sockets(app).map_err(|e| e.to_string())?;
+                with_all(shard, protocols).map_err(|e| e.to_string())
+            };
+            let shard = make().and_then(node).inspect_err(|_| ctl.give(Order::Drain))?;
             drop(made);
             // Its streams wait in the kernel.
             Ok(run(vec![Box::new(shard)], &ctl, IdlePolicy { spin: u32::MAX, yield_after: u32::MAX }))
@@ -606,11 +629,34 @@ impl Plan {
         own: Option<S>,
         app: A,
     ) -> Result<Box<dyn Turn>, BuildError> {
-        match own {
-            Some(streams) if self.lcores.count == 1 => Ok(Box::new(self.single(streams, app)?)),
-            own => Ok(Box::new(self.meshed(me, own, app)?)),
-        }
+        self.turnable_with(me, own, app, Protocols::new())
     }
+
+    /// The same with protocols beside LNet.
+    ///
+    /// # Errors
+    /// There is no such shard; a port that is taken.
+    pub fn turnable_with<S: Streams + Inspect + 'static, A: App + 'static>(
+        &self,
+        me: ShardId,
+        own: Option<S>,
+        app: A,
+        protocols: Protocols,
+    ) -> Result<Box<dyn Turn>, BuildError> {
+        let shard = match own {
+            Some(streams) if self.lcores.count == 1 => self.single(streams, app)?,
+            own => self.meshed(me, own, app)?,
+        };
+        Ok(Box::new(with_all(shard, protocols)?))
+    }
+}
+
+/// Adds protocols to a shard.
+fn with_all<S: Streams + Inspect, A: App>(
+    shard: Shard<S, A>,
+    protocols: Protocols,
+) -> Result<Shard<S, A>, BesideError> {
+    protocols.into_iter().try_fold(shard, |shard, (port, protocol)| shard.with(port, protocol))
 }
 
 /// A node that a thread of its own turns. It goes on when this value is dropped, until its [`Control`] says otherwise.

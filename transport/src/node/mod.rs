@@ -49,7 +49,7 @@ mod unlent;
 #[cfg(feature = "node")]
 pub use app::{App, Beside, Handle, Joined, NoApp, Ops, RingApp, Seat, Sitting, beside, joined, rings};
 #[cfg(feature = "node")]
-pub use builder::{BuildError, Lcores, NodeBuilder, Plan, Running};
+pub use builder::{BuildError, Lcores, NodeBuilder, Plan, Protocols, Running};
 #[cfg(feature = "node")]
 pub use counters::StreamCounters;
 #[cfg(feature = "node")]

@@ -276,6 +276,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
                 (c.proto, c.streams, c.loop_stats) = (self.machine.tally(), self.counters(), self.loop_stats);
                 self.details(&mut |name, n| c.add(name, n));
                 self.machine.drops(&mut |name, n| c.add(name, n));
+                self.machine.beside(&mut |name, n| c.add(name, n));
             }
             Question::Tap(tap) => {
                 if let Some(s) = self.outside.streams_mut() {

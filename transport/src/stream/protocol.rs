@@ -19,4 +19,7 @@ pub trait Protocol {
 
     /// The node goes down: connections are to be closed, and none made any more.
     fn shut_down(&mut self, now: u64);
+
+    /// Shows `each` the names and values of what it counts.
+    fn counts(&self, _each: &mut dyn FnMut(&'static str, u64)) {}
 }

@@ -69,7 +69,7 @@ impl LnetAddr {
     ///
     /// # Errors
     /// [`NetError::LnetName`]
-    pub(super) fn parse(text: &str) -> Result<(LnetAddr, bool), NetError> {
+    pub fn parse(text: &str) -> Result<(LnetAddr, bool), NetError> {
         let bad = |what| NetError::LnetName { text: text.to_owned(), what };
         if text.len() > TEXT_MAX {
             return Err(bad("it is longer than 80 characters"));

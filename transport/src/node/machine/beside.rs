@@ -154,6 +154,11 @@ impl Beside {
         self.0.iter_mut().for_each(|p| p.protocol.shut_down(now));
     }
 
+    /// Shows `each` what they count.
+    pub(super) fn counts(&self, each: &mut dyn FnMut(&'static str, u64)) {
+        self.0.iter().for_each(|p| p.protocol.counts(each));
+    }
+
     /// Whether none of them has a connection or a loan.
     pub(super) fn gone(&self) -> bool {
         self.0.iter().all(|p| p.conns.is_empty() && p.lent == 0)

@@ -261,6 +261,11 @@ impl Machine {
         self.lnet.drops.each(each);
     }
 
+    /// Shows `each` what the protocols beside socklnd count.
+    pub fn beside(&self, each: &mut dyn FnMut(&'static str, u64)) {
+        self.beside.counts(each);
+    }
+
     /// Counters, with what is held now.
     pub fn tally(&self) -> Counters {
         let h = self.cx.budget.held();
