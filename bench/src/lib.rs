@@ -19,6 +19,7 @@ pub mod latency;
 pub mod link;
 pub mod measure;
 pub mod memory;
+pub mod net;
 pub mod pair;
 pub mod rate;
 pub mod repeat;

@@ -10,11 +10,11 @@ use dataplane::clock::Clock;
 use dataplane::dpdk::{Eal, EalBacking, EthPort, PairConfig, PollLcore, QueueSeed, virtio_pair};
 use hugepages::{Backing, LendSlab};
 use tcpstack::{Stack, StackConfig};
-use transport::node::{App, IdlePolicy, NodeBuilder, NodeEnd, Turn};
+use transport::node::{App, IdlePolicy, NodeBuilder, NodeEnd, Protocols, Turn};
 use transport::wire::Nid;
 
 use crate::ctl::Ctl;
-use crate::pair::{Enter, Make, Running, Threads};
+use crate::pair::{Enter, Make, Running, Threads, listening, with_all};
 use crate::workload::{Client, ClientConfig, Intake, Server};
 
 /// Configuration of the pair of nodes.
@@ -97,14 +97,15 @@ fn end<A: App + 'static>(
     seed: QueueSeed,
     ip: Ipv4Addr,
     cfg: &LinkConfig,
-    app: A,
+    (app, protocols): (A, Protocols),
 ) -> Result<Box<dyn Turn>, String> {
     let queue = seed.build(&this_lcore(eal)?);
     let slab = LendSlab::new(cfg.lendings);
     let stack = Stack::new(StackConfig::new(ip, 24), queue, slab).map_err(|e| e.to_string())?;
     let node = NodeBuilder::new(nid(ip)).config(|c| c.peer_credits = cfg.peer_credits);
+    let node = listening(node, ip, &protocols);
     let node = node.clock(Clock::calibrated()).over(stack, app).map_err(|e| e.to_string())?;
-    Ok(Box::new(node))
+    Ok(Box::new(with_all(node, protocols)?))
 }
 
 /// Makes the link and starts both nodes, with the workload that [`Ctl`] orders. The client sits on the virtio side, whose
@@ -138,9 +139,28 @@ pub fn start_with<C: App + 'static, S: App + 'static>(
     sockdir: &Path,
     cfg: LinkConfig,
     ctl: &Arc<Ctl>,
-    (enter, idle): (&Enter, IdlePolicy),
+    run: (&Enter, IdlePolicy),
     client: impl FnOnce([Nid; 2], &Arc<dyn Backing>) -> Result<C, String> + Send + 'static,
     server: impl FnOnce([Nid; 2], &Arc<dyn Backing>) -> Result<S, String> + Send + 'static,
+) -> Result<Link, String> {
+    let client = move |nids, backing: &_| Ok((client(nids, backing)?, Protocols::new()));
+    start_beside(eal, sockdir, cfg, ctl, run, client, move |nids, backing| {
+        Ok((server(nids, backing)?, Protocols::new()))
+    })
+}
+
+/// The same with protocols beside LNet.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_beside<C: App + 'static, S: App + 'static>(
+    eal: &Eal,
+    sockdir: &Path,
+    cfg: LinkConfig,
+    ctl: &Arc<Ctl>,
+    (enter, idle): (&Enter, IdlePolicy),
+    client: impl FnOnce([Nid; 2], &Arc<dyn Backing>) -> Result<(C, Protocols), String> + Send + 'static,
+    server: impl FnOnce([Nid; 2], &Arc<dyn Backing>) -> Result<(S, Protocols), String> + Send + 'static,
 ) -> Result<Link, String> {
     let mut pair = PairConfig { tso: cfg.tso, ..PairConfig::default() };
     pair.port.mtu = cfg.mtu;

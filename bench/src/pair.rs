@@ -1,10 +1,14 @@
 //! Two nodes, turned by one thread or by one thread each.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
-use transport::node::{Control, IdlePolicy, NodeEnd, Order, Turn, builder, run};
+use transport::node::{
+    App, Control, IdlePolicy, Inspect, NodeBuilder, NodeEnd, Order, Protocols, Shard, Streams, Turn, builder,
+    run,
+};
 
 use crate::ctl::Ctl;
 
@@ -27,6 +31,25 @@ pub type Enter = Arc<dyn Fn(usize) -> Result<(), String> + Send + Sync>;
 pub struct Running {
     threads: Vec<JoinHandle<Result<Vec<NodeEnd>, String>>>,
     control: Arc<Control>,
+}
+
+/// A node that listens at the ports of protocols, too.
+pub(crate) fn listening(node: NodeBuilder, ip: Ipv4Addr, protocols: &Protocols) -> NodeBuilder {
+    if protocols.is_empty() {
+        return node;
+    }
+    let at = protocols.iter().map(|(port, _)| SocketAddr::from((ip, *port)));
+    let all: Vec<SocketAddr> = node.listens_at().into_iter().chain(at).collect();
+    node.listen_at(all)
+}
+
+/// A node with its protocols.
+pub(crate) fn with_all<S: Streams + Inspect, A: App>(
+    node: Shard<S, A>,
+    protocols: Protocols,
+) -> Result<Shard<S, A>, String> {
+    let with = |node: Shard<S, A>, (port, protocol)| node.with(port, protocol);
+    protocols.into_iter().try_fold(node, with).map_err(|e| e.to_string())
 }
 
 fn turn_all(

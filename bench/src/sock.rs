@@ -7,11 +7,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use dataplane::clock::Clock;
 use hugepages::{Backing, PrivatePages};
 use transport::node::sock::{IdleMode, SockConfig, SockStreams, may_bind_privileged};
-use transport::node::{self, App, NodeBuilder};
+use transport::node::{self, App, NodeBuilder, Protocols};
 use transport::wire::Nid;
 
 use crate::ctl::Ctl;
-use crate::pair::{Enter, Make, Running, Threads};
+use crate::pair::{Enter, Make, Running, Threads, listening, with_all};
 use crate::workload::{Client, ClientConfig, Intake, Server};
 
 /// Wall clock in ns: incarnation and epoch of a node that starts now.
@@ -72,6 +72,20 @@ pub fn start_with<C: App + 'static, S: App + 'static>(
     client: impl FnOnce([Nid; 2], &Arc<dyn Backing>) -> Result<C, String> + Send + 'static,
     server: impl FnOnce([Nid; 2], &Arc<dyn Backing>) -> Result<S, String> + Send + 'static,
 ) -> Result<Running, String> {
+    let client = move |nids, backing: &_| Ok((client(nids, backing)?, Protocols::new()));
+    start_beside(p, ctl, client, move |nids, backing| Ok((server(nids, backing)?, Protocols::new())))
+}
+
+/// The same with protocols beside LNet.
+///
+/// # Errors
+/// As [`Running::start`].
+pub fn start_beside<C: App + 'static, S: App + 'static>(
+    p: SockPair,
+    ctl: &Arc<Ctl>,
+    client: impl FnOnce([Nid; 2], &Arc<dyn Backing>) -> Result<(C, Protocols), String> + Send + 'static,
+    server: impl FnOnce([Nid; 2], &Arc<dyn Backing>) -> Result<(S, Protocols), String> + Send + 'static,
+) -> Result<Running, String> {
     let [client_ip, server_ip] = addresses();
     // Where no socket can be made at all, the thread that needs one says so.
     let privileged = may_bind_privileged(IpAddr::V4(client_ip)).unwrap_or(false);
@@ -84,13 +98,17 @@ pub fn start_with<C: App + 'static, S: App + 'static>(
     };
     let client: Make = Box::new(move || {
         let backing: Arc<dyn Backing> = Arc::new(PrivatePages);
-        let app = client([nid(client_ip), nid(server_ip)], &backing)?;
-        Ok(Box::new(node(client_ip).sockets(app).map_err(|e| e.to_string())?) as _)
+        let (app, protocols) = client([nid(client_ip), nid(server_ip)], &backing)?;
+        let node =
+            listening(node(client_ip), client_ip, &protocols).sockets(app).map_err(|e| e.to_string())?;
+        Ok(Box::new(with_all(node, protocols)?) as _)
     });
     let server: Make = Box::new(move || {
         let backing: Arc<dyn Backing> = Arc::new(PrivatePages);
-        let app = server([nid(server_ip), nid(client_ip)], &backing)?;
-        Ok(Box::new(node(server_ip).sockets(app).map_err(|e| e.to_string())?) as _)
+        let (app, protocols) = server([nid(server_ip), nid(client_ip)], &backing)?;
+        let node =
+            listening(node(server_ip), server_ip, &protocols).sockets(app).map_err(|e| e.to_string())?;
+        Ok(Box::new(with_all(node, protocols)?) as _)
     });
     let enter: Enter = Arc::new(|_| Ok(()));
     let spin = node::IdlePolicy { spin: u32::MAX, yield_after: u32::MAX };

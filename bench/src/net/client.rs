@@ -1,0 +1,407 @@
+//! The client, which measures.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hugepages::{Backing, PageRunMut};
+use transport::net::{
+    Added, BufEvent, BufId, Buffer, Domain, EpId, Event, NetApp, Queue, Request, TmId, TmState, Unadded, Xprt,
+};
+use transport::wire::netsock::errno;
+
+use super::ask::WRONG;
+use super::{
+    ASK_LEN, Ask, AskKind, Job, NetCtl, Work, fill, is_filled, room, run_of, to_recv, to_send, words,
+};
+use crate::ctl::bump;
+
+/// Longest time until it looks at the time of what is under way, in ns.
+const LOOK: u64 = 10_000_000;
+/// Bits of a tag that tell the operation's place.
+const PLACE_BITS: u32 = 16;
+/// Buffers to send messages from, for each operation: a message that has come back is not yet known to be acknowledged.
+const SENDS: usize = 4;
+
+/// A place for an operation.
+struct Place {
+    /// 0 while it is free.
+    tag: u64,
+    begun: u64,
+    /// The passive buffer, while it is not queued.
+    bulk: Option<Buffer>,
+    /// Its name, while it is.
+    queued: Option<BufId>,
+    /// The answer is waited for.
+    answer: bool,
+}
+
+/// The client's application.
+pub struct Client {
+    job: Job,
+    ctl: Arc<NetCtl>,
+    backing: Arc<dyn Backing>,
+    tm: Option<TmId>,
+    to: Option<EpId>,
+    places: Vec<Place>,
+    free: Vec<usize>,
+    /// Runs for messages.
+    runs: Vec<PageRunMut>,
+    seq: u64,
+    since: Option<u64>,
+    /// No more operations are begun.
+    closing: bool,
+    /// What is under way is given up.
+    ending: bool,
+    next: u64,
+}
+
+impl Client {
+    /// A client with pages of `backing`.
+    pub fn new(job: Job, ctl: Arc<NetCtl>, backing: &Arc<dyn Backing>) -> Client {
+        Client {
+            ctl,
+            backing: backing.clone(),
+            tm: None,
+            to: None,
+            places: Vec::new(),
+            free: (0..job.flight.min(1 << PLACE_BITS)).rev().collect(),
+            runs: Vec::new(),
+            seq: 0,
+            since: None,
+            closing: false,
+            ending: false,
+            next: 0,
+            job,
+        }
+    }
+
+    /// Bytes of a message.
+    fn message_len(&self) -> u64 {
+        if self.job.work == Work::Ping { self.job.size } else { ASK_LEN as u64 }
+    }
+
+    fn page_run(&self, len: u64) -> Result<PageRunMut, String> {
+        PageRunMut::new(self.backing.clone(), len as usize).map_err(|e| e.to_string())
+    }
+
+    fn furnish<X: Xprt>(&mut self, net: &mut Domain<X>, tm: TmId) -> Result<(), String> {
+        let target = self.job.target.clone();
+        self.to = Some(net.ep_create(tm, &target).map_err(|e| e.to_string())?);
+        let (flight, len) = (self.free.len(), self.message_len());
+        let takes = len.max(ASK_LEN as u64);
+        for _ in 0..flight * 2 {
+            let run = self.page_run(takes)?;
+            let b = to_recv(net, run).map_err(|e| e.to_string())?;
+            self.listen(net, tm, b);
+        }
+        for _ in 0..flight * SENDS {
+            let mut run = self.page_run(len)?;
+            run.bytes_mut().fill(0x5a);
+            self.runs.push(run);
+        }
+        for _ in 0..flight {
+            let size = self.job.size;
+            let bulk = match self.job.work {
+                Work::Ping => None,
+                Work::ActiveSend => {
+                    let pages = || PageRunMut::new(self.backing.clone(), size as usize);
+                    Some(net.register(room(self.job.intake, size, pages)?).map_err(|u| u.why.to_string())?)
+                }
+                Work::ActiveRecv => {
+                    let mut run = self.page_run(size)?;
+                    fill(&mut run, 0, 0, size as usize);
+                    Some(to_send(net, run, size).map_err(|e| e.to_string())?)
+                }
+            };
+            self.places.push(Place { tag: 0, begun: 0, bulk, queued: None, answer: false });
+        }
+        Ok(())
+    }
+
+    fn listen<X: Xprt>(&self, net: &mut Domain<X>, tm: TmId, buffer: Buffer) {
+        let req = Request::MsgRecv { min_size: buffer.size(), max_msgs: 1 };
+        if let Err(u) = net.add(tm, buffer, &req, None) {
+            let _ = net.deregister(u.buffer);
+            if !self.ending && net.state(tm) == TmState::Started {
+                self.ctl.fail(format!("a buffer for messages: {}", u.why));
+            }
+        }
+    }
+
+    fn is_over(&self, now: u64) -> bool {
+        let late = self.job.begin_for.zip(self.since).is_some_and(|(ns, t)| now.saturating_sub(t) >= ns);
+        self.closing || self.seq >= self.job.limit || late
+    }
+
+    /// The error of an operation, which ends all.
+    fn fail(&mut self, status: i32, what: &str) {
+        bump(&self.ctl.failed, 1);
+        let to = &self.job.target;
+        let remedy = match status {
+            errno::ETIMEDOUT | errno::EHOSTUNREACH => {
+                format!("; is there a transfer machine? Start one by `pollnd net node {to}`")
+            }
+            errno::EMSGSIZE => "; give a smaller --size, or the node a larger --bulk or --message".to_owned(),
+            s if s == WRONG as i32 => "; the bytes were changed on their way, or in memory".to_owned(),
+            _ => String::new(),
+        };
+        self.ctl.fail(format!("{to}: {what}: {}{remedy}", words(status)));
+        self.ending = true;
+    }
+
+    fn refused(&mut self, u: &Unadded) {
+        bump(&self.ctl.failed, 1);
+        self.ctl.fail(format!("{}: {}", self.job.target, u.why));
+        self.ending = true;
+    }
+
+    /// Begins operations.
+    fn pump<X: Xprt>(&mut self, net: &mut Domain<X>) {
+        let (Some(tm), Some(to), now) = (self.tm, self.to, net.now()) else { return };
+        while !self.ending && !self.is_over(now) && !self.runs.is_empty() {
+            let Some(i) = self.free.pop() else { return };
+            self.since.get_or_insert(now);
+            if self.seq == 0 {
+                self.ctl.first_ns.store(now, Ordering::Relaxed);
+            }
+            self.seq += 1;
+            bump(&self.ctl.started, 1);
+            let tag = self.seq << PLACE_BITS | i as u64;
+            if let Some(p) = self.places.get_mut(i) {
+                (p.tag, p.begun) = (tag, now);
+            }
+            if let Err(u) = self.begin(net, (tm, to), i, tag) {
+                self.refused(&u);
+                let _ = net.deregister(u.buffer);
+            }
+        }
+    }
+
+    #[expect(clippy::result_large_err, reason = "the buffer itself comes back, unboxed")]
+    fn begin<X: Xprt>(
+        &mut self,
+        net: &mut Domain<X>,
+        (tm, to): (TmId, EpId),
+        i: usize,
+        tag: u64,
+    ) -> Result<(), Unadded> {
+        let Some(mut run) = self.runs.pop() else { return Ok(()) };
+        let (check, size, until) = (self.job.check, self.job.size, Some(net.now() + self.job.timeout));
+        if self.job.work == Work::Ping {
+            if let Some(front) = run.bytes_mut().get_mut(..8) {
+                front.copy_from_slice(&tag.to_le_bytes());
+            }
+            if check {
+                fill(&mut run, tag, 8, size as usize);
+            }
+        } else {
+            let Some(place) = self.places.get_mut(i) else { return Ok(()) };
+            let (kind, req) = match self.job.work {
+                Work::ActiveRecv => (AskKind::Fetch, Request::PassiveSend { len: size }),
+                _ => (AskKind::Fill, Request::PassiveRecv),
+            };
+            let mut bulk = place.bulk.take();
+            if check
+                && kind == AskKind::Fetch
+                && let Some(mut run) = bulk.take().and_then(|b| run_of(net, b))
+            {
+                fill(&mut run, tag, 0, size as usize);
+                bulk = to_send(net, run, size).ok();
+            }
+            let Some(bulk) = bulk else { return Ok(()) };
+            let Added { id, desc } = net.add(tm, bulk, &req, until)?;
+            place.queued = Some(id);
+            place.answer = check && kind == AskKind::Fetch;
+            Ask { kind, check, tag, len: size, seed: tag, status: 0, desc }.write(run.bytes_mut());
+        }
+        let len = self.message_len();
+        let message = match to_send(net, run, len) {
+            Ok(b) => b,
+            Err(e) => {
+                self.ctl.fail(e.to_string());
+                self.ending = true;
+                return Ok(());
+            }
+        };
+        net.add(tm, message, &Request::MsgSend { to, len }, until).map(drop)
+    }
+
+    /// The place of a tag.
+    fn place(&mut self, tag: u64) -> Option<(usize, &mut Place)> {
+        let i = (tag & ((1 << PLACE_BITS) - 1)) as usize;
+        self.places.get_mut(i).filter(|p| tag != 0 && p.tag == tag).map(|p| (i, p))
+    }
+
+    /// An operation has come to its good end, once its buffer and its answer are there.
+    fn end(&mut self, now: u64, tag: u64) {
+        let Some((i, p)) = self.place(tag) else { return };
+        if p.answer || p.queued.is_some() {
+            return;
+        }
+        let took = now.saturating_sub(p.begun);
+        p.tag = 0;
+        self.free.push(i);
+        self.ctl.last_ns.store(now, Ordering::Relaxed);
+        // In this order: who sees the count finds the bytes.
+        bump(&self.ctl.bytes, self.job.size);
+        self.ctl.took(took);
+        bump(&self.ctl.completed, 1);
+    }
+
+    /// A message came: a ping that is back, or an answer.
+    fn message<X: Xprt>(&mut self, net: &mut Domain<X>, mut e: BufEvent) {
+        let Some(buffer) = e.buffer.take() else { return };
+        if e.status == 0 {
+            self.came(&buffer, &e);
+        }
+        if net.state(e.tm) == TmState::Started {
+            self.listen(net, e.tm, buffer);
+        } else {
+            let _ = net.deregister(buffer);
+        }
+    }
+
+    fn came(&mut self, buffer: &Buffer, e: &BufEvent) {
+        let front = buffer.bytes(e.offset, e.len).next().unwrap_or_default();
+        if self.job.work != Work::Ping {
+            let Some(ask) = Ask::parse(front).filter(|a| a.kind == AskKind::Done) else { return };
+            let Some((_, place)) = self.place(ask.tag) else { return };
+            place.answer = false;
+            if ask.status == WRONG {
+                bump(&self.ctl.wrong, 1);
+            }
+            match i32::try_from(ask.status).unwrap_or(errno::EPROTO) {
+                0 => {
+                    bump(&self.ctl.checked, 1);
+                    self.end(e.time, ask.tag);
+                }
+                status => self.fail(status, "bulk, as the node says"),
+            }
+            return;
+        }
+        let Some(tag) = front.get(..8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes) else {
+            return;
+        };
+        // One that is late, or a stranger's.
+        if self.place(tag).is_none() {
+            return;
+        }
+        if self.job.check || e.len != self.job.size {
+            bump(&self.ctl.checked, 1);
+            let rest = self.job.size - 8;
+            let good = e.len == self.job.size && is_filled(buffer.bytes(e.offset + 8, rest), tag, rest);
+            if !good {
+                bump(&self.ctl.wrong, 1);
+                return self.fail(WRONG as i32, "a message that came back");
+            }
+        }
+        self.end(e.time, tag);
+    }
+
+    /// The end of a passive buffer.
+    fn bulk<X: Xprt>(&mut self, net: &mut Domain<X>, e: BufEvent) {
+        let (Some(mut buffer), check) = (e.buffer, self.job.check) else { return };
+        let Some(place) = self.places.iter_mut().find(|p| p.queued == Some(e.id)) else {
+            let _ = net.deregister(buffer);
+            return;
+        };
+        place.queued = None;
+        let (tag, mut good) = (place.tag, true);
+        if e.queue == Queue::PassiveRecv {
+            let size = self.job.size;
+            if e.status == 0 {
+                good = e.len == size && (!check || is_filled(buffer.bytes(e.offset, e.len), tag, size));
+            }
+            // What was lent goes home at once.
+            buffer.clear();
+        }
+        place.bulk = Some(buffer);
+        match e.status {
+            0 => {
+                if check && e.queue == Queue::PassiveRecv {
+                    bump(&self.ctl.checked, 1);
+                }
+                if !good {
+                    bump(&self.ctl.wrong, 1);
+                    return self.fail(WRONG as i32, "bulk");
+                }
+                self.end(e.time, tag);
+            }
+            _ if self.ending => {}
+            status => self.fail(status, "bulk"),
+        }
+    }
+
+    /// Ends what has waited too long: a message may be lost over LNet, or its answer never come.
+    fn look<X: Xprt>(&mut self, net: &mut Domain<X>) {
+        let (now, most) = (net.now(), self.job.timeout);
+        if !self.ending && self.places.iter().any(|p| p.tag != 0 && now.saturating_sub(p.begun) > most) {
+            let what = if self.job.work == Work::Ping { "a message came not back" } else { "bulk" };
+            self.fail(errno::ETIMEDOUT, what);
+        }
+    }
+}
+
+impl<X: Xprt> NetApp<X> for Client {
+    fn event(&mut self, net: &mut Domain<X>, event: Event) {
+        match event {
+            Event::State { tm, state: TmState::Started, ep, .. } => {
+                self.tm = Some(tm);
+                if let Err(e) = self.furnish(net, tm) {
+                    self.ctl.fail(e);
+                    self.ending = true;
+                }
+                self.ctl.came_up(ep.and_then(|e| net.ep_name(e).ok()).unwrap_or_default());
+            }
+            Event::State { tm, state, status, .. } if matches!(state, TmState::Stopped | TmState::Failed) => {
+                if self.tm.is_none() {
+                    self.ctl.fail(format!("the transfer machine does not start: {}", words(status)));
+                }
+                if let Some(ep) = self.to.take() {
+                    let _ = net.ep_put(ep);
+                }
+                let _ = net.tm_fini(tm);
+                self.ctl.done.store(true, Ordering::Release);
+            }
+            Event::Buffer(e) => {
+                match e.queue {
+                    Queue::MsgRecv => self.message(net, e),
+                    Queue::MsgSend => {
+                        let status = e.status;
+                        self.runs.extend(e.buffer.and_then(|b| run_of(net, b)));
+                        if status != 0 && !self.ending {
+                            self.fail(status, "a message");
+                        }
+                    }
+                    _ => self.bulk(net, e),
+                }
+                self.pump(net);
+            }
+            _ => {}
+        }
+    }
+
+    fn turn(&mut self, net: &mut Domain<X>) {
+        let now = net.now();
+        self.closing |= self.ctl.stop.load(Ordering::Relaxed);
+        if now >= self.next {
+            self.next = now + LOOK;
+            self.look(net);
+        }
+        self.pump(net);
+        let Some(tm) = self.tm else { return };
+        let idle = self.is_over(now) && self.free.len() == self.places.len();
+        if (idle || self.ending) && net.state(tm) == TmState::Started {
+            self.ending = true;
+            if let Some(ep) = self.to.take() {
+                let _ = net.ep_put(ep);
+            }
+            let _ = net.stop(tm, true);
+        }
+    }
+
+    fn deadline(&self) -> Option<u64> {
+        // The end is come to in a turn.
+        Some(if self.ending { 0 } else { self.next }).filter(|_| !self.ctl.done.load(Ordering::Relaxed))
+    }
+}
