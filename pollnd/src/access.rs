@@ -85,7 +85,7 @@ pub(crate) fn find(via: &Via, node: &mut NodeArgs, target: Nid, command: &str) -
 }
 
 /// The NID of the address from which the kernel would send to `target`.
-fn by_route(target: Nid) -> Result<Nid, String> {
+pub(crate) fn by_route(target: Nid) -> Result<Nid, String> {
     let Some(ip) = target.ip() else { return Err(format!("{target} has no IP address")) };
     let any = match ip {
         IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),

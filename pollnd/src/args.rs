@@ -5,6 +5,7 @@ pub(crate) mod common;
 mod fault;
 mod look;
 mod lst;
+mod net;
 mod parse;
 pub(crate) mod tuned;
 pub(crate) mod values;
@@ -20,6 +21,7 @@ use self::common::{EalArgs, TableOut, TextOut};
 pub(crate) use self::fault::{FaultAddArgs, FaultArgs, FaultKind, FaultVerb};
 pub(crate) use self::look::{CaptureArgs, ConnFilter, ConnectionsArgs, StatsArgs, TunablesArgs};
 pub(crate) use self::lst::{CheckArg, QuickArgs, SelftestArgs, What};
+pub(crate) use self::net::{NetArgs, NetAskArgs, NetBulkArgs, NetNodeArgs, NetPingArgs, NetVerb, XprtArg};
 pub(crate) use self::parse::parse;
 use self::tuned::{Tuned, tunable, tuned};
 use self::values::{ip, nid, number, seconds};
@@ -66,6 +68,8 @@ pub(crate) enum Command {
     Get(BulkArgs),
     /// lnet_selftest: lst's verbs, and one line that does all.
     Selftest(Box<SelftestArgs>),
+    /// Motr's network transport: a node that answers, pings and bulk to one, over netsock or over LNet.
+    Net(Box<NetArgs>),
     /// A running node's connections, as `ss -ti` shows the kernel's.
     Connections(ConnectionsArgs),
     /// What a running node's lcores count, and how busy they are.

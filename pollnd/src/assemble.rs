@@ -1,6 +1,6 @@
 //! From a command line to a running node.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use dataplane::clock::Clock;
@@ -8,19 +8,25 @@ use hugepages::{Backing, PrivatePages};
 use transport::lnd::{self, Accept};
 use transport::node::inspect::Inspection;
 use transport::node::sock::{SockError, may_bind_privileged};
-use transport::node::{BuildError, Control, NodeBuilder};
+use transport::node::{BuildError, Control, NodeBuilder, Protocols};
 
 use crate::args::{CarrierArg, NodeArgs, Use};
 #[cfg(feature = "dpdk")]
 use crate::dpdk::start as start_dpdk;
-use crate::running::{MakeApp, Node, Role, Setup, Started};
+use crate::running::{Instead, MakeApp, MakeParts, Node, Role, Setup, Started};
 use crate::{cpus, iface, limits, settings, signals};
 
 /// Starts the node.
 ///
 /// # Errors
 /// A part that is missing, and the remedy.
-pub(crate) fn start(a: &NodeArgs, setup: Setup, make: MakeApp) -> Result<Node, String> {
+pub(crate) fn start(a: &NodeArgs, mut setup: Setup, make: MakeApp) -> Result<Node, String> {
+    let (at, make): (_, MakeParts) = match setup.instead.take() {
+        None => (None, Box::new(move |b| Ok((make(b)?, Protocols::new())))),
+        Some(Instead { at, make: protocol }) => {
+            (Some(at), Box::new(move |b| Ok((make(b)?, vec![(at.port(), protocol(b)?)]))))
+        }
+    };
     let control = Arc::new(Control::default());
     match setup.interrupted.clone() {
         Some(told) => signals::tell(control.clone(), told)?,
@@ -34,17 +40,22 @@ pub(crate) fn start(a: &NodeArgs, setup: Setup, make: MakeApp) -> Result<Node, S
             Err("--carrier sockets does not go with --port or --vdev: leave one of them out".into())
         }
         CarrierArg::Sockets => {
-            let (node, front) = start_sockets(a, setup.role, make, control)?;
+            let (node, front) = start_sockets(a, setup.role, (make, at), control)?;
             Ok(node.come_up()?.seen_through(front, a, setup))
         }
         CarrierArg::Dpdk => {
-            let (node, front) = start_dpdk(a, make, control)?;
+            let (node, front) = start_dpdk(a, (make, at), control)?;
             Ok(node.come_up()?.seen_through(front, a, setup))
         }
     }
 }
 
-fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>) -> Result<Started, String> {
+fn start_sockets(
+    a: &NodeArgs,
+    role: Role,
+    (make, instead): (MakeParts, Option<SocketAddr>),
+    control: Arc<Control>,
+) -> Result<Started, String> {
     if let Some((what, _)) = a.given().find(|o| o.1 == Use::Port) {
         return Err(format!("{what}: for DPDK ports only; leave it out, or give --port or --vdev"));
     }
@@ -57,7 +68,7 @@ fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>)
     let ip = a.nid.ip().unwrap_or(IpAddr::from([0, 0, 0, 0]));
     let privileged =
         may_bind_privileged(ip).map_err(|e| format!("cannot make a socket: {}", limits::told(&e)))?;
-    if !privileged {
+    if !privileged && instead.is_none() {
         tracing::warn!(
             "cannot bind ports below 1024: peers that accept only secure connections (Lustre's default) will refuse this node; \
              grant it with: setcap cap_net_bind_service=+ep $(command -v pollnd)"
@@ -66,15 +77,23 @@ fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>)
     let mut config = settings::config(a, lnd::TcpKind::Sockets, privileged, iface::mbps(ip))?;
     limits::descriptors(&mut config, role == Role::Server);
     let at = match (config.accept, &config.listen_ports().collect::<Vec<_>>()[..]) {
+        _ if instead.is_some() => instead.map_or_else(String::new, |at| format!("port {}", at.port())),
         (Accept::None, _) => "not listening".to_owned(),
         (_, [port, bulk]) => format!("ports {port} and {bulk}"),
         _ => format!("port {}", config.port),
     };
-    let describe = format!("kernel sockets, {at}{}", if privileged { "" } else { ", unprivileged" });
+    let describe = format!(
+        "kernel sockets, {at}{}",
+        if privileged || instead.is_some() { "" } else { ", unprivileged" }
+    );
     let clock = Clock::calibrated();
     let front = Arc::new(Inspection::new(1, clock.clone()));
     let mut node = NodeBuilder::of(config).clock(clock).inspection(front.clone());
+    if let Some(at) = instead {
+        node = node.listen_at([at]);
+    }
     match node.probe() {
+        probed if instead.is_some() => probed.map_err(|e| e.to_string())?,
         // The listener there may be a node of this very NID, the kernel's or another user's: see field report 16.
         Err(BuildError::Sock(e)) if in_use(&e) && role != Role::Server => {
             return Err(format!(
@@ -93,7 +112,7 @@ fn start_sockets(a: &NodeArgs, role: Role, make: MakeApp, control: Arc<Control>)
         let backing: Arc<dyn Backing> = Arc::new(PrivatePages);
         make(&backing)
     };
-    let node = node.start(control.clone(), make).map_err(|e| e.to_string())?;
+    let node = node.start_with(control.clone(), make).map_err(|e| e.to_string())?;
     Ok((Node::new(vec![node.into_thread()], control, describe, None), front))
 }
 
@@ -102,6 +121,6 @@ fn in_use(e: &SockError) -> bool {
 }
 
 #[cfg(not(feature = "dpdk"))]
-fn start_dpdk(_: &NodeArgs, _: MakeApp, _: Arc<Control>) -> Result<Started, String> {
+fn start_dpdk(_: &NodeArgs, _: (MakeParts, Option<SocketAddr>), _: Arc<Control>) -> Result<Started, String> {
     Err("this pollnd was built without DPDK: build it with `cargo build --release -p pollnd` (feature dpdk is the default)".into())
 }

@@ -1,7 +1,7 @@
 //! A node on a DPDK port: the EAL, the port, lcores, and the control thread that looks after them.
 
 use std::io::ErrorKind;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -23,14 +23,16 @@ use transport::lnd::tunables::Change;
 use transport::lnd::{Tcp, TcpKind};
 use transport::node::inspect::Inspection;
 use transport::node::lcore::{Duplicates, LcoreStreams, keepalive};
-use transport::node::{App, Control, IdlePolicy, Lcores, NoApp, NodeBuilder, NodeEnd, Order, Turn, run};
+use transport::node::{
+    App, Control, IdlePolicy, Lcores, NoApp, NodeBuilder, NodeEnd, Order, Protocols, Turn, run,
+};
 use transport::stream::ShardId;
 
 use crate::args::{NodeArgs, Switch};
 use crate::cpus;
 use crate::inspect::telemetry;
 use crate::keeper::{Duties, Keeper, speed};
-use crate::running::{MakeApp, Node, Started};
+use crate::running::{MakeParts, Node, Started};
 use crate::{iface, limits, settings, units, why};
 
 /// Memory for pages of applications and for slack, in MiB.
@@ -239,21 +241,21 @@ impl Plan {
         &self,
         port: Option<P>,
         me: ShardId,
-        make: Option<MakeApp>,
+        make: Option<MakeParts>,
     ) -> Result<Box<dyn Turn>, String> {
-        let app: Box<dyn App> = match make {
+        let (app, protocols): (Box<dyn App>, _) = match make {
             Some(make) => make(&self.backing)?,
-            None => Box::new(NoApp),
+            None => (Box::new(NoApp), Protocols::new()),
         };
         let own = port.map(|p| self.runtime(p, me)).transpose()?;
-        self.node.turnable(me, own, app).map_err(|e| e.to_string())
+        self.node.turnable_with(me, own, app, protocols).map_err(|e| e.to_string())
     }
 
     fn make(
         &self,
         seed: Option<QueueSeed>,
         me: ShardId,
-        make: Option<MakeApp>,
+        make: Option<MakeParts>,
     ) -> Result<Box<dyn Turn>, String> {
         let lcore = this_lcore(&self.eal)?;
         let queue = seed.map(|s| s.build(&lcore));
@@ -275,7 +277,11 @@ impl Plan {
 ///
 /// # Errors
 /// A part that is missing, and the remedy.
-pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Result<Started, String> {
+pub(crate) fn start(
+    a: &NodeArgs,
+    (make, instead): (MakeParts, Option<SocketAddr>),
+    control: Arc<Control>,
+) -> Result<Started, String> {
     let spec = port_spec(a)?;
     let ip = a.nid.ip().ok_or_else(|| format!("{} has no IP address", a.nid))?;
     let network = network(a, ip)?;
@@ -362,7 +368,10 @@ pub(crate) fn start(a: &NodeArgs, make: MakeApp, control: Arc<Control>) -> Resul
         ..of_node
     };
     let stack = stack_config(a, &config.tcp, ip, network);
-    let node = NodeBuilder::of(config).clock(clock).inspection(front.clone()).lcores(of_node);
+    let mut node = NodeBuilder::of(config).clock(clock).inspection(front.clone()).lcores(of_node);
+    if let Some(at) = instead {
+        node = node.listen_at([at]);
+    }
     let plan = Arc::new(Plan {
         node: node.plan().map_err(|e| e.to_string())?,
         stack,

@@ -1,4 +1,4 @@
-//! The command: `pollnd demo`, `node`, `ping`, `put`, `get`, `selftest`, `connections`, `stats`, `capture`, `tunables`,
+//! The command: `pollnd demo`, `node`, `ping`, `put`, `get`, `selftest`, `net`, `connections`, `stats`, `capture`, `tunables`,
 //! `fault`, `doctor`, `bench`.
 #![forbid(unsafe_code)]
 // All of it goes through `out`.
@@ -22,6 +22,7 @@ mod keeper;
 mod known;
 mod limits;
 mod member;
+mod net;
 mod node;
 mod out;
 #[cfg(feature = "dpdk")]
@@ -114,6 +115,7 @@ fn main() -> ExitCode {
             Err(e) => Err(e),
         },
         Command::Selftest(a) => return selftest::main(*a),
+        Command::Net(a) => return net::main(a.what),
         Command::Bench(a) => bench::main(&a.what),
     };
     finish(done)

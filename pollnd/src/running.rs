@@ -1,5 +1,6 @@
 //! A node that runs: its threads, its control socket, its way down.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -8,7 +9,8 @@ use dataplane::clock::Clock;
 use hugepages::Backing;
 use transport::node::builder::Polling;
 use transport::node::inspect::Inspection;
-use transport::node::{App, Control, NodeEnd, Order};
+use transport::node::{App, Control, NodeEnd, Order, Protocols};
+use transport::stream::Protocol;
 use transport::wire::Nid;
 
 use crate::args::NodeArgs;
@@ -49,17 +51,32 @@ pub(crate) struct Setup {
     guests: Option<Arc<Seats>>,
     /// Told of signals, in place of going down.
     pub(crate) interrupted: Option<Arc<Interrupt>>,
+    /// A protocol in the place of LNet's connections.
+    pub(crate) instead: Option<Instead>,
+}
+
+/// A protocol on streams with a port of its own. The node listens at no other.
+pub(crate) struct Instead {
+    /// The address and port.
+    pub(crate) at: SocketAddr,
+    /// Makes it; pages for it come from the backing.
+    pub(crate) make: Box<dyn FnOnce(&Arc<dyn Backing>) -> Result<Box<dyn Protocol + Send>, String> + Send>,
 }
 
 impl Setup {
     /// A node of `role`, whose NIDs are kept by `claim`.
     pub(crate) fn new(role: Role, claim: Option<Claim>) -> Setup {
-        Setup { role, claim, guests: None, interrupted: None }
+        Setup { role, claim, guests: None, interrupted: None, instead: None }
     }
 
     /// Lets other commands go through it.
     pub(crate) fn with_guests(self, guests: Arc<Seats>) -> Setup {
         Setup { guests: Some(guests), ..self }
+    }
+
+    /// Listens for a protocol, and not for LNet.
+    pub(crate) fn instead(self, protocol: Option<Instead>) -> Setup {
+        Setup { instead: protocol, ..self }
     }
 
     /// Has signals told to the command, which ends in order; one more ends the node at once.
@@ -70,6 +87,10 @@ impl Setup {
 
 /// Makes the application on the lcore; pages for it come from the backing.
 pub(crate) type MakeApp = Box<dyn FnOnce(&Arc<dyn Backing>) -> Result<Box<dyn App>, String> + Send>;
+
+/// The same with its protocols.
+pub(crate) type MakeParts =
+    Box<dyn FnOnce(&Arc<dyn Backing>) -> Result<(Box<dyn App>, Protocols), String> + Send>;
 
 /// A node that runs.
 pub(crate) struct Node {

@@ -229,3 +229,120 @@ fn a_node_has_the_nis_that_it_is_given() {
         .failed(1, &["198.51.100.77", "`ip addr` lists them"]);
     run(&["ping", &first, "--ni", &second]).failed(2, &["--nid"]);
 }
+
+/// `pollnd net ARGS --json`, its object.
+fn net(args: &[&str]) -> serde_json::Value {
+    run(&[&["net"], args, &["--json"]].concat()).good().json()
+}
+
+/// Over both transports: each operation once, each byte checked, both ends down in order.
+#[test]
+fn motrs_messages_and_bulk_over_both_transports() {
+    let (a, b) = (own_ip(), own_ip());
+    let sock = [format!("inet:stream:{a}@7000"), format!("inet:stream:{b}@7000")];
+    let lnet = [format!("{a}@tcp:12345:34:*"), format!("{b}@tcp:12345:34:1")];
+    for ([here, there], xprt) in [(&sock, "sock"), (&lnet, "lnet")] {
+        if xprt == "lnet" && !can("motrs_messages_and_bulk_over_both_transports") {
+            return;
+        }
+        let node = start(&["net", "node", there]).up();
+        let own = ["--from", here, "--check"];
+        let (mut operations, mut bytes) = (0, 0);
+        for (verb, size, count) in [
+            (&["ping"][..], 8_u64, 20_u64),
+            (&["ping"], 4097, 200),
+            (&["bulk"], 1 << 20, 20),
+            (&["bulk", "--write"], 1, 3),
+            (&["bulk", "--read"], 1 << 20, 20),
+            (&["bulk", "--read", "--copy"], 70_001, 9),
+        ] {
+            let (s, c) = (size.to_string(), count.to_string());
+            let v = net(&[verb, &[there, "-s", &s, "-c", &c], &own].concat());
+            let want = [
+                ("operations", count),
+                ("bytes", count * size),
+                ("checked", count),
+                ("wrong", 0),
+                ("failed", 0),
+            ];
+            for (name, want) in want {
+                assert_eq!(v[name].as_u64(), Some(want), "{name}: {v}");
+            }
+            assert!(v["xprt"] == xprt && v["error"].is_null() && v["p99_us"].as_f64() > Some(0.0), "{v}");
+            (operations, bytes) = (operations + count, bytes + count * size);
+        }
+        // One at a time for a while, and more than the node has memory for at a time.
+        let v = net(&["ping", there, "--from", here, "-t", "0.3", "--concurrency", "1"]);
+        assert!(v["operations"].as_u64() > Some(10) && v["interrupted"] == false, "{v}");
+        (operations, bytes) =
+            (operations + v["operations"].as_u64().unwrap(), bytes + v["bytes"].as_u64().unwrap());
+        let v = net(&["bulk", there, "--from", here, "-c", "100", "--concurrency", "40", "-s", "64k"]);
+        assert_eq!(v["operations"], 100, "{v}");
+        (operations, bytes) = (operations + 100, bytes + (100 << 16));
+        let text = run(&["net", "ping", there, "--from", here, "-c", "5"]).good();
+        assert!(
+            text.out.starts_with("ping of 4096 bytes, 8 at a time: ") && text.out.contains("CPU s/GiB"),
+            "{text:?}"
+        );
+        let said = format!("{} operations, {} bytes; failed 0, checked", operations + 5, bytes + 5 * 4096);
+        node.stop().good().says(&[&said, "wrong 0"]);
+    }
+}
+
+#[test]
+fn the_default_address_is_on_the_way_to_the_node() {
+    let there = format!("{}@tcp:12345:35:7", own_ip());
+    let node = start(&["net", "node", &there, "--xprt", "sock", "--run-for", "60"]).up();
+    let v = net(&["ping", &there, "--xprt", "sock", "-c", "3"]);
+    assert!(
+        v["operations"] == 3 && v["from"].as_str().is_some_and(|f| f.starts_with("inet:stream:127.")),
+        "{v}"
+    );
+    let stats = run(&["stats", "--node", &node.id().to_string(), "--json"]).good();
+    let counters = &stats.json()["lcores"][0]["counters"];
+    assert_eq!(
+        (counters["netsock_packets_rx"].as_u64(), counters["netsock_bytes_tx"].as_u64()),
+        (Some(3), Some(3 * 4096)),
+        "{stats:?}"
+    );
+    node.stop().good();
+}
+
+#[test]
+fn faults_of_motrs_transport_are_named() {
+    let (ip, other) = (own_ip(), own_ip());
+    let here = format!("inet:stream:{ip}@7000");
+    let nobody = format!("inet:stream:{other}@7000");
+    for (args, code, says) in [
+        (
+            &["net", "ping", &nobody, "--from", &here, "--timeout", "0.3"][..],
+            1,
+            &["timed out", "pollnd net node inet:stream:"][..],
+        ),
+        (&["net", "ping", &here, "--from", &here], 1, &["own address", "--from"]),
+        (&["net", "ping", "10.0.0.1@tcp:12345:34:*"], 1, &["* names no transfer machine"]),
+        (&["net", "bulk", "10.0.0.1@tcp:12345:34:1", "-s", "2M"], 1, &["--size 2097152", "1048576"]),
+        (&["net", "node", "inet:stream:10.0.0.1"], 1, &["\"inet:stream:10.0.0.1\"", "IP@PORT"]),
+        (&["net", "node", "unix:stream:x"], 1, &["inet6"]),
+        (&["net", "node", &here, "--lcores", "2"], 1, &["--lcores 2", "one lcore"]),
+        (&["net", "bulk", &nobody, "--read", "--write"], 2, &["--write"]),
+    ] {
+        run(args).failed(code, says);
+    }
+    let node = start(&["net", "node", &here]).up();
+    // The address is taken, and said to be.
+    run(&["net", "node", &here]).failed(1, &["7000"]);
+    // More than the node has memory for; it goes on.
+    let from = format!("inet:stream:{other}@7001");
+    run(&["net", "bulk", &here, "--from", &from, "-s", "2M", "-c", "1"])
+        .failed(1, &["Message too long", "--bulk"]);
+    net(&["bulk", &here, "--from", &from, "-c", "1"]);
+    // Ctrl-C: the figures until then.
+    let mut long = start(&["net", "ping", &here, "--from", &from, "-t", "60", "--json"]);
+    proc::eventually("connection", || proc::connections(other) > 1);
+    assert!(long.runs());
+    long.signal(Signal::INT);
+    let end = long.end().failed(130, &["interrupted"]);
+    assert!(end.json()["interrupted"] == true && end.json()["operations"].as_u64() > Some(0), "{end:?}");
+    node.stop().good();
+}

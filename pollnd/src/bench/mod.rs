@@ -6,6 +6,7 @@ mod growth;
 mod latency;
 mod many;
 mod memory;
+mod net;
 mod rate;
 mod repeat;
 mod small;
@@ -41,6 +42,8 @@ pub(crate) enum BenchWhat {
     Latency(latency::LatencyArgs),
     /// BRW and PING of lnet_selftest between two nodes, against raw PUTs and against kernel sockets.
     Selftest(brw::SelftestArgs),
+    /// Messages and bulk of Motr's network transport over netsock, between two nodes.
+    Net(net::NetArgs),
     /// Gain of a second lcore when all bulk comes over one connection set.
     Cpt(cpt::CptArgs),
     /// Cost of the TCP stack by itself: Gbit a CPU-second, against memcpy and kernel TCP.
@@ -66,6 +69,7 @@ pub(crate) fn main(what: &BenchWhat) -> Result<(), String> {
         BenchWhat::Rate(a) => rate::main(a),
         BenchWhat::Latency(a) => latency::main(a),
         BenchWhat::Selftest(a) => brw::main(a),
+        BenchWhat::Net(a) => net::main(a),
         BenchWhat::Cpt(a) => cpt::main(a),
         BenchWhat::Tcp(a) => tcp::main(a),
         BenchWhat::TcpSim(a) => tcp::simulated(a),
