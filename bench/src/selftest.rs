@@ -120,12 +120,12 @@ pub struct Sample {
     pub gbit_per_cpu_s: f64,
     /// RPCs a second.
     pub per_s: f64,
-    /// From request to the end of the RPC, in us.
-    pub p50_us: f64,
+    /// From request to the end of the RPC, in us; none where that was not measured.
+    pub p50_us: Option<f64>,
     /// As `p50_us`.
-    pub p99_us: f64,
+    pub p99_us: Option<f64>,
     /// As `p50_us`.
-    pub p999_us: f64,
+    pub p999_us: Option<f64>,
 }
 
 /// Waits, in seconds: for a case to run, and to come to its end.
@@ -162,9 +162,9 @@ pub fn measure(ctl: &Ctl, orders: &Orders, case: u64, secs: f64) -> Result<Sampl
         gbps: moved / wall,
         gbit_per_cpu_s: moved / cpu.max(1e-9),
         per_s: rpcs / wall,
-        p50_us: rtt.p50_us,
-        p99_us: rtt.p99_us,
-        p999_us: rtt.p999_us,
+        p50_us: Some(rtt.p50_us),
+        p99_us: Some(rtt.p99_us),
+        p999_us: Some(rtt.p999_us),
     })
 }
 

@@ -303,7 +303,7 @@ fn fault_rules_drop_fail_and_delay_messages_of_a_node_that_runs() {
             "please provide either drop rate or interval but not both at the same time.",
         ),
         (&[], "please provide either drop rate or interval"),
-        (&["--rate", "1", "--message", "FOO"], "unknown message type FOO"),
+        (&["--rate", "1", "--message", "FOO"], "unknown message type FOO\nit is one of ACK, PUT, GET, REPLY"),
         (&["--rate", "1", "--health_error", "foo"], "unknown health error foo"),
     ] {
         fault(&[&["drop", "add"], &all[..], args].concat()).failed(1, &[says]);

@@ -5,10 +5,11 @@
 #[allow(dead_code)]
 mod proc;
 
-use std::io::{Seek, Write};
-use std::process::Command;
+use std::io::{Read, Seek, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 
-use proc::{End, Proc, can, nid, node, own_ip, pollnd, run, start};
+use proc::{End, Proc, can, eventually, nid, node, own_ip, pollnd, run, start};
 use rustix::process::Signal;
 
 fn verb(key: &str, at: &str, words: &[&str]) -> End {
@@ -267,4 +268,96 @@ fn quick_at_a_terminal_draws_rates_with_percentiles() {
         lines().filter(|l| l.contains("p99.9")).count() > 1,
         "while it runs, not in the table alone: {end:?}"
     );
+}
+
+/// A program that ends with the test, its terminal with it.
+struct Terminal(Child);
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs a line at a terminal, types Ctrl-C once it has shown `seen`, and gives exit status and output. The terminal is as it was before.
+fn interrupted_at_a_terminal(line: &str, seen: &str) -> (Option<i32>, String) {
+    let all = format!("trap : INT; stty cols 80; stty -g; {line}; s=$?; echo; stty -g; exit $s");
+    let mut c = Command::new("script");
+    c.args(["-qefc", &all, "/dev/null"]).env_remove("NO_COLOR").env("TERM", "xterm");
+    let mut at = Terminal(c.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+    let (mut keys, mut screen) = (at.0.stdin.take().unwrap(), at.0.stdout.take().unwrap());
+    // What is drawn again and again has no line ends.
+    let shown = Arc::new(Mutex::new(Vec::new()));
+    let to = shown.clone();
+    let reader = std::thread::spawn(move || {
+        let mut some = [0; 4096];
+        while let Ok(n @ 1..) = screen.read(&mut some) {
+            to.lock().unwrap().extend_from_slice(&some[..n]);
+        }
+    });
+    let text = || String::from_utf8_lossy(&shown.lock().unwrap()).into_owned();
+    eventually(seen, || text().contains(seen));
+    keys.write_all(b"\x03").unwrap();
+    let mut status = None;
+    eventually("end", || {
+        status = at.0.try_wait().unwrap();
+        status.is_some()
+    });
+    reader.join().unwrap();
+    let out = text();
+    let modes: Vec<&str> = out.lines().map(str::trim).filter(|l| l.matches(':').count() > 10).collect();
+    assert!(matches!(modes[..], [before, after] if before == after), "{out}");
+    for (off, on) in [("\x1b[?25l", "\x1b[?25h"), ("\x1b[?7l", "\x1b[?7h")] {
+        assert!(out.rfind(off) <= out.rfind(on), "the cursor is there, and lines wrap: {out}");
+    }
+    (status.and_then(|s| s.code()), out)
+}
+
+#[test]
+fn ctrl_c_at_a_terminal_ends_in_order() {
+    if !can("ctrl_c_at_a_terminal_ends_in_order") {
+        return;
+    }
+    let (a, b) = (own_ip(), own_ip());
+    let (here, there) = (nid(a), nid(b));
+    let (near, far) = (node(a, &[]), node(b, &[]));
+    let (at, pollnd) = (near.id().to_string(), env!("CARGO_BIN_EXE_pollnd"));
+    let line = format!("{pollnd} selftest quick --from {here} --to {there} --seconds 600");
+    let (status, out) = interrupted_at_a_terminal(&line, "/600 s ");
+    assert_eq!(status, Some(130), "{out}");
+    assert!(out.contains("interrupted") && out.contains("payload: "), "{out}");
+    // Neither node has a session left.
+    let v = |words: &[&str]| verb("7", &at, words);
+    v(&["new_session", "s"]).good();
+    v(&["ping", "--nodes", &there]).good().says(&["Unknown [session: <NULL>"]);
+    // A `stat` without an end is done, and its session stays.
+    v(&["add_group", "g", &format!("{here} {there}")]).good();
+    let line = format!("LST_SESSION=7 {pollnd} selftest --node {at} stat --delay 1 g");
+    let (status, out) = interrupted_at_a_terminal(&line, "[R]");
+    assert_eq!(status, Some(0), "{out}");
+    v(&["list_group"]).good().says(&["1) g"]);
+    v(&["end_session"]).good();
+    drop((near, far));
+}
+
+/// It counts where a session is begun, in a node that runs as well.
+#[test]
+fn features_of_a_session_are_those_of_its_shell() {
+    for bad in ["2", "yes"] {
+        let mut c = pollnd(&["selftest", "new_session", "s"]);
+        c.env("LST_FEATURES", bad);
+        Proc::start(c).end().failed(255, &[&format!("LST_FEATURES={bad}"), "give 0 or 1"]);
+    }
+    if !can("features_of_a_session_are_those_of_its_shell") {
+        return;
+    }
+    let near = node(own_ip(), &[]);
+    let at = near.id().to_string();
+    for features in ["0", "1"] {
+        let mut c = pollnd(&["selftest", "--node", &at, "new_session", "s"]);
+        c.env("LST_SESSION", "8").env("LST_FEATURES", features);
+        Proc::start(c).end().good().says(&[&format!("SESSION: s FEATURES: {features} ")]);
+        verb("8", &at, &["end_session"]).good();
+    }
 }

@@ -331,7 +331,7 @@ mod tests {
         enum Old {
             Hello {},
         }
-        let request = Request::Selftest { words: vec!["new_session".into()], key: Some(7) };
+        let request = Request::Selftest { words: vec!["new_session".into()], key: Some(7), features: None };
         let asked = serde_json::to_string(&request).unwrap();
         let e = serde_json::from_str::<Old>(&asked).unwrap_err();
         let told = older(format!("not a request: {e}"));

@@ -70,7 +70,13 @@ fn rule(delay: bool, t: &RuleText) -> Result<FaultRule, String> {
     let mut messages = 0;
     for m in &t.message {
         let found = MESSAGES.iter().find(|(name, _)| name.eq_ignore_ascii_case(m));
-        messages |= found.ok_or_else(|| format!("unknown message type {m}"))?.1;
+        messages |= found
+            .ok_or_else(|| {
+                // lnetctl's line, and the names that it leaves out.
+                let names: Vec<&str> = MESSAGES.iter().map(|m| m.0).collect();
+                format!("unknown message type {m}\nit is one of {}", names.join(", "))
+            })?
+            .1;
     }
     let mut health = 0u16;
     for e in &t.health_error {

@@ -73,6 +73,9 @@ pub(crate) enum Request {
         words: Vec<String>,
         /// LST_SESSION.
         key: Option<u32>,
+        /// LST_FEATURES, of whoever types.
+        #[serde(default)]
+        features: Option<u32>,
     },
     /// Sets a tunable.
     Tune {

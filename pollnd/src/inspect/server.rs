@@ -172,7 +172,7 @@ fn answer(s: &mut UnixStream, line: &[u8], shared: &Shared) -> io::Result<()> {
         Request::Tunables { name } => tunables::show(s, &shared.front, name.as_deref())?,
         Request::Ping { target, timeout } => guests::ping(shared, &target, timeout),
         Request::Bulk { job } => guests::bulk(s, shared, &job)?,
-        Request::Selftest { words, key } => verbs::serve(s, shared, words, key)?,
+        Request::Selftest { words, key, features } => verbs::serve(s, shared, words, (key, features))?,
         Request::Tune { name, value } => tunables::set(&shared.front, &name, &value),
         Request::Fault { delay, order } => faults::serve(s, &shared.front, delay, &order)?,
         Request::Capture { peer, port, local_port, out, packets, seconds, snaplen } => {

@@ -17,7 +17,7 @@ pub(super) fn serve(
     s: &mut UnixStream,
     shared: &Shared,
     words: Vec<String>,
-    key: Option<u32>,
+    (key, features): (Option<u32>, Option<u32>),
 ) -> io::Result<Result<Value, String>> {
     let (out, said) = mpsc::channel();
     let cut = Arc::new(AtomicBool::new(false));
@@ -26,7 +26,7 @@ pub(super) fn serve(
         .as_deref()
         .ok_or_else(|| shared.no_guests())
         .and_then(|g| g.console())
-        .and_then(|c| c.type_in(Typed { words, key, out, cut: cut.clone() }));
+        .and_then(|c| c.type_in(Typed { words, key, features, out, cut: cut.clone() }));
     if let Err(e) = typed {
         return Ok(Err(e));
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hugepages::Backing;
 use transport::node::{App, NoApp, beside};
-use transport::wire::Nid;
+use transport::wire::{Nid, srpc};
 
 use super::host::{Out, Piece, Typed};
 use crate::access::{self, Access};
@@ -19,6 +19,9 @@ use crate::inspect::seats::{DEPTH, Seats};
 use crate::member;
 use crate::running::{Node, Role, Setup};
 use crate::signals::{self, Interrupt};
+
+/// The variable that says with which features sessions begin, as for lst.
+const FEATURES: &str = "LST_FEATURES";
 
 /// The command's name.
 pub(super) const COMMAND: &str = "selftest";
@@ -122,6 +125,7 @@ impl Console {
         cut: bool,
         each: &mut dyn FnMut(Piece) -> Result<(), String>,
     ) -> Result<u8, String> {
+        let key = (key, features()?);
         match &mut self.at {
             At::Own { node, seats } => {
                 let told = cut.then_some(&*self.interrupted);
@@ -139,7 +143,8 @@ impl Console {
                     }
                     *hook = Some(Box::new(hang_up));
                 }
-                let request = Request::Selftest { words: words.to_vec(), key };
+                let (key, features) = key;
+                let request = Request::Selftest { words: words.to_vec(), key, features };
                 let answer = asked.try_rows(&request, |v| {
                     let piece = serde_json::from_value(v.clone()).map_err(|e| format!("{e} in {v}"))?;
                     each(piece)
@@ -170,6 +175,25 @@ impl Console {
     }
 }
 
+/// The features that LST_FEATURES asks for, where it is there.
+///
+/// # Errors
+/// It says nothing that a session could begin with.
+pub(super) fn features() -> Result<Option<u32>, String> {
+    let Some(v) = std::env::var_os(FEATURES) else { return Ok(None) };
+    asked(&v.to_string_lossy()).map(Some)
+}
+
+fn asked(v: &str) -> Result<u32, String> {
+    match v.trim() {
+        "0" => Ok(0),
+        "1" => Ok(srpc::FEATS),
+        _ => Err(format!(
+            "{FEATURES}={v}: no features of a session; 1 is bulk of any length, as without it, 0 leaves that out: unset it, or give 0 or 1"
+        )),
+    }
+}
+
 /// The application of a node that is a member and has a console, in `seats`.
 ///
 /// # Errors
@@ -187,13 +211,13 @@ fn own(
     node: Option<&Node>,
     seats: &Seats,
     words: &[String],
-    key: Option<u32>,
+    (key, features): (Option<u32>, Option<u32>),
     told: Option<&Interrupt>,
     each: &mut dyn FnMut(Piece) -> Result<(), String>,
 ) -> Result<u8, String> {
     let (out, said) = mpsc::channel();
     let stop = Arc::new(AtomicBool::new(false));
-    seats.console()?.type_in(Typed { words: words.to_vec(), key, out, cut: stop.clone() })?;
+    seats.console()?.type_in(Typed { words: words.to_vec(), key, features, out, cut: stop.clone() })?;
     let mut failed = None;
     loop {
         if failed.is_some() || told.is_some_and(Interrupt::ends_verb) {
@@ -207,6 +231,23 @@ fn own(
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Err("the console has ended".into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn features_that_are_none_are_refused() {
+        assert_eq!((asked("0"), asked(" 1 ")), (Ok(0), Ok(1)));
+        for bad in ["", "2", "-1", "0x1", "yes"] {
+            let told = asked(bad).unwrap_err();
+            assert!(
+                told.starts_with(&format!("LST_FEATURES={bad}: ")) && told.ends_with("give 0 or 1"),
+                "{told}"
+            );
         }
     }
 }

@@ -27,8 +27,6 @@ const NAP: Duration = Duration::from_micros(100);
 const DOZE: Duration = Duration::from_millis(500);
 /// Looks within it are one: the groups of a `stat`, whose rounds are a second apart at least.
 const LOOK: Duration = Duration::from_millis(250);
-/// The variable that says with which features sessions begin, as for lst.
-const FEATURES: &str = "LST_FEATURES";
 
 /// Something that a verb says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -74,6 +72,8 @@ pub(crate) struct Typed {
     pub(crate) words: Vec<String>,
     /// LST_SESSION.
     pub(crate) key: Option<u32>,
+    /// LST_FEATURES.
+    pub(crate) features: Option<u32>,
     pub(crate) out: Sender<Out>,
     /// Ends it early once set.
     pub(crate) cut: Arc<AtomicBool>,
@@ -123,10 +123,6 @@ fn name() -> String {
     name
 }
 
-fn features() -> u32 {
-    if std::env::var(FEATURES).is_ok_and(|v| v.trim() == "0") { 0 } else { srpc::FEATS }
-}
-
 /// The console and what it is typed.
 struct Running<'a> {
     console: Console,
@@ -142,7 +138,7 @@ struct Running<'a> {
 }
 
 fn run(mut seat: Seat, app: AppId, own: Nid, meter: Option<&Meter>, verbs: &Receiver<Typed>) {
-    let setup = Setup { app, own, name: name(), features: features(), unix_ns: unix_ns() };
+    let setup = Setup { app, own, name: name(), features: srpc::FEATS, unix_ns: unix_ns() };
     let begun = Instant::now();
     let mut r = Running {
         console: Console::new(setup),
@@ -206,7 +202,7 @@ impl Running<'_> {
     }
 
     fn type_in(&mut self, t: Typed) {
-        let verb = self.console.type_in(t.words.clone(), t.key);
+        let verb = self.console.type_in(t.words.clone(), t.key, t.features);
         self.typed.insert(verb, (t, false));
     }
 

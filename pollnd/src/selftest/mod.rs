@@ -7,6 +7,7 @@ mod live;
 mod quick;
 mod results;
 mod table;
+mod width;
 
 use std::net::UdpSocket;
 use std::process::ExitCode;
@@ -28,6 +29,9 @@ use crate::out;
 const SESSION: &str = "LST_SESSION";
 
 pub(crate) fn main(a: SelftestArgs) -> ExitCode {
+    if let Err(e) = console::features() {
+        return ExitCode::from(fault(&e, FAILED));
+    }
     let status = match (a.what.clone(), a.words.is_empty()) {
         (Some(What::Quick(q)), _) => quick::main(*q).unwrap_or_else(|e| fault(&e, 1)),
         (None, true) => lines::main(a).unwrap_or_else(|e| fault(&e, FAILED)),
@@ -55,6 +59,8 @@ fn say(p: &Piece, verb: &str, json: bool, live: Option<&mut Live>) -> Result<(),
             }
             out::line(v)
         }
+        // The bars name them.
+        (_, true, Some(_)) if is_unheard(p) => Ok(()),
         (_, true, _) => {
             out::err(&p.text);
             Ok(())
@@ -62,6 +68,11 @@ fn say(p: &Piece, verb: &str, json: bool, live: Option<&mut Live>) -> Result<(),
         (_, _, Some(live)) if p.own.is_some() && verb == "stat" => live.show(p),
         _ => out::text(&p.text),
     }
+}
+
+/// Whether a piece names the nodes that did not answer `stat`.
+fn is_unheard(p: &Piece) -> bool {
+    p.result["error"].is_string() && p.result["nodes"].is_array()
 }
 
 /// Says how a verb ended: for JSON only, whose readers have no exit status of each.

@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::sync::Arc;
 
+use console::Term;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use transport::selftest::console::INTERRUPTED;
@@ -10,15 +11,18 @@ use transport::wire::Nid;
 
 use super::console::Console;
 use super::host::Piece;
-use super::live::bar;
 use super::table::{self, Sum};
-use super::{nids, number, open};
+use super::width::{bar, fit};
+use super::{is_unheard, nids, number, open, width};
 use crate::args::{self, CheckArg, Command, QuickArgs, What};
 use crate::inspect::seats::Seats;
 use crate::{out, units};
 
 /// Time after which the session ends in a node that runs, once nobody types, in seconds: that of members without a console.
 const IDLE_S: u32 = 100;
+
+/// Blanks before lines that are drawn again.
+const INDENT: usize = 2;
 
 /// The session in lst's words.
 fn session(force: bool) -> Vec<String> {
@@ -67,7 +71,7 @@ fn title(a: &QuickArgs, sources: usize, destinations: usize) -> String {
     format!("{what}, concurrency {}, {} s: {from}, {to}", a.concurrency, a.seconds)
 }
 
-/// The lines that are drawn again and again, cut to the terminal's width.
+/// The lines that are drawn again and again, as wide as the terminal.
 struct Progress {
     bar: ProgressBar,
     top: f64,
@@ -94,14 +98,27 @@ impl Progress {
         }
         let bytes = if a.read { self.from } else { bytes };
         self.top = self.top.max(if a.ping { messages } else { bytes });
-        let bar = bar(if a.ping { messages } else { bytes }, self.top);
-        let own = p.own.as_ref().and_then(|now| table::own(sum.began()?, now, now.rtt_us));
-        let rate = units::rate(bytes as u64, 1.0);
-        let each = units::per_second(messages as u64, 1.0);
-        self.bar.set_prefix(format!("{bar} {rate:>12} {each:>10}"));
+        let width = width::of(&Term::stderr());
+        let own = p.own.as_ref().and_then(|now| table::own(sum.began()?, now, now.rtt_us, width - INDENT));
+        let room = width - self.head().chars().count();
+        self.bar.set_prefix(rates((bytes, messages), (a.ping, self.top), room));
         self.bar.set_message(own.unwrap_or_default());
         self.bar.inc(1);
     }
+
+    /// What stands before the rates.
+    fn head(&self) -> String {
+        format!("  {:>3}/{} s  ", self.bar.position(), self.bar.length().unwrap_or(0))
+    }
+}
+
+/// A bar, payload and its messages a second.
+fn rates((bytes, messages): (f64, f64), (ping, top): (bool, f64), room: usize) -> String {
+    let (rate, each) = (units::rate(bytes as u64, 1.0), units::per_second(messages as u64, 1.0));
+    // Pings have no payload.
+    let ranks = if ping { (1, 0) } else { (0, 1) };
+    let text = fit(&[(ranks.0, format!("{rate:>12}")), (ranks.1, format!(" {each:>10}"))], room);
+    bar(if ping { messages } else { bytes }, top, room - text.chars().count()) + &text
 }
 
 /// Types verbs one behind the other, until one fails.
@@ -117,7 +134,7 @@ impl Typist<'_> {
         self.c.verb(words, None, cut, &mut |p| {
             each(&p);
             // Counts of errors are summed up, and are no faults by themselves.
-            if p.fault && p.result["nid"].is_null() {
+            if p.fault && p.result["nid"].is_null() && !is_unheard(&p) {
                 if json {
                     return out::line(&p.result);
                 }
@@ -288,6 +305,19 @@ fn run(c: &mut Console, a: QuickArgs, title: String) -> Result<Ran, String> {
 mod tests {
     use super::*;
     use transport::selftest::console::command::{Command as Verb, parse};
+
+    #[test]
+    fn rates_fit_a_terminal() {
+        for ping in [false, true] {
+            for room in 26..100 {
+                let text = rates((1.25e9, 1200.0), (ping, 1.25e9), room);
+                assert!(text.chars().count() <= room, "{room}: {text}");
+                assert!(text.contains("10.0 Gbit/s") || ping, "{text}");
+                assert!(text.contains("1.20 k/s") || room < 40 && !ping, "{text}");
+            }
+        }
+        assert_eq!(rates((1.25e9, 1200.0), (false, 1.25e9), 29), "█████  10.0 Gbit/s   1.20 k/s");
+    }
 
     /// Whoever is killed, or leaves at once, can end nothing: a node that runs must not move bulk for lst's 300 s then.
     #[test]

@@ -20,6 +20,10 @@ fn rates((nid, r): &(Nid, NodeRates)) -> Value {
     })
 }
 
+fn names(nids: &[Nid]) -> Value {
+    nids.iter().map(Nid::to_string).collect()
+}
+
 /// A result.
 pub(crate) fn of(r: &Report) -> Value {
     match r {
@@ -56,8 +60,12 @@ pub(crate) fn of(r: &Report) -> Value {
             "nid": nid.to_string(), "state": state.name(), "running": active.as_ref().ok(), "error": active.as_ref().err(),
         }),
         Report::QueryEmpty => json!({ "nodes": [] }),
-        Report::Stat { group, failed, nodes, .. } => json!({
-            "group": group, "failed": failed, "nodes": nodes.iter().map(rates).collect::<Value>(),
+        Report::Stat { group, unheard, nodes, .. } => json!({
+            "group": group, "failed": unheard.len(), "nodes": nodes.iter().map(rates).collect::<Value>(),
+            "unheard": names(unheard),
+        }),
+        Report::StatUnheard { group, nodes } => json!({
+            "errors_of": group, "error": "no answer to stat", "nodes": names(nodes),
         }),
         Report::ErrorsOf { group } => json!({ "errors_of": group }),
         Report::NodeErrors { nid, brw, ping, rpc } => json!({

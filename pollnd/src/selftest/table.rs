@@ -7,24 +7,33 @@ use serde_json::{Value, json};
 
 use super::host::{Own, Piece};
 use super::number;
+use super::width::fit;
 use crate::units;
 
-/// Work of the console's node between two looks, if its member asked anything.
-pub(super) fn own(before: &Own, now: &Own, rtt_us: Option<[f64; 3]>) -> Option<String> {
+/// Work of the console's node between two looks, if its member asked anything: in short words, and less of it, where `width` asks
+/// for that.
+pub(super) fn own(before: &Own, now: &Own, rtt_us: Option<[f64; 3]>, width: usize) -> Option<String> {
     let rpcs = now.rpcs.saturating_sub(before.rpcs);
     let failed = now.failed.saturating_sub(before.failed);
     if rpcs + failed == 0 {
         return None;
     }
-    let mut o = format!("RPCs of this node: {rpcs}, {}", units::many(failed, "error"));
-    if let Some([p50, p99, p999]) = rtt_us {
-        let [p50, p99, p999] = [p50, p99, p999].map(|us| units::time(us * 1e-6));
-        let _ = write!(o, "; p50 {p50}, p99 {p99}, p99.9 {p999}");
-    }
-    if let Some(c) = cost(before, now) {
-        let _ = write!(o, "; {c:.2} CPU-seconds a GiB");
-    }
-    Some(o)
+    let errors = units::many(failed, "error");
+    let fields = |head: String, unit: &str| {
+        let mut fields = vec![(0, head)];
+        if let Some(trips) = rtt_us {
+            let names = [(1, "; p50"), (2, ", p99"), (4, ", p99.9")];
+            let each = names.into_iter().zip(trips);
+            fields
+                .extend(each.map(|((rank, name), us)| (rank, format!("{name} {}", units::time(us * 1e-6)))));
+        }
+        fields.extend(cost(before, now).map(|c| (3, format!("; {c:.2} {unit}"))));
+        fields
+    };
+    let long = fields(format!("RPCs of this node: {rpcs}, {errors}"), "CPU-seconds a GiB");
+    let columns: usize = long.iter().map(|f| f.1.chars().count()).sum();
+    let short = || fields(format!("{}, {errors}", units::many(rpcs, "RPC")), "CPU-s/GiB");
+    Some(fit(&if columns > width { short() } else { long }, width))
 }
 
 /// CPU-seconds of this node's process for each GiB that its own RPCs moved, if they moved any.
@@ -63,8 +72,8 @@ const KINDS: [(&str, &str); 5] = [
 #[derive(Debug, Default)]
 pub(super) struct Sum {
     nodes: BTreeMap<(Side, String), Rates>,
-    /// Nodes that did not answer a look.
-    unheard: f64,
+    /// Looks that nodes did not answer, by node.
+    unheard: BTreeMap<String, u64>,
     first: Option<Own>,
     last: Option<Own>,
     /// Errors by node, before and after: those of [`KINDS`], and whether they could not be asked for.
@@ -79,7 +88,9 @@ impl Sum {
     pub(super) fn stat(&mut self, p: &Piece) {
         let source = p.result["group"] == "from";
         let side = if source { Side::Source } else { Side::Destination };
-        self.unheard += number(&p.result, "failed");
+        for n in p.result["unheard"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            *self.unheard.entry(n.to_owned()).or_default() += 1;
+        }
         for n in p.result["nodes"].as_array().into_iter().flatten() {
             let nid = n["nid"].as_str().unwrap_or_default().to_owned();
             let r = self.nodes.entry((side, nid)).or_default();
@@ -117,7 +128,7 @@ impl Sum {
     /// Errors of the run.
     pub(super) fn errors(&self) -> u64 {
         let of_nodes = self.grown().map(|(_, n)| n.iter().sum::<f64>()).sum::<f64>();
-        (of_nodes + self.unheard) as u64 + self.own_failed()
+        of_nodes as u64 + self.unheard.values().sum::<u64>() + self.own_failed()
     }
 
     /// Errors of nodes that came in the run.
@@ -143,8 +154,8 @@ impl Sum {
                 parts.push(format!("{nid}: {}", some.join(", ")));
             }
         }
-        if self.unheard > 0.0 {
-            parts.push(format!("{} of stat without an answer", units::many(self.unheard as u64, "look")));
+        for (nid, n) in &self.unheard {
+            parts.push(format!("{nid}: {} of stat without an answer", units::many(*n, "look")));
         }
         if self.own_failed() > 0 {
             parts.push(format!("{} of this node failed", units::many(self.own_failed(), "RPC")));
@@ -189,7 +200,7 @@ impl Sum {
             let _ = writeln!(o, "payload: {}", units::rate(self.payload(read) as u64, 1.0));
         }
         if let (Some(a), Some(b)) = (&self.first, &self.last)
-            && let Some(line) = own(a, b, b.run_rtt_us)
+            && let Some(line) = own(a, b, b.run_rtt_us, usize::MAX)
         {
             let _ = writeln!(o, "{line}");
         }
@@ -278,9 +289,10 @@ mod tests {
         assert_eq!(s.errors(), 3);
         let says = "errors: 3 (a: 2 RPCs failed; b: 1 no answer to show_error)\n";
         assert!(s.text(false, false).ends_with(says), "{}", s.text(false, false));
-        s.unheard = 1.0;
-        assert!(
-            s.json(false, false)["errors_of"].as_str().unwrap().contains("1 look of stat without an answer")
-        );
+        s.stat(&piece(json!({ "group": "to", "failed": 2, "nodes": [], "unheard": ["b", "c"] }), None));
+        s.stat(&piece(json!({ "group": "to", "failed": 1, "nodes": [], "unheard": ["c"] }), None));
+        let says = "b: 1 look of stat without an answer; c: 2 looks of stat without an answer";
+        assert!(s.json(false, false)["errors_of"].as_str().unwrap().ends_with(says));
+        assert_eq!(s.errors(), 6);
     }
 }

@@ -85,7 +85,7 @@ impl LstNode {
     /// The line cannot be split into words.
     pub fn type_in(&mut self, net: &mut Net, line: &str) {
         let words = split(line).unwrap_or_else(|e| panic!("{line}: {e}"));
-        self.console.type_in(words, Some(7));
+        self.console.type_in(words, Some(7), None);
         self.pump(net);
     }
 

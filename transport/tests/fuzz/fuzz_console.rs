@@ -166,7 +166,7 @@ impl Lab {
     /// A line to its end; what repeats itself is interrupted on the way.
     fn run(&mut self, text: &str) {
         let Ok(words) = split(text) else { return };
-        self.console.type_in(words, None);
+        self.console.type_in(words, None, None);
         let (begun, mut ends, mut faults, mut cut) = (self.net.now, Vec::new(), String::new(), false);
         loop {
             let end = begun + PATIENCE;

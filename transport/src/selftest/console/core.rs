@@ -45,6 +45,8 @@ struct Typed {
     verb: u64,
     words: Vec<String>,
     key: Option<u32>,
+    /// Features that a session begins with, where it is told.
+    features: Option<u32>,
 }
 
 /// An answer that is waited for.
@@ -127,9 +129,9 @@ impl Core {
     }
 
     /// Types a verb, and gives its number; it runs when those before it have ended, or wait for their next look.
-    pub(super) fn type_in(&mut self, words: Vec<String>, key: Option<u32>) -> u64 {
+    pub(super) fn type_in(&mut self, words: Vec<String>, key: Option<u32>, features: Option<u32>) -> u64 {
         self.verbs += 1;
-        self.typed.push_back(Typed { verb: self.verbs, words, key });
+        self.typed.push_back(Typed { verb: self.verbs, words, key, features });
         self.verbs
     }
 
@@ -363,14 +365,14 @@ impl Core {
             }
             _ => {}
         }
-        self.run(command, typed.key)
+        self.run(command, typed.key, typed.features)
     }
 
-    fn run(&mut self, command: Command, key: Option<u32>) -> Step {
+    fn run(&mut self, command: Command, key: Option<u32>, asked: Option<u32>) -> Step {
         let desk = &mut self.desk;
         match command {
             Command::NewSession { name, timeout_s, force, features } => {
-                return self.new_session(name, timeout_s, force, features, key);
+                return self.new_session(name, timeout_s, force, asked.unwrap_or(features), key);
             }
             Command::ShowSession => {
                 if let Some(s) = desk.session.clone() {

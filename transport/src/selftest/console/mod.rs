@@ -73,9 +73,10 @@ impl Console {
     }
 
     /// Types a verb, in words, and gives its number; it runs when those before it have ended, or wait for their next look, as
-    /// `stat` does most of the time. `key` is LST_SESSION, where there is one.
-    pub fn type_in(&mut self, words: Vec<String>, key: Option<u32>) -> u64 {
-        self.core.type_in(words, key)
+    /// `stat` does most of the time. `key` is LST_SESSION, and `features` LST_FEATURES, which `new_session` begins with: where there
+    /// are such.
+    pub fn type_in(&mut self, words: Vec<String>, key: Option<u32>, features: Option<u32>) -> u64 {
+        self.core.type_in(words, key, features)
     }
 
     /// The next thing that it says.

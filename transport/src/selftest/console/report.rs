@@ -132,8 +132,14 @@ pub enum Report {
     Stat {
         group: String,
         columns: Columns,
-        failed: usize,
+        /// Nodes that did not answer.
+        unheard: Vec<Nid>,
         nodes: Vec<(Nid, NodeRates)>,
+    },
+    /// Names of those that did not answer `stat`: lst counts them.
+    StatUnheard {
+        group: String,
+        nodes: Vec<Nid>,
     },
     /// Heads the errors of a group.
     ErrorsOf {
@@ -171,6 +177,9 @@ pub(super) fn id(nid: Nid) -> String {
     ProcessId::lustre(nid).to_string()
 }
 
+/// Nodes that a line names at most.
+const SHOWN: usize = 8;
+
 const HEAD: &str = "\tACTIVE\tBUSY\tDOWN\tUNKNOWN\tTOTAL\n";
 
 fn counts(c: &Counts) -> String {
@@ -194,6 +203,7 @@ impl Report {
                 | Report::Note { .. }
                 | Report::NodeErrors { .. }
                 | Report::NodeUnheard { .. }
+                | Report::StatUnheard { .. }
         )
     }
 
@@ -269,7 +279,15 @@ impl Report {
                 format!("{} [{}]: {what}\n", id(*nid), state.name())
             }
             Report::QueryEmpty => "Batch or test is empty\n".into(),
-            Report::Stat { group, columns, failed, nodes } => stat(group, columns, *failed, nodes),
+            Report::Stat { group, columns, unheard, nodes } => stat(group, columns, unheard.len(), nodes),
+            Report::StatUnheard { group, nodes } => {
+                let shown: Vec<String> = nodes.iter().take(SHOWN).map(|n| id(*n)).collect();
+                let rest = match nodes.len().saturating_sub(SHOWN) {
+                    0 => String::new(),
+                    n => format!(" and {n} more, which `ping` names"),
+                };
+                format!("RPC failure, can't stat {group} on {}{rest}\n", shown.join(", "))
+            }
             Report::ErrorsOf { group } => format!("{group}:\n"),
             Report::NodeErrors { nid, brw, ping, rpc } => {
                 let o = format!("{}: [Session {brw} brw errors, {ping} ping errors]", id(*nid));
@@ -357,7 +375,7 @@ mod tests {
             (nid, r)
         };
         let nodes = vec![node(12, 1.0, 100.0), node(13, 219.0, 31_500.0)];
-        Report::Stat { group: "servers".into(), columns, failed: 0, nodes }.text()
+        Report::Stat { group: "servers".into(), columns, unheard: Vec::new(), nodes }.text()
     }
 
     /// testdata/texts/lst/17-stat*.txt, with the figures of the first.
@@ -376,7 +394,15 @@ mod tests {
         );
         let bw = Columns { rate: false, bw: true, write: false, avg: false, max: false, mbs: true, ..ALL };
         assert_eq!(rates(bw), "[LNet Bandwidth of servers]\n[R] Min: 0.00     MB/s  \n");
-        let none = Report::Stat { group: "g".into(), columns: ALL, failed: 2, nodes: Vec::new() };
+        let silent = |n: u8| -> Vec<Nid> { (1..=n).map(|i| Nid::tcp([10, 0, 0, i].into(), 0)).collect() };
+        let none = Report::Stat { group: "g".into(), columns: ALL, unheard: silent(2), nodes: Vec::new() };
         assert_eq!(none.text(), "Failed to stat on 2 nodes\n");
+        let names = |n| Report::StatUnheard { group: "g".into(), nodes: silent(n) }.text();
+        assert_eq!(names(2), "RPC failure, can't stat g on 12345-10.0.0.1@tcp, 12345-10.0.0.2@tcp\n");
+        assert!(
+            names(11).ends_with(", 12345-10.0.0.8@tcp and 3 more, which `ping` names\n"),
+            "{}",
+            names(11)
+        );
     }
 }

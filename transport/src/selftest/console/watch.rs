@@ -112,10 +112,14 @@ impl Watching {
                     nodes.push((r.nid, rates));
                 }
             }
-            let failed = rows.iter().filter(|r| sample(r).is_none()).count();
+            let unheard: Vec<Nid> = rows.iter().filter(|r| sample(r).is_none()).map(|r| r.nid).collect();
             // As lst: the last group's.
-            self.status = if failed > 0 { UNHEARD } else { 0 };
-            desk.say(Report::Stat { group: name.to_owned(), columns: self.columns, failed, nodes });
+            self.status = if unheard.is_empty() { 0 } else { UNHEARD };
+            let (group, columns) = (name.to_owned(), self.columns);
+            desk.say(Report::Stat { group: group.clone(), columns, unheard: unheard.clone(), nodes });
+            if !unheard.is_empty() {
+                desk.say(Report::StatUnheard { group, nodes: unheard });
+            }
         }
     }
 }
