@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <threads.h>
 
 #include "pollnd.h"
 
@@ -101,22 +100,12 @@ static struct pollnd_memory *filled(struct end *end, unsigned first)
     return memory;
 }
 
-/* Over netsock the node may hold memory for some microseconds more after the last event. */
-static void memory_free(struct pollnd_memory *memory, const char *what)
-{
-    int rc;
-
-    for (int i = 0; (rc = pollnd_memory_free(memory)) == -16 /* EBUSY */ && i < 60000; i++)
-        thrd_sleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
-    check(rc, what);
-}
-
 /* Whether two pieces of memory have the same bytes; both are freed. */
 static void same(struct pollnd_memory *a, struct pollnd_memory *b, size_t length, const char *what)
 {
     expect(memcmp(pollnd_memory_bytes(a), pollnd_memory_bytes(b), length) == 0, what);
-    memory_free(a, what);
-    memory_free(b, what);
+    check(pollnd_memory_free(a), what);
+    check(pollnd_memory_free(b), what);
 }
 
 static struct pollnd_net_args buffer(struct end *end, uint32_t queue, struct pollnd_memory *memory, uint32_t length)

@@ -533,7 +533,7 @@ void *pollnd_memory_bytes(const struct pollnd_memory *memory);
 size_t pollnd_memory_length(const struct pollnd_memory *memory);
 
 // Frees memory; wrapped bytes are the caller's again. NULL does nothing. -EBUSY: an operation uses it, and its last event
-// was not taken, or, over netsock, the node is about to let go of it (some microseconds: try again); the memory stays.
+// was not taken; the memory stays.
 int pollnd_memory_free(struct pollnd_memory *memory);
 
 // Pings a process: ends with a PING event. -EAGAIN: so many operations wait as `depth` allows; take events first.

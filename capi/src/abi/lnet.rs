@@ -206,7 +206,7 @@ pub unsafe extern "C" fn pollnd_memory_length(memory: *const pollnd_memory) -> u
 }
 
 /// Frees memory; wrapped bytes are the caller's again. NULL does nothing. -EBUSY: an operation uses it, and its last event
-/// was not taken, or, over netsock, the node is about to let go of it (some microseconds: try again); the memory stays.
+/// was not taken; the memory stays.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pollnd_memory_free(memory: *mut pollnd_memory) -> c_int {
     guard(|| {
