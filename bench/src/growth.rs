@@ -22,7 +22,7 @@ pub const SLACK: f64 = 256.0 * 1024.0;
 pub const SLACK_PART: f64 = 0.002;
 
 /// One look at the process.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Sample {
     /// Since the start of the run, in seconds.
     pub at_s: f64,
@@ -142,8 +142,9 @@ fn sample(
     so_far: impl Fn() -> (u64, u64),
     each: &mut dyn FnMut(&Sample),
 ) -> Result<Growth, MeasureError> {
-    // Space for all samples, so that the watch itself does not grow.
-    let mut samples = Vec::with_capacity(secs as usize + 2);
+    // Pages for all samples, written once, so that the watch itself does not grow: of an hour's they were all that grew.
+    let mut samples = vec![Sample::default(); secs as usize + 2];
+    samples.clear();
     let start = Instant::now();
     let mut next = Duration::from_secs(1);
     while next.as_secs_f64() <= secs + 0.5 {
