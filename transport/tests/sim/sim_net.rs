@@ -5,6 +5,7 @@
 #![allow(clippy::result_large_err, reason = "buffers and memory come back, unboxed")]
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use transport::net::{Buffer, Colour, Desc, PoolId, Provision, Queue, Request, TmState};
@@ -111,6 +112,8 @@ struct Play<'a, S: Stack> {
     ways: Vec<Ways>,
     sent: Sent,
     offers: Vec<Offer>,
+    /// Addresses of nodes that died.
+    dead: Vec<IpAddr>,
     totals: &'a Totals,
 }
 
@@ -133,7 +136,7 @@ impl<'a, S: Stack> Play<'a, S> {
             }
             ways.push(Ways { pool, sync: r.chance(30), min_queue: 2 + r.below(3) as usize });
         }
-        let mut p = Play { w, r, ways, sent: Sent::default(), offers: Vec::new(), totals };
+        let mut p = Play { w, r, ways, sent: Sent::default(), offers: Vec::new(), dead: Vec::new(), totals };
         (0..p.w.ends.len()).for_each(|i| p.start(i));
         p
     }
@@ -296,6 +299,7 @@ impl<'a, S: Stack> Play<'a, S> {
                 let end = self.w.ends.pop().expect("a machine");
                 let rst = self.r.chance(50);
                 self.w.net.kill(end.node, rst);
+                self.dead.push([10, 0, 0, self.w.ends.len() as u8 + 1].into());
                 self.offers.retain(|o| o.of < self.w.ends.len());
             }
             _ if self.state(i) == TmState::Started => self.call(i),
@@ -326,6 +330,12 @@ fn run<S: Stack>(seed: u64, totals: &Totals) {
     }
     // What is under way comes in, or not; the rest is given up. LNet's own time-outs are the longest.
     p.w.run(SEC);
+    // A TCP whose peer has died gives up some day.
+    for link in 0..p.w.net.links() {
+        if p.w.net.addresses(link).iter().any(|a| p.dead.contains(&a.ip())) {
+            p.w.net.cut(link, Cut::Reset);
+        }
+    }
     for i in 0..p.w.ends.len() {
         p.w.del_all(i);
     }

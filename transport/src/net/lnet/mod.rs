@@ -34,8 +34,6 @@ type Ops = VecDeque<(AppId, Op)>;
 struct Machine {
     tm: TmId,
     addr: LnetAddr,
-    /// Number of the next passive buffer.
-    counter: u64,
 }
 
 /// The lnet transport: an application of a node. Its operations are to be given to LNet, and its events to it.
@@ -45,6 +43,8 @@ pub struct LnetXprt {
     nids: Vec<Nid>,
     pid: Pid,
     machines: Vec<Machine>,
+    /// Number of the next passive buffer, of whichever machine.
+    counter: u64,
     uses: Slab<Use>,
     ops: Ops,
     said: VecDeque<Said<LnetAddr, UseId>>,
@@ -60,6 +60,7 @@ impl LnetXprt {
             nids,
             pid,
             machines: Vec::new(),
+            counter: 1,
             uses: Slab::new(),
             ops: Ops::new(),
             said: VecDeque::new(),
@@ -130,10 +131,9 @@ impl LnetXprt {
 
     /// Match bits for a new passive buffer, and its descriptor.
     fn describe(&mut self, tm: TmId, queue: LnetQueue, size: u64) -> Option<(u32, u64, Desc)> {
-        let m = self.machine(tm)?;
-        let match_bits = addr::bits(m.addr.tmid, m.counter);
-        m.counter = if m.counter >= addr::counters() { 1 } else { m.counter + 1 };
-        let LnetAddr { nid, pid, portal, tmid } = m.addr;
+        let LnetAddr { nid, pid, portal, tmid } = self.machine(tm)?.addr;
+        let match_bits = addr::bits(tmid, self.counter);
+        self.counter = if self.counter >= addr::counters() { 1 } else { self.counter + 1 };
         let nid = nid.to_nid4()?;
         let d = LnetDesc { match_bits, nid, pid, portal, tmid: tmid.into(), queue, size };
         Some((portal, match_bits, Desc::of(d.emit())))
@@ -206,12 +206,14 @@ impl Xprt for LnetXprt {
         }
     }
 
-    fn start(&mut self, _: u64, tm: TmId, name: &str) -> Result<(), NetError> {
+    fn start(&mut self, now: u64, tm: TmId, name: &str) -> Result<(), NetError> {
         let (addr, star) = LnetAddr::parse(name)?;
         let addr = LnetAddr { nid: self.real(addr.nid), ..addr };
         match self.assign(addr, star) {
             Ok(addr) => {
-                self.machines.push(Machine { tm, addr, counter: 1 });
+                // Descriptors of a machine that was there before name none of this one's buffers: it had fewer than ns have passed.
+                self.counter = self.counter.max(now & addr::counters());
+                self.machines.push(Machine { tm, addr });
                 self.said.push_back(Said::Started(tm, addr));
             }
             Err(why) => self.said.push_back(Said::Failed(tm, why.errno())),

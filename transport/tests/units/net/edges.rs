@@ -12,6 +12,7 @@ const BIG: usize = 1 << 19;
 
 both! {
     descriptors
+    descriptors_of_a_machine_before
     refused_memory
     dead_peers
 }
@@ -75,6 +76,35 @@ fn descriptors<S: Stack>() {
     w.run(2 * SEC);
     assert!([0, 104].contains(&w.take(0)[0].status));
     assert!(w.take(1).iter().all(|t| t.id != p.id));
+    w.finish();
+}
+
+/// A machine that was started again at its address knows nothing of descriptors that the one before it gave.
+fn descriptors_of_a_machine_before<S: Stack>() {
+    let mut w = World::<S>::new(2);
+    let b = w.source(1, 100, 1);
+    let old = w.add(1, b, &Request::PassiveSend { len: 100 }, None).desc.unwrap();
+    w.with(1, |d, tm| d.stop(tm, true)).unwrap();
+    w.take(1);
+    w.run(SEC);
+    w.take(1);
+    w.with(1, |d, tm| d.tm_fini(tm)).unwrap();
+    w.ends[1].tm = w.with(1, |d, _| d.tm_init());
+    w.start(1);
+    let b = w.source(1, 100, 2);
+    let new = w.add(1, b, &Request::PassiveSend { len: 100 }, None);
+    let b = w.sink(0, 100);
+    let id = w.add(0, b, &Request::ActiveRecv { desc: old }, None).id;
+    w.run(2 * SEC);
+    // netsock's connection is lost; LNet has no answer.
+    w.with(0, |d, _| d.del(id));
+    let got = w.take(0);
+    assert!(got.len() == 1 && [104, ECANCELED].contains(&got[0].status), "{got:?}");
+    assert!(w.take(1).is_empty(), "a buffer that nobody asked for");
+    let b = w.sink(0, 100);
+    w.add(0, b, &Request::ActiveRecv { desc: new.desc.unwrap() }, None);
+    w.run(2 * SEC);
+    assert!(w.take(0)[0].bytes == bytes(100, 2));
     w.finish();
 }
 
