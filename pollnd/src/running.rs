@@ -55,12 +55,15 @@ pub(crate) struct Setup {
     pub(crate) instead: Option<Instead>,
 }
 
+/// Makes a protocol on the lcore; pages for it come from the backing.
+type MakeProtocol = Box<dyn FnOnce(&Arc<dyn Backing>) -> Result<Box<dyn Protocol + Send>, String> + Send>;
+
 /// A protocol on streams with a port of its own. The node listens at no other.
 pub(crate) struct Instead {
     /// The address and port.
     pub(crate) at: SocketAddr,
     /// Makes it; pages for it come from the backing.
-    pub(crate) make: Box<dyn FnOnce(&Arc<dyn Backing>) -> Result<Box<dyn Protocol + Send>, String> + Send>,
+    pub(crate) make: MakeProtocol,
 }
 
 impl Setup {

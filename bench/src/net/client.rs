@@ -353,7 +353,7 @@ impl<X: Xprt> NetApp<X> for Client {
                 }
                 self.ctl.came_up(ep.and_then(|e| net.ep_name(e).ok()).unwrap_or_default());
             }
-            Event::State { tm, state, status, .. } if matches!(state, TmState::Stopped | TmState::Failed) => {
+            Event::State { tm, state: TmState::Stopped | TmState::Failed, status, .. } => {
                 if self.tm.is_none() {
                     self.ctl.fail(format!("the transfer machine does not start: {}", words(status)));
                 }

@@ -154,6 +154,7 @@ impl Node {
         }
     }
 
+    #[expect(clippy::result_large_err, reason = "the ask itself comes back, unboxed")]
     fn begin<X: Xprt>(
         &mut self,
         net: &mut Domain<X>,
@@ -255,7 +256,7 @@ impl<X: Xprt> NetApp<X> for Node {
                 }
                 self.ctl.came_up(ep.and_then(|e| net.ep_name(e).ok()).unwrap_or_default());
             }
-            Event::State { tm, state, status, .. } if matches!(state, TmState::Stopped | TmState::Failed) => {
+            Event::State { tm, state: TmState::Stopped | TmState::Failed, status, .. } => {
                 if self.tm.is_none() {
                     self.ctl.fail(format!("the transfer machine does not start: {}", words(status)));
                 }

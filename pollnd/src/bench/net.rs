@@ -51,6 +51,8 @@ const ONE: &str = "virtio link, one lcore";
 const TWO: &str = "virtio link, two lcores";
 const SOCKETS: &str = "kernel sockets on loopback, two threads";
 
+/// A node's application and protocols.
+type Made = Result<(NoApp, Protocols), String>;
 type Stopped = Result<(Vec<NodeEnd>, u64), String>;
 
 /// Both ends of a case.
@@ -69,9 +71,7 @@ impl Ends {
         Ends { client: Arc::default(), node: Arc::default(), ctl: Arc::default(), work, size, intake }
     }
 
-    fn client(
-        &self,
-    ) -> impl FnOnce([Nid; 2], &Arc<dyn Backing>) -> Result<(NoApp, Protocols), String> + Send + 'static {
+    fn client(&self) -> impl FnOnce([Nid; 2], &Arc<dyn Backing>) -> Made + Send + 'static {
         let (ctl, work, size, intake) = (self.client.clone(), self.work, self.size, self.intake);
         move |[here, there], backing| {
             let job = Job {
@@ -89,9 +89,7 @@ impl Ends {
         }
     }
 
-    fn node(
-        &self,
-    ) -> impl FnOnce([Nid; 2], &Arc<dyn Backing>) -> Result<(NoApp, Protocols), String> + Send + 'static {
+    fn node(&self) -> impl FnOnce([Nid; 2], &Arc<dyn Backing>) -> Made + Send + 'static {
         let (ctl, intake) = (self.node.clone(), self.intake);
         let cfg = NodeConfig { messages: 64, message: 64 << 10, bulks: FLIGHT * 2, bulk: 1 << 20, intake };
         move |[here, _], backing| Ok((NoApp, beside(here, backing, |b| Node::new(cfg, ctl, b))?))
