@@ -11,7 +11,6 @@ use bench::repeat::median;
 use bench::report::{RanOn, many};
 use bench::selftest::{Case, Orders, Sample, Serving, Tester, measure};
 use bench::sock::{self, SockPair};
-use bench::tcp::load;
 use bench::workload::{ClientConfig, Intake};
 use clap::Args;
 use hugepages::Backing;
@@ -21,11 +20,10 @@ use transport::node::sock::IdleMode;
 use transport::wire::Nid;
 use transport::wire::srpc::{check, rw};
 
-use super::{live, print};
+use super::print;
+use super::sides::{self, Eal};
 use crate::args::common::OverLink;
 use crate::args::values::{number, seconds};
-#[cfg(feature = "dpdk")]
-use crate::pairs;
 
 /// `pollnd bench selftest`.
 #[derive(Args, Debug, Clone)]
@@ -152,56 +150,29 @@ fn sockets(a: &SelftestArgs) -> Result<Round, String> {
     Ok(round)
 }
 
-/// Carrier of messages besides kernel sockets.
 #[cfg(feature = "dpdk")]
-struct Links(dataplane::dpdk::Eal);
+fn over_link(eal: &Eal, a: &SelftestArgs, one: bool) -> Result<Round, String> {
+    use bench::link::{self, LinkConfig};
 
-#[cfg(feature = "dpdk")]
-impl Links {
-    fn new(a: &SelftestArgs, on: &mut RanOn) -> Result<Links, String> {
-        let eal = pairs::eal(&a.over.dpdk)?;
-        pairs::tell(&eal, on);
-        Ok(Links(eal))
-    }
+    use crate::pairs;
 
-    fn round(&self, a: &SelftestArgs, one: bool) -> Result<Round, String> {
-        use bench::link::{self, LinkConfig};
-
-        let (eal, dir) = (&self.0, std::env::temp_dir());
-        let mut round = Round { samples: Vec::new(), lost: Vec::new(), copied: [0; 2] };
-        let (threads, enter, idle) = pairs::threads(one)?;
-        let cfg = LinkConfig { threads, peer_credits: CREDITS, ..LinkConfig::default() };
-        let ctl = Arc::new(Ctl::default());
-        let l = link::start(eal, &dir, cfg, &ctl, &enter, idle)?;
-        raw(&ctl, a.seconds, &mut round, || l.stop().map(|e| (e.nodes, e.buffers_left)))?;
-        let (ctl, orders) = (Arc::new(Ctl::default()), Arc::new(Orders::default()));
-        let client = tester(&ctl, &orders, all());
-        let l = link::start_with(eal, &dir, cfg, &ctl, (&enter, idle), client, server(&orders))?;
-        rpcs(&ctl, &orders, a.seconds, &mut round, || l.stop().map(|e| (e.nodes, e.buffers_left)))?;
-        Ok(round)
-    }
-
-    fn close(self) {
-        pairs::clean_up(&self.0);
-    }
+    let dir = std::env::temp_dir();
+    let mut round = Round { samples: Vec::new(), lost: Vec::new(), copied: [0; 2] };
+    let (threads, enter, idle) = pairs::threads(one)?;
+    let cfg = LinkConfig { threads, peer_credits: CREDITS, ..LinkConfig::default() };
+    let ctl = Arc::new(Ctl::default());
+    let l = link::start(eal, &dir, cfg, &ctl, &enter, idle)?;
+    raw(&ctl, a.seconds, &mut round, || l.stop().map(|e| (e.nodes, e.buffers_left)))?;
+    let (ctl, orders) = (Arc::new(Ctl::default()), Arc::new(Orders::default()));
+    let client = tester(&ctl, &orders, all());
+    let l = link::start_with(eal, &dir, cfg, &ctl, (&enter, idle), client, server(&orders))?;
+    rpcs(&ctl, &orders, a.seconds, &mut round, || l.stop().map(|e| (e.nodes, e.buffers_left)))?;
+    Ok(round)
 }
 
-/// There is nothing.
 #[cfg(not(feature = "dpdk"))]
-enum Links {}
-
-#[cfg(not(feature = "dpdk"))]
-impl Links {
-    fn new(_: &SelftestArgs, _: &mut RanOn) -> Result<Links, String> {
-        Err("this pollnd was built without DPDK: `pollnd bench selftest --sockets-only` measures kernel sockets alone"
-            .into())
-    }
-    fn round(&self, _: &SelftestArgs, _: bool) -> Result<Round, String> {
-        match *self {}
-    }
-    fn close(self) {
-        match self {}
-    }
+fn over_link(eal: &Eal, _: &SelftestArgs, _: bool) -> Result<Round, String> {
+    match *eal {}
 }
 
 /// A case on one side over all rounds: medians.
@@ -306,47 +277,26 @@ impl Selftest {
 }
 
 pub(super) fn main(a: &SelftestArgs) -> Result<(), String> {
-    let bar = live(&a.over.out);
-    let mut on = RanOn::look();
-    (on.dpdk, on.memory) = ("DPDK not used".into(), "ordinary pages".into());
-    let links = if a.over.sockets_only { None } else { Some(Links::new(a, &mut on)?) };
-    // Kernel sockets have two threads. On one CPU two lcores would only take turns.
-    let two = std::thread::available_parallelism().is_ok_and(|n| n.get() > 1);
-    on.lcores = if links.is_none() { 0 } else { 1 + u16::from(two) }.into();
-    let (mut link, mut link_two, mut socks, before) = (Vec::new(), Vec::new(), Vec::new(), load());
-    for round in 1..=a.rounds {
-        bar.set_message(format!("round {round} of {}", a.rounds));
-        bar.tick();
-        if let Some(l) = &links {
-            link.push(l.round(a, true)?);
-            if two {
-                link_two.push(l.round(a, false)?);
-            }
-        }
-        socks.push(sockets(a)?);
-    }
-    if let Some(l) = links {
-        l.close();
-    }
-    bar.finish_and_clear();
-    let lost: Vec<NothingLost> =
-        link.iter().chain(&link_two).chain(&socks).flat_map(|r: &Round| r.lost.clone()).collect();
-    let copied = [0, 1].map(|i| link.iter().chain(&link_two).map(|r: &Round| r.copied[i]).sum());
-    let mut all = rows(LINK, &link);
-    all.extend(rows(LINK_TWO, &link_two));
-    all.extend(rows(SOCKETS, &socks));
+    let s =
+        sides::measure(("selftest", a.rounds), &a.over, |eal, one| over_link(eal, a, one), || sockets(a))?;
+    let every = || s.one.iter().chain(&s.two).chain(&s.sockets);
+    let lost: Vec<NothingLost> = every().flat_map(|r: &Round| r.lost.clone()).collect();
+    let copied = [0, 1].map(|i| s.one.iter().chain(&s.two).map(|r| r.copied[i]).sum());
+    let mut all = rows(LINK, &s.one);
+    all.extend(rows(LINK_TWO, &s.two));
+    all.extend(rows(SOCKETS, &s.sockets));
     let r = Selftest {
         rounds: a.rounds,
         rows: all,
-        write_to_raw: ratio((&link, WRITE), (&link, RAW), |s| s.gbps),
-        write_per_cpu: ratio((&link, WRITE), (&socks, WRITE), |s| s.gbit_per_cpu_s),
-        small: ratio((&link, SMALL), (&socks, SMALL), |s| s.per_s),
-        small_two: ratio((&link_two, SMALL), (&socks, SMALL), |s| s.per_s),
-        small_per_cpu: ratio((&link, SMALL), (&socks, SMALL), |s| s.gbit_per_cpu_s),
+        write_to_raw: ratio((&s.one, WRITE), (&s.one, RAW), |s| s.gbps),
+        write_per_cpu: ratio((&s.one, WRITE), (&s.sockets, WRITE), |s| s.gbit_per_cpu_s),
+        small: ratio((&s.one, SMALL), (&s.sockets, SMALL), |s| s.per_s),
+        small_two: ratio((&s.two, SMALL), (&s.sockets, SMALL), |s| s.per_s),
+        small_per_cpu: ratio((&s.one, SMALL), (&s.sockets, SMALL), |s| s.gbit_per_cpu_s),
         copied,
         nothing_lost: NothingLost::sum(&lost).ok,
-        load: [before, load()],
-        ran_on: on,
+        load: s.load,
+        ran_on: s.ran_on,
     };
     print(&a.over.out, &r, || r.table())?;
     if r.nothing_lost { Ok(()) } else { Err("something was lost: see the table".into()) }

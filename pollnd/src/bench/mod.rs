@@ -9,6 +9,7 @@ mod memory;
 mod net;
 mod rate;
 mod repeat;
+mod sides;
 mod small;
 mod tcp;
 

@@ -8,7 +8,6 @@ use bench::pair::NothingLost;
 use bench::repeat::median;
 use bench::report::{RanOn, many};
 use bench::sock::{self, SockPair};
-use bench::tcp::load;
 use bench::workload::{self, ClientConfig};
 use clap::Args;
 use hugepages::Backing;
@@ -17,11 +16,10 @@ use transport::node::sock::IdleMode;
 use transport::node::{NoApp, NodeEnd, Protocols};
 use transport::wire::Nid;
 
-use super::{live, print};
+use super::print;
+use super::sides::{self, Eal};
 use crate::args::common::OverLink;
 use crate::args::values::{number, seconds};
-#[cfg(feature = "dpdk")]
-use crate::pairs;
 
 /// `pollnd bench net`.
 #[derive(Args, Debug, Clone)]
@@ -108,11 +106,27 @@ impl Ends {
     }
 }
 
-type Round = Vec<Sample>;
+/// A sample a case.
+struct Round {
+    samples: Vec<Sample>,
+    lost: Vec<NothingLost>,
+}
 
-fn sockets(a: &NetArgs, lost: &mut Vec<NothingLost>) -> Result<Round, String> {
-    let case = |c| {
-        let ends = Ends::new(a, c);
+impl Round {
+    /// Measures each case; `one` does one.
+    fn of(
+        a: &NetArgs,
+        mut one: impl FnMut(&Ends, &mut Vec<NothingLost>) -> Result<Sample, String>,
+    ) -> Result<Round, String> {
+        let mut lost = Vec::new();
+        let samples =
+            CASES.into_iter().map(|c| one(&Ends::new(a, c), &mut lost)).collect::<Result<_, _>>()?;
+        Ok(Round { samples, lost })
+    }
+}
+
+fn sockets(a: &NetArgs) -> Result<Round, String> {
+    Round::of(a, |ends, lost| {
         let p = SockPair {
             idle: IdleMode::Block,
             intake: workload::Intake::Lent,
@@ -121,58 +135,28 @@ fn sockets(a: &NetArgs, lost: &mut Vec<NothingLost>) -> Result<Round, String> {
         };
         let running = sock::start_beside(p, &ends.ctl, ends.client(), ends.node())?;
         ends.measure(a.seconds, lost, || running.stop().map(|e| (e, 0)))
-    };
-    CASES.map(case).into_iter().collect()
+    })
 }
 
-/// Carrier besides kernel sockets.
 #[cfg(feature = "dpdk")]
-struct Links(dataplane::dpdk::Eal);
+fn over_link(eal: &Eal, a: &NetArgs, one: bool) -> Result<Round, String> {
+    use bench::link::{self, LinkConfig};
 
-#[cfg(feature = "dpdk")]
-impl Links {
-    fn new(a: &NetArgs, on: &mut RanOn) -> Result<Links, String> {
-        let eal = pairs::eal(&a.over.dpdk)?;
-        pairs::tell(&eal, on);
-        Ok(Links(eal))
-    }
+    use crate::pairs;
 
-    fn round(&self, a: &NetArgs, one: bool, lost: &mut Vec<NothingLost>) -> Result<Round, String> {
-        use bench::link::{self, LinkConfig};
-
-        let case = |c| {
-            let ends = Ends::new(a, c);
-            let (threads, enter, idle) = pairs::threads(one)?;
-            let cfg = LinkConfig { threads, ..LinkConfig::default() };
-            let dir = std::env::temp_dir();
-            let run = (&enter, idle);
-            let l = link::start_beside(&self.0, &dir, cfg, &ends.ctl, run, ends.client(), ends.node())?;
-            ends.measure(a.seconds, lost, || l.stop().map(|e| (e.nodes, e.buffers_left)))
-        };
-        CASES.map(case).into_iter().collect()
-    }
-
-    fn close(self) {
-        pairs::clean_up(&self.0);
-    }
+    let dir = std::env::temp_dir();
+    Round::of(a, |ends, lost| {
+        let (threads, enter, idle) = pairs::threads(one)?;
+        let cfg = LinkConfig { threads, ..LinkConfig::default() };
+        let run = (&enter, idle);
+        let l = link::start_beside(eal, &dir, cfg, &ends.ctl, run, ends.client(), ends.node())?;
+        ends.measure(a.seconds, lost, || l.stop().map(|e| (e.nodes, e.buffers_left)))
+    })
 }
 
-/// There is nothing.
 #[cfg(not(feature = "dpdk"))]
-enum Links {}
-
-#[cfg(not(feature = "dpdk"))]
-impl Links {
-    fn new(_: &NetArgs, _: &mut RanOn) -> Result<Links, String> {
-        Err("this pollnd was built without DPDK: `pollnd bench net --sockets-only` measures kernel sockets alone"
-            .into())
-    }
-    fn round(&self, _: &NetArgs, _: bool, _: &mut Vec<NothingLost>) -> Result<Round, String> {
-        match *self {}
-    }
-    fn close(self) {
-        match self {}
-    }
+fn over_link(eal: &Eal, _: &NetArgs, _: bool) -> Result<Round, String> {
+    match *eal {}
 }
 
 /// A case on one side over all rounds: medians.
@@ -197,7 +181,7 @@ struct Net {
 
 fn rows<'a>(side: &'static str, rounds: &'a [Round]) -> impl Iterator<Item = Row> + 'a {
     CASES.into_iter().enumerate().filter_map(move |(i, (case, ..))| {
-        let all: Vec<Sample> = rounds.iter().filter_map(|r| r.get(i).copied()).collect();
+        let all: Vec<Sample> = rounds.iter().filter_map(|r| r.samples.get(i).copied()).collect();
         let mid = |f: fn(&Sample) -> f64| median(&all.iter().map(f).collect::<Vec<_>>());
         let median = Sample {
             gib_per_s: mid(|s| s.gib_per_s),
@@ -256,39 +240,18 @@ impl Net {
 }
 
 pub(super) fn main(a: &NetArgs) -> Result<(), String> {
-    let bar = live(&a.over.out);
-    let mut on = RanOn::look();
-    (on.dpdk, on.memory) = ("DPDK not used".into(), "ordinary pages".into());
-    let links = if a.over.sockets_only { None } else { Some(Links::new(a, &mut on)?) };
-    // On one CPU two lcores would only take turns.
-    let two = std::thread::available_parallelism().is_ok_and(|n| n.get() > 1);
-    on.lcores = if links.is_none() { 0 } else { 1 + u16::from(two) }.into();
-    let (mut one_lcore, mut two_lcores, mut socks) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut lost, before) = (Vec::new(), load());
-    for round in 1..=a.rounds {
-        bar.set_message(format!("round {round} of {}", a.rounds));
-        bar.tick();
-        if let Some(l) = &links {
-            one_lcore.push(l.round(a, true, &mut lost)?);
-            if two {
-                two_lcores.push(l.round(a, false, &mut lost)?);
-            }
-        }
-        socks.push(sockets(a, &mut lost)?);
-    }
-    if let Some(l) = links {
-        l.close();
-    }
-    bar.finish_and_clear();
-    let sides = [(ONE, &one_lcore), (TWO, &two_lcores), (SOCKETS, &socks)];
+    let s = sides::measure(("net", a.rounds), &a.over, |eal, one| over_link(eal, a, one), || sockets(a))?;
+    let sides = [(ONE, &s.one), (TWO, &s.two), (SOCKETS, &s.sockets)];
+    let lost: Vec<NothingLost> =
+        sides.iter().flat_map(|(_, rounds)| rounds.iter()).flat_map(|r| r.lost.clone()).collect();
     let r = Net {
         rounds: a.rounds,
         flight: FLIGHT,
         copied_on_receive: a.copy,
         rows: sides.into_iter().flat_map(|(side, rounds)| rows(side, rounds)).collect(),
         nothing_lost: NothingLost::sum(&lost).ok,
-        load: [before, load()],
-        ran_on: on,
+        load: s.load,
+        ran_on: s.ran_on,
     };
     print(&a.over.out, &r, || r.table())?;
     if r.nothing_lost { Ok(()) } else { Err("something was lost: see the table".into()) }

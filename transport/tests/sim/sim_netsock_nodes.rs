@@ -133,7 +133,9 @@ fn pages_are_home_when_a_send_has_ended_over_kernel_sockets() {
             .unwrap()
     });
     for _ in 0..3_000_000 {
-        nodes.iter_mut().for_each(|n| { n.turn(); });
+        nodes.iter_mut().for_each(|n| {
+            n.turn();
+        });
         if written.load(Ordering::Relaxed) {
             return;
         }
