@@ -91,6 +91,7 @@ impl From<LnetError> for Error {
     fn from(e: LnetError) -> Error {
         let errno = match e {
             LnetError::Unreachable => libc::EHOSTUNREACH,
+            LnetError::Refused => libc::ECONNREFUSED,
             LnetError::ConnLost => libc::ECONNRESET,
             LnetError::TimedOut => libc::ETIMEDOUT,
             LnetError::TooLong => libc::EMSGSIZE,

@@ -58,8 +58,8 @@ fn with_cut(front: &Inspection, e: String) -> String {
 
 /// The error of an operation, with the reason in place of "cannot be reached".
 pub(crate) fn failed(front: &Inspection, nid: Nid, e: String) -> String {
-    let why =
-        if e == LnetError::Unreachable.to_string() { brief(front, nid).and_then(|b| b.why) } else { None };
+    let unreachable = [LnetError::Unreachable, LnetError::Refused].iter().any(|u| e == u.to_string());
+    let why = if unreachable { brief(front, nid).and_then(|b| b.why) } else { None };
     let e = why.map_or(e, |w| format!("the peer cannot be reached: {}", reason(w)));
     with_cut(front, e)
 }

@@ -155,7 +155,8 @@ fn a_script_runs_to_its_end_and_its_session_goes_with_it() {
         .unwrap();
     let end = run(&["selftest", "--nid", &here, "-f", file.to_str().unwrap()]);
     assert_eq!(end.status.code(), Some(254), "{end:?}");
-    assert!(end.err.contains(&format!("create session RPC failed on 12345-{nobody}")), "{end:?}");
+    let says = format!("create session RPC failed on 12345-{nobody}: Connection refused");
+    assert!(end.err.contains(&says), "{end:?}");
     assert!(end.out.contains("Group is deleted"), "{end:?}");
     drop(far);
 }

@@ -146,6 +146,12 @@ pub enum LnetError {
     /// No connection and no way to make one now.
     #[error("the peer cannot be reached: is a node listening on its port 988 (or the one configured)?")]
     Unreachable,
+    /// Nobody listens at the peer's port: what waited for the connection that was tried ends so, what comes while it is not tried
+    /// again with [`LnetError::Unreachable`].
+    #[error(
+        "the peer cannot be reached, connection refused: is a node listening on its port 988 (or the one configured)?"
+    )]
+    Refused,
     /// The connection set went down with the message on it.
     #[error("the connection to the peer was lost")]
     ConnLost,

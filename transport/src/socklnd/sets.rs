@@ -95,7 +95,8 @@ impl<U: Upper> Socklnd<U> {
         p.dial_event(DialEvent::Failed(until));
         self.peer_by(cx, key, until);
         self.refused(up, cx, key, dial.under_way());
-        self.fail_queue(up, cx, key, LnetError::Unreachable);
+        let refused = self.peers.get(key).is_some_and(|p| p.why == Some(DialWhy::Tcp(DialError::Refused)));
+        self.fail_queue(up, cx, key, if refused { LnetError::Refused } else { LnetError::Unreachable });
     }
 
     /// Handles NONE: a race was lost, or the peer has enough connections. It is dialled again after the shortest interval,

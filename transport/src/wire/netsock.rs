@@ -60,6 +60,8 @@ pub mod errno {
     pub const ECANCELED: i32 = 125;
     /// The connection that carried it is lost.
     pub const ECONNRESET: i32 = 104;
+    /// Nobody listens there.
+    pub const ECONNREFUSED: i32 = 111;
     /// The peer does not answer any more.
     pub const EHOSTUNREACH: i32 = 113;
     /// No room for more.

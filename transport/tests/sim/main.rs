@@ -105,8 +105,8 @@ pub enum End {
 impl End {
     /// Whether LNet may send the message again.
     pub fn may_resend(self) -> bool {
-        use LnetError::{ConnLost, TimedOut, Unreachable};
-        matches!(self, End::Failed(ConnLost | TimedOut | Unreachable))
+        use LnetError::{ConnLost, Refused, TimedOut, Unreachable};
+        matches!(self, End::Failed(ConnLost | Refused | TimedOut | Unreachable))
     }
 }
 

@@ -240,7 +240,7 @@ fn a_ping_that_nobody_answers_ends_what_waits_and_is_sent_once() {
     net.run(10 * SEC);
     let events = net.take_events(0);
     assert!(
-        matches!(events[..], [Event::Send { tag: 1, status: Err(LnetError::Unreachable), done: true }]),
+        matches!(events[..], [Event::Send { tag: 1, status: Err(LnetError::Refused), done: true }]),
         "{events:?}"
     );
     net.assert_quiet();

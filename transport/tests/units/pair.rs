@@ -308,7 +308,7 @@ fn an_absent_peer_is_unreachable_with_back_off() {
     net.nodes[1].deaf = true;
     net.op(0, Op::Ping { tag: 0, target: id(2) });
     net.run(SEC / 10);
-    assert!(matches!(net.take_events(0)[..], [Event::Ping { info: Err(LnetError::Unreachable), .. }]));
+    assert!(matches!(net.take_events(0)[..], [Event::Ping { info: Err(LnetError::Refused), .. }]));
     net.op(0, Op::Ping { tag: 1, target: id(2) });
     assert!(matches!(net.take_events(0)[..], [Event::Ping { info: Err(LnetError::Unreachable), .. }]));
     net.nodes[1].deaf = false;

@@ -127,7 +127,7 @@ fn the_bounds_of_back_off_hold_for_the_next_failure() {
     let mut net = nodes(2, |_| {});
     net.nodes[1].deaf = true;
     tune(&mut net, 0, "min_reconnectms", "30000");
-    assert_eq!(pinged(&mut net, 0, 2, 2 * SEC), Some(Err(LnetError::Unreachable)));
+    assert_eq!(pinged(&mut net, 0, 2, 2 * SEC), Some(Err(LnetError::Refused)));
     net.nodes[1].deaf = false;
     net.run(24 * SEC);
     assert_eq!(pinged(&mut net, 0, 2, 2 * SEC), Some(Err(LnetError::Unreachable)), "30 s are not over");

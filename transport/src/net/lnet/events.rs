@@ -17,6 +17,7 @@ const EIO: i32 = 5;
 fn status(e: LnetError) -> i32 {
     match e {
         LnetError::Unreachable => errno::EHOSTUNREACH,
+        LnetError::Refused => errno::ECONNREFUSED,
         LnetError::ConnLost => errno::ECONNRESET,
         LnetError::TimedOut => errno::ETIMEDOUT,
         LnetError::TooLong => errno::EMSGSIZE,
