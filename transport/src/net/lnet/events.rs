@@ -51,6 +51,9 @@ impl LnetXprt {
             Event::Attached { tag, me } => self.attached(tag, me),
             Event::Refused { tag, why } => {
                 let (key, unlink) = untag(tag);
+                if matches!(why, OpRefused::ShuttingDown) {
+                    self.node_down();
+                }
                 // An UNLINK that came too late: the entry's last event is on its way.
                 if !unlink {
                     self.ends(key, |u| bare(key, u, u.given_up.unwrap_or(refused(&why))));
@@ -62,6 +65,10 @@ impl LnetXprt {
             Event::Put(p) => self.message(p),
             Event::Unlink { tag, .. } => {
                 let (key, _) = untag(tag);
+                // Unasked, entries go with their node.
+                if self.uses.get(key).is_some_and(|u| u.given_up.is_none()) {
+                    self.node_down();
+                }
                 self.ends(key, |u| bare(key, u, u.given_up.unwrap_or(errno::ECANCELED)));
             }
             Event::Get(_)
@@ -69,6 +76,13 @@ impl LnetXprt {
             | Event::Ping { .. }
             | Event::Counts { .. }
             | Event::ShutDown { .. } => {}
+        }
+    }
+
+    /// The node goes down: its machines have failed. Entries and operations end with events of their own.
+    fn node_down(&mut self) {
+        if !std::mem::replace(&mut self.down, true) {
+            self.said.extend(self.machines.iter().map(|m| Said::Failed(m.tm, errno::ESHUTDOWN)));
         }
     }
 
@@ -103,11 +117,17 @@ impl LnetXprt {
     /// A PUT has left, or a GET was answered, or not.
     fn over(&mut self, tag: u64, result: Result<(), LnetError>) {
         let (key, _) = untag(tag);
+        if result == Err(LnetError::ShuttingDown) {
+            self.node_down();
+        }
         self.ends(key, |u| bare(key, u, ended(u, result)));
     }
 
     fn reply(&mut self, tag: u64, result: Result<(), LnetError>, mlength: u32, data: Data) {
         let (key, _) = untag(tag);
+        if result == Err(LnetError::ShuttingDown) {
+            self.node_down();
+        }
         self.ends(key, |u| {
             let status = ended(u, result);
             let came = if status == 0 { Came::Data(data) } else { Came::Nothing };

@@ -50,6 +50,8 @@ pub struct LnetXprt {
     said: VecDeque<Said<LnetAddr, UseId>>,
     timers: Timers,
     due: Vec<u32>,
+    /// The node goes down: no machine starts any more.
+    down: bool,
 }
 
 impl LnetXprt {
@@ -66,6 +68,7 @@ impl LnetXprt {
             said: VecDeque::new(),
             timers: Timers::new(),
             due: Vec::new(),
+            down: false,
         }
     }
 
@@ -209,6 +212,10 @@ impl Xprt for LnetXprt {
     fn start(&mut self, now: u64, tm: TmId, name: &str) -> Result<(), NetError> {
         let (addr, star) = LnetAddr::parse(name)?;
         let addr = LnetAddr { nid: self.real(addr.nid), ..addr };
+        if self.down {
+            self.said.push_back(Said::Failed(tm, errno::ESHUTDOWN));
+            return Ok(());
+        }
         match self.assign(addr, star) {
             Ok(addr) => {
                 // Descriptors of a machine that was there before name none of this one's buffers: it had fewer than ns have passed.

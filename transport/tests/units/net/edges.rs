@@ -1,12 +1,14 @@
 //! Descriptors, limits and peers that are not as they should be, and what only one of the transports can.
 
 use super::world::{OverLnet, OverSock, Stack, World, get};
-use transport::net::{Desc, Memory, NetError, Queue, Request};
+use transport::lnet::Op;
+use transport::net::{Desc, Event, Memory, NetError, Queue, Request, TmState};
 use transport::testing::data::bytes;
 use transport::testing::net::SEC;
 use transport::testing::netsock::{into, pages};
 
 const ECANCELED: i32 = 125;
+const ESHUTDOWN: i32 = 108;
 /// As much as LNet moves of memory that does not begin and end with pages, about.
 const BIG: usize = 1 << 19;
 
@@ -15,6 +17,7 @@ both! {
     descriptors_of_a_machine_before
     refused_memory
     dead_peers
+    nodes_that_go_down
 }
 
 fn errno<T: std::fmt::Debug>(r: Result<T, NetError>) -> i32 {
@@ -168,6 +171,40 @@ fn dead_peers<S: Stack>() {
         assert_eq!(got.len(), 2, "{:?}", w.open(0));
         assert!(got.iter().all(|t| t.status != 0), "{got:?}");
         w.ends.pop();
+        w.finish();
+    }
+}
+
+/// A node that goes down: its machine has failed, once, each of its buffers has ended, and no machine starts there any more.
+fn nodes_that_go_down<S: Stack>() {
+    for idle in [true, false] {
+        let mut w = World::<S>::new(2);
+        if !idle {
+            let b = w.sink(1, BIG);
+            let p = w.add(1, b, &Request::PassiveRecv, None).desc.unwrap();
+            let b = w.source(0, BIG, 2);
+            w.add(0, b, &Request::ActiveSend { desc: p, len: BIG as u64 }, None);
+        }
+        let waits = w.msg_recv(0, 4096, None);
+        let b = w.source(0, BIG, 1);
+        let fetched = w.add(0, b, &Request::PassiveSend { len: BIG as u64 }, None).id;
+        w.run(SEC / 2000);
+        let node = w.ends[0].node;
+        w.net.op(node, Op::Shutdown { tag: 7 });
+        w.run(60 * SEC);
+        let got = w.take(0);
+        assert!(w.open(0).is_empty(), "{:?}", w.open(0));
+        for id in [waits, fetched] {
+            let ends: Vec<_> = got.iter().filter(|t| t.id == id).collect();
+            assert!(matches!(ends[..], [t] if t.last && t.status != 0), "{ends:?}");
+        }
+        let failed = |w: &World<S>| {
+            let of = |e: &Event| matches!(e, Event::State { state: TmState::Failed, status: ESHUTDOWN, .. });
+            w.ends[0].others.iter().filter(|e| of(e)).count()
+        };
+        assert_eq!(failed(&w), 1, "{:?}", w.ends[0].others);
+        assert_eq!(w.with(0, |d, tm| d.state(tm)), TmState::Failed);
+        w.del_all(1);
         w.finish();
     }
 }
