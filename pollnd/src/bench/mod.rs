@@ -6,7 +6,7 @@ mod growth;
 mod latency;
 mod many;
 mod memory;
-mod net;
+mod netsock;
 mod rate;
 mod repeat;
 mod sides;
@@ -44,7 +44,7 @@ pub(crate) enum BenchWhat {
     /// BRW and PING of lnet_selftest between two nodes, against raw PUTs and against kernel sockets.
     Selftest(brw::SelftestArgs),
     /// Messages and bulk of Motr's network transport over netsock, between two nodes.
-    Net(net::NetArgs),
+    Net(netsock::NetArgs),
     /// Gain of a second lcore when all bulk comes over one connection set.
     Cpt(cpt::CptArgs),
     /// Cost of the TCP stack by itself: Gbit a CPU-second, against memcpy and kernel TCP.
@@ -70,7 +70,7 @@ pub(crate) fn main(what: &BenchWhat) -> Result<(), String> {
         BenchWhat::Rate(a) => rate::main(a),
         BenchWhat::Latency(a) => latency::main(a),
         BenchWhat::Selftest(a) => brw::main(a),
-        BenchWhat::Net(a) => net::main(a),
+        BenchWhat::Net(a) => netsock::main(a),
         BenchWhat::Cpt(a) => cpt::main(a),
         BenchWhat::Tcp(a) => tcp::main(a),
         BenchWhat::TcpSim(a) => tcp::simulated(a),
