@@ -286,6 +286,7 @@ impl Net {
         self.links.push(Link {
             ends: [End::new(a, a_addr), End::new(b, b_addr)],
             silent: false,
+            resets: false,
             lost: [false; 2],
             network: None,
         });
@@ -428,7 +429,7 @@ impl Net {
             Ev::Ack(link, end, acked) => self.ack(link, end, acked),
             Ev::Fin(link, end) => self.fin(link, end),
             Ev::Closed(link, end, why) => {
-                if why == CloseWhy::Local || !self.links[link].silent {
+                if why == CloseWhy::Local || !self.links[link].silent || self.links[link].resets {
                     self.closed(link, end, why);
                 }
             }

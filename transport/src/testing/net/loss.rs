@@ -37,6 +37,14 @@ impl Net {
         e.comes - self.now
     }
 
+    /// An end of a connection that the network has forgotten sends again what was not acknowledged, and is reset.
+    pub(super) fn sends_again(&mut self, link: usize, end: usize) {
+        let e = &self.links[link][end];
+        if e.sent > e.acked {
+            self.at(AGAIN, Ev::Closed(link, end, CloseWhy::Reset));
+        }
+    }
+
     /// Tells an end that the other has reset the connection, unless that is lost: then it finds out when it sends.
     pub(super) fn reset(&mut self, link: usize, end: usize) {
         if self.loss.is_none() {

@@ -43,7 +43,8 @@ pub enum Cut {
     Reset,
     /// One end's TCP forgets the connection and its machine hears of a RST; the other end finds out when it sends.
     ResetOne(usize),
-    /// Both ends hear a FIN where their streams stand; what is on its way is lost.
+    /// Both ends hear a FIN where their streams stand; what is on its way is lost. Whoever has sent more than was acknowledged,
+    /// or sends later, is reset.
     Fin,
     /// Nothing gets through any more.
     Silence,
@@ -123,6 +124,8 @@ pub(super) struct Link {
     pub(super) ends: [End; 2],
     /// Cut: nothing gets through.
     pub(super) silent: bool,
+    /// Cut, and whoever sends is reset.
+    pub(super) resets: bool,
     /// Bytes to this end are lost: whoever sent them is gone, and sends none of them again.
     pub(super) lost: [bool; 2],
     /// Network of the NI that was dialled, once the request for it has been pushed.
@@ -146,6 +149,7 @@ impl Net {
     /// Loses a connection.
     pub fn cut(&mut self, link: usize, how: Cut) {
         self.links[link].silent |= !matches!(how, Cut::ResetOne(_));
+        self.links[link].resets = how == Cut::Fin || self.links[link].resets && how != Cut::Silence;
         match how {
             Cut::Reset => {
                 for end in 0..2 {
@@ -155,15 +159,33 @@ impl Net {
             Cut::ResetOne(end) => {
                 self.links[link].lost[1 - end] = true;
                 self.died(link, end);
+                self.probe(link, 1 - end);
             }
             Cut::Fin => {
                 for end in 0..2 {
                     self.links[link][end].fin = true;
                     self.offer(link, end);
+                    self.probe(link, end);
+                    self.sends_again(link, end);
                 }
             }
             Cut::Silence => {}
         }
+    }
+
+    /// An end sends what waits for a window that nobody opens any more.
+    fn probe(&mut self, link: usize, end: usize) {
+        self.transmit(link, end);
+        let node = self.links[link][end].node;
+        if node != usize::MAX && self.nodes[node].alive {
+            self.drain(node);
+        }
+    }
+
+    /// Whether who sends to an end is reset: its TCP has forgotten the connection, or the network has.
+    fn resets(&self, link: usize, end: usize) -> bool {
+        let e = &self.links[link][end];
+        self.links[link].resets || e.gone() && e.node != usize::MAX && self.nodes[e.node].alive
     }
 
     /// An end's TCP forgets the connection, and its machine hears of a RST.
@@ -193,10 +215,10 @@ impl Net {
     /// Bytes have come to an end.
     pub(super) fn data(&mut self, link: usize, end: usize, mut bytes: Vec<u8>) {
         let node = self.links[link][end].node;
-        if self.links[link].silent || self.links[link].lost[end] {
+        if !self.links[link].resets && (self.links[link].silent || self.links[link].lost[end]) {
             return;
         }
-        if self.links[link][end].gone() && node != usize::MAX && self.nodes[node].alive {
+        if self.resets(link, end) {
             return self.at(self.latency, Ev::Closed(link, 1 - end, CloseWhy::Reset));
         }
         if self.links[link][end].closed() || (node == usize::MAX && !self.raw_acks) {
@@ -326,10 +348,12 @@ impl Net {
     /// Sends what is queued, as far as the other end's window goes.
     fn transmit(&mut self, link: usize, end: usize) {
         let before = self.links[link][end].sent;
+        // A probe of a shut window is answered by a RST.
+        let bounded = !self.resets(link, 1 - end);
         while let Some(front) = self.links[link][end].backlog.front() {
             let len = front.len() as u64;
             let e = &self.links[link][end];
-            if e.sent > self.links[link][1 - end].inbox.taken + self.window {
+            if bounded && e.sent > self.links[link][1 - end].inbox.taken + self.window {
                 break;
             }
             // Segments follow one another at 100 Gb/s, so that messages of several connections overlap.

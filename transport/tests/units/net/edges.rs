@@ -4,11 +4,14 @@ use super::world::{OverLnet, OverSock, Stack, World, get};
 use transport::lnet::Op;
 use transport::net::{Desc, Event, Memory, NetError, Queue, Request, TmState};
 use transport::testing::data::bytes;
-use transport::testing::net::SEC;
+use transport::testing::net::{Cut, Net, SEC};
 use transport::testing::netsock::{into, pages};
 
 const ECANCELED: i32 = 125;
 const ESHUTDOWN: i32 = 108;
+const ECONNRESET: i32 = 104;
+/// Bytes of netsock's header.
+const HDR: u64 = 160;
 /// As much as LNet moves of memory that does not begin and end with pages, about.
 const BIG: usize = 1 << 19;
 
@@ -302,4 +305,51 @@ fn lnet_machines_share_a_portal() {
     // Sent, and dropped there: that machine waits for nothing.
     assert_eq!(w.take(1)[0].status, 0);
     assert!(w.take(0).is_empty());
+}
+
+/// A connection is lost while nobody reads it, since a message waits there for its buffer. What TCP has sent whole and nobody
+/// acknowledged ends with it, given up or not.
+#[test]
+fn sock_sends_end_with_a_connection_that_nobody_reads() {
+    for given_up in [false, true] {
+        let mut w = World::<OverSock>::new(2);
+        let b = w.source(1, 5000, 1);
+        let answer = w.add(1, b, &Request::PassiveSend { len: 5000 }, None);
+        let b = w.sink(0, 5000);
+        w.add(0, b, &Request::ActiveRecv { desc: answer.desc.unwrap() }, None);
+        w.msg_send(0, 1, (300, 2), None);
+        let come = 2 * HDR + 300;
+        w.net.run_until(2 * SEC, |net| net.links() > 0 && net.arrived(0, 1) == come);
+        assert_eq!((w.net.arrived(0, 1), w.net.arrived(0, 0)), (come, 0), "the answer is under way");
+        w.net.cut(0, Cut::Fin);
+        if given_up {
+            assert!(w.with(1, |d, _| d.del(answer.id)));
+        }
+        w.run(SEC);
+        // It may be fetched again unless it was given up.
+        let got: Vec<_> = w.take(1).iter().map(|t| (t.id, t.status)).collect();
+        assert_eq!(got, if given_up { vec![(answer.id, ECANCELED)] } else { vec![] });
+        assert_eq!(get(&w.ends[1].d).xprt().machine().map(|m| m.gauges().conns), Some(0));
+        w.finish();
+    }
+}
+
+/// A peer that is not read shuts its window and forgets the connection: whoever waits for the window hears of it.
+#[test]
+fn sock_sends_that_wait_for_a_window_hear_of_a_reset() {
+    let mut net = Net::new();
+    net.window = 3000;
+    let mut w = World::<OverSock>::on(net, 2);
+    (0..2).for_each(|i| w.start(i));
+    let node = w.ends[0].node;
+    w.net.nodes[node].paused = true;
+    w.msg_send(1, 0, (60_000, 1), None);
+    w.run(SEC);
+    assert!(w.take(1).is_empty());
+    w.net.cut(0, Cut::ResetOne(1));
+    w.run(SEC);
+    let got = w.take(1);
+    assert_eq!(got.iter().map(|t| t.status).collect::<Vec<_>>(), [ECONNRESET]);
+    w.net.resume(node);
+    w.finish();
 }
