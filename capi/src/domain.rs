@@ -9,9 +9,10 @@ use transport::net::{
     BufEvent, BufId, Desc, Domain, EpId, Event, Memory, NetApp, NetError, Request, TmId, TmState, Unadded,
     Unregistered, Xprt,
 };
+use transport::node::Bell;
 
-use crate::bell::{ACTIVE, Bell, LINGER, QUIET};
 use crate::error::Error;
+use crate::program::{ACTIVE, LINGER, QUIET};
 
 /// Calls taken from the ring at a time, so that one program cannot hold the lcore.
 const CALLS_A_TURN: usize = 64;

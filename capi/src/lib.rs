@@ -6,14 +6,13 @@
 //! * [`types`]: structures and constants that C sees.
 //! * `node`: a node, its operations and its events; `start` has one over kernel sockets, `dpdk` over a port.
 //! * `net`: Motr's net contract for a program, `domain` its part on the lcore.
-//! * `bell`: the application on the node's lcore, and the wait for its events.
+//! * `program`: the application on the node's lcore.
 //! * [`error`]: error numbers and texts.
 
 #![deny(unsafe_code)]
 
 #[allow(unsafe_code, reason = "a C ABI is made of pointers")]
 pub mod abi;
-mod bell;
 mod domain;
 #[cfg(feature = "dpdk")]
 mod dpdk;
@@ -21,5 +20,6 @@ pub mod error;
 mod event;
 mod net;
 mod node;
+mod program;
 mod start;
 pub mod types;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use crossbeam_queue::ArrayQueue;
 use slab::Slab;
 use transport::net::Memory;
+use transport::node::Bell;
 
-use crate::bell::Bell;
 use crate::domain::{Call, Lines, Said, Tenant, Want, What};
 use crate::error::Error;
 

@@ -8,13 +8,13 @@ use hugepages::{Backing, PageRunMut};
 use slab::Slab;
 use transport::lnd::{AppId, Payload, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, MeId, Op};
-use transport::node::{Control, Handle, rings};
+use transport::node::{Bell, Control, Handle, rings};
 use transport::wire::{Nid, ProcessId};
 
 use crate::abi::Block;
-use crate::bell::{Bell, Program};
 use crate::error::Error;
 use crate::event;
+use crate::program::Program;
 use crate::types::{POLLND_LAST, pollnd_event};
 
 /// Most bytes of an operation.

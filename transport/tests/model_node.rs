@@ -1,5 +1,8 @@
 //! Models of what the threads of a node hand each other: questions to an lcore, an application's rings, parcels.
 
+#[path = "../src/node/bell.rs"]
+#[allow(dead_code, unreachable_pub, missing_docs, rustdoc::all)]
+mod bell;
 #[path = "../src/node/handover.rs"]
 #[allow(dead_code, unreachable_pub, missing_docs, rustdoc::all)]
 mod handover;
@@ -10,6 +13,7 @@ use model as sync;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bell::Bell;
 use handover::{Common, Lines, Mailbox, Served, flush, post};
 use loom::thread;
 use sync::ArrayQueue;
@@ -132,6 +136,28 @@ fn a_full_event_ring_only_delays() {
             served.turn(64, |_| {});
         }
         assert_eq!(heard, [1, 2, 3]);
+    });
+}
+
+/// A thread that waits for its ring is woken by what is put in, and by the end. loom's waits have no time limit: a wake-up that
+/// is lost is a deadlock here.
+#[test]
+fn whoever_sleeps_is_woken() {
+    sync::every(3, || {
+        let (bell, lines) = (Arc::new(Bell::default()), Arc::new(Lines::<u32, u32>::new(2)));
+        let app = {
+            let (bell, lines) = (bell.clone(), lines.clone());
+            thread::spawn(move || {
+                let first = bell.wait(None, || lines.event());
+                (first, bell.wait(None, || lines.event()), bell.wait(None, || lines.event()))
+            })
+        };
+        let mut served = Served { lines, backlog: VecDeque::new() };
+        served.deliver(10);
+        bell.ring();
+        served.deliver(20);
+        bell.leave();
+        assert_eq!(app.join().unwrap(), (Some(10), Some(20), None));
     });
 }
 

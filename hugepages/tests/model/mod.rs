@@ -11,6 +11,7 @@ pub use loom::cell::Cell;
 pub use loom::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
+pub use loom::sync::{Condvar, Mutex};
 pub use loom::thread;
 
 /// loom's types are larger than what they stand for.

@@ -1,7 +1,9 @@
 //! Buffers, their memory and their descriptors.
 
+use std::sync::Arc;
+
 use arrayvec::ArrayVec;
-use hugepages::PageSlice;
+use hugepages::{Backing, BackingError, PageRunMut, PageSlice};
 
 use super::{BufId, NetError, Sink};
 use crate::netsock::{Piece, RecvVec};
@@ -22,6 +24,24 @@ pub enum Memory {
 }
 
 impl Memory {
+    /// Pages of a backing to receive so many bytes into.
+    ///
+    /// # Errors
+    /// The backing has none, or `len` is 0.
+    pub fn room(backing: Arc<dyn Backing>, len: usize) -> Result<Memory, BackingError> {
+        Ok(Memory::Recv(Sink::Into(RecvVec::new([PageRunMut::new(backing, len)?]))))
+    }
+
+    /// Pages of a backing with these bytes, to send. They are copied.
+    ///
+    /// # Errors
+    /// The backing has none, or there is no byte.
+    pub fn copy_of(backing: Arc<dyn Backing>, bytes: &[u8]) -> Result<Memory, BackingError> {
+        let mut run = PageRunMut::new(backing, bytes.len())?;
+        run.bytes_mut().copy_from_slice(bytes);
+        Ok(Memory::Send([run.freeze().slice_all()].into_iter().collect()))
+    }
+
     /// Its size in bytes.
     pub fn size(&self) -> u64 {
         match self {

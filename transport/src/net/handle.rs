@@ -1,14 +1,18 @@
-//! A domain for a thread: calls and events over a pair of rings. Neither waits for the other.
+//! A domain for a thread: calls and events over a pair of rings. The lcore waits for no thread; a thread may wait for what it is
+//! to hear.
 //!
 //! A call that has a result has a tag, which comes back with it. Times in calls are of the shard's clock, in ns.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::{
     Added, BufId, Buffer, Domain, EpId, Event, Memory, NetApp, NetError, Queue, QueueStats, Request, TmId,
     Unadded, Unregistered, Xprt,
 };
+use crate::node::Bell;
 use crate::node::handover::{Lines, Served};
 
 /// Calls taken from the ring at a time, so that one thread cannot hold the lcore.
@@ -46,6 +50,24 @@ pub enum Call {
     Del(BufId),
 }
 
+impl Call {
+    /// The tag with which its result comes back; `None` of a call that has none.
+    pub fn tag(&self) -> Option<u64> {
+        use Call::*;
+        match self {
+            Register(tag, _)
+            | Deregister(tag, _)
+            | Start(tag, _)
+            | Fini(tag, _)
+            | EpCreate(tag, ..)
+            | EpName(tag, _)
+            | Stats(tag, ..)
+            | Add(tag, ..) => Some(*tag),
+            Stop(..) | EpPut(_) | Del(_) => None,
+        }
+    }
+}
+
 /// A result or an event for a thread.
 #[derive(Debug)]
 pub enum Heard {
@@ -69,9 +91,30 @@ pub enum Heard {
     Event(Event),
 }
 
+impl Heard {
+    /// The tag of the call whose result it is; `None` of an event.
+    pub fn tag(&self) -> Option<u64> {
+        use Heard::*;
+        match self {
+            Registered(tag, _)
+            | Deregistered(tag, _)
+            | Machine(tag, _)
+            | Gone(tag, _)
+            | EndPoint(tag, _)
+            | Name(tag, _)
+            | Stats(tag, _)
+            | Added(tag, _) => Some(*tag),
+            Event(_) => None,
+        }
+    }
+}
+
 /// A thread's handle on a domain.
 pub struct NetHandle {
-    rings: Arc<Lines<Call, Heard>>,
+    pub(super) rings: Arc<Lines<Call, Heard>>,
+    pub(super) bell: Arc<Bell>,
+    /// Came while a call was asked, and has not been heard.
+    pub(super) kept: RefCell<VecDeque<Heard>>,
 }
 
 impl NetHandle {
@@ -86,7 +129,20 @@ impl NetHandle {
 
     /// The next result or event, if there is one.
     pub fn heard(&self) -> Option<Heard> {
-        self.rings.event()
+        let kept = self.kept.borrow_mut().pop_front();
+        kept.or_else(|| self.rings.event())
+    }
+
+    /// The next result or event, waited for so long at most; `None` then, and at once when there is none and the domain has
+    /// ended.
+    pub fn wait(&self, limit: Duration) -> Option<Heard> {
+        // Without an end where it is too far away to be told.
+        self.bell.wait(Instant::now().checked_add(limit), || self.heard())
+    }
+
+    /// Whether the domain has ended, with its node: nothing more is heard than what waits.
+    pub fn ended(&self) -> bool {
+        self.bell.gone()
     }
 }
 
@@ -99,6 +155,7 @@ impl Drop for NetHandle {
 /// The domain's end of a [`NetHandle`]: its application. When the thread has gone it stops the thread's machines.
 pub struct Threaded {
     served: Served<Call, Heard>,
+    bell: Arc<Bell>,
     calls: VecDeque<Call>,
     machines: Vec<TmId>,
     now: u64,
@@ -108,10 +165,16 @@ pub struct Threaded {
 
 /// A handle of `depth` calls and events, and the application that serves it.
 pub fn threaded(depth: usize) -> (NetHandle, Threaded) {
-    let lines = Arc::new(Lines::new(depth.max(1)));
-    let handle = NetHandle { rings: lines.clone() };
+    let (lines, bell) = (Arc::new(Lines::new(depth.max(1))), Arc::new(Bell::default()));
+    let handle = NetHandle { rings: lines.clone(), bell: bell.clone(), kept: RefCell::default() };
     let served = Served { lines, backlog: VecDeque::new() };
-    (handle, Threaded { served, calls: VecDeque::new(), machines: Vec::new(), now: 0, brisk: 0 })
+    (handle, Threaded { served, bell, calls: VecDeque::new(), machines: Vec::new(), now: 0, brisk: 0 })
+}
+
+impl Drop for Threaded {
+    fn drop(&mut self) {
+        self.bell.leave();
+    }
 }
 
 impl Threaded {
@@ -181,6 +244,7 @@ impl<X: Xprt> NetApp<X> for Threaded {
         }
         self.brisk = net.now().saturating_add(BRISK_FOR);
         self.served.deliver(Heard::Event(event));
+        self.bell.ring();
     }
 
     fn turn(&mut self, net: &mut Domain<X>) {
@@ -191,7 +255,8 @@ impl<X: Xprt> NetApp<X> for Threaded {
             }
         }
         let mut calls = std::mem::take(&mut self.calls);
-        if self.served.turn(CALLS_A_TURN, |call| calls.push_back(call)) > 0 {
+        let any = self.served.turn(CALLS_A_TURN, |call| calls.push_back(call)) > 0;
+        if any {
             self.brisk = self.now.saturating_add(BRISK_FOR);
         }
         for call in calls.drain(..) {
@@ -200,6 +265,9 @@ impl<X: Xprt> NetApp<X> for Threaded {
             }
         }
         self.calls = calls;
+        if any {
+            self.bell.ring();
+        }
     }
 
     fn deadline(&self) -> Option<u64> {

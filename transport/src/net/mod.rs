@@ -19,6 +19,8 @@
 //! touched, added twice or deregistered. An event holds what a callback of Motr's holds (a reference on an end-point, the machine's
 //! count of callbacks) until the next one is asked for.
 
+#[cfg(feature = "node")]
+mod ask;
 mod buffer;
 mod domain;
 mod ends;
@@ -37,6 +39,8 @@ mod sync;
 mod tms;
 mod xprt;
 
+#[cfg(feature = "node")]
+pub use self::ask::AskError;
 pub use self::buffer::{Buffer, Desc, Memory};
 pub use self::domain::Domain;
 pub use self::error::NetError;
@@ -211,6 +215,13 @@ pub struct BufEvent {
     pub pool: Option<PoolId>,
     /// The buffer; `None` while more events of it follow (Motr's RETAIN): [`Domain::queued`] shows it.
     pub buffer: Option<Buffer>,
+}
+
+impl BufEvent {
+    /// The bytes that came, in parts; none while more events of the buffer follow.
+    pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        self.buffer.iter().flat_map(|b| b.bytes(self.offset, self.len))
+    }
 }
 
 /// Counts of a queue (§5.8).

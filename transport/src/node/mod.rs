@@ -8,7 +8,7 @@
 //! * [`mesh`]: what crosses shards; `migration` moves peers between them, as [`balance`] sees fit.
 //! * [`app`]: what uses the node, on its lcore or behind rings.
 //! * [`inspect`]: looking at a node while it runs.
-//! * `handover`: the flags and rings between its threads.
+//! * `handover`: the flags and rings between its threads; `bell`: the wait for what comes by one.
 //! * `unlent`: messages that wait for lendings, of both kinds of streams.
 //! * [`mod@run`]: threads, signals, drain, idling, and what happens when an lcore panics.
 
@@ -16,6 +16,8 @@
 pub mod app;
 #[cfg(feature = "node")]
 pub mod balance;
+#[cfg(feature = "node")]
+mod bell;
 #[cfg(feature = "node")]
 pub mod builder;
 #[cfg(feature = "node")]
@@ -48,6 +50,8 @@ mod unlent;
 
 #[cfg(feature = "node")]
 pub use app::{App, Beside, Handle, Joined, NoApp, Ops, RingApp, Seat, Sitting, beside, joined, rings};
+#[cfg(feature = "node")]
+pub use bell::Bell;
 #[cfg(feature = "node")]
 pub use builder::{BuildError, Lcores, NodeBuilder, Plan, Protocols, Running};
 #[cfg(feature = "node")]

@@ -4,11 +4,15 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use dataplane::mem::{MemConfig, pair};
 use hugepages::{Backing, PrivatePages};
 use transport::lnd::{AppId, Config};
-use transport::net::{Domain, Host, LnetXprt, Sock, Threaded, threaded};
+use transport::net::{
+    AskError, Call, Domain, Event, Heard, Host, LnetXprt, Memory, NetHandle, Queue, Request, Sock, Threaded,
+    TmState, threaded,
+};
 use transport::netsock::Config as SockConfig;
 use transport::node::{NoApp, NodeBuilder, Turn};
 use transport::wire::Nid;
@@ -134,6 +138,86 @@ fn over_queues(sock: bool) {
         // Pages go out by reference.
         assert_eq!(end.streams.tx_copied_bytes, 0);
     }
+}
+
+/// Longer than anything here lasts.
+const LONG: Duration = Duration::from_secs(60);
+
+/// The next event of a buffer, waited for.
+fn bytes_of(handle: &NetHandle) -> Vec<u8> {
+    match handle.wait(LONG) {
+        Some(Heard::Event(Event::Buffer(e))) if e.status == 0 => e.parts().collect::<Vec<_>>().concat(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Threads that wait for what they asked and for their events, until their nodes end.
+fn asked(ips: [[u8; 4]; 2], sock: bool) {
+    let ips = ips.map(IpAddr::from);
+    let down = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        let down = &down;
+        let ends = Ends(down);
+        let [a, b] = ips.map(|ip| {
+            let (handle, app) = threaded(DEPTH);
+            s.spawn(move || turned(on_sockets(ip, sock, app), down));
+            handle
+        });
+        let [from, to] = [(&a, ips[0]), (&b, ips[1])].map(|(h, ip)| h.start(&name(ip, sock)).unwrap());
+        // At once over netsock, by an event over LNet.
+        let errno = match a.start(&name(ips[0], sock)) {
+            Err(AskError::Refused(e)) if sock => e.errno(),
+            Err(AskError::Failed(errno)) if !sock => errno,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(errno, 98);
+        let ep = a.end_point(from, &name(ips[1], sock)).unwrap();
+        let room = || Memory::room(memory(), 4096).unwrap();
+        b.add(to, room(), Request::MsgRecv { min_size: 4096, max_msgs: 1 }).unwrap();
+        assert!(b.wait(Duration::ZERO).is_none() && !b.ended());
+        let send = Request::MsgSend { to: ep, len: 9 };
+        let refused = a.add(from, room(), send.clone());
+        assert!(matches!(&refused, Err(AskError::Unadded(u)) if u.why.errno() == 22), "{refused:?}");
+        a.add(from, Memory::copy_of(memory(), b"a message").unwrap(), send).unwrap();
+        assert_eq!(bytes_of(&a), b"");
+        // Its event comes while something else is asked, and is not lost by it.
+        let messages = || match b.ask(Call::Stats(1, to, Queue::MsgRecv, false)) {
+            Ok(Heard::Stats(1, Ok(s))) => s.successes,
+            other => panic!("{other:?}"),
+        };
+        while messages() == 0 {}
+        assert_eq!(messages(), 1);
+        assert_eq!(bytes_of(&b), b"a message");
+        // Both rings are full of other calls, which keep their order.
+        let mut calls = 0;
+        while calls < 64 && a.call(Call::EpName(calls, ep)).is_ok() {
+            calls += 1;
+        }
+        assert!(matches!(a.ask(Call::Stats(77, from, Queue::MsgSend, false)), Ok(Heard::Stats(77, Ok(_)))));
+        for n in 0..calls {
+            assert!(matches!(a.wait(LONG), Some(Heard::Name(tag, Ok(_))) if tag == n));
+        }
+        assert!(matches!(a.ask(Call::EpPut(ep)), Err(AskError::Silent(_))));
+        // Nodes that go down say so, and wake those who wait.
+        drop(ends);
+        for h in [&a, &b] {
+            while let Some(heard) = h.wait(LONG) {
+                assert!(matches!(heard, Heard::Event(Event::State { state: TmState::Failed, .. })), "{heard:?}");
+            }
+            assert!(h.ended());
+            assert!(matches!(h.ask(Call::EpName(1, ep)), Err(AskError::Ended)));
+        }
+    });
+}
+
+#[test]
+fn sock_by_threads_that_wait() {
+    asked([[127, 47, 0, 5], [127, 47, 0, 6]], true);
+}
+
+#[test]
+fn lnet_by_threads_that_wait() {
+    asked([[127, 47, 0, 7], [127, 47, 0, 8]], false);
 }
 
 #[test]
