@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{
-    Added, Call, EpId, Event, Heard, Memory, NetError, NetHandle, Request, TmId, TmState, Unadded,
+    Added, Call, EpId, Event, Heard, Memory, NetError, NetHandle, Request, TmId, TmSetup, TmState, Unadded,
     Unregistered,
 };
 
@@ -23,7 +23,9 @@ pub enum AskError {
     #[error("{0:?} has no result to wait for: use NetHandle::call")]
     Silent(Box<Call>),
     /// A call under the same tag was under way, and this is its result.
-    #[error("{0:?} is another call's result: give each call that is under way a tag of its own, below 2^64 - 1")]
+    #[error(
+        "{0:?} is another call's result: give each call that is under way a tag of its own, below 2^64 - 1"
+    )]
     Another(Box<Heard>),
     /// It was refused.
     #[error(transparent)]
@@ -65,7 +67,15 @@ impl NetHandle {
     /// # Errors
     /// It was refused, or has failed; nothing of it is left. Or the domain has ended.
     pub fn start(&self, name: &str) -> Result<TmId, AskError> {
-        let tm = match self.ask(Call::Start(OWN, name.into()))? {
+        self.start_with(TmSetup::new(name))
+    }
+
+    /// The same with a pool, with synchronous delivery, or of certain CPTs.
+    ///
+    /// # Errors
+    /// As [`NetHandle::start`].
+    pub fn start_with(&self, setup: TmSetup) -> Result<TmId, AskError> {
+        let tm = match self.ask(Call::StartWith(OWN, Box::new(setup)))? {
             Heard::Machine(_, made) => made?,
             other => return Err(AskError::Another(Box::new(other))),
         };

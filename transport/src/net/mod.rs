@@ -45,7 +45,7 @@ pub use self::buffer::{Buffer, Desc, Memory};
 pub use self::domain::Domain;
 pub use self::error::NetError;
 #[cfg(feature = "node")]
-pub use self::handle::{Call, Heard, NetHandle, Threaded, threaded};
+pub use self::handle::{Call, Heard, NetHandle, Threaded, TmSetup, threaded};
 pub use self::host::{Host, NetApp};
 pub use self::lnet::{LnetAddr, LnetXprt, UseId};
 pub use self::machine::TmState;

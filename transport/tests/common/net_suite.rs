@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use hugepages::{Backing, LendOwner, PageRunMut};
 use transport::net::{
-    Added, BufEvent, Buffer, Call, Desc, EpId, Event, Heard, Memory, NetError, NetHandle, Queue, RecvVec,
-    Request, Sink, TmId, TmState,
+    Added, BufEvent, Buffer, Call, Colour, Desc, EpId, Event, Heard, Memory, NetError, NetHandle, PoolId,
+    Provision, Queue, RecvVec, Request, Sink, TmId, TmSetup, TmState,
 };
 
 const ECANCELED: i32 = 125;
@@ -38,6 +38,10 @@ impl Side {
     /// Starts the machine of a domain at `name`.
     pub fn start(handle: NetHandle, backing: Arc<dyn Backing>, name: &str, pass: Pass<'_>) -> Side {
         handle.call(Call::Start(7, name.into())).unwrap();
+        Side::started(handle, backing, name, pass)
+    }
+
+    fn started(handle: NetHandle, backing: Arc<dyn Backing>, name: &str, pass: Pass<'_>) -> Side {
         let Heard::Machine(7, Ok(tm)) = hear(&handle, pass) else { panic!("{name} does not start") };
         let mut side = Side { handle, backing, name: name.to_owned(), tm, events: VecDeque::new() };
         let started = side.event(pass);
@@ -283,4 +287,100 @@ pub fn contract(mut a: Side, mut b: Side, pass: Pass<'_>) {
     assert!([22, 71].contains(&errno), "{errno}");
     a.stop(pass);
     b.stop(pass);
+}
+
+/// A machine whose events wait until they are asked for (`a`), and one that fills its queue from a pool (`b`).
+pub fn furnished([a, b]: [NetHandle; 2], backing: &Arc<dyn Backing>, [at, to]: [&str; 2], pass: Pass<'_>) {
+    let setup = TmSetup { synchronous: true, cpts: Some(1), ..TmSetup::new(at) };
+    a.call(Call::StartWith(7, Box::new(TmSetup { cpts: Some(2), ..setup.clone() }))).unwrap();
+    let elsewhere = hear(&a, pass);
+    assert!(matches!(&elsewhere, Heard::Machine(7, Err(NetError::Cpt(0)))), "{elsewhere:?}");
+    a.call(Call::StartWith(7, Box::new(setup))).unwrap();
+    let mut a = Side::started(a, backing.clone(), at, pass);
+    b.call(Call::Pool(9, 1, 2)).unwrap();
+    let Heard::Pool(9, pool) = hear(&b, pass) else { panic!("no pool") };
+    let provision = Provision { pool, min_size: 1000, max_msgs: 1, min_queue: 2 };
+    let setup = TmSetup { pool: Some(provision), colour: Colour(1), ..TmSetup::new(to) };
+    b.call(Call::StartWith(7, Box::new(setup))).unwrap();
+    let mut b = Side::started(b, backing.clone(), to, pass);
+    let tm = b.tm;
+    assert_eq!(b.count(Call::Deficit(10, tm), pass), 2);
+    // The machine takes the first two at once, the third is left.
+    for n in 0..3 {
+        b.put(pool, Colour::ANY, pass);
+        assert!(matches!(b.event(pass), Event::NotEmpty(p) if p == pool));
+        if n < 2 {
+            assert!(matches!(b.event(pass), Event::BelowThreshold(p) if p == pool));
+        }
+    }
+    assert_eq!([Call::PoolLen(10, pool), Call::Deficit(10, tm)].map(|c| b.count(c, pass)), [1, 0]);
+    let busy = b.ask(Call::PoolFini(11, pool), pass);
+    assert!(matches!(&busy, Heard::Gone(11, Err(e)) if e.errno() == 16), "{busy:?}");
+
+    // A message, into a buffer of the pool, which the third one follows.
+    let ep = a.end_point(to, pass);
+    let data = a.source(1000, 5, pass);
+    a.add(data, Request::MsgSend { to: ep, len: 1000 }, pass);
+    a.tell(Call::EpPut(ep), pass);
+    let Event::Buffer(e) = b.event(pass) else { panic!("no message") };
+    assert_eq!((e.status, e.len, e.pool), (0, 1000, Some(pool)));
+    assert!(e.parts().flatten().enumerate().all(|(i, byte)| *byte == pattern(5, i)));
+    b.tell(Call::EpPut(e.ep.expect("a sender")), pass);
+    assert!(matches!(b.event(pass), Event::BelowThreshold(p) if p == pool));
+    let back = b.ask(Call::PoolPut(12, pool, Colour(1), e.buffer.expect("a last event")), pass);
+    assert!(matches!(back, Heard::Put(12, Ok(()))), "{back:?}");
+    assert!(matches!(b.event(pass), Event::NotEmpty(p) if p == pool));
+
+    // Its sender hears nothing of the end until it asks.
+    while !matches!(a.ask(Call::Pending(13, a.tm), pass), Heard::Pending(13, Ok(true))) {
+        pass();
+    }
+    assert!(a.events.is_empty(), "{:?}", a.events);
+    assert!(matches!(a.ask(Call::Notify(14, a.tm), pass), Heard::Set(14, Ok(()))));
+    assert!(matches!(a.event(pass), Event::Pending(tm) if tm == a.tm));
+    let tm = a.tm;
+    assert_eq!(a.count(Call::Deliver(10, tm), pass), 1);
+    a.ended(Queue::MsgSend, 0, None, pass);
+    assert!(matches!(a.ask(Call::Pending(13, a.tm), pass), Heard::Pending(13, Ok(false))));
+    let other = b.ask(Call::Notify(14, b.tm), pass);
+    assert!(matches!(&other, Heard::Set(14, Err(e)) if e.errno() == 22), "{other:?}");
+
+    // One more in the queue leaves the pool empty.
+    assert!(matches!(b.ask(Call::PoolLength(15, b.tm, 3), pass), Heard::Set(15, Ok(()))));
+    assert!(matches!(b.event(pass), Event::BelowThreshold(p) if p == pool));
+    assert!(matches!(b.ask(Call::PoolGet(16, pool, Colour(1)), pass), Heard::Got(16, Ok(None))));
+    a.stop(pass);
+    b.tell(Call::Stop(b.tm, true), pass);
+    for _ in 0..3 {
+        b.ended(Queue::MsgRecv, ECANCELED, None, pass);
+    }
+    let stopped = b.event(pass);
+    assert!(matches!(stopped, Event::State { state: TmState::Stopped, status: 0, .. }), "{stopped:?}");
+    assert!(matches!(b.ask(Call::Fini(5, b.tm), pass), Heard::Gone(5, Ok(()))));
+    // Without a machine it keeps its buffers.
+    b.put(pool, Colour(0), pass);
+    assert!(matches!(b.event(pass), Event::NotEmpty(p) if p == pool));
+    let got = b.ask(Call::PoolGet(16, pool, Colour(0)), pass);
+    let Heard::Got(16, Ok(Some(buffer))) = got else { panic!("{got:?}") };
+    b.retire(buffer, pass);
+    assert!(matches!(b.event(pass), Event::BelowThreshold(p) if p == pool));
+    assert!(matches!(b.ask(Call::PoolFini(11, pool), pass), Heard::Gone(11, Ok(()))));
+    let gone = b.ask(Call::PoolLen(10, pool), pass);
+    assert!(matches!(&gone, Heard::Count(10, Err(NetError::Pool))), "{gone:?}");
+}
+
+impl Side {
+    fn count(&mut self, call: Call, pass: Pass<'_>) -> usize {
+        match self.ask(call, pass) {
+            Heard::Count(10, Ok(n)) => n,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Puts a new buffer into a pool.
+    fn put(&mut self, pool: PoolId, colour: Colour, pass: Pass<'_>) {
+        let buffer = self.room(1000, false, pass);
+        let put = self.ask(Call::PoolPut(12, pool, colour, buffer), pass);
+        assert!(matches!(put, Heard::Put(12, Ok(()))), "{put:?}");
+    }
 }

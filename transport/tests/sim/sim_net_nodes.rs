@@ -18,7 +18,7 @@ use transport::node::{NoApp, NodeBuilder, Turn};
 use transport::wire::Nid;
 use transport::wire::netsock::Addr;
 
-use crate::net_suite::{Side, contract};
+use crate::net_suite::{Pass, Side, contract, furnished};
 use crate::nodes::{beginning, builder, stack};
 
 const PORT: u16 = 7011;
@@ -80,7 +80,21 @@ impl Drop for Ends<'_> {
     }
 }
 
-fn over_kernel_sockets(ips: [[u8; 4]; 2], sock: bool) {
+/// A part of the contract, for the handles of two domains by these names.
+type Part = fn([NetHandle; 2], [String; 2], Pass<'_>);
+
+fn main_part(handles: [NetHandle; 2], names: [String; 2], pass: Pass<'_>) {
+    let [ha, hb] = handles;
+    let a = Side::start(ha, memory(), &names[0], pass);
+    let b = Side::start(hb, memory(), &names[1], pass);
+    contract(a, b, pass);
+}
+
+fn furnished_part(handles: [NetHandle; 2], names: [String; 2], pass: Pass<'_>) {
+    furnished(handles, &memory(), names.each_ref().map(String::as_str), pass);
+}
+
+fn over_kernel_sockets(ips: [[u8; 4]; 2], sock: bool, part: Part) {
     let ips = ips.map(IpAddr::from);
     let down = AtomicBool::new(false);
     std::thread::scope(|s| {
@@ -92,15 +106,11 @@ fn over_kernel_sockets(ips: [[u8; 4]; 2], sock: bool) {
             handle
         });
         let mut pass = || std::thread::yield_now();
-        let sides =
-            handles.into_iter().zip(ips).map(|(h, ip)| Side::start(h, memory(), &name(ip, sock), &mut pass));
-        let sides: Vec<Side> = sides.collect();
-        let [a, b]: [Side; 2] = sides.try_into().unwrap_or_else(|_| unreachable!());
-        contract(a, b, &mut pass);
+        part(handles, ips.map(|ip| name(ip, sock)), &mut pass);
     });
 }
 
-fn over_queues(sock: bool) {
+fn over_queues(sock: bool, part: Part) {
     let now = beginning();
     let ips = [Ipv4Addr::new(10, 6, 0, 1), Ipv4Addr::new(10, 6, 0, 2)];
     let (p, q) = pair(&MemConfig::default());
@@ -121,9 +131,7 @@ fn over_queues(sock: bool) {
         let busy = nodes.iter_mut().fold(false, |busy, n| n.turn().is_busy() | busy);
         now.fetch_add(if busy { 1_000 } else { 20_000 }, Ordering::Relaxed);
     };
-    let a = Side::start(ha, memory(), &name(ips[0].into(), sock), &mut turn);
-    let b = Side::start(hb, memory(), &name(ips[1].into(), sock), &mut turn);
-    contract(a, b, &mut turn);
+    part([ha, hb], ips.map(|ip| name(ip.into(), sock)), &mut turn);
     nodes.iter_mut().for_each(|n| n.shut_down());
     for _ in 0..3_000_000 {
         if nodes.iter().all(|n| n.is_down()) {
@@ -202,7 +210,10 @@ fn asked(ips: [[u8; 4]; 2], sock: bool) {
         drop(ends);
         for h in [&a, &b] {
             while let Some(heard) = h.wait(LONG) {
-                assert!(matches!(heard, Heard::Event(Event::State { state: TmState::Failed, .. })), "{heard:?}");
+                assert!(
+                    matches!(heard, Heard::Event(Event::State { state: TmState::Failed, .. })),
+                    "{heard:?}"
+                );
             }
             assert!(h.ended());
             assert!(matches!(h.ask(Call::EpName(1, ep)), Err(AskError::Ended)));
@@ -222,20 +233,31 @@ fn lnet_by_threads_that_wait() {
 
 #[test]
 fn sock_over_kernel_sockets() {
-    over_kernel_sockets([[127, 47, 0, 1], [127, 47, 0, 2]], true);
+    over_kernel_sockets([[127, 47, 0, 1], [127, 47, 0, 2]], true, main_part);
 }
 
 #[test]
 fn lnet_over_kernel_sockets() {
-    over_kernel_sockets([[127, 47, 0, 3], [127, 47, 0, 4]], false);
+    over_kernel_sockets([[127, 47, 0, 3], [127, 47, 0, 4]], false, main_part);
 }
 
 #[test]
 fn sock_over_queues() {
-    over_queues(true);
+    over_queues(true, main_part);
 }
 
 #[test]
 fn lnet_over_queues() {
-    over_queues(false);
+    over_queues(false, main_part);
+}
+
+#[test]
+fn pools_and_synchronous_delivery_over_kernel_sockets() {
+    over_kernel_sockets([[127, 47, 0, 9], [127, 47, 0, 10]], true, furnished_part);
+    over_kernel_sockets([[127, 47, 0, 11], [127, 47, 0, 12]], false, furnished_part);
+}
+
+#[test]
+fn pools_and_synchronous_delivery_over_queues() {
+    [true, false].into_iter().for_each(|sock| over_queues(sock, furnished_part));
 }

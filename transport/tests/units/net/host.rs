@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
+use hugepages::PrivatePages;
 use transport::lnd::{AppId, Config as NodeConfig};
 use transport::net::{
-    BufEvent, Call, Domain, Event, Heard, Host, LnetXprt, Memory, NetApp, NetHandle, Queue, Request, Sock,
-    TmState, Xprt, threaded,
+    BufEvent, Call, Colour, Domain, Event, Heard, Host, LnetXprt, Memory, NetApp, NetHandle, Provision,
+    Queue, Request, Sock, TmSetup, TmState, Xprt, threaded,
 };
 use transport::netsock::Config;
 use transport::node::{Input, Machine};
@@ -170,4 +171,44 @@ fn a_thread_behind_rings() {
     for node in [0, 1] {
         assert_eq!(net.nodes[node].machine.gauges().conns, 0, "a machine whose thread has gone");
     }
+}
+
+/// Buffers in the pool of a thread that goes are given up, and those that its machine took from it; so are calls that it made
+/// last.
+#[test]
+fn a_thread_that_goes_leaves_no_buffer_behind() {
+    let (mut net, backing) = (Net::new(), Arc::new(PrivatePages));
+    let (handle, app) = threaded(8);
+    let d = Domain::new(Sock::new(Config::new(addr(1, 5000), 1)).unwrap(), 0);
+    let cfg = NodeConfig::new(Nid::tcp([10, 0, 0, 1].into(), 0), 1);
+    let node = net.add(cfg.clone());
+    net.nodes[node].machine = Machine::new(cfg).with(5000, Box::new(Host::new(d, app))).unwrap();
+    net.input(node, Input::Timer);
+    let mut result = |call: Call| {
+        let tag = call.tag();
+        handle.call(call).unwrap();
+        loop {
+            let heard = hear(&mut net, &handle);
+            if heard.tag() == tag {
+                return heard;
+            }
+        }
+    };
+    let Heard::Pool(1, pool) = result(Call::Pool(1, 0, 0)) else { panic!() };
+    let provision = Provision { pool, min_size: 100, max_msgs: 1, min_queue: 2 };
+    let setup = TmSetup { pool: Some(provision), ..TmSetup::new("inet:stream:10.0.0.1@5000") };
+    assert!(matches!(result(Call::StartWith(2, Box::new(setup))), Heard::Machine(2, Ok(_))));
+    let mut last = None;
+    for _ in 0..5 {
+        let room = Memory::room(backing.clone(), 100).unwrap();
+        let Heard::Registered(3, Ok(buffer)) = result(Call::Register(3, room)) else { panic!() };
+        if let Some(before) = last.replace(buffer) {
+            assert!(matches!(result(Call::PoolPut(4, pool, Colour::ANY, before)), Heard::Put(4, Ok(()))));
+        }
+    }
+    assert!(matches!(result(Call::PoolLen(5, pool)), Heard::Count(5, Ok(2))));
+    handle.call(Call::PoolPut(4, pool, Colour::ANY, last.unwrap())).unwrap();
+    drop(handle);
+    net.run(SEC);
+    assert_eq!(Arc::strong_count(&backing), 1, "buffers that nobody has");
 }
