@@ -40,7 +40,7 @@ pub(crate) fn find(via: &Via, node: &mut NodeArgs, target: Nid, command: &str) -
     settings::target(node, target)?;
     node.nid = match via.nid {
         Some(nid) => nid,
-        None => by_route(target)?,
+        None => by_route(target, "--nid, or --node for a node that runs")?,
     };
     settings::target(node, target)?;
     let (nid, scope) = (node.nid, claim::scope(node));
@@ -84,8 +84,8 @@ pub(crate) fn find(via: &Via, node: &mut NodeArgs, target: Nid, command: &str) -
     }
 }
 
-/// The NID of the address from which the kernel would send to `target`.
-pub(crate) fn by_route(target: Nid) -> Result<Nid, String> {
+/// The NID of the address from which the kernel would send to `target`; `instead` are options for where there is none.
+pub(crate) fn by_route(target: Nid, instead: &str) -> Result<Nid, String> {
     let Some(ip) = target.ip() else { return Err(format!("{target} has no IP address")) };
     let any = match ip {
         IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
@@ -96,7 +96,7 @@ pub(crate) fn by_route(target: Nid) -> Result<Nid, String> {
         .and_then(|s| s.connect(SocketAddr::new(ip, 988)).and_then(|()| s.local_addr()))
         .map_err(|e| {
             let e = limits::told(&e);
-            format!("this machine has no way to {ip} ({e}): give --nid, or --node for a node that runs")
+            format!("this machine has no way to {ip} ({e}): give {instead}")
         })?;
     let mut ip = from.ip();
     if Some(ip) == target.ip() && ip == IpAddr::from(Ipv4Addr::LOCALHOST) {
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_nid_is_found_by_the_route() {
-        let by = |t: &str| by_route(t.parse().unwrap()).map(|n| n.to_string());
+        let by = |t: &str| by_route(t.parse().unwrap(), "").map(|n| n.to_string());
         assert_eq!(by("127.0.0.9@tcp3").unwrap(), "127.0.0.1@tcp3");
         assert_eq!(by("127.0.0.1@tcp").unwrap(), "127.0.0.2@tcp");
         let own = own_address("10.0.0.1@tcp".parse().unwrap(), "10.0.0.1@tcp".parse().unwrap()).unwrap_err();

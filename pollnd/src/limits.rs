@@ -33,6 +33,21 @@ fn share(memory: u64, lcores: u64) -> u64 {
     (memory / PART / lcores.max(1)).clamp(LEAST, MOST)
 }
 
+/// Whether the machine has so much memory at all.
+///
+/// # Errors
+/// It has not; `what` asks for it.
+pub(crate) fn fits(what: &str, bytes: u64) -> Result<(), String> {
+    match memory() {
+        Some(m) if bytes > m => Err(format!(
+            "{what}: that takes {} MiB of memory, and this machine has {}: give less",
+            bytes >> 20,
+            m >> 20
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Default of [`Config::budget`] for each of so many lcores, in bytes.
 pub(crate) fn budget(lcores: u16) -> u64 {
     memory().map_or(LEAST, |m| share(m, lcores.into()))

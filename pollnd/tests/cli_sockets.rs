@@ -6,10 +6,16 @@
 mod proc;
 
 use std::cell::Cell;
-use std::net::Ipv4Addr;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
 
+use bench::net::{ASK_LEN, Ask, AskKind};
 use proc::{End, Proc, can, nid, node, own_ip, run, start};
+use rustix::net::{AddressFamily, SocketType, bind, connect, ipproto, socket};
 use rustix::process::Signal;
+use transport::net::Desc;
+use transport::wire::netsock::{Addr, Bdesc, Cookie, HDR_LEN, PacketHdr, PacketType};
 
 /// The object of `put --json` or `get --json`: all messages, nothing copied, down in order.
 fn moved(e: &End, n: u64, size: u64) {
@@ -326,6 +332,19 @@ fn faults_of_motrs_transport_are_named() {
         (&["net", "node", "unix:stream:x"], 1, &["inet6"]),
         (&["net", "node", &here, "--lcores", "2"], 1, &["--lcores 2", "one lcore"]),
         (&["net", "bulk", &nobody, "--read", "--write"], 2, &["--write"]),
+        (&["net", "ping", "inet:stream:255.255.255.255@7000"], 1, &["no way to 255.255.255.255", "--from"]),
+        // More than any machine has.
+        (
+            &["net", "node", &here, "--buffers", "65536", "--message", "64M"],
+            1,
+            &["--message 67108864", "give less"],
+        ),
+        (&["net", "node", &here, "--bulks", "1024", "--bulk", "64M"], 1, &["--bulks 1024", "131072 MiB"]),
+        (
+            &["net", "ping", &nobody, "--concurrency", "1024", "-s", "64M"],
+            1,
+            &["--concurrency 1024", "give less"],
+        ),
     ] {
         run(args).failed(code, says);
     }
@@ -336,6 +355,9 @@ fn faults_of_motrs_transport_are_named() {
     let from = format!("inet:stream:{other}@7001");
     run(&["net", "bulk", &here, "--from", &from, "-s", "2M", "-c", "1"])
         .failed(1, &["Message too long", "--bulk"]);
+    // A message that the node has no buffer for waits, and the remedy is named.
+    let ping = ["net", "ping", &here, "--from", &from, "-s", "65537", "-c", "1", "--timeout", "0.3"];
+    run(&ping).failed(1, &["timed out", "65537 bytes", "--message 65537 --buffers 64"]);
     net(&["bulk", &here, "--from", &from, "-c", "1"]);
     // Ctrl-C: the figures until then.
     let mut long = start(&["net", "ping", &here, "--from", &from, "-t", "60", "--json"]);
@@ -345,4 +367,108 @@ fn faults_of_motrs_transport_are_named() {
     let end = long.end().failed(130, &["interrupted"]);
     assert!(end.json()["interrupted"] == true && end.json()["operations"].as_u64() > Some(0), "{end:?}");
     node.stop().good();
+}
+
+/// A peer of a transfer machine that speaks netsock, and means no good.
+struct Mallory {
+    ip: Ipv4Addr,
+    at: SocketAddr,
+    to: SocketAddr,
+    number: u64,
+}
+
+impl Mallory {
+    fn new(ip: Ipv4Addr, to: Ipv4Addr) -> Mallory {
+        Mallory { ip, at: (ip, 7001).into(), to: (to, 7000).into(), number: 0 }
+    }
+
+    fn dial(&self) -> TcpStream {
+        let s = socket(AddressFamily::INET, SocketType::STREAM, Some(ipproto::TCP)).unwrap();
+        bind(&s, &SocketAddr::from((self.ip, 0))).unwrap();
+        connect(&s, &self.to).unwrap();
+        let s = TcpStream::from(s);
+        s.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+        s.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        s
+    }
+
+    /// A message of these bytes, in the name of the machine at `from`.
+    fn message(&mut self, from: SocketAddr, payload: &[u8]) -> Vec<u8> {
+        self.number += 1;
+        let bdesc = |at, cookie| Bdesc { addr: Addr::stream(at), cookie };
+        let size = payload.len() as u64;
+        let hdr = PacketHdr {
+            kind: PacketType::Put,
+            src: bdesc(from, Cookie { addr: 0x7000, generation: self.number }),
+            dst: bdesc(self.to, Cookie::NONE),
+            idx: 0,
+            nr: 1,
+            size,
+            offset: 0,
+            total: size,
+        };
+        [&hdr.emit()[..], payload].concat()
+    }
+
+    /// Asks for bulk between the node and a buffer that is not there.
+    fn ask(&mut self, kind: AskKind) -> Vec<u8> {
+        let cookie = Cookie { addr: 0x7000, generation: 1 };
+        let desc = Desc::new(&Bdesc { addr: Addr::stream(self.at), cookie }.emit()).unwrap();
+        let ask = Ask { kind, check: false, tag: 1, len: 1 << 20, seed: 0, status: 0, desc: Some(desc) };
+        let mut b = [0; ASK_LEN];
+        assert!(ask.write(&mut b));
+        self.message(self.at, &b)
+    }
+}
+
+/// A peer that takes no answers, gives nothing that it is asked for, and takes no bulk holds all of a node's memory for a few
+/// seconds, not for ever. Connections with garbage end, and the node says why.
+#[test]
+fn peers_that_take_nothing_starve_nobody_of_a_transfer_machine() {
+    let (ip, hostile, honest) = (own_ip(), own_ip(), own_ip());
+    let here = format!("inet:stream:{ip}@7000");
+    let mut node = start(&["net", "node", &here, "--buffers", "8", "--bulks", "2"]).up();
+    let mut mallory = Mallory::new(hostile, ip);
+    // It listens, and accepts nothing.
+    let _silent = TcpListener::bind(mallory.at).unwrap();
+    // Until nothing more is taken.
+    let mut flood = mallory.dial();
+    let message = mallory.message(mallory.at, &[7; 60_000]);
+    assert!((0..4000).any(|_| flood.write_all(&message).is_err()), "all of 240 MB were taken");
+    let mut asks = [mallory.dial(), mallory.dial()];
+    for (s, kind) in asks.iter_mut().zip([AskKind::Fetch, AskKind::Fill]) {
+        let ask = mallory.ask(kind);
+        assert!((0..20).all(|_| s.write_all(&ask).is_ok()), "asks were not taken");
+    }
+    let from = format!("inet:stream:{honest}@7000");
+    let all = ["--from", &from, "-c", "3", "--concurrency", "1", "--check", "--timeout", "60"];
+    for (verb, served) in [(&["ping", &here][..], 3), (&["bulk", &here], 3), (&["bulk", &here, "--read"], 3)]
+    {
+        let v = net(&[verb, &all[..]].concat());
+        assert_eq!((v["operations"].as_u64(), v["wrong"].as_u64()), (Some(served), Some(0)), "{v}");
+    }
+    drop((flood, asks));
+    let mut s = mallory.dial();
+    s.write_all(&[0x55; HDR_LEN]).unwrap();
+    assert_eq!(s.read(&mut [0]).unwrap(), 0);
+    node.until("a word about garbage", |_, err| {
+        err.contains("refused") && err.contains(&hostile.to_string())
+    });
+    node.stop().good().says(&["wrong 0"]);
+}
+
+/// A message in the node's own name goes to nobody: an answer to it would go round for ever.
+#[test]
+fn a_message_in_a_transfer_machines_own_name_is_not_answered() {
+    let ip = own_ip();
+    let node = start(&["net", "node", &format!("inet:stream:{ip}@7000")]).up();
+    let mut mallory = Mallory::new(ip, ip);
+    let back = TcpListener::bind(mallory.at).unwrap();
+    let mut s = mallory.dial();
+    let (own, ours) = (mallory.message(mallory.to, b"round"), mallory.message(mallory.at, b"there and back"));
+    s.write_all(&[own, ours].concat()).unwrap();
+    let mut answer = [0; HDR_LEN + 14];
+    back.accept().unwrap().0.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer[HDR_LEN..], b"there and back");
+    node.stop().good().says(&["1 operation, 14 bytes; failed 0"]);
 }

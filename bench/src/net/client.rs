@@ -1,7 +1,7 @@
 //! The client, which measures.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hugepages::{Backing, PageRunMut};
 use transport::net::{
@@ -15,12 +15,23 @@ use super::{
 };
 use crate::ctl::bump;
 
+/// Bytes of a message, and buffers for messages, that a node has if it is told nothing.
+const NODE_MESSAGE: u64 = 64 << 10;
+const NODE_BUFFERS: usize = 64;
 /// Longest time until it looks at the time of what is under way, in ns.
 const LOOK: u64 = 10_000_000;
 /// Bits of a tag that tell the operation's place.
 const PLACE_BITS: u32 = 16;
 /// Buffers to send messages from, for each operation: a message that has come back is not yet known to be acknowledged.
 const SENDS: usize = 4;
+/// Buffers to take messages, for each operation.
+const RECVS: usize = 2;
+/// Buffers for messages of each operation.
+pub(super) const BUFFERS: usize = SENDS + RECVS;
+
+fn get(n: &AtomicU64) -> u64 {
+    n.load(Ordering::Relaxed)
+}
 
 /// A place for an operation.
 struct Place {
@@ -89,7 +100,7 @@ impl Client {
         self.to = Some(net.ep_create(tm, &target).map_err(|e| e.to_string())?);
         let (flight, len) = (self.free.len(), self.message_len());
         let takes = len.max(ASK_LEN as u64);
-        for _ in 0..flight * 2 {
+        for _ in 0..flight * RECVS {
             let run = self.page_run(takes)?;
             let b = to_recv(net, run).map_err(|e| e.to_string())?;
             self.listen(net, tm, b);
@@ -137,8 +148,20 @@ impl Client {
     fn fail(&mut self, status: i32, what: &str) {
         bump(&self.ctl.failed, 1);
         let to = &self.job.target;
+        let (len, flight) = (self.message_len(), self.job.flight);
         let remedy = match status {
-            errno::ETIMEDOUT | errno::EHOSTUNREACH => {
+            errno::ETIMEDOUT if get(&self.ctl.completed) == 0 => format!(
+                "; is there a transfer machine, with buffers for messages of {len} bytes? Start one by `pollnd net node {to} \
+                 --message {} --buffers {}`",
+                len.max(NODE_MESSAGE),
+                flight.max(NODE_BUFFERS)
+            ),
+            errno::ETIMEDOUT => format!(
+                "; it has answered before: look whether it runs, give a longer --timeout, or it --buffers {} or more",
+                flight.max(NODE_BUFFERS)
+            ),
+            errno::ECONNRESET => "; look whether it still runs, or was started again".to_owned(),
+            errno::EHOSTUNREACH | errno::ECONNREFUSED => {
                 format!("; is there a transfer machine? Start one by `pollnd net node {to}`")
             }
             errno::EMSGSIZE => "; give a smaller --size, or the node a larger --bulk or --message".to_owned(),

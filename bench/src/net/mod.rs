@@ -74,6 +74,15 @@ pub struct Job {
     pub intake: Intake,
 }
 
+impl Job {
+    /// Bytes of memory that it takes.
+    pub fn memory(&self) -> u64 {
+        // A ping has several buffers, a bulk transfer has one.
+        let each = if self.work == Work::Ping { client::BUFFERS as u64 } else { 1 };
+        self.size.saturating_mul(self.flight as u64).saturating_mul(each)
+    }
+}
+
 /// Shared by an application and whoever runs it. Each counter has one writer.
 #[derive(Debug)]
 pub struct NetCtl {

@@ -16,6 +16,10 @@ use crate::ctl::bump;
 
 /// Longest time until it looks whether it is to stop, in ns.
 const LOOK: u64 = 10_000_000;
+/// Longest time in ns that a peer holds memory which others wait for: an answer that it does not take, or bulk that it asks
+/// for and then neither takes nor gives. Each [`SLOWEST`] bytes under way give it a second more.
+const PATIENCE: u64 = 4_000_000_000;
+const SLOWEST: u64 = 8 << 20;
 
 /// Memory of a node.
 #[derive(Clone, Copy, Debug)]
@@ -45,8 +49,15 @@ struct Bulk {
     room: Option<Buffer>,
     /// The buffer to fill from, while it is not queued.
     source: Option<Buffer>,
-    /// Queued, for this.
-    at: Option<(BufId, Asked)>,
+    /// Queued since then, in ns, for this.
+    at: Option<(BufId, u64, Asked)>,
+}
+
+/// An answer on its way.
+struct Answer {
+    id: BufId,
+    since: u64,
+    len: u64,
 }
 
 /// The node's application.
@@ -56,7 +67,12 @@ pub struct Node {
     backing: Arc<dyn Backing>,
     bulks: Vec<Bulk>,
     waiting: VecDeque<Asked>,
+    answers: VecDeque<Answer>,
+    /// Buffers that wait for messages.
+    listening: usize,
     tm: Option<TmId>,
+    /// The machine's own end-point.
+    own: Option<EpId>,
     next: u64,
 }
 
@@ -64,8 +80,18 @@ impl Node {
     /// A node with pages of `backing`.
     pub fn new(cfg: NodeConfig, ctl: Arc<NetCtl>, backing: &Arc<dyn Backing>) -> Node {
         let cfg = NodeConfig { message: cfg.message.max(ASK_LEN as u64), ..cfg };
-        let (bulks, waiting) = (Vec::new(), VecDeque::new());
-        Node { cfg, ctl, backing: backing.clone(), bulks, waiting, tm: None, next: 0 }
+        Node {
+            cfg,
+            ctl,
+            backing: backing.clone(),
+            bulks: Vec::new(),
+            waiting: VecDeque::new(),
+            answers: VecDeque::new(),
+            listening: 0,
+            tm: None,
+            own: None,
+            next: 0,
+        }
     }
 
     fn page_run(&self, len: u64) -> Result<PageRunMut, hugepages::BackingError> {
@@ -91,18 +117,19 @@ impl Node {
     }
 
     /// Waits for a message in a run.
-    fn listen<X: Xprt>(&self, net: &mut Domain<X>, tm: TmId, run: PageRunMut) -> Result<(), String> {
+    fn listen<X: Xprt>(&mut self, net: &mut Domain<X>, tm: TmId, run: PageRunMut) -> Result<(), String> {
         let buffer = to_recv(net, run).map_err(|e| e.to_string())?;
         let req = Request::MsgRecv { min_size: buffer.size(), max_msgs: 1 };
         if let Err(u) = net.add(tm, buffer, &req, None) {
             let _ = net.deregister(u.buffer);
             return Err(u.why.to_string());
         }
+        self.listening += 1;
         Ok(())
     }
 
     /// The same, where a machine that goes down is no error.
-    fn listen_again<X: Xprt>(&self, net: &mut Domain<X>, tm: TmId, run: Option<PageRunMut>) {
+    fn listen_again<X: Xprt>(&mut self, net: &mut Domain<X>, tm: TmId, run: Option<PageRunMut>) {
         if let Some(run) = run
             && net.state(tm) == TmState::Started
             && let Err(e) = self.listen(net, tm, run)
@@ -112,20 +139,64 @@ impl Node {
     }
 
     /// Sends `len` bytes of a run, which waits for a message again when they are gone.
-    fn send<X: Xprt>(&self, net: &mut Domain<X>, (tm, to): (TmId, EpId), run: PageRunMut, len: u64) {
+    fn send<X: Xprt>(&mut self, net: &mut Domain<X>, (tm, to): (TmId, EpId), run: PageRunMut, len: u64) {
         let Ok(buffer) = to_send(net, run, len) else { return };
-        if let Err(u) = net.add(tm, buffer, &Request::MsgSend { to, len }, None) {
-            bump(&self.ctl.failed, 1);
-            let run = run_of(net, u.buffer);
-            self.listen_again(net, tm, run);
+        match net.add(tm, buffer, &Request::MsgSend { to, len }, None) {
+            Ok(added) => self.answers.push_back(Answer { id: added.id, since: net.now(), len }),
+            Err(u) => {
+                bump(&self.ctl.failed, 1);
+                let run = run_of(net, u.buffer);
+                self.listen_again(net, tm, run);
+            }
+        }
+    }
+
+    /// Gives up what a peer does not take, or give, while others wait for the memory.
+    fn give_up<X: Xprt>(&mut self, net: &mut Domain<X>, tm: TmId) {
+        let now = net.now();
+        let late = |since: u64, bytes: u64| {
+            now.saturating_sub(since)
+                > PATIENCE.saturating_add((bytes / SLOWEST).saturating_mul(1_000_000_000))
+        };
+        if self.listening == 0 {
+            let bytes = self.answers.iter().map(|a| a.len).sum();
+            for a in self.answers.iter().filter(|a| late(a.since, bytes)) {
+                net.del(a.id);
+            }
+        }
+        if self.waiting.is_empty() {
+            return;
+        }
+        let bytes = self.bulks.iter().filter_map(|b| b.at.as_ref()).map(|(_, _, a)| a.ask.len).sum();
+        let mut silent = Vec::new();
+        for (id, since, asked) in self.bulks.iter().filter_map(|b| b.at.as_ref()) {
+            if late(*since, bytes) {
+                net.del(*id);
+                silent.push(asked.from);
+            }
+        }
+        if silent.is_empty() {
+            return;
+        }
+        // More of the same peer's would hold it as long again.
+        let (given_up, rest): (VecDeque<_>, _) =
+            self.waiting.drain(..).partition(|a| silent.contains(&a.from));
+        self.waiting = rest;
+        for asked in given_up {
+            self.answer(net, tm, asked, errno::ETIMEDOUT);
         }
     }
 
     fn message<X: Xprt>(&mut self, net: &mut Domain<X>, e: BufEvent) {
         let Some(buffer) = e.buffer else { return };
+        self.listening = self.listening.saturating_sub(1);
         let ask = buffer.bytes(e.offset, e.len).next().and_then(Ask::parse);
         let run = run_of(net, buffer);
-        let (Some(run), 0, Some(from)) = (run, e.status, e.ep) else { return };
+        let Some(run) = run else { return };
+        // A message in the machine's own name would go round for ever.
+        let Some(from) = e.ep.filter(|ep| e.status == 0 && self.own != Some(*ep)) else {
+            return self.listen_again(net, e.tm, Some(run));
+        };
         match ask {
             Some(ask) if ask.kind != AskKind::Done && ask.desc.is_some() => {
                 if net.ep_get(from).is_ok() {
@@ -188,7 +259,7 @@ impl Node {
         }
         match net.add(tm, buffer, &req, None) {
             Ok(added) => {
-                bulk.at = Some((added.id, asked));
+                bulk.at = Some((added.id, net.now(), asked));
                 Ok(())
             }
             Err(u) => {
@@ -204,8 +275,9 @@ impl Node {
         let Some(bulk) = self.bulks.iter_mut().find(|b| b.at.as_ref().is_some_and(|a| a.0 == id)) else {
             return;
         };
-        let Some((_, asked)) = bulk.at.take() else { return };
-        let mut status = e.status;
+        let Some((_, _, asked)) = bulk.at.take() else { return };
+        // Nobody else cancels it but a machine that stops.
+        let mut status = if e.status == errno::ECANCELED { errno::ETIMEDOUT } else { e.status };
         if e.queue == Queue::ActiveRecv {
             if asked.ask.check && status == 0 {
                 bump(&self.ctl.checked, 1);
@@ -250,7 +322,7 @@ impl<X: Xprt> NetApp<X> for Node {
     fn event(&mut self, net: &mut Domain<X>, event: Event) {
         match event {
             Event::State { tm, state: TmState::Started, ep, .. } => {
-                self.tm = Some(tm);
+                (self.tm, self.own) = (Some(tm), ep);
                 if let Err(e) = self.furnish(net, tm) {
                     self.ctl.fail(e);
                 }
@@ -266,6 +338,10 @@ impl<X: Xprt> NetApp<X> for Node {
             Event::Buffer(e) => match e.queue {
                 Queue::MsgRecv => self.message(net, e),
                 Queue::MsgSend => {
+                    // Most end in the order of their begin.
+                    if let Some(i) = self.answers.iter().position(|a| a.id == e.id) {
+                        self.answers.remove(i);
+                    }
                     if e.status != 0 {
                         bump(&self.ctl.failed, 1);
                     }
@@ -279,15 +355,19 @@ impl<X: Xprt> NetApp<X> for Node {
     }
 
     fn turn(&mut self, net: &mut Domain<X>) {
-        self.next = net.now() + LOOK;
-        if let Some(tm) = self.tm
-            && self.ctl.stop.load(Ordering::Relaxed)
-            && net.state(tm) == TmState::Started
-        {
+        let now = net.now();
+        let looks = now >= self.next;
+        if looks {
+            self.next = now + LOOK;
+        }
+        let Some(tm) = self.tm.filter(|tm| net.state(*tm) == TmState::Started) else { return };
+        if self.ctl.stop.load(Ordering::Relaxed) {
             for asked in self.waiting.drain(..) {
                 let _ = net.ep_put(asked.from);
             }
             let _ = net.stop(tm, true);
+        } else if looks {
+            self.give_up(net, tm);
         }
     }
 

@@ -28,7 +28,7 @@ use self::sum::Sum;
 use crate::args::{NetAskArgs, NetBulkArgs, NetNodeArgs, NetPingArgs, NetVerb, NodeArgs, XprtArg};
 use crate::inspect::claim;
 use crate::running::{Instead, MakeApp, Node, Role, Setup};
-use crate::{FAILED, assemble, out, running, settings, units};
+use crate::{FAILED, assemble, limits, out, running, settings, units};
 
 /// Longest wait for a transfer machine to come up, or to stop.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -132,6 +132,10 @@ fn stop(node: Node, ctl: &NetCtl, outcome: Result<(), String>) -> Result<(), Str
 /// `pollnd net node`.
 fn node(mut a: NetNodeArgs) -> Result<(), String> {
     let place = Place::parse(&a.address, a.xprt)?;
+    let [buffers, message, bulks, bulk] = [a.buffers, a.message, a.bulks, a.bulk].map(u64::from);
+    limits::fits(&format!("--buffers {buffers} --message {message}"), buffers * message)?;
+    // To fetch to, and to fill from.
+    limits::fits(&format!("--bulks {bulks} --bulk {bulk}"), bulks * bulk * 2)?;
     let ctl = Arc::new(NetCtl::default());
     let (c, cfg) = (
         ctl.clone(),
@@ -249,6 +253,7 @@ fn measure(job: &Job, a: &mut NetAskArgs, sum: &mut Sum) -> Result<(), String> {
     if matches!(there, Place::Lnet(..)) && job.size > LNET_MAX {
         return Err(format!("--size {}: LNet moves at most {LNET_MAX} bytes at a time: give less", job.size));
     }
+    limits::fits(&format!("--size {} --concurrency {}", job.size, a.concurrency), job.memory())?;
     settings::target(&a.node, there.nid())?;
     let on_port = settings::on_port(&a.node);
     let here = match (&a.from, on_port) {
@@ -267,10 +272,9 @@ fn measure(job: &Job, a: &mut NetAskArgs, sum: &mut Sum) -> Result<(), String> {
     (sum.carrier, sum.from) = (node.describe().to_owned(), here.name());
     let outcome = follow(&node, &ctl, a, sum);
     let ended = stop(node, &ctl, outcome);
-    ended.and_then(|()| match ctl.first_error() {
-        Some(e) if !sum.interrupted => Err(e),
-        _ => Ok(()),
-    })
+    // What went wrong first stands first: to a node that is gone, the machine here may not stop in time, either.
+    let failed = ctl.first_error().filter(|_| !sum.interrupted);
+    running::both(failed.map_or(Ok(()), Err), ended)
 }
 
 /// Waits for the end; a line that is drawn again every second tells how far it is.

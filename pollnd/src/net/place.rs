@@ -46,7 +46,7 @@ impl Place {
     /// # Errors
     /// There is no way, or no port.
     pub(super) fn towards(peer: &Place) -> Result<Place, String> {
-        let nid = access::by_route(peer.nid())?;
+        let nid = access::by_route(peer.nid(), "--from")?;
         match peer {
             Place::Lnet(a, _) => Ok(Place::Lnet(LnetAddr { nid, ..*a }, true)),
             Place::Sock(a) => {

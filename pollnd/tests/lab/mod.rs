@@ -342,6 +342,13 @@ impl Lab {
         self.kernel_as(KERNEL, args)
     }
 
+    /// The same, where the arguments say which address it has.
+    pub(crate) fn on_kernel(&self, args: &[&str]) -> Command {
+        let mut c = self.inside(env!("CARGO_BIN_EXE_pollnd"));
+        c.args(args).args(["--carrier", "sockets"]);
+        c
+    }
+
     /// The same with another NID.
     pub(crate) fn kernel_as(&self, nid: &str, args: &[&str]) -> Command {
         let mut c = self.inside(env!("CARGO_BIN_EXE_pollnd"));
@@ -356,10 +363,17 @@ impl Lab {
 
     /// The same with another NID.
     pub(crate) fn port_as(&self, nid: &str, args: &[&str]) -> Command {
+        let mut c = self.on_port(args);
+        c.args(["--nid", nid]);
+        c
+    }
+
+    /// The same, where the arguments say which address it has.
+    pub(crate) fn on_port(&self, args: &[&str]) -> Command {
         let sock = self.file("wire.sock");
         let vdev = format!("net_virtio_user0,path={},queues=1,queue_size=1024,mrg_rxbuf=1", sock.display());
         let mut c = Command::new(env!("CARGO_BIN_EXE_pollnd"));
-        c.args(args).args(["--nid", nid, "--vdev", &vdev, "--mtu", &self.mtu.to_string()]);
+        c.args(args).args(["--vdev", &vdev, "--mtu", &self.mtu.to_string()]);
         c
     }
 

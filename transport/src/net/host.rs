@@ -26,12 +26,24 @@ pub struct Host<X: Xprt, A> {
     pub net: Domain<X>,
     /// The application.
     pub app: A,
+    /// Until then no more refusals are told, in ns.
+    #[cfg(feature = "node")]
+    quiet: u64,
 }
+
+/// Time between two lines about refused packets, in ns: peers must not fill a disk.
+#[cfg(feature = "node")]
+const QUIET: u64 = 1_000_000_000;
 
 impl<X: Xprt, A: NetApp<X>> Host<X, A> {
     /// Both together.
     pub fn new(net: Domain<X>, app: A) -> Host<X, A> {
-        Host { net, app }
+        Host {
+            net,
+            app,
+            #[cfg(feature = "node")]
+            quiet: 0,
+        }
     }
 
     /// Time has come to `now`, in ns, or the transport was told something; gives the number of events that the application heard.
@@ -53,10 +65,27 @@ impl<X: Xprt, A: NetApp<X>> Host<X, A> {
     }
 }
 
+#[cfg(feature = "node")]
+impl<A> Host<Sock, A> {
+    /// Says which packets were refused.
+    fn tell(&mut self, now: u64) {
+        while let Some(n) = self.net.xprt_mut().notice() {
+            if now < self.quiet {
+                continue;
+            }
+            self.quiet = now.saturating_add(QUIET);
+            let refused = self.net.xprt().machine().map_or(0, |m| m.stats().refused);
+            tracing::warn!(peer = %n.remote, refused, "refused, and its connection ends: {}", n.why);
+        }
+    }
+}
+
 impl<A: NetApp<Sock>> Protocol for Host<Sock, A> {
     fn handle(&mut self, now: u64, happened: Happened<'_>) {
         self.net.xprt_mut().handle(now, happened);
         self.run(now);
+        #[cfg(feature = "node")]
+        self.tell(now);
     }
 
     fn act(&mut self) -> Option<Action> {
