@@ -36,7 +36,7 @@ pub(crate) struct Options<'a> {
     pub(crate) net_sock: &'a str,
 }
 
-/// What runs on the node's first lcore.
+/// Applications of the node's first lcore.
 pub(crate) struct Apps {
     /// LNet's applications.
     pub(crate) app: Box<dyn App + Send>,

@@ -288,7 +288,7 @@ fn interrupted_at_a_terminal(line: &str, seen: &str) -> (Option<i32>, String) {
     c.args(["-qefc", &all, "/dev/null"]).env_remove("NO_COLOR").env("TERM", "xterm");
     let mut at = Terminal(c.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
     let (mut keys, mut screen) = (at.0.stdin.take().unwrap(), at.0.stdout.take().unwrap());
-    // What is drawn again and again has no line ends.
+    // Lines that are drawn again and again have no ends.
     let shown = Arc::new(Mutex::new(Vec::new()));
     let to = shown.clone();
     let reader = std::thread::spawn(move || {

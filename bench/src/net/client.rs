@@ -61,7 +61,7 @@ pub struct Client {
     since: Option<u64>,
     /// No more operations are begun.
     closing: bool,
-    /// What is under way is given up.
+    /// Operations under way are given up.
     ending: bool,
     next: u64,
 }
@@ -335,7 +335,7 @@ impl Client {
             if e.status == 0 {
                 good = e.len == size && (!check || is_filled(buffer.bytes(e.offset, e.len), tag, size));
             }
-            // What was lent goes home at once.
+            // Lent pieces go home at once.
             buffer.clear();
         }
         place.bulk = Some(buffer);

@@ -286,7 +286,7 @@ impl Node {
                     status = WRONG as i32;
                 }
             }
-            // What was lent goes home at once.
+            // Lent pieces go home at once.
             buffer.clear();
             bulk.room = Some(buffer);
         } else {

@@ -15,7 +15,7 @@ use super::values::{number, seconds, size, transfers};
 
 A Motr process may be the other end over netsock: docs/net.md has the messages, and how it learns a descriptor.")]
 pub(crate) struct NetArgs {
-    /// What to do.
+    /// The verb.
     #[command(subcommand)]
     pub(crate) what: NetVerb,
 }

@@ -272,7 +272,7 @@ fn measure(job: &Job, a: &mut NetAskArgs, sum: &mut Sum) -> Result<(), String> {
     (sum.carrier, sum.from) = (node.describe().to_owned(), here.name());
     let outcome = follow(&node, &ctl, a, sum);
     let ended = stop(node, &ctl, outcome);
-    // What went wrong first stands first: to a node that is gone, the machine here may not stop in time, either.
+    // The first error stands first: to a node that is gone, the machine here may not stop in time, either.
     let failed = ctl.first_error().filter(|_| !sum.interrupted);
     running::both(failed.map_or(Ok(()), Err), ended)
 }

@@ -106,7 +106,7 @@ impl Progress {
         self.bar.inc(1);
     }
 
-    /// What stands before the rates.
+    /// Text before the rates.
     fn head(&self) -> String {
         format!("  {:>3}/{} s  ", self.bar.position(), self.bar.length().unwrap_or(0))
     }

@@ -143,7 +143,7 @@ impl Sum {
         self.first.as_ref().zip(self.last.as_ref()).map_or(0, |(a, b)| b.failed.saturating_sub(a.failed))
     }
 
-    /// Whose errors they are, and of which kind; empty where there are none.
+    /// Errors by node and kind; empty where there are none.
     fn blame(&self) -> String {
         let mut parts = Vec::new();
         for (nid, n) in self.grown() {

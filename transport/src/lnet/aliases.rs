@@ -53,7 +53,7 @@ struct Share {
     entries: usize,
 }
 
-/// Whose word is needed for a NID to be another node's.
+/// The word that is needed for a NID to be another node's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Word {
     /// The word of the node that claims it is enough.

@@ -1,4 +1,4 @@
-//! What the contract refuses at once, with Linux's error numbers as Motr gives them (docs/protocol/netxprt.md §5.3, §9).
+//! Refusals of the contract at once, with Linux's error numbers as Motr gives them (docs/protocol/netxprt.md §5.3, §9).
 
 use super::machine::TmState;
 use crate::netsock::AddError;

@@ -314,7 +314,7 @@ impl Threaded {
             Call::Pending(tag, tm) => Heard::Pending(tag, net.pending(tm)),
             Call::Deliver(tag, tm) => Heard::Count(tag, net.deliver_all(tm)),
             Call::Notify(tag, tm) => Heard::Set(tag, net.notify(tm)),
-            // What comes of these an event tells, or nobody waits for.
+            // Events tell the results of these, or nobody waits for them.
             Call::Stop(tm, abort) => {
                 let _ = net.stop(tm, abort);
                 return None;

@@ -26,7 +26,7 @@ fsm::fsm! {
         Starting,
         /// Buffers may be added.
         Started,
-        /// What is queued comes to its end.
+        /// Queued buffers come to their ends.
         Stopping,
         /// It has come to its end.
         Stopped,

@@ -26,7 +26,7 @@ pub struct Sock {
     stopping: bool,
     /// Dials that are out.
     dials: usize,
-    /// What becomes of connections while there is no machine.
+    /// The end of connections while there is no machine.
     actions: VecDeque<Action>,
     said: VecDeque<Said<Addr, netsock::BufId>>,
     down: bool,

@@ -21,7 +21,7 @@ pub struct Bell {
 impl Bell {
     /// Says that there may be something to take.
     pub fn ring(&self) {
-        // What was put into a ring is seen by whoever looks after the flag was set, or its flag is seen here.
+        // Either whoever looks after the flag was set sees the ring's new entry, or its flag is seen here.
         fence(Ordering::SeqCst);
         if self.waiting.load(Ordering::Relaxed) && self.waiting.swap(false, Ordering::SeqCst) {
             drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
@@ -41,8 +41,8 @@ impl Bell {
         self.gone.load(Ordering::Acquire)
     }
 
-    /// What `look` finds, waited for until the time is over (`None`: for ever); `None` then. Looks once more after the node
-    /// has ended.
+    /// Waits until `look` finds something, or the time is over (`None`: for ever); gives the find. Looks once more after the
+    /// node has ended.
     pub fn wait<T>(&self, until: Option<Instant>, mut look: impl FnMut() -> Option<T>) -> Option<T> {
         loop {
             let gone = self.gone();

@@ -239,7 +239,7 @@ impl<S: Stack> World<S> {
         }
     }
 
-    /// What holds at any time: a buffer that is queued is queued below, and the budgets of a node are what its parts have.
+    /// Holds at any time: a buffer that is queued is queued below, and the budgets of a node are the sum of its parts.
     fn check(&self) {
         for end in self.ends.iter().filter(|e| self.net.nodes[e.node].alive) {
             let d = get(&end.d);

@@ -328,7 +328,7 @@ fn run<S: Stack>(seed: u64, totals: &Totals) {
         let node = p.w.ends[i].node;
         p.w.net.resume(node);
     }
-    // What is under way comes in, or not; the rest is given up. LNet's own time-outs are the longest.
+    // Messages under way come in, or not; the rest is given up. LNet's own time-outs are the longest.
     p.w.run(SEC);
     // A TCP whose peer has died gives up some day.
     for link in 0..p.w.net.links() {

@@ -62,7 +62,7 @@ fn a_claim_does_not_outlast_the_coming_of_the_node_it_names() {
                 a.net.take_events(0).into_iter().find_map(hit)
             };
             let control = a.links[0];
-            // What is for the node that has come, it gets, and the claimant does not.
+            // The node that has come gets its own messages, and the claimant does not.
             assert_eq!(matched(&mut a, control, nid(PEER)), None, "{leads}");
             assert!(matched(&mut a, link, late).is_some_and(|m| m.0 == 67));
             // Nor does the claimant answer for it, were it to guess the handle.

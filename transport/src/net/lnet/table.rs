@@ -4,7 +4,7 @@ use crate::lnet::MeId;
 use crate::net::{BufId, Queue, TmId};
 use crate::stream::slab::Key;
 
-/// How LNet has a buffer.
+/// A buffer's place at LNet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum At {
     /// Its entry is being attached.

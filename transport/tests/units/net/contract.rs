@@ -226,7 +226,7 @@ fn timeouts<S: Stack>() {
     let got = w.take(0);
     assert!(ids.iter().all(|i| got.iter().any(|t| t.id == *i && t.status == ETIMEDOUT)), "{got:?}");
     assert_eq!(got.len(), ids.len());
-    // What is to be sent ends when the transport lets go of its pages.
+    // A send ends when the transport lets go of its pages.
     let at = w.net.now + SEC / 2;
     w.msg_send(0, 1, (100, 1), Some(at));
     let b = w.source(0, 100, 1);
@@ -357,7 +357,7 @@ fn pools<S: Stack>() {
     assert_eq!(w.with(1, |d, tm| (d.queue_len(tm, Queue::MsgRecv), d.deficit(tm).unwrap())), (1, 2));
     assert_eq!(w.with(1, |d, tm| errno(d.attach_pool(tm, p))), 22);
     assert_eq!(w.with(1, |d, _| errno(d.pool_fini(pool))), 16);
-    // What is put in goes to whoever has too few.
+    // Buffers that are put in go to whoever has too few.
     fill(&mut w);
     fill(&mut w);
     fill(&mut w);
@@ -428,7 +428,7 @@ fn sync_delivery<S: Stack>() {
     w.with(1, |d, tm| d.notify(tm)).unwrap();
     w.take(1);
     assert_eq!(signals(&w), 2);
-    // What waits is delivered when the machine stops.
+    // Events that wait are delivered when the machine stops.
     w.with(1, |d, tm| d.stop(tm, false)).unwrap();
     assert_eq!(w.take(1)[0].status, ECANCELED);
     w.finish();
