@@ -166,7 +166,7 @@ struct OverLink {
     quick: Option<Ran>,
 }
 
-/// Seconds of lnet_selftest at the end.
+/// Most seconds of lnet_selftest at the end; shorter stretches make it one.
 const QUICK: u32 = 2;
 
 /// Makes the application of a node from its NID, the other end's, and pages.
@@ -174,12 +174,14 @@ type MakeApp = Box<dyn FnOnce([Nid; 2], &Arc<dyn Backing>) -> Result<Box<dyn App
 
 /// lnet_selftest between two nodes that `start` starts from their applications: the first has the console.
 fn quick<R>(
+    a: &DemoArgs,
     live: &Live,
     start: impl FnOnce(&Arc<Ctl>, MakeApp, MakeApp) -> Result<R, String>,
     stop: impl FnOnce(R) -> Result<(Vec<NodeEnd>, u64), String>,
     lost: &mut Vec<NothingLost>,
 ) -> Result<Ran, String> {
     live.say("lnet_selftest");
+    let seconds = if a.seconds < 1.0 { 1 } else { QUICK };
     let (ctl, seats) = (Arc::new(Ctl::default()), Arc::new(Seats::default()));
     let nids: Arc<OnceLock<[Nid; 2]>> = Arc::default();
     let (s, n) = (seats.clone(), nids.clone());
@@ -193,7 +195,7 @@ fn quick<R>(
     let running = start(&ctl, client, server)?;
     let ran = wait_for(&ctl, "the start of the nodes", 20, || nids.get().is_some())
         .map_err(|e| e.to_string())
-        .and_then(|()| selftest::between(seats, nids.get().copied().unwrap_or([Nid::LO; 2]), QUICK));
+        .and_then(|()| selftest::between(seats, nids.get().copied().unwrap_or([Nid::LO; 2]), seconds));
     let (ends, left) = stop(running)?;
     lost.push(NothingLost::of(&ctl, &ends).and_left(left));
     ran.map_err(|e| format!("lnet_selftest: {e}"))
@@ -204,7 +206,7 @@ fn quick_over_sockets(a: &DemoArgs, live: &Live, lost: &mut Vec<NothingLost>) ->
     let (idle, client) = (IdleMode::Block, ClientConfig::default());
     let p = SockPair { idle, intake: intake(a), client, peer_credits: 8 };
     let start = |ctl: &Arc<Ctl>, client, server| sock::start_with(p, ctl, client, server);
-    quick(live, start, |r| r.stop().map(|e| (e, 0)), lost)
+    quick(a, live, start, |r| r.stop().map(|e| (e, 0)), lost)
 }
 
 #[cfg(feature = "dpdk")]
@@ -272,7 +274,7 @@ fn over_link(
     let start = |ctl: &Arc<Ctl>, client, server| {
         link::start_with(&eal, &dir, cfg, ctl, (&enter, idle), client, server)
     };
-    r.quick = Some(quick(live, start, |l| l.stop().map(|e| (e.nodes, e.buffers_left)), lost)?);
+    r.quick = Some(quick(a, live, start, |l| l.stop().map(|e| (e.nodes, e.buffers_left)), lost)?);
     pairs::clean_up(&eal);
     Ok(r)
 }

@@ -275,7 +275,7 @@ fn received(id: u32) -> Vec<u64> {
 fn two_lcores_have_a_queue_each() {
     // Who dials does so from the queue of the peer's home, and the home is one or the other by the peer's address.
     let mut used = [0; 2];
-    for host in [2, 3, 4, 5] {
+    for host in [2, 3] {
         let dir = tempfile::tempdir().unwrap();
         let sock = dir.path().join("v.sock").display().to_string();
         let vhost = format!("net_vhost0,iface={sock},queues=2,tso=1");
@@ -293,7 +293,7 @@ fn two_lcores_have_a_queue_each() {
         let end = up.stop().good().says(&["2 queues, mirrored", "20 PUTs,", "checked 20, wrong 0"]);
         whole(&end);
     }
-    assert!(used.iter().all(|n| *n > 500), "one queue had all: {used:?}");
+    assert!(used.iter().all(|n| *n > 250), "one queue had all: {used:?}");
 }
 
 /// `pollnd demo --json` with these arguments.
@@ -351,7 +351,7 @@ fn report_7_the_demo_works_wherever_temporary_files_are() {
     std::fs::create_dir_all(&deep).unwrap();
     let mut c = pollnd(&["demo"]);
     c.env("TMPDIR", &deep);
-    complete(&demo(c, &["--json", "--seconds", "0.1"]));
+    complete(&demo(c, &["--json", "--seconds", "0.1", "--one-lcore"]));
     assert_eq!(std::fs::read_dir(&deep).unwrap().count(), 0, "no socket is left");
 }
 
@@ -388,7 +388,7 @@ fn report_10_the_demo_does_without_a_run_time_folder_and_says_what_to_set() {
     let mut c = Command::new("unshare");
     let script = "mount -t tmpfs none /run && mount -o remount,ro /run && exec \"$0\" demo \"$@\"";
     c.args(["--mount", "sh", "-c", script, env!("CARGO_BIN_EXE_pollnd")]);
-    c.args(["--json", "--seconds", "0.1"]).env_remove("RUNTIME_DIRECTORY");
+    c.args(["--json", "--seconds", "0.1", "--one-lcore"]).env_remove("RUNTIME_DIRECTORY");
     let end = Proc::start(c).end().good();
     assert!(end.err.contains("RUNTIME_DIRECTORY") && end.err.contains("cannot be written"), "{end:?}");
     complete(&end.json());
