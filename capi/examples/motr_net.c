@@ -1,5 +1,5 @@
 /* Motr's net contract between two nodes in one process, over both transports: a message, then bulk both ways by descriptors,
- * every byte checked. Over kernel sockets on loopback, or, given a folder for its socket, over a virtio link between two DPDK
+ * every byte checked; then messages into buffers of a pool, by a machine whose events wait to be asked for. Over kernel sockets on loopback, or, given a folder for its socket, over a virtio link between two DPDK
  * ports.
  *
  *     cc motr_net.c $(pkg-config --cflags --libs pollnd) -o motr_net && ./motr_net
@@ -64,16 +64,21 @@ static struct pollnd_net_event next(struct end *end, uint32_t kind, uint64_t tag
     return event;
 }
 
-static void tm_start(struct end *end, uint32_t transport, const char *address)
+static void started(struct end *end)
 {
     struct pollnd_net_event event;
 
-    check(pollnd_net_of(end->node, transport, &end->net), "domain");
-    check(pollnd_net_start(end->net, address, 1, &end->tm), address);
     do
         event = next(end, POLLND_NET_STATE, 1);
     while (event.state < POLLND_TM_STARTED);
     expect(event.state == POLLND_TM_STARTED, "the transfer machine did not start");
+}
+
+static void tm_start(struct end *end, uint32_t transport, const char *address)
+{
+    check(pollnd_net_of(end->node, transport, &end->net), "domain");
+    check(pollnd_net_start(end->net, address, 1, &end->tm), address);
+    started(end);
 }
 
 static void tm_stop(struct end *end)
@@ -188,6 +193,101 @@ static void given_up(struct end *end)
     check(pollnd_memory_free(memory), "free");
 }
 
+/* The answer to a question under this tag. */
+static uint64_t count(struct end *end, int rc, uint64_t tag)
+{
+    check(rc, "question");
+    return next(end, POLLND_NET_COUNT, tag).length;
+}
+
+/* A buffer that is given up with others: its last event. */
+static void canceled(struct end *end)
+{
+    struct pollnd_net_event event;
+
+    expect(pollnd_net_next(end->net, 60000, &event) == 1, "no event came");
+    expect(event.kind == POLLND_NET_BUFFER && event.status == -125 /* ECANCELED */, "not given up");
+    expect(event.tag >= 51 && event.tag <= 53 && event.flags & POLLND_LAST, "another buffer");
+    pollnd_net_release(&event);
+}
+
+/* A machine whose queue for messages is filled from a pool, and whose events wait until it asks for them. */
+static void pooled(struct end *here, struct end *there, const char *address)
+{
+    struct pollnd_net_setup setup = { .size = sizeof setup, .flags = POLLND_TM_SYNC, .address = address };
+    struct pollnd_memory *memory[3], *from = filled(here, 9);
+    struct pollnd_net_args send = buffer(here, POLLND_MSG_SEND, from, 1000);
+    struct pollnd_net_event event;
+    uint64_t pool;
+
+    check(pollnd_net_pool(there->net, 2, 2, 40, &pool), "pool");
+    for (uint32_t i = 0; i < 3; i++) {
+        memory[i] = filled(there, 0);
+        check(pollnd_net_pool_put(there->net, pool, 1 + i % 2, memory[i], 4096, 51 + i, NULL), "pool_put");
+    }
+    next(there, POLLND_NET_POOL_FILLED, 40);
+    setup.pool = pool;
+    setup.colour = 1;
+    setup.min_size = 4096;
+    check(pollnd_net_start_with(there->net, &setup, 1, &there->tm), address);
+    started(there);
+    /* Two wait for messages: those of colour 1, the one used last first. One is left. */
+    next(there, POLLND_NET_POOL_BELOW, 40);
+    expect(count(there, pollnd_net_pool_count(there->net, pool, 41), 41) == 1, "another number in the pool");
+
+    expect(count(there, pollnd_net_pending(there->net, there->tm, 42), 42) == 0, "nothing came yet");
+    check(pollnd_net_notify(there->net, there->tm, 43), "notify");
+    check(pollnd_net_ep(here->net, here->tm, address, 11, &send.ep), address);
+    next(here, POLLND_NET_EP, 11);
+    check(pollnd_net_add(here->net, &send, 12, NULL), "MSG_SEND");
+    next(here, POLLND_NET_ADDED, 12);
+    expect(next(there, POLLND_NET_PENDING, 43).flags & POLLND_LAST, "told twice");
+    next(here, POLLND_NET_BUFFER, 12);
+    expect(count(there, pollnd_net_pending(there->net, there->tm, 44), 44) == 1, "nothing waits");
+    expect(count(there, pollnd_net_deliver(there->net, there->tm, 45), 45) == 1, "nothing was delivered");
+    event = next(there, POLLND_NET_BUFFER, 53);
+    expect(event.length == 1000 && event.flags & POLLND_LAST && event.ep, "another message");
+    expect(memcmp(pollnd_memory_bytes(memory[2]), pollnd_memory_bytes(from), 1000) == 0, "a byte is wrong");
+    check(pollnd_net_ep_put(there->net, event.ep), "end-point");
+    pollnd_net_release(&event);
+    check(pollnd_net_ep_put(here->net, send.ep), "end-point");
+    printf("  a message into a buffer of a pool, when it was asked for\n");
+
+    /* The third took its place; it is the pool's again. */
+    check(pollnd_net_pool_put(there->net, pool, 1, memory[2], 4096, 53, NULL), "pool_put");
+    next(there, POLLND_NET_POOL_FILLED, 40);
+    expect(count(there, pollnd_net_pool_length(there->net, there->tm, 5, 46), 46) == 2, "another deficit");
+    expect(count(there, pollnd_net_deficit(there->net, there->tm, 47), 47) == 2, "another deficit");
+    check(pollnd_net_stats(there->net, there->tm, POLLND_MSG_RECV, 1, 48), "stats");
+    event = next(there, POLLND_NET_STATS, 48);
+    expect(event.counts->adds == 4 && event.counts->successes == 1 && event.counts->bytes == 1000, "other counts");
+    pollnd_net_release(&event);
+
+    check(pollnd_net_notify(there->net, there->tm, 49), "notify");
+    check(pollnd_net_stop(there->net, there->tm, 1), "stop");
+    for (int i = 0; i < 3; i++)
+        canceled(there);
+    expect(pollnd_net_next(there->net, 60000, &event) == 1 && event.tag == 49 && event.status == -125, "no end");
+    pollnd_net_release(&event);
+    event = next(there, POLLND_NET_STATE, 1);
+    expect(event.state == POLLND_TM_STOPPED && event.flags & POLLND_LAST, "the transfer machine did not stop");
+
+    check(pollnd_net_pool_put(there->net, pool, 0, memory[0], 4096, 51, NULL), "pool_put");
+    check(pollnd_net_pool_put(there->net, pool, 0, memory[1], 4096, 52, NULL), "pool_put");
+    next(there, POLLND_NET_POOL_FILLED, 40);
+    check(pollnd_net_pool_get(there->net, pool, 0, 50), "pool_get");
+    canceled(there);
+    next(there, POLLND_NET_COUNT, 50);
+    next(there, POLLND_NET_POOL_BELOW, 40);
+    check(pollnd_net_pool_free(there->net, pool), "pool_free");
+    canceled(there);
+    expect(next(there, POLLND_NET_POOL, 40).flags & POLLND_LAST, "the pool is not gone");
+    expect(pollnd_net_pool_free(there->net, pool) == -2 /* ENOENT */, "it went twice");
+    for (int i = 0; i < 3; i++)
+        check(pollnd_memory_free(memory[i]), "free");
+    check(pollnd_memory_free(from), "free");
+}
+
 /* A node's NID, and its addresses in the two transports. */
 struct names {
     const char *nid, *lnet, *sock;
@@ -201,8 +301,9 @@ static void exchange(uint32_t transport, struct end *here, struct end *there, co
     bulk(there, here, 0);
     bulk(there, here, 1);
     given_up(here);
-    tm_stop(here);
     tm_stop(there);
+    pooled(here, there, to);
+    tm_stop(here);
 }
 
 int main(int argc, char **argv)

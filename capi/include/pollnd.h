@@ -129,6 +129,9 @@
 // Most bytes of a descriptor.
 #define POLLND_DESC_MAX 64
 
+// Flag of a setup: events of the transfer machine's buffers wait until `pollnd_net_deliver` asks for them.
+#define POLLND_TM_SYNC 1
+
 // Net event: a transfer machine has another state, `state`. The last one is that it has stopped or failed.
 #define POLLND_NET_STATE 1
 
@@ -140,6 +143,24 @@
 
 // Net event: `length` bytes came to `offset` of a buffer's memory, or were sent from it, or, if `status` says so, were not.
 #define POLLND_NET_BUFFER 4
+
+// Net event: `length` is the number that was asked for.
+#define POLLND_NET_COUNT 5
+
+// Net event: `counts` are those of the queue that was asked about.
+#define POLLND_NET_STATS 6
+
+// Net event: events wait to be delivered; or, with a `status`, nobody will hear of any.
+#define POLLND_NET_PENDING 7
+
+// Net event: a pool that was empty has a buffer.
+#define POLLND_NET_POOL_FILLED 8
+
+// Net event: a pool has fewer buffers than its threshold.
+#define POLLND_NET_POOL_BELOW 9
+
+// Net event: a pool is gone.
+#define POLLND_NET_POOL 10
 
 // State: it gets ready.
 #define POLLND_TM_STARTING 2
@@ -192,9 +213,27 @@ struct pollnd_net_args {
     uint32_t desc_length;
 };
 
+// Counts of a queue of a transfer machine, since its start or since they were set to zero.
+struct pollnd_net_counts {
+    // Buffers that were queued.
+    uint64_t adds;
+    // Buffers that were given up.
+    uint64_t dels;
+    // Events without an error.
+    uint64_t successes;
+    // Events with one; of POLLND_MSG_RECV also buffers that the pool did not have.
+    uint64_t failures;
+    // Time of buffers in the queue, in ns.
+    uint64_t time_ns;
+    // Bytes moved.
+    uint64_t bytes;
+    // Most bytes of one event.
+    uint64_t max_bytes;
+};
+
 // An event of the net contract. Members that its kind does not name are 0.
 struct pollnd_net_event {
-    // POLLND_NET_STATE to POLLND_NET_BUFFER.
+    // POLLND_NET_STATE to POLLND_NET_POOL.
     uint32_t kind;
     // POLLND_LAST.
     uint32_t flags;
@@ -204,9 +243,9 @@ struct pollnd_net_event {
     uint32_t state;
     // The operation's.
     uint64_t tag;
-    // The transfer machine, end-point or buffer.
+    // The transfer machine, end-point, buffer or pool.
     uint64_t name;
-    // Bytes that came, or were sent.
+    // Bytes that came, or were sent; the number that was asked for.
     uint64_t length;
     // Where in the memory they begin.
     uint64_t offset;
@@ -220,6 +259,8 @@ struct pollnd_net_event {
     uint8_t desc[64];
     // If `status` is not 0, the text that names the thing and the remedy. It belongs to the event.
     const char *error;
+    // The counts that were asked for. They belong to the event.
+    const struct pollnd_net_counts *counts;
     // The library's.
     void *held;
 };
@@ -418,6 +459,28 @@ struct pollnd_event {
     void *held;
 };
 
+// A transfer machine with a pool, with synchronous delivery, or of certain CPTs.
+struct pollnd_net_setup {
+    // sizeof(struct pollnd_net_setup).
+    uint32_t size;
+    // POLLND_TM_SYNC.
+    uint32_t flags;
+    // Its address, as of `pollnd_net_start`. Must be given.
+    const char *address;
+    // The pool that its queue for messages is filled from; 0: none.
+    uint64_t pool;
+    // With a pool: buffers that wait for messages; less than 2: 2.
+    uint32_t min_queue;
+    // With a pool: as of a buffer for messages. Must be given.
+    uint32_t min_size;
+    // With a pool: as of a buffer for messages; 0: 1.
+    uint32_t max_messages;
+    // Its colour, 1 to the pool's `colours`: it prefers buffers of that one; 0: none.
+    uint32_t colour;
+    // CPTs that may serve it, a bit each, where a node's lcore is of CPT 0; 0: any.
+    uint64_t cpts;
+};
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -470,7 +533,7 @@ int pollnd_net_next(const struct pollnd_net *net,
                     int timeout_ms,
                     struct pollnd_net_event *event);
 
-// Frees an event's texts. NULL, and an event that has none, do nothing.
+// Frees an event's texts and counts. NULL, and an event that has none, do nothing.
 void pollnd_net_release(struct pollnd_net_event *event);
 
 // The library's version, "0.1.0". The text is the library's, and stays.
@@ -581,6 +644,94 @@ int pollnd_event_next(const struct pollnd_node *node,
 // Gives back what an event holds: lent bytes, interfaces, its text. Lent bytes are receive buffers of the node's: it copies
 // what comes, or waits, when the program keeps many. NULL, and an event that holds nothing, do nothing.
 void pollnd_event_release(struct pollnd_event *event);
+
+// As `pollnd_net_start`, with a pool, with synchronous delivery, or of certain CPTs. With a pool, `min_queue` buffers of it
+// wait for messages as long as the machine is started: they are queued behind its STARTED event, before the event of each
+// message that took one, and when memory is put into the pool. A pool that has too few leaves a deficit. To stop the
+// machine, give `abort`, or give its buffers up. -ENOENT: the pool is gone.
+int pollnd_net_start_with(const struct pollnd_net *net,
+                          const struct pollnd_net_setup *setup,
+                          uint64_t tag,
+                          uint64_t *tm);
+
+// Makes a pool without buffers. `*pool` is its name, which may be used at once, by any number of transfer machines. Events of
+// it: POOL_FILLED when it was empty and has a buffer, POOL_BELOW when it has less than `threshold` of them, and at last POOL
+// when it is gone. Its buffers have `colours` colours, 0 to 1024: a machine takes that one of its colour which was used last,
+// and else of all that one which was used longest ago. `pollnd_net_pool_free` frees it, or the node's end.
+int pollnd_net_pool(const struct pollnd_net *net,
+                    uint32_t threshold,
+                    uint32_t colours,
+                    uint64_t tag,
+                    uint64_t *pool);
+
+// Puts the first `length` bytes of memory into a pool as a buffer for messages, of a colour, 1 to the pool's `colours`, or 0
+// for none. It is the pool's, then a transfer machine's, and nothing else may use it. BUFFER events follow as of
+// `pollnd_net_add` once messages came into it, the last of which gives the memory back: put it again for the next message.
+// `*buffer`, if `buffer` is not NULL, is its name; `pollnd_net_del` gives up a buffer that waits for messages, and does
+// nothing to one that is free. -EBUSY: `memory` is used. -ENOENT: the pool is gone.
+int pollnd_net_pool_put(const struct pollnd_net *net,
+                        uint64_t pool,
+                        uint32_t colour,
+                        struct pollnd_memory *memory,
+                        uint32_t length,
+                        uint64_t tag,
+                        uint64_t *buffer);
+
+// Takes a free buffer out of a pool, as a transfer machine of that colour would. A COUNT event says 1, or 0 if there is none;
+// before it the buffer has its last event, with -ECANCELED. -ENOENT: the pool is gone.
+int pollnd_net_pool_get(const struct pollnd_net *net,
+                        uint64_t pool,
+                        uint32_t colour,
+                        uint64_t tag);
+
+// Asks for the number of a pool's free buffers, which a COUNT event says. -ENOENT: the pool is gone.
+int pollnd_net_pool_count(const struct pollnd_net *net, uint64_t pool, uint64_t tag);
+
+// Frees a pool: its free buffers have their last events, with -ECANCELED, and nothing can be put into it any more. Its own last
+// event, POOL, follows when no transfer machine has it. -ENOENT: that was taken.
+int pollnd_net_pool_free(const struct pollnd_net *net,
+                         uint64_t pool);
+
+// Lets `min_queue` buffers of its pool wait for a transfer machine's messages, 2 at least. A COUNT event says how many the pool
+// did not have; -EINVAL in it: the machine has no pool. -ENOENT: it has stopped.
+int pollnd_net_pool_length(const struct pollnd_net *net,
+                           uint64_t tm,
+                           uint32_t min_queue,
+                           uint64_t tag);
+
+// Asks for the number of buffers that a transfer machine's pool did not have, which a COUNT event says. -ENOENT: it has
+// stopped.
+int pollnd_net_deficit(const struct pollnd_net *net,
+                       uint64_t tm,
+                       uint64_t tag);
+
+// Delivers the events that wait for a transfer machine with POLLND_TM_SYNC: a COUNT event says how many, and they follow it.
+// Events that wait are delivered when the machine stops, too. -EINVAL in the COUNT event: it is not started. -ENOENT: it has
+// stopped.
+int pollnd_net_deliver(const struct pollnd_net *net,
+                       uint64_t tm,
+                       uint64_t tag);
+
+// Asks whether events wait for a transfer machine: a COUNT event says 1 or 0. -EINVAL in it: it is not started. -ENOENT: it
+// has stopped.
+int pollnd_net_pending(const struct pollnd_net *net,
+                       uint64_t tm,
+                       uint64_t tag);
+
+// Asks to hear when an event waits for a transfer machine with POLLND_TM_SYNC: one PENDING event follows, at once if there is
+// one already, and with -ECANCELED if the machine comes to its end before; with -EINVAL if its events do not wait. -ENOENT: it
+// has stopped.
+int pollnd_net_notify(const struct pollnd_net *net,
+                      uint64_t tm,
+                      uint64_t tag);
+
+// Asks for the counts of a transfer machine's queue, POLLND_MSG_RECV to POLLND_ACTIVE_SEND, and with `reset` sets them to zero.
+// A STATS event has them. -ENOENT: the machine has stopped.
+int pollnd_net_stats(const struct pollnd_net *net,
+                     uint64_t tm,
+                     uint32_t queue,
+                     int reset,
+                     uint64_t tag);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -1,16 +1,19 @@
 //! A domain of the net contract on its lcore: calls of the program come by a ring, and go to it by another. A buffer is
 //! registered for as long as it is queued, so that its memory is the program's again with its last event.
 
+mod pools;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
 use transport::net::{
-    BufEvent, BufId, Desc, Domain, EpId, Event, Memory, NetApp, NetError, Request, TmId, TmState, Unadded,
-    Unregistered, Xprt,
+    BufEvent, BufId, Colour, Desc, Domain, EpId, Event, Memory, NetApp, NetError, PoolId, QueueStats,
+    Request, TmId, TmState, Unadded, Unregistered, Xprt,
 };
 use transport::node::Bell;
 
+pub(crate) use self::pools::{AskPool, AskTm, Provisions, Setup};
 use crate::error::Error;
 use crate::program::{ACTIVE, LINGER, QUIET};
 
@@ -23,8 +26,8 @@ const CALLS_A_TURN: usize = 64;
     reason = "nearly all are of buffers; a box each would be an allocation each"
 )]
 pub(crate) enum Call {
-    /// Makes a transfer machine and starts it at a name.
-    Start(u64, Box<str>),
+    /// Makes a transfer machine and starts it.
+    Start(u64, Box<Setup>),
     /// Stops it, its buffers given up or not.
     Stop(u64, bool),
     /// Makes an end-point of a machine's.
@@ -35,6 +38,16 @@ pub(crate) enum Call {
     Add { buf: u64, tm: u64, mem: Memory, want: Want, time: Option<u64> },
     /// Gives it up.
     Del(u64),
+    /// Makes a pool with a threshold and a number of colours.
+    Pool(u64, usize, u32),
+    /// Puts memory into one.
+    PoolPut { buf: u64, pool: u64, colour: Colour, mem: Memory },
+    /// Empties one, and takes it away when no machine has it.
+    PoolFree(u64),
+    /// Asks something about a pool.
+    AskPool(u64, u64, AskPool),
+    /// Asks something about a machine, or has its events delivered.
+    AskTm(u64, u64, AskTm),
 }
 
 /// Use of a buffer.
@@ -65,6 +78,18 @@ pub(crate) enum What {
     Added(Option<Desc>),
     /// Bytes came or went.
     Bytes { len: u64, offset: u64, from: Option<(u64, String)> },
+    /// A number that was asked for.
+    Count(u64),
+    /// Counts of a queue.
+    Stats(QueueStats),
+    /// Events wait to be delivered.
+    Pending,
+    /// A pool that was empty has a buffer.
+    NotEmpty,
+    /// A pool has fewer than its threshold.
+    Below,
+    /// A pool is gone.
+    PoolGone,
 }
 
 /// Both rings.
@@ -94,6 +119,11 @@ pub(crate) struct Tenant {
     last_stranger: u64,
     /// Machines that have come to their end, and whose buffers have not all.
     leaving: Vec<TmId>,
+    pools: HashMap<u64, PoolId>,
+    /// Pools that were freed, and that machines still have.
+    leaving_pools: Vec<(u64, PoolId)>,
+    /// Who wants to hear of events that wait.
+    notified: Vec<(TmId, u64)>,
     now: u64,
     active_until: u64,
 }
@@ -128,6 +158,9 @@ impl Tenant {
             strangers: HashMap::new(),
             last_stranger: 0,
             leaving: Vec::new(),
+            pools: HashMap::new(),
+            leaving_pools: Vec::new(),
+            notified: Vec::new(),
             now: 0,
             active_until: 0,
         }
@@ -158,19 +191,12 @@ impl Tenant {
 
     fn call<X: Xprt>(&mut self, net: &mut Domain<X>, call: Call) {
         match call {
-            Call::Start(name, at) => {
-                let tm = net.tm_init();
-                match net.start(tm, &at) {
-                    Ok(()) => {
-                        self.tms.insert(name, tm);
-                    }
-                    Err(e) => {
-                        // It has failed: nothing of it is left to wait for.
-                        let _ = net.tm_fini(tm);
-                        self.say(name, true, Err(refused(&e)), What::State(TmState::Failed));
-                    }
+            Call::Start(name, setup) => match self.start(net, *setup) {
+                Ok(tm) => {
+                    self.tms.insert(name, tm);
                 }
-            }
+                Err(e) => self.say(name, true, Err(e), What::State(TmState::Failed)),
+            },
             // Its event tells.
             Call::Stop(name, abort) => {
                 if let Some(tm) = self.tms.get(&name) {
@@ -206,6 +232,7 @@ impl Tenant {
                     net.del(*id);
                 }
             }
+            other => self.furnish(net, other),
         }
     }
 
@@ -269,6 +296,7 @@ impl Tenant {
         }
         self.tms.remove(&name);
         self.leaving.push(tm);
+        self.unnotified(tm);
     }
 
     fn ended<X: Xprt>(&mut self, net: &mut Domain<X>, e: BufEvent) {
@@ -298,14 +326,16 @@ impl<X: Xprt> NetApp<X> for Tenant {
                 }
                 self.say(name, last, failed(status.abs()), What::State(state));
             }
-            // Neither pools nor synchronous delivery are made here.
-            Event::Pending(_) | Event::NotEmpty(_) | Event::BelowThreshold(_) => {}
+            Event::Pending(tm) => self.pending(tm),
+            Event::NotEmpty(pool) => self.pool_says(pool, What::NotEmpty),
+            Event::BelowThreshold(pool) => self.pool_says(pool, What::Below),
         }
     }
 
     fn turn(&mut self, net: &mut Domain<X>) {
         self.now = net.now();
         self.leaving.retain(|tm| net.tm_fini(*tm).is_err());
+        self.free_pools(net);
         if !self.flush() {
             return;
         }

@@ -5,7 +5,7 @@
 //!   unsafe code.
 //! * [`types`]: structures and constants that C sees.
 //! * `node`: a node, its operations and its events; `start` has one over kernel sockets, `dpdk` over a port.
-//! * `net`: Motr's net contract for a program, `domain` its part on the lcore.
+//! * `net`: Motr's net contract for a program, `domain` its part on the lcore, pools and synchronous delivery included.
 //! * `program`: the application on the node's lcore.
 //! * [`error`]: error numbers and texts.
 

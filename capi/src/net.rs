@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
 use slab::Slab;
-use transport::net::Memory;
+use transport::net::{Colour, Memory};
 use transport::node::Bell;
 
-use crate::domain::{Call, Lines, Said, Tenant, Want, What};
+use crate::domain::{AskPool, AskTm, Call, Lines, Said, Setup, Tenant, Want, What};
 use crate::error::Error;
 
 /// An operation that has not ended.
@@ -84,8 +84,35 @@ impl Net {
         }
     }
 
-    pub(crate) fn start(&self, at: &str, tag: u64) -> Result<u64, Error> {
-        self.begin(tag, |name| Call::Start(name, at.into()))
+    pub(crate) fn start(&self, setup: Setup, tag: u64) -> Result<u64, Error> {
+        if let Some(p) = &setup.pool {
+            self.known("pool", p.pool)?;
+        }
+        self.begin(tag, |name| Call::Start(name, Box::new(setup)))
+    }
+
+    pub(crate) fn pool(&self, threshold: usize, colours: u32, tag: u64) -> Result<u64, Error> {
+        self.begin(tag, |name| Call::Pool(name, threshold, colours))
+    }
+
+    pub(crate) fn pool_put(&self, pool: u64, colour: Colour, mem: Memory, tag: u64) -> Result<u64, Error> {
+        self.known("pool", pool)?;
+        self.begin(tag, |buf| Call::PoolPut { buf, pool, colour, mem })
+    }
+
+    pub(crate) fn pool_free(&self, pool: u64) -> Result<(), Error> {
+        self.known("pool", pool)?;
+        self.send(Call::PoolFree(pool))
+    }
+
+    pub(crate) fn ask_pool(&self, pool: u64, ask: AskPool, tag: u64) -> Result<(), Error> {
+        self.known("pool", pool)?;
+        self.begin(tag, |op| Call::AskPool(op, pool, ask)).map(drop)
+    }
+
+    pub(crate) fn ask_tm(&self, tm: u64, ask: AskTm, tag: u64) -> Result<(), Error> {
+        self.known("transfer machine", tm)?;
+        self.begin(tag, |op| Call::AskTm(op, tm, ask)).map(drop)
     }
 
     pub(crate) fn stop(&self, tm: u64, abort: bool) -> Result<(), Error> {

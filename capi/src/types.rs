@@ -358,6 +358,53 @@ pub struct pollnd_net_args {
     pub desc_length: u32,
 }
 
+/// Flag of a setup: events of the transfer machine's buffers wait until `pollnd_net_deliver` asks for them.
+pub const POLLND_TM_SYNC: u32 = 1;
+
+/// A transfer machine with a pool, with synchronous delivery, or of certain CPTs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct pollnd_net_setup {
+    /// sizeof(struct pollnd_net_setup).
+    pub size: u32,
+    /// POLLND_TM_SYNC.
+    pub flags: u32,
+    /// Its address, as of `pollnd_net_start`. Must be given.
+    pub address: *const c_char,
+    /// The pool that its queue for messages is filled from; 0: none.
+    pub pool: u64,
+    /// With a pool: buffers that wait for messages; less than 2: 2.
+    pub min_queue: u32,
+    /// With a pool: as of a buffer for messages. Must be given.
+    pub min_size: u32,
+    /// With a pool: as of a buffer for messages; 0: 1.
+    pub max_messages: u32,
+    /// Its colour, 1 to the pool's `colours`: it prefers buffers of that one; 0: none.
+    pub colour: u32,
+    /// CPTs that may serve it, a bit each, where a node's lcore is of CPT 0; 0: any.
+    pub cpts: u64,
+}
+
+/// Counts of a queue of a transfer machine, since its start or since they were set to zero.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct pollnd_net_counts {
+    /// Buffers that were queued.
+    pub adds: u64,
+    /// Buffers that were given up.
+    pub dels: u64,
+    /// Events without an error.
+    pub successes: u64,
+    /// Events with one; of POLLND_MSG_RECV also buffers that the pool did not have.
+    pub failures: u64,
+    /// Time of buffers in the queue, in ns.
+    pub time_ns: u64,
+    /// Bytes moved.
+    pub bytes: u64,
+    /// Most bytes of one event.
+    pub max_bytes: u64,
+}
+
 /// Net event: a transfer machine has another state, `state`. The last one is that it has stopped or failed.
 pub const POLLND_NET_STATE: u32 = 1;
 /// Net event: an end-point is there, or, if `status` says so, is not.
@@ -366,6 +413,18 @@ pub const POLLND_NET_EP: u32 = 2;
 pub const POLLND_NET_ADDED: u32 = 3;
 /// Net event: `length` bytes came to `offset` of a buffer's memory, or were sent from it, or, if `status` says so, were not.
 pub const POLLND_NET_BUFFER: u32 = 4;
+/// Net event: `length` is the number that was asked for.
+pub const POLLND_NET_COUNT: u32 = 5;
+/// Net event: `counts` are those of the queue that was asked about.
+pub const POLLND_NET_STATS: u32 = 6;
+/// Net event: events wait to be delivered; or, with a `status`, nobody will hear of any.
+pub const POLLND_NET_PENDING: u32 = 7;
+/// Net event: a pool that was empty has a buffer.
+pub const POLLND_NET_POOL_FILLED: u32 = 8;
+/// Net event: a pool has fewer buffers than its threshold.
+pub const POLLND_NET_POOL_BELOW: u32 = 9;
+/// Net event: a pool is gone.
+pub const POLLND_NET_POOL: u32 = 10;
 
 /// State: it gets ready.
 pub const POLLND_TM_STARTING: u32 = 2;
@@ -382,7 +441,7 @@ pub const POLLND_TM_FAILED: u32 = 6;
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct pollnd_net_event {
-    /// POLLND_NET_STATE to POLLND_NET_BUFFER.
+    /// POLLND_NET_STATE to POLLND_NET_POOL.
     pub kind: u32,
     /// POLLND_LAST.
     pub flags: u32,
@@ -392,9 +451,9 @@ pub struct pollnd_net_event {
     pub state: u32,
     /// The operation's.
     pub tag: u64,
-    /// The transfer machine, end-point or buffer.
+    /// The transfer machine, end-point, buffer or pool.
     pub name: u64,
-    /// Bytes that came, or were sent.
+    /// Bytes that came, or were sent; the number that was asked for.
     pub length: u64,
     /// Where in the memory they begin.
     pub offset: u64,
@@ -408,6 +467,8 @@ pub struct pollnd_net_event {
     pub desc: [u8; 64],
     /// If `status` is not 0, the text that names the thing and the remedy. It belongs to the event.
     pub error: *const c_char,
+    /// The counts that were asked for. They belong to the event.
+    pub counts: *const pollnd_net_counts,
     /// The library's.
     pub held: *mut c_void,
 }

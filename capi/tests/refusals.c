@@ -198,6 +198,47 @@ int main(void)
     REFUSED(pollnd_net_add(net, BUFFER(length, 101), 1, NULL), -EINVAL, "101 bytes");
     REFUSED(pollnd_net_add(net, BUFFER(desc_length, 100), 1, NULL), -EINVAL, "desc is null");
     REFUSED(pollnd_net_add(net, &b, 1, NULL), -ENOENT, "0x5");
+    /* Pools and synchronous delivery. */
+    struct pollnd_net_setup t = { .size = sizeof t, .address = o.net_sock, .pool = 5, .min_size = 64 }, u;
+    uint64_t pool;
+#define SETUP(member, value) (u = t, u.member = (value), &u)
+    REFUSED(pollnd_net_start_with(NULL, &t, 1, &tm), -EINVAL, "net is null");
+    REFUSED(pollnd_net_start_with(net, NULL, 1, &tm), -EINVAL, "setup is null");
+    REFUSED(pollnd_net_start_with(net, SETUP(size, 9), 1, &tm), -EINVAL, "size 9");
+    REFUSED(pollnd_net_start_with(net, &t, 1, NULL), -EINVAL, "tm is null");
+    REFUSED(pollnd_net_start_with(net, SETUP(flags, 2), 1, &tm), -EINVAL, "flags 0x2");
+    REFUSED(pollnd_net_start_with(net, SETUP(min_size, 0), 1, &tm), -EINVAL, "min_size 0");
+    REFUSED(pollnd_net_start_with(net, SETUP(pool, 0), 1, &tm), -EINVAL, "min_size 64");
+    REFUSED(pollnd_net_start_with(net, &t, 1, &tm), -ENOENT, "0x5");
+    REFUSED(pollnd_net_pool(net, 1, 1025, 1, &pool), -EINVAL, "colours 1025");
+    REFUSED(pollnd_net_pool(net, 1, 1, 1, NULL), -EINVAL, "pool is null");
+    REFUSED(pollnd_net_pool_put(net, 5, 0, NULL, 100, 1, NULL), -EINVAL, "memory is null");
+    REFUSED(pollnd_net_pool_put(net, 5, 0, memory, 101, 1, NULL), -EINVAL, "101 bytes");
+    REFUSED(pollnd_net_pool_put(net, 5, 0, memory, 100, 1, NULL), -ENOENT, "0x5");
+    REFUSED(pollnd_net_pool_get(net, 5, 0, 1), -ENOENT, "0x5");
+    REFUSED(pollnd_net_pool_count(net, 5, 1), -ENOENT, "0x5");
+    REFUSED(pollnd_net_pool_free(net, 5), -ENOENT, "0x5");
+    REFUSED(pollnd_net_pool_length(net, 5, 3, 1), -ENOENT, "0x5");
+    REFUSED(pollnd_net_deficit(net, 5, 1), -ENOENT, "0x5");
+    REFUSED(pollnd_net_deliver(net, 5, 1), -ENOENT, "0x5");
+    REFUSED(pollnd_net_pending(net, 5, 1), -ENOENT, "0x5");
+    REFUSED(pollnd_net_notify(net, 5, 1), -ENOENT, "0x5");
+    REFUSED(pollnd_net_stats(net, 5, 6, 0, 1), -EINVAL, "queue 6");
+    REFUSED(pollnd_net_stats(net, 5, 0, 0, 1), -ENOENT, "0x5");
+    /* A machine on a CPT that is not the node's fails, and a pool that was freed is none. */
+    IS(pollnd_net_pool(net, 0, 0, 46, &pool) == 0);
+    t.pool = pool;
+    IS(pollnd_net_start_with(net, SETUP(cpts, 2), 40, &tm) == 0);
+    IS(pollnd_net_next(net, 60000, &ne) == 1 && ne.kind == POLLND_NET_STATE && ne.state == POLLND_TM_FAILED);
+    IS(ne.tag == 40 && ne.flags == POLLND_LAST && ne.status == -EINVAL && strstr(ne.error, "CPT 0"));
+    pollnd_net_release(&ne);
+    IS(pollnd_net_pool_free(net, pool) == 0);
+    IS(pollnd_net_pool_put(net, pool, 0, memory, 100, 47, NULL) == 0);
+    for (int last = 0; last < 2; pollnd_net_release(&ne), last++) {
+        IS(pollnd_net_next(net, 60000, &ne) == 1 && ne.flags == POLLND_LAST);
+        IS(ne.tag == 46 ? ne.kind == POLLND_NET_POOL && ne.status == 0
+                        : ne.tag == 47 && ne.kind == POLLND_NET_BUFFER && ne.status == -EINVAL);
+    }
     /* A machine at another address fails, in an event, and its name is dead. */
     IS(pollnd_net_start(net, "inet:stream:127.0.72.1@20971", 41, &tm) == 0);
     IS(pollnd_net_next(net, 60000, &ne) == 1 && ne.kind == POLLND_NET_STATE && ne.state == POLLND_TM_FAILED);
@@ -212,6 +253,15 @@ int main(void)
     do
         IS(pollnd_net_next(net, 60000, &ne) == 1 && ne.tag == 42 && ne.status == 0);
     while (ne.state != POLLND_TM_STARTED);
+    /* A machine without a pool, whose events do not wait. */
+    IS(pollnd_net_pool_length(net, tm, 3, 48) == 0);
+    IS(pollnd_net_next(net, 60000, &ne) == 1 && ne.kind == POLLND_NET_COUNT && ne.tag == 48);
+    IS(ne.flags == POLLND_LAST && ne.status == -EINVAL && strstr(ne.error, "pool"));
+    pollnd_net_release(&ne);
+    IS(pollnd_net_notify(net, tm, 49) == 0);
+    IS(pollnd_net_next(net, 60000, &ne) == 1 && ne.kind == POLLND_NET_PENDING && ne.tag == 49);
+    IS(ne.flags == POLLND_LAST && ne.status == -EINVAL && strstr(ne.error, "synchronous delivery"));
+    pollnd_net_release(&ne);
     IS(pollnd_net_ep(net, tm, "nowhere", 43, &ep) == 0);
     IS(pollnd_net_next(net, 60000, &ne) == 1 && ne.kind == POLLND_NET_EP && ne.tag == 43 && ne.status == -EINVAL);
     IS(strstr(ne.error, "nowhere") != NULL);

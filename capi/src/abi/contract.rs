@@ -4,22 +4,26 @@ use std::ffi::{CString, c_char, c_int};
 use std::ptr;
 use std::time::Duration;
 
-use transport::net::{Desc, Memory, RecvVec, Request, Sink, TmState};
+use transport::net::{Colour, Desc, Memory, RecvVec, Request, Sink, TmState};
 
 use super::{bytes, given, place, pollnd_node, sized, text};
-use crate::domain::{Said, Want, What};
+use crate::domain::{Said, Setup, Want, What};
 use crate::error::{Error, c_text, guard, guard_void};
 use crate::types::{
     POLLND_ACTIVE_RECV, POLLND_ACTIVE_SEND, POLLND_LAST, POLLND_MSG_RECV, POLLND_MSG_SEND, POLLND_NET_ADDED,
-    POLLND_NET_BUFFER, POLLND_NET_EP, POLLND_NET_LNET, POLLND_NET_SOCK, POLLND_NET_STATE,
+    POLLND_NET_BUFFER, POLLND_NET_COUNT, POLLND_NET_EP, POLLND_NET_LNET, POLLND_NET_PENDING, POLLND_NET_POOL,
+    POLLND_NET_POOL_BELOW, POLLND_NET_POOL_FILLED, POLLND_NET_SOCK, POLLND_NET_STATE, POLLND_NET_STATS,
     POLLND_PASSIVE_RECV, POLLND_PASSIVE_SEND, POLLND_TM_FAILED, POLLND_TM_STARTED, POLLND_TM_STARTING,
-    POLLND_TM_STOPPED, POLLND_TM_STOPPING, pollnd_net, pollnd_net_args, pollnd_net_event,
+    POLLND_TM_STOPPED, POLLND_TM_STOPPING, pollnd_memory, pollnd_net, pollnd_net_args, pollnd_net_counts,
+    pollnd_net_event,
 };
 
-/// Texts of an event.
+/// Parts of an event that lie elsewhere.
+#[derive(Default)]
 struct NetHeld {
-    from: CString,
+    from: Option<CString>,
     error: Option<CString>,
+    counts: Option<pollnd_net_counts>,
 }
 
 /// The node's domain over a transport, POLLND_NET_SOCK or POLLND_NET_LNET. It is the node's: it is there until
@@ -66,7 +70,8 @@ pub unsafe extern "C" fn pollnd_net_start(
     guard(|| {
         // SAFETY: C's promise, as the header has it.
         let (net, address, tm) = unsafe { (given(net, "net")?, text(address, "address")?, place(tm, "tm")?) };
-        tm.write(net.net.start(address, tag)?);
+        let setup = Setup { name: address.into(), pool: None, colour: Colour::ANY, sync: false, cpts: None };
+        tm.write(net.net.start(setup, tag)?);
         Ok(0)
     })
 }
@@ -146,7 +151,7 @@ pub unsafe extern "C" fn pollnd_net_add(
         };
         let receives = [POLLND_MSG_RECV, POLLND_PASSIVE_RECV, POLLND_ACTIVE_RECV].contains(&a.queue);
         let mem = if receives {
-            Memory::Recv(Sink::Into(RecvVec::new([memory.block.write(a.length as usize)?])))
+            room(memory, a.length)?
         } else {
             Memory::Send([memory.block.slice(0, a.length)?].into_iter().collect())
         };
@@ -185,14 +190,14 @@ pub unsafe extern "C" fn pollnd_net_next(
     })
 }
 
-/// Frees an event's texts. NULL, and an event that has none, do nothing.
+/// Frees an event's texts and counts. NULL, and an event that has none, do nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pollnd_net_release(event: *mut pollnd_net_event) {
     guard_void(|| {
         // SAFETY: C's promise: it is null, or an event, zeros or from `pollnd_net_next`, and nobody else's during the call.
         let Some(event) = (unsafe { event.as_mut() }) else { return };
         let held = std::mem::replace(&mut event.held, ptr::null_mut());
-        (event.from, event.error) = (ptr::null(), ptr::null());
+        (event.from, event.error, event.counts) = (ptr::null(), ptr::null(), ptr::null());
         if !held.is_null() {
             // SAFETY: an event's `held` is such a box, and was its only owner.
             drop(unsafe { Box::from_raw(held.cast::<NetHeld>()) });
@@ -216,9 +221,10 @@ fn of(tag: u64, said: Said) -> pollnd_net_event {
         desc_length: 0,
         desc: [0; 64],
         error: ptr::null(),
+        counts: ptr::null(),
         held: ptr::null_mut(),
     };
-    let mut named = None;
+    let mut held = NetHeld::default();
     match said.what {
         What::State(state) => {
             (ev.kind, ev.state) = (POLLND_NET_STATE, state_of(state));
@@ -237,19 +243,41 @@ fn of(tag: u64, said: Said) -> pollnd_net_event {
             (ev.kind, ev.length, ev.offset) = (POLLND_NET_BUFFER, len, offset);
             if let Some((ep, text)) = from {
                 ev.ep = ep;
-                named = Some(c_text(&text));
+                held.from = Some(c_text(&text));
             }
         }
+        What::Count(n) => (ev.kind, ev.length) = (POLLND_NET_COUNT, n),
+        What::Stats(s) => {
+            ev.kind = POLLND_NET_STATS;
+            held.counts = Some(pollnd_net_counts {
+                adds: s.adds,
+                dels: s.dels,
+                successes: s.successes,
+                failures: s.failures,
+                time_ns: s.time,
+                bytes: s.bytes,
+                max_bytes: s.max_bytes,
+            });
+        }
+        What::Pending => ev.kind = POLLND_NET_PENDING,
+        What::NotEmpty => ev.kind = POLLND_NET_POOL_FILLED,
+        What::Below => ev.kind = POLLND_NET_POOL_BELOW,
+        What::PoolGone => ev.kind = POLLND_NET_POOL,
     }
-    let error = said.status.err().map(|e| c_text(&e.text));
-    if named.is_some() || error.is_some() {
-        let is_named = named.is_some();
-        let held = Box::new(NetHeld { from: named.unwrap_or_default(), error });
-        ev.from = if is_named { held.from.as_ptr() } else { ptr::null() };
-        ev.error = held.error.as_ref().map_or(ptr::null(), |e| e.as_ptr());
+    held.error = said.status.err().map(|e| c_text(&e.text));
+    if held.from.is_some() || held.error.is_some() || held.counts.is_some() {
+        let held = Box::new(held);
+        ev.from = held.from.as_ref().map_or(ptr::null(), |t| t.as_ptr());
+        ev.error = held.error.as_ref().map_or(ptr::null(), |t| t.as_ptr());
+        ev.counts = held.counts.as_ref().map_or(ptr::null(), ptr::from_ref);
         ev.held = Box::into_raw(held).cast();
     }
     ev
+}
+
+/// Memory to receive into.
+pub(super) fn room(memory: &pollnd_memory, length: u32) -> Result<Memory, Error> {
+    Ok(Memory::Recv(Sink::Into(RecvVec::new([memory.block.write(length as usize)?]))))
 }
 
 fn state_of(state: TmState) -> u32 {

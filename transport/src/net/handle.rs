@@ -45,7 +45,10 @@ impl TmSetup {
     }
 
     /// Makes it; nothing is left of one that was refused.
-    fn start<X: Xprt>(&self, net: &mut Domain<X>) -> Result<TmId, NetError> {
+    ///
+    /// # Errors
+    /// As of the calls that make it.
+    pub fn start<X: Xprt>(&self, net: &mut Domain<X>) -> Result<TmId, NetError> {
         let tm = net.tm_init();
         self.furnish(net, tm).and_then(|()| net.start(tm, &self.name)).map(|()| tm).inspect_err(|_| {
             let _ = net.tm_fini(tm);
