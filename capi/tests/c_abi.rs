@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 use pollnd::error::{Error, guard};
 
 const HERE: &str = env!("CARGO_MANIFEST_DIR");
+const SONAME: &str = concat!("libpollnd.so.", env!("CARGO_PKG_VERSION_MAJOR"));
 const WARNINGS: [&str; 4] = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"];
 
 fn here(file: &str) -> PathBuf {
@@ -19,6 +20,10 @@ fn compiler(variable: &str, usual: &str) -> Command {
 }
 
 fn ran(mut c: Command) -> Output {
+    ran_with(&mut c)
+}
+
+fn ran_with(c: &mut Command) -> Output {
     let out = c.output().unwrap_or_else(|e| panic!("{c:?}: {e}"));
     let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
     assert!(out.status.success(), "{c:?}: {}\n{}{}", out.status, text(&out.stdout), text(&out.stderr));
@@ -88,8 +93,8 @@ fn built() -> PathBuf {
 
 /// Libraries that the static one needs, as the .pc file tells them.
 fn private_libs() -> Vec<String> {
-    let pc = std::fs::read_to_string(here("pollnd.pc.in")).unwrap();
-    let all = pc.lines().find_map(|l| l.strip_prefix("Libs.private:")).unwrap();
+    let pc = std::fs::read_to_string(here("pollnd-static.pc.in")).unwrap();
+    let all = pc.lines().find_map(|l| l.strip_prefix("Libs: -L${libdir} -l:libpollnd.a")).unwrap();
     let mut dpdk = String::new();
     if cfg!(feature = "dpdk") {
         let mut c = Command::new("pkg-config");
@@ -104,7 +109,9 @@ fn compiled(source: &str, library: &str, to: &Path) -> PathBuf {
     let program = to.join(library.replace('.', "-"));
     let mut c = compiler("CC", "cc");
     c.args(WARNINGS).args(["-std=c11", "-O1", "-D_GNU_SOURCE", "-I"]).arg(here("include")).arg(here(source));
-    c.arg(built().join(library)).arg(format!("-Wl,-rpath,{}", built().display()));
+    c.arg(built().join(library)).arg(format!("-Wl,-rpath,{}", to.display()));
+    // By its soname, as an installed one is found.
+    let _ = std::os::unix::fs::symlink(built().join("libpollnd.so"), to.join(SONAME));
     if library.ends_with(".a") {
         c.arg("-Wl,--gc-sections").args(private_libs());
     }
@@ -150,6 +157,51 @@ fn the_same_over_a_virtio_link() {
 fn bad_arguments_are_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     says_done(&compiled("tests/refusals.c", "libpollnd.so", dir.path()), &[]);
+}
+
+/// An installed library, found with pkg-config, shared and static. The folder it is installed below is not the one where it
+/// is to be.
+#[test]
+fn programs_find_the_installed_library_with_pkg_config() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut c = Command::new(here("../scripts/install-capi"));
+    ran_with(c.arg(dir.path()).arg("/opt/pollnd").env("BUILT", built()));
+    let root = dir.path().join("opt/pollnd");
+    let lib = root.join("lib");
+    for (link, to) in
+        [("libpollnd.so", SONAME), (SONAME, concat!("libpollnd.so.", env!("CARGO_PKG_VERSION")))]
+    {
+        assert_eq!(std::fs::read_link(lib.join(link)).unwrap(), Path::new(to), "{link}");
+    }
+    let source = dir.path().join("program.c");
+    let program = "#include <stdio.h>
+        #include \"pollnd.h\"
+        int main(void) {
+            struct pollnd_options o = { .size = sizeof o, .nids = \"127.0.74.1@tcp\", .flags = POLLND_UNPRIVILEGED, .port = 20988 };
+            struct pollnd_node *node;
+            if (pollnd_node_start(&o, &node)) { puts(pollnd_error()); return 1; }
+            pollnd_node_free(node);
+            puts(pollnd_version());
+            return 0;
+        }";
+    std::fs::write(&source, program).unwrap();
+    for package in ["pollnd", "pollnd-static"] {
+        let mut c = Command::new("pkg-config");
+        c.env("PKG_CONFIG_PATH", lib.join("pkgconfig")).env("PKG_CONFIG_SYSROOT_DIR", dir.path());
+        let flags = ran_with(c.args(["--cflags", "--libs", package]));
+        let out = dir.path().join(package);
+        let mut c = compiler("CC", "cc");
+        c.args(WARNINGS).args(["-std=c11", "-o"]).arg(&out).arg(&source).arg("-Wl,--gc-sections");
+        ran_with(c.args(String::from_utf8(flags.stdout).unwrap().split_whitespace()));
+        let mut c = Command::new(&out);
+        // The static one needs no library of pollnd's to run; the other one does.
+        if package == "pollnd" {
+            assert!(!c.output().unwrap().status.success(), "it is not shared");
+            c.env("LD_LIBRARY_PATH", &lib);
+        }
+        let said = String::from_utf8(ran_with(&mut c).stdout).unwrap();
+        assert_eq!(said.trim(), env!("CARGO_PKG_VERSION"), "{package}");
+    }
 }
 
 #[test]
