@@ -4,12 +4,13 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build install-capi demo test bridges compat soak fuzz sanitize lint doc clean
+.PHONY: help deps build install-capi demo test vm bridges compat soak fuzz sanitize lint doc clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make test STAGES=\"units lints\"   only these stages (scripts/run-tests --list names them)"
+	@echo "  make vm NICS=\"e1000e\"            only these NICs (scripts/vm --list names them)"
 	@echo "  make soak SEEDS=5000 FIRST=77     5,000 seeds from 77 on"
 	@echo "  make fuzz MINUTES=1               each target for a minute"
 	@echo "  make demo ARGS=\"--json\"          arguments for 'pollnd demo'"
@@ -33,6 +34,11 @@ demo: ## two nodes in one process over a virtio link, against kernel sockets; at
 test: ## build, run every test and every check, print one table
 	@scripts/deps test
 	@scripts/run-tests $(STAGES)
+
+vm: ## guests under QEMU, as root: virtio by uio and by vfio, two queues with RSS, vhost-user, e1000e; 10 minutes once built
+	@scripts/deps vm
+	$(CARGO) build --release --package pollnd
+	@scripts/vm $(NICS)
 
 bridges: ## doctor's look through bridges and VLANs, as root, on a kernel that has them (many virtual machines' do not)
 	$(CARGO) test --package pollnd --test cli_errors -- --ignored bridges
