@@ -2,6 +2,7 @@
 
 mod ask;
 pub(crate) mod common;
+mod conf;
 mod fault;
 mod look;
 mod lst;
@@ -18,12 +19,13 @@ use transport::wire::Nid;
 
 pub(crate) use self::ask::{BulkArgs, PingArgs, Via};
 use self::common::{EalArgs, TableOut, TextOut};
+pub(crate) use self::conf::{ConfigArgs, ConfigVerb, Told};
 pub(crate) use self::fault::{FaultAddArgs, FaultArgs, FaultKind, FaultVerb};
 pub(crate) use self::look::{CaptureArgs, ConnFilter, ConnectionsArgs, StatsArgs, TunablesArgs};
 pub(crate) use self::lst::{CheckArg, QuickArgs, SelftestArgs, What};
 pub(crate) use self::motr::{NetArgs, NetAskArgs, NetBulkArgs, NetNodeArgs, NetPingArgs, NetVerb, XprtArg};
-pub(crate) use self::parse::parse;
-use self::tuned::{Tuned, tunable, tuned};
+pub(crate) use self::parse::{parse, value};
+use self::tuned::{Filed, Tuned, tunable, tuned};
 use self::values::{ip, nid, number, seconds};
 use crate::bench::BenchArgs;
 
@@ -60,6 +62,8 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Runs a node: answers pings, takes bulk PUTs in, serves bulk GETs, is a member for lnet_selftest.
     Node(ServeArgs),
+    /// Configuration files in lnetctl's YAML: checks and explains one, applies it to a running node, prints a node's.
+    Config(ConfigArgs),
     /// Pings a node, as `lctl ping` does.
     Ping(PingArgs),
     /// PUTs messages to a pollnd node and has every byte checked there.
@@ -233,6 +237,9 @@ pub(crate) struct NodeArgs {
     /// The EAL.
     #[command(flatten)]
     pub(crate) dpdk: EalArgs,
+    /// What the file of `--config` says of tunables.
+    #[arg(skip)]
+    pub(crate) filed: Filed,
 }
 
 /// Use of an option of a node.
@@ -279,9 +286,13 @@ impl NodeArgs {
 /// `pollnd node`.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct ServeArgs {
-    /// This node's NID, such as 10.0.0.1@tcp or fd00::1@tcp.
+    /// This node's NID, such as 10.0.0.1@tcp or fd00::1@tcp. Not needed where --config names NIs.
     #[arg(long, value_parser = nid)]
     pub(crate) nid: Nid,
+    /// Configuration in lnetctl's YAML (docs/config.md); what else stands on the command line wins over it. SIGHUP has it
+    /// read again.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// Copy received payload into page runs instead of lending it.
     #[arg(long)]
     pub(crate) copy: bool,
@@ -294,6 +305,9 @@ pub(crate) struct ServeArgs {
     /// The node.
     #[command(flatten)]
     pub(crate) node: NodeArgs,
+    /// What the file of `--config` says besides, and what is to be said of it.
+    #[arg(skip)]
+    pub(crate) told: Told,
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! The kernel's interfaces by their addresses: the speed of the one that has an address, as the kernel's LND finds it
 //! (docs/protocol/socklnd.md §3), and which addresses are for broadcasts.
 
+use std::cell::Cell;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
 use rustix::net::{
@@ -35,15 +36,37 @@ pub(crate) fn is_broadcast(ip: IpAddr) -> bool {
 }
 
 /// The interface of the kernel's that has `ip`: its name, and the length of the address's prefix.
-#[cfg(feature = "dpdk")]
 pub(crate) fn owner(ip: IpAddr) -> Option<(String, u8)> {
     let found = look(&owns(ip))?;
     let fd = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok()?;
     Some((rustix::net::netdevice::index_to_name(&fd, found.index).ok()?, found.prefix))
 }
 
+/// The address of the interface `name`: the first IPv4 one, or else the first IPv6 one that is no link's own.
+pub(crate) fn address(name: &str) -> Option<IpAddr> {
+    let read = fs::read_to_string(Path::new("/sys/class/net").join(name).join("ifindex")).ok()?;
+    let own: u32 = read.trim().parse().ok()?;
+    let found = Cell::new(None);
+    let take = |ip: IpAddr| {
+        found.set(Some(ip));
+        true
+    };
+    let v4 = |a: &Attribute<'_>| {
+        let ip = <[u8; 4]>::try_from(a.value).ok().filter(|_| a.index == own && a.kind == IFA_LOCAL);
+        ip.is_some_and(|ip| take(ip.into()))
+    };
+    let v6 = |a: &Attribute<'_>| {
+        let ip = <[u8; 16]>::try_from(a.value).ok().filter(|_| a.index == own && a.kind == IFA_ADDRESS);
+        let ip = ip.map(Ipv6Addr::from).filter(|ip| !ip.is_unicast_link_local());
+        ip.is_some_and(|ip| take(ip.into()))
+    };
+    look(&v4).or_else(|| look(&v6)).and(found.get())
+}
+
 /// An attribute of an address of an interface.
 struct Attribute<'a> {
+    /// Number of the interface.
+    index: u32,
     /// Length of the address's prefix.
     prefix: u8,
     kind: u16,
@@ -143,7 +166,9 @@ fn find(mut b: &[u8], wanted: &dyn Fn(&Attribute<'_>) -> bool) -> Dump {
             let mut at = NLMSG + MSG;
             while let (Some(len), Some(kind)) = (u16_at(m, at), u16_at(m, at + 2)) {
                 let len = usize::from(len);
-                if m.get(at + 4..at + len).is_some_and(|value| wanted(&Attribute { prefix, kind, value })) {
+                if m.get(at + 4..at + len)
+                    .is_some_and(|value| wanted(&Attribute { index, prefix, kind, value }))
+                {
                     return Dump::Found(Found { index, prefix });
                 }
                 at += len.next_multiple_of(4).max(4);
@@ -163,9 +188,8 @@ mod tests {
         let lo: u32 = fs::read_to_string("/sys/class/net/lo/ifindex").unwrap().trim().parse().unwrap();
         let ip: IpAddr = "127.0.0.1".parse().unwrap();
         assert_eq!(look(&owns(ip)), Some(Found { index: lo, prefix: 8 }));
-        #[cfg(feature = "dpdk")]
         assert_eq!(owner(ip), Some(("lo".into(), 8)));
-        assert_eq!(mbps(ip), None);
+        assert_eq!((mbps(ip), address("lo"), address("none0")), (None, Some(ip), None));
         // Nobody's (RFC 5737).
         assert_eq!(look(&owns("192.0.2.77".parse().unwrap())), None);
         // No interface says so; the kernel has it so by the prefix alone.

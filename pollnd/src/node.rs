@@ -15,16 +15,24 @@ use transport::node::{
 
 use crate::args::ServeArgs;
 use crate::assemble;
+use crate::config::reload::Live;
 use crate::inspect::claim;
 use crate::inspect::seats::{DEPTH, Seats};
 use crate::running::{Role, Setup};
-use crate::{member, out, units};
+use crate::{logging, member, out, signals, units};
 
 pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
     let ctl = Arc::new(Ctl::default());
     let c = ctl.clone();
     let intake = if a.copy { Intake::Copied } else { Intake::Lent };
     a.node.nid = a.nid;
+    for n in &a.told.notes {
+        tracing::warn!("{n}");
+    }
+    logging::by_file(a.told.level.as_deref())?;
+    let live = Arc::new(Live::new(&a));
+    // A signal that comes while it starts is not its end, and is heeded afterwards.
+    let hangups = a.config.is_some().then(signals::hangups).transpose()?;
     let command = Role::Server.command();
     let scope = claim::scope(&a.node);
     let claim = claim::take(a.nid, &scope, command).map_err(|h| h.refusal("--nid", a.nid))?;
@@ -44,7 +52,15 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
         seats.measure(meter);
         Ok(app)
     });
-    let node = assemble::start(&a.node, Setup::new(Role::Server, claim).with_guests(guests), make)?;
+    let node = assemble::start(
+        &a.node,
+        Setup::new(Role::Server, claim).with_guests(guests).with_live(live.clone()),
+        make,
+    )?;
+    if let Some(h) = hangups {
+        let front = node.front().clone();
+        signals::each_hangup(h, move || live.apply(&front, None).log())?;
+    }
     // One line on standard output says that the node is there: scripts wait for it.
     let nids: Vec<String> = [a.nid].iter().chain(&a.node.ni).map(ToString::to_string).collect();
     if let Err(e) = out::line(format_args!("{} is up on {}", nids.join(", "), node.describe())) {

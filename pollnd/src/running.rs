@@ -14,6 +14,7 @@ use transport::stream::Protocol;
 use transport::wire::Nid;
 
 use crate::args::NodeArgs;
+use crate::config::reload::Live;
 use crate::inspect::claim::{self, Claim};
 use crate::inspect::seats::{self, Seats};
 use crate::inspect::server::Server;
@@ -53,6 +54,8 @@ pub(crate) struct Setup {
     pub(crate) interrupted: Option<Arc<Interrupt>>,
     /// A protocol in the place of LNet's connections.
     pub(crate) instead: Option<Instead>,
+    /// Its configuration, if files may change it.
+    live: Option<Arc<Live>>,
 }
 
 /// Makes a protocol on the lcore; pages for it come from the backing.
@@ -69,12 +72,17 @@ pub(crate) struct Instead {
 impl Setup {
     /// A node of `role`, whose NIDs are kept by `claim`.
     pub(crate) fn new(role: Role, claim: Option<Claim>) -> Setup {
-        Setup { role, claim, guests: None, interrupted: None, instead: None }
+        Setup { role, claim, guests: None, interrupted: None, instead: None, live: None }
     }
 
     /// Lets other commands go through it.
     pub(crate) fn with_guests(self, guests: Arc<Seats>) -> Setup {
         Setup { guests: Some(guests), ..self }
+    }
+
+    /// Lets files change it while it runs.
+    pub(crate) fn with_live(self, live: Arc<Live>) -> Setup {
+        Setup { live: Some(live), ..self }
     }
 
     /// Listens for a protocol, and not for LNet.
@@ -156,6 +164,7 @@ impl Node {
             scope: claim::scope(a),
             command: setup.role.command(),
             args: a.clone(),
+            live: setup.live.clone(),
         };
         match Server::start(front.clone(), about, setup.guests.clone()) {
             Ok(s) => self.server = Some(s),
@@ -183,7 +192,7 @@ impl Node {
     }
 
     /// The inspection of its lcores.
-    pub(crate) fn front(&self) -> &Inspection {
+    pub(crate) fn front(&self) -> &Arc<Inspection> {
         &self.front
     }
 

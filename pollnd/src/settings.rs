@@ -1,9 +1,7 @@
 //! A node's configuration: the defaults, then files, then the command line.
 
-use std::fs::{self, Metadata, OpenOptions};
-use std::io::{ErrorKind, Read};
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use bench::sock::epoch;
@@ -13,10 +11,10 @@ use transport::wire::Nid;
 
 use crate::args::tuned::Tuned;
 use crate::args::{self, AcceptArg, NodeArgs};
-use crate::{iface, limits};
+use crate::{file, iface, limits};
 
 /// Tunables that the command line sets, and the options by which it does.
-fn given(a: &NodeArgs) -> Vec<(String, Tuned)> {
+pub(crate) fn given(a: &NodeArgs) -> Vec<(String, Tuned)> {
     let accept = a.accept.map(|a| {
         let word = match a {
             AcceptArg::Secure => "secure",
@@ -39,46 +37,11 @@ fn given(a: &NodeArgs) -> Vec<(String, Tuned)> {
     all
 }
 
-/// Most bytes of a file of options: a site's has a few hundred.
-const OPTIONS_MAX: u64 = 1 << 20;
-/// The device /dev/null, major and minor number 1 and 3: a link to it is how sites switch a file off.
-const NULL: u64 = 0x103;
-
-fn is_null(m: &Metadata) -> bool {
-    m.file_type().is_char_device() && m.rdev() == NULL
-}
-
 /// The text of a file of options.
 fn text(path: &Path) -> Result<String, String> {
-    let fail = |e| format!("--options {}: {e}", path.display());
-    let m = fs::metadata(path).map_err(fail)?;
-    if is_null(&m) {
-        return Ok(String::new());
-    }
-    // To open a FIFO would wait for somebody who writes.
-    if !m.is_file() {
-        return Err(format!(
-            "--options {}: it is no regular file; give a file in the syntax of modprobe.d, or a folder of them",
-            path.display()
-        ));
-    }
-    let mut bytes = Vec::new();
-    // Some regular files of the kernel's wait, too, for something to tell (/proc/kmsg).
-    let mut options = OpenOptions::new();
-    let file = options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).map_err(fail)?;
-    let n = file.take(OPTIONS_MAX + 1).read_to_end(&mut bytes).map_err(|e| match e.kind() {
-        ErrorKind::WouldBlock => format!(
-            "--options {}: its end would have to be waited for; give a file in the syntax of modprobe.d",
-            path.display()
-        ),
-        _ => fail(e),
-    })?;
-    if n as u64 > OPTIONS_MAX {
-        return Err(format!(
-            "--options {}: it has more than {OPTIONS_MAX} bytes; give a file in the syntax of modprobe.d",
-            path.display()
-        ));
-    }
+    let folder = if path.is_file() { "" } else { ", or a folder of them" };
+    let wanted = format!("a file in the syntax of modprobe.d{folder}");
+    let bytes = file::bytes(&format!("--options {}", path.display()), path, &wanted)?;
     // Comments may be in another encoding.
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
@@ -253,6 +216,16 @@ pub(crate) fn config(
     Ok(c)
 }
 
+/// Takes the tunables of the files behind a value of `--options`.
+fn from_files(c: &mut Config, path: &Path, said: &mut Vec<String>) -> Result<(), String> {
+    for file in files(path)? {
+        let name = file.display();
+        let notices = tunables::from_modprobe(c, &text(&file)?).map_err(|e| format!("{name}: {e}"))?;
+        said.extend(notices.iter().map(|n| format!("{name}: {n}")));
+    }
+    Ok(())
+}
+
 /// Defaults, files and command line; and what is to be said of them.
 fn read(a: &NodeArgs, kind: TcpKind, may_privileged: bool) -> Result<(Config, Vec<String>), String> {
     let mut said = Vec::new();
@@ -262,12 +235,21 @@ fn read(a: &NodeArgs, kind: TcpKind, may_privileged: bool) -> Result<(Config, Ve
     if !may_privileged {
         c.accept = Accept::Trust;
     }
+    for path in &a.filed.options {
+        from_files(&mut c, path, &mut said)?;
+    }
+    for (t, at) in &a.filed.tunables {
+        tunables::set(&mut c, t.name, &t.value).map_err(|e| format!("{at}: {e}"))?;
+    }
+    let filed = c.clone();
     for path in &a.options {
-        for file in files(path)? {
-            let name = file.display();
-            let notices =
-                tunables::from_modprobe(&mut c, &text(&file)?).map_err(|e| format!("{name}: {e}"))?;
-            said.extend(notices.iter().map(|n| format!("{name}: {n}")));
+        from_files(&mut c, path, &mut said)?;
+    }
+    for (t, at) in &a.filed.tunables {
+        if let Ok(tunable) = tunables::find(t.name)
+            && tunable.value(&filed) != tunable.value(&c)
+        {
+            said.push(format!("{}={} of --options wins over {at}", t.name, tunable.value(&c)));
         }
     }
     let given = given(a);

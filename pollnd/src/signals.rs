@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 use transport::node::{Control, Order};
@@ -28,6 +28,22 @@ pub(crate) fn watch(control: Arc<Control>) -> Result<(), String> {
         }
     });
     watch.map(drop)
+}
+
+/// Holds back SIGHUP, which ends a process by default.
+///
+/// # Errors
+/// The kernel refuses the handler.
+pub(crate) fn hangups() -> Result<Signals, String> {
+    Signals::new([SIGHUP]).map_err(|e| format!("cannot watch for signals: {}", limits::told(&e)))
+}
+
+/// Calls `heard` at each SIGHUP, on a thread of its own.
+///
+/// # Errors
+/// The kernel refuses a thread.
+pub(crate) fn each_hangup(mut signals: Signals, heard: impl Fn() + Send + 'static) -> Result<(), String> {
+    limits::thread("watches for SIGHUP", move || signals.forever().for_each(|_| heard())).map(drop)
 }
 
 /// Words for what a signal, or Enter, ends at a console.

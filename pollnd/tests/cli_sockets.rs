@@ -2,6 +2,7 @@
 
 #![allow(missing_docs)]
 
+mod configs;
 #[allow(dead_code)]
 mod proc;
 

@@ -33,6 +33,23 @@ pub(crate) fn parse<I: IntoIterator<Item = T>, T: Into<OsString> + Clone>(args: 
     Ok(cli)
 }
 
+/// Whether `value` is one of the option `flag` of `pollnd node`.
+///
+/// # Errors
+/// What it takes.
+pub(crate) fn value(flag: &str, value: &str) -> Result<(), String> {
+    let c = command();
+    let node = c.get_subcommands().find(|c| c.get_name() == "node");
+    let Some(arg) = node.and_then(|c| c.get_arguments().find(|a| a.get_long() == Some(flag))) else {
+        return Err(format!("--{flag} is no option of a node"));
+    };
+    let one = Command::new("value").no_binary_name(true).arg(arg.clone().required(false));
+    one.try_get_matches_from([format!("--{flag}={value}")]).map(drop).map_err(|e| {
+        let told = std::error::Error::source(&e).map(ToString::to_string);
+        told.unwrap_or_else(|| e.to_string().lines().next().unwrap_or_default().to_owned())
+    })
+}
+
 /// Takes away the advice to put what is not known behind `--`: there it is DPDK's.
 fn without_eal(mut e: Error) -> Error {
     let advice = |s: &StyledStr| s.to_string().contains("as a value, use");

@@ -1,5 +1,7 @@
 //! Tunables on the command line.
 
+use std::path::PathBuf;
+
 use transport::lnd::Config;
 use transport::lnd::tunables::{self, TuneError};
 use transport::wire::Nid;
@@ -9,6 +11,15 @@ use transport::wire::Nid;
 pub(crate) struct Tuned {
     pub(crate) name: &'static str,
     pub(crate) value: String,
+}
+
+/// Tunables of a node's configuration file.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Filed {
+    /// Files in the syntax of modprobe.d that it names.
+    pub(crate) options: Vec<PathBuf>,
+    /// Tunables that it says, each with its place in words.
+    pub(crate) tunables: Vec<(Tuned, String)>,
 }
 
 fn check(name: &str, value: &str) -> Result<Tuned, TuneError> {

@@ -136,7 +136,7 @@ impl Client {
     ///
     /// # Errors
     /// No node, or several; with the remedy.
-    pub(super) fn new(node: Option<&str>) -> Result<Client, String> {
+    pub(crate) fn new(node: Option<&str>) -> Result<Client, String> {
         Client::connect(find(node)?)
     }
 

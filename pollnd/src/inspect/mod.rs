@@ -84,6 +84,13 @@ pub(crate) enum Request {
         /// To what.
         value: String,
     },
+    /// Prints the configuration.
+    Export {},
+    /// Takes a configuration file: all of it, or nothing.
+    Apply {
+        /// The file, seen from the node; the one that it was started with where this is `None`.
+        path: Option<PathBuf>,
+    },
     /// Shows or changes fault rules.
     Fault {
         /// Those that delay; else those that drop or fail.

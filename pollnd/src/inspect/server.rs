@@ -174,6 +174,10 @@ fn answer(s: &mut UnixStream, line: &[u8], shared: &Shared) -> io::Result<()> {
         Request::Bulk { job } => guests::bulk(s, shared, &job)?,
         Request::Selftest { words, key, features } => verbs::serve(s, shared, words, (key, features))?,
         Request::Tune { name, value } => tunables::set(&shared.front, &name, &value),
+        Request::Export {} => shared.live().and_then(|l| l.export(&shared.front)).map(|text| json!(text)),
+        Request::Apply { path } => {
+            shared.live().map(|l| l.apply(&shared.front, path.as_deref())).map(|o| o.answer())
+        }
         Request::Fault { delay, order } => faults::serve(s, &shared.front, delay, &order)?,
         Request::Capture { peer, port, local_port, out, packets, seconds, snaplen } => {
             let filter = dataplane::tap::TapFilter { peer, port, local_port };

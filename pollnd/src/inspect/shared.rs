@@ -12,6 +12,7 @@ use transport::wire::Nid;
 
 use super::seats::Seats;
 use crate::args::NodeArgs;
+use crate::config::reload::Live;
 use crate::settings;
 
 /// State that all threads of a node's server share.
@@ -29,7 +30,7 @@ pub(super) struct Shared {
 }
 
 /// Identity of a node.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct About {
     /// NIDs of its NIs, the primary one first.
     pub(crate) nids: Vec<String>,
@@ -40,6 +41,8 @@ pub(crate) struct About {
     pub(crate) command: &'static str,
     /// Its arguments.
     pub(crate) args: NodeArgs,
+    /// Its configuration, if files may change it.
+    pub(crate) live: Option<Arc<Live>>,
 }
 
 impl Shared {
@@ -57,6 +60,19 @@ impl Shared {
         let nid: Nid = nid.parse().map_err(|e| format!("{e}"))?;
         settings::target(&self.about.args, nid)?;
         Ok(nid)
+    }
+
+    /// The configuration of this node.
+    ///
+    /// # Errors
+    /// It is no `pollnd node`.
+    pub(super) fn live(&self) -> Result<&Live, String> {
+        self.about.live.as_deref().ok_or_else(|| {
+            format!(
+                "that is `pollnd {}`, which has no configuration file: name a `pollnd node`",
+                self.about.command
+            )
+        })
     }
 
     /// Reason why nobody can go through this node.

@@ -157,6 +157,14 @@ impl Proc {
         self.err.lock().unwrap().matches(word).count()
     }
 
+    /// It has said all of `words` on its standard error.
+    pub(crate) fn err_has(&self, words: &[&str]) {
+        let err = self.err.lock().unwrap().clone();
+        for w in words {
+            assert!(err.contains(w), "{w:?} is not in {}", self.said());
+        }
+    }
+
     /// Its process number.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()

@@ -376,6 +376,19 @@ impl Change {
         Ok(Change(Kind::Set(t, v)))
     }
 
+    /// The tunable `t` gets the value that it has in `after`, whose values go together ([`check`]), while a node of `cfg`
+    /// runs.
+    ///
+    /// # Errors
+    /// [`TuneError::LoadTime`]
+    pub fn towards(cfg: &Config, after: &Config, t: &'static Tunable) -> Result<Change, TuneError> {
+        let value = t.value(after);
+        if !t.runtime(cfg) {
+            return Err(TuneError::LoadTime { name: t.name, value });
+        }
+        Ok(Change(Kind::Set(t, t.read(cfg.tcp_kind, &value)?)))
+    }
+
     /// The link has this speed in Mbit/s, or it is not known.
     pub fn link(mbps: Option<u32>) -> Change {
         Change(Kind::Link(mbps))

@@ -1,0 +1,309 @@
+//! One command line of a file and of what was typed, which wins.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use transport::lnd::TcpKind;
+use transport::node::NodeBuilder;
+
+use super::keys::{Means, Part};
+use super::model::{self, Model, Said};
+use super::reader;
+use super::yaml::{Fault, Place};
+use crate::args::tuned::{Filed, Tuned};
+use crate::args::{self, Cli, Command, ServeArgs, Told};
+use crate::{file, iface, settings};
+
+/// Argument of the EAL that keeps DPDK's telemetry from being served.
+pub(crate) const NO_TELEMETRY: &str = "--no-telemetry";
+
+/// Why there is no command line.
+pub(crate) enum Bad {
+    /// What was typed is none.
+    Line(clap::Error),
+    /// Faults of a file, a line each.
+    File(String),
+}
+
+/// A file that was read.
+pub(crate) struct Loaded {
+    path: PathBuf,
+    /// What it says.
+    pub(crate) model: Model,
+}
+
+impl Loaded {
+    /// A place in the file, in words.
+    pub(crate) fn at(&self, at: Place) -> String {
+        format!("{}:{at}", self.path.display())
+    }
+
+    fn fault(&self, at: Place, e: impl std::fmt::Display) -> String {
+        format!("{}: {e}\n", self.at(at))
+    }
+}
+
+/// Reads the file at `path`.
+///
+/// # Errors
+/// Its faults, a line each.
+pub(crate) fn load(path: &Path) -> Result<Loaded, String> {
+    let name = path.display().to_string();
+    let bytes = file::bytes(&name, path, "a configuration in YAML (docs/config.md)").map_err(|e| e + "\n")?;
+    let read = std::str::from_utf8(&bytes).map_err(|e| {
+        let good = String::from_utf8_lossy(&bytes[..e.valid_up_to()]);
+        let line = good.rsplit('\n').next().unwrap_or_default();
+        let at = Place { line: good.matches('\n').count() + 1, col: line.chars().count() + 1 };
+        vec![Fault::new(at, "a byte that is not UTF-8")]
+    });
+    match read.and_then(reader::read) {
+        Ok(model) => Ok(Loaded { path: path.to_owned(), model }),
+        Err(faults) => Err(faults.iter().map(|f| format!("{name}:{}: {}\n", f.at, f.text)).collect()),
+    }
+}
+
+/// A command line that was typed, by its parts.
+struct Typed<'a> {
+    /// Up to the word `node`.
+    head: &'a [OsString],
+    options: &'a [OsString],
+    /// `--` and what follows it.
+    eal: &'a [OsString],
+}
+
+impl<'a> Typed<'a> {
+    /// The parts of a command line of `pollnd node`.
+    fn of(argv: &'a [OsString]) -> Option<Typed<'a>> {
+        let word = |w: &OsString| !w.as_encoded_bytes().starts_with(b"-");
+        let node = 1 + argv.iter().skip(1).position(word)?;
+        let (head, rest) = argv.split_at_checked(node + 1)?;
+        if head.last()? != "node" {
+            return None;
+        }
+        let end = rest.iter().position(|w| w == "--").unwrap_or(rest.len());
+        let (options, eal) = rest.split_at_checked(end)?;
+        Some(Typed { head, options, eal })
+    }
+
+    /// Whether the option `flag` stands there: options' names are never cut short, and no value begins with two dashes.
+    fn has(&self, flag: &str) -> bool {
+        self.options.iter().any(|w| {
+            let rest = w.as_encoded_bytes().strip_prefix(b"--").and_then(|w| w.strip_prefix(flag.as_bytes()));
+            rest.is_some_and(|r| r.is_empty() || r.starts_with(b"="))
+        })
+    }
+
+    /// The value of `--config`.
+    fn config(&self) -> Option<PathBuf> {
+        let mut words = self.options.iter();
+        while let Some(w) = words.next() {
+            if w == "--config" {
+                return words.next().map(PathBuf::from);
+            }
+            let joined = w.to_str().and_then(|w| w.strip_prefix("--config="));
+            if let Some(path) = joined {
+                return Some(path.into());
+            }
+        }
+        None
+    }
+}
+
+/// The words of a file, and what the command line wins over.
+#[derive(Default)]
+struct Words {
+    options: Vec<OsString>,
+    eal: Vec<OsString>,
+    notes: Vec<String>,
+}
+
+impl Words {
+    fn wins(&mut self, flag: &str, file: &Loaded, at: Place, said: &str) {
+        self.notes.push(format!("{flag} of the command line wins over {}: {said}", file.at(at)));
+    }
+
+    fn option(&mut self, typed: &Typed<'_>, file: &Loaded, s: &Said) {
+        let said = format!("{}: {}", s.key.name, s.values.join(" "));
+        let (flags, word): (&[&str], String) = match s.key.means {
+            Means::Option(flag) | Means::OnOff(flag) => (&[flag], format!("--{flag}={}", s.value())),
+            Means::Flag(flag, says) => {
+                let word = if s.value() == says.to_string() { format!("--{flag}") } else { String::new() };
+                if typed.has(flag) && !word.is_empty() {
+                    return;
+                }
+                (&[flag], word)
+            }
+            Means::Device => {
+                let made = s.value().starts_with("net_") || s.value().starts_with("eth_");
+                (&["port", "vdev"], format!("--{}={}", if made { "vdev" } else { "port" }, s.value()))
+            }
+            Means::Eal | Means::Telemetry => {
+                let words: Vec<OsString> = match s.key.means {
+                    Means::Eal => s.values.iter().map(OsString::from).collect(),
+                    _ if s.value() == "false" => vec![NO_TELEMETRY.into()],
+                    _ => Vec::new(),
+                };
+                if !words.is_empty() && !typed.eal.is_empty() {
+                    return self.wins("what stands behind --", file, s.at, &said);
+                }
+                return self.eal.extend(words);
+            }
+            Means::Tunable(_)
+            | Means::Not(_)
+            | Means::Options
+            | Means::Level
+            | Means::Only(..)
+            | Means::Reading => return,
+        };
+        match flags.iter().find(|f| typed.has(f)) {
+            Some(flag) => self.wins(&format!("--{flag}"), file, s.at, &said),
+            None if word.is_empty() => {}
+            None => self.options.push(word.into()),
+        }
+    }
+}
+
+/// The NIDs of a file.
+fn nids(file: &Loaded) -> Result<Vec<String>, String> {
+    let mut faults = String::new();
+    let mut all = Vec::new();
+    for ni in &file.model.nis {
+        let name = ni.interface.as_deref().unwrap_or_default();
+        match (ni.nid, &ni.interface) {
+            (Some(nid), None) => all.push(nid),
+            (Some(nid), Some(_)) => match nid.ip().and_then(iface::owner) {
+                Some((other, _)) if other != name => {
+                    faults += &file.fault(
+                        ni.at,
+                        format_args!(
+                            "{nid}: its address is {other}'s here, and not {name}'s: correct either"
+                        ),
+                    );
+                }
+                _ => all.push(nid),
+            },
+            (None, _) => match iface::address(name) {
+                Some(ip) => all.push(model::nid_of(ni, ip)),
+                None => {
+                    faults += &file.fault(
+                        ni.at,
+                        format_args!("interfaces: {name} is no interface of this machine with an address: give another, or a nid"),
+                    );
+                }
+            },
+        }
+    }
+    if let Some((i, nid)) = all.iter().enumerate().find(|(i, n)| all[..*i].contains(n)) {
+        let at = file.model.nis.get(i).map_or_else(Place::default, |n| n.at);
+        faults += &file.fault(at, format_args!("{nid} stands here a second time: leave one out"));
+    }
+    if faults.is_empty() { Ok(all.iter().map(ToString::to_string).collect()) } else { Err(faults) }
+}
+
+/// The arguments of a node by `argv`, a command line of `pollnd node`, and `file`.
+///
+/// # Errors
+/// Faults of either.
+pub(crate) fn with(argv: &[OsString], file: Option<&Loaded>) -> Result<Cli, Bad> {
+    let Some((typed, file)) = Typed::of(argv).zip(file) else {
+        let mut cli = args::parse(argv.iter().cloned()).map_err(Bad::Line)?;
+        if let Command::Node(a) = &mut cli.command {
+            a.told.argv = argv.to_vec();
+        }
+        return Ok(cli);
+    };
+    let mut words = Words::default();
+    if let Some(first) = file.model.nis.first() {
+        match ["nid", "ni"].into_iter().find(|f| typed.has(f)) {
+            Some(flag) => words.wins(&format!("--{flag}"), file, first.at, "the NIs there"),
+            None => {
+                let nids = nids(file).map_err(Bad::File)?;
+                let flags = std::iter::once("nid").chain(std::iter::repeat("ni"));
+                words.options.extend(flags.zip(&nids).map(|(f, n)| OsString::from(format!("--{f}={n}"))));
+            }
+        }
+    } else if !typed.has("nid") {
+        return Err(Bad::File(format!(
+            "{}: it names no NI: add one under net:, or give --nid\n",
+            file.path.display()
+        )));
+    }
+    for s in &file.model.said {
+        words.option(&typed, file, s);
+    }
+    let eal: Vec<OsString> = match typed.eal.is_empty() && !words.eal.is_empty() {
+        true => std::iter::once(OsString::from("--")).chain(words.eal).collect(),
+        false => typed.eal.to_vec(),
+    };
+    let line = [typed.head, &words.options, typed.options, &eal].concat();
+    let mut cli = args::parse(line).map_err(Bad::Line)?;
+    if let Command::Node(a) = &mut cli.command {
+        a.node.filed = filed(file, a, &mut words.notes);
+        words.notes.extend(file.model.passed.iter().map(|p| format!("{}: {}", file.at(p.at), p.text)));
+        let level = file.model.said(Part::Log, "level").map(|s| s.value().to_owned());
+        a.told = Told { argv: argv.to_vec(), level, notes: words.notes };
+        a.node.nid = a.nid;
+        together(file, a).map_err(Bad::File)?;
+    }
+    Ok(cli)
+}
+
+/// Tunables of a file, but those that the command line sets.
+fn filed(file: &Loaded, a: &ServeArgs, notes: &mut Vec<String>) -> Filed {
+    let given = settings::given(&a.node);
+    let options = file.model.said(Part::Node, "options");
+    let mut tunables = Vec::new();
+    for (name, value, s) in file.model.tunables() {
+        let at = format!("{}: {}: {}", file.at(s.at), s.key.name, s.value());
+        match given.iter().find(|(_, t)| t.name == name) {
+            Some((how, _)) => notes.push(format!("{how} of the command line wins over {at}")),
+            None => tunables.push((Tuned { name, value }, at)),
+        }
+    }
+    Filed { options: options.iter().flat_map(|s| &s.values).map(PathBuf::from).collect(), tunables }
+}
+
+/// Looks at what can only be judged together, before anything has begun.
+fn together(file: &Loaded, a: &ServeArgs) -> Result<(), String> {
+    let kind = if settings::on_port(&a.node) { TcpKind::Port } else { TcpKind::Sockets };
+    let mut faults = Vec::new();
+    faults.extend(settings::addresses(&a.node).err());
+    faults.extend(settings::config(&a.node, kind, true, None).err());
+    let node = a.node.ni.iter().fold(NodeBuilder::new(a.nid), |n, ni| n.also(*ni));
+    faults.extend(node.check().err().map(|e| e.to_string()));
+    if faults.is_empty() {
+        return Ok(());
+    }
+    Err(faults.iter().map(|e| placed(file, e)).collect())
+}
+
+/// A fault of an option, with the place in the file that says it.
+fn placed(file: &Loaded, e: &str) -> String {
+    let said = |s: &&Said| match s.key.means {
+        Means::Option(flag) | Means::OnOff(flag) => e.starts_with(&format!("--{flag} ")),
+        _ => false,
+    };
+    let ni =
+        || file.model.nis.iter().find(|n| n.nid.is_some_and(|n| e.contains(&n.to_string()))).map(|n| n.at);
+    let at = file.model.said.iter().find(said).map(|s| s.at).or_else(ni);
+    match at {
+        // The option's name is not the file's.
+        Some(at) => file.fault(at, e.trim_start_matches("--")),
+        None if e.starts_with(&file.path.display().to_string()) => format!("{e}\n"),
+        None => format!("{}: {e}\n", file.path.display()),
+    }
+}
+
+/// The arguments of the command line `argv`; a node's with those of the file that it names.
+///
+/// # Errors
+/// Faults of either.
+pub(crate) fn parse(argv: Vec<OsString>) -> Result<Cli, Bad> {
+    let help = |w: &OsString| ["-h", "--help", "-V", "--version"].iter().any(|h| w == OsStr::new(h));
+    let path = match Typed::of(&argv) {
+        Some(t) if !t.options.iter().any(help) => t.config(),
+        _ => None,
+    };
+    let file = path.map(|p| load(&p)).transpose().map_err(Bad::File)?;
+    with(&argv, file.as_ref())
+}

@@ -1,0 +1,613 @@
+//! From the text of a file to its contents, or to all of its faults.
+
+use transport::lnd::tunables::{self, TuneError};
+use transport::lnd::{Config, TcpKind};
+use transport::wire::Nid;
+
+use super::keys::{self, Key, Means, Part};
+use super::model::{Model, Ni, Said, network};
+use super::yaml::{self, Fault, Kind, Node, Place};
+use crate::{args, logging};
+
+/// Sections that lnetctl exports, and reasons why this node has no use for them.
+const PASSED: [(&str, &str); 6] = [
+    ("route", "this node does not route and uses no routers"),
+    ("routing", "this node does not route and uses no routers"),
+    ("buffers", "this node does not route and uses no routers"),
+    ("peer", "this node finds out by itself who its peers are"),
+    ("udsp", "this node sends to the NID that it is told"),
+    ("statistics", "they are readings"),
+];
+/// Keys of an NI that are readings.
+const READINGS: [&str; 8] = [
+    "status",
+    "statistics",
+    "sent_stats",
+    "received_stats",
+    "dropped_stats",
+    "health stats",
+    "udsp info",
+    "dev cpt",
+];
+const NI_KEYS: [&str; 5] = ["nid", "interfaces", "tunables", "lnd tunables", "CPT"];
+
+struct Reader {
+    faults: Vec<Fault>,
+    kind: TcpKind,
+    model: Model,
+}
+
+impl Reader {
+    fn fault(&mut self, at: Place, text: impl Into<String>) {
+        self.faults.push(Fault::new(at, text));
+    }
+
+    fn unknown<'a>(&mut self, key: &yaml::Key, within: &str, known: impl Iterator<Item = &'a str>) {
+        let all: Vec<&str> = known.collect();
+        let hint = match keys::nearest(&key.text, all.iter().copied()) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None if all.len() > 12 => "docs/config.md has those that are".to_owned(),
+            None => format!("there are {}", all.join(", ")),
+        };
+        self.fault(key.at, format!("{:?} is no key of {within}; {hint}", key.text));
+    }
+
+    fn mapping<'n>(&mut self, name: &str, node: &'n Node) -> &'n [(yaml::Key, Node)] {
+        match &node.kind {
+            Kind::Map(all) => all,
+            Kind::Nothing => &[],
+            _ => {
+                self.fault(node.at, format!("{name}: {} where a mapping should be", node.what()));
+                &[]
+            }
+        }
+    }
+
+    fn list<'n>(&mut self, name: &str, node: &'n Node) -> &'n [Node] {
+        match &node.kind {
+            Kind::List(all) => all,
+            _ => {
+                self.fault(node.at, format!("{name}: {} where a list (- ...) should be", node.what()));
+                &[]
+            }
+        }
+    }
+
+    fn text<'n>(&mut self, name: &str, takes: &str, node: &'n Node) -> Option<&'n str> {
+        match &node.kind {
+            Kind::Text(s) => Some(s),
+            _ => {
+                self.fault(node.at, format!("{name}: {}; it takes {takes}", node.what()));
+                None
+            }
+        }
+    }
+
+    fn root(&mut self, root: &Node) {
+        let all = match &root.kind {
+            Kind::Map(all) => all,
+            _ => {
+                let text = format!("{} where sections should be, such as net: and global:", root.what());
+                return self.fault(root.at, text);
+            }
+        };
+        if all.iter().any(|(k, _)| k.text == "dpdk") {
+            self.kind = TcpKind::Port;
+        }
+        for (key, node) in all {
+            let section = Part::SECTIONS.into_iter().find(|p| p.path() == key.text);
+            if key.text == "net" {
+                self.net(node);
+            } else if let Some(part) = section {
+                self.section(part, &key.text, node);
+                if part == Part::Dpdk && self.model.said(Part::Dpdk, "device").is_none() {
+                    let takes =
+                        keys::of(part).find(|k| k.name == "device").map_or_else(String::new, Key::takes);
+                    self.fault(
+                        key.at,
+                        format!("dpdk: no device: it takes {takes}; or leave the section out"),
+                    );
+                }
+            } else if let Some((_, why)) = PASSED.iter().find(|p| p.0 == key.text) {
+                self.model.passed.push(Fault::new(key.at, format!("{} is passed over: {why}", key.text)));
+            } else {
+                let known = ["net"].into_iter().chain(Part::SECTIONS.iter().map(|p| p.path()));
+                self.unknown(key, "the file", known);
+            }
+        }
+        if self.kind == TcpKind::Sockets
+            && let Some(at) = self.model.said(Part::Telemetry, "dpdk").map(|s| s.at)
+        {
+            self.fault(at, "telemetry: dpdk: there is no section dpdk, so this is a node on kernel sockets: leave it out");
+        }
+    }
+
+    fn section(&mut self, part: Part, name: &str, node: &Node) {
+        for (key, value) in self.mapping(name, node) {
+            match keys::of(part).find(|k| k.name == key.text) {
+                Some(k) => self.value(k, value),
+                None => self.unknown(key, name, keys::of(part).map(|k| k.name)),
+            }
+        }
+    }
+
+    /// Takes a value; of NIs' all have to be the same.
+    fn value(&mut self, key: &'static Key, node: &Node) {
+        if matches!(key.means, Means::Reading) {
+            return;
+        }
+        let values: Vec<String> = match key.means {
+            Means::Options | Means::Eal => {
+                let all: Vec<_> =
+                    self.list(key.name, node).iter().map(|n| self.text(key.name, "words", n)).collect();
+                all.into_iter().flatten().map(str::to_owned).collect()
+            }
+            _ => match self.text(key.name, &key.takes(), node) {
+                Some(s) => vec![s.to_owned()],
+                None => return,
+            },
+        };
+        if let Some(e) = values.first().and_then(|v| faulty(key, v, self.kind)) {
+            return self.fault(node.at, format!("{}: {e}", key.name));
+        }
+        let plain: Vec<String> = values.iter().map(|v| plain(key, v)).collect();
+        match self.model.said.iter().find(|s| std::ptr::eq(s.key, key)) {
+            None => self.model.said.push(Said { key, at: node.at, values: plain }),
+            Some(s) if s.values == plain => {}
+            Some(s) => {
+                let text = format!(
+                    "{}: {}, and line {} says {}: it holds for all NIs of a node, say the same",
+                    key.name,
+                    plain.join(" "),
+                    s.at.line,
+                    s.value()
+                );
+                self.fault(node.at, text);
+            }
+        }
+    }
+
+    fn net(&mut self, node: &Node) {
+        for item in self.list("net", node) {
+            let all = self.mapping("net", item);
+            let find = |name: &str| all.iter().find(|(k, _)| k.text == name);
+            for (k, _) in all.iter().filter(|(k, _)| !["net type", "local NI(s)"].contains(&&*k.text)) {
+                self.unknown(k, "net", ["net type", "local NI(s)"].into_iter());
+            }
+            let Some((_, net)) = find("net type") else {
+                self.fault(item.at, "net: no \"net type\": it takes tcp, or such as tcp1");
+                continue;
+            };
+            let Some(name) = self.text("net type", "tcp, or such as tcp1", net) else { continue };
+            // The kernel's loopback net, and all that it exports of it, is none that can be configured.
+            if name == "lo" {
+                continue;
+            }
+            if network(name).is_none() {
+                self.fault(
+                    net.at,
+                    format!(
+                        "net type: {name:?} is none that this node has; it takes tcp, or tcp1 to tcp65535"
+                    ),
+                );
+            }
+            match find("local NI(s)") {
+                None => self.fault(
+                    item.at,
+                    format!("{name}: no \"local NI(s)\": a list of NIs, each with nid or interfaces"),
+                ),
+                Some((_, nis)) => {
+                    let all = self.list("local NI(s)", nis);
+                    for ni in all {
+                        self.ni(name, ni);
+                    }
+                }
+            }
+        }
+    }
+
+    fn ni(&mut self, net: &str, node: &Node) {
+        let mut ni = Ni { at: node.at, net: net.to_owned(), nid: None, interface: None, cpt: None };
+        let before = self.faults.len();
+        for (key, value) in self.mapping("local NI(s)", node) {
+            match &*key.text {
+                "nid" => ni.nid = self.nid(net, value),
+                "interfaces" => ni.interface = self.interface(value),
+                "tunables" => self.section(Part::Tunables, "tunables", value),
+                "lnd tunables" => self.section(Part::Lnd, "lnd tunables", value),
+                "CPT" => ni.cpt = self.cpt(value),
+                k if READINGS.contains(&k) => {}
+                _ => self.unknown(key, "an NI", NI_KEYS.into_iter()),
+            }
+        }
+        if ni.nid.is_none() && ni.interface.is_none() && self.faults.len() == before {
+            self.fault(node.at, "an NI without nid and interfaces: give one of them");
+        }
+        match ni.nid.and_then(|n| self.model.nis.iter().find(|o| o.nid == Some(n))) {
+            Some(o) => {
+                let text = format!(
+                    "{} stands here a second time, first in line {}: leave one out",
+                    ni.nid.unwrap_or(Nid::LO),
+                    o.at.line
+                );
+                self.fault(ni.at, text);
+            }
+            None => self.model.nis.push(ni),
+        }
+    }
+
+    fn nid(&mut self, net: &str, node: &Node) -> Option<Nid> {
+        let text = self.text("nid", "a NID, such as 10.0.0.1@tcp", node)?;
+        match args::values::nid(text) {
+            Err(e) => self.fault(node.at, format!("nid: {e}")),
+            Ok(n) if network(net).is_some_and(|num| num != n.net_num()) => {
+                self.fault(
+                    node.at,
+                    format!("nid: {text} is not of the net {net} that it stands in: correct either"),
+                );
+            }
+            Ok(n) => return Some(n),
+        }
+        None
+    }
+
+    fn interface(&mut self, node: &Node) -> Option<String> {
+        let all = self.mapping("interfaces", node);
+        if let Some((k, _)) = all.get(1) {
+            self.fault(k.at, "interfaces: an NI has one interface: make another NI for this one");
+        }
+        let Some((_, name)) = all.first() else {
+            self.fault(node.at, "interfaces: none; it takes one, such as 0: eth0");
+            return None;
+        };
+        let text = self.text("interfaces", "the name of an interface, such as 0: eth0", name)?;
+        // The kernel's rule for names.
+        if text.is_empty()
+            || text.len() > 15
+            || text.contains(['/', ':'])
+            || text.contains(char::is_whitespace)
+        {
+            self.fault(name.at, format!("interfaces: {text:?} is no name of an interface, such as eth0"));
+            return None;
+        }
+        if self.kind == TcpKind::Port {
+            let text = format!(
+                "interfaces: {text} is an interface of the kernel's, and the section dpdk has the port: leave it out, give nid"
+            );
+            self.fault(name.at, text);
+            return None;
+        }
+        Some(text.to_owned())
+    }
+
+    fn cpt(&mut self, node: &Node) -> Option<(String, Place)> {
+        let takes = "the list of all CPTs, such as \"[0]\"";
+        let numbers: Option<Vec<u32>> = match &node.kind {
+            Kind::List(all) => all.iter().map(|n| self.text("CPT", takes, n)?.parse().ok()).collect(),
+            _ => {
+                let text = self.text("CPT", takes, node)?;
+                let inner = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
+                inner.and_then(|t| t.split(',').map(|n| n.trim().parse().ok()).collect())
+            }
+        };
+        match numbers {
+            Some(mut n) => {
+                n.sort_unstable();
+                Some((listed(&n), node.at))
+            }
+            None => {
+                self.fault(node.at, format!("CPT: it takes {takes}"));
+                None
+            }
+        }
+    }
+
+    /// Looks at what can only be judged together.
+    fn together(&mut self) {
+        let own = match self.model.said(Part::Dpdk, "cpu_pattern") {
+            None => Some(vec![0]),
+            Some(s) => cpts(s.value()),
+        };
+        let own = own.map(|all| listed(&all));
+        for (cpt, at) in self.model.nis.iter().filter_map(|n| n.cpt.as_ref()) {
+            if Some(cpt) != own.as_ref() {
+                let have = own.as_ref().map_or_else(String::new, |o| format!(", which are {o}"));
+                let text =
+                    format!("CPT: {cpt}: an NI is served by all of the node's CPTs{have}: leave it out");
+                self.faults.push(Fault::new(*at, text));
+            }
+        }
+        let mut c = Config { tcp_kind: self.kind, ..Config::new(Nid::LO, 0) };
+        for (name, value, _) in self.model.tunables() {
+            // Each has been tried by itself.
+            let _ = tunables::set(&mut c, name, &value);
+        }
+        if let Err(e) = tunables::check(&c) {
+            let last = ["transaction_timeout", "retry_count"]
+                .into_iter()
+                .filter_map(|n| self.model.said(Part::Global, n))
+                .map(|s| s.at)
+                .max();
+            self.fault(last.unwrap_or_default(), e.to_string());
+        }
+    }
+}
+
+/// CPTs as lnetctl writes them.
+fn listed(cpts: &[u32]) -> String {
+    format!("[{}]", cpts.iter().map(u32::to_string).collect::<Vec<_>>().join(","))
+}
+
+/// CPTs that a pattern names: `0[0-3] 1[4-7]`; `None` for one that leaves them to the machine.
+fn cpts(pattern: &str) -> Option<Vec<u32>> {
+    let mut all: Vec<u32> = pattern
+        .split('[')
+        .rev()
+        .skip(1)
+        .map(|w| w.rsplit([' ', ']']).next()?.trim().parse().ok())
+        .collect::<Option<_>>()?;
+    all.sort_unstable();
+    Some(all).filter(|a| !a.is_empty())
+}
+
+/// A value in the form in which it is compared and shown.
+fn plain(key: &Key, value: &str) -> String {
+    let mut c = Config::new(Nid::LO, 0);
+    match key.means {
+        // Numbers that the kernel reads may be written in several ways.
+        Means::Tunable(t) | Means::Not(t) if t.set(&mut c, value).is_ok() => t.value(&c),
+        Means::OnOff(_) => if truth(value) == Some(true) { "on" } else { "off" }.to_owned(),
+        Means::Flag(..) | Means::Telemetry => truth(value).unwrap_or_default().to_string(),
+        _ => value.to_owned(),
+    }
+}
+
+fn truth(s: &str) -> Option<bool> {
+    match s.to_ascii_lowercase().as_str() {
+        "true" | "on" | "yes" | "1" => Some(true),
+        "false" | "off" | "no" | "0" => Some(false),
+        _ => None,
+    }
+}
+
+/// The fault of a value, and what is allowed.
+fn faulty(key: &Key, value: &str, kind: TcpKind) -> Option<String> {
+    let takes = || format!("{value:?} is none of its values; it takes {}", key.takes());
+    match key.means {
+        Means::Tunable(t) | Means::Not(t) => {
+            let e = t.set(&mut Config { tcp_kind: kind, ..Config::new(Nid::LO, 0) }, value).err()?;
+            Some(match e {
+                TuneError::Value { takes, .. } => {
+                    format!("{value:?} is none of its values; it takes {takes}")
+                }
+                TuneError::Fixed { only, why, .. } => {
+                    format!("{value:?}: here it is always {only}, since {why}")
+                }
+                e => e.to_string(),
+            })
+        }
+        Means::Option(flag) => args::value(flag, value).err().map(|_| takes()),
+        Means::Device => device(value).err(),
+        Means::OnOff(_) | Means::Flag(..) | Means::Telemetry => truth(value).is_none().then(takes),
+        Means::Level => logging::filter(value).err(),
+        Means::Only(all, why) => {
+            let good = value.parse().is_ok_and(|n: i64| all.contains(&n));
+            (!good).then(|| format!("{value:?}: here it is always {}, since {why}", key.takes()))
+        }
+        Means::Options | Means::Eal | Means::Reading => None,
+    }
+}
+
+#[cfg(feature = "dpdk")]
+fn device(value: &str) -> Result<(), String> {
+    value.parse::<dataplane::dpdk::PortSpec>().map(drop).map_err(|e| e.to_string())
+}
+
+#[cfg(not(feature = "dpdk"))]
+fn device(_: &str) -> Result<(), String> {
+    Ok(())
+}
+
+/// Reads the text of a file.
+///
+/// # Errors
+/// All of its faults, in their order.
+pub(crate) fn read(text: &str) -> Result<Model, Vec<Fault>> {
+    let start = Place { line: 1, col: 1 };
+    let Some(root) = yaml::tree(text)? else {
+        return Err(vec![Fault::new(
+            start,
+            "the file says nothing: it takes sections, such as net: and global:",
+        )]);
+    };
+    let mut r = Reader { faults: Vec::new(), kind: TcpKind::Sockets, model: Model::default() };
+    r.root(&root);
+    r.together();
+    r.faults.sort();
+    r.faults.dedup();
+    if r.faults.is_empty() { Ok(r.model) } else { Err(r.faults) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::write::Style;
+    use super::*;
+
+    fn faults(text: &str) -> String {
+        let f = read(text).unwrap_err();
+        f.iter().map(|f| format!("{}: {}\n", f.at, f.text)).collect()
+    }
+
+    /// The tree of a file without what is a reading, or another's section; order of keys aside.
+    fn settings(text: &str) -> Vec<String> {
+        fn walk(path: &str, n: &Node, all: &mut Vec<String>) {
+            match &n.kind {
+                Kind::Text(s) => all.push(format!("{path} = {s}")),
+                Kind::Nothing => all.push(path.to_owned()),
+                Kind::List(l) => {
+                    l.iter().enumerate().for_each(|(i, n)| walk(&format!("{path}[{i}]"), n, all))
+                }
+                Kind::Map(m) => {
+                    for (k, n) in
+                        m.iter().filter(|(k, _)| !READINGS.contains(&&*k.text) && k.text != "lnd_timeout")
+                    {
+                        walk(&format!("{path}/{}", k.text), n, all);
+                    }
+                }
+            }
+        }
+        let Kind::Map(mut sections) = yaml::tree(text).unwrap().unwrap().kind else { panic!() };
+        sections.retain(|(k, _)| k.text == "net" || k.text == "global");
+        for (_, n) in &mut sections {
+            if let Kind::List(nets) = &mut n.kind {
+                nets.retain(|n| !matches!(&n.kind, Kind::Map(m) if m.iter().any(|(_, v)| v.kind == Kind::Text("lo".into()))));
+            }
+        }
+        let mut all = Vec::new();
+        sections.iter().for_each(|(k, n)| walk(&k.text, n, &mut all));
+        all.sort();
+        all
+    }
+
+    fn golden(name: &str) -> String {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../testdata/texts/lnetctl/");
+        std::fs::read_to_string(format!("{dir}{name}")).unwrap()
+    }
+
+    /// Import and export: of lnetctl's own texts everything that is a setting comes back, and nothing else.
+    #[test]
+    fn what_lnetctl_prints_is_read_and_written_again() {
+        for (name, nis, passed) in [
+            ("export.yaml", 2, 5),
+            ("export-backup.yaml", 2, 5),
+            ("net-show-v.yaml", 2, 0),
+            ("net-show-v-5.yaml", 2, 0),
+            ("net-show.yaml", 2, 0),
+            ("global-show.yaml", 0, 0),
+        ] {
+            let text = golden(name);
+            let m = read(&text).unwrap_or_else(|f| panic!("{name}: {f:?}"));
+            assert_eq!(m.nis.len(), nis, "{name}");
+            assert!(m.passed.len() <= passed, "{name}: {:?}", m.passed);
+            let out = Style::PLAIN.yaml(&m);
+            assert_eq!(settings(&out), settings(&text), "{name}:\n{out}");
+            let again = read(&out).unwrap();
+            assert_eq!(Style::PLAIN.yaml(&again), out, "{name}");
+        }
+        let m = read(&golden("export.yaml")).unwrap();
+        let nids: Vec<String> = m.nis.iter().filter_map(|n| n.nid).map(|n| n.to_string()).collect();
+        assert_eq!(nids, ["192.168.80.12@tcp", "192.168.81.12@tcp1"]);
+        assert_eq!(m.nis[0].interface.as_deref(), Some("eth0"));
+        assert_eq!(m.said(Part::Lnd, "timeout").unwrap().value(), "50");
+    }
+
+    /// Every section, in every form that the writer has.
+    #[test]
+    fn what_is_written_reads_the_same() {
+        let text = "net: [{net type: tcp3, local NI(s): [{nid: 10.0.0.1@tcp3}, {nid: 10.0.0.2@tcp3, lnd tunables: {tos: 0x20}}]}]\n\
+                    global: {discovery: 0, lnd_timeout: 7, max_interfaces: 200}\n\
+                    node: {options: [/etc/a b.conf, \"/x,y\"], selftest: no, copy: on, accept: all, run_for: 1.5}\n\
+                    dpdk: {device: \"net_virtio_user0,path=/tmp/a,queues=2\", lcores: 2, cpu_pattern: \"0[0-1]\", balance: off, eal: [-a, \"b,c\"]}\n\
+                    telemetry: {dpdk: false}\nlog: {level: \"warn,transport=debug\"}\n";
+        let m = read(text).unwrap();
+        insta::assert_snapshot!(Style::PLAIN.yaml(&m), @r#"
+        net:
+        -     net type: tcp3
+              local NI(s):
+              -     nid: 10.0.0.1@tcp3
+                    lnd tunables:
+                          tos: 32
+              -     nid: 10.0.0.2@tcp3
+                    lnd tunables:
+                          tos: 32
+        global:
+            discovery: 0
+            max_interfaces: 200
+        node:
+            accept: all
+            options: ["/etc/a b.conf", "/x,y"]
+            selftest: false
+            copy: true
+            run_for: 1.5
+        dpdk:
+            device: net_virtio_user0,path=/tmp/a,queues=2
+            lcores: 2
+            cpu_pattern: "0[0-1]"
+            balance: off
+            eal: ["-a", "b,c"]
+        telemetry:
+            dpdk: false
+        log:
+            level: warn,transport=debug
+        "#);
+        let again = read(&Style::PLAIN.yaml(&m)).unwrap();
+        let values = |m: &Model| {
+            let mut all: Vec<_> = m.said.iter().map(|s| (s.key.part, s.key.name, s.values.clone())).collect();
+            all.sort();
+            all
+        };
+        assert_eq!(values(&again), values(&m));
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_said_with_its_place() {
+        insta::assert_snapshot!(faults(include_str!("../../../testdata/config/bad.yaml")), @r#"
+        4:16: nid: 10.0.0.1@tcp1 is not of the net tcp that it stands in: correct either
+        6:29: peer_timeout: "60": here it is always 180, since only routers watch their peers
+        7:29: peer_credits: "many" is none of its values; it takes 1 to 65535 (messages)
+        8:15: "credit" is no key of tunables; did you mean "credits"?
+        10:20: tos: "256" is none of its values; it takes -1 to 255 (byte)
+        11:24: nscheds: "4": here it is always 0, since lcores do that work: --lcores
+        12:16: CPT: [0,1]: an NI is served by all of the node's CPTs, which are [0]: leave it out
+        13:16: nid: `10.0.0.300` is no IPv4 or IPv6 address; write a NID as ADDRESS@NETWORK, for example 10.0.0.1@tcp
+        15:18: interfaces: eth0 is an interface of the kernel's, and the section dpdk has the port: leave it out, give nid
+        16:15: interfaces: an NI has one interface: make another NI for this one
+        17:11: an NI without nid and interfaces: give one of them
+        18:17: net type: "o2ib" is none that this node has; it takes tcp, or tcp1 to tcp65535
+        19:20: local NI(s): a value where a list (- ...) should be
+        20:7: net: no "net type": it takes tcp, or such as tcp1
+        22:16: discovery: "2" is none of its values; it takes 0 to 1 (flag)
+        23:25: health_sensitivity: "0": here it is always 100, since a node with one interface has no other to change to
+        24:5: "healthy" is no key of global; docs/config.md has those that are
+        26:13: accept: "everybody" is none of its values; it takes secure, all, none, trust
+        27:14: options: a value where a list (- ...) should be
+        28:15: selftest: "perhaps" is none of its values; it takes true, false
+        29:13: budget: "0" is none of its values; it takes 1 to 1048576 (MiB)
+        30:12: run_for: nothing; it takes 0.1 to 3600 (s)
+        31:1: dpdk: no device: it takes a PCI address, a virtual device with its arguments, or a port's name; or leave the section out
+        32:5: "mtuu" is no key of dpdk; did you mean "mtu"?
+        33:10: mtu: "100" is none of its values; it takes 576 to 9600 (bytes)
+        34:13: lcores: a list; it takes 1 to 64 (lcores)
+        35:14: gateway: "router" is none of its values; it takes an IP address
+        36:14: balance: "maybe" is none of its values; it takes on, off
+        38:11: dpdk: "5" is none of its values; it takes true, false
+        40:12: level: "loud" is no level; write error, warn, info, debug or trace, or such as warn,transport=debug
+        41:1: "metrics" is no key of the file; there are net, global, node, dpdk, telemetry, log
+        "#);
+        insta::assert_snapshot!(faults("- a\n- b\n"), @"1:1: a list where sections should be, such as net: and global:");
+        insta::assert_snapshot!(faults("# nothing\n"), @"1:1: the file says nothing: it takes sections, such as net: and global:");
+        insta::assert_snapshot!(
+            faults("global: {transaction_timeout: 3, retry_count: 5}\n"),
+            @"1:47: lnet_transaction_timeout=3 and lnet_retry_count=5: the time-out (s) has to be greater than the count"
+        );
+    }
+
+    #[test]
+    fn the_sample_is_good() {
+        let m = read(include_str!("../../../dist/pollnd.yaml")).unwrap();
+        assert_eq!((m.nis.len(), m.passed.len(), m.on_port()), (1, 0, false));
+        // With the port that it shows, too.
+        let all = include_str!("../../../dist/pollnd.yaml")
+            .replace("\n# dpdk:", "\ndpdk:")
+            .replace("\n#     ", "\n    ");
+        let m = read(&all).unwrap();
+        assert!(m.on_port() && m.said(Part::Dpdk, "gateway").is_some(), "{m:?}");
+    }
+
+    #[test]
+    fn cpts_of_a_pattern() {
+        assert_eq!(cpts("0[0-3] 1[4-7]"), Some(vec![0, 1]));
+        assert_eq!(cpts("3[1,2]"), Some(vec![3]));
+        assert_eq!((cpts("N"), cpts("0[0] C[0]")), (None, None));
+    }
+}

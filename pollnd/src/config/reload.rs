@@ -1,0 +1,272 @@
+//! The configuration of a node that runs: prints it, and changes it as a whole or not at all.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::{Value, json};
+use transport::lnd::Config;
+use transport::lnd::tunables::{ALL, Change, Tunable};
+use transport::node::inspect::Inspection;
+use transport::wire::Nid;
+
+use super::keys::{self, KEYS, Key, Means, Part};
+use super::merge::{self, Bad, Loaded, NO_TELEMETRY};
+use super::model::{Model, Ni, Said};
+use super::write::Style;
+use super::yaml::Place;
+use crate::args::{Cli, Command, ServeArgs, Switch};
+use crate::{iface, logging, settings};
+
+/// A running node's configuration.
+pub(crate) struct Live {
+    /// The command line that it was started with.
+    argv: Vec<OsString>,
+    /// The file that it named.
+    path: Option<PathBuf>,
+    /// The arguments in force.
+    args: Mutex<ServeArgs>,
+}
+
+/// Outcome of an attempt to change a node.
+pub(crate) enum Outcome {
+    /// These are other now.
+    Changed(Vec<String>),
+    /// Nothing is: these need a restart.
+    Restart(Vec<String>),
+    /// Nothing is: the file is wrong.
+    Faults(String),
+    /// Nothing is, or what is cannot be known.
+    Failed(String),
+}
+
+/// An option's value in `a`, as files write it; none for what is as it is where nothing is said.
+fn options(a: &ServeArgs, key: &Key) -> Vec<String> {
+    let n = &a.node;
+    let one = |s: Option<String>| s.into_iter().collect();
+    let unlike = |there: bool, s: &str| one(there.then(|| s.to_owned()));
+    let telemetry = |w: &&String| *w == NO_TELEMETRY;
+    match key.means {
+        Means::Device => one(n.port.clone().or_else(|| n.vdev.clone())),
+        Means::OnOff(_) => unlike(n.balance == Switch::Off, "off"),
+        Means::Flag("no-selftest", _) => unlike(a.no_selftest, "false"),
+        Means::Flag(..) => unlike(a.copy, "true"),
+        Means::Eal => n.dpdk.eal.iter().filter(|w| !telemetry(w)).cloned().collect(),
+        Means::Telemetry => unlike(n.dpdk.eal.iter().any(|w| telemetry(&w)), "false"),
+        Means::Option(flag) => one(match flag {
+            "budget" => n.budget.map(|v| v.to_string()),
+            "run-for" => a.run_for.map(|v| v.to_string()),
+            "lcores" => Some(n.lcores.to_string()).filter(|_| n.lcores != 1),
+            "cpu-pattern" => n.cpu_pattern.clone(),
+            "mtu" => n.mtu.map(|v| v.to_string()),
+            "vlan" => n.vlan.map(|v| v.to_string()),
+            "prefix" => n.prefix.map(|v| v.to_string()),
+            "gateway" => n.gateway.map(|v| v.to_string()),
+            "pcap" => n.pcap.as_ref().map(|p| p.display().to_string()),
+            _ => None,
+        }),
+        _ => Vec::new(),
+    }
+}
+
+/// Keys of lnetctl's that an export always has.
+fn always(key: &Key) -> bool {
+    match key.part {
+        Part::Tunables | Part::Global => !matches!(key.means, Means::Reading),
+        Part::Lnd => ["conns_per_peer", "timeout", "tos"].contains(&key.name),
+        _ => false,
+    }
+}
+
+/// A running node's configuration: its arguments, and its tunables as they are in `cfg`.
+pub(crate) fn running(a: &ServeArgs, cfg: &Config) -> Model {
+    let at = Place::default();
+    let ni = |nid: Nid| Ni {
+        at,
+        net: nid.to_string().rsplit('@').next().unwrap_or_default().to_owned(),
+        nid: Some(nid),
+        interface: nid
+            .ip()
+            .and_then(iface::owner)
+            .map(|(name, _)| name)
+            .filter(|_| !settings::on_port(&a.node)),
+        cpt: None,
+    };
+    let mut said = Vec::new();
+    for key in KEYS.iter() {
+        let values = match key.means {
+            Means::Tunable(t) => vec![t.value(cfg)],
+            Means::Not(t) => vec![keys::negated(&t.value(cfg))],
+            Means::Only(..) => vec![key.default()],
+            Means::Level => a.told.level.iter().filter(|_| logging::first().1).cloned().collect(),
+            _ => options(a, key),
+        };
+        let other = values.first().is_some_and(|v| *v != key.default());
+        if !values.is_empty() && (other || always(key)) {
+            said.push(Said { key, at, values });
+        }
+    }
+    Model { nis: cfg.nids().map(ni).collect(), said, passed: Vec::new() }
+}
+
+impl Live {
+    /// That of a node with these arguments.
+    pub(crate) fn new(a: &ServeArgs) -> Live {
+        Live { argv: a.told.argv.clone(), path: a.config.clone(), args: Mutex::new(a.clone()) }
+    }
+
+    /// Its configuration as a file.
+    ///
+    /// # Errors
+    /// An lcore does not answer.
+    pub(crate) fn export(&self, front: &Inspection) -> Result<String, String> {
+        let cfg = front.config(0).map_err(|e| e.to_string())?;
+        let args = self.args.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Style::PLAIN.yaml(&running(&args, &cfg)))
+    }
+
+    /// Has the node take the file at `path`, or the one that it was started with.
+    pub(crate) fn apply(&self, front: &Inspection, path: Option<&Path>) -> Outcome {
+        let Some(path) = path.or(self.path.as_deref()) else {
+            return Outcome::Failed("it was started without --config: name a file".into());
+        };
+        let file = match merge::load(path) {
+            Ok(f) => f,
+            Err(e) => return Outcome::Faults(e),
+        };
+        let mut args = self.args.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = match merge::with(&self.argv, Some(&file)) {
+            Ok(Cli { command: Command::Node(a), .. }) => a,
+            Ok(_) => return Outcome::Failed("the node was started by another command".into()),
+            Err(Bad::Line(e)) => return Outcome::Faults(e.to_string()),
+            Err(Bad::File(e)) => return Outcome::Faults(e),
+        };
+        match self.change(front, &args, &new, &file) {
+            Ok(mut changed) => {
+                changed.extend(level(&args, &new));
+                for n in &new.told.notes {
+                    tracing::warn!("{n}");
+                }
+                *args = new;
+                Outcome::Changed(changed)
+            }
+            Err(o) => o,
+        }
+    }
+
+    /// Changes tunables, if nothing needs a restart.
+    fn change(
+        &self,
+        front: &Inspection,
+        old: &ServeArgs,
+        new: &ServeArgs,
+        file: &Loaded,
+    ) -> Result<Vec<String>, Outcome> {
+        let failed = |e: String| Outcome::Failed(e);
+        let before = front.config(0).map_err(|e| failed(e.to_string()))?;
+        let after = settings::config(&new.node, before.tcp_kind, before.privileged, before.link_mbps);
+        let after = after.map_err(|e| Outcome::Faults(format!("{e}\n")))?;
+        let mut restart = at_start(old, new, file);
+        let mut changes: Vec<(&Tunable, Change, Change)> = Vec::new();
+        for t in ALL.iter().filter(|t| t.value(&before) != t.value(&after)) {
+            match Change::towards(&before, &after, t)
+                .and_then(|c| Ok((c, Change::towards(&after, &before, t)?)))
+            {
+                Ok((to, back)) => changes.push((t, to, back)),
+                Err(_) => {
+                    let said = file.model.tunables().find(|s| s.0 == t.name).map(|s| s.2);
+                    restart.push(differs(
+                        said.map_or(t.name, |s| s.key.name),
+                        &t.value(&after),
+                        &t.value(&before),
+                        said,
+                        file,
+                    ));
+                }
+            }
+        }
+        if !restart.is_empty() {
+            return Err(Outcome::Restart(restart));
+        }
+        for (i, (t, to, _)) in changes.iter().enumerate() {
+            if let Err(e) = front.tune(*to) {
+                // What has been changed so far is taken back on all lcores that answer.
+                let back =
+                    changes.iter().take(i + 1).filter_map(|(_, _, back)| front.tune(*back).err()).next();
+                let left =
+                    back.map_or_else(String::new, |_| "; not all of it could be taken back".to_owned());
+                return Err(failed(format!("{}: {e}{left}", t.name)));
+            }
+        }
+        Ok(changes.iter().map(|(t, ..)| was(t.name, &t.value(&before), &t.value(&after))).collect())
+    }
+}
+
+fn was(name: &str, before: &str, after: &str) -> String {
+    let shown = |s: &str| if s.is_empty() { "nothing".to_owned() } else { s.to_owned() };
+    format!("{name}: was {}, is {}", shown(before), shown(after))
+}
+
+fn differs(name: &str, wanted: &str, now: &str, said: Option<&Said>, file: &Loaded) -> String {
+    let shown = |s: &str| if s.is_empty() { "nothing".to_owned() } else { s.to_owned() };
+    let place = said.map_or_else(|| "where nothing is said".to_owned(), |s| file.at(s.at));
+    format!("{name}: {} ({place}), and the node runs with {}", shown(wanted), shown(now))
+}
+
+/// Options that are other, and read at start.
+fn at_start(old: &ServeArgs, new: &ServeArgs, file: &Loaded) -> Vec<String> {
+    let mut all = Vec::new();
+    let nids = |a: &ServeArgs| {
+        let all: Vec<String> =
+            std::iter::once(a.nid).chain(a.node.ni.iter().copied()).map(|n| n.to_string()).collect();
+        all.join(" ")
+    };
+    if nids(old) != nids(new) {
+        let at = file.model.nis.first().map_or_else(String::new, |n| format!(" ({})", file.at(n.at)));
+        all.push(format!("net: {}{at}, and the node runs with {}", nids(new), nids(old)));
+    }
+    for key in KEYS.iter() {
+        let (was, is) = (options(old, key), options(new, key));
+        if was != is {
+            let shown = |v: &[String]| if v.is_empty() { key.default() } else { v.join(" ") };
+            all.push(differs(key.name, &shown(&is), &shown(&was), file.model.said(key.part, key.name), file));
+        }
+    }
+    all
+}
+
+/// Logs what the file says now.
+fn level(old: &ServeArgs, new: &ServeArgs) -> Option<String> {
+    let (first, _) = logging::first();
+    let shown = |a: &ServeArgs| a.told.level.clone().unwrap_or_else(|| first.clone());
+    match logging::by_file(new.told.level.as_deref()) {
+        Ok(true) if shown(old) != shown(new) => Some(was("log: level", &shown(old), &shown(new))),
+        _ => None,
+    }
+}
+
+impl Outcome {
+    /// As a node answers.
+    pub(crate) fn answer(&self) -> Value {
+        match self {
+            Outcome::Changed(all) => json!({ "changed": all }),
+            Outcome::Restart(all) => json!({ "restart": all }),
+            Outcome::Faults(e) => json!({ "faults": e }),
+            Outcome::Failed(e) => json!({ "failed": e }),
+        }
+    }
+
+    /// Told in the log, for a node that has had a signal.
+    pub(crate) fn log(&self) {
+        match self {
+            Outcome::Changed(all) if all.is_empty() => tracing::info!("configuration: nothing is other"),
+            Outcome::Changed(all) => tracing::info!("configuration: {}", all.join("; ")),
+            Outcome::Restart(all) => tracing::error!(
+                "configuration: nothing was changed, this needs a restart: {}",
+                all.join("; ")
+            ),
+            Outcome::Faults(e) => tracing::error!("configuration: nothing was changed:\n{}", e.trim_end()),
+            Outcome::Failed(e) => tracing::error!("configuration: {e}"),
+        }
+    }
+}
