@@ -170,6 +170,17 @@ impl<P: Port> Stack<P> {
         Ok(())
     }
 
+    /// Accepts no more connections to a port that [`Stack::listen`] named. Those that are half-open go on: whoever is told of
+    /// one looks whether it is still listened for ([`Stack::listens_for`]).
+    pub fn unlisten(&mut self, addr: std::net::IpAddr, port: u16) {
+        self.listeners.remove(Addr::from(addr), port);
+    }
+
+    /// Whether somebody listens for connections to this end.
+    pub fn listens_for(&self, local: std::net::SocketAddr) -> bool {
+        self.listeners.for_end(Addr::from(local.ip()), local.port(), local.is_ipv6()).is_some()
+    }
+
     /// One round: receive, act on what came, timers, emit, send.
     pub fn turn(&mut self, now: u64) -> Work {
         match (self.poll(now), self.flush(now)) {

@@ -1,14 +1,13 @@
 //! Refusals of the contract at once, with Linux's error numbers as Motr gives them (docs/protocol/netxprt.md §5.3, §9).
 
 use super::machine::TmState;
-use crate::netsock::AddError;
+use crate::netsock::{AddError, TmError};
 use crate::wire::Nid;
-use crate::wire::netsock::{Addr, LnetDescError, NameError, ShortDesc, errno};
+use crate::wire::netsock::{LnetDescError, NameError, ShortDesc, errno};
 
 /// Linux error numbers beside those of [`errno`].
 const ENOENT: i32 = 2;
 const EBUSY: i32 = 16;
-const EADDRINUSE: i32 = 98;
 
 /// A call that was refused. Nothing has changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -100,14 +99,9 @@ pub enum NetError {
     /// The address is another transfer machine's.
     #[error("{0} is another transfer machine's: give another number")]
     Taken(String),
-    /// The node does not listen there.
-    #[error("the node listens at {here} for this domain, not at {asked}: start the transfer machine there")]
-    NotListening {
-        /// The domain's.
-        here: Addr,
-        /// The one that was asked for.
-        asked: String,
-    },
+    /// There can be no such machine of netsock.
+    #[error(transparent)]
+    SockTm(#[from] TmError),
     /// The NID or process is another node's.
     #[error("{0} is none of this node's NIDs: give one of those, and process 12345")]
     NotLocal(Nid),
@@ -142,9 +136,6 @@ pub enum NetError {
     /// Too many buffers.
     #[error("{0} buffers are queued, no more are taken: wait for some")]
     Full(usize),
-    /// The transfer machine before it has not quite gone.
-    #[error("dials of the transfer machine before this one are still out: try again within 10 s")]
-    Dialling,
     /// The shard is of none of the CPTs.
     #[error(
         "this domain's shard is of CPT {0}, which is none of those asked for: make the domain on a shard of one of them"
@@ -160,11 +151,11 @@ impl NetError {
     pub fn errno(&self) -> i32 {
         match self {
             NetError::Past => errno::ETIME,
-            NetError::Busy { .. } | NetError::Dialling => EBUSY,
+            NetError::Busy { .. } => EBUSY,
             NetError::TooLarge { .. } | NetError::Pieces { .. } | NetError::Fit { .. } => errno::EFBIG,
             NetError::SockName(e) => e.errno(),
-            NetError::Taken(_) => EADDRINUSE,
-            NetError::NotListening { .. } => errno::EADDRNOTAVAIL,
+            NetError::Taken(_) => errno::EADDRINUSE,
+            NetError::SockTm(TmError::Addr(_)) => errno::EADDRNOTAVAIL,
             NetError::NotLocal(_) => ENOENT,
             NetError::LargeNid(_) => errno::EAFNOSUPPORT,
             NetError::SockDesc(e) => e.errno(),
@@ -181,6 +172,7 @@ impl NetError {
             | NetError::Star(_)
             | NetError::LnetDesc(_)
             | NetError::LongDesc(_)
+            | NetError::SockTm(TmError::Buffers(_))
             | NetError::Cpt(_)
             | NetError::Pool => errno::EINVAL,
         }

@@ -74,7 +74,7 @@ impl<A> Host<Sock, A> {
                 continue;
             }
             self.quiet = now.saturating_add(QUIET);
-            let refused = self.net.xprt().machine().map_or(0, |m| m.stats().refused);
+            let refused = self.net.xprt().stats().refused;
             tracing::warn!(peer = %n.remote, refused, "refused, and its connection ends: {}", n.why);
         }
     }

@@ -1,15 +1,23 @@
-//! The sock transport: net buffers on a transfer machine of netsock (docs/netsock.md).
+//! The sock transport: net buffers on transfer machines of netsock (docs/netsock.md).
 //!
-//! A domain over it has one port of its node, and so one machine at a time: the one at the port's address.
+//! A domain over it has any number of machines, each at an address of its own, where it has its node listen
+//! ([`Action::Listen`]). Machines name dials and loans for themselves: on their way out these get names of the transport, which
+//! say whose they are when they come back.
+
+mod member;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 
+use self::member::{Member, MemberEvent, MemberState, Names};
 use super::{
     Admitted, BufId, Came, Desc, Done, Job, Limits, Memory, NetError, RpcSizes, Said, Sink, TmId, Xprt,
 };
-use crate::netsock::{self, Completion, Config, Notice, Op, Tm, TmError, Unadded};
-use crate::stream::slab::Key;
-use crate::stream::{Action, Close, Happened, Protocol};
+use crate::hash::OwnMap;
+use crate::netsock::{self, Completion, Config, Notice, Op, Stats, Tm, TmError, Unadded};
+use crate::stream::slab::{Key, Slab};
+use crate::stream::timers::Timers;
+use crate::stream::{Action, Close, ConnId, DialId, Happened, LendId, ListenError, Protocol, SendMsg};
 use crate::wire::netsock::{Addr, BDESC_LEN, Bdesc, Name, errno};
 
 /// Bytes of a segment that RPC is told.
@@ -21,83 +29,218 @@ const RPC_LEAST: u64 = 4096;
 #[derive(Debug)]
 pub struct Sock {
     cfg: Config,
-    tm: Option<(TmId, Tm)>,
-    /// The machine's buffers have ended, and its connections close.
-    stopping: bool,
-    /// Dials that are out.
-    dials: usize,
-    /// The end of connections while there is no machine.
+    machines: Slab<Member>,
+    by_tm: OwnMap<TmId, Key>,
+    conns: OwnMap<ConnId, Key>,
+    dials: Names,
+    loans: Names,
+    /// Machines that may want something done on streams.
+    ready: VecDeque<Key>,
+    timers: Timers,
+    due: Vec<u32>,
+    /// The transport's own, and those of machines that have gone.
     actions: VecDeque<Action>,
-    said: VecDeque<Said<Addr, netsock::BufId>>,
+    said: VecDeque<Said<Addr, Token>>,
+    /// Counts of machines that have gone.
+    gone: Stats,
     down: bool,
 }
 
+/// Names one use of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Token(Key, netsock::BufId);
+
 impl Sock {
-    /// The transport over the port at `cfg.addr`.
+    /// The transport. `cfg` is that of all its machines, but for the address: each has its own, which is not looked at before.
     ///
     /// # Errors
-    /// There can be no machine at that address.
+    /// There can be no machine of this configuration.
     pub fn new(cfg: Config) -> Result<Sock, TmError> {
         Tm::new(cfg.clone())?;
         Ok(Sock {
             cfg,
-            tm: None,
-            stopping: false,
-            dials: 0,
+            machines: Slab::new(),
+            by_tm: OwnMap::default(),
+            conns: OwnMap::default(),
+            dials: Names::default(),
+            loans: Names::default(),
+            ready: VecDeque::new(),
+            timers: Timers::new(),
+            due: Vec::new(),
             actions: VecDeque::new(),
             said: VecDeque::new(),
+            gone: Stats::default(),
             down: false,
         })
     }
 
-    /// The machine, while there is one.
-    pub fn machine(&self) -> Option<&Tm> {
-        self.tm.as_ref().map(|t| &t.1)
+    /// The machines, those that close their connections among them.
+    pub fn machines(&self) -> impl Iterator<Item = &Tm> {
+        self.members().map(|m| &m.machine)
+    }
+
+    /// Counts of all machines since the start.
+    pub fn stats(&self) -> Stats {
+        self.machines().fold(self.gone, |sum, m| sum.and(m.stats()))
     }
 
     /// The next connection that was ended for what its peer did.
     pub fn notice(&mut self) -> Option<Notice> {
-        self.tm.as_mut()?.1.notice()
+        (0..self.machines.capacity()).find_map(|i| {
+            let key = self.machines.key_at(i)?;
+            self.machines.get_mut(key)?.machine.notice()
+        })
     }
 
-    /// Whether a name means the port's address.
-    fn means_here(&self, name: Name) -> bool {
-        match name {
-            Name::Addr(a) => a == self.cfg.addr,
-            Name::Any { .. } => {
-                let star =
-                    self.cfg.addr.lnet_form().and_then(|f| Some(format!("{}:*", f.rsplit_once(':')?.0)));
-                star.and_then(|s| Name::parse(&s).ok()) == Some(name)
-            }
+    fn members(&self) -> impl Iterator<Item = &Member> {
+        (0..self.machines.capacity()).filter_map(|i| self.machines.get(self.machines.key_at(i)?))
+    }
+
+    /// The machine that is to listen, or listens, at an address.
+    fn at(&self, local: SocketAddr) -> Option<Key> {
+        let all = (0..self.machines.capacity()).filter_map(|i| self.machines.key_at(i));
+        let mut live = all.filter(|k| self.machines.get(*k).is_some_and(|m| m.state != MemberState::Leaving));
+        live.find(|k| self.machines.get(*k).is_some_and(|m| m.at == local))
+    }
+
+    /// The lowest address of a name, behind `after`, that no machine has.
+    fn free(&self, name: Name, after: Option<Addr>) -> Result<Addr, NetError> {
+        let taken = |a: &Addr| a.dialled().is_some_and(|at| self.at(at).is_some());
+        let mut rest = name.candidates().skip_while(|a| after.is_some_and(|after| a.port <= after.port));
+        match (rest.find(|a| !taken(a)), name) {
+            (Some(a), _) => Ok(a),
+            (None, Name::Addr(a)) => Err(NetError::Taken(a.to_string())),
+            (None, Name::Any { ip, portal }) => Err(crate::wire::netsock::NameError::NoTmid { ip, portal }.into()),
         }
     }
 
-    /// Passes on what the machine has done, and lets it go when it has stopped.
-    fn collect(&mut self) {
-        let Some((tm, machine)) = &mut self.tm else { return };
-        while let Some(c) = machine.done() {
-            self.said.push_back(Said::Done(done(c)));
+    fn make(&self, now: u64, addr: Addr) -> Result<(Tm, SocketAddr), NetError> {
+        // Cookies of a machine that was there before are never used again: it had fewer buffers than ns have passed.
+        let first_generation = self.cfg.first_generation.saturating_add(now);
+        let machine = Tm::new(Config { addr, first_generation, ..self.cfg.clone() })?;
+        let at = addr.dialled().ok_or(TmError::Addr(addr))?;
+        Ok((machine, at))
+    }
+
+    /// A machine was told something: what it has done, wants to do, and when, is looked at.
+    fn touched(&mut self, now: u64, key: Key) {
+        let Some(m) = self.machines.get_mut(key) else { return };
+        while let Some(c) = m.machine.done() {
+            self.said.push_back(Said::Done(done(key, c)));
         }
-        if self.stopping && machine.gauges().conns == 0 {
-            self.said.push_back(Said::Stopped(*tm));
-            while let Some(a) = machine.act() {
-                self.dials += usize::from(matches!(a, Action::Dial(_)));
-                self.actions.push_back(a);
+        if !std::mem::replace(&mut m.listed, true) {
+            self.ready.push_back(key);
+        }
+        self.timers.by(now, key, m.machine.deadline().unwrap_or(u64::MAX));
+        if m.state == MemberState::Leaving && m.machine.is_at_rest() {
+            self.let_go(key);
+        }
+    }
+
+    /// A machine has come to its end.
+    fn let_go(&mut self, key: Key) {
+        while let Some(a) = self.machines.get_mut(key).and_then(|m| m.machine.act()) {
+            let a = self.named(key, a);
+            self.actions.extend(a);
+        }
+        let Some(m) = self.machines.remove(key) else { return };
+        self.timers.cancel(key);
+        self.gone = self.gone.and(m.machine.stats());
+        self.by_tm.remove(&m.tm);
+        if m.stopped {
+            self.said.push_back(Said::Stopped(m.tm));
+        }
+    }
+
+    /// A machine takes nothing more: what it has comes to its end.
+    fn leave(&mut self, now: u64, key: Key) {
+        let Some(m) = self.machines.get_mut(key) else { return };
+        if m.state.apply(MemberEvent::Leave).is_some() {
+            self.actions.push_back(Action::Unlisten(m.at));
+            m.machine.shut_down(now);
+        }
+        self.touched(now, key);
+    }
+
+    /// A machine fails.
+    fn fail(&mut self, now: u64, key: Key, status: i32) {
+        let Some(m) = self.machines.get(key).filter(|m| m.state != MemberState::Leaving) else { return };
+        self.said.push_back(Said::Failed(m.tm, status));
+        self.leave(now, key);
+    }
+
+    /// The node listens at a machine's address, or does not.
+    fn listening(&mut self, now: u64, at: SocketAddr, done: Result<(), ListenError>) {
+        let Some(key) = self.at(at) else { return };
+        let Some(m) = self.machines.get_mut(key) else { return };
+        let (tm, addr, name) = (m.tm, m.machine.addr(), m.name);
+        match done {
+            Ok(()) => {
+                if m.state.apply(MemberEvent::Listens).is_some() {
+                    self.said.push_back(Said::Started(tm, addr));
+                }
             }
-            (self.tm, self.stopping) = (None, false);
+            // Another process has that number: the next one will do.
+            Err(ListenError::InUse) if m.state == MemberState::Opening && matches!(name, Name::Any { .. }) => {
+                match self.free(name, Some(addr)).and_then(|a| self.make(now, a)) {
+                    Ok((machine, at)) => {
+                        if let Some(m) = self.machines.get_mut(key) {
+                            (m.machine, m.at) = (machine, at);
+                        }
+                        self.actions.push_back(Action::Listen(at));
+                    }
+                    Err(why) => self.fail(now, key, why.errno()),
+                }
+            }
+            Err(why) => self.fail(now, key, status(why)),
         }
+    }
+
+    /// An action of a machine, by the transport's names. Netsock holds no loan, so there is none to let go.
+    fn named(&mut self, key: Key, action: Action) -> Option<Action> {
+        Some(match action {
+            Action::Dial(mut d) => {
+                d.id = DialId(self.dials.give(key, d.id.0));
+                Action::Dial(d)
+            }
+            Action::Send(c, m) => {
+                let lend = m.lend.map(|l| LendId(self.loans.give(key, l.0)));
+                Action::Send(c, SendMsg { lend, ..m })
+            }
+            Action::Unhold(..) => return None,
+            other => other,
+        })
     }
 }
 
-fn done(c: Completion) -> Done<Addr, netsock::BufId> {
+/// Linux's number for it.
+fn status(why: ListenError) -> i32 {
+    match why {
+        ListenError::InUse => errno::EADDRINUSE,
+        ListenError::NotOurs => errno::EADDRNOTAVAIL,
+        ListenError::Denied => errno::EACCES,
+        ListenError::Local => errno::ENETDOWN,
+    }
+}
+
+fn done(key: Key, c: Completion) -> Done<Addr, Token> {
     let Completion { id, tag, status, len, offset, from, sink, .. } = c;
     let came = sink.map_or(Came::Nothing, Came::In);
-    Done { buf: BufId(Key::from_word(tag)), token: id, status, len, offset, from, came, retained: false }
+    Done {
+        buf: BufId(Key::from_word(tag)),
+        token: Token(key, id),
+        status,
+        len,
+        offset,
+        from,
+        came,
+        retained: false,
+    }
 }
 
 impl Xprt for Sock {
     type Addr = Addr;
-    type Token = netsock::BufId;
+    type Token = Token;
 
     fn limits(&self) -> Limits {
         let most = i64::MAX as u64;
@@ -122,35 +265,24 @@ impl Xprt for Sock {
     }
 
     fn start(&mut self, now: u64, tm: TmId, name: &str) -> Result<(), NetError> {
-        if !self.means_here(Name::parse(name)?) {
-            return Err(NetError::NotListening { here: self.cfg.addr, asked: name.to_owned() });
+        let name = Name::parse(name)?;
+        if self.down {
+            return Err(netsock::AddError::Down.into());
         }
-        if self.tm.is_some() || self.down {
-            return Err(NetError::Taken(self.cfg.addr.to_string()));
-        }
-        // The names of its dials may be those of the machine before it.
-        if self.dials > 0 {
-            return Err(NetError::Dialling);
-        }
-        // Cookies of the machine before it are never used again: it had fewer buffers than ns have passed.
-        let cfg =
-            Config { first_generation: self.cfg.first_generation.saturating_add(now), ..self.cfg.clone() };
-        let addr = cfg.addr;
-        let made = Tm::new(cfg).map_err(|_| NetError::NotListening { here: addr, asked: name.to_owned() })?;
-        self.tm = Some((tm, made));
-        self.said.push_back(Said::Started(tm, addr));
+        let addr = self.free(name, None)?;
+        let (machine, at) = self.make(now, addr)?;
+        let key = self.machines.insert(Member::new(tm, machine, at, name));
+        self.by_tm.insert(tm, key);
+        self.actions.push_back(Action::Listen(at));
         Ok(())
     }
 
     fn stop(&mut self, now: u64, tm: TmId) {
-        match &mut self.tm {
-            Some((t, machine)) if *t == tm => {
-                machine.shut_down(now);
-                self.stopping = true;
-                self.collect();
-            }
-            _ => self.said.push_back(Said::Stopped(tm)),
+        let Some(key) = self.by_tm.get(&tm).copied() else { return self.said.push_back(Said::Stopped(tm)) };
+        if let Some(m) = self.machines.get_mut(key) {
+            m.stopped = true;
         }
+        self.leave(now, key);
     }
 
     fn add(
@@ -161,8 +293,9 @@ impl Xprt for Sock {
         mem: &mut Memory,
         job: Job<'_, Addr>,
         until: Option<u64>,
-    ) -> Result<Admitted<netsock::BufId>, NetError> {
-        let Some((_, machine)) = self.tm.as_mut().filter(|t| t.0 == tm) else {
+    ) -> Result<Admitted<Token>, NetError> {
+        let key = self.by_tm.get(&tm).copied().ok_or(NetError::Gone("a transfer machine"))?;
+        let Some(Member { machine, .. }) = self.machines.get_mut(key) else {
             return Err(NetError::Gone("a transfer machine"));
         };
         let desc = match job {
@@ -179,9 +312,9 @@ impl Xprt for Sock {
         };
         match machine.add(now, op, buf.0.word(), until) {
             Ok(added) => {
-                self.collect();
+                self.touched(now, key);
                 let desc = added.desc.map(|d| Desc::of(d.emit()));
-                Ok(Admitted { token: added.id, desc })
+                Ok(Admitted { token: Token(key, added.id), desc })
             }
             Err(Unadded { why, op }) => {
                 if let Op::MsgRecv(s) | Op::PassiveRecv(s) | Op::ActiveRecv { sink: s, .. } = op {
@@ -192,26 +325,24 @@ impl Xprt for Sock {
         }
     }
 
-    fn del(&mut self, now: u64, token: netsock::BufId) {
-        if let Some((_, machine)) = &mut self.tm {
-            machine.cancel(now, token);
+    fn del(&mut self, now: u64, Token(key, id): Token) {
+        if let Some(m) = self.machines.get_mut(key) {
+            m.machine.cancel(now, id);
+            self.touched(now, key);
         }
-        self.collect();
     }
 
-    fn turn(&mut self, _: u64) {
-        self.collect();
-    }
+    fn turn(&mut self, _: u64) {}
 
     fn deadline(&self) -> Option<u64> {
         Protocol::deadline(self)
     }
 
     fn buffers(&self) -> usize {
-        self.machine().map_or(0, |m| m.gauges().buffers)
+        self.machines().map(Tm::buffers).sum()
     }
 
-    fn said(&mut self) -> Option<Said<Addr, netsock::BufId>> {
+    fn said(&mut self) -> Option<Said<Addr, Token>> {
         self.said.pop_front()
     }
 }
@@ -230,57 +361,96 @@ fn taken(mem: &mut Memory) -> Sink {
 
 impl Protocol for Sock {
     fn handle(&mut self, now: u64, happened: Happened<'_>) {
-        let dialled = match &happened {
-            Happened::Opened(_, info) => info.dial.is_some(),
-            Happened::DialFailed(..) => true,
-            _ => false,
-        };
-        self.dials -= usize::from(dialled && self.dials > 0);
-        match &mut self.tm {
-            Some((_, machine)) => machine.handle(now, happened),
-            None => {
-                if let Happened::Opened(c, _) = happened {
-                    self.actions.push_back(Action::Close(c, Close::Abort));
-                }
+        let (key, happened) = match happened {
+            Happened::Opened(c, mut info) => {
+                let key = match info.dial {
+                    Some(d) => self.dials.take(d.0).map(|(key, name)| {
+                        info.dial = Some(DialId(name));
+                        key
+                    }),
+                    None => self.at(info.local),
+                };
+                let Some(key) = key.filter(|k| self.machines.get(*k).is_some()) else {
+                    return self.actions.push_back(Action::Close(c, Close::Abort));
+                };
+                self.conns.insert(c, key);
+                (key, Happened::Opened(c, info))
             }
+            Happened::DialFailed(d, why) => match self.dials.take(d.0) {
+                Some((key, name)) => (key, Happened::DialFailed(DialId(name), why)),
+                None => return,
+            },
+            Happened::Released(l) => match self.loans.take(l.0) {
+                Some((key, name)) => (key, Happened::Released(LendId(name))),
+                None => return,
+            },
+            Happened::Listening(at, done) => return self.listening(now, at, done),
+            Happened::Closed(c, why) => match self.conns.remove(&c) {
+                Some(key) => (key, Happened::Closed(c, why)),
+                None => return,
+            },
+            Happened::Progress(c, _) | Happened::Bytes(c, _) | Happened::PeerFin(c) | Happened::Ended(c) => {
+                let Some(key) = self.conns.get(&c).copied() else { return };
+                (key, happened)
+            }
+        };
+        if let Some(m) = self.machines.get_mut(key) {
+            m.machine.handle(now, happened);
+            self.touched(now, key);
         }
-        self.collect();
     }
 
     fn act(&mut self) -> Option<Action> {
-        if let Some(a) = self.actions.pop_front() {
-            return Some(a);
+        loop {
+            if let Some(a) = self.actions.pop_front() {
+                return Some(a);
+            }
+            let key = self.ready.front().copied()?;
+            let Some(m) = self.machines.get_mut(key) else {
+                self.ready.pop_front();
+                continue;
+            };
+            match m.machine.act() {
+                Some(a) => match self.named(key, a) {
+                    None => continue,
+                    named => return named,
+                },
+                None => {
+                    m.listed = false;
+                    self.ready.pop_front();
+                }
+            }
         }
-        let action = self.tm.as_mut()?.1.act()?;
-        self.dials += usize::from(matches!(action, Action::Dial(_)));
-        Some(action)
     }
 
     fn deadline(&self) -> Option<u64> {
-        self.tm.as_ref()?.1.deadline()
+        Some(self.timers.wake()).filter(|t| *t < u64::MAX)
     }
 
     fn timer(&mut self, now: u64) {
-        if let Some((_, machine)) = &mut self.tm {
-            machine.timer(now);
+        let mut due = std::mem::take(&mut self.due);
+        self.timers.due(now, &mut due);
+        for i in due.drain(..) {
+            let Some(key) = self.machines.key_at(i as usize) else { continue };
+            if let Some(m) = self.machines.get_mut(key) {
+                m.machine.timer(now);
+                self.touched(now, key);
+            }
         }
-        self.collect();
+        self.due = due;
     }
 
     fn counts(&self, each: &mut dyn FnMut(&'static str, u64)) {
-        if let Some((_, machine)) = &self.tm {
-            machine.counts(each);
-        }
+        let gauges = self.machines().fold(netsock::Gauges::default(), |sum, m| sum.and(m.gauges()));
+        netsock::counts(&self.stats(), &gauges, each);
     }
 
     fn shut_down(&mut self, now: u64) {
         self.down = true;
-        if let Some((tm, machine)) = &mut self.tm {
-            machine.shut_down(now);
-            if !self.stopping {
-                self.said.push_back(Said::Failed(*tm, errno::ESHUTDOWN));
+        for i in 0..self.machines.capacity() {
+            if let Some(key) = self.machines.key_at(i) {
+                self.fail(now, key, errno::ESHUTDOWN);
             }
         }
-        self.collect();
     }
 }

@@ -52,6 +52,7 @@ use hugepages::PageSlice;
 pub use self::memory::{Piece, RecvVec, Sink};
 pub use self::refusal::{Notice, Refusal};
 pub use self::tm::Tm;
+pub(crate) use self::tm::counts;
 use crate::stream::Pages;
 use crate::wire::netsock::{Addr, Bdesc, errno};
 
@@ -307,6 +308,25 @@ pub struct Stats {
     pub drained: u64,
 }
 
+impl Stats {
+    /// Of two machines together.
+    pub(crate) fn and(self, other: Stats) -> Stats {
+        Stats {
+            packets_rx: self.packets_rx + other.packets_rx,
+            bytes_rx: self.bytes_rx + other.bytes_rx,
+            packets_tx: self.packets_tx + other.packets_tx,
+            bytes_tx: self.bytes_tx + other.bytes_tx,
+            copied: self.copied + other.copied,
+            dials: self.dials + other.dials,
+            dials_failed: self.dials_failed + other.dials_failed,
+            refused: self.refused + other.refused,
+            unnoticed: self.unnoticed + other.unnoticed,
+            parked: self.parked + other.parked,
+            drained: self.drained + other.drained,
+        }
+    }
+}
+
 /// Gauges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gauges {
@@ -320,4 +340,17 @@ pub struct Gauges {
     pub parked: usize,
     /// Loans that are out.
     pub loans: usize,
+}
+
+impl Gauges {
+    /// Of two machines together.
+    pub(crate) fn and(self, other: Gauges) -> Gauges {
+        Gauges {
+            buffers: self.buffers + other.buffers,
+            conns: self.conns + other.conns,
+            peers: self.peers + other.peers,
+            parked: self.parked + other.parked,
+            loans: self.loans + other.loans,
+        }
+    }
 }

@@ -247,6 +247,16 @@ impl Tm {
         }
     }
 
+    /// Buffers without completion.
+    pub fn buffers(&self) -> usize {
+        self.bufs.len()
+    }
+
+    /// Whether it has neither a buffer nor a connection.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.bufs.is_empty() && self.conns.is_empty()
+    }
+
     /// Moves a buffer by its table.
     pub(super) fn moves(&mut self, b: Key, event: BufEvent) {
         if let Some(b) = self.bufs.get_mut(b) {
@@ -310,6 +320,8 @@ impl Protocol for Tm {
                 }
             }
             Happened::Closed(c, why) => self.closed(c, why),
+            // The runtime listens for it, or whoever is above has it listen.
+            Happened::Listening(..) => {}
         }
     }
 
@@ -328,20 +340,7 @@ impl Protocol for Tm {
     }
 
     fn counts(&self, each: &mut dyn FnMut(&'static str, u64)) {
-        let (s, g) = (self.stats(), self.gauges());
-        each("netsock_packets_rx", s.packets_rx);
-        each("netsock_bytes_rx", s.bytes_rx);
-        each("netsock_packets_tx", s.packets_tx);
-        each("netsock_bytes_tx", s.bytes_tx);
-        each("netsock_copied_bytes", s.copied);
-        each("netsock_dials", s.dials);
-        each("netsock_dials_failed", s.dials_failed);
-        each("netsock_refused", s.refused);
-        each("netsock_parked", s.parked);
-        each("netsock_drained_bytes", s.drained);
-        each("netsock_buffers", g.buffers as u64);
-        each("netsock_conns", g.conns as u64);
-        each("netsock_loans", g.loans as u64);
+        counts(&self.stats(), &self.gauges(), each);
     }
 
     fn shut_down(&mut self, now: u64) {
@@ -349,4 +348,21 @@ impl Protocol for Tm {
         self.down = true;
         self.end_all();
     }
+}
+
+/// Shows `each` the names and values of counts and gauges.
+pub(crate) fn counts(s: &Stats, g: &Gauges, each: &mut dyn FnMut(&'static str, u64)) {
+    each("netsock_packets_rx", s.packets_rx);
+    each("netsock_bytes_rx", s.bytes_rx);
+    each("netsock_packets_tx", s.packets_tx);
+    each("netsock_bytes_tx", s.bytes_tx);
+    each("netsock_copied_bytes", s.copied);
+    each("netsock_dials", s.dials);
+    each("netsock_dials_failed", s.dials_failed);
+    each("netsock_refused", s.refused);
+    each("netsock_parked", s.parked);
+    each("netsock_drained_bytes", s.drained);
+    each("netsock_buffers", g.buffers as u64);
+    each("netsock_conns", g.conns as u64);
+    each("netsock_loans", g.loans as u64);
 }

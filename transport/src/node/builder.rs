@@ -583,7 +583,7 @@ impl Plan {
             let l = Listen { addr: at.ip(), port: at.port(), backlog };
             stack.listen(l).map_err(|source| BuildError::Listen { at, source })?;
         }
-        Ok(LcoreStreams::new(stack, self.clock.clone(), me))
+        Ok(LcoreStreams::new(stack, self.clock.clone(), me, backlog))
     }
 
     /// The only shard of a node of one lcore: nothing stands between it and its streams.

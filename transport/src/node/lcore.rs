@@ -1,6 +1,8 @@
 //! Streams of an lcore: a TCP stack over one queue pair of a port, lendings, and the way home for pages.
 
 mod conns;
+mod listening;
+mod rx;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -12,11 +14,13 @@ use dataplane::clock::Clock;
 use dataplane::latefree::{LateAction, LateFree};
 use dataplane::pkt::{Port, Reclaimed};
 use dataplane::tap::TapEnd;
-use hugepages::{LendSlab, Lent, RxFrag};
+use hugepages::{LendSlab, Lent};
 use smallvec::SmallVec;
 use tcpstack::{CloseWhy as Why, Dial, Duplicate, FlowId, KeepAlive, PushError, Stack};
 
 use self::conns::{Conn, Conns, Queued};
+use self::listening::Listened;
+use self::rx::FlowRx;
 use super::conn_state::{ConnEvent, ConnState};
 use super::counters::StreamCounters;
 use super::inspect::{Inspect, PAGE, Page, Row};
@@ -27,7 +31,7 @@ use crate::lnd::Tcp;
 use crate::lnd::config::SEC;
 use crate::stream::{
     Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Happened, INLINE_MAX, InlineHdr, LendId,
-    Progress, SendMsg, ShardId, StreamRx, copy_out,
+    Progress, SendMsg, ShardId,
 };
 
 /// Source ports of a privileged dial (socklnd.md §1), tried from the top.
@@ -79,6 +83,8 @@ pub struct LcoreStreams<P: Port> {
     held: OwnMap<LendId, usize>,
     opened: VecDeque<(ConnId, ConnInfo)>,
     failed: VecDeque<(DialId, DialError)>,
+    listened: VecDeque<Listened>,
+    backlog: u32,
     orphans: VecDeque<LendId>,
     unlent: Unlent,
     dials: Dials,
@@ -123,75 +129,11 @@ pub fn keepalive(tcp: &Tcp) -> Option<KeepAlive> {
     tcp.keepalive().map(|(idle, every, count)| KeepAlive { idle: ns(idle), interval: ns(every), count })
 }
 
-/// The receiving end of a flow: taking a fragment opens the window by its length.
-struct FlowRx<'a, P: Port> {
-    stack: &'a mut Stack<P>,
-    flow: FlowId,
-    rest: &'a mut Option<(RxFrag, bool)>,
-}
-
-impl<P: Port> FlowRx<'_, P> {
-    /// Takes the next fragment where the present one is used up, and opens the window for it.
-    #[inline(never)]
-    fn refill(&mut self) {
-        if self.rest.as_ref().is_none_or(|(frag, _)| frag.is_empty()) {
-            *self.rest = self.stack.next(self.flow).map(|f| (f, false));
-        }
-        if let Some((frag, credited)) = self.rest
-            && !std::mem::replace(credited, true)
-        {
-            self.stack.credit(self.flow, frag.len());
-        }
-    }
-}
-
-impl<P: Port> StreamRx for FlowRx<'_, P> {
-    fn next(&mut self) -> Option<RxFrag> {
-        // Asked first: an empty one is not written.
-        if self.rest.is_some() {
-            let (frag, credited) = self.rest.take()?;
-            if !credited {
-                self.stack.credit(self.flow, frag.len());
-            }
-            if !frag.is_empty() {
-                return Some(frag);
-            }
-        }
-        let frag = self.stack.next(self.flow)?;
-        self.stack.credit(self.flow, frag.len());
-        Some(frag)
-    }
-    fn unread(&mut self, rest: RxFrag) {
-        *self.rest = Some((rest, true));
-    }
-    fn front(&mut self) -> Option<&[u8]> {
-        if !matches!(self.rest, Some((frag, true)) if !frag.is_empty()) {
-            self.refill();
-        }
-        Some(self.rest.as_ref().map_or(&[], |(frag, _)| frag.bytes()))
-    }
-    fn skip(&mut self, n: u32) {
-        // An empty fragment goes with the next look, or when the machine has taken all it will.
-        if let Some((frag, _)) = self.rest {
-            frag.advance(n);
-        }
-    }
-    /// Where the fragment lies: headers are many to a fragment.
-    fn read(&mut self, to: &mut [u8]) -> usize {
-        let mut n = 0;
-        while let Some(room) = to.get_mut(n..).filter(|r| !r.is_empty()) {
-            self.front();
-            let Some((frag, _)) = self.rest else { break };
-            n += copy_out(frag, room);
-        }
-        n
-    }
-}
-
 impl<P: Port> LcoreStreams<P> {
-    /// Streams over `stack`; pages are lent from the stack's slab.
-    pub fn new(stack: Stack<P>, clock: Clock, shard: ShardId) -> LcoreStreams<P> {
+    /// Streams over `stack`; pages are lent from the stack's slab. A protocol's listeners hold back `backlog` connections at most.
+    pub fn new(stack: Stack<P>, clock: Clock, shard: ShardId, backlog: u32) -> LcoreStreams<P> {
         LcoreStreams {
+            backlog,
             slab: stack.slab().clone(),
             stack,
             now: clock.now(),
@@ -202,6 +144,7 @@ impl<P: Port> LcoreStreams<P> {
             held: OwnMap::default(),
             opened: VecDeque::new(),
             failed: VecDeque::new(),
+            listened: VecDeque::new(),
             orphans: VecDeque::new(),
             unlent: Unlent::default(),
             dials: Dials::default(),
@@ -239,6 +182,12 @@ impl<P: Port> LcoreStreams<P> {
     fn gather(&mut self) {
         while let Some(ev) = self.stack.event() {
             match ev {
+                tcpstack::Event::Opened { flow, local, passive: true, .. }
+                    if !self.stack.listens_for(local) =>
+                {
+                    // It was half-open when the listening ended.
+                    self.stack.close(flow, tcpstack::Close::Abort);
+                }
                 tcpstack::Event::Opened { flow, local, remote, passive } => {
                     let id = if passive { self.insert(flow, None) } else { conn_id(self.shard, flow) };
                     let dial = self.conns.get(id).and_then(|c| {
@@ -506,6 +455,14 @@ impl<P: Port> Streams for LcoreStreams<P> {
         self.failed.push_back((d.id, DialError::NoPort));
     }
 
+    fn listen(&mut self, at: SocketAddr) {
+        self.listen_at(at);
+    }
+
+    fn unlisten(&mut self, at: SocketAddr) {
+        self.unlisten_at(at);
+    }
+
     #[inline]
     fn send_short(&mut self, id: ConnId, hdr: &InlineHdr) -> bool {
         // Where anything of the shard waits for lendings, the general way knows the order.
@@ -582,6 +539,10 @@ impl<P: Port> Streams for LcoreStreams<P> {
             n += 1;
             sink(Happened::DialFailed(dial, why));
         }
+        while let Some((at, done)) = self.listened.pop_front() {
+            n += 1;
+            sink(Happened::Listening(at, done));
+        }
         while let Some((id, info)) = self.opened.pop_front() {
             n += 1;
             sink(Happened::Opened(id, info));
@@ -607,7 +568,7 @@ impl<P: Port> Streams for LcoreStreams<P> {
 
     fn deadline(&self) -> Option<u64> {
         // Consequences of an action are told at the next turn.
-        let tells = !self.touched.is_empty() || self.stack.has_events();
+        let tells = !self.touched.is_empty() || !self.listened.is_empty() || self.stack.has_events();
         if tells { Some(self.now) } else { self.stack.deadline() }
     }
 

@@ -7,7 +7,7 @@
 //! ```text
 //!   owner                                                                home
 //!   Opened, DialFailed, Progress, Bytes, PeerFin, Ended, Closed, Released  ──>  sink
-//!   streams                                                         <──  Dial, Send, Unhold, Close, Took
+//!   streams                                     <──  Dial, Send, Unhold, Close, Took, Listen, Unlisten
 //!
 //!   owner                                                                another owner
 //!   what its stack hears that is another's                          <──> Sibling (tcpstack/src/siblings.rs)
@@ -19,6 +19,9 @@
 //! A home that owns a queue dials from it, by a port that brings the answers back there: while the peer stays, what
 //! was dialled never crosses.
 //!
+//! A protocol's stream that is not LNet's has no home that moves: it stays with the shard that dialled it, or that asked to
+//! listen at the address that it came to (`listening`). Such an address is listened at by every owner.
+//!
 //! Homes may move while streams run (`migration`): what concerns a stream carries its bucket and goes where
 //! the bucket is by then.
 //!
@@ -26,6 +29,7 @@
 
 mod crossing;
 mod jobs;
+mod listening;
 mod mail;
 mod migration;
 
@@ -35,8 +39,9 @@ use hugepages::{LendBudget, Relay};
 
 use self::crossing::{Exported, Imported};
 use self::jobs::Helper;
+use self::listening::Listening;
 pub use self::mail::Rings;
-use self::mail::{Mail, Post, StreamEvent};
+use self::mail::{Home, Mail, Post, StreamEvent};
 use self::migration::{Incoming, Outgoing};
 use super::migration::{MigrateIn, MigrateOut};
 use super::streams::{Streams, Work};
@@ -66,7 +71,8 @@ pub struct Mesh {
     relay: Relay,
     homes: Homes,
     /// Dials of the own queue that are under way.
-    dials: OwnMap<DialId, Bucket>,
+    dials: OwnMap<DialId, Home>,
+    listening: Listening,
     outgoing: Outgoing,
     incoming: Incoming,
     /// The other shards of the CPT, and how busy they last said they were, in thousandths.
@@ -102,6 +108,7 @@ impl Mesh {
             relay: Relay::new(lend),
             homes: Homes::new(shards.count),
             dials: OwnMap::default(),
+            listening: Listening::default(),
             outgoing: Outgoing::default(),
             incoming: Incoming::default(),
             siblings: Vec::new(),
@@ -132,6 +139,8 @@ impl Mesh {
         let me = self.shards.me;
         match *action {
             Action::Dial(d) => self.dial(own, &d),
+            Action::Listen(at) => self.listen(own, at),
+            Action::Unlisten(at) => self.unlisten(own, at),
             Action::Read(c) if c.shard != me || self.imported.contains_key(&c) => {
                 self.touch(c, |i| i.readable = true);
             }
@@ -146,10 +155,15 @@ impl Mesh {
         }
     }
 
+    /// The shard that is home now.
+    fn shard_of(&self, home: Home) -> ShardId {
+        home.shard(&self.homes)
+    }
+
     fn dial<S: Streams>(&mut self, own: &mut Option<S>, d: &DialSpec) {
         let bucket = Bucket::of(d.remote.ip());
         if let Some(own) = own {
-            self.dials.insert(d.id, bucket);
+            self.dials.insert(d.id, Home::of_dial(d));
             return own.dial(d);
         }
         // Spread by peer, so that one owner does not get all.
@@ -162,8 +176,8 @@ impl Mesh {
     }
 
     fn cannot_dial(&mut self, home: ShardId, d: &DialSpec) {
-        let bucket = Bucket::of(d.remote.ip());
-        self.post.send(home, Mail::Stream(bucket, StreamEvent::DialFailed(d.id, DialError::Local)));
+        let event = StreamEvent::DialFailed(d.id, DialError::Local);
+        self.post.send(home, Mail::Stream(Home::of_dial(d), event));
     }
 
     fn act_here<S: Streams>(&mut self, own: &mut Option<S>, action: &mut Action) {
@@ -179,12 +193,14 @@ impl Mesh {
         match action {
             Action::Send(_, m) => {
                 if let Some(l) = m.lend {
-                    let home = self.homes.at(l.bucket());
-                    self.post.send(home, Mail::Stream(l.bucket(), StreamEvent::Released(l)));
+                    let home = Home::of_lend(l);
+                    self.post.send(self.shard_of(home), Mail::Stream(home, StreamEvent::Released(l)));
                 }
             }
             Action::Dial(d) => self.cannot_dial(self.shards.me, d),
             Action::Unhold(..) | Action::Read(_) | Action::Close(..) => {}
+            // Whoever has no streams is asked for none.
+            Action::Listen(_) | Action::Unlisten(_) => {}
         }
     }
 
@@ -260,6 +276,7 @@ impl Mesh {
     pub(super) fn details(&self, f: &mut dyn FnMut(&'static str, u64)) {
         f("moves_refused", self.moves_refused);
         f("passed_on", self.passed_on);
+        f("conns_handed_over", self.listening.handed_over);
         self.helper.counts(f);
         f("mail_undeliverable", self.post.undeliverable);
     }
@@ -280,9 +297,12 @@ impl Mesh {
             Mail::Dial(home, d) => self.cannot_dial(home, &d),
             Mail::Act(mut action) => self.act_here(own, &mut action),
             Mail::Took(c, n) => self.took(c, n),
-            Mail::Stream(b, ev) => self.open_event(b, ev, sink),
+            Mail::Stream(Home::Of(b), ev) => self.open_event(b, ev, sink),
+            Mail::Stream(home, ev) => self.stream_event(home, ev, sink),
+            Mail::Listen(home, at) => self.listen_for(own, home, at),
+            Mail::Unlisten(home, at) => self.unlisten_for(own, home, at),
             Mail::PassedOn(b, ev) if self.holding(b) => self.incoming.old.push(*ev),
-            Mail::PassedOn(b, ev) => self.stream_event(b, *ev, sink),
+            Mail::PassedOn(b, ev) => self.stream_event(Home::Of(b), *ev, sink),
             Mail::Shard(from, m) => sink(Input::From(from, m)),
             Mail::Event(app, ev) => self.events.push_back((app, *ev)),
             Mail::Move(from, msg) => self.migration_msg(from, msg, sink),
@@ -306,7 +326,7 @@ impl Mesh {
         } else if self.holding(b) {
             self.incoming.direct.push(ev);
         } else {
-            self.stream_event(b, ev, sink);
+            self.stream_event(Home::Of(b), ev, sink);
         }
     }
 }

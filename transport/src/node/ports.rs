@@ -6,7 +6,7 @@
 //!   ConnId::index   4 bits: place of the port   28: slot of its stack
 //! ```
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use dataplane::tap::TapEnd;
 
@@ -14,7 +14,7 @@ use super::counters::StreamCounters;
 use super::inspect::{Inspect, PAGE, Page};
 use super::streams::{Sibling, Streams, Told, Work};
 use crate::lnd::Tcp;
-use crate::stream::{Close, ConnId, DialError, DialId, DialSpec, Happened, LendId, SendMsg};
+use crate::stream::{Close, ConnId, DialError, DialId, DialSpec, Happened, LendId, ListenError, SendMsg};
 
 /// Most ports of an lcore.
 pub const PORTS_MAX: usize = 16;
@@ -39,6 +39,8 @@ pub struct Ports<S> {
     all: Vec<Member<S>>,
     /// Dials from an address that no port has.
     astray: Vec<DialId>,
+    /// Addresses to listen at that no port has.
+    nowhere: Vec<SocketAddr>,
     /// Lends of messages on connections of ports that there are not: they are told to be home.
     unsent: Vec<LendId>,
 }
@@ -51,8 +53,13 @@ impl<S: Streams> Ports<S> {
         Ports {
             all: all.into_iter().take(PORTS_MAX).map(member).collect(),
             astray: Vec::new(),
+            nowhere: Vec::new(),
             unsent: Vec::new(),
         }
+    }
+
+    fn with_address(&mut self, ip: IpAddr) -> Option<&mut S> {
+        self.all.iter_mut().find(|m| m.addresses.contains(&ip)).map(|m| &mut m.streams)
     }
 
     fn on(&mut self, c: ConnId) -> Option<(&mut S, ConnId)> {
@@ -67,9 +74,23 @@ impl<S: Streams> Streams for Ports<S> {
     }
 
     fn dial(&mut self, d: &DialSpec) {
-        match self.all.iter_mut().find(|m| m.addresses.contains(&d.local_ip)) {
-            Some(m) => m.streams.dial(d),
+        match self.with_address(d.local_ip) {
+            Some(s) => s.dial(d),
             None => self.astray.push(d.id),
+        }
+    }
+
+    fn listen(&mut self, at: SocketAddr) {
+        match self.with_address(at.ip()) {
+            Some(s) => s.listen(at),
+            None => self.nowhere.push(at),
+        }
+    }
+
+    fn unlisten(&mut self, at: SocketAddr) {
+        self.nowhere.retain(|a| *a != at);
+        if let Some(s) = self.with_address(at.ip()) {
+            s.unlisten(at);
         }
     }
 
@@ -100,12 +121,15 @@ impl<S: Streams> Streams for Ports<S> {
     }
 
     fn turn(&mut self, sink: &mut dyn FnMut(Happened<'_>)) -> Work {
-        let mut work = Work::of(self.astray.len() + self.unsent.len());
+        let mut work = Work::of(self.astray.len() + self.nowhere.len() + self.unsent.len());
         for l in self.unsent.drain(..) {
             sink(Happened::Released(l));
         }
         for d in self.astray.drain(..) {
             sink(Happened::DialFailed(d, DialError::Local));
+        }
+        for at in self.nowhere.drain(..) {
+            sink(Happened::Listening(at, Err(ListenError::NotOurs)));
         }
         for (port, m) in self.all.iter_mut().enumerate() {
             let own = |c| named(port, c);
@@ -117,7 +141,9 @@ impl<S: Streams> Streams for Ports<S> {
                     Happened::PeerFin(c) => Happened::PeerFin(own(c)),
                     Happened::Ended(c) => Happened::Ended(own(c)),
                     Happened::Closed(c, why) => Happened::Closed(own(c), why),
-                    other @ (Happened::DialFailed(..) | Happened::Released(_)) => other,
+                    other @ (Happened::DialFailed(..) | Happened::Released(_) | Happened::Listening(..)) => {
+                        other
+                    }
                 });
             }));
         }
@@ -129,7 +155,7 @@ impl<S: Streams> Streams for Ports<S> {
     }
 
     fn deadline(&self) -> Option<u64> {
-        if !(self.astray.is_empty() && self.unsent.is_empty()) {
+        if !(self.astray.is_empty() && self.nowhere.is_empty() && self.unsent.is_empty()) {
             return Some(self.now());
         }
         self.all.iter().filter_map(|m| m.streams.deadline()).min()

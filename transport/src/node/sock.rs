@@ -7,6 +7,7 @@
 mod accept;
 mod config;
 mod conn;
+mod listening;
 mod look;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use dataplane::tap::TapEnd;
 use hugepages::{HeapRxPool, LendSlab, Lent};
-use mio::net::{TcpListener, TcpStream};
+use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use smallvec::SmallVec;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -25,6 +26,7 @@ use self::accept::Accepting;
 pub use self::config::{IdleMode, SockConfig, SockError};
 use self::config::{is_exhausted, remedy};
 use self::conn::{Conn, EINPROGRESS, SockRx, TxItem, close_why, dial_error};
+use self::listening::Listeners;
 use super::conn_state::{ConnEvent, ConnState};
 use super::counters::StreamCounters;
 use super::inspect::{Inspect, Page};
@@ -71,10 +73,6 @@ fn bind(local: SocketAddr) -> io::Result<Socket> {
     Ok(s)
 }
 
-struct Listener {
-    sock: TcpListener,
-}
-
 struct Hold {
     conn: ConnId,
     lend: LendId,
@@ -87,7 +85,7 @@ pub struct SockStreams {
     clock: dataplane::clock::Clock,
     poll: Poll,
     events: Events,
-    listeners: Vec<Listener>,
+    listeners: Listeners,
     conns: Vec<Option<Conn>>,
     generations: Vec<u32>,
     free: Vec<u32>,
@@ -131,17 +129,10 @@ impl SockStreams {
     /// [`SockError`] names the address and the remedy.
     pub fn new(cfg: SockConfig, clock: dataplane::clock::Clock) -> Result<SockStreams, SockError> {
         let poll = Poll::new().map_err(SockError::Poll)?;
-        let mut listeners = Vec::new();
+        let mut listeners = Listeners::default();
         for addr in &cfg.listen {
-            let err = |source| SockError::Listen { addr: *addr, source };
-            let s = bind(*addr).map_err(err)?;
-            s.listen(cfg.tcp.backlog.into()).map_err(err)?;
-            s.set_nonblocking(true).map_err(err)?;
-            let mut sock = TcpListener::from_std(s.into());
-            poll.registry()
-                .register(&mut sock, Token(LISTENER + listeners.len()), Interest::READABLE)
-                .map_err(SockError::Poll)?;
-            listeners.push(Listener { sock });
+            let opened = listeners.open(*addr, cfg.tcp.backlog.into(), poll.registry());
+            opened.map_err(|source| SockError::Listen { addr: *addr, source })?;
         }
         Ok(SockStreams {
             poll,
@@ -184,7 +175,7 @@ impl SockStreams {
 
     /// Addresses listened on (with the port that the kernel chose, if 0 was asked for).
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().filter_map(|l| l.sock.local_addr().ok()).collect()
+        self.listeners.all().filter_map(|l| l.local_addr().ok()).collect()
     }
 
     fn insert(&mut self, mut sock: TcpStream, info: ConnInfo) -> io::Result<ConnId> {
@@ -530,6 +521,14 @@ impl Streams for SockStreams {
         }
     }
 
+    fn listen(&mut self, at: SocketAddr) {
+        self.listen_at(at);
+    }
+
+    fn unlisten(&mut self, at: SocketAddr) {
+        self.unlisten_at(at);
+    }
+
     fn send(&mut self, id: ConnId, m: SendMsg) {
         if self.unlent.before(id, &m) {
             self.counters.lend_waits += 1;
@@ -582,6 +581,10 @@ impl Streams for SockStreams {
             n += 1;
             sink(Happened::DialFailed(dial, why));
         }
+        while let Some((at, done)) = self.listeners.told.pop_front() {
+            n += 1;
+            sink(Happened::Listening(at, done));
+        }
         while let Some(id) = self.opened.pop_front() {
             n += 1;
             if let Some(c) = self.conn(id) {
@@ -621,6 +624,7 @@ impl Streams for SockStreams {
     fn deadline(&self) -> Option<u64> {
         // Something that the kernel will not wake us for.
         let pending = !self.failed.is_empty()
+            || !self.listeners.told.is_empty()
             || !self.orphans.is_empty()
             || self.accepting.again
             || self.conns.iter().flatten().any(|c| {

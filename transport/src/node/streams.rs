@@ -1,5 +1,7 @@
 //! The byte streams of one lcore: the seam between a machine and the wire.
 
+use std::net::SocketAddr;
+
 use tcpstack::SiblingMsg;
 
 use crate::lnd::Tcp;
@@ -58,6 +60,12 @@ pub trait Streams {
     /// Closes a stream.
     fn close(&mut self, c: ConnId, how: Close);
 
+    /// Listens at an address that the configuration does not name. [`Happened::Listening`] follows.
+    fn listen(&mut self, at: SocketAddr);
+
+    /// Ends what [`Streams::listen`] began: no [`Happened::Opened`] of a connection to there follows.
+    fn unlisten(&mut self, at: SocketAddr);
+
     /// Pushes a message that has no pages, if nothing is before it; `false` where it has to be sent as others are.
     #[inline]
     fn send_short(&mut self, _: ConnId, _: &InlineHdr) -> bool {
@@ -77,6 +85,8 @@ pub trait Streams {
             Action::Unhold(c, l) => self.unhold(*c, *l),
             Action::Read(c) => self.read(*c),
             Action::Close(c, how) => self.close(*c, *how),
+            Action::Listen(at) => self.listen(*at),
+            Action::Unlisten(at) => self.unlisten(*at),
         }
     }
 

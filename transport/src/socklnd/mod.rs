@@ -151,6 +151,8 @@ impl<U: Upper> Socklnd<U> {
             Happened::Ended(id) => self.peer_gone(up, cx, id),
             Happened::Closed(id, why) => self.closed(up, cx, id, why),
             Happened::Released(id) => self.released(up, cx, id),
+            // It asks for no address.
+            Happened::Listening(..) => {}
         }
     }
 

@@ -69,6 +69,8 @@ impl Actions {
             Action::Unhold(c, l) => Action::Unhold(*c, *l),
             Action::Read(c) => Action::Read(*c),
             Action::Close(c, how) => Action::Close(*c, *how),
+            Action::Listen(at) => Action::Listen(*at),
+            Action::Unlisten(at) => Action::Unlisten(*at),
         })
     }
 

@@ -5,10 +5,10 @@
 //! here knows a NID, a version or a match entry: a protocol that is not LNet's stands here as socklnd does.
 //!
 //! ```text
-//!            Opened, DialFailed, Progress, Bytes, PeerFin, Ended, Closed, Released
-//!  runtime ----------------------------------------------------------------------> protocol
-//!          <----------------------------------------------------------------------
-//!            Dial, Send, Unhold, Read, Close                     (Action)
+//!            Opened, DialFailed, Progress, Bytes, PeerFin, Ended, Closed, Released, Listening
+//!  runtime ---------------------------------------------------------------------------------> protocol
+//!          <---------------------------------------------------------------------------------
+//!            Dial, Send, Unhold, Read, Close, Listen, Unlisten     (Action)
 //! ```
 
 pub(crate) mod actions;
@@ -45,13 +45,16 @@ pub struct ConnId {
 /// A dial, named by the machine; no two shards of a node give the same name.
 ///
 /// ```text
-///   8 bits: number of the protocol on its shard   56: its own name for the dial
+///   an LND's        8 bits: number on its shard   56: its own name for the dial
+///   a protocol's    8: number, 16 or above        6: shard   6: none   44: its own name for the dial
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DialId(pub u64);
 
-/// Bits of a protocol's own name for a dial.
+/// Bits of an LND's own name for a dial.
 const DIAL_BITS: u32 = 56;
+/// The number of the first protocol that is not LNet's: LNDs have those before it.
+pub(crate) const FIRST_BESIDE: u8 = 16;
 
 impl DialId {
     /// The name of what protocol `number` of a shard calls `name`, below 2^56.
@@ -64,9 +67,19 @@ impl DialId {
         (self.0 >> DIAL_BITS) as u8
     }
 
-    /// Its own name for the dial.
-    pub(crate) fn name(self) -> u64 {
-        self.0 & ((1 << DIAL_BITS) - 1)
+    /// The name of what protocol `number` of a shard, 16 or above, calls `name`, below 2^44.
+    pub(crate) fn beside(number: u8, by: ShardId, name: u64) -> DialId {
+        DialId::of_protocol(number, low(by.0.into(), 6) << 50 | low(name, NAME_BITS))
+    }
+
+    /// The number of a protocol beside LNet's, and its own name for the dial; `None` for an LND's.
+    pub(crate) fn protocol(self) -> Option<(u8, u64)> {
+        (self.number() >= FIRST_BESIDE).then(|| (self.number() - FIRST_BESIDE, low(self.0, NAME_BITS)))
+    }
+
+    /// The shard of the protocol that dialled; `None` for an LND's dial, which goes with its peer.
+    pub(crate) fn stays_on(self) -> Option<ShardId> {
+        self.protocol().map(|_| ShardId(low(self.0 >> 50, 6) as u16))
     }
 }
 
@@ -113,6 +126,11 @@ impl LendId {
     pub(crate) fn protocol(self) -> Option<(u8, u64)> {
         let number = low(self.0 >> NAME_BITS, 5) as u8;
         (self.0 & BESIDE != 0).then_some((number, low(self.0, NAME_BITS)))
+    }
+
+    /// The shard of the protocol that lent; `None` for an LND's loan, which goes with its peer.
+    pub(crate) fn stays_on(self) -> Option<ShardId> {
+        self.protocol().map(|_| ShardId(low(self.0 >> 50, 6) as u16))
     }
 
     /// The LND's number.
@@ -218,6 +236,23 @@ pub enum DialError {
     Local,
 }
 
+/// Why there is no listening at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ListenError {
+    /// Somebody does.
+    #[error("somebody listens there already")]
+    InUse,
+    /// It is another machine's.
+    #[error("it is no address of this node")]
+    NotOurs,
+    /// The process may not.
+    #[error("this process may not listen there: ports below 1024 need CAP_NET_BIND_SERVICE")]
+    Denied,
+    /// Anything the runtime cannot name better.
+    #[error("the runtime could not listen, or not go on listening")]
+    Local,
+}
+
 /// Why a connection is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseWhy {
@@ -254,6 +289,8 @@ pub enum Happened<'a> {
     /// The pages of a lend are free: TCP has let go, the hold was lifted or the connection died, and the NIC has
     /// let go. Exactly once for each [`SendMsg::lend`], after the `Progress` that made it true.
     Released(LendId),
+    /// What became of an [`Action::Listen`]. An error after a success: the address is lost, and none comes there any more.
+    Listening(SocketAddr, Result<(), ListenError>),
 }
 
 /// Most header and inline payload bytes of a message: those of lnet_selftest ride in the header.
@@ -331,6 +368,10 @@ pub enum Action {
     Read(ConnId),
     /// Close; [`Happened::Closed`] follows. Holds of the connection end with it.
     Close(ConnId, Close),
+    /// Listen there; [`Happened::Listening`] follows. Connections that come are the asker's, whoever the peer.
+    Listen(SocketAddr),
+    /// Listen there no more. Connections that were told of stay.
+    Unlisten(SocketAddr),
 }
 
 #[cfg(test)]
@@ -338,12 +379,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_loans_come_back_as_they_were_and_none_is_anothers() {
+    fn names_come_back_as_they_were_and_none_is_anothers() {
         for (bucket, by, number, name) in
             [(0, 0, 0, 0), (255, 63, 30, (1 << 44) - 1), (7, 1, 3, 1 << 23), (1, 2, 1, (1 << 23) - 1)]
         {
             let l = LendId::of_protocol(Bucket(bucket), ShardId(by), number, name);
             assert_eq!((l.protocol(), l.bucket()), (Some((number, name)), Bucket(bucket)));
+            let d = DialId::beside(FIRST_BESIDE + number, ShardId(by), name);
+            assert_eq!(
+                (d.protocol(), l.stays_on(), d.stays_on()),
+                (l.protocol(), d.stays_on(), Some(ShardId(by)))
+            );
+            assert_eq!(DialId::of_protocol(FIRST_BESIDE - 1, u64::MAX).stays_on(), None);
             for number in [0, 15] {
                 let key = Key { index: (1 << SLOT_BITS) - 1, generation: u32::MAX };
                 let l = LendId::new(Bucket(bucket), ShardId(by), number, key);

@@ -1,4 +1,4 @@
-//! A protocol on streams that is not LNet's: it stands beside socklnd, with a port of its own.
+//! A protocol on streams that is not LNet's: it stands beside socklnd, with a port or with addresses of its own.
 
 use super::{Action, Happened};
 

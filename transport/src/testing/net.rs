@@ -24,6 +24,7 @@ use crate::stream::{
 
 mod ends;
 mod homes;
+mod listening;
 mod loss;
 mod pipe;
 mod raw;
@@ -163,6 +164,8 @@ pub struct Net {
     serial: u64,
     timers: BinaryHeap<Reverse<(u64, usize)>>,
     by_ip: HashMap<IpAddr, usize>,
+    /// Nodes of the addresses that protocols listen at, or have listened at.
+    listens: HashMap<SocketAddr, Option<usize>>,
     /// Cookies by node, peer and network.
     cookies: HashMap<(usize, IpAddr, SocketAddr, Option<u16>), Cookies>,
 }
@@ -201,6 +204,7 @@ impl Net {
             serial: 0,
             timers: BinaryHeap::new(),
             by_ip: HashMap::new(),
+            listens: HashMap::new(),
             cookies: HashMap::new(),
         }
     }
@@ -255,6 +259,7 @@ impl Net {
         self.nodes[node].alive = false;
         self.nodes[node].life += 1;
         self.nodes[node].lends.clear();
+        self.listens.retain(|_, n| *n != Some(node));
         for link in 0..self.links.len() {
             for end in 0..2 {
                 if self.links[link][end].node == node && !self.links[link][end].closed() {
@@ -462,7 +467,7 @@ impl Net {
             return self.at(delay, Ev::Opened(link, 0, Some(spec.id)));
         }
         let first = self.by_ip.get(&spec.remote.ip()).copied();
-        let Some(first) = first.filter(|n| self.nodes[*n].alive && !self.nodes[*n].deaf) else {
+        let Some(first) = first.filter(|n| self.hears(*n, spec.remote)) else {
             let mute = first.is_some_and(|n| self.nodes[n].mute);
             let (delay, why) = if mute {
                 (self.syn_timeout, DialError::TimedOut)
@@ -471,7 +476,7 @@ impl Net {
             };
             return self.at(delay, Ev::DialFailed(from, spec.id, why, life));
         };
-        let node = self.home(first, spec.local_ip);
+        let node = self.listener(spec.remote).unwrap_or_else(|| self.home(first, spec.local_ip));
         let port = self.nodes[from].source_port();
         // Another range, so that it is seen who is not root.
         let port = if spec.privileged { port } else { port + 40_000 };
@@ -592,6 +597,11 @@ impl Net {
                         }
                     }
                 }
+                Output::Stream(Action::Listen(at)) => {
+                    let done = Happened::Listening(at, self.listen(node, at));
+                    self.nodes[node].machine.handle(self.now, Input::Stream(done));
+                }
+                Output::Stream(Action::Unlisten(at)) => self.unlisten(node, at),
                 Output::Complete(app, e) => self.nodes[node].events.push((self.now, app, e)),
                 Output::Offer(b) => {
                     let delay = self.box_time.as_mut().map_or(1000, |(rng, most)| rng.below(*most));

@@ -50,7 +50,13 @@ pub mod errno {
     pub const ERANGE: i32 = 34;
     /// An address family that cannot be used.
     pub const EAFNOSUPPORT: i32 = 97;
-    /// All numbers are taken.
+    /// Somebody listens there.
+    pub const EADDRINUSE: i32 = 98;
+    /// The process may not.
+    pub const EACCES: i32 = 13;
+    /// The network does not work.
+    pub const ENETDOWN: i32 = 100;
+    /// All numbers are taken, or the address is another machine's.
     pub const EADDRNOTAVAIL: i32 = 99;
     /// A timeout that is over already.
     pub const ETIME: i32 = 62;

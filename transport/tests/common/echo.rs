@@ -111,7 +111,7 @@ impl Protocol for Echo {
                 self.seen.lock().unwrap().closed += usize::from(self.dialled == Some(c));
             }
             Happened::DialFailed(d, why) => panic!("{d:?}: {why}"),
-            Happened::Ended(_) => {}
+            Happened::Ended(_) | Happened::Listening(..) => {}
         }
     }
 

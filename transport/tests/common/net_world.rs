@@ -21,7 +21,7 @@ use transport::wire::Nid;
 /// The port of every sock machine: 10.0.0.n@tcp:12345:34:1.
 const PORT: u16 = 9217;
 
-type Shared<X> = Arc<Mutex<Domain<X>>>;
+pub(super) type Shared<X> = Arc<Mutex<Domain<X>>>;
 
 pub(super) fn get<X: Xprt>(d: &Shared<X>) -> MutexGuard<'_, Domain<X>> {
     d.lock().unwrap_or_else(PoisonError::into_inner)
@@ -70,7 +70,7 @@ impl Stack for OverLnet {
 pub(super) struct OverSock;
 
 /// A domain that its node and its test share.
-struct Carried(Shared<Sock>);
+pub(super) struct Carried(pub(super) Shared<Sock>);
 
 impl Protocol for Carried {
     fn handle(&mut self, now: u64, happened: Happened<'_>) {

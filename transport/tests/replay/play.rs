@@ -510,6 +510,9 @@ impl Play {
                     self.machine.handle(now, Input::Stream(Happened::Progress(c, p)));
                 }
                 Output::Stream(Action::Unhold(_, id)) => self.loans.unhold(id),
+                Output::Stream(Action::Listen(_) | Action::Unlisten(_)) => {
+                    unreachable!("LNet asks for no address")
+                }
                 Output::Stream(Action::Dial(spec)) => self.dials.push((self.now, spec)),
                 Output::Complete(_, e) => {
                     if let Event::Refused { why, .. } = &e {

@@ -108,6 +108,7 @@ impl Play {
                     self.tm.handle(self.now, Happened::Closed(c, CloseWhy::Local));
                 }
                 Some(Action::Unhold(..)) => panic!("nothing is held"),
+                Some(Action::Listen(_) | Action::Unlisten(_)) => panic!("its address is listened at"),
                 None => match self.loans.pop() {
                     Some(l) => self.tm.handle(self.now, Happened::Released(l)),
                     None => break,

@@ -281,6 +281,9 @@ impl Replay {
                     self.machine.handle(self.now, Input::Stream(Happened::Progress(c, p)));
                 }
                 Output::Stream(Action::Unhold(_, id)) => self.loans.unhold(id),
+                Output::Stream(Action::Listen(_) | Action::Unlisten(_)) => {
+                    unreachable!("LNet asks for no address")
+                }
                 Output::Stream(Action::Dial(spec)) => {
                     assert_eq!(self.role, Role::Active, "the passive end has no reason to dial");
                     let n = self.dialled;

@@ -6,20 +6,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use dataplane::mem::{MemConfig, pair};
+use dataplane::mem::{MemConfig, Spread, pair, pair_of_queues};
+use dataplane::steer::{KEY, Rss};
 use hugepages::{Backing, PrivatePages};
-use transport::lnd::{AppId, Config};
+use transport::lnd::{AppId, Config, Shards};
 use transport::net::{
     AskError, Call, Domain, Event, Heard, Host, LnetXprt, Memory, NetHandle, Queue, Request, Sock, Threaded,
     TmState, threaded,
 };
 use transport::netsock::Config as SockConfig;
-use transport::node::{NoApp, NodeBuilder, Turn};
+use transport::node::{NoApp, NodeBuilder, Shard, Turn};
+use transport::stream::ShardId;
 use transport::wire::Nid;
 use transport::wire::netsock::Addr;
 
 use crate::net_suite::{Pass, Side, contract, furnished};
-use crate::nodes::{beginning, builder, stack};
+use crate::nodes::{beginning, builder, lcores, stack};
 
 const PORT: u16 = 7011;
 /// Calls and events that a ring has room for.
@@ -260,4 +262,119 @@ fn pools_and_synchronous_delivery_over_kernel_sockets() {
 #[test]
 fn pools_and_synchronous_delivery_over_queues() {
     [true, false].into_iter().for_each(|sock| over_queues(sock, furnished_part));
+}
+
+/// Machines of one domain over kernel sockets, at ports that they ask for; another process has some of those.
+#[test]
+fn machines_of_a_domain_over_kernel_sockets() {
+    let [here, there] = [[127, 47, 0, 13], [127, 47, 0, 14]].map(IpAddr::from);
+    let down = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        let down = &down;
+        let _ends = Ends(down);
+        let [a, b] = [here, there].map(|ip| {
+            let (handle, app) = threaded(DEPTH);
+            s.spawn(move || {
+                let node = NodeBuilder::of(Config::new(Nid::tcp(ip, 0), 5)).unprivileged(9894);
+                turned(Box::new(node.sockets(NoApp).unwrap().with(0, over_sock(ip, app)).unwrap()), down);
+            });
+            handle
+        });
+        let busy = std::net::TcpListener::bind(SocketAddr::new(here, 9216)).unwrap();
+        let failed = |name: String| match a.start(&name) {
+            Err(AskError::Failed(errno)) => errno,
+            other => panic!("{name}: {other:?}"),
+        };
+        assert_eq!(failed(format!("inet:stream:{here}@9216")), 98);
+        assert_eq!(failed(format!("inet:stream:{here}@9894")), 98, "LNet's port");
+        assert_eq!(failed("inet:stream:192.0.2.7@7000".to_owned()), 99);
+        // The lowest number that is free, also of other processes'.
+        let many = [format!("{here}@tcp:12345:34:*"), format!("{here}@tcp:12345:34:*"), name(here, true)]
+            .map(|name| a.start(&name).unwrap());
+        drop(busy);
+        let to = b.start(&name(there, true)).unwrap();
+        let ep = b.end_point(to, &format!("inet:stream:{here}@9218")).unwrap();
+        let recv = Request::MsgRecv { min_size: 100, max_msgs: 1 };
+        let room = || Memory::room(memory(), 100).unwrap();
+        a.add(many[1], room(), recv.clone()).unwrap();
+        b.add(to, Memory::copy_of(memory(), b"to the second").unwrap(), Request::MsgSend { to: ep, len: 13 }).unwrap();
+        match a.wait(LONG) {
+            Some(Heard::Event(Event::Buffer(e))) => {
+                assert_eq!((e.tm, e.parts().collect::<Vec<_>>().concat()), (many[1], b"to the second".to_vec()));
+                assert!(matches!(a.ask(Call::EpPut(e.ep.unwrap())), Err(AskError::Silent(_))));
+                a.call(Call::EpPut(e.ep.unwrap())).unwrap();
+            }
+            other => panic!("{other:?}"),
+        }
+        // One stops, and its port is anybody's.
+        a.call(Call::Stop(many[0], true)).unwrap();
+        let stopped = a.wait(LONG);
+        assert!(matches!(&stopped, Some(Heard::Event(Event::State { state: TmState::Stopped, tm, .. })) if *tm == many[0]));
+        std::net::TcpListener::bind(SocketAddr::new(here, 9217)).unwrap();
+    });
+}
+
+/// Both nodes have so many lcores with a queue each; the machines of the contract are at one lcore of each, and so at home
+/// there whatever queue their connections come to and whatever lcore their peer's address falls to.
+fn over_lcores(queues: u16, idle: u16, at: [u16; 2], part: Part) -> u64 {
+    let now = beginning();
+    let mem = MemConfig::default();
+    let count = queues + idle;
+    let rss = Rss::new(KEY.to_vec(), (0..128).map(|i| i % queues).collect());
+    let spread = Spread::Rss(queues, rss);
+    let (p, q) = pair_of_queues(&mem, spread.clone(), spread);
+    // Peers whose home is another lcore than the machine's.
+    let home = |ip: &Ipv4Addr| Shards::new(0, count).unwrap().home_of(IpAddr::V4(*ip));
+    let pick = |net: u8, not: u16| {
+        (1..250).map(|i| Ipv4Addr::new(10, 6, net, i)).find(|ip| home(ip) != ShardId(not)).unwrap()
+    };
+    let ips = [pick(1, at[1]), pick(2, at[0])];
+    let mut handles = Vec::new();
+    let mut nodes = Vec::new();
+    for ((ip, ports), (home, epoch)) in ips.into_iter().zip([p, q]).zip(at.into_iter().zip(1..)) {
+        let plan = builder(ip, epoch, &now).lcores(lcores(count, queues, &mem)).plan().unwrap();
+        let mut ports = ports.into_iter();
+        for i in 0..count {
+            let own = ports.next().map(|p| plan.lcore(ShardId(i), stack(ip, p, 3 + u64::from(i), 512)).unwrap());
+            let mut shard = plan.meshed(ShardId(i), own, NoApp).unwrap();
+            if i == home {
+                let (handle, app) = threaded(DEPTH);
+                handles.push(handle);
+                shard = shard.with(0, over_sock(ip.into(), app)).unwrap();
+            }
+            nodes.push(shard);
+        }
+    }
+    let turn = |nodes: &mut [Shard<_, NoApp>]| {
+        let busy = nodes.iter_mut().fold(false, |busy, n| n.turn().is_busy() | busy);
+        now.fetch_add(if busy { 1_000 } else { 20_000 }, Ordering::Relaxed);
+    };
+    let handles = <[NetHandle; 2]>::try_from(handles).ok().unwrap();
+    part(handles, ips.map(|ip| name(ip.into(), true)), &mut || turn(&mut nodes));
+    nodes.iter_mut().for_each(|n| n.shut_down());
+    for _ in 0..3_000_000 {
+        if nodes.iter().all(|n| n.is_down()) {
+            break;
+        }
+        turn(&mut nodes);
+    }
+    let mut handed = 0;
+    for n in &nodes {
+        let end = n.end();
+        assert!(end.clean, "{:?}", end.left);
+        assert_eq!(end.streams.tx_copied_bytes, 0);
+        n.details(&mut |name, v| handed += if name == "conns_handed_over" { v } else { 0 });
+    }
+    handed
+}
+
+#[test]
+fn sock_on_an_lcore_of_several() {
+    let mut handed = 0;
+    for at in [[0, 1], [1, 0], [1, 1]] {
+        handed += over_lcores(2, 0, at, main_part);
+    }
+    assert!(handed > 0, "no connection came to another lcore's queue");
+    // On lcores without a queue everything is handed over.
+    assert!(over_lcores(2, 1, [2, 2], main_part) > 0);
 }

@@ -1,24 +1,40 @@
 //! Protocols beside socklnd: which of them a connection, a dial or a loan belongs to.
 //!
-//! A connection that a peer made is known by the port that it came to, one of ours by its dial. Names of dials and loans
-//! are a protocol's own; on their way out they get its number ([`DialId`], [`LendId`]). Numbers of LNDs come first.
+//! A connection that a peer made is known by the address or the port that it came to, one of ours by its dial. Names of dials
+//! and loans are a protocol's own; on their way out they get its number ([`DialId`], [`LendId`]). Numbers of LNDs come first.
+//!
+//! A protocol has a port that the runtime listens at for it, or listens at addresses of its own ([`Action::Listen`]), or both:
+//! a connection to a port is at home where its peer is, one to an own address where the protocol is.
+
+use std::net::SocketAddr;
 
 use crate::hash::OwnMap;
 use crate::lnd::NIS_MAX;
-use crate::stream::{Action, Bucket, ConnId, DialId, Happened, LendId, Protocol, SendMsg, ShardId};
+use crate::stream::{
+    Action, Bucket, ConnId, DialId, FIRST_BESIDE, Happened, LendId, ListenError, Protocol, SendMsg, ShardId,
+};
 
 /// Most protocols beside socklnd.
 const MOST: usize = 31;
-/// The number of the first one: LNDs have those before it.
-const FIRST: u8 = NIS_MAX as u8;
+const _: () = assert!(NIS_MAX <= FIRST_BESIDE as usize);
 
 struct Place {
+    /// The port that the runtime listens at for it; 0 for none.
     port: u16,
+    /// Addresses that it asked for.
+    asked: Vec<SocketAddr>,
     protocol: Box<dyn Protocol + Send>,
-    /// Its connections, and where their peers' addresses fall.
-    conns: OwnMap<ConnId, Bucket>,
+    conns: OwnMap<ConnId, Conn>,
     /// Loans that are out.
     lent: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Conn {
+    /// Bucket of its peer's address.
+    bucket: Bucket,
+    /// It is at home where its peer is.
+    of_peer: bool,
 }
 
 /// The protocols of a shard beside socklnd.
@@ -44,7 +60,11 @@ pub enum BesideError {
 
 /// The place of the protocol that dialled; `None` for an LND.
 fn dialled(d: DialId) -> Option<usize> {
-    d.number().checked_sub(FIRST).map(usize::from)
+    d.protocol().map(|(n, _)| usize::from(n))
+}
+
+fn own_name(d: DialId) -> DialId {
+    DialId(d.protocol().map_or(d.0, |(_, name)| name))
 }
 
 impl Beside {
@@ -52,15 +72,15 @@ impl Beside {
         self.0.is_empty()
     }
 
-    /// Adds a protocol that has `port`.
+    /// Adds a protocol that has `port`, or none where it is 0.
     pub(super) fn add(&mut self, port: u16, protocol: Box<dyn Protocol + Send>) -> Result<(), BesideError> {
-        if self.0.iter().any(|p| p.port == port) {
+        if port != 0 && self.0.iter().any(|p| p.port == port) {
             return Err(BesideError::Taken(port));
         }
         if self.0.len() >= MOST {
             return Err(BesideError::TooMany);
         }
-        self.0.push(Place { port, protocol, conns: OwnMap::default(), lent: 0 });
+        self.0.push(Place { port, asked: Vec::new(), protocol, conns: OwnMap::default(), lent: 0 });
         Ok(())
     }
 
@@ -70,10 +90,11 @@ impl Beside {
         let at = match &happened {
             Happened::Opened(_, info) => match info.dial.map(dialled) {
                 Some(n) => n,
-                None => self.0.iter().position(|p| p.port == info.local.port()),
+                None => self.at(info.local),
             },
             Happened::DialFailed(d, _) => dialled(*d),
             Happened::Released(l) => l.protocol().map(|(n, _)| usize::from(n)),
+            Happened::Listening(at, _) => self.0.iter().position(|p| p.asked.contains(at)),
             Happened::Progress(c, _)
             | Happened::Bytes(c, _)
             | Happened::PeerFin(c)
@@ -83,11 +104,12 @@ impl Beside {
         let Some(place) = at.and_then(|n| self.0.get_mut(n)) else { return Some(happened) };
         let own = match happened {
             Happened::Opened(c, mut info) => {
-                place.conns.insert(c, Bucket::of(info.remote.ip()));
-                info.dial = info.dial.map(|d| DialId(d.name()));
+                let of_peer = info.dial.is_none() && !place.asked.contains(&info.local);
+                place.conns.insert(c, Conn { bucket: Bucket::of(info.remote.ip()), of_peer });
+                info.dial = info.dial.map(own_name);
                 Happened::Opened(c, info)
             }
-            Happened::DialFailed(d, why) => Happened::DialFailed(DialId(d.name()), why),
+            Happened::DialFailed(d, why) => Happened::DialFailed(own_name(d), why),
             Happened::Released(l) => {
                 place.lent = place.lent.saturating_sub(1);
                 Happened::Released(LendId(l.protocol().map_or(l.0, |(_, name)| name)))
@@ -96,20 +118,49 @@ impl Beside {
                 place.conns.remove(&c);
                 Happened::Closed(c, why)
             }
+            Happened::Listening(at, Err(why)) => {
+                place.asked.retain(|a| *a != at);
+                // The runtime listens there for it anyway.
+                let has = why == ListenError::InUse && at.port() == place.port;
+                Happened::Listening(at, if has { Ok(()) } else { Err(why) })
+            }
             other => other,
         };
         place.protocol.handle(now, own);
         None
     }
 
+    /// The place whose connections come to an address: that of who asked for it, else of who has the port.
+    fn at(&self, local: SocketAddr) -> Option<usize> {
+        let asked = self.0.iter().position(|p| p.asked.contains(&local));
+        asked.or_else(|| self.0.iter().position(|p| p.port == local.port() && p.port != 0))
+    }
+
     /// The next thing that one of them wants done on `shard`, at `now`, in ns.
     pub(super) fn act(&mut self, now: u64, shard: ShardId) -> Option<Action> {
-        for (n, place) in self.0.iter_mut().enumerate() {
-            while let Some(action) = place.protocol.act() {
-                let bucket = |c: &ConnId| place.conns.get(c).copied();
+        for n in 0..self.0.len() {
+            while let Some(action) = self.0.get_mut(n).and_then(|p| p.protocol.act()) {
+                let taken = |at| self.at(at).filter(|other| *other != n).is_some();
+                let taken = matches!(&action, Action::Listen(at) if taken(*at));
+                let Some(place) = self.0.get_mut(n) else { break };
+                let bucket = |c: &ConnId| place.conns.get(c).map(|c| c.bucket);
                 match action {
+                    Action::Listen(at) if taken || place.asked.contains(&at) => {
+                        place.protocol.handle(now, Happened::Listening(at, Err(ListenError::InUse)));
+                    }
+                    Action::Listen(at) => {
+                        place.asked.push(at);
+                        return Some(Action::Listen(at));
+                    }
+                    Action::Unlisten(at) => {
+                        let before = place.asked.len();
+                        place.asked.retain(|a| *a != at);
+                        if place.asked.len() < before {
+                            return Some(Action::Unlisten(at));
+                        }
+                    }
                     Action::Dial(mut d) => {
-                        d.id = DialId::of_protocol(FIRST + n as u8, d.id.0);
+                        d.id = DialId::beside(FIRST_BESIDE + n as u8, shard, d.id.0);
                         return Some(Action::Dial(d));
                     }
                     Action::Send(c, m) => {
@@ -169,8 +220,8 @@ impl Beside {
         self.0.iter().fold((0, 0), |(c, l), p| (c + p.conns.len(), l + p.lent))
     }
 
-    /// Whether the peers of a bucket may have another home: a protocol's connections cannot move.
+    /// Whether the peers of a bucket may have another home: a protocol's connections cannot move, unless they stay anyway.
     pub(super) fn may_migrate(&self, b: Bucket) -> bool {
-        self.0.iter().all(|p| p.conns.values().all(|at| *at != b))
+        self.0.iter().all(|p| p.conns.values().all(|c| c.bucket != b || !c.of_peer))
     }
 }

@@ -189,6 +189,8 @@ fn whose<'a>(lnds: &'a mut [Socklnd<Lnet>], happened: &Happened<'_>) -> Option<&
         },
         Happened::DialFailed(dial, _) => usize::from(dial.number()),
         Happened::Released(loan) => usize::from(loan.number()),
+        // No LND asks for an address.
+        Happened::Listening(..) => return None,
         Happened::Progress(c, _)
         | Happened::Bytes(c, _)
         | Happened::PeerFin(c)
@@ -219,7 +221,8 @@ impl Machine {
     }
 
     /// The same with a protocol beside socklnd, which gets the connections that peers make to `port`. The runtime must
-    /// listen there. Each shard of a node needs one: it serves the peers whose home that shard is.
+    /// listen there. Each shard of a node needs one: it serves the peers whose home that shard is. With `port` 0 it has none,
+    /// and asks for addresses itself ([`Action::Listen`]): those connections, and all that a protocol dials, stay on its shard.
     ///
     /// # Errors
     /// [`BesideError`]: the port is socklnd's or another protocol's, or there are too many.
@@ -304,6 +307,12 @@ impl Machine {
     #[cfg(feature = "testing")]
     pub fn nids_kept(&self) -> usize {
         self.lnet.aliases.len()
+    }
+
+    /// Whether connections to an address are LNet's or a protocol's.
+    #[cfg(feature = "testing")]
+    pub fn listens(&self, at: std::net::SocketAddr) -> bool {
+        self.cx.cfg.listen_ports().any(|p| p == at.port()) || self.beside.listens(at)
     }
 
     /// Places in LNet's tables of entries, operations and messages to itself.

@@ -20,11 +20,11 @@ use fsm::Fsm;
 use hugepages::{LendOwner, RxFrag};
 
 use super::Mesh;
-use super::mail::{Mail, StreamEvent};
+use super::mail::{Home, Mail, StreamEvent};
 use crate::lnd::Owner;
 use crate::node::Input;
 use crate::node::streams::{Streams, Work};
-use crate::stream::{Bucket, CloseWhy, ConnId, Happened, StreamRx};
+use crate::stream::{Action, Bucket, Close, CloseWhy, ConnId, Happened, StreamRx};
 
 /// Bytes of one stream on their way to its home, or waiting there.
 const IN_FLIGHT: u64 = 1 << 20;
@@ -66,21 +66,21 @@ fsm::fsm! {
 
 /// A stream that this lcore owns and another shard is the home of.
 pub(super) struct Exported {
-    pub(super) bucket: Bucket,
+    pub(super) home: Home,
     /// Bytes sent there and not yet taken.
     pub(super) in_flight: u64,
     pub(super) state: Fsm<Export>,
 }
 
 impl Exported {
-    pub(super) fn new(bucket: Bucket) -> Exported {
-        Exported { bucket, in_flight: 0, state: Fsm::START }
+    pub(super) fn new(home: Home) -> Exported {
+        Exported { home, in_flight: 0, state: Fsm::START }
     }
 }
 
 /// A stream that another lcore owns and this shard is the home of.
 pub(super) struct Imported {
-    pub(super) bucket: Bucket,
+    pub(super) home: Home,
     pub(super) rx: VecDeque<RxFrag>,
     /// Bytes came, or the machine asked: tell it.
     pub(super) readable: bool,
@@ -92,9 +92,9 @@ pub(super) struct Imported {
 }
 
 impl Imported {
-    pub(super) fn new(bucket: Bucket) -> Imported {
+    pub(super) fn new(home: Home) -> Imported {
         let rx = VecDeque::new();
-        Imported { bucket, rx, readable: false, fin: false, closed: None, closing: false, listed: false }
+        Imported { home, rx, readable: false, fin: false, closed: None, closing: false, listed: false }
     }
 }
 
@@ -123,7 +123,7 @@ fn ship(
     e: &mut Exported,
     owner: LendOwner,
     stream: &mut dyn StreamRx,
-    to: &mut dyn FnMut(Bucket, StreamEvent),
+    to: &mut dyn FnMut(Home, StreamEvent),
 ) -> bool {
     while e.in_flight < IN_FLIGHT {
         let Some(f) = stream.next() else { return false };
@@ -131,7 +131,7 @@ fn ship(
         match f.lend(owner) {
             Ok(lent) => {
                 e.in_flight += n;
-                to(e.bucket, StreamEvent::Bytes(c, lent));
+                to(e.home, StreamEvent::Bytes(c, lent));
             }
             Err(f) => {
                 // Too much is lent already. What is in flight comes back, and asks for more then.
@@ -152,39 +152,51 @@ impl Mesh {
     pub(super) fn turn_own(&mut self, own: &mut impl Streams, sink: &mut dyn FnMut(Input<'_>)) -> Work {
         let (exported, post, me) = (&mut self.exported, &mut self.post, self.shards.me);
         let (homes, dials, imported) = (&self.homes, &mut self.dials, &mut self.imported);
-        let reread = &mut self.reread;
+        let (reread, listening) = (&mut self.reread, &mut self.listening);
         for c in reread.drain(..) {
             own.read(c);
         }
         own.turn(&mut |happened| {
-            let mut to = |b: Bucket, ev| post.send(homes.at(b), Mail::Stream(b, ev));
+            let mut to = |home: Home, ev| post.send(home.shard(homes), Mail::Stream(home, ev));
             let here = match happened {
                 Happened::Opened(c, info) => {
-                    let bucket = Bucket::of(info.remote.ip());
-                    info.dial.and_then(|d| dials.remove(&d));
-                    if homes.at(bucket) != me {
-                        exported.insert(c, Exported::new(bucket));
-                        return to(bucket, StreamEvent::Opened(c, info));
+                    let home = info.dial.and_then(|d| dials.remove(&d));
+                    let home = home.or_else(|| listening.home_of(&info));
+                    let home = home.unwrap_or_else(|| Home::Of(Bucket::of(info.remote.ip())));
+                    if home.shard(homes) != me {
+                        listening.handed_over += u64::from(home.is_fixed());
+                        exported.insert(c, Exported::new(home));
+                        return to(home, StreamEvent::Opened(c, info));
                     }
                     happened
                 }
                 Happened::DialFailed(d, why) => match dials.remove(&d) {
-                    Some(b) if homes.at(b) != me => return to(b, StreamEvent::DialFailed(d, why)),
+                    Some(home) if home.shard(homes) != me => {
+                        return to(home, StreamEvent::DialFailed(d, why));
+                    }
                     _ => happened,
                 },
-                Happened::Released(l) if homes.at(l.bucket()) != me => {
-                    return to(l.bucket(), StreamEvent::Released(l));
+                Happened::Released(l) => {
+                    let home = Home::of_lend(l);
+                    if home.shard(homes) != me {
+                        return to(home, StreamEvent::Released(l));
+                    }
+                    happened
                 }
-                Happened::Released(_) => happened,
+                Happened::Listening(at, done) => {
+                    // The home counts the answers of all owners, its own among them.
+                    let Some(home) = listening.answered(at, done) else { return };
+                    return to(home, StreamEvent::Listening(at, done));
+                }
                 Happened::Progress(c, p) => match exported.get(&c) {
-                    Some(e) => return to(e.bucket, StreamEvent::Progress(c, p)),
+                    Some(e) => return to(e.home, StreamEvent::Progress(c, p)),
                     None => happened,
                 },
                 Happened::Bytes(c, stream) => match exported.get_mut(&c) {
                     // Read again when it needs the ring no more.
                     Some(e) if e.state == Export::Returning => return,
                     Some(e) => {
-                        let owner = Owner::Shard(homes.at(e.bucket)).into();
+                        let owner = Owner::Shard(e.home.shard(homes)).into();
                         if ship(c, e, owner, stream, &mut to) {
                             reread.push(c);
                         }
@@ -193,15 +205,15 @@ impl Mesh {
                     None => Happened::Bytes(c, stream),
                 },
                 Happened::PeerFin(c) => match exported.get(&c) {
-                    Some(e) => return to(e.bucket, StreamEvent::PeerFin(c)),
+                    Some(e) => return to(e.home, StreamEvent::PeerFin(c)),
                     None => happened,
                 },
                 Happened::Ended(c) => match exported.get(&c) {
-                    Some(e) => return to(e.bucket, StreamEvent::Ended(c)),
+                    Some(e) => return to(e.home, StreamEvent::Ended(c)),
                     None => happened,
                 },
                 Happened::Closed(c, why) => match exported.remove(&c) {
-                    Some(e) => return to(e.bucket, StreamEvent::Closed(c, why)),
+                    Some(e) => return to(e.home, StreamEvent::Closed(c, why)),
                     None => {
                         imported.remove(&c);
                         happened
@@ -222,10 +234,14 @@ impl Mesh {
     }
 
     /// Takes in news of a stream, in the order in which its owner gave them.
-    pub(super) fn stream_event(&mut self, b: Bucket, ev: StreamEvent, sink: &mut dyn FnMut(Input<'_>)) {
+    pub(super) fn stream_event(&mut self, home: Home, ev: StreamEvent, sink: &mut dyn FnMut(Input<'_>)) {
         let happened = match ev {
+            // The listening ended while it was on its way.
+            StreamEvent::Opened(c, info) if home.is_fixed() && !self.listening.wants(&info) => {
+                return self.post.send(c.shard, Mail::Act(Action::Close(c, Close::Abort)));
+            }
             StreamEvent::Opened(c, info) => {
-                self.imported.insert(c, Imported::new(b));
+                self.imported.insert(c, Imported::new(home));
                 Happened::Opened(c, info)
             }
             StreamEvent::DialFailed(d, why) => Happened::DialFailed(d, why),
@@ -248,7 +264,8 @@ impl Mesh {
             StreamEvent::Closed(c, why) if !self.imported.contains_key(&c) => Happened::Closed(c, why),
             StreamEvent::Closed(c, why) => return self.touch(c, |i| i.closed = Some(why)),
             StreamEvent::Released(l) => Happened::Released(l),
-            StreamEvent::Direct(c) => return self.direct(b, c),
+            StreamEvent::Listening(at, done) => return self.heard_of(at, done, sink),
+            StreamEvent::Direct(c) => return self.direct(home, c),
         };
         sink(Input::Stream(happened));
     }
@@ -259,7 +276,7 @@ impl Mesh {
         e.in_flight = e.in_flight.saturating_sub(n);
         if e.state == Export::Returning {
             if e.in_flight == 0 {
-                self.post.send(self.shards.me, Mail::Stream(e.bucket, StreamEvent::Direct(c)));
+                self.post.send(self.shards.me, Mail::Stream(e.home, StreamEvent::Direct(c)));
             }
         } else if e.state.apply(ExportEvent::Taken).is_some() {
             self.reread.push(c);

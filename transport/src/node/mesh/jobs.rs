@@ -6,7 +6,7 @@
 //! so a copy job is run even where everybody is busy, and a queue that is full is no reason to wait.
 
 use super::Mesh;
-use super::mail::{Jobs, Mail, StreamEvent};
+use super::mail::{Home, Jobs, Mail, StreamEvent};
 use crate::node::handover::Common;
 use crate::node::streams::Work;
 use crate::node::{CopyJob, Input};
@@ -70,7 +70,7 @@ impl Mesh {
         if home != self.shards.me {
             self.helper.helped.0 += 1;
             self.helper.helped.1 += b.work();
-            self.post.send(home, Mail::Stream(bucket, StreamEvent::JobDone(b)));
+            self.post.send(home, Mail::Stream(Home::Of(bucket), StreamEvent::JobDone(b)));
         } else if self.holding(bucket) {
             self.incoming.direct.push(StreamEvent::JobDone(b));
         } else {

@@ -1,6 +1,7 @@
 //! Mail of the mesh: letters from shard to shard, and the rings that they lie in.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
@@ -11,7 +12,8 @@ use crate::lnet::{Event, ShardMsg};
 use crate::node::migration::MigrationMsg;
 use crate::node::{CopyJob, Told, handover};
 use crate::stream::{
-    Action, Bucket, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, LendId, Progress, ShardId,
+    Action, Bucket, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, LendId, ListenError, Progress,
+    ShardId,
 };
 
 /// Letters that wait in one ring at most; beyond, they wait on the sender's side.
@@ -28,7 +30,10 @@ pub(super) enum Mail {
     /// Bytes of the stream that the home has taken.
     Took(ConnId, u64),
     /// From a stream's owner to its home.
-    Stream(Bucket, StreamEvent),
+    Stream(Home, StreamEvent),
+    /// From a shard to an owner that is to listen for it, or no more.
+    Listen(ShardId, SocketAddr),
+    Unlisten(ShardId, SocketAddr),
     /// The same, over the home that the bucket had before.
     PassedOn(Bucket, Box<StreamEvent>),
     Shard(ShardId, ShardMsg),
@@ -37,6 +42,15 @@ pub(super) enum Mail {
     Move(ShardId, MigrationMsg),
     /// From the TCP stack of one queue to that of another.
     Sibling(Told),
+}
+
+/// Home of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Home {
+    /// That of its peer's bucket, wherever that is by then.
+    Of(Bucket),
+    /// The shard that dialled it, or listens for it: a protocol's that is not LNet's.
+    Fixed(ShardId),
 }
 
 /// News of a stream for its home. As [`Happened`](crate::stream::Happened), with bytes that may cross threads.
@@ -51,6 +65,7 @@ pub(super) enum StreamEvent {
     Ended(ConnId),
     Closed(ConnId, CloseWhy),
     Released(LendId),
+    Listening(SocketAddr, Result<(), ListenError>),
     /// From an owner to itself: all that it sent of this stream over its own ring is out of it.
     Direct(ConnId),
 }

@@ -7,7 +7,7 @@ use hugepages::{Relay, RxFrag};
 
 use super::Mesh;
 use super::crossing::{Export, ExportEvent, Exported, Imported};
-use super::mail::{Mail, StreamEvent};
+use super::mail::{Home, Mail, StreamEvent};
 use crate::hash::OwnMap;
 use crate::lnd::Owner;
 use crate::node::migration::{
@@ -46,10 +46,10 @@ pub(super) struct Incoming {
 
 impl Mesh {
     /// A stream of this lcore whose home is this lcore again needs the ring no more.
-    pub(super) fn direct(&mut self, b: Bucket, c: ConnId) {
+    pub(super) fn direct(&mut self, home: Home, c: ConnId) {
         // The home may have gone and come again since this was sent.
         let empty = self.exported.get(&c).is_some_and(|e| e.state == Export::Returning && e.in_flight == 0);
-        let back = empty && self.homes.at(b) == self.shards.me;
+        let back = empty && self.shard_of(home) == self.shards.me;
         // One that ends says so over the ring.
         let ends = self.imported.get(&c).is_none_or(|h| h.fin || h.closed.is_some());
         if back && !ends {
@@ -151,11 +151,11 @@ impl Mesh {
         let foreign: Vec<ConnId> = migrating.conns().collect();
         sink(Input::MigrateIn(from, migrating));
         for c in foreign {
-            self.imported.insert(c, Imported::new(b));
+            self.imported.insert(c, Imported::new(Home::Of(b)));
         }
         for s in streams {
             let rx: VecDeque<RxFrag> = s.rx.into_iter().map(|l| self.relay.frag(l)).collect();
-            self.imported.entry(s.conn).or_insert_with(|| Imported::new(b));
+            self.imported.entry(s.conn).or_insert_with(|| Imported::new(Home::Of(b)));
             self.touch(s.conn, |h| {
                 (h.rx, h.readable, h.fin, h.closed, h.closing) = (rx, true, s.fin, s.closed, s.closing);
             });
@@ -178,10 +178,10 @@ impl Mesh {
         let b = self.incoming.bucket;
         sink(Input::Settled(b));
         for ev in std::mem::take(&mut self.incoming.old) {
-            self.stream_event(b, ev, sink);
+            self.stream_event(Home::Of(b), ev, sink);
         }
         for ev in std::mem::take(&mut self.incoming.direct) {
-            self.stream_event(b, ev, sink);
+            self.stream_event(Home::Of(b), ev, sink);
         }
     }
 
@@ -212,7 +212,7 @@ impl Mesh {
     fn pack(&mut self, b: Bucket, to: ShardId) -> bool {
         let (relay, owner) = (&self.relay, Owner::Shard(to).into());
         let mut packed = Vec::new();
-        for (c, h) in self.imported.iter_mut().filter(|(_, h)| h.bucket == b) {
+        for (c, h) in self.imported.iter_mut().filter(|(_, h)| h.home == Home::Of(b)) {
             let mut rx = Vec::with_capacity(h.rx.len());
             while let Some(f) = h.rx.pop_front() {
                 match f.lend(owner) {
@@ -281,10 +281,10 @@ impl Mesh {
     pub(in crate::node) fn commit(&mut self, migrating: Box<Migrating>) {
         let (b, to, me) = (self.outgoing.bucket, self.outgoing.to, self.shards.me);
         self.homes.set(b, to);
-        self.imported.retain(|_, h| h.bucket != b);
+        self.imported.retain(|_, h| h.home != Home::Of(b));
         let own: Vec<ConnId> = migrating.conns().filter(|c| c.shard == me).collect();
         for c in own {
-            let exported = self.exported.entry(c).or_insert_with(|| Exported::new(b));
+            let exported = self.exported.entry(c).or_insert_with(|| Exported::new(Home::Of(b)));
             exported.state.apply(ExportEvent::Away);
             self.reread.push(c);
         }

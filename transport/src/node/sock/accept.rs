@@ -6,6 +6,7 @@
 
 use std::io;
 
+use super::config::{is_exhausted, remedy};
 use super::{ConnInfo, SockStreams, Streams};
 
 /// Connections taken from one listener in one turn at most, so that those that are open are served, too.
@@ -57,7 +58,7 @@ impl SockStreams {
     pub(super) fn accept_all(&mut self) {
         self.accepting.again = false;
         self.accepting.retry_at = None;
-        for i in 0..self.listeners.len() {
+        for i in 0..self.listeners.places() {
             let mut left = ACCEPTS_A_TURN;
             while let Some(l) = self.listeners.get(i) {
                 if left == 0 {
@@ -65,7 +66,7 @@ impl SockStreams {
                     break;
                 }
                 left -= 1;
-                match l.sock.accept() {
+                match l.accept() {
                     Ok((sock, remote)) => {
                         let Ok(local) = sock.local_addr() else { continue };
                         let info = ConnInfo { local, remote, dial: None };
@@ -76,8 +77,14 @@ impl SockStreams {
                     }
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                     Err(e) if of_one_connection(&e) => {}
-                    Err(e) => {
+                    Err(e) if is_exhausted(&e) => {
                         self.accept_later(&e);
+                        break;
+                    }
+                    // It will accept nothing more.
+                    Err(e) => {
+                        tracing::error!(error = %e, "a listening socket is lost{}", remedy(&e));
+                        self.listeners.lose(i, self.poll.registry());
                         break;
                     }
                 }

@@ -26,6 +26,18 @@ pub enum Name {
     },
 }
 
+impl Name {
+    /// The addresses that it may mean, the lowest number first.
+    pub(crate) fn candidates(self) -> impl Iterator<Item = Addr> {
+        let (one, any) = match self {
+            Name::Addr(a) => (Some(a), None),
+            Name::Any { ip, portal } => (None, Some((ip, portal))),
+        };
+        let all = |(ip, portal)| (0..=TMID_MAX as u16).map(move |tmid| lnet_addr(ip, portal, tmid));
+        one.into_iter().chain(any.into_iter().flat_map(all))
+    }
+}
+
 /// Text that names no address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
@@ -213,10 +225,10 @@ impl Tmids {
     pub fn resolve(&mut self, name: Name) -> Result<Addr, NameError> {
         let addr = match name {
             Name::Addr(a) => a,
-            Name::Any { ip, portal } => (0..=TMID_MAX as u16)
-                .map(|tmid| lnet_addr(ip, portal, tmid))
-                .find(|a| !self.0.contains(a))
-                .ok_or(NameError::NoTmid { ip, portal })?,
+            Name::Any { ip, portal } => {
+                let free = name.candidates().find(|a| !self.0.contains(a));
+                free.ok_or(NameError::NoTmid { ip, portal })?
+            }
         };
         self.0.insert(addr);
         Ok(addr)

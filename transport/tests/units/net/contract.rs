@@ -107,6 +107,7 @@ fn names_that_are_none<S: Stack>() {
         let status = match w.with(0, |d, _| d.start(tm, bad)) {
             Err(e) => e.errno(),
             Ok(()) => {
+                w.run(SEC / 1000);
                 w.take(0);
                 told(&w, 0).last().unwrap().1
             }

@@ -17,6 +17,7 @@ macro_rules! both {
 mod contract;
 mod edges;
 mod host;
+mod machines;
 mod races;
 #[path = "../../common/net_world.rs"]
 mod world;

@@ -1,0 +1,110 @@
+//! Listening sockets: those of the configuration, and those that a protocol asks for while the node runs.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+
+use mio::net::TcpListener;
+use mio::{Interest, Registry, Token};
+
+use super::{LISTENER, SockStreams, bind};
+use crate::stream::{Close, ListenError};
+
+struct Listener {
+    sock: TcpListener,
+    at: SocketAddr,
+    /// A protocol asked for it.
+    asked: bool,
+}
+
+/// The listening sockets.
+#[derive(Default)]
+pub(super) struct Listeners {
+    all: Vec<Option<Listener>>,
+    /// What became of addresses that were asked for.
+    pub(super) told: VecDeque<(SocketAddr, Result<(), ListenError>)>,
+}
+
+fn why(e: &io::Error) -> ListenError {
+    match e.kind() {
+        io::ErrorKind::AddrInUse => ListenError::InUse,
+        io::ErrorKind::AddrNotAvailable => ListenError::NotOurs,
+        io::ErrorKind::PermissionDenied => ListenError::Denied,
+        _ => ListenError::Local,
+    }
+}
+
+impl Listeners {
+    /// Listens.
+    pub(super) fn open(&mut self, at: SocketAddr, backlog: i32, with: &Registry) -> io::Result<()> {
+        self.add(at, backlog, with, false)
+    }
+
+    fn add(&mut self, at: SocketAddr, backlog: i32, with: &Registry, asked: bool) -> io::Result<()> {
+        let s = bind(at)?;
+        s.listen(backlog)?;
+        s.set_nonblocking(true)?;
+        let mut sock = TcpListener::from_std(s.into());
+        let place = self.all.iter().position(Option::is_none).unwrap_or(self.all.len());
+        with.register(&mut sock, Token(LISTENER + place), Interest::READABLE)?;
+        let listener = Some(Listener { sock, at, asked });
+        match self.all.get_mut(place) {
+            Some(free) => *free = listener,
+            None => self.all.push(listener),
+        }
+        Ok(())
+    }
+
+    /// Their places; some may be empty.
+    pub(super) fn places(&self) -> usize {
+        self.all.len()
+    }
+
+    pub(super) fn get(&self, place: usize) -> Option<&TcpListener> {
+        self.all.get(place)?.as_ref().map(|l| &l.sock)
+    }
+
+    /// All of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = &TcpListener> {
+        self.all.iter().flatten().map(|l| &l.sock)
+    }
+
+    /// One accepts nothing more.
+    pub(super) fn lose(&mut self, place: usize, with: &Registry) {
+        let Some(mut l) = self.all.get_mut(place).and_then(Option::take) else { return };
+        let _ = with.deregister(&mut l.sock);
+        if l.asked {
+            self.told.push_back((l.at, Err(ListenError::Local)));
+        }
+    }
+}
+
+impl SockStreams {
+    pub(super) fn listen_at(&mut self, at: SocketAddr) {
+        let done = self.listeners.add(at, self.cfg.tcp.backlog.into(), self.poll.registry(), true);
+        if let Err(e) = &done {
+            tracing::warn!(%at, error = %e, "cannot listen{}", super::remedy(e));
+        }
+        self.listeners.told.push_back((at, done.map_err(|e| why(&e))));
+    }
+
+    pub(super) fn unlisten_at(&mut self, at: SocketAddr) {
+        let all = &mut self.listeners;
+        let place = all.all.iter().position(|l| l.as_ref().is_some_and(|l| l.asked && l.at == at));
+        if let Some(mut l) = place.and_then(|i| all.all.get_mut(i)).and_then(Option::take) {
+            let _ = self.poll.registry().deregister(&mut l.sock);
+        }
+        // Nobody was told of these.
+        all.told.retain(|t| t.0 != at);
+        for _ in 0..self.opened.len() {
+            let Some(id) = self.opened.pop_front() else { return };
+            match self.conn(id) {
+                Some(c) if c.info.dial.is_none() && c.info.local == at => {
+                    c.close = Some(Close::Abort);
+                    self.remove(id.index as usize);
+                }
+                _ => self.opened.push_back(id),
+            }
+        }
+    }
+}
