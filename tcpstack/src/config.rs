@@ -17,6 +17,9 @@ pub struct KeepAlive {
     pub count: u8,
 }
 
+/// Time without progress after which a connection is given up, unless told, in ns (RFC 9293 §3.8.3).
+pub const USER_TIMEOUT: u64 = 100_000_000_000;
+
 /// One stack: one lcore, one queue pair, its addresses.
 #[derive(Clone, Debug)]
 pub struct StackConfig {
@@ -119,7 +122,7 @@ impl StackConfig {
             syn_retries: 6,
             synack_retries: 5,
             syn_cookies: true,
-            user_timeout: 100_000_000_000,
+            user_timeout: USER_TIMEOUT,
             fin_timeout: 60_000_000_000,
             keepalive: Some(KeepAlive { idle: 30_000_000_000, interval: 5_000_000_000, count: 6 }),
             time_wait: 5_000_000_000,

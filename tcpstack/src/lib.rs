@@ -131,7 +131,7 @@ pub mod wire;
 pub use cc::Congestion;
 pub use config::{
     Counters, Dial, DialError, FlowCounters, HDR_MAX, KeepAlive, Listen, ListenError, PushError, StackConfig,
-    StackError,
+    StackError, USER_TIMEOUT,
 };
 pub use ending::{Close, CloseWhy};
 pub use event::{Event, FlowId, Pos};

@@ -9,6 +9,7 @@ mod config;
 mod conn;
 mod listening;
 mod look;
+mod set_up;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read};
@@ -20,13 +21,14 @@ use hugepages::{HeapRxPool, LendSlab, Lent};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use smallvec::SmallVec;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use self::accept::Accepting;
 pub use self::config::{IdleMode, SockConfig, SockError};
 use self::config::{is_exhausted, remedy};
 use self::conn::{Conn, EINPROGRESS, SockRx, TxItem, close_why, dial_error};
 use self::listening::Listeners;
+use self::set_up::set_up;
 use super::conn_state::{ConnEvent, ConnState};
 use super::counters::StreamCounters;
 use super::inspect::{Inspect, Page};
@@ -185,7 +187,7 @@ impl SockStreams {
             (self.conns.len() - 1) as u32
         });
         let i = index as usize;
-        let set_up = self.set_up(&sock, info.local.is_ipv6()).and_then(|()| {
+        let set_up = set_up(&self.cfg.tcp, &sock, info.local.is_ipv6()).and_then(|()| {
             self.poll.registry().register(&mut sock, Token(i), Interest::READABLE | Interest::WRITABLE)
         });
         if let Err(e) = set_up {
@@ -200,29 +202,6 @@ impl SockStreams {
         }
         self.conns[i] = Some(conn);
         Ok(id)
-    }
-
-    /// Tells the kernel what `SockConfig::tcp` says of a connection (docs/protocol/socklnd.md §10).
-    fn set_up(&self, sock: &TcpStream, v6: bool) -> io::Result<()> {
-        let tcp = &self.cfg.tcp;
-        sock.set_nodelay(!tcp.nagle)?;
-        let s = SockRef::from(sock);
-        if tcp.tx_buffer > 0 {
-            s.set_send_buffer_size(tcp.tx_buffer as usize)?;
-        }
-        if tcp.rx_buffer > 0 {
-            s.set_recv_buffer_size(tcp.rx_buffer as usize)?;
-        }
-        let Some((idle, every, count)) = tcp.keepalive() else { return Ok(()) };
-        let secs = |n: u32| Duration::from_secs(n.into());
-        let k =
-            TcpKeepalive::new().with_time(secs(idle)).with_interval(secs(every)).with_retries(count.into());
-        s.set_tcp_keepalive(&k)?;
-        match tcp.mark() {
-            Some(t) if v6 => s.set_tclass_v6(t.into()),
-            Some(t) => s.set_tos_v4(t.into()),
-            None => Ok(()),
-        }
     }
 
     fn start_dial(&mut self, d: &DialSpec) -> Result<(), DialError> {
