@@ -1,5 +1,7 @@
 //! Two nodes over kernel sockets on loopback; one pings the other, PUTs and GETs.
 
+use std::time::Duration;
+
 use transport::lnd::{AppId, Data, Payload, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::node::{Handle, NodeBuilder, rings};
@@ -14,21 +16,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let ((client, ours), (server, theirs)) = (start(here)?, start(there)?);
     let (target, who, match_bits, ignore_bits) = (ProcessId::lustre(there), ProcessId::ANY, 7, 0);
     ours.submit(Op::Ping { tag: 1, target })?;
-    println!("ping: {:?}", next(&ours));
+    println!("ping: {:?}", next(&ours)?);
     let small = |text: &str| Payload::inline(text.as_bytes()).ok_or("too long for a header");
     for (portal, mem) in [(5, MdMem::Sink(Sink::Lend(4096))), (6, MdMem::Source(small("from there")?))] {
         let md = MdSpec { truncate: true, ..MdSpec::new(mem) };
         theirs.submit(Op::Attach { tag: 0, portal, who, match_bits, ignore_bits, md })?;
-        println!("the other node: {:?}", next(&theirs));
+        println!("the other node: {:?}", next(&theirs)?);
     }
     let (from, offset, hdr_data, payload, ack) = (None, 0, 42, small("from here")?, false);
     ours.submit(Op::Put { tag: 2, target, from, portal: 5, match_bits, offset, hdr_data, payload, ack })?;
-    println!("PUT: {:?}", next(&ours));
-    if let Event::Put(p) = next(&theirs) {
+    println!("PUT: {:?}", next(&ours)?);
+    if let Event::Put(p) = next(&theirs)? {
         println!("the other node: a PUT of {:?} from {}: {}", text(&p.data), p.initiator, p.hdr_data);
     }
     ours.submit(Op::Get { tag: 3, target, from, portal: 6, match_bits, sink: Sink::Lend(4096) })?;
-    if let Event::Reply { status, data, .. } = next(&ours) {
+    if let Event::Reply { status, data, .. } = next(&ours)? {
         println!("GET: {status:?}, {:?}", text(&data));
     }
     client.stop()?;
@@ -37,13 +39,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// The next event of a node, waited for.
-fn next(node: &Handle) -> Event {
-    loop {
-        if let Some(event) = node.event() {
-            return event;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
+fn next(node: &Handle) -> Result<Event, &'static str> {
+    node.wait(Duration::from_secs(10)).ok_or("nothing is heard")
 }
 
 fn text(data: &Data) -> String {

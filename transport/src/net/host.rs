@@ -132,6 +132,11 @@ impl<A: NetApp<LnetXprt>> crate::node::App for Host<LnetXprt, A> {
         ops.extend(std::iter::from_fn(|| self.net.xprt_mut().op()));
     }
 
+    fn ends(&mut self, now: u64) {
+        self.net.xprt_mut().node_down();
+        self.run(now);
+    }
+
     fn patience(&self) -> Option<u64> {
         // Told from now on, as the shard wants it: a deadline that is past lets it go on at once.
         self.wake().map(|t| t.saturating_sub(self.net.now()))

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
+use super::bell::Bell;
 use super::handover::{Lines, Served};
 use super::streams::Work;
 use crate::lnd::AppId;
@@ -22,6 +24,8 @@ pub trait App {
     fn patience(&self) -> Option<u64> {
         None
     }
+    /// The node goes down, and takes no operation any more. Called once; one that has operations out hears of each besides.
+    fn ends(&mut self, _now: u64) {}
 }
 
 /// An application that does nothing.
@@ -45,6 +49,9 @@ impl<A: App + ?Sized> App for Box<A> {
     fn patience(&self) -> Option<u64> {
         (**self).patience()
     }
+    fn ends(&mut self, now: u64) {
+        (**self).ends(now);
+    }
 }
 
 type AppLines = Lines<Op, Event>;
@@ -52,6 +59,7 @@ type AppLines = Lines<Op, Event>;
 /// A thread's handle on one shard: a command ring and an event ring. One handle for each (thread, lcore).
 pub struct Handle {
     rings: Arc<AppLines>,
+    bell: Arc<Bell>,
 }
 
 /// The command ring is full: take events, then try again.
@@ -72,6 +80,17 @@ impl Handle {
     pub fn event(&self) -> Option<Event> {
         self.rings.event()
     }
+
+    /// The next event, waited for so long at most; `None` then, and at once when there is none and the shard has ended.
+    pub fn wait(&self, limit: Duration) -> Option<Event> {
+        // Without an end where it is too far away to be told.
+        self.bell.wait(Instant::now().checked_add(limit), || self.event())
+    }
+
+    /// Whether the shard has ended, with its node: no more events come than those that wait.
+    pub fn ended(&self) -> bool {
+        self.bell.gone()
+    }
 }
 
 impl Drop for Handle {
@@ -84,14 +103,21 @@ impl Drop for Handle {
 pub struct RingApp {
     id: AppId,
     served: Served<Op, Event>,
+    bell: Arc<Bell>,
+}
+
+impl Drop for RingApp {
+    fn drop(&mut self) {
+        self.bell.leave();
+    }
 }
 
 /// A handle of `depth` operations and events, and the application that serves it as `id`.
 pub fn rings(id: AppId, depth: usize) -> (Handle, RingApp) {
-    let rings = Arc::new(AppLines::new(depth.max(1)));
+    let (rings, bell) = (Arc::new(AppLines::new(depth.max(1))), Arc::new(Bell::default()));
     (
-        Handle { rings: rings.clone() },
-        RingApp { id, served: Served { lines: rings, backlog: VecDeque::new() } },
+        Handle { rings: rings.clone(), bell: bell.clone() },
+        RingApp { id, served: Served { lines: rings, backlog: VecDeque::new() }, bell },
     )
 }
 
@@ -100,12 +126,17 @@ const OPS_A_TURN: usize = 64;
 
 impl App for RingApp {
     fn turn(&mut self, _: u64, ops: &mut Ops) -> Work {
-        let id = self.id;
-        Work::of(self.served.turn(OPS_A_TURN, |op| ops.push_back((id, op))))
+        let (id, late) = (self.id, !self.served.backlog.is_empty());
+        let work = Work::of(self.served.turn(OPS_A_TURN, |op| ops.push_back((id, op))));
+        if late {
+            self.bell.ring();
+        }
+        work
     }
 
     fn event(&mut self, _: u64, _: AppId, ev: Event, _: &mut Ops) {
         self.served.deliver(ev);
+        self.bell.ring();
     }
 }
 
@@ -192,6 +223,10 @@ impl<A: App> App for Beside<A> {
         let guests = (self.there.load(Ordering::Relaxed) > 0).then_some(GUEST_PATIENCE);
         [self.main.patience(), guests].into_iter().flatten().min()
     }
+
+    fn ends(&mut self, now: u64) {
+        self.main.ends(now);
+    }
 }
 
 /// Two applications on one lcore.
@@ -221,6 +256,11 @@ impl<A: App, B: App> App for Joined<A, B> {
 
     fn patience(&self) -> Option<u64> {
         [self.main.patience(), self.other.patience()].into_iter().flatten().min()
+    }
+
+    fn ends(&mut self, now: u64) {
+        self.main.ends(now);
+        self.other.ends(now);
     }
 }
 
@@ -309,5 +349,31 @@ mod tests {
         drop(h);
         app.event(0, AppId::FIRST, Event::Attached { tag: 0, me: MeId(9) }, &mut ops);
         assert!(app.gone() && app.served.backlog.is_empty());
+    }
+
+    /// A thread sleeps until there is an event, and hears of the end.
+    #[test]
+    fn a_thread_waits_for_events_until_its_shard_ends() {
+        let (handle, mut app) = rings(AppId::FIRST, 1);
+        let long = Duration::from_secs(60);
+        assert!(handle.wait(Duration::ZERO).is_none() && !handle.ended());
+        let heard = std::thread::spawn(move || {
+            let tags: Vec<u64> = std::iter::from_fn(|| handle.wait(long))
+                .map(|ev| match ev {
+                    Event::Attached { tag, .. } => tag,
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+            (tags, handle.ended())
+        });
+        // The second waits for room in the ring, and rings when it has it.
+        let mut ops = Ops::new();
+        (0..2).for_each(|tag| app.event(0, AppId::FIRST, Event::Attached { tag, me: MeId(1) }, &mut ops));
+        while !app.served.backlog.is_empty() {
+            app.turn(0, &mut ops);
+            std::thread::yield_now();
+        }
+        drop(app);
+        assert_eq!(heard.join().unwrap(), (vec![0, 1], true));
     }
 }

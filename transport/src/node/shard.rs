@@ -77,6 +77,8 @@ pub struct Shard<S: Streams + Inspect, A: App> {
     own: VecDeque<Op>,
     me: ShardId,
     down: bool,
+    /// The application was told that the node goes down.
+    told: bool,
     mailbox: Option<Attended>,
     loop_stats: LoopStats,
     balancer: Option<Balancer>,
@@ -116,6 +118,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
             own: VecDeque::new(),
             me,
             down: false,
+            told: false,
             mailbox: None,
             loop_stats: LoopStats::default(),
             balancer: None,
@@ -160,6 +163,9 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
         // Applications hear what came in before they are asked for more: their next message then leaves in this turn,
         // with TCP's acknowledgement on it, and not behind a packet that has nothing else.
         self.act(now);
+        if self.machine.goes_down() && !std::mem::replace(&mut self.told, true) {
+            self.app.ends(now);
+        }
         work = work.and(self.app.turn(now, &mut self.ops));
         while let Some(op) = self.own.pop_front() {
             self.ops.push_back((AppId::NODE, op));

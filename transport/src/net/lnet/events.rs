@@ -79,8 +79,9 @@ impl LnetXprt {
         }
     }
 
-    /// The node goes down: its machines have failed. Entries and operations end with events of their own.
-    fn node_down(&mut self) {
+    /// The node goes down: its machines have failed. Entries and operations end with events of their own. Whoever runs the node
+    /// says so once, since a machine that has nothing with LNet would not hear of it.
+    pub fn node_down(&mut self) {
         if !std::mem::replace(&mut self.down, true) {
             self.said.extend(self.machines.iter().map(|m| Said::Failed(m.tm, errno::ESHUTDOWN)));
         }

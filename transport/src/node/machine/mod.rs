@@ -234,6 +234,12 @@ impl Machine {
         Ok(self)
     }
 
+    /// Whether it goes down, or has gone: it takes no operation any more.
+    #[inline]
+    pub fn goes_down(&self) -> bool {
+        self.cx.down
+    }
+
     /// Configuration.
     pub fn config(&self) -> &Config {
         &self.cx.cfg
@@ -307,12 +313,6 @@ impl Machine {
     #[cfg(feature = "testing")]
     pub fn nids_kept(&self) -> usize {
         self.lnet.aliases.len()
-    }
-
-    /// Whether connections to an address are LNet's or a protocol's.
-    #[cfg(feature = "testing")]
-    pub fn listens(&self, at: std::net::SocketAddr) -> bool {
-        self.cx.cfg.listen_ports().any(|p| p == at.port()) || self.beside.listens(at)
     }
 
     /// Places in LNet's tables of entries, operations and messages to itself.
