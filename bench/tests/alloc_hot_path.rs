@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use bench::ctl::Traffic;
 use bench::inmem::{InMemory, Members};
+use bench::net::{self, Job, NetPair, NodeConfig, Work};
 use bench::selftest::Case;
 use bench::workload::{ClientConfig, Intake};
 use dataplane::mem::MemConfig;
@@ -296,4 +297,41 @@ fn a_warm_pair_of_transfer_machines_allocates_nothing() {
     drop(profiler);
     println!("netsock: {} blocks, {} bytes in {COUNTED} rounds", stats.total_blocks, stats.total_bytes);
     assert_eq!((stats.total_blocks, stats.total_bytes, machines.tms[1].stats().copied), (0, 0, 0));
+}
+
+/// Motr's contract above both transports, too: end-points that come and go with messages, buffers that are registered for each,
+/// bulk by descriptors, payload lent and copied.
+#[test]
+fn a_warm_pair_of_domains_allocates_nothing() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut all = Vec::new();
+    for sock in [true, false] {
+        for (name, work, size, intake) in [
+            ("ping", Work::Ping, 4096, net::Intake::Copied),
+            ("active-recv-lent", Work::ActiveRecv, 1 << 20, net::Intake::Lent),
+            ("active-recv-copied", Work::ActiveRecv, 1 << 20, net::Intake::Copied),
+            ("active-send-lent", Work::ActiveSend, 1 << 20, net::Intake::Lent),
+            ("active-send-copied", Work::ActiveSend, 65_536, net::Intake::Copied),
+        ] {
+            let (target, timeout) = (String::new(), 20_000_000_000);
+            let (flight, limit, begin_for, check) = (8, u64::MAX, None, false);
+            let job = Job { work, target, size, flight, limit, begin_for, timeout, check, intake };
+            let cfg = NodeConfig { messages: 32, message: 4096, bulks: 8, bulk: 1 << 20, intake };
+            let mut pair = NetPair::new(&MemConfig::default(), job, cfg, sock).unwrap();
+            pair.complete(WARM).unwrap();
+            let name = format!("{}-{name}", if sock { "sock" } else { "lnet" });
+            let profiler = profile(&name);
+            pair.complete(COUNTED).unwrap();
+            let stats = dhat::HeapStats::get();
+            drop(profiler);
+            let ends = pair.stop().unwrap();
+            assert!(ends.iter().all(|e| e.clean), "{name}: {:?}", ends.map(|e| e.left));
+            println!(
+                "{name}: {} blocks, {} bytes in {COUNTED} operations",
+                stats.total_blocks, stats.total_bytes
+            );
+            all.push((name, stats.total_blocks, stats.total_bytes));
+        }
+    }
+    assert!(all.iter().all(|n| (n.1, n.2) == (0, 0)), "allocations of the contract: {all:?}");
 }

@@ -33,8 +33,9 @@ impl Drop for Inner {
     }
 }
 
-/// A run with one owner, who may write it. [`PageRunMut::freeze`] turns it into a [`PageRun`].
-pub struct PageRunMut(Inner);
+/// A run with one owner, who may write it. [`PageRunMut::freeze`] turns it into a [`PageRun`]; neither that nor the way back
+/// allocates.
+pub struct PageRunMut(Arc<Inner>);
 
 impl PageRunMut {
     /// A run of `len` bytes (zeroed when the backing is fresh memory of the kernel) from `backing`.
@@ -43,7 +44,7 @@ impl PageRunMut {
     /// The backing's errors.
     pub fn new(backing: Arc<dyn Backing>, len: usize) -> Result<PageRunMut, BackingError> {
         let raw = backing.alloc(len)?;
-        Ok(PageRunMut(Inner { raw: Some(raw), len, backing }))
+        Ok(PageRunMut(Arc::new(Inner { raw: Some(raw), len, backing })))
     }
 
     /// Length in bytes.
@@ -64,13 +65,13 @@ impl PageRunMut {
 
     /// The bytes, to write.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `bytes`; `self` is unique, and no `PageRun` of it exists.
+        // SAFETY: as in `bytes`; `self` is unique, and no `PageRun` of it exists: its count is this one alone.
         unsafe { std::slice::from_raw_parts_mut(self.0.raw().ptr.as_ptr(), self.0.len) }
     }
 
     /// Ends writing: from here on the run is shared and read-only.
     pub fn freeze(self) -> PageRun {
-        PageRun(Arc::new(self.0))
+        PageRun(self.0)
     }
 }
 
@@ -125,8 +126,9 @@ impl PageRun {
     ///
     /// # Errors
     /// The run itself, when others still hold it.
-    pub fn try_thaw(self) -> Result<PageRunMut, PageRun> {
-        Arc::try_unwrap(self.0).map(PageRunMut).map_err(PageRun)
+    pub fn try_thaw(mut self) -> Result<PageRunMut, PageRun> {
+        // There are no weak counts: whoever finds itself alone stays so.
+        if Arc::get_mut(&mut self.0).is_some() { Ok(PageRunMut(self.0)) } else { Err(self) }
     }
 
     /// The whole run as a slice. Runs over 4 GiB are cut to `u32::MAX` bytes.

@@ -11,7 +11,7 @@ use transport::wire::netsock::errno;
 
 use super::ask::WRONG;
 use super::{
-    ASK_LEN, Ask, AskKind, Job, NetCtl, Work, fill, is_filled, room, run_of, to_recv, to_send, words,
+    ASK_LEN, Ask, AskKind, Job, NetCtl, STALL, Work, fill, is_filled, room, run_of, to_recv, to_send, words,
 };
 use crate::ctl::bump;
 
@@ -20,6 +20,8 @@ const NODE_MESSAGE: u64 = 64 << 10;
 const NODE_BUFFERS: usize = 64;
 /// Longest time until it looks at the time of what is under way, in ns.
 const LOOK: u64 = 10_000_000;
+/// Times of operations that are handed over together at most.
+const TOOK: usize = 1024;
 /// Bits of a tag that tell the operation's place.
 const PLACE_BITS: u32 = 16;
 /// Buffers to send messages from, for each operation: a message that has come back is not yet known to be acknowledged.
@@ -58,6 +60,8 @@ pub struct Client {
     /// Runs for messages.
     runs: Vec<PageRunMut>,
     seq: u64,
+    /// Times of operations in ns that were not handed over yet.
+    took: Vec<u64>,
     since: Option<u64>,
     /// No more operations are begun.
     closing: bool,
@@ -78,6 +82,7 @@ impl Client {
             free: (0..job.flight.min(1 << PLACE_BITS)).rev().collect(),
             runs: Vec::new(),
             seq: 0,
+            took: Vec::with_capacity(TOOK),
             since: None,
             closing: false,
             ending: false,
@@ -267,7 +272,13 @@ impl Client {
         self.ctl.last_ns.store(now, Ordering::Relaxed);
         // In this order: who sees the count finds the bytes.
         bump(&self.ctl.bytes, self.job.size);
-        self.ctl.took(took);
+        if took > STALL {
+            bump(&self.ctl.stalls, 1);
+        }
+        self.took.push(took);
+        if self.took.len() == TOOK {
+            self.ctl.took(&mut self.took);
+        }
         bump(&self.ctl.completed, 1);
     }
 
@@ -384,6 +395,7 @@ impl<X: Xprt> NetApp<X> for Client {
                     let _ = net.ep_put(ep);
                 }
                 let _ = net.tm_fini(tm);
+                self.ctl.took(&mut self.took);
                 self.ctl.done.store(true, Ordering::Release);
             }
             Event::Buffer(e) => {
@@ -409,6 +421,7 @@ impl<X: Xprt> NetApp<X> for Client {
         self.closing |= self.ctl.stop.load(Ordering::Relaxed);
         if now >= self.next {
             self.next = now + LOOK;
+            self.ctl.took(&mut self.took);
             self.look(net);
         }
         self.pump(net);

@@ -6,6 +6,7 @@
 mod ask;
 mod client;
 mod node;
+mod pair;
 mod sample;
 
 use std::sync::Mutex;
@@ -20,6 +21,7 @@ use transport::net::{Buffer, Domain, Memory, NetError, RecvVec, Sink, Xprt};
 pub use self::ask::{ASK_LEN, Ask, AskKind};
 pub use self::client::Client;
 pub use self::node::{Node, NodeConfig};
+pub use self::pair::NetPair;
 pub use self::sample::{Sample, beside, measure, name};
 use crate::measure::Rtt;
 
@@ -185,13 +187,10 @@ impl NetCtl {
         }
     }
 
-    fn took(&self, ns: u64) {
-        // Nobody else has it but now and then.
+    /// Takes the times of operations in: many at once, since it takes a lock.
+    fn took(&self, all: &mut Vec<u64>) {
         if let Ok(mut h) = self.times.lock() {
-            h.saturating_record(ns.max(1));
-        }
-        if ns > STALL {
-            crate::ctl::bump(&self.stalls, 1);
+            all.drain(..).for_each(|ns| h.saturating_record(ns.max(1)));
         }
     }
 }
