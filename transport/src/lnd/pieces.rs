@@ -69,6 +69,11 @@ impl Pieces {
         self.0 = list;
     }
 
+    /// Takes the parts out, and leaves the list its memory for the next one.
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = RxPiece> + '_ {
+        self.0.drain(..)
+    }
+
     /// Drops a part and leaves an empty one, so that the list's memory is given back by whoever drops the whole.
     pub(crate) fn let_go(&mut self, i: usize) {
         if let Some(p) = self.0.get_mut(i) {

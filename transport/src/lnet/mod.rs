@@ -136,6 +136,7 @@ pub(crate) struct Asked {
 
 /// Verdict of the portal's owner on a PUT or GET.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each GET")]
 pub(crate) enum Verdict {
     /// Store it there.
     Put(PutGrant, Sink),

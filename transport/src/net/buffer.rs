@@ -5,7 +5,8 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use hugepages::{Backing, BackingError, PageRunMut, PageSlice};
 
-use super::{BufId, NetError, Sink};
+use super::{BufId, Came, NetError, Sink};
+use crate::lnd::{Data, Pieces, RxPiece};
 use crate::netsock::{Piece, RecvVec};
 use crate::stream::Pages;
 
@@ -99,6 +100,8 @@ pub struct Buffer {
     pub(super) domain: u64,
     pub(super) id: BufId,
     pub(super) size: u64,
+    /// Bytes of earlier messages that lay where they came in, and went with their events.
+    pub(super) gone: u64,
     pub(super) mem: Memory,
 }
 
@@ -118,13 +121,47 @@ impl Buffer {
         &self.mem
     }
 
-    /// Its bytes from `offset`, `len` of them, in parts.
+    /// Its bytes from `offset`, `len` of them, in parts. Lent bytes of a message whose event was not the last are with that
+    /// event.
     pub fn bytes(&self, offset: u64, len: u64) -> impl Iterator<Item = &[u8]> {
-        self.mem.range(offset, len)
+        let before = self.gone.saturating_sub(offset);
+        self.mem.range(offset.saturating_sub(self.gone), len.saturating_sub(before))
+    }
+
+    /// Puts what came where it belongs; gives the bytes of a message that more may follow, as they came in: over memory of its
+    /// own they are there, too.
+    pub(super) fn store(&mut self, came: Came, offset: u64, more: bool) -> Option<Pieces> {
+        match (&mut self.mem, came) {
+            (_, Came::Nothing) => None,
+            (mem, Came::In(sink)) => {
+                *mem = Memory::Recv(sink);
+                None
+            }
+            (Memory::Recv(Sink::Into(v)), Came::Data(Data::Lent(pieces))) => {
+                let mut at = offset;
+                for p in &pieces {
+                    at += v.store(at, p.bytes());
+                }
+                more.then_some(pieces)
+            }
+            (Memory::Recv(Sink::Lend { .. }), Came::Data(Data::Lent(pieces))) if more => {
+                self.gone += pieces.iter().map(|p| p.bytes().len() as u64).sum::<u64>();
+                Some(pieces)
+            }
+            (Memory::Recv(Sink::Lend { pieces: kept, .. }), Came::Data(Data::Lent(mut pieces))) => {
+                kept.extend(pieces.drain().map(|p| match p {
+                    RxPiece::Lent(l) => Piece::Lent(l),
+                    RxPiece::Copied(c) => Piece::Copied(c),
+                }));
+                None
+            }
+            (_, Came::Data(_)) => None,
+        }
     }
 
     /// Forgets what came: receive buffers that are lent go home.
     pub fn clear(&mut self) {
+        self.gone = 0;
         if let Memory::Recv(sink) = &mut self.mem {
             sink.reset();
         }

@@ -94,7 +94,6 @@ impl<X: Xprt> Domain<X> {
     ///
     /// # Errors
     /// It has no bytes, or is over a limit; it comes back.
-    #[expect(clippy::result_large_err, reason = "the memory itself comes back, unboxed")]
     pub fn register(&mut self, mem: Memory) -> Result<Buffer, Unregistered> {
         let (size, pieces) = (mem.size(), mem.segments());
         let Limits { buffer: most, segments, .. } = self.limits;
@@ -111,14 +110,13 @@ impl<X: Xprt> Domain<X> {
             return Err(Unregistered { why, mem });
         }
         let id = BufId(self.bufs.insert(Registered { queued: None, ended: None }));
-        Ok(Buffer { domain: self.number, id, size, mem })
+        Ok(Buffer { domain: self.number, id, size, gone: 0, mem })
     }
 
     /// Gives the memory of a buffer back.
     ///
     /// # Errors
     /// It is another domain's.
-    #[expect(clippy::result_large_err, reason = "the buffer itself comes back, unboxed")]
     pub fn deregister(&mut self, buffer: Buffer) -> Result<Memory, Buffer> {
         if !self.owns(&buffer) {
             return Err(buffer);
@@ -204,6 +202,7 @@ impl<X: Xprt> Domain<X> {
             Said::Started(tm, addr) => self.started(tm, addr),
             Said::Failed(tm, status) => self.ends(tm, TmInput::Fail, status),
             Said::Stopped(tm) => self.ends(tm, TmInput::Stopped, 0),
+            Said::Starved(tm) => self.feed(tm.0),
         }
     }
 }

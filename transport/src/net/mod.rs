@@ -53,6 +53,7 @@ pub use self::pool::Colour;
 pub use self::provision::Provision;
 pub use self::sock::Sock;
 pub use self::xprt::{Admitted, Came, Done, Job, Limits, RpcSizes, Said, Xprt};
+use crate::lnd::{Pieces, RxPiece};
 pub use crate::netsock::{Queue, RecvVec, Sink};
 use crate::stream::slab::Key;
 
@@ -213,14 +214,18 @@ pub struct BufEvent {
     pub time: u64,
     /// The pool that the buffer was taken from to wait for messages.
     pub pool: Option<PoolId>,
+    /// The bytes of a message whose buffer stays queued, as they came in ([`BufEvent::parts`]): receive buffers, which are lent
+    /// until the event is dropped.
+    pub(crate) view: Option<Pieces>,
     /// The buffer; `None` while more events of it follow (Motr's RETAIN): [`Domain::queued`] shows it.
     pub buffer: Option<Buffer>,
 }
 
 impl BufEvent {
-    /// The bytes that came, in parts; none while more events of the buffer follow.
+    /// The bytes that came, in parts; a thread has them with the event, too, and without a copy of its own.
     pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
-        self.buffer.iter().flat_map(|b| b.bytes(self.offset, self.len))
+        let lent = self.view.iter().flat_map(|v| v.iter().map(RxPiece::bytes));
+        lent.chain(self.buffer.iter().flat_map(|b| b.bytes(self.offset, self.len)))
     }
 }
 

@@ -75,7 +75,7 @@ mod tests {
 
     fn buffer(index: u32) -> Buffer {
         let id = BufId(Key { index, generation: 0 });
-        Buffer { domain: 0, id, size: 1, mem: Memory::Send(Pages::new()) }
+        Buffer { domain: 0, id, size: 1, gone: 0, mem: Memory::Send(Pages::new()) }
     }
 
     #[test]

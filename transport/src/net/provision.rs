@@ -8,6 +8,8 @@ use crate::stream::slab::Key;
 
 /// Fewest buffers that a machine with a pool has queued for messages.
 const MIN_QUEUE: usize = 2;
+/// Buffers that a machine takes beyond its queue's length when a message finds none.
+const MORE: usize = 2;
 
 /// A machine's pool.
 #[derive(Clone, Copy, Debug)]
@@ -139,21 +141,40 @@ impl<X: Xprt> Domain<X> {
         Ok(self.tms.get(tm.0).ok_or(NetError::Gone("a transfer machine"))?.deficit)
     }
 
-    /// Fills a machine's queue for messages.
-    pub(super) fn provision(&mut self, tm: Key) {
-        let Some(t) = self.tms.get(tm).filter(|t| t.state == TmState::Started) else { return };
-        let (Some(p), colour) = (t.provision, t.colour) else { return };
-        let have = |d: &Self| d.tms.get(tm).map_or(0, |t| t.queued(Queue::MsgRecv));
-        while have(self) < p.min_queue {
-            let Ok(Some(buffer)) = self.pool_get(p.pool, colour) else { break };
-            let req = Request::MsgRecv { min_size: p.min_size, max_msgs: p.max_msgs };
-            if let Err(Unadded { buffer, .. }) = self.admit(tm, buffer, &req, None, Some(p.pool)) {
-                if let Some(pool) = self.pools.get_mut(p.pool.0) {
-                    pool.put(colour, buffer);
-                }
-                break;
+    /// The pool of a machine that is started, and its colour.
+    fn provision_of(&self, tm: Key) -> Option<(Provision, Colour)> {
+        let t = self.tms.get(tm).filter(|t| t.state == TmState::Started)?;
+        Some((t.provision?, t.colour))
+    }
+
+    /// Queues a buffer of a machine's pool for messages; `false` when there is none.
+    fn take_from(&mut self, tm: Key, (p, colour): (Provision, Colour)) -> bool {
+        let Ok(Some(buffer)) = self.pool_get(p.pool, colour) else { return false };
+        let req = Request::MsgRecv { min_size: p.min_size, max_msgs: p.max_msgs };
+        let Err(Unadded { buffer, .. }) = self.admit(tm, buffer, &req, None, Some(p.pool)) else {
+            return true;
+        };
+        if let Some(pool) = self.pools.get_mut(p.pool.0) {
+            pool.put(colour, buffer);
+        }
+        false
+    }
+
+    /// A message found no buffer, though the queue may be as long as it should: those that are being filled count.
+    pub(super) fn feed(&mut self, tm: Key) {
+        let Some(of) = self.provision_of(tm) else { return };
+        for _ in 0..MORE {
+            if !self.take_from(tm, of) {
+                return;
             }
         }
+    }
+
+    /// Fills a machine's queue for messages.
+    pub(super) fn provision(&mut self, tm: Key) {
+        let Some((p, colour)) = self.provision_of(tm) else { return };
+        let have = |d: &Self| d.tms.get(tm).map_or(0, |t| t.queued(Queue::MsgRecv));
+        while have(self) < p.min_queue && self.take_from(tm, (p, colour)) {}
         let deficit = p.min_queue.saturating_sub(have(self));
         if let Some(t) = self.tms.get_mut(tm) {
             t.stats_mut(Queue::MsgRecv).failures += deficit.saturating_sub(t.deficit) as u64;

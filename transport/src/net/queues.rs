@@ -3,11 +3,9 @@
 use super::domain::Domain;
 use super::rows::{Hold, Queued};
 use super::{
-    Added, Admitted, BufEvent, BufId, Buffer, Came, Done, EpId, Event, Job, Memory, NetError, PoolId, Queue,
-    Request, Sink, TmId, TmState, Unadded, Xprt,
+    Added, Admitted, BufEvent, BufId, Buffer, Done, EpId, Event, Job, Memory, NetError, PoolId, Queue,
+    Request, TmId, TmState, Unadded, Xprt,
 };
-use crate::lnd::{Data, RxPiece};
-use crate::netsock::Piece;
 use crate::stream::slab::Key;
 
 impl<X: Xprt> Domain<X> {
@@ -151,7 +149,7 @@ impl<X: Xprt> Domain<X> {
         let Done { buf, token, status, mut len, offset, from, came, retained } = done;
         let Some(b) = self.bufs.get_mut(buf.0) else { return };
         let Some(q) = b.queued.as_mut().filter(|q| q.token == token) else { return };
-        store(&mut q.buffer.mem, came, offset);
+        let view = q.buffer.store(came, offset, retained);
         let (tm, queue, pool) = (q.tm, q.queue, q.pool);
         let ok = status == 0;
         match queue {
@@ -193,6 +191,7 @@ impl<X: Xprt> Domain<X> {
             ep: sender.map(EpId),
             time: self.now,
             pool,
+            view,
             buffer: None,
         };
         let hold = Hold { tm: Some(tm), ep: sender.or(held), provision: false, last: !retained };
@@ -212,26 +211,5 @@ impl<X: Xprt> Domain<X> {
     /// Messages that have come into a queued buffer.
     pub fn messages(&self, id: BufId) -> u32 {
         self.bufs.get(id.0).and_then(|b| b.queued.as_ref()).map_or(0, |q| q.messages)
-    }
-}
-
-/// Puts what came into a buffer's memory.
-fn store(mem: &mut Memory, came: Came, offset: u64) {
-    match (mem, came) {
-        (_, Came::Nothing) => {}
-        (mem, Came::In(sink)) => *mem = Memory::Recv(sink),
-        (Memory::Recv(Sink::Into(v)), Came::Data(Data::Lent(pieces))) => {
-            let mut at = offset;
-            for p in &pieces {
-                at += v.store(at, p.bytes());
-            }
-        }
-        (Memory::Recv(Sink::Lend { pieces: kept, .. }), Came::Data(Data::Lent(pieces))) => {
-            kept.extend(pieces.into_iter().map(|p| match p {
-                RxPiece::Lent(l) => Piece::Lent(l),
-                RxPiece::Copied(c) => Piece::Copied(c),
-            }));
-        }
-        (_, Came::Data(_)) => {}
     }
 }

@@ -110,7 +110,9 @@ impl Sock {
         match (rest.find(|a| !taken(a)), name) {
             (Some(a), _) => Ok(a),
             (None, Name::Addr(a)) => Err(NetError::Taken(a.to_string())),
-            (None, Name::Any { ip, portal }) => Err(crate::wire::netsock::NameError::NoTmid { ip, portal }.into()),
+            (None, Name::Any { ip, portal }) => {
+                Err(crate::wire::netsock::NameError::NoTmid { ip, portal }.into())
+            }
         }
     }
 
@@ -127,6 +129,9 @@ impl Sock {
         let Some(m) = self.machines.get_mut(key) else { return };
         while let Some(c) = m.machine.done() {
             self.said.push_back(Said::Done(done(key, c)));
+        }
+        if m.machine.take_starved() {
+            self.said.push_back(Said::Starved(m.tm));
         }
         if !std::mem::replace(&mut m.listed, true) {
             self.ready.push_back(key);
@@ -181,7 +186,9 @@ impl Sock {
                 }
             }
             // Another process has that number: the next one will do.
-            Err(ListenError::InUse) if m.state == MemberState::Opening && matches!(name, Name::Any { .. }) => {
+            Err(ListenError::InUse)
+                if m.state == MemberState::Opening && matches!(name, Name::Any { .. }) =>
+            {
                 match self.free(name, Some(addr)).and_then(|a| self.make(now, a)) {
                     Ok((machine, at)) => {
                         if let Some(m) = self.machines.get_mut(key) {

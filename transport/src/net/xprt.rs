@@ -120,6 +120,8 @@ pub enum Said<A, T> {
     Failed(TmId, i32),
     /// It has let go of its address.
     Stopped(TmId),
+    /// A message waits for a buffer that holds it: none on the queue does, or all that do are being filled.
+    Starved(TmId),
     /// A buffer's event.
     Done(Done<A, T>),
 }

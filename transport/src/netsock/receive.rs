@@ -134,6 +134,7 @@ impl Tm {
 
     fn park(&mut self, c: Key, h: &PacketHdr) {
         self.stats.parked += 1;
+        self.starved = true;
         self.reads(c, RxEvent::Full);
         if let Some(conn) = self.conns.get_mut(c) {
             conn.rx.packet = Some(*h);

@@ -50,6 +50,8 @@ pub struct Tm {
     pub(super) done: VecDeque<Completion>,
     notices: VecDeque<Notice>,
     pub(super) stats: Stats,
+    /// A message found no buffer since somebody asked.
+    pub(super) starved: bool,
     pub(super) down: bool,
 }
 
@@ -91,6 +93,7 @@ impl Tm {
             done: VecDeque::new(),
             notices: VecDeque::new(),
             stats: Stats::default(),
+            starved: false,
             down: false,
             cfg,
         })
@@ -245,6 +248,11 @@ impl Tm {
             parked,
             loans: bufs.filter_map(|b| self.bufs.get(b)).map(|b| b.lent as usize).sum(),
         }
+    }
+
+    /// Whether a message found no buffer since the last call.
+    pub(crate) fn take_starved(&mut self) -> bool {
+        std::mem::take(&mut self.starved)
     }
 
     /// Buffers without completion.

@@ -289,6 +289,38 @@ pub fn contract(mut a: Side, mut b: Side, pass: Pass<'_>) {
     b.stop(pass);
 }
 
+/// Several messages into one buffer (over LNet): each is seen with its event, before the buffer comes back with the last.
+pub fn several([a, b]: [NetHandle; 2], backing: &Arc<dyn Backing>, [at, to]: [&str; 2], pass: Pass<'_>) {
+    let mut a = Side::start(a, backing.clone(), at, pass);
+    let mut b = Side::start(b, backing.clone(), to, pass);
+    let ep = a.end_point(to, pass);
+    for lent in [true, false] {
+        let room = b.room(60_000, lent, pass);
+        b.add(room, Request::MsgRecv { min_size: 20_000, max_msgs: 3 }, pass);
+        for (seed, len) in [(1, 20_000), (2, 7), (3, 15_000)] {
+            let data = a.source(len, seed, pass);
+            a.add(data, Request::MsgSend { to: ep, len: len as u64 }, pass);
+            a.ended(Queue::MsgSend, 0, None, pass);
+            let Event::Buffer(e) = b.event(pass) else { panic!("no message") };
+            let got = e.parts().collect::<Vec<_>>().concat();
+            assert_eq!((e.status, e.len, got.len()), (0, len as u64, len));
+            assert!(got.iter().enumerate().all(|(i, byte)| *byte == pattern(seed, i)), "{lent} {seed}");
+            assert_eq!(e.buffer.is_some(), seed == 3, "{lent} {seed}");
+            b.tell(Call::EpPut(e.ep.expect("a sender")), pass);
+            if let Some(buffer) = e.buffer {
+                // Memory of its own has the messages before, too.
+                let first =
+                    buffer.bytes(0, 20_000).flatten().enumerate().all(|(i, byte)| *byte == pattern(1, i));
+                assert!(lent || first);
+                b.retire(buffer, pass);
+            }
+        }
+    }
+    a.tell(Call::EpPut(ep), pass);
+    a.stop(pass);
+    b.stop(pass);
+}
+
 /// A machine whose events wait until they are asked for (`a`), and one that fills its queue from a pool (`b`).
 pub fn furnished([a, b]: [NetHandle; 2], backing: &Arc<dyn Backing>, [at, to]: [&str; 2], pass: Pass<'_>) {
     let setup = TmSetup { synchronous: true, cpts: Some(1), ..TmSetup::new(at) };

@@ -365,6 +365,7 @@ impl<S: Stack> World<S> {
 
     fn look(&mut self, i: usize, e: BufEvent) -> Told {
         let end = &mut self.ends[i];
+        let seen: Vec<u8> = e.parts().collect::<Vec<_>>().concat();
         let BufEvent { id, queue, status, len, offset, ep, buffer, pool, .. } = e;
         let recv = matches!(queue, Queue::MsgRecv | Queue::PassiveRecv | Queue::ActiveRecv);
         let known = end.open.contains(&id) || pool.is_some() && end.pooled.contains(&id);
@@ -375,8 +376,14 @@ impl<S: Stack> World<S> {
         let bytes = match &buffer {
             _ if !recv || status != 0 => Vec::new(),
             Some(b) => b.bytes(offset, len).collect::<Vec<_>>().concat(),
-            None => get(&end.d).queued(id).unwrap().bytes(offset, len).collect::<Vec<_>>().concat(),
+            None => {
+                // Memory of its own has them, too.
+                let kept = get(&end.d).queued(id).unwrap().bytes(offset, len).collect::<Vec<_>>().concat();
+                assert!(kept.is_empty() || kept == seen);
+                seen.clone()
+            }
         };
+        assert!(!recv || status != 0 || seen == bytes, "other bytes with the event than in the buffer");
         assert!(!recv || bytes.len() as u64 == len, "{} of {len} bytes", bytes.len());
         let last = buffer.is_some();
         assert_eq!(last, get(&end.d).queued(id).is_none());

@@ -20,7 +20,7 @@ use transport::stream::ShardId;
 use transport::wire::Nid;
 use transport::wire::netsock::Addr;
 
-use crate::net_suite::{Pass, Side, contract, furnished};
+use crate::net_suite::{Pass, Side, contract, furnished, several};
 use crate::nodes::{beginning, builder, lcores, stack};
 
 const PORT: u16 = 7011;
@@ -94,6 +94,10 @@ fn main_part(handles: [NetHandle; 2], names: [String; 2], pass: Pass<'_>) {
 
 fn furnished_part(handles: [NetHandle; 2], names: [String; 2], pass: Pass<'_>) {
     furnished(handles, &memory(), names.each_ref().map(String::as_str), pass);
+}
+
+fn several_part(handles: [NetHandle; 2], names: [String; 2], pass: Pass<'_>) {
+    several(handles, &memory(), names.each_ref().map(String::as_str), pass);
 }
 
 fn over_kernel_sockets(ips: [[u8; 4]; 2], sock: bool, part: Part) {
@@ -210,13 +214,13 @@ fn asked(ips: [[u8; 4]; 2], sock: bool) {
         assert!(matches!(a.ask(Call::EpPut(ep)), Err(AskError::Silent(_))));
         // Nodes that go down say so, and wake those who wait.
         drop(ends);
-        for h in [&a, &b] {
-            while let Some(heard) = h.wait(LONG) {
-                assert!(
-                    matches!(heard, Heard::Event(Event::State { state: TmState::Failed, .. })),
-                    "{heard:?}"
-                );
-            }
+        // A machine fails with its node, though nothing of it is queued and its thread calls nothing.
+        for (h, own) in [(&a, from), (&b, to)] {
+            let last: Vec<Heard> = std::iter::from_fn(|| h.wait(LONG)).collect();
+            assert!(
+                matches!(&last[..], [Heard::Event(Event::State { state: TmState::Failed, status: 108, tm, .. })] if *tm == own),
+                "{last:?}"
+            );
             assert!(h.ended());
             assert!(matches!(h.ask(Call::EpName(1, ep)), Err(AskError::Ended)));
         }
@@ -251,6 +255,12 @@ fn sock_over_queues() {
 #[test]
 fn lnet_over_queues() {
     over_queues(false, main_part);
+}
+
+#[test]
+fn messages_of_one_buffer_are_seen_with_their_events() {
+    over_kernel_sockets([[127, 47, 0, 15], [127, 47, 0, 16]], false, several_part);
+    over_queues(false, several_part);
 }
 
 #[test]
@@ -297,10 +307,14 @@ fn machines_of_a_domain_over_kernel_sockets() {
         let recv = Request::MsgRecv { min_size: 100, max_msgs: 1 };
         let room = || Memory::room(memory(), 100).unwrap();
         a.add(many[1], room(), recv.clone()).unwrap();
-        b.add(to, Memory::copy_of(memory(), b"to the second").unwrap(), Request::MsgSend { to: ep, len: 13 }).unwrap();
+        b.add(to, Memory::copy_of(memory(), b"to the second").unwrap(), Request::MsgSend { to: ep, len: 13 })
+            .unwrap();
         match a.wait(LONG) {
             Some(Heard::Event(Event::Buffer(e))) => {
-                assert_eq!((e.tm, e.parts().collect::<Vec<_>>().concat()), (many[1], b"to the second".to_vec()));
+                assert_eq!(
+                    (e.tm, e.parts().collect::<Vec<_>>().concat()),
+                    (many[1], b"to the second".to_vec())
+                );
                 assert!(matches!(a.ask(Call::EpPut(e.ep.unwrap())), Err(AskError::Silent(_))));
                 a.call(Call::EpPut(e.ep.unwrap())).unwrap();
             }
@@ -309,8 +323,14 @@ fn machines_of_a_domain_over_kernel_sockets() {
         // One stops, and its port is anybody's.
         a.call(Call::Stop(many[0], true)).unwrap();
         let stopped = a.wait(LONG);
-        assert!(matches!(&stopped, Some(Heard::Event(Event::State { state: TmState::Stopped, tm, .. })) if *tm == many[0]));
-        std::net::TcpListener::bind(SocketAddr::new(here, 9217)).unwrap();
+        assert!(
+            matches!(&stopped, Some(Heard::Event(Event::State { state: TmState::Stopped, tm, .. })) if *tm == many[0])
+        );
+        while let Err(e) = std::net::TcpListener::bind(SocketAddr::new(here, 9217)) {
+            // The node's turn, which said so, goes on.
+            assert_eq!(e.kind(), std::io::ErrorKind::AddrInUse);
+            std::thread::yield_now();
+        }
     });
 }
 
@@ -335,7 +355,8 @@ fn over_lcores(queues: u16, idle: u16, at: [u16; 2], part: Part) -> u64 {
         let plan = builder(ip, epoch, &now).lcores(lcores(count, queues, &mem)).plan().unwrap();
         let mut ports = ports.into_iter();
         for i in 0..count {
-            let own = ports.next().map(|p| plan.lcore(ShardId(i), stack(ip, p, 3 + u64::from(i), 512)).unwrap());
+            let own =
+                ports.next().map(|p| plan.lcore(ShardId(i), stack(ip, p, 3 + u64::from(i), 512)).unwrap());
             let mut shard = plan.meshed(ShardId(i), own, NoApp).unwrap();
             if i == home {
                 let (handle, app) = threaded(DEPTH);

@@ -3,14 +3,16 @@
 use std::sync::{Arc, Mutex};
 
 use transport::lnd::Config as NodeConfig;
-use transport::net::{BufEvent, BufId, Desc, Domain, Event, Memory, NetError, Queue, Request, Sock, TmId, TmState};
+use transport::net::{
+    BufEvent, BufId, Desc, Domain, Event, Memory, NetError, Provision, Queue, Request, Sock, TmId, TmState,
+};
 use transport::netsock::Config;
 use transport::node::{Input, Machine};
-use transport::testing::net::{Net, SEC};
+use transport::testing::net::{Cut, Net, SEC};
 use transport::testing::netsock::{addr, into, pages};
 use transport::wire::Nid;
 
-use super::world::{Carried, Shared, get};
+use super::world::{Carried, OverSock, Shared, World, get};
 
 const MS: u64 = SEC / 1000;
 const EADDRINUSE: i32 = 98;
@@ -33,6 +35,9 @@ fn node(net: &mut Net, n: u8) -> Node {
     net.nodes[node].machine = Machine::new(cfg).with(0, Box::new(Carried(d.clone()))).unwrap();
     Node { node, d }
 }
+
+/// The event of a buffer: its machine, its queue, the status, who it came from and the first byte.
+type End = (TmId, Queue, i32, Option<String>, Option<u8>);
 
 impl Node {
     fn with<R>(&self, net: &mut Net, f: impl FnOnce(&mut Domain<Sock>) -> R) -> R {
@@ -73,7 +78,10 @@ impl Node {
     fn listen(&self, net: &mut Net, tm: TmId) -> BufId {
         self.with(net, |d| {
             let b = d.register(Memory::Recv(into(100))).unwrap();
-            d.add(tm, b, &Request::MsgRecv { min_size: 100, max_msgs: 1 }, None).map_err(|u| u.why).unwrap().id
+            d.add(tm, b, &Request::MsgRecv { min_size: 100, max_msgs: 1 }, None)
+                .map_err(|u| u.why)
+                .unwrap()
+                .id
         })
     }
 
@@ -89,11 +97,14 @@ impl Node {
         });
     }
 
-    /// The events of buffers, which are deregistered: the machine, its queue, the status, who it came from and the first byte.
-    fn ends(&self, net: &mut Net) -> Vec<(TmId, Queue, i32, Option<String>, Option<u8>)> {
+    /// The events of buffers, which are deregistered.
+    fn ends(&self, net: &mut Net) -> Vec<End> {
         let mut out = Vec::new();
         while let Some(e) = { get(&self.d).event() } {
-            let Event::Buffer(BufEvent { tm, queue, status, ep, buffer: Some(b), offset, len, .. }) = e else { continue };
+            let Event::Buffer(BufEvent { tm, queue, status, ep, buffer: Some(b), offset, len, .. }) = e
+            else {
+                continue;
+            };
             let from = ep.map(|ep| get(&self.d).ep_name(ep).unwrap());
             let first = b.bytes(offset, len).next().and_then(|p| p.first().copied());
             get(&self.d).deregister(b).unwrap();
@@ -150,12 +161,17 @@ fn each_at_an_address_of_its_own_that_starts_and_stops_while_others_run() {
     a.listen(&mut net, *stopped);
     a.listen(&mut net, many[1].0);
     a.with(&mut net, |d| d.stop(*stopped, true)).unwrap();
+    assert_eq!(a.ends(&mut net).iter().map(|e| (e.0, e.2)).collect::<Vec<_>>(), [(*stopped, ECANCELED)]);
+    net.run(SEC / 10);
+    let last = a.events(&mut net);
+    assert!(
+        matches!(&last[..], [Event::State { tm, state: TmState::Stopped, .. }] if tm == stopped),
+        "{last:?}"
+    );
     b.send(&mut net, peer, name, 7);
     b.send(&mut net, peer, &many[1].1, 8);
     net.run(2 * SEC);
-    let ends = a.ends(&mut net);
-    assert_eq!(ends.iter().map(|e| (e.0, e.2)).collect::<Vec<_>>(), [(*stopped, ECANCELED), (many[1].0, 0)]);
-    assert_eq!(get(&a.d).state(*stopped), TmState::Stopped);
+    assert_eq!(a.ends(&mut net).iter().map(|e| (e.0, e.2)).collect::<Vec<_>>(), [(many[1].0, 0)]);
     let mut statuses: Vec<i32> = b.ends(&mut net).iter().map(|e| e.2).collect();
     statuses.sort_unstable();
     assert_eq!(statuses, [0, ETIMEDOUT]);
@@ -223,4 +239,46 @@ fn a_machine_whose_address_is_lost_fails_and_the_others_go_on() {
     assert_eq!(a.ends(&mut net).iter().map(|e| (e.0, e.2)).collect::<Vec<_>>(), [(other, 0)]);
     // Its address may be asked for again.
     assert!(a.start(&mut net, &at(1, 5001)).is_ok());
+}
+
+/// Both buffers of a machine are being filled by peers that stop in mid-message; a third peer's message takes one of its pool's,
+/// beyond the length of the queue.
+#[test]
+fn a_starved_machine_takes_buffers_of_its_pool() {
+    let mut w = World::<OverSock>::cold(4);
+    let pool = w.with(0, |d, _| d.pool(0, 0));
+    let provision = Provision { pool, min_size: 100, max_msgs: 1, min_queue: 2 };
+    w.with(0, |d, tm| d.attach_pool(tm, provision)).unwrap();
+    for _ in 0..5 {
+        let b = w.sink(0, 1 << 20);
+        w.pool_put(0, pool, b);
+    }
+    (0..4).for_each(|i| w.start(i));
+    let state = |w: &mut World<OverSock>| {
+        let pooled = w.with(0, |d, _| d.pool_len(pool)).unwrap();
+        (w.with(0, |d, tm| d.queue_len(tm, Queue::MsgRecv)), pooled)
+    };
+    assert_eq!(state(&mut w), (2, 3));
+    // Two peers say nothing more in the middle of their messages.
+    for i in [1, 2] {
+        w.msg_send(i, 0, (1 << 20, i as u64), None);
+        let link = w.net.links();
+        w.net.run_until(5 * SEC, |net| net.links() > link && net.arrived(link, 1) > 1000);
+        w.net.cut(link, Cut::Silence);
+    }
+    w.run(SEC / 100);
+    assert_eq!(state(&mut w), (2, 3), "the queue is as long as it should be");
+    w.msg_send(3, 0, (500, 9), None);
+    w.run(SEC / 10);
+    let got = w.take(0);
+    assert_eq!(
+        got.iter().map(|t| (t.status, t.bytes.len(), t.pool)).collect::<Vec<_>>(),
+        [(0, 500, Some(pool))]
+    );
+    // Two were added; one of them has its message.
+    assert_eq!(state(&mut w), (3, 1));
+    assert_eq!(get(&w.ends[0].d).xprt().stats().parked, 1);
+    w.run(10 * SEC);
+    w.del_all(0);
+    w.run(SEC);
 }
