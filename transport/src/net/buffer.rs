@@ -121,15 +121,15 @@ impl Buffer {
         &self.mem
     }
 
-    /// Its bytes from `offset`, `len` of them, in parts. Lent bytes of a message whose event was not the last are with that
-    /// event.
+    /// Its bytes from `offset`, `len` of them, in parts. For a thread, lent bytes of a message whose event was not the last are
+    /// with that event.
     pub fn bytes(&self, offset: u64, len: u64) -> impl Iterator<Item = &[u8]> {
         let before = self.gone.saturating_sub(offset);
         self.mem.range(offset.saturating_sub(self.gone), len.saturating_sub(before))
     }
 
-    /// Puts what came where it belongs; gives the bytes of a message that more may follow, as they came in: over memory of its
-    /// own they are there, too.
+    /// Puts what came where it belongs; gives the bytes of a message that more may follow, as they came in, where they are in
+    /// memory of the buffer's own, too.
     pub(super) fn store(&mut self, came: Came, offset: u64, more: bool) -> Option<Pieces> {
         match (&mut self.mem, came) {
             (_, Came::Nothing) => None,
@@ -144,10 +144,6 @@ impl Buffer {
                 }
                 more.then_some(pieces)
             }
-            (Memory::Recv(Sink::Lend { .. }), Came::Data(Data::Lent(pieces))) if more => {
-                self.gone += pieces.iter().map(|p| p.bytes().len() as u64).sum::<u64>();
-                Some(pieces)
-            }
             (Memory::Recv(Sink::Lend { pieces: kept, .. }), Came::Data(Data::Lent(mut pieces))) => {
                 kept.extend(pieces.drain().map(|p| match p {
                     RxPiece::Lent(l) => Piece::Lent(l),
@@ -157,6 +153,28 @@ impl Buffer {
             }
             (_, Came::Data(_)) => None,
         }
+    }
+
+    /// Takes out the lent bytes of the first message that is here, of `len` bytes; `None` where they are in memory of its own.
+    #[cfg(feature = "node")]
+    pub(super) fn take_first(&mut self, len: u64) -> Option<Pieces> {
+        let Memory::Recv(Sink::Lend { pieces: kept, .. }) = &mut self.mem else { return None };
+        let mut left = len;
+        let n = kept.iter().take_while(|p| {
+            let more = left > 0;
+            left = left.saturating_sub(p.bytes().len() as u64);
+            more
+        });
+        let n = n.count();
+        let mut view = Pieces::with_capacity(n);
+        for p in kept.drain(..n) {
+            view.push(match p {
+                Piece::Lent(l) => RxPiece::Lent(l),
+                Piece::Copied(c) => RxPiece::Copied(c),
+            });
+        }
+        self.gone += len;
+        Some(view)
     }
 
     /// Forgets what came: receive buffers that are lent go home.

@@ -359,7 +359,7 @@ impl Threaded {
 }
 
 impl<X: Xprt> NetApp<X> for Threaded {
-    fn event(&mut self, net: &mut Domain<X>, event: Event) {
+    fn event(&mut self, net: &mut Domain<X>, mut event: Event) {
         if self.gone() {
             if let Event::Buffer(e) = event
                 && let Some(b) = e.buffer
@@ -373,6 +373,9 @@ impl<X: Xprt> NetApp<X> for Threaded {
         {
             // The thread's own, since the event's goes with the next event.
             let _ = net.ep_get(ep);
+        }
+        if let Event::Buffer(e) = &mut event {
+            net.take_view(e);
         }
         self.brisk = net.now().saturating_add(BRISK_FOR);
         self.served.deliver(Heard::Event(event));

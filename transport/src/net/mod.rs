@@ -222,7 +222,8 @@ pub struct BufEvent {
 }
 
 impl BufEvent {
-    /// The bytes that came, in parts; a thread has them with the event, too, and without a copy of its own.
+    /// The bytes that came, in parts. A thread has them with each event; on the shard, those that are lent are in the buffer
+    /// while more events of it follow ([`Domain::queued`]).
     pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
         let lent = self.view.iter().flat_map(|v| v.iter().map(RxPiece::bytes));
         lent.chain(self.buffer.iter().flat_map(|b| b.bytes(self.offset, self.len)))

@@ -133,6 +133,17 @@ impl<X: Xprt> Domain<X> {
         }
     }
 
+    /// The lent bytes of an event that is not its buffer's last, for whoever cannot look into the buffer.
+    #[cfg(feature = "node")]
+    pub(super) fn take_view(&mut self, event: &mut BufEvent) {
+        if event.buffer.is_some() || event.view.is_some() {
+            return;
+        }
+        let Some(b) = self.bufs.get_mut(event.id.0) else { return };
+        let buffer = b.queued.as_mut().map(|q| &mut q.buffer).or(b.ended.as_mut());
+        event.view = buffer.and_then(|b| b.take_first(event.len));
+    }
+
     /// A buffer whose last event was not taken.
     pub fn queued(&self, id: BufId) -> Option<&Buffer> {
         let b = self.bufs.get(id.0)?;
