@@ -88,6 +88,15 @@ pub(crate) enum Source<'a> {
     Memory(&'a Block, u32, u32),
 }
 
+/// Where a PUT or a GET goes.
+pub(crate) struct To {
+    pub(crate) target: ProcessId,
+    /// The NID that it leaves from, if that is not LNet's choice.
+    pub(crate) from: Option<Nid>,
+    pub(crate) portal: u32,
+    pub(crate) match_bits: u64,
+}
+
 /// Place for bytes that come.
 pub(crate) enum Place<'a> {
     /// Memory, so many bytes of it.
@@ -182,17 +191,14 @@ impl Node {
         self.submit(tag, 0, |tag| Op::Ping { tag, target }).map(|_| ())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "LNet's own")]
     pub(crate) fn put(
         &self,
         tag: u64,
-        target: ProcessId,
-        from: Option<Nid>,
-        portal: u32,
-        match_bits: u64,
+        to: To,
         (offset, hdr_data, ack): (u32, u64, bool),
         source: &Source<'_>,
     ) -> Result<(), Error> {
+        let To { target, from, portal, match_bits } = to;
         portal_is(portal)?;
         let payload = self.payload(source)?;
         self.submit(tag, portal, |tag| Op::Put {
@@ -209,15 +215,8 @@ impl Node {
         Ok(())
     }
 
-    pub(crate) fn get(
-        &self,
-        tag: u64,
-        target: ProcessId,
-        from: Option<Nid>,
-        portal: u32,
-        match_bits: u64,
-        place: &Place<'_>,
-    ) -> Result<(), Error> {
+    pub(crate) fn get(&self, tag: u64, to: To, place: &Place<'_>) -> Result<(), Error> {
+        let To { target, from, portal, match_bits } = to;
         portal_is(portal)?;
         let sink = sink(place)?;
         self.submit(tag, portal, |tag| Op::Get { tag, target, from, portal, match_bits, sink })?;

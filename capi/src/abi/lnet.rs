@@ -9,7 +9,7 @@ use transport::wire::{Nid, ProcessId};
 use super::{Block, bytes, given, maybe, place, sized, text, write_text};
 use crate::error::{self, Error, guard, guard_void};
 use crate::event::Held;
-use crate::node::{Node, Place, Source};
+use crate::node::{Node, Place, Source, To};
 use crate::start::Options;
 use crate::types::{
     POLLND_ENTRY_DROP, POLLND_ENTRY_FILL, POLLND_ENTRY_GIVE, POLLND_ENTRY_LEND, POLLND_NO_ACK,
@@ -279,7 +279,8 @@ pub unsafe extern "C" fn pollnd_put(
             unsafe { (maybe(a.from, "from")?, source(a.bytes, a.memory, a.memory_offset, a.length)?) };
         let rest = (a.offset, a.hdr_data, a.flags & POLLND_WANT_ACK != 0);
         let from = from.map(pollnd_nid::nid);
-        node.node.put(tag, a.target.target(), from, a.portal, a.match_bits, rest, &source).map(|()| 0)
+        let to = To { target: a.target.target(), from, portal: a.portal, match_bits: a.match_bits };
+        node.node.put(tag, to, rest, &source).map(|()| 0)
     })
 }
 
@@ -298,7 +299,8 @@ pub unsafe extern "C" fn pollnd_get(
         let (from, memory) = unsafe { (maybe(a.from, "from")?, maybe(a.memory, "memory")?) };
         let place = memory.map_or(Place::Lend(a.length), |m| Place::Memory(&m.block, a.length));
         let from = from.map(pollnd_nid::nid);
-        node.node.get(tag, a.target.target(), from, a.portal, a.match_bits, &place).map(|()| 0)
+        let to = To { target: a.target.target(), from, portal: a.portal, match_bits: a.match_bits };
+        node.node.get(tag, to, &place).map(|()| 0)
     })
 }
 
