@@ -3,6 +3,7 @@
 use super::domain::Domain;
 use super::rows::Ep;
 use super::{EpId, NetError, TmId, TmState, Xprt};
+use crate::stream::DialError;
 use crate::stream::slab::Key;
 
 const GONE: NetError = NetError::Gone("an end-point");
@@ -25,6 +26,13 @@ impl<X: Xprt> Domain<X> {
     pub fn ep_get(&mut self, ep: EpId) -> Result<(), NetError> {
         self.eps.get_mut(ep.0).ok_or(GONE)?.refs += 1;
         Ok(())
+    }
+
+    /// The last dial to an end-point, which came to nothing; `None` where there is a connection, none was wanted, or the transport
+    /// tells so by the end of a buffer. What waits is dialled for again until its time is over.
+    pub fn unreached(&self, ep: EpId) -> Option<DialError> {
+        let e = self.eps.get(ep.0)?;
+        self.xprt.unreached(TmId(e.tm), &e.addr)
     }
 
     /// Gives a reference back. The machine's own on itself is not the caller's to give.

@@ -3,12 +3,16 @@
 
 use super::{Domain, Event, LnetXprt, Sock, Xprt};
 use crate::lnet;
+use crate::netsock::Notice;
 use crate::stream::{Action, Happened, Protocol};
 
 /// An application of a domain. It must not block.
 pub trait NetApp<X: Xprt> {
     /// Something happened. Any call may be made from here.
     fn event(&mut self, net: &mut Domain<X>, event: Event);
+
+    /// A packet was refused, of `all` so far, and its connection ends (netsock).
+    fn refused(&mut self, _notice: &Notice, _all: u64) {}
 
     /// Called whenever the shard does something for the domain.
     fn turn(&mut self, _net: &mut Domain<X>) {}
@@ -26,24 +30,12 @@ pub struct Host<X: Xprt, A> {
     pub net: Domain<X>,
     /// The application.
     pub app: A,
-    /// Until then no more refusals are told, in ns.
-    #[cfg(feature = "node")]
-    quiet: u64,
 }
-
-/// Time between two lines about refused packets, in ns: peers must not fill a disk.
-#[cfg(feature = "node")]
-const QUIET: u64 = 1_000_000_000;
 
 impl<X: Xprt, A: NetApp<X>> Host<X, A> {
     /// Both together.
     pub fn new(net: Domain<X>, app: A) -> Host<X, A> {
-        Host {
-            net,
-            app,
-            #[cfg(feature = "node")]
-            quiet: 0,
-        }
+        Host { net, app }
     }
 
     /// Time has come to `now`, in ns, or the transport was told something; gives the number of events that the application heard.
@@ -65,17 +57,12 @@ impl<X: Xprt, A: NetApp<X>> Host<X, A> {
     }
 }
 
-#[cfg(feature = "node")]
-impl<A> Host<Sock, A> {
-    /// Says which packets were refused.
-    fn tell(&mut self, now: u64) {
+impl<A: NetApp<Sock>> Host<Sock, A> {
+    /// Says which packets were refused. Whoever hears it is on the lcore, where nothing is logged.
+    fn tell(&mut self) {
         while let Some(n) = self.net.xprt_mut().notice() {
-            if now < self.quiet {
-                continue;
-            }
-            self.quiet = now.saturating_add(QUIET);
-            let refused = self.net.xprt().stats().refused;
-            tracing::warn!(peer = %n.remote, refused, "refused, and its connection ends: {}", n.why);
+            let all = self.net.xprt().stats().refused;
+            self.app.refused(&n, all);
         }
     }
 }
@@ -84,8 +71,7 @@ impl<A: NetApp<Sock>> Protocol for Host<Sock, A> {
     fn handle(&mut self, now: u64, happened: Happened<'_>) {
         self.net.xprt_mut().handle(now, happened);
         self.run(now);
-        #[cfg(feature = "node")]
-        self.tell(now);
+        self.tell();
     }
 
     fn act(&mut self) -> Option<Action> {

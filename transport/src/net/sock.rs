@@ -17,7 +17,9 @@ use crate::hash::OwnMap;
 use crate::netsock::{self, Completion, Config, Notice, Op, Stats, Tm, TmError, Unadded};
 use crate::stream::slab::{Key, Slab};
 use crate::stream::timers::Timers;
-use crate::stream::{Action, Close, ConnId, DialId, Happened, LendId, ListenError, Protocol, SendMsg};
+use crate::stream::{
+    Action, Close, ConnId, DialError, DialId, Happened, LendId, ListenError, Protocol, SendMsg,
+};
 use crate::wire::netsock::{Addr, BDESC_LEN, Bdesc, Name, errno};
 
 /// Bytes of a segment that RPC is told.
@@ -347,6 +349,10 @@ impl Xprt for Sock {
 
     fn buffers(&self) -> usize {
         self.machines().map(Tm::buffers).sum()
+    }
+
+    fn unreached(&self, tm: TmId, addr: &Addr) -> Option<DialError> {
+        self.machines.get(*self.by_tm.get(&tm)?)?.machine.unreached(addr)
     }
 
     fn said(&mut self) -> Option<Said<Addr, Token>> {

@@ -5,6 +5,7 @@ use std::hash::Hash;
 
 use super::{BufId, Desc, Memory, NetError, Sink, TmId};
 use crate::lnd::Data;
+use crate::stream::DialError;
 
 /// Limits of a transport, which a domain reads once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,6 +170,12 @@ pub trait Xprt {
     fn del(&mut self, now: u64, token: Self::Token);
     /// Time has come to this, in ns.
     fn turn(&mut self, now: u64);
+    /// The last dial of a machine's to an end-point, which came to nothing; `None` where there is a connection, or none was wanted. LNet tells the
+    /// same with an operation's end.
+    fn unreached(&self, _: TmId, _: &Self::Addr) -> Option<DialError> {
+        None
+    }
+
     /// When [`Xprt::turn`] has something to do, in ns.
     fn deadline(&self) -> Option<u64>;
     /// Buffers that it has: taken, and their end not said.

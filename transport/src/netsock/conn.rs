@@ -226,6 +226,11 @@ impl Conn {
         }
     }
 
+    /// Whether an end in order cuts no packet off, of either side.
+    pub(super) fn quiet(&self) -> bool {
+        self.current.is_none() && !self.rx.in_packet() && self.given_up == 0
+    }
+
     /// When it is to end, in ns, unless something comes before.
     pub(super) fn deadline(&self) -> u64 {
         self.rx.deadline.min(self.limit).min(self.ripe())

@@ -1,12 +1,15 @@
 //! Ends: of buffers, of connections, of the machine.
 
 use super::buffer::{BufEvent, BufState, Place};
-use super::conn::{ConnEvent, ConnState, RxEvent, RxState};
+use super::conn::{Conn, ConnEvent, ConnState, RxEvent, RxState};
 use super::peer::PeerEvent;
 use super::{Completion, Queue, Refusal, Tm};
 use crate::stream::slab::Key;
 use crate::stream::{Action, Close, CloseWhy, ConnId};
 use crate::wire::netsock::{Bdesc, errno};
+
+/// Time that a machine that goes down leaves its peers to close, in ns: those that are there do within a round trip.
+const CLOSES: u64 = super::SEC / 2;
 
 impl Tm {
     /// The end of a buffer is known, and only its pages are waited for.
@@ -124,7 +127,19 @@ impl Tm {
 
     /// Ends a connection if it is time: a doomed one, or one of which nothing came for too long.
     pub(super) fn look(&mut self, c: Key) {
-        let Some(conn) = self.conns.get(c).filter(|c| c.state != ConnState::Closing) else { return };
+        let Some(conn) = self.conns.get_mut(c) else { return };
+        if conn.state == ConnState::Closing {
+            // Going down, the peer had its time to close this connection.
+            match conn.limit {
+                u64::MAX => {}
+                at if at > self.now => self.conn_timers.by(self.now, c, at),
+                _ => {
+                    conn.limit = u64::MAX;
+                    self.actions.push_back(Action::Close(conn.id, Close::Abort));
+                }
+            }
+            return;
+        }
         let at = conn.deadline();
         if at > self.now {
             return self.conn_timers.by(self.now, c, at);
@@ -260,10 +275,22 @@ impl Tm {
         }
     }
 
+    /// Going down, a connection ends in order where no packet is cut off, so that the peer's last bytes are acknowledged with it:
+    /// a peer that is gone, or does not close, too, has a moment.
+    fn part(&mut self, c: Key) {
+        let quiet = self.conns.get(c).is_some_and(Conn::quiet);
+        self.close(c, if quiet { Close::Fin } else { Close::Abort }, errno::ECANCELED);
+        if let Some(conn) = self.conns.get_mut(c).filter(|c| c.limit == u64::MAX) {
+            conn.limit = self.now.saturating_add(CLOSES);
+            let at = conn.limit;
+            self.conn_timers.by(self.now, c, at);
+        }
+    }
+
     /// Gives up all buffers and connections.
     pub(super) fn end_all(&mut self) {
         for c in (0..self.conns.capacity()).filter_map(|i| self.conns.key_at(i)).collect::<Vec<_>>() {
-            self.close(c, Close::Abort, errno::ECANCELED);
+            self.part(c);
         }
         for b in (0..self.bufs.capacity()).filter_map(|i| self.bufs.key_at(i)).collect::<Vec<_>>() {
             self.give_up(b, errno::ECANCELED);

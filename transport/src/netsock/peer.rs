@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use fsm::Fsm;
 
 use super::list::List;
+use crate::stream::DialError;
 use crate::stream::slab::Key;
 use crate::wire::netsock::Addr;
 
@@ -65,6 +66,8 @@ pub(super) struct Peer {
     pub(super) failures: u32,
     /// When the last one did, in ns.
     pub(super) failed_at: u64,
+    /// Why the last dial failed, until one does not.
+    pub(super) why: Option<DialError>,
     /// In BACK_OFF: when to dial again, in ns.
     pub(super) again: u64,
 }
@@ -79,6 +82,7 @@ impl Peer {
             writers: List::EMPTY,
             failures: 0,
             failed_at: 0,
+            why: None,
             again: 0,
         }
     }

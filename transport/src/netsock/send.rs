@@ -6,7 +6,7 @@ use super::peer::{Peer, PeerEvent, PeerState};
 use super::{Queue, Refusal, Tm};
 use crate::stream::slab::Key;
 use crate::stream::{
-    Action, Close, ConnId, ConnInfo, DialId, DialSpec, InlineHdr, LendId, Pages, Progress, SendMsg,
+    Action, Close, ConnId, ConnInfo, DialError, DialId, DialSpec, InlineHdr, LendId, Pages, Progress, SendMsg,
 };
 use crate::wire::netsock::{Bdesc, PacketHdr, PacketType};
 
@@ -100,8 +100,11 @@ impl Tm {
         (state == PeerState::Dialling && buffer::name(p, p.generation.into()) == d.0).then_some(p)
     }
 
-    pub(super) fn dial_failed(&mut self, d: DialId) {
+    pub(super) fn dial_failed(&mut self, d: DialId, why: DialError) {
         if let Some(p) = self.dialled(d) {
+            if let Some(peer) = self.peers.get_mut(p) {
+                peer.why = Some(why);
+            }
             self.failed(p);
         }
     }
@@ -139,6 +142,7 @@ impl Tm {
         match peer.and_then(|p| self.peers.get_mut(p)) {
             Some(peer) => {
                 peer.state.apply(PeerEvent::Opened);
+                peer.why = None;
                 peer.conn = c;
                 self.pump(c);
             }

@@ -15,7 +15,7 @@ use super::{
 use crate::hash::OwnMap;
 use crate::stream::slab::{Key, Slab};
 use crate::stream::timers::Timers;
-use crate::stream::{Action, ConnId, Happened, LendId, Pages, Protocol};
+use crate::stream::{Action, ConnId, DialError, Happened, LendId, Pages, Protocol};
 use crate::wire::netsock::{Addr, Bdesc, Cookie, errno};
 
 /// Refusals that wait for [`Tm::notice`].
@@ -222,6 +222,11 @@ impl Tm {
         }
     }
 
+    /// The last dial to an address, which came to nothing; `None` where there is a connection, or none is wanted.
+    pub fn unreached(&self, addr: &Addr) -> Option<DialError> {
+        self.peers.get(*self.by_addr.get(addr)?)?.why
+    }
+
     /// Whether it goes down.
     pub fn is_down(&self) -> bool {
         self.down
@@ -305,7 +310,7 @@ impl Protocol for Tm {
         let of = |tm: &Tm, c: ConnId| tm.by_id.get(&c).copied();
         match happened {
             Happened::Opened(id, info) => self.opened(id, &info),
-            Happened::DialFailed(d, _) => self.dial_failed(d),
+            Happened::DialFailed(d, why) => self.dial_failed(d, why),
             Happened::Released(LendId(name)) => self.released(name),
             Happened::Progress(c, p) => {
                 if let Some(c) = of(self, c) {

@@ -236,6 +236,26 @@ pub enum DialError {
     Local,
 }
 
+impl DialError {
+    /// Linux's number of the error, positive.
+    pub fn errno(self) -> i32 {
+        const EIO: i32 = 5;
+        const EADDRNOTAVAIL: i32 = 99;
+        const ENETUNREACH: i32 = 101;
+        const ETIMEDOUT: i32 = 110;
+        const ECONNREFUSED: i32 = 111;
+        const EHOSTUNREACH: i32 = 113;
+        match self {
+            DialError::Refused => ECONNREFUSED,
+            DialError::TimedOut => ETIMEDOUT,
+            DialError::NoNeighbour | DialError::Unreachable => EHOSTUNREACH,
+            DialError::NoRoute => ENETUNREACH,
+            DialError::NoPort => EADDRNOTAVAIL,
+            DialError::Local => EIO,
+        }
+    }
+}
+
 /// Why there is no listening at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ListenError {

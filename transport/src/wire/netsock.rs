@@ -70,6 +70,8 @@ pub mod errno {
     pub const ECONNREFUSED: i32 = 111;
     /// The peer does not answer any more.
     pub const EHOSTUNREACH: i32 = 113;
+    /// No route leads there.
+    pub const ENETUNREACH: i32 = 101;
     /// No room for more.
     pub const ENOBUFS: i32 = 105;
     /// The transfer machine goes down.

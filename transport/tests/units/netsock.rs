@@ -3,7 +3,8 @@
 
 use std::net::SocketAddr;
 
-use transport::netsock::{AddError, Config, Op, Queue, Refusal};
+use transport::netsock::{AddError, Config, Op, Queue, Refusal, Tm};
+use transport::stream::{Action, Close, CloseWhy, ConnId, ConnInfo, Happened, Protocol, ShardId};
 use transport::testing::data::bytes;
 use transport::testing::net::{Net, SEC};
 use transport::testing::netsock::{End, TmNode, addr, into, pages};
@@ -647,7 +648,7 @@ fn a_machine_that_goes_down_ends_all_buffers() {
     net.raw_send(link, &put(desc.cookie, &[1; 100])[..200]);
     net.run(SEC);
     let now = net.now;
-    transport::stream::Protocol::shut_down(&mut *tm.tm(), now);
+    Protocol::shut_down(&mut *tm.tm(), now);
     net.input(tm.node, transport::node::Input::Timer);
     net.run(SEC);
     let statuses: Vec<i32> = tm.take().iter().map(|e| e.status).collect();
@@ -656,4 +657,36 @@ fn a_machine_that_goes_down_ends_all_buffers() {
     let e = tm.try_add(&mut net, Op::MsgRecv(into(1)), None, None).map_err(|u| u.why).err();
     assert_eq!(e, Some(AddError::Down));
     tm.assert_at_rest(&net);
+}
+
+/// Going down, a connection between packets ends in order: what came is acknowledged. A peer that does not close, too, has a moment.
+#[test]
+fn a_machine_that_goes_down_parts_in_order() {
+    let mut net = Net::new();
+    let (mut tm, mut raw) = (ours(&mut net), Raw::new(&mut net));
+    let tag = tm.msg_recv(&mut net, 100, None);
+    let link = raw.connect(&mut net, &tm);
+    net.raw_send(link, &put(Cookie::NONE, b"last"));
+    net.run(SEC / 10);
+    assert_eq!(tm.take(), [ok(tag, Queue::MsgRecv, Some(addr(1, THEIRS)), b"last")]);
+    let now = net.now;
+    Protocol::shut_down(&mut *tm.tm(), now);
+    net.input(tm.node, transport::node::Input::Timer);
+    net.run(SEC / 10);
+    assert_eq!(net.raw_ended(link), (true, false), "a FIN, no reset");
+    assert_eq!(tm.tm().gauges().conns, 0);
+    tm.assert_at_rest(&net);
+
+    let mut tm = Tm::new(Config::new(addr(2, PORT), 1)).unwrap();
+    let [remote, local] = [(1, THEIRS), (2, PORT)].map(|(n, port)| addr(n, port).dialled().unwrap());
+    let conn = ConnId { shard: ShardId(0), index: 7, generation: 1 };
+    tm.handle(0, Happened::Opened(conn, ConnInfo { remote, local, dial: None }));
+    tm.shut_down(SEC);
+    assert!(matches!(tm.act(), Some(Action::Close(c, Close::Fin)) if c == conn));
+    let at = tm.deadline().unwrap();
+    tm.timer(at);
+    assert!(at > SEC && matches!(tm.act(), Some(Action::Close(c, Close::Abort)) if c == conn));
+    assert!(tm.act().is_none() && tm.deadline().is_none());
+    tm.handle(at, Happened::Closed(conn, CloseWhy::Local));
+    assert_eq!(tm.gauges().conns, 0);
 }
