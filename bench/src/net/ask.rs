@@ -19,6 +19,23 @@ pub enum AskKind {
     Fetch,
     /// It is done, or has failed.
     Done,
+    /// Queue a passive receive, which the asker fills.
+    Take,
+    /// Queue a passive send, which the asker fetches.
+    Give,
+    /// The answer to those two: the descriptor.
+    Offer,
+}
+
+impl AskKind {
+    /// All of them, each at the place of its number, which counts from 1.
+    const ALL: [AskKind; 6] =
+        [AskKind::Fill, AskKind::Fetch, AskKind::Done, AskKind::Take, AskKind::Give, AskKind::Offer];
+
+    /// Whether the asker has the active part, by a descriptor that is given out.
+    pub(super) fn wants_offer(self) -> bool {
+        matches!(self, AskKind::Take | AskKind::Give)
+    }
 }
 
 /// A message about bulk.
@@ -36,7 +53,7 @@ pub struct Ask {
     pub seed: u64,
     /// Of an answer: 0, or a Linux error number; EBADMSG where bytes were wrong.
     pub status: u32,
-    /// The descriptor of the asker's buffer, with 48 bytes at most.
+    /// The descriptor of the passive buffer, with 48 bytes at most.
     pub desc: Option<Desc>,
 }
 
@@ -54,12 +71,7 @@ impl Ask {
         if word(b, 0)? != MAGIC {
             return None;
         }
-        let kind = match half(b, 8)? {
-            1 => AskKind::Fill,
-            2 => AskKind::Fetch,
-            3 => AskKind::Done,
-            _ => return None,
-        };
+        let kind = *AskKind::ALL.get((half(b, 8)? as usize).checked_sub(1)?)?;
         let desc = b.get(DESC..)?.get(..half(b, 44)? as usize)?;
         if desc.len() > ASK_LEN - DESC || b.len() < ASK_LEN {
             return None;
@@ -81,11 +93,7 @@ impl Ask {
         let desc = self.desc.as_ref().map_or(&[][..], Desc::bytes);
         let Some(room) = b.get_mut(DESC..DESC + desc.len()) else { return false };
         room.copy_from_slice(desc);
-        let kind: u32 = match self.kind {
-            AskKind::Fill => 1,
-            AskKind::Fetch => 2,
-            AskKind::Done => 3,
-        };
+        let kind = AskKind::ALL.iter().position(|k| *k == self.kind).map_or(0, |i| i as u32 + 1);
         let mut put = |at: usize, v: &[u8]| b[at..at + v.len()].copy_from_slice(v);
         put(0, &MAGIC.to_le_bytes());
         put(8, &kind.to_le_bytes());
@@ -114,13 +122,13 @@ mod tests {
             status: 90,
             desc: (desc > 0).then(|| Desc::new(&vec![7; desc]).unwrap()),
         };
-        for (kind, desc) in [(AskKind::Fill, 48), (AskKind::Fetch, 48), (AskKind::Done, 0)] {
+        for (kind, desc) in AskKind::ALL.into_iter().zip([48, 48, 0, 0, 0, 48]) {
             let (a, mut b) = (ask(kind, desc), [0; 120]);
             assert!(a.write(&mut b) && !a.write(&mut [0; ASK_LEN - 1]));
             assert_eq!(Ask::parse(&b), Some(a.clone()));
             assert_eq!(Ask::parse(&b[..ASK_LEN]), Some(a));
             assert_eq!(Ask::parse(&b[..ASK_LEN - 1]), None);
-            for (at, v) in [(0, 0), (8, 0), (8, 4), (44, 49), (47, 255)] {
+            for (at, v) in [(0, 0), (8, 0), (8, 7), (44, 49), (47, 255)] {
                 let mut bad = b;
                 bad[at] = v;
                 assert_eq!(Ask::parse(&bad), None, "{at}");

@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hugepages::{Backing, PageRunMut};
 use transport::net::{
-    Added, BufEvent, BufId, Buffer, Domain, EpId, Event, NetApp, Queue, Request, TmId, TmState, Unadded, Xprt,
+    BufEvent, BufId, Buffer, Desc, Domain, EpId, Event, NetApp, Queue, Request, TmId, TmState, Unadded, Xprt,
 };
+use transport::netsock::Notice;
+use transport::stream::DialError;
 use transport::wire::netsock::errno;
 
 use super::ask::WRONG;
@@ -40,10 +42,12 @@ struct Place {
     /// 0 while it is free.
     tag: u64,
     begun: u64,
-    /// The passive buffer, while it is not queued.
+    /// The buffer for bulk, while it is not queued.
     bulk: Option<Buffer>,
     /// Its name, while it is.
     queued: Option<BufId>,
+    /// The node's descriptor is waited for.
+    offer: bool,
     /// The answer is waited for.
     answer: bool,
 }
@@ -68,6 +72,8 @@ pub struct Client {
     /// Operations under way are given up.
     ending: bool,
     next: u64,
+    /// The last dial to the node came to nothing.
+    unreached: Option<DialError>,
 }
 
 impl Client {
@@ -87,6 +93,7 @@ impl Client {
             closing: false,
             ending: false,
             next: 0,
+            unreached: None,
             job,
         }
     }
@@ -119,17 +126,17 @@ impl Client {
             let size = self.job.size;
             let bulk = match self.job.work {
                 Work::Ping => None,
-                Work::ActiveSend => {
+                w if !w.writes() => {
                     let pages = || PageRunMut::new(self.backing.clone(), size as usize);
                     Some(net.register(room(self.job.intake, size, pages)?).map_err(|u| u.why.to_string())?)
                 }
-                Work::ActiveRecv => {
+                _ => {
                     let mut run = self.page_run(size)?;
                     fill(&mut run, 0, 0, size as usize);
                     Some(to_send(net, run, size).map_err(|e| e.to_string())?)
                 }
             };
-            self.places.push(Place { tag: 0, begun: 0, bulk, queued: None, answer: false });
+            self.places.push(Place { tag: 0, begun: 0, bulk, queued: None, offer: false, answer: false });
         }
         Ok(())
     }
@@ -154,7 +161,11 @@ impl Client {
         bump(&self.ctl.failed, 1);
         let to = &self.job.target;
         let (len, flight) = (self.message_len(), self.job.flight);
+        let dial = self.unreached.filter(|_| status == errno::ETIMEDOUT);
         let remedy = match status {
+            errno::ETIMEDOUT if dial.is_some() => {
+                "; look whether the host is up, and whether a filter drops connections to it".to_owned()
+            }
             errno::ETIMEDOUT if get(&self.ctl.completed) == 0 => format!(
                 "; is there a transfer machine, with buffers for messages of {len} bytes? Start one by `pollnd net node {to} \
                  --message {} --buffers {}`",
@@ -166,18 +177,22 @@ impl Client {
                 flight.max(NODE_BUFFERS)
             ),
             errno::ECONNRESET => "; look whether it still runs, or was started again".to_owned(),
-            errno::EHOSTUNREACH | errno::ECONNREFUSED => {
+            errno::ECONNREFUSED => {
                 format!("; is there a transfer machine? Start one by `pollnd net node {to}`")
+            }
+            errno::EHOSTUNREACH | errno::ENETUNREACH => {
+                "; look whether the host is up, at the address, and at the routes there and back".to_owned()
             }
             errno::EMSGSIZE => "; give a smaller --size, or the node a larger --bulk or --message".to_owned(),
             s if s == WRONG as i32 => "; the bytes were changed on their way, or in memory".to_owned(),
             _ => String::new(),
         };
-        self.ctl.fail(format!("{to}: {what}: {}{remedy}", words(status)));
+        let dial = dial.map_or_else(String::new, |d| format!("; {d}"));
+        self.ctl.fail(format!("{to}: {what}: {}{dial}{remedy}", words(status)));
         self.ending = true;
     }
 
-    fn refused(&mut self, u: &Unadded) {
+    fn not_queued(&mut self, u: &Unadded) {
         bump(&self.ctl.failed, 1);
         self.ctl.fail(format!("{}: {}", self.job.target, u.why));
         self.ending = true;
@@ -199,7 +214,7 @@ impl Client {
                 (p.tag, p.begun) = (tag, now);
             }
             if let Err(u) = self.begin(net, (tm, to), i, tag) {
-                self.refused(&u);
+                self.not_queued(&u);
                 let _ = net.deregister(u.buffer);
             }
         }
@@ -223,23 +238,27 @@ impl Client {
                 fill(&mut run, tag, 8, size as usize);
             }
         } else {
-            let Some(place) = self.places.get_mut(i) else { return Ok(()) };
-            let (kind, req) = match self.job.work {
-                Work::ActiveRecv => (AskKind::Fetch, Request::PassiveSend { len: size }),
-                _ => (AskKind::Fill, Request::PassiveRecv),
-            };
+            let (Some(place), work) = (self.places.get_mut(i), self.job.work) else { return Ok(()) };
             let mut bulk = place.bulk.take();
             if check
-                && kind == AskKind::Fetch
+                && work.writes()
                 && let Some(mut run) = bulk.take().and_then(|b| run_of(net, b))
             {
                 fill(&mut run, tag, 0, size as usize);
                 bulk = to_send(net, run, size).ok();
             }
             let Some(bulk) = bulk else { return Ok(()) };
-            let Added { id, desc } = net.add(tm, bulk, &req, until)?;
-            place.queued = Some(id);
-            place.answer = check && kind == AskKind::Fetch;
+            let mut desc = None;
+            if work.is_own() {
+                place.bulk = Some(bulk);
+            } else {
+                let req =
+                    if work.writes() { Request::PassiveSend { len: size } } else { Request::PassiveRecv };
+                let added = net.add(tm, bulk, &req, until)?;
+                (place.queued, desc) = (Some(added.id), added.desc);
+            }
+            (place.offer, place.answer) = (work.is_own(), check && work.writes());
+            let kind = work.ask();
             Ask { kind, check, tag, len: size, seed: tag, status: 0, desc }.write(run.bytes_mut());
         }
         let len = self.message_len();
@@ -263,7 +282,7 @@ impl Client {
     /// An operation has come to its good end, once its buffer and its answer are there.
     fn end(&mut self, now: u64, tag: u64) {
         let Some((i, p)) = self.place(tag) else { return };
-        if p.answer || p.queued.is_some() {
+        if p.offer || p.answer || p.queued.is_some() {
             return;
         }
         let took = now.saturating_sub(p.begun);
@@ -286,7 +305,7 @@ impl Client {
     fn message<X: Xprt>(&mut self, net: &mut Domain<X>, mut e: BufEvent) {
         let Some(buffer) = e.buffer.take() else { return };
         if e.status == 0 {
-            self.came(&buffer, &e);
+            self.came(net, &buffer, &e);
         }
         if net.state(e.tm) == TmState::Started {
             self.listen(net, e.tm, buffer);
@@ -295,10 +314,35 @@ impl Client {
         }
     }
 
-    fn came(&mut self, buffer: &Buffer, e: &BufEvent) {
+    /// The node's descriptor is here: the active part begins.
+    fn offered<X: Xprt>(&mut self, net: &mut Domain<X>, tm: TmId, tag: u64, desc: Desc) {
+        let (len, writes, timeout) = (self.job.size, self.job.work.writes(), self.job.timeout);
+        let Some((_, place)) = self.place(tag).filter(|(_, p)| p.offer) else { return };
+        let Some(bulk) = place.bulk.take() else { return };
+        place.offer = false;
+        let req = if writes { Request::ActiveSend { desc, len } } else { Request::ActiveRecv { desc } };
+        let until = (place.begun + timeout).max(net.now() + 1);
+        match net.add(tm, bulk, &req, Some(until)) {
+            Ok(added) => place.queued = Some(added.id),
+            Err(u) => {
+                self.not_queued(&u);
+                let _ = net.deregister(u.buffer);
+            }
+        }
+    }
+
+    fn came<X: Xprt>(&mut self, net: &mut Domain<X>, buffer: &Buffer, e: &BufEvent) {
         let front = buffer.bytes(e.offset, e.len).next().unwrap_or_default();
         if self.job.work != Work::Ping {
-            let Some(ask) = Ask::parse(front).filter(|a| a.kind == AskKind::Done) else { return };
+            let Some(ask) = Ask::parse(front) else { return };
+            if ask.kind == AskKind::Offer
+                && let Some(desc) = ask.desc
+            {
+                return self.offered(net, e.tm, ask.tag, desc);
+            }
+            if ask.kind != AskKind::Done {
+                return;
+            }
             let Some((_, place)) = self.place(ask.tag) else { return };
             place.answer = false;
             if ask.status == WRONG {
@@ -332,7 +376,7 @@ impl Client {
         self.end(e.time, tag);
     }
 
-    /// The end of a passive buffer.
+    /// The end of a buffer for bulk.
     fn bulk<X: Xprt>(&mut self, net: &mut Domain<X>, e: BufEvent) {
         let (Some(mut buffer), check) = (e.buffer, self.job.check) else { return };
         let Some(place) = self.places.iter_mut().find(|p| p.queued == Some(e.id)) else {
@@ -341,7 +385,8 @@ impl Client {
         };
         place.queued = None;
         let (tag, mut good) = (place.tag, true);
-        if e.queue == Queue::PassiveRecv {
+        let came = matches!(e.queue, Queue::PassiveRecv | Queue::ActiveRecv);
+        if came {
             let size = self.job.size;
             if e.status == 0 {
                 good = e.len == size && (!check || is_filled(buffer.bytes(e.offset, e.len), tag, size));
@@ -352,7 +397,7 @@ impl Client {
         place.bulk = Some(buffer);
         match e.status {
             0 => {
-                if check && e.queue == Queue::PassiveRecv {
+                if check && came {
                     bump(&self.ctl.checked, 1);
                 }
                 if !good {
@@ -369,6 +414,11 @@ impl Client {
     /// Ends what has waited too long: a message may be lost over LNet, or its answer never come.
     fn look<X: Xprt>(&mut self, net: &mut Domain<X>) {
         let (now, most) = (net.now(), self.job.timeout);
+        self.unreached = self.to.and_then(|to| net.unreached(to));
+        // A host that says no will say so again; one that says nothing may be slow.
+        if let Some(why) = self.unreached.filter(|d| *d != DialError::TimedOut && !self.ending) {
+            return self.fail(why.errno(), "no connection");
+        }
         if !self.ending && self.places.iter().any(|p| p.tag != 0 && now.saturating_sub(p.begun) > most) {
             let what = if self.job.work == Work::Ping { "a message came not back" } else { "bulk" };
             self.fail(errno::ETIMEDOUT, what);
@@ -404,6 +454,9 @@ impl<X: Xprt> NetApp<X> for Client {
                     Queue::MsgSend => {
                         let status = e.status;
                         self.runs.extend(e.buffer.and_then(|b| run_of(net, b)));
+                        if status != 0 {
+                            self.look(net);
+                        }
                         if status != 0 && !self.ending {
                             self.fail(status, "a message");
                         }
@@ -414,6 +467,10 @@ impl<X: Xprt> NetApp<X> for Client {
             }
             _ => {}
         }
+    }
+
+    fn refused(&mut self, notice: &Notice, all: u64) {
+        self.ctl.refused(*notice, all);
     }
 
     fn turn(&mut self, net: &mut Domain<X>) {

@@ -1,7 +1,8 @@
 //! Motr's net test on both transports of [`transport::net`]: a node that answers, and a client that measures.
 //!
 //! Ping: a message is sent, and comes back as it is. Bulk: the client has a passive buffer, and sends its descriptor in an
-//! [`Ask`]; the node fills or fetches it. docs/net.md has the messages, for peers that are other programs.
+//! [`Ask`]; the node fills or fetches it. Or the node has it, and sends its descriptor in answer to an [`Ask`]. docs/net.md has
+//! the messages, for peers that are other programs.
 
 mod ask;
 mod client;
@@ -17,6 +18,7 @@ use hdrhistogram::Histogram;
 use hugepages::{BackingError, LendOwner, PageRunMut, PageSlice};
 use serde::Serialize;
 use transport::net::{Buffer, Domain, Memory, NetError, RecvVec, Sink, Xprt};
+use transport::netsock::Notice;
 
 pub use self::ask::{ASK_LEN, Ask, AskKind};
 pub use self::client::Client;
@@ -42,6 +44,32 @@ pub enum Work {
     ActiveRecv,
     /// The node fills: its active send to the client's passive receive.
     ActiveSend,
+    /// The client fills: its active send to the node's passive receive.
+    OwnSend,
+    /// The client fetches: its active receive of the node's passive send.
+    OwnRecv,
+}
+
+impl Work {
+    /// Payload goes from the client to the node.
+    fn writes(self) -> bool {
+        matches!(self, Work::ActiveRecv | Work::OwnSend)
+    }
+
+    /// The client has the active part.
+    fn is_own(self) -> bool {
+        matches!(self, Work::OwnSend | Work::OwnRecv)
+    }
+
+    /// The ask for it.
+    fn ask(self) -> AskKind {
+        match self {
+            Work::ActiveRecv => AskKind::Fetch,
+            Work::OwnSend => AskKind::Take,
+            Work::OwnRecv => AskKind::Give,
+            Work::ActiveSend | Work::Ping => AskKind::Fill,
+        }
+    }
 }
 
 /// Payload that comes in.
@@ -118,6 +146,8 @@ pub struct NetCtl {
     error: Mutex<Option<String>>,
     /// The transfer machine's name, once it is up.
     name: Mutex<Option<String>>,
+    /// A packet that was refused, for whoever tells people.
+    refusal: Mutex<Option<(Notice, u64)>>,
 }
 
 impl Default for NetCtl {
@@ -140,6 +170,7 @@ impl Default for NetCtl {
             times: Mutex::new(times.unwrap_or_else(|_| unreachable!("histogram bounds"))),
             error: Mutex::new(None),
             name: Mutex::new(None),
+            refusal: Mutex::new(None),
         }
     }
 }
@@ -160,6 +191,18 @@ impl NetCtl {
     /// The transfer machine's name.
     pub fn name(&self) -> Option<String> {
         self.name.lock().ok().and_then(|n| n.clone())
+    }
+
+    /// A packet that was refused since this was asked last, the latest, and how many were refused in all.
+    pub fn refusal(&self) -> Option<(Notice, u64)> {
+        self.refusal.lock().ok().and_then(|mut r| r.take())
+    }
+
+    /// Keeps a refusal, unless somebody looks just now: nothing waits on a lcore.
+    fn refused(&self, notice: Notice, all: u64) {
+        if let Ok(mut r) = self.refusal.try_lock() {
+            *r = Some((notice, all));
+        }
     }
 
     fn came_up(&self, name: String) {

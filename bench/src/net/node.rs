@@ -8,6 +8,7 @@ use hugepages::{Backing, PageRunMut};
 use transport::net::{
     BufEvent, BufId, Buffer, Domain, EpId, Event, NetApp, Queue, Request, TmId, TmState, Xprt,
 };
+use transport::netsock::Notice;
 use transport::wire::netsock::errno;
 
 use super::ask::WRONG;
@@ -58,6 +59,8 @@ struct Answer {
     id: BufId,
     since: u64,
     len: u64,
+    /// The buffer whose descriptor it has.
+    offers: Option<BufId>,
 }
 
 /// The node's application.
@@ -68,6 +71,8 @@ pub struct Node {
     bulks: Vec<Bulk>,
     waiting: VecDeque<Asked>,
     answers: VecDeque<Answer>,
+    /// Runs for answers with descriptors, one for each buffer for bulk.
+    offers: Vec<PageRunMut>,
     /// Buffers that wait for messages.
     listening: usize,
     tm: Option<TmId>,
@@ -87,6 +92,7 @@ impl Node {
             bulks: Vec::new(),
             waiting: VecDeque::new(),
             answers: VecDeque::new(),
+            offers: Vec::new(),
             listening: 0,
             tm: None,
             own: None,
@@ -112,6 +118,7 @@ impl Node {
             let room = Some(net.register(mem).map_err(|u| u.why.to_string())?);
             let source = Some(to_send(net, run, size).map_err(|e| e.to_string())?);
             self.bulks.push(Bulk { room, source, at: None });
+            self.offers.push(self.page_run(ASK_LEN as u64).map_err(|e| e.to_string())?);
         }
         Ok(())
     }
@@ -142,7 +149,9 @@ impl Node {
     fn send<X: Xprt>(&mut self, net: &mut Domain<X>, (tm, to): (TmId, EpId), run: PageRunMut, len: u64) {
         let Ok(buffer) = to_send(net, run, len) else { return };
         match net.add(tm, buffer, &Request::MsgSend { to, len }, None) {
-            Ok(added) => self.answers.push_back(Answer { id: added.id, since: net.now(), len }),
+            Ok(added) => {
+                self.answers.push_back(Answer { id: added.id, since: net.now(), len, offers: None });
+            }
             Err(u) => {
                 bump(&self.ctl.failed, 1);
                 let run = run_of(net, u.buffer);
@@ -158,11 +167,13 @@ impl Node {
             now.saturating_sub(since)
                 > PATIENCE.saturating_add((bytes / SLOWEST).saturating_mul(1_000_000_000))
         };
-        if self.listening == 0 {
-            let bytes = self.answers.iter().map(|a| a.len).sum();
-            for a in self.answers.iter().filter(|a| late(a.since, bytes)) {
-                net.del(a.id);
-            }
+        let bytes = self.answers.iter().map(|a| a.len).sum();
+        let wanted = |a: &Answer| match a.offers {
+            Some(_) => !self.waiting.is_empty(),
+            None => self.listening == 0,
+        };
+        for a in self.answers.iter().filter(|a| wanted(a) && late(a.since, bytes)) {
+            net.del(a.id);
         }
         if self.waiting.is_empty() {
             return;
@@ -198,7 +209,7 @@ impl Node {
             return self.listen_again(net, e.tm, Some(run));
         };
         match ask {
-            Some(ask) if ask.kind != AskKind::Done && ask.desc.is_some() => {
+            Some(ask) if is_asked(&ask) => {
                 if net.ep_get(from).is_ok() {
                     self.waiting.push_back(Asked { ask, from, message: run });
                     self.serve(net, e.tm);
@@ -217,6 +228,7 @@ impl Node {
     /// Begins what waits, as long as there is memory for it.
     fn serve<X: Xprt>(&mut self, net: &mut Domain<X>, tm: TmId) {
         while let Some(i) = self.bulks.iter().position(|b| b.at.is_none())
+            && self.waiting.front().is_some_and(|a| !a.ask.kind.wants_offer() || !self.offers.is_empty())
             && let Some(asked) = self.waiting.pop_front()
         {
             if let Err((asked, status)) = self.begin(net, tm, i, asked) {
@@ -234,23 +246,28 @@ impl Node {
         asked: Asked,
     ) -> Result<(), (Asked, i32)> {
         let Ask { kind, check, len, seed, .. } = asked.ask;
-        let Some(desc) = asked.ask.desc.clone() else { return Err((asked, errno::EINVAL)) };
+        let desc = asked.ask.desc.clone();
         let Some(bulk) = self.bulks.get_mut(i) else { return Err((asked, errno::ENOBUFS)) };
-        let (buffer, req) = match kind {
-            AskKind::Fetch => (bulk.room.take(), Request::ActiveRecv { desc }),
-            _ => {
+        let (buffer, req) = match (kind, desc) {
+            (AskKind::Fetch, Some(desc)) => (bulk.room.take(), Request::ActiveRecv { desc }),
+            (AskKind::Take, _) => (bulk.room.take(), Request::PassiveRecv),
+            (_, desc) => {
                 let mut source = bulk.source.take();
                 if check && let Some(mut run) = source.take().and_then(|b| run_of(net, b)) {
                     let size = run.len() as u64;
                     fill(&mut run, seed, 0, len.min(size) as usize);
                     source = to_send(net, run, size).ok();
                 }
-                (source, Request::ActiveSend { desc, len })
+                (
+                    source,
+                    desc.filter(|_| kind == AskKind::Fill)
+                        .map_or(Request::PassiveSend { len }, |desc| Request::ActiveSend { desc, len }),
+                )
             }
         };
         let Some(buffer) = buffer else { return Err((asked, errno::ENOBUFS)) };
         let put_back = |bulk: &mut Bulk, b| match kind {
-            AskKind::Fetch => bulk.room = Some(b),
+            AskKind::Fetch | AskKind::Take => bulk.room = Some(b),
             _ => bulk.source = Some(b),
         };
         if len > buffer.size() {
@@ -259,7 +276,16 @@ impl Node {
         }
         match net.add(tm, buffer, &req, None) {
             Ok(added) => {
+                let (to, ask) = (asked.from, asked.ask.clone());
                 bulk.at = Some((added.id, net.now(), asked));
+                if let Some(desc) = added.desc {
+                    self.offer(
+                        net,
+                        (tm, to),
+                        added.id,
+                        &Ask { kind: AskKind::Offer, desc: Some(desc), ..ask },
+                    );
+                }
                 Ok(())
             }
             Err(u) => {
@@ -267,6 +293,43 @@ impl Node {
                 Err((asked, u.why.errno()))
             }
         }
+    }
+
+    /// Gives the descriptor of a passive buffer out.
+    fn offer<X: Xprt>(&mut self, net: &mut Domain<X>, (tm, to): (TmId, EpId), of: BufId, offer: &Ask) {
+        let Some(mut run) = self.offers.pop() else { return };
+        offer.write(run.bytes_mut());
+        let len = ASK_LEN as u64;
+        let Ok(buffer) = to_send(net, run, len) else { return };
+        match net.add(tm, buffer, &Request::MsgSend { to, len }, None) {
+            Ok(added) => {
+                self.answers.push_back(Answer { id: added.id, since: net.now(), len, offers: Some(of) });
+            }
+            Err(u) => {
+                self.offers.extend(run_of(net, u.buffer));
+                net.del(of);
+            }
+        }
+    }
+
+    /// An answer has gone, or has not.
+    fn sent<X: Xprt>(&mut self, net: &mut Domain<X>, e: BufEvent) {
+        // Most end in the order of their begin.
+        let at = self.answers.iter().position(|a| a.id == e.id);
+        let offers = at.and_then(|i| self.answers.remove(i)).and_then(|a| a.offers);
+        let run = e.buffer.and_then(|b| run_of(net, b));
+        if let Some(of) = offers {
+            self.offers.extend(run);
+            // Nobody knows of the buffer. Its end is the failure that counts.
+            if e.status != 0 {
+                net.del(of);
+            }
+            return self.serve(net, e.tm);
+        }
+        if e.status != 0 {
+            bump(&self.ctl.failed, 1);
+        }
+        self.listen_again(net, e.tm, run);
     }
 
     /// The end of a bulk operation.
@@ -278,7 +341,7 @@ impl Node {
         let Some((_, _, asked)) = bulk.at.take() else { return };
         // Nobody else cancels it but a machine that stops.
         let mut status = if e.status == errno::ECANCELED { errno::ETIMEDOUT } else { e.status };
-        if e.queue == Queue::ActiveRecv {
+        if matches!(e.queue, Queue::ActiveRecv | Queue::PassiveRecv) {
             if asked.ask.check && status == 0 {
                 bump(&self.ctl.checked, 1);
                 if !is_filled(buffer.bytes(e.offset, e.len), asked.ask.seed, asked.ask.len) {
@@ -306,7 +369,7 @@ impl Node {
         if status != 0 {
             bump(&self.ctl.failed, 1);
         }
-        let told = status == 0 && !(ask.check && ask.kind == AskKind::Fetch);
+        let told = status == 0 && !(ask.check && matches!(ask.kind, AskKind::Fetch | AskKind::Take));
         if told || net.state(tm) != TmState::Started {
             self.listen_again(net, tm, Some(run));
         } else {
@@ -315,6 +378,15 @@ impl Node {
             self.send(net, (tm, from), run, ASK_LEN as u64);
         }
         let _ = net.ep_put(from);
+    }
+}
+
+/// Whether a message asks for something, and says all that is needed.
+fn is_asked(ask: &Ask) -> bool {
+    match ask.kind {
+        AskKind::Fill | AskKind::Fetch => ask.desc.is_some(),
+        AskKind::Take | AskKind::Give => true,
+        AskKind::Done | AskKind::Offer => false,
     }
 }
 
@@ -337,21 +409,15 @@ impl<X: Xprt> NetApp<X> for Node {
             }
             Event::Buffer(e) => match e.queue {
                 Queue::MsgRecv => self.message(net, e),
-                Queue::MsgSend => {
-                    // Most end in the order of their begin.
-                    if let Some(i) = self.answers.iter().position(|a| a.id == e.id) {
-                        self.answers.remove(i);
-                    }
-                    if e.status != 0 {
-                        bump(&self.ctl.failed, 1);
-                    }
-                    let run = e.buffer.and_then(|b| run_of(net, b));
-                    self.listen_again(net, e.tm, run);
-                }
+                Queue::MsgSend => self.sent(net, e),
                 _ => self.bulk(net, e),
             },
             _ => {}
         }
+    }
+
+    fn refused(&mut self, notice: &Notice, all: u64) {
+        self.ctl.refused(*notice, all);
     }
 
     fn turn(&mut self, net: &mut Domain<X>) {

@@ -137,16 +137,20 @@ pub(crate) struct NetPingArgs {
 #[command(after_help = "Examples:
   pollnd net bulk inet:stream:10.0.0.1@7000                      the node fetches 1 MiB (its active receive), 8 at a time, 10 s
   pollnd net bulk inet:stream:10.0.0.1@7000 --read --check       the node fills buffers here (its active send)
+  pollnd net bulk inet:stream:10.0.0.1@7000 --active             this end fills buffers of the node's (its own active send)
 
 Exit code: 0 if all went well, 1 if not, 130 if it was interrupted.")]
 pub(crate) struct NetBulkArgs {
     /// Bytes of each transfer: a number, or one with k or M. Over LNet 1 MiB at most.
     #[arg(long, short, value_name = "BYTES", default_value = "1M", value_parser = size::<u32>(1..=64 << 20))]
     pub(crate) size: u32,
-    /// Moves payload from the node to here: active sends to passive receives.
+    /// Moves payload from the node to here: its active sends to passive receives.
     #[arg(long)]
     pub(crate) read: bool,
-    /// Moves payload from here to the node: active receives of passive sends (so it is if nothing is said).
+    /// Has the active part here, by descriptors that the node gives out: active sends, or with --read active receives.
+    #[arg(long)]
+    pub(crate) active: bool,
+    /// Moves payload from here to the node: its active receives of passive sends (so it is if nothing is said).
     #[arg(long, conflicts_with = "read")]
     pub(crate) write: bool,
     /// Copies bulk that comes into pages of its own instead of having receive buffers lent.

@@ -32,6 +32,8 @@ use crate::{FAILED, assemble, limits, out, running, settings, units};
 
 /// Longest wait for a transfer machine to come up, or to stop.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The same for one to stop that has failed: what it has under way need not end well.
+const BRIEF: Duration = Duration::from_millis(200);
 
 pub(crate) fn main(what: NetVerb) -> ExitCode {
     let status = match what {
@@ -93,6 +95,26 @@ fn start<A: NetApp<Sock> + NetApp<LnetXprt> + Send + 'static>(
     assemble::start(node, setup, Box::new(|_| Ok(Box::new(NoApp) as _)))
 }
 
+/// Time between two lines about refused packets: peers must not fill a disk.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Lines about packets that were refused.
+#[derive(Default)]
+struct Telling(Option<Instant>);
+
+impl Telling {
+    /// Tells of the latest, if it is time.
+    fn tell(&mut self, ctl: &NetCtl) {
+        if self.0.is_some_and(|t| t.elapsed() < QUIET) {
+            return;
+        }
+        if let Some((n, refused)) = ctl.refusal() {
+            tracing::warn!(peer = %n.remote, refused, "refused, and its connection ends: {}", n.why);
+            self.0 = Some(Instant::now());
+        }
+    }
+}
+
 fn get(n: &AtomicU64) -> u64 {
     n.load(Ordering::Relaxed)
 }
@@ -112,9 +134,11 @@ fn wait(node: &Node, most: Duration, is: impl Fn() -> bool) -> bool {
 /// Has the transfer machine stopped, then the node.
 fn stop(node: Node, ctl: &NetCtl, outcome: Result<(), String>) -> Result<(), String> {
     ctl.stop.store(true, Ordering::Relaxed);
-    let done = wait(&node, PATIENCE, || ctl.done.load(Ordering::Acquire));
+    // A message to a node that is gone is LNet's until it dials again, or goes down itself, as it does next.
+    let failed = ctl.first_error().is_some();
+    let done = wait(&node, if failed { BRIEF } else { PATIENCE }, || ctl.done.load(Ordering::Acquire));
     let late = || format!("the transfer machine did not stop within {} s", PATIENCE.as_secs());
-    let outcome = if done || node.stopped() { outcome } else { outcome.and_then(|()| Err(late())) };
+    let outcome = if done || failed || node.stopped() { outcome } else { outcome.and_then(|()| Err(late())) };
     let control = node.control();
     let down = node.stop().and_then(|ends| match ends.iter().all(|e| e.clean) {
         true => Ok(()),
@@ -159,7 +183,9 @@ fn node(mut a: NetNodeArgs) -> Result<(), String> {
         false => out::line(format_args!("{name} is up on {}, {}", node.describe(), place.xprt())),
     };
     let until = a.run_for.map(|s| Instant::now() + Duration::from_secs_f64(s));
+    let mut telling = Telling::default();
     while said.is_ok() && !node.stopped() && until.is_none_or(|t| Instant::now() < t) {
+        telling.tell(&ctl);
         std::thread::sleep(Duration::from_millis(20));
     }
     let ended = stop(node, &ctl, said);
@@ -206,7 +232,13 @@ fn job_of_ping(a: &NetPingArgs) -> Job {
 }
 
 fn job_of_bulk(a: &NetBulkArgs) -> Job {
-    job(if a.read { Work::ActiveSend } else { Work::ActiveRecv }, a.size, a.copy, &a.ask)
+    let work = match (a.read, a.active) {
+        (false, false) => Work::ActiveRecv,
+        (true, false) => Work::ActiveSend,
+        (false, true) => Work::OwnSend,
+        (true, true) => Work::OwnRecv,
+    };
+    job(work, a.size, a.copy, &a.ask)
 }
 
 /// Runs a test, and says how it went; the exit status.
@@ -216,6 +248,8 @@ fn test(job: &Job, mut a: NetAskArgs) -> Result<u8, String> {
             Work::Ping => "ping",
             Work::ActiveRecv => "active receive",
             Work::ActiveSend => "active send",
+            Work::OwnSend => "active send from here",
+            Work::OwnRecv => "active receive to here",
         },
         target: a.target.clone(),
         size: job.size,
@@ -272,7 +306,7 @@ fn measure(job: &Job, a: &mut NetAskArgs, sum: &mut Sum) -> Result<(), String> {
     (sum.carrier, sum.from) = (node.describe().to_owned(), here.name());
     let outcome = follow(&node, &ctl, a, sum);
     let ended = stop(node, &ctl, outcome);
-    // The first error stands first: to a node that is gone, the machine here may not stop in time, either.
+    // The first error stands first.
     let failed = ctl.first_error().filter(|_| !sum.interrupted);
     running::both(failed.map_or(Ok(()), Err), ended)
 }
@@ -282,7 +316,9 @@ fn follow(node: &Node, ctl: &NetCtl, a: &NetAskArgs, sum: &mut Sum) -> Result<()
     let shown = !a.out.json && std::io::stderr().is_terminal();
     let bar = if shown { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
     let (mut cpu, mut last) = (None, (Instant::now(), 0, 0));
+    let mut telling = Telling::default();
     loop {
+        telling.tell(ctl);
         // First: what is under way fails when the node goes down, and that is no error of its own.
         if node.stopped() {
             sum.interrupted = node.control().order() > transport::node::Order::Run;

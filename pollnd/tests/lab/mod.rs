@@ -124,6 +124,13 @@ impl Proc {
         out
     }
 
+    /// Waits for its end with this exit status, and for these words of it.
+    pub(crate) fn fails_with(mut self, code: i32, words: &[&str]) {
+        let (status, _, said) = self.end(LONG);
+        assert_eq!(status.code(), Some(code), "{said}");
+        words.iter().for_each(|w| assert!(said.contains(w), "{w:?} is not in {said}"));
+    }
+
     fn term(&self) {
         if let Some(p) = Pid::from_raw(self.child.id() as i32) {
             // Gone already: `end` shows how.
