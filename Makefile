@@ -4,7 +4,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build install-capi demo test vm bridges compat soak fuzz sanitize lint doc clean
+.PHONY: help deps build install install-capi deb deb-test demo test vm bridges compat soak fuzz sanitize lint doc clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,20 @@ build: ## build everything for speed
 	$(CARGO) build --release --workspace
 
 PREFIX ?= /usr/local
+install: ## the program, its service, a sample configuration, manual pages, completions, below DESTDIR and PREFIX (/usr/local unless told)
+	@scripts/deps
+	$(CARGO) build --release --package pollnd
+	@scripts/install "$(DESTDIR)" "$(PREFIX)"
+
+deb: ## a Debian package with all that, in target/deb
+	@scripts/deps deb
+	$(CARGO) build --release --package pollnd
+	@scripts/deb
+
+deb-test: deb ## install that package in a container with systemd, as root: run it, kill it, reload it, remove it
+	@scripts/deps deb-test
+	@scripts/deb test
+
 install-capi: ## the C library, its header and its pkg-config file, below DESTDIR and PREFIX (/usr/local unless told)
 	@scripts/deps
 	$(CARGO) build --release --package pollnd-capi

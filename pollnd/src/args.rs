@@ -88,6 +88,17 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     /// Measures what the documentation claims.
     Bench(BenchArgs),
+    /// Words for a shell to complete: where it looks for them is the shell's (`make install` knows it).
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Manual pages, a file for each command.
+    #[command(hide = true)]
+    Man {
+        /// Folder for them.
+        folder: PathBuf,
+    },
 }
 
 /// `pollnd demo`.

@@ -28,11 +28,13 @@ mod member;
 mod net;
 mod node;
 mod out;
+mod pages;
 #[cfg(feature = "dpdk")]
 mod pairs;
 mod ping;
 mod running;
 mod selftest;
+mod service;
 mod settings;
 mod signals;
 mod units;
@@ -91,6 +93,8 @@ fn main() -> ExitCode {
         Command::Selftest(a) => return selftest::main(*a),
         Command::Net(a) => return net::main(a.what),
         Command::Bench(a) => bench::main(&a.what),
+        Command::Completions { shell } => pages::completions(shell),
+        Command::Man { folder } => pages::man(&folder),
     };
     finish(done)
 }

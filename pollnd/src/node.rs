@@ -19,6 +19,7 @@ use crate::config::reload::Live;
 use crate::inspect::claim;
 use crate::inspect::seats::{DEPTH, Seats};
 use crate::running::{Role, Setup};
+use crate::service::Service;
 use crate::{logging, member, out, signals, units};
 
 pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
@@ -66,10 +67,13 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
     if let Err(e) = out::line(format_args!("{} is up on {}", nids.join(", "), node.describe())) {
         return node.stop_after(Err(e)).map(drop);
     }
+    let mut service = Service::up(&format!("{} on {}", nids.join(", "), node.describe()));
     let until = a.run_for.map(|s| Instant::now() + Duration::from_secs_f64(s));
     while !node.stopped() && until.is_none_or(|t| Instant::now() < t) {
+        service.look(node.front());
         std::thread::sleep(Duration::from_millis(20));
     }
+    service.down();
     let control = node.control();
     let ends = node.stop()?;
     let get = |c: &std::sync::atomic::AtomicU64| c.load(Ordering::Relaxed);

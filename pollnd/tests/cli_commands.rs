@@ -568,3 +568,70 @@ fn lnet_selftest_over_kernel_sockets() {
     let rows = v["rows"].as_array().unwrap();
     assert!(rows.len() == 8 && rows.iter().all(|r| r["median"]["per_s"].as_f64() > Some(0.0)), "{v}");
 }
+
+/// The words of sd_notify(3), as systemd would hear them: up, alive, going down.
+#[test]
+fn a_service_manager_is_told_when_a_node_is_up_alive_and_going_down() {
+    let test = "a_service_manager_is_told_when_a_node_is_up_alive_and_going_down";
+    if !can(test) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let heard = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    heard.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    let next = || {
+        let mut bytes = [0; 4096];
+        let n = heard.recv(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..n]).into_owned()
+    };
+    let ip = own_ip();
+    let mut c = pollnd(&["node", "--nid", &nid(ip)]);
+    c.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000").env_remove("WATCHDOG_PID");
+    let node = Proc::start(c).up();
+    let up = next();
+    assert!(up.contains("READY=1") && up.contains(&format!("STATUS={} on kernel sockets", nid(ip))), "{up:?}");
+    for _ in 0..3 {
+        assert_eq!(next().trim(), "WATCHDOG=1");
+    }
+    node.signal(Signal::TERM);
+    let down = std::iter::repeat_with(next).find(|w| w.trim() != "WATCHDOG=1");
+    assert_eq!(down.as_deref().map(str::trim), Some("STOPPING=1"));
+    node.end().good();
+}
+
+/// `make install` into a folder: the program runs there, the unit names files that are there, and words and pages are whole.
+#[test]
+fn an_installation_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_pollnd"));
+    let (target, profile) = (program.ancestors().nth(2).unwrap(), program.ancestors().nth(1).unwrap());
+    let mut c = Command::new(root.join("scripts/install"));
+    c.arg(dir.path()).arg("/usr").env("CARGO_TARGET_DIR", target).env("PROFILE", profile.file_name().unwrap());
+    let done = c.stdin(Stdio::null()).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    let read = |p: &str| std::fs::read_to_string(dir.path().join(p)).unwrap_or_else(|e| panic!("{p}: {e}"));
+    let unit = read("usr/lib/systemd/system/pollnd.service");
+    let starts = unit.lines().find_map(|l| l.strip_prefix("ExecStart=")).unwrap();
+    let words: Vec<_> = starts.split(' ').collect();
+    assert_eq!((words[1], words[2]), ("node", "--config"));
+    for file in [words[0], words[3]] {
+        assert!(dir.path().join(file.trim_start_matches('/')).exists(), "{file} of the unit");
+    }
+    // Each verb has its page, and each shell its words.
+    let help = String::from_utf8(pollnd(&["--help"]).output().unwrap().stdout).unwrap();
+    let verbs = help.split("Commands:\n").nth(1).unwrap().lines().take_while(|l| !l.is_empty());
+    let verbs: Vec<_> = verbs.filter_map(|l| l.split_whitespace().next()).filter(|v| *v != "help").collect();
+    assert!(verbs.len() > 10, "{verbs:?}");
+    let shells = ["bash-completion/completions/pollnd", "zsh/site-functions/_pollnd", "fish/vendor_completions.d/pollnd.fish"];
+    for verb in verbs {
+        assert!(dir.path().join(format!("usr/share/man/man1/pollnd-{verb}.1.gz")).exists(), "no page of {verb}");
+        assert!(shells.iter().all(|s| read(&format!("usr/share/{s}")).contains(verb)), "no words of {verb}");
+    }
+    // A configuration that its owner has changed stays.
+    std::fs::write(dir.path().join("etc/pollnd/pollnd.yaml"), "mine").unwrap();
+    assert!(c.output().unwrap().status.success());
+    assert_eq!(read("etc/pollnd/pollnd.yaml"), "mine");
+    assert!(read("etc/pollnd/pollnd.yaml.new").contains("net:"));
+}
