@@ -98,8 +98,9 @@ fn bindings(cflags: &[String]) -> Result<(), String> {
         "rte_(thread_register|thread_unregister|get_main_lcore|get_next_lcore|lcore_count|socket_id|lcore_to_socket_id)",
         "rte_(socket_count|socket_id_by_idx)",
         "rte_eal_(remote_launch|wait_lcore|mp_wait_lcore)",
-        "rte_eth_dev_(configure|start|stop|close|reset|info_get|get_port_by_name|get_name_by_port|set_mtu|get_mtu|set_link_up|set_link_down|socket_id|is_valid_port|count_avail|adjust_nb_rx_tx_desc|set_vlan_offload|rss_reta_query|rss_reta_update|tx_queue_stop|tx_queue_start|rx_queue_stop|rx_queue_start|callback_register|callback_unregister)",
+        "rte_eth_dev_(configure|start|stop|close|reset|info_get|get_port_by_name|get_name_by_port|set_mtu|get_mtu|set_link_up|set_link_down|socket_id|is_valid_port|count_avail|adjust_nb_rx_tx_desc|set_vlan_offload|rx_intr_ctl_q|rx_intr_enable|rx_intr_disable|rss_reta_query|rss_reta_update|tx_queue_stop|tx_queue_start|rx_queue_stop|rx_queue_start|callback_register|callback_unregister)",
         "rte_eth_(find_next|macaddr_get|stats_get|stats_reset|promiscuous_enable|promiscuous_get|allmulticast_enable|tx_done_cleanup|tx_queue_setup|rx_queue_setup|from_rings|iterator_init|iterator_next|iterator_cleanup)",
+        "rte_epoll_wait",
         "rte_(telemetry_register_cmd|tel_data_(start_dict|add_dict_string))",
     ];
     let types = ["shim_.*", "rte_eth_(conf|rxconf|txconf|dev_info|stats|rss_reta_entry64)"];
@@ -110,6 +111,7 @@ fn bindings(cflags: &[String]) -> Result<(), String> {
         "RTE_MEMZONE_IOVA_CONTIG",
         "RTE_MEMPOOL_CACHE_MAX_SIZE",
         "RTE_ETH_MQ_.*",
+        "RTE_(EPOLL_PER_THREAD|INTR_EVENT_ADD|INTR_EVENT_DEL)",
         "SOCKET_ID_ANY",
     ];
     let mut b = bindgen::Builder::default()

@@ -111,6 +111,6 @@ pub fn start_beside<C: App + 'static, S: App + 'static>(
         Ok(Box::new(with_all(node, protocols)?) as _)
     });
     let enter: Enter = Arc::new(|_| Ok(()));
-    let spin = node::IdlePolicy { spin: u32::MAX, yield_after: u32::MAX };
+    let spin = node::IdlePolicy::spins(u32::MAX, u32::MAX);
     Running::start(Threads::Two, spin, ctl, &enter, [client, server])
 }

@@ -165,7 +165,7 @@ impl Options<'_> {
                 Ok(shard) => {
                     drop(made);
                     // Its streams wait in the kernel.
-                    let idle = IdlePolicy { spin: u32::MAX, yield_after: u32::MAX };
+                    let idle = IdlePolicy::spins(u32::MAX, u32::MAX);
                     run(vec![Box::new(shard)], &ctl, idle);
                 }
                 Err(e) => drop(made.send(e)),

@@ -15,6 +15,9 @@ macro_rules! forward_port {
     (@ $i:ident reclaim) => {
         fn reclaim(&mut self, want: u32) -> $crate::pkt::Reclaimed { self.$i.reclaim(want) }
     };
+    (@ $i:ident nap) => {
+        fn nap(&mut self, nap: $crate::pkt::Nap) { self.$i.nap(nap) }
+    };
     (@ $i:ident home) => {
         fn home(&self) -> &hugepages::RxHome { self.$i.home() }
     };

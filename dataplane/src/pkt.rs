@@ -27,6 +27,7 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use hugepages::{BackingKind, Lent, PageRun, RxFrag, RxHome};
@@ -263,6 +264,8 @@ pub struct PortCounters {
     pub linearised: u64,
     /// `tx_alloc` calls that found no buffer.
     pub tx_nombuf: u64,
+    /// Times that the lcore slept, or was about to.
+    pub naps: u64,
 }
 
 impl PortCounters {
@@ -280,10 +283,20 @@ impl PortCounters {
             ("port_tx_attached", self.tx_attached),
             ("port_linearised", self.linearised),
             ("port_tx_nombuf", self.tx_nombuf),
+            ("port_naps", self.naps),
         ] {
             f(name, n);
         }
     }
+}
+
+/// Sleep of an lcore that has nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nap {
+    /// Longest time where nothing wakes the lcore.
+    pub short: Duration,
+    /// Longest time where a packet does.
+    pub long: Duration,
 }
 
 /// One receive and one transmit queue of a port, polled by one lcore.
@@ -303,6 +316,10 @@ pub trait Port {
     fn tx_burst(&mut self, q: &mut VecDeque<Self::Tx>) -> usize;
     /// Asks the driver to let go of sent buffers, `want` of them.
     fn reclaim(&mut self, want: u32) -> Reclaimed;
+    /// Sleeps until a packet comes, or for the time of the nap. It may return at once.
+    fn nap(&mut self, nap: Nap) {
+        std::thread::sleep(nap.short);
+    }
     /// The home of this port's receive buffers: drained each turn by whoever polls.
     fn home(&self) -> &RxHome;
     /// Receive memory: (bytes free, bytes in all).

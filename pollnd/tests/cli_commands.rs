@@ -590,7 +590,10 @@ fn a_service_manager_is_told_when_a_node_is_up_alive_and_going_down() {
     c.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000").env_remove("WATCHDOG_PID");
     let node = Proc::start(c).up();
     let up = next();
-    assert!(up.contains("READY=1") && up.contains(&format!("STATUS={} on kernel sockets", nid(ip))), "{up:?}");
+    assert!(
+        up.contains("READY=1") && up.contains(&format!("STATUS={} on kernel sockets", nid(ip))),
+        "{up:?}"
+    );
     for _ in 0..3 {
         assert_eq!(next().trim(), "WATCHDOG=1");
     }
@@ -608,7 +611,10 @@ fn an_installation_is_whole() {
     let program = std::path::Path::new(env!("CARGO_BIN_EXE_pollnd"));
     let (target, profile) = (program.ancestors().nth(2).unwrap(), program.ancestors().nth(1).unwrap());
     let mut c = Command::new(root.join("scripts/install"));
-    c.arg(dir.path()).arg("/usr").env("CARGO_TARGET_DIR", target).env("PROFILE", profile.file_name().unwrap());
+    c.arg(dir.path())
+        .arg("/usr")
+        .env("CARGO_TARGET_DIR", target)
+        .env("PROFILE", profile.file_name().unwrap());
     let done = c.stdin(Stdio::null()).output().unwrap();
     assert!(done.status.success(), "{done:?}");
     let read = |p: &str| std::fs::read_to_string(dir.path().join(p)).unwrap_or_else(|e| panic!("{p}: {e}"));
@@ -624,9 +630,16 @@ fn an_installation_is_whole() {
     let verbs = help.split("Commands:\n").nth(1).unwrap().lines().take_while(|l| !l.is_empty());
     let verbs: Vec<_> = verbs.filter_map(|l| l.split_whitespace().next()).filter(|v| *v != "help").collect();
     assert!(verbs.len() > 10, "{verbs:?}");
-    let shells = ["bash-completion/completions/pollnd", "zsh/site-functions/_pollnd", "fish/vendor_completions.d/pollnd.fish"];
+    let shells = [
+        "bash-completion/completions/pollnd",
+        "zsh/site-functions/_pollnd",
+        "fish/vendor_completions.d/pollnd.fish",
+    ];
     for verb in verbs {
-        assert!(dir.path().join(format!("usr/share/man/man1/pollnd-{verb}.1.gz")).exists(), "no page of {verb}");
+        assert!(
+            dir.path().join(format!("usr/share/man/man1/pollnd-{verb}.1.gz")).exists(),
+            "no page of {verb}"
+        );
         assert!(shells.iter().all(|s| read(&format!("usr/share/{s}")).contains(verb)), "no words of {verb}");
     }
     // A configuration that its owner has changed stays.

@@ -37,6 +37,7 @@ mod telemetry;
 mod trouble;
 mod tx;
 mod usage;
+mod wake;
 
 pub use backing::EalBacking;
 pub use bare::{BareEnd, BareError, BareLoad, BareReceiver, BareSender};

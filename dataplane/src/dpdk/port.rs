@@ -222,8 +222,19 @@ impl EthPort {
             conf.intr_conf.set_lsc(1);
         }
         let remedy = "the driver refuses this set of queues, MTU and offloads: look at its log line above";
-        // SAFETY: a configuration of plain data that the call copies.
-        let r = unsafe { sys::rte_eth_dev_configure(id, config.queues, config.queues, &conf) };
+        // Drivers have interrupts for the link or for queues, not both.
+        let mut interrupts = config.interrupts && conf.intr_conf.lsc() == 0;
+        conf.intr_conf.set_rxq(u32::from(interrupts));
+        let configure = |conf: &sys::rte_eth_conf| {
+            // SAFETY: a configuration of plain data that the call copies.
+            unsafe { sys::rte_eth_dev_configure(id, config.queues, config.queues, conf) }
+        };
+        let mut r = configure(&conf);
+        if r != 0 && interrupts {
+            interrupts = false;
+            conf.intr_conf.set_rxq(0);
+            r = configure(&conf);
+        }
         call(name, "rte_eth_dev_configure", r, remedy)?;
         let (mut rx_desc, mut tx_desc) = (config.rx_desc, config.tx_desc);
         // SAFETY: adjusts the two numbers to what the driver can do.
@@ -298,6 +309,7 @@ impl EthPort {
             id,
             caps,
             choice,
+            interrupts,
             gates: (0..queues).map(|_| GateCell::default()).collect(),
             link: AtomicBool::new(false),
             trouble: Trouble::default(),

@@ -29,6 +29,8 @@ pub struct PortConfig {
     pub promiscuous: bool,
     /// Take the port even if its kernel interface carries the default route.
     pub allow_default_route: bool,
+    /// Receive interrupts where the driver has them, for lcores that sleep ([`crate::pkt::Port::nap`]).
+    pub interrupts: bool,
     /// Use TSO although the driver does not advertise it (net_vhost made with `tso=1`).
     pub silent_tso: bool,
 }
@@ -46,6 +48,7 @@ impl Default for PortConfig {
             tx_bare: 8192,
             promiscuous: false,
             allow_default_route: false,
+            interrupts: false,
             silent_tso: false,
         }
     }

@@ -14,6 +14,8 @@ pub(crate) struct PortShared {
     pub id: u16,
     pub caps: PortCaps,
     pub choice: Choice,
+    /// The driver has receive interrupts, and was configured so.
+    pub interrupts: bool,
     pub gates: Vec<GateCell>,
     pub link: AtomicBool,
     pub trouble: Trouble,

@@ -19,7 +19,8 @@ use super::port_shared::PortShared;
 use super::resend::Fruitless;
 use super::rx::{EthRxPkt, HEAD_CONTIGUOUS, MBUF_OPS, RxCtx, copy_chain, is_cut, pull_up};
 use super::tx::{EthTxPkt, TxCtx};
-use crate::pkt::{Port, PortCaps, PortCounters, RX_BURST, Reclaimed, RxPkt, TxPkt};
+use super::wake::Wake;
+use crate::pkt::{Nap, Port, PortCaps, PortCounters, RX_BURST, Reclaimed, RxPkt, TxPkt};
 use crate::steer::Steering;
 
 /// Most packets handed to the driver at a time.
@@ -82,6 +83,7 @@ impl QueueSeed {
             rx_ask: RX_BURST,
             fruitless: Fruitless::default(),
             done_cleanup: true,
+            wake: Wake::new(self.shared.id, self.queue, self.shared.interrupts),
             shared: self.shared,
             _lcore: lcore.clone(),
         }
@@ -113,6 +115,7 @@ pub struct EthQueue {
     fruitless: Fruitless,
     /// The driver knows `rte_eth_tx_done_cleanup`, as far as we know.
     done_cleanup: bool,
+    wake: Wake,
     shared: Arc<PortShared>,
     // Last: what is above gives mbufs back, which takes an lcore.
     _lcore: PollLcore,
@@ -136,6 +139,7 @@ impl EthQueue {
     #[cold]
     fn answer(&self) {
         if self.gate().state() == Gate::Asked {
+            self.wake.let_go();
             self.gate().on(GateEvent::Yield);
         }
     }
@@ -143,6 +147,7 @@ impl EthQueue {
     /// Lets go of the queue until the port is started (again): what a burst does when the control thread has
     /// asked. For a thread that is both.
     pub fn park(&self) {
+        self.wake.let_go();
         self.gate().on(GateEvent::Yield);
     }
 
@@ -278,6 +283,7 @@ impl Port for EthQueue {
         let n = self.receive(self.rx_ask, out);
         if n > 0 {
             self.rx_ask = next_burst(n, (self.counters.rx_bytes - before) as usize);
+            self.wake.busy();
         }
     }
 
@@ -317,6 +323,15 @@ impl Port for EthQueue {
         match before - self.attachments_out().min(before) {
             0 => Reclaimed::Nudge,
             n => Reclaimed::Freed(n),
+        }
+    }
+
+    fn nap(&mut self, nap: Nap) {
+        if self.running() {
+            self.counters.naps += 1;
+            self.wake.nap(nap);
+        } else {
+            std::thread::sleep(nap.short);
         }
     }
 

@@ -48,12 +48,13 @@ use dataplane::pkt::Port;
 use tcpstack::{Listen, ListenError, Stack};
 
 use super::app::App;
+use super::idle::IdlePolicy;
 use super::inspect::{Inspect, Inspection, Mailbox};
 use super::lcore::LcoreStreams;
 use super::machine::BesideError;
 use super::mesh::{Mesh, Rings, relay_budget};
 use super::ports::{PORTS_MAX, Ports};
-use super::run::{Control, IdlePolicy, NodeEnd, Order, Turn, run};
+use super::run::{Control, NodeEnd, Order, Turn, run};
 use super::shard::{NotAlone, Shard};
 use super::sock::{self, SockConfig, SockError, SockStreams};
 use super::streams::Streams;
@@ -458,7 +459,7 @@ impl NodeBuilder {
             let shard = make().and_then(node).inspect_err(|_| ctl.give(Order::Drain))?;
             drop(made);
             // Its streams wait in the kernel.
-            Ok(run(vec![Box::new(shard)], &ctl, IdlePolicy { spin: u32::MAX, yield_after: u32::MAX }))
+            Ok(run(vec![Box::new(shard)], &ctl, IdlePolicy::spins(u32::MAX, u32::MAX)))
         };
         let thread = thread("polls", turn)?;
         // Nothing is ever sent: this ends with the sender.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_queue::ArrayQueue;
 use dataplane::clock::Clock;
 use dataplane::latefree::{LateAction, LateFree};
-use dataplane::pkt::{Port, Reclaimed};
+use dataplane::pkt::{Nap, Port, Reclaimed};
 use dataplane::tap::TapEnd;
 use hugepages::{LendSlab, Lent};
 use smallvec::SmallVec;
@@ -572,10 +572,12 @@ impl<P: Port> Streams for LcoreStreams<P> {
         if tells { Some(self.now) } else { self.stack.deadline() }
     }
 
-    fn wait(&mut self, _: Option<u64>) {
+    fn wait(&mut self, until: Option<u64>, nap: Option<Nap>) {
         // Nothing comes and nothing goes: a core that spins meanwhile is lost to others (field report L5).
         if !self.stack.port().link_up() {
             std::thread::sleep(LINK_DOWN_NAP);
+        } else if let Some(nap) = nap.and_then(|n| super::idle::cut(n, self.now, until)) {
+            self.stack.port_mut().nap(nap);
         }
     }
 

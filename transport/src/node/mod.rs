@@ -27,6 +27,8 @@ mod counters;
 #[cfg(feature = "node")]
 pub(crate) mod handover;
 #[cfg(feature = "node")]
+mod idle;
+#[cfg(feature = "node")]
 pub mod inspect;
 #[cfg(feature = "node")]
 pub mod lcore;
@@ -57,12 +59,13 @@ pub use builder::{BuildError, Lcores, NodeBuilder, Plan, Protocols, Running};
 #[cfg(feature = "node")]
 pub use counters::StreamCounters;
 #[cfg(feature = "node")]
+pub use idle::IdlePolicy;
+#[cfg(feature = "node")]
 pub use inspect::Inspect;
 pub use machine::{BesideError, CopyJob, Gauges, Input, Machine, Migrating, Output};
 #[cfg(feature = "node")]
 pub use ports::Ports;
-#[cfg(feature = "node")]
-pub use run::{Control, IdlePolicy, NodeEnd, Order, Turn, run};
+pub use run::{Control, NodeEnd, Order, Turn, run};
 #[cfg(feature = "node")]
 pub use shard::{NotAlone, Shard};
 #[cfg(feature = "node")]

@@ -8,6 +8,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use dataplane::pkt::Nap;
 use dataplane::tap::TapEnd;
 
 use super::counters::StreamCounters;
@@ -161,10 +162,10 @@ impl<S: Streams> Streams for Ports<S> {
         self.all.iter().filter_map(|m| m.streams.deadline()).min()
     }
 
-    fn wait(&mut self, until: Option<u64>) {
+    fn wait(&mut self, until: Option<u64>, nap: Option<Nap>) {
         // Whoever waits for one port does not hear of another.
         if let [only] = &mut self.all[..] {
-            only.streams.wait(until);
+            only.streams.wait(until, nap);
         }
     }
 

@@ -7,8 +7,11 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
+use dataplane::pkt::Nap;
+
 use super::app::App;
 use super::counters::StreamCounters;
+use super::idle::IdlePolicy;
 use super::inspect::Inspect;
 use super::shard::Shard;
 use super::streams::{Streams, Work};
@@ -35,8 +38,8 @@ pub trait Turn {
     fn shut_down(&mut self);
     /// See [`Shard::is_down`].
     fn is_down(&self) -> bool;
-    /// Waits for something to arrive, where streams can be waited for.
-    fn wait(&mut self);
+    /// Waits for something to arrive, where streams can be waited for; else for `nap`.
+    fn wait(&mut self, nap: Option<Nap>);
     /// Tells peers that it is over: nothing else is called after this.
     fn fail(&mut self);
     /// Counts.
@@ -53,8 +56,8 @@ impl<S: Streams + Inspect, A: App> Turn for Shard<S, A> {
     fn is_down(&self) -> bool {
         Shard::is_down(self)
     }
-    fn wait(&mut self) {
-        Shard::wait(self);
+    fn wait(&mut self, nap: Option<Nap>) {
+        Shard::wait(self, nap);
     }
     fn fail(&mut self) {
         self.abort_all();
@@ -136,40 +139,6 @@ impl Control {
     }
 }
 
-/// Way in which a polling thread passes the time while nothing arrives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IdlePolicy {
-    /// Idle turns in a row that spin flat out.
-    pub spin: u32,
-    /// Idle turns in a row after which the thread yields its core each time; between, it pauses a little.
-    pub yield_after: u32,
-}
-
-impl IdlePolicy {
-    /// The policy for a machine with `cores` cores and `polling` threads that poll: with a core for each they
-    /// spin, else they yield soon so that all make progress.
-    pub fn for_machine(cores: usize, polling: usize) -> IdlePolicy {
-        if cores > polling {
-            IdlePolicy { spin: 1000, yield_after: u32::MAX }
-        } else if cores == polling {
-            // The controlling thread and the driver's own threads need a share, too.
-            IdlePolicy { spin: 1000, yield_after: 20_000 }
-        } else {
-            IdlePolicy { spin: 0, yield_after: 1 }
-        }
-    }
-
-    fn pass(self, idle_in_a_row: u32) {
-        if idle_in_a_row >= self.yield_after {
-            std::thread::yield_now();
-        } else if idle_in_a_row >= self.spin {
-            (0..8).for_each(|_| std::hint::spin_loop());
-        } else {
-            std::hint::spin_loop();
-        }
-    }
-}
-
 /// Longest time for which a node that is down goes on receiving.
 const SETTLE: Duration = Duration::from_millis(200);
 
@@ -203,7 +172,7 @@ fn run_within(
             work = work.and(contained(slot, ctl, Work::Idle, |n| n.turn()));
         }
         turns[usize::from(work.is_busy())] += 1;
-        if (turns[0] + turns[1]).is_multiple_of(1024) {
+        if (turns[0] + turns[1]).is_multiple_of(1024) || quiet > idle.nap_after {
             ctl.idle_turns.fetch_add(std::mem::take(&mut turns[0]), Ordering::Relaxed);
             ctl.busy_turns.fetch_add(std::mem::take(&mut turns[1]), Ordering::Relaxed);
             if last_look.elapsed() >= PUBLISH {
@@ -237,10 +206,13 @@ fn run_within(
             }
         }
         if !work.is_busy() {
+            let nap = idle.nap(quiet).filter(|_| nodes.len() == 1);
             if let [only] = &mut nodes[..] {
-                contained(only, ctl, (), |n| n.wait());
+                contained(only, ctl, (), |n| n.wait(nap));
             }
-            idle.pass(quiet);
+            if nap.is_none() {
+                idle.pass(quiet);
+            }
         }
     }
     // A last look: what came home with the last turn is counted as home.
@@ -330,7 +302,7 @@ mod tests {
         fn is_down(&self) -> bool {
             self.down
         }
-        fn wait(&mut self) {}
+        fn wait(&mut self, _: Option<Nap>) {}
         fn fail(&mut self) {
             FAILED.set(FAILED.get() + 1);
             assert!(self.panic_at != 1, "while its peers are told, too");
@@ -345,7 +317,7 @@ mod tests {
         Box::new(Fake { turns: 0, panic_at, down: false, busy: false, deaf: false })
     }
 
-    const IDLE: IdlePolicy = IdlePolicy { spin: 0, yield_after: 0 };
+    const IDLE: IdlePolicy = IdlePolicy::spins(0, 0);
 
     #[test]
     fn a_panic_takes_down_its_own_node_and_the_others_drain() {
@@ -396,11 +368,5 @@ mod tests {
         ctl.give(Order::Drain);
         assert_eq!(ctl.order(), Order::Leave);
         assert_eq!(run(vec![fake(0)], &ctl, IDLE).len(), 1);
-    }
-
-    #[test]
-    fn a_machine_with_too_few_cores_yields() {
-        assert_eq!(IdlePolicy::for_machine(1, 2).yield_after, 1);
-        assert_eq!(IdlePolicy::for_machine(8, 2).yield_after, u32::MAX);
     }
 }

@@ -4,6 +4,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use dataplane::pkt::Nap;
+
 use super::app::{App, Ops};
 use super::balance::{Balancer, LoadView};
 use super::counters::StreamCounters;
@@ -415,11 +417,12 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
         [self.machine.deadline(), mesh, streams, app].into_iter().flatten().min()
     }
 
-    /// Waits for something to arrive, until the deadline at the latest. Where streams can only be polled it returns at once.
-    pub fn wait(&mut self) {
+    /// Waits for something to arrive, until the deadline at the latest. Where streams can only be polled it sleeps for `nap`, and
+    /// returns at once without one.
+    pub fn wait(&mut self, nap: Option<Nap>) {
         let until = self.deadline();
         if let Some(s) = self.outside.streams_mut() {
-            s.wait(until);
+            s.wait(until, nap);
         }
     }
 

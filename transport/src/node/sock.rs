@@ -16,6 +16,7 @@ use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use dataplane::pkt::Nap;
 use dataplane::tap::TapEnd;
 use hugepages::{HeapRxPool, LendSlab, Lent};
 use mio::net::TcpStream;
@@ -616,7 +617,7 @@ impl Streams for SockStreams {
         if pending { Some(0) } else { self.accepting.retry_at }
     }
 
-    fn wait(&mut self, until: Option<u64>) {
+    fn wait(&mut self, until: Option<u64>, _: Option<Nap>) {
         let timeout = match (self.cfg.idle, until) {
             (IdleMode::Spin, _) => Some(Duration::ZERO),
             (IdleMode::Block, None) => None,

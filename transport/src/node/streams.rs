@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use dataplane::pkt::Nap;
 use tcpstack::SiblingMsg;
 
 use crate::lnd::Tcp;
@@ -99,8 +100,9 @@ pub trait Streams {
     /// When [`Streams::turn`] wants to be called next if nothing arrives, in ns.
     fn deadline(&self) -> Option<u64>;
 
-    /// Waits for something to arrive, until `until` (ns) at the latest. Streams that can only be polled return at once.
-    fn wait(&mut self, until: Option<u64>);
+    /// Waits for something to arrive, until `until` (ns) at the latest. Streams that can only be polled sleep for `nap`, and
+    /// return at once without one.
+    fn wait(&mut self, until: Option<u64>, nap: Option<Nap>);
 
     /// Ends every stream at once, as far as peers can still be told, since nothing will be turned again.
     fn abort_all(&mut self);
