@@ -26,15 +26,25 @@ pub enum Traffic {
     Get = 6,
     /// Small PUTs, one operation in four a large PUT, one in sixteen an LNet ping; several at a time.
     Mixed = 7,
+    /// Small PUTs with ACK, one every 5 ms ([`SPARSE`]).
+    Sparse = 8,
 }
+
+/// Time between two messages of [`Traffic::Sparse`], in ns.
+pub const SPARSE: u64 = 5_000_000;
 
 /// In [`Traffic::Bulk`] one message in so many has its checksum verified, on every runtime alike.
 pub const SAMPLE: u64 = 64;
 
 impl Traffic {
+    /// Whether each operation's time is recorded.
+    pub(crate) fn is_timed(self) -> bool {
+        matches!(self, Traffic::Rtt | Traffic::Ping | Traffic::Rate | Traffic::Sparse)
+    }
+
     fn of(n: u8) -> Traffic {
-        use Traffic::{Bulk, BulkChecked, Get, Mixed, Ping, Quiet, Rate, Rtt};
-        [Quiet, Ping, BulkChecked, Bulk, Rtt, Rate, Get, Mixed]
+        use Traffic::{Bulk, BulkChecked, Get, Mixed, Ping, Quiet, Rate, Rtt, Sparse};
+        [Quiet, Ping, BulkChecked, Bulk, Rtt, Rate, Get, Mixed, Sparse]
             .into_iter()
             .find(|p| *p as u8 == n)
             .unwrap_or(Traffic::Quiet)

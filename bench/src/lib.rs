@@ -13,6 +13,7 @@ pub mod cpt;
 pub mod ctl;
 pub mod embryos;
 pub mod growth;
+pub mod idle;
 pub mod inmem;
 pub mod latency;
 #[cfg(feature = "dpdk")]

@@ -34,6 +34,8 @@ pub struct LinkConfig {
     pub tso: bool,
     /// Lendings of an lcore.
     pub lendings: usize,
+    /// Receive interrupts, for lcores that sleep.
+    pub interrupts: bool,
 }
 
 impl Default for LinkConfig {
@@ -46,6 +48,7 @@ impl Default for LinkConfig {
             mtu: 9000,
             tso: true,
             lendings: 4096,
+            interrupts: false,
         }
     }
 }
@@ -164,6 +167,7 @@ pub fn start_beside<C: App + 'static, S: App + 'static>(
 ) -> Result<Link, String> {
     let mut pair = PairConfig { tso: cfg.tso, ..PairConfig::default() };
     pair.port.mtu = cfg.mtu;
+    pair.port.interrupts = cfg.interrupts;
     let (mut vhost, mut virtio) = virtio_pair(eal, sockdir, &pair).map_err(|e| e.to_string())?;
     let seed =
         |p: &mut EthPort| p.take_queue(0).ok_or_else(|| format!("queue 0 of port {} is taken", p.name()));

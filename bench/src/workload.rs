@@ -11,7 +11,7 @@ use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::node::{App, Ops, Work};
 use transport::wire::{Nid, ProcessId};
 
-use crate::ctl::{Ctl, SAMPLE, Traffic, bump};
+use crate::ctl::{Ctl, SAMPLE, SPARSE, Traffic, bump};
 
 /// Portal of bulk PUTs that the server takes.
 pub const BULK_PORTAL: u32 = 40;
@@ -131,6 +131,9 @@ pub struct Client {
     /// Start of the first operation, in ns.
     since: Option<u64>,
     was: Traffic,
+    /// Time of the next sparse message, and of the latest turn, in ns.
+    next: u64,
+    now: u64,
     rtt: Histogram<u64>,
 }
 
@@ -168,6 +171,8 @@ impl Client {
             seq: 0,
             since: None,
             was: Traffic::Quiet,
+            next: 0,
+            now: 0,
             rtt: new_histogram(),
             target: ProcessId::lustre(target),
             cfg,
@@ -186,7 +191,7 @@ impl Client {
                 // In this order: who sees the count finds the bytes.
                 bump(&self.ctl.moved, bytes);
                 bump(&self.ctl.completed, 1);
-                if matches!(self.was, Traffic::Rtt | Traffic::Ping | Traffic::Rate) {
+                if self.was.is_timed() {
                     self.rtt.saturating_record(now.saturating_sub(t0).max(1));
                 }
             }
@@ -284,14 +289,21 @@ fn new_histogram() -> Histogram<u64> {
 }
 
 impl App for Client {
+    fn patience(&self) -> Option<u64> {
+        // An order is seen as soon as one that polls sees it; sparse messages are begun in their time.
+        let waits = self.was == Traffic::Sparse && self.out.count() == 0;
+        waits.then(|| self.next.saturating_sub(self.now))
+    }
+
     fn turn(&mut self, now: u64, ops: &mut Ops) -> Work {
+        self.now = now;
         let traffic = self.ctl.traffic();
         if traffic != self.was {
             // New traffic starts when the old has come to rest, so that each kind has its own figures.
             if self.out.count() > 0 {
                 return Work::Idle;
             }
-            if matches!(self.was, Traffic::Rtt | Traffic::Ping | Traffic::Rate)
+            if self.was.is_timed()
                 && let Ok(mut r) = self.ctl.rtt.lock()
             {
                 *r = Some(std::mem::replace(&mut self.rtt, new_histogram()));
@@ -305,13 +317,15 @@ impl App for Client {
                 }
                 return Work::Idle;
             }
-            Traffic::Ping | Traffic::Rtt => 1,
+            Traffic::Sparse if now < self.next => 0,
+            Traffic::Ping | Traffic::Rtt | Traffic::Sparse => 1,
             Traffic::Bulk | Traffic::BulkChecked | Traffic::Get | Traffic::Mixed => self.cfg.bulk_flight,
             Traffic::Rate => self.cfg.small_flight,
         };
         let mut n = 0;
         while self.out.count() < flight && !self.is_over(now) {
             n += 1;
+            self.next = now + SPARSE;
             match traffic {
                 Traffic::Ping => self.ping(now, ops),
                 Traffic::Get => self.get(now, ops),

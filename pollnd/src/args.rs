@@ -139,6 +139,17 @@ pub(crate) struct DoctorArgs {
     pub(crate) out: TextOut,
 }
 
+/// The time of polling lcores without work.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Idle {
+    /// They spin: the shortest round trips, and their CPUs for them alone.
+    Spin,
+    /// They yield their CPUs to whoever waits for them, and take them again.
+    Yield,
+    /// They sleep until a packet comes, where the driver has interrupts; else for 50 us, and up to 1 ms as nothing comes.
+    Sleep,
+}
+
 /// On or off.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Switch {
@@ -214,6 +225,9 @@ pub(crate) struct NodeArgs {
     /// A busy lcore gives peers, and copies of large messages, to an idle one of its CPU partition.
     #[arg(long, value_enum, default_value_t = Switch::On)]
     pub(crate) balance: Switch,
+    /// The time of lcores without work. Default: they spin where there are more CPUs than lcores, else they yield soon.
+    #[arg(long, value_enum)]
+    pub(crate) idle: Option<Idle>,
     /// Tunables from a file in the syntax of modprobe.d (options ksocklnd NAME=VALUE...), or from the *.conf files of
     /// a folder in the order of their names; of several files, later ones win.
     #[arg(long, value_name = "PATH")]
@@ -279,6 +293,7 @@ impl NodeArgs {
             ("--cpu-pattern", Use::Port, self.cpu_pattern.is_some()),
             ("--lcores", Use::Any, self.lcores != 1),
             ("--balance", Use::Any, self.balance != Switch::On),
+            ("--idle", Use::Port, self.idle.is_some()),
             ("--options", Use::Any, !self.options.is_empty()),
             ("--tunable", Use::Any, !self.tunable.is_empty()),
             ("--accept-port", Use::Any, self.accept_port.is_some()),
@@ -360,7 +375,7 @@ mod tests {
         let ids: Vec<_> = command.get_arguments().map(|a| a.get_id().as_str().to_owned()).collect();
         assert_eq!(ids, ask::OF_A_NODE[1..], "and nid");
         let words = "node --nid 1.2.3.4 --ni 1.2.3.6 --carrier dpdk --port a --vdev b --prefix 8 --gateway 1.2.3.5 --vlan 2 --mtu 1500 \
-                     --cpu-pattern N --lcores 2 --balance off --options f --tunable credits=9 --accept-port 999 --accept all \
+                     --cpu-pattern N --lcores 2 --balance off --idle sleep --options f --tunable credits=9 --accept-port 999 --accept all \
                      --peer-credits 9 --zc-min-payload 8192 --keepalive 1 --budget 1 --pcap p -- x";
         let c = Cli::try_parse_from(std::iter::once("pollnd").chain(words.split_whitespace())).unwrap();
         let Command::Node(n) = c.command else { panic!("not node") };

@@ -28,7 +28,7 @@ use transport::node::{
 };
 use transport::stream::ShardId;
 
-use crate::args::{NodeArgs, Switch};
+use crate::args::{Idle, NodeArgs, Switch};
 use crate::cpus;
 use crate::inspect::telemetry;
 use crate::keeper::{Duties, Keeper, speed};
@@ -296,7 +296,13 @@ pub(crate) fn start(
     let node = node.cores(cores.cpus().len()).lcores(of_node.clone());
     node.check().map_err(|e| e.to_string())?;
     let mtu = a.mtu.unwrap_or(1500);
-    let port_config = PortConfig { mtu, queues: a.lcores, fewer: true, ..PortConfig::default() };
+    let port_config = PortConfig {
+        mtu,
+        queues: a.lcores,
+        fewer: true,
+        interrupts: a.idle == Some(Idle::Sleep),
+        ..PortConfig::default()
+    };
     EthPort::check(&spec, &port_config).map_err(|e| e.to_string())?;
     vhost_socket(&spec)?;
     limits::descriptors_for_eal()?;
@@ -382,7 +388,12 @@ pub(crate) fn start(
         duplicates: Arc::default(),
     });
     telemetry::offer(&eal, &control, &front);
-    let idle = IdlePolicy::for_machine(cores.cpus().len(), lcores.len());
+    let idle = match a.idle {
+        None => IdlePolicy::for_machine(cores.cpus().len(), lcores.len()),
+        Some(Idle::Spin) => IdlePolicy::spins(u32::MAX, u32::MAX),
+        Some(Idle::Yield) => IdlePolicy::spins(0, 1),
+        Some(Idle::Sleep) => IdlePolicy::sleeps(lcores.len()),
+    };
     let mut seeds = (0..port.queues()).map(|q| port.take_queue(q)).collect::<Vec<_>>().into_iter();
     let mut make = Some(make);
     let (made, wait) = mpsc::channel::<()>();

@@ -1,11 +1,17 @@
 //! The log on standard error: what is logged, by the command line, by a variable, or by a node's configuration file.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::IsTerminal;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// The variable that says what is logged, in place of `-v`.
 const VARIABLE: &str = "POLLND_LOG";
@@ -45,6 +51,15 @@ fn variable(value: Option<OsString>) -> Result<Option<String>, String> {
     Ok(Some(text))
 }
 
+/// The journal, where standard error is one of systemd's: it has levels and areas as fields then (`journalctl -p warning
+/// TARGET=transport::node`).
+fn journal() -> Option<tracing_journald::Layer> {
+    let told = std::env::var("JOURNAL_STREAM").ok()?;
+    let stream = File::from(std::io::stderr().as_fd().try_clone_to_owned().ok()?).metadata().ok()?;
+    let same = told == format!("{}:{}", stream.dev(), stream.ino());
+    same.then(tracing_journald::layer)?.ok()
+}
+
 /// Begins the log; `verbose` is how often `-v` was given.
 ///
 /// # Errors
@@ -58,18 +73,17 @@ pub(crate) fn begin(verbose: u8) -> Result<(), String> {
     };
     let given = said.is_some() || verbose > 0;
     let first = said.unwrap_or_else(|| level.to_owned());
-    // Colours are for people: a file, or a journal, has the text alone.
+    let (filter, handle) = reload::Layer::new(filter(&first)?);
+    let journal = journal();
+    // Colours are for people: a file has the text alone.
     let colours =
         std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     // Where standard error cannot be written to, nobody is to be told of it there.
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter(&first)?)
-        .with_writer(std::io::stderr)
-        .with_ansi(colours)
-        .log_internal_errors(false)
-        .with_filter_reloading();
-    let handle = log.reload_handle();
-    log.init();
+    let text = journal.is_none().then(|| {
+        let text = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        text.with_ansi(colours).log_internal_errors(false)
+    });
+    tracing_subscriber::registry().with(filter).with(journal).with(text).init();
     let change = Box::new(move |f| handle.reload(f).map_err(|e| e.to_string()));
     let _ = LOG.set(Log { given, first, change });
     Ok(())

@@ -226,6 +226,12 @@ fn two_processes(nids: [&str; 2], more: &[&str]) {
     let up = start(&[&["node", "--nid", nids[1], "--vdev", &vhost], more].concat()).up();
     let me = ["--nid", nids[0], "--vdev", &virtio];
     run(&[&["ping", nids[1]], &me[..], more].concat()).good().says(&[nids[1], "time "]);
+    if more.contains(&"sleep") {
+        // By now it has been without work for longer than it takes to fall asleep.
+        let v = run(&["stats", "--json", "--node", &up.id().to_string()]).good().json();
+        let naps = v["lcores"][0]["counters"]["port_naps"].as_u64();
+        assert!(naps.is_some_and(|n| n > 0), "{v}");
+    }
     // A link that was down is up again for the next process.
     let json = ["-c", "50", "--json"];
     let put = run(&[&["put", nids[1]], &json[..], &me, more].concat()).good().json();
@@ -261,7 +267,10 @@ fn a_port_that_accepts_nobody_has_no_listener() {
 fn two_processes_over_ipv6() {
     two_processes(["fd09::1@tcp", "fd09::2@tcp"], &[]);
     // The gateway is nobody: neighbours are asked for themselves.
-    two_processes(["fd09::1@tcp", "fd09::2@tcp"], &["--prefix", "126", "--gateway", "fd09::3"]);
+    two_processes(
+        ["fd09::1@tcp", "fd09::2@tcp"],
+        &["--idle", "sleep", "--prefix", "126", "--gateway", "fd09::3"],
+    );
 }
 
 /// Packets that each lcore of the node with process number `id` received.

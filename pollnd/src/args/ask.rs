@@ -33,6 +33,7 @@ pub(super) const OF_A_NODE: &[&str] = &[
     "cpu_pattern",
     "lcores",
     "balance",
+    "idle",
     "options",
     "tunable",
     "accept_port",

@@ -3,6 +3,8 @@
 mod brw;
 mod cpt;
 mod growth;
+#[cfg(feature = "dpdk")]
+mod idle;
 mod latency;
 mod many;
 mod memory;
@@ -45,6 +47,9 @@ pub(crate) enum BenchWhat {
     Selftest(brw::SelftestArgs),
     /// Messages and bulk of Motr's network transport over netsock, between two nodes.
     Net(netsock::NetArgs),
+    /// Cost of lcores that spin, yield or sleep while nothing arrives, and of waking them.
+    #[cfg(feature = "dpdk")]
+    Idle(idle::IdleArgs),
     /// Gain of a second lcore when all bulk comes over one connection set.
     Cpt(cpt::CptArgs),
     /// Cost of the TCP stack by itself: Gbit a CPU-second, against memcpy and kernel TCP.
@@ -71,6 +76,8 @@ pub(crate) fn main(what: &BenchWhat) -> Result<(), String> {
         BenchWhat::Latency(a) => latency::main(a),
         BenchWhat::Selftest(a) => brw::main(a),
         BenchWhat::Net(a) => netsock::main(a),
+        #[cfg(feature = "dpdk")]
+        BenchWhat::Idle(a) => idle::main(a),
         BenchWhat::Cpt(a) => cpt::main(a),
         BenchWhat::Tcp(a) => tcp::main(a),
         BenchWhat::TcpSim(a) => tcp::simulated(a),

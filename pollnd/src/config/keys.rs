@@ -263,6 +263,14 @@ fn all() -> Vec<Key> {
         ),
         key(d, "cpu_pattern", Means::Option("cpu-pattern"), "", "Lustre's syntax", "CPUs of the lcores"),
         key(d, "balance", Means::OnOff("balance"), "on", "on, off", "busy lcores give work to idle ones"),
+        key(
+            d,
+            "idle",
+            Means::Option("idle"),
+            "",
+            "spin, yield, sleep",
+            "the time of lcores without work; unless told they spin where there are more CPUs than lcores, else they yield",
+        ),
         key(d, "mtu", Means::Option("mtu"), "1500", "576 to 9600 (bytes)", "the port's"),
         key(d, "vlan", Means::Option("vlan"), "", "1 to 4094 (VLAN id)", "of all packets"),
         key(

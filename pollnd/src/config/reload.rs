@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use clap::ValueEnum;
 use serde_json::{Value, json};
 use transport::lnd::Config;
 use transport::lnd::tunables::{ALL, Change, Tunable};
@@ -58,6 +59,7 @@ fn options(a: &ServeArgs, key: &Key) -> Vec<String> {
             "run-for" => a.run_for.map(|v| v.to_string()),
             "lcores" => Some(n.lcores.to_string()).filter(|_| n.lcores != 1),
             "cpu-pattern" => n.cpu_pattern.clone(),
+            "idle" => n.idle.and_then(|i| Some(i.to_possible_value()?.get_name().to_owned())),
             "mtu" => n.mtu.map(|v| v.to_string()),
             "vlan" => n.vlan.map(|v| v.to_string()),
             "prefix" => n.prefix.map(|v| v.to_string()),
