@@ -51,7 +51,7 @@ impl IdlePolicy {
     pub const fn sleeps(polling: usize) -> IdlePolicy {
         // A round trip on a fast network takes less than these turns: one that waits for an answer polls.
         let longest = if polling > 1 { AMONG } else { ALONE };
-        IdlePolicy { spin: 100, yield_after: 1000, nap_after: 5000, longest }
+        IdlePolicy { spin: 100, yield_after: u32::MAX, nap_after: 500, longest }
     }
 
     /// The sleep that is due after so many idle turns in a row.
@@ -94,10 +94,10 @@ mod tests {
     #[test]
     fn sleeps_grow_to_their_bound_and_end_at_the_deadline() {
         let p = IdlePolicy::sleeps(1);
-        assert_eq!(p.nap(4999), None);
+        assert_eq!(p.nap(499), None);
         let at = |n| p.nap(n).map(|n| n.short.as_micros());
         assert_eq!(
-            [5000, 5007, 5008, 5016, 5031, 5040, u32::MAX].map(at),
+            [500, 507, 508, 516, 531, 540, u32::MAX].map(at),
             [50, 50, 100, 200, 400, 1000, 1000].map(Some)
         );
         assert_eq!((IdlePolicy::sleeps(1).longest, IdlePolicy::sleeps(2).longest), (ALONE, AMONG));
