@@ -60,13 +60,13 @@ fn on_sockets(ip: IpAddr, sock: bool, app: Threaded) -> Box<dyn Turn> {
 fn turned(mut node: Box<dyn Turn>, down: &AtomicBool) {
     while !down.load(Ordering::Acquire) {
         if !node.turn().is_busy() {
-            node.wait();
+            node.wait(None);
         }
     }
     node.shut_down();
     while !node.is_down() {
         if !node.turn().is_busy() {
-            node.wait();
+            node.wait(None);
         }
     }
     let end = node.end();
