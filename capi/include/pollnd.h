@@ -307,8 +307,8 @@ struct pollnd_options {
     uint32_t mtu;
     // Polling lcores of a node on a port; 0: 1.
     uint32_t lcores;
-    // Motr's net contract over netsock (`pollnd_net_of`): the address that it listens at, "inet:stream:10.0.0.1@7011", of
-    // which one machine at a time can be started; NULL: none. A node on a port has one lcore then.
+    // Motr's net contract over netsock (`pollnd_net_of`): the address that it listens at, "inet:stream:10.0.0.1@7011", for a
+    // transfer machine; others listen at addresses of their own. NULL: none. A node on a port has one lcore then.
     const char *net_sock;
     // Memory of the EAL for `pollnd_memory_alloc`, in MiB, beside the port's own; 0: 64. Of the process's first node on a
     // port it counts.

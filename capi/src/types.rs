@@ -70,8 +70,8 @@ pub struct pollnd_options {
     pub mtu: u32,
     /// Polling lcores of a node on a port; 0: 1.
     pub lcores: u32,
-    /// Motr's net contract over netsock (`pollnd_net_of`): the address that it listens at, "inet:stream:10.0.0.1@7011", of
-    /// which one machine at a time can be started; NULL: none. A node on a port has one lcore then.
+    /// Motr's net contract over netsock (`pollnd_net_of`): the address that it listens at, "inet:stream:10.0.0.1@7011", for a
+    /// transfer machine; others listen at addresses of their own. NULL: none. A node on a port has one lcore then.
     pub net_sock: *const c_char,
     /// Memory of the EAL for `pollnd_memory_alloc`, in MiB, beside the port's own; 0: 64. Of the process's first node on a
     /// port it counts.

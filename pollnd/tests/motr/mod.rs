@@ -152,7 +152,7 @@ fn a_client_over_lnet_goes_down_though_its_node_hangs() {
     let client = start(&ping);
     proc::eventually("connection", || proc::connections(a) > 1);
     node.signal(Signal::STOP);
-    let end = client.end().failed(1, &["timed out", "--timeout"]);
+    let end = client.end().failed(1, &["timed out"]);
     assert!(!end.err.contains("did not stop"), "{end:?}");
     node.signal(Signal::CONT);
     node.stop().good();
