@@ -131,6 +131,8 @@ pub struct Net {
     pub buffers: usize,
     /// The TCP of raw ends acknowledges what it gets.
     pub raw_acks: bool,
+    /// Bytes for an end that its machine has closed are acknowledged and dropped, as by our own TCP; else reset, as by a kernel's.
+    pub discards: bool,
     /// Hand each receive buffer to the machine by itself.
     pub piecemeal: bool,
     /// Bytes that may be on their way to an end, or wait there, in each direction.
@@ -184,6 +186,7 @@ impl Net {
             chunk: 1448,
             buffers: 1 << 16,
             raw_acks: true,
+            discards: false,
             piecemeal: false,
             window: u64::MAX / 4,
             nic_hold: None,

@@ -66,6 +66,7 @@ impl World {
         };
         let mut net = Net::new();
         net.latency = r.pick(&[50_000, 300_000, 3_000_000]);
+        net.discards = r.chance(50);
         let calm = r.chance(60);
         let percent = r.pick(&[5, 20, 40]);
         net.loss = (!calm).then(|| (Rng(r.word()), percent));

@@ -122,6 +122,7 @@ impl<'a, S: Stack> Play<'a, S> {
         let mut r = Rng(seed);
         let mut net = Net::new();
         net.window = r.pick(&[3_000, 64_000, 1 << 30]);
+        net.discards = r.chance(50);
         net.chunk = r.pick(&[200, 1448, 9000]);
         if r.chance(50) {
             net.nic_hold = Some((Rng(seed ^ 7), SEC / 100));

@@ -86,6 +86,7 @@ fn among_us(seed: u64) {
     let mut rng = Rng(seed);
     let mut net = Net::new();
     net.window = rng.pick(&[3_000, 64_000, 1 << 30]);
+    net.discards = rng.chance(50);
     net.chunk = rng.pick(&[200, 1448, 9000]);
     if rng.chance(50) {
         net.nic_hold = Some((Rng(seed ^ 7), SEC / 100));

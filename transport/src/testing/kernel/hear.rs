@@ -214,7 +214,7 @@ impl Kernel {
     fn close(&mut self, net: &mut Net, n: usize) {
         self.conns[n].moves(Move::Close);
         if self.conns[n].buf.is_empty() {
-            net.raw_fin(self.conns[n].link);
+            net.raw_close(self.conns[n].link);
         } else {
             self.seen.lost += 1;
             net.raw_reset(self.conns[n].link);

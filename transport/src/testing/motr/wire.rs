@@ -66,7 +66,7 @@ impl Motr {
     fn hang_up(&mut self, net: &mut Net, l: usize) {
         let link = &mut self.links[l];
         if !std::mem::replace(&mut link.closed, true) && !net.raw_ended(link.number).1 {
-            net.raw_fin(link.number);
+            net.raw_close(link.number);
         }
         self.dropped(net, l);
     }

@@ -61,8 +61,10 @@ pub(super) struct End {
     pub(super) sent: u64,
     /// Of those, acknowledged.
     pub(super) acked: u64,
-    /// Bytes that came.
+    /// Bytes that came while the machine had not closed it.
     pub(super) arrived: u64,
+    /// Bytes that came after that and were acknowledged: an acknowledgement proves that TCP has bytes, not that anybody will.
+    pub(super) dropped: u64,
     /// When the last of what is on its way comes here, in ns.
     pub(super) comes: u64,
     /// Pushed and not transmitted: the window was shut.
@@ -73,6 +75,8 @@ pub(super) struct End {
     pub(super) fin: bool,
     /// Closed in order: a FIN follows the backlog.
     pub(super) ends: bool,
+    /// Of an end that is the test's own: its process has closed it.
+    pub(super) shut: bool,
     pub(super) state: Fsm<EndState>,
     /// Bytes pushed, for tests that look at the wire.
     pub(super) record: Vec<u8>,
@@ -88,11 +92,13 @@ impl End {
             sent: 0,
             acked: 0,
             arrived: 0,
+            dropped: 0,
             comes: 0,
             backlog: VecDeque::new(),
             leaves: 0,
             fin: false,
             ends: false,
+            shut: false,
             state: OPEN,
             record: Vec::new(),
         }
@@ -220,6 +226,9 @@ impl Net {
         }
         if self.resets(link, end) {
             return self.at(self.latency, Ev::Closed(link, 1 - end, CloseWhy::Reset));
+        }
+        if self.links[link][end].shut || self.links[link][end].closed() && node != usize::MAX {
+            return self.after_close(link, end, bytes.len());
         }
         if self.links[link][end].closed() || (node == usize::MAX && !self.raw_acks) {
             return;
@@ -384,5 +393,25 @@ impl Net {
     pub(super) fn close_in_order(&mut self, link: usize, end: usize) {
         self.links[link][end].ends = true;
         self.transmit(link, end);
+    }
+
+    /// Bytes have come to an end that its process has closed. Our own TCP acknowledges and drops them ([`Net::discards`]); a
+    /// kernel's forgets the connection and says so by a RST (RFC 9293 §3.6.1), and what it has not sent is lost.
+    fn after_close(&mut self, link: usize, end: usize, len: usize) {
+        let e = &mut self.links[link][end];
+        let own = e.node != usize::MAX;
+        if own && !self.nodes[e.node].alive {
+            return;
+        }
+        if own && self.discards {
+            e.dropped += len as u64;
+            let pos = e.arrived + e.dropped;
+            return self.at(self.latency, Ev::Ack(link, 1 - end, pos));
+        }
+        e.backlog.clear();
+        if own {
+            e.moves(EndEvent::Forget);
+        }
+        self.reset(link, 1 - end);
     }
 }

@@ -64,6 +64,13 @@ impl Net {
         self.at(delay, Ev::Fin(link, end));
     }
 
+    /// Ends the raw side of a connection as a process does that closes its socket: with FIN, and whatever comes later is reset.
+    pub fn raw_close(&mut self, link: usize) {
+        self.raw_fin(link);
+        let end = self.machine_end(link);
+        self.links[link][1 - end].shut = true;
+    }
+
     /// Ends a connection from the raw side with RST.
     pub fn raw_reset(&mut self, link: usize) {
         let end = self.machine_end(link);
@@ -76,7 +83,7 @@ impl Net {
         (&e.record, e.closed())
     }
 
-    /// Bytes that have come to an end of a connection.
+    /// Bytes that have come to an end of a connection while its process had not closed it.
     pub fn arrived(&self, link: usize, end: usize) -> u64 {
         self.links[link][end].arrived
     }
