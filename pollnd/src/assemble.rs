@@ -21,10 +21,14 @@ use crate::{cpus, iface, limits, settings, signals};
 /// # Errors
 /// A part that is missing, and the remedy.
 pub(crate) fn start(a: &NodeArgs, mut setup: Setup, make: MakeApp) -> Result<Node, String> {
+    let dpdk = a.port.is_some() || a.vdev.is_some();
+    let over_port = a.carrier.map_or(dpdk, |c| c == CarrierArg::Dpdk);
     let (at, make): (_, MakeParts) = match setup.instead.take() {
         None => (None, Box::new(move |b| Ok((make(b)?, Protocols::new())))),
         Some(Instead { at, make: protocol }) => {
-            (Some(at), Box::new(move |b| Ok((make(b)?, vec![(at.port(), protocol(b)?)]))))
+            // Over a port it has all lcores' queues listen, whichever it is on.
+            let own = if over_port { 0 } else { at.port() };
+            (Some(at), Box::new(move |b| Ok((make(b)?, vec![(own, protocol(b)?)]))))
         }
     };
     let control = Arc::new(Control::default());
@@ -33,7 +37,6 @@ pub(crate) fn start(a: &NodeArgs, mut setup: Setup, make: MakeApp) -> Result<Nod
         None => signals::watch(control.clone())?,
     }
     cpus::mention_quota(settings::on_port(a).then_some(a.lcores));
-    let dpdk = a.port.is_some() || a.vdev.is_some();
     settings::addresses(a)?;
     match a.carrier.unwrap_or(if dpdk { CarrierArg::Dpdk } else { CarrierArg::Sockets }) {
         CarrierArg::Sockets if dpdk => {

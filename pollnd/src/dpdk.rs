@@ -375,8 +375,9 @@ pub(crate) fn start(
     };
     let stack = stack_config(a, &config.tcp, ip, network);
     let mut node = NodeBuilder::of(config).clock(clock).inspection(front.clone()).lcores(of_node);
-    if let Some(at) = instead {
-        node = node.listen_at([at]);
+    if instead.is_some() {
+        // Its address is asked for by whoever stands instead of LNet.
+        node = node.listen_at([]);
     }
     let plan = Arc::new(Plan {
         node: node.plan().map_err(|e| e.to_string())?,

@@ -76,12 +76,6 @@ fn start<A: NetApp<Sock> + NetApp<LnetXprt> + Send + 'static>(
         });
         return assemble::start(node, Setup::new(role, claim), app);
     };
-    if node.lcores > 1 {
-        return Err(format!(
-            "--lcores {}: a transfer machine of netsock has one lcore, where all of its peers are; leave it out",
-            node.lcores
-        ));
-    }
     if !node.ni.is_empty() {
         return Err("--ni: a transfer machine of netsock has one address, and no LNet; leave it out".into());
     }
