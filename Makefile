@@ -68,6 +68,7 @@ MINUTES ?= 5
 fuzz: ## every fuzz target for five minutes, starting from its corpus; a failure prints how to repeat it
 	BOLERO_RANDOM_TEST_TIME_MS=$$(($(MINUTES) * 60000)) \
 	    $(CARGO) test --package pollnd-tcpstack --package pollnd-transport --no-fail-fast --test fuzz
+	BOLERO_RANDOM_TEST_TIME_MS=$$(($(MINUTES) * 60000)) $(CARGO) test --package pollnd --bin pollnd config::fuzz
 
 sanitize: ## memory errors: AddressSanitizer or valgrind over the crates with unsafe code; ten minutes
 	@scripts/sanitize

@@ -159,6 +159,17 @@ pub(crate) enum Switch {
     Off,
 }
 
+/// Use of a feature of a port.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Offload {
+    /// Where the port offers it.
+    Auto,
+    /// Always: a port without it is refused.
+    On,
+    /// Never.
+    Off,
+}
+
 /// Carrier of a node.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CarrierArg {
@@ -228,6 +239,21 @@ pub(crate) struct NodeArgs {
     /// The time of lcores without work. Default: they spin where there are more CPUs than lcores, else they yield soon.
     #[arg(long, value_enum)]
     pub(crate) idle: Option<Idle>,
+    /// Queues of the port that are used: 1 to --lcores. Default: as many as there are lcores, where the port has so many.
+    #[arg(long, value_parser = number::<u16>(1..=64))]
+    pub(crate) queues: Option<u16>,
+    /// TCP segmentation by the port: used where it is offered, needed, or left alone.
+    #[arg(long, value_enum, default_value_t = Offload::Auto)]
+    pub(crate) tso: Offload,
+    /// Checksums of what is sent, by the port; without them there is no TCP segmentation either.
+    #[arg(long, value_enum, default_value_t = Offload::Auto)]
+    pub(crate) tx_csum: Offload,
+    /// Checksums of what comes, by the port. Not off on a vhost port, whose other end may leave them out.
+    #[arg(long, value_enum, default_value_t = Offload::Auto)]
+    pub(crate) rx_csum: Offload,
+    /// Joining of segments that come, by the port.
+    #[arg(long, value_enum, default_value_t = Offload::Auto)]
+    pub(crate) lro: Offload,
     /// Tunables from a file in the syntax of modprobe.d (options ksocklnd NAME=VALUE...), or from the *.conf files of
     /// a folder in the order of their names; of several files, later ones win.
     #[arg(long, value_name = "PATH")]
@@ -294,6 +320,11 @@ impl NodeArgs {
             ("--lcores", Use::Any, self.lcores != 1),
             ("--balance", Use::Any, self.balance != Switch::On),
             ("--idle", Use::Port, self.idle.is_some()),
+            ("--queues", Use::Port, self.queues.is_some()),
+            ("--tso", Use::Port, self.tso != Offload::Auto),
+            ("--tx-csum", Use::Port, self.tx_csum != Offload::Auto),
+            ("--rx-csum", Use::Port, self.rx_csum != Offload::Auto),
+            ("--lro", Use::Port, self.lro != Offload::Auto),
             ("--options", Use::Any, !self.options.is_empty()),
             ("--tunable", Use::Any, !self.tunable.is_empty()),
             ("--accept-port", Use::Any, self.accept_port.is_some()),
@@ -375,7 +406,7 @@ mod tests {
         let ids: Vec<_> = command.get_arguments().map(|a| a.get_id().as_str().to_owned()).collect();
         assert_eq!(ids, ask::OF_A_NODE[1..], "and nid");
         let words = "node --nid 1.2.3.4 --ni 1.2.3.6 --carrier dpdk --port a --vdev b --prefix 8 --gateway 1.2.3.5 --vlan 2 --mtu 1500 \
-                     --cpu-pattern N --lcores 2 --balance off --idle sleep --options f --tunable credits=9 --accept-port 999 --accept all \
+                     --cpu-pattern N --lcores 2 --balance off --idle sleep --queues 2 --tso off --tx-csum on --rx-csum off --lro off --options f --tunable credits=9 --accept-port 999 --accept all \
                      --peer-credits 9 --zc-min-payload 8192 --keepalive 1 --budget 1 --pcap p -- x";
         let c = Cli::try_parse_from(std::iter::once("pollnd").chain(words.split_whitespace())).unwrap();
         let Command::Node(n) = c.command else { panic!("not node") };

@@ -14,7 +14,7 @@ use bench::link::this_lcore;
 use dataplane::capture::CapturePort;
 use dataplane::clock::Clock;
 use dataplane::cpt::Topology;
-use dataplane::dpdk::{Eal, EalBacking, EalConfig, EthPort, PortConfig, PortSpec, QueueSeed};
+use dataplane::dpdk::{Eal, EalBacking, EalConfig, EthPort, Offloads, PortConfig, PortSpec, QueueSeed, Want};
 use dataplane::lcore::{self, Lcore};
 use dataplane::pkt::Port;
 use hugepages::{Backing, LendSlab};
@@ -28,7 +28,7 @@ use transport::node::{
 };
 use transport::stream::ShardId;
 
-use crate::args::{Idle, NodeArgs, Switch};
+use crate::args::{Idle, NodeArgs, Offload, Switch};
 use crate::cpus;
 use crate::inspect::telemetry;
 use crate::keeper::{Duties, Keeper, speed};
@@ -150,6 +150,14 @@ fn kernel_answers(spec: &PortSpec, ip: IpAddr, owner: Option<(String, u8)>) -> O
 /// Memory that the port's pools and the applications' pages take, in MiB.
 fn memory_mb(c: &PortConfig) -> u32 {
     u32::try_from((c.pool_bytes() >> 20) + PAGES_MB).unwrap_or(u32::MAX)
+}
+
+fn want(o: Offload) -> Want {
+    match o {
+        Offload::Auto => Want::Auto,
+        Offload::On => Want::On,
+        Offload::Off => Want::Off,
+    }
 }
 
 /// Lcores of the node, from the pattern and the number asked for, near the port.
@@ -290,19 +298,18 @@ pub(crate) fn start(
     let of_node = Lcores {
         cpts: lcores.iter().map(|l| l.cpt).collect(),
         balanced: a.balance == Switch::On,
+        queues: a.queues.unwrap_or(a.lcores),
         ..Lcores::new(a.lcores, 0, 0)
     };
     let node = a.ni.iter().fold(NodeBuilder::new(a.nid), |n, ni| n.also(*ni));
     let node = node.cores(cores.cpus().len()).lcores(of_node.clone());
     node.check().map_err(|e| e.to_string())?;
     let mtu = a.mtu.unwrap_or(1500);
-    let port_config = PortConfig {
-        mtu,
-        queues: a.lcores,
-        fewer: true,
-        interrupts: a.idle == Some(Idle::Sleep),
-        ..PortConfig::default()
-    };
+    let offloads =
+        Offloads { tso: want(a.tso), tx_csum: want(a.tx_csum), rx_csum: want(a.rx_csum), lro: want(a.lro) };
+    let queues = a.queues.unwrap_or(a.lcores);
+    let interrupts = a.idle == Some(Idle::Sleep);
+    let port_config = PortConfig { mtu, queues, fewer: true, interrupts, offloads, ..PortConfig::default() };
     EthPort::check(&spec, &port_config).map_err(|e| e.to_string())?;
     vhost_socket(&spec)?;
     limits::descriptors_for_eal()?;

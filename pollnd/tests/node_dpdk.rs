@@ -251,6 +251,69 @@ fn two_processes_over_a_vhost_link() {
     two_processes(["10.9.0.1@tcp", "10.9.0.2@tcp"], &[]);
 }
 
+/// A node whose port is a file's: what the file says of it is so, and stays so while it runs.
+#[test]
+fn a_port_by_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (vhost, virtio) = vhost(dir.path());
+    let path = dir.path().join("pollnd.yaml").display().to_string();
+    let put = |mtu: u16, keepalive: u16| {
+        let text = format!(
+            "net: [{{net type: tcp, local NI(s): [{{nid: 10.9.0.2@tcp, lnd tunables: {{keepalive: {keepalive}}}}}]}}]\n\
+             dpdk:\n  device: \"{vhost}\"\n  mtu: {mtu}\n  queues: 1\n  lro: off\n  eal: [--no-huge]\n\
+             telemetry: {{dpdk: false}}\n"
+        );
+        std::fs::write(&path, text).unwrap();
+    };
+    put(4000, 20);
+    run(&["config", "check", &path]).good();
+    let up = start(&["node", "--config", &path]).up();
+    let folder = format!("/var/run/dpdk/pollnd-{}", up.id());
+    assert!(!Path::new(&folder).join("dpdk_telemetry.v2").exists());
+    let me = [
+        "--nid",
+        "10.9.0.1@tcp",
+        "--vdev",
+        &virtio,
+        "--mtu",
+        "4000",
+        "--tso",
+        "off",
+        "--json",
+        "--",
+        "--no-huge",
+    ];
+    let moved = run(&[&["put", "10.9.0.2@tcp", "-c", "20"], &me[..]].concat()).good().json();
+    assert_eq!(
+        (moved["messages"].as_u64(), moved["tx_copied_bytes"].as_u64()),
+        (Some(20), Some(0)),
+        "{moved}"
+    );
+    let id = up.id().to_string();
+    let config = |verb: &[&str]| run(&[&["config"], verb, &["--node", &id]].concat());
+    let lines = [
+        format!("device: {vhost}"),
+        "mtu: 4000".into(),
+        "lro: off".into(),
+        "eal: [\"--no-huge\"]".into(),
+        "dpdk: false".into(),
+    ];
+    let exported = config(&["export"]).good();
+    for l in lines {
+        assert!(exported.out.lines().any(|x| x.trim() == l), "{l}: {exported:?}");
+    }
+    put(4000, 21);
+    config(&["apply"]).good().says(&["keepalive: was 20, is 21"]);
+    put(1500, 22);
+    config(&["apply"]).failed(1, &["mtu: 1500 (", "pollnd.yaml:4:8), and the node runs with 4000"]);
+    run(&["tunables", "keepalive", "--node", &id]).good().says(&["21"]);
+    let end = up.stop().good().says(&["MTU 4000", "20 PUTs,", "checked 20, wrong 0"]);
+    whole(&end);
+    // Features that a device does not have, and queues beyond the lcores.
+    refused(&["--vdev", "net_ring0", "--tso", "on", "--", "--no-huge"], &["net_ring0", "does not offer tso"]);
+    refused(&["--vdev", "net_ring0", "--queues", "2"], &["2 queues for 1 lcores"]);
+}
+
 #[test]
 fn a_port_that_accepts_nobody_has_no_listener() {
     let dir = tempfile::tempdir().unwrap();

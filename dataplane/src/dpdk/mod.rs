@@ -47,7 +47,7 @@ pub use eal_error::{CleanupError, EalError};
 pub use mempool::{HEADROOM, Mempool, PoolError, RX_ROOM, RX_ROOM_SMALL};
 pub use pair::{PairConfig, leave_nothing, virtio_pair};
 pub use port::EthPort;
-pub use port_config::{Closed, LinkState, PortConfig, PortError};
+pub use port_config::{Closed, LinkState, Offloads, PortConfig, PortError, Want};
 pub use queue::{EthQueue, QueueSeed};
 pub use rx::EthRxPkt;
 pub use spec::{PortSpec, VhostSocket};

@@ -3,6 +3,7 @@
 use dpdk_sys as sys;
 
 use super::mempool::{RX_ROOM, RX_ROOM_SMALL, SMALL_MTU};
+use super::port_config::{Offloads, Want};
 use crate::pkt::Reach;
 
 /// Offer of a device (`rte_eth_dev_info`), as far as it matters here.
@@ -52,6 +53,32 @@ pub(crate) struct Choice {
     pub rx_room: u16,
     /// Receive buffers made for each that was asked for: smaller ones, in the same memory.
     pub rx_split: u32,
+}
+
+impl Offer {
+    /// Takes what is to be left alone out of the offer.
+    pub(crate) fn without(mut self, o: &Offloads) -> Offer {
+        let off = |want: Want, features: u64| if want == Want::Off { features } else { 0 };
+        self.tx &= !off(o.tso, sys::SHIM_ETH_TX_OFFLOAD_TCP_TSO);
+        self.tx &= !off(o.tx_csum, sys::SHIM_ETH_TX_OFFLOAD_TCP_CKSUM | sys::SHIM_ETH_TX_OFFLOAD_IPV4_CKSUM);
+        self.rx &= !off(o.rx_csum, sys::SHIM_ETH_RX_OFFLOAD_TCP_CKSUM | sys::SHIM_ETH_RX_OFFLOAD_IPV4_CKSUM);
+        self.rx &= !off(o.lro, sys::SHIM_ETH_RX_OFFLOAD_TCP_LRO);
+        self.silent_tso &= o.tso != Want::Off;
+        self
+    }
+}
+
+impl Choice {
+    /// A feature that is to be there and is not.
+    pub(crate) fn lacks(&self, o: &Offloads) -> Option<&'static str> {
+        let all = [
+            (o.tso, self.tso, "tso (TCP segmentation, with checksums)"),
+            (o.tx_csum, self.tx_csum, "tx-csum (TCP checksums of what is sent)"),
+            (o.rx_csum, self.rx_csum, "rx-csum (TCP checksums of what comes)"),
+            (o.lro, self.lro, "lro (large receive offload)"),
+        ];
+        all.into_iter().find(|(want, has, _)| *want == Want::On && !has).map(|(.., what)| what)
+    }
 }
 
 /// Most buffers in one packet: a 64 KiB packet of 4 KiB pages, twice over; more only lengthens a driver's walk.
@@ -229,6 +256,34 @@ pub(crate) mod tests {
         assert_eq!(room("net_vhost", 0, 1500, true), (RX_ROOM, 1));
         assert_eq!(room("net_af_xdp", lro, 1500, false), (3584, 1));
         assert_eq!(room("net_af_packet", 0, 1500, false), (4096, 2));
+    }
+
+    #[test]
+    fn features_are_left_alone_or_missed_as_told() {
+        let with = |o: Offloads| {
+            negotiate(&Offer { silent_tso: true, ..offer("net_x", u64::MAX, u64::MAX) }.without(&o))
+        };
+        let all = with(Offloads::default());
+        assert!(all.tso && all.tx_csum && all.rx_csum && all.lro);
+        let (off, on) = (Want::Off, Want::On);
+        let c = with(Offloads { tso: off, ..Offloads::default() });
+        assert!(!c.tso && c.tx_csum && c.tx_ip_csum && c.tx & sys::SHIM_ETH_TX_OFFLOAD_TCP_TSO == 0);
+        let c = with(Offloads { tx_csum: off, ..Offloads::default() });
+        assert!(!c.tso && !c.tx_csum && !c.tx_ip_csum && c.rx_csum);
+        let c = with(Offloads { rx_csum: off, lro: off, ..Offloads::default() });
+        assert!(!c.rx_csum && !c.lro && c.tso && c.tx_csum);
+        let wish = Offloads { tso: on, tx_csum: on, rx_csum: on, lro: on };
+        assert_eq!(with(wish).lacks(&wish), None);
+        let poor = negotiate(&offer("net_tap", u64::MAX, u64::MAX));
+        assert!(poor.lacks(&wish).is_some_and(|w| w.starts_with("tso")));
+        let bare = negotiate(&offer("net_x", 0, 0));
+        for (wish, says) in [
+            (Offloads { tx_csum: on, ..Offloads::default() }, "tx-csum"),
+            (Offloads { rx_csum: on, ..Offloads::default() }, "rx-csum"),
+            (Offloads { lro: on, ..Offloads::default() }, "lro"),
+        ] {
+            assert!(bare.lacks(&wish).is_some_and(|w| w.starts_with(says)));
+        }
     }
 
     #[test]

@@ -184,8 +184,12 @@ impl EthPort {
             rss: info.flow_type_rss_offloads,
             queues: config.queues,
             silent_tso: config.silent_tso,
-        };
+        }
+        .without(&config.offloads);
         let mut choice = negotiate(&offer);
+        if let Some(what) = choice.lacks(&config.offloads) {
+            return Err(PortError::Offload { port: name.into(), driver, what });
+        }
         if let Some(why) = spread::refusal(&offer, &choice, info.reta_size) {
             if !config.fewer {
                 return Err(PortError::Queues { port: name.into(), queues: config.queues, why });

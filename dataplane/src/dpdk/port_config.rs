@@ -33,6 +33,33 @@ pub struct PortConfig {
     pub interrupts: bool,
     /// Use TSO although the driver does not advertise it (net_vhost made with `tso=1`).
     pub silent_tso: bool,
+    /// Features that are to be there, or to be left alone.
+    pub offloads: Offloads,
+}
+
+/// A wish about a feature of a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Want {
+    /// Used where the device offers it.
+    #[default]
+    Auto,
+    /// Used; a device without it is refused.
+    On,
+    /// Left alone: for devices that promise and do not do.
+    Off,
+}
+
+/// Features of a device that can be done in software, or done without.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offloads {
+    /// Segments TCP; takes `tx_csum`, too.
+    pub tso: Want,
+    /// Sums what is sent.
+    pub tx_csum: Want,
+    /// Judges the sums of what comes.
+    pub rx_csum: Want,
+    /// Joins segments that come.
+    pub lro: Want,
 }
 
 impl Default for PortConfig {
@@ -50,6 +77,7 @@ impl Default for PortConfig {
             allow_default_route: false,
             interrupts: false,
             silent_tso: false,
+            offloads: Offloads::default(),
         }
     }
 }
@@ -174,6 +202,18 @@ pub enum PortError {
         queues: u16,
         /// The obstacle.
         why: String,
+    },
+    /// A feature that was asked for is not there.
+    #[error(
+        "port {port} (driver {driver}) does not offer {what}, which was asked for: take auto or off, or another device"
+    )]
+    Offload {
+        /// Port name.
+        port: String,
+        /// Driver name.
+        driver: String,
+        /// The feature.
+        what: &'static str,
     },
     /// A call failed.
     #[error("port {port}: {call} failed ({errno}); {remedy}")]

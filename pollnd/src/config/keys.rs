@@ -175,6 +175,7 @@ const OTHERWISE: [(Part, &str, &str); 3] = [
     (Part::Global, "retry_count", "lnet_retry_count"),
     (Part::Global, "transaction_timeout", "lnet_transaction_timeout"),
 ];
+const OFFLOAD: &str = "auto, on, off";
 const DISCOVERY: &str = "lnet_peer_discovery_disabled";
 
 fn all() -> Vec<Key> {
@@ -261,6 +262,25 @@ fn all() -> Vec<Key> {
             "1 to 64 (lcores)",
             "each polls a queue of the port, where the port has so many",
         ),
+        key(
+            d,
+            "queues",
+            Means::Option("queues"),
+            "",
+            "1 to the number of lcores (queues)",
+            "of the port; as many as there are lcores, where it has so many",
+        ),
+        key(d, "tso", Means::Option("tso"), "auto", OFFLOAD, "TCP segmentation by the port"),
+        key(
+            d,
+            "tx_csum",
+            Means::Option("tx-csum"),
+            "auto",
+            OFFLOAD,
+            "checksums of what is sent, by the port",
+        ),
+        key(d, "rx_csum", Means::Option("rx-csum"), "auto", OFFLOAD, "checksums of what comes, by the port"),
+        key(d, "lro", Means::Option("lro"), "auto", OFFLOAD, "joining of segments that come, by the port"),
         key(d, "cpu_pattern", Means::Option("cpu-pattern"), "", "Lustre's syntax", "CPUs of the lcores"),
         key(d, "balance", Means::OnOff("balance"), "on", "on, off", "busy lcores give work to idle ones"),
         key(

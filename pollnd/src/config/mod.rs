@@ -5,6 +5,8 @@
 //! ([`reload`]) compares what it was told with what it is told now, and takes all of it or nothing.
 
 pub(crate) mod command;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod keys;
 pub(crate) mod merge;
 pub(crate) mod model;

@@ -1,7 +1,7 @@
 //! From the text of a file to its contents, or to all of its faults.
 
 use transport::lnd::tunables::{self, TuneError};
-use transport::lnd::{Config, TcpKind};
+use transport::lnd::{Config, NIS_MAX, TcpKind};
 use transport::wire::Nid;
 
 use super::keys::{self, Key, Means, Part};
@@ -223,16 +223,19 @@ impl Reader {
         if ni.nid.is_none() && ni.interface.is_none() && self.faults.len() == before {
             self.fault(node.at, "an NI without nid and interfaces: give one of them");
         }
-        match ni.nid.and_then(|n| self.model.nis.iter().find(|o| o.nid == Some(n))) {
-            Some(o) => {
-                let text = format!(
-                    "{} stands here a second time, first in line {}: leave one out",
-                    ni.nid.unwrap_or(Nid::LO),
-                    o.at.line
+        let first = self.model.nis.iter().find(|o| o.nid.is_some() && o.nid == ni.nid).map(|o| o.at.line);
+        let nid = ni.nid.unwrap_or(Nid::LO);
+        match (first, self.model.nis.len()) {
+            (Some(line), _) => {
+                self.fault(
+                    ni.at,
+                    format!("{nid} stands here a second time, first in line {line}: leave one out"),
                 );
-                self.fault(ni.at, text);
             }
-            None => self.model.nis.push(ni),
+            (None, NIS_MAX) => {
+                self.fault(ni.at, format!("more than {NIS_MAX} NIs: run a second node for the others"));
+            }
+            _ => self.model.nis.push(ni),
         }
     }
 
@@ -425,6 +428,8 @@ pub(crate) fn read(text: &str) -> Result<Model, Vec<Fault>> {
     r.together();
     r.faults.sort();
     r.faults.dedup();
+    // A file of another kind has nothing but faults.
+    r.faults.truncate(yaml::FAULTS_MAX);
     if r.faults.is_empty() { Ok(r.model) } else { Err(r.faults) }
 }
 

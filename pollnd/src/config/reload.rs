@@ -16,7 +16,7 @@ use super::merge::{self, Bad, Loaded, NO_TELEMETRY};
 use super::model::{Model, Ni, Said};
 use super::write::Style;
 use super::yaml::Place;
-use crate::args::{Cli, Command, ServeArgs, Switch};
+use crate::args::{Cli, Command, Offload, ServeArgs, Switch};
 use crate::{iface, logging, settings};
 
 /// A running node's configuration.
@@ -41,6 +41,15 @@ pub(crate) enum Outcome {
     Failed(String),
 }
 
+/// The value of a switch of a port, but `auto`.
+fn unlike_auto(o: Offload) -> Option<String> {
+    match o {
+        Offload::Auto => None,
+        Offload::On => Some("on".into()),
+        Offload::Off => Some("off".into()),
+    }
+}
+
 /// An option's value in `a`, as files write it; none for what is as it is where nothing is said.
 fn options(a: &ServeArgs, key: &Key) -> Vec<String> {
     let n = &a.node;
@@ -60,6 +69,11 @@ fn options(a: &ServeArgs, key: &Key) -> Vec<String> {
             "lcores" => Some(n.lcores.to_string()).filter(|_| n.lcores != 1),
             "cpu-pattern" => n.cpu_pattern.clone(),
             "idle" => n.idle.and_then(|i| Some(i.to_possible_value()?.get_name().to_owned())),
+            "queues" => n.queues.map(|v| v.to_string()),
+            "tso" => unlike_auto(n.tso),
+            "tx-csum" => unlike_auto(n.tx_csum),
+            "rx-csum" => unlike_auto(n.rx_csum),
+            "lro" => unlike_auto(n.lro),
             "mtu" => n.mtu.map(|v| v.to_string()),
             "vlan" => n.vlan.map(|v| v.to_string()),
             "prefix" => n.prefix.map(|v| v.to_string()),

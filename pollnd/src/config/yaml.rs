@@ -14,7 +14,7 @@ const NODES_MAX: usize = 1 << 16;
 /// Depth of nesting.
 const DEPTH_MAX: usize = 32;
 /// Faults that are told of a file.
-const FAULTS_MAX: usize = 100;
+pub(crate) const FAULTS_MAX: usize = 100;
 
 /// A place in a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -118,7 +118,7 @@ struct Open {
 enum OpenKind {
     List(Vec<Node>),
     /// The key that waits for its value; `None` for one that is no key.
-    Map(Vec<(Key, Node)>, Option<Option<Key>>),
+    Map(Vec<(Key, Node)>, Option<Option<Key>>, BTreeMap<String, Place>),
 }
 
 #[derive(Default)]
@@ -172,22 +172,25 @@ impl Builder {
                 all.push(node);
                 None
             }
-            OpenKind::Map(all, waits) => match waits.take() {
+            OpenKind::Map(all, waits, seen) => match waits.take() {
                 Some(key) => {
                     all.extend(key.map(|k| (k, node)));
                     None
                 }
                 None => {
                     let (key, fault) = match node.kind {
-                        Kind::Text(text) => match all.iter().find(|(k, _)| k.text == text) {
-                            Some((k, _)) => {
+                        Kind::Text(text) => match seen.get(&text) {
+                            Some(first) => {
+                                let line = first.line;
                                 let text = format!(
-                                    "{text:?} stands here a second time, first in line {}: leave one out",
-                                    k.at.line
+                                    "{text:?} stands here a second time, first in line {line}: leave one out"
                                 );
                                 (None, Some((node.at, text)))
                             }
-                            None => (Some(Key { at: node.at, text }), None),
+                            None => {
+                                seen.insert(text.clone(), node.at);
+                                (Some(Key { at: node.at, text }), None)
+                            }
                         },
                         _ => (None, Some((node.at, format!("{} where a key should be", node.what())))),
                     };
@@ -215,7 +218,7 @@ impl Builder {
         let Some(open) = self.open.pop() else { return false };
         let kind = match open.kind {
             OpenKind::List(all) => Kind::List(all),
-            OpenKind::Map(all, _) => Kind::Map(all),
+            OpenKind::Map(all, ..) => Kind::Map(all),
         };
         self.put(Node { at: open.at, kind }, open.anchor)
     }
@@ -265,7 +268,9 @@ impl Builder {
                 }
             },
             Event::SequenceStart(anchor, _) => self.begin(at, anchor, OpenKind::List(Vec::new())),
-            Event::MappingStart(anchor, _) => self.begin(at, anchor, OpenKind::Map(Vec::new(), None)),
+            Event::MappingStart(anchor, _) => {
+                self.begin(at, anchor, OpenKind::Map(Vec::new(), None, BTreeMap::new()))
+            }
             Event::SequenceEnd | Event::MappingEnd => self.end(),
             Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => true,
         }
