@@ -130,6 +130,18 @@ fn who_was_read_is_left_with_fin() {
         net.run(6 * SEC);
         assert_eq!((wrote.len(), net.wire(link, 1).1, net.raw_ended(link)), (0, true, (fin, !fin)), "{what}");
     }
+    // Whatever comes after that is reset by a kernel's TCP; our own takes it, and nobody has it.
+    for discards in [false, true] {
+        let mut net = net();
+        net.discards = discards;
+        let bad = with(emit(&h), 48, &[4]);
+        let (_, _, link) = send(&mut net, 700, &[raw::request(nid(1)), bad].concat());
+        let came = net.arrived(link, 1);
+        assert_eq!(net.raw_ended(link), (true, false));
+        net.raw_send(link, &[0; 100]);
+        net.run(SEC);
+        assert_eq!((net.arrived(link, 1), net.raw_ended(link)), (came, (true, !discards)));
+    }
     // NONE goes before a FIN: a RST could overtake it.
     let mut net = net();
     let (wrote, _, link) = send(&mut net, 700, &[raw::request(nid(1)), with(emit(&h), 4, &[9])].concat());
