@@ -418,6 +418,16 @@ counters! {
         closed,
         /// TIME-WAIT entries reused early.
         time_wait_reused,
+        /// UDP datagrams taken in.
+        udp_rx,
+        /// UDP datagrams dropped since too many waited to be taken.
+        udp_rx_lost,
+        /// UDP datagrams to a port that nobody has: their senders are told, at a bounded rate.
+        udp_no_port,
+        /// UDP datagrams sent.
+        udp_tx,
+        /// UDP datagrams that the port cannot send, or that waited for a neighbour while too many did.
+        udp_tx_lost,
         /// ARP requests sent.
         arp_requests,
         /// ARP replies sent.

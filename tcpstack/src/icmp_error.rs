@@ -4,6 +4,7 @@
 use crate::addr::Addr;
 use crate::seq::Seq;
 use crate::table::Key;
+use crate::udp::UDP;
 
 /// Contents of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,26 @@ pub struct Report {
     pub len: u16,
 }
 
+/// A message about a datagram of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// The cause.
+    pub cause: Cause,
+    /// Its path, seen from us.
+    pub key: Key,
+    /// Length of its packet, in bytes.
+    pub len: u16,
+}
+
+/// What a message quotes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quoted {
+    /// A TCP segment.
+    Segment(Report),
+    /// A UDP datagram.
+    Datagram(Lost),
+}
+
 /// Bytes of a message that are looked at: its own header, the longest IP header, and the first of TCP.
 pub const LOOKED_AT: usize = 8 + 60 + 8;
 
@@ -44,7 +65,7 @@ fn be16(b: &[u8], at: usize) -> Option<u16> {
 
 /// Parses the ICMP message `m`, whose checksum is right. `None` for what is no error about a TCP segment, or not
 /// one that is acted on: source quench (RFC 6633) and redirects are not.
-pub fn parse4(m: &[u8]) -> Option<Report> {
+pub fn parse4(m: &[u8]) -> Option<Quoted> {
     let cause = match (*m.first()?, *m.get(1)?) {
         (3, 2 | 3) => Cause::Refused,
         (3, 9 | 10 | 13) => Cause::Prohibited,
@@ -56,15 +77,15 @@ pub fn parse4(m: &[u8]) -> Option<Report> {
     let first = *q.first()?;
     let ihl = usize::from(first & 15) * 4;
     // A later fragment has no ports.
-    if first >> 4 != 4 || ihl < 20 || be16(q, 6)? & 0x1fff != 0 || *q.get(9)? != 6 {
+    if first >> 4 != 4 || ihl < 20 || be16(q, 6)? & 0x1fff != 0 {
         return None;
     }
     let (src, dst) = (Addr::v4(be32(q, 12)?), Addr::v4(be32(q, 16)?));
-    report(cause, (src, dst), q.get(ihl..)?, be16(q, 2)?)
+    report(cause, *q.get(9)?, (src, dst), q.get(ihl..)?, be16(q, 2)?)
 }
 
 /// As [`parse4`], of ICMPv6.
-pub fn parse6(m: &[u8]) -> Option<Report> {
+pub fn parse6(m: &[u8]) -> Option<Quoted> {
     let cause = match (*m.first()?, *m.get(1)?) {
         (1, 4) | (4, 1) => Cause::Refused,
         (1, 1 | 5 | 6) => Cause::Prohibited,
@@ -74,17 +95,21 @@ pub fn parse6(m: &[u8]) -> Option<Report> {
     };
     let q = m.get(8..)?;
     // We send no extension headers.
-    if q.first()? >> 4 != 6 || *q.get(6)? != 6 {
+    if q.first()? >> 4 != 6 {
         return None;
     }
     let addr = |at: usize| q.get(at..at + 16).and_then(|s| s.try_into().ok()).map(Addr).filter(Addr::is_v6);
     let (src, dst) = (addr(8)?, addr(24)?);
-    report(cause, (src, dst), q.get(40..)?, be16(q, 4)?.saturating_add(40))
+    report(cause, *q.get(6)?, (src, dst), q.get(40..)?, be16(q, 4)?.saturating_add(40))
 }
 
-fn report(cause: Cause, (local, remote): (Addr, Addr), tcp: &[u8], len: u16) -> Option<Report> {
-    let key = Key { local, remote, ports: be32(tcp, 0)? };
-    Some(Report { cause, key, seq: Seq(be32(tcp, 4)?), len })
+fn report(cause: Cause, proto: u8, (local, remote): (Addr, Addr), l4: &[u8], len: u16) -> Option<Quoted> {
+    let key = Key { local, remote, ports: be32(l4, 0)? };
+    match proto {
+        6 => Some(Quoted::Segment(Report { cause, key, seq: Seq(be32(l4, 4)?), len })),
+        UDP => Some(Quoted::Datagram(Lost { cause, key, len })),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -115,13 +140,17 @@ mod tests {
             Key::new(Addr::link_local([1; 6]), 988, Addr::link_local([2; 6]), 7),
         );
         let four = |t, c| parse4(&message(t, c, [0, 0, 5, 0x78], &quoted(&k4)[..28]));
-        let r = four(3, 3).unwrap();
+        let Some(Quoted::Segment(r)) = four(3, 3) else { panic!() };
         assert_eq!((r.cause, r.key, r.seq, r.len), (Cause::Refused, k4, Seq(77), 1040));
         let six = |t, c| parse6(&message(t, c, [0, 0, 5, 0x78], &quoted(&k6)[..48]));
-        let r = six(2, 0).unwrap();
+        let Some(Quoted::Segment(r)) = six(2, 0) else { panic!() };
         assert_eq!((r.cause, r.key, r.seq, r.len), (Cause::TooBig(1400), k6, Seq(77), 1060));
-        let cause4 = |t, c| four(t, c).map(|r| r.cause);
-        let cause6 = |t, c| six(t, c).map(|r| r.cause);
+        let cause = |q| match q {
+            Quoted::Segment(r) => r.cause,
+            Quoted::Datagram(l) => l.cause,
+        };
+        let cause4 = |t, c| four(t, c).map(cause);
+        let cause6 = |t, c| six(t, c).map(cause);
         let (refused, no, soft) = (Some(Cause::Refused), Some(Cause::Prohibited), Some(Cause::Soft));
         for (t, c, want) in [
             (3, 2, refused),
@@ -155,13 +184,13 @@ mod tests {
     }
 
     #[test]
-    fn a_quote_has_to_be_a_segment() {
+    fn a_quote_has_to_be_a_segment_or_a_datagram() {
         let q = quoted(&Key::v4(0x0a00_0001, 988, 0x0a00_0002, 7));
         let parse = |q: &[u8]| parse4(&message(3, 3, [0; 4], q));
         assert!(parse(&q[..28]).is_some());
         assert_eq!(parse(&q[..27]), None, "no sequence number");
         for (at, v, what) in
-            [(9, 17, "UDP"), (7, 1, "a later fragment"), (0, 0x44, "a short header"), (0, 0x65, "IPv6")]
+            [(9, 1, "ICMP"), (7, 1, "a later fragment"), (0, 0x44, "a short header"), (0, 0x65, "IPv6")]
         {
             let mut q = q.clone();
             q[at] = v;
@@ -171,7 +200,11 @@ mod tests {
         options[0] = 0x46;
         options.extend_from_slice(&[1, 1, 1, 1]);
         options.extend_from_slice(&q[20..28]);
-        assert_eq!(parse(&options).map(|r| r.seq), Some(Seq(77)));
+        assert!(matches!(parse(&options), Some(Quoted::Segment(r)) if r.seq == Seq(77)));
+        let mut datagram = q[..24].to_vec();
+        datagram[9] = UDP;
+        let key = Key::v4(0x0a00_0001, 988, 0x0a00_0002, 7);
+        assert_eq!(parse(&datagram), Some(Quoted::Datagram(Lost { cause: Cause::Refused, key, len: 1040 })));
     }
 
     proptest! {

@@ -5,13 +5,15 @@ use std::collections::VecDeque;
 use arrayvec::ArrayVec;
 use dataplane::pkt::{AttachError, Port, RX_BURST, TX_HEAD_ROOM, TxCsum, TxMeta, TxPkt};
 use dataplane::tap::TapEnd;
+use hugepages::Lent;
 
 use crate::config::Counters;
 use crate::csum::{Sum, pseudo};
 use crate::seq::Seq;
 use crate::shadow::{Chunk, Shadow};
 use crate::table::Key;
-use crate::wire::{self, Fields, HDR, HDR6, Head, Mac, Template};
+use crate::udp::{self, Outgoing, UDP};
+use crate::wire::{self, ETH_IPV4, ETH_IPV6, Fields, HDR, HDR6, Head, Mac, Template};
 
 /// The port, its queue, and how packets have to look for it.
 pub(crate) struct Io<P: Port> {
@@ -300,6 +302,47 @@ impl<P: Port> Io<P> {
         Some(sent)
     }
 
+    /// A datagram to the next hop `dst`, its pages by reference; `None` when the port has no buffer, `false` when the port
+    /// cannot take it at all.
+    pub(crate) fn datagram(&mut self, dst: Mac, o: &Outgoing, c: &mut Counters) -> Option<bool> {
+        let (v6, len) = (o.key.is_v6(), udp::HEADER + o.len());
+        let (kind, l3) = if v6 { (ETH_IPV6, HDR6) } else { (ETH_IPV4, HDR) };
+        let mut tx = self.alloc(c)?;
+        let mut b = [0; 18 + HDR6 + udp::HEADER];
+        let l2 = wire::write_eth(&mut b, self.mac, dst, self.soft_vlan(), kind);
+        let at = l2 + l3;
+        let ip = b.get_mut(l2..at)?;
+        if v6 {
+            wire::write_ip6(ip, &o.key.local, &o.key.remote, UDP, 64, len);
+        } else {
+            wire::write_ip4(ip, &o.key.local, &o.key.remote, UDP, len);
+        }
+        wire::mark(ip, self.tos);
+        wire::put(&mut b, at, &udp::header(&o.key, o.len()));
+        let fits = tx.copy_in(b.get(..at + udp::HEADER)?).and_then(|()| tx.copy_in(&o.hdr)).is_ok();
+        if !fits || !o.pay.iter().all(|l| attach(&mut tx, l, self.attach_min, c)) {
+            return Some(false);
+        }
+        let mut sum = pseudo(&o.key.local, &o.key.remote, UDP, len);
+        let mut skip = at;
+        tx.for_each(&mut |b| {
+            let k = skip.min(b.len());
+            skip -= k;
+            sum.add(b.get(k..).unwrap_or_default());
+        });
+        // None at all is 0, so a sum of 0 is sent as its other form (RFC 768).
+        let sum = match sum.finish() {
+            0 => 0xffff,
+            s => s,
+        };
+        wire::put(tx.head_mut(), at + 6, &sum.to_be_bytes());
+        let vlan = self.vlan.filter(|_| self.hw_vlan);
+        let meta =
+            TxMeta { l2: l2 as u8, l3: l3 as u8, l4: udp::HEADER as u8, v6, vlan, ..TxMeta::default() };
+        self.q.push_back(tx.finish(meta));
+        Some(true)
+    }
+
     /// A frame of bytes that are complete, checksums included. `false` when the port has no buffer.
     pub(crate) fn raw(&mut self, b: &[u8], c: &mut Counters) -> bool {
         let vlan = self.vlan.filter(|_| self.hw_vlan);
@@ -311,6 +354,24 @@ impl<P: Port> Io<P> {
         self.q.push_back(tx.finish(TxMeta { l2, vlan, ..TxMeta::default() }));
         true
     }
+}
+
+/// Appends a window of pages: by reference, or copied where it is short or the port does not take it. `false` where neither
+/// is possible.
+fn attach<T: TxPkt>(tx: &mut T, l: &Lent, attach_min: u32, c: &mut Counters) -> bool {
+    let short = l.len() < attach_min;
+    if !short && tx.attach(l).is_ok() {
+        c.tx_attached_bytes += u64::from(l.len());
+        return true;
+    }
+    // Bytes cannot be copied behind pages.
+    if tx.copy_in(l.bytes()).is_ok() {
+        *if short { &mut c.tx_short_bytes } else { &mut c.tx_copied_bytes } += u64::from(l.len());
+        return true;
+    }
+    let attached = short && tx.attach(l).is_ok();
+    c.tx_attached_bytes += if attached { l.len().into() } else { 0 };
+    attached
 }
 
 /// Puts up to `want` bytes of `s` from `off` on into `tx`. Returns how many, and how many of them by reference.

@@ -123,6 +123,8 @@ pub mod table;
 pub mod testing;
 pub mod timewait;
 pub mod tlp;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
+pub mod udp;
 pub use ::wheel;
 mod window;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
@@ -141,3 +143,4 @@ pub use rtt::RtoLimits;
 pub use siblings::{SiblingMsg, Stray};
 pub use stack::{Stack, Work};
 pub use stats::ConnStats;
+pub use udp::{Datagram, Undelivered};

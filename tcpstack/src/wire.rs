@@ -6,7 +6,7 @@ mod ip;
 mod template;
 
 pub use eth::{BROADCAST, ETH_ARP, ETH_IPV4, ETH_IPV6, Eth, Mac, eth, write_eth};
-pub use ip::{EXT_MAX, Ip, fill_ip_csum, ip4, ip6, write_ip6};
+pub use ip::{EXT_MAX, Ip, fill_ip_csum, ip4, ip6, mark, write_ip4, write_ip6};
 pub use template::{Fields, Head, Template, patch};
 
 use crate::seq::Seq;

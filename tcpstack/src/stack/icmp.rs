@@ -12,7 +12,7 @@ use super::Stack;
 use crate::csum::{Sum, pseudo};
 use crate::flow::{Flow, Heeded};
 use crate::icmp::{self, ECHO4, ECHO6};
-use crate::icmp_error::{self, LOOKED_AT, Report};
+use crate::icmp_error::{self, LOOKED_AT, Quoted, Report};
 use crate::io::{gather, small_ip, sum_from, upper_sum};
 use crate::nd::{self, ICMP6};
 use crate::pmtu::{FLOOR6, plateau};
@@ -36,7 +36,7 @@ impl<P: Port> Stack<P> {
                 }
                 let mut m = [0; LOOKED_AT];
                 let n = gather(p, off, &mut m).min(ip.payload);
-                self.judge(icmp_error::parse4(&m[..n]), true);
+                self.judge_quoted(icmp_error::parse4(&m[..n]));
                 Ok(())
             }
             Some(_) => Err(Drop::Protocol),
@@ -56,7 +56,7 @@ impl<P: Port> Stack<P> {
         if kind < 128 {
             let mut m = [0; LOOKED_AT];
             let n = gather(p, off, &mut m).min(ip.payload);
-            self.judge(icmp_error::parse6(&m[..n]), true);
+            self.judge_quoted(icmp_error::parse6(&m[..n]));
             return Ok(());
         }
         let mut b = [0u8; MESSAGE_MAX];
@@ -100,6 +100,14 @@ impl<P: Port> Stack<P> {
         }
         self.c.icmp_echo += u64::from(self.io.raw(&b[..end], &mut self.c));
         Ok(())
+    }
+
+    fn judge_quoted(&mut self, q: Option<Quoted>) {
+        match q {
+            Some(Quoted::Datagram(l)) => self.judge_datagram(&l),
+            Some(Quoted::Segment(r)) => self.judge(Some(r), true),
+            None => self.judge(None, true),
+        }
     }
 
     /// Judges an ICMP error with the right checksum, `None` for one that is not about a segment. `ask` says whether another

@@ -17,6 +17,7 @@ use crate::siblings::{SiblingMsg, Stray};
 use crate::stamps;
 use crate::table::{Key, Place};
 use crate::timewait::Verdict;
+use crate::udp::UDP;
 use crate::wire::{self, Drop, ETH_ARP, ETH_IPV4, ETH_IPV6, Fields, HDR, Ip, Mac, Seg};
 
 /// Most bytes of headers: Ethernet with two tags, IPv6 with its extensions, TCP with all options.
@@ -89,6 +90,7 @@ impl<P: Port> Stack<P> {
                     6 => self.on_tcp(p, (head, e.len), e.src, &ip, meta.csum),
                     _ if self.host.is_martian(&ip.src) => Err(Drop::Martian),
                     1 => self.on_icmp(&p, &e, &ip),
+                    UDP => self.on_udp(p, (head, &e), &ip, meta.csum),
                     _ => Err(Drop::Protocol),
                 }
             }
@@ -113,6 +115,8 @@ impl<P: Port> Stack<P> {
                 match ip.proto {
                     6 => self.on_tcp(p, (head, e.len), e.src, &ip, meta.csum),
                     ICMP6 => self.on_icmp6(&p, &e, &ip),
+                    UDP if self.host.is_martian(&ip.src) => Err(Drop::Martian),
+                    UDP => self.on_udp(p, (head, &e), &ip, meta.csum),
                     _ => Err(Drop::Protocol),
                 }
             }
@@ -196,7 +200,7 @@ impl<P: Port> Stack<P> {
 
     /// Takes a packet apart into `self.frags`; a small payload is copied and the buffer freed at once.
     #[inline]
-    fn take_payload(&mut self, p: P::Rx, off: usize, len: u32) {
+    pub(super) fn take_payload(&mut self, p: P::Rx, off: usize, len: u32) {
         self.frags.clear();
         let frags = &mut self.frags;
         p.frags(off as u32, len, &mut |f| frags.push(f));

@@ -27,9 +27,11 @@ use crate::phase::Phase;
 use crate::pmtu::Paths;
 use crate::siblings::Siblings;
 use crate::stats::ConnStats;
+use crate::udp::Datagrams;
 use crate::window::Memory;
 use crate::wire::HDR;
 
+mod datagrams;
 mod end;
 mod icmp;
 mod input;
@@ -59,6 +61,7 @@ pub struct Stack<P: Port> {
     link: Link,
     /// Stacks of the port's other queues.
     siblings: Siblings,
+    datagrams: Datagrams,
     /// Path MTUs of destinations.
     paths: Paths,
     mem: Memory,
@@ -133,6 +136,7 @@ impl<P: Port> Stack<P> {
             host,
             link: Link::new(),
             errors: Limiter::new(1000, 200),
+            datagrams: Datagrams::default(),
             paths: Paths::default(),
             c: Counters::default(),
             icmp: Limiter::new(100, 50),
@@ -210,13 +214,16 @@ impl<P: Port> Stack<P> {
         self.feed_starved();
         self.wake_resolved();
         let mut n = self.serve_all();
+        if self.datagrams.is_used() {
+            n += self.serve_datagrams();
+        }
         // A connection that was served may have asked for a neighbour.
         self.poll_neighbours();
         if self.io.queued() > 0 {
             n += self.io.transmit();
         }
         // Packets that wait for the port or the link are no work: a caller that waits for quiet would wait for ever.
-        self.uplink.blocked = n == 0 && !(self.flows.dirty() == 0 && self.io.queued() == 0);
+        self.uplink.blocked = n == 0 && self.waits();
         self.c.port_stalls += u64::from(self.uplink.blocked);
         if n == 0 { Work::Idle } else { Work::Busy(n) }
     }
@@ -239,9 +246,14 @@ impl<P: Port> Stack<P> {
         n as u32
     }
 
+    /// Whether something waits to be sent.
+    fn waits(&self) -> bool {
+        self.flows.dirty() > 0 || self.io.queued() > 0 || !self.datagrams.out.is_empty()
+    }
+
     /// When the next turn is due (ns) if no packet comes; `None` for never.
     pub fn deadline(&self) -> Option<u64> {
-        let waits = self.flows.dirty() > 0 || self.io.queued() > 0;
+        let waits = self.waits();
         if waits && !self.uplink.blocked {
             return Some(self.now);
         }
@@ -312,7 +324,7 @@ impl<P: Port> Stack<P> {
 
     /// Whether [`Stack::event`] has something.
     pub fn has_events(&self) -> bool {
-        self.flows.has_events()
+        self.flows.has_events() || self.datagrams.has_news()
     }
 
     /// Counts of the stack.

@@ -58,6 +58,7 @@ impl<P: Port> Stack<P> {
         if dead.is_empty() {
             return;
         }
+        self.datagrams.dead(&dead);
         for i in self.flows.resolved(|f| dead.contains(f.hop().addr())) {
             self.end(i, CloseWhy::Unresolved);
         }

@@ -144,6 +144,31 @@ pub fn write_ip6(h: &mut [u8], src: &Addr, dst: &Addr, proto: u8, hops: u8, payl
     h[24..HDR6].copy_from_slice(&dst.0);
 }
 
+/// Writes an IPv4 header for `payload` bytes of `proto` that nobody may cut up, and its checksum. `h` has its 20 bytes; to fewer
+/// nothing is written.
+pub fn write_ip4(h: &mut [u8], src: &Addr, dst: &Addr, proto: u8, payload: usize) {
+    if h.len() < HDR {
+        return;
+    }
+    let [a, b] = ((HDR + payload).min(65_535) as u16).to_be_bytes();
+    put(h, 0, &[0x45, 0, a, b, 0, 0, 0x40, 0, 64, proto, 0, 0]);
+    put(h, 12, src.octets());
+    put(h, 16, dst.octets());
+    fill_ip_csum(h);
+}
+
+/// Sets the type of service, or traffic class, of a header.
+pub fn mark(ip: &mut [u8], tos: u8) {
+    match ip {
+        [first, class, ..] if *first >> 4 == 6 => {
+            (*first, *class) = (0x60 | tos >> 4, *class & 15 | tos << 4)
+        }
+        [_, class, ..] => *class = tos,
+        _ => {}
+    }
+    fill_ip_csum(ip);
+}
+
 /// Fills in the IPv4 header checksum. `ip` starts at the header; an IPv6 one has none and stays as it is.
 pub fn fill_ip_csum(ip: &mut [u8]) {
     let first = ip.first().copied().unwrap_or(0);

@@ -46,7 +46,7 @@ fn bad_packets_are_dropped_and_counted_each_under_its_name() {
     with(47, 0xff, false); // TCP checksum (flags changed)
     with(24, 9, false); // IP checksum
     with(20, 0x20, true); // fragment
-    with(23, 17, true); // UDP
+    with(23, 99, true); // a protocol that nobody speaks
     with(6, 1, false); // group address as Ethernet source
     with(46, 0x30, false); // TCP header of 12 bytes
     with(12, 0x86, false); // not IP

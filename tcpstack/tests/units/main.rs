@@ -19,6 +19,7 @@ mod sack;
 mod siblings;
 mod stats;
 mod timestamps;
+mod udp;
 mod units;
 mod units_scoreboard;
 mod windows;
