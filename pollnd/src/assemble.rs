@@ -1,6 +1,6 @@
 //! From a command line to a running node.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use dataplane::clock::Clock;
@@ -9,11 +9,12 @@ use transport::lnd::{self, Accept};
 use transport::node::inspect::Inspection;
 use transport::node::sock::{SockError, may_bind_privileged};
 use transport::node::{BuildError, Control, NodeBuilder, Protocols};
+use transport::wire::netsock::Addr;
 
 use crate::args::{CarrierArg, NodeArgs, Use};
 #[cfg(feature = "dpdk")]
 use crate::dpdk::start as start_dpdk;
-use crate::running::{Instead, MakeApp, MakeParts, Node, Role, Setup, Started};
+use crate::running::{Instead, MakeApp, MakeParts, Node, Role, Setup, Started, only_at};
 use crate::{cpus, iface, limits, settings, signals};
 
 /// Starts the node.
@@ -26,8 +27,8 @@ pub(crate) fn start(a: &NodeArgs, mut setup: Setup, make: MakeApp) -> Result<Nod
     let (at, make): (_, MakeParts) = match setup.instead.take() {
         None => (None, Box::new(move |b| Ok((make(b)?, Protocols::new())))),
         Some(Instead { at, make: protocol }) => {
-            // Over a port it has all lcores' queues listen, whichever it is on.
-            let own = if over_port { 0 } else { at.port() };
+            // Over a port it has all lcores' queues listen, whichever it is on; for datagrams it always asks itself.
+            let own = at.dialled().filter(|_| !over_port).map_or(0, |at| at.port());
             (Some(at), Box::new(move |b| Ok((make(b)?, vec![(own, protocol(b)?)]))))
         }
     };
@@ -56,7 +57,7 @@ pub(crate) fn start(a: &NodeArgs, mut setup: Setup, make: MakeApp) -> Result<Nod
 fn start_sockets(
     a: &NodeArgs,
     role: Role,
-    (make, instead): (MakeParts, Option<SocketAddr>),
+    (make, instead): (MakeParts, Option<Addr>),
     control: Arc<Control>,
 ) -> Result<Started, String> {
     if let Some((what, _)) = a.given().find(|o| o.1 == Use::Port) {
@@ -80,7 +81,9 @@ fn start_sockets(
     let mut config = settings::config(a, lnd::TcpKind::Sockets, privileged, iface::mbps(ip))?;
     limits::descriptors(&mut config, role == Role::Server);
     let at = match (config.accept, &config.listen_ports().collect::<Vec<_>>()[..]) {
-        _ if instead.is_some() => instead.map_or_else(String::new, |at| format!("port {}", at.port())),
+        _ if instead.is_some() => instead.map_or_else(String::new, |at| {
+            format!("{}port {}", if at.is_dgram() { "datagrams at " } else { "" }, at.port)
+        }),
         (Accept::None, _) => "not listening".to_owned(),
         (_, [port, bulk]) => format!("ports {port} and {bulk}"),
         _ => format!("port {}", config.port),
@@ -93,7 +96,7 @@ fn start_sockets(
     let front = Arc::new(Inspection::new(1, clock.clone()));
     let mut node = NodeBuilder::of(config).clock(clock).inspection(front.clone());
     if let Some(at) = instead {
-        node = node.listen_at([at]);
+        node = only_at(node, at);
     }
     match node.probe() {
         probed if instead.is_some() => probed.map_err(|e| e.to_string())?,
@@ -124,6 +127,6 @@ fn in_use(e: &SockError) -> bool {
 }
 
 #[cfg(not(feature = "dpdk"))]
-fn start_dpdk(_: &NodeArgs, _: (MakeParts, Option<SocketAddr>), _: Arc<Control>) -> Result<Started, String> {
+fn start_dpdk(_: &NodeArgs, _: (MakeParts, Option<Addr>), _: Arc<Control>) -> Result<Started, String> {
     Err("this pollnd was built without DPDK: build it with `cargo build --release -p pollnd` (feature dpdk is the default)".into())
 }

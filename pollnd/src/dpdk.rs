@@ -1,7 +1,7 @@
 //! A node on a DPDK port: the EAL, the port, lcores, and the control thread that looks after them.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,7 @@ use transport::node::{
     App, Control, IdlePolicy, Lcores, NoApp, NodeBuilder, NodeEnd, Order, Protocols, Turn, run,
 };
 use transport::stream::ShardId;
+use transport::wire::netsock::Addr;
 
 use crate::args::{Idle, NodeArgs, Offload, Switch};
 use crate::cpus;
@@ -287,7 +288,7 @@ impl Plan {
 /// A part that is missing, and the remedy.
 pub(crate) fn start(
     a: &NodeArgs,
-    (make, instead): (MakeParts, Option<SocketAddr>),
+    (make, instead): (MakeParts, Option<Addr>),
     control: Arc<Control>,
 ) -> Result<Started, String> {
     let spec = port_spec(a)?;

@@ -1,6 +1,5 @@
 //! A node that runs: its threads, its control socket, its way down.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -9,9 +8,10 @@ use dataplane::clock::Clock;
 use hugepages::Backing;
 use transport::node::builder::Polling;
 use transport::node::inspect::Inspection;
-use transport::node::{App, Control, NodeEnd, Order, Protocols};
+use transport::node::{App, Control, NodeBuilder, NodeEnd, Order, Protocols};
 use transport::stream::Protocol;
 use transport::wire::Nid;
+use transport::wire::netsock::Addr;
 
 use crate::args::NodeArgs;
 use crate::config::reload::Live;
@@ -63,10 +63,16 @@ type MakeProtocol = Box<dyn FnOnce(&Arc<dyn Backing>) -> Result<Box<dyn Protocol
 
 /// A protocol on streams with a port of its own. The node listens at no other.
 pub(crate) struct Instead {
-    /// The address and port.
-    pub(crate) at: SocketAddr,
+    /// The address and port, of streams or of datagrams.
+    pub(crate) at: Addr,
     /// Makes it; pages for it come from the backing.
     pub(crate) make: MakeProtocol,
+}
+
+/// The node takes at this address what a protocol is for, and nothing else.
+pub(crate) fn only_at(node: NodeBuilder, at: Addr) -> NodeBuilder {
+    // For datagrams the protocol asks by itself.
+    node.listen_at(at.dialled())
 }
 
 impl Setup {

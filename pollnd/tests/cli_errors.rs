@@ -180,7 +180,7 @@ fn what_a_node_on_kernel_sockets_cannot_do_is_refused() {
     node(&["--carrier", "sockets", "--vdev", "net_ring0"]).failed(1, &["--carrier sockets", "--vdev"]);
 
     let other = TcpListener::bind((ip, 10_988)).unwrap();
-    node(&[]).failed(1, &[&format!("{ip}:10988"), "in use", "ss -ltnp"]);
+    node(&[]).failed(1, &[&format!("{ip}:10988"), "in use", "ss -ltunp"]);
     drop(other);
     // TEST-NET-2 (RFC 5737) belongs to no machine.
     let away = run(&["node", "--nid", "198.51.100.77@tcp", "--accept-port", "10988"])

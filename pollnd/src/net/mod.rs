@@ -65,7 +65,7 @@ fn start<A: NetApp<Sock> + NetApp<LnetXprt> + Send + 'static>(
 ) -> Result<Node, String> {
     node.nid = place.nid();
     let name = place.name();
-    let Some(at) = place.at() else {
+    let Some(addr) = place.addr() else {
         let (scope, command) = (claim::scope(node), role.command());
         let claim = claim::take(node.nid, &scope, command).map_err(|h| h.refusal("the NID", node.nid))?;
         let claim = claim::further(claim, node.nid, &node.ni, &scope, command)?;
@@ -76,16 +76,21 @@ fn start<A: NetApp<Sock> + NetApp<LnetXprt> + Send + 'static>(
         });
         return assemble::start(node, Setup::new(role, claim), app);
     };
+    if addr.is_dgram() && node.lcores > 1 {
+        return Err(format!(
+            "--lcores {}: a transfer machine that is reached by datagrams has one lcore, since they may come to any queue; leave it out",
+            node.lcores
+        ));
+    }
     if !node.ni.is_empty() {
         return Err("--ni: a transfer machine of netsock has one address, and no LNet; leave it out".into());
     }
-    let Place::Sock(addr) = *place else { return Err(format!("{name}: no address of netsock")) };
     let make = Box::new(move |backing: &Arc<dyn Backing>| {
         let xprt = Sock::new(Config::new(addr, epoch())).map_err(|e| e.to_string())?;
         Ok(Box::new(host(xprt, &name, make(backing))?) as _)
     });
     // Its address is its own by the port that it listens at.
-    let setup = Setup::new(role, None).instead(Some(Instead { at, make }));
+    let setup = Setup::new(role, None).instead(Some(Instead { at: addr, make }));
     assemble::start(node, setup, Box::new(|_| Ok(Box::new(NoApp) as _)))
 }
 
@@ -103,7 +108,8 @@ impl Telling {
             return;
         }
         if let Some((n, refused)) = ctl.refusal() {
-            tracing::warn!(peer = %n.remote, refused, "refused, and its connection ends: {}", n.why);
+            let ends = if n.dgram { "" } else { ", and its connection ends" };
+            tracing::warn!(peer = %n.remote, refused, "refused{ends}: {}", n.why);
             self.0 = Some(Instant::now());
         }
     }
@@ -286,7 +292,7 @@ fn measure(job: &Job, a: &mut NetAskArgs, sum: &mut Sum) -> Result<(), String> {
     let on_port = settings::on_port(&a.node);
     let here = match (&a.from, on_port) {
         (Some(from), _) => {
-            Place::parse(from, Some(if there.at().is_some() { XprtArg::Sock } else { XprtArg::Lnet }))?
+            Place::parse(from, Some(if there.addr().is_some() { XprtArg::Sock } else { XprtArg::Lnet }))?
         }
         (None, true) => return Err("a node on a port has no address unless told: give --from ADDRESS".into()),
         (None, false) => Place::towards(&there)?,

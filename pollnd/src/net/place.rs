@@ -1,6 +1,6 @@
 //! Addresses of transfer machines on a command line, and where the node below one is.
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, TcpListener, UdpSocket};
 
 use transport::net::LnetAddr;
 use transport::wire::Nid;
@@ -34,8 +34,8 @@ impl Place {
             }
             XprtArg::Sock => {
                 let addr = resolve(Name::parse(text).map_err(|e| e.to_string())?)?;
-                addr.dialled().map(|_| Place::Sock(addr)).ok_or_else(|| {
-                    format!("{text}: peers cannot connect there; give inet:stream:IP@PORT of one machine, with a port from 1 on")
+                addr.reached().map(|_| Place::Sock(addr)).ok_or_else(|| {
+                    format!("{text}: peers cannot get there; give inet:stream:IP@PORT or inet:dgram:IP@PORT of one machine, with a port from 1 on")
                 })
             }
         }
@@ -55,10 +55,12 @@ impl Place {
                     (Some(to), Some(IpAddr::V4(from))) if from.is_loopback() => to,
                     (_, from) => from.unwrap_or(IpAddr::from([127, 0, 0, 1])),
                 };
-                let free = TcpListener::bind((ip, 0)).and_then(|l| l.local_addr());
-                let at =
-                    free.map_err(|e| format!("no port is free at {ip}: {}; give --from", limits::told(&e)))?;
-                Ok(Place::Sock(Addr::stream(at)))
+                let free = match a.is_dgram() {
+                    true => UdpSocket::bind((ip, 0)).and_then(|s| s.local_addr()).map(Addr::dgram),
+                    false => TcpListener::bind((ip, 0)).and_then(|l| l.local_addr()).map(Addr::stream),
+                };
+                let none = |e| format!("no port is free at {ip}: {}; give --from", limits::told(&e));
+                free.map(Place::Sock).map_err(none)
             }
         }
     }
@@ -71,10 +73,10 @@ impl Place {
         }
     }
 
-    /// Where it listens, over netsock.
-    pub(super) fn at(&self) -> Option<SocketAddr> {
+    /// Its address over netsock.
+    pub(super) fn addr(&self) -> Option<Addr> {
         match self {
-            Place::Sock(a) => a.dialled(),
+            Place::Sock(a) => Some(*a),
             Place::Lnet(..) => None,
         }
     }
@@ -124,6 +126,7 @@ mod tests {
         for (text, xprt, name, nid) in [
             ("inet:stream:10.0.0.1@7000", None, "inet:stream:10.0.0.1@7000", "10.0.0.1@tcp"),
             ("inet6:stream:fd00::1@7000", None, "inet6:stream:fd00::1@7000", "fd00::1@tcp"),
+            ("inet:dgram:10.0.0.1@7000", None, "inet:dgram:10.0.0.1@7000", "10.0.0.1@tcp"),
             ("10.0.0.1@tcp1:12345:34:1", None, "10.0.0.1@tcp1:12345:34:1", "10.0.0.1@tcp1"),
             ("10.0.0.1@tcp1:12345:34:*", Some(Lnet), "10.0.0.1@tcp1:12345:34:*", "10.0.0.1@tcp1"),
             ("10.0.0.1@tcp1:12345:34:1", Some(Sock), "inet:stream:10.0.0.1@9217", "10.0.0.1@tcp"),
@@ -136,7 +139,7 @@ mod tests {
             ("inet:stream:10.0.0.1@7000", Some(Lnet), "--xprt sock"),
             ("inet:stream:10.0.0.1", None, "\"inet:stream:10.0.0.1\""),
             ("inet:stream:10.0.0.1@0", None, "a port from 1 on"),
-            ("inet:dgram:10.0.0.1@7000", None, "inet:stream:IP@PORT"),
+            ("inet:dgram:10.0.0.1@0", None, "inet:dgram:IP@PORT"),
             ("10.0.0.1@tcp", None, "NID:12345:PORTAL:TMID"),
             ("10.0.0.1@tcp:12345:64:1", None, "the portal must be 1 to 63"),
             ("10.0.0.1@tcp:12345:29:1", Some(Sock), "the portal must be 30 to 61"),

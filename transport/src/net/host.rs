@@ -11,7 +11,7 @@ pub trait NetApp<X: Xprt> {
     /// Something happened. Any call may be made from here.
     fn event(&mut self, net: &mut Domain<X>, event: Event);
 
-    /// A packet was refused, of `all` so far, and its connection ends (netsock).
+    /// A packet was refused, of `all` so far, and its connection ends, if it came by one (netsock).
     fn refused(&mut self, _notice: &Notice, _all: u64) {}
 
     /// Called whenever the shard does something for the domain.

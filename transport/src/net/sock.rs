@@ -107,7 +107,7 @@ impl Sock {
 
     /// The lowest address of a name, behind `after`, that no machine has.
     fn free(&self, name: Name, after: Option<Addr>) -> Result<Addr, NetError> {
-        let taken = |a: &Addr| a.dialled().is_some_and(|at| self.at(at).is_some());
+        let taken = |a: &Addr| a.reached().is_some_and(|at| self.at(at).is_some());
         let mut rest = name.candidates().skip_while(|a| after.is_some_and(|after| a.port <= after.port));
         match (rest.find(|a| !taken(a)), name) {
             (Some(a), _) => Ok(a),
@@ -122,7 +122,7 @@ impl Sock {
         // Cookies of a machine that was there before are never used again: it had fewer buffers than ns have passed.
         let first_generation = self.cfg.first_generation.saturating_add(now);
         let machine = Tm::new(Config { addr, first_generation, ..self.cfg.clone() })?;
-        let at = addr.dialled().ok_or(TmError::Addr(addr))?;
+        let at = addr.reached().ok_or(TmError::Addr(addr))?;
         Ok((machine, at))
     }
 
@@ -216,6 +216,10 @@ impl Sock {
                 let lend = m.lend.map(|l| LendId(self.loans.give(key, l.0)));
                 Action::Send(c, SendMsg { lend, ..m })
             }
+            Action::Datagram(path, m) => {
+                let lend = m.lend.map(|l| LendId(self.loans.give(key, l.0)));
+                Action::Datagram(path, SendMsg { lend, ..m })
+            }
             Action::Unhold(..) => return None,
             other => other,
         })
@@ -282,7 +286,7 @@ impl Xprt for Sock {
         let (machine, at) = self.make(now, addr)?;
         let key = self.machines.insert(Member::new(tm, machine, at, name));
         self.by_tm.insert(tm, key);
-        self.actions.push_back(Action::Listen(at));
+        self.actions.push_back(if addr.is_dgram() { Action::Bind(at) } else { Action::Listen(at) });
         Ok(())
     }
 
@@ -398,6 +402,10 @@ impl Protocol for Sock {
                 None => return,
             },
             Happened::Listening(at, done) => return self.listening(now, at, done),
+            Happened::Datagram(path, ..) | Happened::Undelivered(path, _) => {
+                let Some(key) = self.at(path.local()) else { return };
+                (key, happened)
+            }
             Happened::Closed(c, why) => match self.conns.remove(&c) {
                 Some(key) => (key, Happened::Closed(c, why)),
                 None => return,

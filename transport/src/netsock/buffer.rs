@@ -104,6 +104,11 @@ pub(super) struct Buf {
     pub(super) end: u64,
     /// The connection that fills it.
     pub(super) filler: Key,
+    /// Datagrams that have come for it, where others are to come.
+    pub(super) part: Key,
+    /// Datagrams to send: bytes of each but the last, and the number of the next.
+    pub(super) cut: u64,
+    pub(super) idx: u32,
     /// Loans that are out.
     pub(super) lent: u32,
     /// Error number with which it ends, 0 for none, once that is known.

@@ -15,6 +15,7 @@ impl Tm {
     /// The end of a buffer is known, and only its pages are waited for.
     pub(super) fn end(&mut self, b: Key, status: i32) {
         self.unlink(b);
+        self.end_part(b);
         let Some(buf) = self.bufs.get_mut(b) else { return };
         buf.fate.get_or_insert(status);
         buf.state.apply(BufEvent::End);
@@ -31,6 +32,7 @@ impl Tm {
                 if let Some(peer) = self.peers.get_mut(p) {
                     peer.writers.remove(&mut self.bufs, b);
                 }
+                self.leave(p);
             }
             Place::Answers(c) => {
                 if let Some(conn) = self.conns.get_mut(c) {
@@ -45,6 +47,16 @@ impl Tm {
         }
     }
 
+    /// An end-point that datagrams go to is kept as long as a buffer is for it.
+    fn leave(&mut self, p: Key) {
+        if self.cfg.addr.is_dgram()
+            && let Some(peer) = self.peers.get(p).filter(|p| p.writers.is_empty())
+        {
+            self.by_addr.remove(&peer.addr);
+            self.peers.remove(p);
+        }
+    }
+
     /// Completes a buffer whose end is known, once its pages are home.
     pub(super) fn settle(&mut self, b: Key) {
         let ready = |b: &super::buffer::Buf| {
@@ -52,6 +64,8 @@ impl Tm {
             b.fate.filter(|_| over && b.lent == 0)
         };
         let Some(status) = self.bufs.get(b).and_then(ready) else { return };
+        // One whose datagrams have left is with its peer's until now.
+        self.unlink(b);
         let Some(buf) = self.bufs.remove(b) else { return };
         self.buf_timers.cancel(b);
         let ok = status == 0;

@@ -54,7 +54,7 @@ impl Tm {
     }
 
     /// The buffer of a cookie, if its transfer has not ended.
-    fn named(&self, cookie: Cookie) -> Option<Key> {
+    pub(super) fn named(&self, cookie: Cookie) -> Option<Key> {
         let b = self.bufs.key_at(buffer::slot(cookie)?)?;
         self.bufs.get(b).filter(|b| b.cookie == cookie && b.state != BufState::Ending)?;
         Some(b)
@@ -62,11 +62,15 @@ impl Tm {
 
     /// Whether the cookie may be that of an active receive that has ended.
     fn was_asked(&self, cookie: Cookie) -> bool {
-        let issued = self.cfg.first_generation..self.generation;
-        buffer::of_active_recv(cookie) && issued.contains(&cookie.generation)
+        buffer::of_active_recv(cookie) && self.was_issued(cookie)
     }
 
-    fn judge_get(&self, h: &PacketHdr, b: Option<Key>) -> Result<Verdict, (Refusal, Option<Key>)> {
+    /// Whether the cookie may be that of a buffer that has ended.
+    pub(super) fn was_issued(&self, cookie: Cookie) -> bool {
+        (self.cfg.first_generation..self.generation).contains(&cookie.generation)
+    }
+
+    pub(super) fn judge_get(&self, h: &PacketHdr, b: Option<Key>) -> Result<Verdict, (Refusal, Option<Key>)> {
         let no = |why| Err((why, None));
         if (h.idx, h.nr, h.size, h.offset) != (0, 1, 0, 0) {
             return no(Refusal::GetShape);

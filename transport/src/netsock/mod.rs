@@ -16,6 +16,9 @@
 //! Sans-io: what happened to streams and a time in ns go in ([`Protocol`](crate::stream::Protocol)), actions and completions come
 //! out. A packet is judged in `judge`, read in `receive`, written in `send`; `ends` has what is lost and given up.
 //!
+//! At an address of datagrams a machine has no connections: a packet is a datagram (`dgram_recv`, `dgram_send`), and `parts`
+//! has the buffers of which some have come.
+//!
 //! A send completes when its pages are home: TCP has acknowledged the last byte and no reference is left. What differs from
 //! Motr, and why, is in docs/netsock.md.
 //!
@@ -37,10 +40,13 @@
 
 mod buffer;
 mod conn;
+mod dgram_recv;
+mod dgram_send;
 mod ends;
 mod judge;
 mod list;
 mod memory;
+mod parts;
 mod peer;
 mod receive;
 mod refusal;
@@ -79,6 +85,30 @@ pub struct Config {
     pub conns_of_host: usize,
     /// Buffers, at a time.
     pub buffers: usize,
+    /// Limits of a machine that is reached by datagrams.
+    pub datagrams: Datagrams,
+}
+
+/// Limits of a machine that is reached by datagrams.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagrams {
+    /// Bytes that leave at once, 1 KiB added for each datagram: what a socket buffer of the usual 208 KiB (twice that with
+    /// the kernel's own needs) takes.
+    pub burst: u64,
+    /// Bytes a second after that.
+    pub rate: u64,
+    /// A buffer of which packets are missing is whole again after so many ns without one.
+    pub silence: u64,
+    /// Messages that have come in part, at a time.
+    pub messages: usize,
+    /// Those of them that one machine may have sent.
+    pub messages_of_machine: usize,
+}
+
+impl Default for Datagrams {
+    fn default() -> Datagrams {
+        Datagrams { burst: 256 << 10, rate: 256 << 20, silence: SEC, messages: 1024, messages_of_machine: 64 }
+    }
 }
 
 impl Config {
@@ -93,6 +123,7 @@ impl Config {
             conns: 4096,
             conns_of_host: 256,
             buffers: 1 << 20,
+            datagrams: Datagrams::default(),
         }
     }
 }
@@ -101,7 +132,7 @@ impl Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TmError {
     /// Peers compare its address with the one that its connections come from.
-    #[error("{0} is no TCP address of one machine with a port: give inet:stream:IP@PORT")]
+    #[error("{0} is no address of one machine with a port: give inet:stream:IP@PORT, or inet:dgram:IP@PORT")]
     Addr(Addr),
     /// Loans have names of 24 bits.
     #[error("{0} buffers, where at most 2^24 can be: lower it")]
@@ -300,6 +331,10 @@ pub struct Stats {
     pub dials_failed: u64,
     /// Packets refused, connections refused and stalls.
     pub refused: u64,
+    /// Datagrams that had come before, or were too late.
+    pub repeated: u64,
+    /// Buffers whose missing datagrams were not waited for any longer.
+    pub incomplete: u64,
     /// Refusals that nobody was told of: [`Tm::notice`] was not asked.
     pub unnoticed: u64,
     /// Messages that waited for a buffer.
@@ -320,6 +355,8 @@ impl Stats {
             dials: self.dials + other.dials,
             dials_failed: self.dials_failed + other.dials_failed,
             refused: self.refused + other.refused,
+            repeated: self.repeated + other.repeated,
+            incomplete: self.incomplete + other.incomplete,
             unnoticed: self.unnoticed + other.unnoticed,
             parked: self.parked + other.parked,
             drained: self.drained + other.drained,
@@ -338,6 +375,8 @@ pub struct Gauges {
     pub peers: usize,
     /// Connections whose message waits for a buffer.
     pub parked: usize,
+    /// Buffers of which datagrams have come, and others have not.
+    pub parts: usize,
     /// Loans that are out.
     pub loans: usize,
 }
@@ -350,6 +389,7 @@ impl Gauges {
             conns: self.conns + other.conns,
             peers: self.peers + other.peers,
             parked: self.parked + other.parked,
+            parts: self.parts + other.parts,
             loans: self.loans + other.loans,
         }
     }

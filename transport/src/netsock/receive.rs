@@ -121,7 +121,7 @@ impl Tm {
     }
 
     /// The first buffer for messages that holds so many bytes.
-    fn buffer_for(&self, total: u64) -> Option<Key> {
+    pub(super) fn buffer_for(&self, total: u64) -> Option<Key> {
         let mut at = self.messages.head();
         while let Some(b) = at {
             if self.bufs.get(b).and_then(|b| b.sink.as_ref()).is_some_and(|s| s.size() >= total) {

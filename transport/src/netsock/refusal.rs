@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::Queue;
 use crate::wire::netsock::{Addr, PacketError, errno};
 
-/// Why a packet was refused. Its connection ends.
+/// Why a packet was refused. Its connection ends; a datagram is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Checks 1 to 9.
@@ -52,6 +52,29 @@ pub enum Refusal {
     /// More than one packet. Nobody sends that on a stream, and Motr dies of it.
     #[error("one of {0} packets, where a stream has one a buffer")]
     Parts(u32),
+    /// A datagram of another length than its header says.
+    #[error("{got} bytes of payload in a datagram that says {said}")]
+    Length {
+        /// Bytes said.
+        said: u64,
+        /// Bytes there.
+        got: u64,
+    },
+    /// A datagram of a buffer that is not cut into equal packets and a rest.
+    #[error(
+        "packet {idx} of {nr} with {size} bytes: datagrams of a buffer are equally long but for the last"
+    )]
+    Cut {
+        /// Number of the packet.
+        idx: u32,
+        /// Number of packets.
+        nr: u32,
+        /// Bytes in it.
+        size: u64,
+    },
+    /// A message as a datagram, and no buffer for it.
+    #[error("no buffer for a message of {0} bytes, which is lost: queue more, or longer ones")]
+    NoRoom(u64),
     /// In mid-packet nothing came for too long.
     #[error("the rest of a packet did not come in time")]
     Stalled,
@@ -68,23 +91,60 @@ impl Refusal {
             Refusal::Foreign | Refusal::WrongQueue(_) | Refusal::Busy | Refusal::Unasked => errno::EPERM,
             Refusal::TooLong { .. } => errno::EMSGSIZE,
             Refusal::Stalled => errno::ETIMEDOUT,
-            Refusal::TooMany(_) => errno::ENOBUFS,
+            Refusal::TooMany(_) | Refusal::NoRoom(_) => errno::ENOBUFS,
             Refusal::NotOurs(_)
             | Refusal::NotTheirs(_)
             | Refusal::NoBuffer
             | Refusal::Stale
             | Refusal::GetShape
             | Refusal::GetCookie
-            | Refusal::Parts(_) => errno::EPROTO,
+            | Refusal::Parts(_)
+            | Refusal::Length { .. }
+            | Refusal::Cut { .. } => errno::EPROTO,
+        }
+    }
+
+    /// The name under which it is counted.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Refusal::Packet(PacketError::Truncated(_)) => "netsock_refused_truncated",
+            Refusal::Packet(PacketError::HeaderMagic(_)) => "netsock_refused_header_magic",
+            Refusal::Packet(PacketError::Tag(_)) => "netsock_refused_tag",
+            Refusal::Packet(PacketError::FooterMagic(_)) => "netsock_refused_footer_magic",
+            Refusal::Packet(PacketError::Checksum { .. }) => "netsock_refused_checksum",
+            Refusal::Packet(PacketError::Index { .. }) => "netsock_refused_index",
+            Refusal::Packet(PacketError::Wraps { .. }) => "netsock_refused_wraps",
+            Refusal::Packet(PacketError::PastTotal { .. }) => "netsock_refused_past_total",
+            Refusal::Packet(PacketError::FirstOffset(_)) => "netsock_refused_first_offset",
+            Refusal::Packet(PacketError::LastEnd { .. }) => "netsock_refused_last_end",
+            Refusal::NotOurs(_) => "netsock_refused_not_ours",
+            Refusal::NotTheirs(_) => "netsock_refused_not_theirs",
+            Refusal::NoBuffer => "netsock_refused_no_buffer",
+            Refusal::Stale => "netsock_refused_stale",
+            Refusal::Foreign => "netsock_refused_foreign",
+            Refusal::WrongQueue(_) => "netsock_refused_wrong_queue",
+            Refusal::Busy => "netsock_refused_busy",
+            Refusal::Unasked => "netsock_refused_unasked",
+            Refusal::GetShape => "netsock_refused_get_shape",
+            Refusal::GetCookie => "netsock_refused_get_cookie",
+            Refusal::TooLong { .. } => "netsock_refused_too_long",
+            Refusal::Parts(_) => "netsock_refused_parts",
+            Refusal::Length { .. } => "netsock_refused_length",
+            Refusal::Cut { .. } => "netsock_refused_cut",
+            Refusal::NoRoom(_) => "netsock_refused_no_room",
+            Refusal::Stalled => "netsock_refused_stalled",
+            Refusal::TooMany(_) => "netsock_refused_too_many",
         }
     }
 }
 
-/// A connection that was ended for what its peer did.
+/// A connection that was ended for what its peer did, or a datagram that was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Notice {
     /// The peer's end.
     pub remote: SocketAddr,
+    /// It sent a datagram.
+    pub dgram: bool,
     /// The refusal.
     pub why: Refusal,
 }

@@ -26,6 +26,9 @@ impl Tm {
             buf.place = Place::Writers(p);
             peer.writers.push_back(&mut self.bufs, b);
         }
+        if self.cfg.addr.is_dgram() {
+            return self.write_datagrams(b);
+        }
         self.balance(p);
     }
 
@@ -34,7 +37,7 @@ impl Tm {
         if let Some(p) = self.by_addr.get(&to) {
             return Some(*p);
         }
-        let p = self.peers.insert(Peer::new(to, to.dialled()?));
+        let p = self.peers.insert(Peer::new(to, to.reached()?));
         self.by_addr.insert(to, p);
         Some(p)
     }
@@ -281,6 +284,10 @@ impl Tm {
         if let Some(buf) = self.bufs.get_mut(b) {
             buf.lent = buf.lent.saturating_sub(1);
             self.settle(b);
+        }
+        if self.cfg.addr.is_dgram() {
+            self.datagram_left();
+            self.pump_datagrams();
         }
     }
 }

@@ -1,13 +1,15 @@
 //! The transfer machine: its tables, buffers in, completions out, and what it is as a protocol on streams.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use fsm::Fsm;
 
 use super::buffer::{self, Buf, BufEvent, BufState, Place};
 use super::conn::Conn;
+use super::dgram_send::Outbox;
 use super::list::{Links, List};
+use super::parts::Parts;
 use super::peer::Peer;
 use super::{
     AddError, Added, BufId, Completion, Config, Gauges, Notice, Op, Queue, Refusal, Stats, TmError, Unadded,
@@ -25,6 +27,7 @@ const NOTICES: usize = 64;
 pub struct Tm {
     pub(super) cfg: Config,
     pub(super) ip: IpAddr,
+    pub(super) at: SocketAddr,
     pub(super) now: u64,
     pub(super) bufs: Slab<Buf>,
     pub(super) conns: Slab<Conn>,
@@ -45,10 +48,15 @@ pub struct Tm {
     pub(super) buf_timers: Timers,
     pub(super) conn_timers: Timers,
     pub(super) peer_timers: Timers,
+    pub(super) part_timers: Timers,
     due: Vec<u32>,
+    pub(super) outbox: Outbox,
+    pub(super) parts: Parts,
     pub(super) actions: VecDeque<Action>,
     pub(super) done: VecDeque<Completion>,
     notices: VecDeque<Notice>,
+    /// Refusals by name.
+    refusals: BTreeMap<&'static str, u64>,
     pub(super) stats: Stats,
     /// A message found no buffer since somebody asked.
     pub(super) starved: bool,
@@ -67,12 +75,13 @@ impl Tm {
     /// # Errors
     /// [`TmError`]
     pub fn new(cfg: Config) -> Result<Tm, TmError> {
-        let Some(at) = cfg.addr.dialled() else { return Err(TmError::Addr(cfg.addr)) };
+        let Some(at) = cfg.addr.reached() else { return Err(TmError::Addr(cfg.addr)) };
         if cfg.buffers > 1 << buffer::SLOT_BITS {
             return Err(TmError::Buffers(cfg.buffers));
         }
         Ok(Tm {
             ip: at.ip(),
+            at,
             now: 0,
             bufs: Slab::new(),
             conns: Slab::new(),
@@ -88,10 +97,14 @@ impl Tm {
             buf_timers: Timers::new(),
             conn_timers: Timers::new(),
             peer_timers: Timers::new(),
+            part_timers: Timers::new(),
             due: Vec::new(),
+            outbox: Outbox::new(cfg.datagrams.burst),
+            parts: Parts::new(),
             actions: VecDeque::new(),
             done: VecDeque::new(),
             notices: VecDeque::new(),
+            refusals: BTreeMap::new(),
             stats: Stats::default(),
             starved: false,
             down: false,
@@ -140,6 +153,9 @@ impl Tm {
             conn: Key::NOWHERE,
             end: 0,
             filler: Key::NOWHERE,
+            part: Key::NOWHERE,
+            cut: 0,
+            idx: 0,
             lent: 0,
             fate: None,
             cancelled: None,
@@ -176,7 +192,7 @@ impl Tm {
             return Err(AddError::Empty);
         }
         if let Some(to) = op.target()
-            && (to.dialled().is_none() || to.family != self.cfg.addr.family)
+            && (to.reached().is_none() || !to.same_kind(&self.cfg.addr))
         {
             return Err(AddError::Addr(to));
         }
@@ -208,15 +224,17 @@ impl Tm {
         self.done.pop_front()
     }
 
-    /// The next connection that was ended for what its peer did.
+    /// The next connection that was ended for what its peer did, or datagram that was dropped for that.
     pub fn notice(&mut self) -> Option<Notice> {
         self.notices.pop_front()
     }
 
     pub(super) fn note(&mut self, remote: SocketAddr, why: Refusal) {
         self.stats.refused += 1;
+        *self.refusals.entry(why.name()).or_default() += 1;
         if self.notices.len() < NOTICES {
-            self.notices.push_back(Notice { remote, why });
+            let dgram = self.cfg.addr.is_dgram();
+            self.notices.push_back(Notice { remote, dgram, why });
         } else {
             self.stats.unnoticed += 1;
         }
@@ -251,6 +269,7 @@ impl Tm {
             conns: self.conns.len(),
             peers: self.peers.len(),
             parked,
+            parts: self.parts.all.len(),
             loans: bufs.filter_map(|b| self.bufs.get(b)).map(|b| b.lent as usize).sum(),
         }
     }
@@ -300,7 +319,16 @@ impl Tm {
                 self.dial_again(p);
             }
         }
+        self.part_timers.due(now, &mut due);
+        for i in due.drain(..) {
+            if let Some(p) = self.parts.all.key_at(i as usize) {
+                self.look_at_part(p);
+            }
+        }
         self.due = due;
+        if self.outbox.wake <= now {
+            self.pump_datagrams();
+        }
     }
 }
 
@@ -335,6 +363,8 @@ impl Protocol for Tm {
             Happened::Closed(c, why) => self.closed(c, why),
             // The runtime listens for it, or whoever is above has it listen.
             Happened::Listening(..) => {}
+            Happened::Datagram(path, len, rx) => self.datagram(path, len, rx),
+            Happened::Undelivered(path, why) => self.undelivered(path, why),
         }
     }
 
@@ -344,6 +374,7 @@ impl Protocol for Tm {
 
     fn deadline(&self) -> Option<u64> {
         let t = self.buf_timers.wake().min(self.conn_timers.wake()).min(self.peer_timers.wake());
+        let t = t.min(self.part_timers.wake()).min(self.outbox.wake);
         (t != u64::MAX).then_some(t)
     }
 
@@ -354,6 +385,7 @@ impl Protocol for Tm {
 
     fn counts(&self, each: &mut dyn FnMut(&'static str, u64)) {
         counts(&self.stats(), &self.gauges(), each);
+        self.refusals.iter().for_each(|(name, n)| each(name, *n));
     }
 
     fn shut_down(&mut self, now: u64) {
@@ -373,9 +405,12 @@ pub(crate) fn counts(s: &Stats, g: &Gauges, each: &mut dyn FnMut(&'static str, u
     each("netsock_dials", s.dials);
     each("netsock_dials_failed", s.dials_failed);
     each("netsock_refused", s.refused);
+    each("netsock_repeated", s.repeated);
+    each("netsock_incomplete", s.incomplete);
     each("netsock_parked", s.parked);
     each("netsock_drained_bytes", s.drained);
     each("netsock_buffers", g.buffers as u64);
     each("netsock_conns", g.conns as u64);
+    each("netsock_parts", g.parts as u64);
     each("netsock_loans", g.loans as u64);
 }

@@ -1,7 +1,9 @@
 //! Streams of an lcore: a TCP stack over one queue pair of a port, lendings, and the way home for pages.
 
 mod conns;
+mod dgram;
 mod listening;
+mod look;
 mod rx;
 
 use std::collections::VecDeque;
@@ -13,17 +15,16 @@ use crossbeam_queue::ArrayQueue;
 use dataplane::clock::Clock;
 use dataplane::latefree::{LateAction, LateFree};
 use dataplane::pkt::{Nap, Port, Reclaimed};
-use dataplane::tap::TapEnd;
 use hugepages::{LendSlab, Lent};
 use smallvec::SmallVec;
 use tcpstack::{CloseWhy as Why, Dial, Duplicate, FlowId, KeepAlive, PushError, Stack};
 
 use self::conns::{Conn, Conns, Queued};
+use self::dgram::Datagrams;
 use self::listening::Listened;
 use self::rx::FlowRx;
 use super::conn_state::{ConnEvent, ConnState};
 use super::counters::StreamCounters;
-use super::inspect::{Inspect, PAGE, Page, Row};
 use super::streams::{Sibling, Streams, Told, Work};
 use super::unlent::{Dials, Unlent, must_leave};
 use crate::hash::OwnMap;
@@ -31,7 +32,7 @@ use crate::lnd::Tcp;
 use crate::lnd::config::SEC;
 use crate::stream::{
     Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Happened, INLINE_MAX, InlineHdr, LendId,
-    Progress, SendMsg, ShardId,
+    Path, Progress, SendMsg, ShardId,
 };
 
 /// Source ports of a privileged dial (socklnd.md §1), tried from the top.
@@ -86,6 +87,7 @@ pub struct LcoreStreams<P: Port> {
     listened: VecDeque<Listened>,
     backlog: u32,
     orphans: VecDeque<LendId>,
+    datagrams: Datagrams,
     unlent: Unlent,
     dials: Dials,
     /// Connections with something to tell this turn.
@@ -146,6 +148,7 @@ impl<P: Port> LcoreStreams<P> {
             failed: VecDeque::new(),
             listened: VecDeque::new(),
             orphans: VecDeque::new(),
+            datagrams: Datagrams::default(),
             unlent: Unlent::default(),
             dials: Dials::default(),
             touched: Vec::new(),
@@ -485,6 +488,14 @@ impl<P: Port> Streams for LcoreStreams<P> {
         }
     }
 
+    fn bind(&mut self, at: SocketAddr) {
+        self.bind_at(at);
+    }
+
+    fn datagram(&mut self, path: Path, m: SendMsg) {
+        self.send_datagram(path, m);
+    }
+
     fn unhold(&mut self, _: ConnId, lend: LendId) {
         if let Some(l) = self.held.remove(&lend).and_then(|key| self.lends.get_mut(key)) {
             l.hold.clear();
@@ -551,6 +562,9 @@ impl<P: Port> Streams for LcoreStreams<P> {
             n += self.tell_stream(*id, sink);
         }
         touched.clear();
+        if self.datagrams.used {
+            n += self.read_datagrams(sink);
+        }
         // Connections that were touched meanwhile (never from within the sink) stay listed.
         touched.append(&mut self.touched);
         self.touched = touched;
@@ -563,6 +577,7 @@ impl<P: Port> Streams for LcoreStreams<P> {
         if !self.stalled.is_empty() || !self.unlent.is_empty() {
             self.retry();
         }
+        self.retry_datagrams();
         busy_or(self.stack.flush(self.now), 0)
     }
 
@@ -601,45 +616,6 @@ impl<P: Port> Sibling for LcoreStreams<P> {
 
     fn hear(&mut self, told: Told) {
         self.stack.hear(self.now, told.msg);
-    }
-}
-
-impl<P: Port> Inspect for LcoreStreams<P> {
-    fn look(&mut self, page: &mut Page) {
-        let first = page.step(self.stack.slots() as usize) as u32;
-        for (flow, stats) in self.stack.connections(first, PAGE as u32) {
-            page.add(Row { conn: conn_id(self.shard, flow), stats, kernel: false });
-        }
-    }
-
-    fn details(&self, f: &mut dyn FnMut(&'static str, u64)) {
-        self.stack.counters().each(&mut *f);
-        self.stack.port().counters().each(f);
-    }
-
-    fn tap(&mut self, tap: Option<Box<TapEnd>>) -> Option<Box<TapEnd>> {
-        self.stack.tap(tap)
-    }
-
-    fn counters(&self) -> StreamCounters {
-        let (s, p) = (self.stack.counters(), self.stack.port().counters());
-        let (free, all) = self.stack.port().rx_memory();
-        let (small_out, small_all) = self.stack.small_memory();
-        StreamCounters {
-            tx_copied_bytes: s.tx_copied_bytes,
-            tx_short_bytes: s.tx_short_bytes,
-            tx_attached_bytes: s.tx_attached_bytes,
-            linearised: p.linearised,
-            lent: self.slab.counters().lent,
-            lendings_out: self.slab.out(),
-            rx_lent_out: self.stack.lent_out(),
-            rx_pool_bytes_in_use: all - free + small_out,
-            rx_pool_bytes: all + small_all,
-            retransmits: s.tx_resent,
-            nudges: self.late.counters().nudges,
-            conns: self.conns.len() as u64,
-            ..self.counters
-        }
     }
 }
 

@@ -141,6 +141,7 @@ impl Mesh {
             Action::Dial(d) => self.dial(own, &d),
             Action::Listen(at) => self.listen(own, at),
             Action::Unlisten(at) => self.unlisten(own, at),
+            Action::Bind(at) => self.bind(own, at),
             Action::Read(c) if c.shard != me || self.imported.contains_key(&c) => {
                 self.touch(c, |i| i.readable = true);
             }
@@ -191,7 +192,7 @@ impl Mesh {
     /// home.
     fn act_nowhere(&mut self, action: &Action) {
         match action {
-            Action::Send(_, m) => {
+            Action::Send(_, m) | Action::Datagram(_, m) => {
                 if let Some(l) = m.lend {
                     let home = Home::of_lend(l);
                     self.post.send(self.shard_of(home), Mail::Stream(home, StreamEvent::Released(l)));
@@ -200,7 +201,7 @@ impl Mesh {
             Action::Dial(d) => self.cannot_dial(self.shards.me, d),
             Action::Unhold(..) | Action::Read(_) | Action::Close(..) => {}
             // Whoever has no streams is asked for none.
-            Action::Listen(_) | Action::Unlisten(_) => {}
+            Action::Listen(_) | Action::Unlisten(_) | Action::Bind(_) => {}
         }
     }
 

@@ -15,7 +15,9 @@ use super::counters::StreamCounters;
 use super::inspect::{Inspect, PAGE, Page};
 use super::streams::{Sibling, Streams, Told, Work};
 use crate::lnd::Tcp;
-use crate::stream::{Close, ConnId, DialError, DialId, DialSpec, Happened, LendId, ListenError, SendMsg};
+use crate::stream::{
+    Close, ConnId, DialError, DialId, DialSpec, Happened, LendId, ListenError, Path, SendMsg,
+};
 
 /// Most ports of an lcore.
 pub const PORTS_MAX: usize = 16;
@@ -103,6 +105,20 @@ impl<S: Streams> Streams for Ports<S> {
         }
     }
 
+    fn bind(&mut self, at: SocketAddr) {
+        match self.with_address(at.ip()) {
+            Some(s) => s.bind(at),
+            None => self.nowhere.push(at),
+        }
+    }
+
+    fn datagram(&mut self, path: Path, m: SendMsg) {
+        match self.with_address(path.local_ip) {
+            Some(s) => s.datagram(path, m),
+            None => self.unsent.extend(m.lend),
+        }
+    }
+
     fn unhold(&mut self, c: ConnId, l: LendId) {
         if let Some((s, c)) = self.on(c) {
             s.unhold(c, l);
@@ -142,9 +158,11 @@ impl<S: Streams> Streams for Ports<S> {
                     Happened::PeerFin(c) => Happened::PeerFin(own(c)),
                     Happened::Ended(c) => Happened::Ended(own(c)),
                     Happened::Closed(c, why) => Happened::Closed(own(c), why),
-                    other @ (Happened::DialFailed(..) | Happened::Released(_) | Happened::Listening(..)) => {
-                        other
-                    }
+                    other @ (Happened::DialFailed(..)
+                    | Happened::Released(_)
+                    | Happened::Listening(..)
+                    | Happened::Datagram(..)
+                    | Happened::Undelivered(..)) => other,
                 });
             }));
         }

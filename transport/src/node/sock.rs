@@ -7,6 +7,7 @@
 mod accept;
 mod config;
 mod conn;
+mod dgram;
 mod listening;
 mod look;
 mod set_up;
@@ -17,8 +18,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use dataplane::pkt::Nap;
-use dataplane::tap::TapEnd;
-use hugepages::{HeapRxPool, LendSlab, Lent};
+use hugepages::{HeapRxPool, LendSlab, Lent, RxFrag};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use smallvec::SmallVec;
@@ -28,17 +28,17 @@ use self::accept::Accepting;
 pub use self::config::{IdleMode, SockConfig, SockError};
 use self::config::{is_exhausted, remedy};
 use self::conn::{Conn, EINPROGRESS, SockRx, TxItem, close_why, dial_error};
+use self::dgram::{DATAGRAMS, Datagrams};
 use self::listening::Listeners;
 use self::set_up::set_up;
 use super::conn_state::{ConnEvent, ConnState};
 use super::counters::StreamCounters;
-use super::inspect::{Inspect, Page};
 use super::streams::{Sibling, Streams, Work};
 use super::unlent::{Dials, Unlent, must_leave};
 use crate::hash::OwnMap;
 use crate::lnd::Tcp;
 use crate::stream::{
-    Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Happened, LendId, Progress, SendMsg,
+    Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Happened, LendId, Path, Progress, SendMsg,
 };
 
 /// Whether this process may bind ports below 1024 on `ip`, or would if `ip` were an address of this machine.
@@ -104,6 +104,9 @@ pub struct SockStreams {
     opened: VecDeque<ConnId>,
     orphans: VecDeque<LendId>,
     accepting: Accepting,
+    datagrams: Datagrams,
+    /// The datagram that is shown.
+    datagram: VecDeque<RxFrag>,
     /// Most receive buffers that were out since `trim_at`, and when those that nobody needed are let go, in ns.
     peak: usize,
     trim_at: u64,
@@ -138,6 +141,8 @@ impl SockStreams {
             opened.map_err(|source| SockError::Listen { addr: *addr, source })?;
         }
         Ok(SockStreams {
+            datagrams: Datagrams::default(),
+            datagram: VecDeque::new(),
             poll,
             events: Events::with_capacity(256),
             listeners,
@@ -291,7 +296,9 @@ impl SockStreams {
             return;
         }
         for e in &self.events {
-            if e.token().0 >= LISTENER {
+            if e.token().0 >= DATAGRAMS {
+                self.datagrams.ready(e);
+            } else if e.token().0 >= LISTENER {
                 self.accepting.again = true;
             } else if let Some(c) = self.conns.get_mut(e.token().0).and_then(Option::as_mut) {
                 c.readable |= e.is_readable() || e.is_read_closed() || e.is_error();
@@ -507,6 +514,7 @@ impl Streams for SockStreams {
 
     fn unlisten(&mut self, at: SocketAddr) {
         self.unlisten_at(at);
+        self.datagrams.unbind(at, self.poll.registry());
     }
 
     fn send(&mut self, id: ConnId, m: SendMsg) {
@@ -518,6 +526,14 @@ impl Streams for SockStreams {
             self.counters.lend_waits += 1;
             self.unlent.push(id, m);
         }
+    }
+
+    fn bind(&mut self, at: SocketAddr) {
+        self.bind_at(at);
+    }
+
+    fn datagram(&mut self, path: Path, m: SendMsg) {
+        self.send_datagram(path, m);
     }
 
     fn unhold(&mut self, _: ConnId, lend: LendId) {
@@ -579,6 +595,9 @@ impl Streams for SockStreams {
             }
         }
         n += self.read_some(sink);
+        if !self.datagrams.is_off() {
+            n += self.read_datagrams(sink);
+        }
         for i in 0..self.conns.len() {
             if let Some((id, why)) = self.conns[i].as_ref().and_then(|c| Some((c.id, c.dead?))) {
                 n += 1;
@@ -598,7 +617,8 @@ impl Streams for SockStreams {
 
     fn flush(&mut self) -> Work {
         self.retry_waiting();
-        Work::of(self.write_some())
+        let datagrams = if self.datagrams.is_off() { 0 } else { self.flush_datagrams() };
+        Work::of(self.write_some() + datagrams)
     }
 
     fn deadline(&self) -> Option<u64> {
@@ -607,6 +627,7 @@ impl Streams for SockStreams {
             || !self.listeners.told.is_empty()
             || !self.orphans.is_empty()
             || self.accepting.again
+            || self.datagrams.has_work()
             || self.conns.iter().flatten().any(|c| {
                 c.dead.is_some()
                     || c.told != c.written
@@ -639,34 +660,5 @@ impl Streams for SockStreams {
 
     fn sibling(&mut self) -> Option<&mut dyn Sibling> {
         None
-    }
-}
-
-impl Inspect for SockStreams {
-    fn look(&mut self, page: &mut Page) {
-        look::look(&self.conns, page);
-    }
-
-    fn details(&self, _: &mut dyn FnMut(&'static str, u64)) {
-        // The kernel counts the rest.
-    }
-
-    fn tap(&mut self, tap: Option<Box<TapEnd>>) -> Option<Box<TapEnd>> {
-        tap
-    }
-
-    fn counters(&self) -> StreamCounters {
-        StreamCounters {
-            lent: self.slab.counters().lent,
-            lendings_out: self.slab.out(),
-            rx_lent_out: (self.pool.home().lent_out() + self.small.home().lent_out()) as u64,
-            rx_pool_bytes_in_use: [&self.pool, &self.small]
-                .iter()
-                .map(|p| (p.out() * p.buf_size()) as u64)
-                .sum(),
-            rx_pool_bytes: [&self.pool, &self.small].iter().map(|p| (p.max() * p.buf_size()) as u64).sum(),
-            conns: self.conns.iter().flatten().count() as u64,
-            ..self.counters
-        }
     }
 }

@@ -6,7 +6,7 @@ use dataplane::pkt::Nap;
 use tcpstack::SiblingMsg;
 
 use crate::lnd::Tcp;
-use crate::stream::{Action, Close, ConnId, DialSpec, Happened, InlineHdr, LendId, SendMsg};
+use crate::stream::{Action, Close, ConnId, DialSpec, Happened, InlineHdr, LendId, Path, SendMsg};
 
 /// Result of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +67,12 @@ pub trait Streams {
     /// Ends what [`Streams::listen`] began: no [`Happened::Opened`] of a connection to there follows.
     fn unlisten(&mut self, at: SocketAddr);
 
+    /// Takes datagrams at an address. [`Happened::Listening`] follows; [`Streams::unlisten`] ends it.
+    fn bind(&mut self, at: SocketAddr);
+
+    /// Sends a datagram.
+    fn datagram(&mut self, path: Path, m: SendMsg);
+
     /// Pushes a message that has no pages, if nothing is before it; `false` where it has to be sent as others are.
     #[inline]
     fn send_short(&mut self, _: ConnId, _: &InlineHdr) -> bool {
@@ -88,6 +94,8 @@ pub trait Streams {
             Action::Close(c, how) => self.close(*c, *how),
             Action::Listen(at) => self.listen(*at),
             Action::Unlisten(at) => self.unlisten(*at),
+            Action::Bind(at) => self.bind(*at),
+            Action::Datagram(path, m) => self.datagram(*path, m.take()),
         }
     }
 

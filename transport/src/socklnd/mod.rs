@@ -153,6 +153,8 @@ impl<U: Upper> Socklnd<U> {
             Happened::Released(id) => self.released(up, cx, id),
             // It asks for no address.
             Happened::Listening(..) => {}
+            // LNet has none.
+            Happened::Datagram(..) | Happened::Undelivered(..) => {}
         }
     }
 

@@ -71,6 +71,8 @@ impl Actions {
             Action::Close(c, how) => Action::Close(*c, *how),
             Action::Listen(at) => Action::Listen(*at),
             Action::Unlisten(at) => Action::Unlisten(*at),
+            Action::Bind(at) => Action::Bind(*at),
+            Action::Datagram(path, msg) => Action::Datagram(*path, msg.take()),
         })
     }
 
@@ -83,7 +85,7 @@ impl Actions {
         for place in self.places.get_mut(self.first..self.end).unwrap_or_default() {
             f(place);
             // Pages that nobody took would stay until the place is used again.
-            if let Action::Send(_, msg) = place
+            if let Action::Send(_, msg) | Action::Datagram(_, msg) = place
                 && !msg.pay.is_empty()
             {
                 msg.pay.clear();

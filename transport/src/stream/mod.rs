@@ -10,8 +10,11 @@
 //!          <---------------------------------------------------------------------------------
 //!            Dial, Send, Unhold, Read, Close, Listen, Unlisten     (Action)
 //! ```
+//!
+//! Datagrams have no connection: they go by the addresses of both ends ([`Path`]), and come or do not.
 
 pub(crate) mod actions;
+mod dgram;
 pub(crate) mod homes;
 mod protocol;
 pub(crate) mod slab;
@@ -23,6 +26,7 @@ use arrayvec::ArrayVec;
 use hugepages::{PageSlice, RxFrag};
 use smallvec::SmallVec;
 
+pub use self::dgram::{DgramError, Path, dgram_headers};
 pub use self::homes::{BUCKETS, Bucket, Homes};
 pub use self::protocol::Protocol;
 use self::slab::Key;
@@ -311,6 +315,11 @@ pub enum Happened<'a> {
     Released(LendId),
     /// What became of an [`Action::Listen`]. An error after a success: the address is lost, and none comes there any more.
     Listening(SocketAddr, Result<(), ListenError>),
+    /// A datagram of so many bytes has come. Bytes that are not taken are dropped.
+    Datagram(Path, u32, &'a mut dyn StreamRx),
+    /// Datagrams that were sent this way did not get there, as far as one hears of that. Told before the pages of one that
+    /// the runtime refused are released.
+    Undelivered(Path, DgramError),
 }
 
 /// Most header and inline payload bytes of a message: those of lnet_selftest ride in the header.
@@ -392,6 +401,10 @@ pub enum Action {
     Listen(SocketAddr),
     /// Listen there no more. Connections that were told of stay.
     Unlisten(SocketAddr),
+    /// Take datagrams there; [`Happened::Listening`] follows, and [`Action::Unlisten`] ends it.
+    Bind(SocketAddr),
+    /// Send a datagram. Its pages come home when it has left, or cannot.
+    Datagram(Path, SendMsg),
 }
 
 #[cfg(test)]

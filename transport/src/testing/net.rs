@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use hugepages::HeapRxPool;
 
+pub use self::dgram::Weather;
 use self::ends::EndEvent;
 pub use self::pipe::{Cut, Inbox};
 use self::pipe::{End, Link};
@@ -19,9 +20,11 @@ use crate::lnd::{AppId, Config};
 use crate::lnet::{Event, Op, ShardMsg};
 use crate::node::{CopyJob, Input, Machine, Output};
 use crate::stream::{
-    Action, Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Happened, LendId, Pages, ShardId,
+    Action, Close, CloseWhy, ConnId, ConnInfo, DgramError, DialError, DialId, DialSpec, Happened, LendId,
+    Pages, Path, ShardId,
 };
 
+mod dgram;
 mod ends;
 mod homes;
 mod listening;
@@ -72,6 +75,10 @@ enum Ev {
     Shard(usize, ShardId, Box<ShardMsg>, u32),
     /// A copy job that somebody has run; the same.
     JobDone(usize, CopyJob, u32),
+    Datagram(usize, Path, Vec<u8>),
+    Undelivered(usize, Path, DgramError, u32),
+    /// The NIC has let go of a datagram.
+    Left(usize, LendId, NoCopy, u32),
 }
 
 /// A node: a machine and what the runtime keeps for it.
@@ -145,6 +152,8 @@ pub struct Net {
     pub syn_timeout: u64,
     /// Packets that are lost, in percent, and the randomness for it.
     pub loss: Option<(Rng, u64)>,
+    /// What happens to datagrams.
+    pub weather: Weather,
     /// Keep what each end pushes.
     pub record: bool,
     /// A connection to be lost.
@@ -193,6 +202,7 @@ impl Net {
             box_time: None,
             syn_timeout: 20 * SEC,
             loss: None,
+            weather: Weather::fair(),
             record: true,
             cut_at: None,
             steps: 0,
@@ -392,7 +402,10 @@ impl Net {
             Ev::Connect(node, ..)
             | Ev::DialFailed(node, ..)
             | Ev::Shard(node, ..)
-            | Ev::JobDone(node, ..) => Some(*node),
+            | Ev::JobDone(node, ..)
+            | Ev::Datagram(node, ..)
+            | Ev::Undelivered(node, ..)
+            | Ev::Left(node, ..) => Some(*node),
             Ev::Opened(link, end, _)
             | Ev::Data(link, end, _)
             | Ev::Read(link, end)
@@ -445,6 +458,18 @@ impl Net {
             Ev::Shard(node, from, msg, life) => {
                 if self.nodes[node].life == life {
                     self.input(node, Input::From(from, *msg));
+                }
+            }
+            Ev::Datagram(node, path, bytes) => self.datagram(node, path, &bytes),
+            Ev::Undelivered(node, path, why, life) => {
+                if self.nodes[node].life == life {
+                    self.input(node, Input::Stream(Happened::Undelivered(path, why)));
+                }
+            }
+            Ev::Left(node, lend, pages, life) => {
+                drop(pages);
+                if self.nodes[node].life == life {
+                    self.input(node, Input::Stream(Happened::Released(lend)));
                 }
             }
             Ev::JobDone(node, mut b, life) => {
@@ -586,6 +611,7 @@ impl Net {
                     let (link, end) = end_of(c);
                     self.at(0, Ev::Read(link, end));
                 }
+                Output::Stream(Action::Datagram(path, msg)) => self.send_datagram(node, path, msg),
                 Output::Stream(Action::Close(c, how)) => {
                     let (link, end) = end_of(c);
                     assert!(!self.links[link][end].closed(), "closed twice");
@@ -600,7 +626,7 @@ impl Net {
                         }
                     }
                 }
-                Output::Stream(Action::Listen(at)) => {
+                Output::Stream(Action::Listen(at) | Action::Bind(at)) => {
                     let done = Happened::Listening(at, self.listen(node, at));
                     self.nodes[node].machine.handle(self.now, Input::Stream(done));
                 }

@@ -95,6 +95,11 @@ pub fn addr(n: u8, port: u16) -> Addr {
     Addr::stream(SocketAddr::new([10, 0, 0, n].into(), port))
 }
 
+/// The address of a machine at 10.0.0.n that is reached by datagrams.
+pub fn dgram_addr(n: u8, port: u16) -> Addr {
+    Addr::dgram(SocketAddr::new([10, 0, 0, n].into(), port))
+}
+
 impl TmNode {
     /// A machine at an address, on a node of its own.
     ///

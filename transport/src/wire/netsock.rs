@@ -149,12 +149,27 @@ impl Addr {
         }
     }
 
-    /// The TCP port that a peer can be dialled at; `None` for what is no address of one.
-    pub fn dialled(&self) -> Option<SocketAddr> {
+    /// The TCP or UDP port that a peer is reached at; `None` for what is no address of one.
+    pub fn reached(&self) -> Option<SocketAddr> {
         let port = u16::try_from(self.port).ok().filter(|p| *p != 0)?;
         let ip = self.ip().filter(|ip| !ip.is_unspecified() && !ip.is_multicast())?;
         let stream = (self.socktype, self.protocol) == (Addr::STREAM, Addr::TCP);
-        stream.then(|| SocketAddr::new(ip, port))
+        (stream || self.is_dgram()).then(|| SocketAddr::new(ip, port))
+    }
+
+    /// The TCP port that a peer can be dialled at; `None` for what is no address of one.
+    pub fn dialled(&self) -> Option<SocketAddr> {
+        self.reached().filter(|_| !self.is_dgram())
+    }
+
+    /// Whether it is reached by datagrams.
+    pub fn is_dgram(&self) -> bool {
+        (self.socktype, self.protocol) == (Addr::DGRAM, Addr::UDP)
+    }
+
+    /// Whether both are reached in the same way: IP and transport are the same.
+    pub fn same_kind(&self, other: &Addr) -> bool {
+        (self.family, self.socktype, self.protocol) == (other.family, other.socktype, other.protocol)
     }
 
     /// Whether both are of one host, family and protocol: all fields but the port are equal.
@@ -278,6 +293,16 @@ pub struct PacketHdr {
     pub offset: u64,
     /// Bytes of the whole buffer.
     pub total: u64,
+}
+
+/// Least payload of a datagram that others of its buffer follow, in bytes: it bounds the packets of a buffer.
+pub const DGRAM_LEAST: u64 = 256;
+/// Most bytes of a datagram of UDP over IPv4 or IPv6 without jumbograms, headers of UDP and IP counted.
+const DGRAM_MOST: u32 = 65_535;
+
+/// Most payload of a packet in a datagram (§5).
+pub const fn dgram_payload_max(v6: bool) -> u32 {
+    DGRAM_MOST - (if v6 { 40 } else { 20 }) - 8 - HDR_LEN as u32
 }
 
 /// A header that no sender may send. In the order of §6; the tag is looked at before the footer that it locates.
@@ -404,6 +429,20 @@ impl PacketHdr {
             return Err(PacketError::LastEnd { end, total });
         }
         Ok(())
+    }
+
+    /// How the sender has cut the buffer: bytes of each packet but the last, which has the rest; `None` where the packet is
+    /// none of a buffer that was cut so. Every packet tells all of it (datagrams; §5).
+    pub fn cut(&self) -> Option<u64> {
+        let PacketHdr { idx, nr, size, offset, total, .. } = *self;
+        let (idx, last) = (u64::from(idx), u64::from(nr).checked_sub(1)?);
+        if last == 0 {
+            return (size == total && offset == 0).then_some(total);
+        }
+        let piece = if idx < last { size } else { offset.checked_div(last)? };
+        let rest = total.checked_sub(piece.checked_mul(last)?)?;
+        let fits = piece >= DGRAM_LEAST && (1..=piece).contains(&rest) && piece.checked_mul(idx)? == offset;
+        (fits && size == if idx < last { piece } else { rest }).then_some(piece)
     }
 
     /// The bytes, with footer and checksum.

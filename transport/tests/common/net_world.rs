@@ -14,9 +14,10 @@ use transport::netsock::Config;
 use transport::node::{Input, Machine};
 use transport::stream::{Action, Happened, Protocol};
 use transport::testing::net::{Net, SEC};
-use transport::testing::netsock::{addr, into, lent, pages};
+use transport::testing::netsock::{addr, dgram_addr, into, lent, pages};
 use transport::testing::pair;
 use transport::wire::Nid;
+use transport::wire::netsock::Addr;
 
 /// The port of every sock machine: 10.0.0.n@tcp:12345:34:1.
 const PORT: u16 = 9217;
@@ -34,6 +35,10 @@ pub(super) trait Stack: 'static {
     const RETAINS: bool;
     /// Adds node 10.0.0.n with a domain.
     fn node(net: &mut Net, n: u8) -> (usize, Shared<Self::X>);
+    /// The name of machine `i`.
+    fn name(i: usize) -> String {
+        format!("10.0.0.{}@tcp:12345:34:1", i + 1)
+    }
     /// Carries what the domain has told its transport to the node, and back.
     fn carry(net: &mut Net, node: usize, d: &Shared<Self::X>);
 }
@@ -93,18 +98,42 @@ impl Protocol for Carried {
     }
 }
 
+fn sock_node(net: &mut Net, n: u8, addr: Addr) -> (usize, Shared<Sock>) {
+    let cfg = Config { stall: 3 * SEC, ..Config::new(addr, u64::from(n) << 56) };
+    let d = Arc::new(Mutex::new(Domain::new(Sock::new(cfg).unwrap(), 0)));
+    let nid = Nid::tcp([10, 0, 0, n].into(), 0);
+    let cfg = NodeConfig { tx_window: u64::MAX / 4, ..NodeConfig::new(nid, 1) };
+    let node = net.add(cfg.clone());
+    net.nodes[node].machine = Machine::new(cfg).with(PORT, Box::new(Carried(d.clone()))).unwrap();
+    (node, d)
+}
+
 impl Stack for OverSock {
     type X = Sock;
     const RETAINS: bool = false;
 
     fn node(net: &mut Net, n: u8) -> (usize, Shared<Sock>) {
-        let cfg = Config { stall: 3 * SEC, ..Config::new(addr(n, PORT), u64::from(n) << 56) };
-        let d = Arc::new(Mutex::new(Domain::new(Sock::new(cfg).unwrap(), 0)));
-        let nid = Nid::tcp([10, 0, 0, n].into(), 0);
-        let cfg = NodeConfig { tx_window: u64::MAX / 4, ..NodeConfig::new(nid, 1) };
-        let node = net.add(cfg.clone());
-        net.nodes[node].machine = Machine::new(cfg).with(PORT, Box::new(Carried(d.clone()))).unwrap();
-        (node, d)
+        sock_node(net, n, addr(n, PORT))
+    }
+
+    fn carry(net: &mut Net, node: usize, _: &Shared<Sock>) {
+        net.input(node, Input::Timer);
+    }
+}
+
+/// The sock transport by datagrams.
+pub(super) struct OverDgram;
+
+impl Stack for OverDgram {
+    type X = Sock;
+    const RETAINS: bool = false;
+
+    fn name(i: usize) -> String {
+        dgram_addr(i as u8 + 1, PORT).to_string()
+    }
+
+    fn node(net: &mut Net, n: u8) -> (usize, Shared<Sock>) {
+        sock_node(net, n, dgram_addr(n, PORT))
     }
 
     fn carry(net: &mut Net, node: usize, _: &Shared<Sock>) {
@@ -148,11 +177,6 @@ pub(super) struct World<S: Stack> {
     pub(super) ends: Vec<End<S>>,
 }
 
-/// The name of machine `i`.
-pub(super) fn name(i: usize) -> String {
-    format!("10.0.0.{}@tcp:12345:34:1", i + 1)
-}
-
 impl<S: Stack> World<S> {
     /// Machines that are initialised.
     pub(super) fn cold(n: u8) -> World<S> {
@@ -189,7 +213,7 @@ impl<S: Stack> World<S> {
     }
 
     pub(super) fn start(&mut self, i: usize) {
-        self.with(i, |d, tm| d.start(tm, &name(i))).unwrap();
+        self.with(i, |d, tm| d.start(tm, &S::name(i))).unwrap();
         self.run(SEC / 1000);
         assert_eq!(self.with(i, |d, tm| d.state(tm)), TmState::Started);
         self.take(i);
@@ -314,7 +338,7 @@ impl<S: Stack> World<S> {
         (len, seed): (usize, u64),
         until: Option<u64>,
     ) -> BufId {
-        let ep = self.with(i, |d, tm| d.ep_create(tm, &name(to))).unwrap();
+        let ep = self.with(i, |d, tm| d.ep_create(tm, &S::name(to))).unwrap();
         let b = self.source(i, len, seed);
         let id = self.add(i, b, &Request::MsgSend { to: ep, len: len as u64 }, until).id;
         // The buffer has a reference of its own.

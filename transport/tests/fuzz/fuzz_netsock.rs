@@ -250,6 +250,106 @@ fn peers(input: &[u8]) {
     assert_eq!(tm.tm().gauges().conns, 0);
 }
 
+/// Datagrams of all kinds to a machine, in any order: parts of messages and of bulk, changed, cut or by themselves.
+fn datagrams(input: &[u8]) {
+    let mut b = Bytes::new(input);
+    let mut net = Net::new();
+    let there = netsock::dgram_addr(1, 6001);
+    let at = SocketAddr::new([10, 0, 0, 1].into(), 6001);
+    let mut tm = TmNode::new(&mut net, Config::new(netsock::dgram_addr(2, 5002), 1 << 40));
+    let mut known = vec![Bdesc { addr: tm.addr, cookie: Cookie::NONE }];
+    for n in 0..80u64 {
+        if b.done() {
+            break;
+        }
+        let until = b.chance().then_some(net.now + 1 + u64::from(b.u8()) * SEC / 100);
+        let size = |b: &mut Bytes<'_>| 1 + b.below(3000) as usize;
+        match b.below(12) {
+            0 => {
+                let len = size(&mut b);
+                if b.chance() {
+                    tm.msg_recv(&mut net, len, until)
+                } else {
+                    tm.msg_recv_lent(&mut net, len)
+                };
+            }
+            1 => known.push(tm.passive_recv(&mut net, size(&mut b), until).1),
+            2 => known.push(tm.passive_send(&mut net, size(&mut b), 1, until).1),
+            3 => {
+                let desc = Bdesc { addr: there, cookie: Cookie { addr: 1, generation: n % 4 } };
+                tm.active_recv(&mut net, desc, size(&mut b), until);
+                // Cookies are guessed: the machine names its buffers one after the other.
+                let (_, next) = tm.passive_recv(&mut net, 1, until);
+                let cookie = Cookie {
+                    addr: (next.cookie.addr >> 16) - 1 << 16 | 4 << 3,
+                    generation: next.cookie.generation - 1,
+                };
+                known.push(Bdesc { addr: tm.addr, cookie });
+            }
+            4 => {
+                let open = tm.under_way();
+                if !open.is_empty() {
+                    let tag = open[b.below(open.len() as u64) as usize];
+                    tm.cancel(&mut net, tag);
+                }
+            }
+            5 => net.run(u64::from(b.u8()) * SEC / 100),
+            6 => net.raw_datagram(tm.node, at, 5002, &b.rest(200)),
+            _ => {
+                // A packet of a buffer that is cut somehow: others of it may come, or not.
+                let (total, cut) = (b.below(3000), 256 + b.below(4) * 300);
+                let nr = total.div_ceil(cut).max(1) as u32;
+                let idx = b.below(nr.into()) as u32;
+                let offset = u64::from(idx) * cut;
+                let mut h = PacketHdr {
+                    kind: if b.below(6) == 0 { PacketType::Get } else { PacketType::Put },
+                    src: Bdesc { addr: there, cookie: Cookie { addr: 1, generation: b.below(4) } },
+                    dst: known[b.below(known.len() as u64) as usize],
+                    idx,
+                    nr,
+                    size: (total - offset).min(cut),
+                    offset,
+                    total,
+                };
+                if h.kind == PacketType::Get {
+                    (h.idx, h.nr, h.size, h.offset, h.total) = (0, 1, 0, 0, 0);
+                }
+                match b.below(16) {
+                    0 => h.nr = b.u32(),
+                    1 => h.dst.cookie.generation ^= 1,
+                    2 => h.src.addr = addr(&mut b),
+                    3 => h.total += 1,
+                    4 => h.offset = b.u32().into(),
+                    _ => {}
+                }
+                let mut bytes = h.emit().to_vec();
+                bytes.resize(HDR_LEN + h.size as usize, 7);
+                let cut = if b.below(8) == 0 { b.below(bytes.len() as u64) as usize } else { bytes.len() };
+                net.raw_datagram(tm.node, at, 5002, &bytes[..cut]);
+            }
+        }
+        let g = tm.tm().gauges();
+        assert!(g.parts <= g.buffers, "{g:?}");
+        if b.chance() {
+            tm.take();
+        }
+    }
+    for tag in tm.under_way() {
+        tm.cancel(&mut net, tag);
+    }
+    net.run(5 * SEC);
+    tm.take();
+    assert_eq!(tm.under_way(), []);
+    let g = tm.tm().gauges();
+    assert_eq!((g.parts, g.peers), (0, 0));
+    tm.assert_at_rest(&net);
+}
+
+#[test]
+fn a_machine_ends_what_it_began_whatever_datagrams_come() {
+    bolero::check!().with_test_time(TIME / 4).with_max_len(LEN).for_each(datagrams);
+}
+
 #[test]
 fn a_machine_ends_what_it_began_whatever_peers_send() {
     bolero::check!().with_test_time(TIME).with_max_len(LEN).for_each(peers);

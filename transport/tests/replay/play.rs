@@ -530,6 +530,9 @@ impl Play {
                     link.inbox.0.clear();
                     self.machine.handle(now, Input::Stream(Happened::Closed(c, CloseWhy::Local)));
                 }
+                Output::Stream(Action::Datagram(..) | Action::Bind(_)) => {
+                    unreachable!("LNet has no datagrams")
+                }
                 Output::Stream(Action::Read(c)) => {
                     let n = c.index as usize;
                     let mut inbox = std::mem::take(&mut self.links[n].inbox);

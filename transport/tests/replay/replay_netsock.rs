@@ -103,6 +103,7 @@ impl Play {
                     self.tm.handle(self.now, Happened::Progress(c, Progress { acked: end, sent: end }));
                 }
                 Some(Action::Read(_)) => {}
+                Some(Action::Datagram(..) | Action::Bind(_)) => unreachable!("the captures have streams"),
                 Some(Action::Close(c, how)) => {
                     assert_eq!(how, Close::Fin);
                     self.tm.handle(self.now, Happened::Closed(c, CloseWhy::Local));

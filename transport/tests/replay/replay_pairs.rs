@@ -301,6 +301,9 @@ impl Replay {
                 Output::Stream(Action::Close(c, how)) => {
                     panic!("{c:?} closed: {how:?}; {:?}", self.machine.counters())
                 }
+                Output::Stream(Action::Datagram(..) | Action::Bind(_)) => {
+                    unreachable!("LNet has no datagrams")
+                }
                 Output::Stream(Action::Read(_)) | Output::To(..) | Output::Offer(_) => {}
             }
             self.loans.release(&mut self.machine, self.now);

@@ -139,7 +139,11 @@ impl World {
                 Happened::PeerFin(c) => Told::Fin(c),
                 Happened::Ended(c) => Told::Ended(c),
                 Happened::Closed(c, why) => Told::Closed(c, why),
-                Happened::Progress(..) | Happened::Released(_) | Happened::Listening(..) => return,
+                Happened::Progress(..)
+                | Happened::Released(_)
+                | Happened::Listening(..)
+                | Happened::Datagram(..)
+                | Happened::Undelivered(..) => return,
             });
         });
         busy.is_busy() | self.rt.flush().is_busy()

@@ -13,7 +13,7 @@ use transport::testing::data::bytes;
 use transport::testing::net::{Cut, Net, SEC};
 use transport::testing::rng::Rng;
 
-use crate::net_world::{OverLnet, OverSock, Stack, Told, World, name};
+use crate::net_world::{OverLnet, OverSock, Stack, Told, World};
 use crate::{number, play};
 
 const SEEDS: u64 = 300;
@@ -158,7 +158,7 @@ impl<'a, S: Stack> Play<'a, S> {
             if sync {
                 d.deliver_synchronously(tm).unwrap();
             }
-            match d.start(tm, &name(i)) {
+            match d.start(tm, &S::name(i)) {
                 Ok(()) => assert!(matches!(d.state(tm), TmState::Starting | TmState::Started)),
                 Err(e) => panic!("{e}"),
             }

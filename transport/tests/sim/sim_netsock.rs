@@ -13,8 +13,8 @@ use transport::stream::{
 };
 use transport::testing::data::bytes;
 use transport::testing::motr::{MQueue, Motr};
-use transport::testing::net::{Cut, Net, SEC};
-use transport::testing::netsock::{End, TmNode, addr, is_recv};
+use transport::testing::net::{Cut, Net, SEC, Weather};
+use transport::testing::netsock::{End, TmNode, addr, dgram_addr, is_recv};
 use transport::testing::rng::Rng;
 use transport::wire::Nid;
 use transport::wire::netsock::{Addr, Bdesc, Cookie, PacketHdr, PacketType};
@@ -84,14 +84,35 @@ fn run(net: &mut Net, ns: u64, mut each: impl FnMut(&mut Net)) {
 /// Three machines of ours, and connections that are lost at any state.
 fn among_us(seed: u64) {
     let mut rng = Rng(seed);
+    let net = Net::new();
+    let cuts = rng.chance(70);
+    let took = among(seed, rng, net, cuts, config);
+    once(took);
+}
+
+/// The same by datagrams, which are lost, come twice and pass one another, and do not fit; gives what came.
+fn among_us_by_datagrams(seed: u64) -> usize {
+    let mut rng = Rng(seed);
     let mut net = Net::new();
+    net.weather = Weather {
+        rng: Rng(seed ^ 3),
+        lost: rng.pick(&[0, 1, 10]),
+        twice: rng.pick(&[0, 20]),
+        late: rng.pick(&[0, SEC / 1000, SEC / 50]),
+        most: rng.pick(&[1472, 9000, 65_507]),
+    };
+    let cfg = |n| Config { addr: dgram_addr(n, PORT), ..config(n) };
+    once(among(seed, rng, net, false, cfg))
+}
+
+/// What three machines took of what they sent to each other.
+fn among(seed: u64, mut rng: Rng, mut net: Net, cuts: bool, config: impl Fn(u8) -> Config) -> Vec<u64> {
     net.window = rng.pick(&[3_000, 64_000, 1 << 30]);
     net.discards = rng.chance(50);
     net.chunk = rng.pick(&[200, 1448, 9000]);
     if rng.chance(50) {
         net.nic_hold = Some((Rng(seed ^ 7), SEC / 100));
     }
-    let cuts = rng.chance(70);
     let mut tms: Vec<TmNode> = (1..=3).map(|n| TmNode::new(&mut net, config(n))).collect();
     let mut sent = Sent::default();
     let mut took = Vec::new();
@@ -173,7 +194,7 @@ fn among_us(seed: u64) {
     for tm in &mut tms {
         over(tm, &mut net, &sent, &mut took);
     }
-    once(took);
+    took
 }
 
 /// Everything has ended by itself. What is left are connections, and messages that nobody took.
@@ -200,6 +221,12 @@ fn once(mut took: Vec<u64>) -> usize {
 #[test]
 fn machines_among_themselves() {
     (0..150).for_each(among_us);
+}
+
+#[test]
+fn machines_among_themselves_by_datagrams() {
+    let took: usize = (0..200).map(among_us_by_datagrams).sum();
+    assert!(took > 500, "{took} buffers came");
 }
 
 /// One of ours beside a Motr, whose packets come in pieces.

@@ -131,7 +131,7 @@ fn an_address_or_a_port_that_the_kernel_refuses_is_named_before_a_thread_starts(
     // The application is not made either.
     let made = || -> Result<NoApp, String> { panic!("too early") };
     let e = of("127.0.61.2@tcp").unprivileged(20_988).start(Arc::default(), made).err().unwrap().to_string();
-    assert!(e.contains("127.0.61.2:20988") && e.contains("`ss -ltnp` names it"), "{e}");
+    assert!(e.contains("127.0.61.2:20988") && e.contains("`ss -ltunp` names it"), "{e}");
     assert!(first.stop().unwrap().clean);
 }
 

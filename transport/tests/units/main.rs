@@ -18,6 +18,7 @@ mod identity;
 mod lazy;
 mod net;
 mod netsock;
+mod netsock_dgram;
 mod netsock_wire;
 mod never_sent;
 mod nis;

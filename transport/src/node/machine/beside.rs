@@ -100,6 +100,7 @@ impl Beside {
             | Happened::PeerFin(c)
             | Happened::Ended(c)
             | Happened::Closed(c, _) => of_conn(c),
+            Happened::Datagram(path, ..) | Happened::Undelivered(path, _) => self.at(path.local()),
         };
         let Some(place) = at.and_then(|n| self.0.get_mut(n)) else { return Some(happened) };
         let own = match happened {
@@ -141,16 +142,16 @@ impl Beside {
         for n in 0..self.0.len() {
             while let Some(action) = self.0.get_mut(n).and_then(|p| p.protocol.act()) {
                 let taken = |at| self.at(at).filter(|other| *other != n).is_some();
-                let taken = matches!(&action, Action::Listen(at) if taken(*at));
+                let taken = matches!(&action, Action::Listen(at) | Action::Bind(at) if taken(*at));
                 let Some(place) = self.0.get_mut(n) else { break };
                 let bucket = |c: &ConnId| place.conns.get(c).map(|c| c.bucket);
                 match action {
-                    Action::Listen(at) if taken || place.asked.contains(&at) => {
+                    Action::Listen(at) | Action::Bind(at) if taken || place.asked.contains(&at) => {
                         place.protocol.handle(now, Happened::Listening(at, Err(ListenError::InUse)));
                     }
-                    Action::Listen(at) => {
+                    Action::Listen(at) | Action::Bind(at) => {
                         place.asked.push(at);
-                        return Some(Action::Listen(at));
+                        return Some(action);
                     }
                     Action::Unlisten(at) => {
                         let before = place.asked.len();
@@ -174,6 +175,12 @@ impl Beside {
                         let lend = m.lend.map(|l| LendId::of_protocol(b, shard, n as u8, l.0));
                         place.lent += usize::from(lend.is_some());
                         return Some(Action::Send(c, SendMsg { lend, ..m }));
+                    }
+                    Action::Datagram(path, m) => {
+                        let b = Bucket::of(path.remote_ip);
+                        let lend = m.lend.map(|l| LendId::of_protocol(b, shard, n as u8, l.0));
+                        place.lent += usize::from(lend.is_some());
+                        return Some(Action::Datagram(path, SendMsg { lend, ..m }));
                     }
                     Action::Unhold(c, l) => match bucket(&c) {
                         Some(b) => {

@@ -100,6 +100,9 @@ impl std::fmt::Debug for Output {
             Output::Stream(Action::Send(c, m)) => {
                 write!(f, "Send({c:?}, {} B + {} runs, {:?})", m.hdr.len(), m.pay.len(), m.lend)
             }
+            Output::Stream(Action::Datagram(p, m)) => {
+                write!(f, "Datagram({p:?}, {} B + {} runs, {:?})", m.hdr.len(), m.pay.len(), m.lend)
+            }
             Output::Stream(a) => write!(f, "{a:?}"),
             Output::Complete(a, e) => write!(f, "Complete({a:?}, {e:?})"),
             Output::To(s, _) => write!(f, "To({s:?})"),
@@ -196,6 +199,7 @@ fn whose<'a>(lnds: &'a mut [Socklnd<Lnet>], happened: &Happened<'_>) -> Option<&
         | Happened::PeerFin(c)
         | Happened::Ended(c)
         | Happened::Closed(c, _) => lnds.iter().position(|l| l.has(*c))?,
+        Happened::Datagram(..) | Happened::Undelivered(..) => return None,
     };
     lnds.get_mut(at)
 }

@@ -183,6 +183,8 @@ impl Mesh {
                     }
                     happened
                 }
+                Happened::Datagram(..) | Happened::Undelivered(..) => happened,
+                Happened::Listening(at, _) if listening.bound(at) => happened,
                 Happened::Listening(at, done) => {
                     // The home counts the answers of all owners, its own among them.
                     let Some(home) = listening.answered(at, done) else { return };

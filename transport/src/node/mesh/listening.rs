@@ -50,11 +50,18 @@ pub(super) struct Listening {
     /// Addresses at which this owner listens, and for whom.
     of_others: Vec<(SocketAddr, ShardId)>,
     asked: Vec<Asked>,
+    /// Addresses at which the own streams take datagrams.
+    bound: Vec<SocketAddr>,
     /// Connections that came here, or were dialled here, and are a protocol's of another shard.
     pub(super) handed_over: u64,
 }
 
 impl Listening {
+    /// Whether datagrams are taken at an address, or are to be.
+    pub(super) fn bound(&self, at: SocketAddr) -> bool {
+        self.bound.contains(&at)
+    }
+
     /// The home of a connection that came to an address that somebody asked for.
     pub(super) fn home_of(&self, info: &ConnInfo) -> Option<Home> {
         self.of_others
@@ -80,6 +87,20 @@ impl Listening {
 }
 
 impl Mesh {
+    /// This shard wants to take datagrams: they come to its own queue, or to none of which it is told.
+    pub(super) fn bind<S: Streams>(&mut self, own: &mut Option<S>, at: SocketAddr) {
+        match own {
+            Some(own) if self.owners.len() <= 1 => {
+                self.listening.bound.push(at);
+                own.bind(at);
+            }
+            _ => {
+                self.listening.asked.push(Asked { at, missing: 1, failed: None });
+                self.answer(self.shards.me, at, Err(ListenError::Local));
+            }
+        }
+    }
+
     /// This shard wants to listen.
     pub(super) fn listen<S: Streams>(&mut self, own: &mut Option<S>, at: SocketAddr) {
         let me = self.shards.me;
@@ -98,6 +119,12 @@ impl Mesh {
     /// This shard listens no more.
     pub(super) fn unlisten<S: Streams>(&mut self, own: &mut Option<S>, at: SocketAddr) {
         self.listening.asked.retain(|a| a.at != at);
+        if let Some(n) = self.listening.bound.iter().position(|a| *a == at)
+            && let Some(own) = own
+        {
+            self.listening.bound.swap_remove(n);
+            return own.unlisten(at);
+        }
         self.tell_owners_to_end(at);
         self.unlisten_for(own, self.shards.me, at);
     }

@@ -92,7 +92,7 @@ pub(super) fn remedy(e: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => {
             "; ports below 1024 need CAP_NET_BIND_SERVICE: setcap cap_net_bind_service=+ep on the pollnd program, run as root, or listen on a higher port (--accept-port 10988), as all nodes that talk to each other must then"
         }
-        io::ErrorKind::AddrInUse => "; another program listens there: `ss -ltnp` names it",
+        io::ErrorKind::AddrInUse => "; another program listens there: `ss -ltunp` names it",
         io::ErrorKind::AddrNotAvailable => {
             "; no interface of this machine has that address: `ip addr` lists them"
         }

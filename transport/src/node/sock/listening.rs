@@ -25,7 +25,7 @@ pub(super) struct Listeners {
     pub(super) told: VecDeque<(SocketAddr, Result<(), ListenError>)>,
 }
 
-fn why(e: &io::Error) -> ListenError {
+pub(super) fn why(e: &io::Error) -> ListenError {
     match e.kind() {
         io::ErrorKind::AddrInUse => ListenError::InUse,
         io::ErrorKind::AddrNotAvailable => ListenError::NotOurs,

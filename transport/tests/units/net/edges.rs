@@ -15,12 +15,17 @@ const HDR: u64 = 160;
 /// As much as LNet moves of memory that does not begin and end with pages, about.
 const BIG: usize = 1 << 19;
 
-both! {
-    descriptors
+all! {
     descriptors_of_a_machine_before
     refused_memory
-    dead_peers
     nodes_that_go_down
+}
+
+/// By datagrams nothing is heard of a peer that refuses, or dies.
+mod not_by_datagrams {
+    use super::{dead_peers, descriptors};
+
+    both! { descriptors dead_peers }
 }
 
 fn errno<T: std::fmt::Debug>(r: Result<T, NetError>) -> i32 {
