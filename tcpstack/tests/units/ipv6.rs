@@ -385,7 +385,7 @@ fn what_is_refused_is_counted_under_its_name() {
     assert_eq!(extended(44, &[6, 0, 0, 0, 0, 0, 0, 1]), 0, "a fragment");
     assert_eq!(extended(43, &[6, 0, 0, 0, 0, 0, 0, 0]), 0, "routing type 0");
     assert_eq!(extended(0, &[6, 0, 0xc2, 4, 0, 1, 0, 0]), 0, "a jumbogram");
-    assert_eq!(extended(17, &[]), 0, "UDP");
+    assert_eq!(extended(99, &[]), 0, "a protocol that nobody speaks");
     assert_eq!(extended(60, &[6, 0, 1, 4, 0, 0, 0, 0]), 1, "destination options are stepped over");
     let mut with = |at: usize, v: &[u8]| {
         let mut f = syn.clone();
