@@ -420,7 +420,7 @@ impl Client {
             return self.fail(why.errno(), "no connection");
         }
         if !self.ending && self.places.iter().any(|p| p.tag != 0 && now.saturating_sub(p.begun) > most) {
-            let what = if self.job.work == Work::Ping { "a message came not back" } else { "bulk" };
+            let what = if self.job.work == Work::Ping { "a message did not come back" } else { "bulk" };
             self.fail(errno::ETIMEDOUT, what);
         }
     }

@@ -247,6 +247,10 @@ impl Node {
     ) -> Result<(), (Asked, i32)> {
         let Ask { kind, check, len, seed, .. } = asked.ask;
         let desc = asked.ask.desc.clone();
+        // A stranger must not have this node send to a third machine, or dial its ports.
+        if desc.as_ref().is_some_and(|d| !net.is_of(d, asked.from)) {
+            return Err((asked, errno::EPERM));
+        }
         let Some(bulk) = self.bulks.get_mut(i) else { return Err((asked, errno::ENOBUFS)) };
         let (buffer, req) = match (kind, desc) {
             (AskKind::Fetch, Some(desc)) => (bulk.room.take(), Request::ActiveRecv { desc }),

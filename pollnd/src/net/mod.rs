@@ -300,6 +300,16 @@ fn measure(job: &Job, a: &mut NetAskArgs, sum: &mut Sum) -> Result<(), String> {
     if here.name() == there.name() {
         return Err(format!("{}: that is this end's own address: give --from another", a.target));
     }
+    if let (Some(from), Some(to)) = (here.at(), there.at())
+        && from.is_ipv4() != to.is_ipv4()
+    {
+        let family = if to.is_ipv4() { "IPv4" } else { "IPv6" };
+        return Err(format!(
+            "--from {}: {} is reached from an {family} address only: give one",
+            here.name(),
+            a.target
+        ));
+    }
     let ctl = Arc::new(NetCtl::default());
     let (c, j) = (ctl.clone(), Job { target: there.name(), ..job.clone() });
     let node = start(&mut a.node, &here, Role::Dialler("net"), move |backing| Client::new(j, c, backing))?;
@@ -349,6 +359,10 @@ fn follow(node: &Node, ctl: &NetCtl, a: &NetAskArgs, sum: &mut Sum) -> Result<()
     }
     bar.finish_and_clear();
     sum.take(ctl, cpu.map_or(0.0, |c| (cpu_time() - c).as_secs_f64()));
+    if sum.interrupted {
+        // What was under way as the node went down was given up.
+        sum.failed = 0;
+    }
     sum.from = ctl.name().unwrap_or_else(|| sum.from.clone());
     Ok(())
 }

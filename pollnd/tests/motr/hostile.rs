@@ -53,8 +53,13 @@ impl Mallory {
 
     /// Asks for bulk, between the node and a buffer that is not there where it needs one.
     fn ask(&mut self, kind: AskKind, len: u64) -> Vec<u8> {
+        self.ask_at(kind, len, self.at)
+    }
+
+    /// The same with a buffer of the machine at `of`.
+    fn ask_at(&mut self, kind: AskKind, len: u64, of: SocketAddr) -> Vec<u8> {
         let cookie = Cookie { addr: 0x7000, generation: 1 };
-        let desc = Desc::new(&Bdesc { addr: Addr::stream(self.at), cookie }.emit()).unwrap();
+        let desc = Desc::new(&Bdesc { addr: Addr::stream(of), cookie }.emit()).unwrap();
         let desc = matches!(kind, AskKind::Fill | AskKind::Fetch).then_some(desc);
         let ask = Ask { kind, check: false, tag: 1, len, seed: 0, status: 0, desc };
         let mut b = [0; ASK_LEN];
@@ -145,6 +150,25 @@ fn a_message_in_a_transfer_machines_own_name_is_not_answered() {
     back.accept().unwrap().0.read_exact(&mut answer).unwrap();
     assert_eq!(&answer[HDR_LEN..], b"there and back");
     node.stop().good().says(&["1 operation, 14 bytes; failed 0"]);
+}
+
+/// Descriptors name machines: a stranger's do not have a node dial others, nor send to them.
+#[test]
+fn a_transfer_machine_dials_no_third_machine_that_a_stranger_names() {
+    let (ip, third) = (own_ip(), TcpListener::bind((own_ip(), 0)).unwrap());
+    let node = start(&["net", "node", &format!("inet:stream:{ip}@7000")]).up();
+    let mut mallory = Mallory::new(own_ip(), ip);
+    let back = TcpListener::bind(mallory.at).unwrap();
+    for kind in [AskKind::Fill, AskKind::Fetch] {
+        let ask = mallory.ask_at(kind, 4096, third.local_addr().unwrap());
+        mallory.dial().write_all(&ask).unwrap();
+        let answer = Ask::parse(&mallory.hear(&back)).unwrap();
+        // EPERM.
+        assert_eq!((answer.kind, answer.status), (AskKind::Done, 1));
+    }
+    third.set_nonblocking(true).unwrap();
+    assert_eq!(third.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    node.stop().good();
 }
 
 /// Resident memory of a process, in KiB.

@@ -2,7 +2,7 @@
 
 use super::domain::Domain;
 use super::rows::Ep;
-use super::{EpId, NetError, TmId, TmState, Xprt};
+use super::{Desc, EpId, NetError, TmId, TmState, Xprt};
 use crate::stream::DialError;
 use crate::stream::slab::Key;
 
@@ -33,6 +33,12 @@ impl<X: Xprt> Domain<X> {
     pub fn unreached(&self, ep: EpId) -> Option<DialError> {
         let e = self.eps.get(ep.0)?;
         self.xprt.unreached(TmId(e.tm), &e.addr)
+    }
+
+    /// Whether a descriptor may be of an end-point: over netsock it names that one's IP address. Whoever takes descriptors from strangers
+    /// asks, lest they have the node dial, and send to, whomever they name.
+    pub fn is_of(&self, desc: &Desc, ep: EpId) -> bool {
+        self.eps.get(ep.0).is_some_and(|e| self.xprt.is_of(desc, &e.addr))
     }
 
     /// Gives a reference back. The machine's own on itself is not the caller's to give.

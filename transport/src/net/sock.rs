@@ -359,6 +359,11 @@ impl Xprt for Sock {
         self.machines.get(*self.by_tm.get(&tm)?)?.machine.unreached(addr)
     }
 
+    fn is_of(&self, desc: &Desc, addr: &Addr) -> bool {
+        // Nonsense is refused as such when the buffer is added.
+        Bdesc::parse(desc.bytes()).ok().and_then(|d| d.addr.ip()).is_none_or(|ip| Some(ip) == addr.ip())
+    }
+
     fn said(&mut self) -> Option<Said<Addr, Token>> {
         self.said.pop_front()
     }

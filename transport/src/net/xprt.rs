@@ -176,6 +176,11 @@ pub trait Xprt {
         None
     }
 
+    /// Whether a descriptor that a peer has told of is of the peer's own host, as far as the transport can tell.
+    fn is_of(&self, _: &Desc, _: &Self::Addr) -> bool {
+        true
+    }
+
     /// When [`Xprt::turn`] has something to do, in ns.
     fn deadline(&self) -> Option<u64>;
     /// Buffers that it has: taken, and their end not said.

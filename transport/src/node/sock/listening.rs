@@ -81,6 +81,10 @@ impl Listeners {
 
 impl SockStreams {
     pub(super) fn listen_at(&mut self, at: SocketAddr) {
+        // No other program is in the way: the configuration has the node listen there.
+        if self.listeners.all.iter().flatten().any(|l| !l.asked && l.at == at) {
+            return self.listeners.told.push_back((at, Err(ListenError::InUse)));
+        }
         let done = self.listeners.add(at, self.cfg.tcp.backlog.into(), self.poll.registry(), true);
         if let Err(e) = &done {
             tracing::warn!(%at, error = %e, "cannot listen{}", super::remedy(e));
