@@ -300,7 +300,8 @@ fn measure(job: &Job, a: &mut NetAskArgs, sum: &mut Sum) -> Result<(), String> {
     if here.name() == there.name() {
         return Err(format!("{}: that is this end's own address: give --from another", a.target));
     }
-    if let (Some(from), Some(to)) = (here.at(), there.at())
+    if there.xprt() == "sock"
+        && let (Some(from), Some(to)) = (here.nid().ip(), there.nid().ip())
         && from.is_ipv4() != to.is_ipv4()
     {
         let family = if to.is_ipv4() { "IPv4" } else { "IPv6" };
