@@ -11,7 +11,7 @@ mod parse;
 pub(crate) mod tuned;
 pub(crate) mod values;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -356,6 +356,9 @@ pub(crate) struct ServeArgs {
     /// Leave lnet_selftest out: consoles cannot make it a member of a group, and nobody's bulk is served.
     #[arg(long)]
     pub(crate) no_selftest: bool,
+    /// Serve the node's figures for Prometheus at http://ADDRESS:PORT/metrics; anybody who reaches it may read them.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) metrics: Option<SocketAddr>,
     /// Go down after so many seconds.
     #[arg(long, value_parser = seconds)]
     pub(crate) run_for: Option<f64>,

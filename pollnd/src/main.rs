@@ -25,6 +25,7 @@ mod known;
 mod limits;
 mod logging;
 mod member;
+mod metrics;
 mod net;
 mod node;
 mod out;

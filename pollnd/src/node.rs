@@ -18,6 +18,7 @@ use crate::assemble;
 use crate::config::reload::Live;
 use crate::inspect::claim;
 use crate::inspect::seats::{DEPTH, Seats};
+use crate::metrics::Bound;
 use crate::running::{Role, Setup};
 use crate::service::Service;
 use crate::{logging, member, out, signals, units};
@@ -53,6 +54,7 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
         seats.measure(meter);
         Ok(app)
     });
+    let metrics = a.metrics.map(Bound::at).transpose()?;
     let node = assemble::start(
         &a.node,
         Setup::new(Role::Server, claim).with_guests(guests).with_live(live.clone()),
@@ -62,6 +64,14 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
         let front = node.front().clone();
         signals::each_hangup(h, move || live.apply(&front, None).log())?;
     }
+    let served = metrics.map(|m| {
+        let nids = [a.nid].iter().chain(&a.node.ni).map(ToString::to_string).collect();
+        m.serve(node.front().clone(), nids, node.describe().to_owned())
+    });
+    let _served = match served.transpose() {
+        Ok(s) => s,
+        Err(e) => return node.stop_after(Err(e)).map(drop),
+    };
     // One line on standard output says that the node is there: scripts wait for it.
     let nids: Vec<String> = [a.nid].iter().chain(&a.node.ni).map(ToString::to_string).collect();
     if let Err(e) = out::line(format_args!("{} is up on {}", nids.join(", "), node.describe())) {

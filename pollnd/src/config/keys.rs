@@ -313,6 +313,14 @@ fn all() -> Vec<Key> {
             "`-- --no-telemetry` where false: whether `dpdk-telemetry.py` may ask a node on a port",
         ),
         key(
+            Part::Telemetry,
+            "metrics",
+            Means::Option("metrics"),
+            "",
+            "an IP address and a port",
+            "figures for Prometheus, at /metrics there",
+        ),
+        key(
             Part::Log,
             "level",
             Means::Level,

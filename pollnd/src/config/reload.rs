@@ -65,6 +65,7 @@ fn options(a: &ServeArgs, key: &Key) -> Vec<String> {
         Means::Telemetry => unlike(n.dpdk.eal.iter().any(|w| telemetry(&w)), "false"),
         Means::Option(flag) => one(match flag {
             "budget" => n.budget.map(|v| v.to_string()),
+            "metrics" => a.metrics.map(|v| v.to_string()),
             "run-for" => a.run_for.map(|v| v.to_string()),
             "lcores" => Some(n.lcores.to_string()).filter(|_| n.lcores != 1),
             "cpu-pattern" => n.cpu_pattern.clone(),

@@ -1,0 +1,248 @@
+//! `--metrics`: a node's figures for Prometheus, over HTTP. Names are those of `pollnd stats` and of DPDK's telemetry, with
+//! `pollnd_` before them.
+
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+use transport::node::inspect::{Counts, Inspection};
+use transport::socklnd::Contact;
+
+use crate::limits;
+
+/// Longest request in bytes.
+const REQUEST_MAX: usize = 8192;
+/// Longest time for one asker, from its connection to the last byte that it takes.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Interval of looks for askers, and at whether the node goes down.
+const LOOK: Duration = Duration::from_millis(50);
+/// Most peers that have rows of their own: a label for each costs whoever collects them.
+const PEERS: usize = 1000;
+
+/// Figures that go down as well as up. All others are counters.
+const GAUGES: [&str; 12] = [
+    "budget_answers",
+    "budget_conns",
+    "budget_handshakes",
+    "budget_limit",
+    "budget_peers",
+    "budget_stalled",
+    "budget_used",
+    "conns",
+    "lendings_out",
+    "rx_lent_out",
+    "rx_pool_bytes",
+    "rx_pool_bytes_in_use",
+];
+
+/// A node, as it is collected.
+struct Node {
+    front: Arc<Inspection>,
+    nids: Vec<String>,
+    carrier: String,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("nids", &self.nids).finish_non_exhaustive()
+    }
+}
+
+/// Names and values of an lcore.
+fn figures(c: &Counts) -> impl Iterator<Item = (&'static str, u64)> {
+    c.proto.iter().chain(c.streams.iter()).chain(c.more.iter().copied())
+}
+
+impl Node {
+    fn lcores(&self, e: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let all: Vec<_> =
+            (0..self.front.lcores()).map(|l| (l.to_string(), self.front.counts(l).ok())).collect();
+        let help = "Whether the lcore answers";
+        let mut up = e.encode_descriptor("lcore_up", help, None, MetricType::Gauge)?;
+        for (l, counts) in &all {
+            up.encode_family(&[("lcore", l.as_str())])?.encode_gauge(&i64::from(counts.is_some()))?;
+        }
+        let answered: Vec<_> = all.iter().filter_map(|(l, c)| Some((l.as_str(), c.as_deref()?))).collect();
+        let time: [(&str, &str, fn(&Counts) -> u64); 2] = [
+            ("busy_seconds", "Time of turns that found something to do", |c| c.loop_stats.busy_ns),
+            ("idle_seconds", "Time of turns that found nothing to do", |c| c.loop_stats.idle_ns),
+        ];
+        for (name, help, of) in time {
+            let mut m = e.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (l, c) in &answered {
+                let seconds = Duration::from_nanos(of(c)).as_secs_f64();
+                m.encode_family(&[("lcore", *l)])?.encode_counter::<NoLabelSet, _, f64>(&seconds, None)?;
+            }
+        }
+        // Lcores of a node have the same figures, each in its order.
+        for (name, _) in answered.first().into_iter().flat_map(|(_, c)| figures(c)) {
+            let gauge = GAUGES.contains(&name);
+            let kind = if gauge { MetricType::Gauge } else { MetricType::Counter };
+            let help = format!("{name} of pollnd stats");
+            let mut m = e.encode_descriptor(name, &help, None, kind)?;
+            for (l, c) in &answered {
+                let Some((_, v)) = figures(c).find(|(n, _)| *n == name) else { continue };
+                let labels = [("lcore", *l)];
+                let mut one = m.encode_family(&labels)?;
+                match gauge {
+                    true => one.encode_gauge(&i64::try_from(v).unwrap_or(i64::MAX))?,
+                    false => one.encode_counter::<NoLabelSet, _, f64>(&v, None)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn peers(&self, e: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let (mut rows, mut all) = (Vec::new(), 0_i64);
+        // An lcore that does not answer is told above.
+        let _ = self.front.peers(None, |p| {
+            all += 1;
+            if rows.len() < PEERS {
+                rows.push((p.id.to_string(), p.conns, p.contact != Contact::Idle));
+            }
+            true
+        });
+        e.encode_descriptor("peers", "Peers that are remembered", None, MetricType::Gauge)?
+            .encode_gauge(&all)?;
+        let help = "Connections with the peer that passed the HELLO; of the first 1000 peers";
+        let mut m = e.encode_descriptor("peer_connections", help, None, MetricType::Gauge)?;
+        for (peer, conns, _) in &rows {
+            m.encode_family(&[("peer", peer.as_str())])?.encode_gauge(&i64::from(*conns))?;
+        }
+        let help = "Whether the peer is being dialled, or greeted; of the first 1000 peers";
+        let mut m = e.encode_descriptor("peer_dialled", help, None, MetricType::Gauge)?;
+        for (peer, _, dialled) in &rows {
+            m.encode_family(&[("peer", peer.as_str())])?.encode_gauge(&i64::from(*dialled))?;
+        }
+        Ok(())
+    }
+}
+
+impl Collector for Node {
+    fn encode(&self, mut e: DescriptorEncoder<'_>) -> fmt::Result {
+        let version = env!("CARGO_PKG_VERSION");
+        let mut m = e.encode_descriptor("build", "The program", None, MetricType::Info)?;
+        m.encode_info(&[("version", version)])?;
+        let mut m = e.encode_descriptor("ni", "A network interface of the node", None, MetricType::Info)?;
+        for nid in &self.nids {
+            m.encode_info(&[("nid", nid.as_str()), ("carrier", self.carrier.as_str())])?;
+        }
+        self.lcores(&mut e)?;
+        self.peers(&mut e)
+    }
+}
+
+/// The figures, in OpenMetrics' text.
+fn page(registry: &Registry) -> String {
+    let mut text = String::new();
+    match text::encode(&mut text, registry) {
+        Ok(()) => text,
+        Err(e) => format!("# {e}\n# EOF\n"),
+    }
+}
+
+/// The address is taken, and nobody is answered yet.
+pub(crate) struct Bound(TcpListener);
+
+impl Bound {
+    /// Takes the address.
+    ///
+    /// # Errors
+    /// It cannot be listened at.
+    pub(crate) fn at(at: SocketAddr) -> Result<Bound, String> {
+        let listener = TcpListener::bind(at).and_then(|l| l.set_nonblocking(true).map(|()| l));
+        let fail = |e: io::Error| {
+            format!("--metrics {at}: {}; choose an address of this machine and a free port", limits::told(&e))
+        };
+        listener.map(Bound).map_err(fail)
+    }
+
+    /// Answers from now on, until the result is dropped.
+    ///
+    /// # Errors
+    /// There is no thread to be had.
+    pub(crate) fn serve(
+        self,
+        front: Arc<Inspection>,
+        nids: Vec<String>,
+        carrier: String,
+    ) -> Result<Metrics, String> {
+        let mut registry = Registry::with_prefix("pollnd");
+        registry.register_collector(Box::new(Node { front, nids, carrier }));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, Bound(listener)) = (stop.clone(), self);
+        let thread = limits::thread("serves --metrics", move || {
+            while !stopped.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    // One that leaves, or is slow, is nobody else's error.
+                    Ok((asker, _)) => drop(answer(asker, &registry)),
+                    Err(_) => std::thread::sleep(LOOK),
+                }
+            }
+        })?;
+        Ok(Metrics { stop, thread: Some(thread) })
+    }
+}
+
+/// Figures that are served.
+pub(crate) struct Metrics {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Metrics {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(t) = self.thread.take() {
+            let _ = t.join();
+        }
+    }
+}
+
+/// The first line of a request, once its header has come.
+fn request(asker: &mut TcpStream, until: Instant) -> io::Result<String> {
+    let mut heard = Vec::with_capacity(512);
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() || heard.len() >= REQUEST_MAX {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        asker.set_read_timeout(Some(left))?;
+        let mut some = [0; 1024];
+        let n = asker.read(&mut some)?;
+        heard.extend_from_slice(&some[..n]);
+        if n == 0 || heard.windows(4).any(|w| w == b"\r\n\r\n") {
+            let first = heard.split(|b| *b == b'\r').next().unwrap_or_default();
+            return Ok(String::from_utf8_lossy(first).into_owned());
+        }
+    }
+}
+
+fn answer(mut asker: TcpStream, registry: &Registry) -> io::Result<()> {
+    let until = Instant::now() + PATIENCE;
+    asker.set_nonblocking(false)?;
+    let first = request(&mut asker, until)?;
+    let mut words = first.split(' ');
+    let (status, more, body) = match (words.next(), words.next()) {
+        (Some("GET"), Some(path)) if path.split('?').next() == Some("/metrics") => {
+            let kind = "Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n";
+            ("200 OK", kind, page(registry))
+        }
+        (Some("GET"), Some(_)) => ("404 Not Found", "", "the figures are at /metrics\n".to_owned()),
+        _ => ("405 Method Not Allowed", "Allow: GET\r\n", "the figures are for GET /metrics\n".to_owned()),
+    };
+    let head =
+        format!("HTTP/1.1 {status}\r\n{more}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    asker.set_write_timeout(Some(until.saturating_duration_since(Instant::now()).max(LOOK)))?;
+    asker.write_all(head.as_bytes())?;
+    asker.write_all(body.as_bytes())
+}

@@ -1,0 +1,181 @@
+//! A node as a service: what it tells systemd and Prometheus, and what an installation has.
+
+#![allow(missing_docs)]
+
+#[allow(dead_code)]
+mod proc;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use proc::{Proc, can, nid, node, own_ip, pollnd, run};
+use rustix::process::Signal;
+
+/// The words of sd_notify(3), as systemd would hear them: up, alive, going down.
+#[test]
+fn a_service_manager_is_told_when_a_node_is_up_alive_and_going_down() {
+    let test = "a_service_manager_is_told_when_a_node_is_up_alive_and_going_down";
+    if !can(test) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let heard = UnixDatagram::bind(&path).unwrap();
+    heard.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let next = || {
+        let mut bytes = [0; 4096];
+        let n = heard.recv(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..n]).into_owned()
+    };
+    let ip = own_ip();
+    let mut c = pollnd(&["node", "--nid", &nid(ip)]);
+    c.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000").env_remove("WATCHDOG_PID");
+    let node = Proc::start(c).up();
+    let up = next();
+    assert!(
+        up.contains("READY=1") && up.contains(&format!("STATUS={} on kernel sockets", nid(ip))),
+        "{up:?}"
+    );
+    for _ in 0..3 {
+        assert_eq!(next().trim(), "WATCHDOG=1");
+    }
+    node.signal(Signal::TERM);
+    let down = std::iter::repeat_with(next).find(|w| w.trim() != "WATCHDOG=1");
+    assert_eq!(down.as_deref().map(str::trim), Some("STOPPING=1"));
+    node.end().good();
+}
+
+/// `make install` into a folder: the program runs there, the unit names files that are there, and words and pages are whole.
+#[test]
+fn an_installation_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_pollnd"));
+    let (target, profile) = (program.ancestors().nth(2).unwrap(), program.ancestors().nth(1).unwrap());
+    let mut c = Command::new(root.join("scripts/install"));
+    c.arg(dir.path())
+        .arg("/usr")
+        .env("CARGO_TARGET_DIR", target)
+        .env("PROFILE", profile.file_name().unwrap());
+    let done = c.stdin(Stdio::null()).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    let read = |p: &str| std::fs::read_to_string(dir.path().join(p)).unwrap_or_else(|e| panic!("{p}: {e}"));
+    let unit = read("usr/lib/systemd/system/pollnd.service");
+    let starts = unit.lines().find_map(|l| l.strip_prefix("ExecStart=")).unwrap();
+    let words: Vec<_> = starts.split(' ').collect();
+    assert_eq!((words[1], words[2]), ("node", "--config"));
+    for file in [words[0], words[3]] {
+        assert!(dir.path().join(file.trim_start_matches('/')).exists(), "{file} of the unit");
+    }
+    // Each verb has its page, and each shell its words.
+    let help = String::from_utf8(pollnd(&["--help"]).output().unwrap().stdout).unwrap();
+    let verbs = help.split("Commands:\n").nth(1).unwrap().lines().take_while(|l| !l.is_empty());
+    let verbs: Vec<_> = verbs.filter_map(|l| l.split_whitespace().next()).filter(|v| *v != "help").collect();
+    assert!(verbs.len() > 10, "{verbs:?}");
+    let shells = [
+        "bash-completion/completions/pollnd",
+        "zsh/site-functions/_pollnd",
+        "fish/vendor_completions.d/pollnd.fish",
+    ];
+    for verb in verbs {
+        assert!(
+            dir.path().join(format!("usr/share/man/man1/pollnd-{verb}.1.gz")).exists(),
+            "no page of {verb}"
+        );
+        assert!(shells.iter().all(|s| read(&format!("usr/share/{s}")).contains(verb)), "no words of {verb}");
+    }
+    // A configuration that its owner has changed stays.
+    std::fs::write(dir.path().join("etc/pollnd/pollnd.yaml"), "mine").unwrap();
+    assert!(c.output().unwrap().status.success());
+    assert_eq!(read("etc/pollnd/pollnd.yaml"), "mine");
+    assert!(read("etc/pollnd/pollnd.yaml.new").contains("net:"));
+}
+
+/// `--metrics`: the figures of `stats`, by their names, in OpenMetrics' text; askers that are slow, wrong or gone are nobody's trouble.
+#[test]
+fn prometheus_is_served_the_figures_of_a_node() {
+    if !can("prometheus_is_served_the_figures_of_a_node") {
+        return;
+    }
+    let (a, b) = (own_ip(), own_ip());
+    let at = format!("{a}:9988");
+    let node = node(a, &["--metrics", &at, "--ni", &format!("{a}@tcp3")]);
+    let ask = |request: &str| {
+        let mut s = TcpStream::connect(&at).unwrap();
+        s.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        s.write_all(request.as_bytes()).unwrap();
+        let mut all = String::new();
+        s.read_to_string(&mut all).unwrap();
+        let (head, body) = all.split_once("\r\n\r\n").unwrap();
+        (head.lines().next().unwrap().to_owned(), body.to_owned())
+    };
+    run(&["ping", &nid(a), "--nid", &nid(b), "-c", "3", "-i", "0.01"]).good();
+    let (status, text) = ask("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    let value = |name: &str| {
+        let line = text.lines().find(|l| l.strip_prefix(name).is_some_and(|l| l.starts_with(' ')));
+        line.unwrap_or_else(|| panic!("no {name} in {text}"))
+            .rsplit(' ')
+            .next()
+            .unwrap()
+            .parse::<f64>()
+            .unwrap()
+    };
+    // The discovery of the asker is a message, too.
+    assert!(
+        value("pollnd_msgs_rx_total{lcore=\"0\"}") >= 3.0 && value("pollnd_lcore_up{lcore=\"0\"}") == 1.0
+    );
+    assert!(value("pollnd_rx_pool_bytes{lcore=\"0\"}") > 0.0 && value("pollnd_peers") == 1.0);
+    assert!(value("pollnd_idle_seconds_total{lcore=\"0\"}") > 0.0);
+    assert_eq!(value(&format!("pollnd_peer_dialled{{peer=\"12345-{b}@tcp\"}}")), 0.0);
+    for ni in [nid(a), format!("{a}@tcp3")] {
+        assert!(text.contains(&format!("pollnd_ni_info{{nid=\"{ni}\",carrier=\"kernel sockets")), "{text}");
+    }
+    // Each figure of `stats` is there, and declared once.
+    let v = run(&["stats", "--json", "--node", &node.id().to_string()]).good().json();
+    for (name, _) in v["lcores"][0]["counters"].as_object().unwrap() {
+        assert_eq!(
+            text.lines().filter(|l| l.starts_with(&format!("# TYPE pollnd_{name} "))).count(),
+            1,
+            "{name}"
+        );
+    }
+    // The dashboard asks for what is there.
+    let dashboard = include_str!("../../dist/grafana/pollnd.json");
+    let v: serde_json::Value = serde_json::from_str(dashboard).unwrap();
+    let targets = v["panels"].as_array().unwrap().iter().flat_map(|p| p["targets"].as_array().unwrap());
+    let asked: Vec<_> = targets
+        .flat_map(|t| t["expr"].as_str().unwrap().split(|c: char| !c.is_alphanumeric() && c != '_'))
+        .collect();
+    let names: Vec<_> = asked.iter().filter(|w| w.starts_with("pollnd_")).collect();
+    assert!(names.len() > 15, "{names:?}");
+    for name in names {
+        assert!(
+            text.lines().any(|l| l.strip_prefix(name).is_some_and(|l| l.starts_with(['{', ' ']))),
+            "no {name}"
+        );
+    }
+    for (request, says) in [
+        ("GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 404 Not Found"),
+        ("POST /metrics HTTP/1.1\r\n\r\n", "HTTP/1.1 405 Method Not Allowed"),
+        ("\r\n\r\n", "HTTP/1.1 405 Method Not Allowed"),
+    ] {
+        assert_eq!(ask(request).0, says, "{request:?}");
+    }
+    // Gone at once, too long, and never ending.
+    drop(TcpStream::connect(&at));
+    let mut long = TcpStream::connect(&at).unwrap();
+    let _ = long.write_all(&[b'x'; 20_000]);
+    let slow = TcpStream::connect(&at).unwrap();
+    assert_eq!(ask("GET /metrics?x=1 HTTP/1.0\r\n\r\n").0, "HTTP/1.1 200 OK");
+    drop(slow);
+    // An address that is taken, and one that is none.
+    run(&["node", "--nid", &nid(b), "--metrics", &at]).failed(1, &["--metrics", &at, "free port"]);
+    run(&["node", "--nid", &nid(b), "--metrics", "9988"]).failed(2, &["--metrics", "9988"]);
+    node.stop().good();
+}
