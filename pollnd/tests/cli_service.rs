@@ -113,7 +113,8 @@ fn prometheus_is_served_the_figures_of_a_node() {
         let (head, body) = all.split_once("\r\n\r\n").unwrap();
         (head.lines().next().unwrap().to_owned(), body.to_owned())
     };
-    run(&["ping", &nid(a), "--nid", &nid(b), "-c", "3", "-i", "0.01"]).good();
+    let peer = proc::node(b, &[]);
+    run(&["ping", &nid(a), "--node", &peer.id().to_string(), "-c", "3", "-i", "0.01"]).good();
     let (status, text) = ask("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
     assert_eq!(status, "HTTP/1.1 200 OK");
     assert!(text.ends_with("# EOF\n"), "{text}");
@@ -133,6 +134,7 @@ fn prometheus_is_served_the_figures_of_a_node() {
     assert!(value("pollnd_rx_pool_bytes{lcore=\"0\"}") > 0.0 && value("pollnd_peers") == 1.0);
     assert!(value("pollnd_idle_seconds_total{lcore=\"0\"}") > 0.0);
     assert_eq!(value(&format!("pollnd_peer_dialled{{peer=\"12345-{b}@tcp\"}}")), 0.0);
+    assert!(value(&format!("pollnd_peer_connections{{peer=\"12345-{b}@tcp\"}}")) > 0.0);
     for ni in [nid(a), format!("{a}@tcp3")] {
         assert!(text.contains(&format!("pollnd_ni_info{{nid=\"{ni}\",carrier=\"kernel sockets")), "{text}");
     }
@@ -175,6 +177,7 @@ fn prometheus_is_served_the_figures_of_a_node() {
     assert_eq!(ask("GET /metrics?x=1 HTTP/1.0\r\n\r\n").0, "HTTP/1.1 200 OK");
     drop(slow);
     // An address that is taken, and one that is none.
+    peer.stop().good();
     run(&["node", "--nid", &nid(b), "--metrics", &at]).failed(1, &["--metrics", &at, "free port"]);
     run(&["node", "--nid", &nid(b), "--metrics", "9988"]).failed(2, &["--metrics", "9988"]);
     node.stop().good();
