@@ -379,12 +379,8 @@ pub enum Close {
     Abort,
 }
 
-/// Orders to the runtime, in order.
+/// Orders to the runtime, in order. Nearly all have a message in them: a box each would be an allocation each.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all are messages; a box each would be an allocation each"
-)]
 pub enum Action {
     /// Connect.
     Dial(DialSpec),

@@ -281,7 +281,7 @@ fn datagrams(input: &[u8]) {
                 // Cookies are guessed: the machine names its buffers one after the other.
                 let (_, next) = tm.passive_recv(&mut net, 1, until);
                 let cookie = Cookie {
-                    addr: (next.cookie.addr >> 16) - 1 << 16 | 4 << 3,
+                    addr: ((next.cookie.addr >> 16) - 1) << 16 | 4 << 3,
                     generation: next.cookie.generation - 1,
                 };
                 known.push(Bdesc { addr: tm.addr, cookie });

@@ -74,8 +74,8 @@ impl Net {
             return;
         }
         let size = self.nodes[node].pool.buf_size();
-        let mut inbox = Inbox::default();
-        inbox.frags = bytes.chunks(size).filter_map(|b| self.nodes[node].pool.copy_of(b)).collect();
+        let frags = bytes.chunks(size).filter_map(|b| self.nodes[node].pool.copy_of(b)).collect();
+        let mut inbox = Inbox { frags, taken: 0 };
         let len = bytes.len() as u32;
         self.nodes[node].machine.handle(self.now, Input::Stream(Happened::Datagram(path, len, &mut inbox)));
         drop(inbox);
