@@ -96,7 +96,7 @@ pub(crate) fn by_route(target: Nid, instead: &str) -> Result<Nid, String> {
         .and_then(|s| s.connect(SocketAddr::new(ip, 988)).and_then(|()| s.local_addr()))
         .map_err(|e| {
             let e = limits::told(&e);
-            format!("this machine has no way to {ip} ({e}): give {instead}")
+            format!("this machine has no way to {ip} ({e}): it takes a route, or {instead}")
         })?;
     let mut ip = from.ip();
     if Some(ip) == target.ip() && ip == IpAddr::from(Ipv4Addr::LOCALHOST) {

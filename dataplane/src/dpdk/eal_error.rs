@@ -27,7 +27,9 @@ pub enum EalError {
     #[error("the EAL argument \"{0}\" has a zero byte: remove it")]
     Nul(String),
     /// Words that are no options: the EAL passes over them.
-    #[error("the EAL takes options only, and would pass over {0}: correct the arguments behind --")]
+    #[error(
+        "the EAL takes options only, and would pass over {0}: correct them (on a command line they stand behind --)"
+    )]
     Words(String),
     /// `rte_eal_init` failed.
     #[error("the EAL does not start ({what}); {remedy}\narguments: {args}\n{log}")]

@@ -72,9 +72,9 @@ pub(crate) struct NetNodeArgs {
     /// Goes down after so many seconds.
     #[arg(long, value_parser = seconds)]
     pub(crate) run_for: Option<f64>,
-    /// The form of the result.
-    #[command(flatten)]
-    pub(crate) out: TextOut,
+    /// A JSON object when it is up, and one at its end, instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
     /// The node below it.
     #[command(flatten)]
     pub(crate) node: NodeArgs,

@@ -156,6 +156,9 @@ fn stop(node: Node, ctl: &NetCtl, outcome: Result<(), String>) -> Result<(), Str
 /// `pollnd net node`.
 fn node(mut a: NetNodeArgs) -> Result<(), String> {
     let place = Place::parse(&a.address, a.xprt)?;
+    if matches!(place, Place::Lnet(..)) && u64::from(a.bulk) > LNET_MAX {
+        return Err(format!("--bulk {}: LNet moves at most {LNET_MAX} bytes at a time: give less", a.bulk));
+    }
     let [buffers, message, bulks, bulk] = [a.buffers, a.message, a.bulks, a.bulk].map(u64::from);
     limits::fits(&format!("--buffers {buffers} --message {message}"), buffers * message)?;
     // To fetch to, and to fill from.
@@ -178,7 +181,7 @@ fn node(mut a: NetNodeArgs) -> Result<(), String> {
     }
     let name = ctl.name().unwrap_or_else(|| place.name());
     // One line on standard output says that it is there: scripts wait for it.
-    let said = match a.out.json {
+    let said = match a.json {
         true => out::line(json!({ "up": name, "xprt": place.xprt(), "carrier": node.describe() })),
         false => out::line(format_args!("{name} is up on {}, {}", node.describe(), place.xprt())),
     };
@@ -192,7 +195,7 @@ fn node(mut a: NetNodeArgs) -> Result<(), String> {
     let counts = ["completed", "bytes", "failed", "checked", "wrong"]
         .into_iter()
         .zip([&ctl.completed, &ctl.bytes, &ctl.failed, &ctl.checked, &ctl.wrong].map(get));
-    match a.out.json {
+    match a.json {
         true => out::line(Value::from_iter(counts))?,
         false => out::line(format_args!(
             "{}, {}; failed {}, checked {}, wrong {}",

@@ -24,7 +24,11 @@ impl Place {
     /// # Errors
     /// The part of it that is wrong.
     pub(super) fn parse(text: &str, xprt: Option<XprtArg>) -> Result<Place, String> {
-        let native = ["inet:", "inet6:", "unix:"].iter().any(|f| text.starts_with(f));
+        // A port stands behind the last @, or the network of an NID.
+        let native = match text.rsplit_once('@') {
+            Some((_, at)) => at.starts_with(|c: char| c.is_ascii_digit()),
+            None => ["inet:", "inet6:", "unix:"].iter().any(|f| text.starts_with(f)),
+        };
         match xprt.unwrap_or(if native { XprtArg::Sock } else { XprtArg::Lnet }) {
             XprtArg::Lnet if native => Err(format!(
                 "{text}: that is an address of netsock: give --xprt sock, or NID:12345:PORTAL:TMID"

@@ -105,6 +105,8 @@ fn faults_of_motrs_transport_are_named() {
         (&["net", "bulk", "10.0.0.1@tcp:12345:34:1", "-s", "2M"], 1, &["--size 2097152", "1048576"]),
         (&["net", "node", "inet:stream:10.0.0.1"], 1, &["\"inet:stream:10.0.0.1\"", "IP@PORT"]),
         (&["net", "node", "unix:stream:x"], 1, &["inet6"]),
+        (&["net", "ping", "inet7:stream:10.0.0.1@7000"], 1, &["inet7", "inet6"]),
+        (&["net", "node", "10.0.0.1@tcp:12345:34:1", "--bulk", "2M"], 1, &["--bulk 2097152", "1048576"]),
         (&["net", "node", &here, "--lcores", "2"], 1, &["--lcores 2", "one thread"]),
         (&["net", "bulk", &nobody, "--read", "--write"], 2, &["--write"]),
         (&["net", "ping", "inet:stream:255.255.255.255@7000"], 1, &["no way to 255.255.255.255", "--from"]),
