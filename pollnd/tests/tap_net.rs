@@ -133,3 +133,42 @@ fn motrs_messages_and_bulk_cross_a_port_both_ways() {
         assert_eq!(c.get(name), None, "{name} in {c:?}");
     }
 }
+
+/// The same by datagrams, of one packet and of several, a few at a time, since what the TAP has no room for is lost. The
+/// kernel finds every checksum right.
+#[test]
+fn datagrams_cross_a_port_both_ways() {
+    if let Some(why) = missing(&[]) {
+        println!("SKIP: datagrams_cross_a_port_both_ways: {why}");
+        return;
+    }
+    let lab = Lab::new(9000, &[]);
+    lab.add6();
+    let four = ["inet:dgram:10.99.0.1@7000", "inet:dgram:10.99.0.2@7000"];
+    let six = ["inet6:dgram:fd99::1@7000", "inet6:dgram:fd99::2@7000"];
+    // A client on the port takes a second to start: it does once, for what it has to fetch.
+    for ([kernel, port], on_port) in [(four, true), (six, true), (four, false)] {
+        let (there, here) = if on_port { (port, kernel) } else { (kernel, port) };
+        let side = |port: bool, args: &[&str]| if port { lab.on_port(args) } else { lab.on_kernel(args) };
+        let mut node = Proc::start(side(on_port, &["net", "node", there, "--json"]));
+        node.wait_for("\"up\"");
+        let ask = |verb: &[&str], size: u64, count: u64| {
+            let (s, c) = (size.to_string(), count.to_string());
+            let own = [there, "--from", here, "-s", &s, "-c", &c, "--concurrency", "1", "--check", "--json"];
+            let v = json(&Proc::start(side(!on_port, &[&["net"], verb, &own].concat())).finish());
+            went_well(&v, count, size);
+        };
+        if on_port {
+            ask(&["ping"], 64, 100);
+            ask(&["ping"], 20_000, 50);
+            ask(&["bulk", "--write"], 65_536, 20);
+        }
+        ask(&["bulk", "--read"], 65_536, 20);
+        let v: Value = serde_json::from_str(node.stop().lines().last().unwrap()).unwrap();
+        assert_eq!((v["failed"].as_u64(), v["wrong"].as_u64()), (Some(0), Some(0)), "{v}");
+    }
+    let c = lab.counters();
+    for name in ["UdpInCsumErrors", "Udp6InCsumErrors", "IpInHdrErrors", "Ip6InHdrErrors", "IpInAddrErrors"] {
+        assert_eq!(c.get(name), None, "{name} in {c:?}");
+    }
+}
