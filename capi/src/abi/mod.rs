@@ -8,7 +8,7 @@
 mod contract;
 mod lnet;
 mod memory;
-mod pools;
+mod provisions;
 
 use std::ffi::{CStr, c_char, c_void};
 use std::mem::MaybeUninit;
@@ -17,7 +17,7 @@ use std::ptr::NonNull;
 pub use self::contract::*;
 pub use self::lnet::*;
 pub(crate) use self::memory::Block;
-pub use self::pools::*;
+pub use self::provisions::*;
 use crate::error::Error;
 
 /// The text that [`pollnd_error`] gives this thread, for tests in Rust.
