@@ -53,7 +53,7 @@ fn the_header_is_what_cbindgen_makes() {
 fn the_header_has_each_function() {
     let header = std::fs::read_to_string(here("include/pollnd.h")).unwrap();
     let mut found = 0;
-    for file in ["src/abi/lnet.rs", "src/abi/contract.rs", "src/abi/pools.rs"] {
+    for file in ["src/abi/lnet.rs", "src/abi/contract.rs", "src/abi/provisions.rs"] {
         let text = std::fs::read_to_string(here(file)).unwrap();
         for name in
             text.lines().filter_map(|l| l.split_once("extern \"C\" fn ")?.1.split_once('(')).map(|n| n.0)

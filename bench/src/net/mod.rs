@@ -5,9 +5,9 @@
 //! the messages, for peers that are other programs.
 
 mod ask;
+mod both_ends;
 mod client;
 mod node;
-mod pair;
 mod sample;
 
 use std::sync::Mutex;
@@ -21,9 +21,9 @@ use transport::net::{Buffer, Domain, Memory, NetError, RecvVec, Sink, Xprt};
 use transport::netsock::Notice;
 
 pub use self::ask::{ASK_LEN, Ask, AskKind};
+pub use self::both_ends::NetPair;
 pub use self::client::Client;
 pub use self::node::{Node, NodeConfig};
-pub use self::pair::NetPair;
 pub use self::sample::{Sample, beside, measure, name};
 use crate::measure::Rtt;
 
