@@ -56,6 +56,9 @@ impl fmt::Debug for Node {
     }
 }
 
+/// Name and help of a time of the polling loop, and its ns.
+type Time = (&'static str, &'static str, fn(&Counts) -> u64);
+
 /// Names and values of an lcore.
 fn figures(c: &Counts) -> impl Iterator<Item = (&'static str, u64)> {
     c.proto.iter().chain(c.streams.iter()).chain(c.more.iter().copied())
@@ -71,7 +74,7 @@ impl Node {
             up.encode_family(&[("lcore", l.as_str())])?.encode_gauge(&i64::from(counts.is_some()))?;
         }
         let answered: Vec<_> = all.iter().filter_map(|(l, c)| Some((l.as_str(), c.as_deref()?))).collect();
-        let time: [(&str, &str, fn(&Counts) -> u64); 2] = [
+        let time: [Time; 2] = [
             ("busy_seconds", "Time of turns that found something to do", |c| c.loop_stats.busy_ns),
             ("idle_seconds", "Time of turns that found nothing to do", |c| c.loop_stats.idle_ns),
         ];
