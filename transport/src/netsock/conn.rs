@@ -19,13 +19,14 @@
 //!    |      Get       |  | Full          | Unbind    |
 //!    |                |  v               |           |
 //!    |                | PARKED -- Bind --+--> PAYLOAD|
-//!    |                |                  v           |
-//!    |                '--- Refuse ---> DRAIN         |
+//!    |                |  | Refuse        v           |
+//!    |                '--+- Refuse --> DRAIN         |
 //!    |                                   |           |
 //!    '------------ Done -----------------'-----------'
 //! ```
 //!
-//! PARKED: a message for which no buffer is queued; nothing is read until one is. DRAIN: payload that nobody takes any more,
+//! PARKED: a message for which no buffer is queued; nothing is read until one is, or it was longer than every buffer for too
+//! long. DRAIN: payload that nobody takes any more,
 //! up to the end of its packet.
 
 use std::collections::VecDeque;
@@ -98,7 +99,7 @@ fsm::fsm! {
         Header + Get => Idle;
         Header + Full => Parked;
         Header | Parked + Bind => Payload;
-        Header + Refuse => Drain;
+        Header | Parked + Refuse => Drain;
         Payload + Unbind => Drain;
         Payload | Drain + Done => Idle;
     }
@@ -115,7 +116,10 @@ pub(super) struct Reader {
     pub(super) buf: Key,
     /// Bytes of payload to come.
     pub(super) left: u64,
+    /// When its packet was parked, or got its buffer, in ns.
+    pub(super) since: u64,
     /// When more must have come, in ns; `u64::MAX` between packets, and while we are what it waits for.
+    /// Of a parked message, when it is refused.
     pub(super) deadline: u64,
 }
 
@@ -128,6 +132,7 @@ impl Reader {
             packet: None,
             buf: Key::NOWHERE,
             left: 0,
+            since: 0,
             deadline: u64::MAX,
         }
     }
@@ -270,6 +275,7 @@ mod tests {
         Header + Bind -> Payload
         Header + Refuse -> Drain
         Parked + Bind -> Payload
+        Parked + Refuse -> Drain
         Payload + Unbind -> Drain
         Payload + Done -> Idle
         Drain + Done -> Idle

@@ -124,7 +124,7 @@ impl Tm {
     pub(super) fn doom(&mut self, c: Key) {
         let Some(conn) = self.conns.get_mut(c) else { return };
         if conn.state.apply(ConnEvent::Doom).is_some() {
-            self.limit(c);
+            self.limit(c, self.cfg.stall);
         }
         self.look(c);
     }
@@ -157,6 +157,9 @@ impl Tm {
         let at = conn.deadline();
         if at > self.now {
             return self.conn_timers.by(self.now, c, at);
+        }
+        if conn.rx.state == RxState::Parked && conn.rx.deadline <= self.now {
+            return self.outstay(c);
         }
         let (stalled, given_up, remote) = (conn.rx.deadline <= self.now, conn.given_up > 0, conn.at);
         if stalled {

@@ -48,6 +48,7 @@ mod list;
 mod memory;
 mod parts;
 mod peer;
+mod press;
 mod receive;
 mod refusal;
 mod send;
@@ -77,8 +78,13 @@ pub struct Config {
     pub dial_timeout: u64,
     /// First and longest pause between dials that fail, in ns.
     pub back_off: (u64, u64),
-    /// A peer that stops in mid-packet is given up after so many ns.
+    /// A peer that stops in mid-packet is given up after so many ns; so is a message that is longer than every buffer yet.
     pub stall: u64,
+    /// A message that comes slowly holds its buffer for so many ns while another waits for one, and longer by the bytes that
+    /// have come, at [`Config::slowest`]. A message whose peer was reset waits for a buffer as long.
+    pub patience: u64,
+    /// Bytes a second that keep a message its buffer while others wait.
+    pub slowest: u64,
     /// Connections that peers may have made, at a time.
     pub conns: usize,
     /// Those of them that may come from one address.
@@ -120,6 +126,8 @@ impl Config {
             dial_timeout: 10 * SEC,
             back_off: (SEC / 10, 5 * SEC),
             stall: 60 * SEC,
+            patience: 4 * SEC,
+            slowest: 16 << 10,
             conns: 4096,
             conns_of_host: 256,
             buffers: 1 << 20,

@@ -24,10 +24,15 @@ impl Tm {
     }
 
     /// Notes until when more must come.
-    fn watch(&mut self, c: Key) {
+    pub(super) fn watch(&mut self, c: Key) {
         let Some(conn) = self.conns.get_mut(c) else { return };
-        let waits = conn.rx.in_packet() && conn.rx.state != RxState::Parked;
-        conn.rx.deadline = if waits { self.now.saturating_add(self.cfg.stall) } else { u64::MAX };
+        let since = match conn.rx.state.get() {
+            RxState::Idle => u64::MAX,
+            RxState::Parked if self.press.fits(&conn.rx) => u64::MAX,
+            RxState::Parked => conn.rx.since,
+            RxState::Header | RxState::Payload | RxState::Drain => self.now,
+        };
+        conn.rx.deadline = since.saturating_add(self.cfg.stall);
         let at = conn.deadline();
         self.conn_timers.by(self.now, c, at);
     }
@@ -83,7 +88,7 @@ impl Tm {
 
     /// Refuses a packet. Its connection ends: at once if the bytes are no packet or the payload is too long to read, else when
     /// the peer is quiet.
-    fn refuse(&mut self, c: Key, why: Refusal, h: Option<&PacketHdr>) {
+    pub(super) fn refuse(&mut self, c: Key, why: Refusal, h: Option<&PacketHdr>) {
         let Some(conn) = self.conns.get_mut(c) else { return };
         let at = conn.at;
         conn.refused = true;
@@ -104,6 +109,10 @@ impl Tm {
 
     /// Reads the payload of a packet for nobody.
     fn drain(&mut self, c: Key, size: u64) {
+        if let Some(conn) = self.conns.get(c).filter(|c| c.rx.state == RxState::Parked) {
+            self.actions.push_back(Action::Read(conn.id));
+            self.parked.remove(&mut self.conns, c);
+        }
         self.reads(c, RxEvent::Refuse);
         if let Some(conn) = self.conns.get_mut(c) {
             conn.rx.left = size;
@@ -137,25 +146,23 @@ impl Tm {
         self.starved = true;
         self.reads(c, RxEvent::Full);
         if let Some(conn) = self.conns.get_mut(c) {
-            conn.rx.packet = Some(*h);
+            (conn.rx.packet, conn.rx.since) = (Some(*h), self.now);
         }
         self.parked.push_back(&mut self.conns, c);
+        self.press.begins();
     }
 
     /// A buffer waits for a message: behind the others, or before them when it was half filled. A connection whose message was
     /// waiting for such a one goes on.
     pub(super) fn wait_for_message(&mut self, b: Key, first: bool) {
         let size = self.bufs.get(b).and_then(|b| b.sink.as_ref()).map_or(0, super::Sink::size);
-        let mut at = self.parked.head();
-        while let Some(c) = at {
-            at = List::after(&self.conns, c);
-            let Some(conn) = self.conns.get(c) else { continue };
-            if let Some(h) = conn.rx.packet.filter(|h| h.total <= size) {
+        if let Some((c, h)) = self.next_parked(size) {
+            if let Some(conn) = self.conns.get(c) {
                 self.actions.push_back(Action::Read(conn.id));
-                self.parked.remove(&mut self.conns, c);
-                self.bind(c, b, &h);
-                return self.watch(c);
             }
+            self.parked.remove(&mut self.conns, c);
+            self.bind(c, b, &h);
+            return self.watch(c);
         }
         if let Some(buf) = self.bufs.get_mut(b) {
             buf.place = Place::Messages;
@@ -173,10 +180,14 @@ impl Tm {
         self.moves(b, BufEvent::Fill);
         let (Some(conn), Some(buf)) = (self.conns.get_mut(c), self.bufs.get_mut(b)) else { return };
         (conn.rx.packet, conn.rx.buf, conn.rx.left) = (Some(*h), b, h.size);
+        conn.rx.since = self.now;
         (buf.filler, buf.other) = (c, h.src);
         if buf.place == Place::Messages {
             buf.place = Place::Nowhere;
             self.messages.remove(&mut self.bufs, b);
+        }
+        if !self.parked.is_empty() {
+            self.press.by(self.now.saturating_add(self.cfg.patience));
         }
         if h.size == 0 {
             self.packet_done(c);
@@ -233,20 +244,25 @@ impl Tm {
         conn.fin = true;
         if conn.rx.state == RxState::Parked && conn.rx.packet.is_some_and(|h| h.size == 0) {
             // A message that is whole may still get its buffer.
-            return self.limit(c);
+            return self.limit(c, self.cfg.stall);
         }
         self.close(c, Close::Fin, errno::ECONNRESET);
     }
 
-    /// The peer is gone, and not all that it sent was taken: a message waits for its buffer.
+    /// The peer is gone, and not all that it sent was taken: a message waits for its buffer. It may have come whole, so it has
+    /// a while, unless there is no such buffer.
     pub(super) fn ended(&mut self, c: Key) {
-        self.limit(c);
+        let Some(conn) = self.conns.get(c) else { return };
+        if conn.rx.state == RxState::Parked && !self.press.fits(&conn.rx) {
+            return self.close(c, Close::Abort, errno::ECONNRESET);
+        }
+        self.limit(c, self.cfg.patience);
     }
 
-    /// A connection ends in a while, whatever comes.
-    pub(super) fn limit(&mut self, c: Key) {
-        if let Some(conn) = self.conns.get_mut(c).filter(|c| c.limit == u64::MAX) {
-            conn.limit = self.now.saturating_add(self.cfg.stall);
+    /// A connection ends in `ns` at the latest, whatever comes.
+    pub(super) fn limit(&mut self, c: Key, ns: u64) {
+        if let Some(conn) = self.conns.get_mut(c) {
+            conn.limit = conn.limit.min(self.now.saturating_add(ns));
             let at = conn.deadline();
             self.conn_timers.by(self.now, c, at);
         }

@@ -72,12 +72,15 @@ pub enum Refusal {
         /// Bytes in it.
         size: u64,
     },
-    /// A message as a datagram, and no buffer for it.
+    /// A message as a datagram, and no buffer for it; or one on a stream that was longer than every buffer for too long.
     #[error("no buffer for a message of {0} bytes, which is lost: queue more, or longer ones")]
     NoRoom(u64),
     /// In mid-packet nothing came for too long.
     #[error("the rest of a packet did not come in time")]
     Stalled,
+    /// It came slowly, and others waited for its buffer.
+    #[error("the rest of a message came too slowly while others waited for its buffer: queue more buffers")]
+    Slow,
     /// A connection over the bound of its host, or of the machine.
     #[error("too many connections: {0} of this host")]
     TooMany(usize),
@@ -90,7 +93,7 @@ impl Refusal {
             Refusal::Packet(e) => e.errno(),
             Refusal::Foreign | Refusal::WrongQueue(_) | Refusal::Busy | Refusal::Unasked => errno::EPERM,
             Refusal::TooLong { .. } => errno::EMSGSIZE,
-            Refusal::Stalled => errno::ETIMEDOUT,
+            Refusal::Stalled | Refusal::Slow => errno::ETIMEDOUT,
             Refusal::TooMany(_) | Refusal::NoRoom(_) => errno::ENOBUFS,
             Refusal::NotOurs(_)
             | Refusal::NotTheirs(_)
@@ -133,6 +136,7 @@ impl Refusal {
             Refusal::Cut { .. } => "netsock_refused_cut",
             Refusal::NoRoom(_) => "netsock_refused_no_room",
             Refusal::Stalled => "netsock_refused_stalled",
+            Refusal::Slow => "netsock_refused_slow",
             Refusal::TooMany(_) => "netsock_refused_too_many",
         }
     }

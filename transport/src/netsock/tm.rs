@@ -11,6 +11,7 @@ use super::dgram_send::Outbox;
 use super::list::{Links, List};
 use super::parts::Parts;
 use super::peer::Peer;
+use super::press::Press;
 use super::{
     AddError, Added, BufId, Completion, Config, Gauges, Notice, Op, Queue, Refusal, Stats, TmError, Unadded,
 };
@@ -42,6 +43,7 @@ pub struct Tm {
     pub(super) messages: List,
     /// Connections whose message has no buffer, in the order in which it came.
     pub(super) parked: List,
+    pub(super) press: Press,
     pub(super) generation: u64,
     /// Loans so far.
     pub(super) loans: u64,
@@ -92,6 +94,7 @@ impl Tm {
             hosts: HashMap::new(),
             messages: List::EMPTY,
             parked: List::EMPTY,
+            press: Press::default(),
             generation: cfg.first_generation,
             loans: 0,
             buf_timers: Timers::new(),
@@ -170,6 +173,7 @@ impl Tm {
         match queue {
             Queue::MsgRecv => {
                 self.moves(b, BufEvent::Listen);
+                self.press.longest = self.press.longest.max(size);
                 self.wait_for_message(b, false);
             }
             Queue::PassiveRecv | Queue::PassiveSend => self.moves(b, BufEvent::Listen),
@@ -326,6 +330,9 @@ impl Tm {
             }
         }
         self.due = due;
+        if self.press.at <= now {
+            self.press_on();
+        }
         if self.outbox.wake <= now {
             self.pump_datagrams();
         }
@@ -374,7 +381,7 @@ impl Protocol for Tm {
 
     fn deadline(&self) -> Option<u64> {
         let t = self.buf_timers.wake().min(self.conn_timers.wake()).min(self.peer_timers.wake());
-        let t = t.min(self.part_timers.wake()).min(self.outbox.wake);
+        let t = t.min(self.part_timers.wake()).min(self.outbox.wake).min(self.press.at);
         (t != u64::MAX).then_some(t)
     }
 

@@ -19,6 +19,7 @@ mod lazy;
 mod net;
 mod netsock;
 mod netsock_dgram;
+mod netsock_press;
 mod netsock_wire;
 mod never_sent;
 mod nis;
