@@ -122,7 +122,7 @@ pub(crate) struct Tenant {
     pools: HashMap<u64, PoolId>,
     /// Pools that were freed, and that machines still have.
     leaving_pools: Vec<(u64, PoolId)>,
-    /// Who wants to hear of events that wait.
+    /// Machines whose threads are to hear of events that wait, and the tags of their calls.
     notified: Vec<(TmId, u64)>,
     now: u64,
     active_until: u64,

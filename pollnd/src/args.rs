@@ -288,7 +288,7 @@ pub(crate) struct NodeArgs {
     /// The EAL.
     #[command(flatten)]
     pub(crate) dpdk: EalArgs,
-    /// What the file of `--config` says of tunables.
+    /// Tunables of the file of `--config`.
     #[arg(skip)]
     pub(crate) filed: Filed,
 }
@@ -365,7 +365,7 @@ pub(crate) struct ServeArgs {
     /// The node.
     #[command(flatten)]
     pub(crate) node: NodeArgs,
-    /// What the file of `--config` says besides, and what is to be said of it.
+    /// The rest of the file of `--config`, and notes on it.
     #[arg(skip)]
     pub(crate) told: Told,
 }

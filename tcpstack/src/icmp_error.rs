@@ -43,7 +43,7 @@ pub struct Lost {
     pub len: u16,
 }
 
-/// What a message quotes.
+/// The packet that a message quotes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quoted {
     /// A TCP segment.

@@ -25,7 +25,7 @@ const WAITING: usize = 256;
 const INBOX: usize = 1024;
 /// Peers that were sent to lately, for errors about that to be believed.
 const PEERS: usize = 4096;
-/// How long "lately" is, in ns.
+/// The time that "lately" is, in ns.
 const LATELY: u64 = 10_000_000_000;
 
 /// A datagram that has come.
@@ -41,7 +41,7 @@ pub struct Datagram {
     pub frags: SmallVec<[RxFrag; 2]>,
 }
 
-/// What is heard of datagrams that were sent. That they arrive is never heard.
+/// News of datagrams that were sent. That they arrive is never heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Undelivered {
     /// The path takes at most so many bytes in one.

@@ -52,12 +52,12 @@ pub(crate) enum ConfigVerb {
     },
 }
 
-/// What a configuration file says besides a command line, and what is to be said of it.
+/// The part of a configuration file that is no command line, and notes on the file.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Told {
     /// The command line as it was given.
     pub(crate) argv: Vec<OsString>,
-    /// What is logged.
+    /// The log's filter.
     pub(crate) level: Option<String>,
     /// Where the command line wins over the file, and what the file says to no use.
     pub(crate) notes: Vec<String>,

@@ -36,7 +36,7 @@ pub(crate) fn parse<I: IntoIterator<Item = T>, T: Into<OsString> + Clone>(args: 
 /// Whether `value` is one of the option `flag` of `pollnd node`.
 ///
 /// # Errors
-/// What it takes.
+/// The values that it takes.
 pub(crate) fn value(flag: &str, value: &str) -> Result<(), String> {
     let c = command();
     let node = c.get_subcommands().find(|c| c.get_name() == "node");

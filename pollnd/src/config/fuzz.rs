@@ -108,7 +108,7 @@ fn any(input: &[u8]) {
     let text = text(input);
     match read(&text) {
         Ok(m) => {
-            // What holds for NIs is written with them: without any there is no place for it.
+            // Tunables of NIs are written with them: without any there is no place for them.
             let out = Style::PLAIN.yaml(&m);
             if out.is_empty() {
                 return;

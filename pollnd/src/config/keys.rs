@@ -65,7 +65,7 @@ pub(crate) enum Means {
     Eal,
     /// false: an argument of the EAL.
     Telemetry,
-    /// What is logged.
+    /// The log's filter.
     Level,
     /// Nothing that can be set: these values are taken, since...
     Only(&'static [i64], &'static str),

@@ -19,7 +19,7 @@ pub(crate) const NO_TELEMETRY: &str = "--no-telemetry";
 
 /// Why there is no command line.
 pub(crate) enum Bad {
-    /// What was typed is none.
+    /// The command line is none.
     Line(clap::Error),
     /// Faults of a file, a line each.
     File(String),
@@ -28,7 +28,7 @@ pub(crate) enum Bad {
 /// A file that was read.
 pub(crate) struct Loaded {
     path: PathBuf,
-    /// What it says.
+    /// Its text.
     pub(crate) model: Model,
 }
 

@@ -40,7 +40,7 @@ impl Said {
     }
 }
 
-/// What a file says.
+/// The content of a file.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Model {
     /// NIs, the primary one first.

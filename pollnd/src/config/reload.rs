@@ -207,7 +207,7 @@ impl Live {
         }
         for (i, (t, to, _)) in changes.iter().enumerate() {
             if let Err(e) = front.tune(*to) {
-                // What has been changed so far is taken back on all lcores that answer.
+                // Changes made so far are taken back on all lcores that answer.
                 let back =
                     changes.iter().take(i + 1).filter_map(|(_, _, back)| front.tune(*back).err()).next();
                 let left =

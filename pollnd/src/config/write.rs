@@ -4,7 +4,7 @@ use super::keys::{self, Key, Part};
 use super::model::{Model, Ni, Said};
 use super::yaml::quoted;
 
-/// What stands behind a value, and whether keys that are not said are written.
+/// The remark behind a value, and whether keys that are not said are written.
 pub(crate) struct Style<'a> {
     /// A remark on a key.
     pub(crate) remark: &'a dyn Fn(&Key, Option<&Said>) -> String,

@@ -364,7 +364,7 @@ fn follow(node: &Node, ctl: &NetCtl, a: &NetAskArgs, sum: &mut Sum) -> Result<()
     bar.finish_and_clear();
     sum.take(ctl, cpu.map_or(0.0, |c| (cpu_time() - c).as_secs_f64()));
     if sum.interrupted {
-        // What was under way as the node went down was given up.
+        // Operations that were under way as the node went down were given up.
         sum.failed = 0;
     }
     sum.from = ctl.name().unwrap_or_else(|| sum.from.clone());

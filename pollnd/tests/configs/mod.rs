@@ -130,7 +130,7 @@ fn a_running_node_takes_a_file_whole_or_not_at_all_and_traffic_goes_on() {
         (tuned("keepalive"), tuned("zc_min_payload"), tuned("lnet_transaction_timeout")),
         (11, 16_384, 150)
     );
-    // What needs a restart is named, and the rest has not happened.
+    // A value that needs a restart is named, and the rest has not happened.
     let refused = text("    lnd tunables: {keepalive: 12, tos: 8}\n    tunables: {credits: 99}\nnode: {selftest: false, accept: none}\n")
         .replace(&nid(a), &nid(own_ip()));
     let other = dir.path().join("other.yaml").display().to_string();

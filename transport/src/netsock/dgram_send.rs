@@ -51,7 +51,7 @@ impl Outbox {
         let came = (u128::from(now.saturating_sub(self.at)) * u128::from(rate) / u128::from(SEC)) as u64;
         if came > 0 {
             self.tokens = self.tokens.saturating_add(came).min(burst);
-            // What is less than a token stays due: askers that come often would else wait for ever.
+            // Time for less than a token stays due: askers that come often would else wait for ever.
             let used = (u128::from(came) * u128::from(SEC)).div_ceil(u128::from(rate)) as u64;
             self.at = if self.tokens == burst { now } else { self.at.saturating_add(used) };
         }

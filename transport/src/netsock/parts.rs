@@ -87,7 +87,7 @@ impl Part {
     }
 }
 
-/// What a machine has sent: generations of its buffers grow.
+/// Messages that a machine has sent: generations of its buffers grow.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     high: u64,

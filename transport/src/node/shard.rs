@@ -421,8 +421,13 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
     /// returns at once without one.
     pub fn wait(&mut self, nap: Option<Nap>) {
         let until = self.deadline();
-        if let Some(s) = self.outside.streams_mut() {
-            s.wait(until, nap);
+        match self.outside.streams_mut() {
+            Some(s) => s.wait(until, nap),
+            // Other lcores hand it work by rings, which wake nobody.
+            None => {
+                let nap = nap.and_then(|n| super::idle::cut(n, self.now(), until));
+                nap.into_iter().for_each(|n| std::thread::sleep(n.short));
+            }
         }
     }
 

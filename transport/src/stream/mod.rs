@@ -313,7 +313,7 @@ pub enum Happened<'a> {
     /// The pages of a lend are free: TCP has let go, the hold was lifted or the connection died, and the NIC has
     /// let go. Exactly once for each [`SendMsg::lend`], after the `Progress` that made it true.
     Released(LendId),
-    /// What became of an [`Action::Listen`]. An error after a success: the address is lost, and none comes there any more.
+    /// The fate of an [`Action::Listen`]. An error after a success: the address is lost, and none comes there any more.
     Listening(SocketAddr, Result<(), ListenError>),
     /// A datagram of so many bytes has come. Bytes that are not taken are dropped.
     Datagram(Path, u32, &'a mut dyn StreamRx),

@@ -152,7 +152,7 @@ pub struct Net {
     pub syn_timeout: u64,
     /// Packets that are lost, in percent, and the randomness for it.
     pub loss: Option<(Rng, u64)>,
-    /// What happens to datagrams.
+    /// Faults of datagrams.
     pub weather: Weather,
     /// Keep what each end pushes.
     pub record: bool,

@@ -431,7 +431,7 @@ impl PacketHdr {
         Ok(())
     }
 
-    /// How the sender has cut the buffer: bytes of each packet but the last, which has the rest; `None` where the packet is
+    /// The sender's cut of the buffer: bytes of each packet but the last, which has the rest; `None` where the packet is
     /// none of a buffer that was cut so. Every packet tells all of it (datagrams; §5).
     pub fn cut(&self) -> Option<u64> {
         let PacketHdr { idx, nr, size, offset, total, .. } = *self;

@@ -105,7 +105,7 @@ fn among_us_by_datagrams(seed: u64) -> usize {
     once(among(seed, rng, net, false, cfg))
 }
 
-/// What three machines took of what they sent to each other.
+/// Messages and bulk that three machines took from each other.
 fn among(seed: u64, mut rng: Rng, mut net: Net, cuts: bool, config: impl Fn(u8) -> Config) -> Vec<u64> {
     net.window = rng.pick(&[3_000, 64_000, 1 << 30]);
     net.discards = rng.chance(50);

@@ -130,7 +130,7 @@ fn who_was_read_is_left_with_fin() {
         net.run(6 * SEC);
         assert_eq!((wrote.len(), net.wire(link, 1).1, net.raw_ended(link)), (0, true, (fin, !fin)), "{what}");
     }
-    // Whatever comes after that is reset by a kernel's TCP; our own takes it, and nobody has it.
+    // Bytes that come after that are reset by a kernel's TCP; our own takes them, and nobody has them.
     for discards in [false, true] {
         let mut net = net();
         net.discards = discards;

@@ -85,7 +85,7 @@ fn a_cut_is_told_by_each_packet() {
             PacketHdr { total: total + cut, ..h },
             PacketHdr { nr: u32::MAX, ..h },
         ] {
-            // What it tells then is another cut, in which it has that place.
+            // Its words are then another cut, in which it has that place.
             if let Some(c) = bad.cut() {
                 assert_eq!((u64::from(bad.nr), bad.offset), (bad.total.div_ceil(c), u64::from(bad.idx) * c));
                 assert_eq!(bad.size, c.min(bad.total - bad.offset));
@@ -224,7 +224,7 @@ fn a_lost_packet_leaves_the_buffer_whole() {
     send(&mut net, &tm, 13, Cookie::NONE, 4, 9);
     let got = tm.take();
     assert!(got.len() == 1 && got[0].tag == tag && got[0].bytes == bytes(5000, 4), "{:?}", got.len());
-    // What was lost for it stays lost.
+    // A packet that was lost for it stays lost.
     tm.msg_recv(&mut net, 5000, None);
     give(&mut net, &tm, THEIRS, &late);
     assert_eq!((gauges(&tm).parts, stats(&tm).incomplete), (1, 1));

@@ -24,7 +24,7 @@ fsm::fsm! {
         Opening,
         /// Peers can reach it.
         Up,
-        /// What it has comes to its end.
+        /// Its buffers and connections come to their end.
         Leaving,
     }
 

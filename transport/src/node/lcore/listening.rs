@@ -8,7 +8,7 @@ use tcpstack::Listen;
 use super::LcoreStreams;
 use crate::stream::ListenError;
 
-/// What became of an address.
+/// The fate of an address.
 pub(super) type Listened = (SocketAddr, Result<(), ListenError>);
 
 pub(super) fn why(e: tcpstack::ListenError) -> ListenError {

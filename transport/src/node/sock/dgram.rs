@@ -51,7 +51,7 @@ impl Udp {
         Some(Path::new(self.local, self.remote?))
     }
 
-    /// What an error of a call says of the path; `None` where it says nothing.
+    /// The path's state by an error of a call; `None` where that says nothing.
     fn verdict(&self, e: &io::Error) -> Option<DgramError> {
         use io::ErrorKind as K;
         Some(match e.kind() {
@@ -146,7 +146,7 @@ impl Datagrams {
         let mut sock = UdpSocket::from_std(sock.into());
         registry.register(&mut sock, Token(DATAGRAMS + i), Interest::READABLE | Interest::WRITABLE)?;
         let (tx, used) = (VecDeque::new(), self.uses);
-        // What came before it was registered is told of by no edge.
+        // Datagrams that came before it was registered raise no edge.
         place.insert(Udp { sock, local, remote, tx, readable: true, writable: true, used });
         Ok(i)
     }

@@ -21,7 +21,7 @@ struct Listener {
 #[derive(Default)]
 pub(super) struct Listeners {
     all: Vec<Option<Listener>>,
-    /// What became of addresses that were asked for.
+    /// The fate of addresses that were asked for.
     pub(super) told: VecDeque<(SocketAddr, Result<(), ListenError>)>,
 }
 

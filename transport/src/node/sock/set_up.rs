@@ -49,7 +49,7 @@ pub(super) fn set_up(tcp: &Tcp, sock: &TcpStream, v6: bool) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// What the kernel says of a connection: user timeout, keep-alive with its times, type of service.
+    /// The kernel's options of a connection: user timeout, keep-alive with its times, type of service.
     fn told(tcp: &Tcp) -> (u64, Option<(u64, u64, u32)>, u32) {
         let l = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let sock = TcpStream::connect(l.local_addr().unwrap()).unwrap();

@@ -8,7 +8,7 @@ use crate::node::Input;
 use crate::stream::{DgramError, Happened, Path, SendMsg};
 use crate::testing::rng::Rng;
 
-/// What the network does to datagrams.
+/// Faults that the network does to datagrams.
 pub struct Weather {
     /// The randomness for it.
     pub rng: Rng,
