@@ -230,7 +230,10 @@ impl Nobody {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
-        std::fs::copy(env!("CARGO_BIN_EXE_pollnd"), dir.path().join("pollnd")).unwrap();
+        // `cp` writes it: were it open for writing in this process, children that other threads fork at that moment would
+        // hold it, too, and nobody could run it (ETXTBSY).
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_pollnd")).arg(dir.path()).status();
+        assert!(copied.unwrap().success());
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         Some(Nobody { dir })
     }
