@@ -8,7 +8,7 @@ use transport::wire::Nid;
 use crate::args::{NodeArgs, Use, Via};
 use crate::inspect::claim::{self, Claim, Holder};
 use crate::inspect::client::{self, Client, Running};
-use crate::{limits, out, settings};
+use crate::{limits, networks, out};
 
 /// Longest time of a node that has just been started until it is there.
 const COMING: Duration = Duration::from_secs(5);
@@ -37,14 +37,14 @@ pub(crate) fn find(via: &Via, node: &mut NodeArgs, target: Nid, command: &str) -
         return Ok(Access::Node(client));
     }
     // Before the kernel is asked for a way to what is no machine's address.
-    settings::target(node, target)?;
+    networks::target(node, target)?;
     node.nid = match via.nid {
         Some(nid) => nid,
         None => by_route(target, "--nid, or --node for a node that runs")?,
     };
-    settings::target(node, target)?;
+    networks::target(node, target)?;
     let (nid, scope) = (node.nid, claim::scope(node));
-    let bare = node.carrier.is_none() && node.port.is_none() && node.vdev.is_none();
+    let bare = node.carrier.is_none() && node.port.is_empty() && node.vdev.is_empty();
     let end = Instant::now() + COMING;
     loop {
         // A node on a port has no kernel address: who names its NID, and no port, means it.

@@ -26,7 +26,7 @@ pub(crate) use self::lst::{CheckArg, QuickArgs, SelftestArgs, What};
 pub(crate) use self::motr::{NetArgs, NetAskArgs, NetBulkArgs, NetNodeArgs, NetPingArgs, NetVerb, XprtArg};
 pub(crate) use self::parse::{parse, value};
 use self::tuned::{Filed, Tuned, tunable, tuned};
-use self::values::{ip, nid, number, seconds};
+use self::values::{each, ip, nid, number, seconds};
 use crate::bench::BenchArgs;
 
 /// Environment of commands.
@@ -205,25 +205,31 @@ pub(crate) struct NodeArgs {
     /// Kernel sockets, or a DPDK port (the default when --port or --vdev is given).
     #[arg(long, value_enum)]
     pub(crate) carrier: Option<CarrierArg>,
-    /// DPDK port: a PCI address (0000:03:00.0) or the name of a port.
+    /// DPDK port: a PCI address (0000:03:00.0) or the name of a port. With several, given once for each, every NI's address is
+    /// on one of them. Options of ports take one value for all, or one for each with commas between (9000,default).
     #[arg(long, requires = "nid")]
-    pub(crate) port: Option<String>,
-    /// DPDK virtual device to create and use, such as net_virtio_user0,path=/tmp/vhost.sock.
+    pub(crate) port: Vec<String>,
+    /// DPDK virtual device to create and use, such as net_virtio_user0,path=/tmp/vhost.sock; several stand behind the ports of
+    /// --port.
     #[arg(long, requires = "nid")]
-    pub(crate) vdev: Option<String>,
+    pub(crate) vdev: Vec<String>,
+    /// Of several ports, the number of each NI's, from 0 on, in the order of --nid and --ni, such as 0,0,1. Default: each port has
+    /// one address, in that order.
+    #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = number::<u16>(0..=15))]
+    pub(crate) ni_ports: Vec<u16>,
     /// Prefix length of the port's network. Default: 24, and 64 for IPv6.
-    #[arg(long, value_parser = number::<u8>(1..=128))]
-    pub(crate) prefix: Option<u8>,
+    #[arg(long, value_delimiter = ',', value_parser = each(number::<u8>(1..=128)))]
+    pub(crate) prefix: Vec<Option<u8>>,
     /// Gateway for addresses outside it, of the NID's family. Without one an IPv6 node uses the router that advertises
     /// itself.
-    #[arg(long, value_parser = ip)]
-    pub(crate) gateway: Option<IpAddr>,
+    #[arg(long, value_delimiter = ',', value_parser = each(ip))]
+    pub(crate) gateway: Vec<Option<IpAddr>>,
     /// VLAN id on the port.
-    #[arg(long, value_parser = number::<u16>(1..=4094))]
-    pub(crate) vlan: Option<u16>,
-    /// MTU of the port, in bytes.
-    #[arg(long, value_parser = number::<u16>(576..=9600))]
-    pub(crate) mtu: Option<u16>,
+    #[arg(long, value_delimiter = ',', value_parser = each(number::<u16>(1..=4094)))]
+    pub(crate) vlan: Vec<Option<u16>>,
+    /// MTU of the port, in bytes. Default: 1500.
+    #[arg(long, value_delimiter = ',', value_parser = each(number::<u16>(576..=9600)))]
+    pub(crate) mtu: Vec<Option<u16>>,
     #[allow(rustdoc::broken_intra_doc_links, reason = "brackets of cpu_pattern, as --help shows them")]
     /// CPU partitions in Lustre's syntax, such as "0[0-3] 1[4-7]" or "N"; "C[0]" leaves out the first CPU of each NUMA
     /// node, "X[0,8]" those CPUs.
@@ -239,21 +245,24 @@ pub(crate) struct NodeArgs {
     /// The time of lcores without work. Default: they spin where there are more CPUs than lcores, else they yield soon.
     #[arg(long, value_enum)]
     pub(crate) idle: Option<Idle>,
-    /// Queues of the port that are used: 1 to --lcores. Default: as many as there are lcores, where the port has so many.
+    /// Queues of each port that are used: 1 to --lcores. Default: as many as there are lcores, where all ports have so many.
     #[arg(long, value_parser = number::<u16>(1..=64))]
     pub(crate) queues: Option<u16>,
-    /// TCP segmentation by the port: used where it is offered, needed, or left alone.
-    #[arg(long, value_enum, default_value_t = Offload::Auto)]
-    pub(crate) tso: Offload,
+    /// TCP segmentation by the port: used where it is offered (auto, which is the default), needed, or left alone.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub(crate) tso: Vec<Offload>,
     /// Checksums of what is sent, by the port; without them there is no TCP segmentation either.
-    #[arg(long, value_enum, default_value_t = Offload::Auto)]
-    pub(crate) tx_csum: Offload,
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub(crate) tx_csum: Vec<Offload>,
     /// Checksums of what comes, by the port. Not off on a vhost port, whose other end may leave them out.
-    #[arg(long, value_enum, default_value_t = Offload::Auto)]
-    pub(crate) rx_csum: Offload,
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub(crate) rx_csum: Vec<Offload>,
     /// Joining of segments that come, by the port.
-    #[arg(long, value_enum, default_value_t = Offload::Auto)]
-    pub(crate) lro: Offload,
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub(crate) lro: Vec<Offload>,
+    /// Spreading of packets over queues by a hash of the port's; off: one queue, where they cannot be mirrored either.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub(crate) rss: Vec<Offload>,
     /// Tunables from a file in the syntax of modprobe.d (options ksocklnd NAME=VALUE...), or from the *.conf files of
     /// a folder in the order of their names; of several files, later ones win.
     #[arg(long, value_name = "PATH")]
@@ -282,7 +291,8 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "MIB", value_parser = number::<u32>(1..=1 << 20))]
     pub(crate) budget: Option<u32>,
     /// Writes all packets of the DPDK port to this pcap file (slow: for looking, not for measuring); those of
-    /// further queues to the same name with .1, .2 and so on behind it.
+    /// further queues to the same name with .1, .2 and so on behind it, those of further ports with .port1 and so on before
+    /// that.
     #[arg(long)]
     pub(crate) pcap: Option<PathBuf>,
     /// The EAL.
@@ -310,21 +320,23 @@ impl NodeArgs {
         let all = [
             ("--ni", Use::Any, !self.ni.is_empty()),
             ("--carrier", Use::Finding, self.carrier.is_some()),
-            ("--port", Use::Finding, self.port.is_some()),
-            ("--vdev", Use::Finding, self.vdev.is_some()),
-            ("--prefix", Use::Port, self.prefix.is_some()),
-            ("--gateway", Use::Port, self.gateway.is_some()),
-            ("--vlan", Use::Port, self.vlan.is_some()),
-            ("--mtu", Use::Port, self.mtu.is_some()),
+            ("--port", Use::Finding, !self.port.is_empty()),
+            ("--vdev", Use::Finding, !self.vdev.is_empty()),
+            ("--ni-ports", Use::Port, !self.ni_ports.is_empty()),
+            ("--prefix", Use::Port, !self.prefix.is_empty()),
+            ("--gateway", Use::Port, !self.gateway.is_empty()),
+            ("--vlan", Use::Port, !self.vlan.is_empty()),
+            ("--mtu", Use::Port, !self.mtu.is_empty()),
             ("--cpu-pattern", Use::Port, self.cpu_pattern.is_some()),
             ("--lcores", Use::Any, self.lcores != 1),
             ("--balance", Use::Any, self.balance != Switch::On),
             ("--idle", Use::Port, self.idle.is_some()),
             ("--queues", Use::Port, self.queues.is_some()),
-            ("--tso", Use::Port, self.tso != Offload::Auto),
-            ("--tx-csum", Use::Port, self.tx_csum != Offload::Auto),
-            ("--rx-csum", Use::Port, self.rx_csum != Offload::Auto),
-            ("--lro", Use::Port, self.lro != Offload::Auto),
+            ("--tso", Use::Port, !self.tso.is_empty()),
+            ("--tx-csum", Use::Port, !self.tx_csum.is_empty()),
+            ("--rx-csum", Use::Port, !self.rx_csum.is_empty()),
+            ("--lro", Use::Port, !self.lro.is_empty()),
+            ("--rss", Use::Port, !self.rss.is_empty()),
             ("--options", Use::Any, !self.options.is_empty()),
             ("--tunable", Use::Any, !self.tunable.is_empty()),
             ("--accept-port", Use::Any, self.accept_port.is_some()),
@@ -408,8 +420,8 @@ mod tests {
         let command = NodeArgs::augment_args(clap::Command::new("node"));
         let ids: Vec<_> = command.get_arguments().map(|a| a.get_id().as_str().to_owned()).collect();
         assert_eq!(ids, ask::OF_A_NODE[1..], "and nid");
-        let words = "node --nid 1.2.3.4 --ni 1.2.3.6 --carrier dpdk --port a --vdev b --prefix 8 --gateway 1.2.3.5 --vlan 2 --mtu 1500 \
-                     --cpu-pattern N --lcores 2 --balance off --idle sleep --queues 2 --tso off --tx-csum on --rx-csum off --lro off --options f --tunable credits=9 --accept-port 999 --accept all \
+        let words = "node --nid 1.2.3.4 --ni 1.2.3.6 --carrier dpdk --port a --vdev b --ni-ports 0,1 --prefix 8 --gateway 1.2.3.5 --vlan 2 --mtu 1500 \
+                     --cpu-pattern N --lcores 2 --balance off --idle sleep --queues 2 --tso off --tx-csum on --rx-csum off --lro off --rss on --options f --tunable credits=9 --accept-port 999 --accept all \
                      --peer-credits 9 --zc-min-payload 8192 --keepalive 1 --budget 1 --pcap p -- x";
         let c = Cli::try_parse_from(std::iter::once("pollnd").chain(words.split_whitespace())).unwrap();
         let Command::Node(n) = c.command else { panic!("not node") };

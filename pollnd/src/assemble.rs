@@ -15,14 +15,14 @@ use crate::args::{CarrierArg, NodeArgs, Use};
 #[cfg(feature = "dpdk")]
 use crate::dpdk::start as start_dpdk;
 use crate::running::{Instead, MakeApp, MakeParts, Node, Role, Setup, Started, only_at};
-use crate::{cpus, iface, limits, settings, signals};
+use crate::{cpus, iface, limits, networks, settings, signals};
 
 /// Starts the node.
 ///
 /// # Errors
 /// A part that is missing, and the remedy.
 pub(crate) fn start(a: &NodeArgs, mut setup: Setup, make: MakeApp) -> Result<Node, String> {
-    let dpdk = a.port.is_some() || a.vdev.is_some();
+    let dpdk = !(a.port.is_empty() && a.vdev.is_empty());
     let over_port = a.carrier.map_or(dpdk, |c| c == CarrierArg::Dpdk);
     let (at, make): (_, MakeParts) = match setup.instead.take() {
         None => (None, Box::new(move |b| Ok((make(b)?, Protocols::new())))),
@@ -37,8 +37,8 @@ pub(crate) fn start(a: &NodeArgs, mut setup: Setup, make: MakeApp) -> Result<Nod
         Some(told) => signals::tell(control.clone(), told)?,
         None => signals::watch(control.clone())?,
     }
-    cpus::mention_quota(settings::on_port(a).then_some(a.lcores));
-    settings::addresses(a)?;
+    cpus::mention_quota(networks::on_port(a).then_some(a.lcores));
+    networks::addresses(a)?;
     match a.carrier.unwrap_or(if dpdk { CarrierArg::Dpdk } else { CarrierArg::Sockets }) {
         CarrierArg::Sockets if dpdk => {
             Err("--carrier sockets does not go with --port or --vdev: leave one of them out".into())

@@ -27,6 +27,7 @@ mod logging;
 mod member;
 mod metrics;
 mod net;
+mod networks;
 mod node;
 mod out;
 mod pages;

@@ -1,17 +1,15 @@
 //! A node's configuration: the defaults, then files, then the command line.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use bench::sock::epoch;
 use transport::lnd::tunables;
 use transport::lnd::{Accept, Config, TcpKind};
-use transport::wire::Nid;
 
 use crate::args::tuned::Tuned;
-use crate::args::{self, AcceptArg, NodeArgs};
-use crate::{file, iface, limits};
+use crate::args::{AcceptArg, NodeArgs};
+use crate::{file, limits};
 
 /// Tunables that the command line sets, and the options by which it does.
 pub(crate) fn given(a: &NodeArgs) -> Vec<(String, Tuned)> {
@@ -57,132 +55,6 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, String> {
     all.retain(|p| p.extension().is_some_and(|x| x == "conf") && !p.is_dir());
     all.sort_unstable();
     Ok(all)
-}
-
-/// Bits of the network's prefix where nothing is said of them, by the address family.
-fn usual_prefix(ip: IpAddr) -> u8 {
-    if ip.is_ipv6() { 64 } else { 24 }
-}
-
-/// Fault of an address in the network of a port of `a`.
-fn in_network(a: &NodeArgs, ip: IpAddr) -> Option<String> {
-    let (IpAddr::V4(v4), Some(IpAddr::V4(own))) = (ip, a.nid.ip()) else { return None };
-    let prefix = a.prefix.unwrap_or(usual_prefix(ip));
-    // RFC 3021: a network of two, or of one, has no addresses but machines'.
-    if !(1..=30).contains(&prefix) {
-        return None;
-    }
-    let mask = u32::MAX << (32 - prefix);
-    if u32::from(v4) & mask != u32::from(own) & mask {
-        return None;
-    }
-    let what = match u32::from(v4) & !mask {
-        0 => "the address of the network itself",
-        host if host == !mask => "the broadcast address of the network",
-        _ => return None,
-    };
-    let network = network(a, IpAddr::V4(own));
-    Some(format!("it is {what} {network}: give the address of one machine, or the prefix that is right"))
-}
-
-/// The bits of an address that its network has, and how many an address has.
-fn masked(ip: IpAddr, prefix: u8) -> (u128, u8) {
-    let (n, bits) = match ip {
-        IpAddr::V4(v) => (u32::from(v).into(), 32),
-        IpAddr::V6(v) => (u128::from(v), 128),
-    };
-    let host = bits - prefix.min(bits);
-    (n.checked_shr(host.into()).unwrap_or(0).checked_shl(host.into()).unwrap_or(0), bits)
-}
-
-/// The network of a port of `a` whose address is `own`, in words.
-fn network(a: &NodeArgs, own: IpAddr) -> String {
-    let prefix = a.prefix.unwrap_or(usual_prefix(own));
-    let usual = if a.prefix.is_none() { ", as nothing else is said" } else { "" };
-    let first = match masked(own, prefix) {
-        (n, 32) => IpAddr::V4(Ipv4Addr::from_bits(n as u32)),
-        (n, _) => IpAddr::V6(Ipv6Addr::from_bits(n)),
-    };
-    format!("{first}/{prefix} (--prefix {prefix}{usual})")
-}
-
-/// Reason why `g` cannot be the router of a port of `a` whose address is `own`.
-fn no_router(a: &NodeArgs, own: IpAddr, g: IpAddr) -> Option<String> {
-    if g.is_unspecified() || g.is_multicast() || g.is_loopback() || g == Ipv4Addr::BROADCAST {
-        return Some(format!("no router has this address; give its address in the network of {}", a.nid));
-    }
-    // Of another family it is told by the port, and where there is none, that it is for ports.
-    if !on_port(a) || g.is_ipv4() != own.is_ipv4() {
-        return None;
-    }
-    if let Some(nid) = [a.nid].iter().chain(&a.ni).find(|n| n.ip() == Some(g)) {
-        return Some(format!("it is this node's own address, of {nid}; give that of the router"));
-    }
-    // IPv6 routers are known by these, whatever the network is.
-    if matches!(g, IpAddr::V6(v) if v.is_unicast_link_local()) {
-        return None;
-    }
-    let prefix = a.prefix.unwrap_or(usual_prefix(own));
-    if masked(g, prefix) == masked(own, prefix) {
-        return in_network(a, g);
-    }
-    let link_local = if g.is_ipv6() { ", or its link-local address (fe80::...)" } else { "" };
-    Some(format!(
-        "it is outside of the network of {}, {}, so there is no way to it; give the router's address in that network\
-         {link_local}, or the prefix of a network that has both",
-        a.nid,
-        network(a, own)
-    ))
-}
-
-/// Whether the node is on a port, and not on kernel sockets.
-pub(crate) fn on_port(a: &NodeArgs) -> bool {
-    a.carrier.map_or(a.port.is_some() || a.vdev.is_some(), |c| c == args::CarrierArg::Dpdk)
-}
-
-/// Whether the addresses of `a` are those of machines.
-///
-/// # Errors
-/// The address, and what it is instead.
-pub(crate) fn addresses(a: &NodeArgs) -> Result<(), String> {
-    let Some(ip) = a.nid.ip() else { return Ok(()) };
-    machine(a, ip).map_err(|e| format!("--nid {}: {e}", a.nid))?;
-    for ni in &a.ni {
-        ni.ip().map_or(Ok(()), |ip| machine(a, ip)).map_err(|e| format!("--ni {ni}: {e}"))?;
-    }
-    match a.gateway.and_then(|g| Some((g, no_router(a, ip, g)?))) {
-        Some((g, e)) => Err(format!("--gateway {g}: {e}")),
-        None => Ok(()),
-    }
-}
-
-/// Whether `target` can be the NID of a machine that `a` asks.
-///
-/// # Errors
-/// Its real kind.
-pub(crate) fn target(a: &NodeArgs, target: Nid) -> Result<(), String> {
-    match target.ip() {
-        Some(ip) if target != a.nid => machine(a, ip).map_err(|e| format!("{target}: {e}")),
-        _ => Ok(()),
-    }
-}
-
-fn machine(a: &NodeArgs, ip: IpAddr) -> Result<(), String> {
-    if !on_port(a) {
-        return match iface::is_broadcast(ip) {
-            true => Err(
-                "it is a broadcast address, of a network of this machine; give the address of one machine"
-                    .into(),
-            ),
-            false => Ok(()),
-        };
-    }
-    if ip.is_loopback() {
-        return Err(
-            "a loopback address never leaves its machine; give an address of the port's network".into()
-        );
-    }
-    in_network(a, ip).map_or(Ok(()), Err)
 }
 
 /// Messages that a node of `a` may have in flight to a peer.
@@ -353,69 +225,6 @@ mod tests {
         let (_, said) = read(&n.node, TcpKind::Sockets, true).unwrap();
         assert_eq!(said.len(), 3, "{said:?}");
         assert!(said[1].starts_with(&format!("{name}: line 2: nscheds=6 is passed over: ")), "{said:?}");
-    }
-
-    /// Field report 15: addresses that are wrong by the network, not by themselves.
-    #[test]
-    fn addresses_that_no_machine_of_the_network_has_are_named() {
-        let node = |nid: &str, more: &[&str]| {
-            let c = Cli::try_parse_from([&["pollnd", "node", "--nid", nid], more].concat()).unwrap();
-            let Command::Node(n) = c.command else { panic!("not node") };
-            args::NodeArgs { nid: n.nid, ..n.node }
-        };
-        let port =
-            |nid: &str, more: &[&str]| addresses(&node(nid, &[more, &["--vdev", "net_ring0"]].concat()));
-        let own = |nid: &str| port(nid, &[]).unwrap_err();
-        assert_eq!(
-            own("10.0.0.255@tcp"),
-            "--nid 10.0.0.255@tcp: it is the broadcast address of the network 10.0.0.0/24 (--prefix 24, as nothing else \
-             is said): give the address of one machine, or the prefix that is right"
-        );
-        assert!(own("10.0.0.0@tcp").contains("the address of the network itself 10.0.0.0/24"));
-        assert!(own("127.0.0.1@tcp").contains("loopback") && own("::1@tcp").contains("loopback"));
-        for (nid, prefix) in [("10.0.0.255", "16"), ("10.0.0.0", "31"), ("10.0.0.1", "32"), ("10.0.0.7", "1")]
-        {
-            port(nid, &["--prefix", prefix]).unwrap();
-        }
-        port("10.0.0.1@tcp", &["--gateway", "10.0.0.254"]).unwrap();
-        port("fd00::1@tcp", &["--gateway", "fe80::1"]).unwrap();
-        // Field report 15: a router that no packet could reach.
-        let gateway = |nid: &str, more: &[&str], g: &str| port(nid, &[more, &["--gateway", g]].concat());
-        assert_eq!(
-            gateway("10.0.0.1@tcp", &[], "10.0.1.254").unwrap_err(),
-            "--gateway 10.0.1.254: it is outside of the network of 10.0.0.1@tcp, 10.0.0.0/24 (--prefix 24, as nothing else is \
-             said), so there is no way to it; give the router's address in that network, or the prefix of a network that has both"
-        );
-        gateway("10.0.0.1@tcp", &["--prefix", "23"], "10.0.1.254").unwrap();
-        gateway("10.0.0.1@tcp", &["--prefix", "1"], "99.0.1.254").unwrap();
-        gateway("fd00::1@tcp", &[], "fd00::ffff").unwrap();
-        for (nid, more, g, says) in [
-            ("10.0.0.1@tcp", &["--prefix", "32"][..], "10.0.0.2", "10.0.0.1/32 (--prefix 32)"),
-            ("10.0.0.1@tcp", &[], "10.0.0.1", "this node's own address"),
-            ("10.0.0.1@tcp", &["--ni", "10.0.0.7@tcp1"], "10.0.0.7", "own address, of 10.0.0.7@tcp1"),
-            ("10.0.0.1@tcp", &[], "10.0.0.255", "the broadcast address of the network"),
-            ("10.0.0.1@tcp", &[], "10.0.0.0", "the address of the network itself"),
-            ("fd00::1@tcp", &[], "fd00::1", "this node's own address"),
-            ("fd00::1@tcp", &[], "fd00:0:0:1::1", "link-local address (fe80::...)"),
-            ("fd00::1@tcp", &["--prefix", "128"], "fd00::2", "fd00::1/128"),
-        ] {
-            let e = gateway(nid, more, g).unwrap_err();
-            assert!(e.starts_with(&format!("--gateway {g}: ")) && e.contains(says), "{e}");
-        }
-        for gateway in ["0.0.0.0", "224.0.0.1", "255.255.255.255", "127.0.0.1", "::"] {
-            let e = port("10.0.0.1@tcp", &["--gateway", gateway]).unwrap_err();
-            assert!(e.starts_with(&format!("--gateway {gateway}: no router")), "{e}");
-        }
-        let ask = |on: &[&str], nid: &str| target(&node("10.0.0.1@tcp", on), nid.parse().unwrap());
-        let port = &["--port", "0000:03:00.0"];
-        assert!(ask(port, "10.0.0.255@tcp").unwrap_err().starts_with("10.0.0.255@tcp: it is the broadcast"));
-        assert!(ask(port, "127.0.0.1@tcp").unwrap_err().contains("loopback"));
-        for good in ["10.0.0.2@tcp", "10.0.1.255@tcp", "10.0.0.1@tcp", "fd00::1@tcp"] {
-            ask(port, good).unwrap();
-        }
-        // Over kernel sockets loopback is a network like any other, and the kernel knows the prefixes.
-        addresses(&node("127.0.0.1@tcp", &[])).unwrap();
-        ask(&[], "127.0.0.1@tcp").unwrap();
     }
 
     #[test]

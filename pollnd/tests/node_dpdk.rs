@@ -24,7 +24,14 @@ fn refused(args: &[&str], words: &[&str]) -> End {
 #[test]
 fn what_the_machine_or_the_port_lacks_is_named() {
     refused(&["--carrier", "dpdk"], &["--port", "--vdev"]);
-    refused(&["--port", "net_ring0", "--vdev", "net_ring1"], &["--port and --vdev", "one port"]);
+    refused(
+        &["--port", "net_ring0", "--vdev", "net_ring1"],
+        &["1 addresses of NIs for 2 ports", "--ni-ports"],
+    );
+    refused(&["--vdev", "net_ring0", "--vdev", "net_ring0"], &["--vdev net_ring0: it is named twice"]);
+    let two = ["--vdev", "net_tap0,iface=a", "--vdev", "net_tap0,iface=b", "--ni", "10.8.0.1@tcp1"];
+    refused(&two, &["two ports are called net_tap0", "net_tap1"]);
+    refused(&["--vdev", "net_ring0", "--rss", "on", "--", "--no-huge"], &["does not offer rss"]);
     refused(&["--vdev", "net_ring"], &["\"net_ring\"", "net_tap0,iface=tap7"]);
     refused(&["--port", "nonsense"], &["nonsense", "pollnd doctor"]);
     // The last function of the last device of the last bus: free on all but wondrous machines.
@@ -312,6 +319,53 @@ fn a_port_by_a_file() {
     // Features that a device does not have, and queues beyond the lcores.
     refused(&["--vdev", "net_ring0", "--tso", "on", "--", "--no-huge"], &["net_ring0", "does not offer tso"]);
     refused(&["--vdev", "net_ring0", "--queues", "2"], &["2 queues for 1 lcores"]);
+}
+
+/// PUTs and GETs of a node of two lcores with two ports, to one whose file names two, on each network; the second link has
+/// `queues` queues.
+fn two_ports(queues: u16, says: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let link = |n: u16, queues: u16| {
+        let sock = dir.path().join(format!("v{n}.sock")).display().to_string();
+        (
+            format!("net_vhost{n},iface={sock},queues={queues},tso=1"),
+            format!("net_virtio_user{n},path={sock},queues={queues},queue_size=1024,mrg_rxbuf=1"),
+        )
+    };
+    let ((vhost0, virtio0), (vhost1, virtio1)) = (link(0, 2), link(1, queues));
+    let path = dir.path().join("pollnd.yaml").display().to_string();
+    let text = format!(
+        "net:\n- net type: tcp\n  local NI(s): [{{nid: 10.9.0.2@tcp}}]\n- net type: tcp1\n  local NI(s): [{{nid: 10.9.1.2@tcp1}}]\n\
+         dpdk: {{device: [\"{vhost0}\", \"{vhost1}\"], mtu: [4000, default], lcores: 2, idle: yield, eal: [--no-huge]}}\n"
+    );
+    std::fs::write(&path, text).unwrap();
+    run(&["config", "check", &path]).good();
+    let up = start(&["node", "--config", &path]).up();
+    let id = up.id().to_string();
+    run(&["config", "export", "--node", &id])
+        .good()
+        .says(&[&format!("device: [\"{vhost0}\", \"{vhost1}\"]"), "mtu: [4000, default]"]);
+    // The ports the other way round, which the command line says.
+    let me = ["--nid", "10.9.0.1@tcp", "--ni", "10.9.1.1@tcp1", "--vdev", &virtio1, "--vdev", &virtio0];
+    let ports = ["--ni-ports", "1,0", "--mtu", "1500,4000", "--lcores", "2", "--idle", "yield"];
+    let rest = ["--timeout", "60", "--json", "--", "--no-huge"];
+    for (what, nid) in
+        [("put", "10.9.0.2@tcp"), ("put", "10.9.1.2@tcp1"), ("get", "10.9.1.2@tcp1"), ("get", "10.9.0.2@tcp")]
+    {
+        let v = run(&[&[what, nid, "-c", "20"], &me[..], &ports[..], &rest[..]].concat()).good().json();
+        assert_eq!((v["messages"].as_u64(), v["clean"].as_bool()), (Some(20), Some(true)), "{v}");
+        let bad = v["crc_bad"].as_u64().unwrap_or(0) + v["tx_copied_bytes"].as_u64().unwrap_or(0);
+        assert_eq!(bad, 0, "{v}");
+    }
+    let end = up.stop().good();
+    whole(&end.says(&["port net_vhost0", "port net_vhost1", says, "40 PUTs,", "checked 40, wrong 0"]));
+}
+
+#[test]
+fn a_node_has_several_ports() {
+    two_ports(2, "2 queues, mirrored, MTU 1500");
+    // An lcore has a queue of each port or of none.
+    two_ports(1, "1 queue (port net_vhost1 has no more), MTU 4000");
 }
 
 #[test]

@@ -132,7 +132,10 @@ impl EalConfig {
             }
         }
         if !given(&self.raw, &MEMORY_SIZE) {
-            push(&["-m", &self.mem_mb.to_string()]);
+            // Of ordinary pages twice as much, which is not taken before it is written to: no element of a mempool crosses a
+            // page there, so that up to half of each stays free.
+            let mb = if huge { self.mem_mb } else { self.mem_mb.saturating_mul(2) };
+            push(&["-m", &mb.to_string()]);
         }
         if !given(&self.raw, &LCORES) {
             let cores = if self.main_cores.is_empty() { &m.cores } else { &self.main_cores };
@@ -200,7 +203,7 @@ mod tests {
             "pollnd --in-memory --single-file-segments -m 512 --lcores 0@(0,1) --file-prefix pollnd-7 --no-pci \
              --iova-mode va --log-level *:warning"
         );
-        assert!(line(&c, &machine(511)).starts_with("pollnd --no-huge -m 512"));
+        assert!(line(&c, &machine(511)).starts_with("pollnd --no-huge -m 1024"));
         assert!(line(&EalConfig { huge: Huge::Off, ..c.clone() }, &machine(4096)).contains("--no-huge"));
         let e = EalConfig { huge: Huge::On, ..c }.args(&machine(100)).unwrap_err().to_string();
         assert!(e.contains("512 MiB") && e.contains("100 MiB") && e.contains("nr_hugepages"), "{e}");

@@ -63,19 +63,26 @@ impl Offer {
         self.tx &= !off(o.tx_csum, sys::SHIM_ETH_TX_OFFLOAD_TCP_CKSUM | sys::SHIM_ETH_TX_OFFLOAD_IPV4_CKSUM);
         self.rx &= !off(o.rx_csum, sys::SHIM_ETH_RX_OFFLOAD_TCP_CKSUM | sys::SHIM_ETH_RX_OFFLOAD_IPV4_CKSUM);
         self.rx &= !off(o.lro, sys::SHIM_ETH_RX_OFFLOAD_TCP_LRO);
+        self.rss &= !off(o.rss, u64::MAX);
         self.silent_tso &= o.tso != Want::Off;
         self
+    }
+
+    /// Hashes of TCP connections.
+    pub(crate) fn hashes(&self) -> u64 {
+        self.rss & (sys::SHIM_ETH_RSS_NONFRAG_IPV4_TCP | sys::SHIM_ETH_RSS_NONFRAG_IPV6_TCP)
     }
 }
 
 impl Choice {
-    /// A feature that is to be there and is not.
-    pub(crate) fn lacks(&self, o: &Offloads) -> Option<&'static str> {
+    /// A feature that is to be there and is not, of a device with that `offer`.
+    pub(crate) fn lacks(&self, offer: &Offer, o: &Offloads) -> Option<&'static str> {
         let all = [
             (o.tso, self.tso, "tso (TCP segmentation, with checksums)"),
             (o.tx_csum, self.tx_csum, "tx-csum (TCP checksums of what is sent)"),
             (o.rx_csum, self.rx_csum, "rx-csum (TCP checksums of what comes)"),
             (o.lro, self.lro, "lro (large receive offload)"),
+            (o.rss, offer.hashes() != 0, "rss (spreading of TCP connections by a hash)"),
         ];
         all.into_iter().find(|(want, has, _)| *want == Want::On && !has).map(|(.., what)| what)
     }
@@ -128,11 +135,7 @@ pub(crate) fn negotiate(o: &Offer) -> Choice {
     let lro = o.driver != "net_af_xdp" && want_rx(sys::SHIM_ETH_RX_OFFLOAD_TCP_LRO);
     let vlan_strip = want_rx(sys::SHIM_ETH_RX_OFFLOAD_VLAN_STRIP);
     // By ports or not at all: what is no TCP comes to one queue then.
-    let rss = if o.queues > 1 {
-        o.rss & (sys::SHIM_ETH_RSS_NONFRAG_IPV4_TCP | sys::SHIM_ETH_RSS_NONFRAG_IPV6_TCP)
-    } else {
-        0
-    };
+    let rss = if o.queues > 1 { o.hashes() } else { 0 };
     if rss != 0 {
         want_rx(sys::SHIM_ETH_RX_OFFLOAD_RSS_HASH);
     }
@@ -260,11 +263,11 @@ pub(crate) mod tests {
 
     #[test]
     fn features_are_left_alone_or_missed_as_told() {
-        let with = |o: Offloads| {
-            negotiate(&Offer { silent_tso: true, ..offer("net_x", u64::MAX, u64::MAX) }.without(&o))
-        };
+        let able = Offer { silent_tso: true, rss: u64::MAX, queues: 2, ..offer("net_x", u64::MAX, u64::MAX) };
+        let with = |o: Offloads| negotiate(&able.clone().without(&o));
         let all = with(Offloads::default());
-        assert!(all.tso && all.tx_csum && all.rx_csum && all.lro);
+        assert!(all.tso && all.tx_csum && all.rx_csum && all.lro && all.rss != 0);
+        assert_eq!(with(Offloads { rss: Want::Off, ..Offloads::default() }).rss, 0);
         let (off, on) = (Want::Off, Want::On);
         let c = with(Offloads { tso: off, ..Offloads::default() });
         assert!(!c.tso && c.tx_csum && c.tx_ip_csum && c.tx & sys::SHIM_ETH_TX_OFFLOAD_TCP_TSO == 0);
@@ -272,17 +275,21 @@ pub(crate) mod tests {
         assert!(!c.tso && !c.tx_csum && !c.tx_ip_csum && c.rx_csum);
         let c = with(Offloads { rx_csum: off, lro: off, ..Offloads::default() });
         assert!(!c.rx_csum && !c.lro && c.tso && c.tx_csum);
-        let wish = Offloads { tso: on, tx_csum: on, rx_csum: on, lro: on };
-        assert_eq!(with(wish).lacks(&wish), None);
-        let poor = negotiate(&offer("net_tap", u64::MAX, u64::MAX));
-        assert!(poor.lacks(&wish).is_some_and(|w| w.starts_with("tso")));
-        let bare = negotiate(&offer("net_x", 0, 0));
+        let wish = Offloads { tso: on, tx_csum: on, rx_csum: on, lro: on, rss: on };
+        assert_eq!(with(wish).lacks(&able, &wish), None);
+        // A device that could spread is none without it because one queue is used.
+        let one = Offer { queues: 1, ..able };
+        assert_eq!(negotiate(&one).lacks(&one, &wish), None);
+        let poor = offer("net_tap", u64::MAX, u64::MAX);
+        assert!(negotiate(&poor).lacks(&poor, &wish).is_some_and(|w| w.starts_with("tso")));
+        let bare = offer("net_x", 0, 0);
         for (wish, says) in [
             (Offloads { tx_csum: on, ..Offloads::default() }, "tx-csum"),
             (Offloads { rx_csum: on, ..Offloads::default() }, "rx-csum"),
             (Offloads { lro: on, ..Offloads::default() }, "lro"),
+            (Offloads { rss: on, ..Offloads::default() }, "rss"),
         ] {
-            assert!(bare.lacks(&wish).is_some_and(|w| w.starts_with(says)));
+            assert!(negotiate(&bare).lacks(&bare, &wish).is_some_and(|w| w.starts_with(says)));
         }
     }
 

@@ -13,7 +13,7 @@ use super::eal::{Eal, Hold, HoldKind};
 use super::gate::{GateCell, GateEvent};
 use super::offload::{Offer, negotiate};
 use super::pools::{QueuePools, pools_of};
-use super::port_config::{Closed, LinkState, PortConfig, PortError};
+use super::port_config::{Closed, LinkState, PortConfig, PortError, Want};
 use super::port_shared::PortShared;
 use super::probe::{call, find, guard, remove_vdev};
 use super::queue::QueueSeed;
@@ -83,10 +83,10 @@ impl EthPort {
                     Ok(()) => return Ok(p),
                     Err(why) => why,
                 };
-                if !config.fewer {
+                if !config.fewer || config.offloads.rss == Want::On {
                     return Err(p.queues_refused(why));
                 }
-                p.begin_again(eal, config, why)
+                p.with_one_queue(eal, config, why)
             }
             Err(e) => {
                 // SAFETY: the port was never started, so no lcore polls it.
@@ -112,19 +112,51 @@ impl EthPort {
         PortError::Queues { port: self.name().into(), queues: self.queues(), why }
     }
 
-    /// The same device with one queue, since `why` stands against several.
-    fn begin_again(mut self, eal: &Eal, config: &PortConfig, why: String) -> Result<EthPort, PortError> {
+    fn with_one_queue(self, eal: &Eal, config: &PortConfig, why: String) -> Result<EthPort, PortError> {
+        let mut p = self.begin_again(eal, config, 1)?;
+        p.spread = Spread::One(Some(why));
+        Ok(p)
+    }
+
+    /// The port with `queues` queues, fewer than it has, for the reason `why`. None may have been taken.
+    ///
+    /// # Errors
+    /// As [`EthPort::open`], after which the port is closed.
+    pub fn with_fewer(
+        self,
+        eal: &Eal,
+        config: &PortConfig,
+        queues: u16,
+        why: &str,
+    ) -> Result<EthPort, PortError> {
+        if queues >= self.queues() {
+            return Ok(self);
+        }
+        if queues <= 1 {
+            return self.with_one_queue(eal, config, why.into());
+        }
+        let mut p = self.begin_again(eal, config, queues)?;
+        match p.learn_spread() {
+            Ok(()) => Ok(p),
+            Err(why) => Err(p.queues_refused(why)),
+        }
+    }
+
+    /// The same device with so many queues.
+    fn begin_again(mut self, eal: &Eal, config: &PortConfig, queues: u16) -> Result<EthPort, PortError> {
         self.stop(Duration::from_secs(1))?;
         let hold = eal.hold(HoldKind::Ports).ok_or(PortError::Stopped)?;
-        let config = PortConfig { queues: 1, fewer: false, ..config.clone() };
-        let mut p = Self::configure(eal, &self.spec, self.shared.id, &config, hold, None)?;
+        let config = PortConfig { queues, fewer: false, ..config.clone() };
+        // Memory may not be there for other pools as well.
+        let others = self.pools.split_off(usize::from(queues).min(self.pools.len()));
+        let pools = std::mem::replace(&mut self.pools, others);
+        let mut p = Self::configure(eal, &self.spec, self.shared.id, &config, hold, Some(pools))?;
         // The device is the new one's from here on; the pools of the queues that it no longer has go.
         self.closed = true;
         (p.made, p.folder) = (self.made.take(), self.folder.take());
         p.warnings = std::mem::take(&mut self.warnings);
         drop(self);
         p.start()?;
-        p.spread = Spread::One(Some(why));
         Ok(p)
     }
 
@@ -187,11 +219,14 @@ impl EthPort {
         }
         .without(&config.offloads);
         let mut choice = negotiate(&offer);
-        if let Some(what) = choice.lacks(&config.offloads) {
+        if let Some(what) = choice.lacks(&offer, &config.offloads) {
             return Err(PortError::Offload { port: name.into(), driver, what });
         }
-        if let Some(why) = spread::refusal(&offer, &choice, info.reta_size) {
-            if !config.fewer {
+        if let Some(mut why) = spread::refusal(&offer, &choice, info.reta_size) {
+            if config.offloads.rss == Want::Off {
+                why = "rss is off, and its queues are not mirrored".into();
+            }
+            if !config.fewer || config.offloads.rss == Want::On {
                 return Err(PortError::Queues { port: name.into(), queues: config.queues, why });
             }
             (config.queues, offer.queues, alone) = (1, 1, Some(why));

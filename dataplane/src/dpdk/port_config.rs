@@ -60,6 +60,8 @@ pub struct Offloads {
     pub rx_csum: Want,
     /// Joins segments that come.
     pub lro: Want,
+    /// Spreads TCP connections over queues by a hash of their addresses and ports.
+    pub rss: Want,
 }
 
 impl Default for PortConfig {

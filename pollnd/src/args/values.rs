@@ -39,6 +39,13 @@ fn real(s: &str, what: &str, range: RangeInclusive<f64>) -> Result<f64, String> 
     }
 }
 
+/// A value of one of several ports, or `default` for what it has unless told.
+pub(crate) fn each<T>(
+    one: impl Fn(&str) -> Result<T, String> + Clone,
+) -> impl Fn(&str) -> Result<Option<T>, String> + Clone {
+    move |s| if s == "default" { Ok(None) } else { one(s).map(Some) }
+}
+
 /// An IP address.
 pub(crate) fn ip(s: &str) -> Result<IpAddr, String> {
     s.parse().map_err(|_| "it is no IP address, such as 10.0.0.254 or fd00::1".to_owned())

@@ -53,7 +53,9 @@ pub(crate) enum Means {
     Not(&'static Tunable),
     /// The value of an option of `pollnd node`, without its dashes.
     Option(&'static str),
-    /// The port: `--port` or `--vdev`.
+    /// The value of an option of ports, without its dashes; or a list of one for each.
+    Each(&'static str),
+    /// The port, or a list of them: `--port` or `--vdev`.
     Device,
     /// on or off, the value of an option of `pollnd node`.
     OnOff(&'static str),
@@ -133,7 +135,7 @@ impl Key {
             Means::Not(t) => format!("the opposite of the tunable `{}`", t.name),
             Means::Only(_, why) => format!("nothing to set: {why}"),
             Means::Reading => "a reading: ignored".to_owned(),
-            Means::Option(flag) | Means::OnOff(flag) | Means::Flag(flag, _) => {
+            Means::Option(flag) | Means::Each(flag) | Means::OnOff(flag) | Means::Flag(flag, _) => {
                 format!("`--{flag}`: {}", self.about)
             }
             _ => self.about.to_owned(),
@@ -252,7 +254,15 @@ fn all() -> Vec<Key> {
             Means::Device,
             "",
             "a PCI address, a virtual device with its arguments, or a port's name",
-            "`--port` or `--vdev`: the port; needed where there is this section",
+            "`--port` or `--vdev`: the port, or a list of ports; needed where there is this section",
+        ),
+        key(
+            d,
+            "ni_ports",
+            Means::Each("ni-ports"),
+            "",
+            "0 to 15 (number of a port)",
+            "for each NI, its port, where several addresses are on a port; else each port has one, in their order",
         ),
         key(
             d,
@@ -260,7 +270,7 @@ fn all() -> Vec<Key> {
             Means::Option("lcores"),
             "1",
             "1 to 64 (lcores)",
-            "each polls a queue of the port, where the port has so many",
+            "each polls a queue of each port, where all have so many",
         ),
         key(
             d,
@@ -268,19 +278,27 @@ fn all() -> Vec<Key> {
             Means::Option("queues"),
             "",
             "1 to the number of lcores (queues)",
-            "of the port; as many as there are lcores, where it has so many",
+            "of each port; as many as there are lcores, where all have so many",
         ),
-        key(d, "tso", Means::Option("tso"), "auto", OFFLOAD, "TCP segmentation by the port"),
+        key(d, "tso", Means::Each("tso"), "auto", OFFLOAD, "TCP segmentation by the port"),
         key(
             d,
             "tx_csum",
-            Means::Option("tx-csum"),
+            Means::Each("tx-csum"),
             "auto",
             OFFLOAD,
             "checksums of what is sent, by the port",
         ),
-        key(d, "rx_csum", Means::Option("rx-csum"), "auto", OFFLOAD, "checksums of what comes, by the port"),
-        key(d, "lro", Means::Option("lro"), "auto", OFFLOAD, "joining of segments that come, by the port"),
+        key(d, "rx_csum", Means::Each("rx-csum"), "auto", OFFLOAD, "checksums of what comes, by the port"),
+        key(d, "lro", Means::Each("lro"), "auto", OFFLOAD, "joining of segments that come, by the port"),
+        key(
+            d,
+            "rss",
+            Means::Each("rss"),
+            "auto",
+            OFFLOAD,
+            "spreading over queues by the port's hash; off: one queue, where they cannot be mirrored",
+        ),
         key(d, "cpu_pattern", Means::Option("cpu-pattern"), "", "Lustre's syntax", "CPUs of the lcores"),
         key(d, "balance", Means::OnOff("balance"), "on", "on, off", "busy lcores give work to idle ones"),
         key(
@@ -291,17 +309,17 @@ fn all() -> Vec<Key> {
             "spin, yield, sleep",
             "the time of lcores without work; unless told they spin where there are more CPUs than lcores, else they yield",
         ),
-        key(d, "mtu", Means::Option("mtu"), "1500", "576 to 9600 (bytes)", "the port's"),
-        key(d, "vlan", Means::Option("vlan"), "", "1 to 4094 (VLAN id)", "of all packets"),
+        key(d, "mtu", Means::Each("mtu"), "1500", "576 to 9600 (bytes)", "the port's"),
+        key(d, "vlan", Means::Each("vlan"), "", "1 to 4094 (VLAN id)", "of all packets"),
         key(
             d,
             "prefix",
-            Means::Option("prefix"),
+            Means::Each("prefix"),
             "",
             "1 to 128 (bits)",
             "length of the network's prefix; 24, and 64 for IPv6",
         ),
-        key(d, "gateway", Means::Option("gateway"), "", "an IP address", "for addresses outside of it"),
+        key(d, "gateway", Means::Each("gateway"), "", "an IP address", "for addresses outside of it"),
         key(d, "pcap", Means::Option("pcap"), "", "a path", "file for all packets"),
         key(d, "eal", Means::Eal, "", "a list of words", "arguments of the EAL, as those after `--`"),
         key(

@@ -12,7 +12,7 @@ use super::reader;
 use super::yaml::{Fault, Place};
 use crate::args::tuned::{Filed, Tuned};
 use crate::args::{self, Cli, Command, ServeArgs, Told};
-use crate::{file, iface, settings};
+use crate::{file, iface, networks, settings};
 
 /// Argument of the EAL that keeps DPDK's telemetry from being served.
 pub(crate) const NO_TELEMETRY: &str = "--no-telemetry";
@@ -126,6 +126,7 @@ impl Words {
         let said = format!("{}: {}", s.key.name, s.values.join(" "));
         let (flags, word): (&[&str], String) = match s.key.means {
             Means::Option(flag) | Means::OnOff(flag) => (&[flag], format!("--{flag}={}", s.value())),
+            Means::Each(flag) => (&[flag], format!("--{flag}={}", s.values.join(","))),
             Means::Flag(flag, says) => {
                 let word = if s.value() == says.to_string() { format!("--{flag}") } else { String::new() };
                 if typed.has(flag) && !word.is_empty() {
@@ -134,8 +135,13 @@ impl Words {
                 (&[flag], word)
             }
             Means::Device => {
-                let made = s.value().starts_with("net_") || s.value().starts_with("eth_");
-                (&["port", "vdev"], format!("--{}={}", if made { "vdev" } else { "port" }, s.value()))
+                let flags = ["port", "vdev"];
+                match flags.into_iter().find(|f| typed.has(f)) {
+                    Some(flag) => self.wins(&format!("--{flag}"), file, s.at, &said),
+                    // One option for all keeps them in their order; it takes virtual devices, too.
+                    None => self.options.extend(s.values.iter().map(|d| format!("--port={d}").into())),
+                }
+                return;
             }
             Means::Eal | Means::Telemetry => {
                 let words: Vec<OsString> = match s.key.means {
@@ -265,9 +271,9 @@ fn filed(file: &Loaded, a: &ServeArgs, notes: &mut Vec<String>) -> Filed {
 
 /// Looks at what can only be judged together, before anything has begun.
 fn together(file: &Loaded, a: &ServeArgs) -> Result<(), String> {
-    let kind = if settings::on_port(&a.node) { TcpKind::Port } else { TcpKind::Sockets };
+    let kind = if networks::on_port(&a.node) { TcpKind::Port } else { TcpKind::Sockets };
     let mut faults = Vec::new();
-    faults.extend(settings::addresses(&a.node).err());
+    faults.extend(networks::addresses(&a.node).err());
     faults.extend(settings::config(&a.node, kind, true, None).err());
     let node = a.node.ni.iter().fold(NodeBuilder::new(a.nid), |n, ni| n.also(*ni));
     faults.extend(node.check().err().map(|e| e.to_string()));
@@ -280,7 +286,8 @@ fn together(file: &Loaded, a: &ServeArgs) -> Result<(), String> {
 /// A fault of an option, with the place in the file that says it.
 fn placed(file: &Loaded, e: &str) -> String {
     let said = |s: &&Said| match s.key.means {
-        Means::Option(flag) | Means::OnOff(flag) => e.starts_with(&format!("--{flag} ")),
+        Means::Option(flag) | Means::Each(flag) | Means::OnOff(flag) => e.starts_with(&format!("--{flag} ")),
+        Means::Device => e.starts_with("--port ") || e.contains(" ports"),
         _ => false,
     };
     let ni =

@@ -136,19 +136,22 @@ impl Reader {
         if matches!(key.means, Means::Reading) {
             return;
         }
+        let before = self.faults.len();
         let values: Vec<String> = match key.means {
             Means::Options | Means::Eal => {
-                let all: Vec<_> =
-                    self.list(key.name, node).iter().map(|n| self.text(key.name, "words", n)).collect();
-                all.into_iter().flatten().map(str::to_owned).collect()
+                let all = self.list(key.name, node);
+                self.values(key, "words", all)
             }
-            _ => match self.text(key.name, &key.takes(), node) {
-                Some(s) => vec![s.to_owned()],
-                None => return,
-            },
+            Means::Each(_) | Means::Device if matches!(node.kind, Kind::List(_)) => {
+                let all = self.list(key.name, node);
+                self.values(key, &key.takes(), all)
+            }
+            _ => self.values(key, &key.takes(), std::slice::from_ref(node)),
         };
-        if let Some(e) = values.first().and_then(|v| faulty(key, v, self.kind)) {
-            return self.fault(node.at, format!("{}: {e}", key.name));
+        if self.faults.len() > before
+            || values.is_empty() && !matches!(key.means, Means::Options | Means::Eal)
+        {
+            return;
         }
         let plain: Vec<String> = values.iter().map(|v| plain(key, v)).collect();
         match self.model.said.iter().find(|s| std::ptr::eq(s.key, key)) {
@@ -165,6 +168,19 @@ impl Reader {
                 self.fault(node.at, text);
             }
         }
+    }
+
+    /// Values of a key that are right, of those in `all`.
+    fn values(&mut self, key: &'static Key, takes: &str, all: &[Node]) -> Vec<String> {
+        let mut good = Vec::new();
+        for node in all {
+            let Some(s) = self.text(key.name, takes, node) else { continue };
+            match faulty(key, s, self.kind) {
+                Some(e) => self.fault(node.at, format!("{}: {e}", key.name)),
+                None => good.push(s.to_owned()),
+            }
+        }
+        good
     }
 
     fn net(&mut self, node: &Node) {
@@ -390,6 +406,7 @@ fn faulty(key: &Key, value: &str, kind: TcpKind) -> Option<String> {
             })
         }
         Means::Option(flag) => args::value(flag, value).err().map(|_| takes()),
+        Means::Each(flag) => (value.contains(',') || args::value(flag, value).is_err()).then(takes),
         Means::Device => device(value).err(),
         Means::OnOff(_) | Means::Flag(..) | Means::Telemetry => truth(value).is_none().then(takes),
         Means::Level => logging::filter(value).err(),

@@ -17,7 +17,7 @@ use super::model::{Model, Ni, Said};
 use super::write::Style;
 use super::yaml::Place;
 use crate::args::{Cli, Command, Offload, ServeArgs, Switch};
-use crate::{iface, logging, settings};
+use crate::{iface, logging, networks, settings};
 
 /// A running node's configuration.
 pub(crate) struct Live {
@@ -41,13 +41,14 @@ pub(crate) enum Outcome {
     Failed(String),
 }
 
-/// The value of a switch of a port, but `auto`.
-fn unlike_auto(o: Offload) -> Option<String> {
-    match o {
-        Offload::Auto => None,
-        Offload::On => Some("on".into()),
-        Offload::Off => Some("off".into()),
-    }
+/// Values of a switch of ports.
+fn offloads(all: &[Offload]) -> Vec<String> {
+    all.iter().filter_map(|o| Some(o.to_possible_value()?.get_name().to_owned())).collect()
+}
+
+/// Values of an option of ports.
+fn each<T: ToString>(all: &[Option<T>]) -> Vec<String> {
+    all.iter().map(|v| v.as_ref().map_or_else(|| "default".to_owned(), T::to_string)).collect()
 }
 
 /// An option's value in `a`, as files write it; none for what is as it is where nothing is said.
@@ -57,7 +58,20 @@ fn options(a: &ServeArgs, key: &Key) -> Vec<String> {
     let unlike = |there: bool, s: &str| one(there.then(|| s.to_owned()));
     let telemetry = |w: &&String| *w == NO_TELEMETRY;
     match key.means {
-        Means::Device => one(n.port.clone().or_else(|| n.vdev.clone())),
+        Means::Device => n.port.iter().chain(&n.vdev).cloned().collect(),
+        Means::Each(flag) => match flag {
+            "ni-ports" => n.ni_ports.iter().map(u16::to_string).collect(),
+            "tso" => offloads(&n.tso),
+            "tx-csum" => offloads(&n.tx_csum),
+            "rx-csum" => offloads(&n.rx_csum),
+            "lro" => offloads(&n.lro),
+            "rss" => offloads(&n.rss),
+            "mtu" => each(&n.mtu),
+            "vlan" => each(&n.vlan),
+            "prefix" => each(&n.prefix),
+            "gateway" => each(&n.gateway),
+            _ => Vec::new(),
+        },
         Means::OnOff(_) => unlike(n.balance == Switch::Off, "off"),
         Means::Flag("no-selftest", _) => unlike(a.no_selftest, "false"),
         Means::Flag(..) => unlike(a.copy, "true"),
@@ -71,14 +85,6 @@ fn options(a: &ServeArgs, key: &Key) -> Vec<String> {
             "cpu-pattern" => n.cpu_pattern.clone(),
             "idle" => n.idle.and_then(|i| Some(i.to_possible_value()?.get_name().to_owned())),
             "queues" => n.queues.map(|v| v.to_string()),
-            "tso" => unlike_auto(n.tso),
-            "tx-csum" => unlike_auto(n.tx_csum),
-            "rx-csum" => unlike_auto(n.rx_csum),
-            "lro" => unlike_auto(n.lro),
-            "mtu" => n.mtu.map(|v| v.to_string()),
-            "vlan" => n.vlan.map(|v| v.to_string()),
-            "prefix" => n.prefix.map(|v| v.to_string()),
-            "gateway" => n.gateway.map(|v| v.to_string()),
             "pcap" => n.pcap.as_ref().map(|p| p.display().to_string()),
             _ => None,
         }),
@@ -106,7 +112,7 @@ pub(crate) fn running(a: &ServeArgs, cfg: &Config) -> Model {
             .ip()
             .and_then(iface::owner)
             .map(|(name, _)| name)
-            .filter(|_| !settings::on_port(&a.node)),
+            .filter(|_| !networks::on_port(&a.node)),
         cpt: None,
     };
     let mut said = Vec::new();
@@ -118,7 +124,7 @@ pub(crate) fn running(a: &ServeArgs, cfg: &Config) -> Model {
             Means::Level => a.told.level.iter().filter(|_| logging::first().1).cloned().collect(),
             _ => options(a, key),
         };
-        let other = values.first().is_some_and(|v| *v != key.default());
+        let other = values.len() > 1 || values.first().is_some_and(|v| *v != key.default());
         if !values.is_empty() && (other || always(key)) {
             said.push(Said { key, at, values });
         }

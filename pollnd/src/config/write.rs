@@ -24,7 +24,8 @@ impl Style<'_> {
         if said.is_none() && (!self.all || matches!(key.means, keys::Means::Reading)) {
             return None;
         }
-        let list = matches!(key.means, keys::Means::Options | keys::Means::Eal);
+        let several = said.is_some_and(|s| s.values.len() > 1);
+        let list = several || matches!(key.means, keys::Means::Options | keys::Means::Eal);
         let value = match said {
             Some(s) if list => {
                 format!("[{}]", s.values.iter().map(|v| inner(v)).collect::<Vec<_>>().join(", "))

@@ -60,7 +60,7 @@ impl Holder {
 
 /// The network that the NID of `a` is of.
 pub(crate) fn scope(a: &NodeArgs) -> String {
-    match a.port.as_ref().or(a.vdev.as_ref()) {
+    match a.port.first().or(a.vdev.first()) {
         Some(port) if a.carrier != Some(CarrierArg::Sockets) => {
             let plain = |c: char| if c.is_ascii_alphanumeric() || "-._:".contains(c) { c } else { '_' };
             let name: Vec<char> = port.chars().map(plain).collect();

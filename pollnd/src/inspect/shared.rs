@@ -13,7 +13,7 @@ use transport::wire::Nid;
 use super::seats::Seats;
 use crate::args::NodeArgs;
 use crate::config::reload::Live;
-use crate::settings;
+use crate::networks;
 
 /// State that all threads of a node's server share.
 pub(super) struct Shared {
@@ -58,7 +58,7 @@ impl Shared {
     /// The NID of a machine that this node may be told to ask.
     pub(super) fn target(&self, nid: &str) -> Result<Nid, String> {
         let nid: Nid = nid.parse().map_err(|e| format!("{e}"))?;
-        settings::target(&self.about.args, nid)?;
+        networks::target(&self.about.args, nid)?;
         Ok(nid)
     }
 

@@ -28,7 +28,7 @@ use self::sum::Sum;
 use crate::args::{NetAskArgs, NetBulkArgs, NetNodeArgs, NetPingArgs, NetVerb, NodeArgs, XprtArg};
 use crate::inspect::claim;
 use crate::running::{Instead, MakeApp, Node, Role, Setup};
-use crate::{FAILED, assemble, limits, out, running, settings, units};
+use crate::{FAILED, assemble, limits, networks, out, running, units};
 
 /// Longest wait for a transfer machine to come up, or to stop.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -291,8 +291,8 @@ fn measure(job: &Job, a: &mut NetAskArgs, sum: &mut Sum) -> Result<(), String> {
         return Err(format!("--size {}: LNet moves at most {LNET_MAX} bytes at a time: give less", job.size));
     }
     limits::fits(&format!("--size {} --concurrency {}", job.size, a.concurrency), job.memory())?;
-    settings::target(&a.node, there.nid())?;
-    let on_port = settings::on_port(&a.node);
+    networks::target(&a.node, there.nid())?;
+    let on_port = networks::on_port(&a.node);
     let here = match (&a.from, on_port) {
         (Some(from), _) => {
             Place::parse(from, Some(if there.addr().is_some() { XprtArg::Sock } else { XprtArg::Lnet }))?

@@ -163,7 +163,7 @@ fn nids(option: &str, list: &str) -> Result<Vec<Nid>, String> {
 /// first member that is this machine, through the node of it that runs, if one does; or from where this machine reaches them.
 fn open(via: &Via, node: &mut NodeArgs, members: &[Nid]) -> Result<Console, String> {
     let mut via = via.clone();
-    let free = via.nid.is_none() && via.through.is_none() && node.port.is_none() && node.vdev.is_none();
+    let free = via.nid.is_none() && via.through.is_none() && node.port.is_empty() && node.vdev.is_empty();
     if free {
         via.nid = members.iter().copied().find(|n| is_here(*n));
     }

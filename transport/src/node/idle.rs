@@ -12,6 +12,8 @@ const MOST: Duration = Duration::from_millis(1);
 const AMONG: Duration = Duration::from_millis(1);
 /// The same of one that is alone: only threads that ask wait for it.
 const ALONE: Duration = Duration::from_millis(10);
+/// Sleep of an idle lcore while its link is down: timers and commands are this late at the most.
+pub(super) const LINK_DOWN_NAP: Duration = Duration::from_millis(1);
 /// Sleeps of one length before it is doubled.
 const EACH: u32 = 8;
 

@@ -25,6 +25,7 @@ use self::listening::Listened;
 use self::rx::FlowRx;
 use super::conn_state::{ConnEvent, ConnState};
 use super::counters::StreamCounters;
+use super::idle::{LINK_DOWN_NAP, cut};
 use super::streams::{Sibling, Streams, Told, Work};
 use super::unlent::{Dials, Unlent, must_leave};
 use crate::hash::OwnMap;
@@ -42,9 +43,6 @@ const EPHEMERAL: std::ops::RangeInclusive<u16> = 49_152..=65_535;
 
 // A push takes what a message has in front of its pages: longer, it would be refused for good.
 const _: () = assert!(INLINE_MAX <= tcpstack::HDR_MAX);
-
-/// Sleep of an idle lcore while its link is down: timers and commands are this late at the most.
-const LINK_DOWN_NAP: std::time::Duration = std::time::Duration::from_millis(1);
 
 /// Other stations with our addresses that may wait to be logged.
 const DUPLICATES: usize = 8;
@@ -589,11 +587,15 @@ impl<P: Port> Streams for LcoreStreams<P> {
 
     fn wait(&mut self, until: Option<u64>, nap: Option<Nap>) {
         // Nothing comes and nothing goes: a core that spins meanwhile is lost to others (field report L5).
-        if !self.stack.port().link_up() {
+        if !self.linked() {
             std::thread::sleep(LINK_DOWN_NAP);
-        } else if let Some(nap) = nap.and_then(|n| super::idle::cut(n, self.now, until)) {
+        } else if let Some(nap) = nap.and_then(|n| cut(n, self.now, until)) {
             self.stack.port_mut().nap(nap);
         }
+    }
+
+    fn linked(&self) -> bool {
+        self.stack.port().link_up()
     }
 
     fn abort_all(&mut self) {

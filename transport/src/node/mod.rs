@@ -64,7 +64,7 @@ pub use idle::IdlePolicy;
 pub use inspect::Inspect;
 pub use machine::{BesideError, CopyJob, Gauges, Input, Machine, Migrating, Output};
 #[cfg(feature = "node")]
-pub use ports::Ports;
+pub use ports::{PORTS_MAX, Ports};
 pub use run::{Control, NodeEnd, Order, Turn, run};
 #[cfg(feature = "node")]
 pub use shard::{NotAlone, Shard};

@@ -12,6 +12,7 @@ use dataplane::pkt::Nap;
 use dataplane::tap::TapEnd;
 
 use super::counters::StreamCounters;
+use super::idle::{LINK_DOWN_NAP, cut};
 use super::inspect::{Inspect, PAGE, Page};
 use super::streams::{Sibling, Streams, Told, Work};
 use crate::lnd::Tcp;
@@ -59,6 +60,11 @@ impl<S: Streams> Ports<S> {
             nowhere: Vec::new(),
             unsent: Vec::new(),
         }
+    }
+
+    /// The streams of each port, in the order in which they were given.
+    pub fn each(&self) -> impl Iterator<Item = &S> {
+        self.all.iter().map(|m| &m.streams)
     }
 
     fn with_address(&mut self, ip: IpAddr) -> Option<&mut S> {
@@ -181,10 +187,19 @@ impl<S: Streams> Streams for Ports<S> {
     }
 
     fn wait(&mut self, until: Option<u64>, nap: Option<Nap>) {
-        // Whoever waits for one port does not hear of another.
         if let [only] = &mut self.all[..] {
-            only.streams.wait(until, nap);
+            return only.streams.wait(until, nap);
         }
+        // Whoever waits for one port's packets does not hear of another's: naps end by themselves.
+        if !self.linked() {
+            std::thread::sleep(LINK_DOWN_NAP);
+        } else if let Some(nap) = nap.and_then(|n| cut(n, self.now(), until)) {
+            std::thread::sleep(nap.short);
+        }
+    }
+
+    fn linked(&self) -> bool {
+        self.all.iter().any(|m| m.streams.linked())
     }
 
     fn abort_all(&mut self) {

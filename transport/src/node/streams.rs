@@ -112,6 +112,11 @@ pub trait Streams {
     /// return at once without one.
     fn wait(&mut self, until: Option<u64>, nap: Option<Nap>);
 
+    /// Whether anything can come or go: the link of a port is up.
+    fn linked(&self) -> bool {
+        true
+    }
+
     /// Ends every stream at once, as far as peers can still be told, since nothing will be turned again.
     fn abort_all(&mut self);
 
