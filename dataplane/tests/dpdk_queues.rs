@@ -8,7 +8,8 @@ mod dpdk;
 use std::net::SocketAddr;
 
 use dataplane::dpdk::{
-    Closed, EthPort, EthQueue, Huge, PairConfig, PollLcore, PortConfig, PortError, PortSpec, virtio_pair,
+    Closed, EthPort, EthQueue, Huge, Offloads, PairConfig, PollLcore, PortConfig, PortError, PortSpec, Want,
+    virtio_pair,
 };
 use dataplane::pkt::{Port, TxMeta, TxPkt};
 use dpdk::*;
@@ -99,6 +100,25 @@ fn several_queues() {
     drop(queues);
     null.close(LIMIT).unwrap();
     drop(null);
+
+    // A port that gets fewer queues than it has, or more, which changes nothing; and one that may not spread.
+    let four = EthPort::open(&eal, &spec, &config(4)).unwrap_or_else(|e| panic!("{e}"));
+    let four = four.with_fewer(&eal, &config(4), 9, "unused").unwrap();
+    assert_eq!(four.queues(), 4);
+    let mut two = four.with_fewer(&eal, &config(4), 2, "unused").unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((two.describe_queues().as_str(), two.take_queue(2).is_some()), ("2 queues, RSS", false));
+    let queues = build(&mut two, &lcore);
+    assert!(queues.iter().all(|q| q.caps().steering.queues() == 2));
+    queues.iter().for_each(EthQueue::park);
+    drop(queues);
+    assert_eq!(two.close(LIMIT).unwrap(), Closed::default());
+    drop(two);
+    let off = Offloads { rss: Want::Off, ..Offloads::default() };
+    let alone = PortConfig { fewer: true, offloads: off, ..config(4) };
+    let mut one = EthPort::open(&eal, &spec, &alone).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(one.describe_queues(), "1 queue (rss is off, and its queues are not mirrored)");
+    one.close(LIMIT).unwrap();
+    drop(one);
 
     // A ring is no link between queues of the same number, and has no hash.
     let spec: PortSpec = "net_ring0".parse().unwrap();
