@@ -12,6 +12,7 @@ const PORTS_MAX: usize = transport::node::PORTS_MAX;
 
 /// A port as the command line has it.
 #[derive(Debug)]
+#[cfg_attr(not(feature = "dpdk"), allow(dead_code, reason = "who opens ports needs all of it"))]
 pub(crate) struct Asked<'a> {
     /// Its place among the ports, for [`of`].
     pub(crate) place: usize,
@@ -39,6 +40,7 @@ fn usual_prefix(ip: IpAddr) -> u8 {
 
 impl Asked<'_> {
     /// Addresses of its NIs, each once.
+    #[cfg_attr(not(feature = "dpdk"), allow(dead_code, reason = "who opens ports needs all of it"))]
     pub(crate) fn ips(&self) -> Vec<IpAddr> {
         let mut all: Vec<IpAddr> = Vec::new();
         for ip in self.nids.iter().filter_map(|n| n.ip()) {
