@@ -118,7 +118,7 @@ impl<P: Port> Port for CapturePort<P> {
     type Rx = P::Rx;
     type Tx = P::Tx;
 
-    forward_port!(inner: caps, tx_alloc, reclaim, nap, home, rx_memory, link_up, counters);
+    forward_port!(inner: caps, tx_alloc, reclaim, nap, arm, home, rx_memory, link_up, counters);
 
     fn rx_burst(&mut self, out: &mut ArrayVec<P::Rx, RX_BURST>) {
         let had = out.len();

@@ -217,7 +217,7 @@ impl<P: Port> Port for FaultPort<P> {
     type Rx = FaultRx<P::Rx>;
     type Tx = P::Tx;
 
-    forward_port!(inner: caps, tx_alloc, tx_burst, reclaim, nap, home, rx_memory, link_up, counters);
+    forward_port!(inner: caps, tx_alloc, tx_burst, reclaim, nap, arm, home, rx_memory, link_up, counters);
 
     fn rx_burst(&mut self, out: &mut ArrayVec<Self::Rx, RX_BURST>) {
         let now = (self.clock)();

@@ -18,6 +18,9 @@ macro_rules! forward_port {
     (@ $i:ident nap) => {
         fn nap(&mut self, nap: $crate::pkt::Nap) { self.$i.nap(nap) }
     };
+    (@ $i:ident arm) => {
+        fn arm(&mut self) -> $crate::pkt::Armed { self.$i.arm() }
+    };
     (@ $i:ident home) => {
         fn home(&self) -> &hugepages::RxHome { self.$i.home() }
     };

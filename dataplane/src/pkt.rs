@@ -299,6 +299,17 @@ pub struct Nap {
     pub long: Duration,
 }
 
+/// Whether a packet ends a nap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Armed {
+    /// It does not: there are no interrupts.
+    Never,
+    /// From now on; what came before it has to be looked for.
+    Now,
+    /// It does since an earlier call.
+    Before,
+}
+
 /// One receive and one transmit queue of a port, polled by one lcore.
 pub trait Port {
     /// Received packets.
@@ -319,6 +330,10 @@ pub trait Port {
     /// Sleeps until a packet comes, or for the time of the nap. It may return at once.
     fn nap(&mut self, nap: Nap) {
         std::thread::sleep(nap.short);
+    }
+    /// Has a packet end the next nap of the lcore, of whichever of its queues it is.
+    fn arm(&mut self) -> Armed {
+        Armed::Never
     }
     /// The home of this port's receive buffers: drained each turn by whoever polls.
     fn home(&self) -> &RxHome;

@@ -336,7 +336,7 @@ fn two_ports(queues: u16, says: &str) {
     let path = dir.path().join("pollnd.yaml").display().to_string();
     let text = format!(
         "net:\n- net type: tcp\n  local NI(s): [{{nid: 10.9.0.2@tcp}}]\n- net type: tcp1\n  local NI(s): [{{nid: 10.9.1.2@tcp1}}]\n\
-         dpdk: {{device: [\"{vhost0}\", \"{vhost1}\"], mtu: [4000, default], lcores: 2, idle: yield, eal: [--no-huge]}}\n"
+         dpdk: {{device: [\"{vhost0}\", \"{vhost1}\"], mtu: [4000, default], lcores: 2, idle: sleep, eal: [--no-huge]}}\n"
     );
     std::fs::write(&path, text).unwrap();
     run(&["config", "check", &path]).good();
@@ -357,6 +357,9 @@ fn two_ports(queues: u16, says: &str) {
         let bad = v["crc_bad"].as_u64().unwrap_or(0) + v["tx_copied_bytes"].as_u64().unwrap_or(0);
         assert_eq!(bad, 0, "{v}");
     }
+    // Each time before the other end had anything to say.
+    let v = run(&["stats", "--json", "--node", &id]).good().json();
+    assert!(v["lcores"][0]["counters"]["port_naps"].as_u64().is_some_and(|n| n > 0), "{v}");
     let end = up.stop().good();
     whole(&end.says(&["port net_vhost0", "port net_vhost1", says, "40 PUTs,", "checked 40, wrong 0"]));
 }

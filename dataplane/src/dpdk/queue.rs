@@ -20,7 +20,7 @@ use super::resend::Fruitless;
 use super::rx::{EthRxPkt, HEAD_CONTIGUOUS, MBUF_OPS, RxCtx, copy_chain, is_cut, pull_up};
 use super::tx::{EthTxPkt, TxCtx};
 use super::wake::Wake;
-use crate::pkt::{Nap, Port, PortCaps, PortCounters, RX_BURST, Reclaimed, RxPkt, TxPkt};
+use crate::pkt::{Armed, Nap, Port, PortCaps, PortCounters, RX_BURST, Reclaimed, RxPkt, TxPkt};
 use crate::steer::Steering;
 
 /// Most packets handed to the driver at a time.
@@ -333,6 +333,10 @@ impl Port for EthQueue {
         } else {
             std::thread::sleep(nap.short);
         }
+    }
+
+    fn arm(&mut self) -> Armed {
+        if self.running() { self.wake.arm() } else { Armed::Never }
     }
 
     fn home(&self) -> &RxHome {

@@ -38,7 +38,7 @@ fn want(all: &[Offload], place: usize) -> Want {
 }
 
 impl Wanted {
-    fn new(a: &NodeArgs, port: &Asked<'_>, several: bool) -> Result<Wanted, String> {
+    fn new(a: &NodeArgs, port: &Asked<'_>) -> Result<Wanted, String> {
         let place = port.place;
         let offloads = Offloads {
             tso: want(&a.tso, place),
@@ -51,8 +51,7 @@ impl Wanted {
             mtu: networks::of(&a.mtu, place).flatten().unwrap_or(1500),
             queues: a.queues.unwrap_or(a.lcores),
             fewer: true,
-            // An lcore sleeps until one queue has a packet: with several it naps.
-            interrupts: a.idle == Some(Idle::Sleep) && !several,
+            interrupts: a.idle == Some(Idle::Sleep),
             offloads,
             ..PortConfig::default()
         };
@@ -106,9 +105,7 @@ fn kernel_answers(spec: &PortSpec, ip: IpAddr, owner: Option<(String, u8)>) -> O
 /// # Errors
 /// As [`networks::asked`]; a device that is none.
 pub(super) fn wanted(a: &NodeArgs) -> Result<Vec<Wanted>, String> {
-    let asked = networks::asked(a)?;
-    let several = asked.len() > 1;
-    asked.iter().map(|p| Wanted::new(a, p, several)).collect()
+    networks::asked(a)?.iter().map(|p| Wanted::new(a, p)).collect()
 }
 
 /// Looks at `all` as far as it goes before the EAL is started.

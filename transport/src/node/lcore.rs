@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_queue::ArrayQueue;
 use dataplane::clock::Clock;
 use dataplane::latefree::{LateAction, LateFree};
-use dataplane::pkt::{Nap, Port, Reclaimed};
+use dataplane::pkt::{Armed, Nap, Port, Reclaimed};
 use hugepages::{LendSlab, Lent};
 use smallvec::SmallVec;
 use tcpstack::{CloseWhy as Why, Dial, Duplicate, FlowId, KeepAlive, PushError, Stack};
@@ -592,6 +592,10 @@ impl<P: Port> Streams for LcoreStreams<P> {
         } else if let Some(nap) = nap.and_then(|n| cut(n, self.now, until)) {
             self.stack.port_mut().nap(nap);
         }
+    }
+
+    fn arm(&mut self) -> Armed {
+        self.stack.port_mut().arm()
     }
 
     fn linked(&self) -> bool {

@@ -8,7 +8,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use dataplane::pkt::Nap;
+use dataplane::pkt::{Armed, Nap};
 use dataplane::tap::TapEnd;
 
 use super::counters::StreamCounters;
@@ -190,11 +190,16 @@ impl<S: Streams> Streams for Ports<S> {
         if let [only] = &mut self.all[..] {
             return only.streams.wait(until, nap);
         }
-        // Whoever waits for one port's packets does not hear of another's: naps end by themselves.
         if !self.linked() {
-            std::thread::sleep(LINK_DOWN_NAP);
-        } else if let Some(nap) = nap.and_then(|n| cut(n, self.now(), until)) {
-            std::thread::sleep(nap.short);
+            return std::thread::sleep(LINK_DOWN_NAP);
+        }
+        let Some(nap) = nap.and_then(|n| cut(n, self.now(), until)) else { return };
+        // With all armed the first one's nap ends by a packet of any; that has to be looked for once more before.
+        let armed = |m: &mut Member<S>| m.streams.arm();
+        match self.all.iter_mut().map(armed).min() {
+            Some(Armed::Before) => self.all.iter_mut().take(1).for_each(|m| m.streams.wait(until, Some(nap))),
+            Some(Armed::Now) => {}
+            Some(Armed::Never) | None => std::thread::sleep(nap.short),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use dataplane::pkt::Nap;
+use dataplane::pkt::{Armed, Nap};
 use tcpstack::SiblingMsg;
 
 use crate::lnd::Tcp;
@@ -111,6 +111,11 @@ pub trait Streams {
     /// Waits for something to arrive, until `until` (ns) at the latest. Streams that can only be polled sleep for `nap`, and
     /// return at once without one.
     fn wait(&mut self, until: Option<u64>, nap: Option<Nap>);
+
+    /// Has a packet end the next wait of this thread, where a driver can; [`Streams::wait`] of one of several then waits for all.
+    fn arm(&mut self) -> Armed {
+        Armed::Never
+    }
 
     /// Whether anything can come or go: the link of a port is up.
     fn linked(&self) -> bool {
