@@ -97,7 +97,7 @@ pub(crate) fn node_with<A: App>(
 
 /// The two nodes.
 pub struct InMemory {
-    /// What they tell and are told.
+    /// Their outputs and inputs.
     pub ctl: Arc<Ctl>,
     time: Time,
     client: Shard<LcoreStreams<MemPort>, Client>,

@@ -247,7 +247,7 @@ struct pollnd_net_event {
     uint64_t name;
     // Bytes that came, or were sent; the number that was asked for.
     uint64_t length;
-    // Where in the memory they begin.
+    // Offset in the memory at which they begin.
     uint64_t offset;
     // The end-point that a message came from, with a reference for the program, which gives it to `pollnd_net_ep_put`; else 0.
     uint64_t ep;
@@ -431,7 +431,7 @@ struct pollnd_event {
     uint32_t rlength;
     // Bytes moved.
     uint32_t mlength;
-    // Where in the memory they begin.
+    // Offset in the memory at which they begin.
     uint32_t offset;
     // The initiator of a PUT or GET.
     struct pollnd_process initiator;

@@ -88,7 +88,7 @@ pub(crate) enum Source<'a> {
     Memory(&'a Block, u32, u32),
 }
 
-/// Where a PUT or a GET goes.
+/// Target of a PUT or a GET.
 pub(crate) struct To {
     pub(crate) target: ProcessId,
     /// The NID that it leaves from, if that is not LNet's choice.

@@ -276,7 +276,7 @@ pub struct pollnd_event {
     pub rlength: u32,
     /// Bytes moved.
     pub mlength: u32,
-    /// Where in the memory they begin.
+    /// Offset in the memory at which they begin.
     pub offset: u32,
     /// The initiator of a PUT or GET.
     pub initiator: pollnd_process,
@@ -455,7 +455,7 @@ pub struct pollnd_net_event {
     pub name: u64,
     /// Bytes that came, or were sent; the number that was asked for.
     pub length: u64,
-    /// Where in the memory they begin.
+    /// Offset in the memory at which they begin.
     pub offset: u64,
     /// The end-point that a message came from, with a reference for the program, which gives it to `pollnd_net_ep_put`; else 0.
     pub ep: u64,

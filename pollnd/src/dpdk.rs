@@ -59,7 +59,7 @@ fn capture_path(path: &Path, port: usize, me: ShardId) -> PathBuf {
     p.into()
 }
 
-/// What lcores tell the control thread of a port.
+/// Flags and reports of lcores for the control thread of a port.
 #[derive(Default)]
 struct Watched {
     restart: Arc<Mutex<Vec<Arc<AtomicBool>>>>,

@@ -136,7 +136,7 @@ impl StackConfig {
     }
 }
 
-/// Where to listen.
+/// Address to listen at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listen {
     /// Our address. `0.0.0.0` stands for all of ours of IPv4, `::` for all of ours.
@@ -157,7 +157,7 @@ pub struct Dial {
     pub remote: SocketAddr,
 }
 
-/// Why a stack was not made.
+/// Reason why a stack was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum StackError {
     /// The kernel refused the mappings of the phantom rings.
@@ -194,7 +194,7 @@ pub enum StackError {
     },
 }
 
-/// Why a port is not listened on.
+/// Reason why a port is not listened on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ListenError {
     /// Not this stack's address.
@@ -205,7 +205,7 @@ pub enum ListenError {
     Port(u16),
 }
 
-/// Why a connection was not begun.
+/// Reason why a connection was not begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DialError {
     /// Families that differ.
@@ -238,7 +238,7 @@ pub enum DialError {
     },
 }
 
-/// Why bytes were not accepted.
+/// Reason why bytes were not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PushError {
     /// Too much is not acknowledged yet: push again after a `Progress` event.

@@ -19,7 +19,7 @@
 //! acknowledged and let go. A peer cannot hold such a connection up; its window may stay shut, or data may come, for
 //! `fin_timeout` at most.
 
-/// Why a connection ended.
+/// Reason why a connection ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CloseWhy {
     /// Both sides closed in order.

@@ -73,7 +73,7 @@ pub struct Emission {
     pub plen: u32,
 }
 
-/// Why there is no socket.
+/// Reason why there is no socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// smoltcp takes no port 0.

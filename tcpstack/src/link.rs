@@ -153,7 +153,7 @@ impl Link {
         std::mem::replace(&mut self.epoch, self.neigh.epoch()) != self.neigh.epoch()
     }
 
-    /// When announcements, or questions for neighbours, are due (ns).
+    /// Time at which announcements, or questions for neighbours, are due (ns).
     pub(crate) fn deadlines(&self) -> [Option<u64>; 2] {
         [self.neigh.deadline(), (self.next != u64::MAX).then_some(self.next)]
     }

@@ -13,7 +13,7 @@ struct Listener {
     port: u16,
     backlog: u32,
     half_open: u32,
-    /// When a SYN last found the backlog full and was answered with a cookie.
+    /// Time at which a SYN last found the backlog full and was answered with a cookie.
     overflow_at: Option<u64>,
     /// Closed: half-open connections may still name it.
     closed: bool,

@@ -48,7 +48,7 @@ pub enum Message {
         /// Where.
         mac: Option<Mac>,
     },
-    /// Which groups are listened to?
+    /// A question which groups are listened to.
     Query,
 }
 

@@ -141,11 +141,11 @@ struct Entry {
     mac: Mac,
     /// Questions asked.
     tries: u8,
-    /// When the next one is due, in Incomplete and Probe, in ns.
+    /// Time at which the next one is due, in Incomplete and Probe, in ns.
     next: u64,
-    /// When it answered, in Reachable, in ns.
+    /// Time at which it answered, in Reachable, in ns.
     at: u64,
-    /// When the Ethernet address last changed (ns).
+    /// Time at which the Ethernet address last changed (ns).
     changed: u64,
     /// Somebody here has wanted it; strangers that asked for us make room first.
     wanted: bool,
@@ -167,7 +167,7 @@ impl Entry {
         matches!(self.state.get(), State::Incomplete | State::Probe)
     }
 
-    /// When the next question is due, in ns.
+    /// Time at which the next question is due, in ns.
     fn due(&self) -> u64 {
         if self.asks() { self.next } else { u64::MAX }
     }
@@ -302,7 +302,7 @@ impl Neighbours {
         }
     }
 
-    /// When [`Neighbours::poll`] has something to do (ns).
+    /// Time at which [`Neighbours::poll`] has something to do (ns).
     pub fn deadline(&self) -> Option<u64> {
         self.next
     }

@@ -116,7 +116,7 @@ pub enum Ev {
 #[derive(Clone, Copy, Debug)]
 pub struct Path {
     state: Fsm<State>,
-    /// When more is tried, in ns; in Told and Hole.
+    /// Time at which more is tried, in ns; in Told and Hole.
     until: u64,
     /// Largest IP packet that passes, as far as known, in bytes.
     mtu: u16,

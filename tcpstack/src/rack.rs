@@ -57,7 +57,7 @@ pub struct Ctx {
 pub struct Found {
     /// Bytes newly deemed lost.
     pub lost: u64,
-    /// When to look again, in ns; `u64::MAX` when nothing is in doubt.
+    /// Time at which to look again, in ns; `u64::MAX` when nothing is in doubt.
     pub again: u64,
 }
 

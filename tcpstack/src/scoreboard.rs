@@ -39,7 +39,7 @@ pub enum Fate {
 pub struct Record {
     /// Stream offset of the first.
     pub start: u64,
-    /// When they were sent last, in ns.
+    /// Time at which they were sent last, in ns.
     pub sent_at: u64,
     /// Number of bytes.
     pub len: u32,

@@ -91,7 +91,7 @@ struct Undo {
     armed: bool,
     /// First byte that was out when it began.
     from: u64,
-    /// When the first byte was sent again, in ns; 0 when none was.
+    /// Time at which the first byte was sent again, in ns; 0 when none was.
     at: u64,
     /// Bytes sent again that no D-SACK has accounted for.
     left: u64,
@@ -266,7 +266,7 @@ impl Sender {
         self.board.lost() > 0
     }
 
-    /// When silence has to be acted on, in ns; [`NEVER`] when nothing is out.
+    /// Time at which silence has to be acted on, in ns; [`NEVER`] when nothing is out.
     #[inline]
     pub fn deadline(&self) -> u64 {
         self.rto_at.min(self.pto_at).min(self.reo_at)

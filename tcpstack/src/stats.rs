@@ -154,9 +154,9 @@ stats! {
     rcv_zero_window_ns,
     /// Time since the connection was begun.
     age_ns,
-    /// When payload was last sent.
+    /// Time at which payload was last sent.
     last_send_ago_ns,
-    /// When payload was last received.
+    /// Time at which payload was last received.
     last_recv_ago_ns,
     /// When the peer last acknowledged anything, old or new.
     last_ack_ago_ns,

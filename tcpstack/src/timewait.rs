@@ -23,7 +23,7 @@ pub struct Entry {
     pub rcv_nxt: Seq,
     /// Last window offered, as in the field.
     pub win: u16,
-    /// When the wait ends (ns).
+    /// Time at which the wait ends (ns).
     pub until: u64,
     /// The peer's last timestamp, where they were in use.
     pub ts: Option<u32>,
@@ -105,7 +105,7 @@ impl TimeWait {
         self.len() == 0
     }
 
-    /// When the oldest entry ends (ns), at the latest.
+    /// Time at which the oldest entry ends (ns), at the latest.
     pub fn deadline(&self) -> Option<u64> {
         self.order.front().map(|o| o.0)
     }

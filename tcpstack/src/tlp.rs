@@ -56,7 +56,7 @@ impl Tlp {
         Tlp { end: 0, again: (0, 0), tries: 0, delay: guess, guess }
     }
 
-    /// When to probe if nothing is heard, in ns; `u64::MAX` when no probe is to be sent.
+    /// Time at which to probe if nothing is heard, in ns; `u64::MAX` when no probe is to be sent.
     #[inline]
     pub fn due(&self, c: &Ctx) -> u64 {
         if self.tries >= PROBES {

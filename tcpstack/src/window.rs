@@ -144,7 +144,7 @@ impl Memory {
         self.free.saturating_sub((self.now + self.before).saturating_sub(own))
     }
 
-    /// When there may be more without any packet (ns).
+    /// Time at which there may be more without any packet (ns).
     pub(crate) fn next(&self) -> u64 {
         (self.epoch - 1) * EPOCH
     }

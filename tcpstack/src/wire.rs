@@ -37,7 +37,7 @@ pub fn default_mss(v6: bool) -> u16 {
     if v6 { 1220 } else { DEFAULT_MSS }
 }
 
-/// Why a packet was not taken further.
+/// Reason why a packet was not taken further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drop {
     /// Too short, or its lengths contradict each other.

@@ -21,7 +21,7 @@ const ALIGN: usize = 64;
 struct Inner {
     raw: RawRun,
     len: usize,
-    /// Where it is freed; `None` for the caller's own.
+    /// Place where it is freed; `None` for the caller's own.
     from: Option<Arc<dyn Backing>>,
     /// Operations that read it, or one of the values above.
     uses: AtomicIsize,

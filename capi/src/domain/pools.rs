@@ -205,5 +205,5 @@ impl Tenant {
     }
 }
 
-/// Why a buffer ended that the program took out.
+/// Reason why a buffer ended that the program took out.
 const TAKEN: &str = "it was taken out of its pool";

@@ -25,7 +25,7 @@ pub enum BareLoad {
     Tso(u16),
 }
 
-/// Why there is nothing to send.
+/// Reason why there is nothing to send.
 #[derive(Debug, thiserror::Error)]
 pub enum BareError {
     /// No memory for the payload.

@@ -17,7 +17,7 @@ use crate::{file, iface, networks, settings};
 /// Argument of the EAL that keeps DPDK's telemetry from being served.
 pub(crate) const NO_TELEMETRY: &str = "--no-telemetry";
 
-/// Why there is no command line.
+/// Reason why there is no command line.
 pub(crate) enum Bad {
     /// The command line is none.
     Line(clap::Error),

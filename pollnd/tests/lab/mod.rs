@@ -278,7 +278,7 @@ pub(crate) struct Lab {
 
 static SERIAL: AtomicU32 = AtomicU32::new(0);
 
-/// Why this machine cannot run such a test, if it cannot.
+/// Reason why this machine cannot run such a test, if it cannot.
 pub(crate) fn missing(tools: &[&str]) -> Option<String> {
     if !geteuid().is_root() {
         return Some("network namespaces take root".into());

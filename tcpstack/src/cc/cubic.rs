@@ -21,7 +21,7 @@ pub struct Cubic {
     prior: f64,
     /// Time from the beginning of the epoch to the flat part, in s.
     k: f64,
-    /// When this epoch of congestion avoidance began, in ns; `None` before its first ACK.
+    /// Time at which this epoch of congestion avoidance began, in ns; `None` before its first ACK.
     epoch: Option<u64>,
     /// Last ACK of the epoch, in ns.
     last: u64,

@@ -13,7 +13,7 @@ pub use reno::Reno;
 /// Initial window, in segments (RFC 6928).
 pub const INITIAL_WINDOW: u32 = 10;
 
-/// Which algorithm.
+/// The algorithm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Congestion {
     /// RFC 9438.

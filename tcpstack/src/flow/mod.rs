@@ -326,7 +326,7 @@ impl Flow {
 
     // ---- time ----
 
-    /// When the earliest thing that it waits for is due (ns).
+    /// Time at which the earliest thing that it waits for is due (ns).
     #[inline]
     pub(crate) fn deadline(&self, keepalive: Option<&KeepAlive>) -> u64 {
         let at = self.timers.at();
@@ -413,7 +413,7 @@ impl Flow {
         Heeded::Noted
     }
 
-    /// Why it ends if the peer stays silent.
+    /// Reason why it ends if the peer stays silent.
     pub(crate) fn silent_why(&self) -> CloseWhy {
         if self.phase() == Phase::SynReceived { CloseWhy::Timeout } else { self.snd.silent_why() }
     }

@@ -245,7 +245,7 @@ impl SendSide {
         &self.rtt
     }
 
-    /// When silence has to be acted on, in ns.
+    /// Time at which silence has to be acted on, in ns.
     #[inline]
     pub(super) fn deadline(&self) -> u64 {
         self.sender.deadline()
@@ -605,7 +605,7 @@ impl SendSide {
         self.unreachable = true;
     }
 
-    /// Why the connection ends if the peer stays silent.
+    /// Reason why the connection ends if the peer stays silent.
     pub(super) fn silent_why(&self) -> CloseWhy {
         if self.unreachable { CloseWhy::Unreachable } else { CloseWhy::Timeout }
     }

@@ -9,7 +9,7 @@ use crate::sender::Silence;
 
 /// Time between challenge ACKs of one connection, in ns (RFC 5961 §10 asks for a limit).
 const CHALLENGE_GAP: u64 = 5_000_000;
-/// When a SYN is sent again that an old connection of the peer's has met, in ns.
+/// Time at which a SYN is sent again that an old connection of the peer's has met, in ns.
 const SYN_AGAIN: u64 = 1_000_000;
 
 /// Purpose of the one resend timer.
@@ -49,7 +49,7 @@ pub(super) struct Timers {
     tries: u8,
     /// Keep-alive probes without an answer; of a SYN, whether it was tried again early.
     probes: u8,
-    /// When the wait for an answer began.
+    /// Time at which the wait for an answer began.
     stuck_since: u64,
     last_rx: u64,
     challenge_at: u64,
@@ -80,7 +80,7 @@ impl Timers {
         self.set(Clock::Off, u64::MAX);
     }
 
-    /// When it is due (ns).
+    /// Time at which it is due (ns).
     #[inline]
     pub(super) fn at(&self) -> u64 {
         self.at
@@ -98,7 +98,7 @@ impl Timers {
         self.stuck_since = now;
     }
 
-    /// When the peer was last heard (ns).
+    /// Time at which the peer was last heard (ns).
     pub(super) fn last_rx(&self) -> u64 {
         self.last_rx
     }

@@ -7,9 +7,9 @@ use crate::ending::{Close, CloseWhy};
 use crate::event::{Event, FlowId};
 use crate::phase::Phase;
 
-/// When a port that had no buffer or no room is tried again, in ns.
+/// Time at which a port that had no buffer or no room is tried again, in ns.
 const PORT_RETRY: u64 = 100_000;
-/// When a link that is down is looked at again, in ns.
+/// Time at which a link that is down is looked at again, in ns.
 const LINK_RETRY: u64 = 10_000_000;
 /// Connections that a link's return wakes in one tick of the wheel, so that they do not all send at once.
 const WAKE_TOGETHER: u64 = 16;
@@ -84,7 +84,7 @@ impl<P: Port> Stack<P> {
 
     // ---- the port ----
 
-    /// When a blocked port is tried again (ns).
+    /// Time at which a blocked port is tried again (ns).
     pub(super) fn retry_at(&self) -> u64 {
         self.now + if self.uplink.up { PORT_RETRY } else { LINK_RETRY }
     }

@@ -251,7 +251,7 @@ impl<P: Port> Stack<P> {
         self.flows.dirty() > 0 || self.io.queued() > 0 || !self.datagrams.out.is_empty()
     }
 
-    /// When the next turn is due (ns) if no packet comes; `None` for never.
+    /// Time at which the next turn is due (ns) if no packet comes; `None` for never.
     pub fn deadline(&self) -> Option<u64> {
         let waits = self.waits();
         if waits && !self.uplink.blocked {

@@ -102,7 +102,7 @@ pub enum Reader {
     Shut {
         /// First such time.
         from: u64,
-        /// When it reads again.
+        /// Time at which it reads again.
         to: u64,
     },
 }
@@ -206,7 +206,7 @@ impl End {
         self.held.clear();
     }
 
-    /// When this end does something by itself, in ns.
+    /// Time at which this end does something by itself, in ns.
     pub(super) fn next_time(&self, now: u64) -> Option<u64> {
         let opened = self.opened?;
         self.flow?;

@@ -1,4 +1,4 @@
-//! Which retransmissions were needed: an observer between the ports, who knows what became of every frame.
+//! Retransmissions that were needed: an observer between the ports, who knows what became of every frame.
 
 use std::collections::{BTreeMap, HashMap};
 

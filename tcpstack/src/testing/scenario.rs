@@ -21,7 +21,7 @@ pub struct Conn {
     pub from: usize,
     /// The host that listens.
     pub to: usize,
-    /// When it is dialled, in ns from the start.
+    /// Time at which it is dialled, in ns from the start.
     pub at: u64,
     /// Over IPv6.
     pub v6: bool,
@@ -46,10 +46,10 @@ pub struct Pause {
     pub most: u64,
 }
 
-/// When a run ends.
+/// Time at which a run ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// When every writer is done; one that takes longer than so many ns has failed.
+    /// Time at which every writer is done; one that takes longer than so many ns has failed.
     Done(u64),
     /// Writers stop at `at` ns; goodput counts from `warm` ns on. What is on its way then still has to arrive.
     At {

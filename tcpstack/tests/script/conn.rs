@@ -194,7 +194,7 @@ impl Conn {
         self.rel(t.ack, false) + (i64::from(t.win) << scale)
     }
 
-    /// Why a segment of the stack is not the expected one; `None` when it is.
+    /// Reason why a segment of the stack is not the expected one; `None` when it is.
     pub(crate) fn differs(&self, want: &Seg, got: &Tcp) -> Option<String> {
         if want.flags != got.flags {
             return Some("the flags differ".into());
@@ -225,7 +225,7 @@ impl Conn {
             .or_else(|| self.data_differs(want.data.as_deref(), got))
     }
 
-    /// Why the options are not those that a line names, or, where it names none, those that follow from the SYNs.
+    /// Reason why the options are not those that a line names, or, where it names none, those that follow from the SYNs.
     pub(crate) fn options_differ(&self, want: Option<&[OptSpec]>, got: &Tcp) -> Option<String> {
         let mut have: Vec<&Opt> = got.opts.iter().filter(|o| !matches!(o, Opt::Nop | Opt::Eol)).collect();
         if got.has(SYN) && want.is_none() {
@@ -272,7 +272,7 @@ impl Conn {
         }
     }
 
-    /// Why the payload is not the stream's.
+    /// Reason why the payload is not the stream's.
     pub(crate) fn data_differs(&self, want: Option<&[u8]>, got: &Tcp) -> Option<String> {
         let first = self.rel(got.seq, true) - i64::from(!got.has(SYN));
         let (i, w) = got.data.iter().enumerate().find_map(|(i, b)| {

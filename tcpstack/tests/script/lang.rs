@@ -96,7 +96,7 @@ pub(crate) enum Want {
     Solicit(IpAddr),
 }
 
-/// When a line acts, counted from the line before it (ns).
+/// Time at which a line acts, counted from the line before it (ns).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum When {
     /// At the same moment.

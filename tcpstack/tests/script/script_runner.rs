@@ -2,7 +2,7 @@
 
 use crate::Family;
 
-/// Why a script fails, without its trace.
+/// Reason why a script fails, without its trace.
 fn fails(text: &str) -> String {
     let s = match crate::parse("x.tcp", text) {
         Ok(s) => s,

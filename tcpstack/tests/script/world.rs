@@ -15,7 +15,7 @@ use super::parse;
 
 pub(crate) const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub(crate) const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-/// When every script begins, in ns.
+/// Time at which every script begins, in ns.
 pub(crate) const START: u64 = 1_000_000_000;
 /// Turns at one moment after which the stack is said to spin.
 const TURNS: u32 = 10_000;

@@ -73,7 +73,7 @@ impl Wheel {
         self.nodes.get(id as usize).filter(|n| n.slot != IDLE).map(|n| n.at)
     }
 
-    /// When a timer that is set to `at` fires at the earliest (ns).
+    /// Time at which a timer that is set to `at` fires at the earliest (ns).
     pub fn fires(at: u64) -> u64 {
         ((at >> TICK) + 1) << TICK
     }

@@ -140,7 +140,7 @@ pub enum Data {
     Discarded,
 }
 
-/// Why an operation failed after it was accepted.
+/// Reason why an operation failed after it was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LnetError {
     /// No connection and no way to make one now.

@@ -158,7 +158,7 @@ impl Op {
 /// Pieces of memory that a payload may be of: LNet's LNET_MAX_IOV.
 pub const PIECES_MAX: usize = 256;
 
-/// Why an operation was not accepted.
+/// Reason why an operation was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpRefused {
     /// Portal 64 or more.

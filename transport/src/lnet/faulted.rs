@@ -168,7 +168,7 @@ impl Lnet {
         }
     }
 
-    /// When the next delayed message goes on, in ns.
+    /// Time at which the next delayed message goes on, in ns.
     pub(super) fn fault_wake(&self) -> u64 {
         self.faults.as_ref().and_then(|f| f.delayed.peek()).map_or(u64::MAX, |d| d.until)
     }

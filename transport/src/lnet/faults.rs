@@ -115,7 +115,7 @@ pub struct FaultRule {
     pub fault: Fault,
 }
 
-/// Why a rule was not taken.
+/// Reason why a rule was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FaultError {
     /// 0 is no rate, and no interval.

@@ -148,7 +148,7 @@ pub(crate) enum Verdict {
     Drop(DropWhy),
 }
 
-/// Why a PUT or GET is dropped.
+/// Reason why a PUT or GET is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DropWhy {
     NoMatch,
@@ -246,7 +246,7 @@ impl Lnet {
         pop(&mut self.mail)
     }
 
-    /// When a timer is due, in ns; `u64::MAX` for never.
+    /// Time at which a timer is due, in ns; `u64::MAX` for never.
     pub(crate) fn wake(&self) -> u64 {
         let wake = self.timers.wake().min(self.ops.timers.wake()).min(self.fault_wake());
         if self.discovery.changed.is_some() || self.own_work.len() > 0 { 0 } else { wake }

@@ -137,7 +137,7 @@ impl<X: Xprt> Domain<X> {
         self.settle();
     }
 
-    /// When [`Domain::turn`] has something to do, in ns.
+    /// Time at which [`Domain::turn`] has something to do, in ns.
     pub fn deadline(&self) -> Option<u64> {
         self.xprt.deadline()
     }

@@ -17,7 +17,7 @@ pub trait NetApp<X: Xprt> {
     /// Called whenever the shard does something for the domain.
     fn turn(&mut self, _net: &mut Domain<X>) {}
 
-    /// When it wants to be called though nothing happens, in ns.
+    /// Time at which it wants to be called though nothing happens, in ns.
     fn deadline(&self) -> Option<u64> {
         None
     }

@@ -205,7 +205,7 @@ pub struct BufEvent {
     pub status: i32,
     /// Bytes that came; of a send, bytes that went. 0 with an error.
     pub len: u64,
-    /// Where in the buffer they begin.
+    /// Offset in the buffer at which they begin.
     pub offset: u64,
     /// The end-point that a message came from. It is there until the next event is asked for, and stays for whoever takes a
     /// reference before ([`Domain::ep_get`]).

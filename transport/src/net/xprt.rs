@@ -102,9 +102,9 @@ pub struct Done<A, T> {
     pub status: i32,
     /// Bytes that came.
     pub len: u64,
-    /// Where in the buffer they begin.
+    /// Offset in the buffer at which they begin.
     pub offset: u64,
-    /// Where a message came from.
+    /// Source of a message.
     pub from: Option<A>,
     /// The bytes.
     pub came: Came,
@@ -181,7 +181,7 @@ pub trait Xprt {
         true
     }
 
-    /// When [`Xprt::turn`] has something to do, in ns.
+    /// Time at which [`Xprt::turn`] has something to do, in ns.
     fn deadline(&self) -> Option<u64>;
     /// Buffers that it has: taken, and their end not said.
     fn buffers(&self) -> usize;

@@ -85,7 +85,7 @@ pub(super) enum Place {
 pub(super) struct Buf {
     pub(super) queue: Queue,
     pub(super) tag: u64,
-    /// When it times out, in ns; `u64::MAX` for never.
+    /// Time at which it times out, in ns; `u64::MAX` for never.
     pub(super) until: u64,
     pub(super) cookie: Cookie,
     pub(super) state: Fsm<BufState>,

@@ -116,9 +116,9 @@ pub(super) struct Reader {
     pub(super) buf: Key,
     /// Bytes of payload to come.
     pub(super) left: u64,
-    /// When its packet was parked, or got its buffer, in ns.
+    /// Time at which its packet was parked, or got its buffer, in ns.
     pub(super) since: u64,
-    /// When more must have come, in ns; `u64::MAX` between packets, and while we are what it waits for.
+    /// Time at which more must have come, in ns; `u64::MAX` between packets, and while we are what it waits for.
     /// Of a parked message, when it is refused.
     pub(super) deadline: u64,
 }
@@ -188,7 +188,7 @@ pub(super) struct Conn {
     pub(super) fin: bool,
     /// A packet of the peer's was refused.
     pub(super) refused: bool,
-    /// When it was opened, or bytes came last, in ns.
+    /// Time at which it was opened, or bytes came last, in ns.
     pub(super) heard: u64,
     /// It ends at this time whatever comes, in ns; `u64::MAX` for no such time.
     pub(super) limit: u64,
@@ -236,7 +236,7 @@ impl Conn {
         self.current.is_none() && !self.rx.in_packet() && self.given_up == 0
     }
 
-    /// When it is to end, in ns, unless something comes before.
+    /// Time at which it is to end, in ns, unless something comes before.
     pub(super) fn deadline(&self) -> u64 {
         self.rx.deadline.min(self.limit).min(self.ripe())
     }

@@ -31,7 +31,7 @@ pub(super) struct Outbox {
     /// Bytes that may leave at once, as of `at` in ns.
     tokens: u64,
     at: u64,
-    /// When there is room for the next packet, in ns; `u64::MAX` where none waits for that.
+    /// Time at which there is room for the next packet, in ns; `u64::MAX` where none waits for that.
     pub(super) wake: u64,
     /// Datagrams with pages that are with the runtime.
     out: u32,

@@ -254,7 +254,7 @@ pub struct Added {
     pub desc: Option<Bdesc>,
 }
 
-/// Why a buffer was not taken.
+/// Reason why a buffer was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddError {
     /// Its time is over already.
@@ -312,7 +312,7 @@ pub struct Completion {
     pub status: i32,
     /// Bytes that came, or went. 0 with an error.
     pub len: u64,
-    /// Where in the buffer they begin.
+    /// Offset in the buffer at which they begin.
     pub offset: u64,
     /// The transfer machine that a message came from.
     pub from: Option<Addr>,

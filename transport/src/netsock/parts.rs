@@ -35,7 +35,7 @@ pub(super) struct Part {
     bits: SmallVec<[u64; 16]>,
     /// Packets in the order in which they came, where their fragments are lent: one entry a fragment.
     pub(super) order: Vec<u32>,
-    /// When the last packet came, in ns.
+    /// Time at which the last packet came, in ns.
     pub(super) heard: u64,
     links: Links,
 }

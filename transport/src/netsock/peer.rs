@@ -64,9 +64,9 @@ pub(super) struct Peer {
     pub(super) writers: List,
     /// Dials that failed, one after the other.
     pub(super) failures: u32,
-    /// When the last one did, in ns.
+    /// Time at which the last one did, in ns.
     pub(super) failed_at: u64,
-    /// Why the last dial failed, until one does not.
+    /// Reason why the last dial failed, until one does not.
     pub(super) why: Option<DialError>,
     /// In BACK_OFF: when to dial again, in ns.
     pub(super) again: u64,

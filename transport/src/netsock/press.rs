@@ -20,9 +20,9 @@ const PAUSE: u64 = SEC / 10;
 /// State of the want.
 #[derive(Debug)]
 pub(super) struct Press {
-    /// When the connections are looked through next, in ns; `u64::MAX` while none waits.
+    /// Time at which the connections are looked through next, in ns; `u64::MAX` while none waits.
     pub(super) at: u64,
-    /// When they may be, in ns.
+    /// Time at which they may be, in ns.
     not_before: u64,
     /// Bytes of the longest buffer for messages that there ever was.
     pub(super) longest: u64,
@@ -96,7 +96,7 @@ impl Tm {
         }
     }
 
-    /// When the message that comes by a connection, into a buffer for messages, must be there if others wait, in ns.
+    /// Time at which the message that comes by a connection, into a buffer for messages, must be there if others wait, in ns.
     fn must_be_done(&self, conn: &Conn) -> Option<u64> {
         if conn.state == ConnState::Closing || conn.rx.state != RxState::Payload {
             return None;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::Queue;
 use crate::wire::netsock::{Addr, PacketError, errno};
 
-/// Why a packet was refused. Its connection ends; a datagram is dropped.
+/// Reason why a packet was refused. Its connection ends; a datagram is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Checks 1 to 9.

@@ -66,7 +66,7 @@ use crate::node::Machine;
 use crate::stream::{Protocol, ShardId};
 use crate::wire::{Nid, NidParseError};
 
-/// Why a node is not assembled. Nothing has been started.
+/// Reason why a node is not assembled. Nothing has been started.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The NID has no address.

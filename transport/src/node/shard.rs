@@ -409,7 +409,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
         all.into_iter().filter(|(_, n)| *n > 0).collect()
     }
 
-    /// When the next turn is due if nothing arrives, in ns.
+    /// Time at which the next turn is due if nothing arrives, in ns.
     pub fn deadline(&self) -> Option<u64> {
         let app = self.app.patience().map(|ns| self.now().saturating_add(ns));
         let mesh = self.outside.mesh().filter(|m| m.has_work()).map(|_| 0);

@@ -105,7 +105,7 @@ pub trait Streams {
     /// Sends what was asked for since the last turn.
     fn flush(&mut self) -> Work;
 
-    /// When [`Streams::turn`] wants to be called next if nothing arrives, in ns.
+    /// Time at which [`Streams::turn`] wants to be called next if nothing arrives, in ns.
     fn deadline(&self) -> Option<u64>;
 
     /// Waits for something to arrive, until `until` (ns) at the latest. Streams that can only be polled sleep for `nap`, and

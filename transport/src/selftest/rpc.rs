@@ -63,7 +63,7 @@ pub struct Done {
     pub rtt_ns: u64,
 }
 
-/// Why an RPC has no reply.
+/// Reason why an RPC has no reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RpcError {
     /// LNet took an operation of it not.
@@ -202,7 +202,7 @@ impl Rpcs {
         &self.counters
     }
 
-    /// When [`Rpcs::turn`] has something to do, in ns.
+    /// Time at which [`Rpcs::turn`] has something to do, in ns.
     pub fn deadline(&self) -> Option<u64> {
         if self.finished.is_empty() { Some(self.timers.wake()).filter(|t| *t < u64::MAX) } else { Some(0) }
     }

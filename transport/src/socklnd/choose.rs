@@ -1,4 +1,4 @@
-//! Which connection may carry a message (docs/protocol/socklnd.md §7).
+//! The connection that may carry a message (docs/protocol/socklnd.md §7).
 
 use crate::wire::{ConnType, Version};
 

@@ -42,7 +42,7 @@ pub(crate) struct Conn<U: Upper> {
     pub(super) renamed: Option<SocketAddr>,
     pub(super) hs: Handshake,
     pub(super) hs_buf: ArrayVec<u8, { hello::BUF }>,
-    /// When the handshake is given up, in ns; when the node goes down, and it has ended: when it is reset.
+    /// Time at which the handshake is given up, in ns; when the node goes down, and it has ended: when it is reset.
     pub(super) hs_deadline: u64,
     /// Whether its end would end the set.
     pub(super) standing: Fsm<Standing>,
@@ -66,7 +66,7 @@ pub(crate) struct Conn<U: Upper> {
     pub(super) tx_deadline: u64,
     /// Lends pushed, oldest first; released ones leave from the front.
     pub(super) lends: VecDeque<Key>,
-    /// When messages could flow, in ns.
+    /// Time at which messages could flow, in ns.
     pub(super) up_at: u64,
     /// Second of the last message, or of the HELLO: for the choice among equals.
     pub(super) last_used: u64,

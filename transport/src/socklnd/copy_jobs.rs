@@ -37,7 +37,7 @@ const SPARE: usize = 32;
 pub(crate) struct CopyJob<D> {
     conn: ConnId,
     bucket: Bucket,
-    /// When it came, in ns.
+    /// Time at which it came, in ns.
     came: u64,
     /// Place in the connection's order.
     serial: u64,

@@ -67,11 +67,11 @@ fsm::fsm! {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Leaving {
     stage: Fsm<Stage>,
-    /// When LINGER is over.
+    /// Time at which LINGER is over.
     until: u64,
     /// When to look again; never, but in WAITING.
     pub(super) look_at: u64,
-    /// When a handshake last moved; 0 for never.
+    /// Time at which a handshake last moved; 0 for never.
     pub(super) shaken_at: u64,
 }
 

@@ -163,7 +163,7 @@ impl<U: Upper> Socklnd<U> {
         self.jobs.pop_front()
     }
 
-    /// When a timer is due, in ns; `u64::MAX` for never.
+    /// Time at which a timer is due, in ns; `u64::MAX` for never.
     pub(crate) fn wake(&self) -> u64 {
         self.conn_timers.wake().min(self.peer_timers.wake()).min(self.leaving.look_at)
     }

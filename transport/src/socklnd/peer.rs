@@ -214,7 +214,7 @@ pub(super) struct Peer<T> {
     /// We dial this peer: one that dialled us is not dialled back while it is connected.
     pub(super) active: bool,
     dial: Fsm<DialState>,
-    /// When the present dial is given up.
+    /// Time at which the present dial is given up.
     pub(super) dial_deadline: u64,
     /// NONE answers: of a type with [`MAX_NONES`] none is dialled until the set has closed.
     pub(super) nones: Nones,

@@ -44,7 +44,7 @@ impl Cookies {
         self.table.len()
     }
 
-    /// When the oldest of them is overdue.
+    /// Time at which the oldest of them is overdue.
     pub fn deadline(&self) -> Option<u64> {
         self.table.deadline()
     }

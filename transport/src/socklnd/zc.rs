@@ -36,7 +36,7 @@ pub(super) struct Pending {
     pub(super) conn: Key,
     /// Stream position there behind the message's headers.
     pub(super) head: u64,
-    /// When the set is given up.
+    /// Time at which the set is given up.
     pub(super) deadline: u64,
 }
 

@@ -33,7 +33,7 @@ impl Path {
     }
 }
 
-/// Why datagrams do not get to a peer. That they get there is never told.
+/// Reason why datagrams do not get to a peer. That they get there is never told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DgramError {
     /// The path takes no more than so many bytes in one, headers of UDP and IP not counted. Nobody cuts them up.

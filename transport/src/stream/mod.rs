@@ -214,7 +214,7 @@ pub struct Progress {
     pub sent: u64,
 }
 
-/// Why a dial failed.
+/// Reason why a dial failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DialError {
     /// RST in answer to the SYN.
@@ -260,7 +260,7 @@ impl DialError {
     }
 }
 
-/// Why there is no listening at an address.
+/// Reason why there is no listening at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ListenError {
     /// Somebody does.
@@ -277,7 +277,7 @@ pub enum ListenError {
     Local,
 }
 
-/// Why a connection is gone.
+/// Reason why a connection is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseWhy {
     /// Closed in order.
@@ -366,7 +366,7 @@ pub struct DialSpec {
     pub local_ip: IpAddr,
     /// Use a port from 1023 down to 512 (socklnd.md §1).
     pub privileged: bool,
-    /// When it is given up unless TCP is connected, in ns: [`DialError::TimedOut`], and nothing is left of it.
+    /// Time at which it is given up unless TCP is connected, in ns: [`DialError::TimedOut`], and nothing is left of it.
     pub until: u64,
 }
 

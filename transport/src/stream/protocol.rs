@@ -11,7 +11,7 @@ pub trait Protocol {
     /// The next thing to do.
     fn act(&mut self) -> Option<Action>;
 
-    /// When [`Protocol::timer`] is due, in ns; `None` when nothing is timed.
+    /// Time at which [`Protocol::timer`] is due, in ns; `None` when nothing is timed.
     fn deadline(&self) -> Option<u64>;
 
     /// The time of [`Protocol::deadline`] has come.

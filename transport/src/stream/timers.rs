@@ -58,7 +58,7 @@ impl Timers {
         self.wheel.places()
     }
 
-    /// When to call [`Timers::due`], in ns; `u64::MAX` when nothing is timed.
+    /// Time at which to call [`Timers::due`], in ns; `u64::MAX` when nothing is timed.
     pub(crate) fn wake(&self) -> u64 {
         self.wake
     }

@@ -85,7 +85,7 @@ pub struct Flow {
     pub a: Dir,
     /// Bytes of the passive end.
     pub p: Dir,
-    /// When it began and ended.
+    /// Time at which it began and ended.
     pub signs: Vec<Sign>,
 }
 
@@ -247,7 +247,7 @@ pub struct Located {
     pub msg: Msg,
     /// Its bytes.
     pub range: std::ops::Range<usize>,
-    /// When its last byte was captured, in ns.
+    /// Time at which its last byte was captured, in ns.
     pub at: u64,
 }
 

@@ -13,7 +13,7 @@ use crate::wire::{LnetBody, LnetHdr, Nid, Version, WireHandle, ping};
 /// A message that a node said to another.
 #[derive(Clone, Debug)]
 pub struct Said {
-    /// When its last byte was captured, in ns.
+    /// Time at which its last byte was captured, in ns.
     pub at: u64,
     /// The connection, from 1 as in the list beside the capture, and its version.
     pub conn: usize,

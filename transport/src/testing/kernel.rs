@@ -82,7 +82,7 @@ pub struct KernelOp {
 }
 
 impl KernelOp {
-    /// When it was asked for, in ns.
+    /// Time at which it was asked for, in ns.
     pub fn asked(&self) -> u64 {
         self.asked
     }
@@ -97,7 +97,7 @@ pub struct Sent {
     pub end: u64,
     /// Its header.
     pub body: LnetBody,
-    /// When our TCP had all of it, in ns.
+    /// Time at which our TCP had all of it, in ns.
     pub received: Option<u64>,
 }
 

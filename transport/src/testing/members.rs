@@ -157,7 +157,7 @@ impl LstNode {
         }
     }
 
-    /// When its applications have something to do next, in ns.
+    /// Time at which its applications have something to do next, in ns.
     pub fn deadline(&self, net: &Net) -> Option<u64> {
         let both = [self.member.deadline(), self.console.deadline()];
         both.into_iter().flatten().min().filter(|_| self.alive(net))

@@ -71,7 +71,7 @@ pub struct End {
     pub queue: Queue,
     /// 0, or an error number.
     pub status: i32,
-    /// Where a message came from.
+    /// Source of a message.
     pub from: Option<Addr>,
     /// Bytes that came.
     pub bytes: Vec<u8>,

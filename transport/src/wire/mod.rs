@@ -26,7 +26,7 @@ pub use lnet::{LnetBody, LnetHdr, WireHandle};
 pub use nid::{Nid, NidParseError, Pid, ProcessId};
 pub use ping::{NiEntry, NiStatus, PingInfo};
 
-/// Why bytes are not the message they should be.
+/// Reason why bytes are not the message they should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
     /// The buffer ends inside the format. Not an error on a stream: collect `need` bytes and parse again.

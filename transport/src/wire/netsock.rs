@@ -24,7 +24,7 @@ pub const ADDR_LEN: usize = 32;
 
 const HEADER_MAGIC: u64 = 0x3301_1ca5_e511_de77;
 const FOOTER_MAGIC: u64 = 0x33f0_07e7_f007_e777;
-/// Where the footer is: the only place that the tag may name.
+/// Place of the footer: the only place that the tag may name.
 const FOOTER: usize = 144;
 const TAG_PUT: u64 = tag(1);
 const TAG_GET: u64 = tag(2);

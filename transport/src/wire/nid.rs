@@ -184,7 +184,7 @@ impl fmt::Debug for Nid {
     }
 }
 
-/// Why a string is no NID.
+/// Reason why a string is no NID.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NidParseError {
     /// The part before `@`.

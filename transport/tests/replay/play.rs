@@ -54,7 +54,7 @@ pub struct Link {
     pushed: u64,
     /// Bytes that the machine wrote.
     pub wrote: Vec<u8>,
-    /// When and how the machine closed it.
+    /// Time at which and how the machine closed it.
     pub closed: Option<(u64, Close)>,
     /// It did so since the other end had.
     pub(super) followed: bool,

@@ -29,7 +29,7 @@ fn nones(p: &Play) -> (usize, usize) {
     (passive().filter(|l| none(&l.wrote)).count(), passive().filter(|l| none(&l.want())).count())
 }
 
-/// When the kernel first ended a connection that was no duplicate of its own, in ns.
+/// Time at which the kernel first ended a connection that was no duplicate of its own, in ns.
 fn kernel_ended(p: &Play) -> u64 {
     let ends = [SignKind::Fin, SignKind::Reset];
     let ours = p.links.iter().filter(|l| l.dials);

@@ -40,7 +40,7 @@ struct World {
     kernel: Kernel,
     cfg: Config,
     life: u64,
-    /// When processes of ours ended, in ns.
+    /// Time at which processes of ours ended, in ns.
     ends: Vec<u64>,
     /// Ended in order, with FINs.
     orderly: u64,

@@ -92,7 +92,7 @@ impl fmt::Debug for Tunable {
     }
 }
 
-/// Why a tunable was not set.
+/// Reason why a tunable was not set.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TuneError {
     /// No such name.
@@ -183,7 +183,7 @@ impl Tunable {
         }
     }
 
-    /// Why it has only one value in `cfg`, if so.
+    /// Reason why it has only one value in `cfg`, if so.
     pub fn fixed(&self, cfg: &Config) -> Option<&'static str> {
         self.only(cfg.tcp_kind).map(|(_, why)| why)
     }
@@ -193,7 +193,7 @@ impl Tunable {
         self.runtime && !(cfg.tcp_kind == TcpKind::Port && matches!(self.ports, OnPorts::AtStart(_)))
     }
 
-    /// Why it cannot, where a kernel could.
+    /// Reason why it cannot, where a kernel could.
     pub fn at_start(&self, cfg: &Config) -> Option<&'static str> {
         match self.ports {
             OnPorts::AtStart(why) if cfg.tcp_kind == TcpKind::Port => Some(why),

@@ -26,7 +26,7 @@ pub(super) struct Use {
     pub(super) buf: BufId,
     pub(super) queue: Queue,
     pub(super) at: At,
-    /// When its time is over, in ns; `u64::MAX` for never.
+    /// End of its time, in ns; `u64::MAX` for never.
     pub(super) until: u64,
     /// Error number with which it ends, unless it ends well: it was given up.
     pub(super) given_up: Option<i32>,

@@ -50,7 +50,7 @@ fsm::fsm! {
 pub(super) struct Member {
     pub(super) tm: TmId,
     pub(super) machine: Tm,
-    /// Where its node listens for it.
+    /// Address that its node listens at for it.
     pub(super) at: SocketAddr,
     /// The name that it was started at.
     pub(super) name: Name,

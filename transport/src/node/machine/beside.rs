@@ -196,7 +196,7 @@ impl Beside {
         None
     }
 
-    /// When one of them has something timed, in ns; `u64::MAX` for never.
+    /// Time at which one of them has something timed, in ns; `u64::MAX` for never.
     pub(super) fn wake(&self) -> u64 {
         self.0.iter().filter_map(|p| p.protocol.deadline()).min().unwrap_or(u64::MAX)
     }

@@ -386,7 +386,7 @@ impl Machine {
         self.lnds.iter_mut().for_each(|l| l.offload(on));
     }
 
-    /// When to give [`Input::Timer`], in ns; `None` when nothing is timed.
+    /// Time at which to give [`Input::Timer`], in ns; `None` when nothing is timed.
     pub fn deadline(&self) -> Option<u64> {
         let lnds = self.lnds.iter().map(Socklnd::wake);
         let wake = lnds.fold(self.lnet.wake().min(self.beside.wake()), u64::min);

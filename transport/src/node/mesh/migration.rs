@@ -26,7 +26,7 @@ pub(super) struct Outgoing {
     pub(super) missing: u64,
     /// The others have been told.
     pub(super) told: bool,
-    /// When it is given up, in ns.
+    /// Time at which it is given up, in ns.
     pub(super) until: u64,
     /// Bytes that lay here, ready to go.
     pub(super) streams: Vec<MigratingStream>,

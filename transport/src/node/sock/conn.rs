@@ -46,7 +46,7 @@ pub(super) struct Conn {
     /// The kernel says that the connection is over, whatever is unread.
     pub(super) ended: bool,
     pub(super) close: Option<Close>,
-    /// When that was first seen, in ns.
+    /// Time at which that was first seen, in ns.
     pub(super) closing_since: Option<u64>,
     /// Bytes that the next read asks for.
     pub(super) ask: usize,

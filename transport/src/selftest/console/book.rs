@@ -44,9 +44,9 @@ impl NodeState {
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) state: NodeState,
-    /// When it last answered, in ns.
+    /// Time at which it last answered, in ns.
     pub(super) heard: u64,
-    /// When its session would end if it were asked nothing more, in ns from there; 0 for never.
+    /// Time at which its session would end if it were asked nothing more, in ns from there; 0 for never.
     pub(super) patience: u64,
     /// Groups that it is in.
     pub(super) groups: usize,

@@ -279,7 +279,7 @@ impl Core {
         false
     }
 
-    /// When it must be turned again though nothing comes, in ns.
+    /// Time at which it must be turned again though nothing comes, in ns.
     pub(super) fn deadline(&self) -> Option<u64> {
         let wait = match &self.state {
             State::Waiting { until, .. } => Some(*until),

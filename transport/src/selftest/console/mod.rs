@@ -145,7 +145,7 @@ impl Console {
         }
     }
 
-    /// When it must be turned though no event comes, in ns.
+    /// Time at which it must be turned though no event comes, in ns.
     pub fn deadline(&self) -> Option<u64> {
         [self.core.deadline(), self.rpcs.deadline()].into_iter().flatten().min()
     }

@@ -11,7 +11,7 @@ use crate::wire::nid::PID_LUSTRE;
 /// Most NIDs of one list.
 pub const NIDS_MAX: usize = 4096;
 
-/// Why a text is no list of NIDs.
+/// Reason why a text is no list of NIDs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NidListError {
     /// Nothing in it.

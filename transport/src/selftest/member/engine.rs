@@ -404,7 +404,7 @@ impl Engine {
         !self.ready.is_empty()
     }
 
-    /// When the next unit goes on after its pause, in ns.
+    /// Time at which the next unit goes on after its pause, in ns.
     pub(super) fn pausing_until(&self) -> Option<u64> {
         self.pausing.front().map(|(t, _)| self.pause_until.max(*t))
     }

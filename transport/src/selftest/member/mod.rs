@@ -108,7 +108,7 @@ impl Member {
         n + self.engine.turn(now, &self.cfg, &mut self.source, ops)
     }
 
-    /// When the next turn is due, in ns, if no event comes before.
+    /// Time at which the next turn is due, in ns, if no event comes before.
     pub fn deadline(&self) -> Option<u64> {
         if self.now.is_none() || self.engine.has_ready() {
             return Some(0);

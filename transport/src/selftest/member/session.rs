@@ -92,7 +92,7 @@ pub(super) struct Session {
     pub(super) sid: Sid,
     pub(super) name: Name,
     pub(super) features: u32,
-    /// When it was made, in ns.
+    /// Time at which it was made, in ns.
     pub(super) started: u64,
 }
 
@@ -158,7 +158,7 @@ impl Sessions {
         act
     }
 
-    /// When it expires: in the first slot of the timer in which its time is over.
+    /// Time at which it expires: in the first slot of the timer in which its time is over.
     pub(super) fn deadline(&self, cfg: &Config) -> Option<u64> {
         if cfg.session_timeout == 0 || self.now.is_none() {
             return None;

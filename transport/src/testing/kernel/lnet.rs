@@ -220,7 +220,7 @@ impl Upper {
         }
     }
 
-    /// When something is given up next, in ns.
+    /// Time at which something is given up next, in ns.
     pub fn deadline(&self) -> Option<u64> {
         let asked = self.peers.values().filter_map(|p| match p {
             Peer::Asked(since, ..) => Some(since + TIMEOUT),

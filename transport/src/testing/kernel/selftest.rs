@@ -182,7 +182,7 @@ impl Selftest {
         self.turn(now);
     }
 
-    /// When it has something to do next, in ns.
+    /// Time at which it has something to do next, in ns.
     pub fn deadline(&self) -> Option<u64> {
         let asks = self.asks.values().map(|a| a.deadline).min();
         let later = self.later.peek().map(|l| l.0.0);

@@ -21,7 +21,7 @@ pub(super) struct Link {
     writer: Option<usize>,
     answers: VecDeque<usize>,
     pub(super) closed: bool,
-    /// When the packet that is being written was begun, in ns.
+    /// Time at which the packet that is being written was begun, in ns.
     began: u64,
     /// No more is written before this, in ns.
     next: u64,

@@ -65,11 +65,11 @@ pub(super) struct End {
     pub(super) arrived: u64,
     /// Bytes that came after that and were acknowledged: an acknowledgement proves that TCP has bytes, not that anybody will.
     pub(super) dropped: u64,
-    /// When the last of what is on its way comes here, in ns.
+    /// Time at which the last of what is on its way comes here, in ns.
     pub(super) comes: u64,
     /// Pushed and not transmitted: the window was shut.
     pub(super) backlog: VecDeque<Vec<u8>>,
-    /// When the last byte sent has left, in ns.
+    /// Time at which the last byte sent has left, in ns.
     pub(super) leaves: u64,
     /// The peer's FIN has come.
     pub(super) fin: bool,

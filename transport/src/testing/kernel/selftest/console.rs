@@ -173,7 +173,7 @@ pub struct Console {
     stopping: bool,
     again: Option<u64>,
     tick: Option<u64>,
-    /// When its user gave the last order.
+    /// Time at which its user gave the last order.
     ordered: u64,
     /// Active tests by the last answers of all clients.
     pub active: u64,
