@@ -4,13 +4,14 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build install install-capi deb deb-test demo test vm bridges compat soak fuzz sanitize lint doc clean
+.PHONY: help deps build install install-capi deb deb-test demo test vm faults bridges compat soak fuzz sanitize lint doc clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make test STAGES=\"units lints\"   only these stages (scripts/run-tests --list names them)"
 	@echo "  make vm NICS=\"e1000e\"            only these NICs (scripts/vm --list names them)"
+	@echo "  make faults FAULTS=\"disk stop\"    only these faults (scripts/faults --list names them)"
 	@echo "  make soak SEEDS=5000 FIRST=77     5,000 seeds from 77 on"
 	@echo "  make fuzz MINUTES=1               each target for a minute"
 	@echo "  make demo ARGS=\"--json\"          arguments for 'pollnd demo'"
@@ -49,10 +50,15 @@ test: ## build, run every test and every check, print one table
 	@scripts/deps test
 	@scripts/run-tests $(STAGES)
 
-vm: ## guests under QEMU, as root: virtio by uio and by vfio, two queues with RSS, vhost-user, e1000e; 6 minutes once built
+vm: ## guests under QEMU, as root: virtio by uio and by vfio, two queues with RSS, vhost-user, e1000e; 9 minutes once built
 	@scripts/deps vm
 	$(CARGO) build --release --package pollnd
 	@scripts/vm $(NICS)
+
+faults: ## nodes killed, stopped, cut off and short of something, under bulk, as root: all is served again; 10 minutes once built
+	@scripts/deps faults
+	$(CARGO) build --release --package pollnd
+	@scripts/faults $(FAULTS)
 
 bridges: ## doctor's look through bridges and VLANs, as root, on a kernel that has them (many virtual machines' do not)
 	$(CARGO) test --package pollnd --test cli_errors -- --ignored bridges
@@ -61,7 +67,7 @@ compat: ## compile against other DPDKs' packages; as root, build and run in a ch
 	@scripts/deps
 	@scripts/compat
 
-soak: ## simulate networks with SEEDS=n fresh seeds, or for SECONDS=s (600 unless told); then lnet_selftest, SELFTEST=3600 s each way
+soak: ## simulate networks with SEEDS=n fresh seeds, or for SECONDS=s (600 unless told); then lnet_selftest, SELFTEST=3600 s each way, and make faults
 	@SOAK_SEEDS=$(SEEDS) SOAK_SECONDS=$(SECONDS) SOAK_FIRST=$(FIRST) SOAK_SELFTEST=$(SELFTEST) scripts/soak
 
 MINUTES ?= 5

@@ -1,71 +1,37 @@
 //! A wrapper round any port that writes what passes to a pcap file (nanosecond stamps, Ethernet).
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
-use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter};
-use pcap_file::{DataLink, TsResolution};
 
 use crate::forward::forward_port;
-use crate::pkt::{Port, RX_BURST, RxPkt, TxPkt};
+use crate::pkt::{Port, PortCounters, RX_BURST, RxPkt, TxPkt};
+pub use crate::whole::CaptureError;
+use crate::whole::WholePackets;
 
-/// Errors of writing a capture.
-#[derive(Debug, thiserror::Error)]
-pub enum CaptureError {
-    /// The file could not be made.
-    #[error("cannot write capture {path}: {source}")]
-    Open {
-        /// Path.
-        path: String,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// The header could not be written.
-    #[error("cannot write capture {path}: {reason}")]
-    Header {
-        /// Path.
-        path: String,
-        /// The writer's error.
-        reason: String,
-    },
-}
-
-/// The device /dev/null, major and minor number 1 and 3.
-const NULL: u64 = 0x103;
-
-/// Makes a file for packets, or empties it. A FIFO would stop whoever writes to it when nobody reads.
-pub(crate) fn create(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
-    match options.open(path).and_then(|f| Ok((f.metadata()?, f))) {
-        Ok((m, file)) if m.is_file() || (m.file_type().is_char_device() && m.rdev() == NULL) => Ok(file),
-        // A FIFO that nobody reads says that there is no such device.
-        Err(e) if e.raw_os_error() != Some(libc::ENXIO) => Err(e),
-        _ => Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "it is no regular file; give the path of one, or of none yet",
-        )),
-    }
-}
+/// Time in which a file that cannot be written is not told of again, in ns.
+const TELL: u64 = 60_000_000_000;
 
 /// A port that writes a pcap. System calls and copies on the packet path: for looking, not for measuring.
 pub struct CapturePort<P: Port> {
     inner: P,
-    out: PcapWriter<BufWriter<File>>,
+    out: WholePackets,
     clock: Box<dyn Fn() -> u64>,
+    tell: Box<dyn Fn(String)>,
     snap: usize,
     scratch: Vec<u8>,
-    errors: u64,
+    /// It has been told that the file takes no more, at a loss of so many packets before.
+    failing: Option<u64>,
+    /// Until then nothing is told, in ns of `clock`.
+    silent: u64,
 }
 
 impl<P: Port> CapturePort<P> {
     /// Wraps `inner`; writes at most `snap` bytes of each packet to `path`. `clock` gives ns since the epoch
-    /// that the reader should show.
+    /// that the reader should show. `tell` hears, once a minute at most, that the file takes no more (a full disk), and that
+    /// it goes on: packets meanwhile are lost to it and counted, and the port does not mind.
     ///
     /// # Errors
     /// [`CaptureError`] names the path.
@@ -74,23 +40,15 @@ impl<P: Port> CapturePort<P> {
         path: &Path,
         snap: usize,
         clock: Box<dyn Fn() -> u64>,
+        tell: Box<dyn Fn(String)>,
     ) -> Result<CapturePort<P>, CaptureError> {
-        let name = path.display().to_string();
-        let file = create(path).map_err(|source| CaptureError::Open { path: name.clone(), source })?;
-        let header = PcapHeader {
-            datalink: DataLink::ETHERNET,
-            ts_resolution: TsResolution::NanoSecond,
-            snaplen: 262_144,
-            ..PcapHeader::default()
-        };
-        let out = PcapWriter::with_header(BufWriter::new(file), header)
-            .map_err(|e| CaptureError::Header { path: name, reason: e.to_string() })?;
-        Ok(CapturePort { inner, out, clock, snap, scratch: Vec::new(), errors: 0 })
+        let out = WholePackets::create(path)?;
+        Ok(CapturePort { inner, out, clock, tell, snap, scratch: Vec::new(), failing: None, silent: 0 })
     }
 
-    /// Packets that could not be written (a full disk).
-    pub fn errors(&self) -> u64 {
-        self.errors
+    /// Packets that the file had no room for (a full disk).
+    pub fn lost(&self) -> u64 {
+        self.out.lost()
     }
 
     /// Unwraps the port; the file is complete after this.
@@ -99,9 +57,23 @@ impl<P: Port> CapturePort<P> {
     }
 
     fn write(&mut self, len: u32) {
-        let p = PcapPacket::new(Duration::from_nanos((self.clock)()), len, &self.scratch);
-        if self.out.write_packet(&p).is_err() {
-            self.errors += 1;
+        let (now, before) = ((self.clock)(), self.out.lost());
+        match self.out.write(Duration::from_nanos(now), len, &self.scratch) {
+            Err(e) if self.failing.is_none() && now >= self.silent => {
+                (self.failing, self.silent) = (Some(before), now + TELL);
+                (self.tell)(format!(
+                    "{e}; packets are missing there until it can be written again, and counted (port_capture_lost); nothing else \
+                     suffers"
+                ));
+            }
+            // Told of once what comes has been written, not only gathered.
+            Ok(()) if self.out.is_written() => {
+                if let Some(had) = self.failing.take() {
+                    let (path, lost) = (self.out.path(), before - had);
+                    (self.tell)(format!("capture {path} goes on; {lost} packets are missing before"));
+                }
+            }
+            _ => {}
         }
     }
 }
@@ -118,7 +90,11 @@ impl<P: Port> Port for CapturePort<P> {
     type Rx = P::Rx;
     type Tx = P::Tx;
 
-    forward_port!(inner: caps, tx_alloc, reclaim, nap, arm, home, rx_memory, link_up, counters);
+    forward_port!(inner: caps, tx_alloc, reclaim, nap, arm, home, rx_memory, link_up);
+
+    fn counters(&self) -> PortCounters {
+        PortCounters { capture_lost: self.out.lost(), ..self.inner.counters() }
+    }
 
     fn rx_burst(&mut self, out: &mut ArrayVec<P::Rx, RX_BURST>) {
         let had = out.len();
@@ -154,13 +130,14 @@ mod tests {
     use super::*;
     use crate::mem::{MemConfig, pair};
     use pcap_file::pcap::PcapReader;
+    use std::fs::File;
 
     #[test]
     fn both_directions_are_written_once_each() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.pcap");
         let (a, mut b) = pair(&MemConfig::default());
-        let mut a = CapturePort::new(a, &path, 10, Box::new(|| 5_000_000_001)).unwrap();
+        let mut a = CapturePort::new(a, &path, 10, Box::new(|| 5_000_000_001), Box::new(drop)).unwrap();
         let mut t = a.tx_alloc().unwrap();
         t.copy_in(b"0123456789abcdef").unwrap();
         assert_eq!(a.tx_burst(&mut VecDeque::from([t])), 1);
@@ -169,7 +146,7 @@ mod tests {
         b.tx_burst(&mut VecDeque::from([t]));
         let mut v = ArrayVec::new();
         a.rx_burst(&mut v);
-        assert_eq!((v.len(), a.errors()), (1, 0));
+        assert_eq!((v.len(), a.lost()), (1, 0));
         drop(a);
         let mut r = PcapReader::new(File::open(&path).unwrap()).unwrap();
         let p = r.next_packet().unwrap().unwrap();
@@ -184,7 +161,9 @@ mod tests {
     #[test]
     fn an_impossible_path_is_named() {
         let (a, _b) = pair(&MemConfig::default());
-        let e = CapturePort::new(a, Path::new("/nonexistent/x.pcap"), 10, Box::new(|| 0)).err().unwrap();
+        let e = CapturePort::new(a, Path::new("/nonexistent/x.pcap"), 10, Box::new(|| 0), Box::new(drop))
+            .err()
+            .unwrap();
         assert!(e.to_string().contains("/nonexistent/x.pcap"));
     }
 }

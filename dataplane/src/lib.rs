@@ -31,5 +31,6 @@ pub mod steer;
 #[cfg(feature = "dpdk")]
 mod sync;
 pub mod tap;
+mod whole;
 
 pub use hugepages;

@@ -266,6 +266,8 @@ pub struct PortCounters {
     pub tx_nombuf: u64,
     /// Times that the lcore slept, or was about to.
     pub naps: u64,
+    /// Packets that a capture file had no room for.
+    pub capture_lost: u64,
 }
 
 impl PortCounters {
@@ -284,6 +286,7 @@ impl PortCounters {
             ("port_linearised", self.linearised),
             ("port_tx_nombuf", self.tx_nombuf),
             ("port_naps", self.naps),
+            ("port_capture_lost", self.capture_lost),
         ] {
             f(name, n);
         }

@@ -11,8 +11,6 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{self, BufWriter};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,11 +18,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
-use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter};
-use pcap_file::{DataLink, PcapError, TsResolution};
 
-use crate::capture::{CaptureError, create};
 use crate::pkt::{Port, RxPkt, TxPkt};
+use crate::whole::{CaptureError, WholePackets};
 
 /// Enough of a packet for all headers, in bytes: Ethernet with a VLAN tag, IPv6, TCP with all options.
 pub const HEADERS: usize = 128;
@@ -210,8 +206,7 @@ impl TapEnd {
 
 /// A capture file under way.
 pub struct PcapFile {
-    out: PcapWriter<BufWriter<File>>,
-    path: String,
+    out: WholePackets,
     epoch: u64,
 }
 
@@ -221,43 +216,28 @@ impl PcapFile {
     /// # Errors
     /// [`CaptureError`] names the path.
     pub fn create(path: &Path, epoch: u64) -> Result<PcapFile, CaptureError> {
-        let name = path.display().to_string();
-        let file = create(path).map_err(|source| CaptureError::Open { path: name.clone(), source })?;
-        let header = PcapHeader {
-            datalink: DataLink::ETHERNET,
-            ts_resolution: TsResolution::NanoSecond,
-            // Of the packets before they are cut: some readers refuse larger ones.
-            snaplen: 262_144,
-            ..PcapHeader::default()
-        };
-        let out = PcapWriter::with_header(BufWriter::new(file), header)
-            .map_err(|e| CaptureError::Header { path: name.clone(), reason: e.to_string() })?;
-        Ok(PcapFile { out, path: name, epoch })
+        Ok(PcapFile { out: WholePackets::create(path)?, epoch })
     }
 
-    /// Appends a packet.
+    /// Appends a packet. The file has whole packets whatever comes of it; how many are lost, [`PcapFile::lost`] tells.
     ///
     /// # Errors
-    /// [`CaptureError::Open`] with what the system said (a full disk).
+    /// [`CaptureError`] with what the system said (a full disk).
     pub fn write(&mut self, s: &Shot) -> Result<(), CaptureError> {
-        let at = Duration::from_nanos(self.epoch.saturating_add(s.at));
-        let p = PcapPacket::new(at, s.len.max(s.bytes.len() as u32), &s.bytes);
-        self.out.write_packet(&p).map(drop).map_err(|e| {
-            let source = match e {
-                PcapError::IoError(e) => e,
-                other => io::Error::other(other.to_string()),
-            };
-            CaptureError::Open { path: self.path.clone(), source }
-        })
+        self.out.write(Duration::from_nanos(self.epoch.saturating_add(s.at)), s.len, &s.bytes)
+    }
+
+    /// Packets that could not be written.
+    pub fn lost(&self) -> u64 {
+        self.out.lost()
     }
 
     /// Completes the file.
     ///
     /// # Errors
     /// As [`PcapFile::write`].
-    pub fn finish(self) -> Result<(), CaptureError> {
-        let mut w = self.out.into_writer();
-        io::Write::flush(&mut w).map_err(|source| CaptureError::Open { path: self.path, source })
+    pub fn finish(&mut self) -> Result<(), CaptureError> {
+        self.out.flush()
     }
 }
 
@@ -359,7 +339,7 @@ mod tests {
         let mut f = PcapFile::create(&path, 1_000_000_000).unwrap();
         f.write(&Shot { at: 7, len: 99, bytes: b"abc".to_vec() }).unwrap();
         f.finish().unwrap();
-        let mut r = pcap_file::pcap::PcapReader::new(File::open(&path).unwrap()).unwrap();
+        let mut r = pcap_file::pcap::PcapReader::new(std::fs::File::open(&path).unwrap()).unwrap();
         let p = r.next_packet().unwrap().unwrap();
         assert_eq!((&p.data[..], p.orig_len, p.timestamp.as_nanos()), (&b"abc"[..], 99, 1_000_000_007));
         assert!(r.next_packet().is_none());

@@ -127,7 +127,9 @@ impl Plan {
         let capture = |(port, queue)| {
             let clock = clock.clone();
             let stamp = Box::new(move || epoch + clock.now());
-            CapturePort::new(queue, &capture_path(path, port, me), 65_535, stamp).map_err(|e| e.to_string())
+            let tell = Box::new(|said| tracing::warn!("--pcap: {said}"));
+            let path = capture_path(path, port, me);
+            CapturePort::new(queue, &path, 65_535, stamp, tell).map_err(|e| e.to_string())
         };
         let captured = queues.enumerate().map(capture).collect::<Result<Vec<_>, _>>()?;
         self.shard(captured, me, make)

@@ -9,8 +9,9 @@
 //!                              Up
 //! ```
 
+use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,8 +26,9 @@ use crate::limits;
 
 /// Interval of looks at links and late drivers.
 const LOOK: Duration = Duration::from_millis(100);
-/// The same once a link that was up is down.
+/// The same once a link that was up has been down for longer than a restart of its other end takes.
 const LOOK_DOWN: Duration = Duration::from_secs(1);
+const RESTARTS: Duration = Duration::from_secs(10);
 /// Interval at which the same is told again.
 const TELL: Duration = Duration::from_secs(60);
 /// Longest time of lcores to let go of the port.
@@ -83,6 +85,14 @@ fn backend(spec: &PortSpec) -> Option<PathBuf> {
     spec.socket().filter(|s| virtio && !s.listens).map(|s| s.path)
 }
 
+/// Whether somebody serves `socket`, and this process may have the descriptors that a device of so many queues takes: two for
+/// each of its rings, and some for a moment. A driver that has none says something else, and DPDK aborts without one for epoll.
+fn may_join(socket: &Path, queues: u16) -> io::Result<()> {
+    let s = UnixStream::connect(socket)?;
+    let spare: io::Result<Vec<_>> = (0..4 * queues + 8).map(|_| s.try_clone()).collect();
+    spare.map(drop)
+}
+
 /// Inputs of the control thread.
 pub(crate) struct Duties {
     /// Set by lcores whose driver holds sent pages.
@@ -125,6 +135,7 @@ impl Keeper {
             duties,
             state,
             since: Instant::now(),
+            again: Instant::now(),
             down: Rare::default(),
             failed: Rare::default(),
             trouble: Rare::default(),
@@ -150,6 +161,8 @@ struct Watch {
     state: Fsm<Link>,
     /// Time at which the link went down.
     since: Instant,
+    /// A device that could not be made is not tried again before.
+    again: Instant,
     down: Rare,
     failed: Rare,
     trouble: Rare,
@@ -169,7 +182,7 @@ impl Watch {
                     tracing::warn!("{t}");
                 }
             }
-            look = if self.works() { LOOK } else { LOOK_DOWN };
+            look = if self.works() || now < self.since + RESTARTS { LOOK } else { LOOK_DOWN };
         }
         self.port
     }
@@ -237,9 +250,20 @@ impl Watch {
 
     /// Makes the device anew once somebody serves its socket. Looked at first, since the driver logs each failure.
     fn try_again(&mut self, now: Instant) {
-        let serves = self.backend.as_ref().is_some_and(|p| UnixStream::connect(p).is_ok());
-        if !serves {
-            return;
+        let Some(socket) = self.backend.as_ref().filter(|_| now >= self.again) else { return };
+        match may_join(socket, self.port.queues()) {
+            Ok(()) => {}
+            Err(e) if limits::none_left(&e) => {
+                if self.failed.due(now) {
+                    tracing::error!(
+                        "port {}: it is not joined again: {}",
+                        self.port.name(),
+                        limits::told(&e)
+                    );
+                }
+                return;
+            }
+            Err(_) => return,
         }
         match self.port.attach() {
             Ok(()) => {
@@ -247,8 +271,13 @@ impl Watch {
                 let link = self.port.refresh_link();
                 self.saw(link, now);
             }
-            Err(e) if self.failed.due(now) => tracing::error!("{e}"),
-            Err(_) => {}
+            // The driver says something each time.
+            Err(e) => {
+                self.again = now + LOOK_DOWN;
+                if self.failed.due(now) {
+                    tracing::error!("{e}");
+                }
+            }
         }
     }
 

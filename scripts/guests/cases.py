@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 from .qemu import HUGE, MEMORY, PCI, SLOT, Failed, Guest
@@ -14,8 +15,8 @@ HOST, GUEST = "10.80.0.1@tcp", "10.80.0.2@tcp"
 # Counts that are 0 once a node has ended: pages and buffers are home, and no payload was copied to be sent.
 HOME = ("lendings_out", "rx_lent_out", "rx_pool_bytes_in_use", "quarantined", "mbufs_not_home")
 NEVER = ("tx_copied_bytes", "linearised")
-# Seconds of a transfer that something happens to.
-LONG = 4
+# Times that a link goes, and seconds of bulk meanwhile.
+FLAPS = 20
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Bench:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.namespace = f"pollnd-vm-{os.getpid()}"
         self.guest = self.host = None
-        self.started = self.messages = 0
+        self.started = 0
         self.env = os.environ | {"RUNTIME_DIRECTORY": str(self.folder / "run")}
 
     def __enter__(self):
@@ -182,6 +183,11 @@ class Bench:
         said = self.guest.good("pollnd stats --json --node $(cat /tmp/pid)").strip().splitlines()[-1]
         return [lcore["counters"][name] for lcore in json.loads(said)["lcores"]]
 
+    def all_counts(self):
+        """All counters of the guest's node, of all lcores."""
+        said = self.guest.good("pollnd stats --json --node $(cat /tmp/pid)").strip().splitlines()[-1]
+        return sum((Counter(lcore["counters"]) for lcore in json.loads(said)["lcores"]), Counter())
+
     def transfer(self, side, what, count, more=""):
         """`pollnd put` or `get` of 1 MiB messages, every byte checked: its JSON."""
         if side == "host":
@@ -220,7 +226,6 @@ def pings(b):
 def bulk(b):
     """PUT and GET both ways, in Gbit/s."""
     rates = [b.transfer(side, what, 100) for side in ("guest", "host") for what in ("put", "get")]
-    b.messages = max(100, int(LONG * rates[2] * 1e9 / (8 << 20)))
     return " ".join(f"{r:.1f}" for r in rates) + " Gbit/s"
 
 
@@ -251,16 +256,67 @@ def rss(b):
 
 
 def flap(b):
-    """The link goes for a second while bulk is under way."""
-    process = b.command("put", GUEST, "-c", str(b.messages), "--json", "--timeout", "30")
+    """The link goes, over and over, while bulk is under way."""
+    process = b.command("put", GUEST, "-t", str(FLAPS), "--json", "--timeout", "30")
     time.sleep(1)
-    b.guest.link(False)
-    time.sleep(1)
-    b.guest.link(True)
+    for _ in range(FLAPS):
+        b.guest.link(False)
+        time.sleep(0.4)
+        b.guest.link(True)
+        time.sleep(0.4)
     said = json.loads(b.ended(process, 180).strip().splitlines()[-1])
-    if (said["messages"], said["crc_bad"]) != (b.messages, 0):
+    if said["crc_bad"] or not said["messages"]:
         raise Failed(f"put: {said}")
-    return f"{b.messages} messages of 1 MiB, the link away for 1 s"
+    return f"{said['messages']} messages of 1 MiB, the link away {FLAPS} times for 0.4 s"
+
+
+def clock(b):
+    """The guest's clock is stepped while bulk and a capture are under way: neither minds, and nothing times out."""
+    late = [n for n in b.all_counts() if n.endswith("_timeout")] + ["err_no_answer", "sets_closed", "dials_failed"]
+    before = b.all_counts()
+    process = b.command("put", GUEST, "-t", "8", "--json", "--timeout", "10")
+    b.guest.good(
+        "pollnd capture --peer 10.80.0.1 --out /tmp/c.pcap --snaplen 64 --seconds 8 --node $(cat /tmp/pid) >/tmp/capture 2>&1 &"
+    )
+    sizes = []
+    for step in (3600, -7200, 3600):
+        time.sleep(1.5)
+        b.guest.good(f"date -s @$(($(date +%s) + {step}))")
+        sizes.append(int(b.guest.good("stat -c %s /tmp/c.pcap")))
+    said = json.loads(b.ended(process).strip().splitlines()[-1])
+    b.wait("the capture's end", lambda: " packets in " in b.guest.good("cat /tmp/capture"), 30)
+    sizes.append(int(b.guest.good("stat -c %s /tmp/c.pcap; rm /tmp/c.pcap")))
+    after = b.all_counts()
+    if changed := {n: after[n] - before[n] for n in late if after[n] != before[n]}:
+        raise Failed(f"counts that a step of the clock changes: {changed}")
+    if said["crc_bad"] or not said["messages"] or sizes != sorted(set(sizes)):
+        raise Failed(f"put: {said}; sizes of the capture: {sizes}")
+    return f"+1 h, -2 h, +1 h: {said['messages']} messages of 1 MiB, a capture of {sizes[-1]} bytes, no timeout"
+
+
+def pages_gone(b, mtu):
+    """The node is killed and finds no huge pages when it starts again: it says so. With pages it starts."""
+    nr = "/proc/sys/vm/nr_hugepages"
+    b.guest.good(f"kill -9 $(cat /tmp/pid); sleep 1; echo 0 >{nr}; test $(cat {nr}) = 0")
+    code, said = b.guest.run(f"timeout 30 pollnd node --nid {GUEST} --port {PCI} --mtu {mtu}")
+    if code != 1 or "nr_hugepages" not in said:
+        raise Failed(f"without huge pages it ends with {code}: {said[-600:]}")
+    b.guest.good(f"echo {HUGE} >{nr}; test $(cat {nr}) = {HUGE}")
+    return f"named; with pages again, first ping in {first_ping(b, mtu)}"
+
+
+def measure(b):
+    """PUTs from the guest to the host by a node that does nothing else: no thread of the guest stands between."""
+    rates = []
+    for _ in range(5):
+        said = b.guest.good(f"pollnd put {HOST} --nid {GUEST} --port {PCI} --mtu {b.nic.mtus[1]} -c 1500 --timeout 60 --json 2>/tmp/err")
+        said = json.loads(said.strip().splitlines()[-1])
+        if (said["messages"], said["tx_copied_bytes"], said["clean"]) != (1500, 0, True):
+            raise Failed(f"put: {said}")
+        rates.append(said["bytes"] * 8e-9 / said["wall_s"])
+    low, middle, high = sorted(rates)[0], sorted(rates)[2], sorted(rates)[4]
+    load = os.getloadavg()[0]
+    return f"{middle:.1f} Gbit/s ({low:.1f} to {high:.1f}), the host checks each byte, 0 copied; load average {load:.1f}"
 
 
 def selftest(b):
@@ -307,7 +363,11 @@ def steps(nic):
     yield "link flap", flap
     yield "selftest quick", selftest
     yield "pages home", lambda b: b.node_down() and ""
+    if nic.vhost_user:
+        yield "PUT of its own", measure
     yield "first ping again", lambda b: first_ping(b, high)
+    yield "clock stepped", clock
+    yield "huge pages gone", lambda b: pages_gone(b, high)
     yield "guest killed", lambda b: killed(b, high)
     yield "pages home", lambda b: b.node_down() and ""
     yield "host's pages home", lambda b: b.host_down()

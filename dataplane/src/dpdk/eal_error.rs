@@ -14,7 +14,7 @@ pub enum EalError {
     )]
     Secondary(String),
     /// Huge pages were demanded and are not there.
-    #[error("{want_mb} MiB of huge pages are wanted and {free_mb} MiB are free{limits}; as root: echo {} > /proc/sys/vm/nr_hugepages, or allow ordinary pages (--no-huge)", want_mb.div_ceil(2))]
+    #[error("{want_mb} MiB of huge pages are wanted and {free_mb} MiB are free{limits}; as root: echo {} > /proc/sys/vm/nr_hugepages; virtual ports, and those bound to vfio-pci, can do with ordinary pages (-- --no-huge)", want_mb.div_ceil(2))]
     HugeShort {
         /// Memory wanted, MiB.
         want_mb: u32,

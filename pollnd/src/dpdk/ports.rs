@@ -1,9 +1,11 @@
 //! The ports of a node: what is asked for of each, and the opened ones, all with as many queues.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
-use dataplane::dpdk::{Eal, EalConfig, EthPort, Offloads, PortConfig, PortSpec, Want};
+use dataplane::doctor::{self, PciPort};
+use dataplane::dpdk::{Eal, EalConfig, EthPort, Huge, Offloads, PortConfig, PortSpec, Want};
 use tcpstack::StackConfig;
 use transport::lnd::Tcp;
 use transport::node::lcore::keepalive;
@@ -147,7 +149,11 @@ pub(super) fn eal(all: &[Wanted], raw: &[String]) -> EalConfig {
             _ => None,
         })
         .collect();
+    // Such a device knows physical addresses alone, which ordinary pages do not keep.
+    let uio = |p: &PciPort| p.driver.as_deref().is_some_and(|d| d.contains("uio"));
+    let physical = doctor::pci_ports(Path::new("/")).iter().any(|p| uio(p) && allow.contains(&p.addr));
     EalConfig {
+        huge: if physical { Huge::On } else { Huge::Auto },
         mem_mb: u32::try_from((bytes >> 20) + PAGES_MB).unwrap_or(u32::MAX).max(256),
         no_pci: allow.is_empty(),
         allow,

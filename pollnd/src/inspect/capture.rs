@@ -119,8 +119,8 @@ fn capture(
             let Some(shot) = tap.take() else { break };
             let wrote = file.write(&shot);
             tap.give_back(shot);
-            wrote.map_err(|e| e.to_string())?;
             *n += 1;
+            wrote.map_err(|e| e.to_string())?;
             some = true;
         }
         Ok::<_, String>(some)
@@ -149,9 +149,11 @@ fn capture(
     if problem.is_none() {
         problem = drain(&mut n).err();
     }
-    let finished = file.finish().map_err(|e| e.to_string());
-    match problem.map_or(finished, Err) {
-        Ok(()) => Ok(Ok(json!({ "packets": n, "dropped": tap.dropped() }))),
-        Err(e) => Ok(Err(e)),
+    if problem.is_none() {
+        problem = file.finish().err().map(|e| e.to_string());
     }
+    Ok(match problem {
+        None => Ok(json!({ "packets": n, "dropped": tap.dropped() })),
+        Some(e) => Err(format!("{e}; {} are in the file, whole", units::many(n - file.lost(), "packet"))),
+    })
 }
