@@ -13,6 +13,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
+use transport::lnet::figures::Latency;
 use transport::node::inspect::{Counts, Inspection};
 use transport::socklnd::Contact;
 
@@ -101,7 +102,7 @@ impl Node {
                 }
             }
         }
-        Ok(())
+        nis(e, &answered)
     }
 
     fn peers(&self, e: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -142,6 +143,47 @@ impl Collector for Node {
         self.lcores(&mut e)?;
         self.peers(&mut e)
     }
+}
+
+/// Figures of NIs on the lcores that have answered.
+fn nis(e: &mut DescriptorEncoder<'_>, answered: &[(&str, &Counts)]) -> fmt::Result {
+    let nis: Vec<_> = answered
+        .iter()
+        .flat_map(|(l, c)| {
+            c.nis.iter().map(|ni| ([("lcore", (*l).to_owned()), ("nid", ni.nid.to_string())], ni))
+        })
+        .collect();
+    let Some((_, first)) = nis.first() else { return Ok(()) };
+    for (i, (name, _)) in first.counts().into_iter().enumerate() {
+        let help = format!("{name} of the NI, as lnetctl net show -v tells it");
+        let name = format!("ni_{name}");
+        let mut m = e.encode_descriptor(&name, &help, None, MetricType::Counter)?;
+        for (labels, ni) in &nis {
+            m.encode_family(labels)?.encode_counter::<NoLabelSet, _, f64>(&ni.counts()[i].1, None)?;
+        }
+    }
+    for (i, (name, _)) in first.gauges().into_iter().enumerate() {
+        let help = format!("{name} of the NI on the lcore");
+        let name = format!("ni_{name}");
+        let mut m = e.encode_descriptor(&name, &help, None, MetricType::Gauge)?;
+        for (labels, ni) in &nis {
+            let n = i64::try_from(ni.gauges()[i].1).unwrap_or(i64::MAX);
+            m.encode_family(labels)?.encode_gauge(&n)?;
+        }
+    }
+    let help = "Time from an operation's start to the event that ends it, of those that succeeded";
+    let mut m = e.encode_descriptor("lnet_latency_seconds", help, None, MetricType::Histogram)?;
+    let seconds = |ns: u64| Duration::from_nanos(ns).as_secs_f64();
+    for ([lcore, nid], ni) in &nis {
+        for (op, l) in ni.by_operation() {
+            let bounds = (0..).map(|b| Latency::bound(b).map_or(f64::INFINITY, seconds));
+            let buckets: Vec<(f64, u64)> = bounds.zip(l.buckets).collect();
+            let labels = [("op", op), ("lcore", &lcore.1), ("nid", &nid.1)];
+            let mut one = m.encode_family(&labels)?;
+            one.encode_histogram::<NoLabelSet>(seconds(l.sum_ns), l.count(), &buckets, None)?;
+        }
+    }
+    Ok(())
 }
 
 /// The figures, in OpenMetrics' text.

@@ -138,6 +138,32 @@ fn prometheus_is_served_the_figures_of_a_node() {
     for ni in [nid(a), format!("{a}@tcp3")] {
         assert!(text.contains(&format!("pollnd_ni_info{{nid=\"{ni}\",carrier=\"kernel sockets")), "{text}");
     }
+    // The pings of the other node came here, and none began here.
+    let of =
+        |name: &str, more: &str, at: &str| value(&format!("pollnd_{name}{{{more}lcore=\"0\",nid=\"{at}\"}}"));
+    assert!(of("ni_recv_count_total", "", &nid(a)) >= 3.0 && of("ni_credits", "", &nid(a)) > 0.0);
+    assert_eq!((of("ni_recv_count_total", "", "0@lo"), of("ni_drop_count_total", "", &nid(a))), (0.0, 0.0));
+    assert_eq!(of("lnet_latency_seconds_count", "op=\"ping\",", &nid(a)), 0.0);
+    run(&["ping", &nid(b), "--node", &node.id().to_string(), "-c", "2", "-i", "0.01"]).good();
+    let (_, text) = ask("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    let pings: Vec<&str> = text
+        .lines()
+        .filter(|l| l.starts_with("pollnd_lnet_latency_seconds") && l.contains("op=\"ping\""))
+        .collect();
+    let own = |part: &str| {
+        let found = pings.iter().find(|l| l.contains(part) && l.contains(&format!("nid=\"{}\"", nid(a))));
+        found
+            .unwrap_or_else(|| panic!("no {part} in {pings:?}"))
+            .rsplit(' ')
+            .next()
+            .unwrap()
+            .parse::<f64>()
+            .unwrap()
+    };
+    assert_eq!((own("_count{"), own("le=\"+Inf\""), own("le=\"0.000001024\"")), (2.0, 2.0, 0.0), "{pings:?}");
+    assert!(own("_sum{") > 0.0 && own("le=\"17.179869184\"") <= 2.0, "{pings:?}");
+    let stats = run(&["stats", "--node", &node.id().to_string()]).good();
+    stats.says(&[&format!("{}: sent ", nid(a)), "credits in use", "ping: 2, mean", "(p99)"]);
     // Each figure of `stats` is there, and declared once.
     let v = run(&["stats", "--json", "--node", &node.id().to_string()]).good().json();
     for (name, _) in v["lcores"][0]["counters"].as_object().unwrap() {

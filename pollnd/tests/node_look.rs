@@ -195,6 +195,15 @@ fn telemetry_agrees(at: &Place, node: &Proc, rows: &[Value]) {
     assert!(n(&lcores, "lcores") == 1 && lcores["0"].as_str().unwrap().ends_with("% busy"), "{lcores}");
     let one = telemetry(node, "/pollnd/lcores,0");
     assert!(n(&one, "busy_ns") > 0 && n(&one, "port_rx_packets") > 0, "{one}");
+    let nis = telemetry(node, "/pollnd/nis");
+    assert!(nis["0"].as_str().is_some_and(|t| t.starts_with(&format!("{B}@tcp: sent "))), "{nis}");
+    let ni = telemetry(node, &format!("/pollnd/nis,{B}@tcp"));
+    assert!(
+        n(&ni, "recv_count") > 0 && n(&ni, "credits") > 0 && n(&ni, "lnet_latency_get_count") == 0,
+        "{ni}"
+    );
+    let none = telemetry(node, "/pollnd/nis,10.9.0.77@tcp");
+    assert!(none["error"].as_str().is_some_and(|e| e.contains(&format!("{B}@tcp"))), "{none}");
     let now = at.ask(node, &["stats"]);
     let time = |v: &Value| n(v, "busy_ns") + n(v, "idle_ns");
     assert!(time(&now["lcores"][0]) > time(&one), "asked later: {now} {one}");

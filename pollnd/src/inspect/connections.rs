@@ -16,12 +16,11 @@ use crate::out;
 /// No node, or it does not answer.
 pub(crate) fn main(a: &ConnectionsArgs) -> Result<(), String> {
     let mut c = Client::new(a.asked.node.as_deref())?;
+    let all = |peer, port, state| Request::Connections { peer, port, state, most: None };
     let r = match &a.filter {
-        None => Request::Connections { peer: None, port: None, state: None },
-        Some(ConnFilter::Peer(p)) => Request::Connections { peer: Some(p.ip), port: p.port, state: None },
-        Some(ConnFilter::State(s)) => {
-            Request::Connections { peer: None, port: None, state: Some(s.name().to_owned()) }
-        }
+        None => all(None, None, None),
+        Some(ConnFilter::Peer(p)) => all(Some(p.ip), p.port, None),
+        Some(ConnFilter::State(s)) => all(None, None, Some(s.name().to_owned())),
     };
     loop {
         if a.out.json {
@@ -91,7 +90,8 @@ fn entry(v: &Value) -> String {
         number(v, "ssthresh"),
         text("recovery")
     );
-    const SHOWN: [&str; 16] = [
+    const SHOWN: [&str; 17] = [
+        "place",
         "recv_queue",
         "backlog",
         "snd_wscale",

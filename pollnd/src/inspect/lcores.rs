@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Request;
 use super::client::Client;
+use super::nis;
 use crate::args::StatsArgs;
 use crate::out;
 
@@ -79,6 +80,7 @@ fn table(now: &[Value], last: &BTreeMap<u64, Value>, all: bool) -> String {
         if let Some(line) = held(&v["counters"]) {
             o += &line;
         }
+        o += &nis::lines(v, before);
         for (k, _) in v["counters"].as_object().into_iter().flatten().filter(|_| all) {
             if let Some(x) = grown(k).filter(|x| *x > 0) {
                 o += &format!("      {k} {x}\n");

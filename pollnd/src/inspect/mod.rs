@@ -13,6 +13,7 @@ mod diag;
 pub(crate) mod faults;
 mod guests;
 pub(crate) mod lcores;
+pub(crate) mod nis;
 mod run_dir;
 pub(crate) mod seats;
 pub(crate) mod server;
@@ -29,6 +30,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tcpstack::ConnStats;
 use transport::node::inspect::{Counts, Row};
+use transport::socklnd::{Contact, PeerBrief};
+use transport::wire::ConnType;
 
 use crate::args::values::TRANSFER_MAX;
 use crate::job::Job;
@@ -47,6 +50,15 @@ pub(crate) enum Request {
         port: Option<u16>,
         /// The state's name.
         state: Option<String>,
+        /// Rows at most.
+        #[serde(default)]
+        most: Option<u32>,
+    },
+    /// Peers that are remembered.
+    Peers {
+        /// Rows at most.
+        #[serde(default)]
+        most: Option<u32>,
     },
     /// Counters of each lcore.
     Lcores {},
@@ -154,6 +166,7 @@ pub(crate) fn connection(r: &Row) -> Value {
     let mut m = Map::new();
     for (k, v) in [
         ("lcore", json!(r.conn.shard.0)),
+        ("place", json!(r.conn.index)),
         ("local", json!(s.local.to_string())),
         ("remote", json!(s.remote.to_string())),
         ("state", json!(s.state.name())),
@@ -167,6 +180,36 @@ pub(crate) fn connection(r: &Row) -> Value {
     }
     s.each(|k, v| drop(m.insert(k.into(), json!(v))));
     Value::Object(m)
+}
+
+fn kind(t: ConnType) -> &'static str {
+    match t {
+        ConnType::None => "none",
+        ConnType::Any => "any",
+        ConnType::Control => "control",
+        ConnType::BulkIn => "bulk in",
+        ConnType::BulkOut => "bulk out",
+    }
+}
+
+/// A peer as JSON, with the places of its connections.
+fn peer(p: &PeerBrief) -> Value {
+    let typed = p.typed.iter().flatten();
+    let typed = typed.map(|(c, t)| json!({ "lcore": c.shard.0, "place": c.index, "type": kind(*t) }));
+    json!({
+        "peer": p.id.to_string(),
+        "conns": p.conns,
+        "contact": match p.contact {
+            Contact::Idle => "idle",
+            Contact::Connecting => "connecting",
+            Contact::Shaking => "greeting",
+            Contact::Waiting => "waiting",
+        },
+        "why": p.why.map(|w| w.to_string()),
+        "credits_used": p.credits_used,
+        "queued": p.queued,
+        "typed": typed.collect::<Vec<_>>(),
+    })
 }
 
 /// An lcore's counters as JSON.
@@ -186,6 +229,7 @@ pub(crate) fn lcore(n: usize, c: &Counts) -> Value {
         "busy_turns": c.loop_stats.busy_turns,
         "idle_turns": c.loop_stats.idle_turns,
         "counters": counters,
+        "nis": c.nis.iter().map(nis::row).collect::<Vec<_>>(),
     })
 }
 

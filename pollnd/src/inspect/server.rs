@@ -16,7 +16,7 @@ use transport::node::inspect::{Filter, Inspection};
 
 use super::seats::Seats;
 use super::shared::{About, Shared, say};
-use super::{Request, capture, connection, diag, faults, guests, lcore, run_dir, tunables, verbs};
+use super::{Request, capture, connection, diag, faults, guests, lcore, peer, run_dir, tunables, verbs};
 use crate::limits;
 
 /// Askers at a time.
@@ -167,7 +167,11 @@ fn answer(s: &mut UnixStream, line: &[u8], shared: &Shared) -> io::Result<()> {
     }
     let done = match request {
         Request::Hello {} => return say(s, &shared.hello()),
-        Request::Connections { peer, port, state } => connections(s, shared, peer, port, state)?,
+        Request::Connections { peer, port, state, most } => {
+            let of = Filter { peer, port, state: None };
+            connections(s, shared, of, state, most)?
+        }
+        Request::Peers { most } => peers(s, shared, most)?,
         Request::Lcores {} => lcores(s, shared)?,
         Request::Tunables { name } => tunables::show(s, &shared.front, name.as_deref())?,
         Request::Ping { target, timeout } => guests::ping(shared, &target, timeout),
@@ -195,9 +199,10 @@ type Outcome = Result<Value, String>;
 fn connections(
     s: &mut UnixStream,
     shared: &Shared,
-    peer: Option<std::net::IpAddr>,
-    port: Option<u16>,
+    // The kernel's connections have their state from it: it is compared afterwards.
+    filter: Filter,
     state: Option<String>,
+    most: Option<u32>,
 ) -> io::Result<Outcome> {
     let state = match state.map(|n| Phase::named(&n).ok_or(n)).transpose() {
         Ok(p) => p,
@@ -205,8 +210,6 @@ fn connections(
     };
     let mut kernel = None;
     let (mut n, mut broken) = (0u64, None);
-    // The kernel's connections have their state from it: it is compared afterwards.
-    let filter = Filter { peer, port, state: None };
     let asked = shared.front.connections(filter, |row| {
         let mut row = *row;
         if row.kernel {
@@ -220,12 +223,26 @@ fn connections(
         }
         n += 1;
         match say(s, &connection(&row)) {
-            Ok(()) => true,
+            Ok(()) => most.is_none_or(|m| n < m.into()),
             Err(e) => {
                 broken = Some(e);
                 false
             }
         }
+    });
+    match (broken, asked) {
+        (Some(e), _) => Err(e),
+        (None, Ok(())) => Ok(Ok(json!(n))),
+        (None, Err(e)) => Ok(Err(e.to_string())),
+    }
+}
+
+fn peers(s: &mut UnixStream, shared: &Shared, most: Option<u32>) -> io::Result<Outcome> {
+    let (mut n, mut broken) = (0u64, None);
+    let asked = shared.front.peers(None, |p| {
+        n += 1;
+        broken = say(s, &peer(p)).err();
+        broken.is_none() && most.is_none_or(|m| n < m.into())
     });
     match (broken, asked) {
         (Some(e), _) => Err(e),

@@ -5,6 +5,8 @@
 //! | `/pollnd/counters` | all counters, summed over lcores |
 //! | `/pollnd/lcores` | how many lcores, and how busy each is |
 //! | `/pollnd/lcores,N` | the counters of lcore N |
+//! | `/pollnd/nis` | the NIs' NIDs, and messages of each |
+//! | `/pollnd/nis,NID` | the figures of one, summed over lcores |
 //! | `/pollnd/connections` | connections, up to 255: number, and addresses and state |
 //! | `/pollnd/connections,N` | everything about connection N of that list |
 //! | `/pollnd/connections,ADDRESS:PORT` | everything about the connection with that peer |
@@ -16,8 +18,9 @@ use std::sync::{Arc, OnceLock};
 
 use dataplane::dpdk::{Eal, TelemetryValue, telemetry};
 use serde_json::Value;
+use transport::lnet::figures::{Latency, NiFigures};
 use transport::node::Control;
-use transport::node::inspect::{Filter, Inspection, Row};
+use transport::node::inspect::{Filter, Inspection, NoAnswer, Row};
 
 /// Entries of one answer that DPDK has room for.
 const ENTRIES: usize = 255;
@@ -35,6 +38,7 @@ pub(crate) fn offer(eal: &Eal, control: &Arc<Control>, front: &Arc<Inspection>) 
     for (cmd, help, f) in [
         ("/pollnd/counters", "Counters of the node, summed over its lcores", counters as fn(&str) -> Answer),
         ("/pollnd/lcores", "How busy lcores are. Parameters: an lcore, for its counters", lcores),
+        ("/pollnd/nis", "Messages of NIs. Parameters: the NID of one, for its figures", nis),
         (
             "/pollnd/connections",
             "TCP connections. Parameters: a number of the list or a peer's ADDRESS:PORT, for all about one",
@@ -94,8 +98,10 @@ fn lcores(which: &str) -> Answer {
         Some(i) => match front.counts(i) {
             Err(e) => problem(e),
             Ok(c) => {
-                let mut a = Answer::new();
-                flat(&super::lcore(i, &c), &mut a);
+                let (mut a, mut lcore) = (Answer::new(), super::lcore(i, &c));
+                // They have a command of their own.
+                lcore.as_object_mut().and_then(|l| l.remove("nis"));
+                flat(&lcore, &mut a);
                 // Those that never counted anything are left out: an answer has room for so many.
                 a.retain(|(_, v)| *v != TelemetryValue::U64(0));
                 a.truncate(ENTRIES);
@@ -103,6 +109,55 @@ fn lcores(which: &str) -> Answer {
             }
         },
     }
+}
+
+/// The NIs' figures, summed over lcores.
+fn all_nis(front: &Inspection) -> Result<Vec<NiFigures>, NoAnswer> {
+    let mut all: Vec<NiFigures> = Vec::new();
+    for lcore in 0..front.lcores() {
+        for ni in &front.counts(lcore)?.nis {
+            match all.iter_mut().find(|a| a.nid == ni.nid) {
+                Some(a) => *a = a.and(ni),
+                None => all.push(*ni),
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn nis(which: &str) -> Answer {
+    let Some((_, front)) = SHOWN.get() else { return Vec::new() };
+    let all = match all_nis(front) {
+        Ok(all) => all,
+        Err(e) => return problem(e),
+    };
+    if which.is_empty() {
+        let short = |ni: &NiFigures| {
+            let m = &ni.moved;
+            format!("{}: sent {}, received {}, dropped {}", ni.nid, m.send_count, m.recv_count, ni.drop_count)
+        };
+        let numbered = all.iter().enumerate();
+        return numbered.map(|(i, ni)| (i.to_string(), TelemetryValue::Text(short(ni)))).collect();
+    }
+    let Some(ni) = all.iter().find(|ni| ni.nid.to_string() == which) else {
+        let nids: Vec<String> = all.iter().map(|ni| ni.nid.to_string()).collect();
+        return problem(format!("{which:?} is no NI of this node: {}", nids.join(", ")));
+    };
+    let counts = ni.counts().into_iter().chain(ni.gauges());
+    let mut a: Answer = counts.map(|(name, n)| (name.to_owned(), TelemetryValue::U64(n))).collect();
+    for (op, l) in ni.by_operation() {
+        let mut add = |what: &str, n| a.push((format!("lnet_latency_{op}_{what}"), TelemetryValue::U64(n)));
+        add("count", l.count());
+        add("sum_ns", l.sum_ns);
+        let mut so_far = 0;
+        for (bucket, n) in l.buckets.iter().enumerate().filter(|(_, n)| **n > 0) {
+            so_far += n;
+            if let Some(bound) = Latency::bound(bucket) {
+                add(&format!("le_{bound}_ns"), so_far);
+            }
+        }
+    }
+    a
 }
 
 fn connections(which: &str) -> Answer {

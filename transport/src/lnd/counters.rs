@@ -180,3 +180,37 @@ counters! {
     /// Timers of connections, peers and operations that fired: of one each, however many there are.
     timers_fired,
 }
+
+/// Messages of an NI's LND.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// LNet messages put on a stream.
+    pub send_count: u64,
+    /// Their payload in bytes.
+    pub send_bytes: u64,
+    /// LNet messages received whole.
+    pub recv_count: u64,
+    /// Their payload in bytes.
+    pub recv_bytes: u64,
+}
+
+impl Moved {
+    /// A message with so much payload has come whole.
+    #[inline]
+    pub(crate) fn came(&mut self, all: &mut Counters, payload: u32) {
+        let payload = u64::from(payload);
+        all.msgs_rx += 1;
+        all.payload_rx_bytes += payload;
+        self.recv_count += 1;
+        self.recv_bytes += payload;
+    }
+
+    /// A message with so much payload was put on a stream.
+    #[inline]
+    pub(crate) fn left(&mut self, all: &mut Counters, payload: u64) {
+        all.msgs_tx += 1;
+        all.payload_tx_bytes += payload;
+        self.send_count += 1;
+        self.send_bytes += payload;
+    }
+}

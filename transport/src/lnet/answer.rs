@@ -129,6 +129,7 @@ impl Lnet {
     ) {
         if u64::from(offset) > self.ping_info.len() {
             cx.counters.drop_bad_offset += 1;
+            self.drop_counted(lnd.ni());
             return;
         }
         let payload = self.ping_info.slice(offset, sink);

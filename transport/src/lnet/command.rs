@@ -1,7 +1,7 @@
 //! Operations of applications (docs/protocol/lnet.md §3).
 
 use super::api::{Event, MdMem, MessageCounts, Op, OpRefused, PIECES_MAX};
-use super::ops::OpKind;
+use super::ops::{LO, OpKind};
 use super::remote::{Body, ShardMsg, Waiter};
 use super::{DropWhy, Lnet, Msg, Resume, TxDone, Verdict};
 use crate::lnd::{AppId, Cx, Lnd, LnetError, NiId, Payload, Sink};
@@ -178,6 +178,7 @@ impl Lnet {
         if cx.down {
             return Err(OpRefused::ShuttingDown);
         }
+        let timed = if to == To::Own { LO } else { ni };
         match op {
             &mut Op::Put {
                 tag,
@@ -196,10 +197,10 @@ impl Lnet {
                 let peer = self.target(cx, lnd, app, (target, to))?;
                 let (handle, done) = if ack {
                     let kind = OpKind::Put { sent: false, acked: false };
-                    let (key, handle) = self.begin_op(cx, app, tag, target.nid, kind);
+                    let (key, handle) = self.begin_op(cx, (app, tag), (target.nid, timed), kind);
                     (handle, TxDone::Op(key))
                 } else {
-                    (WireHandle::NONE, TxDone::Put { app, tag })
+                    (WireHandle::NONE, TxDone::Put { app, tag, ni: timed, began: cx.now })
                 };
                 let body = LnetBody::Put { ack: handle, match_bits, hdr_data, portal, offset };
                 match peer {
@@ -223,7 +224,8 @@ impl Lnet {
                 let sink_length = check_len(u64::from(sink.len()))?;
                 let peer = self.target(cx, lnd, app, (target, to))?;
                 let sink = std::mem::replace(sink, Sink::Discard(0));
-                let (key, handle) = self.begin_op(cx, app, tag, target.nid, OpKind::Get { sink: Some(sink) });
+                let kind = OpKind::Get { sink: Some(sink) };
+                let (key, handle) = self.begin_op(cx, (app, tag), (target.nid, timed), kind);
                 // The offset stays 0: kernels have died of others (lnet.md §3).
                 let body = LnetBody::Get { handle, match_bits, portal, src_offset: 0, sink_length };
                 let (payload, done) = (Payload::empty(), TxDone::Op(key));
@@ -242,8 +244,8 @@ impl Lnet {
                 let known = if let To::Peer(known) = to { known } else { None };
                 let peer = self.target_peer(cx, lnd, target, known)?;
                 self.recent = Some(peer);
-                let kind = OpKind::Ping { asked: cx.now, placing: false, sink: PING_LEN };
-                let (key, handle) = self.begin_op(cx, app, tag, target.nid, kind);
+                let kind = OpKind::Ping { placing: false, sink: PING_LEN };
+                let (key, handle) = self.begin_op(cx, (app, tag), (target.nid, ni), kind);
                 let body = LnetBody::Get {
                     handle,
                     match_bits: ping::MATCH_BITS,
@@ -288,9 +290,9 @@ impl Lnet {
         Ok(())
     }
 
-    fn begin_op(&mut self, cx: &Cx, app: AppId, tag: u64, target: Nid, kind: OpKind) -> (Key, WireHandle) {
+    fn begin_op(&mut self, cx: &Cx, of: (AppId, u64), to: (Nid, NiId), kind: OpKind) -> (Key, WireHandle) {
         let deadline = cx.now + cx.cfg.transaction_timeout;
-        self.ops.start((app, tag), target, kind, (cx.now, deadline))
+        self.ops.start(of, to, kind, (cx.now, deadline))
     }
 
     /// The peer's entry, or `None` for this node itself; an error where too much waits for it.

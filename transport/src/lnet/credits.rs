@@ -1,8 +1,9 @@
 //! Credits of peers and of the NI (docs/protocol/lnet.md §7): a message is sent when it has one of each.
 
+use super::figures::Timed;
 use super::{Lnet, Msg, TxDone};
 use crate::lnd::budget::{FLOOR, Uses, own_part};
-use crate::lnd::{Cx, Lnd, LnetError, NiId, Way, trim};
+use crate::lnd::{AppId, Cx, Lnd, LnetError, NiId, Way, trim};
 use crate::stream::slab::Key;
 
 impl Lnet {
@@ -217,7 +218,7 @@ impl Lnet {
     ) {
         match done {
             TxDone::Nothing => {}
-            TxDone::Put { app, tag } => self.complete_send(app, tag, status, true),
+            TxDone::Put { app, tag, ni, began } => self.put_left(cx, (app, tag), (ni, began), status),
             TxDone::Op(op) if status.is_ok() => {
                 if let Some((app, tag, done)) = self.ops.put_sent(op) {
                     self.complete_send(app, tag, status, done);
@@ -232,6 +233,21 @@ impl Lnet {
         if uses.credits > 0 {
             self.take_back(cx, peer, uses);
         }
+    }
+
+    /// A PUT without ACK has left, or will not.
+    #[inline]
+    pub(super) fn put_left(
+        &mut self,
+        cx: &Cx,
+        (app, tag): (AppId, u64),
+        (ni, began): (NiId, u64),
+        status: Result<(), LnetError>,
+    ) {
+        if status.is_ok() {
+            self.ops.took(Timed::Put, ni, cx.now.saturating_sub(began));
+        }
+        self.complete_send(app, tag, status, true);
     }
 
     /// Ends a message that was never the LND's.

@@ -28,7 +28,7 @@ use fsm::Fsm;
 use super::aliases::{Claim, Nids, OF_ONE};
 use super::api::Event;
 use super::command::header;
-use super::ops::OpKind;
+use super::ops::{OpKind, UNTIMED};
 use super::{Lnet, Msg, TxDone};
 use crate::hash::OwnMap;
 use crate::lnd::config::SEC;
@@ -328,13 +328,14 @@ impl Lnet {
         p.discovery.more().serial = serial;
         self.discovery.asked.insert(serial, peer);
         let deadline = cx.now + cx.cfg.transaction_timeout;
-        let (op, handle) = self.ops.start((AppId::NODE, serial), target.nid, kind, (cx.now, deadline));
+        let (of, to) = ((AppId::NODE, serial), (target.nid, UNTIMED));
+        let (op, handle) = self.ops.start(of, to, kind, (cx.now, deadline));
         Some((op, handle, target))
     }
 
     fn ask<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key) {
         let sink = self.discovery.sink;
-        let kind = OpKind::Ping { asked: cx.now, placing: false, sink };
+        let kind = OpKind::Ping { placing: false, sink };
         let Some((op, handle, target)) = self.own_op(cx, peer, kind) else { return };
         if let Some(p) = self.peers.get_mut(peer) {
             p.discovery.more().sinks += 1;

@@ -1,7 +1,7 @@
 //! Counts of dropped PUTs and GETs by portal: whose service is absent, or has too small buffers, is seen at a glance.
 
 use super::{DropWhy, Lnet};
-use crate::lnd::Cx;
+use crate::lnd::{Cx, NiId};
 use crate::wire::{LnetBody, LnetHdr};
 
 /// One name for each portal, and one for those that do not exist.
@@ -45,8 +45,25 @@ impl Drops {
 }
 
 impl Lnet {
+    /// Counts a message received that is dropped, at the NI that it came by.
+    #[cold]
+    pub(super) fn drop_counted(&mut self, ni: NiId) {
+        match self.nis.get_mut(ni.index()) {
+            Some(n) => n.dropped += 1,
+            None => self.own_work.dropped += 1,
+        }
+    }
+
+    /// Counts an ACK or REPLY that nobody waits for.
+    #[cold]
+    pub(super) fn stale(&mut self, cx: &mut Cx, ni: NiId) {
+        cx.counters.drop_stale_handle += 1;
+        self.drop_counted(ni);
+    }
+
     /// Counts a PUT or GET that is dropped.
-    pub(super) fn dropped(&mut self, cx: &mut Cx, why: DropWhy, hdr: &LnetHdr) {
+    pub(super) fn dropped(&mut self, cx: &mut Cx, ni: NiId, why: DropWhy, hdr: &LnetHdr) {
+        self.drop_counted(ni);
         match why {
             DropWhy::NoMatch => cx.counters.drop_no_match += 1,
             DropWhy::TooLong => cx.counters.drop_too_long += 1,

@@ -16,6 +16,7 @@ mod entry;
 mod events;
 mod faulted;
 pub mod faults;
+pub mod figures;
 mod held;
 mod index;
 mod migration;
@@ -50,7 +51,7 @@ use self::portal::Portals;
 pub use self::remote::ShardMsg;
 use self::remote::{Body, Waiter};
 use crate::lnd::timers::Timers;
-use crate::lnd::{AppId, Config, Cx, Lnd, LnetError, Payload, Sink, Ticket, Tx, pop};
+use crate::lnd::{AppId, Config, Cx, Lnd, LnetError, NiId, Payload, Sink, Ticket, Tx, pop};
 use crate::stream::ShardId;
 use crate::stream::slab::{Key, Slab};
 use crate::wire::{LnetHdr, Nid, ProcessId};
@@ -66,8 +67,8 @@ pub(crate) enum TxDone {
     /// Nobody: ACKs and NOOPs.
     #[default]
     Nothing,
-    /// A PUT without ACK: its SEND event.
-    Put { app: AppId, tag: u64 },
+    /// A PUT without ACK, taken up at that time (ns): its SEND event.
+    Put { app: AppId, tag: u64, ni: NiId, began: u64 },
     /// An operation that waits for an answer too.
     Op(Key),
     /// The REPLY to a GET that matched.
@@ -218,7 +219,7 @@ impl Lnet {
         Lnet {
             peers: Slab::new(),
             recent: None,
-            ops: Ops::new(cfg.interface_cookie, first, cfg.object_step.wrapping_mul(shards)),
+            ops: Ops::new(cfg.interface_cookie, first, cfg.object_step.wrapping_mul(shards), cfg.nis.len()),
             portals: Portals::new(cfg.shards.me),
             own: Slab::new(),
             own_work: OwnWork::new(),

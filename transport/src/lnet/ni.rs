@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 
+use super::figures::NiFigures;
 use super::{Lnet, OpRefused};
 use crate::lnd::budget::Uses;
-use crate::lnd::{Config, Cx, Lnd, NiConfig, NiId};
+use crate::lnd::{Config, Cx, Lnd, Moved, NiConfig, NiId};
 use crate::stream::slab::Key;
 use crate::wire::{Nid, ProcessId};
 
@@ -18,6 +19,8 @@ pub(crate) struct Ni {
     pub(super) uses: Uses,
     /// Peers to whom an operation of our own waits for one of its credits.
     pub(super) waiters: VecDeque<Key>,
+    /// Messages received by it that were dropped.
+    pub(super) dropped: u64,
     /// Its LND goes down, and has let go of all connections.
     pub(super) gone: bool,
 }
@@ -29,6 +32,7 @@ impl Ni {
             most: n.credits,
             uses: Uses::default(),
             waiters: VecDeque::new(),
+            dropped: 0,
             gone: false,
         };
         cfg.nis.iter().map(new).collect()
@@ -94,6 +98,24 @@ impl Lnet {
     /// The LND of a peer.
     pub(super) fn lnd_of<'a, L: Lnd<Lnet>>(&self, lnds: &'a mut [L], peer: Key) -> Option<&'a mut L> {
         lnds.get_mut(self.peers.get(peer)?.ni.index())
+    }
+
+    /// Shows `each` the figures of every NI, and those of messages of this node to itself; `moved` tells what each NI's LND has moved.
+    pub(crate) fn figures(
+        &self,
+        cx: &Cx,
+        moved: impl Iterator<Item = Moved>,
+        each: &mut dyn FnMut(NiFigures),
+    ) {
+        let c = &cx.counters;
+        let (own, bytes) = (c.own_msgs, c.own_bytes);
+        let own = Moved { send_count: own, send_bytes: bytes, recv_count: own, recv_bytes: bytes };
+        let real = self.nis.iter().map(|n| (n.nid, n.dropped, n.credits(cx), n.uses.credits));
+        let all = real.chain([(Nid::LO, self.own_work.dropped, 0, 0)]).zip(moved.chain([own]));
+        let latencies = self.ops.latencies.iter().chain([&self.ops.own_latencies]);
+        for (((nid, drop_count, credits, credits_used), moved), latencies) in all.zip(latencies) {
+            each(NiFigures { nid, moved, drop_count, credits, credits_used, latencies: *latencies });
+        }
     }
 
     /// Messages that hold one of an NI's credits, over all NIs.

@@ -3,12 +3,18 @@
 use crate::hash::OwnMap;
 use crate::lnd::budget::trim_map;
 use crate::lnd::timers::{LOOK_AGAIN, Timers};
-use crate::lnd::{AppId, Data, LnetError, Sink};
+use crate::lnd::{AppId, Data, LnetError, NiId, Sink};
 use crate::lnet::aliases::Aliases;
 use crate::lnet::api::Event;
+use crate::lnet::figures::{Latencies, Timed};
 use crate::stream::Bucket;
 use crate::stream::slab::{Key, Slab};
 use crate::wire::{Nid, WireHandle};
+
+/// In an NI's place: of operations that the node itself began nobody is told how long they took.
+pub(crate) const UNTIMED: NiId = NiId(u8::MAX);
+/// In an NI's place: `0@lo`, for operations on this node itself.
+pub(crate) const LO: NiId = NiId(u8::MAX - 1);
 
 /// Kind of an operation, by what it waits for.
 #[derive(Debug)]
@@ -17,8 +23,8 @@ pub(crate) enum OpKind {
     Put { sent: bool, acked: bool },
     /// The REPLY. The sink is absent while the payload is being stored.
     Get { sink: Option<Sink> },
-    /// The REPLY of a ping of so many bytes at most, asked at this time; `placing` while its payload is read.
-    Ping { asked: u64, placing: bool, sink: u32 },
+    /// The REPLY of a ping of so many bytes at most; `placing` while its payload is read.
+    Ping { placing: bool, sink: u32 },
 }
 
 /// An operation.
@@ -29,7 +35,11 @@ pub(crate) struct OpRec {
     pub(crate) target: Nid,
     pub(crate) kind: OpKind,
     pub(crate) object: u64,
+    /// When it was taken up, in ns.
+    began: u64,
     pub(crate) deadline: u64,
+    /// The NI whose latencies it counts among.
+    ni: NiId,
 }
 
 impl OpRec {
@@ -53,6 +63,10 @@ impl OpRec {
 pub(crate) struct Ops {
     recs: Slab<OpRec>,
     by_object: OwnMap<u64, Key>,
+    /// By NI.
+    pub(crate) latencies: Vec<Latencies>,
+    /// Of operations on this node itself.
+    pub(crate) own_latencies: Latencies,
     interface: u64,
     next_object: u64,
     step: u64,
@@ -62,10 +76,12 @@ pub(crate) struct Ops {
 }
 
 impl Ops {
-    pub(crate) fn new(interface: u64, first: u64, step: u64) -> Ops {
+    pub(crate) fn new(interface: u64, first: u64, step: u64, nis: usize) -> Ops {
         Ops {
             recs: Slab::new(),
             by_object: OwnMap::default(),
+            latencies: vec![Latencies::default(); nis],
+            own_latencies: Latencies::default(),
             interface,
             next_object: first,
             step: step.max(1),
@@ -73,20 +89,34 @@ impl Ops {
         }
     }
 
-    /// Registers an operation and gives it the handle that its answer will name.
+    /// Registers an operation and gives it the handle that its answer will name. Part of its callers: it has much to hand over.
+    #[inline(always)]
     pub(crate) fn start(
         &mut self,
         (app, tag): (AppId, u64),
-        target: Nid,
+        (target, ni): (Nid, NiId),
         kind: OpKind,
         (now, deadline): (u64, u64),
     ) -> (Key, WireHandle) {
         let object = self.next_object;
         self.next_object = object.wrapping_add(self.step);
-        let key = self.recs.insert(OpRec { app, tag, target, kind, object, deadline });
+        let key = self.recs.insert(OpRec { app, tag, target, kind, object, began: now, deadline, ni });
         self.by_object.insert(object, key);
         self.timers.by(now, key, deadline);
         (key, WireHandle { interface: self.interface, object })
+    }
+
+    /// Notes that an operation by the NI took so long; nothing for [`UNTIMED`].
+    #[inline]
+    pub(crate) fn took(&mut self, op: Timed, ni: NiId, ns: u64) {
+        let all = match self.latencies.get_mut(ni.index()) {
+            Some(all) => all,
+            None if ni == LO => &mut self.own_latencies,
+            None => return,
+        };
+        if let Some(l) = all.get_mut(op as usize) {
+            l.record(ns);
+        }
     }
 
     /// The operation that an answer from `src` names.
@@ -186,24 +216,29 @@ impl Ops {
     pub(crate) fn acked(
         &mut self,
         key: Key,
+        now: u64,
         status: Result<(), LnetError>,
         mlength: u32,
     ) -> Option<(AppId, Event)> {
-        let (app, tag, done) = self.put_acked(key)?;
+        let (app, tag, done) = self.put_acked(key, status.is_ok().then_some(now))?;
         Some((app, Event::Ack { tag, status, mlength, done }))
     }
 
-    /// The ACK of a PUT has come, or will not: whose it is, its tag, and whether that is the last event.
+    /// The ACK of a PUT has come at this time, in ns, or will not: whose it is, its tag, and whether that is the last event.
     #[inline]
-    pub(crate) fn put_acked(&mut self, key: Key) -> Option<(AppId, u64, bool)> {
+    pub(crate) fn put_acked(&mut self, key: Key, at: Option<u64>) -> Option<(AppId, u64, bool)> {
         let rec = self.recs.get_mut(key)?;
         let OpKind::Put { sent, acked } = &mut rec.kind else { return None };
         if std::mem::replace(acked, true) {
             return None;
         }
         let told = (rec.app, rec.tag, *sent);
+        let (ni, began) = (rec.ni, rec.began);
         if told.2 {
             self.end(key);
+        }
+        if let Some(now) = at {
+            self.took(Timed::PutAck, ni, now.saturating_sub(began));
         }
         Some(told)
     }
@@ -211,11 +246,11 @@ impl Ops {
     /// Ends a GET or a ping (or a PUT's wait for its ACK) with an error, if no payload is being stored.
     pub(crate) fn fail(&mut self, key: Key, now: u64, e: LnetError) -> Option<(AppId, Event)> {
         match &mut self.recs.get_mut(key)?.kind {
-            OpKind::Put { .. } => self.acked(key, Err(e), 0),
+            OpKind::Put { .. } => self.acked(key, now, Err(e), 0),
             OpKind::Get { sink: None } | OpKind::Ping { placing: true, .. } => None,
             OpKind::Get { sink } => {
                 let sink = sink.take();
-                self.reply(key, Err(e), 0, Data::Discarded, sink)
+                self.reply(key, now, Err(e), 0, Data::Discarded, sink)
             }
             OpKind::Ping { .. } => self.pong(key, now, Err(e)),
         }
@@ -225,12 +260,16 @@ impl Ops {
     pub(crate) fn reply(
         &mut self,
         key: Key,
+        now: u64,
         status: Result<(), LnetError>,
         mlength: u32,
         data: Data,
         sink: Option<Sink>,
     ) -> Option<(AppId, Event)> {
         let rec = self.end(key)?;
+        if status.is_ok() {
+            self.took(Timed::Get, rec.ni, now.saturating_sub(rec.began));
+        }
         let sink = match sink {
             Some(Sink::Copy(run)) => Some(run),
             _ => None,
@@ -246,8 +285,12 @@ impl Ops {
         info: Result<crate::wire::PingInfo, LnetError>,
     ) -> Option<(AppId, Event)> {
         let rec = self.end(key)?;
-        let OpKind::Ping { asked, .. } = rec.kind else { return None };
-        Some((rec.app, Event::Ping { tag: rec.tag, info, rtt_ns: now.saturating_sub(asked) }))
+        let OpKind::Ping { .. } = rec.kind else { return None };
+        let rtt_ns = now.saturating_sub(rec.began);
+        if info.is_ok() {
+            self.took(Timed::Ping, rec.ni, rtt_ns);
+        }
+        Some((rec.app, Event::Ping { tag: rec.tag, info, rtt_ns }))
     }
 
     /// Looks at the operation at this position of [`Ops::timers`]; gives it when it is overdue. One whose payload is

@@ -12,7 +12,8 @@
 use std::collections::VecDeque;
 
 use super::api::Event;
-use super::ops::OpKind;
+use super::figures::Timed;
+use super::ops::{LO, OpKind};
 use super::remote::{Waiter, Who};
 use super::{GetGrant, Lnet, MatchReq, PutGrant, TxDone, Verdict};
 use crate::lnd::{AppId, Cx, Data, Dest, Lnd, LnetError, Owner, Payload, Placement, Sink, trim};
@@ -40,11 +41,13 @@ pub(super) struct OwnWork {
     left: i64,
     /// Time of this turn, in ns.
     turn: u64,
+    /// Messages dropped so far.
+    pub(super) dropped: u64,
 }
 
 impl OwnWork {
     pub(super) fn new() -> OwnWork {
-        OwnWork { next: VecDeque::new(), left: A_TURN, turn: 0 }
+        OwnWork { next: VecDeque::new(), left: A_TURN, turn: 0, dropped: 0 }
     }
 
     /// Places for messages that wait.
@@ -124,6 +127,7 @@ impl Lnet {
         self.own_count(cx, 2, self.ping_info.len(), 0);
         let info = PingInfo::parse(&self.ping_info.pieces().collect::<Vec<_>>().concat());
         let info = info.map_err(|_| LnetError::Malformed);
+        self.ops.took(Timed::Ping, LO, 0);
         self.complete(app, Event::Ping { tag, info, rtt_ns: 0 });
     }
 
@@ -154,7 +158,7 @@ impl Lnet {
                 // As on the wire: it has left, and nobody answers.
                 self.own_count(cx, 1, payload.len(), 0);
                 cx.counters.rx_dropped_bytes += payload.len();
-                self.dropped(cx, why, &hdr);
+                self.dropped(cx, LO, why, &hdr);
                 self.own_sent(cx, done, Ok(()));
             }
         }
@@ -228,7 +232,7 @@ impl Lnet {
         self.own_sent(cx, done, Ok(()));
         if let Some(op) = op {
             self.own_count(cx, 1, 0, 0);
-            let event = self.ops.acked(op, Ok(()), grant.mlength);
+            let event = self.ops.acked(op, cx.now, Ok(()), grant.mlength);
             self.complete_some(event);
         }
     }
@@ -243,7 +247,7 @@ impl Lnet {
             let owner = Owner::App(rec.app);
             let dest = Dest::Sink { sink, offset: 0 };
             let (sink, data) = own_copy(cx, dest, grant.mlength, owner, source);
-            let event = self.ops.reply(op, Ok(()), grant.mlength, data, sink);
+            let event = self.ops.reply(op, cx.now, Ok(()), grant.mlength, data, sink);
             self.complete_some(event);
         }
         self.get_done(grant, Ok(()));
@@ -252,7 +256,7 @@ impl Lnet {
     /// The message has left, or will not.
     fn own_sent(&mut self, cx: &Cx, done: TxDone, status: Result<(), LnetError>) {
         match done {
-            TxDone::Put { app, tag } => self.complete_send(app, tag, status, true),
+            TxDone::Put { app, tag, ni, began } => self.put_left(cx, (app, tag), (ni, began), status),
             TxDone::Op(op) => {
                 let event = self.ops.sent(op, cx.now, status);
                 self.complete_some(event);

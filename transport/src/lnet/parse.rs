@@ -23,14 +23,17 @@ impl Lnet {
         if hdr.dest_nid != ni.nid {
             if hdr.dest_nid.same_net(ni.nid) || self.is_own(hdr.dest_nid) {
                 cx.counters.err_dest_nid += 1;
+                self.drop_counted(lnd.ni());
                 return lnd.refuse(self, cx, msg.key);
             }
             cx.counters.drop_not_for_us += 1;
+            self.drop_counted(lnd.ni());
             return drop_it(self, cx, lnd, msg);
         }
         // One of another network may have come by a router: it is served, and counted where no way leads back to it.
         if hdr.src_nid.is_any() {
             cx.counters.drop_not_for_us += 1;
+            self.drop_counted(lnd.ni());
             return drop_it(self, cx, lnd, msg);
         }
         if self.faults.is_some() && !self.received_passes(cx, lnd, msg) {
@@ -39,11 +42,11 @@ impl Lnet {
         match hdr.body {
             LnetBody::Ack { handle, mlength, .. } => {
                 let op = self.ops.find(handle, hdr.src_nid, &self.aliases);
-                match op.and_then(|op| self.ops.put_acked(op)) {
+                match op.and_then(|op| self.ops.put_acked(op, Some(cx.now))) {
                     Some((app, tag, done)) => {
                         self.complete_ack(app, tag, mlength, done);
                     }
-                    None => cx.counters.drop_stale_handle += 1,
+                    None => self.stale(cx, lnd.ni()),
                 }
                 drop_it(self, cx, lnd, msg);
             }
@@ -57,7 +60,7 @@ impl Lnet {
         let len = hdr.payload_len;
         let found = self.ops.find(handle, hdr.src_nid, &self.aliases);
         let Some((op, rec)) = found.and_then(|op| Some((op, self.ops.get_mut(op)?))) else {
-            cx.counters.drop_stale_handle += 1;
+            self.stale(cx, lnd.ni());
             return drop_it(self, cx, lnd, msg);
         };
         let owner = Owner::App(rec.app).into();
@@ -70,7 +73,7 @@ impl Lnet {
                 }
                 // A second answer while the first is being read.
                 None => {
-                    cx.counters.drop_stale_handle += 1;
+                    self.stale(cx, lnd.ni());
                     return drop_it(self, cx, lnd, msg);
                 }
             },
@@ -87,6 +90,7 @@ impl Lnet {
             }
             Err(why) => {
                 cx.counters.drop_too_long += u64::from(why == LnetError::TooLong);
+                self.drop_counted(lnd.ni());
                 let event = self.ops.fail(op, cx.now, why);
                 self.complete_some(event);
                 drop_it(self, cx, lnd, msg);
@@ -155,7 +159,7 @@ impl Lnet {
                 lnd.hold(self, cx, msg.key, hold_on(on));
             }
             Verdict::Drop(why) => {
-                self.dropped(cx, why, hdr);
+                self.dropped(cx, lnd.ni(), why, hdr);
                 drop_it(self, cx, lnd, msg);
             }
         }
@@ -250,7 +254,7 @@ impl Lnet {
                 self.return_put(cx, lnd, (&grant, hdr), stored, status);
             }
             Delivery::Reply(op) => {
-                let event = self.ops.reply(op, status, hdr.payload_len, stored.data, sink);
+                let event = self.ops.reply(op, cx.now, status, hdr.payload_len, stored.data, sink);
                 self.complete_some(event);
             }
         }

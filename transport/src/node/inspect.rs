@@ -19,8 +19,9 @@ use tcpstack::{ConnStats, Phase};
 use super::counters::StreamCounters;
 use super::handover;
 use crate::lnd::tunables::Change;
-use crate::lnd::{Config, Counters};
+use crate::lnd::{Config, Counters, NIS_MAX};
 use crate::lnet::faults::{FaultAsk, FaultError, FaultView, RULES_MAX};
+use crate::lnet::figures::NiFigures;
 use crate::node::Machine;
 use crate::socklnd::PeerBrief;
 use crate::stream::ConnId;
@@ -151,6 +152,8 @@ pub struct Counts {
     pub loop_stats: LoopStats,
     /// The TCP stack and the port, where they are ours; and the mesh.
     pub more: Vec<(&'static str, u64)>,
+    /// NIs, the primary one first, and `0@lo` behind them.
+    pub nis: Vec<NiFigures>,
 }
 
 impl Counts {
@@ -160,6 +163,7 @@ impl Counts {
             streams: StreamCounters::default(),
             loop_stats: LoopStats::default(),
             more: Vec::with_capacity(MORE),
+            nis: Vec::with_capacity(NIS_MAX + 1),
         }
     }
 
@@ -167,6 +171,13 @@ impl Counts {
     pub fn add(&mut self, name: &'static str, n: u64) {
         if self.more.len() < self.more.capacity() {
             self.more.push((name, n));
+        }
+    }
+
+    /// Adds an NI, while there is room.
+    pub fn add_ni(&mut self, ni: NiFigures) {
+        if self.nis.len() < self.nis.capacity() {
+            self.nis.push(ni);
         }
     }
 }

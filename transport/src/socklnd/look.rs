@@ -34,7 +34,16 @@ pub struct PeerBrief {
     pub contact: Contact,
     /// Reason why the last dial failed, if it did.
     pub why: Option<DialWhy>,
+    /// Those of its connections that passed the HELLO, with our own end's type, as far as there is room here.
+    pub typed: [Option<(ConnId, ConnType)>; BRIEF_CONNS],
+    /// Messages that hold a credit.
+    pub credits_used: u32,
+    /// Messages that wait: for a credit, or for a connection.
+    pub queued: u32,
 }
+
+/// Connections that a [`PeerBrief`] names at most. A peer has three, or more where `conns_per_peer` says so.
+pub const BRIEF_CONNS: usize = 8;
 
 /// One peer at a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,16 +77,17 @@ impl<U: Upper> Socklnd<U> {
         keys.filter_map(|k| self.peers.get(k)).for_each(|p| each(self.view(p), p.up));
     }
 
-    /// One peer in a few words; `None` for one that is not remembered.
-    pub(crate) fn brief(&self, id: ProcessId) -> Option<PeerBrief> {
-        self.by_peer.get(&id).and_then(|k| self.peers.get(*k)).map(brief)
+    /// One peer in a few words, with LNet's entry, whose counts are not filled in; `None` for one that is not remembered.
+    pub(crate) fn brief(&self, id: ProcessId) -> Option<(PeerBrief, Key)> {
+        self.by_peer.get(&id).and_then(|k| self.peers.get(*k)).map(|p| (self.in_short(p), p.up))
     }
 
-    /// Shows `each` the peers in `most` places of the table from `from`; gives the number of all places.
-    pub(crate) fn briefs(&self, from: usize, most: usize, each: &mut dyn FnMut(PeerBrief)) -> usize {
+    /// Shows `each` the peers in `most` places of the table from `from`, as [`Socklnd::brief`] has them; gives the number of all
+    /// places.
+    pub(crate) fn briefs(&self, from: usize, most: usize, each: &mut dyn FnMut(PeerBrief, Key)) -> usize {
         let all = self.peers.capacity();
         let some = (from..from.saturating_add(most).min(all)).filter_map(|i| self.peers.key_at(i));
-        some.filter_map(|k| self.peers.get(k)).for_each(|p| each(brief(p)));
+        some.filter_map(|k| self.peers.get(k)).for_each(|p| each(self.in_short(p), p.up));
         all
     }
 
@@ -123,18 +133,24 @@ impl<U: Upper> Socklnd<U> {
             answers: p.answers,
         }
     }
-}
 
-fn brief<T>(p: &Peer<T>) -> PeerBrief {
-    PeerBrief {
-        id: p.id,
-        conns: p.conns.len() as u32,
-        contact: match p.dial() {
-            DialState::Idle => Contact::Idle,
-            DialState::Dialling(..) => Contact::Connecting,
-            DialState::Shaking(..) => Contact::Shaking,
-            DialState::Waiting(_) | DialState::BackOff(_) => Contact::Waiting,
-        },
-        why: p.why,
+    fn in_short(&self, p: &Peer<U::Token>) -> PeerBrief {
+        let mut typed = [None; BRIEF_CONNS];
+        let conns = p.conns.iter().filter_map(|k| self.conns.get(*k));
+        typed.iter_mut().zip(conns).for_each(|(t, c)| *t = Some((c.id, c.ctype)));
+        PeerBrief {
+            id: p.id,
+            conns: p.conns.len() as u32,
+            contact: match p.dial() {
+                DialState::Idle => Contact::Idle,
+                DialState::Dialling(..) => Contact::Connecting,
+                DialState::Shaking(..) => Contact::Shaking,
+                DialState::Waiting(_) | DialState::BackOff(_) => Contact::Waiting,
+            },
+            why: p.why,
+            typed,
+            credits_used: 0,
+            queued: p.queue.len() as u32,
+        }
     }
 }

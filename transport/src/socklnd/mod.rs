@@ -38,7 +38,7 @@ use self::copy_jobs::CopyJobs;
 use self::hello::HsEvent;
 use self::leaving::Leaving;
 use self::lends::LendRec;
-pub use self::look::{Contact, PeerBrief, PeerView};
+pub use self::look::{BRIEF_CONNS, Contact, PeerBrief, PeerView};
 pub(crate) use self::migration::Migrating;
 pub use self::peer::DialWhy;
 use self::peer::Peer;
@@ -46,7 +46,7 @@ use self::standing::{HOLD, StandAction, StandEvent, Standing};
 use crate::hash::OwnMap;
 use crate::lnd::budget::Cause;
 use crate::lnd::timers::Timers;
-use crate::lnd::{Cx, LnetError, NiId, Upper};
+use crate::lnd::{Cx, LnetError, Moved, NiId, Upper};
 use crate::stream::slab::{Key, Slab};
 use crate::stream::{CloseWhy, ConnId, ConnInfo, DialId, Happened, LendId, Progress, ShardId};
 use crate::wire::{Nid, ProcessId};
@@ -80,6 +80,8 @@ pub(crate) struct Socklnd<U: Upper> {
     leaving: Leaving,
     /// Connections whose request names another NI of this node, and which.
     misrouted: Vec<(NiId, Box<Conn<U>>)>,
+    /// Messages of this NI.
+    pub(crate) moved: Moved,
 }
 
 /// Counts of things in use.
@@ -133,6 +135,7 @@ impl<U: Upper> Socklnd<U> {
             sets: 0,
             leaving: Leaving::default(),
             misrouted: Vec::new(),
+            moved: Moved::default(),
         }
     }
 

@@ -362,8 +362,7 @@ impl<U: Upper> Socklnd<U> {
         let (slop, version) = (hdr.payload_len, c.version);
         c.rx.wait = WaitFor::Nothing;
         c.rx.slop = slop;
-        cx.counters.msgs_rx += 1;
-        cx.counters.payload_rx_bytes += u64::from(slop);
+        self.moved.came(&mut cx.counters, slop);
         cx.spent(c.bucket, 0);
         self.rx_event(up, cx, key, if slop > 0 { RxEvent::Slop } else { RxEvent::Done(version) });
     }
@@ -378,8 +377,7 @@ impl<U: Upper> Socklnd<U> {
         let behind = c.jobs_out();
         let placement = &mut c.rx.placement;
         let waits = placement.as_ref().is_some_and(Placement::waits);
-        cx.counters.msgs_rx += 1;
-        cx.counters.payload_rx_bytes += u64::from(hdr.payload_len);
+        self.moved.came(&mut cx.counters, hdr.payload_len);
         cx.spent(bucket, placement.as_ref().filter(|_| !waits).map_or(0, Placement::work));
         let good = if behind || waits {
             let placement = placement.take();

@@ -285,8 +285,7 @@ impl<U: Upper> Socklnd<U> {
                 if let Payload::Inline(b) = &tx.payload {
                     cx.counters.tx_inline_bytes += b.len() as u64;
                 }
-                cx.counters.msgs_tx += 1;
-                cx.counters.payload_tx_bytes += payload;
+                self.moved.left(&mut cx.counters, payload);
             }
         }
         cx.spent(bucket, if summed { payload } else { 0 });

@@ -11,6 +11,7 @@ mod dialling;
 mod discovery;
 mod examples;
 mod faults;
+mod figures;
 mod group;
 mod homes;
 mod hostile;

@@ -32,8 +32,10 @@ pub use self::beside::BesideError;
 use crate::lnd::tunables::Change;
 use crate::lnd::{AppId, Config, Counters, Cx, Held, NIS_MAX, NiId};
 use crate::lnet::faults::{FaultAsk, FaultError, FaultView};
+use crate::lnet::figures::NiFigures;
 use crate::lnet::{Delivery, Event, Lnet, Op, ShardMsg};
 use crate::socklnd::{self, PeerBrief, PeerView, Socklnd};
+use crate::stream::slab::Key;
 use crate::stream::{Action, BUCKETS, Bucket, ConnId, DialId, Happened, Protocol, ShardId};
 use crate::wire::{Nid, ProcessId};
 
@@ -365,9 +367,21 @@ impl Machine {
         }
     }
 
+    /// Shows `each` the figures of every NI, the primary one first, and behind them those of messages of the node to itself.
+    pub fn nis(&self, each: &mut dyn FnMut(NiFigures)) {
+        self.lnet.figures(&self.cx, self.lnds.iter().map(|l| l.moved), each);
+    }
+
+    fn with_credits(&self, mut brief: PeerBrief, above: Key) -> PeerBrief {
+        let (used, waiting) = self.lnet.credits(above);
+        brief.credits_used = used;
+        brief.queued = brief.queued.saturating_add(waiting as u32);
+        brief
+    }
+
     /// One peer in a few words; `None` for one that is not remembered.
     pub fn brief(&self, id: ProcessId) -> Option<PeerBrief> {
-        self.lnds.iter().find_map(|l| l.brief(id))
+        self.lnds.iter().find_map(|l| l.brief(id)).map(|(b, above)| self.with_credits(b, above))
     }
 
     /// Shows `each` the peers in `most` places of the table from `from`; gives the number of all places.
@@ -375,7 +389,8 @@ impl Machine {
         let mut before = 0;
         for lnd in &self.lnds {
             let (skip, done) = (from.saturating_sub(before), before.saturating_sub(from));
-            before += lnd.briefs(skip, most.saturating_sub(done), each);
+            let room = most.saturating_sub(done);
+            before += lnd.briefs(skip, room, &mut |b, above| each(self.with_credits(b, above)));
         }
         before
     }
