@@ -3,7 +3,9 @@
 //! Every probe reads below a root that tests can set; nothing here changes the machine. [`examine`] collects all
 //! findings; the command only prints them.
 
+mod iommu;
 mod net;
+mod quiet;
 mod quota;
 mod routes;
 
@@ -11,6 +13,7 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
+pub use self::iommu::{Group, Member, group, told, unsafe_mode};
 pub use self::net::{Net, by_way_of, default_route_ifaces, iface_node};
 pub use self::quota::{Quota, cpu_quota};
 
@@ -226,7 +229,10 @@ fn ports(root: &Path, net: &Net, out: &mut Vec<Finding>) {
         } else if enough {
             Finding::good(subject, format!("{what}: the kernel's; another port is there for DPDK"))
         } else {
-            let remedy = format!("modprobe vfio-pci && dpdk-devbind.py -b vfio-pci {}", p.addr);
+            let remedy = format!(
+                "pollnd doctor --fix --port {0}   (or: modprobe vfio-pci && dpdk-devbind.py -b vfio-pci {0})",
+                p.addr
+            );
             Finding::bad(Severity::Warning, subject, format!("{what}: DPDK cannot open it"), remedy)
         });
     }
@@ -296,12 +302,28 @@ fn memory(root: &Path, out: &mut Vec<Finding>) {
     }
 }
 
+/// CPUs that this process may use, and those of the machine that are online.
+fn usable_cpus(root: &Path) -> (Vec<usize>, Vec<usize>) {
+    let online = parse_cpu_list(&text(&root.join("sys/devices/system/cpu/online")).unwrap_or_default());
+    let status = text(&root.join("proc/self/status")).unwrap_or_default();
+    let allowed = status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:"));
+    (allowed.map_or_else(|| online.clone(), parse_cpu_list), online)
+}
+
+/// A quota that the lcores on so many CPUs may use up.
+fn quota(root: &Path, cpus: u64, out: &mut Vec<Finding>) {
+    if let Some(q) = cpu_quota(root).filter(|q| q.stop_us(cpus).is_some()) {
+        let of = match q.stop_us(1) {
+            Some(us) => format!("an lcore that polls is stopped for {} ms at a time", us as f64 / 1000.0),
+            None => "lcores that poll are stopped as soon as all threads together have used it up".into(),
+        };
+        out.push(Finding::bad(Severity::Warning, "CPU quota", format!("{q}: {of}"), q.remedy()));
+    }
+}
+
 fn cores(root: &Path, out: &mut Vec<Finding>) {
     let sys = root.join("sys/devices/system");
-    let online = parse_cpu_list(&text(&sys.join("cpu/online")).unwrap_or_default());
-    let allowed = text(&root.join("proc/self/status")).unwrap_or_default();
-    let allowed = allowed.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:"));
-    let usable = allowed.map_or_else(|| online.clone(), parse_cpu_list);
+    let (usable, online) = usable_cpus(root);
     let detail = format!("{} online, {} usable by this process", online.len(), usable.len());
     out.push(if usable.len() < 2 {
         let remedy = "run with at least 2 cores for a node and its applications; on one core lcores yield";
@@ -309,13 +331,7 @@ fn cores(root: &Path, out: &mut Vec<Finding>) {
     } else {
         Finding::good("cores", detail)
     });
-    if let Some(q) = cpu_quota(root).filter(|q| q.stop_us(usable.len() as u64).is_some()) {
-        let of = match q.stop_us(1) {
-            Some(us) => format!("an lcore that polls is stopped for {} ms at a time", us as f64 / 1000.0),
-            None => "lcores that poll are stopped as soon as all threads together have used it up".into(),
-        };
-        out.push(Finding::bad(Severity::Warning, "CPU quota", format!("{q}: {of}"), q.remedy()));
-    }
+    quota(root, usable.len() as u64, out);
     let nodes: Vec<_> = names(&sys.join("node"))
         .into_iter()
         .filter_map(|n| {
@@ -367,8 +383,20 @@ pub fn exit_code(all: &[Finding]) -> u8 {
     }
 }
 
-/// Looks at everything. `dpdk` is the version of the DPDK that is linked, if any. `root` is `/` but for tests.
-pub fn examine(root: &Path, dpdk: Option<&str>) -> Vec<Finding> {
+/// Warnings of what slows a node on a port down, or is a risk, and is nobody's to change without being asked: IOMMU groups,
+/// the CPU quota, isolated cores, irqbalance. Arguments as of [`examine`].
+pub fn cautions(root: &Path, chosen: &[usize]) -> Vec<Finding> {
+    let mut out = Vec::new();
+    iommu::findings(root, &Net::read(root), &mut out);
+    quota(root, usable_cpus(root).0.len() as u64, &mut out);
+    quiet::findings(root, chosen, &mut out);
+    out.retain(|f| f.severity != Severity::Good);
+    out
+}
+
+/// Looks at everything. `dpdk` is the version of the DPDK that is linked, if any; `chosen` are the CPUs that a node of one
+/// lcore polls unless told otherwise. `root` is `/` but for tests.
+pub fn examine(root: &Path, dpdk: Option<&str>, chosen: &[usize]) -> Vec<Finding> {
     let mut out = Vec::new();
     out.push(match dpdk {
         Some(v) => Finding::good("DPDK", v),
@@ -383,8 +411,11 @@ pub fn examine(root: &Path, dpdk: Option<&str>) -> Vec<Finding> {
         plugins(root, &mut out);
     }
     memory(root, &mut out);
-    ports(root, &Net::read(root), &mut out);
+    let net = Net::read(root);
+    ports(root, &net, &mut out);
+    iommu::findings(root, &net, &mut out);
     cores(root, &mut out);
+    quiet::findings(root, chosen, &mut out);
     rights(root, &mut out);
     out
 }

@@ -6,6 +6,7 @@ mod conf;
 mod fault;
 mod look;
 mod lst;
+mod mend;
 mod motr;
 mod parse;
 pub(crate) mod tuned;
@@ -18,11 +19,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use transport::wire::Nid;
 
 pub(crate) use self::ask::{BulkArgs, PingArgs, Via};
-use self::common::{EalArgs, TableOut, TextOut};
+use self::common::{EalArgs, TableOut};
 pub(crate) use self::conf::{ConfigArgs, ConfigVerb, Told};
 pub(crate) use self::fault::{FaultAddArgs, FaultArgs, FaultKind, FaultVerb};
 pub(crate) use self::look::{CaptureArgs, ConnFilter, ConnectionsArgs, StatsArgs, TunablesArgs};
 pub(crate) use self::lst::{CheckArg, QuickArgs, SelftestArgs, What};
+pub(crate) use self::mend::{DoctorArgs, DriverArg};
 pub(crate) use self::motr::{NetArgs, NetAskArgs, NetBulkArgs, NetNodeArgs, NetPingArgs, NetVerb, XprtArg};
 pub(crate) use self::parse::{parse, value};
 use self::tuned::{Filed, Tuned, tunable, tuned};
@@ -37,11 +39,6 @@ Environment:
   XDG_RUNTIME_DIR  where nodes have their control sockets, before /run/pollnd and /tmp/pollnd-UID
   HWLOC_SYNTHETIC, HWLOC_XMLFILE
                    another machine's topology, on which patterns are tried: a node on a port does not start with it";
-
-/// Exit codes of `doctor`.
-const DOCTOR: &str = "\
-Exit code: 0 all is well; 1 something is missing without which nodes of this program cannot do all of their work;
-3 warnings only: nodes run, but slower or with a risk; 2 is a wrong command line, as everywhere.";
 
 /// A user-space LNet node: socklnd over its own TCP on DPDK queues, without copying a bulk byte.
 #[derive(Parser, Debug)]
@@ -84,7 +81,8 @@ pub(crate) enum Command {
     Tunables(TunablesArgs),
     /// Drops, fails or delays messages of a running node by rules, as `lnetctl fault` does.
     Fault(FaultArgs),
-    /// Looks at the machine: huge pages, ports and drivers, cores, NUMA; what is missing, and the line that mends it.
+    /// Looks at the machine: huge pages, ports and drivers, cores, NUMA; what is missing, and the line that mends it. Mends
+    /// it (--fix), and takes that back (--undo).
     Doctor(DoctorArgs),
     /// Measures what the documentation claims.
     Bench(BenchArgs),
@@ -128,15 +126,6 @@ pub(crate) struct DemoArgs {
     /// The EAL.
     #[command(flatten)]
     pub(crate) dpdk: EalArgs,
-}
-
-/// `pollnd doctor`.
-#[derive(Args, Debug, Clone)]
-#[command(after_help = DOCTOR)]
-pub(crate) struct DoctorArgs {
-    /// The form of the result.
-    #[command(flatten)]
-    pub(crate) out: TextOut,
 }
 
 /// The time of polling lcores without work.

@@ -29,6 +29,19 @@ pub(crate) fn mention_quota(lcores: Option<u16>) {
     }
 }
 
+/// CPUs that a node of one lcore polls unless told otherwise; none where that is not known.
+#[cfg(feature = "dpdk")]
+pub(crate) fn usual() -> Vec<usize> {
+    let chosen = Topology::detect().and_then(|m| choose(&m, "", 1, None, &polled()));
+    chosen.map_or_else(|_| Vec::new(), |(lcores, _)| lcores.iter().map(|l| l.cpu).collect())
+}
+
+/// Nodes over kernel sockets poll none.
+#[cfg(not(feature = "dpdk"))]
+pub(crate) fn usual() -> Vec<usize> {
+    Vec::new()
+}
+
 /// CPUs that other processes poll.
 #[cfg(feature = "dpdk")]
 pub(crate) fn polled() -> Vec<Polled> {

@@ -28,6 +28,7 @@ use transport::node::{
 use transport::stream::ShardId;
 use transport::wire::netsock::Addr;
 
+pub(crate) use self::ports::usual_memory_mb;
 use crate::args::{Idle, NodeArgs, Switch};
 use crate::inspect::telemetry;
 use crate::keeper::{Duties, Keeper, speed};

@@ -342,6 +342,48 @@ fn doctor_tells_a_user_what_is_missing_and_how_to_mend_it() {
     run(&["--help"]).good().says(&["POLLND_LOG"]);
 }
 
+/// Steps themselves: `doctor::doctor_tests`, on trees, and `make vm`.
+#[test]
+fn doctor_mends_nothing_that_was_not_asked_for_well() {
+    for (args, words) in [
+        (&["--fix", "--port", "eth0"][..], &["--port", "'eth0'", "0000:03:00.0"][..]),
+        (&["--fix", "--port", "0000:03:00.9"], &["--port", "0000:03:00.9", "no PCI address"]),
+        (&["--fix", "--port", "0000:fe:1f.7"], &["--port 0000:fe:1f.7: no such device", "nothing is done"]),
+        (&["--fix", "--port", "0000:fe:1f.7", "--driver", "igb"], &["--driver", "igb", "auto", "vfio-pci"]),
+        (&["--fix", "--huge-pages", "0"], &["--huge-pages", "'0'", "from 1 to"]),
+        (&["--fix", "--huge-pages", "1000000000"], &["--huge-pages 1000000000", "nothing is done"]),
+        (&["--fix", "--user", "a b"], &["--user", "'a b'", "no name"]),
+        (&["--fix", "--user", "nobody-of-that-name"], &["--user nobody-of-that-name", "no user"]),
+        (&["--fix", "--driver", "auto"], &["--port"]),
+        (&["--port", "0000:03:00.0"], &["--fix"]),
+        (&["--yes"], &["--fix"]),
+        (&["--fix", "--undo"], &["--undo"]),
+    ] {
+        run(&[&["doctor"], args].concat()).failed(2, words);
+    }
+    let plan = run(&["doctor", "--fix", "--json"]);
+    let steps = plan.json()["steps"].as_array().unwrap().len();
+    assert_eq!(plan.status.code(), Some(if steps == 0 { 0 } else { 4 }), "{plan:?}");
+    let dir = tempfile::tempdir().unwrap();
+    let mut c = proc::pollnd(&["doctor", "--undo"]);
+    let end = Proc::start({
+        c.env("STATE_DIRECTORY", dir.path());
+        c
+    });
+    match geteuid().is_root() {
+        true => end.end().good().says(&["nothing is recorded", &dir.path().display().to_string()]),
+        false => end.end().failed(2, &["takes root"]),
+    };
+    if let Some(nobody) = Nobody::new("doctor_mends_nothing_that_was_not_asked_for_well") {
+        let code = nobody.run(&["doctor", "--fix"]).says(&["done"]).status.code();
+        assert!(matches!(code, Some(0 | 4)), "{code:?}");
+        for option in ["--fix --yes", "--undo"] {
+            let args: Vec<_> = ["doctor"].into_iter().chain(option.split(' ')).collect();
+            nobody.run(&args).failed(2, &[option, "takes root", "nothing is done"]);
+        }
+    }
+}
+
 /// Field report 21.
 #[test]
 fn what_is_logged_is_said_by_a_variable_and_a_wrong_one_is_told() {

@@ -86,9 +86,9 @@ fn where_no_port_is_there_for_dpdk_each_that_may_be_taken_is_told() {
     insta::assert_snapshot!(looked_at(&t), @r"
     ok      port 0000:00:03.0: 8086:10d3 bound to virtio-pci; interface eth0 carries the default route: leave it to the kernel, use another port
     warning port 0000:00:06.0: 8086:10d3 bound to e1000e: DPDK cannot open it
-            -> modprobe vfio-pci && dpdk-devbind.py -b vfio-pci 0000:00:06.0
+            -> pollnd doctor --fix --port 0000:00:06.0   (or: modprobe vfio-pci && dpdk-devbind.py -b vfio-pci 0000:00:06.0)
     warning port 0000:00:07.0: 8086:10d3 bound to no driver: DPDK cannot open it
-            -> modprobe vfio-pci && dpdk-devbind.py -b vfio-pci 0000:00:07.0
+            -> pollnd doctor --fix --port 0000:00:07.0   (or: modprobe vfio-pci && dpdk-devbind.py -b vfio-pci 0000:00:07.0)
     ok      default route: interface eth0
     ");
 }
@@ -128,6 +128,41 @@ fn nothing_is_advised_on_a_device_below_the_default_route() {
     ok      port 0000:00:06.0: 8086:10d3 bound to e1000e; interface eth7 carries the default route by way of br0: leave it to the kernel, use another port
     ok      default route: interface br0, over eth7
     ");
+}
+
+/// Findings on the IOMMU of a tree with an e1000e, a virtio NIC with the default route, and these files.
+fn iommu_of(files: &[(&str, &str)]) -> String {
+    let t = Tree::new(&[&[("proc/net/route", ROUTE)], files].concat())
+        .pci("0000:00:03.0", "0x020000", Some("virtio-pci"), Some("eth0"))
+        .pci("0000:00:06.0", "0x020000", Some("e1000e"), Some("eth7"))
+        .pci("0000:00:06.1", "0x010601", Some("ahci"), None)
+        .pci("0000:00:01.0", "0x060400", Some("pcieport"), None);
+    if files.iter().any(|f| f.0.contains("iommu_groups")) {
+        let dev = t.0.path().join("sys/bus/pci/devices/0000:00:06.0");
+        symlink("../../../../kernel/iommu_groups/7", dev.join("iommu_group")).unwrap();
+    }
+    let mut out = Vec::new();
+    iommu::findings(t.0.path(), &Net::read(t.0.path()), &mut out);
+    out.iter().map(|f| format!("{f}\n")).collect()
+}
+
+#[test]
+fn ports_without_an_iommu_and_in_groups_with_others_are_told() {
+    insta::assert_snapshot!(iommu_of(&[("sys/module/vfio/parameters/enable_unsafe_noiommu_mode", "Y\n")]), @r"
+    warning IOMMU: none: ports go by uio_pci_generic, and nothing fences their DMA; vfio-pci would take its unsafe mode without an IOMMU, which fences nothing either
+            -> turn it on: VT-d or AMD-Vi in the firmware, and intel_iommu=on on the kernel's command line; in a guest the hypervisor gives one
+    warning IOMMU: vfio's mode without an IOMMU is on (enable_unsafe_noiommu_mode=Y): what such a device writes is fenced by nothing
+            -> echo N > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode   (as root), and turn an IOMMU on
+    ");
+    let of = |a: &str| (format!("sys/kernel/iommu_groups/7/devices/{a}/class"), "");
+    let files = ["0000:00:06.0", "0000:00:06.1", "0000:00:01.0"].map(of);
+    let files: Vec<_> = files.iter().map(|(p, s)| (p.as_str(), *s)).collect();
+    insta::assert_snapshot!(iommu_of(&files), @r"
+    ok      IOMMU: 1 group
+    warning port 0000:00:06.0: IOMMU group 7 has 0000:00:06.1 (ahci) too: vfio gives away a group as a whole
+            -> move it to another slot, one whose bridge separates devices (ACS), or take the others from the kernel as well: echo 0000:00:06.1 > /sys/bus/pci/devices/0000:00:06.1/driver/unbind
+    ");
+    assert_eq!(iommu_of(&files[..1]), "ok      IOMMU: 1 group\n");
 }
 
 /// Field report 21: what the command ends with.
@@ -177,7 +212,7 @@ fn a_bare_machine_gets_a_remedy_for_everything_that_is_not_well() {
             "Uid:\t1000\t1000\t1000\t1000\nCapEff:\t0000000000001000\nCpus_allowed_list:\t2\n",
         ),
     ]);
-    let out = examine(t.0.path(), None);
+    let out = examine(t.0.path(), None, &[]);
     assert!(out.iter().all(|f| (f.severity == Severity::Good) == f.remedy.is_none()), "{out:?}");
     let text: String = out.iter().map(|f| format!("{f}\n")).collect();
     insta::assert_snapshot!(text, @r"
@@ -187,9 +222,11 @@ fn a_bare_machine_gets_a_remedy_for_everything_that_is_not_well() {
             -> echo 512 > /proc/sys/vm/nr_hugepages   (as root; 1 GiB in pages of 2 MiB)
     warning ports: no network device on the PCI bus
             -> virtual ports work: pollnd demo uses a virtio pair; --port net_tap0,iface=tap0 makes a TAP
+    ok      IOMMU: none, and no port that may be bound needs one
     warning cores: 8 online, 1 usable by this process
             -> run with at least 2 cores for a node and its applications; on one core lcores yield
     ok      NUMA: node 0: 4 cores, node 1: 4 cores
+    ok      isolated cores: none: lcores share their CPUs with what the scheduler puts there (isolcpus= and nohz_full= on the kernel's command line keep it off)
     warning rights: uid 1000 lacks CAP_NET_BIND_SERVICE (kernel-socket nodes dial Linux peers from ports below 1024)
             -> run as root, or: setcap cap_net_bind_service,cap_ipc_lock,cap_sys_admin+ep $(command -v pollnd)
     warning rights: uid 1000 lacks CAP_IPC_LOCK (locking device memory)
@@ -208,9 +245,10 @@ fn a_good_machine_needs_no_remedy() {
         ("proc/self/status", "Uid:\t0\t0\t0\t0\nCapEff:\t000001ffffffffff\nCpus_allowed_list:\t0-3\n"),
         (&format!("{g}/nr_hugepages"), "512"),
         (&format!("{g}/free_hugepages"), "500"),
+        ("sys/kernel/iommu_groups/1/devices/0000:00:04.0/class", "0x020000"),
     ])
     .pci("0000:00:04.0", "0x020000", Some("vfio-pci"), None);
-    let out = examine(t.0.path(), Some("DPDK 22.11"));
+    let out = examine(t.0.path(), Some("DPDK 22.11"), &[]);
     let (lacking, rest): (Vec<_>, Vec<_>) = out.into_iter().partition(|f| f.subject == "drivers");
     assert!(rest.iter().all(|f| f.remedy.is_none()), "{rest:?}");
     assert_eq!(lacking.len(), 4);
@@ -221,7 +259,7 @@ fn a_good_machine_needs_no_remedy() {
     for l in ["mempool_ring", "bus_vdev", "net_vhost", "net_virtio"] {
         fs::write(dir.join(format!("librte_{l}.so.23.0")), "").unwrap();
     }
-    let out = examine(t.0.path(), Some("DPDK 22.11"));
+    let out = examine(t.0.path(), Some("DPDK 22.11"), &[]);
     assert!(out.iter().all(|f| f.remedy.is_none()), "{out:?}");
     assert_eq!(exit_code(&out), 0);
     assert!(out.iter().any(|f| f.detail.starts_with("2 port drivers")), "{out:?}");

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use super::{names, routes, text};
@@ -17,6 +18,8 @@ pub(super) struct Own {
     pub(super) index: Option<u32>,
     /// Its link address, `52:54:00:12:34:56`.
     pub(super) mac: Option<String>,
+    /// Its IP addresses, but for those of the link alone.
+    pub(super) addresses: Vec<IpAddr>,
 }
 
 /// Interfaces with an IPv4 or IPv6 default route. `root` is `/` but for tests.
@@ -159,6 +162,24 @@ impl Net {
         self.own.as_ref().is_none_or(|own| own.iter().any(|o| o.name == iface))
     }
 
+    /// IP addresses that an interface of our own namespace has itself, but for those of the link alone (fe80::).
+    pub fn addresses(&self, iface: &str) -> &[IpAddr] {
+        let own = self.own.as_deref().unwrap_or_default();
+        own.iter().find(|o| o.name == iface).map_or(&[], |o| &o.addresses)
+    }
+
+    /// Interfaces that send through `iface`: the bridge or bond that it is part of, its VLANs.
+    pub fn above(&self, iface: &str) -> Vec<String> {
+        let dir = class(&self.root, iface);
+        let mut v: Vec<String> =
+            names(&dir).iter().filter_map(|n| n.strip_prefix("upper_")).map(str::to_owned).collect();
+        let master = std::fs::read_link(dir.join("master")).ok();
+        v.extend(master.and_then(|m| Some(m.file_name()?.to_string_lossy().into_owned())));
+        v.sort();
+        v.dedup();
+        v
+    }
+
     /// Interfaces that have a default route themselves.
     pub fn routed(&self) -> impl Iterator<Item = &str> {
         self.carriers.iter().filter(|(_, by)| by.is_none()).map(|(i, _)| i.as_str())
@@ -195,10 +216,25 @@ pub fn by_way_of(iface: &str, by: &[&str]) -> String {
     if by.is_empty() { iface.to_owned() } else { format!("{iface}, by way of {}", by.join(" and ")) }
 }
 
-/// Names in a tree's /proc/net/dev; its two lines of headings have bars.
+/// Whether an address is of more than its link.
+fn of_more_than_the_link(a: &IpAddr) -> bool {
+    !matches!(a, IpAddr::V6(a) if a.is_unicast_link_local())
+}
+
+/// Names in a tree's /proc/net/dev, whose two lines of headings have bars, and addresses in its /proc/net/if_inet6.
 fn listed(root: &Path) -> Option<Vec<Own>> {
     let dev = text(&root.join("proc/net/dev"))?;
-    let own = |l: &str| Some(Own { name: l.split_once(':')?.0.trim().to_owned(), index: None, mac: None });
+    let six = text(&root.join("proc/net/if_inet6")).unwrap_or_default();
+    let address = |l: &str, name: &str| {
+        let (hex, iface) = (l.split_whitespace().next()?, l.split_whitespace().next_back()?);
+        let a = Ipv6Addr::from(u128::from_str_radix(hex, 16).ok().filter(|_| iface == name)?);
+        Some(IpAddr::from(a)).filter(of_more_than_the_link)
+    };
+    let own = |l: &str| {
+        let name = l.split_once(':')?.0.trim();
+        let addresses = six.lines().filter_map(|l| address(l, name)).collect();
+        Some(Own { name: name.to_owned(), index: None, mac: None, addresses })
+    };
     Some(dev.lines().filter(|l| !l.contains('|')).filter_map(own).collect())
 }
 
@@ -209,25 +245,38 @@ fn own() -> Option<Vec<Own>> {
     if unsafe { libc::getifaddrs(&mut first) } != 0 {
         return None;
     }
-    let mut v = Vec::new();
+    let mut v: Vec<Own> = Vec::new();
+    let mut addresses: Vec<(String, IpAddr)> = Vec::new();
     let mut at = first;
     // SAFETY: each element is the list's own until it is freed, or null at its end.
     while let Some(a) = unsafe { at.as_ref() } {
         at = a.ifa_next;
         // SAFETY: null, or an address as long as its family says.
-        let packet =
-            unsafe { a.ifa_addr.as_ref() }.is_some_and(|s| i32::from(s.sa_family) == libc::AF_PACKET);
-        if packet {
+        let Some(family) = unsafe { a.ifa_addr.as_ref() }.map(|s| i32::from(s.sa_family)) else { continue };
+        // SAFETY: a terminated string of the list's own.
+        let name = unsafe { CStr::from_ptr(a.ifa_name) }.to_string_lossy().into_owned();
+        if family == libc::AF_PACKET {
             // SAFETY: addresses of this family are of this type; it may lie anywhere.
             let ll = unsafe { a.ifa_addr.cast::<libc::sockaddr_ll>().read_unaligned() };
-            // SAFETY: a terminated string of the list's own.
-            let name = unsafe { CStr::from_ptr(a.ifa_name) }.to_string_lossy().into_owned();
             let len = usize::from(ll.sll_halen).min(ll.sll_addr.len());
             let mac: Vec<_> = ll.sll_addr[..len].iter().map(|b| format!("{b:02x}")).collect();
             let index = u32::try_from(ll.sll_ifindex).ok();
             // Longer addresses than the structure has room for (InfiniBand) are not compared.
-            v.push(Own { name, index, mac: (len == 6).then(|| mac.join(":")) });
+            v.push(Own { name, index, mac: (len == 6).then(|| mac.join(":")), addresses: Vec::new() });
+        } else if family == libc::AF_INET {
+            // SAFETY: as above.
+            let a = unsafe { a.ifa_addr.cast::<libc::sockaddr_in>().read_unaligned() };
+            addresses.push((name, Ipv4Addr::from(a.sin_addr.s_addr.to_ne_bytes()).into()));
+        } else if family == libc::AF_INET6 {
+            // SAFETY: as above.
+            let a = unsafe { a.ifa_addr.cast::<libc::sockaddr_in6>().read_unaligned() };
+            addresses.push((name, Ipv6Addr::from(a.sin6_addr.s6_addr).into()));
         }
+    }
+    for (label, a) in addresses.into_iter().filter(|a| of_more_than_the_link(&a.1)) {
+        // A further IPv4 address may have a label, `eth0:1`.
+        let name = label.split(':').next().unwrap_or_default();
+        v.iter_mut().filter(|o| o.name == name).for_each(|o| o.addresses.push(a));
     }
     // SAFETY: the list from above, once.
     unsafe { libc::freeifaddrs(first) };

@@ -41,7 +41,7 @@ pub(super) fn find(spec: &PortSpec) -> Result<(u16, Option<CString>), PortError>
     match spec {
         PortSpec::Name(_) => Err(missing(libc::ENODEV, "`pollnd doctor` lists the ports")),
         PortSpec::Pci(addr) => {
-            let remedy = "bind it to vfio-pci (dpdk-devbind.py -b vfio-pci ADDRESS), run as root or with access to its \
+            let remedy = "bind it to vfio-pci (pollnd doctor --fix --port ADDRESS), run as root or with access to its \
                           vfio group, with huge pages, and without --no-pci";
             // SAFETY: a terminated string.
             let r = unsafe { sys::rte_dev_probe(c(addr)?.as_ptr()) };

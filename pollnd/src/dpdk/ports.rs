@@ -139,6 +139,16 @@ pub(super) fn warn_of_kernel(all: &[Wanted]) {
     why::keep_cut_remedy((!remedies.is_empty()).then(|| remedies.join("; ")));
 }
 
+/// Memory that pools of so many bytes and the applications' pages take, in MiB, with some to spare where that is little.
+fn memory_mb(pools: u64) -> u32 {
+    u32::try_from((pools >> 20) + PAGES_MB).unwrap_or(u32::MAX).max(256)
+}
+
+/// Memory that a node of one lcore takes on a port of the usual MTU, in MiB.
+pub(crate) fn usual_memory_mb() -> u32 {
+    memory_mb(PortConfig::default().pool_bytes())
+}
+
 /// The EAL that these ports need, with `raw` arguments of its own.
 pub(super) fn eal(all: &[Wanted], raw: &[String]) -> EalConfig {
     let bytes: u64 = all.iter().map(|w| w.config.pool_bytes()).sum();
@@ -154,7 +164,7 @@ pub(super) fn eal(all: &[Wanted], raw: &[String]) -> EalConfig {
     let physical = doctor::pci_ports(Path::new("/")).iter().any(|p| uio(p) && allow.contains(&p.addr));
     EalConfig {
         huge: if physical { Huge::On } else { Huge::Auto },
-        mem_mb: u32::try_from((bytes >> 20) + PAGES_MB).unwrap_or(u32::MAX).max(256),
+        mem_mb: memory_mb(bytes),
         no_pci: allow.is_empty(),
         allow,
         raw: raw.to_vec(),

@@ -85,6 +85,7 @@ impl Sys {
             name: i.clone(),
             index: read(i, "ifindex").and_then(|n| n.parse().ok()),
             mac: read(i, "address"),
+            addresses: Vec::new(),
         };
         names(&class).iter().map(one).collect()
     }
@@ -219,7 +220,12 @@ fn an_interface_of_another_namespace_is_told_by_number_and_address() {
         ("sys/class/net/nic0/", ""),
     ]);
     let own = |name: &str, index, mac: &str| {
-        Some(vec![Own { name: name.into(), index: Some(index), mac: Some(mac.into()) }])
+        Some(vec![Own {
+            name: name.into(),
+            index: Some(index),
+            mac: Some(mac.into()),
+            addresses: Vec::new(),
+        }])
     };
     let of = |o| Net::of(d.path(), o, default_route_ifaces(d.path()));
     let sees = |o| of(o).sees("eth0");
@@ -257,4 +263,22 @@ fn the_node_of_the_device_below() {
         ["br0", "eth0", "eth1", "none"].map(|i| iface_node(d.path(), i)),
         [Some(1), Some(1), None, None]
     );
+}
+
+#[test]
+fn addresses_and_what_an_interface_is_part_of_are_told() {
+    let six = "fd000000000000000000000000000001 02 40 00 80 eth7\nfe800000000000000000000000000001 02 40 20 80 eth7\n";
+    let d = tree(&[
+        ("proc/net/dev", "a|b\nc|d\n  eth7: 0\n  eth8: 0\n"),
+        ("proc/net/if_inet6", six),
+        ("sys/class/net/eth8/upper_br0/", ""),
+    ]);
+    std::os::unix::fs::symlink("../br0", d.path().join("sys/class/net/eth8/master")).unwrap();
+    let net = Net::read(d.path());
+    assert_eq!(net.addresses("eth7"), ["fd00::1".parse::<IpAddr>().unwrap()]);
+    assert!(net.addresses("eth8").is_empty() && net.addresses("eth9").is_empty());
+    assert_eq!((net.above("eth7"), net.above("eth8")), (vec![], vec!["br0".to_owned()]));
+    // This machine's, as the kernel lists them.
+    let own = Net::read(Path::new("/"));
+    assert!(own.addresses("lo").iter().all(IpAddr::is_loopback) && !own.addresses("lo").is_empty());
 }
