@@ -33,6 +33,8 @@ struct Fake {
     root: tempfile::TempDir,
     /// Most huge pages that it has to give.
     most: Cell<u64>,
+    /// Huge pages in use.
+    used: Cell<u64>,
     /// Number of writes, and the one at which something happens.
     writes: Cell<usize>,
     fault: Cell<Option<(usize, Fault)>>,
@@ -47,6 +49,7 @@ impl Fake {
         let f = Fake {
             root: tempfile::tempdir().unwrap(),
             most: Cell::new(u64::MAX),
+            used: Cell::new(0),
             writes: Cell::new(0),
             fault: Cell::new(None),
             own: RefCell::default(),
@@ -59,6 +62,7 @@ impl Fake {
             ("sys/bus/pci/drivers_probe", ""),
             (&*format!("{POOL}/nr_hugepages"), "10\n"),
             (&*format!("{POOL}/free_hugepages"), "4\n"),
+            (&*format!("{POOL}/surplus_hugepages"), "0\n"),
             (
                 "sys/devices/system/node/node0/meminfo",
                 "Node 0 MemTotal: 8000000 kB\nNode 0 MemFree: 4000000 kB\n",
@@ -164,8 +168,14 @@ impl Fake {
                     fs::read_to_string(file.with_file_name(f)).unwrap().trim().parse().unwrap()
                 };
                 let (had, free) = (number("nr_hugepages"), number("free_hugepages"));
-                let now = text.parse::<u64>().unwrap().min(self.most.get().max(had));
-                fs::write(file.with_file_name("free_hugepages"), format!("{}\n", free + now - had))?;
+                let reserved = text.parse::<u64>().unwrap().min(self.most.get().max(had));
+                // Pages in use stay until they are freed, and count.
+                let now = reserved.max(self.used.get());
+                fs::write(file.with_file_name("surplus_hugepages"), format!("{}\n", now - reserved))?;
+                fs::write(
+                    file.with_file_name("free_hugepages"),
+                    format!("{}\n", (free + now).saturating_sub(had)),
+                )?;
                 fs::write(file, format!("{now}\n"))
             }
             "compact_memory" => Ok(()),
@@ -405,8 +415,13 @@ fn a_port_that_a_process_has_open_waits_for_its_end() {
     f.put(&format!("sys/bus/pci/devices/{NIC}/uio/uio3/dev"), "");
     fs::create_dir_all(f.at("proc/77/fd")).unwrap();
     symlink("/dev/uio3", f.at("proc/77/fd/9")).unwrap();
+    f.used.set(100);
     let (said, end) = f.undo();
     assert_eq!((end, f.recorded()), (End::Failed, true));
+    assert!(said.contains("10 pages on node 0, as before; 90 more are in use"), "{said}");
+    f.put(&format!("{POOL}/nr_hugepages"), "10\n");
+    f.put(&format!("{POOL}/free_hugepages"), "4\n");
+    f.put(&format!("{POOL}/surplus_hugepages"), "0\n");
     assert!(
         said.contains("process 77 has it open") && f.driver(NIC).as_deref() == Some("uio_pci_generic"),
         "{said}"

@@ -308,7 +308,7 @@ fn huge_pages(k: &dyn Kernel, w: &Wanted, ports: &[PciPort], plan: &mut Plan) ->
                 spare / 1024
             ));
         }
-        plan.steps.push(Step::HugePages(HugePages { node, before: p.total, free, want: p.total + more }));
+        plan.steps.extend(HugePages::more(k, node, free, more).map(Step::HugePages));
     }
     Ok(())
 }

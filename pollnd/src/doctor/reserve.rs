@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -37,8 +37,24 @@ impl HugePages {
         k.at(&self.file())
     }
 
+    /// Pages that are reserved; and those beyond them that are in use and go when they are freed, which the kernel counts
+    /// among the former.
+    fn counts(&self, k: &dyn Kernel) -> Option<(u64, u64)> {
+        let path = self.path(k);
+        let read = |p: &Path| fs::read_to_string(p).ok()?.trim().parse::<u64>().ok();
+        let surplus = read(&path.with_file_name("surplus_hugepages")).unwrap_or(0);
+        Some((read(&path)?.saturating_sub(surplus), surplus))
+    }
+
     fn there(&self, k: &dyn Kernel) -> Option<u64> {
-        fs::read_to_string(self.path(k)).ok()?.trim().parse().ok()
+        Some(self.counts(k)?.0)
+    }
+
+    /// So many more pages on a node, of which `free` are free; `None` where there is no such pool.
+    pub(super) fn more(k: &dyn Kernel, node: Option<u32>, free: u64, more: u64) -> Option<HugePages> {
+        let step = HugePages { node, before: 0, free, want: 0 };
+        let before = step.there(k)?;
+        Some(HugePages { before, want: before + more, ..step })
     }
 
     pub(super) fn commands(&self) -> Vec<String> {
@@ -96,16 +112,15 @@ impl HugePages {
         if let Err(e) = k.told(&self.path(k), &self.before.to_string()) {
             return Back::NotNow(e);
         }
-        match self.there(k) {
-            Some(n) if n == self.before => {
-                let surplus = fs::read_to_string(self.path(k).with_file_name("surplus_hugepages"));
-                let used = surplus.ok().and_then(|s| s.trim().parse().ok()).filter(|n: &u64| *n > 0);
-                let used = used.map_or_else(String::new, |n| {
-                    format!("; {n} more are in use, and go when they are freed")
-                });
-                Back::Undone(format!("{n} pages{}, as before{used}", on(self.node)))
+        match self.counts(k) {
+            Some((n, 0)) if n == self.before => {
+                Back::Undone(format!("{n} pages{}, as before", on(self.node)))
             }
-            n => Back::NotNow(format!("the kernel keeps {} pages{}", n.unwrap_or(0), on(self.node))),
+            Some((n, used)) if n == self.before => Back::Undone(format!(
+                "{n} pages{}, as before; {used} more are in use, and go when they are freed",
+                on(self.node)
+            )),
+            n => Back::NotNow(format!("the kernel keeps {} pages{}", n.unwrap_or_default().0, on(self.node))),
         }
     }
 }
