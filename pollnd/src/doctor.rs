@@ -1,5 +1,6 @@
 //! `pollnd doctor`: what the machine has, what is missing, and the line that mends it; `--fix` mends it.
 
+mod back;
 mod bind;
 mod fix;
 mod kernel;

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::back::Back;
 use super::kernel::Kernel;
-use super::step::Back;
 
 /// A port goes to another driver.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

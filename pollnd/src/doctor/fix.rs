@@ -4,10 +4,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::back::Back;
 use super::kernel::Kernel;
 use super::plan::Plan;
 use super::record::{self, Entry, Event, Record, State};
-use super::step::{Back, Step};
+use super::step::Step;
 
 /// End of a command, which is its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

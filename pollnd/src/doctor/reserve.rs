@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::back::Back;
 use super::kernel::Kernel;
-use super::step::Back;
 
 /// KiB of a page.
 pub(crate) const PAGE_KIB: u64 = 2048;

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::back::Back;
 use super::bind::Bind;
 use super::kernel::Kernel;
 use super::reserve::HugePages;
@@ -23,17 +24,6 @@ pub(crate) enum Step {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Module {
     pub(crate) name: String,
-}
-
-/// Result of taking a step back.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Back {
-    /// All is as it was; what was found.
-    Undone(String),
-    /// It can no longer be taken back, and why.
-    Left(String),
-    /// It can be taken back once something has happened that is named.
-    NotNow(String),
 }
 
 impl Module {

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::back::Back;
 use super::kernel::Kernel;
-use super::step::Back;
 
 /// The file, below the root.
 pub(crate) const FILE: &str = "etc/security/limits.d/90-pollnd.conf";
