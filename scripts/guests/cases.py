@@ -154,7 +154,31 @@ class Bench:
         self.guest = Guest(
             self.folder / "guest", self.image, [*back, "-device", device], iommu=nic.iommu, memory=memory, within=self.within,
         )
-        self.guest.bind(nic.driver)
+        self.ready()
+
+    def ready(self):
+        """Has doctor give the NIC to DPDK, with huge pages near it: what a plan says, and only with --yes."""
+        g, fix = self.guest, f"pollnd doctor --fix --port {PCI} --huge-pages {2 * HUGE}"
+        self.kernels = (g.driver(), g.interfaces(), g.huge())
+        code, said = g.run(f"{fix} --json")
+        kinds = [s["step"] for s in json.loads(said.strip().splitlines()[-1])["steps"]]
+        if code != 4 or not {"huge_pages", "module", "bind"} <= set(kinds) or (g.driver(), g.interfaces(), g.huge()) != self.kernels:
+            raise Failed(f"doctor --fix without --yes: {code}, {said}")
+        g.good(f"{fix} --yes")
+        if (g.driver(), g.huge()) != (self.nic.driver, HUGE):
+            raise Failed(f"doctor --fix --yes: the NIC is bound to {g.driver()}, {g.huge()} huge pages")
+        g.good(fix)
+
+    def given_back(self):
+        """Has doctor take all of it back: the NIC has its own driver and interface, the pages are the kernel's."""
+        g = self.guest
+        said = g.good("pollnd doctor --undo")
+        now = (g.driver(), g.interfaces(), g.huge())
+        if now != self.kernels or "taken back" not in said:
+            raise Failed(f"doctor --undo: {now} in place of {self.kernels}; {said}")
+        if "nothing is recorded" not in g.good("pollnd doctor --undo"):
+            raise Failed("doctor --undo finds something to take back a second time")
+        return f"{now[0]}, interface {' '.join(now[1])}, {now[2]} huge pages"
 
     def node_up(self, mtu):
         lcores = f" --lcores {self.nic.queues}" if self.nic.queues > 1 else ""
@@ -370,6 +394,7 @@ def steps(nic):
     yield "huge pages gone", lambda b: pages_gone(b, high)
     yield "guest killed", lambda b: killed(b, high)
     yield "pages home", lambda b: b.node_down() and ""
+    yield "doctor --undo", lambda b: b.given_back()
     yield "host's pages home", lambda b: b.host_down()
 
 

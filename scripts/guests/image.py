@@ -12,8 +12,9 @@ from pathlib import Path
 
 # Drivers that EAL loads by itself, out of its folder of plugins.
 PLUGINS = ("librte_bus_pci", "librte_bus_vdev", "librte_mempool_ring", "librte_net_virtio", "librte_net_vhost", "librte_net_e1000")
-# Modules of the guest's kernel, each loaded behind those that it depends on.
-MODULES = ("uio_pci_generic", "vfio-pci", "vfio_iommu_type1")
+# Modules of the guest's kernel: the NICs' own drivers, loaded at its start, and those that `pollnd doctor --fix` loads.
+KERNELS = ("virtio_pci", "virtio_net", "e1000e")
+MODULES = (*KERNELS, "uio_pci_generic", "vfio-pci", "vfio_iommu_type1")
 LIBS = Path("/usr/lib/x86_64-linux-gnu")
 FOLDERS = "bin dev dev/hugepages etc lib lib/modules proc root run sys tmp usr usr/bin usr/lib var".split()
 
@@ -54,25 +55,25 @@ def kernel(work):
 
 
 def modules(root):
-    """Files of MODULES and of what they depend on, in the order to load them."""
+    """Files of MODULES and of what they depend on, each with the files of those."""
     files = {f.name.removesuffix(".ko").replace("-", "_"): f for f in root.glob("lib/modules/*/kernel/**/*.ko")}
-    order = []
+    found = {}
 
     def add(name):
+        """Files of a module and of all that it depends on."""
         file = files.get(name.replace("-", "_"))
         if file is None:
             raise Cannot(f"no module {name} in {root}")
-        if file in order:
-            return
-        needs = re.search(rb"\0depends=([^\0]*)\0", file.read_bytes())
-        for other in (needs[1].decode().split(",") if needs else []):
-            if other:
-                add(other)
-        order.append(file)
+        if file not in found:
+            needs = re.search(rb"\0depends=([^\0]*)\0", file.read_bytes())
+            below = set().union(*(add(n) for n in (needs[1].decode().split(",") if needs else []) if n))
+            # modprobe loads from the last to the first: what others need stands before them here.
+            found[file] = [f for f in reversed(found) if f in below]
+        return {file, *found[file]}
 
     for name in MODULES:
         add(name)
-    return order
+    return found
 
 
 def libraries(files):
@@ -148,10 +149,14 @@ def build(work, binary, init):
         a.file("bin/busybox", busybox.read_bytes(), 0o755)
         a.link("bin/sh", "busybox")
         a.file("usr/bin/pollnd", binary.read_bytes(), 0o755)
-        order = modules(linux)
-        for m in order:
-            a.file(f"lib/modules/{m.name}", m.read_bytes())
-        a.file("lib/modules/order", "".join(f"{m.name}\n" for m in order).encode())
+        found = modules(linux)
+        release = next(linux.glob("lib/modules/*"))
+        for m in found:
+            a.file(f"lib/modules/{release.name}/{m.name}", m.read_bytes())
+        depends = "".join(f"{m.name}: {' '.join(n.name for n in needs)}\n" for m, needs in found.items())
+        a.file(f"lib/modules/{release.name}/modules.dep", depends.encode())
+        a.file(f"lib/modules/{release.name}/modules.builtin", (release / "modules.builtin").read_bytes())
+        a.file("lib/modules/kernels", " ".join(KERNELS).encode())
         a.link("var/run", "../run")
         # usr is merged into the root, as Debian has it.
         a.link("lib64", "usr/lib64")

@@ -62,7 +62,7 @@ class Guest:
             (folder / old).unlink(missing_ok=True)
         vmlinuz, initrd = image
         machine = MACHINE + (",kernel-irqchip=split" if iommu else "")
-        append = f"console=ttyS0 panic=-1 quiet huge={HUGE}" + (" intel_iommu=on" if iommu else "")
+        append = "console=ttyS0 panic=-1 quiet" + (" intel_iommu=on" if iommu else "")
         command = [
             *within, "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-machine", machine, "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max", "-smp", "2", "-m", f"{MEMORY}",
@@ -107,10 +107,17 @@ class Guest:
             raise Failed(f"`{command}` in the guest ended with {code}: {said.strip()[-1500:]}")
         return said
 
-    def bind(self, driver, at=PCI):
-        """Gives the NIC to a driver."""
-        device = f"/sys/bus/pci/devices/{at}"
-        self.good(f"echo {driver} >{device}/driver_override && echo {at} >/sys/bus/pci/drivers_probe")
+    def driver(self, at=PCI):
+        """The driver that the NIC is bound to."""
+        return self.good(f"basename $(readlink /sys/bus/pci/devices/{at}/driver)").strip()
+
+    def huge(self):
+        """Huge pages of 2 MiB that are reserved."""
+        return int(self.good("cat /sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages"))
+
+    def interfaces(self):
+        """Kernel interfaces, but for loopback."""
+        return [i for i in self.good("ls /sys/class/net").split() if i != "lo"]
 
     def link(self, up):
         self.monitor("set_link", name="net0", up=up)
