@@ -9,9 +9,9 @@
 //!                              Up
 //! ```
 
-use std::io;
+use std::fs;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 use dataplane::dpdk::{EthPort, LinkState, PortSpec};
 use fsm::Fsm;
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 use transport::node::lcore::Duplicates;
 
 use crate::limits;
@@ -85,12 +87,14 @@ fn backend(spec: &PortSpec) -> Option<PathBuf> {
     spec.socket().filter(|s| virtio && !s.listens).map(|s| s.path)
 }
 
-/// Whether somebody serves `socket`, and this process may have the descriptors that a device of so many queues takes: two for
-/// each of its rings, and some for a moment. A driver that has none says something else, and DPDK aborts without one for epoll.
-fn may_join(socket: &Path, queues: u16) -> io::Result<()> {
-    let s = UnixStream::connect(socket)?;
-    let spare: io::Result<Vec<_>> = (0..4 * queues + 8).map(|_| s.try_clone()).collect();
-    spare.map(drop)
+/// Whether this process may have the descriptors that a device of so many queues takes: two for each of its rings, and some for
+/// a moment. They are looked for and not tried: DPDK's interrupt thread closes its epoll instance and opens another at each
+/// change, and aborts the process if somebody has taken the number meanwhile.
+fn may_have(queues: u16) -> bool {
+    let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let is_free = |n: &u64| fs::symlink_metadata(format!("/proc/self/fd/{n}")).is_err();
+    let want = 4 * usize::from(queues) + 8;
+    (0..most).filter(is_free).take(want).count() == want
 }
 
 /// Inputs of the control thread.
@@ -250,20 +254,21 @@ impl Watch {
 
     /// Makes the device anew once somebody serves its socket. Looked at first, since the driver logs each failure.
     fn try_again(&mut self, now: Instant) {
-        let Some(socket) = self.backend.as_ref().filter(|_| now >= self.again) else { return };
-        match may_join(socket, self.port.queues()) {
-            Ok(()) => {}
-            Err(e) if limits::none_left(&e) => {
-                if self.failed.due(now) {
-                    tracing::error!(
-                        "port {}: it is not joined again: {}",
-                        self.port.name(),
-                        limits::told(&e)
-                    );
-                }
-                return;
+        if now < self.again {
+            return;
+        }
+        if !may_have(self.port.queues()) {
+            if self.failed.due(now) {
+                tracing::error!(
+                    "port {}: it is not joined again: {}",
+                    self.port.name(),
+                    limits::told(&Errno::MFILE.into())
+                );
             }
-            Err(_) => return,
+            return;
+        }
+        if self.backend.as_ref().is_none_or(|p| UnixStream::connect(p).is_err()) {
+            return;
         }
         match self.port.attach() {
             Ok(()) => {

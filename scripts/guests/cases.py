@@ -299,23 +299,25 @@ def clock(b):
     """The guest's clock is stepped while bulk and a capture are under way: neither minds, and nothing times out."""
     late = [n for n in b.all_counts() if n.endswith("_timeout")] + ["err_no_answer", "sets_closed", "dials_failed"]
     before = b.all_counts()
-    process = b.command("put", GUEST, "-t", "8", "--json", "--timeout", "10")
+    process = b.command("put", GUEST, "-c", "1000000", "--json", "--timeout", "20")
     b.guest.good(
-        "pollnd capture --peer 10.80.0.1 --out /tmp/c.pcap --snaplen 64 --seconds 8 --node $(cat /tmp/pid) >/tmp/capture 2>&1 &"
+        "pollnd capture --peer 10.80.0.1 --out /tmp/c.pcap --snaplen 64 --node $(cat /tmp/pid) >/tmp/capture 2>&1 & "
+        "echo $! >/tmp/capturer; until test -s /tmp/c.pcap; do sleep 0.1; done"
     )
-    sizes = []
+    size = lambda: int(b.guest.good("stat -c %s /tmp/c.pcap"))  # noqa: E731
+    sizes = [size()]
     for step in (3600, -7200, 3600):
-        time.sleep(1.5)
         b.guest.good(f"date -s @$(($(date +%s) + {step}))")
-        sizes.append(int(b.guest.good("stat -c %s /tmp/c.pcap")))
-    said = json.loads(b.ended(process).strip().splitlines()[-1])
-    b.wait("the capture's end", lambda: " packets in " in b.guest.good("cat /tmp/capture"), 30)
-    sizes.append(int(b.guest.good("stat -c %s /tmp/c.pcap; rm /tmp/c.pcap")))
+        b.wait(f"the capture goes on after {step} s", lambda: size() > sizes[-1], 20)
+        sizes.append(size())
+    b.guest.good("kill -INT $(cat /tmp/capturer); until grep -q ' packets in ' /tmp/capture; do sleep 0.1; done; rm /tmp/c.pcap")
+    process.send_signal(signal.SIGINT)
+    said = json.loads(process.communicate(timeout=60)[0].strip().splitlines()[-1])
     after = b.all_counts()
     if changed := {n: after[n] - before[n] for n in late if after[n] != before[n]}:
         raise Failed(f"counts that a step of the clock changes: {changed}")
-    if said["crc_bad"] or not said["messages"] or sizes != sorted(set(sizes)):
-        raise Failed(f"put: {said}; sizes of the capture: {sizes}")
+    if said["crc_bad"] or not said["messages"] or "interrupted" not in said["error"]:
+        raise Failed(f"put: {said}")
     return f"+1 h, -2 h, +1 h: {said['messages']} messages of 1 MiB, a capture of {sizes[-1]} bytes, no timeout"
 
 
@@ -323,11 +325,13 @@ def pages_gone(b, mtu):
     """The node is killed and finds no huge pages when it starts again: it says so. With pages it starts."""
     nr = "/proc/sys/vm/nr_hugepages"
     b.guest.good(f"kill -9 $(cat /tmp/pid); sleep 1; echo 0 >{nr}; test $(cat {nr}) = 0")
-    code, said = b.guest.run(f"timeout 30 pollnd node --nid {GUEST} --port {PCI} --mtu {mtu}")
-    if code != 1 or "nr_hugepages" not in said:
+    code, said = b.guest.run(f"timeout 10 pollnd node --nid {GUEST} --port {PCI} --mtu {mtu}")
+    # What an IOMMU is behind can do with ordinary pages, and is ended by the timeout.
+    if not (b.nic.iommu and "ordinary pages" in said) and (code != 1 or "nr_hugepages" not in said):
         raise Failed(f"without huge pages it ends with {code}: {said[-600:]}")
     b.guest.good(f"echo {HUGE} >{nr}; test $(cat {nr}) = {HUGE}")
-    return f"named; with pages again, first ping in {first_ping(b, mtu)}"
+    how = "goes on with ordinary ones" if b.nic.iommu else "named"
+    return f"{how}; with pages again, first ping in {first_ping(b, mtu)}"
 
 
 def measure(b):
