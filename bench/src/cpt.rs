@@ -26,7 +26,7 @@ use transport::wire::Version;
 use crate::ctl::{Ctl, Traffic};
 use crate::inmem::{SERVER, Time, builder, nid, stack};
 use crate::measure::MeasureError;
-use crate::repeat::median;
+use crate::repeat::{Spread, median};
 use crate::report::many;
 use crate::workload::{Client, ClientConfig, Intake, Server};
 
@@ -103,22 +103,6 @@ impl Round {
     }
 }
 
-/// Median of the rounds' ratios, lowest and highest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Gain {
-    /// Median.
-    pub median: f64,
-    /// Lowest and highest.
-    pub range: [f64; 2],
-}
-
-impl Gain {
-    fn of(ratios: &[f64]) -> Gain {
-        let range = ratios.iter().fold([f64::INFINITY, 0.0], |[l, h], r| [r.min(l), r.max(h)]);
-        Gain { median: median(ratios), range }
-    }
-}
-
 /// A way of taking payload in, over all rounds.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
@@ -127,9 +111,9 @@ pub struct Row {
     /// Medians.
     pub median: Round,
     /// By boxes.
-    pub boxed: Gain,
+    pub boxed: Spread,
     /// By moving the home.
-    pub moved: Gain,
+    pub moved: Spread,
 }
 
 impl Row {
@@ -144,8 +128,8 @@ impl Row {
         Row {
             payload,
             median: Round { fixed: cost(&|r| r.fixed), boxed: cost(&|r| r.boxed), moved: cost(&|r| r.moved) },
-            boxed: Gain::of(&all(&Round::gain_boxed)),
-            moved: Gain::of(&all(&Round::gain_moved)),
+            boxed: Spread::of(&all(&Round::gain_boxed)),
+            moved: Spread::of(&all(&Round::gain_moved)),
         }
     }
 }
@@ -181,7 +165,7 @@ impl Cpt {
             t += &format!("  {}\n", r.payload.name());
             for (name, c, gain) in ways {
                 t += &format!("    {name:<28} {:>7.1} {:>8.1} {:>8.1}", c.message_us, c.queue_us, c.other_us);
-                if let Some(Gain { median, range: [low, high] }) = gain {
+                if let Some(Spread { median, range: [low, high] }) = gain {
                     t += &format!("   {median:.2} x ({low:.2} - {high:.2})");
                 }
                 t.push('\n');

@@ -51,6 +51,16 @@ impl Traffic {
     }
 }
 
+/// Size and number of operations, in place of those that a client was made with; each operation's time is recorded, and one
+/// bulk message in [`SAMPLE`] has its checksum verified, in either direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Payload of a bulk operation in bytes, up to the client's `bulk_len`.
+    pub len: usize,
+    /// Bulk operations, or pings, in flight.
+    pub flight: u64,
+}
+
 /// Begins a cache line, and the one that is fetched with it: the other lcore's counters must not share it, or every message
 /// pays for the lines that cross.
 #[derive(Debug, Default)]
@@ -95,6 +105,10 @@ pub struct Ctl {
     /// The server's match entries are attached.
     pub ready: AtomicBool,
     results: Apart,
+    /// The server is another program, whose counts are not these: the client's own are what there is.
+    pub far: AtomicBool,
+    /// Taken over by the client when it begins other traffic.
+    pub load: Mutex<Option<Load>>,
     /// Round-trip times in ns, filled when a kind of traffic ends.
     pub rtt: Mutex<Option<Histogram<u64>>>,
     /// First error, in words.
@@ -116,6 +130,16 @@ impl Ctl {
     /// Whether the client has come to rest since the traffic was set to quiet.
     pub fn is_quiet(&self) -> bool {
         self.quiet.load(Ordering::Acquire)
+    }
+
+    /// Messages of this traffic so far, and their payload in bytes.
+    pub fn counts(&self, traffic: Traffic) -> (u64, u64) {
+        let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
+        // Pings are answered below the server.
+        if traffic == Traffic::Ping || self.far.load(Ordering::Relaxed) {
+            return (get(&self.completed), get(&self.moved));
+        }
+        (get(&self.arrived), get(&self.bytes))
     }
 
     /// Operations that have not completed.
@@ -160,7 +184,7 @@ mod tests {
             offset_of!(Ctl, traffic),
             offset_of!(Ctl, started),
             offset_of!(Ctl, arrived),
-            offset_of!(Ctl, rtt),
+            offset_of!(Ctl, far),
         ];
         assert!(at.windows(2).all(|w| w[0] / 128 < w[1] / 128), "{at:?}");
         assert!(offset_of!(Ctl, quiet) < offset_of!(Ctl, arrived) && align_of::<Ctl>() == 128);

@@ -29,6 +29,7 @@ pub mod selftest;
 pub mod setup;
 pub mod sock;
 pub mod stacks;
+pub mod suite;
 pub mod tcp;
 mod tcp_base;
 pub mod tcpsim;

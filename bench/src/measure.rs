@@ -1,13 +1,12 @@
 //! Cost of a stretch of work: wall time and CPU time of the whole process, spinning included.
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::ctl::{Ctl, Traffic};
+use crate::ctl::{Ctl, Load, Traffic};
 
 /// CPU time of this process so far, user and system, all threads.
 pub fn cpu_time() -> Duration {
@@ -36,7 +35,7 @@ impl OneThread {
 }
 
 /// One measured stretch of one kind of traffic.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stretch {
     /// Wall time in seconds.
     pub wall_s: f64,
@@ -64,10 +63,12 @@ impl Stretch {
 }
 
 /// Percentiles of a round trip, in microseconds.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Rtt {
     /// Median.
     pub p50_us: f64,
+    /// 90th percentile.
+    pub p90_us: f64,
     /// 99th percentile.
     pub p99_us: f64,
     /// 99.9th percentile.
@@ -80,7 +81,7 @@ impl Rtt {
     /// Of a histogram in ns.
     pub fn of(h: &Histogram<u64>) -> Rtt {
         let us = |q| h.value_at_quantile(q) as f64 / 1000.0;
-        Rtt { p50_us: us(0.5), p99_us: us(0.99), p999_us: us(0.999), count: h.len() }
+        Rtt { p50_us: us(0.5), p90_us: us(0.9), p99_us: us(0.99), p999_us: us(0.999), count: h.len() }
     }
 }
 
@@ -126,6 +127,22 @@ pub fn wait_for(
     Ok(())
 }
 
+/// Sleeps, and calls `tick` some ten times a second.
+///
+/// # Errors
+/// The workload fails meanwhile.
+pub(crate) fn sleep(ctl: &Ctl, time: Duration, tick: &mut dyn FnMut(&Ctl)) -> Result<(), MeasureError> {
+    let end = Instant::now() + time;
+    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|d| !d.is_zero()) {
+        std::thread::sleep(left.min(Duration::from_millis(100)));
+        tick(ctl);
+        if let Some(e) = ctl.first_error() {
+            return Err(MeasureError::Failed(e));
+        }
+    }
+    Ok(())
+}
+
 /// Runs `traffic` for `secs` after a warm-up of a fifth of that, then lets it come to rest. Each of the two goes on, for
 /// 20 s at most, until a message has arrived in it: a machine that stands still for longer than `secs` would else have
 /// measured nothing.
@@ -139,26 +156,19 @@ pub fn stretch(
     secs: f64,
     tick: &mut dyn FnMut(&Ctl),
 ) -> Result<Stretch, MeasureError> {
-    let so_far = || match traffic {
-        // Pings are answered below the server.
-        Traffic::Ping => ctl.completed.load(Ordering::Relaxed),
-        _ => ctl.arrived.load(Ordering::Relaxed),
-    };
+    let so_far = || ctl.counts(traffic).0;
     let mut pass = |secs: f64| {
-        let (end, before) = (Instant::now() + Duration::from_secs_f64(secs), so_far());
-        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|d| !d.is_zero()) {
-            std::thread::sleep(left.min(Duration::from_millis(100)));
-            tick(ctl);
-        }
+        let before = so_far();
+        sleep(ctl, Duration::from_secs_f64(secs), tick)?;
         wait_for(ctl, "the first message", PATIENCE, || so_far() != before)
     };
     ctl.set_traffic(traffic);
     pass(secs / 5.0)?;
-    let (b0, m0) = (ctl.bytes.load(Ordering::Relaxed), ctl.arrived.load(Ordering::Relaxed));
+    let (m0, b0) = ctl.counts(traffic);
     let (t0, c0) = (Instant::now(), cpu_time());
     pass(secs)?;
     let (wall, cpu) = (t0.elapsed(), cpu_time() - c0);
-    let (b1, m1) = (ctl.bytes.load(Ordering::Relaxed), ctl.arrived.load(Ordering::Relaxed));
+    let (m1, b1) = ctl.counts(traffic);
     rest(ctl)?;
     Ok(Stretch { wall_s: wall.as_secs_f64(), cpu_s: cpu.as_secs_f64(), messages: m1 - m0, bytes: b1 - b0 })
 }
@@ -172,6 +182,23 @@ pub fn rest(ctl: &Ctl) -> Result<(), MeasureError> {
     wait_for(ctl, "the end of all outstanding operations", PATIENCE, || ctl.is_quiet())
 }
 
+/// Runs `traffic` of this load, as [`stretch`]; and its round trips, those of the warm-up among them.
+///
+/// # Errors
+/// See [`wait_for`].
+pub fn loaded(ctl: &Ctl, traffic: Traffic, load: Load, secs: f64) -> Result<(Stretch, Rtt), MeasureError> {
+    let put = |load| {
+        if let Ok(mut l) = ctl.load.lock() {
+            *l = load;
+        }
+    };
+    put(Some(load));
+    let s = stretch(ctl, traffic, secs, &mut |_| ());
+    put(None);
+    // The client gives its histogram away before it is quiet.
+    Ok((s?, last_rtt(ctl)))
+}
+
 /// The histogram of the traffic that ended last.
 pub fn last_rtt(ctl: &Ctl) -> Rtt {
     ctl.rtt.lock().ok().and_then(|r| r.as_ref().map(Rtt::of)).unwrap_or_default()
@@ -180,6 +207,7 @@ pub fn last_rtt(ctl: &Ctl) -> Rtt {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::Ordering;
 
     use super::*;
     use crate::ctl::bump;

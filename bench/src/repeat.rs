@@ -91,6 +91,23 @@ pub fn median(v: &[f64]) -> f64 {
     }
 }
 
+/// Median of the rounds' figures, lowest and highest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Spread {
+    /// Median.
+    pub median: f64,
+    /// Lowest and highest.
+    pub range: [f64; 2],
+}
+
+impl Spread {
+    /// Of the rounds.
+    pub fn of(rounds: &[f64]) -> Spread {
+        let range = rounds.iter().fold([f64::INFINITY, 0.0], |[l, h], r| [r.min(l), r.max(h)]);
+        Spread { median: median(rounds), range }
+    }
+}
+
 fn of_run(run: &Value, path: &str) -> Option<f64> {
     if path.is_empty() {
         let all: Vec<f64> = COPIES.iter().filter_map(|p| run.pointer(p)?.as_f64()).collect();

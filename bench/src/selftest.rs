@@ -17,7 +17,7 @@ use transport::wire::srpc::{self, Body, Message, Name, Service, Sid, TestParams,
 use transport::wire::{Nid, ProcessId};
 
 use crate::ctl::Ctl;
-use crate::measure::{MeasureError, Rtt, cpu_time, wait_for};
+use crate::measure::{MeasureError, Rtt, Stretch, cpu_time, sleep, wait_for};
 
 /// A test: RPCs of one kind, so many at a time, until it is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +100,15 @@ impl Orders {
         })
     }
 
+    /// Ends the session.
+    ///
+    /// # Errors
+    /// A node does not answer.
+    pub fn end(&self, ctl: &Ctl) -> Result<(), MeasureError> {
+        self.run(LAST);
+        wait_for(ctl, "the end of the session", PATIENCE, || self.running() == LAST)
+    }
+
     /// Ends the case that runs, then runs this one; 0: none.
     pub fn run(&self, case: u64) {
         self.wanted.store(case, Ordering::Release);
@@ -128,6 +137,8 @@ pub struct Sample {
     pub p999_us: Option<f64>,
 }
 
+/// The case that ends the session.
+const LAST: u64 = u64::MAX;
 /// Waits, in seconds: for a case to run, and to come to its end.
 const PATIENCE: u64 = 30;
 
@@ -137,20 +148,40 @@ const PATIENCE: u64 = 30;
 /// An RPC failed, or nothing moves.
 pub fn measure(ctl: &Ctl, orders: &Orders, case: u64, secs: f64) -> Result<Sample, MeasureError> {
     orders.wait(ctl)?;
-    let Some(meter) = orders.client.get() else { return Ok(Sample::default()) };
+    let (s, rtt) = stretch(ctl, orders, case, secs)?;
+    Ok(Sample {
+        gbps: s.gbps(),
+        gbit_per_cpu_s: s.gbit_per_cpu_s(),
+        per_s: s.rate(),
+        p50_us: Some(rtt.p50_us),
+        p99_us: Some(rtt.p99_us),
+        p999_us: Some(rtt.p999_us),
+    })
+}
+
+/// The same as counts, with the round trips; the server's node may be another program.
+///
+/// # Errors
+/// As [`measure`].
+pub fn stretch(ctl: &Ctl, orders: &Orders, case: u64, secs: f64) -> Result<(Stretch, Rtt), MeasureError> {
+    let Some(meter) = orders.client.get() else { return Ok(Default::default()) };
     let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
     let bytes = || get(&meter.read) + get(&meter.written);
     orders.run(case);
     wait_for(ctl, "the case", PATIENCE, || orders.running() == case)?;
     let (begun, warm) = (get(&meter.rpcs), Duration::from_secs_f64(secs / 5.0));
-    std::thread::sleep(warm);
+    sleep(ctl, warm, &mut |_| ())?;
     wait_for(ctl, "the first RPC", PATIENCE, || get(&meter.rpcs) != begun)?;
     drop(meter.take_rtt());
     let (t0, c0, b0, n0) = (Instant::now(), cpu_time(), bytes(), get(&meter.rpcs));
-    std::thread::sleep(Duration::from_secs_f64(secs));
+    sleep(ctl, Duration::from_secs_f64(secs), &mut |_| ())?;
     wait_for(ctl, "an RPC", PATIENCE, || get(&meter.rpcs) != n0)?;
-    let (wall, cpu) = (t0.elapsed().as_secs_f64(), (cpu_time() - c0).as_secs_f64());
-    let (moved, rpcs) = ((bytes() - b0) as f64 * 8e-9, (get(&meter.rpcs) - n0) as f64);
+    let s = Stretch {
+        wall_s: t0.elapsed().as_secs_f64(),
+        cpu_s: (cpu_time() - c0).as_secs_f64(),
+        messages: get(&meter.rpcs) - n0,
+        bytes: bytes() - b0,
+    };
     let rtt = meter.take_rtt().map(|h| Rtt::of(&h)).unwrap_or_default();
     orders.run(0);
     wait_for(ctl, "the end of the case", PATIENCE, || orders.running() == 0)?;
@@ -158,14 +189,7 @@ pub fn measure(ctl: &Ctl, orders: &Orders, case: u64, secs: f64) -> Result<Sampl
     if failed > 0 {
         return Err(MeasureError::Failed(format!("{failed} RPCs failed")));
     }
-    Ok(Sample {
-        gbps: moved / wall,
-        gbit_per_cpu_s: moved / cpu.max(1e-9),
-        per_s: rpcs / wall,
-        p50_us: Some(rtt.p50_us),
-        p99_us: Some(rtt.p99_us),
-        p999_us: Some(rtt.p999_us),
-    })
+    Ok((s, rtt))
 }
 
 /// A request of the console's.
@@ -197,10 +221,14 @@ pub struct Tester {
     case: u64,
     batch: u64,
     begun: bool,
+    force: bool,
 }
 
 /// Ids of the applications, behind those of the bench's own.
-fn apps() -> Result<AppIds, String> {
+///
+/// # Errors
+/// None that a caller could mend.
+pub fn apps() -> Result<AppIds, String> {
     AppIds::from(10).map_err(|e| e.to_string())
 }
 
@@ -282,7 +310,14 @@ impl Tester {
             case: 0,
             batch: 0,
             begun: false,
+            force: true,
         })
+    }
+
+    /// The same, which leaves a server alone that is in another session.
+    #[must_use]
+    pub fn unforced(self) -> Tester {
+        Tester { force: false, ..self }
     }
 
     /// Console's sessions have its NID in 64 bits.
@@ -307,8 +342,8 @@ impl Tester {
         if !self.begun {
             self.begun = true;
             for to in [self.own, self.server] {
-                let make =
-                    Body::MakeSession { rpyid: 0, sid: self.sid(), force: 1, name: Name::new("bench") };
+                let (sid, force) = (self.sid(), self.force.into());
+                let make = Body::MakeSession { rpyid: 0, sid, force, name: Name::new("bench") };
                 self.steps.push_back(Step::Ask(to, make, None));
             }
         }
@@ -320,6 +355,13 @@ impl Tester {
             }
         }
         self.case = wanted;
+        if wanted == LAST {
+            for to in [self.server, self.own] {
+                let remove = Body::RemoveSession { rpyid: 0, sid: self.sid() };
+                self.steps.push_back(Step::Ask(to, remove, None));
+            }
+            self.begun = false;
+        }
         if let Some(case) = self.at(wanted).cloned() {
             self.batch += 1;
             let [there, back] = self.lists.clone();

@@ -52,7 +52,7 @@ use config::merge::{self, Bad};
 const FAILED: u8 = 1;
 
 /// Exit code when what was asked for makes no sense; clap ends with the same.
-const MISUSED: u8 = 2;
+pub(crate) const MISUSED: u8 = 2;
 
 fn main() -> ExitCode {
     // Rust opens /dev/null in the place of a stream that is closed: nothing that is written there would ever fail.
@@ -94,7 +94,10 @@ fn main() -> ExitCode {
         },
         Command::Selftest(a) => return selftest::main(*a),
         Command::Net(a) => return net::main(a.what),
-        Command::Bench(a) => bench::main(&a.what),
+        Command::Bench(a) => match bench::main(a.what) {
+            Ok(code) => return code,
+            Err(e) => Err(e),
+        },
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { folder } => pages::man(&folder),
     };

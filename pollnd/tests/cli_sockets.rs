@@ -2,6 +2,7 @@
 
 #![allow(missing_docs)]
 
+mod browser;
 mod configs;
 mod figures;
 mod motr;
@@ -231,4 +232,102 @@ fn a_node_has_the_nis_that_it_is_given() {
     run(&["node", "--nid", &first, "--ni", "198.51.100.77@tcp1"])
         .failed(1, &["198.51.100.77", "`ip addr` lists them"]);
     run(&["ping", &first, "--ni", &second]).failed(2, &["--nid"]);
+}
+
+/// A run of seconds over kernel sockets: figures that are read again, a page whose plots are all laid out with their data, and two
+/// reports beside each other.
+#[test]
+fn a_benchmark_report_is_a_page_with_every_plot_and_figures_to_compare() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let report = |args: &[&str]| run(&[&["bench", "report"], args].concat());
+    let small = ["--quick", "--sockets-only", "--seconds", "0.02"];
+    report(&[&small[..], &["--output", &at("a")]].concat()).good().says(&["nothing lost", "a/report.html"]);
+    let json: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(at("a/report.json")).unwrap()).unwrap();
+    // PUT, GET, BRW: three sizes 8 at a time and the smallest alone; pings.
+    let points = json["points"].as_array().unwrap();
+    assert_eq!((points.len(), &json["nothing_lost"]), (4 * 4 + 2, &true.into()), "{json}");
+    for p in points {
+        let f = &p["figures"];
+        let [rate, p50, p999] =
+            [&f["per_s"], &f["p50_us"], &f["p999_us"]].map(|v| v["median"].as_f64().unwrap());
+        assert!(rate > 0.0 && 0.0 < p50 && p50 <= p999, "{p}");
+        let payload = p["case"]["op"] != "ping";
+        assert_eq!(f["gbps"]["median"].as_f64() > Some(0.0), payload, "{p}");
+    }
+    assert_eq!(json["fits"].as_array().unwrap().len(), 4, "{json}");
+    // Files that are there are left alone, and nothing is measured for it.
+    let held = report(&[&small[..], &["--output", &at("a")]].concat());
+    held.failed(2, &["report.html: it is there already", "--force"]);
+    // Drawn again, with a comparison; the same figures are never better or worse.
+    let [figures, page] = [at("a/report.json"), at("b.html")];
+    let both = ["--from", &figures, "--against", &figures, "--html", &page];
+    report(&both).good().says(&["0 figures better, 0 worse, 72 within noise", "1.00 x ~", "has 2 rounds"]);
+    let Some(browser) =
+        browser::browser("a_benchmark_report_is_a_page_with_every_plot_and_figures_to_compare")
+    else {
+        return;
+    };
+    for (page, width) in [(at("a/report.html"), 1280), (page, 420)] {
+        let seen = browser::look(browser, page.as_ref(), width);
+        // Goodput, CPU, cost: four each; latency: five.
+        assert_eq!((&seen["plots"], &seen["bad"]), (&17.into(), &serde_json::json!([])), "{seen}");
+        assert!(seen["dots"].as_u64() >= Some(4 * 3 * 3 + 5 * 2 * 4), "{seen}");
+    }
+}
+
+/// Named, with what is allowed, and nothing is written.
+#[test]
+fn a_benchmark_report_refuses_what_makes_no_sense() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (to, old) = (at("new"), at("old.json"));
+    let refused = |args: &[&str], words: &[&str]| {
+        run(&[&["bench", "report", "--sockets-only", "--output", &to], args].concat()).failed(2, words);
+        assert!(!dir.path().join("new").exists(), "{args:?}");
+    };
+    refused(&["--sizes", "12"], &["--sizes", "12", "multiples of 8"]);
+    refused(&["--ops", "shove"], &["--ops", "shove", "it takes put, get, brw-write, brw-read, ping"]);
+    refused(&["--concurrency", "65"], &["--concurrency", "65", "from 1 to 64"]);
+    refused(&["--seconds", "30"], &["the set takes about", "more than --at-most 300", "--rounds"]);
+    refused(&["--lcores", "3"], &["--lcores", "--peer"]);
+    refused(&["--against", &old], &["--against", "old.json", "No such file"]);
+    std::fs::write(&old, "{\"report\": \"pollnd bench report\",\n \"version\": 9}").unwrap();
+    refused(&["--against", &old], &["old.json: it is of version 9, and this pollnd reads version 1"]);
+    std::fs::write(&old, "{\"report\": \"pollnd bench report\",\n \"version\": }").unwrap();
+    refused(&["--against", &old], &["old.json: line 2, column 13: expected value; give a JSON file"]);
+    run(&["bench", "report", "--quick"]).failed(2, &["nowhere to write to", "--output DIR"]);
+    run(&["bench", "report", "--quick", "--json", "/no/such/x"]).failed(2, &["/no/such/x: No such file"]);
+}
+
+/// Against a `pollnd node`: all of it is served, and no session is left behind. Ctrl-C ends it, and nothing is written.
+#[test]
+fn a_benchmark_report_against_a_node_elsewhere() {
+    let test = "a_benchmark_report_against_a_node_elsewhere";
+    if !can(test) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("a.json");
+    let (a, b) = (own_ip(), own_ip());
+    let up = node(b, &[]);
+    let (here, there) = (nid(a), nid(b));
+    let args =
+        ["bench", "report", "--quick", "--peer", &there, "--nid", &here, "--json", json.to_str().unwrap()];
+    let end = run(&args).good();
+    assert!(!end.out.contains("left out"), "{end:?}");
+    let v: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
+    let points = v["points"].as_array().unwrap();
+    assert!(points.len() == 18 && points.iter().all(|p| p["side"]["carrier"] == "peer"), "{v}");
+    assert!(points.iter().all(|p| p["figures"]["p50_us"]["median"].as_f64() > Some(0.0)), "{v}");
+    let quick = ["selftest", "quick", "--from", &here, "--to", &there, "--seconds", "1", "--size", "4k"];
+    run(&quick).good().says(&["errors: 0"]);
+    std::fs::remove_file(&json).unwrap();
+    let long = start(&[&args[..], &["--seconds", "3"]].concat());
+    proc::eventually("a connection", || proc::connections(a) > 0);
+    long.signal(Signal::INT);
+    let end = long.end();
+    assert!(!end.status.success() && !json.exists(), "{end:?}");
+    up.stop().good();
 }

@@ -4,6 +4,7 @@
 #![cfg(feature = "dpdk")]
 #![allow(missing_docs)]
 
+mod browser;
 #[allow(dead_code)]
 mod proc;
 
@@ -567,4 +568,39 @@ fn the_demo_can_do_without_dpdk() {
     assert!(v["bulk"].is_null() && v["rtt"].is_null(), "nothing that was not measured: {v}");
     assert!(v["kernel_sockets"]["bulk"]["goodput_gbps"].as_f64() > Some(0.0), "{v}");
     assert_eq!(v["nothing_lost"].as_bool(), Some(true), "{v}");
+}
+
+/// All sides of a benchmark report, which scripts read and people look at; one that is interrupted leaves nothing behind.
+#[test]
+fn a_benchmark_report_has_the_link_on_one_lcore_and_on_two() {
+    let (dir, tmp) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let quick = ["bench", "report", "--quick", "--rounds", "1", "--ops", "put,brw-read,ping"];
+    run(&[&quick[..], &["--seconds", "0.02", "--output", &at("a")]].concat()).good().says(&[
+        "virtio link, 1 lcore",
+        "kernel sockets",
+        "nothing lost",
+    ]);
+    let v: Value = serde_json::from_str(&std::fs::read_to_string(at("a/report.json")).unwrap()).unwrap();
+    let links = std::thread::available_parallelism().unwrap().get().min(2);
+    let points = v["points"].as_array().unwrap();
+    assert_eq!(points.len(), (links + 1) * (2 * 4 + 2), "{v}");
+    assert!(points.iter().all(|p| p["figures"]["per_s"]["median"].as_f64() > Some(0.0)), "{v}");
+    assert!(v["machine"]["dpdk"].as_str().is_some_and(|d| d.starts_with("DPDK ")), "{v}");
+    if let Some(browser) = browser::browser("a_benchmark_report_has_the_link_on_one_lcore_and_on_two") {
+        let seen = browser::look(browser, at("a/report.html").as_ref(), 1280);
+        // Goodput, CPU, cost of two operations; latency of three on each side; scaling, where there are two lcores.
+        let plots = 3 * 2 + 3 * (links + 1) + if links > 1 { 2 } else { 0 };
+        assert_eq!((&seen["plots"], &seen["bad"]), (&plots.into(), &serde_json::json!([])), "{seen}");
+    }
+    let mut c =
+        pollnd(&[&quick[..], &["--seconds", "3", "--html", &at("b.html"), "--json", &at("b.json")]].concat());
+    c.env("TMPDIR", tmp.path());
+    let long = Proc::start(c);
+    proc::eventually("a link", || std::fs::read_dir(tmp.path()).unwrap().next().is_some());
+    long.signal(Signal::INT);
+    assert!(!long.end().status.success());
+    for (dir, names) in [(tmp.path(), 0), (dir.path(), 1)] {
+        assert_eq!(std::fs::read_dir(dir).unwrap().count(), names, "{}", dir.display());
+    }
 }

@@ -11,9 +11,12 @@ mod memory;
 mod netsock;
 mod rate;
 mod repeat;
+mod report;
 mod sides;
 mod small;
 mod tcp;
+
+use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
@@ -33,6 +36,8 @@ pub(crate) struct BenchArgs {
 /// Measurements of `pollnd bench`.
 #[derive(Subcommand, Debug, Clone)]
 pub(crate) enum BenchWhat {
+    /// Runs the whole side-by-side set and writes it as an HTML page and as JSON.
+    Report(Box<report::ReportArgs>),
     /// Runs the demonstration several times and prints medians.
     Repeat(repeat::RepeatArgs),
     /// Memory of an idle connection, and of a set of three.
@@ -62,12 +67,13 @@ pub(crate) enum BenchWhat {
     Connections(many::CrowdArgs),
 }
 
-/// Measures.
+/// Measures; the exit code.
 ///
 /// # Errors
 /// A measurement that failed, or a loss.
-pub(crate) fn main(what: &BenchWhat) -> Result<(), String> {
-    match what {
+pub(crate) fn main(what: BenchWhat) -> Result<ExitCode, String> {
+    let done = match &what {
+        BenchWhat::Report(a) => return report::main(a),
         BenchWhat::Repeat(a) => repeat::main(a),
         BenchWhat::Memory(a) => memory::main(a),
         BenchWhat::Sets(a) => memory::sets(a),
@@ -82,7 +88,8 @@ pub(crate) fn main(what: &BenchWhat) -> Result<(), String> {
         BenchWhat::Tcp(a) => tcp::main(a),
         BenchWhat::TcpSim(a) => tcp::simulated(a),
         BenchWhat::Connections(a) => many::main(a),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// Prints a result: as one JSON object, or as a table.

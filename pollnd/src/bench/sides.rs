@@ -29,6 +29,11 @@ pub(super) struct Sides<R> {
     pub(super) ran_on: RanOn,
 }
 
+/// Most lcores of a pair: one each, but for one CPU, where two would only take turns.
+pub(super) fn lcores() -> u32 {
+    if std::thread::available_parallelism().is_ok_and(|n| n.get() > 1) { 2 } else { 1 }
+}
+
 /// Measures `rounds` rounds of `pollnd bench NAME`. `link` has the EAL, and whether both nodes are on one lcore.
 ///
 /// # Errors
@@ -43,8 +48,8 @@ pub(super) fn measure<R>(
     let mut on = RanOn::look();
     (on.dpdk, on.memory) = ("DPDK not used".into(), "ordinary pages".into());
     let eal = if over.sockets_only { None } else { Some(start(name, over, &mut on)?) };
-    let both = std::thread::available_parallelism().is_ok_and(|n| n.get() > 1);
-    on.lcores = if eal.is_none() { 0 } else { 1 + u16::from(both) }.into();
+    let both = lcores() > 1;
+    on.lcores = if eal.is_none() { 0 } else { lcores() as usize };
     let mut s =
         Sides { one: Vec::new(), two: Vec::new(), sockets: Vec::new(), load: [load(); 2], ran_on: on };
     for round in 1..=rounds {

@@ -1,0 +1,397 @@
+//! `pollnd bench report`: the side-by-side set, as a page and as JSON.
+
+mod files;
+mod pair;
+mod peer;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use bench::report::{RanOn, many};
+use bench::suite::compare::Comparison;
+use bench::suite::plan::Plan;
+use bench::suite::{Carrier, KIND, Machine, Op, Options, Program, Report, Side, VERSION, WANTED, page};
+use bench::tcp::load;
+use clap::Args;
+use dataplane::doctor::cpu_quota;
+use indicatif::{ProgressBar, ProgressStyle};
+use transport::wire::Nid;
+
+use self::files::Places;
+use crate::args::NodeArgs;
+use crate::args::values::{nid, number, run_seconds, seconds, size};
+use crate::{MISUSED, file, out, units};
+
+/// `pollnd bench report`.
+#[derive(Args, Debug, Clone)]
+#[command(after_help = "Examples:
+  pollnd bench report --output results                     the default set, into results/report.html and report.json
+  pollnd bench report --quick --sockets-only --html a.html --json a.json
+  pollnd bench report --output new --against old/report.json
+  pollnd bench report --from new/report.json --against old/report.json --html both.html
+  pollnd bench report --output results --peer 10.0.0.2@tcp
+
+Ctrl-C ends it at once, and nothing is written. docs/report.md describes the JSON file.
+Exit code: 0 if all was measured and nothing lost, 1 if not, 2 if the options make no sense or a file is no report.")]
+pub(crate) struct ReportArgs {
+    /// Folder for report.html and report.json; made if it is not there.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["html", "json"])]
+    pub(crate) output: Option<PathBuf>,
+    /// File for the page.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// File for the figures.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Overwrites files that are there.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Compares with a report, the JSON file of another run.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) against: Option<PathBuf>,
+    /// Takes the figures from a report in place of measuring.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "peer", "sockets_only", "ops", "sizes", "concurrency", "seconds", "rounds", "at_most"])]
+    pub(crate) from: Option<PathBuf>,
+    /// A small set, for a run of some seconds; single options still count.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Operations: put, get, brw-write, brw-read, ping. Default: all.
+    #[arg(long, value_name = "OPS", value_delimiter = ',', value_parser = op)]
+    pub(crate) ops: Vec<Op>,
+    /// Payload sizes, multiples of 8 from 8 to 1M. Default: 64,1k,4k,16k,64k,256k,1M; with --quick 64,16k,1M.
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = size_of_8)]
+    pub(crate) sizes: Vec<u32>,
+    /// Operations under way at a time, 1 to 64, for the smallest size and for pings; sizes have 8, or the nearest of these.
+    /// Default: 1,2,4,8,16,32,64; with --quick 1,8.
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = number::<u32>(1..=64))]
+    pub(crate) concurrency: Vec<u32>,
+    /// Seconds of each case in each round, a fifth of it as warm-up before. Default: 0.25; with --quick 0.03.
+    #[arg(long, value_parser = run_seconds)]
+    pub(crate) seconds: Option<f64>,
+    /// Rounds; each measures every case on every side once. Default: 3; with --quick 2.
+    #[arg(long, value_parser = number::<u32>(1..=100))]
+    pub(crate) rounds: Option<u32>,
+    /// Refuses a set that would take more seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300.0, value_parser = seconds)]
+    pub(crate) at_most: f64,
+    /// Kernel sockets only.
+    #[arg(long, conflicts_with_all = ["eal", "peer"])]
+    pub(crate) sockets_only: bool,
+    /// Measures against this node, over a node of this process, in place of a pair of nodes.
+    #[arg(long, value_name = "NID", value_parser = nid)]
+    pub(crate) peer: Option<Nid>,
+    /// The NID of the node of this process. Default over kernel sockets: the address from which this machine reaches the peer.
+    #[arg(long, requires = "peer", value_parser = nid)]
+    pub(crate) nid: Option<Nid>,
+    /// The node of this process.
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+fn op(s: &str) -> Result<Op, String> {
+    let name = |op: &Op| op.name().to_lowercase().replace(' ', "-");
+    let all: Vec<String> = Op::ALL.iter().map(name).collect();
+    let found = Op::ALL.into_iter().zip(&all).find(|(_, n)| *n == s);
+    found.map(|(op, _)| op).ok_or_else(|| format!("it takes {}", all.join(", ")))
+}
+
+fn size_of_8(s: &str) -> Result<u32, String> {
+    let n: u32 = size(8..=1 << 20)(s)?;
+    if n.is_multiple_of(8) { Ok(n) } else { Err("lnet_selftest takes multiples of 8 bytes".into()) }
+}
+
+/// Sorted, each once.
+fn in_order<T: Ord + Copy>(given: &[T], else_these: &[T]) -> Vec<T> {
+    let mut v = if given.is_empty() { else_these.to_vec() } else { given.to_vec() };
+    v.sort_unstable();
+    v.dedup();
+    v
+}
+
+/// Operations at a time that sizes are measured with.
+const BASE: u32 = 8;
+
+impl ReportArgs {
+    fn plan(&self) -> Plan {
+        let quick = self.quick;
+        let sizes: &[u32] = if quick {
+            &[64, 16 << 10, 1 << 20]
+        } else {
+            &[64, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20]
+        };
+        let numbers: &[u32] = if quick { &[1, 8] } else { &[1, 2, 4, 8, 16, 32, 64] };
+        let concurrency = in_order(&self.concurrency, numbers);
+        let base_concurrency = concurrency.iter().copied().min_by_key(|n| n.abs_diff(BASE)).unwrap_or(BASE);
+        let options = Options {
+            sizes: in_order(&self.sizes, sizes),
+            concurrency,
+            base_concurrency,
+            seconds: self.seconds.unwrap_or(if quick { 0.03 } else { 0.25 }),
+            rounds: self.rounds.unwrap_or(if quick { 2 } else { 3 }),
+            peer: self.peer.map(|n| n.to_string()),
+        };
+        Plan { options, ops: in_order(&self.ops, &Op::ALL) }
+    }
+
+    fn sides(&self) -> Vec<Side> {
+        if self.peer.is_some() { vec![Side { carrier: Carrier::Peer, lcores: 0 }] } else { pair::sides(self) }
+    }
+
+    /// A fault of options that are right by themselves.
+    fn fault(&self, plan: &Plan) -> Option<String> {
+        if self.peer.is_none()
+            && let Some((what, _)) = self.node.given().find(|o| !o.0.starts_with("EAL"))
+        {
+            return Some(format!(
+                "{what}: it is of the node that measures against --peer; leave it out, or give --peer"
+            ));
+        }
+        let takes = plan.estimate_s(&self.sides());
+        (takes > self.at_most).then(|| {
+            format!(
+                "the set takes about {}, more than --at-most {}: give fewer --sizes, --concurrency, --ops or --rounds, \
+                 less than --seconds {}, or --at-most {}",
+                units::time(takes),
+                self.at_most,
+                plan.options.seconds,
+                takes.ceil() + 10.0
+            )
+        })
+    }
+}
+
+/// A report from a file, named as its option names it.
+fn read(option: &str, path: &Path) -> Result<Report, String> {
+    let name = format!("{option} {}", path.display());
+    let bytes = file::bytes(&name, path, WANTED)?;
+    let text = String::from_utf8(bytes).map_err(|e| format!("{name}: {e}; give {WANTED}"))?;
+    Report::read(&text).map_err(|e| format!("{name}: {e}"))
+}
+
+/// The work that a command line asks for, without a fault.
+struct Asked {
+    places: Places,
+    from: Option<Report>,
+    against: Option<(String, Report)>,
+    plan: Plan,
+}
+
+fn asked(a: &ReportArgs) -> Result<Asked, String> {
+    let plan = a.plan();
+    if let Some(e) = a.fault(&plan).filter(|_| a.from.is_none()) {
+        return Err(e);
+    }
+    let from = a.from.as_ref().map(|p| read("--from", p)).transpose()?;
+    let other = |p: &PathBuf| Ok::<_, String>((p.display().to_string(), read("--against", p)?));
+    let against = a.against.as_ref().map(other).transpose()?;
+    Ok(Asked { places: Places::of(a)?, from, against, plan })
+}
+
+/// Measures and writes; the exit code.
+///
+/// # Errors
+/// A measurement that failed, or a file that cannot be written.
+pub(super) fn main(a: &ReportArgs) -> Result<ExitCode, String> {
+    let Asked { places, from, against, plan } = match asked(a) {
+        Ok(asked) => asked,
+        Err(e) => {
+            out::note(e);
+            return Ok(ExitCode::from(MISUSED));
+        }
+    };
+    let measured = from.is_none();
+    let r = match from {
+        Some(r) => r,
+        None => measure(a, plan)?,
+    };
+    let c = against.as_ref().map(|(name, then)| Comparison::of(&r, then, name));
+    let html = places.html.as_ref().map(|_| page::html(&r, c.as_ref())).transpose()?;
+    let json = places.json.as_ref().map(|_| r.json()).transpose()?;
+    let written = places.write(html.as_deref(), json.as_deref())?;
+    if measured {
+        out::text(summary(&r))?;
+    }
+    if let Some(c) = &c {
+        out::text(c.table())?;
+    }
+    for path in written {
+        out::line(format_args!("  wrote {}", path.display()))?;
+    }
+    if !r.nothing_lost {
+        return Err("something was lost in this run: its figures are no measure".into());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Progress: cases done of all, and the time that is left.
+fn bar(plan: &Plan, sides: usize) -> ProgressBar {
+    let cases = plan.cases().len() * sides * plan.options.rounds as usize;
+    let bar = ProgressBar::new(cases as u64);
+    let style = ProgressStyle::with_template("  {bar:24} {pos}/{len}  {eta} left  {wide_msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
+fn measure(a: &ReportArgs, plan: Plan) -> Result<Report, String> {
+    let began = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let (from, before) = (Instant::now(), load());
+    let sides = a.sides();
+    let bar = bar(&plan, sides.len());
+    bar.set_message(format!("about {} in all", units::time(plan.estimate_s(&sides))));
+    let mut r = Report {
+        report: KIND.into(),
+        version: VERSION,
+        program: program(),
+        options: plan.options.clone(),
+        began,
+        ..Report::default()
+    };
+    let on = match a.peer {
+        Some(target) => peer::measure(a, target, &plan, &bar, &mut r)?,
+        None => pair::measure(a, &plan, &bar, &mut r)?,
+    };
+    bar.finish_and_clear();
+    r.machine = machine(on);
+    r.load = [before, load()];
+    r.took_s = from.elapsed().as_secs_f64();
+    Ok(r)
+}
+
+fn program() -> Program {
+    let describe = || {
+        let exe = std::env::current_exe().ok()?;
+        let mut c = std::process::Command::new("git");
+        c.arg("-C").arg(exe.parent()?).args(["describe", "--always", "--dirty", "--tags"]);
+        let out = c.stdin(std::process::Stdio::null()).output().ok().filter(|o| o.status.success())?;
+        let text = String::from_utf8(out.stdout).ok()?.trim().to_owned();
+        (!text.is_empty()).then_some(text)
+    };
+    Program { version: env!("CARGO_PKG_VERSION").into(), git: describe(), release: !cfg!(debug_assertions) }
+}
+
+fn machine(on: RanOn) -> Machine {
+    let root = Path::new("/");
+    let nodes = std::fs::read_dir("/sys/devices/system/node").map_or(0, |all| {
+        let number = |name: &str| name.strip_prefix("node").is_some_and(|n| n.parse::<u32>().is_ok());
+        all.flatten().filter(|e| e.file_name().to_str().is_some_and(number)).count()
+    });
+    let pool = |p: &hugepages::pool::HugePool| {
+        let node = p.node.map_or_else(String::new, |n| format!(" on node {n}"));
+        format!("{} of {} pages of {} KiB free{node}", p.free, p.total, p.page_size / 1024)
+    };
+    let pools = hugepages::pool::discover(root).pools;
+    let pools: Vec<String> = pools.iter().filter(|p| p.total > 0).map(pool).collect();
+    Machine {
+        cpu: on.cpu,
+        cpus: on.cores as u32,
+        numa_nodes: nodes.max(1) as u32,
+        kernel: on.kernel,
+        dpdk: on.dpdk,
+        memory: on.memory,
+        huge_pages: if pools.is_empty() { "none".into() } else { pools.join("; ") },
+        quota: cpu_quota(root).map(|q| q.to_string()),
+    }
+}
+
+/// A few lines for whoever waits at a terminal.
+fn summary(r: &Report) -> String {
+    let o = &r.options;
+    let mut t = format!(
+        "\n  {:<28} {:>10} {:>12} {:>12} {:>10} {:>10}\n",
+        "", "Gbit/s", "Gbit/CPU-s", "operations/s", "p50 us", "p99 us"
+    );
+    let (few, large) =
+        (o.concurrency.iter().min().copied().unwrap_or(1), o.sizes.iter().max().copied().unwrap_or(0));
+    for side in r.sides() {
+        t += &format!("  {}\n", side.name());
+        for p in r.points.iter().filter(|p| p.side == side) {
+            let c = p.case;
+            if (c.size, c.concurrency) != (large, o.base_concurrency)
+                && (c.concurrency != few || c.size == large)
+            {
+                continue;
+            }
+            let f = &p.figures;
+            let name = c.name();
+            t += &format!(
+                "    {name:<26} {:>10.2} {:>12.2} {:>12.0} {:>10.1} {:>10.1}\n",
+                f.gbps.median, f.gbit_per_cpu_s.median, f.per_s.median, f.p50_us.median, f.p99_us.median
+            );
+        }
+    }
+    for l in &r.left_out {
+        t += &format!("  left out: {}: {}\n", l.what, l.why);
+    }
+    let lost = if r.nothing_lost { "nothing lost" } else { "SOMETHING WAS LOST" };
+    let rounds = many(o.rounds.into(), "round");
+    t + &format!(
+        "  {lost}; medians of {rounds}; {} in all; load {:.1} before, {:.1} after\n",
+        units::time(r.took_s),
+        r.load[0],
+        r.load[1]
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Command, parse};
+    use crate::bench::BenchWhat;
+
+    fn args(line: &str) -> Result<ReportArgs, String> {
+        let words = ["pollnd", "bench", "report"].into_iter().chain(line.split_whitespace());
+        match parse(words.map(str::to_owned)).map_err(|e| e.to_string())?.command {
+            Command::Bench(b) => match b.what {
+                BenchWhat::Report(a) => Ok(*a),
+                _ => Err("another bench".into()),
+            },
+            _ => Err("another command".into()),
+        }
+    }
+
+    #[test]
+    fn the_default_set_takes_at_most_five_minutes() {
+        for line in ["", "--quick"] {
+            let a = args(line).unwrap();
+            let sides = [(Carrier::Link, 1), (Carrier::Link, 2), (Carrier::Sockets, 0)];
+            let takes = a.plan().estimate_s(&sides.map(|(carrier, lcores)| Side { carrier, lcores }));
+            assert!(takes <= if a.quick { 30.0 } else { 300.0 }, "{line}: {takes}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_the_concurrency_nearest_to_eight() {
+        let base = |line: &str| args(line).map(|a| a.plan().options.base_concurrency);
+        assert_eq!(
+            [base(""), base("--concurrency 64,1"), base("--concurrency 32,16")],
+            [Ok(8), Ok(1), Ok(16)]
+        );
+        let p = args("--quick --sizes 4k,64,4096 --ops ping,put").unwrap().plan();
+        assert_eq!((p.options.sizes, p.ops, p.options.rounds), (vec![64, 4096], vec![Op::Put, Op::Ping], 2));
+    }
+
+    #[test]
+    fn options_that_do_not_go_together_are_refused() {
+        let fault = |line: &str| args(line).map(|a| a.fault(&a.plan()).unwrap_or_default());
+        assert!(fault("--seconds 30").unwrap().contains("more than --at-most 300"));
+        assert!(fault("--sockets-only --lcores 2").unwrap().starts_with("--lcores: "));
+        assert_eq!(fault("--peer 10.0.0.1@tcp --lcores 2").as_deref(), Ok(""));
+        for (line, says) in [
+            ("--sizes 12", "multiples of 8"),
+            ("--sizes 2M", "8 to 1048576 bytes"),
+            ("--sizes x", "no size"),
+            ("--ops put,shove", "it takes put, get, brw-write, brw-read, ping"),
+            ("--concurrency 65", "1 to 64"),
+            ("--seconds 0", "0.001"),
+            ("--rounds 0", "1 to 100"),
+            ("--output a --html b", "cannot be used with"),
+            ("--from a --quick", "cannot be used with"),
+            ("--nid 10.0.0.1@tcp", "--peer"),
+            ("--peer nowhere", "nowhere"),
+        ] {
+            let e = args(line).unwrap_err();
+            assert!(e.contains(says), "{line}: {e}");
+        }
+    }
+}
