@@ -3,7 +3,7 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::compare::{Comparison, Verdict};
-use super::plot::{self, Across, LINES, Line, Plot};
+use super::plot::{self, Across, LINES, Line, NARROW, Plot, WIDE};
 use super::{Carrier, Case, Figures, Op, Report, Side, bytes, plan};
 use crate::repeat::Spread;
 use crate::report::many;
@@ -117,7 +117,7 @@ impl Page<'_> {
                 curve: None,
             };
             let lines = columns.iter().enumerate().map(line).collect();
-            let p = Plot { up, across: Across::Size, log, lines, heights: None };
+            let p = Plot { up, across: Across::Size, log, lines, heights: None, size: WIDE };
             let rows = table("size", &self.r.options.sizes, bytes, &columns);
             all.extend(figure(&format!("{} {what}", op.name()), &p, &rows)?);
         }
@@ -147,7 +147,7 @@ impl Page<'_> {
             let heights = plot::heights(drawn.iter().flat_map(|(.., lines)| lines));
             let mut row = Vec::new();
             for (side, columns, lines) in drawn {
-                let p = Plot { up: "µs", across: Across::Count, log: true, lines, heights };
+                let p = Plot { up: "µs", across: Across::Count, log: true, lines, heights, size: NARROW };
                 let rows = table("at a time", &self.r.options.concurrency, |n| n.to_string(), columns);
                 row.extend(figure(&format!("{}, {}", self.small(*op), side.name()), &p, &rows)?);
             }
@@ -181,7 +181,14 @@ impl Page<'_> {
                 Line { colour, dots, curve }
             };
             let lines = self.sides.iter().enumerate().map(line).collect();
-            let p = Plot { up: "CPU µs a message", across: Across::Size, log: true, lines, heights: None };
+            let p = Plot {
+                up: "CPU µs a message",
+                across: Across::Size,
+                log: true,
+                lines,
+                heights: None,
+                size: WIDE,
+            };
             let rows = self.r.fits.iter().filter(|f| f.op == op);
             let column = |s: &Side| {
                 let of = self.r.by_size(op, *s).into_iter();
@@ -231,7 +238,7 @@ impl Page<'_> {
                 curve: None,
             };
             let lines = columns.iter().enumerate().map(line).collect();
-            let p = Plot { up, across: Across::Lcores, log: false, lines, heights: None };
+            let p = Plot { up, across: Across::Lcores, log: false, lines, heights: None, size: WIDE };
             let lcores: Vec<u32> = links.iter().map(|s| s.lcores).collect();
             let rows = table("lcores", &lcores, |n| n.to_string(), &columns);
             all.extend(figure(&format!("{} messages, {base} at a time", bytes(size)), &p, &rows)?);

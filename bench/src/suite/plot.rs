@@ -15,8 +15,10 @@ pub(super) const LINES: [RGBColor; 4] = [
     RGBColor(0x8a, 0x3f, 0xc4),
 ];
 
-/// Pixels of a plot, which the page scales.
-const SIZE: (u32, u32) = (520, 320);
+/// Pixels of a plot, which the page scales: two in a row, or three.
+pub(super) const WIDE: (u32, u32) = (520, 320);
+/// As [`WIDE`].
+pub(super) const NARROW: (u32, u32) = (400, 290);
 
 /// The horizontal axis: powers of two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +56,8 @@ pub(super) struct Plot<'a> {
     pub(super) lines: Vec<Line>,
     /// Heights that it has at least, so that plots beside each other have the same.
     pub(super) heights: Option<[f64; 2]>,
+    /// Pixels.
+    pub(super) size: (u32, u32),
 }
 
 /// Lowest and highest of what lines show.
@@ -147,7 +151,7 @@ fn draw(p: &Plot<'_>, out: &mut String) -> Result<(), Box<dyn std::error::Error>
         linear(high)
     };
     let y = |y: f64| if p.log { y.max(low).log10() } else { y };
-    let root = SVGBackend::with_string(out, SIZE).into_drawing_area();
+    let root = SVGBackend::with_string(out, p.size).into_drawing_area();
     let pad = 0.03 * (right - left).max(1.0);
     let (left, right) = (left - pad, right + pad);
     let mut chart = ChartBuilder::on(&root)
@@ -245,7 +249,7 @@ mod tests {
                     curve: Some(vec![(64.0, 1.0), (512.0, 2.0), (4096.0, 9.0)]),
                 },
             ];
-            let p = Plot { up: "Gbit/s", across: Across::Size, log, lines, heights: None };
+            let p = Plot { up: "Gbit/s", across: Across::Size, log, lines, heights: None, size: WIDE };
             let s = svg(&p, "a <plot> of \"it\"").unwrap();
             assert_eq!(s.matches("<circle").count(), 2 * (2 + 2), "dots, and the middle of bars: {s}");
             assert!(s.contains(r##"stroke="#0B6BCB""##) && s.contains("aria-label=\"a plot of it\""), "{s}");
