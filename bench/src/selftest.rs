@@ -182,7 +182,13 @@ pub fn stretch(ctl: &Ctl, orders: &Orders, case: u64, secs: f64) -> Result<(Stre
         messages: get(&meter.rpcs) - n0,
         bytes: bytes() - b0,
     };
-    let rtt = meter.take_rtt().map(|h| Rtt::of(&h)).unwrap_or_default();
+    // The member gives round trips away a few times a second: a short stretch is over before the first.
+    let mut rtt = None;
+    wait_for(ctl, "the first round trip", PATIENCE, || {
+        rtt = meter.take_rtt().filter(|h| !h.is_empty());
+        rtt.is_some()
+    })?;
+    let rtt = rtt.map(|h| Rtt::of(&h)).unwrap_or_default();
     orders.run(0);
     wait_for(ctl, "the end of the case", PATIENCE, || orders.running() == 0)?;
     let failed = get(&meter.failed);
