@@ -27,7 +27,7 @@ pub(crate) enum Access {
 /// A NID that cannot be had, with the remedy.
 pub(crate) fn find(via: &Via, node: &mut NodeArgs, target: Nid, command: &str) -> Result<Access, String> {
     if let Some(which) = &via.through {
-        let (client, running) = client::named(which)?;
+        let (client, running) = client::any(Some(which))?;
         if !running.guests {
             return Err(format!(
                 "--node {which}: that is `pollnd {}` of {}, which nobody else can use: name a `pollnd node`",

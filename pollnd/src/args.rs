@@ -22,7 +22,7 @@ pub(crate) use self::ask::{BulkArgs, PingArgs, Via};
 use self::common::{EalArgs, TableOut};
 pub(crate) use self::conf::{ConfigArgs, ConfigVerb, Told};
 pub(crate) use self::fault::{FaultAddArgs, FaultArgs, FaultKind, FaultVerb};
-pub(crate) use self::look::{CaptureArgs, ConnFilter, ConnectionsArgs, StatsArgs, TunablesArgs};
+pub(crate) use self::look::{CaptureArgs, ConnFilter, ConnectionsArgs, StatsArgs, TopArgs, TunablesArgs};
 pub(crate) use self::lst::{CheckArg, QuickArgs, SelftestArgs, What};
 pub(crate) use self::mend::{DoctorArgs, DriverArg};
 pub(crate) use self::motr::{NetArgs, NetAskArgs, NetBulkArgs, NetNodeArgs, NetPingArgs, NetVerb, XprtArg};
@@ -75,6 +75,8 @@ pub(crate) enum Command {
     Connections(ConnectionsArgs),
     /// What a running node's lcores count, and how busy they are.
     Stats(StatsArgs),
+    /// A live view of a running node: lcores, NIs, peers, connections, latencies.
+    Top(TopArgs),
     /// Packets of one peer, from a running node, into a pcap file.
     Capture(CaptureArgs),
     /// A running node's tunables, by the kernel's names: shows them, sets one.
@@ -394,6 +396,9 @@ mod tests {
             (&["connections", "listening"], "neither a peer"),
             (&["capture", "--peer", "x", "--out", "y"], "10.0.0.2:1023"),
             (&["capture", "--peer", "1.2.3.4", "--out", "y", "--snaplen", "40"], "40"),
+            (&["top", "--width", "80"], "--once"),
+            (&["top", "--once", "--width", "9"], "50 to 500"),
+            (&["top", "--interval", "0"], "0.1 to 3600"),
             (&["bench", "growth", "--seconds", "1"], "5 to 86400"),
             (&["bench", "tcp-sim", "--loss", "101"], "101"),
             (&["put", "10.0.0.2@tcp", "--nid", "10.0.0.1@tcp", "-s", "2G"], "\"2G\" is 2147483648 bytes"),

@@ -1,4 +1,4 @@
-//! The command: `pollnd demo`, `node`, `config`, `ping`, `put`, `get`, `selftest`, `net`, `connections`, `stats`, `capture`,
+//! The command: `pollnd demo`, `node`, `config`, `ping`, `put`, `get`, `selftest`, `net`, `connections`, `stats`, `top`, `capture`,
 //! `tunables`, `fault`, `doctor`, `bench`.
 #![forbid(unsafe_code)]
 // All of it goes through `out`.
@@ -39,6 +39,7 @@ mod selftest;
 mod service;
 mod settings;
 mod signals;
+mod top;
 mod units;
 mod why;
 
@@ -81,6 +82,10 @@ fn main() -> ExitCode {
         Command::Get(a) => bulk::main(a, job::Way::Get),
         Command::Connections(a) => inspect::connections::main(&a),
         Command::Stats(a) => inspect::lcores::main(&a),
+        Command::Top(a) => match top::main(&a) {
+            Ok(code) => return code,
+            Err(e) => Err(e),
+        },
         Command::Capture(a) => inspect::capture::main(&a),
         Command::Tunables(a) => inspect::tunables::main(&a),
         Command::Fault(a) => inspect::faults::main(&a),

@@ -5,14 +5,21 @@
 #[allow(dead_code)]
 mod proc;
 
-use std::io::{BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use proc::{End, Proc, nid, own_ip, pollnd};
+use proc::{End, Proc, eventually, nid, own_ip, pollnd};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, Termios, Winsize, tcgetattr, tcsetwinsize};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -431,4 +438,139 @@ fn a_run_folder_with_too_long_a_path_is_not_the_only_one() {
         "set XDG_RUNTIME_DIR to a shorter path",
     ]);
     assert!(!long.join("pollnd").exists());
+}
+
+/// A terminal, and `pollnd top` at it.
+struct AtTerminal {
+    child: Child,
+    /// The user's end.
+    user: File,
+    /// The program's end, which stays open when it has left.
+    there: File,
+    before: Termios,
+    shown: Arc<Mutex<Vec<u8>>>,
+}
+
+impl AtTerminal {
+    fn top(at: &Place, args: &[&str]) -> AtTerminal {
+        let user = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&user).unwrap();
+        unlockpt(&user).unwrap();
+        let path = ptsname(&user, Vec::new()).unwrap();
+        let there = File::options().read(true).write(true).open(path.to_str().unwrap()).unwrap();
+        // In a session without a controlling terminal: /dev/tty would be whichever the tests run at.
+        let mut c = Command::new("setsid");
+        c.arg(env!("CARGO_BIN_EXE_pollnd")).arg("top").args(args);
+        let end = || there.try_clone().unwrap();
+        c.env("XDG_RUNTIME_DIR", at.0.path()).env("TERM", "xterm").stdin(end()).stdout(end()).stderr(end());
+        let before = tcgetattr(&there).unwrap();
+        let size = |cols, rows| Winsize { ws_col: cols, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&there, size(100, 30)).unwrap();
+        let child = c.spawn().unwrap();
+        let (user, shown) = (File::from(user), Arc::<Mutex<Vec<u8>>>::default());
+        let (mut from, to) = (user.try_clone().unwrap(), shown.clone());
+        std::thread::spawn(move || {
+            let mut some = [0; 4096];
+            while let Ok(n @ 1..) = from.read(&mut some) {
+                to.lock().unwrap().extend_from_slice(&some[..n]);
+            }
+        });
+        AtTerminal { child, user, there, before, shown }
+    }
+
+    /// Another size, and all of it drawn again.
+    fn resize(&self, cols: u16, rows: u16) {
+        self.shown.lock().unwrap().clear();
+        tcsetwinsize(&self.there, Winsize { ws_col: cols, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 })
+            .unwrap();
+        self.signal(Signal::WINCH);
+    }
+
+    fn signal(&self, s: Signal) {
+        kill_process(Pid::from_raw(self.child.id().cast_signed()).unwrap(), s).unwrap();
+    }
+
+    fn shows(&self, what: &str) {
+        eventually(what, || String::from_utf8_lossy(&self.shown.lock().unwrap()).contains(what));
+    }
+
+    fn modes(&self) -> Termios {
+        tcgetattr(&self.there).unwrap()
+    }
+
+    /// Its end; the terminal is as it was.
+    fn end(mut self) -> ExitStatus {
+        let mut status = None;
+        eventually("end", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        let (was, is) = (&self.before, self.modes());
+        assert_eq!((was.input_modes, was.output_modes), (is.input_modes, is.output_modes));
+        assert_eq!((was.local_modes, was.control_modes), (is.local_modes, is.control_modes));
+        // The screen that was there before is back, and so is the cursor.
+        self.shows("\u{1b}[?1049l");
+        self.shows("\u{1b}[?25h");
+        status.unwrap()
+    }
+}
+
+impl Drop for AtTerminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn top_shows_a_node_and_leaves_the_terminal_as_it_was() {
+    let (at, a, b) = (Place::new(), own_ip(), own_ip());
+    at.run(&["top"]).failed(2, &["no terminal", "--once"]);
+    at.run(&["top", "--once"]).failed(1, &["no node runs"]);
+    let node = at.node(b);
+    let id = node.id().to_string();
+    let ping = at.ping(a, b);
+    // As text: of what pings once a second, and of what it pings.
+    let once = |p: &Proc, seconds| {
+        let id = p.id().to_string();
+        at.run(&["top", "--once", "-i", seconds, "--node", &id, "--width", "150"]).good()
+    };
+    let pings = format!("process {}", ping.id());
+    once(&ping, "1.2").says(&[&nid(a), &pings, "ping ", "p99", "control", "4 connections: ", &b.to_string()]);
+    let text = once(&node, "0.1").says(&[&nid(b), "kernel sockets", &nid(a), "errors 0", "0/256"]);
+    assert!(text.out.lines().all(|l| l.chars().count() <= 150), "{text:?}");
+
+    let mut top = AtTerminal::top(&at, &["-i", "0.1", "--node", &id]);
+    for what in ["\u{1b}[?1049h", &nid(b), &id, &nid(a)] {
+        top.shows(what);
+    }
+    assert!(!top.modes().local_modes.contains(LocalModes::ICANON), "keys are heard one by one");
+    top.resize(20, 5);
+    top.shows("small");
+    top.resize(120, 40);
+    top.shows("control");
+    // It waits for a node that was killed, and goes on with the next of its NID.
+    node.kill();
+    top.shows("waiting");
+    let node = at.node(b);
+    let mut wide = [100, 101].into_iter().cycle();
+    eventually("node that has come back", || {
+        // All of it is drawn again at another size alone.
+        top.resize(wide.next().unwrap(), 30);
+        std::thread::sleep(Duration::from_millis(100));
+        String::from_utf8_lossy(&top.shown.lock().unwrap()).contains(&node.id().to_string())
+    });
+    top.user.write_all(b"q").unwrap();
+    assert_eq!(top.end().code(), Some(0));
+
+    let mut top = AtTerminal::top(&at, &["--node", &node.id().to_string()]);
+    top.shows(&nid(b));
+    top.user.write_all(b"\x03").unwrap();
+    assert_eq!(top.end().code(), Some(0));
+    let top = AtTerminal::top(&at, &["--node", &node.id().to_string()]);
+    top.shows(&nid(b));
+    top.signal(Signal::TERM);
+    assert_eq!(top.end().signal(), Some(15));
+    ping.stop();
+    node.stop().good();
 }

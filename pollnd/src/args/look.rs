@@ -114,6 +114,30 @@ pub(crate) struct StatsArgs {
     pub(crate) asked: Which,
 }
 
+/// `pollnd top`.
+#[derive(Args, Debug, Clone)]
+#[command(after_help = "Examples:
+  pollnd top                    the node that runs, every second
+  pollnd top --node 1234 -i 5   that one, every five seconds
+  pollnd top --once             one frame as text: all rows, rates of one interval
+
+Keys: q, Esc or Ctrl-C leave; Tab or 1 to 4 choose a pane; arrows, PgUp, PgDn, Home and End scroll it; s orders its rows; p pauses; +
+and - change the interval; ? tells them. Nothing is changed on the node; where it ends, a node of its NID is waited for.")]
+pub(crate) struct TopArgs {
+    /// Seconds from one look to the next.
+    #[arg(long, short, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
+    pub(crate) interval: f64,
+    /// Prints one frame as text, of every row, and ends: for scripts, and without a terminal.
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Columns of that text. Default: COLUMNS of the environment, or 120.
+    #[arg(long, requires = "once", value_name = "COLUMNS", value_parser = number::<u16>(50..=500))]
+    pub(crate) width: Option<u16>,
+    /// The node that is asked.
+    #[command(flatten)]
+    pub(crate) asked: Which,
+}
+
 /// `pollnd capture`.
 #[derive(Args, Debug, Clone)]
 #[command(after_help = "Examples:

@@ -67,6 +67,8 @@ pub(crate) struct Running {
     pub(crate) nids: Vec<String>,
     /// The network that its NIDs are of ([`super::claim::scope`]).
     pub(crate) scope: String,
+    /// What carries its streams.
+    pub(crate) carrier: String,
     /// Its command.
     pub(crate) command: String,
     /// Whether other commands may go through it.
@@ -86,18 +88,19 @@ fn ask_who(mut c: Client) -> Result<(Client, Running), String> {
         nid: text("nid"),
         nids: nids(&h),
         scope: text("scope"),
+        carrier: text("carrier"),
         command: text("command"),
         guests: h["guests"].as_bool().unwrap_or(false),
     };
     Ok((c, running))
 }
 
-/// The node that `which`, a process number or a path, names.
+/// The node that `which`, a process number or a path, names, or the only one.
 ///
 /// # Errors
 /// As [`Client::new`].
-pub(crate) fn named(which: &str) -> Result<(Client, Running), String> {
-    ask_who(Client::new(Some(which))?)
+pub(crate) fn any(which: Option<&str>) -> Result<(Client, Running), String> {
+    ask_who(Client::new(which)?)
 }
 
 /// The node that `which` names, or the only one, if others may go through it.
@@ -105,7 +108,7 @@ pub(crate) fn named(which: &str) -> Result<(Client, Running), String> {
 /// # Errors
 /// There is none, or several; with the remedy.
 pub(crate) fn open(which: Option<&str>) -> Result<(Client, Running), String> {
-    let (client, running) = ask_who(Client::new(which)?)?;
+    let (client, running) = any(which)?;
     if !running.guests {
         return Err(format!(
             "that is `pollnd {}` of {}, which nobody else can use: name a `pollnd node`",
