@@ -287,7 +287,49 @@ fn answer(mut asker: TcpStream, registry: &Registry) -> io::Result<()> {
     };
     let head =
         format!("HTTP/1.1 {status}\r\n{more}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-    asker.set_write_timeout(Some(until.saturating_duration_since(Instant::now()).max(LOOK)))?;
-    asker.write_all(head.as_bytes())?;
-    asker.write_all(body.as_bytes())
+    // Lcores that did not answer have had their time.
+    write(&mut asker, (head + &body).as_bytes(), until.max(Instant::now() + LOOK))
+}
+
+/// Writes all of it by `until`. A reader that takes a little now and then has each write begin its time anew.
+fn write(asker: &mut TcpStream, mut all: &[u8], until: Instant) -> io::Result<()> {
+    while !all.is_empty() {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        asker.set_write_timeout(Some(left))?;
+        match asker.write(all) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(n) => all = &all[n..],
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Such a reader had the node wait for it, also when it was told to stop.
+    #[test]
+    fn a_reader_that_takes_a_little_at_a_time_has_no_more_time_than_others() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut reader = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut asker, _) = listener.accept().unwrap();
+        let slow = std::thread::spawn(move || {
+            let mut some = vec![0; 64 << 10];
+            while reader.read(&mut some).is_ok_and(|n| n > 0) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        // Five seconds' worth for this reader, and more than sockets keep.
+        let until = Instant::now() + Duration::from_millis(100);
+        let e = write(&mut asker, &vec![b'x'; 64 << 20], until).unwrap_err();
+        assert!(matches!(e.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock), "{e}");
+        drop(asker);
+        slow.join().unwrap();
+    }
 }

@@ -274,6 +274,13 @@ pub struct Report {
 /// What is to be given in place of a file that is none.
 pub const WANTED: &str = "a JSON file that `pollnd bench report` wrote";
 
+/// Most of each that a report is read with: tables and plots have all of them on all sides.
+const SIZES_MAX: usize = 1000;
+/// As [`SIZES_MAX`].
+const CONCURRENCY_MAX: usize = 64;
+/// As [`SIZES_MAX`].
+const SIDES_MAX: usize = 16;
+
 /// The fields that are looked at first.
 #[derive(Deserialize)]
 struct Head {
@@ -300,7 +307,9 @@ impl Report {
     pub fn read(text: &str) -> Result<Report, String> {
         let said = |e: serde_json::Error| {
             let what = e.to_string();
-            let what = what.split(" at line ").next().unwrap_or_default().to_owned();
+            let what = what.split(" at line ").next().unwrap_or_default();
+            // The file's own words may be in it, and it goes to a terminal.
+            let what: String = what.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
             format!("line {}, column {}: {what}; give {WANTED}", e.line(), e.column())
         };
         let head: Head = serde_json::from_str(text).map_err(said)?;
@@ -314,6 +323,19 @@ impl Report {
             ));
         }
         let mut r: Report = serde_json::from_str(text).map_err(said)?;
+        if let Some(t) = r.texts().find(|t| t.chars().any(|c| c.is_control() && c != '\n')) {
+            return Err(format!("{t:?} has control characters, which terminals obey; give {WANTED}"));
+        }
+        let o = &r.options;
+        for (what, n, most) in [
+            ("options.sizes", o.sizes.len(), SIZES_MAX),
+            ("options.concurrency", o.concurrency.len(), CONCURRENCY_MAX),
+            ("sides", r.sides().len(), SIDES_MAX),
+        ] {
+            if n > most {
+                return Err(format!("it has {n} {what}, and a set has {most} at most; give {WANTED}"));
+            }
+        }
         for (i, p) in r.points.iter_mut().enumerate() {
             let fair = |r: &Round| {
                 let Rtt { p50_us, p90_us, p99_us, p999_us, .. } = r.latency;
@@ -329,6 +351,15 @@ impl Report {
         }
         r.fits = fit::all(&r.points, r.options.base_concurrency);
         Ok(r)
+    }
+
+    /// Texts of the report that are told as they are.
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        let (p, m) = (&self.program, &self.machine);
+        let machine = [&m.cpu, &m.kernel, &m.dpdk, &m.memory, &m.huge_pages];
+        let may = [&p.git, &self.options.peer, &m.quota].into_iter().flatten();
+        let left = self.left_out.iter().flat_map(|l| [&l.what, &l.why]);
+        [&p.version].into_iter().chain(machine).chain(may).chain(left).map(String::as_str)
     }
 
     /// The report as JSON.
@@ -453,6 +484,12 @@ pub(crate) mod tests {
             (&with("\"wall_s\": 1.0", "\"wall_s\": 0.0"), "points[0].rounds: no round, or one with a time"),
             (&with("\"wall_s\": 1.0", "\"wall_s\": -1.0"), "points[0].rounds"),
             (&with("\"wall_s\": 1.0", "\"wall_s\": 1e400"), "number out of range"),
+            // Sequences that a terminal would do as it is told by.
+            (&with("\"op\": \"put\"", "\"op\": \"\\u001b[2J\""), "unknown variant `?[2J`"),
+            (
+                &with("A <CPU>", "\\u001b]0;owned\\u0007"),
+                "\"\\u{1b}]0;owned\\u{7} & more\" has control characters",
+            ),
         ] {
             let e = Report::read(text).unwrap_err();
             assert!(e.contains(says), "{says}: {e}");
@@ -460,6 +497,24 @@ pub(crate) mod tests {
         let e = Report::read(&with("\"seconds\": 0.5", "\"seconds\": \"x\"")).unwrap_err();
         let line = 1 + good.lines().position(|l| l.contains("\"seconds\"")).unwrap();
         assert!(e.starts_with(&format!("line {line}, column ")), "{e}");
+    }
+
+    /// A MiB of them had a page take hours.
+    #[test]
+    fn a_report_of_more_than_a_set_can_have_is_refused() {
+        let mut r = sample(1.0);
+        r.options.sizes = (0..=1000).collect();
+        let read = |r: &Report| Report::read(&r.json().unwrap()).map(drop);
+        assert!(read(&r).unwrap_err().contains("1001 options.sizes, and a set has 1000 at most"));
+        r.options.sizes.pop();
+        assert_eq!(read(&r), Ok(()));
+        r.options.concurrency = (0..=64).collect();
+        assert!(read(&r).unwrap_err().contains("65 options.concurrency"));
+        let mut r = sample(1.0);
+        let point = r.points[0].clone();
+        let side = |lcores| Point { side: Side { carrier: Carrier::Link, lcores }, ..point.clone() };
+        r.points = (0..=16).map(side).collect();
+        assert!(read(&r).unwrap_err().contains("17 sides"));
     }
 
     #[test]

@@ -2,7 +2,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -566,4 +566,55 @@ fn a_record_that_cannot_be_read_is_named_and_one_is_at_work_at_a_time() {
         let e = Record::open(&f.at("var/lib/pollnd")).err().unwrap();
         assert!(e.contains(says) && e.contains("fix.json") && e.contains("move it away"), "{e}");
     }
+}
+
+#[test]
+fn a_record_that_others_may_have_written_is_not_believed() {
+    let (f, folder) = (Fake::new(), "var/lib/pollnd");
+    let file = f.at(&format!("{folder}/fix.json"));
+    let mode = |p: &Path, m: u32| fs::set_permissions(p, fs::Permissions::from_mode(m)).unwrap();
+    let open = || Record::open(&f.at(folder)).map(|r| r.entries.len());
+    let step = |step: &str| {
+        f.put(
+            &format!("{folder}/fix.json"),
+            &format!(
+                "{{\"version\": 1, \"steps\": [{{\"state\": \"done\", \"boot\": \"\", \"step\": {step}}}]}}"
+            ),
+        );
+        mode(&file, 0o644);
+        open()
+    };
+    let bind = |port: &str, from: &str, to: &str| {
+        step(&format!(
+            "{{\"bind\": {{\"port\": {port:?}, \"from\": {from:?}, \"over\": null, \"to\": {to:?}, \"ifaces\": []}}}}"
+        ))
+    };
+    let pages = |n: &str| step(&format!("{{\"huge_pages\": {{\"node\": 0, \"free\": 0, {n}}}}}"));
+    assert_eq!(bind(NIC, "e1000e", "vfio-pci"), Ok(1));
+    assert_eq!(pages("\"before\": 10, \"want\": 20"), Ok(1));
+    for (e, what) in [
+        (bind("../../../../tmp/x", "e1000e", "vfio-pci"), "a port elsewhere"),
+        (bind("/tmp/x", "e1000e", "vfio-pci"), "a port at the root"),
+        (bind(NIC, "../x", "vfio-pci"), "a driver elsewhere"),
+        (bind(NIC, "e1000e", ""), "no driver"),
+        (step("{\"module\": {\"name\": \"-C/tmp\"}}"), "an option of modprobe"),
+        (pages("\"before\": 20, \"want\": 10"), "fewer pages"),
+        (pages("\"before\": 0, \"want\": 18446744073709551615"), "pages beyond all memory"),
+    ] {
+        assert!(e.as_ref().is_err_and(|e| e.contains("steps[0]") && e.contains("fix.json")), "{what}: {e:?}");
+    }
+    bind(NIC, "e1000e", "vfio-pci").unwrap();
+    mode(&file, 0o666);
+    assert!(open().is_err_and(|e| e.contains("somebody else") && e.contains("666")));
+    mode(&file, 0o644);
+    mode(&f.at(folder), 0o777);
+    assert!(open().is_err_and(|e| e.contains("somebody else") && e.contains("777")));
+    mode(&f.at(folder), 0o755);
+    fs::rename(&file, f.at("var/other")).unwrap();
+    symlink(f.at("var/other"), &file).unwrap();
+    assert!(open().is_err_and(|e| e.contains("a link")));
+    // One that is no file, which would be waited for.
+    fs::remove_file(&file).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(&file).unwrap());
+    assert!(open().is_err_and(|e| e.contains("no regular file")));
 }

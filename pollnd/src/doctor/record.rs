@@ -12,14 +12,17 @@
 //!
 //! On disk are steps that are BEGUN or DONE, and nothing once there are none.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use fsm::Fsm;
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
 use super::step::Step;
+use crate::file;
 
 fsm::fsm! {
     /// State of a step.
@@ -132,12 +135,13 @@ impl Record {
     /// Reads the record in `folder`, which is made.
     ///
     /// # Errors
-    /// The folder or the file cannot be had; another process has them.
+    /// The folder or the file cannot be had, or is not this user's alone; another process has them.
     pub(crate) fn open(folder: &Path) -> Result<Record, String> {
         let path = folder.join(NAME);
         let fail = |e: std::io::Error| format!("{}: {e}", folder.display());
-        fs::create_dir_all(folder).map_err(fail)?;
+        DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(fail)?;
         let lock = File::open(folder).map_err(fail)?;
+        own(folder, &lock.metadata().map_err(fail)?)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -148,12 +152,14 @@ impl Record {
             }
             Err(TryLockError::Error(e)) => return Err(fail(e)),
         }
-        let entries = match fs::read_to_string(&path) {
-            Ok(t) => read(&t).map_err(|e| {
-                format!(
-                    "{}: {e}; it says what to take back, so look at it, then move it away",
-                    path.display()
-                )
+        let entries = match fs::symlink_metadata(&path) {
+            Ok(m) => own(&path, &m).and_then(|()| text(&path)).and_then(|t| {
+                read(&t).map_err(|e| {
+                    format!(
+                        "{}: {e}; it says what to take back, so look at it, then move it away",
+                        path.display()
+                    )
+                })
             })?,
             Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
             Err(e) => return Err(format!("{}: {e}", path.display())),
@@ -187,17 +193,39 @@ impl Record {
         let line = |e: &Entry| Line { state: e.state.get(), boot: e.boot.clone(), step: e.step.clone() };
         let all = Lines { version: VERSION, steps: self.entries.iter().map(line).collect() };
         let half = self.path.with_extension("json.half");
-        let mut f = File::create(&half)?;
+        let mut f = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&half)?;
         f.write_all(&serde_json::to_vec_pretty(&all)?)?;
         f.sync_all()?;
         fs::rename(&half, &self.path)
     }
 }
 
+/// Whether only this user can have written there: root does what the record says.
+fn own(path: &Path, m: &Metadata) -> Result<(), String> {
+    let (uid, mode) = (m.uid(), m.mode() & 0o7777);
+    if !m.is_symlink() && uid == geteuid().as_raw() && mode & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(format!(
+        "{}: somebody else may have written it (a link, or of user {uid} and mode {mode:o}), and what it says is done as root: \
+         look at it, then move it away, or make it root's alone (chown root, chmod go-w)",
+        path.display()
+    ))
+}
+
+fn text(path: &Path) -> Result<String, String> {
+    let name = path.display().to_string();
+    let bytes = file::bytes(&name, path, "the record that `pollnd doctor --fix` wrote")?;
+    String::from_utf8(bytes).map_err(|e| format!("{name}: {e}; look at it, then move it away"))
+}
+
 fn read(text: &str) -> Result<Vec<Entry>, String> {
     let all: Lines = serde_json::from_str(text).map_err(|e| e.to_string())?;
     if all.version != VERSION {
         return Err(format!("it is of version {}, and this pollnd reads version {VERSION}", all.version));
+    }
+    if let Some(i) = all.steps.iter().position(|l| !l.step.is_possible()) {
+        return Err(format!("steps[{i}] has a name or a number that no step has"));
     }
     Ok(all.steps.into_iter().map(Entry::of).filter(Entry::stands).collect())
 }

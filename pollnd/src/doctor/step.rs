@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::back::Back;
 use super::bind::Bind;
 use super::kernel::Kernel;
-use super::reserve::HugePages;
+use super::reserve::{HugePages, PAGE_KIB};
 use super::ulimit::Limits;
 
 /// A step.
@@ -83,6 +83,19 @@ impl Step {
             Step::Module(m) => vec![format!("modprobe {}", m.name)],
             Step::Bind(s) => s.commands(),
             Step::Limits(s) => s.commands(),
+        }
+    }
+
+    /// Whether it can be a step at all, as a record has it: its names become names of files, and arguments.
+    pub(crate) fn is_possible(&self) -> bool {
+        let strange = |c: char| c == '/' || c.is_control();
+        let name = |s: &str| !s.is_empty() && !s.starts_with(['-', '.']) && !s.contains(strange);
+        match self {
+            Step::HugePages(s) => s.before <= s.want && s.want <= u64::MAX / PAGE_KIB,
+            Step::Module(m) => name(&m.name),
+            Step::Bind(s) => name(&s.port) && name(&s.to) && s.from.as_deref().is_none_or(name),
+            // Its user's name is compared, and nothing else.
+            Step::Limits(_) => true,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The files of a report: written whole, or not at all.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use super::ReportArgs;
@@ -20,6 +20,15 @@ pub(super) struct Places {
 fn draft(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.{}", std::process::id()))
+}
+
+/// Makes a draft anew: what lies there, perhaps somebody's link to elsewhere, is not written to.
+fn create(path: &Path) -> std::io::Result<File> {
+    let draft = draft(path);
+    match fs::remove_file(&draft) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
+        _ => File::create_new(draft),
+    }
 }
 
 impl Places {
@@ -63,9 +72,8 @@ impl Places {
                 continue;
             }
             // A few minutes from now would be too late to say so.
-            let draft = draft(path);
-            File::create(&draft).map_err(|e| format!("{}: {e}", path.display()))?;
-            let _ = fs::remove_file(draft);
+            create(path).map_err(|e| format!("{}: {e}", path.display()))?;
+            let _ = fs::remove_file(draft(path));
         }
         Ok(())
     }
@@ -93,7 +101,7 @@ impl Places {
         let put = |(path, text): &(&PathBuf, &str)| {
             // Somebody may have written it meanwhile.
             self.is_free(path)?;
-            let mut f = File::create(draft(path)).map_err(|e| format!("{}: {e}", path.display()))?;
+            let mut f = create(path).map_err(|e| format!("{}: {e}", path.display()))?;
             f.write_all(text.as_bytes())
                 .and_then(|()| f.sync_all())
                 .map_err(|e| format!("{}: {e}", path.display()))
@@ -132,7 +140,16 @@ mod tests {
         let p = places(dir.path(), false);
         p.fits().unwrap();
         assert!(names(dir.path()).is_empty(), "looking leaves nothing");
+        // A draft's name can be guessed, in a folder that others write to.
+        let victim = dir.path().join("victim");
+        fs::write(&victim, "mine").unwrap();
+        let link = || std::os::unix::fs::symlink(&victim, draft(&dir.path().join("a.json"))).unwrap();
+        link();
+        p.fits().unwrap();
+        link();
         p.write(Some("page"), Some("figures")).unwrap();
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "mine");
+        fs::remove_file(victim).unwrap();
         assert_eq!(names(dir.path()), ["a.html", "a.json"]);
         let e = p.fits().unwrap_err();
         assert!(e.contains("a.html: it is there already; name another, or give --force"), "{e}");
