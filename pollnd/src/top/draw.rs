@@ -111,29 +111,33 @@ fn header(screen: &Screen, area: Rect, buf: &mut Buffer) {
         0 | 1 => String::new(),
         n => format!(" (and {} more)", n - 1),
     };
-    let state = match (&screen.gone, screen.paused) {
-        (Some(_), _) => "gone".to_owned(),
-        (None, true) => "paused".to_owned(),
-        (None, false) => format!("every {}", units::time(screen.interval.as_secs_f64())),
+    let usual = screen.gone.is_none() && !screen.paused && screen.late.is_none();
+    let state = match (&screen.gone, screen.paused, screen.late) {
+        (Some(_), ..) => "gone".to_owned(),
+        (None, true, _) => "paused".to_owned(),
+        (None, false, Some(s)) => format!("no answer for {s} s"),
+        (None, false, None) => format!("every {}", units::time(screen.interval.as_secs_f64())),
     };
     let first = Line::from(vec![
         Span::styled(format!("{nid}{more}"), bold()),
-        Span::raw(format!("  {}, process {}, up {}, ", h.node.carrier, h.node.pid, age(h.up))),
-        Span::styled(state, if screen.gone.is_some() || screen.paused { bold() } else { Style::new() }),
+        Span::raw("  "),
+        Span::styled(state, if usual { Style::new() } else { bold() }),
+        // The carrier of several ports is longer than most screens are wide.
+        Span::raw(format!(", process {}, up {}, {}", h.node.pid, age(h.up), h.node.carrier)),
     ]);
     let cut = if h.cut { " or more" } else { "" };
     let traffic = Line::raw(format!(
-        "in {} {}   out {} {}   {} peers, {} connections{cut}",
+        "in {} {}   out {} {}   {}, {}{cut}",
         times(h.msgs[0]),
         bits(h.bytes[0]),
         times(h.msgs[1]),
         bits(h.bytes[1]),
-        h.peers,
-        h.conns
+        units::many(h.peers as u64, "peer"),
+        units::many(h.conns as u64, "connection")
     ));
     let mut costs: Vec<Span<'_>> = Vec::new();
-    for (i, (words, n)) in h.costs.iter().copied().chain([("errors", h.errors)]).enumerate() {
-        costs.push(Span::styled(format!("{words} {n}"), alarm(i > 0 && n > 0)));
+    for (words, n) in [("errors", h.errors)].into_iter().chain(h.costs.iter().copied()) {
+        costs.push(Span::styled(format!("{words} {n}"), alarm(words != "copied in" && n > 0)));
         costs.push(Span::raw("  "));
     }
     let mut lines = vec![first, traffic, latencies(h), Line::from(costs)];
@@ -218,7 +222,7 @@ const CONNS: &[Column] = &[
 
 /// The columns that there is room for.
 fn fitting(columns: &'static [Column], width: u16) -> &'static [Column] {
-    let room = |n: &usize| columns.iter().take(*n).map(|c| c.1 + 1).sum::<u16>() <= width + 1;
+    let room = |n: &usize| columns.iter().take(*n).map(|c| c.1 + 1).sum::<u16>() <= width.saturating_add(1);
     let most = (1..=columns.len()).rev().find(room).unwrap_or(1);
     columns.get(..most).unwrap_or(columns)
 }

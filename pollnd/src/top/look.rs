@@ -78,8 +78,8 @@ fn rows<T: DeserializeOwned>(c: &mut Client, r: &Request, into: &mut Vec<T>) -> 
 pub(super) struct Looks {
     ask: Sender<()>,
     answers: Receiver<Result<Sample, String>>,
-    /// A look is under way.
-    pub(super) under_way: bool,
+    /// Begin of the look that is under way.
+    pub(super) since: Option<Instant>,
 }
 
 impl Looks {
@@ -90,18 +90,20 @@ impl Looks {
         limits::thread("looks at the node", move || {
             while asked.recv().is_ok() && answer.send(looker.look()).is_ok() {}
         })?;
-        Ok(Looks { ask, answers, under_way: false })
+        Ok(Looks { ask, answers, since: None })
     }
 
     /// Begins a look, unless one is under way.
     pub(super) fn begin(&mut self) {
-        self.under_way = self.under_way || self.ask.send(()).is_ok();
+        if self.since.is_none() && self.ask.send(()).is_ok() {
+            self.since = Some(Instant::now());
+        }
     }
 
     /// The look that has come to its end.
     pub(super) fn end(&mut self) -> Option<Result<Sample, String>> {
         let answer = self.answers.try_recv().ok()?;
-        self.under_way = false;
+        self.since = None;
         Some(answer)
     }
 }

@@ -29,8 +29,12 @@ use crate::{MISUSED, limits, out};
 
 /// Longest wait for a key before looks and signals are seen to.
 const GLANCE: Duration = Duration::from_millis(50);
+/// Wait for an answer from which on it is told: what is shown is that old.
+const LATE: Duration = Duration::from_secs(3);
 /// Width of `--once` where nobody tells one.
 const WIDTH: u16 = 120;
+/// Least and most columns of `--once`, as `--width` takes them.
+const WIDTHS: (u16, u16) = (50, 500);
 
 /// `pollnd top`.
 ///
@@ -82,12 +86,14 @@ fn live(
             draw = true;
         }
         let now = Instant::now();
-        if now >= next && !screen.paused && !looks.under_way {
+        if now >= next && !screen.paused && looks.since.is_none() {
             looks.begin();
             // Until there are rates the next look comes soon.
             let pause = if screen.has_seen() { screen.interval } else { screen.interval.min(GLANCE * 4) };
             next = now + pause;
         }
+        let late = looks.since.map(|t| t.elapsed()).filter(|waited| *waited >= LATE).map(|w| w.as_secs());
+        draw |= std::mem::replace(&mut screen.late, late) != late;
         if std::mem::take(&mut draw) {
             terminal.draw(|f| draw::draw(&mut screen, f.area(), f.buffer_mut())).map_err(lost)?;
         }
@@ -114,6 +120,12 @@ fn once(a: &TopArgs, interval: Duration) -> Result<(), String> {
     screen.seen(Ok(looker.look()?));
     std::thread::sleep(interval);
     screen.seen(Ok(looker.look()?));
-    let columns = || std::env::var("COLUMNS").ok()?.parse().ok();
-    out::text(draw::text(&mut screen, a.width.or_else(columns).unwrap_or(WIDTH)))
+    let columns = || std::env::var("COLUMNS").ok();
+    out::text(draw::text(&mut screen, a.width.unwrap_or_else(|| width(columns().as_deref()))))
+}
+
+/// Width of the text where the environment says `columns`: one that is none, or beyond those of `--width`, is no reason to fail.
+fn width(columns: Option<&str>) -> u16 {
+    let said = columns.and_then(|c| c.parse::<u64>().ok());
+    said.map_or(WIDTH, |c| c.clamp(WIDTHS.0.into(), WIDTHS.1.into()) as u16)
 }

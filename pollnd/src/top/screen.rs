@@ -64,6 +64,8 @@ pub(super) struct Screen {
     pub(super) view: View,
     /// Reason why the figures are old.
     pub(super) gone: Option<String>,
+    /// Seconds since the look that is under way began, where they are many.
+    pub(super) late: Option<u64>,
     last: Option<Sample>,
 }
 
@@ -79,6 +81,7 @@ impl Screen {
             interval,
             view: View::default(),
             gone: None,
+            late: None,
             last: None,
         }
     }

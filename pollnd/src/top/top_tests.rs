@@ -85,6 +85,19 @@ fn the_screen_by_its_size() {
         assert_eq!(shown.matches("39 Gbit/s").count(), rates, "{shown}");
         assert!(shown.lines().all(|l| !l.ends_with("bit") && !l.ends_with("Gbit/")), "{shown}");
     }
+    // Ports are told in full, which is longer than a line; what changes stands before them.
+    let (mut s, mut many) = (screen(), sample(3604));
+    many.node.carrier = "port net_tap0 (net_tap), 1 queue, MTU 1400; port net_tap1 (net_tap), 1 queue, MTU 1500, 1 lcore on CPU [1]".into();
+    s.seen(Ok(many));
+    press(&mut s, KeyCode::Char('p'));
+    let narrow = shown(&mut s, 50, 24);
+    assert!(narrow.contains("paused, process 4711") && narrow.contains("errors 2"), "{narrow}");
+    // A node that is stopped is not seen to be by its figures, which stay.
+    press(&mut s, KeyCode::Char('p'));
+    s.late = Some(4);
+    assert!(shown(&mut s, 80, 24).contains("10.0.0.1@tcp (and 1 more)  no answer for 4 s, process 4711"));
+    let widths = [None, Some("x"), Some("7"), Some("80"), Some("65535"), Some("100000")].map(super::width);
+    assert_eq!(widths, [120, 120, 50, 80, 500, 500]);
     let first = shown(&mut Screen::new(Duration::from_secs(1)), 80, 24);
     assert!(first.contains("no operations") && first.contains("3 peers: 0"), "{first}");
 }
