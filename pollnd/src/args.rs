@@ -197,7 +197,7 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_enum)]
     pub(crate) carrier: Option<CarrierArg>,
     /// DPDK port: a PCI address (0000:03:00.0) or the name of a port. With several, given once for each, every NI's address is
-    /// on one of them. Options of ports take one value for all, or one for each with commas between (9000,default).
+    /// on one of them. Options of ports take one value for all, or one for each with commas between (9000,default; auto,off).
     #[arg(long, requires = "nid")]
     pub(crate) port: Vec<String>,
     /// DPDK virtual device to create and use, such as net_virtio_user0,path=/tmp/vhost.sock; several stand behind the ports of

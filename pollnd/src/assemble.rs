@@ -11,7 +11,7 @@ use transport::node::sock::{SockError, may_bind_privileged};
 use transport::node::{BuildError, Control, NodeBuilder, Protocols};
 use transport::wire::netsock::Addr;
 
-use crate::args::{CarrierArg, NodeArgs, Use};
+use crate::args::{CarrierArg, NodeArgs};
 #[cfg(feature = "dpdk")]
 use crate::dpdk::start as start_dpdk;
 use crate::running::{Instead, MakeApp, MakeParts, Node, Role, Setup, Started, only_at};
@@ -60,9 +60,7 @@ fn start_sockets(
     (make, instead): (MakeParts, Option<Addr>),
     control: Arc<Control>,
 ) -> Result<Started, String> {
-    if let Some((what, _)) = a.given().find(|o| o.1 == Use::Port) {
-        return Err(format!("{what}: for DPDK ports only; leave it out, or give --port or --vdev"));
-    }
+    networks::without_port(a)?;
     if a.lcores > 1 {
         return Err(format!(
             "--lcores {}: a node on kernel sockets has one thread; leave it out, or give --port",

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use transport::wire::Nid;
 
-use crate::args::{CarrierArg, NodeArgs};
-use crate::iface;
+use crate::args::{CarrierArg, NodeArgs, Use};
+use crate::{iface, units};
 
 /// Most ports of a node.
 const PORTS_MAX: usize = transport::node::PORTS_MAX;
@@ -150,10 +150,10 @@ fn places(a: &NodeArgs, ports: usize) -> Result<Vec<usize>, String> {
     let said = || a.ni_ports.iter().map(u16::to_string).collect::<Vec<_>>().join(",");
     if !a.ni_ports.is_empty() && a.ni_ports.len() != nids.len() {
         return Err(format!(
-            "--ni-ports {}: {} places for {} NIs: name the port of each, in the order of --nid and --ni, from 0 on",
+            "--ni-ports {}: {} for {}: name the port of each, in the order of --nid and --ni, from 0 on",
             said(),
-            a.ni_ports.len(),
-            nids.len()
+            units::many(a.ni_ports.len() as u64, "place"),
+            units::many(nids.len() as u64, "NI")
         ));
     }
     if let Some(p) = a.ni_ports.iter().find(|p| usize::from(**p) >= ports) {
@@ -264,6 +264,19 @@ pub(crate) fn asked(a: &NodeArgs) -> Result<Vec<Asked<'_>>, String> {
 pub(crate) fn on_port(a: &NodeArgs) -> bool {
     let named = !(a.port.is_empty() && a.vdev.is_empty());
     a.carrier.map_or(named, |c| c == CarrierArg::Dpdk)
+}
+
+/// Whether `a`, of a node on kernel sockets, has what such a node can have.
+///
+/// # Errors
+/// An option of ports, by name.
+pub(crate) fn without_port(a: &NodeArgs) -> Result<(), String> {
+    match a.given().find(|o| o.1 == Use::Port) {
+        Some((what, _)) => {
+            Err(format!("{what}: for DPDK ports only; leave it out, or give --port or --vdev"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Whether the addresses of `a` are those of machines.
@@ -438,7 +451,7 @@ mod tests {
             ("--nid 10.0.0.1 --ni 10.0.0.2 --ni 10.0.0.3", "--ni-ports 0,0,1"),
             ("--nid 10.0.0.1 --ni 10.1.0.1 --mtu 1500,1500,1500", "--mtu with 3 values: there are 2 ports"),
             ("--nid 10.0.0.1 --ni 10.1.0.1 --vdev net_tap0", "--vdev net_tap0: it is named twice"),
-            ("--nid 10.0.0.1 --ni 10.1.0.1 --ni-ports 0", "--ni-ports 0: 1 places for 2 NIs"),
+            ("--nid 10.0.0.1 --ni 10.1.0.1 --ni-ports 0", "--ni-ports 0: 1 place for 2 NIs"),
             ("--nid 10.0.0.1 --ni 10.1.0.1 --ni-ports 0,2", "--ni-ports 0,2: there is no port 2"),
             ("--nid 10.0.0.1 --ni 10.1.0.1 --ni-ports 0,0", "--ni-ports 0,0: port 1 has no NI"),
             (

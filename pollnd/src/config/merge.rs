@@ -280,21 +280,33 @@ fn together(file: &Loaded, a: &ServeArgs) -> Result<(), String> {
     if faults.is_empty() {
         return Ok(());
     }
-    Err(faults.iter().map(|e| placed(file, e)).collect())
+    Err(faults.iter().map(|e| placed(file, &a.told.argv, e)).collect())
 }
 
-/// A fault of an option, with the place in the file that says it.
-fn placed(file: &Loaded, e: &str) -> String {
-    let said = |s: &&Said| match s.key.means {
-        Means::Option(flag) | Means::Each(flag) | Means::OnOff(flag) => e.starts_with(&format!("--{flag} ")),
-        Means::Device => e.starts_with("--port ") || e.contains(" ports"),
-        _ => false,
-    };
+/// A fault of an option, with the place in the file that says it, unless the command line `argv` does.
+fn placed(file: &Loaded, argv: &[OsString], e: &str) -> String {
+    let of =
+        |flag: &str| e.strip_prefix("--").and_then(|e| e.strip_prefix(flag)).filter(|r| r.starts_with(' '));
+    let said = file.model.said.iter().find_map(|s| {
+        let flags: &[&str] = match &s.key.means {
+            Means::Option(flag) | Means::Each(flag) | Means::OnOff(flag) => &[*flag],
+            Means::Device => &["port", "vdev"],
+            _ => &[],
+        };
+        flags.iter().find_map(|flag| Some((s, *flag, of(flag)?)))
+    });
+    if let Some((s, flag, rest)) = said {
+        return match Typed::of(argv).is_some_and(|t| t.has(flag)) {
+            true => format!("{e}\n"),
+            // The option's name is not the file's.
+            false => file.fault(s.at, format_args!("{}{rest}", s.key.name)),
+        };
+    }
+    let device = || file.model.said.iter().find(|s| matches!(s.key.means, Means::Device)).map(|s| s.at);
     let ni =
         || file.model.nis.iter().find(|n| n.nid.is_some_and(|n| e.contains(&n.to_string()))).map(|n| n.at);
-    let at = file.model.said.iter().find(said).map(|s| s.at).or_else(ni);
+    let at = if e.contains(" ports") { device().or_else(ni) } else { ni() };
     match at {
-        // The option's name is not the file's.
         Some(at) => file.fault(at, e.trim_start_matches("--")),
         None if e.starts_with(&file.path.display().to_string()) => format!("{e}\n"),
         None => format!("{}: {e}\n", file.path.display()),
@@ -313,4 +325,50 @@ pub(crate) fn parse(argv: Vec<OsString>) -> Result<Cli, Bad> {
     };
     let file = path.map(|p| load(&p)).transpose().map_err(Bad::File)?;
     with(&argv, file.as_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO: &str = "net:
+  - {net type: tcp, local NI(s): [{nid: 10.0.0.1@tcp}]}
+  - {net type: tcp1, local NI(s): [{nid: 10.1.0.1@tcp1}]}
+dpdk:
+  device: [net_tap0, net_tap1]
+";
+
+    /// The fault of a node by the file `TWO` with `more` keys of `dpdk`, and by `words` of the command line.
+    fn fault(more: &str, words: &[&str]) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.yaml");
+        std::fs::write(&path, format!("{TWO}{more}")).unwrap();
+        let argv: Vec<OsString> = ["pollnd", "node"].iter().chain(words).map(OsString::from).collect();
+        let file = load(&path).unwrap();
+        match with(&argv, Some(&file)) {
+            Err(Bad::File(e)) => e.replace(&format!("{}/", dir.path().display()), ""),
+            Err(Bad::Line(e)) => panic!("{e}"),
+            Ok(_) => String::new(),
+        }
+    }
+
+    #[test]
+    fn a_fault_has_the_place_and_the_name_of_its_key() {
+        for (more, words, says) in [
+            (
+                "  mtu: [1500, default, 9000]\n",
+                &[][..],
+                "node.yaml:6:8: mtu with 3 values: there are 2 ports",
+            ),
+            ("  ni_ports: [0]\n", &[], "node.yaml:6:13: ni_ports 0: 1 place for 2 NIs"),
+            ("  tx_csum: [auto, auto, off]\n", &[], "node.yaml:6:12: tx_csum with 3 values"),
+            // The file is not to blame for what the command line says in its place.
+            ("  mtu: 1500\n", &["--mtu", "1500,1500,9000"], "--mtu with 3 values"),
+            ("", &["--vdev", "net_tap0", "--vdev", "net_tap0"], "--vdev net_tap0: it is named twice"),
+        ] {
+            let e = fault(more, words);
+            assert!(e.starts_with(says), "{more}{words:?}: {e}");
+        }
+        assert_eq!(fault("  mtu: [1500, default]\n", &[]), "");
+    }
 }
