@@ -336,6 +336,14 @@ impl Report {
                 return Err(format!("it has {n} {what}, and a set has {most} at most; give {WANTED}"));
             }
         }
+        let twice = |i: &usize| {
+            r.points[..*i].iter().any(|p| (p.side, p.case) == (r.points[*i].side, r.points[*i].case))
+        };
+        if let Some(i) = (0..r.points.len()).find(twice) {
+            return Err(format!(
+                "points[{i}]: this case on this side stands there a second time; give {WANTED}"
+            ));
+        }
         for (i, p) in r.points.iter_mut().enumerate() {
             let fair = |r: &Round| {
                 let Rtt { p50_us, p90_us, p99_us, p999_us, .. } = r.latency;
@@ -494,6 +502,11 @@ pub(crate) mod tests {
             let e = Report::read(text).unwrap_err();
             assert!(e.contains(says), "{says}: {e}");
         }
+        // Two reports are compared case by case.
+        let mut r = sample(1.0);
+        r.points.extend(r.points.clone());
+        let e = Report::read(&r.json().unwrap()).unwrap_err();
+        assert!(e.contains("a second time") && e.contains(&format!("points[{}]", r.points.len() / 2)), "{e}");
         let e = Report::read(&with("\"seconds\": 0.5", "\"seconds\": \"x\"")).unwrap_err();
         let line = 1 + good.lines().position(|l| l.contains("\"seconds\"")).unwrap();
         assert!(e.starts_with(&format!("line {line}, column ")), "{e}");

@@ -21,7 +21,7 @@ use transport::wire::Nid;
 use self::files::Places;
 use crate::args::NodeArgs;
 use crate::args::values::{nid, number, run_seconds, seconds, size};
-use crate::{MISUSED, file, out, units};
+use crate::{MISUSED, file, networks, out, units};
 
 /// `pollnd bench report`.
 #[derive(Args, Debug, Clone)]
@@ -138,8 +138,22 @@ impl ReportArgs {
         if self.peer.is_some() { vec![Side { carrier: Carrier::Peer, lcores: 0 }] } else { pair::sides(self) }
     }
 
+    /// A fault of the options of the node that measures against `target`.
+    fn fault_of_node(&self, target: Nid) -> Result<(), String> {
+        let node = NodeArgs { nid: self.nid.unwrap_or(Nid::ANY), ..self.node.clone() };
+        if !networks::on_port(&node) {
+            return networks::without_port(&node);
+        }
+        networks::addresses(&node)?;
+        networks::target(&node, target)
+    }
+
     /// A fault of options that are right by themselves.
     fn fault(&self, plan: &Plan) -> Option<String> {
+        if self.from.is_some() {
+            let given = self.node.given().next();
+            return given.map(|(what, _)| format!("{what}: with --from nothing is measured; leave it out"));
+        }
         if self.peer.is_none()
             && let Some((what, _)) = self.node.given().find(|o| !o.0.starts_with("EAL"))
         {
@@ -147,15 +161,20 @@ impl ReportArgs {
                 "{what}: it is of the node that measures against --peer; leave it out, or give --peer"
             ));
         }
+        if let Some(e) = self.peer.and_then(|target| self.fault_of_node(target).err()) {
+            return Some(e);
+        }
         let takes = plan.estimate_s(&self.sides());
         (takes > self.at_most).then(|| {
+            let more = takes.ceil() + 10.0;
+            // The most that the option takes.
+            let or = if more <= 3600.0 { format!(", or --at-most {more}") } else { String::new() };
             format!(
                 "the set takes about {}, more than --at-most {}: give fewer --sizes, --concurrency, --ops or --rounds, \
-                 less than --seconds {}, or --at-most {}",
+                 less than --seconds {}{or}",
                 units::time(takes),
                 self.at_most,
                 plan.options.seconds,
-                takes.ceil() + 10.0
             )
         })
     }
@@ -179,7 +198,7 @@ struct Asked {
 
 fn asked(a: &ReportArgs) -> Result<Asked, String> {
     let plan = a.plan();
-    if let Some(e) = a.fault(&plan).filter(|_| a.from.is_none()) {
+    if let Some(e) = a.fault(&plan) {
         return Err(e);
     }
     let from = a.from.as_ref().map(|p| read("--from", p)).transpose()?;
@@ -298,7 +317,7 @@ fn machine(on: RanOn) -> Machine {
 fn summary(r: &Report) -> String {
     let o = &r.options;
     let mut t = format!(
-        "\n  {:<28} {:>10} {:>12} {:>12} {:>10} {:>10}\n",
+        "\n  {:<34} {:>10} {:>12} {:>12} {:>10} {:>10}\n",
         "", "Gbit/s", "Gbit/CPU-s", "operations/s", "p50 us", "p99 us"
     );
     let (few, large) =
@@ -315,7 +334,7 @@ fn summary(r: &Report) -> String {
             let f = &p.figures;
             let name = c.name();
             t += &format!(
-                "    {name:<26} {:>10.2} {:>12.2} {:>12.0} {:>10.1} {:>10.1}\n",
+                "    {name:<32} {:>10.2} {:>12.2} {:>12.0} {:>10.1} {:>10.1}\n",
                 f.gbps.median, f.gbit_per_cpu_s.median, f.per_s.median, f.p50_us.median, f.p99_us.median
             );
         }
@@ -375,7 +394,24 @@ mod tests {
     fn options_that_do_not_go_together_are_refused() {
         let fault = |line: &str| args(line).map(|a| a.fault(&a.plan()).unwrap_or_default());
         assert!(fault("--seconds 30").unwrap().contains("more than --at-most 300"));
+        // No value is advised that the option would refuse.
+        assert!(fault("--seconds 1").unwrap().contains(", or --at-most "));
+        let long = fault("--seconds 60 --rounds 100").unwrap();
+        assert!(long.ends_with("less than --seconds 60"), "{long}");
         assert!(fault("--sockets-only --lcores 2").unwrap().starts_with("--lcores: "));
+        for (line, says) in [("--from a --queues 2 --mtu 1500", "--mtu: "), ("--from a -- -m 64", "EAL ")] {
+            let e = fault(line).unwrap();
+            assert!(e.starts_with(says) && e.contains("nothing is measured"), "{line}: {e}");
+        }
+        assert_eq!(fault("--from a").as_deref(), Ok(""));
+        for (line, says) in [
+            ("--mtu 9000", "--mtu: for DPDK ports only"),
+            ("--nid 10.0.0.9 --vdev net_ring0 --vdev net_ring1", "1 addresses of NIs for 2 ports"),
+            ("--nid 10.0.0.255 --vdev net_ring0", "--nid 10.0.0.255@tcp: it is the broadcast address"),
+        ] {
+            let e = fault(&format!("--peer 10.0.0.1 {line}")).unwrap();
+            assert!(e.starts_with(says), "{line}: {e}");
+        }
         assert_eq!(fault("--peer 10.0.0.1@tcp --lcores 2").as_deref(), Ok(""));
         for (line, says) in [
             ("--sizes 12", "multiples of 8"),
