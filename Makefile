@@ -9,12 +9,12 @@ CARGO ?= cargo
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo "  make test STAGES=\"units lints\"   only these stages (scripts/run-tests --list names them)"
-	@echo "  make vm NICS=\"e1000e\"            only these NICs (scripts/vm --list names them)"
+	@echo "  make test STAGES=\"units lints\"    only these stages (scripts/run-tests --list names them)"
+	@echo "  make vm NICS=\"e1000e\"             only these NICs (scripts/vm --list names them)"
 	@echo "  make faults FAULTS=\"disk stop\"    only these faults (scripts/faults --list names them)"
 	@echo "  make soak SEEDS=5000 FIRST=77     5,000 seeds from 77 on"
 	@echo "  make fuzz MINUTES=1               each target for a minute"
-	@echo "  make demo ARGS=\"--json\"          arguments for 'pollnd demo'"
+	@echo "  make demo ARGS=\"--json\"           arguments for 'pollnd demo'"
 
 deps: ## install what is missing (as root), or say how
 	@scripts/deps test
