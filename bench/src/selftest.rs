@@ -210,6 +210,21 @@ enum Step {
     Runs(u64),
 }
 
+impl Step {
+    /// The thing that is asked for.
+    fn asks(&self) -> &'static str {
+        match self {
+            Step::Ask(_, Body::MakeSession { .. }, _) => "a session",
+            Step::Ask(_, Body::RemoveSession { .. }, _) => "the session's end",
+            Step::Ask(_, Body::Test(_), _) => "a test",
+            Step::Ask(_, Body::Batch { .. }, _) => "a batch's start or stop",
+            Step::Ask(..) => "something else",
+            Step::Drained(..) => "the number of running tests",
+            Step::Runs(_) => "nothing",
+        }
+    }
+}
+
 /// A member, and the console that orders it.
 pub struct Tester {
     member: Member,
@@ -464,14 +479,18 @@ impl Tester {
             {
                 return;
             }
-            body if body.status() != Some(0) => return self.refused(&format!("{body:?}")),
+            body if body.status() != Some(0) => {
+                let status = body.status().map_or_else(|| "another answer".into(), |s| format!("status {s}"));
+                return self.refused(&status);
+            }
             _ => {}
         }
         self.steps.pop_front();
     }
 
     fn refused(&mut self, why: &str) {
-        self.ctl.fail(format!("{:?}: {why}", self.steps.front()));
+        let asked = self.steps.front().map_or("nothing", Step::asks);
+        self.ctl.fail(format!("asked for {asked}, it answers: {why}"));
         self.steps.clear();
     }
 }
