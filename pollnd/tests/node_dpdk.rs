@@ -215,14 +215,10 @@ fn the_second_signal_ends_a_node_that_cannot_drain() {
 /// What both ends of a link must have come to.
 fn whole(end: &End) {
     assert!(end.errors().is_empty() && !end.err.contains("EAL cannot be stopped"), "{end:?}");
-    for gone in [
-        "tx_copied_bytes",
-        "linearised",
-        "quarantined",
-        "lendings_out",
-        "rx_lent_out",
-        "rx_pool_bytes_in_use",
-    ] {
+    // An end that is not run for half a second has the other copy what waits in its ring.
+    let stood = end.err.contains("its ring took nothing for half a second");
+    assert!(stood || end.counter("linearised") == 0, "{end:?}");
+    for gone in ["tx_copied_bytes", "quarantined", "lendings_out", "rx_lent_out", "rx_pool_bytes_in_use"] {
         assert_eq!(end.counter(gone), 0, "{gone}: {end:?}");
     }
 }

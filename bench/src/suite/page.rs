@@ -10,14 +10,17 @@ use crate::report::many;
 
 type Drawn = Result<Option<Markup>, String>;
 
+/// A figure of a case.
+type Of = fn(&Figures) -> Spread;
+
 /// Percentiles of a latency.
-const PERCENTILES: [(&str, fn(&Figures) -> Spread); 4] =
+const PERCENTILES: [(&str, Of); 4] =
     [("p50", |f| f.p50_us), ("p90", |f| f.p90_us), ("p99", |f| f.p99_us), ("p99.9", |f| f.p999_us)];
 
 /// A figure with as many digits as it deserves.
 fn digits(x: f64) -> String {
     match x {
-        x if x == 0.0 => "0".into(),
+        0.0 => "0".into(),
         x if x >= 99_999.5 => format!("{:.0} k", x / 1e3),
         x if x >= 99.95 => format!("{x:.0}"),
         x if x >= 9.995 => format!("{x:.1}"),

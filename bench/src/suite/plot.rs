@@ -72,7 +72,7 @@ pub(super) fn heights<'a>(lines: impl IntoIterator<Item = &'a Line>) -> Option<[
 /// A figure on an axis.
 fn tick(y: f64) -> String {
     match y {
-        y if y == 0.0 => "0".into(),
+        0.0 => "0".into(),
         y if y >= 1e6 => format!("{}M", trimmed(y / 1e6)),
         y if y >= 1e4 => format!("{}k", trimmed(y / 1e3)),
         y => trimmed(y),
