@@ -33,7 +33,7 @@ use crate::args::{Idle, NodeArgs, Switch};
 use crate::inspect::telemetry;
 use crate::keeper::{Duties, Keeper, speed};
 use crate::running::{MakeParts, Node, Started};
-use crate::{cpus, limits, settings, units};
+use crate::{cpus, limits, networks, settings, units};
 
 type Ended = Result<Vec<Option<NodeEnd>>, String>;
 
@@ -196,9 +196,10 @@ pub(crate) fn start(
     ports::check(&wanted)?;
     limits::descriptors_for_eal()?;
     ports::warn_of_kernel(&wanted);
+    networks::shared(&networks::asked(a)?).iter().for_each(|w| tracing::warn!("{w}"));
     let eal = Eal::start(&ports::eal(&wanted, &a.dpdk.eal)).map_err(|e| e.to_string())?;
     eal.notes().iter().for_each(|n| tracing::warn!("{n}"));
-    let mut ports = ports::open(&eal, &wanted)?;
+    let mut ports = ports::open(&eal, &wanted, &control)?;
     ports::warn_of_lcores(&ports, &lcores);
     // The stack is ours: reserved ports need nobody's leave.
     let config = settings::config(a, TcpKind::Port, true, ports::fastest(&ports))?;

@@ -260,6 +260,26 @@ pub(crate) fn asked(a: &NodeArgs) -> Result<Vec<Asked<'_>>, String> {
     Ok(all)
 }
 
+/// Text about each NI on a port of its own whose LNet network an NI of an earlier port has, too, on another network of addresses.
+#[cfg_attr(not(feature = "dpdk"), allow(dead_code, reason = "who opens ports warns"))]
+pub(crate) fn shared(all: &[Asked<'_>]) -> Vec<String> {
+    let pairs = all.iter().enumerate().flat_map(|(i, b)| all[..i].iter().map(move |a| (a, b)));
+    let nids =
+        pairs.flat_map(|(a, b)| a.nids.iter().flat_map(move |x| b.nids.iter().map(move |y| (a, *x, b, *y))));
+    let fault = |(a, x, b, y): (&Asked<'_>, Nid, &Asked<'_>, Nid)| {
+        let (at, ip) = (x.ip()?, y.ip()?);
+        let other = masked(at, a.prefix(at)) != masked(ip, b.prefix(ip));
+        (x.same_net(y) && at.is_ipv6() == ip.is_ipv6() && other).then(|| {
+            format!(
+                "{x} and {y} are of one LNet network on two ports: peers are dialled from {x} alone, so those in {} are not found unless \
+                 they dial; give {y} an LNet network of its own, such as @tcp7",
+                b.network(ip)
+            )
+        })
+    };
+    nids.filter_map(fault).collect()
+}
+
 /// Whether the node is on ports, and not on kernel sockets.
 pub(crate) fn on_port(a: &NodeArgs) -> bool {
     let named = !(a.port.is_empty() && a.vdev.is_empty());
@@ -472,6 +492,15 @@ mod tests {
         ] {
             let e = told(&format!("{words} {two}")).unwrap_err();
             assert!(e.contains(says), "{words}: {e}");
+        }
+        let shared = |words: &str| {
+            let words = format!("{words} {two}");
+            shared(&asked(&node(&words.split_whitespace().collect::<Vec<_>>())).unwrap())
+        };
+        let told = shared("--nid 10.0.0.1 --ni 10.1.0.1");
+        assert!(told.len() == 1 && told[0].contains("those in 10.1.0.0/24"), "{told:?}");
+        for good in ["10.1.0.1@tcp1", "10.0.0.2", "fd00::1"] {
+            assert!(shared(&format!("--nid 10.0.0.1 --ni {good}")).is_empty(), "{good}");
         }
         let ask = |t: &str| {
             let words = format!("--nid 10.0.0.1 --ni 10.1.0.1 --prefix 24,16 {two}");

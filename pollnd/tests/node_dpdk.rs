@@ -129,6 +129,19 @@ fn vhost(dir: &Path) -> (String, String) {
     )
 }
 
+/// Its driver waits in the EAL, which no order reaches.
+#[test]
+fn a_node_that_waits_for_its_backend_hears_a_signal() {
+    let dir = tempfile::tempdir().unwrap();
+    let virtio = format!("{},server=1", vhost(dir.path()).1);
+    let mut node = start(&["node", "--nid", "10.9.0.1@tcp", "--vdev", &virtio, "--", "--no-huge"]);
+    node.until("\"waits for its vhost backend\"", |_, err| err.contains("waits for its vhost backend"));
+    node.signal(Signal::TERM);
+    let end = node.end();
+    assert!(end.status.code() == Some(1) && end.err.contains("before it was up"), "{end:?}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "its socket is left");
+}
+
 #[test]
 fn the_end_of_a_link_that_is_left_alone_says_so_and_goes() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,20 +1,23 @@
 //! The ports of a node: what is asked for of each, and the opened ones, all with as many queues.
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use dataplane::doctor::{self, PciPort};
-use dataplane::dpdk::{Eal, EalConfig, EthPort, Huge, Offloads, PortConfig, PortSpec, Want};
+use dataplane::dpdk::{Eal, EalConfig, EthPort, Huge, Offloads, PortConfig, PortSpec, Want, leave_nothing};
 use tcpstack::StackConfig;
 use transport::lnd::Tcp;
 use transport::node::lcore::keepalive;
+use transport::node::{Control, Order};
 
 use super::socket::vhost_socket;
 use crate::args::{Idle, NodeArgs, Offload};
 use crate::keeper::speed;
 use crate::networks::{self, Asked};
-use crate::{iface, units, why};
+use crate::{iface, limits, out, units, why};
 
 /// Memory for pages of applications and for slack, in MiB.
 const PAGES_MB: u64 = 64;
@@ -122,10 +125,27 @@ pub(super) fn check(all: &[Wanted]) -> Result<(), String> {
                 "two ports are called {name}: number virtual devices of one driver, such as net_tap0 and net_tap1"
             ));
         }
+        if let Some((o, tap)) = all[..i].iter().find_map(|o| Some((o, same_tap(&o.spec, &w.spec)?))) {
+            return Err(format!(
+                "ports {} and {name} are queues of one tap, {tap}, and each would have a part of what comes for the other: give each \
+                 its own iface, or both NIs to one port (--ni-ports)",
+                o.spec.port_name()
+            ));
+        }
         EthPort::check(&w.spec, &w.config).map_err(|e| e.to_string())?;
         vhost_socket(&w.spec)?;
     }
     Ok(())
+}
+
+/// The kernel interface that two taps would both make.
+fn same_tap<'a>(a: &PortSpec, b: &'a PortSpec) -> Option<&'a str> {
+    fn tap(spec: &PortSpec) -> Option<&str> {
+        let PortSpec::Vdev { name, args } = spec else { return None };
+        let iface = args.split(',').find_map(|a| a.strip_prefix("iface="));
+        iface.filter(|_| name.starts_with("net_tap"))
+    }
+    tap(b).filter(|iface| tap(a) == Some(iface))
 }
 
 /// Warns of what the kernel may do with what comes for the addresses of `all`.
@@ -180,16 +200,43 @@ pub(super) fn node(all: &[Wanted]) -> Option<u32> {
     nodes.iter().rev().max_by_key(|n| ports_on(n)).copied()
 }
 
-/// Opens `all`. An lcore has a queue of each or of none, so they get as many as the one has that has least.
+/// Interval of looks at whether a node is told to go down while it waits for the other end of a port, in ms.
+const LOOK_MS: u64 = 50;
+
+/// Ends the process when it is told to go down before the result is dropped: a driver that waits for its backend hears nobody, and holds
+/// what would have to be given back in order.
+fn leave_if_told(control: Arc<Control>, socket: PathBuf) -> Result<mpsc::Sender<()>, String> {
+    let (waits, connected) = mpsc::channel::<()>();
+    limits::thread("watches a port that waits", move || {
+        while connected.recv_timeout(Duration::from_millis(LOOK_MS)) == Err(RecvTimeoutError::Timeout) {
+            if control.order() != Order::Run {
+                out::note("told to go down before it was up");
+                let _ = std::fs::remove_file(&socket);
+                leave_nothing();
+                std::process::exit(1);
+            }
+        }
+    })?;
+    Ok(waits)
+}
+
+/// Opens `all`. An lcore has a queue of each or of none, so they get as many as the one has that has least. `control` may end the
+/// process while one waits for its backend.
 ///
 /// # Errors
 /// A port that cannot be opened.
-pub(super) fn open(eal: &Eal, all: &[Wanted]) -> Result<Vec<EthPort>, String> {
+pub(super) fn open(eal: &Eal, all: &[Wanted], control: &Arc<Control>) -> Result<Vec<EthPort>, String> {
     let mut ports = Vec::new();
     for w in all {
-        if w.spec.socket().is_some_and(|s| s.listens) && w.spec.port_name().starts_with("net_virtio_user") {
-            tracing::warn!("{}: waits for its vhost backend to connect", w.spec.port_name());
-        }
+        let name = w.spec.port_name();
+        let waits = w.spec.socket().filter(|s| s.listens && name.starts_with("net_virtio_user"));
+        let _watch = match waits {
+            Some(s) => {
+                tracing::warn!("{name}: waits for its vhost backend to connect");
+                Some(leave_if_told(control.clone(), s.path)?)
+            }
+            None => None,
+        };
         ports.push(EthPort::open(eal, &w.spec, &w.config).map_err(|e| e.to_string())?);
     }
     let least = ports.iter().min_by_key(|p| p.queues()).map(|p| (p.queues(), p.name().to_owned()));
@@ -274,6 +321,20 @@ pub(super) fn warn_of_lcores(all: &[EthPort], lcores: &[dataplane::lcore::Lcore]
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Each got a part of what came for the other.
+    #[test]
+    fn two_ports_on_one_tap_are_refused() {
+        let ask = |a: &str, b: &str| {
+            let (a, b) = (a.parse().unwrap(), b.parse().unwrap());
+            same_tap(&a, &b).map(str::to_owned)
+        };
+        assert_eq!(ask("net_tap0,iface=t", "net_tap1,mac=fixed,iface=t").as_deref(), Some("t"));
+        assert_eq!(ask("net_tap0,iface=t", "net_tap1,iface=t1"), None);
+        assert_eq!(ask("net_tap0", "net_tap1"), None);
+        // Each of these sees all frames of the interface.
+        assert_eq!(ask("net_af_packet0,iface=va", "net_af_packet1,iface=va"), None);
+    }
 
     /// Field report 19: the kernel resets what it knows nothing of.
     #[test]
