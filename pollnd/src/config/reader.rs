@@ -144,6 +144,9 @@ impl Reader {
             }
             Means::Each(_) | Means::Device if matches!(node.kind, Kind::List(_)) => {
                 let all = self.list(key.name, node);
+                if all.is_empty() {
+                    self.fault(node.at, format!("{}: an empty list; it takes {}", key.name, key.takes()));
+                }
                 self.values(key, &key.takes(), all)
             }
             _ => self.values(key, &key.takes(), std::slice::from_ref(node)),
@@ -607,6 +610,15 @@ mod tests {
         41:1: "metrics" is no key of the file; there are net, global, node, dpdk, telemetry, log
         "#);
         insta::assert_snapshot!(faults("- a\n- b\n"), @"1:1: a list where sections should be, such as net: and global:");
+        insta::assert_snapshot!(
+            faults("dpdk: {device: [], mtu: [1500, 9], vlan: [default, [1]]}\n"),
+            @r#"
+        1:1: dpdk: no device: it takes a PCI address, a virtual device with its arguments, or a port's name; or leave the section out
+        1:16: device: an empty list; it takes a PCI address, a virtual device with its arguments, or a port's name
+        1:32: mtu: "9" is none of its values; it takes 576 to 9600 (bytes)
+        1:51: vlan: a list; it takes 1 to 4094 (VLAN id)
+        "#
+        );
         insta::assert_snapshot!(faults("# nothing\n"), @"1:1: the file says nothing: it takes sections, such as net: and global:");
         insta::assert_snapshot!(
             faults("global: {transaction_timeout: 3, retry_count: 5}\n"),
