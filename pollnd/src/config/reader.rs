@@ -616,7 +616,7 @@ mod tests {
         1:1: dpdk: no device: it takes a PCI address, a virtual device with its arguments, or a port's name; or leave the section out
         1:16: device: an empty list; it takes a PCI address, a virtual device with its arguments, or a port's name
         1:32: mtu: "9" is none of its values; it takes 576 to 9600 (bytes)
-        1:51: vlan: a list; it takes 1 to 4094 (VLAN id)
+        1:52: vlan: a list; it takes 1 to 4094 (VLAN id)
         "#
         );
         insta::assert_snapshot!(faults("# nothing\n"), @"1:1: the file says nothing: it takes sections, such as net: and global:");

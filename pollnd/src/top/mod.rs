@@ -4,8 +4,8 @@
 //! `screen` holds what the user has chosen; `draw` makes text of both. The node is only asked, by the questions of `pollnd stats`,
 //! `peers` and `connections`.
 
+mod asker;
 mod draw;
-mod look;
 mod model;
 mod screen;
 #[cfg(test)]
@@ -22,7 +22,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
-use self::look::{Looker, Looks};
+use self::asker::{Looker, Looks};
 use self::screen::{Screen, Step};
 use crate::args::TopArgs;
 use crate::{MISUSED, limits, out};
