@@ -8,7 +8,7 @@ mod proc;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -457,7 +457,10 @@ impl AtTerminal {
         grantpt(&user).unwrap();
         unlockpt(&user).unwrap();
         let path = ptsname(&user, Vec::new()).unwrap();
-        let there = File::options().read(true).write(true).open(path.to_str().unwrap()).unwrap();
+        // A test program that leads a session has no terminal, and would have this one: its end would be the program's, too.
+        let mut options = File::options();
+        let options = options.read(true).write(true).custom_flags(libc::O_NOCTTY);
+        let there = options.open(path.to_str().unwrap()).unwrap();
         // In a session without a controlling terminal: /dev/tty would be whichever the tests run at.
         let mut c = Command::new("setsid");
         c.arg(env!("CARGO_BIN_EXE_pollnd")).arg("top").args(args);

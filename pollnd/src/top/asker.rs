@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::model::{Identity, Sample};
+use super::rates::{Identity, Sample};
 use crate::inspect::Request;
 use crate::inspect::client::{self, Client, Running};
 use crate::limits;

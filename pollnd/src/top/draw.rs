@@ -8,7 +8,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::{Cell, Clear, Paragraph, Row, Table, Widget, Wrap};
 
-use super::model::{ConnRow, Head, LcoreRow, NiRow, PeerRow};
+use super::rates::{ConnRow, Head, LcoreRow, NiRow, PeerRow};
 use super::screen::{Pane, Screen};
 use crate::inspect::nis::bound;
 use crate::units;

@@ -1,12 +1,12 @@
 //! `pollnd top`: a live view of a running node.
 //!
-//! `look` asks the node on a thread of its own, so that keys are heard while it does not answer; `model` makes rates of two looks;
+//! `asker` asks the node on a thread of its own, so that keys are heard while it does not answer; `rates` makes rates of two looks;
 //! `screen` holds what the user has chosen; `draw` makes text of both. The node is only asked, by the questions of `pollnd stats`,
 //! `peers` and `connections`.
 
 mod asker;
 mod draw;
-mod model;
+mod rates;
 mod screen;
 #[cfg(test)]
 #[path = "top_tests.rs"]

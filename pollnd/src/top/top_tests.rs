@@ -4,7 +4,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use serde_json::{Value, json};
 
 use super::draw::{shown, text};
-use super::model::{Identity, Sample, Sort, View};
+use super::rates::{Identity, Sample, Sort, View};
 use super::screen::{Pane, Screen, Step};
 
 fn rows<T: serde::de::DeserializeOwned>(all: Vec<Value>) -> Vec<T> {
