@@ -179,7 +179,7 @@ pub struct Point {
     pub case: Case,
     /// All rounds, in order.
     pub rounds: Vec<Round>,
-    /// What they come to.
+    /// Their medians and ranges.
     #[serde(skip_deserializing)]
     pub figures: Figures,
 }
@@ -265,13 +265,13 @@ pub struct Report {
     pub nothing_lost: bool,
     /// Parts of the set that were not measured.
     pub left_out: Vec<LeftOut>,
-    /// What was measured.
+    /// Its cases, each on one side.
     pub points: Vec<Point>,
     /// Costs of a message and of a byte.
     pub fits: Vec<Fit>,
 }
 
-/// What is to be given in place of a file that is none.
+/// The file that is to be given in place of one that is no report.
 pub const WANTED: &str = "a JSON file that `pollnd bench report` wrote";
 
 /// Most of each that a report is read with: tables and plots have all of them on all sides.
@@ -289,7 +289,7 @@ struct Head {
 }
 
 impl Report {
-    /// What was measured on each side, in rounds.
+    /// Adds what the rounds measured on a side, case by case.
     pub fn add(&mut self, side: Side, rounds: &[Vec<(Case, Round)>]) {
         let Some(first) = rounds.first() else { return };
         for (i, (case, _)) in first.iter().enumerate() {

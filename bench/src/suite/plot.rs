@@ -38,7 +38,7 @@ pub(super) type Dot = (f64, f64, [f64; 2]);
 pub(super) struct Line {
     /// The index of its colour.
     pub(super) colour: usize,
-    /// What was measured.
+    /// The measured value.
     pub(super) dots: Vec<Dot>,
     /// A curve in place of straight lines between the dots.
     pub(super) curve: Option<Vec<(f64, f64)>>,

@@ -137,7 +137,7 @@ impl Fake {
         super::bind::driver(self, addr)
     }
 
-    /// What writing does.
+    /// The effect of a write.
     fn obey(&self, file: &Path, text: &str) -> io::Result<()> {
         let name = file.file_name().unwrap().to_str().unwrap();
         let missing = || io::Error::from_raw_os_error(libc::ENODEV);
@@ -457,7 +457,7 @@ fn fewer_pages_than_were_asked_for_are_told_and_given_back() {
     assert_eq!(f.state(), before);
 }
 
-/// Why a plan is refused, by what makes it so.
+/// Reasons why a plan is refused, each by its cause.
 #[test]
 fn what_may_not_be_done_is_refused_with_the_reason() {
     let why = |f: &Fake, change: &dyn Fn(&mut Wanted)| {

@@ -25,7 +25,7 @@ pub(crate) enum End {
     Planned = 4,
 }
 
-/// What became of a step.
+/// Outcome of a step.
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
     pub(crate) step: Step,

@@ -1,4 +1,4 @@
-//! What a machine lacks for a node on ports that the user names, as steps; and why it may not be done.
+//! Steps that a machine lacks for a node on ports that the user names; and reasons against them.
 
 use std::fs;
 use std::path::Path;
@@ -21,7 +21,7 @@ pub(crate) struct Wanted {
     pub(crate) driver: DriverArg,
     /// Free huge memory for each port, in MiB, if it was said.
     pub(crate) huge_mib: Option<u64>,
-    /// What a node of one lcore takes, in MiB.
+    /// Memory that a node of one lcore takes, in MiB.
     pub(crate) usual_mib: u64,
     /// The user whose limits are raised.
     pub(crate) user: Option<String>,
@@ -291,7 +291,7 @@ fn huge_pages(k: &dyn Kernel, w: &Wanted, ports: &[PciPort], plan: &mut Plan) ->
     for (node, mib) in nodes {
         let Some(p) = pools.iter().find(|p| p.node == node) else { continue };
         let on = node.map_or_else(String::new, |n| format!(" on node {n}"));
-        // Which node others' reservations are on is not told.
+        // The kernel does not tell the NUMA node of others' reservations.
         let free = p.free.saturating_sub(reserved);
         let more = (mib * 1024).div_ceil(PAGE_KIB).saturating_sub(free);
         if more == 0 {

@@ -76,7 +76,7 @@ impl Step {
         }
     }
 
-    /// What an administrator would type for it.
+    /// The command that an administrator would type for it.
     pub(crate) fn commands(&self) -> Vec<String> {
         match self {
             Step::HugePages(s) => s.commands(),
@@ -107,7 +107,7 @@ impl Step {
     /// Does it.
     ///
     /// # Errors
-    /// What failed, and the remedy. A part of it may have been done.
+    /// The failure and its remedy. A part of it may have been done.
     pub(crate) fn apply(&self, k: &dyn Kernel) -> Result<(), String> {
         match self {
             Step::HugePages(s) => s.apply(k),

@@ -67,7 +67,7 @@ pub(crate) struct Running {
     pub(crate) nids: Vec<String>,
     /// The network that its NIDs are of ([`super::claim::scope`]).
     pub(crate) scope: String,
-    /// What carries its streams.
+    /// The carrier of its streams.
     pub(crate) carrier: String,
     /// Its command.
     pub(crate) command: String,

@@ -172,7 +172,7 @@ fn help(area: Rect, buf: &mut Buffer) {
 /// A column: its title, its least width, and whether it is of words. The first column of words has what is left.
 type Column = (&'static str, u16, bool);
 
-// What matters less stands further right, and is left out first where there is no room.
+// Columns that matter less stand further right, and are left out first where there is no room.
 const LCORES: &[Column] = &[
     ("lcore", 5, false),
     ("busy", 6, false),

@@ -35,7 +35,7 @@ pub(crate) struct OpRec {
     pub(crate) target: Nid,
     pub(crate) kind: OpKind,
     pub(crate) object: u64,
-    /// When it was taken up, in ns.
+    /// Time at which it was taken up, in ns.
     began: u64,
     pub(crate) deadline: u64,
     /// The NI whose latencies it counts among.
