@@ -50,7 +50,7 @@ test: ## build, run every test and every check, print one table
 	@scripts/deps test
 	@scripts/run-tests $(STAGES)
 
-vm: ## guests under QEMU, as root: virtio by uio and by vfio, two queues with RSS, vhost-user, e1000e; 9 minutes once built
+vm: ## guests under QEMU, as root: virtio by uio and by vfio, two queues with RSS, vhost-user, e1000e; 11 minutes once built
 	@scripts/deps vm
 	$(CARGO) build --release --package pollnd
 	@scripts/vm $(NICS)
