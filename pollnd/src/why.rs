@@ -23,10 +23,10 @@ fn brief(front: &Inspection, nid: Nid) -> Option<PeerBrief> {
     found
 }
 
-/// Remedy for a port whose frames come cut; a process has one port.
+/// Remedies for ports whose frames come cut: those of all ports of this process.
 static CUT: OnceLock<String> = OnceLock::new();
 
-/// Keeps what mends this process's port where its frames come cut.
+/// Keeps what mends this process's ports where their frames come cut.
 #[cfg(feature = "dpdk")]
 pub(crate) fn keep_cut_remedy(remedy: Option<String>) {
     if let Some(r) = remedy {

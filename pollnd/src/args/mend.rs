@@ -60,7 +60,7 @@ pub(crate) struct DoctorArgs {
     /// Free huge pages of 2 MiB for each port, in MiB. Default: what a node of one lcore takes.
     #[arg(long, value_name = "MIB", requires = "fix", value_parser = number::<u64>(1..=1 << 30))]
     pub(crate) huge_pages: Option<u64>,
-    /// Whose processes may lock memory and have many descriptors. Default: who called sudo.
+    /// User whose processes may lock memory and have many descriptors. Default: who called sudo.
     #[arg(long, value_name = "NAME", requires = "fix", value_parser = user)]
     pub(crate) user: Option<String>,
 }

@@ -74,7 +74,7 @@ const fn cpus(module: Module, name: &'static str, since: Release) -> Param {
 
 const NETWORKS: &str = "--nid names the network and the address";
 const ROUTES: &str = "this node does not route and uses no routers";
-const HEALTH: &str = "a node with one interface has no other to change to";
+const HEALTH: &str = "no message changes to another NI";
 const DISCOVERY: &str = "this node sends to the NID that it is told, whichever others the peer has";
 const CPUS: &str = "--cpu-pattern says where this node's lcores are";
 const START: &str = "a node is configured when it starts";

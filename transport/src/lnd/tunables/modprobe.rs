@@ -277,7 +277,7 @@ mod tests {
         line 4: zc_min_payload=1024 is taken for 2048: here it is 2048 to 16777216 (bytes)
         line 4: conns_per_peer=200 is taken for 127: here it is 0 to 127 (connections)
         line 5: forwarding=enabled is passed over: this node does not route and uses no routers
-        line 5: lnet_health_sensitivity=0 is passed over: a node with one interface has no other to change to
+        line 5: lnet_health_sensitivity=0 is passed over: no message changes to another NI
         line 5: peer_buffer_credits=64 is passed over: this node does not route and uses no routers
         ");
         assert!(c.tcp.nagle);
