@@ -328,7 +328,7 @@ impl Lnet {
         p.discovery.more().serial = serial;
         self.discovery.asked.insert(serial, peer);
         let deadline = cx.now + cx.cfg.transaction_timeout;
-        let (of, to) = ((AppId::NODE, serial), (target.nid, UNTIMED));
+        let (of, to) = ((AppId::NODE, serial), (target.nid, target.nid, UNTIMED));
         let (op, handle) = self.ops.start(of, to, kind, (cx.now, deadline));
         Some((op, handle, target))
     }

@@ -1,6 +1,7 @@
 //! LNet's part of peers that move to another shard: their credits, what waits for those, and the operations on them.
 
 use super::api::Op;
+use super::hop::Way;
 use super::ni::Ni;
 use super::ops::OpRec;
 use super::peer::Peer;
@@ -23,7 +24,7 @@ pub(crate) struct Migrating {
 pub(super) struct Arrival {
     bucket: Bucket,
     from: ShardId,
-    held: Vec<(AppId, Op)>,
+    held: Vec<(AppId, Op, Way)>,
 }
 
 /// Migrating operations by their new names, and peers until the LND has entries for them.
@@ -34,18 +35,6 @@ pub(super) struct Renamed {
 }
 
 impl Lnet {
-    /// Bucket of the peer that an operation is on; `None` for those that are on none.
-    pub(super) fn bucket_of(&self, op: &Op) -> Option<Bucket> {
-        match op {
-            Op::Put { target, .. } | Op::Get { target, .. } | Op::Ping { target, .. }
-                if !self.is_own(target.nid) =>
-            {
-                target.nid.ip().map(Bucket::of)
-            }
-            _ => None,
-        }
-    }
-
     /// Whether nothing that has come is still being taken in, and nothing is delayed.
     pub(crate) fn may_migrate(&self) -> bool {
         self.arrival.is_none() && self.delayed() == 0
@@ -134,15 +123,13 @@ impl Lnet {
     }
 
     /// Whether an operation must wait for those that went to the bucket's old home before it; it is taken then.
-    pub(super) fn holds(&mut self, from: Option<ShardId>, app: AppId, op: &mut Op) -> bool {
-        let bucket = self.arrival.as_ref().and_then(|_| self.bucket_of(op));
-        match &mut self.arrival {
-            Some(a) if bucket == Some(a.bucket) && from != Some(a.from) => {
-                a.held.push((app, op.take()));
-                true
-            }
-            _ => false,
+    pub(super) fn holds(&mut self, from: Option<ShardId>, app: AppId, op: &mut Op, way: Way) -> bool {
+        let (Some(a), Way::Peer(hop)) = (&mut self.arrival, way) else { return false };
+        let holds = hop.bucket() == Some(a.bucket) && from != Some(a.from);
+        if holds {
+            a.held.push((app, op.take(), way));
         }
+        holds
     }
 
     /// Nothing comes over the old home any more.
@@ -150,8 +137,8 @@ impl Lnet {
         if self.arrival.as_ref().is_some_and(|a| a.bucket == b)
             && let Some(a) = self.arrival.take()
         {
-            for (app, mut op) in a.held {
-                self.command(cx, lnds, app, &mut op, None);
+            for (app, mut op, way) in a.held {
+                self.pass_on(cx, lnds, app, &mut op, way, None);
             }
         }
     }

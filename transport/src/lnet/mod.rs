@@ -18,6 +18,7 @@ mod faulted;
 pub mod faults;
 pub mod figures;
 mod held;
+mod hop;
 mod index;
 mod migration;
 mod ni;

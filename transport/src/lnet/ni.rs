@@ -7,7 +7,7 @@ use super::{Lnet, OpRefused};
 use crate::lnd::budget::Uses;
 use crate::lnd::{Config, Cx, Lnd, Moved, NiConfig, NiId};
 use crate::stream::slab::Key;
-use crate::wire::{Nid, ProcessId};
+use crate::wire::Nid;
 
 /// An NI. Its LND has the same place in the list of those.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl Ni {
     }
 
     /// Whether it has a way to `nid`: an interface has addresses of one family.
-    fn reaches(&self, nid: Nid) -> bool {
+    pub(super) fn reaches(&self, nid: Nid) -> bool {
         nid.same_net(self.nid) && nid.is_large() == self.nid.is_large() && nid.ip().is_some()
     }
 }
@@ -62,20 +62,6 @@ impl Lnet {
     #[inline]
     pub(super) fn nid_of(&self, ni: NiId) -> Nid {
         self.nis.get(ni.index()).map_or(Nid::LO, |n| n.nid)
-    }
-
-    /// The NI by which a message goes to `target`: of several the one whose LND knows it, or the first. `None` where none
-    /// leads there.
-    #[inline]
-    pub(super) fn ni_to<L: Lnd<Lnet>>(&self, lnds: &[L], target: ProcessId) -> Option<NiId> {
-        let id = |at: usize| NiId(at as u8);
-        if let [ni] = self.nis.as_slice() {
-            return ni.reaches(target.nid).then_some(id(0));
-        }
-        let leads = |at: &usize| self.nis.get(*at).is_some_and(|n| n.reaches(target.nid));
-        let mut all = (0..self.nis.len()).filter(leads);
-        let knows = |at: &usize| lnds.get(*at).is_some_and(|l| l.find(target).is_some());
-        all.clone().find(knows).or_else(|| all.next()).map(id)
     }
 
     /// The NI that an operation on `to` is to leave from.

@@ -2,6 +2,7 @@
 
 use super::aliases::Claim;
 use super::api::Op;
+use super::hop::Way;
 use super::{GetGrant, MatchReq, Msg, PutGrant, Verdict};
 use crate::lnd::{AppId, Data, LnetError, NiId, Sink, Ticket};
 use crate::stream::ShardId;
@@ -15,8 +16,8 @@ pub struct ShardMsg(pub(crate) Body);
 
 #[derive(Debug)]
 pub(crate) enum Body {
-    /// An operation that belongs elsewhere.
-    Cmd(AppId, Op),
+    /// An operation that belongs elsewhere, with its way.
+    Cmd(AppId, Op, Way),
     /// Home to owner: does anything match?
     Match(Asker),
     /// Owner to home.

@@ -525,7 +525,7 @@ impl Machine {
         let Machine { cx, lnet, lnds, beside } = self;
         cx.now = cx.now.max(now);
         let was_up = !cx.down;
-        lnet.command(cx, lnds, app, op, None);
+        lnet.command(cx, lnds, app, op);
         if was_up && cx.down {
             beside.shut_down(cx.now);
         }
