@@ -426,6 +426,10 @@ fn init(args: &[String]) -> Result<Vec<String>, i32> {
 
 fn remedy(errno: i32, log: &str) -> &'static str {
     match errno {
+        libc::EACCES if log.contains("Cannot get hugepage information") && log.contains("No free ") => {
+            "reserve huge pages (echo N > /proc/sys/vm/nr_hugepages), or leave out what asks for them in files (--huge-dir, \
+             --huge-unlink, --legacy-mem, --single-file-segments)"
+        }
         libc::EACCES if log.contains("Cannot get hugepage information") => {
             "leave out what asks for huge pages in files (--huge-dir, --huge-unlink, --legacy-mem, --single-file-segments), or \
              mount a file system for them where this user may write (mount -t hugetlbfs none /dev/hugepages)"

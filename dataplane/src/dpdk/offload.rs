@@ -47,6 +47,8 @@ pub(crate) struct Choice {
     /// Received packets may come from the kernel's own network devices, as they are inside of them: with checksums that
     /// are only begun, joined (GRO, super-segments of a veth's other end), and then cut to what the driver has room for.
     pub local: bool,
+    /// The driver takes whatever it is given once its ring has room, which may be long: a guest that does not run.
+    pub takes_all: bool,
     /// Frees sent mbufs late unless its threshold is near the ring size.
     pub lazy_free: bool,
     /// Data room of receive buffers, in bytes.
@@ -177,6 +179,7 @@ pub(crate) fn negotiate(o: &Offer) -> Choice {
         reach,
         shares_mbufs: o.driver == "net_ring",
         local: matches!(&*o.driver, "net_af_packet" | "net_af_xdp" | "net_pcap"),
+        takes_all: o.driver == "net_vhost",
         lazy_free: o.driver.starts_with("net_virtio"),
         rx_room,
         rx_split,
@@ -291,6 +294,14 @@ pub(crate) mod tests {
         ] {
             assert!(negotiate(&bare).lacks(&bare, &wish).is_some_and(|w| w.starts_with(says)));
         }
+    }
+
+    /// A guest that boots, or is stopped, takes nothing for longer than any driver that refuses: nothing is copied for it.
+    #[test]
+    fn a_full_ring_of_a_guest_s_is_no_refusal() {
+        let takes_all =
+            ["net_vhost", "net_tap", "net_virtio", "net_ixgbe"].map(|d| negotiate(&offer(d, 0, 0)).takes_all);
+        assert_eq!(takes_all, [true, false, false, false]);
     }
 
     #[test]

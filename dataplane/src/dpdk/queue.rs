@@ -73,6 +73,7 @@ impl QueueSeed {
             id: self.shared.id,
             queue: self.queue,
             copy_rx: c.shares_mbufs,
+            takes_all: c.takes_all,
             soft_strip: !c.vlan_strip,
             caps: PortCaps { steering: self.steering, ..self.shared.caps.clone() },
             rx: Rc::new(RxCtx { home, truesize, local: c.local }),
@@ -103,6 +104,7 @@ pub struct EthQueue {
     id: u16,
     queue: u16,
     copy_rx: bool,
+    takes_all: bool,
     soft_strip: bool,
     caps: PortCaps,
     rx: Rc<RxCtx>,
@@ -261,7 +263,7 @@ impl EthQueue {
         }
         if sent > 0 {
             self.fruitless.taken();
-        } else if self.link_up() && self.fruitless.nothing(Instant::now) {
+        } else if !self.takes_all && self.link_up() && self.fruitless.nothing(Instant::now) {
             self.refused(q, 0);
         }
         self.counters.tx_packets += sent as u64;

@@ -2,8 +2,8 @@
 //!
 //! `rte_eth_tx_prepare` says of a packet that the driver will never take it. Some drivers say nothing there and refuse
 //! in the burst (net_tap wants segment size and headers within the MTU), which looks like a full ring; so one that has
-//! been at the head of the queue for [`REFUSED_AFTER`] without any of the queue taken counts as refused, too. What went
-//! another way and is refused again is dropped.
+//! been at the head of the queue for [`REFUSED_AFTER`] without any of the queue taken counts as refused, too, unless the driver
+//! takes everything (`Choice::takes_all`). What went another way and is refused again is dropped.
 
 use std::time::{Duration, Instant};
 
