@@ -387,6 +387,14 @@ impl Report {
         }
     }
 
+    /// The opposite, in words.
+    pub fn lost(&self) -> &'static str {
+        match self.options.peer {
+            None => "something was lost",
+            Some(_) => "an operation failed, or this side's node did not go down in order",
+        }
+    }
+
     /// The report as JSON.
     ///
     /// # Errors
