@@ -1,7 +1,7 @@
 //! Orders of the controlling thread to the applications on the lcores, and their counts.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -67,7 +67,9 @@ pub struct Load {
 #[repr(align(128))]
 struct Apart;
 
-/// Shared by one pair of nodes and whoever runs them. Each counter has one writer.
+/// Shared by one pair of nodes and whoever runs them. Each counter has one writer: where nodes have several lcores, a client
+/// and a server on each of them share one of their own, and whoever runs the nodes asks one that leads the others ([`Ctl::leading`]).
+/// Its methods are about all of them, its fields about itself.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct Ctl {
@@ -113,13 +115,32 @@ pub struct Ctl {
     pub rtt: Mutex<Option<Histogram<u64>>>,
     /// First error, in words.
     pub error: Mutex<Option<String>>,
+    /// Those that it leads.
+    others: Vec<Arc<Ctl>>,
 }
 
 impl Ctl {
-    /// Changes what the client does.
+    /// One that leads others: orders go to all of them, counts are sums.
+    pub fn leading(others: Vec<Arc<Ctl>>) -> Ctl {
+        Ctl { others, ..Ctl::default() }
+    }
+
+    /// Itself, and those that it leads.
+    fn all(&self) -> impl Iterator<Item = &Ctl> {
+        std::iter::once(self).chain(self.others.iter().map(|c| &**c))
+    }
+
+    /// A counter, summed over all.
+    pub fn sum(&self, of: impl Fn(&Ctl) -> &AtomicU64) -> u64 {
+        self.all().map(|c| of(c).load(Ordering::Relaxed)).sum()
+    }
+
+    /// Changes what the clients do.
     pub fn set_traffic(&self, t: Traffic) {
-        self.quiet.store(false, Ordering::Release);
-        self.traffic.store(t as u8, Ordering::Release);
+        for c in self.all() {
+            c.quiet.store(false, Ordering::Release);
+            c.traffic.store(t as u8, Ordering::Release);
+        }
     }
 
     /// The client's present task.
@@ -127,25 +148,48 @@ impl Ctl {
         Traffic::of(self.traffic.load(Ordering::Acquire))
     }
 
-    /// Whether the client has come to rest since the traffic was set to quiet.
+    /// Has the clients take another load over when they begin other traffic; `None`: the one that they were made with.
+    pub fn set_load(&self, load: Option<Load>) {
+        for c in self.all() {
+            if let Ok(mut l) = c.load.lock() {
+                *l = load;
+            }
+        }
+    }
+
+    /// Whether the match entries of all servers are attached.
+    pub fn is_ready(&self) -> bool {
+        self.all().all(|c| c.ready.load(Ordering::Acquire))
+    }
+
+    /// Whether the clients have come to rest since the traffic was set to quiet.
     pub fn is_quiet(&self) -> bool {
-        self.quiet.load(Ordering::Acquire)
+        self.all().all(|c| c.quiet.load(Ordering::Acquire))
     }
 
     /// Messages of this traffic so far, and their payload in bytes.
     pub fn counts(&self, traffic: Traffic) -> (u64, u64) {
-        let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
         // Pings are answered below the server.
         if traffic == Traffic::Ping || self.far.load(Ordering::Relaxed) {
-            return (get(&self.completed), get(&self.moved));
+            return (self.sum(|c| &c.completed), self.sum(|c| &c.moved));
         }
-        (get(&self.arrived), get(&self.bytes))
+        (self.sum(|c| &c.arrived), self.sum(|c| &c.bytes))
     }
 
     /// Operations that have not completed.
     pub fn outstanding(&self) -> u64 {
-        let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
-        get(&self.started).saturating_sub(get(&self.completed) + get(&self.failed))
+        let ended = self.sum(|c| &c.completed) + self.sum(|c| &c.failed);
+        self.sum(|c| &c.started).saturating_sub(ended)
+    }
+
+    /// Round-trip times of the traffic that ended last, in ns, of all clients that have told theirs.
+    pub fn trips(&self) -> Option<Histogram<u64>> {
+        let each = self.all().filter_map(|c| c.rtt.lock().ok().and_then(|r| r.clone()));
+        each.reduce(|mut sum, h| {
+            // All are made alike, so that each has room for the other's values.
+            let _ = sum.add(&h);
+            sum
+        })
     }
 
     /// From the beginning of the first operation to the end of the latest one.
@@ -161,9 +205,9 @@ impl Ctl {
         }
     }
 
-    /// The first error.
+    /// The first error, of the first that has one.
     pub fn first_error(&self) -> Option<String> {
-        self.error.lock().ok().and_then(|e| e.clone())
+        self.all().find_map(|c| c.error.lock().ok().and_then(|e| e.clone()))
     }
 }
 
@@ -188,5 +232,33 @@ mod tests {
         ];
         assert!(at.windows(2).all(|w| w[0] / 128 < w[1] / 128), "{at:?}");
         assert!(offset_of!(Ctl, quiet) < offset_of!(Ctl, arrived) && align_of::<Ctl>() == 128);
+    }
+
+    #[test]
+    fn whoever_leads_orders_all_and_counts_all() {
+        let [a, b] = [(); 2].map(|()| Arc::new(Ctl::default()));
+        let lead = Ctl::leading(vec![a.clone(), b.clone()]);
+        lead.set_traffic(Traffic::Get);
+        let load = Load { len: 64, flight: 3 };
+        lead.set_load(Some(load));
+        for c in [&*a, &b, &lead] {
+            assert_eq!((c.traffic(), *c.load.lock().unwrap()), (Traffic::Get, Some(load)));
+            assert!(!lead.is_ready() && !lead.is_quiet(), "one is not yet");
+            c.ready.store(true, Ordering::Release);
+            c.quiet.store(true, Ordering::Release);
+            bump(&c.started, 3);
+            bump(&c.completed, 2);
+            bump(&c.arrived, 5);
+            bump(&c.bytes, 7);
+            let mut h = Histogram::new_with_bounds(1, 1000, 3).unwrap();
+            h.record(9).unwrap();
+            *c.rtt.lock().unwrap() = Some(h);
+        }
+        assert!(lead.is_ready() && lead.is_quiet());
+        assert_eq!((lead.counts(Traffic::Bulk), lead.counts(Traffic::Ping).0), ((15, 21), 6));
+        assert_eq!((lead.outstanding(), lead.trips().map(|h| h.len())), (3, Some(3)));
+        assert_eq!(lead.first_error(), None);
+        b.fail("of the second");
+        assert_eq!(lead.first_error().as_deref(), Some("of the second"));
     }
 }

@@ -33,4 +33,6 @@ pub mod suite;
 pub mod tcp;
 mod tcp_base;
 pub mod tcpsim;
+#[cfg(feature = "dpdk")]
+pub mod wide;
 pub mod workload;

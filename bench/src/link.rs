@@ -1,4 +1,5 @@
-//! Two nodes joined by an in-process virtio link: net_vhost on one side, net_virtio_user on the other.
+//! Two nodes joined by an in-process virtio link: net_vhost on one side, net_virtio_user on the other. Nodes of several lcores
+//! are in [`wide`](crate::wide).
 
 use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr};
@@ -55,13 +56,13 @@ impl Default for LinkConfig {
 
 /// The pair, running.
 pub struct Link {
-    running: Running,
-    ports: [EthPort; 2],
+    pub(crate) running: Running,
+    pub(crate) ports: [EthPort; 2],
 }
 
 /// End of the pair.
 pub struct LinkEnd {
-    /// Client, then server.
+    /// Client, then server; of nodes of several lcores by pairs of their lcores.
     pub nodes: Vec<NodeEnd>,
     /// Buffers of both ports that did not come home to their mempools.
     pub buffers_left: u64,

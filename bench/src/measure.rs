@@ -187,21 +187,16 @@ pub fn rest(ctl: &Ctl) -> Result<(), MeasureError> {
 /// # Errors
 /// See [`wait_for`].
 pub fn loaded(ctl: &Ctl, traffic: Traffic, load: Load, secs: f64) -> Result<(Stretch, Rtt), MeasureError> {
-    let put = |load| {
-        if let Ok(mut l) = ctl.load.lock() {
-            *l = load;
-        }
-    };
-    put(Some(load));
+    ctl.set_load(Some(load));
     let s = stretch(ctl, traffic, secs, &mut |_| ());
-    put(None);
+    ctl.set_load(None);
     // The client gives its histogram away before it is quiet.
     Ok((s?, last_rtt(ctl)))
 }
 
 /// The histogram of the traffic that ended last.
 pub fn last_rtt(ctl: &Ctl) -> Rtt {
-    ctl.rtt.lock().ok().and_then(|r| r.as_ref().map(Rtt::of)).unwrap_or_default()
+    ctl.trips().map(|h| Rtt::of(&h)).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 
 use transport::node::{
@@ -27,7 +27,7 @@ pub enum Threads {
 /// Runs before a node is made, on its thread: pins it, registers it.
 pub type Enter = Arc<dyn Fn(usize) -> Result<(), String> + Send + Sync>;
 
-/// Two nodes that run.
+/// Nodes that run.
 pub struct Running {
     threads: Vec<JoinHandle<Result<Vec<NodeEnd>, String>>>,
     control: Arc<Control>,
@@ -77,13 +77,26 @@ impl Running {
         makes: [Make; 2],
     ) -> Result<Running, String> {
         let [a, b] = makes;
-        let groups = match threads {
+        let threads = match threads {
             Threads::One => vec![vec![a, b]],
             Threads::Two => vec![vec![a], vec![b]],
         };
+        Running::start_threads(threads, idle, ctl, enter)
+    }
+
+    /// Starts what each of these threads turns: nodes, or shards of nodes.
+    ///
+    /// # Errors
+    /// As [`Running::start`].
+    pub fn start_threads(
+        threads: Vec<Vec<Make>>,
+        idle: IdlePolicy,
+        ctl: &Arc<Ctl>,
+        enter: &Enter,
+    ) -> Result<Running, String> {
         let control = Arc::new(Control::default());
         let mut running = Running { threads: Vec::new(), control: control.clone() };
-        for (i, makes) in groups.into_iter().enumerate() {
+        for (i, makes) in threads.into_iter().enumerate() {
             let (ctl, control, enter) = (ctl.clone(), control.clone(), enter.clone());
             let polling = builder::thread("polls for a node", move || {
                 turn_all(i, makes, &control, &enter, idle).inspect_err(|e| {
@@ -103,7 +116,7 @@ impl Running {
         Ok(running)
     }
 
-    /// Takes both nodes down and returns what they came to, in the order they were given.
+    /// Takes the nodes down and returns what they, or their shards, came to, in the order they were given.
     ///
     /// # Errors
     /// The obstacle to a node's start, or that one panicked.
@@ -151,16 +164,16 @@ pub struct NothingLost {
 impl NothingLost {
     /// Judges a run that is over.
     pub fn of(ctl: &Ctl, ends: &[NodeEnd]) -> NothingLost {
-        let get = |c: &std::sync::atomic::AtomicU64| c.load(Ordering::Relaxed);
+        let get = |of: fn(&Ctl) -> &AtomicU64| ctl.sum(of);
         let sum = |f: fn(&NodeEnd) -> u64| ends.iter().map(f).sum::<u64>();
         let mut n = NothingLost {
             ok: false,
-            started: get(&ctl.started),
-            completed: get(&ctl.completed) + get(&ctl.failed),
-            completed_twice: get(&ctl.twice),
-            failed: get(&ctl.failed),
-            crc_checked: get(&ctl.crc_good) + get(&ctl.crc_bad),
-            crc_bad: get(&ctl.crc_bad),
+            started: get(|c| &c.started),
+            completed: get(|c| &c.completed) + get(|c| &c.failed),
+            completed_twice: get(|c| &c.twice),
+            failed: get(|c| &c.failed),
+            crc_checked: get(|c| &c.crc_good) + get(|c| &c.crc_bad),
+            crc_bad: get(|c| &c.crc_bad),
             cookies_pending: sum(|e| e.proto.zc_requested.saturating_sub(e.proto.zc_acked)),
             lendings_out: sum(|e| e.streams.lendings_out),
             rx_lent_out: sum(|e| e.streams.rx_lent_out),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use hugepages::{Backing, BackingError, PageRunMut};
+use hugepages::{Backing, PageRunMut};
 use serde::Serialize;
 use smallvec::smallvec;
 use transport::lnd::{AppId, Payload};
@@ -107,6 +107,17 @@ impl Orders {
     pub fn end(&self, ctl: &Ctl) -> Result<(), MeasureError> {
         self.run(LAST);
         wait_for(ctl, "the end of the session", PATIENCE, || self.running() == LAST)
+    }
+
+    /// Ends the session after a failure: the test that runs is given up, RPCs under way come to their end. Waits for `limit`
+    /// at most, and no longer than `wanted`; whether the session has ended.
+    pub fn give_up(&self, limit: Duration, wanted: impl Fn() -> bool) -> bool {
+        self.run(LAST);
+        let end = Instant::now() + limit;
+        while self.running() != LAST && Instant::now() < end && wanted() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.running() == LAST
     }
 
     /// Ends the case that runs, then runs this one; 0: none.
@@ -235,13 +246,15 @@ pub struct Tester {
     cases: Vec<Case>,
     own: ProcessId,
     server: ProcessId,
-    /// Lists of destinations: the server, and this node.
-    lists: [Payload; 2],
+    /// Lists of destinations: the server's NIDs, and this node's; each with its number of them.
+    lists: [(Payload, u32); 2],
     steps: VecDeque<Step>,
     asked: bool,
     case: u64,
     batch: u64,
     begun: bool,
+    /// Nodes that have the session.
+    joined: Vec<ProcessId>,
     force: bool,
 }
 
@@ -292,10 +305,17 @@ impl App for Serving {
     }
 }
 
-fn list_of(to: ProcessId, backing: &Arc<dyn Backing>) -> Result<Payload, BackingError> {
-    let mut run = PageRunMut::new(backing.clone(), srpc::DEST_LEN)?;
-    run.bytes_mut().copy_from_slice(&srpc::dest(to));
-    Ok(Payload::Pages(smallvec![run.freeze().slice_all()]))
+/// Destinations of a test, of one page at most, and their number.
+fn list_of(to: &[ProcessId], backing: &Arc<dyn Backing>) -> Result<(Payload, u32), String> {
+    if to.is_empty() || to.len() > srpc::DEST_A_PAGE {
+        return Err(format!("{} destinations: a test here has 1 to {}", to.len(), srpc::DEST_A_PAGE));
+    }
+    let mut run =
+        PageRunMut::new(backing.clone(), to.len() * srpc::DEST_LEN).map_err(|e| e.to_string())?;
+    for (entry, to) in run.bytes_mut().chunks_exact_mut(srpc::DEST_LEN).zip(to) {
+        entry.copy_from_slice(&srpc::dest(*to));
+    }
+    Ok((Payload::Pages(smallvec![run.freeze().slice_all()]), to.len() as u32))
 }
 
 impl Tester {
@@ -313,7 +333,7 @@ impl Tester {
     ) -> Result<Tester, String> {
         let apps = apps()?;
         let [own, server] = [own, server].map(ProcessId::lustre);
-        let list = |to| list_of(to, backing).map_err(|e| e.to_string());
+        let list = |to| list_of(&[to], backing);
         let member = member(unix_ns, backing)?;
         let _ = orders.client.set(member.meter());
         Ok(Tester {
@@ -331,6 +351,7 @@ impl Tester {
             case: 0,
             batch: 0,
             begun: false,
+            joined: Vec::new(),
             force: true,
         })
     }
@@ -339,6 +360,16 @@ impl Tester {
     #[must_use]
     pub fn unforced(self) -> Tester {
         Tester { force: false, ..self }
+    }
+
+    /// The same with a server of several NIDs: as many RPCs at a time as a test says go to each of them.
+    ///
+    /// # Errors
+    /// None, too many, or no memory for the list.
+    pub fn spread(mut self, servers: &[Nid], backing: &Arc<dyn Backing>) -> Result<Tester, String> {
+        let servers: Vec<ProcessId> = servers.iter().copied().map(ProcessId::lustre).collect();
+        self.lists[0] = list_of(&servers, backing)?;
+        Ok(self)
     }
 
     /// Console's sessions have its NID in 64 bits.
@@ -360,7 +391,7 @@ impl Tester {
         if wanted == self.case {
             return;
         }
-        if !self.begun {
+        if !self.begun && wanted != LAST {
             self.begun = true;
             for to in [self.own, self.server] {
                 let (sid, force) = (self.sid(), self.force.into());
@@ -377,7 +408,8 @@ impl Tester {
         }
         self.case = wanted;
         if wanted == LAST {
-            for to in [self.server, self.own] {
+            // The server first: whoever waits for the end waits for that.
+            for to in std::mem::take(&mut self.joined).into_iter().rev() {
                 let remove = Body::RemoveSession { rpyid: 0, sid: self.sid() };
                 self.steps.push_back(Step::Ask(to, remove, None));
             }
@@ -388,9 +420,9 @@ impl Tester {
             let [there, back] = self.lists.clone();
             let sides =
                 [(case.there, self.own, self.server, there), (case.back, self.server, self.own, back)];
-            for (tests, client, server, list) in &sides {
+            for (tests, client, server, (list, ndest)) in &sides {
                 for test in tests {
-                    let req = self.test(*test);
+                    let req = TestReq { ndest: *ndest, ..self.test(*test) };
                     let serve = Body::Test(TestReq { is_client: false, ndest: 0, ..req });
                     self.steps.push_back(Step::Ask(*server, serve, None));
                     self.steps.push_back(Step::Ask(*client, Body::Test(req), Some(list.clone())));
@@ -485,13 +517,18 @@ impl Tester {
             }
             _ => {}
         }
-        self.steps.pop_front();
+        if let Some(Step::Ask(to, Body::MakeSession { .. }, _)) = self.steps.pop_front() {
+            self.joined.push(to);
+        }
     }
 
     fn refused(&mut self, why: &str) {
         let asked = self.steps.front().map_or("nothing", Step::asks);
         self.ctl.fail(format!("asked for {asked}, it answers: {why}"));
-        self.steps.clear();
+        self.steps.pop_front();
+        // What a test lacks does not keep the session from its end.
+        let ends = |s: &Step| matches!(s, Step::Ask(_, Body::RemoveSession { .. }, _) | Step::Runs(LAST));
+        self.steps.retain(ends);
     }
 }
 

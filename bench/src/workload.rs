@@ -1,25 +1,48 @@
-//! The applications: a client that PUTs, and a server that takes it in and checks it.
+//! The applications: a client that PUTs and GETs, and a server that takes in and checks, and serves ([`server`]).
+
+mod server;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hdrhistogram::Histogram;
-use hugepages::{Backing, BackingError, PageRunMut, PageSlice, PrivatePages};
+use hugepages::{Backing, BackingError, PageRunMut, PageSlice};
 use smallvec::smallvec;
-use transport::lnd::{AppId, Data, Payload, RxPiece, Sink};
-use transport::lnet::{Event, MdMem, MdSpec, Op};
+use transport::lnd::{AppId, Data, Payload, Sink};
+use transport::lnet::{Event, Op};
 use transport::node::{App, Ops, Work};
 use transport::wire::{Nid, ProcessId};
 
+pub use self::server::{Intake, Server};
 use crate::ctl::{Ctl, Load, SAMPLE, SPARSE, Traffic, bump};
 
-/// Portal of bulk PUTs that the server takes.
-pub const BULK_PORTAL: u32 = 40;
-/// Portal of small PUTs.
-pub const SMALL_PORTAL: u32 = 41;
-/// Portal that GETs are served from: 1 MiB of [`patterned`] bytes, the first run.
-pub const SOURCE_PORTAL: u32 = 42;
-/// Match bits of both.
+/// Portals of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Portals {
+    /// Of bulk PUTs.
+    pub bulk: u32,
+    /// Of small PUTs.
+    pub small: u32,
+    /// GETs are served from here: 1 MiB of [`patterned`] bytes, the first run.
+    pub source: u32,
+}
+
+impl Default for Portals {
+    /// Those of every node that serves all comers.
+    fn default() -> Portals {
+        Portals { bulk: 40, small: 41, source: 42 }
+    }
+}
+
+impl Portals {
+    /// Portals that lcore `me` of a node of `lcores`, 16 at most, owns: their numbers modulo lcores are its own.
+    pub fn owned_by(me: u16, lcores: u16) -> Portals {
+        let [bulk, small, source] = [1, 2, 3].map(|n| u32::from(n * lcores + me));
+        Portals { bulk, small, source }
+    }
+}
+
+/// Match bits of all entries.
 pub const MATCH: u64 = 0x706f_6c6c_6e64;
 /// Payload of a small PUT, in bytes.
 pub const SMALL: usize = 64;
@@ -41,6 +64,8 @@ pub struct ClientConfig {
     pub small_flight: u64,
     /// Different page runs to send from.
     pub runs: usize,
+    /// The server's portals.
+    pub portals: Portals,
     /// Operations to start in all; then the client comes to rest.
     pub limit: u64,
     /// New transfers are begun for so long, in ns from the first; those that were begun are ended.
@@ -57,6 +82,7 @@ impl Default for ClientConfig {
             bulk_flight: 8,
             small_flight: 64,
             runs: 8,
+            portals: Portals::default(),
             limit: u64::MAX,
             begin_for: None,
         }
@@ -277,10 +303,10 @@ impl Client {
         let len = self.next_len();
         let Some(tag) = self.begin(now, len) else { return };
         let sink = Sink::Lend(len as u32);
-        let target = self.target;
+        let (target, portal) = (self.target, self.cfg.portals.source);
         ops.push_back((
             APP,
-            Op::Get { tag, target, from: None, portal: SOURCE_PORTAL, match_bits: MATCH, sink },
+            Op::Get { tag, target, from: None, portal, match_bits: MATCH, sink },
         ));
     }
 
@@ -296,9 +322,9 @@ impl Client {
             let from = if tail { &self.tails } else { &self.whole };
             let (payload, crc) = &from[(self.seq % from.len() as u64) as usize];
             let check = checked || self.seq.is_multiple_of(SAMPLE);
-            (BULK_PORTAL, payload.clone(), u64::from(*crc) | u64::from(check) << 32)
+            (self.cfg.portals.bulk, payload.clone(), u64::from(*crc) | u64::from(check) << 32)
         } else {
-            (SMALL_PORTAL, self.small.clone(), 0)
+            (self.cfg.portals.small, self.small.clone(), 0)
         };
         let target = self.target;
         let op = Op::Put {
@@ -421,132 +447,14 @@ impl App for Client {
     }
 }
 
-/// The server's ways to take bulk payload in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Intake {
-    /// In the buffers that it arrived in.
-    Lent,
-    /// One copy into a page run.
-    Copied,
-}
-
-/// Match entries that a copying server keeps attached for bulk: twice what a client has in flight.
-const COPY_ENTRIES: u64 = 32;
-const SMALL_TAG: u64 = 1 << 32;
-
-/// The side that takes PUTs in.
-pub struct Server {
-    ctl: Arc<Ctl>,
-    intake: Intake,
-    source: PageSlice,
-    attached: u64,
-    asked: bool,
-}
-
-impl Server {
-    /// A server; the page run that it serves GETs from comes from `backing`.
-    ///
-    /// # Errors
-    /// The backing has no memory for it.
-    pub fn new(ctl: Arc<Ctl>, intake: Intake, backing: &Arc<dyn Backing>) -> Result<Server, BackingError> {
-        let mut made = patterned(backing, 1, 1 << 20)?;
-        let Some((source, _)) = made.pop() else { return Err(BackingError::BadLength(0)) };
-        Ok(Server { ctl, intake, source, attached: 0, asked: false })
-    }
-
-    fn entries(&self) -> u64 {
-        2 + if self.intake == Intake::Copied { COPY_ENTRIES } else { 1 }
-    }
-
-    fn attach(&self, ops: &mut Ops, tag: u64, portal: u32, mem: MdMem) {
-        let mut md = MdSpec::new(mem);
-        if portal == BULK_PORTAL && self.intake == Intake::Copied {
-            md.threshold = Some(1);
-        }
-        let who = ProcessId::ANY;
-        ops.push_back((APP, Op::Attach { tag, portal, who, match_bits: MATCH, ignore_bits: 0, md }));
-    }
-
-    fn verify(&self, hdr_data: u64, parts: &mut dyn Iterator<Item = &[u8]>) {
-        if hdr_data >> 32 == 0 {
-            return;
-        }
-        let mut h = crc32fast::Hasher::new();
-        parts.for_each(|p| h.update(p));
-        let good = h.finalize() == hdr_data as u32;
-        bump(if good { &self.ctl.crc_good } else { &self.ctl.crc_bad }, 1);
-    }
-}
-
-impl App for Server {
-    fn turn(&mut self, _: u64, ops: &mut Ops) -> Work {
-        if self.asked {
-            return Work::Idle;
-        }
-        self.asked = true;
-        let run = |len| PageRunMut::new(Arc::new(PrivatePages), len);
-        let made = run(SMALL).and_then(|small| {
-            self.attach(ops, SMALL_TAG, SMALL_PORTAL, MdMem::Sink(Sink::Copy(small)));
-            let source = Payload::Pages(smallvec![self.source.clone()]);
-            self.attach(ops, SMALL_TAG + 1, SOURCE_PORTAL, MdMem::Source(source));
-            match self.intake {
-                Intake::Lent => self.attach(ops, 0, BULK_PORTAL, MdMem::Sink(Sink::Lend(1 << 20))),
-                Intake::Copied => {
-                    for tag in 0..COPY_ENTRIES {
-                        self.attach(ops, tag, BULK_PORTAL, MdMem::Sink(Sink::Copy(run(1 << 20)?)));
-                    }
-                }
-            }
-            Ok(())
-        });
-        if let Err(e) = made {
-            self.ctl.fail(e.to_string());
-        }
-        Work::Busy(1)
-    }
-
-    fn event(&mut self, _: u64, _: AppId, ev: Event, ops: &mut Ops) {
-        match ev {
-            Event::Attached { .. } => {
-                self.attached += 1;
-                if self.attached == self.entries() {
-                    self.ctl.ready.store(true, Ordering::Release);
-                }
-            }
-            Event::Refused { why, .. } => self.ctl.fail(why.to_string()),
-            Event::Put(put) => {
-                // A message that was cut off has not arrived, and its bytes prove nothing.
-                let whole = put.status.is_ok();
-                match put.status {
-                    Ok(()) => {
-                        bump(&self.ctl.bytes, u64::from(put.mlength));
-                        bump(&self.ctl.arrived, 1);
-                    }
-                    Err(e) => self.ctl.fail(e.to_string()),
-                }
-                if let Data::Lent(pieces) = &put.data {
-                    let copied = |p: &RxPiece| if let RxPiece::Copied(b) = p { b.len() as u64 } else { 0 };
-                    bump(&self.ctl.bulk_copied, pieces.iter().map(copied).sum());
-                    self.verify(put.hdr_data, &mut pieces.iter().map(|p| p.bytes()));
-                }
-                if let Some(Some(run)) = put.unlinked {
-                    if whole {
-                        let got = run.bytes().get(..put.mlength as usize).unwrap_or_default();
-                        self.verify(put.hdr_data, &mut std::iter::once(got));
-                    }
-                    if put.portal == BULK_PORTAL {
-                        bump(&self.ctl.bulk_copied, u64::from(put.mlength));
-                        self.attach(ops, put.tag, BULK_PORTAL, MdMem::Sink(Sink::Copy(run)));
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use hugepages::PrivatePages;
+    use transport::lnd::Shards;
+    use transport::wire::lnet;
+
     use super::*;
 
     fn client(cfg: ClientConfig, ctl: &Arc<Ctl>) -> Client {
@@ -567,6 +475,20 @@ mod tests {
             c.event(now + 1000, APP, ack, &mut Ops::new());
         }
         tags.len()
+    }
+
+    #[test]
+    fn each_lcore_owns_portals_that_no_other_has() {
+        for lcores in 1..=16 {
+            let all = (0..lcores).flat_map(|me| {
+                let Portals { bulk, small, source } = Portals::owned_by(me, lcores);
+                let owner = |p: u32| Shards::new(me, lcores).unwrap().owner_of(p).0;
+                assert_eq!([bulk, small, source].map(owner), [me; 3], "of {lcores}");
+                [bulk, small, source]
+            });
+            let all: HashSet<u32> = all.filter(|p| (1..lnet::PORTALS as u32).contains(p)).collect();
+            assert_eq!(all.len(), 3 * usize::from(lcores));
+        }
     }
 
     /// Field report 21: when the time is over no transfer is begun, and the one that is half begun is ended.

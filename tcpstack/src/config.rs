@@ -23,7 +23,7 @@ pub const USER_TIMEOUT: u64 = 100_000_000_000;
 /// One stack: one lcore, one queue pair, its addresses.
 #[derive(Clone, Debug)]
 pub struct StackConfig {
-    /// Our addresses, 1 to 8 of either family, each with the length of its network's prefix in bits. Peers inside
+    /// Our addresses, 1 to 16 of either family, each with the length of its network's prefix in bits. Peers inside
     /// one of these networks are asked for by ARP or neighbour discovery. With an IPv6 address comes the
     /// link-local one of the port's Ethernet address.
     pub addrs: Vec<(IpAddr, u8)>,
@@ -177,7 +177,7 @@ pub enum StackError {
     #[error("{0}/{1} is no host address: use a unicast address with a prefix of 0 to 32 bits (IPv6: 128)")]
     Address(IpAddr, u8),
     /// Too many addresses, or none.
-    #[error("{0} addresses: a stack has 1 to 8")]
+    #[error("{0} addresses: a stack has 1 to 16")]
     Addresses(usize),
     /// A gateway cannot be one, or is one too many.
     #[error("{0} is no gateway: name one unicast address of each family at most")]

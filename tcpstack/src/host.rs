@@ -8,8 +8,8 @@ use crate::addr::Addr;
 use crate::config::{StackConfig, StackError};
 use crate::wire::Mac;
 
-/// Addresses of a stack at most, those that it is given.
-pub const ADDRS_MAX: usize = 8;
+/// Addresses of a stack at most, those that it is given: as many as a node has NIs.
+pub const ADDRS_MAX: usize = 16;
 
 /// A stack's addresses and routes.
 #[derive(Clone, Debug)]

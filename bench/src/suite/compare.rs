@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Case, Figures, Report, Side};
+use super::{Case, Figures, Report, Side, bytes};
 use crate::repeat::Spread;
 use crate::report::many;
 
@@ -134,6 +134,44 @@ fn warnings(now: &Report, then: &Report) -> Vec<String> {
     said
 }
 
+/// Cases in a few words: sides, operations, sizes and numbers at a time.
+fn told(cases: impl Iterator<Item = (Side, Case)>) -> String {
+    fn each<T: Ord>(all: &mut Vec<T>, name: impl Fn(&T) -> String) -> String {
+        all.sort_unstable();
+        all.dedup();
+        all.iter().map(name).collect::<Vec<_>>().join(", ")
+    }
+    let (mut sides, mut ops, mut sizes, mut numbers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (side, case) in cases {
+        sides.push(side);
+        ops.push(case.op);
+        numbers.push(case.concurrency);
+        if case.op.is_bulk() {
+            sizes.push(case.size);
+        }
+    }
+    let ops = each(&mut ops, |op| op.name().to_owned());
+    let of = if sizes.is_empty() { String::new() } else { format!(" of {}", each(&mut sizes, |n| bytes(*n))) };
+    let numbers = each(&mut numbers, u32::to_string);
+    format!("{ops}{of}, {numbers} at a time, on {}", each(&mut sides, |s| format!("\"{}\"", s.name())))
+}
+
+/// The fault of a comparison of these cases, which are to be measured or were, with a report that has none of them: what each has.
+pub fn nothing_in_common(now: &[(Side, Case)], then: &Report) -> Option<String> {
+    if now.iter().any(|(side, case)| then.at(*side, *case).is_some()) {
+        return None;
+    }
+    let there = if then.points.is_empty() {
+        "no case at all".to_owned()
+    } else {
+        told(then.points.iter().map(|p| (p.side, p.case)))
+    };
+    Some(format!(
+        "no case is in both: it has {there}; this report has {}; measure the same cases, or compare with another",
+        told(now.iter().copied())
+    ))
+}
+
 impl Comparison {
     /// Of this report and the other, which is called `other`.
     pub fn of(now: &Report, then: &Report, other: &str) -> Comparison {
@@ -164,6 +202,9 @@ impl Comparison {
 
     /// The headline.
     pub fn headline(&self) -> String {
+        if self.rows.is_empty() {
+            return format!("nothing to compare: {} in one of the reports alone", many(self.alone as u64, "case"));
+        }
         let [better, worse, noise] = self.counts();
         let alone = match self.alone {
             0 => String::new(),
@@ -177,6 +218,9 @@ impl Comparison {
         let mut t = format!("\n  against {}: {}\n", self.other, self.headline());
         for w in &self.warnings {
             let _ = writeln!(t, "  warning: {w}");
+        }
+        if self.rows.is_empty() {
+            return t;
         }
         let _ = write!(t, "\n  {:<34}", "ratios to it; ~ is within noise");
         for (name, ..) in EACH {
@@ -213,6 +257,7 @@ impl Comparison {
 mod tests {
     use super::*;
     use crate::suite::tests::sample;
+    use crate::suite::{Carrier, Op};
 
     fn spread(median: f64, low: f64, high: f64) -> Spread {
         Spread { median, range: [low, high] }
@@ -231,6 +276,31 @@ mod tests {
         ] {
             assert_eq!(Verdict::of(now, then, more), verdict, "{now:?} {more}");
         }
+    }
+
+    #[test]
+    fn reports_without_a_case_in_common_are_told_apart() {
+        let now = sample(1.0);
+        let mut then = sample(1.0);
+        let cases = |r: &Report| r.points.iter().map(|p| (p.side, p.case)).collect::<Vec<_>>();
+        assert_eq!(nothing_in_common(&cases(&now), &then), None);
+        then.points.retain(|p| p.case.size == 4096 && p.side.carrier == Carrier::Sockets);
+        assert_eq!(nothing_in_common(&cases(&now), &then), None, "some are enough");
+        let mut now = cases(&now);
+        now.retain(|(side, case)| side.carrier == Carrier::Link && case.op == Op::Ping);
+        let e = nothing_in_common(&now, &then).unwrap();
+        for says in [
+            "it has PUT, GET, BRW write, BRW read of 4 KiB, 8 at a time, on \"kernel sockets\"",
+            "this report has ping, 1, 8 at a time, on \"virtio link, 1 lcore\", \"virtio link, 2 lcores\"",
+        ] {
+            assert!(e.contains(says), "{says}: {e}");
+        }
+        then.points.clear();
+        assert!(nothing_in_common(&now, &then).unwrap().contains("it has no case at all"));
+        // Parts that a peer does not serve are known when they have been tried.
+        let c = Comparison::of(&sample(1.0), &then, "old.json");
+        assert!(c.table().contains("nothing to compare: 53 cases in one of the reports alone"), "{}", c.table());
+        assert!(!c.table().contains("ratios"), "{}", c.table());
     }
 
     #[test]

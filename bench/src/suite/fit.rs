@@ -54,10 +54,10 @@ fn line(points: &[(f64, f64)]) -> Option<(f64, f64, f64)> {
 }
 
 /// The fits of all sides and operations that were measured with several sizes, `base` operations at a time. Points with
-/// fewer would be of nodes that wait.
+/// fewer would be of nodes that wait; sides that have the smallest and the largest size alone would fit every line.
 pub(super) fn all(points: &[Point], base: u32) -> Vec<Fit> {
     let mut fits = Vec::new();
-    for p in points.iter().filter(|p| p.case.op.is_bulk()) {
+    for p in points.iter().filter(|p| p.case.op.is_bulk() && !p.side.is_wide()) {
         let (side, op) = (p.side, p.case.op);
         if fits.iter().any(|f: &Fit| f.side == side && f.op == op) {
             continue;

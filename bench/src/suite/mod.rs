@@ -83,6 +83,11 @@ pub struct Side {
 }
 
 impl Side {
+    /// Whether its nodes have several lcores each, and so as many peers: it has cases of its own ([`plan::Plan::cases_on`]).
+    pub fn is_wide(self) -> bool {
+        self.carrier == Carrier::Link && self.lcores > 2
+    }
+
     /// For people.
     pub fn name(self) -> String {
         match (self.carrier, self.lcores) {
@@ -210,6 +215,9 @@ pub struct Options {
     pub rounds: u32,
     /// The peer, where one was measured against.
     pub peer: Option<String>,
+    /// Numbers of lcores of the link; none in the first reports, and where there is no link.
+    #[serde(default)]
+    pub lcores: Vec<u32>,
 }
 
 /// The machine.
@@ -279,7 +287,7 @@ const SIZES_MAX: usize = 1000;
 /// As [`SIZES_MAX`].
 const CONCURRENCY_MAX: usize = 64;
 /// As [`SIZES_MAX`].
-const SIDES_MAX: usize = 16;
+const SIDES_MAX: usize = 32;
 
 /// The fields that are looked at first.
 #[derive(Deserialize)]
@@ -330,6 +338,7 @@ impl Report {
         for (what, n, most) in [
             ("options.sizes", o.sizes.len(), SIZES_MAX),
             ("options.concurrency", o.concurrency.len(), CONCURRENCY_MAX),
+            ("options.lcores", o.lcores.len(), SIDES_MAX),
             ("sides", r.sides().len(), SIDES_MAX),
         ] {
             if n > most {
@@ -368,6 +377,22 @@ impl Report {
         let may = [&p.git, &self.options.peer, &m.quota].into_iter().flatten();
         let left = self.left_out.iter().flat_map(|l| [&l.what, &l.why]);
         [&p.version].into_iter().chain(machine).chain(may).chain(left).map(String::as_str)
+    }
+
+    /// What was checked of it, in words: of the far end of a peer nothing can be known.
+    pub fn checked(&self) -> &'static str {
+        match self.options.peer {
+            None => "every message once and whole, all memory home",
+            Some(_) => "no operation failed, and all of this side's memory came home; the peer's end was not looked at",
+        }
+    }
+
+    /// The opposite, in words.
+    pub fn lost(&self) -> &'static str {
+        match self.options.peer {
+            None => "something was lost",
+            Some(_) => "an operation failed, or this side's node did not go down in order",
+        }
     }
 
     /// The report as JSON.
@@ -426,6 +451,7 @@ pub(crate) mod tests {
             seconds: 0.5,
             rounds: 3,
             peer: None,
+            lcores: vec![1, 2],
         };
         let mut r = Report {
             report: KIND.into(),
@@ -464,6 +490,16 @@ pub(crate) mod tests {
     fn a_report_is_read_as_it_was_written() {
         let r = sample(1.0);
         assert_eq!(Report::read(&r.json().unwrap()), Ok(r));
+    }
+
+    /// The first reports knew of no more lcores than two.
+    #[test]
+    fn a_report_without_numbers_of_lcores_is_read() {
+        let text = sample(1.0).json().unwrap();
+        let at = text.find(",\n    \"lcores\": [").unwrap();
+        let end = at + text[at..].find(']').unwrap() + 1;
+        let r = Report::read(&format!("{}{}", &text[..at], &text[end..])).unwrap();
+        assert_eq!((r.options.lcores.len(), r.points), (0, sample(1.0).points));
     }
 
     #[test]
@@ -526,8 +562,8 @@ pub(crate) mod tests {
         let mut r = sample(1.0);
         let point = r.points[0].clone();
         let side = |lcores| Point { side: Side { carrier: Carrier::Link, lcores }, ..point.clone() };
-        r.points = (0..=16).map(side).collect();
-        assert!(read(&r).unwrap_err().contains("17 sides"));
+        r.points = (0..=32).map(side).collect();
+        assert!(read(&r).unwrap_err().contains("33 sides"));
     }
 
     #[test]

@@ -92,6 +92,7 @@ fn table(first: &str, rows: &[u32], row: impl Fn(u32) -> String, columns: &[Colu
 
 struct Page<'a> {
     r: &'a Report,
+    /// Sides that have all cases; those of many lcores are in the plots by lcore.
     sides: Vec<Side>,
     ops: Vec<Op>,
 }
@@ -217,13 +218,14 @@ impl Page<'_> {
 
     /// Goodput and messages by the number of lcores.
     fn scaling(&self) -> Drawn {
-        let links: Vec<Side> = self.sides.iter().copied().filter(|s| s.carrier == Carrier::Link).collect();
+        let links: Vec<Side> =
+            self.r.sides().into_iter().filter(|s| s.carrier == Carrier::Link).collect();
         let ops: Vec<Op> = self.bulk().collect();
         if links.len() < 2 {
             return Ok(None);
         }
         let sizes = &self.r.options.sizes;
-        let (small, large) = (plan::small(sizes), sizes.iter().copied().max().unwrap_or(0));
+        let (small, large) = (plan::small(sizes), plan::large(sizes));
         let base = self.r.options.base_concurrency;
         let mut all = Vec::new();
         for (size, up, get) in
@@ -253,7 +255,7 @@ impl Page<'_> {
     /// The figures that are quoted: each of the best link beside kernel sockets; or of the only side.
     fn cards(&self) -> Markup {
         let sizes = &self.r.options.sizes;
-        let (small, large) = (plan::small(sizes), sizes.iter().copied().max().unwrap_or(0));
+        let (small, large) = (plan::small(sizes), plan::large(sizes));
         let few = self.r.options.concurrency.iter().copied().min().unwrap_or(1);
         let first = self.bulk().next();
         let op = first.unwrap_or(Op::Ping);
@@ -293,8 +295,13 @@ impl Page<'_> {
                     }
                 }
                 div.card {
-                    @if self.r.nothing_lost { div.value { "0" span { "lost" } } } @else { div.value.bad { "LOST" } }
-                    div { "every message once and whole, all memory home" }
+                    @if self.r.nothing_lost {
+                        div.value { "0" span { (if self.r.options.peer.is_some() { "failed" } else { "lost" }) } }
+                        div { (self.r.checked()) }
+                    } @else {
+                        div.value.bad { (if self.r.options.peer.is_some() { "FAILED" } else { "LOST" }) }
+                        div { (self.r.lost()) }
+                    }
                 }
             }
         }
@@ -320,6 +327,7 @@ impl Page<'_> {
             ("Kernel", m.kernel.clone()),
             ("DPDK", m.dpdk.clone()),
             ("Memory of the link", m.memory.clone()),
+            ("Lcores of the link", if o.lcores.is_empty() { "not told".into() } else { list(&o.lcores, |n| n.to_string()) }),
             ("Huge pages", m.huge_pages.clone()),
             ("CPU quota", m.quota.clone().unwrap_or_else(|| "none".into())),
             ("Load average", format!("{:.2} before, {:.2} after", r.load[0], r.load[1])),
@@ -394,7 +402,8 @@ fn colours() -> String {
 /// # Errors
 /// None that a caller could mend.
 pub fn html(r: &Report, c: Option<&Comparison>) -> Result<String, String> {
-    let page = Page { r, sides: r.sides(), ops: r.ops() };
+    let sides = r.sides().into_iter().filter(|s| !s.is_wide()).collect();
+    let page = Page { r, sides, ops: r.ops() };
     let sections = [
         (
             "goodput",
@@ -420,7 +429,14 @@ pub fn html(r: &Report, c: Option<&Comparison>) -> Result<String, String> {
             "Lines are CPU time = a × messages + b × bytes, fitted by least squares to the measured points, each of which counts alike.",
             page.fits()?,
         ),
-        ("scaling", "Scaling by lcore", "Both nodes on one lcore, and an lcore for each.", page.scaling()?),
+        (
+            "scaling",
+            "Scaling by lcore",
+            "Lcores of both nodes together: one that they share, then half of them each node's. With more than two a node has as many \
+             peers as lcores, and each of them has so many operations at a time; raw messages stay on the lcore of their peer, \
+             lnet_selftest is on one lcore of each node.",
+            page.scaling()?,
+        ),
     ];
     let sections: Vec<_> =
         sections.into_iter().filter_map(|(id, title, what, body)| Some((id, title, what, body?))).collect();
@@ -496,6 +512,38 @@ mod tests {
         assert_eq!(links, page.matches("http://www.w3.org/2000/svg").count(), "the name space of SVG alone");
         assert!(page.contains("A &lt;CPU&gt; &amp; more") && page.contains("old &lt;one&gt;.json"));
         assert!(!page.contains("NaN") && !page.contains("inf"), "figures that are none");
+    }
+
+    /// Sides of many lcores are in the plots by lcore, and nowhere else.
+    #[test]
+    fn all_numbers_of_lcores_are_in_one_plot() {
+        let mut r = sample(1.0);
+        let before = html(&r, None).unwrap();
+        let link = |lcores| Side { carrier: Carrier::Link, lcores };
+        let plan = plan::Plan { options: r.options.clone(), ops: Op::ALL.to_vec() };
+        for lcores in [4, 6] {
+            let round = |c: Case| (c, r.points.iter().find(|p| p.case == c).unwrap().rounds[0]);
+            let round: Vec<_> = plan.cases_on(link(lcores)).into_iter().map(round).collect();
+            r.add(link(lcores), &[round.clone(), round]);
+        }
+        let page = html(&r, None).unwrap();
+        let scaling = |page: &str| page[page.find("<section id=\"scaling\"").unwrap()..].to_owned();
+        assert_eq!(page.matches("<svg ").count(), before.matches("<svg ").count());
+        let dots = |page: &str| page.matches("data-points=\"16\"").count();
+        assert_eq!((dots(&scaling(&page)), dots(&scaling(&before))), (2, 0), "four operations, four numbers");
+        assert!(scaling(&page).contains("\n6\n") && scaling(&page).contains("<th>6</th>"));
+        let elsewhere = |page: &str| page.matches("virtio link, 4 lcores").count();
+        assert_eq!(elsewhere(&page), 0);
+    }
+
+    #[test]
+    fn a_page_says_what_was_checked() {
+        let mut r = sample(1.0);
+        assert!(html(&r, None).unwrap().contains("every message once and whole, all memory home"));
+        r.options.peer = Some("10.0.0.2@tcp".into());
+        let page = html(&r, None).unwrap();
+        assert!(page.contains("no operation failed") && page.contains("the peer's end was not looked at"));
+        assert!(!page.contains("every message once and whole"), "nobody looked at the far end");
     }
 
     #[test]

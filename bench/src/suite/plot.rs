@@ -20,15 +20,25 @@ pub(super) const WIDE: (u32, u32) = (520, 320);
 /// As [`WIDE`].
 pub(super) const NARROW: (u32, u32) = (400, 290);
 
-/// The horizontal axis: powers of two.
+/// The horizontal axis: powers of two, but for lcores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Across {
     /// Bytes.
     Size,
     /// Operations at a time.
     Count,
-    /// Lcores.
+    /// Lcores, evenly spaced.
     Lcores,
+}
+
+impl Across {
+    /// The place of a value on the axis.
+    fn at(self, x: f64) -> f64 {
+        match self {
+            Across::Lcores => x,
+            Across::Size | Across::Count => x.max(1.0).log2(),
+        }
+    }
 }
 
 /// One point: where it is, its height, and lowest and highest of it.
@@ -91,8 +101,9 @@ fn trimmed(y: f64) -> String {
     if s.contains('.') { s.trim_end_matches('0').trim_end_matches('.').to_owned() } else { s }
 }
 
-fn power(across: Across, x: f64) -> String {
-    let n = 2f64.powf(x).round() as u32;
+/// The value at a place of the axis.
+fn value(across: Across, x: f64) -> String {
+    let n = if across == Across::Lcores { x } else { 2f64.powf(x) }.round() as u32;
     match across {
         Across::Count | Across::Lcores => n.to_string(),
         Across::Size if n >= 1 << 20 => format!("{}M", n >> 20),
@@ -137,7 +148,7 @@ pub(super) fn svg(p: &Plot<'_>, title: &str) -> Result<String, String> {
 }
 
 fn draw(p: &Plot<'_>, out: &mut String) -> Result<(), Box<dyn std::error::Error>> {
-    let xs = || p.lines.iter().flat_map(|l| l.dots.iter().map(|d| d.0.max(1.0).log2()));
+    let xs = || p.lines.iter().flat_map(|l| l.dots.iter().map(|d| p.across.at(d.0)));
     let (left, right) = xs().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, r), x| (l.min(x), r.max(x)));
     let Some([mut low, mut high]) = p.heights.or_else(|| heights(&p.lines)) else { return Ok(()) };
     // Heights are drawn as they are, or as logarithms.
@@ -196,11 +207,11 @@ fn draw(p: &Plot<'_>, out: &mut String) -> Result<(), Box<dyn std::error::Error>
         let mark = PathElement::new([(at.0, area.1.end), (at.0, area.1.end + 4)], INK);
         root.draw(&mark)?;
         let style = text(HPos::Center, VPos::Top);
-        root.draw(&Text::new(power(p.across, x), (at.0, area.1.end + 7), style))?;
+        root.draw(&Text::new(value(p.across, x), (at.0, area.1.end + 7), style))?;
     }
     for line in &p.lines {
         let colour = LINES[line.colour % LINES.len()];
-        let x = |x: f64| x.max(1.0).log2();
+        let x = |x: f64| p.across.at(x);
         let path: Vec<_> = match &line.curve {
             Some(curve) => curve.iter().map(|(at, h)| (x(*at), y(*h))).collect(),
             None => line.dots.iter().map(|(at, h, _)| (x(*at), y(*h))).collect(),
@@ -232,8 +243,9 @@ mod tests {
             ["0", "0.25", "5", "120", "20k", "2.5M"]
         );
         assert_eq!(
-            [(Across::Size, 6.0), (Across::Size, 12.0), (Across::Count, 6.0)].map(|(a, x)| power(a, x)),
-            ["64", "4k", "64"]
+            [(Across::Size, 6.0), (Across::Size, 12.0), (Across::Count, 6.0), (Across::Lcores, 6.0)]
+                .map(|(a, x)| value(a, x)),
+            ["64", "4k", "64", "6"]
         );
     }
 

@@ -31,7 +31,7 @@ pub fn raw(
     tick: &mut dyn FnMut(Case),
 ) -> Result<Measured, MeasureError> {
     if !ctl.far.load(Ordering::Relaxed) {
-        wait_for(ctl, "the server", 10, || ctl.ready.load(Ordering::Acquire))?;
+        wait_for(ctl, "the server", 10, || ctl.is_ready())?;
     }
     // The connections come up in nobody's time.
     stretch(ctl, Traffic::Ping, secs.min(0.02), &mut |_| ())?;

@@ -6,9 +6,11 @@ use bench::tcp::load;
 pub(super) use dataplane::dpdk::Eal;
 
 use super::live;
-use crate::args::common::OverLink;
+use crate::args::common::{EalArgs, OverLink};
 #[cfg(feature = "dpdk")]
-use crate::pairs::{self, clean_up};
+use crate::pairs;
+#[cfg(feature = "dpdk")]
+pub(super) use crate::pairs::clean_up;
 
 /// DPDK, which this command was built without.
 #[cfg(not(feature = "dpdk"))]
@@ -47,7 +49,7 @@ pub(super) fn measure<R>(
     let bar = live(&over.out);
     let mut on = RanOn::look();
     (on.dpdk, on.memory) = ("DPDK not used".into(), "ordinary pages".into());
-    let eal = if over.sockets_only { None } else { Some(start(name, over, &mut on)?) };
+    let eal = if over.sockets_only { None } else { Some(start(name, &over.dpdk, None, &mut on)?) };
     let both = lcores() > 1;
     on.lcores = if eal.is_none() { 0 } else { lcores() as usize };
     let mut s =
@@ -71,21 +73,30 @@ pub(super) fn measure<R>(
     Ok(s)
 }
 
+/// The EAL of `pollnd bench NAME`, with so much memory in MiB, or the usual.
+///
+/// # Errors
+/// DPDK does not start.
 #[cfg(feature = "dpdk")]
-fn start(_: &str, over: &OverLink, on: &mut RanOn) -> Result<Eal, String> {
-    let eal = pairs::eal(&over.dpdk)?;
+pub(super) fn start(_: &str, dpdk: &EalArgs, mb: Option<u32>, on: &mut RanOn) -> Result<Eal, String> {
+    let eal = pairs::eal_of(dpdk, mb.unwrap_or(pairs::USUAL_MB))?;
     pairs::tell(&eal, on);
     Ok(eal)
 }
 
+/// Says that there is none.
+///
+/// # Errors
+/// Always.
 #[cfg(not(feature = "dpdk"))]
-fn start(name: &str, _: &OverLink, _: &mut RanOn) -> Result<Eal, String> {
+pub(super) fn start(name: &str, _: &EalArgs, _: Option<u32>, _: &mut RanOn) -> Result<Eal, String> {
     Err(format!(
         "this pollnd was built without DPDK: `pollnd bench {name} --sockets-only` measures kernel sockets alone"
     ))
 }
 
+/// Ends what there is none of.
 #[cfg(not(feature = "dpdk"))]
-fn clean_up(eal: &Eal) {
+pub(super) fn clean_up(eal: &Eal) {
     match *eal {}
 }

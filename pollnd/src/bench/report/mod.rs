@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bench::report::{RanOn, many};
-use bench::suite::compare::Comparison;
-use bench::suite::plan::Plan;
+use bench::suite::compare::{Comparison, nothing_in_common};
+use bench::suite::plan::{LCORES_MAX, Plan, may_have};
 use bench::suite::{Carrier, KIND, Machine, Op, Options, Program, Report, Side, VERSION, WANTED, page};
 use bench::tcp::load;
 use clap::Args;
@@ -19,8 +19,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use transport::wire::Nid;
 
 use self::files::Places;
+use self::pair::Chosen;
 use crate::args::NodeArgs;
 use crate::args::values::{nid, number, run_seconds, seconds, size};
+#[cfg(feature = "dpdk")]
+use crate::pairs;
 use crate::{MISUSED, file, networks, out, units};
 
 /// `pollnd bench report`.
@@ -78,6 +81,10 @@ pub(crate) struct ReportArgs {
     /// Kernel sockets only.
     #[arg(long, conflicts_with_all = ["eal", "peer"])]
     pub(crate) sockets_only: bool,
+    /// Lcores that both nodes of the link have together: 1, which they share, or even numbers up to 32, half of them each node's.
+    /// Default: 1, 2, 4, 6 and so on, as far as there are CPUs.
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = link_lcores, conflicts_with_all = ["sockets_only", "peer", "from"])]
+    pub(crate) link_lcores: Vec<u32>,
     /// Measures against this node, over a node of this process, in place of a pair of nodes.
     #[arg(long, value_name = "NID", value_parser = nid)]
     pub(crate) peer: Option<Nid>,
@@ -94,6 +101,21 @@ fn op(s: &str) -> Result<Op, String> {
     let all: Vec<String> = Op::ALL.iter().map(name).collect();
     let found = Op::ALL.into_iter().zip(&all).find(|(_, n)| *n == s);
     found.map(|(op, _)| op).ok_or_else(|| format!("it takes {}", all.join(", ")))
+}
+
+fn link_lcores(s: &str) -> Result<u32, String> {
+    let n = number::<u32>(1..=LCORES_MAX.into())(s)?;
+    if may_have(n) { Ok(n) } else { Err("1, or an even number: each node has half of them".into()) }
+}
+
+/// A fault of numbers of lcores on a machine with so many CPUs for this process.
+#[cfg(feature = "dpdk")]
+fn too_many(lcores: &[u32], cpus: usize) -> Option<String> {
+    let most = lcores.iter().copied().max().filter(|n| *n as usize > cpus)?;
+    Some(format!(
+        "--link-lcores {most}: this process may use {}, and an lcore polls and needs one to itself; ask for {cpus} at most",
+        many(cpus as u64, "CPU")
+    ))
 }
 
 fn size_of_8(s: &str) -> Result<u32, String> {
@@ -130,12 +152,13 @@ impl ReportArgs {
             seconds: self.seconds.unwrap_or(if quick { 0.03 } else { 0.25 }),
             rounds: self.rounds.unwrap_or(if quick { 2 } else { 3 }),
             peer: self.peer.map(|n| n.to_string()),
+            lcores: Vec::new(),
         };
         Plan { options, ops: in_order(&self.ops, &Op::ALL) }
     }
 
     fn sides(&self) -> Vec<Side> {
-        if self.peer.is_some() { vec![Side { carrier: Carrier::Peer, lcores: 0 }] } else { pair::sides(self) }
+        if self.peer.is_some() { vec![Side { carrier: Carrier::Peer, lcores: 0 }] } else { Chosen::of(self).sides }
     }
 
     /// A fault of the options of the node that measures against `target`.
@@ -157,9 +180,18 @@ impl ReportArgs {
         if self.peer.is_none()
             && let Some((what, _)) = self.node.given().find(|o| !o.0.starts_with("EAL"))
         {
+            let lcores = if what == "--lcores" { " (--link-lcores is of the nodes of the link)" } else { "" };
             return Some(format!(
-                "{what}: it is of the node that measures against --peer; leave it out, or give --peer"
+                "{what}: it is of the node that measures against --peer; leave it out, or give --peer{lcores}"
             ));
+        }
+        #[cfg(feature = "dpdk")]
+        if !self.link_lcores.is_empty() {
+            match pairs::cpus() {
+                Ok(cpus) if let Some(e) = too_many(&self.link_lcores, cpus) => return Some(e),
+                Ok(_) => {}
+                Err(e) => return Some(e),
+            }
         }
         if let Some(e) = self.peer.and_then(|target| self.fault_of_node(target).err()) {
             return Some(e);
@@ -204,6 +236,15 @@ fn asked(a: &ReportArgs) -> Result<Asked, String> {
     let from = a.from.as_ref().map(|p| read("--from", p)).transpose()?;
     let other = |p: &PathBuf| Ok::<_, String>((p.display().to_string(), read("--against", p)?));
     let against = a.against.as_ref().map(other).transpose()?;
+    if let Some((name, then)) = &against {
+        let now: Vec<_> = match &from {
+            Some(r) => r.points.iter().map(|p| (p.side, p.case)).collect(),
+            None => a.sides().into_iter().flat_map(|s| plan.cases_on(s).into_iter().map(move |c| (s, c))).collect(),
+        };
+        if let Some(e) = nothing_in_common(&now, then) {
+            return Err(format!("--against {name}: {e}"));
+        }
+    }
     Ok(Asked { places: Places::of(a)?, from, against, plan })
 }
 
@@ -238,15 +279,15 @@ pub(super) fn main(a: &ReportArgs) -> Result<ExitCode, String> {
         out::line(format_args!("  wrote {}", path.display()))?;
     }
     if !r.nothing_lost {
-        return Err("something was lost in this run: its figures are no measure".into());
+        return Err(format!("{}: the figures of this run are no measure", r.lost()));
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Progress: cases done of all, and the time that is left.
-fn bar(plan: &Plan, sides: usize) -> ProgressBar {
-    let cases = plan.cases().len() * sides * plan.options.rounds as usize;
-    let bar = ProgressBar::new(cases as u64);
+fn bar(plan: &Plan, sides: &[Side]) -> ProgressBar {
+    let cases: usize = sides.iter().map(|s| plan.cases_on(*s).len()).sum();
+    let bar = ProgressBar::new(cases as u64 * u64::from(plan.options.rounds));
     let style = ProgressStyle::with_template("  {bar:24} {pos}/{len}  {eta} left  {wide_msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar
@@ -256,7 +297,7 @@ fn measure(a: &ReportArgs, plan: Plan) -> Result<Report, String> {
     let began = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let (from, before) = (Instant::now(), load());
     let sides = a.sides();
-    let bar = bar(&plan, sides.len());
+    let bar = bar(&plan, &sides);
     bar.set_message(format!("about {} in all", units::time(plan.estimate_s(&sides))));
     let mut r = Report {
         report: KIND.into(),
@@ -268,7 +309,7 @@ fn measure(a: &ReportArgs, plan: Plan) -> Result<Report, String> {
     };
     let on = match a.peer {
         Some(target) => peer::measure(a, target, &plan, &bar, &mut r)?,
-        None => pair::measure(a, &plan, &bar, &mut r)?,
+        None => pair::measure(a, Chosen::of(a), &plan, &bar, &mut r)?,
     };
     bar.finish_and_clear();
     r.machine = machine(on);
@@ -342,10 +383,14 @@ fn summary(r: &Report) -> String {
     for l in &r.left_out {
         t += &format!("  left out: {}: {}\n", l.what, l.why);
     }
-    let lost = if r.nothing_lost { "nothing lost" } else { "SOMETHING WAS LOST" };
+    let lost = match (r.nothing_lost, &o.peer) {
+        (true, None) => format!("nothing lost: {}", r.checked()),
+        (true, Some(_)) => r.checked().to_owned(),
+        (false, _) => r.lost().to_owned(),
+    };
     let rounds = many(o.rounds.into(), "round");
     t + &format!(
-        "  {lost}; medians of {rounds}; {} in all; load {:.1} before, {:.1} after\n",
+        "  {lost}\n  medians of {rounds}; {} in all; load {:.1} before, {:.1} after\n",
         units::time(r.took_s),
         r.load[0],
         r.load[1]
@@ -354,6 +399,8 @@ fn summary(r: &Report) -> String {
 
 #[cfg(test)]
 mod tests {
+    use bench::suite::plan::lcores;
+
     use super::*;
     use crate::args::{Command, parse};
     use crate::bench::BenchWhat;
@@ -371,12 +418,29 @@ mod tests {
 
     #[test]
     fn the_default_set_takes_at_most_five_minutes() {
-        for line in ["", "--quick"] {
+        for (line, cpus, most) in [("", 2, 200.0), ("", 18, 300.0), ("", 20, 300.0), ("", 500, 300.0), ("--quick", 2, 30.0)] {
             let a = args(line).unwrap();
-            let sides = [(Carrier::Link, 1), (Carrier::Link, 2), (Carrier::Sockets, 0)];
-            let takes = a.plan().estimate_s(&sides.map(|(carrier, lcores)| Side { carrier, lcores }));
-            assert!(takes <= if a.quick { 30.0 } else { 300.0 }, "{line}: {takes}");
+            let link = lcores(cpus).into_iter().map(|lcores| Side { carrier: Carrier::Link, lcores });
+            let sides: Vec<Side> = link.chain([Side { carrier: Carrier::Sockets, lcores: 0 }]).collect();
+            let takes = a.plan().estimate_s(&sides);
+            assert!(takes <= most, "{line} on {cpus} CPUs: {takes}");
         }
+    }
+
+    #[cfg(feature = "dpdk")]
+    #[test]
+    fn lcores_that_would_share_a_cpu_are_refused() {
+        assert_eq!(too_many(&[1, 2, 4], 4), None);
+        let e = too_many(&[1, 8, 4], 6).unwrap();
+        assert!(e.starts_with("--link-lcores 8: this process may use 6 CPUs") && e.contains("ask for 6 at most"), "{e}");
+    }
+
+    #[test]
+    fn numbers_of_lcores_are_as_asked() {
+        let sides = |line: &str| Chosen::of(&args(line).unwrap()).lcores();
+        assert_eq!(sides("--link-lcores 4,1,4"), [1, 4]);
+        assert_eq!(sides("--sockets-only"), Vec::<u32>::new());
+        assert_eq!(sides("")[0], 1);
     }
 
     #[test]
@@ -417,6 +481,10 @@ mod tests {
             ("--sizes 12", "multiples of 8"),
             ("--sizes 2M", "8 to 1048576 bytes"),
             ("--sizes x", "no size"),
+            ("--link-lcores 3", "half of them"),
+            ("--link-lcores 34", "1 to 32"),
+            ("--link-lcores 2 --peer 10.0.0.1", "cannot be used with"),
+            ("--link-lcores 2 --sockets-only", "cannot be used with"),
             ("--ops put,shove", "it takes put, get, brw-write, brw-read, ping"),
             ("--concurrency 65", "1 to 64"),
             ("--seconds 0", "0.001"),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bench::ctl::{Ctl, Load, Traffic};
 use bench::measure::{MeasureError, rest, wait_for};
+use bench::pair::NothingLost;
 use bench::report::RanOn;
 use bench::selftest::{Orders, apps};
 use bench::suite::plan::Plan;
@@ -21,7 +22,8 @@ use crate::access::{self, Access};
 use crate::args::Via;
 use crate::bench::brw::tester;
 use crate::running::{Node, Role, Setup};
-use crate::{assemble, limits, settings, why};
+use crate::signals::Interrupt;
+use crate::{assemble, limits, out, settings, why};
 
 /// Seconds in which a node that serves GETs has answered one.
 const ANSWERS_S: u64 = 3;
@@ -33,7 +35,18 @@ struct Orderly {
     orders: Arc<Orders>,
 }
 
-fn start(a: &ReportArgs, target: Nid, plan: &Plan, o: &Orderly) -> Result<Node, String> {
+/// Time for the end of a session that is given up.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+const SIDE: Side = Side { carrier: Carrier::Peer, lcores: 0 };
+
+fn start(
+    a: &ReportArgs,
+    target: Nid,
+    plan: &Plan,
+    o: &Orderly,
+    told: &Arc<Interrupt>,
+) -> Result<Node, String> {
     let (mut node, via) = (a.node.clone(), Via { nid: a.nid, through: None });
     let claim = match access::find(&via, &mut node, target, "bench report")? {
         Access::Own(claim) => claim,
@@ -44,7 +57,7 @@ fn start(a: &ReportArgs, target: Nid, plan: &Plan, o: &Orderly) -> Result<Node, 
             ));
         }
     };
-    let [_, brw] = plan.parts();
+    let [_, brw] = plan.parts(SIDE);
     let client = ClientConfig { bulk_flight: plan.credits().into(), ..ClientConfig::default() };
     settings::peer_credits(&node)?;
     let (ctl, own) = (o.raw.clone(), node.nid);
@@ -55,16 +68,15 @@ fn start(a: &ReportArgs, target: Nid, plan: &Plan, o: &Orderly) -> Result<Node, 
         let tester = tester([own, target], backing)?.unforced();
         Ok(Box::new(joined(client, tester, [ids.server, ids.client, ids.console])) as _)
     });
-    assemble::start(&node, Setup::new(Role::Dialler("bench report"), claim), make)
+    let setup = Setup::new(Role::Dialler("bench report"), claim).interrupted(told.clone());
+    assemble::start(&node, setup, make)
 }
 
 /// Whether the peer answers a GET.
 fn serves(ctl: &Ctl) -> Result<(), MeasureError> {
     let done = || ctl.completed.load(Ordering::Relaxed);
     let before = done();
-    if let Ok(mut l) = ctl.load.lock() {
-        *l = Some(Load { len: 64, flight: 1 });
-    }
+    ctl.set_load(Some(Load { len: 64, flight: 1 }));
     ctl.set_traffic(Traffic::Get);
     wait_for(ctl, "the answer to a GET", ANSWERS_S, || done() > before)?;
     rest(ctl)
@@ -72,7 +84,7 @@ fn serves(ctl: &Ctl) -> Result<(), MeasureError> {
 
 /// Cases of raw messages, and of pings.
 fn split(plan: &Plan) -> [Vec<Case>; 2] {
-    let [raw, _] = plan.parts();
+    let [raw, _] = plan.parts(SIDE);
     let (pings, raw) = raw.into_iter().partition(|c| c.op == Op::Ping);
     [raw, pings]
 }
@@ -96,28 +108,35 @@ pub(super) fn measure(
 ) -> Result<RanOn, String> {
     let o = Orderly { raw: Arc::default(), brw: Arc::default(), orders: Arc::default() };
     o.raw.far.store(true, Ordering::Relaxed);
-    let node = start(a, target, plan, &o)?;
-    // A signal ends what is waited for.
+    let told = Arc::new(Interrupt::default());
+    let node = start(a, target, plan, &o, &told)?;
+    // A signal ends what is waited for; the node goes on until the session with the peer has ended.
     let (control, over) = (node.control(), Arc::new(AtomicBool::new(false)));
-    let (ctls, done) = ([o.raw.clone(), o.brw.clone()], over.clone());
+    let (ctls, done, heard) = ([o.raw.clone(), o.brw.clone()], over.clone(), told.clone());
     let watch = limits::thread("ends the measurement", move || {
         while !done.load(Ordering::Relaxed) {
-            if control.order() > Order::Run {
+            if heard.ends_session() || control.order() > Order::Run {
                 ctls.iter().for_each(|c| c.fail("interrupted"));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
     })?;
-    let outcome = rounds(target, plan, bar, r, (&o, &node));
+    let outcome = rounds(target, plan, bar, r, (&o, &node, &told));
     over.store(true, Ordering::Relaxed);
     let _ = watch.join();
+    let asks = plan.cases().iter().any(|c| c.op.is_brw()) && o.orders.client.get().is_some();
+    if asks && !o.orders.give_up(PATIENCE, || !node.stopped()) {
+        out::note(format_args!(
+            "the session of lnet_selftest at {target} may be there still: `pollnd selftest` ends it (new_session --force)"
+        ));
+    }
     let mut on = RanOn::look();
     (on.dpdk, on.memory) = match node.describe() {
         d if d.starts_with("kernel sockets") => ("DPDK not used".into(), "ordinary pages".into()),
         d => (d.to_owned(), "the node's own".into()),
     };
     let ends = node.stop_after(outcome)?;
-    r.nothing_lost = ends.iter().all(|e| e.clean) && o.raw.failed.load(Ordering::Relaxed) == 0;
+    r.nothing_lost = NothingLost::of(&o.raw, &ends).ok;
     Ok(on)
 }
 
@@ -126,20 +145,19 @@ fn rounds(
     plan: &Plan,
     bar: &ProgressBar,
     r: &mut Report,
-    (o, node): (&Orderly, &Node),
+    (o, node, told): (&Orderly, &Node, &Interrupt),
 ) -> Result<(), String> {
-    let side = Side { carrier: Carrier::Peer, lcores: 0 };
     let secs = plan.options.seconds;
-    let ([raw, pings], [_, brw]) = (split(plan), plan.parts());
+    let ([raw, pings], [_, brw]) = (split(plan), plan.parts(SIDE));
     let mut tick = |case: Case| {
         bar.set_message(case.name());
         bar.inc(1);
     };
-    let told = |e: MeasureError| why::failed(node.front(), target, e.to_string());
+    let failed = |e: MeasureError| why::failed(node.front(), target, e.to_string());
     let mut rounds: Vec<Measured> = Vec::new();
     let (mut with_raw, mut with_brw) = (!raw.is_empty(), !brw.is_empty());
     for n in 0..plan.options.rounds {
-        let mut got = run::raw(&o.raw, &pings, secs, &mut tick).map_err(told)?;
+        let mut got = run::raw(&o.raw, &pings, secs, &mut tick).map_err(failed)?;
         if n == 0
             && with_raw
             && let Err(e) = serves(&o.raw)
@@ -149,24 +167,24 @@ fn rounds(
             with_raw = false;
         }
         if with_raw {
-            got.extend(run::raw(&o.raw, &raw, secs, &mut tick).map_err(told)?);
+            got.extend(run::raw(&o.raw, &raw, secs, &mut tick).map_err(failed)?);
         }
         if with_brw {
             match run::brw(&o.brw, &o.orders, &brw, secs, &mut tick) {
                 Ok(all) => got.extend(all),
-                Err(e) if n == 0 && !node.stopped() => {
+                Err(e) if n == 0 && !node.stopped() && !told.ends_session() => {
                     let why = format!("{target} does not serve lnet_selftest: {e}");
                     r.left_out.push(LeftOut { what: names(&brw), why });
                     with_brw = false;
                 }
-                Err(e) => return Err(told(e)),
+                Err(e) => return Err(failed(e)),
             }
         }
         rounds.push(got);
     }
     if with_brw {
-        o.orders.end(&o.brw).map_err(|e| e.to_string())?;
+        o.orders.end(&o.brw).map_err(failed)?;
     }
-    r.add(side, &rounds);
+    r.add(SIDE, &rounds);
     Ok(())
 }
