@@ -149,6 +149,29 @@ const BOX_FROM: u32 = 64 << 10;
 /// Most NIs of a node.
 pub const NIS_MAX: usize = 16;
 
+/// Router buffers of a kernel, by class (docs/protocol/upper.md §1.3): tiny, small, large.
+const ROUTER_BUFFERS: [u32; 3] = [2048, 16_384, 1024];
+
+/// Settings of a node that passes messages on from one of its networks to another (docs/protocol/upper.md §1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Routing {
+    /// It does so from the start, without an order.
+    pub forwarding: bool,
+    /// Router buffers of the node for messages without payload, with up to 4 KiB of it, and with more; 0 for a kernel's number.
+    pub buffers: [u32; 3],
+    /// Router buffers that a peer may hold; 0 for as many as its credits ([`Config::peer_credits`]).
+    pub peer_credits: u32,
+}
+
+impl Routing {
+    /// Router buffers of the node, by class.
+    pub fn buffers(&self) -> [u32; 3] {
+        let mut all = self.buffers;
+        all.iter_mut().zip(ROUTER_BUFFERS).filter(|(n, _)| **n == 0).for_each(|(n, usual)| *n = usual);
+        all
+    }
+}
+
 /// An NI of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NiConfig {
@@ -272,6 +295,12 @@ pub struct Config {
     pub ping_features: Option<u32>,
     /// Sequence number of our ping info, where it is to be another than a fresh node's ([`Config::sequence`]).
     pub ping_sequence: Option<u32>,
+    /// Passing messages on.
+    pub routing: Routing,
+    /// Time between two checks of a router by those that use it (upper.md §1.5).
+    pub alive_router_check_interval: u64,
+    /// Time for a router to answer such a check.
+    pub router_ping_timeout: u64,
 }
 
 impl Config {
@@ -327,7 +356,21 @@ impl Config {
             discovery: true,
             ping_features: None,
             ping_sequence: None,
+            routing: Routing::default(),
+            alive_router_check_interval: 60 * SEC,
+            router_ping_timeout: 50 * SEC,
         }
+    }
+
+    /// Router buffers that a peer may hold.
+    #[inline]
+    pub fn peer_router_credits(&self) -> u32 {
+        if self.routing.peer_credits == 0 { self.peer_credits } else { self.routing.peer_credits }
+    }
+
+    /// Time after which users of a router know that it has changed, and after which a silent network is down to it, in ns.
+    pub fn router_check_time(&self) -> u64 {
+        self.alive_router_check_interval.saturating_add(self.router_ping_timeout)
     }
 
     /// The primary NID: that of the first NI.

@@ -75,6 +75,8 @@ pub(crate) enum Owner {
     Shard(ShardId),
     /// They wait for a copy that is made later.
     Kept,
+    /// They are on their way to another node.
+    Router,
 }
 
 impl From<Owner> for LendOwner {
@@ -84,12 +86,13 @@ impl From<Owner> for LendOwner {
         LendOwner(match o {
             Owner::Shard(s) => s.0,
             Owner::Kept => KEPT,
-            Owner::App(a) => KEPT + 1 + (a.n << SHARD_BITS | a.shard),
+            Owner::Router => KEPT + 1,
+            Owner::App(a) => KEPT + 2 + (a.n << SHARD_BITS | a.shard),
         })
     }
 }
 
-const _: () = assert!((SHARDS_MAX as u32 + 1) + ((AppId::NODE.n as u32 + 1) << SHARD_BITS) <= 1 << 16);
+const _: () = assert!((SHARDS_MAX as u32 + 2) + ((AppId::NODE.n as u32 + 1) << SHARD_BITS) <= 1 << 16);
 
 #[cfg(test)]
 mod tests {
@@ -108,6 +111,7 @@ mod tests {
         apps.flat_map(|a| shards().map(move |s| a.on(s))).for_each(|a| see(Owner::App(a)));
         shards().for_each(|s| see(Owner::Shard(s)));
         see(Owner::Kept);
+        see(Owner::Router);
     }
 
     #[test]

@@ -286,6 +286,10 @@ impl<U: Upper> Socklnd<U> {
                     cx.counters.tx_inline_bytes += b.len() as u64;
                 }
                 self.moved.left(&mut cx.counters, payload);
+                if tx.forwarded {
+                    cx.counters.forwarded_msgs += 1;
+                    cx.counters.forwarded_bytes += payload;
+                }
             }
         }
         cx.spent(bucket, if summed { payload } else { 0 });
