@@ -291,16 +291,16 @@ pub struct Config {
     pub tcp: Tcp,
     /// Peers are asked who they are before the first message to them, and told who we are (lnet.md §6.3).
     pub discovery: bool,
+    /// A gateway is asked again so long after it was asked last (upper.md §1.5).
+    pub alive_router_check_interval: u64,
+    /// For a gateway's answer to come.
+    pub router_ping_timeout: u64,
     /// Feature bits of our ping info, where they are to be other than what is true ([`Config::features`]).
     pub ping_features: Option<u32>,
     /// Sequence number of our ping info, where it is to be another than a fresh node's ([`Config::sequence`]).
     pub ping_sequence: Option<u32>,
     /// Passing messages on.
     pub routing: Routing,
-    /// Time between two checks of a router by those that use it (upper.md §1.5).
-    pub alive_router_check_interval: u64,
-    /// Time for a router to answer such a check.
-    pub router_ping_timeout: u64,
 }
 
 impl Config {
@@ -354,11 +354,11 @@ impl Config {
             tcp_kind: TcpKind::Sockets,
             tcp: Tcp::default(),
             discovery: true,
+            alive_router_check_interval: 60 * SEC,
+            router_ping_timeout: 50 * SEC,
             ping_features: None,
             ping_sequence: None,
             routing: Routing::default(),
-            alive_router_check_interval: 60 * SEC,
-            router_ping_timeout: 50 * SEC,
         }
     }
 

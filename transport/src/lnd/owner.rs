@@ -75,20 +75,21 @@ pub(crate) enum Owner {
     Shard(ShardId),
     /// They wait for a copy that is made later.
     Kept,
-    /// They are on their way to another node.
+    /// They are sent on to another node. The others leave it half of its share.
     Router,
 }
 
 impl From<Owner> for LendOwner {
     fn from(o: Owner) -> LendOwner {
-        const KEPT: u16 = SHARDS_MAX;
+        const SHARD: u16 = LendOwner::FORWARDER.0 + 1;
+        const KEPT: u16 = SHARD + SHARDS_MAX;
         // The table of owners is as long as the largest that was ever lent to: the usual ones come first.
-        LendOwner(match o {
-            Owner::Shard(s) => s.0,
-            Owner::Kept => KEPT,
-            Owner::Router => KEPT + 1,
-            Owner::App(a) => KEPT + 2 + (a.n << SHARD_BITS | a.shard),
-        })
+        match o {
+            Owner::Router => LendOwner::FORWARDER,
+            Owner::Shard(s) => LendOwner(SHARD + s.0),
+            Owner::Kept => LendOwner(KEPT),
+            Owner::App(a) => LendOwner(KEPT + 1 + (a.n << SHARD_BITS | a.shard)),
+        }
     }
 }
 

@@ -18,7 +18,8 @@ use super::hop::{Hop, Way};
 use super::remote::Body;
 use super::{Delivery, Lnet, Msg, TxDone};
 use crate::lnd::{
-    Arrived, Cx, Data, Dest, Hold, Lnd, LnetError, NiId, Owner, Payload, Pieces, Placement, Sink, Stored,
+    Arrived, Cx, Data, Dest, Hold, Lnd, LnetError, NiId, Owner, Payload, Pieces, Placement, RxPiece, Sink,
+    Stored,
 };
 use crate::stream::INLINE_PAYLOAD_MAX;
 use crate::stream::slab::Key;
@@ -48,11 +49,13 @@ pub(crate) struct Passing {
     payload: Payload,
 }
 
-/// Payload for the next hop, and how much of it was copied for that.
-fn onward(pieces: &Pieces) -> (Option<Payload>, u64) {
-    let bytes: Vec<u8> = pieces.iter().flat_map(|p| p.bytes().iter().copied()).collect();
-    let copied = if bytes.len() > INLINE_PAYLOAD_MAX { bytes.len() as u64 } else { 0 };
-    (Payload::copy_of(&bytes), copied)
+/// Bytes of a payload that were copied since receive buffers were not lent: those that ride in a header always are.
+fn copied(pieces: &Pieces) -> u64 {
+    let len = |p: &RxPiece| p.bytes().len();
+    if pieces.iter().map(len).sum::<usize>() <= INLINE_PAYLOAD_MAX {
+        return 0;
+    }
+    pieces.iter().filter(|p| matches!(p, RxPiece::Copied(_))).map(len).sum::<usize>() as u64
 }
 
 impl Lnet {
@@ -110,18 +113,17 @@ impl Lnet {
 
     /// The message has come whole, or will not.
     pub(super) fn forward_here(&mut self, cx: &mut Cx, lease: Lease, stored: Stored, hdr: &LnetHdr) {
-        let (payload, copied) = match (stored.status, stored.data) {
+        let payload = match (stored.status, stored.data) {
             (Err(_), _) => return self.homeward.push_back(lease),
-            (Ok(()), Data::Lent(pieces)) => onward(&pieces),
-            (Ok(()), _) => (Some(Payload::empty()), 0),
+            (Ok(()), Data::Lent(pieces)) => {
+                cx.counters.forward_copied_bytes += copied(&pieces);
+                Payload::forwarded(pieces)
+            }
+            (Ok(()), _) => Payload::empty(),
         };
         cx.counters.forward_rx_msgs += 1;
         cx.counters.forward_rx_bytes += u64::from(lease.len);
-        cx.counters.forward_copied_bytes += copied;
-        match payload {
-            Some(payload) => self.passing.push_back(Passing { lease, hdr: *hdr, payload }),
-            None => self.not_taken(cx, lease),
-        }
+        self.passing.push_back(Passing { lease, hdr: *hdr, payload });
     }
 
     /// The next hop did not take the message.
