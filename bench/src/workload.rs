@@ -169,6 +169,12 @@ pub struct Client {
     rtt: Histogram<u64>,
 }
 
+fn crc_of(slice: &PageSlice) -> u32 {
+    let mut h = crc32fast::Hasher::new();
+    slice.chunks().for_each(|b| h.update(b));
+    h.finalize()
+}
+
 impl Client {
     /// A client of the node `target`, sending pages from `backing`.
     ///
@@ -189,7 +195,7 @@ impl Client {
                 if cfg.pieces > 1
                     && let Some(tail) = slice.slice(0, cfg.tail as u32)
                 {
-                    let crc = crc32fast::hash(tail.bytes());
+                    let crc = crc_of(&tail);
                     tails.push((Payload::Pages(smallvec![tail]), crc));
                 }
                 pages.push(slice.clone());
@@ -220,7 +226,7 @@ impl Client {
     fn take(&mut self, load: Load) {
         let shorter = |p: &PageSlice| {
             let part = p.slice(0, load.len as u32)?;
-            let crc = crc32fast::hash(part.bytes());
+            let crc = crc_of(&part);
             Some((Payload::Pages(smallvec![part]), crc))
         };
         self.whole = self.pages.iter().filter_map(shorter).collect();

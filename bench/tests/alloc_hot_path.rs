@@ -12,7 +12,7 @@ use bench::net::{self, Job, NetPair, NodeConfig, Work};
 use bench::selftest::Case;
 use bench::workload::{ClientConfig, Intake};
 use dataplane::mem::MemConfig;
-use hugepages::{HeapRxPool, LendOwner, PageRun, PageRunMut, PrivatePages, RxFrag};
+use hugepages::{HeapRxPool, LendOwner, PageRun, PageRunMut, PageSlice, PrivatePages, RxFrag};
 use transport::lnd::{AppId, Config, Payload, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, MeId, Op};
 use transport::netsock::{self, Sink as Into, Tm};
@@ -221,7 +221,7 @@ impl Machines {
                     self.tms[1 - me].handle(self.now, Happened::Opened(CONN, info));
                 }
                 Action::Send(c, m) => {
-                    let parts = [&m.hdr[..]].into_iter().chain(m.pay.iter().map(|p| p.bytes()));
+                    let parts = [&m.hdr[..]].into_iter().chain(m.pay.iter().flat_map(PageSlice::chunks));
                     for part in parts.filter(|p| !p.is_empty()) {
                         self.pushed[me] += part.len() as u64;
                         self.inbox.0.push_back(self.pool.copy_of(part).unwrap());

@@ -30,7 +30,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
-use hugepages::{BackingKind, Lent, PageRun, RxFrag, RxHome};
+use hugepages::{BackingKind, Io, Lent, RxFrag, RxHome};
 
 use crate::steer::Steering;
 
@@ -111,11 +111,11 @@ pub enum Reach {
 }
 
 impl Reach {
-    /// Whether pages of `run` may be attached.
-    pub fn covers(self, run: &PageRun) -> bool {
+    /// Whether memory there may be attached.
+    pub fn covers(self, io: Io) -> bool {
         match self {
             Reach::Any => true,
-            Reach::Eal => run.kind() == BackingKind::Eal && run.iova() != hugepages::BAD_IOVA,
+            Reach::Eal => io.kind == BackingKind::Eal && io.iova != hugepages::BAD_IOVA,
             Reach::None => false,
         }
     }
@@ -175,6 +175,9 @@ pub enum AttachError {
     /// The NIC holds too many references on these pages.
     #[error(transparent)]
     Count(#[from] hugepages::AttachRefused),
+    /// The window is of more than one received piece.
+    #[error("the bytes do not lie together: attach them piece by piece")]
+    Scattered,
     /// No mbuf was left for the attachment.
     #[error("no buffer left to attach pages with")]
     NoBuffer,
@@ -209,7 +212,7 @@ pub trait TxPkt: Sized {
     /// # Errors
     /// [`Full`] beyond [`TX_HEAD_ROOM`]; nothing was copied then.
     fn copy_in(&mut self, b: &[u8]) -> Result<(), Full>;
-    /// Appends the window of `s` by reference. On an error nothing was appended.
+    /// Appends the window of `s`, whose bytes lie together, by reference. On an error nothing was appended.
     ///
     /// # Errors
     /// [`AttachError`] says why; the packet is as before.

@@ -147,7 +147,7 @@ fn frames_cross_and_pages_come_home() {
     p.copy_in(&headers(0)).unwrap();
     send(&mut b, p.finish(TxMeta::default()));
     let mut lent = None;
-    recv(&mut a).frags(0, 54, &mut |f| lent = f.lend(LendOwner(0)).ok());
+    recv(&mut a).frags(0, 54, &mut |f| lent = f.lend(LendOwner(1)).ok());
     let lent = lent.unwrap();
     let before = va.in_use(0).unwrap().0;
     std::thread::spawn(move || assert_eq!(lent.bytes().len(), 54)).join().unwrap();

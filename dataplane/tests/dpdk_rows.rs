@@ -125,7 +125,7 @@ fn edges_of_attachment() {
     assert_eq!(bytes(&got)[54..], *r.bytes());
     assert_eq!(q.counters().linearised, 1);
     let mut lent = Vec::new();
-    got.frags(54, 20_000, &mut |f| lent.extend(f.lend(LendOwner(0))));
+    got.frags(54, 20_000, &mut |f| lent.extend(f.lend(LendOwner(1))));
     assert_eq!(lent.iter().map(|f| f.bytes().to_vec()).collect::<Vec<_>>().concat(), r.bytes());
     assert_eq!(ring.in_use(0).unwrap().0, q.home().lent_out() as u32);
     assert_eq!(q.home().lent_out(), 20_000_usize.div_ceil(usize::from(RX_ROOM_SMALL) - 4));

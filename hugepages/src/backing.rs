@@ -19,6 +19,32 @@ pub enum BackingKind {
     Eal,
 }
 
+/// Place of memory as devices see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Io {
+    /// Kind of memory.
+    pub kind: BackingKind,
+    /// I/O virtual address of the first byte, or [`BAD_IOVA`]. Where `contig` is not 0 it only says whether there is one.
+    pub iova: u64,
+    /// The device sees the memory as contiguous within aligned blocks of this many bytes (a power of two), or
+    /// throughout when it is 0.
+    pub contig: u32,
+}
+
+impl Io {
+    /// Memory that no device can reach.
+    pub fn of(kind: BackingKind) -> Io {
+        Io { kind, iova: BAD_IOVA, contig: 0 }
+    }
+
+    /// The place `by` bytes further on in the same memory.
+    #[inline]
+    pub fn on(self, by: u32) -> Io {
+        let iova = if self.iova == BAD_IOVA { BAD_IOVA } else { self.iova.wrapping_add(u64::from(by)) };
+        Io { iova, ..self }
+    }
+}
+
 /// A piece of memory fresh from a backing, not yet owned by a run.
 #[derive(Debug)]
 pub struct RawRun {

@@ -1,6 +1,7 @@
 //! Lendings: who still needs the pages of a message that is being sent.
 //!
-//! A lending is made per (message, run) on the lcore that transmits. Three parties may hold it:
+//! A lending is made per (message, run) on the lcore that transmits, or per message that is received payload sent on.
+//! Three parties may hold it:
 //!
 //! ```text
 //!   stream  ── Lent clones, until TCP has acknowledged past the piece ─┐
@@ -33,7 +34,8 @@ use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
 
-use crate::run::{PageRun, PageSlice};
+use crate::backing::{BackingKind, Io};
+use crate::run::{Memory, PageSlice};
 use crate::sync::{AtomicPtr, AtomicU16, AtomicU64, Cell, Ordering, SLOT_MAX, fence};
 
 /// The most references that a NIC may hold on one lending. DPDK's count is a `u16`; at half of its range the
@@ -62,7 +64,7 @@ struct Slot {
     token: Cell<u64>,
     next: Cell<*mut Slot>,
     shared: *const Shared,
-    run: UnsafeCell<Option<PageRun>>,
+    mem: UnsafeCell<Option<Memory>>,
 }
 
 const _: () = assert!(size_of::<Slot>() <= SLOT_MAX);
@@ -176,7 +178,7 @@ struct SlabInner {
 }
 
 impl SlabInner {
-    fn reap(&self, mut f: impl FnMut(u64, PageRun)) -> usize {
+    fn reap(&self, mut f: impl FnMut(u64, Memory)) -> usize {
         // SAFETY: `shared` lives as long as the slab.
         let shared = unsafe { &*self.shared };
         if shared.freed.load(Ordering::Relaxed).is_null() {
@@ -188,18 +190,18 @@ impl SlabInner {
         let mut n = 0;
         while !slot.is_null() {
             // SAFETY: slots on the list have no other user; each is linked once.
-            let (next, token, run, index) = unsafe {
+            let (next, token, mem, index) = unsafe {
                 let s = &*slot;
-                let run = (*s.run.get()).take();
+                let mem = (*s.mem.get()).take();
                 s.generation.set((s.generation.get() + 1) % GENERATIONS);
-                (s.next.get(), s.token.get(), run, s.index)
+                (s.next.get(), s.token.get(), mem, s.index)
             };
             // SAFETY: as in `lend`; `f` runs after this borrow has ended.
             unsafe { (*self.idle.get()).push(index) };
             self.released.set(self.released.get() + 1);
             n += 1;
-            if let Some(run) = run {
-                f(token, run);
+            if let Some(mem) = mem {
+                f(token, mem);
             }
             slot = next;
         }
@@ -255,7 +257,7 @@ impl LendSlab {
                 token: Cell::new(0),
                 next: Cell::new(ptr::null_mut()),
                 shared,
-                run: UnsafeCell::new(None),
+                mem: UnsafeCell::new(None),
             })
             .collect();
         // A boxed slice's pointer is never null.
@@ -271,7 +273,7 @@ impl LendSlab {
         }))
     }
 
-    /// Lends `run` under `token`, which [`LendSlab::reap`] gives back. The [`Lent`] covers `off..off + len`.
+    /// Lends `slice` under `token`, which [`LendSlab::reap`] gives back. One slot, however many pieces it was received in.
     ///
     /// # Errors
     /// [`LendSlabError::Full`] when every slot is out.
@@ -286,7 +288,7 @@ impl LendSlab {
             let slot = self.0.slots.as_ptr().add(i as usize);
             (*slot).local.set(1);
             (*slot).token.set(token);
-            *(*slot).run.get() = Some(slice.into_run());
+            *(*slot).mem.get() = Some(slice.into_memory());
             (*slot).sh.fcb_opaque = pack(slot, (*slot).generation.get());
             (*slot).sh.refcnt.store(1, Ordering::Relaxed);
             self.0.lent.set(self.0.lent.get() + 1);
@@ -295,9 +297,9 @@ impl LendSlab {
         }
     }
 
-    /// Takes in every lending whose last count has fallen and calls `f` with its token and its run, once each.
+    /// Takes in every lending whose last count has fallen and calls `f` with its token and its memory, once each.
     /// Called from the poll loop.
-    pub fn reap(&self, f: impl FnMut(u64, PageRun)) -> usize {
+    pub fn reap(&self, f: impl FnMut(u64, Memory)) -> usize {
         self.0.reap(f)
     }
 
@@ -358,7 +360,7 @@ impl LendSlab {
     }
 }
 
-/// A lcore-local reference on a lending: a window of its run. Clone adds one, drop takes one away.
+/// A lcore-local reference on a lending: a window of its memory. Clone adds one, drop takes one away.
 pub struct Lent {
     slot: NonNull<Slot>,
     off: u32,
@@ -374,12 +376,12 @@ impl Lent {
     }
 
     #[inline]
-    fn run(&self) -> &PageRun {
-        // SAFETY: `run` is Some from `lend` to `reap`, and reap waits for this Lent.
-        unsafe { (*self.slot().run.get()).as_ref() }.unwrap_or_else(|| unreachable!("lending without a run"))
+    fn mem(&self) -> &Memory {
+        // SAFETY: `mem` is Some from `lend` to `reap`, and reap waits for this Lent.
+        unsafe { (*self.slot().mem.get()).as_ref() }.unwrap_or_else(|| unreachable!("lending without memory"))
     }
 
-    /// Offset of the window in the run, in bytes.
+    /// Offset of the window in its memory, in bytes.
     #[inline]
     pub fn off(&self) -> u32 {
         self.off
@@ -396,10 +398,35 @@ impl Lent {
         self.len == 0
     }
 
-    /// The bytes of the window.
+    /// The bytes from `off` of the window on that lie together: all the rest, or that of one received piece. None beyond the
+    /// window.
     #[inline]
-    pub fn bytes(&self) -> &[u8] {
-        &self.run().bytes()[self.off as usize..][..self.len as usize]
+    pub fn chunk(&self, off: u32) -> &[u8] {
+        let left = self.len.saturating_sub(off);
+        let bytes = if left == 0 { &[] } else { self.mem().bytes_at(self.off + off) };
+        bytes.get(..left as usize).unwrap_or(bytes)
+    }
+
+    /// The bytes of the window: all together for a run, piece by piece for what was received.
+    pub fn chunks(&self) -> impl Iterator<Item = &[u8]> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let bytes = self.chunk(at);
+            at += bytes.len() as u32;
+            (!bytes.is_empty()).then_some(bytes)
+        })
+    }
+
+    /// The same bytes as of [`Lent::chunk`] with offset 0, for a port to judge whether its device reaches them, and to attach.
+    #[inline]
+    pub fn place(&self) -> Place<'_> {
+        let (bytes, io) = self.mem().at(self.off);
+        Place {
+            slot: self.slot,
+            bytes: bytes.get(..self.len as usize).unwrap_or(bytes),
+            io,
+            _of: PhantomData,
+        }
     }
 
     /// The token it was lent under.
@@ -420,28 +447,64 @@ impl Lent {
         Some(l)
     }
 
-    /// A reference for a NIC on `len` bytes from `off` of this window. The caller already holds one (this
-    /// `Lent`), so the count never rises from 0.
+    /// A reference for a NIC on `len` bytes from `off` of this window, which lie together.
+    ///
+    /// # Errors
+    /// As for [`Place::nic_ref`].
+    #[inline]
+    pub fn nic_ref(&self, off: u32, len: u32) -> Result<NicRef, AttachRefused> {
+        let (bytes, io) = self.mem().at(self.off + off.min(self.len));
+        let left = self.len.saturating_sub(off) as usize;
+        let bytes = bytes.get(..left).unwrap_or(bytes);
+        Place { slot: self.slot, bytes, io, _of: PhantomData }.nic_ref(0, len)
+    }
+}
+
+/// Bytes of a lending that lie together.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    slot: NonNull<Slot>,
+    bytes: &'a [u8],
+    io: Io,
+    _of: PhantomData<&'a Lent>,
+}
+
+impl<'a> Place<'a> {
+    /// The bytes.
+    #[inline]
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Where a device finds them.
+    #[inline]
+    pub fn io(&self) -> Io {
+        self.io
+    }
+
+    /// Kind of memory.
+    #[inline]
+    pub fn kind(&self) -> BackingKind {
+        self.io.kind
+    }
+
+    /// A reference for a NIC on `len` bytes from `off` on. The caller already holds one (the [`Lent`] that this is of), so the
+    /// count never rises from 0.
     ///
     /// # Errors
     /// [`AttachRefused::Count`] when the NIC holds too many; the caller copies and counts.
     #[inline]
     pub fn nic_ref(&self, off: u32, len: u32) -> Result<NicRef, AttachRefused> {
-        assert!(u64::from(off) + u64::from(len) <= u64::from(self.len), "window of a NIC reference");
-        let slot = self.slot();
-        let old = slot.sh.refcnt.fetch_add(1, Ordering::Relaxed);
+        let bytes = &self.bytes[off as usize..][..len as usize];
+        // SAFETY: the slot is not reused while the Lent that we borrow holds a count.
+        let sh = unsafe { &self.slot.as_ref().sh };
+        let old = sh.refcnt.fetch_add(1, Ordering::Relaxed);
         debug_assert!(old >= 1, "attach on a lending that nobody holds");
         if old >= NIC_REFS_MAX {
-            slot.sh.refcnt.fetch_sub(1, Ordering::Relaxed);
+            sh.refcnt.fetch_sub(1, Ordering::Relaxed);
             return Err(AttachRefused::Count);
         }
-        Ok(NicRef { slot: self.slot, off: self.off + off, len })
-    }
-
-    /// The run's address, I/O address, contiguity and kind, for a port to judge whether it can reach it.
-    #[inline]
-    pub fn page_run(&self) -> &PageRun {
-        self.run()
+        Ok(NicRef { slot: self.slot, data: NonNull::from(bytes).cast(), len })
     }
 }
 
@@ -493,11 +556,11 @@ fn drop_nic_count(slot: NonNull<Slot>) {
 /// back, as a driver's free would.
 pub struct NicRef {
     slot: NonNull<Slot>,
-    off: u32,
+    data: NonNull<u8>,
     len: u32,
 }
 
-// SAFETY: the count is atomic, the run is read-only and stays while the count is held.
+// SAFETY: the count is atomic, the memory is read-only and stays while the count is held.
 unsafe impl Send for NicRef {}
 
 impl NicRef {
@@ -515,18 +578,16 @@ impl NicRef {
     /// The bytes.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: the run stays while this reference holds a count; nobody writes `run` meanwhile.
-        let run = unsafe { (*self.slot.as_ref().run.get()).as_ref() };
-        run.map_or(&[], |r| &r.bytes()[self.off as usize..][..self.len as usize])
+        // SAFETY: the lending, and with it its memory, stays while this reference holds a count.
+        unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.len as usize) }
     }
 
     /// Gives the reference to DPDK: shared info, address and length of the piece. From here on the driver's
     /// `rte_mbuf_ext_refcnt_update(-1)` is what drops it.
     pub fn into_raw(self) -> (NonNull<ShInfo>, *const u8, u32) {
-        let addr = self.bytes().as_ptr();
         let me = std::mem::ManuallyDrop::new(self);
         // `sh` is the slot's first field.
-        (me.slot.cast(), addr, me.len)
+        (me.slot.cast(), me.data.as_ptr(), me.len)
     }
 }
 

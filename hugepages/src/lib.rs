@@ -3,7 +3,8 @@
 //! This crate owns four things and knows nothing of DPDK, TCP or LNet:
 //!
 //! * **Page runs** ([`PageRunMut`], [`PageRun`], [`PageSlice`]): contiguous memory from a [`Backing`], unique
-//!   while it is written, shared and read-only from the moment it is frozen. An [`Arena`] hands them out.
+//!   while it is written, shared and read-only from the moment it is frozen. An [`Arena`] hands them out. A slice may
+//!   also be of received pieces ([`PageSlice::received`]), which are sent on by reference.
 //! * **Lendings** ([`LendSlab`], [`Lent`], [`NicRef`]): one per (message, run) on the lcore that transmits. They
 //!   count who still needs the pages: the stream, the wait for the zero-copy ACK, the NIC. The part that a NIC
 //!   counts has the layout of DPDK's `rte_mbuf_ext_shared_info`.
@@ -15,18 +16,20 @@
 
 pub mod arena;
 pub mod backing;
+mod gather;
 pub mod lending;
 pub mod pool;
+mod relay;
 pub mod run;
 pub mod rx;
 mod sync;
 
 pub use arena::{Arena, ArenaError};
-pub use backing::{BAD_IOVA, Backing, BackingError, BackingKind, HugePages, Memfd, PrivatePages, RawRun};
+pub use backing::{BAD_IOVA, Backing, BackingError, BackingKind, HugePages, Io, Memfd, PrivatePages, RawRun};
+pub use gather::RxPiece;
 pub use lending::{
-    AttachRefused, LendSlab, LendSlabError, Lent, NIC_REFS_MAX, NicRef, ShInfo, Short, SlabCounters,
+    AttachRefused, LendSlab, LendSlabError, Lent, NIC_REFS_MAX, NicRef, Place, ShInfo, Short, SlabCounters,
 };
-pub use run::{PageRun, PageRunMut, PageSlice};
-pub use rx::{
-    HeapRxBuf, HeapRxPool, LendBudget, LendOwner, Relay, RxCounters, RxFrag, RxHome, RxLent, RxOps,
-};
+pub use relay::Relay;
+pub use run::{Memory, PageRun, PageRunMut, PageSlice};
+pub use rx::{HeapRxBuf, HeapRxPool, LendBudget, LendOwner, RxCounters, RxFrag, RxHome, RxLent, RxOps};

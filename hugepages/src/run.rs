@@ -1,34 +1,64 @@
-//! Page runs: contiguous memory, unique while written, read-only once shared.
+//! Page runs: contiguous memory, unique while written, read-only once shared. Slices of them, and of received pieces.
 
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
-use crate::backing::{Backing, BackingError, BackingKind, RawRun};
+use crossbeam_queue::ArrayQueue;
 
-struct Inner {
-    raw: Option<RawRun>,
-    /// Bytes the user asked for; the backing may have rounded up.
-    len: usize,
-    backing: Arc<dyn Backing>,
+use crate::backing::{Backing, BackingError, BackingKind, Io, RawRun};
+use crate::gather::{Gather, RxPiece};
+
+enum Mem {
+    Pages(RawRun, Arc<dyn Backing>),
+    Received(Gather, Option<Arc<Spare>>),
+    /// Pages that have gone back to their backing.
+    Gone,
 }
 
-// SAFETY: the memory is plain bytes; `PageRunMut` is its only writer and is unique, `PageRun` only reads.
+struct Inner {
+    mem: Mem,
+    /// Bytes the user asked for; the backing may have rounded up.
+    len: usize,
+}
+
+/// Inners of received memory that nobody refers to, for the next payload of the thread that made them.
+type Spare = ArrayQueue<Arc<Inner>>;
+
+/// Most that a thread keeps, however many are under way. The longest has lists of 68 KiB.
+const SPARE_MAX: usize = 128;
+
+thread_local! {
+    static SPARE: Arc<Spare> = Arc::new(ArrayQueue::new(SPARE_MAX));
+}
+
+// SAFETY: the memory is plain bytes; `PageRunMut` is its only writer and is unique, others only read. Received pieces are Send
+// and Sync themselves.
 unsafe impl Send for Inner {}
 // SAFETY: as above: shared access is read-only.
 unsafe impl Sync for Inner {}
 
 impl Inner {
+    /// The pages of a run.
     fn raw(&self) -> &RawRun {
-        // `raw` is taken in `drop` alone, after which no method can run.
-        self.raw.as_ref().unwrap_or_else(|| unreachable!("run used after drop"))
+        match &self.mem {
+            Mem::Pages(raw, _) => raw,
+            // A run is made of pages, which go in `drop` alone, after which no method can run.
+            _ => unreachable!("a run has pages until it is dropped"),
+        }
+    }
+
+    fn pages(&self) -> &[u8] {
+        // SAFETY: `raw` is valid for `len` bytes while `self` lives; whoever could write them has us borrowed.
+        unsafe { std::slice::from_raw_parts(self.raw().ptr.as_ptr(), self.len) }
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Some(raw) = self.raw.take() {
+        if let Mem::Pages(raw, backing) = std::mem::replace(&mut self.mem, Mem::Gone) {
             // SAFETY: `raw` came from this backing and the last owner is being dropped.
-            unsafe { self.backing.free(raw) }
+            unsafe { backing.free(raw) }
         }
     }
 }
@@ -44,7 +74,7 @@ impl PageRunMut {
     /// The backing's errors.
     pub fn new(backing: Arc<dyn Backing>, len: usize) -> Result<PageRunMut, BackingError> {
         let raw = backing.alloc(len)?;
-        Ok(PageRunMut(Arc::new(Inner { raw: Some(raw), len, backing })))
+        Ok(PageRunMut(Arc::new(Inner { mem: Mem::Pages(raw, backing), len })))
     }
 
     /// Length in bytes.
@@ -59,13 +89,12 @@ impl PageRunMut {
 
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: `raw` is valid for `len` bytes while `self` lives, and we hold it shared.
-        unsafe { std::slice::from_raw_parts(self.0.raw().ptr.as_ptr(), self.0.len) }
+        self.0.pages()
     }
 
     /// The bytes, to write.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `bytes`; `self` is unique, and no `PageRun` of it exists: its count is this one alone.
+        // SAFETY: `raw` is valid for `len` bytes while `self` lives; `self` is unique, and no `PageRun` of it exists: its count is this one alone.
         unsafe { std::slice::from_raw_parts_mut(self.0.raw().ptr.as_ptr(), self.0.len) }
     }
 
@@ -98,8 +127,7 @@ impl PageRun {
 
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: `raw` is valid for `len` bytes while any clone lives; nobody writes a frozen run.
-        unsafe { std::slice::from_raw_parts(self.0.raw().ptr.as_ptr(), self.0.len) }
+        self.0.pages()
     }
 
     /// Address of the first byte.
@@ -133,13 +161,18 @@ impl PageRun {
 
     /// The whole run as a slice. Runs over 4 GiB are cut to `u32::MAX` bytes.
     pub fn slice_all(&self) -> PageSlice {
-        PageSlice { run: self.clone(), off: 0, len: u32::try_from(self.len()).unwrap_or(u32::MAX) }
+        let mem = Memory(ManuallyDrop::new(self.0.clone()));
+        PageSlice { mem, off: 0, len: u32::try_from(self.len()).unwrap_or(u32::MAX) }
     }
 
     /// `len` bytes from `off`, or `None` when they are not all inside the run.
     pub fn slice(&self, off: u32, len: u32) -> Option<PageSlice> {
         let end = u64::from(off) + u64::from(len);
-        (end <= self.len() as u64).then(|| PageSlice { run: self.clone(), off, len })
+        (end <= self.len() as u64).then(|| PageSlice {
+            mem: Memory(ManuallyDrop::new(self.0.clone())),
+            off,
+            len,
+        })
     }
 }
 
@@ -149,21 +182,136 @@ impl fmt::Debug for PageRun {
     }
 }
 
-/// Part of a run: what a message sends. Made by [`PageRun::slice`]; always inside its run.
+/// Memory that is sent: the pages of a run, or received pieces in a row. Clones refer to the same; the last one gives
+/// pages back to their backing, and sends pieces home, on whichever thread it is dropped.
+pub struct Memory(ManuallyDrop<Arc<Inner>>);
+
+impl Memory {
+    /// The bytes from `off` on that lie together: all the rest of a run, or of one received piece. None beyond the end.
+    #[inline]
+    pub fn bytes_at(&self, off: u32) -> &[u8] {
+        match &self.0.mem {
+            Mem::Received(g, _) => g.bytes_at(off),
+            _ => self.0.pages().get(off as usize..).unwrap_or_default(),
+        }
+    }
+
+    /// The same, and where devices find them.
+    #[inline]
+    pub fn at(&self, off: u32) -> (&[u8], Io) {
+        match &self.0.mem {
+            Mem::Received(g, _) => g.at(off),
+            _ => {
+                let raw = self.0.raw();
+                let io = Io { kind: raw.kind, iova: raw.iova, contig: raw.contig };
+                (self.0.pages().get(off as usize..).unwrap_or_default(), io.on(off))
+            }
+        }
+    }
+
+    /// The run, where it is one.
+    pub fn into_run(self) -> Option<PageRun> {
+        let mut me = ManuallyDrop::new(self);
+        // SAFETY: `me` is never dropped, so the reference is taken out once.
+        let inner = unsafe { ManuallyDrop::take(&mut me.0) };
+        if matches!(inner.mem, Mem::Pages(..)) {
+            return Some(PageRun(inner));
+        }
+        put_away(inner);
+        None
+    }
+}
+
+impl Clone for Memory {
+    #[inline]
+    fn clone(&self) -> Memory {
+        Memory(self.0.clone())
+    }
+}
+
+impl Drop for Memory {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: taken out once, here: whoever takes it before forgets us.
+        let inner = unsafe { ManuallyDrop::take(&mut self.0) };
+        if matches!(inner.mem, Mem::Received(..)) {
+            put_away(inner);
+        }
+    }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let refs = Arc::strong_count(&self.0);
+        match &self.0.mem {
+            Mem::Received(..) => write!(f, "Received({} B, {refs} refs)", self.0.len),
+            _ => write!(f, "PageRun({} B, {:?}, {refs} refs)", self.0.len, self.0.raw().kind),
+        }
+    }
+}
+
+/// A reference on received memory goes. The last one sends the pieces home, and what held them back to the thread that made
+/// it. Where two are the last at the same time, neither finds itself alone: the pieces go home, and the rest is freed.
+#[inline(never)]
+fn put_away(mut inner: Arc<Inner>) {
+    if let Some(i) = Arc::get_mut(&mut inner)
+        && let Mem::Received(gather, home) = &mut i.mem
+        && gather.clear()
+        && let Some(home) = home.take()
+    {
+        // No room: it is freed here.
+        drop(home.push(inner));
+    }
+}
+
+/// Part of a run, or of received payload: what a message sends. Made by [`PageRun::slice`] or [`PageSlice::received`];
+/// always inside its memory.
 #[derive(Clone, Debug)]
 pub struct PageSlice {
-    run: PageRun,
+    mem: Memory,
     off: u32,
     len: u32,
 }
 
 impl PageSlice {
-    /// The run.
-    pub fn run(&self) -> &PageRun {
-        &self.run
+    /// Received pieces, in order, as one: to send them on by reference, or some part of them. Over 4 GiB they are cut, to
+    /// whole pieces. Once as many are under way as were before, on this thread, it allocates nothing.
+    ///
+    /// ```
+    /// use hugepages::{HeapRxPool, LendOwner, LendSlab, PageSlice, RxPiece};
+    ///
+    /// let pool = HeapRxPool::new(2048, 8);
+    /// let mut pieces = Vec::new();
+    /// for b in [&b"came in "[..], b"two pieces"] {
+    ///     let frag = pool.copy_of(b).ok_or("no buffer")?;
+    ///     pieces.push(RxPiece::Lent(frag.lend(LendOwner::FORWARDER).map_err(|_| "budget spent")?));
+    /// }
+    /// let slab = LendSlab::new(1); // one lending, however many pieces
+    /// let lent = slab.lend(PageSlice::received(pieces), 7)?;
+    /// assert_eq!((lent.len(), lent.chunk(0), lent.chunk(10)), (18, &b"came in "[..], &b"o pieces"[..]));
+    /// drop(lent);
+    /// slab.reap(|_, _| ());
+    /// pool.home().drain();
+    /// assert_eq!(pool.out(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn received(pieces: impl IntoIterator<Item = RxPiece>) -> PageSlice {
+        let home = SPARE.try_with(Arc::clone).ok();
+        let mut inner = home
+            .as_ref()
+            .and_then(|h| h.pop())
+            .unwrap_or_else(|| Arc::new(Inner { mem: Mem::Received(Gather::default(), None), len: 0 }));
+        let mut len = 0;
+        if let Some(i) = Arc::get_mut(&mut inner)
+            && let Mem::Received(gather, to) = &mut i.mem
+        {
+            len = gather.fill(pieces);
+            (*to, i.len) = (home, len as usize);
+        }
+        PageSlice { mem: Memory(ManuallyDrop::new(inner)), off: 0, len }
     }
 
-    /// Offset in the run, in bytes.
+    /// Offset in its memory, in bytes.
     pub fn off(&self) -> u32 {
         self.off
     }
@@ -178,20 +326,33 @@ impl PageSlice {
         self.len == 0
     }
 
-    /// The bytes.
-    pub fn bytes(&self) -> &[u8] {
-        &self.run.bytes()[self.off as usize..][..self.len as usize]
+    /// The bytes: all together for a run, piece by piece for what was received. Nothing for an empty slice.
+    pub fn chunks(&self) -> impl Iterator<Item = &[u8]> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let left = (self.len - at) as usize;
+            let bytes = if left == 0 { &[] } else { self.mem.bytes_at(self.off + at) };
+            let bytes = bytes.get(..left).unwrap_or(bytes);
+            at += bytes.len() as u32;
+            (!bytes.is_empty()).then_some(bytes)
+        })
     }
 
     /// `len` bytes from `off` of this slice, or `None` when they are not all inside it.
     pub fn slice(&self, off: u32, len: u32) -> Option<PageSlice> {
         let end = u64::from(off) + u64::from(len);
-        (end <= u64::from(self.len)).then(|| PageSlice { run: self.run.clone(), off: self.off + off, len })
+        (end <= u64::from(self.len)).then(|| PageSlice { mem: self.mem.clone(), off: self.off + off, len })
     }
 
-    /// Takes the run out.
-    pub fn into_run(self) -> PageRun {
-        self.run
+    /// Takes the memory out.
+    #[inline]
+    pub fn into_memory(self) -> Memory {
+        self.mem
+    }
+
+    /// Takes the run out, where it is one's.
+    pub fn into_run(self) -> Option<PageRun> {
+        self.mem.into_run()
     }
 }
 
@@ -222,9 +383,9 @@ mod tests {
         assert!(r.slice(0, 101).is_none());
         assert!(r.slice(u32::MAX, u32::MAX).is_none());
         let s = r.slice(10, 90).unwrap();
-        assert_eq!(s.bytes().len(), 90);
+        assert_eq!(s.chunks().map(<[u8]>::len).collect::<Vec<_>>(), [90]);
         assert!(s.slice(1, 90).is_none());
-        assert_eq!(s.slice(90, 0).unwrap().bytes().len(), 0);
+        assert_eq!(s.slice(90, 0).unwrap().chunks().count(), 0);
         assert_eq!(s.slice(80, 10).unwrap().off(), 90);
     }
 }

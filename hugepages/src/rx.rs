@@ -11,7 +11,7 @@
 //! let pool = HeapRxPool::new(2048, 64);
 //! let mut frag = pool.copy_of(b"header, then payload").ok_or("no buffer")?;
 //! let header = frag.split_to(8);
-//! let lent = frag.lend(LendOwner(0)).map_err(|_| "budget spent")?;
+//! let lent = frag.lend(LendOwner(1)).map_err(|_| "budget spent")?;
 //! drop(header);
 //! std::thread::spawn(move || assert_eq!(lent.bytes(), b"then payload")).join().unwrap();
 //! assert_eq!(pool.out(), 1); // still out: only the home frees
@@ -25,18 +25,22 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::backing::{BackingKind, Io};
 use crate::sync::ArrayQueue;
 
-/// Counting of a home's buffers. The functions are called on the home lcore only, as long as there is one.
+/// Counting of a home's buffers. The functions but `io` are called on the home lcore only, as long as there is one.
 ///
 /// # Safety of implementations
-/// `retain` adds one reference to the buffer behind `raw`; `release` takes one away and frees it at 0.
+/// `retain` adds one reference to the buffer behind `raw`; `release` takes one away and frees it at 0. `io` may be called on
+/// any thread.
 #[derive(Debug)]
 pub struct RxOps {
     /// Adds a reference.
     pub retain: unsafe fn(raw: NonNull<()>),
     /// Takes a reference away; the last one frees the buffer.
     pub release: unsafe fn(raw: NonNull<()>),
+    /// Where devices find `data`, a byte in the buffer; the caller holds a reference.
+    pub io: unsafe fn(raw: NonNull<()>, data: NonNull<u8>) -> Io,
     /// Whether any thread may release what is left once the home has gone: the memory is nobody's then. Else it stays.
     pub outlives_home: bool,
 }
@@ -88,6 +92,8 @@ struct HomeInner {
     lent_handles: Cell<usize>,
     counters: Cell<RxCounters>,
     owners: RefCell<Vec<u64>>,
+    /// Bytes that are left to [`LendOwner::FORWARDER`] now; 0 until it is lent something.
+    aside: Cell<u64>,
 }
 
 /// Bounds on what may be lent at a time, in pool bytes.
@@ -109,8 +115,14 @@ impl LendBudget {
 }
 
 /// Holder of lent buffers. Every number is an owner with a share of its own; small ones take less memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LendOwner(pub u16);
+
+impl LendOwner {
+    /// Whoever sends on what it is lent. From its first lend on, the others leave half of its share to it: they may keep what
+    /// they are lent for long, and together could take all. What it is lent itself is bounded as everybody's.
+    pub const FORWARDER: LendOwner = LendOwner(0);
+}
 
 /// The lcore's end of a receive pool: makes fragments and takes lent ones back.
 #[derive(Clone)]
@@ -126,6 +138,7 @@ impl RxHome {
             lent_handles: Cell::new(0),
             counters: Cell::default(),
             owners: RefCell::default(),
+            aside: Cell::new(0),
         }))
     }
 
@@ -166,6 +179,9 @@ impl RxHome {
             bytes += u64::from(r.truesize);
             if let Some(o) = self.0.owners.borrow_mut().get_mut(usize::from(r.owner.0)) {
                 *o = o.saturating_sub(u64::from(r.truesize));
+                if r.owner == LendOwner::FORWARDER {
+                    self.set_aside(*o);
+                }
             }
         }
         if n > 0 {
@@ -188,6 +204,11 @@ impl RxHome {
         self.0.lent_handles.get()
     }
 
+    /// The forwarder has so much now.
+    fn set_aside(&self, has: u64) {
+        self.0.aside.set((self.0.budget.owner_bytes / 2).saturating_sub(has));
+    }
+
     fn charge(&self, owner: LendOwner, truesize: u32) -> bool {
         let mut c = self.0.counters.get();
         let t = u64::from(truesize);
@@ -196,11 +217,16 @@ impl RxHome {
         if i >= owners.len() {
             owners.resize(i + 1, 0);
         }
+        let forwards = owner == LendOwner::FORWARDER;
+        let aside = if forwards { 0 } else { self.0.aside.get() };
         let fits = owners[i] + t <= self.0.budget.owner_bytes
-            && c.lent_bytes + t <= self.0.budget.lcore_bytes
+            && c.lent_bytes + t + aside <= self.0.budget.lcore_bytes
             && self.0.lent_handles.get() < self.0.ring.ring.capacity();
         if fits {
             owners[i] += t;
+            if forwards {
+                self.set_aside(owners[i]);
+            }
             c.lent += 1;
             c.lent_bytes += t;
             self.0.lent_handles.set(self.0.lent_handles.get() + 1);
@@ -343,6 +369,22 @@ impl RxLent {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
+
+    /// Pool memory that the buffer behind it occupies, in bytes.
+    pub(crate) fn truesize(&self) -> u32 {
+        self.truesize
+    }
+
+    /// Where devices find it: on the way out again it need not be copied.
+    pub fn io(&self) -> Io {
+        self.io_of(self.data)
+    }
+
+    /// Where devices find a byte of it.
+    pub(crate) fn io_of(&self, data: NonNull<u8>) -> Io {
+        // SAFETY: we hold a reference on the buffer.
+        unsafe { (self.ring.ops.io)(self.raw, data) }
+    }
 }
 
 impl Drop for RxLent {
@@ -361,75 +403,6 @@ impl Drop for RxLent {
 impl std::fmt::Debug for RxLent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "RxLent({} B)", self.len)
-    }
-}
-
-// ---- lent once more: a fragment that arrived on another lcore ----
-
-struct LentBuf {
-    refs: Cell<u32>,
-    lent: Option<RxLent>,
-    free: std::rc::Weak<RefCell<FreeList>>,
-}
-
-// Boxed on purpose: a buffer's address is its handle and must not move.
-#[allow(clippy::vec_box)]
-type FreeList = Vec<Box<LentBuf>>;
-
-/// Turns lent fragments of other lcores into fragments of this one, which may be split and lent again.
-#[derive(Clone)]
-pub struct Relay {
-    free: Rc<RefCell<FreeList>>,
-    home: RxHome,
-}
-
-unsafe fn relay_retain(raw: NonNull<()>) {
-    // SAFETY: `raw` is a leaked LentBuf with at least one reference.
-    let b = unsafe { raw.cast::<LentBuf>().as_ref() };
-    b.refs.set(b.refs.get() + 1);
-}
-
-unsafe fn relay_release(raw: NonNull<()>) {
-    let p = raw.cast::<LentBuf>();
-    // SAFETY: as above; the caller owns one reference.
-    let n = unsafe { p.as_ref() }.refs.get() - 1;
-    // SAFETY: as above.
-    unsafe { p.as_ref() }.refs.set(n);
-    if n == 0 {
-        // SAFETY: the last reference has gone; the box was leaked by `Relay::frag`.
-        let mut b = unsafe { Box::from_raw(p.as_ptr()) };
-        // Sends the buffer home.
-        b.lent = None;
-        if let Some(free) = b.free.upgrade() {
-            free.borrow_mut().push(b);
-        }
-    }
-}
-
-static RELAY_OPS: RxOps = RxOps { retain: relay_retain, release: relay_release, outlives_home: true };
-
-impl Relay {
-    /// A relay with its own budget for what is lent again.
-    pub fn new(budget: LendBudget) -> Relay {
-        Relay { free: Rc::default(), home: RxHome::new(&RELAY_OPS, budget) }
-    }
-
-    /// `lent` as a fragment of this lcore.
-    pub fn frag(&self, lent: RxLent) -> RxFrag {
-        let (data, len, truesize) = (lent.data, lent.len, lent.truesize);
-        let mut b = self.free.borrow_mut().pop().unwrap_or_else(|| {
-            Box::new(LentBuf { refs: Cell::new(0), lent: None, free: Rc::downgrade(&self.free) })
-        });
-        b.refs.set(1);
-        b.lent = Some(lent);
-        let raw = NonNull::from(Box::leak(b));
-        // SAFETY: the lent fragment inside keeps the bytes; it is dropped with the last reference.
-        unsafe { self.home.frag(raw.cast(), data, len, truesize, true) }
-    }
-
-    /// The home: drain it each turn.
-    pub fn home(&self) -> &RxHome {
-        &self.home
     }
 }
 
@@ -479,7 +452,12 @@ unsafe fn heap_release(raw: NonNull<()>) {
     }
 }
 
-static HEAP_OPS: RxOps = RxOps { retain: heap_retain, release: heap_release, outlives_home: true };
+unsafe fn heap_io(_: NonNull<()>, _: NonNull<u8>) -> Io {
+    Io::of(BackingKind::Private)
+}
+
+static HEAP_OPS: RxOps =
+    RxOps { retain: heap_retain, release: heap_release, io: heap_io, outlives_home: true };
 
 impl HeapRxPool {
     /// A pool of at most `max` buffers of `size` bytes, with the default lend budget.

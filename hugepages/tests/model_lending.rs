@@ -6,8 +6,12 @@ mod lending;
 mod model;
 use model as sync;
 
+mod backing {
+    pub(crate) use hugepages::{BackingKind, Io};
+}
+
 mod run {
-    pub(crate) use hugepages::{PageRun, PageSlice};
+    pub(crate) use hugepages::{Memory, PageSlice};
 }
 
 use std::sync::{Arc, OnceLock};

@@ -1,15 +1,23 @@
 //! Models of lent receive buffers: dropped on any thread, freed once by their home, over a ring that is never full.
 
 mod model;
+#[path = "../src/relay.rs"]
+#[allow(dead_code, unreachable_pub, missing_docs)]
+mod relay;
 #[path = "../src/rx.rs"]
 #[allow(dead_code, unreachable_pub, missing_docs)]
 mod rx;
 use model as sync;
 
-use loom::thread;
-use rx::{HeapRxPool, LendBudget, LendOwner, Relay};
+mod backing {
+    pub(crate) use hugepages::{BackingKind, Io};
+}
 
-const OWNER: LendOwner = LendOwner(0);
+use loom::thread;
+use relay::Relay;
+use rx::{HeapRxPool, LendBudget, LendOwner};
+
+const OWNER: LendOwner = LendOwner(1);
 
 fn budget(handles: usize) -> LendBudget {
     LendBudget { lcore_bytes: 1 << 20, owner_bytes: 1 << 20, handles }

@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use hugepages::{HeapRxPool, LendBudget, LendOwner, Relay, RxFrag, RxHome, RxOps};
+use hugepages::{BackingKind, HeapRxPool, Io, LendBudget, LendOwner, Relay, RxFrag, RxHome, RxOps};
 
 fn frag(p: &HeapRxPool, s: &[u8]) -> RxFrag {
     p.copy_of(s).unwrap()
@@ -27,7 +27,7 @@ fn a_split_buffer_is_freed_when_both_parts_are() {
 #[test]
 fn lent_fragments_come_home_over_the_ring_from_any_thread() {
     let p = HeapRxPool::new(64, 8);
-    let lent = frag(&p, b"hello").lend(LendOwner(0)).unwrap();
+    let lent = frag(&p, b"hello").lend(LendOwner(1)).unwrap();
     std::thread::spawn(move || assert_eq!(lent.bytes(), b"hello")).join().unwrap();
     assert_eq!(p.out(), 1, "only the home frees");
     assert_eq!(p.home().drain(), 1);
@@ -52,7 +52,7 @@ fn the_budget_refuses_and_gives_the_fragment_back() {
 fn a_relayed_fragment_goes_home_through_both_rings() {
     let p = HeapRxPool::new(64, 8);
     let relay = Relay::new(LendBudget { lcore_bytes: 1 << 20, owner_bytes: 1 << 20, handles: 8 });
-    let lent = frag(&p, b"hello").lend(LendOwner(0)).unwrap();
+    let lent = frag(&p, b"hello").lend(LendOwner(1)).unwrap();
     let mut f = relay.frag(lent);
     assert_eq!(f.split_to(2).bytes(), b"he");
     let again = f.lend(LendOwner(1)).unwrap();
@@ -79,7 +79,7 @@ fn a_drained_pool_gives_nothing_and_recovers() {
 fn what_comes_back_when_its_home_has_gone_is_freed() {
     let p = HeapRxPool::new(64, 32);
     let relay = Relay::new(LendBudget { lcore_bytes: 1 << 20, owner_bytes: 1 << 20, handles: 8 });
-    let lend = |s: &[u8]| frag(&p, s).lend(LendOwner(0)).unwrap();
+    let lend = |s: &[u8]| frag(&p, s).lend(LendOwner(1)).unwrap();
     let mut f = frag(&p, b"two parts");
     let parts = [f.split_to(3), f].map(|f| f.lend(LendOwner(1)).unwrap());
     let (early, late, relayed) = (lend(b"early"), lend(b"late"), relay.frag(lend(b"far")));
@@ -98,11 +98,14 @@ fn what_comes_back_when_its_home_has_gone_is_freed() {
 fn only_memory_that_is_nobodys_is_freed_without_a_home() {
     static FREED: AtomicUsize = AtomicUsize::new(0);
     unsafe fn retain(_: NonNull<()>) {}
+    unsafe fn io(_: NonNull<()>, _: NonNull<u8>) -> Io {
+        Io::of(BackingKind::Private)
+    }
     unsafe fn release(_: NonNull<()>) {
         FREED.fetch_add(1, Ordering::Relaxed);
     }
-    static OURS: RxOps = RxOps { retain, release, outlives_home: true };
-    static POOLED: RxOps = RxOps { retain, release, outlives_home: false };
+    static OURS: RxOps = RxOps { retain, release, io, outlives_home: true };
+    static POOLED: RxOps = RxOps { retain, release, io, outlives_home: false };
     static BYTES: [u8; 4] = *b"abcd";
     for (ops, want) in [(&OURS, 2), (&POOLED, 0)] {
         FREED.store(0, Ordering::Relaxed);
@@ -111,7 +114,7 @@ fn only_memory_that_is_nobodys_is_freed_without_a_home() {
             let at = NonNull::from(&BYTES);
             // SAFETY: nobody writes the bytes, and the functions do nothing with the buffer.
             let f = unsafe { home.frag(at.cast(), at.cast(), 4, 4, true) };
-            f.lend(LendOwner(0)).unwrap()
+            f.lend(LendOwner(1)).unwrap()
         };
         let (a, b) = (lend(), lend());
         drop(a);

@@ -320,7 +320,7 @@ impl<P: Port> Io<P> {
         wire::mark(ip, self.tos);
         wire::put(&mut b, at, &udp::header(&o.key, o.len()));
         let fits = tx.copy_in(b.get(..at + udp::HEADER)?).and_then(|()| tx.copy_in(&o.hdr)).is_ok();
-        if !fits || !o.pay.iter().all(|l| attach(&mut tx, l, self.attach_min, c)) {
+        if !fits || !o.pay.iter().all(|l| attach_all(&mut tx, l, self.attach_min, c)) {
             return Some(false);
         }
         let mut sum = pseudo(&o.key.local, &o.key.remote, UDP, len);
@@ -356,8 +356,22 @@ impl<P: Port> Io<P> {
     }
 }
 
-/// Appends a window of pages: by reference, or copied where it is short or the port does not take it. `false` where neither
-/// is possible.
+/// Appends a window, piece by piece where it was received.
+fn attach_all<T: TxPkt>(tx: &mut T, l: &Lent, attach_min: u32, c: &mut Counters) -> bool {
+    let mut at = 0;
+    while at < l.len() {
+        let n = l.chunk(at).len() as u32;
+        let Some(piece) = l.window(at, n).filter(|_| n > 0) else { return false };
+        if !attach(tx, &piece, attach_min, c) {
+            return false;
+        }
+        at += n;
+    }
+    true
+}
+
+/// Appends a window of bytes that lie together: by reference, or copied where it is short or the port does not take it. `false`
+/// where neither is possible.
 fn attach<T: TxPkt>(tx: &mut T, l: &Lent, attach_min: u32, c: &mut Counters) -> bool {
     let short = l.len() < attach_min;
     if !short && tx.attach(l).is_ok() {
@@ -365,7 +379,7 @@ fn attach<T: TxPkt>(tx: &mut T, l: &Lent, attach_min: u32, c: &mut Counters) -> 
         return true;
     }
     // Bytes cannot be copied behind pages.
-    if tx.copy_in(l.bytes()).is_ok() {
+    if tx.copy_in(l.chunk(0)).is_ok() {
         *if short { &mut c.tx_short_bytes } else { &mut c.tx_copied_bytes } += u64::from(l.len());
         return true;
     }
@@ -405,7 +419,7 @@ fn fill<T: TxPkt>(
                     _ => (),
                 }
                 let counter = if short { &mut c.tx_short_bytes } else { &mut c.tx_copied_bytes };
-                (&lent.bytes()[off as usize..][..len as usize], counter)
+                (&lent.chunk(off)[..len as usize], counter)
             }
         };
         let k = bytes.len().min(room);

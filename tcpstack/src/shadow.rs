@@ -37,7 +37,7 @@ impl Piece {
 pub enum Chunk<'a> {
     /// Header bytes, to be copied.
     Inline(&'a [u8]),
-    /// Payload: a window of a lending, from `off` on for `len` bytes.
+    /// Payload: bytes of a lending that lie together, from `off` on for `len` bytes.
     Lent {
         /// The piece.
         lent: &'a Lent,
@@ -167,7 +167,7 @@ impl Shadow {
             return None;
         }
         Some(match &p.src {
-            Src::Lent(lent) => Chunk::Lent { lent, off: skip, len },
+            Src::Lent(lent) => Chunk::Lent { lent, off: skip, len: len.min(lent.chunk(skip).len() as u32) },
             Src::Inline(pos) => {
                 let at = pos.wrapping_add(skip) as usize & (self.ring.len() - 1);
                 let n = (len as usize).min(self.ring.len() - at);
@@ -195,7 +195,7 @@ mod tests {
             match s.chunk(off, max.min((end - off) as u32)).unwrap() {
                 Chunk::Inline(b) => v.extend_from_slice(b),
                 Chunk::Lent { lent, off, len } => {
-                    v.extend_from_slice(&lent.bytes()[off as usize..][..len as usize]);
+                    v.extend_from_slice(&lent.chunk(off)[..len as usize]);
                 }
             }
             off = end - len + v.len() as u64;
@@ -223,7 +223,7 @@ mod tests {
             if rnd(3) == 0 {
                 let l = lent(&slab, i, 1 + rnd(9000) as u32);
                 s.push_lent(&l);
-                model.extend_from_slice(l.bytes());
+                l.chunks().for_each(|b| model.extend_from_slice(b));
             }
             assert_eq!(s.end(), model.len() as u64);
             let off = una + rnd((s.end() - una).max(1));

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use hugepages::{BackingError, LendOwner, PageRunMut, PageSlice};
+use hugepages::{BackingError, LendOwner, PageRunMut};
 use serde::Serialize;
 use transport::net::{Buffer, Domain, Memory, NetError, RecvVec, Sink, Xprt};
 use transport::netsock::Notice;
@@ -297,7 +297,7 @@ fn room(
 /// Takes the only run of a buffer that nobody else has.
 fn run_of<X: Xprt>(net: &mut Domain<X>, buffer: Buffer) -> Option<PageRunMut> {
     match net.deregister(buffer).ok()? {
-        Memory::Send(pages) => pages.into_iter().next().map(PageSlice::into_run)?.try_thaw().ok(),
+        Memory::Send(pages) => pages.into_iter().next()?.into_run()?.try_thaw().ok(),
         Memory::Recv(Sink::Into(v)) => v.into_runs().next(),
         Memory::Recv(Sink::Lend { .. }) => None,
     }

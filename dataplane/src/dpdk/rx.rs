@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 
 use dpdk_sys as sys;
-use hugepages::{RxFrag, RxHome, RxOps};
+use hugepages::{BackingKind, Io, RxFrag, RxHome, RxOps};
 
 use crate::pkt::{Csum, RxMeta, RxPkt};
 
@@ -35,8 +35,20 @@ unsafe fn release(raw: NonNull<()>) {
     }
 }
 
+unsafe fn io(raw: NonNull<()>, data: NonNull<u8>) -> Io {
+    // SAFETY: `raw` is an mbuf of which the caller holds a reference, so that nobody frees it, and what is read here nobody
+    // writes; its home may change the count beside it. `data` lies in its buffer, which the pool laid out so that devices
+    // see it as contiguous.
+    unsafe {
+        let m = raw.cast::<sys::shim_mbuf>().as_ptr();
+        let begin = (*m).buf_addr.cast::<u8>().addr() + usize::from((*m).data_off);
+        let iova = sys::shim_pktmbuf_iova(m).wrapping_add(data.addr().get().wrapping_sub(begin) as u64);
+        Io { kind: BackingKind::Eal, iova, contig: 0 }
+    }
+}
+
 /// Counts fragments on mbufs. A fragment that comes back when its lcore has gone stays out: only polling lcores touch mempools.
-pub(crate) static MBUF_OPS: RxOps = RxOps { retain, release, outlives_home: false };
+pub(crate) static MBUF_OPS: RxOps = RxOps { retain, release, io, outlives_home: false };
 
 /// State that all packets of a queue share.
 pub(crate) struct RxCtx {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use dpdk_sys as sys;
-use hugepages::{BAD_IOVA, Lent, ShInfo};
+use hugepages::{BAD_IOVA, Lent, Place, ShInfo};
 
 use super::mempool::Mempool;
 use super::resend::frames;
@@ -140,22 +140,22 @@ impl EthTxPkt {
     }
 
     /// A bare mbuf with the piece attached.
-    fn piece(&self, s: &Lent, off: u32, len: u16) -> Result<NonNull<sys::shim_mbuf>, AttachError> {
-        let run = s.page_run();
-        let iova = if run.contig() == 0 {
-            if run.iova() == BAD_IOVA { BAD_IOVA } else { run.iova() + u64::from(s.off() + off) }
+    fn piece(&self, p: &Place<'_>, off: u32, len: u16) -> Result<NonNull<sys::shim_mbuf>, AttachError> {
+        let io = p.io();
+        let iova = if io.contig == 0 {
+            io.on(off).iova
         } else {
             // SAFETY: asks the EAL's page tables for an address; every value is allowed.
-            unsafe { sys::rte_mem_virt2iova(s.bytes().as_ptr().add(off as usize).cast()) }
+            unsafe { sys::rte_mem_virt2iova(p.bytes().as_ptr().wrapping_add(off as usize).cast()) }
         };
         if iova == BAD_IOVA && self.ctx.reach == Reach::Eal {
-            return Err(self.unreachable(s));
+            return Err(self.unreachable(p));
         }
         // SAFETY: the pool lives as long as the context; this is its lcore.
         let Some(m) = NonNull::new(unsafe { sys::shim_pktmbuf_alloc(self.ctx.bare.raw()) }) else {
             return Err(AttachError::NoBuffer);
         };
-        let nic = match s.nic_ref(off, u32::from(len)) {
+        let nic = match p.nic_ref(off, u32::from(len)) {
             Ok(nic) => nic,
             Err(e) => {
                 // SAFETY: a fresh mbuf that nothing refers to.
@@ -181,8 +181,8 @@ impl EthTxPkt {
         Ok(m)
     }
 
-    fn unreachable(&self, s: &Lent) -> AttachError {
-        AttachError::Unreachable { port: self.ctx.name.clone(), kind: s.page_run().kind() }
+    fn unreachable(&self, p: &Place<'_>) -> AttachError {
+        AttachError::Unreachable { port: self.ctx.name.clone(), kind: p.kind() }
     }
 
     /// Puts an 802.1Q tag behind the addresses, in the headroom: what the device does where it can.
@@ -246,11 +246,15 @@ impl TxPkt for EthTxPkt {
     }
 
     fn attach(&mut self, s: &Lent) -> Result<(), AttachError> {
-        if !self.ctx.reach.covers(s.page_run()) {
-            return Err(self.unreachable(s));
+        let place = s.place();
+        if !self.ctx.reach.covers(place.io()) {
+            return Err(self.unreachable(&place));
         }
-        let contig = if self.ctx.reach == Reach::Eal { s.page_run().contig() } else { 0 };
-        let addr = s.bytes().as_ptr() as usize;
+        if place.bytes().len() < s.len() as usize {
+            return Err(AttachError::Scattered);
+        }
+        let contig = if self.ctx.reach == Reach::Eal { place.io().contig } else { 0 };
+        let addr = place.bytes().as_ptr() as usize;
         let pieces = windows(addr, s.len(), contig).count();
         if usize::from(self.mbuf().nb_segs) + pieces > usize::from(self.ctx.max_segs) {
             return Err(AttachError::Segments { max: self.ctx.max_segs });
@@ -258,7 +262,7 @@ impl TxPkt for EthTxPkt {
         let (mut first, mut last): (Option<NonNull<sys::shim_mbuf>>, Option<NonNull<sys::shim_mbuf>>) =
             (None, None);
         for (off, len) in windows(addr, s.len(), contig) {
-            match self.piece(s, off, len) {
+            match self.piece(&place, off, len) {
                 Ok(m) => {
                     if let Some(l) = last {
                         // SAFETY: pieces of the chain being built are ours.

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;
 use std::rc::{Rc, Weak};
 
-use hugepages::{HeapRxPool, Lent, NicRef, RxFrag, RxOps};
+use hugepages::{BackingKind, HeapRxPool, Io, Lent, NicRef, RxFrag, RxOps};
 
 use super::Side;
 use crate::pkt::{AttachError, Full, Reach, RxMeta, RxPkt, TX_HEAD_ROOM, TxMeta, TxPkt};
@@ -149,10 +149,14 @@ impl TxPkt for MemTx {
         if f.pages.len() + 1 >= usize::from(self.free_list.max_segs) {
             return Err(AttachError::Segments { max: self.free_list.max_segs });
         }
-        if !self.free_list.reach.covers(s.page_run()) {
-            return Err(AttachError::Unreachable { port: "mem".into(), kind: s.page_run().kind() });
+        let place = s.place();
+        if !self.free_list.reach.covers(place.io()) {
+            return Err(AttachError::Unreachable { port: "mem".into(), kind: place.kind() });
         }
-        f.pages.push(s.nic_ref(0, s.len())?);
+        if place.bytes().len() < s.len() as usize {
+            return Err(AttachError::Scattered);
+        }
+        f.pages.push(place.nic_ref(0, s.len())?);
         f.page_bytes += s.len();
         Ok(())
     }
@@ -296,8 +300,12 @@ unsafe fn shared_release(raw: NonNull<()>) {
     }
 }
 
+unsafe fn shared_io(_: NonNull<()>, _: NonNull<u8>) -> Io {
+    Io::of(BackingKind::Private)
+}
+
 pub(super) static SHARED_OPS: RxOps =
-    RxOps { retain: shared_retain, release: shared_release, outlives_home: false };
+    RxOps { retain: shared_retain, release: shared_release, io: shared_io, outlives_home: false };
 
 /// Takes a frame apart that shares its sender's pages.
 fn share(mut f: Box<Frame>, off: u32, len: u32, out: &mut dyn FnMut(RxFrag)) {

@@ -133,7 +133,7 @@ fn shadow(b: &mut Bytes<'_>) {
                 r.bytes_mut().iter_mut().enumerate().for_each(|(i, x)| *x = (i as u8).wrapping_mul(7) ^ salt);
                 let l = slab.lend(r.freeze().slice_all(), 1).unwrap();
                 s.push_lent(&l);
-                m.extend_from_slice(l.bytes());
+                l.chunks().for_each(|b| m.extend_from_slice(b));
             }
             2 => {
                 una += b.below(m.len() as u64 - una + 1);
@@ -149,7 +149,7 @@ fn shadow(b: &mut Bytes<'_>) {
                     Some(c) => {
                         let got = match c {
                             Chunk::Inline(x) => x,
-                            Chunk::Lent { lent, off, len } => &lent.bytes()[off as usize..][..len as usize],
+                            Chunk::Lent { lent, off, len } => &lent.chunk(off)[..len as usize],
                         };
                         assert!(!got.is_empty() && got.len() <= max as usize);
                         assert_eq!(got, &m[off as usize..][..got.len()]);

@@ -173,7 +173,7 @@ fn lent_buffers_up_to_the_limit_shut_the_window_and_giving_them_back_opens_it() 
     let mut t = Transfer::new(&mem, plain, 8 << 20);
     t.run(u64::MAX, |t| t.b.got > 1 << 20);
     let g = t.b.flow.unwrap();
-    let owner = hugepages::LendOwner::default();
+    let owner = hugepages::LendOwner(1);
     let (mut lent, mut refused) = (vec![], 0);
     let start = t.w.now();
     while t.w.now() < start + 200 * MS {

@@ -147,7 +147,7 @@ fn datagrams_wait_for_their_neighbour_and_go_by_reference() {
     let got = sent(&mut b);
     assert_eq!(got.len(), 2);
     assert_eq!(got[0].0, Key::new(ip(1).into(), MINE, ip(2).into(), PEERS));
-    assert_eq!((&got[0].1[..4], &got[0].1[4..]), (&b"head"[..], pattern(8000, 3).slice_all().bytes()));
+    assert_eq!((&got[0].1[..4], &got[0].1[4..]), (&b"head"[..], pattern(8000, 3).bytes()));
     assert_eq!((&got[1].1[..], b.s.counters().tx_attached_bytes), (&b"second"[..], 8000));
     b.turn();
     let mut home = 0;

@@ -66,6 +66,8 @@ pub(crate) struct Uses {
     pub(crate) answers: u32,
     /// Lendings that the pages of answers take: one a piece.
     pub(crate) pieces: u32,
+    /// Router buffers of messages that came from there: the one thing here that is not on its way to a peer.
+    pub(crate) buffers: u32,
 }
 
 impl Uses {
@@ -73,12 +75,20 @@ impl Uses {
         self.credits += n.credits;
         self.answers += n.answers;
         self.pieces += n.pieces;
+        self.buffers += n.buffers;
+    }
+
+    /// Whether nothing waits for its end.
+    #[inline]
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.credits == 0 && self.buffers == 0
     }
 
     pub(crate) fn sub(&mut self, n: Uses) {
         self.credits = self.credits.saturating_sub(n.credits);
         self.answers = self.answers.saturating_sub(n.answers);
         self.pieces = self.pieces.saturating_sub(n.pieces);
+        self.buffers = self.buffers.saturating_sub(n.buffers);
     }
 }
 
@@ -215,7 +225,7 @@ impl Budget {
             Cause::Conns => h.conns = h.conns.saturating_sub(bytes),
             Cause::Handshakes | Cause::Peers => {}
         }
-        let ended = h.used == 0 && h.uses.credits == 0;
+        let ended = h.used == 0 && h.uses.is_nothing();
         let wakes = !h.stalled.is_empty() && !h.ready;
         self.used = self.used.saturating_sub(bytes);
         if let Some(by) = self.by.get_mut(cause as usize) {
@@ -358,6 +368,12 @@ impl Budget {
         self.hosts.get(host).is_some_and(|h| h.uses.pieces > 0 && h.uses.pieces + pieces > free)
     }
 
+    /// Whether a message of the host's must leave the router buffers, of which `free` are free, to others: it may have as many
+    /// as are, and those of one peer in any case.
+    pub(crate) fn must_wait_for_buffers(&self, host: Key, free: u32, one_peer: u32) -> bool {
+        self.hosts.get(host).is_some_and(|h| h.uses.buffers >= free.max(one_peer))
+    }
+
     /// Messages to the host hold so much more.
     pub(crate) fn took(&mut self, host: Key, n: Uses) {
         if let Some(h) = self.hosts.get_mut(host) {
@@ -370,7 +386,7 @@ impl Budget {
         let Some(h) = self.hosts.get_mut(host) else { return false };
         h.uses.sub(n);
         let waited_for = !h.waiters.is_empty();
-        if h.used == 0 && h.uses.credits == 0 {
+        if h.used == 0 && h.uses.is_nothing() {
             self.forget(host);
         }
         waited_for
@@ -485,7 +501,7 @@ mod tests {
         assert_eq!((n, b.may_shake(y, 8), b.may_shake(y, 4)), (4, true, false));
         let mut used = 0;
         while !b.must_wait(x, used, 8) {
-            b.took(x, Uses { credits: 1, answers: 1, pieces: 3 });
+            b.took(x, Uses { credits: 1, answers: 1, pieces: 3, buffers: 0 });
             used += 1;
         }
         assert_eq!((used, b.must_wait(y, used, 8)), (4, false));

@@ -149,6 +149,29 @@ const BOX_FROM: u32 = 64 << 10;
 /// Most NIs of a node.
 pub const NIS_MAX: usize = 16;
 
+/// Router buffers of a kernel, by class (docs/protocol/upper.md §1.3): tiny, small, large.
+const ROUTER_BUFFERS: [u32; 3] = [2048, 16_384, 1024];
+
+/// Settings of a node that passes messages on from one of its networks to another (docs/protocol/upper.md §1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Routing {
+    /// It does so from the start, without an order.
+    pub forwarding: bool,
+    /// Router buffers of the node for messages without payload, with up to 4 KiB of it, and with more; 0 for a kernel's number.
+    pub buffers: [u32; 3],
+    /// Router buffers that a peer may hold; 0 for as many as its credits ([`Config::peer_credits`]).
+    pub peer_credits: u32,
+}
+
+impl Routing {
+    /// Router buffers of the node, by class.
+    pub fn buffers(&self) -> [u32; 3] {
+        let mut all = self.buffers;
+        all.iter_mut().zip(ROUTER_BUFFERS).filter(|(n, _)| **n == 0).for_each(|(n, usual)| *n = usual);
+        all
+    }
+}
+
 /// An NI of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NiConfig {
@@ -268,10 +291,16 @@ pub struct Config {
     pub tcp: Tcp,
     /// Peers are asked who they are before the first message to them, and told who we are (lnet.md §6.3).
     pub discovery: bool,
+    /// A gateway is asked again so long after it was asked last (upper.md §1.5).
+    pub alive_router_check_interval: u64,
+    /// For a gateway's answer to come.
+    pub router_ping_timeout: u64,
     /// Feature bits of our ping info, where they are to be other than what is true ([`Config::features`]).
     pub ping_features: Option<u32>,
     /// Sequence number of our ping info, where it is to be another than a fresh node's ([`Config::sequence`]).
     pub ping_sequence: Option<u32>,
+    /// Passing messages on.
+    pub routing: Routing,
 }
 
 impl Config {
@@ -325,9 +354,23 @@ impl Config {
             tcp_kind: TcpKind::Sockets,
             tcp: Tcp::default(),
             discovery: true,
+            alive_router_check_interval: 60 * SEC,
+            router_ping_timeout: 50 * SEC,
             ping_features: None,
             ping_sequence: None,
+            routing: Routing::default(),
         }
+    }
+
+    /// Router buffers that a peer may hold.
+    #[inline]
+    pub fn peer_router_credits(&self) -> u32 {
+        if self.routing.peer_credits == 0 { self.peer_credits } else { self.routing.peer_credits }
+    }
+
+    /// Time after which users of a router know that it has changed, and after which a silent network is down to it, in ns.
+    pub fn router_check_time(&self) -> u64 {
+        self.alive_router_check_interval.saturating_add(self.router_ping_timeout)
     }
 
     /// The primary NID: that of the first NI.

@@ -29,6 +29,18 @@ counters! {
     own_msgs,
     /// Their payload, in bytes.
     own_bytes,
+    /// Messages of other nodes that were received whole, to be passed on.
+    forward_rx_msgs,
+    /// Their payload, in bytes.
+    forward_rx_bytes,
+    /// Messages of other nodes put on a stream.
+    forwarded_msgs,
+    /// Their payload, in bytes.
+    forwarded_bytes,
+    /// Of that, copied on the way.
+    forward_copied_bytes,
+    /// Times a connection was not read on since its message waited for a router buffer.
+    forward_waits,
     /// Payload bytes put inline into headers (small messages; no page is involved).
     tx_inline_bytes,
     /// Payload bytes copied into an MD, or because the lend budget was spent.
@@ -103,6 +115,12 @@ counters! {
     drop_not_for_us,
     /// Answers to a source that no connection leads to.
     drop_no_way_back,
+    /// Messages for a node on a network that no NI or router leads to.
+    drop_no_route,
+    /// Messages that would go back to where they came from.
+    drop_route_loop,
+    /// Messages of other nodes that the next hop did not take.
+    drop_next_hop,
     /// Passive connections from unprivileged ports.
     err_unprivileged,
     /// Passive connections over the limit of unfinished handshakes.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use hugepages::{PageRunMut, PrivatePages};
+use hugepages::{PageRunMut, PageSlice, PrivatePages};
 
 use super::pieces::Pieces;
 use crate::stream::{INLINE_PAYLOAD_MAX, Pages};
@@ -55,6 +55,22 @@ impl Payload {
         Some(Payload::Pages(Pages::from_iter([run.freeze().slice_all()])))
     }
 
+    /// Received payload, to be sent on as it came in: by reference, as one piece that takes one lending. Its buffers go home
+    /// when nothing needs it any more, be that on another lcore. Up to [`INLINE_PAYLOAD_MAX`] bytes are copied, and their
+    /// buffers go home at once. On a thread that has sent on as many before it allocates nothing.
+    pub fn forwarded(mut pieces: Pieces) -> Payload {
+        let len: usize = pieces.iter().map(|p| p.bytes().len()).sum();
+        if len > INLINE_PAYLOAD_MAX {
+            return Payload::Pages(Pages::from_iter([PageSlice::received(pieces.drain())]));
+        }
+        let mut inline = ArrayVec::new();
+        pieces.iter().for_each(|p| {
+            // All fit: they were counted.
+            let _ = inline.try_extend_from_slice(p.bytes());
+        });
+        Payload::Inline(inline)
+    }
+
     /// Length in bytes.
     #[inline]
     pub fn len(&self) -> u64 {
@@ -75,7 +91,7 @@ impl Payload {
             Payload::Inline(b) => (Some(b.as_slice()), &[][..]),
             Payload::Pages(p) => (None, p.as_slice()),
         };
-        inline.into_iter().chain(pages.iter().map(hugepages::PageSlice::bytes))
+        inline.into_iter().chain(pages.iter().flat_map(PageSlice::chunks))
     }
 
     /// `len` bytes from `off`; less when the payload ends before.

@@ -25,6 +25,8 @@ pub(crate) struct Tx<T> {
     pub(crate) strange: bool,
     /// Neither discovery nor a fault rule holds it up any more.
     pub(crate) passed: bool,
+    /// Another node's, which is passed on.
+    pub(crate) forwarded: bool,
 }
 
 impl<T> Tx<T> {
@@ -41,6 +43,7 @@ impl<T> Tx<T> {
             answer: false,
             strange: false,
             passed: false,
+            forwarded: false,
         }
     }
 
@@ -83,6 +86,6 @@ impl<T> Tx<T> {
         if !self.credit {
             return Uses::default();
         }
-        Uses { credits: 1, answers: self.shares().into(), pieces: self.pieces() }
+        Uses { credits: 1, answers: self.shares().into(), pieces: self.pieces(), ..Uses::default() }
     }
 }

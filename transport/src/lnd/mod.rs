@@ -34,7 +34,9 @@ use std::fmt::Debug;
 
 pub use self::budget::Held;
 pub(crate) use self::budget::{Budget, Uses, trim};
-pub use self::config::{Accept, Config, LENDINGS, NIS_MAX, NiConfig, Shards, ShardsError, Tcp, TcpKind};
+pub use self::config::{
+    Accept, Config, LENDINGS, NIS_MAX, NiConfig, Routing, Shards, ShardsError, Tcp, TcpKind,
+};
 pub use self::counters::{Counters, Moved};
 pub use self::memory::{Data, LnetError, Payload, Sink};
 pub(crate) use self::message::Tx;
@@ -157,6 +159,8 @@ pub(crate) enum Hold {
     Match,
     /// So it does, but it may be long: the connection's set is closed as if the message did not go on arriving.
     Lazy,
+    /// It is on its way to another node, and waits for a router buffer: it is given up as a lazy one is.
+    Buffer,
     /// Its peer has to read some of what it was answered.
     Unread,
 }
@@ -212,8 +216,8 @@ pub(crate) trait Upper: Sized {
         status: Result<(), LnetError>,
     );
 
-    /// The connection of a message that was held for a match has ended.
-    fn unheld(&mut self, cx: &mut Cx, ticket: Ticket, hdr: &LnetHdr);
+    /// The connection of a message that was held for a match, or for a router buffer, has ended; `peer` had sent it.
+    fn unheld(&mut self, cx: &mut Cx, peer: Key, ticket: Ticket, hdr: &LnetHdr);
 
     /// The LND of `ni` has a new entry for a peer; gives LNet's.
     fn peer_new(&mut self, ni: NiId, id: ProcessId, entry: Key, host: Key) -> Key;

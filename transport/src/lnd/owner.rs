@@ -75,21 +75,25 @@ pub(crate) enum Owner {
     Shard(ShardId),
     /// They wait for a copy that is made later.
     Kept,
+    /// They are sent on to another node. The others leave it half of its share.
+    Router,
 }
 
 impl From<Owner> for LendOwner {
     fn from(o: Owner) -> LendOwner {
-        const KEPT: u16 = SHARDS_MAX;
+        const SHARD: u16 = LendOwner::FORWARDER.0 + 1;
+        const KEPT: u16 = SHARD + SHARDS_MAX;
         // The table of owners is as long as the largest that was ever lent to: the usual ones come first.
-        LendOwner(match o {
-            Owner::Shard(s) => s.0,
-            Owner::Kept => KEPT,
-            Owner::App(a) => KEPT + 1 + (a.n << SHARD_BITS | a.shard),
-        })
+        match o {
+            Owner::Router => LendOwner::FORWARDER,
+            Owner::Shard(s) => LendOwner(SHARD + s.0),
+            Owner::Kept => LendOwner(KEPT),
+            Owner::App(a) => LendOwner(KEPT + 1 + (a.n << SHARD_BITS | a.shard)),
+        }
     }
 }
 
-const _: () = assert!((SHARDS_MAX as u32 + 1) + ((AppId::NODE.n as u32 + 1) << SHARD_BITS) <= 1 << 16);
+const _: () = assert!((SHARDS_MAX as u32 + 2) + ((AppId::NODE.n as u32 + 1) << SHARD_BITS) <= 1 << 16);
 
 #[cfg(test)]
 mod tests {
@@ -108,6 +112,7 @@ mod tests {
         apps.flat_map(|a| shards().map(move |s| a.on(s))).for_each(|a| see(Owner::App(a)));
         shards().for_each(|s| see(Owner::Shard(s)));
         see(Owner::Kept);
+        see(Owner::Router);
     }
 
     #[test]

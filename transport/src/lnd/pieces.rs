@@ -3,27 +3,8 @@
 use std::cell::RefCell;
 use std::ops::Deref;
 
-use hugepages::RxLent;
+pub use hugepages::RxPiece;
 use smallvec::SmallVec;
-
-/// Part of a payload in an application's hands.
-#[derive(Debug)]
-pub enum RxPiece {
-    /// In the buffer that it arrived in; dropping it sends the buffer home.
-    Lent(RxLent),
-    /// A copy, since the lend budget was spent (counted in `rx_copied_bytes`).
-    Copied(Box<[u8]>),
-}
-
-impl RxPiece {
-    /// The bytes.
-    pub fn bytes(&self) -> &[u8] {
-        match self {
-            RxPiece::Lent(l) => l.bytes(),
-            RxPiece::Copied(c) => c,
-        }
-    }
-}
 
 type List = SmallVec<[RxPiece; 1]>;
 

@@ -87,6 +87,14 @@ impl Lnet {
                 }
             }
             Body::GetDone { grant, status } => self.get_done(grant, status),
+            Body::Forwarded(ni, via, boxed) => self.forwarded_here(cx, lnds, (ni, via), boxed),
+            Body::Returned(lease, boxed) => {
+                self.spare_box(boxed);
+                self.returned(cx, lnds, lease);
+            }
+            Body::RoutingAsk(ask) => self.route_ask(cx, lnds, ask),
+            Body::Heard(nis, held) => self.heard_there(cx, from, nis, held),
+            Body::Routing(told, push) => self.routing_told(cx, lnds, told, push),
             Body::Aliases(claim) => self.told_of(claim),
             Body::Contested(nid, claim) => self.contested(nid, claim),
             Body::Awaited(nid) => drop(self.aliases.await_word(nid)),

@@ -229,6 +229,7 @@ impl Lnet {
                 self.complete_some(event);
             }
             TxDone::Reply(grant) => self.return_get(cx, grant, status),
+            TxDone::Forward(lease) => self.forward_done(cx, lease, status),
         }
         if uses.credits > 0 {
             self.take_back(cx, peer, uses);

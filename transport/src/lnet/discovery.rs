@@ -29,12 +29,14 @@ use super::aliases::{Claim, Nids, OF_ONE};
 use super::api::Event;
 use super::command::header;
 use super::ops::{OpKind, UNTIMED};
+use super::routing::Routing;
 use super::{Lnet, Msg, TxDone};
 use crate::hash::OwnMap;
 use crate::lnd::config::SEC;
-use crate::lnd::{AppId, Config, Cx, Dest, Lnd, LnetError, Owner, Payload, Placement};
+use crate::lnd::{AppId, Config, Cx, Dest, Lnd, LnetError, NiId, Owner, Payload, Placement};
 use crate::stream::slab::Key;
 use crate::wire::ksock::Checksum;
+use crate::wire::ping::NiStatus;
 use crate::wire::{LnetBody, LnetHdr, Nid, PingInfo, ProcessId, WireHandle, lnet, ping};
 
 /// First sink of a ping, and first room for a push, in bytes: what kernels begin with (lnet.md §6.1).
@@ -266,9 +268,15 @@ impl Discovery {
 }
 
 /// Our ping info, as it goes out: more than four NIs do not fit inline.
-pub(super) fn own_info(cfg: &Config) -> Payload {
-    let mut bytes = Vec::new();
-    PingInfo::new(cfg.nids(), cfg.pid, cfg.features(), cfg.sequence()).emit(&mut bytes);
+pub(super) fn own_info(cfg: &Config, routing: &Routing) -> Payload {
+    let (mut bytes, features) = (Vec::new(), routing.features(cfg.features()));
+    let mut info = PingInfo::new(cfg.nids(), cfg.pid, features, cfg.sequence());
+    let down: Vec<Nid> =
+        (0u8..).zip(cfg.nids()).filter(|(at, _)| routing.is_down(NiId(*at))).map(|(_, nid)| nid).collect();
+    for ni in info.nis.iter_mut().chain(&mut info.large).filter(|n| down.contains(&n.nid)) {
+        ni.status = NiStatus::Down;
+    }
+    info.emit(&mut bytes);
     Payload::copy_of(&bytes).unwrap_or_else(Payload::empty)
 }
 
@@ -581,10 +589,15 @@ impl Lnet {
     /// due then.
     pub(crate) fn tuned(&mut self, before: u32, cfg: &Config) {
         if before != cfg.features() {
-            self.ping_info = own_info(cfg);
-            self.discovery.info = self.discovery.info.wrapping_add(1);
-            *self.discovery.changed.get_or_insert(0) |= before | cfg.features();
+            self.ping_info = own_info(cfg, &self.routing);
+            self.tell_of_info(before | cfg.features());
         }
+    }
+
+    /// Our info is another: peers of those who have one of `features` are told with the next timer.
+    pub(super) fn tell_of_info(&mut self, features: u32) {
+        self.discovery.info = self.discovery.info.wrapping_add(1);
+        *self.discovery.changed.get_or_insert(0) |= features;
     }
 
     /// Our info has changed: peers that want to know are told.

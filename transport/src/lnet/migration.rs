@@ -52,6 +52,7 @@ impl Lnet {
             peers.iter().filter_map(|k| Some((*k, self.peers.remove(*k)?))).collect();
         for (key, p) in &peers {
             self.timers.cancel(*key);
+            self.guest_leaves(p);
             if let Some(serial) = p.discovery.serial() {
                 self.discovery.asked.remove(&serial);
             }
@@ -110,6 +111,7 @@ impl Lnet {
         if let Some(serial) = serial {
             self.discovery.asked.insert(serial, key);
         }
+        self.guest_comes(key);
         if let Some(deadline) = waits {
             self.timers.by(cx.now, key, deadline);
             self.kicks.push_back(key);

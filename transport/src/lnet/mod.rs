@@ -7,6 +7,7 @@
 pub(crate) mod aliases;
 mod answer;
 pub mod api;
+mod buffers;
 mod claims;
 mod command;
 mod credits;
@@ -17,6 +18,7 @@ mod events;
 mod faulted;
 pub mod faults;
 pub mod figures;
+mod forward;
 mod held;
 mod hop;
 mod index;
@@ -31,16 +33,20 @@ pub(crate) mod portal;
 #[path = "tests/portal_model.rs"]
 mod portal_model;
 pub(crate) mod remote;
+mod routing;
 mod upper;
 
 use std::collections::VecDeque;
 
 use self::aliases::Aliases;
 pub use self::api::*;
+pub use self::buffers::{BufferClass, BuffersView};
+use self::buffers::{Buffers, Lease};
 use self::discovery::Discovery;
 use self::drops::Drops;
 use self::events::Events;
 use self::faulted::Faults;
+use self::forward::Passing;
 use self::held::WaitOn;
 pub(crate) use self::migration::Migrating;
 use self::migration::{Arrival, Renamed};
@@ -51,6 +57,8 @@ use self::peer::Peer;
 use self::portal::Portals;
 pub use self::remote::ShardMsg;
 use self::remote::{Body, Waiter};
+use self::routing::Routing;
+pub use self::routing::{RoutingAsk, RoutingState, RoutingView};
 use crate::lnd::timers::Timers;
 use crate::lnd::{AppId, Config, Cx, Lnd, LnetError, NiId, Payload, Sink, Ticket, Tx, pop};
 use crate::stream::ShardId;
@@ -74,6 +82,8 @@ pub(crate) enum TxDone {
     Op(Key),
     /// The REPLY to a GET that matched.
     Reply(GetGrant),
+    /// Another node's, which held a router buffer.
+    Forward(Lease),
 }
 
 /// The receiver of a message's payload, to be told of its end.
@@ -90,6 +100,8 @@ pub(crate) enum Delivery {
     Reply(Key),
     /// The same, by the operation's wire handle: keys do not last when homes move.
     Object(u64),
+    /// Another node's, which is passed on.
+    Forward(Lease),
 }
 
 /// A PUT or GET as it goes to the owner of its portal.
@@ -198,6 +210,14 @@ pub(crate) struct Lnet {
     discovery: Discovery,
     /// Only while there are fault rules.
     faults: Option<Box<Faults>>,
+    routing: Routing,
+    buffers: Buffers,
+    /// Messages of other nodes that are here whole.
+    passing: VecDeque<Passing>,
+    /// Router buffers on their way home.
+    homeward: VecDeque<Lease>,
+    // Boxed as they are handed around.
+    spare: Vec<Box<Option<Msg>>>,
     /// For applications.
     pub(crate) events: Events,
     /// For other shards.
@@ -217,6 +237,7 @@ impl Lnet {
         // Each shard's handles differ from the others'.
         let (shards, me) = (u64::from(cfg.shards.count.max(1)), u64::from(cfg.shards.me.0));
         let first = cfg.first_object.wrapping_add(me.wrapping_mul(cfg.object_step));
+        let routing = Routing::new(cfg);
         Lnet {
             peers: Slab::new(),
             recent: None,
@@ -231,10 +252,15 @@ impl Lnet {
             timers: Timers::new(),
             due: Vec::new(),
             shutdown: None,
-            ping_info: discovery::own_info(cfg),
+            ping_info: discovery::own_info(cfg, &routing),
             aliases: Aliases::default(),
             discovery: Discovery::new(cfg),
             faults: None,
+            routing,
+            buffers: Buffers::default(),
+            passing: VecDeque::new(),
+            homeward: VecDeque::new(),
+            spare: Vec::new(),
             events: Events::default(),
             mail: VecDeque::new(),
             arrival: None,
@@ -250,7 +276,8 @@ impl Lnet {
 
     /// Time at which a timer is due, in ns; `u64::MAX` for never.
     pub(crate) fn wake(&self) -> u64 {
-        let wake = self.timers.wake().min(self.ops.timers.wake()).min(self.fault_wake());
+        let wake =
+            self.timers.wake().min(self.ops.timers.wake()).min(self.fault_wake()).min(self.routing.wake());
         if self.discovery.changed.is_some() || self.own_work.len() > 0 { 0 } else { wake }
     }
 
@@ -260,6 +287,7 @@ impl Lnet {
             self.tell_all(cx, lnds, features);
         }
         self.own_turn(cx, lnds);
+        self.routing_turn(cx, lnds);
         self.end_delays(cx, lnds);
         let mut due = std::mem::take(&mut self.due);
         self.timers.due(cx.now, &mut due);
@@ -286,7 +314,7 @@ impl Lnet {
     /// Whether [`Lnet::settle`] has something to do.
     #[inline]
     pub(crate) fn is_unsettled(&self) -> bool {
-        !self.kicks.is_empty() || !self.again.is_empty() || self.has_discovered()
+        !self.kicks.is_empty() || !self.again.is_empty() || self.has_discovered() || self.has_to_pass()
     }
 
     /// Looks again at one peer whose credits changed, or at a held message; gives whether there was one.
@@ -298,7 +326,7 @@ impl Lnet {
             }
             return true;
         }
-        if self.discovers(cx, lnds) {
+        if self.discovers(cx, lnds) || self.has_to_pass() && self.passes_on(cx, lnds) {
             return true;
         }
         if self.again.is_empty() {

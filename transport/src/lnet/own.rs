@@ -261,7 +261,8 @@ impl Lnet {
                 let event = self.ops.sent(op, cx.now, status);
                 self.complete_some(event);
             }
-            TxDone::Nothing | TxDone::Reply(_) => {}
+            // No other node's comes here.
+            TxDone::Nothing | TxDone::Reply(_) | TxDone::Forward(_) => {}
         }
     }
 }

@@ -19,6 +19,9 @@ impl Lnet {
     /// Finds out where the payload of a message goes.
     pub(super) fn parse<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
         let hdr = &msg.hdr;
+        if self.routing.listens() {
+            self.net_heard(cx, lnd.ni());
+        }
         let Some(ni) = self.nis.get(lnd.ni().index()) else { return drop_it(self, cx, lnd, msg) };
         if hdr.dest_nid != ni.nid {
             if hdr.dest_nid.same_net(ni.nid) || self.is_own(hdr.dest_nid) {
@@ -26,9 +29,10 @@ impl Lnet {
                 self.drop_counted(lnd.ni());
                 return lnd.refuse(self, cx, msg.key);
             }
-            cx.counters.drop_not_for_us += 1;
-            self.drop_counted(lnd.ni());
-            return drop_it(self, cx, lnd, msg);
+            if self.faults.is_some() && !self.received_passes(cx, lnd, msg) {
+                return;
+            }
+            return self.forward(cx, lnd, msg);
         }
         // One of another network may have come by a router: it is served, and counted where no way leads back to it.
         if hdr.src_nid.is_any() {
@@ -229,6 +233,9 @@ impl Lnet {
             }
             return;
         }
+        if let Delivery::Forward(lease) = delivery {
+            return self.forward_here(cx, lease, stored, hdr);
+        }
         let sink = match stored.dest {
             Some(Dest::Sink { sink, .. }) => Some(sink),
             Some(Dest::Own(info)) => {
@@ -245,7 +252,7 @@ impl Lnet {
             None => None,
         };
         match delivery {
-            Delivery::Nothing | Delivery::Push(_) | Delivery::Object(_) => {}
+            Delivery::Nothing | Delivery::Push(_) | Delivery::Object(_) | Delivery::Forward(_) => {}
             Delivery::Put(grant) => {
                 if let Some(peer) = peer.filter(|_| grant.ack && status.is_ok()) {
                     self.send_ack(cx, lnd, (peer, hdr), grant.mlength);
@@ -374,8 +381,11 @@ impl Lnet {
         }
     }
 
-    /// The connection of a message that waits for a match has ended.
-    pub(super) fn unheld(&mut self, cx: &Cx, ticket: Ticket, hdr: &LnetHdr) {
+    /// The connection of a message that waits for a match, or for a router buffer, has ended.
+    pub(super) fn unheld(&mut self, cx: &Cx, peer: Key, ticket: Ticket, hdr: &LnetHdr) {
+        if hdr.dest_nid != self.nid_of(ticket.ni) {
+            return self.leave_line(peer, &ticket);
+        }
         let (LnetBody::Put { portal, .. } | LnetBody::Get { portal, .. }) = hdr.body else { return };
         self.forget_at(cx, cx.cfg.shards.owner_of(portal), ticket);
     }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::buffers::Guest;
 use super::{Msg, discovery};
 use crate::lnd::NiId;
 use crate::lnd::budget::Uses;
@@ -27,6 +28,8 @@ pub(crate) struct Peer {
     /// Stands in its host's list of peers that wait for a credit of the NI.
     pub(super) listed_for_host: bool,
     pub(super) discovery: discovery::Peer,
+    /// Only of one that has sent messages for others.
+    pub(super) guest: Option<Box<Guest>>,
 }
 
 impl Peer {
@@ -41,6 +44,7 @@ impl Peer {
             listed_for_ni: false,
             listed_for_host: false,
             discovery: discovery::Peer::NEW,
+            guest: None,
         }
     }
 

@@ -2,7 +2,9 @@
 
 use super::aliases::Claim;
 use super::api::Op;
+use super::buffers::Lease;
 use super::hop::Way;
+use super::routing::{NiSet, RoutingAsk, Told};
 use super::{GetGrant, MatchReq, Msg, PutGrant, Verdict};
 use crate::lnd::{AppId, Data, LnetError, NiId, Sink, Ticket};
 use crate::stream::ShardId;
@@ -38,6 +40,16 @@ pub(crate) enum Body {
     Awaited(Nid),
     /// Home to owner: the REPLY's pages are home.
     GetDone { grant: GetGrant, status: Result<(), LnetError> },
+    /// To the home of a next hop: another node's message, by that NI. The box comes back some time.
+    Forwarded(NiId, ProcessId, Box<Option<Msg>>),
+    /// To the home of the peer that had sent it: the router buffer of such a message, and perhaps a box.
+    Returned(Lease, Option<Box<Option<Msg>>>),
+    /// To the shard that decides about routing: an order.
+    RoutingAsk(RoutingAsk),
+    /// To that one: NIs that have received, and messages that this shard has on their way through.
+    Heard(NiSet, u32),
+    /// To all: routing as it is, and whether peers are pushed that.
+    Routing(Told, bool),
 }
 
 /// A message that waits for a portal's owner.

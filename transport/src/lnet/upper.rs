@@ -36,8 +36,8 @@ impl Upper for Lnet {
         self.finish(cx, peer, uses, token, status);
     }
 
-    fn unheld(&mut self, cx: &mut Cx, ticket: Ticket, hdr: &LnetHdr) {
-        Lnet::unheld(self, cx, ticket, hdr);
+    fn unheld(&mut self, cx: &mut Cx, peer: Key, ticket: Ticket, hdr: &LnetHdr) {
+        Lnet::unheld(self, cx, peer, ticket, hdr);
     }
 
     fn peer_new(&mut self, ni: NiId, id: ProcessId, entry: Key, host: Key) -> Key {
@@ -54,7 +54,9 @@ impl Upper for Lnet {
 
     fn peer_gone(&mut self, peer: Key) {
         self.undiscover(peer);
-        self.peers.remove(peer);
+        if let Some(p) = self.peers.remove(peer) {
+            self.guest_leaves(&p);
+        }
         self.timers.cancel(peer);
     }
 
@@ -80,7 +82,7 @@ impl Upper for Lnet {
     fn idle(&self, peer: Key) -> bool {
         self.peers
             .get(peer)
-            .is_none_or(|p| p.waiting.is_empty() && p.uses.credits == 0 && !p.discovery.busy())
+            .is_none_or(|p| p.waiting.is_empty() && p.uses.is_nothing() && !p.discovery.busy())
             && !self.delays_to(peer)
     }
 
@@ -118,7 +120,7 @@ impl Upper for Lnet {
     fn concerns(&self, delivery: &Delivery) -> Result<Option<Bucket>, Nobody> {
         match delivery {
             Delivery::Nothing | Delivery::Push(_) => Err(Nobody),
-            Delivery::Put(_) => Ok(None),
+            Delivery::Put(_) | Delivery::Forward(_) => Ok(None),
             Delivery::Reply(op) => self.ops.get(*op).map(OpRec::bucket).ok_or(Nobody),
             Delivery::Object(object) => {
                 let op = self.ops.by_object(*object).and_then(|op| self.ops.get(op));

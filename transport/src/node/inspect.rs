@@ -22,6 +22,7 @@ use crate::lnd::tunables::Change;
 use crate::lnd::{Config, Counters, NIS_MAX};
 use crate::lnet::faults::{FaultAsk, FaultError, FaultView, RULES_MAX};
 use crate::lnet::figures::NiFigures;
+use crate::lnet::{RoutingAsk, RoutingView};
 use crate::node::Machine;
 use crate::socklnd::PeerBrief;
 use crate::stream::ConnId;
@@ -224,6 +225,15 @@ pub struct AboutFaults {
     pub rules: Vec<FaultView>,
 }
 
+/// A question about routing.
+#[derive(Debug)]
+pub struct AboutRouting {
+    /// An order, before it is shown.
+    pub ask: Option<RoutingAsk>,
+    /// Answer: the lcore's routing as it is.
+    pub view: RoutingView,
+}
+
 /// A question, and the room for its answer.
 #[derive(Debug)]
 pub enum Question {
@@ -241,6 +251,8 @@ pub enum Question {
     Tune(Change),
     /// Shows fault rules, or changes them.
     Faults(Box<AboutFaults>),
+    /// Shows routing, or changes it.
+    Routing(Box<AboutRouting>),
 }
 
 /// Looking in: an lcore's streams as somebody sees them who asks the node. Nothing here changes a stream.
@@ -467,6 +479,25 @@ impl Inspection {
             }
         }
         Ok((done, all))
+    }
+
+    /// Gives the node an order about routing, if `ask` says so, and shows `each` the routing of every lcore, in order. The first
+    /// lcore has it changed then; others hear of it within a turn or two.
+    ///
+    /// # Errors
+    /// [`NoAnswer`] of the first lcore that does not.
+    pub fn routing(
+        &self,
+        ask: Option<RoutingAsk>,
+        mut each: impl FnMut(usize, &RoutingView),
+    ) -> Result<(), NoAnswer> {
+        for lcore in 0..self.mailboxes.len() {
+            let ask = ask.filter(|_| lcore == 0);
+            let question = Question::Routing(Box::new(AboutRouting { ask, view: RoutingView::NONE }));
+            let Question::Routing(about) = self.ask(lcore, question)? else { break };
+            each(lcore, &about.view);
+        }
+        Ok(())
     }
 
     /// Shows the packets of all lcores to what `end` makes, or to nobody where it makes none. True when the lcores

@@ -299,6 +299,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
                 let room = about.rules.capacity();
                 about.rules.extend(self.machine.fault_rules().take(room));
             }
+            Question::Routing(about) => about.view = self.machine.routing(now, about.ask),
             Question::Config(c) => c.as_mut().clone_from(self.machine.config()),
             Question::Tune(change) => {
                 self.machine.tune(change);

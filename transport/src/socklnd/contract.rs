@@ -45,7 +45,14 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
     fn hold(&mut self, up: &mut U, cx: &mut Cx, conn: Key, hold: Hold) {
         match hold {
             Hold::Match => self.stall(up, cx, conn, WaitFor::Match),
-            Hold::Lazy => self.stall_lazily(up, cx, conn),
+            Hold::Lazy => {
+                cx.counters.lazy_stalls += 1;
+                self.stall_for_a_time(up, cx, conn);
+            }
+            Hold::Buffer => {
+                cx.counters.forward_waits += 1;
+                self.stall_for_a_time(up, cx, conn);
+            }
             Hold::Unread => self.wait_for_reader(up, cx, conn),
         }
     }

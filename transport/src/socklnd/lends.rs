@@ -36,7 +36,7 @@ impl<U: Upper> Socklnd<U> {
             self.answer_home(cx, rec.peer);
         }
         let status = rec.failed.map_or(Ok(()), Err);
-        let uses = Uses { credits: 1, answers: rec.shares.into(), pieces: rec.pieces };
+        let uses = Uses { credits: 1, answers: rec.shares.into(), pieces: rec.pieces, ..Uses::default() };
         self.finalize(up, cx, rec.peer, uses, rec.done, status);
     }
 

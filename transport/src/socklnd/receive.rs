@@ -469,10 +469,9 @@ impl<U: Upper> Socklnd<U> {
         self.rx_event(up, cx, key, RxEvent::Wait);
     }
 
-    /// Stops reading a connection whose message waits on a lazy portal, until that is matched or kernels would have given
-    /// the set up.
-    pub(super) fn stall_lazily(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
-        cx.counters.lazy_stalls += 1;
+    /// Stops reading a connection whose message waits on a lazy portal or for a router buffer, until it has what it waits for
+    /// or kernels would have given the set up.
+    pub(super) fn stall_for_a_time(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
         self.stall(up, cx, key, WaitFor::Match);
         let deadline = cx.now + cx.cfg.timeout();
         if let Some(c) = self.conns.get_mut(key) {
@@ -489,7 +488,9 @@ impl<U: Upper> Socklnd<U> {
         let (Some(hdr), Some(peer)) = (c.rx.hdr, c.peer) else { return };
         if c.rx.state == RxState::ParseWait && c.rx.wait == WaitFor::Match {
             let ticket = Ticket { ni: self.ni, conn: c.id, bucket: c.bucket, serial: c.rx.ticket };
-            up.unheld(cx, ticket, &hdr);
+            if let Some(above) = self.peers.get(peer).map(|p| p.up) {
+                up.unheld(cx, above, ticket, &hdr);
+            }
         }
         let (dest, data) = match c.rx.placement.take().as_mut().map(Placement::finish) {
             // An incomplete message is not delivered: buffers lent for it go home.

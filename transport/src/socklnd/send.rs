@@ -1,5 +1,7 @@
 //! Sending: credits, the choice of connection, the stream's window, lends.
 
+use hugepages::PageSlice;
+
 use super::Socklnd;
 use super::choose::{self, Cargo, Fit};
 use super::conn::Conn;
@@ -20,7 +22,7 @@ use crate::wire::{ByteOrder, ConnType, Version, lnet};
 fn sum(hdr: &mut InlineHdr, pages: &Pages, spoil: u32) {
     let mut sum = Checksum::default();
     sum.update(hdr);
-    pages.iter().for_each(|p| sum.update(p.bytes()));
+    pages.iter().flat_map(PageSlice::chunks).for_each(|b| sum.update(b));
     ksock::put_csum(hdr, sum.value().wrapping_add(spoil), ByteOrder::Little);
 }
 
@@ -261,7 +263,7 @@ impl<U: Upper> Socklnd<U> {
             Payload::Inline(_) => 0,
             Payload::Pages(p) if payload as usize <= INLINE_PAYLOAD_MAX => {
                 let mut b = arrayvec::ArrayVec::new();
-                p.iter().for_each(|s| append(&mut b, s.bytes()));
+                p.iter().flat_map(PageSlice::chunks).for_each(|part| append(&mut b, part));
                 tx.payload = Payload::Inline(b);
                 0
             }
@@ -286,6 +288,10 @@ impl<U: Upper> Socklnd<U> {
                     cx.counters.tx_inline_bytes += b.len() as u64;
                 }
                 self.moved.left(&mut cx.counters, payload);
+                if tx.forwarded {
+                    cx.counters.forwarded_msgs += 1;
+                    cx.counters.forwarded_bytes += payload;
+                }
             }
         }
         cx.spent(bucket, if summed { payload } else { 0 });

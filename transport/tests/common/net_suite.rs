@@ -139,7 +139,7 @@ impl Side {
         };
         if let Memory::Send(pages) = mem {
             for p in pages {
-                p.into_run().try_thaw().expect("pages that are home");
+                p.into_run().expect("a run").try_thaw().expect("pages that are home");
             }
         }
     }

@@ -359,7 +359,7 @@ impl<S: Stack> World<S> {
         let Memory::Send(pages) = self.with(i, |d, _| d.deregister(b)).map_err(|b| b.id()).unwrap() else {
             return;
         };
-        let mut runs: Vec<_> = pages.into_iter().map(|p| p.into_run()).collect();
+        let mut runs: Vec<_> = pages.into_iter().filter_map(|p| p.into_run()).collect();
         let last = runs.pop();
         drop(runs);
         let Some(run) = last else { return };

@@ -24,6 +24,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use hugepages::PageSlice;
 use transport::lnd::Sink;
 use transport::lnet::Op;
 use transport::node::{Input, Machine};
@@ -90,7 +91,7 @@ impl Loans {
             Some(id) => self.home.push(id),
             None => {}
         }
-        msg.hdr.iter().chain(msg.pay.iter().flat_map(|p| p.bytes())).copied().collect()
+        msg.hdr.iter().chain(msg.pay.iter().flat_map(PageSlice::chunks).flatten()).copied().collect()
     }
 
     /// The hold of a message is lifted.

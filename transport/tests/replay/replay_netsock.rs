@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use hugepages::HeapRxPool;
+use hugepages::{HeapRxPool, PageSlice};
 use transport::netsock::{Config, Op, RecvVec, Sink, Tm};
 use transport::stream::{
     Action, Close, CloseWhy, ConnId, ConnInfo, Happened, Pages, Progress, Protocol, ShardId,
@@ -97,7 +97,7 @@ impl Play {
                 Some(Action::Send(c, m)) => {
                     let w = &mut self.wrote.get_mut(&c).unwrap().0;
                     w.extend_from_slice(&m.hdr);
-                    m.pay.iter().for_each(|p| w.extend_from_slice(p.bytes()));
+                    m.pay.iter().flat_map(PageSlice::chunks).for_each(|b| w.extend_from_slice(b));
                     let end = w.len() as u64;
                     self.loans.extend(m.lend);
                     self.tm.handle(self.now, Happened::Progress(c, Progress { acked: end, sent: end }));

@@ -101,7 +101,7 @@ impl NetApp<Sock> for Rewrites {
             net::Event::Buffer(e) if e.queue == Queue::MsgSend => {
                 assert_eq!(e.status, 0);
                 let Ok(Memory::Send(pages)) = net.deregister(e.buffer.unwrap()) else { panic!("no pages") };
-                let run = pages.into_iter().next().unwrap().into_run();
+                let run = pages.into_iter().next().unwrap().into_run().unwrap();
                 run.try_thaw().expect("an end with pages that are still out").bytes_mut().fill(0);
                 self.written.store(true, Ordering::Relaxed);
             }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use dataplane::fault::Faults;
 use dataplane::mem::{MemConfig, pair};
+use hugepages::PageSlice;
 use transport::lnd::{AppId, Data, Payload, Shards, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op, PIECES_MAX};
 use transport::node::Shard;
@@ -349,7 +350,7 @@ fn pieces(n: usize, each: usize) -> (Payload, u64) {
     let (mut all, mut sum) = (smallvec::SmallVec::new(), crc32fast::Hasher::new());
     for i in 0..n {
         let (Payload::Pages(p), _) = summed(each, i as u64) else { unreachable!() };
-        p.iter().for_each(|s| sum.update(s.bytes()));
+        p.iter().flat_map(PageSlice::chunks).for_each(|b| sum.update(b));
         all.extend(p);
     }
     (Payload::Pages(all), u64::from(sum.finalize()))

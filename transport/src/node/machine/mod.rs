@@ -33,7 +33,7 @@ use crate::lnd::tunables::Change;
 use crate::lnd::{AppId, Config, Counters, Cx, Held, NIS_MAX, NiId};
 use crate::lnet::faults::{FaultAsk, FaultError, FaultView};
 use crate::lnet::figures::NiFigures;
-use crate::lnet::{Delivery, Event, Lnet, Op, ShardMsg};
+use crate::lnet::{Delivery, Event, Lnet, Op, RoutingAsk, RoutingView, ShardMsg};
 use crate::socklnd::{self, PeerBrief, PeerView, Socklnd};
 use crate::stream::slab::Key;
 use crate::stream::{Action, BUCKETS, Bucket, ConnId, DialId, Happened, Protocol, ShardId};
@@ -167,6 +167,8 @@ pub struct Gauges {
     pub held: usize,
     /// Messages in copy jobs.
     pub copy_jobs: usize,
+    /// Messages of other nodes that hold a router buffer, or wait for one.
+    pub on_their_way: usize,
 }
 
 /// One shard of a node. See the [module](self) for how it is driven.
@@ -310,6 +312,18 @@ impl Machine {
         self.lnet.fault_rules()
     }
 
+    /// Does what is asked about routing, if anything, at `now`, in ns: an order to any shard is one to the node. Gives routing of
+    /// this shard as it is then.
+    pub fn routing(&mut self, now: u64, ask: Option<RoutingAsk>) -> RoutingView {
+        if let Some(ask) = ask {
+            let Machine { cx, lnet, lnds, .. } = self;
+            cx.now = cx.now.max(now);
+            lnet.route_ask(cx, lnds, ask);
+            self.settle();
+        }
+        self.lnet.routing_view()
+    }
+
     /// The primary NID of the peer that `nid` is one of, as far as discovery has told; else `nid` itself.
     pub fn primary(&self, nid: Nid) -> Nid {
         self.lnet.aliases.primary(nid)
@@ -354,6 +368,7 @@ impl Machine {
             queued: out.queued + self.lnet.queued(),
             held: self.lnet.portals.waiting(),
             copy_jobs: out.copy_jobs,
+            on_their_way: self.lnet.on_their_way(),
         }
     }
 

@@ -27,6 +27,22 @@ impl TxItem {
     fn len(&self) -> usize {
         self.hdr.len() + self.pay.iter().map(|l| l.len() as usize).sum::<usize>()
     }
+
+    /// What the kernel has not taken yet, as far as there is room for slices.
+    fn rest<'a>(&'a self, iov: &mut SmallVec<[IoSlice<'a>; IOV]>) {
+        if let Some(b) = self.hdr.get(self.done..).filter(|b| !b.is_empty()) {
+            iov.push(IoSlice::new(b));
+        }
+        let mut skip = self.done.saturating_sub(self.hdr.len());
+        for l in &self.pay {
+            while iov.len() < IOV && skip < l.len() as usize {
+                let piece = l.chunk(skip as u32);
+                iov.push(IoSlice::new(piece));
+                skip += piece.len();
+            }
+            skip = skip.saturating_sub(l.len() as usize);
+        }
+    }
 }
 
 pub(super) struct Conn {
@@ -112,13 +128,7 @@ impl Conn {
         while self.writable && !self.tx.is_empty() {
             let mut iov: SmallVec<[IoSlice<'_>; IOV]> = SmallVec::new();
             for item in &self.tx {
-                let mut skip = item.done;
-                for part in std::iter::once(&item.hdr[..]).chain(item.pay.iter().map(Lent::bytes)) {
-                    if skip < part.len() && iov.len() < IOV {
-                        iov.push(IoSlice::new(&part[skip..]));
-                    }
-                    skip = skip.saturating_sub(part.len());
-                }
+                item.rest(&mut iov);
                 if iov.len() >= IOV {
                     break;
                 }

@@ -21,7 +21,7 @@ use super::config::remedy;
 use super::conn::{SockRx, TxItem};
 use super::listening::why;
 use super::{READ_A_TURN, SMALL_READ, SockStreams};
-use crate::stream::{DgramError, Happened, Path, SendMsg, dgram_headers};
+use crate::stream::{DgramError, Happened, Pages, Path, SendMsg, dgram_headers};
 
 /// Tokens from here on are datagram sockets'.
 pub(super) const DATAGRAMS: usize = 1 << 41;
@@ -211,7 +211,7 @@ impl Datagrams {
             while u.writable
                 && let Some(item) = u.tx.front()
             {
-                let parts = std::iter::once(&item.hdr[..]).chain(item.pay.iter().map(Lent::bytes));
+                let parts = std::iter::once(&item.hdr[..]).chain(item.pay.iter().flat_map(Lent::chunks));
                 let iov: SmallVec<[IoSlice<'_>; 8]> = parts.map(IoSlice::new).collect();
                 calls += 1;
                 let wrote = SockRef::from(&u.sock).send_vectored(&iov);
@@ -231,6 +231,11 @@ impl Datagrams {
     }
 }
 
+/// Slices that the bytes lie in.
+fn slices(pages: &Pages) -> usize {
+    pages.iter().map(|p| p.chunks().count()).sum()
+}
+
 impl SockStreams {
     pub(super) fn bind_at(&mut self, at: SocketAddr) {
         let done = self.datagrams.bind(at, self.poll.registry());
@@ -243,7 +248,7 @@ impl SockStreams {
     /// Queues a datagram; gives it back while no lending is free.
     fn queue_datagram(&mut self, path: Path, mut m: SendMsg) -> Option<SendMsg> {
         let i = match self.datagrams.to(path, self.poll.registry()) {
-            Ok(i) if m.pay.len() < IOV_MAX.min(self.slab.capacity()) => i,
+            Ok(i) if m.pay.len() < self.slab.capacity() && slices(&m.pay) < IOV_MAX => i,
             other => {
                 let why = other.err().unwrap_or(DgramError::Local);
                 self.datagrams.undelivered.push_back((path, why));

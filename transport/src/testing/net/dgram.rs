@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use hugepages::PageSlice;
+
 use super::pipe::Inbox;
 use super::{Ev, Net, NoCopy};
 use crate::node::Input;
@@ -32,7 +34,7 @@ impl Weather {
 impl Net {
     pub(super) fn send_datagram(&mut self, node: usize, path: Path, msg: SendMsg) {
         let mut bytes = msg.hdr.to_vec();
-        msg.pay.iter().for_each(|p| bytes.extend_from_slice(p.bytes()));
+        msg.pay.iter().flat_map(PageSlice::chunks).for_each(|b| bytes.extend_from_slice(b));
         let (life, most) = (self.nodes[node].life, self.weather.most);
         if bytes.len() as u64 > most.into() {
             self.at(0, Ev::Undelivered(node, path, DgramError::TooBig(most), life));

@@ -325,7 +325,7 @@ impl Net {
         assert!(!e.closed(), "a push after the close");
         let mut bytes = msg.hdr.to_vec();
         for p in &msg.pay {
-            bytes.extend_from_slice(p.bytes());
+            p.chunks().for_each(|b| bytes.extend_from_slice(b));
         }
         assert!(e.pushed - e.acked < self.nodes[node].machine.config().tx_window, "the window is not kept");
         e.pushed += bytes.len() as u64;

@@ -1,0 +1,393 @@
+//! Router buffers: how many messages of other nodes a shard holds, by class and by peer (docs/protocol/upper.md §1.3).
+//!
+//! A buffer is leave to hold one message, not memory: its payload lies in the receive buffers that it came in, or in a copy
+//! where those are all on loan. A message takes one when its header has come, and gives it back when the next hop has it, or
+//! will not. Whoever finds none waits: its connection is not read on, so a connection waits with one message at most.
+//!
+//! ```text
+//!   header        a buffer of the class, and one of the peer's:   lease ──> payload is read
+//!                 none                                            held ──> the line of the class
+//!   next hop done: lease home ──> the peer that has waited longest goes on, and then stands last
+//! ```
+//!
+//! A line is of peers, so one with many connections gets no more than another. A peer that holds as many buffers as it may does
+//! not stand in it. A host may hold as many as are free (as `lnd::budget` shares all else), and those of one peer in any case.
+//!
+//! Each shard has its part of the node's buffers, at least one, and nobody asks another shard. What a peer holds and waits for
+//! moves with it.
+
+use std::collections::VecDeque;
+
+use super::Lnet;
+use super::peer::Peer;
+use crate::lnd::budget::{Uses, trim};
+use crate::lnd::{Arrived, Config, Cx, Lnd, NiId, Ticket};
+use crate::stream::Bucket;
+use crate::stream::slab::Key;
+use crate::wire::ProcessId;
+
+/// Longest payload of a small buffer, in bytes: a page.
+const SMALL: u32 = 4096;
+
+/// Classes of router buffers, by payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BufferClass {
+    /// None.
+    Tiny,
+    /// Up to 4 KiB.
+    Small,
+    /// More.
+    Large,
+}
+
+impl BufferClass {
+    /// All of them, in order.
+    pub const ALL: [BufferClass; 3] = [BufferClass::Tiny, BufferClass::Small, BufferClass::Large];
+
+    fn of(len: u32) -> BufferClass {
+        match len {
+            0 => BufferClass::Tiny,
+            1..=SMALL => BufferClass::Small,
+            _ => BufferClass::Large,
+        }
+    }
+
+    /// Pages of 4 KiB of a kernel's buffer.
+    pub fn pages(self) -> u32 {
+        match self {
+            BufferClass::Tiny => 0,
+            BufferClass::Small => 1,
+            BufferClass::Large => 256,
+        }
+    }
+}
+
+/// The buffers of a class, as they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BuffersView {
+    /// Number of the buffers that there are: those that vanish when they come home are among them.
+    pub buffers: u32,
+    /// Number of those that are wanted.
+    pub wanted: u32,
+    /// Free ones less messages that wait for one.
+    pub credits: i64,
+    /// The least that that ever was.
+    pub least_credits: i64,
+}
+
+/// A router buffer that a message holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lease {
+    /// The NI that it came by.
+    pub(super) ni: NiId,
+    class: BufferClass,
+    pub(super) len: u32,
+    /// The connection's, whose home has the buffer.
+    pub(super) bucket: Bucket,
+    /// The peer that sent it, and its entry there, if it has not moved.
+    peer: ProcessId,
+    key: Key,
+}
+
+/// A peer that has sent messages for others.
+#[derive(Debug, Default)]
+pub(super) struct Guest {
+    /// Buffers that they hold, by class, and bytes.
+    held: [u32; 3],
+    bytes: u64,
+    /// Messages that wait for one, by class.
+    waiting: [VecDeque<Ticket>; 3],
+    /// It stands in the lines of these classes.
+    listed: [bool; 3],
+}
+
+#[derive(Debug, Default)]
+struct Pool {
+    size: u32,
+    used: u32,
+    waiting: u32,
+    least: i64,
+    /// Peers that wait for a buffer, and may hold one more.
+    line: VecDeque<Key>,
+}
+
+impl Pool {
+    fn free(&self) -> u32 {
+        self.size.saturating_sub(self.used)
+    }
+
+    fn credits(&self) -> i64 {
+        i64::from(self.size) - i64::from(self.used) - i64::from(self.waiting)
+    }
+
+    fn note(&mut self) {
+        self.least = self.least.min(self.credits());
+    }
+}
+
+/// The router buffers of a shard.
+#[derive(Debug, Default)]
+pub(super) struct Buffers {
+    pools: [Pool; 3],
+    bytes: u64,
+    /// The message that is looked at now has had its turn in the line.
+    turn: bool,
+}
+
+impl Buffers {
+    /// The shard's part of `all` the node's buffers.
+    pub(super) fn resize(&mut self, cfg: &Config, all: [u32; 3]) {
+        let (count, me) = (u32::from(cfg.shards.count.max(1)), u32::from(cfg.shards.me.0));
+        for (pool, n) in self.pools.iter_mut().zip(all) {
+            let part = n / count + u32::from(me < n % count);
+            let size = if n == 0 { 0 } else { part.max(1) };
+            // From a greater or lesser number on, the least is the least of what was since.
+            pool.least += i64::from(size) - i64::from(pool.size);
+            pool.size = size;
+            pool.note();
+        }
+    }
+
+    /// Messages that hold one.
+    pub(super) fn used(&self) -> u32 {
+        self.pools.iter().map(|p| p.used).sum()
+    }
+
+    /// Messages that wait for one.
+    fn waiting(&self) -> u32 {
+        self.pools.iter().map(|p| p.waiting).sum()
+    }
+
+    pub(super) fn views(&self) -> [BuffersView; 3] {
+        let view = |p: &Pool| BuffersView {
+            buffers: p.size.max(p.used),
+            wanted: p.size,
+            credits: p.credits(),
+            least_credits: p.least,
+        };
+        let [tiny, small, large] = &self.pools;
+        [view(tiny), view(small), view(large)]
+    }
+
+    /// Whether there is a buffer, and memory for `len` bytes: one message may go, however long.
+    fn has_room(&self, cx: &Cx, class: BufferClass, len: u32) -> bool {
+        let fits = self.bytes == 0 || self.bytes + u64::from(len) <= cx.cfg.budget;
+        fits && self.pool(class).is_some_and(|p| p.free() > 0)
+    }
+
+    fn pool(&self, class: BufferClass) -> Option<&Pool> {
+        self.pools.get(class as usize)
+    }
+
+    fn pool_mut(&mut self, class: BufferClass) -> Option<&mut Pool> {
+        self.pools.get_mut(class as usize)
+    }
+}
+
+impl Lnet {
+    /// Messages of other nodes that hold a buffer, or wait for one.
+    pub(crate) fn on_their_way(&self) -> usize {
+        (self.buffers.used() + self.buffers.waiting()) as usize
+    }
+
+    /// A buffer for a message that has come, or its place in the line: it is to be held then.
+    pub(super) fn lease<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) -> Option<Lease> {
+        let (len, class) = (msg.hdr.payload_len, BufferClass::of(msg.hdr.payload_len));
+        let ticket = lnd.ticket(msg.key)?;
+        let turn = std::mem::take(&mut self.buffers.turn);
+        let free = self.buffers.has_room(cx, class, len);
+        let most = cx.cfg.peer_router_credits();
+        let (pool, p) = (self.buffers.pool_mut(class)?, self.peers.get_mut(msg.peer)?);
+        let full = p.uses.buffers >= most;
+        let crowds = cx.budget.must_wait_for_buffers(p.host, pool.free(), most);
+        let guest = p.guest.get_or_insert_default();
+        let waiting = guest.waiting.get_mut(class as usize)?;
+        if full || crowds || !free || !(turn || (pool.line.is_empty() && waiting.is_empty())) {
+            if turn {
+                waiting.push_front(ticket)
+            } else {
+                waiting.push_back(ticket)
+            }
+            pool.waiting += 1;
+            pool.note();
+            if let Some(listed) = guest.listed.get_mut(class as usize).filter(|l| !**l && !full) {
+                *listed = true;
+                pool.line.push_back(msg.peer);
+            }
+            return None;
+        }
+        pool.used += 1;
+        pool.note();
+        if let Some(held) = guest.held.get_mut(class as usize) {
+            *held += 1;
+        }
+        guest.bytes += u64::from(len);
+        let uses = Uses { buffers: 1, ..Uses::default() };
+        p.uses.add(uses);
+        cx.budget.took(p.host, uses);
+        let lease = Lease { ni: lnd.ni(), class, len, bucket: ticket.bucket, peer: p.id, key: msg.peer };
+        self.buffers.bytes += u64::from(len);
+        Some(lease)
+    }
+
+    /// A buffer has come home; whoever has waited longest goes on. That of a peer that is forgotten went with it.
+    pub(super) fn buffer_home<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], lease: Lease) {
+        let same = |p: &Peer| p.id == lease.peer && p.ni == lease.ni;
+        let key = match self.peers.get(lease.key) {
+            Some(p) if same(p) => Some(lease.key),
+            _ => lnds.get(lease.ni.index()).and_then(|l| l.find(lease.peer)),
+        };
+        let class = lease.class as usize;
+        if let Some(key) = key
+            && let Some(p) = self.peers.get_mut(key)
+            && let Some(guest) = &mut p.guest
+            && let Some(held) = guest.held.get_mut(class).filter(|n| **n > 0)
+        {
+            *held -= 1;
+            guest.bytes = guest.bytes.saturating_sub(lease.len.into());
+            self.buffers.bytes = self.buffers.bytes.saturating_sub(lease.len.into());
+            let uses = Uses { buffers: 1, ..Uses::default() };
+            p.uses.sub(uses);
+            cx.budget.gave(p.host, uses);
+            let entry = p.entry;
+            if let Some(pool) = self.buffers.pool_mut(lease.class) {
+                pool.used = pool.used.saturating_sub(1);
+            }
+            self.stand_in_line(key);
+            if let Some(lnd) = lnds.get_mut(lease.ni.index()) {
+                lnd.forget_if_idle(self, cx, entry);
+            }
+        }
+        self.serve_lines(cx, lnds);
+    }
+
+    /// A peer that may hold one more buffer stands in each line in which it has something to wait for.
+    fn stand_in_line(&mut self, key: Key) {
+        let Some(guest) = self.peers.get_mut(key).and_then(|p| p.guest.as_mut()) else { return };
+        let of_classes = guest.waiting.iter().zip(&mut guest.listed).zip(&mut self.buffers.pools);
+        for ((waiting, listed), pool) in of_classes {
+            if !waiting.is_empty() && !std::mem::replace(listed, true) {
+                pool.line.push_back(key);
+            }
+        }
+    }
+
+    /// Goes on with messages that wait, as far as there are buffers.
+    pub(super) fn serve_lines<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
+        for class in BufferClass::ALL {
+            // Each peer in the line is looked at once, and once more when another was served.
+            let mut left = self.buffers.pool(class).map_or(0, |p| p.line.len());
+            while left > 0 && (self.buffers.has_room(cx, class, 0) || !self.routing.forwards()) {
+                left -= 1;
+                let Some(ticket) = self.next_in_line(cx, class) else { continue };
+                let used = self.buffers.used();
+                self.buffers.turn = true;
+                if let Some(lnd) = lnds.get_mut(ticket.ni.index()) {
+                    lnd.again(self, cx, &ticket);
+                }
+                self.buffers.turn = false;
+                if self.buffers.used() != used || !self.routing.forwards() {
+                    left = self.buffers.pool(class).map_or(0, |p| p.line.len());
+                }
+            }
+        }
+    }
+
+    /// The longest waiting message of the peer that stands first, unless that has to wait for its host's sake.
+    fn next_in_line(&mut self, cx: &Cx, class: BufferClass) -> Option<Ticket> {
+        let forwards = self.routing.forwards();
+        let pool = self.buffers.pool_mut(class)?;
+        let key = pool.line.pop_front()?;
+        trim(&mut pool.line);
+        let most = cx.cfg.peer_router_credits();
+        let p = self.peers.get_mut(key)?;
+        let guest = p.guest.as_mut()?;
+        let (waiting, listed) =
+            (guest.waiting.get_mut(class as usize)?, guest.listed.get_mut(class as usize)?);
+        *listed = false;
+        if waiting.is_empty() || (forwards && p.uses.buffers >= most) {
+            return None;
+        }
+        let crowds = forwards && cx.budget.must_wait_for_buffers(p.host, pool.free(), most);
+        let ticket = if crowds { None } else { waiting.pop_front() };
+        if ticket.is_some() {
+            pool.waiting = pool.waiting.saturating_sub(1);
+        }
+        if !waiting.is_empty() {
+            *listed = true;
+            pool.line.push_back(key);
+        }
+        ticket
+    }
+
+    /// Nothing is passed on any more: all that wait stand in a line, to be dropped.
+    pub(super) fn line_all_up(&mut self) {
+        for key in (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect::<Vec<_>>() {
+            self.stand_in_line(key);
+        }
+    }
+
+    /// The connection of a message that waits has ended.
+    pub(super) fn leave_line(&mut self, peer: Key, ticket: &Ticket) {
+        let Some(guest) = self.peers.get_mut(peer).and_then(|p| p.guest.as_mut()) else { return };
+        for (waiting, pool) in guest.waiting.iter_mut().zip(&mut self.buffers.pools) {
+            let before = waiting.len();
+            waiting.retain(|t| t.conn != ticket.conn);
+            pool.waiting = pool.waiting.saturating_sub((before - waiting.len()) as u32);
+        }
+    }
+
+    /// A peer leaves for another shard, or is forgotten: what it holds and waits for leaves, too.
+    pub(super) fn guest_leaves(&mut self, p: &Peer) {
+        let Some(guest) = &p.guest else { return };
+        self.buffers.bytes = self.buffers.bytes.saturating_sub(guest.bytes);
+        for ((pool, held), waiting) in self.buffers.pools.iter_mut().zip(guest.held).zip(&guest.waiting) {
+            pool.used = pool.used.saturating_sub(held);
+            pool.waiting = pool.waiting.saturating_sub(waiting.len() as u32);
+        }
+    }
+
+    /// A peer has come from another shard.
+    pub(super) fn guest_comes(&mut self, key: Key) {
+        let Some(guest) = self.peers.get_mut(key).and_then(|p| p.guest.as_mut()) else { return };
+        self.buffers.bytes += guest.bytes;
+        guest.listed = [false; 3];
+        for ((pool, held), waiting) in self.buffers.pools.iter_mut().zip(guest.held).zip(&guest.waiting) {
+            pool.used += held;
+            pool.waiting += waiting.len() as u32;
+            pool.note();
+        }
+        self.stand_in_line(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lnd::Shards;
+    use crate::wire::Nid;
+
+    #[test]
+    fn classes_by_payload() {
+        let all = [0, 1, 4096, 4097, 1 << 20].map(BufferClass::of);
+        use BufferClass::{Large, Small, Tiny};
+        assert_eq!(all, [Tiny, Small, Small, Large, Large]);
+    }
+
+    #[test]
+    fn shards_divide_the_buffers_and_each_has_one() {
+        for (all, count) in [(1024, 3), (1, 4), (0, 2), (5, 4)] {
+            let parts = (0..count).map(|me| {
+                let mut cfg = Config::new(Nid::LO, 1);
+                cfg.shards = Shards::new(me, count).unwrap();
+                let mut b = Buffers::default();
+                b.resize(&cfg, [0, 0, all]);
+                b.views()[2].buffers
+            });
+            let parts: Vec<u32> = parts.collect();
+            let least = u32::from(all > 0);
+            assert!(parts.iter().all(|n| *n >= least && n.abs_diff(parts[0]) <= 1), "{parts:?}");
+            assert_eq!(parts.iter().sum::<u32>(), if all == 0 { 0 } else { all.max(count.into()) });
+        }
+    }
+}

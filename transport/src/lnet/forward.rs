@@ -1,0 +1,257 @@
+//! A message on its way through this node: from a peer on one of its networks to the next hop on another
+//! (docs/protocol/upper.md §1.1, §1.2).
+//!
+//! ```text
+//!   parse     the NI is not the destination's: a way on, and a router buffer (buffers.rs), or dropped, or held
+//!   recv      the whole payload, in the receive buffers it comes in       the LND acknowledges it towards its sender
+//!   deliver   header and payload as they came, in line for their way
+//!   settle    the next hop (hop.rs), at its peer's home ── Forwarded ──> perhaps on another shard
+//!   launch    credits, queues and cookies as for any message              another NI's LND, in its own version
+//!   finalize  the next hop has it, or will not ── Returned ──> the buffer goes home
+//! ```
+//!
+//! Nothing is kept of a GET: its REPLY finds its way by its own destination. Messages that are passed on share the NI's
+//! credits as answers do, and the entries for peers as those whom strangers name: anybody may name anybody.
+
+use super::buffers::Lease;
+use super::hop::{Hop, Way};
+use super::remote::Body;
+use super::{Delivery, Lnet, Msg, TxDone};
+use crate::lnd::{
+    Arrived, Cx, Data, Dest, Hold, Lnd, LnetError, NiId, Owner, Payload, Pieces, Placement, RxPiece, Sink,
+    Stored,
+};
+use crate::stream::INLINE_PAYLOAD_MAX;
+use crate::stream::slab::Key;
+use crate::wire::{LnetHdr, Nid, ProcessId};
+
+/// Reason why a message is not passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stays {
+    /// This node does not route, or the message is from nobody.
+    NotForUs,
+    /// No NI leads there.
+    NoRoute,
+    /// It would go back to where it came from.
+    Loop,
+    /// The next hop does not take it.
+    NextHop,
+}
+
+/// Boxes kept for messages that go to another shard.
+const SPARE: usize = 256;
+
+/// A message whose payload is here, to be sent on.
+#[derive(Debug)]
+pub(crate) struct Passing {
+    lease: Lease,
+    hdr: LnetHdr,
+    payload: Payload,
+}
+
+/// Bytes of a payload that were copied since receive buffers were not lent: those that ride in a header always are.
+fn copied(pieces: &Pieces) -> u64 {
+    let len = |p: &RxPiece| p.bytes().len();
+    if pieces.iter().map(len).sum::<usize>() <= INLINE_PAYLOAD_MAX {
+        return 0;
+    }
+    pieces.iter().filter(|p| matches!(p, RxPiece::Copied(_))).map(len).sum::<usize>() as u64
+}
+
+impl Lnet {
+    /// A message for another node.
+    pub(super) fn forward<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
+        let from = lnd.ni();
+        if let Err(why) = self.may_pass(cx, from, &msg.hdr) {
+            self.stays(cx, from, why);
+            return lnd.skip(self, cx, msg.key);
+        }
+        let Some(lease) = self.lease(cx, lnd, msg) else {
+            return lnd.hold(self, cx, msg.key, Hold::Buffer);
+        };
+        let len = lease.len;
+        let sum = msg.sum.as_ref().filter(|_| len > 0).cloned();
+        let dest = Dest::Sink { sink: Sink::Lend(len), offset: 0 };
+        let placement = Placement::new(dest, len, Owner::Router.into(), sum);
+        let placement = (len > 0).then_some(placement);
+        lnd.recv(self, cx, msg.key, &mut { placement }, Delivery::Forward(lease), len);
+    }
+
+    /// Whether a message that came by `from` is passed on, as far as its header tells.
+    fn may_pass(&self, cx: &Cx, from: NiId, hdr: &LnetHdr) -> Result<(), Stays> {
+        if !self.routing.forwards() || hdr.src_nid.is_any() || cx.down {
+            return Err(Stays::NotForUs);
+        }
+        if self.is_own(hdr.src_nid) {
+            return Err(Stays::Loop);
+        }
+        let goes = |to: Nid| self.goes_on(from, to, hdr.src_nid);
+        let mut ways = self.nis.iter().filter(|n| n.reaches(hdr.dest_nid)).map(|n| n.nid).peekable();
+        if ways.peek().is_none() {
+            return Err(Stays::NoRoute);
+        }
+        if ways.any(goes) { Ok(()) } else { Err(Stays::Loop) }
+    }
+
+    /// Whether a message of `src` that came by `from` may leave by the NI `to`: neither back, nor to the network that it
+    /// began on.
+    fn goes_on(&self, from: NiId, to: Nid, src: Nid) -> bool {
+        !to.same_net(self.nid_of(from)) && !to.same_net(src)
+    }
+
+    /// Counts a message that is not passed on.
+    #[cold]
+    fn stays(&mut self, cx: &mut Cx, from: NiId, why: Stays) {
+        match why {
+            Stays::NotForUs => cx.counters.drop_not_for_us += 1,
+            Stays::NoRoute => cx.counters.drop_no_route += 1,
+            Stays::Loop => cx.counters.drop_route_loop += 1,
+            Stays::NextHop => cx.counters.drop_next_hop += 1,
+        }
+        self.drop_counted(from);
+    }
+
+    /// The message has come whole, or will not.
+    pub(super) fn forward_here(&mut self, cx: &mut Cx, lease: Lease, stored: Stored, hdr: &LnetHdr) {
+        let payload = match (stored.status, stored.data) {
+            (Err(_), _) => return self.homeward.push_back(lease),
+            (Ok(()), Data::Lent(pieces)) => {
+                cx.counters.forward_copied_bytes += copied(&pieces);
+                Payload::forwarded(pieces)
+            }
+            (Ok(()), _) => Payload::empty(),
+        };
+        cx.counters.forward_rx_msgs += 1;
+        cx.counters.forward_rx_bytes += u64::from(lease.len);
+        self.passing.push_back(Passing { lease, hdr: *hdr, payload });
+    }
+
+    /// The next hop did not take the message.
+    pub(super) fn not_taken(&mut self, cx: &mut Cx, lease: Lease) {
+        self.stays(cx, lease.ni, Stays::NextHop);
+        self.homeward.push_back(lease);
+    }
+
+    /// Whether [`Lnet::passes_on`] has something to do.
+    #[inline]
+    pub(super) fn has_to_pass(&self) -> bool {
+        !self.passing.is_empty() || !self.homeward.is_empty()
+    }
+
+    /// Goes on with one message, or takes one buffer home; gives whether there was one.
+    #[cold]
+    pub(super) fn passes_on<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) -> bool {
+        if let Some(lease) = self.homeward.pop_front() {
+            self.returned(cx, lnds, lease);
+        } else if let Some(passing) = self.passing.pop_front() {
+            self.pass_to_next(cx, lnds, passing);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// A buffer goes home, to whichever shard the peer lives on by now.
+    pub(super) fn returned<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], lease: Lease) {
+        let home = cx.homes.at(lease.bucket);
+        if home == cx.cfg.shards.me {
+            self.buffer_home(cx, lnds, lease);
+        } else {
+            let boxed = self.spare.pop();
+            self.post(home, Body::Returned(lease, boxed));
+        }
+    }
+
+    /// Finds the next hop of a message.
+    fn pass_to_next<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], passing: Passing) {
+        let Passing { lease, hdr, payload } = passing;
+        let target = ProcessId { nid: hdr.dest_nid, pid: hdr.dest_pid };
+        let why = match self.way_to(lnds, target, None) {
+            Ok(Way::Peer(hop)) if self.goes_on(lease.ni, self.nid_of(hop.ni), hdr.src_nid) => {
+                let msg = Msg {
+                    strange: true,
+                    passed: true,
+                    forwarded: true,
+                    ..Msg::lnet(hdr, payload, TxDone::Forward(lease))
+                };
+                return self.forward_by(cx, lnds, hop, msg);
+            }
+            Ok(_) => Stays::Loop,
+            Err(_) => Stays::NoRoute,
+        };
+        self.stays(cx, lease.ni, why);
+        self.homeward.push_back(lease);
+    }
+
+    fn forward_by<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], hop: Hop, msg: Msg) {
+        let home = hop.bucket().map_or(cx.cfg.shards.me, |b| cx.homes.at(b));
+        if home == cx.cfg.shards.me {
+            return self.forwarded(cx, lnds, (hop.ni, hop.via), hop.known, msg);
+        }
+        let mut spare = self.spare.pop().unwrap_or_default();
+        *spare = Some(msg);
+        self.post(home, Body::Forwarded(hop.ni, hop.via, spare));
+    }
+
+    /// A message has come to the home of its next hop, in a box.
+    pub(super) fn forwarded_here<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnds: &mut [L],
+        (ni, via): (NiId, ProcessId),
+        mut boxed: Box<Option<Msg>>,
+    ) {
+        let home = via.nid.ip().map_or(cx.cfg.shards.me, |ip| cx.homes.of(ip));
+        if home != cx.cfg.shards.me {
+            return self.post(home, Body::Forwarded(ni, via, boxed));
+        }
+        let msg = boxed.take();
+        self.spare_box(Some(boxed));
+        if let Some(msg) = msg {
+            self.forwarded(cx, lnds, (ni, via), None, msg);
+        }
+    }
+
+    /// Keeps a box for the next message that goes to another shard.
+    pub(super) fn spare_box(&mut self, boxed: Option<Box<Option<Msg>>>) {
+        if self.spare.len() < SPARE {
+            self.spare.extend(boxed);
+        }
+    }
+
+    /// Sends a message to its next hop, whose home this is.
+    fn forwarded<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnds: &mut [L],
+        (ni, via): (NiId, ProcessId),
+        known: Option<Key>,
+        mut msg: Msg,
+    ) {
+        let Some(lnd) = lnds.get_mut(ni.index()).filter(|_| !cx.down) else {
+            return self.unforwarded(cx, msg.done);
+        };
+        let peer = match known.or_else(|| lnd.find(via)) {
+            Some(known) => self.target_peer(cx, lnd, via, Some(known)),
+            None => self.named_peer(cx, lnd, via),
+        };
+        match peer {
+            Ok(peer) => self.launch(cx, lnd, peer, &mut msg),
+            Err(_) => self.unforwarded(cx, msg.done),
+        }
+    }
+
+    fn unforwarded(&mut self, cx: &mut Cx, done: TxDone) {
+        if let TxDone::Forward(lease) = done {
+            self.not_taken(cx, lease);
+        }
+    }
+
+    /// The next hop has the message, or will not.
+    pub(super) fn forward_done(&mut self, cx: &mut Cx, lease: Lease, status: Result<(), LnetError>) {
+        match status {
+            Ok(()) => self.homeward.push_back(lease),
+            Err(_) => self.not_taken(cx, lease),
+        }
+    }
+}

@@ -1,0 +1,452 @@
+//! Routing on and off, and what peers are told of it (docs/protocol/upper.md §1.4, §1.5).
+//!
+//! ```text
+//!         Enable               Due
+//!   OFF ---------> STARTING ---------> ON
+//!    ^ ^  Disable   |    ^              |
+//!    | '------------'    | Enable       | Disable
+//!    |                   |              v
+//!    '--------------- STOPPING <--------'
+//!         Free, Due
+//! ```
+//!
+//! | state | messages are passed on | ping info says RTE_DISABLED |
+//! |---|---|---|
+//! | OFF, STARTING | no | yes |
+//! | ON | yes | no, and each peer is pushed that |
+//! | STOPPING | yes | yes; peers learn it when they ask |
+//!
+//! STARTING lasts until each user has checked this router once more, and so does STOPPING at least: then until all buffers are
+//! free, or three times as long. While routing is on, a network on which nothing was received for that time is down: all its NIs
+//! are told so, and up with its next message; peers are pushed each change, with the sequence number that they know.
+//!
+//! One shard, the first, decides, and tells the others; those tell it what they have heard, once a second, or at once where a
+//! network was down.
+
+use fsm::Fsm;
+
+use super::buffers::{BufferClass, Buffers, BuffersView};
+use super::remote::Body;
+use super::{Lnet, discovery};
+use crate::lnd::config::SEC;
+use crate::lnd::{Config, Cx, Lnd, NIS_MAX, NiId};
+use crate::stream::ShardId;
+use crate::wire::ping;
+
+/// Time between two looks at what was heard, in ns.
+const LOOK: u64 = SEC;
+/// STOPPING ends after so many times as long as it lasts at least.
+const PATIENCE: u64 = 3;
+/// The shard that decides.
+const FIRST: ShardId = ShardId(0);
+
+fsm::fsm! {
+    /// Whether a node routes.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum RoutingState {
+        /// It does not.
+        Off,
+        /// It will, once its users have looked again.
+        Starting,
+        /// It does.
+        On,
+        /// It does still, and its users may learn that it will not.
+        Stopping,
+    }
+
+    /// Causes of change.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Step {
+        /// It is to route.
+        Enable,
+        /// It is not to.
+        Disable,
+        /// The state's time is over.
+        Due,
+        /// Its time is over that it lasts at least, and no message is on its way through.
+        Free,
+    }
+
+    /// Actions on a transition.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Act {
+        /// Our info is another, and peers are told.
+        Push,
+        /// Our info is another, or the same; nobody is told.
+        Say,
+    }
+
+    table RoutingState + Step => Act {
+        start Off;
+        else "nothing changes";
+        Off | Stopping + Enable => Starting, Say;
+        Starting + Due => On, Push;
+        Starting + Disable => Off, Say;
+        On + Disable => Stopping, Say;
+        Stopping + Free | Due => Off, Say;
+    }
+}
+
+impl RoutingState {
+    /// The number that `lnetctl routing show` has for it.
+    pub fn number(self) -> u32 {
+        match self {
+            RoutingState::Off => 0,
+            RoutingState::On => 1,
+            RoutingState::Stopping => 2,
+            RoutingState::Starting => 3,
+        }
+    }
+
+    fn forwards(self) -> bool {
+        matches!(self, RoutingState::On | RoutingState::Stopping)
+    }
+}
+
+/// An order about routing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoutingAsk {
+    /// Begin to route.
+    Enable,
+    /// Cease to.
+    Disable,
+    /// So many buffers of the class, over the node; 0 for a kernel's number. Those that are too many vanish when they come home.
+    Buffers(BufferClass, u32),
+}
+
+/// Routing of a shard, as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoutingView {
+    /// Whether the node routes.
+    pub state: RoutingState,
+    /// Buffers of the node that were asked for, by class.
+    pub asked: [u32; 3],
+    /// Buffers of the shard, by class.
+    pub buffers: [BuffersView; 3],
+}
+
+impl RoutingView {
+    /// Of a shard that has not been asked.
+    pub const NONE: RoutingView = RoutingView {
+        state: RoutingState::Off,
+        asked: [0; 3],
+        buffers: [BuffersView { buffers: 0, wanted: 0, credits: 0, least_credits: 0 }; 3],
+    };
+}
+
+/// NIs, a bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct NiSet(u16);
+
+const _: () = assert!(NIS_MAX <= u16::BITS as usize);
+
+impl NiSet {
+    fn of(ni: NiId) -> NiSet {
+        NiSet(1u16.checked_shl(ni.0.into()).unwrap_or(0))
+    }
+
+    fn has(self, ni: NiId) -> bool {
+        self.0 & NiSet::of(ni).0 != 0
+    }
+
+    fn and(self, o: NiSet) -> NiSet {
+        NiSet(self.0 | o.0)
+    }
+
+    fn without(self, o: NiSet) -> NiSet {
+        NiSet(self.0 & !o.0)
+    }
+}
+
+/// Routing as the whole node knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    state: RoutingState,
+    /// NIs of networks that are silent.
+    down: NiSet,
+    asked: [u32; 3],
+}
+
+/// Part of the shard that decides.
+#[derive(Debug)]
+struct Decider {
+    state: Fsm<RoutingState>,
+    /// The state lasts until then at least, and until then at most, in ns.
+    least: u64,
+    most: u64,
+    /// Time at which each NI last received, in ns.
+    heard_at: [u64; NIS_MAX],
+    /// Messages that other shards have on their way through.
+    held: Vec<u32>,
+}
+
+/// Routing on one shard.
+#[derive(Debug)]
+pub(super) struct Routing {
+    told: Told,
+    /// NIs that have received since the last look.
+    heard: NiSet,
+    /// Of those that were down, the ones that the decider has been told of.
+    revived: NiSet,
+    look_at: u64,
+    /// Only on the first shard.
+    decider: Option<Box<Decider>>,
+    /// It is to begin with the first input.
+    begins: bool,
+}
+
+impl Routing {
+    pub(super) fn new(cfg: &Config) -> Routing {
+        let first = cfg.shards.me == FIRST;
+        let decider = || {
+            Box::new(Decider {
+                state: Fsm::START,
+                least: 0,
+                most: u64::MAX,
+                heard_at: [0; NIS_MAX],
+                held: vec![0; usize::from(cfg.shards.count.max(1))],
+            })
+        };
+        Routing {
+            told: Told { state: RoutingState::Off, down: NiSet::default(), asked: cfg.routing.buffers },
+            heard: NiSet::default(),
+            revived: NiSet::default(),
+            look_at: u64::MAX,
+            decider: first.then(decider),
+            begins: first && cfg.routing.forwarding,
+        }
+    }
+
+    /// Whether messages for other nodes are passed on.
+    #[inline]
+    pub(super) fn forwards(&self) -> bool {
+        self.told.state.forwards()
+    }
+
+    /// Feature bits, where a node that does not route has these.
+    pub(super) fn features(&self, own: u32) -> u32 {
+        if self.told.state == RoutingState::On { own & !ping::FEAT_RTE_DISABLED } else { own }
+    }
+
+    /// Whether it is noted what is heard.
+    #[inline]
+    pub(super) fn listens(&self) -> bool {
+        self.told.state == RoutingState::On
+    }
+
+    /// Whether the NI's network is silent.
+    pub(super) fn is_down(&self, ni: NiId) -> bool {
+        self.told.down.has(ni)
+    }
+
+    /// Time at which there is something to look at, in ns.
+    pub(super) fn wake(&self) -> u64 {
+        if self.begins { 0 } else { self.look_at }
+    }
+
+    fn view(&self, buffers: &Buffers) -> RoutingView {
+        RoutingView { state: self.told.state, asked: self.told.asked, buffers: buffers.views() }
+    }
+}
+
+impl Lnet {
+    /// Does what is asked about routing.
+    pub(crate) fn route_ask<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], ask: RoutingAsk) {
+        if self.routing.decider.is_none() {
+            return self.post(FIRST, Body::RoutingAsk(ask));
+        }
+        match ask {
+            RoutingAsk::Enable => self.routing_step(cx, lnds, Step::Enable),
+            RoutingAsk::Disable => self.routing_step(cx, lnds, Step::Disable),
+            RoutingAsk::Buffers(class, n) => {
+                let mut told = self.routing.told;
+                if let Some(asked) = told.asked.get_mut(class as usize) {
+                    *asked = n;
+                }
+                self.tell_routing(cx, lnds, told, false);
+            }
+        }
+    }
+
+    /// Routing as it is.
+    pub(crate) fn routing_view(&self) -> RoutingView {
+        self.routing.view(&self.buffers)
+    }
+
+    fn routing_step<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], step: Step) {
+        let Some(d) = &mut self.routing.decider else { return };
+        let Some(act) = d.state.apply(step) else { return };
+        let (time, state) = (cx.cfg.router_check_time(), d.state.get());
+        (d.least, d.most) = match state {
+            RoutingState::Off | RoutingState::On => (u64::MAX, u64::MAX),
+            RoutingState::Starting => (u64::MAX, cx.now.saturating_add(time)),
+            RoutingState::Stopping => {
+                (cx.now.saturating_add(time), cx.now.saturating_add(time.saturating_mul(PATIENCE)))
+            }
+        };
+        if state == RoutingState::On {
+            d.heard_at = [cx.now; NIS_MAX];
+        }
+        // Nobody watches the networks of a node that does not route.
+        let down = if state == RoutingState::On { self.routing.told.down } else { NiSet::default() };
+        let told = Told { state, down, ..self.routing.told };
+        self.tell_routing(cx, lnds, told, act == Act::Push);
+    }
+
+    /// Routing is another, on all shards; peers are pushed our info if `push`.
+    fn tell_routing<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], told: Told, push: bool) {
+        self.tell_shards(cx, told, push);
+        self.routing_told(cx, lnds, told, push);
+    }
+
+    fn tell_shards(&mut self, cx: &Cx, told: Told, push: bool) {
+        for shard in (0..cx.cfg.shards.count).map(ShardId).filter(|s| *s != cx.cfg.shards.me) {
+            self.post(shard, Body::Routing(told, push));
+        }
+    }
+
+    /// Routing is another, says the shard that decides.
+    pub(super) fn routing_told<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], told: Told, push: bool) {
+        let before = self.routing.told;
+        self.renew_info(cx, told, push);
+        cx.cfg.routing.buffers = told.asked;
+        if told.state != RoutingState::Off {
+            self.buffers.resize(&cx.cfg, cx.cfg.routing.buffers());
+            self.routing.look_at = self.routing.look_at.min(cx.now + LOOK);
+        } else {
+            self.routing.look_at = u64::MAX;
+            self.buffers.resize(&cx.cfg, [0; 3]);
+        }
+        if before.state.forwards() && !told.state.forwards() {
+            self.line_all_up();
+        }
+        self.serve_lines(cx, lnds);
+    }
+
+    fn renew_info(&mut self, cx: &Cx, told: Told, push: bool) {
+        self.routing.told = told;
+        self.routing.revived = NiSet::default();
+        self.ping_info = discovery::own_info(&cx.cfg, &self.routing);
+        if push {
+            self.tell_of_info(cx.cfg.features());
+        }
+    }
+
+    /// A message was received by the NI, while this node routes.
+    #[inline]
+    pub(super) fn net_heard(&mut self, cx: &Cx, ni: NiId) {
+        self.routing.heard = self.routing.heard.and(NiSet::of(ni));
+        if self.routing.is_down(ni) {
+            self.net_up(cx, ni);
+        }
+    }
+
+    /// A network that was silent is heard.
+    #[cold]
+    fn net_up(&mut self, cx: &Cx, ni: NiId) {
+        if self.routing.revived.has(ni) {
+            return;
+        }
+        if self.routing.decider.is_none() {
+            self.routing.revived = self.routing.revived.and(NiSet::of(ni));
+            return self.report_heard();
+        }
+        self.nets_heard(cx, NiSet::of(ni));
+    }
+
+    /// Tells the shard that decides what was heard here.
+    fn report_heard(&mut self) {
+        let heard = std::mem::take(&mut self.routing.heard);
+        let held = self.buffers.used() + self.passing.len() as u32;
+        self.post(FIRST, Body::Heard(heard, held));
+    }
+
+    /// Another shard says what it has heard, and how many messages it has on their way through.
+    pub(super) fn heard_there(&mut self, cx: &Cx, from: ShardId, heard: NiSet, held: u32) {
+        if let Some(n) = self.routing.decider.as_mut().and_then(|d| d.held.get_mut(usize::from(from.0))) {
+            *n = held;
+        }
+        self.nets_heard(cx, heard);
+    }
+
+    /// Something was received by these NIs: their networks are up.
+    fn nets_heard(&mut self, cx: &Cx, heard: NiSet) {
+        let Some(d) = &mut self.routing.decider else { return };
+        for (at, time) in d.heard_at.iter_mut().enumerate() {
+            if heard.has(NiId(at as u8)) {
+                *time = cx.now;
+            }
+        }
+        let mut told = self.routing.told;
+        for ni in (0..NIS_MAX as u8).map(NiId).filter(|n| heard.has(*n)) {
+            told.down = told.down.without(self.net_of(ni));
+        }
+        if told != self.routing.told {
+            self.tell_shards(cx, told, true);
+            self.renew_info(cx, told, true);
+        }
+    }
+
+    /// The NIs of an NI's network.
+    fn net_of(&self, ni: NiId) -> NiSet {
+        let nid = self.nid_of(ni);
+        let same = (0u8..).zip(&self.nis).filter(|(_, n)| n.nid.same_net(nid));
+        same.fold(NiSet::default(), |all, (at, _)| all.and(NiSet::of(NiId(at))))
+    }
+
+    /// The time for a look has come, if it has.
+    pub(super) fn routing_turn<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
+        if std::mem::take(&mut self.routing.begins) {
+            self.routing_step(cx, lnds, Step::Enable);
+        }
+        if cx.now < self.routing.look_at {
+            return;
+        }
+        self.routing.look_at = cx.now + LOOK;
+        if self.routing.decider.is_none() {
+            return self.report_heard();
+        }
+        let heard = std::mem::take(&mut self.routing.heard);
+        self.nets_heard(cx, heard);
+        self.look_for_silence(cx);
+        let own = self.buffers.used() + self.passing.len() as u32;
+        let Some(d) = &mut self.routing.decider else { return };
+        let free = own == 0 && d.held.iter().all(|n| *n == 0);
+        if cx.now >= d.most {
+            self.routing_step(cx, lnds, Step::Due);
+        } else if cx.now >= d.least && free {
+            self.routing_step(cx, lnds, Step::Free);
+        }
+        if let Some(d) = &self.routing.decider {
+            self.routing.look_at = self.routing.look_at.min(d.most);
+        }
+    }
+
+    /// Networks on which nothing was received for long are down.
+    fn look_for_silence(&mut self, cx: &Cx) {
+        let mut told = self.routing.told;
+        let Some(d) = self.routing.decider.as_ref().filter(|_| told.state == RoutingState::On) else {
+            return;
+        };
+        let time = cx.cfg.router_check_time();
+        let all = (0..self.nis.len().min(NIS_MAX) as u8).map(NiId);
+        let recent = |at: &NiId| d.heard_at.get(at.index()).is_some_and(|t| cx.now < t.saturating_add(time));
+        let (loud, quiet): (Vec<NiId>, Vec<NiId>) = all.partition(recent);
+        let of = |nis: Vec<NiId>| nis.into_iter().fold(NiSet::default(), |s, ni| s.and(self.net_of(ni)));
+        told.down = of(quiet).without(of(loud));
+        if told != self.routing.told {
+            self.tell_shards(cx, told, true);
+            self.renew_info(cx, told, true);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transitions() {
+        insta::assert_snapshot!(fsm::listing::<RoutingState>(), @"");
+    }
+}
