@@ -116,6 +116,11 @@ impl Aliases {
         self.by_nid.is_empty()
     }
 
+    /// All that are kept, in any order that lasts while nothing changes.
+    pub(crate) fn all(&self) -> impl ExactSizeIterator<Item = Nid> + '_ {
+        self.by_nid.keys().copied()
+    }
+
     /// All NIDs of the peer that `nid` is one of, the primary one first.
     pub(crate) fn nids(&self, nid: Nid) -> Option<&[Nid]> {
         Some(&self.told.get(self.by_nid.get(&nid)?)?.nids)

@@ -4,9 +4,10 @@
 //! An NI whose port has no link is down: it is not chosen while another is there, what waits for it goes by another, and
 //! peers hear of it at once by an NI that is up. Kernels keep its health value, and so does this node.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 
-use super::Lnet;
+use super::{Lnet, Msg};
 use super::discovery::{PUSHERS, PUSHES, Step};
 use super::hop::Hop;
 use super::ni::Ni;
@@ -64,23 +65,30 @@ impl Lnet {
         self.changes = self.changes.wrapping_add(1);
         self.rails_changed();
         self.info_changed(cx.cfg.features(), &cx.cfg);
-        if let Some(lnd) = lnds.get_mut(ni.index()).filter(|_| !up) {
-            self.leave_ni(cx, lnd, ni);
+        if !up {
+            self.leave_ni(cx, lnds, ni);
         }
     }
 
-    /// What waits for an NI's peers goes by another NI, as far as there is one.
-    fn leave_ni<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, ni: NiId) {
+    /// Whether an own NI is there, and has a link.
+    fn is_up(&self, ni: NiId) -> bool {
+        self.nis.get(ni.index()).is_some_and(|n| !n.health.fatal && !n.gone)
+    }
+
+    /// What waits for an NI's peers goes by another NI, as far as there is one; the rest waits on.
+    fn leave_ni<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], ni: NiId) {
         let why = LnetError::Unreachable;
-        lnd.fail_queues(self, cx, why);
         let of = |k: &Key| self.peers.get(*k).is_some_and(|p| p.ni == ni);
         let peers: Vec<Key> =
             (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).filter(of).collect();
         for peer in peers {
+            let Some((id, entry)) = self.peers.get(peer).map(|p| (p.id, p.entry)) else { continue };
+            let other = self.rail_to(cx, lnds, id, None, None).is_some_and(|hop| self.is_up(hop.ni));
+            let Some(lnd) = lnds.get_mut(ni.index()).filter(|_| other) else { continue };
+            lnd.fail_queue(self, cx, entry, why);
             let Some(p) = self.peers.get_mut(peer) else { continue };
-            let (kept, left) = std::mem::take(&mut p.waiting).into_iter().partition(|tx| tx.answer);
-            let left: std::collections::VecDeque<_> = left;
-            p.waiting = kept;
+            let left: VecDeque<Msg>;
+            (p.waiting, left) = std::mem::take(&mut p.waiting).into_iter().partition(|tx| tx.answer);
             for tx in left {
                 self.not_sent(cx, peer, tx, why, None);
             }
@@ -102,13 +110,12 @@ impl Lnet {
                 continue;
             }
             let (ni, id) = (p.ni, p.id);
-            let down = |ni: NiId| self.nis.get(ni.index()).is_none_or(|n| n.health.fatal || n.gone);
-            if !down(ni) {
+            if self.is_up(ni) {
                 if let Some(lnd) = self.lnd_of(lnds, peer) {
                     self.step(cx, lnd, peer, Step::Tell);
                 }
             } else if let Some(hop) = self.rail_to(cx, lnds, id, None, None)
-                && !self.nis.get(hop.ni.index()).is_none_or(|n| n.health.fatal)
+                && self.is_up(hop.ni)
             {
                 self.tell_there(cx, lnds, hop, features);
             }

@@ -37,6 +37,7 @@ mod portal_model;
 pub(crate) mod remote;
 mod resend;
 mod upper;
+mod views;
 
 use std::collections::VecDeque;
 
@@ -58,6 +59,7 @@ use self::peer::Peer;
 use self::portal::Portals;
 use self::rails::Rails;
 pub use self::remote::ShardMsg;
+pub use self::views::PeerNiView;
 use self::recovery::Recovery;
 use self::remote::{Body, Waiter};
 use self::resend::Unsent;

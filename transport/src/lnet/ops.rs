@@ -62,11 +62,6 @@ impl OpRec {
         }
     }
 
-    /// The NI that it goes by, where it is known.
-    pub(crate) fn ni(&self) -> NiId {
-        self.ni
-    }
-
     /// Bucket of the peer that it was given to.
     pub(crate) fn bucket(&self) -> Option<Bucket> {
         self.via.ip().map(Bucket::of)

@@ -52,7 +52,7 @@ impl TxDone {
 }
 
 impl Lnet {
-    /// A message to a peer has not left, and failed for that cause: it is sent again, or has ended.
+    /// A message to a peer has not left, for that cause, or since its LND was told to give it back: it is sent again, or has ended.
     #[cold]
     pub(super) fn not_sent(&mut self, cx: &mut Cx, peer: Key, mut tx: Msg, why: LnetError, cause: Option<Cause>) {
         let Some((ni, id)) = self.peers.get(peer).map(|p| (p.ni, p.id)) else {
@@ -61,7 +61,7 @@ impl Lnet {
         if let Some(cause) = cause {
             self.charge(cx, (ni, id.nid), cause);
         }
-        if cause.is_none() || !self.may_go_again(cx, &tx, id.nid) {
+        if !self.may_go_again(cx, &tx, id.nid) {
             return self.end(cx, peer, tx, Err(why));
         }
         // Its credits are the failed pair's.
