@@ -310,8 +310,7 @@ fn list_of(to: &[ProcessId], backing: &Arc<dyn Backing>) -> Result<(Payload, u32
     if to.is_empty() || to.len() > srpc::DEST_A_PAGE {
         return Err(format!("{} destinations: a test here has 1 to {}", to.len(), srpc::DEST_A_PAGE));
     }
-    let mut run =
-        PageRunMut::new(backing.clone(), to.len() * srpc::DEST_LEN).map_err(|e| e.to_string())?;
+    let mut run = PageRunMut::new(backing.clone(), to.len() * srpc::DEST_LEN).map_err(|e| e.to_string())?;
     for (entry, to) in run.bytes_mut().chunks_exact_mut(srpc::DEST_LEN).zip(to) {
         entry.copy_from_slice(&srpc::dest(*to));
     }

@@ -310,10 +310,7 @@ impl Client {
         let Some(tag) = self.begin(now, len) else { return };
         let sink = Sink::Lend(len as u32);
         let (target, portal) = (self.target, self.cfg.portals.source);
-        ops.push_back((
-            APP,
-            Op::Get { tag, target, from: None, portal, match_bits: MATCH, sink },
-        ));
+        ops.push_back((APP, Op::Get { tag, target, from: None, portal, match_bits: MATCH, sink }));
     }
 
     fn ping(&mut self, now: u64, ops: &mut Ops) {

@@ -76,7 +76,9 @@ impl Plan {
     pub fn cases_on(&self, side: Side) -> Vec<Case> {
         let (small, large) = (small(&self.options.sizes), large(&self.options.sizes));
         let ends = |c: &Case| {
-            c.op.is_bulk() && [small, large].contains(&c.size) && c.concurrency == self.options.base_concurrency
+            c.op.is_bulk()
+                && [small, large].contains(&c.size)
+                && c.concurrency == self.options.base_concurrency
         };
         self.cases().into_iter().filter(|c| !side.is_wide() || ends(c)).collect()
     }

@@ -99,6 +99,7 @@ mod tests {
             drop_count: 1,
             credits: 256,
             credits_used: 3,
+            health: Default::default(),
             latencies: Default::default(),
         };
         let put = &mut f.latencies[Timed::PutAck as usize];

@@ -27,6 +27,12 @@ pub(crate) struct Tx<T> {
     pub(crate) passed: bool,
     /// Another node's, which is passed on.
     pub(crate) forwarded: bool,
+    /// It leaves from the NI that its application named.
+    pub(crate) pinned: bool,
+    /// Any NID of its target's may get it.
+    pub(crate) free: bool,
+    /// Times that it was sent again.
+    pub(crate) retries: u8,
 }
 
 impl<T> Tx<T> {
@@ -44,6 +50,9 @@ impl<T> Tx<T> {
             strange: false,
             passed: false,
             forwarded: false,
+            pinned: false,
+            free: false,
+            retries: 0,
         }
     }
 

@@ -17,7 +17,7 @@ impl Lnet {
     /// An application's operation. It is taken out of its place.
     #[inline]
     pub(crate) fn command<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], app: AppId, op: &mut Op) {
-        match self.way(lnds, op) {
+        match self.way(cx, lnds, op) {
             Ok(way) if cx.cfg.shards.count <= 1 => self.start(cx, lnds, app, op, way),
             Ok(way) => self.pass_on(cx, lnds, app, op, way, None),
             Err(why) => self.refuse(cx, app, op, why),
@@ -97,7 +97,17 @@ impl Lnet {
             Body::Routing(told, push) => self.routing_told(cx, lnds, told, push),
             Body::Aliases(claim) => self.told_of(claim),
             Body::Contested(nid, claim) => self.contested(nid, claim),
-            Body::Awaited(nid) => drop(self.aliases.await_word(nid)),
+            Body::Awaited(nid) => {
+                self.aliases.await_word(nid);
+                self.rails_changed();
+            }
+            Body::OwnFailed(ni) => self.own_failed(cx, ni),
+            Body::OwnHealth(ni, value) => self.own_told(ni, value),
+            Body::PeerHealth(nid, value) => drop(self.peer_told(nid, value)),
+            Body::Recover(nid) => self.recover_from(cx, nid),
+            Body::Link(ni, up) => self.link_is(cx, lnds, ni, up),
+            Body::Tell(via, features) => self.tell_there(cx, lnds, via, features),
+            Body::Resent(resent) => self.resent(cx, lnds, *resent),
         }
     }
 
@@ -165,6 +175,7 @@ impl Lnet {
             Way::Own(ni) => (ni, LO, None),
             Way::Peer(hop) => (hop.ni, hop.ni, Some(hop.via.nid)),
         };
+        let dest = |target| if let Way::Peer(hop) = way { hop.dest(target) } else { target };
         match op {
             &mut Op::Put {
                 tag,
@@ -191,9 +202,10 @@ impl Lnet {
                 let body = LnetBody::Put { ack: handle, match_bits, hdr_data, portal, offset };
                 match peer {
                     Some(peer) => {
-                        let hdr = header(cx, self.nid_of(ni), target, len, body);
+                        let hdr = header(cx, self.nid_of(ni), dest(target), len, body);
                         let mut msg = Msg::lnet(hdr, payload.take(), done);
                         msg.strange = for_strangers(cx, app);
+                        (msg.pinned, msg.free) = (from.is_some(), matches!(way, Way::Peer(h) if h.rail));
                         self.launch(cx, lnd, peer, &mut msg);
                     }
                     None => {
@@ -217,9 +229,10 @@ impl Lnet {
                 let (payload, done) = (Payload::empty(), TxDone::Op(key));
                 match peer {
                     Some(peer) => {
-                        let hdr = header(cx, self.nid_of(ni), target, 0, body);
+                        let hdr = header(cx, self.nid_of(ni), dest(target), 0, body);
                         let mut msg = Msg::lnet(hdr, payload, done);
                         msg.strange = for_strangers(cx, app);
+                        (msg.pinned, msg.free) = (from.is_some(), matches!(way, Way::Peer(h) if h.rail));
                         self.launch(cx, lnd, peer, &mut msg);
                     }
                     None => self.own_message(cx, lnd, own_header(cx, from, target, 0, body), payload, done),
@@ -231,7 +244,9 @@ impl Lnet {
                     return Ok(());
                 };
                 let peer = self.target_peer(cx, lnd, hop.via, hop.known)?;
-                self.recent = Some(peer);
+                if hop.only {
+                    self.recent = Some(peer);
+                }
                 let kind = OpKind::Ping { placing: false, sink: PING_LEN };
                 let (key, handle) = self.begin_op(cx, (app, tag), (target.nid, via, ni), kind);
                 let body = LnetBody::Get {
@@ -241,8 +256,10 @@ impl Lnet {
                     src_offset: 0,
                     sink_length: PING_LEN,
                 };
-                let hdr = header(cx, self.nid_of(ni), target, 0, body);
-                self.launch(cx, lnd, peer, &mut Msg::lnet(hdr, Payload::empty(), TxDone::Op(key)));
+                let hdr = header(cx, self.nid_of(ni), hop.dest(target), 0, body);
+                let mut msg = Msg::lnet(hdr, Payload::empty(), TxDone::Op(key));
+                msg.free = hop.rail;
+                self.launch(cx, lnd, peer, &mut msg);
             }
             Op::Attach { .. } => {
                 let Op::Attach { tag, portal, mut who, match_bits, ignore_bits, md } = op.take() else {
@@ -297,7 +314,7 @@ impl Lnet {
         app: AppId,
         way: Way,
     ) -> Result<Option<Key>, OpRefused> {
-        let Way::Peer(Hop { via, known, .. }) = way else {
+        let Way::Peer(Hop { via, known, only, .. }) = way else {
             let waiting = self.own.len() + self.own_work.len();
             if waiting >= cx.cfg.max_queued {
                 return Err(OpRefused::QueueFull(waiting));
@@ -308,7 +325,9 @@ impl Lnet {
             None if for_strangers(cx, app) => self.named_peer(cx, lnd, via)?,
             known => self.target_peer(cx, lnd, via, known)?,
         };
-        self.recent = Some(key);
+        if only {
+            self.recent = Some(key);
+        }
         Ok(Some(key))
     }
 

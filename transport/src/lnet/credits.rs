@@ -157,7 +157,7 @@ impl Lnet {
         }
     }
 
-    fn take_back(&mut self, cx: &mut Cx, peer: Key, uses: Uses) {
+    pub(super) fn take_back(&mut self, cx: &mut Cx, peer: Key, uses: Uses) {
         // A peer is there as long as it holds a credit.
         if let Some(p) = self.peers.get_mut(peer) {
             p.uses.sub(uses);
@@ -230,6 +230,10 @@ impl Lnet {
             }
             TxDone::Reply(grant) => self.return_get(cx, grant, status),
             TxDone::Forward(lease) => self.forward_done(cx, lease, status),
+            TxDone::Again(done) => {
+                cx.counters.successful_resends += u64::from(status.is_ok());
+                return self.finish(cx, peer, uses, *done, status);
+            }
         }
         if uses.credits > 0 {
             self.take_back(cx, peer, uses);

@@ -1,5 +1,6 @@
 //! Figures of an NI for those who look in: messages and bytes, as `lnetctl net show -v` has them, and latencies of operations.
 
+use super::health::NiHealth;
 use crate::lnd::Moved;
 use crate::wire::Nid;
 
@@ -114,6 +115,8 @@ pub struct NiFigures {
     pub credits: u32,
     /// Messages that hold one of the credits now.
     pub credits_used: u32,
+    /// Health.
+    pub health: NiHealth,
     /// Latencies of operations by it.
     pub latencies: Latencies,
 }
@@ -130,6 +133,7 @@ impl NiFigures {
         self.drop_count += other.drop_count;
         self.credits += other.credits;
         self.credits_used += other.credits_used;
+        self.health = self.health.and(&other.health);
         self.latencies.iter_mut().zip(&other.latencies).for_each(|(l, m)| *l = l.and(m));
         self
     }

@@ -166,7 +166,7 @@ impl Lnet {
     fn pass_to_next<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], passing: Passing) {
         let Passing { lease, hdr, payload } = passing;
         let target = ProcessId { nid: hdr.dest_nid, pid: hdr.dest_pid };
-        let why = match self.way_to(lnds, target, None) {
+        let why = match self.way_exactly(lnds, target, None) {
             Ok(Way::Peer(hop)) if self.goes_on(lease.ni, self.nid_of(hop.ni), hdr.src_nid) => {
                 let msg = Msg {
                     strange: true,

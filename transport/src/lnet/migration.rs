@@ -1,11 +1,11 @@
 //! LNet's part of peers that move to another shard: their credits, what waits for those, and the operations on them.
 
+use super::Lnet;
 use super::api::Op;
 use super::hop::Way;
 use super::ni::Ni;
 use super::ops::OpRec;
 use super::peer::Peer;
-use super::{Lnet, TxDone};
 use crate::hash::OwnMap;
 use crate::lnd::{AppId, Cx, Lnd};
 use crate::stream::slab::Key;
@@ -48,6 +48,7 @@ impl Lnet {
         peers: &[Key],
         hosts: impl Iterator<Item = Key>,
     ) -> Migrating {
+        self.recovery_leaves(cx, b);
         let peers: Vec<(Key, Peer)> =
             peers.iter().filter_map(|k| Some((*k, self.peers.remove(*k)?))).collect();
         for (key, p) in &peers {
@@ -95,7 +96,7 @@ impl Lnet {
     pub(super) fn take_in(&mut self, cx: &mut Cx, old: Key, entry: Key, host: Key) -> Key {
         let Some(mut p) = self.renamed.peers.remove(&old) else { return Key::NOWHERE };
         for tx in p.waiting.iter_mut().chain(p.discovery.held()) {
-            if let TxDone::Op(op) = &mut tx.done {
+            if let Some(op) = tx.done.op() {
                 *op = self.renamed.ops.get(op).copied().unwrap_or(Key::NOWHERE);
             }
         }

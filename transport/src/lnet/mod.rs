@@ -19,9 +19,11 @@ mod faulted;
 pub mod faults;
 pub mod figures;
 mod forward;
+mod health;
 mod held;
 mod hop;
 mod index;
+mod links;
 mod migration;
 mod ni;
 pub(crate) mod ops;
@@ -32,9 +34,13 @@ pub(crate) mod portal;
 #[cfg(test)]
 #[path = "tests/portal_model.rs"]
 mod portal_model;
+mod rails;
+mod recovery;
 pub(crate) mod remote;
+mod resend;
 mod routing;
 mod upper;
+mod views;
 
 use std::collections::VecDeque;
 
@@ -47,6 +53,8 @@ use self::drops::Drops;
 use self::events::Events;
 use self::faulted::Faults;
 use self::forward::Passing;
+use self::health::Health;
+pub use self::health::{BEST, Cause, Causes, NiHealth};
 use self::held::WaitOn;
 pub(crate) use self::migration::Migrating;
 use self::migration::{Arrival, Renamed};
@@ -55,10 +63,14 @@ use self::ops::Ops;
 use self::own::{OwnMessage, OwnWork};
 use self::peer::Peer;
 use self::portal::Portals;
+use self::rails::Rails;
+use self::recovery::Recovery;
 pub use self::remote::ShardMsg;
 use self::remote::{Body, Waiter};
+use self::resend::Unsent;
 use self::routing::Routing;
 pub use self::routing::{RoutingAsk, RoutingState, RoutingView};
+pub use self::views::PeerNiView;
 use crate::lnd::timers::Timers;
 use crate::lnd::{AppId, Config, Cx, Lnd, LnetError, NiId, Payload, Sink, Ticket, Tx, pop};
 use crate::stream::ShardId;
@@ -80,6 +92,8 @@ pub(crate) enum TxDone {
     Put { app: AppId, tag: u64, ni: NiId, began: u64 },
     /// An operation that waits for an answer too.
     Op(Key),
+    /// One of these, for the second time.
+    Again(Box<TxDone>),
     /// The REPLY to a GET that matched.
     Reply(GetGrant),
     /// Another node's, which held a router buffer.
@@ -203,11 +217,17 @@ pub(crate) struct Lnet {
     due: Vec<u32>,
     /// Set while going down; emptied when the event is out.
     pub(crate) shutdown: Option<(AppId, u64)>,
-    /// Our ping info as it goes out.
+    /// Our ping info as it goes out, and the changes of our NIs so far.
     ping_info: Payload,
+    changes: u32,
     /// Names of Multi-Rail peers.
     pub(crate) aliases: Aliases,
     discovery: Discovery,
+    rails: Rails,
+    health: Health,
+    recovery: Recovery,
+    /// Messages that have not left, and may go by another pair.
+    unsent: VecDeque<Unsent>,
     /// Only while there are fault rules.
     faults: Option<Box<Faults>>,
     routing: Routing,
@@ -237,7 +257,7 @@ impl Lnet {
         // Each shard's handles differ from the others'.
         let (shards, me) = (u64::from(cfg.shards.count.max(1)), u64::from(cfg.shards.me.0));
         let first = cfg.first_object.wrapping_add(me.wrapping_mul(cfg.object_step));
-        let routing = Routing::new(cfg);
+        let (routing, nis) = (Routing::new(cfg), Ni::all(cfg));
         Lnet {
             peers: Slab::new(),
             recent: None,
@@ -245,16 +265,21 @@ impl Lnet {
             portals: Portals::new(cfg.shards.me),
             own: Slab::new(),
             own_work: OwnWork::new(),
-            nis: Ni::all(cfg),
             again: VecDeque::new(),
             drops: Drops::default(),
             kicks: VecDeque::new(),
             timers: Timers::new(),
             due: Vec::new(),
             shutdown: None,
-            ping_info: discovery::own_info(cfg, &routing),
+            ping_info: links::own_info(cfg, &nis, &routing, 0),
+            nis,
+            changes: 0,
             aliases: Aliases::default(),
             discovery: Discovery::new(cfg),
+            rails: Rails::default(),
+            health: Health::default(),
+            recovery: Recovery::default(),
+            unsent: VecDeque::new(),
             faults: None,
             routing,
             buffers: Buffers::default(),
@@ -276,8 +301,8 @@ impl Lnet {
 
     /// Time at which a timer is due, in ns; `u64::MAX` for never.
     pub(crate) fn wake(&self) -> u64 {
-        let wake =
-            self.timers.wake().min(self.ops.timers.wake()).min(self.fault_wake()).min(self.routing.wake());
+        let wake = self.timers.wake().min(self.ops.timers.wake()).min(self.fault_wake());
+        let wake = wake.min(self.routing.wake()).min(self.recovery_wake());
         if self.discovery.changed.is_some() || self.own_work.len() > 0 { 0 } else { wake }
     }
 
@@ -289,6 +314,9 @@ impl Lnet {
         self.own_turn(cx, lnds);
         self.routing_turn(cx, lnds);
         self.end_delays(cx, lnds);
+        if self.recovery_wake() <= cx.now {
+            self.recover(cx, lnds);
+        }
         let mut due = std::mem::take(&mut self.due);
         self.timers.due(cx.now, &mut due);
         cx.counters.timers_fired += due.len() as u64;
@@ -304,6 +332,7 @@ impl Lnet {
         for i in due.drain(..) {
             if let Some(op) = self.ops.overdue(cx.now, i) {
                 cx.counters.err_no_answer += 1;
+                self.unanswered(cx, op);
                 let event = self.ops.fail(op, cx.now, LnetError::TimedOut);
                 self.complete_some(event);
             }
@@ -314,7 +343,8 @@ impl Lnet {
     /// Whether [`Lnet::settle`] has something to do.
     #[inline]
     pub(crate) fn is_unsettled(&self) -> bool {
-        !self.kicks.is_empty() || !self.again.is_empty() || self.has_discovered() || self.has_to_pass()
+        let peers = !self.kicks.is_empty() || !self.again.is_empty() || self.has_discovered();
+        peers || self.has_to_pass() || !self.unsent.is_empty()
     }
 
     /// Looks again at one peer whose credits changed, or at a held message; gives whether there was one.
@@ -326,7 +356,10 @@ impl Lnet {
             }
             return true;
         }
-        if self.discovers(cx, lnds) || self.has_to_pass() && self.passes_on(cx, lnds) {
+        if self.discovers(cx, lnds)
+            || self.go_again(cx, lnds)
+            || self.has_to_pass() && self.passes_on(cx, lnds)
+        {
             return true;
         }
         if self.again.is_empty() {
@@ -349,7 +382,11 @@ impl Lnet {
     /// Messages that wait.
     pub(crate) fn queued(&self) -> usize {
         let peers = (0..self.peers.capacity()).filter_map(|i| self.peers.get(self.peers.key_at(i)?));
-        self.own.len() + self.own_work.len() + self.delayed() + peers.map(Peer::waits).sum::<usize>()
+        self.own.len()
+            + self.own_work.len()
+            + self.unsent.len()
+            + self.delayed()
+            + peers.map(Peer::waits).sum::<usize>()
     }
 
     /// Places in tables and queues.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::figures::NiFigures;
+use super::health::NiHealth;
 use super::{Lnet, OpRefused};
 use crate::lnd::budget::Uses;
 use crate::lnd::{Config, Cx, Lnd, Moved, NiConfig, NiId};
@@ -23,6 +24,11 @@ pub(crate) struct Ni {
     pub(super) dropped: u64,
     /// Its LND goes down, and has let go of all connections.
     pub(super) gone: bool,
+    pub(super) health: NiHealth,
+    /// Time of the last failure that was its fault, in ns.
+    pub(super) failed_at: u64,
+    /// Time of the last message to a Multi-Rail peer by it, in messages.
+    pub(super) used: u64,
 }
 
 impl Ni {
@@ -34,6 +40,9 @@ impl Ni {
             waiters: VecDeque::new(),
             dropped: 0,
             gone: false,
+            health: NiHealth::default(),
+            failed_at: 0,
+            used: 0,
         };
         cfg.nis.iter().map(new).collect()
     }
@@ -96,11 +105,12 @@ impl Lnet {
         let c = &cx.counters;
         let (own, bytes) = (c.own_msgs, c.own_bytes);
         let own = Moved { send_count: own, send_bytes: bytes, recv_count: own, recv_bytes: bytes };
-        let real = self.nis.iter().map(|n| (n.nid, n.dropped, n.credits(cx), n.uses.credits));
-        let all = real.chain([(Nid::LO, self.own_work.dropped, 0, 0)]).zip(moved.chain([own]));
+        let real = self.nis.iter().map(|n| (n.nid, n.dropped, n.credits(cx), n.uses.credits, n.health));
+        let lo = (Nid::LO, self.own_work.dropped, 0, 0, NiHealth::default());
+        let all = real.chain([lo]).zip(moved.chain([own]));
         let latencies = self.ops.latencies.iter().chain([&self.ops.own_latencies]);
-        for (((nid, drop_count, credits, credits_used), moved), latencies) in all.zip(latencies) {
-            each(NiFigures { nid, moved, drop_count, credits, credits_used, latencies: *latencies });
+        for (((nid, drop_count, credits, credits_used, health), moved), latencies) in all.zip(latencies) {
+            each(NiFigures { nid, moved, drop_count, credits, credits_used, health, latencies: *latencies });
         }
     }
 

@@ -54,6 +54,14 @@ impl OpRec {
         }
     }
 
+    /// It goes by another pair of NIDs.
+    pub(crate) fn goes_by(&mut self, ni: NiId, via: Nid) {
+        self.via = via;
+        if self.ni != UNTIMED {
+            self.ni = ni;
+        }
+    }
+
     /// Bucket of the peer that it was given to.
     pub(crate) fn bucket(&self) -> Option<Bucket> {
         self.via.ip().map(Bucket::of)
@@ -170,6 +178,11 @@ impl Ops {
     #[cfg(feature = "testing")]
     pub(crate) fn places(&self) -> usize {
         self.recs.capacity() + self.by_object.capacity()
+    }
+
+    /// Takes out an operation that goes on elsewhere.
+    pub(crate) fn give(&mut self, key: Key) -> Option<OpRec> {
+        self.end(key)
     }
 
     fn end(&mut self, key: Key) -> Option<OpRec> {

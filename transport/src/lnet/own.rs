@@ -261,8 +261,8 @@ impl Lnet {
                 let event = self.ops.sent(op, cx.now, status);
                 self.complete_some(event);
             }
-            // No other node's comes here.
-            TxDone::Nothing | TxDone::Reply(_) | TxDone::Forward(_) => {}
+            // No other node's comes here, and nothing that this node sends to itself is sent again.
+            TxDone::Nothing | TxDone::Reply(_) | TxDone::Forward(_) | TxDone::Again(_) => {}
         }
     }
 }

@@ -25,9 +25,9 @@
 
 use fsm::Fsm;
 
+use super::Lnet;
 use super::buffers::{BufferClass, Buffers, BuffersView};
 use super::remote::Body;
-use super::{Lnet, discovery};
 use crate::lnd::config::SEC;
 use crate::lnd::{Config, Cx, Lnd, NIS_MAX, NiId};
 use crate::stream::ShardId;
@@ -308,7 +308,7 @@ impl Lnet {
     /// Routing is another, says the shard that decides.
     pub(super) fn routing_told<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], told: Told, push: bool) {
         let before = self.routing.told;
-        self.renew_info(cx, told, push);
+        self.takes_routing(cx, told, push);
         cx.cfg.routing.buffers = told.asked;
         if told.state != RoutingState::Off {
             self.buffers.resize(&cx.cfg, cx.cfg.routing.buffers());
@@ -323,12 +323,12 @@ impl Lnet {
         self.serve_lines(cx, lnds);
     }
 
-    fn renew_info(&mut self, cx: &Cx, told: Told, push: bool) {
+    fn takes_routing(&mut self, cx: &Cx, told: Told, push: bool) {
         self.routing.told = told;
         self.routing.revived = NiSet::default();
-        self.ping_info = discovery::own_info(&cx.cfg, &self.routing);
+        self.renew_info(&cx.cfg);
         if push {
-            self.tell_of_info(cx.cfg.features());
+            self.discovery.info_changed(cx.cfg.features());
         }
     }
 
@@ -383,7 +383,7 @@ impl Lnet {
         }
         if told != self.routing.told {
             self.tell_shards(cx, told, true);
-            self.renew_info(cx, told, true);
+            self.takes_routing(cx, told, true);
         }
     }
 
@@ -436,7 +436,7 @@ impl Lnet {
         told.down = of(quiet).without(of(loud));
         if told != self.routing.told {
             self.tell_shards(cx, told, true);
-            self.renew_info(cx, told, true);
+            self.takes_routing(cx, told, true);
         }
     }
 }
