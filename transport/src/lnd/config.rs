@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::owner::{AppId, SHARDS_MAX};
+use super::route::Route;
 use crate::stream::{Bucket, ShardId};
 use crate::wire::ping;
 use crate::wire::{ConnType, Nid, Pid, ProcessId, Version, nid};
@@ -170,6 +171,8 @@ impl NiConfig {
 pub struct Config {
     /// Our NIs, [`NIS_MAX`] at most. The first one's NID is the primary one.
     pub nis: Vec<NiConfig>,
+    /// Routes that it begins with.
+    pub routes: Vec<Route>,
     /// Our process id.
     pub pid: Pid,
     /// Constant for the life of the NI and new at each start: wall clock in ns (socklnd.md §4).
@@ -268,6 +271,14 @@ pub struct Config {
     pub tcp: Tcp,
     /// Peers are asked who they are before the first message to them, and told who we are (lnet.md §6.3).
     pub discovery: bool,
+    /// A gateway is asked again so long after it was asked last (upper.md §1.5).
+    pub alive_router_check_interval: u64,
+    /// For a gateway's answer to come.
+    pub router_ping_timeout: u64,
+    /// A route whose gateway is on the network that it leads to is up only while an NI of the gateway's there is up.
+    pub avoid_asym_router_failure: bool,
+    /// Messages from another network are dropped where they come by a node that is no gateway to it.
+    pub drop_asym_route: bool,
     /// Feature bits of our ping info, where they are to be other than what is true ([`Config::features`]).
     pub ping_features: Option<u32>,
     /// Sequence number of our ping info, where it is to be another than a fresh node's ([`Config::sequence`]).
@@ -279,6 +290,7 @@ impl Config {
     pub fn new(nid: Nid, epoch: u64) -> Config {
         Config {
             nis: vec![NiConfig::new(nid)],
+            routes: Vec::new(),
             pid: nid::PID_LUSTRE,
             incarnation: epoch,
             interface_cookie: epoch,
@@ -325,6 +337,10 @@ impl Config {
             tcp_kind: TcpKind::Sockets,
             tcp: Tcp::default(),
             discovery: true,
+            alive_router_check_interval: 60 * SEC,
+            router_ping_timeout: 50 * SEC,
+            avoid_asym_router_failure: true,
+            drop_asym_route: false,
             ping_features: None,
             ping_sequence: None,
         }

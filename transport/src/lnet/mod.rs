@@ -17,6 +17,7 @@ mod events;
 mod faulted;
 pub mod faults;
 pub mod figures;
+mod gateways;
 mod held;
 mod hop;
 mod index;
@@ -31,6 +32,7 @@ pub(crate) mod portal;
 #[path = "tests/portal_model.rs"]
 mod portal_model;
 pub(crate) mod remote;
+pub mod routes;
 mod upper;
 
 use std::collections::VecDeque;
@@ -41,6 +43,7 @@ use self::discovery::Discovery;
 use self::drops::Drops;
 use self::events::Events;
 use self::faulted::Faults;
+use self::gateways::Gateways;
 use self::held::WaitOn;
 pub(crate) use self::migration::Migrating;
 use self::migration::{Arrival, Renamed};
@@ -51,6 +54,7 @@ use self::peer::Peer;
 use self::portal::Portals;
 pub use self::remote::ShardMsg;
 use self::remote::{Body, Waiter};
+use self::routes::Routes;
 use crate::lnd::timers::Timers;
 use crate::lnd::{AppId, Config, Cx, Lnd, LnetError, NiId, Payload, Sink, Ticket, Tx, pop};
 use crate::stream::ShardId;
@@ -196,6 +200,8 @@ pub(crate) struct Lnet {
     /// Names of Multi-Rail peers.
     pub(crate) aliases: Aliases,
     discovery: Discovery,
+    routes: Routes,
+    gateways: Gateways,
     /// Only while there are fault rules.
     faults: Option<Box<Faults>>,
     /// For applications.
@@ -234,6 +240,8 @@ impl Lnet {
             ping_info: discovery::own_info(cfg),
             aliases: Aliases::default(),
             discovery: Discovery::new(cfg),
+            routes: Lnet::first_routes(cfg),
+            gateways: Gateways::new(cfg),
             faults: None,
             events: Events::default(),
             mail: VecDeque::new(),
