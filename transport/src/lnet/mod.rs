@@ -19,6 +19,7 @@ mod faulted;
 pub mod faults;
 pub mod figures;
 mod forward;
+mod gateways;
 mod health;
 mod held;
 mod hop;
@@ -38,6 +39,7 @@ mod rails;
 mod recovery;
 pub(crate) mod remote;
 mod resend;
+pub mod routes;
 mod routing;
 mod upper;
 mod views;
@@ -53,6 +55,7 @@ use self::drops::Drops;
 use self::events::Events;
 use self::faulted::Faults;
 use self::forward::Passing;
+use self::gateways::Gateways;
 use self::health::Health;
 pub use self::health::{BEST, Cause, Causes, NiHealth};
 use self::held::WaitOn;
@@ -68,6 +71,7 @@ use self::recovery::Recovery;
 pub use self::remote::ShardMsg;
 use self::remote::{Body, Waiter};
 use self::resend::Unsent;
+use self::routes::Routes;
 use self::routing::Routing;
 pub use self::routing::{RoutingAsk, RoutingState, RoutingView};
 pub use self::views::PeerNiView;
@@ -228,6 +232,8 @@ pub(crate) struct Lnet {
     recovery: Recovery,
     /// Messages that have not left, and may go by another pair.
     unsent: VecDeque<Unsent>,
+    routes: Routes,
+    gateways: Gateways,
     /// Only while there are fault rules.
     faults: Option<Box<Faults>>,
     routing: Routing,
@@ -280,6 +286,8 @@ impl Lnet {
             health: Health::default(),
             recovery: Recovery::default(),
             unsent: VecDeque::new(),
+            routes: Lnet::first_routes(cfg),
+            gateways: Gateways::new(cfg),
             faults: None,
             routing,
             buffers: Buffers::default(),

@@ -32,9 +32,10 @@ use std::net::IpAddr;
 use self::beside::Beside;
 pub use self::beside::BesideError;
 use crate::lnd::tunables::Change;
-use crate::lnd::{AppId, Config, Counters, Cx, Held, NIS_MAX, NiId};
+use crate::lnd::{AppId, Config, Counters, Cx, Held, NIS_MAX, NiId, RouteError};
 use crate::lnet::faults::{FaultAsk, FaultError, FaultView};
 use crate::lnet::figures::NiFigures;
+use crate::lnet::routes::{RouteAsk, RouteView};
 use crate::lnet::{Delivery, Event, Lnet, Op, PeerNiView, RoutingAsk, RoutingView, ShardMsg};
 use crate::socklnd::{self, PeerBrief, PeerView, Socklnd};
 use crate::stream::slab::Key;
@@ -324,6 +325,20 @@ impl Machine {
             self.settle();
         }
         self.lnet.routing_view()
+    }
+
+    /// Adds or deletes a route of this shard at `now`, in ns; every shard of a node has the same.
+    ///
+    /// # Errors
+    /// [`RouteError`]
+    pub fn route(&mut self, now: u64, ask: RouteAsk) -> Result<(), RouteError> {
+        self.cx.now = self.cx.now.max(now);
+        self.lnet.route(&self.cx, ask)
+    }
+
+    /// The routes of this shard, in the order in which they came.
+    pub fn routes(&self) -> impl Iterator<Item = RouteView> + '_ {
+        self.lnet.routes()
     }
 
     /// The primary NID of the peer that `nid` is one of, as far as discovery has told; else `nid` itself.
