@@ -35,7 +35,7 @@ use std::fmt::Debug;
 pub use self::budget::Held;
 pub(crate) use self::budget::{Budget, Uses, trim};
 pub use self::config::{Accept, Config, LENDINGS, NIS_MAX, NiConfig, Shards, ShardsError, Tcp, TcpKind};
-pub use self::counters::{Counters, Moved};
+pub use self::counters::{ByType, Counters, Moved};
 pub use self::memory::{Data, LnetError, Payload, Sink};
 pub(crate) use self::message::Tx;
 pub(crate) use self::owner::Owner;

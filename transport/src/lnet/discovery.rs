@@ -176,6 +176,11 @@ impl Peer {
         !self.unsure() && self.more.as_ref().is_some_and(|m| m.features != 0)
     }
 
+    /// Features that it last told; 0 before.
+    pub(super) fn features(&self) -> u32 {
+        self.more.as_ref().map_or(0, |m| m.features)
+    }
+
     /// Messages that wait.
     pub(super) fn waiting(&self) -> usize {
         self.more.as_ref().map_or(0, |m| m.held.len())

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use super::drops::Dropped;
+use super::figures::Spans;
 use super::{Msg, discovery};
 use crate::lnd::NiId;
 use crate::lnd::budget::Uses;
@@ -27,6 +29,17 @@ pub(crate) struct Peer {
     /// Stands in its host's list of peers that wait for a credit of the NI.
     pub(super) listed_for_host: bool,
     pub(super) discovery: discovery::Peer,
+    pub(super) figures: Box<Figures>,
+}
+
+/// Figures of a peer, for those who look in.
+#[derive(Debug, Default)]
+pub(super) struct Figures {
+    /// Messages received from it that were dropped.
+    pub(super) dropped: Dropped,
+    pub(super) spans: Spans,
+    /// Most messages that held one of its credits, or waited for one, at a time.
+    pub(super) most: u32,
 }
 
 impl Peer {
@@ -41,6 +54,7 @@ impl Peer {
             listed_for_ni: false,
             listed_for_host: false,
             discovery: discovery::Peer::NEW,
+            figures: Box::default(),
         }
     }
 

@@ -21,7 +21,7 @@ use super::handover;
 use crate::lnd::tunables::Change;
 use crate::lnd::{Config, Counters, NIS_MAX};
 use crate::lnet::faults::{FaultAsk, FaultError, FaultView, RULES_MAX};
-use crate::lnet::figures::NiFigures;
+use crate::lnet::figures::{NiFigures, PeerFigures};
 use crate::node::Machine;
 use crate::socklnd::PeerBrief;
 use crate::stream::ConnId;
@@ -213,6 +213,29 @@ impl Peers {
     }
 }
 
+/// Figures of a part of an lcore's peers.
+#[derive(Debug)]
+pub struct PeersFigures {
+    /// First place in the table; afterwards the first place of the next page, `None` at the end.
+    pub from: Option<u32>,
+    /// Answer; the asker has made room for [`PAGE`].
+    pub rows: Vec<PeerFigures>,
+}
+
+impl PeersFigures {
+    /// Fills the page from what `m` knows.
+    pub fn fill(&mut self, m: &Machine) {
+        let (room, rows) = (self.rows.capacity(), &mut self.rows);
+        let from = self.from.unwrap_or(0) as usize;
+        let all = m.peer_figures(from, PAGE, &mut |f| {
+            if rows.len() < room {
+                rows.push(f);
+            }
+        });
+        self.from = (from.saturating_add(PAGE) < all).then_some((from + PAGE) as u32);
+    }
+}
+
 /// A question about fault rules.
 #[derive(Debug)]
 pub struct AboutFaults {
@@ -231,6 +254,8 @@ pub enum Question {
     Page(Box<Page>),
     /// Peers.
     Peers(Box<Peers>),
+    /// Figures of peers.
+    Figures(Box<PeersFigures>),
     /// Counters.
     Counts(Box<Counts>),
     /// Shows packets to this end, or to none; the answer is the end that was there before.
@@ -403,6 +428,25 @@ impl Inspection {
             while page.from.is_some() {
                 page.rows.clear();
                 let Question::Peers(p) = self.ask(lcore, Question::Peers(page))? else { break };
+                page = p;
+                if !page.rows.iter().all(&mut each) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows figures of the peers of all lcores to `each`, page by page, until it returns false.
+    ///
+    /// # Errors
+    /// [`NoAnswer`] of the first lcore that does not; those before it were shown.
+    pub fn peer_figures(&self, mut each: impl FnMut(&PeerFigures) -> bool) -> Result<(), NoAnswer> {
+        for lcore in 0..self.mailboxes.len() {
+            let mut page = Box::new(PeersFigures { from: Some(0), rows: Vec::with_capacity(PAGE) });
+            while page.from.is_some() {
+                page.rows.clear();
+                let Question::Figures(p) = self.ask(lcore, Question::Figures(page))? else { break };
                 page = p;
                 if !page.rows.iter().all(&mut each) {
                     return Ok(());

@@ -280,6 +280,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
                 None => page.from = None,
             },
             Question::Peers(peers) => peers.fill(&self.machine),
+            Question::Figures(peers) => peers.fill(&self.machine),
             Question::Counts(c) => {
                 (c.proto, c.streams, c.loop_stats) = (self.machine.tally(), self.counters(), self.loop_stats);
                 self.details(&mut |name, n| c.add(name, n));
