@@ -101,8 +101,10 @@ impl Lnet {
             Op::Put { target, portal, .. } | Op::Get { target, portal, .. } if self.is_own(target.nid) => {
                 Some(shards.owner_of(*portal))
             }
-            Op::Ping { target, .. } if self.is_own(target.nid) => Some(shards.me),
-            Op::Put { .. } | Op::Get { .. } | Op::Ping { .. } => None,
+            Op::Ping { target, .. } | Op::Discover { target, .. } if self.is_own(target.nid) => {
+                Some(shards.me)
+            }
+            Op::Put { .. } | Op::Get { .. } | Op::Ping { .. } | Op::Discover { .. } => None,
             Op::Attach { portal, .. } | Op::Unlink { portal, .. } | Op::Lazy { portal, .. } => {
                 Some(shards.owner_of(*portal))
             }
@@ -117,7 +119,9 @@ impl Lnet {
             Op::Put { tag, target, from, .. } | Op::Get { tag, target, from, .. } => {
                 (*tag, self.way_to(lnds, *target, *from))
             }
-            Op::Ping { tag, target } => (*tag, self.way_to(lnds, *target, None)),
+            Op::Ping { tag, target } | Op::Discover { tag, target, .. } => {
+                (*tag, self.way_to(lnds, *target, None))
+            }
             Op::Shutdown { tag } if !cx.down => return self.shut_down(cx, lnds, app, *tag),
             Op::Counts { tag, .. } => {
                 let counts = MessageCounts::of(&cx.counters);
@@ -239,11 +243,16 @@ impl Lnet {
                     None => self.own_message(cx, lnd, own_header(cx, from, target, 0, body), payload, done),
                 }
             }
-            &mut Op::Ping { tag, .. } if to == To::Own => self.own_ping(cx, app, tag),
-            &mut Op::Ping { tag, target } => {
+            &mut (Op::Ping { tag, .. } | Op::Discover { tag, .. }) if to == To::Own => {
+                self.own_ping(cx, app, tag)
+            }
+            &mut (Op::Ping { tag, target } | Op::Discover { tag, target, .. }) => {
                 let known = if let To::Peer(known) = to { known } else { None };
                 let peer = self.target_peer(cx, lnd, target, known)?;
                 self.recent = Some(peer);
+                if let Op::Discover { force, .. } = op {
+                    self.discover(cx, lnd, peer, *force);
+                }
                 let kind = OpKind::Ping { placing: false, sink: PING_LEN };
                 let (key, handle) = self.begin_op(cx, (app, tag), (target.nid, ni), kind);
                 let body = LnetBody::Get {

@@ -314,6 +314,14 @@ impl Lnet {
         None
     }
 
+    /// Asks a peer that is not known who it is, or with `force` one that is.
+    pub(super) fn discover<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, force: bool) {
+        let asks = self.peers.get(peer).is_some_and(|p| force || p.discovery.unsure());
+        if cx.cfg.discovery && asks {
+            self.step(cx, lnd, peer, Step::Ask);
+        }
+    }
+
     /// Goes through the table, and does what it says.
     pub(super) fn step<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, step: Step) {
         let Some(p) = self.peers.get_mut(peer) else { return };

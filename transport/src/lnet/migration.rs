@@ -37,7 +37,10 @@ impl Lnet {
     /// Bucket of the peer that an operation is on; `None` for those that are on none.
     pub(super) fn bucket_of(&self, op: &Op) -> Option<Bucket> {
         match op {
-            Op::Put { target, .. } | Op::Get { target, .. } | Op::Ping { target, .. }
+            Op::Put { target, .. }
+            | Op::Get { target, .. }
+            | Op::Ping { target, .. }
+            | Op::Discover { target, .. }
                 if !self.is_own(target.nid) =>
             {
                 target.nid.ip().map(Bucket::of)

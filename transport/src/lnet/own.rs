@@ -53,7 +53,13 @@ pub(super) struct OwnWork {
 
 impl OwnWork {
     pub(super) fn new() -> OwnWork {
-        OwnWork { next: VecDeque::new(), left: A_TURN, turn: 0, moved: ByType::default(), dropped: Dropped::default() }
+        OwnWork {
+            next: VecDeque::new(),
+            left: A_TURN,
+            turn: 0,
+            moved: ByType::default(),
+            dropped: Dropped::default(),
+        }
     }
 
     /// Places for messages that wait.

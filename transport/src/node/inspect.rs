@@ -154,6 +154,8 @@ pub struct Counts {
     pub more: Vec<(&'static str, u64)>,
     /// NIs, the primary one first, and `0@lo` behind them.
     pub nis: Vec<NiFigures>,
+    /// Operations that wait for an answer.
+    pub ops: u64,
 }
 
 impl Counts {
@@ -164,6 +166,7 @@ impl Counts {
             loop_stats: LoopStats::default(),
             more: Vec::with_capacity(MORE),
             nis: Vec::with_capacity(NIS_MAX + 1),
+            ops: 0,
         }
     }
 

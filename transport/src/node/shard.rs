@@ -287,6 +287,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
                 self.machine.drops(&mut |name, n| c.add(name, n));
                 self.machine.beside(&mut |name, n| c.add(name, n));
                 self.machine.nis(&mut |ni| c.add_ni(ni));
+                c.ops = self.machine.ops() as u64;
             }
             Question::Tap(tap) => {
                 if let Some(s) = self.outside.streams_mut() {

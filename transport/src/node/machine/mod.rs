@@ -372,6 +372,11 @@ impl Machine {
         self.lnet.figures(&self.cx, self.lnds.iter().map(|l| l.moved), each);
     }
 
+    /// Operations that wait for an answer.
+    pub fn ops(&self) -> usize {
+        self.lnet.ops.len()
+    }
+
     fn with_credits(&self, mut brief: PeerBrief, above: Key) -> PeerBrief {
         let (used, waiting) = self.lnet.credits(above);
         brief.credits_used = used;
