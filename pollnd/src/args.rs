@@ -3,6 +3,7 @@
 mod ask;
 pub(crate) mod common;
 mod conf;
+mod ctl;
 mod fault;
 mod look;
 mod lst;
@@ -21,6 +22,7 @@ use transport::wire::Nid;
 pub(crate) use self::ask::{BulkArgs, PingArgs, Via};
 use self::common::{EalArgs, TableOut};
 pub(crate) use self::conf::{ConfigArgs, ConfigVerb, Told};
+pub(crate) use self::ctl::{CtlGlobal, CtlNet, CtlPeer, CtlStats, CtlVerb, Detail, LnetctlArgs};
 pub(crate) use self::fault::{FaultAddArgs, FaultArgs, FaultKind, FaultVerb};
 pub(crate) use self::look::{CaptureArgs, ConnFilter, ConnectionsArgs, StatsArgs, TopArgs, TunablesArgs};
 pub(crate) use self::lst::{CheckArg, QuickArgs, SelftestArgs, What};
@@ -83,6 +85,8 @@ pub(crate) enum Command {
     Tunables(TunablesArgs),
     /// Drops, fails or delays messages of a running node by rules, as `lnetctl fault` does.
     Fault(FaultArgs),
+    /// lnetctl's questions to a running node, in its words, layout and numbers.
+    Lnetctl(LnetctlArgs),
     /// Looks at the machine: huge pages, ports and drivers, cores, NUMA; what is missing, and the line that mends it. Mends
     /// it (--fix), and takes that back (--undo).
     Doctor(DoctorArgs),

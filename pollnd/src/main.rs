@@ -1,5 +1,5 @@
 //! The command: `pollnd demo`, `node`, `config`, `ping`, `put`, `get`, `selftest`, `net`, `connections`, `stats`, `top`, `capture`,
-//! `tunables`, `fault`, `doctor`, `bench`.
+//! `tunables`, `fault`, `lnetctl`, `doctor`, `bench`.
 #![forbid(unsafe_code)]
 // All of it goes through `out`.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
@@ -23,6 +23,7 @@ mod job;
 mod keeper;
 mod known;
 mod limits;
+mod lnetctl;
 mod logging;
 mod member;
 mod metrics;
@@ -70,7 +71,9 @@ fn main() -> ExitCode {
             return ExitCode::from(MISUSED);
         }
     };
-    if let Err(e) = logging::begin(cli.verbose) {
+    // Its -v is lnetctl's.
+    let verbose = if let Command::Lnetctl(_) = &cli.command { 0 } else { cli.verbose };
+    if let Err(e) = logging::begin(verbose) {
         out::note(e);
         return ExitCode::from(MISUSED);
     }
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
         Command::Capture(a) => inspect::capture::main(&a),
         Command::Tunables(a) => inspect::tunables::main(&a),
         Command::Fault(a) => inspect::faults::main(&a),
+        Command::Lnetctl(a) => return lnetctl::main(&a),
         Command::Doctor(a) => match doctor::main(&a) {
             Ok(code) => return code,
             Err(e) => Err(e),

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use transport::lnd::AppId;
+use transport::lnet::Op;
 use transport::node::{Handle, rings};
+use transport::wire::ProcessId;
 
 use crate::access::{self, Access};
 use crate::args::PingArgs;
@@ -88,10 +90,14 @@ impl Pinger {
         match self {
             Pinger::Own(node, handle) => {
                 let patience = Duration::try_from_secs_f64(a.timeout).map_err(|e| e.to_string())?;
-                one_ping(handle, node.front(), (a.target, n), patience, &mut Vec::new(), || node.stopped())
+                let target = ProcessId::lustre(a.target);
+                let op = Op::Ping { tag: n, target };
+                one_ping(handle, node.front(), op, patience, &mut Vec::new(), || node.stopped())
+                    .map_err(|e| e.text)
             }
             Pinger::Through(c, _) => {
-                let r = Request::Ping { target: a.target.to_string(), timeout: a.timeout };
+                let (target, timeout) = (a.target.to_string(), a.timeout);
+                let r = Request::Ping { target, timeout, discover: None };
                 let answer = c.one(&r)?;
                 serde_json::from_value(answer["end"].clone()).map_err(|e| format!("{e} in {answer}"))
             }

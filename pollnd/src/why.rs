@@ -64,6 +64,19 @@ pub(crate) fn failed(front: &Inspection, nid: Nid, e: String) -> String {
     with_cut(front, e)
 }
 
+/// The error of an operation as a kernel's number.
+pub(crate) fn number(front: &Inspection, nid: Nid, e: LnetError) -> i32 {
+    match e {
+        LnetError::Refused => libc::ECONNREFUSED,
+        LnetError::Unreachable => match brief(front, nid).and_then(|b| b.why) {
+            Some(DialWhy::Tcp(DialError::Refused)) => libc::ECONNREFUSED,
+            Some(DialWhy::Tcp(DialError::TimedOut)) => libc::ETIMEDOUT,
+            _ => libc::EHOSTUNREACH,
+        },
+        _ => libc::EIO,
+    }
+}
+
 /// Text about a peer that has not answered for so long.
 pub(crate) fn silent(front: &Inspection, nid: Nid, patience: Duration) -> String {
     let resolving = || {

@@ -353,6 +353,11 @@ impl Reader {
     }
 }
 
+/// CPTs of a node with that `cpu_pattern`, as lnetctl writes them; those of a pattern that leaves them to the machine are taken for one.
+pub(crate) fn cpt_list(pattern: Option<&str>) -> String {
+    listed(&pattern.and_then(cpts).unwrap_or_else(|| vec![0]))
+}
+
 /// CPTs as lnetctl writes them.
 fn listed(cpts: &[u32]) -> String {
     format!("[{}]", cpts.iter().map(u32::to_string).collect::<Vec<_>>().join(","))

@@ -56,16 +56,41 @@ pub(crate) enum Order {
     Reset {},
 }
 
-fn pattern(what: &str, nid: &str) -> Result<NidPattern, String> {
-    nid.parse().map_err(|e| format!("{what} {nid}: {e}; or * for all, *@tcp for all of a network"))
+/// Reason why an order about rules was not done.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum Failed {
+    /// A NID that is none.
+    #[error("{what} {nid}: {why}; or * for all, *@tcp for all of a network")]
+    Nid {
+        /// Its place in the rule.
+        what: &'static str,
+        /// Its text.
+        nid: String,
+        /// Its fault.
+        why: String,
+    },
+    /// Words that make no rule.
+    #[error("{0}")]
+    Words(String),
+    /// No rule is meant.
+    #[error("{0}")]
+    None(String),
+    /// There is no node, or it does not answer, or it objects.
+    #[error("{0}")]
+    Node(String),
+}
+
+fn pattern(what: &'static str, nid: &str) -> Result<NidPattern, Failed> {
+    nid.parse().map_err(|e| Failed::Nid { what, nid: nid.to_owned(), why: format!("{e}") })
 }
 
 /// The rule behind the words.
-fn rule(delay: bool, t: &RuleText) -> Result<FaultRule, String> {
+fn rule(delay: bool, t: &RuleText) -> Result<FaultRule, Failed> {
+    let words = |e: String| Failed::Words(e);
     let rate = match (t.rate, t.interval) {
         (Some(n), None) => FaultRate::OneIn(n),
         (None, Some(s)) => FaultRate::Every(s),
-        _ => return Err(FaultError::Rate.to_string()),
+        _ => return Err(words(FaultError::Rate.to_string())),
     };
     let mut messages = 0;
     for m in &t.message {
@@ -74,7 +99,7 @@ fn rule(delay: bool, t: &RuleText) -> Result<FaultRule, String> {
             .ok_or_else(|| {
                 // lnetctl's line, and the names that it leaves out.
                 let names: Vec<&str> = MESSAGES.iter().map(|m| m.0).collect();
-                format!("unknown message type {m}\nit is one of {}", names.join(", "))
+                words(format!("unknown message type {m}\nit is one of {}", names.join(", ")))
             })?
             .1;
     }
@@ -85,27 +110,31 @@ fn rule(delay: bool, t: &RuleText) -> Result<FaultRule, String> {
             None if e == "random" => (1 << HEALTH_ERRORS.len()) - 1,
             None => {
                 let names: Vec<&str> = HEALTH_ERRORS.iter().map(|e| e.0).collect();
-                return Err(format!("unknown health error {e}: it is one of {}, random", names.join(", ")));
+                let names = names.join(", ");
+                return Err(words(format!("unknown health error {e}: it is one of {names}, random")));
             }
         };
     }
     let fault = match (delay, t.latency, health) {
-        (true, None, _) => return Err(FaultError::Latency.to_string()),
+        (true, None, _) => return Err(words(FaultError::Latency.to_string())),
         (true, Some(s), 0) => Fault::Delay((s.clamp(0.0, 86_400.0) * 1e9) as u64),
-        (true, ..) => return Err("--health_error is for drop rules: leave it out, or --latency".into()),
-        (false, Some(_), _) => return Err("--latency is for delay rules: leave it out".into()),
+        (true, ..) => {
+            return Err(words("--health_error is for drop rules: leave it out, or --latency".into()));
+        }
+        (false, Some(_), _) => return Err(words("--latency is for delay rules: leave it out".into())),
         (false, None, 0) => Fault::Drop,
         (false, None, mask) => Fault::Fail(mask),
     };
     let mut portals = 0;
     for p in &t.portal {
-        portals |= 1u64.checked_shl((*p).into()).ok_or_else(|| format!("portal {p}: portals are 0 to 63"))?;
+        let bit = 1u64.checked_shl((*p).into());
+        portals |= bit.ok_or_else(|| words(format!("portal {p}: portals are 0 to 63")))?;
     }
     let (source, dest) = (pattern("source", &t.source)?, pattern("dest", &t.dest)?);
-    FaultRule { source, dest, rate, portals, messages, fault }.checked().map_err(|e| e.to_string())
+    FaultRule { source, dest, rate, portals, messages, fault }.checked().map_err(|e| words(e.to_string()))
 }
 
-fn ask(delay: bool, order: &Order) -> Result<Option<FaultAsk>, String> {
+fn ask(delay: bool, order: &Order) -> Result<Option<FaultAsk>, Failed> {
     Ok(match order {
         Order::List {} => None,
         Order::Reset {} => Some(FaultAsk::Reset { delay }),
@@ -134,7 +163,8 @@ pub(super) fn serve(
     delay: bool,
     order: &Order,
 ) -> io::Result<Result<Value, String>> {
-    let done = ask(delay, order).and_then(|ask| front.faults(ask).map_err(|e| e.to_string()));
+    let asked = ask(delay, order).map_err(|e| e.to_string());
+    let done = asked.and_then(|ask| front.faults(ask).map_err(|e| e.to_string()));
     let (done, rules) = match done {
         Ok(all) => all,
         Err(e) => return Ok(Err(e)),
@@ -174,7 +204,15 @@ impl From<&FaultAddArgs> for RuleText {
 /// # Errors
 /// No node, it does not answer, or what is wrong with the rule.
 pub(crate) fn main(a: &FaultArgs) -> Result<(), String> {
-    let (delay, verb) = match &a.kind {
+    run(&a.kind, None).map_err(|e| e.to_string())
+}
+
+/// The same, of the node that the verb names, or else of `node`.
+///
+/// # Errors
+/// As [`main`], by kind.
+pub(crate) fn run(kind: &FaultKind, node: Option<&str>) -> Result<(), Failed> {
+    let (delay, verb) = match kind {
         FaultKind::Drop(v) => (false, v),
         FaultKind::Delay(v) => (true, v),
     };
@@ -191,26 +229,30 @@ pub(crate) fn main(a: &FaultArgs) -> Result<(), String> {
         FaultVerb::Reset(a) => (Order::Reset {}, &a.asked),
     };
     let mut rows = Vec::new();
-    let mut client = Client::new(asked.node.as_deref())?;
+    let mut client = Client::new(asked.node.as_deref().or(node)).map_err(Failed::Node)?;
     let request = Request::Fault { delay, order };
     match verb {
         FaultVerb::List(a) => {
-            client.rows(&request, |v| rows.push(v))?;
+            client.rows(&request, |v| rows.push(v)).map_err(Failed::Node)?;
             if a.out.json {
                 for r in rows.iter_mut().filter_map(Value::as_object_mut) {
                     r.remove("line");
                 }
-                return out::line(json!({ "rules": rows }));
+                return out::line(json!({ "rules": rows })).map_err(Failed::Node);
             }
             let lines = rows.iter().filter_map(|r| r["line"].as_str()).map(|l| format!("{l}\n"));
             out::note(format_args!("LNet {kind} rules:"));
-            out::text(lines.collect::<String>() + &format!("found total {}\n", rows.len()))
+            let text = lines.collect::<String>() + &format!("found total {}\n", rows.len());
+            out::text(text).map_err(Failed::Node)
         }
-        FaultVerb::Del(_) => match client.one(&request)?["end"].as_u64() {
-            Some(0) => Err(format!("no {kind} rule is between these: `pollnd fault {kind} list` shows them")),
+        FaultVerb::Del(_) => match client.one(&request).map_err(Failed::Node)?["end"].as_u64() {
+            Some(0) => {
+                let shows = format!("`pollnd fault {kind} list` shows them");
+                Err(Failed::None(format!("no {kind} rule is between these: {shows}")))
+            }
             _ => Ok(()),
         },
-        FaultVerb::Add(_) | FaultVerb::Reset(_) => client.one(&request).map(drop),
+        FaultVerb::Add(_) | FaultVerb::Reset(_) => client.one(&request).map(drop).map_err(Failed::Node),
     }
 }
 
@@ -241,13 +283,16 @@ mod tests {
         };
         let both = told("28-drop-add-both.txt.stderr");
         for t in [text(Some(1), Some(2)), text(None, None)] {
-            assert_eq!(rule(false, &t).unwrap_err(), both);
+            assert_eq!(rule(false, &t).unwrap_err().to_string(), both);
         }
         let foo = RuleText { message: vec!["FOO".into()], ..text(Some(1), None) };
         // Its line, and one more.
         let names = "\nit is one of ACK, PUT, GET, REPLY";
-        assert_eq!(rule(false, &foo).unwrap_err(), told("26-drop-add-bad-msg.txt.stderr") + names);
-        let e = |t: RuleText, delay| rule(delay, &t).unwrap_err();
+        assert_eq!(
+            rule(false, &foo).unwrap_err().to_string(),
+            told("26-drop-add-bad-msg.txt.stderr") + names
+        );
+        let e = |t: RuleText, delay| rule(delay, &t).unwrap_err().to_string();
         let one = || text(Some(1), None);
         assert!(e(RuleText { health_error: vec!["foo".into()], ..one() }, false).contains("local_timeout"));
         assert!(e(RuleText { source: "x@tcp".into(), ..one() }, false).starts_with("source x@tcp: "));

@@ -15,14 +15,18 @@ use bench::workload::Client;
 use rustix::net::{RecvFlags, recv};
 use serde_json::{Value, json};
 use transport::lnd::AppId;
+use transport::lnet::Op;
 use transport::node::inspect::Inspection;
 use transport::node::{App, Handle, Ops};
+use transport::wire::{Nid, ProcessId};
 
-use super::seats::{DEPTH, GuestSeat, NAP, OWED_MAX, PINGS, one_ping};
+use super::seats::{Again, DEPTH, GuestSeat, NAP, NoPong, OWED_MAX, PINGS, Pong, one_ping};
 use super::shared::{Shared, say};
 use crate::job::{Follow, Job, Moved, Step};
 use crate::why;
 
+/// Longest wait for what a peer has said to be known.
+const HEARING: Duration = Duration::from_secs(1);
 /// Interval at which a guest looks whether its asker is still there.
 pub(super) const GLANCE: Duration = Duration::from_millis(20);
 
@@ -43,7 +47,12 @@ fn seconds(s: f64) -> Result<Duration, String> {
 }
 
 /// Serves one ping.
-pub(super) fn ping(shared: &Shared, target: &str, timeout: f64) -> Outcome {
+pub(super) fn ping(
+    shared: &Shared,
+    target: &str,
+    timeout: f64,
+    discover: Option<Again>,
+) -> Result<Pong, NoPong> {
     let nid = shared.target(target)?;
     let guests = shared.guests.as_deref().ok_or_else(|| shared.no_guests())?;
     let patience = seconds(timeout)?;
@@ -52,8 +61,33 @@ pub(super) fn ping(shared: &Shared, target: &str, timeout: f64) -> Outcome {
     let handle = seat.take();
     let tag = PINGS + shared.serial.fetch_add(1, Ordering::Relaxed);
     let stopped = || shared.stop.load(Ordering::SeqCst);
-    let pong = one_ping(&handle, &shared.front, (nid, tag), patience, owed, stopped)?;
-    serde_json::to_value(pong).map_err(|e| e.to_string())
+    let target = ProcessId::lustre(nid);
+    let op = match discover {
+        None => Op::Ping { tag, target },
+        Some(again) => Op::Discover { tag, target, force: again == Again::Anew },
+    };
+    let pong = one_ping(&handle, &shared.front, op, patience, owed, stopped)?;
+    if discover.is_some() {
+        // The node hears its own answer a moment later.
+        let until = Instant::now() + HEARING;
+        while !known(&shared.front, nid)? && Instant::now() < until {
+            std::thread::sleep(NAP);
+        }
+    }
+    Ok(pong)
+}
+
+/// Whether a peer, if it is one, has said who it is.
+fn known(front: &Inspection, nid: Nid) -> Result<bool, NoPong> {
+    let mut found = None;
+    let looked = front.peer_figures(|f| {
+        if f.id.nid == nid {
+            found = Some(f.features != 0);
+        }
+        found.is_none()
+    });
+    looked.map_err(|e| e.to_string())?;
+    Ok(found.unwrap_or(true))
 }
 
 /// Counters of a node's lcores so far, those that a transfer is told about.

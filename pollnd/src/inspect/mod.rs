@@ -5,6 +5,7 @@
 //! ([`server`]) runs on threads of its own; lcores are asked by message ([`transport::node::inspect`]), page by page,
 //! so that a reader who stops reading holds up nobody but himself.
 
+pub(crate) mod account;
 pub(crate) mod capture;
 pub(crate) mod claim;
 pub(crate) mod client;
@@ -73,6 +74,9 @@ pub(crate) enum Request {
         target: String,
         /// Longest wait, in seconds.
         timeout: f64,
+        /// Has the node find out who that is, too: where it does not know, or anew.
+        #[serde(default)]
+        discover: Option<seats::Again>,
     },
     /// Moves payload between this node and a peer, and checks it.
     Bulk {
@@ -102,6 +106,11 @@ pub(crate) enum Request {
     Apply {
         /// The file, seen from the node; the one that it was started with where this is `None`.
         path: Option<PathBuf>,
+    },
+    /// A question of lnetctl's.
+    Lnet {
+        /// The question.
+        ask: account::Ask,
     },
     /// Shows or changes fault rules.
     Fault {

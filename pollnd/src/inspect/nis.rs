@@ -87,7 +87,8 @@ pub(super) fn lines(now: &Value, before: Option<&Value>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use transport::lnd::Moved;
+    use transport::lnd::{ByType, Moved};
+    use transport::lnet::figures::{Dropped, Spans};
 
     use super::*;
 
@@ -95,11 +96,18 @@ mod tests {
     fn figures_come_through_json_and_are_told_since_the_look_before() {
         let mut f = NiFigures {
             nid: "10.0.0.1@tcp".parse().unwrap(),
-            moved: Moved { send_count: 10, send_bytes: 1000, recv_count: 9, recv_bytes: 0 },
-            drop_count: 1,
+            moved: Moved {
+                sent: ByType { put: 7, ack: 3, ..ByType::default() },
+                send_bytes: 1000,
+                received: ByType { reply: 9, ..ByType::default() },
+                recv_bytes: 0,
+            },
+            dropped: Dropped { messages: ByType { get: 1, ..ByType::default() }, bytes: 0 },
             credits: 256,
             credits_used: 3,
             health: Default::default(),
+            credits_most: 8,
+            spans: Spans::default(),
             latencies: Default::default(),
         };
         let put = &mut f.latencies[Timed::PutAck as usize];
@@ -115,7 +123,7 @@ mod tests {
             "10.0.0.1@tcp: sent 10 (1000 B), received 9 (0 B), dropped 1; 3 of 256 credits in use\n\
              put_ack: 10, mean 4.00 s, at most 65.5 us (p50), 131 us (p90), over 17.2 s (p99)\n"
         );
-        f.moved.send_count = 12;
+        f.moved.sent.get += 2;
         let put = &mut f.latencies[Timed::PutAck as usize];
         (put.buckets[0], put.sum_ns) = (2, put.sum_ns + 2000);
         let later = json!({ "nis": [row(&f), { "nid": "0@lo" }] });

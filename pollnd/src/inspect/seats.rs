@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hugepages::Backing;
 use serde::{Deserialize, Serialize};
 use transport::lnd::AppId;
-use transport::lnet::{Event, Op};
+use transport::lnet::{Event, Op, OpRefused};
 use transport::node::inspect::Inspection;
 use transport::node::{Handle, Seat};
 use transport::selftest::Meter;
@@ -193,7 +193,38 @@ impl Pong {
     }
 }
 
-/// Pings a NID under a tag and waits for its answer, or the reason why there is none. `owed` are the tags of pings that
+/// Discovery of a peer that has been discovered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Again {
+    /// It is left as it is.
+    Known,
+    /// It is asked anew.
+    Anew,
+}
+
+/// Reason why a ping was not answered.
+#[derive(Clone, Debug)]
+pub(crate) struct NoPong {
+    /// In words.
+    pub(crate) text: String,
+    /// As a kernel's error number.
+    pub(crate) errno: i32,
+}
+
+impl From<String> for NoPong {
+    fn from(text: String) -> NoPong {
+        NoPong { text, errno: libc::EINVAL }
+    }
+}
+
+impl From<&str> for NoPong {
+    fn from(text: &str) -> NoPong {
+        text.to_owned().into()
+    }
+}
+
+/// Pings a node and waits for its answer, or the reason why there is none. `owed` are the tags of pings that
 /// were given up and are still out: this one's comes to them if it is.
 ///
 /// # Errors
@@ -201,12 +232,16 @@ impl Pong {
 pub(crate) fn one_ping(
     handle: &Handle,
     front: &Inspection,
-    (nid, tag): (Nid, u64),
+    op: Op,
     timeout: Duration,
     owed: &mut Vec<u64>,
     stopped: impl Fn() -> bool,
-) -> Result<Pong, String> {
-    handle.submit(Op::Ping { tag, target: ProcessId::lustre(nid) }).map_err(|e| e.to_string())?;
+) -> Result<Pong, NoPong> {
+    let (Op::Ping { tag, target } | Op::Discover { tag, target, .. }) = op else {
+        return Err("no ping".into());
+    };
+    let nid = target.nid;
+    handle.submit(op).map_err(|e| e.to_string())?;
     owed.push(tag);
     let end = Instant::now() + timeout;
     loop {
@@ -217,12 +252,19 @@ pub(crate) fn one_ping(
                 return Ok(Pong::of(&info, rtt_ns));
             }
             Some(Event::Ping { tag: t, info: Err(e), .. }) if t == tag => {
-                return Err(why::failed(front, nid, e.to_string()));
+                let errno = why::number(front, nid, e);
+                return Err(NoPong { text: why::failed(front, nid, e.to_string()), errno });
             }
-            Some(Event::Refused { tag: t, why }) if t == tag => return Err(why.to_string()),
+            Some(Event::Refused { tag: t, why }) if t == tag => {
+                let errno = if let OpRefused::Target(_) = why { libc::EHOSTUNREACH } else { libc::EINVAL };
+                return Err(NoPong { text: why.to_string(), errno });
+            }
             Some(_) => {}
             None if stopped() => return Err("interrupted".into()),
-            None if Instant::now() > end => return Err(why::silent(front, nid, timeout)),
+            None if Instant::now() > end => {
+                let text = why::silent(front, nid, timeout);
+                return Err(NoPong { text, errno: libc::ETIMEDOUT });
+            }
             None => std::thread::sleep(NAP),
         }
     }

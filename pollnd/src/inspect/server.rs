@@ -16,7 +16,9 @@ use transport::node::inspect::{Filter, Inspection};
 
 use super::seats::Seats;
 use super::shared::{About, Shared, say};
-use super::{Request, capture, connection, diag, faults, guests, lcore, peer, run_dir, tunables, verbs};
+use super::{
+    Request, account, capture, connection, diag, faults, guests, lcore, peer, run_dir, tunables, verbs,
+};
 use crate::limits;
 
 /// Askers at a time.
@@ -64,6 +66,7 @@ impl Server {
             capturing: AtomicBool::new(false),
             guests,
             serial: AtomicU64::new(0),
+            baseline: account::Baseline::default(),
             about,
             askers: Mutex::default(),
         });
@@ -174,7 +177,11 @@ fn answer(s: &mut UnixStream, line: &[u8], shared: &Shared) -> io::Result<()> {
         Request::Peers { most } => peers(s, shared, most)?,
         Request::Lcores {} => lcores(s, shared)?,
         Request::Tunables { name } => tunables::show(s, &shared.front, name.as_deref())?,
-        Request::Ping { target, timeout } => guests::ping(shared, &target, timeout),
+        Request::Ping { target, timeout, discover } => match guests::ping(shared, &target, timeout, discover)
+        {
+            Ok(pong) => Ok(json!(pong)),
+            Err(e) => return say(s, &json!({ "error": e.text, "errno": e.errno })),
+        },
         Request::Bulk { job } => guests::bulk(s, shared, &job)?,
         Request::Selftest { words, key, features } => verbs::serve(s, shared, words, (key, features))?,
         Request::Tune { name, value } => tunables::set(&shared.front, &name, &value),
@@ -182,6 +189,7 @@ fn answer(s: &mut UnixStream, line: &[u8], shared: &Shared) -> io::Result<()> {
         Request::Apply { path } => {
             shared.live().map(|l| l.apply(&shared.front, path.as_deref())).map(|o| o.answer())
         }
+        Request::Lnet { ask } => account::serve(s, shared, &ask)?,
         Request::Fault { delay, order } => faults::serve(s, &shared.front, delay, &order)?,
         Request::Capture { peer, port, local_port, out, packets, seconds, snaplen } => {
             let filter = dataplane::tap::TapFilter { peer, port, local_port };

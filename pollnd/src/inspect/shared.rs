@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use transport::node::inspect::Inspection;
 use transport::wire::Nid;
 
+use super::account::Baseline;
 use super::seats::Seats;
 use crate::args::NodeArgs;
 use crate::config::reload::Live;
@@ -25,6 +26,8 @@ pub(super) struct Shared {
     pub(super) guests: Option<Arc<Seats>>,
     /// Pings through this node so far.
     pub(super) serial: AtomicU64,
+    /// Counts of lnetctl's statistics when they were reset.
+    pub(super) baseline: Baseline,
     pub(super) about: About,
     pub(super) askers: Mutex<Vec<(UnixStream, JoinHandle<()>)>>,
 }

@@ -134,7 +134,13 @@ fn nis(which: &str) -> Answer {
     if which.is_empty() {
         let short = |ni: &NiFigures| {
             let m = &ni.moved;
-            format!("{}: sent {}, received {}, dropped {}", ni.nid, m.send_count, m.recv_count, ni.drop_count)
+            format!(
+                "{}: sent {}, received {}, dropped {}",
+                ni.nid,
+                m.sent.all(),
+                m.received.all(),
+                ni.dropped.messages.all()
+            )
         };
         let numbered = all.iter().enumerate();
         return numbered.map(|(i, ni)| (i.to_string(), TelemetryValue::Text(short(ni)))).collect();

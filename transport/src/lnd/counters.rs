@@ -1,5 +1,9 @@
 //! Counts of what a shard did and of everything that it refused.
 
+use std::ops::AddAssign;
+
+use crate::wire::{LnetBody, LnetHdr};
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Counts since the shard was made. Plain words, written by the shard's lcore alone.
@@ -225,36 +229,80 @@ counters! {
     timers_fired,
 }
 
-/// Messages of an NI's LND.
+/// Messages by their type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ByType {
+    /// PUTs.
+    pub put: u64,
+    /// GETs.
+    pub get: u64,
+    /// REPLYs.
+    pub reply: u64,
+    /// ACKs.
+    pub ack: u64,
+}
+
+impl ByType {
+    /// Counts one more.
+    #[inline]
+    pub(crate) fn count(&mut self, message: &LnetBody) {
+        *match message {
+            LnetBody::Put { .. } => &mut self.put,
+            LnetBody::Get { .. } => &mut self.get,
+            LnetBody::Reply { .. } => &mut self.reply,
+            LnetBody::Ack { .. } => &mut self.ack,
+        } += 1;
+    }
+
+    /// Messages of all types.
+    pub fn all(&self) -> u64 {
+        self.put + self.get + self.reply + self.ack
+    }
+}
+
+impl AddAssign for ByType {
+    fn add_assign(&mut self, more: ByType) {
+        self.put += more.put;
+        self.get += more.get;
+        self.reply += more.reply;
+        self.ack += more.ack;
+    }
+}
+
+/// Messages of an NI's LND, or of a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moved {
     /// LNet messages put on a stream.
-    pub send_count: u64,
+    pub sent: ByType,
     /// Their payload in bytes.
     pub send_bytes: u64,
     /// LNet messages received whole.
-    pub recv_count: u64,
+    pub received: ByType,
     /// Their payload in bytes.
     pub recv_bytes: u64,
 }
 
 impl Moved {
-    /// A message with so much payload has come whole.
+    /// A message has come whole.
     #[inline]
-    pub(crate) fn came(&mut self, all: &mut Counters, payload: u32) {
-        let payload = u64::from(payload);
-        all.msgs_rx += 1;
-        all.payload_rx_bytes += payload;
-        self.recv_count += 1;
-        self.recv_bytes += payload;
+    pub(crate) fn came(&mut self, hdr: &LnetHdr) {
+        self.received.count(&hdr.body);
+        self.recv_bytes += u64::from(hdr.payload_len);
     }
 
     /// A message with so much payload was put on a stream.
     #[inline]
-    pub(crate) fn left(&mut self, all: &mut Counters, payload: u64) {
-        all.msgs_tx += 1;
-        all.payload_tx_bytes += payload;
-        self.send_count += 1;
+    pub(crate) fn left(&mut self, hdr: &LnetHdr, payload: u64) {
+        self.sent.count(&hdr.body);
         self.send_bytes += payload;
+    }
+}
+
+impl AddAssign for Moved {
+    fn add_assign(&mut self, more: Moved) {
+        self.sent += more.sent;
+        self.send_bytes += more.send_bytes;
+        self.received += more.received;
+        self.recv_bytes += more.recv_bytes;
     }
 }

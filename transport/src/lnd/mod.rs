@@ -38,7 +38,7 @@ pub(crate) use self::budget::{Budget, Uses, trim};
 pub use self::config::{
     Accept, Config, LENDINGS, NIS_MAX, NiConfig, Routing, Shards, ShardsError, Tcp, TcpKind,
 };
-pub use self::counters::{Counters, Moved};
+pub use self::counters::{ByType, Counters, Moved};
 pub use self::memory::{Data, LnetError, Payload, Sink};
 pub(crate) use self::message::Tx;
 pub(crate) use self::owner::Owner;

@@ -129,7 +129,7 @@ impl Lnet {
     ) {
         if u64::from(offset) > self.ping_info.len() {
             cx.counters.drop_bad_offset += 1;
-            self.drop_counted(lnd.ni());
+            self.drop_counted((lnd.ni(), Some(peer)), hdr);
             return;
         }
         let payload = self.ping_info.slice(offset, sink);

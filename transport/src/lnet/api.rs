@@ -96,6 +96,16 @@ pub enum Op {
         /// Whom.
         target: ProcessId,
     },
+    /// Has the node find out who a peer is, and tell it of itself, before anything is sent to it (docs/protocol/lnet.md §6.3), and asks
+    /// it for its ping info. Completes with one [`Event::Ping`].
+    Discover {
+        /// The application's own.
+        tag: u64,
+        /// Whom.
+        target: ProcessId,
+        /// One that is known is asked again.
+        force: bool,
+    },
     /// Attaches a match entry with its MD. Completes with [`Event::Attached`]; PUT and GET events follow, and
     /// [`Event::Unlink`] or an event with `unlinked` set ends it.
     Attach {
@@ -155,6 +165,7 @@ impl Op {
             Op::Put { tag, .. }
             | Op::Get { tag, .. }
             | Op::Ping { tag, .. }
+            | Op::Discover { tag, .. }
             | Op::Attach { tag, .. }
             | Op::Unlink { tag, .. }
             | Op::Lazy { tag, .. }

@@ -127,7 +127,7 @@ impl Lnet {
             | Op::Unlink { portal, .. }
             | Op::Lazy { portal, .. } => shards.owner_of(*portal),
             Op::Counts { shard, .. } if *shard < shards.count => ShardId(*shard),
-            Op::Ping { .. } | Op::Counts { .. } | Op::Shutdown { .. } => shards.me,
+            Op::Ping { .. } | Op::Discover { .. } | Op::Counts { .. } | Op::Shutdown { .. } => shards.me,
         }
     }
 
@@ -238,7 +238,7 @@ impl Lnet {
                     None => self.own_message(cx, lnd, own_header(cx, from, target, 0, body), payload, done),
                 }
             }
-            &mut Op::Ping { tag, target } => {
+            &mut (Op::Ping { tag, target } | Op::Discover { tag, target, .. }) => {
                 let Way::Peer(hop) = way else {
                     self.own_ping(cx, app, tag);
                     return Ok(());
@@ -246,6 +246,9 @@ impl Lnet {
                 let peer = self.target_peer(cx, lnd, hop.via, hop.known)?;
                 if hop.only {
                     self.recent = Some(peer);
+                }
+                if let Op::Discover { force, .. } = op {
+                    self.discover(cx, lnd, peer, *force);
                 }
                 let kind = OpKind::Ping { placing: false, sink: PING_LEN };
                 let (key, handle) = self.begin_op(cx, (app, tag), (target.nid, via, ni), kind);

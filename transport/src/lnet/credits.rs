@@ -1,6 +1,7 @@
 //! Credits of peers and of the NI (docs/protocol/lnet.md §7): a message is sent when it has one of each.
 
 use super::figures::Timed;
+use super::ops::PutTold;
 use super::{Lnet, Msg, TxDone};
 use crate::lnd::budget::{FLOOR, Uses, own_part};
 use crate::lnd::{AppId, Cx, Lnd, LnetError, NiId, Way, trim};
@@ -63,6 +64,8 @@ impl Lnet {
         tx.deadline = deadline;
         let (first, shares) = (p.waiting.is_empty(), tx.shares());
         p.waiting.push_back(tx);
+        let out = p.uses.credits.saturating_add(p.waiting.len() as u32);
+        p.figures.most = p.figures.most.max(out);
         if p.waiting.capacity() > FLOOR / 4 {
             lnd.charge_queue(cx, p.entry);
         }
@@ -124,10 +127,12 @@ impl Lnet {
         let uses = tx.uses();
         let Some(p) = self.peers.get_mut(peer) else { return };
         p.uses.add(uses);
+        p.figures.most = p.figures.most.max(p.uses.credits);
         cx.budget.took(p.host, uses);
         let entry = p.entry;
         if let Some(ni) = self.nis.get_mut(p.ni.index()) {
             ni.uses.add(uses);
+            ni.most_used = ni.most_used.max(ni.uses.credits);
         }
         lnd.send(self, cx, entry, tx, way);
     }
@@ -218,9 +223,15 @@ impl Lnet {
     ) {
         match done {
             TxDone::Nothing => {}
-            TxDone::Put { app, tag, ni, began } => self.put_left(cx, (app, tag), (ni, began), status),
+            TxDone::Put { app, tag, ni, began } => {
+                if status.is_ok() {
+                    self.timed(peer, |s| &mut s.put_egress, cx.now.saturating_sub(began));
+                }
+                self.put_left(cx, (app, tag), (ni, began), status);
+            }
             TxDone::Op(op) if status.is_ok() => {
-                if let Some((app, tag, done)) = self.ops.put_sent(op) {
+                if let Some(PutTold { app, tag, done, began }) = self.ops.put_sent(op) {
+                    self.timed(peer, |s| &mut s.put_egress, cx.now.saturating_sub(began));
                     self.complete_send(app, tag, status, done);
                 }
             }

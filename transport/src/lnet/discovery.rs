@@ -194,6 +194,11 @@ impl Peer {
         self.standing.apply(Step::Heard);
     }
 
+    /// Features that it last told; 0 before.
+    pub(super) fn features(&self) -> u32 {
+        self.more.as_ref().map_or(0, |m| m.features)
+    }
+
     /// Messages that wait.
     pub(super) fn waiting(&self) -> usize {
         self.more.as_ref().map_or(0, |m| m.held.len())
@@ -336,6 +341,14 @@ impl Lnet {
         more.held.push_back(tx);
         self.step(cx, lnd, peer, Step::Ask);
         None
+    }
+
+    /// Asks a peer that is not known who it is, or with `force` one that is.
+    pub(super) fn discover<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, force: bool) {
+        let asks = self.peers.get(peer).is_some_and(|p| force || p.discovery.unsure());
+        if cx.cfg.discovery && asks {
+            self.step(cx, lnd, peer, Step::Ask);
+        }
     }
 
     /// Goes through the table, and does what it says.

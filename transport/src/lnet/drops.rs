@@ -1,7 +1,11 @@
-//! Counts of dropped PUTs and GETs by portal: whose service is absent, or has too small buffers, is seen at a glance.
+//! Counts of dropped messages: of each NI and peer by type, and of PUTs and GETs by portal, so that whose service is absent, or has
+//! too small buffers, is seen at a glance.
+
+use std::ops::AddAssign;
 
 use super::{DropWhy, Lnet};
-use crate::lnd::{Cx, NiId};
+use crate::lnd::{ByType, Cx, NiId};
+use crate::stream::slab::Key;
 use crate::wire::{LnetBody, LnetHdr};
 
 /// One name for each portal, and one for those that do not exist.
@@ -44,26 +48,55 @@ impl Drops {
     }
 }
 
+/// Messages received that were dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// Their number.
+    pub messages: ByType,
+    /// Their payload in bytes.
+    pub bytes: u64,
+}
+
+impl Dropped {
+    fn count(&mut self, hdr: &LnetHdr) {
+        self.messages.count(&hdr.body);
+        self.bytes += u64::from(hdr.payload_len);
+    }
+}
+
+impl AddAssign for Dropped {
+    fn add_assign(&mut self, more: Dropped) {
+        self.messages += more.messages;
+        self.bytes += more.bytes;
+    }
+}
+
+/// The NI that a message came by, and the peer that delivered it, but for messages of this node to itself.
+pub(super) type From = (NiId, Option<Key>);
+
 impl Lnet {
-    /// Counts a message received that is dropped, at the NI that it came by.
+    /// Counts a message received that is dropped, at the NI that it came by and at the peer that delivered it.
     #[cold]
-    pub(super) fn drop_counted(&mut self, ni: NiId) {
+    pub(super) fn drop_counted(&mut self, (ni, peer): From, hdr: &LnetHdr) {
         match self.nis.get_mut(ni.index()) {
-            Some(n) => n.dropped += 1,
-            None => self.own_work.dropped += 1,
+            Some(n) => n.dropped.count(hdr),
+            None => self.own_work.dropped.count(hdr),
+        }
+        if let Some(p) = peer.and_then(|p| self.peers.get_mut(p)) {
+            p.figures.dropped.count(hdr);
         }
     }
 
     /// Counts an ACK or REPLY that nobody waits for.
     #[cold]
-    pub(super) fn stale(&mut self, cx: &mut Cx, ni: NiId) {
+    pub(super) fn stale(&mut self, cx: &mut Cx, from: From, hdr: &LnetHdr) {
         cx.counters.drop_stale_handle += 1;
-        self.drop_counted(ni);
+        self.drop_counted(from, hdr);
     }
 
     /// Counts a PUT or GET that is dropped.
-    pub(super) fn dropped(&mut self, cx: &mut Cx, ni: NiId, why: DropWhy, hdr: &LnetHdr) {
-        self.drop_counted(ni);
+    pub(super) fn dropped(&mut self, cx: &mut Cx, from: From, why: DropWhy, hdr: &LnetHdr) {
+        self.drop_counted(from, hdr);
         match why {
             DropWhy::NoMatch => cx.counters.drop_no_match += 1,
             DropWhy::TooLong => cx.counters.drop_too_long += 1,

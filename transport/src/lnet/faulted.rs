@@ -131,7 +131,7 @@ impl Lnet {
         match faults.rules.judge(cx.now, Going::In, &msg.hdr) {
             Some(Hit::Drop) => {
                 cx.counters.drop_fault += 1;
-                self.drop_counted(lnd.ni());
+                self.drop_counted((lnd.ni(), Some(msg.peer)), &msg.hdr);
                 lnd.recv(self, cx, msg.key, &mut None, Delivery::Nothing, 0);
                 false
             }

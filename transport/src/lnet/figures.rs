@@ -1,8 +1,14 @@
-//! Figures of an NI for those who look in: messages and bytes, as `lnetctl net show -v` has them, and latencies of operations.
+//! Figures of NIs and peers for those who look in: messages and bytes, as `lnetctl` has them, and latencies of operations.
 
+use std::ops::AddAssign;
+
+use arrayvec::ArrayVec;
+
+use super::aliases::OF_ONE;
+pub use super::drops::Dropped;
 use super::health::NiHealth;
 use crate::lnd::Moved;
-use crate::wire::Nid;
+use crate::wire::{Nid, ProcessId};
 
 /// Buckets of a [`Latency`] that have a bound: from 1.024 us to 17.18 s, each twice the one before.
 pub const BOUNDS: usize = 25;
@@ -102,6 +108,91 @@ impl Latency {
 /// Latencies by operation, in the order of [`Timed::ALL`].
 pub type Latencies = [Latency; Timed::ALL.len()];
 
+/// Times of messages or operations, as `lnetctl` has them of an NI and of a peer, in ns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// Their number.
+    pub samples: u64,
+    /// The shortest; 0 without any.
+    pub min_ns: u64,
+    /// The longest.
+    pub max_ns: u64,
+    /// Their sum.
+    pub sum_ns: u64,
+}
+
+impl Span {
+    #[inline]
+    pub(super) fn record(&mut self, ns: u64) {
+        *self += Span { samples: 1, min_ns: ns, max_ns: ns, sum_ns: ns };
+    }
+
+    /// Their mean, in ns; 0 without any.
+    pub fn mean_ns(&self) -> u64 {
+        self.sum_ns.checked_div(self.samples).unwrap_or(0)
+    }
+}
+
+impl AddAssign for Span {
+    #[inline]
+    fn add_assign(&mut self, more: Span) {
+        if more.samples == 0 {
+            return;
+        }
+        let first = self.samples == 0;
+        self.min_ns = if first { more.min_ns } else { self.min_ns.min(more.min_ns) };
+        self.max_ns = self.max_ns.max(more.max_ns);
+        self.samples += more.samples;
+        self.sum_ns += more.sum_ns;
+    }
+}
+
+/// Times of an NI or a peer, the node's own pings and pushes among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spans {
+    /// PUTs: until they have left.
+    pub put_egress: Span,
+    /// GETs, pings among them: until the payload of the REPLY is in its place.
+    pub get_rtt: Span,
+    /// PUTs with ACK: until that has come.
+    pub put_ack: Span,
+}
+
+impl AddAssign for Spans {
+    fn add_assign(&mut self, more: Spans) {
+        self.put_egress += more.put_egress;
+        self.get_rtt += more.get_rtt;
+        self.put_ack += more.put_ack;
+    }
+}
+
+/// Figures of a peer's NID by one of our NIs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerFigures {
+    /// Its NID and process id.
+    pub id: ProcessId,
+    /// NIDs of the Multi-Rail peer that it is one of, the primary one first; none where it has no other, or no more is known.
+    pub nids: ArrayVec<Nid, OF_ONE>,
+    /// Features that it told of itself; 0 for one that was not asked.
+    pub features: u32,
+    /// It is known, and has our info as it is now.
+    pub told: bool,
+    /// Messages.
+    pub moved: Moved,
+    /// Messages received from it that LNet dropped.
+    pub dropped: Dropped,
+    /// Times.
+    pub spans: Spans,
+    /// Messages that hold one of its credits.
+    pub credits_used: u32,
+    /// Messages that wait for one.
+    pub waiting: u32,
+    /// Their payload in bytes.
+    pub waiting_bytes: u64,
+    /// Most messages that held or waited for a credit at a time.
+    pub most: u32,
+}
+
 /// Figures of an NI on one shard. `0@lo` stands for what the node's own NIDs say to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NiFigures {
@@ -110,13 +201,17 @@ pub struct NiFigures {
     /// Messages.
     pub moved: Moved,
     /// Messages received that LNet dropped.
-    pub drop_count: u64,
+    pub dropped: Dropped,
     /// Messages that may be in flight at a time.
     pub credits: u32,
     /// Messages that hold one of the credits now.
     pub credits_used: u32,
     /// Health.
     pub health: NiHealth,
+    /// Most messages that held one at a time.
+    pub credits_most: u32,
+    /// Times.
+    pub spans: Spans,
     /// Latencies of operations by it.
     pub latencies: Latencies,
 }
@@ -125,15 +220,13 @@ impl NiFigures {
     /// Figures of the same NI on both of two shards.
     #[must_use]
     pub fn and(mut self, other: &NiFigures) -> NiFigures {
-        let (m, o) = (&mut self.moved, &other.moved);
-        m.send_count += o.send_count;
-        m.send_bytes += o.send_bytes;
-        m.recv_count += o.recv_count;
-        m.recv_bytes += o.recv_bytes;
-        self.drop_count += other.drop_count;
+        self.moved += other.moved;
+        self.dropped += other.dropped;
         self.credits += other.credits;
         self.credits_used += other.credits_used;
         self.health = self.health.and(&other.health);
+        self.credits_most += other.credits_most;
+        self.spans += other.spans;
         self.latencies.iter_mut().zip(&other.latencies).for_each(|(l, m)| *l = l.and(m));
         self
     }
@@ -142,9 +235,9 @@ impl NiFigures {
     pub fn counts(&self) -> [(&'static str, u64); 5] {
         let m = &self.moved;
         [
-            ("send_count", m.send_count),
-            ("recv_count", m.recv_count),
-            ("drop_count", self.drop_count),
+            ("send_count", m.sent.all()),
+            ("recv_count", m.received.all()),
+            ("drop_count", self.dropped.messages.all()),
             ("send_bytes", m.send_bytes),
             ("recv_bytes", m.recv_bytes),
         ]

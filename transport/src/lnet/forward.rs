@@ -14,6 +14,7 @@
 //! credits as answers do, and the entries for peers as those whom strangers name: anybody may name anybody.
 
 use super::buffers::Lease;
+use super::drops::From;
 use super::hop::{Hop, Way};
 use super::remote::Body;
 use super::{Delivery, Lnet, Msg, TxDone};
@@ -34,8 +35,6 @@ enum Stays {
     NoRoute,
     /// It would go back to where it came from.
     Loop,
-    /// The next hop does not take it.
-    NextHop,
 }
 
 /// Boxes kept for messages that go to another shard.
@@ -63,7 +62,7 @@ impl Lnet {
     pub(super) fn forward<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
         let from = lnd.ni();
         if let Err(why) = self.may_pass(cx, from, &msg.hdr) {
-            self.stays(cx, from, why);
+            self.stays(cx, (from, Some(msg.peer)), why, &msg.hdr);
             return lnd.skip(self, cx, msg.key);
         }
         let Some(lease) = self.lease(cx, lnd, msg) else {
@@ -101,14 +100,13 @@ impl Lnet {
 
     /// Counts a message that is not passed on.
     #[cold]
-    fn stays(&mut self, cx: &mut Cx, from: NiId, why: Stays) {
+    fn stays(&mut self, cx: &mut Cx, from: From, why: Stays, hdr: &LnetHdr) {
         match why {
             Stays::NotForUs => cx.counters.drop_not_for_us += 1,
             Stays::NoRoute => cx.counters.drop_no_route += 1,
             Stays::Loop => cx.counters.drop_route_loop += 1,
-            Stays::NextHop => cx.counters.drop_next_hop += 1,
         }
-        self.drop_counted(from);
+        self.drop_counted(from, hdr);
     }
 
     /// The message has come whole, or will not.
@@ -128,7 +126,7 @@ impl Lnet {
 
     /// The next hop did not take the message.
     pub(super) fn not_taken(&mut self, cx: &mut Cx, lease: Lease) {
-        self.stays(cx, lease.ni, Stays::NextHop);
+        cx.counters.drop_next_hop += 1;
         self.homeward.push_back(lease);
     }
 
@@ -179,7 +177,7 @@ impl Lnet {
             Ok(_) => Stays::Loop,
             Err(_) => Stays::NoRoute,
         };
-        self.stays(cx, lease.ni, why);
+        self.stays(cx, (lease.ni, None), why, &hdr);
         self.homeward.push_back(lease);
     }
 

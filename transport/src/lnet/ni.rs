@@ -2,13 +2,16 @@
 
 use std::collections::VecDeque;
 
-use super::figures::NiFigures;
+use super::aliases::OF_ONE;
+use super::discovery::Standing;
+use super::drops::Dropped;
+use super::figures::{NiFigures, PeerFigures, Span, Spans};
 use super::health::NiHealth;
 use super::{Lnet, OpRefused};
 use crate::lnd::budget::Uses;
 use crate::lnd::{Config, Cx, Lnd, Moved, NiConfig, NiId};
 use crate::stream::slab::Key;
-use crate::wire::Nid;
+use crate::wire::{Nid, ProcessId};
 
 /// An NI. Its LND has the same place in the list of those.
 #[derive(Debug)]
@@ -20,8 +23,11 @@ pub(crate) struct Ni {
     pub(super) uses: Uses,
     /// Peers to whom an operation of our own waits for one of its credits.
     pub(super) waiters: VecDeque<Key>,
+    /// Most messages that held one of its credits at a time.
+    pub(super) most_used: u32,
     /// Messages received by it that were dropped.
-    pub(super) dropped: u64,
+    pub(super) dropped: Dropped,
+    pub(super) spans: Spans,
     /// Its LND goes down, and has let go of all connections.
     pub(super) gone: bool,
     pub(super) health: NiHealth,
@@ -38,7 +44,9 @@ impl Ni {
             most: n.credits,
             uses: Uses::default(),
             waiters: VecDeque::new(),
-            dropped: 0,
+            most_used: 0,
+            dropped: Dropped::default(),
+            spans: Spans::default(),
             gone: false,
             health: NiHealth::default(),
             failed_at: 0,
@@ -102,15 +110,61 @@ impl Lnet {
         moved: impl Iterator<Item = Moved>,
         each: &mut dyn FnMut(NiFigures),
     ) {
-        let c = &cx.counters;
-        let (own, bytes) = (c.own_msgs, c.own_bytes);
-        let own = Moved { send_count: own, send_bytes: bytes, recv_count: own, recv_bytes: bytes };
-        let real = self.nis.iter().map(|n| (n.nid, n.dropped, n.credits(cx), n.uses.credits, n.health));
-        let lo = (Nid::LO, self.own_work.dropped, 0, 0, NiHealth::default());
-        let all = real.chain([lo]).zip(moved.chain([own]));
-        let latencies = self.ops.latencies.iter().chain([&self.ops.own_latencies]);
-        for (((nid, drop_count, credits, credits_used, health), moved), latencies) in all.zip(latencies) {
-            each(NiFigures { nid, moved, drop_count, credits, credits_used, health, latencies: *latencies });
+        let real = self.nis.iter().zip(moved).zip(&self.ops.latencies);
+        for ((n, moved), latencies) in real {
+            each(NiFigures {
+                nid: n.nid,
+                moved,
+                dropped: n.dropped,
+                credits: n.credits(cx),
+                credits_used: n.uses.credits,
+                credits_most: n.most_used,
+                health: n.health,
+                spans: n.spans,
+                latencies: *latencies,
+            });
+        }
+        let (bytes, own) = (cx.counters.own_bytes, &self.own_work);
+        each(NiFigures {
+            nid: Nid::LO,
+            moved: Moved { sent: own.moved, send_bytes: bytes, received: own.moved, recv_bytes: bytes },
+            dropped: own.dropped,
+            credits: 0,
+            credits_used: 0,
+            credits_most: 0,
+            health: NiHealth::default(),
+            spans: Spans::default(),
+            latencies: self.ops.own_latencies,
+        });
+    }
+
+    /// Figures of a peer's NID, of whose LND they are `id` and `moved`.
+    pub(crate) fn peer_figures(&self, id: ProcessId, moved: Moved, peer: Key) -> Option<PeerFigures> {
+        let p = self.peers.get(peer)?;
+        let nids = self.aliases.nids(id.nid).unwrap_or_default();
+        let waiting_bytes = p.waiting.iter().map(|tx| tx.payload.len()).sum();
+        Some(PeerFigures {
+            id,
+            nids: nids.iter().copied().take(OF_ONE).collect(),
+            features: p.discovery.features(),
+            told: p.discovery.stands() == Standing::Known,
+            moved,
+            dropped: p.figures.dropped,
+            spans: p.figures.spans,
+            credits_used: p.uses.credits,
+            waiting: p.waits() as u32,
+            waiting_bytes,
+            most: p.figures.most,
+        })
+    }
+
+    /// Notes how long a message to a peer took, at it and its NI.
+    #[inline]
+    pub(super) fn timed(&mut self, peer: Key, of: fn(&mut Spans) -> &mut Span, ns: u64) {
+        let Some(p) = self.peers.get_mut(peer) else { return };
+        of(&mut p.figures.spans).record(ns);
+        if let Some(ni) = self.nis.get_mut(p.ni.index()) {
+            of(&mut ni.spans).record(ns);
         }
     }
 

@@ -38,7 +38,7 @@ pub(crate) struct OpRec {
     pub(crate) kind: OpKind,
     pub(crate) object: u64,
     /// Time at which it was taken up, in ns.
-    began: u64,
+    pub(crate) began: u64,
     pub(crate) deadline: u64,
     /// The NI whose latencies it counts among.
     ni: NiId,
@@ -66,6 +66,17 @@ impl OpRec {
     pub(crate) fn bucket(&self) -> Option<Bucket> {
         self.via.ip().map(Bucket::of)
     }
+}
+
+/// News of a PUT with ACK.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PutTold {
+    pub(crate) app: AppId,
+    pub(crate) tag: u64,
+    /// Nothing more will be told of it.
+    pub(crate) done: bool,
+    /// Time at which it was taken up, in ns.
+    pub(crate) began: u64,
 }
 
 /// The operations of a shard.
@@ -200,7 +211,7 @@ impl Ops {
         status: Result<(), LnetError>,
     ) -> Option<(AppId, Event)> {
         let Err(e) = status else {
-            let (app, tag, done) = self.put_sent(key)?;
+            let PutTold { app, tag, done, .. } = self.put_sent(key)?;
             return Some((app, Event::Send { tag, status, done }));
         };
         let rec = self.recs.get_mut(key)?;
@@ -214,14 +225,14 @@ impl Ops {
         }
     }
 
-    /// The request has left: for a PUT, whose SEND that is, its tag, and whether it is the last event.
+    /// The request has left: news of a PUT, whose SEND that is.
     #[inline]
-    pub(crate) fn put_sent(&mut self, key: Key) -> Option<(AppId, u64, bool)> {
+    pub(crate) fn put_sent(&mut self, key: Key) -> Option<PutTold> {
         let rec = self.recs.get_mut(key)?;
         let OpKind::Put { sent, acked } = &mut rec.kind else { return None };
         *sent = true;
-        let told = (rec.app, rec.tag, *acked);
-        if told.2 {
+        let told = PutTold { app: rec.app, tag: rec.tag, done: *acked, began: rec.began };
+        if told.done {
             self.end(key);
         }
         Some(told)
@@ -235,25 +246,25 @@ impl Ops {
         status: Result<(), LnetError>,
         mlength: u32,
     ) -> Option<(AppId, Event)> {
-        let (app, tag, done) = self.put_acked(key, status.is_ok().then_some(now))?;
+        let PutTold { app, tag, done, .. } = self.put_acked(key, status.is_ok().then_some(now))?;
         Some((app, Event::Ack { tag, status, mlength, done }))
     }
 
-    /// The ACK of a PUT has come at this time, in ns, or will not: whose it is, its tag, and whether that is the last event.
+    /// The ACK of a PUT has come at this time, in ns, or will not.
     #[inline]
-    pub(crate) fn put_acked(&mut self, key: Key, at: Option<u64>) -> Option<(AppId, u64, bool)> {
+    pub(crate) fn put_acked(&mut self, key: Key, at: Option<u64>) -> Option<PutTold> {
         let rec = self.recs.get_mut(key)?;
         let OpKind::Put { sent, acked } = &mut rec.kind else { return None };
         if std::mem::replace(acked, true) {
             return None;
         }
-        let told = (rec.app, rec.tag, *sent);
-        let (ni, began) = (rec.ni, rec.began);
-        if told.2 {
+        let told = PutTold { app: rec.app, tag: rec.tag, done: *sent, began: rec.began };
+        let ni = rec.ni;
+        if told.done {
             self.end(key);
         }
         if let Some(now) = at {
-            self.took(Timed::PutAck, ni, now.saturating_sub(began));
+            self.took(Timed::PutAck, ni, now.saturating_sub(told.began));
         }
         Some(told)
     }

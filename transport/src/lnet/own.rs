@@ -12,11 +12,12 @@
 use std::collections::VecDeque;
 
 use super::api::Event;
+use super::drops::Dropped;
 use super::figures::Timed;
 use super::ops::{LO, OpKind};
 use super::remote::{Waiter, Who};
 use super::{GetGrant, Lnet, MatchReq, PutGrant, TxDone, Verdict};
-use crate::lnd::{AppId, Cx, Data, Dest, Lnd, LnetError, Owner, Payload, Placement, Sink, trim};
+use crate::lnd::{AppId, ByType, Cx, Data, Dest, Lnd, LnetError, Owner, Payload, Placement, Sink, trim};
 use crate::stream::slab::Key;
 use crate::wire::{LnetBody, LnetHdr, PingInfo, WireHandle};
 
@@ -24,6 +25,9 @@ use crate::wire::{LnetBody, LnetHdr, PingInfo, WireHandle};
 const A_TURN: i64 = 256 << 10;
 /// Cost of a message beside its bytes: a match and an event take as long as a copy of about so many.
 const A_MESSAGE: i64 = 1 << 10;
+
+/// A GET and its REPLY.
+const ANSWERED: ByType = ByType { put: 0, get: 1, reply: 1, ack: 0 };
 
 /// A message to ourselves.
 #[derive(Debug)]
@@ -41,13 +45,21 @@ pub(super) struct OwnWork {
     left: i64,
     /// Time of this turn, in ns.
     turn: u64,
-    /// Messages dropped so far.
-    pub(super) dropped: u64,
+    /// Messages so far: each was sent and received.
+    pub(super) moved: ByType,
+    /// Those of them that were dropped.
+    pub(super) dropped: Dropped,
 }
 
 impl OwnWork {
     pub(super) fn new() -> OwnWork {
-        OwnWork { next: VecDeque::new(), left: A_TURN, turn: 0, dropped: 0 }
+        OwnWork {
+            next: VecDeque::new(),
+            left: A_TURN,
+            turn: 0,
+            moved: ByType::default(),
+            dropped: Dropped::default(),
+        }
     }
 
     /// Places for messages that wait.
@@ -116,15 +128,16 @@ impl Lnet {
     }
 
     /// Counts messages with so much payload in all, of which so much was copied.
-    fn own_count(&mut self, cx: &mut Cx, messages: u64, bytes: u64, copied: u32) {
-        cx.counters.own_msgs += messages;
+    fn own_count(&mut self, cx: &mut Cx, messages: ByType, bytes: u64, copied: u32) {
+        cx.counters.own_msgs += messages.all();
         cx.counters.own_bytes += bytes;
+        self.own_work.moved += messages;
         self.own_work.left -= A_MESSAGE + i64::from(copied);
     }
 
     /// Answers a ping of ourselves.
     pub(crate) fn own_ping(&mut self, cx: &mut Cx, app: AppId, tag: u64) {
-        self.own_count(cx, 2, self.ping_info.len(), 0);
+        self.own_count(cx, ANSWERED, self.ping_info.len(), 0);
         let info = PingInfo::parse(&self.ping_info.pieces().collect::<Vec<_>>().concat());
         let info = info.map_err(|_| LnetError::Malformed);
         self.ops.took(Timed::Ping, LO, 0);
@@ -156,9 +169,11 @@ impl Lnet {
             }
             Verdict::Drop(why) => {
                 // As on the wire: it has left, and nobody answers.
-                self.own_count(cx, 1, payload.len(), 0);
+                let mut one = ByType::default();
+                one.count(&hdr.body);
+                self.own_count(cx, one, payload.len(), 0);
                 cx.counters.rx_dropped_bytes += payload.len();
-                self.dropped(cx, LO, why, &hdr);
+                self.dropped(cx, (LO, None), why, &hdr);
                 self.own_sent(cx, done, Ok(()));
             }
         }
@@ -222,7 +237,7 @@ impl Lnet {
     ) {
         let dest = Dest::Sink { sink, offset: grant.offset };
         let (sink, data) = own_copy(cx, dest, grant.mlength, Owner::App(grant.app), payload);
-        self.own_count(cx, 1, payload.len(), grant.mlength);
+        self.own_count(cx, ByType { put: 1, ..ByType::default() }, payload.len(), grant.mlength);
         let wants_ack = matches!(hdr.body, LnetBody::Put { ack, .. } if ack != WireHandle::NONE);
         let op = match done {
             TxDone::Op(op) if wants_ack && grant.ack => Some(op),
@@ -231,14 +246,14 @@ impl Lnet {
         self.put_done(cx, lnd, (&grant, hdr), sink.unwrap_or(Sink::Discard(0)), data, Ok(()));
         self.own_sent(cx, done, Ok(()));
         if let Some(op) = op {
-            self.own_count(cx, 1, 0, 0);
+            self.own_count(cx, ByType { ack: 1, ..ByType::default() }, 0, 0);
             let event = self.ops.acked(op, cx.now, Ok(()), grant.mlength);
             self.complete_some(event);
         }
     }
 
     fn own_get(&mut self, cx: &mut Cx, grant: GetGrant, source: &Payload, done: TxDone) {
-        self.own_count(cx, 2, grant.mlength.into(), grant.mlength);
+        self.own_count(cx, ANSWERED, grant.mlength.into(), grant.mlength);
         if let TxDone::Op(op) = done
             && let Some(rec) = self.ops.get_mut(op)
             && let OpKind::Get { sink } = &mut rec.kind

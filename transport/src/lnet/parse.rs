@@ -2,7 +2,7 @@
 
 use super::discovery::is_push;
 use super::held::WaitOn;
-use super::ops::OpKind;
+use super::ops::{OpKind, PutTold};
 use super::remote::{Asker, Body, Waiter, Who};
 use super::{Delivery, GetGrant, Lnet, MatchReq, PutGrant, Resume, Verdict};
 use crate::lnd::{Arrived, Cx, Data, Dest, Hold, Lnd, LnetError, Owner, Placement, Sink, Stored, Ticket};
@@ -26,7 +26,7 @@ impl Lnet {
         if hdr.dest_nid != ni.nid {
             if hdr.dest_nid.same_net(ni.nid) || self.is_own(hdr.dest_nid) {
                 cx.counters.err_dest_nid += 1;
-                self.drop_counted(lnd.ni());
+                self.drop_counted((lnd.ni(), Some(msg.peer)), hdr);
                 return lnd.refuse(self, cx, msg.key);
             }
             if self.faults.is_some() && !self.received_passes(cx, lnd, msg) {
@@ -37,7 +37,7 @@ impl Lnet {
         // One of another network may have come by a router: it is served, and counted where no way leads back to it.
         if hdr.src_nid.is_any() {
             cx.counters.drop_not_for_us += 1;
-            self.drop_counted(lnd.ni());
+            self.drop_counted((lnd.ni(), Some(msg.peer)), hdr);
             return drop_it(self, cx, lnd, msg);
         }
         if self.faults.is_some() && !self.received_passes(cx, lnd, msg) {
@@ -47,10 +47,11 @@ impl Lnet {
             LnetBody::Ack { handle, mlength, .. } => {
                 let op = self.ops.find(handle, hdr.src_nid, &self.aliases);
                 match op.and_then(|op| self.ops.put_acked(op, Some(cx.now))) {
-                    Some((app, tag, done)) => {
+                    Some(PutTold { app, tag, done, began }) => {
+                        self.timed(msg.peer, |s| &mut s.put_ack, cx.now.saturating_sub(began));
                         self.complete_ack(app, tag, mlength, done);
                     }
-                    None => self.stale(cx, lnd.ni()),
+                    None => self.stale(cx, (lnd.ni(), Some(msg.peer)), hdr),
                 }
                 drop_it(self, cx, lnd, msg);
             }
@@ -64,7 +65,7 @@ impl Lnet {
         let len = hdr.payload_len;
         let found = self.ops.find(handle, hdr.src_nid, &self.aliases);
         let Some((op, rec)) = found.and_then(|op| Some((op, self.ops.get_mut(op)?))) else {
-            self.stale(cx, lnd.ni());
+            self.stale(cx, (lnd.ni(), Some(msg.peer)), hdr);
             return drop_it(self, cx, lnd, msg);
         };
         let owner = Owner::App(rec.app).into();
@@ -77,7 +78,7 @@ impl Lnet {
                 }
                 // A second answer while the first is being read.
                 None => {
-                    self.stale(cx, lnd.ni());
+                    self.stale(cx, (lnd.ni(), Some(msg.peer)), hdr);
                     return drop_it(self, cx, lnd, msg);
                 }
             },
@@ -94,7 +95,7 @@ impl Lnet {
             }
             Err(why) => {
                 cx.counters.drop_too_long += u64::from(why == LnetError::TooLong);
-                self.drop_counted(lnd.ni());
+                self.drop_counted((lnd.ni(), Some(msg.peer)), hdr);
                 let event = self.ops.fail(op, cx.now, why);
                 self.complete_some(event);
                 drop_it(self, cx, lnd, msg);
@@ -163,7 +164,7 @@ impl Lnet {
                 lnd.hold(self, cx, msg.key, hold_on(on));
             }
             Verdict::Drop(why) => {
-                self.dropped(cx, lnd.ni(), why, hdr);
+                self.dropped(cx, (lnd.ni(), Some(msg.peer)), why, hdr);
                 drop_it(self, cx, lnd, msg);
             }
         }
@@ -235,6 +236,11 @@ impl Lnet {
         }
         if let Delivery::Forward(lease) = delivery {
             return self.forward_here(cx, lease, stored, hdr);
+        }
+        if let (Delivery::Reply(op), Some(peer), Ok(())) = (&delivery, peer, status)
+            && let Some(began) = self.ops.get(*op).map(|r| r.began)
+        {
+            self.timed(peer, |s| &mut s.get_rtt, cx.now.saturating_sub(began));
         }
         let sink = match stored.dest {
             Some(Dest::Sink { sink, .. }) => Some(sink),

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 
 use super::buffers::Guest;
+use super::drops::Dropped;
+use super::figures::Spans;
 use super::{Msg, discovery};
 use crate::lnd::NiId;
 use crate::lnd::budget::Uses;
@@ -30,6 +32,17 @@ pub(crate) struct Peer {
     pub(super) discovery: discovery::Peer,
     /// Only of one that has sent messages for others.
     pub(super) guest: Option<Box<Guest>>,
+    pub(super) figures: Box<Figures>,
+}
+
+/// Figures of a peer, for those who look in.
+#[derive(Debug, Default)]
+pub(super) struct Figures {
+    /// Messages received from it that were dropped.
+    pub(super) dropped: Dropped,
+    pub(super) spans: Spans,
+    /// Most messages that held one of its credits, or waited for one, at a time.
+    pub(super) most: u32,
 }
 
 impl Peer {
@@ -45,6 +58,7 @@ impl Peer {
             listed_for_host: false,
             discovery: discovery::Peer::NEW,
             guest: None,
+            figures: Box::default(),
         }
     }
 

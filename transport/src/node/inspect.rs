@@ -21,7 +21,7 @@ use super::handover;
 use crate::lnd::tunables::Change;
 use crate::lnd::{Config, Counters, NIS_MAX, ROUTES_MAX, RouteError};
 use crate::lnet::faults::{FaultAsk, FaultError, FaultView, RULES_MAX};
-use crate::lnet::figures::NiFigures;
+use crate::lnet::figures::{NiFigures, PeerFigures};
 use crate::lnet::routes::{RouteAsk, RouteView};
 use crate::lnet::{PeerNiView, RoutingAsk, RoutingView};
 use crate::node::Machine;
@@ -156,6 +156,8 @@ pub struct Counts {
     pub more: Vec<(&'static str, u64)>,
     /// NIs, the primary one first, and `0@lo` behind them.
     pub nis: Vec<NiFigures>,
+    /// Operations that wait for an answer.
+    pub ops: u64,
 }
 
 impl Counts {
@@ -166,6 +168,7 @@ impl Counts {
             loop_stats: LoopStats::default(),
             more: Vec::with_capacity(MORE),
             nis: Vec::with_capacity(NIS_MAX + 1),
+            ops: 0,
         }
     }
 
@@ -238,6 +241,29 @@ impl PeerNis {
     }
 }
 
+/// Figures of a part of an lcore's peers.
+#[derive(Debug)]
+pub struct PeersFigures {
+    /// First place in the table; afterwards the first place of the next page, `None` at the end.
+    pub from: Option<u32>,
+    /// Answer; the asker has made room for [`PAGE`].
+    pub rows: Vec<PeerFigures>,
+}
+
+impl PeersFigures {
+    /// Fills the page from what `m` knows.
+    pub fn fill(&mut self, m: &Machine) {
+        let (room, rows) = (self.rows.capacity(), &mut self.rows);
+        let from = self.from.unwrap_or(0) as usize;
+        let all = m.peer_figures(from, PAGE, &mut |f| {
+            if rows.len() < room {
+                rows.push(f);
+            }
+        });
+        self.from = (from.saturating_add(PAGE) < all).then_some((from + PAGE) as u32);
+    }
+}
+
 /// A question about fault rules.
 #[derive(Debug)]
 pub struct AboutFaults {
@@ -278,6 +304,8 @@ pub enum Question {
     Peers(Box<Peers>),
     /// NIDs of peers, and their health.
     PeerNis(Box<PeerNis>),
+    /// Figures of peers.
+    Figures(Box<PeersFigures>),
     /// Counters.
     Counts(Box<Counts>),
     /// Shows packets to this end, or to none; the answer is the end that was there before.
@@ -474,6 +502,25 @@ impl Inspection {
             while page.from.is_some() {
                 page.rows.clear();
                 let Question::PeerNis(p) = self.ask(lcore, Question::PeerNis(page))? else { break };
+                page = p;
+                if !page.rows.iter().all(&mut each) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows figures of the peers of all lcores to `each`, page by page, until it returns false.
+    ///
+    /// # Errors
+    /// [`NoAnswer`] of the first lcore that does not; those before it were shown.
+    pub fn peer_figures(&self, mut each: impl FnMut(&PeerFigures) -> bool) -> Result<(), NoAnswer> {
+        for lcore in 0..self.mailboxes.len() {
+            let mut page = Box::new(PeersFigures { from: Some(0), rows: Vec::with_capacity(PAGE) });
+            while page.from.is_some() {
+                page.rows.clear();
+                let Question::Figures(p) = self.ask(lcore, Question::Figures(page))? else { break };
                 page = p;
                 if !page.rows.iter().all(&mut each) {
                     return Ok(());

@@ -303,12 +303,14 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
             },
             Question::Peers(peers) => peers.fill(&self.machine),
             Question::PeerNis(nis) => nis.fill(&self.machine),
+            Question::Figures(peers) => peers.fill(&self.machine),
             Question::Counts(c) => {
                 (c.proto, c.streams, c.loop_stats) = (self.machine.tally(), self.counters(), self.loop_stats);
                 self.details(&mut |name, n| c.add(name, n));
                 self.machine.drops(&mut |name, n| c.add(name, n));
                 self.machine.beside(&mut |name, n| c.add(name, n));
                 self.machine.nis(&mut |ni| c.add_ni(ni));
+                c.ops = self.machine.ops() as u64;
             }
             Question::Tap(tap) => {
                 if let Some(s) = self.outside.streams_mut() {

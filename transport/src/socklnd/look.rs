@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use super::Socklnd;
 use super::hello::HsEvent;
 use super::peer::{DialState, DialWhy, Peer};
-use crate::lnd::Upper;
+use crate::lnd::{Moved, Upper};
 use crate::stream::ConnId;
 use crate::stream::slab::Key;
 use crate::wire::{ConnType, ProcessId, Version, acceptor};
@@ -88,6 +88,20 @@ impl<U: Upper> Socklnd<U> {
         let all = self.peers.capacity();
         let some = (from..from.saturating_add(most).min(all)).filter_map(|i| self.peers.key_at(i));
         some.filter_map(|k| self.peers.get(k)).for_each(|p| each(self.in_short(p), p.up));
+        all
+    }
+
+    /// Shows `each` the peers in `most` places of the table from `from` with their messages and LNet's entries; gives the number of
+    /// all places.
+    pub(crate) fn moved(
+        &self,
+        from: usize,
+        most: usize,
+        each: &mut dyn FnMut(ProcessId, Moved, Key),
+    ) -> usize {
+        let all = self.peers.capacity();
+        let some = (from..from.saturating_add(most).min(all)).filter_map(|i| self.peers.key_at(i));
+        some.filter_map(|k| self.peers.get(k)).for_each(|p| each(p.id, *p.moved, p.up));
         all
     }
 

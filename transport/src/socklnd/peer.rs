@@ -26,7 +26,7 @@ use fsm::Fsm;
 use smallvec::SmallVec;
 
 use super::zc::ZcTable;
-use crate::lnd::{Config, LnetError, Tx};
+use crate::lnd::{Config, LnetError, Moved, Tx};
 use crate::stream::slab::Key;
 use crate::stream::{Bucket, DialError, DialId};
 use crate::wire::{ConnType, ProcessId, Version};
@@ -244,6 +244,8 @@ pub(super) struct Peer<T> {
     pub(super) last_keepalive: u64,
     /// Connections that stopped reading since `answers` was too high.
     pub(super) stalled: SmallVec<[Key; 4]>,
+    /// Messages from and to it.
+    pub(super) moved: Box<Moved>,
 }
 
 impl<T> Peer<T> {
@@ -275,6 +277,7 @@ impl<T> Peer<T> {
             last_alive: now,
             last_keepalive: now,
             stalled: SmallVec::new(),
+            moved: Box::default(),
         }
     }
 

@@ -9,7 +9,7 @@ use super::rx::{Rx, RxEvent, RxState, WaitFor};
 use super::standing::{StandEvent, Standing};
 use super::version::SumOver;
 use super::zc;
-use crate::lnd::{Arrived, Cx, Data, Dest, LnetError, Placement, Stored, Ticket, Upper};
+use crate::lnd::{Arrived, Counters, Cx, Data, Dest, LnetError, Moved, Placement, Stored, Ticket, Upper};
 use crate::stream::slab::Key;
 use crate::stream::{Action, StreamRx};
 use crate::wire::ksock::{self, Checksum, KsockHdr, KsockType};
@@ -86,6 +86,17 @@ fn arrival<T>(
     // Where the checksum covers the headers, too, the placement continues their sum.
     let sum = if ksock.csum != 0 { Some(sum.clone().unwrap_or_default()) } else { None };
     Arrived { key, peer: peer.up, entry, sender: peer.id.nid, hdr: *hdr, sum }
+}
+
+/// Counts a message that has come whole, at its NI and its peer.
+#[inline]
+fn count<T>(ni: &mut Moved, peer: Option<&mut Peer<T>>, all: &mut Counters, hdr: &LnetHdr) {
+    all.msgs_rx += 1;
+    all.payload_rx_bytes += u64::from(hdr.payload_len);
+    ni.came(hdr);
+    if let Some(p) = peer {
+        p.moved.came(hdr);
+    }
 }
 
 impl<U: Upper> Socklnd<U> {
@@ -354,7 +365,7 @@ impl<U: Upper> Socklnd<U> {
     /// Goes on behind the message that was just parsed: nobody wants anything of it.
     pub(super) fn skip(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
         let Some(c) = self.conns.get_mut(key) else { return };
-        let (Some(hdr), Some(ksock), Some(_)) = (&c.rx.hdr, &c.rx.ksock, c.peer) else { return };
+        let (Some(hdr), Some(ksock), Some(peer)) = (&c.rx.hdr, &c.rx.ksock, c.peer) else { return };
         // Behind copy jobs it keeps its place, and one with a cookie is acknowledged like any other.
         if c.jobs_out() || ksock.cookie0 != 0 {
             return self.begin(up, cx, key, &mut None, U::Delivery::default(), 0);
@@ -362,8 +373,9 @@ impl<U: Upper> Socklnd<U> {
         let (slop, version) = (hdr.payload_len, c.version);
         c.rx.wait = WaitFor::Nothing;
         c.rx.slop = slop;
-        self.moved.came(&mut cx.counters, slop);
-        cx.spent(c.bucket, 0);
+        let bucket = c.bucket;
+        count(&mut self.moved, self.peers.get_mut(peer), &mut cx.counters, hdr);
+        cx.spent(bucket, 0);
         self.rx_event(up, cx, key, if slop > 0 { RxEvent::Slop } else { RxEvent::Done(version) });
     }
 
@@ -377,7 +389,7 @@ impl<U: Upper> Socklnd<U> {
         let behind = c.jobs_out();
         let placement = &mut c.rx.placement;
         let waits = placement.as_ref().is_some_and(Placement::waits);
-        self.moved.came(&mut cx.counters, hdr.payload_len);
+        count(&mut self.moved, self.peers.get_mut(peer), &mut cx.counters, &hdr);
         cx.spent(bucket, placement.as_ref().filter(|_| !waits).map_or(0, Placement::work));
         let good = if behind || waits {
             let placement = placement.take();

@@ -283,14 +283,19 @@ impl<U: Upper> Socklnd<U> {
                 let keepalive = version.is_typed() && tx.cookie1 == COOKIE_KEEPALIVE;
                 cx.counters.keepalives_tx += u64::from(keepalive);
             }
-            Some(_) => {
+            Some(hdr) => {
                 if let Payload::Inline(b) = &tx.payload {
                     cx.counters.tx_inline_bytes += b.len() as u64;
                 }
-                self.moved.left(&mut cx.counters, payload);
+                cx.counters.msgs_tx += 1;
+                cx.counters.payload_tx_bytes += payload;
                 if tx.forwarded {
                     cx.counters.forwarded_msgs += 1;
                     cx.counters.forwarded_bytes += payload;
+                }
+                self.moved.left(hdr, payload);
+                if let Some(p) = self.peers.get_mut(peer) {
+                    p.moved.left(hdr, payload);
                 }
             }
         }

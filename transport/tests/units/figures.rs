@@ -1,7 +1,7 @@
 //! Figures of NIs: latencies and counts that virtual time and a known exchange give, exactly.
 
-use transport::lnd::{Moved, Payload, Sink};
-use transport::lnet::figures::{Latency, NiFigures, Timed};
+use transport::lnd::{ByType, Moved, Payload, Sink};
+use transport::lnet::figures::{Dropped, Latency, NiFigures, Span, Spans, Timed};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::testing::data::{Spot, pages};
 use transport::testing::net::{Net, SEC};
@@ -98,14 +98,62 @@ fn each_ni_has_its_own_figures() {
     assert_eq!((counts(of(&second)), counts(of(&own))), ([1, 1, 0, 0], [0, 1, 0, 1]));
     let c = *net.nodes[0].machine.counters();
     // A PUT, its ACK, and the two of the ping.
-    let (n, bytes) = (4, c.own_bytes);
-    assert_eq!(own.moved, Moved { send_count: n, send_bytes: bytes, recv_count: n, recv_bytes: bytes });
+    let (each, bytes) = (ByType { put: 1, get: 1, reply: 1, ack: 1 }, c.own_bytes);
+    assert_eq!(own.moved, Moved { sent: each, send_bytes: bytes, received: each, recv_bytes: bytes });
     let m = second.moved;
-    assert_eq!((m.send_count, m.send_bytes), (c.msgs_tx, c.payload_tx_bytes));
-    assert_eq!((m.recv_count, m.recv_bytes), (c.msgs_rx, c.payload_rx_bytes));
-    // A PUT, an ACK, one that is dropped; and the peers asked who they are, and told.
-    assert!(m.send_count > 3 && m.send_bytes > 150, "{m:?}");
+    assert_eq!((m.sent.all(), m.send_bytes), (c.msgs_tx, c.payload_tx_bytes));
+    assert_eq!((m.received.all(), m.recv_bytes), (c.msgs_rx, c.payload_rx_bytes));
+    // A PUT and one that is dropped; and the peers asked who they are, and told.
+    assert_eq!(m.sent, ByType { put: 3, get: 1, reply: 1, ack: 1 });
+    assert_eq!(m.received, ByType { put: 1, get: 1, reply: 1, ack: 2 });
+    assert_eq!(second.spans.put_ack.samples, 2, "the PUT and the push");
     let [quiet, there, _] = figures(&net, 1)[..] else { panic!() };
-    assert_eq!((quiet.drop_count, there.drop_count, there.moved.recv_count), (0, 1, m.send_count));
+    let dropped = Dropped { messages: ByType { put: 1, ..ByType::default() }, bytes: 50 };
+    assert_eq!((quiet.dropped, there.dropped), (Dropped::default(), dropped));
+    assert_eq!((there.moved.received, there.moved.sent), (m.sent, m.received));
     assert_eq!((there.moved.recv_bytes, there.credits), (m.send_bytes, config(1).ni_credits));
+
+    // The peer's are those of its NI, as there is one peer.
+    let of_peers = |node: usize| {
+        let mut all = Vec::new();
+        let places = net.nodes[node].machine.peer_figures(0, 64, &mut |p| all.push(p));
+        assert!(places <= 64, "all of them");
+        all
+    };
+    let [peer] = &of_peers(0)[..] else { panic!() };
+    assert_eq!((peer.id, peer.moved, peer.spans, peer.told), (other, m, second.spans, true));
+    assert_eq!(peer.nids[..], [id(2).nid, other.nid]);
+    let [peer] = &of_peers(1)[..] else { panic!() };
+    assert_eq!((peer.moved, peer.dropped, peer.credits_used, peer.waiting), (there.moved, dropped, 0, 0));
+}
+
+/// Times are those of the latencies; with as many messages as there are credits and one more, one has waited.
+#[test]
+fn spans_and_most_credits_are_those_of_the_messages() {
+    let mut pair = Pair::new();
+    pair.attach(1, MdMem::Sink(Sink::Lend(1 << 20)));
+    let pings = [(); 3].map(|()| timed(&mut pair, |p| p.ping(0).unwrap()));
+    let most = |pair: &Pair| {
+        let mut all = Vec::new();
+        pair.nodes[0].machine.peer_figures(0, 64, &mut |p| all.push((p.most, p.spans)));
+        all[0]
+    };
+    let rtt = Span {
+        samples: 3,
+        min_ns: *pings.iter().min().unwrap(),
+        max_ns: *pings.iter().max().unwrap(),
+        sum_ns: pings.iter().sum(),
+    };
+    assert_eq!(most(&pair).1, Spans { get_rtt: rtt, ..Spans::default() });
+    assert_eq!((rtt.mean_ns(), Span::default().mean_ns()), (rtt.sum_ns / 3, 0));
+    let credits = config(1).peer_credits;
+    for tag in 0..u64::from(credits) + 1 {
+        pair.op(0, AT.put(100 + tag, id(2), pages(100_000), false));
+    }
+    for tag in 0..u64::from(credits) + 1 {
+        pair.drive(0, |e| matches!(e, Event::Send { tag: t, status: Ok(()), done: true } if *t == 100 + tag));
+    }
+    let (most, spans) = most(&pair);
+    assert_eq!((most, spans.put_egress.samples), (credits + 1, u64::from(credits) + 1));
+    assert_eq!(figures(&pair, 0)[0].spans, spans);
 }

@@ -34,7 +34,7 @@ pub use self::beside::BesideError;
 use crate::lnd::tunables::Change;
 use crate::lnd::{AppId, Config, Counters, Cx, Held, NIS_MAX, NiId, RouteError};
 use crate::lnet::faults::{FaultAsk, FaultError, FaultView};
-use crate::lnet::figures::NiFigures;
+use crate::lnet::figures::{NiFigures, PeerFigures};
 use crate::lnet::routes::{RouteAsk, RouteView};
 use crate::lnet::{Delivery, Event, Lnet, Op, PeerNiView, RoutingAsk, RoutingView, ShardMsg};
 use crate::socklnd::{self, PeerBrief, PeerView, Socklnd};
@@ -404,6 +404,11 @@ impl Machine {
         self.lnet.figures(&self.cx, self.lnds.iter().map(|l| l.moved), each);
     }
 
+    /// Operations that wait for an answer.
+    pub fn ops(&self) -> usize {
+        self.lnet.ops.len()
+    }
+
     fn with_credits(&self, mut brief: PeerBrief, above: Key) -> PeerBrief {
         let (used, waiting) = self.lnet.credits(above);
         brief.credits_used = used;
@@ -418,11 +423,31 @@ impl Machine {
 
     /// Shows `each` the peers in `most` places of the table from `from`; gives the number of all places.
     pub fn briefs(&self, from: usize, most: usize, each: &mut dyn FnMut(PeerBrief)) -> usize {
+        self.paged(from, most, |lnd, skip, room| {
+            lnd.briefs(skip, room, &mut |b, above| each(self.with_credits(b, above)))
+        })
+    }
+
+    /// Shows `each` the figures of the peers in `most` places of the table from `from`; gives the number of all places.
+    pub fn peer_figures(&self, from: usize, most: usize, each: &mut dyn FnMut(PeerFigures)) -> usize {
+        self.paged(from, most, |lnd, skip, room| {
+            lnd.moved(skip, room, &mut |id, moved, above| {
+                self.lnet.peer_figures(id, moved, above).into_iter().for_each(&mut *each);
+            })
+        })
+    }
+
+    /// Looks at `most` places from `from` of the tables of all LNDs, one behind the other; gives the number of all places.
+    fn paged(
+        &self,
+        from: usize,
+        most: usize,
+        mut look: impl FnMut(&Socklnd<Lnet>, usize, usize) -> usize,
+    ) -> usize {
         let mut before = 0;
         for lnd in &self.lnds {
             let (skip, done) = (from.saturating_sub(before), before.saturating_sub(from));
-            let room = most.saturating_sub(done);
-            before += lnd.briefs(skip, room, &mut |b, above| each(self.with_credits(b, above)));
+            before += look(lnd, skip, most.saturating_sub(done));
         }
         before
     }

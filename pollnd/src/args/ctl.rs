@@ -1,0 +1,144 @@
+//! Arguments of `pollnd lnetctl`: lnetctl's verbs and options.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::fault::FaultArgs;
+use super::values::number;
+
+/// `pollnd lnetctl`.
+#[derive(Args, Debug, Clone)]
+#[command(after_help = "Examples:
+  pollnd lnetctl net show -v 2
+  pollnd lnetctl peer show -v --nid 10.0.0.2@tcp
+  pollnd lnetctl stats show
+  pollnd lnetctl ping 10.0.0.2@tcp,10.0.0.3@tcp
+  pollnd lnetctl set transaction_timeout 50
+  pollnd lnetctl export --backup > now.yaml
+
+Verbs, options, texts and exit statuses are lnetctl's, as far as a node has what they are about (docs/lnetctl.md).")]
+pub(crate) struct LnetctlArgs {
+    /// Which node, where several run: its process number, or the path of its control socket.
+    #[arg(long, value_name = "PID|PATH", global = true)]
+    pub(crate) node: Option<String>,
+    /// The verb.
+    #[command(subcommand)]
+    pub(crate) verb: CtlVerb,
+}
+
+/// Verbs of `pollnd lnetctl`.
+#[derive(Subcommand, Debug, Clone)]
+pub(crate) enum CtlVerb {
+    /// Networks and this node's NIs.
+    #[command(subcommand)]
+    Net(CtlNet),
+    /// Peers.
+    #[command(subcommand)]
+    Peer(CtlPeer),
+    /// Statistics of the node.
+    #[command(subcommand)]
+    Stats(CtlStats),
+    /// Settings of the node.
+    #[command(subcommand)]
+    Global(CtlGlobal),
+    /// Changes a setting, by the names of `global show`.
+    Set {
+        /// Its name.
+        name: String,
+        /// Its value.
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+    },
+    /// Pings NIDs.
+    Ping {
+        /// NIDs, with commas between.
+        #[arg(required = true, value_delimiter = ',')]
+        nids: Vec<String>,
+        /// Seconds to wait for each.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = number::<u32>(1..=86_400))]
+        timeout: u32,
+    },
+    /// Has the node find out who has these NIDs.
+    Discover {
+        /// NIDs, with commas between.
+        #[arg(required = true, value_delimiter = ',')]
+        nids: Vec<String>,
+        /// Asks those that are known, too.
+        #[arg(long, short)]
+        force: bool,
+    },
+    /// Drops, fails or delays messages by rules.
+    Fault(FaultArgs),
+    /// Prints the configuration and all figures.
+    Export {
+        /// Only what makes the same node again.
+        #[arg(long, short)]
+        backup: bool,
+    },
+    /// Has the node take a configuration, as `pollnd config apply` does.
+    Import {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Selection policies, which a node does not have.
+    Udsp {
+        /// The verb and its options.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+}
+
+/// How much is shown.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct Detail {
+    /// Shows more: statistics and settings; with 2 messages by type and health, with 4 all.
+    #[arg(long, short, value_name = "LEVEL", num_args = 0..=1, default_missing_value = "1", value_parser = number::<u8>(0..=255))]
+    pub(crate) verbose: Option<u8>,
+}
+
+/// `pollnd lnetctl net`.
+#[derive(Subcommand, Debug, Clone)]
+pub(crate) enum CtlNet {
+    /// Shows them.
+    Show {
+        /// Only this network, such as tcp1.
+        #[arg(long, short)]
+        net: Option<String>,
+        /// The level.
+        #[command(flatten)]
+        detail: Detail,
+    },
+}
+
+/// `pollnd lnetctl peer`.
+#[derive(Subcommand, Debug, Clone)]
+pub(crate) enum CtlPeer {
+    /// Shows them.
+    Show {
+        /// Only the one that has this NID.
+        #[arg(long)]
+        nid: Option<String>,
+        /// The level.
+        #[command(flatten)]
+        detail: Detail,
+    },
+    /// Lists their primary NIDs.
+    List,
+}
+
+/// `pollnd lnetctl stats`.
+#[derive(Subcommand, Debug, Clone)]
+pub(crate) enum CtlStats {
+    /// Shows them.
+    Show,
+    /// Counts from 0 on.
+    Reset,
+}
+
+/// `pollnd lnetctl global`.
+#[derive(Subcommand, Debug, Clone)]
+pub(crate) enum CtlGlobal {
+    /// Shows them.
+    Show,
+}

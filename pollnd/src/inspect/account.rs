@@ -1,0 +1,434 @@
+//! A node's account of itself for lnetctl's questions: NIs, peers, statistics, settings (docs/lnetctl.md).
+
+use std::collections::HashMap;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use transport::lnd::Moved;
+use transport::lnd::{ByType, Config};
+use transport::lnet::figures::{Dropped, NiFigures, PeerFigures, Span, Spans};
+use transport::node::inspect::Inspection;
+use transport::wire::{Nid, ping};
+
+use super::shared::{Shared, say};
+use crate::args::NodeArgs;
+use crate::config::keys::{self, Means, Part, negated};
+use crate::config::reader::cpt_list;
+use crate::lnetctl::shown::{
+    Global, LndTunables, LocalNi, Messages, Net, NiHealth, NiTunables, NodeStats, Peer, PeerHealth, PeerNi,
+    Statistics, UdspInfo, state,
+};
+use crate::{iface, networks};
+
+/// Questions.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub(crate) enum Ask {
+    /// Networks and NIs: a row each network.
+    Nets {},
+    /// Peers: a row each, or the one that has this NID.
+    Peers {
+        /// One of its NIDs.
+        nid: Option<String>,
+    },
+    /// Statistics of the node.
+    Stats {},
+    /// Counts them from 0 on.
+    Reset {},
+    /// Settings.
+    Global {},
+}
+
+/// Highest health value.
+const HEALTHY: u64 = 1000;
+/// No policy says anything.
+const NO_UDSP: UdspInfo = UdspInfo { net_priority: -1, nid_priority: -1 };
+
+/// The counts of a node when they were last reset.
+#[derive(Debug, Default)]
+pub(super) struct Baseline(Mutex<NodeStats>);
+
+impl From<ByType> for Messages {
+    fn from(b: ByType) -> Messages {
+        Messages { put: b.put, get: b.get, reply: b.reply, ack: b.ack, hello: 0 }
+    }
+}
+
+impl Statistics {
+    fn of(moved: &Moved, dropped: &Dropped, spans: &Spans) -> Statistics {
+        let times = |s: &Span| (s.samples, s.min_ns, s.max_ns, s.mean_ns());
+        let (left, got, acked) = (times(&spans.put_egress), times(&spans.get_rtt), times(&spans.put_ack));
+        Statistics {
+            send_count: moved.sent.all(),
+            recv_count: moved.received.all(),
+            drop_count: dropped.messages.all(),
+            put_egress_samples: left.0,
+            put_egress_min_nsec: left.1,
+            put_egress_max_nsec: left.2,
+            put_egress_avg_nsec: left.3,
+            get_rtt_samples: got.0,
+            get_rtt_min_nsec: got.1,
+            get_rtt_max_nsec: got.2,
+            get_rtt_avg_nsec: got.3,
+            put_ack_samples: acked.0,
+            put_ack_min_nsec: acked.1,
+            put_ack_max_nsec: acked.2,
+            put_ack_avg_nsec: acked.3,
+        }
+    }
+}
+
+/// Figures of NIs over all lcores, and what the lcores say besides.
+struct Sum {
+    nis: Vec<NiFigures>,
+    unanswered: u64,
+    ops: u64,
+}
+
+fn sum(front: &Inspection) -> Result<Sum, String> {
+    let mut all = Sum { nis: Vec::new(), unanswered: 0, ops: 0 };
+    for lcore in 0..front.lcores() {
+        let c = front.counts(lcore).map_err(|e| e.to_string())?;
+        all.unanswered += c.proto.err_no_answer;
+        all.ops += c.ops;
+        for ni in &c.nis {
+            match all.nis.iter_mut().find(|n| n.nid == ni.nid) {
+                Some(n) => *n = n.and(ni),
+                None => all.nis.push(*ni),
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// The name of a NID's network.
+fn net_of(nid: &str) -> &str {
+    nid.rsplit_once('@').map_or(nid, |(_, net)| net)
+}
+
+/// The interface of an NI: the kernel's with its address, or its port.
+fn interface(a: &NodeArgs, nid: Nid) -> Option<String> {
+    if networks::on_port(a) {
+        let ports = networks::asked(a).ok()?;
+        return ports.iter().find(|p| p.nids.contains(&nid)).map(|p| p.device.to_owned());
+    }
+    nid.ip().and_then(iface::owner).map(|(name, _)| name)
+}
+
+fn tunable(cfg: &Config, part: Part, name: &str) -> i64 {
+    let number = |n: Option<i64>| n.unwrap_or(0);
+    match keys::of(part).find(|k| k.name == name).map(|k| (k, k.means)) {
+        Some((_, Means::Tunable(t))) => number(t.number(cfg)),
+        Some((_, Means::Not(t))) => number(negated(&t.value(cfg)).parse().ok()),
+        Some((k, Means::Only(..))) => number(k.default().parse().ok()),
+        _ => 0,
+    }
+}
+
+fn seconds(ns: u64) -> i64 {
+    i64::try_from(ns / 1_000_000_000).unwrap_or(i64::MAX)
+}
+
+fn local(f: &NiFigures, cfg: &Config, a: &NodeArgs) -> LocalNi {
+    let real = f.nid != Nid::LO;
+    let of = |name| if real { tunable(cfg, Part::Tunables, name) } else { 0 };
+    let interface = if real { interface(a, f.nid) } else { None };
+    LocalNi {
+        nid: Some(f.nid.to_string()),
+        status: Some("up".into()),
+        interfaces: interface.map(|i| [("0".to_owned(), i)].into()),
+        statistics: Some(Statistics::of(&f.moved, &f.dropped, &f.spans)),
+        udsp: Some(NO_UDSP),
+        sent_stats: Some(f.moved.sent.into()),
+        received_stats: Some(f.moved.received.into()),
+        dropped_stats: Some(f.dropped.messages.into()),
+        health: Some(NiHealth { value: if real { HEALTHY } else { 0 }, ..NiHealth::default() }),
+        tunables: Some(NiTunables {
+            peer_timeout: of("peer_timeout"),
+            peer_credits: of("peer_credits"),
+            peer_buffer_credits: of("peer_buffer_credits"),
+            credits: of("credits"),
+        }),
+        lnd_tunables: real.then(|| LndTunables {
+            conns_per_peer: cfg.conns().into(),
+            timeout: Some(seconds(cfg.timeout())),
+            tos: tunable(cfg, Part::Lnd, "tos"),
+        }),
+        dev_cpt: Some(-1),
+        cpt: Some(cpt_list(a.cpu_pattern.as_deref())),
+    }
+}
+
+/// Networks, `lo` first, as kernels have them.
+fn nets(front: &Inspection, a: &NodeArgs) -> Result<Vec<Net>, String> {
+    let cfg = front.config(0).map_err(|e| e.to_string())?;
+    let mut nis = sum(front)?.nis;
+    nis.sort_by_key(|n| n.nid != Nid::LO);
+    let mut all: Vec<Net> = Vec::new();
+    for f in &nis {
+        let nid = f.nid.to_string();
+        let ni = local(f, &cfg, a);
+        match all.iter_mut().find(|n| n.name == net_of(&nid)) {
+            Some(net) => net.nis.push(ni),
+            None => all.push(Net { name: net_of(&nid).to_owned(), nis: vec![ni] }),
+        }
+    }
+    Ok(all)
+}
+
+/// What is known of the NIs of one peer.
+#[derive(Default)]
+struct Known {
+    features: u32,
+    told: bool,
+    nis: Vec<PeerFigures>,
+    /// NIDs that it told of.
+    nids: Vec<Nid>,
+}
+
+impl Known {
+    fn add(&mut self, f: &PeerFigures) {
+        self.features |= f.features;
+        self.told |= f.told;
+        if !f.nids.is_empty() {
+            self.nids = f.nids.to_vec();
+        }
+        match self.nis.iter_mut().find(|n| n.id.nid == f.id.nid) {
+            // The same NID by another NI of ours, or under another process id.
+            Some(n) => {
+                n.moved += f.moved;
+                n.dropped += f.dropped;
+                n.spans += f.spans;
+                n.credits_used += f.credits_used;
+                n.waiting += f.waiting;
+                n.waiting_bytes += f.waiting_bytes;
+                n.most = n.most.max(f.most);
+            }
+            None => self.nis.push(f.clone()),
+        }
+    }
+
+    fn shown(&self, primary: Nid, credits: i64) -> Peer {
+        let multi_rail = self.features & ping::FEAT_MULTI_RAIL != 0;
+        let bits = [
+            (multi_rail, state::MULTI_RAIL),
+            (self.features != 0, state::DISCOVERED),
+            (self.features != 0 && self.told, state::UP_TO_DATE),
+        ];
+        let used = self.nis.iter().map(|f| f.id.nid);
+        let unused = self.nids.iter().copied().filter(|n| !self.nis.iter().any(|f| f.id.nid == *n));
+        let mut nids: Vec<Nid> = used.chain(unused).collect();
+        // The order of its own list, where it told one.
+        nids.sort_by_key(|n| self.nids.iter().position(|k| k == n));
+        let ni = |nid: Nid| peer_ni(nid, self.nis.iter().find(|f| f.id.nid == nid), credits);
+        Peer {
+            primary: primary.to_string(),
+            multi_rail,
+            state: Some(bits.iter().filter(|b| b.0).map(|b| b.1).sum()),
+            nis: nids.into_iter().map(ni).collect(),
+        }
+    }
+}
+
+fn peer_ni(nid: Nid, f: Option<&PeerFigures>, credits: i64) -> PeerNi {
+    let of = |get: fn(&PeerFigures) -> u32| i64::from(f.map_or(0, get));
+    let (used, waiting, most) = (of(|f| f.credits_used), of(|f| f.waiting), of(|f| f.most));
+    let (moved, dropped, spans) = f.map(|f| (f.moved, f.dropped, f.spans)).unwrap_or_default();
+    PeerNi {
+        nid: nid.to_string(),
+        udsp: Some(NO_UDSP),
+        // Only routers watch their peers.
+        state: Some("NA".into()),
+        max_ni_tx_credits: Some(credits),
+        available_tx_credits: Some(credits - used - waiting),
+        min_tx_credits: Some(credits - most),
+        tx_q_num_of_buf: Some(i64::try_from(f.map_or(0, |f| f.waiting_bytes)).unwrap_or(i64::MAX)),
+        available_rtr_credits: Some(credits),
+        min_rtr_credits: Some(credits),
+        refcount: Some(1 + used + waiting),
+        statistics: Some(Statistics::of(&moved, &dropped, &spans)),
+        sent_stats: Some(moved.sent.into()),
+        received_stats: Some(moved.received.into()),
+        dropped_stats: Some(dropped.messages.into()),
+        health: Some(PeerHealth { value: HEALTHY, ..PeerHealth::default() }),
+    }
+}
+
+/// Peers by their primary NIDs, in the order in which they are found.
+fn peers(front: &Inspection, only: Option<Nid>) -> Result<Vec<Peer>, String> {
+    let cfg = front.config(0).map_err(|e| e.to_string())?;
+    let (mut all, mut at): (Vec<(Nid, Known)>, HashMap<Nid, usize>) = Default::default();
+    let asked = front.peer_figures(|f| {
+        if only.is_none_or(|o| o == f.id.nid || f.nids.contains(&o)) {
+            let primary = f.nids.first().copied().unwrap_or(f.id.nid);
+            let place = *at.entry(primary).or_insert_with(|| {
+                all.push((primary, Known::default()));
+                all.len() - 1
+            });
+            if let Some((_, known)) = all.get_mut(place) {
+                known.add(f);
+            }
+        }
+        true
+    });
+    asked.map_err(|e| e.to_string())?;
+    Ok(all.iter().map(|(primary, known)| known.shown(*primary, cfg.peer_credits.into())).collect())
+}
+
+fn stats(front: &Inspection) -> Result<NodeStats, String> {
+    let all = sum(front)?;
+    let mut waiting = 0;
+    front
+        .peer_figures(|f| {
+            waiting += u64::from(f.waiting);
+            true
+        })
+        .map_err(|e| e.to_string())?;
+    let over = |get: fn(&NiFigures) -> u64| all.nis.iter().map(get).sum::<u64>();
+    Ok(NodeStats {
+        msgs_alloc: over(|n| n.credits_used.into()) + waiting,
+        msgs_max: over(|n| n.credits_most.into()),
+        rst_alloc: all.ops,
+        send_count: over(|n| n.moved.sent.all()),
+        response_timeout_count: all.unanswered,
+        recv_count: over(|n| n.moved.received.all()),
+        drop_count: over(|n| n.dropped.messages.all()),
+        send_length: over(|n| n.moved.send_bytes),
+        recv_length: over(|n| n.moved.recv_bytes),
+        drop_length: over(|n| n.dropped.bytes),
+        ..NodeStats::default()
+    })
+}
+
+impl Baseline {
+    fn reset(&self, now: NodeStats) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    /// The counts since then; what is so now, or was at most, stays.
+    fn since(&self, now: NodeStats) -> NodeStats {
+        let was = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        NodeStats {
+            send_count: now.send_count.saturating_sub(was.send_count),
+            response_timeout_count: now.response_timeout_count.saturating_sub(was.response_timeout_count),
+            recv_count: now.recv_count.saturating_sub(was.recv_count),
+            drop_count: now.drop_count.saturating_sub(was.drop_count),
+            send_length: now.send_length.saturating_sub(was.send_length),
+            recv_length: now.recv_length.saturating_sub(was.recv_length),
+            drop_length: now.drop_length.saturating_sub(was.drop_length),
+            ..now
+        }
+    }
+}
+
+fn global(cfg: &Config) -> Global {
+    let of = |name| tunable(cfg, Part::Global, name);
+    Global {
+        numa_range: of("numa_range"),
+        max_interfaces: of("max_interfaces"),
+        discovery: of("discovery"),
+        drop_asym_route: of("drop_asym_route"),
+        retry_count: of("retry_count"),
+        transaction_timeout: of("transaction_timeout"),
+        health_sensitivity: of("health_sensitivity"),
+        recovery_interval: of("recovery_interval"),
+        router_sensitivity: of("router_sensitivity"),
+        lnd_timeout: seconds(cfg.lnd_timeout()),
+        response_tracking: of("response_tracking"),
+        recovery_limit: of("recovery_limit"),
+        max_recovery_ping_interval: of("max_recovery_ping_interval"),
+    }
+}
+
+fn rows<T: Serialize>(s: &mut UnixStream, all: Result<Vec<T>, String>) -> io::Result<Result<Value, String>> {
+    let all = match all {
+        Ok(all) => all,
+        Err(e) => return Ok(Err(e)),
+    };
+    for row in &all {
+        say(s, &json!(row))?;
+    }
+    Ok(Ok(json!(all.len())))
+}
+
+/// The node's side.
+pub(super) fn serve(s: &mut UnixStream, shared: &Shared, ask: &Ask) -> io::Result<Result<Value, String>> {
+    let front = &shared.front;
+    Ok(match ask {
+        Ask::Nets {} => return rows(s, nets(front, &shared.about.args)),
+        Ask::Peers { nid } => match nid.as_deref().map(str::parse::<Nid>).transpose() {
+            Ok(nid) => return rows(s, peers(front, nid)),
+            Err(e) => Err(e.to_string()),
+        },
+        Ask::Stats {} => stats(front).map(|now| json!(shared.baseline.since(now))),
+        Ask::Reset {} => stats(front).map(|now| {
+            shared.baseline.reset(now);
+            json!(null)
+        }),
+        Ask::Global {} => front.config(0).map(|c| json!(global(&c))).map_err(|e| e.to_string()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_before_a_reset_is_not_counted() {
+        let base = Baseline::default();
+        let then = NodeStats { send_count: 7, send_length: 70, msgs_max: 3, ..NodeStats::default() };
+        assert_eq!(base.since(then), then);
+        base.reset(then);
+        let now = NodeStats { send_count: 9, send_length: 75, msgs_max: 4, recv_count: 2, ..then };
+        let since = NodeStats { send_count: 2, send_length: 5, ..now };
+        assert_eq!(base.since(now), since);
+    }
+
+    #[test]
+    fn settings_of_a_node_that_is_told_nothing_are_a_kernel_s() {
+        let text = include_str!("../../../testdata/texts/lnetctl/global-show.yaml");
+        let shown = crate::lnetctl::shown::GlobalShow { global: global(&Config::new(Nid::LO, 0)) };
+        assert_eq!(crate::lnetctl::layout::OLD.text(&shown).unwrap(), text);
+    }
+
+    #[test]
+    fn nids_of_one_peer_are_one_peer() {
+        let nid = |n: u8| Nid::tcp([10, 0, 0, n].into(), 0);
+        let figures = |n: u8, nids: &[Nid], put: u64| PeerFigures {
+            id: transport::wire::ProcessId::lustre(nid(n)),
+            nids: nids.iter().copied().collect(),
+            features: if nids.is_empty() { 0 } else { 0x1e },
+            told: true,
+            moved: Moved { sent: ByType { put, ..ByType::default() }, ..Moved::default() },
+            dropped: Dropped::default(),
+            spans: Spans::default(),
+            credits_used: 2,
+            waiting: 1,
+            waiting_bytes: 100,
+            most: 5,
+        };
+        let mut known = Known::default();
+        let nids = [nid(2), nid(3), nid(4)];
+        known.add(&figures(3, &nids, 5));
+        known.add(&figures(2, &nids, 7));
+        known.add(&figures(3, &nids, 1));
+        let p = known.shown(nid(2), 8);
+        assert_eq!((&*p.primary, p.multi_rail, p.state), ("10.0.0.2@tcp", true, Some(273)));
+        let shown: Vec<_> = p.nis.iter().map(|n| (&*n.nid, n.sent_stats.unwrap().put)).collect();
+        assert_eq!(shown, [("10.0.0.2@tcp", 7), ("10.0.0.3@tcp", 6), ("10.0.0.4@tcp", 0)]);
+        let n = &p.nis[0];
+        assert_eq!(
+            (n.max_ni_tx_credits, n.available_tx_credits, n.min_tx_credits),
+            (Some(8), Some(5), Some(3))
+        );
+        assert_eq!((n.tx_q_num_of_buf, n.refcount, n.state.as_deref()), (Some(100), Some(4), Some("NA")));
+        // One that has not been asked.
+        let mut known = Known::default();
+        known.add(&figures(5, &[], 1));
+        let p = known.shown(nid(5), 8);
+        assert_eq!((p.multi_rail, p.state, p.nis.len()), (false, Some(0), 1));
+    }
+}

@@ -1,0 +1,87 @@
+//! `pollnd lnetctl`: lnetctl's questions to a running node, in lnetctl's words, layout and numbers (docs/lnetctl.md).
+
+mod answers;
+mod importing;
+pub(crate) mod layout;
+#[cfg(test)]
+mod lnetctl_tests;
+mod refusal;
+mod rules;
+mod setting;
+pub(crate) mod shown;
+mod tables;
+
+use std::process::ExitCode;
+
+use self::refusal::Refusal;
+use crate::args::{CtlGlobal, CtlNet, CtlPeer, CtlStats, CtlVerb, LnetctlArgs};
+use crate::inspect::Request;
+use crate::inspect::account::Ask;
+use crate::inspect::client::Client;
+
+/// A node that is asked.
+struct Asked(Client);
+
+impl Asked {
+    fn find(node: Option<&str>) -> Result<Asked, Refusal> {
+        Ok(Asked(Client::new(node)?))
+    }
+
+    /// Rows of an answer.
+    fn rows<T: serde::de::DeserializeOwned>(&mut self, ask: Ask) -> Result<Vec<T>, Refusal> {
+        let mut all = Vec::new();
+        let read = |v| {
+            all.push(serde_json::from_value(v).map_err(|e| e.to_string())?);
+            Ok(())
+        };
+        self.0.try_rows(&Request::Lnet { ask }, read)?;
+        Ok(all)
+    }
+
+    /// An answer of one value.
+    fn one<T: serde::de::DeserializeOwned>(&mut self, ask: Ask) -> Result<T, Refusal> {
+        let mut v = self.0.one(&Request::Lnet { ask })?;
+        Ok(serde_json::from_value(v["end"].take()).map_err(|e| e.to_string())?)
+    }
+}
+
+fn run(a: &LnetctlArgs) -> Result<(), Refusal> {
+    let node = || Asked::find(a.node.as_deref());
+    match &a.verb {
+        CtlVerb::Net(CtlNet::Show { net, detail }) => tables::nets(node()?, net.as_deref(), detail),
+        CtlVerb::Peer(CtlPeer::Show { nid, detail }) => tables::peers(node()?, nid.as_deref(), detail),
+        CtlVerb::Peer(CtlPeer::List) => tables::peer_list(node()?),
+        CtlVerb::Stats(CtlStats::Show) => tables::stats(node()?),
+        CtlVerb::Stats(CtlStats::Reset) => node()?.one::<()>(Ask::Reset {}),
+        CtlVerb::Global(CtlGlobal::Show) => tables::global(node()?),
+        CtlVerb::Set { name, value } => setting::set(name, value, node),
+        CtlVerb::Ping { nids, timeout } => answers::ping(nids, *timeout, node),
+        CtlVerb::Discover { nids, force } => answers::discover(nids, *force, node),
+        CtlVerb::Fault(kind) => rules::main(&kind.kind, a.node.as_deref()),
+        CtlVerb::Export { backup } => tables::export(node()?, *backup),
+        CtlVerb::Import { file } => importing::import(file, node()?),
+        CtlVerb::Udsp { words } => refuse_udsp(words),
+    }
+}
+
+/// There are none to show, and none can be made.
+fn refuse_udsp(words: &[String]) -> Result<(), Refusal> {
+    let verb = match words.first().map(String::as_str) {
+        Some("show") => return Ok(()),
+        Some("add") => "add",
+        Some("del") => "del",
+        _ => return Err(Refusal::words(255, "pollnd: udsp: it takes add, del or show")),
+    };
+    let why = "\"a node sends to the NID that it is told: it has no selection policies\"";
+    Err(Refusal::old(verb, "udsp", libc::EOPNOTSUPP, why))
+}
+
+/// `pollnd lnetctl`.
+pub(crate) fn main(a: &LnetctlArgs) -> ExitCode {
+    let done = run(a);
+    crate::out::end_if_closed();
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(r) => r.end(),
+    }
+}

@@ -1,0 +1,87 @@
+//! Verbs that show: `net show`, `peer show`, `peer list`, `stats show`, `global show`, `export`.
+
+use super::Asked;
+use super::layout::{NETLINK, OLD};
+use super::refusal::Refusal;
+use super::shown::{GlobalShow, Level, Net, Nets, NidOnly, Peer, PeerList, Peers, StatsShow};
+use crate::args::Detail;
+use crate::config::model::network;
+use crate::inspect::account::Ask;
+use crate::out;
+
+/// The level of `export`.
+const EXPORTED: Level = Level(3);
+
+fn level(d: &Detail) -> Level {
+    Level(d.verbose.unwrap_or(0))
+}
+
+fn no_net(errno: i32, descr: &str) -> Refusal {
+    Refusal::netlink("show", "net", errno, descr).with_status(super::refusal::status(libc::EINVAL))
+}
+
+pub(super) fn nets(mut node: Asked, only: Option<&str>, detail: &Detail) -> Result<(), Refusal> {
+    if only.is_some_and(|n| n != "lo" && network(n).is_none()) {
+        return Err(no_net(libc::ENOENT, "Object not found"));
+    }
+    // tcp0 is tcp.
+    let same = |a: &str, b: &str| a == b || network(a).is_some() && network(a) == network(b);
+    let mut net: Vec<Net> = node.rows(Ask::Nets {})?;
+    net.retain(|n| only.is_none_or(|o| same(o, &n.name)));
+    if net.is_empty() {
+        return Err(no_net(libc::ESRCH, "Network is down"));
+    }
+    net.iter_mut().flat_map(|n| &mut n.nis).for_each(|ni| ni.at(level(detail)));
+    Ok(out::text(NETLINK.text(&Nets { net })?)?)
+}
+
+pub(super) fn peers(mut node: Asked, nid: Option<&str>, detail: &Detail) -> Result<(), Refusal> {
+    let none = || Refusal::words(super::refusal::status(libc::EINVAL), "");
+    if nid.is_some_and(|n| n.parse::<transport::wire::Nid>().is_err()) {
+        return Err(none());
+    }
+    let mut peer: Vec<Peer> = node.rows(Ask::Peers { nid: nid.map(str::to_owned) })?;
+    if peer.is_empty() {
+        return if nid.is_some() { Err(none()) } else { Ok(()) };
+    }
+    peer.iter_mut().for_each(|p| p.at(level(detail)));
+    Ok(out::text(NETLINK.text(&Peers { peer })?)?)
+}
+
+pub(super) fn peer_list(mut node: Asked) -> Result<(), Refusal> {
+    let all: Vec<Peer> = node.rows(Ask::Peers { nid: None })?;
+    if all.is_empty() {
+        return Ok(());
+    }
+    let peers = all.into_iter().map(|p| NidOnly { nid: p.primary }).collect();
+    Ok(out::text(NETLINK.text(&PeerList { peers })?)?)
+}
+
+pub(super) fn stats(mut node: Asked) -> Result<(), Refusal> {
+    let statistics = node.one(Ask::Stats {})?;
+    Ok(out::text(OLD.text(&StatsShow { statistics })?)?)
+}
+
+pub(super) fn global(mut node: Asked) -> Result<(), Refusal> {
+    let global = node.one(Ask::Global {})?;
+    Ok(out::text(OLD.text(&GlobalShow { global })?)?)
+}
+
+pub(super) fn export(mut node: Asked, backup: bool) -> Result<(), Refusal> {
+    let mut net: Vec<Net> = node.rows(Ask::Nets {})?;
+    let mut peer: Vec<Peer> = node.rows(Ask::Peers { nid: None })?;
+    if backup {
+        net.retain(|n| n.name != "lo");
+        net.iter_mut().flat_map(|n| &mut n.nis).for_each(|ni| ni.backup());
+        peer.iter_mut().for_each(Peer::backup);
+    } else {
+        net.iter_mut().flat_map(|n| &mut n.nis).for_each(|ni| ni.at(EXPORTED));
+        peer.iter_mut().for_each(Peer::exported);
+    }
+    let mut text = NETLINK.text(&Nets { net })?;
+    if !peer.is_empty() {
+        text += &NETLINK.text(&Peers { peer })?;
+    }
+    text += &OLD.text(&GlobalShow { global: node.one(Ask::Global {})? })?;
+    Ok(out::text(text)?)
+}
