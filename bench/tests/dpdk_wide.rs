@@ -77,9 +77,9 @@ fn raw(eal: &Eal, dir: &Path, run: (&Enter, IdlePolicy)) {
         let (p, s) = (&shard.proto, &shard.streams);
         assert!(p.msgs_tx > 0 && p.msgs_rx > 0 && p.conns_up == 3, "lcore {i}: {p:?}");
         assert!(p.payload_tx_bytes >= 1 << 20, "lcore {i}: {p:?}");
-        let sent = s.tx_attached_bytes + s.tx_short_bytes + s.tx_copied_bytes + p.tx_inline_bytes;
-        assert_eq!(sent, p.payload_tx_bytes, "lcore {i}: {p:?} {s:?}");
-        assert_eq!(s.tx_copied_bytes, 0, "lcore {i}");
+        // With what was sent again; pages of another lcore's peer would be missing there.
+        let sent = s.tx_attached_bytes + s.tx_short_bytes + p.tx_inline_bytes;
+        assert!(sent >= p.payload_tx_bytes && s.tx_copied_bytes == 0, "lcore {i}: {p:?} {s:?}");
     }
 }
 
