@@ -264,6 +264,12 @@ fn a_benchmark_report_is_a_page_with_every_plot_and_figures_to_compare() {
     let [figures, page] = [at("a/report.json"), at("b.html")];
     let both = ["--from", &figures, "--against", &figures, "--html", &page];
     report(&both).good().says(&["0 figures better, 0 worse, 72 within noise", "1.00 x ~", "has 2 rounds"]);
+    // What cannot be compared is known before anything is measured.
+    let others = [&small[..], &["--ops", "put,ping", "--sizes", "128", "--concurrency", "4", "--output", &at("c")]];
+    let there = "it has PUT, GET, BRW write, BRW read, ping of 64 B, 16 KiB, 1 MiB, 1, 8 at a time, on \"kernel sockets\"";
+    let here = "this report has PUT, ping of 128 B, 4 at a time, on \"kernel sockets\"";
+    report(&[&others.concat()[..], &["--against", &figures]].concat()).failed(2, &["a/report.json", there, here]);
+    assert!(!dir.path().join("c").exists());
     let Some(browser) =
         browser::browser("a_benchmark_report_is_a_page_with_every_plot_and_figures_to_compare")
     else {
@@ -291,7 +297,7 @@ fn a_benchmark_report_refuses_what_makes_no_sense() {
     refused(&["--ops", "shove"], &["--ops", "shove", "it takes put, get, brw-write, brw-read, ping"]);
     refused(&["--concurrency", "65"], &["--concurrency", "65", "from 1 to 64"]);
     refused(&["--seconds", "30"], &["the set takes about", "more than --at-most 300", "--rounds"]);
-    refused(&["--lcores", "3"], &["--lcores", "--peer"]);
+    refused(&["--lcores", "3"], &["--lcores", "--peer", "--link-lcores"]);
     refused(&["--against", &old], &["--against", "old.json", "No such file"]);
     std::fs::write(&old, "{\"report\": \"pollnd bench report\",\n \"version\": 9}").unwrap();
     refused(&["--against", &old], &["old.json: it is of version 9, and this pollnd reads version 1"]);
@@ -317,6 +323,9 @@ fn a_benchmark_report_against_a_node_elsewhere() {
         ["bench", "report", "--quick", "--peer", &there, "--nid", &here, "--json", json.to_str().unwrap()];
     let end = run(&args).good();
     assert!(!end.out.contains("left out"), "{end:?}");
+    // Nobody looked at the peer's memory.
+    let end = end.says(&["no operation failed, and all of this side's memory came home"]);
+    assert!(!end.out.contains("every message once"), "{end:?}");
     let v: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
     let points = v["points"].as_array().unwrap();
     assert!(points.len() == 18 && points.iter().all(|p| p["side"]["carrier"] == "peer"), "{v}");
@@ -324,10 +333,22 @@ fn a_benchmark_report_against_a_node_elsewhere() {
     let quick = ["selftest", "quick", "--from", &here, "--to", &there, "--seconds", "1", "--size", "4k"];
     run(&quick).good().says(&["errors: 0"]);
     std::fs::remove_file(&json).unwrap();
-    let long = start(&[&args[..], &["--seconds", "3"]].concat());
-    proc::eventually("a connection", || proc::connections(a) > 0);
+    // In the middle of BRW, and before anything else: the peer is in nobody's session afterwards.
+    let id = up.id().to_string();
+    let taken = || {
+        let v = run(&["stats", "--json", "--node", &id]).good().json();
+        v["lcores"][0]["counters"]["payload_rx_bytes"].as_u64().unwrap()
+    };
+    let before = taken();
+    let bulk = ["--seconds", "60", "--at-most", "600", "--ops", "brw-write", "--sizes", "1M", "--concurrency", "8"];
+    let long = start(&[&args[..], &bulk[..]].concat());
+    proc::eventually("bulk of lnet_selftest", || taken() > before + (32 << 20));
     long.signal(Signal::INT);
     let end = long.end();
     assert!(!end.status.success() && !json.exists(), "{end:?}");
+    assert!(end.err.contains("ending the session") && !end.err.contains("may be there still"), "{end:?}");
+    let third = nid(own_ip());
+    let quick = ["selftest", "quick", "--from", &third, "--to", &there, "--seconds", "1", "--size", "4k"];
+    run(&quick).good().says(&["errors: 0"]);
     up.stop().good();
 }
