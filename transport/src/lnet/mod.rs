@@ -2,7 +2,7 @@
 //!
 //! `Lnet` is one shard's part of a node. `ops`, `portal` and `peer` hold what it knows; `command` starts what applications
 //! ask for, `credits` sends it when there is room, `parse` finds out where a message's payload goes, `answer` sends ACKs
-//! and REPLYs, `remote` asks other shards, `upper` is what LNDs call.
+//! and REPLYs, `forward` passes on what is for other nodes, `remote` asks other shards, `upper` is what LNDs call.
 
 pub(crate) mod aliases;
 mod answer;

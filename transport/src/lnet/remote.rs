@@ -4,7 +4,7 @@ use super::aliases::Claim;
 use super::api::Op;
 use super::buffers::Lease;
 use super::hop::Way;
-use super::routing::{NiSet, RoutingAsk, Told};
+use super::routing::{HeardAt, RoutingAsk, Told};
 use super::{GetGrant, MatchReq, Msg, PutGrant, Verdict};
 use crate::lnd::{AppId, Data, LnetError, NiId, Sink, Ticket};
 use crate::stream::ShardId;
@@ -46,8 +46,8 @@ pub(crate) enum Body {
     Returned(Lease, Option<Box<Option<Msg>>>),
     /// To the shard that decides about routing: an order.
     RoutingAsk(RoutingAsk),
-    /// To that one: NIs that have received, and messages that this shard has on their way through.
-    Heard(NiSet, u32),
+    /// To that one: when each NI last received here, and messages that this shard has on their way through.
+    Heard(HeardAt, u32),
     /// To all: routing as it is, and whether peers are pushed that.
     Routing(Told, bool),
 }

@@ -158,6 +158,9 @@ impl NiSet {
     }
 }
 
+/// Time at which each NI last received, in ns; 0 where that is not known.
+pub(crate) type HeardAt = [u64; NIS_MAX];
+
 /// Routing as the whole node knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Told {
@@ -174,8 +177,7 @@ struct Decider {
     /// The state lasts until then at least, and until then at most, in ns.
     least: u64,
     most: u64,
-    /// Time at which each NI last received, in ns.
-    heard_at: [u64; NIS_MAX],
+    heard_at: HeardAt,
     /// Messages that other shards have on their way through.
     held: Vec<u32>,
 }
@@ -184,8 +186,8 @@ struct Decider {
 #[derive(Debug)]
 pub(super) struct Routing {
     told: Told,
-    /// NIs that have received since the last look.
-    heard: NiSet,
+    /// By messages of this shard's peers.
+    heard_at: HeardAt,
     /// Of those that were down, the ones that the decider has been told of.
     revived: NiSet,
     look_at: u64,
@@ -209,7 +211,7 @@ impl Routing {
         };
         Routing {
             told: Told { state: RoutingState::Off, down: NiSet::default(), asked: cfg.routing.buffers },
-            heard: NiSet::default(),
+            heard_at: [0; NIS_MAX],
             revived: NiSet::default(),
             look_at: u64::MAX,
             decider: first.then(decider),
@@ -335,7 +337,9 @@ impl Lnet {
     /// A message was received by the NI, while this node routes.
     #[inline]
     pub(super) fn net_heard(&mut self, cx: &Cx, ni: NiId) {
-        self.routing.heard = self.routing.heard.and(NiSet::of(ni));
+        if let Some(at) = self.routing.heard_at.get_mut(ni.index()) {
+            *at = cx.now;
+        }
         if self.routing.is_down(ni) {
             self.net_up(cx, ni);
         }
@@ -351,34 +355,36 @@ impl Lnet {
             self.routing.revived = self.routing.revived.and(NiSet::of(ni));
             return self.report_heard();
         }
-        self.nets_heard(cx, NiSet::of(ni));
+        let heard = self.routing.heard_at;
+        self.nets_heard(cx, &heard);
     }
 
     /// Tells the shard that decides what was heard here.
     fn report_heard(&mut self) {
-        let heard = std::mem::take(&mut self.routing.heard);
         let held = self.buffers.used() + self.passing.len() as u32;
-        self.post(FIRST, Body::Heard(heard, held));
+        self.post(FIRST, Body::Heard(self.routing.heard_at, held));
     }
 
     /// Another shard says what it has heard, and how many messages it has on their way through.
-    pub(super) fn heard_there(&mut self, cx: &Cx, from: ShardId, heard: NiSet, held: u32) {
+    pub(super) fn heard_there(&mut self, cx: &Cx, from: ShardId, heard: &HeardAt, held: u32) {
         if let Some(n) = self.routing.decider.as_mut().and_then(|d| d.held.get_mut(usize::from(from.0))) {
             *n = held;
         }
         self.nets_heard(cx, heard);
     }
 
-    /// Something was received by these NIs: their networks are up.
-    fn nets_heard(&mut self, cx: &Cx, heard: NiSet) {
+    /// Networks of NIs that have received since it was last looked are up.
+    fn nets_heard(&mut self, cx: &Cx, heard: &HeardAt) {
         let Some(d) = &mut self.routing.decider else { return };
-        for (at, time) in d.heard_at.iter_mut().enumerate() {
-            if heard.has(NiId(at as u8)) {
-                *time = cx.now;
+        let mut fresh = NiSet::default();
+        for (at, (known, said)) in (0u8..).zip(d.heard_at.iter_mut().zip(heard)) {
+            if *said > *known {
+                *known = *said;
+                fresh = fresh.and(NiSet::of(NiId(at)));
             }
         }
         let mut told = self.routing.told;
-        for ni in (0..NIS_MAX as u8).map(NiId).filter(|n| heard.has(*n)) {
+        for ni in (0..NIS_MAX as u8).map(NiId).filter(|n| fresh.has(*n)) {
             told.down = told.down.without(self.net_of(ni));
         }
         if told != self.routing.told {
@@ -406,8 +412,8 @@ impl Lnet {
         if self.routing.decider.is_none() {
             return self.report_heard();
         }
-        let heard = std::mem::take(&mut self.routing.heard);
-        self.nets_heard(cx, heard);
+        let heard = self.routing.heard_at;
+        self.nets_heard(cx, &heard);
         self.look_for_silence(cx);
         let own = self.buffers.used() + self.passing.len() as u32;
         let Some(d) = &mut self.routing.decider else { return };
@@ -433,7 +439,10 @@ impl Lnet {
         let recent = |at: &NiId| d.heard_at.get(at.index()).is_some_and(|t| cx.now < t.saturating_add(time));
         let (loud, quiet): (Vec<NiId>, Vec<NiId>) = all.partition(recent);
         let of = |nis: Vec<NiId>| nis.into_iter().fold(NiSet::default(), |s, ni| s.and(self.net_of(ni)));
+        let next = loud.iter().filter_map(|ni| d.heard_at.get(ni.index())).min();
+        let due = next.map_or(u64::MAX, |t| t.saturating_add(time));
         told.down = of(quiet).without(of(loud));
+        self.routing.look_at = self.routing.look_at.min(due);
         if told != self.routing.told {
             self.tell_shards(cx, told, true);
             self.renew_info(cx, told, true);

@@ -598,3 +598,112 @@ fn homes_move_under_messages_on_their_way() {
         assert!(moved > 20, "{moved}");
     }
 }
+
+/// A connection from this address, of a peer that calls itself `peer`, which has sent a header for `to` and a part of the payload.
+fn half(w: &mut World, (ip, port): ([u8; 4], u16), peer: Nid, to: Nid, len: u32) -> usize {
+    let own = nid(R[0]);
+    let link = w.net.raw_connect((ip, port).into(), 0);
+    let req = AcceptorReq::new(own);
+    let hello = Hello {
+        version: Version::V3,
+        order: ByteOrder::Little,
+        tcp_magic: false,
+        src_nid: peer,
+        dst_nid: own,
+        src_pid: 12345,
+        dst_pid: 0,
+        src_incarnation: 6,
+        dst_incarnation: 0,
+        ctype: ConnType::Control,
+        ips: Default::default(),
+    };
+    let ksock = KsockHdr { kind: KsockType::Lnet, csum: 0, cookie0: 0, cookie1: 0 };
+    let hdr = LnetHdr { payload_len: len, ..header(peer, to, put(1), 0) };
+    let bytes = [
+        &req.emit()[..req.wire_len()],
+        &hello.emit(),
+        &ksock.emit(ByteOrder::Little),
+        &hdr.emit_as(Version::V3),
+        &[7; 100],
+    ]
+    .concat();
+    w.net.raw_send(link, &bytes);
+    link
+}
+
+/// One host under many names begins large messages and does not go on with them.
+#[test]
+fn a_host_that_fills_the_router_leaves_others_their_part() {
+    let mut w = World::on(&small([0, 0, 32], 0), 1);
+    for n in 0..40u8 {
+        half(&mut w, ([10, 0, 0, 66], 1000 - u16::from(n)), a(100 + n), b(3), 1 << 20);
+    }
+    w.run(SEC);
+    let v = w.view(0).buffers[2];
+    assert_eq!((v.credits, w.count().forward_waits), (32 - 16 - 24, 24), "half of them, and the others wait");
+    for n in 0..10 {
+        w.say(a(2), b(3), put(n), bytes(20_000, n));
+    }
+    w.run(SEC);
+    assert_eq!(w.heard().len(), 10);
+    // They end as at a kernel: their sets are closed since nothing more comes.
+    w.run(120 * SEC);
+    assert_eq!(w.net.nodes[0].machine.counters().err_rx_timeout, 40);
+    w.at_rest();
+}
+
+/// Many hosts do: what is small, or without payload, passes; what is large waits in its line, and is served.
+#[test]
+fn hosts_that_fill_the_router_together_hold_up_only_their_class() {
+    let mut w = World::on(&small([0, 0, 16], 0), 1);
+    for n in 0..120u8 {
+        half(&mut w, ([10, 0, 1, n + 1], 1000), Nid::tcp([10, 0, 1, n + 1].into(), 0), b(3), 1 << 20);
+    }
+    w.run(SEC);
+    assert_eq!(w.view(0).buffers[2].credits, 16 - 120);
+    let handle = WireHandle { interface: 3, object: 3 };
+    w.say(a(2), b(3), LnetBody::Ack { handle, match_bits: 1, mlength: 1 }, Vec::new());
+    w.say(a(2), b(3), put(2), bytes(4000, 2));
+    w.say(b(3), a(2), put(3), bytes(20_000, 3));
+    w.run(SEC);
+    assert_eq!(w.heard().len(), 3, "and one to each network in any case");
+    w.say(a(2), b(3), put(4), bytes(20_000, 4));
+    w.run(SEC);
+    assert!(w.heard().is_empty());
+    w.run(130 * SEC);
+    // The line moves when the first sets are closed. Its own may have been given up meanwhile, as at a kernel.
+    w.say(a(2), b(3), put(5), bytes(20_000, 5));
+    w.run(5 * SEC);
+    assert!(!w.heard().is_empty());
+    w.at_rest();
+}
+
+#[test]
+fn what_is_longer_than_a_message_may_be_ends_its_set() {
+    let mut w = World::on(&config(), 1);
+    let link = half(&mut w, ([10, 0, 0, 66], 1000), a(66), b(3), (1 << 20) + 1);
+    w.run(SEC);
+    assert!(w.net.raw_ended(link).1);
+    assert_eq!(w.net.nodes[0].machine.counters().err_payload_len, 1);
+    w.at_rest();
+}
+
+/// Two routers that have one buffer, and something for each other.
+#[test]
+fn routers_in_a_row_do_not_wait_for_each_other() {
+    // The second one is a kernel to the first: it takes nothing while what it has sent waits.
+    let mut w = World::of(&small([1, 1, 1], 0), 1);
+    w.add(a(2), Version::V3);
+    w.add(b(3), Version::V3);
+    w.enable();
+    w.net.mute(b(66).ip().unwrap());
+    w.say(a(2), b(66), put(1), bytes(5000, 1));
+    w.run(SEC / 10);
+    assert_eq!(w.view(0).buffers[2].credits, 0);
+    w.say(b(3), a(2), put(2), bytes(5000, 2));
+    w.say(b(3), a(2), put(3), bytes(5000, 3));
+    w.run(SEC);
+    assert_eq!(w.heard().len(), 2, "the other way is open, one by one");
+    w.run(200 * SEC);
+    w.at_rest();
+}
