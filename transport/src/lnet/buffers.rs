@@ -23,7 +23,6 @@
 use std::collections::VecDeque;
 
 use super::Lnet;
-use super::peer::Peer;
 use crate::lnd::budget::{Uses, trim};
 use crate::lnd::{Arrived, Config, Cx, Lnd, NIS_MAX, NiId, Ticket};
 use crate::stream::Bucket;
@@ -266,9 +265,8 @@ impl Lnet {
 
     /// A buffer has come home; whoever has waited longest goes on. That of a peer that is forgotten went with it.
     pub(super) fn buffer_home<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], lease: Lease) {
-        let same = |p: &Peer| p.id == lease.peer && p.ni == lease.ni;
         let key = match self.peers.get(lease.key) {
-            Some(p) if same(p) => Some(lease.key),
+            Some(p) if p.id == lease.peer && p.ni == lease.ni => Some(lease.key),
             _ => lnds.get(lease.ni.index()).and_then(|l| l.find(lease.peer)),
         };
         let class = lease.class as usize;
@@ -397,8 +395,8 @@ impl Lnet {
     }
 
     /// A peer leaves for another shard, or is forgotten: what it holds and waits for leaves, too.
-    pub(super) fn guest_leaves(&mut self, p: &Peer) {
-        let Some(guest) = &p.guest else { return };
+    pub(super) fn guest_leaves(&mut self, guest: Option<&Guest>) {
+        let Some(guest) = guest else { return };
         self.buffers.bytes = self.buffers.bytes.saturating_sub(guest.bytes);
         for ((pool, held), waiting) in self.buffers.pools.iter_mut().zip(guest.held).zip(&guest.waiting) {
             (0..).zip(held).for_each(|(out, n)| pool.give(out, n));

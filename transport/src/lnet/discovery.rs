@@ -589,9 +589,14 @@ impl Lnet {
     /// due then.
     pub(crate) fn tuned(&mut self, before: u32, cfg: &Config) {
         if before != cfg.features() {
-            self.ping_info = own_info(cfg, &self.routing);
+            self.info_again(cfg);
             self.tell_of_info(before | cfg.features());
         }
+    }
+
+    /// Our info is made anew.
+    pub(super) fn info_again(&mut self, cfg: &Config) {
+        self.ping_info = own_info(cfg, &self.routing);
     }
 
     /// Our info is another: peers of those who have one of `features` are told with the next timer.

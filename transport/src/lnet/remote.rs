@@ -3,8 +3,8 @@
 use super::aliases::Claim;
 use super::api::Op;
 use super::buffers::Lease;
+use super::enabling::{HeardAt, RoutingAsk, Told};
 use super::hop::Way;
-use super::routing::{HeardAt, RoutingAsk, Told};
 use super::{GetGrant, MatchReq, Msg, PutGrant, Verdict};
 use crate::lnd::{AppId, Data, LnetError, NiId, Sink, Ticket};
 use crate::stream::ShardId;

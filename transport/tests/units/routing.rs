@@ -7,7 +7,10 @@ use transport::testing::data::bytes;
 use transport::testing::kernel::across::{Across, Heard};
 use transport::testing::kernel::lnet::Wire;
 use transport::testing::net::{Cut, Net, SEC};
-use transport::wire::{LnetBody, LnetHdr, NiStatus, Nid, PingInfo, ProcessId, Version, WireHandle, ping};
+use transport::wire::{
+    AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, NiStatus, Nid, PingInfo,
+    ProcessId, Version, WireHandle, ping,
+};
 
 const R: [&str; 2] = ["10.0.0.9@tcp", "10.1.0.9@tcp1"];
 /// Time for a router's users to check it, in ns.
