@@ -281,6 +281,10 @@ pub(crate) struct NodeArgs {
     /// Silence after which a peer is asked for a sign of life, 0 for never: the tunable keepalive. Default: 30.
     #[arg(long, value_name = "SECONDS", value_parser = tuned("keepalive"))]
     pub(crate) keepalive: Option<Tuned>,
+    /// Pass messages on between the networks of the NIs: the tunable forwarding. It begins once routers' users have had time to
+    /// look: alive_router_check_interval and router_ping_timeout after the start.
+    #[arg(long)]
+    pub(crate) routing: bool,
     /// Memory that strangers may make each lcore hold (answers that they do not read, handshakes, connections, peers), in
     /// MiB. Default: a 64th of the machine's for all lcores, at least 32 and at most 1024 each.
     #[arg(long, value_name = "MIB", value_parser = number::<u32>(1..=1 << 20))]
@@ -339,6 +343,7 @@ impl NodeArgs {
             ("--peer-credits", Use::Any, self.peer_credits.is_some()),
             ("--zc-min-payload", Use::Any, self.zc_min_payload.is_some()),
             ("--keepalive", Use::Any, self.keepalive.is_some()),
+            ("--routing", Use::Any, self.routing),
             ("--budget", Use::Any, self.budget.is_some()),
             ("--pcap", Use::Port, self.pcap.is_some()),
             ("EAL arguments after --", Use::Port, !self.dpdk.eal.is_empty()),
@@ -420,7 +425,7 @@ mod tests {
         assert_eq!(ids, ask::OF_A_NODE[1..], "and nid");
         let words = "node --nid 1.2.3.4 --ni 1.2.3.6 --carrier dpdk --port a --vdev b --ni-ports 0,1 --prefix 8 --gateway 1.2.3.5 --vlan 2 --mtu 1500 \
                      --cpu-pattern N --lcores 2 --balance off --idle sleep --queues 2 --tso off --tx-csum on --rx-csum off --lro off --rss on --options f --tunable credits=9 --accept-port 999 --accept all \
-                     --peer-credits 9 --zc-min-payload 8192 --keepalive 1 --budget 1 --pcap p -- x";
+                     --peer-credits 9 --zc-min-payload 8192 --keepalive 1 --routing --budget 1 --pcap p -- x";
         let c = Cli::try_parse_from(std::iter::once("pollnd").chain(words.split_whitespace())).unwrap();
         let Command::Node(n) = c.command else { panic!("not node") };
         let given: Vec<_> = n.node.given().map(|o| o.0.trim_start_matches("--").replace('-', "_")).collect();

@@ -31,6 +31,9 @@ pub(crate) fn given(a: &NodeArgs) -> Vec<(String, Tuned)> {
     ];
     let mut all: Vec<_> =
         short.into_iter().filter_map(|(flag, t)| t.map(|t| (format!("{flag} {}", t.value), t))).collect();
+    if a.routing {
+        all.push(("--routing".into(), Tuned { name: "forwarding", value: "enabled".into() }));
+    }
     all.extend(a.tunable.iter().map(|t| (format!("--tunable {}={}", t.name, t.value), t.clone())));
     all
 }

@@ -48,6 +48,7 @@ pub(super) const OF_A_NODE: &[&str] = &[
     "peer_credits",
     "zc_min_payload",
     "keepalive",
+    "routing",
     "budget",
     "pcap",
     "eal",

@@ -325,19 +325,25 @@ pub struct MessageCounts {
     pub received_bytes: u64,
     /// Payload received and dropped, in bytes.
     pub dropped_bytes: u64,
+    /// Messages of other nodes that were passed on: neither sent nor received, as kernels count.
+    pub routed: u64,
+    /// Their payload, in bytes.
+    pub routed_bytes: u64,
 }
 
 impl MessageCounts {
     pub(crate) fn of(c: &Counters) -> MessageCounts {
         let dropped = c.iter().filter(|(name, _)| name.starts_with("drop_")).map(|(_, n)| n).sum();
         MessageCounts {
-            sent: c.msgs_tx + c.own_msgs,
-            received: c.msgs_rx + c.own_msgs,
+            sent: c.msgs_tx + c.own_msgs - c.forwarded_msgs,
+            received: c.msgs_rx + c.own_msgs - c.forward_rx_msgs,
             dropped,
             errors: c.err_no_answer + c.err_queue_timeout,
-            sent_bytes: c.payload_tx_bytes + c.own_bytes,
-            received_bytes: c.payload_rx_bytes + c.own_bytes,
+            sent_bytes: c.payload_tx_bytes + c.own_bytes - c.forwarded_bytes,
+            received_bytes: c.payload_rx_bytes + c.own_bytes - c.forward_rx_bytes,
             dropped_bytes: c.rx_dropped_bytes,
+            routed: c.forwarded_msgs,
+            routed_bytes: c.forwarded_bytes,
         }
     }
 }

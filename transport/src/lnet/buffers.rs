@@ -13,18 +13,21 @@
 //! A line is of peers, so one with many connections gets no more than another. A peer that holds as many buffers as it may does
 //! not stand in it. A host may hold as many as are free (as `lnd::budget` shares all else), and those of one peer in any case.
 //!
+//! One message of each class may always go to each network, however few buffers are free: else two routers that have something
+//! for each other, and no buffer, would wait for each other for ever. So no ring of routers waits for itself unless the networks
+//! form one.
+//!
 //! Each shard has its part of the node's buffers, at least one, and nobody asks another shard. What a peer holds and waits for
 //! moves with it.
 
 use std::collections::VecDeque;
 
 use super::Lnet;
-use super::peer::Peer;
 use crate::lnd::budget::{Uses, trim};
-use crate::lnd::{Arrived, Config, Cx, Lnd, NiId, Ticket};
+use crate::lnd::{Arrived, Config, Cx, Lnd, NIS_MAX, NiId, Ticket};
 use crate::stream::Bucket;
 use crate::stream::slab::Key;
-use crate::wire::ProcessId;
+use crate::wire::{Nid, ProcessId};
 
 /// Longest payload of a small buffer, in bytes: a page.
 const SMALL: u32 = 4096;
@@ -81,6 +84,8 @@ pub(crate) struct Lease {
     /// The NI that it came by.
     pub(super) ni: NiId,
     class: BufferClass,
+    /// The network that it goes to, by the place of its first NI.
+    out: u8,
     pub(super) len: u32,
     /// The connection's, whose home has the buffer.
     pub(super) bucket: Bucket,
@@ -92,11 +97,11 @@ pub(crate) struct Lease {
 /// A peer that has sent messages for others.
 #[derive(Debug, Default)]
 pub(super) struct Guest {
-    /// Buffers that they hold, by class, and bytes.
-    held: [u32; 3],
+    /// Buffers that they hold, by class and network that they go to, and bytes.
+    held: [[u32; NIS_MAX]; 3],
     bytes: u64,
-    /// Messages that wait for one, by class.
-    waiting: [VecDeque<Ticket>; 3],
+    /// Messages that wait for one, by class, and the network that each goes to.
+    waiting: [VecDeque<(Ticket, u8)>; 3],
     /// It stands in the lines of these classes.
     listed: [bool; 3],
 }
@@ -105,6 +110,8 @@ pub(super) struct Guest {
 struct Pool {
     size: u32,
     used: u32,
+    /// Those that are used, by the network that they go to.
+    to: [u32; NIS_MAX],
     waiting: u32,
     least: i64,
     /// Peers that wait for a buffer, and may hold one more.
@@ -118,6 +125,25 @@ impl Pool {
 
     fn credits(&self) -> i64 {
         i64::from(self.size) - i64::from(self.used) - i64::from(self.waiting)
+    }
+
+    /// Whether no message is on its way to that network.
+    fn none_to(&self, out: u8) -> bool {
+        self.to.get(usize::from(out)).is_some_and(|n| *n == 0)
+    }
+
+    fn take(&mut self, out: u8, n: u32) {
+        self.used += n;
+        if let Some(to) = self.to.get_mut(usize::from(out)) {
+            *to += n;
+        }
+    }
+
+    fn give(&mut self, out: u8, n: u32) {
+        self.used = self.used.saturating_sub(n);
+        if let Some(to) = self.to.get_mut(usize::from(out)) {
+            *to = to.saturating_sub(n);
+        }
     }
 
     fn note(&mut self) {
@@ -190,58 +216,65 @@ impl Lnet {
         (self.buffers.used() + self.buffers.waiting()) as usize
     }
 
-    /// A buffer for a message that has come, or its place in the line: it is to be held then.
-    pub(super) fn lease<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) -> Option<Lease> {
+    /// A buffer for a message that has come, and goes to the network of `to`, or its place in the line: it is to be held then.
+    pub(super) fn lease<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        msg: &Arrived,
+        to: Nid,
+    ) -> Option<Lease> {
         let (len, class) = (msg.hdr.payload_len, BufferClass::of(msg.hdr.payload_len));
+        let out = self.nis.iter().position(|n| n.nid.same_net(to))? as u8;
         let ticket = lnd.ticket(msg.key)?;
         let turn = std::mem::take(&mut self.buffers.turn);
-        let free = self.buffers.has_room(cx, class, len);
+        let room = self.buffers.has_room(cx, class, len);
         let most = cx.cfg.peer_router_credits();
         let (pool, p) = (self.buffers.pool_mut(class)?, self.peers.get_mut(msg.peer)?);
         let full = p.uses.buffers >= most;
-        let crowds = cx.budget.must_wait_for_buffers(p.host, pool.free(), most);
         let guest = p.guest.get_or_insert_default();
-        let waiting = guest.waiting.get_mut(class as usize)?;
-        if full || crowds || !free || !(turn || (pool.line.is_empty() && waiting.is_empty())) {
-            if turn {
-                waiting.push_front(ticket)
-            } else {
-                waiting.push_back(ticket)
-            }
+        let (waiting, listed) =
+            (guest.waiting.get_mut(class as usize)?, guest.listed.get_mut(class as usize)?);
+        let first = pool.line.is_empty() && waiting.is_empty();
+        let crowds = || cx.budget.must_wait_for_buffers(p.host, pool.free(), most);
+        let may = pool.none_to(out) || (room && (turn || first) && !crowds());
+        if full || !may {
+            // One whose turn it was keeps its place.
+            let at = if turn { 0 } else { waiting.len() };
+            waiting.insert(at, (ticket, out));
             pool.waiting += 1;
             pool.note();
-            if let Some(listed) = guest.listed.get_mut(class as usize).filter(|l| !**l && !full) {
-                *listed = true;
+            if !full && !std::mem::replace(listed, true) {
                 pool.line.push_back(msg.peer);
             }
             return None;
         }
-        pool.used += 1;
+        pool.take(out, 1);
         pool.note();
-        if let Some(held) = guest.held.get_mut(class as usize) {
+        if let Some(held) = guest.held.get_mut(class as usize).and_then(|h| h.get_mut(usize::from(out))) {
             *held += 1;
         }
         guest.bytes += u64::from(len);
         let uses = Uses { buffers: 1, ..Uses::default() };
         p.uses.add(uses);
         cx.budget.took(p.host, uses);
-        let lease = Lease { ni: lnd.ni(), class, len, bucket: ticket.bucket, peer: p.id, key: msg.peer };
+        let (peer, key, bucket) = (p.id, msg.peer, ticket.bucket);
         self.buffers.bytes += u64::from(len);
-        Some(lease)
+        Some(Lease { ni: lnd.ni(), class, out, len, bucket, peer, key })
     }
 
     /// A buffer has come home; whoever has waited longest goes on. That of a peer that is forgotten went with it.
     pub(super) fn buffer_home<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], lease: Lease) {
-        let same = |p: &Peer| p.id == lease.peer && p.ni == lease.ni;
         let key = match self.peers.get(lease.key) {
-            Some(p) if same(p) => Some(lease.key),
+            Some(p) if p.id == lease.peer && p.ni == lease.ni => Some(lease.key),
             _ => lnds.get(lease.ni.index()).and_then(|l| l.find(lease.peer)),
         };
         let class = lease.class as usize;
         if let Some(key) = key
             && let Some(p) = self.peers.get_mut(key)
             && let Some(guest) = &mut p.guest
-            && let Some(held) = guest.held.get_mut(class).filter(|n| **n > 0)
+            && let Some(held) = guest.held.get_mut(class).and_then(|h| h.get_mut(usize::from(lease.out)))
+            && *held > 0
         {
             *held -= 1;
             guest.bytes = guest.bytes.saturating_sub(lease.len.into());
@@ -251,7 +284,7 @@ impl Lnet {
             cx.budget.gave(p.host, uses);
             let entry = p.entry;
             if let Some(pool) = self.buffers.pool_mut(lease.class) {
-                pool.used = pool.used.saturating_sub(1);
+                pool.give(lease.out, 1);
             }
             self.stand_in_line(key);
             if let Some(lnd) = lnds.get_mut(lease.ni.index()) {
@@ -259,6 +292,7 @@ impl Lnet {
             }
         }
         self.serve_lines(cx, lnds);
+        self.serve_network(cx, lnds, lease.class, lease.out);
     }
 
     /// A peer that may hold one more buffer stands in each line in which it has something to wait for.
@@ -281,16 +315,39 @@ impl Lnet {
                 left -= 1;
                 let Some(ticket) = self.next_in_line(cx, class) else { continue };
                 let used = self.buffers.used();
-                self.buffers.turn = true;
-                if let Some(lnd) = lnds.get_mut(ticket.ni.index()) {
-                    lnd.again(self, cx, &ticket);
-                }
-                self.buffers.turn = false;
+                self.go_on_with(cx, lnds, &ticket);
                 if self.buffers.used() != used || !self.routing.forwards() {
                     left = self.buffers.pool(class).map_or(0, |p| p.line.len());
                 }
             }
         }
+    }
+
+    /// Nothing is on its way to a network any more: what has waited longest for it goes on, if no buffer is free either.
+    fn serve_network<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], class: BufferClass, out: u8) {
+        let most = cx.cfg.peer_router_credits();
+        let Some(pool) = self.buffers.pool_mut(class).filter(|p| p.none_to(out)) else { return };
+        let found = pool.line.iter().find_map(|key| {
+            let p = self.peers.get(*key).filter(|p| p.uses.buffers < most)?;
+            let at = p.guest.as_ref()?.waiting.get(class as usize)?.iter().position(|w| w.1 == out)?;
+            Some((*key, at))
+        });
+        let Some((key, at)) = found else { return };
+        let guest = self.peers.get_mut(key).and_then(|p| p.guest.as_mut());
+        let waiting = guest.and_then(|g| g.waiting.get_mut(class as usize));
+        if let Some((ticket, _)) = waiting.and_then(|w| w.remove(at)) {
+            pool.waiting = pool.waiting.saturating_sub(1);
+            self.go_on_with(cx, lnds, &ticket);
+        }
+    }
+
+    /// Looks once more at a message whose turn it is.
+    fn go_on_with<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], ticket: &Ticket) {
+        self.buffers.turn = true;
+        if let Some(lnd) = lnds.get_mut(ticket.ni.index()) {
+            lnd.again(self, cx, ticket);
+        }
+        self.buffers.turn = false;
     }
 
     /// The longest waiting message of the peer that stands first, unless that has to wait for its host's sake.
@@ -309,7 +366,7 @@ impl Lnet {
             return None;
         }
         let crowds = forwards && cx.budget.must_wait_for_buffers(p.host, pool.free(), most);
-        let ticket = if crowds { None } else { waiting.pop_front() };
+        let ticket = if crowds { None } else { waiting.pop_front().map(|w| w.0) };
         if ticket.is_some() {
             pool.waiting = pool.waiting.saturating_sub(1);
         }
@@ -332,17 +389,17 @@ impl Lnet {
         let Some(guest) = self.peers.get_mut(peer).and_then(|p| p.guest.as_mut()) else { return };
         for (waiting, pool) in guest.waiting.iter_mut().zip(&mut self.buffers.pools) {
             let before = waiting.len();
-            waiting.retain(|t| t.conn != ticket.conn);
+            waiting.retain(|(t, _)| t.conn != ticket.conn);
             pool.waiting = pool.waiting.saturating_sub((before - waiting.len()) as u32);
         }
     }
 
     /// A peer leaves for another shard, or is forgotten: what it holds and waits for leaves, too.
-    pub(super) fn guest_leaves(&mut self, p: &Peer) {
-        let Some(guest) = &p.guest else { return };
+    pub(super) fn guest_leaves(&mut self, guest: Option<&Guest>) {
+        let Some(guest) = guest else { return };
         self.buffers.bytes = self.buffers.bytes.saturating_sub(guest.bytes);
         for ((pool, held), waiting) in self.buffers.pools.iter_mut().zip(guest.held).zip(&guest.waiting) {
-            pool.used = pool.used.saturating_sub(held);
+            (0..).zip(held).for_each(|(out, n)| pool.give(out, n));
             pool.waiting = pool.waiting.saturating_sub(waiting.len() as u32);
         }
     }
@@ -353,7 +410,7 @@ impl Lnet {
         self.buffers.bytes += guest.bytes;
         guest.listed = [false; 3];
         for ((pool, held), waiting) in self.buffers.pools.iter_mut().zip(guest.held).zip(&guest.waiting) {
-            pool.used += held;
+            (0..).zip(held).for_each(|(out, n)| pool.take(out, n));
             pool.waiting += waiting.len() as u32;
             pool.note();
         }

@@ -93,7 +93,7 @@ impl Lnet {
                 self.returned(cx, lnds, lease);
             }
             Body::RoutingAsk(ask) => self.route_ask(cx, lnds, ask),
-            Body::Heard(nis, held) => self.heard_there(cx, from, nis, held),
+            Body::Heard(at, held) => self.heard_there(cx, from, &at, held),
             Body::Routing(told, push) => self.routing_told(cx, lnds, told, push),
             Body::Aliases(claim) => self.told_of(claim),
             Body::Contested(nid, claim) => self.contested(nid, claim),

@@ -61,11 +61,14 @@ impl Lnet {
     /// A message for another node.
     pub(super) fn forward<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
         let from = lnd.ni();
-        if let Err(why) = self.may_pass(cx, from, &msg.hdr) {
-            self.stays(cx, (from, Some(msg.peer)), why, &msg.hdr);
-            return lnd.skip(self, cx, msg.key);
-        }
-        let Some(lease) = self.lease(cx, lnd, msg) else {
+        let to = match self.may_pass(cx, from, &msg.hdr) {
+            Ok(to) => to,
+            Err(why) => {
+                self.stays(cx, (from, Some(msg.peer)), why, &msg.hdr);
+                return lnd.skip(self, cx, msg.key);
+            }
+        };
+        let Some(lease) = self.lease(cx, lnd, msg, to) else {
             return lnd.hold(self, cx, msg.key, Hold::Buffer);
         };
         let len = lease.len;
@@ -76,8 +79,8 @@ impl Lnet {
         lnd.recv(self, cx, msg.key, &mut { placement }, Delivery::Forward(lease), len);
     }
 
-    /// Whether a message that came by `from` is passed on, as far as its header tells.
-    fn may_pass(&self, cx: &Cx, from: NiId, hdr: &LnetHdr) -> Result<(), Stays> {
+    /// Whether a message that came by `from` is passed on, as far as its header tells, and to which of our networks.
+    fn may_pass(&self, cx: &Cx, from: NiId, hdr: &LnetHdr) -> Result<Nid, Stays> {
         if !self.routing.forwards() || hdr.src_nid.is_any() || cx.down {
             return Err(Stays::NotForUs);
         }
@@ -89,7 +92,7 @@ impl Lnet {
         if ways.peek().is_none() {
             return Err(Stays::NoRoute);
         }
-        if ways.any(goes) { Ok(()) } else { Err(Stays::Loop) }
+        ways.find(|to| goes(*to)).ok_or(Stays::Loop)
     }
 
     /// Whether a message of `src` that came by `from` may leave by the NI `to`: neither back, nor to the network that it

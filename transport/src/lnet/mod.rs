@@ -2,7 +2,7 @@
 //!
 //! `Lnet` is one shard's part of a node. `ops`, `portal` and `peer` hold what it knows; `command` starts what applications
 //! ask for, `credits` sends it when there is room, `parse` finds out where a message's payload goes, `answer` sends ACKs
-//! and REPLYs, `remote` asks other shards, `upper` is what LNDs call.
+//! and REPLYs, `forward` passes on what is for other nodes, `remote` asks other shards, `upper` is what LNDs call.
 
 pub(crate) mod aliases;
 mod answer;
@@ -13,6 +13,7 @@ mod command;
 mod credits;
 mod discovery;
 mod drops;
+mod enabling;
 mod entry;
 mod events;
 mod faulted;
@@ -52,6 +53,7 @@ pub use self::buffers::{BufferClass, BuffersView};
 use self::buffers::{Buffers, Lease};
 use self::discovery::Discovery;
 use self::drops::Drops;
+pub use self::enabling::{RoutingAsk, RoutingState, RoutingView};
 use self::events::Events;
 use self::faulted::Faults;
 use self::forward::Passing;
@@ -73,7 +75,6 @@ use self::remote::{Body, Waiter};
 use self::resend::Unsent;
 use self::routes::Routes;
 use self::routing::Routing;
-pub use self::routing::{RoutingAsk, RoutingState, RoutingView};
 pub use self::views::PeerNiView;
 use crate::lnd::timers::Timers;
 use crate::lnd::{AppId, Config, Cx, Lnd, LnetError, NiId, Payload, Sink, Ticket, Tx, pop};

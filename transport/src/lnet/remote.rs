@@ -3,9 +3,9 @@
 use super::aliases::Claim;
 use super::api::Op;
 use super::buffers::Lease;
+use super::enabling::{HeardAt, RoutingAsk, Told};
 use super::hop::{Hop, Way};
 use super::ops::OpRec;
-use super::routing::{NiSet, RoutingAsk, Told};
 use super::{GetGrant, MatchReq, Msg, PutGrant, Verdict};
 use crate::lnd::{AppId, Data, LnetError, NiId, Sink, Ticket};
 use crate::stream::ShardId;
@@ -62,8 +62,8 @@ pub(crate) enum Body {
     Returned(Lease, Option<Box<Option<Msg>>>),
     /// To the shard that decides about routing: an order.
     RoutingAsk(RoutingAsk),
-    /// To that one: NIs that have received, and messages that this shard has on their way through.
-    Heard(NiSet, u32),
+    /// To that one: when each NI last received here, and messages that this shard has on their way through.
+    Heard(HeardAt, u32),
     /// To all: routing as it is, and whether peers are pushed that.
     Routing(Told, bool),
 }

@@ -1,24 +1,7 @@
-//! Routing on and off, and what peers are told of it (docs/protocol/upper.md §1.4, §1.5).
+//! Routing on and off, and what peers are told of it (docs/protocol/upper.md §1.4, §1.5; the states: `enabling`).
 //!
-//! ```text
-//!         Enable               Due
-//!   OFF ---------> STARTING ---------> ON
-//!    ^ ^  Disable   |    ^              |
-//!    | '------------'    | Enable       | Disable
-//!    |                   |              v
-//!    '--------------- STOPPING <--------'
-//!         Free, Due
-//! ```
-//!
-//! | state | messages are passed on | ping info says RTE_DISABLED |
-//! |---|---|---|
-//! | OFF, STARTING | no | yes |
-//! | ON | yes | no, and each peer is pushed that |
-//! | STOPPING | yes | yes; peers learn it when they ask |
-//!
-//! STARTING lasts until each user has checked this router once more, and so does STOPPING at least: then until all buffers are
-//! free, or three times as long. While routing is on, a network on which nothing was received for that time is down: all its NIs
-//! are told so, and up with its next message; peers are pushed each change, with the sequence number that they know.
+//! While routing is on, a network on which nothing was received for as long as two checks of a user take is down: all its NIs are
+//! said to be, and up with its next message; peers are pushed each change, with the sequence number that they know.
 //!
 //! One shard, the first, decides, and tells the others; those tell it what they have heard, once a second, or at once where a
 //! network was down.
@@ -26,7 +9,8 @@
 use fsm::Fsm;
 
 use super::Lnet;
-use super::buffers::{BufferClass, Buffers, BuffersView};
+use super::buffers::Buffers;
+use super::enabling::{Act, HeardAt, NiSet, RoutingAsk, RoutingState, RoutingView, Step, Told};
 use super::remote::Body;
 use crate::lnd::config::SEC;
 use crate::lnd::{Config, Cx, Lnd, NIS_MAX, NiId};
@@ -40,133 +24,6 @@ const PATIENCE: u64 = 3;
 /// The shard that decides.
 const FIRST: ShardId = ShardId(0);
 
-fsm::fsm! {
-    /// Whether a node routes.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum RoutingState {
-        /// It does not.
-        Off,
-        /// It will, once its users have looked again.
-        Starting,
-        /// It does.
-        On,
-        /// It does still, and its users may learn that it will not.
-        Stopping,
-    }
-
-    /// Causes of change.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum Step {
-        /// It is to route.
-        Enable,
-        /// It is not to.
-        Disable,
-        /// The state's time is over.
-        Due,
-        /// Its time is over that it lasts at least, and no message is on its way through.
-        Free,
-    }
-
-    /// Actions on a transition.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum Act {
-        /// Our info is another, and peers are told.
-        Push,
-        /// Our info is another, or the same; nobody is told.
-        Say,
-    }
-
-    table RoutingState + Step => Act {
-        start Off;
-        else "nothing changes";
-        Off | Stopping + Enable => Starting, Say;
-        Starting + Due => On, Push;
-        Starting + Disable => Off, Say;
-        On + Disable => Stopping, Say;
-        Stopping + Free | Due => Off, Say;
-    }
-}
-
-impl RoutingState {
-    /// The number that `lnetctl routing show` has for it.
-    pub fn number(self) -> u32 {
-        match self {
-            RoutingState::Off => 0,
-            RoutingState::On => 1,
-            RoutingState::Stopping => 2,
-            RoutingState::Starting => 3,
-        }
-    }
-
-    fn forwards(self) -> bool {
-        matches!(self, RoutingState::On | RoutingState::Stopping)
-    }
-}
-
-/// An order about routing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RoutingAsk {
-    /// Begin to route.
-    Enable,
-    /// Cease to.
-    Disable,
-    /// So many buffers of the class, over the node; 0 for a kernel's number. Those that are too many vanish when they come home.
-    Buffers(BufferClass, u32),
-}
-
-/// Routing of a shard, as it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RoutingView {
-    /// Whether the node routes.
-    pub state: RoutingState,
-    /// Buffers of the node that were asked for, by class.
-    pub asked: [u32; 3],
-    /// Buffers of the shard, by class.
-    pub buffers: [BuffersView; 3],
-}
-
-impl RoutingView {
-    /// Of a shard that has not been asked.
-    pub const NONE: RoutingView = RoutingView {
-        state: RoutingState::Off,
-        asked: [0; 3],
-        buffers: [BuffersView { buffers: 0, wanted: 0, credits: 0, least_credits: 0 }; 3],
-    };
-}
-
-/// NIs, a bit each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct NiSet(u16);
-
-const _: () = assert!(NIS_MAX <= u16::BITS as usize);
-
-impl NiSet {
-    fn of(ni: NiId) -> NiSet {
-        NiSet(1u16.checked_shl(ni.0.into()).unwrap_or(0))
-    }
-
-    fn has(self, ni: NiId) -> bool {
-        self.0 & NiSet::of(ni).0 != 0
-    }
-
-    fn and(self, o: NiSet) -> NiSet {
-        NiSet(self.0 | o.0)
-    }
-
-    fn without(self, o: NiSet) -> NiSet {
-        NiSet(self.0 & !o.0)
-    }
-}
-
-/// Routing as the whole node knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Told {
-    state: RoutingState,
-    /// NIs of networks that are silent.
-    down: NiSet,
-    asked: [u32; 3],
-}
-
 /// Part of the shard that decides.
 #[derive(Debug)]
 struct Decider {
@@ -174,8 +31,7 @@ struct Decider {
     /// The state lasts until then at least, and until then at most, in ns.
     least: u64,
     most: u64,
-    /// Time at which each NI last received, in ns.
-    heard_at: [u64; NIS_MAX],
+    heard_at: HeardAt,
     /// Messages that other shards have on their way through.
     held: Vec<u32>,
 }
@@ -184,8 +40,8 @@ struct Decider {
 #[derive(Debug)]
 pub(super) struct Routing {
     told: Told,
-    /// NIs that have received since the last look.
-    heard: NiSet,
+    /// By messages of this shard's peers.
+    heard_at: HeardAt,
     /// Of those that were down, the ones that the decider has been told of.
     revived: NiSet,
     look_at: u64,
@@ -209,7 +65,7 @@ impl Routing {
         };
         Routing {
             told: Told { state: RoutingState::Off, down: NiSet::default(), asked: cfg.routing.buffers },
-            heard: NiSet::default(),
+            heard_at: [0; NIS_MAX],
             revived: NiSet::default(),
             look_at: u64::MAX,
             decider: first.then(decider),
@@ -335,7 +191,9 @@ impl Lnet {
     /// A message was received by the NI, while this node routes.
     #[inline]
     pub(super) fn net_heard(&mut self, cx: &Cx, ni: NiId) {
-        self.routing.heard = self.routing.heard.and(NiSet::of(ni));
+        if let Some(at) = self.routing.heard_at.get_mut(ni.index()) {
+            *at = cx.now;
+        }
         if self.routing.is_down(ni) {
             self.net_up(cx, ni);
         }
@@ -351,34 +209,36 @@ impl Lnet {
             self.routing.revived = self.routing.revived.and(NiSet::of(ni));
             return self.report_heard();
         }
-        self.nets_heard(cx, NiSet::of(ni));
+        let heard = self.routing.heard_at;
+        self.nets_heard(cx, &heard);
     }
 
     /// Tells the shard that decides what was heard here.
     fn report_heard(&mut self) {
-        let heard = std::mem::take(&mut self.routing.heard);
         let held = self.buffers.used() + self.passing.len() as u32;
-        self.post(FIRST, Body::Heard(heard, held));
+        self.post(FIRST, Body::Heard(self.routing.heard_at, held));
     }
 
     /// Another shard says what it has heard, and how many messages it has on their way through.
-    pub(super) fn heard_there(&mut self, cx: &Cx, from: ShardId, heard: NiSet, held: u32) {
+    pub(super) fn heard_there(&mut self, cx: &Cx, from: ShardId, heard: &HeardAt, held: u32) {
         if let Some(n) = self.routing.decider.as_mut().and_then(|d| d.held.get_mut(usize::from(from.0))) {
             *n = held;
         }
         self.nets_heard(cx, heard);
     }
 
-    /// Something was received by these NIs: their networks are up.
-    fn nets_heard(&mut self, cx: &Cx, heard: NiSet) {
+    /// Networks of NIs that have received since it was last looked are up.
+    fn nets_heard(&mut self, cx: &Cx, heard: &HeardAt) {
         let Some(d) = &mut self.routing.decider else { return };
-        for (at, time) in d.heard_at.iter_mut().enumerate() {
-            if heard.has(NiId(at as u8)) {
-                *time = cx.now;
+        let mut fresh = NiSet::default();
+        for (at, (known, said)) in (0u8..).zip(d.heard_at.iter_mut().zip(heard)) {
+            if *said > *known {
+                *known = *said;
+                fresh = fresh.and(NiSet::of(NiId(at)));
             }
         }
         let mut told = self.routing.told;
-        for ni in (0..NIS_MAX as u8).map(NiId).filter(|n| heard.has(*n)) {
+        for ni in (0..NIS_MAX as u8).map(NiId).filter(|n| fresh.has(*n)) {
             told.down = told.down.without(self.net_of(ni));
         }
         if told != self.routing.told {
@@ -406,8 +266,8 @@ impl Lnet {
         if self.routing.decider.is_none() {
             return self.report_heard();
         }
-        let heard = std::mem::take(&mut self.routing.heard);
-        self.nets_heard(cx, heard);
+        let heard = self.routing.heard_at;
+        self.nets_heard(cx, &heard);
         self.look_for_silence(cx);
         let own = self.buffers.used() + self.passing.len() as u32;
         let Some(d) = &mut self.routing.decider else { return };
@@ -433,20 +293,13 @@ impl Lnet {
         let recent = |at: &NiId| d.heard_at.get(at.index()).is_some_and(|t| cx.now < t.saturating_add(time));
         let (loud, quiet): (Vec<NiId>, Vec<NiId>) = all.partition(recent);
         let of = |nis: Vec<NiId>| nis.into_iter().fold(NiSet::default(), |s, ni| s.and(self.net_of(ni)));
+        let next = loud.iter().filter_map(|ni| d.heard_at.get(ni.index())).min();
+        let due = next.map_or(u64::MAX, |t| t.saturating_add(time));
         told.down = of(quiet).without(of(loud));
+        self.routing.look_at = self.routing.look_at.min(due);
         if told != self.routing.told {
             self.tell_shards(cx, told, true);
             self.takes_routing(cx, told, true);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn transitions() {
-        insta::assert_snapshot!(fsm::listing::<RoutingState>(), @"");
     }
 }

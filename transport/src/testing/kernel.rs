@@ -8,6 +8,7 @@
 //! version (after closing the set), and to more of a type than it would open itself. It leaves with FIN what it has read
 //! and with RST what it has not. A RST on a connection goes unnoticed until that is used.
 
+pub mod across;
 mod discover;
 mod hear;
 pub mod hosts;
@@ -22,7 +23,7 @@ use fsm::Fsm;
 
 use self::discover::Known;
 use self::state::{Move, State};
-use super::net::{Net, SEC};
+use super::net::{Cut, Net, SEC};
 use super::rng::Rng;
 use crate::wire::{
     AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, Nid, ProcessId, Version,
@@ -150,6 +151,8 @@ struct Conn {
 
 #[derive(Debug)]
 struct Out {
+    /// Its destination, where that is another than the peer.
+    to: Option<Nid>,
     body: LnetBody,
     payload: Vec<u8>,
     since: u64,
@@ -232,12 +235,18 @@ pub struct Kernel {
     above: Option<Above>,
 }
 
+/// The NID that a node has on the network of a kernel's.
+fn on_net_of(net: &Net, node: usize, nid: Nid) -> Nid {
+    let cfg = net.nodes[node].machine.config();
+    cfg.nids().find(|n| n.same_net(nid)).unwrap_or(cfg.nid())
+}
+
 impl Kernel {
     /// A kernel that listens, and whose only peer is the node at this place of the network.
     pub fn new(net: &mut Net, cfg: KernelConfig, node: usize, seed: u64) -> Kernel {
         net.raw_listen(cfg.nid.ip().unwrap_or([0, 0, 0, 0].into()));
         Kernel {
-            them: net.nodes[node].machine.config().nid(),
+            them: on_net_of(net, node, cfg.nid),
             rng: Rng(seed),
             cfg,
             node,
@@ -256,6 +265,13 @@ impl Kernel {
             seen: Seen::default(),
             verbose: std::env::var("TRACE").is_ok(),
             above: None,
+        }
+    }
+
+    /// It ends: what it had open is reset, or nobody hears of it.
+    pub fn end(&mut self, net: &mut Net, cut: Cut) {
+        for c in self.conns.iter().filter(|c| c.state != State::Closed) {
+            net.cut(c.link, cut);
         }
     }
 
@@ -354,15 +370,19 @@ impl Kernel {
 
     /// Sends a message on the connection that fits best, or queues it; dials what is missing either way.
     fn launch(&mut self, net: &mut Net, body: LnetBody, payload: Vec<u8>, token: u64) {
+        self.launch_to(net, None, body, payload, token);
+    }
+
+    /// The same for one that the peer is to pass on, where a destination is given.
+    fn launch_to(&mut self, net: &mut Net, to: Option<Nid>, body: LnetBody, payload: Vec<u8>, token: u64) {
         self.connect(net);
-        let Some(n) = self.choose(payload.len()) else {
-            let since = net.now;
-            if self.peer.route || self.peer.connecting.is_some() {
-                return self.peer.queue.push_back(Out { body, payload, since, token });
-            }
-            return self.failed(&body, token);
-        };
-        self.send(net, n, body, &payload, token);
+        let since = net.now;
+        let out = Out { to, body, payload, since, token };
+        match self.choose(out.payload.len()) {
+            Some(n) => self.send(net, n, &out),
+            None if self.peer.route || self.peer.connecting.is_some() => self.peer.queue.push_back(out),
+            None => self.failed(&body, token),
+        }
     }
 
     fn choose(&mut self, len: usize) -> Option<usize> {
@@ -381,7 +401,9 @@ impl Kernel {
         Some(self.rng.pick(&all))
     }
 
-    fn send(&mut self, net: &mut Net, n: usize, body: LnetBody, payload: &[u8], token: u64) {
+    fn send(&mut self, net: &mut Net, n: usize, out: &Out) {
+        let Out { to, body, token, .. } = *out;
+        let (dest, payload) = (to.unwrap_or(self.them), &out.payload[..]);
         if self.conns[n].dead {
             // It finds out by using it: the message is lost with the set.
             self.failed(&body, token);
@@ -396,9 +418,9 @@ impl Kernel {
             self.peer.cookies.insert(cookie0, token);
         }
         let hdr = LnetHdr {
-            dest_nid: self.them,
+            dest_nid: dest,
             src_nid: self.cfg.nid,
-            dest_pid: ProcessId::lustre(self.them).pid,
+            dest_pid: ProcessId::lustre(dest).pid,
             src_pid: ProcessId::lustre(self.cfg.nid).pid,
             payload_len: payload.len() as u32,
             body,
@@ -417,6 +439,20 @@ impl Kernel {
         } else if cookie0 == 0 {
             self.tell(Up::Ended(token, true));
         }
+    }
+
+    /// A message of any header, on a connection that is up.
+    fn raw(&mut self, net: &mut Net, hdr: LnetHdr, payload: &[u8]) {
+        let Some(n) = self.choose(payload.len()) else { panic!("no connection is up") };
+        let version = self.conns[n].version;
+        let mut bytes = Vec::new();
+        if version.has_ksock() {
+            let k = KsockHdr { kind: KsockType::Lnet, csum: 0, cookie0: 0, cookie1: 0 };
+            bytes.extend(k.emit(ByteOrder::Little));
+        }
+        bytes.extend_from_slice(&hdr.emit_as(version));
+        bytes.extend_from_slice(payload);
+        self.write(net, n, &bytes);
     }
 
     fn write(&mut self, net: &mut Net, n: usize, bytes: &[u8]) -> u64 {
@@ -446,7 +482,7 @@ impl Kernel {
     fn flush(&mut self, net: &mut Net) {
         for _ in 0..self.peer.queue.len() {
             if let Some(m) = self.peer.queue.pop_front() {
-                self.launch(net, m.body, m.payload, m.token);
+                self.launch_to(net, m.to, m.body, m.payload, m.token);
             }
         }
     }
@@ -537,7 +573,8 @@ impl Kernel {
                 }
                 self.port = if self.port == 512 { 1023 } else { self.port - 1 };
                 let from = SocketAddr::new(self.cfg.nid.ip().unwrap_or([0, 0, 0, 0].into()), self.port);
-                let link = net.raw_connect(from, self.node);
+                let at = SocketAddr::new(self.them.ip().unwrap_or([0, 0, 0, 0].into()), 988);
+                let link = net.raw_connect_at(from, net.home(self.node, from.ip()), at);
                 let Some(ctype) = self.peer.connecting else { return };
                 let agreed = self.peer.agreed.map(|a| a.0).or(self.peer.wanted);
                 let version = agreed.unwrap_or(self.cfg.version);

@@ -17,7 +17,7 @@ use self::pipe::{End, Link};
 use super::rng::Rng;
 use crate::lnd::tunables::Change;
 use crate::lnd::{AppId, Config};
-use crate::lnet::{Event, Op, ShardMsg};
+use crate::lnet::{Event, Op, RoutingAsk, RoutingView, ShardMsg};
 use crate::node::{CopyJob, Input, Machine, Output};
 use crate::stream::{
     Action, Close, CloseWhy, ConnId, ConnInfo, DgramError, DialError, DialId, DialSpec, Happened, LendId,
@@ -170,6 +170,8 @@ pub struct Net {
     pub nodes: Vec<Node>,
     links: Vec<Link>,
     raw_listeners: Vec<IpAddr>,
+    /// Addresses at which nobody answers, not even with a RST.
+    silent_at: Vec<IpAddr>,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
     evs: HashMap<u64, Ev>,
     serial: u64,
@@ -212,6 +214,7 @@ impl Net {
             nodes: Vec::new(),
             links: Vec::new(),
             raw_listeners: Vec::new(),
+            silent_at: Vec::new(),
             queue: BinaryHeap::new(),
             evs: HashMap::new(),
             serial: 0,
@@ -260,6 +263,18 @@ impl Net {
     pub fn tune(&mut self, node: usize, change: &Change) {
         self.nodes[node].machine.tune(change);
         self.note_timer(node);
+    }
+
+    /// SYNs to that address are lost.
+    pub fn mute(&mut self, ip: IpAddr) {
+        self.silent_at.push(ip);
+    }
+
+    /// Gives a node an order about routing, or just looks.
+    pub fn routing(&mut self, node: usize, ask: Option<RoutingAsk>) -> RoutingView {
+        let view = self.nodes[node].machine.routing(self.now, ask);
+        self.drain(node);
+        view
     }
 
     /// Events that a node's applications have heard since the last call.
@@ -359,7 +374,8 @@ impl Net {
     /// Nothing is out at a node: no cookie, lend, credit, operation, queued message or copy job, no receive buffer.
     pub fn assert_at_rest(&self, node: usize) {
         let g = self.nodes[node].machine.gauges();
-        let out = (g.cookies, g.lends, g.credits_used, g.ops, g.queued, g.held, g.copy_jobs);
+        let held = g.held + g.on_their_way;
+        let out = (g.cookies, g.lends, g.credits_used, g.ops, g.queued, held, g.copy_jobs);
         assert_eq!(out, (0, 0, 0, 0, 0, 0, 0), "node {node}: {g:?}");
         let home = self.nodes[node].pool.home();
         while home.drain() > 0 {}
@@ -496,7 +512,8 @@ impl Net {
         }
         let first = self.by_ip.get(&spec.remote.ip()).copied();
         let Some(first) = first.filter(|n| self.hears(*n, spec.remote)) else {
-            let mute = first.is_some_and(|n| self.nodes[n].mute);
+            let mute =
+                first.is_some_and(|n| self.nodes[n].mute) || self.silent_at.contains(&spec.remote.ip());
             let (delay, why) = if mute {
                 (self.syn_timeout, DialError::TimedOut)
             } else {

@@ -41,6 +41,7 @@ mod sim_node;
 mod sim_queues;
 #[cfg(feature = "node")]
 mod sim_rails;
+mod sim_routers;
 #[cfg(feature = "node")]
 mod sim_selftest;
 #[cfg(feature = "node")]

@@ -74,6 +74,7 @@ const fn cpus(module: Module, name: &'static str, since: Release) -> Param {
 
 const NETWORKS: &str = "--nid names the network and the address";
 const ROUTES: &str = "this node does not route and uses no routers";
+const BUFFER_CREDITS: &str = "ksocklnd's of that name goes before it";
 const HEALTH: &str = "no message changes to another NI";
 const DISCOVERY: &str = "this node sends to the NID that it is told, whichever others the peer has";
 const CPUS: &str = "--cpu-pattern says where this node's lcores are";
@@ -127,11 +128,11 @@ pub static PARAMS: &[Param] = &[
     over("use_tcp_bonding", OLDEST, NETWORKS),
     over("routes", OLDEST, ROUTES).text(),
     over("rnet_htable_size", OLDEST, ROUTES),
-    over("forwarding", OLDEST, ROUTES).text(),
-    over("tiny_router_buffers", OLDEST, ROUTES),
-    over("small_router_buffers", OLDEST, ROUTES),
-    over("large_router_buffers", OLDEST, ROUTES),
-    over("peer_buffer_credits", OLDEST, ROUTES),
+    ours("forwarding", OLDEST).text(),
+    ours("tiny_router_buffers", OLDEST),
+    ours("small_router_buffers", OLDEST),
+    ours("large_router_buffers", OLDEST),
+    over("peer_buffer_credits", OLDEST, BUFFER_CREDITS),
     over("auto_down", OLDEST, ROUTES),
     over("check_routers_before_use", OLDEST, ROUTES),
     over("avoid_asym_router_failure", OLDEST, ROUTES),

@@ -82,6 +82,8 @@ pub struct Tunable {
     runtime: bool,
     /// Least and greatest number with which a kernel loads its module and works.
     loads: (i64, i64),
+    /// A kernel takes an empty word for the first one.
+    empty: bool,
     ports: OnPorts,
     what: What,
 }
@@ -260,6 +262,7 @@ impl Tunable {
                 let near = n.clamp(*r.start(), *r.end());
                 Ok(if near == n { FromFile::Set(n) } else { FromFile::Near(near) })
             }
+            What::Word(..) if self.empty && value.is_empty() => Ok(FromFile::Set(0)),
             What::Word(..) | What::Fixed(..) => self.read(kind, value).map(FromFile::Set),
         }
     }
@@ -439,7 +442,7 @@ mod tests {
         sock_timeout                    50  ksocklnd rw  0 to 86400 (s)
         credits                        256  ksocklnd ro  1 to 65535 (messages)
         peer_credits                     8  ksocklnd ro  1 to 65535 (messages)
-        peer_buffer_credits              0  ksocklnd ro  fixed: this node does not route
+        peer_buffer_credits              0  ksocklnd ro  0 to 65535 (messages)
         peer_timeout                   180  ksocklnd ro  fixed: only routers watch their peers
         nscheds                          0  ksocklnd ro  fixed: lcores do that work: --lcores
         nconnds                          4  ksocklnd ro  fixed: lcores make connections without threads of their own
@@ -475,6 +478,10 @@ mod tests {
         accept_port_bulk               988  lnet     ro  1 to 65535 (port)
         accept_backlog                 127  lnet     ro  1 to 65535 (connections)
         accept_timeout                   5  lnet     rw  1 to 3600 (s)
+        forwarding                  disabled  lnet     ro  disabled, enabled
+        tiny_router_buffers              0  lnet     ro  0 to 1048576 (buffers)
+        small_router_buffers             0  lnet     ro  0 to 1048576 (buffers)
+        large_router_buffers             0  lnet     ro  0 to 1048576 (buffers)
         lnet_transaction_timeout       150  lnet     rw  1 to 3600 (s)
         lnet_retry_count                 2  lnet     rw  0 to 255 (retries)
         lnet_peer_discovery_disabled     0  lnet     rw  0 to 1 (flag)

@@ -264,7 +264,7 @@ mod tests {
             options libcfs cpu_pattern=\"0[0-3] 1[4-7]\" libcfs_debug=0\n\
             options ksocklnd nscheds=6 peer_timeout=100 min_reconnectms=500 nagle=7 keepalive=-1\n\
             options ksocklnd zc_min_payload=1024 conns_per_peer=200 peer_timeout=180 nconnds=4 zc_recv=0\n\
-            options lnet \"forwarding=enabled\" lnet_health_sensitivity=0 peer_buffer_credits=64";
+            options lnet \"forwarding=enabled\" tiny_router_buffers=512 lnet_health_sensitivity=0 peer_buffer_credits=64";
         let (c, said) = read(text).unwrap();
         insta::assert_snapshot!(said.join("\n"), @r"
         line 1: cpu_npartitions=2 is passed over: --cpu-pattern says where this node's lcores are
@@ -276,11 +276,10 @@ mod tests {
         line 3: keepalive=-1 is taken for 0: here it is 0 to 86400 (s)
         line 4: zc_min_payload=1024 is taken for 2048: here it is 2048 to 16777216 (bytes)
         line 4: conns_per_peer=200 is taken for 127: here it is 0 to 127 (connections)
-        line 5: forwarding=enabled is passed over: this node does not route and uses no routers
         line 5: lnet_health_sensitivity=0 is passed over: no message changes to another NI
-        line 5: peer_buffer_credits=64 is passed over: this node does not route and uses no routers
+        line 5: peer_buffer_credits=64 is passed over: ksocklnd's of that name goes before it
         ");
-        assert!(c.tcp.nagle);
+        assert!(c.tcp.nagle && c.routing.forwarding && c.routing.buffers() == [512, 16_384, 1024]);
         assert_eq!(
             (c.min_reconnect, c.keepalive, c.zc_min_payload, c.conns_per_peer),
             (1_000_000_000, 0, 2048, 127)
@@ -293,6 +292,7 @@ mod tests {
         for p in kernel::PARAMS {
             let words: &[&str] = match (p.name, p.kind) {
                 ("accept", _) => &["secure", "all", "none"],
+                ("forwarding", _) => &["", "enabled", "disabled"],
                 (_, Kind::Text) => &["", "x", "a b"],
                 (_, Kind::Number) => &["1", "2", "4", "0x4"],
             };

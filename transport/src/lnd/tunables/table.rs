@@ -11,6 +11,9 @@ const DAY: i64 = 86_400;
 /// Most that TCP's own times take, in s, and probes (`tcp(7)`).
 const TCP_TIME: i64 = 32_767;
 const TCP_PROBES: i64 = 127;
+const FORWARDING: &[&str] = &["disabled", "enabled"];
+/// Most router buffers of a class.
+const BUFFERS: i64 = 1 << 20;
 const ACCEPT: &[&str] = &["secure", "all", "none", "trust"];
 const MAPPED: &str = "windows are mapped when the node starts";
 /// Numbers that a kernel's module parameter of type `int` takes.
@@ -36,7 +39,17 @@ impl Tunable {
         about: &'static str,
         what: What,
     ) -> Tunable {
-        Tunable { name, module, unit, about, runtime: false, loads: INT, ports: OnPorts::Same, what }
+        Tunable {
+            name,
+            module,
+            unit,
+            about,
+            runtime: false,
+            loads: INT,
+            empty: false,
+            ports: OnPorts::Same,
+            what,
+        }
     }
 
     /// Least number with which a kernel works.
@@ -47,6 +60,11 @@ impl Tunable {
     /// Greatest number with which a kernel works.
     const fn most(self, n: i64) -> Tunable {
         Tunable { loads: (self.loads.0, n), ..self }
+    }
+
+    /// Kernels take no word, too, for the first one.
+    const fn or_empty(self) -> Tunable {
+        Tunable { empty: true, ..self }
     }
 
     /// It may be changed while the node runs.
@@ -95,7 +113,13 @@ pub static ALL: &[Tunable] = &[
         Number(1..=65_535, |c| c.peer_credits.into(), |c, v| c.peer_credits = v as u32),
     )
     .least(1),
-    sock("peer_buffer_credits", "messages", "router buffers for a peer", Fixed(0, "this node does not route")),
+    sock(
+        "peer_buffer_credits",
+        "messages",
+        "router buffers that a peer may hold; 0: as many as peer_credits",
+        Number(0..=65_535, |c| c.routing.peer_credits.into(), |c, v| c.routing.peer_credits = v as u32),
+    )
+    .least(0),
     sock("peer_timeout", "s", "when a silent peer is dead to a router", Fixed(180, "only routers watch their peers")),
     sock("nscheds", "threads a CPT", "scheduler threads", Fixed(0, "lcores do that work: --lcores")),
     sock(
@@ -341,6 +365,34 @@ pub static ALL: &[Tunable] = &[
     )
     .least(1)
     .rw(),
+    lnet(
+        "forwarding",
+        "word",
+        "pass messages on between networks, from the start",
+        Word(FORWARDING, |c| flag(c.routing.forwarding), |c, v| c.routing.forwarding = v == 1),
+    )
+    .or_empty(),
+    lnet(
+        "tiny_router_buffers",
+        "buffers",
+        "for messages without payload on their way through; 0: 2048",
+        Number(0..=BUFFERS, |c| c.routing.buffers[0].into(), |c, v| c.routing.buffers[0] = v as u32),
+    )
+    .least(0),
+    lnet(
+        "small_router_buffers",
+        "buffers",
+        "for those of up to 4 KiB; 0: 16384",
+        Number(0..=BUFFERS, |c| c.routing.buffers[1].into(), |c, v| c.routing.buffers[1] = v as u32),
+    )
+    .least(0),
+    lnet(
+        "large_router_buffers",
+        "buffers",
+        "for those of up to 1 MiB; 0: 1024",
+        Number(0..=BUFFERS, |c| c.routing.buffers[2].into(), |c, v| c.routing.buffers[2] = v as u32),
+    )
+    .least(0),
     lnet(
         "lnet_transaction_timeout",
         "s",

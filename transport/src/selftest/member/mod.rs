@@ -361,6 +361,8 @@ fn add(sum: &mut LnetCounters, c: &MessageCounts) {
     word(&mut sum.send_count, c.sent);
     word(&mut sum.recv_count, c.received);
     word(&mut sum.drop_count, c.dropped);
+    word(&mut sum.route_count, c.routed);
+    sum.route_length = sum.route_length.wrapping_add(c.routed_bytes);
     sum.send_length = sum.send_length.wrapping_add(c.sent_bytes);
     sum.recv_length = sum.recv_length.wrapping_add(c.received_bytes);
     sum.drop_length = sum.drop_length.wrapping_add(c.dropped_bytes);

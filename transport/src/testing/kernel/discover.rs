@@ -27,7 +27,7 @@ impl Kernel {
         if !self.cfg.discovery || self.known == Known::Yes {
             return false;
         }
-        self.held.push(Out { body, payload: payload.to_vec(), since: net.now, token: 0 });
+        self.held.push(Out { to: None, body, payload: payload.to_vec(), since: net.now, token: 0 });
         self.discover(net);
         true
     }

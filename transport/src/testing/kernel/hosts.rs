@@ -272,18 +272,18 @@ impl Host {
 
 impl Kernel {
     /// An LNet is above.
-    fn begin(&mut self, life: u64) {
+    pub(super) fn begin(&mut self, life: u64) {
         self.above = Some(Above::default());
         // Ports of the life before may be in use at the peer.
         self.port = 1023 - (life as u16 % 8) * 60;
         self.peer.route = true;
     }
 
-    fn next_due(&self) -> Option<u64> {
+    pub(super) fn next_due(&self) -> Option<u64> {
         self.due.peek().map(|d| d.0.0)
     }
 
-    fn fire(&mut self, net: &mut Net) {
+    pub(super) fn fire(&mut self, net: &mut Net) {
         while self.due.peek().is_some_and(|d| d.0.0 <= net.now) {
             if let Some(Reverse((_, due))) = self.due.pop() {
                 self.timer(net, due);
@@ -291,13 +291,15 @@ impl Kernel {
         }
     }
 
-    fn ups(&mut self) -> Vec<Up> {
+    pub(super) fn ups(&mut self) -> Vec<Up> {
         self.above.as_mut().map(|a| std::mem::take(&mut a.ups)).unwrap_or_default()
     }
 
-    fn give(&mut self, net: &mut Net, m: Wire) {
+    pub(super) fn give(&mut self, net: &mut Net, m: Wire) {
         self.at(net.now + super::TIMEOUT + 1, super::Due::Look);
-        self.launch(net, m.body, m.payload, m.token);
+        // To one on another network it goes by the peer.
+        let to = Some(m.to).filter(|to| !to.same_net(self.them));
+        self.launch_to(net, to, m.body, m.payload, m.token);
     }
 
     /// These services have buffers: what waited for one is taken, and its connection read on.

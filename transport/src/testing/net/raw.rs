@@ -13,6 +13,11 @@ impl Net {
     /// The same to a port of the node.
     pub fn raw_connect_to(&mut self, from: SocketAddr, node: usize, port: u16) -> usize {
         let to = SocketAddr::new(self.nodes[node].ip, port);
+        self.raw_connect_at(from, node, to)
+    }
+
+    /// The same to one of its addresses.
+    pub fn raw_connect_at(&mut self, from: SocketAddr, node: usize, to: SocketAddr) -> usize {
         let link = self.link(usize::MAX, from, node, to);
         self.at(0, Ev::Opened(link, 1, None));
         link
