@@ -347,7 +347,7 @@ mod tests {
         for n in 0..KEPT as u32 {
             h.entry(nid(n)).unwrap().value = if n == 7 { BEST } else { 5 };
         }
-        assert!(h.entry(nid(1 << 20)).is_some(), "one that is well makes room");
+        h.entry(nid(1 << 20)).expect("one that is well makes room").value = 5;
         assert!(h.entry(nid(1 << 21)).is_none());
         assert!(h.entry(nid(8)).is_some());
         assert_eq!((h.peers.len(), h.of(nid(7)), h.of(nid(8))), (KEPT, (true, BEST), (true, 5)));

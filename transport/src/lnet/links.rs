@@ -15,8 +15,8 @@ use super::routing::Routing;
 use super::{Lnet, Msg};
 use crate::lnd::{Config, Cx, Lnd, LnetError, NiId, Payload};
 use crate::stream::slab::Key;
-use crate::wire::PingInfo;
 use crate::wire::ping::NiStatus;
+use crate::wire::{PingInfo, ProcessId};
 
 /// Our ping info, as it goes out, after so many changes of our NIs: more than four do not fit inline.
 pub(super) fn own_info(cfg: &Config, nis: &[Ni], routing: &Routing, changes: u32) -> Payload {
@@ -92,7 +92,8 @@ impl Lnet {
             (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).filter(of).collect();
         for peer in peers {
             let Some((id, entry)) = self.peers.get(peer).map(|p| (p.id, p.entry)) else { continue };
-            let other = self.rail_to(cx, lnds, id, None, None).is_some_and(|hop| self.is_up(hop.ni));
+            let node = ProcessId { nid: self.aliases.primary(id.nid), ..id };
+            let other = self.rail_to(cx, lnds, node, None, None).is_some_and(|hop| self.is_up(hop.ni));
             let Some(lnd) = lnds.get_mut(ni.index()).filter(|_| other) else { continue };
             lnd.fail_queue(self, cx, entry, why);
             let Some(p) = self.peers.get_mut(peer) else { continue };
