@@ -25,6 +25,8 @@ pub(crate) struct Tx<T> {
     pub(crate) strange: bool,
     /// Neither discovery nor a fault rule holds it up any more.
     pub(crate) passed: bool,
+    /// An operation on a node behind the peer, which is a gateway.
+    pub(crate) routed: bool,
 }
 
 impl<T> Tx<T> {
@@ -41,6 +43,7 @@ impl<T> Tx<T> {
             answer: false,
             strange: false,
             passed: false,
+            routed: false,
         }
     }
 

@@ -12,8 +12,10 @@ mod command;
 mod credits;
 mod discovery;
 mod drops;
+mod elsewhere;
 mod entry;
 mod events;
+mod far;
 mod faulted;
 pub mod faults;
 pub mod figures;
@@ -31,6 +33,7 @@ pub(crate) mod portal;
 #[cfg(test)]
 #[path = "tests/portal_model.rs"]
 mod portal_model;
+mod pushes;
 pub(crate) mod remote;
 pub mod routes;
 mod upper;
@@ -42,6 +45,7 @@ pub use self::api::*;
 use self::discovery::Discovery;
 use self::drops::Drops;
 use self::events::Events;
+use self::far::Fars;
 use self::faulted::Faults;
 use self::gateways::Gateways;
 use self::held::WaitOn;
@@ -94,6 +98,8 @@ pub(crate) enum Delivery {
     Reply(Key),
     /// The same, by the operation's wire handle: keys do not last when homes move.
     Object(u64),
+    /// The REPLY to an operation of another shard's, by its wire handle.
+    Elsewhere(u64),
 }
 
 /// A PUT or GET as it goes to the owner of its portal.
@@ -202,6 +208,7 @@ pub(crate) struct Lnet {
     discovery: Discovery,
     routes: Routes,
     gateways: Gateways,
+    pub(crate) fars: Fars,
     /// Only while there are fault rules.
     faults: Option<Box<Faults>>,
     /// For applications.
@@ -237,11 +244,12 @@ impl Lnet {
             timers: Timers::new(),
             due: Vec::new(),
             shutdown: None,
-            ping_info: discovery::own_info(cfg),
+            ping_info: pushes::own_info(cfg),
             aliases: Aliases::default(),
             discovery: Discovery::new(cfg),
             routes: Lnet::first_routes(cfg),
             gateways: Gateways::new(cfg),
+            fars: Fars::new(),
             faults: None,
             events: Events::default(),
             mail: VecDeque::new(),
@@ -259,6 +267,7 @@ impl Lnet {
     /// Time at which a timer is due, in ns; `u64::MAX` for never.
     pub(crate) fn wake(&self) -> u64 {
         let wake = self.timers.wake().min(self.ops.timers.wake()).min(self.fault_wake());
+        let wake = wake.min(self.gateways.wake());
         if self.discovery.changed.is_some() || self.own_work.len() > 0 { 0 } else { wake }
     }
 
@@ -267,6 +276,7 @@ impl Lnet {
         if let Some(features) = self.discovery.changed.take() {
             self.tell_all(cx, lnds, features);
         }
+        self.check_gateways(cx, lnds);
         self.own_turn(cx, lnds);
         self.end_delays(cx, lnds);
         let mut due = std::mem::take(&mut self.due);
@@ -329,7 +339,11 @@ impl Lnet {
     /// Messages that wait.
     pub(crate) fn queued(&self) -> usize {
         let peers = (0..self.peers.capacity()).filter_map(|i| self.peers.get(self.peers.key_at(i)?));
-        self.own.len() + self.own_work.len() + self.delayed() + peers.map(Peer::waits).sum::<usize>()
+        self.own.len()
+            + self.own_work.len()
+            + self.delayed()
+            + self.fars.held
+            + peers.map(Peer::waits).sum::<usize>()
     }
 
     /// Places in tables and queues.

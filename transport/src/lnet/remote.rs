@@ -2,6 +2,8 @@
 
 use super::aliases::Claim;
 use super::api::Op;
+use super::elsewhere::{Placed, Seek};
+use super::gateways::Said;
 use super::hop::Way;
 use super::{GetGrant, MatchReq, Msg, PutGrant, Verdict};
 use crate::lnd::{AppId, Data, LnetError, NiId, Sink, Ticket};
@@ -28,8 +30,14 @@ pub(crate) enum Body {
     Forget(Ticket),
     /// Home to owner: the PUT is stored, or will not be.
     PutDone { grant: PutGrant, hdr: LnetHdr, sink: Sink, status: Result<(), LnetError>, data: Data },
-    /// To the home of a source that did not deliver its request itself: the answer, by the NI that the request came to.
+    /// To the home of a source that did not deliver its request itself, or of a gateway to it: the answer, by the NI that leads there.
     Answered(NiId, ProcessId, Box<Msg>),
+    /// From shard to shard: an answer to an operation that one of them has begun.
+    Seek(Box<Seek>),
+    /// To the home of the connection by which a REPLY comes: its place, or none.
+    Placed(Ticket, Box<Placed>),
+    /// To all: the last word of a gateway, or `None` for one that did not answer.
+    Gateway(Nid, Option<Box<Said>>),
     /// To all: a Multi-Rail peer was discovered, with its NIDs.
     Aliases(Box<Claim>),
     /// To all: a peer that is there has one of the NIDs claimed, this one.

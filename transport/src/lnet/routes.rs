@@ -131,7 +131,7 @@ impl Lnet {
     /// Routes that the configuration begins with.
     pub(super) fn first_routes(cfg: &Config) -> Routes {
         let mut routes = Routes::default();
-        cfg.routes.iter().take(ROUTES_MAX).for_each(|r| routes.add(*r));
+        cfg.all_routes().into_iter().take(ROUTES_MAX).for_each(|r| routes.add(r));
         routes
     }
 
@@ -147,7 +147,7 @@ impl Lnet {
                 route.check(&nids, others.iter())?;
                 self.routes.add(route);
                 self.gateways.added(cx.now, route.gateway);
-                self.weigh(cx, route.gateway);
+                self.weigh(&cx.cfg, route.gateway);
             }
             RouteAsk::Del { net, gateway } => {
                 if !self.routes.del(net, gateway) {

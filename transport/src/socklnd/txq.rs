@@ -50,6 +50,7 @@ fn noop<T: Default>(cookie: u64) -> Tx<T> {
         answer: false,
         strange: false,
         passed: true,
+        routed: false,
     }
 }
 

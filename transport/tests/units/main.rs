@@ -32,6 +32,7 @@ mod protocompat;
 mod raw;
 mod requirements;
 mod rooms;
+mod routes;
 mod selftest;
 mod selftest_bounds;
 mod shards;

@@ -396,7 +396,8 @@ impl Machine {
 
     /// One peer in a few words; `None` for one that is not remembered.
     pub fn brief(&self, id: ProcessId) -> Option<PeerBrief> {
-        self.lnds.iter().find_map(|l| l.brief(id)).map(|(b, above)| self.with_credits(b, above))
+        let peer = self.lnds.iter().find_map(|l| l.brief(id)).map(|(b, above)| self.with_credits(b, above));
+        peer.or_else(|| self.lnet.fars.by_id(id).map(|(id, held)| PeerBrief::routed(id, held)))
     }
 
     /// Shows `each` the peers in `most` places of the table from `from`; gives the number of all places.
@@ -407,7 +408,19 @@ impl Machine {
             let room = most.saturating_sub(done);
             before += lnd.briefs(skip, room, &mut |b, above| each(self.with_credits(b, above)));
         }
-        before
+        // Behind them nodes behind routers.
+        let (skip, done) = (from.saturating_sub(before), before.saturating_sub(from));
+        let room = most.saturating_sub(done);
+        let fars = &self.lnet.fars;
+        let shown = (skip..fars.places()).take(room).filter_map(|at| fars.at(at));
+        shown.for_each(|(id, held)| each(PeerBrief::routed(id, held)));
+        before + fars.places()
+    }
+
+    /// Nodes behind routers that are known.
+    #[cfg(feature = "testing")]
+    pub fn fars(&self) -> usize {
+        self.lnet.fars.len()
     }
 
     /// Whether messages with much to copy or sum are given away as copy jobs ([`Output::Offer`]). Each copy job must come back,

@@ -111,7 +111,7 @@ impl Hosts {
     }
 
     /// The next time at which a host does something by itself.
-    fn next_due(&mut self) -> Option<u64> {
+    pub(super) fn next_due(&mut self) -> Option<u64> {
         while let Some(Reverse((t, h))) = self.due.peek().copied() {
             if self.list[h].due() == Some(t) {
                 break;
@@ -272,18 +272,18 @@ impl Host {
 
 impl Kernel {
     /// An LNet is above.
-    fn begin(&mut self, life: u64) {
+    pub(super) fn begin(&mut self, life: u64) {
         self.above = Some(Above::default());
         // Ports of the life before may be in use at the peer.
         self.port = 1023 - (life as u16 % 8) * 60;
         self.peer.route = true;
     }
 
-    fn next_due(&self) -> Option<u64> {
+    pub(super) fn next_due(&self) -> Option<u64> {
         self.due.peek().map(|d| d.0.0)
     }
 
-    fn fire(&mut self, net: &mut Net) {
+    pub(super) fn fire(&mut self, net: &mut Net) {
         while self.due.peek().is_some_and(|d| d.0.0 <= net.now) {
             if let Some(Reverse((_, due))) = self.due.pop() {
                 self.timer(net, due);
@@ -291,11 +291,11 @@ impl Kernel {
         }
     }
 
-    fn ups(&mut self) -> Vec<Up> {
+    pub(super) fn ups(&mut self) -> Vec<Up> {
         self.above.as_mut().map(|a| std::mem::take(&mut a.ups)).unwrap_or_default()
     }
 
-    fn give(&mut self, net: &mut Net, m: Wire) {
+    pub(super) fn give(&mut self, net: &mut Net, m: Wire) {
         self.at(net.now + super::TIMEOUT + 1, super::Due::Look);
         self.launch(net, m.body, m.payload, m.token);
     }
@@ -316,7 +316,7 @@ impl Kernel {
     }
 
     /// Its connections that are not closed.
-    fn links_of(&self) -> impl Iterator<Item = usize> {
+    pub(super) fn links_of(&self) -> impl Iterator<Item = usize> {
         self.conns.iter().filter(|c| c.state != super::State::Closed).map(|c| c.link)
     }
 }
