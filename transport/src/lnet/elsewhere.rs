@@ -62,7 +62,7 @@ impl Lnet {
         let Shards { me, count } = cx.cfg.shards;
         let Some(at) = Lnet::beginner(&cx.cfg, handle).filter(|_| count > 1) else { return false };
         // It has been looked for here.
-        let at = if at == me { next(at, count) } else { at };
+        let at = if at == me { after(at, count) } else { at };
         self.post(at, Body::Seek(Box::new(Seek { left: 2 * count, what })));
         true
     }
@@ -107,7 +107,7 @@ impl Lnet {
             let Shards { me, count } = cx.cfg.shards;
             if seek.left > 0 {
                 seek.left -= 1;
-                return self.post(next(me, count), Body::Seek(seek));
+                return self.post(after(me, count), Body::Seek(seek));
             }
             cx.counters.drop_stale_handle += 1;
             if let Sought::Place { handle, ticket, .. } = seek.what {
@@ -205,6 +205,6 @@ pub(super) enum Unplaced {
     Failed,
 }
 
-fn next(shard: ShardId, count: u16) -> ShardId {
+fn after(shard: ShardId, count: u16) -> ShardId {
     ShardId((shard.0 + 1) % count.max(1))
 }

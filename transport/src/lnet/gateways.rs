@@ -412,6 +412,15 @@ mod tests {
 
     #[test]
     fn transitions() {
-        insta::assert_snapshot!(fsm::listing::<Check>(), @r"");
+        insta::assert_snapshot!(fsm::listing::<Check>(), @r"
+        Quiet + Check -> Asking, Ping
+        Asking + Short -> Asking, Ping
+        Asking + Answered -> Telling, Push
+        Asking + Unpushed -> Quiet, Nothing
+        Asking + Failed -> Quiet, Lose
+        Telling + Told -> Quiet, Nothing
+        Telling + Untold -> Quiet, Lose
+        otherwise: it is ignored
+        ");
     }
 }

@@ -247,7 +247,7 @@ impl Router {
 
 impl Kernel {
     /// Sends a message of another node's on, its header as it is.
-    fn forward(&mut self, net: &mut Net, serial: &mut u64, hdr: &LnetHdr, payload: Vec<u8>) {
+    pub(super) fn forward(&mut self, net: &mut Net, serial: &mut u64, hdr: &LnetHdr, payload: Vec<u8>) {
         *serial += 1;
         self.routed.insert(*serial, *hdr);
         self.give(net, Wire { to: hdr.dest_nid, body: hdr.body, payload, token: *serial });
