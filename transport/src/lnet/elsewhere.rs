@@ -14,7 +14,7 @@
 //! ```
 
 use super::ops::OpKind;
-use super::remote::Body;
+use super::remote::{Body, Placed, Seek, Sought};
 use super::{Delivery, Lnet};
 use crate::lnd::{
     AppId, Arrived, Config, Cx, Data, Dest, Hold, Lnd, LnetError, Owner, Placement, Shards, Stored, Ticket,
@@ -22,32 +22,6 @@ use crate::lnd::{
 use crate::stream::ShardId;
 use crate::stream::slab::Key;
 use crate::wire::{Nid, WireHandle};
-
-/// A question for the shard that has the operation.
-#[derive(Debug)]
-pub(crate) struct Seek {
-    /// Shards that may be asked yet.
-    left: u16,
-    what: Sought,
-}
-
-#[derive(Debug)]
-enum Sought {
-    /// An ACK.
-    Ack { handle: WireHandle, source: Nid, mlength: u32 },
-    /// A place for a REPLY of so many bytes, which waits on its connection.
-    Place { handle: WireHandle, source: Nid, len: u32, ticket: Ticket },
-    /// A REPLY that is stored, or will not be.
-    Stored { object: u64, len: u32, stored: Stored },
-}
-
-/// Place of a REPLY.
-#[derive(Debug)]
-pub(crate) struct Placed {
-    object: u64,
-    /// `None`: nobody wants it.
-    dest: Option<(AppId, Dest)>,
-}
 
 impl Lnet {
     /// The shard that began the operation of this handle; `None` where no shard of this node can have.

@@ -134,7 +134,10 @@ impl Lnet {
     ) -> Option<Subject> {
         let (via, ni) = self.fars.get(far).map(|f| (f.via, f.ni))?;
         let lnd = lnds.get_mut(ni.index())?;
-        let via = self.target_peer(cx, lnd, via, None).ok()?;
+        let via = match lnd.find(via) {
+            Some(peer) => peer,
+            None => self.target_peer(cx, lnd, via, None).ok()?,
+        };
         Some(Subject { via, far: Some(far) })
     }
 

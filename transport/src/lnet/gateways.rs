@@ -20,20 +20,17 @@
 //! forwards, and its NIs on both networks are up, as far as it tells of them. Before the first answer it is down.
 
 use fsm::Fsm;
-use smallvec::SmallVec;
 
 use super::Lnet;
 use super::discovery::{About, News, PUSHERS, SINKS, Step, Subject};
 use super::ops::OpKind;
 use super::remote::Body;
+use super::routes::Said;
 use crate::hash::OwnMap;
 use crate::lnd::{Config, Cx, Lnd};
 use crate::stream::slab::Key;
 use crate::stream::{Bucket, ShardId};
-use crate::wire::{NetId, NiStatus, Nid, PingInfo, ProcessId, ping};
-
-/// Networks of a gateway that are kept.
-const NETS_MAX: usize = 64;
+use crate::wire::{Nid, PingInfo, ProcessId, ping};
 
 fsm::fsm! {
     /// A check of a gateway.
@@ -89,34 +86,6 @@ fsm::fsm! {
         Asking + Failed => Quiet, Lose;
         Telling + Told => Quiet, Nothing;
         Telling + Untold => Quiet, Lose;
-    }
-}
-
-/// The word of a gateway about itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Said {
-    /// Messages may be given to it to be forwarded.
-    forwards: bool,
-    /// Its networks, and whether one of its NIs there is up.
-    nets: SmallVec<[(NetId, bool); 4]>,
-}
-
-impl Said {
-    /// What `info` says of the node that is known as `gateway`.
-    fn of(gateway: Nid, info: &PingInfo) -> Said {
-        let mut said = Said { forwards: info.features & ping::FEAT_RTE_DISABLED == 0, nets: SmallVec::new() };
-        for ni in info.nis.iter().chain(&info.large) {
-            let up = ni.status == NiStatus::Up;
-            // Of the network between us the NI that we send to counts.
-            said.forwards &= up || ni.nid != gateway;
-            let net = ni.nid.net();
-            if let Some((_, any)) = said.nets.iter_mut().find(|(n, _)| *n == net) {
-                *any |= up;
-            } else if said.nets.len() < NETS_MAX {
-                said.nets.push((net, up));
-            }
-        }
-        said
     }
 }
 
@@ -177,12 +146,7 @@ impl Lnet {
     /// Weighs the routes by a gateway anew.
     pub(super) fn weigh(&mut self, cfg: &Config, gateway: Nid) {
         let said = self.gateways.all.get(&gateway).and_then(|g| g.said.as_ref());
-        for row in self.routes.by_gateway(gateway) {
-            let there = said.and_then(|s| s.nets.iter().find(|(net, _)| *net == row.route.net));
-            row.direct = there.is_some();
-            let needs_ni = cfg.avoid_asym_router_failure && (row.direct || row.route.hop == Some(1));
-            row.up = said.is_some_and(|s| s.forwards) && (!needs_ni || there.is_some_and(|(_, up)| *up));
-        }
+        self.routes.weigh(gateway, said, cfg.avoid_asym_router_failure);
     }
 
     /// The configuration has changed.
@@ -241,7 +205,12 @@ impl Lnet {
     ) -> Option<(&'a mut L, Key)> {
         let ni = self.nis.iter().position(|n| n.reaches(gateway))?;
         let lnd = lnds.get_mut(ni)?;
-        let peer = self.target_peer(cx, lnd, ProcessId::lustre(gateway), None).ok()?;
+        // However much waits for it: a check is not refused.
+        let id = ProcessId::lustre(gateway);
+        let peer = match lnd.find(id) {
+            Some(peer) => peer,
+            None => self.target_peer(cx, lnd, id, None).ok()?,
+        };
         Some((lnd, peer))
     }
 

@@ -2,14 +2,13 @@
 
 use super::aliases::Claim;
 use super::api::Op;
-use super::elsewhere::{Placed, Seek};
-use super::gateways::Said;
 use super::hop::Way;
+use super::routes::Said;
 use super::{GetGrant, MatchReq, Msg, PutGrant, Verdict};
-use crate::lnd::{AppId, Data, LnetError, NiId, Sink, Ticket};
+use crate::lnd::{AppId, Data, Dest, LnetError, NiId, Sink, Stored, Ticket};
 use crate::stream::ShardId;
 use crate::stream::slab::Key;
-use crate::wire::{LnetHdr, Nid, ProcessId};
+use crate::wire::{LnetHdr, Nid, ProcessId, WireHandle};
 
 /// A message to another shard of the same node, given with [`Input::From`](crate::node::Input::From). Opaque to
 /// runtimes. Messages between two shards must arrive in order; they may be large and own memory.
@@ -70,6 +69,32 @@ pub(crate) enum Who {
     Conn(Ticket),
     /// This node, which sent it to itself.
     Own(Key),
+}
+
+/// A question for the shard that has the operation.
+#[derive(Debug)]
+pub(crate) struct Seek {
+    /// Shards that may be asked yet.
+    pub(super) left: u16,
+    pub(super) what: Sought,
+}
+
+#[derive(Debug)]
+pub(crate) enum Sought {
+    /// An ACK.
+    Ack { handle: WireHandle, source: Nid, mlength: u32 },
+    /// A place for a REPLY of so many bytes, which waits on its connection.
+    Place { handle: WireHandle, source: Nid, len: u32, ticket: Ticket },
+    /// A REPLY that is stored, or will not be.
+    Stored { object: u64, len: u32, stored: Stored },
+}
+
+/// Place of a REPLY.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    pub(super) object: u64,
+    /// `None`: nobody wants it.
+    pub(super) dest: Option<(AppId, Dest)>,
 }
 
 #[cfg(test)]

@@ -35,6 +35,7 @@ mod rooms;
 mod routed;
 mod routes;
 mod routes_hostile;
+mod routes_selftest;
 mod selftest;
 mod selftest_bounds;
 mod shards;

@@ -2,10 +2,10 @@
 //! (docs/protocol/upper.md §1). Each hop is a model socklnd with connections, cookies and refusals of its own; a message is taken whole,
 //! and its zero-copy ACK leaves, before it goes on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::lnet::Wire;
-use super::{Kernel, KernelConfig, Up};
+use super::{Kernel, KernelConfig, Up, ZC_MIN};
 use crate::testing::net::{Cut, Net};
 use crate::wire::{LnetBody, LnetHdr, NiStatus, Nid, PingInfo, ProcessId, Version, WireHandle, ping};
 
@@ -27,6 +27,10 @@ pub struct Router {
     pub alive: bool,
     /// It answers no ping, and no push.
     pub mute: bool,
+    /// Bulk waits so long in its buffers, in ns, and everything else overtakes it.
+    pub bulk_delay: u64,
+    /// Messages that wait there, with their times.
+    late: VecDeque<(u64, LnetHdr, Vec<u8>)>,
     /// Messages forwarded: their headers.
     pub forwarded: Vec<LnetHdr>,
     /// Messages for others that it dropped.
@@ -61,6 +65,8 @@ impl Routers {
             down: BTreeSet::new(),
             alive: true,
             mute: false,
+            bulk_delay: 0,
+            late: VecDeque::new(),
             forwarded: Vec::new(),
             dropped: 0,
             pings: Vec::new(),
@@ -122,12 +128,14 @@ impl Routers {
     /// Lets the next thing happen; `false`, with the time at `until`, when there is none before that.
     pub fn step(&mut self, net: &mut Net, until: u64) -> bool {
         let hops = || self.list.iter().flat_map(|r| &r.hops);
-        let due = hops().filter_map(|h| h.2.next_due()).min();
+        let late = self.list.iter().filter_map(|r| r.late.front().map(|l| l.0));
+        let due = hops().filter_map(|h| h.2.next_due()).chain(late).min();
         let at = due.map_or(until, |d| d.min(until)).max(net.now);
         let went = net.step_before(at);
         let mut hops = self.list.iter_mut().flat_map(|r| &mut r.hops);
         if !went {
             hops.by_ref().for_each(|h| h.2.fire(net));
+            self.list.iter_mut().for_each(|r| r.release(net));
         }
         let seen = net.raw_seen.as_mut().map(std::mem::take).unwrap_or_default();
         for link in seen {
@@ -233,7 +241,23 @@ impl Router {
         any
     }
 
+    /// Sends what has waited long enough.
+    fn release(&mut self, net: &mut Net) {
+        while self.late.front().is_some_and(|l| l.0 <= net.now) {
+            if let Some((_, hdr, payload)) = self.late.pop_front() {
+                self.pass_on(net, &hdr, payload);
+            }
+        }
+    }
+
     fn forward(&mut self, net: &mut Net, hdr: &LnetHdr, payload: Vec<u8>) {
+        if self.bulk_delay > 0 && payload.len() >= ZC_MIN {
+            return self.late.push_back((net.now + self.bulk_delay, *hdr, payload));
+        }
+        self.pass_on(net, hdr, payload);
+    }
+
+    fn pass_on(&mut self, net: &mut Net, hdr: &LnetHdr, payload: Vec<u8>) {
         let on = self.features & ping::FEAT_RTE_DISABLED == 0;
         let hop = self.hops.iter_mut().find(|h| h.1 == hdr.dest_nid && on);
         let Some((_, _, k)) = hop else {
