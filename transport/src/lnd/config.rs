@@ -196,6 +196,8 @@ pub struct Config {
     pub nis: Vec<NiConfig>,
     /// Routes that it begins with.
     pub routes: Vec<Route>,
+    /// Routes of a list that all nodes of a site have: those that this node cannot have are none of its own.
+    pub site_routes: Vec<Route>,
     /// Our process id.
     pub pid: Pid,
     /// Constant for the life of the NI and new at each start: wall clock in ns (socklnd.md §4).
@@ -322,6 +324,7 @@ impl Config {
         Config {
             nis: vec![NiConfig::new(nid)],
             routes: Vec::new(),
+            site_routes: Vec::new(),
             pid: nid::PID_LUSTRE,
             incarnation: epoch,
             interface_cookie: epoch,
@@ -400,6 +403,18 @@ impl Config {
     /// NIDs of all NIs.
     pub fn nids(&self) -> impl Iterator<Item = Nid> + '_ {
         self.nis.iter().map(|n| n.nid)
+    }
+
+    /// The routes that it begins with: its own, and of the site's those that it can have, as kernels take them.
+    pub fn all_routes(&self) -> Vec<Route> {
+        let nids: Vec<Nid> = self.nids().collect();
+        let mut all = self.routes.clone();
+        for route in &self.site_routes {
+            if route.check(&nids, all.iter()).is_ok() {
+                all.push(*route);
+            }
+        }
+        all
     }
 
     /// The same with another primary NID.

@@ -1,6 +1,7 @@
 //! Operations of applications (docs/protocol/lnet.md §3).
 
 use super::api::{Event, MdMem, MessageCounts, Op, OpRefused, PIECES_MAX};
+use super::discovery::Subject;
 use super::hop::{Hop, Way};
 use super::ops::{LO, OpKind};
 use super::remote::{Body, ShardMsg, Waiter};
@@ -80,6 +81,13 @@ impl Lnet {
                     self.answer_elsewhere(cx, lnd, target, tx);
                 }
             }
+            Body::Seek(seek) => self.sought(cx, seek),
+            Body::Placed(ticket, placed) => {
+                if let Some(lnd) = lnds.get_mut(ticket.ni.index()) {
+                    self.placed(cx, lnd, ticket, placed);
+                }
+            }
+            Body::Gateway(gateway, said) => self.told_of_gateway(cx, gateway, said.map(|s| *s)),
             Body::PutDone { grant, hdr, sink, status, data } => {
                 // Any LND will do: no connection is meant.
                 if let Some(lnd) = lnds.get_mut(NiId::default().index()) {
@@ -206,6 +214,7 @@ impl Lnet {
                         let mut msg = Msg::lnet(hdr, payload.take(), done);
                         msg.strange = for_strangers(cx, app);
                         (msg.pinned, msg.free) = (from.is_some(), matches!(way, Way::Peer(h) if h.rail));
+                        msg.routed = via != Some(target.nid);
                         self.launch(cx, lnd, peer, &mut msg);
                     }
                     None => {
@@ -233,6 +242,7 @@ impl Lnet {
                         let mut msg = Msg::lnet(hdr, payload, done);
                         msg.strange = for_strangers(cx, app);
                         (msg.pinned, msg.free) = (from.is_some(), matches!(way, Way::Peer(h) if h.rail));
+                        msg.routed = via != Some(target.nid);
                         self.launch(cx, lnd, peer, &mut msg);
                     }
                     None => self.own_message(cx, lnd, own_header(cx, from, target, 0, body), payload, done),
@@ -248,7 +258,12 @@ impl Lnet {
                     self.recent = Some(peer);
                 }
                 if let Op::Discover { force, .. } = op {
-                    self.discover(cx, lnd, peer, *force);
+                    let near = hop.dest(target) == hop.via;
+                    let subject =
+                        if near { Some(Subject::from(peer)) } else { self.far_subject(ni, peer, target.nid) };
+                    if let Some(subject) = subject {
+                        self.discover(cx, lnd, subject, *force);
+                    }
                 }
                 let kind = OpKind::Ping { placing: false, sink: PING_LEN };
                 let (key, handle) = self.begin_op(cx, (app, tag), (target.nid, via, ni), kind);
@@ -317,6 +332,9 @@ impl Lnet {
         app: AppId,
         way: Way,
     ) -> Result<Option<Key>, OpRefused> {
+        if self.fars.held >= cx.cfg.max_queued {
+            return Err(OpRefused::QueueFull(self.fars.held));
+        }
         let Way::Peer(Hop { via, known, only, .. }) = way else {
             let waiting = self.own.len() + self.own_work.len();
             if waiting >= cx.cfg.max_queued {
@@ -392,6 +410,7 @@ impl Lnet {
         let why = LnetError::ShuttingDown;
         self.end_own_messages(cx, lnd, why);
         self.fail_delayed(cx, why);
+        self.end_fars(cx, why);
         let ni = lnd.ni();
         let own = |k: &Key| self.peers.get(*k).is_some_and(|p| p.ni == ni);
         let peers: Vec<Key> =

@@ -57,6 +57,11 @@ fn copied(pieces: &Pieces) -> u64 {
     pieces.iter().filter(|p| matches!(p, RxPiece::Copied(_))).map(len).sum::<usize>() as u64
 }
 
+/// Whether a message of `src` that came by our NID `from` may leave by `to`: neither back, nor to the network that it began on.
+fn goes_on(from: Nid, to: Nid, src: Nid) -> bool {
+    !to.same_net(from) && !to.same_net(src)
+}
+
 impl Lnet {
     /// A message for another node.
     pub(super) fn forward<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
@@ -87,18 +92,14 @@ impl Lnet {
         if self.is_own(hdr.src_nid) {
             return Err(Stays::Loop);
         }
-        let goes = |to: Nid| self.goes_on(from, to, hdr.src_nid);
-        let mut ways = self.nis.iter().filter(|n| n.reaches(hdr.dest_nid)).map(|n| n.nid).peekable();
+        let goes = |to: Nid| goes_on(self.nid_of(from), to, hdr.src_nid);
+        let by = |to: Nid| self.nis.iter().filter(move |n| !n.gone && n.reaches(to)).map(|n| n.nid);
+        let behind = self.routes.up_to(hdr.dest_nid.net()).flat_map(by);
+        let mut ways = by(hdr.dest_nid).chain(behind).peekable();
         if ways.peek().is_none() {
             return Err(Stays::NoRoute);
         }
         ways.find(|to| goes(*to)).ok_or(Stays::Loop)
-    }
-
-    /// Whether a message of `src` that came by `from` may leave by the NI `to`: neither back, nor to the network that it
-    /// began on.
-    fn goes_on(&self, from: NiId, to: Nid, src: Nid) -> bool {
-        !to.same_net(self.nid_of(from)) && !to.same_net(src)
     }
 
     /// Counts a message that is not passed on.
@@ -167,8 +168,9 @@ impl Lnet {
     fn pass_to_next<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], passing: Passing) {
         let Passing { lease, hdr, payload } = passing;
         let target = ProcessId { nid: hdr.dest_nid, pid: hdr.dest_pid };
-        let why = match self.way_exactly(lnds, target, None) {
-            Ok(Way::Peer(hop)) if self.goes_on(lease.ni, self.nid_of(hop.ni), hdr.src_nid) => {
+        let (from, src) = (self.nid_of(lease.ni), hdr.src_nid);
+        let why = match self.way_on(lnds, target, |to| goes_on(from, to, src)) {
+            Ok(Way::Peer(hop)) if goes_on(from, self.nid_of(hop.ni), src) => {
                 let msg = Msg {
                     strange: true,
                     passed: true,

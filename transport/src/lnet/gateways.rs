@@ -20,18 +20,17 @@
 //! forwards, and its NIs on both networks are up, as far as it tells of them. Before the first answer it is down.
 
 use fsm::Fsm;
-use smallvec::SmallVec;
 
 use super::Lnet;
+use super::discovery::{About, News, PUSHERS, SINKS, Step, Subject};
+use super::ops::OpKind;
+use super::remote::Body;
+use super::routes::Said;
 use crate::hash::OwnMap;
-use crate::lnd::{Config, Cx};
-
-use crate::wire::{NetId, NiStatus, Nid, PingInfo, ping};
-
-/// Networks of a gateway that are kept.
-const NETS_MAX: usize = 64;
-/// Sinks that are tried for one answer.
-const SINKS: u8 = 3;
+use crate::lnd::{Config, Cx, Lnd};
+use crate::stream::slab::Key;
+use crate::stream::{Bucket, ShardId};
+use crate::wire::{Nid, PingInfo, ProcessId, ping};
 
 fsm::fsm! {
     /// A check of a gateway.
@@ -90,34 +89,6 @@ fsm::fsm! {
     }
 }
 
-/// The word of a gateway about itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Said {
-    /// Messages may be given to it to be forwarded.
-    forwards: bool,
-    /// Its networks, and whether one of its NIs there is up.
-    nets: SmallVec<[(NetId, bool); 4]>,
-}
-
-impl Said {
-    /// What `info` says of the node that is known as `gateway`.
-    fn of(gateway: Nid, info: &PingInfo) -> Said {
-        let mut said = Said { forwards: info.features & ping::FEAT_RTE_DISABLED == 0, nets: SmallVec::new() };
-        for ni in info.nis.iter().chain(&info.large) {
-            let up = ni.status == NiStatus::Up;
-            // Of the network between us the NI that we send to counts.
-            said.forwards &= up || ni.nid != gateway;
-            let net = ni.nid.net();
-            if let Some((_, any)) = said.nets.iter_mut().find(|(n, _)| *n == net) {
-                *any |= up;
-            } else if said.nets.len() < NETS_MAX {
-                said.nets.push((net, up));
-            }
-        }
-        said
-    }
-}
-
 /// A gateway.
 #[derive(Debug)]
 struct Gateway {
@@ -144,7 +115,7 @@ impl Gateways {
     /// Those of the routes that the configuration begins with.
     pub(super) fn new(cfg: &Config) -> Gateways {
         let mut g = Gateways { all: OwnMap::default(), wake: u64::MAX };
-        cfg.routes.iter().for_each(|r| g.added(0, r.gateway));
+        cfg.all_routes().iter().for_each(|r| g.added(0, r.gateway));
         g
     }
 
@@ -173,13 +144,252 @@ impl Gateways {
 
 impl Lnet {
     /// Weighs the routes by a gateway anew.
-    pub(super) fn weigh(&mut self, cx: &Cx, gateway: Nid) {
+    pub(super) fn weigh(&mut self, cfg: &Config, gateway: Nid) {
         let said = self.gateways.all.get(&gateway).and_then(|g| g.said.as_ref());
-        for row in self.routes.by_gateway(gateway) {
-            let there = said.and_then(|s| s.nets.iter().find(|(net, _)| *net == row.route.net));
-            row.direct = there.is_some();
-            let needs_ni = cx.cfg.avoid_asym_router_failure && (row.direct || row.route.hop == Some(1));
-            row.up = said.is_some_and(|s| s.forwards) && (!needs_ni || there.is_some_and(|(_, up)| *up));
+        self.routes.weigh(gateway, said, cfg.avoid_asym_router_failure);
+    }
+
+    /// The configuration has changed.
+    pub(super) fn weigh_all(&mut self, cfg: &Config) {
+        for gateway in self.gateways.all.keys().copied().collect::<Vec<_>>() {
+            self.weigh(cfg, gateway);
         }
+    }
+
+    // ---- checks
+
+    /// Begins the checks whose time has come.
+    pub(super) fn check_gateways<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
+        if cx.down {
+            self.gateways.wake = u64::MAX;
+        }
+        if self.gateways.wake > cx.now {
+            return;
+        }
+        let now = cx.now;
+        let due = |(nid, g): (&Nid, &mut Gateway)| {
+            let home = nid.ip().map(|ip| cx.homes.of(ip));
+            let here = home == Some(cx.cfg.shards.me);
+            if g.next > now {
+                return None;
+            }
+            g.next = if here { next_check(cx) } else { u64::MAX };
+            here.then_some(*nid)
+        };
+        let all: Vec<Nid> = self.gateways.all.iter_mut().filter_map(due).collect();
+        for gateway in all {
+            self.sign(cx, lnds, gateway, Sign::Check);
+        }
+        self.gateways.look();
+    }
+
+    fn sign<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], gateway: Nid, sign: Sign) {
+        let Some(g) = self.gateways.all.get_mut(&gateway) else { return };
+        match g.check.apply(sign) {
+            Some(Do::Ping) => self.check(cx, lnds, gateway, false),
+            Some(Do::Push) => self.check(cx, lnds, gateway, true),
+            Some(Do::Lose) => {
+                cx.counters.router_checks_failed += 1;
+                self.gateway_said(cx, gateway, None);
+            }
+            Some(Do::Nothing) | None => {}
+        }
+    }
+
+    /// The peer that is the gateway, with its LND.
+    fn gateway_peer<'a, L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnds: &'a mut [L],
+        gateway: Nid,
+    ) -> Option<(&'a mut L, Key)> {
+        let ni = self.nis.iter().position(|n| n.reaches(gateway))?;
+        let lnd = lnds.get_mut(ni)?;
+        // However much waits for it: a check is not refused.
+        let id = ProcessId::lustre(gateway);
+        let peer = match lnd.find(id) {
+            Some(peer) => peer,
+            None => self.target_peer(cx, lnd, id, None).ok()?,
+        };
+        Some((lnd, peer))
+    }
+
+    /// Pings a gateway, or pushes our info to it.
+    fn check<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], gateway: Nid, push: bool) {
+        let Some((lnd, peer)) = self.gateway_peer(cx, lnds, gateway) else {
+            return self.sign(cx, lnds, gateway, if push { Sign::Untold } else { Sign::Failed });
+        };
+        let sink = self.discovery.sink;
+        let kind = if push {
+            OpKind::Put { sent: false, acked: false }
+        } else {
+            OpKind::Ping { placing: false, sink }
+        };
+        let (about, patience) = (About::Gateway(gateway), cx.cfg.router_ping_timeout);
+        let (serial, op, handle) = self.node_op(cx.now, about, (gateway, gateway), kind, patience);
+        if let Some(g) = self.gateways.all.get_mut(&gateway) {
+            g.serial = Some(serial);
+            g.sinks += 1;
+        }
+        let target = ProcessId::lustre(gateway);
+        let mut tx = if push {
+            let info = self.discovery.info;
+            if let Some(known) = self.known(Subject::from(peer)) {
+                known.more().told = info;
+            }
+            self.push_of(cx, lnd.ni(), target, (op, handle))
+        } else {
+            cx.counters.router_checks += 1;
+            self.ping_of(cx, lnd.ni(), target, (op, handle), sink)
+        };
+        self.launch(cx, lnd, peer, &mut tx);
+    }
+
+    /// An operation of a check has ended.
+    pub(super) fn checked<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], gateway: Nid, news: News) {
+        let Some(g) = self.gateways.all.get_mut(&gateway) else { return };
+        g.serial = None;
+        let sign = match news {
+            News::Pushed(_, Ok(())) => {
+                cx.counters.pushes_acked += 1;
+                Sign::Told
+            }
+            News::Answer(_, Ok(bytes)) => {
+                if let Some(whole) = ping::whole_len(&bytes).filter(|n| *n as usize > bytes.len())
+                    && g.sinks < SINKS
+                    && !cx.down
+                {
+                    self.discovery.sink = self.discovery.sink.max(whole);
+                    return self.sign(cx, lnds, gateway, Sign::Short);
+                }
+                g.sinks = 0;
+                match PingInfo::parse(&bytes) {
+                    Ok(info) => self.gateway_answered(cx, lnds, gateway, &info),
+                    Err(_) => {
+                        cx.counters.err_ping_info += 1;
+                        Sign::Failed
+                    }
+                }
+            }
+            News::Answer(_, Err(_)) => {
+                g.sinks = 0;
+                Sign::Failed
+            }
+            _ => Sign::Untold,
+        };
+        self.sign(cx, lnds, gateway, sign);
+    }
+
+    /// A gateway has answered a check. It need not be asked again before the first message to it.
+    fn gateway_answered<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnds: &mut [L],
+        gateway: Nid,
+        info: &PingInfo,
+    ) -> Sign {
+        self.gateway_said(cx, gateway, Some(Said::of(gateway, info)));
+        if let Some((_, peer)) = self.gateway_peer(cx, lnds, gateway) {
+            let subject = Subject::from(peer);
+            if let Some(known) = self.known(subject) {
+                known.standing.apply(Step::Heard);
+            }
+            self.take_info(cx, subject, info);
+        }
+        let wanted = info.features & cx.cfg.features() & PUSHERS == PUSHERS;
+        if wanted && !cx.down { Sign::Answered } else { Sign::Unpushed }
+    }
+
+    // ---- what is known
+
+    /// A node tells of itself unasked. `by` is the peer that delivered it.
+    pub(super) fn gateway_tells(&mut self, cx: &Cx, by: Nid, source: Nid, info: &PingInfo) {
+        if self.routes.is_empty() || by != source {
+            return;
+        }
+        // It may speak by another of its NIDs than we know it by.
+        let named = |g: &&Nid| **g == source || self.aliases.acts_for(**g, source);
+        let Some(gateway) = self.gateways.all.keys().find(named).copied() else { return };
+        let said = Said::of(gateway, info);
+        let known = self.gateways.all.get(&gateway).and_then(|g| g.said.as_ref());
+        if known != Some(&said) {
+            self.gateway_said(cx, gateway, Some(said));
+        }
+    }
+
+    /// Takes in what a gateway said, or that it did not answer, and tells the other shards.
+    fn gateway_said(&mut self, cx: &Cx, gateway: Nid, said: Option<Said>) {
+        for shard in (0..cx.cfg.shards.count).filter(|s| *s != cx.cfg.shards.me.0) {
+            self.post(ShardId(shard), Body::Gateway(gateway, said.clone().map(Box::new)));
+        }
+        self.heard_of(cx, gateway, said);
+    }
+
+    fn heard_of(&mut self, cx: &Cx, gateway: Nid, said: Option<Said>) {
+        let Some(g) = self.gateways.all.get_mut(&gateway) else { return };
+        g.said = said;
+        self.weigh(&cx.cfg, gateway);
+    }
+
+    /// Another shard tells what a gateway said, or that it did not answer.
+    pub(super) fn told_of_gateway(&mut self, cx: &Cx, gateway: Nid, said: Option<Said>) {
+        let here = gateway.ip().map(|ip| cx.homes.of(ip)) == Some(cx.cfg.shards.me);
+        if let Some(g) = self.gateways.all.get_mut(&gateway).filter(|_| !here) {
+            g.next = next_check(cx);
+        }
+        self.heard_of(cx, gateway, said);
+        self.gateways.look();
+    }
+
+    // ---- other homes
+
+    /// A bucket goes to another shard, and the checks of its gateways with it: those that are under way begin again there.
+    pub(super) fn gateways_leave(&mut self, b: Bucket) {
+        for (nid, g) in &mut self.gateways.all {
+            if nid.ip().map(Bucket::of) != Some(b) {
+                continue;
+            }
+            if let Some(serial) = g.serial.take() {
+                self.discovery.asked.remove(&serial);
+            }
+            (g.check, g.sinks) = (Fsm::START, 0);
+        }
+    }
+
+    /// A bucket has come.
+    pub(super) fn gateways_come(&mut self, cx: &Cx, b: Bucket) {
+        for (nid, g) in &mut self.gateways.all {
+            if g.next == u64::MAX && nid.ip().map(Bucket::of) == Some(b) {
+                g.next = cx.now;
+            }
+        }
+        self.gateways.look();
+    }
+}
+
+/// Time of the check after one that begins now, in ns.
+fn next_check(cx: &Cx) -> u64 {
+    match cx.cfg.alive_router_check_interval {
+        0 => u64::MAX,
+        ns => cx.now.saturating_add(ns),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transitions() {
+        insta::assert_snapshot!(fsm::listing::<Check>(), @r"
+        Quiet + Check -> Asking, Ping
+        Asking + Short -> Asking, Ping
+        Asking + Answered -> Telling, Push
+        Asking + Unpushed -> Quiet, Nothing
+        Asking + Failed -> Quiet, Lose
+        Telling + Told -> Quiet, Nothing
+        Telling + Untold -> Quiet, Lose
+        otherwise: it is ignored
+        ");
     }
 }

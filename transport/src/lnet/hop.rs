@@ -70,6 +70,7 @@ impl Lnet {
         from: Option<Nid>,
     ) -> Result<Way, OpRefused> {
         let from = match from {
+            Some(nid) if self.routes.lead_to(target.nid.net()) => Some(self.own_ni(nid)?),
             Some(nid) => Some(self.ni_from(nid, target.nid)?),
             None => None,
         };
@@ -82,15 +83,38 @@ impl Lnet {
         if self.is_own(target.nid) {
             return Ok(Way::Own(from.unwrap_or_default()));
         }
+        if self.routes.lead_to(target.nid.net()) {
+            return self.way_behind(target.nid, |ni, _| from.is_none_or(|f| f == ni));
+        }
         if let Some(rail) = self.rail_to(cx, lnds, target, from, None) {
             return Ok(Way::Peer(rail));
         }
         self.way_exactly(lnds, target, from)
     }
 
+    /// The way to a node behind routers.
+    fn way_behind(&mut self, target: Nid, may: impl Fn(NiId, Nid) -> bool) -> Result<Way, OpRefused> {
+        let (ni, via) = self.gateway_to(target, may).ok_or(OpRefused::NoRoute(target))?;
+        Ok(Way::Peer(Hop { ni, via, known: None, rail: false, only: true }))
+    }
+
+    /// By which NI, of those with NIDs that it may leave by, another node's message goes on, and to whom: exactly to its target, or to
+    /// a gateway.
+    pub(super) fn way_on<L: Lnd<Lnet>>(
+        &mut self,
+        lnds: &[L],
+        target: ProcessId,
+        may: impl Fn(Nid) -> bool,
+    ) -> Result<Way, OpRefused> {
+        if self.routes.lead_to(target.nid.net()) {
+            return self.way_behind(target.nid, |_, nid| may(nid));
+        }
+        self.way_exactly(lnds, target, None)
+    }
+
     /// By which NI a message goes to exactly this NID of a peer's.
     #[inline]
-    pub(super) fn way_exactly<L: Lnd<Lnet>>(
+    fn way_exactly<L: Lnd<Lnet>>(
         &self,
         lnds: &[L],
         target: ProcessId,

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
-use super::discovery::{PUSHERS, PUSHES, Step};
+use super::discovery::{PUSHERS, PUSHES, Step, Subject};
 use super::hop::Hop;
 use super::ni::Ni;
 use super::remote::Body;
@@ -38,6 +38,7 @@ impl Lnet {
     /// The configuration has changed: our info may have, from these features. Peers are told with the next timer, which is
     /// due then.
     pub(crate) fn tuned(&mut self, before: u32, cfg: &Config) {
+        self.weigh_all(cfg);
         if before != cfg.features() {
             self.info_changed(before, cfg);
         }
@@ -122,7 +123,7 @@ impl Lnet {
             let (ni, id) = (p.ni, p.id);
             if self.is_up(ni) {
                 if let Some(lnd) = self.lnd_of(lnds, peer) {
-                    self.step(cx, lnd, peer, Step::Tell);
+                    self.step(cx, lnd, Subject::from(peer), Step::Tell);
                 }
             } else if let Some(hop) = self.rail_to(cx, lnds, id, None, None)
                 && self.is_up(hop.ni)
@@ -130,6 +131,7 @@ impl Lnet {
                 self.tell_there(cx, lnds, hop, features);
             }
         }
+        self.tell_fars(cx, lnds, ours);
     }
 
     /// Pushes our info to another NID of a peer that has these features.
@@ -143,7 +145,7 @@ impl Lnet {
         let info = self.discovery.info();
         if let Some(p) = self.peers.get_mut(peer).filter(|p| !p.discovery.has(info)) {
             p.discovery.takes_over(features);
-            self.step(cx, lnd, peer, Step::Tell);
+            self.step(cx, lnd, Subject::from(peer), Step::Tell);
         }
     }
 }

@@ -13,9 +13,11 @@ mod command;
 mod credits;
 mod discovery;
 mod drops;
+mod elsewhere;
 mod enabling;
 mod entry;
 mod events;
+mod far;
 mod faulted;
 pub mod faults;
 pub mod figures;
@@ -36,6 +38,7 @@ pub(crate) mod portal;
 #[cfg(test)]
 #[path = "tests/portal_model.rs"]
 mod portal_model;
+mod pushes;
 mod rails;
 mod recovery;
 pub(crate) mod remote;
@@ -55,6 +58,7 @@ use self::discovery::Discovery;
 use self::drops::Drops;
 pub use self::enabling::{RoutingAsk, RoutingState, RoutingView};
 use self::events::Events;
+use self::far::Fars;
 use self::faulted::Faults;
 use self::forward::Passing;
 use self::gateways::Gateways;
@@ -121,6 +125,8 @@ pub(crate) enum Delivery {
     Object(u64),
     /// Another node's, which is passed on.
     Forward(Lease),
+    /// The REPLY to an operation of another shard's, by its wire handle.
+    Elsewhere(u64),
 }
 
 /// A PUT or GET as it goes to the owner of its portal.
@@ -235,6 +241,7 @@ pub(crate) struct Lnet {
     unsent: VecDeque<Unsent>,
     routes: Routes,
     gateways: Gateways,
+    pub(crate) fars: Fars,
     /// Only while there are fault rules.
     faults: Option<Box<Faults>>,
     routing: Routing,
@@ -289,6 +296,7 @@ impl Lnet {
             unsent: VecDeque::new(),
             routes: Lnet::first_routes(cfg),
             gateways: Gateways::new(cfg),
+            fars: Fars::new(),
             faults: None,
             routing,
             buffers: Buffers::default(),
@@ -311,7 +319,7 @@ impl Lnet {
     /// Time at which a timer is due, in ns; `u64::MAX` for never.
     pub(crate) fn wake(&self) -> u64 {
         let wake = self.timers.wake().min(self.ops.timers.wake()).min(self.fault_wake());
-        let wake = wake.min(self.routing.wake()).min(self.recovery_wake());
+        let wake = wake.min(self.routing.wake()).min(self.recovery_wake()).min(self.gateways.wake());
         if self.discovery.changed.is_some() || self.own_work.len() > 0 { 0 } else { wake }
     }
 
@@ -320,6 +328,7 @@ impl Lnet {
         if let Some(features) = self.discovery.changed.take() {
             self.tell_all(cx, lnds, features);
         }
+        self.check_gateways(cx, lnds);
         self.own_turn(cx, lnds);
         self.routing_turn(cx, lnds);
         self.end_delays(cx, lnds);
@@ -395,6 +404,7 @@ impl Lnet {
             + self.own_work.len()
             + self.unsent.len()
             + self.delayed()
+            + self.fars.held
             + peers.map(Peer::waits).sum::<usize>()
     }
 

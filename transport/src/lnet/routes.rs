@@ -1,13 +1,18 @@
 //! Routes: the gateways that lead to networks which no NI of ours is on (docs/protocol/upper.md §1.5, docs/protocol/lnet.md §8).
 //!
-//! Every shard has the same table, and is told the same of the gateways ([`super::gateways`]). Of routes that are up the one with the
+//! Every shard has the same table, and is told the same of the gateways (`transport/src/lnet/gateways.rs`). Of routes that are up the one with the
 //! lowest priority is taken, then the one with the fewest hops; those that are equal take turns.
+
+use smallvec::SmallVec;
 
 use super::Lnet;
 use crate::hash::OwnMap;
 use crate::lnd::route::{Route, RouteError};
 use crate::lnd::{Config, Cx, NiId, ROUTES_MAX};
-use crate::wire::{NetId, Nid, ProcessId};
+use crate::wire::{NetId, NiStatus, Nid, PingInfo, ProcessId, ping};
+
+/// Networks of a gateway that are kept.
+const NETS_MAX: usize = 64;
 
 /// Orders about routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,13 +45,41 @@ pub struct RouteView {
     pub multi_hop: bool,
 }
 
+/// The word of a gateway about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Said {
+    /// Messages may be given to it to be forwarded.
+    forwards: bool,
+    /// Its networks, and whether one of its NIs there is up.
+    nets: SmallVec<[(NetId, bool); 4]>,
+}
+
+impl Said {
+    /// What `info` says of the node that is known as `gateway`.
+    pub(super) fn of(gateway: Nid, info: &PingInfo) -> Said {
+        let mut said = Said { forwards: info.features & ping::FEAT_RTE_DISABLED == 0, nets: SmallVec::new() };
+        for ni in info.nis.iter().chain(&info.large) {
+            let up = ni.status == NiStatus::Up;
+            // Of the network between us the NI that we send to counts.
+            said.forwards &= up || ni.nid != gateway;
+            let net = ni.nid.net();
+            if let Some((_, any)) = said.nets.iter_mut().find(|(n, _)| *n == net) {
+                *any |= up;
+            } else if said.nets.len() < NETS_MAX {
+                said.nets.push((net, up));
+            }
+        }
+        said
+    }
+}
+
 /// A route, and whether it is up.
 #[derive(Debug)]
 pub(super) struct Row {
     pub(super) route: Route,
     pub(super) up: bool,
     /// The gateway is on the network.
-    pub(super) direct: bool,
+    direct: bool,
     /// Its last turn.
     turn: u64,
 }
@@ -89,9 +122,19 @@ impl Routes {
         self.all.iter().filter_map(row)
     }
 
-    /// The routes by a gateway.
-    pub(super) fn by_gateway(&mut self, gateway: Nid) -> impl Iterator<Item = &mut Row> + '_ {
+    fn by_gateway(&mut self, gateway: Nid) -> impl Iterator<Item = &mut Row> + '_ {
         self.by_net.values_mut().flatten().filter(move |r| r.route.gateway == gateway)
+    }
+
+    /// Weighs the routes by a gateway, which has said that, or has not answered (upper.md §1.5). Those whose gateway is on the network
+    /// itself need an NI there that is up, unless `avoid_asym_router_failure` is off.
+    pub(super) fn weigh(&mut self, gateway: Nid, said: Option<&Said>, avoid_asym_router_failure: bool) {
+        for row in self.by_gateway(gateway) {
+            let there = said.and_then(|s| s.nets.iter().find(|(net, _)| *net == row.route.net));
+            row.direct = there.is_some();
+            let needs_ni = avoid_asym_router_failure && (row.direct || row.route.hop == Some(1));
+            row.up = said.is_some_and(|s| s.forwards) && (!needs_ni || there.is_some_and(|(_, up)| *up));
+        }
     }
 
     #[inline]
@@ -107,6 +150,11 @@ impl Routes {
     /// The route to the network by that gateway.
     pub(super) fn get(&self, net: NetId, gateway: Nid) -> Option<&Row> {
         self.by_net.get(&net)?.iter().find(|r| r.route.gateway == gateway)
+    }
+
+    /// Gateways to the network whose routes are up.
+    pub(super) fn up_to(&self, net: NetId) -> impl Iterator<Item = Nid> + '_ {
+        self.by_net.get(&net).into_iter().flatten().filter(|r| r.up).map(|r| r.route.gateway)
     }
 
     /// Whether the node is a gateway of ours.
@@ -131,7 +179,7 @@ impl Lnet {
     /// Routes that the configuration begins with.
     pub(super) fn first_routes(cfg: &Config) -> Routes {
         let mut routes = Routes::default();
-        cfg.routes.iter().take(ROUTES_MAX).for_each(|r| routes.add(*r));
+        cfg.all_routes().into_iter().take(ROUTES_MAX).for_each(|r| routes.add(r));
         routes
     }
 
@@ -147,7 +195,7 @@ impl Lnet {
                 route.check(&nids, others.iter())?;
                 self.routes.add(route);
                 self.gateways.added(cx.now, route.gateway);
-                self.weigh(cx, route.gateway);
+                self.weigh(&cx.cfg, route.gateway);
             }
             RouteAsk::Del { net, gateway } => {
                 if !self.routes.del(net, gateway) {
@@ -169,14 +217,18 @@ impl Lnet {
         })
     }
 
-    /// The gateway for a message to `target`, by the NI that it is to leave from, if that was said.
-    pub(super) fn gateway_to(&mut self, target: Nid, from: Option<NiId>) -> Option<(NiId, ProcessId)> {
+    /// The gateway for a message to `target`, by an NI of those that it may leave by.
+    pub(super) fn gateway_to(
+        &mut self,
+        target: Nid,
+        may: impl Fn(NiId, Nid) -> bool,
+    ) -> Option<(NiId, ProcessId)> {
         if self.routes.is_empty() {
             return None;
         }
         let nis = &self.nis;
         let ni = |gateway: Nid| {
-            (0..).zip(nis).find(|(at, n)| n.reaches(gateway) && from.is_none_or(|f| f == NiId(*at)))
+            (0..).zip(nis).find(|(at, n)| !n.gone && n.reaches(gateway) && may(NiId(*at), n.nid))
         };
         let gateway = self.routes.choose(target, |g| ni(g).is_some())?;
         let (at, _) = ni(gateway)?;

@@ -54,6 +54,7 @@ fn noop<T: Default>(cookie: u64) -> Tx<T> {
         retries: 0,
         passed: true,
         forwarded: false,
+        routed: false,
     }
 }
 

@@ -418,14 +418,21 @@ impl Machine {
 
     /// One peer in a few words; `None` for one that is not remembered.
     pub fn brief(&self, id: ProcessId) -> Option<PeerBrief> {
-        self.lnds.iter().find_map(|l| l.brief(id)).map(|(b, above)| self.with_credits(b, above))
+        let peer = self.lnds.iter().find_map(|l| l.brief(id)).map(|(b, above)| self.with_credits(b, above));
+        peer.or_else(|| self.lnet.fars.by_id(id).map(|(id, held)| PeerBrief::routed(id, held)))
     }
 
     /// Shows `each` the peers in `most` places of the table from `from`; gives the number of all places.
     pub fn briefs(&self, from: usize, most: usize, each: &mut dyn FnMut(PeerBrief)) -> usize {
-        self.paged(from, most, |lnd, skip, room| {
+        let before = self.paged(from, most, |lnd, skip, room| {
             lnd.briefs(skip, room, &mut |b, above| each(self.with_credits(b, above)))
-        })
+        });
+        // Behind them nodes behind routers.
+        let (skip, done) = (from.saturating_sub(before), before.saturating_sub(from));
+        let fars = &self.lnet.fars;
+        let shown = (skip..fars.places()).take(most.saturating_sub(done)).filter_map(|at| fars.at(at));
+        shown.for_each(|(id, held)| each(PeerBrief::routed(id, held)));
+        before + fars.places()
     }
 
     /// Shows `each` the figures of the peers in `most` places of the table from `from`; gives the number of all places.
@@ -450,6 +457,12 @@ impl Machine {
             before += look(lnd, skip, most.saturating_sub(done));
         }
         before
+    }
+
+    /// Nodes behind routers that are known.
+    #[cfg(feature = "testing")]
+    pub fn fars(&self) -> usize {
+        self.lnet.fars.len()
     }
 
     /// Shows `each` the NIDs of peers in `most` places from `from`; gives the number of all places. One that several of our NIs
