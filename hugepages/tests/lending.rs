@@ -179,6 +179,7 @@ fn received_pieces_take_one_slot_and_go_home_when_nothing_needs_them() {
         [0, 1, 2, 5, 8, 9].map(|off| stream.chunk(off)),
         [&b"cd"[..], b"d", b"efg", b"hijk", b"k", b""]
     );
+    assert_eq!([(0, 9), (1, 1), (3, 6), (5, 2)].map(|(off, len)| stream.together(off, len)), [2, 1, 2, 2]);
     let window = stream.window(4, 3).unwrap();
     assert_eq!((window.place().bytes(), window.chunks().count()), (&b"g"[..], 2));
     let nic = stream.nic_ref(6, 2).unwrap();
