@@ -28,7 +28,10 @@ use crate::{iface, networks};
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub(crate) enum Ask {
     /// Networks and NIs: a row each network.
-    Nets {},
+    Nets {
+        /// Only what makes the same NIs again.
+        backup: bool,
+    },
     /// Peers: a row each, or the one that has this NID.
     Peers {
         /// One of its NIDs.
@@ -115,7 +118,9 @@ fn interface(a: &NodeArgs, nid: Nid) -> Option<String> {
         let ports = networks::asked(a).ok()?;
         return ports.iter().find(|p| p.nids.contains(&nid)).map(|p| p.device.to_owned());
     }
-    nid.ip().and_then(iface::owner).map(|(name, _)| name)
+    let ip = nid.ip()?;
+    // Every address of that network is the loopback's.
+    iface::owner(ip).map(|(name, _)| name).or_else(|| ip.is_loopback().then(|| "lo".into()))
 }
 
 fn tunable(cfg: &Config, part: Part, name: &str) -> i64 {
@@ -177,6 +182,17 @@ fn nets(front: &Inspection, a: &NodeArgs) -> Result<Vec<Net>, String> {
         }
     }
     Ok(all)
+}
+
+/// What makes the same NIs again. One whose interface would give it another address, or that is on a port, is told by its NID.
+fn kept(mut all: Vec<Net>) -> Vec<Net> {
+    all.retain(|n| n.name != "lo");
+    for ni in all.iter_mut().flat_map(|n| &mut n.nis) {
+        let own = ni.nid.as_deref().and_then(|n| n.parse::<Nid>().ok()).and_then(|n| n.ip());
+        let by_interface = ni.interfaces.iter().flat_map(|i| i.values()).find_map(|i| iface::address(i));
+        ni.backup(own.is_none() || own == by_interface);
+    }
+    all
 }
 
 /// What is known of the NIs of one peer.
@@ -358,7 +374,10 @@ fn rows<T: Serialize>(s: &mut UnixStream, all: Result<Vec<T>, String>) -> io::Re
 pub(super) fn serve(s: &mut UnixStream, shared: &Shared, ask: &Ask) -> io::Result<Result<Value, String>> {
     let front = &shared.front;
     Ok(match ask {
-        Ask::Nets {} => return rows(s, nets(front, &shared.about.args)),
+        Ask::Nets { backup } => {
+            let all = nets(front, &shared.about.args);
+            return rows(s, if *backup { all.map(kept) } else { all });
+        }
         Ask::Peers { nid } => match nid.as_deref().map(str::parse::<Nid>).transpose() {
             Ok(nid) => return rows(s, peers(front, nid)),
             Err(e) => Err(e.to_string()),
