@@ -15,7 +15,7 @@ const PASSED: [(&str, &str); 6] = [
     ("routing", "this node does not route and uses no routers"),
     ("buffers", "this node does not route and uses no routers"),
     ("peer", "this node finds out by itself who its peers are"),
-    ("udsp", "this node sends to the NID that it is told"),
+    ("udsp", "this node chooses NIDs by health, credits and turn alone"),
     ("statistics", "they are readings"),
 ];
 /// Keys of an NI that are readings.

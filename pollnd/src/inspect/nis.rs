@@ -107,6 +107,7 @@ mod tests {
             credits_used: 3,
             credits_most: 8,
             spans: Spans::default(),
+            health: Default::default(),
             latencies: Default::default(),
         };
         let put = &mut f.latencies[Timed::PutAck as usize];

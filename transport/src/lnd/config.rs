@@ -257,8 +257,14 @@ pub struct Config {
     pub keepalive: u64,
     /// For an ACK or REPLY to come.
     pub transaction_timeout: u64,
-    /// Number of times that LNet would send a message again: here it only divides `transaction_timeout`.
+    /// Times that a message that has not left is sent again by another pair of NIDs; it divides `transaction_timeout`, too.
     pub retry_count: u32,
+    /// Step of health values, of 1000: down for a failure, up for a recovery ping that is answered. 0: failures lower nothing.
+    pub health_sensitivity: u16,
+    /// Time for which a NID that has failed is pinged; 0 for as long as it takes.
+    pub recovery_limit: u64,
+    /// Longest interval between two such pings.
+    pub max_recovery_interval: u64,
     /// Bytes to be copied and summed from which a message may be given away
     /// ([`Machine::offload`](crate::node::Machine::offload)); those that are both count twice.
     pub offload_from: u32,
@@ -321,6 +327,9 @@ impl Config {
             keepalive: 30 * SEC,
             transaction_timeout: 150 * SEC,
             retry_count: 2,
+            health_sensitivity: 100,
+            recovery_limit: 0,
+            max_recovery_interval: 900 * SEC,
             offload_from: BOX_FROM,
             tcp_kind: TcpKind::Sockets,
             tcp: Tcp::default(),

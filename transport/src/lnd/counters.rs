@@ -153,6 +153,34 @@ counters! {
     err_queue_timeout,
     /// ACKs and REPLYs that did not come.
     err_no_answer,
+    /// ACKs and REPLYs that did not come from a peer: those of `err_no_answer` that some NI is to blame for.
+    response_timeout_count,
+    /// Messages that were sent again, since they had not left.
+    resend_count,
+    /// Those of them that have left.
+    successful_resends,
+    /// Those of them that have failed again, and were not sent another time.
+    failed_resends,
+    /// Messages that failed since the NI was interrupted.
+    local_interrupt_count,
+    /// Since the NI dropped them.
+    local_dropped_count,
+    /// Since the NI gave them up.
+    local_aborted_count,
+    /// Since the NI knew no way.
+    local_no_route_count,
+    /// Since their connection died with them.
+    local_error_count,
+    /// Since they waited too long at the NI.
+    local_timeout_count,
+    /// Since the peer failed them.
+    remote_error_count,
+    /// Since the peer refused, was not reachable, or reset the connection that they were queued on.
+    remote_dropped_count,
+    /// Since the peer was too slow.
+    remote_timeout_count,
+    /// Since the peer, or what lies between, was too slow.
+    network_timeout_count,
     /// Malformed ping info received.
     err_ping_info,
     /// Messages that a fault rule dropped.

@@ -25,6 +25,12 @@ pub(crate) struct Tx<T> {
     pub(crate) strange: bool,
     /// Neither discovery nor a fault rule holds it up any more.
     pub(crate) passed: bool,
+    /// It leaves from the NI that its application named.
+    pub(crate) pinned: bool,
+    /// Any NID of its target's may get it.
+    pub(crate) free: bool,
+    /// Times that it was sent again.
+    pub(crate) retries: u8,
 }
 
 impl<T> Tx<T> {
@@ -41,6 +47,9 @@ impl<T> Tx<T> {
             answer: false,
             strange: false,
             passed: false,
+            pinned: false,
+            free: false,
+            retries: 0,
         }
     }
 

@@ -12,7 +12,7 @@
 //! | `lnd_send` | `Lnd::send` | header, payload by reference, peer, token |
 //! | `lnet_parse` | `Upper::parse` | a header has come; LNet says where its payload goes |
 //! | `lnd_recv` | `Lnd::recv` | there |
-//! | `lnet_finalize` | `Upper::finalize`, `Upper::deliver` | a message was sent, or received, or will not be |
+//! | `lnet_finalize` | `Upper::finalize`, `Upper::unsent`, `Upper::deliver` | a message was sent, or received, or will not be |
 //! | `lnd_notify` | `Upper::peer_new`, `Upper::peer_gone`, `Upper::kick` | an entry comes, goes, has room again |
 //!
 //! Each side is lent the other for the length of a call, and both are lent the shard's common state (`Cx`); nothing is
@@ -212,6 +212,10 @@ pub(crate) trait Upper: Sized {
         status: Result<(), LnetError>,
     );
 
+    /// A message to this peer has not left, none of it, and will not by its LND, for that reason: it comes back whole, and with
+    /// it what it held.
+    fn unsent(&mut self, cx: &mut Cx, peer: Key, tx: Tx<Self::Token>, why: LnetError);
+
     /// The connection of a message that was held for a match has ended.
     fn unheld(&mut self, cx: &mut Cx, ticket: Ticket, hdr: &LnetHdr);
 
@@ -311,6 +315,8 @@ pub(crate) trait Lnd<U: Upper> {
     fn queued(&self, peer: Key) -> usize;
     /// Forgets a peer if nothing depends on it.
     fn forget_if_idle(&mut self, up: &mut U, cx: &mut Cx, peer: Key);
+    /// Gives back what waits for a connection to a peer.
+    fn fail_queue(&mut self, up: &mut U, cx: &mut Cx, peer: Key, why: LnetError);
     /// Fails what waits for connections, of all peers: the node goes down.
     fn fail_queues(&mut self, up: &mut U, cx: &mut Cx, why: LnetError);
     /// Goes down: connections are closed as soon as handshakes under way have come to an end.

@@ -33,6 +33,8 @@ pub(crate) struct Claim {
     pub(super) speaker: Nid,
     pub(super) host: IpAddr,
     pub(super) nids: Nids,
+    /// Those of them that are down, a bit each.
+    pub(super) down: u32,
 }
 
 #[derive(Debug)]
@@ -106,6 +108,17 @@ impl Aliases {
     #[inline]
     pub(crate) fn acts_for(&self, name: Nid, source: Nid) -> bool {
         name == source || (!self.by_nid.is_empty() && self.same(name, source) && !self.is_awaited(name))
+    }
+
+    /// Whether no peer with several NIDs is known.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_nid.is_empty()
+    }
+
+    /// All that are kept, in any order that lasts while nothing changes.
+    pub(crate) fn all(&self) -> impl ExactSizeIterator<Item = Nid> + '_ {
+        self.by_nid.keys().copied()
     }
 
     /// All NIDs of the peer that `nid` is one of, the primary one first.
@@ -199,7 +212,7 @@ impl Aliases {
             return None;
         }
         let speaker = told.nids.iter().copied().find(|n| n.ip() == Some(told.by))?;
-        Some(Claim { speaker, host: told.by, nids: told.nids.clone() })
+        Some(Claim { speaker, host: told.by, nids: told.nids.clone(), down: 0 })
     }
 
     /// The node of a NID that another claims is there, and is asked: nobody acts for it before it answers. Gives whether that is new.

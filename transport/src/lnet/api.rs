@@ -159,6 +159,21 @@ pub enum Op {
 }
 
 impl Op {
+    /// Its tag.
+    pub(crate) fn tag(&self) -> u64 {
+        match self {
+            Op::Put { tag, .. }
+            | Op::Get { tag, .. }
+            | Op::Ping { tag, .. }
+            | Op::Discover { tag, .. }
+            | Op::Attach { tag, .. }
+            | Op::Unlink { tag, .. }
+            | Op::Lazy { tag, .. }
+            | Op::Counts { tag, .. }
+            | Op::Shutdown { tag } => *tag,
+        }
+    }
+
     /// The operation, taken out of its place.
     pub(crate) fn take(&mut self) -> Op {
         std::mem::replace(self, Op::Shutdown { tag: 0 })

@@ -6,7 +6,6 @@ use super::aliases::{Claim, Nids};
 use super::discovery::{News, Standing, Step};
 use super::remote::Body;
 use crate::lnd::{Cx, Lnd};
-use crate::stream::ShardId;
 use crate::stream::slab::Key;
 use crate::wire::{Nid, ProcessId};
 
@@ -22,8 +21,10 @@ impl Lnet {
         if claim.nids.first() == Some(&nid) {
             // The claimant goes by its name.
             self.aliases.contest(nid, claim.speaker, &claim.nids);
+            self.rails_changed();
             self.post_all(cx, || Body::Contested(nid, Box::new(claim.clone())));
         } else if self.aliases.await_word(nid) {
+            self.rails_changed();
             self.post_all(cx, || Body::Awaited(nid));
         }
         self.discovery.news.push_back(News::Came(peer));
@@ -46,7 +47,7 @@ impl Lnet {
         let Some(p) = self.peers.get(peer) else { return };
         let nid = p.id.nid;
         if let Some(host) = cx.budget.ip(p.host).filter(|h| nid.ip() == Some(*h)) {
-            let claim = Claim { speaker: nid, host, nids: Nids::from_slice(&[nid]) };
+            let claim = Claim { speaker: nid, host, nids: Nids::from_slice(&[nid]), down: 0 };
             self.discovery.news.push_back(News::Claim(Box::new(claim), true));
         }
     }
@@ -54,7 +55,7 @@ impl Lnet {
     /// Takes in which NIDs are one node's. Those of peers that are there, and have not said so themselves, stay apart, and
     /// are asked.
     pub(super) fn claimed<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], claim: &Claim, own: bool) {
-        let Claim { speaker, host, nids } = claim;
+        let Claim { speaker, host, nids, down } = claim;
         for nid in nids.iter().filter(|n| *n != speaker) {
             if self.aliases.same(*nid, *speaker) || self.aliases.agrees(*nid, *host) {
                 continue;
@@ -63,6 +64,7 @@ impl Lnet {
             if !self.aliases.contest(*nid, *speaker, nids) {
                 continue;
             }
+            self.rails_changed();
             self.post_all(cx, || Body::Contested(*nid, Box::new(claim.clone())));
             let now = cx.now;
             if let Some(lnd) = lnds.get_mut(ni)
@@ -75,14 +77,16 @@ impl Lnet {
                 self.step(cx, lnd, peer, Step::Ask);
             }
         }
-        if self.aliases.learn(*host, *host, nids) && own {
-            self.post_all(cx, || Body::Aliases(Box::new(claim.clone())));
+        let learnt = self.aliases.learn(*host, *host, nids);
+        // Whether others are up is not its to say.
+        let up = |n: &Nid| !self.aliases.same(*speaker, *n);
+        let theirs = nids.iter().enumerate().filter(|n| up(n.1)).fold(0, |m, n| m | 1u32 << n.0);
+        let told = self.aliases.nids(*speaker).is_some() && self.peer_says(nids, down & !theirs);
+        if learnt {
+            self.rails_changed();
         }
-    }
-
-    fn post_all(&mut self, cx: &Cx, body: impl Fn() -> Body) {
-        for shard in (0..cx.cfg.shards.count).filter(|s| *s != cx.cfg.shards.me.0) {
-            self.post(ShardId(shard), body());
+        if (learnt || told) && own {
+            self.post_all(cx, || Body::Aliases(Box::new(claim.clone())));
         }
     }
 

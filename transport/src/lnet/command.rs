@@ -1,6 +1,7 @@
 //! Operations of applications (docs/protocol/lnet.md §3).
 
 use super::api::{Event, MdMem, MessageCounts, Op, OpRefused, PIECES_MAX};
+use super::hop::{Hop, Way};
 use super::ops::{LO, OpKind};
 use super::remote::{Body, ShardMsg, Waiter};
 use super::{DropWhy, Lnet, Msg, Resume, TxDone, Verdict};
@@ -12,38 +13,40 @@ use crate::wire::{LnetBody, LnetHdr, Nid, ProcessId, WireHandle, lnet, ping};
 /// Longest ping info that we ask for, in bytes: what `lctl ping` of 2.17 asks for (lnet.md §6.1).
 const PING_LEN: u32 = 3960;
 
-/// Destination of an operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum To {
-    /// Nowhere, or to this node itself.
-    Own,
-    /// To a peer, whose entry may be known already.
-    Peer(Option<Key>),
-}
-
 impl Lnet {
-    /// An application's operation, which may have come from another shard. It is taken out of its place.
+    /// An application's operation. It is taken out of its place.
     #[inline]
-    pub(crate) fn command<L: Lnd<Lnet>>(
+    pub(crate) fn command<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], app: AppId, op: &mut Op) {
+        match self.way(cx, lnds, op) {
+            Ok(way) if cx.cfg.shards.count <= 1 => self.start(cx, lnds, app, op, way),
+            Ok(way) => self.pass_on(cx, lnds, app, op, way, None),
+            Err(why) => self.refuse(cx, app, op, why),
+        }
+    }
+
+    /// Starts an operation, or passes it on to the shard that it belongs to; it may have come from another one.
+    pub(super) fn pass_on<L: Lnd<Lnet>>(
         &mut self,
         cx: &mut Cx,
         lnds: &mut [L],
         app: AppId,
         op: &mut Op,
+        way: Way,
         from: Option<ShardId>,
     ) {
-        if cx.cfg.shards.count <= 1 {
-            return self.start(cx, lnds, app, op);
-        }
-        if self.holds(from, app, op) {
+        if self.holds(from, app, op, way) {
             return;
         }
-        if let Some(owner) = self.owner_of(cx, op)
-            && owner != cx.cfg.shards.me
-        {
-            return self.post(owner, Body::Cmd(app, op.take()));
+        let owner = self.owner_of(cx, op, way);
+        if owner == cx.cfg.shards.me {
+            return self.start(cx, lnds, app, op, way);
         }
-        self.start(cx, lnds, app, op);
+        // Entries are a shard's own.
+        let way = match way {
+            Way::Peer(hop) => Way::Peer(Hop { known: None, ..hop }),
+            own => own,
+        };
+        self.post(owner, Body::Cmd(app, op.take(), way));
     }
 
     /// A message of another shard.
@@ -55,7 +58,7 @@ impl Lnet {
         msg: ShardMsg,
     ) {
         match msg.0 {
-            Body::Cmd(app, mut op) => self.command(cx, lnds, app, &mut op, Some(from)),
+            Body::Cmd(app, mut op, way) => self.pass_on(cx, lnds, app, &mut op, way, Some(from)),
             Body::Match(waiter) => {
                 if let Some(lnd) = lnds.get_mut(waiter.ticket.ni.index()) {
                     self.match_request(cx, lnd, waiter);
@@ -86,89 +89,67 @@ impl Lnet {
             Body::GetDone { grant, status } => self.get_done(grant, status),
             Body::Aliases(claim) => self.told_of(claim),
             Body::Contested(nid, claim) => self.contested(nid, claim),
-            Body::Awaited(nid) => drop(self.aliases.await_word(nid)),
+            Body::Awaited(nid) => {
+                self.aliases.await_word(nid);
+                self.rails_changed();
+            }
+            Body::OwnFailed(ni) => self.own_failed(cx, ni),
+            Body::OwnHealth(ni, value) => self.own_told(ni, value),
+            Body::PeerHealth(nid, value) => drop(self.peer_told(nid, value)),
+            Body::Recover(nid) => self.recover_from(cx, nid),
+            Body::Link(ni, up) => self.link_is(cx, lnds, ni, up),
+            Body::Tell(via, features) => self.tell_there(cx, lnds, via, features),
+            Body::Resent(resent) => self.resent(cx, lnds, *resent),
         }
     }
 
-    /// The shard that an operation belongs to; `None` when it must be refused here.
-    fn owner_of(&self, cx: &Cx, op: &Op) -> Option<ShardId> {
+    /// The shard that an operation belongs to.
+    fn owner_of(&self, cx: &Cx, op: &Op, way: Way) -> ShardId {
         let shards = cx.cfg.shards;
-        if let Some(b) = self.bucket_of(op) {
-            return Some(cx.homes.at(b));
+        if let Way::Peer(hop) = way
+            && let Some(b) = hop.bucket()
+        {
+            return cx.homes.at(b);
         }
         match op {
-            // An operation on this node itself is done where the entries are.
-            Op::Put { target, portal, .. } | Op::Get { target, portal, .. } if self.is_own(target.nid) => {
-                Some(shards.owner_of(*portal))
-            }
-            Op::Ping { target, .. } | Op::Discover { target, .. } if self.is_own(target.nid) => {
-                Some(shards.me)
-            }
-            Op::Put { .. } | Op::Get { .. } | Op::Ping { .. } | Op::Discover { .. } => None,
-            Op::Attach { portal, .. } | Op::Unlink { portal, .. } | Op::Lazy { portal, .. } => {
-                Some(shards.owner_of(*portal))
-            }
-            Op::Counts { shard, .. } if *shard < shards.count => Some(ShardId(*shard)),
-            Op::Counts { .. } | Op::Shutdown { .. } => Some(shards.me),
+            // One on this node itself is done where the entries are.
+            Op::Put { portal, .. }
+            | Op::Get { portal, .. }
+            | Op::Attach { portal, .. }
+            | Op::Unlink { portal, .. }
+            | Op::Lazy { portal, .. } => shards.owner_of(*portal),
+            Op::Counts { shard, .. } if *shard < shards.count => ShardId(*shard),
+            Op::Ping { .. } | Op::Discover { .. } | Op::Counts { .. } | Op::Shutdown { .. } => shards.me,
         }
     }
 
-    /// Starts an operation on the shard that it belongs to, by the NI that leads to its target.
-    fn start<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], app: AppId, op: &mut Op) {
-        let (tag, way) = match &*op {
-            Op::Put { tag, target, from, .. } | Op::Get { tag, target, from, .. } => {
-                (*tag, self.way_to(lnds, *target, *from))
-            }
-            Op::Ping { tag, target } | Op::Discover { tag, target, .. } => {
-                (*tag, self.way_to(lnds, *target, None))
-            }
+    /// Starts an operation on the shard that it belongs to.
+    fn start<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], app: AppId, op: &mut Op, way: Way) {
+        match &*op {
             Op::Shutdown { tag } if !cx.down => return self.shut_down(cx, lnds, app, *tag),
             Op::Counts { tag, .. } => {
                 let counts = MessageCounts::of(&cx.counters);
                 return self.complete(app, Event::Counts { tag: *tag, counts });
             }
-            Op::Attach { tag, .. } | Op::Unlink { tag, .. } | Op::Lazy { tag, .. } | Op::Shutdown { tag } => {
-                (*tag, Ok((NiId::default(), To::Own)))
-            }
-        };
-        let started = match way {
-            Ok((ni, to)) => match lnds.get_mut(ni.index()) {
-                Some(lnd) => self.try_start(cx, lnd, app, op, (ni, to)),
-                None => Err(OpRefused::ShuttingDown),
-            },
-            Err(why) => Err(why),
+            _ => {}
+        }
+        let (Way::Own(ni) | Way::Peer(Hop { ni, .. })) = way;
+        let started = match lnds.get_mut(ni.index()) {
+            Some(lnd) => self.try_start(cx, lnd, app, op, way),
+            None => Err(OpRefused::ShuttingDown),
         };
         if let Err(why) = started {
-            // Its memory goes before its owner hears of it.
-            drop(op.take());
-            cx.counters.ops_refused += 1;
-            self.complete(app, Event::Refused { tag, why });
+            self.refuse(cx, app, op, why);
         }
     }
 
-    /// By which NI an operation goes, and whether its target is this node, or the peer of the last one.
-    #[inline]
-    fn way_to<L: Lnd<Lnet>>(
-        &self,
-        lnds: &[L],
-        target: ProcessId,
-        from: Option<Nid>,
-    ) -> Result<(NiId, To), OpRefused> {
-        let from = match from {
-            Some(nid) => Some(self.ni_from(nid, target.nid)?),
-            None => None,
-        };
-        if let Some(key) = self.recent
-            && let Some(p) = self.peers.get(key).filter(|p| p.id == target)
-            && from.is_none_or(|ni| ni == p.ni)
-        {
-            return Ok((p.ni, To::Peer(Some(key))));
-        }
-        if self.is_own(target.nid) {
-            return Ok((from.unwrap_or_default(), To::Own));
-        }
-        let ni = from.or_else(|| self.ni_to(lnds, target)).ok_or(OpRefused::Target(target.nid))?;
-        Ok((ni, To::Peer(None)))
+    #[cold]
+    fn refuse(&mut self, cx: &mut Cx, app: AppId, op: &mut Op, why: OpRefused) {
+        let tag = op.tag();
+        // Its memory goes before its owner hears of it.
+        drop(op.take());
+        cx.counters.ops_refused += 1;
+        self.complete(app, Event::Refused { tag, why });
     }
 
     fn try_start<L: Lnd<Lnet>>(
@@ -177,12 +158,16 @@ impl Lnet {
         lnd: &mut L,
         app: AppId,
         op: &mut Op,
-        (ni, to): (NiId, To),
+        way: Way,
     ) -> Result<(), OpRefused> {
         if cx.down {
             return Err(OpRefused::ShuttingDown);
         }
-        let timed = if to == To::Own { LO } else { ni };
+        let (ni, timed, via) = match way {
+            Way::Own(ni) => (ni, LO, None),
+            Way::Peer(hop) => (hop.ni, hop.ni, Some(hop.via.nid)),
+        };
+        let dest = |target| if let Way::Peer(hop) = way { hop.dest(target) } else { target };
         match op {
             &mut Op::Put {
                 tag,
@@ -198,10 +183,10 @@ impl Lnet {
                 check_portal(portal)?;
                 let len = check_len(payload.len())?;
                 check_pieces(payload)?;
-                let peer = self.target(cx, lnd, app, (target, to))?;
+                let peer = self.target(cx, lnd, app, way)?;
                 let (handle, done) = if ack {
                     let kind = OpKind::Put { sent: false, acked: false };
-                    let (key, handle) = self.begin_op(cx, (app, tag), (target.nid, timed), kind);
+                    let (key, handle) = self.begin_op(cx, (app, tag), (target.nid, via, timed), kind);
                     (handle, TxDone::Op(key))
                 } else {
                     (WireHandle::NONE, TxDone::Put { app, tag, ni: timed, began: cx.now })
@@ -209,9 +194,10 @@ impl Lnet {
                 let body = LnetBody::Put { ack: handle, match_bits, hdr_data, portal, offset };
                 match peer {
                     Some(peer) => {
-                        let hdr = header(cx, self.nid_of(ni), target, len, body);
+                        let hdr = header(cx, self.nid_of(ni), dest(target), len, body);
                         let mut msg = Msg::lnet(hdr, payload.take(), done);
                         msg.strange = for_strangers(cx, app);
+                        (msg.pinned, msg.free) = (from.is_some(), matches!(way, Way::Peer(h) if h.rail));
                         self.launch(cx, lnd, peer, &mut msg);
                     }
                     None => {
@@ -222,39 +208,42 @@ impl Lnet {
             }
             &mut Op::Get { tag, target, from, portal, match_bits, ref mut sink } => {
                 check_portal(portal)?;
-                if portal == lnet::SELFTEST_PORTAL && to != To::Own {
+                if portal == lnet::SELFTEST_PORTAL && via.is_some() {
                     return Err(OpRefused::SelftestGet(portal));
                 }
                 let sink_length = check_len(u64::from(sink.len()))?;
-                let peer = self.target(cx, lnd, app, (target, to))?;
+                let peer = self.target(cx, lnd, app, way)?;
                 let sink = std::mem::replace(sink, Sink::Discard(0));
                 let kind = OpKind::Get { sink: Some(sink) };
-                let (key, handle) = self.begin_op(cx, (app, tag), (target.nid, timed), kind);
+                let (key, handle) = self.begin_op(cx, (app, tag), (target.nid, via, timed), kind);
                 // The offset stays 0: kernels have died of others (lnet.md §3).
                 let body = LnetBody::Get { handle, match_bits, portal, src_offset: 0, sink_length };
                 let (payload, done) = (Payload::empty(), TxDone::Op(key));
                 match peer {
                     Some(peer) => {
-                        let hdr = header(cx, self.nid_of(ni), target, 0, body);
+                        let hdr = header(cx, self.nid_of(ni), dest(target), 0, body);
                         let mut msg = Msg::lnet(hdr, payload, done);
                         msg.strange = for_strangers(cx, app);
+                        (msg.pinned, msg.free) = (from.is_some(), matches!(way, Way::Peer(h) if h.rail));
                         self.launch(cx, lnd, peer, &mut msg);
                     }
                     None => self.own_message(cx, lnd, own_header(cx, from, target, 0, body), payload, done),
                 }
             }
-            &mut (Op::Ping { tag, .. } | Op::Discover { tag, .. }) if to == To::Own => {
-                self.own_ping(cx, app, tag)
-            }
             &mut (Op::Ping { tag, target } | Op::Discover { tag, target, .. }) => {
-                let known = if let To::Peer(known) = to { known } else { None };
-                let peer = self.target_peer(cx, lnd, target, known)?;
-                self.recent = Some(peer);
+                let Way::Peer(hop) = way else {
+                    self.own_ping(cx, app, tag);
+                    return Ok(());
+                };
+                let peer = self.target_peer(cx, lnd, hop.via, hop.known)?;
+                if hop.only {
+                    self.recent = Some(peer);
+                }
                 if let Op::Discover { force, .. } = op {
                     self.discover(cx, lnd, peer, *force);
                 }
                 let kind = OpKind::Ping { placing: false, sink: PING_LEN };
-                let (key, handle) = self.begin_op(cx, (app, tag), (target.nid, ni), kind);
+                let (key, handle) = self.begin_op(cx, (app, tag), (target.nid, via, ni), kind);
                 let body = LnetBody::Get {
                     handle,
                     match_bits: ping::MATCH_BITS,
@@ -262,8 +251,10 @@ impl Lnet {
                     src_offset: 0,
                     sink_length: PING_LEN,
                 };
-                let hdr = header(cx, self.nid_of(ni), target, 0, body);
-                self.launch(cx, lnd, peer, &mut Msg::lnet(hdr, Payload::empty(), TxDone::Op(key)));
+                let hdr = header(cx, self.nid_of(ni), hop.dest(target), 0, body);
+                let mut msg = Msg::lnet(hdr, Payload::empty(), TxDone::Op(key));
+                msg.free = hop.rail;
+                self.launch(cx, lnd, peer, &mut msg);
             }
             Op::Attach { .. } => {
                 let Op::Attach { tag, portal, mut who, match_bits, ignore_bits, md } = op.take() else {
@@ -299,34 +290,39 @@ impl Lnet {
         Ok(())
     }
 
-    fn begin_op(&mut self, cx: &Cx, of: (AppId, u64), to: (Nid, NiId), kind: OpKind) -> (Key, WireHandle) {
+    fn begin_op(
+        &mut self,
+        cx: &Cx,
+        of: (AppId, u64),
+        (target, via, ni): (Nid, Option<Nid>, NiId),
+        kind: OpKind,
+    ) -> (Key, WireHandle) {
         let deadline = cx.now + cx.cfg.transaction_timeout;
-        self.ops.start(of, to, kind, (cx.now, deadline))
+        self.ops.start(of, (target, via.unwrap_or(target), ni), kind, (cx.now, deadline))
     }
 
-    /// The peer's entry, or `None` for this node itself; an error where too much waits for it.
+    /// The entry of the peer that it is given to, or `None` for this node itself; an error where too much waits for it.
     fn target<L: Lnd<Lnet>>(
         &mut self,
         cx: &mut Cx,
         lnd: &mut L,
         app: AppId,
-        (target, to): (ProcessId, To),
+        way: Way,
     ) -> Result<Option<Key>, OpRefused> {
-        let known = match to {
-            To::Own => {
-                let waiting = self.own.len() + self.own_work.len();
-                if waiting >= cx.cfg.max_queued {
-                    return Err(OpRefused::QueueFull(waiting));
-                }
-                return Ok(None);
+        let Way::Peer(Hop { via, known, only, .. }) = way else {
+            let waiting = self.own.len() + self.own_work.len();
+            if waiting >= cx.cfg.max_queued {
+                return Err(OpRefused::QueueFull(waiting));
             }
-            To::Peer(known) => known,
+            return Ok(None);
         };
-        let key = match known.or_else(|| lnd.find(target)) {
-            None if for_strangers(cx, app) => self.named_peer(cx, lnd, target)?,
-            known => self.target_peer(cx, lnd, target, known)?,
+        let key = match known.or_else(|| lnd.find(via)) {
+            None if for_strangers(cx, app) => self.named_peer(cx, lnd, via)?,
+            known => self.target_peer(cx, lnd, via, known)?,
         };
-        self.recent = Some(key);
+        if only {
+            self.recent = Some(key);
+        }
         Ok(Some(key))
     }
 

@@ -162,7 +162,7 @@ impl Lnet {
         }
     }
 
-    fn take_back(&mut self, cx: &mut Cx, peer: Key, uses: Uses) {
+    pub(super) fn take_back(&mut self, cx: &mut Cx, peer: Key, uses: Uses) {
         // A peer is there as long as it holds a credit.
         if let Some(p) = self.peers.get_mut(peer) {
             p.uses.sub(uses);
@@ -240,6 +240,11 @@ impl Lnet {
                 self.complete_some(event);
             }
             TxDone::Reply(grant) => self.return_get(cx, grant, status),
+            TxDone::Again(done) => {
+                cx.counters.successful_resends += u64::from(status.is_ok());
+                cx.counters.failed_resends += u64::from(status.is_err());
+                return self.finish(cx, peer, uses, *done, status);
+            }
         }
         if uses.credits > 0 {
             self.take_back(cx, peer, uses);

@@ -35,6 +35,7 @@ use crate::lnd::config::SEC;
 use crate::lnd::{AppId, Config, Cx, Dest, Lnd, LnetError, Owner, Payload, Placement};
 use crate::stream::slab::Key;
 use crate::wire::ksock::Checksum;
+use crate::wire::ping::NiStatus;
 use crate::wire::{LnetBody, LnetHdr, Nid, PingInfo, ProcessId, WireHandle, lnet, ping};
 
 /// First sink of a ping, and first room for a push, in bytes: what kernels begin with (lnet.md §6.1).
@@ -44,13 +45,13 @@ const PUSH_ROOM_MAX: u32 = 1040;
 /// Sinks that are tried for one answer.
 const SINKS: u8 = 3;
 /// Pushes to a peer that fail in a row, before it gets no more.
-const PUSHES: u8 = 3;
+pub(super) const PUSHES: u8 = 3;
 /// Pause after an answer that makes no sense, and between pings that pushes ask for, in ns.
 const PAUSE: u64 = SEC;
 /// Longest such pause.
 const PAUSE_MAX: u64 = 64 * SEC;
 /// Features of those who push.
-const PUSHERS: u32 = ping::FEAT_MULTI_RAIL | ping::FEAT_DISCOVERY;
+pub(super) const PUSHERS: u32 = ping::FEAT_MULTI_RAIL | ping::FEAT_DISCOVERY;
 
 fsm::fsm! {
     /// Our knowledge of a peer.
@@ -176,9 +177,21 @@ impl Peer {
         !self.unsure() && self.more.as_ref().is_some_and(|m| m.features != 0)
     }
 
-    /// Features that it last told; 0 before.
-    pub(super) fn features(&self) -> u32 {
-        self.more.as_ref().map_or(0, |m| m.features)
+    /// Features that it last told, and how many pushes to it have failed in a row; `None` for one that has not been heard.
+    pub(super) fn told(&self) -> Option<(u32, u8)> {
+        self.more.as_ref().map(|m| (m.features, m.untold))
+    }
+
+    /// Whether it has this info of ours, or gets it.
+    pub(super) fn has(&self, info: u32) -> bool {
+        self.more.as_ref().is_some_and(|m| m.told == info)
+    }
+
+    /// It is to be told in place of another NID of its node, which has these features.
+    pub(super) fn takes_over(&mut self, features: u32) {
+        let more = self.more();
+        (more.features, more.untold) = (features, 0);
+        self.standing.apply(Step::Heard);
     }
 
     /// Messages that wait.
@@ -258,6 +271,24 @@ impl Discovery {
         }
     }
 
+    /// Our info is another from now on; `features` are those of before and of now.
+    pub(super) fn info_changed(&mut self, features: u32) {
+        self.info = self.info.wrapping_add(1);
+        *self.changed.get_or_insert(0) |= features;
+    }
+
+    /// Number of our info, as it is now.
+    pub(super) fn info(&self) -> u32 {
+        self.info
+    }
+
+    /// Number of the next operation of the node's own.
+    pub(super) fn serial(&mut self) -> u64 {
+        let serial = self.next;
+        self.next = serial.wrapping_add(self.step);
+        serial
+    }
+
     /// An operation of the node's own has ended, or not yet.
     #[cold]
     pub(super) fn hear(&mut self, event: &Event) {
@@ -268,13 +299,6 @@ impl Discovery {
             _ => {}
         }
     }
-}
-
-/// Our ping info, as it goes out: more than four NIs do not fit inline.
-pub(super) fn own_info(cfg: &Config) -> Payload {
-    let mut bytes = Vec::new();
-    PingInfo::new(cfg.nids(), cfg.pid, cfg.features(), cfg.sequence()).emit(&mut bytes);
-    Payload::copy_of(&bytes).unwrap_or_else(Payload::empty)
 }
 
 /// Whether a message is a push of ping info.
@@ -334,14 +358,13 @@ impl Lnet {
 
     /// Begins an operation of the node's own on a peer.
     fn own_op(&mut self, cx: &Cx, peer: Key, kind: OpKind) -> Option<(Key, WireHandle, ProcessId)> {
-        let serial = self.discovery.next;
-        self.discovery.next = serial.wrapping_add(self.discovery.step);
+        let serial = self.discovery.serial();
         let p = self.peers.get_mut(peer)?;
         let target = p.id;
         p.discovery.more().serial = serial;
         self.discovery.asked.insert(serial, peer);
         let deadline = cx.now + cx.cfg.transaction_timeout;
-        let (of, to) = ((AppId::NODE, serial), (target.nid, UNTIMED));
+        let (of, to) = ((AppId::NODE, serial), (target.nid, target.nid, UNTIMED));
         let (op, handle) = self.ops.start(of, to, kind, (cx.now, deadline));
         Some((op, handle, target))
     }
@@ -412,10 +435,15 @@ impl Lnet {
             News::Claim(claim, own) => return self.claimed(cx, lnds, claim, *own),
             News::Contest(nid, claim) => {
                 self.aliases.contest(*nid, claim.speaker, &claim.nids);
-                return;
+                return self.rails_changed();
             }
             News::Came(peer) => return self.ask_whose(cx, lnds, *peer),
         };
+        if let News::Answer(serial, answer) = &news
+            && self.recovery_heard(cx, *serial, answer.is_ok())
+        {
+            return;
+        }
         // A push may end twice: unsent, and unanswered.
         let Some(peer) = self.discovery.asked.remove(&serial) else { return };
         let Some(lnd) = self.lnd_of(lnds, peer) else { return };
@@ -497,13 +525,15 @@ impl Lnet {
         let Some(p) = self.peers.get(peer) else { return false };
         let (nid, host) = (p.id.nid, p.host);
         let nids: Nids = info.nids().filter(|n| !self.is_own(*n)).take(OF_ONE).collect();
+        let down = |n: &Nid| info.status_of(*n) == Some(NiStatus::Down);
+        let down = nids.iter().enumerate().filter(|n| down(n.1)).fold(0, |m, n| m | 1u32 << n.0);
         // A node that does not know itself by the name that it answers to, or speaks from another address than that name's, is
         // taken for that name alone.
         let rails = info.features & ping::FEAT_MULTI_RAIL != 0 && nids.contains(&nid);
         let other = self.aliases.claim_on(nid).map(|c| c.speaker);
         let agrees = rails && other.is_some_and(|o| nids.contains(&o));
         if rails && let Some(host) = cx.budget.ip(host).filter(|h| nid.ip() == Some(*h)) {
-            self.discovery.news.push_back(News::Claim(Box::new(Claim { speaker: nid, host, nids }), true));
+            self.discovery.news.push_back(News::Claim(Box::new(Claim { speaker: nid, host, nids, down }), true));
         } else if self.aliases.is_awaited(nid) {
             self.is_alone(cx, peer);
         }
@@ -588,38 +618,7 @@ impl Lnet {
         }
     }
 
-    // ---- our info, and the way down
-
-    /// The configuration has changed: our info may have, from these features. Peers are told with the next timer, which is
-    /// due then.
-    pub(crate) fn tuned(&mut self, before: u32, cfg: &Config) {
-        if before != cfg.features() {
-            self.ping_info = own_info(cfg);
-            self.discovery.info = self.discovery.info.wrapping_add(1);
-            *self.discovery.changed.get_or_insert(0) |= before | cfg.features();
-        }
-    }
-
-    /// Our info has changed: peers that want to know are told.
-    #[cold]
-    pub(super) fn tell_all<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], ours: u32) {
-        if cx.down {
-            return;
-        }
-        let all: Vec<Key> = (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect();
-        for peer in all {
-            // Whoever is being asked is told with its answer.
-            let asked = |p: &&super::Peer| !p.discovery.busy();
-            let known = self.peers.get(peer).filter(asked).and_then(|p| p.discovery.more.as_ref());
-            let Some(more) = known else { continue };
-            if more.features & ours & PUSHERS == PUSHERS
-                && more.untold < PUSHES
-                && let Some(lnd) = self.lnd_of(lnds, peer)
-            {
-                self.step(cx, lnd, peer, Step::Tell);
-            }
-        }
-    }
+    // ---- the way down
 
     /// Ends what waits for an answer of the peer: the node goes down.
     pub(super) fn end_held<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, why: LnetError) {

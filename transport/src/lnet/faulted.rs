@@ -155,9 +155,9 @@ impl Lnet {
     ) -> Option<Msg> {
         let Some((faults, hdr)) = self.faults.as_mut().zip(tx.hdr) else { return Some(tx) };
         match faults.rules.judge(cx.now, Going::Out, &hdr) {
-            Some(Hit::Fail(why)) => {
+            Some(Hit::Fail(cause, why)) => {
                 cx.counters.fault_fails += 1;
-                self.end(cx, peer, tx, Err(why));
+                self.failed(cx, peer, tx, why, cause);
                 None
             }
             Some(Hit::Delay(ns)) if faults.delayed.len() < DELAYED_MAX && !cx.down => {

@@ -9,6 +9,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::health::Cause;
 use crate::lnd::LnetError;
 use crate::lnd::config::SEC;
 use crate::wire::{LnetBody, LnetHdr, Nid, NidParseError};
@@ -257,7 +258,7 @@ pub(super) enum Going {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hit {
     Drop,
-    Fail(LnetError),
+    Fail(Cause, LnetError),
     /// So many ns.
     Delay(u64),
 }
@@ -343,7 +344,10 @@ impl Rules {
                     r.count(h);
                     return Some(match r.view.rule.fault {
                         Fault::Drop => Hit::Drop,
-                        Fault::Fail(mask) => Hit::Fail(pick(mask, seed)),
+                        Fault::Fail(mask) => {
+                            let (cause, why) = pick(mask, seed);
+                            Hit::Fail(cause, why)
+                        }
                         Fault::Delay(ns) => Hit::Delay(ns),
                     });
                 }
@@ -404,10 +408,10 @@ impl Rule {
 }
 
 /// One of the errors in the mask.
-fn pick(mask: u16, seed: &mut u64) -> LnetError {
-    let some = || HEALTH_ERRORS.iter().enumerate().filter(|(i, _)| mask >> i & 1 != 0).map(|(_, e)| e.1);
+fn pick(mask: u16, seed: &mut u64) -> (Cause, LnetError) {
+    let some = || Cause::ALL.into_iter().zip(HEALTH_ERRORS).enumerate().filter(|(i, _)| mask >> i & 1 != 0);
     let n = below(seed, some().count() as u64) as usize;
-    some().nth(n).unwrap_or(LnetError::ConnLost)
+    some().nth(n).map_or((Cause::LocalError, LnetError::ConnLost), |(_, (cause, e))| (cause, e.1))
 }
 
 /// A number below `n`, at least 1, that a seed repeats (splitmix64).

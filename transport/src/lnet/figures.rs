@@ -6,6 +6,7 @@ use arrayvec::ArrayVec;
 
 use super::aliases::OF_ONE;
 pub use super::drops::Dropped;
+use super::health::NiHealth;
 use crate::lnd::Moved;
 use crate::wire::{Nid, ProcessId};
 
@@ -209,6 +210,8 @@ pub struct NiFigures {
     pub credits_most: u32,
     /// Times.
     pub spans: Spans,
+    /// Health.
+    pub health: NiHealth,
     /// Latencies of operations by it.
     pub latencies: Latencies,
 }
@@ -223,6 +226,7 @@ impl NiFigures {
         self.credits_used += other.credits_used;
         self.credits_most += other.credits_most;
         self.spans += other.spans;
+        self.health = self.health.and(&other.health);
         self.latencies.iter_mut().zip(&other.latencies).for_each(|(l, m)| *l = l.and(m));
         self
     }

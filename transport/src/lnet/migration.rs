@@ -1,10 +1,11 @@
 //! LNet's part of peers that move to another shard: their credits, what waits for those, and the operations on them.
 
 use super::api::Op;
+use super::hop::Way;
 use super::ni::Ni;
 use super::ops::OpRec;
 use super::peer::Peer;
-use super::{Lnet, TxDone};
+use super::Lnet;
 use crate::hash::OwnMap;
 use crate::lnd::{AppId, Cx, Lnd};
 use crate::stream::slab::Key;
@@ -23,7 +24,7 @@ pub(crate) struct Migrating {
 pub(super) struct Arrival {
     bucket: Bucket,
     from: ShardId,
-    held: Vec<(AppId, Op)>,
+    held: Vec<(AppId, Op, Way)>,
 }
 
 /// Migrating operations by their new names, and peers until the LND has entries for them.
@@ -34,21 +35,6 @@ pub(super) struct Renamed {
 }
 
 impl Lnet {
-    /// Bucket of the peer that an operation is on; `None` for those that are on none.
-    pub(super) fn bucket_of(&self, op: &Op) -> Option<Bucket> {
-        match op {
-            Op::Put { target, .. }
-            | Op::Get { target, .. }
-            | Op::Ping { target, .. }
-            | Op::Discover { target, .. }
-                if !self.is_own(target.nid) =>
-            {
-                target.nid.ip().map(Bucket::of)
-            }
-            _ => None,
-        }
-    }
-
     /// Whether nothing that has come is still being taken in, and nothing is delayed.
     pub(crate) fn may_migrate(&self) -> bool {
         self.arrival.is_none() && self.delayed() == 0
@@ -62,6 +48,7 @@ impl Lnet {
         peers: &[Key],
         hosts: impl Iterator<Item = Key>,
     ) -> Migrating {
+        self.recovery_leaves(cx, b);
         let peers: Vec<(Key, Peer)> =
             peers.iter().filter_map(|k| Some((*k, self.peers.remove(*k)?))).collect();
         for (key, p) in &peers {
@@ -108,7 +95,7 @@ impl Lnet {
     pub(super) fn take_in(&mut self, cx: &mut Cx, old: Key, entry: Key, host: Key) -> Key {
         let Some(mut p) = self.renamed.peers.remove(&old) else { return Key::NOWHERE };
         for tx in p.waiting.iter_mut().chain(p.discovery.held()) {
-            if let TxDone::Op(op) = &mut tx.done {
+            if let Some(op) = tx.done.op() {
                 *op = self.renamed.ops.get(op).copied().unwrap_or(Key::NOWHERE);
             }
         }
@@ -137,15 +124,13 @@ impl Lnet {
     }
 
     /// Whether an operation must wait for those that went to the bucket's old home before it; it is taken then.
-    pub(super) fn holds(&mut self, from: Option<ShardId>, app: AppId, op: &mut Op) -> bool {
-        let bucket = self.arrival.as_ref().and_then(|_| self.bucket_of(op));
-        match &mut self.arrival {
-            Some(a) if bucket == Some(a.bucket) && from != Some(a.from) => {
-                a.held.push((app, op.take()));
-                true
-            }
-            _ => false,
+    pub(super) fn holds(&mut self, from: Option<ShardId>, app: AppId, op: &mut Op, way: Way) -> bool {
+        let (Some(a), Way::Peer(hop)) = (&mut self.arrival, way) else { return false };
+        let holds = hop.bucket() == Some(a.bucket) && from != Some(a.from);
+        if holds {
+            a.held.push((app, op.take(), way));
         }
+        holds
     }
 
     /// Nothing comes over the old home any more.
@@ -153,8 +138,8 @@ impl Lnet {
         if self.arrival.as_ref().is_some_and(|a| a.bucket == b)
             && let Some(a) = self.arrival.take()
         {
-            for (app, mut op) in a.held {
-                self.command(cx, lnds, app, &mut op, None);
+            for (app, mut op, way) in a.held {
+                self.pass_on(cx, lnds, app, &mut op, way, None);
             }
         }
     }

@@ -18,7 +18,10 @@ mod faulted;
 pub mod faults;
 pub mod figures;
 mod held;
+mod health;
+mod hop;
 mod index;
+mod links;
 mod migration;
 mod ni;
 pub(crate) mod ops;
@@ -26,11 +29,15 @@ mod own;
 mod parse;
 mod peer;
 pub(crate) mod portal;
+mod rails;
+mod recovery;
 #[cfg(test)]
 #[path = "tests/portal_model.rs"]
 mod portal_model;
 pub(crate) mod remote;
+mod resend;
 mod upper;
+mod views;
 
 use std::collections::VecDeque;
 
@@ -40,6 +47,8 @@ use self::discovery::Discovery;
 use self::drops::Drops;
 use self::events::Events;
 use self::faulted::Faults;
+use self::health::Health;
+pub use self::health::{BEST, Cause, Causes, NiHealth};
 use self::held::WaitOn;
 pub(crate) use self::migration::Migrating;
 use self::migration::{Arrival, Renamed};
@@ -48,8 +57,12 @@ use self::ops::Ops;
 use self::own::{OwnMessage, OwnWork};
 use self::peer::Peer;
 use self::portal::Portals;
+use self::rails::Rails;
 pub use self::remote::ShardMsg;
+pub use self::views::PeerNiView;
+use self::recovery::Recovery;
 use self::remote::{Body, Waiter};
+use self::resend::Unsent;
 use crate::lnd::timers::Timers;
 use crate::lnd::{AppId, Config, Cx, Lnd, LnetError, NiId, Payload, Sink, Ticket, Tx, pop};
 use crate::stream::ShardId;
@@ -71,6 +84,8 @@ pub(crate) enum TxDone {
     Put { app: AppId, tag: u64, ni: NiId, began: u64 },
     /// An operation that waits for an answer too.
     Op(Key),
+    /// One of these, for the second time.
+    Again(Box<TxDone>),
     /// The REPLY to a GET that matched.
     Reply(GetGrant),
 }
@@ -190,11 +205,17 @@ pub(crate) struct Lnet {
     due: Vec<u32>,
     /// Set while going down; emptied when the event is out.
     pub(crate) shutdown: Option<(AppId, u64)>,
-    /// Our ping info as it goes out.
+    /// Our ping info as it goes out, and the changes of our NIs so far.
     ping_info: Payload,
+    changes: u32,
     /// Names of Multi-Rail peers.
     pub(crate) aliases: Aliases,
     discovery: Discovery,
+    rails: Rails,
+    health: Health,
+    recovery: Recovery,
+    /// Messages that have not left, and may go by another pair.
+    unsent: VecDeque<Unsent>,
     /// Only while there are fault rules.
     faults: Option<Box<Faults>>,
     /// For applications.
@@ -216,6 +237,7 @@ impl Lnet {
         // Each shard's handles differ from the others'.
         let (shards, me) = (u64::from(cfg.shards.count.max(1)), u64::from(cfg.shards.me.0));
         let first = cfg.first_object.wrapping_add(me.wrapping_mul(cfg.object_step));
+        let nis = Ni::all(cfg);
         Lnet {
             peers: Slab::new(),
             recent: None,
@@ -223,16 +245,21 @@ impl Lnet {
             portals: Portals::new(cfg.shards.me),
             own: Slab::new(),
             own_work: OwnWork::new(),
-            nis: Ni::all(cfg),
             again: VecDeque::new(),
             drops: Drops::default(),
             kicks: VecDeque::new(),
             timers: Timers::new(),
             due: Vec::new(),
             shutdown: None,
-            ping_info: discovery::own_info(cfg),
+            ping_info: links::own_info(cfg, &nis, 0),
+            nis,
+            changes: 0,
             aliases: Aliases::default(),
             discovery: Discovery::new(cfg),
+            rails: Rails::default(),
+            health: Health::default(),
+            recovery: Recovery::default(),
+            unsent: VecDeque::new(),
             faults: None,
             events: Events::default(),
             mail: VecDeque::new(),
@@ -249,7 +276,7 @@ impl Lnet {
 
     /// Time at which a timer is due, in ns; `u64::MAX` for never.
     pub(crate) fn wake(&self) -> u64 {
-        let wake = self.timers.wake().min(self.ops.timers.wake()).min(self.fault_wake());
+        let wake = self.timers.wake().min(self.ops.timers.wake()).min(self.fault_wake()).min(self.recovery_wake());
         if self.discovery.changed.is_some() || self.own_work.len() > 0 { 0 } else { wake }
     }
 
@@ -260,6 +287,9 @@ impl Lnet {
         }
         self.own_turn(cx, lnds);
         self.end_delays(cx, lnds);
+        if self.recovery_wake() <= cx.now {
+            self.recover(cx, lnds);
+        }
         let mut due = std::mem::take(&mut self.due);
         self.timers.due(cx.now, &mut due);
         cx.counters.timers_fired += due.len() as u64;
@@ -275,6 +305,7 @@ impl Lnet {
         for i in due.drain(..) {
             if let Some(op) = self.ops.overdue(cx.now, i) {
                 cx.counters.err_no_answer += 1;
+                self.unanswered(cx, op);
                 let event = self.ops.fail(op, cx.now, LnetError::TimedOut);
                 self.complete_some(event);
             }
@@ -285,7 +316,7 @@ impl Lnet {
     /// Whether [`Lnet::settle`] has something to do.
     #[inline]
     pub(crate) fn is_unsettled(&self) -> bool {
-        !self.kicks.is_empty() || !self.again.is_empty() || self.has_discovered()
+        !self.kicks.is_empty() || !self.again.is_empty() || self.has_discovered() || !self.unsent.is_empty()
     }
 
     /// Looks again at one peer whose credits changed, or at a held message; gives whether there was one.
@@ -297,7 +328,7 @@ impl Lnet {
             }
             return true;
         }
-        if self.discovers(cx, lnds) {
+        if self.discovers(cx, lnds) || self.go_again(cx, lnds) {
             return true;
         }
         if self.again.is_empty() {
@@ -320,7 +351,7 @@ impl Lnet {
     /// Messages that wait.
     pub(crate) fn queued(&self) -> usize {
         let peers = (0..self.peers.capacity()).filter_map(|i| self.peers.get(self.peers.key_at(i)?));
-        self.own.len() + self.own_work.len() + self.delayed() + peers.map(Peer::waits).sum::<usize>()
+        self.own.len() + self.own_work.len() + self.unsent.len() + self.delayed() + peers.map(Peer::waits).sum::<usize>()
     }
 
     /// Places in tables and queues.

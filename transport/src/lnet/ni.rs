@@ -6,6 +6,7 @@ use super::aliases::OF_ONE;
 use super::discovery::Standing;
 use super::drops::Dropped;
 use super::figures::{NiFigures, PeerFigures, Span, Spans};
+use super::health::NiHealth;
 use super::{Lnet, OpRefused};
 use crate::lnd::budget::Uses;
 use crate::lnd::{Config, Cx, Lnd, Moved, NiConfig, NiId};
@@ -29,6 +30,11 @@ pub(crate) struct Ni {
     pub(super) spans: Spans,
     /// Its LND goes down, and has let go of all connections.
     pub(super) gone: bool,
+    pub(super) health: NiHealth,
+    /// Time of the last failure that was its fault, in ns.
+    pub(super) failed_at: u64,
+    /// Time of the last message to a Multi-Rail peer by it, in messages.
+    pub(super) used: u64,
 }
 
 impl Ni {
@@ -42,6 +48,9 @@ impl Ni {
             dropped: Dropped::default(),
             spans: Spans::default(),
             gone: false,
+            health: NiHealth::default(),
+            failed_at: 0,
+            used: 0,
         };
         cfg.nis.iter().map(new).collect()
     }
@@ -53,7 +62,7 @@ impl Ni {
     }
 
     /// Whether it has a way to `nid`: an interface has addresses of one family.
-    fn reaches(&self, nid: Nid) -> bool {
+    pub(super) fn reaches(&self, nid: Nid) -> bool {
         nid.same_net(self.nid) && nid.is_large() == self.nid.is_large() && nid.ip().is_some()
     }
 }
@@ -70,20 +79,6 @@ impl Lnet {
     #[inline]
     pub(super) fn nid_of(&self, ni: NiId) -> Nid {
         self.nis.get(ni.index()).map_or(Nid::LO, |n| n.nid)
-    }
-
-    /// The NI by which a message goes to `target`: of several the one whose LND knows it, or the first. `None` where none
-    /// leads there.
-    #[inline]
-    pub(super) fn ni_to<L: Lnd<Lnet>>(&self, lnds: &[L], target: ProcessId) -> Option<NiId> {
-        let id = |at: usize| NiId(at as u8);
-        if let [ni] = self.nis.as_slice() {
-            return ni.reaches(target.nid).then_some(id(0));
-        }
-        let leads = |at: &usize| self.nis.get(*at).is_some_and(|n| n.reaches(target.nid));
-        let mut all = (0..self.nis.len()).filter(leads);
-        let knows = |at: &usize| lnds.get(*at).is_some_and(|l| l.find(target).is_some());
-        all.clone().find(knows).or_else(|| all.next()).map(id)
     }
 
     /// The NI that an operation on `to` is to leave from.
@@ -125,6 +120,7 @@ impl Lnet {
                 credits_used: n.uses.credits,
                 credits_most: n.most_used,
                 spans: n.spans,
+                health: n.health,
                 latencies: *latencies,
             });
         }
@@ -137,6 +133,7 @@ impl Lnet {
             credits_used: 0,
             credits_most: 0,
             spans: Spans::default(),
+            health: NiHealth::default(),
             latencies: self.ops.own_latencies,
         });
     }
@@ -149,7 +146,7 @@ impl Lnet {
         Some(PeerFigures {
             id,
             nids: nids.iter().copied().take(OF_ONE).collect(),
-            features: p.discovery.features(),
+            features: p.discovery.told().map_or(0, |t| t.0),
             told: p.discovery.stands() == Standing::Known,
             moved,
             dropped: p.figures.dropped,

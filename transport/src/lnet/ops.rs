@@ -33,6 +33,8 @@ pub(crate) struct OpRec {
     pub(crate) app: AppId,
     pub(crate) tag: u64,
     pub(crate) target: Nid,
+    /// The peer that the request was given to: the target, or a gateway.
+    pub(crate) via: Nid,
     pub(crate) kind: OpKind,
     pub(crate) object: u64,
     /// Time at which it was taken up, in ns.
@@ -52,9 +54,17 @@ impl OpRec {
         }
     }
 
-    /// Bucket of the target's address.
+    /// It goes by another pair of NIDs.
+    pub(crate) fn goes_by(&mut self, ni: NiId, via: Nid) {
+        self.via = via;
+        if self.ni != UNTIMED {
+            self.ni = ni;
+        }
+    }
+
+    /// Bucket of the peer that it was given to.
     pub(crate) fn bucket(&self) -> Option<Bucket> {
-        self.target.ip().map(Bucket::of)
+        self.via.ip().map(Bucket::of)
     }
 }
 
@@ -105,13 +115,13 @@ impl Ops {
     pub(crate) fn start(
         &mut self,
         (app, tag): (AppId, u64),
-        (target, ni): (Nid, NiId),
+        (target, via, ni): (Nid, Nid, NiId),
         kind: OpKind,
         (now, deadline): (u64, u64),
     ) -> (Key, WireHandle) {
         let object = self.next_object;
         self.next_object = object.wrapping_add(self.step);
-        let key = self.recs.insert(OpRec { app, tag, target, kind, object, began: now, deadline, ni });
+        let key = self.recs.insert(OpRec { app, tag, target, via, kind, object, began: now, deadline, ni });
         self.by_object.insert(object, key);
         self.timers.by(now, key, deadline);
         (key, WireHandle { interface: self.interface, object })
@@ -179,6 +189,11 @@ impl Ops {
     #[cfg(feature = "testing")]
     pub(crate) fn places(&self) -> usize {
         self.recs.capacity() + self.by_object.capacity()
+    }
+
+    /// Takes out an operation that goes on elsewhere.
+    pub(crate) fn give(&mut self, key: Key) -> Option<OpRec> {
+        self.end(key)
     }
 
     fn end(&mut self, key: Key) -> Option<OpRec> {

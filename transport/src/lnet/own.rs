@@ -276,7 +276,8 @@ impl Lnet {
                 let event = self.ops.sent(op, cx.now, status);
                 self.complete_some(event);
             }
-            TxDone::Nothing | TxDone::Reply(_) => {}
+            // Nothing that this node sends to itself is sent again.
+            TxDone::Nothing | TxDone::Reply(_) | TxDone::Again(_) => {}
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use super::aliases::Claim;
 use super::api::Op;
+use super::hop::{Hop, Way};
+use super::ops::OpRec;
 use super::{GetGrant, MatchReq, Msg, PutGrant, Verdict};
 use crate::lnd::{AppId, Data, LnetError, NiId, Sink, Ticket};
 use crate::stream::ShardId;
@@ -15,8 +17,8 @@ pub struct ShardMsg(pub(crate) Body);
 
 #[derive(Debug)]
 pub(crate) enum Body {
-    /// An operation that belongs elsewhere.
-    Cmd(AppId, Op),
+    /// An operation that belongs elsewhere, with its way.
+    Cmd(AppId, Op, Way),
     /// Home to owner: does anything match?
     Match(Asker),
     /// Owner to home.
@@ -35,8 +37,33 @@ pub(crate) enum Body {
     Contested(Nid, Box<Claim>),
     /// To all: a peer has come by this NID, which another claims, and is asked.
     Awaited(Nid),
+    /// To the keeper of own NIs' health: a message by this one has failed.
+    OwnFailed(NiId),
+    /// To all: an own NI's health.
+    OwnHealth(NiId, u16),
+    /// Home to all: the health of a peer's NI.
+    PeerHealth(Nid, u16),
+    /// To a NID's new home: it is to be pinged until it is well.
+    Recover(Nid),
+    /// To all: an own NI's port has a link, or has none.
+    Link(NiId, bool),
+    /// To the home of a peer's NID: our info is to be pushed there, since the NID that it was pushed to is out of reach; with the
+    /// peer's features.
+    Tell(Hop, u32),
+    /// To the home of a peer's other NID: a message that has not left, and goes there now.
+    Resent(Box<Resent>),
     /// Home to owner: the REPLY's pages are home.
     GetDone { grant: GetGrant, status: Result<(), LnetError> },
+}
+
+/// A message that has not left by one pair, and goes by another, with the operation that it belongs to.
+#[derive(Debug)]
+pub(crate) struct Resent {
+    pub(super) tx: Msg,
+    pub(super) rec: Option<OpRec>,
+    pub(super) hop: Hop,
+    /// Its end, if it does not leave by that either.
+    pub(super) why: LnetError,
 }
 
 /// A message that waits for a portal's owner.

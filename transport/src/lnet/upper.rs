@@ -1,7 +1,8 @@
 //! Calls of LNDs on LNet.
 
+use super::health::Cause;
 use super::peer::Peer;
-use super::{Delivery, Lnet, TxDone};
+use super::{Delivery, Lnet, Msg, TxDone};
 use crate::lnd::budget::Uses;
 use crate::lnd::{Arrived, Cx, Lnd, LnetError, NiId, Nobody, Stored, Ticket, Upper};
 use crate::lnet::ops::OpRec;
@@ -33,7 +34,16 @@ impl Upper for Lnet {
 
     #[inline]
     fn finalize(&mut self, cx: &mut Cx, peer: Key, uses: Uses, token: TxDone, status: Result<(), LnetError>) {
+        if let Err(why) = status {
+            self.died(cx, peer, why);
+        }
         self.finish(cx, peer, uses, token, status);
+    }
+
+    fn unsent(&mut self, cx: &mut Cx, peer: Key, tx: Msg, why: LnetError) {
+        // The port of an NI without a link is to blame, whose state says so.
+        let dead = self.peers.get(peer).and_then(|p| self.nis.get(p.ni.index())).is_some_and(|n| n.health.fatal);
+        self.not_sent(cx, peer, tx, why, Cause::unsent(why).filter(|_| !dead));
     }
 
     fn unheld(&mut self, cx: &mut Cx, ticket: Ticket, hdr: &LnetHdr) {
@@ -142,7 +152,7 @@ impl Upper for Lnet {
     }
 
     fn renamed(&self, token: &mut TxDone) {
-        if let TxDone::Op(op) = token {
+        if let Some(op) = token.op() {
             *op = self.new_name(*op);
         }
     }

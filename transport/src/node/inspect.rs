@@ -22,6 +22,7 @@ use crate::lnd::tunables::Change;
 use crate::lnd::{Config, Counters, NIS_MAX};
 use crate::lnet::faults::{FaultAsk, FaultError, FaultView, RULES_MAX};
 use crate::lnet::figures::{NiFigures, PeerFigures};
+use crate::lnet::PeerNiView;
 use crate::node::Machine;
 use crate::socklnd::PeerBrief;
 use crate::stream::ConnId;
@@ -239,6 +240,29 @@ impl PeersFigures {
     }
 }
 
+/// A part of the NIDs of peers that a shard knows.
+#[derive(Debug)]
+pub struct PeerNis {
+    /// First place; afterwards the first place of the next page, `None` at the end.
+    pub from: Option<u32>,
+    /// Answer; the asker has made room for [`PAGE`].
+    pub rows: Vec<PeerNiView>,
+}
+
+impl PeerNis {
+    /// Fills the page from what `m` knows.
+    pub fn fill(&mut self, m: &Machine) {
+        let (room, rows) = (self.rows.capacity(), &mut self.rows);
+        let from = self.from.unwrap_or(0) as usize;
+        let all = m.peer_nis(from, PAGE, &mut |row| {
+            if rows.len() < room {
+                rows.push(row);
+            }
+        });
+        self.from = (from.saturating_add(PAGE) < all).then_some((from + PAGE) as u32);
+    }
+}
+
 /// A question about fault rules.
 #[derive(Debug)]
 pub struct AboutFaults {
@@ -259,6 +283,8 @@ pub enum Question {
     Peers(Box<Peers>),
     /// Figures of peers.
     Figures(Box<PeersFigures>),
+    /// NIDs of peers, and their health.
+    PeerNis(Box<PeerNis>),
     /// Counters.
     Counts(Box<Counts>),
     /// Shows packets to this end, or to none; the answer is the end that was there before.
@@ -450,6 +476,26 @@ impl Inspection {
             while page.from.is_some() {
                 page.rows.clear();
                 let Question::Figures(p) = self.ask(lcore, Question::Figures(page))? else { break };
+                page = p;
+                if !page.rows.iter().all(&mut each) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows the NIDs of peers of all lcores to `each`, page by page, until it returns false. A NID that several NIs of ours
+    /// speak with is shown for each; figures of health are the same then.
+    ///
+    /// # Errors
+    /// [`NoAnswer`] of the first lcore that does not; those before it were shown.
+    pub fn peer_nis(&self, mut each: impl FnMut(&PeerNiView) -> bool) -> Result<(), NoAnswer> {
+        for lcore in 0..self.mailboxes.len() {
+            let mut page = Box::new(PeerNis { from: Some(0), rows: Vec::with_capacity(PAGE) });
+            while page.from.is_some() {
+                page.rows.clear();
+                let Question::PeerNis(p) = self.ask(lcore, Question::PeerNis(page))? else { break };
                 page = p;
                 if !page.rows.iter().all(&mut each) {
                     return Ok(());

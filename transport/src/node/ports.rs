@@ -207,6 +207,10 @@ impl<S: Streams> Streams for Ports<S> {
         self.all.iter().any(|m| m.streams.linked())
     }
 
+    fn has_link(&self, ip: IpAddr) -> bool {
+        self.all.iter().find(|m| m.addresses.contains(&ip)).is_none_or(|m| m.streams.linked())
+    }
+
     fn abort_all(&mut self) {
         self.all.iter_mut().for_each(|m| m.streams.abort_all());
     }

@@ -12,7 +12,7 @@ use super::counters::StreamCounters;
 use super::inspect::{Attended, Inspect, LoopStats, Mailbox, Question};
 use super::mesh::Mesh;
 use super::streams::{Streams, Work};
-use crate::lnd::{AppId, OUT_KEPT, Shards};
+use crate::lnd::{AppId, NIS_MAX, OUT_KEPT, Shards};
 use crate::lnet::{Event, Op};
 use crate::node::{BesideError, Input, Machine};
 use crate::stream::{Bucket, Protocol, ShardId};
@@ -84,7 +84,12 @@ pub struct Shard<S: Streams + Inspect, A: App> {
     mailbox: Option<Attended>,
     loop_stats: LoopStats,
     balancer: Option<Balancer>,
+    /// Time of the next look at the links of ports, in ns.
+    links_at: u64,
 }
+
+/// Time between two looks at the links of ports, in ns: kernels tell their peers within 26 ms (docs/protocol/upper.md §2).
+const LINKS_EVERY: u64 = 5_000_000;
 
 /// Operations handled in one turn at most, so that an application which answers each event with an operation
 /// cannot keep the streams from being served.
@@ -124,6 +129,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
             mailbox: None,
             loop_stats: LoopStats::default(),
             balancer: None,
+            links_at: 0,
         }
     }
 
@@ -146,6 +152,9 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
         self.loop_stats.begin(now);
         if self.mailbox.as_ref().is_some_and(|d| d.0.asked()) {
             self.answer();
+        }
+        if self.links_at <= now {
+            self.look_at_links(now);
         }
         let machine = &mut self.machine;
         let mut work = match &mut self.outside {
@@ -199,6 +208,19 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
         let work = work.and(self.migrate(now)).and(self.flush());
         self.loop_stats.end(work.is_busy());
         work
+    }
+
+    /// Tells the machine which of its NIs have a link.
+    #[cold]
+    fn look_at_links(&mut self, now: u64) {
+        self.links_at = now + LINKS_EVERY;
+        let Some(streams) = self.outside.streams() else { return };
+        for at in 0..NIS_MAX {
+            let Some(ip) = self.machine.config().nis.get(at).map(|n| n.nid.ip()) else { return };
+            if let Some(ip) = ip {
+                self.machine.link(now, ip, streams.has_link(ip));
+            }
+        }
     }
 
     /// Lets the shard give peers to idle shards of its CPT when it is busy.
@@ -281,6 +303,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
             },
             Question::Peers(peers) => peers.fill(&self.machine),
             Question::Figures(peers) => peers.fill(&self.machine),
+            Question::PeerNis(nis) => nis.fill(&self.machine),
             Question::Counts(c) => {
                 (c.proto, c.streams, c.loop_stats) = (self.machine.tally(), self.counters(), self.loop_stats);
                 self.details(&mut |name, n| c.add(name, n));

@@ -1,6 +1,6 @@
 //! The byte streams of one lcore: the seam between a machine and the wire.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use dataplane::pkt::{Armed, Nap};
 use tcpstack::SiblingMsg;
@@ -120,6 +120,11 @@ pub trait Streams {
     /// Whether anything can come or go: the link of a port is up.
     fn linked(&self) -> bool {
         true
+    }
+
+    /// Whether what has this address of ours has a link. The kernel's interfaces are not watched: those always have one.
+    fn has_link(&self, _ip: IpAddr) -> bool {
+        self.linked()
     }
 
     /// Ends every stream at once, as far as peers can still be told, since nothing will be turned again.

@@ -137,6 +137,10 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
         self.forget_if_idle(up, cx, peer);
     }
 
+    fn fail_queue(&mut self, up: &mut U, cx: &mut Cx, peer: Key, why: LnetError) {
+        self.fail_queue(up, cx, peer, why);
+    }
+
     fn fail_queues(&mut self, up: &mut U, cx: &mut Cx, why: LnetError) {
         for peer in (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect::<Vec<_>>() {
             self.fail_queue(up, cx, peer, why);

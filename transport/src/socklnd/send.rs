@@ -423,6 +423,17 @@ impl<U: Upper> Socklnd<U> {
         if tx.answer || tx.hdr.is_none() {
             self.answer_left(up, cx, peer);
         }
+        if tx.hdr.is_some()
+            && let Err(why) = status
+            && let Some((above, alone)) = self.peers.get(peer).map(|p| (p.up, p.conns.is_empty()))
+        {
+            up.unsent(cx, above, tx, why);
+            if alone {
+                // It may be forgotten now.
+                up.kick(above);
+            }
+            return;
+        }
         let uses = tx.uses();
         self.finalize(up, cx, peer, uses, tx.done, status);
     }

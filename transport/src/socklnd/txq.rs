@@ -49,6 +49,9 @@ fn noop<T: Default>(cookie: u64) -> Tx<T> {
         credit: false,
         answer: false,
         strange: false,
+        pinned: false,
+        free: false,
+        retries: 0,
         passed: true,
     }
 }

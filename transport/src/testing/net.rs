@@ -31,6 +31,7 @@ mod listening;
 mod loss;
 mod pipe;
 mod raw;
+mod unplugged;
 
 /// One second in ns.
 pub const SEC: u64 = 1_000_000_000;
@@ -177,6 +178,8 @@ pub struct Net {
     by_ip: HashMap<IpAddr, usize>,
     /// Nodes of the addresses that protocols listen at, or have listened at.
     listens: HashMap<SocketAddr, Option<usize>>,
+    /// Addresses that are lost, and what dials to them or from them come to.
+    unplugged: HashMap<IpAddr, DialError>,
     /// Cookies by node, peer and network.
     cookies: HashMap<(usize, IpAddr, SocketAddr, Option<u16>), Cookies>,
 }
@@ -218,6 +221,7 @@ impl Net {
             timers: BinaryHeap::new(),
             by_ip: HashMap::new(),
             listens: HashMap::new(),
+            unplugged: HashMap::new(),
             cookies: HashMap::new(),
         }
     }
@@ -487,6 +491,11 @@ impl Net {
     fn connect(&mut self, from: usize, spec: DialSpec, life: u32) {
         if self.nodes[from].life != life {
             return;
+        }
+        let lost = |ip: &IpAddr| self.unplugged.get(ip).copied();
+        if let Some(why) = lost(&spec.remote.ip()).or_else(|| lost(&spec.local_ip)) {
+            let delay = if why == DialError::Refused { self.latency } else { self.syn_timeout };
+            return self.at(delay, Ev::DialFailed(from, spec.id, why, life));
         }
         if self.raw_listeners.contains(&spec.remote.ip()) {
             let local = SocketAddr::new(spec.local_ip, self.nodes[from].source_port());

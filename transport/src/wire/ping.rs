@@ -175,6 +175,11 @@ impl PingInfo {
         first.into_iter().chain(&self.nis).chain(rest).map(|e| e.nid).filter(|n| !n.is_any() && *n != Nid::LO)
     }
 
+    /// State of one of its NIs; `None` for a NID that is none of them.
+    pub fn status_of(&self, nid: Nid) -> Option<NiStatus> {
+        self.nis.iter().chain(&self.large).find(|e| e.nid == nid).map(|e| e.status)
+    }
+
     /// Appends the bytes to `out`.
     pub fn emit(&self, out: &mut Vec<u8>) {
         let o = self.order;

@@ -89,7 +89,11 @@ fn each_ni_has_its_own_figures() {
     net.op(0, Op::Ping { tag: 4, target: id(1) });
     net.run(SEC);
     // Nobody matches it.
-    net.op(0, Spot(9, 9).put(5, other, Payload::copy_of(&[7; 50]).unwrap(), false));
+    let mut op = Spot(9, 9).put(5, other, Payload::copy_of(&[7; 50]).unwrap(), false);
+    if let Op::Put { from, .. } = &mut op {
+        *from = Some(Nid::tcp([10, 1, 0, 1].into(), 1));
+    }
+    net.op(0, op);
     net.run(SEC);
     let [first, second, own] = figures(&net, 0)[..] else { panic!() };
     assert_eq!((first.nid, second.nid, own.nid), (nid(1), Nid::tcp([10, 1, 0, 1].into(), 1), Nid::LO));

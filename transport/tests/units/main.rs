@@ -17,6 +17,7 @@ mod homes;
 mod hostile;
 mod identity;
 mod lazy;
+mod multi_rail;
 mod net;
 mod netsock;
 mod netsock_dgram;

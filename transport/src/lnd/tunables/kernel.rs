@@ -74,8 +74,11 @@ const fn cpus(module: Module, name: &'static str, since: Release) -> Param {
 
 const NETWORKS: &str = "--nid names the network and the address";
 const ROUTES: &str = "this node does not route and uses no routers";
-const HEALTH: &str = "no message changes to another NI";
-const DISCOVERY: &str = "this node sends to the NID that it is told, whichever others the peer has";
+const NUMA: &str = "an NI's queues are those of every lcore: distance decides nothing";
+const INTERFACES: &str = "a node has at most 16 NIs, and of a peer 32 NIDs are kept";
+const INTERVAL: &str = "the first recovery ping comes after 1 s";
+const NAMES: &str = "a peer goes by the name that it gives itself";
+const NEAR: &str = "a message to a NID of this node's never leaves it";
 const CPUS: &str = "--cpu-pattern says where this node's lcores are";
 const START: &str = "a node is configured when it starts";
 const PORTALS: &str = "portals are not spread over CPUs";
@@ -141,18 +144,18 @@ pub static PARAMS: &[Param] = &[
     over("router_ping_timeout", OLDEST, ROUTES),
     over("router_sensitivity_percentage", 13, ROUTES),
     over("lnet_drop_asym_route", 13, ROUTES),
-    over("lnet_numa_range", OLDEST, HEALTH),
-    over("lnet_interfaces_max", 11, HEALTH),
-    over("lnet_health_sensitivity", 12, HEALTH),
-    over("lnet_recovery_interval", 12, HEALTH),
-    over("lnet_recovery_limit", 14, HEALTH),
-    over("lnet_max_recovery_ping_interval", 15, HEALTH),
+    over("lnet_numa_range", OLDEST, NUMA),
+    over("lnet_interfaces_max", 11, INTERFACES),
+    ours("lnet_health_sensitivity", 12),
+    over("lnet_recovery_interval", 12, INTERVAL),
+    ours("lnet_recovery_limit", 14),
+    ours("lnet_max_recovery_ping_interval", 15),
     ours("lnet_peer_discovery_disabled", 11),
-    over("lock_prim_nid", 15, DISCOVERY),
+    over("lock_prim_nid", 15, NAMES),
     ours("lnet_transaction_timeout", 12),
     ours("lnet_retry_count", 12),
     over("lnet_response_tracking", 14, "every message that awaits an answer is tracked"),
-    over("local_nid_dist_zero", OLDEST, DISCOVERY),
+    over("local_nid_dist_zero", OLDEST, NEAR),
     over("portal_rotor", OLDEST, PORTALS),
     over("config_on_load", OLDEST, START),
     cpus(Module::Libcfs, "cpu_npartitions", OLDEST),

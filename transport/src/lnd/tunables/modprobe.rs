@@ -268,7 +268,7 @@ mod tests {
         let (c, said) = read(text).unwrap();
         insta::assert_snapshot!(said.join("\n"), @r"
         line 1: cpu_npartitions=2 is passed over: --cpu-pattern says where this node's lcores are
-        line 1: lock_prim_nid=1 is passed over: this node sends to the NID that it is told, whichever others the peer has
+        line 1: lock_prim_nid=1 is passed over: a peer goes by the name that it gives itself
         line 2: cpu_pattern=0[0-3] 1[4-7] is passed over: --cpu-pattern says where this node's lcores are
         line 3: nscheds=6 is passed over: lcores do that work: --lcores
         line 3: peer_timeout=100 is passed over: only routers watch their peers
@@ -277,10 +277,9 @@ mod tests {
         line 4: zc_min_payload=1024 is taken for 2048: here it is 2048 to 16777216 (bytes)
         line 4: conns_per_peer=200 is taken for 127: here it is 0 to 127 (connections)
         line 5: forwarding=enabled is passed over: this node does not route and uses no routers
-        line 5: lnet_health_sensitivity=0 is passed over: no message changes to another NI
         line 5: peer_buffer_credits=64 is passed over: this node does not route and uses no routers
         ");
-        assert!(c.tcp.nagle);
+        assert!(c.tcp.nagle && c.health_sensitivity == 0);
         assert_eq!(
             (c.min_reconnect, c.keepalive, c.zc_min_payload, c.conns_per_peer),
             (1_000_000_000, 0, 2048, 127)

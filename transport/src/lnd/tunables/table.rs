@@ -352,10 +352,35 @@ pub static ALL: &[Tunable] = &[
     lnet(
         "lnet_retry_count",
         "retries",
-        "only a divisor here (sock_timeout): messages are not sent again",
+        "times that a message that has not left goes by another pair of NIDs, before its deadline; a divisor, too (sock_timeout)",
         Number(0..=255, |c| c.retry_count.into(), |c, v| c.retry_count = v as u32),
     )
     .least(0)
+    .rw(),
+    lnet(
+        "lnet_health_sensitivity",
+        "points",
+        "step of health values, of 1000: down for a failure, up for a recovery ping that is answered; 0: nothing lowers them",
+        Number(0..=1000, |c| c.health_sensitivity.into(), |c, v| c.health_sensitivity = v as u16),
+    )
+    .least(0)
+    .most(1000)
+    .rw(),
+    lnet(
+        "lnet_recovery_limit",
+        "s",
+        "for how long a peer's NID that has failed is pinged; 0: until it is well",
+        Number(0..=DAY, |c| secs(c.recovery_limit), |c, v| c.recovery_limit = ns(v)),
+    )
+    .least(0)
+    .rw(),
+    lnet(
+        "lnet_max_recovery_ping_interval",
+        "s",
+        "longest interval between two such pings",
+        Number(1..=3600, |c| secs(c.max_recovery_interval), |c, v| c.max_recovery_interval = ns(v)),
+    )
+    .least(1)
     .rw(),
     lnet(
         "lnet_peer_discovery_disabled",

@@ -27,13 +27,15 @@
 
 mod beside;
 
+use std::net::IpAddr;
+
 use self::beside::Beside;
 pub use self::beside::BesideError;
 use crate::lnd::tunables::Change;
 use crate::lnd::{AppId, Config, Counters, Cx, Held, NIS_MAX, NiId};
 use crate::lnet::faults::{FaultAsk, FaultError, FaultView};
 use crate::lnet::figures::{NiFigures, PeerFigures};
-use crate::lnet::{Delivery, Event, Lnet, Op, ShardMsg};
+use crate::lnet::{Delivery, Event, Lnet, Op, PeerNiView, ShardMsg};
 use crate::socklnd::{self, PeerBrief, PeerView, Socklnd};
 use crate::stream::slab::Key;
 use crate::stream::{Action, BUCKETS, Bucket, ConnId, DialId, Happened, Protocol, ShardId};
@@ -420,6 +422,20 @@ impl Machine {
         before
     }
 
+    /// Shows `each` the NIDs of peers in `most` places from `from`; gives the number of all places. One that several of our NIs
+    /// speak with is there for each.
+    pub fn peer_nis(&self, from: usize, most: usize, each: &mut dyn FnMut(PeerNiView)) -> usize {
+        self.lnet.ni_views(&self.cx, from, most, each)
+    }
+
+    /// The port that has this address of ours has a link since `now`, in ns, or has none: its NIs are up, or down.
+    pub fn link(&mut self, now: u64, ip: IpAddr, up: bool) {
+        let Machine { cx, lnet, lnds, .. } = self;
+        cx.now = cx.now.max(now);
+        lnet.link(cx, lnds, ip, up);
+        self.settle();
+    }
+
     /// Whether messages with much to copy or sum are given away as copy jobs ([`Output::Offer`]). Each copy job must come back,
     /// run, as [`Input::JobDone`].
     pub fn offload(&mut self, on: bool) {
@@ -550,7 +566,7 @@ impl Machine {
         let Machine { cx, lnet, lnds, beside } = self;
         cx.now = cx.now.max(now);
         let was_up = !cx.down;
-        lnet.command(cx, lnds, app, op, None);
+        lnet.command(cx, lnds, app, op);
         if was_up && cx.down {
             beside.shut_down(cx.now);
         }

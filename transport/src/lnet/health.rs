@@ -1,0 +1,355 @@
+//! Health of this node's NIs and of peers' (docs/protocol/upper.md §3): a value from 0 to [`BEST`], which failures lower and
+//! recovery raises, and by which rails are chosen.
+//!
+//! A peer's value is the affair of that NID's home, an own NI's that of the first shard; the others are told of each change, and keep
+//! a copy to choose by. Only peers with several NIDs have one: where there is nothing to choose, nothing is kept.
+
+use std::collections::HashMap;
+
+use super::Lnet;
+use super::remote::Body;
+use crate::lnd::config::SEC;
+use crate::lnd::{Counters, Cx, LnetError, NiId};
+use crate::stream::ShardId;
+use crate::stream::slab::Key;
+use crate::wire::Nid;
+
+/// Value of an NI without failures.
+pub const BEST: u16 = 1000;
+/// NIDs of peers of which a value is kept: about 2 MiB. Of no more the names are known (`transport/src/lnet/aliases.rs`).
+const KEPT: usize = 16_384;
+/// The shard that has the values of own NIs.
+const KEEPER: ShardId = ShardId(0);
+
+/// Cause of a message's failure, as kernels tell them apart, in the order of
+/// [`HEALTH_ERRORS`](super::faults::HEALTH_ERRORS).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The NI was interrupted.
+    LocalInterrupt,
+    /// The NI dropped it.
+    LocalDropped,
+    /// The NI gave it up.
+    LocalAborted,
+    /// The NI knew no way.
+    LocalNoRoute,
+    /// It was on its way when its connection died.
+    LocalError,
+    /// It waited too long at the NI.
+    LocalTimeout,
+    /// The peer failed it.
+    RemoteError,
+    /// It never left: the peer refused, was not reachable, or reset the connection that it was queued on.
+    RemoteDropped,
+    /// The peer was too slow.
+    RemoteTimeout,
+    /// Too slow was the peer, or what lies between.
+    NetworkTimeout,
+}
+
+impl Cause {
+    /// All of them.
+    pub const ALL: [Cause; 10] = [
+        Cause::LocalInterrupt,
+        Cause::LocalDropped,
+        Cause::LocalAborted,
+        Cause::LocalNoRoute,
+        Cause::LocalError,
+        Cause::LocalTimeout,
+        Cause::RemoteError,
+        Cause::RemoteDropped,
+        Cause::RemoteTimeout,
+        Cause::NetworkTimeout,
+    ];
+
+    /// Whether it counts against the own NI; else it does against the peer's.
+    pub fn is_local(self) -> bool {
+        (self as usize) <= Cause::LocalTimeout as usize
+    }
+
+    /// Whether a message that ends so may be sent again: it has not left.
+    pub(super) fn may_resend(self) -> bool {
+        self.is_local() && self != Cause::LocalError || self == Cause::RemoteDropped
+    }
+
+    /// The cause of a message that has not left; `None` where nobody is to blame.
+    pub(super) fn unsent(why: LnetError) -> Option<Cause> {
+        match why {
+            LnetError::Refused | LnetError::Unreachable | LnetError::ConnLost => Some(Cause::RemoteDropped),
+            // Kernels blame the own NI. But what it waited for was this peer alone.
+            LnetError::TimedOut => Some(Cause::NetworkTimeout),
+            _ => None,
+        }
+    }
+
+    /// The cause of a message that was on its way.
+    pub(super) fn died(why: LnetError) -> Option<Cause> {
+        match why {
+            LnetError::ConnLost => Some(Cause::LocalError),
+            LnetError::TimedOut => Some(Cause::NetworkTimeout),
+            _ => None,
+        }
+    }
+
+    fn count(self, c: &mut Counters) {
+        *match self {
+            Cause::LocalInterrupt => &mut c.local_interrupt_count,
+            Cause::LocalDropped => &mut c.local_dropped_count,
+            Cause::LocalAborted => &mut c.local_aborted_count,
+            Cause::LocalNoRoute => &mut c.local_no_route_count,
+            Cause::LocalError => &mut c.local_error_count,
+            Cause::LocalTimeout => &mut c.local_timeout_count,
+            Cause::RemoteError => &mut c.remote_error_count,
+            Cause::RemoteDropped => &mut c.remote_dropped_count,
+            Cause::RemoteTimeout => &mut c.remote_timeout_count,
+            Cause::NetworkTimeout => &mut c.network_timeout_count,
+        } += 1;
+    }
+}
+
+/// Failures by cause, in the order of [`Cause::ALL`].
+pub type Causes = [u64; Cause::ALL.len()];
+
+/// Health of an own NI, on one shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NiHealth {
+    /// From 0 to [`BEST`].
+    pub value: u16,
+    /// Its port has no link: it is not chosen, and peers hear that it is down.
+    pub fatal: bool,
+    /// Failures of messages by it on this shard.
+    pub causes: Causes,
+}
+
+impl Default for NiHealth {
+    fn default() -> NiHealth {
+        NiHealth { value: BEST, fatal: false, causes: Causes::default() }
+    }
+}
+
+impl NiHealth {
+    /// Health of the same NI on both of two shards.
+    #[must_use]
+    pub fn and(mut self, other: &NiHealth) -> NiHealth {
+        self.value = self.value.min(other.value);
+        self.fatal |= other.fatal;
+        self.causes.iter_mut().zip(other.causes).for_each(|(n, m)| *n += m);
+        self
+    }
+}
+
+/// One of several NIDs of a peer.
+#[derive(Debug)]
+pub(super) struct PeerNi {
+    pub(super) value: u16,
+    /// It says of itself that it is down.
+    pub(super) down: bool,
+    pub(super) causes: Causes,
+}
+
+impl PeerNi {
+    fn new() -> PeerNi {
+        PeerNi { value: BEST, down: false, causes: Causes::default() }
+    }
+
+    fn is_well(&self) -> bool {
+        self.value == BEST && !self.down
+    }
+}
+
+/// Values of peers' NIs.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    pub(super) peers: HashMap<Nid, PeerNi>,
+    /// Time at which own NIs get better, in ns; 0 for none that is ill.
+    pub(super) own_due: u64,
+}
+
+impl Health {
+    /// Whether a peer's NI is up, as far as it says, and its value.
+    pub(super) fn of(&self, nid: Nid) -> (bool, u16) {
+        self.peers.get(&nid).map_or((true, BEST), |p| (!p.down, p.value))
+    }
+
+    fn entry(&mut self, nid: Nid) -> Option<&mut PeerNi> {
+        if !self.peers.contains_key(&nid) && self.peers.len() >= KEPT {
+            self.peers.retain(|_, p| !p.is_well());
+            if self.peers.len() >= KEPT {
+                return None;
+            }
+        }
+        Some(self.peers.entry(nid).or_insert_with(PeerNi::new))
+    }
+}
+
+impl Lnet {
+    /// Rails are to be looked at anew: what they are chosen by has changed.
+    #[cold]
+    pub(super) fn rails_changed(&mut self) {
+        self.recent = None;
+        self.rails.forget();
+    }
+
+    /// A message by this NI to this NID of a peer has failed.
+    #[cold]
+    pub(super) fn charge(&mut self, cx: &mut Cx, (ni, nid): (NiId, Nid), cause: Cause) {
+        cause.count(&mut cx.counters);
+        if !cause.is_local() {
+            return self.peer_failed(cx, nid, cause);
+        }
+        let Some(own) = self.nis.get_mut(ni.index()) else { return };
+        if let Some(n) = own.health.causes.get_mut(cause as usize) {
+            *n += 1;
+        }
+        // Kernels lower it for each message: one set that dies with eight of them would make the NI the worst of all, for all peers.
+        if std::mem::replace(&mut own.failed_at, cx.now) != cx.now {
+            self.own_failed(cx, ni);
+        }
+    }
+
+    /// A message that a peer was sent died on its way.
+    #[cold]
+    pub(super) fn died(&mut self, cx: &mut Cx, peer: Key, why: LnetError) {
+        let pair = self.peers.get(peer).map(|p| (p.ni, p.id.nid));
+        if let Some((pair, cause)) = pair.zip(Cause::died(why)) {
+            self.charge(cx, pair, cause);
+        }
+    }
+
+    /// An operation has had no answer in its time.
+    #[cold]
+    pub(super) fn unanswered(&mut self, cx: &mut Cx, op: Key) {
+        let Some(via) = self.ops.get(op).map(|r| r.via) else { return };
+        if self.is_own(via) {
+            return;
+        }
+        cx.counters.response_timeout_count += 1;
+        self.peer_failed(cx, via, Cause::RemoteTimeout);
+    }
+
+    /// An own NI has failed, here or on another shard.
+    pub(super) fn own_failed(&mut self, cx: &Cx, ni: NiId) {
+        if cx.cfg.shards.me != KEEPER {
+            return self.post(KEEPER, Body::OwnFailed(ni));
+        }
+        let Some(own) = self.nis.get(ni.index()) else { return };
+        let value = own.health.value.saturating_sub(cx.cfg.health_sensitivity);
+        self.own_is(cx, ni, value);
+    }
+
+    /// An own NI has this value now.
+    fn own_is(&mut self, cx: &Cx, ni: NiId, value: u16) {
+        self.post_all(cx, || Body::OwnHealth(ni, value));
+        self.own_told(ni, value);
+        if self.nis.iter().all(|n| n.health.value == BEST) {
+            self.health.own_due = 0;
+        } else if self.health.own_due == 0 {
+            self.health.own_due = cx.now + SEC;
+        }
+    }
+
+    /// The keeper of the own NIs' values says so.
+    pub(super) fn own_told(&mut self, ni: NiId, value: u16) {
+        if let Some(own) = self.nis.get_mut(ni.index()).filter(|n| n.health.value != value) {
+            own.health.value = value;
+            self.rails_changed();
+        }
+    }
+
+    /// Own NIs get better: a ping of oneself, which is how kernels do it, fails only without a link.
+    pub(super) fn own_recover(&mut self, cx: &Cx) {
+        if self.health.own_due == 0 || self.health.own_due > cx.now {
+            return;
+        }
+        self.health.own_due = 0;
+        for at in 0..self.nis.len() {
+            let Some(own) = self.nis.get(at).filter(|n| n.health.value < BEST) else { continue };
+            let step = if own.health.fatal { 0 } else { cx.cfg.health_sensitivity.max(1) };
+            let value = (own.health.value + step).min(BEST);
+            self.own_is(cx, NiId(at as u8), value);
+        }
+    }
+
+    /// A message to a peer's NI has failed by that one's fault.
+    fn peer_failed(&mut self, cx: &Cx, nid: Nid, cause: Cause) {
+        if self.aliases.nids(nid).is_none() || cx.cfg.health_sensitivity == 0 {
+            return;
+        }
+        let Some(p) = self.health.entry(nid) else { return };
+        if let Some(n) = p.causes.get_mut(cause as usize) {
+            *n += 1;
+        }
+        let value = p.value.saturating_sub(cx.cfg.health_sensitivity);
+        self.peer_is(cx, nid, value);
+        self.recover_from(cx, nid);
+    }
+
+    /// A peer's NI has this value now.
+    pub(super) fn peer_is(&mut self, cx: &Cx, nid: Nid, value: u16) {
+        if self.peer_told(nid, value) {
+            self.post_all(cx, || Body::PeerHealth(nid, value));
+        }
+    }
+
+    /// The home of a peer's NI says so; gives whether that is new.
+    pub(super) fn peer_told(&mut self, nid: Nid, value: u16) -> bool {
+        let changed = self.health.entry(nid).is_some_and(|p| std::mem::replace(&mut p.value, value) != value);
+        if changed {
+            self.rails_changed();
+        }
+        changed
+    }
+
+    /// A peer says which of its NIs are down; `down` has a bit for each of `nids`. Gives whether anything is new.
+    pub(super) fn peer_says(&mut self, nids: &[Nid], down: u32) -> bool {
+        let mut changed = false;
+        for (i, nid) in nids.iter().enumerate() {
+            let now = down.checked_shr(i as u32).is_some_and(|d| d & 1 != 0);
+            let before = !self.health.of(*nid).0;
+            if before != now
+                && let Some(p) = self.health.entry(*nid)
+            {
+                p.down = now;
+                changed = true;
+            }
+        }
+        if changed {
+            self.rails_changed();
+        }
+        changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lnet::faults::HEALTH_ERRORS;
+
+    #[test]
+    fn causes_have_the_names_of_health_errors() {
+        for (cause, (name, _)) in Cause::ALL.into_iter().zip(HEALTH_ERRORS) {
+            let mut c = Counters::default();
+            cause.count(&mut c);
+            let counted: Vec<_> = c.iter().filter(|n| n.1 == 1).map(|n| n.0).collect();
+            assert_eq!(counted, [format!("{name}_count")]);
+            assert_eq!(cause.is_local(), name.starts_with("local_"));
+            assert_eq!(Cause::ALL[cause as usize], cause);
+        }
+        let again: Vec<_> = Cause::ALL.into_iter().filter(|c| !c.may_resend()).collect();
+        use Cause::*;
+        assert_eq!(again, [LocalError, RemoteError, RemoteTimeout, NetworkTimeout]);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let mut h = Health::default();
+        let nid = |n: u32| Nid::tcp((0x0a00_0000 + n).to_be_bytes().into(), 0);
+        for n in 0..KEPT as u32 {
+            h.entry(nid(n)).unwrap().value = if n == 7 { BEST } else { 5 };
+        }
+        h.entry(nid(1 << 20)).expect("one that is well makes room").value = 5;
+        assert!(h.entry(nid(1 << 21)).is_none());
+        assert!(h.entry(nid(8)).is_some());
+        assert_eq!((h.peers.len(), h.of(nid(7)), h.of(nid(8))), (KEPT, (true, BEST), (true, 5)));
+    }
+}

@@ -1,0 +1,109 @@
+//! The way of an operation: by which NI it leaves, and which peer it is given to (docs/protocol/lnet.md §8).
+//!
+//! It is chosen once, by the shard where the operation begins, and goes with it to the home of that peer: a choice that
+//! takes turns would come out otherwise there.
+
+use super::api::{Op, OpRefused};
+use super::{Lnet, ni::Ni};
+use crate::lnd::{Cx, Lnd, NiId};
+use crate::stream::Bucket;
+use crate::stream::slab::Key;
+use crate::wire::{Nid, ProcessId};
+
+/// The first hop of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hop {
+    /// The NI that it leaves by.
+    pub(super) ni: NiId,
+    /// The peer that it is given to.
+    pub(super) via: ProcessId,
+    /// That peer's entry, where it is at hand.
+    pub(super) known: Option<Key>,
+    /// It may be another NID of the target's own: headers name the one that it is given to.
+    pub(super) rail: bool,
+    /// There is no other way to the target.
+    pub(super) only: bool,
+}
+
+impl Hop {
+    /// Bucket of the peer: the operation belongs to its home.
+    pub(super) fn bucket(&self) -> Option<Bucket> {
+        self.via.nid.ip().map(Bucket::of)
+    }
+
+    /// The process that headers name, of an operation on `target`.
+    #[inline]
+    pub(super) fn dest(&self, target: ProcessId) -> ProcessId {
+        if self.rail { self.via } else { target }
+    }
+}
+
+/// The way of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Nowhere, or to this node itself.
+    Own(NiId),
+    /// To a peer.
+    Peer(Hop),
+}
+
+impl Lnet {
+    /// The way of an operation on a target; [`Way::Own`] for those that have none.
+    #[inline]
+    pub(super) fn way<L: Lnd<Lnet>>(&mut self, cx: &Cx, lnds: &[L], op: &Op) -> Result<Way, OpRefused> {
+        match op {
+            Op::Put { target, from, .. } | Op::Get { target, from, .. } => {
+                self.way_to(cx, lnds, *target, *from)
+            }
+            Op::Ping { target, .. } | Op::Discover { target, .. } => self.way_to(cx, lnds, *target, None),
+            _ => Ok(Way::Own(NiId::default())),
+        }
+    }
+
+    /// By which NI a message of this node's to `target` goes, and to whom.
+    #[inline]
+    pub(super) fn way_to<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &Cx,
+        lnds: &[L],
+        target: ProcessId,
+        from: Option<Nid>,
+    ) -> Result<Way, OpRefused> {
+        let from = match from {
+            Some(nid) => Some(self.ni_from(nid, target.nid)?),
+            None => None,
+        };
+        if let Some(key) = self.recent
+            && let Some(p) = self.peers.get(key).filter(|p| p.id == target)
+            && from.is_none_or(|ni| ni == p.ni)
+        {
+            return Ok(Way::Peer(Hop { ni: p.ni, via: target, known: Some(key), rail: false, only: true }));
+        }
+        if self.is_own(target.nid) {
+            return Ok(Way::Own(from.unwrap_or_default()));
+        }
+        if let Some(rail) = self.rail_to(cx, lnds, target, from, None) {
+            return Ok(Way::Peer(rail));
+        }
+        let ni = from.or_else(|| self.ni_to(lnds, target)).ok_or(OpRefused::Target(target.nid))?;
+        Ok(Way::Peer(Hop { ni, via: target, known: None, rail: false, only: true }))
+    }
+
+    /// The NI by which a message goes to `target`: of several the one whose LND knows it, or the first. `None` where none
+    /// leads there.
+    #[inline]
+    fn ni_to<L: Lnd<Lnet>>(&self, lnds: &[L], target: ProcessId) -> Option<NiId> {
+        let id = |at: usize| NiId(at as u8);
+        if let [ni] = self.nis.as_slice() {
+            return ni.reaches(target.nid).then_some(id(0));
+        }
+        let leads = |at: &usize| self.nis.get(*at).is_some_and(|n: &Ni| !n.gone && n.reaches(target.nid));
+        let lives = |at: &usize| self.nis.get(*at).is_some_and(|n: &Ni| !n.health.fatal);
+        // Without a link on any it is tried nevertheless.
+        let some = (0..self.nis.len()).any(|at| leads(&at) && lives(&at));
+        let leads = |at: &usize| leads(at) && (!some || lives(at));
+        let mut all = (0..self.nis.len()).filter(leads);
+        let knows = |at: &usize| lnds.get(*at).is_some_and(|l| l.find(target).is_some());
+        all.clone().find(knows).or_else(|| all.next()).map(id)
+    }
+}

@@ -1,0 +1,140 @@
+//! This node's own info: what its NIs are, which of them are up, and who is told of a change (docs/protocol/lnet.md §6.2, upper.md
+//! §2).
+//!
+//! An NI whose port has no link is down: it is not chosen while another is there, what waits for it goes by another, and
+//! peers hear of it at once by an NI that is up. Kernels keep its health value, and so does this node.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+use super::{Lnet, Msg};
+use super::discovery::{PUSHERS, PUSHES, Step};
+use super::hop::Hop;
+use super::ni::Ni;
+use super::remote::Body;
+use crate::lnd::{Config, Cx, Lnd, LnetError, NiId, Payload};
+use crate::stream::slab::Key;
+use crate::wire::ping::NiStatus;
+use crate::wire::{PingInfo, ProcessId};
+
+/// Our ping info, as it goes out, after so many changes of our NIs: more than four do not fit inline.
+pub(super) fn own_info(cfg: &Config, nis: &[Ni], changes: u32) -> Payload {
+    let sequence = cfg.sequence().wrapping_add(changes);
+    let real = || nis.iter().filter(|n| !n.gone);
+    let mut info = PingInfo::new(real().map(|n| n.nid), cfg.pid, cfg.features(), sequence);
+    for e in info.nis.iter_mut().chain(&mut info.large) {
+        if real().any(|n| n.nid == e.nid && n.health.fatal) {
+            e.status = NiStatus::Down;
+        }
+    }
+    let mut bytes = Vec::new();
+    info.emit(&mut bytes);
+    Payload::copy_of(&bytes).unwrap_or_else(Payload::empty)
+}
+
+impl Lnet {
+    /// The configuration has changed: our info may have, from these features. Peers are told with the next timer, which is
+    /// due then.
+    pub(crate) fn tuned(&mut self, before: u32, cfg: &Config) {
+        if before != cfg.features() {
+            self.info_changed(before, cfg);
+        }
+    }
+
+    fn info_changed(&mut self, before: u32, cfg: &Config) {
+        self.ping_info = own_info(cfg, &self.nis, self.changes);
+        self.discovery.info_changed(before | cfg.features());
+    }
+
+    /// The port that has this address has a link, or has none.
+    pub(crate) fn link<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], ip: IpAddr, up: bool) {
+        for at in 0..self.nis.len() {
+            let ni = NiId(at as u8);
+            if self.nis.get(at).is_some_and(|n| n.nid.ip() == Some(ip) && n.health.fatal == up) {
+                self.link_is(cx, lnds, ni, up);
+                self.post_all(cx, || Body::Link(ni, up));
+            }
+        }
+    }
+
+    /// An NI's port has a link, or has none.
+    #[cold]
+    pub(super) fn link_is<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], ni: NiId, up: bool) {
+        let Some(own) = self.nis.get_mut(ni.index()).filter(|n| n.health.fatal == up && !n.gone) else { return };
+        own.health.fatal = !up;
+        self.changes = self.changes.wrapping_add(1);
+        self.rails_changed();
+        self.info_changed(cx.cfg.features(), &cx.cfg);
+        if !up {
+            self.leave_ni(cx, lnds, ni);
+        }
+    }
+
+    /// Whether an own NI is there, and has a link.
+    fn is_up(&self, ni: NiId) -> bool {
+        self.nis.get(ni.index()).is_some_and(|n| !n.health.fatal && !n.gone)
+    }
+
+    /// What waits for an NI's peers goes by another NI, as far as there is one; the rest waits on.
+    fn leave_ni<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], ni: NiId) {
+        let why = LnetError::Unreachable;
+        let of = |k: &Key| self.peers.get(*k).is_some_and(|p| p.ni == ni);
+        let peers: Vec<Key> =
+            (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).filter(of).collect();
+        for peer in peers {
+            let Some((id, entry)) = self.peers.get(peer).map(|p| (p.id, p.entry)) else { continue };
+            let node = ProcessId { nid: self.aliases.primary(id.nid), ..id };
+            let other = self.rail_to(cx, lnds, node, None, None).is_some_and(|hop| self.is_up(hop.ni));
+            let Some(lnd) = lnds.get_mut(ni.index()).filter(|_| other) else { continue };
+            lnd.fail_queue(self, cx, entry, why);
+            let Some(p) = self.peers.get_mut(peer) else { continue };
+            let left: VecDeque<Msg>;
+            (p.waiting, left) = std::mem::take(&mut p.waiting).into_iter().partition(|tx| tx.answer);
+            for tx in left {
+                self.not_sent(cx, peer, tx, why, None);
+            }
+        }
+    }
+
+    /// Our info has changed: peers that want to know are told, by an NI that is up.
+    #[cold]
+    pub(super) fn tell_all<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], ours: u32) {
+        if cx.down {
+            return;
+        }
+        let all: Vec<Key> = (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect();
+        for peer in all {
+            // Whoever is being asked is told with its answer.
+            let Some(p) = self.peers.get(peer).filter(|p| !p.discovery.busy()) else { continue };
+            let Some((features, untold)) = p.discovery.told() else { continue };
+            if features & ours & PUSHERS != PUSHERS || untold >= PUSHES {
+                continue;
+            }
+            let (ni, id) = (p.ni, p.id);
+            if self.is_up(ni) {
+                if let Some(lnd) = self.lnd_of(lnds, peer) {
+                    self.step(cx, lnd, peer, Step::Tell);
+                }
+            } else if let Some(hop) = self.rail_to(cx, lnds, id, None, None)
+                && self.is_up(hop.ni)
+            {
+                self.tell_there(cx, lnds, hop, features);
+            }
+        }
+    }
+
+    /// Pushes our info to another NID of a peer that has these features.
+    pub(super) fn tell_there<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], hop: Hop, features: u32) {
+        let home = hop.bucket().map_or(cx.cfg.shards.me, |b| cx.homes.at(b));
+        if home != cx.cfg.shards.me {
+            return self.post(home, Body::Tell(Hop { known: None, ..hop }, features));
+        }
+        let Some(lnd) = lnds.get_mut(hop.ni.index()).filter(|_| !cx.down) else { return };
+        let Ok(peer) = self.target_peer(cx, lnd, hop.via, hop.known) else { return };
+        let info = self.discovery.info();
+        if let Some(p) = self.peers.get_mut(peer).filter(|p| !p.discovery.has(info)) {
+            p.discovery.takes_over(features);
+            self.step(cx, lnd, peer, Step::Tell);
+        }
+    }
+}

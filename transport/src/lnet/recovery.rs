@@ -1,0 +1,247 @@
+//! Recovery: one of several NIDs of a peer that has failed is pinged until it is well again (docs/protocol/upper.md §3).
+//!
+//! ```text
+//!           Failed / plan                    Due / ping
+//!   WELL --------------------> WAITING <------------------> PINGING
+//!    ^  ^                       |  ^      Unanswered / plan    |
+//!    |  '------- Over ----------'  '----- Better / plan -------|
+//!    '------------------------------------ Best ---------------'
+//! ```
+//!
+//! The first ping follows a failure after 1 s, the next ones after 2, 4, 8 s and so on, up to `lnet_max_recovery_ping_interval`; after
+//! an answer it begins anew. Each answer raises the value by a step; a ping that fails lowers it as any message would. After
+//! `lnet_recovery_limit` it is over, until the next failure. The NID's home does it, by whichever own NI is best.
+
+use std::collections::{BTreeSet, HashMap};
+
+use fsm::Fsm;
+
+use super::Lnet;
+use super::command::header;
+use super::health::BEST;
+use super::ops::{OpKind, UNTIMED};
+use super::remote::Body;
+use super::{Msg, TxDone};
+use crate::hash::OwnMap;
+use crate::lnd::config::SEC;
+use crate::lnd::{AppId, Cx, Lnd, Payload};
+use crate::stream::{Bucket, ShardId};
+use crate::wire::{LnetBody, Nid, ProcessId, ping};
+
+/// Sink of a recovery ping, in bytes: what kernels ask for (lnet.md §6.1).
+const ROOM: u32 = 272;
+
+fsm::fsm! {
+    /// What is done for a peer's NI.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum Stage {
+        /// Nothing.
+        Well,
+        /// It is to be pinged in a while.
+        Waiting,
+        /// It is being pinged.
+        Pinging,
+    }
+
+    /// Causes of change.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum Step {
+        /// A message to it has failed.
+        Failed,
+        /// Its time has come.
+        Due,
+        /// It has answered, and is not at its best.
+        Better,
+        /// It has answered, and is.
+        Best,
+        /// It has not answered.
+        Unanswered,
+        /// It has been tried for as long as it may.
+        Over,
+    }
+
+    /// Actions on a transition.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum Act {
+        /// Nothing.
+        Nothing,
+        /// Choose the time of the next ping.
+        Plan,
+        /// Ping it.
+        Ping,
+    }
+
+    table Stage + Step => Act {
+        start Well;
+        else "it is ignored";
+        Well + Failed => Waiting, Plan;
+        Waiting + Due => Pinging, Ping;
+        Waiting + Over => Well, Nothing;
+        Pinging + Better | Unanswered => Waiting, Plan;
+        Pinging + Best => Well, Nothing;
+    }
+}
+
+/// A NID that is pinged until it is well.
+#[derive(Debug)]
+struct Patient {
+    stage: Fsm<Stage>,
+    /// Pings since the last one that was answered.
+    ping_count: u32,
+    /// Time of the next one, in ns.
+    next_ping: u64,
+    /// Time of the last one, in ns, and of the failure that it all began with.
+    pinged: u64,
+    since: u64,
+}
+
+/// NIDs that are pinged until they are well.
+#[derive(Debug, Default)]
+pub(super) struct Recovery {
+    patients: HashMap<Nid, Patient>,
+    /// Times of pings.
+    due: BTreeSet<(u64, Nid)>,
+    /// Pings under way, by number.
+    asked: OwnMap<u64, Nid>,
+}
+
+impl Recovery {
+    /// Pings of a NID since the last one that was answered, and the time of the next one in ns; 0 for none.
+    pub(super) fn of(&self, nid: Nid) -> (u32, u64) {
+        self.patients.get(&nid).map_or((0, 0), |p| (p.ping_count, p.next_ping))
+    }
+
+    /// Goes through the table; gives whether the NID is to be pinged.
+    fn step(&mut self, cx: &Cx, nid: Nid, step: Step) -> bool {
+        let Some(p) = self.patients.get_mut(&nid) else { return false };
+        let now = cx.now;
+        match p.stage.apply(step) {
+            Some(Act::Ping) => {
+                (p.ping_count, p.pinged) = (p.ping_count.saturating_add(1), now);
+                return true;
+            }
+            Some(Act::Plan) => {
+                if step == Step::Better {
+                    (p.pinged, p.ping_count) = (now, 0);
+                }
+                let after = 1u64.checked_shl(p.ping_count).map_or(u64::MAX, |s| s.saturating_mul(SEC));
+                p.next_ping = p.pinged.saturating_add(after.min(cx.cfg.max_recovery_interval)).max(now);
+                self.due.insert((p.next_ping, nid));
+            }
+            Some(Act::Nothing) | None => {}
+        }
+        if p.stage == Stage::Well {
+            self.patients.remove(&nid);
+        }
+        false
+    }
+}
+
+impl Lnet {
+    /// Time at which there is something to do for NIs that are not well, in ns; `u64::MAX` for never.
+    pub(super) fn recovery_wake(&self) -> u64 {
+        let own = if self.health.own_due == 0 { u64::MAX } else { self.health.own_due };
+        self.recovery.due.first().map_or(u64::MAX, |d| d.0).min(own)
+    }
+
+    /// A NID has failed: it is pinged until it is well.
+    pub(super) fn recover_from(&mut self, cx: &Cx, nid: Nid) {
+        let now = cx.now;
+        let new = || Patient { stage: Fsm::START, ping_count: 0, next_ping: 0, pinged: now, since: now };
+        self.recovery.patients.entry(nid).or_insert_with(new);
+        self.recovery.step(cx, nid, Step::Failed);
+    }
+
+    /// Pings the NIDs whose time has come.
+    pub(super) fn recover<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
+        if cx.down {
+            self.recovery.due.clear();
+            self.health.own_due = 0;
+            return;
+        }
+        self.own_recover(cx);
+        while let Some((at, nid)) = self.recovery.due.first().copied().filter(|d| d.0 <= cx.now) {
+            self.recovery.due.remove(&(at, nid));
+            let Some(since) = self.recovery.patients.get(&nid).map(|p| p.since) else { continue };
+            let (limit, me) = (cx.cfg.recovery_limit, cx.cfg.shards.me);
+            let home = nid.ip().map_or(me, |ip| cx.homes.of(ip));
+            let over = limit > 0 && cx.now >= since.saturating_add(limit);
+            if over || home != me || self.aliases.nids(nid).is_none() {
+                self.recovery.step(cx, nid, Step::Over);
+                if home != me && !over {
+                    self.post(home, Body::Recover(nid));
+                }
+            } else if self.recovery.step(cx, nid, Step::Due) && !self.recovery_ping(cx, lnds, nid) {
+                self.recovery.step(cx, nid, Step::Unanswered);
+            }
+        }
+    }
+
+    /// NIDs of a bucket that leaves are their new home's affair.
+    pub(super) fn recovery_leaves(&mut self, cx: &Cx, b: Bucket) {
+        let of = |nid: &Nid| nid.ip().map(Bucket::of) == Some(b);
+        let left: Vec<(u64, Nid)> =
+            self.recovery.asked.iter().filter(|a| of(a.1)).map(|a| (*a.0, *a.1)).collect();
+        for (serial, nid) in left {
+            self.recovery.asked.remove(&serial);
+            // It is passed on when its time comes.
+            self.recovery.step(cx, nid, Step::Unanswered);
+        }
+    }
+
+    /// Pings an NI; `false` where that cannot be.
+    fn recovery_ping<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], nid: Nid) -> bool {
+        let target = ProcessId::lustre(nid);
+        let Some(ni) = self.ni_for(nid) else { return false };
+        let Some(lnd) = lnds.get_mut(ni.index()) else { return false };
+        let Ok(peer) = self.target_peer(cx, lnd, target, None) else { return false };
+        let serial = self.discovery.serial();
+        self.recovery.asked.insert(serial, nid);
+        let kind = OpKind::Ping { placing: false, sink: ROOM };
+        let until = cx.now + cx.cfg.lnd_timeout();
+        let (op, handle) = self.ops.start((AppId::NODE, serial), (nid, nid, UNTIMED), kind, (cx.now, until));
+        let (match_bits, portal) = (ping::MATCH_BITS, ping::PORTAL);
+        let body = LnetBody::Get { handle, match_bits, portal, src_offset: 0, sink_length: ROOM };
+        let hdr = header(cx, self.nid_of(ni), target, 0, body);
+        self.launch(cx, lnd, peer, &mut Msg::lnet(hdr, Payload::empty(), TxDone::Op(op)));
+        true
+    }
+
+    /// An operation of the node's own has ended: whether it was a recovery ping.
+    pub(super) fn recovery_heard(&mut self, cx: &Cx, serial: u64, ok: bool) -> bool {
+        let Some(nid) = self.recovery.asked.remove(&serial) else { return false };
+        if !ok {
+            self.recovery.step(cx, nid, Step::Unanswered);
+            return true;
+        }
+        let value = (self.health.of(nid).1 + cx.cfg.health_sensitivity.max(1)).min(BEST);
+        self.peer_is(cx, nid, value);
+        self.recovery.step(cx, nid, if value == BEST { Step::Best } else { Step::Better });
+        true
+    }
+
+    /// Tells all other shards.
+    pub(super) fn post_all(&mut self, cx: &Cx, body: impl Fn() -> Body) {
+        for shard in (0..cx.cfg.shards.count).filter(|s| *s != cx.cfg.shards.me.0) {
+            self.post(ShardId(shard), body());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Stage;
+
+    #[test]
+    fn transitions() {
+        insta::assert_snapshot!(fsm::listing::<Stage>(), @r"
+        Well + Failed -> Waiting, Plan
+        Waiting + Due -> Pinging, Ping
+        Waiting + Over -> Well, Nothing
+        Pinging + Better -> Waiting, Plan
+        Pinging + Best -> Well, Nothing
+        Pinging + Unanswered -> Waiting, Plan
+        otherwise: it is ignored
+        ");
+    }
+}

@@ -1,0 +1,78 @@
+//! NIDs of peers for those who look in: whose they are, and how well they are (`lnetctl peer show`).
+
+use super::health::{BEST, Causes};
+use super::{Lnet, Peer};
+use crate::lnd::Cx;
+use crate::wire::{Nid, ping};
+
+/// A NID of a peer, as a shard knows it whose affair it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerNiView {
+    /// It.
+    pub nid: Nid,
+    /// The primary NID of its node.
+    pub primary: Nid,
+    /// Our NI that speaks with it; `None` for a NID that is known by hearsay alone.
+    pub own: Option<Nid>,
+    /// Its node is Multi-Rail, as far as it has said.
+    pub multi_rail: bool,
+    /// It is up, as far as its node says.
+    pub up: bool,
+    /// Health, from 0 to [`BEST`].
+    pub health: u16,
+    /// Failures by cause: those that are the peer's.
+    pub causes: Causes,
+    /// Recovery pings since the last one that was answered.
+    pub ping_count: u32,
+    /// Time until the next one, in ns; 0 where none is to be sent.
+    pub next_ping: u64,
+}
+
+impl Lnet {
+    fn ni_view(&self, cx: &Cx, nid: Nid, peer: Option<&Peer>) -> PeerNiView {
+        let primary = self.aliases.primary(nid);
+        let features = peer.and_then(|p| p.discovery.told()).map_or(0, |t| t.0);
+        let health = self.health.peers.get(&nid);
+        let (ping_count, next) = self.recovery.of(nid);
+        PeerNiView {
+            nid,
+            primary,
+            own: peer.map(|p| self.nid_of(p.ni)),
+            multi_rail: self.aliases.nids(nid).is_some() || features & ping::FEAT_MULTI_RAIL != 0,
+            up: health.is_none_or(|p| !p.down),
+            health: health.map_or(BEST, |p| p.value),
+            causes: health.map(|p| p.causes).unwrap_or_default(),
+            ping_count,
+            next_ping: next.saturating_sub(cx.now),
+        }
+    }
+
+    /// Shows `each` the NIDs of peers in `most` places from `from`: first the peers that we speak with, once for each NI of ours, then
+    /// the NIDs that are known by hearsay alone. Gives the number of all places.
+    pub(crate) fn ni_views(
+        &self,
+        cx: &Cx,
+        from: usize,
+        most: usize,
+        each: &mut dyn FnMut(PeerNiView),
+    ) -> usize {
+        let peers = self.peers.capacity();
+        let end = from.saturating_add(most);
+        for p in (from..end.min(peers)).filter_map(|i| self.peers.get(self.peers.key_at(i)?)) {
+            each(self.ni_view(cx, p.id.nid, Some(p)));
+        }
+        let known = |nid: Nid| {
+            let all = (0..peers).filter_map(|i| self.peers.get(self.peers.key_at(i)?));
+            all.into_iter().any(|p| p.id.nid == nid)
+        };
+        let here = |nid: Nid| nid.ip().is_some_and(|ip| cx.homes.of(ip) == cx.cfg.shards.me);
+        let told = self.aliases.all();
+        let all = peers + told.len();
+        for nid in told.skip(from.saturating_sub(peers)).take(end.saturating_sub(from.max(peers))) {
+            if here(nid) && !known(nid) {
+                each(self.ni_view(cx, nid, None));
+            }
+        }
+        all
+    }
+}
