@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use transport::lnd::Moved;
 use transport::lnd::{ByType, Config};
 use transport::lnet::figures::{Dropped, NiFigures, PeerFigures, Span, Spans};
+use transport::lnet::{BEST, Cause, Causes};
 use transport::node::inspect::Inspection;
 use transport::wire::{Nid, ping};
 
@@ -28,7 +29,10 @@ use crate::{iface, networks};
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub(crate) enum Ask {
     /// Networks and NIs: a row each network.
-    Nets {},
+    Nets {
+        /// Only what makes the same NIs again.
+        backup: bool,
+    },
     /// Peers: a row each, or the one that has this NID.
     Peers {
         /// One of its NIDs.
@@ -42,8 +46,16 @@ pub(crate) enum Ask {
     Global {},
 }
 
-/// Highest health value.
-const HEALTHY: u64 = 1000;
+/// A NID of which nothing is kept has had no failure.
+const HEALTHY: PeerHealth = PeerHealth {
+    value: BEST as u64,
+    dropped: 0,
+    timeout: 0,
+    error: 0,
+    network_timeout: 0,
+    ping_count: 0,
+    next_ping: 0,
+};
 /// No policy says anything.
 const NO_UDSP: UdspInfo = UdspInfo { net_priority: -1, nid_priority: -1 };
 
@@ -84,15 +96,18 @@ impl Statistics {
 /// Figures of NIs over all lcores, and what the lcores say besides.
 struct Sum {
     nis: Vec<NiFigures>,
-    unanswered: u64,
     ops: u64,
+    counted: Counted,
 }
 
+/// Counters of all lcores that have lnetctl's names.
+type Counted = HashMap<&'static str, u64>;
+
 fn sum(front: &Inspection) -> Result<Sum, String> {
-    let mut all = Sum { nis: Vec::new(), unanswered: 0, ops: 0 };
+    let mut all = Sum { nis: Vec::new(), ops: 0, counted: HashMap::new() };
     for lcore in 0..front.lcores() {
         let c = front.counts(lcore).map_err(|e| e.to_string())?;
-        all.unanswered += c.proto.err_no_answer;
+        c.proto.iter().for_each(|(name, n)| *all.counted.entry(name).or_default() += n);
         all.ops += c.ops;
         for ni in &c.nis {
             match all.nis.iter_mut().find(|n| n.nid == ni.nid) {
@@ -115,7 +130,9 @@ fn interface(a: &NodeArgs, nid: Nid) -> Option<String> {
         let ports = networks::asked(a).ok()?;
         return ports.iter().find(|p| p.nids.contains(&nid)).map(|p| p.device.to_owned());
     }
-    nid.ip().and_then(iface::owner).map(|(name, _)| name)
+    let ip = nid.ip()?;
+    // Every address of that network is the loopback's.
+    iface::owner(ip).map(|(name, _)| name).or_else(|| ip.is_loopback().then(|| "lo".into()))
 }
 
 fn tunable(cfg: &Config, part: Part, name: &str) -> i64 {
@@ -132,20 +149,62 @@ fn seconds(ns: u64) -> i64 {
     i64::try_from(ns / 1_000_000_000).unwrap_or(i64::MAX)
 }
 
+fn ni_health(f: &NiFigures) -> NiHealth {
+    let of = |cause| caused(&f.health.causes, cause);
+    NiHealth {
+        fatal_error: f.health.fatal.into(),
+        value: f.health.value.into(),
+        interrupts: of(Cause::LocalInterrupt),
+        dropped: of(Cause::LocalDropped),
+        aborted: of(Cause::LocalAborted),
+        no_route: of(Cause::LocalNoRoute),
+        timeouts: of(Cause::LocalTimeout),
+        error: of(Cause::LocalError),
+        // One of ours that has failed is not pinged: it is well again after a while.
+        ping_count: 0,
+        next_ping: 0,
+    }
+}
+
+fn caused(causes: &Causes, cause: Cause) -> u64 {
+    causes.get(cause as usize).copied().unwrap_or(0)
+}
+
+/// Health of peers' NIDs. Times are those of the node's clock, in s, as kernels have them since they were booted.
+fn well(front: &Inspection) -> Result<HashMap<Nid, PeerHealth>, String> {
+    let (mut all, now) = (HashMap::new(), front.now());
+    let asked = front.peer_nis(|v| {
+        let of = |cause| caused(&v.causes, cause);
+        let health = PeerHealth {
+            value: v.health.into(),
+            dropped: of(Cause::RemoteDropped),
+            timeout: of(Cause::RemoteTimeout),
+            error: of(Cause::RemoteError),
+            network_timeout: of(Cause::NetworkTimeout),
+            ping_count: v.ping_count.into(),
+            next_ping: if v.next_ping == 0 { 0 } else { (now + v.next_ping) / 1_000_000_000 },
+        };
+        all.insert(v.nid, health);
+        true
+    });
+    asked.map(|()| all).map_err(|e| e.to_string())
+}
+
 fn local(f: &NiFigures, cfg: &Config, a: &NodeArgs) -> LocalNi {
     let real = f.nid != Nid::LO;
     let of = |name| if real { tunable(cfg, Part::Tunables, name) } else { 0 };
     let interface = if real { interface(a, f.nid) } else { None };
     LocalNi {
         nid: Some(f.nid.to_string()),
-        status: Some("up".into()),
+        status: Some(if f.health.fatal { "down" } else { "up" }.into()),
         interfaces: interface.map(|i| [("0".to_owned(), i)].into()),
         statistics: Some(Statistics::of(&f.moved, &f.dropped, &f.spans)),
         udsp: Some(NO_UDSP),
         sent_stats: Some(f.moved.sent.into()),
         received_stats: Some(f.moved.received.into()),
         dropped_stats: Some(f.dropped.messages.into()),
-        health: Some(NiHealth { value: if real { HEALTHY } else { 0 }, ..NiHealth::default() }),
+        // Kernels have none of `lo`.
+        health: Some(if real { ni_health(f) } else { NiHealth::default() }),
         tunables: Some(NiTunables {
             peer_timeout: of("peer_timeout"),
             peer_credits: of("peer_credits"),
@@ -177,6 +236,17 @@ fn nets(front: &Inspection, a: &NodeArgs) -> Result<Vec<Net>, String> {
         }
     }
     Ok(all)
+}
+
+/// What makes the same NIs again. One whose interface would give it another address, or that is on a port, is told by its NID.
+fn kept(mut all: Vec<Net>) -> Vec<Net> {
+    all.retain(|n| n.name != "lo");
+    for ni in all.iter_mut().flat_map(|n| &mut n.nis) {
+        let own = ni.nid.as_deref().and_then(|n| n.parse::<Nid>().ok()).and_then(|n| n.ip());
+        let by_interface = ni.interfaces.iter().flat_map(|i| i.values()).find_map(|i| iface::address(i));
+        ni.backup(own.is_none() || own == by_interface);
+    }
+    all
 }
 
 /// What is known of the NIs of one peer.
@@ -211,7 +281,7 @@ impl Known {
         }
     }
 
-    fn shown(&self, primary: Nid, credits: i64) -> Peer {
+    fn shown(&self, primary: Nid, credits: i64, well: &HashMap<Nid, PeerHealth>) -> Peer {
         let multi_rail = self.features & ping::FEAT_MULTI_RAIL != 0;
         let bits = [
             (multi_rail, state::MULTI_RAIL),
@@ -223,7 +293,10 @@ impl Known {
         let mut nids: Vec<Nid> = used.chain(unused).collect();
         // The order of its own list, where it told one.
         nids.sort_by_key(|n| self.nids.iter().position(|k| k == n));
-        let ni = |nid: Nid| peer_ni(nid, self.nis.iter().find(|f| f.id.nid == nid), credits);
+        let ni = |nid: Nid| {
+            let health = well.get(&nid).copied().unwrap_or(HEALTHY);
+            peer_ni(nid, self.nis.iter().find(|f| f.id.nid == nid), credits, health)
+        };
         Peer {
             primary: primary.to_string(),
             multi_rail,
@@ -233,7 +306,7 @@ impl Known {
     }
 }
 
-fn peer_ni(nid: Nid, f: Option<&PeerFigures>, credits: i64) -> PeerNi {
+fn peer_ni(nid: Nid, f: Option<&PeerFigures>, credits: i64, health: PeerHealth) -> PeerNi {
     let of = |get: fn(&PeerFigures) -> u32| i64::from(f.map_or(0, get));
     let (used, waiting, most) = (of(|f| f.credits_used), of(|f| f.waiting), of(|f| f.most));
     let (moved, dropped, spans) = f.map(|f| (f.moved, f.dropped, f.spans)).unwrap_or_default();
@@ -253,7 +326,7 @@ fn peer_ni(nid: Nid, f: Option<&PeerFigures>, credits: i64) -> PeerNi {
         sent_stats: Some(moved.sent.into()),
         received_stats: Some(moved.received.into()),
         dropped_stats: Some(dropped.messages.into()),
-        health: Some(PeerHealth { value: HEALTHY, ..PeerHealth::default() }),
+        health: Some(health),
     }
 }
 
@@ -275,7 +348,8 @@ fn peers(front: &Inspection, only: Option<Nid>) -> Result<Vec<Peer>, String> {
         true
     });
     asked.map_err(|e| e.to_string())?;
-    Ok(all.iter().map(|(primary, known)| known.shown(*primary, cfg.peer_credits.into())).collect())
+    let (credits, well) = (cfg.peer_credits.into(), well(front)?);
+    Ok(all.iter().map(|(primary, known)| known.shown(*primary, credits, &well)).collect())
 }
 
 fn stats(front: &Inspection) -> Result<NodeStats, String> {
@@ -288,12 +362,26 @@ fn stats(front: &Inspection) -> Result<NodeStats, String> {
         })
         .map_err(|e| e.to_string())?;
     let over = |get: fn(&NiFigures) -> u64| all.nis.iter().map(get).sum::<u64>();
+    let of = |name| all.counted.get(name).copied().unwrap_or(0);
     Ok(NodeStats {
         msgs_alloc: over(|n| n.credits_used.into()) + waiting,
         msgs_max: over(|n| n.credits_most.into()),
         rst_alloc: all.ops,
         send_count: over(|n| n.moved.sent.all()),
-        response_timeout_count: all.unanswered,
+        resend_count: of("resend_count"),
+        response_timeout_count: of("response_timeout_count"),
+        local_interrupt_count: of("local_interrupt_count"),
+        local_dropped_count: of("local_dropped_count"),
+        local_aborted_count: of("local_aborted_count"),
+        local_no_route_count: of("local_no_route_count"),
+        local_timeout_count: of("local_timeout_count"),
+        local_error_count: of("local_error_count"),
+        remote_dropped_count: of("remote_dropped_count"),
+        remote_error_count: of("remote_error_count"),
+        remote_timeout_count: of("remote_timeout_count"),
+        network_timeout_count: of("network_timeout_count"),
+        failed_resends: of("failed_resends"),
+        successful_resends: of("successful_resends"),
         recv_count: over(|n| n.moved.received.all()),
         drop_count: over(|n| n.dropped.messages.all()),
         send_length: over(|n| n.moved.send_bytes),
@@ -311,15 +399,34 @@ impl Baseline {
     /// The counts since then; what is so now, or was at most, stays.
     fn since(&self, now: NodeStats) -> NodeStats {
         let was = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let grown = |get: fn(&NodeStats) -> u64| get(&now).saturating_sub(get(&was));
         NodeStats {
-            send_count: now.send_count.saturating_sub(was.send_count),
-            response_timeout_count: now.response_timeout_count.saturating_sub(was.response_timeout_count),
-            recv_count: now.recv_count.saturating_sub(was.recv_count),
-            drop_count: now.drop_count.saturating_sub(was.drop_count),
-            send_length: now.send_length.saturating_sub(was.send_length),
-            recv_length: now.recv_length.saturating_sub(was.recv_length),
-            drop_length: now.drop_length.saturating_sub(was.drop_length),
-            ..now
+            msgs_alloc: now.msgs_alloc,
+            msgs_max: now.msgs_max,
+            rst_alloc: now.rst_alloc,
+            errors: grown(|s| s.errors),
+            send_count: grown(|s| s.send_count),
+            resend_count: grown(|s| s.resend_count),
+            response_timeout_count: grown(|s| s.response_timeout_count),
+            local_interrupt_count: grown(|s| s.local_interrupt_count),
+            local_dropped_count: grown(|s| s.local_dropped_count),
+            local_aborted_count: grown(|s| s.local_aborted_count),
+            local_no_route_count: grown(|s| s.local_no_route_count),
+            local_timeout_count: grown(|s| s.local_timeout_count),
+            local_error_count: grown(|s| s.local_error_count),
+            remote_dropped_count: grown(|s| s.remote_dropped_count),
+            remote_error_count: grown(|s| s.remote_error_count),
+            remote_timeout_count: grown(|s| s.remote_timeout_count),
+            network_timeout_count: grown(|s| s.network_timeout_count),
+            failed_resends: grown(|s| s.failed_resends),
+            successful_resends: grown(|s| s.successful_resends),
+            recv_count: grown(|s| s.recv_count),
+            route_count: grown(|s| s.route_count),
+            drop_count: grown(|s| s.drop_count),
+            send_length: grown(|s| s.send_length),
+            recv_length: grown(|s| s.recv_length),
+            route_length: grown(|s| s.route_length),
+            drop_length: grown(|s| s.drop_length),
         }
     }
 }
@@ -358,7 +465,10 @@ fn rows<T: Serialize>(s: &mut UnixStream, all: Result<Vec<T>, String>) -> io::Re
 pub(super) fn serve(s: &mut UnixStream, shared: &Shared, ask: &Ask) -> io::Result<Result<Value, String>> {
     let front = &shared.front;
     Ok(match ask {
-        Ask::Nets {} => return rows(s, nets(front, &shared.about.args)),
+        Ask::Nets { backup } => {
+            let all = nets(front, &shared.about.args);
+            return rows(s, if *backup { all.map(kept) } else { all });
+        }
         Ask::Peers { nid } => match nid.as_deref().map(str::parse::<Nid>).transpose() {
             Ok(nid) => return rows(s, peers(front, nid)),
             Err(e) => Err(e.to_string()),
@@ -415,7 +525,9 @@ mod tests {
         known.add(&figures(3, &nids, 5));
         known.add(&figures(2, &nids, 7));
         known.add(&figures(3, &nids, 1));
-        let p = known.shown(nid(2), 8);
+        let ill = PeerHealth { value: 600, ping_count: 3, ..HEALTHY };
+        let p = known.shown(nid(2), 8, &[(nid(3), ill)].into());
+        assert_eq!([0, 1].map(|at: usize| p.nis[at].health), [Some(HEALTHY), Some(ill)]);
         assert_eq!((&*p.primary, p.multi_rail, p.state), ("10.0.0.2@tcp", true, Some(273)));
         let shown: Vec<_> = p.nis.iter().map(|n| (&*n.nid, n.sent_stats.unwrap().put)).collect();
         assert_eq!(shown, [("10.0.0.2@tcp", 7), ("10.0.0.3@tcp", 6), ("10.0.0.4@tcp", 0)]);
@@ -428,7 +540,7 @@ mod tests {
         // One that has not been asked.
         let mut known = Known::default();
         known.add(&figures(5, &[], 1));
-        let p = known.shown(nid(5), 8);
+        let p = known.shown(nid(5), 8, &HashMap::new());
         assert_eq!((p.multi_rail, p.state, p.nis.len()), (false, Some(0), 1));
     }
 }

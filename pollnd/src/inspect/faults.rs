@@ -241,7 +241,7 @@ pub(crate) fn run(kind: &FaultKind, node: Option<&str>) -> Result<(), Failed> {
                 return out::line(json!({ "rules": rows })).map_err(Failed::Node);
             }
             let lines = rows.iter().filter_map(|r| r["line"].as_str()).map(|l| format!("{l}\n"));
-            out::note(format_args!("LNet {kind} rules:"));
+            out::err(&format!("LNet {kind} rules:\n"));
             let text = lines.collect::<String>() + &format!("found total {}\n", rows.len());
             out::text(text).map_err(Failed::Node)
         }

@@ -41,7 +41,8 @@ fn ask(
     };
     let known: Vec<Peer> = node.rows(Ask::Peers { nid: Some(nid.to_string()) }).map_err(|r| Err(r.descr))?;
     let peer_ni = pong.nids.into_iter().map(|nid| NidOnly { nid }).collect::<Vec<_>>();
-    let multi_rail = known.first().is_some_and(|p| p.multi_rail);
+    // One that is no peer is this node.
+    let multi_rail = known.first().map_or(discover.is_some(), |p| p.multi_rail);
     // Of a peer that is known the primary one.
     let primary =
         known.first().filter(|p| p.multi_rail).map_or_else(|| nid.to_string(), |p| p.primary.clone());

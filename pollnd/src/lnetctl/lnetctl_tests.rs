@@ -219,7 +219,7 @@ fn a_backup_is_lnetctl_s() {
     let nets = &sections(&text)[0].1;
     let mut nets: Nets = serde_json::from_value(value(&yaml::tree(nets).unwrap().unwrap())).unwrap();
     nets.net.retain(|n| n.name != "lo");
-    nets.net.iter_mut().flat_map(|n| &mut n.nis).for_each(LocalNi::backup);
+    nets.net.iter_mut().flat_map(|n| &mut n.nis).for_each(|ni| ni.backup(true));
     let backup = golden("lnetctl/export-backup.yaml");
     assert_eq!(NETLINK.text(&nets).unwrap(), sections(&backup)[0].1);
 }

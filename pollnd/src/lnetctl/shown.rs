@@ -85,11 +85,10 @@ impl LocalNi {
         level.keep(4, &mut self.udsp);
     }
 
-    /// Leaves what makes the same NI again.
-    pub(crate) fn backup(&mut self) {
-        let interfaces = self.interfaces.take();
-        // One without an interface of the kernel's is told by its NID.
-        let nid = self.nid.take().filter(|_| interfaces.is_none());
+    /// Leaves what makes the same NI again: its interface, where that is enough, or else its NID.
+    pub(crate) fn backup(&mut self, by_interface: bool) {
+        let interfaces = self.interfaces.take().filter(|_| by_interface);
+        let nid = self.nid.take().filter(|_| !by_interface);
         let lnd_tunables = self.lnd_tunables.take().map(|t| LndTunables { timeout: None, ..t });
         let (tunables, cpt) = (self.tunables.take(), self.cpt.take());
         *self = LocalNi { nid, interfaces, tunables, lnd_tunables, cpt, ..LocalNi::default() };

@@ -26,7 +26,7 @@ pub(super) fn nets(mut node: Asked, only: Option<&str>, detail: &Detail) -> Resu
     }
     // tcp0 is tcp.
     let same = |a: &str, b: &str| a == b || network(a).is_some() && network(a) == network(b);
-    let mut net: Vec<Net> = node.rows(Ask::Nets {})?;
+    let mut net: Vec<Net> = node.rows(Ask::Nets { backup: false })?;
     net.retain(|n| only.is_none_or(|o| same(o, &n.name)));
     if net.is_empty() {
         return Err(no_net(libc::ESRCH, "Network is down"));
@@ -68,11 +68,9 @@ pub(super) fn global(mut node: Asked) -> Result<(), Refusal> {
 }
 
 pub(super) fn export(mut node: Asked, backup: bool) -> Result<(), Refusal> {
-    let mut net: Vec<Net> = node.rows(Ask::Nets {})?;
+    let mut net: Vec<Net> = node.rows(Ask::Nets { backup })?;
     let mut peer: Vec<Peer> = node.rows(Ask::Peers { nid: None })?;
     if backup {
-        net.retain(|n| n.name != "lo");
-        net.iter_mut().flat_map(|n| &mut n.nis).for_each(|ni| ni.backup());
         peer.iter_mut().for_each(Peer::backup);
     } else {
         net.iter_mut().flat_map(|n| &mut n.nis).for_each(|ni| ni.at(EXPORTED));

@@ -183,6 +183,8 @@ counters! {
     resend_count,
     /// Those of them that have left.
     successful_resends,
+    /// Those of them that have failed again, and were not sent another time.
+    failed_resends,
     /// Messages that failed since the NI was interrupted.
     local_interrupt_count,
     /// Since the NI dropped them.

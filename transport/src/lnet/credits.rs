@@ -243,6 +243,7 @@ impl Lnet {
             TxDone::Forward(lease) => self.forward_done(cx, lease, status),
             TxDone::Again(done) => {
                 cx.counters.successful_resends += u64::from(status.is_ok());
+                cx.counters.failed_resends += u64::from(status.is_err());
                 return self.finish(cx, peer, uses, *done, status);
             }
         }

@@ -191,11 +191,6 @@ impl Peer {
         self.standing.apply(Step::Heard);
     }
 
-    /// Features that it last told; 0 before.
-    pub(super) fn features(&self) -> u32 {
-        self.more.as_ref().map_or(0, |m| m.features)
-    }
-
     /// Messages that wait.
     pub(super) fn waiting(&self) -> usize {
         self.more.as_ref().map_or(0, |m| m.held.len())

@@ -55,7 +55,7 @@ impl Lnet {
             Op::Put { target, from, .. } | Op::Get { target, from, .. } => {
                 self.way_to(cx, lnds, *target, *from)
             }
-            Op::Ping { target, .. } => self.way_to(cx, lnds, *target, None),
+            Op::Ping { target, .. } | Op::Discover { target, .. } => self.way_to(cx, lnds, *target, None),
             _ => Ok(Way::Own(NiId::default())),
         }
     }

@@ -152,7 +152,7 @@ impl Lnet {
         Some(PeerFigures {
             id,
             nids: nids.iter().copied().take(OF_ONE).collect(),
-            features: p.discovery.features(),
+            features: p.discovery.told().map_or(0, |t| t.0),
             told: p.discovery.stands() == Standing::Known,
             moved,
             dropped: p.figures.dropped,

@@ -108,8 +108,8 @@ fn each_ni_has_its_own_figures() {
     assert_eq!((m.sent.all(), m.send_bytes), (c.msgs_tx, c.payload_tx_bytes));
     assert_eq!((m.received.all(), m.recv_bytes), (c.msgs_rx, c.payload_rx_bytes));
     // A PUT and one that is dropped; and the peers asked who they are, and told.
-    assert_eq!(m.sent, ByType { put: 3, get: 1, reply: 1, ack: 1 });
-    assert_eq!(m.received, ByType { put: 1, get: 1, reply: 1, ack: 2 });
+    assert_eq!(m.sent, ByType { put: 3, get: 1, reply: 0, ack: 1 });
+    assert_eq!(m.received, ByType { put: 1, get: 0, reply: 1, ack: 2 });
     assert_eq!(second.spans.put_ack.samples, 2, "the PUT and the push");
     let [quiet, there, _] = figures(&net, 1)[..] else { panic!() };
     let dropped = Dropped { messages: ByType { put: 1, ..ByType::default() }, bytes: 50 };

@@ -100,7 +100,7 @@ fn received(net: &Net, node: std::ops::Range<usize>, at: usize) -> u64 {
     for n in node {
         let mut i = 0;
         net.nodes[n].machine.nis(&mut |ni| {
-            all += if i == at { ni.moved.recv_count } else { 0 };
+            all += if i == at { ni.moved.received.all() } else { 0 };
             i += 1;
         });
     }
