@@ -32,6 +32,7 @@ mod protocompat;
 mod raw;
 mod requirements;
 mod rooms;
+mod router_buffers;
 mod routing;
 mod selftest;
 mod selftest_bounds;
