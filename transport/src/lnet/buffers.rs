@@ -11,7 +11,8 @@
 //! ```
 //!
 //! A line is of peers, so one with many connections gets no more than another. A peer that holds as many buffers as it may does
-//! not stand in it. A host may hold as many as are free (as `lnd::budget` shares all else), and those of one peer in any case.
+//! not stand in it. A host may hold as many as are free (as `lnd::budget` shares all else), and those of one peer in any case; its
+//! peers do not stand in the line either while it holds more.
 //!
 //! One message of each class may always go to each network, however few buffers are free: else two routers that have something
 //! for each other, and no buffer, would wait for each other for ever. So no ring of routers waits for itself unless the networks
@@ -116,6 +117,8 @@ struct Pool {
     least: i64,
     /// Peers that wait for a buffer, and may hold one more.
     line: VecDeque<Key>,
+    /// Those that wait until their host holds fewer.
+    crowded: VecDeque<Key>,
 }
 
 impl Pool {
@@ -236,8 +239,8 @@ impl Lnet {
         let (waiting, listed) =
             (guest.waiting.get_mut(class as usize)?, guest.listed.get_mut(class as usize)?);
         let first = pool.line.is_empty() && waiting.is_empty();
-        let crowds = || cx.budget.must_wait_for_buffers(p.host, pool.free(), most);
-        let may = pool.none_to(out) || (room && (turn || first) && !crowds());
+        let crowds = cx.budget.must_wait_for_buffers(p.host, pool.free(), most);
+        let may = pool.none_to(out) || (room && (turn || first) && !crowds);
         if full || !may {
             // One whose turn it was keeps its place.
             let at = if turn { 0 } else { waiting.len() };
@@ -245,7 +248,8 @@ impl Lnet {
             pool.waiting += 1;
             pool.note();
             if !full && !std::mem::replace(listed, true) {
-                pool.line.push_back(msg.peer);
+                let line = if crowds { &mut pool.crowded } else { &mut pool.line };
+                line.push_back(msg.peer);
             }
             return None;
         }
@@ -282,10 +286,11 @@ impl Lnet {
             let uses = Uses { buffers: 1, ..Uses::default() };
             p.uses.sub(uses);
             cx.budget.gave(p.host, uses);
-            let entry = p.entry;
+            let (entry, host) = (p.entry, p.host);
             if let Some(pool) = self.buffers.pool_mut(lease.class) {
                 pool.give(lease.out, 1);
             }
+            self.leave_the_crowd(|p| p.host == host);
             self.stand_in_line(key);
             if let Some(lnd) = lnds.get_mut(lease.ni.index()) {
                 lnd.forget_if_idle(self, cx, entry);
@@ -306,8 +311,22 @@ impl Lnet {
         }
     }
 
+    /// Peers that waited for the sake of their host stand in the line, if they are of these.
+    fn leave_the_crowd(&mut self, of: impl Fn(&super::Peer) -> bool) {
+        for pool in &mut self.buffers.pools {
+            for _ in 0..pool.crowded.len() {
+                let Some(key) = pool.crowded.pop_front() else { break };
+                match self.peers.get(key) {
+                    Some(p) if of(p) => pool.line.push_back(key),
+                    Some(_) => pool.crowded.push_back(key),
+                    None => {}
+                }
+            }
+        }
+    }
+
     /// Goes on with messages that wait, as far as there are buffers.
-    pub(super) fn serve_lines<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
+    fn serve_lines<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
         for class in BufferClass::ALL {
             // Each peer in the line is looked at once, and once more when another was served.
             let mut left = self.buffers.pool(class).map_or(0, |p| p.line.len());
@@ -372,13 +391,23 @@ impl Lnet {
         }
         if !waiting.is_empty() {
             *listed = true;
-            pool.line.push_back(key);
+            let line = if crowds { &mut pool.crowded } else { &mut pool.line };
+            line.push_back(key);
         }
         ticket
     }
 
-    /// Nothing is passed on any more: all that wait stand in a line, to be dropped.
-    pub(super) fn line_all_up(&mut self) {
+    /// There are more buffers, or fewer, or nothing is passed on any more, and all that wait are dropped.
+    pub(super) fn look_at_lines<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
+        self.leave_the_crowd(|_| true);
+        if !self.routing.forwards() {
+            self.line_all_up();
+        }
+        self.serve_lines(cx, lnds);
+    }
+
+    /// All that wait stand in a line.
+    fn line_all_up(&mut self) {
         for key in (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect::<Vec<_>>() {
             self.stand_in_line(key);
         }
@@ -395,8 +424,12 @@ impl Lnet {
     }
 
     /// A peer leaves for another shard, or is forgotten: what it holds and waits for leaves, too.
-    pub(super) fn guest_leaves(&mut self, guest: Option<&Guest>) {
+    pub(super) fn guest_leaves(&mut self, key: Key, guest: Option<&Guest>) {
         let Some(guest) = guest else { return };
+        for (pool, _) in self.buffers.pools.iter_mut().zip(guest.listed).filter(|(_, listed)| *listed) {
+            pool.line.retain(|k| *k != key);
+            pool.crowded.retain(|k| *k != key);
+        }
         self.buffers.bytes = self.buffers.bytes.saturating_sub(guest.bytes);
         for ((pool, held), waiting) in self.buffers.pools.iter_mut().zip(guest.held).zip(&guest.waiting) {
             (0..).zip(held).for_each(|(out, n)| pool.give(out, n));

@@ -54,7 +54,7 @@ impl Lnet {
             peers.iter().filter_map(|k| Some((*k, self.peers.remove(*k)?))).collect();
         for (key, p) in &peers {
             self.timers.cancel(*key);
-            self.guest_leaves(p.guest.as_deref());
+            self.guest_leaves(*key, p.guest.as_deref());
             if let Some(serial) = p.discovery.serial() {
                 self.discovery.asked.remove(&serial);
             }

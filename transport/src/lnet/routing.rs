@@ -163,7 +163,6 @@ impl Lnet {
 
     /// Routing is another, says the shard that decides.
     pub(super) fn routing_told<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], told: Told, push: bool) {
-        let before = self.routing.told;
         self.takes_routing(cx, told, push);
         cx.cfg.routing.buffers = told.asked;
         if told.state != RoutingState::Off {
@@ -173,10 +172,7 @@ impl Lnet {
             self.routing.look_at = u64::MAX;
             self.buffers.resize(&cx.cfg, [0; 3]);
         }
-        if before.state.forwards() && !told.state.forwards() {
-            self.line_all_up();
-        }
-        self.serve_lines(cx, lnds);
+        self.look_at_lines(cx, lnds);
     }
 
     fn takes_routing(&mut self, cx: &Cx, told: Told, push: bool) {

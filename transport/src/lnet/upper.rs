@@ -66,7 +66,7 @@ impl Upper for Lnet {
     fn peer_gone(&mut self, peer: Key) {
         self.undiscover(peer);
         if let Some(p) = self.peers.remove(peer) {
-            self.guest_leaves(p.guest.as_deref());
+            self.guest_leaves(peer, p.guest.as_deref());
         }
         self.timers.cancel(peer);
     }

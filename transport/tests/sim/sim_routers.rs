@@ -259,7 +259,8 @@ impl World {
         if shards == 1 || !alive {
             return;
         }
-        let nid = r.pick(&self.kernels[r.below(2) as usize]);
+        let side = r.below(2) as usize;
+        let nid = r.pick(&self.kernels[side]);
         let bucket = Bucket::of(nid.ip().unwrap());
         let home = self.net.nodes[at].machine.home_of(bucket);
         let to = ShardId((home.0 + 1 + r.below(u64::from(shards) - 1) as u16) % shards);
@@ -381,7 +382,8 @@ fn run(seed: u64, totals: &Totals) {
                 }
             }
             1 if !w.calm => {
-                let nid = r.pick(&w.kernels[r.below(2) as usize]);
+                let side = r.below(2) as usize;
+                let nid = r.pick(&w.kernels[side]);
                 let router = w.routers[r.below(w.routers.len() as u64) as usize].at;
                 let how = r.pick(&[Cut::Reset, Cut::Fin, Cut::Silence]);
                 w.across.cut(&mut w.net, nid, router, how);

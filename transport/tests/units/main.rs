@@ -34,6 +34,7 @@ mod raw;
 mod requirements;
 mod rooms;
 mod routed;
+mod router_buffers;
 mod routes;
 mod routes_hostile;
 mod routes_selftest;

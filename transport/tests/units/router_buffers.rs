@@ -1,0 +1,236 @@
+//! Router buffers: who holds one, who waits, and what hosts can do that fill them (docs/protocol/upper.md §1.3).
+
+use transport::lnet::{BufferClass, RoutingAsk};
+use transport::testing::data::bytes;
+use transport::testing::net::SEC;
+use transport::wire::{
+    AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, Nid, Version, WireHandle,
+};
+
+use crate::routing::{R, World, a, b, config, header, nid, put, small};
+
+#[test]
+fn one_buffer_is_enough_and_others_pass_while_it_is_out() {
+    for shards in [1, 2] {
+        let mut w = World::of(&small([0, 0, 1], 0), shards);
+        // Nothing that is sent to this one is acknowledged for a while.
+        w.add(a(2), Version::V3);
+        w.add(b(3), Version::V3);
+        w.enable();
+        w.say(a(2), b(3), put(9), bytes(16_384, 9));
+        w.say(b(3), a(2), put(8), Vec::new());
+        w.run(2 * SEC);
+        assert_eq!(w.heard().len(), 2);
+        w.net.latency = SEC / 10;
+        let tokens: Vec<u64> = (0..5).map(|n| w.say(a(2), b(3), put(n), bytes(16_384, n))).collect();
+        w.run(SEC / 4);
+        let view = w.view(w.net.home(0, a(2).ip().unwrap()));
+        assert_eq!(view.buffers[2].least_credits, -1, "{view:?}");
+        assert_eq!(view.buffers[2].credits, -1, "one message of the connection waits");
+        // Those without payload have buffers of their own, and a connection.
+        let handle = WireHandle { interface: 3, object: 3 };
+        w.say(a(2), b(3), LnetBody::Ack { handle, match_bits: 1, mlength: 1 }, Vec::new());
+        w.run(SEC / 4);
+        let heard = w.heard();
+        let kinds: Vec<&str> = heard.iter().map(|h| h.hdr.body.name()).collect();
+        assert!(kinds.contains(&"ACK"), "{kinds:?}");
+        let mut puts = heard.iter().filter(|h| matches!(h.hdr.body, LnetBody::Put { .. })).count();
+        assert!(puts < 5);
+        w.run(20 * SEC);
+        puts += w.heard().len();
+        assert_eq!(puts, 5);
+        assert_eq!(w.across.ended.iter().filter(|e| e.1 && tokens.contains(&e.0)).count(), 5);
+        assert!(w.count().forward_waits >= 3);
+        w.at_rest();
+    }
+}
+
+#[test]
+fn a_peer_holds_no_more_than_its_share_and_others_are_served() {
+    let mut w = World::of(&small([0, 0, 64], 3), 1);
+    for n in [2, 5] {
+        w.add(a(n), Version::V3);
+    }
+    w.add(b(3), Version::V3);
+    w.enable();
+    // Nobody answers at 10.1.0.66: what goes there holds its buffers until it is given up.
+    w.net.mute(b(66).ip().unwrap());
+    for n in 0..9 {
+        w.say(a(2), b(66), put(n), bytes(20_000, n));
+    }
+    w.run(SEC);
+    let v = w.view(0).buffers[2];
+    assert_eq!((v.credits, v.least_credits), (60, 60), "three, and one that waits");
+    w.say(a(5), b(3), put(50), bytes(1 << 20, 50));
+    w.run(SEC);
+    assert_eq!(w.heard().len(), 1, "another peer's goes");
+    w.run(300 * SEC);
+    w.at_rest();
+    assert_eq!(w.count().forwarded_msgs, 1);
+}
+
+#[test]
+fn fewer_buffers_vanish_as_they_come_home_and_more_serve_who_waits() {
+    let mut w = World::of(&small([0, 0, 6], 64), 1);
+    for n in 2..8 {
+        w.add(a(n), Version::V3);
+    }
+    w.enable();
+    w.net.mute(b(66).ip().unwrap());
+    for n in 2..8 {
+        w.say(a(n), b(66), put(n.into()), bytes(5000, 1));
+    }
+    w.run(SEC);
+    assert_eq!(w.view(0).buffers[2].credits, 0);
+    w.ask(RoutingAsk::Buffers(BufferClass::Large, 2));
+    let v = w.view(0);
+    assert_eq!((v.asked[2], v.buffers[2].wanted, v.buffers[2].buffers), (2, 2, 6));
+    w.say(a(2), b(66), put(1), bytes(5000, 1));
+    w.run(SEC);
+    assert_eq!(w.view(0).buffers[2].credits, -5, "six are out, of two, and one waits");
+    w.ask(RoutingAsk::Buffers(BufferClass::Large, 7));
+    w.run(SEC);
+    assert_eq!(w.view(0).buffers[2].credits, 0, "it goes on");
+    w.run(400 * SEC);
+    w.at_rest();
+    assert_eq!((w.count().drop_next_hop, w.view(0).buffers[2].buffers), (7, 7));
+}
+
+#[test]
+fn a_held_connection_is_given_up_as_at_kernels_and_leaves_the_line() {
+    let mut w = World::of(&small([0, 0, 1], 0), 1);
+    w.add(a(2), Version::V3);
+    w.add(a(5), Version::V3);
+    w.add(a(6), Version::V3);
+    w.add(b(3), Version::V3);
+    w.enable();
+    w.net.mute(b(66).ip().unwrap());
+    w.net.mute(b(67).ip().unwrap());
+    w.net.syn_timeout = 70 * SEC;
+    w.say(a(2), b(66), put(1), bytes(5000, 1));
+    w.run(SEC / 2);
+    // The one buffer is this one's when that is given up.
+    w.say(a(6), b(67), put(1), bytes(5000, 1));
+    w.run(SEC / 2);
+    w.say(a(5), b(3), put(2), bytes(5000, 2));
+    w.run(40 * SEC);
+    let v = w.view(0).buffers[2];
+    assert_eq!(v.credits, -2);
+    w.run(15 * SEC);
+    assert_eq!(w.net.nodes[0].machine.counters().err_rx_timeout, 1, "as one whose rest does not come");
+    assert_eq!(w.view(0).buffers[2].credits, 0);
+    w.run(100 * SEC);
+    w.say(a(5), b(3), put(3), bytes(5000, 3));
+    w.run(5 * SEC);
+    assert_eq!(w.heard().len(), 1);
+    w.at_rest();
+}
+
+/// A connection from this address, of a peer that calls itself `peer`, which has sent a header for `to` and a part of the payload.
+fn half(w: &mut World, (ip, port): ([u8; 4], u16), peer: Nid, to: Nid, len: u32) -> usize {
+    let own = nid(R[0]);
+    let link = w.net.raw_connect((ip, port).into(), 0);
+    let req = AcceptorReq::new(own);
+    let hello = Hello {
+        version: Version::V3,
+        order: ByteOrder::Little,
+        tcp_magic: false,
+        src_nid: peer,
+        dst_nid: own,
+        src_pid: 12345,
+        dst_pid: 0,
+        src_incarnation: 6,
+        dst_incarnation: 0,
+        ctype: ConnType::Control,
+        ips: Default::default(),
+    };
+    let ksock = KsockHdr { kind: KsockType::Lnet, csum: 0, cookie0: 0, cookie1: 0 };
+    let hdr = LnetHdr { payload_len: len, ..header(peer, to, put(1), 0) };
+    let bytes = [
+        &req.emit()[..req.wire_len()],
+        &hello.emit(),
+        &ksock.emit(ByteOrder::Little),
+        &hdr.emit_as(Version::V3),
+        &[7; 100],
+    ]
+    .concat();
+    w.net.raw_send(link, &bytes);
+    link
+}
+
+/// One host under many names begins large messages and does not go on with them.
+#[test]
+fn a_host_that_fills_the_router_leaves_others_their_part() {
+    let mut w = World::on(&small([0, 0, 32], 0), 1);
+    for n in 0..40u8 {
+        half(&mut w, ([10, 0, 0, 66], 1000 - u16::from(n)), a(100 + n), b(3), 1 << 20);
+    }
+    w.run(SEC);
+    let v = w.view(0).buffers[2];
+    assert_eq!((v.credits, w.count().forward_waits), (32 - 16 - 24, 24), "half of them, and the others wait");
+    for n in 0..10 {
+        w.say(a(2), b(3), put(n), bytes(20_000, n));
+    }
+    w.run(SEC);
+    assert_eq!(w.heard().len(), 10);
+    // They end as at a kernel: their sets are closed since nothing more comes.
+    w.run(120 * SEC);
+    assert_eq!(w.net.nodes[0].machine.counters().err_rx_timeout, 40);
+    w.at_rest();
+}
+
+/// Many hosts do: what is small, or without payload, passes; what is large waits in its line, and is served.
+#[test]
+fn hosts_that_fill_the_router_together_hold_up_only_their_class() {
+    let mut w = World::on(&small([0, 0, 16], 0), 1);
+    for n in 0..120u8 {
+        half(&mut w, ([10, 0, 1, n + 1], 1000), Nid::tcp([10, 0, 1, n + 1].into(), 0), b(3), 1 << 20);
+    }
+    w.run(SEC);
+    assert_eq!(w.view(0).buffers[2].credits, 16 - 120);
+    let handle = WireHandle { interface: 3, object: 3 };
+    w.say(a(2), b(3), LnetBody::Ack { handle, match_bits: 1, mlength: 1 }, Vec::new());
+    w.say(a(2), b(3), put(2), bytes(4000, 2));
+    w.say(b(3), a(2), put(3), bytes(20_000, 3));
+    w.run(SEC);
+    assert_eq!(w.heard().len(), 3, "and one to each network in any case");
+    w.say(a(2), b(3), put(4), bytes(20_000, 4));
+    w.run(SEC);
+    assert!(w.heard().is_empty());
+    w.run(130 * SEC);
+    // The line moves when the first sets are closed. Its own may have been given up meanwhile, as at a kernel.
+    w.say(a(2), b(3), put(5), bytes(20_000, 5));
+    w.run(5 * SEC);
+    assert!(!w.heard().is_empty());
+    w.at_rest();
+}
+
+#[test]
+fn what_is_longer_than_a_message_may_be_ends_its_set() {
+    let mut w = World::on(&config(), 1);
+    let link = half(&mut w, ([10, 0, 0, 66], 1000), a(66), b(3), (1 << 20) + 1);
+    w.run(SEC);
+    assert!(w.net.raw_ended(link).1);
+    assert_eq!(w.net.nodes[0].machine.counters().err_payload_len, 1);
+    w.at_rest();
+}
+
+/// Two routers that have one buffer, and something for each other.
+#[test]
+fn routers_in_a_row_do_not_wait_for_each_other() {
+    // The second one is a kernel to the first: it takes nothing while what it has sent waits.
+    let mut w = World::of(&small([1, 1, 1], 0), 1);
+    w.add(a(2), Version::V3);
+    w.add(b(3), Version::V3);
+    w.enable();
+    w.net.mute(b(66).ip().unwrap());
+    w.say(a(2), b(66), put(1), bytes(5000, 1));
+    w.run(SEC / 10);
+    assert_eq!(w.view(0).buffers[2].credits, 0);
+    w.say(b(3), a(2), put(2), bytes(5000, 2));
+    w.say(b(3), a(2), put(3), bytes(5000, 3));
+    w.run(SEC);
+    assert_eq!(w.heard().len(), 2, "the other way is open, one by one");
+    w.run(200 * SEC);
+    w.at_rest();
+}
