@@ -33,6 +33,8 @@ mod sim_ends;
 #[cfg(feature = "node")]
 mod sim_forward;
 mod sim_kernel;
+#[cfg(feature = "node")]
+mod sim_multi_rail;
 mod sim_net;
 #[cfg(feature = "node")]
 mod sim_net_nodes;

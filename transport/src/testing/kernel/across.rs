@@ -48,7 +48,15 @@ impl Across {
         self.versions.insert(nid, version);
         for router in routers {
             let incarnation = 78 + *router as u64;
-            let cfg = KernelConfig { nid, version, conns_per_peer: 1, incarnation, discovery: false };
+            let cfg = KernelConfig {
+                nid,
+                nids: Vec::new(),
+                peer: None,
+                version,
+                conns_per_peer: 1,
+                incarnation,
+                discovery: false,
+            };
             let mut k = Kernel::new(net, cfg, *router, seed);
             k.begin(0);
             // Each router sees ports of its own.

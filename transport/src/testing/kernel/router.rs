@@ -174,6 +174,8 @@ impl Router {
             let Some(own) = self.nids.iter().copied().find(|n| n.same_net(*nid)) else { continue };
             let cfg = KernelConfig {
                 nid: own,
+                nids: Vec::new(),
+                peer: Some(*nid),
                 version: if own.is_large() { Version::V4 } else { Version::V3 },
                 conns_per_peer: 1,
                 incarnation: 99 + self.life,
@@ -181,7 +183,6 @@ impl Router {
             };
             let mut k = Kernel::new(net, cfg, *node, 1 + self.life);
             k.begin(self.life);
-            k.them = *nid;
             self.hops.push((own, *nid, k));
         }
     }
