@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use dataplane::clock::pause;
 use hugepages::{Backing, PageRunMut};
 use serde::Serialize;
 use smallvec::smallvec;
@@ -115,7 +116,7 @@ impl Orders {
         self.run(LAST);
         let end = Instant::now() + limit;
         while self.running() != LAST && Instant::now() < end && wanted() {
-            std::thread::sleep(Duration::from_millis(1));
+            pause(Duration::from_millis(1));
         }
         self.running() == LAST
     }
@@ -310,8 +311,7 @@ fn list_of(to: &[ProcessId], backing: &Arc<dyn Backing>) -> Result<(Payload, u32
     if to.is_empty() || to.len() > srpc::DEST_A_PAGE {
         return Err(format!("{} destinations: a test here has 1 to {}", to.len(), srpc::DEST_A_PAGE));
     }
-    let mut run =
-        PageRunMut::new(backing.clone(), to.len() * srpc::DEST_LEN).map_err(|e| e.to_string())?;
+    let mut run = PageRunMut::new(backing.clone(), to.len() * srpc::DEST_LEN).map_err(|e| e.to_string())?;
     for (entry, to) in run.bytes_mut().chunks_exact_mut(srpc::DEST_LEN).zip(to) {
         entry.copy_from_slice(&srpc::dest(*to));
     }

@@ -77,7 +77,7 @@ fn pair_config(cfg: &LinkConfig, lcores: u16) -> PairConfig {
 
 /// Memory of the EAL that such a link takes, in MiB.
 pub fn memory_mb(cfg: &LinkConfig, lcores: u16) -> u32 {
-    let pools = 2 * pair_config(cfg, lcores).port.pool_bytes() >> 20;
+    let pools = (2 * pair_config(cfg, lcores).port.pool_bytes()) >> 20;
     u32::try_from(pools + PAGES_MB * u64::from(lcores)).unwrap_or(u32::MAX)
 }
 
@@ -101,8 +101,10 @@ fn shards(
     let node = node.config(|c| c.peer_credits = cfg.peer_credits).lcores(of_node);
     let plan = Arc::new(node.clock(Clock::calibrated()).plan().map_err(|e| e.to_string())?);
     let each = |(i, app): (u16, MakeApp)| -> Result<Make, String> {
-        let seed = port.take_queue(i).ok_or_else(|| format!("port {} has no queue {i} to take", port.name()))?;
-        let (eal, plan, stack, backing, me) = (eal.clone(), plan.clone(), stack.clone(), backing.clone(), ShardId(i));
+        let seed =
+            port.take_queue(i).ok_or_else(|| format!("port {} has no queue {i} to take", port.name()))?;
+        let (eal, plan, stack, backing, me) =
+            (eal.clone(), plan.clone(), stack.clone(), backing.clone(), ShardId(i));
         let lendings = cfg.lendings;
         Ok(Box::new(move || {
             let queue = seed.build(&this_lcore(&eal)?);
@@ -129,7 +131,9 @@ pub fn start_apps(
     apps: impl FnOnce(&Nids) -> [Vec<MakeApp>; 2],
 ) -> Result<Link, String> {
     if lcores == 0 || lcores > LCORES_MAX {
-        return Err(format!("{lcores} lcores a node: a node of the link has 1 to {LCORES_MAX}, and an NI for each"));
+        return Err(format!(
+            "{lcores} lcores a node: a node of the link has 1 to {LCORES_MAX}, and an NI for each"
+        ));
     }
     let nids = nids(lcores)?;
     let (mut vhost, mut virtio) =

@@ -304,10 +304,7 @@ impl Client {
         let Some(tag) = self.begin(now, len) else { return };
         let sink = Sink::Lend(len as u32);
         let (target, portal) = (self.target, self.cfg.portals.source);
-        ops.push_back((
-            APP,
-            Op::Get { tag, target, from: None, portal, match_bits: MATCH, sink },
-        ));
+        ops.push_back((APP, Op::Get { tag, target, from: None, portal, match_bits: MATCH, sink }));
     }
 
     fn ping(&mut self, now: u64, ops: &mut Ops) {
@@ -486,7 +483,7 @@ mod tests {
                 assert_eq!([bulk, small, source].map(owner), [me; 3], "of {lcores}");
                 [bulk, small, source]
             });
-            let all: HashSet<u32> = all.filter(|p| (1..lnet::PORTALS as u32).contains(p)).collect();
+            let all: HashSet<u32> = all.filter(|p| (1..lnet::PORTALS).contains(p)).collect();
             assert_eq!(all.len(), 3 * usize::from(lcores));
         }
     }

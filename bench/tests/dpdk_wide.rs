@@ -59,7 +59,10 @@ fn all_moved(got: &Measured) {
     assert!(!got.is_empty());
     for (case, round) in got {
         let (n, latency) = (round.cost.messages, round.latency.count);
-        assert!(n > 0 && round.cost.bytes >= n * u64::from(case.size) / 2 && latency > 0, "{case:?} {round:?}");
+        assert!(
+            n > 0 && round.cost.bytes >= n * u64::from(case.size) / 2 && latency > 0,
+            "{case:?} {round:?}"
+        );
     }
 }
 
@@ -97,8 +100,7 @@ fn brw(eal: &Eal, dir: &Path, run: (&Enter, IdlePolicy)) {
         [vec![client], vec![server]]
     };
     let link: Link = wide::start_apps(eal, dir, (config(), LCORES), &ctl, run, apps).unwrap();
-    let got =
-        orders.wait(&ctl).and_then(|()| run::brw(&ctl, &orders, &cases, SECONDS, &mut |_| ()));
+    let got = orders.wait(&ctl).and_then(|()| run::brw(&ctl, &orders, &cases, SECONDS, &mut |_| ()));
     let end = link.stop().unwrap();
     all_moved(&got.unwrap());
     nothing_lost(&ctl, &end);

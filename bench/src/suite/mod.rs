@@ -383,7 +383,9 @@ impl Report {
     pub fn checked(&self) -> &'static str {
         match self.options.peer {
             None => "every message once and whole, all memory home",
-            Some(_) => "no operation failed, and all of this side's memory came home; the peer's end was not looked at",
+            Some(_) => {
+                "no operation failed, and all of this side's memory came home; the peer's end was not looked at"
+            }
         }
     }
 

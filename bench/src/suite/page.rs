@@ -218,8 +218,7 @@ impl Page<'_> {
 
     /// Goodput and messages by the number of lcores.
     fn scaling(&self) -> Drawn {
-        let links: Vec<Side> =
-            self.r.sides().into_iter().filter(|s| s.carrier == Carrier::Link).collect();
+        let links: Vec<Side> = self.r.sides().into_iter().filter(|s| s.carrier == Carrier::Link).collect();
         let ops: Vec<Op> = self.bulk().collect();
         if links.len() < 2 {
             return Ok(None);
@@ -327,7 +326,10 @@ impl Page<'_> {
             ("Kernel", m.kernel.clone()),
             ("DPDK", m.dpdk.clone()),
             ("Memory of the link", m.memory.clone()),
-            ("Lcores of the link", if o.lcores.is_empty() { "not told".into() } else { list(&o.lcores, |n| n.to_string()) }),
+            (
+                "Lcores of the link",
+                if o.lcores.is_empty() { "not told".into() } else { list(&o.lcores, |n| n.to_string()) },
+            ),
             ("Huge pages", m.huge_pages.clone()),
             ("CPU quota", m.quota.clone().unwrap_or_else(|| "none".into())),
             ("Load average", format!("{:.2} before, {:.2} after", r.load[0], r.load[1])),

@@ -158,7 +158,11 @@ impl ReportArgs {
     }
 
     fn sides(&self) -> Vec<Side> {
-        if self.peer.is_some() { vec![Side { carrier: Carrier::Peer, lcores: 0 }] } else { Chosen::of(self).sides }
+        if self.peer.is_some() {
+            vec![Side { carrier: Carrier::Peer, lcores: 0 }]
+        } else {
+            Chosen::of(self).sides
+        }
     }
 
     /// A fault of the options of the node that measures against `target`.
@@ -239,7 +243,11 @@ fn asked(a: &ReportArgs) -> Result<Asked, String> {
     if let Some((name, then)) = &against {
         let now: Vec<_> = match &from {
             Some(r) => r.points.iter().map(|p| (p.side, p.case)).collect(),
-            None => a.sides().into_iter().flat_map(|s| plan.cases_on(s).into_iter().map(move |c| (s, c))).collect(),
+            None => a
+                .sides()
+                .into_iter()
+                .flat_map(|s| plan.cases_on(s).into_iter().map(move |c| (s, c)))
+                .collect(),
         };
         if let Some(e) = nothing_in_common(&now, then) {
             return Err(format!("--against {name}: {e}"));
@@ -418,7 +426,9 @@ mod tests {
 
     #[test]
     fn the_default_set_takes_at_most_five_minutes() {
-        for (line, cpus, most) in [("", 2, 200.0), ("", 18, 300.0), ("", 20, 300.0), ("", 500, 300.0), ("--quick", 2, 30.0)] {
+        for (line, cpus, most) in
+            [("", 2, 200.0), ("", 18, 300.0), ("", 20, 300.0), ("", 500, 300.0), ("--quick", 2, 30.0)]
+        {
             let a = args(line).unwrap();
             let link = lcores(cpus).into_iter().map(|lcores| Side { carrier: Carrier::Link, lcores });
             let sides: Vec<Side> = link.chain([Side { carrier: Carrier::Sockets, lcores: 0 }]).collect();
@@ -432,7 +442,10 @@ mod tests {
     fn lcores_that_would_share_a_cpu_are_refused() {
         assert_eq!(too_many(&[1, 2, 4], 4), None);
         let e = too_many(&[1, 8, 4], 6).unwrap();
-        assert!(e.starts_with("--link-lcores 8: this process may use 6 CPUs") && e.contains("ask for 6 at most"), "{e}");
+        assert!(
+            e.starts_with("--link-lcores 8: this process may use 6 CPUs") && e.contains("ask for 6 at most"),
+            "{e}"
+        );
     }
 
     #[test]
