@@ -7,6 +7,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use dataplane::clock::pause;
 use serde::Serialize;
 
 use crate::ctl::{Ctl, Traffic};
@@ -148,7 +149,7 @@ fn sample(
     let start = Instant::now();
     let mut next = Duration::from_secs(1);
     while next.as_secs_f64() <= secs + 0.5 {
-        std::thread::sleep(next.saturating_sub(start.elapsed()));
+        pause(next.saturating_sub(start.elapsed()));
         if let Some(e) = ctl.first_error() {
             return Err(MeasureError::Failed(e));
         }

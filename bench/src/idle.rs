@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use dataplane::clock::pause;
 use serde::Serialize;
 
 use crate::measure::{Rtt, cpu_time};
@@ -53,7 +54,7 @@ pub struct Idle {
 /// CPUs that this process takes for `time`.
 pub fn cpus(time: Duration) -> f64 {
     let (t, c) = (Instant::now(), cpu_time());
-    std::thread::sleep(time);
+    pause(time);
     (cpu_time() - c).as_secs_f64() / t.elapsed().as_secs_f64()
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use dataplane::clock::pause;
 use hdrhistogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -122,7 +123,7 @@ pub fn wait_for(
         if Instant::now() > end {
             return Err(MeasureError::Stuck { what, secs });
         }
-        std::thread::sleep(Duration::from_millis(1));
+        pause(Duration::from_millis(1));
     }
     Ok(())
 }
@@ -134,7 +135,7 @@ pub fn wait_for(
 pub(crate) fn sleep(ctl: &Ctl, time: Duration, tick: &mut dyn FnMut(&Ctl)) -> Result<(), MeasureError> {
     let end = Instant::now() + time;
     while let Some(left) = end.checked_duration_since(Instant::now()).filter(|d| !d.is_zero()) {
-        std::thread::sleep(left.min(Duration::from_millis(100)));
+        pause(left.min(Duration::from_millis(100)));
         tick(ctl);
         if let Some(e) = ctl.first_error() {
             return Err(MeasureError::Failed(e));

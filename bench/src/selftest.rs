@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use dataplane::clock::pause;
 use hugepages::{Backing, PageRunMut};
 use serde::Serialize;
 use smallvec::smallvec;
@@ -115,7 +116,7 @@ impl Orders {
         self.run(LAST);
         let end = Instant::now() + limit;
         while self.running() != LAST && Instant::now() < end && wanted() {
-            std::thread::sleep(Duration::from_millis(1));
+            pause(Duration::from_millis(1));
         }
         self.running() == LAST
     }

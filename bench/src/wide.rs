@@ -77,7 +77,7 @@ fn pair_config(cfg: &LinkConfig, lcores: u16) -> PairConfig {
 
 /// Memory of the EAL that such a link takes, in MiB.
 pub fn memory_mb(cfg: &LinkConfig, lcores: u16) -> u32 {
-    let pools = 2 * pair_config(cfg, lcores).port.pool_bytes() >> 20;
+    let pools = (2 * pair_config(cfg, lcores).port.pool_bytes()) >> 20;
     u32::try_from(pools + PAGES_MB * u64::from(lcores)).unwrap_or(u32::MAX)
 }
 

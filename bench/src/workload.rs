@@ -489,7 +489,7 @@ mod tests {
                 assert_eq!([bulk, small, source].map(owner), [me; 3], "of {lcores}");
                 [bulk, small, source]
             });
-            let all: HashSet<u32> = all.filter(|p| (1..lnet::PORTALS as u32).contains(p)).collect();
+            let all: HashSet<u32> = all.filter(|p| (1..lnet::PORTALS).contains(p)).collect();
             assert_eq!(all.len(), 3 * usize::from(lcores));
         }
     }

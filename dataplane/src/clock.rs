@@ -7,6 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+/// Sleeps for so long, however many signals come meanwhile. For threads that wait beside a port: net_tap tells of packets by signals,
+/// which the main thread gets. `std::thread::sleep` asks the kernel for what is left after each, and is told 50 us too much
+/// (the timer's slack): with more than 20,000 signals a second it never ends. The end of this one is a time of the clock.
+pub fn pause(time: Duration) {
+    let end = Instant::now() + time;
+    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|d| !d.is_zero()) {
+        std::thread::park_timeout(left);
+    }
+}
+
 /// A clock that starts near 1 s, so that "an age ago" never goes below zero. Monotonic, in ns.
 #[derive(Clone, Debug)]
 pub struct Clock(Source);

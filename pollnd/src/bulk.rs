@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bench::ctl::Ctl;
 use bench::workload::Client;
+use dataplane::clock::pause;
 use serde_json::{Value, json};
 
 use crate::access::{self, Access};
@@ -144,7 +145,7 @@ fn own(job: &Job, a: &BulkArgs, setup: Setup) -> Ended {
     let mut follow = Follow::new(job, ctl);
     let result = loop {
         match follow.step(node.stopped()) {
-            Step::On => std::thread::sleep(Duration::from_millis(1)),
+            Step::On => pause(Duration::from_millis(1)),
             Step::Beat(b) => {
                 if let Err(e) = say_beat(&b, a.json) {
                     break Err(e);

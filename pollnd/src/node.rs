@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bench::ctl::Ctl;
 use bench::workload::{Intake, Server};
+use dataplane::clock::pause;
 use hugepages::Backing;
 use transport::node::{
     Order, beside,
@@ -81,7 +82,7 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
     let until = a.run_for.map(|s| Instant::now() + Duration::from_secs_f64(s));
     while !node.stopped() && until.is_none_or(|t| Instant::now() < t) {
         service.look(node.front());
-        std::thread::sleep(Duration::from_millis(20));
+        pause(Duration::from_millis(20));
     }
     service.down();
     let control = node.control();

@@ -123,7 +123,7 @@ fn pause(p: &Pinger, until: Instant) -> bool {
         if p.stopped() {
             return false;
         }
-        std::thread::sleep((until - Instant::now()).min(Duration::from_millis(20)));
+        dataplane::clock::pause((until - Instant::now()).min(Duration::from_millis(20)));
     }
     true
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use dataplane::clock::pause;
 use hugepages::Backing;
 use serde::Serialize;
 use transport::net::{Domain, Host, NetApp, Sock};
@@ -80,7 +81,7 @@ fn wait(ctl: &Ctl, all: [&NetCtl; 2], what: &str, mut is: impl FnMut() -> bool) 
         if Instant::now() > end {
             return Err(format!("{what} did not happen within {PATIENCE} s"));
         }
-        std::thread::sleep(Duration::from_millis(1));
+        pause(Duration::from_millis(1));
     }
     Ok(())
 }
@@ -93,11 +94,11 @@ pub fn measure(ctl: &Ctl, client: &NetCtl, node: &NetCtl, secs: f64) -> Result<S
     let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
     let all = [client, node];
     wait(ctl, all, "the first operation", || get(&client.completed) > 0)?;
-    std::thread::sleep(Duration::from_secs_f64(secs / 5.0));
+    pause(Duration::from_secs_f64(secs / 5.0));
     client.forget_times();
     let counts = || [&client.completed, &client.bytes, &client.stalls].map(get);
     let (c0, t0, cpu0) = (counts(), Instant::now(), cpu_time());
-    std::thread::sleep(Duration::from_secs_f64(secs));
+    pause(Duration::from_secs_f64(secs));
     wait(ctl, all, "an operation", || get(&client.completed) > c0[0])?;
     let (c1, wall, cpu) = (counts(), t0.elapsed().as_secs_f64(), (cpu_time() - cpu0).as_secs_f64().max(1e-9));
     let (rtt, max_us) = client.times();

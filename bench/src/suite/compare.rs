@@ -304,7 +304,7 @@ mod tests {
         // Parts that a peer does not serve are known when they have been tried.
         let c = Comparison::of(&sample(1.0), &then, "old.json");
         assert!(
-            c.table().contains("nothing to compare: 53 cases in one of the reports alone"),
+            c.table().contains("nothing to compare: 54 cases in one of the reports alone"),
             "{}",
             c.table()
         );

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bench::measure::cpu_time;
 use bench::net::{Client, Intake, Job, NetCtl, Node as Answering, NodeConfig, Work};
 use bench::sock::epoch;
+use dataplane::clock::pause;
 use hugepages::Backing;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
@@ -126,7 +127,7 @@ fn wait(node: &Node, most: Duration, is: impl Fn() -> bool) -> bool {
         if node.stopped() || Instant::now() > end {
             return is();
         }
-        std::thread::sleep(Duration::from_millis(1));
+        pause(Duration::from_millis(1));
     }
     true
 }
@@ -189,7 +190,7 @@ fn node(mut a: NetNodeArgs) -> Result<(), String> {
     let mut telling = Telling::default();
     while said.is_ok() && !node.stopped() && until.is_none_or(|t| Instant::now() < t) {
         telling.tell(&ctl);
-        std::thread::sleep(Duration::from_millis(20));
+        pause(Duration::from_millis(20));
     }
     let ended = stop(node, &ctl, said);
     let counts = ["completed", "bytes", "failed", "checked", "wrong"]
@@ -359,7 +360,7 @@ fn follow(node: &Node, ctl: &NetCtl, a: &NetAskArgs, sum: &mut Sum) -> Result<()
             bar.tick();
             last = (Instant::now(), n, bytes);
         }
-        std::thread::sleep(Duration::from_millis(2));
+        pause(Duration::from_millis(2));
     }
     bar.finish_and_clear();
     sum.take(ctl, cpu.map_or(0.0, |c| (cpu_time() - c).as_secs_f64()));

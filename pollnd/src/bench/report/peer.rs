@@ -13,6 +13,7 @@ use bench::suite::plan::Plan;
 use bench::suite::run::{self, Measured};
 use bench::suite::{Carrier, Case, LeftOut, Op, Report, Side};
 use bench::workload::{Client, ClientConfig};
+use dataplane::clock::pause;
 use indicatif::ProgressBar;
 use transport::node::{Order, joined};
 use transport::wire::Nid;
@@ -118,7 +119,7 @@ pub(super) fn measure(
             if heard.ends_session() || control.order() > Order::Run {
                 ctls.iter().for_each(|c| c.fail("interrupted"));
             }
-            std::thread::sleep(Duration::from_millis(20));
+            pause(Duration::from_millis(20));
         }
     })?;
     let outcome = rounds(target, plan, bar, r, (&o, &node, &told));
