@@ -5,18 +5,22 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bench::ctl::Traffic;
 use bench::inmem::{InMemory, Members};
 use bench::net::{self, Job, NetPair, NodeConfig, Work};
 use bench::selftest::Case;
 use bench::workload::{ClientConfig, Intake};
-use dataplane::mem::MemConfig;
-use hugepages::{HeapRxPool, LendOwner, PageRun, PageRunMut, PageSlice, PrivatePages, RxFrag};
-use transport::lnd::{AppId, Config, Payload, Sink};
+use dataplane::clock::Clock;
+use dataplane::mem::{MemConfig, pair};
+use hugepages::{HeapRxPool, LendOwner, LendSlab, PageRun, PageRunMut, PageSlice, PrivatePages, RxFrag};
+use tcpstack::{Stack, StackConfig};
+use transport::lnd::{AppId, Config, Data, Payload, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, MeId, Op};
 use transport::netsock::{self, Sink as Into, Tm};
-use transport::node::{Input, Machine};
+use transport::node::{self, App, Input, Machine, NodeBuilder, Ops};
 use transport::stream::{Action, ConnId, ConnInfo, Happened, Pages, Progress, Protocol, ShardId, StreamRx};
 use transport::wire::netsock::Addr;
 use transport::wire::srpc::{check, rw};
@@ -157,6 +161,131 @@ fn a_warm_pair_of_members_allocates_nothing() {
         all.push((name, stats.total_blocks, stats.total_bytes, copied));
     }
     assert!(all.iter().all(|n| (n.1, n.2, n.3) == (0, 0, 0)), "allocations or copies of an RPC: {all:?}");
+}
+
+/// Bytes of a payload that goes there and back.
+const THERE: u32 = 1 << 20;
+/// Such payloads under way.
+const FLIGHT: u64 = 4;
+const BACK_PORTAL: u32 = 61;
+
+/// Puts payload to another node, or puts back by reference what it was lent.
+struct Ball {
+    other: ProcessId,
+    /// What the first PUTs take; one who has none puts back.
+    serve: Option<Pages>,
+    begun: bool,
+    came: Arc<AtomicU64>,
+}
+
+impl Ball {
+    fn put(&self, payload: Payload) -> (AppId, Op) {
+        let (target, match_bits, portal) = (self.other, 1, BACK_PORTAL);
+        let op = Op::Put {
+            tag: 1,
+            target,
+            from: None,
+            portal,
+            match_bits,
+            offset: 0,
+            hdr_data: 0,
+            payload,
+            ack: false,
+        };
+        (AppId::FIRST, op)
+    }
+}
+
+impl App for Ball {
+    fn turn(&mut self, _: u64, ops: &mut Ops) -> node::Work {
+        if !std::mem::replace(&mut self.begun, true) {
+            let md = MdSpec::new(MdMem::Sink(Sink::Lend(THERE)));
+            let (tag, who, match_bits, portal) = (0, ProcessId::ANY, 1, BACK_PORTAL);
+            let attach = Op::Attach { tag, portal, who, match_bits, ignore_bits: 0, md };
+            ops.push_back((AppId::FIRST, attach));
+            if let Some(pages) = &self.serve {
+                ops.extend((0..FLIGHT).map(|_| self.put(Payload::Pages(pages.clone()))));
+            }
+        }
+        node::Work::Idle
+    }
+
+    fn event(&mut self, _: u64, _: AppId, ev: Event, ops: &mut Ops) {
+        match ev {
+            Event::Put(p) => {
+                assert_eq!((p.status, p.mlength), (Ok(()), THERE));
+                self.came.fetch_add(1, Ordering::Relaxed);
+                let payload = match (p.data, &self.serve) {
+                    (_, Some(pages)) => Payload::Pages(pages.clone()),
+                    (Data::Lent(pieces), None) => Payload::forwarded(pieces),
+                    (other, None) => panic!("{other:?}"),
+                };
+                ops.push_back(self.put(payload));
+            }
+            Event::Send { status, .. } => assert_eq!(status, Ok(())),
+            _ => {}
+        }
+    }
+}
+
+/// Payload that is sent on as it came in, too; and none of it is copied.
+#[test]
+fn a_warm_node_that_sends_on_what_it_receives_allocates_nothing() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for (name, mem) in [
+        ("sent-on", MemConfig::default()),
+        (
+            "sent-on-1448",
+            MemConfig { mtu: 1500, tso_max: 0, rx_buf: 2048, rx_bufs: 16_384, ..MemConfig::default() },
+        ),
+    ] {
+        let now = Arc::new(AtomicU64::new(1_000_000_000));
+        let ips = [1, 2].map(|n| std::net::Ipv4Addr::new(10, 79, 0, n));
+        let came = Arc::new(AtomicU64::new(0));
+        let page = PageRunMut::new(Arc::new(PrivatePages), THERE as usize).unwrap().freeze();
+        let (a, b) = pair(&mem);
+        let mut nodes = [(0, a), (1, b)].map(|(i, port)| {
+            let nid = |i: usize| Nid::tcp(ips[i].into(), 0);
+            let serve = (i == 0).then(|| Pages::from_iter([page.slice_all()]));
+            let other = ProcessId::lustre(nid(1 - i));
+            let app = Ball { other, serve, begun: false, came: came.clone() };
+            let stack = Stack::new(StackConfig::new(ips[i], 24), port, LendSlab::new(64)).unwrap();
+            let node = NodeBuilder::of(Config::new(nid(i), 1)).clock(Clock::virtual_time(now.clone()));
+            node.over(stack, app).unwrap()
+        });
+        let mut run = |n: u64| {
+            let goal = came.load(Ordering::Relaxed) + 2 * n;
+            for _ in 0..10_000_000 {
+                if came.load(Ordering::Relaxed) >= goal {
+                    return;
+                }
+                now.fetch_add(1_000, Ordering::Relaxed);
+                nodes.iter_mut().for_each(|n| {
+                    n.turn();
+                });
+            }
+            panic!("{name}: nothing moves");
+        };
+        run(WARM / 4);
+        let profiler = profile(name);
+        run(COUNTED / 4);
+        let stats = dhat::HeapStats::get();
+        drop(profiler);
+        println!(
+            "{name}: {} blocks, {} bytes in {} messages",
+            stats.total_blocks,
+            stats.total_bytes,
+            COUNTED / 4
+        );
+        let copied: Vec<_> = nodes
+            .iter_mut()
+            .map(|n| {
+                let tcp = n.streams().map(|s| s.stack().counters().tx_copied_bytes);
+                (n.machine.counters().rx_copied_bytes, tcp)
+            })
+            .collect();
+        assert_eq!((stats.total_blocks, stats.total_bytes, copied), (0, 0, vec![(0, Some(0)); 2]), "{name}");
+    }
 }
 
 /// Bytes that came in, as a machine reads them.

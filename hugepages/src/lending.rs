@@ -407,6 +407,12 @@ impl Lent {
         bytes.get(..left as usize).unwrap_or(bytes)
     }
 
+    /// How many of the `len` bytes from `off` on, which are inside the window, lie together.
+    #[inline]
+    pub fn together(&self, off: u32, len: u32) -> u32 {
+        self.mem().together(self.off + off, len)
+    }
+
     /// The bytes of the window: all together for a run, piece by piece for what was received.
     pub fn chunks(&self) -> impl Iterator<Item = &[u8]> {
         let mut at = 0;

@@ -196,7 +196,16 @@ impl Memory {
         }
     }
 
-    /// The same, and where devices find them.
+    /// How many of the `len` bytes from `off` on lie together; whether they are all inside the memory is the caller's to know.
+    #[inline]
+    pub fn together(&self, off: u32, len: u32) -> u32 {
+        match &self.0.mem {
+            Mem::Received(g, _) => len.min(g.bytes_at(off).len() as u32),
+            _ => len,
+        }
+    }
+
+    /// The bytes from `off` on that lie together, and where devices find them.
     #[inline]
     pub fn at(&self, off: u32) -> (&[u8], Io) {
         match &self.0.mem {

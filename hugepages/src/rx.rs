@@ -92,7 +92,7 @@ struct HomeInner {
     lent_handles: Cell<usize>,
     counters: Cell<RxCounters>,
     owners: RefCell<Vec<u64>>,
-    /// Bytes that are left to [`LendOwner::FORWARDER`] now; 0 until it is lent something.
+    /// Bytes that are left to [`LendOwner::FORWARDER`] now; 0 until it asks for some.
     aside: Cell<u64>,
 }
 
@@ -119,7 +119,7 @@ impl LendBudget {
 pub struct LendOwner(pub u16);
 
 impl LendOwner {
-    /// Whoever sends on what it is lent. From its first lend on, the others leave half of its share to it: they may keep what
+    /// Whoever sends on what it is lent. Once it has asked for a lend, the others leave half of its share to it: they may keep what
     /// they are lent for long, and together could take all. What it is lent itself is bounded as everybody's.
     pub const FORWARDER: LendOwner = LendOwner(0);
 }
@@ -224,14 +224,14 @@ impl RxHome {
             && self.0.lent_handles.get() < self.0.ring.ring.capacity();
         if fits {
             owners[i] += t;
-            if forwards {
-                self.set_aside(owners[i]);
-            }
             c.lent += 1;
             c.lent_bytes += t;
             self.0.lent_handles.set(self.0.lent_handles.get() + 1);
         } else {
             c.refused += 1;
+        }
+        if forwards {
+            self.set_aside(owners[i]);
         }
         self.0.counters.set(c);
         fits

@@ -4,7 +4,10 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use hugepages::{AttachRefused, LendSlab, LendSlabError, NIC_REFS_MAX, PageRun, PageRunMut, PrivatePages};
+use hugepages::{
+    AttachRefused, HeapRxPool, LendOwner, LendSlab, LendSlabError, NIC_REFS_MAX, PageRun, PageRunMut,
+    PageSlice, PrivatePages, RxPiece,
+};
 
 fn run() -> PageRun {
     PageRunMut::new(Arc::new(PrivatePages), 65536).unwrap().freeze()
@@ -153,4 +156,82 @@ fn windows_stay_inside() {
     let w = l.window(50, 150).unwrap();
     assert_eq!((w.off(), w.len()), (150, 150));
     assert_eq!(w.nic_ref(0, 150).unwrap().into_raw().2, 150);
+}
+
+/// `parts` as they came in, those of odd places copied.
+fn received(pool: &HeapRxPool, parts: &[&[u8]]) -> PageSlice {
+    let piece = |(i, b): (usize, &&[u8])| match i % 2 {
+        0 => RxPiece::Lent(pool.copy_of(b).unwrap().lend(LendOwner::FORWARDER).unwrap()),
+        _ => RxPiece::Copied((*b).into()),
+    };
+    PageSlice::received(parts.iter().enumerate().map(piece))
+}
+
+#[test]
+fn received_pieces_take_one_slot_and_go_home_when_nothing_needs_them() {
+    let (pool, s) = (HeapRxPool::new(16, 8), LendSlab::new(1));
+    let whole = received(&pool, &[b"abcd", b"efg", b"hijkl"]);
+    assert_eq!((whole.len(), whole.chunks().collect::<Vec<_>>()), (12, vec![&b"abcd"[..], b"efg", b"hijkl"]));
+    let stream = s.lend(whole.slice(2, 9).unwrap(), 7).unwrap();
+    drop(whole);
+    assert_eq!(stream.chunks().collect::<Vec<_>>(), [&b"cd"[..], b"efg", b"hijk"]);
+    assert_eq!(
+        [0, 1, 2, 5, 8, 9].map(|off| stream.chunk(off)),
+        [&b"cd"[..], b"d", b"efg", b"hijk", b"k", b""]
+    );
+    assert_eq!([(0, 9), (1, 1), (3, 6), (5, 2)].map(|(off, len)| stream.together(off, len)), [2, 1, 2, 2]);
+    let window = stream.window(4, 3).unwrap();
+    assert_eq!((window.place().bytes(), window.chunks().count()), (&b"g"[..], 2));
+    let nic = stream.nic_ref(6, 2).unwrap();
+    assert_eq!(nic.bytes(), b"ij");
+    let again = nic.into_raw();
+    drop((stream, window));
+    assert_eq!((reaped(&s), pool.home().drain()), (vec![], 0), "the NIC reads them");
+    // SAFETY: the count that was given away keeps the slot.
+    let sh = unsafe { again.0.as_ref() };
+    assert_eq!(sh.refcnt.fetch_sub(1, Ordering::AcqRel), 1);
+    (sh.free_cb)(ptr::null_mut(), sh.fcb_opaque);
+    assert_eq!((reaped(&s), pool.home().drain(), pool.out()), (vec![7], 2, 0));
+}
+
+/// A frame is never of bytes that lie in two buffers.
+#[test]
+#[should_panic(expected = "range end index")]
+fn no_reference_goes_beyond_a_piece() {
+    let pool = HeapRxPool::new(16, 8);
+    let lent = LendSlab::new(1).lend(received(&pool, &[b"abcd", b"efg"]), 7).unwrap();
+    let _ = lent.nic_ref(2, 3);
+}
+
+/// Received here, sent on by another lcore, and back here to be used again: each piece is freed by its home alone, once.
+#[test]
+fn pieces_come_home_from_another_lcore() {
+    let pool = HeapRxPool::new(16, 8);
+    for _ in 0..3 {
+        let whole = received(&pool, &[b"abcd", b"efg", b"hij"]);
+        let other = std::thread::spawn(move || {
+            let s = LendSlab::new(4);
+            let (first, rest) = (whole.slice(0, 5).unwrap(), whole.slice(5, 5).unwrap());
+            drop(whole);
+            let both = [first, rest].map(|p| s.lend(p, 1).unwrap());
+            let bytes = both.iter().flat_map(|l| l.chunks().flatten()).copied().collect::<Vec<_>>();
+            drop(both);
+            assert_eq!((reaped(&s).len(), bytes.as_slice()), (2, &b"abcdefghij"[..]));
+        });
+        other.join().unwrap();
+        assert_eq!((pool.out(), pool.home().drain(), pool.out()), (2, 2, 0));
+    }
+}
+
+#[test]
+fn only_what_is_a_run_is_one() {
+    let pool = HeapRxPool::new(16, 8);
+    assert!(received(&pool, &[b"abcd"]).into_run().is_none());
+    assert_eq!((pool.home().drain(), pool.out()), (1, 0));
+    let pages = run();
+    let slice = pages.slice_all();
+    drop(pages);
+    assert!(slice.into_run().unwrap().try_thaw().is_ok());
+    let empty = received(&pool, &[]);
+    assert!(empty.is_empty() && empty.chunks().next().is_none() && empty.slice(0, 1).is_none());
 }

@@ -3,7 +3,10 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use hugepages::{BackingKind, HeapRxPool, Io, LendBudget, LendOwner, Relay, RxFrag, RxHome, RxOps};
+use hugepages::{
+    BAD_IOVA, BackingKind, HeapRxPool, Io, LendBudget, LendOwner, LendSlab, PageSlice, Relay, RxFrag, RxHome,
+    RxOps, RxPiece,
+};
 
 fn frag(p: &HeapRxPool, s: &[u8]) -> RxFrag {
     p.copy_of(s).unwrap()
@@ -135,4 +138,64 @@ fn fragments_may_outlive_their_pool() {
     assert_eq!(f.bytes(), b"x");
     drop(f);
     assert_eq!(l.drain(), 0);
+}
+
+/// Applications that keep what they are lent could take all that is lent at a time.
+#[test]
+fn whoever_sends_on_is_left_half_of_its_share() {
+    let p = HeapRxPool::new(64, 16); // 1,024 B: 512 for the lcore, 256 an owner
+    let lend = |owner| frag(&p, b"x").lend(owner);
+    let all = |owner| std::iter::from_fn(|| lend(owner).ok()).collect::<Vec<_>>();
+    let held = [1, 2].map(|n| all(LendOwner(n)));
+    assert_eq!(held.each_ref().map(Vec::len), [4, 4]);
+    assert!(lend(LendOwner::FORWARDER).is_err(), "it came too late");
+    drop(held);
+    p.home().drain();
+    // Since it has asked, two buffers are its own.
+    let held = [1, 2].map(|n| all(LendOwner(n)));
+    assert_eq!(held.each_ref().map(Vec::len), [4, 2]);
+    let sent = all(LendOwner::FORWARDER);
+    assert_eq!(sent.len(), 2, "and no more, where others have the rest");
+    drop(held);
+    p.home().drain();
+    let more = all(LendOwner::FORWARDER);
+    assert_eq!(sent.len() + more.len(), 4, "its share is as everybody's");
+    // What it has is not set aside once more.
+    let held = [1, 2].map(|n| all(LendOwner(n)));
+    assert_eq!(held.each_ref().map(Vec::len), [4, 0]);
+    drop((held, sent, more));
+    p.home().drain();
+    assert_eq!((p.out(), p.home().lent_out()), (0, 0));
+}
+
+/// Where a device finds a byte is its home's to say, over however many lcores the fragment came.
+#[test]
+fn a_relayed_fragment_lies_where_its_home_says() {
+    unsafe fn keep(_: NonNull<()>) {}
+    unsafe fn io(raw: NonNull<()>, data: NonNull<u8>) -> Io {
+        let into = data.addr().get() - raw.addr().get();
+        Io { kind: BackingKind::Eal, iova: 0x7000 + into as u64, contig: 0 }
+    }
+    static OPS: RxOps = RxOps { retain: keep, release: keep, io, outlives_home: true };
+    static BYTES: [u8; 8] = *b"abcdefgh";
+    let home = RxHome::new(&OPS, LendBudget::of_pool(1 << 20, 4));
+    let at = NonNull::from(&BYTES);
+    // SAFETY: nobody writes the bytes, and the functions do nothing with the buffer.
+    let mut f = unsafe { home.frag(at.cast(), at.cast(), 8, 8, true) };
+    f.advance(2);
+    let lent = f.lend(LendOwner(1)).unwrap();
+    assert_eq!(lent.io(), Io { kind: BackingKind::Eal, iova: 0x7002, contig: 0 });
+    let relay = Relay::new(LendBudget { lcore_bytes: 1 << 20, owner_bytes: 1 << 20, handles: 8 });
+    let mut f = relay.frag(lent);
+    f.advance(3);
+    let again = f.lend(LendOwner::FORWARDER).unwrap();
+    assert_eq!((again.io().iova, again.bytes()), (0x7005, &b"fgh"[..]));
+    let slab = LendSlab::new(1);
+    let lent = slab.lend(PageSlice::received([RxPiece::Lent(again)]), 1).unwrap();
+    let part = lent.window(1, 2).unwrap();
+    assert_eq!((part.place().io().iova, part.place().kind()), (0x7006, BackingKind::Eal));
+    assert_eq!(frag(&HeapRxPool::new(8, 8), b"x").lend(LendOwner(1)).unwrap().io().iova, BAD_IOVA);
+    drop((lent, part));
+    assert_eq!(slab.reap(|_, _| ()), 1);
+    assert_eq!((relay.home().drain(), home.drain()), (1, 1));
 }

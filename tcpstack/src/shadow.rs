@@ -167,7 +167,7 @@ impl Shadow {
             return None;
         }
         Some(match &p.src {
-            Src::Lent(lent) => Chunk::Lent { lent, off: skip, len: len.min(lent.chunk(skip).len() as u32) },
+            Src::Lent(lent) => Chunk::Lent { lent, off: skip, len: lent.together(skip, len) },
             Src::Inline(pos) => {
                 let at = pos.wrapping_add(skip) as usize & (self.ring.len() - 1);
                 let n = (len as usize).min(self.ring.len() - at);

@@ -11,8 +11,8 @@ use arrayvec::ArrayVec;
 use dataplane::dpdk::{
     Eal, EalBacking, EalConfig, EthPort, EthQueue, EthRxPkt, Huge, PairConfig, virtio_pair,
 };
-use dataplane::pkt::{Port, RxPkt, TxCsum, TxMeta, TxPkt};
-use hugepages::{LendSlab, PageRun, PageRunMut};
+use dataplane::pkt::{AttachError, Port, Reach, RxPkt, TxCsum, TxMeta, TxPkt};
+use hugepages::{BackingKind, Io, LendOwner, LendSlab, PageRun, PageRunMut, PageSlice, RxPiece};
 
 pub const LIMIT: Duration = Duration::from_secs(5);
 
@@ -111,4 +111,53 @@ pub fn bring_home(from: &mut EthQueue, to: &mut EthQueue, slab: &LendSlab, token
         nudge(from, to);
     }
     panic!("{} lendings did not come home in 64 nudges", slab.out());
+}
+
+/// What `to` receives goes back the way it came, each buffer as it is, and between them a copy that a device does not reach.
+/// The buffers are their pool's again when the driver has let go.
+pub fn forwarded(eal: &Eal, from: &mut EthQueue, to: &mut EthQueue, slab: &LendSlab, seed: u8) {
+    let r = run(eal, 40_000, seed);
+    let l = slab.lend(r.slice_all(), 1).unwrap();
+    let mut p = from.tx_alloc().unwrap();
+    p.copy_in(&headers(40_000)).unwrap();
+    p.attach(&l).unwrap();
+    send(from, p.finish(TxMeta { segsz: 8948, csum: TxCsum::Offload, ..L234 }));
+    let mut pieces = Vec::new();
+    recv(to).frags(54, 40_000, &mut |f| {
+        pieces.push(RxPiece::Lent(f.lend(LendOwner::FORWARDER).unwrap()));
+    });
+    let lent = pieces.len();
+    assert!(lent >= 2, "40,000 bytes in one buffer");
+    for p in &pieces {
+        let RxPiece::Lent(p) = p else { unreachable!() };
+        for by in [0, p.len() - 1] {
+            // SAFETY: asks the EAL's page tables for an address; every value is allowed.
+            let at = unsafe { dpdk_sys::rte_mem_virt2iova(p.bytes()[by as usize..].as_ptr().cast()) };
+            let want = Io { kind: BackingKind::Eal, iova: at, contig: 0 };
+            assert_eq!(p.io().on(by), want, "where the EAL says, to the last byte");
+        }
+    }
+    pieces.push(RxPiece::Copied([7; 100].into()));
+    let whole = slab.lend(PageSlice::received(pieces), 2).unwrap();
+    let mut p = to.tx_alloc().unwrap();
+    p.copy_in(&headers(40_000)).unwrap();
+    assert_eq!(p.attach(&whole), Err(AttachError::Scattered), "only what lies together");
+    let mut at = 0;
+    while at < 40_000 {
+        let n = whole.chunk(at).len() as u32;
+        p.attach(&whole.window(at, n).unwrap()).unwrap();
+        at += n;
+    }
+    let copy = whole.window(40_000, 100).unwrap();
+    match to.caps().reach {
+        Reach::Eal => assert!(matches!(p.attach(&copy), Err(AttachError::Unreachable { .. }))),
+        _ => assert_eq!(to.tx_alloc().unwrap().attach(&copy), Ok(())),
+    }
+    send(to, p.finish(TxMeta { segsz: 8948, csum: TxCsum::Offload, ..L234 }));
+    assert!(bytes(&recv(from))[54..] == *r.bytes(), "what came is what went");
+    drop((l, copy, whole));
+    bring_home(to, from, slab, &mut Vec::new());
+    bring_home(from, to, slab, &mut Vec::new());
+    assert_eq!(to.home().drain(), lent);
+    assert_eq!(to.home().lent_out(), 0);
 }

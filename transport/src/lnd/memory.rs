@@ -187,3 +187,68 @@ pub enum LnetError {
     #[error("the node is shutting down")]
     ShuttingDown,
 }
+
+#[cfg(test)]
+mod tests {
+    use hugepages::{HeapRxPool, LendOwner, LendSlab, RxPiece};
+
+    use super::*;
+
+    /// Received parts, every third of which was copied.
+    fn pieces(pool: &HeapRxPool, parts: &[Vec<u8>]) -> Pieces {
+        let mut p = Pieces::with_capacity(parts.len());
+        for (i, b) in parts.iter().enumerate() {
+            p.push(match i % 3 {
+                2 => RxPiece::Copied(b.as_slice().into()),
+                _ => RxPiece::Lent(pool.copy_of(b).unwrap().lend(LendOwner::FORWARDER).unwrap()),
+            });
+        }
+        p
+    }
+
+    fn parts(sizes: &[usize]) -> (Vec<Vec<u8>>, Vec<u8>) {
+        let parts: Vec<Vec<u8>> =
+            sizes.iter().enumerate().map(|(i, n)| (0..*n).map(|k| (i * 37 + k) as u8).collect()).collect();
+        let all = parts.concat();
+        (parts, all)
+    }
+
+    fn bytes(p: &Payload) -> Vec<u8> {
+        p.pieces().flatten().copied().collect()
+    }
+
+    #[test]
+    fn received_payload_is_sent_on_as_one_piece_and_cut_anywhere() {
+        let pool = HeapRxPool::new(2048, 64);
+        let (parts, all) = parts(&[100, 1448, 1448, 1, 700, 1448, 3]);
+        let whole = Payload::forwarded(pieces(&pool, &parts));
+        let Payload::Pages(pages) = &whole else { panic!("{whole:?}") };
+        assert_eq!((pages.len(), whole.len(), pool.home().drain()), (1, all.len() as u64, 0));
+        assert!(bytes(&whole) == all);
+        for (off, len) in [(0, 1), (99, 2), (100, 1448), (1547, 3000), (5000, 9999), (all.len() as u32, 5)] {
+            let end = (off as usize + len as usize).min(all.len());
+            assert!(bytes(&whole.slice(off, len)) == all[off as usize..end], "{off}+{len}");
+        }
+        let copy = whole.clone();
+        drop(whole);
+        assert_eq!((pool.home().drain(), pool.out()), (0, 5));
+        let slab = LendSlab::new(1);
+        let Payload::Pages(pages) = copy else { unreachable!() };
+        slab.lend_all(pages, 1, drop).unwrap();
+        assert_eq!((slab.reap(|_, _| ()), pool.home().drain(), pool.out()), (1, 5, 0));
+    }
+
+    #[test]
+    fn short_payload_is_sent_on_inline_and_its_buffers_are_home_at_once() {
+        let pool = HeapRxPool::new(2048, 8);
+        for sizes in [&[][..], &[0], &[INLINE_PAYLOAD_MAX], &[1, INLINE_PAYLOAD_MAX - 1]] {
+            let (parts, all) = parts(sizes);
+            let p = Payload::forwarded(pieces(&pool, &parts));
+            assert!(matches!(&p, Payload::Inline(b) if b[..] == all[..]), "{p:?}");
+            pool.home().drain();
+            assert_eq!(pool.out(), 0);
+        }
+        let (parts, _) = parts(&[1, INLINE_PAYLOAD_MAX]);
+        assert!(matches!(Payload::forwarded(pieces(&pool, &parts)), Payload::Pages(_)));
+    }
+}

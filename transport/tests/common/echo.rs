@@ -1,22 +1,25 @@
-//! A protocol of its own, beside socklnd: whoever takes a connection sends back what comes; whoever dials sends some
-//! pages, one of them behind a hold, and counts what comes back.
+//! A protocol of its own, beside socklnd: whoever takes a connection sends back what comes, copied or by reference; whoever
+//! dials sends some pages, one of them behind a hold, and counts what comes back.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
-use hugepages::{PageRunMut, PrivatePages};
+use hugepages::{LendOwner, PageRunMut, PageSlice, PrivatePages, RxPiece};
 use transport::stream::{
     Action, Close, ConnId, DialId, DialSpec, Happened, INLINE_MAX, InlineHdr, LendId, Pages, Protocol,
-    SendMsg,
+    SendMsg, StreamRx,
 };
 
-/// Record of the side that dials.
+/// Record of a side.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) back: Vec<u8>,
     pub(crate) home: Vec<u64>,
     pub(crate) closed: usize,
+    /// Messages sent back by reference, and bytes in them that were not lent.
+    pub(crate) by_reference: usize,
+    pub(crate) copied: usize,
 }
 
 /// Addresses to dial and to dial from, and the payload.
@@ -31,6 +34,7 @@ pub(crate) struct Echo {
     job: Option<Job>,
     seen: Arc<Mutex<Seen>>,
     want: usize,
+    by_reference: bool,
     out: VecDeque<Action>,
     /// Bytes pushed, and the end of the message that is held.
     conns: HashMap<ConnId, (u64, Option<(u64, LendId)>)>,
@@ -48,6 +52,34 @@ impl Echo {
         let seen = Arc::<Mutex<Seen>>::default();
         let want = job.parts.iter().map(Vec::len).sum();
         (Echo { job: Some(job), seen: seen.clone(), want, ..Echo::default() }, seen)
+    }
+
+    /// One that sends back by reference.
+    pub(crate) fn by_reference() -> (Echo, Arc<Mutex<Seen>>) {
+        let seen = Arc::<Mutex<Seen>>::default();
+        (Echo { by_reference: true, seen: seen.clone(), ..Echo::default() }, seen)
+    }
+
+    /// All that has come, as one message and one loan.
+    fn send_back(&mut self, c: ConnId, rx: &mut dyn StreamRx) {
+        let (mut pieces, mut copied) = (Vec::new(), 0);
+        while let Some(f) = rx.next() {
+            pieces.push(match f.lend(LendOwner::FORWARDER) {
+                Ok(lent) => RxPiece::Lent(lent),
+                Err(f) => {
+                    copied += f.bytes().len();
+                    RxPiece::Copied(f.bytes().into())
+                }
+            });
+        }
+        let n = {
+            let mut seen = self.seen.lock().unwrap();
+            seen.copied += copied;
+            seen.by_reference += 1;
+            seen.by_reference as u64 - 1
+        };
+        let pay = Pages::from_iter([PageSlice::received(pieces)]);
+        self.push(c, SendMsg { pay, lend: Some(LendId(n + (1 << 30))), ..message(&[]) });
     }
 
     fn push(&mut self, c: ConnId, m: SendMsg) {
@@ -82,6 +114,7 @@ impl Protocol for Echo {
                     self.send_parts(c);
                 }
             }
+            Happened::Bytes(c, rx) if self.by_reference => self.send_back(c, rx),
             Happened::Bytes(c, rx) => {
                 let mut got = Vec::new();
                 while let Some(f) = rx.next() {

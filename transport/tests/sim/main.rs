@@ -28,6 +28,8 @@ mod sim_beside;
 mod sim_cuts;
 #[cfg(feature = "node")]
 mod sim_ends;
+#[cfg(feature = "node")]
+mod sim_forward;
 mod sim_kernel;
 mod sim_net;
 #[cfg(feature = "node")]

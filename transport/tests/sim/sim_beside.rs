@@ -2,8 +2,8 @@
 //! streams on another lcore than its peer's home. LNet goes on on the same node meanwhile.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Mutex;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use dataplane::mem::{MemConfig, pair};
 use transport::lnd::{AppId, Config, Shards};
@@ -92,9 +92,36 @@ fn ping(to: IpAddr) -> Pings {
     Pings(Some(Op::Ping { tag: 1, target: ProcessId::lustre(nid(to)) }), Vec::new())
 }
 
+/// Servers' echo, and its records where it is by reference.
+fn echoes(by_reference: bool, n: u16) -> (Vec<Echo>, Vec<Arc<Mutex<Seen>>>) {
+    if by_reference {
+        (0..n).map(|_| Echo::by_reference()).unzip()
+    } else {
+        ((0..n).map(|_| Echo::default()).collect(), vec![])
+    }
+}
+
+/// All that was sent back by reference is home, and of it nothing was copied.
+fn nothing_copied(seen: &[Arc<Mutex<Seen>>]) {
+    let all: Vec<_> = seen.iter().map(|s| s.lock().unwrap()).collect();
+    for s in &all {
+        assert_eq!((s.home.len(), s.copied), (s.by_reference, 0));
+    }
+    assert!(all.is_empty() || all.iter().any(|s| s.by_reference > 0));
+}
+
 #[test]
 fn over_kernel_sockets() {
-    let (a, b): (IpAddr, IpAddr) = ([127, 45, 0, 1].into(), [127, 45, 0, 2].into());
+    on_kernel_sockets(45, false);
+}
+
+#[test]
+fn by_reference_over_kernel_sockets() {
+    on_kernel_sockets(46, true);
+}
+
+fn on_kernel_sockets(net: u8, by_reference: bool) {
+    let (a, b): (IpAddr, IpAddr) = ([127, net, 0, 1].into(), [127, net, 0, 2].into());
     let node = |ip: IpAddr, echo: Echo, app: Pings| {
         NodeBuilder::of(Config::new(nid(ip), 5))
             .unprivileged(9889)
@@ -107,12 +134,14 @@ fn over_kernel_sockets() {
     let (job, sent) = job(a, b);
     let (echo, seen) = Echo::client(job);
     let client = node(a, echo, ping(b));
-    let mut servers = [node(b, Echo::default(), Pings::default())];
+    let (mut echoes, back) = echoes(by_reference, 1);
+    let mut servers = [node(b, echoes.remove(0), Pings::default())];
     play(client, &mut servers, (&seen, &sent), |_| {});
+    nothing_copied(&back);
 }
 
 /// The server has so many shards, of which the first owns the queue; the client's home is shard `home`.
-fn over_queues(shards: u16, home: u16) {
+fn over_queues(shards: u16, home: u16, by_reference: bool) {
     let mem = MemConfig::default();
     let now = beginning();
     let server = Ipv4Addr::new(10, 6, 0, 1);
@@ -131,25 +160,34 @@ fn over_queues(shards: u16, home: u16) {
     let client = client.with(PORT, Box::new(echo)).unwrap();
     let plan = node(server, 2).lcores(lcores(shards, 1, &mem)).plan().unwrap();
     let mut own = Some(plan.lcore(ShardId(0), stack(server, q, 3, 512)).unwrap());
-    let mut servers: Vec<_> = (0..shards)
-        .map(|i| {
+    let (echoes, back) = echoes(by_reference, shards);
+    let mut servers: Vec<_> = (0..)
+        .zip(echoes)
+        .map(|(i, echo)| {
             let shard = plan.meshed(ShardId(i), own.take(), Pings::default()).unwrap();
-            shard.with(PORT, Box::new(Echo::default())).unwrap()
+            shard.with(PORT, Box::new(echo)).unwrap()
         })
         .collect();
     play(client, &mut servers, (&seen, &sent), |busy| {
         now.fetch_add(if busy { 1_000 } else { 20_000 }, Ordering::Relaxed);
     });
+    nothing_copied(&back);
 }
 
 #[test]
 fn over_a_queue() {
-    over_queues(1, 0);
+    over_queues(1, 0, false);
+}
+
+#[test]
+fn by_reference_over_a_queue_and_from_another_lcore() {
+    over_queues(1, 0, true);
+    over_queues(3, 2, true);
 }
 
 #[test]
 fn at_a_home_that_is_not_the_lcore_that_owns_its_streams() {
-    over_queues(3, 2);
+    over_queues(3, 2, false);
 }
 
 #[test]

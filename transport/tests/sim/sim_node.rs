@@ -18,25 +18,25 @@ use crate::nodes::{
     Now, Rt, Script, all_home, beginning, builder, faulty, lcores, logged, nid, stack, target, turn,
 };
 
-struct World {
+pub(super) struct World {
     now: Now,
-    client: Shard<Rt, Script>,
-    servers: Vec<Shard<Rt, Script>>,
+    pub(super) client: Shard<Rt, Script>,
+    pub(super) servers: Vec<Shard<Rt, Script>>,
     /// The client's, at the server.
     bucket: Bucket,
     /// The client's home moves on after so many turns.
-    move_every: Option<u64>,
+    pub(super) move_every: Option<u64>,
     /// Payload is copied, in copy jobs.
     copy_jobs: bool,
     turns: u64,
 }
 
-const SERVER: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 1);
+pub(super) const SERVER: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 1);
 
 impl World {
     /// A client, and a server of `shards` shards of which only the first has a queue. The client's address is
     /// such that its home is shard `home`.
-    fn new(shards: u16, home: u16, faults: Faults, seed: u64, mem: &MemConfig) -> World {
+    pub(super) fn new(shards: u16, home: u16, faults: Faults, seed: u64, mem: &MemConfig) -> World {
         World::lending(512, shards, home, faults, seed, mem)
     }
 
@@ -61,7 +61,7 @@ impl World {
     }
 
     /// Turns until `done`, jumping to the next deadline when nothing moves. At most two virtual minutes.
-    fn run(&mut self, what: &str, mut done: impl FnMut(&mut World) -> bool) {
+    pub(super) fn run(&mut self, what: &str, mut done: impl FnMut(&mut World) -> bool) {
         let end = self.now.load(Ordering::Relaxed) + 120_000_000_000;
         let mut idle = 0;
         while !done(self) {
@@ -106,11 +106,11 @@ impl World {
         }
     }
 
-    fn moves(&self) -> u64 {
+    pub(super) fn moves(&self) -> u64 {
         self.servers.iter().map(|s| s.machine.counters().homes_adopted).sum()
     }
 
-    fn shut_down(mut self) {
+    pub(super) fn shut_down(mut self) {
         self.client.shut_down();
         self.run("client down", |w| w.client.is_down());
         self.servers.iter_mut().for_each(|s| s.shut_down());
