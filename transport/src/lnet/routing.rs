@@ -147,6 +147,13 @@ impl Lnet {
         let down = if state == RoutingState::On { self.routing.told.down } else { NiSet::default() };
         let told = Told { state, down, ..self.routing.told };
         self.tell_routing(cx, lnds, told, act == Act::Push);
+        self.look_in_time(cx);
+    }
+
+    /// Looks when the state may end.
+    fn look_in_time(&mut self, cx: &Cx) {
+        let ends = self.routing.decider.iter().flat_map(|d| [d.least, d.most]).filter(|t| *t > cx.now);
+        self.routing.look_at = ends.fold(self.routing.look_at, u64::min);
     }
 
     /// Routing is another, on all shards; peers are pushed our info if `push`.
@@ -273,9 +280,7 @@ impl Lnet {
         } else if cx.now >= d.least && free {
             self.routing_step(cx, lnds, Step::Free);
         }
-        if let Some(d) = &self.routing.decider {
-            self.routing.look_at = self.routing.look_at.min(d.most);
-        }
+        self.look_in_time(cx);
     }
 
     /// Networks on which nothing was received for long are down.

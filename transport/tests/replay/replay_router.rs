@@ -6,7 +6,7 @@
 //! they had. Left to the capture are incarnations, the router's own handles, and the number of its first zero-copy cookie.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use hugepages::HeapRxPool;
 use transport::lnd::Config;
@@ -95,6 +95,8 @@ struct Play {
     wrong: Vec<String>,
     /// Pushes that the neighbours acknowledge before the capture begins.
     pushes: Vec<(usize, LnetBody)>,
+    /// Incarnations in the router's HELLOs: kernels have one for each NI.
+    incarnations: BTreeMap<Nid, u64>,
 }
 
 fn nid(s: &str) -> Nid {
@@ -132,9 +134,9 @@ fn config(case: &Case) -> Config {
 impl Play {
     fn new(case: &Case, chunk: usize) -> Play {
         let all = flows(&folder("upper").join(case.name).with_extension("pcap")).unwrap();
-        let mut cfg = config(case);
+        let cfg = config(case);
         let (mut links, mut asked) = (Vec::new(), Vec::new());
-        let mut cookies = BTreeMap::new();
+        let (mut cookies, mut incarnations) = (BTreeMap::new(), BTreeMap::new());
         for flow in all {
             let dials = router(flow.active.ip());
             let (mine, other) = if dials { (flow.active, flow.passive) } else { (flow.passive, flow.active) };
@@ -146,7 +148,7 @@ impl Play {
             let (want, theirs) = if dials { (a, p) } else { (p, a) };
             for m in &want {
                 match &m.msg {
-                    Msg::Hello(h) => cfg.incarnation = h.src_incarnation,
+                    Msg::Hello(h) => drop(incarnations.insert(own, h.src_incarnation)),
                     Msg::Lnet(k, h, _) => {
                         if let LnetBody::Get { handle, .. } | LnetBody::Put { ack: handle, .. } = h.body
                             && h.src_nid == own
@@ -201,6 +203,7 @@ impl Play {
             acks: Vec::new(),
             wrong: Vec::new(),
             pushes: Vec::new(),
+            incarnations,
         }
     }
 
@@ -279,6 +282,14 @@ impl Play {
             self.links[n].skipped += bytes.len();
             return;
         }
+        let skip = AcceptorReq::parse(&bytes).map_or(0, |(_, len)| len);
+        if let Some(&src_incarnation) = self.incarnations.get(&own)
+            && let Ok((h, len)) = Hello::parse(&bytes[skip..])
+            && self.links[n].wrote.is_empty()
+        {
+            let hello = Hello { src_incarnation, ..h }.emit();
+            bytes[skip..skip + len].copy_from_slice(&hello);
+        }
         let shaken = self.links[n].wrote.len() + self.links[n].skipped > 0;
         if shaken && let Ok(k) = KsockHdr::parse(&bytes, ByteOrder::Little) {
             if k.kind == KsockType::Noop {
@@ -334,8 +345,7 @@ impl Play {
     /// Connections that were there when the capture began, and neighbours that had told of themselves.
     fn set_up(&mut self) {
         let there: Vec<usize> = (0..self.links.len()).filter(|n| !self.links[*n].flow.from_start).collect();
-        let mut known: Vec<Nid> = Vec::new();
-        for n in there {
+        for n in there.iter().copied() {
             let (peer, own, version) = (self.links[n].peer, self.links[n].own, self.links[n].version);
             let (local, remote) = (self.links[n].flow.passive, self.links[n].flow.active);
             self.links[n].open = true;
@@ -356,15 +366,16 @@ impl Play {
             };
             let bytes = [&req.emit()[..req.wire_len()], &hello.emit()].concat();
             self.bytes(n, &bytes);
-            if !known.contains(&peer) {
-                known.push(peer);
-                let mut info = Vec::new();
-                PingInfo::new([peer], 12345, 0x1e, 2).emit(&mut info);
-                let ack = WireHandle { interface: 7, object: 7 };
-                let (match_bits, portal) = (ping::MATCH_BITS, ping::PORTAL);
-                let put = LnetBody::Put { ack, match_bits, hdr_data: 0, portal, offset: 0 };
-                self.message(n, put, &info);
+        }
+        for n in there {
+            if by_port(self.links[n].flow.active.port()) != ConnType::Control {
+                continue;
             }
+            let mut info = Vec::new();
+            PingInfo::new([self.links[n].peer], 12345, 0x1e, 2).emit(&mut info);
+            let ack = WireHandle { interface: 7, object: 7 };
+            let (match_bits, portal) = (ping::MATCH_BITS, ping::PORTAL);
+            self.message(n, LnetBody::Put { ack, match_bits, hdr_data: 0, portal, offset: 0 }, &info);
         }
         for (n, ack) in std::mem::take(&mut self.pushes) {
             self.message(n, ack, &[]);
@@ -449,6 +460,9 @@ impl Play {
 
     fn opened(&mut self, n: usize) {
         let l = &mut self.links[n];
+        if l.open || !l.flow.from_start {
+            return;
+        }
         let (local, remote) =
             if l.dials { (l.flow.active, l.flow.passive) } else { (l.flow.passive, l.flow.active) };
         let dial = match (l.dials, self.bound.get(&n)) {
@@ -550,6 +564,10 @@ fn in_a_routers_place_ours_writes_what_the_kernel_wrote() {
                     "{} {chunk}: {across} messages came, {} left",
                     case.name, c.forwarded_msgs
                 ));
+            }
+            if std::env::var("TRACE").is_ok() {
+                let some: Vec<_> = c.iter().filter(|x| x.1 > 0).collect();
+                println!("{} {chunk}: {some:?} {:?}", case.name, played.machine.gauges());
             }
         }
     }

@@ -120,9 +120,12 @@ fn a_held_connection_is_given_up_as_at_kernels_and_leaves_the_line() {
     assert_eq!(w.net.nodes[0].machine.counters().err_rx_timeout, 1, "as one whose rest does not come");
     assert_eq!(w.view(0).buffers[2].credits, 0);
     w.run(100 * SEC);
-    w.say(a(5), b(3), put(3), bytes(5000, 3));
-    w.run(5 * SEC);
-    assert_eq!(w.heard().len(), 1);
+    // The first tells it that its connections are gone.
+    for n in 3..5 {
+        w.say(a(5), b(3), put(n), bytes(5000, n));
+        w.run(5 * SEC);
+    }
+    assert!(!w.heard().is_empty());
     w.at_rest();
 }
 

@@ -249,6 +249,7 @@ fn what_has_no_way_on_is_drained_and_acknowledged() {
         let pid = ProcessId::lustre(to).pid;
         let forged = LnetHdr { src_nid: a(77), ..header(from, to, put(2), 0) };
         assert_eq!(forged.dest_pid, pid);
+        w.info(nid(R[1]), b(3));
         w.across.say_as(&mut w.net, (from, 0), forged, Vec::new());
         w.run(SEC);
         assert_eq!(w.count().drop_route_loop, 1);
@@ -307,11 +308,11 @@ fn routing_begins_and_ends_as_its_users_can_learn() {
         assert_eq!(features(&mut w), 0x1e);
         let sequence = w.info(nid(R[0]), a(2)).sequence;
         w.ask(RoutingAsk::Enable);
-        w.run(CHECK - SEC);
+        w.run(CHECK - 2 * SEC);
         assert_eq!((w.view(0).state, features(&mut w)), (RoutingState::Starting, 0x1e));
         stays(&mut w, b(3), |c| c.drop_not_for_us);
         assert!(w.across.told.is_empty(), "nobody is told before it is so");
-        w.run(SEC);
+        w.run(2 * SEC);
         assert_eq!((w.view(0).state, features(&mut w)), (RoutingState::On, 0x1a));
         let told = std::mem::take(&mut w.across.told);
         let by: Vec<Nid> = told.iter().map(|t| t.0).collect();
