@@ -172,13 +172,14 @@ fn why(name: &str) -> &'static str {
 /// Tunables of an NI.
 const OF_NI: [&str; 4] = ["peer_timeout", "peer_credits", "peer_buffer_credits", "credits"];
 /// Keys of lnetctl's whose names are other than the tunables'.
-const OTHERWISE: [(Part, &str, &str); 6] = [
+const OTHERWISE: [(Part, &str, &str); 7] = [
     (Part::Lnd, "timeout", "sock_timeout"),
     (Part::Global, "retry_count", "lnet_retry_count"),
     (Part::Global, "transaction_timeout", "lnet_transaction_timeout"),
     (Part::Global, "health_sensitivity", "lnet_health_sensitivity"),
     (Part::Global, "recovery_limit", "lnet_recovery_limit"),
     (Part::Global, "max_recovery_ping_interval", "lnet_max_recovery_ping_interval"),
+    (Part::Global, "drop_asym_route", "lnet_drop_asym_route"),
 ];
 const OFFLOAD: &str = "auto, on, off";
 const DISCOVERY: &str = "lnet_peer_discovery_disabled";
@@ -207,7 +208,6 @@ fn all() -> Vec<Key> {
         only("numa_range", "lnet_numa_range", &[0]),
         // The kernel's default became another.
         only("max_interfaces", "lnet_interfaces_max", &[200, 4096]),
-        only("drop_asym_route", "lnet_drop_asym_route", &[0]),
         only("recovery_interval", "lnet_recovery_interval", &[1]),
         only("router_sensitivity", "router_sensitivity_percentage", &[100]),
         only("response_tracking", "lnet_response_tracking", &[3]),

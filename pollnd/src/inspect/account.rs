@@ -510,6 +510,7 @@ mod tests {
         let figures = |n: u8, nids: &[Nid], put: u64| PeerFigures {
             id: transport::wire::ProcessId::lustre(nid(n)),
             nids: nids.iter().copied().collect(),
+            routed: false,
             features: if nids.is_empty() { 0 } else { 0x1e },
             told: true,
             moved: Moved { sent: ByType { put, ..ByType::default() }, ..Moved::default() },

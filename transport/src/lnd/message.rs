@@ -31,6 +31,8 @@ pub(crate) struct Tx<T> {
     pub(crate) free: bool,
     /// Times that it was sent again.
     pub(crate) retries: u8,
+    /// An operation on a node behind the peer, which is a gateway.
+    pub(crate) routed: bool,
 }
 
 impl<T> Tx<T> {
@@ -50,6 +52,7 @@ impl<T> Tx<T> {
             pinned: false,
             free: false,
             retries: 0,
+            routed: false,
         }
     }
 

@@ -80,6 +80,13 @@ impl Lnet {
                     self.answer_elsewhere(cx, lnd, target, tx);
                 }
             }
+            Body::Seek(seek) => self.sought(cx, seek),
+            Body::Placed(ticket, placed) => {
+                if let Some(lnd) = lnds.get_mut(ticket.ni.index()) {
+                    self.placed(cx, lnd, ticket, placed);
+                }
+            }
+            Body::Gateway(gateway, said) => self.told_of_gateway(cx, gateway, said.map(|s| *s)),
             Body::PutDone { grant, hdr, sink, status, data } => {
                 // Any LND will do: no connection is meant.
                 if let Some(lnd) = lnds.get_mut(NiId::default().index()) {
@@ -198,6 +205,7 @@ impl Lnet {
                         let mut msg = Msg::lnet(hdr, payload.take(), done);
                         msg.strange = for_strangers(cx, app);
                         (msg.pinned, msg.free) = (from.is_some(), matches!(way, Way::Peer(h) if h.rail));
+                        msg.routed = via != Some(dest(target).nid);
                         self.launch(cx, lnd, peer, &mut msg);
                     }
                     None => {
@@ -225,6 +233,7 @@ impl Lnet {
                         let mut msg = Msg::lnet(hdr, payload, done);
                         msg.strange = for_strangers(cx, app);
                         (msg.pinned, msg.free) = (from.is_some(), matches!(way, Way::Peer(h) if h.rail));
+                        msg.routed = via != Some(dest(target).nid);
                         self.launch(cx, lnd, peer, &mut msg);
                     }
                     None => self.own_message(cx, lnd, own_header(cx, from, target, 0, body), payload, done),
@@ -240,7 +249,11 @@ impl Lnet {
                     self.recent = Some(peer);
                 }
                 if let Op::Discover { force, .. } = op {
-                    self.discover(cx, lnd, peer, *force);
+                    let far = hop.dest(target).nid != hop.via.nid;
+                    let subject = if far { self.far_subject(ni, peer, target.nid) } else { Some(peer.into()) };
+                    if let Some(subject) = subject {
+                        self.discover(cx, lnd, subject, *force);
+                    }
                 }
                 let kind = OpKind::Ping { placing: false, sink: PING_LEN };
                 let (key, handle) = self.begin_op(cx, (app, tag), (target.nid, via, ni), kind);
@@ -309,6 +322,9 @@ impl Lnet {
         app: AppId,
         way: Way,
     ) -> Result<Option<Key>, OpRefused> {
+        if self.fars.held >= cx.cfg.max_queued {
+            return Err(OpRefused::QueueFull(self.fars.held));
+        }
         let Way::Peer(Hop { via, known, only, .. }) = way else {
             let waiting = self.own.len() + self.own_work.len();
             if waiting >= cx.cfg.max_queued {
@@ -384,6 +400,7 @@ impl Lnet {
         let why = LnetError::ShuttingDown;
         self.end_own_messages(cx, lnd, why);
         self.fail_delayed(cx, why);
+        self.end_fars(cx, why);
         let ni = lnd.ni();
         let own = |k: &Key| self.peers.get(*k).is_some_and(|p| p.ni == ni);
         let peers: Vec<Key> =

@@ -70,6 +70,7 @@ impl Lnet {
         from: Option<Nid>,
     ) -> Result<Way, OpRefused> {
         let from = match from {
+            Some(nid) if self.routes.lead_to(target.nid.net()) => Some(self.own_ni(nid)?),
             Some(nid) => Some(self.ni_from(nid, target.nid)?),
             None => None,
         };
@@ -84,6 +85,10 @@ impl Lnet {
         }
         if let Some(rail) = self.rail_to(cx, lnds, target, from, None) {
             return Ok(Way::Peer(rail));
+        }
+        if self.routes.lead_to(target.nid.net()) {
+            let (ni, via) = self.gateway_to(target.nid, from).ok_or(OpRefused::NoRoute(target.nid))?;
+            return Ok(Way::Peer(Hop { ni, via, known: None, rail: false, only: false }));
         }
         let ni = from.or_else(|| self.ni_to(lnds, target)).ok_or(OpRefused::Target(target.nid))?;
         Ok(Way::Peer(Hop { ni, via: target, known: None, rail: false, only: true }))

@@ -36,6 +36,7 @@ impl Lnet {
     /// The configuration has changed: our info may have, from these features. Peers are told with the next timer, which is
     /// due then.
     pub(crate) fn tuned(&mut self, before: u32, cfg: &Config) {
+        self.weigh_all(cfg);
         if before != cfg.features() {
             self.info_changed(before, cfg);
         }
@@ -121,6 +122,7 @@ impl Lnet {
                 self.tell_there(cx, lnds, hop, features);
             }
         }
+        self.tell_fars(cx, lnds, ours);
     }
 
     /// Pushes our info to another NID of a peer that has these features.

@@ -12,11 +12,14 @@ mod command;
 mod credits;
 mod discovery;
 mod drops;
+mod elsewhere;
 mod entry;
 mod events;
+mod far;
 mod faulted;
 pub mod faults;
 pub mod figures;
+mod gateways;
 mod held;
 mod health;
 mod hop;
@@ -34,8 +37,10 @@ mod recovery;
 #[cfg(test)]
 #[path = "tests/portal_model.rs"]
 mod portal_model;
+mod pushes;
 pub(crate) mod remote;
 mod resend;
+pub mod routes;
 mod upper;
 mod views;
 
@@ -46,9 +51,11 @@ pub use self::api::*;
 use self::discovery::Discovery;
 use self::drops::Drops;
 use self::events::Events;
+use self::far::Fars;
 use self::faulted::Faults;
 use self::health::Health;
 pub use self::health::{BEST, Cause, Causes, NiHealth};
+use self::gateways::Gateways;
 use self::held::WaitOn;
 pub(crate) use self::migration::Migrating;
 use self::migration::{Arrival, Renamed};
@@ -63,6 +70,7 @@ pub use self::views::PeerNiView;
 use self::recovery::Recovery;
 use self::remote::{Body, Waiter};
 use self::resend::Unsent;
+use self::routes::Routes;
 use crate::lnd::timers::Timers;
 use crate::lnd::{AppId, Config, Cx, Lnd, LnetError, NiId, Payload, Sink, Ticket, Tx, pop};
 use crate::stream::ShardId;
@@ -104,6 +112,8 @@ pub(crate) enum Delivery {
     Reply(Key),
     /// The same, by the operation's wire handle: keys do not last when homes move.
     Object(u64),
+    /// The REPLY to an operation of another shard's, by its wire handle.
+    Elsewhere(u64),
 }
 
 /// A PUT or GET as it goes to the owner of its portal.
@@ -216,6 +226,9 @@ pub(crate) struct Lnet {
     recovery: Recovery,
     /// Messages that have not left, and may go by another pair.
     unsent: VecDeque<Unsent>,
+    routes: Routes,
+    gateways: Gateways,
+    pub(crate) fars: Fars,
     /// Only while there are fault rules.
     faults: Option<Box<Faults>>,
     /// For applications.
@@ -260,6 +273,9 @@ impl Lnet {
             health: Health::default(),
             recovery: Recovery::default(),
             unsent: VecDeque::new(),
+            routes: Lnet::first_routes(cfg),
+            gateways: Gateways::new(cfg),
+            fars: Fars::new(),
             faults: None,
             events: Events::default(),
             mail: VecDeque::new(),
@@ -277,6 +293,7 @@ impl Lnet {
     /// Time at which a timer is due, in ns; `u64::MAX` for never.
     pub(crate) fn wake(&self) -> u64 {
         let wake = self.timers.wake().min(self.ops.timers.wake()).min(self.fault_wake()).min(self.recovery_wake());
+        let wake = wake.min(self.gateways.wake());
         if self.discovery.changed.is_some() || self.own_work.len() > 0 { 0 } else { wake }
     }
 
@@ -285,6 +302,7 @@ impl Lnet {
         if let Some(features) = self.discovery.changed.take() {
             self.tell_all(cx, lnds, features);
         }
+        self.check_gateways(cx, lnds);
         self.own_turn(cx, lnds);
         self.end_delays(cx, lnds);
         if self.recovery_wake() <= cx.now {
@@ -351,7 +369,12 @@ impl Lnet {
     /// Messages that wait.
     pub(crate) fn queued(&self) -> usize {
         let peers = (0..self.peers.capacity()).filter_map(|i| self.peers.get(self.peers.key_at(i)?));
-        self.own.len() + self.own_work.len() + self.unsent.len() + self.delayed() + peers.map(Peer::waits).sum::<usize>()
+        self.own.len()
+            + self.own_work.len()
+            + self.unsent.len()
+            + self.delayed()
+            + self.fars.held
+            + peers.map(Peer::waits).sum::<usize>()
     }
 
     /// Places in tables and queues.

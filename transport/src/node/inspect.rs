@@ -19,10 +19,11 @@ use tcpstack::{ConnStats, Phase};
 use super::counters::StreamCounters;
 use super::handover;
 use crate::lnd::tunables::Change;
-use crate::lnd::{Config, Counters, NIS_MAX};
+use crate::lnd::{Config, Counters, NIS_MAX, ROUTES_MAX, RouteError};
 use crate::lnet::faults::{FaultAsk, FaultError, FaultView, RULES_MAX};
 use crate::lnet::figures::{NiFigures, PeerFigures};
 use crate::lnet::PeerNiView;
+use crate::lnet::routes::{RouteAsk, RouteView};
 use crate::node::Machine;
 use crate::socklnd::PeerBrief;
 use crate::stream::ConnId;
@@ -274,6 +275,17 @@ pub struct AboutFaults {
     pub rules: Vec<FaultView>,
 }
 
+/// A question about routes.
+#[derive(Debug)]
+pub struct AboutRoutes {
+    /// An order, before they are shown.
+    pub ask: Option<RouteAsk>,
+    /// Answer to the order.
+    pub done: Result<(), RouteError>,
+    /// The routes; the asker has made room for [`ROUTES_MAX`].
+    pub routes: Vec<RouteView>,
+}
+
 /// A question, and the room for its answer.
 #[derive(Debug)]
 pub enum Question {
@@ -295,6 +307,8 @@ pub enum Question {
     Tune(Change),
     /// Shows fault rules, or changes them.
     Faults(Box<AboutFaults>),
+    /// Shows routes, or changes them.
+    Routes(Box<AboutRoutes>),
 }
 
 /// Looking in: an lcore's streams as somebody sees them who asks the node. Nothing here changes a stream.
@@ -556,6 +570,31 @@ impl Inspection {
                 all.iter_mut().zip(&about.rules).for_each(|(sum, one)| sum.add(one));
             }
             if done.is_err() {
+                break;
+            }
+        }
+        Ok((done, all))
+    }
+
+    /// Changes the routes on all lcores, if `ask` says so, and gives the routes; and why they were not changed.
+    ///
+    /// # Errors
+    /// [`NoAnswer`] of the first lcore that does not: those before it have changed.
+    pub fn routes(
+        &self,
+        ask: Option<RouteAsk>,
+    ) -> Result<(Result<(), RouteError>, Vec<RouteView>), NoAnswer> {
+        let (mut done, mut all) = (Ok(()), Vec::new());
+        for lcore in 0..self.mailboxes.len() {
+            // All have the same routes: one is asked for them.
+            let room = if lcore == 0 { ROUTES_MAX } else { 0 };
+            let about = AboutRoutes { ask, done: Ok(()), routes: Vec::with_capacity(room) };
+            let Question::Routes(about) = self.ask(lcore, Question::Routes(Box::new(about)))? else { break };
+            done = about.done;
+            if lcore == 0 {
+                all = about.routes;
+            }
+            if done.is_err() || ask.is_none() {
                 break;
             }
         }

@@ -53,6 +53,7 @@ fn noop<T: Default>(cookie: u64) -> Tx<T> {
         free: false,
         retries: 0,
         passed: true,
+        routed: false,
     }
 }
 

@@ -12,6 +12,7 @@ mod discover;
 mod hear;
 pub mod hosts;
 pub mod lnet;
+pub mod router;
 pub mod selftest;
 mod state;
 
@@ -230,6 +231,8 @@ pub struct Kernel {
     /// Print what it does.
     pub verbose: bool,
     above: Option<Above>,
+    /// Headers of messages that it forwards, by their names.
+    routed: BTreeMap<u64, LnetHdr>,
 }
 
 impl Kernel {
@@ -256,6 +259,7 @@ impl Kernel {
             seen: Seen::default(),
             verbose: std::env::var("TRACE").is_ok(),
             above: None,
+            routed: BTreeMap::new(),
         }
     }
 
@@ -403,6 +407,7 @@ impl Kernel {
             payload_len: payload.len() as u32,
             body,
         };
+        let hdr = self.routed.remove(&token).unwrap_or(hdr);
         let mut bytes = Vec::new();
         if version.has_ksock() {
             let k = KsockHdr { kind: KsockType::Lnet, csum: 0, cookie0, cookie1: 0 };
@@ -426,6 +431,7 @@ impl Kernel {
     }
 
     fn failed(&mut self, body: &LnetBody, token: u64) {
+        self.routed.remove(&token);
         self.tell(Up::Ended(token, false));
         let handle = match body {
             LnetBody::Get { handle, .. } | LnetBody::Put { ack: handle, .. } => *handle,

@@ -25,6 +25,8 @@ pub enum Kind {
 pub enum Here {
     /// It is one of [`super::ALL`].
     Tunable,
+    /// Routes of the node, in its own syntax.
+    Routes,
     /// Nothing, since...
     PassedOver(&'static str),
 }
@@ -73,12 +75,16 @@ const fn cpus(module: Module, name: &'static str, since: Release) -> Param {
 }
 
 const NETWORKS: &str = "--nid names the network and the address";
-const ROUTES: &str = "this node does not route and uses no routers";
 const NUMA: &str = "an NI's queues are those of every lcore: distance decides nothing";
 const INTERFACES: &str = "a node has at most 16 NIs, and of a peer 32 NIDs are kept";
 const INTERVAL: &str = "the first recovery ping comes after 1 s";
 const NAMES: &str = "a peer goes by the name that it gives itself";
 const NEAR: &str = "a message to a NID of this node's never leaves it";
+const ROUTER: &str = "this node does not route";
+const OLD_CHECKS: &str =
+    "kernels do not heed it any more: alive_router_check_interval says when gateways are checked";
+const BEFORE_USE: &str = "routes are down until their gateways have answered, whatever it says";
+const SENSITIVITY: &str = "a route is up while its gateway answers";
 const CPUS: &str = "--cpu-pattern says where this node's lcores are";
 const START: &str = "a node is configured when it starts";
 const PORTALS: &str = "portals are not spread over CPUs";
@@ -128,22 +134,22 @@ pub static PARAMS: &[Param] = &[
     over("networks", OLDEST, NETWORKS).text(),
     over("ip2nets", OLDEST, NETWORKS).text(),
     over("use_tcp_bonding", OLDEST, NETWORKS),
-    over("routes", OLDEST, ROUTES).text(),
-    over("rnet_htable_size", OLDEST, ROUTES),
-    over("forwarding", OLDEST, ROUTES).text(),
-    over("tiny_router_buffers", OLDEST, ROUTES),
-    over("small_router_buffers", OLDEST, ROUTES),
-    over("large_router_buffers", OLDEST, ROUTES),
-    over("peer_buffer_credits", OLDEST, ROUTES),
-    over("auto_down", OLDEST, ROUTES),
-    over("check_routers_before_use", OLDEST, ROUTES),
-    over("avoid_asym_router_failure", OLDEST, ROUTES),
-    over("dead_router_check_interval", OLDEST, ROUTES),
-    over("live_router_check_interval", OLDEST, ROUTES),
-    over("alive_router_check_interval", 13, ROUTES),
-    over("router_ping_timeout", OLDEST, ROUTES),
-    over("router_sensitivity_percentage", 13, ROUTES),
-    over("lnet_drop_asym_route", 13, ROUTES),
+    Param::new(Module::Lnet, "routes", OLDEST, Here::Routes).text(),
+    over("rnet_htable_size", OLDEST, "the table of routes grows by itself"),
+    over("forwarding", OLDEST, ROUTER).text(),
+    over("tiny_router_buffers", OLDEST, ROUTER),
+    over("small_router_buffers", OLDEST, ROUTER),
+    over("large_router_buffers", OLDEST, ROUTER),
+    over("peer_buffer_credits", OLDEST, ROUTER),
+    over("auto_down", OLDEST, ROUTER),
+    over("check_routers_before_use", OLDEST, BEFORE_USE),
+    ours("avoid_asym_router_failure", OLDEST),
+    over("dead_router_check_interval", OLDEST, OLD_CHECKS),
+    over("live_router_check_interval", OLDEST, OLD_CHECKS),
+    ours("alive_router_check_interval", 13),
+    ours("router_ping_timeout", OLDEST),
+    over("router_sensitivity_percentage", 13, SENSITIVITY),
+    ours("lnet_drop_asym_route", 13),
     over("lnet_numa_range", OLDEST, NUMA),
     over("lnet_interfaces_max", 11, INTERFACES),
     ours("lnet_health_sensitivity", 12),

@@ -32,9 +32,10 @@ use std::net::IpAddr;
 use self::beside::Beside;
 pub use self::beside::BesideError;
 use crate::lnd::tunables::Change;
-use crate::lnd::{AppId, Config, Counters, Cx, Held, NIS_MAX, NiId};
+use crate::lnd::{AppId, Config, Counters, Cx, Held, NIS_MAX, NiId, RouteError};
 use crate::lnet::faults::{FaultAsk, FaultError, FaultView};
 use crate::lnet::figures::{NiFigures, PeerFigures};
+use crate::lnet::routes::{RouteAsk, RouteView};
 use crate::lnet::{Delivery, Event, Lnet, Op, PeerNiView, ShardMsg};
 use crate::socklnd::{self, PeerBrief, PeerView, Socklnd};
 use crate::stream::slab::Key;
@@ -312,6 +313,20 @@ impl Machine {
         self.lnet.fault_rules()
     }
 
+    /// Adds or deletes a route of this shard at `now`, in ns; every shard of a node has the same.
+    ///
+    /// # Errors
+    /// [`RouteError`]
+    pub fn route(&mut self, now: u64, ask: RouteAsk) -> Result<(), RouteError> {
+        self.cx.now = self.cx.now.max(now);
+        self.lnet.route(&self.cx, ask)
+    }
+
+    /// The routes of this shard, in the order in which they came.
+    pub fn routes(&self) -> impl Iterator<Item = RouteView> + '_ {
+        self.lnet.routes()
+    }
+
     /// The primary NID of the peer that `nid` is one of, as far as discovery has told; else `nid` itself.
     pub fn primary(&self, nid: Nid) -> Nid {
         self.lnet.aliases.primary(nid)
@@ -388,23 +403,29 @@ impl Machine {
 
     /// One peer in a few words; `None` for one that is not remembered.
     pub fn brief(&self, id: ProcessId) -> Option<PeerBrief> {
-        self.lnds.iter().find_map(|l| l.brief(id)).map(|(b, above)| self.with_credits(b, above))
+        let peer = self.lnds.iter().find_map(|l| l.brief(id)).map(|(b, above)| self.with_credits(b, above));
+        peer.or_else(|| self.lnet.fars.by_id(id).map(|(id, held)| PeerBrief::routed(id, held)))
     }
 
     /// Shows `each` the peers in `most` places of the table from `from`; gives the number of all places.
     pub fn briefs(&self, from: usize, most: usize, each: &mut dyn FnMut(PeerBrief)) -> usize {
-        self.paged(from, most, |lnd, skip, room| {
+        let near = self.paged(from, most, |lnd, skip, room| {
             lnd.briefs(skip, room, &mut |b, above| each(self.with_credits(b, above)))
-        })
+        });
+        let fars = self.fars_from(from, most, near).filter_map(|at| self.lnet.fars.at(at));
+        fars.for_each(|(id, held)| each(PeerBrief::routed(id, held)));
+        near + self.lnet.fars.places()
     }
 
     /// Shows `each` the figures of the peers in `most` places of the table from `from`; gives the number of all places.
     pub fn peer_figures(&self, from: usize, most: usize, each: &mut dyn FnMut(PeerFigures)) -> usize {
-        self.paged(from, most, |lnd, skip, room| {
+        let near = self.paged(from, most, |lnd, skip, room| {
             lnd.moved(skip, room, &mut |id, moved, above| {
                 self.lnet.peer_figures(id, moved, above).into_iter().for_each(&mut *each);
             })
-        })
+        });
+        self.fars_from(from, most, near).filter_map(|at| self.lnet.far_figures(at)).for_each(each);
+        near + self.lnet.fars.places()
     }
 
     /// Looks at `most` places from `from` of the tables of all LNDs, one behind the other; gives the number of all places.
@@ -420,6 +441,18 @@ impl Machine {
             before += look(lnd, skip, most.saturating_sub(done));
         }
         before
+    }
+
+    /// Of those places the ones of nodes behind routers, which come behind the `near` ones.
+    fn fars_from(&self, from: usize, most: usize, near: usize) -> impl Iterator<Item = usize> + use<> {
+        let (skip, done) = (from.saturating_sub(near), near.saturating_sub(from));
+        (skip..self.lnet.fars.places()).take(most.saturating_sub(done))
+    }
+
+    /// Nodes behind routers that are known.
+    #[cfg(feature = "testing")]
+    pub fn fars(&self) -> usize {
+        self.lnet.fars.len()
     }
 
     /// Shows `each` the NIDs of peers in `most` places from `from`; gives the number of all places. One that several of our NIs
