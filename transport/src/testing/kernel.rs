@@ -47,8 +47,12 @@ const SINK: u32 = 5;
 /// Setup of a kernel.
 #[derive(Clone, Debug)]
 pub struct KernelConfig {
-    /// Its NID.
+    /// Its NID: of several the one that this model stands for.
     pub nid: Nid,
+    /// All NIDs of its node, the primary one first; none for that one alone.
+    pub nids: Vec<Nid>,
+    /// The NID that it speaks with, where that is not the node's primary one.
+    pub peer: Option<Nid>,
     /// The newest version that it speaks: its `protocol`.
     pub version: Version,
     /// Connections of each type.
@@ -240,7 +244,7 @@ impl Kernel {
     pub fn new(net: &mut Net, cfg: KernelConfig, node: usize, seed: u64) -> Kernel {
         net.raw_listen(cfg.nid.ip().unwrap_or([0, 0, 0, 0].into()));
         Kernel {
-            them: net.nodes[node].machine.config().nid(),
+            them: cfg.peer.unwrap_or_else(|| net.nodes[node].machine.config().nid()),
             rng: Rng(seed),
             cfg,
             node,

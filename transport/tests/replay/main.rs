@@ -14,6 +14,7 @@ mod replay_netsock;
 mod replay_pairs;
 mod replay_pollnd;
 mod replay_probes;
+mod replay_rails;
 mod replay_routes;
 mod replay_selftest;
 mod replay_sets;

@@ -29,6 +29,8 @@ mod sim_cuts;
 #[cfg(feature = "node")]
 mod sim_ends;
 mod sim_kernel;
+#[cfg(feature = "node")]
+mod sim_multi_rail;
 mod sim_net;
 #[cfg(feature = "node")]
 mod sim_net_nodes;

@@ -72,6 +72,8 @@ impl World {
         net.loss = (!calm).then(|| (Rng(r.word()), percent));
         net.add(cfg.clone());
         let kernel = KernelConfig {
+            nids: Vec::new(),
+            peer: None,
             nid: nid(KERNEL),
             version: r.pick(&[Version::V3, Version::V3, Version::V3, Version::V2, Version::V1]),
             conns_per_peer: r.pick(&[1, 1, 4]),

@@ -57,7 +57,9 @@ impl Kernel {
 
     pub(super) fn own_info(&self) -> Vec<u8> {
         let (mut bytes, pid) = (Vec::new(), crate::wire::ProcessId::lustre(self.cfg.nid).pid);
-        PingInfo::new([self.cfg.nid], pid, FEATURES, 2).emit(&mut bytes);
+        let all = if self.cfg.nids.is_empty() { vec![self.cfg.nid] } else { self.cfg.nids.clone() };
+        let sequence = 1 + all.len() as u32;
+        PingInfo::new(all, pid, FEATURES, sequence).emit(&mut bytes);
         bytes
     }
 

@@ -177,6 +177,8 @@ impl Hosts {
         let h = &mut self.list[host];
         h.kernels.entry(node).or_insert_with(|| {
             let cfg = KernelConfig {
+                nids: Vec::new(),
+                peer: None,
                 nid: h.nid,
                 version: h.version,
                 conns_per_peer: 1,
@@ -366,6 +368,8 @@ impl Puppets {
         let mut by_nid = BTreeMap::new();
         for (nid, version) in &versions {
             let cfg = KernelConfig {
+                nids: Vec::new(),
+                peer: None,
                 nid: *nid,
                 version: *version,
                 conns_per_peer: 1,
