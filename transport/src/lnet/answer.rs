@@ -24,11 +24,12 @@ impl Lnet {
         let len = u32::try_from(payload.len()).unwrap_or(lnet::MTU);
         let by = self.peers.get(peer).map(|p| p.id);
         let mut tx = Msg::lnet(header(cx, to.dest_nid, target, len, body), payload, done);
-        if by == Some(target) {
-            return self.launch_answer(cx, lnd, peer, &mut tx);
-        }
         if target.nid.same_net(to.dest_nid) {
-            return self.answer_elsewhere(cx, lnd, target, Box::new(tx));
+            return if by == Some(target) {
+                self.launch_answer(cx, lnd, peer, &mut tx)
+            } else {
+                self.answer_elsewhere(cx, lnd, target, Box::new(tx))
+            };
         }
         // The gateway that delivered the request takes the answer, as with kernels; one that is none, or is down, does not.
         let net = target.nid.net();

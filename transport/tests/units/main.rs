@@ -33,6 +33,7 @@ mod protocompat;
 mod raw;
 mod requirements;
 mod rooms;
+#[path = "../common/routed.rs"]
 mod routed;
 mod routes;
 mod routes_hostile;

@@ -1,5 +1,6 @@
 //! lnet_selftest across a router: bulk is stored and forwarded, so the reply to an RPC may come before it (docs/protocol/upper.md §1.2).
 
+use transport::selftest::console::Said;
 use transport::testing::kernel::router::Routers;
 use transport::testing::members::LstNode;
 use transport::testing::net::{Net, SEC};
@@ -48,6 +49,8 @@ impl Across {
         self.nodes[0].type_in(net, line);
         for _ in 0..2000 {
             if self.nodes[0].console.is_idle() {
+                let said: Vec<_> = self.nodes[0].said.drain(..).collect();
+                assert!(said.iter().any(|s| matches!(s, Said::End(0))), "{line}: {said:?}");
                 return;
             }
             self.run(SEC / 20);

@@ -1,4 +1,5 @@
 //! Nodes of ours and model routers between them, in virtual time, for the tests of routes.
+#![allow(dead_code, unreachable_pub)]
 
 use transport::lnd::tunables::Change;
 use transport::lnd::{Config, Payload, Shards, Sink};
