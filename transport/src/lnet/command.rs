@@ -250,7 +250,8 @@ impl Lnet {
                 }
                 if let Op::Discover { force, .. } = op {
                     let far = hop.dest(target).nid != hop.via.nid;
-                    let subject = if far { self.far_subject(ni, peer, target.nid) } else { Some(peer.into()) };
+                    let subject =
+                        if far { self.far_subject(ni, peer, target.nid) } else { Some(peer.into()) };
                     if let Some(subject) = subject {
                         self.discover(cx, lnd, subject, *force);
                     }

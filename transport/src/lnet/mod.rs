@@ -20,8 +20,8 @@ mod faulted;
 pub mod faults;
 pub mod figures;
 mod gateways;
-mod held;
 mod health;
+mod held;
 mod hop;
 mod index;
 mod links;
@@ -32,12 +32,12 @@ mod own;
 mod parse;
 mod peer;
 pub(crate) mod portal;
-mod rails;
-mod recovery;
 #[cfg(test)]
 #[path = "tests/portal_model.rs"]
 mod portal_model;
 mod pushes;
+mod rails;
+mod recovery;
 pub(crate) mod remote;
 mod resend;
 pub mod routes;
@@ -53,9 +53,9 @@ use self::drops::Drops;
 use self::events::Events;
 use self::far::Fars;
 use self::faulted::Faults;
+use self::gateways::Gateways;
 use self::health::Health;
 pub use self::health::{BEST, Cause, Causes, NiHealth};
-use self::gateways::Gateways;
 use self::held::WaitOn;
 pub(crate) use self::migration::Migrating;
 use self::migration::{Arrival, Renamed};
@@ -65,12 +65,12 @@ use self::own::{OwnMessage, OwnWork};
 use self::peer::Peer;
 use self::portal::Portals;
 use self::rails::Rails;
-pub use self::remote::ShardMsg;
-pub use self::views::PeerNiView;
 use self::recovery::Recovery;
+pub use self::remote::ShardMsg;
 use self::remote::{Body, Waiter};
 use self::resend::Unsent;
 use self::routes::Routes;
+pub use self::views::PeerNiView;
 use crate::lnd::timers::Timers;
 use crate::lnd::{AppId, Config, Cx, Lnd, LnetError, NiId, Payload, Sink, Ticket, Tx, pop};
 use crate::stream::ShardId;
@@ -292,7 +292,8 @@ impl Lnet {
 
     /// Time at which a timer is due, in ns; `u64::MAX` for never.
     pub(crate) fn wake(&self) -> u64 {
-        let wake = self.timers.wake().min(self.ops.timers.wake()).min(self.fault_wake()).min(self.recovery_wake());
+        let wake =
+            self.timers.wake().min(self.ops.timers.wake()).min(self.fault_wake()).min(self.recovery_wake());
         let wake = wake.min(self.gateways.wake());
         if self.discovery.changed.is_some() || self.own_work.len() > 0 { 0 } else { wake }
     }

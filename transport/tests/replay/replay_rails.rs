@@ -285,7 +285,10 @@ fn a_link_that_is_lost() {
     let all = said("mr-link-down-fatal");
     let pushes: Vec<&Said> = all
         .iter()
-        .filter(|s| matches!(s.hdr.body, LnetBody::Put { portal: ping::PORTAL, .. }) && own.map(nid).contains(&s.hdr.src_nid))
+        .filter(|s| {
+            matches!(s.hdr.body, LnetBody::Put { portal: ping::PORTAL, .. })
+                && own.map(nid).contains(&s.hdr.src_nid)
+        })
         .collect();
     let [down, up] = pushes[..] else { panic!("{pushes:?}") };
     for chunk in CHUNKS {
@@ -297,7 +300,8 @@ fn a_link_that_is_lost() {
         let pushed = |w: &World| {
             let all = dialogue::on_wire(&w.net, 0..w.net.links());
             let mine = |s: &Said| {
-                matches!(s.hdr.body, LnetBody::Put { portal: ping::PORTAL, .. }) && own.map(nid).contains(&s.hdr.src_nid)
+                matches!(s.hdr.body, LnetBody::Put { portal: ping::PORTAL, .. })
+                    && own.map(nid).contains(&s.hdr.src_nid)
             };
             all.into_iter().filter(|s| mine(s)).collect::<Vec<_>>()
         };
@@ -307,14 +311,18 @@ fn a_link_that_is_lost() {
         w.until(BEFORE + 26_000_000);
         let now = pushed(&w);
         assert_eq!(now.len(), before + 1, "one push, within 26 ms");
-        let push = now.into_iter().find(|s| s.payload == down.payload).expect("what the kernel pushed, byte for byte");
+        let push = now
+            .into_iter()
+            .find(|s| s.payload == down.payload)
+            .expect("what the kernel pushed, byte for byte");
         assert_eq!(host(push.hdr.src_nid), host(down.hdr.src_nid), "by the NI that is left");
         w.net.plug(ip(23));
         w.net.link_state(0, ip(23), true);
         w.until(BEFORE + 4 * SEC);
         let last = pushed(&w);
         let back: Vec<PingInfo> = last.iter().map(|s| PingInfo::parse(&s.payload).unwrap()).collect();
-        let (want, got) = (PingInfo::parse(&up.payload).unwrap(), back.iter().max_by_key(|i| i.sequence).unwrap());
+        let (want, got) =
+            (PingInfo::parse(&up.payload).unwrap(), back.iter().max_by_key(|i| i.sequence).unwrap());
         assert_eq!((got.nis.clone(), got.features), (want.nis, want.features), "both are up again");
         let mut differ = BTreeSet::new();
         if got.sequence != want.sequence {

@@ -19,7 +19,7 @@ use transport::lnd::{Config, LnetError, Payload, Sink};
 use transport::lnet::{BEST, Event, MdMem, MdSpec};
 use transport::node::lcore::LcoreStreams;
 use transport::node::{NodeBuilder, Ports, Shard};
-use transport::testing::data::{pages, Spot};
+use transport::testing::data::{Spot, pages};
 use transport::testing::kernel::{Kernel, KernelConfig};
 use transport::testing::net::{Cut, Net, SEC};
 use transport::testing::rng::Rng;
@@ -104,7 +104,9 @@ impl World {
     fn hear(&mut self) {
         for e in self.net.take_events(0) {
             let (tag, status) = match e {
-                Event::Send { tag, status, done: true } | Event::Ack { tag, status, done: true, .. } => (tag, status),
+                Event::Send { tag, status, done: true } | Event::Ack { tag, status, done: true, .. } => {
+                    (tag, status)
+                }
                 Event::Refused { why, .. } => panic!("{why}"),
                 _ => continue,
             };
@@ -231,7 +233,10 @@ fn rails_die_and_come_back_under_load() {
         again.fetch_add(rails(seed), Ordering::Relaxed);
     });
     let again = again.load(Ordering::Relaxed);
-    assert!(std::env::var("SEED").is_ok() || again > SEEDS, "{again} messages were sent again: hardly any rail died");
+    assert!(
+        std::env::var("SEED").is_ok() || again > SEEDS,
+        "{again} messages were sent again: hardly any rail died"
+    );
 }
 
 // ---- the worth of a second rail
@@ -277,11 +282,15 @@ fn lasts(rails: usize) -> u64 {
     wire.set(now.load(Ordering::Relaxed));
     let [(mut a, log), (mut b, _)] = joined(rails, &now, &wire);
     let spot = Spot(5, 5);
-    b.app.todo.push_back((transport::lnd::AppId::FIRST, spot.attach(1, MdSpec::new(MdMem::Sink(Sink::Discard(1 << 20))))));
+    b.app.todo.push_back((
+        transport::lnd::AppId::FIRST,
+        spot.attach(1, MdSpec::new(MdMem::Sink(Sink::Discard(1 << 20)))),
+    ));
     let target = ProcessId::lustre(theirs(0));
     let Payload::Pages(run) = pages(EACH) else { panic!() };
     let payload = || Payload::Pages(run.clone());
-    let acked = |log: &Log| log.borrow().iter().filter(|e| matches!(e, Event::Ack { status: Ok(()), .. })).count();
+    let acked =
+        |log: &Log| log.borrow().iter().filter(|e| matches!(e, Event::Ack { status: Ok(()), .. })).count();
     let turn = |a: &mut Node, b: &mut Node| {
         a.turn();
         b.turn();
