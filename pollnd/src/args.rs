@@ -23,7 +23,9 @@ use transport::wire::Nid;
 pub(crate) use self::ask::{BulkArgs, PingArgs, Via};
 use self::common::{EalArgs, TableOut};
 pub(crate) use self::conf::{ConfigArgs, ConfigVerb, Told};
-pub(crate) use self::ctl::{CtlGlobal, CtlNet, CtlPeer, CtlStats, CtlVerb, Detail, LnetctlArgs};
+pub(crate) use self::ctl::{
+    CtlGlobal, CtlNet, CtlPeer, CtlRoute, CtlStats, CtlVerb, Detail, LnetctlArgs, RouteArg,
+};
 pub(crate) use self::fault::{FaultAddArgs, FaultArgs, FaultKind, FaultVerb};
 pub(crate) use self::look::{CaptureArgs, ConnFilter, ConnectionsArgs, StatsArgs, TopArgs, TunablesArgs};
 pub(crate) use self::lst::{CheckArg, QuickArgs, SelftestArgs, What};

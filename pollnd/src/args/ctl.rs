@@ -36,6 +36,9 @@ pub(crate) enum CtlVerb {
     /// Peers.
     #[command(subcommand)]
     Peer(CtlPeer),
+    /// Routes: networks that no NI of this node is on, and the routers that lead there.
+    #[command(subcommand)]
+    Route(CtlRoute),
     /// Statistics of the node.
     #[command(subcommand)]
     Stats(CtlStats),
@@ -125,6 +128,58 @@ pub(crate) enum CtlPeer {
     },
     /// Lists their primary NIDs.
     List,
+}
+
+/// A route by its ends.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct RouteArg {
+    /// The network that it leads to, such as tcp1.
+    #[arg(long, short)]
+    pub(crate) net: String,
+    /// The NID of the router, on a network of this node's.
+    #[arg(long, short)]
+    pub(crate) gateway: String,
+}
+
+/// `pollnd lnetctl route`.
+#[derive(Subcommand, Debug, Clone)]
+pub(crate) enum CtlRoute {
+    /// Adds one.
+    Add {
+        /// Its ends.
+        #[command(flatten)]
+        route: RouteArg,
+        /// Networks between: 1 to 255. Default: not said, which counts as 1.
+        #[arg(long, short = 'c')]
+        hop: Option<u32>,
+        /// Routes with the lowest number are taken first.
+        #[arg(long, short, default_value_t = 0)]
+        priority: u32,
+    },
+    /// Deletes one.
+    Del {
+        /// Its ends.
+        #[command(flatten)]
+        route: RouteArg,
+    },
+    /// Shows them.
+    Show {
+        /// Only those to this network.
+        #[arg(long, short)]
+        net: Option<String>,
+        /// Only those by this router.
+        #[arg(long, short)]
+        gateway: Option<String>,
+        /// Only those with so many hops.
+        #[arg(long, short = 'c')]
+        hop: Option<i64>,
+        /// Only those with this priority.
+        #[arg(long, short)]
+        priority: Option<u32>,
+        /// The level.
+        #[command(flatten)]
+        detail: Detail,
+    },
 }
 
 /// `pollnd lnetctl stats`.

@@ -7,17 +7,20 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use transport::lnd::Moved;
-use transport::lnd::{ByType, Config};
+use transport::lnd::route::RouteParseError;
+use transport::lnd::{ByType, Config, Moved};
 use transport::lnet::figures::{Dropped, NiFigures, PeerFigures, Span, Spans};
+use transport::lnet::routes::{RouteAsk, RouteView};
 use transport::lnet::{BEST, Cause, Causes};
 use transport::node::inspect::Inspection;
-use transport::wire::{Nid, ping};
+use transport::wire::{Nid, NidParseError, ping};
 
+use super::failure::Failure;
 use super::shared::{Shared, say};
 use crate::args::NodeArgs;
 use crate::config::keys::{self, Means, Part, negated};
 use crate::config::reader::cpt_list;
+use crate::lnetctl::routed::RouteShown;
 use crate::lnetctl::shown::{
     Global, LndTunables, LocalNi, Messages, Net, NiHealth, NiTunables, NodeStats, Peer, PeerHealth, PeerNi,
     Statistics, UdspInfo, state,
@@ -37,6 +40,20 @@ pub(crate) enum Ask {
     Peers {
         /// One of its NIDs.
         nid: Option<String>,
+    },
+    /// Routes: a row each.
+    Routes {},
+    /// Adds a route.
+    AddRoute {
+        /// As `--route` takes it.
+        route: String,
+    },
+    /// Deletes a route.
+    DelRoute {
+        /// The network that it leads to.
+        net: String,
+        /// Its gateway.
+        gateway: String,
     },
     /// Statistics of the node.
     Stats {},
@@ -281,7 +298,7 @@ impl Known {
         }
     }
 
-    fn shown(&self, primary: Nid, credits: i64, well: &HashMap<Nid, PeerHealth>) -> Peer {
+    fn shown(&self, primary: Nid, credits: i64, known: &About) -> Peer {
         let multi_rail = self.features & ping::FEAT_MULTI_RAIL != 0;
         let bits = [
             (multi_rail, state::MULTI_RAIL),
@@ -293,10 +310,7 @@ impl Known {
         let mut nids: Vec<Nid> = used.chain(unused).collect();
         // The order of its own list, where it told one.
         nids.sort_by_key(|n| self.nids.iter().position(|k| k == n));
-        let ni = |nid: Nid| {
-            let health = well.get(&nid).copied().unwrap_or(HEALTHY);
-            peer_ni(nid, self.nis.iter().find(|f| f.id.nid == nid), credits, health)
-        };
+        let ni = |nid: Nid| peer_ni(nid, self.nis.iter().find(|f| f.id.nid == nid), credits, known);
         Peer {
             primary: primary.to_string(),
             multi_rail,
@@ -306,15 +320,25 @@ impl Known {
     }
 }
 
-fn peer_ni(nid: Nid, f: Option<&PeerFigures>, credits: i64, health: PeerHealth) -> PeerNi {
+/// What else is known of peers' NIDs.
+#[derive(Default)]
+struct About {
+    health: HashMap<Nid, PeerHealth>,
+    /// Gateways of ours, and whether a route by them is up.
+    gateways: HashMap<Nid, bool>,
+}
+
+fn peer_ni(nid: Nid, f: Option<&PeerFigures>, credits: i64, known: &About) -> PeerNi {
+    // One behind a router has no credits of its own.
+    let credits = if f.is_some_and(|f| f.routed) { 0 } else { credits };
     let of = |get: fn(&PeerFigures) -> u32| i64::from(f.map_or(0, get));
     let (used, waiting, most) = (of(|f| f.credits_used), of(|f| f.waiting), of(|f| f.most));
     let (moved, dropped, spans) = f.map(|f| (f.moved, f.dropped, f.spans)).unwrap_or_default();
     PeerNi {
         nid: nid.to_string(),
         udsp: Some(NO_UDSP),
-        // Only routers watch their peers.
-        state: Some("NA".into()),
+        // Of others nobody looks.
+        state: Some(known.gateways.get(&nid).map_or("NA", |up| if *up { "up" } else { "down" }).into()),
         max_ni_tx_credits: Some(credits),
         available_tx_credits: Some(credits - used - waiting),
         min_tx_credits: Some(credits - most),
@@ -326,7 +350,7 @@ fn peer_ni(nid: Nid, f: Option<&PeerFigures>, credits: i64, health: PeerHealth) 
         sent_stats: Some(moved.sent.into()),
         received_stats: Some(moved.received.into()),
         dropped_stats: Some(dropped.messages.into()),
-        health: Some(health),
+        health: Some(known.health.get(&nid).copied().unwrap_or(HEALTHY)),
     }
 }
 
@@ -348,8 +372,11 @@ fn peers(front: &Inspection, only: Option<Nid>) -> Result<Vec<Peer>, String> {
         true
     });
     asked.map_err(|e| e.to_string())?;
-    let (credits, well) = (cfg.peer_credits.into(), well(front)?);
-    Ok(all.iter().map(|(primary, known)| known.shown(*primary, credits, &well)).collect())
+    let (credits, mut about) = (cfg.peer_credits.into(), About { health: well(front)?, ..About::default() });
+    for r in front.routes(None).map_err(|e| e.to_string())?.1 {
+        *about.gateways.entry(r.gateway).or_default() |= r.up;
+    }
+    Ok(all.iter().map(|(primary, known)| known.shown(*primary, credits, &about)).collect())
 }
 
 fn stats(front: &Inspection) -> Result<NodeStats, String> {
@@ -431,6 +458,40 @@ impl Baseline {
     }
 }
 
+fn routes(front: &Inspection) -> Result<Vec<RouteShown>, String> {
+    let (_, all) = front.routes(None).map_err(|e| e.to_string())?;
+    let shown = |r: &RouteView| RouteShown {
+        net: r.net.to_string(),
+        gateway: r.gateway.to_string(),
+        hop: Some(r.hop.map_or(-1, i64::from)),
+        priority: Some(r.priority.into()),
+        state: Some(if r.up { "up" } else { "down" }.into()),
+        kind: Some(if r.multi_hop { "multi-hop" } else { "single-hop" }.into()),
+    };
+    Ok(all.iter().map(shown).collect())
+}
+
+/// The order of a question about routes.
+fn route_order(ask: &Ask) -> Result<RouteAsk, String> {
+    match ask {
+        Ask::AddRoute { route } => {
+            Ok(RouteAsk::Add(route.parse().map_err(|e: RouteParseError| e.to_string())?))
+        }
+        Ask::DelRoute { net, gateway } => {
+            let bad = |e: NidParseError| e.to_string();
+            Ok(RouteAsk::Del { net: net.parse().map_err(bad)?, gateway: gateway.parse().map_err(bad)? })
+        }
+        _ => Err("that is no order about routes".into()),
+    }
+}
+
+fn change_route(front: &Inspection, ask: &Ask) -> Result<Value, Failure> {
+    let (done, _) = front.routes(Some(route_order(ask)?)).map_err(|e| e.to_string())?;
+    done.map_err(|e| Failure::numbered(e, e.errno()))?;
+    tracing::info!("routes: {ask:?}");
+    Ok(json!(null))
+}
+
 fn global(cfg: &Config) -> Global {
     let of = |name| tunable(cfg, Part::Global, name);
     Global {
@@ -450,10 +511,10 @@ fn global(cfg: &Config) -> Global {
     }
 }
 
-fn rows<T: Serialize>(s: &mut UnixStream, all: Result<Vec<T>, String>) -> io::Result<Result<Value, String>> {
+fn rows<T: Serialize>(s: &mut UnixStream, all: Result<Vec<T>, String>) -> io::Result<Result<Value, Failure>> {
     let all = match all {
         Ok(all) => all,
-        Err(e) => return Ok(Err(e)),
+        Err(e) => return Ok(Err(e.into())),
     };
     for row in &all {
         say(s, &json!(row))?;
@@ -462,9 +523,9 @@ fn rows<T: Serialize>(s: &mut UnixStream, all: Result<Vec<T>, String>) -> io::Re
 }
 
 /// The node's side.
-pub(super) fn serve(s: &mut UnixStream, shared: &Shared, ask: &Ask) -> io::Result<Result<Value, String>> {
+pub(super) fn serve(s: &mut UnixStream, shared: &Shared, ask: &Ask) -> io::Result<Result<Value, Failure>> {
     let front = &shared.front;
-    Ok(match ask {
+    let done = match ask {
         Ask::Nets { backup } => {
             let all = nets(front, &shared.about.args);
             return rows(s, if *backup { all.map(kept) } else { all });
@@ -473,13 +534,16 @@ pub(super) fn serve(s: &mut UnixStream, shared: &Shared, ask: &Ask) -> io::Resul
             Ok(nid) => return rows(s, peers(front, nid)),
             Err(e) => Err(e.to_string()),
         },
+        Ask::Routes {} => return rows(s, routes(front)),
+        Ask::AddRoute { .. } | Ask::DelRoute { .. } => return Ok(change_route(front, ask)),
         Ask::Stats {} => stats(front).map(|now| json!(shared.baseline.since(now))),
         Ask::Reset {} => stats(front).map(|now| {
             shared.baseline.reset(now);
             json!(null)
         }),
         Ask::Global {} => front.config(0).map(|c| json!(global(&c))).map_err(|e| e.to_string()),
-    })
+    };
+    Ok(done.map_err(Failure::from))
 }
 
 #[cfg(test)]
@@ -510,6 +574,7 @@ mod tests {
         let figures = |n: u8, nids: &[Nid], put: u64| PeerFigures {
             id: transport::wire::ProcessId::lustre(nid(n)),
             nids: nids.iter().copied().collect(),
+            routed: false,
             features: if nids.is_empty() { 0 } else { 0x1e },
             told: true,
             moved: Moved { sent: ByType { put, ..ByType::default() }, ..Moved::default() },
@@ -526,7 +591,8 @@ mod tests {
         known.add(&figures(2, &nids, 7));
         known.add(&figures(3, &nids, 1));
         let ill = PeerHealth { value: 600, ping_count: 3, ..HEALTHY };
-        let p = known.shown(nid(2), 8, &[(nid(3), ill)].into());
+        let about = About { health: [(nid(3), ill)].into(), gateways: [(nid(2), true)].into() };
+        let p = known.shown(nid(2), 8, &about);
         assert_eq!([0, 1].map(|at: usize| p.nis[at].health), [Some(HEALTHY), Some(ill)]);
         assert_eq!((&*p.primary, p.multi_rail, p.state), ("10.0.0.2@tcp", true, Some(273)));
         let shown: Vec<_> = p.nis.iter().map(|n| (&*n.nid, n.sent_stats.unwrap().put)).collect();
@@ -536,11 +602,11 @@ mod tests {
             (n.max_ni_tx_credits, n.available_tx_credits, n.min_tx_credits),
             (Some(8), Some(5), Some(3))
         );
-        assert_eq!((n.tx_q_num_of_buf, n.refcount, n.state.as_deref()), (Some(100), Some(4), Some("NA")));
+        assert_eq!((n.tx_q_num_of_buf, n.refcount, n.state.as_deref()), (Some(100), Some(4), Some("up")));
         // One that has not been asked.
         let mut known = Known::default();
         known.add(&figures(5, &[], 1));
-        let p = known.shown(nid(5), 8, &HashMap::new());
+        let p = known.shown(nid(5), 8, &About::default());
         assert_eq!((p.multi_rail, p.state, p.nis.len()), (false, Some(0), 1));
     }
 }

@@ -20,7 +20,8 @@ use transport::node::inspect::Inspection;
 use transport::node::{App, Handle, Ops};
 use transport::wire::{Nid, ProcessId};
 
-use super::seats::{Again, DEPTH, GuestSeat, NAP, NoPong, OWED_MAX, PINGS, Pong, one_ping};
+use super::failure::Failure;
+use super::seats::{Again, DEPTH, GuestSeat, NAP, OWED_MAX, PINGS, Pong, one_ping};
 use super::shared::{Shared, say};
 use crate::job::{Follow, Job, Moved, Step};
 use crate::why;
@@ -52,7 +53,7 @@ pub(super) fn ping(
     target: &str,
     timeout: f64,
     discover: Option<Again>,
-) -> Result<Pong, NoPong> {
+) -> Result<Pong, Failure> {
     let nid = shared.target(target)?;
     let guests = shared.guests.as_deref().ok_or_else(|| shared.no_guests())?;
     let patience = seconds(timeout)?;
@@ -78,7 +79,7 @@ pub(super) fn ping(
 }
 
 /// Whether a peer, if it is one, has said who it is.
-fn known(front: &Inspection, nid: Nid) -> Result<bool, NoPong> {
+fn known(front: &Inspection, nid: Nid) -> Result<bool, Failure> {
     let mut found = None;
     let looked = front.peer_figures(|f| {
         if f.id.nid == nid {

@@ -11,6 +11,7 @@ pub(crate) mod claim;
 pub(crate) mod client;
 pub(crate) mod connections;
 mod diag;
+pub(crate) mod failure;
 pub(crate) mod faults;
 mod guests;
 pub(crate) mod lcores;

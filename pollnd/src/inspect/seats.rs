@@ -12,6 +12,7 @@ use transport::node::{Handle, Seat};
 use transport::selftest::Meter;
 use transport::wire::{Nid, PingInfo, ProcessId};
 
+use super::failure::Failure;
 use crate::selftest::host::Host;
 use crate::why;
 
@@ -203,27 +204,6 @@ pub(crate) enum Again {
     Anew,
 }
 
-/// Reason why a ping was not answered.
-#[derive(Clone, Debug)]
-pub(crate) struct NoPong {
-    /// In words.
-    pub(crate) text: String,
-    /// As a kernel's error number.
-    pub(crate) errno: i32,
-}
-
-impl From<String> for NoPong {
-    fn from(text: String) -> NoPong {
-        NoPong { text, errno: libc::EINVAL }
-    }
-}
-
-impl From<&str> for NoPong {
-    fn from(text: &str) -> NoPong {
-        text.to_owned().into()
-    }
-}
-
 /// Pings a node and waits for its answer, or the reason why there is none. `owed` are the tags of pings that
 /// were given up and are still out: this one's comes to them if it is.
 ///
@@ -236,7 +216,7 @@ pub(crate) fn one_ping(
     timeout: Duration,
     owed: &mut Vec<u64>,
     stopped: impl Fn() -> bool,
-) -> Result<Pong, NoPong> {
+) -> Result<Pong, Failure> {
     let (Op::Ping { tag, target } | Op::Discover { tag, target, .. }) = op else {
         return Err("no ping".into());
     };
@@ -253,17 +233,17 @@ pub(crate) fn one_ping(
             }
             Some(Event::Ping { tag: t, info: Err(e), .. }) if t == tag => {
                 let errno = why::number(front, nid, e);
-                return Err(NoPong { text: why::failed(front, nid, e.to_string()), errno });
+                return Err(Failure::numbered(why::failed(front, nid, e.to_string()), errno));
             }
             Some(Event::Refused { tag: t, why }) if t == tag => {
                 let errno = if let OpRefused::Target(_) = why { libc::EHOSTUNREACH } else { libc::EINVAL };
-                return Err(NoPong { text: why.to_string(), errno });
+                return Err(Failure::numbered(why, errno));
             }
             Some(_) => {}
             None if stopped() => return Err("interrupted".into()),
             None if Instant::now() > end => {
                 let text = why::silent(front, nid, timeout);
-                return Err(NoPong { text, errno: libc::ETIMEDOUT });
+                return Err(Failure::numbered(text, libc::ETIMEDOUT));
             }
             None => std::thread::sleep(NAP),
         }

@@ -180,7 +180,7 @@ fn answer(s: &mut UnixStream, line: &[u8], shared: &Shared) -> io::Result<()> {
         Request::Ping { target, timeout, discover } => match guests::ping(shared, &target, timeout, discover)
         {
             Ok(pong) => Ok(json!(pong)),
-            Err(e) => return say(s, &json!({ "error": e.text, "errno": e.errno })),
+            Err(e) => return say(s, &e.answer()),
         },
         Request::Bulk { job } => guests::bulk(s, shared, &job)?,
         Request::Selftest { words, key, features } => verbs::serve(s, shared, words, (key, features))?,
@@ -189,7 +189,10 @@ fn answer(s: &mut UnixStream, line: &[u8], shared: &Shared) -> io::Result<()> {
         Request::Apply { path } => {
             shared.live().map(|l| l.apply(&shared.front, path.as_deref())).map(|o| o.answer())
         }
-        Request::Lnet { ask } => account::serve(s, shared, &ask)?,
+        Request::Lnet { ask } => match account::serve(s, shared, &ask)? {
+            Ok(end) => Ok(end),
+            Err(e) => return say(s, &e.answer()),
+        },
         Request::Fault { delay, order } => faults::serve(s, &shared.front, delay, &order)?,
         Request::Capture { peer, port, local_port, out, packets, seconds, snaplen } => {
             let filter = dataplane::tap::TapFilter { peer, port, local_port };

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::layout::{ANSWER, Layout, NETLINK, OLD};
 use super::refusal::{Form, Refusal, status};
+use super::routed::{RouteShown, Routes};
 use super::shown::*;
 use crate::config::yaml::{self, Kind, Node};
 
@@ -80,19 +81,20 @@ fn all_that_lnetctl_shows_is_read_and_printed_the_same() {
                 "net" => printed::<Nets>(NETLINK, &text),
                 "peer" => printed::<Peers>(NETLINK, &text),
                 "peer list" => printed::<PeerList>(NETLINK, &text),
+                "route" => printed::<Routes>(NETLINK, &text),
                 "statistics" => printed::<StatsShow>(OLD, &text),
                 "global" => printed::<GlobalShow>(OLD, &text),
                 "ping" => printed::<Pinged>(ANSWER, &text),
                 "discover" => printed::<Discovered>(ANSWER, &text),
                 "manage" => refusal(&text).text(),
-                "route" | "routing" | "buffers" | "udsp" | "Peer NI recovery" => continue,
+                "routing" | "buffers" | "udsp" | "Peer NI recovery" => continue,
                 other => panic!("{name}: {other}"),
             };
             assert_eq!(again, text, "{name}");
             *seen.entry(key).or_default() += 1;
         }
     }
-    for key in ["net", "peer", "peer list", "statistics", "global", "ping", "discover", "manage"] {
+    for key in ["net", "route", "peer", "peer list", "statistics", "global", "ping", "discover", "manage"] {
         assert!(seen.contains_key(key), "{seen:?}");
     }
 }
@@ -210,6 +212,29 @@ fn levels_leave_out_what_lnetctl_leaves_out() {
     let mut kept = all;
     kept.backup();
     assert_eq!(kept, peers("lnetctl/export-backup.yaml")[0]);
+}
+
+/// Levels of routes, and what `export` keeps of them.
+#[test]
+fn routes_are_shown_by_level() {
+    let read = |text: &str| -> Vec<RouteShown> {
+        let r: Routes = serde_json::from_value(value(&yaml::tree(text).unwrap().unwrap())).unwrap();
+        r.route
+    };
+    let section = |name: &str| {
+        let all = sections(&golden(name));
+        read(&all.into_iter().find(|s| s.0 == "route").unwrap().1)
+    };
+    let all = read(&golden("lnetctl/route-show-v-4.yaml"));
+    for (level, name) in [(0, ""), (1, "-v"), (4, "-v-4")] {
+        let mut at = all.clone();
+        at.iter_mut().for_each(|r| r.at(Level(level)));
+        assert_eq!(at, read(&golden(&format!("lnetctl/route-show{name}.yaml"))), "{level}");
+    }
+    let mut kept = section("lnetctl/export.yaml");
+    assert_eq!(kept, all);
+    kept.iter_mut().for_each(RouteShown::backup);
+    assert_eq!(kept, section("lnetctl/export-backup.yaml"));
 }
 
 /// A backup of what `export` shows is what `export --backup` shows.

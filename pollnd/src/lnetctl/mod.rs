@@ -6,6 +6,8 @@ pub(crate) mod layout;
 #[cfg(test)]
 mod lnetctl_tests;
 mod refusal;
+pub(crate) mod routed;
+mod routing;
 mod rules;
 mod setting;
 pub(crate) mod shown;
@@ -51,6 +53,7 @@ fn run(a: &LnetctlArgs) -> Result<(), Refusal> {
         CtlVerb::Net(CtlNet::Show { net, detail }) => tables::nets(node()?, net.as_deref(), detail),
         CtlVerb::Peer(CtlPeer::Show { nid, detail }) => tables::peers(node()?, nid.as_deref(), detail),
         CtlVerb::Peer(CtlPeer::List) => tables::peer_list(node()?),
+        CtlVerb::Route(verb) => routing::main(verb, node),
         CtlVerb::Stats(CtlStats::Show) => tables::stats(node()?),
         CtlVerb::Stats(CtlStats::Reset) => node()?.one::<()>(Ask::Reset {}),
         CtlVerb::Global(CtlGlobal::Show) => tables::global(node()?),

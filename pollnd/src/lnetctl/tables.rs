@@ -3,6 +3,7 @@
 use super::Asked;
 use super::layout::{NETLINK, OLD};
 use super::refusal::Refusal;
+use super::routed::{RouteShown, Routes};
 use super::shown::{GlobalShow, Level, Net, Nets, NidOnly, Peer, PeerList, Peers, StatsShow};
 use crate::args::Detail;
 use crate::config::model::network;
@@ -76,7 +77,14 @@ pub(super) fn export(mut node: Asked, backup: bool) -> Result<(), Refusal> {
         net.iter_mut().flat_map(|n| &mut n.nis).for_each(|ni| ni.at(EXPORTED));
         peer.iter_mut().for_each(Peer::exported);
     }
+    let mut route: Vec<RouteShown> = node.rows(Ask::Routes {})?;
+    if backup {
+        route.iter_mut().for_each(RouteShown::backup);
+    }
     let mut text = NETLINK.text(&Nets { net })?;
+    if !route.is_empty() {
+        text += &NETLINK.text(&Routes { route })?;
+    }
     if !peer.is_empty() {
         text += &NETLINK.text(&Peers { peer })?;
     }

@@ -1,7 +1,6 @@
 //! Operations of applications (docs/protocol/lnet.md §3).
 
 use super::api::{Event, MdMem, MessageCounts, Op, OpRefused, PIECES_MAX};
-use super::discovery::Subject;
 use super::hop::{Hop, Way};
 use super::ops::{LO, OpKind};
 use super::remote::{Body, ShardMsg, Waiter};
@@ -214,7 +213,7 @@ impl Lnet {
                         let mut msg = Msg::lnet(hdr, payload.take(), done);
                         msg.strange = for_strangers(cx, app);
                         (msg.pinned, msg.free) = (from.is_some(), matches!(way, Way::Peer(h) if h.rail));
-                        msg.routed = via != Some(target.nid);
+                        msg.routed = via != Some(dest(target).nid);
                         self.launch(cx, lnd, peer, &mut msg);
                     }
                     None => {
@@ -242,7 +241,7 @@ impl Lnet {
                         let mut msg = Msg::lnet(hdr, payload, done);
                         msg.strange = for_strangers(cx, app);
                         (msg.pinned, msg.free) = (from.is_some(), matches!(way, Way::Peer(h) if h.rail));
-                        msg.routed = via != Some(target.nid);
+                        msg.routed = via != Some(dest(target).nid);
                         self.launch(cx, lnd, peer, &mut msg);
                     }
                     None => self.own_message(cx, lnd, own_header(cx, from, target, 0, body), payload, done),
@@ -258,9 +257,9 @@ impl Lnet {
                     self.recent = Some(peer);
                 }
                 if let Op::Discover { force, .. } = op {
-                    let near = hop.dest(target) == hop.via;
+                    let far = hop.dest(target).nid != hop.via.nid;
                     let subject =
-                        if near { Some(Subject::from(peer)) } else { self.far_subject(ni, peer, target.nid) };
+                        if far { self.far_subject(ni, peer, target.nid) } else { Some(peer.into()) };
                     if let Some(subject) = subject {
                         self.discover(cx, lnd, subject, *force);
                     }

@@ -75,6 +75,12 @@ impl Fars {
         Some((far.id, far.discovery.waiting()))
     }
 
+    /// The node at a place, and what discovery knows of it.
+    pub(super) fn known_at(&self, place: usize) -> Option<(ProcessId, &discovery::Peer)> {
+        let far = self.all.get(self.all.key_at(place)?)?;
+        Some((far.id, &far.discovery))
+    }
+
     /// The same of a node by its name.
     pub(crate) fn by_id(&self, id: ProcessId) -> Option<(ProcessId, usize)> {
         let far = self.all.get(*self.by_nid.get(&id.nid)?)?;

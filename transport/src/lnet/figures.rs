@@ -173,6 +173,8 @@ pub struct PeerFigures {
     pub id: ProcessId,
     /// NIDs of the Multi-Rail peer that it is one of, the primary one first; none where it has no other, or no more is known.
     pub nids: ArrayVec<Nid, OF_ONE>,
+    /// It is behind a router, which has its messages and credits.
+    pub routed: bool,
     /// Features that it told of itself; 0 for one that was not asked.
     pub features: u32,
     /// It is known, and has our info as it is now.

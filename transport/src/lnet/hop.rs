@@ -83,11 +83,11 @@ impl Lnet {
         if self.is_own(target.nid) {
             return Ok(Way::Own(from.unwrap_or_default()));
         }
-        if self.routes.lead_to(target.nid.net()) {
-            return self.way_behind(target.nid, |ni, _| from.is_none_or(|f| f == ni));
-        }
         if let Some(rail) = self.rail_to(cx, lnds, target, from, None) {
             return Ok(Way::Peer(rail));
+        }
+        if self.routes.lead_to(target.nid.net()) {
+            return self.way_behind(target.nid, |ni, _| from.is_none_or(|f| f == ni));
         }
         self.way_exactly(lnds, target, from)
     }
@@ -95,7 +95,7 @@ impl Lnet {
     /// The way to a node behind routers.
     fn way_behind(&mut self, target: Nid, may: impl Fn(NiId, Nid) -> bool) -> Result<Way, OpRefused> {
         let (ni, via) = self.gateway_to(target, may).ok_or(OpRefused::NoRoute(target))?;
-        Ok(Way::Peer(Hop { ni, via, known: None, rail: false, only: true }))
+        Ok(Way::Peer(Hop { ni, via, known: None, rail: false, only: false }))
     }
 
     /// By which NI, of those with NIDs that it may leave by, another node's message goes on, and to whom: exactly to its target, or to

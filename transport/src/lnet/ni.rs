@@ -152,6 +152,7 @@ impl Lnet {
         Some(PeerFigures {
             id,
             nids: nids.iter().copied().take(OF_ONE).collect(),
+            routed: false,
             features: p.discovery.told().map_or(0, |t| t.0),
             told: p.discovery.stands() == Standing::Known,
             moved,
@@ -161,6 +162,26 @@ impl Lnet {
             waiting: p.waits() as u32,
             waiting_bytes,
             most: p.figures.most,
+        })
+    }
+
+    /// Figures of the node behind a router at that place: its messages are its gateway's.
+    pub(crate) fn far_figures(&self, at: usize) -> Option<PeerFigures> {
+        let (id, known) = self.fars.known_at(at)?;
+        let nids = self.aliases.nids(id.nid).unwrap_or_default();
+        Some(PeerFigures {
+            id,
+            nids: nids.iter().copied().take(OF_ONE).collect(),
+            routed: true,
+            features: known.told().map_or(0, |t| t.0),
+            told: known.stands() == Standing::Known,
+            moved: Moved::default(),
+            dropped: Dropped::default(),
+            spans: Spans::default(),
+            credits_used: 0,
+            waiting: 0,
+            waiting_bytes: 0,
+            most: 0,
         })
     }
 

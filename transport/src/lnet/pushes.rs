@@ -1,4 +1,4 @@
-//! Pushes of ping info: those of other nodes, and ours to all that want to know (docs/protocol/lnet.md §6.4).
+//! Pushes of ping info that come (docs/protocol/lnet.md §6.4).
 
 use super::Lnet;
 use super::discovery::{PAUSE, Standing, Step, Subject};

@@ -424,24 +424,23 @@ impl Machine {
 
     /// Shows `each` the peers in `most` places of the table from `from`; gives the number of all places.
     pub fn briefs(&self, from: usize, most: usize, each: &mut dyn FnMut(PeerBrief)) -> usize {
-        let before = self.paged(from, most, |lnd, skip, room| {
+        let near = self.paged(from, most, |lnd, skip, room| {
             lnd.briefs(skip, room, &mut |b, above| each(self.with_credits(b, above)))
         });
-        // Behind them nodes behind routers.
-        let (skip, done) = (from.saturating_sub(before), before.saturating_sub(from));
-        let fars = &self.lnet.fars;
-        let shown = (skip..fars.places()).take(most.saturating_sub(done)).filter_map(|at| fars.at(at));
-        shown.for_each(|(id, held)| each(PeerBrief::routed(id, held)));
-        before + fars.places()
+        let fars = self.fars_from(from, most, near).filter_map(|at| self.lnet.fars.at(at));
+        fars.for_each(|(id, held)| each(PeerBrief::routed(id, held)));
+        near + self.lnet.fars.places()
     }
 
     /// Shows `each` the figures of the peers in `most` places of the table from `from`; gives the number of all places.
     pub fn peer_figures(&self, from: usize, most: usize, each: &mut dyn FnMut(PeerFigures)) -> usize {
-        self.paged(from, most, |lnd, skip, room| {
+        let near = self.paged(from, most, |lnd, skip, room| {
             lnd.moved(skip, room, &mut |id, moved, above| {
                 self.lnet.peer_figures(id, moved, above).into_iter().for_each(&mut *each);
             })
-        })
+        });
+        self.fars_from(from, most, near).filter_map(|at| self.lnet.far_figures(at)).for_each(each);
+        near + self.lnet.fars.places()
     }
 
     /// Looks at `most` places from `from` of the tables of all LNDs, one behind the other; gives the number of all places.
@@ -457,6 +456,12 @@ impl Machine {
             before += look(lnd, skip, most.saturating_sub(done));
         }
         before
+    }
+
+    /// Of those places the ones of nodes behind routers, which come behind the `near` ones.
+    fn fars_from(&self, from: usize, most: usize, near: usize) -> impl Iterator<Item = usize> + use<> {
+        let (skip, done) = (from.saturating_sub(near), near.saturating_sub(from));
+        (skip..self.lnet.fars.places()).take(most.saturating_sub(done))
     }
 
     /// Nodes behind routers that are known.

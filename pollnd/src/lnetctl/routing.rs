@@ -1,0 +1,75 @@
+//! `route`: shows, adds and deletes routes.
+
+use transport::lnd::Route;
+use transport::wire::{NetId, Nid};
+
+use super::Asked;
+use super::layout::NETLINK;
+use super::refusal::{Refusal, status};
+use super::routed::{RouteShown, Routes};
+use super::shown::Level;
+use crate::args::{CtlRoute, RouteArg};
+use crate::inspect::Request;
+use crate::inspect::account::Ask;
+use crate::out;
+
+fn refused(verb: &'static str, errno: i32, descr: &str) -> Refusal {
+    // Whatever the error number, the status is that of a bad argument.
+    Refusal::netlink(verb, "route", errno, descr).with_status(status(libc::EINVAL))
+}
+
+/// The texts that lnetctl has for error numbers of the kernel's.
+fn told(verb: &'static str, errno: i32, otherwise: &str) -> Refusal {
+    let descr = match (verb, errno) {
+        ("add", libc::EEXIST) => "Route already exists or the specified network is local",
+        ("add", libc::EHOSTUNREACH) => "No interface configured on the same net as gateway",
+        ("del", libc::ENOENT) => "failed to delete route",
+        _ => otherwise,
+    };
+    refused(verb, errno, descr)
+}
+
+fn of(verb: &'static str, a: &RouteArg) -> Result<(NetId, Nid), Refusal> {
+    let net = a.net.parse().map_err(|_| refused(verb, libc::EINVAL, "cannot parse net"))?;
+    let gateway = a.gateway.parse().map_err(|_| refused(verb, libc::EINVAL, "cannot parse gateway"))?;
+    Ok((net, gateway))
+}
+
+fn order(mut node: Asked, verb: &'static str, ask: Ask) -> Result<(), Refusal> {
+    let errno = |node: &Asked| node.0.refusal().and_then(|v| v["errno"].as_i64());
+    match node.0.one(&Request::Lnet { ask }) {
+        Ok(_) => Ok(()),
+        Err(e) => Err(match errno(&node).and_then(|n| i32::try_from(n).ok()) {
+            Some(n) => told(verb, n, &e),
+            None => e.into(),
+        }),
+    }
+}
+
+pub(super) fn main(verb: &CtlRoute, node: impl FnOnce() -> Result<Asked, Refusal>) -> Result<(), Refusal> {
+    match verb {
+        CtlRoute::Add { route, hop, priority } => {
+            let (net, gateway) = of("add", route)?;
+            let bad_hop = || refused("add", libc::EINVAL, "invalid hop count must be between 1 and 255");
+            let hop = hop.map(|h| u8::try_from(h).ok().filter(|h| *h > 0).ok_or_else(bad_hop)).transpose()?;
+            let route = Route { net, gateway, hop, priority: *priority };
+            order(node()?, "add", Ask::AddRoute { route: route.to_string() })
+        }
+        CtlRoute::Del { route } => {
+            let (net, gateway) = of("del", route)?;
+            order(node()?, "del", Ask::DelRoute { net: net.to_string(), gateway: gateway.to_string() })
+        }
+        CtlRoute::Show { net, gateway, hop, priority, detail } => {
+            let mut route: Vec<RouteShown> = node()?.rows(Ask::Routes {})?;
+            let same = |asked: &Option<String>, is: &str| asked.as_deref().is_none_or(|a| a == is);
+            let number = |asked: Option<i64>, is: Option<i64>| asked.is_none_or(|a| Some(a) == is);
+            route.retain(|r| same(net, &r.net) && same(gateway, &r.gateway));
+            route.retain(|r| number(*hop, r.hop) && number(priority.map(i64::from), r.priority));
+            if route.is_empty() {
+                return Ok(());
+            }
+            route.iter_mut().for_each(|r| r.at(Level(detail.verbose.unwrap_or(0))));
+            Ok(out::text(NETLINK.text(&Routes { route })?)?)
+        }
+    }
+}
