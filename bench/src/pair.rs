@@ -1,4 +1,4 @@
-//! Two nodes, turned by one thread or by one thread each.
+//! Nodes, two of them as a rule, turned by one thread or by one thread each.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub type Make = Box<dyn FnOnce() -> Result<Box<dyn Turn>, String> + Send>;
 /// Threads that turn the nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Threads {
-    /// Both on one.
+    /// All on one.
     One,
     /// One each.
     Two,
@@ -74,12 +74,11 @@ impl Running {
         idle: IdlePolicy,
         ctl: &Arc<Ctl>,
         enter: &Enter,
-        makes: [Make; 2],
+        makes: Vec<Make>,
     ) -> Result<Running, String> {
-        let [a, b] = makes;
         let threads = match threads {
-            Threads::One => vec![vec![a, b]],
-            Threads::Two => vec![vec![a], vec![b]],
+            Threads::One => vec![makes],
+            Threads::Two => makes.into_iter().map(|m| vec![m]).collect(),
         };
         Running::start_threads(threads, idle, ctl, enter)
     }

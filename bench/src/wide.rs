@@ -145,7 +145,7 @@ pub fn start_apps(
     let servers = shards(eal, &mut vhost, &nids[1], &cfg, servers, &backing)?;
     let threads = clients.into_iter().zip(servers).flat_map(|(c, s)| [vec![c], vec![s]]).collect();
     let running = Running::start_threads(threads, idle, ctl, enter)?;
-    Ok(Link { running, ports: [virtio, vhost] })
+    Ok(Link { running, ports: vec![virtio, vhost] })
 }
 
 /// The same with the workload that a [`Ctl`] orders, on each lcore: whoever runs the nodes asks the one that comes back.
