@@ -331,13 +331,12 @@ pub(super) fn measure(
     Ok(on)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "dpdk"))]
 mod tests {
     use super::memory::{Memory, USUAL_MB};
     use super::*;
 
     /// The sides of one lcore and of two stay on the pages that they were on in earlier reports.
-    #[cfg(feature = "dpdk")]
     #[test]
     fn sides_of_many_lcores_have_memory_or_are_left_out() {
         let on = |huge_mb| fitting(&[1, 2, 4, 16, 32], &Memory { huge_mb });
