@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
+use transport::node::inspect::Inspection;
 use transport::wire::Nid;
 
 use crate::args::{NodeArgs, Use, Via};
@@ -81,6 +82,18 @@ pub(crate) fn find(via: &Via, node: &mut NodeArgs, target: Nid, command: &str) -
             }
             Err(h) => return Err(h.refusal("--nid", nid)),
         }
+    }
+}
+
+/// Waits until a route to `target` is up, where there are any: they are down until their gateways have answered.
+pub(crate) fn await_route(node: &Inspection, target: Nid, patience: Duration) {
+    let end = Instant::now() + patience;
+    while Instant::now() < end
+        && let Ok((_, routes)) = node.routes(None)
+        && routes.iter().any(|r| r.net == target.net())
+        && !routes.iter().any(|r| r.net == target.net() && r.up)
+    {
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

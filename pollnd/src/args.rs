@@ -16,6 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use transport::lnd::Route;
 use transport::wire::Nid;
 
 pub(crate) use self::ask::{BulkArgs, PingArgs, Via};
@@ -193,6 +194,10 @@ pub(crate) struct NodeArgs {
     /// port. May be given several times.
     #[arg(long, value_name = "NID", requires = "nid", value_parser = nid)]
     pub(crate) ni: Vec<Nid>,
+    /// A route: a network that none of this node's NIs is on, and the NID of a router on one of theirs, such as "tcp1 10.0.0.254@tcp";
+    /// with the number of hops, and the priority (the lowest is taken first). May be given several times.
+    #[arg(long, value_name = "NET GATEWAY [HOP [PRIORITY]]", requires = "nid")]
+    pub(crate) route: Vec<Route>,
     /// Kernel sockets, or a DPDK port (the default when --port or --vdev is given).
     #[arg(long, value_enum)]
     pub(crate) carrier: Option<CarrierArg>,
@@ -314,6 +319,7 @@ impl NodeArgs {
     pub(crate) fn given(&self) -> impl Iterator<Item = (&'static str, Use)> {
         let all = [
             ("--ni", Use::Any, !self.ni.is_empty()),
+            ("--route", Use::Any, !self.route.is_empty()),
             ("--carrier", Use::Finding, self.carrier.is_some()),
             ("--port", Use::Finding, !self.port.is_empty()),
             ("--vdev", Use::Finding, !self.vdev.is_empty()),
@@ -396,6 +402,8 @@ mod tests {
             ),
             (&["node", "--nid", "10.0.0.1@tcp", "--tunable", "credit=1"], "credit is no tunable"),
             (&["node", "--nid", "10.0.0.1@tcp", "--tunable", "credits"], "NAME=VALUE"),
+            (&["node", "--nid", "10.0.0.1@tcp", "--route", "tcp1"], "NETWORK GATEWAY [HOP [PRIORITY]]"),
+            (&["node", "--nid", "10.0.0.1@tcp", "--route", "tcp1 10.0.0.9@tcp 0"], "1 to 255"),
             (&["tunables", "--defaults", "--node", "7"], "--node"),
             (&["connections", "10.0.0.300"], "10.0.0.300"),
             (&["connections", "listening"], "neither a peer"),
@@ -419,10 +427,11 @@ mod tests {
         let command = NodeArgs::augment_args(clap::Command::new("node"));
         let ids: Vec<_> = command.get_arguments().map(|a| a.get_id().as_str().to_owned()).collect();
         assert_eq!(ids, ask::OF_A_NODE[1..], "and nid");
-        let words = "node --nid 1.2.3.4 --ni 1.2.3.6 --carrier dpdk --port a --vdev b --ni-ports 0,1 --prefix 8 --gateway 1.2.3.5 --vlan 2 --mtu 1500 \
+        let words = "node --nid 1.2.3.4 --ni 1.2.3.6 --route=ROUTE --carrier dpdk --port a --vdev b --ni-ports 0,1 --prefix 8 --gateway 1.2.3.5 --vlan 2 --mtu 1500 \
                      --cpu-pattern N --lcores 2 --balance off --idle sleep --queues 2 --tso off --tx-csum on --rx-csum off --lro off --rss on --options f --tunable credits=9 --accept-port 999 --accept all \
                      --peer-credits 9 --zc-min-payload 8192 --keepalive 1 --routing --budget 1 --pcap p -- x";
-        let c = Cli::try_parse_from(std::iter::once("pollnd").chain(words.split_whitespace())).unwrap();
+        let words = words.split_whitespace().map(|w| w.replace("ROUTE", "tcp1 1.2.3.9"));
+        let c = Cli::try_parse_from(std::iter::once("pollnd".to_owned()).chain(words)).unwrap();
         let Command::Node(n) = c.command else { panic!("not node") };
         let given: Vec<_> = n.node.given().map(|o| o.0.trim_start_matches("--").replace('-', "_")).collect();
         assert_eq!(given[..given.len() - 1], ids[..ids.len() - 1]);

@@ -111,7 +111,7 @@ impl Node {
         let _ = self.front.peers(None, |p| {
             all += 1;
             if rows.len() < PEERS {
-                rows.push((p.id.to_string(), p.conns, p.contact != Contact::Idle));
+                rows.push((p.id.to_string(), p.conns, !matches!(p.contact, Contact::Idle | Contact::Routed)));
             }
             true
         });

@@ -325,6 +325,10 @@ pub(crate) fn addresses(a: &NodeArgs) -> Result<(), String> {
 /// Its real kind.
 pub(crate) fn target(a: &NodeArgs, target: Nid) -> Result<(), String> {
     let Some(ip) = target.ip().filter(|_| target != a.nid) else { return Ok(()) };
+    // Behind a router any address may be a machine's.
+    if a.route.iter().any(|r| r.net == target.net()) {
+        return Ok(());
+    }
     let on_port = on_port(a);
     let ports = if on_port { asked(a)? } else { Vec::new() };
     machine(on_port, ports.iter(), ip).map_err(|e| format!("{target}: {e}"))

@@ -105,6 +105,7 @@ fn from_files(c: &mut Config, path: &Path, said: &mut Vec<String>) -> Result<(),
 fn read(a: &NodeArgs, kind: TcpKind, may_privileged: bool) -> Result<(Config, Vec<String>), String> {
     let mut said = Vec::new();
     let mut c = a.ni.iter().fold(Config::new(a.nid, epoch()), |c, ni| c.also(*ni));
+    c.routes.clone_from(&a.route);
     c.strangers = crate::member::strangers();
     (c.tcp_kind, c.privileged) = (kind, may_privileged);
     if !may_privileged {

@@ -87,6 +87,9 @@ pub(crate) fn silent(front: &Inspection, nid: Nid, patience: Duration) -> String
         Some(PeerBrief { contact: Contact::Connecting, .. }) => {
             reason(DialWhy::Tcp(DialError::TimedOut)).to_owned()
         }
+        Some(PeerBrief { contact: Contact::Routed, .. }) => {
+            "it is behind a router: no answer has come back by one".to_owned()
+        }
         Some(PeerBrief { why: Some(w), .. }) => reason(w).to_owned(),
         _ => "nothing is known of it".to_owned(),
     };

@@ -57,6 +57,11 @@ fn wrong_arguments_are_named_with_what_is_right() {
         (&["node", "--peer-credits", "0"], &["--peer-credits", "peer_credits=0", "1 to 65535"]),
         (&["node", "--tunable", "tos=256"], &["--tunable", "tos=256", "-1 to 255"]),
         (&["node", "--run-for", "0"], &["--run-for", "0.1 to 3600"]),
+        (
+            &["node", "--route", "tcp1"],
+            &["--route", "\"tcp1\" is no route", "NETWORK GATEWAY [HOP [PRIORITY]]"],
+        ),
+        (&["node", "--route", "tcp1 10.0.0.9@tcp 300"], &["--route", "\"300\" hops", "1 to 255"]),
         // Field report 21: what is no number is told what would be one.
         (&["ping", "10.0.0.1@tcp", "--lcores", "x"], &["--lcores", "'x'", "from 1 to 64"]),
         (&["serve"], &["serve"]),
@@ -102,6 +107,26 @@ fn wrong_arguments_are_named_with_what_is_right() {
     run(&["bench", "cpt", "1", "-s", "4k", "--messages", "64"]).good().says(&["PUTs of 4096 bytes"]);
     run(&["demo", "--seconds", "NaN"]).failed(2, &["NaN", "0.1 to 3600"]);
     run(&[]).failed(2, &["Usage: pollnd", "doctor"]);
+}
+
+/// Routes that a node cannot have, and one whose gateway is not there.
+#[test]
+fn routes_are_refused_by_name_and_a_route_that_is_down_is_told() {
+    let me = nid(own_ip());
+    for (route, words) in [
+        ("tcp1 10.99.0.9@tcp7", &["gateway 10.99.0.9@tcp7", "none of this node's networks"][..]),
+        ("tcp 10.99.0.9@tcp", &["tcp is a network of this node's own"]),
+        (&format!("tcp1 {me}"), &[me.as_str(), "this node itself"]),
+    ] {
+        run(&["node", "--nid", &me, "--accept-port", "10988", "--route", route]).failed(1, words);
+    }
+    let twice = ["--route", "tcp1 10.99.0.9@tcp", "--route", "tcp1 10.99.0.9@tcp 2"];
+    run(&[&["node", "--nid", &me, "--accept-port", "10988"], &twice[..]].concat())
+        .failed(1, &["there is a route to tcp1 by 10.99.0.9@tcp already"]);
+    let route = format!("tcp1 {}", nid(own_ip()));
+    let ping = ["ping", "10.99.0.1@tcp1", "--nid", &me, "--accept-port", "10988", "--timeout", "0.5"];
+    run(&[&ping[..], &["--route", &route]].concat()).failed(1, &["no route to 10.99.0.1@tcp1 is up"]);
+    run(&ping).failed(1, &["no NI of this node leads to 10.99.0.1@tcp1", "or a route"]);
 }
 
 #[test]

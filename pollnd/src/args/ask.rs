@@ -23,6 +23,7 @@ pub(crate) struct Via {
 pub(super) const OF_A_NODE: &[&str] = &[
     "nid",
     "ni",
+    "route",
     "carrier",
     "port",
     "vdev",

@@ -172,10 +172,11 @@ fn why(name: &str) -> &'static str {
 /// Tunables of an NI.
 const OF_NI: [&str; 4] = ["peer_timeout", "peer_credits", "peer_buffer_credits", "credits"];
 /// Keys of lnetctl's whose names are other than the tunables'.
-const OTHERWISE: [(Part, &str, &str); 3] = [
+const OTHERWISE: [(Part, &str, &str); 4] = [
     (Part::Lnd, "timeout", "sock_timeout"),
     (Part::Global, "retry_count", "lnet_retry_count"),
     (Part::Global, "transaction_timeout", "lnet_transaction_timeout"),
+    (Part::Global, "drop_asym_route", "lnet_drop_asym_route"),
 ];
 const OFFLOAD: &str = "auto, on, off";
 const DISCOVERY: &str = "lnet_peer_discovery_disabled";
@@ -204,7 +205,6 @@ fn all() -> Vec<Key> {
         only("numa_range", "lnet_numa_range", &[0]),
         // The kernel's default became another.
         only("max_interfaces", "lnet_interfaces_max", &[200, 4096]),
-        only("drop_asym_route", "lnet_drop_asym_route", &[0]),
         only("health_sensitivity", "lnet_health_sensitivity", &[100]),
         only("recovery_interval", "lnet_recovery_interval", &[1]),
         only("router_sensitivity", "router_sensitivity_percentage", &[100]),

@@ -11,9 +11,9 @@ use crate::{args, logging};
 
 /// Sections that lnetctl exports, and reasons why this node has no use for them.
 const PASSED: [(&str, &str); 6] = [
-    ("route", "this node does not route and uses no routers"),
-    ("routing", "this node does not route and uses no routers"),
-    ("buffers", "this node does not route and uses no routers"),
+    ("route", "routes are given by --route, or by routes= in a file of --options"),
+    ("routing", "this node does not route"),
+    ("buffers", "this node does not route"),
     ("peer", "this node finds out by itself who its peers are"),
     ("udsp", "this node sends to the NID that it is told"),
     ("statistics", "they are readings"),

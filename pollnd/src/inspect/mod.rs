@@ -204,6 +204,7 @@ fn peer(p: &PeerBrief) -> Value {
             Contact::Connecting => "connecting",
             Contact::Shaking => "greeting",
             Contact::Waiting => "waiting",
+            Contact::Routed => "NA",
         },
         "why": p.why.map(|w| w.to_string()),
         "credits_used": p.credits_used,

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::owner::{AppId, SHARDS_MAX};
+use super::route::Route;
 use crate::stream::{Bucket, ShardId};
 use crate::wire::ping;
 use crate::wire::{ConnType, Nid, Pid, ProcessId, Version, nid};
@@ -193,6 +194,10 @@ impl NiConfig {
 pub struct Config {
     /// Our NIs, [`NIS_MAX`] at most. The first one's NID is the primary one.
     pub nis: Vec<NiConfig>,
+    /// Routes that it begins with.
+    pub routes: Vec<Route>,
+    /// Routes of a list that all nodes of a site have: those that this node cannot have are none of its own.
+    pub site_routes: Vec<Route>,
     /// Our process id.
     pub pid: Pid,
     /// Constant for the life of the NI and new at each start: wall clock in ns (socklnd.md §4).
@@ -295,6 +300,10 @@ pub struct Config {
     pub alive_router_check_interval: u64,
     /// For a gateway's answer to come.
     pub router_ping_timeout: u64,
+    /// A route whose gateway is on the network that it leads to is up only while an NI of the gateway's there is up.
+    pub avoid_asym_router_failure: bool,
+    /// Messages from another network are dropped where they come by a node that is no gateway to it.
+    pub drop_asym_route: bool,
     /// Feature bits of our ping info, where they are to be other than what is true ([`Config::features`]).
     pub ping_features: Option<u32>,
     /// Sequence number of our ping info, where it is to be another than a fresh node's ([`Config::sequence`]).
@@ -308,6 +317,8 @@ impl Config {
     pub fn new(nid: Nid, epoch: u64) -> Config {
         Config {
             nis: vec![NiConfig::new(nid)],
+            routes: Vec::new(),
+            site_routes: Vec::new(),
             pid: nid::PID_LUSTRE,
             incarnation: epoch,
             interface_cookie: epoch,
@@ -356,6 +367,8 @@ impl Config {
             discovery: true,
             alive_router_check_interval: 60 * SEC,
             router_ping_timeout: 50 * SEC,
+            avoid_asym_router_failure: true,
+            drop_asym_route: false,
             ping_features: None,
             ping_sequence: None,
             routing: Routing::default(),
@@ -381,6 +394,18 @@ impl Config {
     /// NIDs of all NIs.
     pub fn nids(&self) -> impl Iterator<Item = Nid> + '_ {
         self.nis.iter().map(|n| n.nid)
+    }
+
+    /// The routes that it begins with: its own, and of the site's those that it can have, as kernels take them.
+    pub fn all_routes(&self) -> Vec<Route> {
+        let nids: Vec<Nid> = self.nids().collect();
+        let mut all = self.routes.clone();
+        for route in &self.site_routes {
+            if route.check(&nids, all.iter()).is_ok() {
+                all.push(*route);
+            }
+        }
+        all
     }
 
     /// The same with another primary NID.

@@ -113,7 +113,7 @@ counters! {
     drop_stale_handle,
     /// Messages for a node elsewhere, or from nobody.
     drop_not_for_us,
-    /// Answers to a source that no connection leads to.
+    /// Answers to a source that no connection leads to, and no route that is up.
     drop_no_way_back,
     /// Messages for a node on a network that no NI or router leads to.
     drop_no_route,
@@ -121,6 +121,12 @@ counters! {
     drop_route_loop,
     /// Messages of other nodes that the next hop did not take.
     drop_next_hop,
+    /// Messages from another network that came by a node which is no gateway to it (`lnet_drop_asym_route`).
+    drop_asym_route,
+    /// Pings of gateways, to see whether their routes are up.
+    router_checks,
+    /// Gateways that did not answer one, or did not acknowledge the push behind it.
+    router_checks_failed,
     /// Passive connections from unprivileged ports.
     err_unprivileged,
     /// Passive connections over the limit of unfinished handshakes.

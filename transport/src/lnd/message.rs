@@ -27,6 +27,8 @@ pub(crate) struct Tx<T> {
     pub(crate) passed: bool,
     /// Another node's, which is passed on.
     pub(crate) forwarded: bool,
+    /// An operation on a node behind the peer, which is a gateway.
+    pub(crate) routed: bool,
 }
 
 impl<T> Tx<T> {
@@ -44,6 +46,7 @@ impl<T> Tx<T> {
             strange: false,
             passed: false,
             forwarded: false,
+            routed: false,
         }
     }
 

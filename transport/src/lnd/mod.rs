@@ -26,6 +26,7 @@ mod message;
 mod owner;
 mod pieces;
 pub(crate) mod placement;
+pub mod route;
 pub(crate) mod timers;
 pub mod tunables;
 
@@ -44,6 +45,7 @@ pub(crate) use self::owner::Owner;
 pub use self::owner::{AppId, AppIdError, SHARDS_MAX};
 pub use self::pieces::{Pieces, RxPiece};
 pub(crate) use self::placement::{Dest, Placement};
+pub use self::route::{ROUTES_MAX, Route, RouteError};
 use crate::stream::actions::Actions;
 use crate::stream::slab::Key;
 use crate::stream::{Action, BUCKETS, Bucket, ConnId, Homes};

@@ -22,18 +22,31 @@ impl Lnet {
     ) {
         let target = ProcessId { nid: to.src_nid, pid: to.src_pid };
         let len = u32::try_from(payload.len()).unwrap_or(lnet::MTU);
-        if !target.nid.same_net(to.dest_nid) {
-            // Not even by the connection that it came on: kernels find no route (lnet.md §5).
-            return self.no_way_back(cx, done);
-        }
+        let by = self.peers.get(peer).map(|p| p.id);
         let mut tx = Msg::lnet(header(cx, to.dest_nid, target, len, body), payload, done);
-        if self.peers.get(peer).is_some_and(|p| p.id == target) {
+        if target.nid.same_net(to.dest_nid) {
+            return if by == Some(target) {
+                self.launch_answer(cx, lnd, peer, &mut tx)
+            } else {
+                self.answer_elsewhere(cx, lnd, target, Box::new(tx))
+            };
+        }
+        // The gateway that delivered the request takes the answer, as with kernels; one that is none, or is down, does not.
+        let net = target.nid.net();
+        if let Some(id) = by
+            && self.routes.get(net, id.nid).is_some_and(|r| r.up)
+        {
             return self.launch_answer(cx, lnd, peer, &mut tx);
         }
-        self.answer_elsewhere(cx, lnd, target, Box::new(tx));
+        match self.gateway_to(target.nid, Some(lnd.ni())) {
+            Some((_, via)) => self.answer_elsewhere(cx, lnd, via, Box::new(tx)),
+            // Not even by the connection that it came on: kernels find no route (lnet.md §5).
+            None => self.no_way_back(cx, tx.done),
+        }
     }
 
-    /// Sends an answer to a source that did not deliver its request itself: such a source may be anybody's invention.
+    /// Sends an answer to a source that did not deliver its request itself: such a source may be anybody's invention. Or to a gateway
+    /// that leads there, which is ours.
     pub(super) fn answer_elsewhere<L: Lnd<Lnet>>(
         &mut self,
         cx: &mut Cx,
@@ -47,9 +60,9 @@ impl Lnet {
         }
         let peer = match lnd.find(target) {
             _ if !self.reaches(lnd.ni(), target.nid) => None,
-            Some(known) => self.target_peer(cx, lnd, target, Some(known)).ok(),
             None if self.is_own(target.nid) => None,
-            None => self.named_peer(cx, lnd, target).ok(),
+            None if !self.routes.is_gateway(target.nid) => self.named_peer(cx, lnd, target).ok(),
+            known => self.target_peer(cx, lnd, target, known).ok(),
         };
         if let Some(peer) = peer
             && let Some(p) = self.peers.get(peer)

@@ -184,12 +184,18 @@ pub enum OpRefused {
     /// Payload of more pieces than one message may have.
     #[error("a payload of {0} pieces; at most {PIECES_MAX} are allowed: join some")]
     Pieces(usize),
-    /// No NI is of the target's network and address family.
+    /// No NI is of the target's network and address family, and no route leads there.
     #[error(
         "no NI of this node leads to {0}: give a NID on the network of one of them, and of its address family, or the node \
-         an NI there"
+         an NI there, or a route"
     )]
     Target(Nid),
+    /// Routes lead to the target's network, and none of them is up.
+    #[error(
+        "no route to {0} is up: `pollnd lnetctl route show` tells of each; a gateway has to answer, to forward (`lnetctl set \
+         routing 1`), and to have its NIs up"
+    )]
+    NoRoute(Nid),
     /// An operation that is to leave from a NID of another node's.
     #[error("{0} is none of this node's NIDs: give one of those, or none, and LNet chooses")]
     From(Nid),

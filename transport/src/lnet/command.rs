@@ -80,6 +80,13 @@ impl Lnet {
                     self.answer_elsewhere(cx, lnd, target, tx);
                 }
             }
+            Body::Seek(seek) => self.sought(cx, seek),
+            Body::Placed(ticket, placed) => {
+                if let Some(lnd) = lnds.get_mut(ticket.ni.index()) {
+                    self.placed(cx, lnd, ticket, placed);
+                }
+            }
+            Body::Gateway(gateway, said) => self.told_of_gateway(cx, gateway, said.map(|s| *s)),
             Body::PutDone { grant, hdr, sink, status, data } => {
                 // Any LND will do: no connection is meant.
                 if let Some(lnd) = lnds.get_mut(NiId::default().index()) {
@@ -194,6 +201,7 @@ impl Lnet {
                         let hdr = header(cx, self.nid_of(ni), target, len, body);
                         let mut msg = Msg::lnet(hdr, payload.take(), done);
                         msg.strange = for_strangers(cx, app);
+                        msg.routed = via != Some(target.nid);
                         self.launch(cx, lnd, peer, &mut msg);
                     }
                     None => {
@@ -220,6 +228,7 @@ impl Lnet {
                         let hdr = header(cx, self.nid_of(ni), target, 0, body);
                         let mut msg = Msg::lnet(hdr, payload, done);
                         msg.strange = for_strangers(cx, app);
+                        msg.routed = via != Some(target.nid);
                         self.launch(cx, lnd, peer, &mut msg);
                     }
                     None => self.own_message(cx, lnd, own_header(cx, from, target, 0, body), payload, done),
@@ -297,6 +306,9 @@ impl Lnet {
         app: AppId,
         way: Way,
     ) -> Result<Option<Key>, OpRefused> {
+        if self.fars.held >= cx.cfg.max_queued {
+            return Err(OpRefused::QueueFull(self.fars.held));
+        }
         let Way::Peer(Hop { via, known, .. }) = way else {
             let waiting = self.own.len() + self.own_work.len();
             if waiting >= cx.cfg.max_queued {
@@ -370,6 +382,7 @@ impl Lnet {
         let why = LnetError::ShuttingDown;
         self.end_own_messages(cx, lnd, why);
         self.fail_delayed(cx, why);
+        self.end_fars(cx, why);
         let ni = lnd.ni();
         let own = |k: &Key| self.peers.get(*k).is_some_and(|p| p.ni == ni);
         let peers: Vec<Key> =

@@ -12,7 +12,7 @@ impl Lnet {
         let Some(p) = self.peers.get(peer) else {
             return self.end(cx, peer, tx.take(), Err(LnetError::ConnLost));
         };
-        let unsure = cx.cfg.discovery && p.discovery.unsure() && !tx.answer;
+        let unsure = cx.cfg.discovery && (tx.routed || p.discovery.unsure()) && !tx.answer;
         if (unsure || self.faults.is_some()) && !tx.passed {
             return self.pass(cx, lnd, peer, tx.take());
         }
@@ -35,7 +35,7 @@ impl Lnet {
     /// Launches a message unless its peer is to be asked first, or a fault rule holds it up.
     #[cold]
     fn pass<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, tx: Msg) {
-        let unsure = self.peers.get(peer).is_some_and(|p| p.discovery.unsure());
+        let unsure = tx.routed || self.peers.get(peer).is_some_and(|p| p.discovery.unsure());
         let tx = if unsure { self.discover_first(cx, lnd, peer, tx) } else { Some(tx) };
         let Some(tx) = tx else { return };
         if let Some(mut tx) = self.sent_passes(cx, lnd, peer, tx) {

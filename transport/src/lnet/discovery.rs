@@ -29,30 +29,25 @@ use super::aliases::{Claim, Nids, OF_ONE};
 use super::api::Event;
 use super::command::header;
 use super::ops::{OpKind, UNTIMED};
-use super::routing::Routing;
 use super::{Lnet, Msg, TxDone};
 use crate::hash::OwnMap;
 use crate::lnd::config::SEC;
-use crate::lnd::{AppId, Config, Cx, Dest, Lnd, LnetError, NiId, Owner, Payload, Placement};
+use crate::lnd::{AppId, Config, Cx, Lnd, LnetError, NiId, Payload};
 use crate::stream::slab::Key;
-use crate::wire::ksock::Checksum;
-use crate::wire::ping::NiStatus;
-use crate::wire::{LnetBody, LnetHdr, Nid, PingInfo, ProcessId, WireHandle, lnet, ping};
+use crate::wire::{LnetBody, Nid, PingInfo, ProcessId, WireHandle, lnet, ping};
 
 /// First sink of a ping, and first room for a push, in bytes: what kernels begin with (lnet.md §6.1).
 const ROOM: u32 = 272;
-/// Most room for a push: more is cut, and asked for by a ping. Connections that only begin one cost no more.
-const PUSH_ROOM_MAX: u32 = 1040;
 /// Sinks that are tried for one answer.
-const SINKS: u8 = 3;
+pub(super) const SINKS: u8 = 3;
 /// Pushes to a peer that fail in a row, before it gets no more.
-const PUSHES: u8 = 3;
+pub(super) const PUSHES: u8 = 3;
 /// Pause after an answer that makes no sense, and between pings that pushes ask for, in ns.
-const PAUSE: u64 = SEC;
+pub(super) const PAUSE: u64 = SEC;
 /// Longest such pause.
 const PAUSE_MAX: u64 = 64 * SEC;
 /// Features of those who push.
-const PUSHERS: u32 = ping::FEAT_MULTI_RAIL | ping::FEAT_DISCOVERY;
+pub(super) const PUSHERS: u32 = ping::FEAT_MULTI_RAIL | ping::FEAT_DISCOVERY;
 
 fsm::fsm! {
     /// Our knowledge of a peer.
@@ -124,30 +119,30 @@ fsm::fsm! {
 /// A peer, as far as discovery has to do with it.
 #[derive(Debug)]
 pub(super) struct Peer {
-    standing: Fsm<Standing>,
+    pub(super) standing: Fsm<Standing>,
     /// Only of peers that were asked.
-    more: Option<Box<More>>,
+    pub(super) more: Option<Box<More>>,
 }
 
 #[derive(Debug)]
-struct More {
+pub(super) struct More {
     /// Number of the operation that is on its way.
     serial: u64,
     /// Messages that wait for the answer.
-    held: VecDeque<Msg>,
+    pub(super) held: VecDeque<Msg>,
     /// Features that it last told.
-    features: u32,
+    pub(super) features: u32,
     /// Number of our info that it has.
-    told: u32,
+    pub(super) told: u32,
     /// Pushes that have failed in a row.
-    untold: u8,
+    pub(super) untold: u8,
     /// Sinks tried for this answer.
     sinks: u8,
     /// After an answer that made no sense: nothing is asked before, in ns, and the pause that follows the next one.
-    quiet_until: u64,
+    pub(super) quiet_until: u64,
     pause: u64,
     /// No push makes us ask before.
-    pushes_from: u64,
+    pub(super) pushes_from: u64,
 }
 
 impl Peer {
@@ -193,7 +188,7 @@ impl Peer {
         self.more.as_ref().map(|m| m.serial)
     }
 
-    fn more(&mut self) -> &mut More {
+    pub(super) fn more(&mut self) -> &mut More {
         self.more.get_or_insert_with(|| {
             Box::new(More {
                 serial: 0,
@@ -223,20 +218,46 @@ pub(super) enum News {
     Came(Key),
 }
 
+/// A node that discovery has to do with: a peer, or one behind a peer that is a gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Subject {
+    /// The peer that messages to it are given to.
+    pub(super) via: Key,
+    /// Its place in the table of nodes behind routers.
+    pub(super) far: Option<Key>,
+}
+
+impl From<Key> for Subject {
+    fn from(peer: Key) -> Subject {
+        Subject { via: peer, far: None }
+    }
+}
+
+/// The node that an operation of the node's own is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum About {
+    /// A peer.
+    Peer(Key),
+    /// A node behind a router.
+    Far(Key),
+    /// A gateway that is checked.
+    Gateway(Nid),
+}
+
 /// Discovery on one shard: it asks the peers whose home this is.
 #[derive(Debug)]
 pub(super) struct Discovery {
-    /// Peers by the number of the operation that is on its way. Numbers are a node's: they last when homes move.
-    pub(super) asked: OwnMap<u64, Key>,
+    /// Nodes by the number of the operation that is on its way. Numbers are a node's: they last when homes move.
+    pub(super) asked: OwnMap<u64, About>,
     next: u64,
     step: u64,
     pub(super) news: VecDeque<News>,
     /// Sink of the next ping.
-    sink: u32,
+    pub(super) sink: u32,
     /// Room for the next push.
-    room: u32,
+    pub(super) room: u32,
     /// Number of our info, as it is now.
-    info: u32,
+    pub(super) info: u32,
     /// It has changed, and nobody knows: our features before and now.
     pub(super) changed: Option<u32>,
 }
@@ -267,24 +288,6 @@ impl Discovery {
     }
 }
 
-/// Our ping info, as it goes out: more than four NIs do not fit inline.
-pub(super) fn own_info(cfg: &Config, routing: &Routing) -> Payload {
-    let (mut bytes, features) = (Vec::new(), routing.features(cfg.features()));
-    let mut info = PingInfo::new(cfg.nids(), cfg.pid, features, cfg.sequence());
-    let down: Vec<Nid> =
-        (0u8..).zip(cfg.nids()).filter(|(at, _)| routing.is_down(NiId(*at))).map(|(_, nid)| nid).collect();
-    for ni in info.nis.iter_mut().chain(&mut info.large).filter(|n| down.contains(&n.nid)) {
-        ni.status = NiStatus::Down;
-    }
-    info.emit(&mut bytes);
-    Payload::copy_of(&bytes).unwrap_or_else(Payload::empty)
-}
-
-/// Whether a message is a push of ping info.
-pub(super) fn is_push(h: &LnetHdr) -> bool {
-    matches!(h.body, LnetBody::Put { portal: ping::PORTAL, match_bits: ping::MATCH_BITS, .. })
-}
-
 impl Lnet {
     // ---- asking
 
@@ -303,73 +306,144 @@ impl Lnet {
         if !cx.cfg.discovery || cx.down || tx.answer || portal == ping::PORTAL {
             return Some(tx);
         }
-        let p = self.peers.get_mut(peer)?;
-        if self.aliases.nids(p.id.nid).is_some() && p.discovery.standing.apply(Step::Heard).is_some() {
+        let subject = match tx.hdr.filter(|_| tx.routed) {
+            Some(hdr) => match self.far_subject(lnd.ni(), peer, hdr.dest_nid) {
+                Some(far) => far,
+                // More of them are being asked than there is room for.
+                None => return Some(tx),
+            },
+            None => Subject::from(peer),
+        };
+        let (nid, now) = (self.id_of(subject)?.nid, cx.now);
+        let is_alias = self.aliases.nids(nid).is_some();
+        let known = self.known(subject)?;
+        if !known.unsure() || is_alias && known.standing.apply(Step::Heard).is_some() {
             return Some(tx);
         }
-        let more = p.discovery.more();
-        if cx.now < more.quiet_until {
+        let more = known.more();
+        if now < more.quiet_until {
             self.end_waiting(cx, lnd, peer, tx, Err(LnetError::Malformed));
             return None;
         }
         more.held.push_back(tx);
-        self.step(cx, lnd, peer, Step::Ask);
+        self.fars.held += usize::from(subject.far.is_some());
+        self.step(cx, lnd, subject, Step::Ask);
         None
     }
 
+    /// What is known of a node.
+    pub(super) fn known(&mut self, subject: Subject) -> Option<&mut Peer> {
+        match subject.far {
+            None => self.peers.get_mut(subject.via).map(|p| &mut p.discovery),
+            Some(far) => self.fars.get_mut(far).map(|f| &mut f.discovery),
+        }
+    }
+
+    fn id_of(&self, subject: Subject) -> Option<ProcessId> {
+        match subject.far {
+            None => self.peers.get(subject.via).map(|p| p.id),
+            Some(far) => self.fars.get(far).map(|f| f.id),
+        }
+    }
+
     /// Goes through the table, and does what it says.
-    pub(super) fn step<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, step: Step) {
-        let Some(p) = self.peers.get_mut(peer) else { return };
-        match p.discovery.standing.apply(step) {
-            Some(Act::Ping) => self.ask(cx, lnd, peer),
-            Some(Act::Push) => self.push(cx, lnd, peer),
+    pub(super) fn step<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        subject: impl Into<Subject>,
+        step: Step,
+    ) {
+        let subject = subject.into();
+        let Some(known) = self.known(subject) else { return };
+        match known.standing.apply(step) {
+            Some(Act::Ping) => self.ask(cx, lnd, subject),
+            Some(Act::Push) => self.push(cx, lnd, subject),
             Some(Act::Fail | Act::Nothing) | None => {}
         }
     }
 
-    /// Begins an operation of the node's own on a peer.
-    fn own_op(&mut self, cx: &Cx, peer: Key, kind: OpKind) -> Option<(Key, WireHandle, ProcessId)> {
-        let serial = self.discovery.next;
-        self.discovery.next = serial.wrapping_add(self.discovery.step);
-        let p = self.peers.get_mut(peer)?;
-        let target = p.id;
-        p.discovery.more().serial = serial;
-        self.discovery.asked.insert(serial, peer);
-        let deadline = cx.now + cx.cfg.transaction_timeout;
-        let (of, to) = ((AppId::NODE, serial), (target.nid, target.nid, UNTIMED));
-        let (op, handle) = self.ops.start(of, to, kind, (cx.now, deadline));
+    /// Begins an operation of the node's own on a node.
+    fn own_op(&mut self, cx: &Cx, subject: Subject, kind: OpKind) -> Option<(Key, WireHandle, ProcessId)> {
+        let target = self.id_of(subject)?;
+        let via = self.peers.get(subject.via)?.id;
+        let asked = subject.far.map_or(About::Peer(subject.via), About::Far);
+        let (serial, op, handle) =
+            self.node_op(cx.now, asked, (target.nid, via.nid), kind, cx.cfg.transaction_timeout);
+        self.known(subject)?.more().serial = serial;
         Some((op, handle, target))
     }
 
-    fn ask<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key) {
-        let sink = self.discovery.sink;
-        let kind = OpKind::Ping { placing: false, sink };
-        let Some((op, handle, target)) = self.own_op(cx, peer, kind) else { return };
-        if let Some(p) = self.peers.get_mut(peer) {
-            p.discovery.more().sinks += 1;
-        }
-        cx.counters.discoveries += 1;
-        let (match_bits, portal) = (ping::MATCH_BITS, ping::PORTAL);
-        let body = LnetBody::Get { handle, match_bits, portal, src_offset: 0, sink_length: sink };
-        let hdr = header(cx, self.nid_of(lnd.ni()), target, 0, body);
-        // Strangers' pushes ask for it, too.
-        let strange = self.peers.get_mut(peer).is_some_and(|p| p.discovery.held().all(|tx| tx.strange));
-        self.launch(cx, lnd, peer, &mut Msg { strange, ..Msg::lnet(hdr, Payload::empty(), TxDone::Op(op)) });
+    /// Begins an operation of the node's own on `target`, given to `via`, that is to end within so many ns; gives its number.
+    pub(super) fn node_op(
+        &mut self,
+        now: u64,
+        asked: About,
+        (target, via): (Nid, Nid),
+        kind: OpKind,
+        patience: u64,
+    ) -> (u64, Key, WireHandle) {
+        let serial = self.discovery.next;
+        self.discovery.next = serial.wrapping_add(self.discovery.step);
+        self.discovery.asked.insert(serial, asked);
+        let of = (AppId::NODE, serial);
+        let (op, handle) = self.ops.start(of, (target, via, UNTIMED), kind, (now, now + patience));
+        (serial, op, handle)
     }
 
-    fn push<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key) {
+    fn ask<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, subject: Subject) {
+        let sink = self.discovery.sink;
+        let kind = OpKind::Ping { placing: false, sink };
+        let Some((op, handle, target)) = self.own_op(cx, subject, kind) else { return };
+        let Some(known) = self.known(subject) else { return };
+        known.more().sinks += 1;
+        // Strangers' pushes ask for it, too.
+        let strange = known.held().all(|tx| tx.strange);
+        cx.counters.discoveries += 1;
+        let mut tx = self.ping_of(cx, lnd.ni(), target, (op, handle), sink);
+        tx.strange = strange;
+        self.launch(cx, lnd, subject.via, &mut tx);
+    }
+
+    fn push<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, subject: Subject) {
         let kind = OpKind::Put { sent: false, acked: false };
-        let Some((op, ack, target)) = self.own_op(cx, peer, kind) else { return };
-        if let Some(p) = self.peers.get_mut(peer) {
-            p.discovery.more().told = self.discovery.info;
+        let Some((op, ack, target)) = self.own_op(cx, subject, kind) else { return };
+        let info = self.discovery.info;
+        if let Some(known) = self.known(subject) {
+            known.more().told = info;
         }
+        let mut tx = self.push_of(cx, lnd.ni(), target, (op, ack));
+        self.launch(cx, lnd, subject.via, &mut tx);
+    }
+
+    /// A ping of the node's own.
+    pub(super) fn ping_of(
+        &self,
+        cx: &Cx,
+        ni: NiId,
+        target: ProcessId,
+        (op, handle): (Key, WireHandle),
+        sink: u32,
+    ) -> Msg {
+        let (match_bits, portal) = (ping::MATCH_BITS, ping::PORTAL);
+        let body = LnetBody::Get { handle, match_bits, portal, src_offset: 0, sink_length: sink };
+        Msg::lnet(header(cx, self.nid_of(ni), target, 0, body), Payload::empty(), TxDone::Op(op))
+    }
+
+    /// A push of our info.
+    pub(super) fn push_of(
+        &self,
+        cx: &mut Cx,
+        ni: NiId,
+        target: ProcessId,
+        (op, ack): (Key, WireHandle),
+    ) -> Msg {
         cx.counters.pushes_tx += 1;
         let (match_bits, portal) = (ping::MATCH_BITS, ping::PORTAL);
         let body = LnetBody::Put { ack, match_bits, hdr_data: 0, portal, offset: 0 };
         let payload = self.ping_info.clone();
         let len = u32::try_from(payload.len()).unwrap_or(lnet::MTU);
-        let hdr = header(cx, self.nid_of(lnd.ni()), target, len, body);
-        self.launch(cx, lnd, peer, &mut Msg::lnet(hdr, payload, TxDone::Op(op)));
+        Msg::lnet(header(cx, self.nid_of(ni), target, len, body), payload, TxDone::Op(op))
     }
 
     // ---- answers
@@ -412,24 +486,32 @@ impl Lnet {
             News::Came(peer) => return self.ask_whose(cx, lnds, *peer),
         };
         // A push may end twice: unsent, and unanswered.
-        let Some(peer) = self.discovery.asked.remove(&serial) else { return };
-        let Some(lnd) = self.lnd_of(lnds, peer) else { return };
+        let Some(asked) = self.discovery.asked.remove(&serial) else { return };
+        let subject = match asked {
+            About::Peer(peer) => Subject::from(peer),
+            About::Far(far) => match self.far_again(cx, lnds, far) {
+                Some(subject) => subject,
+                None => return self.far_lost(cx, far),
+            },
+            About::Gateway(gateway) => return self.checked(cx, lnds, gateway, news),
+        };
+        let Some(lnd) = self.lnd_of(lnds, subject.via) else { return };
         match news {
-            News::Answer(_, answer) => self.answered(cx, lnd, peer, answer),
+            News::Answer(_, answer) => self.answered(cx, lnd, subject, answer),
             News::Pushed(_, status) => {
-                let Some(p) = self.peers.get_mut(peer) else { return };
-                let more = p.discovery.more();
+                let Some(known) = self.known(subject) else { return };
+                let more = known.more();
                 if status.is_ok() {
                     more.untold = 0;
                     cx.counters.pushes_acked += 1;
                 } else {
                     (more.untold, more.told) = (more.untold.saturating_add(1), 0);
                 }
-                self.step(cx, lnd, peer, if status.is_ok() { Step::Told } else { Step::Untold });
+                self.step(cx, lnd, subject, if status.is_ok() { Step::Told } else { Step::Untold });
             }
             News::Claim(..) | News::Contest(..) | News::Came(_) => {}
         }
-        if let Some(entry) = self.peers.get(peer).map(|p| p.entry) {
+        if let Some(entry) = self.peers.get(subject.via).map(|p| p.entry) {
             lnd.forget_if_idle(self, cx, entry);
         }
     }
@@ -438,12 +520,12 @@ impl Lnet {
         &mut self,
         cx: &mut Cx,
         lnd: &mut L,
-        peer: Key,
+        subject: Subject,
         answer: Result<Vec<u8>, LnetError>,
     ) {
         let asked = self.discovery.sink;
-        let Some(p) = self.peers.get_mut(peer) else { return };
-        let more = p.discovery.more();
+        let Some(known) = self.known(subject) else { return };
+        let more = known.more();
         if let Ok(bytes) = &answer
             && let Some(whole) = ping::whole_len(bytes).filter(|n| *n as usize > bytes.len())
             && more.sinks < SINKS
@@ -451,15 +533,15 @@ impl Lnet {
         {
             // For this and for all that follow, as kernels do.
             self.discovery.sink = asked.max(whole);
-            return self.step(cx, lnd, peer, Step::Short);
+            return self.step(cx, lnd, subject, Step::Short);
         }
         more.sinks = 0;
         let info = answer.and_then(|b| PingInfo::parse(&b).map_err(|_| LnetError::Malformed));
         let failed = match info {
             Ok(info) => {
                 more.pause = PAUSE;
-                let tell = self.take_info(cx, peer, &info);
-                self.step(cx, lnd, peer, if tell { Step::Tell } else { Step::Answered });
+                let tell = self.take_info(cx, subject, &info);
+                self.step(cx, lnd, subject, if tell { Step::Tell } else { Step::Answered });
                 None
             }
             Err(e) => {
@@ -470,161 +552,67 @@ impl Lnet {
                 }
                 cx.counters.discoveries_failed += 1;
                 // One that has left is asked again when it comes back.
-                let (nid, here) = (p.id.nid, lnd.connected(p.entry));
-                if here && self.aliases.is_awaited(nid) {
-                    self.is_alone(cx, peer);
+                if subject.far.is_none()
+                    && let Some(p) = self.peers.get(subject.via)
+                    && lnd.connected(p.entry)
+                    && self.aliases.is_awaited(p.id.nid)
+                {
+                    self.is_alone(cx, subject.via);
                 }
-                self.step(cx, lnd, peer, Step::Failed);
+                self.step(cx, lnd, subject, Step::Failed);
                 Some(e)
             }
         };
-        let Some(p) = self.peers.get_mut(peer) else { return };
-        for mut tx in std::mem::take(&mut p.discovery.more().held) {
+        let Some(known) = self.known(subject) else { return };
+        let held = std::mem::take(&mut known.more().held);
+        if subject.far.is_some() {
+            self.fars.held = self.fars.held.saturating_sub(held.len());
+        }
+        for mut tx in held {
+            if subject.far.is_some() {
+                self.goes_by(subject.via, &tx);
+            }
             match failed {
-                Some(e) => self.end_waiting(cx, lnd, peer, tx, Err(e)),
-                None => self.launch(cx, lnd, peer, &mut tx),
+                Some(e) => self.end_waiting(cx, lnd, subject.via, tx, Err(e)),
+                None => self.launch(cx, lnd, subject.via, &mut tx),
             }
         }
     }
 
-    /// Takes in what a peer says of itself; gives whether it is to be told of us.
-    fn take_info(&mut self, cx: &mut Cx, peer: Key, info: &PingInfo) -> bool {
-        let Some(p) = self.peers.get(peer) else { return false };
-        let (nid, host) = (p.id.nid, p.host);
-        let nids: Nids = info.nids().filter(|n| !self.is_own(*n)).take(OF_ONE).collect();
+    /// Takes in what a node says of itself; gives whether it is to be told of us.
+    pub(super) fn take_info(&mut self, cx: &mut Cx, subject: Subject, info: &PingInfo) -> bool {
+        let Some(id) = self.id_of(subject) else { return false };
+        let nid = id.nid;
+        // At which address it speaks: of a node behind a router the gateway's word is taken.
+        let host = match subject.far {
+            None => self.peers.get(subject.via).and_then(|p| cx.budget.ip(p.host)),
+            Some(_) => nid.ip(),
+        };
+        let others = |n: &Nid| !self.is_own(*n) && (subject.far.is_none() || !self.is_near(*n));
+        let nids: Nids = info.nids().filter(others).take(OF_ONE).collect();
         // A node that does not know itself by the name that it answers to, or speaks from another address than that name's, is
         // taken for that name alone.
         let rails = info.features & ping::FEAT_MULTI_RAIL != 0 && nids.contains(&nid);
         let other = self.aliases.claim_on(nid).map(|c| c.speaker);
         let agrees = rails && other.is_some_and(|o| nids.contains(&o));
-        if rails && let Some(host) = cx.budget.ip(host).filter(|h| nid.ip() == Some(*h)) {
+        if rails && let Some(host) = host.filter(|h| nid.ip() == Some(*h)) {
             self.discovery.news.push_back(News::Claim(Box::new(Claim { speaker: nid, host, nids }), true));
-        } else if self.aliases.is_awaited(nid) {
-            self.is_alone(cx, peer);
+        } else if subject.far.is_none() && self.aliases.is_awaited(nid) {
+            self.is_alone(cx, subject.via);
         }
         // Another NID of a node that is told by the one that spoke first.
         if agrees {
             return false;
         }
-        let Some(p) = self.peers.get_mut(peer) else { return false };
-        let more = p.discovery.more();
+        let ours = self.discovery.info;
+        let Some(known) = self.known(subject) else { return false };
+        let more = known.more();
         more.features = info.features;
         let wanted = info.features & cx.cfg.features() & PUSHERS == PUSHERS;
-        wanted && more.told != self.discovery.info && more.untold < PUSHES && !cx.down
+        wanted && more.told != ours && more.untold < PUSHES && !cx.down
     }
 
-    // ---- pushes of peers
-
-    /// The place for a push, and how much of it is taken.
-    pub(super) fn push_place(&self, hdr: &LnetHdr, sum: Option<Checksum>) -> (Option<Placement>, u32) {
-        let mlength = hdr.payload_len.min(self.discovery.room);
-        let sum = sum.filter(|_| mlength == hdr.payload_len && mlength > 0);
-        let dest = Dest::Own(Vec::with_capacity(mlength as usize));
-        let placement = Placement::new(dest, mlength, Owner::App(AppId::NODE).into(), sum);
-        (Some(placement).filter(|_| mlength > 0), mlength)
-    }
-
-    /// A push has come, and has been acknowledged. It is taken, of a stranger, too, as an answer to our ping would be: but of one
-    /// that is not Multi-Rail, and where it is cut, the peer is asked. What makes no sense is nothing.
-    pub(super) fn pushed<L: Lnd<Lnet>>(
-        &mut self,
-        cx: &mut Cx,
-        lnd: &mut L,
-        peer: Key,
-        hdr: &LnetHdr,
-        bytes: &[u8],
-    ) {
-        cx.counters.pushes_rx += 1;
-        let Some(p) = self.peers.get_mut(peer) else { return };
-        // A peer that speaks for others is not asked about them.
-        if !cx.cfg.discovery || cx.down || p.id.nid != hdr.src_nid {
-            return;
-        }
-        let (whole, mut introduced) = (bytes.len() == hdr.payload_len as usize, false);
-        let info = PingInfo::parse(bytes);
-        if whole && info.is_err() {
-            cx.counters.err_ping_info += 1;
-            return;
-        }
-        if !whole {
-            // Large enough for what was pushed, in steps that do not follow each byte.
-            let wanted = hdr.payload_len.min(PUSH_ROOM_MAX);
-            self.discovery.room = self.discovery.room.max(wanted);
-            let sink = ping::whole_len(bytes).unwrap_or(hdr.payload_len).min(ping::LEN_MAX);
-            self.discovery.sink = self.discovery.sink.max(sink);
-        } else if self.aliases.nids(hdr.src_nid).is_some()
-            || info.as_ref().is_ok_and(|i| i.features & ping::FEAT_MULTI_RAIL != 0)
-                && !p.discovery.is_quiet(cx.now)
-                && !cx.budget.over(p.host)
-        {
-            introduced = p.discovery.standing.apply(Step::Heard).is_some();
-        }
-        let Some(p) = self.peers.get_mut(peer) else { return };
-        match (p.discovery.standing.get(), info) {
-            (Standing::Known | Standing::Telling | Standing::Stale, Ok(info)) if whole => {
-                let known = p.discovery.more().features
-                    | if introduced || self.aliases.nids(hdr.src_nid).is_some() { !0 } else { 0 };
-                if known & info.features & ping::FEAT_MULTI_RAIL != 0 {
-                    cx.counters.pushes_taken += 1;
-                    if self.take_info(cx, peer, &info) {
-                        self.step(cx, lnd, peer, Step::Tell);
-                    }
-                }
-            }
-            (Standing::Unknown | Standing::Known, _) => {
-                let (host, now) = (p.host, cx.now);
-                let more = p.discovery.more();
-                if now >= more.pushes_from.max(more.quiet_until) && !cx.budget.over(host) {
-                    more.pushes_from = now + PAUSE;
-                    self.step(cx, lnd, peer, Step::Ask);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    // ---- our info, and the way down
-
-    /// The configuration has changed: our info may have, from these features. Peers are told with the next timer, which is
-    /// due then.
-    pub(crate) fn tuned(&mut self, before: u32, cfg: &Config) {
-        if before != cfg.features() {
-            self.info_again(cfg);
-            self.tell_of_info(before | cfg.features());
-        }
-    }
-
-    /// Our info is made anew.
-    pub(super) fn info_again(&mut self, cfg: &Config) {
-        self.ping_info = own_info(cfg, &self.routing);
-    }
-
-    /// Our info is another: peers of those who have one of `features` are told with the next timer.
-    pub(super) fn tell_of_info(&mut self, features: u32) {
-        self.discovery.info = self.discovery.info.wrapping_add(1);
-        *self.discovery.changed.get_or_insert(0) |= features;
-    }
-
-    /// Our info has changed: peers that want to know are told.
-    #[cold]
-    pub(super) fn tell_all<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], ours: u32) {
-        if cx.down {
-            return;
-        }
-        let all: Vec<Key> = (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect();
-        for peer in all {
-            // Whoever is being asked is told with its answer.
-            let asked = |p: &&super::Peer| !p.discovery.busy();
-            let known = self.peers.get(peer).filter(asked).and_then(|p| p.discovery.more.as_ref());
-            let Some(more) = known else { continue };
-            if more.features & ours & PUSHERS == PUSHERS
-                && more.untold < PUSHES
-                && let Some(lnd) = self.lnd_of(lnds, peer)
-            {
-                self.step(cx, lnd, peer, Step::Tell);
-            }
-        }
-    }
+    // ---- the way down
 
     /// Ends what waits for an answer of the peer: the node goes down.
     pub(super) fn end_held<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, why: LnetError) {

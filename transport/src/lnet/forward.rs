@@ -14,12 +14,13 @@
 //! credits as answers do, and the entries for peers as those whom strangers name: anybody may name anybody.
 
 use super::buffers::Lease;
+use super::enabling::NiSet;
 use super::hop::{Hop, Way};
 use super::remote::Body;
 use super::{Delivery, Lnet, Msg, TxDone};
 use crate::lnd::{
-    Arrived, Cx, Data, Dest, Hold, Lnd, LnetError, NiId, Owner, Payload, Pieces, Placement, RxPiece, Sink,
-    Stored,
+    Arrived, Cx, Data, Dest, Hold, Lnd, LnetError, NIS_MAX, NiId, Owner, Payload, Pieces, Placement, RxPiece,
+    Sink, Stored,
 };
 use crate::stream::INLINE_PAYLOAD_MAX;
 use crate::stream::slab::Key;
@@ -30,7 +31,7 @@ use crate::wire::{LnetHdr, Nid, ProcessId};
 enum Stays {
     /// This node does not route, or the message is from nobody.
     NotForUs,
-    /// No NI leads there.
+    /// No NI leads there, and no route that is up.
     NoRoute,
     /// It would go back to where it came from.
     Loop,
@@ -88,15 +89,20 @@ impl Lnet {
         if self.is_own(hdr.src_nid) {
             return Err(Stays::Loop);
         }
-        let goes = |to: Nid| self.goes_on(from, to, hdr.src_nid);
-        let mut ways = self.nis.iter().filter(|n| n.reaches(hdr.dest_nid)).map(|n| n.nid).peekable();
-        if ways.peek().is_none() {
-            return Err(Stays::NoRoute);
-        }
-        ways.find(|to| goes(*to)).ok_or(Stays::Loop)
+        let goes = |to: &Nid| self.goes_on(from, *to, hdr.src_nid);
+        let dest = hdr.dest_nid;
+        let mut own = self.nis.iter().filter(|n| n.reaches(dest)).map(|n| n.nid).peekable();
+        let (any, way) = match own.peek() {
+            Some(_) => (true, own.find(goes)),
+            None => {
+                let mut gateways = self.routes.up_to(dest.net()).peekable();
+                (gateways.peek().is_some(), gateways.find(goes))
+            }
+        };
+        way.ok_or(if any { Stays::Loop } else { Stays::NoRoute })
     }
 
-    /// Whether a message of `src` that came by `from` may leave by the NI `to`: neither back, nor to the network that it
+    /// Whether a message of `src` that came by `from` may leave for the network of `to`: neither back, nor to the one that it
     /// began on.
     fn goes_on(&self, from: NiId, to: Nid, src: Nid) -> bool {
         !to.same_net(self.nid_of(from)) && !to.same_net(src)
@@ -168,22 +174,38 @@ impl Lnet {
     /// Finds the next hop of a message.
     fn pass_to_next<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], passing: Passing) {
         let Passing { lease, hdr, payload } = passing;
-        let target = ProcessId { nid: hdr.dest_nid, pid: hdr.dest_pid };
-        let why = match self.way_to(lnds, target, None) {
-            Ok(Way::Peer(hop)) if self.goes_on(lease.ni, self.nid_of(hop.ni), hdr.src_nid) => {
+        match self.next_hop(lnds, lease.ni, &hdr) {
+            Ok(hop) => {
                 let msg = Msg {
                     strange: true,
                     passed: true,
                     forwarded: true,
                     ..Msg::lnet(hdr, payload, TxDone::Forward(lease))
                 };
-                return self.forward_by(cx, lnds, hop, msg);
+                self.forward_by(cx, lnds, hop, msg);
             }
-            Ok(_) => Stays::Loop,
-            Err(_) => Stays::NoRoute,
-        };
-        self.stays(cx, lease.ni, why);
-        self.homeward.push_back(lease);
+            Err(why) => {
+                self.stays(cx, lease.ni, why);
+                self.homeward.push_back(lease);
+            }
+        }
+    }
+
+    /// The next hop of a message that came by `from`: its destination, or a gateway whose turn it is.
+    fn next_hop<L: Lnd<Lnet>>(&mut self, lnds: &[L], from: NiId, hdr: &LnetHdr) -> Result<Hop, Stays> {
+        if self.routes.lead_to(hdr.dest_nid.net()) {
+            let goes = |at: &u8| self.goes_on(from, self.nid_of(NiId(*at)), hdr.src_nid);
+            let all = 0..self.nis.len().min(NIS_MAX) as u8;
+            let may = all.filter(goes).fold(NiSet::default(), |s, at| s.and(NiSet::of(NiId(at))));
+            let (ni, via) = self.gateway_by(hdr.dest_nid, |ni| may.has(ni)).ok_or(Stays::NoRoute)?;
+            return Ok(Hop { ni, via, known: None });
+        }
+        let target = ProcessId { nid: hdr.dest_nid, pid: hdr.dest_pid };
+        match self.way_to(lnds, target, None) {
+            Ok(Way::Peer(hop)) if self.goes_on(from, self.nid_of(hop.ni), hdr.src_nid) => Ok(hop),
+            Ok(_) => Err(Stays::Loop),
+            Err(_) => Err(Stays::NoRoute),
+        }
     }
 
     fn forward_by<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], hop: Hop, msg: Msg) {
@@ -235,8 +257,8 @@ impl Lnet {
             return self.unforwarded(cx, msg.done);
         };
         let peer = match known.or_else(|| lnd.find(via)) {
-            Some(known) => self.target_peer(cx, lnd, via, Some(known)),
-            None => self.named_peer(cx, lnd, via),
+            None if !self.routes.is_gateway(via.nid) => self.named_peer(cx, lnd, via),
+            known => self.target_peer(cx, lnd, via, known),
         };
         match peer {
             Ok(peer) => self.launch(cx, lnd, peer, &mut msg),

@@ -40,7 +40,7 @@ pub(crate) enum Way {
 impl Lnet {
     /// The way of an operation on a target; [`Way::Own`] for those that have none.
     #[inline]
-    pub(super) fn way<L: Lnd<Lnet>>(&self, lnds: &[L], op: &Op) -> Result<Way, OpRefused> {
+    pub(super) fn way<L: Lnd<Lnet>>(&mut self, lnds: &[L], op: &Op) -> Result<Way, OpRefused> {
         match op {
             Op::Put { target, from, .. } | Op::Get { target, from, .. } => self.way_to(lnds, *target, *from),
             Op::Ping { target, .. } => self.way_to(lnds, *target, None),
@@ -51,12 +51,13 @@ impl Lnet {
     /// By which NI a message of this node's to `target` goes, and to whom.
     #[inline]
     pub(super) fn way_to<L: Lnd<Lnet>>(
-        &self,
+        &mut self,
         lnds: &[L],
         target: ProcessId,
         from: Option<Nid>,
     ) -> Result<Way, OpRefused> {
         let from = match from {
+            Some(nid) if self.routes.lead_to(target.nid.net()) => Some(self.own_ni(nid)?),
             Some(nid) => Some(self.ni_from(nid, target.nid)?),
             None => None,
         };
@@ -68,6 +69,10 @@ impl Lnet {
         }
         if self.is_own(target.nid) {
             return Ok(Way::Own(from.unwrap_or_default()));
+        }
+        if self.routes.lead_to(target.nid.net()) {
+            let (ni, via) = self.gateway_to(target.nid, from).ok_or(OpRefused::NoRoute(target.nid))?;
+            return Ok(Way::Peer(Hop { ni, via, known: None }));
         }
         let ni = from.or_else(|| self.ni_to(lnds, target)).ok_or(OpRefused::Target(target.nid))?;
         Ok(Way::Peer(Hop { ni, via: target, known: None }))

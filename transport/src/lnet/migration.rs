@@ -1,6 +1,7 @@
 //! LNet's part of peers that move to another shard: their credits, what waits for those, and the operations on them.
 
 use super::api::Op;
+use super::discovery::About;
 use super::hop::Way;
 use super::ni::Ni;
 use super::ops::OpRec;
@@ -37,7 +38,7 @@ pub(super) struct Renamed {
 impl Lnet {
     /// Whether nothing that has come is still being taken in, and nothing is delayed.
     pub(crate) fn may_migrate(&self) -> bool {
-        self.arrival.is_none() && self.delayed() == 0
+        self.arrival.is_none() && self.delayed() == 0 && !self.far_waits()
     }
 
     /// Gives up the bucket's operations, and these peers.
@@ -72,6 +73,8 @@ impl Lnet {
                 self.kicks.push_back(waiting);
             }
         }
+        self.gateways_leave(b);
+        self.fars_leave(b);
         let own: Vec<Nid> = self.nis.iter().map(|n| n.nid).collect();
         Migrating { peers, ops: self.ops.take(b, &own) }
     }
@@ -83,6 +86,7 @@ impl Lnet {
             self.renamed.ops.insert(old, new);
         }
         self.renamed.peers.extend(migrating.peers);
+        self.gateways_come(cx, b);
         self.arrival = Some(Arrival { bucket: b, from, held: Vec::new() });
     }
 
@@ -109,7 +113,7 @@ impl Lnet {
         let serial = p.discovery.serial();
         let key = self.peers.insert(p);
         if let Some(serial) = serial {
-            self.discovery.asked.insert(serial, key);
+            self.discovery.asked.insert(serial, About::Peer(key));
         }
         self.guest_comes(key);
         if let Some(deadline) = waits {

@@ -13,13 +13,16 @@ mod command;
 mod credits;
 mod discovery;
 mod drops;
+mod elsewhere;
 mod enabling;
 mod entry;
 mod events;
+mod far;
 mod faulted;
 pub mod faults;
 pub mod figures;
 mod forward;
+mod gateways;
 mod held;
 mod hop;
 mod index;
@@ -33,7 +36,9 @@ pub(crate) mod portal;
 #[cfg(test)]
 #[path = "tests/portal_model.rs"]
 mod portal_model;
+mod pushes;
 pub(crate) mod remote;
+pub mod routes;
 mod routing;
 mod upper;
 
@@ -47,8 +52,10 @@ use self::discovery::Discovery;
 use self::drops::Drops;
 pub use self::enabling::{RoutingAsk, RoutingState, RoutingView};
 use self::events::Events;
+use self::far::Fars;
 use self::faulted::Faults;
 use self::forward::Passing;
+use self::gateways::Gateways;
 use self::held::WaitOn;
 pub(crate) use self::migration::Migrating;
 use self::migration::{Arrival, Renamed};
@@ -59,6 +66,7 @@ use self::peer::Peer;
 use self::portal::Portals;
 pub use self::remote::ShardMsg;
 use self::remote::{Body, Waiter};
+use self::routes::Routes;
 use self::routing::Routing;
 use crate::lnd::timers::Timers;
 use crate::lnd::{AppId, Config, Cx, Lnd, LnetError, NiId, Payload, Sink, Ticket, Tx, pop};
@@ -103,6 +111,8 @@ pub(crate) enum Delivery {
     Object(u64),
     /// Another node's, which is passed on.
     Forward(Lease),
+    /// The REPLY to an operation of another shard's, by its wire handle.
+    Elsewhere(u64),
 }
 
 /// A PUT or GET as it goes to the owner of its portal.
@@ -209,6 +219,9 @@ pub(crate) struct Lnet {
     /// Names of Multi-Rail peers.
     pub(crate) aliases: Aliases,
     discovery: Discovery,
+    routes: Routes,
+    gateways: Gateways,
+    pub(crate) fars: Fars,
     /// Only while there are fault rules.
     faults: Option<Box<Faults>>,
     routing: Routing,
@@ -253,9 +266,12 @@ impl Lnet {
             timers: Timers::new(),
             due: Vec::new(),
             shutdown: None,
-            ping_info: discovery::own_info(cfg, &routing),
+            ping_info: pushes::own_info(cfg, &routing),
             aliases: Aliases::default(),
             discovery: Discovery::new(cfg),
+            routes: Lnet::first_routes(cfg),
+            gateways: Gateways::new(cfg),
+            fars: Fars::new(),
             faults: None,
             routing,
             buffers: Buffers::default(),
@@ -277,8 +293,8 @@ impl Lnet {
 
     /// Time at which a timer is due, in ns; `u64::MAX` for never.
     pub(crate) fn wake(&self) -> u64 {
-        let wake =
-            self.timers.wake().min(self.ops.timers.wake()).min(self.fault_wake()).min(self.routing.wake());
+        let wake = self.timers.wake().min(self.ops.timers.wake()).min(self.fault_wake());
+        let wake = wake.min(self.gateways.wake()).min(self.routing.wake());
         if self.discovery.changed.is_some() || self.own_work.len() > 0 { 0 } else { wake }
     }
 
@@ -287,6 +303,7 @@ impl Lnet {
         if let Some(features) = self.discovery.changed.take() {
             self.tell_all(cx, lnds, features);
         }
+        self.check_gateways(cx, lnds);
         self.own_turn(cx, lnds);
         self.routing_turn(cx, lnds);
         self.end_delays(cx, lnds);
@@ -350,7 +367,11 @@ impl Lnet {
     /// Messages that wait.
     pub(crate) fn queued(&self) -> usize {
         let peers = (0..self.peers.capacity()).filter_map(|i| self.peers.get(self.peers.key_at(i)?));
-        self.own.len() + self.own_work.len() + self.delayed() + peers.map(Peer::waits).sum::<usize>()
+        self.own.len()
+            + self.own_work.len()
+            + self.delayed()
+            + self.fars.held
+            + peers.map(Peer::waits).sum::<usize>()
     }
 
     /// Places in tables and queues.

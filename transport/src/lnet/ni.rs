@@ -75,6 +75,12 @@ impl Lnet {
         }
     }
 
+    /// The NI of that NID.
+    pub(super) fn own_ni(&self, nid: Nid) -> Result<NiId, OpRefused> {
+        let at = self.nis.iter().position(|n| n.nid == nid).ok_or(OpRefused::From(nid))?;
+        Ok(NiId(at as u8))
+    }
+
     /// Whether the NI has a way to `nid`.
     #[inline]
     pub(super) fn reaches(&self, ni: NiId, nid: Nid) -> bool {

@@ -1,8 +1,8 @@
 //! Messages that come: where their payload goes, and what they lead to (docs/protocol/lnet.md §4, §5).
 
-use super::discovery::is_push;
+use super::elsewhere::Unplaced;
 use super::held::WaitOn;
-use super::ops::OpKind;
+use super::pushes::is_push;
 use super::remote::{Asker, Body, Waiter, Who};
 use super::{Delivery, GetGrant, Lnet, MatchReq, PutGrant, Resume, Verdict};
 use crate::lnd::{Arrived, Cx, Data, Dest, Hold, Lnd, LnetError, Owner, Placement, Sink, Stored, Ticket};
@@ -34,9 +34,17 @@ impl Lnet {
             }
             return self.forward(cx, lnd, msg);
         }
-        // One of another network may have come by a router: it is served, and counted where no way leads back to it.
+        // One of another network has come by a router: it is served, and counted where no way leads back to it.
         if hdr.src_nid.is_any() {
             cx.counters.drop_not_for_us += 1;
+            self.drop_counted(lnd.ni());
+            return drop_it(self, cx, lnd, msg);
+        }
+        if cx.cfg.drop_asym_route
+            && !self.is_near(hdr.src_nid)
+            && self.routes.get(hdr.src_nid.net(), msg.sender).is_none()
+        {
+            cx.counters.drop_asym_route += 1;
             self.drop_counted(lnd.ni());
             return drop_it(self, cx, lnd, msg);
         }
@@ -50,6 +58,7 @@ impl Lnet {
                     Some((app, tag, done)) => {
                         self.complete_ack(app, tag, mlength, done);
                     }
+                    None if op.is_none() && self.seek_ack(cx, handle, hdr.src_nid, mlength) => {}
                     None => self.stale(cx, lnd.ni()),
                 }
                 drop_it(self, cx, lnd, msg);
@@ -62,41 +71,24 @@ impl Lnet {
     fn parse_reply<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived, handle: WireHandle) {
         let (hdr, sum) = (&msg.hdr, msg.sum.as_ref());
         let len = hdr.payload_len;
-        let found = self.ops.find(handle, hdr.src_nid, &self.aliases);
-        let Some((op, rec)) = found.and_then(|op| Some((op, self.ops.get_mut(op)?))) else {
-            self.stale(cx, lnd.ni());
-            return drop_it(self, cx, lnd, msg);
-        };
-        let owner = Owner::App(rec.app).into();
-        let dest = match &mut rec.kind {
-            OpKind::Get { sink } => match sink.take() {
-                Some(s) if s.len() >= len => Ok(Dest::Sink { sink: s, offset: 0 }),
-                Some(s) => {
-                    *sink = Some(s);
-                    Err(LnetError::TooLong)
-                }
-                // A second answer while the first is being read.
-                None => {
-                    self.stale(cx, lnd.ni());
-                    return drop_it(self, cx, lnd, msg);
-                }
-            },
-            OpKind::Ping { placing, sink, .. } if !*placing && len <= *sink => {
-                *placing = true;
-                Ok(Dest::Own(Vec::with_capacity(len as usize)))
+        let Some(op) = self.ops.find(handle, hdr.src_nid, &self.aliases) else {
+            if !self.seek_place(cx, lnd, msg, handle) {
+                self.stale(cx, lnd.ni());
+                drop_it(self, cx, lnd, msg);
             }
-            _ => Err(LnetError::Malformed),
+            return;
         };
-        match dest {
-            Ok(dest) => {
-                let placement = Placement::new(dest, len, owner, sum.filter(|_| len > 0).cloned());
+        match self.place_of(cx, op, len) {
+            Ok((app, dest)) => {
+                let sum = sum.filter(|_| len > 0).cloned();
+                let placement = Placement::new(dest, len, Owner::App(app).into(), sum);
                 lnd.recv(self, cx, msg.key, &mut Some(placement), Delivery::Reply(op), len);
             }
             Err(why) => {
-                cx.counters.drop_too_long += u64::from(why == LnetError::TooLong);
-                self.drop_counted(lnd.ni());
-                let event = self.ops.fail(op, cx.now, why);
-                self.complete_some(event);
+                match why {
+                    Unplaced::Stale => self.stale(cx, lnd.ni()),
+                    Unplaced::Failed => self.drop_counted(lnd.ni()),
+                }
                 drop_it(self, cx, lnd, msg);
             }
         }
@@ -233,13 +225,30 @@ impl Lnet {
             }
             return;
         }
-        if let Delivery::Forward(lease) = delivery {
-            return self.forward_here(cx, lease, stored, hdr);
+        match delivery {
+            Delivery::Nothing | Delivery::Push(_) | Delivery::Object(_) => {}
+            Delivery::Forward(lease) => self.forward_here(cx, lease, stored, hdr),
+            Delivery::Put(grant) => {
+                if let Some(peer) = peer.filter(|_| grant.ack && status.is_ok()) {
+                    self.send_ack(cx, lnd, (peer, hdr), grant.mlength);
+                }
+                let sink = match stored.dest {
+                    Some(Dest::Sink { sink, .. }) => sink,
+                    _ => Sink::Discard(0),
+                };
+                self.return_put(cx, lnd, (&grant, hdr), (sink, stored.data), status);
+            }
+            Delivery::Reply(op) => self.replied(cx, op, stored, hdr.payload_len),
+            Delivery::Elsewhere(object) => self.stored_elsewhere(cx, object, hdr.payload_len, stored),
         }
-        let sink = match stored.dest {
+    }
+
+    /// The REPLY to an operation of this shard's, of so many bytes, has been stored, or will not be.
+    pub(super) fn replied(&mut self, cx: &mut Cx, op: Key, stored: Stored, len: u32) {
+        let Stored { dest, data, status } = stored;
+        let sink = match dest {
             Some(Dest::Sink { sink, .. }) => Some(sink),
             Some(Dest::Own(info)) => {
-                let Delivery::Reply(op) = delivery else { return };
                 let mut info = status.map(|()| info);
                 if self.node_asked(cx, op, &mut info) {
                     return;
@@ -251,20 +260,8 @@ impl Lnet {
             }
             None => None,
         };
-        match delivery {
-            Delivery::Nothing | Delivery::Push(_) | Delivery::Object(_) | Delivery::Forward(_) => {}
-            Delivery::Put(grant) => {
-                if let Some(peer) = peer.filter(|_| grant.ack && status.is_ok()) {
-                    self.send_ack(cx, lnd, (peer, hdr), grant.mlength);
-                }
-                let stored = (sink.unwrap_or(Sink::Discard(0)), stored.data);
-                self.return_put(cx, lnd, (&grant, hdr), stored, status);
-            }
-            Delivery::Reply(op) => {
-                let event = self.ops.reply(op, cx.now, status, hdr.payload_len, stored.data, sink);
-                self.complete_some(event);
-            }
-        }
+        let event = self.ops.reply(op, cx.now, status, len, data, sink);
+        self.complete_some(event);
     }
 
     /// Gives a PUT's grant back to the portal's owner.

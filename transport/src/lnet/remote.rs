@@ -5,11 +5,12 @@ use super::api::Op;
 use super::buffers::Lease;
 use super::enabling::{HeardAt, RoutingAsk, Told};
 use super::hop::Way;
+use super::routes::Said;
 use super::{GetGrant, MatchReq, Msg, PutGrant, Verdict};
-use crate::lnd::{AppId, Data, LnetError, NiId, Sink, Ticket};
+use crate::lnd::{AppId, Data, Dest, LnetError, NiId, Sink, Stored, Ticket};
 use crate::stream::ShardId;
 use crate::stream::slab::Key;
-use crate::wire::{LnetHdr, Nid, ProcessId};
+use crate::wire::{LnetHdr, Nid, ProcessId, WireHandle};
 
 /// A message to another shard of the same node, given with [`Input::From`](crate::node::Input::From). Opaque to
 /// runtimes. Messages between two shards must arrive in order; they may be large and own memory.
@@ -30,8 +31,14 @@ pub(crate) enum Body {
     Forget(Ticket),
     /// Home to owner: the PUT is stored, or will not be.
     PutDone { grant: PutGrant, hdr: LnetHdr, sink: Sink, status: Result<(), LnetError>, data: Data },
-    /// To the home of a source that did not deliver its request itself: the answer, by the NI that the request came to.
+    /// To the home of a source that did not deliver its request itself, or of a gateway to it: the answer, by the NI that leads there.
     Answered(NiId, ProcessId, Box<Msg>),
+    /// From shard to shard: an answer to an operation that one of them has begun.
+    Seek(Box<Seek>),
+    /// To the home of the connection by which a REPLY comes: its place, or none.
+    Placed(Ticket, Box<Placed>),
+    /// To all: the last word of a gateway, or `None` for one that did not answer.
+    Gateway(Nid, Option<Box<Said>>),
     /// To all: a Multi-Rail peer was discovered, with its NIDs.
     Aliases(Box<Claim>),
     /// To all: a peer that is there has one of the NIDs claimed, this one.
@@ -74,6 +81,32 @@ pub(crate) enum Who {
     Conn(Ticket),
     /// This node, which sent it to itself.
     Own(Key),
+}
+
+/// A question for the shard that has the operation.
+#[derive(Debug)]
+pub(crate) struct Seek {
+    /// Shards that may be asked yet.
+    pub(super) left: u16,
+    pub(super) what: Sought,
+}
+
+#[derive(Debug)]
+pub(crate) enum Sought {
+    /// An ACK.
+    Ack { handle: WireHandle, source: Nid, mlength: u32 },
+    /// A place for a REPLY of so many bytes, which waits on its connection.
+    Place { handle: WireHandle, source: Nid, len: u32, ticket: Ticket },
+    /// A REPLY that is stored, or will not be.
+    Stored { object: u64, len: u32, stored: Stored },
+}
+
+/// Place of a REPLY.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    pub(super) object: u64,
+    /// `None`: nobody wants it.
+    pub(super) dest: Option<(AppId, Dest)>,
 }
 
 #[cfg(test)]

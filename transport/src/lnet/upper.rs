@@ -120,7 +120,7 @@ impl Upper for Lnet {
     fn concerns(&self, delivery: &Delivery) -> Result<Option<Bucket>, Nobody> {
         match delivery {
             Delivery::Nothing | Delivery::Push(_) => Err(Nobody),
-            Delivery::Put(_) | Delivery::Forward(_) => Ok(None),
+            Delivery::Put(_) | Delivery::Elsewhere(_) | Delivery::Forward(_) => Ok(None),
             Delivery::Reply(op) => self.ops.get(*op).map(OpRec::bucket).ok_or(Nobody),
             Delivery::Object(object) => {
                 let op = self.ops.by_object(*object).and_then(|op| self.ops.get(op));

@@ -61,7 +61,7 @@ use super::run::{Control, NodeEnd, Order, Turn, run};
 use super::shard::{NotAlone, Shard};
 use super::sock::{self, SockConfig, SockError, SockStreams};
 use super::streams::Streams;
-use crate::lnd::{Accept, Config, NIS_MAX, SHARDS_MAX, Shards};
+use crate::lnd::{Accept, Config, NIS_MAX, Route, RouteError, SHARDS_MAX, Shards};
 use crate::node::Machine;
 use crate::stream::{Protocol, ShardId};
 use crate::wire::{Nid, NidParseError};
@@ -155,6 +155,9 @@ pub enum BuildError {
         /// The stack's error.
         source: ListenError,
     },
+    /// A route that the node cannot have.
+    #[error(transparent)]
+    Route(#[from] RouteError),
     /// No thread.
     #[error(transparent)]
     Thread(#[from] NoThread),
@@ -320,6 +323,7 @@ impl NodeBuilder {
                 return Err(BuildError::Twice(*nid));
             }
         }
+        Route::check_all(&self.config.routes, &nids)?;
         let lcores = l.count;
         if lcores == 0 || lcores > SHARDS_MAX {
             return Err(BuildError::Lcores(lcores));

@@ -19,9 +19,10 @@ use tcpstack::{ConnStats, Phase};
 use super::counters::StreamCounters;
 use super::handover;
 use crate::lnd::tunables::Change;
-use crate::lnd::{Config, Counters, NIS_MAX};
+use crate::lnd::{Config, Counters, NIS_MAX, ROUTES_MAX, RouteError};
 use crate::lnet::faults::{FaultAsk, FaultError, FaultView, RULES_MAX};
 use crate::lnet::figures::NiFigures;
+use crate::lnet::routes::{RouteAsk, RouteView};
 use crate::lnet::{RoutingAsk, RoutingView};
 use crate::node::Machine;
 use crate::socklnd::PeerBrief;
@@ -234,6 +235,17 @@ pub struct AboutRouting {
     pub view: RoutingView,
 }
 
+/// A question about routes.
+#[derive(Debug)]
+pub struct AboutRoutes {
+    /// An order, before they are shown.
+    pub ask: Option<RouteAsk>,
+    /// Answer to the order.
+    pub done: Result<(), RouteError>,
+    /// The routes; the asker has made room for [`ROUTES_MAX`].
+    pub routes: Vec<RouteView>,
+}
+
 /// A question, and the room for its answer.
 #[derive(Debug)]
 pub enum Question {
@@ -253,6 +265,8 @@ pub enum Question {
     Faults(Box<AboutFaults>),
     /// Shows routing, or changes it.
     Routing(Box<AboutRouting>),
+    /// Shows routes, or changes them.
+    Routes(Box<AboutRoutes>),
 }
 
 /// Looking in: an lcore's streams as somebody sees them who asks the node. Nothing here changes a stream.
@@ -498,6 +512,31 @@ impl Inspection {
             each(lcore, &about.view);
         }
         Ok(())
+    }
+
+    /// Changes the routes on all lcores, if `ask` says so, and gives the routes; and why they were not changed.
+    ///
+    /// # Errors
+    /// [`NoAnswer`] of the first lcore that does not: those before it have changed.
+    pub fn routes(
+        &self,
+        ask: Option<RouteAsk>,
+    ) -> Result<(Result<(), RouteError>, Vec<RouteView>), NoAnswer> {
+        let (mut done, mut all) = (Ok(()), Vec::new());
+        for lcore in 0..self.mailboxes.len() {
+            // All have the same routes: one is asked for them.
+            let room = if lcore == 0 { ROUTES_MAX } else { 0 };
+            let about = AboutRoutes { ask, done: Ok(()), routes: Vec::with_capacity(room) };
+            let Question::Routes(about) = self.ask(lcore, Question::Routes(Box::new(about)))? else { break };
+            done = about.done;
+            if lcore == 0 {
+                all = about.routes;
+            }
+            if done.is_err() || ask.is_none() {
+                break;
+            }
+        }
+        Ok((done, all))
     }
 
     /// Shows the packets of all lcores to what `end` makes, or to nobody where it makes none. True when the lcores

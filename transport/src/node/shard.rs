@@ -300,6 +300,13 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
                 about.rules.extend(self.machine.fault_rules().take(room));
             }
             Question::Routing(about) => about.view = self.machine.routing(now, about.ask),
+            Question::Routes(about) => {
+                if let Some(ask) = about.ask {
+                    about.done = self.machine.route(now, ask);
+                }
+                let room = about.routes.capacity();
+                about.routes.extend(self.machine.routes().take(room));
+            }
             Question::Config(c) => c.as_mut().clone_from(self.machine.config()),
             Question::Tune(change) => {
                 self.machine.tune(change);

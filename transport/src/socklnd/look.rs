@@ -21,6 +21,8 @@ pub enum Contact {
     Shaking,
     /// After a failure: the next attempt waits for its time.
     Waiting,
+    /// None is ever made: it is behind a router.
+    Routed,
 }
 
 /// A peer in short, for inspection of a node that runs.
@@ -40,6 +42,21 @@ pub struct PeerBrief {
     pub credits_used: u32,
     /// Messages that wait: for a credit, or for a connection.
     pub queued: u32,
+}
+
+impl PeerBrief {
+    /// A node behind a router, and messages that wait until it is known.
+    pub(crate) fn routed(id: ProcessId, queued: usize) -> PeerBrief {
+        PeerBrief {
+            id,
+            conns: 0,
+            contact: Contact::Routed,
+            why: None,
+            typed: [None; BRIEF_CONNS],
+            credits_used: 0,
+            queued: u32::try_from(queued).unwrap_or(u32::MAX),
+        }
+    }
 }
 
 /// Connections that a [`PeerBrief`] names at most. A peer has three, or more where `conns_per_peer` says so.

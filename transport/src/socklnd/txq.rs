@@ -51,6 +51,7 @@ fn noop<T: Default>(cookie: u64) -> Tx<T> {
         strange: false,
         passed: true,
         forwarded: false,
+        routed: false,
     }
 }
 

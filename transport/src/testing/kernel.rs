@@ -13,6 +13,7 @@ mod discover;
 mod hear;
 pub mod hosts;
 pub mod lnet;
+pub mod router;
 pub mod selftest;
 mod state;
 
@@ -233,6 +234,8 @@ pub struct Kernel {
     /// Print what it does.
     pub verbose: bool,
     above: Option<Above>,
+    /// Headers of messages that it forwards, by their names.
+    routed: BTreeMap<u64, LnetHdr>,
 }
 
 /// The NID that a node has on the network of a kernel's.
@@ -265,6 +268,7 @@ impl Kernel {
             seen: Seen::default(),
             verbose: std::env::var("TRACE").is_ok(),
             above: None,
+            routed: BTreeMap::new(),
         }
     }
 
@@ -425,6 +429,7 @@ impl Kernel {
             payload_len: payload.len() as u32,
             body,
         };
+        let hdr = self.routed.remove(&token).unwrap_or(hdr);
         let mut bytes = Vec::new();
         if version.has_ksock() {
             let k = KsockHdr { kind: KsockType::Lnet, csum: 0, cookie0, cookie1: 0 };
@@ -462,6 +467,7 @@ impl Kernel {
     }
 
     fn failed(&mut self, body: &LnetBody, token: u64) {
+        self.routed.remove(&token);
         self.tell(Up::Ended(token, false));
         let handle = match body {
             LnetBody::Get { handle, .. } | LnetBody::Put { ack: handle, .. } => *handle,

@@ -245,6 +245,8 @@ impl Net {
             life: 0,
             timer: None,
         });
+        // One with routes asks their gateways.
+        self.note_timer(self.nodes.len() - 1);
         self.nodes.len() - 1
     }
 
@@ -308,6 +310,7 @@ impl Net {
         self.nodes[node].machine = Machine::new(cfg);
         self.nodes[node].alive = true;
         self.nodes[node].timer = None;
+        self.note_timer(node);
     }
 
     /// Number of connections so far.

@@ -23,7 +23,7 @@ pub use bytes::ByteOrder;
 pub use hello::{ConnType, Hello, HelloStart, Version};
 pub use ksock::{KsockHdr, KsockType};
 pub use lnet::{LnetBody, LnetHdr, WireHandle};
-pub use nid::{Nid, NidParseError, Pid, ProcessId};
+pub use nid::{NetId, Nid, NidParseError, Pid, ProcessId};
 pub use ping::{NiEntry, NiStatus, PingInfo};
 
 /// Reason why bytes are not the message they should be.

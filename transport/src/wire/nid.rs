@@ -113,6 +113,11 @@ impl Nid {
         self.0[0] != 0 && !self.is_any()
     }
 
+    /// Its network.
+    pub fn net(self) -> NetId {
+        NetId(u32::from(self.lnd()) << 16 | u32::from(self.net_num()))
+    }
+
     /// Whether both NIDs are on the same network (type and number).
     pub fn same_net(self, other: Nid) -> bool {
         self.lnd() == other.lnd() && self.net_num() == other.net_num()
@@ -219,18 +224,8 @@ impl FromStr for Nid {
     /// `ADDR[@NET[num]]`; a missing network is `tcp` (lnet.md §1.3).
     fn from_str(s: &str) -> Result<Nid, NidParseError> {
         let (addr, net) = s.split_once('@').unwrap_or((s, "tcp"));
-        // `o2ib` has a digit inside its name; the number is what follows the longest known name.
-        let (lnd, num) =
-            LNDS.iter().find_map(|(t, name)| net.strip_prefix(name).map(|rest| (*t, rest))).ok_or_else(
-                || NidParseError::Network(net.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned()),
-            )?;
-        let num: u16 = match num {
-            "" => 0,
-            n if n.bytes().all(|b| b.is_ascii_digit()) => {
-                n.parse().map_err(|_| NidParseError::Network(net.to_owned()))?
-            }
-            _ => return Err(NidParseError::Network(net.to_owned())),
-        };
+        let net: NetId = net.parse()?;
+        let (lnd, num) = (net.lnd(), net.num());
         match lnd {
             LND_TCP => {
                 let ip: IpAddr = addr.parse().map_err(|_| match addr.split_once('%') {
@@ -247,6 +242,63 @@ impl FromStr for Nid {
                 Ok(Nid::from_nid4(nid4))
             }
         }
+    }
+}
+
+/// A network identifier as kernels count it: LND type in the upper half, number in the lower one (lnet.md §1.1).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NetId(pub u32);
+
+impl NetId {
+    /// The network of `0@lo`.
+    pub const LO: NetId = NetId((LND_LO as u32) << 16);
+
+    /// LND type.
+    pub fn lnd(self) -> u8 {
+        (self.0 >> 16) as u8
+    }
+
+    /// Network number.
+    pub fn num(self) -> u16 {
+        self.0 as u16
+    }
+}
+
+impl fmt::Display for NetId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let num = self.num();
+        match LNDS.iter().find(|(t, _)| *t == self.lnd()) {
+            Some((_, name)) if num == 0 => f.write_str(name),
+            Some((_, name)) => write!(f, "{name}{num}"),
+            None => write!(f, "<{}:{num}>", self.lnd()),
+        }
+    }
+}
+
+impl fmt::Debug for NetId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for NetId {
+    type Err = NidParseError;
+
+    /// `tcp`, `tcp1`, `o2ib`: what stands behind the `@` of a NID.
+    fn from_str(s: &str) -> Result<NetId, NidParseError> {
+        // `o2ib` has a digit inside its name; the number is what follows the longest known name.
+        let (lnd, num) =
+            LNDS.iter().find_map(|(t, name)| s.strip_prefix(name).map(|rest| (*t, rest))).ok_or_else(
+                || NidParseError::Network(s.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned()),
+            )?;
+        let num: u16 = match num {
+            "" => 0,
+            n if n.bytes().all(|b| b.is_ascii_digit()) => {
+                n.parse().map_err(|_| NidParseError::Network(s.to_owned()))?
+            }
+            _ => return Err(NidParseError::Network(s.to_owned())),
+        };
+        Ok(NetId(u32::from(lnd) << 16 | u32::from(num)))
     }
 }
 
@@ -314,6 +366,21 @@ impl FromStr for ProcessId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn networks_print_and_parse() {
+        for (text, n) in
+            [("tcp", 0x2_0000), ("tcp3", 0x2_0003), ("o2ib", 0x5_0000), ("o2ib4", 0x5_0004), ("lo", 0x9_0000)]
+        {
+            let net: NetId = text.parse().unwrap();
+            assert_eq!((net, net.to_string().as_str()), (NetId(n), text));
+        }
+        assert_eq!("10.0.0.1@o2ib4".parse::<Nid>().unwrap().net().to_string(), "o2ib4");
+        assert_eq!(NetId(0x63_0007).to_string(), "<99:7>");
+        for bad in ["", "tcpx", "tcp-1", "tcp65536", "eth0", "10.0.0.1@tcp"] {
+            assert!(bad.parse::<NetId>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn prints_and_parses() {

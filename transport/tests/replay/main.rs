@@ -15,6 +15,7 @@ mod replay_pairs;
 mod replay_pollnd;
 mod replay_probes;
 mod replay_router;
+mod replay_routes;
 mod replay_selftest;
 mod replay_sets;
 pub mod sessions;

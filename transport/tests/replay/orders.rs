@@ -91,6 +91,20 @@ const LINES: &[(&str, &str)] = &[
          end_session",
     ),
     (
+        "rt-v2-to-v3",
+        "new_session rt
+         add_group me 192.168.80.11@tcp
+         add_group g 192.168.81.13@tcp1
+         add_batch w
+         add_test --batch w --loop 1 --concurrency 1 --distribute 1:1 --from me --to g brw write check=full size=65536
+         add_batch r
+         add_test --batch r --loop 1 --concurrency 1 --distribute 1:1 --from me --to g brw read check=full size=65536
+         run w
+         run r
+         show_error g
+         end_session",
+    ),
+    (
         "lst-session-expiry",
         "new_session exp
          add_group c 192.168.80.12@tcp

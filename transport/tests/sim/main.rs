@@ -23,6 +23,8 @@ mod nodes;
 mod rails;
 #[path = "../common/raw.rs"]
 mod raw;
+#[path = "../common/routed.rs"]
+mod routed;
 #[cfg(feature = "node")]
 mod sim_beside;
 mod sim_cuts;
@@ -44,6 +46,7 @@ mod sim_queues;
 #[cfg(feature = "node")]
 mod sim_rails;
 mod sim_routers;
+mod sim_routes;
 #[cfg(feature = "node")]
 mod sim_selftest;
 #[cfg(feature = "node")]

@@ -7,7 +7,8 @@ use dataplane::clock::Clock;
 use dataplane::mem::{MemConfig, MemPort, pair};
 use hugepages::LendSlab;
 use tcpstack::{Stack, StackConfig};
-use transport::lnd::{Accept, AppId, Config, Shards};
+use transport::lnd::{Accept, AppId, Config, Route, RouteError, Shards};
+use transport::lnet::routes::RouteAsk;
 use transport::lnet::{Event, Op};
 use transport::node::inspect::Inspection;
 use transport::node::lcore::LcoreStreams;
@@ -47,6 +48,26 @@ fn a_nid_that_no_machine_can_have_is_refused() {
     for (ip, is) in [("::", "stands for any"), ("ff02::1", "multicast"), ("fe80::1", "link-local")] {
         refused(&NodeBuilder::new(nid(ip)), &[ip, is, "fd00::1@tcp"]);
     }
+}
+
+#[test]
+fn routes_that_cannot_be_are_refused() {
+    let node = |routes: &[&str]| {
+        let routes = routes.iter().map(|r| r.parse().unwrap()).collect();
+        of("127.0.61.4@tcp").unprivileged(20_988).config(|c| c.routes = routes)
+    };
+    refused(&node(&["tcp1 127.0.61.4@tcp"]), &["gateway 127.0.61.4@tcp is this node itself"]);
+    refused(&node(&["tcp1 127.0.61.9@tcp2"]), &["127.0.61.9@tcp2", "none of this node's networks"]);
+    refused(&node(&["tcp 127.0.61.9@tcp"]), &["tcp is a network of this node's own"]);
+    let good = "tcp1 127.0.61.9@tcp";
+    refused(&node(&[good, "tcp1 127.0.61.9@tcp 3"]), &["a route to tcp1 by 127.0.61.9@tcp already"]);
+    assert!(node(&[good]).check().is_ok());
+    // Of a site's list a node takes what it can have.
+    let site = ["tcp 127.0.61.9@tcp", good, "tcp1 127.0.61.9@tcp2", good].map(|r| r.parse().unwrap());
+    let node = node(&[]).config(|c| c.site_routes = site.to_vec());
+    assert!(node.check().is_ok());
+    let shard = node.listen_at([]).sockets(NoApp).unwrap();
+    assert_eq!(shard.machine.routes().map(|r| r.gateway.to_string()).collect::<Vec<_>>(), ["127.0.61.9@tcp"]);
 }
 
 #[test]
@@ -186,6 +207,24 @@ fn a_plan_gives_the_shards_of_a_node() {
     }
     assert!(matches!(answer, Some(Event::Ping { info: Ok(_), .. })), "{answer:?}");
     assert!(client.streams().unwrap().stack().listens(988));
+    // Routes are changed on all lcores.
+    let front = inspection.clone();
+    let asker = std::thread::spawn(move || {
+        let route: Route = "tcp1 10.5.0.9@tcp 2 7".parse().unwrap();
+        let gone = RouteAsk::Del { net: route.net, gateway: route.gateway };
+        [Some(RouteAsk::Add(route)), Some(RouteAsk::Add(route)), None, Some(gone), Some(gone)]
+            .map(|ask| front.routes(ask).unwrap())
+    });
+    while !asker.is_finished() {
+        now.fetch_add(1000, std::sync::atomic::Ordering::Relaxed);
+        servers.iter_mut().for_each(|s| drop(s.turn()));
+    }
+    let answers = asker.join().unwrap();
+    let said = answers.each_ref().map(|(done, routes)| (done.map_err(RouteError::errno), routes.len()));
+    assert_eq!(said, [(Ok(()), 1), (Err(17), 1), (Ok(()), 1), (Ok(()), 0), (Err(2), 0)]);
+    let r = answers[0].1[0];
+    let text = format!("{} {} {:?} {} {} {}", r.net, r.gateway, r.hop, r.priority, r.up, r.multi_hop);
+    assert_eq!(text, "tcp1 10.5.0.9@tcp Some(2) 7 false true");
     // An address that is not the stack's.
     let (a, _) = pair(&mem);
     let elsewhere = SocketAddr::from(([10, 5, 0, 9], 988));

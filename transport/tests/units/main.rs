@@ -32,7 +32,12 @@ mod protocompat;
 mod raw;
 mod requirements;
 mod rooms;
+#[path = "../common/routed.rs"]
+mod routed;
 mod router_buffers;
+mod routes;
+mod routes_hostile;
+mod routes_selftest;
 mod routing;
 mod selftest;
 mod selftest_bounds;

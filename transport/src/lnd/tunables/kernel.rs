@@ -25,6 +25,8 @@ pub enum Kind {
 pub enum Here {
     /// It is one of [`super::ALL`].
     Tunable,
+    /// Routes of the node, in its own syntax.
+    Routes,
     /// Nothing, since...
     PassedOver(&'static str),
 }
@@ -73,8 +75,12 @@ const fn cpus(module: Module, name: &'static str, since: Release) -> Param {
 }
 
 const NETWORKS: &str = "--nid names the network and the address";
-const ROUTES: &str = "this node does not route and uses no routers";
 const BUFFER_CREDITS: &str = "ksocklnd's of that name goes before it";
+const AUTO_DOWN: &str = "a silent peer is not declared dead: its connections end";
+const OLD_CHECKS: &str =
+    "kernels do not heed it any more: alive_router_check_interval says when gateways are checked";
+const BEFORE_USE: &str = "routes are down until their gateways have answered, whatever it says";
+const SENSITIVITY: &str = "a route is up while its gateway answers";
 const HEALTH: &str = "no message changes to another NI";
 const DISCOVERY: &str = "this node sends to the NID that it is told, whichever others the peer has";
 const CPUS: &str = "--cpu-pattern says where this node's lcores are";
@@ -126,22 +132,22 @@ pub static PARAMS: &[Param] = &[
     over("networks", OLDEST, NETWORKS).text(),
     over("ip2nets", OLDEST, NETWORKS).text(),
     over("use_tcp_bonding", OLDEST, NETWORKS),
-    over("routes", OLDEST, ROUTES).text(),
-    over("rnet_htable_size", OLDEST, ROUTES),
+    Param::new(Module::Lnet, "routes", OLDEST, Here::Routes).text(),
+    over("rnet_htable_size", OLDEST, "the table of routes grows by itself"),
     ours("forwarding", OLDEST).text(),
     ours("tiny_router_buffers", OLDEST),
     ours("small_router_buffers", OLDEST),
     ours("large_router_buffers", OLDEST),
     over("peer_buffer_credits", OLDEST, BUFFER_CREDITS),
-    over("auto_down", OLDEST, ROUTES),
-    over("check_routers_before_use", OLDEST, ROUTES),
-    over("avoid_asym_router_failure", OLDEST, ROUTES),
-    over("dead_router_check_interval", OLDEST, ROUTES),
-    over("live_router_check_interval", OLDEST, ROUTES),
-    over("alive_router_check_interval", 13, ROUTES),
-    over("router_ping_timeout", OLDEST, ROUTES),
-    over("router_sensitivity_percentage", 13, ROUTES),
-    over("lnet_drop_asym_route", 13, ROUTES),
+    over("auto_down", OLDEST, AUTO_DOWN),
+    over("check_routers_before_use", OLDEST, BEFORE_USE),
+    ours("avoid_asym_router_failure", OLDEST),
+    over("dead_router_check_interval", OLDEST, OLD_CHECKS),
+    over("live_router_check_interval", OLDEST, OLD_CHECKS),
+    ours("alive_router_check_interval", 13),
+    ours("router_ping_timeout", OLDEST),
+    over("router_sensitivity_percentage", 13, SENSITIVITY),
+    ours("lnet_drop_asym_route", 13),
     over("lnet_numa_range", OLDEST, HEALTH),
     over("lnet_interfaces_max", 11, HEALTH),
     over("lnet_health_sensitivity", 12, HEALTH),

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::super::config::Config;
+use super::super::route::{self, RouteParseError};
 use super::kernel::{self, Here, Kind};
 use super::{FromFile, Module, TuneError, find, number};
 
@@ -42,6 +43,9 @@ pub enum LineError {
     /// A name or value that is wrong.
     #[error(transparent)]
     Tune(#[from] TuneError),
+    /// Routes that are none.
+    #[error("routes: {0}")]
+    Route(#[from] RouteParseError),
 }
 
 /// Hint at the likely meaning of a line that begins with `word`.
@@ -156,6 +160,11 @@ fn parameter(
             None => Err(TuneError::Name(name.to_owned()).into()),
         };
     };
+    if p.here == Here::Routes {
+        // As with modprobe, the last line counts.
+        cfg.site_routes = route::from_parameter(value)?;
+        return Ok(None);
+    }
     if let Here::PassedOver(why) = p.here {
         if p.kind == Kind::Number && number(value).is_none() {
             let takes = "a number".into();
@@ -293,6 +302,7 @@ mod tests {
             let words: &[&str] = match (p.name, p.kind) {
                 ("accept", _) => &["secure", "all", "none"],
                 ("forwarding", _) => &["", "enabled", "disabled"],
+                ("routes", _) => &["", "tcp1 10.0.0.1@tcp", "o2ib 1 10.0.0.[1-4]@tcp1:2; tcp7 fd00::1@tcp"],
                 (_, Kind::Text) => &["", "x", "a b"],
                 (_, Kind::Number) => &["1", "2", "4", "0x4"],
             };
@@ -349,6 +359,8 @@ mod tests {
                 "line 1: networks is a tunable of lnet: write `options lnet networks=...`",
             ),
             ("options pollnd credits=8", "line 1: credits is a tunable of ksocklnd"),
+            ("options lnet routes=\"tcp1 10.0.0.x@tcp\"", "line 1: routes: `10.0.0.x` is no IPv4"),
+            ("options lnet routes=tcp1", "line 1: routes: \"tcp1\" is no route: write NETWORK GATEWAY"),
             ("\noptions ksocklnd credits", "line 2: \"credits\" is not NAME=VALUE"),
             ("options ksocklnd a=\"b c", "line 1: the quotation does not end"),
             (

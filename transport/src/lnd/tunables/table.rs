@@ -416,6 +416,39 @@ pub static ALL: &[Tunable] = &[
         Number(0..=1, |c| flag(!c.discovery), |c, v| c.discovery = v == 0),
     )
     .rw(),
+    lnet(
+        "alive_router_check_interval",
+        "s",
+        "between two checks of a gateway; 0: only when its first route is added",
+        Number(
+            0..=DAY,
+            |c| secs(c.alive_router_check_interval),
+            |c, v| c.alive_router_check_interval = ns(v),
+        ),
+    )
+    .rw(),
+    lnet(
+        "router_ping_timeout",
+        "s",
+        "for a gateway to answer a check",
+        Number(1..=3600, |c| secs(c.router_ping_timeout), |c, v| c.router_ping_timeout = ns(v)),
+    )
+    .least(1)
+    .rw(),
+    lnet(
+        "avoid_asym_router_failure",
+        FLAG,
+        "a route whose gateway is on its network is up only while an NI of the gateway's there is",
+        Number(0..=1, |c| flag(c.avoid_asym_router_failure), |c, v| c.avoid_asym_router_failure = v != 0),
+    )
+    .rw(),
+    lnet(
+        "lnet_drop_asym_route",
+        FLAG,
+        "drop messages from another network that come by a node that is no gateway to it",
+        Number(0..=1, |c| flag(c.drop_asym_route), |c, v| c.drop_asym_route = v != 0),
+    )
+    .rw(),
     own(
         "zc_v2",
         FLAG,

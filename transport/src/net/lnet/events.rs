@@ -32,7 +32,10 @@ fn refused(why: &OpRefused) -> i32 {
     match why {
         OpRefused::QueueFull(_) | OpRefused::TooManyPeers(_) => errno::ENOBUFS,
         OpRefused::TooLong(_) | OpRefused::Pieces(_) => errno::EFBIG,
-        OpRefused::Target(_) | OpRefused::FromAway { .. } | OpRefused::Unprivileged(_) => errno::EHOSTUNREACH,
+        OpRefused::Target(_)
+        | OpRefused::NoRoute(_)
+        | OpRefused::FromAway { .. }
+        | OpRefused::Unprivileged(_) => errno::EHOSTUNREACH,
         OpRefused::ShuttingDown => errno::ESHUTDOWN,
         _ => errno::EINVAL,
     }

@@ -30,9 +30,10 @@ mod beside;
 use self::beside::Beside;
 pub use self::beside::BesideError;
 use crate::lnd::tunables::Change;
-use crate::lnd::{AppId, Config, Counters, Cx, Held, NIS_MAX, NiId};
+use crate::lnd::{AppId, Config, Counters, Cx, Held, NIS_MAX, NiId, RouteError};
 use crate::lnet::faults::{FaultAsk, FaultError, FaultView};
 use crate::lnet::figures::NiFigures;
+use crate::lnet::routes::{RouteAsk, RouteView};
 use crate::lnet::{Delivery, Event, Lnet, Op, RoutingAsk, RoutingView, ShardMsg};
 use crate::socklnd::{self, PeerBrief, PeerView, Socklnd};
 use crate::stream::slab::Key;
@@ -321,7 +322,26 @@ impl Machine {
             lnet.route_ask(cx, lnds, ask);
             self.settle();
         }
+        self.routing_view()
+    }
+
+    /// Routing of this shard as it is.
+    pub fn routing_view(&self) -> RoutingView {
         self.lnet.routing_view()
+    }
+
+    /// Adds or deletes a route of this shard at `now`, in ns; every shard of a node has the same.
+    ///
+    /// # Errors
+    /// [`RouteError`]
+    pub fn route(&mut self, now: u64, ask: RouteAsk) -> Result<(), RouteError> {
+        self.cx.now = self.cx.now.max(now);
+        self.lnet.route(&self.cx, ask)
+    }
+
+    /// The routes of this shard, in the order in which they came.
+    pub fn routes(&self) -> impl Iterator<Item = RouteView> + '_ {
+        self.lnet.routes()
     }
 
     /// The primary NID of the peer that `nid` is one of, as far as discovery has told; else `nid` itself.
@@ -396,7 +416,8 @@ impl Machine {
 
     /// One peer in a few words; `None` for one that is not remembered.
     pub fn brief(&self, id: ProcessId) -> Option<PeerBrief> {
-        self.lnds.iter().find_map(|l| l.brief(id)).map(|(b, above)| self.with_credits(b, above))
+        let peer = self.lnds.iter().find_map(|l| l.brief(id)).map(|(b, above)| self.with_credits(b, above));
+        peer.or_else(|| self.lnet.fars.by_id(id).map(|(id, held)| PeerBrief::routed(id, held)))
     }
 
     /// Shows `each` the peers in `most` places of the table from `from`; gives the number of all places.
@@ -407,7 +428,19 @@ impl Machine {
             let room = most.saturating_sub(done);
             before += lnd.briefs(skip, room, &mut |b, above| each(self.with_credits(b, above)));
         }
-        before
+        // Behind them nodes behind routers.
+        let (skip, done) = (from.saturating_sub(before), before.saturating_sub(from));
+        let room = most.saturating_sub(done);
+        let fars = &self.lnet.fars;
+        let shown = (skip..fars.places()).take(room).filter_map(|at| fars.at(at));
+        shown.for_each(|(id, held)| each(PeerBrief::routed(id, held)));
+        before + fars.places()
+    }
+
+    /// Nodes behind routers that are known.
+    #[cfg(feature = "testing")]
+    pub fn fars(&self) -> usize {
+        self.lnet.fars.len()
     }
 
     /// Whether messages with much to copy or sum are given away as copy jobs ([`Output::Offer`]). Each copy job must come back,

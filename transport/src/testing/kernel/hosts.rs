@@ -111,7 +111,7 @@ impl Hosts {
     }
 
     /// The next time at which a host does something by itself.
-    fn next_due(&mut self) -> Option<u64> {
+    pub(super) fn next_due(&mut self) -> Option<u64> {
         while let Some(Reverse((t, h))) = self.due.peek().copied() {
             if self.list[h].due() == Some(t) {
                 break;
@@ -317,8 +317,19 @@ impl Kernel {
         }
     }
 
+    /// Says something in its own name, or in that of a node behind it.
+    fn speak(&mut self, net: &mut Net, serial: &mut u64, from: Nid, body: LnetBody, payload: Vec<u8>) {
+        if from == self.cfg.nid {
+            return self.give(net, Wire { to: from, body, payload, token: 0 });
+        }
+        let (pid, payload_len) = (ProcessId::lustre(from).pid, payload.len() as u32);
+        let (dest_nid, src_nid) = (self.them, from);
+        let hdr = LnetHdr { dest_nid, src_nid, dest_pid: pid, src_pid: pid, payload_len, body };
+        self.forward(net, serial, &hdr, payload);
+    }
+
     /// Its connections that are not closed.
-    fn links_of(&self) -> impl Iterator<Item = usize> {
+    pub(super) fn links_of(&self) -> impl Iterator<Item = usize> {
         self.conns.iter().filter(|c| c.state != super::State::Closed).map(|c| c.link)
     }
 }
@@ -342,6 +353,11 @@ pub struct Puppets {
     pub quiet: [BTreeSet<Nid>; 2],
     /// Those whose answer a ping was that they were not told of.
     pub pinged: BTreeSet<Nid>,
+    /// Those that are behind a router, which is one of them.
+    behind: BTreeMap<Nid, Nid>,
+    /// NIDs of routers, each with all of its own.
+    routers: BTreeMap<Nid, Vec<Nid>>,
+    serial: u64,
 }
 
 impl Puppets {
@@ -373,7 +389,16 @@ impl Puppets {
             heard: Vec::new(),
             quiet: Default::default(),
             pinged: BTreeSet::new(),
+            behind: BTreeMap::new(),
+            routers: BTreeMap::new(),
+            serial: 1 << 32,
         }
+    }
+
+    /// One of them, `nids[0]`, is a router with these NIDs, and `far` is a node behind it.
+    pub fn behind(&mut self, nids: &[Nid], far: Nid) {
+        self.behind.insert(far, nids[0]);
+        self.routers.insert(nids[0], nids.to_vec());
     }
 
     /// The node of ours.
@@ -391,8 +416,9 @@ impl Puppets {
     /// # Panics
     /// It is none of them.
     pub fn say(&mut self, net: &mut Net, from: Nid, body: LnetBody, payload: Vec<u8>) {
-        let Some(k) = self.by_nid.get_mut(&from) else { panic!("{from} is not there") };
-        k.give(net, Wire { to: from, body, payload, token: 0 });
+        let hop = self.behind.get(&from).copied().unwrap_or(from);
+        let Some(k) = self.by_nid.get_mut(&hop) else { panic!("{from} is not there") };
+        k.speak(net, &mut self.serial, from, body, payload);
         self.settle(net);
     }
 
@@ -425,13 +451,21 @@ impl Puppets {
                 }
                 for up in ups {
                     let Up::Came(hdr, payload) = up else { continue };
+                    let far = self.behind.get(&hdr.dest_nid) == Some(nid);
+                    let who = if far { hdr.dest_nid } else { *nid };
                     let answer = match hdr.body {
-                        LnetBody::Get { portal: ping::PORTAL, .. } if self.quiet[0].contains(nid) => None,
-                        LnetBody::Put { portal: ping::PORTAL, .. } if self.quiet[1].contains(nid) => None,
+                        LnetBody::Get { portal: ping::PORTAL, .. } if self.quiet[0].contains(&who) => None,
+                        LnetBody::Put { portal: ping::PORTAL, .. } if self.quiet[1].contains(&who) => None,
                         LnetBody::Get { handle, portal: ping::PORTAL, .. } => {
-                            self.pinged.insert(*nid);
+                            self.pinged.insert(who);
+                            let (own, plain) = ([who], super::lnet::FEATURES);
+                            let (nids, features) = match self.routers.get(&who) {
+                                Some(nids) => (nids.as_slice(), super::router::FORWARDS),
+                                None => (own.as_slice(), plain),
+                            };
                             let mut info = Vec::new();
-                            PingInfo::new([*nid], hdr.dest_pid, super::lnet::FEATURES, 2).emit(&mut info);
+                            let nids = nids.iter().copied();
+                            PingInfo::new(nids, hdr.dest_pid, features, 2).emit(&mut info);
                             Some((LnetBody::Reply { handle }, info))
                         }
                         LnetBody::Put { ack, match_bits, portal: ping::PORTAL, .. } => {
@@ -441,10 +475,8 @@ impl Puppets {
                         _ => None,
                     };
                     match answer {
-                        Some((body, payload)) => {
-                            k.give(net, Wire { to: *nid, body, payload, token: 0 });
-                        }
-                        None => self.heard.push((*nid, hdr, payload)),
+                        Some((body, payload)) => k.speak(net, &mut self.serial, who, body, payload),
+                        None => self.heard.push((who, hdr, payload)),
                     }
                 }
             }

@@ -39,6 +39,11 @@ impl Net {
         self.raw_listeners.push(ip);
     }
 
+    /// Dials to `ip` are refused from now on.
+    pub fn raw_unlisten(&mut self, ip: IpAddr) {
+        self.raw_listeners.retain(|l| *l != ip);
+    }
+
     /// The end of a raw connection that a machine holds.
     fn machine_end(&self, link: usize) -> usize {
         usize::from(self.links[link][0].node == usize::MAX)

@@ -1,0 +1,287 @@
+//! Routes: the gateways that lead to networks which no NI of ours is on (docs/protocol/upper.md §1.5, docs/protocol/lnet.md §8).
+//!
+//! Every shard has the same table, and is told the same of the gateways (`transport/src/lnet/gateways.rs`). Of routes that are up the one with the
+//! lowest priority is taken, then the one with the fewest hops; those that are equal take turns.
+
+use smallvec::SmallVec;
+
+use super::Lnet;
+use crate::hash::OwnMap;
+use crate::lnd::route::{Route, RouteError};
+use crate::lnd::{Config, Cx, NiId, ROUTES_MAX};
+use crate::wire::{NetId, NiStatus, Nid, PingInfo, ProcessId, ping};
+
+/// Networks of a gateway that are kept.
+const NETS_MAX: usize = 64;
+
+/// Orders about routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteAsk {
+    /// One more. Its gateway is asked at once.
+    Add(Route),
+    /// One less.
+    Del {
+        /// The network that it leads to.
+        net: NetId,
+        /// Its gateway.
+        gateway: Nid,
+    },
+}
+
+/// A route, as it is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteView {
+    /// The network that it leads to.
+    pub net: NetId,
+    /// Its gateway.
+    pub gateway: Nid,
+    /// Networks between, where it was said.
+    pub hop: Option<u8>,
+    /// Priority; the lowest is taken first.
+    pub priority: u32,
+    /// Messages may take it.
+    pub up: bool,
+    /// Its gateway is not on the network that it leads to, as far as is known.
+    pub multi_hop: bool,
+}
+
+/// The word of a gateway about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Said {
+    /// Messages may be given to it to be forwarded.
+    forwards: bool,
+    /// Its networks, and whether one of its NIs there is up.
+    nets: SmallVec<[(NetId, bool); 4]>,
+}
+
+impl Said {
+    /// What `info` says of the node that is known as `gateway`.
+    pub(super) fn of(gateway: Nid, info: &PingInfo) -> Said {
+        let mut said = Said { forwards: info.features & ping::FEAT_RTE_DISABLED == 0, nets: SmallVec::new() };
+        for ni in info.nis.iter().chain(&info.large) {
+            let up = ni.status == NiStatus::Up;
+            // Of the network between us the NI that we send to counts.
+            said.forwards &= up || ni.nid != gateway;
+            let net = ni.nid.net();
+            if let Some((_, any)) = said.nets.iter_mut().find(|(n, _)| *n == net) {
+                *any |= up;
+            } else if said.nets.len() < NETS_MAX {
+                said.nets.push((net, up));
+            }
+        }
+        said
+    }
+}
+
+/// A route, and whether it is up.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) route: Route,
+    pub(super) up: bool,
+    /// The gateway is on the network.
+    direct: bool,
+    /// Its last turn.
+    turn: u64,
+}
+
+/// The routes of a shard.
+#[derive(Debug, Default)]
+pub(super) struct Routes {
+    by_net: OwnMap<NetId, Vec<Row>>,
+    /// In the order in which they came.
+    all: Vec<(NetId, Nid)>,
+    turn: u64,
+}
+
+impl Routes {
+    /// One more, that is down.
+    pub(super) fn add(&mut self, route: Route) {
+        self.all.push((route.net, route.gateway));
+        let row = Row { route, up: false, direct: false, turn: 0 };
+        self.by_net.entry(route.net).or_default().push(row);
+    }
+
+    /// One less; gives whether it was there.
+    pub(super) fn del(&mut self, net: NetId, gateway: Nid) -> bool {
+        let before = self.all.len();
+        self.all.retain(|one| *one != (net, gateway));
+        if let Some(rows) = self.by_net.get_mut(&net) {
+            rows.retain(|r| r.route.gateway != gateway);
+            if rows.is_empty() {
+                self.by_net.remove(&net);
+            }
+        }
+        self.all.len() < before
+    }
+
+    /// Routes, in the order in which they came.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Row> + '_ {
+        let row = |(net, gateway): &(NetId, Nid)| {
+            self.by_net.get(net)?.iter().find(|r| r.route.gateway == *gateway)
+        };
+        self.all.iter().filter_map(row)
+    }
+
+    fn by_gateway(&mut self, gateway: Nid) -> impl Iterator<Item = &mut Row> + '_ {
+        self.by_net.values_mut().flatten().filter(move |r| r.route.gateway == gateway)
+    }
+
+    /// Weighs the routes by a gateway, which has said that, or has not answered (upper.md §1.5). Those whose gateway is on the network
+    /// itself need an NI there that is up, unless `avoid_asym_router_failure` is off.
+    pub(super) fn weigh(&mut self, gateway: Nid, said: Option<&Said>, avoid_asym_router_failure: bool) {
+        for row in self.by_gateway(gateway) {
+            let there = said.and_then(|s| s.nets.iter().find(|(net, _)| *net == row.route.net));
+            row.direct = there.is_some();
+            let needs_ni = avoid_asym_router_failure && (row.direct || row.route.hop == Some(1));
+            row.up = said.is_some_and(|s| s.forwards) && (!needs_ni || there.is_some_and(|(_, up)| *up));
+        }
+    }
+
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Whether any route leads to the network, up or not.
+    pub(super) fn lead_to(&self, net: NetId) -> bool {
+        self.by_net.contains_key(&net)
+    }
+
+    /// Gateways of the routes to the network that are up.
+    pub(super) fn up_to(&self, net: NetId) -> impl Iterator<Item = Nid> + '_ {
+        self.by_net.get(&net).into_iter().flatten().filter(|r| r.up).map(|r| r.route.gateway)
+    }
+
+    /// The route to the network by that gateway.
+    pub(super) fn get(&self, net: NetId, gateway: Nid) -> Option<&Row> {
+        self.by_net.get(&net)?.iter().find(|r| r.route.gateway == gateway)
+    }
+
+    /// Whether the node is a gateway of ours.
+    pub(super) fn is_gateway(&self, nid: Nid) -> bool {
+        self.all.iter().any(|(_, gateway)| *gateway == nid)
+    }
+
+    /// The gateway for a message to `target`: of the routes that are up, whose gateways `may` be taken, the best one whose turn it is.
+    pub(super) fn choose(&mut self, target: Nid, may: impl Fn(Nid) -> bool) -> Option<Nid> {
+        let rows = self.by_net.get_mut(&target.net())?;
+        // A NID of 20 bytes has no place in headers of the versions that IPv4 gateways speak.
+        let fits = |r: &&mut Row| r.route.gateway.is_large() || !target.is_large();
+        let able = rows.iter_mut().filter(|r| r.up && may(r.route.gateway)).filter(fits);
+        let best = able.min_by_key(|r| (r.route.priority, r.route.hops(), r.turn))?;
+        self.turn += 1;
+        best.turn = self.turn;
+        Some(best.route.gateway)
+    }
+}
+
+impl Lnet {
+    /// Routes that the configuration begins with.
+    pub(super) fn first_routes(cfg: &Config) -> Routes {
+        let mut routes = Routes::default();
+        cfg.all_routes().into_iter().take(ROUTES_MAX).for_each(|r| routes.add(r));
+        routes
+    }
+
+    /// Adds or deletes a route.
+    ///
+    /// # Errors
+    /// [`RouteError`]
+    pub(crate) fn route(&mut self, cx: &Cx, ask: RouteAsk) -> Result<(), RouteError> {
+        match ask {
+            RouteAsk::Add(route) => {
+                let others: Vec<Route> = self.routes.iter().map(|r| r.route).collect();
+                let nids: Vec<Nid> = self.nis.iter().map(|n| n.nid).collect();
+                route.check(&nids, others.iter())?;
+                self.routes.add(route);
+                self.gateways.added(cx.now, route.gateway);
+                self.weigh(&cx.cfg, route.gateway);
+            }
+            RouteAsk::Del { net, gateway } => {
+                if !self.routes.del(net, gateway) {
+                    return Err(RouteError::Unknown { net, gateway });
+                }
+                if !self.routes.is_gateway(gateway) {
+                    self.gateways.remove(gateway);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The routes, in the order in which they came.
+    pub(crate) fn routes(&self) -> impl Iterator<Item = RouteView> + '_ {
+        self.routes.iter().map(|r| {
+            let Route { net, gateway, hop, priority } = r.route;
+            RouteView { net, gateway, hop, priority, up: r.up, multi_hop: !r.direct && hop != Some(1) }
+        })
+    }
+
+    /// The gateway for a message to `target`, by the NI that it is to leave from, if that was said.
+    pub(super) fn gateway_to(&mut self, target: Nid, from: Option<NiId>) -> Option<(NiId, ProcessId)> {
+        self.gateway_by(target, |ni| from.is_none_or(|f| f == ni))
+    }
+
+    /// The same by one of the NIs that it `may` leave from.
+    pub(super) fn gateway_by(
+        &mut self,
+        target: Nid,
+        may: impl Fn(NiId) -> bool,
+    ) -> Option<(NiId, ProcessId)> {
+        if self.routes.is_empty() {
+            return None;
+        }
+        let nis = &self.nis;
+        let ni = |gateway: Nid| (0..).zip(nis).find(|(at, n)| n.reaches(gateway) && may(NiId(*at)));
+        let gateway = self.routes.choose(target, |g| ni(g).is_some())?;
+        let (at, _) = ni(gateway)?;
+        Some((NiId(at), ProcessId::lustre(gateway)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(routes: &[&str]) -> Routes {
+        let mut t = Routes::default();
+        for r in routes {
+            t.add(r.parse().unwrap());
+        }
+        t.by_net.values_mut().flatten().for_each(|r| r.up = true);
+        t
+    }
+
+    fn turns(t: &mut Routes, to: &str, n: usize) -> String {
+        let last = |nid: Nid| nid.ip().unwrap().to_string().chars().last().unwrap();
+        (0..n).map(|_| t.choose(to.parse().unwrap(), |_| true).map_or('-', last)).collect()
+    }
+
+    #[test]
+    fn the_lowest_priority_then_the_fewest_hops_then_in_turn() {
+        let mut t = table(&[
+            "tcp1 10.0.0.1@tcp 1 1",
+            "tcp1 10.0.0.2@tcp",
+            "tcp1 10.0.0.3@tcp 2",
+            "tcp1 10.0.0.4@tcp 1",
+            "tcp2 10.0.0.5@tcp 9 9",
+        ]);
+        assert_eq!(turns(&mut t, "10.1.0.1@tcp1", 5), "24242");
+        assert_eq!(turns(&mut t, "10.1.0.1@tcp2", 2), "55");
+        assert_eq!(turns(&mut t, "10.1.0.1@tcp3", 1), "-");
+        // Whoever is down is passed over, and takes its turn again when it is back.
+        for (down, seen) in [(2, "44"), (4, "33"), (3, "11"), (1, "--")] {
+            let gateway: Nid = format!("10.0.0.{down}@tcp").parse().unwrap();
+            t.by_gateway(gateway).for_each(|r| r.up = false);
+            assert_eq!(turns(&mut t, "10.1.0.1@tcp1", 2), seen);
+        }
+        assert!(t.lead_to("tcp1".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_long_nid_goes_by_a_gateway_that_can_name_it() {
+        let mut t = table(&["tcp1 10.0.0.1@tcp", "tcp1 fd00::2@tcp"]);
+        assert_eq!(turns(&mut t, "fd01::1@tcp1", 3), "222");
+        assert_eq!(turns(&mut t, "10.1.0.1@tcp1", 4), "1212");
+    }
+}
