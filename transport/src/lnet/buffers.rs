@@ -297,7 +297,7 @@ impl Lnet {
             }
         }
         self.serve_lines(cx, lnds);
-        self.serve_network(cx, lnds, lease.class, lease.out);
+        self.serve_networks(cx, lnds);
     }
 
     /// A peer that may hold one more buffer stands in each line in which it has something to wait for.
@@ -342,10 +342,20 @@ impl Lnet {
         }
     }
 
-    /// Nothing is on its way to a network any more: what has waited longest for it goes on, if no buffer is free either.
+    /// Goes on with messages that wait, for each network to which nothing is on its way: no buffer need be free for them.
+    fn serve_networks<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
+        for class in BufferClass::ALL {
+            for out in 0..self.nis.len().min(NIS_MAX) as u8 {
+                self.serve_network(cx, lnds, class, out);
+            }
+        }
+    }
+
+    /// If nothing is on its way to a network, what has waited longest for it goes on.
     fn serve_network<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], class: BufferClass, out: u8) {
         let most = cx.cfg.peer_router_credits();
-        let Some(pool) = self.buffers.pool_mut(class).filter(|p| p.none_to(out)) else { return };
+        let waited = |p: &&mut Pool| !p.line.is_empty() && p.none_to(out);
+        let Some(pool) = self.buffers.pool_mut(class).filter(waited) else { return };
         let found = pool.line.iter().find_map(|key| {
             let p = self.peers.get(*key).filter(|p| p.uses.buffers < most)?;
             let at = p.guest.as_ref()?.waiting.get(class as usize)?.iter().position(|w| w.1 == out)?;

@@ -31,7 +31,7 @@ use crate::wire::{LnetHdr, Nid, ProcessId};
 enum Stays {
     /// This node does not route, or the message is from nobody.
     NotForUs,
-    /// No NI leads there.
+    /// No NI leads there, and no route that is up.
     NoRoute,
     /// It would go back to where it came from.
     Loop,
@@ -235,8 +235,8 @@ impl Lnet {
             return self.unforwarded(cx, msg.done);
         };
         let peer = match known.or_else(|| lnd.find(via)) {
-            Some(known) => self.target_peer(cx, lnd, via, Some(known)),
-            None => self.named_peer(cx, lnd, via),
+            None if !self.routes.is_gateway(via.nid) => self.named_peer(cx, lnd, via),
+            known => self.target_peer(cx, lnd, via, known),
         };
         match peer {
             Ok(peer) => self.launch(cx, lnd, peer, &mut msg),

@@ -147,14 +147,14 @@ impl Routes {
         self.by_net.contains_key(&net)
     }
 
+    /// Gateways of the routes to the network that are up.
+    pub(super) fn up_to(&self, net: NetId) -> impl Iterator<Item = Nid> + '_ {
+        self.by_net.get(&net).into_iter().flatten().filter(|r| r.up).map(|r| r.route.gateway)
+    }
+
     /// The route to the network by that gateway.
     pub(super) fn get(&self, net: NetId, gateway: Nid) -> Option<&Row> {
         self.by_net.get(&net)?.iter().find(|r| r.route.gateway == gateway)
-    }
-
-    /// Gateways to the network whose routes are up.
-    pub(super) fn up_to(&self, net: NetId) -> impl Iterator<Item = Nid> + '_ {
-        self.by_net.get(&net).into_iter().flatten().filter(|r| r.up).map(|r| r.route.gateway)
     }
 
     /// Whether the node is a gateway of ours.

@@ -1,7 +1,9 @@
 //! Router buffers: who holds one, who waits, and what hosts can do that fill them (docs/protocol/upper.md §1.3).
 
+use transport::lnd::Config;
 use transport::lnet::{BufferClass, RoutingAsk};
 use transport::testing::data::bytes;
+use transport::testing::kernel::lnet::Wire;
 use transport::testing::net::SEC;
 use transport::wire::{
     AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, Nid, Version, WireHandle,
@@ -218,10 +220,9 @@ fn what_is_longer_than_a_message_may_be_ends_its_set() {
     w.at_rest();
 }
 
-/// Two routers that have one buffer, and something for each other.
+/// A network that is stuck in one direction, and one buffer.
 #[test]
-fn routers_in_a_row_do_not_wait_for_each_other() {
-    // The second one is a kernel to the first: it takes nothing while what it has sent waits.
+fn the_other_way_is_open_while_one_is_stuck() {
     let mut w = World::of(&small([1, 1, 1], 0), 1);
     w.add(a(2), Version::V3);
     w.add(b(3), Version::V3);
@@ -233,7 +234,48 @@ fn routers_in_a_row_do_not_wait_for_each_other() {
     w.say(b(3), a(2), put(2), bytes(5000, 2));
     w.say(b(3), a(2), put(3), bytes(5000, 3));
     w.run(SEC);
-    assert_eq!(w.heard().len(), 2, "the other way is open, one by one");
+    assert_eq!(w.heard().len(), 2, "one by one");
     w.run(200 * SEC);
     w.at_rest();
+}
+
+/// Two routers in a row have one buffer of a class each, and much for each other.
+#[test]
+fn routers_in_a_row_do_not_wait_for_each_other() {
+    for shards in [1, 2] {
+        let far = Nid::tcp([10, 2, 0, 3].into(), 2);
+        let mut first = small([1, 1, 1], 0);
+        first.routes.push("tcp2 10.1.0.8@tcp1".parse().unwrap());
+        let mut second = Config { incarnation: 9, ..small([1, 1, 1], 0) }.with_nid(nid("10.1.0.8@tcp1"));
+        second.nis.truncate(1);
+        let mut second = second.also(nid("10.2.0.8@tcp2"));
+        second.routes.push("tcp 10.1.0.9@tcp1".parse().unwrap());
+        second.routing.forwarding = true;
+        let mut w = World::of(&first, shards);
+        let place = w.net.add(second);
+        w.net.routing(place, None);
+        w.add(a(2), Version::V3);
+        w.across.add(&mut w.net, far, Version::V2, &[place], 3);
+        w.enable();
+        // Each has seen that the other routes.
+        w.run(10 * SEC);
+        for n in 0..40u64 {
+            let len = [0, 1000, 5000, 40_000][n as usize % 4];
+            w.say(a(2), far, put(n), bytes(len, n));
+            let m = Wire { to: a(2), body: put(n), payload: bytes(len, n), token: 1000 + n };
+            w.across.say(&mut w.net, (far, place), m);
+        }
+        w.run(10 * SEC);
+        let heard = w.heard();
+        for nid in [a(2), far] {
+            let mut all: Vec<usize> = heard.iter().filter(|h| h.by == nid).map(|h| h.payload.len()).collect();
+            all.sort_unstable();
+            assert_eq!((all.len(), all.iter().sum::<usize>()), (40, 460_000), "{shards} {nid}");
+        }
+        let c = w.net.nodes[place].machine.counters();
+        assert_eq!((c.forwarded_msgs, c.sets_closed, c.drop_next_hop), (80, 0, 0));
+        assert!(c.forward_waits > 0);
+        w.run(SEC);
+        w.at_rest();
+    }
 }

@@ -324,6 +324,11 @@ impl Machine {
             lnet.route_ask(cx, lnds, ask);
             self.settle();
         }
+        self.routing_view()
+    }
+
+    /// Routing of this shard as it is.
+    pub fn routing_view(&self) -> RoutingView {
         self.lnet.routing_view()
     }
 
