@@ -543,7 +543,8 @@ impl Kernel {
                 }
                 self.port = if self.port == 512 { 1023 } else { self.port - 1 };
                 let from = SocketAddr::new(self.cfg.nid.ip().unwrap_or([0, 0, 0, 0].into()), self.port);
-                let link = net.raw_connect(from, self.node);
+                // Of a node's shards the one that is home to this address gets it.
+                let link = net.raw_connect(from, net.home(self.node, from.ip()));
                 let Some(ctype) = self.peer.connecting else { return };
                 let agreed = self.peer.agreed.map(|a| a.0).or(self.peer.wanted);
                 let version = agreed.unwrap_or(self.cfg.version);
