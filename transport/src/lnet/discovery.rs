@@ -525,7 +525,9 @@ impl Lnet {
         let other = self.aliases.claim_on(nid).map(|c| c.speaker);
         let agrees = rails && other.is_some_and(|o| nids.contains(&o));
         if rails && let Some(host) = cx.budget.ip(host).filter(|h| nid.ip() == Some(*h)) {
-            self.discovery.news.push_back(News::Claim(Box::new(Claim { speaker: nid, host, nids, down }), true));
+            self.discovery
+                .news
+                .push_back(News::Claim(Box::new(Claim { speaker: nid, host, nids, down }), true));
         } else if self.aliases.is_awaited(nid) {
             self.is_alone(cx, peer);
         }

@@ -7,11 +7,11 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
-use super::{Lnet, Msg};
 use super::discovery::{PUSHERS, PUSHES, Step};
 use super::hop::Hop;
 use super::ni::Ni;
 use super::remote::Body;
+use super::{Lnet, Msg};
 use crate::lnd::{Config, Cx, Lnd, LnetError, NiId, Payload};
 use crate::stream::slab::Key;
 use crate::wire::ping::NiStatus;
@@ -60,7 +60,9 @@ impl Lnet {
     /// An NI's port has a link, or has none.
     #[cold]
     pub(super) fn link_is<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], ni: NiId, up: bool) {
-        let Some(own) = self.nis.get_mut(ni.index()).filter(|n| n.health.fatal == up && !n.gone) else { return };
+        let Some(own) = self.nis.get_mut(ni.index()).filter(|n| n.health.fatal == up && !n.gone) else {
+            return;
+        };
         own.health.fatal = !up;
         self.changes = self.changes.wrapping_add(1);
         self.rails_changed();

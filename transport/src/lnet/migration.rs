@@ -1,11 +1,11 @@
 //! LNet's part of peers that move to another shard: their credits, what waits for those, and the operations on them.
 
+use super::Lnet;
 use super::api::Op;
 use super::hop::Way;
 use super::ni::Ni;
 use super::ops::OpRec;
 use super::peer::Peer;
-use super::Lnet;
 use crate::hash::OwnMap;
 use crate::lnd::{AppId, Cx, Lnd};
 use crate::stream::slab::Key;

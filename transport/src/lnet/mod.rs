@@ -17,8 +17,8 @@ mod events;
 mod faulted;
 pub mod faults;
 pub mod figures;
-mod held;
 mod health;
+mod held;
 mod hop;
 mod index;
 mod links;
@@ -29,11 +29,11 @@ mod own;
 mod parse;
 mod peer;
 pub(crate) mod portal;
-mod rails;
-mod recovery;
 #[cfg(test)]
 #[path = "tests/portal_model.rs"]
 mod portal_model;
+mod rails;
+mod recovery;
 pub(crate) mod remote;
 mod resend;
 mod upper;
@@ -58,11 +58,11 @@ use self::own::{OwnMessage, OwnWork};
 use self::peer::Peer;
 use self::portal::Portals;
 use self::rails::Rails;
-pub use self::remote::ShardMsg;
-pub use self::views::PeerNiView;
 use self::recovery::Recovery;
+pub use self::remote::ShardMsg;
 use self::remote::{Body, Waiter};
 use self::resend::Unsent;
+pub use self::views::PeerNiView;
 use crate::lnd::timers::Timers;
 use crate::lnd::{AppId, Config, Cx, Lnd, LnetError, NiId, Payload, Sink, Ticket, Tx, pop};
 use crate::stream::ShardId;
@@ -276,7 +276,8 @@ impl Lnet {
 
     /// Time at which a timer is due, in ns; `u64::MAX` for never.
     pub(crate) fn wake(&self) -> u64 {
-        let wake = self.timers.wake().min(self.ops.timers.wake()).min(self.fault_wake()).min(self.recovery_wake());
+        let wake =
+            self.timers.wake().min(self.ops.timers.wake()).min(self.fault_wake()).min(self.recovery_wake());
         if self.discovery.changed.is_some() || self.own_work.len() > 0 { 0 } else { wake }
     }
 
@@ -351,7 +352,11 @@ impl Lnet {
     /// Messages that wait.
     pub(crate) fn queued(&self) -> usize {
         let peers = (0..self.peers.capacity()).filter_map(|i| self.peers.get(self.peers.key_at(i)?));
-        self.own.len() + self.own_work.len() + self.unsent.len() + self.delayed() + peers.map(Peer::waits).sum::<usize>()
+        self.own.len()
+            + self.own_work.len()
+            + self.unsent.len()
+            + self.delayed()
+            + peers.map(Peer::waits).sum::<usize>()
     }
 
     /// Places in tables and queues.

@@ -123,7 +123,8 @@ impl Lnet {
         let mut best = Best(None);
         for (net, (_, used)) in set.nets.iter().enumerate() {
             let theirs = set.rails.iter().filter(|r| r.net == net);
-            let theirs = theirs.filter(|r| (0..nis.len()).any(|ni| may(ni, r))).map(|r| (r.up, r.value)).max();
+            let theirs =
+                theirs.filter(|r| (0..nis.len()).any(|ni| may(ni, r))).map(|r| (r.up, r.value)).max();
             let ours = nis.iter().enumerate().filter(|(ni, _)| any(*ni, &set.rails, net));
             let ours = ours.map(|(_, n)| (!n.health.fatal, n.health.value)).max();
             if let Some((t, o)) = theirs.zip(ours) {

@@ -54,7 +54,14 @@ impl TxDone {
 impl Lnet {
     /// A message to a peer has not left, for that cause, or since its LND was told to give it back: it is sent again, or has ended.
     #[cold]
-    pub(super) fn not_sent(&mut self, cx: &mut Cx, peer: Key, mut tx: Msg, why: LnetError, cause: Option<Cause>) {
+    pub(super) fn not_sent(
+        &mut self,
+        cx: &mut Cx,
+        peer: Key,
+        mut tx: Msg,
+        why: LnetError,
+        cause: Option<Cause>,
+    ) {
         let Some((ni, id)) = self.peers.get(peer).map(|p| (p.ni, p.id)) else {
             return self.end(cx, peer, tx, Err(why));
         };
@@ -151,7 +158,14 @@ impl Lnet {
         self.launch_again(cx, lnds, tx, hop, why);
     }
 
-    fn launch_again<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], mut tx: Msg, hop: Hop, why: LnetError) {
+    fn launch_again<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnds: &mut [L],
+        mut tx: Msg,
+        hop: Hop,
+        why: LnetError,
+    ) {
         let peer = match lnds.get_mut(hop.ni.index()) {
             Some(lnd) if !cx.down => self.target_peer(cx, lnd, hop.via, hop.known).ok(),
             _ => None,

@@ -42,7 +42,8 @@ impl Upper for Lnet {
 
     fn unsent(&mut self, cx: &mut Cx, peer: Key, tx: Msg, why: LnetError) {
         // The port of an NI without a link is to blame, whose state says so.
-        let dead = self.peers.get(peer).and_then(|p| self.nis.get(p.ni.index())).is_some_and(|n| n.health.fatal);
+        let dead =
+            self.peers.get(peer).and_then(|p| self.nis.get(p.ni.index())).is_some_and(|n| n.health.fatal);
         self.not_sent(cx, peer, tx, why, Cause::unsent(why).filter(|_| !dead));
     }
 

@@ -73,7 +73,9 @@ fn ended(net: &mut Net, node: std::ops::Range<usize>) -> Vec<(u64, Result<(), Ln
     let mut all: Vec<_> = node
         .flat_map(|n| net.take_events(n))
         .filter_map(|e| match e {
-            Event::Send { tag, status, done: true } | Event::Ack { tag, status, done: true, .. } => Some((tag, status)),
+            Event::Send { tag, status, done: true } | Event::Ack { tag, status, done: true, .. } => {
+                Some((tag, status))
+            }
             Event::Ping { tag, info, .. } => Some((tag, info.map(|_| ()))),
             _ => None,
         })
@@ -224,7 +226,11 @@ fn what_was_refused_goes_by_another_pair_at_once() {
         assert_eq!((v.health, v.up, v.primary), (BEST - 100 * again as u16, true, nid(B_NETS[0])));
         net.run_until(began + 10 * SEC, |_| false);
         let v = view(&net, home, B_NETS[1]);
-        assert_eq!((v.ping_count, v.health), (3, BEST - 100 * again as u16 - 300), "pings fail as messages do");
+        assert_eq!(
+            (v.ping_count, v.health),
+            (3, BEST - 100 * again as u16 - 300),
+            "pings fail as messages do"
+        );
         for node in 0..n {
             net.op(node, put(50 + node as u64, B_NETS[0], 64));
         }
@@ -423,7 +429,11 @@ fn a_health_error_on_purpose_sends_it_by_another_pair() {
         }
         net.run(SEC / 10);
         let said = ended(&mut net, 0..1);
-        assert_eq!(said.iter().filter(|e| e.1.is_ok()).count(), if again { 2 } else { 1 }, "{cause}: {said:?}");
+        assert_eq!(
+            said.iter().filter(|e| e.1.is_ok()).count(),
+            if again { 2 } else { 1 },
+            "{cause}: {said:?}"
+        );
         let c = net.nodes[0].machine.counters();
         assert_eq!((c.resend_count, c.successful_resends), (u64::from(again), u64::from(again)));
         let local = cause < 6;
@@ -455,8 +465,13 @@ fn an_answer_that_does_not_come_has_the_nid_pinged() {
     let c = net.nodes[0].machine.counters();
     assert_eq!((c.response_timeout_count, c.resend_count), (1, 0));
     net.run(5 * SEC);
-    let worst = B_NETS.map(|b| view(&net, 0, b)).into_iter().max_by_key(|v| v.causes.iter().sum::<u64>()).unwrap();
-    assert_eq!((worst.causes.iter().sum::<u64>(), worst.health, worst.ping_count), (1, BEST, 0), "pinged, and well");
+    let worst =
+        B_NETS.map(|b| view(&net, 0, b)).into_iter().max_by_key(|v| v.causes.iter().sum::<u64>()).unwrap();
+    assert_eq!(
+        (worst.causes.iter().sum::<u64>(), worst.health, worst.ping_count),
+        (1, BEST, 0),
+        "pinged, and well"
+    );
 }
 
 /// While a NID is being pinged its home may move: the new one goes on.
