@@ -310,6 +310,22 @@ impl Kernel {
         }
     }
 
+    /// Takes what has come while another model ran the network.
+    pub fn catch_up(&mut self, net: &mut Net) {
+        self.look(net);
+        while self.due.peek().is_some_and(|d| d.0.0 <= net.now) {
+            if let Some(std::cmp::Reverse((_, due))) = self.due.pop() {
+                self.timer(net, due);
+            }
+        }
+    }
+
+    /// Its TCP has found out that its peer is out of reach: its set ends.
+    pub fn loses_peer(&mut self, net: &mut Net) {
+        self.look(net);
+        self.end_set(net, "the peer is out of reach");
+    }
+
     /// Takes an order of its user.
     pub fn ask(&mut self, net: &mut Net, ask: KernelCmd) {
         self.next += 1;
