@@ -174,6 +174,8 @@ impl Router {
             let Some(own) = self.nids.iter().copied().find(|n| n.same_net(*nid)) else { continue };
             let cfg = KernelConfig {
                 nid: own,
+                nids: Vec::new(),
+                peer: None,
                 version: if own.is_large() { Version::V4 } else { Version::V3 },
                 conns_per_peer: 1,
                 incarnation: 99 + self.life,
