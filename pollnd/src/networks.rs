@@ -140,7 +140,7 @@ fn masked(ip: IpAddr, prefix: u8) -> (u128, u8) {
 }
 
 /// The NIs of `a`, the primary one first.
-fn nids(a: &NodeArgs) -> Vec<Nid> {
+pub(crate) fn nids(a: &NodeArgs) -> Vec<Nid> {
     [a.nid].into_iter().chain(a.ni.iter().copied()).collect()
 }
 

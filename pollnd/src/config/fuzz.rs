@@ -100,6 +100,7 @@ fn values(m: &Model) -> Vec<String> {
             .iter()
             .map(|n| format!("{} {:?} {:?} {:?}", n.net, n.nid, n.interface, n.cpt.as_ref().map(|c| &c.0))),
     );
+    all.extend(m.routes.iter().map(|(r, _)| r.to_string()));
     all.sort();
     all
 }

@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use transport::lnd::TcpKind;
+use transport::lnd::{Route, TcpKind};
 use transport::node::NodeBuilder;
 
 use super::keys::{Means, Part};
@@ -237,6 +237,15 @@ pub(crate) fn with(argv: &[OsString], file: Option<&Loaded>) -> Result<Cli, Bad>
     for s in &file.model.said {
         words.option(&typed, file, s);
     }
+    if let Some((_, at)) = file.model.routes.first() {
+        match typed.has("route") {
+            true => words.wins("--route", file, *at, "the routes there"),
+            false => {
+                let all = file.model.routes.iter().map(|(r, _)| OsString::from(format!("--route={r}")));
+                words.options.extend(all);
+            }
+        }
+    }
     let eal: Vec<OsString> = match typed.eal.is_empty() && !words.eal.is_empty() {
         true => std::iter::once(OsString::from("--")).chain(words.eal).collect(),
         false => typed.eal.to_vec(),
@@ -277,6 +286,13 @@ fn together(file: &Loaded, a: &ServeArgs) -> Result<(), String> {
     faults.extend(settings::config(&a.node, kind, true, None).err());
     let node = a.node.ni.iter().fold(NodeBuilder::new(a.nid), |n, ni| n.also(*ni));
     faults.extend(node.check().err().map(|e| e.to_string()));
+    if let Err(e) = Route::check_all(&a.node.route, &networks::nids(&a.node)) {
+        let typed = Typed::of(&a.told.argv).is_some_and(|t| t.has("route"));
+        return Err(match file.model.routes.first().filter(|_| !typed) {
+            Some((_, at)) => file.fault(*at, format_args!("route: {e}")),
+            None => format!("--route: {e}\n"),
+        });
+    }
     if faults.is_empty() {
         return Ok(());
     }

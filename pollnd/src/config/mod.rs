@@ -12,5 +12,6 @@ pub(crate) mod merge;
 pub(crate) mod model;
 pub(crate) mod reader;
 pub(crate) mod reload;
+mod ways;
 pub(crate) mod write;
 pub(crate) mod yaml;

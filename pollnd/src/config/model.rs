@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use transport::lnd::Route;
 use transport::wire::Nid;
 
 use super::keys::{self, Key, Means, Part};
@@ -47,6 +48,8 @@ pub(crate) struct Model {
     pub(crate) nis: Vec<Ni>,
     /// Values of keys.
     pub(crate) said: Vec<Said>,
+    /// Routes.
+    pub(crate) routes: Vec<(Route, Place)>,
     /// Sections of lnetctl's that are passed over, and why.
     pub(crate) passed: Vec<Fault>,
 }

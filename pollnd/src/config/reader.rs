@@ -6,12 +6,12 @@ use transport::wire::Nid;
 
 use super::keys::{self, Key, Means, Part};
 use super::model::{Model, Ni, Said, network};
+use super::ways;
 use super::yaml::{self, Fault, Kind, Node, Place};
 use crate::{args, logging};
 
 /// Sections that lnetctl exports, and reasons why this node has no use for them.
-const PASSED: [(&str, &str); 6] = [
-    ("route", "routes are given by --route, or by routes= in a file of --options"),
+const PASSED: [(&str, &str); 5] = [
     ("routing", "this node does not route"),
     ("buffers", "this node does not route"),
     ("peer", "this node finds out by itself who its peers are"),
@@ -98,6 +98,8 @@ impl Reader {
             let section = Part::SECTIONS.into_iter().find(|p| p.path() == key.text);
             if key.text == "net" {
                 self.net(node);
+            } else if key.text == "route" {
+                self.model.routes = ways::read(node, &mut self.faults);
             } else if let Some(part) = section {
                 self.section(part, &key.text, node);
                 if part == Part::Dpdk && self.model.said(Part::Dpdk, "device").is_none() {
@@ -111,7 +113,7 @@ impl Reader {
             } else if let Some((_, why)) = PASSED.iter().find(|p| p.0 == key.text) {
                 self.model.passed.push(Fault::new(key.at, format!("{} is passed over: {why}", key.text)));
             } else {
-                let known = ["net"].into_iter().chain(Part::SECTIONS.iter().map(|p| p.path()));
+                let known = ["net", "route"].into_iter().chain(Part::SECTIONS.iter().map(|p| p.path()));
                 self.unknown(key, "the file", known);
             }
         }
@@ -476,16 +478,16 @@ mod tests {
                     l.iter().enumerate().for_each(|(i, n)| walk(&format!("{path}[{i}]"), n, all))
                 }
                 Kind::Map(m) => {
-                    for (k, n) in
-                        m.iter().filter(|(k, _)| !READINGS.contains(&&*k.text) && k.text != "lnd_timeout")
-                    {
+                    for (k, n) in m.iter().filter(|(k, _)| {
+                        !READINGS.contains(&&*k.text) && !["lnd_timeout", "state", "type"].contains(&&*k.text)
+                    }) {
                         walk(&format!("{path}/{}", k.text), n, all);
                     }
                 }
             }
         }
         let Kind::Map(mut sections) = yaml::tree(text).unwrap().unwrap().kind else { panic!() };
-        sections.retain(|(k, _)| k.text == "net" || k.text == "global");
+        sections.retain(|(k, _)| ["net", "route", "global"].contains(&&*k.text));
         for (_, n) in &mut sections {
             if let Kind::List(nets) = &mut n.kind {
                 nets.retain(|n| !matches!(&n.kind, Kind::Map(m) if m.iter().any(|(_, v)| v.kind == Kind::Text("lo".into()))));
@@ -506,8 +508,8 @@ mod tests {
     #[test]
     fn what_lnetctl_prints_is_read_and_written_again() {
         for (name, nis, passed) in [
-            ("export.yaml", 2, 5),
-            ("export-backup.yaml", 2, 5),
+            ("export.yaml", 2, 4),
+            ("export-backup.yaml", 2, 4),
             ("net-show-v.yaml", 2, 0),
             ("net-show-v-5.yaml", 2, 0),
             ("net-show.yaml", 2, 0),
@@ -610,7 +612,7 @@ mod tests {
         36:14: balance: "maybe" is none of its values; it takes on, off
         38:11: dpdk: "5" is none of its values; it takes true, false
         40:12: level: "loud" is no level; write error, warn, info, debug or trace, or such as warn,transport=debug
-        41:1: "metrics" is no key of the file; there are net, global, node, dpdk, telemetry, log
+        41:1: "metrics" is no key of the file; there are net, route, global, node, dpdk, telemetry, log
         "#);
         insta::assert_snapshot!(faults("- a\n- b\n"), @"1:1: a list where sections should be, such as net: and global:");
         insta::assert_snapshot!(

@@ -6,8 +6,9 @@ use std::sync::{Mutex, PoisonError};
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
-use transport::lnd::Config;
 use transport::lnd::tunables::{ALL, Change, Tunable};
+use transport::lnd::{Config, Route};
+use transport::lnet::routes::{RouteAsk, RouteView};
 use transport::node::inspect::Inspection;
 use transport::wire::Nid;
 
@@ -129,7 +130,7 @@ pub(crate) fn running(a: &ServeArgs, cfg: &Config) -> Model {
             said.push(Said { key, at, values });
         }
     }
-    Model { nis: cfg.nids().map(ni).collect(), said, passed: Vec::new() }
+    Model { nis: cfg.nids().map(ni).collect(), said, routes: Vec::new(), passed: Vec::new() }
 }
 
 impl Live {
@@ -145,7 +146,9 @@ impl Live {
     pub(crate) fn export(&self, front: &Inspection) -> Result<String, String> {
         let cfg = front.config(0).map_err(|e| e.to_string())?;
         let args = self.args.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Style::PLAIN.yaml(&running(&args, &cfg)))
+        let (_, routes) = front.routes(None).map_err(|e| e.to_string())?;
+        let routes = routes.iter().map(|v| (route(v), Place::default())).collect();
+        Ok(Style::PLAIN.yaml(&Model { routes, ..running(&args, &cfg) }))
     }
 
     /// Has the node take the file at `path`, or the one that it was started with.
@@ -189,6 +192,10 @@ impl Live {
         let before = front.config(0).map_err(|e| failed(e.to_string()))?;
         let after = settings::config(&new.node, before.tcp_kind, before.privileged, before.link_mbps);
         let after = after.map_err(|e| Outcome::Faults(format!("{e}\n")))?;
+        let nids: Vec<Nid> = before.nids().collect();
+        Route::check_all(&after.routes, &nids).map_err(|e| Outcome::Faults(format!("route: {e}\n")))?;
+        let (_, now) = front.routes(None).map_err(|e| failed(e.to_string()))?;
+        let rerouted = reroutes(&now.iter().map(route).collect::<Vec<_>>(), &after.routes);
         let mut restart = at_start(old, new, file);
         let mut changes: Vec<(&Tunable, Change, Change)> = Vec::new();
         for t in ALL.iter().filter(|t| t.value(&before) != t.value(&after)) {
@@ -221,8 +228,34 @@ impl Live {
                 return Err(failed(format!("{}: {e}{left}", t.name)));
             }
         }
-        Ok(changes.iter().map(|(t, ..)| was(t.name, &t.value(&before), &t.value(&after))).collect())
+        let mut told: Vec<String> =
+            changes.iter().map(|(t, ..)| was(t.name, &t.value(&before), &t.value(&after))).collect();
+        for ask in &rerouted {
+            match front.routes(Some(*ask)) {
+                Ok((Ok(()), _)) => {}
+                Ok((Err(e), _)) => return Err(failed(format!("route: {e}"))),
+                Err(e) => return Err(failed(format!("route: {e}"))),
+            }
+            told.push(match ask {
+                RouteAsk::Add(r) => format!("route: {r} is new"),
+                RouteAsk::Del { net, gateway } => format!("route: {net} {gateway} is gone"),
+            });
+        }
+        Ok(told)
     }
+}
+
+/// A route as a configuration has it.
+fn route(v: &RouteView) -> Route {
+    Route { net: v.net, gateway: v.gateway, hop: v.hop, priority: v.priority }
+}
+
+/// Orders that make routes others: those that go come first, so that one may come again otherwise.
+fn reroutes(now: &[Route], then: &[Route]) -> Vec<RouteAsk> {
+    let gone = now.iter().filter(|r| !then.contains(r));
+    let new = then.iter().filter(|r| !now.contains(r));
+    let del = |r: &Route| RouteAsk::Del { net: r.net, gateway: r.gateway };
+    gone.map(del).chain(new.map(|r| RouteAsk::Add(*r))).collect()
 }
 
 fn was(name: &str, before: &str, after: &str) -> String {

@@ -2,6 +2,7 @@
 
 use super::keys::{self, Key, Part};
 use super::model::{Model, Ni, Said};
+use super::ways;
 use super::yaml::quoted;
 
 /// The remark behind a value, and whether keys that are not said are written.
@@ -93,6 +94,7 @@ impl Style<'_> {
             out += &format!("-     net type: {net}\n      local NI(s):\n");
             out.extend(model.nis.iter().filter(|n| n.net == *net).map(|n| self.ni(n, model)));
         }
+        out += &ways::text(&model.routes);
         for part in Part::SECTIONS {
             if part == Part::Dpdk && !model.on_port() {
                 continue;

@@ -1,0 +1,133 @@
+//! Routes in a file, in lnetctl's form: from its tree, and from them its text.
+
+use transport::lnd::Route;
+
+use super::yaml::{Fault, Kind, Node, Place};
+use crate::lnetctl::layout::NETLINK;
+use crate::lnetctl::routed::{RouteShown, Routes};
+
+/// Keys of a route that are readings.
+const READINGS: [&str; 2] = ["state", "type"];
+const KEYS: &str = "net, gateway, hop, priority";
+
+/// A number in `range`; -1, where lnetctl prints that for what was not said, is none.
+fn number<T: TryFrom<i64>>(name: &str, text: &str, least: i64, none: bool) -> Result<Option<T>, String> {
+    match text.parse::<i64>() {
+        Ok(-1) if none => Ok(None),
+        Ok(n) if n >= least => {
+            T::try_from(n).map(Some).map_err(|_| format!("{name}: {n} is more than it takes"))
+        }
+        _ => Err(format!("{name}: {text:?} is none of its values; it takes a number from {least} on")),
+    }
+}
+
+fn one(node: &Node, faults: &mut Vec<Fault>) -> Option<Route> {
+    let Kind::Map(all) = &node.kind else {
+        faults.push(Fault::new(node.at, format!("route: {} where a mapping should be", node.what())));
+        return None;
+    };
+    let before = faults.len();
+    let (mut net, mut gateway, mut hop, mut priority) = (None, None, None, 0);
+    for (key, value) in all.iter().filter(|(k, _)| !READINGS.contains(&&*k.text)) {
+        let Kind::Text(text) = &value.kind else {
+            faults.push(Fault::new(value.at, format!("{}: {}; it takes a value", key.text, value.what())));
+            continue;
+        };
+        let said = match &*key.text {
+            "net" => text.parse().map(|n| net = Some(n)).map_err(|e| format!("net: {e}")),
+            "gateway" => text.parse().map(|n| gateway = Some(n)).map_err(|e| format!("gateway: {e}")),
+            "hop" => number("hop", text, 1, true).map(|n| hop = n),
+            "priority" => number("priority", text, 0, false).map(|n| priority = n.unwrap_or(0)),
+            other => {
+                let text = format!("{other:?} is no key of a route; there are {KEYS}");
+                faults.push(Fault::new(key.at, text));
+                continue;
+            }
+        };
+        faults.extend(said.err().map(|e| Fault::new(value.at, e)));
+    }
+    match (net, gateway) {
+        (Some(net), Some(gateway)) => Some(Route { net, gateway, hop, priority }),
+        _ if faults.len() > before => None,
+        _ => {
+            faults.push(Fault::new(node.at, "a route without net or gateway: give both"));
+            None
+        }
+    }
+}
+
+/// The routes of a section, with their places.
+pub(super) fn read(section: &Node, faults: &mut Vec<Fault>) -> Vec<(Route, Place)> {
+    let all = match &section.kind {
+        Kind::List(all) => &all[..],
+        Kind::Nothing => &[],
+        _ => {
+            let text = format!("route: {} where a list (- ...) should be", section.what());
+            faults.push(Fault::new(section.at, text));
+            &[]
+        }
+    };
+    let mut found: Vec<(Route, Place)> = Vec::new();
+    for node in all {
+        let Some(route) = one(node, faults) else { continue };
+        match found.iter().find(|(r, _)| (r.net, r.gateway) == (route.net, route.gateway)) {
+            Some((_, first)) => {
+                let (net, by, line) = (route.net, route.gateway, first.line);
+                let text =
+                    format!("the route to {net} by {by} stands here a second time, first in line {line}");
+                faults.push(Fault::new(node.at, text));
+            }
+            None => found.push((route, node.at)),
+        }
+    }
+    found
+}
+
+/// The section of these routes; nothing for none.
+pub(super) fn text(routes: &[(Route, Place)]) -> String {
+    if routes.is_empty() {
+        return String::new();
+    }
+    let shown = |(r, _): &(Route, Place)| RouteShown {
+        net: r.net.to_string(),
+        gateway: r.gateway.to_string(),
+        hop: Some(r.hop.map_or(-1, i64::from)),
+        priority: Some(r.priority.into()),
+        state: None,
+        kind: None,
+    };
+    // Numbers and names always have a text.
+    NETLINK.text(&Routes { route: routes.iter().map(shown).collect() }).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::reader;
+
+    #[test]
+    fn routes_are_read_and_what_is_wrong_is_said() {
+        let m = reader::read("route: [{net: tcp5, gateway: 10.0.0.9@tcp, hop: -1}, {net: o2ib, gateway: 10.0.0.9@tcp, hop: 3, priority: 7, state: up}]\n").unwrap();
+        let told: Vec<String> = m.routes.iter().map(|(r, _)| r.to_string()).collect();
+        assert_eq!(told, ["tcp5 10.0.0.9@tcp", "o2ib 10.0.0.9@tcp 3 7"]);
+        let bad = "route:\n- net: tcp5\n- {net: x5, gateway: 1@tcp}\n- {net: tcp5, gateway: 10.0.0.9@tcp, hop: 0, priority: -1}\n\
+                   - {net: tcp5, gateway: [], via: 3}\n- 5\n- {net: tcp6, gateway: 10.0.0.9@tcp}\n- {gateway: 10.0.0.9@tcp, net: tcp6}\n\
+                   - {net: tcp7, gateway: 10.0.0.9@tcp, hop: 256}\n";
+        let faults = reader::read(bad).unwrap_err();
+        let told: String = faults.iter().map(|f| format!("{}: {}\n", f.at, f.text)).collect();
+        for says in [
+            "2:3: a route without net or gateway",
+            "3:9: net: ",
+            "3:22: gateway: ",
+            "4:43: hop: \"0\" is none of its values; it takes a number from 1 on",
+            "4:56: priority: \"-1\"",
+            "5:23: gateway: a list",
+            "5:27: \"via\" is no key of a route; there are net, gateway, hop, priority",
+            "6:3: route: a value where a mapping should be",
+            "8:3: the route to tcp6 by 10.0.0.9@tcp stands here a second time, first in line 7",
+            "9:43: hop: 256 is more than it takes",
+        ] {
+            assert!(told.contains(says), "{says}\n{told}");
+        }
+        assert!(reader::read("route: 5\n").is_err());
+    }
+}
