@@ -321,7 +321,7 @@ fn routing_begins_and_ends_as_its_users_can_learn() {
         everything_across(&mut w);
         // It is said at once that it ends, to who asks, and goes on until it has ended.
         w.ask(RoutingAsk::Disable);
-        assert_eq!((w.view(0).state, features(&mut w)), (RoutingState::Stopping, 0x1e));
+        assert_eq!((features(&mut w), w.view(0).state), (0x1e, RoutingState::Stopping));
         everything_across(&mut w);
         w.run(CHECK);
         assert_eq!(w.view(0).state, RoutingState::Off);
