@@ -85,9 +85,10 @@ pub(crate) fn find(via: &Via, node: &mut NodeArgs, target: Nid, command: &str) -
     }
 }
 
-/// Waits until a route to `target` is up, where there are any: they are down until their gateways have answered.
-pub(crate) fn await_route(node: &Inspection, target: Nid, patience: Duration) {
-    let end = Instant::now() + patience;
+/// Waits until a route to `target` is up, where there are any, but no longer than so many seconds: they are down until their gateways
+/// have answered.
+pub(crate) fn await_route(node: &Inspection, target: Nid, seconds: f64) {
+    let end = Instant::now() + Duration::try_from_secs_f64(seconds).unwrap_or_default();
     while Instant::now() < end
         && let Ok((_, routes)) = node.routes(None)
         && routes.iter().any(|r| r.net == target.net())

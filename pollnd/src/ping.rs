@@ -164,8 +164,7 @@ fn begin(a: &mut PingArgs) -> Result<Pinger, String> {
             let (handle, app) = rings(AppId::FIRST, DEPTH);
             let setup = Setup::new(Role::Dialler("ping"), claim);
             let node = assemble::start(&a.node, setup, Box::new(move |_| Ok(Box::new(app) as _)))?;
-            let patience = Duration::try_from_secs_f64(a.timeout).map_err(|e| e.to_string())?;
-            access::await_route(node.front(), a.target, patience);
+            access::await_route(node.front(), a.target, a.timeout);
             Ok(Pinger::Own(node, handle))
         }
     }

@@ -108,7 +108,7 @@ impl Route {
         if nids.iter().any(|n| n.net() == net) {
             return Err(RouteError::Local(net));
         }
-        if nids.iter().any(|n| *n == gateway) {
+        if nids.contains(&gateway) {
             return Err(RouteError::Own(gateway));
         }
         // An interface has addresses of one family.

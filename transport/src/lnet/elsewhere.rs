@@ -28,7 +28,7 @@ impl Lnet {
     fn beginner(cfg: &Config, handle: WireHandle) -> Option<ShardId> {
         let (step, count) = (cfg.object_step.max(1), u64::from(cfg.shards.count.max(1)));
         let passed = handle.object.wrapping_sub(cfg.first_object);
-        let ours = handle.interface == cfg.interface_cookie && passed % step == 0;
+        let ours = handle.interface == cfg.interface_cookie && passed.is_multiple_of(step);
         ours.then(|| ShardId((passed / step % count) as u16))
     }
 

@@ -579,6 +579,7 @@ impl Kernel {
                 }
                 self.port = if self.port == 512 { 1023 } else { self.port - 1 };
                 let from = SocketAddr::new(self.cfg.nid.ip().unwrap_or([0, 0, 0, 0].into()), self.port);
+                // Of a node's shards the one that is home to this address gets it.
                 let at = SocketAddr::new(self.them.ip().unwrap_or([0, 0, 0, 0].into()), 988);
                 let link = net.raw_connect_at(from, net.home(self.node, from.ip()), at);
                 let Some(ctype) = self.peer.connecting else { return };

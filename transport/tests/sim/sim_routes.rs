@@ -17,7 +17,7 @@ use transport::testing::rng::Rng;
 use transport::wire::Nid;
 
 /// Seeds of `make test`.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 1000;
 /// Longer than any operation lasts, and than it takes a route to be up again, in ns.
 const QUIET: u64 = 120 * SEC;
 
@@ -37,6 +37,8 @@ struct Play {
     open: BTreeMap<(usize, u64), &'static str>,
     ended: u64,
     good: u64,
+    /// Operations on nodes that are not there.
+    nobody: u64,
 }
 
 impl Play {
@@ -70,7 +72,7 @@ impl Play {
         }
         w.run(SEC);
         (0..2).for_each(|n| w.attach(n));
-        Play { w, r, routers, routes, next: 0, open: BTreeMap::new(), ended: 0, good: 0 }
+        Play { w, r, routers, routes, next: 0, open: BTreeMap::new(), ended: 0, good: 0, nobody: 0 }
     }
 
     fn hear(&mut self) {
@@ -98,11 +100,9 @@ impl Play {
     fn ask(&mut self) {
         let node = self.r.below(2) as usize;
         let shard = self.r.below(self.w.places(node).len() as u64) as usize;
-        let to = if self.r.chance(90) {
-            [SERVER, CLIENT][node]
-        } else {
-            ["10.1.0.77@tcp1", "10.0.0.77@tcp"][node]
-        };
+        let is_there = self.r.chance(90);
+        self.nobody += u64::from(!is_there);
+        let to = if is_there { [SERVER, CLIENT][node] } else { ["10.1.0.77@tcp1", "10.0.0.77@tcp"][node] };
         self.next += 1;
         let tag = self.next;
         let (what, op): (_, Op) = match self.r.below(4) {
@@ -223,13 +223,19 @@ fn one(seed: u64) -> (u64, u64) {
     assert!(p.open.is_empty(), "never ended: {:?}", p.open);
     for node in 0..2 {
         assert!(p.w.views(node).iter().all(|v| v.up), "{:?}", p.w.views(node));
-        assert_eq!(pinged(&mut p.w, node, [SERVER, CLIENT][node]), Ok(()));
+        // A kernel loses what it sends on a connection that has died unnoticed.
+        let mut tries = (0..4).map(|_| pinged(&mut p.w, node, [SERVER, CLIENT][node]));
+        assert!(tries.any(|t| t.is_ok()), "{node}");
+        p.w.run(QUIET);
+        p.w.events(node);
     }
-    p.w.run(QUIET);
+    // Not in the middle of a check.
+    let busy = |p: &Play| p.w.net.nodes.iter().any(|n| n.machine.gauges().ops > 0);
+    (0..3).for_each(|_| p.w.run(if busy(&p) { SEC / 3 } else { 0 }));
     p.w.at_rest();
     if !wild {
         // Nothing was lost but what nobody is there for.
-        assert!(p.good * 10 >= p.ended * 7, "{} of {}", p.good, p.ended);
+        assert_eq!(p.good + p.nobody, p.ended);
     }
     (p.ended, p.good)
 }

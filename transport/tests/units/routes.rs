@@ -3,10 +3,11 @@
 use transport::lnd::{LnetError, NiConfig, Route};
 use transport::lnet::routes::RouteAsk;
 use transport::lnet::{Event, Op};
+use transport::socklnd::Contact;
 use transport::stream::{Bucket, ShardId};
 use transport::testing::kernel::router::{FORWARDS, Router, STARTING};
 use transport::testing::net::SEC;
-use transport::wire::{LnetBody, LnetHdr, Nid, ping};
+use transport::wire::{LnetBody, LnetHdr, Nid, ProcessId, ping};
 
 use crate::routed::*;
 
@@ -382,6 +383,17 @@ fn nodes_behind_a_router_are_discovered() {
     assert_eq!(said[..2], [">ping 272", "<reply"]);
     let count = |s: &str| said.iter().filter(|x| *x == s).count();
     assert_eq!((count(">ping 272"), count(">push"), count(">put"), count("<ack")), (1, 1, 3, 4), "{said:?}");
+    // It is shown beside the gateway, without connections and credits.
+    let id = ProcessId::lustre(nid(SERVER));
+    let m = &w.net.nodes[0].machine;
+    let b = m.brief(id).unwrap();
+    assert_eq!((b.contact, b.conns, b.credits_used, b.queued), (Contact::Routed, 0, 0, 0));
+    let mut seen = Vec::new();
+    let mut from = 0;
+    while from < m.briefs(from, 1, &mut |b| seen.push(b.id.nid)) {
+        from += 1;
+    }
+    assert_eq!(seen, [nid(R1[0]), nid(SERVER)]);
     // One that does not answer: what waits ends with the ping's error, and the next message asks again.
     w.net.kill(1, true);
     w.net.nodes[1].mute = true;

@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, VecDeque};
 use super::lnet::Wire;
 use super::{Kernel, KernelConfig, Up, ZC_MIN};
 use crate::testing::net::{Cut, Net};
+use crate::testing::srpc::{FRAMEWORK, TESTS};
 use crate::wire::{LnetBody, LnetHdr, NiStatus, Nid, PingInfo, ProcessId, Version, WireHandle, ping};
 
 /// Features of a router that forwards.
@@ -182,6 +183,10 @@ impl Router {
             let mut k = Kernel::new(net, cfg, *node, 1 + self.life);
             k.begin(self.life);
             k.them = *nid;
+            if let Some(above) = &mut k.above {
+                // Whatever comes is stored, and is none of its own services' affair.
+                above.posted = (0..64).flat_map(|s| [(TESTS, s), (FRAMEWORK, s)]).collect();
+            }
             self.hops.push((own, *nid, k));
         }
     }
