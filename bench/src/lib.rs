@@ -25,6 +25,8 @@ pub mod pair;
 pub mod rate;
 pub mod repeat;
 pub mod report;
+#[cfg(feature = "dpdk")]
+pub mod router;
 pub mod selftest;
 pub mod setup;
 pub mod sock;

@@ -53,17 +53,18 @@ impl Default for LinkConfig {
     }
 }
 
-/// The pair, running.
+/// The nodes and their ports, running.
 pub struct Link {
-    running: Running,
-    ports: [EthPort; 2],
+    pub(crate) running: Running,
+    /// Of each link the virtio side first: it frees what it sent, and the vhost side sees the link go down.
+    pub(crate) ports: Vec<EthPort>,
 }
 
-/// End of the pair.
+/// End of the nodes.
 pub struct LinkEnd {
-    /// Client, then server.
+    /// Client, then server; what is between them, in the middle.
     pub nodes: Vec<NodeEnd>,
-    /// Buffers of both ports that did not come home to their mempools.
+    /// Buffers of all ports that did not come home to their mempools.
     pub buffers_left: u64,
 }
 
@@ -94,18 +95,31 @@ fn nid(ip: Ipv4Addr) -> Nid {
     Nid::tcp(IpAddr::V4(ip), 0)
 }
 
+/// Both ends of a link, net_vhost's first.
+pub(crate) fn ports(eal: &Eal, sockdir: &Path, cfg: &LinkConfig) -> Result<(EthPort, EthPort), String> {
+    let mut pair = PairConfig { tso: cfg.tso, ..PairConfig::default() };
+    pair.port.mtu = cfg.mtu;
+    pair.port.interrupts = cfg.interrupts;
+    virtio_pair(eal, sockdir, &pair).map_err(|e| e.to_string())
+}
+
+/// The only queue of a port.
+pub(crate) fn seed(p: &mut EthPort) -> Result<QueueSeed, String> {
+    p.take_queue(0).ok_or_else(|| format!("queue 0 of port {} is taken", p.name()))
+}
+
 /// The node of one end, on the thread that polls it.
-fn end<A: App + 'static>(
+pub(crate) fn end<A: App + 'static>(
     eal: &Eal,
     seed: QueueSeed,
-    ip: Ipv4Addr,
+    (nid, ip): (Nid, Ipv4Addr),
     cfg: &LinkConfig,
     (app, protocols): (A, Protocols),
 ) -> Result<Box<dyn Turn>, String> {
     let queue = seed.build(&this_lcore(eal)?);
     let slab = LendSlab::new(cfg.lendings);
     let stack = Stack::new(StackConfig::new(ip, 24), queue, slab).map_err(|e| e.to_string())?;
-    let node = NodeBuilder::new(nid(ip)).config(|c| c.peer_credits = cfg.peer_credits);
+    let node = NodeBuilder::new(nid).config(|c| c.peer_credits = cfg.peer_credits);
     let node = listening(node, ip, &protocols);
     let node = node.clock(Clock::calibrated()).over(stack, app).map_err(|e| e.to_string())?;
     Ok(Box::new(with_all(node, protocols)?))
@@ -165,37 +179,31 @@ pub fn start_beside<C: App + 'static, S: App + 'static>(
     client: impl FnOnce([Nid; 2], &Arc<dyn Backing>) -> Result<(C, Protocols), String> + Send + 'static,
     server: impl FnOnce([Nid; 2], &Arc<dyn Backing>) -> Result<(S, Protocols), String> + Send + 'static,
 ) -> Result<Link, String> {
-    let mut pair = PairConfig { tso: cfg.tso, ..PairConfig::default() };
-    pair.port.mtu = cfg.mtu;
-    pair.port.interrupts = cfg.interrupts;
-    let (mut vhost, mut virtio) = virtio_pair(eal, sockdir, &pair).map_err(|e| e.to_string())?;
-    let seed =
-        |p: &mut EthPort| p.take_queue(0).ok_or_else(|| format!("queue 0 of port {} is taken", p.name()));
+    let (mut vhost, mut virtio) = ports(eal, sockdir, &cfg)?;
     let (server_seed, client_seed) = (seed(&mut vhost)?, seed(&mut virtio)?);
     let backing: Arc<dyn Backing> = Arc::new(EalBacking::new(eal, virtio.node()));
     let (e, b) = (eal.clone(), backing.clone());
     let client: Make = Box::new(move || {
         let app = client([nid(CLIENT), nid(SERVER)], &b)?;
-        end(&e, client_seed, CLIENT, &cfg, app)
+        end(&e, client_seed, (nid(CLIENT), CLIENT), &cfg, app)
     });
     let e = eal.clone();
     let server: Make = Box::new(move || {
         let app = server([nid(SERVER), nid(CLIENT)], &backing)?;
-        end(&e, server_seed, SERVER, &cfg, app)
+        end(&e, server_seed, (nid(SERVER), SERVER), &cfg, app)
     });
-    let running = Running::start(cfg.threads, idle, ctl, enter, [client, server])?;
-    Ok(Link { running, ports: [virtio, vhost] })
+    let running = Running::start(cfg.threads, idle, ctl, enter, vec![client, server])?;
+    Ok(Link { running, ports: vec![virtio, vhost] })
 }
 
 impl Link {
-    /// Takes both nodes and the ports down.
+    /// Takes the nodes and the ports down.
     ///
     /// # Errors
     /// The obstacle to a node's start, or to a port's close.
     pub fn stop(self) -> Result<LinkEnd, String> {
         let nodes = self.running.stop()?;
         let mut buffers_left = 0;
-        // The virtio side first: it frees what it sent, and the vhost side sees the link go down.
         for mut p in self.ports {
             let c = p.close(Duration::from_secs(2)).map_err(|e| e.to_string())?;
             buffers_left += u64::from(c.attachments_out) + u64::from(c.heads_out) + u64::from(c.rx_out);

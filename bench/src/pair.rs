@@ -1,4 +1,4 @@
-//! Two nodes, turned by one thread or by one thread each.
+//! Nodes, two of them as a rule, turned by one thread or by one thread each.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub type Make = Box<dyn FnOnce() -> Result<Box<dyn Turn>, String> + Send>;
 /// Threads that turn the nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Threads {
-    /// Both on one.
+    /// All on one.
     One,
     /// One each.
     Two,
@@ -27,7 +27,7 @@ pub enum Threads {
 /// Runs before a node is made, on its thread: pins it, registers it.
 pub type Enter = Arc<dyn Fn(usize) -> Result<(), String> + Send + Sync>;
 
-/// Two nodes that run.
+/// Nodes that run.
 pub struct Running {
     threads: Vec<JoinHandle<Result<Vec<NodeEnd>, String>>>,
     control: Arc<Control>,
@@ -74,12 +74,11 @@ impl Running {
         idle: IdlePolicy,
         ctl: &Arc<Ctl>,
         enter: &Enter,
-        makes: [Make; 2],
+        makes: Vec<Make>,
     ) -> Result<Running, String> {
-        let [a, b] = makes;
         let groups = match threads {
-            Threads::One => vec![vec![a, b]],
-            Threads::Two => vec![vec![a], vec![b]],
+            Threads::One => vec![makes],
+            Threads::Two => makes.into_iter().map(|m| vec![m]).collect(),
         };
         let control = Arc::new(Control::default());
         let mut running = Running { threads: Vec::new(), control: control.clone() };
@@ -103,7 +102,7 @@ impl Running {
         Ok(running)
     }
 
-    /// Takes both nodes down and returns what they came to, in the order they were given.
+    /// Takes all nodes down and returns what they came to, in the order they were given.
     ///
     /// # Errors
     /// The obstacle to a node's start, or that one panicked.

@@ -112,5 +112,5 @@ pub fn start_beside<C: App + 'static, S: App + 'static>(
     });
     let enter: Enter = Arc::new(|_| Ok(()));
     let spin = node::IdlePolicy::spins(u32::MAX, u32::MAX);
-    Running::start(Threads::Two, spin, ctl, &enter, [client, server])
+    Running::start(Threads::Two, spin, ctl, &enter, vec![client, server])
 }

@@ -165,8 +165,8 @@ fn a_warm_pair_of_members_allocates_nothing() {
 
 /// Bytes of a payload that goes there and back.
 const THERE: u32 = 1 << 20;
-/// Such payloads under way.
-const FLIGHT: u64 = 4;
+/// Such payloads under way: fewer than an application's share of the receive pool.
+const FLIGHT: u64 = 2;
 const BACK_PORTAL: u32 = 61;
 
 /// Puts payload to another node, or puts back by reference what it was lent.

@@ -126,6 +126,8 @@ pub fn forwarded(eal: &Eal, from: &mut EthQueue, to: &mut EthQueue, slab: &LendS
     recv(to).frags(54, 40_000, &mut |f| {
         pieces.push(RxPiece::Lent(f.lend(LendOwner::FORWARDER).unwrap()));
     });
+    drop(l);
+    bring_home(from, to, slab, &mut Vec::new());
     let lent = pieces.len();
     assert!(lent >= 2, "40,000 bytes in one buffer");
     for p in &pieces {
@@ -155,9 +157,8 @@ pub fn forwarded(eal: &Eal, from: &mut EthQueue, to: &mut EthQueue, slab: &LendS
     }
     send(to, p.finish(TxMeta { segsz: 8948, csum: TxCsum::Offload, ..L234 }));
     assert!(bytes(&recv(from))[54..] == *r.bytes(), "what came is what went");
-    drop((l, copy, whole));
+    drop((copy, whole));
     bring_home(to, from, slab, &mut Vec::new());
-    bring_home(from, to, slab, &mut Vec::new());
     assert_eq!(to.home().drain(), lent);
     assert_eq!(to.home().lent_out(), 0);
 }
