@@ -52,7 +52,9 @@ impl World {
             net.add(cfg);
         }
         // Deadlines that they begin with are noted.
-        (0..shards.into()).for_each(|n| drop(net.routing(n, None)));
+        for n in 0..shards.into() {
+            net.routing(n, None);
+        }
         let across = Across::new(&mut net);
         World { net, across, shards: shards.into(), next: 0 }
     }
