@@ -251,7 +251,8 @@ pub(crate) struct Lnet {
     passing: VecDeque<Passing>,
     /// Router buffers on their way home.
     homeward: VecDeque<Lease>,
-    // Boxed as they are handed around.
+    /// Boxes for messages that go to another shard.
+    #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
     spare: Vec<Box<Option<Msg>>>,
     /// For applications.
     pub(crate) events: Events,

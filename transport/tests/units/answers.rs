@@ -181,7 +181,7 @@ fn put_to(n: u8) -> Op {
 #[test]
 fn names_of_strangers_leave_room_for_peers() {
     let [own, strangers] = apps();
-    for (max_peers, budget, room) in [(8, 1 << 20, 4), (1000, 128 << 10, 18)] {
+    for (max_peers, budget, room) in [(8, 1 << 20, 4), (1000, 128 << 10, 16)] {
         let mut net = Net::new();
         let names = vec![strangers];
         net.add(Config { max_peers, budget, strangers: names, ..Config::new(nid(1), 1) });

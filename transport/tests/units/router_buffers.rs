@@ -6,7 +6,8 @@ use transport::testing::data::bytes;
 use transport::testing::kernel::lnet::Wire;
 use transport::testing::net::SEC;
 use transport::wire::{
-    AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, Nid, Version, WireHandle,
+    AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, Nid, Version,
+    WireHandle, ping,
 };
 
 use crate::routing::{R, World, a, b, config, header, nid, put, small};
@@ -257,8 +258,16 @@ fn routers_in_a_row_do_not_wait_for_each_other() {
         w.add(a(2), Version::V3);
         w.across.add(&mut w.net, far, Version::V2, &[place], 3);
         w.enable();
-        // Each has seen that the other routes.
+        // Each has seen that the other routes, and that its other network is not silent.
         w.run(10 * SEC);
+        let handle = WireHandle { interface: 5, object: 5 };
+        let (match_bits, portal) = (ping::MATCH_BITS, ping::PORTAL);
+        let ping = LnetBody::Get { handle, match_bits, portal, src_offset: 0, sink_length: 272 };
+        w.say(a(2), nid(R[0]), ping, Vec::new());
+        let m = Wire { to: nid("10.2.0.8@tcp2"), body: ping, payload: Vec::new(), token: 999 };
+        w.across.say(&mut w.net, (far, place), m);
+        w.run(SEC / 2);
+        assert_eq!(w.heard().len(), 2);
         for n in 0..40u64 {
             let len = [0, 1000, 5000, 40_000][n as usize % 4];
             w.say(a(2), far, put(n), bytes(len, n));

@@ -52,9 +52,9 @@ impl World {
             net.add(cfg);
         }
         // Deadlines that they begin with are noted.
-        (0..shards.into()).for_each(|n| {
+        for n in 0..shards.into() {
             net.routing(n, None);
-        });
+        }
         let across = Across::new(&mut net);
         World { net, across, shards: shards.into(), next: 0 }
     }
@@ -323,7 +323,7 @@ fn routing_begins_and_ends_as_its_users_can_learn() {
         everything_across(&mut w);
         // It is said at once that it ends, to who asks, and goes on until it has ended.
         w.ask(RoutingAsk::Disable);
-        assert_eq!((w.view(0).state, features(&mut w)), (RoutingState::Stopping, 0x1e));
+        assert_eq!((features(&mut w), w.view(0).state), (0x1e, RoutingState::Stopping));
         everything_across(&mut w);
         w.run(CHECK);
         assert_eq!(w.view(0).state, RoutingState::Off);
