@@ -526,7 +526,7 @@ impl Tester {
         let asked = self.steps.front().map_or("nothing", Step::asks);
         self.ctl.fail(format!("asked for {asked}, it answers: {why}"));
         self.steps.pop_front();
-        // What a test lacks does not keep the session from its end.
+        // A test that is refused does not keep the session from its end.
         let ends = |s: &Step| matches!(s, Step::Ask(_, Body::RemoveSession { .. }, _) | Step::Runs(LAST));
         self.steps.retain(ends);
     }

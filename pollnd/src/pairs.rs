@@ -72,7 +72,7 @@ pub(crate) fn threads(one: bool) -> Result<(Threads, Enter, IdlePolicy), String>
     Ok((threads, enter, idle))
 }
 
-/// What each of so many polling threads of two nodes does first (pin itself), and how they idle. They are in the
+/// The first act of each of so many polling threads of two nodes (it pins itself), and how they idle. They are in the
 /// partition with the most CPUs, since a link in memory should be on one NUMA node; in more only where that has too few.
 ///
 /// # Errors

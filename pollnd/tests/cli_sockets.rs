@@ -264,7 +264,7 @@ fn a_benchmark_report_is_a_page_with_every_plot_and_figures_to_compare() {
     let [figures, page] = [at("a/report.json"), at("b.html")];
     let both = ["--from", &figures, "--against", &figures, "--html", &page];
     report(&both).good().says(&["0 figures better, 0 worse, 72 within noise", "1.00 x ~", "has 2 rounds"]);
-    // What cannot be compared is known before anything is measured.
+    // Reports without a case in common are known before anything is measured.
     let others =
         [&small[..], &["--ops", "put,ping", "--sizes", "128", "--concurrency", "4", "--output", &at("c")]];
     let there = "it has PUT, GET, BRW write, BRW read, ping of 64 B, 16 KiB, 1 MiB, 1, 8 at a time, on \"kernel sockets\"";

@@ -379,7 +379,7 @@ impl Report {
         [&p.version].into_iter().chain(machine).chain(may).chain(left).map(String::as_str)
     }
 
-    /// What was checked of it, in words: of the far end of a peer nothing can be known.
+    /// The checks that it has passed, in words: of the far end of a peer nothing can be known.
     pub fn checked(&self) -> &'static str {
         match self.options.peer {
             None => "every message once and whole, all memory home",

@@ -103,7 +103,8 @@ impl Plan {
             let cases = self.cases_on(*s).len() as f64 * self.case_s();
             cases + PAIRS * PAIR_S[usize::from(s.carrier == Carrier::Link)]
         };
-        f64::from(self.options.rounds) * sides.iter().map(side).sum::<f64>()
+        let some = sides.iter().filter(|s| !self.cases_on(**s).is_empty());
+        f64::from(self.options.rounds) * some.map(side).sum::<f64>()
     }
 }
 
@@ -153,7 +154,8 @@ mod tests {
         let wide = on(6);
         assert_eq!(wide.len(), 4 * 2, "{wide:?}");
         assert!(wide.iter().all(|c| c.concurrency == 8 && [64, 1 << 20].contains(&c.size)), "{wide:?}");
-        assert!(plan(&[Op::Ping]).cases_on(Side { lcores: 4, ..LINK }).is_empty());
+        let (pings, four) = (plan(&[Op::Ping]), Side { lcores: 4, ..LINK });
+        assert!(pings.cases_on(four).is_empty() && pings.estimate_s(&[four]) == 0.0);
     }
 
     #[test]

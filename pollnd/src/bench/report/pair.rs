@@ -291,12 +291,14 @@ impl Turn {
 /// DPDK does not start, or something failed.
 pub(super) fn measure(
     a: &ReportArgs,
-    chosen: Chosen,
+    mut chosen: Chosen,
     plan: &Plan,
     bar: &ProgressBar,
     r: &mut Report,
 ) -> Result<RanOn, String> {
     let set = Set { plan, bar };
+    // More than two lcores have no pings.
+    chosen.sides.retain(|s| !plan.cases_on(*s).is_empty());
     let lcores = chosen.lcores();
     if let Some(most) = lcores.iter().copied().max().filter(|n| *n > free_cpus()) {
         cpus::mention_quota(u16::try_from(most).ok());
