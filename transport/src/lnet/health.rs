@@ -245,6 +245,7 @@ impl Lnet {
             self.health.own_due = 0;
         } else if self.health.own_due == 0 {
             self.health.own_due = cx.now + SEC;
+            self.recover_by(self.health.own_due);
         }
     }
 
@@ -258,14 +259,19 @@ impl Lnet {
 
     /// Own NIs get better: a ping of oneself, which is how kernels do it, fails only without a link.
     pub(super) fn own_recover(&mut self, cx: &Cx) {
-        if self.health.own_due == 0 || self.health.own_due > cx.now {
-            return;
+        match self.health.own_due {
+            0 => return,
+            later if later > cx.now => return self.recover_by(later),
+            _ => self.health.own_due = 0,
         }
-        self.health.own_due = 0;
         for at in 0..self.nis.len() {
             let Some(own) = self.nis.get(at).filter(|n| n.health.value < BEST) else { continue };
-            let step = if own.health.fatal { 0 } else { cx.cfg.health_sensitivity.max(1) };
-            let value = (own.health.value + step).min(BEST);
+            if own.health.fatal {
+                self.health.own_due = cx.now + SEC;
+                self.recover_by(self.health.own_due);
+                continue;
+            }
+            let value = (own.health.value + cx.cfg.health_sensitivity.max(1)).min(BEST);
             self.own_is(cx, NiId(at as u8), value);
         }
     }

@@ -75,9 +75,9 @@ impl<K: PartialOrd> Best<K> {
 impl Lnet {
     /// Puts the rails to a peer together; `false` where there is nothing to choose.
     #[cold]
-    fn gather(&mut self, target: Nid) -> bool {
+    fn gather(&mut self, cx: &Cx, target: Nid) -> bool {
         let Some(nids) = self.aliases.nids(target) else { return false };
-        let reached = |n: &Nid| self.nis.iter().any(|own| own.reaches(*n));
+        let reached = |n: &Nid| cx.cfg.may_dial(*n) && self.nis.iter().any(|own| own.reaches(*n));
         let alone = self.aliases.claim_on(target).is_some();
         let mut set = Set { alone, ..Set::default() };
         for nid in nids.iter().filter(|n| if alone { **n == target } else { reached(n) }) {
@@ -107,7 +107,9 @@ impl Lnet {
         from: Option<NiId>,
         but: Option<(NiId, Nid)>,
     ) -> Option<Hop> {
-        if self.aliases.is_empty() || !self.rails.sets.contains_key(&target.nid) && !self.gather(target.nid) {
+        if self.aliases.is_empty()
+            || !self.rails.sets.contains_key(&target.nid) && !self.gather(cx, target.nid)
+        {
             return None;
         }
         let Lnet { rails, nis, peers, .. } = self;

@@ -96,13 +96,22 @@ struct Patient {
 }
 
 /// NIDs that are pinged until they are well.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Recovery {
     patients: HashMap<Nid, Patient>,
     /// Times of pings.
     due: BTreeSet<(u64, Nid)>,
     /// Pings under way, by number.
     asked: OwnMap<u64, Nid>,
+    /// Nothing is to be done before, for own NIs neither, in ns: it is asked for in each turn.
+    wake: u64,
+}
+
+impl Default for Recovery {
+    fn default() -> Recovery {
+        let (patients, due, asked) = (HashMap::new(), BTreeSet::new(), OwnMap::default());
+        Recovery { patients, due, asked, wake: u64::MAX }
+    }
 }
 
 impl Recovery {
@@ -126,6 +135,7 @@ impl Recovery {
                 }
                 let after = 1u64.checked_shl(p.ping_count).map_or(u64::MAX, |s| s.saturating_mul(SEC));
                 p.next_ping = p.pinged.saturating_add(after.min(cx.cfg.max_recovery_interval)).max(now);
+                self.wake = self.wake.min(p.next_ping);
                 self.due.insert((p.next_ping, nid));
             }
             Some(Act::Nothing) | None => {}
@@ -139,9 +149,14 @@ impl Recovery {
 
 impl Lnet {
     /// Time at which there is something to do for NIs that are not well, in ns; `u64::MAX` for never.
+    #[inline]
     pub(super) fn recovery_wake(&self) -> u64 {
-        let own = if self.health.own_due == 0 { u64::MAX } else { self.health.own_due };
-        self.recovery.due.first().map_or(u64::MAX, |d| d.0).min(own)
+        self.recovery.wake
+    }
+
+    /// By then, in ns, something is to be done for own NIs.
+    pub(super) fn recover_by(&mut self, at: u64) {
+        self.recovery.wake = self.recovery.wake.min(at);
     }
 
     /// A NID has failed: it is pinged until it is well.
@@ -154,9 +169,9 @@ impl Lnet {
 
     /// Pings the NIDs whose time has come.
     pub(super) fn recover<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
+        self.recovery.wake = u64::MAX;
         if cx.down {
             self.recovery.due.clear();
-            self.health.own_due = 0;
             return;
         }
         self.own_recover(cx);
@@ -174,6 +189,9 @@ impl Lnet {
             } else if self.recovery.step(cx, nid, Step::Due) && !self.recovery_ping(cx, lnds, nid) {
                 self.recovery.step(cx, nid, Step::Unanswered);
             }
+        }
+        if let Some(next) = self.recovery.due.first() {
+            self.recovery.wake = self.recovery.wake.min(next.0);
         }
     }
 

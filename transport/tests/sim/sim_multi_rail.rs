@@ -133,6 +133,14 @@ impl World {
         self.net.op(0, AT.put(tag, ProcessId::lustre(theirs(0)), pages(len), acked));
     }
 
+    fn comes_back(&mut self, rail: usize) {
+        self.net.plug(ip(theirs(rail)));
+        self.net.plug(ip(ours(rail)));
+        self.net.link_state(0, ip(ours(rail)), true);
+        // Handshakes that were under way when it died: the kernel's keepalives have found out.
+        self.kernels[rail].loses_peer(&mut self.net);
+    }
+
     /// A rail dies, or comes back; at least one is left.
     fn change(&mut self, rails: usize, r: &mut Rng) {
         let rail = r.below(rails as u64) as usize;
@@ -140,10 +148,7 @@ impl World {
             println!("{:.3} rail {rail} changes, down {:?}", self.net.now as f64 * 1e-9, self.down);
         }
         if self.down.remove(&rail) {
-            self.net.plug(ip(theirs(rail)));
-            self.net.plug(ip(ours(rail)));
-            self.net.link_state(0, ip(ours(rail)), true);
-            return;
+            return self.comes_back(rail);
         }
         // One at a time, and while the others are well: what never left has another rail then.
         if rails == 1 || !self.down.is_empty() || !self.is_well() {
@@ -228,9 +233,7 @@ fn rails(seed: u64) -> u64 {
         w.run(r.pick(&[SEC / 1000, SEC / 50, SEC, 4 * SEC]));
     }
     for rail in std::mem::take(&mut w.down) {
-        w.net.plug(ip(theirs(rail)));
-        w.net.plug(ip(ours(rail)));
-        w.net.link_state(0, ip(ours(rail)), true);
+        w.comes_back(rail);
     }
     // The longest pause before a NID is pinged again, and all its steps.
     for _ in 0..10 {

@@ -5,8 +5,10 @@ use transport::lnd::tunables::Change;
 use transport::lnd::{Config, LnetError, Payload, Shards, Sink};
 use transport::lnet::faults::{Fault, FaultAsk, FaultRate, FaultRule, NidPattern};
 use transport::lnet::{BEST, Event, MdMem, MdSpec, Op, PeerNiView};
+use transport::selftest::console::Said;
 use transport::stream::{Bucket, ShardId};
 use transport::testing::data::{Spot, bytes};
+use transport::testing::members::LstNode;
 use transport::testing::net::{Cut, Net, SEC};
 use transport::wire::{Nid, ProcessId};
 
@@ -504,4 +506,46 @@ fn recovery_goes_on_at_a_new_home() {
     let mut all = BEST;
     net.nodes[old].machine.peer_nis(0, 1000, &mut |v| all = all.min(v.health));
     assert_eq!(all, BEST, "the old one has heard of it");
+}
+
+/// lnet_selftest among nodes of two NIs each: sessions are known by their ids, bulk takes the pair of its request, and both rails are used.
+#[test]
+fn lnet_selftest_runs_over_both_rails() {
+    for (a, b) in [(A, B), (A_NETS, B_NETS)] {
+        let mut net = Net::new();
+        let mut nodes = [config(&a, 100), config(&b, 200)].map(|c| LstNode::new(&mut net, c));
+        let run = |net: &mut Net, nodes: &mut [LstNode; 2], ns: u64| {
+            let end = net.now + ns;
+            while net.now < end {
+                net.run_until((net.now + 100_000).min(end), |_| false);
+                nodes.iter_mut().for_each(|n| n.pump(net));
+            }
+        };
+        for line in [
+            "new_session rails",
+            &format!("add_group c {}", a[0]),
+            &format!("add_group s {}", b[0]),
+            "add_batch w",
+            "add_test --batch w --loop -1 --concurrency 8 --from c --to s brw write size=64k check=full",
+            "add_test --batch w --loop -1 --concurrency 4 --from c --to s brw read size=64k check=full",
+            "run w",
+        ] {
+            nodes[0].said.clear();
+            nodes[0].type_in(&mut net, line);
+            run(&mut net, &mut nodes, SEC);
+            let said = &nodes[0].said;
+            assert!(said.iter().any(|s| matches!(s, Said::End(0))), "{line}: {said:?}");
+        }
+        let [first, second] = [0, 1].map(|at| received(&net, 1..2, at));
+        assert!(first > 100 && second > 100, "{first} and {second} messages by the two NIs");
+        assert!(first.abs_diff(second) < (first + second) / 10, "in turn: {first}, {second}");
+        nodes[0].said.clear();
+        nodes[0].type_in(&mut net, "stop w");
+        run(&mut net, &mut nodes, 3 * SEC);
+        assert!(nodes[0].said.iter().any(|s| matches!(s, Said::End(0))), "{:?}", nodes[0].said);
+        for node in 0..2 {
+            let c = net.nodes[node].machine.counters();
+            assert_eq!((c.drop_no_match, c.err_dest_nid, c.drop_stale_handle, c.resend_count), (0, 0, 0, 0));
+        }
+    }
 }
