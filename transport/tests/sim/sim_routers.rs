@@ -25,7 +25,7 @@ use transport::testing::rng::Rng;
 use transport::wire::{LnetBody, LnetHdr, Nid, ProcessId, Version, WireHandle};
 
 /// Seeds of `make test`.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 5000;
 /// Longer than anything waits, in ns.
 const QUIET: u64 = 250 * SEC;
 /// Time for a router's users to check it, in ns.
