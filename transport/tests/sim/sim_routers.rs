@@ -25,7 +25,7 @@ use transport::testing::rng::Rng;
 use transport::wire::{LnetBody, LnetHdr, Nid, ProcessId, Version, WireHandle};
 
 /// Seeds of `make test`.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 5000;
 /// Longer than anything waits, in ns.
 const QUIET: u64 = 250 * SEC;
 /// Time for a router's users to check it, in ns.
@@ -397,7 +397,8 @@ fn run(seed: u64, totals: &Totals) {
                 let side = r.below(2) as usize;
                 let nid = r.pick(&w.kernels[side]);
                 let router = w.routers[r.below(w.routers.len() as u64) as usize].at;
-                let how = r.pick(&[Cut::Reset, Cut::Fin, Cut::Silence]);
+                // The model finds out about a silent one never; kernels' TCP does after some time.
+                let how = r.pick(&[Cut::Reset, Cut::Fin]);
                 w.across.cut(&mut w.net, nid, router, how);
             }
             2..=4 => w.move_home(&mut r),
