@@ -71,8 +71,8 @@ fn between(eal: &Eal, seeds: [QueueSeed; 2], cfg: &LinkConfig) -> Result<Box<dyn
     Ok(Box::new(node))
 }
 
-/// Makes both links and starts the three nodes, with the workload that [`Ctl`] orders: A's operations are answered by R, the
-/// server's counts are B's. On [`crate::pair::Threads::Two`] each node has a thread.
+/// Makes both links and starts the three nodes, with the workload that [`Ctl`] orders: A's operations are answered by R, which
+/// has as many on the way as A has in flight; the server's counts are B's. On [`crate::pair::Threads::Two`] each node has a thread.
 ///
 /// # Errors
 /// The port that could not be had, and the remedy.
