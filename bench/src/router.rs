@@ -38,11 +38,19 @@ fn nid((ip, net): (Ipv4Addr, u16)) -> Nid {
     Nid::tcp(IpAddr::V4(ip), net)
 }
 
-/// Puts what it is lent on to the next node, as it came in.
+/// Puts what it is lent on to the next node, as it came in. It has so many at a time, for each portal; what comes meanwhile
+/// waits at the portal, as the sender's connection does.
 struct Forwarder {
     next: ProcessId,
     ctl: Arc<Ctl>,
     asked: bool,
+    most: [(u32, u64); 2],
+}
+
+fn entry(portal: u32) -> (AppId, Op) {
+    let md = MdSpec { threshold: Some(1), ..MdSpec::new(MdMem::Sink(Sink::Lend(1 << 20))) };
+    let (tag, who) = (portal.into(), ProcessId::ANY);
+    (APP, Op::Attach { tag, portal, who, match_bits: MATCH, ignore_bits: 0, md })
 }
 
 impl App for Forwarder {
@@ -50,11 +58,10 @@ impl App for Forwarder {
         if std::mem::replace(&mut self.asked, true) {
             return Work::Idle;
         }
-        ops.extend([BULK_PORTAL, SMALL_PORTAL].map(|portal| {
-            let md = MdSpec::new(MdMem::Sink(Sink::Lend(1 << 20)));
-            let (tag, who) = (portal.into(), ProcessId::ANY);
-            (APP, Op::Attach { tag, portal, who, match_bits: MATCH, ignore_bits: 0, md })
-        }));
+        for (portal, most) in self.most {
+            ops.push_back((APP, Op::Lazy { tag: portal.into(), portal, on: true }));
+            ops.extend((0..most).map(|_| entry(portal)));
+        }
         Work::Busy(1)
     }
 
@@ -86,6 +93,7 @@ impl App for Forwarder {
                 ));
             }
             Event::Send { status: Err(e), .. } => self.ctl.fail(e.to_string()),
+            Event::Send { tag, done: true, .. } => ops.extend(u32::try_from(tag).map(entry)),
             Event::Refused { why, .. } => self.ctl.fail(why.to_string()),
             _ => {}
         }
@@ -105,14 +113,15 @@ fn between(
         Stack::new(StackConfig::new(ip, 24), queue, LendSlab::new(cfg.lendings)).map_err(|e| e.to_string())
     };
     let stacks = seeds.into_iter().zip([NEAR, FAR]).map(stack).collect::<Result<Vec<_>, _>>()?;
-    let app = Forwarder { next: ProcessId::lustre(nid(B)), ctl, asked: false };
+    let most = [(BULK_PORTAL, cfg.client.bulk_flight), (SMALL_PORTAL, cfg.client.small_flight)];
+    let app = Forwarder { next: ProcessId::lustre(nid(B)), ctl, asked: false, most };
     let node = NodeBuilder::new(nid(NEAR)).also(nid(FAR)).config(|c| c.peer_credits = cfg.peer_credits);
     let node = node.clock(Clock::calibrated()).over_ports(stacks, app).map_err(|e| e.to_string())?;
     Ok(Box::new(node))
 }
 
-/// Makes both links and starts the three nodes, with the workload that [`Ctl`] orders: A's operations are answered by R, the
-/// server's counts are B's. On [`crate::pair::Threads::Two`] each node has a thread.
+/// Makes both links and starts the three nodes, with the workload that [`Ctl`] orders: A's operations are answered by R, which
+/// has as many on the way as A has in flight; the server's counts are B's. On [`crate::pair::Threads::Two`] each node has a thread.
 ///
 /// # Errors
 /// The port that could not be had, and the remedy.

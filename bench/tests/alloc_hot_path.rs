@@ -233,7 +233,7 @@ impl App for Ball {
 fn a_warm_node_that_sends_on_what_it_receives_allocates_nothing() {
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     for (name, mem) in [
-        ("sent-on", MemConfig::default()),
+        ("sent-on", MemConfig { rx_bufs: 8192, ..MemConfig::default() }),
         (
             "sent-on-1448",
             MemConfig { mtu: 1500, tso_max: 0, rx_buf: 2048, rx_bufs: 16_384, ..MemConfig::default() },

@@ -31,11 +31,13 @@ fn puts_pass_through_a_node_by_reference() {
     let eal = Eal::start(&eal).unwrap_or_else(|e| panic!("{e}"));
     let enter: Enter = Arc::new(|_| Ok(()));
     let idle = IdlePolicy::spins(0, 1);
-    for (mtu, tso, traffic) in
-        [(9000, true, Traffic::BulkChecked), (1500, false, Traffic::BulkChecked), (9000, true, Traffic::Rate)]
-    {
-        // Fewer than an owner's share of the receive pool.
-        let client = ClientConfig { bulk_flight: 2, small_flight: 8, ..ClientConfig::default() };
+    // Fewer in flight than an owner's share of the receive pool.
+    for (mtu, tso, bulk_flight, traffic) in [
+        (9000, true, 4, Traffic::BulkChecked),
+        (1500, false, 1, Traffic::BulkChecked),
+        (9000, true, 4, Traffic::Rate),
+    ] {
+        let client = ClientConfig { bulk_flight, small_flight: 8, ..ClientConfig::default() };
         let cfg = LinkConfig { threads: Threads::One, client, mtu, tso, ..LinkConfig::default() };
         let ctl = Arc::new(Ctl::default());
         let line = router::start(&eal, dir.path(), cfg, &ctl, &enter, idle).unwrap();

@@ -50,7 +50,7 @@ unsafe fn relay_release(raw: NonNull<()>) {
 unsafe fn relay_io(raw: NonNull<()>, data: NonNull<u8>) -> Io {
     // SAFETY: `raw` is a leaked LentBuf with at least one reference, until the last of which nobody writes `lent`. The counts
     // beside it, which its lcore changes meanwhile, are not touched.
-    let lent = unsafe { &*(&raw const (*raw.cast::<LentBuf>().as_ptr()).lent) };
+    let lent = unsafe { &(*raw.cast::<LentBuf>().as_ptr()).lent };
     lent.as_ref().map_or(Io::of(BackingKind::Private), |l| l.io_of(data))
 }
 

@@ -94,7 +94,8 @@ impl PageRunMut {
 
     /// The bytes, to write.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: `raw` is valid for `len` bytes while `self` lives; `self` is unique, and no `PageRun` of it exists: its count is this one alone.
+        // SAFETY: `raw` is valid for `len` bytes while `self` lives; `self` is unique, and no `PageRun` of it exists: its
+        // count is this one alone.
         unsafe { std::slice::from_raw_parts_mut(self.0.raw().ptr.as_ptr(), self.0.len) }
     }
 

@@ -14,8 +14,8 @@ use crate::sim_node::{SERVER, World};
 /// Where payload comes back.
 const BACK: Spot = Spot(30, 7);
 
-/// PUTs to a portal of each shard of the server, `flight` at a time, which puts back what it was lent. Gives the bytes that it could not be lent,
-/// and copied, and how often a home has moved.
+/// PUTs to a portal of each shard of the server, `flight` at a time, which puts back what it was lent. Gives the bytes that it
+/// could not be lent, and copied, and how often a home has moved.
 fn there_and_back(mut w: World, (puts, flight): (u64, u64), len: usize) -> (u64, u64) {
     let n = w.servers.len() as u32;
     let lend = || MdSpec::new(MdMem::Sink(Sink::Lend(1 << 20)));
