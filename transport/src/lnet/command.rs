@@ -86,6 +86,7 @@ impl Lnet {
                     self.placed(cx, lnd, ticket, placed);
                 }
             }
+            Body::AskGateway(gateway, shard) => self.asked_of_gateway(cx, gateway, shard),
             Body::Gateway(gateway, said) => self.told_of_gateway(cx, gateway, said.map(|s| *s)),
             Body::PutDone { grant, hdr, sink, status, data } => {
                 // Any LND will do: no connection is meant.

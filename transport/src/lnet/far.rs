@@ -100,6 +100,10 @@ impl Fars {
         if let Some(far) = self.all.remove(key) {
             self.by_nid.remove(&far.id.nid);
         }
+        // Names of entries that are gone do not pile up.
+        if self.by_age.len() > 2 * self.all.len() + TRIES {
+            self.by_age.retain(|k| self.all.get(*k).is_some());
+        }
     }
 }
 

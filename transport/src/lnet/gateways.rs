@@ -115,7 +115,9 @@ impl Gateways {
     /// Those of the routes that the configuration begins with.
     pub(super) fn new(cfg: &Config) -> Gateways {
         let mut g = Gateways { all: OwnMap::default(), wake: u64::MAX };
-        cfg.all_routes().iter().for_each(|r| g.added(0, r.gateway));
+        for route in cfg.all_routes() {
+            g.added(0, route.gateway);
+        }
         g
     }
 
@@ -125,11 +127,13 @@ impl Gateways {
         self.wake
     }
 
-    /// It has one more route: it is asked at once.
-    pub(super) fn added(&mut self, now: u64, nid: Nid) {
+    /// It has one more route: it is asked at once. Gives whether it had none.
+    pub(super) fn added(&mut self, now: u64, nid: Nid) -> bool {
+        let is_new = !self.all.contains_key(&nid);
         let new = || Gateway { check: Fsm::START, serial: None, sinks: 0, next: now, said: None };
         self.all.entry(nid).or_insert_with(new).next = now;
         self.wake = self.wake.min(now);
+        is_new
     }
 
     /// It has no route any more.
@@ -339,6 +343,26 @@ impl Lnet {
         }
         self.heard_of(cx, gateway, said);
         self.gateways.look();
+    }
+
+    /// A route by a gateway has come that had none here. Its home may have heard of it before, and have asked it.
+    pub(super) fn ask_home(&mut self, cx: &Cx, gateway: Nid) {
+        let me = cx.cfg.shards.me;
+        if let Some(home) = gateway.ip().map(|ip| cx.homes.of(ip)).filter(|h| *h != me) {
+            self.post(home, Body::AskGateway(gateway, me));
+        }
+    }
+
+    /// A shard asks what a gateway said last. One that has not been asked yet tells all when it answers.
+    pub(super) fn asked_of_gateway(&mut self, cx: &Cx, gateway: Nid, shard: ShardId) {
+        let home = gateway.ip().map(|ip| cx.homes.of(ip)).filter(|h| *h != cx.cfg.shards.me);
+        if let Some(home) = home {
+            // It has moved since.
+            return self.post(home, Body::AskGateway(gateway, shard));
+        }
+        if let Some(said) = self.gateways.all.get(&gateway).and_then(|g| g.said.clone()) {
+            self.post(shard, Body::Gateway(gateway, Some(Box::new(said))));
+        }
     }
 
     // ---- other homes

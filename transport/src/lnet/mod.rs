@@ -1,8 +1,9 @@
 //! LNet above its LNDs: NIs, peers, portals, operations, answers (docs/protocol/lnet.md).
 //!
 //! `Lnet` is one shard's part of a node. `ops`, `portal` and `peer` hold what it knows; `command` starts what applications
-//! ask for, `credits` sends it when there is room, `parse` finds out where a message's payload goes, `answer` sends ACKs
-//! and REPLYs, `forward` passes on what is for other nodes, `remote` asks other shards, `upper` is what LNDs call.
+//! ask for, `hop` chooses its way, by `routes` where no NI leads there, `credits` sends it when there is room, `parse` finds out where
+//! a message's payload goes, `answer` sends ACKs and REPLYs, `forward` passes on what is for other nodes, `remote` asks other shards,
+//! `upper` is what LNDs call.
 
 pub(crate) mod aliases;
 mod answer;

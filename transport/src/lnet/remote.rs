@@ -37,6 +37,8 @@ pub(crate) enum Body {
     Seek(Box<Seek>),
     /// To the home of the connection by which a REPLY comes: its place, or none.
     Placed(Ticket, Box<Placed>),
+    /// To a gateway's home: that shard has a route by it now, and has not heard of it.
+    AskGateway(Nid, ShardId),
     /// To all: the last word of a gateway, or `None` for one that did not answer.
     Gateway(Nid, Option<Box<Said>>),
     /// To all: a Multi-Rail peer was discovered, with its NIDs.

@@ -194,7 +194,9 @@ impl Lnet {
                 let nids: Vec<Nid> = self.nis.iter().map(|n| n.nid).collect();
                 route.check(&nids, others.iter())?;
                 self.routes.add(route);
-                self.gateways.added(cx.now, route.gateway);
+                if self.gateways.added(cx.now, route.gateway) {
+                    self.ask_home(cx, route.gateway);
+                }
                 self.weigh(&cx.cfg, route.gateway);
             }
             RouteAsk::Del { net, gateway } => {

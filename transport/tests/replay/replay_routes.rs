@@ -30,8 +30,11 @@ fn nid(s: &str) -> Nid {
 const PLAYED: [(&str, bool); 3] =
     [("rt-setup", false), ("rt-ping-discover", true), ("rt-router-dies-and-returns", true)];
 
-/// Changes of the route by node, in s of the capture.
-const STATES: &[(&str, &str, &[(u64, bool)])] = &[
+/// Changes of a route, each with its time in s of the capture.
+type Changes = &'static [(u64, bool)];
+
+/// Those of the route of each node.
+const STATES: &[(&str, &str, Changes)] = &[
     // It begins to forward, and pushes that.
     ("rt-setup", CLIENT, &[(20, true)]),
     ("rt-setup", SERVER, &[(20, true)]),

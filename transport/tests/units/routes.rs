@@ -3,6 +3,7 @@
 use transport::lnd::{LnetError, NiConfig, Route};
 use transport::lnet::routes::RouteAsk;
 use transport::lnet::{Event, Op};
+use transport::node::Input;
 use transport::socklnd::Contact;
 use transport::stream::{Bucket, ShardId};
 use transport::testing::kernel::router::{FORWARDS, Router, STARTING};
@@ -444,6 +445,29 @@ fn routes_come_and_go_while_a_node_runs() {
         w.run(300 * SEC);
         assert_eq!(w.count(0, |c| c.router_checks), checks, "nobody asks a gateway of no route");
         w.at_rest();
+    }
+}
+
+/// Shards hear of a route one after the other; the gateway may have answered before the last of them does.
+#[test]
+fn a_shard_that_hears_of_a_route_late_is_told_of_its_gateway() {
+    for home_first in [true, false] {
+        let mut w = World::new(&[(config(CLIENT, &[]), 4), (config(SERVER, &["tcp 10.1.0.11@tcp1"]), 1)]);
+        w.router(&R1);
+        w.run(SEC);
+        let home = w.net.home(0, nid(R1[0]).ip().unwrap());
+        let (first, last): (Vec<usize>, Vec<usize>) = w.places(0).partition(|at| (*at == home) == home_first);
+        let add = RouteAsk::Add("tcp1 10.0.0.11@tcp".parse().unwrap());
+        for (some, up) in [(first, home_first), (last, true)] {
+            for at in &some {
+                w.net.nodes[*at].machine.route(w.net.now, add).unwrap();
+                w.net.input(*at, Input::Timer);
+            }
+            w.run(SEC);
+            let is_up = |at: &usize| w.net.nodes[*at].machine.routes().all(|r| r.up);
+            assert!(some.iter().all(|at| is_up(at) == up), "{home_first}");
+        }
+        assert_eq!((w.states(0).as_str(), w.count(0, |c| c.router_checks)), ("up", 1));
     }
 }
 
