@@ -17,6 +17,7 @@ mod eal_error;
 mod gate;
 #[cfg(test)]
 mod gate_tests;
+mod ifname;
 mod joined;
 mod mempool;
 mod offload;

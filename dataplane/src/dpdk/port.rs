@@ -11,6 +11,7 @@ use dpdk_sys as sys;
 
 use super::eal::{Eal, Hold, HoldKind};
 use super::gate::{GateCell, GateEvent};
+use super::ifname;
 use super::offload::{Offer, negotiate};
 use super::pools::{QueuePools, pools_of};
 use super::port_config::{Closed, LinkState, PortConfig, PortError, Want};
@@ -38,6 +39,8 @@ pub struct EthPort {
     pub(super) config: PortConfig,
     pub(super) eal: Eal,
     driver: String,
+    /// The kernel's name of net_tap's device, by which that driver asks for the link.
+    tap: Option<CString>,
     node: i32,
     warnings: Vec<String>,
     closed: bool,
@@ -371,6 +374,7 @@ impl EthPort {
             spec: spec.clone(),
             config,
             eal: eal.clone(),
+            tap: if driver == "net_tap" { ifname::of(info.if_index) } else { None },
             driver,
             node,
             warnings: warnings.into_iter().collect(),
@@ -504,6 +508,8 @@ impl EthPort {
         let mut mbps = 0;
         // SAFETY: a place for the answer; a closed port answers with an error.
         let up = !self.away && unsafe { sys::shim_eth_link(self.shared.id, &mut mbps) } == 1;
+        // One that was moved to another network namespace is out of the driver's sight, not down.
+        let up = up || self.tap.as_deref().is_some_and(ifname::is_elsewhere);
         self.shared.link.store(up && !self.closed, Ordering::Release);
         LinkState { up, mbps }
     }
