@@ -161,6 +161,8 @@ pub(super) struct Buffers {
     bytes: u64,
     /// The message that is looked at now has had its turn in the line.
     turn: bool,
+    /// A peer has come or gone with what it holds and waits for: the lines are to be looked at before this input is done.
+    pub(super) moved: bool,
 }
 
 impl Buffers {
@@ -414,6 +416,7 @@ impl Lnet {
             self.line_all_up();
         }
         self.serve_lines(cx, lnds);
+        self.serve_networks(cx, lnds);
     }
 
     /// All that wait stand in a line.
@@ -436,6 +439,7 @@ impl Lnet {
     /// A peer leaves for another shard, or is forgotten: what it holds and waits for leaves, too.
     pub(super) fn guest_leaves(&mut self, key: Key, guest: Option<&Guest>) {
         let Some(guest) = guest else { return };
+        self.buffers.moved = true;
         for (pool, _) in self.buffers.pools.iter_mut().zip(guest.listed).filter(|(_, listed)| *listed) {
             pool.line.retain(|k| *k != key);
             pool.crowded.retain(|k| *k != key);
@@ -451,6 +455,7 @@ impl Lnet {
     pub(super) fn guest_comes(&mut self, key: Key) {
         let Some(guest) = self.peers.get_mut(key).and_then(|p| p.guest.as_mut()) else { return };
         self.buffers.bytes += guest.bytes;
+        self.buffers.moved = true;
         guest.listed = [false; 3];
         for ((pool, held), waiting) in self.buffers.pools.iter_mut().zip(guest.held).zip(&guest.waiting) {
             (0..).zip(held).for_each(|(out, n)| pool.take(out, n));

@@ -137,7 +137,7 @@ impl Lnet {
     /// Whether [`Lnet::passes_on`] has something to do.
     #[inline]
     pub(super) fn has_to_pass(&self) -> bool {
-        !self.passing.is_empty() || !self.homeward.is_empty()
+        !self.passing.is_empty() || !self.homeward.is_empty() || self.buffers.moved
     }
 
     /// Goes on with one message, or takes one buffer home; gives whether there was one.
@@ -147,6 +147,8 @@ impl Lnet {
             self.returned(cx, lnds, lease);
         } else if let Some(passing) = self.passing.pop_front() {
             self.pass_to_next(cx, lnds, passing);
+        } else if std::mem::take(&mut self.buffers.moved) {
+            self.look_at_lines(cx, lnds);
         } else {
             return false;
         }

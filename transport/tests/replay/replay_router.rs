@@ -1,6 +1,5 @@
 //! Captured routers (docs/protocol/upper.md §1): our machine in the router's place, both neighbours as they were recorded,
-//! whole and byte at a time. What it writes on each connection is byte for byte what the kernel wrote, in its order; what is
-//! other is in a table, with the reason.
+//! whole and byte at a time. What it writes on each connection is byte for byte what the kernel wrote, in its order.
 //!
 //! Most captures begin with connections that are there: those are made first, and the neighbours tell of themselves on them, as
 //! they had. Left to the capture are incarnations, the router's own handles, and the number of its first zero-copy cookie.
@@ -9,14 +8,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use hugepages::HeapRxPool;
-use transport::lnd::{AppId, Config};
-use transport::lnet::{Op, RoutingAsk, RoutingState};
+use transport::lnd::Config;
+use transport::lnet::{RoutingAsk, RoutingState};
 use transport::node::{Input, Machine, Output};
 use transport::stream::{Action, CloseWhy, ConnInfo, DialError, DialSpec, Happened, Progress};
 use transport::testing::capture::{Dir, Flow, Located, Msg, Segment, SignKind, flows, good_messages};
 use transport::wire::{
-    AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, Nid, PingInfo,
-    ProcessId, Version, WireHandle, ksock, ping,
+    AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, Nid, PingInfo, Version,
+    WireHandle, ksock, ping,
 };
 
 use crate::{CHUNKS, Loans, Queue, SEC, folder, id};
@@ -41,23 +40,14 @@ const fn case(name: &'static str, check: u64, enabled: u64, buffers: [u32; 3]) -
     Case { name, check, enabled, buffers }
 }
 
-/// Those in which the router lives from the first to the last frame: all but rt-router-dies-and-returns.
-const CASES: [Case; 6] = [
+/// Those in which router and neighbours live from the first to the last frame: all but rt-router-dies-and-returns and rt-v2-to-v3.
+const CASES: [Case; 5] = [
     case("rt-setup", 25, 4_700, [0; 3]),
     case("rt-ping-discover", 25, 26_000, [0; 3]),
     case("rt-lst-write-1M", 25, 26_000, [0; 3]),
     case("rt-lst-write-4k", 25, 26_000, [0; 3]),
     case("rt-buffers-exhausted", 10, 11_000, [0, 1, 1]),
-    case("rt-v2-to-v3", 10, 10_010, [0; 3]),
 ];
-
-/// Capture, connection, and why ours has other pushes there than the kernel; all else is the same.
-const DIFFERENCES: &[(&str, usize, &str)] = &[(
-    "rt-v2-to-v3",
-    7,
-    "a kernel knows a peer that has left, and dials it to push that its network is silent; ours has forgotten it, and tells it when \
-     it asks",
-)];
 
 struct Link {
     flow: Flow,
@@ -265,8 +255,7 @@ impl Play {
                 }
                 Output::Stream(Action::Read(c)) => self.read(c.index as usize),
                 Output::Stream(other) => unreachable!("{other:?}"),
-                // Only what no capture has is asked for.
-                Output::Complete(..) => {}
+                Output::Complete(_, e) => self.wrong.push(format!("{e:?}")),
                 Output::To(..) | Output::Offer(_) => unreachable!("one shard"),
             }
             self.loans.release(&mut self.machine, self.now);
@@ -295,12 +284,6 @@ impl Play {
             let hello = Hello { src_incarnation, ..h }.emit();
             bytes[skip..skip + len].copy_from_slice(&hello);
         }
-        let asked = bytes.get(ksm..).map(|b| LnetHdr::parse_as(version, b));
-        if let Some(Ok(LnetHdr { body: LnetBody::Get { sink_length: 3960, .. }, src_nid, .. })) = asked
-            && src_nid == own
-        {
-            return;
-        }
         let shaken = self.links[n].wrote.len() + self.links[n].skipped > 0;
         if shaken && let Ok(k) = KsockHdr::parse(&bytes, ByteOrder::Little) {
             if k.kind == KsockType::Noop {
@@ -313,8 +296,7 @@ impl Play {
             if k.kind == KsockType::Lnet
                 && let Ok(mut h) = LnetHdr::parse_as(version, &bytes[ksm..])
                 && h.src_nid == own
-                && let LnetBody::Get { sink_length: 272, handle, .. } | LnetBody::Put { ack: handle, .. } =
-                    &mut h.body
+                && let LnetBody::Get { handle, .. } | LnetBody::Put { ack: handle, .. } = &mut h.body
             {
                 let list = self.ours.entry(peer).or_default();
                 list.push(*handle);
@@ -464,11 +446,6 @@ impl Play {
         {
             self.advance(d);
         }
-        if there(self).is_none() {
-            // Ours has nothing to say to one that it has forgotten: something is asked for that no capture has.
-            let target = ProcessId::lustre(self.links[n].peer);
-            self.input(Input::Cmd(AppId::FIRST, Op::Ping { tag: 0, target }));
-        }
         match there(self) {
             Some(at) => drop(self.bound.insert(n, self.dials.remove(at).1)),
             None => self.wrong.push(format!("does not dial for connection {}", n + 1)),
@@ -511,7 +488,7 @@ impl Play {
     }
 
     /// Connections on which ours wrote otherwise, and where.
-    fn differences(&self, pushes: bool) -> BTreeMap<usize, String> {
+    fn differences(&self) -> BTreeMap<usize, String> {
         let mut out = BTreeMap::new();
         for (n, l) in self.links.iter().enumerate() {
             let mut dir = Dir::default();
@@ -522,22 +499,13 @@ impl Play {
                 continue;
             }
             let captured = if l.dials { l.flow.a.bytes() } else { l.flow.p.bytes() };
-            let is_push = |m: &&Located| match &m.msg {
-                Msg::Lnet(_, h, _) => {
-                    h.src_nid == l.own && matches!(h.body, LnetBody::Put { portal: ping::PORTAL, .. })
-                }
-                _ => false,
-            };
-            let wanted = |m: &&Located| pushes || !is_push(m);
-            let (want_list, got_list): (Vec<&Located>, Vec<&Located>) =
-                (l.want.iter().filter(wanted).collect(), ours.iter().filter(wanted).collect());
-            let want: Vec<&[u8]> = want_list.iter().map(|m| &captured[m.range.clone()]).collect();
-            let got: Vec<&[u8]> = got_list.iter().map(|m| &l.wrote[m.range.clone()]).collect();
+            let want: Vec<&[u8]> = l.want.iter().map(|m| &captured[m.range.clone()]).collect();
+            let got: Vec<&[u8]> = ours.iter().map(|m| &l.wrote[m.range.clone()]).collect();
             if want == got {
                 continue;
             }
             let same = want.iter().zip(&got).take_while(|(a, b)| a == b).count();
-            let text = |list: &[&Located]| {
+            let text = |list: &[Located]| {
                 list.get(same).map(|m| format!("{:?}", m.msg).chars().take(260).collect::<String>())
             };
             let (mut a, mut b) = (want.clone(), got.clone());
@@ -550,8 +518,8 @@ impl Play {
                     "{order}message {same} of {}, {} written: {:?} for {:?}",
                     want.len(),
                     got.len(),
-                    text(&got_list),
-                    text(&want_list)
+                    text(&ours),
+                    text(&l.want)
                 ),
             );
         }
@@ -568,15 +536,8 @@ fn in_a_routers_place_ours_writes_what_the_kernel_wrote() {
             wrong.extend(played.wrong.iter().map(|w| format!("{} {chunk}: {w}", case.name)));
             let view = played.machine.routing(played.now, None);
             assert_eq!(view.state, RoutingState::On, "{}", case.name);
-            let (found, others) = (played.differences(true), played.differences(false));
-            let known = |n: &usize| DIFFERENCES.iter().any(|(c, l, _)| *c == case.name && l == n);
-            let unknown =
-                found.iter().filter(|(n, _)| !known(n)).chain(others.iter().filter(|(n, _)| known(n)));
-            wrong.extend(unknown.map(|(n, d)| format!("{} {chunk}, connection {n}: {d}", case.name)));
-            let gone = DIFFERENCES.iter().filter(|(c, n, _)| *c == case.name && !found.contains_key(n));
-            wrong.extend(
-                gone.map(|(c, n, why)| format!("{c}, connection {n} does not differ any more: {why}")),
-            );
+            let found = played.differences();
+            wrong.extend(found.iter().map(|(n, d)| format!("{} {chunk}, connection {n}: {d}", case.name)));
             let c = played.machine.counters();
             let across = c.forward_rx_msgs;
             let lost = c.drop_no_route + c.drop_route_loop + c.drop_not_for_us + c.drop_next_hop;
@@ -587,10 +548,6 @@ fn in_a_routers_place_ours_writes_what_the_kernel_wrote() {
                     "{} {chunk}: {across} messages came, {} left",
                     case.name, c.forwarded_msgs
                 ));
-            }
-            if std::env::var("TRACE").is_ok() {
-                let some: Vec<_> = c.iter().filter(|x| x.1 > 0).collect();
-                println!("{} {chunk}: {some:?} {:?}", case.name, played.machine.gauges());
             }
         }
     }
