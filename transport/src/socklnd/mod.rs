@@ -316,6 +316,6 @@ mod tests {
     fn sizes() {
         assert!(size_of::<Conn<Lnet>>() <= 1024);
         assert!(size_of::<Peer<TxDone>>() <= 384);
-        const { assert!(Lnet::PEER_BYTES <= 104) };
+        const { assert!(Lnet::PEER_BYTES <= 112) };
     }
 }
