@@ -81,7 +81,11 @@ fn what_a_node_shows_has_lnetctl_s_layout() {
         let one = keys(&golden(name)).len().min(keys(&shown).len());
         assert_eq!(keys(&shown)[..], keys(&golden(name))[..one], "{words:?}\n{shown}");
     }
-    at.ctl(&node, &["peer", "show", "-v", "4"]).good().says(&["peer state: 273", "get: ", "Multi-Rail: true"]);
+    at.ctl(&node, &["peer", "show", "-v", "4"]).good().says(&[
+        "peer state: 273",
+        "get: ",
+        "Multi-Rail: true",
+    ]);
     at.ctl(&node, &["stats", "reset"]).good();
     at.ctl(&node, &["stats", "show"]).good().says(&["send_count: 0"]);
     peer.stop().good();
@@ -104,18 +108,10 @@ fn refusals_and_their_statuses_are_lnetctl_s() {
     told(&["set", "discovery", "x"], 255, &golden("err-set-discovery.txt.stderr"));
     told(&["set", "foo", "1"], 255, &golden("err-set-unknown.txt.stderr"));
     let gateway = format!("{}@tcp", own_ip());
-    let route = |net: &'static str, more: &[&str]| -> Vec<String> {
-        let words = ["route", "add", "--net", net, "--gateway", &gateway];
-        words.iter().chain(more).map(|w| (*w).to_owned()).collect()
-    };
-    let words = |v: &[String]| v.iter().map(String::as_str).map(str::to_owned).collect::<Vec<_>>();
-    for (route, name) in [
-        (route("tcp", &[]), "err-route-add-local.txt.stderr"),
-        (route("tcp6", &["--hop", "300"]), "err-route-add-bad-hop.txt.stderr"),
-    ] {
-        let route = words(&route);
-        told(&route.iter().map(String::as_str).collect::<Vec<_>>(), 234, &golden(name));
-    }
+    let local = ["route", "add", "--net", "tcp", "--gateway", &gateway];
+    told(&local, 234, &golden("err-route-add-local.txt.stderr"));
+    let hops = ["route", "add", "--net", "tcp6", "--gateway", &gateway, "--hop", "300"];
+    told(&hops, 234, &golden("err-route-add-bad-hop.txt.stderr"));
     let far = ["route", "add", "--net", "tcp6", "--gateway", "10.1.1.1@tcp9"];
     told(&far, 234, &golden("err-route-add-bad-gw.txt.stderr"));
     let none = ["route", "del", "--net", "tcp6", "--gateway", &gateway];
@@ -131,7 +127,8 @@ fn refusals_and_their_statuses_are_lnetctl_s() {
     // Answers and errors of one command.
     let end = at.ctl(&node, &["ping", &format!("{},10.9.9.9@tcp9", nid(a))]);
     assert_eq!(end.status.code(), Some(255), "{end:?}");
-    let bad = "manage:\n- ping:\n  errno: -113\n  descr: ! 'failed to ping 10.9.9.9@tcp9: No route to host'\n";
+    let bad =
+        "manage:\n- ping:\n  errno: -113\n  descr: ! 'failed to ping 10.9.9.9@tcp9: No route to host'\n";
     assert!(end.out.starts_with("ping:\n- primary nid: ") && end.out.ends_with(bad), "{end:?}");
     at.ctl(&node, &["udsp", "add", "--src", "tcp"]).failed(161, &["errno: -95", "selection policies"]);
     at.ctl(&node, &["numa", "show"]).failed(2, &["numa"]);

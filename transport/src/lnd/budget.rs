@@ -32,7 +32,7 @@ pub(crate) const ANSWER: u64 = 1024;
 pub(crate) const CONN: u64 = 4096;
 /// Charged for a peer: its records in both layers and in the tables by NID and by host, each with as much room again as it takes, what
 /// discovery knows of it, and the least queue for messages that wait for a connection. `bench/tests/alloc_peers.rs` measures it.
-pub(crate) const PEER: u64 = 3584;
+pub(crate) const PEER: u64 = 3840;
 /// Charged once more for a peer whose queue was ever used: that keeps [`FLOOR`] places.
 pub(crate) const QUEUE: u64 = (FLOOR * MESSAGE) as u64;
 /// A message that waits, in bytes: not less than a [`Tx`](super::Tx) of LNet's takes.
