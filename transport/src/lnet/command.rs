@@ -1,7 +1,6 @@
 //! Operations of applications (docs/protocol/lnet.md §3).
 
 use super::api::{Event, MdMem, MessageCounts, Op, OpRefused, PIECES_MAX};
-use super::discovery::{Step, Subject};
 use super::hop::{Hop, Way};
 use super::ops::{LO, OpKind};
 use super::remote::{Body, ShardMsg, Waiter};
@@ -303,14 +302,6 @@ impl Lnet {
             Op::Counts { .. } | Op::Shutdown { .. } => return Err(OpRefused::ShuttingDown),
         }
         Ok(())
-    }
-
-    /// Asks a node that is not known who it is, or with `force` one that is.
-    fn discover<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, subject: Subject, force: bool) {
-        let asks = self.known(subject).is_some_and(|k| force || k.unsure());
-        if cx.cfg.discovery && asks {
-            self.step(cx, lnd, subject, Step::Ask);
-        }
     }
 
     fn begin_op(
