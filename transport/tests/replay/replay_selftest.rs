@@ -74,7 +74,7 @@ impl Ours {
         ours.peers.quiet = discovered(me, said);
         if routed {
             // Checks of the router are LNet's, and no part of a session.
-            ours.peers.quiet.iter_mut().for_each(|q| drop(q.remove(&router[0])));
+            ours.peers.quiet.iter_mut().for_each(|q| _ = q.remove(&router[0]));
             // Its route is up once the router has answered.
             ours.pass(SEC);
             assert!(ours.net.nodes[0].machine.routes().all(|r| r.up));

@@ -217,7 +217,7 @@ fn a_plan_gives_the_shards_of_a_node() {
     });
     while !asker.is_finished() {
         now.fetch_add(1000, std::sync::atomic::Ordering::Relaxed);
-        servers.iter_mut().for_each(|s| drop(s.turn()));
+        servers.iter_mut().for_each(|s| _ = s.turn());
     }
     let answers = asker.join().unwrap();
     let said = answers.each_ref().map(|(done, routes)| (done.map_err(RouteError::errno), routes.len()));
