@@ -245,12 +245,6 @@ pub(super) struct Subject {
     pub(super) far: Option<Key>,
 }
 
-impl From<Key> for Subject {
-    fn from(peer: Key) -> Subject {
-        Subject { via: peer, far: None }
-    }
-}
-
 /// The node that an operation of the node's own is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum About {
@@ -365,14 +359,6 @@ impl Lnet {
         self.fars.held += usize::from(subject.far.is_some());
         self.step(cx, lnd, subject, Step::Ask);
         None
-    }
-
-    /// Asks a peer that is not known who it is, or with `force` one that is.
-    pub(super) fn discover<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, subject: Subject, force: bool) {
-        let asks = self.known(subject).is_some_and(|p| force || p.unsure());
-        if cx.cfg.discovery && asks {
-            self.step(cx, lnd, subject, Step::Ask);
-        }
     }
 
     /// What is known of a node.

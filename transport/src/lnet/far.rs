@@ -35,6 +35,12 @@ impl Far {
     }
 }
 
+impl From<Key> for Subject {
+    fn from(peer: Key) -> Subject {
+        Subject { via: peer, far: None }
+    }
+}
+
 /// The nodes behind routers that a shard knows.
 #[derive(Debug)]
 pub(crate) struct Fars {

@@ -1,4 +1,4 @@
-//! Pushes of ping info that come (docs/protocol/lnet.md §6.4).
+//! Discovery that others begin: pushes of ping info that come, and what applications ask for (docs/protocol/lnet.md §6.4).
 
 use super::Lnet;
 use super::discovery::{PAUSE, Standing, Step, Subject};
@@ -16,6 +16,14 @@ pub(super) fn is_push(h: &LnetHdr) -> bool {
 }
 
 impl Lnet {
+    /// Asks a node that is not known who it is, or with `force` one that is.
+    pub(super) fn discover<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, subject: Subject, force: bool) {
+        let asks = self.known(subject).is_some_and(|k| force || k.unsure());
+        if cx.cfg.discovery && asks {
+            self.step(cx, lnd, subject, Step::Ask);
+        }
+    }
+
     /// The place for a push, and how much of it is taken.
     pub(super) fn push_place(&self, hdr: &LnetHdr, sum: Option<Checksum>) -> (Option<Placement>, u32) {
         let mlength = hdr.payload_len.min(self.discovery.room);

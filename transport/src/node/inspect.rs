@@ -18,19 +18,17 @@ use tcpstack::{ConnStats, Phase};
 
 use super::counters::StreamCounters;
 use super::handover;
+pub use super::pages::{PAGE, Peers, Rows};
 use crate::lnd::tunables::Change;
 use crate::lnd::{Config, Counters, NIS_MAX, ROUTES_MAX, RouteError};
 use crate::lnet::faults::{FaultAsk, FaultError, FaultView, RULES_MAX};
 use crate::lnet::figures::{NiFigures, PeerFigures};
 use crate::lnet::routes::{RouteAsk, RouteView};
 use crate::lnet::{PeerNiView, RoutingAsk, RoutingView};
-use crate::node::Machine;
 use crate::socklnd::PeerBrief;
 use crate::stream::ConnId;
 use crate::wire::{Nid, ProcessId};
 
-/// Connections of one page at most.
-pub const PAGE: usize = 32;
 /// Counters beyond the common ones that an lcore may tell.
 const MORE: usize = 512;
 /// Questions that may wait for an lcore that does not turn.
@@ -187,83 +185,6 @@ impl Counts {
     }
 }
 
-/// A part of an lcore's peers.
-#[derive(Debug)]
-pub struct Peers {
-    /// The only one that is asked for, if it is one.
-    pub only: Option<ProcessId>,
-    /// First place in the table; afterwards the first place of the next page, `None` at the end.
-    pub from: Option<u32>,
-    /// Answer; the asker has made room for [`PAGE`].
-    pub rows: Vec<PeerBrief>,
-}
-
-impl Peers {
-    /// Fills the page from what `m` knows.
-    pub fn fill(&mut self, m: &Machine) {
-        let room = self.rows.capacity();
-        let rows = &mut self.rows;
-        let mut add = |b| {
-            if rows.len() < room {
-                rows.push(b);
-            }
-        };
-        if let Some(id) = self.only {
-            self.from = None;
-            return m.brief(id).into_iter().for_each(add);
-        }
-        let from = self.from.unwrap_or(0) as usize;
-        let all = m.briefs(from, PAGE, &mut add);
-        self.from = (from.saturating_add(PAGE) < all).then_some((from + PAGE) as u32);
-    }
-}
-
-/// A part of the NIDs of peers that a shard knows.
-#[derive(Debug)]
-pub struct PeerNis {
-    /// First place; afterwards the first place of the next page, `None` at the end.
-    pub from: Option<u32>,
-    /// Answer; the asker has made room for [`PAGE`].
-    pub rows: Vec<PeerNiView>,
-}
-
-impl PeerNis {
-    /// Fills the page from what `m` knows.
-    pub fn fill(&mut self, m: &Machine) {
-        let (room, rows) = (self.rows.capacity(), &mut self.rows);
-        let from = self.from.unwrap_or(0) as usize;
-        let all = m.peer_nis(from, PAGE, &mut |row| {
-            if rows.len() < room {
-                rows.push(row);
-            }
-        });
-        self.from = (from.saturating_add(PAGE) < all).then_some((from + PAGE) as u32);
-    }
-}
-
-/// Figures of a part of an lcore's peers.
-#[derive(Debug)]
-pub struct PeersFigures {
-    /// First place in the table; afterwards the first place of the next page, `None` at the end.
-    pub from: Option<u32>,
-    /// Answer; the asker has made room for [`PAGE`].
-    pub rows: Vec<PeerFigures>,
-}
-
-impl PeersFigures {
-    /// Fills the page from what `m` knows.
-    pub fn fill(&mut self, m: &Machine) {
-        let (room, rows) = (self.rows.capacity(), &mut self.rows);
-        let from = self.from.unwrap_or(0) as usize;
-        let all = m.peer_figures(from, PAGE, &mut |f| {
-            if rows.len() < room {
-                rows.push(f);
-            }
-        });
-        self.from = (from.saturating_add(PAGE) < all).then_some((from + PAGE) as u32);
-    }
-}
-
 /// A question about fault rules.
 #[derive(Debug)]
 pub struct AboutFaults {
@@ -302,10 +223,10 @@ pub enum Question {
     Page(Box<Page>),
     /// Peers.
     Peers(Box<Peers>),
-    /// NIDs of peers, and their health.
-    PeerNis(Box<PeerNis>),
     /// Figures of peers.
-    Figures(Box<PeersFigures>),
+    Figures(Box<Rows<PeerFigures>>),
+    /// NIDs of peers, and their health.
+    PeerNis(Box<Rows<PeerNiView>>),
     /// Counters.
     Counts(Box<Counts>),
     /// Shows packets to this end, or to none; the answer is the end that was there before.
@@ -491,17 +412,18 @@ impl Inspection {
         Ok(())
     }
 
-    /// Shows the NIDs of peers of all lcores to `each`, page by page, until it returns false. A NID that several NIs of ours
-    /// speak with is shown for each; figures of health are the same then.
-    ///
-    /// # Errors
-    /// [`NoAnswer`] of the first lcore that does not; those before it were shown.
-    pub fn peer_nis(&self, mut each: impl FnMut(&PeerNiView) -> bool) -> Result<(), NoAnswer> {
+    /// Shows the rows of all lcores to `each`, page by page, until it returns false.
+    fn rows<T>(
+        &self,
+        ask: fn(Box<Rows<T>>) -> Question,
+        answer: fn(Question) -> Option<Box<Rows<T>>>,
+        mut each: impl FnMut(&T) -> bool,
+    ) -> Result<(), NoAnswer> {
         for lcore in 0..self.mailboxes.len() {
-            let mut page = Box::new(PeerNis { from: Some(0), rows: Vec::with_capacity(PAGE) });
+            let mut page = Box::new(Rows::new());
             while page.from.is_some() {
                 page.rows.clear();
-                let Question::PeerNis(p) = self.ask(lcore, Question::PeerNis(page))? else { break };
+                let Some(p) = answer(self.ask(lcore, ask(page))?) else { break };
                 page = p;
                 if !page.rows.iter().all(&mut each) {
                     return Ok(());
@@ -511,23 +433,23 @@ impl Inspection {
         Ok(())
     }
 
-    /// Shows figures of the peers of all lcores to `each`, page by page, until it returns false.
+    /// Shows figures of the peers of all lcores to `each` until it returns false.
     ///
     /// # Errors
     /// [`NoAnswer`] of the first lcore that does not; those before it were shown.
-    pub fn peer_figures(&self, mut each: impl FnMut(&PeerFigures) -> bool) -> Result<(), NoAnswer> {
-        for lcore in 0..self.mailboxes.len() {
-            let mut page = Box::new(PeersFigures { from: Some(0), rows: Vec::with_capacity(PAGE) });
-            while page.from.is_some() {
-                page.rows.clear();
-                let Question::Figures(p) = self.ask(lcore, Question::Figures(page))? else { break };
-                page = p;
-                if !page.rows.iter().all(&mut each) {
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
+    pub fn peer_figures(&self, each: impl FnMut(&PeerFigures) -> bool) -> Result<(), NoAnswer> {
+        let answer = |q| if let Question::Figures(p) = q { Some(p) } else { None };
+        self.rows(Question::Figures, answer, each)
+    }
+
+    /// Shows the NIDs of peers of all lcores to `each` until it returns false. A NID that several NIs of ours speak with is shown for
+    /// each; figures of health are the same then.
+    ///
+    /// # Errors
+    /// [`NoAnswer`] of the first lcore that does not; those before it were shown.
+    pub fn peer_nis(&self, each: impl FnMut(&PeerNiView) -> bool) -> Result<(), NoAnswer> {
+        let answer = |q| if let Question::PeerNis(p) = q { Some(p) } else { None };
+        self.rows(Question::PeerNis, answer, each)
     }
 
     /// Counters of an lcore.

@@ -38,6 +38,8 @@ pub mod mesh;
 #[cfg(feature = "node")]
 mod migration;
 #[cfg(feature = "node")]
+mod pages;
+#[cfg(feature = "node")]
 pub mod ports;
 #[cfg(feature = "node")]
 pub mod run;

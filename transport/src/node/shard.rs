@@ -302,8 +302,8 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
                 None => page.from = None,
             },
             Question::Peers(peers) => peers.fill(&self.machine),
-            Question::PeerNis(nis) => nis.fill(&self.machine),
-            Question::Figures(peers) => peers.fill(&self.machine),
+            Question::Figures(p) => p.fill(|from, most, each| self.machine.peer_figures(from, most, each)),
+            Question::PeerNis(p) => p.fill(|from, most, each| self.machine.peer_nis(from, most, each)),
             Question::Counts(c) => {
                 (c.proto, c.streams, c.loop_stats) = (self.machine.tally(), self.counters(), self.loop_stats);
                 self.details(&mut |name, n| c.add(name, n));

@@ -1,0 +1,137 @@
+//! `pollnd lnetctl` on nodes that run, over kernel sockets: layouts and refusals are lnetctl's (testdata/texts).
+
+#![allow(missing_docs)]
+
+#[allow(dead_code)]
+mod proc;
+
+use std::path::Path;
+
+use proc::{End, Proc, nid, own_ip, pollnd};
+use tempfile::TempDir;
+
+const PORT: [&str; 2] = ["--accept-port", "10988"];
+
+fn golden(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/texts/lnetctl").join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Nodes with control sockets in a folder of their own.
+struct Place(TempDir);
+
+impl Place {
+    fn start(&self, args: &[&str]) -> Proc {
+        let mut c = pollnd(args);
+        c.env("XDG_RUNTIME_DIR", self.0.path());
+        Proc::start(c)
+    }
+
+    fn node(&self, nids: &[&str]) -> Proc {
+        let more: Vec<&str> = nids[1..].iter().flat_map(|n| ["--ni", n]).collect();
+        self.start(&[&["node", "--nid", nids[0]], &more[..], &PORT].concat()).up()
+    }
+
+    fn ctl(&self, node: &Proc, args: &[&str]) -> End {
+        self.start(&[&["lnetctl", "--node", &node.id().to_string()], args].concat()).end()
+    }
+}
+
+/// Keys of a text, with their indentation, and without values and NIDs.
+fn keys(text: &str) -> Vec<String> {
+    text.lines().filter_map(|l| l.split_once(':')).map(|(k, _)| k.to_owned()).collect()
+}
+
+/// The part of lnetctl's text that is about its last network.
+fn last_net(text: &str) -> Vec<String> {
+    let at = text.rfind("-     net type").unwrap();
+    keys(&text[at..])
+}
+
+#[test]
+fn what_a_node_shows_has_lnetctl_s_layout() {
+    let (at, a, b) = (Place(tempfile::tempdir().unwrap()), own_ip(), own_ip());
+    let (first, second) = (nid(a), format!("{a}@tcp1"));
+    let (node, peer) = (at.node(&[&first, &second]), at.node(&[&nid(b)]));
+    for (words, name) in [
+        (&["net", "show"][..], "net-show.yaml"),
+        (&["net", "show", "-v"], "net-show-v.yaml"),
+        (&["net", "show", "-v", "2"], "net-show-v-2.yaml"),
+        (&["net", "show", "-v5"], "net-show-v-5.yaml"),
+    ] {
+        let shown = at.ctl(&node, words).good().out;
+        assert_eq!(last_net(&shown), last_net(&golden(name)), "{words:?}\n{shown}");
+        assert!(shown.contains(&format!("nid: {second}")), "{shown}");
+    }
+    assert_eq!(keys(&at.ctl(&node, &["stats", "show"]).good().out), keys(&golden("stats-show.yaml")));
+    assert_eq!(at.ctl(&node, &["global", "show"]).good().out, golden("global-show.yaml"));
+    // A ping of a node that has not been discovered, and a discovery.
+    let answer = |verb: &str, rail: bool| {
+        let nid = nid(b);
+        format!("{verb}:\n- primary nid: {nid}\n  Multi-Rail: {rail}\n  peer_ni:\n  - nid: {nid}\n")
+    };
+    assert_eq!(at.ctl(&node, &["ping", &nid(b)]).good().out, answer("ping", false));
+    assert_eq!(at.ctl(&node, &["discover", &nid(b)]).good().out, answer("discover", true));
+    assert_eq!(at.ctl(&node, &["ping", &nid(b)]).good().out, answer("ping", true));
+    for (words, name) in [
+        (&["peer", "show"][..], "peer-show-nid.yaml"),
+        (&["peer", "show", "-v", "4", "--nid", &nid(b)], "peer-show-v-5.yaml"),
+    ] {
+        let shown = at.ctl(&node, words).good().out;
+        let one = keys(&golden(name)).len().min(keys(&shown).len());
+        assert_eq!(keys(&shown)[..], keys(&golden(name))[..one], "{words:?}\n{shown}");
+    }
+    at.ctl(&node, &["peer", "show", "-v", "4"]).good().says(&[
+        "peer state: 273",
+        "get: ",
+        "Multi-Rail: true",
+    ]);
+    at.ctl(&node, &["stats", "reset"]).good();
+    at.ctl(&node, &["stats", "show"]).good().says(&["send_count: 0"]);
+    peer.stop().good();
+    node.stop().good();
+}
+
+#[test]
+fn refusals_and_their_statuses_are_lnetctl_s() {
+    let (at, a) = (Place(tempfile::tempdir().unwrap()), own_ip());
+    let node = at.node(&[&nid(a)]);
+    let told = |words: &[&str], status: i32, text: &str| {
+        let end = at.ctl(&node, words);
+        assert_eq!((end.status.code(), end.err.as_str()), (Some(status), text), "{words:?}: {end:?}");
+    };
+    told(&["net", "show", "--net", "tcpx"], 234, &golden("err-net-show-bad.yaml.stderr"));
+    told(&["net", "show", "--net", "tcp9"], 234, &golden("err-net-show-none.yaml.stderr"));
+    told(&["ping", "foo"], 234, &golden("err-ping-garbage.yaml.stderr"));
+    told(&["discover", "foo"], 234, &golden("err-discover-garbage.yaml.stderr"));
+    told(&["peer", "show", "--nid", "10.9.9.9@tcp"], 234, "");
+    told(&["set", "discovery", "x"], 255, &golden("err-set-discovery.txt.stderr"));
+    told(&["set", "foo", "1"], 255, &golden("err-set-unknown.txt.stderr"));
+    let gateway = format!("{}@tcp", own_ip());
+    let local = ["route", "add", "--net", "tcp", "--gateway", &gateway];
+    told(&local, 234, &golden("err-route-add-local.txt.stderr"));
+    let hops = ["route", "add", "--net", "tcp6", "--gateway", &gateway, "--hop", "300"];
+    told(&hops, 234, &golden("err-route-add-bad-hop.txt.stderr"));
+    let far = ["route", "add", "--net", "tcp6", "--gateway", "10.1.1.1@tcp9"];
+    told(&far, 234, &golden("err-route-add-bad-gw.txt.stderr"));
+    let none = ["route", "del", "--net", "tcp6", "--gateway", &gateway];
+    told(&none, 234, &golden("err-route-del-none.txt.stderr"));
+    // One that there is: shown, and refused a second time.
+    let add = ["route", "add", "--net", "tcp5", "--gateway", &gateway];
+    told(&add, 0, "");
+    told(&add, 234, &golden("route-add-dup.txt.stderr"));
+    let shown = at.ctl(&node, &["route", "show", "-v"]).good().out;
+    assert_eq!(keys(&shown), keys(&golden("c-route-show-1.yaml")), "{shown}");
+    at.ctl(&node, &["export", "--backup"]).good().says(&["net: tcp5", "hop: -1"]);
+    told(&["route", "del", "--net", "tcp5", "--gateway", &gateway], 0, "");
+    // Answers and errors of one command.
+    let end = at.ctl(&node, &["ping", &format!("{},10.9.9.9@tcp9", nid(a))]);
+    assert_eq!(end.status.code(), Some(255), "{end:?}");
+    let bad =
+        "manage:\n- ping:\n  errno: -113\n  descr: ! 'failed to ping 10.9.9.9@tcp9: No route to host'\n";
+    assert!(end.out.starts_with("ping:\n- primary nid: ") && end.out.ends_with(bad), "{end:?}");
+    at.ctl(&node, &["udsp", "add", "--src", "tcp"]).failed(161, &["errno: -95", "selection policies"]);
+    at.ctl(&node, &["numa", "show"]).failed(2, &["numa"]);
+    at.ctl(&node, &["import", "/no/such.yaml"]).failed(254, &["cannot open '/no/such.yaml'"]);
+    node.stop().good();
+}
