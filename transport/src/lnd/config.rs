@@ -9,6 +9,8 @@ use crate::wire::{ConnType, Nid, Pid, ProcessId, Version, nid};
 
 /// One second in ns.
 pub const SEC: u64 = 1_000_000_000;
+/// Time between two looks at the links of ports, in ns: kernels tell their peers within 26 ms (docs/protocol/upper.md §2).
+pub(crate) const LINKS_EVERY: u64 = 5_000_000;
 
 /// Peers that the acceptor takes (docs/protocol/socklnd.md §1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -337,6 +339,11 @@ impl Config {
             ping_features: None,
             ping_sequence: None,
         }
+    }
+
+    /// Whether the links of its ports are watched: of one NI nothing depends on it.
+    pub(crate) fn watches_links(&self) -> bool {
+        self.nis.len() > 1 && self.tcp_kind == TcpKind::Port
     }
 
     /// The primary NID: that of the first NI.

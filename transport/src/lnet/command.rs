@@ -167,7 +167,7 @@ impl Lnet {
             Way::Own(ni) => (ni, LO, None),
             Way::Peer(hop) => (hop.ni, hop.ni, Some(hop.via.nid)),
         };
-        let dest = |target| if let Way::Peer(hop) = way { hop.dest(target) } else { target };
+        let marked = from_ni(op) || matches!(way, Way::Peer(hop) if hop.rail);
         match op {
             &mut Op::Put {
                 tag,
@@ -194,10 +194,12 @@ impl Lnet {
                 let body = LnetBody::Put { ack: handle, match_bits, hdr_data, portal, offset };
                 match peer {
                     Some(peer) => {
-                        let hdr = header(cx, self.nid_of(ni), dest(target), len, body);
+                        let hdr = header(cx, self.nid_of(ni), target, len, body);
                         let mut msg = Msg::lnet(hdr, payload.take(), done);
                         msg.strange = for_strangers(cx, app);
-                        (msg.pinned, msg.free) = (from.is_some(), matches!(way, Way::Peer(h) if h.rail));
+                        if marked {
+                            mark(&mut msg, way, from.is_some());
+                        }
                         self.launch(cx, lnd, peer, &mut msg);
                     }
                     None => {
@@ -221,10 +223,12 @@ impl Lnet {
                 let (payload, done) = (Payload::empty(), TxDone::Op(key));
                 match peer {
                     Some(peer) => {
-                        let hdr = header(cx, self.nid_of(ni), dest(target), 0, body);
+                        let hdr = header(cx, self.nid_of(ni), target, 0, body);
                         let mut msg = Msg::lnet(hdr, payload, done);
                         msg.strange = for_strangers(cx, app);
-                        (msg.pinned, msg.free) = (from.is_some(), matches!(way, Way::Peer(h) if h.rail));
+                        if marked {
+                            mark(&mut msg, way, from.is_some());
+                        }
                         self.launch(cx, lnd, peer, &mut msg);
                     }
                     None => self.own_message(cx, lnd, own_header(cx, from, target, 0, body), payload, done),
@@ -248,9 +252,11 @@ impl Lnet {
                     src_offset: 0,
                     sink_length: PING_LEN,
                 };
-                let hdr = header(cx, self.nid_of(ni), hop.dest(target), 0, body);
+                let hdr = header(cx, self.nid_of(ni), target, 0, body);
                 let mut msg = Msg::lnet(hdr, Payload::empty(), TxDone::Op(key));
-                msg.free = hop.rail;
+                if hop.rail {
+                    mark(&mut msg, way, false);
+                }
                 self.launch(cx, lnd, peer, &mut msg);
             }
             Op::Attach { .. } => {
@@ -398,6 +404,24 @@ impl Lnet {
             let event = self.ops.fail(op, cx.now, why);
             self.complete_some(event);
         }
+    }
+}
+
+/// Whether an operation names the NI that it leaves from.
+#[inline]
+fn from_ni(op: &Op) -> bool {
+    matches!(op, Op::Put { from: Some(_), .. } | Op::Get { from: Some(_), .. })
+}
+
+/// A message that leaves from an NI that was named, or may go to another NID than the one that was: most are neither.
+#[cold]
+fn mark(msg: &mut Msg, way: Way, pinned: bool) {
+    msg.pinned = pinned;
+    if let (Way::Peer(hop), Some(hdr)) = (way, &mut msg.hdr)
+        && hop.rail
+    {
+        msg.free = true;
+        hdr.dest_nid = hop.via.nid;
     }
 }
 

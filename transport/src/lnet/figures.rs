@@ -1,6 +1,6 @@
 //! Figures of an NI for those who look in: messages and bytes, as `lnetctl net show -v` has them, and latencies of operations.
 
-use super::health::NiHealth;
+use super::causes::NiHealth;
 use crate::lnd::Moved;
 use crate::wire::Nid;
 

@@ -7,6 +7,7 @@
 pub(crate) mod aliases;
 mod answer;
 pub mod api;
+mod causes;
 mod claims;
 mod command;
 mod credits;
@@ -43,12 +44,12 @@ use std::collections::VecDeque;
 
 use self::aliases::Aliases;
 pub use self::api::*;
+pub use self::causes::{BEST, Cause, Causes, NiHealth};
 use self::discovery::Discovery;
 use self::drops::Drops;
 use self::events::Events;
 use self::faulted::Faults;
 use self::health::Health;
-pub use self::health::{BEST, Cause, Causes, NiHealth};
 use self::held::WaitOn;
 pub(crate) use self::migration::Migrating;
 use self::migration::{Arrival, Renamed};
@@ -238,7 +239,7 @@ impl Lnet {
         let (shards, me) = (u64::from(cfg.shards.count.max(1)), u64::from(cfg.shards.me.0));
         let first = cfg.first_object.wrapping_add(me.wrapping_mul(cfg.object_step));
         let nis = Ni::all(cfg);
-        Lnet {
+        let mut lnet = Lnet {
             peers: Slab::new(),
             recent: None,
             ops: Ops::new(cfg.interface_cookie, first, cfg.object_step.wrapping_mul(shards), cfg.nis.len()),
@@ -265,7 +266,9 @@ impl Lnet {
             mail: VecDeque::new(),
             arrival: None,
             renamed: Renamed::default(),
-        }
+        };
+        lnet.begin_watch(cfg);
+        lnet
     }
 
     /// The next message for another shard.
@@ -317,7 +320,7 @@ impl Lnet {
     /// Whether [`Lnet::settle`] has something to do.
     #[inline]
     pub(crate) fn is_unsettled(&self) -> bool {
-        !self.kicks.is_empty() || !self.again.is_empty() || self.has_discovered() || !self.unsent.is_empty()
+        !self.kicks.is_empty() || !self.again.is_empty() || self.has_discovered()
     }
 
     /// Looks again at one peer whose credits changed, or at a held message; gives whether there was one.

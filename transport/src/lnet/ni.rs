@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
+use super::causes::NiHealth;
 use super::figures::NiFigures;
-use super::health::NiHealth;
 use super::{Lnet, OpRefused};
 use crate::lnd::budget::Uses;
 use crate::lnd::{Config, Cx, Lnd, Moved, NiConfig, NiId};
