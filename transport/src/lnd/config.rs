@@ -10,6 +10,8 @@ use crate::wire::{ConnType, Nid, Pid, ProcessId, Version, nid};
 
 /// One second in ns.
 pub const SEC: u64 = 1_000_000_000;
+/// Time between two looks at the links of ports, in ns: kernels tell their peers within 26 ms (docs/protocol/upper.md §2).
+pub(crate) const LINKS_EVERY: u64 = 5_000_000;
 
 /// Peers that the acceptor takes (docs/protocol/socklnd.md §1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -393,6 +395,11 @@ impl Config {
     /// Time after which users of a router know that it has changed, and after which a silent network is down to it, in ns.
     pub fn router_check_time(&self) -> u64 {
         self.alive_router_check_interval.saturating_add(self.router_ping_timeout)
+    }
+
+    /// Whether the links of its ports are watched: of one NI nothing depends on it.
+    pub(crate) fn watches_links(&self) -> bool {
+        self.nis.len() > 1 && self.tcp_kind == TcpKind::Port
     }
 
     /// The primary NID: that of the first NI.

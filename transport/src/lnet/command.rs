@@ -183,7 +183,7 @@ impl Lnet {
             Way::Own(ni) => (ni, LO, None),
             Way::Peer(hop) => (hop.ni, hop.ni, Some(hop.via.nid)),
         };
-        let dest = |target| if let Way::Peer(hop) = way { hop.dest(target) } else { target };
+        let marked = from_ni(op) || matches!(way, Way::Peer(hop) if hop.rail || !hop.only);
         match op {
             &mut Op::Put {
                 tag,
@@ -210,11 +210,12 @@ impl Lnet {
                 let body = LnetBody::Put { ack: handle, match_bits, hdr_data, portal, offset };
                 match peer {
                     Some(peer) => {
-                        let hdr = header(cx, self.nid_of(ni), dest(target), len, body);
+                        let hdr = header(cx, self.nid_of(ni), target, len, body);
                         let mut msg = Msg::lnet(hdr, payload.take(), done);
                         msg.strange = for_strangers(cx, app);
-                        (msg.pinned, msg.free) = (from.is_some(), matches!(way, Way::Peer(h) if h.rail));
-                        msg.routed = via != Some(dest(target).nid);
+                        if marked {
+                            mark(&mut msg, way, from.is_some());
+                        }
                         self.launch(cx, lnd, peer, &mut msg);
                     }
                     None => {
@@ -238,11 +239,12 @@ impl Lnet {
                 let (payload, done) = (Payload::empty(), TxDone::Op(key));
                 match peer {
                     Some(peer) => {
-                        let hdr = header(cx, self.nid_of(ni), dest(target), 0, body);
+                        let hdr = header(cx, self.nid_of(ni), target, 0, body);
                         let mut msg = Msg::lnet(hdr, payload, done);
                         msg.strange = for_strangers(cx, app);
-                        (msg.pinned, msg.free) = (from.is_some(), matches!(way, Way::Peer(h) if h.rail));
-                        msg.routed = via != Some(dest(target).nid);
+                        if marked {
+                            mark(&mut msg, way, from.is_some());
+                        }
                         self.launch(cx, lnd, peer, &mut msg);
                     }
                     None => self.own_message(cx, lnd, own_header(cx, from, target, 0, body), payload, done),
@@ -258,7 +260,7 @@ impl Lnet {
                     self.recent = Some(peer);
                 }
                 if let Op::Discover { force, .. } = op {
-                    let far = hop.dest(target).nid != hop.via.nid;
+                    let far = !hop.rail && target.nid != hop.via.nid;
                     let subject =
                         if far { self.far_subject(ni, peer, target.nid) } else { Some(peer.into()) };
                     if let Some(subject) = subject {
@@ -274,9 +276,11 @@ impl Lnet {
                     src_offset: 0,
                     sink_length: PING_LEN,
                 };
-                let hdr = header(cx, self.nid_of(ni), hop.dest(target), 0, body);
+                let hdr = header(cx, self.nid_of(ni), target, 0, body);
                 let mut msg = Msg::lnet(hdr, Payload::empty(), TxDone::Op(key));
-                msg.free = hop.rail;
+                if hop.rail {
+                    mark(&mut msg, way, false);
+                }
                 self.launch(cx, lnd, peer, &mut msg);
             }
             Op::Attach { .. } => {
@@ -429,6 +433,24 @@ impl Lnet {
             self.complete_some(event);
         }
     }
+}
+
+/// Whether an operation names the NI that it leaves from.
+#[inline]
+fn from_ni(op: &Op) -> bool {
+    matches!(op, Op::Put { from: Some(_), .. } | Op::Get { from: Some(_), .. })
+}
+
+/// A message that leaves from an NI that was named, may go to another NID than the one that was, or goes by a gateway: most do not.
+#[cold]
+fn mark(msg: &mut Msg, way: Way, pinned: bool) {
+    msg.pinned = pinned;
+    let (Way::Peer(hop), Some(hdr)) = (way, &mut msg.hdr) else { return };
+    if hop.rail {
+        msg.free = true;
+        hdr.dest_nid = hop.via.nid;
+    }
+    msg.routed = hdr.dest_nid != hop.via.nid;
 }
 
 /// Whether an application speaks to whom strangers name.

@@ -9,7 +9,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::health::Cause;
+use super::causes::Cause;
 use crate::lnd::LnetError;
 use crate::lnd::config::SEC;
 use crate::wire::{LnetBody, LnetHdr, Nid, NidParseError};

@@ -5,8 +5,8 @@ use std::ops::AddAssign;
 use arrayvec::ArrayVec;
 
 use super::aliases::OF_ONE;
+use super::causes::NiHealth;
 pub use super::drops::Dropped;
-use super::health::NiHealth;
 use crate::lnd::Moved;
 use crate::wire::{Nid, ProcessId};
 

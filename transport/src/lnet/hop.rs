@@ -30,12 +30,6 @@ impl Hop {
     pub(super) fn bucket(&self) -> Option<Bucket> {
         self.via.nid.ip().map(Bucket::of)
     }
-
-    /// The process that headers name, of an operation on `target`.
-    #[inline]
-    pub(super) fn dest(&self, target: ProcessId) -> ProcessId {
-        if self.rail { self.via } else { target }
-    }
 }
 
 /// The way of an operation.

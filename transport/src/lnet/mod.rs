@@ -9,6 +9,7 @@ pub(crate) mod aliases;
 mod answer;
 pub mod api;
 mod buffers;
+mod causes;
 mod claims;
 mod command;
 mod credits;
@@ -55,6 +56,7 @@ use self::aliases::Aliases;
 pub use self::api::*;
 pub use self::buffers::{BufferClass, BuffersView};
 use self::buffers::{Buffers, Lease};
+pub use self::causes::{BEST, Cause, Causes, NiHealth};
 use self::discovery::Discovery;
 use self::drops::Drops;
 pub use self::enabling::{RoutingAsk, RoutingState, RoutingView};
@@ -64,7 +66,6 @@ use self::faulted::Faults;
 use self::forward::Passing;
 use self::gateways::Gateways;
 use self::health::Health;
-pub use self::health::{BEST, Cause, Causes, NiHealth};
 use self::held::WaitOn;
 pub(crate) use self::migration::Migrating;
 use self::migration::{Arrival, Renamed};
@@ -274,7 +275,7 @@ impl Lnet {
         let (shards, me) = (u64::from(cfg.shards.count.max(1)), u64::from(cfg.shards.me.0));
         let first = cfg.first_object.wrapping_add(me.wrapping_mul(cfg.object_step));
         let (routing, nis) = (Routing::new(cfg), Ni::all(cfg));
-        Lnet {
+        let mut lnet = Lnet {
             peers: Slab::new(),
             recent: None,
             ops: Ops::new(cfg.interface_cookie, first, cfg.object_step.wrapping_mul(shards), cfg.nis.len()),
@@ -309,7 +310,9 @@ impl Lnet {
             mail: VecDeque::new(),
             arrival: None,
             renamed: Renamed::default(),
-        }
+        };
+        lnet.begin_watch(cfg);
+        lnet
     }
 
     /// The next message for another shard.
@@ -364,7 +367,7 @@ impl Lnet {
     #[inline]
     pub(crate) fn is_unsettled(&self) -> bool {
         let peers = !self.kicks.is_empty() || !self.again.is_empty() || self.has_discovered();
-        peers || self.has_to_pass() || !self.unsent.is_empty()
+        peers || self.has_to_pass()
     }
 
     /// Looks again at one peer whose credits changed, or at a held message; gives whether there was one.

@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 
 use super::aliases::OF_ONE;
+use super::causes::NiHealth;
 use super::discovery::Standing;
 use super::drops::Dropped;
 use super::figures::{NiFigures, PeerFigures, Span, Spans};
-use super::health::NiHealth;
 use super::{Lnet, OpRefused};
 use crate::lnd::budget::Uses;
 use crate::lnd::{Config, Cx, Lnd, Moved, NiConfig, NiId};

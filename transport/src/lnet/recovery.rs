@@ -17,14 +17,14 @@ use std::collections::{BTreeSet, HashMap};
 use fsm::Fsm;
 
 use super::Lnet;
+use super::causes::BEST;
 use super::command::header;
-use super::health::BEST;
 use super::ops::{OpKind, UNTIMED};
 use super::remote::Body;
 use super::{Msg, TxDone};
 use crate::hash::OwnMap;
-use crate::lnd::config::SEC;
-use crate::lnd::{AppId, Cx, Lnd, Payload};
+use crate::lnd::config::{LINKS_EVERY, SEC};
+use crate::lnd::{AppId, Config, Cx, Lnd, Payload};
 use crate::stream::{Bucket, ShardId};
 use crate::wire::{LnetBody, Nid, ProcessId, ping};
 
@@ -148,6 +148,13 @@ impl Recovery {
 }
 
 impl Lnet {
+    /// There is something to do at once, if links are to be looked at.
+    pub(super) fn begin_watch(&mut self, cfg: &Config) {
+        if cfg.watches_links() {
+            self.recover_by(0);
+        }
+    }
+
     /// Time at which there is something to do for NIs that are not well, in ns; `u64::MAX` for never.
     #[inline]
     pub(super) fn recovery_wake(&self) -> u64 {
@@ -189,6 +196,10 @@ impl Lnet {
             } else if self.recovery.step(cx, nid, Step::Due) && !self.recovery_ping(cx, lnds, nid) {
                 self.recovery.step(cx, nid, Step::Unanswered);
             }
+        }
+        // The links of several ports are looked at where timers are (`transport/src/node/shard.rs`).
+        if cx.cfg.watches_links() {
+            self.recover_by(cx.now + LINKS_EVERY);
         }
         if let Some(next) = self.recovery.due.first() {
             self.recovery.wake = self.recovery.wake.min(next.0);

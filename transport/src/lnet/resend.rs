@@ -4,7 +4,7 @@
 //! `lnet_retry_count` times and before its deadline, under the handle that it has, from and to the NIDs of its new pair. Answers
 //! are not, nor is what the node itself asks of a NID: those have no other pair.
 
-use super::health::Cause;
+use super::causes::Cause;
 use super::hop::Hop;
 use super::remote::{Body, Resent};
 use super::{Lnet, Msg, TxDone};
@@ -77,6 +77,8 @@ impl Lnet {
         if uses.credits > 0 {
             self.take_back(cx, peer, uses);
         }
+        // Nobody asks for those alone: something else is to be settled, and then they are.
+        self.kicks.push_back(Key::NOWHERE);
         self.unsent.push_back(Unsent { tx: Box::new(tx), ni, nid: id.nid, pid: id, why });
     }
 

@@ -1,6 +1,6 @@
 //! Calls of LNDs on LNet.
 
-use super::health::Cause;
+use super::causes::Cause;
 use super::peer::Peer;
 use super::{Delivery, Lnet, Msg, TxDone};
 use crate::lnd::budget::Uses;

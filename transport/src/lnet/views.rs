@@ -1,6 +1,6 @@
 //! NIDs of peers for those who look in: whose they are, and how well they are (`lnetctl peer show`).
 
-use super::health::{BEST, Causes};
+use super::causes::{BEST, Causes};
 use super::{Lnet, Peer};
 use crate::lnd::Cx;
 use crate::wire::{Nid, ping};

@@ -12,6 +12,7 @@ use super::counters::StreamCounters;
 use super::inspect::{Attended, Inspect, LoopStats, Mailbox, Question};
 use super::mesh::Mesh;
 use super::streams::{Streams, Work};
+use crate::lnd::config::LINKS_EVERY;
 use crate::lnd::{AppId, NIS_MAX, OUT_KEPT, Shards};
 use crate::lnet::{Event, Op};
 use crate::node::{BesideError, Input, Machine};
@@ -88,9 +89,6 @@ pub struct Shard<S: Streams + Inspect, A: App> {
     links_at: u64,
 }
 
-/// Time between two looks at the links of ports, in ns: kernels tell their peers within 26 ms (docs/protocol/upper.md §2).
-const LINKS_EVERY: u64 = 5_000_000;
-
 /// Operations handled in one turn at most, so that an application which answers each event with an operation
 /// cannot keep the streams from being served.
 const OPS_A_TURN: usize = 256;
@@ -153,9 +151,6 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
         if self.mailbox.as_ref().is_some_and(|d| d.0.asked()) {
             self.answer();
         }
-        if self.links_at <= now {
-            self.look_at_links(now);
-        }
         let machine = &mut self.machine;
         let mut work = match &mut self.outside {
             Outside::Alone(s) => s.turn(&mut |happened| machine.hear(now, happened)),
@@ -163,6 +158,9 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
         };
         if self.machine.deadline().is_some_and(|t| t <= now) {
             self.machine.handle(now, Input::Timer);
+            if self.links_at <= now {
+                self.look_at_links(now);
+            }
             work = work.and(Work::Busy(1));
         }
         while let Some((app, ev)) = self.outside.mesh_mut().and_then(Mesh::posted_event) {
@@ -214,7 +212,9 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
     #[cold]
     fn look_at_links(&mut self, now: u64) {
         self.links_at = now + LINKS_EVERY;
-        let Some(streams) = self.outside.streams() else { return };
+        let Some(streams) = self.outside.streams().filter(|_| self.machine.config().watches_links()) else {
+            return;
+        };
         for at in 0..NIS_MAX {
             let Some(ip) = self.machine.config().nis.get(at).map(|n| n.nid.ip()) else { return };
             if let Some(ip) = ip {
