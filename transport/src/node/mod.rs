@@ -32,6 +32,7 @@ mod idle;
 pub mod inspect;
 #[cfg(feature = "node")]
 pub mod lcore;
+mod loop_stats;
 pub mod machine;
 #[cfg(feature = "node")]
 pub mod mesh;

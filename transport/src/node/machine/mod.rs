@@ -26,6 +26,7 @@
 //! ```
 
 mod beside;
+mod looking;
 
 use std::net::IpAddr;
 
@@ -34,13 +35,11 @@ pub use self::beside::BesideError;
 use crate::lnd::tunables::Change;
 use crate::lnd::{AppId, Config, Counters, Cx, Held, NIS_MAX, NiId, RouteError};
 use crate::lnet::faults::{FaultAsk, FaultError, FaultView};
-use crate::lnet::figures::{NiFigures, PeerFigures};
 use crate::lnet::routes::{RouteAsk, RouteView};
-use crate::lnet::{Delivery, Event, Lnet, Op, PeerNiView, RoutingAsk, RoutingView, ShardMsg};
-use crate::socklnd::{self, PeerBrief, PeerView, Socklnd};
-use crate::stream::slab::Key;
+use crate::lnet::{Delivery, Event, Lnet, Op, RoutingAsk, RoutingView, ShardMsg};
+use crate::socklnd::{self, Socklnd};
 use crate::stream::{Action, BUCKETS, Bucket, ConnId, DialId, Happened, Protocol, ShardId};
-use crate::wire::{Nid, ProcessId};
+use crate::wire::Nid;
 
 /// A message that has come whole, to be copied or summed by whichever lcore has time.
 #[derive(Debug)]
@@ -392,93 +391,6 @@ impl Machine {
             copy_jobs: out.copy_jobs,
             on_their_way: self.lnet.on_their_way(),
         }
-    }
-
-    /// Shows `each` every peer that is remembered.
-    pub fn peers(&self, each: &mut dyn FnMut(PeerView)) {
-        for lnd in &self.lnds {
-            lnd.views(&mut |mut view, above| {
-                (view.credits_used, view.waiting) = self.lnet.credits(above);
-                each(view);
-            });
-        }
-    }
-
-    /// Shows `each` the figures of every NI, the primary one first, and behind them those of messages of the node to itself.
-    pub fn nis(&self, each: &mut dyn FnMut(NiFigures)) {
-        self.lnet.figures(&self.cx, self.lnds.iter().map(|l| l.moved), each);
-    }
-
-    /// Operations that wait for an answer.
-    pub fn ops(&self) -> usize {
-        self.lnet.ops.len()
-    }
-
-    fn with_credits(&self, mut brief: PeerBrief, above: Key) -> PeerBrief {
-        let (used, waiting) = self.lnet.credits(above);
-        brief.credits_used = used;
-        brief.queued = brief.queued.saturating_add(waiting as u32);
-        brief
-    }
-
-    /// One peer in a few words; `None` for one that is not remembered.
-    pub fn brief(&self, id: ProcessId) -> Option<PeerBrief> {
-        let peer = self.lnds.iter().find_map(|l| l.brief(id)).map(|(b, above)| self.with_credits(b, above));
-        peer.or_else(|| self.lnet.fars.by_id(id).map(|(id, held)| PeerBrief::routed(id, held)))
-    }
-
-    /// Shows `each` the peers in `most` places of the table from `from`; gives the number of all places.
-    pub fn briefs(&self, from: usize, most: usize, each: &mut dyn FnMut(PeerBrief)) -> usize {
-        let near = self.paged(from, most, |lnd, skip, room| {
-            lnd.briefs(skip, room, &mut |b, above| each(self.with_credits(b, above)))
-        });
-        let fars = self.fars_from(from, most, near).filter_map(|at| self.lnet.fars.at(at));
-        fars.for_each(|(id, held)| each(PeerBrief::routed(id, held)));
-        near + self.lnet.fars.places()
-    }
-
-    /// Shows `each` the figures of the peers in `most` places of the table from `from`; gives the number of all places.
-    pub fn peer_figures(&self, from: usize, most: usize, each: &mut dyn FnMut(PeerFigures)) -> usize {
-        let near = self.paged(from, most, |lnd, skip, room| {
-            lnd.moved(skip, room, &mut |id, moved, above| {
-                self.lnet.peer_figures(id, moved, above).into_iter().for_each(&mut *each);
-            })
-        });
-        self.fars_from(from, most, near).filter_map(|at| self.lnet.far_figures(at)).for_each(each);
-        near + self.lnet.fars.places()
-    }
-
-    /// Looks at `most` places from `from` of the tables of all LNDs, one behind the other; gives the number of all places.
-    fn paged(
-        &self,
-        from: usize,
-        most: usize,
-        mut look: impl FnMut(&Socklnd<Lnet>, usize, usize) -> usize,
-    ) -> usize {
-        let mut before = 0;
-        for lnd in &self.lnds {
-            let (skip, done) = (from.saturating_sub(before), before.saturating_sub(from));
-            before += look(lnd, skip, most.saturating_sub(done));
-        }
-        before
-    }
-
-    /// Of those places the ones of nodes behind routers, which come behind the `near` ones.
-    fn fars_from(&self, from: usize, most: usize, near: usize) -> impl Iterator<Item = usize> + use<> {
-        let (skip, done) = (from.saturating_sub(near), near.saturating_sub(from));
-        (skip..self.lnet.fars.places()).take(most.saturating_sub(done))
-    }
-
-    /// Nodes behind routers that are known.
-    #[cfg(feature = "testing")]
-    pub fn fars(&self) -> usize {
-        self.lnet.fars.len()
-    }
-
-    /// Shows `each` the NIDs of peers in `most` places from `from`; gives the number of all places. One that several of our NIs
-    /// speak with is there for each.
-    pub fn peer_nis(&self, from: usize, most: usize, each: &mut dyn FnMut(PeerNiView)) -> usize {
-        self.lnet.ni_views(&self.cx, from, most, each)
     }
 
     /// The port that has this address of ours has a link since `now`, in ns, or has none: its NIs are up, or down.
