@@ -17,7 +17,7 @@ use transport::testing::rng::Rng;
 use transport::wire::Nid;
 
 /// Seeds of `make test`.
-const SEEDS: u64 = 1000;
+const SEEDS: u64 = 500;
 /// Longer than any operation lasts, and than it takes a route to be up again, in ns.
 const QUIET: u64 = 120 * SEC;
 
