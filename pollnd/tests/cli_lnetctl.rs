@@ -93,6 +93,38 @@ fn what_a_node_shows_has_lnetctl_s_layout() {
 }
 
 #[test]
+fn routing_is_shown_and_changed_as_lnetctl_does() {
+    let (at, a) = (Place(tempfile::tempdir().unwrap()), own_ip());
+    let node = at.node(&[&nid(a), &format!("{}@tcp1", own_ip())]);
+    let show = || at.ctl(&node, &["routing", "show"]).good().out;
+    assert_eq!(show(), golden("a-routing-show-off.yaml"));
+    assert_eq!(at.ctl(&node, &["set", "routing", "1"]).good().out, "");
+    // Its users look first: 110 s.
+    let shown = show();
+    assert_eq!(keys(&shown), keys(&golden("a-routing-show-starting.yaml")), "{shown}");
+    assert!(
+        shown.contains("    - enable: 3\nbuffers:\n    tiny: 2048\n    small: 16384\n    large: 1024\n"),
+        "{shown}"
+    );
+    at.ctl(&node, &["set", "large_buffers", "7"]).good();
+    assert!(show().ends_with("    large: 7\n"), "{}", show());
+    let kept = at.ctl(&node, &["export", "--backup"]).good().out;
+    assert!(kept.contains("routing:\n    enable: 1\nbuffers:\n    tiny: 2048\n"), "{kept}");
+    for bad in ["5", "x", "-1"] {
+        let end = at.ctl(&node, &["set", "routing", bad]);
+        assert_eq!(
+            (end.status.code(), &*end.err),
+            (Some(255), &*golden("err-set-routing.txt.stderr")),
+            "{bad}"
+        );
+    }
+    at.ctl(&node, &["set", "small_buffers", "1048577"]).failed(255, &["cannot parse small_buffers value"]);
+    at.ctl(&node, &["set", "routing", "0"]).good();
+    assert_eq!(show(), "");
+    node.stop().good();
+}
+
+#[test]
 fn refusals_and_their_statuses_are_lnetctl_s() {
     let (at, a) = (Place(tempfile::tempdir().unwrap()), own_ip());
     let node = at.node(&[&nid(a)]);

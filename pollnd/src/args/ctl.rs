@@ -39,13 +39,16 @@ pub(crate) enum CtlVerb {
     /// Routes: networks that no NI of this node is on, and the routers that lead there.
     #[command(subcommand)]
     Route(CtlRoute),
+    /// Routing between this node's networks, and its buffers.
+    #[command(subcommand)]
+    Routing(CtlRouting),
     /// Statistics of the node.
     #[command(subcommand)]
     Stats(CtlStats),
     /// Settings of the node.
     #[command(subcommand)]
     Global(CtlGlobal),
-    /// Changes a setting, by the names of `global show`.
+    /// Changes a setting, by the names of `global show`; or routing, tiny_buffers, small_buffers, large_buffers.
     Set {
         /// Its name.
         name: String,
@@ -180,6 +183,13 @@ pub(crate) enum CtlRoute {
         #[command(flatten)]
         detail: Detail,
     },
+}
+
+/// `pollnd lnetctl routing`.
+#[derive(Subcommand, Debug, Clone)]
+pub(crate) enum CtlRouting {
+    /// Shows them; nothing on a node that does not route.
+    Show,
 }
 
 /// `pollnd lnetctl stats`.

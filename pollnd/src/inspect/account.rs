@@ -11,11 +11,12 @@ use transport::lnd::route::RouteParseError;
 use transport::lnd::{ByType, Config, Moved};
 use transport::lnet::figures::{Dropped, NiFigures, PeerFigures, Span, Spans};
 use transport::lnet::routes::{RouteAsk, RouteView};
-use transport::lnet::{BEST, Cause, Causes};
+use transport::lnet::{BEST, BufferClass, Cause, Causes, RoutingAsk};
 use transport::node::inspect::Inspection;
 use transport::wire::{Nid, NidParseError, ping};
 
 use super::failure::Failure;
+use super::router;
 use super::shared::{Shared, say};
 use crate::args::NodeArgs;
 use crate::config::keys::{self, Means, Part, negated};
@@ -54,6 +55,20 @@ pub(crate) enum Ask {
         net: String,
         /// Its gateway.
         gateway: String,
+    },
+    /// Routing, if the node routes.
+    Routing {},
+    /// Has it begin to route, or cease to.
+    SetRouting {
+        /// Begin.
+        on: bool,
+    },
+    /// Has it have so many router buffers.
+    SetBuffers {
+        /// Their class: 0 for tiny, 1 for small, 2 for large ones.
+        class: usize,
+        /// Their number; 0 for a kernel's.
+        number: u32,
     },
     /// Statistics of the node.
     Stats {},
@@ -536,6 +551,14 @@ pub(super) fn serve(s: &mut UnixStream, shared: &Shared, ask: &Ask) -> io::Resul
         },
         Ask::Routes {} => return rows(s, routes(front)),
         Ask::AddRoute { .. } | Ask::DelRoute { .. } => return Ok(change_route(front, ask)),
+        Ask::Routing {} => router::shown(front).map(|r| json!(r)),
+        Ask::SetRouting { on } => {
+            router::order(front, if *on { RoutingAsk::Enable } else { RoutingAsk::Disable })
+        }
+        Ask::SetBuffers { class, number } => match BufferClass::ALL.get(*class) {
+            Some(class) => router::order(front, RoutingAsk::Buffers(*class, *number)),
+            None => Err(format!("{class} is no class of router buffers")),
+        },
         Ask::Stats {} => stats(front).map(|now| json!(shared.baseline.since(now))),
         Ask::Reset {} => stats(front).map(|now| {
             shared.baseline.reset(now);

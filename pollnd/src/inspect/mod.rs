@@ -16,6 +16,7 @@ pub(crate) mod faults;
 mod guests;
 pub(crate) mod lcores;
 pub(crate) mod nis;
+mod router;
 mod run_dir;
 pub(crate) mod seats;
 pub(crate) mod server;

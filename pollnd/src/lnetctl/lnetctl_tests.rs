@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::layout::{ANSWER, Layout, NETLINK, OLD};
 use super::refusal::{Form, Refusal, status};
-use super::routed::{RouteShown, Routes};
+use super::routed::{RouteShown, Routes, RoutingShown};
 use super::shown::*;
 use crate::config::yaml::{self, Kind, Node};
 
@@ -75,8 +75,8 @@ fn printed<T: Serialize + DeserializeOwned>(layout: Layout, text: &str) -> Strin
 #[test]
 fn all_that_lnetctl_shows_is_read_and_printed_the_same() {
     let mut seen = std::collections::BTreeMap::<String, usize>::new();
-    for (name, text) in texts(".yaml") {
-        for (key, text) in sections(&text) {
+    for (name, whole) in texts(".yaml") {
+        for (key, text) in sections(&whole) {
             let again = match key.as_str() {
                 "net" => printed::<Nets>(NETLINK, &text),
                 "peer" => printed::<Peers>(NETLINK, &text),
@@ -87,14 +87,23 @@ fn all_that_lnetctl_shows_is_read_and_printed_the_same() {
                 "ping" => printed::<Pinged>(ANSWER, &text),
                 "discover" => printed::<Discovered>(ANSWER, &text),
                 "manage" => refusal(&text).text(),
-                "routing" | "buffers" | "udsp" | "Peer NI recovery" => continue,
+                // They come together.
+                "routing" => {
+                    let buffers = sections(&whole).into_iter().find(|s| s.0 == "buffers");
+                    let both = text.clone() + &buffers.map_or(String::new(), |b| b.1);
+                    assert_eq!(printed::<RoutingShown>(OLD, &both), both, "{name}");
+                    text.clone()
+                }
+                "buffers" | "udsp" | "Peer NI recovery" => continue,
                 other => panic!("{name}: {other}"),
             };
             assert_eq!(again, text, "{name}");
             *seen.entry(key).or_default() += 1;
         }
     }
-    for key in ["net", "route", "peer", "peer list", "statistics", "global", "ping", "discover", "manage"] {
+    for key in
+        ["net", "route", "routing", "peer", "peer list", "statistics", "global", "ping", "discover", "manage"]
+    {
         assert!(seen.contains_key(key), "{seen:?}");
     }
 }

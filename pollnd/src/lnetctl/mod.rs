@@ -16,7 +16,7 @@ mod tables;
 use std::process::ExitCode;
 
 use self::refusal::Refusal;
-use crate::args::{CtlGlobal, CtlNet, CtlPeer, CtlStats, CtlVerb, LnetctlArgs};
+use crate::args::{CtlGlobal, CtlNet, CtlPeer, CtlRouting, CtlStats, CtlVerb, LnetctlArgs};
 use crate::inspect::Request;
 use crate::inspect::account::Ask;
 use crate::inspect::client::Client;
@@ -54,6 +54,7 @@ fn run(a: &LnetctlArgs) -> Result<(), Refusal> {
         CtlVerb::Peer(CtlPeer::Show { nid, detail }) => tables::peers(node()?, nid.as_deref(), detail),
         CtlVerb::Peer(CtlPeer::List) => tables::peer_list(node()?),
         CtlVerb::Route(verb) => routing::main(verb, node),
+        CtlVerb::Routing(CtlRouting::Show) => tables::routing(node()?),
         CtlVerb::Stats(CtlStats::Show) => tables::stats(node()?),
         CtlVerb::Stats(CtlStats::Reset) => node()?.one::<()>(Ask::Reset {}),
         CtlVerb::Global(CtlGlobal::Show) => tables::global(node()?),

@@ -44,3 +44,81 @@ impl RouteShown {
         (self.state, self.kind) = (None, None);
     }
 }
+
+/// Router buffers of a class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Pool {
+    pub(crate) npages: u64,
+    pub(crate) nbuffers: u64,
+    pub(crate) credits: u64,
+    pub(crate) mincredits: u64,
+}
+
+/// Those of a CPT, by class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Class {
+    pub(crate) tiny: Pool,
+    pub(crate) small: Pool,
+    pub(crate) large: Pool,
+}
+
+/// Those of the first CPT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Pools {
+    #[serde(rename = "cpt[0]")]
+    pub(crate) cpt: Class,
+}
+
+/// A row of `routing show`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+pub(crate) enum Told {
+    /// Buffers.
+    Pools(Pools),
+    /// 1: the node routes; 2: it ceases to; 3: it begins to.
+    State { enable: u64 },
+}
+
+/// Buffers in all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BuffersShown {
+    pub(crate) tiny: u64,
+    pub(crate) small: u64,
+    pub(crate) large: u64,
+}
+
+/// Whether a node routes, as it is shown and as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Rows {
+    /// With all its buffers.
+    Shown(Vec<Told>),
+    /// In a backup.
+    Kept(Kept),
+}
+
+/// All that makes it route again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Kept {
+    pub(crate) enable: u64,
+}
+
+/// `routing show`, and its part of `export`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RoutingShown {
+    pub(crate) routing: Rows,
+    pub(crate) buffers: BuffersShown,
+}
+
+impl RoutingShown {
+    /// Leaves what makes it route again.
+    pub(crate) fn backup(&mut self) {
+        self.routing = Rows::Kept(Kept { enable: 1 });
+    }
+}

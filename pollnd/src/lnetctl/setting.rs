@@ -4,6 +4,7 @@ use super::Asked;
 use super::refusal::Refusal;
 use crate::config::keys::{self, Key, Means, Part, negated};
 use crate::inspect::Request;
+use crate::inspect::account::Ask;
 
 /// Settings by the names that `set` has for them: their names in `global show`, and what lnetctl calls a value that is none.
 const NAMES: [(&str, &str, &str); 12] = [
@@ -23,6 +24,32 @@ const NAMES: [(&str, &str, &str); 12] = [
 
 /// One whose name is the same everywhere.
 const INTERVAL: &str = "max_recovery_ping_interval";
+
+/// Router buffers, by class.
+const BUFFERS: [&str; 3] = ["tiny_buffers", "small_buffers", "large_buffers"];
+/// Most of a class.
+const BUFFERS_MAX: u32 = 1 << 20;
+
+fn routing(value: &str, node: impl FnOnce() -> Result<Asked, Refusal>) -> Result<(), Refusal> {
+    let on = match value.parse() {
+        Ok(0) => false,
+        Ok(1) => true,
+        _ => {
+            let why = "cannot parse routing value.\nmust be 0 for disable or 1 for enable";
+            return Err(Refusal::old("parser", "set", libc::EPERM, why));
+        }
+    };
+    node()?.one::<()>(Ask::SetRouting { on })
+}
+
+fn buffers(class: usize, value: &str, node: impl FnOnce() -> Result<Asked, Refusal>) -> Result<(), Refusal> {
+    let number: u32 = value.parse().ok().filter(|n| *n <= BUFFERS_MAX).ok_or_else(|| {
+        let name = BUFFERS.get(class).copied().unwrap_or_default();
+        let why = format!("cannot parse {name} value.\nmust be 0 to {BUFFERS_MAX}, 0 for a kernel's number");
+        Refusal::old("parser", "set", libc::EPERM, why)
+    })?;
+    node()?.one::<()>(Ask::SetBuffers { class, number })
+}
 
 fn named(name: &str) -> Option<(&'static str, &'static str)> {
     let listed = NAMES.iter().find(|n| n.0 == name).map(|n| (n.1, n.2));
@@ -44,6 +71,12 @@ pub(super) fn set(
             format!("lnetctl: '{name}' is not a valid command. See 'lnetctl --list-commands'."),
         )
     };
+    if name == "routing" {
+        return routing(value, node);
+    }
+    if let Some(class) = BUFFERS.iter().position(|b| *b == name) {
+        return buffers(class, value, node);
+    }
     let (shown, words) = named(name).ok_or_else(unknown)?;
     let key = key(shown).ok_or_else(unknown)?;
     let Ok(number) = value.parse::<i64>() else {

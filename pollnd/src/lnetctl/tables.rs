@@ -3,7 +3,7 @@
 use super::Asked;
 use super::layout::{NETLINK, OLD};
 use super::refusal::Refusal;
-use super::routed::{RouteShown, Routes};
+use super::routed::{RouteShown, Routes, RoutingShown};
 use super::shown::{GlobalShow, Level, Net, Nets, NidOnly, Peer, PeerList, Peers, StatsShow};
 use crate::args::Detail;
 use crate::config::model::network;
@@ -63,6 +63,14 @@ pub(super) fn stats(mut node: Asked) -> Result<(), Refusal> {
     Ok(out::text(OLD.text(&StatsShow { statistics })?)?)
 }
 
+/// Of a node that does not route nothing is shown.
+pub(super) fn routing(mut node: Asked) -> Result<(), Refusal> {
+    match node.one::<Option<RoutingShown>>(Ask::Routing {})? {
+        Some(shown) => Ok(out::text(OLD.text(&shown)?)?),
+        None => Ok(()),
+    }
+}
+
 pub(super) fn global(mut node: Asked) -> Result<(), Refusal> {
     let global = node.one(Ask::Global {})?;
     Ok(out::text(OLD.text(&GlobalShow { global })?)?)
@@ -87,6 +95,12 @@ pub(super) fn export(mut node: Asked, backup: bool) -> Result<(), Refusal> {
     }
     if !peer.is_empty() {
         text += &NETLINK.text(&Peers { peer })?;
+    }
+    if let Some(mut routing) = node.one::<Option<RoutingShown>>(Ask::Routing {})? {
+        if backup {
+            routing.backup();
+        }
+        text += &OLD.text(&routing)?;
     }
     text += &OLD.text(&GlobalShow { global: node.one(Ask::Global {})? })?;
     Ok(out::text(text)?)
