@@ -25,7 +25,6 @@ pub mod pair;
 pub mod rate;
 pub mod repeat;
 pub mod report;
-#[cfg(feature = "dpdk")]
 pub mod router;
 pub mod selftest;
 pub mod setup;
