@@ -4,8 +4,8 @@
 //!   A @tcp ── link ── @tcp R @tcp1 ── link ── B @tcp1
 //! ```
 //!
-//! R routes, as any LNet router does, and has no application. A and B have a route by it. The links are virtio links
-//! ([`link`](mod@link)), or the kernel's loopback ([`sock`]). Beside the same two ends on one link, the difference is R's own ([`cost`]).
+//! R routes, as any LNet router does, and has no application. A and B have a route by it. The links are virtio links (`link`), or
+//! the kernel's loopback ([`sock`]). Beside the same two ends on one link, the difference is R's own ([`cost`]).
 
 pub mod cost;
 #[cfg(feature = "dpdk")]
@@ -117,6 +117,7 @@ fn reached(ctl: &Ctl, told: &AtomicBool) -> Result<(), MeasureError> {
 mod tests {
     use transport::lnd::LnetError;
     use transport::lnet::OpRefused;
+    use transport::wire::Pid;
     use transport::wire::ping::PingInfo;
 
     use super::*;
@@ -156,7 +157,7 @@ mod tests {
             assert_eq!((pings(&mut app, now + AGAIN), app.app.0, app.app.1), (1, 0, 0));
         }
         assert!(!told.load(Ordering::Acquire));
-        let info = PingInfo::new(Vec::new());
+        let info = PingInfo::new([Nid::LO], Pid::LUSTRE, 0, 1);
         app.event(9_000_000_000, APP, answer(Ok(info)), &mut Ops::new());
         assert!(told.load(Ordering::Acquire));
         assert_eq!((pings(&mut app, 10_000_000_000), app.app.0), (0, 1));

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bench::ctl::Ctl;
 use bench::pair::{NothingLost, Running};
 use bench::report::RanOn;
+use bench::router;
 use bench::router::cost::{Beside, Round, Router, Side, figures};
-use bench::router::sock as router;
 use bench::sock::{self, SockPair};
 use bench::tcp::load;
 use bench::workload::{ClientConfig, Intake};
@@ -62,7 +62,10 @@ fn sockets(a: &RouterArgs, lost: &mut Vec<NothingLost>) -> Result<Beside, String
         let running = start(p, &ctl)?;
         side(&ctl, a.seconds, lost, || running.stop().map(|e| (e, 0))).map(|(s, _)| s)
     };
-    Ok(Beside { direct: measured(|p, ctl| sock::start(p, ctl.clone()))?, through: measured(router::start)? })
+    Ok(Beside {
+        direct: measured(|p, ctl| sock::start(p, ctl.clone()))?,
+        through: measured(router::sock::start)?,
+    })
 }
 
 #[cfg(feature = "dpdk")]
@@ -70,7 +73,6 @@ impl VirtioLink {
     /// Both sides, and the payload bytes that the router copied.
     fn beside(&self, a: &RouterArgs, lost: &mut Vec<NothingLost>) -> Result<(Beside, u64), String> {
         use bench::link::{self, LinkConfig};
-        use bench::router;
 
         let dir = std::env::temp_dir();
         let (threads, enter, idle) = pairs::threads(self.one)?;
