@@ -47,8 +47,8 @@ fn beside(gateway: Nid, nid: Nid, beyond: Nid) -> NodeBuilder {
     })
 }
 
-/// Time between two questions whether there is a way, in ns.
-const AGAIN: u64 = 20_000_000;
+/// Time between two questions whether there is a way, in ns. One that a router dropped is not answered, and ends late.
+const AGAIN: u64 = SEC / 2;
 /// Tag of those questions, which no client's operation has.
 const ASKED: u64 = u64::MAX;
 
@@ -56,8 +56,8 @@ const ASKED: u64 = u64::MAX;
 struct Reaching<A> {
     app: A,
     target: ProcessId,
-    /// Time of the next ping, in ns; none while one is under way.
-    next: Option<u64>,
+    /// Time of the next ping, and of the latest turn, in ns.
+    next: u64,
     now: u64,
     reached: bool,
     /// Tells whoever runs the nodes.
@@ -66,7 +66,7 @@ struct Reaching<A> {
 
 impl<A> Reaching<A> {
     fn new(app: A, target: Nid, told: Arc<AtomicBool>) -> Reaching<A> {
-        Reaching { app, target: ProcessId::lustre(target), next: Some(0), now: 0, reached: false, told }
+        Reaching { app, target: ProcessId::lustre(target), next: 0, now: 0, reached: false, told }
     }
 }
 
@@ -76,22 +76,21 @@ impl<A: App> App for Reaching<A> {
             return self.app.turn(now, ops);
         }
         self.now = now;
-        if self.next.is_none_or(|at| now < at) {
+        if now < self.next {
             return Work::Idle;
         }
-        self.next = None;
+        self.next = now + AGAIN;
         ops.push_back((APP, Op::Ping { tag: ASKED, target: self.target }));
         Work::of(1)
     }
 
     fn event(&mut self, now: u64, app: AppId, ev: Event, ops: &mut Ops) {
         match ev {
-            Event::Ping { tag: ASKED, info, .. } => {
-                self.reached = info.is_ok();
-                self.told.store(self.reached, Ordering::Release);
-                self.next = Some(now + AGAIN);
+            Event::Ping { tag: ASKED, info: Ok(_), .. } => {
+                self.reached = true;
+                self.told.store(true, Ordering::Release);
             }
-            Event::Refused { tag: ASKED, .. } => self.next = Some(now + AGAIN),
+            Event::Ping { tag: ASKED, .. } | Event::Refused { tag: ASKED, .. } => {}
             ev => self.app.event(now, app, ev, ops),
         }
     }
@@ -100,7 +99,7 @@ impl<A: App> App for Reaching<A> {
         if self.reached {
             return self.app.patience();
         }
-        self.next.map(|at| at.saturating_sub(self.now))
+        Some(self.next.saturating_sub(self.now))
     }
 
     fn ends(&mut self, now: u64) {
@@ -117,7 +116,6 @@ fn reached(ctl: &Ctl, told: &AtomicBool) -> Result<(), MeasureError> {
 mod tests {
     use transport::lnd::LnetError;
     use transport::lnet::OpRefused;
-    use transport::wire::Pid;
     use transport::wire::ping::PingInfo;
 
     use super::*;
@@ -147,19 +145,25 @@ mod tests {
     fn an_application_begins_when_its_target_has_answered() {
         let told = Arc::new(AtomicBool::new(false));
         let mut app = Reaching::new(Counts::default(), Nid::LO, told.clone());
-        assert_eq!((pings(&mut app, 1), pings(&mut app, 2), app.patience()), (1, 0, None));
+        assert_eq!([1, 2].map(|now| pings(&mut app, now)), [1, 0]);
+        assert_eq!(app.patience(), Some(AGAIN - 1));
+        assert_eq!(
+            [AGAIN, AGAIN + 1].map(|now| pings(&mut app, now)),
+            [0, 1],
+            "whether or not there was an answer"
+        );
         let answer = |info| Event::Ping { tag: ASKED, info, rtt_ns: 1 };
         let refused = Event::Refused { tag: ASKED, why: OpRefused::Portal(64) };
-        for (n, ev) in [answer(Err(LnetError::Unreachable)), refused].into_iter().enumerate() {
-            let now = (n as u64 + 1) * 1_000_000_000;
-            app.event(now, APP, ev, &mut Ops::new());
-            assert_eq!((pings(&mut app, now), app.patience()), (0, Some(AGAIN)), "not at once");
-            assert_eq!((pings(&mut app, now + AGAIN), app.app.0, app.app.1), (1, 0, 0));
+        for ev in [answer(Err(LnetError::Unreachable)), refused] {
+            app.event(AGAIN + 2, APP, ev, &mut Ops::new());
         }
+        assert_eq!((pings(&mut app, AGAIN + 3), app.app.0, app.app.1), (0, 0, 0));
         assert!(!told.load(Ordering::Acquire));
-        let info = PingInfo::new([Nid::LO], Pid::LUSTRE, 0, 1);
-        app.event(9_000_000_000, APP, answer(Ok(info)), &mut Ops::new());
+        let info = PingInfo::new([Nid::LO], 0, 0, 1);
+        for ev in [answer(Ok(info)), answer(Err(LnetError::TimedOut))] {
+            app.event(2 * SEC, APP, ev, &mut Ops::new());
+        }
         assert!(told.load(Ordering::Acquire));
-        assert_eq!((pings(&mut app, 10_000_000_000), app.app.0), (0, 1));
+        assert_eq!((pings(&mut app, 9 * SEC), app.app.0, app.app.1), (0, 1, 0), "late ones change nothing");
     }
 }
