@@ -60,7 +60,7 @@ impl Beside {
     }
 
     /// The same, to that of the two ends.
-    fn to_ends(&self) -> f64 {
+    fn against_ends(&self) -> f64 {
         let (ends, router) = self.costs();
         per(ends, router)
     }
@@ -115,7 +115,7 @@ const FIGURES: [Figure<Round>; 19] = [
     ("link: 1 MiB PUTs, one hop", GBIT, |r| Some(cpu(&r.link?.direct.bulk))),
     ("link: 1 MiB PUTs through a router", GBIT, |r| Some(cpu(&r.link?.through.bulk))),
     ("link: the router by itself", GBIT, |r| Some(r.link?.router())),
-    ("link: the router to the two ends", "x", |r| Some(r.link?.to_ends())),
+    ("link: the router to the two ends", "x", |r| Some(r.link?.against_ends())),
     ("sockets: 1 MiB PUTs, one hop", GBIT, |r| Some(cpu(&r.sockets.direct.bulk))),
     ("sockets: 1 MiB PUTs through a router", GBIT, |r| Some(cpu(&r.sockets.through.bulk))),
     ("sockets: the router by itself", GBIT, |r| Some(r.sockets.router())),
