@@ -7,7 +7,8 @@
 
 use serde::Serialize;
 
-use crate::report::{Figure, RanOn, Row, many, rows};
+use crate::figures::{Figure, Row, rows};
+use crate::report::{RanOn, many};
 
 /// One round: medians of its round trips, in us.
 #[derive(Clone, Copy, Debug, Default, Serialize)]

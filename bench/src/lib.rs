@@ -12,6 +12,7 @@ pub mod connections;
 pub mod cpt;
 pub mod ctl;
 pub mod embryos;
+pub mod figures;
 pub mod growth;
 pub mod idle;
 pub mod inmem;

@@ -4,13 +4,13 @@
 //!   A @tcp ── link ── @tcp R @tcp1 ── link ── B @tcp1
 //! ```
 //!
-//! R routes, as any LNet router does, and has no application. A and B have a route by it. The links are virtio links (`link`), or
-//! the kernel's loopback ([`sock`]). Beside the same two ends on one link, the difference is R's own ([`cost`]).
+//! R routes, as any LNet router does, and has no application. A and B have a route by it. The links are virtio links (`linked`), or
+//! the kernel's loopback ([`looped`]). Beside the same two ends on one link, the difference is R's own ([`cost`]).
 
 pub mod cost;
 #[cfg(feature = "dpdk")]
-pub mod link;
-pub mod sock;
+pub mod linked;
+pub mod looped;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -34,7 +34,7 @@ fn puts_pass_through_a_router_by_reference() {
     {
         let cfg = LinkConfig { threads: Threads::One, mtu, tso, ..LinkConfig::default() };
         let ctl = Arc::new(Ctl::default());
-        let line = router::link::start(&eal, dir.path(), cfg, &ctl, &enter, idle).unwrap();
+        let line = router::linked::start(&eal, dir.path(), cfg, &ctl, &enter, idle).unwrap();
         let (through, ends) = measured(&ctl, line, traffic);
         let [_, r, _] = &ends[..] else { panic!("{}", ends.len()) };
         assert_eq!(

@@ -9,8 +9,9 @@ use std::sync::atomic::Ordering;
 use serde::Serialize;
 
 use crate::ctl::{Ctl, Traffic};
+use crate::figures::{Figure, Row, rows};
 use crate::measure::{MeasureError, Stretch, last_rtt, stretch, wait_for};
-use crate::report::{Figure, RanOn, Row, many, rows};
+use crate::report::{RanOn, many};
 
 /// Traffic between two ends.
 #[derive(Clone, Copy, Debug, Default, Serialize)]

@@ -64,7 +64,7 @@ fn sockets(a: &RouterArgs, lost: &mut Vec<NothingLost>) -> Result<Beside, String
     };
     Ok(Beside {
         direct: measured(|p, ctl| sock::start(p, ctl.clone()))?,
-        through: measured(router::sock::start)?,
+        through: measured(router::looped::start)?,
     })
 }
 
@@ -79,7 +79,7 @@ impl VirtioLink {
         let cfg = LinkConfig { threads, client: client(), peer_credits: FLIGHT, ..LinkConfig::default() };
         let mut measured = |through: bool| {
             let ctl = Arc::new(Ctl::default());
-            let start = if through { router::link::start } else { link::start };
+            let start = if through { router::linked::start } else { link::start };
             let l = start(&self.eal, &dir, cfg, &ctl, &enter, idle)?;
             side(&ctl, a.seconds, lost, || l.stop().map(|end| (end.nodes, end.buffers_left)))
         };

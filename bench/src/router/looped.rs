@@ -1,4 +1,4 @@
-//! The router between kernel sockets on loopback: the baseline of the one between links (`link`).
+//! The router between kernel sockets on loopback: the baseline of the one between links (`linked`).
 
 use std::net::IpAddr;
 use std::sync::Arc;
