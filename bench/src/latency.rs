@@ -7,7 +7,7 @@
 
 use serde::Serialize;
 
-use crate::repeat::median;
+use crate::figures::{Figure, Row, rows};
 use crate::report::{RanOn, many};
 
 /// One round: medians of its round trips, in us.
@@ -21,19 +21,6 @@ pub struct Round {
     pub nodes: Option<f64>,
     /// PUT and ACK over kernel sockets that spin.
     pub sockets: f64,
-}
-
-/// A row: a time in us, or a ratio.
-#[derive(Clone, Debug, Serialize)]
-pub struct Row {
-    /// Its name.
-    pub name: &'static str,
-    /// Its unit.
-    pub unit: &'static str,
-    /// Median of the rounds.
-    pub median: f64,
-    /// Lowest and highest.
-    pub range: [f64; 2],
 }
 
 /// The whole bench.
@@ -51,9 +38,7 @@ pub struct Latency {
     pub ran_on: RanOn,
 }
 
-type Figure = (&'static str, &'static str, fn(&Round) -> Option<f64>);
-
-const FIGURES: [Figure; 7] = [
+const FIGURES: [Figure<Round>; 7] = [
     ("a word between two cores and back", "us", |r| r.cores),
     ("the bare link, frames of these sizes", "us", |r| r.bare),
     ("64 B PUT + ACK over the link", "us", |r| r.nodes),
@@ -65,13 +50,7 @@ const FIGURES: [Figure; 7] = [
 
 /// Figures that every round has.
 pub fn figures(rounds: &[Round]) -> Vec<Row> {
-    let row = |&(name, unit, of): &Figure| {
-        let all: Vec<f64> = rounds.iter().filter_map(of).collect();
-        let low = all.iter().copied().fold(f64::INFINITY, f64::min);
-        let high = all.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        (!all.is_empty()).then(|| Row { name, unit, median: median(&all), range: [low, high] })
-    };
-    FIGURES.iter().filter_map(row).collect()
+    rows(&FIGURES, rounds)
 }
 
 impl Latency {

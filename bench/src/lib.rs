@@ -12,6 +12,7 @@ pub mod connections;
 pub mod cpt;
 pub mod ctl;
 pub mod embryos;
+pub mod figures;
 pub mod growth;
 pub mod idle;
 pub mod inmem;
@@ -25,7 +26,6 @@ pub mod pair;
 pub mod rate;
 pub mod repeat;
 pub mod report;
-#[cfg(feature = "dpdk")]
 pub mod router;
 pub mod selftest;
 pub mod setup;

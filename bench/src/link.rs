@@ -109,19 +109,18 @@ pub(crate) fn seed(p: &mut EthPort) -> Result<QueueSeed, String> {
     p.take_queue(0).ok_or_else(|| format!("queue 0 of port {} is taken", p.name()))
 }
 
-/// The node of one end, on the thread that polls it.
+/// The node of one end, as far as it is built, on the thread that polls it.
 pub(crate) fn end<A: App + 'static>(
     eal: &Eal,
     seed: QueueSeed,
-    (nid, ip): (Nid, Ipv4Addr),
+    (node, ip): (NodeBuilder, Ipv4Addr),
     cfg: &LinkConfig,
     (app, protocols): (A, Protocols),
 ) -> Result<Box<dyn Turn>, String> {
     let queue = seed.build(&this_lcore(eal)?);
     let slab = LendSlab::new(cfg.lendings);
     let stack = Stack::new(StackConfig::new(ip, 24), queue, slab).map_err(|e| e.to_string())?;
-    let node = NodeBuilder::new(nid).config(|c| c.peer_credits = cfg.peer_credits);
-    let node = listening(node, ip, &protocols);
+    let node = listening(node.config(|c| c.peer_credits = cfg.peer_credits), ip, &protocols);
     let node = node.clock(Clock::calibrated()).over(stack, app).map_err(|e| e.to_string())?;
     Ok(Box::new(with_all(node, protocols)?))
 }
@@ -186,12 +185,12 @@ pub fn start_beside<C: App + 'static, S: App + 'static>(
     let (e, b) = (eal.clone(), backing.clone());
     let client: Make = Box::new(move || {
         let app = client([nid(CLIENT), nid(SERVER)], &b)?;
-        end(&e, client_seed, (nid(CLIENT), CLIENT), &cfg, app)
+        end(&e, client_seed, (NodeBuilder::new(nid(CLIENT)), CLIENT), &cfg, app)
     });
     let e = eal.clone();
     let server: Make = Box::new(move || {
         let app = server([nid(SERVER), nid(CLIENT)], &backing)?;
-        end(&e, server_seed, (nid(SERVER), SERVER), &cfg, app)
+        end(&e, server_seed, (NodeBuilder::new(nid(SERVER)), SERVER), &cfg, app)
     });
     let running = Running::start(cfg.threads, idle, ctl, enter, vec![client, server])?;
     Ok(Link { running, ports: vec![virtio, vhost] })

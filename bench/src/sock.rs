@@ -32,19 +32,28 @@ pub struct SockPair {
     pub peer_credits: u32,
 }
 
-/// Two addresses on loopback that another process with such a pair does not use.
-fn addresses() -> [Ipv4Addr; 2] {
+/// Addresses on loopback that another process with such nodes does not use.
+pub(crate) fn addresses<const N: usize>() -> [Ipv4Addr; N] {
     let pid = std::process::id();
-    [1, 2].map(|n| Ipv4Addr::new(127, 192 | (pid >> 8 & 0x3f) as u8, pid as u8, n))
+    std::array::from_fn(|i| i as u8 + 1)
+        .map(|n| Ipv4Addr::new(127, 192 | (pid >> 8 & 0x3f) as u8, pid as u8, n))
 }
 
-/// A port on which both may listen: another node's socket may be bound to every address.
-fn free_port(ips: [Ipv4Addr; 2], from: u16) -> u16 {
+/// A port on which all may listen: another node's socket may be bound to every address.
+fn free_port(ips: &[Ipv4Addr], from: u16) -> u16 {
     let free = |port: &u16| {
-        let listen = ips.map(|ip| SocketAddr::from((ip, *port))).to_vec();
+        let listen = ips.iter().map(|ip| SocketAddr::from((*ip, *port))).collect();
         SockStreams::probe(&SockConfig { listen, ..SockConfig::default() }).is_ok()
     };
     (from..from + 16).find(free).unwrap_or(from)
+}
+
+/// The ports of nodes that all listen at these addresses on one: reserved where this process may use those, else from 10988 on.
+pub(crate) fn port_for(ips: &[Ipv4Addr]) -> impl Fn(NodeBuilder) -> NodeBuilder + Clone + Send + use<> {
+    // Where no socket can be made at all, the thread that needs one says so.
+    let privileged = ips.first().is_some_and(|ip| may_bind_privileged(IpAddr::V4(*ip)).unwrap_or(false));
+    let port = free_port(ips, if privileged { 988 } else { 10_988 });
+    move |node| if privileged { node.config(|c| c.port = port) } else { node.unprivileged(port) }
 }
 
 /// Starts client and server, a thread each, on loopback, with the workload that [`Ctl`] orders. They use reserved ports
@@ -87,15 +96,13 @@ pub fn start_beside<C: App + 'static, S: App + 'static>(
     server: impl FnOnce([Nid; 2], &Arc<dyn Backing>) -> Result<(S, Protocols), String> + Send + 'static,
 ) -> Result<Running, String> {
     let [client_ip, server_ip] = addresses();
-    // Where no socket can be made at all, the thread that needs one says so.
-    let privileged = may_bind_privileged(IpAddr::V4(client_ip)).unwrap_or(false);
-    let port = free_port([client_ip, server_ip], if privileged { 988 } else { 10_988 });
+    let at_port = port_for(&[client_ip, server_ip]);
     let nid = |ip| Nid::tcp(IpAddr::V4(ip), 0);
     let node = move |ip: Ipv4Addr| {
         let node = NodeBuilder::new(nid(ip)).config(|c| c.peer_credits = p.peer_credits);
-        let node = if privileged { node.config(|c| c.port = port) } else { node.unprivileged(port) };
-        node.idle(p.idle).clock(Clock::calibrated())
+        at_port(node).idle(p.idle).clock(Clock::calibrated())
     };
+    let of_server = node.clone();
     let client: Make = Box::new(move || {
         let backing: Arc<dyn Backing> = Arc::new(PrivatePages);
         let (app, protocols) = client([nid(client_ip), nid(server_ip)], &backing)?;
@@ -107,10 +114,15 @@ pub fn start_beside<C: App + 'static, S: App + 'static>(
         let backing: Arc<dyn Backing> = Arc::new(PrivatePages);
         let (app, protocols) = server([nid(server_ip), nid(client_ip)], &backing)?;
         let node =
-            listening(node(server_ip), server_ip, &protocols).sockets(app).map_err(|e| e.to_string())?;
+            listening(of_server(server_ip), server_ip, &protocols).sockets(app).map_err(|e| e.to_string())?;
         Ok(Box::new(with_all(node, protocols)?) as _)
     });
+    run(ctl, vec![client, server])
+}
+
+/// Starts nodes on kernel sockets, a thread each, wherever the kernel places it.
+pub(crate) fn run(ctl: &Arc<Ctl>, nodes: Vec<Make>) -> Result<Running, String> {
     let enter: Enter = Arc::new(|_| Ok(()));
     let spin = node::IdlePolicy::spins(u32::MAX, u32::MAX);
-    Running::start(Threads::Two, spin, ctl, &enter, vec![client, server])
+    Running::start(Threads::Two, spin, ctl, &enter, nodes)
 }

@@ -568,3 +568,15 @@ fn lnet_selftest_over_kernel_sockets() {
     let rows = v["rows"].as_array().unwrap();
     assert!(rows.len() == 8 && rows.iter().all(|r| r["median"]["per_s"].as_f64() > Some(0.0)), "{v}");
 }
+
+/// The three nodes of a router on kernel sockets, beside the two ends alone; the bench fails where something is lost.
+#[test]
+fn a_router_over_kernel_sockets() {
+    let end = run(&["bench", "router", "1", "--seconds", "0.1", "--sockets-only", "--json"]).good();
+    let v = end.json();
+    assert_eq!((&v["nothing_lost"], &v["copied"]), (&true.into(), &0.into()), "{v}");
+    let round = &v["rounds"][0];
+    let moved = |side: &str, what: &str| round["sockets"][side][what]["bytes"].as_u64() > Some(0);
+    assert!(["direct", "through"].iter().all(|s| moved(s, "bulk") && moved(s, "small")), "{v}");
+    assert!(round["link"].is_null() && v["figures"].as_array().unwrap().len() == 8, "{v}");
+}

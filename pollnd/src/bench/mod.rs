@@ -12,6 +12,7 @@ mod netsock;
 mod rate;
 mod repeat;
 mod report;
+mod router;
 mod sides;
 mod small;
 mod tcp;
@@ -48,6 +49,8 @@ pub(crate) enum BenchWhat {
     Rate(rate::RateArgs),
     /// One small message at a time, against the link with nothing above it and against kernel sockets.
     Latency(latency::LatencyArgs),
+    /// Cost of an LNet router beside the two ends that it joins, over the link and over kernel sockets.
+    Router(router::RouterArgs),
     /// BRW and PING of lnet_selftest between two nodes, against raw PUTs and against kernel sockets.
     Selftest(brw::SelftestArgs),
     /// Messages and bulk of Motr's network transport over netsock, between two nodes.
@@ -80,6 +83,7 @@ pub(crate) fn main(what: BenchWhat) -> Result<ExitCode, String> {
         BenchWhat::Growth(a) => growth::main(a),
         BenchWhat::Rate(a) => rate::main(a),
         BenchWhat::Latency(a) => latency::main(a),
+        BenchWhat::Router(a) => router::main(a),
         BenchWhat::Selftest(a) => brw::main(a),
         BenchWhat::Net(a) => netsock::main(a),
         #[cfg(feature = "dpdk")]

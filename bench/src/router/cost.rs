@@ -1,0 +1,199 @@
+//! `pollnd bench router`: what a router costs beside the two ends that it joins.
+//!
+//! A round measures the same ends on one link and with a router between, over virtio links that all are on one lcore, and over
+//! kernel sockets that block when idle. The CPU time that a Gbit takes more with the router is the router's own. Two links carry it
+//! then and one before, so the second link's work is the router's, too, on either side.
+
+use std::sync::atomic::Ordering;
+
+use serde::Serialize;
+
+use crate::ctl::{Ctl, Traffic};
+use crate::figures::{Figure, Row, rows};
+use crate::measure::{MeasureError, Stretch, last_rtt, stretch, wait_for};
+use crate::report::{RanOn, many};
+
+/// Traffic between two ends.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Side {
+    /// PUTs of 1 MiB.
+    pub bulk: Stretch,
+    /// PUTs of 64 bytes.
+    pub small: Stretch,
+    /// Median of the round trips of one such PUT in flight and its ACK, in us.
+    pub p50_us: f64,
+}
+
+impl Side {
+    /// Measures nodes that run, each kind of traffic for `secs`.
+    ///
+    /// # Errors
+    /// As [`stretch`].
+    pub fn of(ctl: &Ctl, secs: f64) -> Result<Side, MeasureError> {
+        wait_for(ctl, "the server", 10, || ctl.ready.load(Ordering::Acquire))?;
+        let bulk = stretch(ctl, Traffic::Bulk, secs, &mut |_| ())?;
+        let small = stretch(ctl, Traffic::Rate, secs, &mut |_| ())?;
+        stretch(ctl, Traffic::Rtt, secs, &mut |_| ())?;
+        // The client gives its histogram away before it is quiet.
+        Ok(Side { bulk, small, p50_us: last_rtt(ctl).p50_us })
+    }
+}
+
+/// The same ends without a router and with one.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Beside {
+    /// One hop.
+    pub direct: Side,
+    /// Two, and the router between.
+    pub through: Side,
+}
+
+impl Beside {
+    /// CPU seconds that a Gbit takes at the two ends, and that it takes more through the router.
+    fn costs(&self) -> (f64, f64) {
+        let [direct, through] = [&self.direct, &self.through].map(|s| 1.0 / s.bulk.gbit_per_cpu_s());
+        (direct, through - direct)
+    }
+
+    /// Gbit a CPU second of the router; infinite where the difference says that it costs nothing.
+    fn router(&self) -> f64 {
+        per(1.0, self.costs().1)
+    }
+
+    /// The same, to that of the two ends.
+    fn against_ends(&self) -> f64 {
+        let (ends, router) = self.costs();
+        per(ends, router)
+    }
+
+    fn added_us(&self) -> f64 {
+        self.through.p50_us - self.direct.p50_us
+    }
+}
+
+fn per(what: f64, cost: f64) -> f64 {
+    if cost > 0.0 { what / cost } else { f64::INFINITY }
+}
+
+/// One round.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Round {
+    /// Over virtio links; absent without them.
+    pub link: Option<Beside>,
+    /// Over kernel sockets.
+    pub sockets: Beside,
+}
+
+/// The whole bench.
+#[derive(Clone, Debug, Serialize)]
+pub struct Router {
+    /// Every round, in order.
+    pub rounds: Vec<Round>,
+    /// Figures over them; infinite ones are null.
+    pub figures: Vec<Row>,
+    /// Payload bytes that the router between virtio links copied.
+    pub copied: u64,
+    /// Nothing was lost in any round.
+    pub nothing_lost: bool,
+    /// Load of the machine before and after.
+    pub load: [f64; 2],
+    /// The machine.
+    pub ran_on: RanOn,
+}
+
+fn cpu(s: &Stretch) -> f64 {
+    s.gbit_per_cpu_s()
+}
+
+fn k_per_s(s: &Stretch) -> f64 {
+    s.rate() / 1000.0
+}
+
+const GBIT: &str = "Gbit/CPU s";
+const KILO: &str = "k/s";
+
+const FIGURES: [Figure<Round>; 19] = [
+    ("link: 1 MiB PUTs, one hop", GBIT, |r| Some(cpu(&r.link?.direct.bulk))),
+    ("link: 1 MiB PUTs through a router", GBIT, |r| Some(cpu(&r.link?.through.bulk))),
+    ("link: the router by itself", GBIT, |r| Some(r.link?.router())),
+    ("link: the router to the two ends", "x", |r| Some(r.link?.against_ends())),
+    ("sockets: 1 MiB PUTs, one hop", GBIT, |r| Some(cpu(&r.sockets.direct.bulk))),
+    ("sockets: 1 MiB PUTs through a router", GBIT, |r| Some(cpu(&r.sockets.through.bulk))),
+    ("sockets: the router by itself", GBIT, |r| Some(r.sockets.router())),
+    ("the link's router to that of sockets", "x", |r| Some(r.link?.router() / r.sockets.router())),
+    ("link: 64 B PUTs, one hop", KILO, |r| Some(k_per_s(&r.link?.direct.small))),
+    ("link: 64 B PUTs through a router", KILO, |r| Some(k_per_s(&r.link?.through.small))),
+    ("sockets: 64 B PUTs, one hop", KILO, |r| Some(k_per_s(&r.sockets.direct.small))),
+    ("sockets: 64 B PUTs through a router", KILO, |r| Some(k_per_s(&r.sockets.through.small))),
+    ("link: p50 of a 64 B PUT + ACK, one hop", "us", |r| Some(r.link?.direct.p50_us)),
+    ("link: p50 of the same through a router", "us", |r| Some(r.link?.through.p50_us)),
+    ("link: added by the router", "us", |r| Some(r.link?.added_us())),
+    ("link: added, to one hop", "x", |r| Some(r.link?.added_us() / r.link?.direct.p50_us)),
+    ("sockets: p50 of a 64 B PUT + ACK, one hop", "us", |r| Some(r.sockets.direct.p50_us)),
+    ("sockets: p50 of the same through a router", "us", |r| Some(r.sockets.through.p50_us)),
+    ("sockets: added by the router", "us", |r| Some(r.sockets.added_us())),
+];
+
+/// Figures that every round has.
+pub fn figures(rounds: &[Round]) -> Vec<Row> {
+    rows(&FIGURES, rounds)
+}
+
+impl Router {
+    /// The table.
+    pub fn table(&self) -> String {
+        let mut t = format!("\n  {:<46} {:>9} {:>9} {:>9}\n", "", "median", "lowest", "highest");
+        for r in &self.figures {
+            let [low, high] = r.range;
+            t += &format!("  {:<46} {:>9.3} {low:>9.3} {high:>9.3}  {}\n", r.name, r.median, r.unit);
+        }
+        let link = self.ran_on.lcores > 0;
+        let copied = if link {
+            format!("; {} copied at the link's router", many(self.copied, "byte"))
+        } else {
+            String::new()
+        };
+        let what = format!("medians of {}{copied}", many(self.rounds.len() as u64, "round"));
+        t + &self.ran_on.foot(self.nothing_lost, &what, self.load)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn side(cpu_s: f64, p50_us: f64) -> Side {
+        let bulk = Stretch { wall_s: 1.0, cpu_s, messages: 1000, bytes: 125_000_000 };
+        Side { bulk, small: Stretch { wall_s: 0.5, ..bulk }, p50_us }
+    }
+
+    fn told(rounds: &[Round]) -> Vec<(&'static str, f64)> {
+        figures(rounds).iter().map(|r| (r.name, r.median)).collect()
+    }
+
+    #[test]
+    fn a_router_costs_what_a_gbit_takes_more_through_it() {
+        let link = Beside { direct: side(0.5, 3.0), through: side(0.75, 5.0) };
+        let sockets = Beside { direct: side(1.0, 9.0), through: side(2.0, 19.0) };
+        let all = told(&[Round { link: Some(link), sockets }]);
+        let of = |name| all.iter().find(|(n, _)| *n == name).unwrap().1;
+        assert_eq!(of("link: the router by itself"), 4.0);
+        assert_eq!(of("link: the router to the two ends"), 2.0);
+        assert_eq!(of("sockets: the router by itself"), 1.0);
+        assert_eq!(of("the link's router to that of sockets"), 4.0);
+        assert_eq!(of("link: 64 B PUTs through a router"), 2.0);
+        assert_eq!([of("link: added by the router"), of("sockets: added by the router")], [2.0, 10.0]);
+    }
+
+    #[test]
+    fn a_round_in_which_it_seems_to_cost_nothing_counts_as_the_best() {
+        let round = |through| {
+            let sockets = Beside { direct: side(1.0, 9.0), through: side(through, 19.0) };
+            Round { link: None, sockets }
+        };
+        let f = figures(&[round(0.9), round(2.0), round(3.0)]);
+        let router = f.iter().find(|r| r.name == "sockets: the router by itself").unwrap();
+        assert_eq!((router.median, router.range), (1.0, [0.5, f64::INFINITY]));
+        assert!(f.iter().all(|r| !r.name.starts_with("link")), "there is no link");
+    }
+}
