@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -16,7 +15,7 @@ use transport::node::inspect::Inspection;
 use transport::wire::{Nid, NidParseError, ping};
 
 use super::failure::Failure;
-use super::router;
+use super::router_buffers as router;
 use super::shared::{Shared, say};
 use crate::args::NodeArgs;
 use crate::config::keys::{self, Means, Part, negated};
@@ -90,10 +89,6 @@ const HEALTHY: PeerHealth = PeerHealth {
 };
 /// No policy says anything.
 const NO_UDSP: UdspInfo = UdspInfo { net_priority: -1, nid_priority: -1 };
-
-/// The counts of a node when they were last reset.
-#[derive(Debug, Default)]
-pub(super) struct Baseline(Mutex<NodeStats>);
 
 impl From<ByType> for Messages {
     fn from(b: ByType) -> Messages {
@@ -433,46 +428,6 @@ fn stats(front: &Inspection) -> Result<NodeStats, String> {
     })
 }
 
-impl Baseline {
-    fn reset(&self, now: NodeStats) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = now;
-    }
-
-    /// The counts since then; what is so now, or was at most, stays.
-    fn since(&self, now: NodeStats) -> NodeStats {
-        let was = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let grown = |get: fn(&NodeStats) -> u64| get(&now).saturating_sub(get(&was));
-        NodeStats {
-            msgs_alloc: now.msgs_alloc,
-            msgs_max: now.msgs_max,
-            rst_alloc: now.rst_alloc,
-            errors: grown(|s| s.errors),
-            send_count: grown(|s| s.send_count),
-            resend_count: grown(|s| s.resend_count),
-            response_timeout_count: grown(|s| s.response_timeout_count),
-            local_interrupt_count: grown(|s| s.local_interrupt_count),
-            local_dropped_count: grown(|s| s.local_dropped_count),
-            local_aborted_count: grown(|s| s.local_aborted_count),
-            local_no_route_count: grown(|s| s.local_no_route_count),
-            local_timeout_count: grown(|s| s.local_timeout_count),
-            local_error_count: grown(|s| s.local_error_count),
-            remote_dropped_count: grown(|s| s.remote_dropped_count),
-            remote_error_count: grown(|s| s.remote_error_count),
-            remote_timeout_count: grown(|s| s.remote_timeout_count),
-            network_timeout_count: grown(|s| s.network_timeout_count),
-            failed_resends: grown(|s| s.failed_resends),
-            successful_resends: grown(|s| s.successful_resends),
-            recv_count: grown(|s| s.recv_count),
-            route_count: grown(|s| s.route_count),
-            drop_count: grown(|s| s.drop_count),
-            send_length: grown(|s| s.send_length),
-            recv_length: grown(|s| s.recv_length),
-            route_length: grown(|s| s.route_length),
-            drop_length: grown(|s| s.drop_length),
-        }
-    }
-}
-
 fn routes(front: &Inspection) -> Result<Vec<RouteShown>, String> {
     let (_, all) = front.routes(None).map_err(|e| e.to_string())?;
     let shown = |r: &RouteView| RouteShown {
@@ -572,17 +527,6 @@ pub(super) fn serve(s: &mut UnixStream, shared: &Shared, ask: &Ask) -> io::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_was_before_a_reset_is_not_counted() {
-        let base = Baseline::default();
-        let then = NodeStats { send_count: 7, send_length: 70, msgs_max: 3, ..NodeStats::default() };
-        assert_eq!(base.since(then), then);
-        base.reset(then);
-        let now = NodeStats { send_count: 9, send_length: 75, msgs_max: 4, recv_count: 2, ..then };
-        let since = NodeStats { send_count: 2, send_length: 5, ..now };
-        assert_eq!(base.since(now), since);
-    }
 
     #[test]
     fn settings_of_a_node_that_is_told_nothing_are_a_kernel_s() {

@@ -6,6 +6,7 @@
 //! so that a reader who stops reading holds up nobody but himself.
 
 pub(crate) mod account;
+mod baseline;
 pub(crate) mod capture;
 pub(crate) mod claim;
 pub(crate) mod client;
@@ -16,7 +17,7 @@ pub(crate) mod faults;
 mod guests;
 pub(crate) mod lcores;
 pub(crate) mod nis;
-mod router;
+mod router_buffers;
 mod run_dir;
 pub(crate) mod seats;
 pub(crate) mod server;

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tcpstack::Phase;
 use transport::node::inspect::{Filter, Inspection};
 
+use super::baseline::Baseline;
 use super::seats::Seats;
 use super::shared::{About, Shared, say};
 use super::{
@@ -66,7 +67,7 @@ impl Server {
             capturing: AtomicBool::new(false),
             guests,
             serial: AtomicU64::new(0),
-            baseline: account::Baseline::default(),
+            baseline: Baseline::default(),
             about,
             askers: Mutex::default(),
         });

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use transport::node::inspect::Inspection;
 use transport::wire::Nid;
 
-use super::account::Baseline;
+use super::baseline::Baseline;
 use super::seats::Seats;
 use crate::args::NodeArgs;
 use crate::config::reload::Live;

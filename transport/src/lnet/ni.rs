@@ -2,16 +2,14 @@
 
 use std::collections::VecDeque;
 
-use super::aliases::OF_ONE;
 use super::causes::NiHealth;
-use super::discovery::Standing;
 use super::drops::Dropped;
-use super::figures::{NiFigures, PeerFigures, Span, Spans};
+use super::figures::{NiFigures, Span, Spans};
 use super::{Lnet, OpRefused};
 use crate::lnd::budget::Uses;
 use crate::lnd::{Config, Cx, Lnd, Moved, NiConfig, NiId};
 use crate::stream::slab::Key;
-use crate::wire::{Nid, ProcessId};
+use crate::wire::Nid;
 
 /// An NI. Its LND has the same place in the list of those.
 #[derive(Debug)]
@@ -142,47 +140,6 @@ impl Lnet {
             spans: Spans::default(),
             latencies: self.ops.own_latencies,
         });
-    }
-
-    /// Figures of a peer's NID, of whose LND they are `id` and `moved`.
-    pub(crate) fn peer_figures(&self, id: ProcessId, moved: Moved, peer: Key) -> Option<PeerFigures> {
-        let p = self.peers.get(peer)?;
-        let nids = self.aliases.nids(id.nid).unwrap_or_default();
-        let waiting_bytes = p.waiting.iter().map(|tx| tx.payload.len()).sum();
-        Some(PeerFigures {
-            id,
-            nids: nids.iter().copied().take(OF_ONE).collect(),
-            routed: false,
-            features: p.discovery.told().map_or(0, |t| t.0),
-            told: p.discovery.stands() == Standing::Known,
-            moved,
-            dropped: p.figures.dropped,
-            spans: p.figures.spans,
-            credits_used: p.uses.credits,
-            waiting: p.waits() as u32,
-            waiting_bytes,
-            most: p.figures.most,
-        })
-    }
-
-    /// Figures of the node behind a router at that place: its messages are its gateway's.
-    pub(crate) fn far_figures(&self, at: usize) -> Option<PeerFigures> {
-        let (id, known) = self.fars.known_at(at)?;
-        let nids = self.aliases.nids(id.nid).unwrap_or_default();
-        Some(PeerFigures {
-            id,
-            nids: nids.iter().copied().take(OF_ONE).collect(),
-            routed: true,
-            features: known.told().map_or(0, |t| t.0),
-            told: known.stands() == Standing::Known,
-            moved: Moved::default(),
-            dropped: Dropped::default(),
-            spans: Spans::default(),
-            credits_used: 0,
-            waiting: 0,
-            waiting_bytes: 0,
-            most: 0,
-        })
     }
 
     /// Notes how long a message to a peer took, at it and its NI.

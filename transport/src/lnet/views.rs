@@ -1,9 +1,14 @@
 //! NIDs of peers for those who look in: whose they are, and how well they are (`lnetctl peer show`).
 
+use super::aliases::OF_ONE;
 use super::causes::{BEST, Causes};
+use super::discovery::Standing;
+use super::drops::Dropped;
+use super::figures::{PeerFigures, Spans};
 use super::{Lnet, Peer};
-use crate::lnd::Cx;
-use crate::wire::{Nid, ping};
+use crate::lnd::{Cx, Moved};
+use crate::stream::slab::Key;
+use crate::wire::{Nid, ProcessId, ping};
 
 /// A NID of a peer, as a shard knows it whose affair it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +34,47 @@ pub struct PeerNiView {
 }
 
 impl Lnet {
+    /// Figures of a peer's NID, of whose LND they are `id` and `moved`.
+    pub(crate) fn peer_figures(&self, id: ProcessId, moved: Moved, peer: Key) -> Option<PeerFigures> {
+        let p = self.peers.get(peer)?;
+        let nids = self.aliases.nids(id.nid).unwrap_or_default();
+        let waiting_bytes = p.waiting.iter().map(|tx| tx.payload.len()).sum();
+        Some(PeerFigures {
+            id,
+            nids: nids.iter().copied().take(OF_ONE).collect(),
+            routed: false,
+            features: p.discovery.told().map_or(0, |t| t.0),
+            told: p.discovery.stands() == Standing::Known,
+            moved,
+            dropped: p.figures.dropped,
+            spans: p.figures.spans,
+            credits_used: p.uses.credits,
+            waiting: p.waits() as u32,
+            waiting_bytes,
+            most: p.figures.most,
+        })
+    }
+
+    /// Figures of the node behind a router at that place: its messages are its gateway's.
+    pub(crate) fn far_figures(&self, at: usize) -> Option<PeerFigures> {
+        let (id, known) = self.fars.known_at(at)?;
+        let nids = self.aliases.nids(id.nid).unwrap_or_default();
+        Some(PeerFigures {
+            id,
+            nids: nids.iter().copied().take(OF_ONE).collect(),
+            routed: true,
+            features: known.told().map_or(0, |t| t.0),
+            told: known.stands() == Standing::Known,
+            moved: Moved::default(),
+            dropped: Dropped::default(),
+            spans: Spans::default(),
+            credits_used: 0,
+            waiting: 0,
+            waiting_bytes: 0,
+            most: 0,
+        })
+    }
+
     fn ni_view(&self, cx: &Cx, nid: Nid, peer: Option<&Peer>) -> PeerNiView {
         let primary = self.aliases.primary(nid);
         let features = peer.and_then(|p| p.discovery.told()).map_or(0, |t| t.0);
