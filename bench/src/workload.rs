@@ -1,4 +1,4 @@
-//! The applications: a client that PUTs and GETs, and a server that takes in and checks, and serves ([`server`]).
+//! The applications: a client that PUTs and GETs, and a server that takes in and checks, and serves (`workload/server.rs`).
 
 mod server;
 

@@ -597,7 +597,7 @@ mod tests {
         19:20: local NI(s): a value where a list (- ...) should be
         20:7: net: no "net type": it takes tcp, or such as tcp1
         22:16: discovery: "2" is none of its values; it takes 0 to 1 (flag)
-        23:25: health_sensitivity: "0": here it is always 100, since no message changes to another NI
+        23:24: recovery_interval: "5": here it is always 1, since the first recovery ping comes after 1 s
         24:5: "healthy" is no key of global; docs/config.md has those that are
         26:13: accept: "everybody" is none of its values; it takes secure, all, none, trust
         27:14: options: a value where a list (- ...) should be

@@ -321,8 +321,8 @@ pub(crate) trait Lnd<U: Upper> {
     fn queued(&self, peer: Key) -> usize;
     /// Forgets a peer if nothing depends on it.
     fn forget_if_idle(&mut self, up: &mut U, cx: &mut Cx, peer: Key);
-    /// Gives back what waits for a connection to a peer.
-    fn fail_queue(&mut self, up: &mut U, cx: &mut Cx, peer: Key, why: LnetError);
+    /// Gives back what waits for a connection to a peer, but for answers: those have no other way.
+    fn give_back(&mut self, up: &mut U, cx: &mut Cx, peer: Key, why: LnetError);
     /// Fails what waits for connections, of all peers: the node goes down.
     fn fail_queues(&mut self, up: &mut U, cx: &mut Cx, why: LnetError);
     /// Goes down: connections are closed as soon as handshakes under way have come to an end.

@@ -96,7 +96,7 @@ impl Lnet {
             let node = ProcessId { nid: self.aliases.primary(id.nid), ..id };
             let other = self.rail_to(cx, lnds, node, None, None).is_some_and(|hop| self.is_up(hop.ni));
             let Some(lnd) = lnds.get_mut(ni.index()).filter(|_| other) else { continue };
-            lnd.fail_queue(self, cx, entry, why);
+            lnd.give_back(self, cx, entry, why);
             let Some(p) = self.peers.get_mut(peer) else { continue };
             let left: VecDeque<Msg>;
             (p.waiting, left) = std::mem::take(&mut p.waiting).into_iter().partition(|tx| tx.answer);

@@ -144,8 +144,16 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
         self.forget_if_idle(up, cx, peer);
     }
 
-    fn fail_queue(&mut self, up: &mut U, cx: &mut Cx, peer: Key, why: LnetError) {
-        self.fail_queue(up, cx, peer, why);
+    fn give_back(&mut self, up: &mut U, cx: &mut Cx, peer: Key, why: LnetError) {
+        let n = self.peers.get(peer).map_or(0, |p| p.queue.len());
+        for _ in 0..n {
+            let Some(p) = self.peers.get_mut(peer) else { return };
+            match p.queue.pop_front() {
+                Some(answer) if answer.answer => p.queue.push_back(answer),
+                Some(tx) => self.end_tx(up, cx, peer, tx, Err(why)),
+                None => return,
+            }
+        }
     }
 
     fn fail_queues(&mut self, up: &mut U, cx: &mut Cx, why: LnetError) {
