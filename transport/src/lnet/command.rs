@@ -179,9 +179,9 @@ impl Lnet {
         if cx.down {
             return Err(OpRefused::ShuttingDown);
         }
-        let (ni, timed, via) = match way {
-            Way::Own(ni) => (ni, LO, None),
-            Way::Peer(hop) => (hop.ni, hop.ni, Some(hop.via.nid)),
+        let (ni, timed, via, rail) = match way {
+            Way::Own(ni) => (ni, LO, None, false),
+            Way::Peer(hop) => (hop.ni, hop.ni, Some(hop.via.nid), hop.rail),
         };
         let marked = from_ni(op) || matches!(way, Way::Peer(hop) if hop.rail || !hop.only);
         match op {
@@ -202,7 +202,7 @@ impl Lnet {
                 let peer = self.target(cx, lnd, app, way)?;
                 let (handle, done) = if ack {
                     let kind = OpKind::Put { sent: false, acked: false };
-                    let (key, handle) = self.begin_op(cx, (app, tag), (target.nid, via, timed), kind);
+                    let (key, handle) = self.begin_op(cx, (app, tag), (target.nid, via, timed, rail), kind);
                     (handle, TxDone::Op(key))
                 } else {
                     (WireHandle::NONE, TxDone::Put { app, tag, ni: timed, began: cx.now })
@@ -233,7 +233,7 @@ impl Lnet {
                 let peer = self.target(cx, lnd, app, way)?;
                 let sink = std::mem::replace(sink, Sink::Discard(0));
                 let kind = OpKind::Get { sink: Some(sink) };
-                let (key, handle) = self.begin_op(cx, (app, tag), (target.nid, via, timed), kind);
+                let (key, handle) = self.begin_op(cx, (app, tag), (target.nid, via, timed, rail), kind);
                 // The offset stays 0: kernels have died of others (lnet.md §3).
                 let body = LnetBody::Get { handle, match_bits, portal, src_offset: 0, sink_length };
                 let (payload, done) = (Payload::empty(), TxDone::Op(key));
@@ -268,7 +268,7 @@ impl Lnet {
                     }
                 }
                 let kind = OpKind::Ping { placing: false, sink: PING_LEN };
-                let (key, handle) = self.begin_op(cx, (app, tag), (target.nid, via, ni), kind);
+                let (key, handle) = self.begin_op(cx, (app, tag), (target.nid, via, ni, rail), kind);
                 let body = LnetBody::Get {
                     handle,
                     match_bits: ping::MATCH_BITS,
@@ -321,11 +321,14 @@ impl Lnet {
         &mut self,
         cx: &Cx,
         of: (AppId, u64),
-        (target, via, ni): (Nid, Option<Nid>, NiId),
+        (target, via, ni, rail): (Nid, Option<Nid>, NiId, bool),
         kind: OpKind,
     ) -> (Key, WireHandle) {
         let deadline = cx.now + cx.cfg.transaction_timeout;
-        self.ops.start(of, (target, via.unwrap_or(target), ni), kind, (cx.now, deadline))
+        let via = via.unwrap_or(target);
+        // By a rail, another of the target's NIDs is asked, and answers.
+        let asked = if rail { via } else { target };
+        self.ops.start(of, (asked, via, ni), kind, (cx.now, deadline))
     }
 
     /// The entry of the peer that it is given to, or `None` for this node itself; an error where too much waits for it.

@@ -54,9 +54,9 @@ impl OpRec {
         }
     }
 
-    /// It goes by another pair of NIDs.
+    /// It goes by another pair of NIDs: the peer's NID that is asked now answers.
     pub(crate) fn goes_by(&mut self, ni: NiId, via: Nid) {
-        self.via = via;
+        (self.target, self.via) = (via, via);
         if self.ni != UNTIMED {
             self.ni = ni;
         }
