@@ -172,7 +172,7 @@ const BACK_PORTAL: u32 = 61;
 /// Puts payload to another node, or puts back by reference what it was lent.
 struct Ball {
     other: ProcessId,
-    /// What the first PUTs take; one who has none puts back.
+    /// The first PUTs take these pages; one who has none puts back.
     serve: Option<Pages>,
     begun: bool,
     came: Arc<AtomicU64>,

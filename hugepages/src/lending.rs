@@ -407,7 +407,7 @@ impl Lent {
         bytes.get(..left as usize).unwrap_or(bytes)
     }
 
-    /// How many of the `len` bytes from `off` on, which are inside the window, lie together.
+    /// Number of bytes that lie together, of the `len` from `off` on, which are inside the window.
     #[inline]
     pub fn together(&self, off: u32, len: u32) -> u32 {
         self.mem().together(self.off + off, len)

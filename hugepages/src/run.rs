@@ -197,7 +197,7 @@ impl Memory {
         }
     }
 
-    /// How many of the `len` bytes from `off` on lie together; whether they are all inside the memory is the caller's to know.
+    /// Number of bytes that lie together, of the `len` from `off` on; the caller sees that they are inside the memory.
     #[inline]
     pub fn together(&self, off: u32, len: u32) -> u32 {
         match &self.0.mem {

@@ -160,7 +160,7 @@ fn whoever_sends_on_is_left_half_of_its_share() {
     p.home().drain();
     let more = all(LendOwner::FORWARDER);
     assert_eq!(sent.len() + more.len(), 4, "its share is as everybody's");
-    // What it has is not set aside once more.
+    // Its share is not set aside once more while it has that.
     let held = [1, 2].map(|n| all(LendOwner(n)));
     assert_eq!(held.each_ref().map(Vec::len), [4, 0]);
     drop((held, sent, more));

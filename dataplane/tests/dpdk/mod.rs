@@ -113,7 +113,7 @@ pub fn bring_home(from: &mut EthQueue, to: &mut EthQueue, slab: &LendSlab, token
     panic!("{} lendings did not come home in 64 nudges", slab.out());
 }
 
-/// What `to` receives goes back the way it came, each buffer as it is, and between them a copy that a device does not reach.
+/// Packets that `to` receives go back the way they came, each buffer as it is, and between them a copy that a device does not reach.
 /// The buffers are their pool's again when the driver has let go.
 pub fn forwarded(eal: &Eal, from: &mut EthQueue, to: &mut EthQueue, slab: &LendSlab, seed: u8) {
     let r = run(eal, 40_000, seed);

@@ -95,7 +95,7 @@ pub(crate) enum CtlVerb {
     },
 }
 
-/// How much is shown.
+/// Level of detail.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct Detail {
     /// Shows more: statistics and settings; with 2 messages by type and health, with 4 all.

@@ -265,7 +265,7 @@ fn nets(front: &Inspection, a: &NodeArgs) -> Result<Vec<Net>, String> {
     Ok(all)
 }
 
-/// What makes the same NIs again. One whose interface would give it another address, or that is on a port, is told by its NID.
+/// Settings that make the same NIs again. One whose interface would give it another address, or that is on a port, is told by its NID.
 fn kept(mut all: Vec<Net>) -> Vec<Net> {
     all.retain(|n| n.name != "lo");
     for ni in all.iter_mut().flat_map(|n| &mut n.nis) {
@@ -276,7 +276,7 @@ fn kept(mut all: Vec<Net>) -> Vec<Net> {
     all
 }
 
-/// What is known of the NIs of one peer.
+/// The NIs of one peer, as far as they are known.
 #[derive(Default)]
 struct Known {
     features: u32,
@@ -330,7 +330,7 @@ impl Known {
     }
 }
 
-/// What else is known of peers' NIDs.
+/// Health of peers' NIDs, and routes by them.
 #[derive(Default)]
 struct About {
     health: HashMap<Nid, PeerHealth>,

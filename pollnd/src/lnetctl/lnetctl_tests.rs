@@ -168,7 +168,7 @@ fn exit_statuses_are_lnetctl_s() {
     }
 }
 
-/// What a level leaves out of what a node tells is what lnetctl leaves out.
+/// Each level leaves out the same keys as lnetctl's.
 #[test]
 fn levels_leave_out_what_lnetctl_leaves_out() {
     let read = |name: &str| -> Nets {

@@ -1,4 +1,4 @@
-//! What went wrong, as lnetctl says it: in one of its three forms, with an exit status of its own (docs/protocol/upper.md §5).
+//! Faults as lnetctl tells them: in one of its three forms, with an exit status of its own (docs/protocol/upper.md §5).
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! What lnetctl shows, by its names and in its order (docs/lnetctl.md). A node fills these in; a command leaves out what was not
+//! Texts of lnetctl, by its names and in its order (docs/lnetctl.md). A node fills these in; a command leaves out what was not
 //! asked for, and prints the rest.
 
 use std::collections::BTreeMap;

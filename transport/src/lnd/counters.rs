@@ -1,5 +1,6 @@
 //! Counts of what a shard did and of everything that it refused.
 
+use std::iter::Sum;
 use std::ops::AddAssign;
 
 use crate::wire::{LnetBody, LnetHdr};
@@ -15,6 +16,12 @@ macro_rules! counters {
             /// Every counter by name.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
                 [$((stringify!($name), self.$name),)*].into_iter()
+            }
+        }
+
+        impl Sum for Counters {
+            fn sum<I: Iterator<Item = Counters>>(all: I) -> Counters {
+                all.fold(Counters::default(), |sum, more| Counters { $($name: sum.$name + more.$name,)* })
             }
         }
     };

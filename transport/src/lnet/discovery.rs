@@ -361,7 +361,7 @@ impl Lnet {
         None
     }
 
-    /// What is known of a node.
+    /// Our knowledge of a node.
     pub(super) fn known(&mut self, subject: Subject) -> Option<&mut Peer> {
         match subject.far {
             None => self.peers.get_mut(subject.via).map(|p| &mut p.discovery),

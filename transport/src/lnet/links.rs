@@ -85,7 +85,7 @@ impl Lnet {
         self.nis.get(ni.index()).is_some_and(|n| !n.health.fatal && !n.gone)
     }
 
-    /// What waits for an NI's peers goes by another NI, as far as there is one; the rest waits on.
+    /// Messages that wait for an NI's peers go by another NI, as far as there is one; the rest waits on.
     fn leave_ni<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], ni: NiId) {
         let why = LnetError::Unreachable;
         let of = |k: &Key| self.peers.get(*k).is_some_and(|p| p.ni == ni);

@@ -55,7 +55,7 @@ pub(super) struct Rails {
 }
 
 impl Rails {
-    /// What they are chosen by has changed.
+    /// States or priorities have changed: sets are made anew when they are asked for.
     pub(super) fn forget(&mut self) {
         self.sets.clear();
     }

@@ -32,7 +32,7 @@ use crate::wire::{LnetBody, Nid, ProcessId, ping};
 const ROOM: u32 = 272;
 
 fsm::fsm! {
-    /// What is done for a peer's NI.
+    /// Recovery of a peer's NI.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) enum Stage {
         /// Nothing.

@@ -55,7 +55,7 @@ pub(crate) struct Said {
 }
 
 impl Said {
-    /// What `info` says of the node that is known as `gateway`.
+    /// Takes from `info` all that it says of the node that is known as `gateway`.
     pub(super) fn of(gateway: Nid, info: &PingInfo) -> Said {
         let mut said = Said { forwards: info.features & ping::FEAT_RTE_DISABLED == 0, nets: SmallVec::new() };
         for ni in info.nis.iter().chain(&info.large) {

@@ -1,4 +1,4 @@
-//! How much of an lcore's time is busy.
+//! Busy time of an lcore.
 
 /// Statistics of an lcore's polling loop: how much of its time was busy. A turn's time is all that passes until the next turn begins,
 /// idling included; a shard that shares its lcore with others counts theirs.

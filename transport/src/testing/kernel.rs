@@ -18,7 +18,7 @@ pub mod selftest;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use fsm::Fsm;
 
@@ -44,6 +44,28 @@ const ZC_MIN: usize = 16_384;
 const MIN_BULK: usize = 1024;
 /// Portal at which our side has a sink, and a source.
 const SINK: u32 = 5;
+
+/// Lets the next thing happen to the net or to one of these kernels, which look at links whose ends are `of` them; `false`, with
+/// the time at `until`, when there is none before that.
+fn step<K>(
+    kernels: &mut BTreeMap<K, Kernel>,
+    net: &mut Net,
+    until: u64,
+    of: impl Fn(&Kernel, &[IpAddr]) -> bool,
+) -> bool {
+    let due = kernels.values().filter_map(Kernel::next_due).min();
+    let at = due.map_or(until, |d| d.min(until)).max(net.now);
+    let went = net.step_before(at);
+    if !went {
+        kernels.values_mut().for_each(|k| k.fire(net));
+    }
+    let seen = net.raw_seen.as_mut().map(std::mem::take).unwrap_or_default();
+    for link in seen {
+        let ends = net.addresses(link).map(|a| a.ip());
+        kernels.values_mut().filter(|k| of(k, &ends)).for_each(|k| k.look(net));
+    }
+    went || at < until
+}
 
 /// Setup of a kernel.
 #[derive(Clone, Debug)]

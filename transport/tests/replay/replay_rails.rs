@@ -176,7 +176,7 @@ impl World {
         self.net.op(0, Op::Ping { tag: self.user, target: ProcessId::lustre(nid(to)) });
     }
 
-    /// How the pings of users have ended.
+    /// Ends of users' pings, in the order of their tags.
     fn answered(&mut self) -> Vec<bool> {
         let ended = self.net.take_events(0).into_iter().filter_map(|e| match e {
             Event::Ping { tag, info, .. } => Some((tag, info.is_ok())),

@@ -56,7 +56,7 @@ struct Link {
     peer: Nid,
     own: Nid,
     version: Version,
-    /// What the router wrote in the capture, and what the neighbour did.
+    /// Messages that the router wrote in the capture, and those of the neighbour.
     want: Vec<Located>,
     theirs: Vec<Located>,
     stream: Vec<u8>,
@@ -183,7 +183,7 @@ impl Play {
         Play {
             machine: Machine::new(cfg),
             links,
-            // What is held up stays in its buffers, in the smallest pieces, too.
+            // Messages that are held up stay in their buffers, in the smallest pieces, too.
             pool: HeapRxPool::new(chunk.max(64), if chunk == 1 { 1 << 20 } else { 1 << 12 }),
             loans: Loans::default(),
             chunk,
@@ -263,7 +263,7 @@ impl Play {
         self.pool.home().drain();
     }
 
-    /// What the machine says, with the cookies and handles that the kernel had.
+    /// Keeps the bytes that the machine writes, with the cookies and handles that the kernel had.
     fn said(&mut self, n: usize, mut bytes: Vec<u8>) {
         let (peer, own, version) = (self.links[n].peer, self.links[n].own, self.links[n].version);
         let ksm = version.hdr_len() - version.lnet_len();

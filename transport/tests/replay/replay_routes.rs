@@ -192,7 +192,7 @@ impl Replay {
             let in_time = !is_request || at.abs_diff(due) <= slack;
             same && *to == s.hdr.dest_nid && *payload == s.payload && in_time
         };
-        // What was waited for in vain before has taken its time.
+        // Waiting in vain for an earlier message has taken its time.
         let end = due.max(self.net.now) + slack;
         loop {
             if let Some(n) = self.pool.iter().position(fits) {
@@ -219,7 +219,7 @@ impl Replay {
     }
 }
 
-/// What was said on the links of `me`, but for lnet_selftest.
+/// Messages on the links of `me`, but for those of lnet_selftest.
 fn said_by_and_to(me: Nid, capture: &str) -> Vec<Said> {
     let mut said = dialogue::said(&folder("upper").join(capture).with_extension("pcap")).unwrap();
     said.retain(|s| s.hdr.src_nid == me || s.hdr.dest_nid == me);

@@ -561,6 +561,13 @@ pub fn play(name: &str, seeds: std::ops::Range<u64>, one: impl Fn(u64) + Sync) {
     assert!(again.is_empty(), "to see a failure again:\n  {}", again.join("\n  "));
 }
 
+/// Prints what came of all seeds; each of it must have come at least so often, unless one seed alone was played.
+pub fn judge<const N: usize>(each: [u64; N], least: [u64; N], line: &str) {
+    println!("{line}");
+    let tame = each.iter().zip(least).any(|(n, least)| *n < least);
+    assert!(number("SEED").is_some() || !tame, "the seeds are too tame: {line}");
+}
+
 /// An environment variable that is a number.
 pub fn number(name: &str) -> Option<u64> {
     let s = std::env::var(name).ok()?;

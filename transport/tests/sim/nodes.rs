@@ -24,6 +24,11 @@ pub(super) type Faulty = FaultPort<MemPort>;
 pub(super) type Rt = LcoreStreams<Faulty>;
 pub(super) type Log = Rc<RefCell<Vec<Event>>>;
 
+/// Packets that are lost, doubled, late, out of order or damaged.
+pub(super) fn bad_network() -> Faults {
+    Faults { loss: 0.01, dup: 0.01, reorder: 0.02, corrupt: 0.002, delay_ns: 20_000, ..Faults::default() }
+}
+
 /// Does what a test puts down for it, and writes down what it hears.
 #[derive(Default)]
 pub(super) struct Script {

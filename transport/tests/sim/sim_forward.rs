@@ -8,7 +8,7 @@ use transport::lnet::{Event, MdMem, MdSpec};
 use transport::testing::data::{Spot, sum, summed};
 use transport::wire::ProcessId;
 
-use crate::nodes::{logged, target};
+use crate::nodes::{bad_network, logged, target};
 use crate::sim_node::{SERVER, World};
 
 /// Where payload comes back.
@@ -83,14 +83,7 @@ fn segments_of_1448_bytes_go_on_in_one_lending_a_message() {
 
 #[test]
 fn a_bad_network_and_homes_that_move_change_nothing() {
-    let faults = Faults {
-        loss: 0.01,
-        dup: 0.01,
-        reorder: 0.02,
-        corrupt: 0.002,
-        delay_ns: 20_000,
-        ..Faults::default()
-    };
+    let faults = bad_network();
     let mut moved = 0;
     for seed in 1..=8 {
         println!("seed {seed}");

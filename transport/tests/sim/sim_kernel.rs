@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{number, play};
+use super::{judge, play};
 use crate::raw::AT;
 use transport::lnd::{Config, Payload, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
@@ -328,12 +328,7 @@ fn run(seed: u64, totals: &Totals) {
 fn every_kernel_lives_and_no_set_is_lost() {
     let totals = Totals::default();
     play("sim_kernel::every", 0..SEEDS, |seed| run(seed, &totals));
-    println!("{}", totals.line());
-    if number("SEED").is_none() {
-        let least = [1000, 1000, 500, 100, 100, 20, 500, 300, 300];
-        let tame = totals.each().iter().zip(least).any(|(n, least)| *n < least);
-        assert!(!tame, "the seeds are too tame: {}", totals.line());
-    }
+    judge(totals.each(), [1000, 1000, 500, 100, 100, 20, 500, 300, 300], &totals.line());
 }
 
 /// Seeds that `make test` does not reach.

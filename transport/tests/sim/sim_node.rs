@@ -15,7 +15,8 @@ use transport::testing::data::{Spot, run, sum, summed};
 use transport::wire::ProcessId;
 
 use crate::nodes::{
-    Now, Rt, Script, all_home, beginning, builder, faulty, lcores, logged, nid, stack, target, turn,
+    Now, Rt, Script, all_home, bad_network, beginning, builder, faulty, lcores, logged, nid, stack, target,
+    turn,
 };
 
 pub(super) struct World {
@@ -216,14 +217,7 @@ fn a_peer_whose_home_is_not_the_lcore_that_owns_its_flows() {
 
 #[test]
 fn a_bad_network_changes_nothing_but_the_time() {
-    let faults = Faults {
-        loss: 0.01,
-        dup: 0.01,
-        reorder: 0.02,
-        corrupt: 0.002,
-        delay_ns: 20_000,
-        ..Faults::default()
-    };
+    let faults = bad_network();
     for seed in 1..=12 {
         println!("seed {seed}");
         let mem = MemConfig {

@@ -16,7 +16,8 @@ use transport::stream::ShardId;
 use transport::testing::data::{Spot, sum, summed};
 
 use crate::nodes::{
-    Faulty, Now, Rt, Script, all_home, beginning, builder, faulty, lcores, logged, stack, target, turn,
+    Faulty, Now, Rt, Script, all_home, bad_network, beginning, builder, faulty, lcores, logged, stack,
+    target, turn,
 };
 
 struct Node {
@@ -314,14 +315,7 @@ fn a_device_that_turns_its_table_loses_nothing() {
 
 #[test]
 fn a_bad_network_changes_nothing_but_the_time() {
-    let faults = Faults {
-        loss: 0.01,
-        dup: 0.01,
-        reorder: 0.02,
-        corrupt: 0.002,
-        delay_ns: 20_000,
-        ..Faults::default()
-    };
+    let faults = bad_network();
     for seed in 1..=8 {
         println!("seed {seed}");
         let mem =

@@ -70,7 +70,7 @@ fn came(net: &mut Net, node: std::ops::Range<usize>) -> Vec<(u64, Nid, Nid)> {
     all
 }
 
-/// How the operations of a node have ended since the last look.
+/// Ends of a node's operations since the last look.
 fn ended(net: &mut Net, node: std::ops::Range<usize>) -> Vec<(u64, Result<(), LnetError>)> {
     let mut all: Vec<_> = node
         .flat_map(|n| net.take_events(n))
@@ -180,7 +180,7 @@ fn credits_count_before_turns() {
     net.run(SEC);
     came(&mut net, 1..2);
     ended(&mut net, 0..1);
-    // What goes by the first rail is not acknowledged any more.
+    // The first rail acknowledges nothing any more.
     let ip = nid(A[0]).ip().unwrap();
     net.unplug(ip, Cut::Silence);
     for tag in 10..30 {
@@ -389,7 +389,7 @@ fn an_ni_without_a_link_is_down_and_peers_hear_of_it_by_another() {
     }
 }
 
-/// What waits for the peers of an NI goes by another when its link is lost.
+/// Messages that wait for the peers of an NI go by another when its link is lost.
 #[test]
 fn what_waits_at_a_dead_ni_goes_by_another() {
     let mut net = nodes(&A_NETS, &B_NETS, 1);

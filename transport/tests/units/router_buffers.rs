@@ -10,6 +10,7 @@ use transport::wire::{
     WireHandle, ping,
 };
 
+use crate::raw;
 use crate::routing::{R, World, a, b, config, header, nid, put, small};
 
 #[test]
@@ -137,19 +138,7 @@ fn half(w: &mut World, (ip, port): ([u8; 4], u16), peer: Nid, to: Nid, len: u32)
     let own = nid(R[0]);
     let link = w.net.raw_connect((ip, port).into(), 0);
     let req = AcceptorReq::new(own);
-    let hello = Hello {
-        version: Version::V3,
-        order: ByteOrder::Little,
-        tcp_magic: false,
-        src_nid: peer,
-        dst_nid: own,
-        src_pid: 12345,
-        dst_pid: 0,
-        src_incarnation: 6,
-        dst_incarnation: 0,
-        ctype: ConnType::Control,
-        ips: Default::default(),
-    };
+    let hello = Hello { src_nid: peer, dst_nid: own, ..raw::hello(Version::V3, ConnType::Control) };
     let ksock = KsockHdr { kind: KsockType::Lnet, csum: 0, cookie0: 0, cookie1: 0 };
     let hdr = LnetHdr { payload_len: len, ..header(peer, to, put(1), 0) };
     let bytes = [

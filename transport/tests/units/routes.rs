@@ -311,7 +311,7 @@ fn answers_that_come_by_another_gateway_find_their_operation() {
     }
 }
 
-/// What comes from another network by a node that is no gateway to it is taken, as kernels take it, and answered by a route;
+/// A message from another network by a node that is no gateway to it is taken, as kernels take it, and answered by a route;
 /// `lnet_drop_asym_route` drops it.
 #[test]
 fn messages_by_another_node_than_a_gateway() {

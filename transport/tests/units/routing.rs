@@ -104,21 +104,7 @@ impl World {
     }
 
     pub(crate) fn count(&self) -> Counters {
-        let all = self.net.nodes.iter().take(self.shards).map(|n| *n.machine.counters());
-        all.reduce(|mut sum, c| {
-            sum.forwarded_msgs += c.forwarded_msgs;
-            sum.forwarded_bytes += c.forwarded_bytes;
-            sum.forward_rx_msgs += c.forward_rx_msgs;
-            sum.forward_rx_bytes += c.forward_rx_bytes;
-            sum.forward_copied_bytes += c.forward_copied_bytes;
-            sum.forward_waits += c.forward_waits;
-            sum.drop_no_route += c.drop_no_route;
-            sum.drop_route_loop += c.drop_route_loop;
-            sum.drop_next_hop += c.drop_next_hop;
-            sum.drop_not_for_us += c.drop_not_for_us;
-            sum
-        })
-        .unwrap()
+        self.net.nodes.iter().take(self.shards).map(|n| *n.machine.counters()).sum()
     }
 
     /// Nothing is on its way, and all buffers are home.
@@ -255,7 +241,7 @@ fn what_has_no_way_on_is_drained_and_acknowledged() {
         w.across.say_as(&mut w.net, (from, 0), forged, Vec::new());
         w.run(SEC);
         assert_eq!(w.count().drop_route_loop, 1);
-        // What this node itself is said to have sent.
+        // A message that names this node itself as its source.
         let forged = LnetHdr { src_nid: nid(R[0]), ..header(from, to, put(3), 0) };
         w.across.say_as(&mut w.net, (from, 0), forged, Vec::new());
         w.run(SEC);

@@ -28,7 +28,7 @@ impl TxItem {
         self.hdr.len() + self.pay.iter().map(|l| l.len() as usize).sum::<usize>()
     }
 
-    /// What the kernel has not taken yet, as far as there is room for slices.
+    /// Gives the bytes that the kernel has not taken yet, as far as there is room for slices.
     fn rest<'a>(&'a self, iov: &mut SmallVec<[IoSlice<'a>; IOV]>) {
         if let Some(b) = self.hdr.get(self.done..).filter(|b| !b.is_empty()) {
             iov.push(IoSlice::new(b));

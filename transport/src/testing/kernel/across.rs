@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::lnet::{FEATURES, Wire};
-use super::{Kernel, KernelConfig, Up};
+use super::{Kernel, KernelConfig, Up, step};
 use crate::testing::net::{Cut, Net};
 use crate::testing::srpc::{FRAMEWORK, TESTS};
 use crate::wire::{LnetBody, LnetHdr, Nid, PingInfo, Version, ping};
@@ -28,7 +28,7 @@ pub struct Across {
     /// By NID and the router's place.
     kernels: BTreeMap<(Nid, usize), Kernel>,
     versions: BTreeMap<Nid, Version>,
-    /// What has come, but for what routers said for themselves.
+    /// Messages that have come, but for those of routers themselves.
     pub heard: Vec<Heard>,
     /// Features and statuses of NIs that routers have told, by the one who was told, in order.
     pub told: Vec<(Nid, usize, PingInfo)>,
@@ -92,10 +92,7 @@ impl Across {
     /// # Panics
     /// It does not know the router.
     pub fn say(&mut self, net: &mut Net, (from, router): (Nid, usize), m: Wire) {
-        let Some(k) = self.kernels.get_mut(&(from, router)) else {
-            panic!("{from} knows no router {router}")
-        };
-        k.give(net, m);
+        self.told_by(from, router).give(net, m);
         self.settle(net);
     }
 
@@ -104,31 +101,23 @@ impl Across {
     /// # Panics
     /// It has no connection to the router.
     pub fn say_as(&mut self, net: &mut Net, (from, router): (Nid, usize), hdr: LnetHdr, payload: Vec<u8>) {
-        let Some(k) = self.kernels.get_mut(&(from, router)) else {
-            panic!("{from} knows no router {router}")
-        };
-        k.raw(net, hdr, &payload);
+        self.told_by(from, router).raw(net, hdr, &payload);
+    }
+
+    fn told_by(&mut self, from: Nid, router: usize) -> &mut Kernel {
+        match self.kernels.get_mut(&(from, router)) {
+            Some(k) => k,
+            None => panic!("{from} knows no router {router}"),
+        }
     }
 
     /// Lets the next thing happen; `false`, with the time at `until`, when there is none before that.
     pub fn step(&mut self, net: &mut Net, until: u64) -> bool {
-        let due = self.kernels.values().filter_map(Kernel::next_due).min();
-        let at = due.map_or(until, |d| d.min(until)).max(net.now);
-        let went = net.step_before(at);
-        if !went {
-            self.kernels.values_mut().for_each(|k| k.fire(net));
-        }
-        let seen = net.raw_seen.as_mut().map(std::mem::take).unwrap_or_default();
-        for link in seen {
-            let ends = net.addresses(link).map(|a| a.ip());
-            let of = |k: &&mut Kernel| {
-                let is = |nid: Nid| nid.ip().is_some_and(|ip| ends.contains(&ip));
-                is(k.cfg.nid) && is(k.them)
-            };
-            self.kernels.values_mut().filter(of).for_each(|k| k.look(net));
-        }
+        let more = step(&mut self.kernels, net, until, |k, ends| {
+            [k.cfg.nid, k.them].iter().all(|nid| nid.ip().is_some_and(|ip| ends.contains(&ip)))
+        });
         self.settle(net);
-        went || at < until
+        more
     }
 
     /// Runs until then, in ns.

@@ -428,22 +428,10 @@ impl Puppets {
 
     /// Lets the next thing happen; `false`, with the time at `until`, when there is none before that.
     pub fn step(&mut self, net: &mut Net, until: u64) -> bool {
-        let due = self.by_nid.values().filter_map(Kernel::next_due).min();
-        let at = due.map_or(until, |d| d.min(until)).max(net.now);
-        let went = net.step_before(at);
-        if !went {
-            self.by_nid.values_mut().for_each(|k| k.fire(net));
-        }
-        let seen = net.raw_seen.as_mut().map(std::mem::take).unwrap_or_default();
-        for link in seen {
-            let ends = net.addresses(link).map(|a| a.ip());
-            for k in self.by_nid.values_mut().filter(|k| k.cfg.nid.ip().is_some_and(|ip| ends.contains(&ip)))
-            {
-                k.look(net);
-            }
-        }
+        let of = |k: &Kernel, ends: &[IpAddr]| k.cfg.nid.ip().is_some_and(|ip| ends.contains(&ip));
+        let more = super::step(&mut self.by_nid, net, until, of);
         self.settle(net);
-        went || at < until
+        more
     }
 
     fn settle(&mut self, net: &mut Net) {
