@@ -12,8 +12,8 @@ use crate::{args, logging};
 
 /// Sections that lnetctl exports, and reasons why this node has no use for them.
 const PASSED: [(&str, &str); 5] = [
-    ("routing", "this node does not route"),
-    ("buffers", "this node does not route"),
+    ("routing", "--routing, or forwarding among the options, makes a router"),
+    ("buffers", "tiny_router_buffers, small_router_buffers and large_router_buffers are options"),
     ("peer", "this node finds out by itself who its peers are"),
     ("udsp", "this node chooses NIDs by health, credits and turn alone"),
     ("statistics", "they are readings"),
@@ -583,7 +583,7 @@ mod tests {
     fn everything_that_is_wrong_is_said_with_its_place() {
         insta::assert_snapshot!(faults(include_str!("../../../testdata/config/bad.yaml")), @r#"
         4:16: nid: 10.0.0.1@tcp1 is not of the net tcp that it stands in: correct either
-        6:29: peer_timeout: "60": here it is always 180, since only routers watch their peers
+        6:29: peer_timeout: "60": here it is always 180, since routers watch networks here, not peers
         7:29: peer_credits: "many" is none of its values; it takes 1 to 65535 (messages)
         8:15: "credit" is no key of tunables; did you mean "credits"?
         10:20: tos: "256" is none of its values; it takes -1 to 255 (byte)

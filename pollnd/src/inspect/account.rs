@@ -400,11 +400,13 @@ fn stats(front: &Inspection) -> Result<NodeStats, String> {
         .map_err(|e| e.to_string())?;
     let over = |get: fn(&NiFigures) -> u64| all.nis.iter().map(get).sum::<u64>();
     let of = |name| all.counted.get(name).copied().unwrap_or(0);
+    // Messages that are passed on are neither sent nor received, as kernels count (docs/lnetctl.md).
+    let own = |all: u64, passed| all.saturating_sub(of(passed));
     Ok(NodeStats {
         msgs_alloc: over(|n| n.credits_used.into()) + waiting,
         msgs_max: over(|n| n.credits_most.into()),
         rst_alloc: all.ops,
-        send_count: over(|n| n.moved.sent.all()),
+        send_count: own(over(|n| n.moved.sent.all()), "forwarded_msgs"),
         resend_count: of("resend_count"),
         response_timeout_count: of("response_timeout_count"),
         local_interrupt_count: of("local_interrupt_count"),
@@ -419,10 +421,12 @@ fn stats(front: &Inspection) -> Result<NodeStats, String> {
         network_timeout_count: of("network_timeout_count"),
         failed_resends: of("failed_resends"),
         successful_resends: of("successful_resends"),
-        recv_count: over(|n| n.moved.received.all()),
+        recv_count: own(over(|n| n.moved.received.all()), "forward_rx_msgs"),
+        route_count: of("forwarded_msgs"),
         drop_count: over(|n| n.dropped.messages.all()),
-        send_length: over(|n| n.moved.send_bytes),
-        recv_length: over(|n| n.moved.recv_bytes),
+        send_length: own(over(|n| n.moved.send_bytes), "forwarded_bytes"),
+        recv_length: own(over(|n| n.moved.recv_bytes), "forward_rx_bytes"),
+        route_length: of("forwarded_bytes"),
         drop_length: over(|n| n.dropped.bytes),
         ..NodeStats::default()
     })

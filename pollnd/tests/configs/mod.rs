@@ -75,7 +75,7 @@ fn a_node_by_a_file_is_as_the_file_says_and_the_command_line_wins() {
     let text = "net:\n- net type: tcp\n  local NI(s):\n  - interfaces: {0: lo}\nnode: {accept_port: 7988, accept: trust}\nrouting: {enable: 1}\n";
     let path = config(&dir, text);
     let lo = by_file(&path, &[]);
-    lo.err_has(&["routing is passed over: this node does not route"]);
+    lo.err_has(&["routing is passed over: --routing, or forwarding among the options, makes a router"]);
     let end = lo.stop().good();
     assert!(end.out.starts_with("127.0.0.1@tcp is up on kernel sockets, ports 7988 and 988"), "{end:?}");
 }

@@ -179,9 +179,14 @@ impl Lnet {
         if cx.down {
             return Err(OpRefused::ShuttingDown);
         }
-        let (ni, timed, via, rail) = match way {
-            Way::Own(ni) => (ni, LO, None, false),
-            Way::Peer(hop) => (hop.ni, hop.ni, Some(hop.via.nid), hop.rail),
+        let (ni, timed, via) = match way {
+            Way::Own(ni) => (ni, LO, None),
+            Way::Peer(hop) => (hop.ni, hop.ni, Some(hop.via.nid)),
+        };
+        // By a rail, another of the target's NIDs is asked, and answers.
+        let asked = |target| match way {
+            Way::Peer(hop) if hop.rail => ProcessId { nid: hop.via.nid, ..target },
+            _ => target,
         };
         let marked = from_ni(op) || matches!(way, Way::Peer(hop) if hop.rail || !hop.only);
         match op {
@@ -202,7 +207,7 @@ impl Lnet {
                 let peer = self.target(cx, lnd, app, way)?;
                 let (handle, done) = if ack {
                     let kind = OpKind::Put { sent: false, acked: false };
-                    let (key, handle) = self.begin_op(cx, (app, tag), (target.nid, via, timed, rail), kind);
+                    let (key, handle) = self.begin_op(cx, (app, tag), (asked(target).nid, via, timed), kind);
                     (handle, TxDone::Op(key))
                 } else {
                     (WireHandle::NONE, TxDone::Put { app, tag, ni: timed, began: cx.now })
@@ -210,7 +215,7 @@ impl Lnet {
                 let body = LnetBody::Put { ack: handle, match_bits, hdr_data, portal, offset };
                 match peer {
                     Some(peer) => {
-                        let hdr = header(cx, self.nid_of(ni), target, len, body);
+                        let hdr = header(cx, self.nid_of(ni), asked(target), len, body);
                         let mut msg = Msg::lnet(hdr, payload.take(), done);
                         msg.strange = for_strangers(cx, app);
                         if marked {
@@ -233,13 +238,13 @@ impl Lnet {
                 let peer = self.target(cx, lnd, app, way)?;
                 let sink = std::mem::replace(sink, Sink::Discard(0));
                 let kind = OpKind::Get { sink: Some(sink) };
-                let (key, handle) = self.begin_op(cx, (app, tag), (target.nid, via, timed, rail), kind);
+                let (key, handle) = self.begin_op(cx, (app, tag), (asked(target).nid, via, timed), kind);
                 // The offset stays 0: kernels have died of others (lnet.md §3).
                 let body = LnetBody::Get { handle, match_bits, portal, src_offset: 0, sink_length };
                 let (payload, done) = (Payload::empty(), TxDone::Op(key));
                 match peer {
                     Some(peer) => {
-                        let hdr = header(cx, self.nid_of(ni), target, 0, body);
+                        let hdr = header(cx, self.nid_of(ni), asked(target), 0, body);
                         let mut msg = Msg::lnet(hdr, payload, done);
                         msg.strange = for_strangers(cx, app);
                         if marked {
@@ -268,7 +273,7 @@ impl Lnet {
                     }
                 }
                 let kind = OpKind::Ping { placing: false, sink: PING_LEN };
-                let (key, handle) = self.begin_op(cx, (app, tag), (target.nid, via, ni, rail), kind);
+                let (key, handle) = self.begin_op(cx, (app, tag), (asked(target).nid, via, ni), kind);
                 let body = LnetBody::Get {
                     handle,
                     match_bits: ping::MATCH_BITS,
@@ -276,9 +281,9 @@ impl Lnet {
                     src_offset: 0,
                     sink_length: PING_LEN,
                 };
-                let hdr = header(cx, self.nid_of(ni), target, 0, body);
+                let hdr = header(cx, self.nid_of(ni), asked(target), 0, body);
                 let mut msg = Msg::lnet(hdr, Payload::empty(), TxDone::Op(key));
-                if hop.rail {
+                if marked {
                     mark(&mut msg, way, false);
                 }
                 self.launch(cx, lnd, peer, &mut msg);
@@ -321,14 +326,11 @@ impl Lnet {
         &mut self,
         cx: &Cx,
         of: (AppId, u64),
-        (target, via, ni, rail): (Nid, Option<Nid>, NiId, bool),
+        (target, via, ni): (Nid, Option<Nid>, NiId),
         kind: OpKind,
     ) -> (Key, WireHandle) {
         let deadline = cx.now + cx.cfg.transaction_timeout;
-        let via = via.unwrap_or(target);
-        // By a rail, another of the target's NIDs is asked, and answers.
-        let asked = if rail { via } else { target };
-        self.ops.start(of, (asked, via, ni), kind, (cx.now, deadline))
+        self.ops.start(of, (target, via.unwrap_or(target), ni), kind, (cx.now, deadline))
     }
 
     /// The entry of the peer that it is given to, or `None` for this node itself; an error where too much waits for it.
@@ -448,12 +450,9 @@ fn from_ni(op: &Op) -> bool {
 #[cold]
 fn mark(msg: &mut Msg, way: Way, pinned: bool) {
     msg.pinned = pinned;
-    let (Way::Peer(hop), Some(hdr)) = (way, &mut msg.hdr) else { return };
-    if hop.rail {
-        msg.free = true;
-        hdr.dest_nid = hop.via.nid;
+    if let (Way::Peer(hop), Some(hdr)) = (way, &msg.hdr) {
+        (msg.free, msg.routed) = (hop.rail, hdr.dest_nid != hop.via.nid);
     }
-    msg.routed = hdr.dest_nid != hop.via.nid;
 }
 
 /// Whether an application speaks to whom strangers name.

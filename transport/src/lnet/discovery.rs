@@ -344,10 +344,13 @@ impl Lnet {
             },
             None => Subject::from(peer),
         };
+        if !self.known(subject)?.unsure() {
+            return Some(tx);
+        }
         let (nid, now) = (self.id_of(subject)?.nid, cx.now);
         let is_alias = self.aliases.nids(nid).is_some();
         let known = self.known(subject)?;
-        if !known.unsure() || is_alias && known.standing.apply(Step::Heard).is_some() {
+        if is_alias && known.standing.apply(Step::Heard).is_some() {
             return Some(tx);
         }
         let more = known.more();

@@ -189,7 +189,7 @@ impl Lnet {
     }
 
     fn forward_by<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], hop: Hop, msg: Msg) {
-        let home = hop.bucket().map_or(cx.cfg.shards.me, |b| cx.homes.at(b));
+        let home = hop.home(cx);
         if home == cx.cfg.shards.me {
             return self.forwarded(cx, lnds, (hop.ni, hop.via), hop.known, msg);
         }

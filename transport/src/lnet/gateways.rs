@@ -23,6 +23,7 @@ use fsm::Fsm;
 
 use super::Lnet;
 use super::discovery::{About, News, PUSHERS, SINKS, Step, Subject};
+use super::hop::ni_to_gateway;
 use super::ops::OpKind;
 use super::remote::Body;
 use super::routes::Said;
@@ -207,8 +208,7 @@ impl Lnet {
         lnds: &'a mut [L],
         gateway: Nid,
     ) -> Option<(&'a mut L, Key)> {
-        let ni = self.nis.iter().position(|n| n.reaches(gateway))?;
-        let lnd = lnds.get_mut(ni)?;
+        let lnd = lnds.get_mut(ni_to_gateway(&self.nis, gateway, |_, _| true)?.index())?;
         // However much waits for it: a check is not refused.
         let id = ProcessId::lustre(gateway);
         let peer = match lnd.find(id) {
@@ -233,7 +233,7 @@ impl Lnet {
         let (serial, op, handle) = self.node_op(cx.now, about, (gateway, gateway), kind, patience);
         if let Some(g) = self.gateways.all.get_mut(&gateway) {
             g.serial = Some(serial);
-            g.sinks += 1;
+            g.sinks += u8::from(!push);
         }
         let target = ProcessId::lustre(gateway);
         let mut tx = if push {
@@ -252,7 +252,11 @@ impl Lnet {
     /// An operation of a check has ended.
     pub(super) fn checked<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], gateway: Nid, news: News) {
         let Some(g) = self.gateways.all.get_mut(&gateway) else { return };
-        g.serial = None;
+        // That of a check of before the gateway was forgotten, and named again, says nothing of this one.
+        let (News::Answer(serial, _) | News::Pushed(serial, _)) = &news else { return };
+        if g.serial.take_if(|s| s == serial).is_none() {
+            return;
+        }
         let sign = match news {
             News::Pushed(_, Ok(())) => {
                 cx.counters.pushes_acked += 1;
@@ -323,9 +327,7 @@ impl Lnet {
 
     /// Takes in what a gateway said, or that it did not answer, and tells the other shards.
     fn gateway_said(&mut self, cx: &Cx, gateway: Nid, said: Option<Said>) {
-        for shard in (0..cx.cfg.shards.count).filter(|s| *s != cx.cfg.shards.me.0) {
-            self.post(ShardId(shard), Body::Gateway(gateway, said.clone().map(Box::new)));
-        }
+        self.post_all(cx, || Body::Gateway(gateway, said.clone().map(Box::new)));
         self.heard_of(cx, gateway, said);
     }
 

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use super::Lnet;
+use super::aliases::Aliases;
 use super::causes::{BEST, Cause, Causes};
 use super::remote::Body;
 use crate::lnd::config::SEC;
@@ -15,7 +16,8 @@ use crate::stream::ShardId;
 use crate::stream::slab::Key;
 use crate::wire::Nid;
 
-/// NIDs of peers of which a value is kept: about 2 MiB. Of no more the names are known (`transport/src/lnet/aliases.rs`).
+/// NIDs of peers of which a value is kept: about 2 MiB. Of no more the names are known (`transport/src/lnet/aliases.rs`), and where
+/// a name is forgotten its value may be.
 const KEPT: usize = 16_384;
 /// The shard that has the values of own NIs.
 const KEEPER: ShardId = ShardId(0);
@@ -53,9 +55,10 @@ impl Health {
         self.peers.get(&nid).map_or((true, BEST), |p| (!p.down, p.value))
     }
 
-    fn entry(&mut self, nid: Nid) -> Option<&mut PeerNi> {
+    /// That of a NID; `None` where all places are taken by others of which it matters.
+    fn entry(&mut self, aliases: &Aliases, nid: Nid) -> Option<&mut PeerNi> {
         if !self.peers.contains_key(&nid) && self.peers.len() >= KEPT {
-            self.peers.retain(|_, p| !p.is_well());
+            self.peers.retain(|n, p| !p.is_well() && aliases.nids(*n).is_some());
             if self.peers.len() >= KEPT {
                 return None;
             }
@@ -163,7 +166,7 @@ impl Lnet {
         if self.aliases.nids(nid).is_none() || cx.cfg.health_sensitivity == 0 {
             return;
         }
-        let Some(p) = self.health.entry(nid) else { return };
+        let Some(p) = self.health.entry(&self.aliases, nid) else { return };
         if let Some(n) = p.causes.get_mut(cause as usize) {
             *n += 1;
         }
@@ -181,7 +184,10 @@ impl Lnet {
 
     /// The home of a peer's NI says so; gives whether that is new.
     pub(super) fn peer_told(&mut self, nid: Nid, value: u16) -> bool {
-        let changed = self.health.entry(nid).is_some_and(|p| std::mem::replace(&mut p.value, value) != value);
+        let changed = self
+            .health
+            .entry(&self.aliases, nid)
+            .is_some_and(|p| std::mem::replace(&mut p.value, value) != value);
         if changed {
             self.rails_changed();
         }
@@ -195,7 +201,7 @@ impl Lnet {
             let now = down.checked_shr(i as u32).is_some_and(|d| d & 1 != 0);
             let before = !self.health.of(*nid).0;
             if before != now
-                && let Some(p) = self.health.entry(*nid)
+                && let Some(p) = self.health.entry(&self.aliases, *nid)
             {
                 p.down = now;
                 changed = true;
@@ -214,14 +220,25 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded() {
-        let mut h = Health::default();
+        let (mut h, mut names) = (Health::default(), Aliases::default());
         let nid = |n: u32| Nid::tcp((0x0a00_0000 + n).to_be_bytes().into(), 0);
-        for n in 0..KEPT as u32 {
-            h.entry(nid(n)).unwrap().value = if n == 7 { BEST } else { 5 };
+        let learn = |names: &mut Aliases, n: u32| {
+            let ip = nid(n).ip().unwrap();
+            assert!(names.learn(ip, ip, &[nid(n), nid(n + 1)]));
+        };
+        for n in (0..KEPT as u32).step_by(2) {
+            learn(&mut names, n);
         }
-        h.entry(nid(1 << 20)).expect("one that is well makes room").value = 5;
-        assert!(h.entry(nid(1 << 21)).is_none());
-        assert!(h.entry(nid(8)).is_some());
+        for n in 0..KEPT as u32 {
+            h.entry(&names, nid(n)).unwrap().value = if n == 7 { BEST } else { 5 };
+        }
+        h.entry(&names, nid(1 << 20)).expect("one that is well makes room").value = 5;
         assert_eq!((h.peers.len(), h.of(nid(7)), h.of(nid(8))), (KEPT, (true, BEST), (true, 5)));
+        assert!(h.entry(&names, nid(1 << 21)).is_some(), "the one before is nobody's that is known");
+        assert!(!h.peers.contains_key(&nid(1 << 20)));
+        // Peers that are forgotten since others came make room, too.
+        learn(&mut names, 1 << 22);
+        assert!(h.entry(&names, nid(1 << 22)).is_some() && h.entry(&names, nid(1 + (1 << 22))).is_some());
+        assert!(h.peers.len() <= KEPT);
     }
 }

@@ -3,11 +3,13 @@
 //! It is chosen once, by the shard where the operation begins, and goes with it to the home of that peer: a choice that
 //! takes turns would come out otherwise there.
 
+use std::cmp::Reverse;
+
 use super::api::{Op, OpRefused};
 use super::{Lnet, ni::Ni};
 use crate::lnd::{Cx, Lnd, NiId};
-use crate::stream::Bucket;
 use crate::stream::slab::Key;
+use crate::stream::{Bucket, ShardId};
 use crate::wire::{Nid, ProcessId};
 
 /// The first hop of an operation.
@@ -30,6 +32,11 @@ impl Hop {
     pub(super) fn bucket(&self) -> Option<Bucket> {
         self.via.nid.ip().map(Bucket::of)
     }
+
+    /// Home of the peer.
+    pub(super) fn home(&self, cx: &Cx) -> ShardId {
+        self.bucket().map_or(cx.cfg.shards.me, |b| cx.homes.at(b))
+    }
 }
 
 /// The way of an operation.
@@ -39,6 +46,14 @@ pub(crate) enum Way {
     Own(NiId),
     /// To a peer.
     Peer(Hop),
+}
+
+/// The NI for messages by a gateway, of those that they may leave by: the best one, of equals always the first, since a gateway
+/// knows this node by the NID that checks it.
+pub(super) fn ni_to_gateway(nis: &[Ni], gateway: Nid, may: impl Fn(NiId, Nid) -> bool) -> Option<NiId> {
+    let all = (0..).map(NiId).zip(nis);
+    let may = all.filter(|(id, n)| !n.gone && n.reaches(gateway) && may(*id, n.nid));
+    may.max_by_key(|(id, n)| (!n.health.fatal, n.health.value, Reverse(id.0))).map(|(id, _)| id)
 }
 
 impl Lnet {

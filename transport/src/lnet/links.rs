@@ -1,7 +1,7 @@
 //! This node's own info: what its NIs are, which of them are up, and who is told of a change (docs/protocol/lnet.md §6.2, upper.md
 //! §2).
 //!
-//! An NI whose port has no link is down: it is not chosen while another is there, what waits for it goes by another, and
+//! An NI whose port has no link is down: it is not chosen while another is there, what waits for it and may be sent again goes by another, and
 //! peers hear of it at once by an NI that is up. Kernels keep its health value, and so does this node.
 
 use std::collections::VecDeque;
@@ -85,7 +85,8 @@ impl Lnet {
         self.nis.get(ni.index()).is_some_and(|n| !n.health.fatal && !n.gone)
     }
 
-    /// Messages that wait for an NI's peers go by another NI, as far as there is one; the rest waits on.
+    /// Messages that wait for an NI's peers go by another NI, where there is one: those that may not be sent again fail, but answers wait
+    /// on. Where there is none all of them wait on.
     fn leave_ni<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], ni: NiId) {
         let why = LnetError::Unreachable;
         let of = |k: &Key| self.peers.get(*k).is_some_and(|p| p.ni == ni);
@@ -136,7 +137,7 @@ impl Lnet {
 
     /// Pushes our info to another NID of a peer that has these features.
     pub(super) fn tell_there<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], hop: Hop, features: u32) {
-        let home = hop.bucket().map_or(cx.cfg.shards.me, |b| cx.homes.at(b));
+        let home = hop.home(cx);
         if home != cx.cfg.shards.me {
             return self.post(home, Body::Tell(Hop { known: None, ..hop }, features));
         }

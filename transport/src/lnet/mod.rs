@@ -463,4 +463,11 @@ impl Lnet {
     fn post(&mut self, to: ShardId, body: Body) {
         self.mail.push_back((to, ShardMsg(body)));
     }
+
+    /// Tells all other shards.
+    fn post_all(&mut self, cx: &Cx, body: impl Fn() -> Body) {
+        for shard in (0..cx.cfg.shards.count).map(ShardId).filter(|s| *s != cx.cfg.shards.me) {
+            self.post(shard, body());
+        }
+    }
 }

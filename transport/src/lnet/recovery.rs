@@ -25,7 +25,7 @@ use super::{Msg, TxDone};
 use crate::hash::OwnMap;
 use crate::lnd::config::{LINKS_EVERY, SEC};
 use crate::lnd::{AppId, Config, Cx, Lnd, Payload};
-use crate::stream::{Bucket, ShardId};
+use crate::stream::Bucket;
 use crate::wire::{LnetBody, Nid, ProcessId, ping};
 
 /// Sink of a recovery ping, in bytes: what kernels ask for (lnet.md §6.1).
@@ -247,13 +247,6 @@ impl Lnet {
         self.peer_is(cx, nid, value);
         self.recovery.step(cx, nid, if value == BEST { Step::Best } else { Step::Better });
         true
-    }
-
-    /// Tells all other shards.
-    pub(super) fn post_all(&mut self, cx: &Cx, body: impl Fn() -> Body) {
-        for shard in (0..cx.cfg.shards.count).filter(|s| *s != cx.cfg.shards.me.0) {
-            self.post(ShardId(shard), body());
-        }
     }
 }
 

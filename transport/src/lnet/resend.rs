@@ -2,7 +2,8 @@
 //!
 //! A message is sent again only if none of it has left: what is on a stream may have arrived. It goes at once, at most
 //! `lnet_retry_count` times and before its deadline, under the handle that it has, from and to the NIDs of its new pair. Answers
-//! are not, nor is what the node itself asks of a NID: those have no other pair.
+//! are not, nor is what the node itself asks of a NID: those have no other pair. What goes by a gateway is not either: to that, it
+//! would be another message.
 
 use super::causes::Cause;
 use super::hop::Hop;
@@ -94,7 +95,8 @@ impl Lnet {
     }
 
     fn may_go_again(&self, cx: &Cx, tx: &Msg, nid: Nid) -> bool {
-        if cx.down || tx.answer || u32::from(tx.retries) >= cx.cfg.retry_count {
+        // One for a node behind routers has the routes, which its next one takes.
+        if cx.down || tx.answer || tx.routed || u32::from(tx.retries) >= cx.cfg.retry_count {
             return false;
         }
         if self.aliases.nids(nid).is_none() {
@@ -131,7 +133,7 @@ impl Lnet {
             tx.done = TxDone::Again(Box::new(std::mem::take(&mut tx.done)));
         }
         cx.counters.resend_count += 1;
-        let home = hop.bucket().map_or(cx.cfg.shards.me, |b| cx.homes.at(b));
+        let home = hop.home(cx);
         if home == cx.cfg.shards.me {
             if let Some(rec) = tx.done.op_key().and_then(|op| self.ops.get_mut(op)) {
                 rec.goes_by(hop.ni, hop.via.nid);
@@ -148,7 +150,7 @@ impl Lnet {
     /// A message that another shard could not send.
     pub(super) fn resent<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], resent: Resent) {
         let Resent { mut tx, rec, hop, why } = resent;
-        let home = hop.bucket().map_or(cx.cfg.shards.me, |b| cx.homes.at(b));
+        let home = hop.home(cx);
         if home != cx.cfg.shards.me {
             return self.post(home, Body::Resent(Box::new(Resent { tx, rec, hop, why })));
         }

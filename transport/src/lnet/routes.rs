@@ -6,6 +6,7 @@
 use smallvec::SmallVec;
 
 use super::Lnet;
+use super::hop::ni_to_gateway;
 use crate::hash::OwnMap;
 use crate::lnd::route::{Route, RouteError};
 use crate::lnd::{Config, Cx, NiId, ROUTES_MAX};
@@ -229,12 +230,8 @@ impl Lnet {
             return None;
         }
         let nis = &self.nis;
-        let ni = |gateway: Nid| {
-            (0..).zip(nis).find(|(at, n)| !n.gone && n.reaches(gateway) && may(NiId(*at), n.nid))
-        };
-        let gateway = self.routes.choose(target, |g| ni(g).is_some())?;
-        let (at, _) = ni(gateway)?;
-        Some((NiId(at), ProcessId::lustre(gateway)))
+        let gateway = self.routes.choose(target, |g| ni_to_gateway(nis, g, &may).is_some())?;
+        Some((ni_to_gateway(nis, gateway, &may)?, ProcessId::lustre(gateway)))
     }
 }
 

@@ -158,14 +158,8 @@ impl Lnet {
 
     /// Routing is another, on all shards; peers are pushed our info if `push`.
     fn tell_routing<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], told: Told, push: bool) {
-        self.tell_shards(cx, told, push);
+        self.post_all(cx, || Body::Routing(told, push));
         self.routing_told(cx, lnds, told, push);
-    }
-
-    fn tell_shards(&mut self, cx: &Cx, told: Told, push: bool) {
-        for shard in (0..cx.cfg.shards.count).map(ShardId).filter(|s| *s != cx.cfg.shards.me) {
-            self.post(shard, Body::Routing(told, push));
-        }
     }
 
     /// Routing is another, says the shard that decides.
@@ -245,7 +239,7 @@ impl Lnet {
             told.down = told.down.without(self.net_of(ni));
         }
         if told != self.routing.told {
-            self.tell_shards(cx, told, true);
+            self.post_all(cx, || Body::Routing(told, true));
             self.takes_routing(cx, told, true);
         }
     }
@@ -299,7 +293,7 @@ impl Lnet {
         told.down = of(quiet).without(of(loud));
         self.routing.look_at = self.routing.look_at.min(due);
         if told != self.routing.told {
-            self.tell_shards(cx, told, true);
+            self.post_all(cx, || Body::Routing(told, true));
             self.takes_routing(cx, told, true);
         }
     }

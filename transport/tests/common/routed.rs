@@ -181,7 +181,7 @@ pub(crate) fn all_ways(w: &mut World, from: usize, to: usize, target: &str) {
                 }
                 _ => None,
             });
-            assert_eq!(got.map(|b| b.len()), Some(70_000), "{t:#x}: {events:?}");
+            assert!(got == Some(bytes(70_000, 0)), "{t:#x}: {events:?}");
         }
         let info = events.iter().find_map(|e| match e {
             Event::Ping { tag: t, info: Ok(info), .. } if *t == tag | 4 => Some(info.clone()),
@@ -196,6 +196,7 @@ pub(crate) fn all_ways(w: &mut World, from: usize, to: usize, target: &str) {
     assert_eq!(puts.len(), 2 * shards);
     for p in puts {
         assert_eq!((p.source, p.dest, p.initiator.nid), (own, nid(target), own));
+        assert!(lent(&p.data) == bytes(p.mlength as usize, p.hdr_data), "others' bytes");
         assert!(
             w.net.nodes[0].machine.config().nid() != p.sender && p.sender != own,
             "a router delivered it"

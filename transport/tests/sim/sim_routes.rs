@@ -2,15 +2,16 @@
 //! bulk up, while routes come and go and homes move: every operation ends once, with one end; when the weather is over what is asked is
 //! answered, and nothing is left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{play, some_len};
+use super::{judge, play, some_len};
 use crate::routed::*;
-use transport::lnd::Config;
+use transport::lnd::{Config, Data};
 use transport::lnet::routes::RouteAsk;
 use transport::lnet::{Event, Op};
 use transport::stream::{Bucket, ShardId};
-use transport::testing::data::run as pages_of;
+use transport::testing::data::{bytes, lent, run as pages_of};
 use transport::testing::kernel::router::{FORWARDS, STARTING};
 use transport::testing::net::SEC;
 use transport::testing::rng::Rng;
@@ -35,6 +36,8 @@ struct Play {
     next: u64,
     /// Operations that have not ended, by node and tag.
     open: BTreeMap<(usize, u64), &'static str>,
+    /// PUTs that were stored.
+    stored: BTreeSet<u64>,
     ended: u64,
     good: u64,
     /// Operations on nodes that are not there.
@@ -72,7 +75,18 @@ impl Play {
         }
         w.run(SEC);
         (0..2).for_each(|n| w.attach(n));
-        Play { w, r, routers, routes, next: 0, open: BTreeMap::new(), ended: 0, good: 0, nobody: 0 }
+        Play {
+            w,
+            r,
+            routers,
+            routes,
+            next: 0,
+            open: BTreeMap::new(),
+            stored: BTreeSet::new(),
+            ended: 0,
+            good: 0,
+            nobody: 0,
+        }
     }
 
     fn hear(&mut self) {
@@ -84,8 +98,19 @@ impl Play {
                     Event::Reply { tag, status, .. } => (*tag, true, status.is_ok()),
                     Event::Ping { tag, info, .. } => (*tag, true, info.is_ok()),
                     Event::Refused { tag, .. } => (*tag, true, false),
+                    Event::Put(p) => {
+                        assert!(self.stored.insert(p.hdr_data), "{} is stored once more", p.hdr_data);
+                        if let Data::Lent(_) = &p.data {
+                            assert!(lent(&p.data) == bytes(p.mlength as usize, p.hdr_data), "{p:?}");
+                        }
+                        continue;
+                    }
                     _ => continue,
                 };
+                if let Event::Reply { status: Ok(()), data, sink, .. } = &e {
+                    let got = sink.as_ref().map_or_else(|| lent(data), |run| run.bytes().to_vec());
+                    assert!(got == bytes(70_000, 0), "{node} {tag} got others' bytes");
+                }
                 if done {
                     let was = self.open.remove(&(node, tag));
                     assert!(was.is_some(), "{node} {tag} ends once more: {e:?}");
@@ -202,7 +227,7 @@ impl Play {
     }
 }
 
-fn one(seed: u64) -> (u64, u64) {
+fn one(seed: u64) -> [u64; 3] {
     let mut p = Play::new(seed);
     let steps = 20 + p.r.below(60);
     let wild = p.r.chance(70);
@@ -237,17 +262,42 @@ fn one(seed: u64) -> (u64, u64) {
         // Nothing was lost but what nobody is there for.
         assert_eq!(p.good + p.nobody, p.ended);
     }
-    (p.ended, p.good)
+    [p.ended, p.good, p.stored.len() as u64]
+}
+
+/// Operations that ended, ended well, and PUTs that were stored.
+#[derive(Default)]
+struct Totals([AtomicU64; 3]);
+
+impl Totals {
+    fn add(&self, more: [u64; 3]) {
+        self.0.iter().zip(more).for_each(|(n, more)| {
+            n.fetch_add(more, Ordering::Relaxed);
+        });
+    }
+
+    fn each(&self) -> [u64; 3] {
+        self.0.each_ref().map(|n| n.load(Ordering::Relaxed))
+    }
+
+    fn line(&self) -> String {
+        let [ended, good, stored] = self.each();
+        format!("{ended} operations, {good} of them to a good end; {stored} PUTs stored")
+    }
 }
 
 #[test]
 fn every_operation_ends_whatever_becomes_of_routers() {
-    let totals = std::sync::Mutex::new((0, 0));
-    play("sim_routes::every", 0..SEEDS, |seed| {
-        let (ended, good) = one(seed);
-        let mut t = totals.lock().unwrap();
-        *t = (t.0 + ended, t.1 + good);
-    });
-    let (ended, good) = *totals.lock().unwrap();
-    println!("{ended} operations, {good} of them to a good end");
+    let totals = Totals::default();
+    play("sim_routes::every", 0..SEEDS, |seed| totals.add(one(seed)));
+    judge(totals.each(), [5000, 2500, 500], &totals.line());
+}
+
+/// Seeds that `make test` does not reach.
+#[test]
+#[ignore = "soak: make soak"]
+fn soak() {
+    let totals = Totals::default();
+    let seeds = super::soak("sim_routes::every", |seed| totals.add(one(seed)));
+    println!("{seeds} seeds: {}", totals.line());
 }

@@ -1,13 +1,13 @@
 //! Users of routers: routes, gateways, nodes behind them (docs/protocol/upper.md §1, docs/protocol/lnet.md §8), beside model routers.
 
-use transport::lnd::{LnetError, NiConfig, Route};
+use transport::lnd::{Config, LnetError, NiConfig, Route};
 use transport::lnet::routes::RouteAsk;
 use transport::lnet::{Event, Op};
 use transport::node::Input;
 use transport::socklnd::Contact;
 use transport::stream::{Bucket, ShardId};
 use transport::testing::kernel::router::{FORWARDS, Router, STARTING};
-use transport::testing::net::SEC;
+use transport::testing::net::{Cut, SEC};
 use transport::wire::{LnetBody, LnetHdr, Nid, ProcessId, ping};
 
 use crate::routed::*;
@@ -518,4 +518,53 @@ fn the_ni_of_an_operation_decides_about_its_gateway() {
         w.events(0);
     }
     w.at_rest();
+}
+
+/// A client of two NIs on the network of its gateway.
+fn two_nis() -> World {
+    let client = config(CLIENT, &["tcp1 10.0.0.11@tcp"]).also(nid("10.0.0.2@tcp"));
+    let client = Config { alive_router_check_interval: 5 * SEC, router_ping_timeout: 3 * SEC, ..client };
+    let mut w = World::new(&[(client, 1), (config(SERVER, &["tcp 10.1.0.11@tcp1"]), 1)]);
+    let mut hops = w.hops(&R1);
+    hops.push((nid("10.0.0.2@tcp"), 0));
+    w.routers.add(&mut w.net, &R1.map(nid), &hops);
+    w.run(SEC);
+    w.attach(1);
+    assert_eq!(pinged(&mut w, 0, SERVER), Ok(()));
+    w
+}
+
+/// The NIs of this node are other ways to the gateway, but it is not the target.
+#[test]
+fn what_does_not_reach_a_gateway_is_not_sent_to_it_instead() {
+    for op in [put(5, SERVER, 64), put(5, SERVER, 70_000), ping_op(5, SERVER)] {
+        let mut w = two_nis();
+        // The route is up still, and whoever dials is refused.
+        w.net.unplug(nid(R1[0]).ip().unwrap(), Cut::Reset);
+        w.run(SEC / 100);
+        w.op(0, 0, op);
+        w.run(60 * SEC);
+        let all = w.events(0);
+        let ended = |e: &Event| match e {
+            Event::Send { tag: 5, status: Err(_), done: true } => true,
+            Event::Ping { tag: 5, info: Err(_), .. } => true,
+            _ => false,
+        };
+        assert_eq!(all.iter().filter(|e| ended(e)).count(), 1, "{all:?}");
+        assert_eq!(w.count(0, |c| c.resend_count), 0);
+    }
+}
+
+/// An NI without a link does not take the routes with it.
+#[test]
+fn a_gateway_is_reached_by_an_ni_that_has_a_link() {
+    let mut w = two_nis();
+    w.net.unplug(nid(CLIENT).ip().unwrap(), Cut::Silence);
+    w.net.link_state(0, nid(CLIENT).ip().unwrap(), false);
+    w.run(20 * SEC);
+    assert_eq!(w.states(0), "up");
+    w.op(0, 0, put(9, SERVER, 70_000));
+    w.run(5 * SEC);
+    let came = w.events(1);
+    assert!(came.iter().any(|e| matches!(e, Event::Put(p) if p.source == nid("10.0.0.2@tcp"))), "{came:?}");
 }

@@ -443,7 +443,7 @@ mod tests {
         credits                        256  ksocklnd ro  1 to 65535 (messages)
         peer_credits                     8  ksocklnd ro  1 to 65535 (messages)
         peer_buffer_credits              0  ksocklnd ro  0 to 65535 (messages)
-        peer_timeout                   180  ksocklnd ro  fixed: only routers watch their peers
+        peer_timeout                   180  ksocklnd ro  fixed: routers watch networks here, not peers
         nscheds                          0  ksocklnd ro  fixed: lcores do that work: --lcores
         nconnds                          4  ksocklnd ro  fixed: lcores make connections without threads of their own
         nconnds_max                     64  ksocklnd ro  fixed: lcores make connections without threads of their own

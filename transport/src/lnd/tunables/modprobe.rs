@@ -280,7 +280,7 @@ mod tests {
         line 1: lock_prim_nid=1 is passed over: a peer goes by the name that it gives itself
         line 2: cpu_pattern=0[0-3] 1[4-7] is passed over: --cpu-pattern says where this node's lcores are
         line 3: nscheds=6 is passed over: lcores do that work: --lcores
-        line 3: peer_timeout=100 is passed over: only routers watch their peers
+        line 3: peer_timeout=100 is passed over: routers watch networks here, not peers
         line 3: min_reconnectms=500 is taken for 1000: here it is 1000 to 3600000 (ms)
         line 3: keepalive=-1 is taken for 0: here it is 0 to 86400 (s)
         line 4: zc_min_payload=1024 is taken for 2048: here it is 2048 to 16777216 (bytes)

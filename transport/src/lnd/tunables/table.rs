@@ -120,7 +120,7 @@ pub static ALL: &[Tunable] = &[
         Number(0..=65_535, |c| c.routing.peer_credits.into(), |c, v| c.routing.peer_credits = v as u32),
     )
     .least(0),
-    sock("peer_timeout", "s", "when a silent peer is dead to a router", Fixed(180, "only routers watch their peers")),
+    sock("peer_timeout", "s", "when a silent peer is dead to a router", Fixed(180, "routers watch networks here, not peers")),
     sock("nscheds", "threads a CPT", "scheduler threads", Fixed(0, "lcores do that work: --lcores")),
     sock(
         "nconnds",
