@@ -108,7 +108,7 @@ fn serve(listener: &UnixListener, shared: &Arc<Shared>) {
         }
         let Ok(mut s) = s else {
             // Out of descriptors, very likely: not a reason to spin.
-            std::thread::sleep(Duration::from_millis(50));
+            dataplane::clock::pause(Duration::from_millis(50));
             continue;
         };
         let mut all = askers(shared);

@@ -37,11 +37,12 @@ pub(super) fn own_info(cfg: &Config, nis: &[Ni], routing: &Routing, changes: u32
 impl Lnet {
     /// The configuration has changed: our info may have, from these features. Peers are told with the next timer, which is
     /// due then.
-    pub(crate) fn tuned(&mut self, before: u32, cfg: &Config) {
-        self.weigh_all(cfg);
-        if before != cfg.features() {
-            self.info_changed(before, cfg);
+    pub(crate) fn tuned<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], before: u32) {
+        self.weigh_all(&cx.cfg);
+        if before != cx.cfg.features() {
+            self.info_changed(before, &cx.cfg);
         }
+        self.routing_tuned(cx, lnds);
     }
 
     /// Our info is made anew.

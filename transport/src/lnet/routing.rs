@@ -9,7 +9,7 @@
 use fsm::Fsm;
 
 use super::Lnet;
-use super::buffers::Buffers;
+use super::buffers::{BufferClass, Buffers};
 use super::enabling::{Act, HeardAt, NiSet, RoutingAsk, RoutingState, RoutingView, Step, Told};
 use super::remote::Body;
 use crate::lnd::config::SEC;
@@ -113,7 +113,10 @@ impl Lnet {
         }
         match ask {
             RoutingAsk::Enable => self.routing_step(cx, lnds, Step::Enable),
-            RoutingAsk::Disable => self.routing_step(cx, lnds, Step::Disable),
+            RoutingAsk::Disable => {
+                self.routing.begins = false;
+                self.routing_step(cx, lnds, Step::Disable);
+            }
             RoutingAsk::Buffers(class, n) => {
                 let mut told = self.routing.told;
                 if let Some(asked) = told.asked.get_mut(class as usize) {
@@ -121,6 +124,26 @@ impl Lnet {
                 }
                 self.tell_routing(cx, lnds, told, false);
             }
+        }
+    }
+
+    /// The configuration has changed. All shards hear of it, and the first one decides.
+    pub(super) fn routing_tuned<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
+        if self.routing.decider.is_none() {
+            return;
+        }
+        let asked = cx.cfg.routing.clone();
+        for (class, n) in BufferClass::ALL.into_iter().zip(asked.buffers) {
+            if self.routing.told.asked.get(class as usize) != Some(&n) {
+                self.route_ask(cx, lnds, RoutingAsk::Buffers(class, n));
+            }
+        }
+        // One that has not begun yet does as it was configured.
+        let routes = self.routing.told.state.goes_on() || self.routing.begins;
+        match asked.forwarding {
+            true if !routes => self.route_ask(cx, lnds, RoutingAsk::Enable),
+            false if routes => self.route_ask(cx, lnds, RoutingAsk::Disable),
+            _ => {}
         }
     }
 
@@ -165,7 +188,8 @@ impl Lnet {
     /// Routing is another, says the shard that decides.
     pub(super) fn routing_told<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], told: Told, push: bool) {
         self.takes_routing(cx, told, push);
-        cx.cfg.routing.buffers = told.asked;
+        (cx.cfg.routing.buffers, cx.cfg.routing.forwarding) =
+            (told.asked, told.state.goes_on() || self.routing.begins);
         if told.state != RoutingState::Off {
             self.buffers.resize(&cx.cfg, cx.cfg.routing.buffers());
             self.routing.look_at = self.routing.look_at.min(cx.now + LOOK);

@@ -25,7 +25,7 @@ use crate::lnd::{Config, Counters, NIS_MAX, ROUTES_MAX, RouteError};
 use crate::lnet::faults::{FaultAsk, FaultError, FaultView, RULES_MAX};
 use crate::lnet::figures::{NiFigures, PeerFigures};
 use crate::lnet::routes::{RouteAsk, RouteView};
-use crate::lnet::{PeerNiView, RoutingAsk, RoutingView};
+use crate::lnet::{PeerNiView, RoutingView};
 use crate::socklnd::PeerBrief;
 use crate::stream::ConnId;
 use crate::wire::{Nid, ProcessId};
@@ -153,15 +153,6 @@ pub struct AboutFaults {
     pub rules: Vec<FaultView>,
 }
 
-/// A question about routing.
-#[derive(Debug)]
-pub struct AboutRouting {
-    /// An order, before it is shown.
-    pub ask: Option<RoutingAsk>,
-    /// Answer: the lcore's routing as it is.
-    pub view: RoutingView,
-}
-
 /// A question about routes.
 #[derive(Debug)]
 pub struct AboutRoutes {
@@ -194,8 +185,8 @@ pub enum Question {
     Tune(Change),
     /// Shows fault rules, or changes them.
     Faults(Box<AboutFaults>),
-    /// Shows routing, or changes it.
-    Routing(Box<AboutRouting>),
+    /// Shows routing.
+    Routing(Box<RoutingView>),
     /// Shows routes, or changes them.
     Routes(Box<AboutRoutes>),
 }
@@ -466,21 +457,16 @@ impl Inspection {
         Ok((done, all))
     }
 
-    /// Gives the node an order about routing, if `ask` says so, and shows `each` the routing of every lcore, in order. The first
-    /// lcore has it changed then; others hear of it within a turn or two.
+    /// Shows `each` the routing of every lcore, in order. What changes is known to the first lcore; others hear of it within a
+    /// turn or two.
     ///
     /// # Errors
     /// [`NoAnswer`] of the first lcore that does not.
-    pub fn routing(
-        &self,
-        ask: Option<RoutingAsk>,
-        mut each: impl FnMut(usize, &RoutingView),
-    ) -> Result<(), NoAnswer> {
+    pub fn routing(&self, mut each: impl FnMut(usize, &RoutingView)) -> Result<(), NoAnswer> {
         for lcore in 0..self.mailboxes.len() {
-            let ask = ask.filter(|_| lcore == 0);
-            let question = Question::Routing(Box::new(AboutRouting { ask, view: RoutingView::NONE }));
-            let Question::Routing(about) = self.ask(lcore, question)? else { break };
-            each(lcore, &about.view);
+            let question = Question::Routing(Box::new(RoutingView::NONE));
+            let Question::Routing(view) = self.ask(lcore, question)? else { break };
+            each(lcore, &view);
         }
         Ok(())
     }

@@ -267,8 +267,8 @@ impl Net {
 
     /// Changes a tunable of a node that runs.
     pub fn tune(&mut self, node: usize, change: &Change) {
-        self.nodes[node].machine.tune(change);
-        self.note_timer(node);
+        self.nodes[node].machine.tune(self.now, change);
+        self.drain(node);
     }
 
     /// SYNs to that address are lost.

@@ -1,12 +1,13 @@
 //! A node that routes: what it passes on and what not, its buffers, and what it tells of itself (docs/protocol/upper.md §1).
 
+use transport::lnd::tunables::Change;
 use transport::lnd::{Config, Counters, Shards};
-use transport::lnet::{RoutingAsk, RoutingState, RoutingView};
+use transport::lnet::{BufferClass, RoutingAsk, RoutingState, RoutingView};
 use transport::stream::Bucket;
 use transport::testing::data::bytes;
 use transport::testing::kernel::across::{Across, Heard};
 use transport::testing::kernel::lnet::Wire;
-use transport::testing::net::{Cut, Net, SEC};
+use transport::testing::net::{Cut, Net, Node, SEC};
 use transport::wire::{LnetBody, LnetHdr, NiStatus, Nid, PingInfo, ProcessId, Version, WireHandle, ping};
 
 pub(crate) const R: [&str; 2] = ["10.0.0.9@tcp", "10.1.0.9@tcp1"];
@@ -323,6 +324,50 @@ fn routing_begins_and_ends_as_its_users_can_learn() {
         assert_eq!((w.view(0).state, features(&mut w)), (RoutingState::Off, 0x1e));
         w.run(SEC);
         w.net.assert_quiet();
+    }
+}
+
+/// All shards hear of a tunable, and one decides; an order by lnetctl's verb shows in the configuration of each.
+#[test]
+fn routing_follows_its_tunables_and_they_follow_it() {
+    for shards in [1, 3] {
+        let mut w = World::of(&config(), shards);
+        let all = |w: &World| {
+            let of = |n: &Node| (n.machine.config().routing.forwarding, n.machine.config().routing.buffers);
+            w.net.nodes.iter().take(shards.into()).map(of).collect::<Vec<_>>()
+        };
+        let tune = |w: &mut World, name: &str, value: &str| {
+            for at in 0..shards.into() {
+                let change = Change::new(w.net.nodes[at].machine.config(), name, value).unwrap();
+                w.net.tune(at, &change);
+            }
+            w.run(SEC / 100);
+        };
+        w.run(SEC);
+        tune(&mut w, "forwarding", "enabled");
+        assert_eq!(w.view(0).state, RoutingState::Starting);
+        tune(&mut w, "small_router_buffers", "9");
+        tune(&mut w, "forwarding", "enabled");
+        w.run(CHECK + SEC);
+        assert_eq!(w.view(0).state, RoutingState::On);
+        assert_eq!(all(&w), vec![(true, [0, 9, 0]); shards.into()]);
+        let sum: u32 = (0..shards.into()).map(|n| w.view(n).buffers[1].buffers).sum();
+        assert_eq!(sum, 9);
+        w.ask(RoutingAsk::Buffers(BufferClass::Large, 5));
+        w.ask(RoutingAsk::Disable);
+        w.run(SEC / 100);
+        assert_eq!(all(&w), vec![(false, [0, 9, 5]); shards.into()]);
+        tune(&mut w, "forwarding", "disabled");
+        assert_eq!(w.view(0).state, RoutingState::Stopping);
+        w.run(3 * CHECK);
+        assert_eq!(w.view(0).state, RoutingState::Off);
+        // Before the first turn, too.
+        let mut cfg = config();
+        cfg.routing.forwarding = true;
+        let mut w = World::of(&cfg, shards);
+        tune(&mut w, "large_router_buffers", "3");
+        assert_eq!(all(&w), vec![(true, [0, 0, 3]); shards.into()]);
+        assert_eq!(w.view(0).state, RoutingState::Starting);
     }
 }
 
