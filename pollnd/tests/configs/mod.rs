@@ -236,7 +236,10 @@ fn a_router_is_one_by_its_file_and_ceases_to_be_one_by_it() {
     optional(&format!("tcp9 {g}@tcp; tcp10 {g}@tcp9"));
     configure(&up, &["apply"]).good();
     ctl(&["route", "show"]).good().says(&["net: tcp9"]);
-    config(&dir, &text(&format!("route:\n- {{net: tcp9, gateway: {g}@tcp}}\n- {{net: tcp10, gateway: {g}@tcp9}}\n")));
+    config(
+        &dir,
+        &text(&format!("route:\n- {{net: tcp9, gateway: {g}@tcp}}\n- {{net: tcp10, gateway: {g}@tcp9}}\n")),
+    );
     configure(&up, &["apply"]).failed(2, &["is on none of this node's networks"]);
     ctl(&["route", "show"]).good().says(&["net: tcp9"]);
     up.stop().good();

@@ -11,8 +11,9 @@
 //! ```
 //!
 //! A line is of peers, so one with many connections gets no more than another. A peer that holds as many buffers as it may does
-//! not stand in it. A host may hold as many as are free (as `lnd::budget` shares all else), and those of one peer in any case; its
-//! peers do not stand in the line either while it holds more.
+//! not stand in it. A host may hold as many as are free, and as many bytes (as `lnd::budget` shares all else), and those of one peer
+//! in any case; its peers do not stand in the line either while it holds more. Nor does a peer whose next message is for a NID that
+//! has as large a share already (`shares.rs`); but one without a buffer of the class does, unless less than a quarter is free.
 //!
 //! One message of each class may always go to each network, however few buffers are free: else two routers that have something
 //! for each other, and no buffer, would wait for each other for ever. So no ring of routers waits for itself unless the networks
@@ -24,12 +25,15 @@
 use std::collections::VecDeque;
 
 use super::Lnet;
-use crate::lnd::budget::{Uses, trim};
+use super::shares::Shares;
+use crate::lnd::budget::{Room, Uses, trim};
 use crate::lnd::{Arrived, Config, Cx, Lnd, NIS_MAX, NiId, Ticket};
 use crate::stream::Bucket;
 use crate::stream::slab::Key;
 use crate::wire::{Nid, ProcessId};
 
+/// Number of the classes.
+pub(super) const CLASSES: usize = 3;
 /// Longest payload of a small buffer, in bytes: a page.
 const SMALL: u32 = 4096;
 
@@ -46,7 +50,7 @@ pub enum BufferClass {
 
 impl BufferClass {
     /// All of them, in order.
-    pub const ALL: [BufferClass; 3] = [BufferClass::Tiny, BufferClass::Small, BufferClass::Large];
+    pub const ALL: [BufferClass; CLASSES] = [BufferClass::Tiny, BufferClass::Small, BufferClass::Large];
 
     fn of(len: u32) -> BufferClass {
         match len {
@@ -87,6 +91,8 @@ pub(crate) struct Lease {
     class: BufferClass,
     /// The network that it goes to, by the place of its first NI.
     out: u8,
+    /// The NID that it is for.
+    to: Nid,
     pub(super) len: u32,
     /// The connection's, whose home has the buffer.
     pub(super) bucket: Bucket,
@@ -99,12 +105,76 @@ pub(crate) struct Lease {
 #[derive(Debug, Default)]
 pub(super) struct Guest {
     /// Buffers that they hold, by class and network that they go to, and bytes.
-    held: [[u32; NIS_MAX]; 3],
+    held: [[u32; NIS_MAX]; CLASSES],
     bytes: u64,
-    /// Messages that wait for one, by class, and the network that each goes to.
-    waiting: [VecDeque<(Ticket, u8)>; 3],
+    /// The same by the NID that they are for: no more entries than buffers.
+    to: Vec<(Nid, BufferClass, Room)>,
+    /// Messages that wait for one, by class.
+    waiting: [VecDeque<Waiting>; CLASSES],
     /// It stands in the lines of these classes.
-    listed: [bool; 3],
+    listed: [bool; CLASSES],
+    /// It does so behind other messages for this NID.
+    behind: [Option<Nid>; CLASSES],
+}
+
+/// A message that waits for a buffer.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    ticket: Ticket,
+    /// Its network and its NID, and its length in bytes.
+    out: u8,
+    to: Nid,
+    len: u32,
+}
+
+impl Guest {
+    fn take(&mut self, lease: &Lease) {
+        if let Some(held) =
+            self.held.get_mut(lease.class as usize).and_then(|h| h.get_mut(usize::from(lease.out)))
+        {
+            *held += 1;
+        }
+        self.bytes += u64::from(lease.len);
+        let n = lease.room();
+        match self.to.iter_mut().find(|(to, class, _)| (*to, *class) == (lease.to, lease.class)) {
+            Some((.., room)) => (room.buffers, room.bytes) = (room.buffers + 1, room.bytes + n.bytes),
+            None => self.to.push((lease.to, lease.class, n)),
+        }
+    }
+
+    /// Whether it has no buffer of the class: it may have one, whoever that is for, unless they are scarce. It may be that the senders
+    /// of others are slow, and not whoever those are for.
+    fn has_none(&self, class: BufferClass) -> bool {
+        self.held.get(class as usize).is_none_or(|h| h.iter().all(|n| *n == 0))
+    }
+
+    /// Gives back what a message held; false where it held nothing.
+    fn give(&mut self, lease: &Lease) -> bool {
+        let held = self.held.get_mut(lease.class as usize).and_then(|h| h.get_mut(usize::from(lease.out)));
+        let Some(held) = held.filter(|n| **n > 0) else { return false };
+        *held -= 1;
+        self.bytes = self.bytes.saturating_sub(lease.len.into());
+        if let Some(at) = self.to.iter().position(|(to, class, _)| (*to, *class) == (lease.to, lease.class))
+            && let Some((.., room)) = self.to.get_mut(at)
+        {
+            room.buffers -= 1;
+            room.bytes = room.bytes.saturating_sub(lease.len.into());
+            if room.buffers == 0 {
+                self.to.swap_remove(at);
+            }
+        }
+        true
+    }
+}
+
+impl Lease {
+    fn room(&self) -> Room {
+        Room { buffers: 1, bytes: self.len.into() }
+    }
+
+    fn uses(&self) -> Uses {
+        Uses { buffers: 1, bytes: self.len.into(), ..Uses::default() }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -157,8 +227,9 @@ impl Pool {
 /// The router buffers of a shard.
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
-    pools: [Pool; 3],
+    pools: [Pool; CLASSES],
     bytes: u64,
+    shares: Shares,
     /// The message that is looked at now has had its turn in the line.
     turn: bool,
     /// A peer has come or gone with what it holds and waits for: the lines are to be looked at before this input is done.
@@ -206,6 +277,18 @@ impl Buffers {
         fits && self.pool(class).is_some_and(|p| p.free() > 0)
     }
 
+    /// Free buffers of the class, and free bytes.
+    fn free(&self, cx: &Cx, class: BufferClass) -> Room {
+        let buffers = self.pool(class).map_or(0, Pool::free);
+        Room { buffers, bytes: cx.cfg.budget.saturating_sub(self.bytes) }
+    }
+
+    /// Whether less than a quarter is free.
+    fn scarce(&self, cx: &Cx, class: BufferClass) -> bool {
+        let (free, size) = (self.free(cx, class), self.pool(class).map_or(0, |p| p.size));
+        free.buffers < size / 4 || free.bytes < cx.cfg.budget / 4
+    }
+
     fn pool(&self, class: BufferClass) -> Option<&Pool> {
         self.pools.get(class as usize)
     }
@@ -235,38 +318,54 @@ impl Lnet {
         let turn = std::mem::take(&mut self.buffers.turn);
         let room = self.buffers.has_room(cx, class, len);
         let most = cx.cfg.peer_router_credits();
+        let (dest, free) = (msg.hdr.dest_nid, self.buffers.free(cx, class));
+        let behind = self.buffers.shares.crowds(dest, class, free, most, len);
+        let scarce = self.buffers.scarce(cx, class);
         let (pool, p) = (self.buffers.pool_mut(class)?, self.peers.get_mut(msg.peer)?);
         let full = p.uses.buffers >= most;
         let guest = p.guest.get_or_insert_default();
+        let behind = behind && (scarce || !guest.has_none(class));
         let (waiting, listed) =
             (guest.waiting.get_mut(class as usize)?, guest.listed.get_mut(class as usize)?);
         let first = pool.line.is_empty() && waiting.is_empty();
-        let crowds = cx.budget.must_wait_for_buffers(p.host, pool.free(), most);
-        let may = pool.none_to(out) || (room && (turn || first) && !crowds);
+        let crowds = cx.budget.must_wait_for_buffers(p.host, free, most, len);
+        let may = pool.none_to(out) || (room && (turn || first) && !crowds && !behind);
         if full || !may {
             // One whose turn it was keeps its place.
             let at = if turn { 0 } else { waiting.len() };
-            waiting.insert(at, (ticket, out));
+            waiting.insert(at, Waiting { ticket, out, to: dest, len });
             pool.waiting += 1;
             pool.note();
             if !full && !std::mem::replace(listed, true) {
-                let line = if crowds { &mut pool.crowded } else { &mut pool.line };
-                line.push_back(msg.peer);
+                match (crowds, behind && waiting.len() == 1) {
+                    (true, _) => pool.crowded.push_back(msg.peer),
+                    (false, true) => {
+                        *guest.behind.get_mut(class as usize)? = Some(dest);
+                        self.buffers.shares.wait(dest, class, msg.peer);
+                    }
+                    (false, false) => pool.line.push_back(msg.peer),
+                }
             }
             return None;
         }
         pool.take(out, 1);
         pool.note();
-        if let Some(held) = guest.held.get_mut(class as usize).and_then(|h| h.get_mut(usize::from(out))) {
-            *held += 1;
-        }
-        guest.bytes += u64::from(len);
-        let uses = Uses { buffers: 1, ..Uses::default() };
-        p.uses.add(uses);
-        cx.budget.took(p.host, uses);
-        let (peer, key, bucket) = (p.id, msg.peer, ticket.bucket);
+        let lease = Lease {
+            ni: lnd.ni(),
+            class,
+            out,
+            to: dest,
+            len,
+            bucket: ticket.bucket,
+            peer: p.id,
+            key: msg.peer,
+        };
+        guest.take(&lease);
+        p.uses.add(lease.uses());
+        cx.budget.took(p.host, lease.uses());
         self.buffers.bytes += u64::from(len);
-        Some(Lease { ni: lnd.ni(), class, out, len, bucket, peer, key })
+        self.buffers.shares.take(dest, class, lease.room());
+        Some(lease)
     }
 
     /// A buffer has come home; whoever has waited longest goes on. That of a peer that is forgotten went with it.
@@ -275,23 +374,23 @@ impl Lnet {
             Some(p) if p.id == lease.peer && p.ni == lease.ni => Some(lease.key),
             _ => lnds.get(lease.ni.index()).and_then(|l| l.find(lease.peer)),
         };
-        let class = lease.class as usize;
         if let Some(key) = key
             && let Some(p) = self.peers.get_mut(key)
-            && let Some(guest) = &mut p.guest
-            && let Some(held) = guest.held.get_mut(class).and_then(|h| h.get_mut(usize::from(lease.out)))
-            && *held > 0
+            && p.guest.as_mut().is_some_and(|g| g.give(&lease))
         {
-            *held -= 1;
-            guest.bytes = guest.bytes.saturating_sub(lease.len.into());
             self.buffers.bytes = self.buffers.bytes.saturating_sub(lease.len.into());
-            let uses = Uses { buffers: 1, ..Uses::default() };
-            p.uses.sub(uses);
-            cx.budget.gave(p.host, uses);
+            p.uses.sub(lease.uses());
+            cx.budget.gave(p.host, lease.uses());
             let (entry, host) = (p.entry, p.host);
+            let behind = p.guest.as_mut().and_then(|g| g.behind.get_mut(lease.class as usize)?.take());
             if let Some(pool) = self.buffers.pool_mut(lease.class) {
                 pool.give(lease.out, 1);
             }
+            if let Some(to) = behind {
+                self.buffers.shares.leave(to, lease.class, key);
+                self.in_line(lease.class, key);
+            }
+            self.give_share(lease.to, lease.class, lease.room());
             self.leave_the_crowd(|p| p.host == host);
             self.stand_in_line(key);
             if let Some(lnd) = lnds.get_mut(lease.ni.index()) {
@@ -300,6 +399,25 @@ impl Lnet {
         }
         self.serve_lines(cx, lnds);
         self.serve_networks(cx, lnds);
+    }
+
+    /// Messages for `to` hold so much less: those who waited for that stand in the line.
+    fn give_share(&mut self, to: Nid, class: BufferClass, n: Room) {
+        self.buffers.shares.give(to, class, n);
+        while let Some((class, key)) = self.buffers.shares.wake(to, class) {
+            self.in_line(class, key);
+        }
+    }
+
+    /// A peer that is listed stands in the line.
+    fn in_line(&mut self, class: BufferClass, key: Key) {
+        let guest = self.peers.get_mut(key).and_then(|p| p.guest.as_mut());
+        if let Some(behind) = guest.and_then(|g| g.behind.get_mut(class as usize)) {
+            *behind = None;
+        }
+        if let Some(pool) = self.buffers.pool_mut(class) {
+            pool.line.push_back(key);
+        }
     }
 
     /// A peer that may hold one more buffer stands in each line in which it has something to wait for.
@@ -360,13 +478,13 @@ impl Lnet {
         let Some(pool) = self.buffers.pool_mut(class).filter(waited) else { return };
         let found = pool.line.iter().find_map(|key| {
             let p = self.peers.get(*key).filter(|p| p.uses.buffers < most)?;
-            let at = p.guest.as_ref()?.waiting.get(class as usize)?.iter().position(|w| w.1 == out)?;
+            let at = p.guest.as_ref()?.waiting.get(class as usize)?.iter().position(|w| w.out == out)?;
             Some((*key, at))
         });
         let Some((key, at)) = found else { return };
         let guest = self.peers.get_mut(key).and_then(|p| p.guest.as_mut());
         let waiting = guest.and_then(|g| g.waiting.get_mut(class as usize));
-        if let Some((ticket, _)) = waiting.and_then(|w| w.remove(at)) {
+        if let Some(Waiting { ticket, .. }) = waiting.and_then(|w| w.remove(at)) {
             pool.waiting = pool.waiting.saturating_sub(1);
             self.go_on_with(cx, lnds, &ticket);
         }
@@ -384,34 +502,45 @@ impl Lnet {
     /// The longest waiting message of the peer that stands first, unless that has to wait for its host's sake.
     fn next_in_line(&mut self, cx: &Cx, class: BufferClass) -> Option<Ticket> {
         let forwards = self.routing.forwards();
+        let (free, scarce) = (self.buffers.free(cx, class), self.buffers.scarce(cx, class));
         let pool = self.buffers.pool_mut(class)?;
         let key = pool.line.pop_front()?;
         trim(&mut pool.line);
         let most = cx.cfg.peer_router_credits();
         let p = self.peers.get_mut(key)?;
         let guest = p.guest.as_mut()?;
+        let turn = !scarce && guest.has_none(class);
         let (waiting, listed) =
             (guest.waiting.get_mut(class as usize)?, guest.listed.get_mut(class as usize)?);
+        let behind = guest.behind.get_mut(class as usize)?;
         *listed = false;
-        if waiting.is_empty() || (forwards && p.uses.buffers >= most) {
+        let first = *waiting.front().filter(|_| !forwards || p.uses.buffers < most)?;
+        if forwards && cx.budget.must_wait_for_buffers(p.host, free, most, first.len) {
+            *listed = true;
+            pool.crowded.push_back(key);
             return None;
         }
-        let crowds = forwards && cx.budget.must_wait_for_buffers(p.host, pool.free(), most);
-        let ticket = if crowds { None } else { waiting.pop_front().map(|w| w.0) };
-        if ticket.is_some() {
-            pool.waiting = pool.waiting.saturating_sub(1);
+        let shares = &mut self.buffers.shares;
+        if !turn && forwards && shares.crowds(first.to, class, free, most, first.len) {
+            (*listed, *behind) = (true, Some(first.to));
+            shares.wait(first.to, class, key);
+            return None;
         }
-        if !waiting.is_empty() {
-            *listed = true;
-            let line = if crowds { &mut pool.crowded } else { &mut pool.line };
-            line.push_back(key);
-        }
-        ticket
+        waiting.pop_front();
+        *listed = !waiting.is_empty();
+        let more = *listed;
+        let pool = self.buffers.pool_mut(class)?;
+        pool.waiting = pool.waiting.saturating_sub(1);
+        pool.line.extend(more.then_some(key));
+        Some(first.ticket)
     }
 
     /// There are more buffers, or fewer, or nothing is passed on any more, and all that wait are dropped.
     pub(super) fn look_at_lines<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
         self.leave_the_crowd(|_| true);
+        for class in BufferClass::ALL {
+            self.buffers.shares.wake_all(class).into_iter().for_each(|key| self.in_line(class, key));
+        }
         if !self.routing.forwards() {
             self.line_all_up();
         }
@@ -431,7 +560,7 @@ impl Lnet {
         let Some(guest) = self.peers.get_mut(peer).and_then(|p| p.guest.as_mut()) else { return };
         for (waiting, pool) in guest.waiting.iter_mut().zip(&mut self.buffers.pools) {
             let before = waiting.len();
-            waiting.retain(|(t, _)| t.conn != ticket.conn);
+            waiting.retain(|w| w.ticket.conn != ticket.conn);
             pool.waiting = pool.waiting.saturating_sub((before - waiting.len()) as u32);
         }
     }
@@ -443,6 +572,12 @@ impl Lnet {
         for (pool, _) in self.buffers.pools.iter_mut().zip(guest.listed).filter(|(_, listed)| *listed) {
             pool.line.retain(|k| *k != key);
             pool.crowded.retain(|k| *k != key);
+        }
+        for (class, behind) in BufferClass::ALL.into_iter().zip(guest.behind) {
+            behind.into_iter().for_each(|to| self.buffers.shares.leave(to, class, key));
+        }
+        for (to, class, n) in &guest.to {
+            self.give_share(*to, *class, *n);
         }
         self.buffers.bytes = self.buffers.bytes.saturating_sub(guest.bytes);
         for ((pool, held), waiting) in self.buffers.pools.iter_mut().zip(guest.held).zip(&guest.waiting) {
@@ -456,7 +591,10 @@ impl Lnet {
         let Some(guest) = self.peers.get_mut(key).and_then(|p| p.guest.as_mut()) else { return };
         self.buffers.bytes += guest.bytes;
         self.buffers.moved = true;
-        guest.listed = [false; 3];
+        (guest.listed, guest.behind) = ([false; CLASSES], [None; CLASSES]);
+        for (to, class, n) in &guest.to {
+            self.buffers.shares.take(*to, *class, *n);
+        }
         for ((pool, held), waiting) in self.buffers.pools.iter_mut().zip(guest.held).zip(&guest.waiting) {
             (0..).zip(held).for_each(|(out, n)| pool.take(out, n));
             pool.waiting += waiting.len() as u32;

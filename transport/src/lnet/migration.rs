@@ -110,7 +110,7 @@ impl Lnet {
             ni.uses.add(p.uses);
         }
         cx.budget.took(host, p.uses);
-        let waits = p.waiting.front().map(|tx| tx.deadline);
+        let waits = p.waiting.iter().map(|tx| tx.deadline).min();
         let serial = p.discovery.serial();
         let key = self.peers.insert(p);
         if let Some(serial) = serial {

@@ -47,6 +47,7 @@ pub(crate) mod remote;
 mod resend;
 pub mod routes;
 mod routing;
+mod shares;
 mod upper;
 mod views;
 
@@ -347,7 +348,7 @@ impl Lnet {
             if let Some(peer) = self.peers.key_at(i as usize)
                 && let Some(lnd) = self.lnd_of(lnds, peer)
             {
-                self.end_overdue_answers(cx, lnd, peer);
+                self.end_overdue(cx, lnd, peer);
             }
         }
         self.ops.timers.due(cx.now, &mut due);
