@@ -209,6 +209,37 @@ fn each_kind_of_message_is_passed_on_as_it_is() {
     }
 }
 
+/// A NID of a form that V3 does not know would leave as the wildcard, which no router takes.
+#[test]
+fn what_the_next_hop_has_no_form_for_stays() {
+    for shards in [1, 2] {
+        for version in [Version::V3, Version::V2, Version::V1] {
+            let mut w = World::of(&config(), shards);
+            w.add(a(2), Version::V4);
+            w.add(b(3), version);
+            w.enable();
+            everything_across(&mut w);
+            let mut odd = a(2).to_nid16();
+            odd[0] = 1;
+            let sources = [nid("2001:db8::1@tcp3"), nid("2001:db8::1@tcp"), Nid::from_nid16(odd)];
+            let mut told = 0;
+            for from in sources {
+                for (i, (body, len)) in (0u64..).zip(all_bodies(10)) {
+                    let hdr = LnetHdr { payload_len: len as u32, ..header(from, b(3), body, len) };
+                    w.across.say_as(&mut w.net, (a(2), 0), hdr, bytes(len, i));
+                    told += 1;
+                }
+            }
+            w.run(2 * SEC);
+            assert!(w.heard().is_empty(), "{version:?}");
+            assert_eq!(w.count().drop_next_hop, told, "{version:?}");
+            everything_across(&mut w);
+            w.run(SEC);
+            w.at_rest();
+        }
+    }
+}
+
 /// A message from 10.0.0.2 that no hop takes: the rest of the connection is read, and its sender has its zero-copy ACK.
 fn stays(w: &mut World, to: Nid, count: impl Fn(&Counters) -> u64) {
     let before = count(&w.count());
