@@ -9,6 +9,7 @@
 //!        (any thread, one at a time)                       (the lcore)
 //! ```
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -185,6 +186,8 @@ pub enum Question {
     Tune(Change),
     /// Shows fault rules, or changes them.
     Faults(Box<AboutFaults>),
+    /// The interface of this address has a link, or has none.
+    Link(IpAddr, bool),
     /// Shows routing.
     Routing(Box<RoutingView>),
     /// Shows routes, or changes them.
@@ -428,6 +431,15 @@ impl Inspection {
     /// [`NoAnswer`] of the first lcore that does not: those before it have changed.
     pub fn tune(&self, change: Change) -> Result<(), NoAnswer> {
         (0..self.mailboxes.len()).try_for_each(|lcore| self.ask(lcore, Question::Tune(change)).map(drop))
+    }
+
+    /// The interface of `ip`, an address of the node's, has a link, or has none: its NIs are up, or down, on all lcores. Only nodes that
+    /// do not look themselves have to be told: those over kernel sockets.
+    ///
+    /// # Errors
+    /// [`NoAnswer`]
+    pub fn link(&self, ip: IpAddr, up: bool) -> Result<(), NoAnswer> {
+        self.ask(0, Question::Link(ip, up)).map(drop)
     }
 
     /// Changes fault rules on all lcores, if `ask` says so, and gives the rules with their counts of all lcores; and how many

@@ -324,6 +324,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
                 let room = about.rules.capacity();
                 about.rules.extend(self.machine.fault_rules().take(room));
             }
+            Question::Link(ip, up) => self.machine.link(now, *ip, *up),
             Question::Routing(view) => **view = self.machine.routing_view(),
             Question::Routes(about) => {
                 if let Some(ask) = about.ask {
