@@ -1,7 +1,8 @@
 //! Routing on and off, and what peers are told of it (docs/protocol/upper.md §1.4, §1.5; the states: `enabling`).
 //!
-//! While routing is on, a network on which nothing was received for as long as two checks of a user take is down: all its NIs are
-//! said to be, and up with its next message; peers are pushed each change, with the sequence number that they know.
+//! While routing is on, a network from which no ping came for as long as two checks of a user take is down: all its NIs are said to
+//! be, and up with its next ping; peers are pushed each change, with the sequence number that they know. Only pings count, those for
+//! other nodes too: were it any message, the ACK of the push that a network is down would bring it up, again and again.
 //!
 //! One shard, the first, decides, and tells the others; those tell it what they have heard, once a second, or at once where a
 //! network was down.
@@ -185,7 +186,7 @@ impl Lnet {
         }
     }
 
-    /// A message was received by the NI, while this node routes.
+    /// A ping was received by the NI, while this node routes.
     #[inline]
     pub(super) fn net_heard(&mut self, cx: &Cx, ni: NiId) {
         if let Some(at) = self.routing.heard_at.get_mut(ni.index()) {
@@ -277,7 +278,7 @@ impl Lnet {
         self.look_in_time(cx);
     }
 
-    /// Networks on which nothing was received for long are down.
+    /// Networks from which no ping came for long are down.
     fn look_for_silence(&mut self, cx: &Cx) {
         let mut told = self.routing.told;
         let Some(d) = self.routing.decider.as_ref().filter(|_| told.state == RoutingState::On) else {
