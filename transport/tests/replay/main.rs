@@ -4,8 +4,10 @@
 
 mod compare;
 mod dialogues;
+mod differ;
 pub mod lst;
 pub mod orders;
+pub mod place;
 pub mod play;
 mod replay_among_us;
 mod replay_crashes;
@@ -19,6 +21,7 @@ mod replay_router;
 mod replay_routes;
 mod replay_selftest;
 mod replay_sets;
+mod replay_two_nis;
 pub mod sessions;
 mod slots;
 pub mod tables;
