@@ -180,6 +180,8 @@ pub struct Net {
     by_ip: HashMap<IpAddr, usize>,
     /// Nodes of the addresses that protocols listen at, or have listened at.
     listens: HashMap<SocketAddr, Option<usize>>,
+    /// Time in ns, node and target of each dial, where somebody wants to know.
+    pub dialled: Option<Vec<(u64, usize, SocketAddr)>>,
     /// Addresses that are lost, and what dials to them or from them come to.
     unplugged: HashMap<IpAddr, DialError>,
     /// Cookies by node, peer and network.
@@ -224,6 +226,7 @@ impl Net {
             timers: BinaryHeap::new(),
             by_ip: HashMap::new(),
             listens: HashMap::new(),
+            dialled: None,
             unplugged: HashMap::new(),
             cookies: HashMap::new(),
         }
@@ -625,6 +628,7 @@ impl Net {
             let end_of = |c: ConnId| (c.index as usize, c.generation as usize);
             match out {
                 Output::Stream(Action::Dial(spec)) => {
+                    self.dialled.iter_mut().for_each(|d| d.push((self.now, node, spec.remote)));
                     let life = self.nodes[node].life;
                     self.at(self.latency, Ev::Connect(node, spec, life));
                 }

@@ -2,6 +2,7 @@
 //! captured messages. `play` is a node in the place of one of a capture's, in the capture's time.
 #![allow(missing_docs, unreachable_pub, reason = "a program of tests has no users")]
 
+mod as_captured;
 mod compare;
 mod dialogues;
 mod differ;
