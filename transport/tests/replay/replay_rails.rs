@@ -254,7 +254,7 @@ fn a_refused_connection() {
         // A kernel counts each pause from when its thread came to it.
         assert!(apart.iter().all(|ms| *ms < 400), "{apart:?} ms: {ours:?} and {dials:?}");
         let ping = w.with_sink(OWN).into_iter().find(|a| a.to == 23 && a.at > 40 * SEC).unwrap();
-        assert!(ping.at.abs_diff(back.at) < SEC / 4, "{} and {}", ping.at, back.at);
+        assert!(ping.at.abs_diff(back.at) < SEC / 2, "{} and {}", ping.at, back.at);
     }
 }
 
