@@ -421,7 +421,7 @@ impl Lnet {
 
     /// All that wait stand in a line.
     fn line_all_up(&mut self) {
-        for key in (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect::<Vec<_>>() {
+        for key in self.peers.keys().collect::<Vec<_>>() {
             self.stand_in_line(key);
         }
     }

@@ -416,9 +416,20 @@ impl Lnet {
         kind: OpKind,
         patience: u64,
     ) -> (u64, Key, WireHandle) {
-        let serial = self.discovery.next;
-        self.discovery.next = serial.wrapping_add(self.discovery.step);
+        let (serial, op, handle) = self.unnoted_op(now, (target, via), kind, patience);
         self.discovery.asked.insert(serial, asked);
+        (serial, op, handle)
+    }
+
+    /// The same, for who notes the number himself.
+    pub(super) fn unnoted_op(
+        &mut self,
+        now: u64,
+        (target, via): (Nid, Nid),
+        kind: OpKind,
+        patience: u64,
+    ) -> (u64, Key, WireHandle) {
+        let serial = self.discovery.serial();
         let of = (AppId::NODE, serial);
         let (op, handle) = self.ops.start(of, (target, via, UNTIMED), kind, (now, now + patience));
         (serial, op, handle)

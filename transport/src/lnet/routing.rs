@@ -213,8 +213,7 @@ impl Lnet {
 
     /// Tells the shard that decides what was heard here.
     fn report_heard(&mut self) {
-        let held = self.buffers.used() + self.passing.len() as u32;
-        self.post(FIRST, Body::Heard(self.routing.heard_at, held));
+        self.post(FIRST, Body::Heard(self.routing.heard_at, self.buffers.used()));
     }
 
     /// Another shard says what it has heard, and how many messages it has on their way through.
@@ -267,7 +266,7 @@ impl Lnet {
         let heard = self.routing.heard_at;
         self.nets_heard(cx, &heard);
         self.look_for_silence(cx);
-        let own = self.buffers.used() + self.passing.len() as u32;
+        let own = self.buffers.used();
         let Some(d) = &mut self.routing.decider else { return };
         let free = own == 0 && d.held.iter().all(|n| *n == 0);
         if cx.now >= d.most {
@@ -286,12 +285,16 @@ impl Lnet {
         };
         let time = cx.cfg.router_check_time();
         let all = (0..self.nis.len().min(NIS_MAX) as u8).map(NiId);
-        let recent = |at: &NiId| d.heard_at.get(at.index()).is_some_and(|t| cx.now < t.saturating_add(time));
-        let (loud, quiet): (Vec<NiId>, Vec<NiId>) = all.partition(recent);
-        let of = |nis: Vec<NiId>| nis.into_iter().fold(NiSet::default(), |s, ni| s.and(self.net_of(ni)));
-        let next = loud.iter().filter_map(|ni| d.heard_at.get(ni.index())).min();
-        let due = next.map_or(u64::MAX, |t| t.saturating_add(time));
-        told.down = of(quiet).without(of(loud));
+        let (mut loud, mut quiet, mut due) = (NiSet::default(), NiSet::default(), u64::MAX);
+        for ni in all {
+            let until = d.heard_at.get(ni.index()).map_or(0, |t| t.saturating_add(time));
+            if cx.now < until {
+                (loud, due) = (loud.and(self.net_of(ni)), due.min(until));
+            } else {
+                quiet = quiet.and(self.net_of(ni));
+            }
+        }
+        told.down = quiet.without(loud);
         self.routing.look_at = self.routing.look_at.min(due);
         if told != self.routing.told {
             self.post_all(cx, || Body::Routing(told, true));
