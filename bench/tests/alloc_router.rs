@@ -71,7 +71,7 @@ impl App for End {
 
     fn event(&mut self, _: u64, _: AppId, ev: Event, ops: &mut Ops) {
         match (ev, &self.pages) {
-            (Event::Ack { status, done: true, .. }, Some(pages)) => {
+            (Event::Ack { status, done: true, .. } | Event::Send { status, done: true, .. }, Some(pages)) => {
                 assert_eq!(status, Ok(()));
                 self.came.fetch_add(1, Ordering::Relaxed);
                 ops.push_back(self.put(pages));

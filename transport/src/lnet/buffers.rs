@@ -24,7 +24,8 @@
 use std::collections::VecDeque;
 
 use super::Lnet;
-use crate::lnd::budget::{Uses, trim};
+use super::lines::{Lines, Place};
+use crate::lnd::budget::Uses;
 use crate::lnd::{Arrived, Config, Cx, Lnd, NIS_MAX, NiId, Ticket};
 use crate::stream::Bucket;
 use crate::stream::slab::Key;
@@ -103,8 +104,23 @@ pub(super) struct Guest {
     bytes: u64,
     /// Messages that wait for one, by class, and the network that each goes to.
     waiting: [VecDeque<(Ticket, u8)>; 3],
-    /// It stands in the lines of these classes.
-    listed: [bool; 3],
+    /// Where it stands, by class.
+    places: [Place; 3],
+}
+
+impl Guest {
+    /// Some of what waited waits no more: it stands for what is left.
+    fn wants_less(&mut self, class: usize, lines: &mut Lines) {
+        let (Some(waiting), Some(place)) = (self.waiting.get(class), self.places.get_mut(class)) else {
+            return;
+        };
+        if waiting.is_empty() {
+            return lines.leave(place);
+        }
+        for out in (0..NIS_MAX as u8).filter(|out| waiting.iter().all(|w| w.1 != *out)) {
+            lines.wants_no_more(place, out);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -115,10 +131,8 @@ struct Pool {
     to: [u32; NIS_MAX],
     waiting: u32,
     least: i64,
-    /// Peers that wait for a buffer, and may hold one more.
-    line: VecDeque<Key>,
-    /// Those that wait until their host holds fewer.
-    crowded: VecDeque<Key>,
+    /// Peers that wait for a buffer, and may hold one more; those that wait until their host holds fewer.
+    lines: Lines,
 }
 
 impl Pool {
@@ -163,6 +177,8 @@ pub(super) struct Buffers {
     turn: bool,
     /// A peer has come or gone with what it holds and waits for: the lines are to be looked at before this input is done.
     pub(super) moved: bool,
+    /// Hosts of those that have gone since it was last looked: they hold less.
+    relieved: Vec<Key>,
 }
 
 impl Buffers {
@@ -238,9 +254,9 @@ impl Lnet {
         let (pool, p) = (self.buffers.pool_mut(class)?, self.peers.get_mut(msg.peer)?);
         let full = p.uses.buffers >= most;
         let guest = p.guest.get_or_insert_default();
-        let (waiting, listed) =
-            (guest.waiting.get_mut(class as usize)?, guest.listed.get_mut(class as usize)?);
-        let first = pool.line.is_empty() && waiting.is_empty();
+        let (waiting, place) =
+            (guest.waiting.get_mut(class as usize)?, guest.places.get_mut(class as usize)?);
+        let first = pool.lines.len() == 0 && waiting.is_empty();
         let crowds = cx.budget.must_wait_for_buffers(p.host, pool.free(), most);
         let may = pool.none_to(out) || (room && (turn || first) && !crowds);
         if full || !may {
@@ -249,9 +265,13 @@ impl Lnet {
             waiting.insert(at, (ticket, out));
             pool.waiting += 1;
             pool.note();
-            if !full && !std::mem::replace(listed, true) {
-                let line = if crowds { &mut pool.crowded } else { &mut pool.line };
-                line.push_back(msg.peer);
+            pool.lines.wants(msg.peer, place, out);
+            if !full && !place.is_taken() {
+                if crowds {
+                    pool.lines.crowds(msg.peer, place, p.host);
+                } else {
+                    pool.lines.stand(msg.peer, place, waiting.iter().map(|w| w.1));
+                }
             }
             return None;
         }
@@ -292,7 +312,7 @@ impl Lnet {
             if let Some(pool) = self.buffers.pool_mut(lease.class) {
                 pool.give(lease.out, 1);
             }
-            self.leave_the_crowd(|p| p.host == host);
+            self.leave_the_crowd(host);
             self.stand_in_line(key);
             if let Some(lnd) = lnds.get_mut(lease.ni.index()) {
                 lnd.forget_if_idle(self, cx, entry);
@@ -305,24 +325,40 @@ impl Lnet {
     /// A peer that may hold one more buffer stands in each line in which it has something to wait for.
     fn stand_in_line(&mut self, key: Key) {
         let Some(guest) = self.peers.get_mut(key).and_then(|p| p.guest.as_mut()) else { return };
-        let of_classes = guest.waiting.iter().zip(&mut guest.listed).zip(&mut self.buffers.pools);
-        for ((waiting, listed), pool) in of_classes {
-            if !waiting.is_empty() && !std::mem::replace(listed, true) {
-                pool.line.push_back(key);
+        let of_classes = guest.waiting.iter().zip(&mut guest.places).zip(&mut self.buffers.pools);
+        for ((waiting, place), pool) in of_classes.filter(|((waiting, _), _)| !waiting.is_empty()) {
+            pool.lines.stand(key, place, waiting.iter().map(|w| w.1));
+        }
+    }
+
+    /// Of each class, the peer of a host that has waited longest for its sake stands in the line. Another one follows when it is
+    /// served.
+    fn leave_the_crowd(&mut self, host: Key) {
+        for class in 0..self.buffers.pools.len() {
+            let first = self.buffers.pools.get(class).and_then(|p| p.lines.crowded(host));
+            self.leaves_the_crowd(class, first);
+        }
+    }
+
+    /// A peer that waited for its host's sake stands in the line.
+    fn leaves_the_crowd(&mut self, class: usize, key: Option<Key>) {
+        if let Some(key) = key
+            && let Some(pool) = self.buffers.pools.get_mut(class)
+            && let Some(guest) = self.peers.get_mut(key).and_then(|p| p.guest.as_mut())
+            && let (Some(place), Some(waiting)) = (guest.places.get_mut(class), guest.waiting.get(class))
+        {
+            pool.lines.leave(place);
+            if !waiting.is_empty() {
+                pool.lines.stand(key, place, waiting.iter().map(|w| w.1));
             }
         }
     }
 
-    /// Peers that waited for the sake of their host stand in the line, if they are of these.
-    fn leave_the_crowd(&mut self, of: impl Fn(&super::Peer) -> bool) {
-        for pool in &mut self.buffers.pools {
-            for _ in 0..pool.crowded.len() {
-                let Some(key) = pool.crowded.pop_front() else { break };
-                match self.peers.get(key) {
-                    Some(p) if of(p) => pool.line.push_back(key),
-                    Some(_) => pool.crowded.push_back(key),
-                    None => {}
-                }
+    /// All that wait for their hosts' sake stand in the lines.
+    fn no_crowd(&mut self) {
+        for class in 0..self.buffers.pools.len() {
+            while let Some(key) = self.buffers.pools.get(class).and_then(|p| p.lines.any_crowded()) {
+                self.leaves_the_crowd(class, Some(key));
             }
         }
     }
@@ -331,14 +367,14 @@ impl Lnet {
     fn serve_lines<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
         for class in BufferClass::ALL {
             // Each peer in the line is looked at once, and once more when another was served.
-            let mut left = self.buffers.pool(class).map_or(0, |p| p.line.len());
+            let mut left = self.buffers.pool(class).map_or(0, |p| p.lines.len());
             while left > 0 && (self.buffers.has_room(cx, class, 0) || !self.routing.forwards()) {
                 left -= 1;
                 let Some(ticket) = self.next_in_line(cx, class) else { continue };
                 let used = self.buffers.used();
                 self.go_on_with(cx, lnds, &ticket);
                 if self.buffers.used() != used || !self.routing.forwards() {
-                    left = self.buffers.pool(class).map_or(0, |p| p.line.len());
+                    left = self.buffers.pool(class).map_or(0, |p| p.lines.len());
                 }
             }
         }
@@ -356,18 +392,18 @@ impl Lnet {
     /// If nothing is on its way to a network, what has waited longest for it goes on.
     fn serve_network<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], class: BufferClass, out: u8) {
         let most = cx.cfg.peer_router_credits();
-        let waited = |p: &&mut Pool| !p.line.is_empty() && p.none_to(out);
-        let Some(pool) = self.buffers.pool_mut(class).filter(waited) else { return };
-        let found = pool.line.iter().find_map(|key| {
-            let p = self.peers.get(*key).filter(|p| p.uses.buffers < most)?;
+        let Some(pool) = self.buffers.pool_mut(class).filter(|p| p.none_to(out)) else { return };
+        // Those that hold as many buffers as they may are as few as the buffers.
+        let found = pool.lines.for_net(out).find_map(|key| {
+            let p = self.peers.get(key).filter(|p| p.uses.buffers < most)?;
             let at = p.guest.as_ref()?.waiting.get(class as usize)?.iter().position(|w| w.1 == out)?;
-            Some((*key, at))
+            Some((key, at))
         });
         let Some((key, at)) = found else { return };
-        let guest = self.peers.get_mut(key).and_then(|p| p.guest.as_mut());
-        let waiting = guest.and_then(|g| g.waiting.get_mut(class as usize));
-        if let Some((ticket, _)) = waiting.and_then(|w| w.remove(at)) {
+        let Some(guest) = self.peers.get_mut(key).and_then(|p| p.guest.as_mut()) else { return };
+        if let Some((ticket, _)) = guest.waiting.get_mut(class as usize).and_then(|w| w.remove(at)) {
             pool.waiting = pool.waiting.saturating_sub(1);
+            guest.wants_less(class as usize, &mut pool.lines);
             self.go_on_with(cx, lnds, &ticket);
         }
     }
@@ -385,35 +421,47 @@ impl Lnet {
     fn next_in_line(&mut self, cx: &Cx, class: BufferClass) -> Option<Ticket> {
         let forwards = self.routing.forwards();
         let pool = self.buffers.pool_mut(class)?;
-        let key = pool.line.pop_front()?;
-        trim(&mut pool.line);
+        let key = pool.lines.first()?;
         let most = cx.cfg.peer_router_credits();
         let p = self.peers.get_mut(key)?;
-        let guest = p.guest.as_mut()?;
-        let (waiting, listed) =
-            (guest.waiting.get_mut(class as usize)?, guest.listed.get_mut(class as usize)?);
-        *listed = false;
+        let (host, guest) = (p.host, p.guest.as_mut()?);
+        let (waiting, place) =
+            (guest.waiting.get_mut(class as usize)?, guest.places.get_mut(class as usize)?);
+        pool.lines.leave(place);
         if waiting.is_empty() || (forwards && p.uses.buffers >= most) {
             return None;
         }
-        let crowds = forwards && cx.budget.must_wait_for_buffers(p.host, pool.free(), most);
-        let ticket = if crowds { None } else { waiting.pop_front().map(|w| w.0) };
-        if ticket.is_some() {
-            pool.waiting = pool.waiting.saturating_sub(1);
+        if forwards && cx.budget.must_wait_for_buffers(host, pool.free(), most) {
+            pool.lines.crowds(key, place, host);
+            return None;
         }
+        let ticket = waiting.pop_front().map(|w| w.0);
+        pool.waiting = pool.waiting.saturating_sub(1);
         if !waiting.is_empty() {
-            *listed = true;
-            let line = if crowds { &mut pool.crowded } else { &mut pool.line };
-            line.push_back(key);
+            pool.lines.stand(key, place, waiting.iter().map(|w| w.1));
         }
+        let next = pool.lines.crowded(host);
+        self.leaves_the_crowd(class as usize, next);
         ticket
     }
 
     /// There are more buffers, or fewer, or nothing is passed on any more, and all that wait are dropped.
     pub(super) fn look_at_lines<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
-        self.leave_the_crowd(|_| true);
+        self.no_crowd();
         if !self.routing.forwards() {
             self.line_all_up();
+        }
+        self.serve_lines(cx, lnds);
+        self.serve_networks(cx, lnds);
+    }
+
+    /// Peers have come or gone with what they hold and wait for.
+    pub(super) fn look_at_moved<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
+        if !self.routing.forwards() {
+            return self.look_at_lines(cx, lnds);
+        }
+        while let Some(host) = self.buffers.relieved.pop() {
+            self.leave_the_crowd(host);
         }
         self.serve_lines(cx, lnds);
         self.serve_networks(cx, lnds);
@@ -429,24 +477,27 @@ impl Lnet {
     /// The connection of a message that waits has ended.
     pub(super) fn leave_line(&mut self, peer: Key, ticket: &Ticket) {
         let Some(guest) = self.peers.get_mut(peer).and_then(|p| p.guest.as_mut()) else { return };
-        for (waiting, pool) in guest.waiting.iter_mut().zip(&mut self.buffers.pools) {
+        for (class, pool) in self.buffers.pools.iter_mut().enumerate() {
+            let Some(waiting) = guest.waiting.get_mut(class) else { continue };
             let before = waiting.len();
             waiting.retain(|(t, _)| t.conn != ticket.conn);
-            pool.waiting = pool.waiting.saturating_sub((before - waiting.len()) as u32);
+            if waiting.len() < before {
+                pool.waiting = pool.waiting.saturating_sub((before - waiting.len()) as u32);
+                guest.wants_less(class, &mut pool.lines);
+            }
         }
     }
 
-    /// A peer leaves for another shard, or is forgotten: what it holds and waits for leaves, too.
-    pub(super) fn guest_leaves(&mut self, key: Key, guest: Option<&Guest>) {
+    /// A peer of a host leaves for another shard, or is forgotten: what it holds and waits for leaves, too.
+    pub(super) fn guest_leaves(&mut self, host: Key, guest: Option<&mut Guest>) {
         let Some(guest) = guest else { return };
         self.buffers.moved = true;
-        for (pool, _) in self.buffers.pools.iter_mut().zip(guest.listed).filter(|(_, listed)| *listed) {
-            pool.line.retain(|k| *k != key);
-            pool.crowded.retain(|k| *k != key);
-        }
+        self.buffers.relieved.push(host);
         self.buffers.bytes = self.buffers.bytes.saturating_sub(guest.bytes);
-        for ((pool, held), waiting) in self.buffers.pools.iter_mut().zip(guest.held).zip(&guest.waiting) {
-            (0..).zip(held).for_each(|(out, n)| pool.give(out, n));
+        let all = guest.held.iter().zip(&guest.waiting).zip(&mut guest.places);
+        for (pool, ((held, waiting), place)) in self.buffers.pools.iter_mut().zip(all) {
+            pool.lines.leave(place);
+            (0..).zip(held).for_each(|(out, n)| pool.give(out, *n));
             pool.waiting = pool.waiting.saturating_sub(waiting.len() as u32);
         }
     }
@@ -456,7 +507,7 @@ impl Lnet {
         let Some(guest) = self.peers.get_mut(key).and_then(|p| p.guest.as_mut()) else { return };
         self.buffers.bytes += guest.bytes;
         self.buffers.moved = true;
-        guest.listed = [false; 3];
+        guest.places = Default::default();
         for ((pool, held), waiting) in self.buffers.pools.iter_mut().zip(guest.held).zip(&guest.waiting) {
             (0..).zip(held).for_each(|(out, n)| pool.take(out, n));
             pool.waiting += waiting.len() as u32;

@@ -29,6 +29,7 @@ mod health;
 mod held;
 mod hop;
 mod index;
+mod lines;
 mod links;
 mod migration;
 mod ni;

@@ -98,6 +98,8 @@ pub struct Node {
     pub mute: bool,
     /// Its machine is given no bytes: what comes waits in the receive buffers. See [`Net::resume`].
     pub paused: bool,
+    /// Messages that the machine has sent to other shards of its node.
+    pub mailed: u64,
     ip: IpAddr,
     lends: BTreeMap<LendId, Lend>,
     next_port: u16,
@@ -246,6 +248,7 @@ impl Net {
             deaf: false,
             mute: false,
             paused: false,
+            mailed: 0,
             ip,
             lends: BTreeMap::new(),
             next_port: LAST_PRIVILEGED,
@@ -675,6 +678,7 @@ impl Net {
                     let me = self.nodes[node].machine.config().shards.me;
                     let other = node - usize::from(me.0) + usize::from(to.0);
                     let life = self.nodes[other].life;
+                    self.nodes[node].mailed += 1;
                     self.at(1000, Ev::Shard(other, me, Box::new(msg), life));
                 }
             }

@@ -54,8 +54,10 @@ struct Node {
 #[derive(Debug)]
 struct Asked {
     what: &'static str,
-    /// Something was lost since its beginning, or shortly before.
+    /// Things are lost in this world.
     disturbed: bool,
+    /// Its ACK has not come.
+    failed: bool,
 }
 
 struct World {
@@ -213,6 +215,9 @@ impl World {
     }
 
     fn start(&mut self, n: usize) {
+        if self.verbose {
+            println!("{:.6} {} begins", self.now(), self.nodes[n].cfg.nid());
+        }
         let node = &mut self.nodes[n];
         (node.life, node.alive) = (node.life + 1, true);
         for me in 0..node.shards {
@@ -236,6 +241,9 @@ impl World {
     }
 
     fn end_life(&mut self, n: usize, rst: bool) {
+        if self.verbose {
+            println!("{:.6} {} ends", self.now(), self.nodes[n].cfg.nid());
+        }
         self.hear();
         self.open.retain(|(node, _), _| *node != n);
         let node = &mut self.nodes[n];
@@ -336,9 +344,20 @@ impl World {
     }
 
     fn event(&mut self, n: usize, e: Event) {
+        if self.verbose {
+            println!(
+                "{:.6} {} hears {}",
+                self.now(),
+                self.nodes[n].cfg.nid(),
+                format!("{e:?}").chars().take(160).collect::<String>()
+            );
+        }
         let (tag, ok) = match &e {
-            Event::Send { status: Ok(()), done: false, .. }
-            | Event::Ack { status: Ok(()), done: false, .. } => return,
+            Event::Send { tag, status, done: false } | Event::Ack { tag, status, done: false, .. } => {
+                let Some(asked) = self.open.get_mut(&(n, *tag)) else { panic!("{n} {tag} had ended: {e:?}") };
+                asked.failed |= status.is_err();
+                return;
+            }
             Event::Send { tag, status, done: true } | Event::Ack { tag, status, done: true, .. } => {
                 (*tag, status.is_ok())
             }
@@ -360,6 +379,7 @@ impl World {
             _ => return,
         };
         let Some(asked) = self.open.remove(&(n, tag)) else { panic!("{n} {tag} ends once more: {e:?}") };
+        let ok = ok && !asked.failed;
         assert!(ok || asked.disturbed, "{n} {tag} {asked:?} fails for no reason: {e:?}");
         if ok && asked.what == "put" {
             self.acked.push(tag);
@@ -411,7 +431,7 @@ impl World {
         if self.verbose {
             println!("{:.6} {} {what} {tag} of {len} to {to}", self.now(), self.nodes[n].cfg.nid());
         }
-        self.open.insert((n, tag), Asked { what, disturbed: !self.calm });
+        self.open.insert((n, tag), Asked { what, disturbed: !self.calm, failed: false });
         self.net.op(place, op);
     }
 
@@ -551,7 +571,7 @@ impl World {
                     let before = self.counts[GOOD];
                     self.next += 1;
                     let (tag, target) = (self.next, ProcessId::lustre(to));
-                    self.open.insert((n, tag), Asked { what: "ping", disturbed: !self.calm });
+                    self.open.insert((n, tag), Asked { what: "ping", disturbed: !self.calm, failed: false });
                     let place = self.nodes[n].at;
                     self.net.op(place, Op::Ping { tag, target });
                     self.run(2 * SEC);
