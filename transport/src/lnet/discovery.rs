@@ -28,7 +28,7 @@ use fsm::Fsm;
 use super::aliases::{Claim, Nids, OF_ONE};
 use super::api::Event;
 use super::command::header;
-use super::ops::{OpKind, UNTIMED};
+use super::ops::OpKind;
 use super::{Lnet, Msg, TxDone};
 use crate::hash::OwnMap;
 use crate::lnd::config::SEC;
@@ -418,20 +418,6 @@ impl Lnet {
     ) -> (u64, Key, WireHandle) {
         let (serial, op, handle) = self.unnoted_op(now, (target, via), kind, patience);
         self.discovery.asked.insert(serial, asked);
-        (serial, op, handle)
-    }
-
-    /// The same, for who notes the number himself.
-    pub(super) fn unnoted_op(
-        &mut self,
-        now: u64,
-        (target, via): (Nid, Nid),
-        kind: OpKind,
-        patience: u64,
-    ) -> (u64, Key, WireHandle) {
-        let serial = self.discovery.serial();
-        let of = (AppId::NODE, serial);
-        let (op, handle) = self.ops.start(of, (target, via, UNTIMED), kind, (now, now + patience));
         (serial, op, handle)
     }
 

@@ -18,13 +18,14 @@ use fsm::Fsm;
 
 use super::Lnet;
 use super::causes::BEST;
-use super::ops::OpKind;
+use super::ops::{OpKind, UNTIMED};
 use super::remote::Body;
 use crate::hash::OwnMap;
 use crate::lnd::config::{LINKS_EVERY, SEC};
-use crate::lnd::{Config, Cx, Lnd};
+use crate::lnd::{AppId, Config, Cx, Lnd};
 use crate::stream::Bucket;
-use crate::wire::{Nid, ProcessId};
+use crate::stream::slab::Key;
+use crate::wire::{Nid, ProcessId, WireHandle};
 
 /// Sink of a recovery ping, in bytes: what kernels ask for (lnet.md §6.1).
 const ROOM: u32 = 272;
@@ -228,6 +229,21 @@ impl Lnet {
         let mut tx = self.ping_of(cx, ni, target, (op, handle), ROOM);
         self.launch(cx, lnd, peer, &mut tx);
         true
+    }
+
+    /// Begins an operation of the node's own on `target`, given to `via`, that is to end within so many ns; gives its number, which the
+    /// caller notes.
+    pub(super) fn unnoted_op(
+        &mut self,
+        now: u64,
+        (target, via): (Nid, Nid),
+        kind: OpKind,
+        patience: u64,
+    ) -> (u64, Key, WireHandle) {
+        let serial = self.discovery.serial();
+        let of = (AppId::NODE, serial);
+        let (op, handle) = self.ops.start(of, (target, via, UNTIMED), kind, (now, now + patience));
+        (serial, op, handle)
     }
 
     /// An operation of the node's own has ended: whether it was a recovery ping.

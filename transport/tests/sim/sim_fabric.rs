@@ -27,7 +27,7 @@ use transport::testing::rng::Rng;
 use transport::wire::{LnetBody, Nid, PingInfo, ProcessId, Version, WireHandle, ping};
 
 /// Seeds of `make test`.
-const SEEDS: u64 = 160;
+const SEEDS: u64 = 400;
 /// Longer than anything waits, in ns.
 const QUIET: u64 = 250 * SEC;
 /// Time between two checks of a gateway, and between two pings of a kernel to each of its routers, in ns.
@@ -670,7 +670,7 @@ impl Totals {
 fn every_fabric_comes_to_rest_and_loses_nothing_without_a_reason() {
     let totals = Totals::default();
     play("sim_fabric::every", 0..SEEDS, |seed| totals.add(one(seed)));
-    judge(totals.each(), [3000, 2000, 300, 200, 100], &totals.line());
+    judge(totals.each(), [20_000, 15_000, 1500, 700, 500], &totals.line());
 }
 
 /// Seeds that `make test` does not reach.
