@@ -25,8 +25,9 @@
 use std::collections::VecDeque;
 
 use super::Lnet;
+use super::lines::{Lines, Place, Sake};
 use super::shares::Shares;
-use crate::lnd::budget::{Room, Uses, trim};
+use crate::lnd::budget::{Room, Uses};
 use crate::lnd::{Arrived, Config, Cx, Lnd, NIS_MAX, NiId, Ticket};
 use crate::stream::Bucket;
 use crate::stream::slab::Key;
@@ -101,6 +102,16 @@ pub(crate) struct Lease {
     key: Key,
 }
 
+impl Lease {
+    fn room(&self) -> Room {
+        Room { buffers: 1, bytes: self.len.into() }
+    }
+
+    fn uses(&self) -> Uses {
+        Uses { buffers: 1, bytes: self.len.into(), ..Uses::default() }
+    }
+}
+
 /// A peer that has sent messages for others.
 #[derive(Debug, Default)]
 pub(super) struct Guest {
@@ -111,10 +122,8 @@ pub(super) struct Guest {
     to: Vec<(Nid, BufferClass, Room)>,
     /// Messages that wait for one, by class.
     waiting: [VecDeque<Waiting>; CLASSES],
-    /// It stands in the lines of these classes.
-    listed: [bool; CLASSES],
-    /// It does so behind other messages for this NID.
-    behind: [Option<Nid>; CLASSES],
+    /// Where it stands, by class.
+    places: [Place; CLASSES],
 }
 
 /// A message that waits for a buffer.
@@ -129,9 +138,8 @@ struct Waiting {
 
 impl Guest {
     fn take(&mut self, lease: &Lease) {
-        if let Some(held) =
-            self.held.get_mut(lease.class as usize).and_then(|h| h.get_mut(usize::from(lease.out)))
-        {
+        let held = self.held.get_mut(lease.class as usize).and_then(|h| h.get_mut(usize::from(lease.out)));
+        if let Some(held) = held {
             *held += 1;
         }
         self.bytes += u64::from(lease.len);
@@ -140,12 +148,6 @@ impl Guest {
             Some((.., room)) => (room.buffers, room.bytes) = (room.buffers + 1, room.bytes + n.bytes),
             None => self.to.push((lease.to, lease.class, n)),
         }
-    }
-
-    /// Whether it has no buffer of the class: it may have one, whoever that is for, unless they are scarce. It may be that the senders
-    /// of others are slow, and not whoever those are for.
-    fn has_none(&self, class: BufferClass) -> bool {
-        self.held.get(class as usize).is_none_or(|h| h.iter().all(|n| *n == 0))
     }
 
     /// Gives back what a message held; false where it held nothing.
@@ -165,15 +167,24 @@ impl Guest {
         }
         true
     }
-}
 
-impl Lease {
-    fn room(&self) -> Room {
-        Room { buffers: 1, bytes: self.len.into() }
+    /// Whether it has no buffer of the class: it may have one, whoever that is for, unless they are scarce. It may be that the senders
+    /// of others are slow, and not whoever those are for.
+    fn has_none(&self, class: BufferClass) -> bool {
+        self.held.get(class as usize).is_none_or(|h| h.iter().all(|n| *n == 0))
     }
 
-    fn uses(&self) -> Uses {
-        Uses { buffers: 1, bytes: self.len.into(), ..Uses::default() }
+    /// Some of what waited waits no more: it stands for what is left.
+    fn wants_less(&mut self, class: usize, lines: &mut Lines) {
+        let (Some(waiting), Some(place)) = (self.waiting.get(class), self.places.get_mut(class)) else {
+            return;
+        };
+        if waiting.is_empty() {
+            return lines.leave(place);
+        }
+        for out in (0..NIS_MAX as u8).filter(|out| waiting.iter().all(|w| w.out != *out)) {
+            lines.wants_no_more(place, out);
+        }
     }
 }
 
@@ -185,10 +196,8 @@ struct Pool {
     to: [u32; NIS_MAX],
     waiting: u32,
     least: i64,
-    /// Peers that wait for a buffer, and may hold one more.
-    line: VecDeque<Key>,
-    /// Those that wait until their host holds fewer.
-    crowded: VecDeque<Key>,
+    /// Peers that wait for a buffer, and may hold one more; those that wait until others hold fewer.
+    lines: Lines,
 }
 
 impl Pool {
@@ -234,6 +243,8 @@ pub(super) struct Buffers {
     turn: bool,
     /// A peer has come or gone with what it holds and waits for: the lines are to be looked at before this input is done.
     pub(super) moved: bool,
+    /// Those who hold less, or wait for less, since it was last looked.
+    relieved: Vec<Sake>,
 }
 
 impl Buffers {
@@ -325,9 +336,9 @@ impl Lnet {
         let full = p.uses.buffers >= most;
         let guest = p.guest.get_or_insert_default();
         let behind = behind && (scarce || !guest.has_none(class));
-        let (waiting, listed) =
-            (guest.waiting.get_mut(class as usize)?, guest.listed.get_mut(class as usize)?);
-        let first = pool.line.is_empty() && waiting.is_empty();
+        let (waiting, place) =
+            (guest.waiting.get_mut(class as usize)?, guest.places.get_mut(class as usize)?);
+        let first = pool.lines.len() == 0 && waiting.is_empty();
         let crowds = cx.budget.must_wait_for_buffers(p.host, free, most, len);
         let may = pool.none_to(out) || (room && (turn || first) && !crowds && !behind);
         if full || !may {
@@ -336,30 +347,22 @@ impl Lnet {
             waiting.insert(at, Waiting { ticket, out, to: dest, len });
             pool.waiting += 1;
             pool.note();
-            if !full && !std::mem::replace(listed, true) {
-                match (crowds, behind && waiting.len() == 1) {
-                    (true, _) => pool.crowded.push_back(msg.peer),
-                    (false, true) => {
-                        *guest.behind.get_mut(class as usize)? = Some(dest);
-                        self.buffers.shares.wait(dest, class, msg.peer);
-                    }
-                    (false, false) => pool.line.push_back(msg.peer),
+            pool.lines.wants(msg.peer, place, out);
+            if !full && !place.is_taken() {
+                if crowds {
+                    pool.lines.crowds(msg.peer, place, Sake::Host(p.host));
+                } else if behind && waiting.len() == 1 {
+                    pool.lines.crowds(msg.peer, place, Sake::Dest(dest));
+                } else {
+                    pool.lines.stand(msg.peer, place, waiting.iter().map(|w| w.out));
                 }
             }
             return None;
         }
         pool.take(out, 1);
         pool.note();
-        let lease = Lease {
-            ni: lnd.ni(),
-            class,
-            out,
-            to: dest,
-            len,
-            bucket: ticket.bucket,
-            peer: p.id,
-            key: msg.peer,
-        };
+        let (ni, bucket, peer, key) = (lnd.ni(), ticket.bucket, p.id, msg.peer);
+        let lease = Lease { ni, class, out, to: dest, len, bucket, peer, key };
         guest.take(&lease);
         p.uses.add(lease.uses());
         cx.budget.took(p.host, lease.uses());
@@ -376,22 +379,23 @@ impl Lnet {
         };
         if let Some(key) = key
             && let Some(p) = self.peers.get_mut(key)
-            && p.guest.as_mut().is_some_and(|g| g.give(&lease))
+            && let Some(guest) = &mut p.guest
+            && guest.give(&lease)
         {
+            let behind = guest.places.get(lease.class as usize).is_some_and(Place::is_behind);
             self.buffers.bytes = self.buffers.bytes.saturating_sub(lease.len.into());
             p.uses.sub(lease.uses());
             cx.budget.gave(p.host, lease.uses());
             let (entry, host) = (p.entry, p.host);
-            let behind = p.guest.as_mut().and_then(|g| g.behind.get_mut(lease.class as usize)?.take());
             if let Some(pool) = self.buffers.pool_mut(lease.class) {
                 pool.give(lease.out, 1);
             }
-            if let Some(to) = behind {
-                self.buffers.shares.leave(to, lease.class, key);
-                self.in_line(lease.class, key);
+            self.buffers.shares.give(lease.to, lease.class, lease.room());
+            self.leave_the_crowd(Sake::Dest(lease.to));
+            self.leave_the_crowd(Sake::Host(host));
+            if behind {
+                self.leaves_the_crowd(lease.class as usize, Some(key));
             }
-            self.give_share(lease.to, lease.class, lease.room());
-            self.leave_the_crowd(|p| p.host == host);
             self.stand_in_line(key);
             if let Some(lnd) = lnds.get_mut(lease.ni.index()) {
                 lnd.forget_if_idle(self, cx, entry);
@@ -401,46 +405,47 @@ impl Lnet {
         self.serve_networks(cx, lnds);
     }
 
-    /// Messages for `to` hold so much less: those who waited for that stand in the line.
-    fn give_share(&mut self, to: Nid, class: BufferClass, n: Room) {
-        self.buffers.shares.give(to, class, n);
-        while let Some((class, key)) = self.buffers.shares.wake(to, class) {
-            self.in_line(class, key);
-        }
-    }
-
-    /// A peer that is listed stands in the line.
-    fn in_line(&mut self, class: BufferClass, key: Key) {
-        let guest = self.peers.get_mut(key).and_then(|p| p.guest.as_mut());
-        if let Some(behind) = guest.and_then(|g| g.behind.get_mut(class as usize)) {
-            *behind = None;
-        }
-        if let Some(pool) = self.buffers.pool_mut(class) {
-            pool.line.push_back(key);
-        }
-    }
-
     /// A peer that may hold one more buffer stands in each line in which it has something to wait for.
     fn stand_in_line(&mut self, key: Key) {
         let Some(guest) = self.peers.get_mut(key).and_then(|p| p.guest.as_mut()) else { return };
-        let of_classes = guest.waiting.iter().zip(&mut guest.listed).zip(&mut self.buffers.pools);
-        for ((waiting, listed), pool) in of_classes {
-            if !waiting.is_empty() && !std::mem::replace(listed, true) {
-                pool.line.push_back(key);
+        let of_classes = guest.waiting.iter().zip(&mut guest.places).zip(&mut self.buffers.pools);
+        for ((waiting, place), pool) in of_classes.filter(|((waiting, _), _)| !waiting.is_empty()) {
+            pool.lines.stand(key, place, waiting.iter().map(|w| w.out));
+        }
+    }
+
+    /// Of each class, the peer that has waited longest for their sake stands in the line. Another one follows when it is served, or
+    /// waits for somebody else's.
+    fn leave_the_crowd(&mut self, sake: Sake) {
+        for class in 0..self.buffers.pools.len() {
+            self.one_leaves_the_crowd(class, sake);
+        }
+    }
+
+    fn one_leaves_the_crowd(&mut self, class: usize, sake: Sake) {
+        let first = self.buffers.pools.get(class).and_then(|p| p.lines.crowded(sake));
+        self.leaves_the_crowd(class, first);
+    }
+
+    /// A peer that waited for others' sake stands in the line.
+    fn leaves_the_crowd(&mut self, class: usize, key: Option<Key>) {
+        if let Some(key) = key
+            && let Some(pool) = self.buffers.pools.get_mut(class)
+            && let Some(guest) = self.peers.get_mut(key).and_then(|p| p.guest.as_mut())
+            && let (Some(place), Some(waiting)) = (guest.places.get_mut(class), guest.waiting.get(class))
+        {
+            pool.lines.leave(place);
+            if !waiting.is_empty() {
+                pool.lines.stand(key, place, waiting.iter().map(|w| w.out));
             }
         }
     }
 
-    /// Peers that waited for the sake of their host stand in the line, if they are of these.
-    fn leave_the_crowd(&mut self, of: impl Fn(&super::Peer) -> bool) {
-        for pool in &mut self.buffers.pools {
-            for _ in 0..pool.crowded.len() {
-                let Some(key) = pool.crowded.pop_front() else { break };
-                match self.peers.get(key) {
-                    Some(p) if of(p) => pool.line.push_back(key),
-                    Some(_) => pool.crowded.push_back(key),
-                    None => {}
-                }
+    /// All that wait for others' sake stand in the lines.
+    fn no_crowd(&mut self) {
+        for class in 0..self.buffers.pools.len() {
+            while let Some(key) = self.buffers.pools.get(class).and_then(|p| p.lines.any_crowded()) {
+                self.leaves_the_crowd(class, Some(key));
             }
         }
     }
@@ -449,14 +454,14 @@ impl Lnet {
     fn serve_lines<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
         for class in BufferClass::ALL {
             // Each peer in the line is looked at once, and once more when another was served.
-            let mut left = self.buffers.pool(class).map_or(0, |p| p.line.len());
+            let mut left = self.buffers.pool(class).map_or(0, |p| p.lines.len());
             while left > 0 && (self.buffers.has_room(cx, class, 0) || !self.routing.forwards()) {
                 left -= 1;
                 let Some(ticket) = self.next_in_line(cx, class) else { continue };
                 let used = self.buffers.used();
                 self.go_on_with(cx, lnds, &ticket);
                 if self.buffers.used() != used || !self.routing.forwards() {
-                    left = self.buffers.pool(class).map_or(0, |p| p.line.len());
+                    left = self.buffers.pool(class).map_or(0, |p| p.lines.len());
                 }
             }
         }
@@ -474,18 +479,19 @@ impl Lnet {
     /// If nothing is on its way to a network, what has waited longest for it goes on.
     fn serve_network<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], class: BufferClass, out: u8) {
         let most = cx.cfg.peer_router_credits();
-        let waited = |p: &&mut Pool| !p.line.is_empty() && p.none_to(out);
-        let Some(pool) = self.buffers.pool_mut(class).filter(waited) else { return };
-        let found = pool.line.iter().find_map(|key| {
-            let p = self.peers.get(*key).filter(|p| p.uses.buffers < most)?;
+        let Some(pool) = self.buffers.pool_mut(class).filter(|p| p.none_to(out)) else { return };
+        // Those that hold as many buffers as they may are as few as the buffers.
+        let found = pool.lines.for_net(out).find_map(|key| {
+            let p = self.peers.get(key).filter(|p| p.uses.buffers < most)?;
             let at = p.guest.as_ref()?.waiting.get(class as usize)?.iter().position(|w| w.out == out)?;
-            Some((*key, at))
+            Some((key, at))
         });
         let Some((key, at)) = found else { return };
-        let guest = self.peers.get_mut(key).and_then(|p| p.guest.as_mut());
-        let waiting = guest.and_then(|g| g.waiting.get_mut(class as usize));
-        if let Some(Waiting { ticket, .. }) = waiting.and_then(|w| w.remove(at)) {
+        let Some(guest) = self.peers.get_mut(key).and_then(|p| p.guest.as_mut()) else { return };
+        let removed = guest.waiting.get_mut(class as usize).and_then(|w| w.remove(at));
+        if let Some(Waiting { ticket, .. }) = removed {
             pool.waiting = pool.waiting.saturating_sub(1);
+            guest.wants_less(class as usize, &mut pool.lines);
             self.go_on_with(cx, lnds, &ticket);
         }
     }
@@ -499,48 +505,52 @@ impl Lnet {
         self.buffers.turn = false;
     }
 
-    /// The longest waiting message of the peer that stands first, unless that has to wait for its host's sake.
+    /// The longest waiting message of the peer that stands first, unless that has to wait for others' sake.
     fn next_in_line(&mut self, cx: &Cx, class: BufferClass) -> Option<Ticket> {
         let forwards = self.routing.forwards();
         let (free, scarce) = (self.buffers.free(cx, class), self.buffers.scarce(cx, class));
-        let pool = self.buffers.pool_mut(class)?;
-        let key = pool.line.pop_front()?;
-        trim(&mut pool.line);
+        let Buffers { shares, pools, .. } = &mut self.buffers;
+        let pool = pools.get_mut(class as usize)?;
+        let key = pool.lines.first()?;
         let most = cx.cfg.peer_router_credits();
         let p = self.peers.get_mut(key)?;
-        let guest = p.guest.as_mut()?;
+        let (host, full, guest) = (p.host, p.uses.buffers >= most, p.guest.as_mut()?);
         let turn = !scarce && guest.has_none(class);
-        let (waiting, listed) =
-            (guest.waiting.get_mut(class as usize)?, guest.listed.get_mut(class as usize)?);
-        let behind = guest.behind.get_mut(class as usize)?;
-        *listed = false;
-        let first = *waiting.front().filter(|_| !forwards || p.uses.buffers < most)?;
-        if forwards && cx.budget.must_wait_for_buffers(p.host, free, most, first.len) {
-            *listed = true;
-            pool.crowded.push_back(key);
-            return None;
+        let (waiting, place) =
+            (guest.waiting.get_mut(class as usize)?, guest.places.get_mut(class as usize)?);
+        pool.lines.leave(place);
+        let first = *waiting.front()?;
+        let sakes = [Sake::Host(host), Sake::Dest(first.to)];
+        let crowds = [
+            cx.budget.must_wait_for_buffers(host, free, most, first.len),
+            !turn && shares.crowds(first.to, class, free, most, first.len),
+        ];
+        let waits = sakes.iter().zip(crowds).find_map(|(sake, crowds)| crowds.then_some(*sake));
+        let ticket = match waits {
+            _ if forwards && full => None,
+            Some(sake) if forwards => {
+                pool.lines.crowds(key, place, sake);
+                None
+            }
+            _ => {
+                waiting.pop_front();
+                pool.waiting = pool.waiting.saturating_sub(1);
+                if !waiting.is_empty() {
+                    pool.lines.stand(key, place, waiting.iter().map(|w| w.out));
+                }
+                Some(first.ticket)
+            }
+        };
+        // Whoever waits for the same sake is next, unless this one begins to.
+        for sake in sakes.into_iter().filter(|s| ticket.is_some() || Some(*s) != waits) {
+            self.one_leaves_the_crowd(class as usize, sake);
         }
-        let shares = &mut self.buffers.shares;
-        if !turn && forwards && shares.crowds(first.to, class, free, most, first.len) {
-            (*listed, *behind) = (true, Some(first.to));
-            shares.wait(first.to, class, key);
-            return None;
-        }
-        waiting.pop_front();
-        *listed = !waiting.is_empty();
-        let more = *listed;
-        let pool = self.buffers.pool_mut(class)?;
-        pool.waiting = pool.waiting.saturating_sub(1);
-        pool.line.extend(more.then_some(key));
-        Some(first.ticket)
+        ticket
     }
 
     /// There are more buffers, or fewer, or nothing is passed on any more, and all that wait are dropped.
     pub(super) fn look_at_lines<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
-        self.leave_the_crowd(|_| true);
-        for class in BufferClass::ALL {
-            self.buffers.shares.wake_all(class).into_iter().for_each(|key| self.in_line(class, key));
-        }
+        self.no_crowd();
         if !self.routing.forwards() {
             self.line_all_up();
         }
@@ -548,40 +558,62 @@ impl Lnet {
         self.serve_networks(cx, lnds);
     }
 
+    /// Peers have come or gone with what they hold and wait for.
+    pub(super) fn look_at_moved<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
+        if !self.routing.forwards() {
+            return self.look_at_lines(cx, lnds);
+        }
+        while let Some(sake) = self.buffers.relieved.pop() {
+            self.leave_the_crowd(sake);
+        }
+        self.serve_lines(cx, lnds);
+        self.serve_networks(cx, lnds);
+    }
+
     /// All that wait stand in a line.
     fn line_all_up(&mut self) {
-        for key in (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect::<Vec<_>>() {
+        for key in self.peers.keys().collect::<Vec<_>>() {
             self.stand_in_line(key);
         }
     }
 
     /// The connection of a message that waits has ended.
     pub(super) fn leave_line(&mut self, peer: Key, ticket: &Ticket) {
-        let Some(guest) = self.peers.get_mut(peer).and_then(|p| p.guest.as_mut()) else { return };
-        for (waiting, pool) in guest.waiting.iter_mut().zip(&mut self.buffers.pools) {
-            let before = waiting.len();
-            waiting.retain(|w| w.ticket.conn != ticket.conn);
-            pool.waiting = pool.waiting.saturating_sub((before - waiting.len()) as u32);
+        let Some(p) = self.peers.get_mut(peer) else { return };
+        let (host, Some(guest)) = (p.host, p.guest.as_mut()) else { return };
+        for (class, pool) in self.buffers.pools.iter_mut().enumerate() {
+            let Some(waiting) = guest.waiting.get_mut(class) else { continue };
+            let (before, relieved) = (waiting.len(), &mut self.buffers.relieved);
+            // Whoever waits for the same sake may have been behind this one.
+            waiting.retain(|w| {
+                let stays = w.ticket.conn != ticket.conn;
+                relieved.extend((!stays).then_some(Sake::Dest(w.to)));
+                stays
+            });
+            if waiting.len() < before {
+                self.buffers.moved = true;
+                relieved.push(Sake::Host(host));
+                pool.waiting = pool.waiting.saturating_sub((before - waiting.len()) as u32);
+                guest.wants_less(class, &mut pool.lines);
+            }
         }
     }
 
-    /// A peer leaves for another shard, or is forgotten: what it holds and waits for leaves, too.
-    pub(super) fn guest_leaves(&mut self, key: Key, guest: Option<&Guest>) {
+    /// A peer of a host leaves for another shard, or is forgotten: what it holds and waits for leaves, too.
+    pub(super) fn guest_leaves(&mut self, host: Key, guest: Option<&mut Guest>) {
         let Some(guest) = guest else { return };
         self.buffers.moved = true;
-        for (pool, _) in self.buffers.pools.iter_mut().zip(guest.listed).filter(|(_, listed)| *listed) {
-            pool.line.retain(|k| *k != key);
-            pool.crowded.retain(|k| *k != key);
-        }
-        for (class, behind) in BufferClass::ALL.into_iter().zip(guest.behind) {
-            behind.into_iter().for_each(|to| self.buffers.shares.leave(to, class, key));
-        }
+        self.buffers.relieved.push(Sake::Host(host));
         for (to, class, n) in &guest.to {
-            self.give_share(*to, *class, *n);
+            self.buffers.shares.give(*to, *class, *n);
         }
+        let waits = guest.waiting.iter().flatten().map(|w| w.to);
+        self.buffers.relieved.extend(guest.to.iter().map(|t| t.0).chain(waits).map(Sake::Dest));
         self.buffers.bytes = self.buffers.bytes.saturating_sub(guest.bytes);
-        for ((pool, held), waiting) in self.buffers.pools.iter_mut().zip(guest.held).zip(&guest.waiting) {
-            (0..).zip(held).for_each(|(out, n)| pool.give(out, n));
+        let all = guest.held.iter().zip(&guest.waiting).zip(&mut guest.places);
+        for (pool, ((held, waiting), place)) in self.buffers.pools.iter_mut().zip(all) {
+            pool.lines.leave(place);
+            (0..).zip(held).for_each(|(out, n)| pool.give(out, *n));
             pool.waiting = pool.waiting.saturating_sub(waiting.len() as u32);
         }
     }
@@ -591,7 +623,7 @@ impl Lnet {
         let Some(guest) = self.peers.get_mut(key).and_then(|p| p.guest.as_mut()) else { return };
         self.buffers.bytes += guest.bytes;
         self.buffers.moved = true;
-        (guest.listed, guest.behind) = ([false; CLASSES], [None; CLASSES]);
+        guest.places = Default::default();
         for (to, class, n) in &guest.to {
             self.buffers.shares.take(*to, *class, *n);
         }

@@ -148,7 +148,7 @@ impl Lnet {
         } else if let Some(passing) = self.passing.pop_front() {
             self.pass_to_next(cx, lnds, passing);
         } else if std::mem::take(&mut self.buffers.moved) {
-            self.look_at_lines(cx, lnds);
+            self.look_at_moved(cx, lnds);
         } else {
             return false;
         }

@@ -91,8 +91,7 @@ impl Lnet {
     fn leave_ni<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], ni: NiId) {
         let why = LnetError::Unreachable;
         let of = |k: &Key| self.peers.get(*k).is_some_and(|p| p.ni == ni);
-        let peers: Vec<Key> =
-            (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).filter(of).collect();
+        let peers: Vec<Key> = self.peers.keys().filter(of).collect();
         for peer in peers {
             let Some((id, entry)) = self.peers.get(peer).map(|p| (p.id, p.entry)) else { continue };
             let node = ProcessId { nid: self.aliases.primary(id.nid), ..id };
@@ -114,7 +113,7 @@ impl Lnet {
         if cx.down {
             return;
         }
-        let all: Vec<Key> = (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect();
+        let all: Vec<Key> = self.peers.keys().collect();
         for peer in all {
             // Whoever is being asked is told with its answer.
             let Some(p) = self.peers.get(peer).filter(|p| !p.discovery.busy()) else { continue };

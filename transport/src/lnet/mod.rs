@@ -29,6 +29,7 @@ mod health;
 mod held;
 mod hop;
 mod index;
+mod lines;
 mod links;
 mod migration;
 mod ni;
@@ -405,7 +406,7 @@ impl Lnet {
 
     /// Messages that wait.
     pub(crate) fn queued(&self) -> usize {
-        let peers = (0..self.peers.capacity()).filter_map(|i| self.peers.get(self.peers.key_at(i)?));
+        let peers = self.peers.values();
         self.own.len()
             + self.own_work.len()
             + self.unsent.len()
