@@ -104,7 +104,7 @@ pub(super) struct Guest {
     bytes: u64,
     /// Messages that wait for one, by class, and the network that each goes to.
     waiting: [VecDeque<(Ticket, u8)>; 3],
-    /// Where it stands, by class.
+    /// Its places in the lines, by class.
     places: [Place; 3],
 }
 
@@ -351,6 +351,16 @@ impl Lnet {
             if !waiting.is_empty() {
                 pool.lines.stand(key, place, waiting.iter().map(|w| w.1));
             }
+        }
+    }
+
+    /// A peer is charged to another host from now on: it does not wait for this one's sake, which holds less.
+    pub(super) fn guest_unpays(&mut self, host: Key, peer: Key) {
+        let Some(guest) = self.peers.get(peer).and_then(|p| p.guest.as_ref()) else { return };
+        self.buffers.moved = true;
+        self.buffers.relieved.push(host);
+        for (class, _) in guest.places.into_iter().enumerate().filter(|(_, place)| place.is_crowded()) {
+            self.leaves_the_crowd(class, Some(peer));
         }
     }
 
