@@ -22,54 +22,15 @@
 //! Each shard has its part of the node's buffers, at least one, and nobody asks another shard. What a peer holds and waits for
 //! moves with it.
 
-use std::collections::VecDeque;
-
 use super::Lnet;
+use super::class::{BufferClass, CLASSES};
+use super::guest::{Guest, Lease, Waiting};
 use super::lines::{Lines, Place, Sake};
 use super::shares::Shares;
-use crate::lnd::budget::{Room, Uses};
-use crate::lnd::{Arrived, Config, Cx, Lnd, NIS_MAX, NiId, Ticket};
-use crate::stream::Bucket;
+use crate::lnd::budget::Room;
+use crate::lnd::{Arrived, Config, Cx, Lnd, NIS_MAX, Ticket};
 use crate::stream::slab::Key;
-use crate::wire::{Nid, ProcessId};
-
-/// Number of the classes.
-pub(super) const CLASSES: usize = 3;
-/// Longest payload of a small buffer, in bytes: a page.
-const SMALL: u32 = 4096;
-
-/// Classes of router buffers, by payload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BufferClass {
-    /// None.
-    Tiny,
-    /// Up to 4 KiB.
-    Small,
-    /// More.
-    Large,
-}
-
-impl BufferClass {
-    /// All of them, in order.
-    pub const ALL: [BufferClass; CLASSES] = [BufferClass::Tiny, BufferClass::Small, BufferClass::Large];
-
-    fn of(len: u32) -> BufferClass {
-        match len {
-            0 => BufferClass::Tiny,
-            1..=SMALL => BufferClass::Small,
-            _ => BufferClass::Large,
-        }
-    }
-
-    /// Pages of 4 KiB of a kernel's buffer.
-    pub fn pages(self) -> u32 {
-        match self {
-            BufferClass::Tiny => 0,
-            BufferClass::Small => 1,
-            BufferClass::Large => 256,
-        }
-    }
-}
+use crate::wire::Nid;
 
 /// The buffers of a class, as they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,110 +43,6 @@ pub struct BuffersView {
     pub credits: i64,
     /// The least that that ever was.
     pub least_credits: i64,
-}
-
-/// A router buffer that a message holds.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Lease {
-    /// The NI that it came by.
-    pub(super) ni: NiId,
-    class: BufferClass,
-    /// The network that it goes to, by the place of its first NI.
-    out: u8,
-    /// The NID that it is for.
-    to: Nid,
-    pub(super) len: u32,
-    /// The connection's, whose home has the buffer.
-    pub(super) bucket: Bucket,
-    /// The peer that sent it, and its entry there, if it has not moved.
-    peer: ProcessId,
-    key: Key,
-}
-
-impl Lease {
-    fn room(&self) -> Room {
-        Room { buffers: 1, bytes: self.len.into() }
-    }
-
-    fn uses(&self) -> Uses {
-        Uses { buffers: 1, bytes: self.len.into(), ..Uses::default() }
-    }
-}
-
-/// A peer that has sent messages for others.
-#[derive(Debug, Default)]
-pub(super) struct Guest {
-    /// Buffers that they hold, by class and network that they go to, and bytes.
-    held: [[u32; NIS_MAX]; CLASSES],
-    bytes: u64,
-    /// The same by the NID that they are for: no more entries than buffers.
-    to: Vec<(Nid, BufferClass, Room)>,
-    /// Messages that wait for one, by class.
-    waiting: [VecDeque<Waiting>; CLASSES],
-    /// Where it stands, by class.
-    places: [Place; CLASSES],
-}
-
-/// A message that waits for a buffer.
-#[derive(Clone, Copy, Debug)]
-struct Waiting {
-    ticket: Ticket,
-    /// Its network and its NID, and its length in bytes.
-    out: u8,
-    to: Nid,
-    len: u32,
-}
-
-impl Guest {
-    fn take(&mut self, lease: &Lease) {
-        let held = self.held.get_mut(lease.class as usize).and_then(|h| h.get_mut(usize::from(lease.out)));
-        if let Some(held) = held {
-            *held += 1;
-        }
-        self.bytes += u64::from(lease.len);
-        let n = lease.room();
-        match self.to.iter_mut().find(|(to, class, _)| (*to, *class) == (lease.to, lease.class)) {
-            Some((.., room)) => (room.buffers, room.bytes) = (room.buffers + 1, room.bytes + n.bytes),
-            None => self.to.push((lease.to, lease.class, n)),
-        }
-    }
-
-    /// Gives back what a message held; false where it held nothing.
-    fn give(&mut self, lease: &Lease) -> bool {
-        let held = self.held.get_mut(lease.class as usize).and_then(|h| h.get_mut(usize::from(lease.out)));
-        let Some(held) = held.filter(|n| **n > 0) else { return false };
-        *held -= 1;
-        self.bytes = self.bytes.saturating_sub(lease.len.into());
-        if let Some(at) = self.to.iter().position(|(to, class, _)| (*to, *class) == (lease.to, lease.class))
-            && let Some((.., room)) = self.to.get_mut(at)
-        {
-            room.buffers -= 1;
-            room.bytes = room.bytes.saturating_sub(lease.len.into());
-            if room.buffers == 0 {
-                self.to.swap_remove(at);
-            }
-        }
-        true
-    }
-
-    /// Whether it has no buffer of the class: it may have one, whoever that is for, unless they are scarce. It may be that the senders
-    /// of others are slow, and not whoever those are for.
-    fn has_none(&self, class: BufferClass) -> bool {
-        self.held.get(class as usize).is_none_or(|h| h.iter().all(|n| *n == 0))
-    }
-
-    /// Some of what waited waits no more: it stands for what is left.
-    fn wants_less(&mut self, class: usize, lines: &mut Lines) {
-        let (Some(waiting), Some(place)) = (self.waiting.get(class), self.places.get_mut(class)) else {
-            return;
-        };
-        if waiting.is_empty() {
-            return lines.leave(place);
-        }
-        for out in (0..NIS_MAX as u8).filter(|out| waiting.iter().all(|w| w.out != *out)) {
-            lines.wants_no_more(place, out);
-        }
-    }
 }
 
 #[derive(Debug, Default)]
@@ -441,6 +298,16 @@ impl Lnet {
         }
     }
 
+    /// A peer is charged to another host from now on: it does not wait for this one's sake, which holds less.
+    pub(super) fn guest_unpays(&mut self, host: Key, peer: Key) {
+        let Some(guest) = self.peers.get(peer).and_then(|p| p.guest.as_ref()) else { return };
+        self.buffers.moved = true;
+        self.buffers.relieved.push(Sake::Host(host));
+        for (class, _) in guest.places.into_iter().enumerate().filter(|(_, place)| place.is_crowded()) {
+            self.leaves_the_crowd(class, Some(peer));
+        }
+    }
+
     /// All that wait for others' sake stand in the lines.
     fn no_crowd(&mut self) {
         for class in 0..self.buffers.pools.len() {
@@ -641,13 +508,6 @@ mod tests {
     use super::*;
     use crate::lnd::Shards;
     use crate::wire::Nid;
-
-    #[test]
-    fn classes_by_payload() {
-        let all = [0, 1, 4096, 4097, 1 << 20].map(BufferClass::of);
-        use BufferClass::{Large, Small, Tiny};
-        assert_eq!(all, [Tiny, Small, Small, Large, Large]);
-    }
 
     #[test]
     fn shards_divide_the_buffers_and_each_has_one() {

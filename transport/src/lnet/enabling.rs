@@ -19,7 +19,8 @@
 //! STARTING lasts until each user has checked this router once more, and so does STOPPING at least: then until all buffers are
 //! free, or three times as long.
 
-use super::buffers::{BufferClass, BuffersView};
+use super::buffers::BuffersView;
+use super::class::BufferClass;
 use crate::lnd::{NIS_MAX, NiId};
 
 fsm::fsm! {

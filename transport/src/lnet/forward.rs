@@ -13,8 +13,8 @@
 //! Nothing is kept of a GET: its REPLY finds its way by its own destination. Messages that are passed on share the NI's
 //! credits as answers do, and the entries for peers as those whom strangers name: anybody may name anybody.
 
-use super::buffers::Lease;
 use super::drops::From;
+use super::guest::Lease;
 use super::hop::{Hop, Way};
 use super::remote::Body;
 use super::{Delivery, Lnet, Msg, TxDone};

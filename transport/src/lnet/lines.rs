@@ -20,7 +20,7 @@ pub(super) enum Sake {
 
 /// The standing of a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Standing {
+enum At {
     /// It waits for nothing, or may not hold one more.
     #[default]
     Nowhere,
@@ -33,7 +33,7 @@ enum Standing {
 /// A peer's place.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Place {
-    standing: Standing,
+    at: At,
     serial: u64,
     /// Networks for which it has something, a bit each: in the line only.
     nets: u16,
@@ -78,9 +78,9 @@ impl Lines {
 
     /// A peer that has something for these networks stands last in the line, unless it stands somewhere.
     pub(super) fn stand(&mut self, key: Key, place: &mut Place, nets: impl Iterator<Item = u8>) {
-        if place.standing == Standing::Nowhere {
+        if place.at == At::Nowhere {
             self.serial += 1;
-            *place = Place { standing: Standing::Line, serial: self.serial, nets: 0 };
+            *place = Place { at: At::Line, serial: self.serial, nets: 0 };
             self.line.insert(place.serial, key);
             nets.for_each(|out| self.wants(key, place, out));
         }
@@ -89,7 +89,7 @@ impl Lines {
     /// A peer has something for this network, too.
     pub(super) fn wants(&mut self, key: Key, place: &mut Place, out: u8) {
         let bit = 1u16.checked_shl(out.into()).unwrap_or(0);
-        if place.standing == Standing::Line && place.nets & bit == 0 {
+        if place.at == At::Line && place.nets & bit == 0 {
             place.nets |= bit;
             self.to.insert((out, place.serial), key);
         }
@@ -108,35 +108,40 @@ impl Lines {
     pub(super) fn crowds(&mut self, key: Key, place: &mut Place, sake: Sake) {
         self.leave(place);
         self.serial += 1;
-        *place = Place { standing: Standing::Crowd(sake), serial: self.serial, nets: 0 };
+        *place = Place { at: At::Crowd(sake), serial: self.serial, nets: 0 };
         self.crowd.insert((sake, place.serial), key);
     }
 
     /// A peer stands nowhere any more.
     pub(super) fn leave(&mut self, place: &mut Place) {
-        let Place { standing, serial, nets } = std::mem::take(place);
-        match standing {
-            Standing::Nowhere => {}
-            Standing::Line => {
+        let Place { at, serial, nets } = std::mem::take(place);
+        match at {
+            At::Nowhere => {}
+            At::Line => {
                 self.line.remove(&serial);
                 for out in (0..NIS_MAX as u8).filter(|out| nets >> out & 1 != 0) {
                     self.to.remove(&(out, serial));
                 }
             }
-            Standing::Crowd(sake) => drop(self.crowd.remove(&(sake, serial))),
+            At::Crowd(sake) => drop(self.crowd.remove(&(sake, serial))),
         }
     }
 }
 
 impl Place {
+    /// Whether it waits for others' sake.
+    pub(super) fn is_crowded(&self) -> bool {
+        matches!(self.at, At::Crowd(_))
+    }
+
     /// Whether it stands somewhere.
     pub(super) fn is_taken(&self) -> bool {
-        self.standing != Standing::Nowhere
+        self.at != At::Nowhere
     }
 
     /// Whether it waits for the sake of messages for the NID of its own.
     pub(super) fn is_behind(&self) -> bool {
-        matches!(self.standing, Standing::Crowd(Sake::Dest(_)))
+        matches!(self.at, At::Crowd(Sake::Dest(_)))
     }
 }
 
@@ -173,6 +178,7 @@ mod tests {
             (Some(key(2)), Some(key(1)), None)
         );
         assert_eq!(lines.for_net(5).collect::<Vec<_>>(), [key(2), key(3)]);
+        assert_eq!(places.map(|p| p.is_crowded()), [true, true, false, false]);
         lines.wants(key(1), &mut places[1], 3);
         assert_eq!(lines.for_net(3).count(), 0, "not in the line");
         lines.leave(&mut places[1]);

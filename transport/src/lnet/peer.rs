@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use super::buffers::Guest;
 use super::drops::Dropped;
 use super::figures::Spans;
+use super::guest::Guest;
 use super::{Msg, discovery};
 use crate::lnd::NiId;
 use crate::lnd::budget::Uses;

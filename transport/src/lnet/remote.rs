@@ -2,8 +2,8 @@
 
 use super::aliases::Claim;
 use super::api::Op;
-use super::buffers::Lease;
 use super::enabling::{HeardAt, RoutingAsk, Told};
+use super::guest::Lease;
 use super::hop::{Hop, Way};
 use super::ops::OpRec;
 use super::routes::Said;

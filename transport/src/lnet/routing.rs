@@ -10,7 +10,8 @@
 use fsm::Fsm;
 
 use super::Lnet;
-use super::buffers::{BufferClass, Buffers};
+use super::buffers::Buffers;
+use super::class::BufferClass;
 use super::enabling::{Act, HeardAt, NiSet, RoutingAsk, RoutingState, RoutingView, Step, Told};
 use super::remote::Body;
 use crate::lnd::config::SEC;

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::buffers::{BufferClass, CLASSES};
+use super::class::{BufferClass, CLASSES};
 use crate::lnd::budget::{Room, crowds};
 use crate::wire::Nid;
 

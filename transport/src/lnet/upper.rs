@@ -80,6 +80,7 @@ impl Upper for Lnet {
         // Credits that it holds come home to another host: whoever waits for them here would not hear of it.
         while self.wake_one(cx, host) {}
         cx.budget.gave(host, uses);
+        self.guest_unpays(host, peer);
     }
 
     fn peer_pays(&mut self, cx: &mut Cx, peer: Key, host: Key) {

@@ -151,7 +151,7 @@ impl Play {
             let (peer, own, version) = (self.links[n].peer, self.links[n].own, self.links[n].version);
             let dials = self.links[n].dials;
             let (mut local, mut remote) = (self.links[n].flow.passive, self.links[n].flow.active);
-            // Whoever dialled it: here the other one has.
+            // Either may have dialled it: here the other one has.
             let port = remote.port();
             if dials {
                 (local, remote) = (remote, local);

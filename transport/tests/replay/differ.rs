@@ -1,5 +1,5 @@
-//! What a machine in a node's place (`place.rs`) wrote otherwise than the captured node, message by message, and the tables that
-//! say why: each is exact, so an entry that no longer differs fails as much as a difference that is in none.
+//! Differences between what a machine in a node's place (`place.rs`) wrote and what the captured node did, message by message, and
+//! the tables that say why: each is exact, so an entry that no longer differs fails as much as a difference that is in none.
 
 use transport::testing::capture::{Dir, Located, Msg, Segment, good_messages};
 use transport::wire::{LnetBody, LnetHdr, PingInfo, WireError};
@@ -32,7 +32,7 @@ impl Found {
         }
     }
 
-    /// What is in no table, or not as often as it says.
+    /// Differences that are in no table, or not as often as it says.
     pub(super) fn wrong(self) -> impl Iterator<Item = String> {
         let not_so = self.table.iter().zip(self.times).filter(|(d, n)| *n != d.3 * CHUNKS.len());
         self.wrong.into_iter().chain(not_so.map(|(d, n)| format!("{n} times: {d:?}")))
@@ -100,7 +100,7 @@ impl Link {
         self.written().0.iter().filter(|m| to_services(m)).count()
     }
 
-    /// What our machine wrote, what was left over, and what the parser says of that.
+    /// Messages that our machine wrote, bytes that were left over, and what the parser says of those.
     fn written(&self) -> (Vec<Located>, usize, Option<WireError>) {
         let mut dir = Dir::default();
         dir.segments.push(Segment { at: 0, bytes: self.wrote.clone() });

@@ -37,11 +37,11 @@ pub(super) struct Case {
     pub(super) silent: Option<(u64, u64, &'static str)>,
     /// Time in ms at which a user has another node discovered.
     pub(super) discovers: Option<u64>,
-    /// Where the captured node ended a connection, for reasons that are not in the capture, ours is told that it was lost.
+    /// A connection that the captured node ended, for reasons that are not in the capture, is lost to ours.
     pub(super) loses: bool,
     /// NIDs of a message that was on its way when the capture began, and is lost with its connections.
     pub(super) under_way: Option<(&'static str, &'static str)>,
-    /// What applications put leaves by the pair that it left by: turns begin where they stood before the capture.
+    /// PUTs of applications leave by the pair that they left by: turns begin where they stood before the capture.
     pub(super) paired: bool,
     /// alive_router_check_interval and router_ping_timeout together, in s.
     pub(super) check: u64,
@@ -88,7 +88,7 @@ impl Case {
         self.own.iter().any(|r| nid(r).ip() == Some(ip))
     }
 
-    /// What the node that has this NID told of itself before the capture began.
+    /// The info that the node with this NID gave of itself before the capture began.
     pub(super) fn info_of(&self, one: Nid) -> Vec<u8> {
         let node = self.others.iter().find(|n| n.iter().any(|s| nid(s) == one));
         let nids = node.copied().unwrap_or_default().iter().map(|s| nid(s));
@@ -159,7 +159,7 @@ pub(super) struct Play {
     pub(super) lost: BTreeSet<usize>,
     /// Ends of operations, with their errors.
     pub(super) failed: Vec<String>,
-    /// What the others answer before the capture begins.
+    /// Answers of the others before the capture begins.
     pub(super) answers: VecDeque<(usize, LnetBody)>,
     /// Incarnations in the router's HELLOs: kernels have one for each NI.
     pub(super) incarnations: BTreeMap<Nid, u64>,
@@ -424,7 +424,7 @@ impl Play {
                 }
                 !gone
             });
-            // What is behind a gap in the stream does not come either.
+            // The end behind a gap in the stream does not come either.
             script.retain(|(_, n, what, more)| !(self.lost.contains(n) && (*what, *more) == (3, 0)));
             for s in script.iter_mut().filter(|s| (s.2, s.3) == (3, 0) && during(s.0) && deaf(&s.1)) {
                 s.0 = to * 1_000_000;
@@ -494,7 +494,7 @@ impl Play {
             self.advance(d);
         }
         if there(self).is_none() {
-            // What an application wanted first on these connections.
+            // The first message that an application wanted on these connections.
             let all = (0..self.links.len()).filter(|l| self.links[*l].flow.passive.ip() == remote.ip());
             let wanted = all.flat_map(|l| (0..self.links[l].want.len()).map(move |i| (l, i)));
             let wanted = wanted.filter(|at| {

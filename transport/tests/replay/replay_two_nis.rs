@@ -32,7 +32,7 @@ const CASES: [(&str, Case); 6] = [
             ..Case::rails("mr-rail-silent", B, &[&A])
         },
     ),
-    // Whoever refuses does so below its LNet: nothing that is for that NID comes until it is over.
+    // It refuses below its LNet: nothing that is for that NID comes until it is over.
     (
         "mr-resend-refused, B",
         Case {
@@ -130,7 +130,7 @@ fn in_the_place_of_a_node_with_two_nis_ours_writes_what_the_kernel_wrote() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Where the pair is left to LNet, requests of lnet_selftest take turns among own NIs, as the kernel's did.
+/// Requests of lnet_selftest take turns among own NIs, as the kernel's did, if the pair is left to LNet.
 #[test]
 fn requests_of_selftest_take_turns_among_own_nis() {
     let case = Case { paired: false, ..Case::rails("mr-lst", A, &[&B]) };

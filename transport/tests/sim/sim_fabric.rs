@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{judge, play};
-use transport::lnd::{Config, Data, Payload, Route, Shards, Sink};
+use transport::lnd::{Config, Data, LnetError, Payload, Route, Shards, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::stream::{Bucket, ShardId};
 use transport::testing::data::{Spot, bytes, lent, pages};
@@ -97,6 +97,15 @@ fn at(net: usize, rail: usize, host: usize) -> Nid {
 
 /// Host number of a router.
 const ROUTER: usize = 200;
+
+/// The error that an event tells.
+fn error_of(e: &Event) -> Option<LnetError> {
+    match e {
+        Event::Send { status, .. } | Event::Ack { status, .. } | Event::Reply { status, .. } => status.err(),
+        Event::Ping { info, .. } => info.as_ref().err().copied(),
+        _ => None,
+    }
+}
 
 impl World {
     fn new(r: &mut Rng, big: bool) -> World {
@@ -344,6 +353,10 @@ impl World {
     }
 
     fn event(&mut self, n: usize, e: Event) {
+        if let Some(why) = error_of(&e) {
+            use LnetError::{ConnLost, Refused, TimedOut, Unreachable};
+            assert!(matches!(why, ConnLost | Refused | TimedOut | Unreachable), "{n}: {e:?}");
+        }
         if self.verbose {
             println!(
                 "{:.6} {} hears {}",
@@ -559,7 +572,7 @@ impl World {
             .collect::<Vec<_>>()
             .into_iter()
             .for_each(|n| self.start(n));
-        // Whoever lost a set without a word finds out, and routes are up.
+        // Those who lost a set without a word find out, and routes are up.
         self.run(QUIET);
         let ends: Vec<usize> = (0..self.nodes.len()).filter(|n| !self.nodes[*n].routes).collect();
         for n in ends {

@@ -36,6 +36,8 @@ const SEEDS: u64 = 300;
 const STEP: u64 = 200_000;
 /// Longer than any dead connection is taken for a live one, in ns.
 const FOUND: u64 = 120 * SEC;
+/// Longest time of an operation, in ns.
+const LASTS: u64 = 60 * SEC;
 /// Longer than any operation lasts, in ns.
 const QUIET: u64 = 200 * SEC;
 
@@ -55,8 +57,9 @@ fn ip(nid: Nid) -> IpAddr {
 struct Asked {
     acked: bool,
     end: Option<Result<(), LnetError>>,
-    /// Time at which it was asked for, in ns.
+    /// Time at which it was asked for, and at which it ended, in ns.
     at: u64,
+    ended: u64,
     /// Rails were lost between its beginning and its end.
     disturbed: bool,
 }
@@ -78,7 +81,7 @@ impl World {
         net.latency = r.pick(&[50_000, 300_000]);
         net.syn_timeout = r.pick(&[SEC, 20 * SEC]);
         let cfg = (1..rails).fold(Config::new(ours(0), 7), |c, i| c.also(ours(i)));
-        net.add(Config { transaction_timeout: 60 * SEC, ..cfg });
+        net.add(Config { transaction_timeout: LASTS, ..cfg });
         let nids: Vec<Nid> = (0..rails).map(theirs).collect();
         let kernel = |net: &mut Net, i: usize| {
             let cfg = KernelConfig {
@@ -110,7 +113,7 @@ impl World {
     }
 
     fn hear(&mut self) {
-        for e in self.net.take_events(0) {
+        for (ended, _, e) in std::mem::take(&mut self.net.nodes[0].events) {
             let (tag, status) = match e {
                 Event::Send { tag, status, done: true } | Event::Ack { tag, status, done: true, .. } => {
                     (tag, status)
@@ -120,7 +123,7 @@ impl World {
             };
             let a = self.asked.get_mut(&tag).unwrap();
             assert_eq!(a.end, None, "{tag} ends twice");
-            a.end = Some(status);
+            (a.end, a.ended) = (Some(status), ended);
         }
     }
 
@@ -130,7 +133,7 @@ impl World {
         let len = r.pick(&[8usize, 900, 5000, 40_000, 200_000]);
         // Connections that were lost without a word are found dead by their time-outs.
         let disturbed = self.lost_at.is_some_and(|at| self.net.now < at + FOUND);
-        self.asked.insert(tag, Asked { acked, end: None, at: self.net.now, disturbed });
+        self.asked.insert(tag, Asked { acked, end: None, at: self.net.now, ended: 0, disturbed });
         self.net.op(0, AT.put(tag, ProcessId::lustre(theirs(0)), pages(len), acked));
     }
 
@@ -196,6 +199,8 @@ impl World {
                 Some(Ok(())) => assert!(n == 1 || a.disturbed, "{tag} was lost without a cause"),
                 // It had left.
                 Some(Err(LnetError::ConnLost | LnetError::TimedOut)) if a.disturbed => {}
+                // Its time was over when the rail turned out to be dead.
+                Some(Err(LnetError::Unreachable)) if a.disturbed && a.ended >= a.at + LASTS => {}
                 Some(Err(e)) => panic!("{tag} might have gone by another rail: {e} ({a:?})"),
             }
         }
@@ -248,7 +253,7 @@ fn rails(seed: u64) -> u64 {
     for _ in 0..3 * rails {
         let tag = w.next;
         w.next += 1;
-        w.asked.insert(tag, Asked { acked: true, end: None, at: w.net.now, disturbed: false });
+        w.asked.insert(tag, Asked { acked: true, end: None, at: w.net.now, ended: 0, disturbed: false });
         w.net.op(0, AT.put(tag, ProcessId::lustre(theirs(0)), pages(64), true));
         w.run(SEC / 10);
     }

@@ -1,0 +1,116 @@
+//! A peer that has sent messages for others: the router buffers that it holds, by network and by whom they are for, and what waits for
+//! one (`buffers.rs`).
+
+use std::collections::VecDeque;
+
+use super::class::{BufferClass, CLASSES};
+use super::lines::{Lines, Place};
+use crate::lnd::budget::{Room, Uses};
+use crate::lnd::{NIS_MAX, NiId, Ticket};
+use crate::stream::Bucket;
+use crate::stream::slab::Key;
+use crate::wire::{Nid, ProcessId};
+
+/// A router buffer that a message holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lease {
+    /// The NI that it came by.
+    pub(super) ni: NiId,
+    pub(super) class: BufferClass,
+    /// The network that it goes to, by the place of its first NI.
+    pub(super) out: u8,
+    /// The NID that it is for.
+    pub(super) to: Nid,
+    pub(super) len: u32,
+    /// The connection's, whose home has the buffer.
+    pub(super) bucket: Bucket,
+    /// The peer that sent it, and its entry there, if it has not moved.
+    pub(super) peer: ProcessId,
+    pub(super) key: Key,
+}
+
+impl Lease {
+    pub(super) fn room(&self) -> Room {
+        Room { buffers: 1, bytes: self.len.into() }
+    }
+
+    pub(super) fn uses(&self) -> Uses {
+        Uses { buffers: 1, bytes: self.len.into(), ..Uses::default() }
+    }
+}
+
+/// A peer that has sent messages for others.
+#[derive(Debug, Default)]
+pub(super) struct Guest {
+    /// Buffers that they hold, by class and network that they go to, and bytes.
+    pub(super) held: [[u32; NIS_MAX]; CLASSES],
+    pub(super) bytes: u64,
+    /// The same by the NID that they are for: no more entries than buffers.
+    pub(super) to: Vec<(Nid, BufferClass, Room)>,
+    /// Messages that wait for one, by class.
+    pub(super) waiting: [VecDeque<Waiting>; CLASSES],
+    /// Its places in the lines, by class.
+    pub(super) places: [Place; CLASSES],
+}
+
+/// A message that waits for a buffer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiting {
+    pub(super) ticket: Ticket,
+    /// Its network and its NID, and its length in bytes.
+    pub(super) out: u8,
+    pub(super) to: Nid,
+    pub(super) len: u32,
+}
+
+impl Guest {
+    pub(super) fn take(&mut self, lease: &Lease) {
+        let held = self.held.get_mut(lease.class as usize).and_then(|h| h.get_mut(usize::from(lease.out)));
+        if let Some(held) = held {
+            *held += 1;
+        }
+        self.bytes += u64::from(lease.len);
+        let n = lease.room();
+        match self.to.iter_mut().find(|(to, class, _)| (*to, *class) == (lease.to, lease.class)) {
+            Some((.., room)) => (room.buffers, room.bytes) = (room.buffers + 1, room.bytes + n.bytes),
+            None => self.to.push((lease.to, lease.class, n)),
+        }
+    }
+
+    /// Gives back what a message held; false where it held nothing.
+    pub(super) fn give(&mut self, lease: &Lease) -> bool {
+        let held = self.held.get_mut(lease.class as usize).and_then(|h| h.get_mut(usize::from(lease.out)));
+        let Some(held) = held.filter(|n| **n > 0) else { return false };
+        *held -= 1;
+        self.bytes = self.bytes.saturating_sub(lease.len.into());
+        if let Some(at) = self.to.iter().position(|(to, class, _)| (*to, *class) == (lease.to, lease.class))
+            && let Some((.., room)) = self.to.get_mut(at)
+        {
+            room.buffers -= 1;
+            room.bytes = room.bytes.saturating_sub(lease.len.into());
+            if room.buffers == 0 {
+                self.to.swap_remove(at);
+            }
+        }
+        true
+    }
+
+    /// Whether it has no buffer of the class: it may have one, whoever that is for, unless they are scarce. It may be that the senders
+    /// of others are slow, and not whoever those are for.
+    pub(super) fn has_none(&self, class: BufferClass) -> bool {
+        self.held.get(class as usize).is_none_or(|h| h.iter().all(|n| *n == 0))
+    }
+
+    /// Some of what waited waits no more: it stands for what is left.
+    pub(super) fn wants_less(&mut self, class: usize, lines: &mut Lines) {
+        let (Some(waiting), Some(place)) = (self.waiting.get(class), self.places.get_mut(class)) else {
+            return;
+        };
+        if waiting.is_empty() {
+            return lines.leave(place);
+        }
+        for out in (0..NIS_MAX as u8).filter(|out| waiting.iter().all(|w| w.out != *out)) {
+            lines.wants_no_more(place, out);
+        }
+    }
+}
