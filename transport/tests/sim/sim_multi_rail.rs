@@ -38,6 +38,8 @@ const STEP: u64 = 200_000;
 const FOUND: u64 = 120 * SEC;
 /// Longest time of an operation, in ns.
 const LASTS: u64 = 60 * SEC;
+/// `lnet_retry_count`.
+const RETRIES: u32 = 2;
 /// Longer than any operation lasts, in ns.
 const QUIET: u64 = 200 * SEC;
 
@@ -60,8 +62,9 @@ struct Asked {
     /// Time at which it was asked for, and at which it ended, in ns.
     at: u64,
     ended: u64,
-    /// Rails were lost between its beginning and its end.
+    /// Rails were lost between its beginning and its end: whether, and how many.
     disturbed: bool,
+    losses: u32,
 }
 
 struct World {
@@ -133,7 +136,7 @@ impl World {
         let len = r.pick(&[8usize, 900, 5000, 40_000, 200_000]);
         // Connections that were lost without a word are found dead by their time-outs.
         let disturbed = self.lost_at.is_some_and(|at| self.net.now < at + FOUND);
-        self.asked.insert(tag, Asked { acked, end: None, at: self.net.now, ended: 0, disturbed });
+        self.asked.insert(tag, Asked { acked, end: None, at: self.net.now, ended: 0, disturbed, losses: 0 });
         self.net.op(0, AT.put(tag, ProcessId::lustre(theirs(0)), pages(len), acked));
     }
 
@@ -164,7 +167,9 @@ impl World {
         // One without an ACK ends when it has left, which is not there.
         let now = self.net.now;
         let under_way = |a: &&mut Asked| a.end.is_none() || !a.acked && a.at + SEC > now;
-        self.asked.values_mut().filter(under_way).for_each(|a| a.disturbed = true);
+        self.asked.values_mut().filter(under_way).for_each(|a| {
+            (a.disturbed, a.losses) = (true, a.losses + 1);
+        });
         match r.below(3) {
             0 => self.net.unplug(ip(theirs(rail)), Cut::Reset),
             1 => self.net.unplug(ip(theirs(rail)), Cut::Silence),
@@ -199,8 +204,10 @@ impl World {
                 Some(Ok(())) => assert!(n == 1 || a.disturbed, "{tag} was lost without a cause"),
                 // It had left.
                 Some(Err(LnetError::ConnLost | LnetError::TimedOut)) if a.disturbed => {}
-                // Its time was over when the rail turned out to be dead.
-                Some(Err(LnetError::Unreachable)) if a.disturbed && a.ended >= a.at + LASTS => {}
+                // Its time was over when the rail turned out to be dead, or it had gone from one lost rail to the other as often as
+                // it may.
+                Some(Err(LnetError::Unreachable))
+                    if a.disturbed && (a.ended >= a.at + LASTS || a.losses >= RETRIES) => {}
                 Some(Err(e)) => panic!("{tag} might have gone by another rail: {e} ({a:?})"),
             }
         }
@@ -253,7 +260,10 @@ fn rails(seed: u64) -> u64 {
     for _ in 0..3 * rails {
         let tag = w.next;
         w.next += 1;
-        w.asked.insert(tag, Asked { acked: true, end: None, at: w.net.now, ended: 0, disturbed: false });
+        w.asked.insert(
+            tag,
+            Asked { acked: true, end: None, at: w.net.now, ended: 0, disturbed: false, losses: 0 },
+        );
         w.net.op(0, AT.put(tag, ProcessId::lustre(theirs(0)), pages(64), true));
         w.run(SEC / 10);
     }
