@@ -28,7 +28,7 @@ use fsm::Fsm;
 use super::aliases::{Claim, Nids, OF_ONE};
 use super::api::Event;
 use super::command::header;
-use super::ops::{OpKind, UNTIMED};
+use super::ops::OpKind;
 use super::{Lnet, Msg, TxDone};
 use crate::hash::OwnMap;
 use crate::lnd::config::SEC;
@@ -399,20 +399,20 @@ impl Lnet {
     /// Begins an operation of the node's own on a node.
     fn own_op(&mut self, cx: &Cx, subject: Subject, kind: OpKind) -> Option<(Key, WireHandle, ProcessId)> {
         let target = self.id_of(subject)?;
-        let via = self.peers.get(subject.via)?.id;
+        let (ni, via) = self.peers.get(subject.via).map(|p| (p.ni, p.id))?;
         let asked = subject.far.map_or(About::Peer(subject.via), About::Far);
         let (serial, op, handle) =
-            self.node_op(cx.now, asked, (target.nid, via.nid), kind, cx.cfg.transaction_timeout);
+            self.node_op(cx.now, asked, (target.nid, via.nid, ni), kind, cx.cfg.transaction_timeout);
         self.known(subject)?.more().serial = serial;
         Some((op, handle, target))
     }
 
-    /// Begins an operation of the node's own on `target`, given to `via`, that is to end within so many ns; gives its number.
+    /// Begins an operation of the node's own on `target`, given to `via` by `ni`, that is to end within so many ns; gives its number.
     pub(super) fn node_op(
         &mut self,
         now: u64,
         asked: About,
-        (target, via): (Nid, Nid),
+        way: (Nid, Nid, NiId),
         kind: OpKind,
         patience: u64,
     ) -> (u64, Key, WireHandle) {
@@ -420,7 +420,7 @@ impl Lnet {
         self.discovery.next = serial.wrapping_add(self.discovery.step);
         self.discovery.asked.insert(serial, asked);
         let of = (AppId::NODE, serial);
-        let (op, handle) = self.ops.start(of, (target, via, UNTIMED), kind, (now, now + patience));
+        let (op, handle) = self.ops.start(of, way, kind, (now, now + patience));
         (serial, op, handle)
     }
 

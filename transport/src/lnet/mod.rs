@@ -32,6 +32,7 @@ mod index;
 mod links;
 mod migration;
 mod ni;
+pub(crate) mod nis;
 pub(crate) mod ops;
 mod own;
 mod parse;
@@ -57,6 +58,7 @@ pub use self::api::*;
 pub use self::buffers::{BufferClass, BuffersView};
 use self::buffers::{Buffers, Lease};
 pub use self::causes::{BEST, Cause, Causes, NiHealth};
+pub use self::nis::Stage as NiStage;
 use self::discovery::Discovery;
 use self::drops::Drops;
 pub use self::enabling::{RoutingAsk, RoutingState, RoutingView};
@@ -230,9 +232,9 @@ pub(crate) struct Lnet {
     due: Vec<u32>,
     /// Set while going down; emptied when the event is out.
     pub(crate) shutdown: Option<(AppId, u64)>,
-    /// Our ping info as it goes out, and the changes of our NIs so far.
+    /// Our ping info as it goes out, and its sequence number, which each change of our NIs moves on.
     ping_info: Payload,
-    changes: u32,
+    sequence: u32,
     /// Names of Multi-Rail peers.
     pub(crate) aliases: Aliases,
     discovery: Discovery,
@@ -288,9 +290,9 @@ impl Lnet {
             timers: Timers::new(),
             due: Vec::new(),
             shutdown: None,
-            ping_info: links::own_info(cfg, &nis, &routing, 0),
+            ping_info: links::own_info(cfg, &nis, &routing, cfg.sequence()),
             nis,
-            changes: 0,
+            sequence: cfg.sequence(),
             aliases: Aliases::default(),
             discovery: Discovery::new(cfg),
             rails: Rails::default(),

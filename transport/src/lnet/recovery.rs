@@ -19,7 +19,7 @@ use fsm::Fsm;
 use super::Lnet;
 use super::causes::BEST;
 use super::command::header;
-use super::ops::{OpKind, UNTIMED};
+use super::ops::OpKind;
 use super::remote::Body;
 use super::{Msg, TxDone};
 use crate::hash::OwnMap;
@@ -228,7 +228,7 @@ impl Lnet {
         self.recovery.asked.insert(serial, nid);
         let kind = OpKind::Ping { placing: false, sink: ROOM };
         let until = cx.now + cx.cfg.lnd_timeout();
-        let (op, handle) = self.ops.start((AppId::NODE, serial), (nid, nid, UNTIMED), kind, (cx.now, until));
+        let (op, handle) = self.ops.start((AppId::NODE, serial), (nid, nid, ni), kind, (cx.now, until));
         let (match_bits, portal) = (ping::MATCH_BITS, ping::PORTAL);
         let body = LnetBody::Get { handle, match_bits, portal, src_offset: 0, sink_length: ROOM };
         let hdr = header(cx, self.nid_of(ni), target, 0, body);

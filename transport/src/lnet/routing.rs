@@ -244,6 +244,17 @@ impl Lnet {
         }
     }
 
+    /// Another NI begins at a place: its network has been silent for no time.
+    pub(super) fn begins_to_hear(&mut self, cx: &Cx, ni: NiId) {
+        let decider = self.routing.decider.iter_mut().map(|d| &mut d.heard_at);
+        for all in decider.chain([&mut self.routing.heard_at]) {
+            if let Some(at) = all.get_mut(ni.index()) {
+                *at = cx.now;
+            }
+        }
+        self.routing.told.down = self.routing.told.down.without(NiSet::of(ni));
+    }
+
     /// The NIs of an NI's network.
     fn net_of(&self, ni: NiId) -> NiSet {
         let nid = self.nid_of(ni);
@@ -284,7 +295,7 @@ impl Lnet {
             return;
         };
         let time = cx.cfg.router_check_time();
-        let all = (0..self.nis.len().min(NIS_MAX) as u8).map(NiId);
+        let all = (0..).map(NiId).zip(&self.nis).filter(|(_, n)| !n.gone).map(|(at, _)| at);
         let recent = |at: &NiId| d.heard_at.get(at.index()).is_some_and(|t| cx.now < t.saturating_add(time));
         let (loud, quiet): (Vec<NiId>, Vec<NiId>) = all.partition(recent);
         let of = |nis: Vec<NiId>| nis.into_iter().fold(NiSet::default(), |s, ni| s.and(self.net_of(ni)));

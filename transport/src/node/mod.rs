@@ -39,6 +39,8 @@ pub mod mesh;
 #[cfg(feature = "node")]
 mod migration;
 #[cfg(feature = "node")]
+mod nis;
+#[cfg(feature = "node")]
 mod pages;
 #[cfg(feature = "node")]
 pub mod ports;
