@@ -165,7 +165,6 @@ impl Node {
     pub(crate) fn seen_through(mut self, front: Arc<Inspection>, a: &NodeArgs, setup: Setup) -> Node {
         let nids: Vec<Nid> = [a.nid].iter().chain(&a.ni).copied().collect();
         let about = About {
-            nids: nids.iter().map(ToString::to_string).collect(),
             carrier: self.describe.clone(),
             scope: claim::scope(a),
             command: setup.role.command(),

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
@@ -15,6 +15,7 @@ use transport::wire::Nid;
 use super::keys::{self, KEYS, Key, Means, Part};
 use super::merge::{self, Bad, Loaded, NO_TELEMETRY};
 use super::model::{Model, Ni, Said};
+use super::nis::Nis;
 use super::write::Style;
 use super::yaml::Place;
 use crate::args::{Cli, Command, Offload, ServeArgs, Switch};
@@ -28,6 +29,10 @@ pub(crate) struct Live {
     path: Option<PathBuf>,
     /// The arguments in force.
     args: Mutex<ServeArgs>,
+    /// The NIs that it has.
+    pub(super) nis: Mutex<Nis>,
+    /// Held by whoever changes more than one thing.
+    changing: Mutex<()>,
 }
 
 /// Outcome of an attempt to change a node.
@@ -136,7 +141,18 @@ pub(crate) fn running(a: &ServeArgs, cfg: &Config) -> Model {
 impl Live {
     /// That of a node with these arguments.
     pub(crate) fn new(a: &ServeArgs) -> Live {
-        Live { argv: a.told.argv.clone(), path: a.config.clone(), args: Mutex::new(a.clone()) }
+        let (argv, path) = (a.told.argv.clone(), a.config.clone());
+        Live { argv, path, args: Mutex::new(a.clone()), nis: Mutex::default(), changing: Mutex::default() }
+    }
+
+    /// Waits until nobody else changes it.
+    pub(crate) fn alone(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The arguments in force; the NIs may be others.
+    pub(super) fn arguments(&self) -> MutexGuard<'_, ServeArgs> {
+        self.args.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its configuration as a file.
@@ -145,7 +161,7 @@ impl Live {
     /// An lcore does not answer.
     pub(crate) fn export(&self, front: &Inspection) -> Result<String, String> {
         let cfg = front.config(0).map_err(|e| e.to_string())?;
-        let args = self.args.lock().unwrap_or_else(PoisonError::into_inner);
+        let args = self.current();
         let (_, routes) = front.routes(None).map_err(|e| e.to_string())?;
         let routes = routes.iter().map(|v| (route(v), Place::default())).collect();
         Ok(Style::PLAIN.yaml(&Model { routes, ..running(&args, &cfg) }))
@@ -160,20 +176,21 @@ impl Live {
             Ok(f) => f,
             Err(e) => return Outcome::Faults(e),
         };
-        let mut args = self.args.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.alone();
+        let old = self.current();
         let new = match merge::with(&self.argv, Some(&file)) {
             Ok(Cli { command: Command::Node(a), .. }) => a,
             Ok(_) => return Outcome::Failed("the node was started by another command".into()),
             Err(Bad::Line(e)) => return Outcome::Faults(e.to_string()),
             Err(Bad::File(e)) => return Outcome::Faults(e),
         };
-        match self.change(front, &args, &new, &file) {
+        match self.change(front, &old, &new, &file) {
             Ok(mut changed) => {
-                changed.extend(level(&args, &new));
+                changed.extend(level(&old, &new));
                 for n in &new.told.notes {
                     tracing::warn!("{n}");
                 }
-                *args = new;
+                *self.arguments() = new;
                 Outcome::Changed(changed)
             }
             Err(o) => o,
@@ -192,12 +209,14 @@ impl Live {
         let before = front.config(0).map_err(|e| failed(e.to_string()))?;
         let after = settings::config(&new.node, before.tcp_kind, before.privileged, before.link_mbps);
         let after = after.map_err(|e| Outcome::Faults(format!("{e}\n")))?;
-        let nids: Vec<Nid> = before.nids().collect();
+        let nids = networks::nids(&new.node);
         Route::check_all(&after.routes, &nids).map_err(|e| Outcome::Faults(format!("route: {e}\n")))?;
         let (_, now) = front.routes(None).map_err(|e| failed(e.to_string()))?;
-        let rerouted = reroutes(&now.iter().map(route).collect::<Vec<_>>(), &after.routes);
+        let routes: Vec<Route> = now.iter().map(route).collect();
+        let rerouted = reroutes(&routes, &after.routes);
+        let renewal = self.renewal(&new.node).map_err(|e| Outcome::Faults(format!("{e}\n")))?;
         let mut restart = at_start(old, new, file);
-        let mut changes: Vec<(&Tunable, Change, Change)> = Vec::new();
+        let mut changes: Vec<Changed> = Vec::new();
         for t in ALL.iter().filter(|t| t.value(&before) != t.value(&after)) {
             match Change::towards(&before, &after, t)
                 .and_then(|c| Ok((c, Change::towards(&after, &before, t)?)))
@@ -230,17 +249,34 @@ impl Live {
         }
         let mut told: Vec<String> =
             changes.iter().map(|(t, ..)| was(t.name, &t.value(&before), &t.value(&after))).collect();
-        for ask in &rerouted {
+        // Routes may lead by NIs that are new, or to networks that become the node's own.
+        let goes = |ask: &&RouteAsk| matches!(ask, RouteAsk::Del { .. });
+        let (gone, fresh): (Vec<&RouteAsk>, Vec<&RouteAsk>) = rerouted.iter().partition(goes);
+        let begin = || self.begin(front, &renewal);
+        let (mut begun, mut done) = (None, Vec::new());
+        for ask in gone.into_iter().map(Some).chain([None]).chain(fresh.into_iter().map(Some)) {
+            let Some(ask) = ask else {
+                let fail = |e| failed(format!("{e}{}", unroute(front, &done, &routes, &changes)));
+                told.extend(begin().map_err(fail)?);
+                begun = Some(renewal.new_ones());
+                continue;
+            };
+            let fail = |e: String| {
+                let left = begun.map_or("", |n| self.take_back(front, &renewal, n));
+                failed(format!("route: {e}{left}{}", unroute(front, &done, &routes, &changes)))
+            };
             match front.routes(Some(*ask)) {
                 Ok((Ok(()), _)) => {}
-                Ok((Err(e), _)) => return Err(failed(format!("route: {e}"))),
-                Err(e) => return Err(failed(format!("route: {e}"))),
+                Ok((Err(e), _)) => return Err(fail(e.to_string())),
+                Err(e) => return Err(fail(e.to_string())),
             }
+            done.push(*ask);
             told.push(match ask {
                 RouteAsk::Add(r) => format!("route: {r} is new"),
                 RouteAsk::Del { net, gateway } => format!("route: {net} {gateway} is gone"),
             });
         }
+        told.extend(self.finish(front, &renewal).map_err(failed)?);
         Ok(told)
     }
 }
@@ -248,6 +284,26 @@ impl Live {
 /// A route as a configuration has it.
 fn route(v: &RouteView) -> Route {
     Route { net: v.net, gateway: v.gateway, hop: v.hop, priority: v.priority }
+}
+
+/// A tunable that is another, the way there and the way back.
+type Changed = (&'static Tunable, Change, Change);
+
+/// Takes back orders about the routes that there were `before`, and changes of tunables; gives what is left of it to be said.
+fn unroute(front: &Inspection, done: &[RouteAsk], before: &[Route], changes: &[Changed]) -> &'static str {
+    let undone = |ask: &RouteAsk| {
+        let back = match *ask {
+            RouteAsk::Add(r) => RouteAsk::Del { net: r.net, gateway: r.gateway },
+            RouteAsk::Del { net, gateway } => {
+                let was = before.iter().find(|r| (r.net, r.gateway) == (net, gateway));
+                was.map_or(*ask, |r| RouteAsk::Add(*r))
+            }
+        };
+        matches!(front.routes(Some(back)), Ok((Ok(()), _)))
+    };
+    let routes = done.iter().rev().filter(|ask| !undone(ask)).count();
+    let tunables = changes.iter().filter(|(_, _, back)| front.tune(*back).is_err()).count();
+    if routes + tunables == 0 { "" } else { "; not all of it could be taken back" }
 }
 
 /// Orders that make routes others: those that go come first, so that one may come again otherwise.
@@ -272,16 +328,8 @@ fn differs(name: &str, wanted: &str, now: &str, said: Option<&Said>, file: &Load
 /// Options that are other, and read at start.
 fn at_start(old: &ServeArgs, new: &ServeArgs, file: &Loaded) -> Vec<String> {
     let mut all = Vec::new();
-    let nids = |a: &ServeArgs| {
-        let all: Vec<String> =
-            std::iter::once(a.nid).chain(a.node.ni.iter().copied()).map(|n| n.to_string()).collect();
-        all.join(" ")
-    };
-    if nids(old) != nids(new) {
-        let at = file.model.nis.first().map_or_else(String::new, |n| format!(" ({})", file.at(n.at)));
-        all.push(format!("net: {}{at}, and the node runs with {}", nids(new), nids(old)));
-    }
-    for key in KEYS.iter() {
+    // Which port an NI is on is changed with the NIs.
+    for key in KEYS.iter().filter(|k| !matches!(k.means, Means::Each("ni-ports"))) {
         let (was, is) = (options(old, key), options(new, key));
         if was != is {
             let shown = |v: &[String]| if v.is_empty() { key.default() } else { v.join(" ") };

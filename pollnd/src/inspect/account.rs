@@ -15,6 +15,7 @@ use transport::node::inspect::Inspection;
 use transport::wire::{Nid, NidParseError, ping};
 
 use super::failure::Failure;
+use super::ni_orders::{self, NetOrder};
 use super::router_buffers as router;
 use super::shared::{Shared, say};
 use crate::args::NodeArgs;
@@ -36,6 +37,10 @@ pub(crate) enum Ask {
         /// Only what makes the same NIs again.
         backup: bool,
     },
+    /// Adds NIs.
+    AddNet(Box<NetOrder>),
+    /// Deletes NIs.
+    DelNet(Box<NetOrder>),
     /// Peers: a row each, or the one that has this NID.
     Peers {
         /// One of its NIDs.
@@ -152,9 +157,9 @@ fn net_of(nid: &str) -> &str {
 }
 
 /// The interface of an NI: the kernel's with its address, or its port.
-fn interface(a: &NodeArgs, nid: Nid) -> Option<String> {
+pub(super) fn interface(a: &NodeArgs, nid: Nid) -> Option<String> {
     if networks::on_port(a) {
-        let ports = networks::asked(a).ok()?;
+        let ports = networks::ports(a).ok()?;
         return ports.iter().find(|p| p.nids.contains(&nid)).map(|p| p.device.to_owned());
     }
     let ip = nid.ip()?;
@@ -162,7 +167,7 @@ fn interface(a: &NodeArgs, nid: Nid) -> Option<String> {
     iface::owner(ip).map(|(name, _)| name).or_else(|| ip.is_loopback().then(|| "lo".into()))
 }
 
-fn tunable(cfg: &Config, part: Part, name: &str) -> i64 {
+pub(super) fn tunable(cfg: &Config, part: Part, name: &str) -> i64 {
     let number = |n: Option<i64>| n.unwrap_or(0);
     match keys::of(part).find(|k| k.name == name).map(|k| (k, k.means)) {
         Some((_, Means::Tunable(t))) => number(t.number(cfg)),
@@ -236,7 +241,8 @@ fn local(f: &NiFigures, cfg: &Config, a: &NodeArgs) -> LocalNi {
             peer_timeout: of("peer_timeout"),
             peer_credits: of("peer_credits"),
             peer_buffer_credits: of("peer_buffer_credits"),
-            credits: of("credits"),
+            // An NI may have its own.
+            credits: if real { f.credits.into() } else { 0 },
         }),
         lnd_tunables: real.then(|| LndTunables {
             conns_per_peer: cfg.conns().into(),
@@ -501,13 +507,15 @@ pub(super) fn serve(s: &mut UnixStream, shared: &Shared, ask: &Ask) -> io::Resul
     let front = &shared.front;
     let done = match ask {
         Ask::Nets { backup } => {
-            let all = nets(front, &shared.about.args);
+            let all = nets(front, &shared.args());
             return rows(s, if *backup { all.map(kept) } else { all });
         }
         Ask::Peers { nid } => match nid.as_deref().map(str::parse::<Nid>).transpose() {
             Ok(nid) => return rows(s, peers(front, nid)),
             Err(e) => Err(e.to_string()),
         },
+        Ask::AddNet(order) => return Ok(ni_orders::add(shared, order)),
+        Ask::DelNet(order) => return Ok(ni_orders::del(shared, order)),
         Ask::Routes {} => return rows(s, routes(front)),
         Ask::AddRoute { .. } | Ask::DelRoute { .. } => return Ok(change_route(front, ask)),
         Ask::Routing {} => router::shown(front).map(|r| json!(r)),

@@ -9,7 +9,6 @@ use super::refusal::{Refusal, status};
 use super::routed::{RouteShown, Routes};
 use super::shown::Level;
 use crate::args::{CtlRoute, RouteArg};
-use crate::inspect::Request;
 use crate::inspect::account::Ask;
 use crate::out;
 
@@ -36,14 +35,7 @@ fn of(verb: &'static str, a: &RouteArg) -> Result<(NetId, Nid), Refusal> {
 }
 
 fn order(mut node: Asked, verb: &'static str, ask: Ask) -> Result<(), Refusal> {
-    let errno = |node: &Asked| node.0.refusal().and_then(|v| v["errno"].as_i64());
-    match node.0.one(&Request::Lnet { ask }) {
-        Ok(_) => Ok(()),
-        Err(e) => Err(match errno(&node).and_then(|n| i32::try_from(n).ok()) {
-            Some(n) => told(verb, n, &e),
-            None => e.into(),
-        }),
-    }
+    node.order(ask, |errno, e| told(verb, errno, e))
 }
 
 pub(super) fn main(verb: &CtlRoute, node: impl FnOnce() -> Result<Asked, Refusal>) -> Result<(), Refusal> {

@@ -1,0 +1,213 @@
+//! NIs of a node that runs: added one by one, deleted one by one, or made those of a file (docs/config.md).
+
+use std::sync::{MutexGuard, PoisonError};
+
+use bench::sock::epoch;
+use transport::lnd::NewNi;
+use transport::node::inspect::{Inspection, Site};
+use transport::wire::Nid;
+
+use super::reload::Live;
+use crate::args::{NodeArgs, ServeArgs};
+use crate::inspect::claim::{self, Claim};
+use crate::inspect::failure::Failure;
+use crate::networks;
+use crate::running::Role;
+
+/// An NI that a node is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) nid: Nid,
+    /// The place of its port; 0 on kernel sockets.
+    pub(crate) place: usize,
+    /// Messages it may have in flight; `None` for the node's number.
+    pub(crate) credits: Option<u32>,
+}
+
+/// An NI of a node that runs.
+#[derive(Debug)]
+struct Ni {
+    nid: Nid,
+    place: usize,
+    /// Keeps its NID for it. That of the NID that the node was started with is kept by whoever runs it.
+    _claim: Option<Claim>,
+}
+
+/// The NIs of a node that runs, in the order in which they came.
+#[derive(Debug, Default)]
+pub(crate) struct Nis {
+    all: Vec<Ni>,
+    /// The NID that the node was started with.
+    first: Option<Nid>,
+}
+
+impl Live {
+    fn nis(&self) -> MutexGuard<'_, Nis> {
+        self.nis.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the NIDs of a node that starts, but for the first one's lock, which its caller has taken: with `locked` those of the others.
+    ///
+    /// # Errors
+    /// One that another process has; NIs that do not go with the ports.
+    pub(crate) fn starts(&self, a: &NodeArgs, locked: bool) -> Result<(), String> {
+        let mut nis = self.nis();
+        nis.first = Some(a.nid);
+        for (nid, place) in networks::with_places(a)? {
+            // One that is named twice is refused as such.
+            if nis.all.iter().any(|n| n.nid == nid) {
+                continue;
+            }
+            let claim = match locked && nid != a.nid {
+                true => taken(a, nid).map_err(|h| h.refusal("--ni", nid))?,
+                false => None,
+            };
+            nis.all.push(Ni { nid, place, _claim: claim });
+        }
+        Ok(())
+    }
+
+    /// The node has ended: its NIDs are free.
+    pub(crate) fn ended(&self) {
+        self.nis().all.clear();
+    }
+
+    /// The NIDs, in the order in which they came.
+    pub(crate) fn nids(&self) -> Vec<Nid> {
+        self.nis().all.iter().map(|n| n.nid).collect()
+    }
+
+    /// The arguments in force, with the NIs that there are; the NID is `0@lo` where there are none.
+    pub(crate) fn current(&self) -> ServeArgs {
+        let mut a = self.arguments().clone();
+        let nis = self.nis();
+        a.nid = nis.all.first().map_or(Nid::LO, |n| n.nid);
+        a.node.nid = a.nid;
+        a.node.ni = nis.all.iter().skip(1).map(|n| n.nid).collect();
+        a.node.ni_ports = match networks::count(&a.node) > 1 {
+            true => nis.all.iter().map(|n| n.place as u16).collect(),
+            false => Vec::new(),
+        };
+        a
+    }
+
+    /// Adds an NI to the node.
+    ///
+    /// # Errors
+    /// As [`Live::current`] has it another process has the NID; the node refuses it.
+    pub(crate) fn add_ni(&self, front: &Inspection, ni: &Wanted) -> Result<(), Failure> {
+        let a = self.current().node;
+        let Wanted { nid, place, credits } = *ni;
+        networks::one_more(&a, nid, place)?;
+        let ip = nid.ip().ok_or_else(|| format!("{nid} has no IP address"))?;
+        let mut nis = self.nis();
+        if nis.all.iter().any(|n| n.nid == nid) {
+            let e = transport::lnd::NiError::Twice(nid);
+            return Err(Failure::numbered(&e, e.errno()));
+        }
+        let claim = match nis.first == Some(nid) {
+            true => None,
+            false => taken(&a, nid).map_err(|h| Failure::numbered(h.refusal("it", nid), libc::EADDRINUSE))?,
+        };
+        let prefix = networks::ports(&a).ok().and_then(|all| Some(all.get(place)?.prefix(ip)));
+        let site = Site { ip, prefix: prefix.unwrap_or_default(), port: place as u8 };
+        let new = NewNi { nid, credits, incarnation: epoch() };
+        let done = front.add_ni(&new, &site).map_err(|e| e.to_string())?;
+        done.map_err(|e| Failure::numbered(&e, e.errno()))?;
+        tracing::info!("{nid} is an NI of this node now");
+        nis.all.push(Ni { nid, place, _claim: claim });
+        Ok(())
+    }
+
+    /// Deletes an NI of the node.
+    ///
+    /// # Errors
+    /// It has none of that NID.
+    pub(crate) fn del_ni(&self, front: &Inspection, nid: Nid) -> Result<(), Failure> {
+        let mut nis = self.nis();
+        let done = front.del_ni(nid).map_err(|e| e.to_string())?;
+        done.map_err(|e| Failure::numbered(&e, e.errno()))?;
+        tracing::info!("{nid} is no NI of this node any more");
+        nis.all.retain(|n| n.nid != nid);
+        Ok(())
+    }
+
+    /// The NIs that a node of `a` has and this one does not, and those that go: on another port one is another.
+    ///
+    /// # Errors
+    /// NIs that do not go with the ports.
+    pub(super) fn renewal(&self, a: &NodeArgs) -> Result<Renewal, String> {
+        let then = networks::with_places(a)?;
+        let now: Vec<(Nid, usize)> = self.nis().all.iter().map(|n| (n.nid, n.place)).collect();
+        let gone = now.iter().filter(|n| !then.contains(n)).copied().collect();
+        let fresh = then.into_iter().filter(|n| !now.contains(n)).collect();
+        Ok(Renewal { gone, fresh })
+    }
+
+    /// Adds the new ones of a renewal: all of them, or none.
+    ///
+    /// # Errors
+    /// The first that cannot be added.
+    pub(super) fn begin(&self, front: &Inspection, renewal: &Renewal) -> Result<Vec<String>, String> {
+        for (i, ni) in renewal.fresh.iter().enumerate() {
+            if let Err(e) = self.add_again(front, ni, renewal) {
+                let left = self.take_back(front, renewal, i);
+                return Err(format!("net: {e}{left}"));
+            }
+        }
+        Ok(renewal.fresh.iter().map(|(nid, _)| format!("net: {nid} is new")).collect())
+    }
+
+    /// Adds one; where it changes its port it goes first.
+    fn add_again(&self, front: &Inspection, ni: &(Nid, usize), renewal: &Renewal) -> Result<(), String> {
+        let (nid, place) = *ni;
+        if renewal.gone.iter().any(|g| g.0 == nid) {
+            self.del_ni(front, nid).map_err(|e| e.text)?;
+        }
+        self.add_ni(front, &Wanted { nid, place, credits: None }).map_err(|e| e.text)
+    }
+
+    /// Takes back the first `n` additions of a renewal; gives what is left of it to be said.
+    pub(super) fn take_back(&self, front: &Inspection, renewal: &Renewal, n: usize) -> &'static str {
+        let mut all = true;
+        for (nid, _) in renewal.fresh.iter().take(n) {
+            all &= self.del_ni(front, *nid).is_ok();
+        }
+        for (nid, place) in renewal.gone.iter().filter(|g| renewal.fresh.iter().any(|f| f.0 == g.0)) {
+            let there = self.nids().contains(nid);
+            all &= there || self.add_ni(front, &Wanted { nid: *nid, place: *place, credits: None }).is_ok();
+        }
+        if all { "" } else { "; not all of it could be taken back" }
+    }
+
+    /// Deletes those of a renewal that go.
+    ///
+    /// # Errors
+    /// The first that cannot be deleted.
+    pub(super) fn finish(&self, front: &Inspection, renewal: &Renewal) -> Result<Vec<String>, String> {
+        let gone = renewal.gone.iter().filter(|g| !renewal.fresh.iter().any(|f| f.0 == g.0));
+        gone.map(|(nid, _)| {
+            self.del_ni(front, *nid).map_err(|e| format!("net: {}", e.text))?;
+            Ok(format!("net: {nid} is gone"))
+        })
+        .collect()
+    }
+}
+
+/// NIs that come and go with a file, each with the place of its port.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Renewal {
+    pub(super) gone: Vec<(Nid, usize)>,
+    pub(super) fresh: Vec<(Nid, usize)>,
+}
+
+impl Renewal {
+    /// NIs that come.
+    pub(super) fn new_ones(&self) -> usize {
+        self.fresh.len()
+    }
+}
+
+fn taken(a: &NodeArgs, nid: Nid) -> Result<Option<Claim>, claim::Holder> {
+    claim::take(nid, &claim::scope(a), Role::Server.command())
+}
