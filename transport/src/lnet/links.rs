@@ -113,6 +113,7 @@ impl Lnet {
         if cx.down {
             return;
         }
+        let newest = self.newest.take().filter(|ni| self.is_up(*ni));
         let all: Vec<Key> = (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect();
         for peer in all {
             // Whoever is being asked is told with its answer.
@@ -122,7 +123,14 @@ impl Lnet {
                 continue;
             }
             let (ni, id) = (p.ni, p.id);
-            if self.is_up(ni) {
+            // Whoever has several NIDs hears of a new NI by that NI, whose turn it is, as of any message to it.
+            let by_new = newest.and_then(|new| {
+                let node = ProcessId { nid: self.aliases.primary(id.nid), ..id };
+                self.rail_to(cx, lnds, node, None, None).filter(|hop| hop.ni == new && hop.rail)
+            });
+            if let Some(hop) = by_new {
+                self.tell_there(cx, lnds, hop, features);
+            } else if self.is_up(ni) {
                 if let Some(lnd) = self.lnd_of(lnds, peer) {
                     self.step(cx, lnd, Subject::from(peer), Step::Tell);
                 }

@@ -235,6 +235,8 @@ pub(crate) struct Lnet {
     /// Our ping info as it goes out, and its sequence number, which each change of our NIs moves on.
     ping_info: Payload,
     sequence: u32,
+    /// An NI that peers have not been told of.
+    newest: Option<NiId>,
     /// Names of Multi-Rail peers.
     pub(crate) aliases: Aliases,
     discovery: Discovery,
@@ -293,6 +295,7 @@ impl Lnet {
             ping_info: links::own_info(cfg, &nis, &routing, cfg.sequence()),
             nis,
             sequence: cfg.sequence(),
+            newest: None,
             aliases: Aliases::default(),
             discovery: Discovery::new(cfg),
             rails: Rails::default(),

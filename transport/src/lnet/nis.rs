@@ -105,6 +105,7 @@ impl Lnet {
         ni.gone = false;
         cx.cfg.nis.push(NiConfig { nid: ni.nid, credits: ni.most(), place: at.0 });
         self.begin_watch(&cx.cfg);
+        self.newest = Some(at);
         self.nis_changed(cx);
         true
     }
