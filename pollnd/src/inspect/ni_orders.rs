@@ -52,7 +52,12 @@ fn parsed(nid: &str) -> Result<Nid, Failure> {
 /// The number of the network that an order names.
 fn net_number(order: &NetOrder) -> Result<Option<u16>, Failure> {
     let number = |n: &str| {
-        let no = || Failure::numbered(format!("{n} is no network that this node can have: tcp, tcp1 .."), libc::ENOENT);
+        let no = || {
+            Failure::numbered(
+                format!("{n} is no network that this node can have: tcp, tcp1 .."),
+                libc::ENOENT,
+            )
+        };
         network(n).ok_or_else(no)
     };
     order.net.as_deref().map(number).transpose()
@@ -84,7 +89,8 @@ fn port(a: &NodeArgs, name: Option<&str>, ip: IpAddr) -> Result<usize, Failure> 
 /// Settings that are not an NI's own here.
 fn check(order: &NetOrder, cfg: &Config, a: &NodeArgs) -> Result<(), Failure> {
     for (name, value) in &order.shared {
-        let part = if ["conns_per_peer", "tos"].contains(&name.as_str()) { Part::Lnd } else { Part::Tunables };
+        let part =
+            if ["conns_per_peer", "tos"].contains(&name.as_str()) { Part::Lnd } else { Part::Tunables };
         let own = match name.as_str() {
             "conns_per_peer" => cfg.conns().into(),
             _ => tunable(cfg, part, name),
@@ -97,7 +103,9 @@ fn check(order: &NetOrder, cfg: &Config, a: &NodeArgs) -> Result<(), Failure> {
     }
     let all = cpt_list(a.cpu_pattern.as_deref());
     match order.cpt.as_deref().filter(|c| c.replace(' ', "") != all) {
-        Some(cpt) => Err(bad(format!("cpt {cpt}: an NI is served by all CPTs of the node, {all}; leave it out"))),
+        Some(cpt) => {
+            Err(bad(format!("cpt {cpt}: an NI is served by all CPTs of the node, {all}; leave it out")))
+        }
         None => Ok(()),
     }
 }
@@ -127,14 +135,19 @@ fn wanted(order: &NetOrder, a: &NodeArgs) -> Result<Vec<Wanted>, Failure> {
                 let owner = iface::owner(ip).map(|(name, _)| name);
                 match owner.filter(|o| o != name && !ip.is_loopback()) {
                     Some(other) => {
-                        return Err(bad(format!("{ip} is an address of {other}, and not of {name}: correct either")));
+                        return Err(bad(format!(
+                            "{ip} is an address of {other}, and not of {name}: correct either"
+                        )));
                     }
                     None => ip,
                 }
             }
             (Some(ip), _) => ip,
             (None, Some(name)) if !on_port => iface::address(name).ok_or_else(|| {
-                Failure::numbered(format!("{name} is no interface of this machine with an address"), NO_INTERFACE)
+                Failure::numbered(
+                    format!("{name} is no interface of this machine with an address"),
+                    NO_INTERFACE,
+                )
             })?,
             (None, _) => {
                 return Err(bad("it needs an address: give --nid, such as 10.0.0.1@tcp1, or --ip".into()));

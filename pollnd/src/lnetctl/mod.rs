@@ -3,9 +3,9 @@
 mod answers;
 mod importing;
 pub(crate) mod layout;
-mod net;
 #[cfg(test)]
 mod lnetctl_tests;
+mod net;
 mod refusal;
 pub(crate) mod routed;
 mod routing;

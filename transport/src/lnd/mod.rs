@@ -41,8 +41,8 @@ pub use self::config::{
 };
 pub use self::counters::{ByType, Counters, Moved};
 pub use self::memory::{Data, LnetError, Payload, Sink};
-pub use self::nis::{NewNi, NiError};
 pub(crate) use self::message::Tx;
+pub use self::nis::{NewNi, NiError};
 pub(crate) use self::owner::Owner;
 pub use self::owner::{AppId, AppIdError, SHARDS_MAX};
 pub use self::pieces::{Pieces, RxPiece};

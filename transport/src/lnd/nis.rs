@@ -67,7 +67,9 @@ pub enum NiError {
         why: String,
     },
     /// There is no such port.
-    #[error("the node has no port number {0}: ports are those that it was started with; restart it with one more")]
+    #[error(
+        "the node has no port number {0}: ports are those that it was started with; restart it with one more"
+    )]
     NoPort(u8),
     /// The place that it is to have is not as it should be: somebody else changes NIs, too.
     #[error("the node's NIs are being changed by somebody else: try again")]

@@ -132,12 +132,7 @@ impl Lnet {
     }
 
     /// Shows `each` the figures of every NI, in the order in which they came, and those of messages of this node to itself; `moved` tells what each NI's LND has moved.
-    pub(crate) fn figures(
-        &self,
-        cx: &Cx,
-        moved: impl Fn(NiId) -> Moved,
-        each: &mut dyn FnMut(NiFigures),
-    ) {
+    pub(crate) fn figures(&self, cx: &Cx, moved: impl Fn(NiId) -> Moved, each: &mut dyn FnMut(NiFigures)) {
         for at in cx.cfg.nis.iter().map(|n| NiId(n.place)) {
             let (Some(n), Some(latencies)) = (self.nis.get(at.index()), self.ops.latencies.get(at.index()))
             else {

@@ -30,8 +30,8 @@ use super::nis::Site;
 use super::streams::{Sibling, Streams, Told, Work};
 use super::unlent::{Dials, Unlent, must_leave};
 use crate::hash::OwnMap;
-use crate::lnd::{NiError, Tcp};
 use crate::lnd::config::SEC;
+use crate::lnd::{NiError, Tcp};
 use crate::stream::{
     Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Happened, INLINE_MAX, InlineHdr, LendId,
     Path, Progress, SendMsg, ShardId,

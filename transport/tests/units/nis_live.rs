@@ -85,7 +85,8 @@ fn an_ni_that_is_added_is_reached_and_told_of_and_one_that_is_deleted_is_not() {
         net.op(0, put(1, "10.0.0.2@tcp", 100_000));
         net.run(5 * SEC);
         assert_eq!(ended(&mut net, 0..n), [(1, Ok(()))]);
-        let (before, refused) = (ping(&mut net, n, "10.0.0.1@tcp").unwrap(), ping(&mut net, n, "10.1.0.1@tcp1"));
+        let (before, refused) =
+            (ping(&mut net, n, "10.0.0.1@tcp").unwrap(), ping(&mut net, n, "10.1.0.1@tcp1"));
         assert_eq!((before.sequence, &*nids(&before)), (2, "10.0.0.1@tcp"));
         assert!(refused.is_err(), "{refused:?}");
 
@@ -291,7 +292,11 @@ fn a_thousand_times_and_nothing_grows() {
         assert_eq!(held(&net), first);
         let found = ping(&mut net, n, "10.0.0.1@tcp").unwrap();
         assert_eq!(found.sequence, 2 + 2000);
-        assert!(net.nodes[..n].iter().all(|x| x.machine.places_of_nis()[2..].iter().all(|p| p.0 == NiStage::Free)));
+        assert!(
+            net.nodes[..n]
+                .iter()
+                .all(|x| x.machine.places_of_nis()[2..].iter().all(|p| p.0 == NiStage::Free))
+        );
     }
 }
 

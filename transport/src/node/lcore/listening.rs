@@ -34,7 +34,8 @@ impl<P: Port> LcoreStreams<P> {
         let had = self.stack.owns(ip);
         let bad = |e: tcpstack::StackError| NiError::Address { ip, why: e.to_string() };
         self.stack.add_address(ip, prefix).map_err(bad)?;
-        let missing: Vec<SocketAddr> = all.iter().copied().filter(|at| !self.stack.listens_for(*at)).collect();
+        let missing: Vec<SocketAddr> =
+            all.iter().copied().filter(|at| !self.stack.listens_for(*at)).collect();
         for (n, at) in missing.iter().enumerate() {
             let l = Listen { addr: at.ip(), port: at.port(), backlog: self.backlog };
             if let Err(e) = self.stack.listen(l) {

@@ -15,12 +15,13 @@ impl Net {
     pub fn add_ni(&mut self, shards: Range<usize>, nid: Nid) -> Result<(), NiError> {
         shards.clone().for_each(|n| self.let_nis_go(n));
         let free = |net: &Net, place: u8| {
-            let is_free = |n: usize| {
-                net.nodes[n].machine.places_of_nis()[usize::from(place)].0 == NiStage::Free
-            };
+            let is_free =
+                |n: usize| net.nodes[n].machine.places_of_nis()[usize::from(place)].0 == NiStage::Free;
             shards.clone().all(is_free)
         };
-        let Some(place) = (0..NIS_MAX as u8).find(|place| free(self, *place)) else { return Err(NiError::Closing(nid)) };
+        let Some(place) = (0..NIS_MAX as u8).find(|place| free(self, *place)) else {
+            return Err(NiError::Closing(nid));
+        };
         let new = NewNi { nid, credits: None, incarnation: self.now };
         for (n, node) in shards.clone().enumerate() {
             if let Err(e) = self.nodes[node].machine.open_ni(self.now, place, &new) {
