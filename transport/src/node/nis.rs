@@ -117,3 +117,102 @@ impl Inspection {
         Ok(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use dataplane::clock::Clock;
+
+    use super::*;
+
+    const NID: &str = "10.0.0.2@tcp";
+
+    /// An lcore that answers until it is told to end, and refuses to open a place where it `refuses`.
+    fn lcore(
+        front: &Inspection,
+        n: usize,
+        (refuses, end): (bool, &AtomicBool),
+        heard: &Mutex<Vec<(usize, NiAsk)>>,
+    ) {
+        let mailbox = front.mailbox(n).unwrap();
+        let mut places = [(Stage::Free, None); NIS_MAX];
+        places[0] = (Stage::Running, Some("10.0.0.1@tcp".parse().unwrap()));
+        // One that was deleted is not over on the second.
+        if n == 1 {
+            places[1].0 = Stage::Leaving;
+        }
+        while !end.load(Ordering::Relaxed) {
+            if !mailbox.asked() {
+                std::thread::yield_now();
+                continue;
+            }
+            mailbox.answer(|q| {
+                let Question::Nis(about) = q else { panic!("{q:?}") };
+                if about.ask != NiAsk::Look {
+                    heard.lock().unwrap().push((n, about.ask));
+                }
+                match about.ask {
+                    NiAsk::Open(..) if refuses => about.done = Err(NiError::Down),
+                    NiAsk::Open(place, ni, _) => places[usize::from(place)] = (Stage::Ready, Some(ni.nid)),
+                    NiAsk::Begin(place) => places[usize::from(place)].0 = Stage::Running,
+                    NiAsk::Close(place) => places[usize::from(place)] = (Stage::Leaving, None),
+                    NiAsk::Look => {}
+                }
+                about.places = places;
+            });
+        }
+    }
+
+    /// Orders that two lcores have heard, the second of which `refuses`, and what came of them.
+    fn asked<T>(refuses: bool, ask: impl FnOnce(&Inspection) -> T) -> (T, Vec<(usize, NiAsk)>) {
+        let (front, heard) = (Inspection::new(2, Clock::monotonic()), Mutex::new(Vec::new()));
+        let end = AtomicBool::new(false);
+        let done = std::thread::scope(|s| {
+            for n in 0..2 {
+                let (front, end, heard) = (&front, &end, &heard);
+                s.spawn(move || lcore(front, n, (refuses && n == 1, end), heard));
+            }
+            let done = ask(&front);
+            end.store(true, Ordering::Relaxed);
+            done
+        });
+        (done, heard.into_inner().unwrap())
+    }
+
+    fn new(nid: &str) -> (NewNi, Site) {
+        let nid: Nid = nid.parse().unwrap();
+        (NewNi { nid, credits: None, incarnation: 7 }, Site { ip: nid.ip().unwrap(), prefix: 24, port: 0 })
+    }
+
+    #[test]
+    fn all_are_ready_before_the_first_begins_and_the_place_is_free_on_all() {
+        let (ni, site) = new(NID);
+        let (done, heard) = asked(false, |front| front.add_ni(&ni, &site).unwrap());
+        assert_eq!(done, Ok(()));
+        let open = NiAsk::Open(2, ni, site);
+        assert_eq!(heard, [(0, open), (1, open), (0, NiAsk::Begin(2)), (1, NiAsk::Begin(2))]);
+    }
+
+    #[test]
+    fn what_one_refuses_none_has() {
+        let (ni, site) = new(NID);
+        let (done, heard) = asked(true, |front| front.add_ni(&ni, &site).unwrap());
+        assert_eq!(done, Err(NiError::Down));
+        let open = NiAsk::Open(2, ni, site);
+        assert_eq!(heard, [(0, open), (1, open), (0, NiAsk::Close(2))]);
+    }
+
+    #[test]
+    fn what_is_there_is_not_added_and_what_is_not_is_not_deleted() {
+        let (ni, site) = new("10.0.0.1@tcp");
+        let (done, heard) = asked(false, |front| front.add_ni(&ni, &site).unwrap());
+        assert_eq!((done, heard), (Err(NiError::Twice(ni.nid)), Vec::new()));
+        let nid: Nid = NID.parse().unwrap();
+        let (done, heard) = asked(false, |front| front.del_ni(nid).unwrap());
+        assert_eq!((done, heard), (Err(NiError::Unknown(nid)), Vec::new()));
+        let (done, heard) = asked(false, |front| front.del_ni(ni.nid).unwrap());
+        assert_eq!((done, heard), (Ok(()), vec![(0, NiAsk::Close(0)), (1, NiAsk::Close(0))]));
+    }
+}

@@ -59,7 +59,7 @@ impl World {
     fn new(rails: usize, one_net: bool, r: &mut Rng) -> World {
         let mut net = Net::new();
         net.latency = r.pick(&[50_000, 300_000]);
-        net.nic_hold = Some((Rng(r.next()), SEC / 100));
+        net.nic_hold = Some((Rng(r.word()), SEC / 100));
         let own = |i| nid(1, i, one_net);
         let cfg = (1..rails).fold(Config::new(own(0), 7), |c, i| c.also(own(i)));
         net.add(Config { transaction_timeout: 60 * SEC, ..cfg });

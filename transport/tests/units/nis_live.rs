@@ -3,6 +3,7 @@
 use transport::lnd::{Config, LnetError, NIS_MAX, NiError, Payload, Shards, Sink};
 use transport::lnet::routes::RouteAsk;
 use transport::lnet::{Event, MdMem, MdSpec, NiStage, Op, OpRefused};
+use transport::stream::{Bucket, ShardId};
 use transport::testing::data::{Spot, bytes};
 use transport::testing::net::{Net, SEC};
 use transport::wire::{Nid, PingInfo, ProcessId};
@@ -297,6 +298,50 @@ fn a_thousand_times_and_nothing_grows() {
                 .iter()
                 .all(|x| x.machine.places_of_nis()[2..].iter().all(|p| p.0 == NiStage::Free))
         );
+    }
+}
+
+/// A bucket that moves between the two shards' orders, to the one that has deleted the NI already.
+#[test]
+fn a_home_that_moves_meanwhile_leaves_nothing_behind() {
+    let mut net = nodes(&["10.0.0.1@tcp", "10.1.0.1@tcp1"], &["10.0.0.2@tcp", "10.1.0.2@tcp1"], 2);
+    let to = nid("10.1.0.2@tcp1");
+    let ip = to.ip().unwrap();
+    for (round, started) in [(0, false), (1, true)] {
+        net.op(0, put(1, "10.0.0.2@tcp", 64));
+        net.op(0, put(2, "10.1.0.2@tcp1", 64));
+        net.run(5 * SEC);
+        ended(&mut net, 0..2);
+        let home = net.home(0, ip);
+        let other = 1 - home;
+        // With messages on their way, or without.
+        let n = if started { 20 } else { 0 };
+        for tag in 10..10 + n {
+            net.op(home, put(tag, "10.1.0.2@tcp1", 100_000));
+        }
+        let now = net.now;
+        let place =
+            net.nodes[0].machine.places_of_nis().iter().position(|p| p.1 == Some(nid("10.1.0.1@tcp1")));
+        let place = place.unwrap() as u8;
+        net.nodes[other].machine.close_ni(now, place).unwrap();
+        net.let_nis_go(other);
+        assert!(net.move_home(home, Bucket::of(ip), ShardId(other as u16)), "round {round}");
+        net.nodes[home].machine.close_ni(now, place).unwrap();
+        net.let_nis_go(home);
+        net.run(200 * SEC);
+        assert_eq!(ended(&mut net, 0..2).len(), n as usize, "round {round}");
+        for x in 0..2 {
+            net.let_nis_go(x);
+            let g = net.nodes[x].machine.gauges();
+            assert_eq!(
+                (g.lends, g.cookies, g.credits_used, g.ops, g.queued),
+                (0, 0, 0, 0, 0),
+                "round {round}"
+            );
+        }
+        net.add_ni(0..2, nid("10.1.0.1@tcp1")).unwrap();
+        net.run(5 * SEC);
+        assert!(ping(&mut net, 2, "10.1.0.1@tcp1").is_ok());
     }
 }
 

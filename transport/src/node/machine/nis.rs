@@ -44,7 +44,11 @@ impl Machine {
             return Err(NiError::Full(nid));
         }
         self.cx.now = self.cx.now.max(now);
-        if !self.lnet.ni_open(&self.cx, &NiConfig { place, ..NiConfig { credits, ..NiConfig::new(nid) } }) {
+        // A bucket that moved here may have brought what another shard had left of the one before.
+        let over = self.lnds.get(at.index()).is_none_or(Socklnd::gone);
+        if !over
+            || !self.lnet.ni_open(&self.cx, &NiConfig { place, ..NiConfig { credits, ..NiConfig::new(nid) } })
+        {
             return Err(NiError::Place);
         }
         match self.lnds.get_mut(at.index()) {
