@@ -173,11 +173,21 @@ fn files_whose_nis_are_others_change_a_node_that_runs() {
     node.signal(Signal::HUP);
     eventually("the signal's effect", || at.nets(&node) == ["0@lo", &*third]);
     assert_eq!(at.ctl(&node, &["route", "show"]).good().out, "");
-    // Its own export makes the same node.
-    let kept = at.ctl(&node, &["export", "--backup"]).good().out;
-    at.file(&kept);
-    at.ctl(&node, &["import", path]).good();
-    assert_eq!(at.nets(&node), ["0@lo", &*third]);
+    // Its own export makes the same node, with credits of an NI's own, too.
+    at.ctl(&node, &["net", "add", "--nid", &second, "--credits", "99"]).good();
+    for backup in [&["export", "--backup"][..], &["export"]] {
+        let kept = at.ctl(&node, backup).good().out;
+        assert!(kept.contains("credits: 99") && kept.contains("credits: 256"), "{kept}");
+        at.file(&kept);
+        config("apply").good();
+        at.ctl(&node, &["net", "del", "--nid", &second]).good();
+        at.ctl(&node, &["import", path]).good();
+        at.ctl(&node, &["net", "show", "--net", "tcp1", "-v"]).good().says(&["credits: 99"]);
+        assert_eq!(at.nets(&node), ["0@lo", &*third, &*second]);
+    }
+    config("export").good().says(&["credits: 99"]);
+    at.file(&at.ctl(&node, &["export", "--backup"]).good().out.replace("credits: 99", "credits: 98"));
+    config("apply").failed(1, &["needs a restart", &format!("credits of {second}: 98 ("), "runs with 99"]);
     peer.stop().good();
     node.stop().good();
 }

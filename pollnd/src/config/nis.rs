@@ -3,7 +3,7 @@
 use std::sync::{MutexGuard, PoisonError};
 
 use bench::sock::epoch;
-use transport::lnd::NewNi;
+use transport::lnd::{Config, NewNi, NiConfig};
 use transport::node::inspect::{Inspection, Site};
 use transport::wire::Nid;
 
@@ -136,11 +136,15 @@ impl Live {
     ///
     /// # Errors
     /// NIs that do not go with the ports.
-    pub(super) fn renewal(&self, a: &NodeArgs) -> Result<Renewal, String> {
-        let then = networks::with_places(a)?;
+    pub(super) fn renewal(&self, a: &NodeArgs, then: &Config) -> Result<Renewal, String> {
+        let places = networks::with_places(a)?;
         let now: Vec<(Nid, usize)> = self.nis().all.iter().map(|n| (n.nid, n.place)).collect();
-        let gone = now.iter().filter(|n| !then.contains(n)).copied().collect();
-        let fresh = then.into_iter().filter(|n| !now.contains(n)).collect();
+        let gone = now.iter().filter(|n| !places.contains(n)).copied().collect();
+        let own = |nid| then.nis.iter().find(|n| n.nid == nid).and_then(|n| n.credits);
+        // The node's own number stays as it is.
+        let credits = |nid| Some(own(nid).unwrap_or(then.ni_credits));
+        let new = places.into_iter().filter(|n| !now.contains(n));
+        let fresh = new.map(|(nid, place)| Wanted { nid, place, credits: credits(nid) }).collect();
         Ok(Renewal { gone, fresh })
     }
 
@@ -155,25 +159,24 @@ impl Live {
                 return Err(format!("net: {e}{left}"));
             }
         }
-        Ok(renewal.fresh.iter().map(|(nid, _)| format!("net: {nid} is new")).collect())
+        Ok(renewal.fresh.iter().map(|ni| format!("net: {} is new", ni.nid)).collect())
     }
 
     /// Adds one; where it changes its port it goes first.
-    fn add_again(&self, front: &Inspection, ni: &(Nid, usize), renewal: &Renewal) -> Result<(), String> {
-        let (nid, place) = *ni;
-        if renewal.gone.iter().any(|g| g.0 == nid) {
-            self.del_ni(front, nid).map_err(|e| e.text)?;
+    fn add_again(&self, front: &Inspection, ni: &Wanted, renewal: &Renewal) -> Result<(), String> {
+        if renewal.gone.iter().any(|g| g.0 == ni.nid) {
+            self.del_ni(front, ni.nid).map_err(|e| e.text)?;
         }
-        self.add_ni(front, &Wanted { nid, place, credits: None }).map_err(|e| e.text)
+        self.add_ni(front, ni).map_err(|e| e.text)
     }
 
     /// Takes back the first `n` additions of a renewal; gives what is left of it to be said.
     pub(super) fn take_back(&self, front: &Inspection, renewal: &Renewal, n: usize) -> &'static str {
         let mut all = true;
-        for (nid, _) in renewal.fresh.iter().take(n) {
-            all &= self.del_ni(front, *nid).is_ok();
+        for ni in renewal.fresh.iter().take(n) {
+            all &= self.del_ni(front, ni.nid).is_ok();
         }
-        for (nid, place) in renewal.gone.iter().filter(|g| renewal.fresh.iter().any(|f| f.0 == g.0)) {
+        for (nid, place) in renewal.gone.iter().filter(|g| renewal.fresh.iter().any(|f| f.nid == g.0)) {
             let there = self.nids().contains(nid);
             all &= there || self.add_ni(front, &Wanted { nid: *nid, place: *place, credits: None }).is_ok();
         }
@@ -185,7 +188,7 @@ impl Live {
     /// # Errors
     /// The first that cannot be deleted.
     pub(super) fn finish(&self, front: &Inspection, renewal: &Renewal) -> Result<Vec<String>, String> {
-        let gone = renewal.gone.iter().filter(|g| !renewal.fresh.iter().any(|f| f.0 == g.0));
+        let gone = renewal.gone.iter().filter(|g| !renewal.fresh.iter().any(|f| f.nid == g.0));
         gone.map(|(nid, _)| {
             self.del_ni(front, *nid).map_err(|e| format!("net: {}", e.text))?;
             Ok(format!("net: {nid} is gone"))
@@ -197,8 +200,18 @@ impl Live {
 /// NIs that come and go with a file, each with the place of its port.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Renewal {
-    pub(super) gone: Vec<(Nid, usize)>,
-    pub(super) fresh: Vec<(Nid, usize)>,
+    gone: Vec<(Nid, usize)>,
+    fresh: Vec<Wanted>,
+}
+
+/// NIs that stay, and are to have other credits, with those that they have and are to have: that takes a restart.
+pub(super) fn other_credits(before: &Config, after: &Config) -> Vec<(Nid, u32, u32)> {
+    let other = |n: &NiConfig| {
+        let then = after.nis.iter().find(|t| t.nid == n.nid)?;
+        let (was, is) = (n.credits.unwrap_or(before.ni_credits), then.credits.unwrap_or(after.ni_credits));
+        (was != is).then_some((n.nid, was, is))
+    };
+    before.nis.iter().filter_map(other).collect()
 }
 
 impl Renewal {

@@ -7,15 +7,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 use transport::lnd::tunables::{ALL, Change, Tunable};
-use transport::lnd::{Config, Route};
+use transport::lnd::{Config, NiConfig, Route};
 use transport::lnet::routes::{RouteAsk, RouteView};
 use transport::node::inspect::Inspection;
-use transport::wire::Nid;
 
 use super::keys::{self, KEYS, Key, Means, Part};
 use super::merge::{self, Bad, Loaded, NO_TELEMETRY};
 use super::model::{Model, Ni, Said};
-use super::nis::Nis;
+use super::nis::{self, Nis};
+use super::reader::CREDITS;
 use super::write::Style;
 use super::yaml::Place;
 use crate::args::{Cli, Command, Offload, ServeArgs, Switch};
@@ -110,16 +110,20 @@ fn always(key: &Key) -> bool {
 /// A running node's configuration: its arguments, and its tunables as they are in `cfg`.
 pub(crate) fn running(a: &ServeArgs, cfg: &Config) -> Model {
     let at = Place::default();
-    let ni = |nid: Nid| Ni {
-        at,
-        net: nid.to_string().rsplit('@').next().unwrap_or_default().to_owned(),
-        nid: Some(nid),
-        interface: nid
-            .ip()
-            .and_then(iface::owner)
-            .map(|(name, _)| name)
-            .filter(|_| !networks::on_port(&a.node)),
-        cpt: None,
+    let ni = |n: &NiConfig| {
+        let nid = n.nid;
+        Ni {
+            at,
+            net: nid.to_string().rsplit('@').next().unwrap_or_default().to_owned(),
+            nid: Some(nid),
+            interface: nid
+                .ip()
+                .and_then(iface::owner)
+                .map(|(name, _)| name)
+                .filter(|_| !networks::on_port(&a.node)),
+            credits: n.credits.filter(|own| *own != cfg.ni_credits),
+            cpt: None,
+        }
     };
     let mut said = Vec::new();
     for key in KEYS.iter() {
@@ -135,7 +139,7 @@ pub(crate) fn running(a: &ServeArgs, cfg: &Config) -> Model {
             said.push(Said { key, at, values });
         }
     }
-    Model { nis: cfg.nids().map(ni).collect(), said, routes: Vec::new(), passed: Vec::new() }
+    Model { nis: cfg.nis.iter().map(ni).collect(), said, routes: Vec::new(), passed: Vec::new() }
 }
 
 impl Live {
@@ -214,10 +218,17 @@ impl Live {
         let (_, now) = front.routes(None).map_err(|e| failed(e.to_string()))?;
         let routes: Vec<Route> = now.iter().map(route).collect();
         let rerouted = reroutes(&routes, &after.routes);
-        let renewal = self.renewal(&new.node).map_err(|e| Outcome::Faults(format!("{e}\n")))?;
+        let renewal = self.renewal(&new.node, &after).map_err(|e| Outcome::Faults(format!("{e}\n")))?;
         let mut restart = at_start(old, new, file);
+        let said = file.model.said(Part::Tunables, CREDITS);
+        let other = nis::other_credits(&before, &after).into_iter();
+        restart.extend(other.map(|(nid, was, is)| {
+            differs(&format!("{CREDITS} of {nid}"), &is.to_string(), &was.to_string(), said, file)
+        }));
         let mut changes: Vec<Changed> = Vec::new();
-        for t in ALL.iter().filter(|t| t.value(&before) != t.value(&after)) {
+        // Credits are looked at NI by NI.
+        let other = |t: &&Tunable| t.name != CREDITS && t.value(&before) != t.value(&after);
+        for t in ALL.iter().filter(other) {
             match Change::towards(&before, &after, t)
                 .and_then(|c| Ok((c, Change::towards(&after, &before, t)?)))
             {
