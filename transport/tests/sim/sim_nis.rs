@@ -197,7 +197,9 @@ fn nis(seed: u64) -> u64 {
     // All are used again.
     let used = |w: &World| {
         let mut sent = BTreeMap::new();
-        w.net.nodes[0].machine.nis(&mut |n| drop(sent.insert(n.nid.to_string(), n.moved.sent.put)));
+        w.net.nodes[0].machine.nis(&mut |n| {
+            sent.insert(n.nid.to_string(), n.moved.sent.put);
+        });
         sent
     };
     let before = used(&w);
