@@ -39,7 +39,7 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
     let command = Role::Server.command();
     let scope = claim::scope(&a.node);
     let claim = claim::take(a.nid, &scope, command).map_err(|h| h.refusal("--nid", a.nid))?;
-    live.starts(&a.node, claim.is_some())?;
+    live.nis.starts(&a.node, command, claim.is_some())?;
     let guests = Arc::new(Seats::default());
     guests.name(a.nid);
     let seats = guests.clone();
@@ -88,7 +88,7 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
     service.down();
     let control = node.control();
     let ends = node.stop();
-    live.ended();
+    live.nis.ended();
     let ends = ends?;
     let get = |c: &std::sync::atomic::AtomicU64| c.load(Ordering::Relaxed);
     out::line(format_args!(

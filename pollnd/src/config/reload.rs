@@ -14,7 +14,7 @@ use transport::node::inspect::Inspection;
 use super::keys::{self, KEYS, Key, Means, Part};
 use super::merge::{self, Bad, Loaded, NO_TELEMETRY};
 use super::model::{Model, Ni, Said};
-use super::nis::{self, Nis};
+use super::own_nis::{self, Nis};
 use super::reader::CREDITS;
 use super::write::Style;
 use super::yaml::Place;
@@ -30,7 +30,7 @@ pub(crate) struct Live {
     /// The arguments in force.
     args: Mutex<ServeArgs>,
     /// The NIs that it has.
-    pub(super) nis: Mutex<Nis>,
+    pub(crate) nis: Nis,
     /// Held by whoever changes more than one thing.
     changing: Mutex<()>,
 }
@@ -146,7 +146,7 @@ impl Live {
     /// That of a node with these arguments.
     pub(crate) fn new(a: &ServeArgs) -> Live {
         let (argv, path) = (a.told.argv.clone(), a.config.clone());
-        Live { argv, path, args: Mutex::new(a.clone()), nis: Mutex::default(), changing: Mutex::default() }
+        Live { argv, path, args: Mutex::new(a.clone()), nis: Nis::default(), changing: Mutex::default() }
     }
 
     /// Waits until nobody else changes it.
@@ -154,9 +154,14 @@ impl Live {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The arguments in force; the NIs may be others.
-    pub(super) fn arguments(&self) -> MutexGuard<'_, ServeArgs> {
+    fn arguments(&self) -> MutexGuard<'_, ServeArgs> {
         self.args.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The arguments in force, with the NIs that there are; the NID is `0@lo` where there are none.
+    pub(crate) fn current(&self) -> ServeArgs {
+        let a = self.arguments().clone();
+        self.nis.current(a)
     }
 
     /// Its configuration as a file.
@@ -218,10 +223,10 @@ impl Live {
         let (_, now) = front.routes(None).map_err(|e| failed(e.to_string()))?;
         let routes: Vec<Route> = now.iter().map(route).collect();
         let rerouted = reroutes(&routes, &after.routes);
-        let renewal = self.renewal(&new.node, &after).map_err(|e| Outcome::Faults(format!("{e}\n")))?;
+        let renewal = self.nis.renewal(&new.node, &after).map_err(|e| Outcome::Faults(format!("{e}\n")))?;
         let mut restart = at_start(old, new, file);
         let said = file.model.said(Part::Tunables, CREDITS);
-        let other = nis::other_credits(&before, &after).into_iter();
+        let other = own_nis::other_credits(&before, &after).into_iter();
         restart.extend(other.map(|(nid, was, is)| {
             differs(&format!("{CREDITS} of {nid}"), &is.to_string(), &was.to_string(), said, file)
         }));
@@ -263,7 +268,7 @@ impl Live {
         // Routes may lead by NIs that are new, or to networks that become the node's own.
         let goes = |ask: &&RouteAsk| matches!(ask, RouteAsk::Del { .. });
         let (gone, fresh): (Vec<&RouteAsk>, Vec<&RouteAsk>) = rerouted.iter().partition(goes);
-        let begin = || self.begin(front, &renewal);
+        let begin = || self.nis.begin(front, &new.node, &renewal);
         let (mut begun, mut done) = (None, Vec::new());
         for ask in gone.into_iter().map(Some).chain([None]).chain(fresh.into_iter().map(Some)) {
             let Some(ask) = ask else {
@@ -273,7 +278,7 @@ impl Live {
                 continue;
             };
             let fail = |e: String| {
-                let left = begun.map_or("", |n| self.take_back(front, &renewal, n));
+                let left = begun.map_or("", |n| self.nis.take_back(front, &new.node, &renewal, n));
                 failed(format!("route: {e}{left}{}", unroute(front, &done, &routes, &changes)))
             };
             match front.routes(Some(*ask)) {
@@ -287,7 +292,7 @@ impl Live {
                 RouteAsk::Del { net, gateway } => format!("route: {net} {gateway} is gone"),
             });
         }
-        told.extend(self.finish(front, &renewal).map_err(failed)?);
+        told.extend(self.nis.finish(front, &renewal).map_err(failed)?);
         Ok(told)
     }
 }

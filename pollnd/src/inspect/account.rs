@@ -15,18 +15,19 @@ use transport::node::inspect::Inspection;
 use transport::wire::{Nid, NidParseError, ping};
 
 use super::failure::Failure;
+use super::ni_facts::{interface, tunable};
 use super::ni_orders::{self, NetOrder};
 use super::router_buffers as router;
 use super::shared::{Shared, say};
 use crate::args::NodeArgs;
-use crate::config::keys::{self, Means, Part, negated};
+use crate::config::keys::Part;
 use crate::config::reader::cpt_list;
+use crate::iface;
 use crate::lnetctl::routed::RouteShown;
 use crate::lnetctl::shown::{
     Global, LndTunables, LocalNi, Messages, Net, NiHealth, NiTunables, NodeStats, Peer, PeerHealth, PeerNi,
     Statistics, UdspInfo, state,
 };
-use crate::{iface, networks};
 
 /// Questions.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -154,27 +155,6 @@ fn sum(front: &Inspection) -> Result<Sum, String> {
 /// The name of a NID's network.
 fn net_of(nid: &str) -> &str {
     nid.rsplit_once('@').map_or(nid, |(_, net)| net)
-}
-
-/// The interface of an NI: the kernel's with its address, or its port.
-pub(super) fn interface(a: &NodeArgs, nid: Nid) -> Option<String> {
-    if networks::on_port(a) {
-        let ports = networks::ports(a).ok()?;
-        return ports.iter().find(|p| p.nids.contains(&nid)).map(|p| p.device.to_owned());
-    }
-    let ip = nid.ip()?;
-    // Every address of that network is the loopback's.
-    iface::owner(ip).map(|(name, _)| name).or_else(|| ip.is_loopback().then(|| "lo".into()))
-}
-
-pub(super) fn tunable(cfg: &Config, part: Part, name: &str) -> i64 {
-    let number = |n: Option<i64>| n.unwrap_or(0);
-    match keys::of(part).find(|k| k.name == name).map(|k| (k, k.means)) {
-        Some((_, Means::Tunable(t))) => number(t.number(cfg)),
-        Some((_, Means::Not(t))) => number(negated(&t.value(cfg)).parse().ok()),
-        Some((k, Means::Only(..))) => number(k.default().parse().ok()),
-        _ => 0,
-    }
 }
 
 fn seconds(ns: u64) -> i64 {

@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use transport::lnd::Config;
 use transport::wire::Nid;
 
-use super::account::{interface, tunable};
 use super::failure::Failure;
+use super::ni_facts::{interface, tunable};
 use super::shared::Shared;
 use crate::args::NodeArgs;
 use crate::config::keys::Part;
 use crate::config::model::network;
-use crate::config::nis::Wanted;
+use crate::config::own_nis::Wanted;
 use crate::config::reader::cpt_list;
 use crate::{iface, networks};
 
@@ -167,9 +167,9 @@ pub(super) fn add(shared: &Shared, order: &NetOrder) -> Result<Value, Failure> {
     check(order, &cfg, &a)?;
     let all = wanted(order, &a)?;
     for (i, ni) in all.iter().enumerate() {
-        if let Err(e) = live.add_ni(front, ni) {
+        if let Err(e) = live.nis.add(front, &a, ni) {
             for before in all.iter().take(i) {
-                live.del_ni(front, before.nid)?;
+                live.nis.del(front, before.nid)?;
             }
             return Err(e);
         }
@@ -194,10 +194,10 @@ pub(super) fn del(shared: &Shared, order: &NetOrder) -> Result<Value, Failure> {
             && (order.interfaces.is_empty() || on(*nid))
             && order.ip.is_none_or(|ip| nid.ip() == Some(ip))
     };
-    let all: Vec<Nid> = live.nids().into_iter().filter(means).collect();
+    let all: Vec<Nid> = live.nis.nids().into_iter().filter(means).collect();
     if all.is_empty() {
         return Err(bad("no NI of this node is meant: `pollnd lnetctl net show` lists them".into()));
     }
-    all.into_iter().try_for_each(|nid| live.del_ni(front, nid))?;
+    all.into_iter().try_for_each(|nid| live.nis.del(front, nid))?;
     Ok(json!(null))
 }

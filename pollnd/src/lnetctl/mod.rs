@@ -5,7 +5,7 @@ mod importing;
 pub(crate) mod layout;
 #[cfg(test)]
 mod lnetctl_tests;
-mod net;
+mod nets;
 mod refusal;
 pub(crate) mod routed;
 mod routing;
@@ -65,7 +65,7 @@ impl Asked {
 fn run(a: &LnetctlArgs) -> Result<(), Refusal> {
     let node = || Asked::find(a.node.as_deref());
     match &a.verb {
-        CtlVerb::Net(verb) => net::change(verb, node),
+        CtlVerb::Net(verb) => nets::change(verb, node),
         CtlVerb::Peer(CtlPeer::Show { nid, detail }) => tables::peers(node()?, nid.as_deref(), detail),
         CtlVerb::Peer(CtlPeer::List) => tables::peer_list(node()?),
         CtlVerb::Route(verb) => routing::main(verb, node),

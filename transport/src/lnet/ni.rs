@@ -7,7 +7,7 @@ use fsm::Fsm;
 use super::causes::NiHealth;
 use super::drops::Dropped;
 use super::figures::{NiFigures, Span, Spans};
-use super::nis::{Stage, Step};
+use super::ni_stage::{Stage, Step};
 use super::{Lnet, OpRefused};
 use crate::lnd::budget::Uses;
 use crate::lnd::{Config, Cx, Lnd, Moved, NiConfig, NiId};

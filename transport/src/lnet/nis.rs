@@ -1,63 +1,17 @@
 //! NIs that come and go while the node runs (docs/protocol/upper.md §2).
 //!
-//! ```text
-//!          Open            Begin             Close              Left
-//!  FREE ----------> READY ----------> RUNNING ----------> LEAVING ----------> FREE
-//!                     |                                     ^
-//!                     '-------------------------------------'
-//!                                     Close
-//! ```
-//!
-//! An NI has the same place on every shard. All of them make it READY before the first has it RUNNING: a shard that is given a
-//! message for an NI knows it then. One that is deleted is chosen no more. Its connections close in order; what has not left by
-//! it goes by another pair of NIDs, where there is one, or ends with an error, and so do operations that wait for an
-//! answer by it. Peers hear of both by a push of the new list, as with kernels. Its place is free again when nothing is left of
-//! it: no connection, no page on loan, no copy job.
+//! One that is deleted is chosen no more. Its connections close in order; what has not left by it goes by another pair of NIDs,
+//! where there is one, or ends with an error, and so do operations that wait for an answer by it. Peers hear of both by a push of
+//! the new list, as with kernels.
 
 use std::collections::VecDeque;
 
 use super::ni::Ni;
+use super::ni_stage::{Stage, Step};
 use super::{Lnet, Msg};
 use crate::lnd::{Cx, Lnd, LnetError, NiConfig, NiId};
 use crate::stream::slab::Key;
 use crate::wire::{NetId, Nid};
-
-fsm::fsm! {
-    /// Stages of an NI's place.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum Stage {
-        /// Nobody's.
-        Free,
-        /// An NI has it, by which nothing goes yet.
-        Ready,
-        /// The NI runs.
-        Running,
-        /// The NI was deleted, and something is left of it.
-        Leaving,
-    }
-
-    /// Causes of change.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum Step {
-        /// An NI is to have it.
-        Open,
-        /// All shards are ready.
-        Begin,
-        /// The NI is deleted.
-        Close,
-        /// Nothing is left of it.
-        Left,
-    }
-
-    table Stage + Step {
-        start Free;
-        else "it is refused";
-        Free + Open => Ready;
-        Ready + Begin => Running;
-        Ready | Running + Close => Leaving;
-        Leaving + Left => Free;
-    }
-}
 
 impl Lnet {
     /// The stage of a place.
@@ -176,22 +130,5 @@ impl Lnet {
                 self.complete_some(event);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Stage;
-
-    #[test]
-    fn transitions() {
-        insta::assert_snapshot!(fsm::listing::<Stage>(), @r"
-        Free + Open -> Ready
-        Ready + Begin -> Running
-        Ready + Close -> Leaving
-        Running + Close -> Leaving
-        Leaving + Left -> Free
-        otherwise: it is refused
-        ");
     }
 }

@@ -41,6 +41,8 @@ mod migration;
 #[cfg(feature = "node")]
 mod nis;
 #[cfg(feature = "node")]
+mod nis_orders;
+#[cfg(feature = "node")]
 mod pages;
 #[cfg(feature = "node")]
 pub mod ports;

@@ -1,18 +1,16 @@
 //! NIs of a node that runs: added one by one, deleted one by one, or made those of a file (docs/config.md).
 
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bench::sock::epoch;
 use transport::lnd::{Config, NewNi, NiConfig};
 use transport::node::inspect::{Inspection, Site};
 use transport::wire::Nid;
 
-use super::reload::Live;
 use crate::args::{NodeArgs, ServeArgs};
 use crate::inspect::claim::{self, Claim};
 use crate::inspect::failure::Failure;
 use crate::networks;
-use crate::running::Role;
 
 /// An NI that a node is to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,31 +33,35 @@ struct Ni {
 
 /// The NIs of a node that runs, in the order in which they came.
 #[derive(Debug, Default)]
-pub(crate) struct Nis {
+pub(crate) struct Nis(Mutex<Here>);
+
+#[derive(Debug, Default)]
+struct Here {
     all: Vec<Ni>,
-    /// The NID that the node was started with.
+    /// The NID that the node was started with, and the name of its command.
     first: Option<Nid>,
+    command: &'static str,
 }
 
-impl Live {
-    fn nis(&self) -> MutexGuard<'_, Nis> {
-        self.nis.lock().unwrap_or_else(PoisonError::into_inner)
+impl Nis {
+    fn nis(&self) -> MutexGuard<'_, Here> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the NIDs of a node that starts, but for the first one's lock, which its caller has taken: with `locked` those of the others.
     ///
     /// # Errors
     /// One that another process has; NIs that do not go with the ports.
-    pub(crate) fn starts(&self, a: &NodeArgs, locked: bool) -> Result<(), String> {
+    pub(crate) fn starts(&self, a: &NodeArgs, command: &'static str, locked: bool) -> Result<(), String> {
         let mut nis = self.nis();
-        nis.first = Some(a.nid);
+        (nis.first, nis.command) = (Some(a.nid), command);
         for (nid, place) in networks::with_places(a)? {
             // One that is named twice is refused as such.
             if nis.all.iter().any(|n| n.nid == nid) {
                 continue;
             }
             let claim = match locked && nid != a.nid {
-                true => taken(a, nid).map_err(|h| h.refusal("--ni", nid))?,
+                true => claim::take(nid, &claim::scope(a), command).map_err(|h| h.refusal("--ni", nid))?,
                 false => None,
             };
             nis.all.push(Ni { nid, place, _claim: claim });
@@ -77,9 +79,8 @@ impl Live {
         self.nis().all.iter().map(|n| n.nid).collect()
     }
 
-    /// The arguments in force, with the NIs that there are; the NID is `0@lo` where there are none.
-    pub(crate) fn current(&self) -> ServeArgs {
-        let mut a = self.arguments().clone();
+    /// The arguments `a` with the NIs that there are; the NID is `0@lo` where there are none.
+    pub(crate) fn current(&self, mut a: ServeArgs) -> ServeArgs {
         let nis = self.nis();
         a.nid = nis.all.first().map_or(Nid::LO, |n| n.nid);
         a.node.nid = a.nid;
@@ -91,14 +92,13 @@ impl Live {
         a
     }
 
-    /// Adds an NI to the node.
+    /// Adds an NI to the node, whose arguments are `a`.
     ///
     /// # Errors
-    /// As [`Live::current`] has it another process has the NID; the node refuses it.
-    pub(crate) fn add_ni(&self, front: &Inspection, ni: &Wanted) -> Result<(), Failure> {
-        let a = self.current().node;
+    /// Another process has the NID; the node refuses it.
+    pub(crate) fn add(&self, front: &Inspection, a: &NodeArgs, ni: &Wanted) -> Result<(), Failure> {
         let Wanted { nid, place, credits } = *ni;
-        networks::one_more(&a, nid, place)?;
+        networks::one_more(a, nid, place)?;
         let ip = nid.ip().ok_or_else(|| format!("{nid} has no IP address"))?;
         let mut nis = self.nis();
         if nis.all.iter().any(|n| n.nid == nid) {
@@ -107,9 +107,10 @@ impl Live {
         }
         let claim = match nis.first == Some(nid) {
             true => None,
-            false => taken(&a, nid).map_err(|h| Failure::numbered(h.refusal("it", nid), libc::EADDRINUSE))?,
+            false => claim::take(nid, &claim::scope(a), nis.command)
+                .map_err(|h| Failure::numbered(h.refusal("it", nid), libc::EADDRINUSE))?,
         };
-        let prefix = networks::ports(&a).ok().and_then(|all| Some(all.get(place)?.prefix(ip)));
+        let prefix = networks::ports(a).ok().and_then(|all| Some(all.get(place)?.prefix(ip)));
         let site = Site { ip, prefix: prefix.unwrap_or_default(), port: place as u8 };
         let new = NewNi { nid, credits, incarnation: epoch() };
         let done = front.add_ni(&new, &site).map_err(|e| e.to_string())?;
@@ -123,7 +124,7 @@ impl Live {
     ///
     /// # Errors
     /// It has none of that NID.
-    pub(crate) fn del_ni(&self, front: &Inspection, nid: Nid) -> Result<(), Failure> {
+    pub(crate) fn del(&self, front: &Inspection, nid: Nid) -> Result<(), Failure> {
         let mut nis = self.nis();
         let done = front.del_ni(nid).map_err(|e| e.to_string())?;
         done.map_err(|e| Failure::numbered(&e, e.errno()))?;
@@ -152,10 +153,15 @@ impl Live {
     ///
     /// # Errors
     /// The first that cannot be added.
-    pub(super) fn begin(&self, front: &Inspection, renewal: &Renewal) -> Result<Vec<String>, String> {
+    pub(super) fn begin(
+        &self,
+        front: &Inspection,
+        a: &NodeArgs,
+        renewal: &Renewal,
+    ) -> Result<Vec<String>, String> {
         for (i, ni) in renewal.fresh.iter().enumerate() {
-            if let Err(e) = self.add_again(front, ni, renewal) {
-                let left = self.take_back(front, renewal, i);
+            if let Err(e) = self.add_again(front, a, ni, renewal) {
+                let left = self.take_back(front, a, renewal, i);
                 return Err(format!("net: {e}{left}"));
             }
         }
@@ -163,22 +169,35 @@ impl Live {
     }
 
     /// Adds one; where it changes its port it goes first.
-    fn add_again(&self, front: &Inspection, ni: &Wanted, renewal: &Renewal) -> Result<(), String> {
+    fn add_again(
+        &self,
+        front: &Inspection,
+        a: &NodeArgs,
+        ni: &Wanted,
+        renewal: &Renewal,
+    ) -> Result<(), String> {
         if renewal.gone.iter().any(|g| g.0 == ni.nid) {
-            self.del_ni(front, ni.nid).map_err(|e| e.text)?;
+            self.del(front, ni.nid).map_err(|e| e.text)?;
         }
-        self.add_ni(front, ni).map_err(|e| e.text)
+        self.add(front, a, ni).map_err(|e| e.text)
     }
 
     /// Takes back the first `n` additions of a renewal; gives what is left of it to be said.
-    pub(super) fn take_back(&self, front: &Inspection, renewal: &Renewal, n: usize) -> &'static str {
+    pub(super) fn take_back(
+        &self,
+        front: &Inspection,
+        a: &NodeArgs,
+        renewal: &Renewal,
+        n: usize,
+    ) -> &'static str {
         let mut all = true;
         for ni in renewal.fresh.iter().take(n) {
-            all &= self.del_ni(front, ni.nid).is_ok();
+            all &= self.del(front, ni.nid).is_ok();
         }
         for (nid, place) in renewal.gone.iter().filter(|g| renewal.fresh.iter().any(|f| f.nid == g.0)) {
             let there = self.nids().contains(nid);
-            all &= there || self.add_ni(front, &Wanted { nid: *nid, place: *place, credits: None }).is_ok();
+            let ni = Wanted { nid: *nid, place: *place, credits: None };
+            all &= there || self.add(front, a, &ni).is_ok();
         }
         if all { "" } else { "; not all of it could be taken back" }
     }
@@ -190,7 +209,7 @@ impl Live {
     pub(super) fn finish(&self, front: &Inspection, renewal: &Renewal) -> Result<Vec<String>, String> {
         let gone = renewal.gone.iter().filter(|g| !renewal.fresh.iter().any(|f| f.nid == g.0));
         gone.map(|(nid, _)| {
-            self.del_ni(front, *nid).map_err(|e| format!("net: {}", e.text))?;
+            self.del(front, *nid).map_err(|e| format!("net: {}", e.text))?;
             Ok(format!("net: {nid} is gone"))
         })
         .collect()
@@ -219,8 +238,4 @@ impl Renewal {
     pub(super) fn new_ones(&self) -> usize {
         self.fresh.len()
     }
-}
-
-fn taken(a: &NodeArgs, nid: Nid) -> Result<Option<Claim>, claim::Holder> {
-    claim::take(nid, &claim::scope(a), Role::Server.command())
 }
