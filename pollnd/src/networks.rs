@@ -207,9 +207,9 @@ fn places(a: &NodeArgs, ports: usize) -> Result<Vec<usize>, String> {
 /// # Errors
 /// As [`ports`].
 pub(crate) fn with_places(a: &NodeArgs) -> Result<Vec<(Nid, usize)>, String> {
-    let nids = nids(a);
-    let places = if on_port(a) { places(a, count(a))? } else { vec![0; nids.len()] };
-    Ok(nids.into_iter().zip(places).collect())
+    let ports = if on_port(a) { ports(a)? } else { Vec::new() };
+    let place = |nid: &Nid| ports.iter().find(|p| p.nids.contains(nid)).map_or(0, |p| p.place);
+    Ok(nids(a).into_iter().map(|nid| (nid, place(&nid))).collect())
 }
 
 /// The ports of `a`, each of which has an NI when the node starts.
