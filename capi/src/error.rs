@@ -98,6 +98,7 @@ impl From<LnetError> for Error {
             LnetError::Malformed => libc::EPROTO,
             LnetError::Checksum => libc::EBADMSG,
             LnetError::ShuttingDown => libc::ESHUTDOWN,
+            LnetError::NoNi => libc::ENETDOWN,
         };
         Error::new(errno, e)
     }

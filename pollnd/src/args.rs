@@ -24,7 +24,8 @@ pub(crate) use self::ask::{BulkArgs, PingArgs, Via};
 use self::common::{EalArgs, TableOut};
 pub(crate) use self::conf::{ConfigArgs, ConfigVerb, Told};
 pub(crate) use self::ctl::{
-    CtlGlobal, CtlNet, CtlPeer, CtlRoute, CtlRouting, CtlStats, CtlVerb, Detail, LnetctlArgs, RouteArg,
+    CtlGlobal, CtlNet, CtlPeer, CtlRoute, CtlRouting, CtlStats, CtlVerb, Detail, LnetctlArgs, NetArg,
+    RouteArg,
 };
 pub(crate) use self::fault::{FaultAddArgs, FaultArgs, FaultKind, FaultVerb};
 pub(crate) use self::look::{CaptureArgs, ConnFilter, ConnectionsArgs, StatsArgs, TopArgs, TunablesArgs};

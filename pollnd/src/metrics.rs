@@ -137,7 +137,9 @@ impl Collector for Node {
         let mut m = e.encode_descriptor("build", "The program", None, MetricType::Info)?;
         m.encode_info(&[("version", version)])?;
         let mut m = e.encode_descriptor("ni", "A network interface of the node", None, MetricType::Info)?;
-        for nid in &self.nids {
+        // Those that it was started with, where it does not answer.
+        let now = self.front.config(0).map(|c| c.nids().map(|n| n.to_string()).collect::<Vec<_>>());
+        for nid in now.as_ref().unwrap_or(&self.nids) {
             m.encode_info(&[("nid", nid.as_str()), ("carrier", self.carrier.as_str())])?;
         }
         self.lcores(&mut e)?;

@@ -144,6 +144,11 @@ pub(crate) fn nids(a: &NodeArgs) -> Vec<Nid> {
     [a.nid].into_iter().chain(a.ni.iter().copied()).collect()
 }
 
+/// Number of the ports of `a`.
+pub(crate) fn count(a: &NodeArgs) -> usize {
+    a.port.len() + a.vdev.len()
+}
+
 /// The place of the port of each NI of `a`, which has `ports` of them.
 fn places(a: &NodeArgs, ports: usize) -> Result<Vec<usize>, String> {
     let nids = nids(a);
@@ -194,10 +199,30 @@ fn places(a: &NodeArgs, ports: usize) -> Result<Vec<usize>, String> {
             known.len()
         ));
     }
-    match (0..ports).find(|p| !all.contains(p)) {
+    Ok(all)
+}
+
+/// The NIs of `a`, each with the place of its port: 0 on kernel sockets.
+///
+/// # Errors
+/// As [`ports`].
+pub(crate) fn with_places(a: &NodeArgs) -> Result<Vec<(Nid, usize)>, String> {
+    let ports = if on_port(a) { ports(a)? } else { Vec::new() };
+    let place = |nid: &Nid| ports.iter().find(|p| p.nids.contains(nid)).map_or(0, |p| p.place);
+    Ok(nids(a).into_iter().map(|nid| (nid, place(&nid))).collect())
+}
+
+/// The ports of `a`, each of which has an NI when the node starts.
+///
+/// # Errors
+/// A port without one; as [`ports`].
+pub(crate) fn asked(a: &NodeArgs) -> Result<Vec<Asked<'_>>, String> {
+    let all = ports(a)?;
+    match all.iter().find(|p| p.nids.is_empty()) {
         Some(p) => Err(format!(
-            "--ni-ports {}: port {p} has no NI: give it one with --ni, or leave the port out",
-            said()
+            "--ni-ports {}: port {} has no NI: give it one with --ni, or leave the port out",
+            a.ni_ports.iter().map(u16::to_string).collect::<Vec<_>>().join(","),
+            p.place
         )),
         None => Ok(all),
     }
@@ -207,7 +232,7 @@ fn places(a: &NodeArgs, ports: usize) -> Result<Vec<usize>, String> {
 ///
 /// # Errors
 /// There is none, one is there twice, an option has values for another number of ports, NIs and ports do not go together.
-pub(crate) fn asked(a: &NodeArgs) -> Result<Vec<Asked<'_>>, String> {
+pub(crate) fn ports(a: &NodeArgs) -> Result<Vec<Asked<'_>>, String> {
     let devices: Vec<&str> = a.port.iter().chain(&a.vdev).map(String::as_str).collect();
     if devices.is_empty() {
         return Err("--carrier dpdk needs --port (a PCI address) or --vdev (such as net_tap0)".into());
@@ -330,8 +355,20 @@ pub(crate) fn target(a: &NodeArgs, target: Nid) -> Result<(), String> {
         return Ok(());
     }
     let on_port = on_port(a);
-    let ports = if on_port { asked(a)? } else { Vec::new() };
+    // Of a node that runs a port may have lost its last NI.
+    let ports = if on_port { ports(a)? } else { Vec::new() };
     machine(on_port, ports.iter(), ip).map_err(|e| format!("{target}: {e}"))
+}
+
+/// Whether the address of an NI that a node of `a`, which runs, is to have is a machine's.
+///
+/// # Errors
+/// Its real kind.
+pub(crate) fn one_more(a: &NodeArgs, nid: Nid, place: usize) -> Result<(), String> {
+    let Some(ip) = nid.ip() else { return Ok(()) };
+    let on_port = on_port(a);
+    let ports = if on_port { ports(a)? } else { Vec::new() };
+    machine(on_port, ports.iter().filter(|p| p.place == place), ip).map_err(|e| format!("{nid}: {e}"))
 }
 
 fn machine<'a>(

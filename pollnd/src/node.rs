@@ -39,7 +39,7 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
     let command = Role::Server.command();
     let scope = claim::scope(&a.node);
     let claim = claim::take(a.nid, &scope, command).map_err(|h| h.refusal("--nid", a.nid))?;
-    let claim = claim::further(claim, a.nid, &a.node.ni, &scope, command)?;
+    live.nis.starts(&a.node, command, claim.is_some())?;
     let guests = Arc::new(Seats::default());
     guests.name(a.nid);
     let seats = guests.clone();
@@ -63,6 +63,7 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
     )?;
     if let Some(h) = hangups {
         let front = node.front().clone();
+        let live = live.clone();
         signals::each_hangup(h, move || live.apply(&front, None).log())?;
     }
     let served = metrics.map(|m| {
@@ -86,7 +87,9 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
     }
     service.down();
     let control = node.control();
-    let ends = node.stop()?;
+    let ends = node.stop();
+    live.nis.ended();
+    let ends = ends?;
     let get = |c: &std::sync::atomic::AtomicU64| c.load(Ordering::Relaxed);
     out::line(format_args!(
         "{}, {}; checked {}, wrong {}",

@@ -121,7 +121,7 @@ pub(crate) struct Node {
     /// Greets the peers from before the restart.
     greeter: Option<JoinHandle<()>>,
     known: Option<Known>,
-    links: Option<Links>,
+    links: Option<Box<Links>>,
     /// Its NIDs are free again when this goes.
     claim: Option<Claim>,
     /// Work on this thread after the threads have ended.
@@ -168,7 +168,6 @@ impl Node {
     pub(crate) fn seen_through(mut self, front: Arc<Inspection>, a: &NodeArgs, setup: Setup) -> Node {
         let nids: Vec<Nid> = [a.nid].iter().chain(&a.ni).copied().collect();
         let about = About {
-            nids: nids.iter().map(ToString::to_string).collect(),
             carrier: self.describe.clone(),
             scope: claim::scope(a),
             command: setup.role.command(),
@@ -199,6 +198,7 @@ impl Node {
         if !networks::on_port(a) {
             self.links = Links::watch(front.clone())
                 .inspect_err(|e| tracing::warn!("the links of interfaces are not watched: {e}"))
+                .map(Box::new)
                 .ok();
         }
         self.front = front;

@@ -22,6 +22,16 @@ pub struct Host {
     router: Option<(Addr, u64)>,
 }
 
+/// An address that a stack may have.
+fn checked(ip: IpAddr, prefix: u8) -> Result<Addr, StackError> {
+    let a = Addr::from(ip);
+    let bits = if a.is_v6() { 128 } else { 32 };
+    if !a.is_unicast() || a.is_v6() != ip.is_ipv6() || prefix > bits {
+        return Err(StackError::Address(ip, prefix));
+    }
+    Ok(a)
+}
+
 impl Host {
     /// The addresses and gateways of `cfg`, and the link-local address of `mac` where one of them is IPv6.
     ///
@@ -33,20 +43,13 @@ impl Host {
             return Err(StackError::Addresses(cfg.addrs.len()));
         }
         for &(ip, prefix) in &cfg.addrs {
-            let a = Addr::from(ip);
-            let bits = if a.is_v6() { 128 } else { 32 };
-            if !a.is_unicast() || a.is_v6() != ip.is_ipv6() || prefix > bits {
-                return Err(StackError::Address(ip, prefix));
-            }
+            let a = checked(ip, prefix)?;
             if addrs.iter().all(|x| x.0 != a) {
                 addrs.push((a, prefix));
             }
         }
-        let own = Addr::link_local(mac);
-        if addrs.iter().any(|x| x.0.is_v6()) && addrs.iter().all(|x| x.0 != own) {
-            addrs.push((own, 64));
-        }
         let mut h = Host { addrs, gateway4: None, gateway6: None, router: None };
+        h.link_local(mac);
         for &ip in &cfg.gateways {
             let a = Addr::from(ip);
             let slot = if a.is_v6() { &mut h.gateway6 } else { &mut h.gateway4 };
@@ -55,6 +58,43 @@ impl Host {
             }
         }
         Ok(h)
+    }
+
+    /// The link-local address comes with the first of IPv6, and goes with the last.
+    fn link_local(&mut self, mac: Mac) {
+        let own = Addr::link_local(mac);
+        if !self.addrs.iter().any(|x| x.0.is_v6() && x.0 != own) {
+            self.addrs.retain(|x| x.0 != own);
+        } else if !self.owns(&own) {
+            self.addrs.push((own, 64));
+        }
+    }
+
+    /// One more address; `mac` is the port's. One that is there stays as it is.
+    ///
+    /// # Errors
+    /// [`StackError::Address`], [`StackError::Addresses`] where there are [`ADDRS_MAX`] already.
+    pub fn add(&mut self, ip: IpAddr, prefix: u8, mac: Mac) -> Result<(), StackError> {
+        let (a, own) = (checked(ip, prefix)?, Addr::link_local(mac));
+        if self.owns(&a) {
+            return Ok(());
+        }
+        let given = self.addrs.iter().filter(|x| x.0 != own).count();
+        if given >= ADDRS_MAX {
+            return Err(StackError::Addresses(given + 1));
+        }
+        // The link-local one stays the last.
+        self.addrs.retain(|x| x.0 != own);
+        self.addrs.push((a, prefix));
+        self.link_local(mac);
+        Ok(())
+    }
+
+    /// One address less.
+    pub fn remove(&mut self, ip: IpAddr, mac: Mac) {
+        let a = Addr::from(ip);
+        self.addrs.retain(|x| x.0 != a);
+        self.link_local(mac);
     }
 
     /// Whether `a` is ours.
@@ -170,6 +210,29 @@ mod tests {
         {
             assert_eq!(h.hears(&a(g)), heard, "{g}");
         }
+    }
+
+    #[test]
+    fn addresses_come_and_go_and_the_link_local_one_with_those_of_ipv6() {
+        let mut h = host(&[("10.0.0.1", 24)], &[]).unwrap();
+        h.add(ip("fd00::1"), 64, MAC).unwrap();
+        h.add(ip("10.1.0.1"), 16, MAC).unwrap();
+        h.add(ip("10.1.0.1"), 8, MAC).unwrap();
+        assert_eq!(h.own(true).collect::<Vec<_>>(), [a("fd00::1"), a("fe80::ff:fe00:1")]);
+        assert_eq!(h.route(&a("10.1.200.1"), 0), Some(a("10.1.200.1")));
+        assert_eq!(h.route(&a("10.2.0.1"), 0), None, "the prefix of an address that is there stays");
+        h.remove(ip("fd00::1"), MAC);
+        h.remove(ip("10.0.0.1"), MAC);
+        assert_eq!((h.v6(), h.own(false).collect::<Vec<_>>()), (false, vec![a("10.1.0.1")]));
+        h.remove(ip("10.1.0.1"), MAC);
+        assert!(h.own(false).next().is_none() && h.route(&a("10.1.0.2"), 0).is_none());
+        for n in 0..ADDRS_MAX as u8 {
+            h.add(ip(&format!("fd00::{n:x}1")), 64, MAC).unwrap();
+        }
+        assert!(h.owns(&a("fe80::ff:fe00:1")));
+        let full = h.add(ip("10.0.0.1"), 24, MAC).unwrap_err().to_string();
+        let bad = h.add(ip("224.0.0.1"), 24, MAC).unwrap_err().to_string();
+        assert!(full.contains("17 addresses") && bad.contains("224.0.0.1/24"), "{full} {bad}");
     }
 
     #[test]

@@ -11,6 +11,8 @@ use super::values::number;
 #[derive(Args, Debug, Clone)]
 #[command(after_help = "Examples:
   pollnd lnetctl net show -v 2
+  pollnd lnetctl net add --net tcp1 --if eth1
+  pollnd lnetctl net del --net tcp1
   pollnd lnetctl peer show -v --nid 10.0.0.2@tcp
   pollnd lnetctl stats show
   pollnd lnetctl ping 10.0.0.2@tcp,10.0.0.3@tcp
@@ -103,9 +105,60 @@ pub(crate) struct Detail {
     pub(crate) verbose: Option<u8>,
 }
 
+/// NIs, as lnetctl names them.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct NetArg {
+    /// The network, such as tcp1.
+    #[arg(long, short)]
+    pub(crate) net: Option<String>,
+    /// The NID, which says network and address.
+    #[arg(long)]
+    pub(crate) nid: Option<String>,
+    /// The interfaces, with commas between. Of a node on DPDK ports: the port, by its device as `net show` has it, or the part of that
+    /// before the first comma.
+    #[arg(long = "if", short, value_name = "INTERFACE", value_delimiter = ',')]
+    pub(crate) interfaces: Vec<String>,
+    /// The address, where the interface does not say it: it has several, or is a port. lnetctl has no such option.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) ip: Option<std::net::IpAddr>,
+}
+
 /// `pollnd lnetctl net`.
 #[derive(Subcommand, Debug, Clone)]
 pub(crate) enum CtlNet {
+    /// Adds an NI, or one for each interface, while others run.
+    Add {
+        /// It.
+        #[command(flatten)]
+        ni: NetArg,
+        /// Messages that it may have in flight. Default: the node's number.
+        #[arg(long, value_parser = number::<u32>(1..=65_535))]
+        credits: Option<u32>,
+        /// Messages that a peer may have in flight: the node's number, which all its NIs have.
+        #[arg(long)]
+        peer_credits: Option<i64>,
+        /// Router buffers that a peer may hold: as above.
+        #[arg(long)]
+        peer_buffer_credits: Option<i64>,
+        /// Seconds after which a silent peer is dead: as above.
+        #[arg(long)]
+        peer_timeout: Option<i64>,
+        /// Connections of each bulk type to a peer: as above.
+        #[arg(long)]
+        conns_per_peer: Option<i64>,
+        /// IP's type of service: as above.
+        #[arg(long, allow_hyphen_values = true)]
+        tos: Option<i64>,
+        /// CPTs that serve it: all that the node has, as [0,1].
+        #[arg(long)]
+        cpt: Option<String>,
+    },
+    /// Deletes the NIs of a network, or those that are named.
+    Del {
+        /// They.
+        #[command(flatten)]
+        ni: NetArg,
+    },
     /// Shows them.
     Show {
         /// Only this network, such as tcp1.

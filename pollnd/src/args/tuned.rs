@@ -20,6 +20,8 @@ pub(crate) struct Filed {
     pub(crate) options: Vec<PathBuf>,
     /// Tunables that it says, each with its place in words.
     pub(crate) tunables: Vec<(Tuned, String)>,
+    /// Credits of NIs that have their own.
+    pub(crate) credits: Vec<(Nid, u32)>,
 }
 
 fn check(name: &str, value: &str) -> Result<Tuned, TuneError> {

@@ -90,7 +90,7 @@ fn apply(path: Option<PathBuf>, node: Option<&str>) -> Result<ExitCode, String> 
     let answer = Client::new(node)?.one(&Request::Apply { path })?;
     match Outcome::read(&answer["end"]) {
         Outcome::Changed(changed, notes) => {
-            notes.iter().for_each(|n| out::note(n));
+            notes.iter().for_each(out::note);
             let said = if changed.is_empty() { vec!["nothing is other".to_owned()] } else { changed };
             out::text(said.iter().map(|l| format!("{l}\n")).collect::<String>())?;
             Ok(ExitCode::SUCCESS)

@@ -10,9 +10,11 @@ const BUFFERS: [(&str, &str); 3] =
 /// Values of keys.
 pub(super) type Values = Vec<(Part, &'static str, Node)>;
 
+/// Reads a section, and tells its faults.
+type Read = fn(&Node, &mut Vec<Fault>) -> Values;
+
 /// Sections that are other keys here, and how they are read.
-pub(super) const SECTIONS: [(&str, fn(&Node, &mut Vec<Fault>) -> Values); 3] =
-    [("routing", routing), ("buffers", buffers), ("numa", numa)];
+pub(super) const SECTIONS: [(&str, Read); 3] = [("routing", routing), ("buffers", buffers), ("numa", numa)];
 
 fn text<'n>(name: &str, node: &'n Node, faults: &mut Vec<Fault>) -> Option<&'n str> {
     if let Kind::Text(s) = &node.kind {

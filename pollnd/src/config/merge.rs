@@ -254,6 +254,10 @@ pub(crate) fn with(argv: &[OsString], file: Option<&Loaded>) -> Result<Cli, Bad>
     let mut cli = args::parse(line).map_err(Bad::Line)?;
     if let Command::Node(a) = &mut cli.command {
         a.node.filed = filed(file, a, &mut words.notes);
+        if !typed.has("nid") && !typed.has("ni") {
+            let own = networks::nids(&a.node).into_iter().zip(&file.model.nis);
+            a.node.filed.credits = own.filter_map(|(nid, ni)| Some((nid, ni.credits?))).collect();
+        }
         words.notes.extend(file.model.passed.iter().map(|p| format!("{}: {}", file.at(p.at), p.text)));
         let level = file.model.said(Part::Log, "level").map(|s| s.value().to_owned());
         a.told = Told { argv: argv.to_vec(), level, notes: words.notes };
@@ -275,7 +279,8 @@ fn filed(file: &Loaded, a: &ServeArgs, notes: &mut Vec<String>) -> Filed {
             None => tunables.push((Tuned { name, value }, at)),
         }
     }
-    Filed { options: options.iter().flat_map(|s| &s.values).map(PathBuf::from).collect(), tunables }
+    let options = options.iter().flat_map(|s| &s.values).map(PathBuf::from).collect();
+    Filed { options, tunables, credits: Vec::new() }
 }
 
 /// Looks at what can only be judged together, before anything has begun.

@@ -11,6 +11,7 @@ mod fuzz;
 pub(crate) mod keys;
 pub(crate) mod merge;
 pub(crate) mod model;
+pub(crate) mod own_nis;
 pub(crate) mod reader;
 pub(crate) mod reload;
 mod ways;

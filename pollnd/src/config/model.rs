@@ -19,6 +19,8 @@ pub(crate) struct Ni {
     pub(crate) nid: Option<Nid>,
     /// The kernel's interface with its address.
     pub(crate) interface: Option<String>,
+    /// Messages it may have in flight, where that is not what the node has for all.
+    pub(crate) credits: Option<u32>,
     /// CPTs that serve it, as lnetctl writes them: all.
     pub(crate) cpt: Option<(String, Place)>,
 }

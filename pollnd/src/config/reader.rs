@@ -29,10 +29,15 @@ const READINGS: [&str; 8] = [
 ];
 const NI_KEYS: [&str; 5] = ["nid", "interfaces", "tunables", "lnd tunables", "CPT"];
 
+/// The key of an NI's tunables that each NI may have its own value of.
+pub(super) const CREDITS: &str = "credits";
+
 struct Reader {
     faults: Vec<Fault>,
     kind: TcpKind,
     model: Model,
+    /// Credits of the NI that is read, where they are others than the node's.
+    own_credits: Option<u32>,
 }
 
 impl Reader {
@@ -166,6 +171,10 @@ impl Reader {
         match self.model.said.iter().find(|s| std::ptr::eq(s.key, key)) {
             None => self.model.said.push(Said { key, at: node.at, values: plain }),
             Some(s) if s.values == plain => {}
+            // The first NI's are the node's.
+            Some(_) if key.name == CREDITS && key.part == Part::Tunables => {
+                self.own_credits = plain.first().and_then(|n| n.parse().ok());
+            }
             Some(s) => {
                 let text = format!(
                     "{}: {}, and line {} says {}: it holds for all NIs of a node, say the same",
@@ -232,13 +241,17 @@ impl Reader {
     }
 
     fn ni(&mut self, net: &str, node: &Node) {
-        let mut ni = Ni { at: node.at, net: net.to_owned(), nid: None, interface: None, cpt: None };
+        let net = net.to_owned();
+        let mut ni = Ni { at: node.at, net, nid: None, interface: None, credits: None, cpt: None };
         let before = self.faults.len();
         for (key, value) in self.mapping("local NI(s)", node) {
             match &*key.text {
-                "nid" => ni.nid = self.nid(net, value),
+                "nid" => ni.nid = self.nid(&ni.net, value),
                 "interfaces" => ni.interface = self.interface(value),
-                "tunables" => self.section(Part::Tunables, "tunables", value),
+                "tunables" => {
+                    self.section(Part::Tunables, "tunables", value);
+                    ni.credits = self.own_credits.take();
+                }
                 "lnd tunables" => self.section(Part::Lnd, "lnd tunables", value),
                 "CPT" => ni.cpt = self.cpt(value),
                 k if READINGS.contains(&k) => {}
@@ -454,7 +467,8 @@ pub(crate) fn read(text: &str) -> Result<Model, Vec<Fault>> {
             "the file says nothing: it takes sections, such as net: and global:",
         )]);
     };
-    let mut r = Reader { faults: Vec::new(), kind: TcpKind::Sockets, model: Model::default() };
+    let (faults, model) = (Vec::new(), Model::default());
+    let mut r = Reader { faults, kind: TcpKind::Sockets, model, own_credits: None };
     r.root(&root);
     r.together();
     r.faults.sort();

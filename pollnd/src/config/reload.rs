@@ -2,19 +2,20 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
 use transport::lnd::tunables::{ALL, Change, Tunable};
-use transport::lnd::{Config, Route};
+use transport::lnd::{Config, NiConfig, Route};
 use transport::lnet::routes::{RouteAsk, RouteView};
 use transport::node::inspect::Inspection;
-use transport::wire::Nid;
 
 use super::keys::{self, KEYS, Key, Means, Part};
 use super::merge::{self, Bad, Loaded, NO_TELEMETRY};
 use super::model::{Model, Ni, Said};
+use super::own_nis::{self, Nis};
+use super::reader::CREDITS;
 use super::write::Style;
 use super::yaml::Place;
 use crate::args::{Cli, Command, Offload, ServeArgs, Switch};
@@ -28,6 +29,10 @@ pub(crate) struct Live {
     path: Option<PathBuf>,
     /// The arguments in force.
     args: Mutex<ServeArgs>,
+    /// The NIs that it has.
+    pub(crate) nis: Nis,
+    /// Held by whoever changes more than one thing.
+    changing: Mutex<()>,
 }
 
 /// Outcome of an attempt to change a node.
@@ -105,16 +110,20 @@ fn always(key: &Key) -> bool {
 /// A running node's configuration: its arguments, and its tunables as they are in `cfg`.
 pub(crate) fn running(a: &ServeArgs, cfg: &Config) -> Model {
     let at = Place::default();
-    let ni = |nid: Nid| Ni {
-        at,
-        net: nid.net().to_string(),
-        nid: Some(nid),
-        interface: nid
-            .ip()
-            .and_then(iface::owner)
-            .map(|(name, _)| name)
-            .filter(|_| !networks::on_port(&a.node)),
-        cpt: None,
+    let ni = |n: &NiConfig| {
+        let nid = n.nid;
+        Ni {
+            at,
+            net: nid.net().to_string(),
+            nid: Some(nid),
+            interface: nid
+                .ip()
+                .and_then(iface::owner)
+                .map(|(name, _)| name)
+                .filter(|_| !networks::on_port(&a.node)),
+            credits: n.credits.filter(|own| *own != cfg.ni_credits),
+            cpt: None,
+        }
     };
     let mut said = Vec::new();
     for key in KEYS.iter() {
@@ -130,13 +139,29 @@ pub(crate) fn running(a: &ServeArgs, cfg: &Config) -> Model {
             said.push(Said { key, at, values });
         }
     }
-    Model { nis: cfg.nids().map(ni).collect(), said, routes: Vec::new(), passed: Vec::new() }
+    Model { nis: cfg.nis.iter().map(ni).collect(), said, routes: Vec::new(), passed: Vec::new() }
 }
 
 impl Live {
     /// That of a node with these arguments.
     pub(crate) fn new(a: &ServeArgs) -> Live {
-        Live { argv: a.told.argv.clone(), path: a.config.clone(), args: Mutex::new(a.clone()) }
+        let (argv, path) = (a.told.argv.clone(), a.config.clone());
+        Live { argv, path, args: Mutex::new(a.clone()), nis: Nis::default(), changing: Mutex::default() }
+    }
+
+    /// Waits until nobody else changes it.
+    pub(crate) fn alone(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn arguments(&self) -> MutexGuard<'_, ServeArgs> {
+        self.args.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The arguments in force, with the NIs that there are; the NID is `0@lo` where there are none.
+    pub(crate) fn current(&self) -> ServeArgs {
+        let a = self.arguments().clone();
+        self.nis.current(a)
     }
 
     /// Its configuration as a file.
@@ -145,7 +170,7 @@ impl Live {
     /// An lcore does not answer.
     pub(crate) fn export(&self, front: &Inspection) -> Result<String, String> {
         let cfg = front.config(0).map_err(|e| e.to_string())?;
-        let args = self.args.lock().unwrap_or_else(PoisonError::into_inner);
+        let args = self.current();
         let (_, routes) = front.routes(None).map_err(|e| e.to_string())?;
         let routes = routes.iter().map(|v| (v.route(), Place::default())).collect();
         Ok(Style::PLAIN.yaml(&Model { routes, ..running(&args, &cfg) }))
@@ -160,21 +185,22 @@ impl Live {
             Ok(f) => f,
             Err(e) => return Outcome::Faults(e),
         };
-        let mut args = self.args.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.alone();
+        let old = self.current();
         let new = match merge::with(&self.argv, Some(&file)) {
             Ok(Cli { command: Command::Node(a), .. }) => a,
             Ok(_) => return Outcome::Failed("the node was started by another command".into()),
             Err(Bad::Line(e)) => return Outcome::Faults(e.to_string()),
             Err(Bad::File(e)) => return Outcome::Faults(e),
         };
-        match self.change(front, &args, &new, &file) {
+        match self.change(front, &old, &new, &file) {
             Ok(mut changed) => {
-                changed.extend(level(&args, &new));
+                changed.extend(level(&old, &new));
                 for n in &new.told.notes {
                     tracing::warn!("{n}");
                 }
                 let notes = new.told.notes.clone();
-                *args = new;
+                *self.arguments() = new;
                 Outcome::Changed(changed, notes)
             }
             Err(o) => o,
@@ -193,11 +219,22 @@ impl Live {
         let before = front.config(0).map_err(|e| failed(e.to_string()))?;
         let after = settings::config(&new.node, before.tcp_kind, before.privileged, before.link_mbps);
         let after = after.map_err(|e| Outcome::Faults(format!("{e}\n")))?;
+        let nids = networks::nids(&new.node);
+        Route::check_all(&after.routes, &nids).map_err(|e| Outcome::Faults(format!("route: {e}\n")))?;
         let (_, now) = front.routes(None).map_err(|e| failed(e.to_string()))?;
-        let rerouted = reroutes(&now.iter().map(RouteView::route).collect::<Vec<_>>(), &after.all_routes());
+        let (gone, fresh) =
+            reroutes(&now.iter().map(RouteView::route).collect::<Vec<_>>(), &after.all_routes());
+        let renewal = self.nis.renewal(&new.node, &after).map_err(|e| Outcome::Faults(format!("{e}\n")))?;
         let mut restart = at_start(old, new, file);
+        let said = file.model.said(Part::Tunables, CREDITS);
+        let other = own_nis::other_credits(&before, &after).into_iter();
+        restart.extend(other.map(|(nid, was, is)| {
+            differs(&format!("{CREDITS} of {nid}"), &is.to_string(), &was.to_string(), said, file)
+        }));
         let mut changes: Vec<(&Tunable, Change, Change)> = Vec::new();
-        for t in ALL.iter().filter(|t| t.value(&before) != t.value(&after)) {
+        // Credits are looked at NI by NI.
+        let other = |t: &&Tunable| t.name != CREDITS && t.value(&before) != t.value(&after);
+        for t in ALL.iter().filter(other) {
             match Change::towards(&before, &after, t)
                 .and_then(|c| Ok((c, Change::towards(&after, &before, t)?)))
             {
@@ -223,17 +260,20 @@ impl Live {
             to: Order::Tune(*to),
             back: Order::Tune(*back),
         });
-        let steps: Vec<Step> = tuned.chain(rerouted).collect();
-        for (i, step) in steps.iter().enumerate() {
-            if let Err(e) = step.to.give(front) {
-                // Those made so far are taken back, the last first, on all lcores that answer.
-                let made = steps.iter().take(i + 1).rev();
-                let left = made.filter(|s| s.back.give(front).is_err() && !std::ptr::eq(*s, step)).count();
-                let left = if left == 0 { "" } else { "; not all of it could be taken back" };
-                return Err(failed(format!("{}: {e}{left}", step.name)));
-            }
-        }
-        Ok(steps.into_iter().map(|s| s.told).collect())
+        let first: Vec<Step> = tuned.chain(gone).collect();
+        // Routes may lead by NIs that are new, or to networks that become the node's own.
+        run(front, &first).map_err(failed)?;
+        let back = || if undo(front, &first) { "" } else { LEFT };
+        let begun = self.nis.begin(front, &new.node, &renewal);
+        let begun = begun.map_err(|e| failed(format!("{e}{}", back())))?;
+        run(front, &fresh).map_err(|e| {
+            let left = self.nis.take_back(front, &new.node, &renewal, renewal.new_ones());
+            failed(format!("{e}{left}{}", back()))
+        })?;
+        let all = first.into_iter().map(|s| s.told).chain(begun);
+        let mut told: Vec<String> = all.chain(fresh.into_iter().map(|s| s.told)).collect();
+        told.extend(self.nis.finish(front, &renewal).map_err(failed)?);
+        Ok(told)
     }
 }
 
@@ -266,8 +306,29 @@ struct Step {
     back: Order,
 }
 
-/// Steps that make routes others: those that go come first, so that one may come again otherwise.
-fn reroutes(now: &[Route], then: &[Route]) -> Vec<Step> {
+/// Told where a change was not taken back.
+const LEFT: &str = "; not all of it could be taken back";
+
+/// Makes steps, all or none.
+fn run(front: &Inspection, steps: &[Step]) -> Result<(), String> {
+    for (i, step) in steps.iter().enumerate() {
+        if let Err(e) = step.to.give(front) {
+            // Some lcores may have taken it: that they do not take it back tells nothing.
+            let _ = step.back.give(front);
+            let left = if undo(front, steps.get(..i).unwrap_or_default()) { "" } else { LEFT };
+            return Err(format!("{}: {e}{left}", step.name));
+        }
+    }
+    Ok(())
+}
+
+/// Takes steps back, the last first; gives whether all are.
+fn undo(front: &Inspection, steps: &[Step]) -> bool {
+    steps.iter().rev().filter(|s| s.back.give(front).is_err()).count() == 0
+}
+
+/// Steps that make routes others: those that go, so that one may come again otherwise, and those that come.
+fn reroutes(now: &[Route], then: &[Route]) -> (Vec<Step>, Vec<Step>) {
     let del = |r: &Route| Order::Route(RouteAsk::Del { net: r.net, gateway: r.gateway });
     let add = |r: &Route| Order::Route(RouteAsk::Add(*r));
     let gone = now.iter().filter(|r| !then.contains(r)).map(|r| Step {
@@ -282,7 +343,7 @@ fn reroutes(now: &[Route], then: &[Route]) -> Vec<Step> {
         to: add(r),
         back: del(r),
     });
-    gone.chain(new).collect()
+    (gone.collect(), new.collect())
 }
 
 fn was(name: &str, before: &str, after: &str) -> String {
@@ -299,16 +360,8 @@ fn differs(name: &str, wanted: &str, now: &str, said: Option<&Said>, file: &Load
 /// Options that are other, and read at start.
 fn at_start(old: &ServeArgs, new: &ServeArgs, file: &Loaded) -> Vec<String> {
     let mut all = Vec::new();
-    let nids = |a: &ServeArgs| {
-        let all: Vec<String> =
-            std::iter::once(a.nid).chain(a.node.ni.iter().copied()).map(|n| n.to_string()).collect();
-        all.join(" ")
-    };
-    if nids(old) != nids(new) {
-        let at = file.model.nis.first().map_or_else(String::new, |n| format!(" ({})", file.at(n.at)));
-        all.push(format!("net: {}{at}, and the node runs with {}", nids(new), nids(old)));
-    }
-    for key in KEYS.iter() {
+    // Which port an NI is on is changed with the NIs.
+    for key in KEYS.iter().filter(|k| !matches!(k.means, Means::Each("ni-ports"))) {
         let (was, is) = (options(old, key), options(new, key));
         if was != is {
             let shown = |v: &[String]| if v.is_empty() { key.default() } else { v.join(" ") };

@@ -2,6 +2,7 @@
 
 use super::keys::{self, Key, Part};
 use super::model::{Model, Ni, Said};
+use super::reader::CREDITS;
 use super::ways;
 use super::yaml::quoted;
 
@@ -64,7 +65,12 @@ impl Style<'_> {
             out += &format!("            interfaces:\n                  0: {}\n", quoted(i));
         }
         for (name, part) in [("tunables", Part::Tunables), ("lnd tunables", Part::Lnd)] {
-            let lines: String = keys::of(part).filter_map(|k| self.line(18, k, model)).collect();
+            let own = |k: &Key| ni.credits.filter(|_| part == Part::Tunables && k.name == CREDITS);
+            let line = |k: &'static Key| match own(k) {
+                Some(n) => Some(format!("{:18}{CREDITS}: {n}\n", "")),
+                None => self.line(18, k, model),
+            };
+            let lines: String = keys::of(part).filter_map(line).collect();
             if !lines.is_empty() {
                 out += &format!("            {name}:\n{lines}");
             }

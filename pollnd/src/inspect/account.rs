@@ -15,17 +15,19 @@ use transport::node::inspect::Inspection;
 use transport::wire::{Nid, NidParseError, ping};
 
 use super::failure::Failure;
+use super::ni_facts::{interface, tunable};
+use super::ni_orders::{self, NetOrder};
 use super::router_buffers as router;
 use super::shared::{Shared, say};
 use crate::args::NodeArgs;
-use crate::config::keys::{self, Means, Part, negated};
+use crate::config::keys::Part;
 use crate::config::reader::cpt_list;
+use crate::iface;
 use crate::lnetctl::routed::RouteShown;
 use crate::lnetctl::shown::{
     Global, LndTunables, LocalNi, Messages, Net, NiHealth, NiTunables, NodeStats, Peer, PeerHealth, PeerNi,
     Statistics, UdspInfo, state,
 };
-use crate::{iface, networks};
 
 /// Questions.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -36,6 +38,10 @@ pub(crate) enum Ask {
         /// Only what makes the same NIs again.
         backup: bool,
     },
+    /// Adds NIs.
+    AddNet(Box<NetOrder>),
+    /// Deletes NIs.
+    DelNet(Box<NetOrder>),
     /// Peers: a row each, or the one that has this NID.
     Peers {
         /// One of its NIDs.
@@ -134,27 +140,6 @@ fn sum(front: &Inspection) -> Result<Sum, String> {
     Ok(all)
 }
 
-/// The interface of an NI: the kernel's with its address, or its port.
-fn interface(a: &NodeArgs, nid: Nid) -> Option<String> {
-    if networks::on_port(a) {
-        let ports = networks::asked(a).ok()?;
-        return ports.iter().find(|p| p.nids.contains(&nid)).map(|p| p.device.to_owned());
-    }
-    let ip = nid.ip()?;
-    // Every address of that network is the loopback's.
-    iface::owner(ip).map(|(name, _)| name).or_else(|| ip.is_loopback().then(|| "lo".into()))
-}
-
-fn tunable(cfg: &Config, part: Part, name: &str) -> i64 {
-    let number = |n: Option<i64>| n.unwrap_or(0);
-    match keys::of(part).find(|k| k.name == name).map(|k| (k, k.means)) {
-        Some((_, Means::Tunable(t))) => number(t.number(cfg)),
-        Some((_, Means::Not(t))) => number(negated(&t.value(cfg)).parse().ok()),
-        Some((k, Means::Only(..))) => number(k.default().parse().ok()),
-        _ => 0,
-    }
-}
-
 fn seconds(ns: u64) -> i64 {
     i64::try_from(ns / 1_000_000_000).unwrap_or(i64::MAX)
 }
@@ -219,7 +204,8 @@ fn local(f: &NiFigures, cfg: &Config, a: &NodeArgs) -> LocalNi {
             peer_timeout: of("peer_timeout"),
             peer_credits: of("peer_credits"),
             peer_buffer_credits: of("peer_buffer_credits"),
-            credits: of("credits"),
+            // An NI may have its own.
+            credits: if real { f.credits.into() } else { 0 },
         }),
         lnd_tunables: real.then(|| LndTunables {
             conns_per_peer: cfg.conns().into(),
@@ -481,13 +467,15 @@ pub(super) fn serve(s: &mut UnixStream, shared: &Shared, ask: &Ask) -> io::Resul
     let front = &shared.front;
     let done = match ask {
         Ask::Nets { backup } => {
-            let all = nets(front, &shared.about.args);
+            let all = nets(front, &shared.args());
             return rows(s, if *backup { all.map(kept) } else { all });
         }
         Ask::Peers { nid } => match nid.as_deref().map(str::parse::<Nid>).transpose() {
             Ok(nid) => return rows(s, peers(front, nid)),
             Err(e) => Err(e.to_string()),
         },
+        Ask::AddNet(order) => return Ok(ni_orders::add(shared, order)),
+        Ask::DelNet(order) => return Ok(ni_orders::del(shared, order)),
         Ask::Routes {} => return rows(s, routes(front)),
         Ask::AddRoute { .. } | Ask::DelRoute { .. } => return Ok(change_route(front, ask)),
         Ask::Routing {} => router::shown(front).map(|r| json!(r)),

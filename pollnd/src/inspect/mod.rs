@@ -16,6 +16,8 @@ pub(crate) mod failure;
 pub(crate) mod faults;
 mod guests;
 pub(crate) mod lcores;
+mod ni_facts;
+pub(crate) mod ni_orders;
 pub(crate) mod nis;
 mod router_buffers;
 mod run_dir;

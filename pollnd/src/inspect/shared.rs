@@ -35,14 +35,12 @@ pub(super) struct Shared {
 /// Identity of a node.
 #[derive(Clone)]
 pub(crate) struct About {
-    /// NIDs of its NIs, the primary one first.
-    pub(crate) nids: Vec<String>,
     pub(crate) carrier: String,
     /// The network that its NIDs are of ([`super::claim::scope`]).
     pub(crate) scope: String,
     /// Its command.
     pub(crate) command: &'static str,
-    /// Its arguments.
+    /// Its arguments when it started.
     pub(crate) args: NodeArgs,
     /// Its configuration, if files may change it.
     pub(crate) live: Option<Arc<Live>>,
@@ -52,16 +50,22 @@ impl Shared {
     /// The answer to `hello`.
     pub(super) fn hello(&self) -> Value {
         let a = &self.about;
+        let nids: Vec<String> = networks::nids(&self.args()).iter().map(Nid::to_string).collect();
         json!({
-            "nid": a.nids.first(), "nids": a.nids, "carrier": a.carrier, "pid": std::process::id(), "command": a.command,
+            "nid": nids.first(), "nids": nids, "carrier": a.carrier, "pid": std::process::id(), "command": a.command,
             "scope": a.scope, "guests": self.guests.is_some(),
         })
+    }
+
+    /// Its arguments as they are now: its NIs may be others.
+    pub(super) fn args(&self) -> NodeArgs {
+        self.about.live.as_ref().map_or_else(|| self.about.args.clone(), |live| live.current().node)
     }
 
     /// The NID of a machine that this node may be told to ask.
     pub(super) fn target(&self, nid: &str) -> Result<Nid, String> {
         let nid: Nid = nid.parse().map_err(|e| format!("{e}"))?;
-        networks::target(&self.about.args, nid)?;
+        networks::target(&self.args(), nid)?;
         Ok(nid)
     }
 

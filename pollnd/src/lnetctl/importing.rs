@@ -23,7 +23,7 @@ pub(super) fn import(file: &Path, mut node: Asked) -> Result<(), Refusal> {
     let answer = node.0.one(&Request::Apply { path: Some(path) })?;
     Err(match Outcome::read(&answer["end"]) {
         Outcome::Changed(_, notes) => {
-            notes.iter().for_each(|n| out::note(n));
+            notes.iter().for_each(out::note);
             return Ok(());
         }
         Outcome::Restart(all) => {

@@ -5,6 +5,7 @@ mod importing;
 pub(crate) mod layout;
 #[cfg(test)]
 mod lnetctl_tests;
+mod nets;
 mod refusal;
 pub(crate) mod routed;
 mod routing;
@@ -16,7 +17,7 @@ mod tables;
 use std::process::ExitCode;
 
 use self::refusal::Refusal;
-use crate::args::{CtlGlobal, CtlNet, CtlPeer, CtlRouting, CtlStats, CtlVerb, LnetctlArgs};
+use crate::args::{CtlGlobal, CtlPeer, CtlRouting, CtlStats, CtlVerb, LnetctlArgs};
 use crate::inspect::Request;
 use crate::inspect::account::Ask;
 use crate::inspect::client::Client;
@@ -45,6 +46,14 @@ impl Asked {
         self.0.refusal().and_then(|v| v["errno"].as_i64()).and_then(|n| i32::try_from(n).ok())
     }
 
+    /// Gives an order; a refusal that has an error number is as `told` tells it.
+    fn order(&mut self, ask: Ask, told: impl Fn(i32, &str) -> Refusal) -> Result<(), Refusal> {
+        self.0.one(&Request::Lnet { ask }).map(drop).map_err(|e| match self.errno() {
+            Some(n) => told(n, &e),
+            None => e.into(),
+        })
+    }
+
     /// An answer of one value.
     fn one<T: serde::de::DeserializeOwned>(&mut self, ask: Ask) -> Result<T, Refusal> {
         let mut v = self.0.one(&Request::Lnet { ask })?;
@@ -55,7 +64,7 @@ impl Asked {
 fn run(a: &LnetctlArgs) -> Result<(), Refusal> {
     let node = || Asked::find(a.node.as_deref());
     match &a.verb {
-        CtlVerb::Net(CtlNet::Show { net, detail }) => tables::nets(node()?, net.as_deref(), detail),
+        CtlVerb::Net(verb) => nets::change(verb, node),
         CtlVerb::Peer(CtlPeer::Show { nid, detail }) => tables::peers(node()?, nid.as_deref(), detail),
         CtlVerb::Peer(CtlPeer::List) => tables::peer_list(node()?),
         CtlVerb::Route(verb) => routing::main(verb, node),

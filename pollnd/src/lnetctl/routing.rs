@@ -9,7 +9,6 @@ use super::refusal::{Refusal, status};
 use super::routed::{RouteShown, Routes};
 use super::shown::Level;
 use crate::args::{CtlRoute, RouteArg};
-use crate::inspect::Request;
 use crate::inspect::account::Ask;
 use crate::out;
 
@@ -36,10 +35,7 @@ fn of(verb: &'static str, a: &RouteArg) -> Result<(NetId, Nid), Refusal> {
 }
 
 fn order(mut node: Asked, verb: &'static str, ask: Ask) -> Result<(), Refusal> {
-    node.0.one(&Request::Lnet { ask }).map(drop).map_err(|e| match node.errno() {
-        Some(n) => told(verb, n, &e),
-        None => e.into(),
-    })
+    node.order(ask, |errno, e| told(verb, errno, e))
 }
 
 pub(super) fn main(verb: &CtlRoute, node: impl FnOnce() -> Result<Asked, Refusal>) -> Result<(), Refusal> {

@@ -31,6 +31,7 @@ use crate::udp::Datagrams;
 use crate::window::Memory;
 use crate::wire::HDR;
 
+mod addresses;
 mod datagrams;
 mod end;
 mod icmp;
@@ -114,7 +115,7 @@ impl<P: Port> Stack<P> {
         cfg.vlan = cfg.vlan.filter(|v| *v != 0);
         let caps = port.caps();
         let host = Host::new(&cfg, caps.mac)?;
-        let least = if host.v6() { 1280 } else { 576 };
+        let least = if host.v6() { addresses::LEAST_V6 } else { 576 };
         if caps.mtu < least {
             return Err(StackError::Mtu { port: caps.name.clone(), mtu: caps.mtu, least });
         }

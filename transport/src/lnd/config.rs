@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::NiId;
 use super::owner::{AppId, SHARDS_MAX};
 use super::route::Route;
 use crate::stream::{Bucket, ShardId};
@@ -182,19 +183,21 @@ pub struct NiConfig {
     pub nid: Nid,
     /// Messages it may have in flight; as many as [`Config::ni_credits`] where this is `None`.
     pub credits: Option<u32>,
+    /// Its place on every shard, which stays its own while the node runs.
+    pub(crate) place: u8,
 }
 
 impl NiConfig {
     /// An NI `nid`, with what the configuration has for all.
     pub fn new(nid: Nid) -> NiConfig {
-        NiConfig { nid, credits: None }
+        NiConfig { nid, credits: None, place: 0 }
     }
 }
 
 /// Configuration of a [`Machine`](crate::node::Machine). Times are in ns, sizes in bytes. Defaults are socklnd.md §10's.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Our NIs, [`NIS_MAX`] at most. The first one's NID is the primary one.
+    /// Our NIs, [`NIS_MAX`] at most, in the order in which they came. The first one's NID is the primary one.
     pub nis: Vec<NiConfig>,
     /// Routes that it begins with.
     pub routes: Vec<Route>,
@@ -424,6 +427,17 @@ impl Config {
         all
     }
 
+    /// The NIs of a node that starts have the places of their order.
+    pub(crate) fn placed(mut self) -> Config {
+        (0..).zip(&mut self.nis).for_each(|(place, ni)| ni.place = place);
+        self
+    }
+
+    /// The NI of that NID.
+    pub(crate) fn ni_of(&self, nid: Nid) -> Option<NiId> {
+        self.nis.iter().find(|n| n.nid == nid).map(|n| NiId(n.place))
+    }
+
     /// The same with another primary NID.
     #[must_use]
     pub fn with_nid(mut self, nid: Nid) -> Config {
@@ -455,7 +469,7 @@ impl Config {
         self.ping_features.unwrap_or(own) | ping::FEAT_NI_STATUS
     }
 
-    /// Sequence number of our ping info: 1, and one more for each NI (upper.md §2).
+    /// Sequence number of our ping info when the node starts: 1, and one more for each NI (upper.md §2).
     pub fn sequence(&self) -> u32 {
         self.ping_sequence.unwrap_or(1 + self.nis.len() as u32)
     }

@@ -186,6 +186,9 @@ pub enum LnetError {
     /// The node is going down.
     #[error("the node is shutting down")]
     ShuttingDown,
+    /// The NI that it went by was deleted.
+    #[error("the NI that the message went by was deleted")]
+    NoNi,
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ pub mod config;
 pub mod counters;
 mod memory;
 mod message;
+pub mod nis;
 mod owner;
 mod pieces;
 pub(crate) mod placement;
@@ -41,6 +42,7 @@ pub use self::config::{
 pub use self::counters::{ByType, Counters, Moved};
 pub use self::memory::{Data, LnetError, Payload, Sink};
 pub(crate) use self::message::Tx;
+pub use self::nis::{NewNi, NiError};
 pub(crate) use self::owner::Owner;
 pub use self::owner::{AppId, AppIdError, SHARDS_MAX};
 pub use self::pieces::{Pieces, RxPiece};
@@ -73,7 +75,7 @@ pub(crate) fn pop<T>(q: &mut VecDeque<T>) -> Option<T> {
     q.pop_front()
 }
 
-/// An NI of the node, by its place in [`Config::nis`].
+/// An NI of the node, by its place in the lists of LNet and of the LNDs. The place of one that was deleted may be another's later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(crate) struct NiId(pub(crate) u8);
 
@@ -327,4 +329,6 @@ pub(crate) trait Lnd<U: Upper> {
     fn fail_queues(&mut self, up: &mut U, cx: &mut Cx, why: LnetError);
     /// Goes down: connections are closed as soon as handshakes under way have come to an end.
     fn go_down(&mut self, up: &mut U, cx: &mut Cx);
+    /// Its NI is deleted: all that it has closes in order now, what has not left comes back, and nothing new is begun.
+    fn leave(&mut self, up: &mut U, cx: &mut Cx);
 }

@@ -149,6 +149,12 @@ impl Lnet {
             }
             _ => {}
         }
+        if let Way::Peer(hop) = way
+            && !cx.down
+            && self.nis.get(hop.ni.index()).is_none_or(|n| n.gone)
+        {
+            return self.start_otherwise(cx, lnds, app, op);
+        }
         let (Way::Own(ni) | Way::Peer(Hop { ni, .. })) = way;
         let started = match lnds.get_mut(ni.index()) {
             Some(lnd) => self.try_start(cx, lnd, app, op, way),
@@ -156,6 +162,15 @@ impl Lnet {
         };
         if let Err(why) = started {
             self.refuse(cx, app, op, why);
+        }
+    }
+
+    /// Looks for another way for an operation of another shard's: the NI that it was to leave by was deleted meanwhile.
+    #[cold]
+    fn start_otherwise<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], app: AppId, op: &mut Op) {
+        match self.way(cx, lnds, op) {
+            Ok(way) => self.pass_on(cx, lnds, app, op, way, None),
+            Err(why) => self.refuse(cx, app, op, why),
         }
     }
 
@@ -391,6 +406,9 @@ impl Lnet {
         target: ProcessId,
         known: Option<Key>,
     ) -> Result<Key, OpRefused> {
+        if self.nis.get(lnd.ni().index()).is_none_or(|n| n.gone) {
+            return Err(if cx.down { OpRefused::ShuttingDown } else { OpRefused::Target(target.nid) });
+        }
         if !cx.cfg.may_dial(target.nid) {
             return Err(OpRefused::Unprivileged(target.nid));
         }

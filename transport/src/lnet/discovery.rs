@@ -399,24 +399,24 @@ impl Lnet {
     /// Begins an operation of the node's own on a node.
     fn own_op(&mut self, cx: &Cx, subject: Subject, kind: OpKind) -> Option<(Key, WireHandle, ProcessId)> {
         let target = self.id_of(subject)?;
-        let via = self.peers.get(subject.via)?.id;
+        let (ni, via) = self.peers.get(subject.via).map(|p| (p.ni, p.id))?;
         let asked = subject.far.map_or(About::Peer(subject.via), About::Far);
         let (serial, op, handle) =
-            self.node_op(cx.now, asked, (target.nid, via.nid), kind, cx.cfg.transaction_timeout);
+            self.node_op(cx.now, asked, (target.nid, via.nid, ni), kind, cx.cfg.transaction_timeout);
         self.known(subject)?.more().serial = serial;
         Some((op, handle, target))
     }
 
-    /// Begins an operation of the node's own on `target`, given to `via`, that is to end within so many ns; gives its number.
+    /// Begins an operation of the node's own on `target`, given to `via` by `ni`, that is to end within so many ns; gives its number.
     pub(super) fn node_op(
         &mut self,
         now: u64,
         asked: About,
-        (target, via): (Nid, Nid),
+        way: (Nid, Nid, NiId),
         kind: OpKind,
         patience: u64,
     ) -> (u64, Key, WireHandle) {
-        let (serial, op, handle) = self.unnoted_op(now, (target, via), kind, patience);
+        let (serial, op, handle) = self.unnoted_op(now, way, kind, patience);
         self.discovery.asked.insert(serial, asked);
         (serial, op, handle)
     }

@@ -182,6 +182,18 @@ impl Lnet {
         }
     }
 
+    /// Those that were asked by an NI that is deleted are forgotten, and what waits for their answers ends.
+    pub(super) fn fars_end(&mut self, cx: &mut Cx, ni: NiId, why: LnetError) {
+        for key in (0..self.fars.all.capacity()).filter_map(|i| self.fars.all.key_at(i)).collect::<Vec<_>>() {
+            let Some(far) = self.fars.get(key).filter(|f| f.ni == ni) else { continue };
+            if let Some(serial) = far.discovery.serial() {
+                self.discovery.asked.remove(&serial);
+            }
+            self.end_far(cx, key, why);
+            self.fars.remove(key);
+        }
+    }
+
     /// Our info has changed: nodes that want to know are told, by the gateways that they were asked by.
     pub(super) fn tell_fars<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], ours: u32) {
         for far in self.fars.all.keys().collect::<Vec<_>>() {

@@ -205,6 +205,24 @@ impl Lnet {
         self.end_faults();
     }
 
+    /// Ends the delayed messages to these peers: their NI is deleted.
+    pub(super) fn fail_delayed_to(&mut self, cx: &mut Cx, peers: &[Key], why: LnetError) {
+        let Some(faults) = self.faults.as_mut() else { return };
+        if !peers.iter().any(|p| faults.to.contains_key(p)) {
+            return;
+        }
+        let of = |d: &Delayed| matches!(&d.what, What::Sent(_, peer, _) if peers.contains(peer));
+        let (gone, left): (Vec<Delayed>, Vec<Delayed>) =
+            std::mem::take(&mut faults.delayed).into_vec().into_iter().partition(of);
+        faults.delayed = left.into();
+        faults.to.retain(|peer, _| !peers.contains(peer));
+        for d in gone {
+            if let What::Sent(_, peer, tx) = d.what {
+                self.not_sent(cx, peer, *tx, why, None);
+            }
+        }
+    }
+
     /// Ends the delayed messages: the node goes down. Those that were received end with their connections.
     pub(super) fn fail_delayed(&mut self, cx: &mut Cx, why: LnetError) {
         while let Some(what) = self.faults.as_mut().and_then(|f| f.take(u64::MAX)) {

@@ -230,7 +230,7 @@ impl Lnet {
             OpKind::Ping { placing: false, sink }
         };
         let (about, patience) = (About::Gateway(gateway), cx.cfg.router_ping_timeout);
-        let (serial, op, handle) = self.node_op(cx.now, about, (gateway, gateway), kind, patience);
+        let (serial, op, handle) = self.node_op(cx.now, about, (gateway, gateway, lnd.ni()), kind, patience);
         if let Some(g) = self.gateways.all.get_mut(&gateway) {
             g.serial = Some(serial);
             g.sinks += u8::from(!push);

@@ -13,15 +13,15 @@ use super::ni::Ni;
 use super::remote::Body;
 use super::routing::Routing;
 use super::{Lnet, Msg};
-use crate::lnd::{Config, Cx, Lnd, LnetError, NiId, Payload};
+use crate::lnd::{Config, Cx, Lnd, LnetError, NiConfig, NiId, Payload};
 use crate::stream::slab::Key;
 use crate::wire::ping::NiStatus;
 use crate::wire::{PingInfo, ProcessId};
 
-/// Our ping info, as it goes out, after so many changes of our NIs: more than four do not fit inline.
-pub(super) fn own_info(cfg: &Config, nis: &[Ni], routing: &Routing, changes: u32) -> Payload {
-    let sequence = cfg.sequence().wrapping_add(changes);
-    let real = || (0u8..).zip(nis).filter(|(_, n)| !n.gone);
+/// Our ping info of that sequence number, as it goes out: more than four NIs do not fit inline.
+pub(super) fn own_info(cfg: &Config, nis: &[Ni], routing: &Routing, sequence: u32) -> Payload {
+    let at = |n: &NiConfig| nis.get(usize::from(n.place)).map(|ni| (n.place, ni));
+    let real = || cfg.nis.iter().filter_map(at).filter(|(_, n)| !n.gone);
     let features = routing.features(cfg.features());
     let mut info = PingInfo::new(real().map(|(_, n)| n.nid), cfg.pid, features, sequence);
     for e in info.nis.iter_mut().chain(&mut info.large) {
@@ -47,10 +47,10 @@ impl Lnet {
 
     /// Our info is made anew.
     pub(super) fn renew_info(&mut self, cfg: &Config) {
-        self.ping_info = own_info(cfg, &self.nis, &self.routing, self.changes);
+        self.ping_info = own_info(cfg, &self.nis, &self.routing, self.sequence);
     }
 
-    fn info_changed(&mut self, before: u32, cfg: &Config) {
+    pub(super) fn info_changed(&mut self, before: u32, cfg: &Config) {
         self.renew_info(cfg);
         self.discovery.info_changed(before | cfg.features());
     }
@@ -73,7 +73,7 @@ impl Lnet {
             return;
         };
         own.health.fatal = !up;
-        self.changes = self.changes.wrapping_add(1);
+        self.sequence = self.sequence.wrapping_add(1);
         self.rails_changed();
         self.info_changed(cx.cfg.features(), &cx.cfg);
         if !up {
@@ -113,6 +113,7 @@ impl Lnet {
         if cx.down {
             return;
         }
+        let newest = self.newest.take().filter(|ni| self.is_up(*ni));
         let all: Vec<Key> = self.peers.keys().collect();
         for peer in all {
             // Whoever is being asked is told with its answer.
@@ -122,7 +123,14 @@ impl Lnet {
                 continue;
             }
             let (ni, id) = (p.ni, p.id);
-            if self.is_up(ni) {
+            // Whoever has several NIDs hears of a new NI by that NI, whose turn it is, as of any message to it.
+            let by_new = newest.and_then(|new| {
+                let node = ProcessId { nid: self.aliases.primary(id.nid), ..id };
+                self.rail_to(cx, lnds, node, None, None).filter(|hop| hop.ni == new && hop.rail)
+            });
+            if let Some(hop) = by_new {
+                self.tell_there(cx, lnds, hop, features);
+            } else if self.is_up(ni) {
                 if let Some(lnd) = self.lnd_of(lnds, peer) {
                     self.step(cx, lnd, Subject::from(peer), Step::Tell);
                 }

@@ -35,6 +35,8 @@ mod lines;
 mod links;
 mod migration;
 mod ni;
+mod ni_stage;
+mod nis;
 pub(crate) mod ops;
 mod own;
 mod parse;
@@ -76,6 +78,7 @@ use self::held::WaitOn;
 pub(crate) use self::migration::Migrating;
 use self::migration::{Arrival, Renamed};
 use self::ni::Ni;
+pub use self::ni_stage::Stage as NiStage;
 use self::ops::Ops;
 use self::own::{OwnMessage, OwnWork};
 use self::peer::Peer;
@@ -236,9 +239,11 @@ pub(crate) struct Lnet {
     due: Vec<u32>,
     /// Set while going down; emptied when the event is out.
     pub(crate) shutdown: Option<(AppId, u64)>,
-    /// Our ping info as it goes out, and the changes of our NIs so far.
+    /// Our ping info as it goes out, and its sequence number, which each change of our NIs moves on.
     ping_info: Payload,
-    changes: u32,
+    sequence: u32,
+    /// An NI that peers have not been told of.
+    newest: Option<NiId>,
     /// Names of Multi-Rail peers.
     pub(crate) aliases: Aliases,
     discovery: Discovery,
@@ -294,9 +299,10 @@ impl Lnet {
             timers: Timers::new(),
             due: Vec::new(),
             shutdown: None,
-            ping_info: links::own_info(cfg, &nis, &routing, 0),
+            ping_info: links::own_info(cfg, &nis, &routing, cfg.sequence()),
             nis,
-            changes: 0,
+            sequence: cfg.sequence(),
+            newest: None,
             aliases: Aliases::default(),
             discovery: Discovery::new(cfg),
             rails: Rails::default(),

@@ -2,9 +2,12 @@
 
 use std::collections::VecDeque;
 
+use fsm::Fsm;
+
 use super::causes::NiHealth;
 use super::drops::Dropped;
 use super::figures::{NiFigures, Span, Spans};
+use super::ni_stage::{Stage, Step};
 use super::{Lnet, OpRefused};
 use crate::lnd::budget::Uses;
 use crate::lnd::{Config, Cx, Lnd, Moved, NiConfig, NiId};
@@ -14,6 +17,9 @@ use crate::wire::Nid;
 /// An NI. Its LND has the same place in the list of those.
 #[derive(Debug)]
 pub(crate) struct Ni {
+    /// The stage of its place.
+    pub(super) stage: Fsm<Stage>,
+    /// [`Nid::LO`] once it is deleted.
     pub(super) nid: Nid,
     /// Messages it may have in flight, where that is its own affair.
     most: Option<u32>,
@@ -26,7 +32,7 @@ pub(crate) struct Ni {
     /// Messages received by it that were dropped.
     pub(super) dropped: Dropped,
     pub(super) spans: Spans,
-    /// Its LND goes down, and has let go of all connections.
+    /// Nothing goes by it: it is not running yet, it is deleted, or its LND goes down and has let go of all connections.
     pub(super) gone: bool,
     pub(super) health: NiHealth,
     /// Time of the last failure that was its fault, in ns.
@@ -36,8 +42,12 @@ pub(crate) struct Ni {
 }
 
 impl Ni {
-    pub(super) fn all(cfg: &Config) -> Vec<Ni> {
-        let new = |n: &NiConfig| Ni {
+    /// One that begins at a place, and nothing goes by yet.
+    pub(super) fn new(n: &NiConfig) -> Ni {
+        let mut stage = Fsm::START;
+        stage.apply(Step::Open);
+        Ni {
+            stage,
             nid: n.nid,
             most: n.credits,
             uses: Uses::default(),
@@ -45,12 +55,26 @@ impl Ni {
             most_used: 0,
             dropped: Dropped::default(),
             spans: Spans::default(),
-            gone: false,
+            gone: true,
             health: NiHealth::default(),
             failed_at: 0,
             used: 0,
+        }
+    }
+
+    /// Those of a node that starts: they run.
+    pub(super) fn all(cfg: &Config) -> Vec<Ni> {
+        let running = |n: &NiConfig| {
+            let mut ni = Ni::new(n);
+            ni.stage.apply(Step::Begin);
+            Ni { gone: false, ..ni }
         };
-        cfg.nis.iter().map(new).collect()
+        cfg.nis.iter().map(running).collect()
+    }
+
+    /// Messages it may have in flight, where that is its own affair.
+    pub(super) fn most(&self) -> Option<u32> {
+        self.most
     }
 
     /// Messages that it may have in flight.
@@ -107,15 +131,14 @@ impl Lnet {
         lnds.get_mut(self.peers.get(peer)?.ni.index())
     }
 
-    /// Shows `each` the figures of every NI, and those of messages of this node to itself; `moved` tells what each NI's LND has moved.
-    pub(crate) fn figures(
-        &self,
-        cx: &Cx,
-        moved: impl Iterator<Item = Moved>,
-        each: &mut dyn FnMut(NiFigures),
-    ) {
-        let real = self.nis.iter().zip(moved).zip(&self.ops.latencies);
-        for ((n, moved), latencies) in real {
+    /// Shows `each` the figures of every NI, in the order in which they came, and those of messages of this node to itself; `moved` tells what each NI's LND has moved.
+    pub(crate) fn figures(&self, cx: &Cx, moved: impl Fn(NiId) -> Moved, each: &mut dyn FnMut(NiFigures)) {
+        for at in cx.cfg.nis.iter().map(|n| NiId(n.place)) {
+            let (Some(n), Some(latencies)) = (self.nis.get(at.index()), self.ops.latencies.get(at.index()))
+            else {
+                continue;
+            };
+            let moved = moved(at);
             each(NiFigures {
                 nid: n.nid,
                 moved,

@@ -11,10 +11,8 @@ use crate::stream::Bucket;
 use crate::stream::slab::{Key, Slab};
 use crate::wire::{Nid, WireHandle};
 
-/// In an NI's place: of operations that the node itself began nobody is told how long they took.
-pub(crate) const UNTIMED: NiId = NiId(u8::MAX);
 /// In an NI's place: `0@lo`, for operations on this node itself.
-pub(crate) const LO: NiId = NiId(u8::MAX - 1);
+pub(crate) const LO: NiId = NiId(u8::MAX);
 
 /// Kind of an operation, by what it waits for.
 #[derive(Debug)]
@@ -40,8 +38,8 @@ pub(crate) struct OpRec {
     /// Time at which it was taken up, in ns.
     pub(crate) began: u64,
     pub(crate) deadline: u64,
-    /// The NI whose latencies it counts among.
-    ni: NiId,
+    /// The NI that it goes by. Its latencies are those of applications' operations.
+    pub(super) ni: NiId,
 }
 
 impl OpRec {
@@ -56,10 +54,7 @@ impl OpRec {
 
     /// It goes by another pair of NIDs: the peer's NID that is asked now answers.
     pub(crate) fn goes_by(&mut self, ni: NiId, via: Nid) {
-        (self.target, self.via) = (via, via);
-        if self.ni != UNTIMED {
-            self.ni = ni;
-        }
+        (self.target, self.via, self.ni) = (via, via, ni);
     }
 
     /// Bucket of the peer that it was given to.
@@ -130,7 +125,15 @@ impl Ops {
         (key, WireHandle { interface: self.interface, object })
     }
 
-    /// Notes that an operation by the NI took so long; nothing for [`UNTIMED`].
+    /// Notes that an operation that an application began took so long: of the node's own nobody is told.
+    #[inline]
+    fn took_of(&mut self, app: AppId, op: Timed, ni: NiId, ns: u64) {
+        if app != AppId::NODE {
+            self.took(op, ni, ns);
+        }
+    }
+
+    /// Notes that an operation by the NI took so long.
     #[inline]
     pub(crate) fn took(&mut self, op: Timed, ni: NiId, ns: u64) {
         let all = match self.latencies.get_mut(ni.index()) {
@@ -275,7 +278,7 @@ impl Ops {
             self.end(key);
         }
         if let Some(now) = at {
-            self.took(Timed::PutAck, ni, now.saturating_sub(told.began));
+            self.took_of(told.app, Timed::PutAck, ni, now.saturating_sub(told.began));
         }
         Some(told)
     }
@@ -305,7 +308,7 @@ impl Ops {
     ) -> Option<(AppId, Event)> {
         let rec = self.end(key)?;
         if status.is_ok() {
-            self.took(Timed::Get, rec.ni, now.saturating_sub(rec.began));
+            self.took_of(rec.app, Timed::Get, rec.ni, now.saturating_sub(rec.began));
         }
         let sink = match sink {
             Some(Sink::Copy(run)) => Some(run),
@@ -325,7 +328,7 @@ impl Ops {
         let OpKind::Ping { .. } = rec.kind else { return None };
         let rtt_ns = now.saturating_sub(rec.began);
         if info.is_ok() {
-            self.took(Timed::Ping, rec.ni, rtt_ns);
+            self.took_of(rec.app, Timed::Ping, rec.ni, rtt_ns);
         }
         Some((rec.app, Event::Ping { tag: rec.tag, info, rtt_ns }))
     }

@@ -18,11 +18,11 @@ use fsm::Fsm;
 
 use super::Lnet;
 use super::causes::BEST;
-use super::ops::{OpKind, UNTIMED};
+use super::ops::OpKind;
 use super::remote::Body;
 use crate::hash::OwnMap;
 use crate::lnd::config::{LINKS_EVERY, SEC};
-use crate::lnd::{AppId, Config, Cx, Lnd};
+use crate::lnd::{AppId, Config, Cx, Lnd, NiId};
 use crate::stream::Bucket;
 use crate::stream::slab::Key;
 use crate::wire::{Nid, ProcessId, WireHandle};
@@ -224,7 +224,7 @@ impl Lnet {
         let Some(lnd) = lnds.get_mut(ni.index()) else { return false };
         let Ok(peer) = self.target_peer(cx, lnd, target, None) else { return false };
         let kind = OpKind::Ping { placing: false, sink: ROOM };
-        let (serial, op, handle) = self.unnoted_op(cx.now, (nid, nid), kind, cx.cfg.lnd_timeout());
+        let (serial, op, handle) = self.unnoted_op(cx.now, (nid, nid, ni), kind, cx.cfg.lnd_timeout());
         self.recovery.asked.insert(serial, nid);
         let mut tx = self.ping_of(cx, ni, target, (op, handle), ROOM);
         self.launch(cx, lnd, peer, &mut tx);
@@ -236,13 +236,13 @@ impl Lnet {
     pub(super) fn unnoted_op(
         &mut self,
         now: u64,
-        (target, via): (Nid, Nid),
+        way: (Nid, Nid, NiId),
         kind: OpKind,
         patience: u64,
     ) -> (u64, Key, WireHandle) {
         let serial = self.discovery.serial();
         let of = (AppId::NODE, serial);
-        let (op, handle) = self.ops.start(of, (target, via, UNTIMED), kind, (now, now + patience));
+        let (op, handle) = self.ops.start(of, way, kind, (now, now + patience));
         (serial, op, handle)
     }
 

@@ -113,6 +113,11 @@ impl Lnet {
         app != AppId::NODE && cx.now < deadline
     }
 
+    /// Operations whose requests look for another pair.
+    pub(super) fn unsent_ops(&self) -> impl Iterator<Item = Key> + '_ {
+        self.unsent.iter().filter_map(|u| u.tx.done.op_key())
+    }
+
     /// Goes on with one message that has not left; gives whether there was one.
     pub(super) fn go_again<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) -> bool {
         let Some(Unsent { mut tx, ni, nid, pid, why }) = self.unsent.pop_front() else { return false };

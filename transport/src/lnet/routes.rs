@@ -199,7 +199,7 @@ impl Lnet {
         match ask {
             RouteAsk::Add(route) => {
                 let others: Vec<Route> = self.routes.iter().map(|r| r.route).collect();
-                let nids: Vec<Nid> = self.nis.iter().map(|n| n.nid).collect();
+                let nids: Vec<Nid> = cx.cfg.nids().collect();
                 route.check(&nids, others.iter())?;
                 self.routes.add(route);
                 if self.gateways.added(cx.now, route.gateway) {
@@ -217,6 +217,16 @@ impl Lnet {
             }
         }
         Ok(())
+    }
+
+    /// Deletes the routes whose gateways no NI leads to any more, as kernels do with the last NI of a network.
+    pub(super) fn end_routes(&mut self) {
+        let lost = |r: &&Row| !self.nis.iter().any(|n| !n.gone && n.reaches(r.route.gateway));
+        let lost: Vec<Route> = self.routes.iter().filter(lost).map(|r| r.route).collect();
+        for Route { net, gateway, .. } in lost {
+            self.routes.del(net, gateway);
+            self.gateways.remove(gateway);
+        }
     }
 
     /// The routes, in the order in which they came.

@@ -134,7 +134,7 @@ impl Lnet {
         if self.routing.decider.is_none() {
             return;
         }
-        let asked = cx.cfg.routing.clone();
+        let asked = cx.cfg.routing;
         for (class, n) in BufferClass::ALL.into_iter().zip(asked.buffers) {
             if self.routing.told.asked.get(class as usize) != Some(&n) {
                 self.route_ask(cx, lnds, RoutingAsk::Buffers(class, n));
@@ -269,6 +269,17 @@ impl Lnet {
         }
     }
 
+    /// Another NI begins at a place: its network has been silent for no time.
+    pub(super) fn begins_to_hear(&mut self, cx: &Cx, ni: NiId) {
+        let decider = self.routing.decider.iter_mut().map(|d| &mut d.heard_at);
+        for all in decider.chain([&mut self.routing.heard_at]) {
+            if let Some(at) = all.get_mut(ni.index()) {
+                *at = cx.now;
+            }
+        }
+        self.routing.told.down = self.routing.told.down.without(NiSet::of(ni));
+    }
+
     /// The NIs of an NI's network.
     fn net_of(&self, ni: NiId) -> NiSet {
         let nid = self.nid_of(ni);
@@ -309,7 +320,7 @@ impl Lnet {
             return;
         };
         let time = cx.cfg.router_check_time();
-        let all = (0..self.nis.len().min(NIS_MAX) as u8).map(NiId);
+        let all = (0..).map(NiId).zip(&self.nis).filter(|(_, n)| !n.gone).map(|(at, _)| at);
         let (mut loud, mut quiet, mut due) = (NiSet::default(), NiSet::default(), u64::MAX);
         for ni in all {
             let until = d.heard_at.get(ni.index()).map_or(0, |t| t.saturating_add(time));

@@ -113,6 +113,10 @@ impl Upper for Lnet {
     }
 
     fn gone<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L) {
+        if !cx.down {
+            // Its NI was deleted, and the others go on.
+            return;
+        }
         self.end_work(cx, lnd);
         if let Some(ni) = self.nis.get_mut(lnd.ni().index()) {
             ni.gone = true;

@@ -10,7 +10,7 @@
 //! ```
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dataplane::clock::Clock;
@@ -20,6 +20,7 @@ use tcpstack::{ConnStats, Phase};
 use super::counters::StreamCounters;
 use super::handover;
 pub use super::loop_stats::LoopStats;
+pub use super::nis::{AboutNis, NiAsk, Site};
 pub use super::pages::{PAGE, Peers, Rows};
 use crate::lnd::tunables::Change;
 use crate::lnd::{Config, Counters, NIS_MAX, ROUTES_MAX, RouteError};
@@ -192,6 +193,8 @@ pub enum Question {
     Routing(Box<RoutingView>),
     /// Shows routes, or changes them.
     Routes(Box<AboutRoutes>),
+    /// Shows places for NIs, or changes one.
+    Nis(Box<AboutNis>),
 }
 
 /// Looking in: an lcore's streams as somebody sees them who asks the node. Nothing here changes a stream.
@@ -256,6 +259,8 @@ pub struct Inspection {
     mailboxes: Vec<Arc<Mailbox>>,
     /// Serial number of the next question: an answer that comes too late is not taken for another's.
     next: Mutex<u64>,
+    /// Held by whoever changes NIs.
+    nis: Mutex<()>,
     clock: Clock,
 }
 
@@ -269,6 +274,7 @@ impl Inspection {
         Inspection {
             mailboxes: (0..lcores).map(|_| Arc::new(Mailbox::new(WAITING))).collect(),
             next: Mutex::new(0),
+            nis: Mutex::new(()),
             clock,
         }
     }
@@ -286,6 +292,11 @@ impl Inspection {
     /// The lcores' time, in ns.
     pub fn now(&self) -> u64 {
         self.clock.now()
+    }
+
+    /// Waits until nobody else changes NIs.
+    pub(super) fn changing_nis(&self) -> MutexGuard<'_, ()> {
+        self.nis.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks one lcore and waits.

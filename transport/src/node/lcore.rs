@@ -7,7 +7,7 @@ mod look;
 mod rx;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -26,11 +26,12 @@ use self::rx::FlowRx;
 use super::conn_state::{ConnEvent, ConnState};
 use super::counters::StreamCounters;
 use super::idle::{LINK_DOWN_NAP, cut};
+use super::nis::Site;
 use super::streams::{Sibling, Streams, Told, Work};
 use super::unlent::{Dials, Unlent, must_leave};
 use crate::hash::OwnMap;
-use crate::lnd::Tcp;
 use crate::lnd::config::SEC;
+use crate::lnd::{NiError, Tcp};
 use crate::stream::{
     Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Happened, INLINE_MAX, InlineHdr, LendId,
     Path, Progress, SendMsg, ShardId,
@@ -462,6 +463,19 @@ impl<P: Port> Streams for LcoreStreams<P> {
 
     fn unlisten(&mut self, at: SocketAddr) {
         self.unlisten_at(at);
+    }
+
+    fn open_ni(&mut self, site: &Site, at: &[SocketAddr]) -> Result<(), NiError> {
+        // Alone, it is the port that is meant where there is one.
+        if site.port == 0 { self.open_address(site, at) } else { Err(NiError::NoPort(site.port)) }
+    }
+
+    fn close_ni(&mut self, at: SocketAddr) {
+        self.stack.unlisten(at.ip(), at.port());
+    }
+
+    fn drop_address(&mut self, ip: IpAddr) {
+        self.stack.remove_address(ip);
     }
 
     #[inline]

@@ -39,6 +39,10 @@ pub mod mesh;
 #[cfg(feature = "node")]
 mod migration;
 #[cfg(feature = "node")]
+mod nis;
+#[cfg(feature = "node")]
+mod nis_orders;
+#[cfg(feature = "node")]
 mod pages;
 #[cfg(feature = "node")]
 pub mod ports;

@@ -14,8 +14,9 @@ use dataplane::tap::TapEnd;
 use super::counters::StreamCounters;
 use super::idle::{LINK_DOWN_NAP, cut};
 use super::inspect::{Inspect, PAGE, Page};
+use super::nis::Site;
 use super::streams::{Sibling, Streams, Told, Work};
-use crate::lnd::Tcp;
+use crate::lnd::{NiError, Tcp};
 use crate::stream::{
     Close, ConnId, DialError, DialId, DialSpec, Happened, LendId, ListenError, Path, SendMsg,
 };
@@ -100,6 +101,33 @@ impl<S: Streams> Streams for Ports<S> {
         self.nowhere.retain(|a| *a != at);
         if let Some(s) = self.with_address(at.ip()) {
             s.unlisten(at);
+        }
+    }
+
+    fn open_ni(&mut self, site: &Site, at: &[SocketAddr]) -> Result<(), NiError> {
+        let has = self.all.iter().position(|m| m.addresses.contains(&site.ip));
+        if has.is_some_and(|port| port != usize::from(site.port)) {
+            let why = "another port of this node has it: give the NI that port".into();
+            return Err(NiError::Address { ip: site.ip, why });
+        }
+        let m = self.all.get_mut(usize::from(site.port)).ok_or(NiError::NoPort(site.port))?;
+        m.streams.open_ni(&Site { port: 0, ..*site }, at)?;
+        if has.is_none() {
+            m.addresses.push(site.ip);
+        }
+        Ok(())
+    }
+
+    fn close_ni(&mut self, at: SocketAddr) {
+        if let Some(s) = self.with_address(at.ip()) {
+            s.close_ni(at);
+        }
+    }
+
+    fn drop_address(&mut self, ip: IpAddr) {
+        if let Some(m) = self.all.iter_mut().find(|m| m.addresses.contains(&ip)) {
+            m.addresses.retain(|a| *a != ip);
+            m.streams.drop_address(ip);
         }
     }
 

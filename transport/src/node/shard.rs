@@ -1,7 +1,10 @@
 //! One shard: a machine, its streams, its mesh to other shards and its applications, turned by one thread.
 //! [`NodeBuilder`](super::NodeBuilder) makes it.
 
+mod nis;
+
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use dataplane::pkt::Nap;
@@ -87,6 +90,8 @@ pub struct Shard<S: Streams + Inspect, A: App> {
     balancer: Option<Balancer>,
     /// Time of the next look at the links of ports, in ns.
     links_at: u64,
+    /// Places of NIs that were deleted, and are not over, whose addresses no other NI had then.
+    left_addresses: Vec<(u8, IpAddr)>,
 }
 
 /// Operations handled in one turn at most, so that an application which answers each event with an operation
@@ -128,6 +133,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
             loop_stats: LoopStats::default(),
             balancer: None,
             links_at: 0,
+            left_addresses: Vec::new(),
         }
     }
 
@@ -201,6 +207,9 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
                 self.ops.shrink_to(OUT_KEPT);
             }
             work = work.and(Work::of(done));
+        }
+        if self.machine.has_leaving_nis() {
+            self.let_nis_go();
         }
         self.balance(now);
         let work = work.and(self.migrate(now)).and(self.flush());
@@ -333,6 +342,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
                 let room = about.routes.capacity();
                 about.routes.extend(self.machine.routes().take(room));
             }
+            Question::Nis(about) => self.asked_of_nis(now, about),
             Question::Config(c) => c.as_mut().clone_from(self.machine.config()),
             Question::Tune(change) => {
                 self.machine.tune(now, change);

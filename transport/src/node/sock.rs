@@ -33,10 +33,11 @@ use self::listening::Listeners;
 use self::set_up::set_up;
 use super::conn_state::{ConnEvent, ConnState};
 use super::counters::StreamCounters;
+use super::nis::Site;
 use super::streams::{Sibling, Streams, Work};
 use super::unlent::{Dials, Unlent, must_leave};
 use crate::hash::OwnMap;
-use crate::lnd::Tcp;
+use crate::lnd::{NiError, Tcp};
 use crate::stream::{
     Close, CloseWhy, ConnId, ConnInfo, DialError, DialId, DialSpec, Happened, LendId, Path, Progress, SendMsg,
 };
@@ -516,6 +517,17 @@ impl Streams for SockStreams {
         self.unlisten_at(at);
         self.datagrams.unbind(at, self.poll.registry());
     }
+
+    fn open_ni(&mut self, site: &Site, at: &[SocketAddr]) -> Result<(), NiError> {
+        self.open_addresses(site.ip, at)
+    }
+
+    fn close_ni(&mut self, at: SocketAddr) {
+        self.close_address(at);
+    }
+
+    // The address is the machine's, and stays.
+    fn drop_address(&mut self, _: IpAddr) {}
 
     fn send(&mut self, id: ConnId, m: SendMsg) {
         if self.unlent.before(id, &m) {

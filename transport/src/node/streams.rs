@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use dataplane::pkt::{Armed, Nap};
 use tcpstack::SiblingMsg;
 
-use crate::lnd::Tcp;
+use super::nis::Site;
+use crate::lnd::{NiError, Tcp};
 use crate::stream::{Action, Close, ConnId, DialSpec, Happened, InlineHdr, LendId, Path, SendMsg};
 
 /// Result of a turn.
@@ -66,6 +67,18 @@ pub trait Streams {
 
     /// Ends what [`Streams::listen`] began: no [`Happened::Opened`] of a connection to there follows.
     fn unlisten(&mut self, at: SocketAddr);
+
+    /// Takes the address of an NI that the node gets, and listens at it. One that another NI has, too, is there already.
+    ///
+    /// # Errors
+    /// [`NiError::Listen`], [`NiError::Address`], [`NiError::NoPort`]. Nothing has changed.
+    fn open_ni(&mut self, site: &Site, at: &[SocketAddr]) -> Result<(), NiError>;
+
+    /// Listens no more at an address of an NI. Connections go on.
+    fn close_ni(&mut self, at: SocketAddr);
+
+    /// No NI has the address any more, and no connection.
+    fn drop_address(&mut self, ip: IpAddr);
 
     /// Takes datagrams at an address. [`Happened::Listening`] follows; [`Streams::unlisten`] ends it.
     fn bind(&mut self, at: SocketAddr);

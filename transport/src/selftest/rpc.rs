@@ -94,6 +94,7 @@ impl RpcError {
             RpcError::Refused(OpRefused::ShuttingDown) | RpcError::Lnet(LnetError::ShuttingDown) => 108,
             RpcError::Refused(_) => 22,
             RpcError::Lnet(LnetError::Unreachable) => 113,
+            RpcError::Lnet(LnetError::NoNi) => 100,
             RpcError::Lnet(LnetError::Refused) => 111,
             RpcError::Lnet(LnetError::TimedOut) | RpcError::TimedOut => 110,
             RpcError::Lnet(_) => srpc::status::EIO,

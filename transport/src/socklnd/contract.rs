@@ -165,4 +165,8 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
     fn go_down(&mut self, up: &mut U, cx: &mut Cx) {
         self.go_down(up, cx);
     }
+
+    fn leave(&mut self, up: &mut U, cx: &mut Cx) {
+        self.leave(up, cx);
+    }
 }

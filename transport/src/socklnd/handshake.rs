@@ -84,7 +84,10 @@ impl<U: Upper> Socklnd<U> {
         let req = AcceptorReq::new(target.nid);
         let mut hdr = InlineHdr::new();
         append(&mut hdr, req.emit().get(..req.wire_len()).unwrap_or_default());
-        append(&mut hdr, &hello::ours(&cx.cfg, (self.nid, target.nid), ctype, version).emit());
+        append(
+            &mut hdr,
+            &hello::ours(&cx.cfg, self.incarnation, (self.nid, target.nid), ctype, version).emit(),
+        );
         self.write(cx, key, hdr);
     }
 
@@ -346,7 +349,8 @@ impl<U: Upper> Socklnd<U> {
     /// Answers in the version that the peer spoke, or in `version`.
     fn write_hello(&mut self, cx: &mut Cx, key: Key, dst: Nid, ctype: ConnType, version: Option<Version>) {
         let Some(c) = self.conns.get(key) else { return };
-        let mut h = hello::ours(&cx.cfg, (self.nid, dst), ctype, version.unwrap_or(c.version));
+        let mut h =
+            hello::ours(&cx.cfg, self.incarnation, (self.nid, dst), ctype, version.unwrap_or(c.version));
         h.tcp_magic = c.tcp_magic;
         let mut hdr = InlineHdr::new();
         append(&mut hdr, &h.emit());

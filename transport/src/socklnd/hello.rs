@@ -181,6 +181,11 @@ impl Handshake {
         matches!(self.get(), HsState::Passive(Passive::Dead) | HsState::Active(Active::Dead))
     }
 
+    /// Whether the peer has not said which NI it wants.
+    pub(super) fn nameless(self) -> bool {
+        self.get() == HsState::Passive(Passive::Request)
+    }
+
     /// Whether the handshake lasts.
     pub(super) fn shaking(self) -> bool {
         !self.up() && !self.dead()
@@ -231,8 +236,8 @@ pub(super) fn request(buf: &[u8], own: Nid, cfg: &Config, counters: &mut Counter
             Front::Fail(if acceptor::deserves_refusal(&e) { HsEvent::Version } else { event })
         }
         Ok((req, _)) if req.target == own => Front::Request,
-        Ok((req, _)) => match cfg.nids().position(|nid| nid == req.target) {
-            Some(at) => Front::Elsewhere(NiId(at as u8)),
+        Ok((req, _)) => match cfg.ni_of(req.target) {
+            Some(ni) => Front::Elsewhere(ni),
             None => {
                 counters.err_target_nid += 1;
                 Front::Fail(HsEvent::Bad)
@@ -296,8 +301,14 @@ pub(super) fn judge_reply(
     HsEvent::Hello
 }
 
-/// Our HELLO.
-pub(super) fn ours(cfg: &Config, (own, dst): (Nid, Nid), ctype: ConnType, version: Version) -> Hello {
+/// The HELLO of an NI of this incarnation.
+pub(super) fn ours(
+    cfg: &Config,
+    incarnation: u64,
+    (own, dst): (Nid, Nid),
+    ctype: ConnType,
+    version: Version,
+) -> Hello {
     Hello {
         version,
         order: crate::wire::ByteOrder::Little,
@@ -306,7 +317,7 @@ pub(super) fn ours(cfg: &Config, (own, dst): (Nid, Nid), ctype: ConnType, versio
         dst_nid: dst,
         src_pid: cfg.pid,
         dst_pid: 0,
-        src_incarnation: cfg.incarnation,
+        src_incarnation: incarnation,
         dst_incarnation: 0,
         ctype,
         ips: arrayvec::ArrayVec::new(),

@@ -3,9 +3,11 @@
 //! ```text
 //!         Shutdown             Settled
 //!     UP ----------> WAITING ----------> GONE
-//!                       |                  ^
-//!                       '------------------'
-//!                              Over
+//!      |                |                 ^ ^
+//!      |                '-----------------' |
+//!      |                       Over         |
+//!      '------------------------------------'
+//!                     Delete
 //! ```
 //!
 //! Settled: no handshake that may come to something is under way, and none was within SETTLE. Over: LINGER has passed.
@@ -13,6 +15,9 @@
 //! the FIN does neither. So in WAITING nothing new is asked or dialled, and operations have failed, but handshakes go on and
 //! peers are answered. In GONE everything closes; whoever still comes before LINGER is over is answered and sent a FIN. A
 //! handshake older than LINGER is not waited for: its peer says nothing, or is not there.
+//!
+//! Delete: the NI is deleted while the node runs. As with kernels nothing is waited for (docs/protocol/upper.md §2). Only connections
+//! that have not named their NI stay until they have: they may be another's that has the address, too.
 
 use fsm::Fsm;
 
@@ -22,6 +27,7 @@ use crate::lnd::config::SEC;
 use crate::lnd::{Cx, LnetError, Upper};
 use crate::stream::slab::Key;
 use crate::stream::{Action, Close};
+use crate::wire::Nid;
 
 /// Time that a node that goes down leaves its peers to close, in ns: those that are there do within a round trip.
 const CLOSES: u64 = SEC / 2;
@@ -53,12 +59,15 @@ fsm::fsm! {
         Settled,
         /// The time is over.
         Over,
+        /// The NI is deleted.
+        Delete,
     }
 
     table Stage + Event {
         start Up;
         else "the event says nothing";
         Up + Shutdown => Waiting;
+        Up + Delete => Gone;
         Waiting + Settled | Over => Gone;
     }
 }
@@ -86,6 +95,16 @@ impl Leaving {
     pub(super) fn gone(&self) -> bool {
         self.stage == Stage::Gone
     }
+
+    /// Whether nothing new is begun.
+    pub(super) fn begun(&self) -> bool {
+        self.stage != Stage::Up
+    }
+}
+
+/// The end of what an LND that goes down does not do any more.
+pub(super) fn why(cx: &Cx) -> LnetError {
+    if cx.down { LnetError::ShuttingDown } else { LnetError::NoNi }
 }
 
 impl<U: Upper> Socklnd<U> {
@@ -94,8 +113,32 @@ impl<U: Upper> Socklnd<U> {
         if self.leaving.stage.apply(Event::Shutdown).is_some() {
             self.leaving.until = cx.now + LINGER;
             self.leaving.look_at = cx.now;
+        } else if self.leaving.gone() {
+            // Its NI was deleted: nameless connections are waited for no longer.
+            self.let_go(up, cx);
         }
         self.leave_when_due(up, cx);
+    }
+
+    /// The NI is deleted: everything ends now.
+    pub(super) fn leave(&mut self, up: &mut U, cx: &mut Cx) {
+        if self.leaving.stage.apply(Event::Delete).is_some() {
+            (self.leaving.until, self.nid) = (cx.now, Nid::LO);
+            self.let_go(up, cx);
+        }
+    }
+
+    /// Forgets the peers of an NI that was deleted, of which nothing is left: they have no connection, and nothing is on its way to them.
+    pub(crate) fn forget_all(&mut self, up: &mut U, cx: &mut Cx) {
+        for peer in (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect::<Vec<_>>() {
+            if let Some(above) = self.peers.get(peer).map(|p| p.up) {
+                up.peer_gone(above);
+            }
+            self.uncharge_peer(cx, peer);
+            self.peers.remove(peer);
+            self.peer_timers.cancel(peer);
+        }
+        self.by_peer.clear();
     }
 
     /// Looks whether there is something to wait for, when that is due.
@@ -120,14 +163,17 @@ impl<U: Upper> Socklnd<U> {
 
     /// Ends everything but the connections that have to be waited for.
     pub(super) fn let_go(&mut self, up: &mut U, cx: &mut Cx) {
-        let why = LnetError::ShuttingDown;
+        let why = why(cx);
         self.cut_off(cx);
         let peers: Vec<Key> = self.peers.keys().collect();
         for peer in peers {
             self.close_set(up, cx, Some(peer), why, true);
         }
         for conn in self.conns.keys().collect::<Vec<_>>() {
-            self.end_conn(cx, conn, Close::Abort);
+            let nameless = self.conns.get(conn).is_some_and(|c| c.hs.nameless());
+            if cx.down || !nameless {
+                self.end_conn(cx, conn, Close::Abort);
+            }
         }
         up.gone(cx, self);
     }
@@ -181,7 +227,7 @@ impl<U: Upper> Socklnd<U> {
 
     /// Whether a connection that a peer makes is answered.
     pub(super) fn takes_in(&self, cx: &Cx) -> bool {
-        !cx.down || cx.now < self.leaving.until
+        !self.leaving.begun() || cx.now < self.leaving.until
     }
 
     /// When to give up on the request or HELLO of a connection that a peer made. A peer that comes when all else has closed has
@@ -194,7 +240,7 @@ impl<U: Upper> Socklnd<U> {
     /// A connection of this peer is up: it closes, too, if all others have closed already.
     pub(super) fn late(&mut self, up: &mut U, cx: &mut Cx, peer: Key) {
         if self.leaving.gone() {
-            self.close_set(up, cx, Some(peer), LnetError::ShuttingDown, true);
+            self.close_set(up, cx, Some(peer), why(cx), true);
         }
     }
 }
@@ -207,6 +253,7 @@ mod tests {
     fn transitions() {
         insta::assert_snapshot!(fsm::listing::<Stage>(), @r"
         Up + Shutdown -> Waiting
+        Up + Delete -> Gone
         Waiting + Settled -> Gone
         Waiting + Over -> Gone
         otherwise: the event says nothing

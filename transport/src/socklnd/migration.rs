@@ -186,10 +186,10 @@ impl<U: Upper> Socklnd<U> {
         }
         self.rename(up, cx, &renamed);
         match (cx.down, self.leaving.gone()) {
-            (false, _) => {}
+            (false, false) => {}
             // Its handshakes come to their end first, as ours do.
             (true, false) => up.stop(cx, self),
-            (true, true) => self.let_go(up, cx),
+            (_, true) => self.let_go(up, cx),
         }
     }
 

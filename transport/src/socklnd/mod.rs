@@ -55,7 +55,10 @@ use crate::wire::{Nid, ProcessId};
 #[derive(Debug)]
 pub(crate) struct Socklnd<U: Upper> {
     ni: NiId,
+    /// [`Nid::LO`] once the NI is deleted.
     nid: Nid,
+    /// That of the NI (docs/protocol/socklnd.md §4).
+    incarnation: u64,
     conns: Slab<Conn<U>>,
     by_id: OwnMap<ConnId, Key>,
     /// The connection that something happened to last.
@@ -112,11 +115,13 @@ impl Out {
 }
 
 impl<U: Upper> Socklnd<U> {
-    /// The socklnd of NI `ni`, `nid`, with no connections, on shard `me`: no two shards of a node name a dial alike.
-    pub(crate) fn new(me: ShardId, ni: NiId, nid: Nid) -> Socklnd<U> {
+    /// The socklnd of NI `ni`, `nid`, of this incarnation, with no connections, on shard `me`: no two shards of a node name a dial
+    /// alike.
+    pub(crate) fn new(me: ShardId, ni: NiId, nid: Nid, incarnation: u64) -> Socklnd<U> {
         Socklnd {
             ni,
             nid,
+            incarnation,
             conns: Slab::new(),
             by_id: OwnMap::default(),
             recent: Key::NOWHERE,
@@ -137,6 +142,12 @@ impl<U: Upper> Socklnd<U> {
             misrouted: Vec::new(),
             moved: Moved::default(),
         }
+    }
+
+    /// That of another NI, `nid`, at the place of one that was deleted. Its dials have other names.
+    pub(crate) fn renew(&mut self, nid: Nid, incarnation: u64) {
+        let next_dial = self.next_dial;
+        *self = Socklnd { next_dial, ..Socklnd::new(ShardId(0), self.ni, nid, incarnation) };
     }
 
     /// Takes what happened to its streams.

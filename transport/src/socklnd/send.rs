@@ -6,6 +6,7 @@ use super::Socklnd;
 use super::choose::{self, Cargo, Fit};
 use super::conn::Conn;
 use super::handshake::append;
+use super::leaving;
 use super::lends::LendRec;
 use super::peer::DialState;
 use super::standing::{StandEvent, Standing};
@@ -135,12 +136,14 @@ impl<U: Upper> Socklnd<U> {
         let Some(p) = self.peers.get_mut(peer) else {
             return self.end_tx(up, cx, peer, tx, Err(LnetError::Unreachable));
         };
+        let leaves = self.leaving.begun();
         let hope = !cx.down
+            && !leaves
             && (!p.conns.is_empty()
                 || p.dial().under_way().is_some()
                 || matches!(p.dial(), DialState::Waiting(_)));
         if !hope {
-            let why = if cx.down { LnetError::ShuttingDown } else { LnetError::Unreachable };
+            let why = if leaves { leaving::why(cx) } else { LnetError::Unreachable };
             return self.end_tx(up, cx, peer, tx, Err(why));
         }
         if tx.deadline == u64::MAX {

@@ -36,6 +36,7 @@ impl<U: Upper> Socklnd<U> {
         if !p.active
             || p.leaving.is_some()
             || cx.down
+            || self.leaving.begun()
             || p.id.pid & PID_USER_FLAG != 0
             || cx.cfg.nids().any(|own| own == p.id.nid)
             || !cx.cfg.may_dial(p.id.nid)

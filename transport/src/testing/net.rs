@@ -29,6 +29,7 @@ mod ends;
 mod homes;
 mod listening;
 mod loss;
+mod nis;
 mod pipe;
 mod raw;
 mod unplugged;

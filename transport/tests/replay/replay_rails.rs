@@ -355,3 +355,68 @@ fn a_link_that_is_lost() {
         assert_eq!(differ, told("mr-link-down-fatal"));
     }
 }
+
+/// An NI is deleted and added again: FIN on all its connections, a push by the other one, a push by the new one over connections of
+/// another incarnation; what is pushed is the kernel's, byte for byte.
+#[test]
+fn an_ni_that_is_deleted_and_added() {
+    let own = [12, 22];
+    let all = said("mr-net-del-add");
+    let push = |s: &&Said| {
+        matches!(s.hdr.body, LnetBody::Put { portal: ping::PORTAL, .. })
+            && own.map(nid).contains(&s.hdr.src_nid)
+    };
+    let captured: Vec<&Said> = all.iter().filter(push).collect();
+    let [less, more] = captured[..] else { panic!("{captured:?}") };
+    for chunk in CHUNKS {
+        // The number that it had before.
+        let before = PingInfo::parse(&less.payload).unwrap().sequence - 1;
+        let cfg = Config::new(nid(own[0]), 1_700_000_000_000_000_000).also(nid(own[1]));
+        let mut w = World::new_with(Config { ping_sequence: Some(before), ..cfg }, own, [11, 21], chunk);
+        // Both rails are used before, as they were.
+        for at in 1..5 {
+            w.user_pings(at * SEC, 11);
+        }
+        w.until(BEFORE + 6 * SEC);
+        assert!(w.answered().iter().all(|ok| *ok));
+        let pushed = |w: &World| {
+            let all = dialogue::on_wire(&w.net, 0..w.net.links());
+            all.into_iter().filter(|s| push(&s)).collect::<Vec<_>>()
+        };
+        let (told, links) = (pushed(&w).len(), w.net.links());
+        let of_22 = |w: &World, link: usize| w.net.addresses(link).map(|a| a.ip()).contains(&ip(22));
+        let ended = |w: &World, link: usize| (0..2).any(|end| w.net.wire(link, end).1);
+        let open: Vec<usize> = (0..links).filter(|l| of_22(&w, *l) && !ended(&w, *l)).collect();
+        assert!(open.len() >= 3, "{open:?}");
+        w.net.del_ni(0..1, nid(22)).unwrap();
+        // Connections close before anybody is told, in order.
+        assert_eq!((pushed(&w).len(), w.net.resets), (told, 0));
+        w.until(w.net.now + SEC);
+        assert!(open.iter().all(|l| ended(&w, *l)) && w.net.resets == 0, "FIN on each");
+        let ours = pushed(&w);
+        assert_eq!(ours.len(), told + 1);
+        let last = ours.last().unwrap();
+        let is = |s: &Said| (host(s.hdr.src_nid), s.payload.clone());
+        assert_eq!(is(last), is(less), "by the NI that is left, the kernel's own bytes");
+        assert_eq!(w.net.links(), links, "over connections that there are");
+        w.net.let_nis_go(0);
+
+        w.until(w.net.now + 5 * SEC);
+        w.net.add_ni(0..1, nid(22)).unwrap();
+        w.until(w.net.now + SEC);
+        let ours = pushed(&w);
+        assert_eq!(ours.len(), told + 2);
+        let last = ours.last().unwrap();
+        assert_eq!(is(last), is(more), "by the NI that is new, the kernel's own bytes");
+        let new: Vec<usize> = (links..w.net.links()).filter(|l| of_22(&w, *l)).collect();
+        assert!(!new.is_empty(), "over new connections");
+        // And is used as before.
+        for at in 0..4 {
+            w.user_pings(w.net.now - BEFORE + at * SEC, 11);
+        }
+        w.until(w.net.now + 5 * SEC);
+        assert!(w.answered().iter().all(|ok| *ok));
+        let late = w.with_sink(USERS);
+        assert!(late.iter().rev().take(4).any(|a| a.from == 22), "{:?}", pairs(&late));
+    }
+}

@@ -43,6 +43,7 @@ mod sim_netsock;
 #[cfg(feature = "node")]
 mod sim_netsock_nodes;
 #[cfg(feature = "node")]
+mod sim_nis;
 mod sim_node;
 #[cfg(feature = "node")]
 mod sim_queues;

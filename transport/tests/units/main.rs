@@ -25,6 +25,7 @@ mod netsock_press;
 mod netsock_wire;
 mod never_sent;
 mod nis;
+mod nis_live;
 mod nothing_lost;
 mod own_nid;
 mod pair;

@@ -1,7 +1,7 @@
 //! Nodes of several NIs: on addresses of their own, and of two networks on one address (docs/protocol/lnet.md §5,
 //! docs/protocol/socklnd.md §1).
 
-use transport::lnd::{Accept, AppId, Config, LnetError, NiConfig, Payload, Shards, Sink};
+use transport::lnd::{Accept, AppId, Config, LnetError, Payload, Shards, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op, OpRefused};
 use transport::node::Input;
 use transport::stream::{Bucket, ShardId};
@@ -401,7 +401,7 @@ fn what_waits_by_one_ni_goes_on_when_a_message_by_another_ends() {
 fn credits_of_one_ni_are_not_anothers() {
     let mut net = Net::new();
     let mut cfg = config(&["10.0.0.1@tcp", "10.1.0.1@tcp1"]);
-    cfg.nis[0] = NiConfig { credits: Some(1), ..cfg.nis[0] };
+    cfg.nis[0].credits = Some(1);
     net.add(cfg);
     for n in 2..6 {
         net.add(config(&[format!("10.0.0.{n}@tcp").as_str(), format!("10.1.0.{n}@tcp1").as_str()]));

@@ -12,6 +12,8 @@ use crate::wire::netsock::errno;
 
 /// An input/output error.
 const EIO: i32 = 5;
+/// A network is down.
+const ENETDOWN: i32 = 100;
 
 /// Linux's number of an operation's end.
 fn status(e: LnetError) -> i32 {
@@ -24,6 +26,7 @@ fn status(e: LnetError) -> i32 {
         LnetError::Malformed => errno::EPROTO,
         LnetError::Checksum => EIO,
         LnetError::ShuttingDown => errno::ESHUTDOWN,
+        LnetError::NoNi => ENETDOWN,
     }
 }
 

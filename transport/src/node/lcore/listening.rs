@@ -6,6 +6,8 @@ use dataplane::pkt::Port;
 use tcpstack::Listen;
 
 use super::LcoreStreams;
+use crate::lnd::NiError;
+use crate::node::nis::Site;
 use crate::stream::ListenError;
 
 /// The fate of an address.
@@ -24,6 +26,27 @@ impl<P: Port> LcoreStreams<P> {
         let l = Listen { addr: at.ip(), port: at.port(), backlog: self.backlog };
         let done = self.stack.listen(l).map_err(why);
         self.listened.push_back((at, done));
+    }
+
+    /// Takes the address of an NI that the node gets, and listens there.
+    pub(super) fn open_address(&mut self, site: &Site, all: &[SocketAddr]) -> Result<(), NiError> {
+        let Site { ip, prefix, .. } = *site;
+        let had = self.stack.owns(ip);
+        let bad = |e: tcpstack::StackError| NiError::Address { ip, why: e.to_string() };
+        self.stack.add_address(ip, prefix).map_err(bad)?;
+        let missing: Vec<SocketAddr> =
+            all.iter().copied().filter(|at| !self.stack.listens_for(*at)).collect();
+        for (n, at) in missing.iter().enumerate() {
+            let l = Listen { addr: at.ip(), port: at.port(), backlog: self.backlog };
+            if let Err(e) = self.stack.listen(l) {
+                missing.iter().take(n).for_each(|at| self.stack.unlisten(at.ip(), at.port()));
+                if !had {
+                    self.stack.remove_address(ip);
+                }
+                return Err(NiError::Listen { at: *at, why: why(e) });
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn unlisten_at(&mut self, at: SocketAddr) {

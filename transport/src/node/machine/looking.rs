@@ -1,6 +1,7 @@
 //! Looking into a machine: its peers, its NIs, and the nodes behind routers.
 
 use super::Machine;
+use crate::lnd::NiId;
 use crate::lnet::Lnet;
 use crate::lnet::PeerNiView;
 use crate::lnet::figures::{NiFigures, PeerFigures};
@@ -21,7 +22,8 @@ impl Machine {
 
     /// Shows `each` the figures of every NI, the primary one first, and behind them those of messages of the node to itself.
     pub fn nis(&self, each: &mut dyn FnMut(NiFigures)) {
-        self.lnet.figures(&self.cx, self.lnds.iter().map(|l| l.moved), each);
+        let moved = |ni: NiId| self.lnds.get(ni.index()).map(|l| l.moved).unwrap_or_default();
+        self.lnet.figures(&self.cx, moved, each);
     }
 
     /// Operations that wait for an answer.

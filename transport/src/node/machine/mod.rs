@@ -27,11 +27,13 @@
 
 mod beside;
 mod looking;
+mod nis;
 
 use std::net::IpAddr;
 
 use self::beside::Beside;
 pub use self::beside::BesideError;
+pub use self::nis::Places;
 use crate::lnd::tunables::Change;
 use crate::lnd::{AppId, Config, Counters, Cx, Held, NIS_MAX, NiId, RouteError};
 use crate::lnet::faults::{FaultAsk, FaultError, FaultView};
@@ -178,8 +180,10 @@ pub struct Gauges {
 pub struct Machine {
     cx: Cx,
     lnet: Lnet,
-    /// The LND of each NI.
+    /// The LND of each NI's place.
     lnds: Vec<Socklnd<Lnet>>,
+    /// NIs that were deleted, and are not over.
+    leaving: u8,
     /// Protocols that are not LNet's.
     beside: Beside,
 }
@@ -224,10 +228,11 @@ fn sort_out(cx: &mut Cx, lnet: &mut Lnet, lnds: &mut [Socklnd<Lnet>], happened: 
 impl Machine {
     /// A machine with no connections.
     pub fn new(cfg: Config) -> Machine {
-        let me = cfg.shards.me;
-        let lnd = |(ni, nid)| Socklnd::new(me, NiId(ni), nid);
+        let cfg = cfg.placed();
+        let (me, incarnation) = (cfg.shards.me, cfg.incarnation);
+        let lnd = |(ni, nid)| Socklnd::new(me, NiId(ni), nid, incarnation);
         let lnds = (0..NIS_MAX as u8).zip(cfg.nids()).map(lnd).collect();
-        Machine { lnet: Lnet::new(&cfg), lnds, cx: Cx::new(cfg), beside: Beside::default() }
+        Machine { lnet: Lnet::new(&cfg), lnds, leaving: 0, cx: Cx::new(cfg), beside: Beside::default() }
     }
 
     /// The same with a protocol beside socklnd, which gets the connections that peers make to `port`. The runtime must
@@ -480,7 +485,7 @@ impl Machine {
     /// Takes what happened at `now`, in ns; `now` never goes back. All that follows from it is ready for
     /// [`Machine::poll`] when this returns.
     pub fn handle(&mut self, now: u64, input: Input<'_>) {
-        let Machine { cx, lnet, lnds, beside } = self;
+        let Machine { cx, lnet, lnds, beside, .. } = self;
         cx.now = cx.now.max(now);
         match input {
             Input::Stream(happened) => return self.hear(now, happened),
@@ -515,7 +520,7 @@ impl Machine {
     /// Takes what happened to a stream at `now`, in ns: [`Input::Stream`], moved once less.
     #[inline]
     pub fn hear(&mut self, now: u64, happened: Happened<'_>) {
-        let Machine { cx, lnet, lnds, beside } = self;
+        let Machine { cx, lnet, lnds, beside, .. } = self;
         cx.now = cx.now.max(now);
         match &mut lnds[..] {
             [only] if beside.is_empty() => only.handle(lnet, cx, happened),
@@ -531,7 +536,7 @@ impl Machine {
     /// Takes an application's operation out of its place at `now`, in ns: [`Input::Cmd`], never moved as a whole.
     #[inline]
     pub fn command(&mut self, now: u64, app: AppId, op: &mut Op) {
-        let Machine { cx, lnet, lnds, beside } = self;
+        let Machine { cx, lnet, lnds, beside, .. } = self;
         cx.now = cx.now.max(now);
         let was_up = !cx.down;
         lnet.command(cx, lnds, app, op);
@@ -551,7 +556,7 @@ impl Machine {
     }
 
     fn settle_all(&mut self) {
-        let Machine { cx, lnet, lnds, beside } = self;
+        let Machine { cx, lnet, lnds, beside, .. } = self;
         if cx.down {
             lnds.iter_mut().for_each(|l| l.leave_when_due(lnet, cx));
         }
@@ -577,6 +582,7 @@ impl Machine {
     /// Whether a bucket can be moved as a whole.
     pub fn may_migrate(&self, b: Bucket) -> bool {
         !self.cx.down
+            && self.leaving == 0
             && self.cx.homes.at(b) == self.cx.cfg.shards.me
             && self.beside.may_migrate(b)
             && self.lnet.may_migrate()

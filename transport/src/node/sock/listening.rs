@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use mio::net::TcpListener;
 use mio::{Interest, Registry, Token};
 
 use super::{LISTENER, SockStreams, bind};
+use crate::lnd::NiError;
 use crate::stream::{Close, ListenError};
 
 struct Listener {
@@ -90,6 +91,34 @@ impl SockStreams {
             tracing::warn!(%at, error = %e, "cannot listen{}", super::remedy(e));
         }
         self.listeners.told.push_back((at, done.map_err(|e| why(&e))));
+    }
+
+    /// Listens at the addresses of an NI that the node gets.
+    pub(super) fn open_addresses(&mut self, ip: IpAddr, all: &[SocketAddr]) -> Result<(), NiError> {
+        let (here, not) = (SocketAddr::new(ip, 0), |at, e: &io::Error| NiError::Listen { at, why: why(e) });
+        bind(here).map_err(|e| not(here, &e))?;
+        let there = |at: &SocketAddr| {
+            let whole = |l: &Listener| l.at.ip().is_unspecified() && l.at.is_ipv4() == at.is_ipv4();
+            let all = self.listeners.all.iter().flatten();
+            all.filter(|l| !l.asked && l.at.port() == at.port()).any(|l| l.at == *at || whole(l))
+        };
+        let missing: Vec<SocketAddr> = all.iter().copied().filter(|at| !there(at)).collect();
+        for (n, at) in missing.iter().enumerate() {
+            if let Err(e) = self.listeners.open(*at, self.cfg.tcp.backlog.into(), self.poll.registry()) {
+                missing.iter().take(n).for_each(|before| self.close_address(*before));
+                return Err(not(*at, &e));
+            }
+        }
+        Ok(())
+    }
+
+    /// Listens no more at an address of an NI.
+    pub(super) fn close_address(&mut self, at: SocketAddr) {
+        let all = &mut self.listeners.all;
+        let place = all.iter().position(|l| l.as_ref().is_some_and(|l| !l.asked && l.at == at));
+        if let Some(mut l) = place.and_then(|i| all.get_mut(i)).and_then(Option::take) {
+            let _ = self.poll.registry().deregister(&mut l.sock);
+        }
     }
 
     pub(super) fn unlisten_at(&mut self, at: SocketAddr) {

@@ -1,0 +1,241 @@
+//! NIs of a node that runs: added one by one, deleted one by one, or made those of a file (docs/config.md).
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bench::sock::epoch;
+use transport::lnd::{Config, NewNi, NiConfig};
+use transport::node::inspect::{Inspection, Site};
+use transport::wire::Nid;
+
+use crate::args::{NodeArgs, ServeArgs};
+use crate::inspect::claim::{self, Claim};
+use crate::inspect::failure::Failure;
+use crate::networks;
+
+/// An NI that a node is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) nid: Nid,
+    /// The place of its port; 0 on kernel sockets.
+    pub(crate) place: usize,
+    /// Messages it may have in flight; `None` for the node's number.
+    pub(crate) credits: Option<u32>,
+}
+
+/// An NI of a node that runs.
+#[derive(Debug)]
+struct Ni {
+    nid: Nid,
+    place: usize,
+    /// Keeps its NID for it. That of the NID that the node was started with is kept by whoever runs it.
+    _claim: Option<Claim>,
+}
+
+/// The NIs of a node that runs, in the order in which they came.
+#[derive(Debug, Default)]
+pub(crate) struct Nis(Mutex<Here>);
+
+#[derive(Debug, Default)]
+struct Here {
+    all: Vec<Ni>,
+    /// The NID that the node was started with, and the name of its command.
+    first: Option<Nid>,
+    command: &'static str,
+}
+
+impl Nis {
+    fn nis(&self) -> MutexGuard<'_, Here> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the NIDs of a node that starts, but for the first one's lock, which its caller has taken: with `locked` those of the others.
+    ///
+    /// # Errors
+    /// One that another process has; NIs that do not go with the ports.
+    pub(crate) fn starts(&self, a: &NodeArgs, command: &'static str, locked: bool) -> Result<(), String> {
+        let mut nis = self.nis();
+        (nis.first, nis.command) = (Some(a.nid), command);
+        for (nid, place) in networks::with_places(a)? {
+            // One that is named twice is refused as such.
+            if nis.all.iter().any(|n| n.nid == nid) {
+                continue;
+            }
+            let claim = match locked && nid != a.nid {
+                true => claim::take(nid, &claim::scope(a), command).map_err(|h| h.refusal("--ni", nid))?,
+                false => None,
+            };
+            nis.all.push(Ni { nid, place, _claim: claim });
+        }
+        Ok(())
+    }
+
+    /// The node has ended: its NIDs are free.
+    pub(crate) fn ended(&self) {
+        self.nis().all.clear();
+    }
+
+    /// The NIDs, in the order in which they came.
+    pub(crate) fn nids(&self) -> Vec<Nid> {
+        self.nis().all.iter().map(|n| n.nid).collect()
+    }
+
+    /// The arguments `a` with the NIs that there are; the NID is `0@lo` where there are none.
+    pub(crate) fn current(&self, mut a: ServeArgs) -> ServeArgs {
+        let nis = self.nis();
+        a.nid = nis.all.first().map_or(Nid::LO, |n| n.nid);
+        a.node.nid = a.nid;
+        a.node.ni = nis.all.iter().skip(1).map(|n| n.nid).collect();
+        a.node.ni_ports = match networks::count(&a.node) > 1 {
+            true => nis.all.iter().map(|n| n.place as u16).collect(),
+            false => Vec::new(),
+        };
+        a
+    }
+
+    /// Adds an NI to the node, whose arguments are `a`.
+    ///
+    /// # Errors
+    /// Another process has the NID; the node refuses it.
+    pub(crate) fn add(&self, front: &Inspection, a: &NodeArgs, ni: &Wanted) -> Result<(), Failure> {
+        let Wanted { nid, place, credits } = *ni;
+        networks::one_more(a, nid, place)?;
+        let ip = nid.ip().ok_or_else(|| format!("{nid} has no IP address"))?;
+        let mut nis = self.nis();
+        if nis.all.iter().any(|n| n.nid == nid) {
+            let e = transport::lnd::NiError::Twice(nid);
+            return Err(Failure::numbered(&e, e.errno()));
+        }
+        let claim = match nis.first == Some(nid) {
+            true => None,
+            false => claim::take(nid, &claim::scope(a), nis.command)
+                .map_err(|h| Failure::numbered(h.refusal("it", nid), libc::EADDRINUSE))?,
+        };
+        let prefix = networks::ports(a).ok().and_then(|all| Some(all.get(place)?.prefix(ip)));
+        let site = Site { ip, prefix: prefix.unwrap_or_default(), port: place as u8 };
+        let new = NewNi { nid, credits, incarnation: epoch() };
+        let done = front.add_ni(&new, &site).map_err(|e| e.to_string())?;
+        done.map_err(|e| Failure::numbered(&e, e.errno()))?;
+        tracing::info!("{nid} is an NI of this node now");
+        nis.all.push(Ni { nid, place, _claim: claim });
+        Ok(())
+    }
+
+    /// Deletes an NI of the node.
+    ///
+    /// # Errors
+    /// It has none of that NID.
+    pub(crate) fn del(&self, front: &Inspection, nid: Nid) -> Result<(), Failure> {
+        let mut nis = self.nis();
+        let done = front.del_ni(nid).map_err(|e| e.to_string())?;
+        done.map_err(|e| Failure::numbered(&e, e.errno()))?;
+        tracing::info!("{nid} is no NI of this node any more");
+        nis.all.retain(|n| n.nid != nid);
+        Ok(())
+    }
+
+    /// The NIs that a node of `a` has and this one does not, and those that go: on another port one is another.
+    ///
+    /// # Errors
+    /// NIs that do not go with the ports.
+    pub(super) fn renewal(&self, a: &NodeArgs, then: &Config) -> Result<Renewal, String> {
+        let places = networks::with_places(a)?;
+        let now: Vec<(Nid, usize)> = self.nis().all.iter().map(|n| (n.nid, n.place)).collect();
+        let gone = now.iter().filter(|n| !places.contains(n)).copied().collect();
+        let own = |nid| then.nis.iter().find(|n| n.nid == nid).and_then(|n| n.credits);
+        // The node's own number stays as it is.
+        let credits = |nid| Some(own(nid).unwrap_or(then.ni_credits));
+        let new = places.into_iter().filter(|n| !now.contains(n));
+        let fresh = new.map(|(nid, place)| Wanted { nid, place, credits: credits(nid) }).collect();
+        Ok(Renewal { gone, fresh })
+    }
+
+    /// Adds the new ones of a renewal: all of them, or none.
+    ///
+    /// # Errors
+    /// The first that cannot be added.
+    pub(super) fn begin(
+        &self,
+        front: &Inspection,
+        a: &NodeArgs,
+        renewal: &Renewal,
+    ) -> Result<Vec<String>, String> {
+        for (i, ni) in renewal.fresh.iter().enumerate() {
+            if let Err(e) = self.add_again(front, a, ni, renewal) {
+                let left = self.take_back(front, a, renewal, i);
+                return Err(format!("net: {e}{left}"));
+            }
+        }
+        Ok(renewal.fresh.iter().map(|ni| format!("net: {} is new", ni.nid)).collect())
+    }
+
+    /// Adds one; where it changes its port it goes first.
+    fn add_again(
+        &self,
+        front: &Inspection,
+        a: &NodeArgs,
+        ni: &Wanted,
+        renewal: &Renewal,
+    ) -> Result<(), String> {
+        if renewal.gone.iter().any(|g| g.0 == ni.nid) {
+            self.del(front, ni.nid).map_err(|e| e.text)?;
+        }
+        self.add(front, a, ni).map_err(|e| e.text)
+    }
+
+    /// Takes back the first `n` additions of a renewal; gives what is left of it to be said.
+    pub(super) fn take_back(
+        &self,
+        front: &Inspection,
+        a: &NodeArgs,
+        renewal: &Renewal,
+        n: usize,
+    ) -> &'static str {
+        let mut all = true;
+        for ni in renewal.fresh.iter().take(n) {
+            all &= self.del(front, ni.nid).is_ok();
+        }
+        for (nid, place) in renewal.gone.iter().filter(|g| renewal.fresh.iter().any(|f| f.nid == g.0)) {
+            let there = self.nids().contains(nid);
+            let ni = Wanted { nid: *nid, place: *place, credits: None };
+            all &= there || self.add(front, a, &ni).is_ok();
+        }
+        if all { "" } else { "; not all of it could be taken back" }
+    }
+
+    /// Deletes those of a renewal that go.
+    ///
+    /// # Errors
+    /// The first that cannot be deleted.
+    pub(super) fn finish(&self, front: &Inspection, renewal: &Renewal) -> Result<Vec<String>, String> {
+        let gone = renewal.gone.iter().filter(|g| !renewal.fresh.iter().any(|f| f.nid == g.0));
+        gone.map(|(nid, _)| {
+            self.del(front, *nid).map_err(|e| format!("net: {}", e.text))?;
+            Ok(format!("net: {nid} is gone"))
+        })
+        .collect()
+    }
+}
+
+/// NIs that come and go with a file, each with the place of its port.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Renewal {
+    gone: Vec<(Nid, usize)>,
+    fresh: Vec<Wanted>,
+}
+
+/// NIs that stay, and are to have other credits, with those that they have and are to have: that takes a restart.
+pub(super) fn other_credits(before: &Config, after: &Config) -> Vec<(Nid, u32, u32)> {
+    let other = |n: &NiConfig| {
+        let then = after.nis.iter().find(|t| t.nid == n.nid)?;
+        let (was, is) = (n.credits.unwrap_or(before.ni_credits), then.credits.unwrap_or(after.ni_credits));
+        (was != is).then_some((n.nid, was, is))
+    };
+    before.nis.iter().filter_map(other).collect()
+}
+
+impl Renewal {
+    /// NIs that come.
+    pub(super) fn new_ones(&self) -> usize {
+        self.fresh.len()
+    }
+}

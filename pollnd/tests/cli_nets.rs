@@ -1,0 +1,193 @@
+//! NIs that a running node gets and loses, over kernel sockets: `pollnd lnetctl net add` and `net del`, and files whose NIs are others.
+
+#![allow(missing_docs)]
+
+#[allow(dead_code)]
+mod proc;
+
+use std::path::{Path, PathBuf};
+
+use proc::{End, Proc, eventually, nid, own_ip, pollnd};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+const PORT: [&str; 2] = ["--accept-port", "10990"];
+
+fn golden(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/texts/lnetctl").join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Nodes with control sockets in a folder of their own.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Place {
+        Place(tempfile::tempdir().unwrap())
+    }
+
+    fn start(&self, args: &[&str]) -> Proc {
+        let mut c = pollnd(args);
+        c.env("XDG_RUNTIME_DIR", self.0.path());
+        Proc::start(c)
+    }
+
+    fn node(&self, more: &[&str]) -> Proc {
+        self.start(&[&["node"], more, &PORT].concat()).up()
+    }
+
+    fn ctl(&self, node: &Proc, args: &[&str]) -> End {
+        self.start(&[&["lnetctl", "--node", &node.id().to_string()], args].concat()).end()
+    }
+
+    fn nets(&self, node: &Proc) -> Vec<String> {
+        let shown = self.ctl(node, &["net", "show"]).good().out;
+        shown.lines().filter_map(|l| Some(l.split_once("nid: ")?.1.to_owned())).collect()
+    }
+
+    fn file(&self, text: &str) -> PathBuf {
+        let path = self.0.path().join("node.yaml");
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+/// A file of these NIs.
+fn net(nids: &[&str]) -> String {
+    let one = |n: &&str| {
+        let net = n.rsplit('@').next().unwrap();
+        format!("  - {{net type: {net}, local NI(s): [{{nid: \"{n}\"}}]}}\n")
+    };
+    format!("net:\n{}", nids.iter().map(one).collect::<String>())
+}
+
+#[test]
+fn an_ni_comes_and_goes_while_others_run() {
+    let (at, a, b, a1, b1) = (Place::new(), own_ip(), own_ip(), own_ip(), own_ip());
+    let (first, second) = (nid(a), format!("{a1}@tcp1"));
+    let (node, peer) = (at.node(&["--nid", &first]), at.node(&["--nid", &nid(b)]));
+    at.ctl(&node, &["ping", &nid(b)]).good();
+    at.ctl(&node, &["discover", &nid(b)]).good();
+
+    at.ctl(&node, &["net", "add", "--net", "tcp1", "--ip", &a1.to_string(), "--credits", "77"]).good();
+    assert_eq!(at.nets(&node), ["0@lo", &*first, &*second]);
+    at.ctl(&node, &["net", "show", "--net", "tcp1", "-v"]).good().says(&["credits: 77", "peer_credits: 8"]);
+    // The peer was told, and reaches it once it is on that network itself.
+    at.ctl(&peer, &["ping", &second]).failed(255, &[]);
+    at.ctl(&peer, &["net", "add", "--nid", &format!("{b1}@tcp1")]).good();
+    eventually("news of the new NI", || at.ctl(&peer, &["peer", "show", "--nid", &second]).status.success());
+    at.ctl(&peer, &["ping", &second]).good().says(&[&second]);
+    // Another network on an address that is there.
+    at.ctl(&node, &["net", "add", "--net", "tcp2", "--ip", &a.to_string()]).good();
+    assert_eq!(at.nets(&node).last(), Some(&format!("{a}@tcp2")));
+    at.ctl(&node, &["net", "del", "--net", "tcp2"]).good();
+    at.ctl(&node, &["ping", &nid(b)]).good();
+
+    // The NID that it was started with goes; what is left is enough.
+    at.ctl(&node, &["net", "del", "--net", "tcp"]).good();
+    assert_eq!(at.nets(&node), ["0@lo", &*second]);
+    at.ctl(&peer, &["ping", &second]).good();
+    at.ctl(&node, &["net", "add", "--nid", &first]).good();
+    at.ctl(&peer, &["ping", &first]).good();
+    assert_eq!(at.nets(&node), ["0@lo", &*second, &*first]);
+    // All of them, and one again.
+    for nid in [&first, &second] {
+        at.ctl(&node, &["net", "del", "--nid", nid]).good();
+    }
+    assert_eq!(at.nets(&node), ["0@lo"]);
+    at.ctl(&node, &["ping", &nid(b)]).failed(255, &[]);
+    at.ctl(&node, &["net", "add", "--nid", &first]).good();
+    at.ctl(&node, &["ping", &nid(b)]).good();
+    peer.stop().good();
+    node.stop().good();
+}
+
+#[test]
+fn refusals_are_lnetctl_s_or_say_what_to_do() {
+    let (at, a, b) = (Place::new(), own_ip(), own_ip());
+    let (node, other) = (at.node(&["--nid", &nid(a)]), at.node(&["--nid", &nid(b)]));
+    for (words, name) in [
+        (&["net", "add", "--net", "foo", "--if", "lo"][..], "err-net-add-bad-net.txt.stderr"),
+        (&["net", "add", "--net", "tcp2", "--if", "none9"], "err-net-add-bad-if.txt.stderr"),
+        (&["net", "add", "--net", "tcp", "--ip", &a.to_string()], "err-net-add-dup.txt.stderr"),
+        (&["net", "del", "--net", "tcp9"], "err-net-del-unknown.txt.stderr"),
+    ] {
+        let end = at.ctl(&node, words);
+        assert_eq!((end.status.code(), &*end.err), (Some(234), &*golden(name)), "{words:?}");
+    }
+    for verb in ["add", "del"] {
+        let end = at.ctl(&node, &["net", verb]);
+        assert_eq!((end.status.code(), &*end.out), (Some(234), &*golden("err-net-add-noarg.txt")), "{end:?}");
+    }
+    let add = |more: &[&str], says: &[&str]| {
+        drop(at.ctl(&node, &[&["net", "add"], more].concat()).failed(234, says));
+    };
+    add(&["--net", "tcp1"], &["it needs an address: give --nid"]);
+    add(&["--nid", "203.0.113.9@tcp1"], &["cannot listen on 203.0.113.9", "no address of this node"]);
+    add(&["--nid", &format!("{a}@tcp1"), "--peer-credits", "9"], &["peer_credits 9", "have 8"]);
+    add(&["--nid", &format!("{a}@tcp1"), "--cpt", "[0,1]"], &["cpt [0,1]", "[0]"]);
+    add(&["--nid", &format!("{a}@tcp1"), "--net", "tcp2"], &["another network than --net tcp2"]);
+    add(&["--nid", &nid(b)], &[&format!("process {}", other.id())]);
+    at.ctl(&node, &["route", "add", "--net", "tcp7", "--gateway", &nid(b)]).good();
+    add(&["--nid", &format!("{a}@tcp7")], &["a route leads to tcp7", "route del"]);
+    assert_eq!(at.nets(&node), ["0@lo", &*nid(a)]);
+    other.stop().good();
+    node.stop().good();
+}
+
+/// `import`, `config apply` and SIGHUP: NIs of the file come, others go, and what cannot be changes nothing.
+#[test]
+fn files_whose_nis_are_others_change_a_node_that_runs() {
+    let (at, [a, b, c]) = (Place::new(), [(); 3].map(|()| own_ip()));
+    let (first, second, third) = (nid(a), format!("{b}@tcp1"), format!("{c}@tcp2"));
+    let path = at.file(&net(&[&first, &second]));
+    let path = path.to_str().unwrap();
+    let node = at.node(&["--config", path]);
+    let peer = at.node(&["--nid", &nid(own_ip())]);
+    let config = |verb: &str| {
+        let words = ["config", verb, "--node", &node.id().to_string()];
+        at.start(&words).end()
+    };
+    at.file(&net(&[&first, &third]));
+    config("apply").good().says(&[&format!("net: {third} is new"), &format!("net: {second} is gone")]);
+    assert_eq!(at.nets(&node), ["0@lo", &*first, &*third]);
+    config("apply").good().says(&["nothing is other"]);
+    config("export").good().says(&[&third]);
+
+    // One of two cannot be: nothing is other, a tunable neither.
+    let bad = format!("{}global: {{transaction_timeout: 77}}\n", net(&[&first, &second, "203.0.113.9@tcp3"]));
+    at.file(&bad);
+    let before = at.ctl(&node, &["global", "show"]).good().out;
+    config("apply").failed(1, &["net: cannot listen on 203.0.113.9"]);
+    assert_eq!(at.nets(&node), ["0@lo", &*first, &*third]);
+    assert_eq!(at.ctl(&node, &["global", "show"]).good().out, before);
+
+    // A route by an NI that is new, and one that goes with its network.
+    let gateway = format!("{}@tcp1", own_ip());
+    at.file(&format!("{}route: [{{net: tcp9, gateway: \"{gateway}\"}}]\n", net(&[&first, &second])));
+    at.ctl(&node, &["import", path]).good();
+    assert_eq!(at.nets(&node), ["0@lo", &*first, &*second]);
+    at.ctl(&node, &["route", "show"]).good().says(&[&gateway]);
+
+    at.file(&net(&[&third]));
+    node.signal(Signal::HUP);
+    eventually("the signal's effect", || at.nets(&node) == ["0@lo", &*third]);
+    assert_eq!(at.ctl(&node, &["route", "show"]).good().out, "");
+    // Its own export makes the same node, with credits of an NI's own, too.
+    at.ctl(&node, &["net", "add", "--nid", &second, "--credits", "99"]).good();
+    for backup in [&["export", "--backup"][..], &["export"]] {
+        let kept = at.ctl(&node, backup).good().out;
+        assert!(kept.contains("credits: 99") && kept.contains("credits: 256"), "{kept}");
+        at.file(&kept);
+        config("apply").good();
+        at.ctl(&node, &["net", "del", "--nid", &second]).good();
+        at.ctl(&node, &["import", path]).good();
+        at.ctl(&node, &["net", "show", "--net", "tcp1", "-v"]).good().says(&["credits: 99"]);
+        assert_eq!(at.nets(&node), ["0@lo", &*third, &*second]);
+    }
+    config("export").good().says(&["credits: 99"]);
+    at.file(&at.ctl(&node, &["export", "--backup"]).good().out.replace("credits: 99", "credits: 98"));
+    config("apply").failed(1, &["needs a restart", &format!("credits of {second}: 98 ("), "runs with 99"]);
+    peer.stop().good();
+    node.stop().good();
+}
