@@ -2,7 +2,7 @@
 //!
 //! `Lnet` is one shard's part of a node. `ops`, `portal` and `peer` hold what it knows; `command` starts what applications
 //! ask for, `hop` chooses its way, by `routes` where no NI leads there, `credits` sends it when there is room, `parse` finds out where
-//! a message's payload goes, `answer` sends ACKs and REPLYs, `forward` passes on what is for other nodes, `remote` asks other shards,
+//! a message's payload goes, `answer` sends ACKs and REPLYs, `forward` passes on what is for other nodes, `cut` before it is whole, `remote` asks other shards,
 //! `upper` is what LNDs call.
 
 pub(crate) mod aliases;
@@ -13,6 +13,7 @@ mod causes;
 mod claims;
 mod command;
 mod credits;
+mod cut;
 mod discovery;
 mod drops;
 mod elsewhere;
@@ -57,6 +58,7 @@ pub use self::api::*;
 pub use self::buffers::{BufferClass, BuffersView};
 use self::buffers::{Buffers, Lease};
 pub use self::causes::{BEST, Cause, Causes, NiHealth};
+use self::cut::Cuts;
 use self::discovery::Discovery;
 use self::drops::Drops;
 pub use self::enabling::{RoutingAsk, RoutingState, RoutingView};
@@ -127,6 +129,8 @@ pub(crate) enum Delivery {
     Object(u64),
     /// Another node's, which is passed on.
     Forward(Lease),
+    /// Another node's that may leave before it is whole, by its name.
+    Cut(u64),
     /// The REPLY to an operation of another shard's, by its wire handle.
     Elsewhere(u64),
 }
@@ -248,8 +252,9 @@ pub(crate) struct Lnet {
     faults: Option<Box<Faults>>,
     routing: Routing,
     buffers: Buffers,
-    /// Messages of other nodes that are here whole.
+    /// Messages of other nodes that are here whole, and parts of those that are not.
     passing: VecDeque<Passing>,
+    cuts: Cuts,
     /// Router buffers on their way home.
     homeward: VecDeque<Lease>,
     /// Boxes for messages that go to another shard.
@@ -304,6 +309,7 @@ impl Lnet {
             routing,
             buffers: Buffers::default(),
             passing: VecDeque::new(),
+            cuts: Cuts::new(cfg),
             homeward: VecDeque::new(),
             spare: Vec::new(),
             events: Events::default(),
