@@ -97,7 +97,7 @@ impl<U: Upper> Socklnd<U> {
             Ok(Some(o)) => (o == b) == (c.bucket == b),
             _ => true,
         });
-        let coming = keys(&self.conns).all(|(_, c)| c.bucket != b || !c.rx.parts.begun(c.rx.ticket));
+        let coming = keys(&self.conns).all(|(_, c)| c.bucket != b || !c.rx.comes_in_parts());
         let begun = keys(&self.begun).all(|(_, o)| self.peers.get(o.peer).is_none_or(|p| p.bucket != b));
         self.copy_jobs.movable() && peers && lends && replies && coming && begun
     }

@@ -144,6 +144,11 @@ impl<D: Default> Rx<D> {
         self.state == start(self.version) && self.buf.is_empty()
     }
 
+    /// Whether it is in the middle of a message of which a part was given up.
+    pub(super) fn comes_in_parts(&self) -> bool {
+        self.state == RxState::LnetPayload && self.parts.begun(self.ticket)
+    }
+
     /// Whether a message that has come whole, since it has no payload, waits for answers to be read or for its buffer.
     /// Behind copy jobs it does not: a FIN ends the connection without regard to those.
     pub(super) fn waits_whole(&self) -> bool {

@@ -8,6 +8,7 @@ mod captures;
 mod claims;
 mod copy_jobs;
 mod dialling;
+mod cut;
 mod discovery;
 mod examples;
 mod faults;

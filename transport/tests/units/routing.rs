@@ -39,7 +39,7 @@ pub(crate) fn config() -> Config {
 pub(crate) struct World {
     pub(crate) net: Net,
     pub(crate) across: Across,
-    shards: usize,
+    pub(crate) shards: usize,
     next: u64,
 }
 
@@ -162,7 +162,7 @@ pub(crate) fn header(from: Nid, to: Nid, body: LnetBody, len: usize) -> LnetHdr 
 }
 
 /// Each kind of message, both ways.
-fn everything_across(w: &mut World) {
+pub(crate) fn everything_across(w: &mut World) {
     let (from, to) = (a(2), b(3));
     for (from, to) in [(from, to), (to, from)] {
         let mut wanted = Vec::new();
