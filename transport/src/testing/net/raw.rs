@@ -63,10 +63,11 @@ impl Net {
             return self.at(delay, Ev::Data(link, end, bytes.to_vec()));
         }
         for part in bytes.chunks(RAW_SEGMENT) {
-            let e = &mut self.links[link][1 - end];
-            e.leaves = e.leaves.max(self.now) + self.raw_pace;
+            // What is short comes when it would come without a pace, and what follows behind it.
             let delay = self.travel_behind(link, end);
             self.at(delay, Ev::Data(link, end, part.to_vec()));
+            let e = &mut self.links[link][1 - end];
+            e.leaves = e.leaves.max(self.now) + self.raw_pace * part.len() as u64 / RAW_SEGMENT as u64;
         }
     }
 
