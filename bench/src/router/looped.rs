@@ -9,7 +9,7 @@ use hugepages::{Backing, PrivatePages};
 use transport::node::{NoApp, NodeBuilder};
 use transport::wire::Nid;
 
-use super::{Reaching, beside, between, reached};
+use super::{Passes, Reaching, beside, between, reached};
 use crate::ctl::Ctl;
 use crate::pair::{Make, Running};
 use crate::sock::{SockPair, addresses, port_for, run};
@@ -20,7 +20,7 @@ use crate::workload::{Client, Server};
 ///
 /// # Errors
 /// As [`Running::start`], or that no message came through.
-pub fn start(p: SockPair, ctl: &Arc<Ctl>) -> Result<Running, String> {
+pub fn start(p: SockPair, passes: Passes, ctl: &Arc<Ctl>) -> Result<Running, String> {
     let ips = addresses::<4>();
     let [a, near, far, b] = [0, 1, 2, 3].map(|i| Nid::tcp(IpAddr::V4(ips[i]), i as u16 / 2));
     let at_port = port_for(&ips);
@@ -37,7 +37,7 @@ pub fn start(p: SockPair, ctl: &Arc<Ctl>) -> Result<Running, String> {
     });
     let f = finish.clone();
     let router: Make = Box::new(move || {
-        let node = f(between([near, far])).sockets(NoApp);
+        let node = f(between([near, far], passes)).sockets(NoApp);
         Ok(Box::new(node.map_err(|e| e.to_string())?) as _)
     });
     let c = ctl.clone();

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use bench::ctl::Ctl;
-use bench::pair::{NothingLost, Running};
+use bench::measure::MeasureError;
+use bench::pair::NothingLost;
 use bench::report::RanOn;
-use bench::router;
-use bench::router::cost::{Beside, Round, Router, Side, figures};
+use bench::router::cost::{Beside, Round, Router, Side, figures, long};
+use bench::router::{self, Passes};
 use bench::sock::{self, SockPair};
 use bench::tcp::load;
 use bench::workload::{ClientConfig, Intake};
@@ -27,7 +28,7 @@ pub(crate) struct RouterArgs {
     /// Rounds; each measures every side once.
     #[arg(default_value_t = 5, value_parser = number::<u32>(1..=1000))]
     pub(crate) rounds: u32,
-    /// Seconds for each kind of traffic, of three, on each side in a round.
+    /// Seconds for each kind of traffic, of four, on each side in a round.
     #[arg(long, default_value_t = 1.0, value_parser = seconds)]
     pub(crate) seconds: f64,
     /// The form of the result, and the link.
@@ -42,30 +43,38 @@ fn client() -> ClientConfig {
     ClientConfig { small_flight: FLIGHT.into(), ..ClientConfig::default() }
 }
 
-/// Measures nodes that run, and takes them down.
-fn side(
+/// Measures nodes that run by `of`, and takes them down.
+fn side<T>(
     ctl: &Ctl,
-    secs: f64,
     lost: &mut Vec<NothingLost>,
+    of: impl FnOnce(&Ctl) -> Result<T, MeasureError>,
     stop: impl FnOnce() -> Result<(Vec<NodeEnd>, u64), String>,
-) -> Result<(Side, Vec<NodeEnd>), String> {
-    let side = Side::of(ctl, secs);
+) -> Result<(T, Vec<NodeEnd>), String> {
+    let measured = of(ctl);
     let (ends, left) = stop()?;
     lost.push(NothingLost::of(ctl, &ends).and_left(left));
-    Ok((side.map_err(|e| e.to_string())?, ends))
+    Ok((measured.map_err(|e| e.to_string())?, ends))
 }
 
 fn sockets(a: &RouterArgs, lost: &mut Vec<NothingLost>) -> Result<Beside, String> {
     let p = SockPair { idle: IdleMode::Block, intake: Intake::Lent, client: client(), peer_credits: FLIGHT };
-    let mut measured = |start: fn(SockPair, &Arc<Ctl>) -> Result<Running, String>| {
+    let start = |passes: Option<Passes>| {
         let ctl = Arc::new(Ctl::default());
-        let running = start(p, &ctl)?;
-        side(&ctl, a.seconds, lost, || running.stop().map(|e| (e, 0))).map(|(s, _)| s)
+        let running = match passes {
+            Some(passes) => router::looped::start(p, passes, &ctl)?,
+            None => sock::start(p, ctl.clone())?,
+        };
+        Ok::<_, String>((ctl, running))
     };
-    Ok(Beside {
-        direct: measured(|p, ctl| sock::start(p, ctl.clone()))?,
-        through: measured(router::looped::start)?,
-    })
+    let mut measured = |passes| {
+        let (ctl, running) = start(passes)?;
+        side(&ctl, lost, |c| Side::of(c, a.seconds), || running.stop().map(|e| (e, 0))).map(|(s, _)| s)
+    };
+    let (direct, through) = (measured(None)?, measured(Some(Passes::Stored))?);
+    let (ctl, running) = start(Some(Passes::Cut))?;
+    let (cut_p50_us, _) =
+        side(&ctl, lost, |c| long(c, a.seconds), || running.stop().map(|e: Vec<NodeEnd>| (e, 0)))?;
+    Ok(Beside { direct, through, cut_p50_us })
 }
 
 #[cfg(feature = "dpdk")]
@@ -77,18 +86,29 @@ impl VirtioLink {
         let dir = std::env::temp_dir();
         let (threads, enter, idle) = pairs::threads(self.one)?;
         let cfg = LinkConfig { threads, client: client(), peer_credits: FLIGHT, ..LinkConfig::default() };
-        let mut measured = |through: bool| {
+        let start = |passes: Option<Passes>| {
             let ctl = Arc::new(Ctl::default());
-            let start = if through { router::linked::start } else { link::start };
-            let l = start(&self.eal, &dir, cfg, &ctl, &enter, idle)?;
-            side(&ctl, a.seconds, lost, || l.stop().map(|end| (end.nodes, end.buffers_left)))
+            let l = match passes {
+                Some(p) => router::linked::start(&self.eal, &dir, (cfg, p), &ctl, &enter, idle)?,
+                None => link::start(&self.eal, &dir, cfg, &ctl, &enter, idle)?,
+            };
+            Ok::<_, String>((ctl, l))
         };
-        let (direct, _) = measured(false)?;
-        let (through, ends) = measured(true)?;
-        let copied = ends.get(1).map_or(0, |r| {
+        let mut measured = |passes| {
+            let (ctl, l) = start(passes)?;
+            let stop = || l.stop().map(|end| (end.nodes, end.buffers_left));
+            side(&ctl, lost, |c| Side::of(c, a.seconds), stop)
+        };
+        let (direct, _) = measured(None)?;
+        let (through, ends) = measured(Some(Passes::Stored))?;
+        let (ctl, l) = start(Some(Passes::Cut))?;
+        let stop = || l.stop().map(|end| (end.nodes, end.buffers_left));
+        let (cut_p50_us, cut) = side(&ctl, lost, |c| long(c, a.seconds), stop)?;
+        let copied = [ends.get(1), cut.get(1)].into_iter().flatten().map(|r| {
             r.proto.forward_copied_bytes + r.proto.rx_copied_bytes + r.streams.tx_copied_bytes
         });
-        Ok((Beside { direct, through }, copied))
+        let copied = copied.sum();
+        Ok((Beside { direct, through, cut_p50_us }, copied))
     }
 }
 

@@ -78,16 +78,17 @@ impl World {
         net.latency = r.pick(&[20_000, 200_000, 3_000_000]);
         net.discards = r.chance(50);
         net.record = true;
-        let copies = r.chance(20);
-        if copies {
-            net.buffers = 3000;
-        }
-        let calm = r.chance(50);
         // Where messages may leave before they are whole, they take their time to come.
         let cuts = r.chance(50);
         if cuts {
             net.raw_pace = r.pick(&[1_000, 20_000, 200_000]);
         }
+        let copies = r.chance(20);
+        if copies {
+            // What takes its time takes buffers meanwhile.
+            net.buffers = if cuts { 5000 } else { 3000 };
+        }
+        let calm = r.chance(50);
         let verbose = std::env::var("TRACE").is_ok();
         let mut routers = Vec::new();
         for n in 0..1 + r.below(3) as usize {
@@ -230,8 +231,10 @@ impl World {
         let router = self.routers[n].at;
         let side = r.below(2) as usize;
         let (from, to) = (r.pick(&self.kernels[side]), r.pick(&self.kernels[1 - side]));
-        self.say_len(r, (from, router), to, 1 << 20);
-        let all = self.net.raw_pace << 8;
+        // Where receive buffers are few the world has no room for much on its way.
+        let len = if self.copies { 200_000 } else { 1 << 20 };
+        self.say_len(r, (from, router), to, len);
+        let all = self.net.raw_pace * (len as u64 >> 12);
         self.run(all / 8 + r.below(all) + 2 * self.net.latency);
         match r.below(5) {
             0 => self.end(n, r.chance(60)),
