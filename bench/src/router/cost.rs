@@ -42,12 +42,8 @@ impl Side {
     }
 }
 
-/// Median of the round trips of one PUT of 1 MiB in flight and its ACK, in us, of nodes that run.
-///
-/// # Errors
-/// As [`stretch`].
-pub fn long(ctl: &Ctl, secs: f64) -> Result<f64, MeasureError> {
-    wait_for(ctl, "the server", 10, || ctl.ready.load(Ordering::Acquire))?;
+/// Median of the round trips of one PUT of 1 MiB in flight and its ACK, in us.
+fn long(ctl: &Ctl, secs: f64) -> Result<f64, MeasureError> {
     ctl.set_load(Some(Load { len: LONG, flight: 1 }));
     stretch(ctl, Traffic::Bulk, secs, &mut |_| ())?;
     ctl.set_load(None);
@@ -64,8 +60,8 @@ pub struct Beside {
     pub direct: Side,
     /// Two, and the router between.
     pub through: Side,
-    /// Median of the round trips of one PUT of 1 MiB in flight where the router sends it on before it is whole, in us.
-    pub cut_p50_us: f64,
+    /// The same where the router sends long messages on before they are whole.
+    pub cut: Side,
 }
 
 impl Beside {
@@ -92,7 +88,7 @@ impl Beside {
 
     /// What a router adds to the round trip of 1 MiB, to that of one hop: stored, and cut through.
     fn added_to_long(&self) -> [f64; 2] {
-        [self.through.long_p50_us, self.cut_p50_us].map(|us| us / self.direct.long_p50_us - 1.0)
+        [&self.through, &self.cut].map(|s| s.long_p50_us).map(|us| us / self.direct.long_p50_us - 1.0)
     }
 }
 
@@ -137,7 +133,7 @@ fn k_per_s(s: &Stretch) -> f64 {
 const GBIT: &str = "Gbit/CPU s";
 const KILO: &str = "k/s";
 
-const FIGURES: [Figure<Round>; 30] = [
+const FIGURES: [Figure<Round>; 32] = [
     ("link: 1 MiB PUTs, one hop", GBIT, |r| Some(cpu(&r.link?.direct.bulk))),
     ("link: 1 MiB PUTs through a router", GBIT, |r| Some(cpu(&r.link?.through.bulk))),
     ("link: the router by itself", GBIT, |r| Some(r.link?.router())),
@@ -158,14 +154,16 @@ const FIGURES: [Figure<Round>; 30] = [
     ("sockets: p50 of the same through a router", "us", |r| Some(r.sockets.through.p50_us)),
     ("sockets: added by the router", "us", |r| Some(r.sockets.added_us())),
     ("sockets: added, to one hop", "x", |r| Some(r.sockets.added_us() / r.sockets.direct.p50_us)),
+    ("link: 1 MiB PUTs, cut through", GBIT, |r| Some(cpu(&r.link?.cut.bulk))),
+    ("sockets: 1 MiB PUTs, cut through", GBIT, |r| Some(cpu(&r.sockets.cut.bulk))),
     ("link: p50 of a 1 MiB PUT + ACK, one hop", "us", |r| Some(r.link?.direct.long_p50_us)),
     ("link: p50 of the same, stored by a router", "us", |r| Some(r.link?.through.long_p50_us)),
-    ("link: p50 of the same, cut through", "us", |r| Some(r.link?.cut_p50_us)),
+    ("link: p50 of the same, cut through", "us", |r| Some(r.link?.cut.long_p50_us)),
     ("link: added where it is stored, to one hop", "x", |r| Some(r.link?.added_to_long()[0])),
     ("link: added where it is cut through, to one hop", "x", |r| Some(r.link?.added_to_long()[1])),
     ("sockets: p50 of a 1 MiB PUT + ACK, one hop", "us", |r| Some(r.sockets.direct.long_p50_us)),
     ("sockets: p50 of the same, stored by a router", "us", |r| Some(r.sockets.through.long_p50_us)),
-    ("sockets: p50 of the same, cut through", "us", |r| Some(r.sockets.cut_p50_us)),
+    ("sockets: p50 of the same, cut through", "us", |r| Some(r.sockets.cut.long_p50_us)),
     ("sockets: added where it is stored, to one hop", "x", |r| Some(r.sockets.added_to_long()[0])),
     ("sockets: added where it is cut through, to one hop", "x", |r| Some(r.sockets.added_to_long()[1])),
 ];
@@ -209,8 +207,8 @@ mod tests {
 
     #[test]
     fn a_router_costs_what_a_gbit_takes_more_through_it() {
-        let link = Beside { direct: side(0.5, 3.0), through: side(0.75, 5.0), cut_p50_us: 375.0 };
-        let sockets = Beside { direct: side(1.0, 9.0), through: side(2.0, 19.0), cut_p50_us: 900.0 };
+        let link = Beside { direct: side(0.5, 3.0), through: side(0.75, 5.0), cut: side(0.75, 3.75) };
+        let sockets = Beside { direct: side(1.0, 9.0), through: side(2.0, 19.0), cut: side(2.0, 9.0) };
         let all = told(&[Round { link: Some(link), sockets }]);
         let of = |name| all.iter().find(|(n, _)| *n == name).unwrap().1;
         assert_eq!(of("link: the router by itself"), 4.0);
@@ -227,7 +225,7 @@ mod tests {
     #[test]
     fn a_round_in_which_it_seems_to_cost_nothing_counts_as_the_best() {
         let round = |through| {
-            let sockets = Beside { direct: side(1.0, 9.0), through: side(through, 19.0), cut_p50_us: 900.0 };
+            let sockets = Beside { direct: side(1.0, 9.0), through: side(through, 19.0), cut: side(2.0, 9.0) };
             Round { link: None, sockets }
         };
         let f = figures(&[round(0.9), round(2.0), round(3.0)]);

@@ -54,3 +54,38 @@ pub fn start(p: SockPair, passes: Passes, ctl: &Arc<Ctl>) -> Result<Running, Str
     }
     Ok(running)
 }
+
+#[cfg(test)]
+mod tests {
+    use transport::node::sock::IdleMode;
+
+    use super::*;
+    use crate::ctl::{Load, Traffic};
+    use crate::measure::{stretch, wait_for};
+    use crate::pair::NothingLost;
+    use crate::workload::{ClientConfig, Intake};
+
+    /// Long PUTs one by one, whose payload is looked at: all of them arrive, and where that is asked for the router sends some on
+    /// before they are whole.
+    #[test]
+    fn puts_pass_through_a_router_stored_or_cut_through() {
+        for passes in [Passes::Stored, Passes::Cut] {
+            let client = ClientConfig::default();
+            let p = SockPair { idle: IdleMode::Block, intake: Intake::Lent, client, peer_credits: 8 };
+            let ctl = Arc::new(Ctl::default());
+            let nodes = start(p, passes, &ctl).unwrap();
+            let ready = || ctl.ready.load(std::sync::atomic::Ordering::Acquire);
+            wait_for(&ctl, "the server", 20, ready).unwrap();
+            let several = stretch(&ctl, Traffic::BulkChecked, 0.2, &mut |_| ()).unwrap();
+            ctl.set_load(Some(Load { len: 1 << 20, flight: 1 }));
+            let single = stretch(&ctl, Traffic::BulkChecked, 0.2, &mut |_| ()).unwrap();
+            let ends = nodes.stop().unwrap();
+            let lost = NothingLost::of(&ctl, &ends);
+            assert!(lost.ok, "{lost:?}");
+            let r = &ends[1].proto;
+            assert!(r.forwarded_msgs >= several.messages + single.messages && single.messages > 0, "{r:?}");
+            assert_eq!((r.forward_copied_bytes, r.forward_cut_aborted, r.sets_closed), (0, 0, 2), "{r:?}");
+            assert_eq!(r.forward_cut_msgs > 0, passes == Passes::Cut, "{r:?}");
+        }
+    }
+}

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use bench::ctl::Ctl;
-use bench::measure::MeasureError;
 use bench::pair::NothingLost;
 use bench::report::RanOn;
-use bench::router::cost::{Beside, Round, Router, Side, figures, long};
+use bench::router::cost::{Beside, Round, Router, Side, figures};
 use bench::router::{self, Passes};
 use bench::sock::{self, SockPair};
 use bench::tcp::load;
@@ -43,38 +42,34 @@ fn client() -> ClientConfig {
     ClientConfig { small_flight: FLIGHT.into(), ..ClientConfig::default() }
 }
 
-/// Measures nodes that run by `of`, and takes them down.
-fn side<T>(
+/// Measures nodes that run, and takes them down.
+fn side(
     ctl: &Ctl,
+    secs: f64,
     lost: &mut Vec<NothingLost>,
-    of: impl FnOnce(&Ctl) -> Result<T, MeasureError>,
     stop: impl FnOnce() -> Result<(Vec<NodeEnd>, u64), String>,
-) -> Result<(T, Vec<NodeEnd>), String> {
-    let measured = of(ctl);
+) -> Result<(Side, Vec<NodeEnd>), String> {
+    let side = Side::of(ctl, secs);
     let (ends, left) = stop()?;
     lost.push(NothingLost::of(ctl, &ends).and_left(left));
-    Ok((measured.map_err(|e| e.to_string())?, ends))
+    Ok((side.map_err(|e| e.to_string())?, ends))
 }
 
 fn sockets(a: &RouterArgs, lost: &mut Vec<NothingLost>) -> Result<Beside, String> {
     let p = SockPair { idle: IdleMode::Block, intake: Intake::Lent, client: client(), peer_credits: FLIGHT };
-    let start = |passes: Option<Passes>| {
+    let mut measured = |passes: Option<Passes>| {
         let ctl = Arc::new(Ctl::default());
         let running = match passes {
             Some(passes) => router::looped::start(p, passes, &ctl)?,
             None => sock::start(p, ctl.clone())?,
         };
-        Ok::<_, String>((ctl, running))
+        side(&ctl, a.seconds, lost, || running.stop().map(|e| (e, 0))).map(|(s, _)| s)
     };
-    let mut measured = |passes| {
-        let (ctl, running) = start(passes)?;
-        side(&ctl, lost, |c| Side::of(c, a.seconds), || running.stop().map(|e| (e, 0))).map(|(s, _)| s)
-    };
-    let (direct, through) = (measured(None)?, measured(Some(Passes::Stored))?);
-    let (ctl, running) = start(Some(Passes::Cut))?;
-    let (cut_p50_us, _) =
-        side(&ctl, lost, |c| long(c, a.seconds), || running.stop().map(|e: Vec<NodeEnd>| (e, 0)))?;
-    Ok(Beside { direct, through, cut_p50_us })
+    Ok(Beside {
+        direct: measured(None)?,
+        through: measured(Some(Passes::Stored))?,
+        cut: measured(Some(Passes::Cut))?,
+    })
 }
 
 #[cfg(feature = "dpdk")]
@@ -86,29 +81,23 @@ impl VirtioLink {
         let dir = std::env::temp_dir();
         let (threads, enter, idle) = pairs::threads(self.one)?;
         let cfg = LinkConfig { threads, client: client(), peer_credits: FLIGHT, ..LinkConfig::default() };
-        let start = |passes: Option<Passes>| {
+        let mut measured = |passes: Option<Passes>| {
             let ctl = Arc::new(Ctl::default());
             let l = match passes {
-                Some(p) => router::linked::start(&self.eal, &dir, (cfg, p), &ctl, &enter, idle)?,
+                Some(passes) => router::linked::start(&self.eal, &dir, (cfg, passes), &ctl, &enter, idle)?,
                 None => link::start(&self.eal, &dir, cfg, &ctl, &enter, idle)?,
             };
-            Ok::<_, String>((ctl, l))
-        };
-        let mut measured = |passes| {
-            let (ctl, l) = start(passes)?;
-            let stop = || l.stop().map(|end| (end.nodes, end.buffers_left));
-            side(&ctl, lost, |c| Side::of(c, a.seconds), stop)
+            side(&ctl, a.seconds, lost, || l.stop().map(|end| (end.nodes, end.buffers_left)))
         };
         let (direct, _) = measured(None)?;
-        let (through, ends) = measured(Some(Passes::Stored))?;
-        let (ctl, l) = start(Some(Passes::Cut))?;
-        let stop = || l.stop().map(|end| (end.nodes, end.buffers_left));
-        let (cut_p50_us, cut) = side(&ctl, lost, |c| long(c, a.seconds), stop)?;
-        let copied = [ends.get(1), cut.get(1)].into_iter().flatten().map(|r| {
+        let (through, stored) = measured(Some(Passes::Stored))?;
+        let (cut, begun) = measured(Some(Passes::Cut))?;
+        let routers = [stored.get(1), begun.get(1)].into_iter().flatten();
+        let copied = routers.map(|r| {
             r.proto.forward_copied_bytes + r.proto.rx_copied_bytes + r.streams.tx_copied_bytes
         });
         let copied = copied.sum();
-        Ok((Beside { direct, through, cut_p50_us }, copied))
+        Ok((Beside { direct, through, cut }, copied))
     }
 }
 

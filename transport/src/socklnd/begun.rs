@@ -6,7 +6,7 @@
 //!         the last byte came    Upper::deliver     as of any message: the zero-copy ACK goes to the sender
 //!         the pace is too slow  the set ends       [`PACE`] for each part, [`WHOLE`] for all
 //!   out   begins                header and first part, on a connection with nothing before it; nothing else leaves there
-//!         goes on               each part is a loan of its own; no zero-copy ACK is asked for
+//!         goes on               each part is a loan of its own; the zero-copy ACK is asked for with the first, which is held for it
 //!         ends                  the queue goes on; the token is given back when the last part is home
 //!         breaks off            the set ends: a header on a stream promises its payload
 //! ```
@@ -22,7 +22,7 @@ use super::lends::LendRec;
 
 /// Time for the next part of a message to come, once it may have begun to leave, as a part of the time-out.
 const PACE: u64 = 10;
-/// Time for all of it, as a part of the time-out.
+/// Time for all of it, as a part of the time-out: the peer has the other half to acknowledge it.
 const WHOLE: u64 = 2;
 
 /// The parts of a message that is being received.

@@ -372,10 +372,10 @@ impl<U: Upper> Socklnd<U> {
             whole,
         });
         let mut hold = false;
-        // A zero-copy ACK is asked for only if the peer has a connection for it (socklnd.md §6.2, §6.3). The time for one would
-        // run while the message's source still sends.
-        if !tx.begins
-            && payload >= u64::from(cx.cfg.zc_min_payload)
+        // By what its header promises, of a message that is not whole.
+        let promised = if tx.begins { tx.hdr.as_ref().map_or(0, |h| h.payload_len.into()) } else { payload };
+        // A zero-copy ACK is asked for only if the peer has a connection for it (socklnd.md §6.2, §6.3).
+        if promised >= u64::from(cx.cfg.zc_min_payload)
             && version.may_ask_zc(self.has_bulk_out(peer), &cx.cfg)
             && let Some(p) = self.peers.get_mut(peer)
         {

@@ -320,7 +320,13 @@ impl World {
                 for (side, other) in [(0, 1), (1, 0)] {
                     for from in self.kernels[side].clone() {
                         for to in self.kernels[other].clone() {
-                            self.say_to(r, (from, router), to);
+                            if self.calm || round == 3 {
+                                self.say_to(r, (from, router), to);
+                                continue;
+                            }
+                            // On each kind of connection, so that whoever lost one finds out.
+                            self.say_len(r, (from, router), to, 0);
+                            self.say_len(r, (from, router), to, 4000);
                         }
                     }
                 }
