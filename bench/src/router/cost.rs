@@ -225,7 +225,8 @@ mod tests {
     #[test]
     fn a_round_in_which_it_seems_to_cost_nothing_counts_as_the_best() {
         let round = |through| {
-            let sockets = Beside { direct: side(1.0, 9.0), through: side(through, 19.0), cut: side(2.0, 9.0) };
+            let sockets =
+                Beside { direct: side(1.0, 9.0), through: side(through, 19.0), cut: side(2.0, 9.0) };
             Round { link: None, sockets }
         };
         let f = figures(&[round(0.9), round(2.0), round(3.0)]);

@@ -93,9 +93,8 @@ impl VirtioLink {
         let (through, stored) = measured(Some(Passes::Stored))?;
         let (cut, begun) = measured(Some(Passes::Cut))?;
         let routers = [stored.get(1), begun.get(1)].into_iter().flatten();
-        let copied = routers.map(|r| {
-            r.proto.forward_copied_bytes + r.proto.rx_copied_bytes + r.streams.tx_copied_bytes
-        });
+        let copied = routers
+            .map(|r| r.proto.forward_copied_bytes + r.proto.rx_copied_bytes + r.streams.tx_copied_bytes);
         let copied = copied.sum();
         Ok((Beside { direct, through, cut }, copied))
     }

@@ -177,7 +177,9 @@ pub enum LnetError {
     #[error("the connection to the peer was lost")]
     ConnLost,
     /// This node ended the connection set: a message of another node's, which was leaving on it, broke off.
-    #[error("the connection to the peer was ended: a message that was passed on to it broke off in the middle")]
+    #[error(
+        "the connection to the peer was ended: a message that was passed on to it broke off in the middle"
+    )]
     BrokenOff,
     /// The peer did not answer in time.
     #[error("the peer did not answer in time")]

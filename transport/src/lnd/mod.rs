@@ -296,6 +296,8 @@ pub(crate) trait Lnd<U: Upper> {
     /// Sends the header of a message that has its credits, and the first part of its payload, by a way that is clear; takes it
     /// out of its place. Nothing else leaves by that way until all of it has. Gives its name.
     fn begin(&mut self, up: &mut U, cx: &mut Cx, peer: Key, tx: &mut Tx<U::Token>, way: Way) -> Key;
+    /// Whether little of what has left that way is on its way still.
+    fn is_drained(&self, way: Way) -> bool;
     /// Whether a message that leaves that way has a sum over its payload in its header.
     fn sums(&self, cx: &Cx, way: Way) -> bool;
     /// Sends the next part of a message that has begun to leave; what is for a set that has ended meanwhile is dropped. Its

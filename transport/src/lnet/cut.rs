@@ -9,17 +9,14 @@
 //! ```
 //!
 //! ```text
-//!              Part / is the way clear?
-//!              .---.
-//!              |   v     Clear / header, first part            Part / passed on
-//!           GATHERED ---------------------------> LEAVING <----.
-//!            |  |  |                                |  |'------'
-//!            |  |  '- Barred / kept --> STORED      |  |
-//!            |  |                        |  |       |  |
-//!            |  |   Whole / launched     |  |       |  |  Whole / the last part
-//!            |  '------------------------|--'       |  '-------------------------> OVER
-//!            |      Broken / dropped     |          |
-//!            '---------------------------'          '- Broken / the set is ended -> OVER
+//!       Part / is the way clear?               Part / passed on
+//!         .---.                                  .---.
+//!         |   v      Clear / header, first part  |   v       Whole / the last part
+//!        GATHERED -----------------------------> LEAVING ------------------------------> OVER
+//!            |                                       '--- Broken / the set is ended ----> OVER
+//!            | Barred
+//!            '-------> STORED   Part / kept
+//!        GATHERED, STORED:   Whole / sent as any message, Broken / dropped -------------> OVER
 //! ```
 //!
 //! It leaves early only where nothing is before it: the peer has credits, a connection that is up, and nothing queued there. Where
@@ -270,12 +267,7 @@ impl Lnet {
     }
 
     /// A message that is not whole has come to the home of its next hop, in a box.
-    pub(super) fn cut_begins_here(
-        &mut self,
-        cut: u64,
-        way: (NiId, ProcessId),
-        mut boxed: Box<Option<Msg>>,
-    ) {
+    pub(super) fn cut_begins_here(&mut self, cut: u64, way: (NiId, ProcessId), mut boxed: Box<Option<Msg>>) {
         let msg = boxed.take();
         self.spare_box(Some(boxed));
         if let Some(msg) = msg {
@@ -391,10 +383,14 @@ impl Lnet {
     fn look_at_way<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], c: &mut Leaving) {
         let Some(lnd) = lnds.get_mut(c.ni.index()).filter(|_| !cx.down) else { return };
         let Some(peer) = lnd.find(c.via) else { return };
-        let Some(way) = self.way_now(cx, lnd, peer, &c.msg) else { return };
+        let Some(way) = self.way_now(cx, lnd, peer, &c.msg).filter(|w| lnd.is_drained(*w)) else { return };
         let sums = lnd.sums(cx, way);
         if sums || self.cuts.hops.has(cx.now, c.via.nid.ip()) {
-            *(if sums { &mut cx.counters.forward_cut_summed } else { &mut cx.counters.forward_cut_barred }) += 1;
+            *(if sums {
+                &mut cx.counters.forward_cut_summed
+            } else {
+                &mut cx.counters.forward_cut_barred
+            }) += 1;
             c.state.apply(CutEvent::Barred);
             return;
         }
@@ -413,7 +409,20 @@ mod tests {
 
     #[test]
     fn transitions() {
-        insta::assert_snapshot!(fsm::listing::<Cut>(), @"");
+        insta::assert_snapshot!(fsm::listing::<Cut>(), @r"
+        Gathered + Part -> Gathered, Look
+        Gathered + Clear -> Leaving, Begin
+        Gathered + Barred -> Stored, Keep
+        Gathered + Whole -> Over, Launch
+        Gathered + Broken -> Over, Drop
+        Stored + Part -> Stored, Keep
+        Stored + Whole -> Over, Launch
+        Stored + Broken -> Over, Drop
+        Leaving + Part -> Leaving, Pass
+        Leaving + Whole -> Over, Last
+        Leaving + Broken -> Over, Abort
+        otherwise: it is ignored
+        ");
     }
 
     #[test]

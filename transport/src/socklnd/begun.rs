@@ -25,6 +25,10 @@ const PACE: u64 = 10;
 /// Time for all of it, as a part of the time-out: the peer has the other half to acknowledge it.
 const WHOLE: u64 = 2;
 
+/// Bytes that may be before a message that begins to leave, sent and not acknowledged. With more it would wait for them, and a node
+/// that takes in faster than it gives out would fill the stream's window with small parts.
+pub(super) const DRAINED: u64 = 256 << 10;
+
 /// The parts of a message that is being received.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Parts {

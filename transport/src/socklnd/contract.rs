@@ -6,7 +6,7 @@ use crate::lnd::{Arrived, Cx, Hold, Lnd, LnetError, NiId, Pieces, Placement, Tic
 use crate::stream::slab::Key;
 use crate::wire::{ProcessId, Version};
 
-use super::begun::Parts;
+use super::begun::{DRAINED, Parts};
 use super::rx::{RxState, WaitFor};
 
 impl<U: Upper> Lnd<U> for Socklnd<U> {
@@ -46,6 +46,10 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
 
     fn begin(&mut self, up: &mut U, cx: &mut Cx, peer: Key, tx: &mut Tx<U::Token>, way: Way) -> Key {
         self.begin_leaving(up, cx, peer, tx, way)
+    }
+
+    fn is_drained(&self, way: Way) -> bool {
+        self.conns.get(way.conn).is_some_and(|c| c.pushed - c.acked <= DRAINED)
     }
 
     fn sums(&self, cx: &Cx, way: Way) -> bool {

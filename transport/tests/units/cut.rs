@@ -5,9 +5,7 @@ use transport::lnd::Config;
 use transport::stream::Bucket;
 use transport::testing::data::bytes;
 use transport::testing::net::{Cut, SEC};
-use transport::wire::{
-    AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, Nid, Version,
-};
+use transport::wire::{AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, Nid, Version};
 
 use crate::raw;
 use crate::routing::{R, World, a, b, config, everything_across, header, nid, put};
@@ -84,7 +82,8 @@ impl Hand {
 
 /// Bytes that have come to a kernel over all its connections.
 fn arrived(w: &World, at: Nid) -> u64 {
-    let ends = (0..w.net.links()).flat_map(|l| w.net.addresses(l).into_iter().enumerate().map(move |e| (l, e)));
+    let ends =
+        (0..w.net.links()).flat_map(|l| w.net.addresses(l).into_iter().enumerate().map(move |e| (l, e)));
     let at = at.ip().unwrap();
     ends.filter(|(_, (_, addr))| addr.ip() == at).map(|(l, (end, _))| w.net.arrived(l, end)).sum()
 }
@@ -181,14 +180,21 @@ fn what_breaks_off_ends_the_set_that_it_was_leaving_on_and_is_not_let_again() {
             }
             w.run(SEC);
             let c = w.count();
-            assert_eq!((c.forward_cut_aborted, c.sets_closed, c.forwarded_msgs), (1, 2, 0), "{shards} {how:?}");
+            assert_eq!(
+                (c.forward_cut_aborted, c.sets_closed, c.forwarded_msgs),
+                (1, 2, 0),
+                "{shards} {how:?}"
+            );
             assert_eq!(c.drop_next_hop, 2, "both are counted");
             // Its source has its zero-copy ACK: it was here whole.
             assert_eq!(std::mem::take(&mut w.across.ended), [(behind, true)]);
             assert!(w.heard().is_empty());
             let views = w.net.nodes.iter().flat_map(|n| n.machine.counters().iter().collect::<Vec<_>>());
             let blamed = ["local_error_count", "remote_dropped_count", "network_timeout_count"];
-            assert!(views.filter(|(name, _)| blamed.contains(name)).all(|(_, n)| n == 0), "nobody is to blame");
+            assert!(
+                views.filter(|(name, _)| blamed.contains(name)).all(|(_, n)| n == 0),
+                "nobody is to blame"
+            );
             finds_out(&mut w, b(3));
             w.say(a(2), b(3), put(6), bytes(20_000, 6));
             w.run(5 * SEC);
