@@ -207,6 +207,10 @@ impl Lnet {
     ) -> Option<Hop> {
         let target = ProcessId { nid: hdr.dest_nid, pid: hdr.dest_pid };
         let (from, src) = (self.nid_of(lease.ni), hdr.src_nid);
+        let recent = self.recent_hop(lease.ni, target);
+        if let Some(hop) = recent.filter(|h| goes_on(from, self.nid_of(h.ni), src)) {
+            return Some(hop);
+        }
         let why = match self.way_on(lnds, target, |to| goes_on(from, to, src)) {
             Ok(Way::Peer(hop)) if goes_on(from, self.nid_of(hop.ni), src) => return Some(hop),
             Ok(_) => Stays::Loop,
@@ -215,6 +219,16 @@ impl Lnet {
         self.stays(cx, (lease.ni, None), why, hdr);
         self.homeward.push_back(lease);
         None
+    }
+
+    /// The next hop of the message before that came by that NI, where this one is for it, too: no table is asked.
+    #[inline]
+    fn recent_hop(&self, from: NiId, target: ProcessId) -> Option<Hop> {
+        let key = self.recent_hops.get(from.index()).copied().flatten()?;
+        let p = self.peers.get(key).filter(|p| p.id == target)?;
+        let there = self.nis.get(p.ni.index()).is_some_and(|n| !n.gone);
+        let direct = there && !self.routes.lead_to(target.nid.net());
+        direct.then_some(Hop { ni: p.ni, via: target, known: Some(key), rail: false, only: true })
     }
 
     /// Sends a message to its next hop, at the home of that.
@@ -266,7 +280,14 @@ impl Lnet {
         let Some(lnd) = lnds.get_mut(ni.index()).filter(|_| !cx.down) else {
             return self.unforwarded(cx, msg.done);
         };
-        let peer = match known.or_else(|| lnd.find(via)) {
+        let found = known.or_else(|| lnd.find(via));
+        if known.is_none()
+            && let TxDone::Forward(lease) = &msg.done
+            && let Some(recent) = self.recent_hops.get_mut(lease.ni.index())
+        {
+            *recent = found;
+        }
+        let peer = match found {
             None if !self.routes.is_gateway(via.nid) => self.named_peer(cx, lnd, via),
             known => self.target_peer(cx, lnd, via, known),
         };

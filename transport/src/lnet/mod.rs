@@ -85,7 +85,7 @@ use self::routes::Routes;
 use self::routing::Routing;
 pub use self::views::PeerNiView;
 use crate::lnd::timers::Timers;
-use crate::lnd::{AppId, Config, Cx, Lnd, LnetError, NiId, Payload, Sink, Ticket, Tx, pop};
+use crate::lnd::{AppId, Config, Cx, Lnd, LnetError, NIS_MAX, NiId, Payload, Sink, Ticket, Tx, pop};
 use crate::stream::ShardId;
 use crate::stream::slab::{Key, Slab};
 use crate::wire::{LnetHdr, Nid, ProcessId};
@@ -216,6 +216,8 @@ pub(crate) struct Lnet {
     pub(crate) peers: Slab<Peer>,
     /// The last target: saves a look-up for most operations, and that table hashes its keys with care.
     recent: Option<Key>,
+    /// The same of messages that are passed on, by the NI that they came by.
+    recent_hops: [Option<Key>; NIS_MAX],
     pub(crate) ops: Ops,
     pub(crate) portals: Portals,
     /// Messages of this node to itself that wait for a match entry's sink.
@@ -283,6 +285,7 @@ impl Lnet {
         let mut lnet = Lnet {
             peers: Slab::new(),
             recent: None,
+            recent_hops: [None; NIS_MAX],
             ops: Ops::new(cfg.interface_cookie, first, cfg.object_step.wrapping_mul(shards), cfg.nis.len()),
             portals: Portals::new(cfg.shards.me),
             own: Slab::new(),
