@@ -61,7 +61,7 @@ fn puts_pass_through_a_router_by_reference() {
             let pair = link::start(&eal, dir.path(), cfg, &ctl, &enter, idle).unwrap();
             let (direct, _) = measured(&ctl, pair, traffic);
             println!(
-                "MTU {mtu}: {:.1} Gbit a CPU second through a router, {:.1} without it",
+                "MTU {mtu}, {passes:?}: {:.1} Gbit a CPU second through a router, {:.1} without it",
                 through.gbit_per_cpu_s(),
                 direct.gbit_per_cpu_s()
             );

@@ -29,6 +29,9 @@ const WHOLE: u64 = 2;
 /// that takes in faster than it gives out would fill the stream's window with small parts.
 pub(super) const DRAINED: u64 = 256 << 10;
 
+/// Bytes that a stream may not have sent when a part is put on it.
+const UNSENT: u64 = 64 << 10;
+
 /// The parts of a message that is being received.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Parts {
@@ -67,6 +70,8 @@ pub(super) struct Begun<T> {
     pub(super) peer: Key,
     /// Its payload, in bytes.
     len: u64,
+    /// What has come of it and waits for the next part.
+    pieces: Pieces,
     /// Parts that are not home.
     loans: u32,
     /// No part will follow.
@@ -118,7 +123,8 @@ impl<U: Upper> Socklnd<U> {
     ) -> Key {
         let len = tx.hdr.as_ref().map_or(payload, |h| h.payload_len.into());
         let (uses, done) = (tx.uses(), std::mem::take(&mut tx.done));
-        let begun = Begun { conn, peer, len, loans: 1, over: false, failed: None, done, uses };
+        let pieces = Pieces::default();
+        let begun = Begun { conn, peer, len, pieces, loans: 1, over: false, failed: None, done, uses };
         let key = self.begun.insert(begun);
         if let Some(c) = self.conns.get_mut(conn) {
             (c.window, c.begun) = (0, key);
@@ -126,11 +132,17 @@ impl<U: Upper> Socklnd<U> {
         key
     }
 
-    /// Puts the next part of a message on its stream.
+    /// Puts the next part of a message on its stream. While that has not sent what it has, parts wait for the next one: they would
+    /// leave no sooner, in more and smaller segments.
     pub(super) fn leave_on(&mut self, up: &mut U, cx: &mut Cx, begun: Key, pieces: Pieces, last: bool) {
         let (me, number) = (cx.cfg.shards.me, self.ni.0);
         let Some(b) = self.begun.get_mut(begun).filter(|b| !b.over) else { return };
         let Some(c) = self.conns.get_mut(b.conn) else { return };
+        b.pieces.append(pieces);
+        if !last && c.pushed - c.sent.min(c.pushed) > UNSENT {
+            return;
+        }
+        let pieces = std::mem::take(&mut b.pieces);
         let (conn, peer, all, len) = (b.conn, b.peer, b.len, pieces.bytes());
         b.over = last;
         b.loans += 1;
@@ -186,8 +198,7 @@ impl<U: Upper> Socklnd<U> {
     /// The connection of a message has ended before the last part was on it.
     pub(super) fn begun_fails(&mut self, up: &mut U, cx: &mut Cx, begun: Key, why: LnetError) {
         if let Some(b) = self.begun.get_mut(begun) {
-            b.over = true;
-            b.failed = Some(why);
+            (b.over, b.failed, b.pieces) = (true, Some(why), Pieces::default());
         }
         self.end_begun(up, cx, begun);
     }

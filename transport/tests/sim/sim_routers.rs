@@ -86,7 +86,7 @@ impl World {
         let copies = r.chance(20);
         if copies {
             // What takes its time takes buffers meanwhile.
-            net.buffers = if cuts { 5000 } else { 3000 };
+            net.buffers = if cuts { 8000 } else { 3000 };
         }
         let calm = r.chance(50);
         let verbose = std::env::var("TRACE").is_ok();
