@@ -482,7 +482,7 @@ impl<'a> Place<'a> {
         self.bytes
     }
 
-    /// Where a device finds them.
+    /// Address at which a device finds them.
     #[inline]
     pub fn io(&self) -> Io {
         self.io

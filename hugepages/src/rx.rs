@@ -39,7 +39,7 @@ pub struct RxOps {
     pub retain: unsafe fn(raw: NonNull<()>),
     /// Takes a reference away; the last one frees the buffer.
     pub release: unsafe fn(raw: NonNull<()>),
-    /// Where devices find `data`, a byte in the buffer; the caller holds a reference.
+    /// Address at which devices find `data`, a byte in the buffer; the caller holds a reference.
     pub io: unsafe fn(raw: NonNull<()>, data: NonNull<u8>) -> Io,
     /// Whether any thread may release what is left once the home has gone: the memory is nobody's then. Else it stays.
     pub outlives_home: bool,
@@ -375,12 +375,12 @@ impl RxLent {
         self.truesize
     }
 
-    /// Where devices find it: on the way out again it need not be copied.
+    /// Address at which devices find it: on the way out again it need not be copied.
     pub fn io(&self) -> Io {
         self.io_of(self.data)
     }
 
-    /// Where devices find a byte of it.
+    /// Address at which devices find a byte of it.
     pub(crate) fn io_of(&self, data: NonNull<u8>) -> Io {
         // SAFETY: we hold a reference on the buffer.
         unsafe { (self.ring.ops.io)(self.raw, data) }

@@ -168,7 +168,7 @@ fn whoever_sends_on_is_left_half_of_its_share() {
     assert_eq!((p.out(), p.home().lent_out()), (0, 0));
 }
 
-/// Where a device finds a byte is its home's to say, over however many lcores the fragment came.
+/// The address at which a device finds a byte is its home's to say, over however many lcores the fragment came.
 #[test]
 fn a_relayed_fragment_lies_where_its_home_says() {
     unsafe fn keep(_: NonNull<()>) {}

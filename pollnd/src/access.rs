@@ -78,7 +78,7 @@ pub(crate) fn find(via: &Via, node: &mut NodeArgs, target: Nid, command: &str) -
             }
             // Its control socket comes when it is up.
             Err(h) if h.command == "node" && Instant::now() < end => {
-                std::thread::sleep(Duration::from_millis(50));
+                dataplane::clock::pause(Duration::from_millis(50));
             }
             Err(h) => return Err(h.refusal("--nid", nid)),
         }
@@ -94,7 +94,7 @@ pub(crate) fn await_route(node: &Inspection, target: Nid, seconds: f64) {
         && routes.iter().any(|r| r.net == target.net())
         && !routes.iter().any(|r| r.net == target.net() && r.up)
     {
-        std::thread::sleep(Duration::from_millis(5));
+        dataplane::clock::pause(Duration::from_millis(5));
     }
 }
 

@@ -12,6 +12,10 @@ use rustix::net::{
 
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
+const RTM_NEWLINK: u16 = 16;
+const RTM_GETLINK: u16 = 18;
+/// `IFF_UP | IFF_RUNNING`.
+const RUNNING: u32 = 0x1 | 0x40;
 const NLMSG_DONE: u16 = 3;
 /// `NLM_F_REQUEST | NLM_F_DUMP`.
 const FLAGS: u16 = 1 | 0x300;
@@ -23,6 +27,8 @@ const OWN: [u16; 2] = [IFA_ADDRESS, IFA_LOCAL];
 /// Lengths of `nlmsghdr` and `ifaddrmsg`, in bytes.
 const NLMSG: usize = 16;
 const MSG: usize = 8;
+/// Length of `ifinfomsg`, the longer question, in bytes; of a question for addresses the rest is not looked at.
+const ASK: usize = 16;
 
 /// Speed of the interface that has `ip`, in Mbit/s; `None` when there is none, or it does not tell (loopback).
 pub(crate) fn mbps(ip: IpAddr) -> Option<u32> {
@@ -105,29 +111,56 @@ fn speed(net: &Path, index: u32) -> Option<u32> {
     read(&dir, "speed")?.trim().parse().ok()
 }
 
+/// Whether the interface that has `ip` is up and has a carrier; `None` where none has it.
+pub(crate) fn running(ip: IpAddr) -> Option<bool> {
+    let index = look(&owns(ip))?.index;
+    let mut flags = None;
+    dump(RTM_GETLINK, &mut |part| {
+        flags = flags.or(messages(part).find_map(|(kind, m)| {
+            let own = kind == RTM_NEWLINK && u32_at(m, NLMSG + 4) == Some(index);
+            own.then(|| u32_at(m, NLMSG + 8)).flatten()
+        }));
+        flags.is_none()
+    });
+    Some(flags? & RUNNING == RUNNING)
+}
+
 /// The first address of an interface that has an attribute as it is wanted.
 fn look(wanted: &dyn Fn(&Attribute<'_>) -> bool) -> Option<Found> {
+    let mut found = None;
+    dump(RTM_GETADDR, &mut |part| match find(part, wanted) {
+        Dump::Found(f) => {
+            found = Some(f);
+            false
+        }
+        Dump::More => true,
+        Dump::End => false,
+    });
+    found
+}
+
+/// Shows the parts of the kernel's answer to a question for all of a kind, until `each` has seen enough.
+fn dump(get: u16, each: &mut dyn FnMut(&[u8]) -> bool) -> Option<()> {
     // NETLINK_ROUTE is protocol 0, the one that is taken where none is named.
     let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None).ok()?;
-    let mut q = Vec::with_capacity(NLMSG + MSG);
-    q.extend(((NLMSG + MSG) as u32).to_ne_bytes());
-    q.extend(RTM_GETADDR.to_ne_bytes());
+    let mut q = Vec::with_capacity(NLMSG + ASK);
+    q.extend(((NLMSG + ASK) as u32).to_ne_bytes());
+    q.extend(get.to_ne_bytes());
     q.extend(FLAGS.to_ne_bytes());
     q.extend(1u32.to_ne_bytes());
     q.extend(0u32.to_ne_bytes());
-    q.extend([0; MSG]);
+    q.extend([0; ASK]);
     sendto(&fd, &q, SendFlags::empty(), &netlink::SocketAddrNetlink::new(0, 0)).ok()?;
     let mut buf = vec![0; 32 << 10];
     // The kernel says when it is done; the bound is for one that does not.
     for _ in 0..1024 {
         let (_, n) = recv(&fd, &mut buf[..], RecvFlags::empty()).ok()?;
-        match find(buf.get(..n)?, wanted) {
-            Dump::Found(f) => return Some(f),
-            Dump::More => {}
-            Dump::End => return None,
+        let part = buf.get(..n)?;
+        if !each(part) || messages(part).any(|(kind, _)| kind == NLMSG_DONE) {
+            break;
         }
     }
-    None
+    Some(())
 }
 
 /// An address: the number of its interface, and the length of its prefix.
@@ -152,11 +185,19 @@ fn u32_at(b: &[u8], at: usize) -> Option<u32> {
     b.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
 }
 
+/// The messages of a part of a dump, with their kinds, as far as they are whole.
+fn messages(mut b: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let (len, kind) = (u32_at(b, 0)? as usize, u16_at(b, 4)?);
+        let m = b.get(..len).filter(|_| len >= NLMSG)?;
+        b = b.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, m))
+    })
+}
+
 /// Looks for it in a part of a dump.
-fn find(mut b: &[u8], wanted: &dyn Fn(&Attribute<'_>) -> bool) -> Dump {
-    while let (Some(len), Some(kind)) = (u32_at(b, 0), u16_at(b, 4)) {
-        let len = len as usize;
-        let Some(m) = b.get(..len).filter(|_| len >= NLMSG) else { return Dump::End };
+fn find(b: &[u8], wanted: &dyn Fn(&Attribute<'_>) -> bool) -> Dump {
+    for (kind, m) in messages(b) {
         if kind == NLMSG_DONE {
             return Dump::End;
         }
@@ -174,7 +215,6 @@ fn find(mut b: &[u8], wanted: &dyn Fn(&Attribute<'_>) -> bool) -> Dump {
                 at += len.next_multiple_of(4).max(4);
             }
         }
-        b = b.get(len.next_multiple_of(4)..).unwrap_or_default();
     }
     Dump::More
 }
@@ -188,10 +228,11 @@ mod tests {
         let lo: u32 = fs::read_to_string("/sys/class/net/lo/ifindex").unwrap().trim().parse().unwrap();
         let ip: IpAddr = "127.0.0.1".parse().unwrap();
         assert_eq!(look(&owns(ip)), Some(Found { index: lo, prefix: 8 }));
-        assert_eq!(owner(ip), Some(("lo".into(), 8)));
+        assert_eq!((owner(ip), running(ip)), (Some(("lo".into(), 8)), Some(true)));
         assert_eq!((mbps(ip), address("lo"), address("none0")), (None, Some(ip), None));
         // Nobody's (RFC 5737).
-        assert_eq!(look(&owns("192.0.2.77".parse().unwrap())), None);
+        let nobody = "192.0.2.77".parse().unwrap();
+        assert_eq!((look(&owns(nobody)), running(nobody)), (None, None));
         // No interface says so; the kernel has it so by the prefix alone.
         let last = |ip: &str| is_broadcast(ip.parse().unwrap());
         assert!(last("127.255.255.255") && !last("127.0.0.1") && !last("127.0.0.255") && !last("::1"));

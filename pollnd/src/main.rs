@@ -23,6 +23,7 @@ mod job;
 mod keeper;
 mod known;
 mod limits;
+mod links;
 mod lnetctl;
 mod logging;
 mod member;

@@ -230,7 +230,7 @@ impl Bound {
                 match listener.accept() {
                     // One that leaves, or is slow, is nobody else's error.
                     Ok((asker, _)) => drop(answer(asker, &registry)),
-                    Err(_) => std::thread::sleep(LOOK),
+                    Err(_) => dataplane::clock::pause(LOOK),
                 }
             }
         })?;
@@ -322,7 +322,7 @@ mod tests {
         let slow = std::thread::spawn(move || {
             let mut some = vec![0; 64 << 10];
             while reader.read(&mut some).is_ok_and(|n| n > 0) {
-                std::thread::sleep(Duration::from_millis(5));
+                dataplane::clock::pause(Duration::from_millis(5));
             }
         });
         // Five seconds' worth for this reader, and more than sockets keep.

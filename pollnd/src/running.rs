@@ -20,8 +20,9 @@ use crate::inspect::seats::{self, Seats};
 use crate::inspect::server::Server;
 use crate::inspect::shared::About;
 use crate::known::Known;
+use crate::links::Links;
 use crate::signals::Interrupt;
-use crate::{limits, units};
+use crate::{limits, networks, units};
 
 /// Purpose of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +121,7 @@ pub(crate) struct Node {
     /// Greets the peers from before the restart.
     greeter: Option<JoinHandle<()>>,
     known: Option<Known>,
+    links: Option<Links>,
     /// Its NIDs are free again when this goes.
     claim: Option<Claim>,
     /// Work on this thread after the threads have ended.
@@ -143,6 +145,7 @@ impl Node {
             server: None,
             greeter: None,
             known: None,
+            links: None,
             claim: None,
             after,
         }
@@ -193,6 +196,11 @@ impl Node {
             self.known = Some(Known::keep(&claim, front.clone(), nids));
             self.claim = Some(claim);
         }
+        if !networks::on_port(a) {
+            self.links = Links::watch(front.clone())
+                .inspect_err(|e| tracing::warn!("the links of interfaces are not watched: {e}"))
+                .ok();
+        }
         self.front = front;
         self
     }
@@ -237,6 +245,9 @@ impl Node {
             ends.extend(polled?.into_iter().flatten());
         }
         drop(self.server);
+        if let Some(l) = self.links {
+            l.end();
+        }
         if let Some(t) = self.greeter {
             let _ = t.join();
         }

@@ -118,7 +118,9 @@ fn routing_is_shown_and_changed_as_lnetctl_does() {
             "{bad}"
         );
     }
-    at.ctl(&node, &["set", "small_buffers", "1048577"]).failed(255, &["cannot parse small_buffers value"]);
+    at.ctl(&node, &["set", "small_buffers", "many"]).failed(255, &["cannot parse small_buffers value"]);
+    at.ctl(&node, &["set", "small_buffers", "1048577"])
+        .failed(234, &["errno: -22", "0 to 1048576 (buffers)"]);
     at.ctl(&node, &["set", "routing", "0"]).good();
     assert_eq!(show(), "");
     node.stop().good();

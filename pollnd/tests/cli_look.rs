@@ -409,6 +409,9 @@ fn askers_that_talk_nonsense_or_do_not_listen_hold_up_nobody() {
         line.contains("try again later").then_some(())
     });
     assert!(refused.count() >= 24);
+    for _ in 0..10 {
+        at.run(&["stats", "--node", &path.display().to_string()]).failed(1, &["others are asking this node"]);
+    }
     drop(crowd);
     drop(deaf);
     ping.stop();

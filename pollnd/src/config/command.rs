@@ -4,12 +4,12 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use serde_json::Value;
 use transport::lnd::TcpKind;
 
 use super::keys::{Key, Means};
 use super::merge::{self, Bad, Loaded};
 use super::model::{Ni, Said};
+use super::reload::Outcome;
 use super::write::Style;
 use crate::args::ConfigVerb;
 use crate::inspect::Request;
@@ -88,28 +88,24 @@ fn apply(path: Option<PathBuf>, node: Option<&str>) -> Result<ExitCode, String> 
         return Ok(ExitCode::from(FAULTY));
     }
     let answer = Client::new(node)?.one(&Request::Apply { path })?;
-    let end = &answer["end"];
-    let texts = |v: &Value| -> Option<Vec<String>> {
-        Some(v.as_array()?.iter().filter_map(|t| t.as_str().map(str::to_owned)).collect())
-    };
-    if let Some(changed) = texts(&end["changed"]) {
-        let said = if changed.is_empty() { vec!["nothing is other".to_owned()] } else { changed };
-        out::text(said.iter().map(|l| format!("{l}\n")).collect::<String>())?;
-        return Ok(ExitCode::SUCCESS);
+    match Outcome::read(&answer["end"]) {
+        Outcome::Changed(changed, notes) => {
+            notes.iter().for_each(|n| out::note(n));
+            let said = if changed.is_empty() { vec!["nothing is other".to_owned()] } else { changed };
+            out::text(said.iter().map(|l| format!("{l}\n")).collect::<String>())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Outcome::Restart(restart) => {
+            out::note("nothing was changed: this needs a restart");
+            out::err(&restart.iter().map(|l| format!("  {l}\n")).collect::<String>());
+            Ok(ExitCode::from(FAILED))
+        }
+        Outcome::Faults(faults) => {
+            out::err(&faults);
+            Ok(ExitCode::from(FAULTY))
+        }
+        Outcome::Failed(e) => Err(e),
     }
-    if let Some(restart) = texts(&end["restart"]) {
-        out::note("nothing was changed: this needs a restart");
-        out::err(&restart.iter().map(|l| format!("  {l}\n")).collect::<String>());
-        return Ok(ExitCode::from(FAILED));
-    }
-    if let Some(faults) = end["faults"].as_str() {
-        out::err(faults);
-        return Ok(ExitCode::from(FAULTY));
-    }
-    Err(end["failed"]
-        .as_str()
-        .unwrap_or("the node's answer is not understood: it is another release")
-        .to_owned())
 }
 
 /// `pollnd config`.

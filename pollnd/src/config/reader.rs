@@ -6,14 +6,12 @@ use transport::wire::Nid;
 
 use super::keys::{self, Key, Means, Part};
 use super::model::{Model, Ni, Said, network};
-use super::ways;
 use super::yaml::{self, Fault, Kind, Node, Place};
+use super::{elsewhere, ways};
 use crate::{args, logging};
 
 /// Sections that lnetctl exports, and reasons why this node has no use for them.
-const PASSED: [(&str, &str); 5] = [
-    ("routing", "--routing, or forwarding among the options, makes a router"),
-    ("buffers", "tiny_router_buffers, small_router_buffers and large_router_buffers are options"),
+const PASSED: [(&str, &str); 3] = [
     ("peer", "this node finds out by itself who its peers are"),
     ("udsp", "this node chooses NIDs by health, credits and turn alone"),
     ("statistics", "they are readings"),
@@ -110,10 +108,18 @@ impl Reader {
                         format!("dpdk: no device: it takes {takes}; or leave the section out"),
                     );
                 }
+            } else if let Some((_, values)) = elsewhere::SECTIONS.iter().find(|s| s.0 == key.text) {
+                for (part, name, value) in values(node, &mut self.faults) {
+                    if let Some(k) = keys::of(part).find(|k| k.name == name) {
+                        self.value(k, &value);
+                    }
+                }
             } else if let Some((_, why)) = PASSED.iter().find(|p| p.0 == key.text) {
                 self.model.passed.push(Fault::new(key.at, format!("{} is passed over: {why}", key.text)));
             } else {
-                let known = ["net", "route"].into_iter().chain(Part::SECTIONS.iter().map(|p| p.path()));
+                let other = elsewhere::SECTIONS.iter().map(|s| s.0);
+                let known =
+                    ["net", "route"].into_iter().chain(other).chain(Part::SECTIONS.iter().map(|p| p.path()));
                 self.unknown(key, "the file", known);
             }
         }
@@ -508,8 +514,8 @@ mod tests {
     #[test]
     fn what_lnetctl_prints_is_read_and_written_again() {
         for (name, nis, passed) in [
-            ("export.yaml", 2, 4),
-            ("export-backup.yaml", 2, 4),
+            ("export.yaml", 2, 2),
+            ("export-backup.yaml", 2, 2),
             ("net-show-v.yaml", 2, 0),
             ("net-show-v-5.yaml", 2, 0),
             ("net-show.yaml", 2, 0),
@@ -518,11 +524,18 @@ mod tests {
             let text = golden(name);
             let m = read(&text).unwrap_or_else(|f| panic!("{name}: {f:?}"));
             assert_eq!(m.nis.len(), nis, "{name}");
-            assert!(m.passed.len() <= passed, "{name}: {:?}", m.passed);
+            assert!(m.passed.len() == passed, "{name}: {:?}", m.passed);
             let out = Style::PLAIN.yaml(&m);
             assert_eq!(settings(&out), settings(&text), "{name}:\n{out}");
             let again = read(&out).unwrap();
             assert_eq!(Style::PLAIN.yaml(&again), out, "{name}");
+        }
+        // A router's own export makes a router, with the buffers that it has.
+        for name in ["export.yaml", "export-backup.yaml"] {
+            let m = read(&golden(name)).unwrap();
+            let said = ["forwarding", "tiny_router_buffers", "small_router_buffers", "large_router_buffers"]
+                .map(|k| m.said(Part::Node, k).map(Said::value));
+            assert_eq!(said, [Some("enabled"), Some("512"), Some("1"), Some("1")], "{name}");
         }
         let m = read(&golden("export.yaml")).unwrap();
         let nids: Vec<String> = m.nis.iter().filter_map(|n| n.nid).map(|n| n.to_string()).collect();
@@ -612,7 +625,7 @@ mod tests {
         36:14: balance: "maybe" is none of its values; it takes on, off
         38:11: dpdk: "5" is none of its values; it takes true, false
         40:12: level: "loud" is no level; write error, warn, info, debug or trace, or such as warn,transport=debug
-        41:1: "metrics" is no key of the file; there are net, route, global, node, dpdk, telemetry, log
+        41:1: "metrics" is no key of the file; there are net, route, routing, buffers, numa, global, node, dpdk, telemetry, log
         "#);
         insta::assert_snapshot!(faults("- a\n- b\n"), @"1:1: a list where sections should be, such as net: and global:");
         insta::assert_snapshot!(
@@ -622,6 +635,18 @@ mod tests {
         1:16: device: an empty list; it takes a PCI address, a virtual device with its arguments, or a port's name
         1:32: mtu: "9" is none of its values; it takes 576 to 9600 (bytes)
         1:52: vlan: a list; it takes 1 to 4094 (VLAN id)
+        "#
+        );
+        insta::assert_snapshot!(
+            faults("routing: {enable: 4, on: 1}\nbuffers: {tiny: 2000000, huge: 1, large: []}\nnuma: {range: 3, x: 1}\n"),
+            @r#"
+        1:19: enable: "4" is none of its values; it takes 0 or 1
+        1:22: "on" is no key of routing; there is enable
+        2:17: tiny_router_buffers: "2000000" is none of its values; it takes 0 to 1048576 (buffers)
+        2:26: "huge" is no key of buffers; there are tiny, small, large
+        2:42: large_router_buffers: a list; it takes 0 to 1048576 (buffers)
+        3:15: numa_range: "3": here it is always 0, since an NI's queues are those of every lcore: distance decides nothing
+        3:18: "x" is no key of numa; there is range
         "#
         );
         insta::assert_snapshot!(faults("# nothing\n"), @"1:1: the file says nothing: it takes sections, such as net: and global:");

@@ -32,8 +32,8 @@ pub(crate) struct Live {
 
 /// Outcome of an attempt to change a node.
 pub(crate) enum Outcome {
-    /// These are other now.
-    Changed(Vec<String>),
+    /// These are other now; and what is to know of the file.
+    Changed(Vec<String>, Vec<String>),
     /// Nothing is: these need a restart.
     Restart(Vec<String>),
     /// Nothing is: the file is wrong.
@@ -107,7 +107,7 @@ pub(crate) fn running(a: &ServeArgs, cfg: &Config) -> Model {
     let at = Place::default();
     let ni = |nid: Nid| Ni {
         at,
-        net: nid.to_string().rsplit('@').next().unwrap_or_default().to_owned(),
+        net: nid.net().to_string(),
         nid: Some(nid),
         interface: nid
             .ip()
@@ -147,7 +147,7 @@ impl Live {
         let cfg = front.config(0).map_err(|e| e.to_string())?;
         let args = self.args.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, routes) = front.routes(None).map_err(|e| e.to_string())?;
-        let routes = routes.iter().map(|v| (route(v), Place::default())).collect();
+        let routes = routes.iter().map(|v| (v.route(), Place::default())).collect();
         Ok(Style::PLAIN.yaml(&Model { routes, ..running(&args, &cfg) }))
     }
 
@@ -173,8 +173,9 @@ impl Live {
                 for n in &new.told.notes {
                     tracing::warn!("{n}");
                 }
+                let notes = new.told.notes.clone();
                 *args = new;
-                Outcome::Changed(changed)
+                Outcome::Changed(changed, notes)
             }
             Err(o) => o,
         }
@@ -192,10 +193,8 @@ impl Live {
         let before = front.config(0).map_err(|e| failed(e.to_string()))?;
         let after = settings::config(&new.node, before.tcp_kind, before.privileged, before.link_mbps);
         let after = after.map_err(|e| Outcome::Faults(format!("{e}\n")))?;
-        let nids: Vec<Nid> = before.nids().collect();
-        Route::check_all(&after.routes, &nids).map_err(|e| Outcome::Faults(format!("route: {e}\n")))?;
         let (_, now) = front.routes(None).map_err(|e| failed(e.to_string()))?;
-        let rerouted = reroutes(&now.iter().map(route).collect::<Vec<_>>(), &after.routes);
+        let rerouted = reroutes(&now.iter().map(RouteView::route).collect::<Vec<_>>(), &after.all_routes());
         let mut restart = at_start(old, new, file);
         let mut changes: Vec<(&Tunable, Change, Change)> = Vec::new();
         for t in ALL.iter().filter(|t| t.value(&before) != t.value(&after)) {
@@ -218,44 +217,72 @@ impl Live {
         if !restart.is_empty() {
             return Err(Outcome::Restart(restart));
         }
-        for (i, (t, to, _)) in changes.iter().enumerate() {
-            if let Err(e) = front.tune(*to) {
-                // Changes made so far are taken back on all lcores that answer.
-                let back =
-                    changes.iter().take(i + 1).filter_map(|(_, _, back)| front.tune(*back).err()).next();
-                let left =
-                    back.map_or_else(String::new, |_| "; not all of it could be taken back".to_owned());
-                return Err(failed(format!("{}: {e}{left}", t.name)));
+        let tuned = changes.iter().map(|(t, to, back)| Step {
+            told: was(t.name, &t.value(&before), &t.value(&after)),
+            name: t.name,
+            to: Order::Tune(*to),
+            back: Order::Tune(*back),
+        });
+        let steps: Vec<Step> = tuned.chain(rerouted).collect();
+        for (i, step) in steps.iter().enumerate() {
+            if let Err(e) = step.to.give(front) {
+                // Those made so far are taken back, the last first, on all lcores that answer.
+                let made = steps.iter().take(i + 1).rev();
+                let left = made.filter(|s| s.back.give(front).is_err() && !std::ptr::eq(*s, step)).count();
+                let left = if left == 0 { "" } else { "; not all of it could be taken back" };
+                return Err(failed(format!("{}: {e}{left}", step.name)));
             }
         }
-        let mut told: Vec<String> =
-            changes.iter().map(|(t, ..)| was(t.name, &t.value(&before), &t.value(&after))).collect();
-        for ask in &rerouted {
-            match front.routes(Some(*ask)) {
-                Ok((Ok(()), _)) => {}
-                Ok((Err(e), _)) => return Err(failed(format!("route: {e}"))),
-                Err(e) => return Err(failed(format!("route: {e}"))),
-            }
-            told.push(match ask {
-                RouteAsk::Add(r) => format!("route: {r} is new"),
-                RouteAsk::Del { net, gateway } => format!("route: {net} {gateway} is gone"),
-            });
-        }
-        Ok(told)
+        Ok(steps.into_iter().map(|s| s.told).collect())
     }
 }
 
-/// A route as a configuration has it.
-fn route(v: &RouteView) -> Route {
-    Route { net: v.net, gateway: v.gateway, hop: v.hop, priority: v.priority }
+/// An order to a node that runs.
+enum Order {
+    Tune(Change),
+    Route(RouteAsk),
 }
 
-/// Orders that make routes others: those that go come first, so that one may come again otherwise.
-fn reroutes(now: &[Route], then: &[Route]) -> Vec<RouteAsk> {
-    let gone = now.iter().filter(|r| !then.contains(r));
-    let new = then.iter().filter(|r| !now.contains(r));
-    let del = |r: &Route| RouteAsk::Del { net: r.net, gateway: r.gateway };
-    gone.map(del).chain(new.map(|r| RouteAsk::Add(*r))).collect()
+impl Order {
+    fn give(&self, front: &Inspection) -> Result<(), String> {
+        match self {
+            Order::Tune(change) => front.tune(*change).map_err(|e| e.to_string()),
+            Order::Route(ask) => {
+                let (done, _) = front.routes(Some(*ask)).map_err(|e| e.to_string())?;
+                done.map_err(|e| e.to_string())
+            }
+        }
+    }
+}
+
+/// A change of a node that runs.
+struct Step {
+    /// What is said of it.
+    told: String,
+    /// What it changes.
+    name: &'static str,
+    to: Order,
+    /// What takes it back.
+    back: Order,
+}
+
+/// Steps that make routes others: those that go come first, so that one may come again otherwise.
+fn reroutes(now: &[Route], then: &[Route]) -> Vec<Step> {
+    let del = |r: &Route| Order::Route(RouteAsk::Del { net: r.net, gateway: r.gateway });
+    let add = |r: &Route| Order::Route(RouteAsk::Add(*r));
+    let gone = now.iter().filter(|r| !then.contains(r)).map(|r| Step {
+        told: format!("route: {} {} is gone", r.net, r.gateway),
+        name: "route",
+        to: del(r),
+        back: add(r),
+    });
+    let new = then.iter().filter(|r| !now.contains(r)).map(|r| Step {
+        told: format!("route: {r} is new"),
+        name: "route",
+        to: add(r),
+        back: del(r),
+    });
+    gone.chain(new).collect()
 }
 
 fn was(name: &str, before: &str, after: &str) -> String {
@@ -302,10 +329,26 @@ fn level(old: &ServeArgs, new: &ServeArgs) -> Option<String> {
 }
 
 impl Outcome {
+    /// What a node answered.
+    pub(crate) fn read(answer: &Value) -> Outcome {
+        let texts = |name: &str| -> Option<Vec<String>> {
+            Some(answer[name].as_array()?.iter().filter_map(|t| t.as_str().map(str::to_owned)).collect())
+        };
+        let text = |name: &str| answer[name].as_str().map(str::to_owned);
+        let changed = texts("changed").map(|all| Outcome::Changed(all, texts("notes").unwrap_or_default()));
+        changed
+            .or_else(|| texts("restart").map(Outcome::Restart))
+            .or_else(|| text("faults").map(Outcome::Faults))
+            .or_else(|| text("failed").map(Outcome::Failed))
+            .unwrap_or_else(|| {
+                Outcome::Failed("the node's answer is not understood: it is another release".to_owned())
+            })
+    }
+
     /// As a node answers.
     pub(crate) fn answer(&self) -> Value {
         match self {
-            Outcome::Changed(all) => json!({ "changed": all }),
+            Outcome::Changed(all, notes) => json!({ "changed": all, "notes": notes }),
             Outcome::Restart(all) => json!({ "restart": all }),
             Outcome::Faults(e) => json!({ "faults": e }),
             Outcome::Failed(e) => json!({ "failed": e }),
@@ -315,8 +358,8 @@ impl Outcome {
     /// Told in the log, for a node that has had a signal.
     pub(crate) fn log(&self) {
         match self {
-            Outcome::Changed(all) if all.is_empty() => tracing::info!("configuration: nothing is other"),
-            Outcome::Changed(all) => tracing::info!("configuration: {}", all.join("; ")),
+            Outcome::Changed(all, _) if all.is_empty() => tracing::info!("configuration: nothing is other"),
+            Outcome::Changed(all, _) => tracing::info!("configuration: {}", all.join("; ")),
             Outcome::Restart(all) => tracing::error!(
                 "configuration: nothing was changed, this needs a restart: {}",
                 all.join("; ")

@@ -1,5 +1,7 @@
 //! Routes in a file, in lnetctl's form: from its tree, and from them its text.
 
+use std::ops::RangeInclusive;
+
 use transport::lnd::Route;
 
 use super::yaml::{Fault, Kind, Node, Place};
@@ -9,16 +11,23 @@ use crate::lnetctl::routed::{RouteShown, Routes};
 /// Keys of a route that are readings.
 const READINGS: [&str; 2] = ["state", "type"];
 const KEYS: &str = "net, gateway, hop, priority";
+const HOPS: RangeInclusive<i64> = 1..=255;
 
-/// A number in `range`; -1, where lnetctl prints that for what was not said, is none.
-fn number<T: TryFrom<i64>>(name: &str, text: &str, least: i64, none: bool) -> Result<Option<T>, String> {
-    match text.parse::<i64>() {
-        Ok(-1) if none => Ok(None),
-        Ok(n) if n >= least => {
-            T::try_from(n).map(Some).map_err(|_| format!("{name}: {n} is more than it takes"))
-        }
-        _ => Err(format!("{name}: {text:?} is none of its values; it takes a number from {least} on")),
+/// A number of `range`; -1, where lnetctl prints that for what was not said, is none.
+fn number<T: TryFrom<i64>>(
+    name: &str,
+    text: &str,
+    range: RangeInclusive<i64>,
+    none: bool,
+) -> Result<Option<T>, String> {
+    let n: Option<i64> = text.parse().ok();
+    if none && n == Some(-1) {
+        return Ok(None);
     }
+    let good = n.filter(|n| range.contains(n)).and_then(|n| T::try_from(n).ok());
+    let (least, most) = range.into_inner();
+    good.map(Some)
+        .ok_or_else(|| format!("{name}: {text:?} is none of its values; it takes {least} to {most}"))
 }
 
 fn one(node: &Node, faults: &mut Vec<Fault>) -> Option<Route> {
@@ -36,8 +45,10 @@ fn one(node: &Node, faults: &mut Vec<Fault>) -> Option<Route> {
         let said = match &*key.text {
             "net" => text.parse().map(|n| net = Some(n)).map_err(|e| format!("net: {e}")),
             "gateway" => text.parse().map(|n| gateway = Some(n)).map_err(|e| format!("gateway: {e}")),
-            "hop" => number("hop", text, 1, true).map(|n| hop = n),
-            "priority" => number("priority", text, 0, false).map(|n| priority = n.unwrap_or(0)),
+            "hop" => number("hop", text, HOPS, true).map(|n| hop = n),
+            "priority" => {
+                number("priority", text, 0..=u32::MAX.into(), false).map(|n| priority = n.unwrap_or(0))
+            }
             other => {
                 let text = format!("{other:?} is no key of a route; there are {KEYS}");
                 faults.push(Fault::new(key.at, text));
@@ -88,16 +99,9 @@ pub(super) fn text(routes: &[(Route, Place)]) -> String {
     if routes.is_empty() {
         return String::new();
     }
-    let shown = |(r, _): &(Route, Place)| RouteShown {
-        net: r.net.to_string(),
-        gateway: r.gateway.to_string(),
-        hop: Some(r.hop.map_or(-1, i64::from)),
-        priority: Some(r.priority.into()),
-        state: None,
-        kind: None,
-    };
+    let route = routes.iter().map(|(r, _)| RouteShown::of(r)).collect();
     // Numbers and names always have a text.
-    NETLINK.text(&Routes { route: routes.iter().map(shown).collect() }).unwrap_or_default()
+    NETLINK.text(&Routes { route }).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -118,13 +122,13 @@ mod tests {
             "2:3: a route without net or gateway",
             "3:9: net: ",
             "3:22: gateway: ",
-            "4:43: hop: \"0\" is none of its values; it takes a number from 1 on",
-            "4:56: priority: \"-1\"",
+            "4:43: hop: \"0\" is none of its values; it takes 1 to 255",
+            "4:56: priority: \"-1\" is none of its values; it takes 0 to 4294967295",
             "5:24: gateway: a list",
             "5:28: \"via\" is no key of a route; there are net, gateway, hop, priority",
             "6:3: route: a value where a mapping should be",
             "8:3: the route to tcp6 by 10.0.0.9@tcp stands here a second time, first in line 7",
-            "9:43: hop: 256 is more than it takes",
+            "9:43: hop: \"256\" is none of its values; it takes 1 to 255",
         ] {
             assert!(told.contains(says), "{says}\n{told}");
         }

@@ -10,7 +10,7 @@ use transport::lnd::route::RouteParseError;
 use transport::lnd::{ByType, Config, Moved};
 use transport::lnet::figures::{Dropped, NiFigures, PeerFigures, Span, Spans};
 use transport::lnet::routes::{RouteAsk, RouteView};
-use transport::lnet::{BEST, BufferClass, Cause, Causes, RoutingAsk};
+use transport::lnet::{BEST, Cause, Causes};
 use transport::node::inspect::Inspection;
 use transport::wire::{Nid, NidParseError, ping};
 
@@ -57,18 +57,6 @@ pub(crate) enum Ask {
     },
     /// Routing, if the node routes.
     Routing {},
-    /// Has it begin to route, or cease to.
-    SetRouting {
-        /// Begin.
-        on: bool,
-    },
-    /// Has it have so many router buffers.
-    SetBuffers {
-        /// Their class: 0 for tiny, 1 for small, 2 for large ones.
-        class: usize,
-        /// Their number; 0 for a kernel's.
-        number: u32,
-    },
     /// Statistics of the node.
     Stats {},
     /// Counts them from 0 on.
@@ -144,11 +132,6 @@ fn sum(front: &Inspection) -> Result<Sum, String> {
         }
     }
     Ok(all)
-}
-
-/// The name of a NID's network.
-fn net_of(nid: &str) -> &str {
-    nid.rsplit_once('@').map_or(nid, |(_, net)| net)
 }
 
 /// The interface of an NI: the kernel's with its address, or its port.
@@ -255,11 +238,11 @@ fn nets(front: &Inspection, a: &NodeArgs) -> Result<Vec<Net>, String> {
     nis.sort_by_key(|n| n.nid != Nid::LO);
     let mut all: Vec<Net> = Vec::new();
     for f in &nis {
-        let nid = f.nid.to_string();
+        let name = f.nid.net().to_string();
         let ni = local(f, &cfg, a);
-        match all.iter_mut().find(|n| n.name == net_of(&nid)) {
+        match all.iter_mut().find(|n| n.name == name) {
             Some(net) => net.nis.push(ni),
-            None => all.push(Net { name: net_of(&nid).to_owned(), nis: vec![ni] }),
+            None => all.push(Net { name, nis: vec![ni] }),
         }
     }
     Ok(all)
@@ -435,12 +418,9 @@ fn stats(front: &Inspection) -> Result<NodeStats, String> {
 fn routes(front: &Inspection) -> Result<Vec<RouteShown>, String> {
     let (_, all) = front.routes(None).map_err(|e| e.to_string())?;
     let shown = |r: &RouteView| RouteShown {
-        net: r.net.to_string(),
-        gateway: r.gateway.to_string(),
-        hop: Some(r.hop.map_or(-1, i64::from)),
-        priority: Some(r.priority.into()),
         state: Some(if r.up { "up" } else { "down" }.into()),
         kind: Some(if r.multi_hop { "multi-hop" } else { "single-hop" }.into()),
+        ..RouteShown::of(&r.route())
     };
     Ok(all.iter().map(shown).collect())
 }
@@ -511,13 +491,6 @@ pub(super) fn serve(s: &mut UnixStream, shared: &Shared, ask: &Ask) -> io::Resul
         Ask::Routes {} => return rows(s, routes(front)),
         Ask::AddRoute { .. } | Ask::DelRoute { .. } => return Ok(change_route(front, ask)),
         Ask::Routing {} => router::shown(front).map(|r| json!(r)),
-        Ask::SetRouting { on } => {
-            router::order(front, if *on { RoutingAsk::Enable } else { RoutingAsk::Disable })
-        }
-        Ask::SetBuffers { class, number } => match BufferClass::ALL.get(*class) {
-            Some(class) => router::order(front, RoutingAsk::Buffers(*class, *number)),
-            None => Err(format!("{class} is no class of router buffers")),
-        },
         Ask::Stats {} => stats(front).map(|now| json!(shared.baseline.since(now))),
         Ask::Reset {} => stats(front).map(|now| {
             shared.baseline.reset(now);

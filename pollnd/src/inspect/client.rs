@@ -206,7 +206,15 @@ impl Client {
     pub(super) fn send(&mut self, r: &Request) -> Result<(), String> {
         let mut line = serde_json::to_string(r).map_err(|e| e.to_string())?;
         line.push('\n');
-        self.out.write_all(line.as_bytes()).map_err(|e| self.failed(e))
+        let Err(e) = self.out.write_all(line.as_bytes()) else { return Ok(()) };
+        // One that has no place for another asker says so, and does not wait for the question.
+        if matches!(e.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
+            && let Err(told) = self.next()
+            && self.refusal.is_some()
+        {
+            return Err(told);
+        }
+        Err(self.failed(e))
     }
 
     /// The next object.

@@ -72,7 +72,7 @@ pub(super) fn ping(
         // The node hears its own answer a moment later.
         let until = Instant::now() + HEARING;
         while !known(&shared.front, nid)? && Instant::now() < until {
-            std::thread::sleep(NAP);
+            dataplane::clock::pause(NAP);
         }
     }
     Ok(pong)
@@ -172,7 +172,7 @@ pub(super) fn bulk(s: &mut UnixStream, shared: &Shared, job: &Job) -> io::Result
             left |= gone(s);
         }
         match follow.step(stop || left || broken.is_some()) {
-            Step::On if !busy => std::thread::sleep(NAP),
+            Step::On if !busy => dataplane::clock::pause(NAP),
             Step::On => {}
             Step::Beat(b) => broken = say(s, &json!(b)).err().or(broken),
             Step::Silent(t) => break Err(why::silent(&shared.front, nid, t)),
@@ -206,7 +206,7 @@ pub(super) fn bulk(s: &mut UnixStream, shared: &Shared, job: &Job) -> io::Result
     ctl.set_traffic(Traffic::Quiet);
     while ctl.outstanding() > 0 && !shared.stop.load(Ordering::SeqCst) {
         if !pump.turn() {
-            std::thread::sleep(Duration::from_millis(1));
+            dataplane::clock::pause(Duration::from_millis(1));
         }
     }
     told

@@ -1,7 +1,6 @@
 //! Routing of the node, as lnetctl shows and changes it.
 
-use serde_json::{Value, json};
-use transport::lnet::{BufferClass, RoutingAsk, RoutingState};
+use transport::lnet::{BufferClass, RoutingState};
 use transport::node::inspect::Inspection;
 
 use crate::lnetctl::routed::{BuffersShown, Class, Pool, Pools, RoutingShown, Rows, Told};
@@ -11,7 +10,7 @@ pub(super) fn shown(front: &Inspection) -> Result<Option<RoutingShown>, String> 
     let mut state = RoutingState::Off;
     let mut sums = BufferClass::ALL.map(|c| (c, 0u64, 0i64, 0i64));
     front
-        .routing(None, |lcore, view| {
+        .routing(|lcore, view| {
             if lcore == 0 {
                 state = view.state;
             }
@@ -41,11 +40,4 @@ pub(super) fn shown(front: &Inspection) -> Result<Option<RoutingShown>, String> 
         ]),
         buffers: BuffersShown { tiny: t, small: s, large: l },
     }))
-}
-
-/// Has the node route, or have other buffers.
-pub(super) fn order(front: &Inspection, ask: RoutingAsk) -> Result<Value, String> {
-    front.routing(Some(ask), |_, _| ()).map_err(|e| e.to_string())?;
-    tracing::info!("routing: {ask:?}");
-    Ok(json!(null))
 }

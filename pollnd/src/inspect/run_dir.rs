@@ -6,7 +6,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use rustix::process::geteuid;
+use rustix::io::Errno;
+use rustix::process::{Pid, geteuid, test_kill_process};
 
 /// Folders that are tried, in order.
 pub(super) fn dirs() -> Vec<PathBuf> {
@@ -78,6 +79,12 @@ pub(super) fn own() -> Result<PathBuf, String> {
     Ok(dir.join(format!("{}.sock", std::process::id())))
 }
 
+/// Whether there is such a process.
+fn lives(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|p| test_kill_process(p) != Err(Errno::SRCH))
+}
+
 /// Sockets in `dir` that somebody serves: process number and path. Those that nobody serves are removed.
 fn running(dir: &Path) -> Vec<(u32, PathBuf)> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
@@ -88,8 +95,10 @@ fn running(dir: &Path) -> Vec<(u32, PathBuf)> {
             match UnixStream::connect(&path) {
                 Ok(_) => Some((pid, path)),
                 Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
-                    // Its process was killed: a socket that is bound but not served refuses.
-                    let _ = fs::remove_file(&path);
+                    // Its process was killed. One that lives has it bound, and is about to serve it.
+                    if !lives(pid) {
+                        let _ = fs::remove_file(&path);
+                    }
                     None
                 }
                 Err(_) => None,

@@ -158,7 +158,7 @@ pub(crate) fn greet(guests: &Seats, peers: &[Nid], stop: impl Fn() -> bool) {
                 good += usize::from(info.is_ok());
             }
             Some(Event::Refused { .. }) => heard += 1,
-            _ => std::thread::sleep(Duration::from_millis(1)),
+            _ => dataplane::clock::pause(Duration::from_millis(1)),
         }
     }
     tracing::info!("peers from before the restart that have answered: {good} of {}", peers.len());
@@ -236,7 +236,8 @@ pub(crate) fn one_ping(
                 return Err(Failure::numbered(why::failed(front, nid, e.to_string()), errno));
             }
             Some(Event::Refused { tag: t, why }) if t == tag => {
-                let errno = if let OpRefused::Target(_) = why { libc::EHOSTUNREACH } else { libc::EINVAL };
+                let unreachable = matches!(why, OpRefused::Target(_) | OpRefused::NoRoute(_));
+                let errno = if unreachable { libc::EHOSTUNREACH } else { libc::EINVAL };
                 return Err(Failure::numbered(why, errno));
             }
             Some(_) => {}
@@ -245,7 +246,7 @@ pub(crate) fn one_ping(
                 let text = why::silent(front, nid, timeout);
                 return Err(Failure::numbered(text, libc::ETIMEDOUT));
             }
-            None => std::thread::sleep(NAP),
+            None => dataplane::clock::pause(NAP),
         }
     }
 }

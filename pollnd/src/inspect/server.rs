@@ -57,10 +57,14 @@ impl Server {
             let remedy = if limits::none_left(&e) { told } else { format!("{told}; {elsewhere}") };
             format!("cannot listen on {}: {remedy}", path.display())
         };
-        // A process of the same number that was killed before us may have left one.
-        let _ = fs::remove_file(&path);
-        let listener = UnixListener::bind(&path).map_err(fail)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(fail)?;
+        // It gets its name when it is served, so that nobody takes it for one that was left behind. A process of the same number
+        // that was killed before us may have left either.
+        let unnamed = path.with_extension("new");
+        let _ = fs::remove_file(&unnamed);
+        let listener = UnixListener::bind(&unnamed).map_err(fail)?;
+        fs::set_permissions(&unnamed, fs::Permissions::from_mode(0o600))
+            .and_then(|()| fs::rename(&unnamed, &path))
+            .map_err(fail)?;
         let shared = Arc::new(Shared {
             front,
             stop: AtomicBool::new(false),
@@ -108,7 +112,7 @@ fn serve(listener: &UnixListener, shared: &Arc<Shared>) {
         }
         let Ok(mut s) = s else {
             // Out of descriptors, very likely: not a reason to spin.
-            std::thread::sleep(Duration::from_millis(50));
+            dataplane::clock::pause(Duration::from_millis(50));
             continue;
         };
         let mut all = askers(shared);

@@ -35,8 +35,7 @@ fn ask(
     let pong = match node.0.one(&r) {
         Ok(mut v) => serde_json::from_value::<Pong>(v["end"].take()).map_err(|e| Err(e.to_string()))?,
         Err(e) => {
-            let told = node.0.refusal().and_then(|v| v["errno"].as_i64()).and_then(|n| i32::try_from(n).ok());
-            return Err(told.filter(|_| !node.0.gone()).ok_or(e));
+            return Err(node.errno().filter(|_| !node.0.gone()).ok_or(e));
         }
     };
     let known: Vec<Peer> = node.rows(Ask::Peers { nid: Some(nid.to_string()) }).map_err(|r| Err(r.descr))?;

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use serde_json::Value;
-
 use super::Asked;
 use super::refusal::{Refusal, text};
+use crate::config::reload::Outcome;
 use crate::inspect::Request;
+use crate::out;
 
 fn refused(errno: i32, descr: &str) -> Refusal {
     Refusal::netlink("add", "import", errno, descr)
@@ -21,19 +21,15 @@ pub(super) fn import(file: &Path, mut node: Asked) -> Result<(), Refusal> {
         return Err(missing.with_status(super::refusal::status(errno)));
     }
     let answer = node.0.one(&Request::Apply { path: Some(path) })?;
-    let end = &answer["end"];
-    let lines = |v: &Value| {
-        let all: Vec<&str> = v.as_array()?.iter().filter_map(Value::as_str).collect();
-        Some(all.join("; "))
-    };
-    if end["changed"].is_array() {
-        return Ok(());
-    }
-    Err(if let Some(restart) = lines(&end["restart"]) {
-        refused(libc::EBUSY, &format!("nothing was changed, this needs a restart: {restart}"))
-    } else if let Some(faults) = end["faults"].as_str() {
-        refused(libc::EINVAL, &faults.trim_end().replace('\n', "; "))
-    } else {
-        refused(libc::EIO, end["failed"].as_str().unwrap_or("the node's answer is not understood"))
+    Err(match Outcome::read(&answer["end"]) {
+        Outcome::Changed(_, notes) => {
+            notes.iter().for_each(|n| out::note(n));
+            return Ok(());
+        }
+        Outcome::Restart(all) => {
+            refused(libc::EBUSY, &format!("nothing was changed, this needs a restart: {}", all.join("; ")))
+        }
+        Outcome::Faults(all) => refused(libc::EINVAL, &all.trim_end().replace('\n', "; ")),
+        Outcome::Failed(e) => refused(libc::EIO, &e),
     })
 }

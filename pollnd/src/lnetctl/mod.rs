@@ -40,6 +40,11 @@ impl Asked {
         Ok(all)
     }
 
+    /// The error number that the node's latest refusal had.
+    fn errno(&self) -> Option<i32> {
+        self.0.refusal().and_then(|v| v["errno"].as_i64()).and_then(|n| i32::try_from(n).ok())
+    }
+
     /// An answer of one value.
     fn one<T: serde::de::DeserializeOwned>(&mut self, ask: Ask) -> Result<T, Refusal> {
         let mut v = self.0.one(&Request::Lnet { ask })?;
@@ -76,7 +81,7 @@ fn refuse_udsp(words: &[String]) -> Result<(), Refusal> {
         Some("del") => "del",
         _ => return Err(Refusal::words(255, "pollnd: udsp: it takes add, del or show")),
     };
-    let why = "\"a node sends to the NID that it is told: it has no selection policies\"";
+    let why = "\"a node chooses NIDs by health, credits and turn alone: it has no selection policies\"";
     Err(Refusal::old(verb, "udsp", libc::EOPNOTSUPP, why))
 }
 

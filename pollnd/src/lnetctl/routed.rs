@@ -1,6 +1,7 @@
-//! Routes, as lnetctl shows them.
+//! Routes, routing and router buffers, as lnetctl shows them.
 
 use serde::{Deserialize, Serialize};
+use transport::lnd::Route;
 
 use super::shown::Level;
 
@@ -32,6 +33,18 @@ pub(crate) struct RouteShown {
 }
 
 impl RouteShown {
+    /// A route as it was configured.
+    pub(crate) fn of(r: &Route) -> RouteShown {
+        RouteShown {
+            net: r.net.to_string(),
+            gateway: r.gateway.to_string(),
+            hop: Some(r.hop.map_or(-1, i64::from)),
+            priority: Some(r.priority.into()),
+            state: None,
+            kind: None,
+        }
+    }
+
     /// Leaves out what that level does not show.
     pub(crate) fn at(&mut self, level: Level) {
         if level < Level(1) {
@@ -91,6 +104,9 @@ pub(crate) struct BuffersShown {
     pub(crate) large: u64,
 }
 
+/// The state of a node that ceases to route.
+const STOPPING: u64 = 2;
+
 /// Whether a node routes, as it is shown and as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -117,8 +133,10 @@ pub(crate) struct RoutingShown {
 }
 
 impl RoutingShown {
-    /// Leaves what makes it route again.
+    /// Leaves what makes it route again, unless it is about to cease.
     pub(crate) fn backup(&mut self) {
-        self.routing = Rows::Kept(Kept { enable: 1 });
+        let Rows::Shown(rows) = &self.routing else { return };
+        let ceases = rows.iter().any(|r| matches!(r, Told::State { enable: STOPPING }));
+        self.routing = Rows::Kept(Kept { enable: (!ceases).into() });
     }
 }

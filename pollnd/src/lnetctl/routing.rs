@@ -36,14 +36,10 @@ fn of(verb: &'static str, a: &RouteArg) -> Result<(NetId, Nid), Refusal> {
 }
 
 fn order(mut node: Asked, verb: &'static str, ask: Ask) -> Result<(), Refusal> {
-    let errno = |node: &Asked| node.0.refusal().and_then(|v| v["errno"].as_i64());
-    match node.0.one(&Request::Lnet { ask }) {
-        Ok(_) => Ok(()),
-        Err(e) => Err(match errno(&node).and_then(|n| i32::try_from(n).ok()) {
-            Some(n) => told(verb, n, &e),
-            None => e.into(),
-        }),
-    }
+    node.0.one(&Request::Lnet { ask }).map(drop).map_err(|e| match node.errno() {
+        Some(n) => told(verb, n, &e),
+        None => e.into(),
+    })
 }
 
 pub(super) fn main(verb: &CtlRoute, node: impl FnOnce() -> Result<Asked, Refusal>) -> Result<(), Refusal> {
@@ -60,10 +56,16 @@ pub(super) fn main(verb: &CtlRoute, node: impl FnOnce() -> Result<Asked, Refusal
             order(node()?, "del", Ask::DelRoute { net: net.to_string(), gateway: gateway.to_string() })
         }
         CtlRoute::Show { net, gateway, hop, priority, detail } => {
+            let bad = |what| refused("show", libc::EINVAL, what);
+            let net =
+                net.as_deref().map(str::parse::<NetId>).transpose().map_err(|_| bad("cannot parse net"))?;
+            let gateway = gateway.as_deref().map(str::parse::<Nid>).transpose();
+            let gateway = gateway.map_err(|_| bad("cannot parse gateway"))?;
             let mut route: Vec<RouteShown> = node()?.rows(Ask::Routes {})?;
-            let same = |asked: &Option<String>, is: &str| asked.as_deref().is_none_or(|a| a == is);
             let number = |asked: Option<i64>, is: Option<i64>| asked.is_none_or(|a| Some(a) == is);
-            route.retain(|r| same(net, &r.net) && same(gateway, &r.gateway));
+            // tcp0 is tcp.
+            route.retain(|r| net.is_none_or(|n| r.net.parse() == Ok(n)));
+            route.retain(|r| gateway.is_none_or(|g| r.gateway.parse() == Ok(g)));
             route.retain(|r| number(*hop, r.hop) && number(priority.map(i64::from), r.priority));
             if route.is_empty() {
                 return Ok(());

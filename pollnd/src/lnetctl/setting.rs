@@ -4,7 +4,7 @@ use super::Asked;
 use super::refusal::Refusal;
 use crate::config::keys::{self, Key, Means, Part, negated};
 use crate::inspect::Request;
-use crate::inspect::account::Ask;
+use transport::lnd::tunables::{self, Tunable};
 
 /// Settings by the names that `set` has for them: their names in `global show`, and what lnetctl calls a value that is none.
 const NAMES: [(&str, &str, &str); 12] = [
@@ -25,30 +25,33 @@ const NAMES: [(&str, &str, &str); 12] = [
 /// One whose name is the same everywhere.
 const INTERVAL: &str = "max_recovery_ping_interval";
 
-/// Router buffers, by class.
-const BUFFERS: [&str; 3] = ["tiny_buffers", "small_buffers", "large_buffers"];
-/// Most of a class.
-const BUFFERS_MAX: u32 = 1 << 20;
+/// Router buffers, and their tunables.
+const BUFFERS: [(&str, &str); 3] = [
+    ("tiny_buffers", "tiny_router_buffers"),
+    ("small_buffers", "small_router_buffers"),
+    ("large_buffers", "large_router_buffers"),
+];
 
-fn routing(value: &str, node: impl FnOnce() -> Result<Asked, Refusal>) -> Result<(), Refusal> {
-    let on = match value.parse() {
-        Ok(0) => false,
-        Ok(1) => true,
+/// Whether the node routes, as the tunable `forwarding`.
+fn routing(value: &str) -> Result<(&'static str, String), Refusal> {
+    let word = match value.parse() {
+        Ok(0) => "disabled",
+        Ok(1) => "enabled",
         _ => {
             let why = "cannot parse routing value.\nmust be 0 for disable or 1 for enable";
             return Err(Refusal::old("parser", "set", libc::EPERM, why));
         }
     };
-    node()?.one::<()>(Ask::SetRouting { on })
+    Ok(("forwarding", word.to_owned()))
 }
 
-fn buffers(class: usize, value: &str, node: impl FnOnce() -> Result<Asked, Refusal>) -> Result<(), Refusal> {
-    let number: u32 = value.parse().ok().filter(|n| *n <= BUFFERS_MAX).ok_or_else(|| {
-        let name = BUFFERS.get(class).copied().unwrap_or_default();
-        let why = format!("cannot parse {name} value.\nmust be 0 to {BUFFERS_MAX}, 0 for a kernel's number");
+/// A number of router buffers, as the tunable of that name.
+fn buffers(name: &str, tunable: &'static str, value: &str) -> Result<(&'static str, String), Refusal> {
+    let takes = tunables::find(tunable).map_or_else(|_| String::new(), Tunable::takes);
+    value.parse::<u32>().map(|n| (tunable, n.to_string())).map_err(|_| {
+        let why = format!("cannot parse {name} value.\nmust be {takes}, 0 for a kernel's number");
         Refusal::old("parser", "set", libc::EPERM, why)
-    })?;
-    node()?.one::<()>(Ask::SetBuffers { class, number })
+    })
 }
 
 fn named(name: &str) -> Option<(&'static str, &'static str)> {
@@ -71,11 +74,17 @@ pub(super) fn set(
             format!("lnetctl: '{name}' is not a valid command. See 'lnetctl --list-commands'."),
         )
     };
+    let tune = |mut node: Asked, tunable: &str, value: String| {
+        node.0.one(&Request::Tune { name: tunable.to_owned(), value }).map(drop)
+    };
     if name == "routing" {
-        return routing(value, node);
+        let (tunable, value) = routing(value)?;
+        return Ok(tune(node()?, tunable, value)?);
     }
-    if let Some(class) = BUFFERS.iter().position(|b| *b == name) {
-        return buffers(class, value, node);
+    if let Some((_, tunable)) = BUFFERS.iter().find(|b| b.0 == name) {
+        let (tunable, value) = buffers(name, tunable, value)?;
+        let refused = |why: String| Refusal::old("add", name, libc::EINVAL, format!("\"{why}\""));
+        return tune(node()?, tunable, value).map_err(refused);
     }
     let (shown, words) = named(name).ok_or_else(unknown)?;
     let key = key(shown).ok_or_else(unknown)?;
@@ -90,12 +99,11 @@ pub(super) fn set(
         Means::Only(all, why) => {
             let takes = key.takes();
             let always = || refused(format!("here it is always {takes}, since {why}"));
-            return if all.contains(&number) { Ok(()) } else { Err(always()) };
+            return if all.contains(&number) { node().map(drop) } else { Err(always()) };
         }
         _ => return Err(unknown()),
     };
-    let r = Request::Tune { name: tunable.name.to_owned(), value };
-    node()?.0.one(&r).map(drop).map_err(refused)
+    tune(node()?, tunable.name, value).map_err(refused)
 }
 
 #[cfg(test)]

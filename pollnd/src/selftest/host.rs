@@ -220,7 +220,7 @@ impl Running<'_> {
                 return;
             }
             if !busy {
-                std::thread::sleep(NAP);
+                dataplane::clock::pause(NAP);
             }
         }
     }

@@ -72,10 +72,10 @@ fn a_node_by_a_file_is_as_the_file_says_and_the_command_line_wins() {
     assert_eq!(configure(&again, &["export"]).good().out, exported.out);
     again.stop().good();
     // An NI by its interface, and beside it what a kernel's node prints of other things.
-    let text = "net:\n- net type: tcp\n  local NI(s):\n  - interfaces: {0: lo}\nnode: {accept_port: 7988, accept: trust}\nrouting: {enable: 1}\n";
+    let text = "net:\n- net type: tcp\n  local NI(s):\n  - interfaces: {0: lo}\nnode: {accept_port: 7988, accept: trust}\npeer: []\n";
     let path = config(&dir, text);
     let lo = by_file(&path, &[]);
-    lo.err_has(&["routing is passed over: --routing, or forwarding among the options, makes a router"]);
+    lo.err_has(&["peer is passed over: this node finds out by itself who its peers are"]);
     let end = lo.stop().good();
     assert!(end.out.starts_with("127.0.0.1@tcp is up on kernel sockets, ports 7988 and 988"), "{end:?}");
 }
@@ -177,6 +177,72 @@ fn a_running_node_takes_a_file_whole_or_not_at_all_and_traffic_goes_on() {
     let end = up.stop().good().says(&["wrong 0"]);
     assert!(end.errors().is_empty(), "{end:?}");
     assert_eq!((end.counter("rx_lent_out"), end.counter("rx_pool_bytes_in_use")), (0, 0), "{end:?}");
+}
+
+/// Routes of a file of options, routing and buffers are as the files say after each change, and a running node takes them.
+#[test]
+fn a_router_is_one_by_its_file_and_ceases_to_be_one_by_it() {
+    if !can("a_router_is_one_by_its_file_and_ceases_to_be_one_by_it") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b, g) = (own_ip(), own_ip(), own_ip());
+    let options = dir.path().join("lustre.conf");
+    let optional = |routes: &str| {
+        std::fs::write(&options, format!("options lnet routes=\"{routes}\"\n")).unwrap();
+    };
+    optional(&format!("tcp7 {g}@tcp"));
+    let text = |more: &str| {
+        format!(
+            "net:\n- net type: tcp\n  local NI(s):\n  - nid: {a}@tcp\n- net type: tcp1\n  local NI(s):\n  - nid: {b}@tcp1\nnode: {{options: [{}]}}\n{more}",
+            options.display()
+        )
+    };
+    let path = config(&dir, &text("routing: {enable: 1}\nbuffers: {small: 100}\n"));
+    let up = by_file(&path, &[]);
+    let ctl = |args: &[&str]| run(&[&["lnetctl"], args, &["--node", &up.id().to_string()]].concat());
+    let buffers = || ctl(&["routing", "show"]).good();
+    let exports = |l: &str| configure(&up, &["export"]).good().out.lines().any(|x| x.trim() == l);
+    buffers().says(&["nbuffers: 100"]);
+    assert!(exports("forwarding: enabled") && exports("small_router_buffers: 100"));
+    // A change of something else leaves the routes that there are.
+    config(&dir, &text("routing: {enable: 1}\nbuffers: {small: 100}\nglobal: {discovery: 0}\n"));
+    let done = configure(&up, &["apply"]).good();
+    assert_eq!(done.out.lines().collect::<Vec<_>>(), ["lnet_peer_discovery_disabled: was 0, is 1"]);
+    ctl(&["route", "show"]).good().says(&["net: tcp7"]);
+    // By hand, and back by the file.
+    ctl(&["set", "small_buffers", "200"]).good();
+    buffers().says(&["nbuffers: 200"]);
+    ctl(&["set", "routing", "0"]).good();
+    assert!(exports("small_router_buffers: 200") && !exports("forwarding: enabled"));
+    optional(&format!("tcp8 {g}@tcp"));
+    let done = configure(&up, &["apply"]).good();
+    done.says(&[
+        "forwarding: was disabled, is enabled",
+        "small_router_buffers: was 200, is 100",
+        &format!("route: tcp7 {g}@tcp is gone"),
+        &format!("route: tcp8 {g}@tcp is new"),
+    ]);
+    buffers().says(&["nbuffers: 100"]);
+    ctl(&["route", "show", "--net", "tcp8"]).good().says(&["net: tcp8"]);
+    ctl(&["route", "show", "--net", "eth8"]).failed(234, &["cannot parse net"]);
+    // What is passed over is said to who asks.
+    config(&dir, &text("routing: {enable: 0}\npeer: []\n"));
+    let done = configure(&up, &["apply"]).good();
+    let done = done.says(&["forwarding: was enabled, is disabled"]);
+    assert!(done.err.contains("peer is passed over"), "{done:?}");
+    assert!(!exports("forwarding: enabled"));
+    // One that the node cannot have is none of a site's for it, and a fault in its own file.
+    optional(&format!("tcp9 {g}@tcp; tcp10 {g}@tcp9"));
+    configure(&up, &["apply"]).good();
+    ctl(&["route", "show"]).good().says(&["net: tcp9"]);
+    config(
+        &dir,
+        &text(&format!("route:\n- {{net: tcp9, gateway: {g}@tcp}}\n- {{net: tcp10, gateway: {g}@tcp9}}\n")),
+    );
+    configure(&up, &["apply"]).failed(2, &["is on none of this node's networks"]);
+    ctl(&["route", "show"]).good().says(&["net: tcp9"]);
+    up.stop().good();
 }
 
 #[test]

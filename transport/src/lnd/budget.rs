@@ -69,6 +69,21 @@ pub(crate) struct Uses {
     pub(crate) pieces: u32,
     /// Router buffers of messages that came from there: the one thing here that is not on its way to a peer.
     pub(crate) buffers: u32,
+    /// Bytes of those messages.
+    pub(crate) bytes: u64,
+}
+
+/// Router buffers, and bytes in them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Room {
+    pub(crate) buffers: u32,
+    pub(crate) bytes: u64,
+}
+
+/// Whether one that holds so much has to leave what is free to others, rather than have another message of `len` bytes: it may
+/// hold as many buffers, and as many bytes, as are free, and as many buffers as one peer in any case.
+pub(crate) fn crowds(held: Room, free: Room, one_peer: u32, len: u32) -> bool {
+    held.buffers >= one_peer && (held.buffers >= free.buffers || held.bytes + u64::from(len) > free.bytes)
 }
 
 impl Uses {
@@ -77,6 +92,7 @@ impl Uses {
         self.answers += n.answers;
         self.pieces += n.pieces;
         self.buffers += n.buffers;
+        self.bytes += n.bytes;
     }
 
     /// Whether nothing waits for its end.
@@ -90,6 +106,7 @@ impl Uses {
         self.answers = self.answers.saturating_sub(n.answers);
         self.pieces = self.pieces.saturating_sub(n.pieces);
         self.buffers = self.buffers.saturating_sub(n.buffers);
+        self.bytes = self.bytes.saturating_sub(n.bytes);
     }
 }
 
@@ -369,10 +386,10 @@ impl Budget {
         self.hosts.get(host).is_some_and(|h| h.uses.pieces > 0 && h.uses.pieces + pieces > free)
     }
 
-    /// Whether a message of the host's must leave the router buffers, of which `free` are free, to others: it may have as many
-    /// as are, and those of one peer in any case.
-    pub(crate) fn must_wait_for_buffers(&self, host: Key, free: u32, one_peer: u32) -> bool {
-        self.hosts.get(host).is_some_and(|h| h.uses.buffers >= free.max(one_peer))
+    /// Whether a message of the host's, of `len` bytes, must leave the router buffers that are free to others.
+    pub(crate) fn must_wait_for_buffers(&self, host: Key, free: Room, one_peer: u32, len: u32) -> bool {
+        let room = |u: &Uses| Room { buffers: u.buffers, bytes: u.bytes };
+        self.hosts.get(host).is_some_and(|h| crowds(room(&h.uses), free, one_peer, len))
     }
 
     /// Messages to the host hold so much more.
@@ -502,7 +519,7 @@ mod tests {
         assert_eq!((n, b.may_shake(y, 8), b.may_shake(y, 4)), (4, true, false));
         let mut used = 0;
         while !b.must_wait(x, used, 8) {
-            b.took(x, Uses { credits: 1, answers: 1, pieces: 3, buffers: 0 });
+            b.took(x, Uses { credits: 1, answers: 1, pieces: 3, ..Uses::default() });
             used += 1;
         }
         assert_eq!((used, b.must_wait(y, used, 8)), (4, false));

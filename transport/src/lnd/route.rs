@@ -50,7 +50,9 @@ pub enum RouteError {
         gateway: Nid,
     },
     /// There is none.
-    #[error("there is no route to {net} by {gateway}: `lnetctl route show` lists those that there are")]
+    #[error(
+        "there is no route to {net} by {gateway}: `pollnd lnetctl route show` lists those that there are"
+    )]
     Unknown {
         /// To.
         net: NetId,
@@ -146,7 +148,8 @@ impl fmt::Display for Route {
         match (self.hop, self.priority) {
             (None, 0) => Ok(()),
             (Some(hop), 0) => write!(f, " {hop}"),
-            (hop, priority) => write!(f, " {} {priority}", hop.unwrap_or(1)),
+            (Some(hop), priority) => write!(f, " {hop} {priority}"),
+            (None, priority) => write!(f, " -1 {priority}"),
         }
     }
 }
@@ -173,8 +176,12 @@ pub enum RouteParseError {
     Brackets(String),
 }
 
-fn hop(s: &str) -> Result<u8, RouteParseError> {
-    s.parse().ok().filter(|n| *n > 0).ok_or_else(|| RouteParseError::Hop(s.to_owned()))
+/// -1 is what lnetctl prints for a number that was not said.
+fn hop(s: &str) -> Result<Option<u8>, RouteParseError> {
+    if s == "-1" {
+        return Ok(None);
+    }
+    s.parse().ok().filter(|n| *n > 0).map(Some).ok_or_else(|| RouteParseError::Hop(s.to_owned()))
 }
 
 fn priority(s: &str) -> Result<u32, RouteParseError> {
@@ -194,7 +201,7 @@ impl FromStr for Route {
         Ok(Route {
             net: net.parse()?,
             gateway: gateway.parse()?,
-            hop: rest.first().map(|h| hop(h)).transpose()?,
+            hop: rest.first().map_or(Ok(None), |h| hop(h))?,
             priority: rest.get(1).map_or(Ok(0), |p| priority(p))?,
         })
     }
@@ -212,7 +219,7 @@ pub fn from_parameter(text: &str) -> Result<Vec<Route>, RouteParseError> {
         let Some(net) = words.next() else { continue };
         let net: NetId = net.parse()?;
         let hop = match words.peek() {
-            Some(w) if w.bytes().all(|b| b.is_ascii_digit()) => words.next().map(hop).transpose()?,
+            Some(w) if w.bytes().all(|b| b.is_ascii_digit()) => words.next().map_or(Ok(None), hop)?,
             _ => None,
         };
         if words.peek().is_none() {
@@ -276,6 +283,7 @@ mod tests {
             ("tcp1 10.0.0.1@tcp", None, 0),
             ("tcp1 10.0.0.1@tcp 2", Some(2), 0),
             ("o2ib fd00::1@tcp3 255 4294967295", Some(255), u32::MAX),
+            ("tcp1 10.0.0.1@tcp -1 5", None, 5),
         ] {
             let r: Route = text.parse().unwrap();
             assert_eq!((r.to_string().as_str(), r.hop, r.priority), (text, hop, priority));
@@ -305,12 +313,12 @@ mod tests {
             ("tcp1 10.0.0.1@tcp", "tcp1 10.0.0.1@tcp"),
             (
                 "tcp1 2 10.0.0.1@tcp:3 10.0.0.2@tcp;; o2ib fd00::1@tcp:1 ",
-                "tcp1 10.0.0.1@tcp 2 3; tcp1 10.0.0.2@tcp 2; o2ib fd00::1@tcp 1 1",
+                "tcp1 10.0.0.1@tcp 2 3; tcp1 10.0.0.2@tcp 2; o2ib fd00::1@tcp -1 1",
             ),
             ("tcp1 10.0.0.[1-2,8]@tcp", "tcp1 10.0.0.1@tcp; tcp1 10.0.0.2@tcp; tcp1 10.0.0.8@tcp"),
             (
                 "tcp1 10.0.[0-4/4].[1-2]@tcp:7",
-                "tcp1 10.0.0.1@tcp 1 7; tcp1 10.0.0.2@tcp 1 7; tcp1 10.0.4.1@tcp 1 7; tcp1 10.0.4.2@tcp 1 7",
+                "tcp1 10.0.0.1@tcp -1 7; tcp1 10.0.0.2@tcp -1 7; tcp1 10.0.4.1@tcp -1 7; tcp1 10.0.4.2@tcp -1 7",
             ),
         ] {
             assert_eq!(read(text).as_deref(), Ok(all), "{text}");

@@ -11,8 +11,9 @@
 //! ```
 //!
 //! A line is of peers, so one with many connections gets no more than another. A peer that holds as many buffers as it may does
-//! not stand in it. A host may hold as many as are free (as `lnd::budget` shares all else), and those of one peer in any case; its
-//! peers do not stand in the line either while it holds more.
+//! not stand in it. A host may hold as many as are free, and as many bytes (as `lnd::budget` shares all else), and those of one peer
+//! in any case; its peers do not stand in the line either while it holds more. Nor does a peer whose next message is for a NID that
+//! has as large a share already (`shares.rs`); but one without a buffer of the class does, unless less than a quarter is free.
 //!
 //! One message of each class may always go to each network, however few buffers are free: else two routers that have something
 //! for each other, and no buffer, would wait for each other for ever. So no ring of routers waits for itself unless the networks
@@ -24,12 +25,16 @@
 use std::collections::VecDeque;
 
 use super::Lnet;
-use crate::lnd::budget::{Uses, trim};
+use super::lines::{Lines, Place, Sake};
+use super::shares::Shares;
+use crate::lnd::budget::{Room, Uses};
 use crate::lnd::{Arrived, Config, Cx, Lnd, NIS_MAX, NiId, Ticket};
 use crate::stream::Bucket;
 use crate::stream::slab::Key;
 use crate::wire::{Nid, ProcessId};
 
+/// Number of the classes.
+pub(super) const CLASSES: usize = 3;
 /// Longest payload of a small buffer, in bytes: a page.
 const SMALL: u32 = 4096;
 
@@ -46,7 +51,7 @@ pub enum BufferClass {
 
 impl BufferClass {
     /// All of them, in order.
-    pub const ALL: [BufferClass; 3] = [BufferClass::Tiny, BufferClass::Small, BufferClass::Large];
+    pub const ALL: [BufferClass; CLASSES] = [BufferClass::Tiny, BufferClass::Small, BufferClass::Large];
 
     fn of(len: u32) -> BufferClass {
         match len {
@@ -87,6 +92,8 @@ pub(crate) struct Lease {
     class: BufferClass,
     /// The network that it goes to, by the place of its first NI.
     out: u8,
+    /// The NID that it is for.
+    to: Nid,
     pub(super) len: u32,
     /// The connection's, whose home has the buffer.
     pub(super) bucket: Bucket,
@@ -95,16 +102,90 @@ pub(crate) struct Lease {
     key: Key,
 }
 
+impl Lease {
+    fn room(&self) -> Room {
+        Room { buffers: 1, bytes: self.len.into() }
+    }
+
+    fn uses(&self) -> Uses {
+        Uses { buffers: 1, bytes: self.len.into(), ..Uses::default() }
+    }
+}
+
 /// A peer that has sent messages for others.
 #[derive(Debug, Default)]
 pub(super) struct Guest {
     /// Buffers that they hold, by class and network that they go to, and bytes.
-    held: [[u32; NIS_MAX]; 3],
+    held: [[u32; NIS_MAX]; CLASSES],
     bytes: u64,
-    /// Messages that wait for one, by class, and the network that each goes to.
-    waiting: [VecDeque<(Ticket, u8)>; 3],
-    /// It stands in the lines of these classes.
-    listed: [bool; 3],
+    /// The same by the NID that they are for: no more entries than buffers.
+    to: Vec<(Nid, BufferClass, Room)>,
+    /// Messages that wait for one, by class.
+    waiting: [VecDeque<Waiting>; CLASSES],
+    /// Where it stands, by class.
+    places: [Place; CLASSES],
+}
+
+/// A message that waits for a buffer.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    ticket: Ticket,
+    /// Its network and its NID, and its length in bytes.
+    out: u8,
+    to: Nid,
+    len: u32,
+}
+
+impl Guest {
+    fn take(&mut self, lease: &Lease) {
+        let held = self.held.get_mut(lease.class as usize).and_then(|h| h.get_mut(usize::from(lease.out)));
+        if let Some(held) = held {
+            *held += 1;
+        }
+        self.bytes += u64::from(lease.len);
+        let n = lease.room();
+        match self.to.iter_mut().find(|(to, class, _)| (*to, *class) == (lease.to, lease.class)) {
+            Some((.., room)) => (room.buffers, room.bytes) = (room.buffers + 1, room.bytes + n.bytes),
+            None => self.to.push((lease.to, lease.class, n)),
+        }
+    }
+
+    /// Gives back what a message held; false where it held nothing.
+    fn give(&mut self, lease: &Lease) -> bool {
+        let held = self.held.get_mut(lease.class as usize).and_then(|h| h.get_mut(usize::from(lease.out)));
+        let Some(held) = held.filter(|n| **n > 0) else { return false };
+        *held -= 1;
+        self.bytes = self.bytes.saturating_sub(lease.len.into());
+        if let Some(at) = self.to.iter().position(|(to, class, _)| (*to, *class) == (lease.to, lease.class))
+            && let Some((.., room)) = self.to.get_mut(at)
+        {
+            room.buffers -= 1;
+            room.bytes = room.bytes.saturating_sub(lease.len.into());
+            if room.buffers == 0 {
+                self.to.swap_remove(at);
+            }
+        }
+        true
+    }
+
+    /// Whether it has no buffer of the class: it may have one, whoever that is for, unless they are scarce. It may be that the senders
+    /// of others are slow, and not whoever those are for.
+    fn has_none(&self, class: BufferClass) -> bool {
+        self.held.get(class as usize).is_none_or(|h| h.iter().all(|n| *n == 0))
+    }
+
+    /// Some of what waited waits no more: it stands for what is left.
+    fn wants_less(&mut self, class: usize, lines: &mut Lines) {
+        let (Some(waiting), Some(place)) = (self.waiting.get(class), self.places.get_mut(class)) else {
+            return;
+        };
+        if waiting.is_empty() {
+            return lines.leave(place);
+        }
+        for out in (0..NIS_MAX as u8).filter(|out| waiting.iter().all(|w| w.out != *out)) {
+            lines.wants_no_more(place, out);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -115,10 +196,8 @@ struct Pool {
     to: [u32; NIS_MAX],
     waiting: u32,
     least: i64,
-    /// Peers that wait for a buffer, and may hold one more.
-    line: VecDeque<Key>,
-    /// Those that wait until their host holds fewer.
-    crowded: VecDeque<Key>,
+    /// Peers that wait for a buffer, and may hold one more; those that wait until others hold fewer.
+    lines: Lines,
 }
 
 impl Pool {
@@ -157,12 +236,15 @@ impl Pool {
 /// The router buffers of a shard.
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
-    pools: [Pool; 3],
+    pools: [Pool; CLASSES],
     bytes: u64,
+    shares: Shares,
     /// The message that is looked at now has had its turn in the line.
     turn: bool,
     /// A peer has come or gone with what it holds and waits for: the lines are to be looked at before this input is done.
     pub(super) moved: bool,
+    /// Those who hold less, or wait for less, since it was last looked.
+    relieved: Vec<Sake>,
 }
 
 impl Buffers {
@@ -206,6 +288,18 @@ impl Buffers {
         fits && self.pool(class).is_some_and(|p| p.free() > 0)
     }
 
+    /// Free buffers of the class, and free bytes.
+    fn free(&self, cx: &Cx, class: BufferClass) -> Room {
+        let buffers = self.pool(class).map_or(0, Pool::free);
+        Room { buffers, bytes: cx.cfg.budget.saturating_sub(self.bytes) }
+    }
+
+    /// Whether less than a quarter is free.
+    fn scarce(&self, cx: &Cx, class: BufferClass) -> bool {
+        let (free, size) = (self.free(cx, class), self.pool(class).map_or(0, |p| p.size));
+        free.buffers < size / 4 || free.bytes < cx.cfg.budget / 4
+    }
+
     fn pool(&self, class: BufferClass) -> Option<&Pool> {
         self.pools.get(class as usize)
     }
@@ -235,38 +329,46 @@ impl Lnet {
         let turn = std::mem::take(&mut self.buffers.turn);
         let room = self.buffers.has_room(cx, class, len);
         let most = cx.cfg.peer_router_credits();
+        let (dest, free) = (msg.hdr.dest_nid, self.buffers.free(cx, class));
+        let behind = self.buffers.shares.crowds(dest, class, free, most, len);
+        let scarce = self.buffers.scarce(cx, class);
         let (pool, p) = (self.buffers.pool_mut(class)?, self.peers.get_mut(msg.peer)?);
         let full = p.uses.buffers >= most;
         let guest = p.guest.get_or_insert_default();
-        let (waiting, listed) =
-            (guest.waiting.get_mut(class as usize)?, guest.listed.get_mut(class as usize)?);
-        let first = pool.line.is_empty() && waiting.is_empty();
-        let crowds = cx.budget.must_wait_for_buffers(p.host, pool.free(), most);
-        let may = pool.none_to(out) || (room && (turn || first) && !crowds);
+        let behind = behind && (scarce || !guest.has_none(class));
+        let (waiting, place) =
+            (guest.waiting.get_mut(class as usize)?, guest.places.get_mut(class as usize)?);
+        let first = pool.lines.len() == 0 && waiting.is_empty();
+        let crowds = cx.budget.must_wait_for_buffers(p.host, free, most, len);
+        let may = pool.none_to(out) || (room && (turn || first) && !crowds && !behind);
         if full || !may {
             // One whose turn it was keeps its place.
             let at = if turn { 0 } else { waiting.len() };
-            waiting.insert(at, (ticket, out));
+            waiting.insert(at, Waiting { ticket, out, to: dest, len });
             pool.waiting += 1;
             pool.note();
-            if !full && !std::mem::replace(listed, true) {
-                let line = if crowds { &mut pool.crowded } else { &mut pool.line };
-                line.push_back(msg.peer);
+            pool.lines.wants(msg.peer, place, out);
+            if !full && !place.is_taken() {
+                if crowds {
+                    pool.lines.crowds(msg.peer, place, Sake::Host(p.host));
+                } else if behind && waiting.len() == 1 {
+                    pool.lines.crowds(msg.peer, place, Sake::Dest(dest));
+                } else {
+                    pool.lines.stand(msg.peer, place, waiting.iter().map(|w| w.out));
+                }
             }
             return None;
         }
         pool.take(out, 1);
         pool.note();
-        if let Some(held) = guest.held.get_mut(class as usize).and_then(|h| h.get_mut(usize::from(out))) {
-            *held += 1;
-        }
-        guest.bytes += u64::from(len);
-        let uses = Uses { buffers: 1, ..Uses::default() };
-        p.uses.add(uses);
-        cx.budget.took(p.host, uses);
-        let (peer, key, bucket) = (p.id, msg.peer, ticket.bucket);
+        let (ni, bucket, peer, key) = (lnd.ni(), ticket.bucket, p.id, msg.peer);
+        let lease = Lease { ni, class, out, to: dest, len, bucket, peer, key };
+        guest.take(&lease);
+        p.uses.add(lease.uses());
+        cx.budget.took(p.host, lease.uses());
         self.buffers.bytes += u64::from(len);
-        Some(Lease { ni: lnd.ni(), class, out, len, bucket, peer, key })
+        self.buffers.shares.take(dest, class, lease.room());
+        Some(lease)
     }
 
     /// A buffer has come home; whoever has waited longest goes on. That of a peer that is forgotten went with it.
@@ -275,24 +377,25 @@ impl Lnet {
             Some(p) if p.id == lease.peer && p.ni == lease.ni => Some(lease.key),
             _ => lnds.get(lease.ni.index()).and_then(|l| l.find(lease.peer)),
         };
-        let class = lease.class as usize;
         if let Some(key) = key
             && let Some(p) = self.peers.get_mut(key)
             && let Some(guest) = &mut p.guest
-            && let Some(held) = guest.held.get_mut(class).and_then(|h| h.get_mut(usize::from(lease.out)))
-            && *held > 0
+            && guest.give(&lease)
         {
-            *held -= 1;
-            guest.bytes = guest.bytes.saturating_sub(lease.len.into());
+            let behind = guest.places.get(lease.class as usize).is_some_and(Place::is_behind);
             self.buffers.bytes = self.buffers.bytes.saturating_sub(lease.len.into());
-            let uses = Uses { buffers: 1, ..Uses::default() };
-            p.uses.sub(uses);
-            cx.budget.gave(p.host, uses);
+            p.uses.sub(lease.uses());
+            cx.budget.gave(p.host, lease.uses());
             let (entry, host) = (p.entry, p.host);
             if let Some(pool) = self.buffers.pool_mut(lease.class) {
                 pool.give(lease.out, 1);
             }
-            self.leave_the_crowd(|p| p.host == host);
+            self.buffers.shares.give(lease.to, lease.class, lease.room());
+            self.leave_the_crowd(Sake::Dest(lease.to));
+            self.leave_the_crowd(Sake::Host(host));
+            if behind {
+                self.leaves_the_crowd(lease.class as usize, Some(key));
+            }
             self.stand_in_line(key);
             if let Some(lnd) = lnds.get_mut(lease.ni.index()) {
                 lnd.forget_if_idle(self, cx, entry);
@@ -305,24 +408,44 @@ impl Lnet {
     /// A peer that may hold one more buffer stands in each line in which it has something to wait for.
     fn stand_in_line(&mut self, key: Key) {
         let Some(guest) = self.peers.get_mut(key).and_then(|p| p.guest.as_mut()) else { return };
-        let of_classes = guest.waiting.iter().zip(&mut guest.listed).zip(&mut self.buffers.pools);
-        for ((waiting, listed), pool) in of_classes {
-            if !waiting.is_empty() && !std::mem::replace(listed, true) {
-                pool.line.push_back(key);
+        let of_classes = guest.waiting.iter().zip(&mut guest.places).zip(&mut self.buffers.pools);
+        for ((waiting, place), pool) in of_classes.filter(|((waiting, _), _)| !waiting.is_empty()) {
+            pool.lines.stand(key, place, waiting.iter().map(|w| w.out));
+        }
+    }
+
+    /// Of each class, the peer that has waited longest for their sake stands in the line. Another one follows when it is served, or
+    /// waits for somebody else's.
+    fn leave_the_crowd(&mut self, sake: Sake) {
+        for class in 0..self.buffers.pools.len() {
+            self.one_leaves_the_crowd(class, sake);
+        }
+    }
+
+    fn one_leaves_the_crowd(&mut self, class: usize, sake: Sake) {
+        let first = self.buffers.pools.get(class).and_then(|p| p.lines.crowded(sake));
+        self.leaves_the_crowd(class, first);
+    }
+
+    /// A peer that waited for others' sake stands in the line.
+    fn leaves_the_crowd(&mut self, class: usize, key: Option<Key>) {
+        if let Some(key) = key
+            && let Some(pool) = self.buffers.pools.get_mut(class)
+            && let Some(guest) = self.peers.get_mut(key).and_then(|p| p.guest.as_mut())
+            && let (Some(place), Some(waiting)) = (guest.places.get_mut(class), guest.waiting.get(class))
+        {
+            pool.lines.leave(place);
+            if !waiting.is_empty() {
+                pool.lines.stand(key, place, waiting.iter().map(|w| w.out));
             }
         }
     }
 
-    /// Peers that waited for the sake of their host stand in the line, if they are of these.
-    fn leave_the_crowd(&mut self, of: impl Fn(&super::Peer) -> bool) {
-        for pool in &mut self.buffers.pools {
-            for _ in 0..pool.crowded.len() {
-                let Some(key) = pool.crowded.pop_front() else { break };
-                match self.peers.get(key) {
-                    Some(p) if of(p) => pool.line.push_back(key),
-                    Some(_) => pool.crowded.push_back(key),
-                    None => {}
-                }
+    /// All that wait for others' sake stand in the lines.
+    fn no_crowd(&mut self) {
+        for class in 0..self.buffers.pools.len() {
+            while let Some(key) = self.buffers.pools.get(class).and_then(|p| p.lines.any_crowded()) {
+                self.leaves_the_crowd(class, Some(key));
             }
         }
     }
@@ -331,14 +454,14 @@ impl Lnet {
     fn serve_lines<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
         for class in BufferClass::ALL {
             // Each peer in the line is looked at once, and once more when another was served.
-            let mut left = self.buffers.pool(class).map_or(0, |p| p.line.len());
+            let mut left = self.buffers.pool(class).map_or(0, |p| p.lines.len());
             while left > 0 && (self.buffers.has_room(cx, class, 0) || !self.routing.forwards()) {
                 left -= 1;
                 let Some(ticket) = self.next_in_line(cx, class) else { continue };
                 let used = self.buffers.used();
                 self.go_on_with(cx, lnds, &ticket);
                 if self.buffers.used() != used || !self.routing.forwards() {
-                    left = self.buffers.pool(class).map_or(0, |p| p.line.len());
+                    left = self.buffers.pool(class).map_or(0, |p| p.lines.len());
                 }
             }
         }
@@ -356,18 +479,19 @@ impl Lnet {
     /// If nothing is on its way to a network, what has waited longest for it goes on.
     fn serve_network<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], class: BufferClass, out: u8) {
         let most = cx.cfg.peer_router_credits();
-        let waited = |p: &&mut Pool| !p.line.is_empty() && p.none_to(out);
-        let Some(pool) = self.buffers.pool_mut(class).filter(waited) else { return };
-        let found = pool.line.iter().find_map(|key| {
-            let p = self.peers.get(*key).filter(|p| p.uses.buffers < most)?;
-            let at = p.guest.as_ref()?.waiting.get(class as usize)?.iter().position(|w| w.1 == out)?;
-            Some((*key, at))
+        let Some(pool) = self.buffers.pool_mut(class).filter(|p| p.none_to(out)) else { return };
+        // Those that hold as many buffers as they may are as few as the buffers.
+        let found = pool.lines.for_net(out).find_map(|key| {
+            let p = self.peers.get(key).filter(|p| p.uses.buffers < most)?;
+            let at = p.guest.as_ref()?.waiting.get(class as usize)?.iter().position(|w| w.out == out)?;
+            Some((key, at))
         });
         let Some((key, at)) = found else { return };
-        let guest = self.peers.get_mut(key).and_then(|p| p.guest.as_mut());
-        let waiting = guest.and_then(|g| g.waiting.get_mut(class as usize));
-        if let Some((ticket, _)) = waiting.and_then(|w| w.remove(at)) {
+        let Some(guest) = self.peers.get_mut(key).and_then(|p| p.guest.as_mut()) else { return };
+        let removed = guest.waiting.get_mut(class as usize).and_then(|w| w.remove(at));
+        if let Some(Waiting { ticket, .. }) = removed {
             pool.waiting = pool.waiting.saturating_sub(1);
+            guest.wants_less(class as usize, &mut pool.lines);
             self.go_on_with(cx, lnds, &ticket);
         }
     }
@@ -381,37 +505,52 @@ impl Lnet {
         self.buffers.turn = false;
     }
 
-    /// The longest waiting message of the peer that stands first, unless that has to wait for its host's sake.
+    /// The longest waiting message of the peer that stands first, unless that has to wait for others' sake.
     fn next_in_line(&mut self, cx: &Cx, class: BufferClass) -> Option<Ticket> {
         let forwards = self.routing.forwards();
-        let pool = self.buffers.pool_mut(class)?;
-        let key = pool.line.pop_front()?;
-        trim(&mut pool.line);
+        let (free, scarce) = (self.buffers.free(cx, class), self.buffers.scarce(cx, class));
+        let Buffers { shares, pools, .. } = &mut self.buffers;
+        let pool = pools.get_mut(class as usize)?;
+        let key = pool.lines.first()?;
         let most = cx.cfg.peer_router_credits();
         let p = self.peers.get_mut(key)?;
-        let guest = p.guest.as_mut()?;
-        let (waiting, listed) =
-            (guest.waiting.get_mut(class as usize)?, guest.listed.get_mut(class as usize)?);
-        *listed = false;
-        if waiting.is_empty() || (forwards && p.uses.buffers >= most) {
-            return None;
-        }
-        let crowds = forwards && cx.budget.must_wait_for_buffers(p.host, pool.free(), most);
-        let ticket = if crowds { None } else { waiting.pop_front().map(|w| w.0) };
-        if ticket.is_some() {
-            pool.waiting = pool.waiting.saturating_sub(1);
-        }
-        if !waiting.is_empty() {
-            *listed = true;
-            let line = if crowds { &mut pool.crowded } else { &mut pool.line };
-            line.push_back(key);
+        let (host, full, guest) = (p.host, p.uses.buffers >= most, p.guest.as_mut()?);
+        let turn = !scarce && guest.has_none(class);
+        let (waiting, place) =
+            (guest.waiting.get_mut(class as usize)?, guest.places.get_mut(class as usize)?);
+        pool.lines.leave(place);
+        let first = *waiting.front()?;
+        let sakes = [Sake::Host(host), Sake::Dest(first.to)];
+        let crowds = [
+            cx.budget.must_wait_for_buffers(host, free, most, first.len),
+            !turn && shares.crowds(first.to, class, free, most, first.len),
+        ];
+        let waits = sakes.iter().zip(crowds).find_map(|(sake, crowds)| crowds.then_some(*sake));
+        let ticket = match waits {
+            _ if forwards && full => None,
+            Some(sake) if forwards => {
+                pool.lines.crowds(key, place, sake);
+                None
+            }
+            _ => {
+                waiting.pop_front();
+                pool.waiting = pool.waiting.saturating_sub(1);
+                if !waiting.is_empty() {
+                    pool.lines.stand(key, place, waiting.iter().map(|w| w.out));
+                }
+                Some(first.ticket)
+            }
+        };
+        // Whoever waits for the same sake is next, unless this one begins to.
+        for sake in sakes.into_iter().filter(|s| ticket.is_some() || Some(*s) != waits) {
+            self.one_leaves_the_crowd(class as usize, sake);
         }
         ticket
     }
 
     /// There are more buffers, or fewer, or nothing is passed on any more, and all that wait are dropped.
     pub(super) fn look_at_lines<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
-        self.leave_the_crowd(|_| true);
+        self.no_crowd();
         if !self.routing.forwards() {
             self.line_all_up();
         }
@@ -419,34 +558,62 @@ impl Lnet {
         self.serve_networks(cx, lnds);
     }
 
+    /// Peers have come or gone with what they hold and wait for.
+    pub(super) fn look_at_moved<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
+        if !self.routing.forwards() {
+            return self.look_at_lines(cx, lnds);
+        }
+        while let Some(sake) = self.buffers.relieved.pop() {
+            self.leave_the_crowd(sake);
+        }
+        self.serve_lines(cx, lnds);
+        self.serve_networks(cx, lnds);
+    }
+
     /// All that wait stand in a line.
     fn line_all_up(&mut self) {
-        for key in (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect::<Vec<_>>() {
+        for key in self.peers.keys().collect::<Vec<_>>() {
             self.stand_in_line(key);
         }
     }
 
     /// The connection of a message that waits has ended.
     pub(super) fn leave_line(&mut self, peer: Key, ticket: &Ticket) {
-        let Some(guest) = self.peers.get_mut(peer).and_then(|p| p.guest.as_mut()) else { return };
-        for (waiting, pool) in guest.waiting.iter_mut().zip(&mut self.buffers.pools) {
-            let before = waiting.len();
-            waiting.retain(|(t, _)| t.conn != ticket.conn);
-            pool.waiting = pool.waiting.saturating_sub((before - waiting.len()) as u32);
+        let Some(p) = self.peers.get_mut(peer) else { return };
+        let (host, Some(guest)) = (p.host, p.guest.as_mut()) else { return };
+        for (class, pool) in self.buffers.pools.iter_mut().enumerate() {
+            let Some(waiting) = guest.waiting.get_mut(class) else { continue };
+            let (before, relieved) = (waiting.len(), &mut self.buffers.relieved);
+            // Whoever waits for the same sake may have been behind this one.
+            waiting.retain(|w| {
+                let stays = w.ticket.conn != ticket.conn;
+                relieved.extend((!stays).then_some(Sake::Dest(w.to)));
+                stays
+            });
+            if waiting.len() < before {
+                self.buffers.moved = true;
+                relieved.push(Sake::Host(host));
+                pool.waiting = pool.waiting.saturating_sub((before - waiting.len()) as u32);
+                guest.wants_less(class, &mut pool.lines);
+            }
         }
     }
 
-    /// A peer leaves for another shard, or is forgotten: what it holds and waits for leaves, too.
-    pub(super) fn guest_leaves(&mut self, key: Key, guest: Option<&Guest>) {
+    /// A peer of a host leaves for another shard, or is forgotten: what it holds and waits for leaves, too.
+    pub(super) fn guest_leaves(&mut self, host: Key, guest: Option<&mut Guest>) {
         let Some(guest) = guest else { return };
         self.buffers.moved = true;
-        for (pool, _) in self.buffers.pools.iter_mut().zip(guest.listed).filter(|(_, listed)| *listed) {
-            pool.line.retain(|k| *k != key);
-            pool.crowded.retain(|k| *k != key);
+        self.buffers.relieved.push(Sake::Host(host));
+        for (to, class, n) in &guest.to {
+            self.buffers.shares.give(*to, *class, *n);
         }
+        let waits = guest.waiting.iter().flatten().map(|w| w.to);
+        self.buffers.relieved.extend(guest.to.iter().map(|t| t.0).chain(waits).map(Sake::Dest));
         self.buffers.bytes = self.buffers.bytes.saturating_sub(guest.bytes);
-        for ((pool, held), waiting) in self.buffers.pools.iter_mut().zip(guest.held).zip(&guest.waiting) {
-            (0..).zip(held).for_each(|(out, n)| pool.give(out, n));
+        let all = guest.held.iter().zip(&guest.waiting).zip(&mut guest.places);
+        for (pool, ((held, waiting), place)) in self.buffers.pools.iter_mut().zip(all) {
+            pool.lines.leave(place);
+            (0..).zip(held).for_each(|(out, n)| pool.give(out, *n));
             pool.waiting = pool.waiting.saturating_sub(waiting.len() as u32);
         }
     }
@@ -456,7 +623,10 @@ impl Lnet {
         let Some(guest) = self.peers.get_mut(key).and_then(|p| p.guest.as_mut()) else { return };
         self.buffers.bytes += guest.bytes;
         self.buffers.moved = true;
-        guest.listed = [false; 3];
+        guest.places = Default::default();
+        for (to, class, n) in &guest.to {
+            self.buffers.shares.take(*to, *class, *n);
+        }
         for ((pool, held), waiting) in self.buffers.pools.iter_mut().zip(guest.held).zip(&guest.waiting) {
             (0..).zip(held).for_each(|(out, n)| pool.take(out, n));
             pool.waiting += waiting.len() as u32;

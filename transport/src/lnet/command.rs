@@ -426,8 +426,7 @@ impl Lnet {
         self.end_fars(cx, why);
         let ni = lnd.ni();
         let own = |k: &Key| self.peers.get(*k).is_some_and(|p| p.ni == ni);
-        let peers: Vec<Key> =
-            (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).filter(own).collect();
+        let peers: Vec<Key> = self.peers.keys().filter(own).collect();
         for peer in peers {
             let n = self.peers.get(peer).map_or(0, |p| p.waiting.len());
             for _ in 0..n {

@@ -315,8 +315,10 @@ impl Lnet {
     }
 
     /// Ends answers that have waited too long for credits where there is no connection, whose own time-outs would see to
-    /// them. They stand in the order of their deadlines.
-    pub(super) fn end_overdue_answers<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key) {
+    /// them; they stand in the order of their deadlines. Messages of other nodes end in any case: each connection that such a peer
+    /// takes, and does not read, would keep them a time-out longer.
+    pub(super) fn end_overdue<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key) {
+        self.end_overdue_forwards(cx, lnd, peer);
         while let Some(p) = self.peers.get_mut(peer) {
             match p.waiting.front().map_or(u64::MAX, |tx| tx.deadline) {
                 u64::MAX => return,
@@ -326,14 +328,39 @@ impl Lnet {
                 }
                 _ => {}
             }
-            let entry = p.entry;
             let Some(tx) = p.waiting.pop_front() else { return };
             trim(&mut p.waiting);
-            cx.counters.err_queue_timeout += 1;
-            self.end_waiting(cx, lnd, peer, tx, Err(LnetError::TimedOut));
-            // An operation behind it may have room.
-            self.kicks.push_back(peer);
-            lnd.forget_if_idle(self, cx, entry);
+            self.end_one_overdue(cx, lnd, peer, tx);
         }
+    }
+
+    fn end_overdue_forwards<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key) {
+        let Some(p) = self.peers.get_mut(peer) else { return };
+        let (mut ended, mut next) = (Vec::new(), u64::MAX);
+        p.waiting.retain_mut(|tx| {
+            let overdue = tx.forwarded && tx.deadline <= cx.now;
+            if overdue {
+                ended.push(tx.take());
+            } else if tx.forwarded {
+                next = next.min(tx.deadline);
+            }
+            !overdue
+        });
+        trim(&mut p.waiting);
+        if next != u64::MAX {
+            self.timers.by(cx.now, peer, next);
+        }
+        for tx in ended {
+            self.end_one_overdue(cx, lnd, peer, tx);
+        }
+    }
+
+    fn end_one_overdue<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, tx: Msg) {
+        let Some(entry) = self.peers.get(peer).map(|p| p.entry) else { return };
+        cx.counters.err_queue_timeout += 1;
+        self.end_waiting(cx, lnd, peer, tx, Err(LnetError::TimedOut));
+        // An operation behind it may have room.
+        self.kicks.push_back(peer);
+        lnd.forget_if_idle(self, cx, entry);
     }
 }

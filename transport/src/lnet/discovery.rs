@@ -28,7 +28,7 @@ use fsm::Fsm;
 use super::aliases::{Claim, Nids, OF_ONE};
 use super::api::Event;
 use super::command::header;
-use super::ops::{OpKind, UNTIMED};
+use super::ops::OpKind;
 use super::{Lnet, Msg, TxDone};
 use crate::hash::OwnMap;
 use crate::lnd::config::SEC;
@@ -416,11 +416,8 @@ impl Lnet {
         kind: OpKind,
         patience: u64,
     ) -> (u64, Key, WireHandle) {
-        let serial = self.discovery.next;
-        self.discovery.next = serial.wrapping_add(self.discovery.step);
+        let (serial, op, handle) = self.unnoted_op(now, (target, via), kind, patience);
         self.discovery.asked.insert(serial, asked);
-        let of = (AppId::NODE, serial);
-        let (op, handle) = self.ops.start(of, (target, via, UNTIMED), kind, (now, now + patience));
         (serial, op, handle)
     }
 

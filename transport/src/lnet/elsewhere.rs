@@ -2,7 +2,8 @@
 //! than the request went (docs/protocol/upper.md §1.2).
 //!
 //! The handle in an ACK or REPLY tells which shard began the operation. That one is asked; where the operation's home has moved since,
-//! the shards pass the question on, twice round. An ACK travels as a whole. A REPLY waits on its connection for its place,
+//! the shards pass the question on, twice round. Anybody can make handles up: one is passed on only while an operation that began
+//! there and went elsewhere can be under way, and if that shard has given it at all. An ACK travels as a whole. A REPLY waits on its connection for its place,
 //! and what was stored there goes the same way.
 //!
 //! ```text
@@ -34,9 +35,13 @@ impl Lnet {
 
     fn seek(&mut self, cx: &Cx, handle: WireHandle, what: Sought) -> bool {
         let Shards { me, count } = cx.cfg.shards;
-        let Some(at) = Lnet::beginner(&cx.cfg, handle).filter(|_| count > 1) else { return false };
+        let Some(beginner) = Lnet::beginner(&cx.cfg, handle).filter(|_| count > 1) else { return false };
         // It has been looked for here.
-        let at = if at == me { after(at, count) } else { at };
+        let at = if beginner == me { after(me, count) } else { beginner };
+        let stored = matches!(what, Sought::Stored { .. });
+        if beginner == me && !stored && !self.ops.may_be_elsewhere(cx.now, handle.object) {
+            return false;
+        }
         self.post(at, Body::Seek(Box::new(Seek { left: 2 * count, what })));
         true
     }
@@ -79,7 +84,7 @@ impl Lnet {
         };
         let Some(op) = op else {
             let Shards { me, count } = cx.cfg.shards;
-            if seek.left > 0 {
+            if seek.left > 0 && self.passes_seek(cx, &seek.what) {
                 seek.left -= 1;
                 return self.post(after(me, count), Body::Seek(seek));
             }
@@ -100,6 +105,17 @@ impl Lnet {
             }
             Sought::Stored { len, stored, .. } => self.replied(cx, op, stored, len),
         }
+    }
+
+    /// Whether the operation that is sought, and is not here, can be elsewhere: its beginner knows.
+    fn passes_seek(&self, cx: &Cx, what: &Sought) -> bool {
+        let handle = match what {
+            Sought::Ack { handle, .. } | Sought::Place { handle, .. } => *handle,
+            // Nobody makes that up.
+            Sought::Stored { .. } => return true,
+        };
+        let beginner = Lnet::beginner(&cx.cfg, handle);
+        beginner != Some(cx.cfg.shards.me) || self.ops.may_be_elsewhere(cx.now, handle.object)
     }
 
     fn post_placed(&mut self, cx: &Cx, ticket: Ticket, placed: Placed) {

@@ -83,6 +83,11 @@ impl RoutingState {
     pub(super) fn forwards(self) -> bool {
         matches!(self, RoutingState::On | RoutingState::Stopping)
     }
+
+    /// Whether it routes, or is about to.
+    pub(super) fn goes_on(self) -> bool {
+        matches!(self, RoutingState::On | RoutingState::Starting)
+    }
 }
 
 /// An order about routing.

@@ -177,14 +177,14 @@ impl Lnet {
 
     /// Ends all that waits for answers of such nodes: the node goes down.
     pub(super) fn end_fars(&mut self, cx: &mut Cx, why: LnetError) {
-        for far in (0..self.fars.all.capacity()).filter_map(|i| self.fars.all.key_at(i)).collect::<Vec<_>>() {
+        for far in self.fars.all.keys().collect::<Vec<_>>() {
             self.end_far(cx, far, why);
         }
     }
 
     /// Our info has changed: nodes that want to know are told, by the gateways that they were asked by.
     pub(super) fn tell_fars<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], ours: u32) {
-        for far in (0..self.fars.all.capacity()).filter_map(|i| self.fars.all.key_at(i)).collect::<Vec<_>>() {
+        for far in self.fars.all.keys().collect::<Vec<_>>() {
             let known = self.fars.get(far).filter(|f| !f.discovery.busy());
             let Some(more) = known.and_then(|f| f.discovery.more.as_ref()) else { continue };
             if more.features & ours & PUSHERS == PUSHERS
@@ -214,7 +214,7 @@ impl Lnet {
 
     /// The gateways of a bucket go to another shard, and with them what is asked of the nodes behind them.
     pub(super) fn fars_leave(&mut self, b: Bucket) {
-        for key in (0..self.fars.all.capacity()).filter_map(|i| self.fars.all.key_at(i)).collect::<Vec<_>>() {
+        for key in self.fars.all.keys().collect::<Vec<_>>() {
             let Some(far) = self.fars.get(key) else { continue };
             if far.via.nid.ip().map(Bucket::of) == Some(b) && far.is_busy(&self.discovery.asked) {
                 if let Some(serial) = far.discovery.serial() {

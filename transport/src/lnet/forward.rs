@@ -165,7 +165,7 @@ impl Lnet {
                 Passing::Ends(cut, last) => self.cut_is_over(cx, lnds, cut, last),
             }
         } else if std::mem::take(&mut self.buffers.moved) {
-            self.look_at_lines(cx, lnds);
+            self.look_at_moved(cx, lnds);
         } else {
             return false;
         }

@@ -79,7 +79,7 @@ impl Waiting {
 
     /// No message of this node to itself waits any longer.
     pub(super) fn forget_own(&mut self) {
-        for key in (0..self.all.capacity()).filter_map(|i| self.all.key_at(i)).collect::<Vec<_>>() {
+        for key in self.all.keys().collect::<Vec<_>>() {
             if self.all.get(key).is_some_and(|w| matches!(w.who, Who::Own(_))) {
                 self.all.remove(key);
             }

@@ -37,11 +37,12 @@ pub(super) fn own_info(cfg: &Config, nis: &[Ni], routing: &Routing, changes: u32
 impl Lnet {
     /// The configuration has changed: our info may have, from these features. Peers are told with the next timer, which is
     /// due then.
-    pub(crate) fn tuned(&mut self, before: u32, cfg: &Config) {
-        self.weigh_all(cfg);
-        if before != cfg.features() {
-            self.info_changed(before, cfg);
+    pub(crate) fn tuned<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], before: u32) {
+        self.weigh_all(&cx.cfg);
+        if before != cx.cfg.features() {
+            self.info_changed(before, &cx.cfg);
         }
+        self.routing_tuned(cx, lnds);
     }
 
     /// Our info is made anew.
@@ -90,8 +91,7 @@ impl Lnet {
     fn leave_ni<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], ni: NiId) {
         let why = LnetError::Unreachable;
         let of = |k: &Key| self.peers.get(*k).is_some_and(|p| p.ni == ni);
-        let peers: Vec<Key> =
-            (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).filter(of).collect();
+        let peers: Vec<Key> = self.peers.keys().filter(of).collect();
         for peer in peers {
             let Some((id, entry)) = self.peers.get(peer).map(|p| (p.id, p.entry)) else { continue };
             let node = ProcessId { nid: self.aliases.primary(id.nid), ..id };
@@ -113,7 +113,7 @@ impl Lnet {
         if cx.down {
             return;
         }
-        let all: Vec<Key> = (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect();
+        let all: Vec<Key> = self.peers.keys().collect();
         for peer in all {
             // Whoever is being asked is told with its answer.
             let Some(p) = self.peers.get(peer).filter(|p| !p.discovery.busy()) else { continue };

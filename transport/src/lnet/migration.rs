@@ -50,11 +50,11 @@ impl Lnet {
         hosts: impl Iterator<Item = Key>,
     ) -> Migrating {
         self.recovery_leaves(cx, b);
-        let peers: Vec<(Key, Peer)> =
+        let mut peers: Vec<(Key, Peer)> =
             peers.iter().filter_map(|k| Some((*k, self.peers.remove(*k)?))).collect();
-        for (key, p) in &peers {
+        for (key, p) in &mut peers {
             self.timers.cancel(*key);
-            self.guest_leaves(*key, p.guest.as_deref());
+            self.guest_leaves(p.host, p.guest.as_deref_mut());
             if let Some(serial) = p.discovery.serial() {
                 self.discovery.asked.remove(&serial);
             }
@@ -110,7 +110,7 @@ impl Lnet {
             ni.uses.add(p.uses);
         }
         cx.budget.took(host, p.uses);
-        let waits = p.waiting.front().map(|tx| tx.deadline);
+        let waits = p.waiting.iter().map(|tx| tx.deadline).min();
         let serial = p.discovery.serial();
         let key = self.peers.insert(p);
         if let Some(serial) = serial {

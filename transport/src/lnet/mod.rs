@@ -30,6 +30,7 @@ mod health;
 mod held;
 mod hop;
 mod index;
+mod lines;
 mod links;
 mod migration;
 mod ni;
@@ -48,6 +49,7 @@ pub(crate) mod remote;
 mod resend;
 pub mod routes;
 mod routing;
+mod shares;
 mod upper;
 mod views;
 
@@ -356,7 +358,7 @@ impl Lnet {
             if let Some(peer) = self.peers.key_at(i as usize)
                 && let Some(lnd) = self.lnd_of(lnds, peer)
             {
-                self.end_overdue_answers(cx, lnd, peer);
+                self.end_overdue(cx, lnd, peer);
             }
         }
         self.ops.timers.due(cx.now, &mut due);
@@ -413,7 +415,7 @@ impl Lnet {
 
     /// Messages that wait.
     pub(crate) fn queued(&self) -> usize {
-        let peers = (0..self.peers.capacity()).filter_map(|i| self.peers.get(self.peers.key_at(i)?));
+        let peers = self.peers.values();
         self.own.len()
             + self.own_work.len()
             + self.unsent.len()

@@ -91,6 +91,8 @@ pub(crate) struct Ops {
     interface: u64,
     next_object: u64,
     step: u64,
+    /// Operations that began here and have gone elsewhere have ended by then, in ns.
+    away_until: u64,
     /// By position. Those of operations that have ended stay: the next one there is looked at too early once, and
     /// traffic sets none.
     pub(crate) timers: Timers,
@@ -106,6 +108,7 @@ impl Ops {
             interface,
             next_object: first,
             step: step.max(1),
+            away_until: 0,
             timers: Timers::new(),
         }
     }
@@ -165,11 +168,11 @@ impl Ops {
 
     /// Takes out the operations on peers of a bucket, to be put in elsewhere; those on this node's `own` NIDs stay.
     pub(crate) fn take(&mut self, b: Bucket, own: &[Nid]) -> Vec<(Key, OpRec)> {
-        let all: Vec<Key> = (0..self.recs.capacity()).filter_map(|i| self.recs.key_at(i)).collect();
+        let all: Vec<Key> = self.recs.keys().collect();
         let of =
             |k: &Key| self.recs.get(*k).is_some_and(|r| r.bucket() == Some(b) && !own.contains(&r.target));
         let some: Vec<Key> = all.into_iter().filter(of).collect();
-        some.into_iter().filter_map(|k| Some((k, self.end(k)?))).collect()
+        some.into_iter().filter_map(|k| Some((k, self.give(k)?))).collect()
     }
 
     /// Puts in an operation of another shard, whose handle stays.
@@ -193,7 +196,15 @@ impl Ops {
 
     /// Takes out an operation that goes on elsewhere.
     pub(crate) fn give(&mut self, key: Key) -> Option<OpRec> {
-        self.end(key)
+        let rec = self.end(key)?;
+        self.away_until = self.away_until.max(rec.deadline.saturating_add(LOOK_AGAIN));
+        Some(rec)
+    }
+
+    /// Whether an operation with this handle, which began here and is not here, can be elsewhere.
+    pub(crate) fn may_be_elsewhere(&self, now: u64, object: u64) -> bool {
+        let ahead = self.next_object.wrapping_sub(object);
+        now < self.away_until && ahead != 0 && ahead < 1 << 63
     }
 
     fn end(&mut self, key: Key) -> Option<OpRec> {
@@ -335,7 +346,7 @@ impl Ops {
 
     /// All that wait for an answer, but for those whose payload is being stored.
     pub(crate) fn waiting(&self) -> Vec<Key> {
-        let all = (0..self.recs.capacity()).filter_map(|i| self.recs.key_at(i));
+        let all = self.recs.keys();
         all.filter(|k| self.recs.get(*k).is_some_and(OpRec::waits)).collect()
     }
 }

@@ -219,7 +219,7 @@ impl Lnet {
                 self.own_give_back(cx, lnd, &m.hdr, verdict);
             }
         }
-        for key in (0..self.own.capacity()).filter_map(|i| self.own.key_at(i)).collect::<Vec<_>>() {
+        for key in self.own.keys().collect::<Vec<_>>() {
             if let Some(m) = self.own.remove(key) {
                 self.own_sent(cx, m.done, Err(why));
             }

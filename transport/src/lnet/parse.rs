@@ -16,11 +16,16 @@ fn drop_it<L: Lnd<Lnet>>(lnet: &mut Lnet, cx: &mut Cx, lnd: &mut L, msg: &Arrive
     lnd.skip(lnet, cx, msg.key);
 }
 
+/// Whether somebody asks somebody who he is.
+fn is_ping(hdr: &LnetHdr) -> bool {
+    matches!(hdr.body, LnetBody::Get { portal: ping::PORTAL, .. })
+}
+
 impl Lnet {
     /// Finds out where the payload of a message goes.
     pub(super) fn parse<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
         let hdr = &msg.hdr;
-        if self.routing.listens() {
+        if self.routing.listens() && is_ping(hdr) {
             self.net_heard(cx, lnd.ni());
         }
         let Some(ni) = self.nis.get(lnd.ni().index()) else { return drop_it(self, cx, lnd, msg) };

@@ -350,7 +350,7 @@ impl Portals {
 
     /// The entries that are still attached.
     pub(crate) fn attached(&self) -> Vec<MeId> {
-        let all = (0..self.entries.capacity()).filter_map(|i| self.entries.key_at(i));
+        let all = self.entries.keys();
         all.filter(|k| self.entries.get(*k).is_some_and(|m| !m.dying)).map(|k| MeId(k.word())).collect()
     }
 

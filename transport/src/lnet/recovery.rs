@@ -18,15 +18,14 @@ use fsm::Fsm;
 
 use super::Lnet;
 use super::causes::BEST;
-use super::command::header;
 use super::ops::{OpKind, UNTIMED};
 use super::remote::Body;
-use super::{Msg, TxDone};
 use crate::hash::OwnMap;
 use crate::lnd::config::{LINKS_EVERY, SEC};
-use crate::lnd::{AppId, Config, Cx, Lnd, Payload};
+use crate::lnd::{AppId, Config, Cx, Lnd};
 use crate::stream::Bucket;
-use crate::wire::{LnetBody, Nid, ProcessId, ping};
+use crate::stream::slab::Key;
+use crate::wire::{Nid, ProcessId, WireHandle};
 
 /// Sink of a recovery ping, in bytes: what kernels ask for (lnet.md §6.1).
 const ROOM: u32 = 272;
@@ -224,16 +223,27 @@ impl Lnet {
         let Some(ni) = self.ni_for(nid) else { return false };
         let Some(lnd) = lnds.get_mut(ni.index()) else { return false };
         let Ok(peer) = self.target_peer(cx, lnd, target, None) else { return false };
-        let serial = self.discovery.serial();
-        self.recovery.asked.insert(serial, nid);
         let kind = OpKind::Ping { placing: false, sink: ROOM };
-        let until = cx.now + cx.cfg.lnd_timeout();
-        let (op, handle) = self.ops.start((AppId::NODE, serial), (nid, nid, UNTIMED), kind, (cx.now, until));
-        let (match_bits, portal) = (ping::MATCH_BITS, ping::PORTAL);
-        let body = LnetBody::Get { handle, match_bits, portal, src_offset: 0, sink_length: ROOM };
-        let hdr = header(cx, self.nid_of(ni), target, 0, body);
-        self.launch(cx, lnd, peer, &mut Msg::lnet(hdr, Payload::empty(), TxDone::Op(op)));
+        let (serial, op, handle) = self.unnoted_op(cx.now, (nid, nid), kind, cx.cfg.lnd_timeout());
+        self.recovery.asked.insert(serial, nid);
+        let mut tx = self.ping_of(cx, ni, target, (op, handle), ROOM);
+        self.launch(cx, lnd, peer, &mut tx);
         true
+    }
+
+    /// Begins an operation of the node's own on `target`, given to `via`, that is to end within so many ns; gives its number, which the
+    /// caller notes.
+    pub(super) fn unnoted_op(
+        &mut self,
+        now: u64,
+        (target, via): (Nid, Nid),
+        kind: OpKind,
+        patience: u64,
+    ) -> (u64, Key, WireHandle) {
+        let serial = self.discovery.serial();
+        let of = (AppId::NODE, serial);
+        let (op, handle) = self.ops.start(of, (target, via, UNTIMED), kind, (now, now + patience));
+        (serial, op, handle)
     }
 
     /// An operation of the node's own has ended: whether it was a recovery ping.

@@ -46,6 +46,13 @@ pub struct RouteView {
     pub multi_hop: bool,
 }
 
+impl RouteView {
+    /// It, as a configuration has it.
+    pub fn route(&self) -> Route {
+        Route { net: self.net, gateway: self.gateway, hop: self.hop, priority: self.priority }
+    }
+}
+
 /// The word of a gateway about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Said {

@@ -1,7 +1,8 @@
 //! Routing on and off, and what peers are told of it (docs/protocol/upper.md §1.4, §1.5; the states: `enabling`).
 //!
-//! While routing is on, a network on which nothing was received for as long as two checks of a user take is down: all its NIs are
-//! said to be, and up with its next message; peers are pushed each change, with the sequence number that they know.
+//! While routing is on, a network from which no ping came for as long as two checks of a user take is down: all its NIs are said to
+//! be, and up with its next ping; peers are pushed each change, with the sequence number that they know. Only pings count, those for
+//! other nodes too: were it any message, the ACK of the push that a network is down would bring it up, again and again.
 //!
 //! One shard, the first, decides, and tells the others; those tell it what they have heard, once a second, or at once where a
 //! network was down.
@@ -9,7 +10,7 @@
 use fsm::Fsm;
 
 use super::Lnet;
-use super::buffers::Buffers;
+use super::buffers::{BufferClass, Buffers};
 use super::enabling::{Act, HeardAt, NiSet, RoutingAsk, RoutingState, RoutingView, Step, Told};
 use super::remote::Body;
 use crate::lnd::config::SEC;
@@ -113,7 +114,10 @@ impl Lnet {
         }
         match ask {
             RoutingAsk::Enable => self.routing_step(cx, lnds, Step::Enable),
-            RoutingAsk::Disable => self.routing_step(cx, lnds, Step::Disable),
+            RoutingAsk::Disable => {
+                self.routing.begins = false;
+                self.routing_step(cx, lnds, Step::Disable);
+            }
             RoutingAsk::Buffers(class, n) => {
                 let mut told = self.routing.told;
                 if let Some(asked) = told.asked.get_mut(class as usize) {
@@ -121,6 +125,26 @@ impl Lnet {
                 }
                 self.tell_routing(cx, lnds, told, false);
             }
+        }
+    }
+
+    /// The configuration has changed. All shards hear of it, and the first one decides.
+    pub(super) fn routing_tuned<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
+        if self.routing.decider.is_none() {
+            return;
+        }
+        let asked = cx.cfg.routing.clone();
+        for (class, n) in BufferClass::ALL.into_iter().zip(asked.buffers) {
+            if self.routing.told.asked.get(class as usize) != Some(&n) {
+                self.route_ask(cx, lnds, RoutingAsk::Buffers(class, n));
+            }
+        }
+        // One that has not begun yet does as it was configured.
+        let routes = self.routing.told.state.goes_on() || self.routing.begins;
+        match asked.forwarding {
+            true if !routes => self.route_ask(cx, lnds, RoutingAsk::Enable),
+            false if routes => self.route_ask(cx, lnds, RoutingAsk::Disable),
+            _ => {}
         }
     }
 
@@ -165,7 +189,8 @@ impl Lnet {
     /// Routing is another, says the shard that decides.
     pub(super) fn routing_told<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], told: Told, push: bool) {
         self.takes_routing(cx, told, push);
-        cx.cfg.routing.buffers = told.asked;
+        (cx.cfg.routing.buffers, cx.cfg.routing.forwarding) =
+            (told.asked, told.state.goes_on() || self.routing.begins);
         if told.state != RoutingState::Off {
             self.buffers.resize(&cx.cfg, cx.cfg.routing.buffers());
             self.routing.look_at = self.routing.look_at.min(cx.now + LOOK);
@@ -185,7 +210,7 @@ impl Lnet {
         }
     }
 
-    /// A message was received by the NI, while this node routes.
+    /// A ping was received by the NI, while this node routes.
     #[inline]
     pub(super) fn net_heard(&mut self, cx: &Cx, ni: NiId) {
         if let Some(at) = self.routing.heard_at.get_mut(ni.index()) {
@@ -212,8 +237,7 @@ impl Lnet {
 
     /// Tells the shard that decides what was heard here.
     fn report_heard(&mut self) {
-        let held = self.buffers.used() + self.passing.len() as u32;
-        self.post(FIRST, Body::Heard(self.routing.heard_at, held));
+        self.post(FIRST, Body::Heard(self.routing.heard_at, self.buffers.used()));
     }
 
     /// Another shard says what it has heard, and how many messages it has on their way through.
@@ -266,7 +290,7 @@ impl Lnet {
         let heard = self.routing.heard_at;
         self.nets_heard(cx, &heard);
         self.look_for_silence(cx);
-        let own = self.buffers.used() + self.passing.len() as u32;
+        let own = self.buffers.used();
         let Some(d) = &mut self.routing.decider else { return };
         let free = own == 0 && d.held.iter().all(|n| *n == 0);
         if cx.now >= d.most {
@@ -277,7 +301,7 @@ impl Lnet {
         self.look_in_time(cx);
     }
 
-    /// Networks on which nothing was received for long are down.
+    /// Networks from which no ping came for long are down.
     fn look_for_silence(&mut self, cx: &Cx) {
         let mut told = self.routing.told;
         let Some(d) = self.routing.decider.as_ref().filter(|_| told.state == RoutingState::On) else {
@@ -285,12 +309,16 @@ impl Lnet {
         };
         let time = cx.cfg.router_check_time();
         let all = (0..self.nis.len().min(NIS_MAX) as u8).map(NiId);
-        let recent = |at: &NiId| d.heard_at.get(at.index()).is_some_and(|t| cx.now < t.saturating_add(time));
-        let (loud, quiet): (Vec<NiId>, Vec<NiId>) = all.partition(recent);
-        let of = |nis: Vec<NiId>| nis.into_iter().fold(NiSet::default(), |s, ni| s.and(self.net_of(ni)));
-        let next = loud.iter().filter_map(|ni| d.heard_at.get(ni.index())).min();
-        let due = next.map_or(u64::MAX, |t| t.saturating_add(time));
-        told.down = of(quiet).without(of(loud));
+        let (mut loud, mut quiet, mut due) = (NiSet::default(), NiSet::default(), u64::MAX);
+        for ni in all {
+            let until = d.heard_at.get(ni.index()).map_or(0, |t| t.saturating_add(time));
+            if cx.now < until {
+                (loud, due) = (loud.and(self.net_of(ni)), due.min(until));
+            } else {
+                quiet = quiet.and(self.net_of(ni));
+            }
+        }
+        told.down = quiet.without(loud);
         self.routing.look_at = self.routing.look_at.min(due);
         if told != self.routing.told {
             self.post_all(cx, || Body::Routing(told, true));

@@ -69,8 +69,8 @@ impl Upper for Lnet {
 
     fn peer_gone(&mut self, peer: Key) {
         self.undiscover(peer);
-        if let Some(p) = self.peers.remove(peer) {
-            self.guest_leaves(peer, p.guest.as_deref());
+        if let Some(mut p) = self.peers.remove(peer) {
+            self.guest_leaves(p.host, p.guest.as_deref_mut());
         }
         self.timers.cancel(peer);
     }

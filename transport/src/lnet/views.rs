@@ -6,7 +6,7 @@ use super::discovery::Standing;
 use super::drops::Dropped;
 use super::figures::{PeerFigures, Spans};
 use super::{Lnet, Peer};
-use crate::lnd::{Cx, Moved};
+use crate::lnd::{Cx, Lnd, Moved};
 use crate::stream::slab::Key;
 use crate::wire::{Nid, ProcessId, ping};
 
@@ -95,9 +95,10 @@ impl Lnet {
 
     /// Shows `each` the NIDs of peers in `most` places from `from`: first the peers that we speak with, once for each NI of ours, then
     /// the NIDs that are known by hearsay alone. Gives the number of all places.
-    pub(crate) fn ni_views(
+    pub(crate) fn ni_views<L: Lnd<Lnet>>(
         &self,
         cx: &Cx,
+        lnds: &[L],
         from: usize,
         most: usize,
         each: &mut dyn FnMut(PeerNiView),
@@ -107,10 +108,7 @@ impl Lnet {
         for p in (from..end.min(peers)).filter_map(|i| self.peers.get(self.peers.key_at(i)?)) {
             each(self.ni_view(cx, p.id.nid, Some(p)));
         }
-        let known = |nid: Nid| {
-            let all = (0..peers).filter_map(|i| self.peers.get(self.peers.key_at(i)?));
-            all.into_iter().any(|p| p.id.nid == nid)
-        };
+        let known = |nid: Nid| lnds.iter().any(|l| l.find(ProcessId::lustre(nid)).is_some());
         let here = |nid: Nid| nid.ip().is_some_and(|ip| cx.homes.of(ip) == cx.cfg.shards.me);
         let told = self.aliases.all();
         let all = peers + told.len();

@@ -86,7 +86,7 @@ impl<X: Xprt> Domain<X> {
             let remedy = "take them out and deregister them";
             return Err(NetError::Busy { what: "buffers of the pool are", count, remedy });
         }
-        let users = (0..self.tms.capacity()).filter_map(|i| self.tms.key_at(i));
+        let users = self.tms.keys();
         let count = users
             .filter(|t| self.tms.get(*t).and_then(|t| t.provision).is_some_and(|p| p.pool == pool))
             .count();

@@ -95,12 +95,12 @@ impl Sock {
     }
 
     fn members(&self) -> impl Iterator<Item = &Member> {
-        (0..self.machines.capacity()).filter_map(|i| self.machines.get(self.machines.key_at(i)?))
+        self.machines.values()
     }
 
     /// The machine that is to listen, or listens, at an address.
     fn at(&self, local: SocketAddr) -> Option<Key> {
-        let all = (0..self.machines.capacity()).filter_map(|i| self.machines.key_at(i));
+        let all = self.machines.keys();
         let mut live = all.filter(|k| self.machines.get(*k).is_some_and(|m| m.state != MemberState::Leaving));
         live.find(|k| self.machines.get(*k).is_some_and(|m| m.at == local))
     }

@@ -306,10 +306,10 @@ impl Tm {
 
     /// Gives up all buffers and connections.
     pub(super) fn end_all(&mut self) {
-        for c in (0..self.conns.capacity()).filter_map(|i| self.conns.key_at(i)).collect::<Vec<_>>() {
+        for c in self.conns.keys().collect::<Vec<_>>() {
             self.part(c);
         }
-        for b in (0..self.bufs.capacity()).filter_map(|i| self.bufs.key_at(i)).collect::<Vec<_>>() {
+        for b in self.bufs.keys().collect::<Vec<_>>() {
             self.give_up(b, errno::ECANCELED);
         }
     }

@@ -76,8 +76,9 @@ impl Tm {
     pub(super) fn press_on(&mut self) {
         self.press.not_before = self.now.saturating_add(PAUSE);
         self.press.at = u64::MAX;
-        let mut slow: Vec<(u64, Key)> = (0..self.conns.capacity())
-            .filter_map(|i| self.conns.key_at(i))
+        let mut slow: Vec<(u64, Key)> = self
+            .conns
+            .keys()
             .filter_map(|c| self.conns.get(c).and_then(|conn| self.must_be_done(conn)).map(|at| (at, c)))
             .collect();
         slow.sort_unstable();

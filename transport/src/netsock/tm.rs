@@ -261,7 +261,7 @@ impl Tm {
 
     /// The gauges.
     pub fn gauges(&self) -> Gauges {
-        let bufs = (0..self.bufs.capacity()).filter_map(|i| self.bufs.key_at(i));
+        let bufs = self.bufs.keys();
         let mut parked = 0;
         let mut at = self.parked.head();
         while let Some(c) = at {

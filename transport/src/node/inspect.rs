@@ -9,6 +9,7 @@
 //!        (any thread, one at a time)                       (the lcore)
 //! ```
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ use crate::lnd::{Config, Counters, NIS_MAX, ROUTES_MAX, RouteError};
 use crate::lnet::faults::{FaultAsk, FaultError, FaultView, RULES_MAX};
 use crate::lnet::figures::{NiFigures, PeerFigures};
 use crate::lnet::routes::{RouteAsk, RouteView};
-use crate::lnet::{PeerNiView, RoutingAsk, RoutingView};
+use crate::lnet::{PeerNiView, RoutingView};
 use crate::socklnd::PeerBrief;
 use crate::stream::ConnId;
 use crate::wire::{Nid, ProcessId};
@@ -153,15 +154,6 @@ pub struct AboutFaults {
     pub rules: Vec<FaultView>,
 }
 
-/// A question about routing.
-#[derive(Debug)]
-pub struct AboutRouting {
-    /// An order, before it is shown.
-    pub ask: Option<RoutingAsk>,
-    /// Answer: the lcore's routing as it is.
-    pub view: RoutingView,
-}
-
 /// A question about routes.
 #[derive(Debug)]
 pub struct AboutRoutes {
@@ -194,8 +186,10 @@ pub enum Question {
     Tune(Change),
     /// Shows fault rules, or changes them.
     Faults(Box<AboutFaults>),
-    /// Shows routing, or changes it.
-    Routing(Box<AboutRouting>),
+    /// The interface of this address has a link, or has none.
+    Link(IpAddr, bool),
+    /// Shows routing.
+    Routing(Box<RoutingView>),
     /// Shows routes, or changes them.
     Routes(Box<AboutRoutes>),
 }
@@ -439,6 +433,15 @@ impl Inspection {
         (0..self.mailboxes.len()).try_for_each(|lcore| self.ask(lcore, Question::Tune(change)).map(drop))
     }
 
+    /// The interface of `ip`, an address of the node's, has a link, or has none: its NIs are up, or down, on all lcores. Only nodes that
+    /// do not look themselves have to be told: those over kernel sockets.
+    ///
+    /// # Errors
+    /// [`NoAnswer`]
+    pub fn link(&self, ip: IpAddr, up: bool) -> Result<(), NoAnswer> {
+        self.ask(0, Question::Link(ip, up)).map(drop)
+    }
+
     /// Changes fault rules on all lcores, if `ask` says so, and gives the rules with their counts of all lcores; and how many
     /// rules were concerned, or why none was.
     ///
@@ -466,21 +469,16 @@ impl Inspection {
         Ok((done, all))
     }
 
-    /// Gives the node an order about routing, if `ask` says so, and shows `each` the routing of every lcore, in order. The first
-    /// lcore has it changed then; others hear of it within a turn or two.
+    /// Shows `each` the routing of every lcore, in order. What changes is known to the first lcore; others hear of it within a
+    /// turn or two.
     ///
     /// # Errors
     /// [`NoAnswer`] of the first lcore that does not.
-    pub fn routing(
-        &self,
-        ask: Option<RoutingAsk>,
-        mut each: impl FnMut(usize, &RoutingView),
-    ) -> Result<(), NoAnswer> {
+    pub fn routing(&self, mut each: impl FnMut(usize, &RoutingView)) -> Result<(), NoAnswer> {
         for lcore in 0..self.mailboxes.len() {
-            let ask = ask.filter(|_| lcore == 0);
-            let question = Question::Routing(Box::new(AboutRouting { ask, view: RoutingView::NONE }));
-            let Question::Routing(about) = self.ask(lcore, question)? else { break };
-            each(lcore, &about.view);
+            let question = Question::Routing(Box::new(RoutingView::NONE));
+            let Question::Routing(view) = self.ask(lcore, question)? else { break };
+            each(lcore, &view);
         }
         Ok(())
     }

@@ -324,7 +324,8 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
                 let room = about.rules.capacity();
                 about.rules.extend(self.machine.fault_rules().take(room));
             }
-            Question::Routing(about) => about.view = self.machine.routing(now, about.ask),
+            Question::Link(ip, up) => self.machine.link(now, *ip, *up),
+            Question::Routing(view) => **view = self.machine.routing_view(),
             Question::Routes(about) => {
                 if let Some(ask) = about.ask {
                     about.done = self.machine.route(now, ask);
@@ -334,7 +335,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
             }
             Question::Config(c) => c.as_mut().clone_from(self.machine.config()),
             Question::Tune(change) => {
-                self.machine.tune(change);
+                self.machine.tune(now, change);
                 if let Some(s) = self.outside.streams_mut() {
                     s.tune(&self.machine.config().tcp);
                 }

@@ -184,7 +184,7 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
     }
 
     fn fail_queues(&mut self, up: &mut U, cx: &mut Cx, why: LnetError) {
-        for peer in (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect::<Vec<_>>() {
+        for peer in self.peers.keys().collect::<Vec<_>>() {
             self.fail_queue(up, cx, peer, why);
         }
     }

@@ -263,10 +263,8 @@ impl<U: Upper> Socklnd<U> {
     /// Memory held by connections and peers, in bytes, counted anew.
     #[cfg(feature = "testing")]
     pub(crate) fn held_recounted(&self) -> u64 {
-        let keys = |n: usize| 0..n;
-        let conns = keys(self.conns.capacity()).filter_map(|i| self.conns.get(self.conns.key_at(i)?));
-        let peers = keys(self.peers.capacity()).filter_map(|i| self.peers.get(self.peers.key_at(i)?));
-        let of_peers = peers.map(Self::charges).map(|(entry, answers)| entry + answers);
+        let (conns, of_peers) = (self.conns.values(), self.peers.values());
+        let of_peers = of_peers.map(Self::charges).map(|(entry, answers)| entry + answers);
         conns.map(|c| CONN + c.owed).chain(of_peers).sum()
     }
 }

@@ -122,11 +122,11 @@ impl<U: Upper> Socklnd<U> {
     pub(super) fn let_go(&mut self, up: &mut U, cx: &mut Cx) {
         let why = LnetError::ShuttingDown;
         self.cut_off(cx);
-        let peers: Vec<Key> = (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).collect();
+        let peers: Vec<Key> = self.peers.keys().collect();
         for peer in peers {
             self.close_set(up, cx, Some(peer), why, true);
         }
-        for conn in (0..self.conns.capacity()).filter_map(|i| self.conns.key_at(i)).collect::<Vec<_>>() {
+        for conn in self.conns.keys().collect::<Vec<_>>() {
             self.end_conn(cx, conn, Close::Abort);
         }
         up.gone(cx, self);
@@ -144,7 +144,7 @@ impl<U: Upper> Socklnd<U> {
     /// Connections that are closing are waited for no longer: a peer that is gone, or does not close, would never let them
     /// end.
     fn cut_off(&mut self, cx: &mut Cx) {
-        for conn in (0..self.conns.capacity()).filter_map(|i| self.conns.key_at(i)) {
+        for conn in self.conns.keys() {
             if let Some(c) = self.conns.get(conn).filter(|c| c.hs.dead())
                 && self.by_id.contains_key(&c.id)
             {
@@ -169,12 +169,12 @@ impl<U: Upper> Socklnd<U> {
     fn shaking(&self, cx: &Cx) -> bool {
         let (now, timeout) = (cx.now, cx.cfg.timeout());
         let young = |deadline: u64, length: u64| now < (deadline - length.min(deadline)) + LINGER;
-        let conns = (0..self.conns.capacity()).filter_map(|i| self.conns.get(self.conns.key_at(i)?));
+        let conns = self.conns.values();
         let shakes = conns.filter(|c| c.hs.shaking() && c.hs_deadline != u64::MAX).any(|c| {
             let length = if c.passive() { cx.cfg.accept_timeout } else { timeout };
             young(c.hs_deadline, length)
         });
-        let mut peers = (0..self.peers.capacity()).filter_map(|i| self.peers.get(self.peers.key_at(i)?));
+        let mut peers = self.peers.values();
         shakes
             || peers.any(|p| matches!(p.dial(), DialState::Dialling(..)) && young(p.dial_deadline, timeout))
     }

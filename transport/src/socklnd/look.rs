@@ -90,7 +90,7 @@ pub struct PeerView {
 impl<U: Upper> Socklnd<U> {
     /// Shows `each` every peer that is remembered, with LNet's entry, whose counts are not filled in.
     pub(crate) fn views(&self, each: &mut dyn FnMut(PeerView, Key)) {
-        let keys = (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i));
+        let keys = self.peers.keys();
         keys.filter_map(|k| self.peers.get(k)).for_each(|p| each(self.view(p), p.up));
     }
 

@@ -237,6 +237,9 @@ impl<U: Upper> Socklnd<U> {
         let now = cx.now;
         let Some(c) = self.conns.get_mut(key) else { return };
         let version = c.version;
+        if version < Version::V4 && (tx.forwarded || tx.routed) && tx.hdr.is_some_and(|h| !h.fits_nid4()) {
+            return self.unfit(up, cx, key, peer, tx);
+        }
         let nob = tx.nob(version);
         let payload = tx.payload.len();
         if c.pushed == c.acked {
@@ -341,6 +344,16 @@ impl<U: Upper> Socklnd<U> {
             let done = std::mem::take(&mut tx.done);
             self.finalize(up, cx, peer, uses, done, Ok(()));
         }
+    }
+
+    /// Ends a message from or for a NID that the version of its next hop has no form for.
+    #[cold]
+    fn unfit(&mut self, up: &mut U, cx: &mut Cx, key: Key, peer: Key, tx: &mut Tx<U::Token>) {
+        if tx.answer && tx.credit {
+            self.answer_pushed(up, cx, peer, key, false);
+        }
+        let (uses, done) = (tx.uses(), std::mem::take(&mut tx.done));
+        self.finalize(up, cx, peer, uses, done, Err(LnetError::Unreachable));
     }
 
     /// Lends the pages of a message, whose payload ends at `end` of the stream; gives the loan's name, and whether the pages

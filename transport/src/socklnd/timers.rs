@@ -50,12 +50,8 @@ impl<U: Upper> Socklnd<U> {
     /// Looks at all connections and peers at the next chance: settings have changed.
     pub(crate) fn look_at_all(&mut self, cx: &mut Cx) {
         let now = cx.now;
-        (0..self.conns.capacity())
-            .filter_map(|i| self.conns.key_at(i))
-            .for_each(|k| self.conn_timers.by(now, k, now));
-        (0..self.peers.capacity())
-            .filter_map(|i| self.peers.key_at(i))
-            .for_each(|k| self.peer_timers.by(now, k, now));
+        self.conns.keys().for_each(|k| self.conn_timers.by(now, k, now));
+        self.peers.keys().for_each(|k| self.peer_timers.by(now, k, now));
     }
 
     fn conn_timer(&mut self, up: &mut U, cx: &mut Cx, key: Key) {

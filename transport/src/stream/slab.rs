@@ -125,6 +125,16 @@ impl<T> Slab<T> {
         slot.is_some().then_some(Key { index: index as u32, generation: *generation })
     }
 
+    /// The keys in use.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+        (0..self.capacity()).filter_map(|at| self.key_at(at))
+    }
+
+    /// The entries.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &T> + '_ {
+        self.slots.iter().filter_map(|(_, slot)| slot.as_ref())
+    }
+
     /// Positions that [`Slab::key_at`] may know.
     pub(crate) fn capacity(&self) -> usize {
         self.slots.len()
@@ -189,5 +199,9 @@ mod tests {
         assert_eq!(s.get(b), Some(&'b'));
         assert_eq!(Key::from_word(b.word()), b);
         assert_eq!((s.len(), s.capacity(), s.key_at(0)), (1, 1, Some(b)));
+        let c = s.insert('c');
+        let d = s.insert('d');
+        s.remove(c);
+        assert_eq!((s.keys().collect(), s.values().collect()), (vec![b, d], vec![&'b', &'d']));
     }
 }

@@ -98,6 +98,8 @@ pub struct Node {
     pub mute: bool,
     /// Its machine is given no bytes: what comes waits in the receive buffers. See [`Net::resume`].
     pub paused: bool,
+    /// Messages that the machine has sent to other shards of its node.
+    pub mailed: u64,
     ip: IpAddr,
     lends: BTreeMap<LendId, Lend>,
     next_port: u16,
@@ -182,6 +184,8 @@ pub struct Net {
     by_ip: HashMap<IpAddr, usize>,
     /// Nodes of the addresses that protocols listen at, or have listened at.
     listens: HashMap<SocketAddr, Option<usize>>,
+    /// Time in ns, node and target of each dial, where somebody wants to know.
+    pub dialled: Option<Vec<(u64, usize, SocketAddr)>>,
     /// Addresses that are lost, and what dials to them or from them come to.
     unplugged: HashMap<IpAddr, DialError>,
     /// Cookies by node, peer and network.
@@ -227,6 +231,7 @@ impl Net {
             timers: BinaryHeap::new(),
             by_ip: HashMap::new(),
             listens: HashMap::new(),
+            dialled: None,
             unplugged: HashMap::new(),
             cookies: HashMap::new(),
         }
@@ -246,6 +251,7 @@ impl Net {
             deaf: false,
             mute: false,
             paused: false,
+            mailed: 0,
             ip,
             lends: BTreeMap::new(),
             next_port: LAST_PRIVILEGED,
@@ -270,8 +276,8 @@ impl Net {
 
     /// Changes a tunable of a node that runs.
     pub fn tune(&mut self, node: usize, change: &Change) {
-        self.nodes[node].machine.tune(change);
-        self.note_timer(node);
+        self.nodes[node].machine.tune(self.now, change);
+        self.drain(node);
     }
 
     /// SYNs to that address are lost.
@@ -628,6 +634,7 @@ impl Net {
             let end_of = |c: ConnId| (c.index as usize, c.generation as usize);
             match out {
                 Output::Stream(Action::Dial(spec)) => {
+                    self.dialled.iter_mut().for_each(|d| d.push((self.now, node, spec.remote)));
                     let life = self.nodes[node].life;
                     self.at(self.latency, Ev::Connect(node, spec, life));
                 }
@@ -674,6 +681,7 @@ impl Net {
                     let me = self.nodes[node].machine.config().shards.me;
                     let other = node - usize::from(me.0) + usize::from(to.0);
                     let life = self.nodes[other].life;
+                    self.nodes[node].mailed += 1;
                     self.at(1000, Ev::Shard(other, me, Box::new(msg), life));
                 }
             }

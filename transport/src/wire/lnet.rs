@@ -208,6 +208,12 @@ impl LnetHdr {
         Ok(LnetHdr { dest_nid, src_nid, dest_pid: LE.u32(b, 0), src_pid: LE.u32(b, 4), payload_len, body })
     }
 
+    /// Whether the form of versions before V4 can carry its NIDs.
+    #[inline]
+    pub(crate) fn fits_nid4(&self) -> bool {
+        !self.dest_nid.is_large() && !self.src_nid.is_large()
+    }
+
     /// The bytes. NIDs without a 64-bit form are written as ANY: this form cannot carry them.
     #[inline]
     pub fn emit(&self) -> [u8; LEN] {

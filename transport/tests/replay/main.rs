@@ -2,10 +2,13 @@
 //! captured messages. `play` is a node in the place of one of a capture's, in the capture's time.
 #![allow(missing_docs, unreachable_pub, reason = "a program of tests has no users")]
 
+mod as_captured;
 mod compare;
 mod dialogues;
+mod differ;
 pub mod lst;
 pub mod orders;
+pub mod place;
 pub mod play;
 mod replay_among_us;
 mod replay_crashes;
@@ -19,6 +22,7 @@ mod replay_router;
 mod replay_routes;
 mod replay_selftest;
 mod replay_sets;
+mod replay_two_nis;
 pub mod sessions;
 mod slots;
 pub mod tables;

@@ -430,40 +430,11 @@ impl Play {
 
     /// Entries that applications of the captured node had in place for a request of the other end's.
     fn attach(&mut self, n: usize, msg: &Msg) {
-        let Msg::Lnet(_, h, payload) = msg else { return };
-        let answer = |is: &dyn Fn(&LnetBody) -> bool| {
-            self.links.iter().flat_map(|l| &l.ours).find_map(|m| match &m.msg {
-                Msg::Lnet(_, a, p) if is(&a.body) => Some((a.body, p.clone())),
-                _ => None,
-            })
-        };
-        let (portal, match_bits, mem, truncate) = match h.body {
-            LnetBody::Get { match_bits: ping::MATCH_BITS, .. } => return,
-            LnetBody::Get { portal, match_bits, handle, .. } => {
-                let ours = answer(&|b| matches!(b, LnetBody::Reply { handle: a } if *a == handle));
-                let Some((_, bytes)) = ours else { return };
-                (portal, match_bits, MdMem::Source(pages(&bytes)), false)
-            }
-            LnetBody::Put { portal, match_bits, ack, .. } => {
-                let ours = answer(&|b| matches!(b, LnetBody::Ack { handle, .. } if *handle == ack));
-                let room = match ours {
-                    Some((LnetBody::Ack { mlength, .. }, _)) if ack != WireHandle::NONE => mlength,
-                    // Room for pushes, and for what selftest has services for.
-                    _ if (portal, match_bits) == (ping::PORTAL, ping::MATCH_BITS) => 272,
-                    _ if matches!((portal, match_bits), (50, 11 | 12) | (51, 0..=5) | (52, _)) => {
-                        payload.len() as u32
-                    }
-                    _ => return,
-                };
-                (portal, match_bits, MdMem::Sink(Sink::Lend(room)), true)
-            }
-            _ => return,
-        };
-        if portal >= lnet::PORTALS || self.links[n].state != State::Open {
-            return;
+        let open = self.links[n].state == State::Open;
+        let entry = open.then(|| entry_for(msg, self.links.iter().flat_map(|l| &l.ours))).flatten();
+        if let Some(op) = entry {
+            self.input(Input::Cmd(AppId::FIRST, op));
         }
-        let md = MdSpec { threshold: Some(1), truncate, manage_remote: false, ..MdSpec::new(mem) };
-        self.input(Input::Cmd(AppId::FIRST, Spot(portal, match_bits).attach(0, md)));
     }
 
     /// Asks the machine for a message that an application of the captured node asked for.
@@ -545,6 +516,40 @@ impl Play {
         }
         self.pool.home().drain();
     }
+}
+
+/// The entry that an application of the captured node had in place for a request, going by what that node wrote.
+pub fn entry_for<'a>(msg: &Msg, wrote: impl Iterator<Item = &'a Located>) -> Option<Op> {
+    let Msg::Lnet(_, h, payload) = msg else { return None };
+    let answer = |is: &dyn Fn(&LnetBody) -> bool| {
+        wrote.into_iter().find_map(|m| match &m.msg {
+            Msg::Lnet(_, a, p) if is(&a.body) => Some((a.body, p.clone())),
+            _ => None,
+        })
+    };
+    let (portal, match_bits, mem, truncate) = match h.body {
+        LnetBody::Get { match_bits: ping::MATCH_BITS, .. } => return None,
+        LnetBody::Get { portal, match_bits, handle, .. } => {
+            let (_, bytes) = answer(&|b| matches!(b, LnetBody::Reply { handle: a } if *a == handle))?;
+            (portal, match_bits, MdMem::Source(pages(&bytes)), false)
+        }
+        LnetBody::Put { portal, match_bits, ack, .. } => {
+            let ours = answer(&|b| matches!(b, LnetBody::Ack { handle, .. } if *handle == ack));
+            let room = match ours {
+                Some((LnetBody::Ack { mlength, .. }, _)) if ack != WireHandle::NONE => mlength,
+                // Room for pushes, and for what selftest has services for.
+                _ if (portal, match_bits) == (ping::PORTAL, ping::MATCH_BITS) => 272,
+                _ if matches!((portal, match_bits), (50, 11 | 12) | (51, 0..=5) | (52, _)) => {
+                    payload.len() as u32
+                }
+                _ => return None,
+            };
+            (portal, match_bits, MdMem::Sink(Sink::Lend(room)), true)
+        }
+        _ => return None,
+    };
+    let md = MdSpec { threshold: Some(1), truncate, manage_remote: false, ..MdSpec::new(mem) };
+    (portal < lnet::PORTALS).then(|| Spot(portal, match_bits).attach(0, md))
 }
 
 /// Whether an application asks for this.

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use transport::lnd::{Config, Payload};
 use transport::lnet::{Event, Op};
+use transport::testing::capture::{SignKind, flows};
 use transport::testing::data::Spot;
 use transport::testing::dialogue::{self, Said};
 use transport::testing::kernel::{Kernel, KernelConfig};
@@ -198,7 +199,7 @@ fn pairs(all: &[Asked]) -> Vec<String> {
     all.iter().map(|a| format!("{}->{}", a.from, a.to)).collect()
 }
 
-/// SYN refused on one rail: the ping goes by the other at once, and the NID is pinged after 1, 2, 4, 8 s.
+/// SYN refused on one rail: the ping goes by the other at once, and the NID is dialled to be pinged when the kernel dialled it.
 #[test]
 fn a_refused_connection() {
     let own = [11, 21];
@@ -207,8 +208,14 @@ fn a_refused_connection() {
     let users: Vec<Asked> = captured.iter().filter(|a| a.sink == USERS && a.at > 40 * SEC).copied().collect();
     let lost = captured.iter().find(|a| a.sink == USERS && (a.from, a.to) == (21, 23)).unwrap().at;
     let back = captured.iter().find(|a| a.sink == OWN && a.to == 23).unwrap();
+    let flows = flows(&folder("upper").join("mr-resend-refused.pcap")).unwrap();
+    let to_it = flows.iter().filter(|f| f.from_start && (f.active.ip(), f.passive.ip()) == (ip(21), ip(23)));
+    let dials = to_it.filter_map(|f| f.signs.iter().find(|s| s.kind == SignKind::Syn)).map(|s| s.at);
+    // Up to the one that was answered: what follows completes its set.
+    let dials: Vec<u64> = dials.filter(|at| *at < back.at).collect();
     for chunk in CHUNKS {
         let mut w = World::new(own, [13, 23], chunk);
+        w.net.dialled = Some(Vec::new());
         // Both rails are used before, as they were.
         w.user_pings(0, 13);
         w.user_pings(lost - SEC / 2, 13);
@@ -238,7 +245,14 @@ fn a_refused_connection() {
             differ.insert("turns");
         }
         assert_eq!(differ, told("mr-resend-refused"), "{:?}, captured {:?}", pairs(&ours), pairs(&users));
-        // Its recovery pings: SYNs at 45.204, 47.254, 51.345 and 59.545 of the capture, the last one answered.
+        // The user's ping that was refused, and recovery pings 1, 2, 4 and 8 s after it and each other, the last one answered.
+        let dialled = w.net.dialled.take().unwrap();
+        let ours = dialled.iter().filter(|d| d.2.ip() == ip(23) && d.0 > BEFORE + 40 * SEC);
+        let ours: Vec<u64> = ours.map(|d| d.0 - BEFORE).take(dials.len()).collect();
+        let apart: Vec<u64> = dials.iter().zip(&ours).map(|(a, b)| a.abs_diff(*b) / (SEC / 1000)).collect();
+        assert!(dials.len() == 5 && ours.len() == 5, "{ours:?}");
+        // A kernel counts each pause from when its thread came to it.
+        assert!(apart.iter().all(|ms| *ms < 400), "{apart:?} ms: {ours:?} and {dials:?}");
         let ping = w.with_sink(OWN).into_iter().find(|a| a.to == 23 && a.at > 40 * SEC).unwrap();
         assert!(ping.at.abs_diff(back.at) < SEC / 2, "{} and {}", ping.at, back.at);
     }

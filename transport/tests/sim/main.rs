@@ -30,6 +30,7 @@ mod sim_beside;
 mod sim_cuts;
 #[cfg(feature = "node")]
 mod sim_ends;
+mod sim_fabric;
 #[cfg(feature = "node")]
 mod sim_forward;
 mod sim_kernel;

@@ -11,7 +11,7 @@ use transport::wire::ProcessId;
 use crate::nodes::{bad_network, logged, target};
 use crate::sim_node::{SERVER, World};
 
-/// Where payload comes back.
+/// Portal and match bits at which payload comes back.
 const BACK: Spot = Spot(30, 7);
 
 /// PUTs to a portal of each shard of the server, `flight` at a time, which puts back what it was lent. Gives the bytes that it

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! SEED=17 TRACE=1 cargo test -p pollnd-transport --test sim -- --nocapture sim_multi_rail::rails   one seed again
+//! make soak SEEDS=5000                                                                            more of them
 //! ```
 
 use std::cell::Cell;
@@ -25,7 +26,7 @@ use transport::testing::net::{Cut, Net, SEC};
 use transport::testing::rng::Rng;
 use transport::wire::{Nid, ProcessId, Version};
 
-use super::play;
+use super::{number, play};
 use crate::nodes::{Log, Now, Script, beginning, stack};
 use crate::raw::AT;
 
@@ -272,9 +273,20 @@ fn rails_die_and_come_back_under_load() {
     });
     let again = again.load(Ordering::Relaxed);
     assert!(
-        std::env::var("SEED").is_ok() || again > SEEDS,
+        number("SEED").is_some() || again > SEEDS,
         "{again} messages were sent again: hardly any rail died"
     );
+}
+
+/// Seeds that `make test` does not reach.
+#[test]
+#[ignore = "soak: make soak"]
+fn soak() {
+    let again = AtomicU64::new(0);
+    let seeds = super::soak("sim_multi_rail::rails", |seed| {
+        again.fetch_add(rails(seed), Ordering::Relaxed);
+    });
+    println!("{seeds} seeds: {} messages were sent again", again.load(Ordering::Relaxed));
 }
 
 // ---- the worth of a second rail
@@ -352,7 +364,7 @@ fn lasts(rails: usize) -> u64 {
     now.load(Ordering::Relaxed) - began
 }
 
-/// Where the line is what limits, a second rail is worth most of itself.
+/// A second rail is worth most of itself if the line is what limits.
 #[test]
 fn two_rails_carry_nearly_twice_as_much() {
     let [one, two] = [1, 2].map(lasts);

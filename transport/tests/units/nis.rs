@@ -101,7 +101,7 @@ fn all_ways(net: &mut Net, a: usize, b: usize, from: &[Nid], to: &[Nid]) {
 fn puts_gets_and_pings_go_by_the_ni_of_their_network() {
     for (a, b) in places() {
         let mut net = Net::new();
-        // Who knows more of a peer than the NID that it is told sends by the others, too (`multi_rail.rs`).
+        // A node that knows more of a peer than the NID that it is told sends by the others, too (`multi_rail.rs`).
         net.add(Config { discovery: false, ..config(&a) });
         net.add(Config { discovery: false, ..config(&b) });
         let nids = |n: &[&str]| n.iter().map(|s| nid(s)).collect::<Vec<_>>();

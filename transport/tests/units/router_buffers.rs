@@ -4,7 +4,7 @@ use transport::lnd::Config;
 use transport::lnet::{BufferClass, RoutingAsk};
 use transport::testing::data::bytes;
 use transport::testing::kernel::lnet::Wire;
-use transport::testing::net::SEC;
+use transport::testing::net::{Cut, Net, SEC};
 use transport::wire::{
     AcceptorReq, ByteOrder, ConnType, Hello, KsockHdr, KsockType, LnetBody, LnetHdr, Nid, Version,
     WireHandle, ping,
@@ -172,6 +172,125 @@ fn a_host_that_fills_the_router_leaves_others_their_part() {
     w.run(120 * SEC);
     assert_eq!(w.net.nodes[0].machine.counters().err_rx_timeout, 40);
     w.at_rest();
+}
+
+/// The same where memory is scarcer than buffers.
+#[test]
+fn a_host_that_fills_the_memory_leaves_others_their_part() {
+    let mut w = World::on(&Config { budget: 8 << 20, ..small([0, 0, 64], 1) }, 1);
+    for n in 0..40u8 {
+        half(&mut w, ([10, 0, 0, 66], 1000 - u16::from(n)), a(100 + n), b(3), 1 << 20);
+    }
+    w.run(SEC);
+    assert_eq!(w.view(0).buffers[2].credits, 64 - 40);
+    assert_eq!(w.count().forward_waits, 36, "four hold a half of the memory, and the others wait");
+    for n in 0..10 {
+        w.say(a(2), b(3), put(n), bytes(1 << 20, n));
+    }
+    w.run(SEC);
+    assert_eq!(w.heard().len(), 10);
+    w.run(120 * SEC);
+    w.at_rest();
+}
+
+/// Many hosts send to one that takes nothing: what others are for passes, and so does what was sent to it before it is given up.
+#[test]
+fn one_that_takes_nothing_leaves_others_their_part() {
+    for scarce in [false, true] {
+        let cfg =
+            if scarce { Config { budget: 8 << 20, ..small([0, 0, 1000], 4) } } else { small([0, 0, 64], 4) };
+        let mut w = World::of(&cfg, 1);
+        for n in 2..50 {
+            w.add(a(n), Version::V3);
+        }
+        w.add(b(3), Version::V3);
+        w.enable();
+        w.net.mute(b(66).ip().unwrap());
+        w.net.syn_timeout = 20 * SEC;
+        let len = if scarce { 120_000 } else { 5000 };
+        for n in 3..50 {
+            for m in 0..8 {
+                w.say(a(n), b(66), put(m), bytes(len, m));
+            }
+        }
+        w.run(SEC);
+        let held = w.count().forward_rx_msgs;
+        assert!((30..64).contains(&held), "{held}");
+        for n in 0..40 {
+            w.say(a(2), b(3), put(n), bytes(len, n));
+        }
+        w.run(SEC);
+        assert_eq!(w.heard().len(), 40);
+        assert_eq!(w.count().forward_rx_msgs, held + 40, "those for the dead one wait as they did");
+        w.run(1500 * SEC);
+        w.heard();
+        w.at_rest();
+    }
+}
+
+/// The HELLO of a connection that a router has dialled to `nid`.
+fn dialled_to(net: &Net, link: usize, nid: Nid) -> Option<Hello> {
+    let wrote = net.wire(link, 0).0;
+    let (_, skip) = AcceptorReq::parse(wrote).ok()?;
+    let hello = Hello::parse(wrote.get(skip..)?).ok()?.0;
+    (hello.dst_nid == nid).then_some(hello)
+}
+
+/// A next hop takes connections and reads nothing. Each set that it loses after a time-out would keep what waits behind it for
+/// another one, with a handful less each time.
+#[test]
+fn what_waits_for_one_that_does_not_read_ends_in_time() {
+    for shards in [1, 2] {
+        let cfg = Config { peer_credits: 4, ..small([0, 0, 200], 64) };
+        let mut w = World::of(&cfg, shards);
+        for n in 2..6 {
+            w.add(a(n), Version::V3);
+        }
+        w.add(b(3), Version::V3);
+        w.enable();
+        w.net.raw_listen(b(66).ip().unwrap());
+        let mut answered: Vec<usize> = Vec::new();
+        let say = |w: &mut World, all: std::ops::Range<u64>| {
+            for n in all {
+                w.say(a(2 + (n % 4) as u8), b(66), put(n), bytes(20_000, n));
+            }
+        };
+        say(&mut w, 0..32);
+        let mut serve = |w: &mut World, ns: u64| {
+            let end = w.net.now + ns;
+            while w.net.now < end {
+                w.run(SEC / 4);
+                for link in 0..w.net.links() {
+                    if let Some(hello) = dialled_to(&w.net, link, b(66)).filter(|_| !answered.contains(&link))
+                    {
+                        w.net.raw_send(link, &raw::answer(&hello).emit());
+                        answered.push(link);
+                        // Its answer arrives, and nothing that is sent then.
+                        let time = w.net.latency * 3 / 2;
+                        w.run(time);
+                        w.net.cut(link, Cut::Silence);
+                    }
+                }
+            }
+            answered.len()
+        };
+        assert!(serve(&mut w, 25 * SEC) > 0);
+        say(&mut w, 32..64);
+        serve(&mut w, SEC);
+        let held = |w: &mut World| (0..shards.into()).map(|n| w.view(n).buffers[2].credits).sum::<i64>();
+        let left = held(&mut w);
+        assert!(left <= 140, "{shards}: sixty at least wait, and {left} are left");
+        // Those on the connection end with it, and so do those that wait, though it has another one by then.
+        let dials = serve(&mut w, 55 * SEC);
+        assert!(dials > 3, "{dials}");
+        assert_eq!(held(&mut w), 196, "but for the four on that one");
+        serve(&mut w, 30 * SEC);
+        assert_eq!((held(&mut w), w.count().drop_next_hop), (200, 64));
+        w.net.raw_unlisten(b(66).ip().unwrap());
+        w.say(a(2), b(3), put(1), bytes(20_000, 1));
+        w.run(5 * SEC);
+        assert_eq!(w.heard().len(), 1);
+    }
 }
 
 /// Many hosts do: what is small, or without payload, passes; what is large waits in its line, and is served.

@@ -545,10 +545,11 @@ fn what_does_not_reach_a_gateway_is_not_sent_to_it_instead() {
         w.op(0, 0, op);
         w.run(60 * SEC);
         let all = w.events(0);
-        let ended = |e: &Event| match e {
-            Event::Send { tag: 5, status: Err(_), done: true } => true,
-            Event::Ping { tag: 5, info: Err(_), .. } => true,
-            _ => false,
+        let ended = |e: &Event| {
+            matches!(
+                e,
+                Event::Send { tag: 5, status: Err(_), done: true } | Event::Ping { tag: 5, info: Err(_), .. }
+            )
         };
         assert_eq!(all.iter().filter(|e| ended(e)).count(), 1, "{all:?}");
         assert_eq!(w.count(0, |c| c.resend_count), 0);

@@ -1,12 +1,13 @@
 //! A node that routes: what it passes on and what not, its buffers, and what it tells of itself (docs/protocol/upper.md §1).
 
+use transport::lnd::tunables::Change;
 use transport::lnd::{Config, Counters, Shards};
-use transport::lnet::{RoutingAsk, RoutingState, RoutingView};
+use transport::lnet::{BufferClass, RoutingAsk, RoutingState, RoutingView};
 use transport::stream::Bucket;
 use transport::testing::data::bytes;
 use transport::testing::kernel::across::{Across, Heard};
 use transport::testing::kernel::lnet::Wire;
-use transport::testing::net::{Cut, Net, SEC};
+use transport::testing::net::{Net, Node, SEC};
 use transport::wire::{LnetBody, LnetHdr, NiStatus, Nid, PingInfo, ProcessId, Version, WireHandle, ping};
 
 pub(crate) const R: [&str; 2] = ["10.0.0.9@tcp", "10.1.0.9@tcp1"];
@@ -208,6 +209,37 @@ fn each_kind_of_message_is_passed_on_as_it_is() {
     }
 }
 
+/// A NID of a form that V3 does not know would leave as the wildcard, which no router takes.
+#[test]
+fn what_the_next_hop_has_no_form_for_stays() {
+    for shards in [1, 2] {
+        for version in [Version::V3, Version::V2, Version::V1] {
+            let mut w = World::of(&config(), shards);
+            w.add(a(2), Version::V4);
+            w.add(b(3), version);
+            w.enable();
+            everything_across(&mut w);
+            let mut odd = a(2).to_nid16();
+            odd[0] = 1;
+            let sources = [nid("2001:db8::1@tcp3"), nid("2001:db8::1@tcp"), Nid::from_nid16(odd)];
+            let mut told = 0;
+            for from in sources {
+                for (i, (body, len)) in (0u64..).zip(all_bodies(10)) {
+                    let hdr = LnetHdr { payload_len: len as u32, ..header(from, b(3), body, len) };
+                    w.across.say_as(&mut w.net, (a(2), 0), hdr, bytes(len, i));
+                    told += 1;
+                }
+            }
+            w.run(2 * SEC);
+            assert!(w.heard().is_empty(), "{version:?}");
+            assert_eq!(w.count().drop_next_hop, told, "{version:?}");
+            everything_across(&mut w);
+            w.run(SEC);
+            w.at_rest();
+        }
+    }
+}
+
 /// A message from 10.0.0.2 that no hop takes: the rest of the connection is read, and its sender has its zero-copy ACK.
 fn stays(w: &mut World, to: Nid, count: impl Fn(&Counters) -> u64) {
     let before = count(&w.count());
@@ -326,6 +358,50 @@ fn routing_begins_and_ends_as_its_users_can_learn() {
     }
 }
 
+/// All shards hear of a tunable, and one decides; an order by lnetctl's verb shows in the configuration of each.
+#[test]
+fn routing_follows_its_tunables_and_they_follow_it() {
+    for shards in [1, 3] {
+        let mut w = World::of(&config(), shards);
+        let all = |w: &World| {
+            let of = |n: &Node| (n.machine.config().routing.forwarding, n.machine.config().routing.buffers);
+            w.net.nodes.iter().take(shards.into()).map(of).collect::<Vec<_>>()
+        };
+        let tune = |w: &mut World, name: &str, value: &str| {
+            for at in 0..shards.into() {
+                let change = Change::new(w.net.nodes[at].machine.config(), name, value).unwrap();
+                w.net.tune(at, &change);
+            }
+            w.run(SEC / 100);
+        };
+        w.run(SEC);
+        tune(&mut w, "forwarding", "enabled");
+        assert_eq!(w.view(0).state, RoutingState::Starting);
+        tune(&mut w, "small_router_buffers", "9");
+        tune(&mut w, "forwarding", "enabled");
+        w.run(CHECK + SEC);
+        assert_eq!(w.view(0).state, RoutingState::On);
+        assert_eq!(all(&w), vec![(true, [0, 9, 0]); shards.into()]);
+        let sum: u32 = (0..shards.into()).map(|n| w.view(n).buffers[1].buffers).sum();
+        assert_eq!(sum, 9);
+        w.ask(RoutingAsk::Buffers(BufferClass::Large, 5));
+        w.ask(RoutingAsk::Disable);
+        w.run(SEC / 100);
+        assert_eq!(all(&w), vec![(false, [0, 9, 5]); shards.into()]);
+        tune(&mut w, "forwarding", "disabled");
+        assert_eq!(w.view(0).state, RoutingState::Stopping);
+        w.run(3 * CHECK);
+        assert_eq!(w.view(0).state, RoutingState::Off);
+        // Before the first turn, too.
+        let mut cfg = config();
+        cfg.routing.forwarding = true;
+        let mut w = World::of(&cfg, shards);
+        tune(&mut w, "large_router_buffers", "3");
+        assert_eq!(all(&w), vec![(true, [0, 0, 3]); shards.into()]);
+        assert_eq!(w.view(0).state, RoutingState::Starting);
+    }
+}
+
 #[test]
 fn what_cannot_leave_does_not_keep_routing_from_ending() {
     let mut w = World::on(&small([0, 0, 2], 0), 1);
@@ -367,53 +443,56 @@ fn statuses(w: &mut World) -> Vec<(Nid, [NiStatus; 2])> {
     told.iter().map(|(by, _, i)| (*by, [i.nis[0].status, i.nis[1].status])).collect()
 }
 
+/// Only pings count (docs/protocol/upper.md §1.5): neither the ACKs of its own pushes, nor what it passes on, keep a network up.
 #[test]
-fn a_silent_network_is_down_and_up_again_with_its_first_message() {
+fn a_network_without_pings_is_down_and_up_again_with_the_first_one() {
     use NiStatus::{Down, Up};
     for shards in [1, 4] {
         let mut w = World::of(&config(), shards);
         w.add(a(2), Version::V3);
         w.add(b(3), Version::V3);
-        let introduce = |w: &mut World, nid: Nid, own: Nid| {
+        for (nid, own) in [(a(2), nid(R[0])), (b(3), nid(R[1]))] {
             let mut info = Vec::new();
             PingInfo::new([nid], 12345, 0x1e, 2).emit(&mut info);
             let ack = WireHandle { interface: 4, object: 4 };
             let (match_bits, portal) = (ping::MATCH_BITS, ping::PORTAL);
             w.say(nid, own, LnetBody::Put { ack, match_bits, hdr_data: 0, portal, offset: 0 }, info);
-        };
-        introduce(&mut w, a(2), nid(R[0]));
-        introduce(&mut w, b(3), nid(R[1]));
+        }
         w.enable();
         assert!(statuses(&mut w).iter().all(|s| s.1 == [Up, Up]));
         let sequence = w.info(nid(R[0]), a(2)).sequence;
-        // Only tcp speaks.
-        let mut told = Vec::new();
-        for _ in 0..2 * CHECK / SEC {
-            introduce(&mut w, a(2), nid(R[0]));
-            w.run(SEC);
-            told.extend(statuses(&mut w));
+        // Both speak, and only tcp pings.
+        let speak = |w: &mut World, n: u64| {
+            w.say(b(3), a(2), put(n), Vec::new());
+            w.info(nid(R[0]), a(2))
+        };
+        for n in 0..3 * CHECK / SEC {
+            speak(&mut w, n);
+            w.run(SEC - SEC / 10);
         }
-        told.dedup();
-        // Its push is heard on tcp1 as an ACK, which brings that up for a while.
-        assert!(told.contains(&(a(2), [Up, Down])) && told.contains(&(b(3), [Up, Down])), "{told:?}");
-        assert!(told.contains(&(a(2), [Up, Up])), "{told:?}");
-        w.across.cut(&mut w.net, b(3), 0, Cut::Silence);
-        for _ in 0..2 * CHECK / SEC {
-            introduce(&mut w, a(2), nid(R[0]));
+        let told = statuses(&mut w);
+        let (tcp, tcp1): (Vec<_>, Vec<_>) = told.iter().partition(|t| t.0 == a(2));
+        assert_eq!((tcp, tcp1), (vec![&(a(2), [Up, Down])], vec![&(b(3), [Up, Down])]), "each is told once");
+        let info = speak(&mut w, 100);
+        assert_eq!((info.nis[1].status, info.sequence, info.features), (Down, sequence, 0x1a));
+        // A ping for somebody else counts, too.
+        let (match_bits, portal) = (ping::MATCH_BITS, ping::PORTAL);
+        let handle = WireHandle { interface: 6, object: 6 };
+        let asks = LnetBody::Get { handle, match_bits, portal, src_offset: 0, sink_length: 272 };
+        w.say(b(3), a(2), asks, Vec::new());
+        w.run(SEC / 10);
+        let told = statuses(&mut w);
+        assert!(told.contains(&(a(2), [Up, Up])) && told.contains(&(b(3), [Up, Up])), "{told:?}");
+        assert_eq!((told.len(), w.heard().len()), (2, 1));
+        for n in 0..2 * CHECK / SEC {
+            speak(&mut w, 200 + n);
             w.run(SEC);
         }
-        let info = w.info(nid(R[0]), a(2));
-        assert_eq!((info.nis[1].status, info.sequence), (Down, sequence));
-        assert_eq!(info.features, 0x1a);
-        statuses(&mut w);
-        // Both are silent, then.
+        assert_eq!(w.info(nid(R[0]), a(2)).nis[1].status, Down);
         w.ask(RoutingAsk::Disable);
         w.run(SEC);
-        assert_eq!(
-            w.info(nid(R[0]), a(2)).nis[1].status,
-            Up,
-            "a node that does not route says nothing of that"
-        );
+        let info = w.info(nid(R[0]), a(2));
+        assert_eq!(info.nis[1].status, Up, "a node that does not route says nothing of that");
     }
 }
 

@@ -3,6 +3,7 @@
 
 use transport::lnd::{Config, Payload, Shards, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
+use transport::stream::{Bucket, ShardId};
 use transport::testing::data::{Spot, pages, run};
 use transport::testing::net::{Net, SEC};
 use transport::testing::pair::id;
@@ -84,6 +85,46 @@ fn operations_go_to_the_peers_home_and_handles_do_not_clash() {
     tags.sort_unstable();
     assert_eq!(tags, (0..u64::from(PEERS)).collect::<Vec<_>>());
     net.assert_quiet();
+}
+
+/// Anybody can make handles up: each is asked about once, of the shard that would have given it, and passed round no further, unless an
+/// operation that began there has moved and may be under way.
+#[test]
+fn answers_to_handles_that_are_made_up_are_not_passed_round() {
+    for moves in [false, true] {
+        let mut net = net();
+        let home = net.home(0, peer_ip());
+        let link = net.raw_connect(at(999), home);
+        net.raw_send(link, &start(&hello(Version::V3, ConnType::Control)));
+        net.run(SEC / 10);
+        if moves {
+            // Operations that a silent peer never ends go with its bucket.
+            let silent = id(200);
+            net.mute(silent.nid.ip().unwrap());
+            (0..SHARDS.into()).for_each(|s| net.op(s, Spot(1, 7).put(7, silent, Payload::empty(), true)));
+            net.run(SEC / 10);
+            let bucket = Bucket::of(silent.nid.ip().unwrap());
+            let from = net.nodes[0].machine.home_of(bucket);
+            assert!(net.move_home(from.0.into(), bucket, ShardId((from.0 + 1) % SHARDS)));
+            net.run(SEC / 10);
+        }
+        let cfg = net.nodes[0].machine.config();
+        let (interface, first, step) = (cfg.interface_cookie, cfg.first_object, cfg.object_step);
+        let mailed = |net: &Net| (0..usize::from(SHARDS)).map(|s| net.nodes[s].mailed).sum::<u64>();
+        let before = mailed(&net);
+        let made_up = 30;
+        for n in 0..made_up {
+            // None of the shards has given so many.
+            let handle = WireHandle { interface, object: first + step * (1000 + n) };
+            let ack = header(LnetBody::Ack { handle, match_bits: 7, mlength: 0 }, 0);
+            net.raw_send(link, &message(Version::V3, &ack, 0));
+        }
+        net.run(SEC);
+        let stale: u64 =
+            (0..usize::from(SHARDS)).map(|s| net.nodes[s].machine.counters().drop_stale_handle).sum();
+        assert_eq!(stale, made_up);
+        assert!(mailed(&net) - before <= made_up, "{} letters, {moves}", mailed(&net) - before);
+    }
 }
 
 #[test]

@@ -147,7 +147,7 @@ fn conns_per_peer_holds_for_peers_that_become_known_later() {
     assert_eq!([1, 2].map(|n| up(&net, n)), [3, 9]);
     // By the speed of the link, which is told later: 25 Gbit/s.
     tune(&mut net, 0, "conns_per_peer", "0");
-    net.nodes[0].machine.tune(&Change::link(Some(25_000)));
+    net.nodes[0].machine.tune(0, &Change::link(Some(25_000)));
     pinged(&mut net, 0, 4, 2 * SEC).unwrap().unwrap();
     assert_eq!(up(&net, 3), 7);
 }

@@ -485,10 +485,10 @@ mod tests {
         accept_port_bulk               988  lnet     ro  1 to 65535 (port)
         accept_backlog                 127  lnet     ro  1 to 65535 (connections)
         accept_timeout                   5  lnet     rw  1 to 3600 (s)
-        forwarding                  disabled  lnet     ro  disabled, enabled
-        tiny_router_buffers              0  lnet     ro  0 to 1048576 (buffers)
-        small_router_buffers             0  lnet     ro  0 to 1048576 (buffers)
-        large_router_buffers             0  lnet     ro  0 to 1048576 (buffers)
+        forwarding                  disabled  lnet     rw  disabled, enabled
+        tiny_router_buffers              0  lnet     rw  0 to 1048576 (buffers)
+        small_router_buffers             0  lnet     rw  0 to 1048576 (buffers)
+        large_router_buffers             0  lnet     rw  0 to 1048576 (buffers)
         lnet_transaction_timeout       150  lnet     rw  1 to 3600 (s)
         lnet_retry_count                 2  lnet     rw  0 to 255 (retries)
         lnet_health_sensitivity        100  lnet     rw  0 to 1000 (points)

@@ -371,28 +371,32 @@ pub static ALL: &[Tunable] = &[
         "pass messages on between networks, from the start",
         Word(FORWARDING, |c| flag(c.routing.forwarding), |c, v| c.routing.forwarding = v == 1),
     )
-    .or_empty(),
+    .or_empty()
+    .rw(),
     lnet(
         "tiny_router_buffers",
         "buffers",
         "for messages without payload on their way through; 0: 2048",
         Number(0..=BUFFERS, |c| c.routing.buffers[0].into(), |c, v| c.routing.buffers[0] = v as u32),
     )
-    .least(0),
+    .least(0)
+    .rw(),
     lnet(
         "small_router_buffers",
         "buffers",
         "for those of up to 4 KiB; 0: 16384",
         Number(0..=BUFFERS, |c| c.routing.buffers[1].into(), |c, v| c.routing.buffers[1] = v as u32),
     )
-    .least(0),
+    .least(0)
+    .rw(),
     lnet(
         "large_router_buffers",
         "buffers",
         "for those of up to 1 MiB; 0: 1024",
         Number(0..=BUFFERS, |c| c.routing.buffers[2].into(), |c, v| c.routing.buffers[2] = v as u32),
     )
-    .least(0),
+    .least(0)
+    .rw(),
     lnet(
         "lnet_transaction_timeout",
         "s",

@@ -93,6 +93,6 @@ impl Machine {
     /// Shows `each` the NIDs of peers in `most` places from `from`; gives the number of all places. One that several of our NIs
     /// speak with is there for each.
     pub fn peer_nis(&self, from: usize, most: usize, each: &mut dyn FnMut(PeerNiView)) -> usize {
-        self.lnet.ni_views(&self.cx, from, most, each)
+        self.lnet.ni_views(&self.cx, &self.lnds, from, most, each)
     }
 }

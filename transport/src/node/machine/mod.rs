@@ -255,13 +255,16 @@ impl Machine {
         &self.cx.cfg
     }
 
-    /// Changes a tunable. What is timed is looked at again at the next chance; deadlines that run stay as they are,
-    /// as with kernels.
-    pub fn tune(&mut self, change: &Change) {
-        let before = self.cx.cfg.features();
-        change.apply(&mut self.cx.cfg);
-        self.lnds.iter_mut().for_each(|l| l.look_at_all(&mut self.cx));
-        self.lnet.tuned(before, &self.cx.cfg);
+    /// Changes a tunable at `now`, in ns. What is timed is looked at again at the next chance; deadlines that run stay as they
+    /// are, as with kernels.
+    pub fn tune(&mut self, now: u64, change: &Change) {
+        let Machine { cx, lnet, lnds, .. } = self;
+        cx.now = cx.now.max(now);
+        let before = cx.cfg.features();
+        change.apply(&mut cx.cfg);
+        lnds.iter_mut().for_each(|l| l.look_at_all(cx));
+        lnet.tuned(cx, lnds, before);
+        self.settle();
     }
 
     /// Cost of the messages of each bucket's peers to this shard so far, in ns: an estimate, by messages and by bytes

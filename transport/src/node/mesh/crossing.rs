@@ -287,7 +287,9 @@ impl Mesh {
 
     /// Tells bytes and ends of imported streams, after everything else that the mail said.
     pub(super) fn deliver(&mut self, sink: &mut dyn FnMut(Input<'_>)) {
-        for c in std::mem::take(&mut self.touched) {
+        // The list keeps its memory: it is used in every turn.
+        let mut touched = std::mem::take(&mut self.touched);
+        for c in touched.drain(..) {
             let Some(i) = self.imported.get_mut(&c) else { continue };
             i.listed = false;
             let mut took = 0;
@@ -313,6 +315,7 @@ impl Mesh {
                 self.post.send(c.shard, Mail::Took(c, took));
             }
         }
+        self.touched = touched;
     }
 }
 

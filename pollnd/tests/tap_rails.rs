@@ -1,0 +1,122 @@
+//! Two nodes over the kernel's TCP, in network namespaces of their own, with an NI on each of two links between them: an interface
+//! goes down, and its NI with it; what goes on goes by the other.
+//!
+//! ```text
+//!   10.95.0.1@tcp  ── veth ── 10.95.0.2@tcp
+//!   10.95.1.1@tcp1 ── veth ── 10.95.1.2@tcp1
+//! ```
+
+#![allow(missing_docs)]
+
+#[allow(dead_code)]
+mod lab;
+
+use std::time::{Duration, Instant};
+
+use lab::{Namespace, Proc, missing};
+
+/// What is waited for has come within this time: a bound for a run that hangs.
+const LONG: Duration = Duration::from_secs(60);
+
+struct Node {
+    ns: Namespace,
+    proc: Proc,
+    nids: [String; 2],
+}
+
+impl Node {
+    fn new(ns: Namespace, n: usize) -> Node {
+        let nids = [format!("10.95.0.{n}@tcp"), format!("10.95.1.{n}@tcp1")];
+        let args = ["node", "--nid", &nids[0], "--ni", &nids[1], "--carrier", "sockets"];
+        let mut proc = Proc::start(ns.pollnd(&args));
+        proc.wait_for("is up on");
+        Node { ns, proc, nids }
+    }
+
+    fn ctl(&self, args: &[&str]) -> String {
+        let pid = self.proc.id().to_string();
+        let out = self.ns.pollnd(&[args, &["--node", &pid]].concat()).output().unwrap();
+        assert!(out.status.success(), "{out:?}");
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    }
+
+    /// Status and fatal errors of its NIs, as `net show` has them.
+    fn states(&self) -> Vec<String> {
+        let shown = self.ctl(&["lnetctl", "net", "show", "-v", "2"]);
+        let of = |name: &'static str| {
+            shown.lines().filter_map(move |l| Some(l.trim().strip_prefix(name)?.trim().to_owned()))
+        };
+        let fatal: Vec<String> = of("fatal_error:").collect();
+        of("status:").zip(fatal).skip(1).map(|(s, f)| format!("{s} {f}")).collect()
+    }
+
+    fn until(&self, states: [&str; 2]) {
+        let end = Instant::now() + LONG;
+        while self.states() != states {
+            assert!(Instant::now() < end, "{states:?}: {}", self.ctl(&["lnetctl", "net", "show", "-v", "2"]));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// So many pings of the other's NID, one after the other, none of which is lost.
+    fn pings(&self, nid: &str, n: &str) {
+        let out = self.ctl(&["ping", nid, "-c", n, "-i", "0.01", "--timeout", "10"]);
+        assert_eq!(out.matches("time ").count(), n.parse::<usize>().unwrap(), "{out}");
+    }
+}
+
+#[test]
+fn an_interface_goes_down_and_its_ni_with_it() {
+    if let Some(why) = missing(&[]) {
+        println!("SKIP: an_interface_goes_down_and_its_ni_with_it: {why}");
+        return;
+    }
+    let spaces = [Namespace::new(), Namespace::new()];
+    for link in 0..2 {
+        let ends = [0, 1].map(|side| format!("rl{link}s{side}"));
+        spaces[0].ip(&[
+            "link",
+            "add",
+            &ends[0],
+            "type",
+            "veth",
+            "peer",
+            "name",
+            &ends[1],
+            "netns",
+            spaces[1].name(),
+        ]);
+        for (side, ns) in spaces.iter().enumerate() {
+            ns.ip(&["addr", "add", &format!("10.95.{link}.{}/24", side + 1), "dev", &ends[side]]);
+            ns.ip(&["link", "set", &ends[side], "up"]);
+        }
+    }
+    let [first, second] = spaces;
+    let (a, b) = (Node::new(first, 1), Node::new(second, 2));
+    a.until(["up 0", "up 0"]);
+    b.until(["up 0", "up 0"]);
+    a.ctl(&["lnetctl", "discover", &b.nids[0]]);
+    a.pings(&b.nids[0], "5");
+    // Both ends of a link that is down lose their carrier.
+    for (rail, states) in [(1, ["up 0", "down 1"]), (0, ["down 1", "up 0"])] {
+        let name = format!("rl{rail}s0");
+        a.ns.ip(&["link", "set", &name, "down"]);
+        a.until(states);
+        b.until(states);
+        for nid in &b.nids {
+            a.pings(nid, "20");
+        }
+        a.ns.ip(&["link", "set", &name, "up"]);
+        a.until(["up 0", "up 0"]);
+        b.until(["up 0", "up 0"]);
+        a.pings(&b.nids[rail], "20");
+    }
+    // An address that goes takes its NI along, too.
+    b.ns.ip(&["addr", "del", "10.95.1.2/24", "dev", "rl1s1"]);
+    b.until(["up 0", "down 1"]);
+    a.pings(&b.nids[1], "20");
+    b.ns.ip(&["addr", "add", "10.95.1.2/24", "dev", "rl1s1"]);
+    b.until(["up 0", "up 0"]);
+    a.proc.stop();
+    b.proc.stop();
+}
