@@ -133,7 +133,7 @@ impl Lnet {
         if self.routing.decider.is_none() {
             return;
         }
-        let asked = cx.cfg.routing.clone();
+        let asked = cx.cfg.routing;
         for (class, n) in BufferClass::ALL.into_iter().zip(asked.buffers) {
             if self.routing.told.asked.get(class as usize) != Some(&n) {
                 self.route_ask(cx, lnds, RoutingAsk::Buffers(class, n));
